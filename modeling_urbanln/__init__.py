@@ -1,0 +1,51 @@
+"""The model: import this package, and the auto classes of transformers know UrbanLN."""
+
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForPreTraining,
+    AutoModelForZeroShotImageClassification,
+    AutoProcessor,
+    AutoTokenizer,
+    CLIPImageProcessor,
+    CLIPTokenizer,
+)
+
+from .configuration_urbanln import UrbanLNConfig, UrbanLNTextConfig
+from .modeling_urbanln import (
+    UrbanLNForPreTraining,
+    UrbanLNForPreTrainingOutput,
+    UrbanLNModel,
+)
+from .momentum import EmbeddingQueue, MomentumKeys, update_momentum_
+from .positional import stretch_position_embeddings
+from .processing_urbanln import TruncationReport, UrbanLNProcessor
+
+AutoConfig.register(UrbanLNConfig.model_type, UrbanLNConfig)
+AutoModel.register(UrbanLNConfig, UrbanLNModel)
+AutoModelForPreTraining.register(UrbanLNConfig, UrbanLNForPreTraining)
+AutoModelForZeroShotImageClassification.register(UrbanLNConfig, UrbanLNModel)
+AutoProcessor.register(UrbanLNConfig, UrbanLNProcessor)
+AutoImageProcessor.register(UrbanLNConfig, CLIPImageProcessor)
+AutoTokenizer.register(UrbanLNConfig, CLIPTokenizer)
+
+# saved folders carry this code, so that they load where the package is not installed
+UrbanLNConfig.register_for_auto_class("AutoConfig")
+UrbanLNModel.register_for_auto_class("AutoModel")
+UrbanLNForPreTraining.register_for_auto_class("AutoModelForPreTraining")
+UrbanLNProcessor.register_for_auto_class("AutoProcessor")
+
+__all__ = [
+    "EmbeddingQueue",
+    "MomentumKeys",
+    "TruncationReport",
+    "UrbanLNConfig",
+    "UrbanLNForPreTraining",
+    "UrbanLNForPreTrainingOutput",
+    "UrbanLNModel",
+    "UrbanLNProcessor",
+    "UrbanLNTextConfig",
+    "stretch_position_embeddings",
+    "update_momentum_",
+]

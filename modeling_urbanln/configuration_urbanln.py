@@ -1,0 +1,76 @@
+"""Configuration of UrbanLN: CLIP's own, with longer text and the settings of self-distillation."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
+
+POSITION_MODES = ("ipsi", "equation2", "midpoint", "resize", "none")
+
+
+@strict
+class UrbanLNTextConfig(CLIPTextConfig):
+    """CLIP's text configuration with 248 positions (77 stretched by four after the first 20)."""
+
+    max_position_embeddings: int = 248
+
+
+@strict
+class UrbanLNConfig(CLIPConfig):
+    """Configuration of [`UrbanLNModel`] and [`UrbanLNForPreTraining`].
+
+    Everything of `CLIPConfig`, and:
+
+    Args:
+        distillation_weight: mu of equation (6); 0 leaves the contrastive loss alone.
+        distillation_warmup_steps: optimizer steps over which mu rises linearly from 0 (0: no ramp).
+        momentum: m of the teacher's moving average, `teacher = m * teacher + (1 - m) * student`.
+        queue_size: K, how many earlier teacher embeddings of each modality serve as keys.
+        num_preserved_positions: the first text positions, which stretching leaves untouched.
+        position_ratio: how many new positions each later one became.
+        position_mode: how the positions were stretched (`"none"`: they were not).
+        freeze_preserved_positions: whether the preserved positions get no gradient.
+
+    Raises:
+        ValueError: a value outside its range, with the value that was got.
+    """
+
+    model_type = "urbanln"
+    sub_configs_defaults = {  # noqa: RUF012 - transformers' own class attribute
+        "vision_config": CLIPVisionConfig,
+        "text_config": UrbanLNTextConfig,
+    }
+
+    text_config: dict | CLIPTextConfig | None = None
+    distillation_weight: float | int = 0.5
+    distillation_warmup_steps: int = 0
+    momentum: float | int = 0.995
+    queue_size: int = 4096
+    num_preserved_positions: int = 20
+    position_ratio: int = 4
+    position_mode: str = "ipsi"
+    freeze_preserved_positions: bool = True
+
+    def __post_init__(self, **kwargs):
+        """Read any CLIP text configuration as ours, so that 77 positions are saved as 77."""
+        if isinstance(self.text_config, PreTrainedConfig):
+            self.text_config = UrbanLNTextConfig(**self.text_config.to_dict())
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Part of `@strict`-powered validation: every number lies where its equation needs it."""
+        for name in ("distillation_weight", "momentum"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ValueError(f"`{name}` must lie in [0, 1], got {value}.")
+        for name in ("queue_size", "distillation_warmup_steps", "num_preserved_positions"):
+            value = getattr(self, name)
+            if value < 0:
+                raise ValueError(f"`{name}` must not be negative, got {value}.")
+        if self.position_ratio < 1:
+            raise ValueError(f"`position_ratio` must be at least 1, got {self.position_ratio}.")
+        if self.position_mode not in POSITION_MODES:
+            raise ValueError(
+                f"`position_mode` must be one of {POSITION_MODES}, got {self.position_mode!r}."
+            )
+
+
+__all__ = ["POSITION_MODES", "UrbanLNConfig", "UrbanLNTextConfig"]

@@ -1,0 +1,128 @@
+"""The teacher's moving average, and the queue of its embeddings."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import distributed, nn
+
+UNKNOWN_ID = -1
+
+
+@torch.no_grad()
+def update_momentum_(
+    student: Iterable[torch.Tensor], teacher: Iterable[torch.Tensor], momentum: float
+) -> None:
+    """In place, `teacher = momentum * teacher + (1 - momentum) * student`, in a few fused calls.
+
+    Args:
+        student: parameters, in the teacher's order.
+        teacher: parameters of the same shapes; changed.
+        momentum: m in [0, 1]; 0 copies the student, 1 leaves the teacher as it is.
+    """
+    teacher, student = list(teacher), list(student)
+    if momentum == 0:  # exactly a copy, whatever the rounding of the interpolation
+        torch._foreach_copy_(teacher, student)
+    else:
+        torch._foreach_lerp_(teacher, student, 1 - momentum)
+
+
+def gather_without_gradient(tensor: torch.Tensor) -> torch.Tensor:
+    """Concatenate a tensor of every process along dimension 0, in rank order."""
+    if not is_distributed():
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
+def is_distributed() -> bool:
+    """Whether several processes train together."""
+    return (
+        distributed.is_available()
+        and distributed.is_initialized()
+        and distributed.get_world_size() > 1
+    )
+
+
+@dataclass(frozen=True)
+class MomentumKeys:
+    """The teacher's embeddings of one batch over all processes.
+
+    Attributes:
+        image: `(M, D)`, L2-normalised.
+        text: `(M, D)`, L2-normalised.
+        ids: `(M,)` int64; `UNKNOWN_ID` equals nothing.
+    """
+
+    image: torch.Tensor
+    text: torch.Tensor
+    ids: torch.Tensor
+
+    @staticmethod
+    def concatenate(parts: "Iterable[MomentumKeys]") -> "MomentumKeys":
+        """Join the keys of several micro-batches, in order."""
+        parts = list(parts)
+        return MomentumKeys(
+            image=torch.cat([part.image for part in parts]),
+            text=torch.cat([part.text for part in parts]),
+            ids=torch.cat([part.ids for part in parts]),
+        )
+
+
+class EmbeddingQueue(nn.Module):
+    """Ring buffer of the last `size` image-text embeddings of the teacher, with their ids.
+
+    Empty places are never handed out; a batch of any size may be put in, also one that wraps
+    around the end or is longer than the queue. The buffers are persistent: they come back from a
+    training checkpoint.
+
+    Args:
+        size: K, 0 or more.
+        dim: D, the width of an embedding.
+    """
+
+    def __init__(self, size: int, dim: int):
+        super().__init__()
+        self.size = size
+        self.register_buffer("image_queue", torch.zeros(size, dim))
+        self.register_buffer("text_queue", torch.zeros(size, dim))
+        self.register_buffer("id_queue", torch.full((size,), UNKNOWN_ID, dtype=torch.int64))
+        self.register_buffer("queue_ptr", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("queue_fill", torch.zeros((), dtype=torch.int64))
+
+    def __len__(self) -> int:
+        return int(self.queue_fill)
+
+    @torch.no_grad()
+    def enqueue(self, keys: MomentumKeys) -> None:
+        """Put keys in, oldest first; the oldest entries make way."""
+        if self.size == 0:
+            return
+        start = max(0, keys.ids.shape[0] - self.size)  # of a longer batch the last K remain
+        count = keys.ids.shape[0] - start
+        places = (self.queue_ptr + torch.arange(count, device=self.queue_ptr.device)) % self.size
+        self.image_queue[places] = keys.image[start:].to(self.image_queue)
+        self.text_queue[places] = keys.text[start:].to(self.text_queue)
+        self.id_queue[places] = keys.ids[start:].to(self.id_queue)
+        self.queue_ptr.copy_((self.queue_ptr + count) % self.size)
+        self.queue_fill.copy_((self.queue_fill + count).clamp(max=self.size))
+
+    def keys(self) -> MomentumKeys:
+        """What the queue holds, in the order of its places (not of age); views, not copies."""
+        filled = len(self)
+        return MomentumKeys(
+            image=self.image_queue[:filled],
+            text=self.text_queue[:filled],
+            ids=self.id_queue[:filled],
+        )
+
+
+__all__ = [
+    "UNKNOWN_ID",
+    "EmbeddingQueue",
+    "MomentumKeys",
+    "gather_without_gradient",
+    "is_distributed",
+    "update_momentum_",
+]

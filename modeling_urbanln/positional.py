@@ -1,0 +1,102 @@
+"""Stretching of text position embeddings: the only place where it is done."""
+
+import torch
+from torch.nn import functional as F
+
+STRETCH_MODES = ("ipsi", "equation2", "midpoint", "resize")
+
+
+def stretch_position_embeddings(
+    position_embeddings: torch.Tensor,
+    num_preserved: int = 20,
+    ratio: int = 4,
+    mode: str = "ipsi",
+) -> torch.Tensor:
+    """Stretch P position embeddings to `num_preserved + (P - num_preserved) * ratio`.
+
+    Modes (e is the new position, lambda the ratio, n the number of preserved positions):
+
+    - `"ipsi"` (information-preserved stretching interpolation): rows below n are kept; the others
+      read the source at `q(e) = n + (e - n) / lambda`, linearly between its two neighbours, and
+      linearly beyond the last row. Continuous at n; equal on every row to the stretch of
+      Long-CLIP (https://github.com/beichenzbc/Long-CLIP, `load_from_clip`).
+    - `"equation2"`: equation (2) of the UrbanLN paper (arXiv 2511.07062) to the letter,
+      `q(e) = e / lambda` with no offset, so that row n jumps back to source `n / lambda`.
+    - `"midpoint"`: the same with the fixed weight w = 0.5 that the paper states.
+    - `"resize"`: all P rows resized linearly, none preserved (open_clip's
+      `resize_text_pos_embed`).
+
+    Args:
+        position_embeddings: float tensor of shape `(P, D)`.
+        num_preserved: rows kept as they are, 0 to P.
+        ratio: new rows for each later row, a whole number of at least 1.
+        mode: one of `"ipsi"`, `"equation2"`, `"midpoint"`, `"resize"`.
+
+    Returns:
+        Tensor of shape `(num_preserved + (P - num_preserved) * ratio, D)`, same dtype and device.
+
+    Raises:
+        ValueError: a wrong shape, dtype, number or mode; the message says what was got.
+    """
+    _check(position_embeddings, num_preserved, ratio, mode)
+    source = position_embeddings.float()  # half precision would round the weights
+    num_positions = source.shape[0]
+    length = num_preserved + (num_positions - num_preserved) * ratio
+    if length == num_positions:
+        return position_embeddings.clone()
+    if mode == "resize":
+        stretched = F.interpolate(source.T.unsqueeze(0), size=length, mode="linear")[0].T
+        return stretched.to(position_embeddings.dtype)
+
+    target = torch.arange(num_preserved, length, device=source.device)
+    if mode == "ipsi":
+        coordinate = num_preserved + (target - num_preserved) / ratio
+        # the last interval also serves the coordinates beyond it: a weight above 1 extrapolates
+        lower = coordinate.floor().long().clamp(max=num_positions - 2)
+        upper = lower + 1
+        weight = coordinate - lower
+    else:
+        coordinate = target / ratio
+        # with few preserved rows the last coordinate lies past the table, where (2) says nothing
+        lower = coordinate.floor().long().clamp(max=num_positions - 1)
+        upper = coordinate.ceil().long().clamp(max=num_positions - 1)
+        weight = torch.full_like(coordinate, 0.5) if mode == "midpoint" else coordinate - lower
+    weight = weight.unsqueeze(1)
+    interpolated = (1 - weight) * source[lower] + weight * source[upper]
+    kept = position_embeddings[:num_preserved]
+    return torch.cat([kept, interpolated.to(position_embeddings.dtype)])
+
+
+def _check(position_embeddings: torch.Tensor, num_preserved: int, ratio: int, mode: str) -> None:
+    if mode not in STRETCH_MODES:
+        raise ValueError(f"`mode` must be one of {STRETCH_MODES}, got {mode!r}.")
+    if not isinstance(position_embeddings, torch.Tensor) or position_embeddings.ndim != 2:
+        got = (
+            f"shape {tuple(position_embeddings.shape)}"
+            if isinstance(position_embeddings, torch.Tensor)
+            else type(position_embeddings).__name__
+        )
+        raise ValueError(f"`position_embeddings` must be a tensor of shape (P, D), got {got}.")
+    if not position_embeddings.is_floating_point():
+        raise ValueError(
+            f"`position_embeddings` must be floating point, got {position_embeddings.dtype}."
+        )
+    num_positions = position_embeddings.shape[0]
+    if num_positions == 0:
+        raise ValueError("`position_embeddings` must have at least one row, got none.")
+    if not _is_int(num_preserved) or not 0 <= num_preserved <= num_positions:
+        raise ValueError(
+            f"`num_preserved` must be a whole number from 0 to {num_positions} "
+            f"(the rows there are), got {num_preserved!r}."
+        )
+    if not _is_int(ratio) or ratio < 1:
+        raise ValueError(f"`ratio` must be a whole number of at least 1, got {ratio!r}.")
+    if num_positions == 1 and num_preserved == 0 and ratio > 1 and mode == "ipsi":
+        raise ValueError("One row cannot be stretched: interpolation needs two, got shape (1, D).")
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+__all__ = ["STRETCH_MODES", "stretch_position_embeddings"]
