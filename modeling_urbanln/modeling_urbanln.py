@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput
 from .configuration_urbanln import UrbanLNConfig
 from .losses import momentum_distillation_losses, positive_targets
 from .momentum import (
+    NOT_STARTED,
     UNKNOWN_ID,
     EmbeddingQueue,
     MomentumKeys,
@@ -47,20 +48,30 @@ class UrbanLNTextEmbeddings(CLIPTextEmbeddings):
 
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Token plus position embeddings, `(batch, length, hidden_size)`."""
-        embeddings = super().forward(input_ids, position_ids, inputs_embeds)
-        if self.num_frozen_positions == 0 or not torch.is_grad_enabled():
-            return embeddings
+        """Token plus position embeddings, `(batch, length, hidden_size)`.
+
+        Raises:
+            ValueError: the text is longer than the position table.
+        """
+        if inputs_embeds is None:
+            inputs_embeds = self.token_embedding(input_ids)
+        length, longest = inputs_embeds.shape[1], self.position_embedding.num_embeddings
+        if length > longest:
+            raise ValueError(
+                f"A text of {length} tokens does not fit the model's {longest} positions. "
+                "Tokenize with `truncation=True`, or stretch the positions."
+            )
         if position_ids is None:
-            position_ids = self.position_ids[:, : embeddings.shape[1]]
-        frozen = (position_ids < self.num_frozen_positions).unsqueeze(-1)
+            position_ids = self.position_ids[:, :length]
         positions = self.position_embedding(position_ids)
-        # the same value; the positions' share of the gradient goes out through the second term
-        return embeddings + torch.where(frozen, positions.detach() - positions, 0.0)
+        if self.num_frozen_positions > 0:
+            frozen = (position_ids < self.num_frozen_positions).unsqueeze(-1)
+            positions = torch.where(frozen, positions.detach(), positions)
+        return inputs_embeds + positions
 
 
 class UrbanLNModel(CLIPModel):
@@ -73,6 +84,7 @@ class UrbanLNModel(CLIPModel):
     config_class = UrbanLNConfig
     config: UrbanLNConfig
     _no_split_modules = ["UrbanLNTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings"]  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected = [r"^momentum_encoder\.", r"^queue\."]  # noqa: RUF012
 
     def __init__(self, config: UrbanLNConfig):
         super().__init__(config)
@@ -147,10 +159,10 @@ class UrbanLNModel(CLIPModel):
 
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
-        pixel_values: torch.FloatTensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         return_loss: bool | None = None,
         interpolate_pos_encoding: bool = False,
         return_dict: bool | None = None,
@@ -232,16 +244,16 @@ class UrbanLNForPreTrainingOutput(ModelOutput):
         target_entropy: entropy of the pseudo-targets in nats; near 0 they are all but one-hot.
     """
 
-    loss: torch.FloatTensor | None = None
-    contrastive_loss: torch.FloatTensor | None = None
-    distillation_loss: torch.FloatTensor | None = None
-    logits_per_image: torch.FloatTensor | None = None
-    logits_per_text: torch.FloatTensor | None = None
-    image_embeds: torch.FloatTensor | None = None
-    text_embeds: torch.FloatTensor | None = None
-    image_embeds_m: torch.FloatTensor | None = None
-    text_embeds_m: torch.FloatTensor | None = None
-    target_entropy: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    contrastive_loss: torch.Tensor | None = None
+    distillation_loss: torch.Tensor | None = None
+    logits_per_image: torch.Tensor | None = None
+    logits_per_text: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    image_embeds_m: torch.Tensor | None = None
+    text_embeds_m: torch.Tensor | None = None
+    target_entropy: torch.Tensor | None = None
 
 
 class UrbanLNForPreTraining(UrbanLNModel):
@@ -251,6 +263,9 @@ class UrbanLNForPreTraining(UrbanLNModel):
     `clamp_logit_scale_()` and `update_momentum_encoder()`, and after each batch `enqueue(...)`.
     What is published is `to_base()`: the twin and the queues live in training checkpoints.
     """
+
+    _keys_to_ignore_on_load_missing = [r"^momentum_encoder\.", r"^queue\."]  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected = []  # noqa: RUF012
 
     def __init__(self, config: UrbanLNConfig):
         super().__init__(config)
@@ -262,21 +277,20 @@ class UrbanLNForPreTraining(UrbanLNModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """As usual; from a checkpoint without a twin, the twin starts as a copy of the student."""
-        with_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-        )
-        if any(key.startswith("momentum_encoder.") for key in info["missing_keys"]):
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if not model.queue.started:
             model.reset_momentum_encoder()
-        model.momentum_encoder.requires_grad_(False)
-        return (model, info) if with_info else model
+        model.momentum_encoder.requires_grad_(False).eval()
+        return loaded
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, EmbeddingQueue):  # absent from a published checkpoint
-            for name in ("image_queue", "text_queue", "queue_ptr", "queue_fill"):
+        if isinstance(module, EmbeddingQueue):  # a published checkpoint has none
+            for name in ("image_queue", "text_queue", "queue_ptr"):
                 init.zeros_(getattr(module, name))
             init.constant_(module.id_queue, UNKNOWN_ID)
+            init.constant_(module.queue_fill, NOT_STARTED)
 
     def load_base_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Load the weights of the student, strictly; the teacher becomes its copy."""
@@ -310,10 +324,11 @@ class UrbanLNForPreTraining(UrbanLNModel):
                 yield parameter, teacher[name]
 
     def reset_momentum_encoder(self) -> None:
-        """Make the teacher a frozen copy of the student."""
+        """Make the teacher a frozen copy of the student, and forget the old teacher's keys."""
         student, teacher = zip(*self._paired_parameters(), strict=True)
         update_momentum_(student, teacher, momentum=0.0)
         self.momentum_encoder.requires_grad_(False).eval()
+        self.queue.clear()
 
     def update_momentum_encoder(self) -> None:
         """Move the teacher towards the student by `config.momentum`; after `optimizer.step()`."""
@@ -329,7 +344,7 @@ class UrbanLNForPreTraining(UrbanLNModel):
         self,
         image_embeds_m: torch.Tensor,
         text_embeds_m: torch.Tensor,
-        sample_ids: torch.LongTensor | None = None,
+        sample_ids: torch.Tensor | None = None,
     ) -> None:
         """Put the teacher's embeddings of this process's batch, and of all others', in the queue.
 
@@ -343,9 +358,9 @@ class UrbanLNForPreTraining(UrbanLNModel):
     @torch.no_grad()
     def encode_momentum(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None,
-        pixel_values: torch.FloatTensor,
+        pixel_values: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The teacher's image and text embeddings of this batch, each `(B, D)`, float32."""
         return _embed(self.momentum_encoder, input_ids, attention_mask, pixel_values)
@@ -353,10 +368,10 @@ class UrbanLNForPreTraining(UrbanLNModel):
     @torch.no_grad()
     def encode_momentum_keys(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None,
-        pixel_values: torch.FloatTensor,
-        sample_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor,
+        sample_ids: torch.Tensor | None = None,
     ) -> MomentumKeys:
         """The teacher's keys of this batch over all processes.
 
@@ -369,10 +384,10 @@ class UrbanLNForPreTraining(UrbanLNModel):
 
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        pixel_values: torch.FloatTensor | None = None,
-        sample_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        sample_ids: torch.Tensor | None = None,
         momentum_keys: MomentumKeys | None = None,
         key_offset: int | None = None,
         distillation_weight: float | None = None,
@@ -398,7 +413,7 @@ class UrbanLNForPreTraining(UrbanLNModel):
         self._check_inputs(input_ids, pixel_values, sample_ids, momentum_keys, key_offset)
         image_embeds, text_embeds = _embed(self, input_ids, attention_mask, pixel_values, **kwargs)
         batch_size = image_embeds.shape[0]
-        if momentum_keys is None:
+        if momentum_keys is None or key_offset is None:
             image_m, text_m = self.encode_momentum(input_ids, attention_mask, pixel_values)
             momentum_keys = _gather(image_m, text_m, sample_ids)
             rank = distributed.get_rank() if is_distributed() else 0
@@ -448,9 +463,9 @@ class UrbanLNForPreTraining(UrbanLNModel):
 
 def _embed(
     model: UrbanLNModel,
-    input_ids: torch.LongTensor,
+    input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    pixel_values: torch.FloatTensor,
+    pixel_values: torch.Tensor,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """L2-normalised image and text embeddings, `(B, D)` each, float32 for the loss's sake."""

@@ -7,6 +7,7 @@ import torch
 from torch import distributed, nn
 
 UNKNOWN_ID = -1
+NOT_STARTED = -1
 
 
 @torch.no_grad()
@@ -82,6 +83,12 @@ class EmbeddingQueue(nn.Module):
         dim: D, the width of an embedding.
     """
 
+    image_queue: torch.Tensor
+    text_queue: torch.Tensor
+    id_queue: torch.Tensor
+    queue_ptr: torch.Tensor
+    queue_fill: torch.Tensor
+
     def __init__(self, size: int, dim: int):
         super().__init__()
         self.size = size
@@ -92,7 +99,18 @@ class EmbeddingQueue(nn.Module):
         self.register_buffer("queue_fill", torch.zeros((), dtype=torch.int64))
 
     def __len__(self) -> int:
-        return int(self.queue_fill)
+        return max(0, int(self.queue_fill))
+
+    @property
+    def started(self) -> bool:
+        """False where a checkpoint held no training state and none has been begun."""
+        return int(self.queue_fill) != NOT_STARTED
+
+    @torch.no_grad()
+    def clear(self) -> None:
+        """Forget all entries."""
+        self.queue_ptr.zero_()
+        self.queue_fill.zero_()
 
     @torch.no_grad()
     def enqueue(self, keys: MomentumKeys) -> None:
@@ -119,6 +137,7 @@ class EmbeddingQueue(nn.Module):
 
 
 __all__ = [
+    "NOT_STARTED",
     "UNKNOWN_ID",
     "EmbeddingQueue",
     "MomentumKeys",
