@@ -1,0 +1,102 @@
+"""Fixtures shared by all tests; the network is closed but for the loopback address."""
+
+import os
+import socket
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED_DATA = Path(os.environ.get("URBANLN_SHARED_DATA", ROOT.parent / "shared" / "data"))
+
+torch.set_num_threads(1)
+
+_connect = socket.socket.connect
+
+
+def _connect_to_loopback_only(self: socket.socket, address):
+    if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in (
+        "127.0.0.1",
+        "::1",
+        "localhost",
+    ):
+        raise RuntimeError(f"A test tried to reach {address[0]}: tests use the loopback only.")
+    return _connect(self, address)
+
+
+@pytest.fixture(autouse=True)
+def _closed_network(monkeypatch):
+    monkeypatch.setattr(socket.socket, "connect", _connect_to_loopback_only)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data, which is not part of the project."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"real data not found at {SHARED_DATA}; set URBANLN_SHARED_DATA to its folder")
+    return SHARED_DATA
+
+
+def tiny_config_fields() -> dict:
+    """Two layers of width 32, images of 30 pixels."""
+    tower = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
+    return {
+        "text_config": dict(tower),
+        "vision_config": {**tower, "image_size": 30, "patch_size": 10},
+        "projection_dim": 16,
+    }
+
+
+@pytest.fixture
+def tiny_config():
+    from modeling_urbanln import UrbanLNConfig
+
+    return UrbanLNConfig(**tiny_config_fields(), queue_size=32)
+
+
+@pytest.fixture
+def tiny_clip():
+    """A CLIPModel with 77 positions and random weights."""
+    from transformers import CLIPConfig, CLIPModel
+
+    torch.manual_seed(0)
+    return CLIPModel(CLIPConfig(**tiny_config_fields())).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory) -> Path:
+    """A saved tiny UrbanLNModel with its processor."""
+    from transformers import CLIPImageProcessor
+
+    from modeling_urbanln import UrbanLNConfig, UrbanLNModel, UrbanLNProcessor
+    from pipelines.pretraining.tokenizer import clip_tokenizer
+
+    folder = tmp_path_factory.mktemp("tiny_model")
+    torch.manual_seed(0)
+    UrbanLNModel(UrbanLNConfig(**tiny_config_fields(), queue_size=32)).save_pretrained(folder)
+    image_processor = CLIPImageProcessor(
+        size={"height": 30, "width": 30}, do_center_crop=False, crop_size=30
+    )
+    UrbanLNProcessor(image_processor, clip_tokenizer()).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_city(tmp_path_factory) -> Path:
+    """A small synthetic dataset: the city "harborview" with 6 x 6 regions."""
+    from dataset_builders.synthetic import build_dataset
+
+    folder = tmp_path_factory.mktemp("tiny_city")
+    build_dataset(folder, cities=("harborview",), grid_size=6, street_views=2, seed=0)
+    return folder
