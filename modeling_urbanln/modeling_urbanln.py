@@ -425,7 +425,7 @@ class UrbanLNForPreTraining(UrbanLNModel):
         keys = MomentumKeys.concatenate([momentum_keys, self.queue.keys()])
         query_ids = _known_ids(sample_ids, image_m)
         targets = positive_targets(keys.ids.shape[0], key_offset, query_ids, keys.ids)
-        scale = self.logit_scale.clamp(MIN_LOG_SCALE, MAX_LOG_SCALE).exp().float()
+        scale = _clamped_scale(self.logit_scale)
         losses = momentum_distillation_losses(
             image_embeds, text_embeds, image_m, text_m, keys.image, keys.text, targets, scale
         )
@@ -477,6 +477,13 @@ def _embed(
         F.normalize(image.pooler_output.float(), dim=-1),
         F.normalize(text.pooler_output.float(), dim=-1),
     )
+
+
+def _clamped_scale(logit_scale: torch.Tensor) -> torch.Tensor:
+    """1 / tau, within its bounds; the gradient passes, so that a scale beyond them can return."""
+    log_scale = logit_scale.float()
+    excess = (log_scale.clamp(MIN_LOG_SCALE, MAX_LOG_SCALE) - log_scale).detach()
+    return (log_scale + excess).exp()
 
 
 def _known_ids(sample_ids: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:

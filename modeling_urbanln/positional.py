@@ -39,7 +39,8 @@ def stretch_position_embeddings(
         ValueError: a wrong shape, dtype, number or mode; the message says what was got.
     """
     _check(position_embeddings, num_preserved, ratio, mode)
-    source = position_embeddings.float()  # half precision would round the weights
+    half = position_embeddings.dtype.itemsize < 4
+    source = position_embeddings.float() if half else position_embeddings
     num_positions = source.shape[0]
     length = num_preserved + (num_positions - num_preserved) * ratio
     if length == num_positions:
@@ -48,19 +49,23 @@ def stretch_position_embeddings(
         stretched = F.interpolate(source.T.unsqueeze(0), size=length, mode="linear")[0].T
         return stretched.to(position_embeddings.dtype)
 
+    # whole-number arithmetic: a rounded coordinate would fall into the wrong interval
     target = torch.arange(num_preserved, length, device=source.device)
+    offset = num_preserved if mode == "ipsi" else 0
+    lower = offset + (target - offset) // ratio
+    weight = ((target - offset) % ratio).to(source.dtype) / ratio
     if mode == "ipsi":
-        coordinate = num_preserved + (target - num_preserved) / ratio
         # the last interval also serves the coordinates beyond it: a weight above 1 extrapolates
-        lower = coordinate.floor().long().clamp(max=num_positions - 2)
+        beyond = lower == num_positions - 1
+        lower, weight = (
+            torch.where(beyond, lower - 1, lower),
+            torch.where(beyond, weight + 1, weight),
+        )
         upper = lower + 1
-        weight = coordinate - lower
     else:
-        coordinate = target / ratio
         # with few preserved rows the last coordinate lies past the table, where (2) says nothing
-        lower = coordinate.floor().long().clamp(max=num_positions - 1)
-        upper = coordinate.ceil().long().clamp(max=num_positions - 1)
-        weight = torch.full_like(coordinate, 0.5) if mode == "midpoint" else coordinate - lower
+        upper = torch.where(weight > 0, lower + 1, lower).clamp(max=num_positions - 1)
+        weight = torch.full_like(weight, 0.5) if mode == "midpoint" else weight
     weight = weight.unsqueeze(1)
     interpolated = (1 - weight) * source[lower] + weight * source[upper]
     kept = position_embeddings[:num_preserved]

@@ -1,0 +1,345 @@
+import copy
+import os
+
+import pytest
+import torch
+from torch import nn
+from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
+
+from modeling_urbanln import (
+    UrbanLNConfig,
+    UrbanLNForPreTraining,
+    UrbanLNModel,
+    stretch_position_embeddings,
+)
+from tests.conftest import tiny_config_fields
+
+EOS = 49407
+POSITIONS = "text_model.embeddings.position_embedding.weight"
+
+
+def batch(size: int = 4, length: int = 12, seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    input_ids = torch.randint(1, 40000, (size, length), generator=generator)
+    input_ids[:, 0] = 49406
+    for row in range(
+        size
+    ):  # texts of different length, padded with the EOS id as transformers does
+        input_ids[row, length - 1 - row % 3 :] = EOS
+    first_eos = (input_ids == EOS).int().argmax(dim=1, keepdim=True)
+    return {
+        "input_ids": input_ids,
+        "attention_mask": (torch.arange(length) <= first_eos).long(),
+        "pixel_values": torch.randn(size, 3, 30, 30, generator=generator),
+    }
+
+
+@pytest.fixture
+def model(tiny_config):
+    torch.manual_seed(0)
+    return UrbanLNForPreTraining(tiny_config)
+
+
+def test_config_defaults_are_the_papers(tmp_path):
+    config = UrbanLNConfig()
+    assert config.model_type == "urbanln"
+    assert config.text_config.max_position_embeddings == 248
+    assert (config.distillation_weight, config.momentum, config.queue_size) == (0.5, 0.995, 4096)
+
+
+@pytest.mark.parametrize("positions", [77, 248, 130])
+def test_config_remembers_its_positions(tmp_path, positions):
+    UrbanLNConfig(text_config={"max_position_embeddings": positions}).save_pretrained(tmp_path)
+    loaded = UrbanLNConfig.from_pretrained(tmp_path)
+    assert loaded.text_config.max_position_embeddings == positions
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("distillation_weight", 1.5, r"`distillation_weight` must lie in \[0, 1\], got 1.5"),
+        ("momentum", -0.1, "`momentum`.*-0.1"),
+        ("queue_size", -1, "`queue_size` must not be negative, got -1"),
+        ("position_ratio", 0, "`position_ratio`.*got 0"),
+        ("position_mode", "cubic", "`position_mode`.*'cubic'"),
+        ("queue_size", "many", "queue_size"),
+    ],
+)
+def test_config_refuses_impossible_values(field, value, message):
+    with pytest.raises(Exception, match=message):
+        UrbanLNConfig(**{field: value})
+
+
+def test_unstretched_model_equals_clip(tiny_clip):
+    model = UrbanLNModel.from_clip_pretrained(tiny_clip, mode="none").eval()
+    inputs = batch()
+    expected, got = tiny_clip(**inputs, return_loss=True), model(**inputs, return_loss=True)
+    for name in ("loss", "image_embeds", "text_embeds", "logits_per_image", "logits_per_text"):
+        torch.testing.assert_close(got[name], expected[name])
+
+
+@pytest.mark.parametrize("mode", ["ipsi", "equation2", "midpoint", "resize"])
+def test_from_clip_pretrained_stretches_and_leaves_the_rest(tiny_clip, mode):
+    before = copy.deepcopy(tiny_clip.state_dict())
+    model = UrbanLNModel.from_clip_pretrained(tiny_clip, mode=mode)
+    for name, value in model.state_dict().items():
+        source = before[name]
+        expected = stretch_position_embeddings(source, mode=mode) if name == POSITIONS else source
+        assert torch.equal(value, expected), name
+    assert model.config.position_mode == mode
+    assert model.config.text_config.max_position_embeddings == 248
+    assert all(torch.equal(before[k], v) for k, v in tiny_clip.state_dict().items())
+
+
+def test_from_clip_pretrained_reads_a_folder(tiny_clip, tmp_path):
+    tiny_clip.save_pretrained(tmp_path)
+    model = UrbanLNModel.from_clip_pretrained(str(tmp_path), num_preserved=10, ratio=2)
+    assert model.config.text_config.max_position_embeddings == 10 + 67 * 2
+
+
+def test_from_clip_pretrained_mends_the_legacy_end_token():
+    fields = tiny_config_fields()
+    fields["text_config"]["eos_token_id"] = 2
+    clip = CLIPModel(CLIPConfig(**fields)).eval()
+    model = UrbanLNModel.from_clip_pretrained(clip, mode="none").eval()
+    assert model.text_model.eos_token_id == EOS
+    inputs = batch()
+    torch.testing.assert_close(model(**inputs).text_embeds, clip(**inputs).text_embeds)
+
+
+def test_another_architecture_is_refused():
+    config = ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    with pytest.raises(ValueError, match="needs a CLIPModel, got ViTModel"):
+        UrbanLNModel.from_clip_pretrained(ViTModel(config))
+
+
+def test_one_side_is_enough(tiny_config):
+    model, inputs = UrbanLNModel(tiny_config).eval(), batch()
+    both = model(**inputs)
+    image = model(pixel_values=inputs["pixel_values"])
+    text = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+    assert image.text_embeds is None
+    assert image.logits_per_image is None
+    assert text.image_embeds is None
+    torch.testing.assert_close(image.image_embeds, both.image_embeds)
+    torch.testing.assert_close(text.text_embeds, both.text_embeds)
+    torch.testing.assert_close(image[0], both.image_embeds)  # what the library's pipelines read
+    with pytest.raises(ValueError, match="got neither"):
+        model()
+    with pytest.raises(ValueError, match="needs both"):
+        model(pixel_values=inputs["pixel_values"], return_loss=True)
+
+
+def test_text_beyond_the_positions_is_told(tiny_config):
+    with pytest.raises(ValueError, match="300 tokens does not fit the model's 248 positions"):
+        UrbanLNModel(tiny_config).get_text_features(torch.ones(1, 300, dtype=torch.long))
+
+
+@pytest.mark.parametrize("padding_id", [EOS, 0])
+def test_pooling_takes_the_first_end_token(tiny_config, padding_id):
+    model = UrbanLNModel(tiny_config).eval()
+    text = torch.tensor([[49406, 11, 12, 13, EOS]])
+    padded = torch.cat([text, torch.full((1, 6), padding_id)], dim=1)
+    alone = model.get_text_features(text).pooler_output
+    mask = (torch.arange(11) < 5).long()[None]
+    torch.testing.assert_close(
+        model.get_text_features(padded, attention_mask=mask).pooler_output, alone
+    )
+    torch.testing.assert_close(model.get_text_features(padded).pooler_output, alone)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_forward(tiny_config, dtype):
+    inputs = batch()
+    inputs["pixel_values"] = inputs["pixel_values"].to(dtype)
+    full = UrbanLNModel(tiny_config).eval()
+    expected = full(**{**inputs, "pixel_values": inputs["pixel_values"].float()})
+    half = full.to(dtype)(**inputs)
+    assert half.image_embeds.dtype == dtype
+    torch.testing.assert_close(
+        half.logits_per_image.float(), expected.logits_per_image, atol=0.3, rtol=0.05
+    )
+    pretraining = UrbanLNForPreTraining(tiny_config).to(dtype)
+    output = pretraining(**inputs, sample_ids=torch.arange(4))
+    output.loss.backward()
+    assert torch.isfinite(output.loss)
+
+
+def test_loss_equals_clips_with_no_distillation_and_no_queue(tiny_clip):
+    model = UrbanLNForPreTraining.from_clip_pretrained(
+        tiny_clip, mode="none", distillation_weight=0.0
+    )
+    inputs = batch(size=6)
+    expected = tiny_clip(**inputs, return_loss=True).loss
+    torch.testing.assert_close(model(**inputs).loss, expected)
+    torch.testing.assert_close(model(**inputs, sample_ids=torch.arange(6)).loss, expected)
+
+
+def test_distillation_is_zero_while_teacher_equals_student(model):
+    output = model.eval()(**batch())
+    assert abs(output.distillation_loss.item()) < 1e-6
+    assert output.target_entropy > 0
+
+
+def test_output_is_normalised_and_complete(model):
+    output = model(**batch())
+    for name in ("image_embeds", "text_embeds", "image_embeds_m", "text_embeds_m"):
+        assert output[name].shape == (4, 16)
+        torch.testing.assert_close(output[name].norm(dim=1), torch.ones(4))
+    assert not output.image_embeds_m.requires_grad
+    assert output.logits_per_image.shape == (4, 4)
+    mu = model.config.distillation_weight
+    combined = (1 - mu) * output.contrastive_loss + mu * output.distillation_loss
+    torch.testing.assert_close(output.loss, combined)
+    other = model(**batch(), distillation_weight=1.0)
+    torch.testing.assert_close(other.loss, other.distillation_loss)
+
+
+def test_forward_changes_no_state(model):
+    before = copy.deepcopy(model.state_dict())
+    model(**batch(), sample_ids=torch.arange(4)).loss.backward()
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_an_images_own_older_key_is_a_positive(model):
+    inputs, ids = batch(), torch.arange(4)
+    output = model(**inputs, sample_ids=ids)
+    model.enqueue(output.image_embeds_m, output.text_embeds_m, ids)
+    with_ids = model(**inputs, sample_ids=ids).contrastive_loss
+    strangers = model(**inputs, sample_ids=ids + 100).contrastive_loss
+    # the same keys twice: as positives they halve the target, and log 2 is what that costs
+    torch.testing.assert_close(with_ids - output.contrastive_loss, torch.tensor(2.0).log())
+    torch.testing.assert_close(strangers, with_ids)
+    # the queue's entry of sample 0 now is a positive of sample 1's query as well
+    same = model(**inputs, sample_ids=torch.tensor([0, 0, 2, 3])).contrastive_loss
+    assert not torch.isclose(same, with_ids)
+
+
+def test_empty_queue_places_are_no_keys(tiny_config, tiny_clip):
+    large = UrbanLNForPreTraining.from_clip_pretrained(tiny_clip, queue_size=64)
+    none = UrbanLNForPreTraining.from_clip_pretrained(tiny_clip, queue_size=0)
+    torch.testing.assert_close(large(**batch()).loss, none(**batch()).loss)
+
+
+def test_gradients_reach_the_stretched_positions_only(model):
+    inputs = batch(length=248)
+    model(**inputs).loss.backward()
+    gradient = model.text_model.embeddings.position_embedding.weight.grad.abs().sum(dim=1)
+    assert (gradient[:20] == 0).all()
+    assert (gradient[20:245] > 0).all()
+    assert all(p.grad is None for p in model.momentum_encoder.parameters())
+
+
+def test_preserved_positions_train_when_asked(tiny_config):
+    tiny_config.freeze_preserved_positions = False
+    model = UrbanLNForPreTraining(tiny_config)
+    model(**batch()).loss.backward()
+    gradient = model.text_model.embeddings.position_embedding.weight.grad.abs().sum(dim=1)
+    assert (gradient[:9] > 0).all()
+
+
+def test_freezing_survives_saving_and_copying(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    for other in (UrbanLNForPreTraining.from_pretrained(tmp_path), copy.deepcopy(model)):
+        other(**batch(length=40)).loss.backward()
+        gradient = other.text_model.embeddings.position_embedding.weight.grad.abs().sum(dim=1)
+        assert (gradient[:20] == 0).all()
+        assert (gradient[20:37] > 0).all()
+
+
+def test_teacher_follows_by_the_momentum(model):
+    student = [p for n, p in model.named_parameters() if not n.startswith("momentum_encoder.")]
+    teacher = list(model.momentum_encoder.parameters())
+    assert len(student) == len(teacher)
+    before = [p.clone() for p in teacher]
+    with torch.no_grad():
+        for p in student:
+            p.add_(1.0)
+    model.update_momentum_encoder()
+    for old, new, own in zip(before, teacher, student, strict=True):
+        torch.testing.assert_close(new, 0.995 * old + 0.005 * own)
+
+
+def test_teacher_stays_in_eval_and_frozen(model):
+    assert model.train().training
+    assert not model.momentum_encoder.training
+    assert not any(p.requires_grad for p in model.momentum_encoder.parameters())
+
+
+def test_logit_scale_is_clamped(model):
+    nn.init.constant_(model.logit_scale, 9.0)
+    output = model(**batch())
+    cosine = output.image_embeds @ output.text_embeds.T
+    torch.testing.assert_close(output.logits_per_image, 100 * cosine)
+    output.loss.backward()
+    assert model.logit_scale.grad.abs() > 0  # beyond the bound it can still come back
+    model.clamp_logit_scale_()
+    torch.testing.assert_close(model.logit_scale.exp(), torch.tensor(100.0))
+
+
+def test_keys_of_a_window_make_accumulation_exact(tiny_config):
+    torch.manual_seed(1)
+    model = UrbanLNForPreTraining(tiny_config)
+    inputs, ids = batch(size=6), torch.tensor([0, 1, 2, 2, 3, 4])
+    model.enqueue(*model.encode_momentum(**batch(size=5, seed=3)), torch.tensor([0, 8, 9, 3, -1]))
+    model(**inputs, sample_ids=ids).loss.backward()
+    expected = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    keys = model.encode_momentum_keys(**inputs, sample_ids=ids)
+    for start in (0, 2, 4):
+        part = {name: value[start : start + 2] for name, value in inputs.items()}
+        output = model(
+            **part, sample_ids=ids[start : start + 2], momentum_keys=keys, key_offset=start
+        )
+        (output.loss / 3).backward()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(model.get_parameter(name).grad, gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_wrong_inputs_are_told(model):
+    inputs = batch()
+    with pytest.raises(ValueError, match=r"shape \(4,\), got \(3,\)"):
+        model(**inputs, sample_ids=torch.arange(3))
+    with pytest.raises(ValueError, match="4 texts and 3 images"):
+        model(inputs["input_ids"], None, inputs["pixel_values"][:3])
+    with pytest.raises(ValueError, match="needs both `input_ids` and `pixel_values`"):
+        model(inputs["input_ids"])
+    with pytest.raises(ValueError, match="go together"):
+        model(**inputs, key_offset=0)
+
+
+def test_training_state_comes_back(model, tmp_path):
+    model.enqueue(*model.encode_momentum(**batch()), torch.arange(4))
+    with torch.no_grad():
+        model.momentum_encoder.logit_scale.add_(0.5)
+    model.save_pretrained(tmp_path)
+    loaded = UrbanLNForPreTraining.from_pretrained(tmp_path)
+    assert all(torch.equal(loaded.state_dict()[k], v) for k, v in model.state_dict().items())
+    assert not any(p.requires_grad for p in loaded.momentum_encoder.parameters())
+
+
+def test_a_published_checkpoint_starts_a_fresh_teacher(model, tmp_path, capfd):
+    model.to_base().save_pretrained(tmp_path)
+    assert "momentum_encoder.logit_scale" not in _saved_keys(tmp_path)
+    loaded = UrbanLNForPreTraining.from_pretrained(tmp_path)
+    assert len(loaded.queue) == 0
+    for name, parameter in loaded.momentum_encoder.named_parameters():
+        assert torch.equal(parameter, loaded.get_parameter(name))
+    assert "MISSING" not in capfd.readouterr().err
+
+
+def test_a_training_checkpoint_loads_as_the_model(model, tmp_path, capfd):
+    model.save_pretrained(tmp_path)
+    loaded = UrbanLNModel.from_pretrained(tmp_path).eval()
+    inputs = batch()
+    torch.testing.assert_close(
+        loaded(**inputs).logits_per_image, model.to_base().eval()(**inputs).logits_per_image
+    )
+    assert "UNEXPECTED" not in capfd.readouterr().err
+
+
+def _saved_keys(folder: os.PathLike) -> set[str]:
+    from safetensors import safe_open
+
+    with safe_open(os.path.join(folder, "model.safetensors"), "pt") as file:
+        return set(file.keys())

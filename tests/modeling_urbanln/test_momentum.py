@@ -1,0 +1,66 @@
+from collections import deque
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modeling_urbanln import EmbeddingQueue, MomentumKeys, update_momentum_
+
+
+def keys(start: int, count: int) -> MomentumKeys:
+    """Keys whose every number tells which sample they are of."""
+    numbers = torch.arange(start, start + count)
+    column = numbers.float().unsqueeze(1)
+    return MomentumKeys(image=column, text=-column, ids=numbers)
+
+
+@given(size=st.integers(0, 7), batches=st.lists(st.integers(0, 16), max_size=8))
+def test_queue_equals_a_deque(size, batches):
+    queue, expected, start = EmbeddingQueue(size, 1), deque(maxlen=size), 0
+    for count in batches:
+        queue.enqueue(keys(start, count))
+        expected.extend(range(start, start + count))
+        start += count
+        held = queue.keys()
+        assert len(queue) == len(expected)
+        assert sorted(held.ids.tolist()) == sorted(expected)
+        assert held.image[:, 0].tolist() == held.ids.tolist()
+        assert held.text[:, 0].tolist() == [-i for i in held.ids.tolist()]
+
+
+def test_queue_survives_a_wrap_that_others_lose():
+    queue = EmbeddingQueue(5, 1)
+    for start, count in ((1, 3), (4, 3), (7, 2)):
+        queue.enqueue(keys(start, count))
+    assert sorted(queue.keys().ids.tolist()) == [4, 5, 6, 7, 8]
+
+
+def test_queue_comes_back_from_its_state():
+    queue, other = EmbeddingQueue(4, 1), EmbeddingQueue(4, 1)
+    queue.enqueue(keys(0, 6))
+    other.load_state_dict(queue.state_dict())
+    queue.enqueue(keys(6, 3))
+    other.enqueue(keys(6, 3))
+    assert torch.equal(queue.keys().ids, other.keys().ids)
+
+
+@given(momentum=st.floats(0, 1), seed=st.integers(0, 99))
+def test_teacher_lies_between_itself_and_the_student(momentum, seed):
+    generator = torch.Generator().manual_seed(seed)
+    student = [torch.randn(3, 2, generator=generator), torch.randn((), generator=generator)]
+    teacher = [torch.randn(3, 2, generator=generator), torch.randn((), generator=generator)]
+    before = [t.clone() for t in teacher]
+    update_momentum_(student, teacher, momentum)
+    for s, t, b in zip(student, teacher, before, strict=True):
+        torch.testing.assert_close(t, momentum * b + (1 - momentum) * s, atol=1e-5, rtol=1e-5)
+        assert (t >= torch.minimum(s, b) - 1e-5).all()
+        assert (t <= torch.maximum(s, b) + 1e-5).all()
+
+
+@pytest.mark.parametrize(("momentum", "expected"), [(0.0, "student"), (1.0, "teacher")])
+def test_momentum_at_its_ends_is_exact(momentum, expected):
+    student, teacher = torch.randn(100) * 1e3, torch.randn(100) * 1e-3
+    wanted = {"student": student.clone(), "teacher": teacher.clone()}[expected]
+    update_momentum_([student], [teacher], momentum)
+    assert torch.equal(teacher, wanted)

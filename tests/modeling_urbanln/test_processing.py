@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from transformers import CLIPImageProcessor
+
+from modeling_urbanln import UrbanLNProcessor
+from pipelines.pretraining.tokenizer import clip_tokenizer
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return UrbanLNProcessor(CLIPImageProcessor(), clip_tokenizer())
+
+
+def test_texts_are_padded_to_the_longest_and_cut_at_248(processor):
+    processor.reset_truncation()
+    inputs = processor(text=["a street", "a tree " * 400, "a road with cars"], return_tensors="pt")
+    assert inputs["input_ids"].shape == (3, 248)
+    assert (inputs["input_ids"][:, -1] == 49407).all()  # the end token stays
+    report = processor.truncation
+    assert (report.num_texts, report.num_truncated, report.max_length) == (3, 1, 248)
+    assert report.longest == 802
+    assert "1 of 3 texts (33.3%) were cut at 248 tokens" in str(report)
+
+
+def test_a_text_that_just_fits_is_not_cut(processor):
+    processor.reset_truncation()
+    inputs = processor(text="tree " * 246)
+    assert len(inputs["input_ids"]) == 248
+    assert processor.truncation.num_truncated == 0
+    processor(text="tree " * 247)
+    assert processor.truncation.num_truncated == 1
+
+
+def test_counts_add_up_over_calls(processor):
+    processor.reset_truncation()
+    for _ in range(3):
+        processor(text=["tree " * 300, "tree"])
+    assert (processor.truncation.num_texts, processor.truncation.num_truncated) == (6, 3)
+    assert processor.truncation.rate == 0.5
+
+
+def test_a_shorter_limit_is_counted_as_such(processor):
+    processor.reset_truncation()
+    inputs = processor(text=["tree " * 100], max_length=77)
+    assert len(inputs["input_ids"][0]) == 77
+    assert (processor.truncation.num_truncated, processor.truncation.max_length) == (1, 77)
+
+
+def test_images_and_texts_together(processor):
+    image = Image.fromarray(np.zeros((256, 512, 3), dtype=np.uint8))
+    inputs = processor(text=["a"], images=[image], return_tensors="pt")
+    assert inputs["pixel_values"].shape == (1, 3, 224, 224)
+    assert set(inputs) == {"input_ids", "attention_mask", "pixel_values"}
+
+
+@settings(max_examples=30, deadline=None)
+@given(text=st.text(max_size=40))
+def test_token_ids_equal_open_clips(processor, text):
+    import open_clip
+
+    expected = open_clip.SimpleTokenizer(clean="lower")(text, context_length=248)[0].tolist()
+    got = processor(text=[text])["input_ids"][0]
+    assert got == expected[: len(got)]
+    assert not any(expected[len(got) :])
+
+
+def test_processor_comes_back(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    loaded = UrbanLNProcessor.from_pretrained(tmp_path)
+    assert loaded.tokenizer.model_max_length == 248
+    assert loaded(text="a wide road")["input_ids"] == processor(text="a wide road")["input_ids"]
+
+
+def test_a_clip_processor_gets_room_for_long_text(processor, tmp_path):
+    from transformers import CLIPProcessor
+
+    CLIPProcessor(CLIPImageProcessor(), clip_tokenizer(model_max_length=77)).save_pretrained(
+        tmp_path
+    )
+    stretched = UrbanLNProcessor.from_clip_pretrained(str(tmp_path))
+    assert len(stretched(text="tree " * 150)["input_ids"]) == 152
