@@ -1,6 +1,6 @@
 """UrbanLN: CLIP with long text, and its pretraining by momentum self-distillation.
 
-Paper: "UrbanLN", https://arxiv.org/abs/2511.07062. Only the difference to CLIP is written here.
+Paper: https://arxiv.org/abs/2511.07062. Only the difference to CLIP is written here.
 """
 
 import math

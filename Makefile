@@ -1,0 +1,64 @@
+# Everything here sets itself up: a .venv is made once and used again while setup.cfg stays the same.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+OUT ?= runs/quickstart
+CITY ?= harborview
+CODE := modeling_urbanln dataset_builders pipelines benchmarks tests train.py evaluate.py
+
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help install quickstart test test-slow lint real benchmarks clean
+
+help:
+	@echo "make quickstart   build a synthetic city, pretrain, embed, probe, report (minutes on 2 cores)"
+	@echo "make test         lint, types and the test suite"
+	@echo "make test-slow    the slower proofs"
+	@echo "make real         the whole job on real images (set URBANLN_SHARED_DATA to their folder)"
+	@echo "make benchmarks   speed and memory, as ratios"
+	@echo "make lint         ruff and mypy"
+	@echo "make clean        remove runs and caches (not .venv)"
+
+install: $(INSTALLED)
+
+$(INSTALLED): setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "UrbanLN needs Python 3.11 or newer; got $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet --editable ".[dev]"
+	@touch $@
+
+quickstart: $(INSTALLED)
+	$(RUN) -m dataset_builders.synthetic --output_dir $(OUT)/dataset --cities $(CITY)
+	$(RUN) train.py --config configs/quickstart.yaml --dataset_name $(OUT)/dataset --output_dir $(OUT)/model
+	$(RUN) evaluate.py embed --model_name_or_path $(OUT)/model --dataset_name $(OUT)/dataset --city $(CITY) --output_dir $(OUT)/embeddings --label urbanln
+	$(RUN) evaluate.py embed --model_name_or_path $(OUT)/model --random_init --dataset_name $(OUT)/dataset --city $(CITY) --output_dir $(OUT)/embeddings --label random-init
+	$(RUN) evaluate.py probe --embeddings $(OUT)/embeddings/$(CITY)/*.parquet --dataset_name $(OUT)/dataset --city $(CITY) --output_dir $(OUT)/results
+	$(RUN) evaluate.py report --output_dir $(OUT)/results
+	@sed -e 's|@OUT@|$(OUT)|g' -e 's|@RUN@|$(RUN)|g' configs/quickstart_next.txt
+
+lint: $(INSTALLED)
+	$(RUN) -m ruff check $(CODE)
+	$(RUN) -m ruff format --check $(CODE)
+	$(RUN) -m mypy modeling_urbanln dataset_builders pipelines benchmarks
+	$(RUN) -m mypy train.py
+	$(RUN) -m mypy evaluate.py
+
+test: lint
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 -m "not real and not slow"
+
+test-slow: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -m slow
+
+real: $(INSTALLED)
+	$(RUN) -m pytest -m real -s
+
+benchmarks: $(INSTALLED)
+	$(RUN) -m benchmarks.training
+	$(RUN) -m benchmarks.evaluation
+
+clean:
+	rm -rf runs build .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,97 @@
+"""Who may import whom, read from the imports themselves."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("modeling_urbanln", "dataset_builders", "pipelines", "benchmarks", "demo")
+PIPELINES = sorted(
+    path.name
+    for path in (ROOT / "pipelines").iterdir()
+    if path.is_dir() and (path / "__init__.py").exists()
+)
+MODEL_MAY_IMPORT = {"torch", "transformers", "huggingface_hub", *sys.stdlib_module_names}
+# a vocabulary and a library that tell the tests from the outside world
+FORBIDDEN_FOLDERS = ("datasets", "transformers")
+
+
+def python_files(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute dotted names of all that a file imports, also within functions."""
+    names: set[str] = set()
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def reaches(path: Path, target: str) -> bool:
+    return any(name == target or name.startswith(target + ".") for name in imports(path))
+
+
+def violations(files: list[Path], targets: tuple[str, ...]) -> list[str]:
+    return [
+        f"{path.relative_to(ROOT)} imports {target}"
+        for path in files
+        for target in targets
+        if reaches(path, target)
+    ]
+
+
+def test_the_model_imports_torch_transformers_and_itself_only():
+    for path in python_files("modeling_urbanln"):
+        outside = {name.split(".")[0] for name in imports(path)} - {"modeling_urbanln", ""}
+        assert outside <= MODEL_MAY_IMPORT, f"{path.name}: {outside - MODEL_MAY_IMPORT}"
+
+
+def test_the_model_is_flat_so_that_a_checkpoint_can_carry_it():
+    assert all(
+        path.parent == ROOT / "modeling_urbanln" for path in python_files("modeling_urbanln")
+    )
+
+
+def test_dataset_builders_know_nothing_of_models():
+    others = tuple(room for room in ROOMS if room != "dataset_builders") + ("torch",)
+    assert not violations(python_files("dataset_builders"), others)
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_pipelines_never_import_one_another(name):
+    others = tuple(f"pipelines.{other}" for other in PIPELINES if other != name)
+    assert not violations(python_files(f"pipelines/{name}"), (*others, "benchmarks", "demo"))
+
+
+def test_nothing_imports_benchmarks_or_demo():
+    files = [p for room in ROOMS[:3] for p in python_files(room)]
+    scripts = [ROOT / name for name in ("train.py", "evaluate.py") if (ROOT / name).exists()]
+    assert not violations([*files, *scripts], ("benchmarks", "demo", "tests"))
+
+
+def test_scripts_stay_thin():
+    for name in ("train.py", "evaluate.py"):
+        assert len((ROOT / name).read_text().splitlines()) <= 100, name
+
+
+def test_no_folder_shadows_a_library():
+    assert not [name for name in FORBIDDEN_FOLDERS if (ROOT / name).is_dir()]
+
+
+def test_the_check_itself_sees_a_violation(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    (tmp_path / "dataset_builders").mkdir()
+    (tmp_path / "dataset_builders" / "bad.py").write_text(
+        "def f():\n    from pipelines.evaluation import probing\n    import torch.nn\n"
+    )
+    found = violations(python_files("dataset_builders"), ("pipelines", "torch", "modeling_urbanln"))
+    assert len(found) == 2
