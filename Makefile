@@ -9,6 +9,24 @@ CODE := modeling_urbanln dataset_builders pipelines benchmarks tests train.py ev
 
 export TOKENIZERS_PARALLELISM := false
 
+define NEXT
+
+What was made (all of it from a synthetic city):
+  $(OUT)/dataset              the dataset; its README.md is the card
+  $(OUT)/model                the model, for AutoModel.from_pretrained("$(OUT)/model")
+  $(OUT)/embeddings/$(CITY)   one vector a region, Parquet
+  $(OUT)/results/report.md    the table, the scatter plots and the maps
+
+Next:
+  1. Real CLIP weights (needs the Hub):
+     $(RUN) train.py --config configs/vitb16.yaml --dataset_name $(OUT)/dataset --output_dir runs/vitb16
+  2. Your own images (a folder and a CSV):
+     $(RUN) -m dataset_builders.importers image_folder --help
+  3. A bigger city:
+     $(RUN) -m dataset_builders.synthetic --output_dir runs/bigger --grid_size 60
+endef
+export NEXT
+
 .PHONY: help install quickstart test test-slow lint real benchmarks clean
 
 help:
@@ -37,7 +55,7 @@ quickstart: $(INSTALLED)
 	$(RUN) evaluate.py embed --model_name_or_path $(OUT)/model --random_init --dataset_name $(OUT)/dataset --city $(CITY) --output_dir $(OUT)/embeddings --label random-init
 	$(RUN) evaluate.py probe --embeddings $(OUT)/embeddings/$(CITY)/*.parquet --dataset_name $(OUT)/dataset --city $(CITY) --output_dir $(OUT)/results
 	$(RUN) evaluate.py report --output_dir $(OUT)/results
-	@sed -e 's|@OUT@|$(OUT)|g' -e 's|@RUN@|$(RUN)|g' configs/quickstart_next.txt
+	@echo "$$NEXT"
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check $(CODE)

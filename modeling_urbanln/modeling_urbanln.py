@@ -304,7 +304,8 @@ class UrbanLNForPreTraining(UrbanLNModel):
 
     def to_base(self) -> UrbanLNModel:
         """The model to publish: no twin, no queue. It shares the student's weights."""
-        base = UrbanLNModel(self.config)
+        with torch.device("meta"):  # a shell: every weight is replaced by the student's
+            base = UrbanLNModel(self.config)
         for name, module in self.named_children():
             if name not in ("momentum_encoder", "queue"):
                 setattr(base, name, module)
