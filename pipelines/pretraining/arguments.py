@@ -86,7 +86,7 @@ class ModelArguments:
     lora_rank: int = _help(
         0, "Train LoRA adapters of this rank alone (0: none). Published merged, and as adapter/."
     )
-    lora_alpha: float = _help(16.0, "Scale of the LoRA adapters.")
+    lora_alpha: int = _help(16, "Scale of the LoRA adapters.")
     lora_target_modules: list[str] = field(
         default_factory=lambda: ["q_proj", "v_proj"],
         metadata={"help": "Linear layers that get LoRA adapters."},

@@ -164,12 +164,16 @@ def tokenize(
         max_length: texts are cut there; the end token stays.
         pad_to_multiple_of: round the length up, within `max_length`.
     """
-    encoded = tokenizer(list(texts), truncation=True, max_length=max_length)
-    length = max(len(ids) for ids in encoded["input_ids"])
+    rows = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
+    length = max(len(row) for row in rows)
     if pad_to_multiple_of:
         length = min(max_length, -(-length // pad_to_multiple_of) * pad_to_multiple_of)
-    padded = tokenizer.pad(encoded, padding="max_length", max_length=length, return_tensors="pt")
-    return {"input_ids": padded["input_ids"], "attention_mask": padded["attention_mask"]}
+    input_ids = torch.full((len(rows), length), tokenizer.pad_token_id, dtype=torch.int64)
+    attention_mask = torch.zeros_like(input_ids)
+    for index, row in enumerate(rows):
+        input_ids[index, : len(row)] = torch.tensor(row)
+        attention_mask[index, : len(row)] = 1
+    return {"input_ids": input_ids, "attention_mask": attention_mask}
 
 
 class PairBatches(TorchDataset):
@@ -250,7 +254,7 @@ class _Once(torch.utils.data.Sampler):
         return iter(self.plan)
 
 
-def _as_is(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _as_is(batch: Any) -> Any:
     return batch
 
 
@@ -331,8 +335,8 @@ def _reject_rows(frame: pd.DataFrame, images: datasets.Dataset, args: DataArgume
         num_proc=args.dataloader_num_workers if args.dataloader_num_workers > 1 else None,
         desc="Checking images",
     )
-    reason = pd.Series(checked["reason"], index=frame.index, dtype=object)
-    detail = pd.Series(checked["detail"], index=frame.index, dtype=object)
+    reason = pd.Series(list(checked["reason"]), index=frame.index, dtype=object)
+    detail = pd.Series(list(checked["detail"]), index=frame.index, dtype=object)
     reason = reason.where(reason != "", None)
     faults = [
         ("empty_caption", "the caption is null or empty", frame["caption"].isna()),
@@ -374,7 +378,7 @@ def _sample_ids(kept: pd.DataFrame, positives: str) -> np.ndarray:
 
 def _split(kept: pd.DataFrame, args: DataArguments, seed: int) -> np.ndarray:
     """TRAIN, VALIDATION or HELD_OUT for each kept row."""
-    split = kept["split"].to_numpy(dtype=object)
+    split = kept["split"].to_numpy(dtype=object, copy=True)
     rng = np.random.default_rng((seed, 0))
     percentage = args.validation_split_percentage
     if args.split_column == "none" and percentage > 0:

@@ -14,7 +14,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     Without: biases, norms, the temperature, position embeddings and the class embedding. Decay
     would also move the position rows that are kept out of training.
     """
-    decayed, others = [], []
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -69,7 +70,7 @@ def learning_rate_at(
 
 
 def distillation_weight_at(step: int, *, weight: float, warmup_steps: int = 0) -> float:
-    """mu of a step (from 0): it rises linearly from 0 to `weight` over `warmup_steps`."""
+    """The mu of a step (from 0): it rises linearly from 0 to `weight` over `warmup_steps`."""
     return weight if step >= warmup_steps else weight * step / warmup_steps
 
 

@@ -27,7 +27,8 @@ class BatchPlan:
     step is left out, other pairs in every epoch.
 
     Args:
-        num_tokens: length of each pair's caption, `(N,)`.
+        indices: the pairs to draw from, `(N,)`.
+        num_tokens: length of each one's caption, `(N,)`.
         batch_size: pairs of one process in one batch.
         world_size: processes.
         accumulation: batches to a step.
@@ -38,6 +39,7 @@ class BatchPlan:
         InputError: there are fewer pairs than one step takes.
     """
 
+    indices: np.ndarray
     num_tokens: np.ndarray
     batch_size: int
     world_size: int = 1
@@ -70,7 +72,7 @@ class BatchPlan:
         return step // self.steps_per_epoch
 
     def step_batches(self, step: int) -> np.ndarray:
-        """The pairs of step `step` (from 0): `(accumulation, global_batch_size)` indices."""
+        """Places in `indices` that step `step` (from 0) takes: `(accumulation, global batch)`."""
         batches = self._epoch_batches(self.epoch_of(step))
         first = step % self.steps_per_epoch * self.accumulation
         return batches[first : first + self.accumulation]
@@ -80,7 +82,7 @@ class BatchPlan:
         own = slice(rank * self.batch_size, (rank + 1) * self.batch_size)
         for step in range(start, stop):
             for batch in self.step_batches(step):
-                yield BatchIndices(self.epoch_of(step), batch[own])
+                yield BatchIndices(self.epoch_of(step), self.indices[batch[own]])
 
     def _epoch_batches(self, epoch: int) -> np.ndarray:
         if self._cached is None or self._cached[0] != epoch:

@@ -1,0 +1,311 @@
+"""What a run leaves on disk: training states, published models, the log of metrics.
+
+Whatever is written appears whole or not at all: it is written beside its place under a name that
+starts with `.tmp-`, and then renamed.
+"""
+
+import json
+import os
+import random
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from modeling_urbanln import UrbanLNForPreTraining, UrbanLNProcessor
+
+from .arguments import ModelArguments
+from .errors import InputError
+from .model import merge_lora, save_lora
+
+STATE_FILE = "trainer_state.json"
+CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
+TEMPORARY = ".tmp-"
+OWN_FILES = (
+    "metrics.jsonl",
+    "rejects.parquet",
+    "pairs.parquet",
+    "training_summary.json",
+    "train_arguments.yaml",
+    "model.safetensors",
+)
+OWN_FOLDERS = ("last", "adapter", "logs")
+
+
+def checkpoint_folder(output_dir: Path, step: int) -> Path:
+    """Where the training state after `step` steps lies."""
+    return output_dir / f"checkpoint-{step}"
+
+
+def find_checkpoints(output_dir: Path) -> list[Path]:
+    """Complete checkpoints, earliest first."""
+    found = [
+        (int(match[1]), path)
+        for path in (output_dir.iterdir() if output_dir.is_dir() else ())
+        if (match := CHECKPOINT_NAME.fullmatch(path.name)) and (path / STATE_FILE).is_file()
+    ]
+    return [path for _, path in sorted(found)]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file that is never half there."""
+    temporary = path.with_name(TEMPORARY + path.name)
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+@contextmanager
+def folder_written_atomically(folder: Path) -> Iterator[Path]:
+    """Give a fresh folder to write in; at the end it takes the place of `folder`."""
+    temporary = folder.with_name(TEMPORARY + folder.name)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    yield temporary
+    swap_in(temporary, folder)
+
+
+def swap_in(temporary: Path, folder: Path) -> None:
+    """Rename a complete folder to its name, in the place of an earlier one."""
+    _sync_to_disk(temporary)
+    if folder.exists():
+        old = folder.with_name(f"{TEMPORARY}old-{folder.name}")
+        shutil.rmtree(old, ignore_errors=True)
+        folder.replace(old)
+        temporary.replace(folder)
+        shutil.rmtree(old)
+    else:
+        temporary.replace(folder)
+
+
+def remove_leftovers(output_dir: Path) -> None:
+    """Remove what a killed run had begun to write."""
+    for path in output_dir.glob(TEMPORARY + "*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def remove_run(output_dir: Path) -> None:
+    """Remove an earlier run, and nothing that is not ours."""
+    for folder in [*find_checkpoints(output_dir), *(output_dir / name for name in OWN_FOLDERS)]:
+        shutil.rmtree(folder, ignore_errors=True)
+    for name in OWN_FILES:
+        (output_dir / name).unlink(missing_ok=True)
+
+
+@dataclass
+class TrainingState:
+    """Everything of a run that is the same in all processes, beside weights and optimizer.
+
+    Attributes:
+        step: steps done; the position in the data follows from it.
+        best_step: after how many steps the best model was published, None before the first.
+        best_metric: its validation retrieval.
+        seconds: time spent so far.
+        identity: what must be equal for a run to go on.
+    """
+
+    step: int
+    best_step: int | None
+    best_metric: float | None
+    seconds: float
+    identity: dict[str, Any]
+
+
+def save_state(folder: Path, state: TrainingState) -> None:
+    """Write it, last of all files: a folder without it is no checkpoint."""
+    write_atomically(folder / STATE_FILE, json.dumps(vars(state), indent=2))
+
+
+def load_state(folder: Path) -> TrainingState:
+    """Read it.
+
+    Raises:
+        InputError: `folder` is no complete checkpoint.
+    """
+    path = folder / STATE_FILE
+    if not path.is_file():
+        raise InputError(f"{folder} is no complete training checkpoint: it lacks {STATE_FILE}.")
+    return TrainingState(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def check_identity(saved: dict[str, Any], current: dict[str, Any], folder: Path) -> None:
+    """Refuse to go on with a run that would not be the same run.
+
+    Raises:
+        InputError: with every difference.
+    """
+    current = json.loads(json.dumps(current))
+    differences = [
+        f"{name} was {saved.get(name)!r} and is {current.get(name)!r}"
+        for name in sorted({*saved, *current})
+        if saved.get(name) != current.get(name)
+    ]
+    if differences:
+        raise InputError(
+            f"{folder} belongs to another run: {'; '.join(differences)}. Go on with the same "
+            "settings, start anew with --overwrite_output_dir or another --output_dir, or start "
+            "from its weights with --model_name_or_path."
+        )
+
+
+def save_weights(folder: Path, model: UrbanLNForPreTraining, optimizer: Any, scaler: Any) -> None:
+    """Write student, teacher, queues, and the state of optimizer and loss scaler."""
+    tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(tensors, folder / "training_model.safetensors")
+    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+    if scaler is not None:
+        torch.save(scaler.state_dict(), folder / "scaler.pt")
+
+
+def load_weights(folder: Path, model: UrbanLNForPreTraining, optimizer: Any, scaler: Any) -> None:
+    """Read what [`save_weights`] wrote."""
+    model.load_state_dict(load_file(folder / "training_model.safetensors"), strict=True)
+    optimizer.load_state_dict(_load(folder / "optimizer.pt"))
+    if scaler is not None:
+        scaler.load_state_dict(_load(folder / "scaler.pt"))
+
+
+def save_process_state(folder: Path, rank: int, sums: dict[str, torch.Tensor]) -> None:
+    """Write what each process has its own of: random states, and sums of losses to be logged."""
+    numpy_state: Any = np.random.get_state(legacy=True)
+    version, keys, position, has_gauss, gauss = numpy_state
+    state = {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [version, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],
+        "python": random.getstate(),
+        "sums": {name: value.cpu() for name, value in sums.items()},
+    }
+    torch.save(state, folder / f"process-{rank}.pt")
+
+
+def load_process_state(folder: Path, rank: int) -> dict[str, torch.Tensor]:
+    """Set the random states; returns the sums."""
+    state = _load(folder / f"process-{rank}.pt")
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    version, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((version, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    random.setstate(state["python"])
+    return state["sums"]
+
+
+def remove_old_checkpoints(output_dir: Path, limit: int) -> None:
+    """Keep the latest `limit` training states."""
+    for folder in find_checkpoints(output_dir)[:-limit]:
+        gone = folder.with_name(f"{TEMPORARY}old-{folder.name}")
+        folder.replace(gone)  # half removed it would look whole
+        shutil.rmtree(gone)
+
+
+def save_model(
+    folder: Path, model: UrbanLNForPreTraining, processor: UrbanLNProcessor, args: ModelArguments
+) -> None:
+    """Write the model as it is published: weights, config, processor, code; LoRA merged."""
+    base = model.to_base()
+    if args.lora_rank:
+        base.save_pretrained(folder, state_dict=merge_lora(base))
+        save_lora(base, args, folder / "adapter")
+    else:
+        base.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def publish(
+    output_dir: Path,
+    model: UrbanLNForPreTraining,
+    processor: UrbanLNProcessor,
+    args: ModelArguments,
+) -> None:
+    """Write the model into `output_dir` itself, each file replaced whole, the weights last."""
+    temporary = output_dir / f"{TEMPORARY}best"
+    shutil.rmtree(temporary, ignore_errors=True)
+    save_model(temporary, model, processor, args)
+    _sync_to_disk(temporary)
+    for path in sorted(temporary.iterdir(), key=lambda path: path.suffix == ".safetensors"):
+        if path.is_dir():
+            swap_in(path, output_dir / path.name)
+        else:
+            path.replace(output_dir / path.name)
+    temporary.rmdir()
+
+
+class MetricsLog:
+    """Rows of numbers, one JSON object a line.
+
+    Args:
+        path: where.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a row, on disk when this returns."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows; a line that a kill left unfinished is none."""
+        rows = []
+        for line in (
+            self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ()
+        ):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return rows
+
+    def keep_until(self, step: int | None) -> None:
+        """Drop the rows of later steps, which will come again; None drops all."""
+        rows = [row for row in self.rows() if step is not None and row["step"] <= step]
+        write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _load(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _sync_to_disk(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+__all__ = [
+    "MetricsLog",
+    "TrainingState",
+    "check_identity",
+    "checkpoint_folder",
+    "find_checkpoints",
+    "folder_written_atomically",
+    "load_process_state",
+    "load_state",
+    "load_weights",
+    "publish",
+    "remove_leftovers",
+    "remove_old_checkpoints",
+    "remove_run",
+    "save_model",
+    "save_process_state",
+    "save_state",
+    "save_weights",
+    "swap_in",
+    "write_atomically",
+]

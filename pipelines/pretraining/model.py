@@ -1,0 +1,267 @@
+"""The model that is trained: from an UrbanLN or CLIP checkpoint or from scratch; what of it."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    set_seed,
+)
+
+from modeling_urbanln import (
+    UrbanLNConfig,
+    UrbanLNForPreTraining,
+    UrbanLNModel,
+    UrbanLNProcessor,
+)
+
+from .arguments import ModelArguments, parse_config_overrides
+from .errors import InputError
+from .tokenizer import clip_tokenizer
+
+CLIP_POSITIONS = 77
+SETTINGS = ("distillation_weight", "distillation_warmup_steps", "momentum", "queue_size")
+ARCHITECTURE = (
+    "text_config",
+    "vision_config",
+    "projection_dim",
+    "logit_scale_init_value",
+    "initializer_factor",
+)
+
+
+def build_model(
+    args: ModelArguments, seed: int = 0
+) -> tuple[UrbanLNForPreTraining, UrbanLNProcessor]:
+    """The model in float32, teacher a copy of the student, and its processor.
+
+    Args:
+        args: which checkpoint, or which architecture from scratch.
+        seed: of the weights from scratch, and of LoRA adapters.
+
+    Raises:
+        InputError: a checkpoint that is neither UrbanLN nor CLIP, or fields no config knows.
+    """
+    set_seed(seed)
+    overrides = parse_config_overrides(args.config_overrides)
+    _check_fields(overrides)
+    for name in (*SETTINGS, "freeze_preserved_positions"):
+        if getattr(args, name) is not None:
+            overrides[name] = getattr(args, name)
+    try:
+        if args.model_name_or_path is None:
+            model, processor = _from_scratch(args, overrides)
+        else:
+            model, processor = _from_checkpoint(args.model_name_or_path, args, overrides)
+    except InputError:
+        raise
+    except ValueError as error:  # impossible numbers, found by the config's own checks
+        raise InputError(f"The model cannot be built: {error}") from error
+    model = model.float()
+    if args.lora_rank:
+        add_lora(model, args.lora_rank, args.lora_alpha, args.lora_target_modules)
+    elif args.train_last_k_blocks is not None:
+        train_last_blocks(model, args.train_last_k_blocks)
+    return model, processor
+
+
+def train_last_blocks(model: UrbanLNForPreTraining, k: int) -> None:
+    """Freeze all but the last k blocks of each tower and what follows them.
+
+    Raises:
+        InputError: a tower has fewer blocks.
+    """
+    towers = [model.text_model, model.vision_model]
+    for tower in towers:
+        if k > len(tower.encoder.layers):
+            raise InputError(
+                f"--train_last_k_blocks {k}: a tower has only {len(tower.encoder.layers)} blocks."
+            )
+    model.requires_grad_(False)
+    trained: list[nn.Module] = [
+        *(layer for tower in towers for layer in _last(tower.encoder.layers, k)),
+        model.text_model.final_layer_norm,
+        model.vision_model.post_layernorm,
+        model.text_projection,
+        model.visual_projection,
+    ]
+    for module in trained:
+        module.requires_grad_(True)
+    model.logit_scale.requires_grad_(True)
+
+
+def add_lora(
+    model: UrbanLNForPreTraining, rank: int, alpha: int, target_modules: list[str]
+) -> None:
+    """Put LoRA adapters into student and teacher; only the student's are trained.
+
+    Raises:
+        InputError: peft is not installed, or no layer has such a name.
+    """
+    try:
+        from peft import inject_adapter_in_model
+    except ImportError as error:
+        raise InputError("--lora_rank needs peft: pip install 'urbanln[lora]'.") from error
+    try:
+        inject_adapter_in_model(lora_config(rank, alpha, target_modules), model)
+    except ValueError as error:
+        raise InputError(f"--lora_target_modules {target_modules}: {error}") from error
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name and not name.startswith("momentum_encoder."))
+    model.reset_momentum_encoder()
+
+
+def lora_config(rank: int, alpha: int, target_modules: list[str]) -> Any:
+    """The `peft.LoraConfig` of these settings."""
+    from peft import LoraConfig
+
+    return LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(target_modules))
+
+
+def merge_lora(base: UrbanLNModel) -> dict[str, torch.Tensor]:
+    """The weights of a model with adapters as those of one without: adapters added in."""
+    from peft.tuners.lora import LoraLayer
+
+    state = dict(base.state_dict())
+    for name, candidate in base.named_modules():
+        if isinstance(candidate, LoraLayer):
+            module: Any = candidate  # of a subclass, which have the methods
+            for key in [key for key in state if key.startswith(f"{name}.")]:
+                del state[key]
+            layer = module.get_base_layer()
+            for parameter, value in layer.state_dict().items():
+                state[f"{name}.{parameter}"] = value
+            with torch.no_grad():
+                state[f"{name}.weight"] = layer.weight + module.get_delta_weight("default")
+    return state
+
+
+def save_lora(base: UrbanLNModel, args: ModelArguments, folder: Path) -> None:
+    """Save the adapters alone, as `PeftModel.from_pretrained` reads them."""
+    config = lora_config(args.lora_rank, args.lora_alpha, args.lora_target_modules)
+    config.base_model_name_or_path = args.model_name_or_path
+    config.inference_mode = True
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(str(folder))
+    state = {
+        f"base_model.model.{key.replace('.default.', '.')}": value.contiguous()
+        for key, value in base.state_dict().items()
+        if "lora_" in key
+    }
+    save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def compile_towers(model: UrbanLNForPreTraining) -> None:
+    """Compile both towers of student and teacher in place; names of weights do not change."""
+    for towers in (model, model.momentum_encoder):
+        towers.vision_model.compile()
+        towers.text_model.compile(dynamic=True)  # every batch has its own length
+
+
+def _from_scratch(
+    args: ModelArguments, overrides: dict[str, Any]
+) -> tuple[UrbanLNForPreTraining, UrbanLNProcessor]:
+    """Random weights at CLIP's 77 positions, stretched like those of a checkpoint."""
+    architecture = {name: overrides.pop(name) for name in ARCHITECTURE if name in overrides}
+    architecture["text_config"] = {
+        "max_position_embeddings": CLIP_POSITIONS,
+        **architecture.get("text_config", {}),
+    }
+    clip = CLIPModel(CLIPConfig(**architecture))
+    # rows that nothing was learnt for are worth nothing frozen
+    model = _stretched(clip, args, {"freeze_preserved_positions": False, **overrides})
+    vision_config: Any = clip.config.vision_config
+    side = vision_config.image_size
+    # the whole picture: a centre crop would take half of a wide street view away
+    image_processor = CLIPImageProcessor(size={"height": side, "width": side}, do_center_crop=False)
+    return model, UrbanLNProcessor(image_processor, clip_tokenizer(_positions(model)))
+
+
+def _from_checkpoint(
+    name: str, args: ModelArguments, overrides: dict[str, Any]
+) -> tuple[UrbanLNForPreTraining, UrbanLNProcessor]:
+    clashing = [field for field in ARCHITECTURE if field in overrides]
+    if clashing:
+        raise InputError(
+            f"--config_overrides {', '.join(clashing)}: the checkpoint {name!r} decides its "
+            "architecture. Leave these out, or leave out --model_name_or_path."
+        )
+    try:
+        model_type = UrbanLNConfig.get_config_dict(name)[0].get("model_type")
+    except OSError as error:
+        raise InputError(f"--model_name_or_path {name!r} cannot be read: {error}") from error
+    if model_type == UrbanLNConfig.model_type:
+        model = UrbanLNForPreTraining.from_pretrained(name, dtype=torch.float32, **overrides)
+        return model, UrbanLNProcessor.from_pretrained(name)
+    if model_type != CLIPConfig.model_type:
+        raise InputError(
+            f"--model_name_or_path {name!r} is a checkpoint of another architecture: its "
+            f"model_type is {model_type!r}, and UrbanLN starts from 'urbanln' or 'clip'."
+        )
+    clip = CLIPModel.from_pretrained(name, dtype=torch.float32)
+    model = _stretched(clip, args, overrides)
+    return model, UrbanLNProcessor.from_clip_pretrained(name, max_length=_positions(model))
+
+
+def _stretched(
+    clip: CLIPModel, args: ModelArguments, overrides: dict[str, Any]
+) -> UrbanLNForPreTraining:
+    """A table of more than CLIP's 77 positions has been stretched already: it stays."""
+    text_config: Any = clip.config.text_config
+    longer = text_config.max_position_embeddings > CLIP_POSITIONS
+    model = UrbanLNForPreTraining.from_clip_pretrained(
+        clip,
+        num_preserved=args.num_preserved_positions,
+        ratio=args.position_ratio,
+        mode="none" if longer else args.position_mode,
+        **overrides,
+    )
+    assert isinstance(model, UrbanLNForPreTraining)
+    return model
+
+
+def _positions(model: UrbanLNModel) -> int:
+    text_config: Any = model.config.text_config
+    return text_config.max_position_embeddings
+
+
+def _last(layers: nn.ModuleList, k: int) -> Iterator[nn.Module]:
+    return iter(layers[len(layers) - k :])
+
+
+def _check_fields(overrides: dict[str, Any]) -> None:
+    """The configs of transformers take any field: a slip would go unseen."""
+    known = {
+        "": UrbanLNConfig,
+        "text_config.": CLIPTextConfig,
+        "vision_config.": CLIPVisionConfig,
+    }
+    for prefix, config in known.items():
+        given = overrides.get(prefix.rstrip("."), {}) if prefix else overrides
+        names = [field.name for field in dataclasses.fields(config)]
+        for name in given:
+            if name not in names:
+                close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+                hint = f" Did you mean '{prefix}{close[0]}'?" if close else ""
+                raise InputError(f"config_overrides: unknown field '{prefix}{name}'.{hint}")
+
+
+__all__ = [
+    "add_lora",
+    "build_model",
+    "compile_towers",
+    "lora_config",
+    "merge_lora",
+    "save_lora",
+    "train_last_blocks",
+]

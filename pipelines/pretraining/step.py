@@ -1,0 +1,137 @@
+"""One optimizer step: gradients over an accumulation, the update, the teacher, the queue."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from modeling_urbanln import MomentumKeys, UrbanLNForPreTraining
+
+Batch = dict[str, torch.Tensor]
+LOSS_NAMES = ("loss", "contrastive_loss", "distillation_loss", "target_entropy")
+
+
+@dataclass(frozen=True)
+class Student:
+    """The model as it is called, and as it is.
+
+    Attributes:
+        wrapped: what `accelerator.prepare` gave: its forward synchronises gradients and casts.
+        model: the model inside.
+    """
+
+    wrapped: nn.Module
+    model: UrbanLNForPreTraining
+
+
+def accumulate_gradients(
+    accelerator: Accelerator,
+    student: Student,
+    batches: Sequence[Batch],
+    distillation_weight: float,
+    gradient_caching: bool = False,
+) -> dict[str, torch.Tensor]:
+    """Add up the gradients of the mean loss of several batches, and queue the teacher's keys.
+
+    Args:
+        accelerator: casts, scales and synchronises.
+        student: the model; gradients are added to its parameters'.
+        batches: of this process, on its device; as many in every process.
+        distillation_weight: mu.
+        gradient_caching: give each batch the keys of all; the gradient is then that of one batch
+            made of them all. Else a batch sees its own keys and the queue.
+
+    Returns:
+        `loss`, `contrastive_loss`, `distillation_loss`, `target_entropy`: means over the batches
+        of this process, on its device.
+    """
+    keys: MomentumKeys | None = None
+    offsets: list[int | None] = [None] * len(batches)
+    if gradient_caching:
+        keys, offsets = _joint_keys(accelerator, student.model, batches)
+    sums: dict[str, torch.Tensor] = {}
+    for index, batch in enumerate(batches):
+        last = index == len(batches) - 1
+        with nullcontext() if last else accelerator.no_sync(student.wrapped):
+            output = student.wrapped(
+                **batch,
+                momentum_keys=keys,
+                key_offset=offsets[index],
+                distillation_weight=distillation_weight,
+            )
+            accelerator.backward(output.loss / len(batches))
+        if keys is None:
+            student.model.enqueue(output.image_embeds_m, output.text_embeds_m, batch["sample_ids"])
+        for name in LOSS_NAMES:
+            value = getattr(output, name).detach().float() / len(batches)
+            sums[name] = sums[name] + value if name in sums else value
+    if keys is not None:
+        student.model.queue.enqueue(keys)  # gathered already
+    return sums
+
+
+def train_step(
+    accelerator: Accelerator,
+    student: Student,
+    optimizer: Any,
+    batches: Sequence[Batch],
+    *,
+    learning_rate: float,
+    distillation_weight: float,
+    max_grad_norm: float = 1.0,
+    gradient_caching: bool = False,
+) -> dict[str, torch.Tensor]:
+    """Do one step: gradients, clipping, update, temperature clamp, teacher.
+
+    Args:
+        accelerator: see [`accumulate_gradients`].
+        student: see there.
+        optimizer: as `accelerator.prepare` gave it.
+        batches: see there.
+        learning_rate: of this step.
+        distillation_weight: mu of this step.
+        max_grad_norm: 0 does not clip.
+        gradient_caching: see there.
+
+    Returns:
+        What [`accumulate_gradients`] returns, and `grad_norm`, before clipping; nothing here
+        waits for the device.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    metrics = accumulate_gradients(
+        accelerator, student, batches, distillation_weight, gradient_caching
+    )
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    limit = max_grad_norm if max_grad_norm > 0 else float("inf")
+    grad_norm = accelerator.clip_grad_norm_(trained, limit)
+    assert grad_norm is not None
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    if not optimizer.step_was_skipped:  # float16: the scale was too large
+        student.model.clamp_logit_scale_()
+        student.model.update_momentum_encoder()
+    return {**metrics, "grad_norm": grad_norm.detach().float()}
+
+
+def _joint_keys(
+    accelerator: Accelerator, model: UrbanLNForPreTraining, batches: Sequence[Batch]
+) -> tuple[MomentumKeys, list[int | None]]:
+    """The teacher's keys of all batches of all processes; where this process's own start."""
+    parts: list[MomentumKeys] = []
+    offsets: list[int | None] = []
+    total = 0
+    for batch in batches:
+        with accelerator.autocast():
+            part = model.encode_momentum_keys(**batch)
+        offsets.append(total + accelerator.process_index * batch["sample_ids"].shape[0])
+        total += part.ids.shape[0]
+        parts.append(part)
+    return MomentumKeys.concatenate(parts), offsets
+
+
+__all__ = ["Batch", "Student", "accumulate_gradients", "train_step"]

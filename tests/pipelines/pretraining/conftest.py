@@ -1,0 +1,103 @@
+"""A tiny dataset on disk, and the flags of a tiny run."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+COLOURS = ("red", "green", "blue", "white", "black", "yellow", "orange", "purple")
+PLACES = ("a park", "a wide road", "tall offices", "small houses", "a river", "a factory")
+TINY_MODEL = (
+    '{"text_config": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,'
+    ' "num_attention_heads": 4}, "vision_config": {"hidden_size": 32, "intermediate_size": 64,'
+    ' "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32, "patch_size": 16},'
+    ' "projection_dim": 16}'
+)
+
+
+def encoded_image(seed: int, side: int = 32) -> bytes:
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (4, 4, 3)).repeat(side // 4, 0).repeat(side // 4, 1)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def long_caption(seed: int, sentences: int) -> str:
+    rng = np.random.default_rng(seed)
+    return " ".join(
+        f"There is {rng.choice(PLACES)} with {rng.integers(1, 9)} {rng.choice(COLOURS)} cars."
+        for _ in range(sentences)
+    )
+
+
+def image_rows(n: int, seed: int = 0, regions: int = 6) -> list[dict]:
+    return [
+        {
+            "image": {"bytes": encoded_image(seed + i), "path": None},
+            "image_id": f"image-{i:04d}",
+            "region_id": f"region-{i % regions}",
+            "caption": long_caption(seed + i, 1 + i % 9),
+        }
+        for i in range(n)
+    ]
+
+
+def write_dataset(
+    root: Path,
+    images: list[dict],
+    table: str = "harborview-street_view",
+    splits: dict[str, str | None] | None = None,
+    features: datasets.Features | None = None,
+) -> Path:
+    """One image table, and one of regions with their stored split."""
+    text = datasets.Value("string")
+    features = features or datasets.Features(
+        {"image": datasets.Image(), "image_id": text, "region_id": text, "caption": text}
+    )
+    city = table.split("-")[0]
+    splits = splits or {f"region-{i}": "train" if i < 4 else "validation" for i in range(6)}
+    regions = {"region_id": list(splits), "split_block": list(splits.values())}
+    columns = {name: [row.get(name) for row in images] for name in features}
+    tables = {
+        table: datasets.Dataset.from_dict(columns, features=features),
+        f"{city}-regions": datasets.Dataset.from_dict(
+            regions,
+            features=datasets.Features({"region_id": text, "split_block": text}),
+        ),
+    }
+    card = ["---", "configs:"]
+    for name, content in tables.items():
+        (root / "data" / name).mkdir(parents=True, exist_ok=True)
+        content.to_parquet(root / "data" / name / "part-00000.parquet")
+    for folder in sorted((root / "data").iterdir()):
+        card += [f"- config_name: {folder.name}", f"  data_files: data/{folder.name}/*.parquet"]
+    (root / "README.md").write_text("\n".join([*card, "---", "A tiny dataset for tests."]))
+    return root
+
+
+@pytest.fixture(scope="session")
+def pairs_dir(tmp_path_factory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("pairs"), image_rows(48))
+
+
+@pytest.fixture
+def tiny_flags(pairs_dir: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """The flags of a run of two batches of 8 a step, 2 steps an epoch; later ones win."""
+
+    def flags(*more: str, dataset: Path = pairs_dir, output_dir: Path | None = None) -> list[str]:
+        return [
+            *("--config_overrides", TINY_MODEL, "--queue_size", "20"),
+            *("--dataset_name", str(dataset), "--output_dir", str(output_dir or tmp_path / "out")),
+            *("--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "2"),
+            *("--validation_split_percentage", "20", "--learning_rate", "1e-3", "--use_cpu"),
+            *("--num_train_epochs", "4", "--logging_steps", "1", "--eval_steps", "2"),
+            *("--checkpointing_steps", "3", "--seed", "3"),
+            *more,
+        ]
+
+    return flags

@@ -1,0 +1,32 @@
+"""Pretrain UrbanLN; the work is done in pipelines/pretraining.
+
+python train.py --config configs/quickstart.yaml --dataset_name DIR --output_dir OUT
+accelerate launch train.py --config configs/vitb16.yaml --dataset_name DIR --output_dir OUT
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+# before torch: workers are forked after the tokenizer has run
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code (2: something given cannot be used)."""
+    from pipelines.pretraining.arguments import parse_arguments
+    from pipelines.pretraining.errors import InputError
+
+    try:
+        arguments = parse_arguments(argv)
+        from pipelines.pretraining.loop import pretrain  # heavy: not before the arguments are right
+
+        pretrain(arguments)
+    except InputError as error:
+        print(f"train.py: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
