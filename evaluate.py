@@ -1,0 +1,37 @@
+"""Measure region representations: embed images, probe indicators, report.
+
+    python evaluate.py embed  --model_name_or_path M --dataset_name DIR --city C --output_dir OUT
+    python evaluate.py probe  --embeddings OUT/C/*.parquet --dataset_name DIR --city C ...
+    python evaluate.py report --output_dir OUT
+
+This file has the name of the Hugging Face library `evaluate`, and stands before it wherever the
+checkout's root comes first on `sys.path`: `python evaluate.py`, `accelerate launch`, pytest,
+worker processes. So it is decided here, once: run as a script, this file is the command line;
+imported under the name `evaluate`, it steps aside for the library.
+"""
+
+import sys
+
+if __name__ == "evaluate":
+    import importlib.util
+    from importlib.machinery import PathFinder
+    from pathlib import Path
+
+    _root = Path(__file__).resolve().parent
+    _elsewhere = [entry for entry in sys.path if Path(entry or ".").resolve() != _root]
+    _spec = PathFinder.find_spec(__name__, _elsewhere)
+    if _spec is None or _spec.loader is None:
+        raise ModuleNotFoundError(
+            "The Hugging Face library `evaluate` is not installed: pip install evaluate. "
+            f"({__file__} is the command line of the same name.)",
+            name=__name__,
+        )
+    _library = importlib.util.module_from_spec(_spec)
+    # `import` hands out what stands in sys.modules once this file has run
+    sys.modules[__name__] = _library
+    _spec.loader.exec_module(_library)
+
+if __name__ == "__main__":
+    from pipelines.evaluation.cli import main
+
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""Result rows in one JSON Lines file: atomic appends, resumable by key."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+KEY = (
+    "table_hash",
+    "embedding_hash",
+    "system",
+    "view",
+    "indicator",
+    "protocol",
+    "probe",
+    "split_seed",
+    "probe_seed",
+)
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One probe of one system on one indicator under one split.
+
+    Attributes:
+        system: label of the embedding table, or `mean`, `coordinates`.
+        view: `street_view`, `satellite`, `both`; `none` for controls that see no image.
+        city: whose regions.
+        indicator: what is predicted.
+        unit: of the indicator's raw values.
+        transform: `ln1p` or `identity`; all errors are on the transformed scale.
+        protocol: `random` (interpolation) or `block` (new district).
+        probe: `mlp`, `ridge`; `mean` and `knn` for the controls.
+        split_seed: 0 is the split stored in the dataset.
+        probe_seed: of initial weights and batch order.
+        n_train: labelled regions trained on.
+        n_validation: labelled regions that chose hyper-parameters.
+        n_test: labelled regions scored.
+        r2: coefficient of determination; nan is written as null.
+        rmse: root mean squared error.
+        mae: mean absolute error.
+        spearman: rank correlation.
+        label_sd_test: standard deviation of the test labels, for RMSE is read against it.
+        hyperparameters: chosen on validation.
+        table_hash: of regions, labels, splits and probe settings: rows that share it compare.
+        embedding_hash: of the system's vectors.
+        seconds: of computation, this row's share of its batch.
+        synthetic: the data is simulated.
+    """
+
+    system: str
+    view: str
+    city: str
+    indicator: str
+    unit: str
+    transform: str
+    protocol: str
+    probe: str
+    split_seed: int
+    probe_seed: int
+    n_train: int
+    n_validation: int
+    n_test: int
+    r2: float
+    rmse: float
+    mae: float
+    spearman: float
+    label_sd_test: float
+    hyperparameters: dict[str, float]
+    table_hash: str
+    embedding_hash: str
+    seconds: float
+    synthetic: bool
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What tells this row from every other."""
+        return tuple(getattr(self, name) for name in KEY)
+
+
+class ResultStore:
+    """The rows of a results.jsonl; one process writes at a time.
+
+    A line torn by a kill is cut off when the file is opened for writing, so that its cell is
+    computed again.
+
+    Args:
+        path: the file; need not exist.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _cut_torn_line(self.path)
+        self.keys = {row.key for row in read_rows(self.path)}
+
+    def append(self, rows: Iterable[ResultRow]) -> None:
+        """Add rows in one write, and see them on the disk before returning.
+
+        Raises:
+            ValueError: a row whose key is there already.
+        """
+        rows = list(rows)
+        keys = [row.key for row in rows]
+        known = self.keys & set(keys)
+        if known or len(set(keys)) < len(keys):
+            raise ValueError(f"These rows are in {self.path} already: {sorted(known)[:3]}.")
+        payload = "".join(_to_line(row) for row in rows).encode()
+        with self.path.open("ab", buffering=0) as file:
+            file.write(payload)
+            os.fsync(file.fileno())
+        self.keys.update(keys)
+
+
+def read_rows(path: Path) -> Iterator[ResultRow]:
+    """The rows of a file; none where it is missing. A torn last line is left out.
+
+    Raises:
+        ValueError: a line that is no result row, other than a torn last one.
+    """
+    if not path.exists():
+        return
+    names = {field.name for field in fields(ResultRow)}
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith("\n"):
+                return
+            try:
+                values = json.loads(line)
+                if set(values) != names:
+                    raise ValueError(f"its fields are {sorted(values)}")
+            except ValueError as error:
+                raise ValueError(
+                    f"{path}, line {number} is no result row: {error}. Remove the line (its cell "
+                    "is computed again) or the file."
+                ) from error
+            restored: dict[str, Any] = {k: math.nan if v is None else v for k, v in values.items()}
+            yield ResultRow(**restored)
+
+
+def _to_line(row: ResultRow) -> str:
+    values = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in asdict(row).items()
+    }
+    return json.dumps(values, allow_nan=False) + "\n"
+
+
+def _cut_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        content = file.read()
+        end = content.rfind(b"\n") + 1
+        if end < len(content):
+            file.truncate(end)
+            os.fsync(file.fileno())
+
+
+__all__ = ["KEY", "ResultRow", "ResultStore", "read_rows"]
