@@ -1,0 +1,388 @@
+"""Images to one vector a region: streamed, resumable, in constant memory.
+
+Threads decode and prepare images while the encoder works on the batch before. Every `chunk_size`
+images their sums by region become a part file; a killed run goes on after the last whole part. As
+batches never cross a part, the table is the same however often the run was stopped.
+"""
+
+import json
+import shutil
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from dataset_builders.images import BadImageError, decode_image
+from dataset_builders.schema import VIEWS
+
+from .embedding_tables import METADATA_KEY, read_metadata, write_embeddings
+from .encoders import Encoder
+from .errors import InputError
+from .files import atomic_path, digest, write_json
+
+Row = dict[str, Any]
+
+REJECT_SCHEMA = pa.schema([(name, pa.string()) for name in ("table", "item", "reason", "detail")])
+
+
+@dataclass(frozen=True)
+class Reject:
+    """An image that gave no vector, and why."""
+
+    table: str
+    item: str
+    reason: str
+    detail: str
+
+
+@dataclass
+class Part:
+    """Sums over the images of one chunk, by region.
+
+    Attributes:
+        sums: region_id -> `(dim,)` float64.
+        counts: region_id -> images.
+        rejects: images that gave no vector.
+        seconds: spent.
+    """
+
+    sums: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    rejects: list[Reject] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def add(self, region_id: str, vector: NDArray[np.floating]) -> None:
+        """Count one image's vector in."""
+        if region_id in self.sums:
+            self.sums[region_id] += vector
+        else:
+            self.sums[region_id] = vector.astype(np.float64)
+        self.counts[region_id] += 1
+
+    def merge(self, other: "Part") -> None:
+        """Count another part in."""
+        for region_id, total in other.sums.items():
+            if region_id in self.sums:
+                self.sums[region_id] += total
+            else:
+                self.sums[region_id] = total
+        self.counts.update(other.counts)
+        self.rejects += other.rejects
+        self.seconds += other.seconds
+
+
+@dataclass(frozen=True)
+class EmbedSettings:
+    """How images are streamed; none of it but `batch_size` and `chunk_size` can touch a vector.
+
+    Attributes:
+        batch_size: images the encoder takes at a time.
+        chunk_size: images a part file covers: what a kill can cost.
+        num_workers: threads that decode.
+    """
+
+    batch_size: int = 32
+    chunk_size: int = 512
+    num_workers: int = 2
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the images come from.
+
+    Attributes:
+        region_ids: of the city, in the dataset's order.
+        num_images: view -> number of images, 0 where the dataset has no such table.
+        open_view: view -> a new iterator of rows with `image_id`, `region_id`, `image` (encoded
+            bytes), the same rows in the same order every time.
+        fingerprint: equal for equal images.
+        description: for the table's metadata: dataset, city, synthetic...
+    """
+
+    region_ids: list[str]
+    num_images: dict[str, int]
+    open_view: Callable[[str], Iterable[Row]]
+    fingerprint: str
+    description: dict[str, Any]
+
+
+def embed(
+    encoder: Encoder,
+    source: Source,
+    output: Path,
+    label: str,
+    settings: EmbedSettings | None = None,
+    log: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+) -> Path:
+    """Write `<output>/<label>.parquet` and `<label>.rejects.parquet`.
+
+    Run again, it goes on where it was stopped; a finished table is left alone unless encoder or
+    images have changed.
+
+    Args:
+        encoder: images to vectors.
+        source: the images.
+        output: folder of the city's tables.
+        label: name of the system.
+        settings: how it is streamed.
+        log: takes messages for the user.
+
+    Returns:
+        The table's path.
+
+    Raises:
+        InputError: there is no image, or none that gives a vector.
+    """
+    settings = settings or EmbedSettings()
+    if not any(source.num_images.values()):
+        raise InputError("The dataset has neither street views nor satellite images of this city.")
+    path, parts = output / f"{label}.parquet", output / f".{label}.parts"
+    plan = {
+        "encoder": encoder.fingerprint,
+        "images": source.fingerprint,
+        "batch_size": settings.batch_size,
+        "chunk_size": settings.chunk_size,
+    }
+    fingerprint = digest(plan)
+    if path.is_file():
+        known = read_metadata(pq.read_schema(path)) or {}
+        if known.get("fingerprint") == fingerprint:
+            log(f"{path} is there already, from the same encoder and images.")
+            shutil.rmtree(parts, ignore_errors=True)
+            return path
+        log(f"{path} came from another encoder or other images: it will be replaced.")
+    _prepare_parts_folder(parts, plan, log)
+    totals = {
+        view: _embed_view(encoder, source, view, parts, settings)
+        for view in VIEWS
+        if source.num_images[view]
+    }
+    _write(encoder, source, path, label, fingerprint, totals)
+    shutil.rmtree(parts)
+    log(_summary(path, source, totals))
+    return path
+
+
+def _prepare_parts_folder(parts: Path, plan: dict[str, Any], log: Callable[[str], None]) -> None:
+    """Keep the parts of this very plan, drop those of another."""
+    plan_file = parts / "plan.json"
+    if plan_file.is_file():
+        if json.loads(plan_file.read_text(encoding="utf-8")) == plan:
+            log(f"Going on from {len(list(parts.glob('*.parquet')))} parts of an earlier run.")
+            return
+        log(f"The parts in {parts} belong to another encoder or other images: starting anew.")
+    if parts.exists():
+        shutil.rmtree(parts)
+    write_json(plan_file, plan)
+
+
+def _embed_view(
+    encoder: Encoder, source: Source, view: str, parts: Path, settings: EmbedSettings
+) -> Part:
+    known_regions = frozenset(source.region_ids)
+    rows = iter(source.open_view(view))
+    total = source.num_images[view]
+    files: list[Path] = []
+    with (
+        ThreadPoolExecutor(settings.num_workers, initializer=torch.set_num_threads, initargs=(1,))
+        as pool,
+        tqdm(total=total, desc=f"embed {view}", unit="image", mininterval=1.0) as bar,
+    ):  # fmt: skip
+        prepared = _Lookahead(rows, pool, encoder, known_regions, settings)
+        for index in range(-(-total // settings.chunk_size)):
+            path = parts / f"{view}-{index:06d}.parquet"
+            files.append(path)
+            if path.is_file():
+                bar.update(prepared.skip(settings.chunk_size))
+                continue
+            part = _embed_chunk(encoder, prepared, view, settings, bar)
+            _write_part(path, part, encoder.dim)
+    merged = Part()
+    for path in files:
+        merged.merge(_read_part(path))
+    return merged
+
+
+class _Lookahead:
+    """Rows of a stream with their prepared tensor, worked on ahead of time by threads.
+
+    At most two batches and a row a thread are held at a time, however long the stream is.
+    """
+
+    def __init__(
+        self,
+        rows: Iterator[Row],
+        pool: ThreadPoolExecutor,
+        encoder: Encoder,
+        known_regions: frozenset[str],
+        settings: EmbedSettings,
+    ):
+        self.rows, self.pool, self.encoder = rows, pool, encoder
+        self.known_regions = known_regions
+        self.depth = 2 * settings.batch_size + settings.num_workers
+        self.pending: deque[tuple[Row, Future[torch.Tensor]]] = deque()
+
+    def skip(self, n: int) -> int:
+        """Pass over n rows without decoding; only before any row has been taken."""
+        if self.pending:
+            raise RuntimeError("A part is missing before one that exists.")
+        return sum(1 for _ in islice(self.rows, n))
+
+    def take(self, n: int) -> Iterator[tuple[Row, Future[torch.Tensor]]]:
+        """The next n rows; fewer at the end of the stream."""
+        for _ in range(n):
+            self._fill()
+            if not self.pending:
+                return
+            yield self.pending.popleft()
+
+    def _fill(self) -> None:
+        for row in islice(self.rows, self.depth - len(self.pending)):
+            light = {name: value for name, value in row.items() if name != "image"}
+            self.pending.append((light, self.pool.submit(self._prepare, row)))
+
+    def _prepare(self, row: Row) -> torch.Tensor:
+        if row["region_id"] not in self.known_regions:
+            raise BadImageError("unknown_region", f"region_id is {row['region_id']!r}")
+        if not row["image"]:
+            raise BadImageError("empty", "no bytes")
+        return self.encoder.prepare(decode_image(row["image"]))
+
+
+def _embed_chunk(
+    encoder: Encoder, prepared: _Lookahead, view: str, settings: EmbedSettings, bar: tqdm
+) -> Part:
+    part = Part()
+    start = time.perf_counter()
+    batch: list[tuple[Row, torch.Tensor]] = []
+    for row, future in prepared.take(settings.chunk_size):
+        try:
+            batch.append((row, future.result()))
+        except BadImageError as error:
+            part.rejects.append(Reject(view, str(row["image_id"]), error.reason, str(error)))
+            bar.update()
+        if len(batch) == settings.batch_size:
+            _add_batch(encoder, batch, view, part)
+            bar.update(len(batch))
+            batch = []
+    if batch:
+        _add_batch(encoder, batch, view, part)
+        bar.update(len(batch))
+    part.seconds = time.perf_counter() - start
+    return part
+
+
+def _add_batch(
+    encoder: Encoder, batch: list[tuple[Row, torch.Tensor]], view: str, part: Part
+) -> None:
+    vectors = encoder.encode(torch.stack([tensor for _, tensor in batch]))
+    for (row, _), vector in zip(batch, vectors, strict=True):
+        if np.isfinite(vector).all():
+            part.add(row["region_id"], vector)
+        else:
+            detail = "the encoder gave nan or infinite numbers"
+            part.rejects.append(Reject(view, str(row["image_id"]), "not_finite", detail))
+
+
+def _write_part(path: Path, part: Part, dim: int) -> None:
+    ids = list(part.sums)
+    flat = np.concatenate([part.sums[i] for i in ids]) if ids else np.empty(0)
+    table = pa.table(
+        {
+            "region_id": pa.array(ids, pa.string()),
+            "count": pa.array([part.counts[i] for i in ids], pa.int64()),
+            "sum": pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float64()), dim),
+        }
+    )
+    rest = {"seconds": part.seconds, "rejects": [vars(reject) for reject in part.rejects]}
+    with atomic_path(path) as temporary:
+        pq.write_table(table.replace_schema_metadata({METADATA_KEY: json.dumps(rest)}), temporary)
+
+
+def _read_part(path: Path) -> Part:
+    table = pq.read_table(path)
+    rest = read_metadata(table.schema) or {}
+    sums = table["sum"].combine_chunks()
+    matrix = sums.flatten().to_numpy().reshape(len(table), sums.type.list_size).copy()
+    ids = table["region_id"].to_pylist()
+    return Part(
+        dict(zip(ids, matrix, strict=True)),
+        Counter(dict(zip(ids, table["count"].to_pylist(), strict=True))),
+        [Reject(**reject) for reject in rest["rejects"]],
+        rest["seconds"],
+    )
+
+
+def _write(
+    encoder: Encoder,
+    source: Source,
+    path: Path,
+    label: str,
+    fingerprint: str,
+    totals: dict[str, Part],
+) -> None:
+    rejects = [reject for part in totals.values() for reject in part.rejects]
+    reasons = Counter(f"{reject.table}: {reject.reason}" for reject in rejects)
+    if not any(part.sums for part in totals.values()):
+        raise InputError(
+            f"No image gave a vector; all {len(rejects)} were left out: {dict(reasons)}. Check the "
+            "dataset with its own rejects.parquet."
+        )
+    counts, vectors = {}, {}
+    for view in VIEWS:
+        part = totals.get(view, Part())
+        counts[view] = np.array([part.counts[i] for i in source.region_ids], dtype=np.int64)
+        mean = np.zeros((len(source.region_ids), encoder.dim), dtype=np.float32)
+        for row, region_id in enumerate(source.region_ids):
+            if counts[view][row]:
+                mean[row] = part.sums[region_id] / counts[view][row]
+        vectors[view] = mean
+    _write_rejects(path.with_name(f"{label}.rejects.parquet"), rejects)
+    metadata = {
+        "label": label,
+        "encoder": encoder.name,
+        "random_init": encoder.random_init,
+        "dim": encoder.dim,
+        "fingerprint": fingerprint,
+        "images": {view: int(counts[view].sum()) for view in VIEWS},
+        "regions_without": {view: int((counts[view] == 0).sum()) for view in VIEWS},
+        "rejects": dict(reasons),
+        "seconds": round(sum(part.seconds for part in totals.values()), 3),
+        **source.description,
+    }
+    write_embeddings(path, source.region_ids, counts, vectors, metadata)
+
+
+def _write_rejects(path: Path, rejects: list[Reject]) -> None:
+    table = pa.Table.from_pylist([vars(reject) for reject in rejects], schema=REJECT_SCHEMA)
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def _summary(path: Path, source: Source, totals: dict[str, Part]) -> str:
+    lines = [f"Wrote {path}: {len(source.region_ids)} regions."]
+    for view, part in totals.items():
+        line = f"  {view}: {sum(part.counts.values())} images of {len(part.sums)} regions"
+        without = len(source.region_ids) - len(part.sums)
+        if without:
+            line += f"; {without} regions have none"
+        if part.rejects:
+            reasons = Counter(reject.reason for reject in part.rejects)
+            line += f"; left out {dict(reasons)}, see {path.stem}.rejects.parquet"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+__all__ = ["EmbedSettings", "Part", "Reject", "Source", "embed"]
