@@ -1,0 +1,241 @@
+"""The tables of a dataset: their columns, their names, and what an indicator is."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+import datasets
+
+from .errors import DatasetError
+
+TABLES = ("regions", "street_view", "satellite", "captions")
+VIEWS = ("street_view", "satellite")
+SPLIT_COLUMNS = ("split_random", "split_block", "fold_block")
+CITY_PATTERN = re.compile(r"[a-z0-9_]+")
+
+Kind = Literal["count", "density", "intensity", "share", "rate"]
+Transform = Literal["ln1p", "identity"]
+
+
+@dataclass(frozen=True)
+class Indicator:
+    """A number of a region that is to be predicted.
+
+    Attributes:
+        name: its column in the table of regions.
+        unit: of the stored value.
+        kind: "count" adds up over regions; "density" is per area; "intensity" is a mean over the
+            region; "share" lies in [0, 1]; "rate" is anything else per something.
+        description: what it is and where it comes from.
+        transform: what evaluation predicts: "ln1p" is ln(y + 1), "identity" the value as stored.
+    """
+
+    name: str
+    unit: str
+    kind: Kind
+    description: str
+    transform: Transform = "ln1p"
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
+            raise DatasetError(
+                f"An indicator's name is a column name of a-z, 0-9 and _, got {self.name!r}."
+            )
+        if self.kind not in get_args(Kind):
+            raise DatasetError(
+                f"The kind of {self.name!r} must be one of {get_args(Kind)}, got {self.kind!r}."
+            )
+        if self.transform not in get_args(Transform):
+            raise DatasetError(
+                f"The transform of {self.name!r} must be one of {get_args(Transform)}, "
+                f"got {self.transform!r}."
+            )
+
+
+INDICATORS: dict[str, Indicator] = {
+    indicator.name: indicator
+    for indicator in (
+        Indicator("population", "people", "count", "Residents of the region."),
+        Indicator("gdp", "million CNY", "count", "Gross domestic product of the region."),
+        Indicator("night_light", "nW/cm2/sr", "intensity", "Mean night-time radiance."),
+        Indicator("comments", "comments", "count", "Reviews of the places in the region."),
+        Indicator("carbon", "tonnes CO2 a year", "count", "Carbon dioxide emitted in a year."),
+        Indicator("crime", "incidents", "count", "Reported crimes."),
+        Indicator("poi", "points of interest", "count", "Points of interest on the map."),
+    )
+}
+
+
+@dataclass(frozen=True)
+class DatasetMetadata:
+    """What a dataset says of itself; stored in every shard, shown on its card.
+
+    Attributes:
+        title: of the card.
+        description: a paragraph: what the dataset is, and what it is not.
+        source: who made the data and where it is.
+        licence: an SPDX or Hugging Face licence id, or words.
+        synthetic: simulated, not observed.
+        indicators: the targets in the table of regions.
+        extra_columns: columns beyond the layout, `{table: {column: dtype}}`.
+        parameters: how it was built. A folder is only continued with equal parameters.
+        notes: what a user must know, one sentence each.
+        citation: BibTeX or a line.
+    """
+
+    title: str
+    description: str
+    source: str
+    licence: str
+    synthetic: bool = False
+    indicators: tuple[Indicator, ...] = tuple(INDICATORS.values())
+    extra_columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    citation: str = ""
+
+    def to_json(self) -> str:
+        """For the `urbanln` key of a Parquet schema."""
+        fields = asdict(self)
+        fields["indicators"] = {
+            one.name: {key: value for key, value in asdict(one).items() if key != "name"}
+            for one in self.indicators
+        }
+        return json.dumps(fields, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "DatasetMetadata":
+        """Read back what [`to_json`] wrote; keys it does not know are left out."""
+        fields = json.loads(text)
+        known = {key: fields[key] for key in cls.__dataclass_fields__ if key in fields}
+        known["indicators"] = tuple(
+            Indicator(name=name, **values) for name, values in fields["indicators"].items()
+        )
+        known["notes"] = tuple(known.get("notes", ()))
+        return cls(**known)
+
+
+def config_name(city: str, table: str) -> str:
+    """`"<city>-<table>"`, the name that `load_dataset` takes.
+
+    Raises:
+        DatasetError: no such table, or a city's name with other than a-z, 0-9 and _.
+    """
+    if table not in TABLES:
+        raise DatasetError(f"A table is one of {TABLES}, got {table!r}.")
+    if not CITY_PATTERN.fullmatch(city):
+        raise DatasetError(f"A city is named with a-z, 0-9 and _ only, got {city!r}.")
+    return f"{city}-{table}"
+
+
+def parse_config_name(name: str) -> tuple[str, str]:
+    """City and table of a config name.
+
+    Raises:
+        DatasetError: the name is not `<city>-<table>`.
+    """
+    city, _, table = name.rpartition("-")
+    if table not in TABLES or not CITY_PATTERN.fullmatch(city):
+        raise DatasetError(f"A config is named <city>-<table>, table in {TABLES}; got {name!r}.")
+    return city, table
+
+
+def features(
+    table: str,
+    indicators: Iterable[Indicator] = tuple(INDICATORS.values()),
+    extra_columns: Mapping[str, str] | None = None,
+) -> datasets.Features:
+    """The columns of a table; every one but the ids may be null.
+
+    Args:
+        table: one of [`TABLES`].
+        indicators: the targets, columns of "regions" only.
+        extra_columns: further columns by name and dtype, put last.
+
+    Raises:
+        DatasetError: no such table, or two columns of one name.
+    """
+    if table not in TABLES:
+        raise DatasetError(f"A table is one of {TABLES}, got {table!r}.")
+    columns = list(_COLUMNS[table])
+    if table == "regions":
+        columns += [(one.name, "float64") for one in indicators]
+        columns += [(f"{one.name}_source", "string") for one in indicators]
+        columns += [("split_random", "string"), ("split_block", "string"), ("fold_block", "int32")]
+    columns += list((extra_columns or {}).items())
+    names = [name for name, _ in columns]
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise DatasetError(f"The table {table!r} would have these columns twice: {twice}.")
+    return datasets.Features({name: _feature(dtype) for name, dtype in columns})
+
+
+def _feature(dtype: str) -> datasets.Image | datasets.Value:
+    return datasets.Image() if dtype == "image" else datasets.Value(dtype)
+
+
+_TILE = [("tile_z", "int32"), ("tile_x", "int32"), ("tile_y", "int32")]
+_IMAGE_ORIGIN = [("captured_at", "string"), ("source", "string"), ("licence", "string")]
+_CAPTION = [("caption", "string"), ("caption_model", "string"), ("caption_score", "float64")]
+_COLUMNS: dict[str, list[tuple[str, str]]] = {
+    "regions": [
+        ("region_id", "string"),
+        ("city", "string"),
+        ("geometry", "binary"),
+        ("lon", "float64"),
+        ("lat", "float64"),
+        ("area_m2", "float64"),
+        *_TILE,
+    ],
+    "street_view": [
+        ("image", "image"),
+        ("image_id", "string"),
+        ("region_id", "string"),
+        ("lon", "float64"),
+        ("lat", "float64"),
+        ("heading", "float64"),
+        *_IMAGE_ORIGIN,
+        *_CAPTION,
+    ],
+    "satellite": [
+        ("image", "image"),
+        ("image_id", "string"),
+        ("region_id", "string"),
+        *_TILE,
+        ("ground_resolution_m", "float64"),
+        *_IMAGE_ORIGIN,
+        *_CAPTION,
+    ],
+    "captions": [
+        ("image_id", "string"),
+        ("model", "string"),
+        ("prompt_version", "string"),
+        ("stage", "string"),
+        ("text", "string"),
+        ("score", "float64"),
+        ("kept", "bool"),
+        ("drop_reason", "string"),
+    ],
+}
+
+REQUIRED = {
+    "regions": ("region_id", "city"),
+    "street_view": ("image", "image_id", "region_id"),
+    "satellite": ("image", "image_id", "region_id"),
+    "captions": ("image_id", "text"),
+}
+
+__all__ = [
+    "INDICATORS",
+    "REQUIRED",
+    "SPLIT_COLUMNS",
+    "TABLES",
+    "VIEWS",
+    "DatasetMetadata",
+    "Indicator",
+    "config_name",
+    "features",
+    "parse_config_name",
+]
