@@ -1,6 +1,8 @@
 """From the Parquet tables of a dataset to batches; images stay on disk until they are needed."""
 
+import inspect
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,15 +12,18 @@ from typing import Any
 import datasets
 import numpy as np
 import pandas as pd
+import PIL
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from dataset_builders.captions import clean_caption
+from dataset_builders.errors import DatasetError
 from dataset_builders.images import BadImageError, decode_image
 from dataset_builders.schema import VIEWS, config_name, parse_config_name
-from dataset_builders.storage import read_table
+from dataset_builders.storage import list_tables, read_table
 from modeling_urbanln import UrbanLNProcessor
 
 from .arguments import DataArguments
@@ -98,7 +103,11 @@ def read_pairs(
             split of one pair.
     """
     tables = _find_tables(args)
-    parts = [_load_table(args.dataset_name, name) for name in tables]
+    loaded = {name: _load_table(args.dataset_name, name) for name in tables}
+    parts = [part for part in loaded.values() if part is not None]
+    if not parts:
+        raise InputError(f"{args.dataset_name!r} is empty: {', '.join(tables)} have no rows.")
+    tables = [name for name, part in loaded.items() if part is not None]
     images = datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
     names = np.repeat(np.asarray(tables, dtype=object), [len(part) for part in parts])
     frame = images.select_columns(["image_id", "region_id", "caption"]).to_pandas()
@@ -260,10 +269,7 @@ def _as_is(batch: Any) -> Any:
 
 def _find_tables(args: DataArguments) -> list[str]:
     """Config names of the image tables asked for, by city, then view."""
-    try:
-        configs = datasets.get_dataset_config_names(args.dataset_name)
-    except (FileNotFoundError, ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
-        raise InputError(f"--dataset_name {args.dataset_name!r} cannot be read: {error}") from error
+    configs = _config_names(args.dataset_name)
     have: dict[str, set[str]] = {}
     for name in configs:
         for view in VIEWS:
@@ -289,13 +295,34 @@ def _find_tables(args: DataArguments) -> list[str]:
     return tables
 
 
-def _load_table(dataset_name: str, table: str) -> datasets.Dataset:
+def _config_names(dataset_name: str) -> list[str]:
     try:
-        loaded = datasets.load_dataset(dataset_name, table, split="train")
+        if Path(dataset_name).is_dir():
+            return [config_name(*pair) for pair in list_tables(dataset_name)]
+        return datasets.get_dataset_config_names(dataset_name)
+    except (DatasetError, FileNotFoundError, ConnectionError, ValueError) as error:
+        raise InputError(f"--dataset_name {dataset_name!r} cannot be read: {error}") from error
+
+
+def _load_table(dataset_name: str, table: str) -> datasets.Dataset | None:
+    """A table as memory-mapped Arrow; None if it has no rows, which the library cannot load.
+
+    By its files: a local folder loaded by its name comes from the library's cache under the last
+    part of that name, also after its files have changed, and also for another folder of that name.
+    """
+    folder = Path(dataset_name)
+    if folder.is_dir():
+        files = [str(path) for path in sorted((folder / "data" / table).glob("part-*.parquet"))]
+        if sum(pq.read_metadata(path).num_rows for path in files) == 0:
+            return None
+    else:
+        builder = datasets.load_dataset_builder(dataset_name, table)
+        files = list((builder.config.data_files or {})["train"])
+    try:
+        loaded = datasets.load_dataset("parquet", data_files=files, split="train")
     except (ValueError, datasets.exceptions.DatasetGenerationError) as error:
-        raise InputError(
-            f"The table {table!r} of {dataset_name!r} cannot be read: {error}"
-        ) from error
+        message = f"The table {table!r} of {dataset_name!r} cannot be read: {error}"
+        raise InputError(message) from error
     missing = [name for name in REQUIRED_COLUMNS if name not in loaded.column_names]
     if missing:
         raise InputError(
@@ -315,7 +342,7 @@ def _stored_splits(args: DataArguments, frame: pd.DataFrame) -> pd.Series:
         try:
             columns = ["region_id", args.split_column]
             regions = read_table(args.dataset_name, str(city), "regions", columns=columns)
-        except (KeyError, ValueError, FileNotFoundError) as error:
+        except (DatasetError, KeyError, ValueError) as error:
             raise InputError(
                 f"--split_column {args.split_column}: the regions of {city!r} cannot be read with "
                 f"that column: {error}. `--split_column none` splits the images instead."
@@ -332,6 +359,7 @@ def _reject_rows(frame: pd.DataFrame, images: datasets.Dataset, args: DataArgume
         _check_image,
         input_columns=["image"],
         remove_columns=["image"],
+        fn_kwargs={"decoder": _decoder_version()},
         num_proc=args.dataloader_num_workers if args.dataloader_num_workers > 1 else None,
         desc="Checking images",
     )
@@ -348,7 +376,12 @@ def _reject_rows(frame: pd.DataFrame, images: datasets.Dataset, args: DataArgume
     frame["reason"], frame["detail"] = reason, detail
 
 
-def _check_image(image: dict | None) -> dict[str, str]:
+def _decoder_version() -> str:
+    """Part of the cache key of the check: another decoder may judge otherwise."""
+    return f"{PIL.__version__} {inspect.getsource(sys.modules[decode_image.__module__])}"
+
+
+def _check_image(image: dict | None, decoder: str) -> dict[str, str]:
     if image is None:
         return {"reason": "no_image", "detail": "the image is null"}
     try:
@@ -405,10 +438,10 @@ def _split(kept: pd.DataFrame, args: DataArguments, seed: int) -> np.ndarray:
 
 
 def _nothing_left(args: DataArguments, rejects: pd.DataFrame, total: int) -> str:
-    if total == 0:
-        return f"The dataset {args.dataset_name!r} is empty: its image tables have no rows."
     counts = ", ".join(f"{n} {reason}" for reason, n in Counter(rejects["reason"]).items())
     message = f"None of the {total} rows of {args.dataset_name!r} can be used: {counts}."
+    first = rejects.iloc[0]
+    message += f" The first, {first['item']}: {first['detail']}."
     if (rejects["reason"] == "empty_caption").any():
         message += " Pretraining needs captions: write them into the `caption` column first."
     return message

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import save_file
 from torch import nn
 from transformers import (
@@ -65,7 +66,7 @@ def build_model(
             model, processor = _from_checkpoint(args.model_name_or_path, args, overrides)
     except InputError:
         raise
-    except ValueError as error:  # impossible numbers, found by the config's own checks
+    except (ValueError, StrictDataclassError) as error:  # found by the config's own checks
         raise InputError(f"The model cannot be built: {error}") from error
     model = model.float()
     if args.lora_rank:
@@ -200,6 +201,8 @@ def _from_checkpoint(
         model_type = UrbanLNConfig.get_config_dict(name)[0].get("model_type")
     except OSError as error:
         raise InputError(f"--model_name_or_path {name!r} cannot be read: {error}") from error
+    if model_type is None:
+        raise InputError(f"--model_name_or_path {name!r} cannot be read: no model's config.json.")
     if model_type == UrbanLNConfig.model_type:
         model = UrbanLNForPreTraining.from_pretrained(name, dtype=torch.float32, **overrides)
         return model, UrbanLNProcessor.from_pretrained(name)

@@ -1,0 +1,134 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from pipelines.pretraining.arguments import (
+    DataArguments,
+    ModelArguments,
+    OptimizationArguments,
+    RunArguments,
+    parse_arguments,
+    parse_config_overrides,
+)
+from pipelines.pretraining.errors import InputError
+
+NEEDED = ["--dataset_name", "d", "--output_dir", "o", "--model_name_or_path", "m"]
+RECIPES = sorted((Path(__file__).resolve().parents[3] / "configs").glob("*.yaml"))
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    def write(text):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text)
+        return ["--config", str(path)]
+
+    return write
+
+
+def test_flags_win_over_the_recipe_and_the_recipe_over_defaults(recipe):
+    config = recipe("learning_rate: 1e-7\nseed: 5\nviews: [street_view, satellite]\ncities: null\n")
+    values = parse_arguments([*config, *NEEDED, "--seed", "6"]).to_dict()
+    assert values["learning_rate"] == 1e-7
+    assert values["seed"] == 6
+    assert values["views"] == ["street_view", "satellite"]
+    assert values["cities"] is None
+    assert values["num_train_epochs"] == 3
+
+
+def test_a_flag_list_replaces_the_list_of_the_recipe(recipe):
+    config = recipe("views: [street_view, satellite]\n")
+    assert parse_arguments([*config, *NEEDED, "--views", "satellite"]).data.views == ["satellite"]
+
+
+def test_booleans_of_a_recipe_can_be_switched_both_ways(recipe):
+    config = recipe("group_by_length: false\nshuffle_sentences: true\n")
+    data = parse_arguments([*config, *NEEDED]).data
+    assert (data.group_by_length, data.shuffle_sentences) == (False, True)
+    data = parse_arguments([*config, *NEEDED, "--group_by_length"]).data
+    assert data.group_by_length
+
+
+def test_every_recipe_key_is_a_flag(recipe):
+    parts = (ModelArguments, DataArguments, OptimizationArguments, RunArguments)
+    names = [field.name for part in parts for field in dataclasses.fields(part)]
+    assert len(names) == len(set(names))
+    arguments = parse_arguments(NEEDED)
+    assert list(arguments.to_dict()) == names
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_of_the_project_are_valid(path):
+    values = parse_arguments(["--config", str(path), "--dataset_name", "d", "--output_dir", "o"])
+    assert values.optimization.learning_rate > 0
+
+
+def test_the_recipes_are_there():
+    assert {"paper", "vitb16", "quickstart"} <= {path.stem for path in RECIPES}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rat: 1\n", "unknown key 'learning_rat'.* 'learning_rate'"),
+        ("learning_rate: fast\n", "invalid float value: 'fast'"),
+        ("- a\n- b\n", "expected keys and values, got list"),
+        ("a: [\n", "no valid YAML"),
+        ("lr_scheduler_type: step\n", "invalid choice"),
+    ],
+)
+def test_a_bad_recipe_is_refused(recipe, text, message):
+    with pytest.raises(InputError, match=message):
+        parse_arguments([*recipe(text), *NEEDED])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--learning-rte", "1"], "Did you mean 'learning_rate'"),
+        (["--config", "nowhere.yaml"], "no recipe at 'nowhere.yaml'"),
+        (["--per_device_train_batch_size", "0"], "must be at least 1, got 0"),
+        (["--validation_split_percentage", "100"], r"must lie in \[0, 100\), got 100"),
+        (["--lora_rank", "4", "--train_last_k_blocks", "1"], "exclude one another"),
+        (["--max_eval_samples", "1"], "must be at least 2"),
+        (["--dataset_name", ""], "--dataset_name is missing"),
+    ],
+)
+def test_a_bad_flag_is_refused(flags, message):
+    with pytest.raises(InputError, match=message):
+        parse_arguments([*NEEDED, *flags])
+
+
+def test_a_run_needs_a_checkpoint_or_an_architecture():
+    with pytest.raises(InputError, match="Nothing to train"):
+        parse_arguments(["--dataset_name", "d", "--output_dir", "o"])
+
+
+def test_config_overrides_are_read_from_json_and_from_pairs(recipe):
+    expected = {"queue_size": 8, "text_config": {"hidden_size": 32, "layer_norm_eps": 1e-6}}
+    pairs = "queue_size=8,text_config.hidden_size=32,text_config.layer_norm_eps=1e-6"
+    assert parse_config_overrides(pairs) == expected
+    assert parse_config_overrides(
+        '{"queue_size": 8, "text_config": {"hidden_size": 32, "layer_norm_eps": 1e-6}}'
+    ) == (expected)
+    config = recipe(
+        "config_overrides:\n  queue_size: 8\n"
+        "  text_config: {hidden_size: 32, layer_norm_eps: 1e-6}\n"
+    )
+    model = parse_arguments([*config, *NEEDED]).model
+    assert parse_config_overrides(model.config_overrides) == expected
+    with pytest.raises(InputError, match="expected 'name=value', got 'queue_size'"):
+        parse_config_overrides("queue_size")
+    with pytest.raises(InputError, match="no valid JSON"):
+        parse_config_overrides("{queue_size: 8")
+
+
+def test_help_explains_every_flag(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse_arguments(["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    for name in parse_arguments(NEEDED).to_dict():
+        assert f"--{name}" in text
+    assert "examples:" in text

@@ -1,0 +1,113 @@
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.pretraining import checkpoint as ckpt
+from pipelines.pretraining.errors import InputError
+
+STATE = ckpt.TrainingState(step=4, best_step=2, best_metric=0.5, seconds=1.0, identity={"seed": 0})
+
+
+def make_checkpoint(output_dir, step, complete=True):
+    folder = ckpt.checkpoint_folder(output_dir, step)
+    folder.mkdir()
+    (folder / "optimizer.pt").write_bytes(b"x")
+    if complete:
+        ckpt.save_state(folder, STATE)
+    return folder
+
+
+def test_only_whole_checkpoints_are_found_latest_last(tmp_path):
+    make_checkpoint(tmp_path, 9)
+    make_checkpoint(tmp_path, 10)
+    make_checkpoint(tmp_path, 11, complete=False)
+    (tmp_path / ".tmp-checkpoint-12").mkdir()
+    ckpt.save_state(tmp_path / ".tmp-checkpoint-12", STATE)
+    assert [path.name for path in ckpt.find_checkpoints(tmp_path)] == [
+        "checkpoint-9",
+        "checkpoint-10",
+    ]
+    ckpt.remove_leftovers(tmp_path)
+    assert not (tmp_path / ".tmp-checkpoint-12").exists()
+    with pytest.raises(InputError, match="no complete training checkpoint"):
+        ckpt.load_state(tmp_path / "checkpoint-11")
+
+
+def test_the_latest_checkpoints_are_kept(tmp_path):
+    for step in (2, 10, 4):
+        make_checkpoint(tmp_path, step)
+    ckpt.remove_old_checkpoints(tmp_path, limit=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-4"]
+
+
+def test_removing_a_run_leaves_the_files_of_others(tmp_path):
+    make_checkpoint(tmp_path, 2)
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    (tmp_path / "notes.txt").write_text("mine")
+    ckpt.remove_run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "last"
+
+    def write(text, fail):
+        with ckpt.folder_written_atomically(target) as folder:
+            (folder / "weights").write_text(text)
+            assert not target.exists() or (target / "weights").read_text() == "old"
+            if fail:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write("old", fail=True)
+    assert not target.exists()
+    write("old", fail=False)
+    write("new", fail=False)
+    assert (target / "weights").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+
+def test_a_run_of_other_settings_is_refused_with_every_difference(tmp_path):
+    saved = {"seed": 0, "learning_rate": 0.1, "views": ["satellite"]}
+    ckpt.check_identity(saved, {**saved, "views": ("satellite",)}, tmp_path)
+    with pytest.raises(InputError, match=r"learning_rate was 0.1 and is 0.2; seed was 0 and is 1"):
+        ckpt.check_identity(saved, {**saved, "seed": 1, "learning_rate": 0.2}, tmp_path)
+
+
+def test_random_states_come_back(tmp_path):
+    def draw():
+        return torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()
+
+    ckpt.save_process_state(tmp_path, 0, {"loss": torch.tensor(2.5)})
+    expected = draw()
+    draw()
+    sums = ckpt.load_process_state(tmp_path, 0)
+    assert draw() == expected
+    assert sums == {"loss": torch.tensor(2.5)}
+
+
+def test_the_log_drops_later_rows_and_an_unfinished_line(tmp_path):
+    log = ckpt.MetricsLog(tmp_path / "metrics.jsonl")
+    for step in (1, 2, 3):
+        log.append({"step": step, "loss": 0.1 * step})
+    with log.path.open("a") as file:
+        file.write('{"step": 4, "lo')
+    log.keep_until(2)
+    assert [row["step"] for row in log.rows()] == [1, 2]
+    log.append({"step": 3})
+    assert [json.loads(line)["step"] for line in log.path.read_text().splitlines()] == [1, 2, 3]
+    log.keep_until(None)
+    assert log.rows() == []
+
+
+def test_checkpoints_are_read_without_pickle(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return print, ("run",)
+
+    torch.save(Evil(), tmp_path / "process-0.pt")
+    with pytest.raises(Exception, match=r"[Ww]eights.only"):
+        ckpt.load_process_state(tmp_path, 0)

@@ -1,0 +1,188 @@
+import pytest
+import torch
+from transformers import BertConfig, CLIPImageProcessor, CLIPModel
+
+from modeling_urbanln import (
+    UrbanLNForPreTraining,
+    UrbanLNModel,
+    UrbanLNProcessor,
+    stretch_position_embeddings,
+)
+from pipelines.pretraining import checkpoint
+from pipelines.pretraining.arguments import ModelArguments
+from pipelines.pretraining.errors import InputError
+from pipelines.pretraining.model import build_model
+from pipelines.pretraining.tokenizer import clip_tokenizer
+
+SMALL_TOWER = "hidden_size=32,{0}.intermediate_size=64,{0}.num_hidden_layers=3"
+SMALL = ",".join(
+    f"{name}." + SMALL_TOWER.format(name) + f",{name}.num_attention_heads=4"
+    for name in ("text_config", "vision_config")
+) + ",vision_config.image_size=32,vision_config.patch_size=16,projection_dim=16"  # fmt: skip
+
+
+def positions(model):
+    return model.text_model.embeddings.position_embedding.weight
+
+
+def inputs(model, length=60):
+    side = model.config.vision_config.image_size
+    generator = torch.Generator().manual_seed(1)
+    input_ids = torch.randint(0, 400, (3, length), generator=generator)
+    input_ids[:, -1] = 49407
+    pixels = torch.randn(3, 3, side, side, generator=generator)
+    return {"input_ids": input_ids, "pixel_values": pixels}
+
+
+@pytest.fixture
+def clip_dir(tiny_clip, tmp_path):
+    tiny_clip.save_pretrained(tmp_path / "clip")
+    UrbanLNProcessor(CLIPImageProcessor(), clip_tokenizer(77)).save_pretrained(tmp_path / "clip")
+    clip_tokenizer(77).save_pretrained(tmp_path / "clip")
+    CLIPImageProcessor().save_pretrained(tmp_path / "clip")
+    return tmp_path / "clip"
+
+
+def test_from_scratch_the_positions_are_stretched_and_all_are_trained():
+    model, processor = build_model(ModelArguments(config_overrides=SMALL), seed=1)
+    assert isinstance(model, UrbanLNForPreTraining)
+    assert positions(model).shape == (248, 32)
+    spacing = positions(model)[20:26] - positions(model)[21:27]
+    assert torch.allclose(spacing[0], spacing[1], atol=1e-6)  # on one line between two old rows
+    assert not torch.allclose(spacing[0], spacing[4], atol=1e-3)
+    assert model.config.freeze_preserved_positions is False
+    assert processor.tokenizer.model_max_length == 248
+    model(**inputs(model)).loss.backward()
+    assert positions(model).grad[5].abs().sum() > 0
+    again, _ = build_model(ModelArguments(config_overrides=SMALL), seed=1)
+    assert torch.equal(positions(again), positions(model))
+    other, _ = build_model(ModelArguments(config_overrides=SMALL), seed=2)
+    assert not torch.equal(positions(other), positions(model))
+
+
+@pytest.mark.parametrize("mode", ["ipsi", "resize", "equation2", "midpoint"])
+def test_a_clip_checkpoint_is_stretched(clip_dir, tiny_clip, mode):
+    args = ModelArguments(
+        model_name_or_path=str(clip_dir), position_mode=mode, momentum=0.9, queue_size=7
+    )
+    model, processor = build_model(args)
+    assert torch.equal(
+        positions(model), stretch_position_embeddings(positions(tiny_clip), mode=mode)
+    )
+    assert torch.equal(positions(model.momentum_encoder), positions(model))
+    assert (model.config.momentum, model.config.queue_size) == (0.9, 7)
+    assert model.config.freeze_preserved_positions is True
+    assert processor.tokenizer.model_max_length == 248
+
+
+def test_mode_none_cuts_at_77(clip_dir, tiny_clip):
+    args = ModelArguments(model_name_or_path=str(clip_dir), position_mode="none")
+    model, processor = build_model(args)
+    assert torch.equal(positions(model), positions(tiny_clip))
+    assert processor.tokenizer.model_max_length == 77
+
+
+def test_a_stretched_clip_checkpoint_is_not_stretched_again(tiny_clip, clip_dir):
+    config = tiny_clip.config
+    config.text_config.max_position_embeddings = 248
+    CLIPModel(config).save_pretrained(clip_dir)
+    model, _ = build_model(ModelArguments(model_name_or_path=str(clip_dir)))
+    assert positions(model).shape[0] == 248
+
+
+def test_a_half_precision_checkpoint_is_trained_in_float32(tiny_clip, clip_dir):
+    tiny_clip.half().save_pretrained(clip_dir)
+    model, _ = build_model(ModelArguments(model_name_or_path=str(clip_dir)))
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_an_urbanln_checkpoint_is_taken_as_it_is(tiny_model_dir):
+    model, _ = build_model(ModelArguments(model_name_or_path=str(tiny_model_dir), queue_size=9))
+    base = UrbanLNModel.from_pretrained(tiny_model_dir)
+    assert torch.equal(positions(model), positions(base))
+    assert torch.equal(positions(model.momentum_encoder), positions(base))
+    assert model.queue.image_queue.shape[0] == 9
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
+    BertConfig().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"another architecture: its model_type is 'bert'"):
+        build_model(ModelArguments(model_name_or_path=str(tmp_path)))
+
+
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        build_model(ModelArguments(model_name_or_path=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("queue_sise=3", "unknown field 'queue_sise'. Did you mean 'queue_size'"),
+        ("text_config.hiden_size=3", "Did you mean 'text_config.hidden_size'"),
+        ("momentum=2", "`momentum` must lie in"),
+        ("text_config.num_attention_heads=5", "cannot be built"),
+    ],
+)
+def test_impossible_fields_are_refused(overrides, message):
+    with pytest.raises(InputError, match=message):
+        build_model(ModelArguments(config_overrides=overrides))
+
+
+def test_a_checkpoint_decides_its_architecture(clip_dir):
+    args = ModelArguments(model_name_or_path=str(clip_dir), config_overrides="projection_dim=8")
+    with pytest.raises(InputError, match=r"projection_dim: the checkpoint .* decides"):
+        build_model(args)
+
+
+@pytest.mark.parametrize("k", [0, 1, 3])
+def test_only_the_last_blocks_are_trained(k):
+    model, _ = build_model(ModelArguments(config_overrides=SMALL, train_last_k_blocks=k))
+    model(**inputs(model)).loss.backward()
+    trained = {n for n, p in model.named_parameters() if p.grad is not None}
+    assert trained == {n for n, p in model.named_parameters() if p.requires_grad}
+    blocks = {name.split(".")[3] for name in trained if ".layers." in name}
+    assert blocks == {str(index) for index in range(3 - k, 3)}
+    assert {"logit_scale", "text_projection.weight", "visual_projection.weight"} <= trained
+    assert not any("embedding" in name for name in trained)
+
+
+def test_more_blocks_than_there_are_cannot_be_trained():
+    with pytest.raises(InputError, match="a tower has only 3 blocks"):
+        build_model(ModelArguments(config_overrides=SMALL, train_last_k_blocks=4))
+
+
+def test_lora_is_published_merged_and_as_an_adapter_that_gives_the_same(clip_dir, tmp_path):
+    from peft import PeftModel
+
+    args = ModelArguments(model_name_or_path=str(clip_dir), lora_rank=2)
+    model, processor = build_model(args)
+    start, _ = build_model(ModelArguments(model_name_or_path=str(clip_dir)))
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert trained
+    assert all("lora_" in n and not n.startswith("momentum_encoder.") for n in trained)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in trained:
+                parameter.normal_(std=0.2)
+    model.update_momentum_encoder()
+    moved = dict(model.named_parameters())["momentum_encoder." + min(trained)]
+    assert moved.abs().sum() > 0
+
+    checkpoint.save_model(tmp_path / "out", model, processor, args)
+    batch = inputs(model)
+    expected = model.to_base().eval()(**batch).logits_per_image
+    merged = UrbanLNModel.from_pretrained(tmp_path / "out").eval()
+    assert torch.allclose(merged(**batch).logits_per_image, expected, atol=1e-5)
+    assert not torch.allclose(start.eval()(**batch).logits_per_image, expected, atol=1e-2)
+    adapted = PeftModel.from_pretrained(start.to_base(), tmp_path / "out" / "adapter")
+    adapted = adapted.merge_and_unload().eval()
+    assert torch.allclose(adapted(**batch).logits_per_image, expected, atol=1e-5)
+
+
+def test_unknown_lora_layers_are_refused(clip_dir):
+    args = ModelArguments(
+        model_name_or_path=str(clip_dir), lora_rank=2, lora_target_modules=["query"]
+    )
+    with pytest.raises(InputError, match="--lora_target_modules"):
+        build_model(args)
