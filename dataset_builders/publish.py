@@ -137,7 +137,7 @@ def _caption_cells(captions: pd.Series) -> tuple[str, str]:
     present = captions.dropna()
     if present.empty:
         return "0", ""
-    words = present.str.split().str.len()
+    words = [len(text.split()) for text in present]
     low, middle, high = np.percentile(words, [5, 50, 95])
     return f"{len(present):,}", f"{middle:.0f} ({low:.0f}-{high:.0f})"
 
@@ -148,7 +148,7 @@ def _city_section(root: Path, city: str, tables: dict[str, None]) -> str:
     lines = [f"## {city}", "", _coverage(root, city, tables, regions), ""]
     if metadata.indicators:
         lines += [
-            "| indicator | unit | kind | predicted as | present | missing | mean | sd | min | max |",
+            "| indicator | unit | kind | predicted | present | missing | mean | sd | min | max |",
             "|---|---|---|---|--:|--:|--:|--:|--:|--:|",
         ]
         for one in metadata.indicators:

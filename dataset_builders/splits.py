@@ -17,6 +17,9 @@ NUM_FOLDS = 5
 BLOCK_CELLS = 16
 MIN_BLOCK_CELLS = 3
 WANTED_BLOCKS = 25
+# takes the diagonal neighbours too
+BUFFER_CELLS = 1.5
+COLUMNS = ("split_random", "split_block", "fold_block")
 
 
 def random_split(
@@ -145,6 +148,46 @@ def default_block_m(x_m: np.ndarray, y_m: np.ndarray, cell_m: float) -> float:
     return max(min(wanted, np.sqrt(width * height) / 5), MIN_BLOCK_CELLS * cell_m)
 
 
+def region_splits(
+    lon: np.ndarray, lat: np.ndarray, cell_m: float, seed: int, block_m: float | None = None
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The split columns of a table of regions, with what could not be made and why.
+
+    Args:
+        lon: `(n,)` of the region centres, EPSG:4326; NaN where unknown.
+        lat: `(n,)`.
+        cell_m: side of a region; the buffer takes its eight neighbours.
+        seed: of both splits.
+        block_m: side of a block; [`default_block_m`] by default.
+
+    Returns:
+        `split_random`, `split_block` and `fold_block`, each `(n,)`, all None where a split is
+        impossible; and a sentence for each such split.
+    """
+    n = len(lon)
+    columns = {name: np.full(n, None, dtype=object) for name in COLUMNS}
+    problems = []
+    try:
+        columns["split_random"] = random_split(n, seed)
+    except SplitError as error:
+        problems.append(f"No random split: {error}")
+    x, y = local_xy(lon, lat)
+    try:
+        if block_m is None:
+            block_m = default_block_m(x, y, cell_m) if n else cell_m
+        # an extent without coordinates is not a number; block_split says what is wrong
+        block_m = block_m if np.isfinite(block_m) else cell_m
+        split, folds = block_split(x, y, block_m, seed, buffer_m=BUFFER_CELLS * cell_m)
+        columns["split_block"], columns["fold_block"] = split, _whole_numbers(folds)
+    except SplitError as error:
+        problems.append(f"No block split: {error}")
+    return columns, problems
+
+
+def _whole_numbers(folds: np.ndarray) -> np.ndarray:
+    return np.array([None if np.isnan(fold) else int(fold) for fold in folds], dtype=object)
+
+
 def _fill(sizes: np.ndarray, fractions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A part for each block: in random order, the one that lacks most cells; none stays empty."""
     missing = fractions * sizes.sum()
@@ -178,4 +221,4 @@ def _check_fractions(fractions: tuple[float, float, float]) -> None:
         raise SplitError(f"Three fractions above 0 that sum to 1 are needed, got {fractions}.")
 
 
-__all__ = ["block_split", "default_block_m", "local_xy", "random_split"]
+__all__ = ["block_split", "default_block_m", "local_xy", "random_split", "region_splits"]
