@@ -181,7 +181,8 @@ def _fingerprint(model: Any, image_processor: Any, precision: str) -> str:
     for key, value in sorted(model.state_dict().items()):
         if not key.startswith("text_model."):
             sha.update(key.encode())
-            sha.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            sha.update(flat.view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()[:16]
 
 

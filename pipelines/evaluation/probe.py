@@ -4,10 +4,11 @@ What is compared is comparable: all systems of a run share regions, labels and s
 without a vector in any one of the tables are left out for all, and counted.
 """
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from dataset_builders.errors import SplitError
+
 from .controls import fit_coordinates, fit_mean
 from .embedding_tables import BOTH, EmbeddingTable
 from .errors import InputError
 from .files import atomic_path, digest, write_json
 from .probing import Fit, MLPSettings, RidgeSettings, Task, fit_mlp, fit_ridge
-from .results import ResultRow, ResultStore
+from .results import ResultRow, ResultStore, row_key
 from .splits import Geography, draw_split, geography
 from .urban_regression.metrics import regression_metrics
 
@@ -32,6 +35,8 @@ VIEW_CHOICES = ("street_view", "satellite", BOTH)
 PROBE_SEED_STEP = 1000
 FORMAT_VERSION = 1  # of what a row means; a new one starts a new table
 CONTROL_NAMES = ("mean", "coordinates")
+SUMMARY_FILE, RESULTS_FILE, REGIONS_FILE = "probe.json", "results.jsonl", "regions.parquet"
+PREDICTIONS_FOLDER = "predictions"
 
 
 @dataclass(frozen=True)
@@ -92,8 +97,8 @@ class ProbeSettings:
     seeds: int = 5
     probe_seeds: int = 1
     views: tuple[str, ...] | None = None
-    mlp: MLPSettings = MLPSettings()
-    ridge: RidgeSettings = RidgeSettings()
+    mlp: MLPSettings = field(default_factory=MLPSettings)
+    ridge: RidgeSettings = field(default_factory=RidgeSettings)
     device: str = "cpu"
 
 
@@ -166,10 +171,10 @@ def probe(
     kept, dropped = _common_regions(city, tables, views)
     place = geography(city.regions)
     cells, skipped = _cells(city, kept, place, settings)
-    systems = _systems(city, tables, views, kept)
+    systems = _systems(city, tables, views, kept, place)
     table_hash = _table_hash(city, kept, place, settings)
 
-    store = ResultStore(output / "results.jsonl")
+    store = ResultStore(output / RESULTS_FILE)
     _write_summary(output, city, tables, views, kept, dropped, skipped, place, settings, table_hash)
     region_ids = city.regions["region_id"].to_numpy()[kept]
     batches = list(_batches(systems, cells, settings))
@@ -177,16 +182,20 @@ def probe(
     for system, probe_name, batch in bar:
         if probe_name != "mlp":  # nothing is drawn: one probe seed is all
             batch = [cell for cell in batch if cell.probe_seed < PROBE_SEED_STEP]
-        template = _row_template(city, system, probe_name, table_hash)
-        missing = [cell for cell in batch if _row_key(template, cell) not in store.keys]
+        shared = _system_fields(city, system, probe_name, table_hash)
+        fields = {id(cell): {**shared, **_cell_fields(cell)} for cell in batch}
+        missing = [cell for cell in batch if row_key(fields[id(cell)]) not in store.keys]
         if not missing:
             continue
         start = time.perf_counter()
         fits = _fit(system, probe_name, [cell.task for cell in missing], place.xy[kept], settings)
         seconds = (time.perf_counter() - start) / len(missing)
-        rows = [_row(template, cell, fit, seconds) for cell, fit in zip(missing, fits, strict=True)]
+        rows = [
+            _row(fields[id(cell)], cell, fit, seconds)
+            for cell, fit in zip(missing, fits, strict=True)
+        ]
         # first the predictions: a row that stands has its predictions on the disk
-        _write_predictions(output / "predictions", region_ids, missing, rows, fits)
+        _write_predictions(output / PREDICTIONS_FOLDER, region_ids, missing, rows, fits)
         store.append(rows)
     return store.path
 
@@ -253,9 +262,15 @@ def _count(counter: Counter[str], reason: str, which: NDArray[np.bool_]) -> None
 
 
 def _systems(
-    city: City, tables: Sequence[EmbeddingTable], views: Sequence[str], kept: NDArray[np.int64]
+    city: City,
+    tables: Sequence[EmbeddingTable],
+    views: Sequence[str],
+    kept: NDArray[np.int64],
+    place: Geography,
 ) -> list[System]:
-    systems = [System(name, NO_VIEW, "") for name in CONTROL_NAMES]
+    systems = [System("mean", NO_VIEW, "")]
+    if place.complete(kept):
+        systems.append(System("coordinates", NO_VIEW, ""))
     wanted = city.regions["region_id"].to_numpy()[kept]
     for table in tables:
         position = {region_id: row for row, region_id in enumerate(table.region_ids)}
@@ -271,21 +286,34 @@ def _cells(
     cells, skipped = [], []
     for protocol in settings.protocols:
         for seed in range(settings.seeds):
-            split = draw_split(city.regions, place, protocol, seed)[kept]
+            try:
+                split = draw_split(city.regions, place, protocol, seed)[kept]
+            except SplitError as error:
+                names = [target.name for target in city.targets]
+                skipped += [_skip(name, protocol, seed, str(error)) for name in names]
+                continue
             # one array for all tasks of the split: they are standardised together
             fit_rows = np.flatnonzero(split == "train")
             for target in city.targets:
                 task = _task(target.y[kept], split, fit_rows)
                 reason = _why_not(task)
                 if reason:
-                    what = {"indicator": target.name, "protocol": protocol, "split_seed": seed}
-                    skipped.append({**what, "reason": reason})
+                    skipped.append(_skip(target.name, protocol, seed, reason))
                     continue
                 for p in range(settings.probe_seeds):
                     probe_seed = PROBE_SEED_STEP * p + seed
                     seeded = Task(**{**vars(task), "seed": probe_seed})
                     cells.append(Cell(target, protocol, seed, probe_seed, seeded))
     return cells, skipped
+
+
+def _skip(indicator: str, protocol: str, split_seed: int, reason: str) -> dict[str, Any]:
+    return {
+        "indicator": indicator,
+        "protocol": protocol,
+        "split_seed": split_seed,
+        "reason": reason,
+    }
 
 
 def _task(y: NDArray[np.float64], split: NDArray[np.object_], fit_rows: NDArray[np.int64]) -> Task:
@@ -327,7 +355,7 @@ def _table_hash(
         stored,
         labels,
         *(target.y[kept].tobytes() for target in city.targets),
-        [place.block_m, place.cell_m],
+        [place.block_m, place.buffer_m] if np.isfinite(place.block_m) else [],
         asdict(settings.mlp),
         asdict(settings.ridge),
     )
@@ -369,7 +397,7 @@ def _fit(
     raise InputError(f"Unknown probe {probe_name!r}; known are 'mlp' and 'ridge'.")
 
 
-def _row_template(city: City, system: System, probe_name: str, table_hash: str) -> dict[str, Any]:
+def _system_fields(city: City, system: System, probe_name: str, table_hash: str) -> dict[str, Any]:
     return {
         "system": system.name,
         "view": system.view,
@@ -397,20 +425,11 @@ def _cell_fields(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _row(template: dict[str, Any], cell: Cell, fit: Fit, seconds: float) -> ResultRow:
+def _row(fields: dict[str, Any], cell: Cell, fit: Fit, seconds: float) -> ResultRow:
     scores = regression_metrics(fit.predictions, cell.task.y[cell.task.test])
-    return ResultRow(
-        **template,
-        **_cell_fields(cell),
-        **{name: float(value) for name, value in scores.items()},
-        hyperparameters=fit.hyperparameters,
-        seconds=round(seconds, 4),
-    )
-
-
-def _row_key(template: dict[str, Any], cell: Cell) -> tuple[Any, ...]:
-    unscored = dict.fromkeys(("r2", "rmse", "mae", "spearman", "seconds"), 0.0)
-    return ResultRow(**template, **_cell_fields(cell), **unscored, hyperparameters={}).key
+    values: dict[str, Any] = {name: float(value) for name, value in scores.items()}
+    values |= {"hyperparameters": fit.hyperparameters, "seconds": round(seconds, 4)}
+    return ResultRow(**fields, **values)
 
 
 # ------------------------------------------------------------------------ output
@@ -459,7 +478,7 @@ def _write_summary(
     table_hash: str,
 ) -> None:
     regions = city.regions.iloc[kept]
-    with atomic_path(output / "regions.parquet") as temporary:
+    with atomic_path(output / REGIONS_FILE) as temporary:
         regions[["region_id", "lon", "lat", "geometry"]].to_parquet(temporary)
     summary = {
         "city": city.name,
@@ -471,12 +490,25 @@ def _write_summary(
         "regions": {"all": len(city.regions), "compared": len(kept), "dropped": dropped},
         "invalid_labels": {t.name: t.invalid for t in city.targets if t.invalid},
         "skipped": skipped,
-        "block_m": place.block_m,
-        "buffer_m": place.cell_m,
+        "block_m": place.block_m if np.isfinite(place.block_m) else None,
+        "buffer_m": place.buffer_m if np.isfinite(place.buffer_m) else None,
+        "without_coordinates": int((~np.isfinite(place.xy[kept]).all(1)).sum()),
         "settings": {**asdict(settings), "views": list(views)},
         "systems": {t.label: {**t.metadata, "embedding_hash": t.hash} for t in tables},
     }
-    write_json(output / "probe.json", summary)
+    write_json(output / SUMMARY_FILE, _with_earlier(output / SUMMARY_FILE, summary))
+
+
+def _with_earlier(path: Path, summary: dict[str, Any]) -> dict[str, Any]:
+    """Keep the systems of earlier runs that compare with this one: same regions, same settings."""
+    if not path.is_file():
+        return summary
+    earlier = json.loads(path.read_text(encoding="utf-8"))
+    if earlier["table_hash"] != summary["table_hash"]:
+        return summary
+    systems = {**earlier["systems"], **summary["systems"]}
+    new = [item for item in summary["skipped"] if item not in earlier["skipped"]]
+    return {**summary, "systems": systems, "skipped": [*earlier["skipped"], *new]}
 
 
 __all__ = ["City", "ProbeSettings", "Target", "probe", "transform_labels"]

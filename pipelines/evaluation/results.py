@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,12 @@ class ResultRow:
     @property
     def key(self) -> tuple[Any, ...]:
         """What tells this row from every other."""
-        return tuple(getattr(self, name) for name in KEY)
+        return row_key(vars(self))
+
+
+def row_key(values: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The key of a row of these fields; the scores need not be there."""
+    return tuple(values[name] for name in KEY)
 
 
 class ResultStore:
@@ -160,4 +165,4 @@ def _cut_torn_line(path: Path) -> None:
             os.fsync(file.fileno())
 
 
-__all__ = ["KEY", "ResultRow", "ResultStore", "read_rows"]
+__all__ = ["KEY", "ResultRow", "ResultStore", "read_rows", "row_key"]

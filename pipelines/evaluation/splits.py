@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import geopandas as gpd
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from dataset_builders.splits import block_split, default_block_m, local_xy, random_split
 
@@ -17,6 +18,8 @@ from .errors import InputError
 PROTOCOLS = {"random": "interpolation", "block": "new district"}
 FRACTIONS = (0.6, 0.2, 0.2)
 STORED_SEED = 0
+BUFFER_CELLS = 1.5
+LONE_CELL_M = 1000.0  # of a single point, which nothing can be measured on
 
 
 @dataclass(frozen=True)
@@ -24,33 +27,43 @@ class Geography:
     """Where the regions lie, in local metres.
 
     Attributes:
-        xy: `(N, 2)` of the regions' points.
+        xy: `(N, 2)` of the regions' points; nan where a region has no place.
         cell_m: side of a typical region, or the usual distance of neighbours for points.
-        block_m: side of the blocks that are held out whole.
+        block_m: side of the blocks that are held out whole; nan without places.
     """
 
     xy: NDArray[np.float64]
     cell_m: float
     block_m: float
 
+    @property
+    def buffer_m(self) -> float:
+        """Distance up to which regions of two splits are too near: the eight neighbours."""
+        return BUFFER_CELLS * self.cell_m
+
+    def complete(self, rows: NDArray[np.int64]) -> bool:
+        """Whether all these regions have a place."""
+        return bool(np.isfinite(self.xy[rows]).all())
+
 
 def geography(regions: gpd.GeoDataFrame) -> Geography:
     """Local coordinates and typical sizes of a city's regions (`lon`, `lat` in EPSG:4326)."""
     x, y = local_xy(regions["lon"].to_numpy(float), regions["lat"].to_numpy(float))
     xy = np.stack([x, y], axis=1)
-    cell_m = _cell_m(regions, xy)
-    return Geography(xy, cell_m, float(default_block_m(x, y, cell_m)))
+    placed = xy[np.isfinite(xy).all(1)]
+    if not len(placed):
+        return Geography(xy, np.nan, np.nan)
+    cell_m = _cell_m(regions, placed)
+    return Geography(xy, cell_m, float(default_block_m(placed[:, 0], placed[:, 1], cell_m)))
 
 
 def _cell_m(regions: gpd.GeoDataFrame, xy: NDArray[np.float64]) -> float:
-    from scipy.spatial import cKDTree
-
     if "area_m2" in regions and (regions["area_m2"] > 0).any():
         return float(np.sqrt(regions.loc[regions["area_m2"] > 0, "area_m2"].median()))
     if len(xy) < 2:
-        return 1000.0
-    distance, _ = cKDTree(xy).query(xy, k=2)
-    return max(float(np.median(distance[:, 1])), 1.0)
+        return LONE_CELL_M
+    distance, _ = cKDTree(xy).query(xy, k=[2])  # the first is the point itself
+    return max(float(np.median(distance)), 1.0)
 
 
 def draw_split(
@@ -66,6 +79,10 @@ def draw_split(
 
     Returns:
         `(N,)` of "train", "validation", "test" or None (within the buffer between blocks).
+
+    Raises:
+        InputError: the protocol is unknown.
+        SplitError: too few regions or blocks, or regions without a place.
     """
     if protocol not in PROTOCOLS:
         raise InputError(f"Unknown protocol {protocol!r}; known are {', '.join(PROTOCOLS)}.")
@@ -73,11 +90,15 @@ def draw_split(
     if seed == STORED_SEED and stored in regions and regions[stored].notna().any():
         values = regions[stored].astype(object)
         return values.where(values.notna(), None).to_numpy()
+    # by region_id, so that the order of rows in the dataset does not matter
+    order = np.argsort(regions["region_id"].to_numpy(str), kind="stable")
+    split = np.full(len(regions), None, dtype=object)
     if protocol == "random":
-        return np.asarray(random_split(len(regions), seed, FRACTIONS), dtype=object)
-    x, y = place.xy.T
-    split, _ = block_split(x, y, place.block_m, seed, FRACTIONS, place.cell_m)
-    return np.asarray(split, dtype=object)
+        split[order] = random_split(len(regions), seed, FRACTIONS)
+    else:
+        x, y = place.xy[order].T
+        split[order] = block_split(x, y, place.block_m, seed, FRACTIONS, place.buffer_m)[0]
+    return split
 
 
 __all__ = ["FRACTIONS", "PROTOCOLS", "Geography", "draw_split", "geography"]

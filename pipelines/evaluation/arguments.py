@@ -1,0 +1,253 @@
+"""What evaluate.py can be told."""
+
+import re
+from argparse import ArgumentDefaultsHelpFormatter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+from transformers import HfArgumentParser
+
+from .errors import InputError
+
+EXAMPLES = {
+    "embed": """\
+Encode every image of a city and average them by region: OUTPUT_DIR/CITY/LABEL.parquet.
+
+  python evaluate.py embed --model_name_or_path runs/quickstart/model \\
+      --dataset_name runs/quickstart/dataset --city harborview --output_dir runs/embeddings
+  python evaluate.py embed --model_name_or_path openai/clip-vit-base-patch16 --label clip-b16 ...
+  python evaluate.py embed --model_name_or_path runs/quickstart/model --random_init ...
+  python evaluate.py embed --encoder colour_texture ...
+
+Killed, it goes on with the same command. Images that cannot be used are listed with the reason in
+LABEL.rejects.parquet.
+""",
+    "probe": """\
+Predict every indicator from every embedding table, beside the controls (mean of the training
+labels; nearest neighbours by coordinates): OUTPUT_DIR/CITY/results.jsonl.
+
+  python evaluate.py probe --embeddings runs/embeddings/harborview/*.parquet \\
+      --dataset_name runs/quickstart/dataset --city harborview --output_dir runs/results
+  python evaluate.py probe ... --views satellite --protocols block --seeds 10
+
+Rows that are there are not computed again: add tables or seeds and run it once more.
+""",
+    "report": """\
+Tables, scatter plots and maps from the results of all cities in OUTPUT_DIR: OUTPUT_DIR/report.md.
+
+  python evaluate.py report --output_dir runs/results
+""",
+}
+OVERVIEW = """\
+Measure region representations, beside controls, under splits named by their use.
+
+  python evaluate.py embed  --help    images -> one vector a region
+  python evaluate.py probe  --help    vectors -> scores of every indicator
+  python evaluate.py report --help    scores -> Markdown and pictures
+"""
+
+LABEL_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def _help(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class EmbedArguments:
+    """Flags of `evaluate.py embed`."""
+
+    dataset_name: str = _help("", "Folder or Hub id of a dataset.")
+    city: str = _help("", "City of the dataset.")
+    output_dir: str = _help("", "The table goes to OUTPUT_DIR/CITY/LABEL.parquet.")
+    model_name_or_path: str | None = _help(
+        None, "Folder or Hub id of an UrbanLN, CLIP or other image-text checkpoint."
+    )
+    encoder: Literal["model", "colour_texture"] = _help(
+        "model", "'colour_texture': statistics of colour and texture, no model at all."
+    )
+    label: str | None = _help(
+        None, "Name of the system in tables and plots. Default: the checkpoint's name."
+    )
+    random_init: bool = _help(
+        False, "Draw the weights instead of loading them: what the architecture alone sees."
+    )
+    seed: int = _help(0, "Of the weights drawn by --random_init.")
+    batch_size: int = _help(32, "Images the encoder takes at a time.")
+    chunk_size: int = _help(512, "Images between two points a killed run goes on from.")
+    num_workers: int | None = _help(
+        None, "Threads that decode images. Default: as many as cores, 8 at most."
+    )
+    device: str | None = _help(None, "cpu, cuda, cuda:1, mps. Default: what there is.")
+    mixed_precision: Literal["no", "bf16", "fp16"] = _help("no", "Precision of the encoder.")
+    trust_remote_code: bool = _help(False, "Run code that comes with the checkpoint.")
+
+
+@dataclass
+class ProbeArguments:
+    """Flags of `evaluate.py probe`."""
+
+    embeddings: list[str] = field(
+        default_factory=lambda: [],
+        metadata={"help": "Embedding tables; rejects tables among them are passed by."},
+    )
+    dataset_name: str = _help("", "Folder or Hub id of the dataset with the indicators.")
+    city: str = _help("", "City of the dataset.")
+    output_dir: str = _help("", "Results go to OUTPUT_DIR/CITY/.")
+    protocols: list[str] = field(
+        default_factory=lambda: ["random", "block"],
+        metadata={
+            "help": "random: regions at random, an interpolation; block: whole districts held out."
+        },
+    )
+    probes: list[str] = field(
+        default_factory=lambda: ["mlp", "ridge"], metadata={"help": "mlp (512-256-1), ridge."}
+    )
+    views: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "street_view, satellite, both. All systems are compared on the regions that "
+            "have them all. Default: what all tables have."
+        },
+    )
+    seeds: int = _help(5, "Splits: number 0 is the dataset's own, others are drawn.")
+    probe_seeds: int = _help(1, "Draws of MLP weights and batches for each split.")
+    mlp_learning_rates: list[float] = field(
+        default_factory=lambda: [1e-3], metadata={"help": "Grid of the MLP, chosen on validation."}
+    )
+    mlp_weight_decays: list[float] = field(
+        default_factory=lambda: [1e-2, 1.0],
+        metadata={"help": "Grid of the MLP, chosen on validation."},
+    )
+    mlp_max_epochs: int = _help(200, "Upper limit of the MLP's training.")
+    mlp_patience: int = _help(20, "Epochs without better validation until the MLP stops.")
+    mlp_batch_size: int = _help(128, "Largest batch of the MLP.")
+    device: str | None = _help(None, "cpu, cuda, cuda:1. Default: what there is.")
+
+
+@dataclass
+class ReportArguments:
+    """Flags of `evaluate.py report`."""
+
+    output_dir: str = _help("", "The --output_dir that was given to probe.")
+
+
+COMMANDS: dict[str, type] = {
+    "embed": EmbedArguments,
+    "probe": ProbeArguments,
+    "report": ReportArguments,
+}
+
+
+class _HelpFormatter(ArgumentDefaultsHelpFormatter):
+    """Examples as written; defaults only where they say something."""
+
+    def _get_help_string(self, action: Any) -> str | None:
+        if action.default in (None, "", False) or "efault" in (action.help or ""):
+            return action.help
+        return super()._get_help_string(action)
+
+    def _format_action_invocation(self, action: Any) -> str:
+        # the parser also takes hyphens for underscores: one spelling is enough to read
+        known, action.option_strings = action.option_strings, action.option_strings[:1]
+        try:
+            return super()._format_action_invocation(action)
+        finally:
+            action.option_strings = known
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "".join(indent + line for line in text.splitlines(keepends=True))
+
+
+def parse_arguments(argv: Sequence[str]) -> EmbedArguments | ProbeArguments | ReportArguments:
+    """Read the command line without the program's name.
+
+    Raises:
+        InputError: no or an unknown command, an unknown flag, or an impossible value.
+        SystemExit: help was asked for.
+    """
+    if not argv or argv[0] in ("-h", "--help"):
+        print(OVERVIEW)
+        raise SystemExit(0 if argv else 2)
+    command, *rest = argv
+    if command not in COMMANDS:
+        raise InputError(f"Unknown command {command!r}; known are {', '.join(COMMANDS)}.")
+    parser = HfArgumentParser(
+        cast(Any, COMMANDS[command]),
+        prog=f"evaluate.py {command}",
+        description=EXAMPLES[command],
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.error = _raise_input_error(command)  # type: ignore[method-assign, assignment]
+    (arguments,) = parser.parse_args_into_dataclasses(rest, look_for_args_file=False)
+    _check(arguments)
+    return arguments
+
+
+def _raise_input_error(command: str) -> Any:
+    def error(message: str) -> None:
+        hint = f" `python evaluate.py {command} --help` lists all."
+        raise InputError(message[0].upper() + message[1:] + "." + hint)
+
+    return error
+
+
+def _check(arguments: EmbedArguments | ProbeArguments | ReportArguments) -> None:
+    for name in ("dataset_name", "city", "output_dir"):
+        if not getattr(arguments, name, "absent"):
+            raise InputError(f"--{name} is missing.")
+    if isinstance(arguments, EmbedArguments):
+        _check_embed(arguments)
+    elif isinstance(arguments, ProbeArguments):
+        _check_probe(arguments)
+
+
+def _check_embed(arguments: EmbedArguments) -> None:
+    if (arguments.encoder == "model") == (arguments.model_name_or_path is None):
+        raise InputError(
+            "Give either --model_name_or_path (a checkpoint) or --encoder colour_texture."
+        )
+    if arguments.encoder != "model" and arguments.random_init:
+        raise InputError("--random_init draws the weights of a model: there is none.")
+    if arguments.label is not None and not LABEL_PATTERN.fullmatch(arguments.label):
+        raise InputError(
+            f"--label must be made of letters, digits, '.', '_' and '-', got {arguments.label!r}."
+        )
+    _at_least(arguments, batch_size=1, chunk_size=1, num_workers=1, seed=0)
+
+
+def _check_probe(arguments: ProbeArguments) -> None:
+    if not arguments.embeddings:
+        raise InputError("--embeddings is missing: the tables that `evaluate.py embed` wrote.")
+    _choices(arguments, protocols=("random", "block"), probes=("mlp", "ridge"))
+    _choices(arguments, views=("street_view", "satellite", "both"))
+    names = ("seeds", "probe_seeds", "mlp_max_epochs", "mlp_patience", "mlp_batch_size")
+    _at_least(arguments, **dict.fromkeys(names, 1))
+    for name in ("mlp_learning_rates", "mlp_weight_decays"):
+        values = getattr(arguments, name)
+        if not values or min(values) < 0:
+            raise InputError(f"--{name} needs numbers of 0 or more, got {values}.")
+
+
+def _at_least(arguments: Any, **limits: int) -> None:
+    for name, least in limits.items():
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise InputError(f"--{name} must be at least {least}, got {value}.")
+
+
+def _choices(arguments: Any, **known: tuple[str, ...]) -> None:
+    for name, choices in known.items():
+        values = getattr(arguments, name)
+        if values is None:
+            continue
+        unknown = [value for value in values if value not in choices]
+        if unknown or not values or len(set(values)) < len(values):
+            raise InputError(
+                f"--{name} takes some of {', '.join(choices)}, each once; got {values}."
+            )
+
+
+__all__ = ["EmbedArguments", "ProbeArguments", "ReportArguments", "parse_arguments"]

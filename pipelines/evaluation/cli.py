@@ -1,0 +1,110 @@
+"""The command line: embed, probe, report."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .arguments import EmbedArguments, ProbeArguments, ReportArguments, parse_arguments
+from .errors import InputError
+
+MAX_DECODING_THREADS = 8
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; what a user can mend is told in a line, with exit code 2."""
+    try:
+        arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
+        if isinstance(arguments, EmbedArguments):
+            run_embed(arguments)
+        elif isinstance(arguments, ProbeArguments):
+            run_probe(arguments)
+        else:
+            run_report(arguments)
+    except InputError as error:
+        print(f"evaluate.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("evaluate.py: stopped; the same command goes on.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run_embed(arguments: EmbedArguments) -> Path:
+    """`evaluate.py embed`: returns the table's path."""
+    from .embed import EmbedSettings, embed
+    from .encoders import ColourTextureEncoder, Encoder, load_model_encoder
+    from .sources import open_images
+
+    source = open_images(arguments.dataset_name, arguments.city)
+    encoder: Encoder
+    if arguments.model_name_or_path is None:
+        encoder, label = ColourTextureEncoder(), "colour_texture"
+    else:
+        encoder = load_model_encoder(
+            arguments.model_name_or_path,
+            random_init=arguments.random_init,
+            seed=arguments.seed,
+            device=arguments.device or default_device(),
+            precision=arguments.mixed_precision,
+            trust_remote_code=arguments.trust_remote_code,
+        )
+        label = Path(arguments.model_name_or_path).resolve().name
+        label += "-random-init" if arguments.random_init else ""
+    workers = arguments.num_workers or min(os.cpu_count() or 1, MAX_DECODING_THREADS)
+    settings = EmbedSettings(arguments.batch_size, arguments.chunk_size, workers)
+    output = Path(arguments.output_dir) / arguments.city
+    return embed(encoder, source, output, arguments.label or label, settings)
+
+
+def run_probe(arguments: ProbeArguments) -> Path:
+    """`evaluate.py probe`: returns the path of results.jsonl."""
+    from .embedding_tables import read_embeddings
+    from .probe import ProbeSettings, probe
+    from .probing import MLPSettings
+    from .sources import open_city
+
+    # a glob over the folder of embeddings also finds the rejects beside them
+    paths = [Path(name) for name in arguments.embeddings if not name.endswith(".rejects.parquet")]
+    tables = [read_embeddings(path) for path in dict.fromkeys(paths)]
+    city = open_city(arguments.dataset_name, arguments.city)
+    settings = ProbeSettings(
+        protocols=tuple(arguments.protocols),
+        probes=tuple(arguments.probes),
+        seeds=arguments.seeds,
+        probe_seeds=arguments.probe_seeds,
+        views=None if arguments.views is None else tuple(arguments.views),
+        mlp=MLPSettings(
+            learning_rates=tuple(arguments.mlp_learning_rates),
+            weight_decays=tuple(arguments.mlp_weight_decays),
+            batch_size=arguments.mlp_batch_size,
+            max_epochs=arguments.mlp_max_epochs,
+            patience=arguments.mlp_patience,
+        ),
+        device=arguments.device or default_device(),
+    )
+    output = Path(arguments.output_dir) / arguments.city
+    path = probe(city, tables, output, settings)
+    print(f"Results: {path}\nNext: python evaluate.py report --output_dir {arguments.output_dir}")
+    return path
+
+
+def run_report(arguments: ReportArguments) -> Path:
+    """`evaluate.py report`: prints the tables, returns the path of report.md."""
+    from .report import write_report
+
+    report = write_report(Path(arguments.output_dir))
+    print(f"Report: {report}")
+    return report
+
+
+def default_device() -> str:
+    """An accelerator where there is one."""
+    import torch
+
+    if not torch.accelerator.is_available():
+        return "cpu"
+    return str(torch.accelerator.current_accelerator())
+
+
+__all__ = ["main", "run_embed", "run_probe", "run_report"]

@@ -1,0 +1,200 @@
+"""Pictures of the report: prediction against truth, and maps."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize, TwoSlopeNorm
+from matplotlib.figure import Figure
+
+from .files import atomic_path
+
+COLUMNS = 4
+POINT_COLOUR, LINE_COLOUR, MISSING_COLOUR = "#1f5f8b", "#444444", "#d9d9d9"
+VALUES, RESIDUALS = "viridis", "RdBu_r"
+PERCENTILES = (2, 98)
+STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.dpi": 150,
+    "savefig.facecolor": "white",
+}
+
+
+def scale_name(indicator: Mapping[str, str]) -> str:
+    """What the axis shows: the unit, under the logarithm where there is one."""
+    if indicator["transform"] == "ln1p":
+        return f"ln(y + 1), y in {indicator['unit']}"
+    return indicator["unit"]
+
+
+def draw_scatter(
+    path: Path,
+    title: str,
+    predictions: pd.DataFrame,
+    scores: Mapping[str, pd.Series],
+    indicators: Mapping[str, Mapping[str, str]],
+) -> None:
+    """Prediction against truth, a panel an indicator.
+
+    Args:
+        path: of the PNG.
+        title: above all.
+        predictions: columns indicator, truth, prediction.
+        scores: indicator -> R2 by split.
+        indicators: name -> unit and transform.
+    """
+    names = [name for name in indicators if (predictions["indicator"] == name).any()]
+    columns = min(COLUMNS, len(names))
+    rows = math.ceil(len(names) / columns)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(max(2.9 * columns, 4.5), 3.0 * rows + 0.5), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes, name in zip(grid.flat, names, strict=False):
+            chosen = predictions[predictions["indicator"] == name]
+            _scatter_panel(axes, chosen, name, scores[name], scale_name(indicators[name]))
+        for axes in grid.flat[len(names) :]:
+            axes.set_axis_off()
+        figure.suptitle(title, fontsize=12)
+        figure.supxlabel("truth", fontsize=10)
+        figure.supylabel("prediction (test regions)", fontsize=10)
+        _save(figure, path)
+
+
+def _scatter_panel(
+    axes: Axes, chosen: pd.DataFrame, name: str, scores: pd.Series, scale: str
+) -> None:
+    truth, prediction = chosen["truth"].to_numpy(), chosen["prediction"].to_numpy()
+    low, high = _limits(np.concatenate([truth, prediction]), (0, 100))
+    margin = 0.04 * (high - low)
+    limits = (low - margin, high + margin)
+    axes.plot(limits, limits, color=LINE_COLOUR, linewidth=0.8, linestyle="--", zorder=1)
+    alpha = float(np.clip(60 / math.sqrt(len(truth)) / 10, 0.08, 0.7))
+    axes.scatter(
+        truth, prediction, s=9, color=POINT_COLOUR, alpha=alpha, linewidths=0, rasterized=True
+    )
+    axes.set(xlim=limits, ylim=limits, aspect="equal")
+    axes.locator_params(nbins=5)
+    axes.set_title(f"{_readable(name)}\n", loc="left", fontweight="bold")
+    axes.text(0, 1.02, scale, transform=axes.transAxes, fontsize=7, color=LINE_COLOUR)
+    spread = f" ± {scores.std():.2f}" if len(scores) > 1 else ""
+    axes.text(
+        0.04, 0.96, f"R² {scores.mean():.2f}{spread}", transform=axes.transAxes, va="top"
+    )  # fmt: skip
+
+
+def draw_maps(
+    path: Path,
+    title: str,
+    regions_path: Path,
+    predictions: pd.DataFrame,
+    indicators: Mapping[str, Mapping[str, str]],
+) -> bool:
+    """Maps of truth, prediction and residual, a row an indicator.
+
+    Args:
+        path: of the PNG.
+        title: above all.
+        regions_path: GeoParquet with region_id and geometry.
+        predictions: columns indicator, region_id, truth, prediction; averaged by region.
+        indicators: name -> unit and transform.
+
+    Returns:
+        Whether there was any geometry to draw.
+    """
+    regions = gpd.read_parquet(regions_path)
+    regions = regions[regions.geometry.notna() & ~regions.geometry.is_empty]
+    if regions.empty:
+        return False
+    # metres: a map in degrees is squeezed away from the equator
+    regions = regions.to_crs(regions.estimate_utm_crs())
+    names = [name for name in indicators if (predictions["indicator"] == name).any()]
+    left, bottom, right, top = regions.total_bounds
+    shape = float(np.clip((top - bottom) / max(right - left, 1.0), 0.5, 1.6))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10, (2.75 * shape + 0.3) * len(names) + 0.7), layout="constrained")
+        grid = figure.subplots(len(names), 3, squeeze=False)
+        for row, name in zip(grid, names, strict=True):
+            of_indicator = predictions[predictions["indicator"] == name]
+            means = of_indicator.groupby("region_id")[["truth", "prediction"]].mean()
+            _map_row(figure, row, regions, means, name, scale_name(indicators[name]))
+        for axes, heading in zip(grid[0], ("truth", "prediction", "residual"), strict=True):
+            axes.set_title(heading, fontsize=11)
+        figure.suptitle(title, fontsize=12)
+        _save(figure, path)
+    return True
+
+
+def _map_row(
+    figure: Figure,
+    row: Any,
+    regions: gpd.GeoDataFrame,
+    means: pd.DataFrame,
+    name: str,
+    scale: str,
+) -> None:
+    joined = regions.merge(means, left_on="region_id", right_index=True, how="left")
+    joined["residual"] = joined["prediction"] - joined["truth"]
+    # one scale for both, so that a flat prediction looks flat
+    shared = Normalize(*_limits(joined["truth"].dropna().to_numpy(), PERCENTILES))
+    reach = max(float(np.nanpercentile(joined["residual"].abs(), PERCENTILES[1])), 1e-9)
+    norms = (shared, shared, TwoSlopeNorm(0, -reach, reach))
+    for axes, column, norm in zip(row, ("truth", "prediction", "residual"), norms, strict=True):
+        colours = RESIDUALS if column == "residual" else VALUES
+        joined.plot(
+            column,
+            ax=axes,
+            cmap=colours,
+            norm=norm,
+            markersize=_marker_size(len(joined)),
+            missing_kwds={"color": MISSING_COLOUR},
+            # neighbours overlap by a hair: no white seams
+            edgecolor="face",
+            linewidth=0.2,
+        )
+        axes.set_axis_off()
+        if column != "truth":
+            mappable = matplotlib.cm.ScalarMappable(norm, colours)
+            bar = figure.colorbar(mappable, ax=axes, shrink=0.8, pad=0.02, extend="both")
+            bar.ax.tick_params(labelsize=7)
+            bar.outline.set_visible(False)
+    row[0].text(
+        -0.06,
+        0.5,
+        f"$\\bf{{{_readable(name).replace(' ', chr(92) + ' ')}}}$\n{scale}",
+        transform=row[0].transAxes,
+        rotation=90,
+        ha="center",
+        va="center",
+        fontsize=8,
+    )
+
+
+def _limits(values: np.ndarray, percentiles: tuple[int, int]) -> tuple[float, float]:
+    low, high = np.percentile(values, percentiles)
+    return (float(low), float(high)) if high > low else (float(low) - 0.5, float(low) + 0.5)
+
+
+def _marker_size(n: int) -> float:
+    """Area of a point in points squared, where regions are points."""
+    return float(np.clip(12_000 / n, 2, 60))
+
+
+def _readable(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+
+
+__all__ = ["draw_maps", "draw_scatter", "scale_name"]

@@ -1,0 +1,112 @@
+"""A small dataset whose images tell its indicators, written by the project's own writer."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from shapely.geometry import box
+
+from dataset_builders.schema import DatasetMetadata, Indicator
+from dataset_builders.storage import DatasetWriter
+
+CITY = "toytown"
+CELL = 0.01  # degrees, about a kilometre
+BAD_BYTES = {"street-bad": b"\xff\xd8 no picture", "street-empty": b""}
+INDICATORS = (
+    Indicator("population", "people", "count", "Follows the brightness of the images."),
+    Indicator("green_share", "share", "share", "Follows their green.", transform="identity"),
+    Indicator("nothing", "people", "count", "No region has it."),
+    Indicator("same", "people", "count", "Equal everywhere."),
+)
+
+
+def latent(side: int) -> np.ndarray:
+    """Two smooth fields on a grid, `(side * side, 2)` in [0, 1]."""
+    row, column = np.divmod(np.arange(side * side), side)
+    bright = 0.5 + 0.4 * np.sin(row / 2.1) * np.cos(column / 1.7)
+    green = 0.5 + 0.4 * np.cos(row / 1.3 + column / 2.3)
+    return np.stack([bright, green], axis=1)
+
+
+def picture(values: np.ndarray, seed: int, size: int = 32) -> bytes:
+    bright, green = values
+    rng = np.random.default_rng(seed)
+    colour = np.array([60 + 120 * bright, 40 + 180 * green, 60 + 100 * bright])
+    pixels = rng.normal(colour, 12, (size, size, 3)).clip(0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def build_toy(
+    folder: Path,
+    side: int = 8,
+    street_views: int = 2,
+    synthetic: bool = True,
+    geometry: bool = True,
+    indicators: tuple[Indicator, ...] = INDICATORS,
+) -> Path:
+    """A grid of regions; region 0 has no street view, two street views are broken."""
+    fields = latent(side)
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.1, len(fields))
+    labels = {
+        "population": np.expm1(2 + 4 * fields[:, 0] + noise),
+        "green_share": fields[:, 1],
+        "nothing": np.full(len(fields), np.nan),
+        "same": np.full(len(fields), 7.0),
+    }
+    labels["population"][3] = np.nan
+    writer = DatasetWriter(
+        folder,
+        DatasetMetadata(
+            "Toy", "Simulated.", "tests", "CC0-1.0", synthetic=synthetic, indicators=indicators
+        ),
+    )
+    ids = [f"r{index:04d}" for index in range(len(fields))]
+    writer.write_shard(CITY, "regions", 0, _regions(ids, side, labels, geometry, indicators))
+    streets = [
+        {
+            "image": {"bytes": picture(fields[index], 10 * index + k, 48), "path": None},
+            "image_id": f"street-{index}-{k}",
+            "region_id": ids[index],
+        }
+        for index in range(1, len(ids))
+        for k in range(street_views)
+    ]
+    streets += [
+        {"image": {"bytes": data, "path": None}, "image_id": name, "region_id": ids[1]}
+        for name, data in BAD_BYTES.items()
+    ]
+    stray = {"bytes": picture(fields[0], 1), "path": None}
+    streets.append({"image": stray, "image_id": "street-stray", "region_id": "elsewhere"})
+    half = len(streets) // 2
+    writer.write_shard(CITY, "street_view", 0, streets[:half])
+    writer.write_shard(CITY, "street_view", 1, streets[half:])
+    satellite = (
+        {
+            "image": {"bytes": picture(fields[index], 7 * index + 1), "path": None},
+            "image_id": f"tile-{index}",
+            "region_id": ids[index],
+        }
+        for index in range(len(ids))
+    )
+    writer.write_shard(CITY, "satellite", 0, satellite)
+    writer.finish()
+    return folder
+
+
+def _regions(ids, side, labels, geometry, indicators):
+    for index, region_id in enumerate(ids):
+        row, column = divmod(index, side)
+        west, south = 10 + column * CELL, 50 + row * CELL
+        yield {
+            "region_id": region_id,
+            "city": CITY,
+            "geometry": box(west, south, west + CELL, south + CELL) if geometry else None,
+            "lon": west + CELL / 2,
+            "lat": south + CELL / 2,
+            "area_m2": 0.8e6,
+            **{one.name: float(labels[one.name][index]) for one in indicators},
+        }
