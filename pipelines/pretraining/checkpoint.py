@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.utils import logging as transformers_logging
 
 from modeling_urbanln import UrbanLNForPreTraining, UrbanLNProcessor
 
@@ -213,12 +214,14 @@ def save_model(
 ) -> None:
     """Write the model as it is published: weights, config, processor, code; LoRA merged."""
     base = model.to_base()
+    transformers_logging.disable_progress_bar()  # of the shards it writes: there is one
     if args.lora_rank:
         base.save_pretrained(folder, state_dict=merge_lora(base))
         save_lora(base, args, folder / "adapter")
     else:
         base.save_pretrained(folder)
     processor.save_pretrained(folder)
+    transformers_logging.enable_progress_bar()
 
 
 def publish(

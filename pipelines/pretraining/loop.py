@@ -384,7 +384,11 @@ class Pretrainer:
     def _prepare_model(self, model: Any) -> None:
         optimization = self.args.optimization
         if optimization.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            # renamed in the course of transformers 5
+            enable = getattr(
+                model, "activation_checkpointing_enable", model.gradient_checkpointing_enable
+            )
+            enable({"use_reentrant": False})
         if optimization.torch_compile:
             compile_towers(model)
         model.to(self.device)

@@ -1,12 +1,13 @@
 """A tiny dataset on disk, and the flags of a tiny run."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
+from accelerate.state import AcceleratorState
 from PIL import Image
 
 COLOURS = ("red", "green", "blue", "white", "black", "yellow", "orange", "purple")
@@ -80,24 +81,41 @@ def write_dataset(
     return root
 
 
+@pytest.fixture(autouse=True)
+def _fresh_accelerate():
+    """A process has one accelerate state; every run of these tests sets its own."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 @pytest.fixture(scope="session")
 def pairs_dir(tmp_path_factory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("pairs"), image_rows(48))
 
 
-@pytest.fixture
-def tiny_flags(pairs_dir: Path, tmp_path: Path) -> Callable[..., list[str]]:
-    """The flags of a run of two batches of 8 a step, 2 steps an epoch; later ones win."""
+@pytest.fixture(scope="session")
+def tiny_flags_factory(pairs_dir: Path) -> Callable[..., list[str]]:
+    """The flags of a run of two batches of 8 a step, 2 steps an epoch."""
 
-    def flags(*more: str, dataset: Path = pairs_dir, output_dir: Path | None = None) -> list[str]:
+    def flags(output_dir: Path, dataset: Path = pairs_dir, more: Sequence[str] = ()) -> list[str]:
         return [
             *("--config_overrides", TINY_MODEL, "--queue_size", "20"),
-            *("--dataset_name", str(dataset), "--output_dir", str(output_dir or tmp_path / "out")),
+            *("--dataset_name", str(dataset), "--output_dir", str(output_dir)),
             *("--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "2"),
             *("--validation_split_percentage", "20", "--learning_rate", "1e-3", "--use_cpu"),
             *("--num_train_epochs", "4", "--logging_steps", "1", "--eval_steps", "2"),
             *("--checkpointing_steps", "3", "--seed", "3"),
             *more,
         ]
+
+    return flags
+
+
+@pytest.fixture
+def tiny_flags(tiny_flags_factory, pairs_dir: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """The same with further flags, which win."""
+
+    def flags(*more: str, dataset: Path = pairs_dir, output_dir: Path | None = None) -> list[str]:
+        return tiny_flags_factory(output_dir or tmp_path / "out", dataset, more)
 
     return flags

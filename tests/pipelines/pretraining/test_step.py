@@ -17,7 +17,7 @@ from . import two_processes
 ROOT = Path(__file__).resolve().parents[3]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def accelerator():
     return Accelerator(cpu=True)
 

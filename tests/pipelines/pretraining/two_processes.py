@@ -21,7 +21,6 @@ def step(model_dir: Path, batches_file: Path, gradient_caching: bool) -> dict[st
     accelerator = Accelerator(
         cpu=True, kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)]
     )
-    torch.manual_seed(accelerator.process_index)  # DDP must bring the weights together
     model = UrbanLNForPreTraining.from_pretrained(model_dir)
     student = Student(accelerator.prepare(model), model)
     stored = load_file(batches_file)

@@ -1,0 +1,329 @@
+"""train.py as a whole: what it leaves behind, going on after a stop, several processes."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoProcessor
+
+import train
+from modeling_urbanln import UrbanLNModel
+from pipelines.pretraining.arguments import parse_arguments
+from pipelines.pretraining.errors import InputError
+from pipelines.pretraining.loop import Pretrainer, pretrain
+
+from .conftest import image_rows, write_dataset
+
+ROOT = Path(__file__).resolve().parents[3]
+TIMES = ("images_per_second",)
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def run(flags):
+    return pretrain(parse_arguments(flags))
+
+
+def rows(output_dir):
+    lines = (output_dir / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+
+
+def assert_same_run(got: Path, expected: Path, checkpoint: str):
+    """Equal weights, teacher, queues, optimizer, published models and metrics."""
+    for name in (
+        "model.safetensors",
+        "last/model.safetensors",
+        f"{checkpoint}/training_model.safetensors",
+    ):
+        ours, theirs = load_file(got / name), load_file(expected / name)
+        assert ours.keys() == theirs.keys()
+        for key in theirs:
+            assert torch.equal(ours[key], theirs[key]), f"{name}: {key}"
+    ours, theirs = (
+        torch.load(folder / checkpoint / "optimizer.pt", weights_only=True)["state"]
+        for folder in (got, expected)
+    )
+    for index in theirs:
+        for key, value in theirs[index].items():
+            assert torch.equal(ours[index][key], value)
+    assert rows(got) == rows(expected)
+    summaries = [json.loads((d / "training_summary.json").read_text()) for d in (got, expected)]
+    for summary in summaries:
+        del summary["seconds"]
+    assert summaries[0] == summaries[1]
+
+
+def start(flags, **settings):
+    return subprocess.Popen(
+        [sys.executable, "train.py", *flags],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+        **settings,
+    )
+
+
+def wait_for(process, text):
+    seen = []
+    for line in process.stderr:
+        seen.append(line)
+        if text in line:
+            return
+    raise AssertionError(f"never said {text!r}: {''.join(seen)}")
+
+
+@pytest.fixture(scope="module")
+def long_flags(tiny_flags_factory):
+    """Enough steps to be stopped in the middle: 2 an epoch, a checkpoint every 5."""
+    return lambda output_dir: tiny_flags_factory(
+        output_dir=output_dir, more=["--num_train_epochs", "20", "--checkpointing_steps", "5"]
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(long_flags, tmp_path_factory):
+    output_dir = tmp_path_factory.mktemp("uninterrupted")
+    run(long_flags(output_dir))
+    return output_dir
+
+
+def test_a_killed_run_goes_on_to_the_same_end(long_flags, uninterrupted, tmp_path):
+    process = start(long_flags(tmp_path))
+    wait_for(process, "step 8/40")
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    left = sorted(path.name for path in tmp_path.glob("checkpoint-*"))
+    assert left
+    assert "checkpoint-40" not in left
+    # a checkpoint whose writing was cut short
+    half = tmp_path / ".tmp-checkpoint-35"
+    half.mkdir(exist_ok=True)
+    (half / "training_model.safetensors").write_bytes(b"half")
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 39, "lo')
+
+    summary = run(long_flags(tmp_path))
+    assert summary["completed"]
+    assert not half.exists()
+    assert_same_run(tmp_path, uninterrupted, "checkpoint-40")
+
+
+def test_sigterm_saves_and_stops_and_the_same_command_goes_on(long_flags, uninterrupted, tmp_path):
+    process = start(long_flags(tmp_path))
+    wait_for(process, "step 6/40")
+    process.terminate()
+    wait_for(process, "Stopped by SIGTERM")
+    assert process.wait() == 0
+    summary = json.loads((tmp_path / "training_summary.json").read_text())
+    assert not summary["completed"]
+    stopped_at = summary["steps"]
+    assert 6 <= stopped_at < 40
+    assert (tmp_path / f"checkpoint-{stopped_at}" / "trainer_state.json").exists()
+    assert (tmp_path / "last" / "model.safetensors").exists()
+    run(long_flags(tmp_path))
+    assert_same_run(tmp_path, uninterrupted, "checkpoint-40")
+
+
+@pytest.mark.slow
+def test_a_run_killed_again_and_again_ends_the_same(long_flags, uninterrupted, tmp_path):
+    kills = 0
+    for step in (3, 7, 11, 12, 18, 26, 33):
+        process = start(long_flags(tmp_path))
+        wait_for(process, f"step {step}/40")
+        process.kill()
+        kills += process.wait() == -signal.SIGKILL
+    assert kills == 7
+    run(long_flags(tmp_path))
+    assert_same_run(tmp_path, uninterrupted, "checkpoint-40")
+
+
+def test_a_finished_run_is_not_done_again(tiny_flags, tmp_path):
+    first = run(tiny_flags())
+    before = (tmp_path / "out" / "metrics.jsonl").read_text()
+    again = run(tiny_flags())
+    assert again == first
+    assert (tmp_path / "out" / "metrics.jsonl").read_text() == before
+    run(tiny_flags("--overwrite_output_dir", "--max_train_steps", "2"))
+    assert [row["step"] for row in rows(tmp_path / "out")] == [0, 1, 2, 2]
+
+
+def test_what_is_published_loads_by_the_auto_classes(tiny_flags, tmp_path):
+    summary = run(tiny_flags())
+    out = tmp_path / "out"
+    for folder in (out, out / "last"):
+        model = AutoModel.from_pretrained(folder)
+        processor = AutoProcessor.from_pretrained(folder)
+        assert isinstance(model, UrbanLNModel)
+        inputs = processor(text=["a park", "a wide road " * 200], return_tensors="pt")
+        assert inputs["input_ids"].shape == (2, 248)
+        assert model(**inputs).text_embeds.shape == (2, 16)
+        weights = load_file(folder / "model.safetensors")
+        assert not any(name.startswith(("momentum_encoder", "queue")) for name in weights)
+        assert (folder / "modeling_urbanln.py").exists()
+    last = load_file(out / "checkpoint-8" / "training_model.safetensors")
+    published = load_file(out / "last" / "model.safetensors")
+    assert all(torch.equal(last[name], value) for name, value in published.items())
+
+    metrics = rows(out)
+    evaluated = {row["step"]: row["mean_recall"] for row in metrics if "mean_recall" in row}
+    assert sorted(evaluated) == [0, 2, 4, 6, 8]
+    del evaluated[0]
+    assert summary["best_mean_recall"] == max(evaluated.values())
+    assert evaluated[summary["best_step"]] == summary["best_mean_recall"]
+    steps = [row for row in metrics if "loss" in row]
+    assert [row["step"] for row in steps] == list(range(1, 9))
+    assert {"contrastive_loss", "distillation_loss", "target_entropy", "grad_norm"} <= set(steps[0])
+    assert {"logit_scale", "learning_rate", "epoch"} <= set(steps[0])
+    listing = pd.read_parquet(out / "pairs.parquet")
+    assert listing["split"].value_counts().to_dict() == {"train": 38, "validation": 10}
+    assert len(pd.read_parquet(out / "rejects.parquet")) == 0
+
+
+def test_training_learns_to_retrieve_what_it_has_seen(tiny_flags, tmp_path):
+    """Eight pairs over and over: the losses fall far below chance."""
+    dataset = write_dataset(tmp_path / "data", image_rows(8))
+    flags = ["--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "1"]
+    flags += ["--validation_split_percentage", "0", "--max_train_steps", "60"]
+    run(tiny_flags(*flags, "--queue_size", "0", "--learning_rate", "3e-3", dataset=dataset))
+    losses = [row["contrastive_loss"] for row in rows(tmp_path / "out") if "loss" in row]
+    assert losses[0] > math.log(8)
+    assert losses[-1] < 0.6
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--gradient_caching", "--shuffle_sentences", "--dataloader_num_workers", "2"],
+        ["--lora_rank", "2", "--mixed_precision", "bf16", "--gradient_checkpointing"],
+        ["--train_last_k_blocks", "1", "--positives", "region", "--split_column", "split_block"],
+        ["--validation_split_percentage", "0", "--distillation_warmup_steps", "3"],
+    ],
+    ids=["caching", "lora-bf16", "last-block", "no-validation"],
+)
+def test_options_run_and_resume_exactly(tiny_flags, tmp_path, more):
+    more = [*more, "--max_train_steps", "8"]
+    run(tiny_flags(*more, output_dir=tmp_path / "whole"))
+    folder = tmp_path / "parts"
+    trainer = Pretrainer(parse_arguments(tiny_flags(*more, output_dir=folder)))
+    step, due = 0, trainer._due
+
+    def stop_after_five_steps(every):
+        nonlocal step
+        step = trainer.state.step
+        trainer.stop_signal = step >= 5
+        return due(every)
+
+    trainer._due = stop_after_five_steps
+    assert not trainer.run()["completed"]
+    assert trainer.state.step == 5
+    assert run(tiny_flags(*more, output_dir=folder))["completed"]
+    assert_same_run(folder, tmp_path / "whole", "checkpoint-8")
+    AutoModel.from_pretrained(folder)
+
+
+def test_gradient_checkpointing_changes_no_weight(tiny_flags, tmp_path):
+    run(tiny_flags("--max_train_steps", "2", output_dir=tmp_path / "plain"))
+    flags = ["--max_train_steps", "2", "--gradient_checkpointing"]
+    run(tiny_flags(*flags, output_dir=tmp_path / "saving"))
+    plain, saving = (load_file(tmp_path / n / "model.safetensors") for n in ("plain", "saving"))
+    assert all(torch.allclose(plain[k], saving[k], atol=1e-6) for k in plain)
+
+
+@pytest.mark.slow
+def test_compiled_towers_take_the_same_steps(tiny_flags, tmp_path):
+    run(tiny_flags("--max_train_steps", "2", output_dir=tmp_path / "plain"))
+    flags = ["--max_train_steps", "2", "--torch_compile"]
+    run(tiny_flags(*flags, output_dir=tmp_path / "compiled"))
+    plain, compiled = (load_file(tmp_path / n / "model.safetensors") for n in ("plain", "compiled"))
+    assert plain.keys() == compiled.keys()
+    assert all(torch.allclose(plain[k], compiled[k], atol=2e-3) for k in plain)
+
+
+def test_two_processes_train_as_one(tiny_flags, tmp_path):
+    """The same global batches: 2 x 4 pairs in two processes, 8 in one."""
+    run(tiny_flags(output_dir=tmp_path / "one"))
+    flags = tiny_flags("--per_device_train_batch_size", "4", output_dir=tmp_path / "two")
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+         "train.py", *flags],
+        check=True, cwd=ROOT, env=ENVIRONMENT, timeout=300, capture_output=True,
+    )  # fmt: skip
+    one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
+    assert len(one) == len(two)
+    for ours, theirs in zip(two, one, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name in theirs:
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-4), name
+    states = (
+        load_file(tmp_path / name / "checkpoint-8" / "training_model.safetensors")
+        for name in ("one", "two")
+    )
+    theirs, ours = states
+    assert torch.equal(ours["queue.id_queue"], theirs["queue.id_queue"])
+    assert torch.allclose(ours["queue.text_queue"], theirs["queue.text_queue"], atol=1e-3)
+
+
+@pytest.mark.slow
+def test_accelerate_launch_runs_it(tiny_flags, tmp_path):
+    launcher = Path(sys.executable).with_name("accelerate")
+    subprocess.run(
+        [launcher, "launch", "--cpu", "train.py", *tiny_flags("--max_train_steps", "2")],
+        check=True, cwd=ROOT, env=ENVIRONMENT, timeout=300, capture_output=True,
+    )  # fmt: skip
+    assert (tmp_path / "out" / "last" / "model.safetensors").exists()
+
+
+def test_a_run_of_other_settings_or_data_is_refused(tiny_flags, tmp_path):
+    dataset = write_dataset(tmp_path / "data", image_rows(48))
+    run(tiny_flags("--max_train_steps", "2", dataset=dataset))
+    with pytest.raises(InputError, match=r"another run: learning_rate was 0.001 and is 0.01"):
+        run(tiny_flags("--max_train_steps", "2", "--learning_rate", "0.01", dataset=dataset))
+    write_dataset(dataset, image_rows(48, seed=7))
+    with pytest.raises(InputError, match="another run: pairs was"):
+        run(tiny_flags("--max_train_steps", "2", dataset=dataset))
+    with pytest.raises(InputError, match="no complete training checkpoint"):
+        run(tiny_flags("--resume_from_checkpoint", str(tmp_path)))
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tiny_flags):
+    flags = ["--learning_rate", "1e30", "--max_grad_norm", "0", "--lr_scheduler_type", "constant"]
+    with pytest.raises(FloatingPointError, match="The loss is nan at step"):
+        run(tiny_flags(*flags))
+
+
+def test_the_recipe_left_behind_repeats_the_run(tiny_flags, tmp_path):
+    run(tiny_flags("--max_train_steps", "2"))
+    recipe = str(tmp_path / "out" / "train_arguments.yaml")
+    run(["--config", recipe, "--output_dir", str(tmp_path / "again")])
+    assert_same_run(tmp_path / "again", tmp_path / "out", "checkpoint-2")
+
+
+def test_trackers_get_the_metrics_and_unknown_ones_are_refused(tiny_flags, tmp_path):
+    run(tiny_flags("--max_train_steps", "2", "--report_to", "tensorboard"))
+    assert list((tmp_path / "out" / "logs").rglob("events.out.tfevents.*"))
+    with pytest.raises(InputError, match=r"--report_to nosuchtracker: .* not"):
+        run(tiny_flags("--report_to", "nosuchtracker"))
+
+
+def test_the_command_line_says_what_is_wrong_in_one_line(tiny_flags, capsys):
+    assert train.main(["--learning_rat", "1"]) == 2
+    assert train.main(tiny_flags("--per_device_train_batch_size", "40")) == 2
+    lines = capsys.readouterr().err.splitlines()
+    errors = [line for line in lines if line.startswith("train.py: error: ")]
+    assert len(errors) == 2
+    assert "Did you mean 'learning_rate'?" in errors[0]
+    assert "One step takes 80 pairs" in errors[1]
+    assert "there are only 38" in errors[1]
+
+
+def test_train_py_is_thin():
+    assert len((ROOT / "train.py").read_text().splitlines()) <= 100
