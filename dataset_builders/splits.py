@@ -123,10 +123,11 @@ def local_xy(lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Distances are true to 0.1 % within 400 km of the middle.
     """
     lon, lat = np.asarray(lon, dtype=np.float64), np.asarray(lat, dtype=np.float64)
-    if lon.size == 0:
-        return lon, lat
-    lon_0 = (np.nanmin(lon) + np.nanmax(lon)) / 2
-    lat_0 = (np.nanmin(lat) + np.nanmax(lat)) / 2
+    known = np.isfinite(lon) & np.isfinite(lat)
+    if not known.any():
+        return np.full(lon.shape, np.nan), np.full(lat.shape, np.nan)
+    # from the extremes, which do not depend on the order of the points
+    lon_0, lat_0 = (float(v[known].min() + v[known].max()) / 2 for v in (lon, lat))
     plane = pyproj.CRS.from_proj4(f"+proj=laea +lon_0={lon_0!r} +lat_0={lat_0!r} +units=m")
     to_plane = pyproj.Transformer.from_crs("EPSG:4326", plane, always_xy=True)
     x, y = to_plane.transform(lon, lat)
@@ -178,13 +179,14 @@ def region_splits(
         # an extent without coordinates is not a number; block_split says what is wrong
         block_m = block_m if np.isfinite(block_m) else cell_m
         split, folds = block_split(x, y, block_m, seed, buffer_m=BUFFER_CELLS * cell_m)
-        columns["split_block"], columns["fold_block"] = split, _whole_numbers(folds)
+        columns["split_block"], columns["fold_block"] = split, whole_numbers(folds)
     except SplitError as error:
         problems.append(f"No block split: {error}")
     return columns, problems
 
 
-def _whole_numbers(folds: np.ndarray) -> np.ndarray:
+def whole_numbers(folds: np.ndarray) -> np.ndarray:
+    """Fold numbers to store: int, or None for NaN."""
     return np.array([None if np.isnan(fold) else int(fold) for fold in folds], dtype=object)
 
 
@@ -221,4 +223,11 @@ def _check_fractions(fractions: tuple[float, float, float]) -> None:
         raise SplitError(f"Three fractions above 0 that sum to 1 are needed, got {fractions}.")
 
 
-__all__ = ["block_split", "default_block_m", "local_xy", "random_split", "region_splits"]
+__all__ = [
+    "block_split",
+    "default_block_m",
+    "local_xy",
+    "random_split",
+    "region_splits",
+    "whole_numbers",
+]

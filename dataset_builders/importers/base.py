@@ -1,0 +1,306 @@
+"""What every importer shares: a plan of what to write, and writing it so that a kill costs little.
+
+An importer reads its layout into an [`ImportPlan`] (names and numbers, no pixels) and hands it to
+[`write_plans`], which decodes, refuses, stores, splits and reports.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyproj
+import shapely
+from tqdm.auto import tqdm
+
+from ..errors import SourceError
+from ..images import BadImageError, storable_bytes
+from ..publish import write_card
+from ..schema import VIEWS, DatasetMetadata, config_name
+from ..splits import region_splits
+from ..storage import DatasetWriter, count_rows, iter_images, read_rejects, read_table
+
+IMAGES_PER_SHARD = 1000
+IMAGE_SUFFIXES = {
+    ".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp",
+}  # fmt: skip
+WGS84 = pyproj.Geod(ellps="WGS84")
+SplitColumns = tuple[dict[str, np.ndarray], list[str]]
+
+
+@dataclass(frozen=True)
+class ImageItem:
+    """An image to import.
+
+    Attributes:
+        image_id: unique in its table.
+        region_id: of the region it shows.
+        path: of the file.
+        columns: further columns of its table.
+    """
+
+    image_id: str
+    region_id: str
+    path: Path
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ImportPlan:
+    """A city to import.
+
+    Attributes:
+        city: name in the configs.
+        regions: a row per region: `region_id`, and any of geometry (shapely, EPSG:4326), lon, lat,
+            area_m2, tile_z/x/y, indicators and extra columns. Center and area are taken from the
+            geometry where they are missing.
+        images: by view.
+        captions: rows of the table of caption candidates.
+        rejects: what the layout holds and cannot be used: table, item, reason, detail.
+        cell_m: side of a region in metres, for the buffer of the block split.
+        block_m: side of a block; by default chosen from the extent.
+        splits: made by the importer, in the order of `region_id`; by default from lon and lat.
+        sources: where each indicator comes from, by its name.
+        load: bytes to store from a file.
+        notes: findings to report, one sentence each.
+    """
+
+    city: str
+    regions: pd.DataFrame
+    images: Mapping[str, Sequence[ImageItem]]
+    captions: Sequence[Mapping[str, Any]] = ()
+    rejects: Sequence[tuple[str, str, str, str]] = ()
+    cell_m: float = 1000.0
+    block_m: float | None = None
+    splits: Callable[[pd.DataFrame], SplitColumns] | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
+    load: Callable[[Path], bytes] = storable_bytes
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import wrote and left out.
+
+    Attributes:
+        output_dir: the dataset folder.
+        written: rows by config name.
+        rejects: items left out by reason, listed in `rejects.parquet`.
+        regions_without_image: kept, by city.
+        duplicate_images: by config name, images whose stored bytes equal an earlier one's.
+        duplicates_across_regions: those of them that lie in another region than the first.
+        problems: what could not be made, one sentence each.
+    """
+
+    output_dir: Path
+    written: dict[str, int]
+    rejects: dict[str, int]
+    regions_without_image: dict[str, int]
+    duplicate_images: dict[str, int]
+    duplicates_across_regions: dict[str, int]
+    problems: list[str]
+
+    def __str__(self) -> str:
+        lines = [f"Dataset in {self.output_dir}"]
+        lines += [f"  {name}: {rows:,} rows" for name, rows in self.written.items()]
+        for city, count in self.regions_without_image.items():
+            lines += [f"  {city}: {count:,} regions have no image"] * (count > 0)
+        for name, count in self.duplicate_images.items():
+            across = self.duplicates_across_regions[name]
+            text = f"  {name}: {count:,} images repeat an earlier one, {across:,} in another region"
+            lines += [text] * (count > 0)
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.rejects.items())
+        lines.append(f"  left out: {reasons or 'nothing'}" + " (rejects.parquet)" * bool(reasons))
+        return "\n".join([*lines, *[f"  note: {text}" for text in self.problems]])
+
+
+def write_plans(
+    plans: Sequence[ImportPlan],
+    metadata: DatasetMetadata,
+    output_dir: str | Path,
+    seed: int = 0,
+    images_per_shard: int = IMAGES_PER_SHARD,
+) -> ImportReport:
+    """Write the tables, the rejects and the card; goes on where an earlier run was stopped.
+
+    Args:
+        plans: one a city.
+        metadata: of the dataset; what decides its content goes in `parameters`.
+        output_dir: the dataset folder.
+        seed: of the splits.
+        images_per_shard: rows of a shard of images.
+
+    Raises:
+        SourceError: there is nothing to write.
+        DatasetError: `output_dir` holds something else.
+    """
+    if not any(len(plan.regions) for plan in plans):
+        raise SourceError("There is nothing to import: no region and no image was found.")
+    planned = sum(len(items) for plan in plans for items in plan.images.values())
+    parameters = {
+        **metadata.parameters,
+        "seed": seed,
+        "images_per_shard": images_per_shard,
+        "images": planned,
+    }
+    writer = DatasetWriter(output_dir, replace(metadata, parameters=parameters))
+    problems = [note for plan in plans for note in plan.notes]
+    with tqdm(total=planned, desc="Importing images", unit="image") as progress:
+        for plan in plans:
+            problems += _write_city(writer, plan, seed, images_per_shard, progress)
+    writer.finish()
+    write_card(output_dir)
+    return _report(Path(output_dir), plans, problems)
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Image files by their suffix below a folder, sorted; hidden ones are left out."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
+def require(source: Path, *names: str, layout: str) -> None:
+    """Check that a source has what its layout says.
+
+    Raises:
+        SourceError: it does not.
+    """
+    if not source.is_dir():
+        raise SourceError(f"--source {source} is no folder.")
+    missing = [name for name in names if not (source / name).exists()]
+    if missing:
+        raise SourceError(
+            f"{source} lacks {', '.join(missing)}. Expected is {layout}; the folder holds "
+            f"{', '.join(sorted(path.name for path in source.iterdir())[:10]) or 'nothing'}."
+        )
+
+
+def square_around(lon: np.ndarray, lat: np.ndarray, side_m: float) -> np.ndarray:
+    """Squares of a side in metres centred on points, `(n,)` polygons, EPSG:4326; null for NaN."""
+    lon, lat = np.asarray(lon, dtype=np.float64), np.asarray(lat, dtype=np.float64)
+    squares = np.full(len(lon), None, dtype=object)
+    known = np.flatnonzero(np.isfinite(lon) & np.isfinite(lat))
+    if len(known) == 0:
+        return squares
+    x, y, half = lon[known], lat[known], np.full(len(known), side_m / 2)
+    edges = [WGS84.fwd(x, y, np.full(len(known), angle), half) for angle in (90, 0)]
+    d_lon, d_lat = edges[0][0] - x, edges[1][1] - y
+    squares[known] = shapely.box(x - d_lon, y - d_lat, x + d_lon, y + d_lat)
+    return squares
+
+
+def geodesic_areas(geometry: np.ndarray) -> np.ndarray:
+    """Areas on the WGS-84 ellipsoid in square metres; NaN for a null geometry."""
+    return np.array(
+        [np.nan if one is None else abs(WGS84.geometry_area_perimeter(one)[0]) for one in geometry]
+    )
+
+
+def _write_city(
+    writer: DatasetWriter, plan: ImportPlan, seed: int, images_per_shard: int, progress: tqdm
+) -> list[str]:
+    """Write one city; what could not be made is returned."""
+    for reject in plan.rejects:
+        writer.reject(*reject)
+    for view in VIEWS:
+        items = plan.images.get(view, ())
+        for index, start in enumerate(range(0, len(items), images_per_shard)):
+            chunk = items[start : start + images_per_shard]
+            before = progress.n
+            rows = _image_rows(writer, plan, view, chunk, progress)
+            writer.write_shard(plan.city, view, index, rows)
+            progress.update(len(chunk) - (progress.n - before))
+    if plan.captions:
+        writer.write_shard(plan.city, "captions", 0, plan.captions)
+    regions, problems = _complete_regions(plan, seed)
+    writer.write_shard(plan.city, "regions", 0, regions.to_dict("records"))
+    return problems
+
+
+def _image_rows(
+    writer: DatasetWriter, plan: ImportPlan, view: str, items: Sequence[ImageItem], progress: tqdm
+) -> Iterator[dict[str, Any]]:
+    for item in items:
+        try:
+            image = {"bytes": plan.load(item.path), "path": item.path.name}
+        except BadImageError as error:
+            writer.reject(config_name(plan.city, view), item.image_id, error.reason, str(error))
+        else:
+            ids = {"image_id": item.image_id, "region_id": item.region_id}
+            yield {"image": image, **ids, **item.columns}
+        progress.update()
+
+
+def _complete_regions(plan: ImportPlan, seed: int) -> tuple[pd.DataFrame, list[str]]:
+    """The table of regions with centre, area, sources and splits, sorted by `region_id`."""
+    regions = plan.regions.sort_values("region_id", ignore_index=True).assign(city=plan.city)
+    for name in ("geometry", "lon", "lat", "area_m2"):
+        if name not in regions:
+            regions[name] = None if name == "geometry" else np.nan
+    geometry = regions["geometry"].to_numpy(dtype=object)
+    centres = shapely.centroid(geometry)
+    for name, values in (
+        ("lon", shapely.get_x(centres)),
+        ("lat", shapely.get_y(centres)),
+        ("area_m2", geodesic_areas(geometry)),
+    ):
+        regions[name] = regions[name].astype(np.float64).fillna(pd.Series(values))
+    for name, text in plan.sources.items():
+        regions[f"{name}_source"] = [text if known else None for known in regions[name].notna()]
+    if plan.splits is not None:
+        columns, problems = plan.splits(regions)
+    else:
+        lon, lat = regions["lon"].to_numpy(), regions["lat"].to_numpy()
+        columns, problems = region_splits(lon, lat, plan.cell_m, seed, plan.block_m)
+    regions = regions.assign(**columns)
+    return regions.astype(object).where(regions.notna(), None), [
+        f"{plan.city}: {problem}" for problem in problems
+    ]
+
+
+def _report(output_dir: Path, plans: Sequence[ImportPlan], problems: list[str]) -> ImportReport:
+    written, without, repeated, across = {}, {}, {}, {}
+    for plan in plans:
+        seen: set[str] = set()
+        views = [view for view in VIEWS if plan.images.get(view)]
+        for view in views:
+            name = config_name(plan.city, view)
+            seen |= set(read_table(output_dir, plan.city, view, ["region_id"])["region_id"])
+            repeated[name], across[name] = _count_duplicates(output_dir, plan.city, view)
+        for table in ("regions", *views, *["captions"] * bool(plan.captions)):
+            written[config_name(plan.city, table)] = count_rows(output_dir, plan.city, table)
+        without[plan.city] = int((~plan.regions["region_id"].isin(seen)).sum())
+    reasons = Counter(read_rejects(output_dir)["reason"])
+    return ImportReport(output_dir, written, dict(reasons), without, repeated, across, problems)
+
+
+def _count_duplicates(output_dir: Path, city: str, view: str) -> tuple[int, int]:
+    """Images that repeat an earlier one to the byte, and those of them in another region."""
+    first: dict[bytes, str] = {}
+    repeated = across = 0
+    for row in iter_images(output_dir, city, view, ("region_id",)):
+        earlier = first.setdefault(hashlib.sha256(row["image"]).digest(), row["region_id"])
+        repeated += 1
+        across += earlier != row["region_id"]
+    return repeated - len(first), across
+
+
+__all__ = [
+    "IMAGES_PER_SHARD",
+    "ImageItem",
+    "ImportPlan",
+    "ImportReport",
+    "geodesic_areas",
+    "list_images",
+    "require",
+    "square_around",
+    "write_plans",
+]

@@ -1,0 +1,427 @@
+"""CamVid: street scenes from a driving car, with a mask of classes for each.
+
+Layout: `images/` and `masks/` (8-bit PNGs of class numbers, one per image, same name). A frame is
+a region without a place. Its targets are the share of each class among the labelled pixels of the
+mask. Its caption is written from the mask by [`caption_from_mask`], not by a person or a model.
+
+Frames of a drive follow one another by a second: the block split holds out runs of 24 seconds and
+drops 4 seconds around them.
+"""
+
+import argparse
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from scipy import ndimage
+
+from ..errors import SourceError, SplitError
+from ..schema import DatasetMetadata, Indicator, config_name
+from ..splits import block_split, random_split, whole_numbers
+from .base import IMAGES_PER_SHARD, ImportReport, SplitColumns, list_images, require, write_plans
+from .image_folder import plan_from_frame
+
+SUMMARY = "367 street scenes of Cambridge with masks of 11 classes (CamVid)"
+CITY = "cambridge"
+LAYOUT = "images/ and masks/ with the same names"
+SOURCE = "CamVid (Brostow et al. 2009) by way of the SegNet tutorial"
+CLASSES = (
+    "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian",
+    "bicyclist",
+)  # fmt: skip
+UNLABELLED = 11
+INDICATORS = tuple(
+    Indicator(
+        f"share_{name}", "share of labelled pixels", "share", f"Part of the view that is {name}.",
+        "identity",
+    )
+    for name in CLASSES
+)  # fmt: skip
+FRAMES_PER_SECOND = 30
+BLOCK_SECONDS, BUFFER_SECONDS = 24.0, 4.0
+# between two drives, so that no block or buffer spans both
+DRIVE_GAP_SECONDS = 1e6
+FRAME_NAME = re.compile(r"(?P<drive>[^_]+)_f?(?P<frame>\d+)")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """No flags of its own."""
+
+
+def import_dataset(
+    source: str | Path,
+    output_dir: str | Path,
+    *,
+    seed: int = 0,
+    images_per_shard: int = IMAGES_PER_SHARD,
+) -> ImportReport:
+    """Import CamVid.
+
+    Args:
+        source: folder with `images/` and `masks/`.
+        output_dir: the dataset folder; an unfinished import there goes on.
+        seed: of the splits and the wording of captions.
+        images_per_shard: rows of a shard.
+
+    Raises:
+        SourceError: another layout.
+    """
+    source = Path(source)
+    require(source, "images", "masks", layout=LAYOUT)
+    rows, rejects = [], []
+    for path in list_images(source / "images"):
+        row: dict[str, Any] = {"file": f"images/{path.name}", "image_id": path.stem}
+        try:
+            mask = read_mask(source / "masks" / f"{path.stem}.png")
+        except SourceError as error:
+            rejects.append((config_name(CITY, "regions"), path.stem, "bad_mask", str(error)))
+        else:
+            row |= {"caption": caption_from_mask(mask, path.stem, seed), **class_shares(mask)}
+        rows.append({**row, "region_id": path.stem})
+    frame = pd.DataFrame(
+        rows, columns=["file", "image_id", "region_id", "caption", *(i.name for i in INDICATORS)]
+    )
+    plan = plan_from_frame(
+        frame.assign(caption_model="written from the mask", source=SOURCE),
+        source,
+        city=CITY,
+        view="street_view",
+        indicators=INDICATORS,
+        rejects=rejects,
+        sources={one.name: "CamVid's mask" for one in INDICATORS},
+        splits=lambda regions: drive_splits(regions["region_id"], seed),
+    )
+    return write_plans([plan], _metadata(), output_dir, seed, images_per_shard)
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Class numbers `(height, width)`, 0..11.
+
+    Raises:
+        SourceError: no file, no such image, or other numbers.
+    """
+    try:
+        with Image.open(path) as image:
+            mask = np.asarray(image)
+    except (OSError, SyntaxError) as error:
+        raise SourceError(f"masks/{path.name} cannot be read: {error}") from error
+    if mask.ndim != 2 or mask.max() > UNLABELLED:
+        raise SourceError(
+            f"masks/{path.name} should hold class numbers 0-{UNLABELLED} in one channel; it has "
+            f"shape {mask.shape} and values up to {mask.max()}."
+        )
+    return mask
+
+
+def class_shares(mask: np.ndarray) -> dict[str, float]:
+    """Share of each class among labelled pixels, summing to 1; NaN if nothing is labelled."""
+    counts = np.bincount(mask.ravel(), minlength=UNLABELLED + 1)[:UNLABELLED]
+    total = counts.sum()
+    return {
+        one.name: float(count / total) if total else float("nan")
+        for one, count in zip(INDICATORS, counts, strict=True)
+    }
+
+
+def drive_splits(region_ids: Sequence[str], seed: int) -> SplitColumns:
+    """Split columns of frames: random, and by runs of a drive.
+
+    Args:
+        region_ids: names of frames, "<drive>_<number>".
+        seed: of both splits.
+    """
+    n = len(region_ids)
+    columns = {
+        name: np.full(n, None, dtype=object)
+        for name in ("split_random", "split_block", "fold_block")
+    }
+    problems = []
+    try:
+        columns["split_random"] = random_split(n, seed)
+        seconds = frame_seconds(region_ids)
+        split, folds = block_split(
+            seconds, np.zeros(n), BLOCK_SECONDS, seed, buffer_m=BUFFER_SECONDS
+        )
+        columns["split_block"] = split
+        columns["fold_block"] = whole_numbers(folds)
+    except SplitError as error:
+        problems.append(f"A split could not be made: {error}")
+    return columns, problems
+
+
+def frame_seconds(names: Sequence[str]) -> np.ndarray:
+    """Time of each frame, seconds; drives lie far apart. NaN for another kind of name."""
+    found = [FRAME_NAME.fullmatch(name) for name in names]
+    drives = sorted({match["drive"] for match in found if match})
+    return np.array(
+        [
+            drives.index(match["drive"]) * DRIVE_GAP_SECONDS
+            + int(match["frame"]) / FRAMES_PER_SECOND
+            if match
+            else np.nan
+            for match in found
+        ]
+    )
+
+
+# ---- captions -----------------------------------------------------------------------------------
+
+# things are counted as connected areas of this part of the picture at least
+MIN_AREA = {"car": 6e-4, "pedestrian": 4e-4, "bicyclist": 4e-4, "sign": 7e-4, "pole": 9e-4}
+SURFACES = ("building", "tree", "fence", "pavement")
+THIRDS = ("left", "centre", "right")
+FULL_WORDS = 200
+FRACTIONS = (
+    (0.04, "a sliver"), (0.09, "a small part"), (0.16, "about an eighth"), (0.22, "about a fifth"),
+    (0.29, "about a quarter"), (0.41, "about a third"), (0.6, "about half"), (1.01, "most"),
+)  # fmt: skip
+PLURALS = {
+    "car": "cars", "pedestrian": "pedestrians", "bicyclist": "cyclists", "sign": "traffic signs",
+    "pole": "poles",
+}  # fmt: skip
+SINGULARS = {
+    "car": "a car", "pedestrian": "a pedestrian", "bicyclist": "a cyclist",
+    "sign": "a traffic sign", "pole": "a pole",
+}  # fmt: skip
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A connected area of one class: which third it is in and how near."""
+
+    name: str
+    third: str
+    distance: str
+    area: float
+
+
+def caption_from_mask(mask: np.ndarray, name: str, seed: int = 0) -> str | None:
+    """A long caption of a street scene in the order left, centre, right, then near and far.
+
+    Every fact is read from the mask; a connected area counts as one thing. The wording is drawn
+    from the name and the seed, so that it differs between frames and not between runs.
+
+    Args:
+        mask: class numbers `(height, width)`.
+        name: of the frame.
+        seed: of the wording.
+
+    Returns:
+        At most 200 words; None if nothing is labelled.
+    """
+    if not (mask < UNLABELLED).any():
+        return None
+    rng = np.random.default_rng((seed, zlib.crc32(name.encode())))
+    shares = {key.removeprefix("share_"): value for key, value in class_shares(mask).items()}
+    things = _things(mask)
+    sentences: list[str | None] = [_opening(shares, rng), _ground(shares, rng)]
+    for third, part in zip(THIRDS, np.array_split(mask, 3, axis=1), strict=True):
+        sentences += _third(third, part, [one for one in things if one.third == third], rng)
+    sentences.append(_nearest(things, rng))
+    sentences += [_counts(things, rng), _sides(mask, rng)]
+    kept: list[str] = []
+    for sentence in sentences:
+        if sentence and len(" ".join([*kept, sentence]).split()) <= FULL_WORDS:
+            kept.append(sentence)
+    return " ".join(kept)
+
+
+def _things(mask: np.ndarray) -> list[Thing]:
+    height, width = mask.shape
+    found = []
+    for name, least in MIN_AREA.items():
+        labels, count = ndimage.label(mask == CLASSES.index(name), np.ones((3, 3)))
+        areas = np.bincount(labels.ravel(), minlength=count + 1)
+        for label, box in enumerate(ndimage.find_objects(labels), start=1):
+            if areas[label] < least * mask.size:
+                continue
+            middle = (box[1].start + box[1].stop) / 2 / width
+            bottom = box[0].stop / height
+            distance = "near" if bottom > 0.72 else "far" if bottom < 0.56 else "midway"
+            third = THIRDS[min(2, int(middle * 3))]
+            found.append(Thing(name, third, distance, areas[label] / mask.size))
+    return found
+
+
+def _pick(rng: np.random.Generator, *options: str) -> str:
+    return options[rng.integers(len(options))]
+
+
+def _fraction(share: float) -> str:
+    return next(words for top, words in FRACTIONS if share < top)
+
+
+def _join(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+
+
+def _opening(shares: dict[str, float], rng: np.random.Generator) -> str:
+    if shares["building"] > 0.3:
+        kind = _pick(
+            rng, "a built-up street", "a town street lined with buildings", "an urban street"
+        )
+    elif shares["tree"] > 0.2:
+        kind = _pick(rng, "a leafy street", "a street with much greenery", "a tree-lined road")
+    elif shares["building"] + shares["tree"] < 0.15:
+        kind = _pick(rng, "an open road", "a wide, open road", "a road with little beside it")
+    else:
+        kind = _pick(rng, "a mixed street of buildings and trees", "a suburban road", "a town road")
+    view = _pick(rng, "seen from a driving car", "from the driver's seat", "from a moving car")
+    start = _pick(rng, "The picture shows", "This is", "The scene is", "The camera looks along")
+    return f"{start} {kind} {view}."
+
+
+def _ground(shares: dict[str, float], rng: np.random.Generator) -> str:
+    road, sky, walls = (_fraction(shares[key]) for key in ("road", "sky", "building"))
+    parts = [f"the roadway takes up {road} of the view", f"the sky {sky}"]
+    parts[1] += _pick(rng, " above it", " overhead", " at the top")
+    if shares["building"] > 0.04:
+        parts.append(f"buildings fill {walls}")
+    if shares["tree"] > 0.04:
+        parts.append(f"trees cover {_fraction(shares['tree'])}")
+    text = _join(parts)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _third(
+    third: str, part: np.ndarray, things: list[Thing], rng: np.random.Generator
+) -> list[str]:
+    place = {
+        "left": _pick(rng, "On the left", "To the left", "At the left side"),
+        "centre": _pick(rng, "In the centre", "In the middle", "Straight ahead"),
+        "right": _pick(rng, "On the right", "To the right", "At the right side"),
+    }[third]
+    share = {name: float((part == CLASSES.index(name)).mean()) for name in SURFACES}
+    surfaces = sorted((name for name in SURFACES if share[name] > 0.02), key=lambda n: -share[n])
+    phrases = [_surface(name, share[name], rng) for name in surfaces]
+    sentences = []
+    if phrases:
+        verb = _pick(rng, "there is", "one sees", "the view meets")
+        sentences.append(f"{place} {verb} {_join(phrases)}.")
+    objects = _objects(things)
+    if objects:
+        lead = _pick(rng, "Also there:", "In this part:", "It also holds") if phrases else place
+        lead = f"{place} there is" if not phrases else lead
+        sentences.append(f"{lead} {_join(objects)}.")
+    return sentences or [f"{place} the view is clear of buildings, trees and traffic."]
+
+
+def _surface(name: str, share: float, rng: np.random.Generator) -> str:
+    size = "large" if share > 0.35 else "broad" if share > 0.15 else "small"
+    return {
+        "building": {
+            "large": _pick(rng, "a tall wall of facades", "buildings that fill this side"),
+            "broad": _pick(rng, "a row of buildings", "several facades"),
+            "small": _pick(rng, "a glimpse of a building", "a bit of facade"),
+        },
+        "tree": {
+            "large": _pick(rng, "dense foliage", "a mass of trees"),
+            "broad": _pick(rng, "a stand of trees", "some leafy trees"),
+            "small": _pick(rng, "a little greenery", "a few branches"),
+        },
+        "fence": {
+            "large": "a long fence",
+            "broad": _pick(rng, "a fence", "a wall or fence"),
+            "small": _pick(rng, "a bit of fence", "a low fence"),
+        },
+        "pavement": {
+            "large": "a wide expanse of pavement",
+            "broad": _pick(rng, "a broad pavement", "a wide sidewalk"),
+            "small": _pick(rng, "a narrow pavement", "a strip of sidewalk"),
+        },
+    }[name][size]
+
+
+def _objects(things: list[Thing]) -> list[str]:
+    where = {"near": "close by", "midway": "further down the street", "far": "in the distance"}
+    phrases = []
+    for distance, words in where.items():
+        names = [one.name for one in things if one.distance == distance]
+        parts = [_counted(name, names.count(name)) for name in MIN_AREA if name in names]
+        if parts:
+            phrases.append(f"{_join(parts)} {words}")
+    return phrases
+
+
+def _counted(name: str, count: int) -> str:
+    if count == 1:
+        return SINGULARS[name]
+    number = NUMBERS[count] if count < len(NUMBERS) else "many"
+    return f"{number} {PLURALS[name]}"
+
+
+def _nearest(things: list[Thing], rng: np.random.Generator) -> str | None:
+    movers = [one for one in things if one.name in ("car", "pedestrian", "bicyclist")]
+    if not movers:
+        return _pick(rng, "Nobody is about and no vehicle is in view.", "The street lies empty.")
+    largest = max(movers, key=lambda one: (one.area, one.name))
+    side = "in the centre" if largest.third == "centre" else f"on the {largest.third}"
+    verb = _pick(rng, "The largest of those on the move or parked is", "What stands out most is")
+    return (
+        f"{verb} {SINGULARS[largest.name]} {side}, taking {_fraction(largest.area)} of the frame."
+    )
+
+
+def _counts(things: list[Thing], rng: np.random.Generator) -> str:
+    names = [one.name for one in things]
+    parts = [_counted(name, names.count(name)) for name in MIN_AREA if name in names]
+    missing = [PLURALS[name] for name in ("car", "pedestrian", "bicyclist") if name not in names]
+    text = (
+        f"In all {_pick(rng, 'the scene has', 'one counts', 'there are')} {_join(parts)}"
+        if parts
+        else ""
+    )
+    if missing:
+        absent = " or ".join(missing)
+        text += f", but no {absent} to speak of" if text else f"There are no {absent} to speak of"
+    return f"{text}."
+
+
+def _sides(mask: np.ndarray, rng: np.random.Generator) -> str:
+    """Which side is more built up and which greener."""
+    halves = np.array_split(mask, 2, axis=1)
+    parts = []
+    for name, words in (
+        ("building", "built up"),
+        ("tree", "green"),
+        ("pavement", "paved for walkers"),
+    ):
+        left, right = (float((half == CLASSES.index(name)).mean()) for half in halves)
+        if max(left, right) < 0.02:
+            continue
+        side = "left" if left > right else "right"
+        much = "much more" if max(left, right) > 2 * min(left, right) else "slightly more"
+        parts.append(f"the {side} side is {much} {words}")
+    if not parts:
+        return "Neither side has buildings, trees or pavements worth noting."
+    return f"{_pick(rng, 'Comparing both sides,', 'Between the two sides,')} {_join(parts)}."
+
+
+def _metadata() -> DatasetMetadata:
+    return DatasetMetadata(
+        title="CamVid: street scenes with shares of 11 classes",
+        description=(
+            "Frames filmed from a car in Cambridge, with the share of each of 11 classes in the "
+            "frame's mask as targets, and long captions written from the masks."
+        ),
+        source=SOURCE,
+        licence="cc-by-nc-4.0",
+        indicators=INDICATORS,
+        parameters={"importer": "camvid"},
+        notes=(
+            "The captions are written by a program from the masks, ordered by position in the "
+            "picture; a connected area counts as one thing.",
+            "Shares are of labelled pixels, so that they sum to 1; unlabelled ones are left out.",
+            "A frame is a region without a place; `split_block` holds out runs of 24 seconds of "
+            "video and drops 4 seconds around them, for frames follow one another by a second.",
+        ),
+        citation="Brostow, Fauqueur, Cipolla: Semantic Object Classes in Video. Pattern "
+        "Recognition Letters 30(2), 2009.",
+    )

@@ -1,0 +1,145 @@
+"""House sales of King County with overhead pictures: four houses in each of 250 cells of 1 km.
+
+Layout: `houses.csv` (id, price, log_price, lat, long, cell, sqft_living, sqft_lot, floors, grade,
+condition, yr_built, image) and `z18/`. A region is a cell, and its indicators are means over its
+houses: geometric ones for price and areas, so that evaluation sees the mean logarithm. The lowest
+16 pixels of a picture hold a watermark and are cut off.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import shapely
+
+from ..errors import SourceError
+from ..images import decode_image, encode_image
+from ..schema import DatasetMetadata, Indicator
+from .base import IMAGES_PER_SHARD, ImportReport, require, write_plans
+from .image_folder import plan_from_frame
+
+SUMMARY = "1,000 overhead pictures of houses in 250 cells of King County, with prices"
+CITY = "king_county"
+LAYOUT = "houses.csv and the folder z18/"
+SOURCE = "https://github.com/anu2421/satellite-property-valuation"
+COLUMNS = ("id", "price", "lat", "long", "cell", "sqft_living", "sqft_lot", "grade", "yr_built")
+WATERMARK_PX = 16
+CELL_M = 1000.0
+# cells are named floor(lat * a), floor(lon * b): a is 1 km of 6371 km's sphere; b that at the
+# middle latitude of the full data, found from the names of the cells
+CELLS_PER_DEGREE_NORTH = 111.195
+CELLS_PER_DEGREE_EAST = 75.03636
+# a picture of 224 px shows about 45 m
+GROUND_RESOLUTION_M = 45 / 224
+INDICATORS = (
+    Indicator("price", "USD", "intensity", "Sale price of houses, geometric mean of the cell's."),
+    Indicator("living_area", "square feet", "intensity", "Living area, geometric mean."),
+    Indicator("lot_area", "square feet", "intensity", "Area of the lot, geometric mean."),
+    Indicator("year_built", "year", "intensity", "Year of construction, mean.", "identity"),
+    Indicator(
+        "grade", "1-13", "intensity", "The county's grade of construction, mean.", "identity"
+    ),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """No flags of its own."""
+
+
+def import_dataset(
+    source: str | Path,
+    output_dir: str | Path,
+    *,
+    seed: int = 0,
+    images_per_shard: int = IMAGES_PER_SHARD,
+) -> ImportReport:
+    """Import the houses of King County.
+
+    Args:
+        source: folder with `houses.csv`.
+        output_dir: the dataset folder; an unfinished import there goes on.
+        seed: of the splits.
+        images_per_shard: rows of a shard.
+
+    Raises:
+        SourceError: another layout.
+    """
+    source = Path(source)
+    require(source, "houses.csv", "z18", layout=LAYOUT)
+    houses = pd.read_csv(source / "houses.csv")
+    missing = [name for name in (*COLUMNS, "image") if name not in houses]
+    if missing:
+        raise SourceError(f"{source / 'houses.csv'} has no column {', '.join(missing)}.")
+    frame = pd.DataFrame(
+        {
+            "file": houses["image"],
+            "image_id": houses["id"].astype(str),
+            "region_id": houses["cell"],
+            "price": np.log(houses["price"]),
+            "living_area": np.log(houses["sqft_living"]),
+            "lot_area": np.log(houses["sqft_lot"]),
+            "year_built": houses["yr_built"],
+            "grade": houses["grade"],
+            "ground_resolution_m": GROUND_RESOLUTION_M,
+            "source": SOURCE,
+        }
+    )
+    plan = plan_from_frame(
+        frame,
+        source,
+        city=CITY,
+        view="satellite",
+        indicators=INDICATORS,
+        cell_m=CELL_M,
+        region_columns={"geometry": {name: _cell(name) for name in set(houses["cell"])}},
+        sources={one.name: SOURCE for one in INDICATORS},
+        load=without_watermark,
+    )
+    means = plan.regions[["price", "living_area", "lot_area"]]
+    plan.regions[means.columns] = np.exp(means)
+    return write_plans([plan], _metadata(), output_dir, seed, images_per_shard)
+
+
+def without_watermark(path: Path) -> bytes:
+    """A picture without its lowest 16 rows, as PNG.
+
+    Raises:
+        BadImageError: it cannot be used.
+    """
+    image = decode_image(path, min_side=2 * WATERMARK_PX)
+    return encode_image(image.crop((0, 0, image.width, image.height - WATERMARK_PX)), "PNG")
+
+
+def _cell(name: str) -> shapely.Polygon:
+    """Outline of a cell "row_column" in EPSG:4326."""
+    try:
+        row, column = (int(part) for part in name.split("_"))
+    except ValueError as error:
+        raise SourceError(f"A cell is named like '5303_-9185', got {name!r}.") from error
+    return shapely.box(
+        column / CELLS_PER_DEGREE_EAST,
+        row / CELLS_PER_DEGREE_NORTH,
+        (column + 1) / CELLS_PER_DEGREE_EAST,
+        (row + 1) / CELLS_PER_DEGREE_NORTH,
+    )
+
+
+def _metadata() -> DatasetMetadata:
+    return DatasetMetadata(
+        title="Overhead pictures of houses in King County",
+        description=(
+            "Four overhead pictures, each of one house and about 45 m across, in each of 250 cells "
+            "of 1 km, with sale prices and the houses' data averaged over the four."
+        ),
+        source=SOURCE,
+        licence="not stated",
+        indicators=INDICATORS,
+        parameters={"importer": "king_county", "watermark_px": WATERMARK_PX},
+        notes=(
+            "The indicators describe the four houses in the pictures, not all houses of the cell.",
+            f"The lowest {WATERMARK_PX} rows of pixels (a watermark) are cut off.",
+            "Price, living area and lot area are geometric means, so that ln(y + 1) is the mean "
+            "logarithm.",
+        ),
+    )

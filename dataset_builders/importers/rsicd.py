@@ -1,0 +1,144 @@
+"""RSICD: overhead images with five short human captions each.
+
+Layout: `captions.json` (a list of {file, captions, class, split}) and `images/`. All captions go
+to the table of captions; the image's own caption is its distinct ones joined in random order. The
+images have no place and no indicator: every image is a region, with its scene class.
+"""
+
+import argparse
+import json
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..captions import clean_caption, join_sentences
+from ..errors import SourceError
+from ..schema import DatasetMetadata, config_name
+from .base import IMAGES_PER_SHARD, ImportReport, require, write_plans
+from .image_folder import plan_from_frame
+
+SUMMARY = "overhead images with five human captions each (RSICD)"
+CITY = "rsicd"
+LAYOUT = "captions.json and the folder images/"
+SOURCE = "RSICD, https://github.com/201528014227051/RSICD_optimal"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """No flags of its own."""
+
+
+def import_dataset(
+    source: str | Path,
+    output_dir: str | Path,
+    *,
+    seed: int = 0,
+    images_per_shard: int = IMAGES_PER_SHARD,
+) -> ImportReport:
+    """Import RSICD.
+
+    Args:
+        source: folder with `captions.json`.
+        output_dir: the dataset folder; an unfinished import there goes on.
+        seed: of the splits and of the order of captions.
+        images_per_shard: rows of a shard.
+
+    Raises:
+        SourceError: another layout.
+    """
+    source = Path(source)
+    require(source, "captions.json", "images", layout=LAYOUT)
+    records = _read(source / "captions.json")
+    files = [record["file"] for record in records]
+    ids = [Path(file).stem for file in files]
+    frame = pd.DataFrame(
+        {
+            "file": [f"images/{file}" for file in files],
+            "image_id": ids,
+            "region_id": ids,
+            "caption": [
+                joined_caption(record["captions"], image_id, seed)
+                for record, image_id in zip(records, ids, strict=True)
+            ],
+            "caption_model": "human",
+            "source": SOURCE,
+        }
+    )
+    table = config_name(CITY, "captions")
+    captions, rejects = [], []
+    for image_id, record in zip(ids, records, strict=True):
+        for number, text in enumerate(record["captions"]):
+            cleaned = clean_caption(text)
+            if cleaned is None:
+                rejects.append((table, image_id, "empty_caption", f"caption {number}"))
+            else:
+                captions.append(_candidate(image_id, cleaned))
+    classes = {image_id: record.get("class") for image_id, record in zip(ids, records, strict=True)}
+    splits = {image_id: record.get("split") for image_id, record in zip(ids, records, strict=True)}
+    plan = plan_from_frame(
+        frame,
+        source,
+        city=CITY,
+        view="satellite",
+        indicators=(),
+        region_columns={"scene_class": classes, "split_author": splits},
+        rejects=rejects,
+        captions=captions,
+    )
+    return write_plans([plan], _metadata(), output_dir, seed, images_per_shard)
+
+
+def joined_caption(captions: list[str], image_id: str, seed: int) -> str | None:
+    """The distinct captions as sentences, in an order drawn from the image's id and the seed."""
+    sentences = list(dict.fromkeys(filter(None, map(_sentence, captions))))
+    order = np.random.default_rng((seed, zlib.crc32(image_id.encode()))).permutation(len(sentences))
+    return join_sentences([sentences[index] for index in order])
+
+
+def _sentence(text: str) -> str:
+    # "grass is green ." was split into words
+    return re.sub(r"\s+([.,;:!?])", r"\1", clean_caption(text) or "")
+
+
+def _candidate(image_id: str, text: str) -> dict[str, Any]:
+    return {"image_id": image_id, "model": "human", "stage": "human", "text": text, "kept": True}
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path} is no JSON: {error}") from error
+    if not isinstance(records, list) or not all(
+        isinstance(one, dict) and isinstance(one.get("captions"), list) and one.get("file")
+        for one in records
+    ):
+        raise SourceError(f"{path} should be a list of objects with `file` and `captions`.")
+    return records
+
+
+def _metadata() -> DatasetMetadata:
+    return DatasetMetadata(
+        title="RSICD: overhead images with human captions",
+        description=(
+            "Overhead images of 224 pixels with five short human captions each, from the RSICD "
+            "collection. They have no place and no indicator: they are for image-text training."
+        ),
+        source=SOURCE,
+        licence="not stated",
+        indicators=(),
+        extra_columns={"regions": {"scene_class": "string", "split_author": "string"}},
+        parameters={"importer": "rsicd"},
+        notes=(
+            "The caption of an image is its distinct human captions joined in random order; all "
+            "five, as they came, are in the table of captions.",
+            "Many captions fit more than one image: credit identical texts in retrieval.",
+            "Every image is a region of its own, with no geometry; `scene_class` is its RSICD "
+            "class.",
+        ),
+        citation="Lu, Wang, Zheng, Li: Exploring Models and Data for Remote Sensing Image Caption "
+        "Generation. IEEE TGRS 56(4), 2017.",
+    )

@@ -1,0 +1,112 @@
+"""Street views of New York with five indicators of the same places (StreetviewLLM).
+
+Layout: `labels.csv` (split, lat, lon, pop, ndvi, building_height, built_surface, travel_time,
+image) and the pictures it names. Every point is a region: a square of 1 km around it, for the
+points lie on a grid of about that step. The labels are rescaled to 0-10 over the area by their
+authors, so they are predicted as they stand.
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from ..errors import SourceError
+from ..schema import DatasetMetadata, Indicator
+from .base import IMAGES_PER_SHARD, ImportReport, require, write_plans
+from .image_folder import plan_from_frame
+
+SUMMARY = "1,448 Google street views of New York with five indicators (StreetviewLLM)"
+CITY = "new_york"
+CELL_M = 1000.0
+BLOCK_M = 10_000.0
+LAYOUT = "labels.csv and the folder images/ of StreetviewLLM's New York set"
+SOURCE = "https://github.com/Jasper0122/StreetviewLLM"
+COLUMNS = ("split", "lat", "lon", "pop", "ndvi", "building_height", "built_surface", "travel_time")
+SCALED = "0-10, rescaled over the area"
+INDICATORS = (
+    Indicator("population", SCALED, "density", "Population around the point.", "identity"),
+    Indicator("ndvi", SCALED, "intensity", "Vegetation index around the point.", "identity"),
+    Indicator("building_height", SCALED, "intensity", "Mean height of buildings.", "identity"),
+    Indicator("built_surface", SCALED, "intensity", "Built-up surface.", "identity"),
+    Indicator(
+        "travel_time",
+        SCALED,
+        "intensity",
+        "Travel time to the nearest health care. A control: pictures should not tell it.",
+        "identity",
+    ),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """No flags of its own."""
+
+
+def import_dataset(
+    source: str | Path,
+    output_dir: str | Path,
+    *,
+    seed: int = 0,
+    images_per_shard: int = IMAGES_PER_SHARD,
+) -> ImportReport:
+    """Import the street views of New York.
+
+    Args:
+        source: folder with `labels.csv`.
+        output_dir: the dataset folder; an unfinished import there goes on.
+        seed: of the splits.
+        images_per_shard: rows of a shard.
+
+    Raises:
+        SourceError: another layout.
+    """
+    source = Path(source)
+    require(source, "labels.csv", "images", layout=LAYOUT)
+    labels = pd.read_csv(source / "labels.csv")
+    missing = [name for name in (*COLUMNS, "image") if name not in labels]
+    if missing:
+        raise SourceError(f"{source / 'labels.csv'} has no column {', '.join(missing)}.")
+    labels = labels.rename(columns={"pop": "population", "image": "file", "split": "split_author"})
+    labels["region_id"] = [
+        f"{lat:.6f}_{lon:.6f}" for lat, lon in zip(labels["lat"], labels["lon"], strict=True)
+    ]
+    labels["image_id"] = labels["region_id"]
+    twice = labels["region_id"].duplicated(keep=False)
+    # two pictures of one point share their region and keep their names
+    labels.loc[twice, "image_id"] = labels.loc[twice, "file"]
+    plan = plan_from_frame(
+        labels.assign(source=SOURCE, licence="images of Google and its users"),
+        source,
+        city=CITY,
+        view="street_view",
+        indicators=INDICATORS,
+        cell_m=CELL_M,
+        region_columns={"split_author": labels.set_index("region_id")["split_author"].to_dict()},
+        sources={one.name: SOURCE for one in INDICATORS},
+        block_m=BLOCK_M,
+    )
+    return write_plans([plan], _metadata(), output_dir, seed, images_per_shard)
+
+
+def _metadata() -> DatasetMetadata:
+    return DatasetMetadata(
+        title="Street views of New York with five indicators",
+        description=(
+            "One Google street view a place on a grid of about 1 km, with five indicators of the "
+            "same places, each rescaled to 0-10 over the area by its authors."
+        ),
+        source=SOURCE,
+        licence="MIT as stated for the repository; the photos are of Google and its users",
+        indicators=INDICATORS,
+        extra_columns={"regions": {"split_author": "string"}},
+        parameters={"importer": "streetview_nyc"},
+        notes=(
+            "A region is a square of 1 km centred on its point; neighbouring squares overlap a "
+            "little, and their area is not that of the labels.",
+            "`split_author` is the split that came with the data; `split_random` and "
+            "`split_block` (blocks of 10 km) are this project's.",
+            "About a fifth of the population labels are zero.",
+            "There is one view a point: it shows a street, not the square kilometre.",
+        ),
+    )

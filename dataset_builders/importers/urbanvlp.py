@@ -1,0 +1,263 @@
+"""UrbanVLP's published layout: satellite tiles, street views, captions, downstream tables.
+
+Layout: `urbansat/satellite_images/<City>/16_<x>_<y>_s.jpg`, `urbansat/satellite_texts/<City>.json`
+(nested lists of sentences), `urbansv/streetview_images/<City>/` with names
+`<id>_<lng>,<lat>_<YYYYMM>_<heading>.jpg` and a JSON caption for each, of the same name, in
+`urbansv/streetview_texts/<City>/`, and
+`downstream/<City>_{train,test}.csv` with `..._w_houseprice.csv`. A region is a Baidu tile of zoom
+16; every tile that any of them names is one.
+
+The coordinate system of the street views' names is not stated. They are taken for WGS-84 unless
+told otherwise (--street_view_crs), and a street view belongs to the tile that holds its point.
+"""
+
+import argparse
+import ast
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..captions import clean_caption
+from ..coordinates import SYSTEMS, convert, tile_index
+from ..errors import SourceError
+from ..schema import INDICATORS as SEVEN
+from ..schema import DatasetMetadata, Indicator, config_name
+from .base import (
+    IMAGES_PER_SHARD,
+    ImageItem,
+    ImportPlan,
+    ImportReport,
+    list_images,
+    require,
+    write_plans,
+)
+from .tiles import ZOOM, Tile, parse_tile_pair, tile_region_id, tile_regions
+from .urbanclip import Rejects, caption_rows, satellite_items, tile_captions, tile_pictures
+
+SUMMARY = "UrbanVLP: Baidu tiles and street views with captions, downstream tables"
+LAYOUT = "the folders urbansat/ and urbansv/ or downstream/ of UrbanVLP"
+SOURCE = "https://github.com/CityMind-Lab/UrbanVLP"
+STREET_VIEW_NAME = re.compile(
+    r"(?P<id>[^_]+)_(?P<lon>-?[\d.]+),(?P<lat>-?[\d.]+)_(?P<date>\d{6})_(?P<heading>-?[\d.]+)"
+)
+# what the published values are: a + b ln(y) of UrbanCLIP's y, found from the rows both have
+AFFINE = {
+    "carbon": (5.73922848, 0.10732694, "tonnes carbon, December 2021"),
+    "population": (6.72498672, 0.11160873, "people"),
+    "gdp": (8.16417999, 0.08816878, "million CNY"),
+}
+INDICATORS = (
+    *(
+        Indicator(
+            f"{name}_urbanvlp",
+            f"{constant} + {slope} ln(y), y in {unit}",
+            "intensity",
+            "As published: not ln(y + 1), but affine in ln(y) of UrbanCLIP's value of the tile, "
+            "whose place is about 1 km off. Do not take exp() of it.",
+            "identity",
+        )
+        for name, (constant, slope, unit) in AFFINE.items()
+    ),
+    Indicator(
+        "night_light", "radiance as published", "intensity", "Night light; it looks raw.", "ln1p"
+    ),
+    SEVEN["poi"],
+    Indicator("house_price", "CNY/m2", "intensity", "House price, of the tiles that have one."),
+)
+CSV_COLUMNS = {
+    "carbon": "carbon_urbanvlp",
+    "population": "population_urbanvlp",
+    "gdp": "gdp_urbanvlp",
+    "nightlight": "night_light",
+    "houseprice": "house_price",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of this importer."""
+    parser.add_argument(
+        "--street_view_crs",
+        choices=[name for name in SYSTEMS if name != "bd09mc"],
+        default="wgs84",
+        help="system of the coordinates in the street views' names, which is not stated",
+    )
+
+
+def import_dataset(
+    source: str | Path,
+    output_dir: str | Path,
+    *,
+    street_view_crs: str = "wgs84",
+    seed: int = 0,
+    images_per_shard: int = IMAGES_PER_SHARD,
+) -> ImportReport:
+    """Import every city of UrbanVLP's layout.
+
+    Args:
+        source: its folder.
+        output_dir: the dataset folder; an unfinished import there goes on.
+        street_view_crs: "wgs84", "gcj02" or "bd09": what the street views' names hold.
+        seed: of the splits.
+        images_per_shard: rows of a shard.
+
+    Raises:
+        SourceError: another layout.
+    """
+    source = Path(source)
+    require(source, "urbansat", layout=LAYOUT)
+    cities = sorted(
+        {path.name for path in source.glob("urbansat/satellite_images/*") if path.is_dir()}
+        | {path.name for path in source.glob("urbansv/streetview_images/*") if path.is_dir()}
+        | {path.name.split("_")[0] for path in source.glob("downstream/*.csv")}
+    )
+    plans = [_plan_city(source, city, street_view_crs) for city in cities]
+    return write_plans(plans, _metadata(street_view_crs), output_dir, seed, images_per_shard)
+
+
+def _plan_city(source: Path, name: str, street_view_crs: str) -> ImportPlan:
+    city = name.lower()
+    rejects: Rejects = []
+    pictures = tile_pictures(
+        source / "urbansat/satellite_images" / name, config_name(city, "satellite"), rejects
+    )
+    captions = tile_captions(
+        source / "urbansat/satellite_texts" / f"{name}.json", config_name(city, "captions"), rejects
+    )
+    views, tiles = _street_views(source / "urbansv", name, street_view_crs, rejects)
+    values = _read_downstream(source / "downstream", name, rejects)
+    regions = tile_regions({*pictures, *captions, *tiles, *values})
+    table = pd.DataFrame.from_dict(
+        {tile_region_id(tile): row for tile, row in values.items()}, orient="index"
+    ).reindex(columns=[*(one.name for one in INDICATORS), "split_author"])
+    regions = regions.join(table, on="region_id")
+    texts = caption_rows(captions, "urbanvlp")
+    texts += [
+        {**texts_of, "image_id": item.image_id}
+        for item in views
+        if (texts_of := _candidate(item.columns.get("caption")))
+    ]
+    return ImportPlan(
+        city=city,
+        regions=regions,
+        images={
+            "satellite": satellite_items(pictures, captions, regions, SOURCE, "urbanvlp"),
+            "street_view": views,
+        },
+        captions=texts,
+        rejects=rejects,
+        cell_m=float(np.sqrt(regions["area_m2"].median())),
+        sources={one.name: "UrbanVLP" for one in INDICATORS},
+    )
+
+
+def _candidate(caption: str | None) -> dict[str, Any] | None:
+    if caption is None:
+        return None
+    return {"model": "urbanvlp", "stage": "published", "text": caption, "kept": True}
+
+
+def _street_views(
+    folder: Path, city: str, crs: str, rejects: Rejects
+) -> tuple[list[ImageItem], set[Tile]]:
+    table = config_name(city.lower(), "street_view")
+    items, tiles = [], set()
+    for path in list_images(folder / "streetview_images" / city):
+        match = STREET_VIEW_NAME.fullmatch(path.stem)
+        if match is None:
+            detail = "expected <id>_<lng>,<lat>_<YYYYMM>_<heading>.jpg"
+            rejects.append((table, path.name, "bad_name", detail))
+            continue
+        try:
+            lon, lat = float(match["lon"]), float(match["lat"])
+            x, y = tile_index(*convert(lon, lat, crs, "bd09"), ZOOM, "baidu")
+        except ValueError as error:
+            rejects.append((table, path.name, "bad_coordinates", str(error)))
+            continue
+        lon, lat = convert(lon, lat, crs, "wgs84")
+        columns = {
+            "lon": lon,
+            "lat": lat,
+            "heading": float(match["heading"]),
+            "captured_at": f"{match['date'][:4]}-{match['date'][4:]}",
+            "source": SOURCE,
+            **_street_view_caption(folder / "streetview_texts" / city, path, table, rejects),
+        }
+        tiles.add((x, y))
+        items.append(ImageItem(path.stem, tile_region_id((x, y)), path, columns))
+    return items, tiles
+
+
+def _street_view_caption(folder: Path, image: Path, table: str, rejects: Rejects) -> dict[str, str]:
+    path = folder / f"{image.stem}.json"
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        caption = clean_caption(next(iter(content.values())))
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, StopIteration) as error:
+        rejects.append((table, image.stem, "bad_caption", f"{path.name}: {error}"))
+        return {}
+    return {"caption": caption, "caption_model": "urbanvlp"} if caption else {}
+
+
+def _read_downstream(folder: Path, city: str, rejects: Rejects) -> dict[Tile, dict[str, Any]]:
+    """Values of each tile from the four tables, and the authors' split."""
+    table = config_name(city.lower(), "regions")
+    values: dict[Tile, dict[str, Any]] = {}
+    for part in ("train", "test"):
+        for path in (folder / f"{city}_{part}.csv", folder / f"{city}_{part}_w_houseprice.csv"):
+            if not path.exists():
+                continue
+            frame = pd.read_csv(path)
+            if "Coordinate" not in frame:
+                raise SourceError(f"{path} has no column 'Coordinate'.")
+            for row in frame.to_dict("records"):
+                tile = parse_tile_pair(row["Coordinate"])
+                if tile is None:
+                    item = str(row["Coordinate"])
+                    rejects.append((table, item, "bad_tile", f"{path.name}: expected (x,y)"))
+                    continue
+                known = values.setdefault(tile, {"split_author": part})
+                known |= _values(row, tile, table, rejects)
+    return values
+
+
+def _values(row: Mapping[Any, Any], tile: Tile, table: str, rejects: Rejects) -> dict[str, float]:
+    found = {name: float(row[column]) for column, name in CSV_COLUMNS.items() if column in row}
+    if "poi" in row:
+        try:
+            counts = ast.literal_eval(str(row["poi"]))
+            found["poi"] = float(sum({str(key).strip(): n for key, n in counts.items()}.values()))
+        except (ValueError, SyntaxError, AttributeError, TypeError) as error:
+            rejects.append((table, tile_region_id(tile), "bad_poi", str(error)))
+    return found
+
+
+def _metadata(street_view_crs: str) -> DatasetMetadata:
+    return DatasetMetadata(
+        title="UrbanVLP's satellite tiles, street views, captions and indicators",
+        description=(
+            "Baidu satellite tiles of zoom 16 and street views with the captions and downstream "
+            "values published with UrbanVLP."
+        ),
+        source=SOURCE,
+        licence="not stated",
+        indicators=INDICATORS,
+        extra_columns={"regions": {"split_author": "string"}},
+        parameters={"importer": "urbanvlp", "street_view_crs": street_view_crs},
+        notes=(
+            "carbon, population and GDP are as published: affine in ln(y) of UrbanCLIP's values "
+            "(18 rows, residual below 1e-14), not ln(y + 1). They are predicted as they stand.",
+            "They inherit that UrbanCLIP's rasters were read about 1 km off the tile.",
+            "tile_z, tile_x and tile_y are Baidu's: y counts northward from the equator.",
+            f"The street views' coordinates are taken for {street_view_crs}; their system is not "
+            "stated. A street view belongs to the tile that holds its point.",
+            "Regions without a picture are kept; `split_author` is the split of the publication.",
+        ),
+        citation="Hao et al.: UrbanVLP. AAAI 2025.",
+    )
