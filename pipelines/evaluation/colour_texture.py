@@ -3,7 +3,9 @@
 The control "simple features": what can be told from an image without any learning. Hue,
 saturation and value histograms; colour moments on a 3 x 3 grid (where sky, facade and road lie);
 histograms of oriented gradients on a 2 x 2 grid; uniform local binary patterns (Ojala et al. 2002,
-doi:10.1109/TPAMI.2002.1017623) at two scales; colourfulness, greenness, entropy and sharpness.
+doi:10.1109/TPAMI.2002.1017623) at two scales; colourfulness, greenness, entropy and sharpness. Of
+histograms the square root is taken (Hellinger), or a bin that hardly any training image fills
+would blow up when it is standardised.
 """
 
 from functools import lru_cache
@@ -52,7 +54,7 @@ def _colour_histograms(hsv: Array) -> Array:
     # a grey pixel has no hue: it counts by its saturation
     hues = np.histogram(hue, HUES, (0, 1), weights=saturation)[0] / len(hue)
     levels = [np.histogram(v, LEVELS, (0, 1))[0] / len(v) for v in (saturation, value)]
-    return np.concatenate([hues, *levels])
+    return np.sqrt(np.concatenate([hues, *levels]))
 
 
 def _colour_moments(rgb: Array) -> Array:
@@ -95,7 +97,7 @@ def _binary_patterns(grey: Array) -> Array:
         for bit, (top, left) in enumerate(ring)
     )
     counts = np.bincount(_uniform_codes()[np.asarray(pattern)].ravel(), minlength=UNIFORM_PATTERNS)
-    return counts / centre.size
+    return np.sqrt(counts / centre.size)
 
 
 def _summary(rgb: Array, grey: Array) -> Array:

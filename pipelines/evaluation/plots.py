@@ -103,8 +103,8 @@ def draw_maps(
     Args:
         path: of the PNG.
         title: above all.
-        regions_path: GeoParquet with region_id and geometry.
-        predictions: columns indicator, region_id, truth, prediction; averaged by region.
+        regions_path: GeoParquet with region_id, geometry and a column of labels an indicator.
+        predictions: columns indicator, region_id, prediction; averaged by region.
         indicators: name -> unit and transform.
 
     Returns:
@@ -124,7 +124,7 @@ def draw_maps(
         grid = figure.subplots(len(names), 3, squeeze=False)
         for row, name in zip(grid, names, strict=True):
             of_indicator = predictions[predictions["indicator"] == name]
-            means = of_indicator.groupby("region_id")[["truth", "prediction"]].mean()
+            means = of_indicator.groupby("region_id")["prediction"].mean()
             _map_row(figure, row, regions, means, name, scale_name(indicators[name]))
         for axes, heading in zip(grid[0], ("truth", "prediction", "residual"), strict=True):
             axes.set_title(heading, fontsize=11)
@@ -137,11 +137,12 @@ def _map_row(
     figure: Figure,
     row: Any,
     regions: gpd.GeoDataFrame,
-    means: pd.DataFrame,
+    means: pd.Series,
     name: str,
     scale: str,
 ) -> None:
-    joined = regions.merge(means, left_on="region_id", right_index=True, how="left")
+    joined = regions[["region_id", "geometry"]].assign(truth=regions[name])
+    joined["prediction"] = joined["region_id"].map(means)
     joined["residual"] = joined["prediction"] - joined["truth"]
     # one scale for both, so that a flat prediction looks flat
     shared = Normalize(*_limits(joined["truth"].dropna().to_numpy(), PERCENTILES))

@@ -150,8 +150,8 @@ def probe(
 ) -> Path:
     """Compute the cells that are not in `<output>/results.jsonl` yet.
 
-    Beside the rows it writes `predictions/`, the test predictions in Parquet; `regions.parquet`
-    for maps; and `probe.json`: what was left out and why.
+    Beside the rows it writes `predictions/`, the test predictions in Parquet; `regions.parquet`,
+    places and labels for maps; and `probe.json`: what was left out and why.
 
     Args:
         city: regions and indicators.
@@ -477,9 +477,10 @@ def _write_summary(
     settings: ProbeSettings,
     table_hash: str,
 ) -> None:
-    regions = city.regions.iloc[kept]
+    regions = city.regions.iloc[kept][["region_id", "lon", "lat", "geometry"]]
+    labels = {target.name: target.y[kept] for target in city.targets}
     with atomic_path(output / REGIONS_FILE) as temporary:
-        regions[["region_id", "lon", "lat", "geometry"]].to_parquet(temporary)
+        regions.assign(**labels).to_parquet(temporary)
     summary = {
         "city": city.name,
         "dataset_name": city.dataset_name,

@@ -1,0 +1,78 @@
+import math
+from dataclasses import replace
+
+import pytest
+
+from pipelines.evaluation.results import ResultRow, ResultStore, read_rows
+
+ROW = ResultRow(
+    system="clip",
+    view="both",
+    city="toytown",
+    indicator="population",
+    unit="people",
+    transform="ln1p",
+    protocol="block",
+    probe="ridge",
+    split_seed=0,
+    probe_seed=0,
+    n_train=60,
+    n_validation=20,
+    n_test=20,
+    r2=0.5,
+    rmse=0.7,
+    mae=0.6,
+    spearman=math.nan,
+    label_sd_test=1.0,
+    hyperparameters={"alpha": 10.0},
+    table_hash="a" * 16,
+    embedding_hash="b" * 16,
+    seconds=0.25,
+    synthetic=True,
+)
+ROWS = [replace(ROW, split_seed=seed) for seed in range(4)]
+
+
+def test_rows_come_back_as_they_were(tmp_path):
+    path = tmp_path / "city" / "results.jsonl"
+    ResultStore(path).append(ROWS)
+    back = list(read_rows(path))
+    assert [replace(row, spearman=0.0) for row in back] == [replace(r, spearman=0.0) for r in ROWS]
+    assert all(math.isnan(row.spearman) for row in back)
+    assert "NaN" not in path.read_text()
+
+
+def test_a_torn_last_line_is_computed_again_and_nothing_else(tmp_path):
+    path = tmp_path / "results.jsonl"
+    ResultStore(path).append(ROWS)
+    whole = path.read_bytes()
+    for cut in range(1, len(whole) // len(ROWS)):  # every byte of the last line
+        path.write_bytes(whole[:-cut])
+        assert [row.split_seed for row in read_rows(path)] == [0, 1, 2]
+        store = ResultStore(path)
+        assert ROWS[3].key not in store.keys
+        assert ROWS[2].key in store.keys
+        store.append(ROWS[3:])
+        assert path.read_bytes() == whole
+
+
+def test_a_key_cannot_be_written_twice(tmp_path):
+    store = ResultStore(tmp_path / "results.jsonl")
+    store.append(ROWS[:1])
+    with pytest.raises(ValueError, match="already"):
+        ResultStore(store.path).append(ROWS)
+    with pytest.raises(ValueError, match="already"):
+        store.append([ROWS[1], ROWS[1]])
+
+
+def test_a_broken_line_in_the_middle_is_named(tmp_path):
+    path = tmp_path / "results.jsonl"
+    ResultStore(path).append(ROWS)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], lines[1][:40], *lines[2:]]) + "\n")
+    with pytest.raises(ValueError, match="line 2 is no result row"):
+        list(read_rows(path))
+
+
+def test_no_file_no_rows(tmp_path):
+    assert list(read_rows(tmp_path / "none.jsonl")) == []
