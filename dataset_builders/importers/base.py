@@ -5,6 +5,7 @@ An importer reads its layout into an [`ImportPlan`] (names and numbers, no pixel
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -167,6 +168,11 @@ def list_images(folder: Path) -> list[Path]:
     )
 
 
+def city_of(folder_name: str) -> str:
+    """The name in the configs of a city's folder: "New-York" becomes "new_york"."""
+    return re.sub(r"[^a-z0-9]+", "_", folder_name.lower()).strip("_")
+
+
 def require(source: Path, *names: str, layout: str) -> None:
     """Check that a source has what its layout says.
 
@@ -298,6 +304,7 @@ __all__ = [
     "ImageItem",
     "ImportPlan",
     "ImportReport",
+    "city_of",
     "geodesic_areas",
     "list_images",
     "require",

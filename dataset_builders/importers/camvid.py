@@ -273,7 +273,7 @@ def _opening(shares: dict[str, float], rng: np.random.Generator) -> str:
         kind = _pick(rng, "an open road", "a wide, open road", "a road with little beside it")
     else:
         kind = _pick(rng, "a mixed street of buildings and trees", "a suburban road", "a town road")
-    view = _pick(rng, "seen from a driving car", "from the driver's seat", "from a moving car")
+    view = _pick(rng, "seen from a driving car", "seen by a driver", "filmed from a moving car")
     start = _pick(rng, "The picture shows", "This is", "The scene is", "The camera looks along")
     return f"{start} {kind} {view}."
 
@@ -303,13 +303,12 @@ def _third(
     phrases = [_surface(name, share[name], rng) for name in surfaces]
     sentences = []
     if phrases:
-        verb = _pick(rng, "there is", "one sees", "the view meets")
+        verb = _pick(rng, "one sees", "the view meets", "the eye falls on")
         sentences.append(f"{place} {verb} {_join(phrases)}.")
     objects = _objects(things)
     if objects:
-        lead = _pick(rng, "Also there:", "In this part:", "It also holds") if phrases else place
-        lead = f"{place} there is" if not phrases else lead
-        sentences.append(f"{lead} {_join(objects)}.")
+        also = _pick(rng, "Also there:", "This part also has", "It also holds")
+        sentences.append(f"{also if phrases else f'{place} one sees'} {_join(objects)}.")
     return sentences or [f"{place} the view is clear of buildings, trees and traffic."]
 
 
@@ -360,7 +359,7 @@ def _counted(name: str, count: int) -> str:
 def _nearest(things: list[Thing], rng: np.random.Generator) -> str | None:
     movers = [one for one in things if one.name in ("car", "pedestrian", "bicyclist")]
     if not movers:
-        return _pick(rng, "Nobody is about and no vehicle is in view.", "The street lies empty.")
+        return _pick(rng, "Hardly anything is on the move here.", "The street lies almost empty.")
     largest = max(movers, key=lambda one: (one.area, one.name))
     side = "in the centre" if largest.third == "centre" else f"on the {largest.third}"
     verb = _pick(rng, "The largest of those on the move or parked is", "What stands out most is")
@@ -374,7 +373,7 @@ def _counts(things: list[Thing], rng: np.random.Generator) -> str:
     parts = [_counted(name, names.count(name)) for name in MIN_AREA if name in names]
     missing = [PLURALS[name] for name in ("car", "pedestrian", "bicyclist") if name not in names]
     text = (
-        f"In all {_pick(rng, 'the scene has', 'one counts', 'there are')} {_join(parts)}"
+        f"In all {_pick(rng, 'the scene has', 'the view has', 'one counts')} {_join(parts)}"
         if parts
         else ""
     )
@@ -385,23 +384,19 @@ def _counts(things: list[Thing], rng: np.random.Generator) -> str:
 
 
 def _sides(mask: np.ndarray, rng: np.random.Generator) -> str:
-    """Which side is more built up and which greener."""
+    """Which side is more built up, which greener, which has more pavement."""
     halves = np.array_split(mask, 2, axis=1)
-    parts = []
-    for name, words in (
-        ("building", "built up"),
-        ("tree", "green"),
-        ("pavement", "paved for walkers"),
-    ):
+    gains: dict[str, list[str]] = {"left": [], "right": []}
+    for name, words in (("building", "built up"), ("tree", "green"), ("pavement", "paved")):
         left, right = (float((half == CLASSES.index(name)).mean()) for half in halves)
-        if max(left, right) < 0.02:
+        if max(left, right) < 0.02 or left == right:
             continue
-        side = "left" if left > right else "right"
         much = "much more" if max(left, right) > 2 * min(left, right) else "slightly more"
-        parts.append(f"the {side} side is {much} {words}")
+        gains["left" if left > right else "right"].append(f"{much} {words}")
+    parts = [f"the {side} side is {_join(more)}" for side, more in gains.items() if more]
     if not parts:
-        return "Neither side has buildings, trees or pavements worth noting."
-    return f"{_pick(rng, 'Comparing both sides,', 'Between the two sides,')} {_join(parts)}."
+        return "Neither side stands out against the other."
+    return f"{_pick(rng, 'Of the two sides,', 'Comparing both sides,')} {' while '.join(parts)}."
 
 
 def _metadata() -> DatasetMetadata:

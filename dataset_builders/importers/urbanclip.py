@@ -25,6 +25,7 @@ from .base import (
     ImageItem,
     ImportPlan,
     ImportReport,
+    city_of,
     list_images,
     require,
     write_plans,
@@ -104,7 +105,7 @@ def import_dataset(
 
 
 def _plan_city(source: Path, folder: Path) -> ImportPlan:
-    city = folder.name.lower()
+    city = city_of(folder.name)
     rejects: Rejects = []
     pictures = tile_pictures(folder, config_name(city, "satellite"), rejects)
     captions = tile_captions(

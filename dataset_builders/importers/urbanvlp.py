@@ -32,6 +32,7 @@ from .base import (
     ImageItem,
     ImportPlan,
     ImportReport,
+    city_of,
     list_images,
     require,
     write_plans,
@@ -120,7 +121,7 @@ def import_dataset(
 
 
 def _plan_city(source: Path, name: str, street_view_crs: str) -> ImportPlan:
-    city = name.lower()
+    city = city_of(name)
     rejects: Rejects = []
     pictures = tile_pictures(
         source / "urbansat/satellite_images" / name, config_name(city, "satellite"), rejects
@@ -164,7 +165,7 @@ def _candidate(caption: str | None) -> dict[str, Any] | None:
 def _street_views(
     folder: Path, city: str, crs: str, rejects: Rejects
 ) -> tuple[list[ImageItem], set[Tile]]:
-    table = config_name(city.lower(), "street_view")
+    table = config_name(city_of(city), "street_view")
     items, tiles = [], set()
     for path in list_images(folder / "streetview_images" / city):
         match = STREET_VIEW_NAME.fullmatch(path.stem)
@@ -207,7 +208,7 @@ def _street_view_caption(folder: Path, image: Path, table: str, rejects: Rejects
 
 def _read_downstream(folder: Path, city: str, rejects: Rejects) -> dict[Tile, dict[str, Any]]:
     """Values of each tile from the four tables, and the authors' split."""
-    table = config_name(city.lower(), "regions")
+    table = config_name(city_of(city), "regions")
     values: dict[Tile, dict[str, Any]] = {}
     for part in ("train", "test"):
         for path in (folder / f"{city}_{part}.csv", folder / f"{city}_{part}_w_houseprice.csv"):
