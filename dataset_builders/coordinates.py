@@ -4,7 +4,9 @@ China's maps use GCJ-02, an offset of WGS-84 by some hundred metres; Baidu adds 
 a Mercator-like plane of its own (BD-09 Mercator). GCJ-02 and BD-09 follow the formulas published
 by eviltransform and coordtransform; the plane follows the polynomials of Baidu's JavaScript API.
 Each has one direction that is a formula; the other is its exact inverse, found by iteration, so
-that a round trip ends where it began (below 1e-9 degrees).
+that a round trip ends where it began (below 1e-9 degrees). Baidu's polynomials change at 15, 30, 45
+and 60 degrees and leave gaps of up to a centimetre there (at 60 degrees ten), which have no exact
+inverse.
 
 Nothing is guessed: the caller names both systems.
 """
@@ -27,6 +29,7 @@ BD_ANGLE = math.pi * 3000.0 / 180.0
 CHINA = (72.004, 137.8347, 0.8293, 55.8271)
 TOLERANCE_DEGREES = 1e-13
 MAX_ITERATIONS = 60
+MAX_CORRECTION_M = 100.0
 
 # Baidu's bands of |y| in metres and of |lat|, from the pole to the equator
 BAND_Y = np.array([12890594.86, 8362377.87, 5591021.0, 3481989.83, 1678043.12, 0.0])
@@ -294,7 +297,7 @@ def _bd09mc_to_bd09(x: np.ndarray, y: np.ndarray) -> Pair:
 def _bd09_to_bd09mc(lon: np.ndarray, lat: np.ndarray) -> Pair:
     shape = lon.shape
     lon, lat = lon.ravel(), lat.ravel()
-    x, y = _polynomial(lon, lat, LL_TO_MC[_bands(lat, BAND_LAT)])
+    guess_x, guess_y = x, y = _polynomial(lon, lat, LL_TO_MC[_bands(lat, BAND_LAT)])
     # Baidu's own polynomial is off by up to some decimetres: follow the other one back
     for _ in range(MAX_ITERATIONS):
         c = MC_TO_LL[_bands(y, BAND_Y)]
@@ -305,6 +308,9 @@ def _bd09_to_bd09mc(lon: np.ndarray, lat: np.ndarray) -> Pair:
         x, y = x + step_x, y + step_y
         if not np.any(np.maximum(np.abs(step_x), np.abs(step_y)) > 1e-8):
             break
+    # near 75 degrees the other one jumps by a kilometre: there Baidu's own stands
+    lost = np.hypot(x - guess_x, y - guess_y) > MAX_CORRECTION_M
+    x, y = np.where(lost, guess_x, x), np.where(lost, guess_y, y)
     return x.reshape(shape), y.reshape(shape)
 
 

@@ -6,8 +6,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# formats that decode in process and hold one picture; no EPS or PDF, which start other programs
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+# formats that decode in process and hold a picture; no EPS or PDF, which start other programs.
+# MPO opens as JPEG; AVIF and JPEG 2000 are not in every build of Pillow, and open() takes no name
+# it does not know.
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+Image.init()
+READABLE = [name for name in FORMATS if name in Image.OPEN]
 # formats whose further frames are an animation, not a preview (MPO) or another page (TIFF)
 ANIMATED_FORMATS = ("GIF", "WEBP", "PNG", "AVIF")
 STORED_FORMATS = ("JPEG", "PNG", "WEBP")
@@ -112,7 +116,7 @@ def _read_file(path: Path) -> bytes:
 
 def _open(data: bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(io.BytesIO(data), formats=READABLE)
     except Image.DecompressionBombError as error:
         raise BadImageError("too_large", str(error)) from error
     except UnidentifiedImageError as error:

@@ -1,0 +1,74 @@
+import datasets
+import pytest
+
+from dataset_builders.errors import DatasetError
+from dataset_builders.schema import (
+    INDICATORS,
+    TABLES,
+    DatasetMetadata,
+    Indicator,
+    config_name,
+    features,
+    parse_config_name,
+)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_config_names_round_trip(table):
+    assert parse_config_name(config_name("new_york", table)) == ("new_york", table)
+
+
+@pytest.mark.parametrize("city", ["New York", "", "a-b", "../x"])
+def test_a_city_that_is_no_folder_name_is_refused(city):
+    with pytest.raises(DatasetError, match="A city is named with"):
+        config_name(city, "regions")
+
+
+@pytest.mark.parametrize("name", ["beijing", "beijing-roads", "-regions", "a/b-regions"])
+def test_other_names_are_no_configs(name):
+    with pytest.raises(DatasetError, match="<city>-<table>"):
+        parse_config_name(name)
+
+
+def test_the_seven_indicators_are_columns_of_regions_with_their_sources():
+    columns = features("regions")
+    assert list(INDICATORS) == [
+        "population", "gdp", "night_light", "comments", "carbon", "crime", "poi",
+    ]  # fmt: skip
+    for name in INDICATORS:
+        assert columns[name] == datasets.Value("float64")
+        assert columns[f"{name}_source"] == datasets.Value("string")
+    assert "population" not in features("satellite")
+
+
+def test_other_indicators_replace_the_seven():
+    columns = features("regions", [Indicator("ndvi", "1", "intensity", "green", "identity")])
+    assert "ndvi" in columns
+    assert "population" not in columns
+
+
+def test_an_indicator_named_like_a_column_is_refused():
+    with pytest.raises(DatasetError, match=r"columns twice: \['area_m2'\]"):
+        features("regions", [Indicator("area_m2", "m2", "count", "")])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "Night Light"}, "column name"),
+        ({"kind": "amount"}, "kind of 'x' must be one of"),
+        ({"transform": "log"}, "transform of 'x' must be one of"),
+    ],
+)
+def test_an_impossible_indicator_is_refused(change, message):
+    fields = {"name": "x", "unit": "1", "kind": "count", "description": ""} | change
+    with pytest.raises(DatasetError, match=message):
+        Indicator(**fields)
+
+
+def test_metadata_survives_json():
+    metadata = DatasetMetadata(
+        title="t", description="d", source="s", licence="mit", synthetic=True, notes=("é", "b"),
+        extra_columns={"regions": {"split_author": "string"}}, parameters={"seed": 3},
+    )  # fmt: skip
+    assert DatasetMetadata.from_json(metadata.to_json()) == metadata
