@@ -1,0 +1,278 @@
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import AutoModel
+
+from dataset_builders.images import BadImageError, decode_image
+from dataset_builders.storage import iter_images
+from pipelines.evaluation import embed as embedding
+from pipelines.evaluation.colour_texture import COLOUR_TEXTURE_DIM, colour_texture
+from pipelines.evaluation.embed import EmbedSettings, Source, embed
+from pipelines.evaluation.embedding_tables import read_embeddings
+from pipelines.evaluation.encoders import ColourTextureEncoder, load_model_encoder
+from pipelines.evaluation.errors import InputError
+from pipelines.evaluation.sources import open_images
+from tests.pipelines.evaluation.toy import CITY, build_toy
+
+ROOT = Path(__file__).resolve().parents[3]
+SETTINGS = EmbedSettings(batch_size=8, chunk_size=24, num_workers=2)
+
+
+@pytest.fixture(scope="module")
+def model_encoder(tiny_model_dir):
+    return load_model_encoder(str(tiny_model_dir))
+
+
+@pytest.fixture(scope="module")
+def toy_table(tmp_path_factory, toy_dataset, model_encoder):
+    folder = tmp_path_factory.mktemp("embeddings")
+    return embed(model_encoder, open_images(str(toy_dataset), CITY), folder, "urbanln", SETTINGS)
+
+
+def without_seconds(table):
+    return {**table.metadata, "seconds": None}
+
+
+def one_by_one(encoder, dataset, view):
+    """Mean of single encodings by region, with no streaming at all."""
+    vectors = {}
+    for row in iter_images(dataset, CITY, view):
+        try:
+            image = decode_image(row["image"])
+        except BadImageError:
+            continue
+        vector = encoder.encode(encoder.prepare(image)[None])[0]
+        vectors.setdefault(row["region_id"], []).append(vector)
+    return {region_id: np.mean(v, axis=0) for region_id, v in vectors.items()}
+
+
+@pytest.mark.parametrize("view", ["street_view", "satellite"])
+def test_vectors_are_the_means_of_a_regions_images(view, toy_table, toy_dataset, model_encoder):
+    table = read_embeddings(toy_table)
+    expected = one_by_one(model_encoder, toy_dataset, view)
+    expected.pop("elsewhere", None)
+    has = table.has(view)
+    assert {i for i, ok in zip(table.region_ids, has, strict=True) if ok} == set(expected)
+    for region_id, vector in zip(table.region_ids, table.vectors[view], strict=True):
+        if region_id in expected:
+            np.testing.assert_allclose(vector, expected[region_id], atol=1e-5)
+
+
+def test_features_are_the_models_projected_and_not_normalised(tiny_model_dir, model_encoder):
+    model = AutoModel.from_pretrained(tiny_model_dir).eval()
+    pixel_values = torch.randn(2, 3, 30, 30)
+    with torch.no_grad():
+        expected = model.get_image_features(pixel_values).pooler_output
+    vectors = model_encoder.encode(pixel_values)
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+    assert not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=0.01)
+
+
+def test_bad_images_are_counted_and_nothing_else_is_lost(toy_table):
+    rejects = pq.read_table(toy_table.with_name("urbanln.rejects.parquet")).to_pylist()
+    assert {row["item"]: row["reason"] for row in rejects} == {
+        "street-bad": "unreadable",
+        "street-empty": "empty",
+        "street-stray": "unknown_region",
+    }
+    table = pq.read_table(toy_table)
+    assert table["n_street_views"].to_pylist() == [0] + [2] * 63
+    assert table["street_view"].null_count == 1
+    assert table["satellite"].null_count == 0
+    metadata = read_embeddings(toy_table).metadata
+    assert metadata["regions_without"] == {"street_view": 1, "satellite": 0}
+    assert sum(metadata["rejects"].values()) == 3
+    assert metadata["synthetic"] is True
+
+
+def test_a_finished_table_is_left_alone_and_another_encoder_replaces_it(
+    tmp_path, toy_dataset, model_encoder
+):
+    source, log = open_images(str(toy_dataset), CITY), []
+    path = embed(model_encoder, source, tmp_path, "x", SETTINGS, log.append)
+    before = path.stat().st_mtime_ns
+    embed(model_encoder, source, tmp_path, "x", SETTINGS, log.append)
+    assert path.stat().st_mtime_ns == before
+    assert "there already" in log[-1]
+    embed(ColourTextureEncoder(), source, tmp_path, "x", SETTINGS, log.append)
+    assert any("will be replaced" in line for line in log)
+    assert read_embeddings(path).metadata["dim"] == COLOUR_TEXTURE_DIM
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+KILLS = [
+    ("embed._add_batch", 5),  # in the middle of a part
+    ("os.fsync", 3),  # a part is written but not yet in place
+    ("embed._read_part", 2),  # all street views are done
+    ("embed.write_embeddings", 1),  # all parts are there
+    ("shutil.rmtree", 1),  # the table is there, the parts too
+]
+
+
+@pytest.mark.parametrize(("where", "n"), KILLS)
+def test_killed_and_run_again_ends_with_the_same_table(
+    where, n, tmp_path, toy_dataset, tiny_model_dir, toy_table, model_encoder
+):
+    command = [sys.executable, "-m", "tests.pipelines.evaluation.kill_embed"]
+    command += [str(toy_dataset), str(tiny_model_dir), str(tmp_path), where, str(n)]
+    killed = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    again = embed(model_encoder, open_images(str(toy_dataset), CITY), tmp_path, "urbanln", SETTINGS)
+    assert pq.read_table(again).equals(pq.read_table(toy_table))
+    assert without_seconds(read_embeddings(again)) == without_seconds(read_embeddings(toy_table))
+    rejects = "urbanln.rejects.parquet"
+    assert again.with_name(rejects).read_bytes() == toy_table.with_name(rejects).read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["urbanln.parquet", rejects]
+
+
+def test_parts_that_are_there_are_not_encoded_again(tmp_path, toy_dataset, monkeypatch):
+    source, encoder = open_images(str(toy_dataset), CITY), ColourTextureEncoder()
+    original, calls = embedding._add_batch, Counter()
+
+    def stop_at_six(*args):
+        calls["n"] += 1
+        if calls["n"] == 6:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(embedding, "_add_batch", stop_at_six)
+    with pytest.raises(KeyboardInterrupt):
+        embed(encoder, source, tmp_path, "x", SETTINGS)
+    calls["n"] = 100
+    embed(encoder, source, tmp_path, "x", SETTINGS)
+    total = -(-129 // 24) * 3 + -(-64 // 24) * 3  # about three batches a part
+    assert calls["n"] - 100 <= total - 3  # one part of three batches was kept
+
+
+def test_no_more_images_are_held_than_two_batches(tmp_path, model_encoder, toy_dataset):
+    source = open_images(str(toy_dataset), CITY)
+    alive, most = Counter(), 0
+
+    def rows(view):
+        for row in source.open_view(view):
+            alive["read"] += 1
+            yield row
+
+    class Counting(ColourTextureEncoder):
+        def encode(self, batch):
+            nonlocal most
+            alive["encoded"] += len(batch)
+            most = max(most, alive["read"] - alive["encoded"])
+            return super().encode(batch)
+
+    settings = EmbedSettings(batch_size=4, chunk_size=24, num_workers=1)
+    streamed = Source(
+        source.region_ids, source.num_images, rows, source.fingerprint, source.description
+    )
+    embed(Counting(), streamed, tmp_path, "x", settings)
+    assert most <= 2 * 4 + 1 + 3  # two batches, a row a thread, and the rejects
+
+
+def test_non_finite_vectors_are_rejected(tmp_path, toy_dataset):
+    class Broken(ColourTextureEncoder):
+        def encode(self, batch):
+            vectors = super().encode(batch).copy()
+            vectors[0] = np.nan
+            return vectors
+
+    path = embed(Broken(), open_images(str(toy_dataset), CITY), tmp_path, "x", SETTINGS)
+    reasons = Counter(
+        row["reason"] for row in pq.read_table(tmp_path / "x.rejects.parquet").to_pylist()
+    )
+    assert reasons["not_finite"] > 0
+    assert np.isfinite(read_embeddings(path).matrix("satellite")[1]).all()
+
+
+def test_nothing_to_embed_is_an_error(tmp_path):
+    empty = Source(["a"], {"street_view": 0, "satellite": 0}, iter, "f", {})
+    with pytest.raises(InputError, match="neither street views nor satellite"):
+        embed(ColourTextureEncoder(), empty, tmp_path, "x")
+    row = {"image_id": "i", "region_id": "a", "image": b"no"}
+    bad = Source(["a"], {"street_view": 1, "satellite": 0}, lambda view: [row], "f", {})
+    with pytest.raises(InputError, match=r"No image gave a vector.*unreadable"):
+        embed(ColourTextureEncoder(), bad, tmp_path, "x")
+
+
+def test_random_init_is_seeded_and_differs_from_the_weights(tiny_model_dir, model_encoder):
+    one, same, other = (
+        load_model_encoder(str(tiny_model_dir), random_init=True, seed=seed) for seed in (1, 1, 2)
+    )
+    assert one.fingerprint == same.fingerprint
+    assert len({one.fingerprint, other.fingerprint, model_encoder.fingerprint}) == 3
+    assert one.dim == model_encoder.dim
+    assert one.random_init
+
+
+def test_plain_clip_checkpoints_work(tmp_path, tiny_clip, tiny_model_dir):
+    from transformers import AutoImageProcessor
+
+    tiny_clip.save_pretrained(tmp_path)
+    AutoImageProcessor.from_pretrained(tiny_model_dir).save_pretrained(tmp_path)
+    encoder = load_model_encoder(str(tmp_path), precision="bf16")
+    assert encoder.encode(torch.randn(2, 3, 30, 30)).shape == (2, 16)
+    assert "CLIPModel" in encoder.name
+
+
+def test_checkpoints_of_another_architecture_are_refused(tmp_path, tiny_model_dir):
+    from transformers import AutoImageProcessor, BertConfig, BertModel
+
+    config = BertConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    BertModel(config).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="No usable checkpoint"):
+        load_model_encoder(str(tmp_path))  # no image processor
+    AutoImageProcessor.from_pretrained(tiny_model_dir).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="BertModel, which has no get_image_features"):
+        load_model_encoder(str(tmp_path))
+    with pytest.raises(InputError, match="No usable checkpoint at 'org/none'"):
+        load_model_encoder("org/none")
+
+
+def test_a_checkpoint_with_missing_image_weights_is_refused(tmp_path, tiny_clip, tiny_model_dir):
+    from transformers import AutoImageProcessor
+
+    state = tiny_clip.state_dict()
+    del state["visual_projection.weight"]
+    tiny_clip.save_pretrained(tmp_path, state_dict=state)
+    AutoImageProcessor.from_pretrained(tiny_model_dir).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="1 weights of the image side are missing"):
+        load_model_encoder(str(tmp_path))
+
+
+def test_another_city_or_dataset_is_named(toy_dataset, tmp_path):
+    with pytest.raises(InputError, match="no city 'elsewhere'; it has: toytown"):
+        open_images(str(toy_dataset), "elsewhere")
+    with pytest.raises(InputError, match="no such folder"):
+        open_images(str(tmp_path / "none"), CITY)
+
+
+def test_changed_images_change_the_fingerprint(toy_dataset, tmp_path):
+    one = open_images(str(toy_dataset), CITY).fingerprint
+    assert open_images(str(build_toy(tmp_path / "same")), CITY).fingerprint == one
+    assert open_images(str(build_toy(tmp_path / "more", street_views=3)), CITY).fingerprint != one
+
+
+def test_colour_texture_sees_colour_and_texture():
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    green = Image.new("RGB", (200, 100), (20, 200, 30))
+    noise = Image.fromarray(rng.integers(0, 255, (100, 200, 3), dtype=np.uint8))
+    stripes = np.zeros((128, 128, 3), np.uint8)
+    stripes[:, ::8] = 255
+    vertical = Image.fromarray(stripes)
+    horizontal = vertical.rotate(90)
+    features = [colour_texture(image) for image in (green, noise, vertical, horizontal)]
+    assert all(f.shape == (COLOUR_TEXTURE_DIM,) and np.isfinite(f).all() for f in features)
+    for i in range(4):
+        for j in range(i):
+            assert np.abs(features[i] - features[j]).max() > 0.05
+    np.testing.assert_array_equal(features[1], colour_texture(noise))
