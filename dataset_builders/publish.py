@@ -110,9 +110,9 @@ def _load_section(tables: list[tuple[str, str]]) -> str:
 ```python
 from datasets import load_dataset
 
-name = "."  # this folder, or the id of this repository
-images = load_dataset(name, "{city}-{view}", split="train")     # streaming=True for no download
-regions = load_dataset(name, "{city}-regions", split="train")   # targets, geometry (WKB), splits
+name = "path/to/this/folder"  # or the id of this repository
+images = load_dataset(name, "{city}-{view}", split="train")  # streaming=True to download nothing
+regions = load_dataset(name, "{city}-regions", split="train")  # targets, geometry (WKB), splits
 print(images[0]["image"].size, images[0]["caption"])
 ```
 

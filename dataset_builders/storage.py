@@ -195,6 +195,8 @@ class DatasetWriter:
         ):
             for group in groups:
                 _check_ids(group, table, seen)
+                if len(group) == 0:  # datasets cannot stream a row group of no rows
+                    continue
                 writer.write_table(group, row_group_size=ROW_GROUP_SIZE)
             # known only now that the rows have been read
             writer.add_key_value_metadata({REJECTS_KEY: json.dumps(self._of_shard)})
