@@ -1,9 +1,10 @@
 """What evaluate.py can be told."""
 
+import difflib
 import re
 from argparse import ArgumentDefaultsHelpFormatter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, cast
 
 from transformers import HfArgumentParser
@@ -181,9 +182,20 @@ def parse_arguments(argv: Sequence[str]) -> EmbedArguments | ProbeArguments | Re
         allow_abbrev=False,
     )
     parser.error = _raise_input_error(command)  # type: ignore[method-assign, assignment]
-    (arguments,) = parser.parse_args_into_dataclasses(rest, look_for_args_file=False)
+    arguments, unknown = parser.parse_args_into_dataclasses(
+        rest, return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        raise InputError(f"Unknown argument {unknown[0]!r}.{_nearest(command, unknown[0])}")
     _check(arguments)
     return arguments
+
+
+def _nearest(command: str, name: str) -> str:
+    names = [field.name for field in fields(COMMANDS[command])]
+    close = difflib.get_close_matches(name.lstrip("-").replace("-", "_"), names, n=1, cutoff=0.3)
+    hint = f" `python evaluate.py {command} --help` lists all."
+    return f" Did you mean '--{close[0]}'?" if close else hint
 
 
 def _raise_input_error(command: str) -> Any:

@@ -1,0 +1,68 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines.evaluation.arguments import parse_arguments
+from pipelines.evaluation.cli import main
+from pipelines.evaluation.embedding_tables import read_embeddings
+from pipelines.evaluation.errors import InputError
+from tests.pipelines.evaluation.toy import CITY
+
+ROOT = Path(__file__).resolve().parents[3]
+EMBED = ["embed", "--dataset_name", "d", "--city", "c", "--output_dir", "o"]
+PROBE = ["probe", "--embeddings", "e", *EMBED[1:]]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["embeds"], "Unknown command 'embeds'; known are embed, probe, report"),
+        (EMBED[:-2], "--output_dir is missing"),
+        (EMBED, "Give either --model_name_or_path"),
+        ([*EMBED, "--encoder", "colour_texture", "--model_name_or_path", "m"], "Give either"),
+        ([*EMBED, "--encoder", "colour_texture", "--random_init"], "there is none"),
+        ([*EMBED, "--model_name_or_path", "m", "--label", "a/b"], "--label must be made of"),
+        ([*EMBED, "--model_name_or_path", "m", "--batch_size", "0"], "at least 1, got 0"),
+        ([*EMBED, "--modle", "m"], "Unknown argument '--modle'.*--model_name_or_path"),
+        (["probe", *EMBED[1:]], "--embeddings is missing"),
+        ([*PROBE, "--protocols", "city"], "--protocols takes some of random, block"),
+        ([*PROBE, "--views", "satellite", "satellite"], "each once"),
+        ([*PROBE, "--mlp_learning_rates", "-1"], "0 or more"),
+        ([*PROBE, "--seeds", "many"], "--seeds: invalid int value"),
+    ],
+)
+def test_what_cannot_be_is_told(argv, message):
+    with pytest.raises(InputError, match=message):
+        parse_arguments(argv)
+
+
+@pytest.mark.parametrize("command", ["embed", "probe", "report"])
+def test_help_teaches_with_examples(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert f"python evaluate.py {command}" in shown
+    assert "--output_dir" in shown
+    assert "--output-dir" not in shown
+
+
+def test_the_script_embeds_a_checkpoint(tmp_path, toy_dataset, tiny_model_dir):
+    where = ["--dataset_name", str(toy_dataset), "--city", CITY, "--output_dir", str(tmp_path)]
+    command = [sys.executable, "evaluate.py", "embed", "--model_name_or_path", str(tiny_model_dir)]
+    done = subprocess.run([*command, *where], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    table = read_embeddings(tmp_path / CITY / f"{tiny_model_dir.name}.parquet")
+    assert table.metadata["city"] == CITY
+    assert table.metadata["encoder"] == f"{tiny_model_dir.name} (UrbanLNModel)"
+
+
+def test_an_error_is_one_line_with_exit_code_2(toy_dataset, tmp_path, capsys):
+    where = ["--dataset_name", str(toy_dataset), "--city", "nowhere", "--output_dir", str(tmp_path)]
+    assert main(["embed", "--encoder", "colour_texture", *where]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("evaluate.py: ")
+    assert "it has: toytown" in error
+    assert error.count("\n") == 1

@@ -1,0 +1,254 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.evaluation.embed import EmbedSettings, embed
+from pipelines.evaluation.embedding_tables import read_embeddings, write_embeddings
+from pipelines.evaluation.encoders import ColourTextureEncoder
+from pipelines.evaluation.errors import InputError
+from pipelines.evaluation.probe import ProbeSettings, probe, transform_labels
+from pipelines.evaluation.probing import MLPSettings
+from pipelines.evaluation.report import read_city
+from pipelines.evaluation.results import read_rows
+from pipelines.evaluation.sources import open_city, open_images
+from pipelines.evaluation.urban_regression.metrics import regression_metrics
+from tests.pipelines.evaluation.toy import CITY, build_toy
+
+FAST = ProbeSettings(
+    seeds=2,
+    views=("satellite", "both"),
+    mlp=MLPSettings(weight_decays=(1e-2,), max_epochs=8, patience=3, hidden_sizes=(16, 8)),
+)
+
+
+def quiet(batches, **_):
+    return batches
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    return build_toy(tmp_path_factory.mktemp("probe"), side=12, street_views=1)
+
+
+@pytest.fixture(scope="module")
+def city(dataset):
+    return open_city(str(dataset), CITY)
+
+
+@pytest.fixture(scope="module")
+def tables(dataset, tmp_path_factory):
+    """Colour and texture, and a system whose vectors are the answer."""
+    folder = tmp_path_factory.mktemp("tables")
+    source = open_images(str(dataset), CITY)
+    path = embed(ColourTextureEncoder(), source, folder, "colour_texture", EmbedSettings())
+    simple = read_embeddings(path)
+    population = np.log1p(open_city(str(dataset), CITY).regions["population"].fillna(50))
+    vectors = np.stack([population, population**2], axis=1).astype(np.float32)
+    counts = np.ones(len(vectors), dtype=np.int64)
+    write_embeddings(
+        folder / "oracle.parquet",
+        simple.region_ids,
+        {"street_view": counts, "satellite": counts},
+        {"street_view": vectors, "satellite": vectors},
+        {**simple.metadata, "label": "oracle", "encoder": "the answer", "dim": 2},
+    )
+    return [simple, read_embeddings(folder / "oracle.parquet")]
+
+
+@pytest.fixture(scope="module")
+def results(city, tables, tmp_path_factory):
+    return probe(city, tables, tmp_path_factory.mktemp("results") / CITY, FAST, quiet)
+
+
+def test_every_system_is_scored_on_the_same_cells(results):
+    rows = list(read_rows(results))
+    cells = {}
+    for row in rows:
+        cell = (row.indicator, row.protocol, row.split_seed, row.n_train, row.n_test)
+        cells.setdefault((row.system, row.view, row.probe), set()).add(
+            (*cell, row.n_validation, row.label_sd_test)
+        )
+    assert set(cells) == {
+        ("mean", "none", "mean"),
+        ("coordinates", "none", "knn"),
+        *(
+            (system, view, name)
+            for system in ("colour_texture", "oracle")
+            for view in ("satellite", "both")
+            for name in ("mlp", "ridge")
+        ),
+    }
+    assert len({frozenset(group) for group in cells.values()}) == 1
+    assert len(next(iter(cells.values()))) == 2 * 2 * 2  # indicators, protocols, splits
+
+
+def test_scores_follow_from_the_stored_predictions(results):
+    rows = {row.key: row for row in read_rows(results)}
+    predictions = pq.read_table(results.parent / "predictions").to_pandas()
+    row = next(r for r in rows.values() if r.system == "oracle" and r.probe == "ridge")
+    mine = predictions
+    for name in ("system", "view", "indicator", "protocol", "probe", "split_seed"):
+        mine = mine[mine[name] == getattr(row, name)]
+    scores = regression_metrics(mine["prediction"], mine["truth"])
+    assert len(mine) == row.n_test
+    assert scores["r2"] == pytest.approx(row.r2)
+    assert scores["spearman"] == pytest.approx(row.spearman)
+    assert mine["truth"].std(ddof=0) == pytest.approx(row.label_sd_test)
+
+
+def test_the_answer_is_found_and_the_mean_finds_nothing(results):
+    by_system = {}
+    for row in read_rows(results):
+        if row.indicator == "population" and row.probe != "mlp":
+            by_system.setdefault(row.system, []).append(row.r2)
+    assert min(by_system["oracle"]) > 0.99
+    assert max(by_system["mean"]) <= 0
+
+
+def test_cells_without_labels_are_skipped_with_the_reason(results):
+    skipped = json.loads((results.parent / "probe.json").read_text())["skipped"]
+    reasons = {(item["indicator"], item["reason"]) for item in skipped}
+    assert reasons == {
+        ("nothing", "no region has a label"),
+        ("same", "the labels in train are constant"),
+    }
+    assert len(skipped) == 2 * 2 * 2
+
+
+def test_regions_without_a_vector_are_left_out_for_all_and_counted(results):
+    regions = json.loads((results.parent / "probe.json").read_text())["regions"]
+    # region 0 has no street view, which only "both" needs: one set of regions for all all the same
+    assert regions["dropped"] == {"no both vector in table colour_texture": 1}
+    assert regions["compared"] == regions["all"] - 1
+
+
+def test_a_second_run_computes_nothing_and_more_seeds_only_the_new(
+    city, tables, tmp_path, monkeypatch
+):
+    from pipelines.evaluation import probe as module
+
+    settings = replace(FAST, probes=("ridge",), views=("satellite",))
+    path = probe(city, tables, tmp_path, settings, quiet)
+    before = path.read_bytes()
+    asked = []
+    fit = module._fit
+
+    def counting(system, name, tasks, *rest):
+        asked.append(len(tasks))
+        return fit(system, name, tasks, *rest)
+
+    monkeypatch.setattr(module, "_fit", counting)
+    probe(city, tables, tmp_path, settings, quiet)
+    assert path.read_bytes() == before
+    assert asked == []
+    probe(city, tables, tmp_path, replace(settings, seeds=3), quiet)
+    assert set(asked) == {2}  # indicators, of one more split
+    assert path.read_bytes().startswith(before)
+
+
+def test_stopped_anywhere_it_goes_on_to_the_same_rows(city, tables, tmp_path, results):
+    def interrupted(batches, **_):
+        for index, batch in enumerate(batches):
+            if index == 7:
+                raise KeyboardInterrupt
+            yield batch
+
+    with pytest.raises(KeyboardInterrupt):
+        probe(city, tables, tmp_path, FAST, interrupted)
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(path.read_bytes()[:-30])  # and its last row is torn
+    probe(city, tables, tmp_path, FAST, quiet)
+    rows, expected = ({r.key: r for r in read_rows(p)} for p in (path, results))
+    assert set(rows) == set(expected)
+    for key, row in rows.items():
+        assert row.r2 == pytest.approx(expected[key].r2, abs=1e-5)
+
+
+def test_systems_of_separate_runs_meet_in_one_table(city, tables, tmp_path):
+    settings = replace(FAST, probes=("ridge",), views=("satellite",))
+    for table in tables:
+        probe(city, [table], tmp_path, settings, quiet)
+    found = read_city(tmp_path)
+    assert found.outdated == 0
+    assert {row.system for row in found.rows} >= {"colour_texture", "oracle", "mean"}
+    # new vectors under an old name: the old rows no longer count
+    changed = replace(tables[1], hash="f" * 16)
+    probe(city, [changed], tmp_path, settings, quiet)
+    found = read_city(tmp_path)
+    assert found.outdated == 2 * 2 * 2
+    assert {row.embedding_hash for row in found.rows if row.system == "oracle"} == {"f" * 16}
+
+
+def test_other_labels_or_settings_do_not_compare(city, tables, tmp_path):
+    settings = replace(FAST, probes=("ridge",), views=("satellite",))
+    probe(city, tables[:1], tmp_path, settings, quiet)
+    first = len(read_city(tmp_path).rows)
+    other = [replace(target, y=target.y + 1) for target in city.targets]
+    probe(replace(city, targets=other), tables[:1], tmp_path, settings, quiet)
+    found = read_city(tmp_path)
+    assert found.outdated == first == len(found.rows)
+
+
+def test_probe_seeds_vary_the_mlp_alone(city, tables, tmp_path):
+    settings = replace(FAST, probe_seeds=2, seeds=1, protocols=("random",), views=("satellite",))
+    rows = list(read_rows(probe(city, tables[:1], tmp_path, settings, quiet)))
+    mlp = {(r.indicator, r.probe_seed): r.r2 for r in rows if r.probe == "mlp"}
+    assert {seed for _, seed in mlp} == {0, 1000}
+    assert mlp["population", 0] != mlp["population", 1000]
+    assert {r.probe_seed for r in rows if r.probe != "mlp"} == {0}
+
+
+def test_regions_without_a_place_have_neither_blocks_nor_the_coordinates_control(
+    city, tables, tmp_path
+):
+    nowhere = replace(city, regions=city.regions.assign(lon=np.nan, lat=np.nan))
+    settings = replace(FAST, probes=("ridge",), views=("satellite",))
+    rows = list(read_rows(probe(nowhere, tables, tmp_path, settings, quiet)))
+    assert {row.protocol for row in rows} == {"random"}
+    assert "coordinates" not in {row.system for row in rows}
+    summary = json.loads((tmp_path / "probe.json").read_text())
+    assert summary["without_coordinates"] == summary["regions"]["compared"]
+    assert any("place of every region" in item["reason"] for item in summary["skipped"])
+
+
+def test_tables_that_do_not_fit_are_named(city, tables, tmp_path):
+    with pytest.raises(InputError, match="Several tables are labelled 'oracle'"):
+        probe(city, [tables[1], tables[1]], tmp_path, FAST, quiet)
+    with pytest.raises(InputError, match="'mean' is that of a control"):
+        probe(city, [replace(tables[0], label="mean")], tmp_path, FAST, quiet)
+    strange = replace(tables[0], region_ids=[f"x{i}" for i in tables[0].region_ids])
+    with pytest.raises(InputError, match=r"No region of 'toytown'.*not in table colour_texture"):
+        probe(city, [strange], tmp_path, FAST, quiet)
+    blind = replace(
+        tables[0], vectors={v: np.full_like(x, np.nan) for v, x in tables[0].vectors.items()}
+    )
+    with pytest.raises(InputError, match="no view in common"):
+        probe(city, [blind], tmp_path, replace(FAST, views=None), quiet)
+    with pytest.raises(InputError, match="No vectors of view 'satellite' in: colour_texture"):
+        probe(city, [blind], tmp_path, FAST, quiet)
+
+
+def test_labels_are_transformed_as_the_dataset_says():
+    raw = np.array([0.0, np.e - 1, np.nan, -2.0, np.inf])
+    logged, invalid = transform_labels(raw, "ln1p")
+    np.testing.assert_allclose(logged, [0, 1, np.nan, np.nan, np.nan])
+    assert invalid == 2
+    same, invalid = transform_labels(raw, "identity")
+    np.testing.assert_allclose(same, [0, np.e - 1, np.nan, -2, np.nan])
+    assert invalid == 1
+    with pytest.raises(InputError, match="Unknown transform 'log10'"):
+        transform_labels(raw, "log10")
+
+
+def test_files_that_are_no_tables_are_named(tmp_path, results):
+    with pytest.raises(InputError, match="There is no embedding table"):
+        read_embeddings(tmp_path / "none.parquet")
+    with pytest.raises(InputError, match="no embedding table"):
+        read_embeddings(results.parent / "regions.parquet")
+    (tmp_path / "text.parquet").write_text("no Parquet")
+    with pytest.raises(InputError, match="not Parquet"):
+        read_embeddings(tmp_path / "text.parquet")

@@ -1,0 +1,63 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from dataset_builders.storage import read_regions
+from pipelines.evaluation.errors import InputError
+from pipelines.evaluation.splits import draw_split, geography
+from tests.pipelines.evaluation.toy import CITY, build_toy
+
+
+@pytest.fixture(scope="module")
+def regions(tmp_path_factory):
+    return read_regions(build_toy(tmp_path_factory.mktemp("large"), side=20, street_views=1), CITY)
+
+
+def test_seed_0_is_the_stored_split_and_others_are_drawn(regions):
+    stored = ["train", "validation", "test", "test"] * 100
+    with_stored = regions.assign(split_random=stored, split_block=None)
+    place = geography(with_stored)
+    assert draw_split(with_stored, place, "random", 0).tolist() == stored
+    drawn = [draw_split(with_stored, place, "random", seed).tolist() for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert drawn[0] != stored
+    # nothing is stored for blocks: seed 0 is drawn too
+    assert set(draw_split(with_stored, place, "block", 0)) == {"train", "validation", "test", None}
+
+
+@pytest.mark.parametrize("protocol", ["random", "block"])
+def test_a_split_does_not_depend_on_the_order_of_regions(regions, protocol):
+    order = np.random.default_rng(0).permutation(len(regions))
+    shuffled = regions.iloc[order].reset_index(drop=True)
+    split = draw_split(regions, geography(regions), protocol, 3)
+    other = draw_split(shuffled, geography(shuffled), protocol, 3)
+    assert other.tolist() == split[order].tolist()
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_held_out_blocks_have_no_training_neighbour(regions, seed):
+    place = geography(regions)
+    split = draw_split(regions, place, "block", seed)
+    train, test = (place.xy[split == name] for name in ("train", "test"))
+    distance = np.linalg.norm(train[:, None] - test[None], axis=-1)
+    assert distance.min() > place.buffer_m > place.cell_m
+
+
+def test_cell_size_is_that_of_the_regions_or_of_their_spacing(regions):
+    assert geography(regions).cell_m == pytest.approx(np.sqrt(0.8e6))
+    points = regions.assign(area_m2=np.nan)
+    # 0.01 degrees of longitude at 50 north
+    assert geography(points).cell_m == pytest.approx(717, abs=3)
+
+
+def test_regions_without_a_place_have_no_geography(regions):
+    nowhere = regions.assign(lon=np.nan, lat=np.nan)
+    place = geography(nowhere)
+    assert not place.complete(np.arange(3))
+    assert pd.isna(place.block_m)
+    assert len(draw_split(nowhere, place, "random", 1)) == len(regions)
+
+
+def test_an_unknown_protocol_is_named(regions):
+    with pytest.raises(InputError, match="Unknown protocol 'fold'"):
+        draw_split(regions, geography(regions), "fold", 0)
