@@ -193,7 +193,7 @@ def parse_arguments(argv: Sequence[str]) -> EmbedArguments | ProbeArguments | Re
 
 def _nearest(command: str, name: str) -> str:
     names = [field.name for field in fields(COMMANDS[command])]
-    close = difflib.get_close_matches(name.lstrip("-").replace("-", "_"), names, n=1, cutoff=0.3)
+    close = difflib.get_close_matches(name.lstrip("-").replace("-", "_"), names, n=1, cutoff=0.6)
     hint = f" `python evaluate.py {command} --help` lists all."
     return f" Did you mean '--{close[0]}'?" if close else hint
 
