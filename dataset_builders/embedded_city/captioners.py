@@ -1,0 +1,446 @@
+"""Writers of captions: a reference that says all facts and nothing else, and five that err.
+
+Each simulated captioner stands for a kind of multimodal model: its own words, order and manner,
+and known rates of leaving facts out and of making them up. Rates of made-up objects are set to the
+range that CHAIR finds for open models on long captions (Rohrbach et al. 2018, arXiv 1809.02156;
+LLaVA-1.5 says of 6 to 15 % of the objects it names what is not there, e.g. Leng et al. 2023, arXiv
+2311.16922). Rates of omission are assumptions: detailed captions of open models name about half to
+three quarters of the annotated objects. None is fitted to results of this project.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .satellite import Tile
+from .street_view import StreetView
+
+REFERENCE = "synthetic-reference"
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Something true, or made up, of a picture.
+
+    Attributes:
+        key: what it is about ("tree", "river", "storeys"...).
+        value: what is said of it; two facts of one key with different values contradict.
+        weight: how much of the picture it is, 0 to 1: large things are seldom left out.
+    """
+
+    key: str
+    value: str
+    weight: float = 0.5
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A caption and the truth about it.
+
+    Attributes:
+        model: who wrote it.
+        text: 100 to 200 words.
+        hallucinated: facts it tells that are not so.
+        omitted: facts it leaves out.
+    """
+
+    model: str
+    text: str
+    hallucinated: tuple[Fact, ...] = ()
+    omitted: tuple[Fact, ...] = ()
+
+
+@dataclass(frozen=True)
+class Captioner:
+    """A simulated multimodal model.
+
+    Attributes:
+        name: as in the column `model`.
+        omission: probability that a fact of middling weight is left out.
+        hallucination: made-up facts per fact that is told.
+        words: replacements of plain words by its own.
+        opening: sentences before the first fact: long models talk before they look.
+        joints: how a fact's sentence begins.
+        closing: sentences after the last.
+    """
+
+    name: str
+    omission: float
+    hallucination: float
+    words: Mapping[str, str]
+    opening: tuple[str, ...]
+    joints: tuple[str, ...]
+    closing: tuple[str, ...]
+
+
+OPENINGS = {
+    "street": (
+        "This picture was taken from the middle of a public road, at the height of a driver's eye, "
+        "and looks straight along the way ahead, so that both sides run together towards a point "
+        "near the middle of the frame. It gives a level and unhurried impression of an everyday "
+        "place, the kind one passes through without much thought, and it rewards a second look."
+    ),
+    "satellite": (
+        "This picture was taken from high above, looking straight down, with north at its upper "
+        "edge, and it covers a square of land that one could cross on foot in about a quarter of "
+        "an hour. At this height single people cannot be seen, but the pattern of the ground is "
+        "clear, and what the land is used for can be read from it piece by piece."
+    ),
+}
+
+CAPTIONERS: tuple[Captioner, ...] = (
+    Captioner(
+        "synthetic-amber",
+        omission=0.40,
+        hallucination=0.15,
+        words={"building": "edifice", "trees": "greenery", "cars": "vehicles", "road": "roadway"},
+        opening=(
+            "The image depicts a scene of daily life in an urban or suburban setting, captured "
+            "in a balanced composition that invites the viewer to take in the surroundings as a "
+            "whole before turning to the details. The atmosphere appears ordinary, suggesting a "
+            "place that is lived in and used every day, and it gives a sense of space and of "
+            "routine that is typical for places of this kind.",
+        ),
+        joints=("The scene includes", "It also features", "One can notice", "In addition one sees"),
+        closing=("Overall, the image gives a sense of the character of the neighbourhood.",),
+    ),
+    Captioner(
+        "synthetic-basalt",
+        omission=0.30,
+        hallucination=0.10,
+        words={"building": "structure", "houses": "homes", "cars": "automobiles"},
+        opening=(
+            "In this detailed view the composition leads the eye from the foreground into the "
+            "distance, and the light is even enough to make out how the place is laid out. Before "
+            "the particulars it is worth noting that nothing in the frame is staged; it is a "
+            "plain record of how this corner of the city looked at the moment of exposure, and "
+            "every element stands where use and time have put it.",
+        ),
+        joints=("We see", "The view shows", "Further on we find", "We can make out"),
+        closing=("Together these elements form a coherent picture of the area.",),
+    ),
+    Captioner(
+        "synthetic-cedar",
+        omission=0.25,
+        hallucination=0.07,
+        words={"street": "road", "many": "numerous", "wide-meshed": "coarse"},
+        opening=(
+            "Layout and function: the picture documents a part of a city and its elements are "
+            "listed below in the order in which they take up space. Vantage point and framing are "
+            "neutral, there is no visible distortion, and the description follows the usual "
+            "scheme of layout, road network, human activity and natural elements. Statements are "
+            "limited to what can be recognised at this resolution.",
+        ),
+        joints=("Observed:", "Present:", "Recorded:", "Identified:"),
+        closing=("No further elements could be identified with confidence.",),
+    ),
+    Captioner(
+        "synthetic-delta",
+        omission=0.45,
+        hallucination=0.12,
+        words={"building": "block", "trees": "planting", "pavement": "sidewalk"},
+        opening=(
+            "A photo. It shows a place in a city, seen on an ordinary day, with nothing out of the "
+            "ordinary going on in it at first sight, and with the usual things that places like "
+            "this one tend to have. To describe it one has to look around for a while, from the "
+            "left to the right and from the front to the back, and then to say what is there, one "
+            "thing after another, as follows.",
+        ),
+        joints=("It has", "You can see", "Also", "And"),
+        closing=("That is what the photo shows.",),
+    ),
+    Captioner(
+        "synthetic-ember",
+        omission=0.22,
+        hallucination=0.06,
+        words={"building": "building", "cars": "cars", "houses": "dwellings", "wide": "broad"},
+        opening=(
+            "The photograph presents an urban landscape whose structure becomes legible step by "
+            "step: first its overall arrangement, then the way it is connected, and finally the "
+            "traces of those who use it. Its mood is calm and matter-of-fact, the sort of image a "
+            "planner would file under a street name, and yet it holds a good deal of information "
+            "for anyone who reads it with patience and some knowledge of cities.",
+        ),
+        joints=("It shows", "The frame contains", "Attention is drawn to", "Beyond that one finds"),
+        closing=("These traits together tell much about how the place is used.",),
+    ),
+)
+
+SIDE_PHRASES = {
+    "field": "open fields",
+    "villas": "detached houses with gardens",
+    "rows": "terraced houses in unbroken rows",
+    "slabs": "apartment blocks of middling height",
+    "towers": "a dense wall of towers",
+    "works": "factory sheds behind fences",
+    "park": "a park with lawns and trees",
+    "sports": "a sports ground",
+    "car_park": "an open car park",
+}
+COVER_PHRASES = {
+    **SIDE_PHRASES,
+    "works": "large factory sheds and storage tanks",
+    "towers": "dense towers with long shadows",
+    "car_park": "car parks filled with parked cars",
+    "sports": "sports fields with running tracks",
+    "water": "open water",
+    "trees": "tree cover",
+}
+QUANTITIES = ((1, "a single"), (2, "two"), (4, "a few"), (8, "several"), (15, "many"))
+SHARES = (
+    (0.04, "a trace of"),
+    (0.12, "a small part of"),
+    (0.25, "about a fifth of"),
+    (0.42, "about a third of"),
+    (0.6, "about half of"),
+    (0.85, "most of"),
+    (2.0, "nearly all of"),
+)
+STOREYS = ((1.5, "one storey"), (2.5, "two storeys"), (4, "three or four storeys"),
+           (7, "five to seven storeys"), (12, "about ten storeys"), (99, "well over ten storeys"))  # fmt: skip
+
+
+def _step(value: float, steps: Sequence[tuple[float, str]], beyond: str = "") -> str:
+    return next((word for limit, word in steps if value <= limit), beyond or steps[-1][1])
+
+
+def street_view_facts(view: StreetView) -> list[Fact]:
+    """What is true of a street view, large things first."""
+    scene = view.facts
+    facts = [
+        Fact("left side", SIDE_PHRASES[str(scene["left"])], 0.9),
+        Fact("right side", SIDE_PHRASES[str(scene["right"])], 0.9),
+        Fact(
+            "carriageway",
+            "wide avenue with several lanes"
+            if scene["road"] == "avenue"
+            else "narrow street with one lane each way",
+            0.8,
+        ),
+        Fact("season", str(scene["season"]), 0.5),
+        Fact(
+            "sky",
+            {
+                "clear": "clear and blue",
+                "overcast": "grey and overcast",
+                "evening": "in the colours of evening",
+            }[str(scene["sky"])],
+            0.6,
+        ),
+    ]
+    if float(scene["storeys"]) > 0:
+        facts.append(Fact("height", _step(float(scene["storeys"]), STOREYS), 0.7))
+        wealth = float(scene["wealth"])
+        state = (
+            "well kept and freshly painted"
+            if wealth > 0.6
+            else "worn and in need of repair"
+            if wealth < 0.35
+            else "plain but in order"
+        )
+        facts.append(Fact("facades", state, 0.5))
+    if scene["near_river"]:
+        facts.append(Fact("river", "close by", 0.4))
+    counts: dict[str, list[str]] = {}
+    for item in view.objects:
+        counts.setdefault(item.name, []).append(item.attribute)
+    for name, attributes in counts.items():
+        if name in ("detached house", "terraced house", "apartment block", "tower"):
+            continue
+        usual = max(sorted(set(attributes)), key=attributes.count)
+        amount = _step(len(attributes), QUANTITIES, "a great many")
+        facts.append(
+            Fact(name, f"{amount} {usual}".strip(), min(0.8, 0.25 + 0.06 * len(attributes)))
+        )
+    return sorted(facts, key=lambda fact: -fact.weight)
+
+
+def satellite_facts(tile: Tile) -> list[Fact]:
+    """What is true of a satellite tile, large things first."""
+    facts = []
+    for name, phrase in COVER_PHRASES.items():
+        share = tile.shares.get(name, 0.0)
+        if share > 0.01:
+            facts.append(Fact(phrase, _step(share, SHARES), min(0.95, 0.3 + share)))
+    built = tile.shares["building"]
+    facts.append(
+        Fact(
+            "roofs",
+            "crowded together"
+            if built > 0.3
+            else "at some distance from one another"
+            if built > 0.12
+            else "few and far between",
+            0.6,
+        )
+    )
+    facts.append(
+        Fact(
+            "street network", "fine and dense" if tile.shares["road"] > 0.16 else "wide-meshed", 0.6
+        )
+    )
+    if tile.shares["rail"] > 0.001:
+        facts.append(Fact("railway line", "crossing the square", 0.5))
+    for name, label in (("pools", "swimming pools"), ("tanks", "round storage tanks")):
+        if tile.counts[name] > 0:
+            facts.append(Fact(label, _step(tile.counts[name], QUANTITIES, "a great many"), 0.35))
+    return sorted(facts, key=lambda fact: -fact.weight)
+
+
+STREET_FANCIES = (
+    Fact("fountain", "a stone"), Fact("tram", "a yellow"), Fact("market stall", "several colourful"),
+    Fact("bicycle", "a few parked"), Fact("river", "close by"), Fact("chimney", "a single tall"),
+    Fact("scaffolding", "a large"), Fact("dog", "a small brown"), Fact("shop sign", "many bright"),
+    Fact("bus", "a single blue"), Fact("statue", "a bronze"), Fact("crane", "a tall red"),
+)  # fmt: skip
+SATELLITE_FANCIES = (
+    Fact("stadium", "a corner of a"), Fact("railway line", "crossing the square"), Fact("harbour basin", "a corner of a"),
+    Fact("swimming pools", "several"), Fact("open water", "a small part of"), Fact("vineyards", "a small part of"),
+    Fact("runway", "the end of a"), Fact("construction site", "a small part of"), Fact("greenhouses", "a few"),
+    Fact("round storage tanks", "many"), Fact("car parks filled with parked cars", "about a fifth of"),
+)  # fmt: skip
+STREET_TEMPLATES = {
+    "left side": "{value} on the left",
+    "right side": "{value} on the right",
+    "carriageway": "a {value}",
+    "season": "the marks of {value} in the foliage and the light",
+    "sky": "a sky that is {value}",
+    "height": "buildings of {value}",
+    "facades": "facades that are {value}",
+    "river": "a river {value}",
+}
+SATELLITE_TEMPLATES = {
+    "roofs": "roofs {value}",
+    "street network": "a street network that is {value}",
+    "railway line": "a railway line {value}",
+}
+DETAILS = (
+    "which sets the tone of the place",
+    "as one would expect here",
+    "easily told apart from its surroundings",
+    "in keeping with the rest",
+    "plain to see",
+    "as far as can be made out",
+)
+MIN_WORDS, MAX_WORDS = 100, 200
+
+
+def _phrase(fact: Fact, view: str) -> str:
+    templates = STREET_TEMPLATES if view == "street_view" else SATELLITE_TEMPLATES
+    if fact.key in templates:
+        return templates[fact.key].format(value=fact.value)
+    if view == "satellite" and fact.value in {word for _, word in SHARES}:
+        return f"{fact.key} over {fact.value} the ground"
+    many = fact.value.startswith(("a few", "a great", "two", "several", "many"))
+    return f"{fact.value} {fact.key}{'s' if many and not fact.key.endswith('s') else ''}"
+
+
+def reference_caption(facts: Sequence[Fact], view: str) -> Caption:
+    """All facts, nothing else, in plain words."""
+    opening = OPENINGS["street" if view == "street_view" else "satellite"]
+    plain = Captioner(REFERENCE, 0.0, 0.0, {}, (opening,), ("It shows",), ("",))
+    return _fit(plain, list(facts), [], [], view, np.random.default_rng(0))
+
+
+def write_caption(
+    captioner: Captioner, facts: Sequence[Fact], view: str, rng: np.random.Generator
+) -> Caption:
+    """What a captioner makes of the facts.
+
+    Args:
+        captioner: who writes.
+        facts: the truth.
+        view: "street_view" or "satellite".
+        rng: draws what is left out and made up.
+    """
+    kept: list[Fact] = []
+    omitted: list[Fact] = []
+    for fact in facts:
+        # the rate holds for a weight of one half; what fills the picture is rarely overlooked
+        chance = captioner.omission * 2 * (1 - fact.weight)
+        (omitted if rng.uniform() < chance else kept).append(fact)
+    fancies = STREET_FANCIES if view == "street_view" else SATELLITE_FANCIES
+    known = {fact.key for fact in facts}
+    possible = [fancy for fancy in fancies if fancy.key not in known]
+    number = min(rng.binomial(max(1, len(kept)), captioner.hallucination), len(possible))
+    chosen = rng.choice(len(possible), size=number, replace=False)
+    invented = [possible[index] for index in sorted(chosen)]
+    told = list(kept)
+    for fancy in invented:
+        told.insert(int(rng.integers(len(told) // 2, len(told) + 1)), fancy)
+    return _fit(captioner, told, invented, omitted, view, rng)
+
+
+def _fit(
+    captioner: Captioner,
+    told: list[Fact],
+    invented: list[Fact],
+    omitted: list[Fact],
+    view: str,
+    rng: np.random.Generator,
+) -> Caption:
+    """Write, and leave off the last facts until no more than `MAX_WORDS` remain."""
+    while True:
+        text = _write(captioner, told, view, rng)
+        if len(text.split()) <= MAX_WORDS:
+            break
+        last = told.pop()
+        if last not in invented:
+            omitted = [*omitted, last]
+    hallucinated = tuple(fact for fact in invented if fact in told)
+    return Caption(captioner.name, text, hallucinated, tuple(omitted))
+
+
+def _write(captioner: Captioner, facts: Sequence[Fact], view: str, rng: np.random.Generator) -> str:
+    sentences = [captioner.opening[0]]
+    for number, fact in enumerate(facts):
+        joint = captioner.joints[number % len(captioner.joints)]
+        sentences.append(f"{joint} {_phrase(fact, view)}.")
+    missing = MIN_WORDS - sum(len(part.split()) for part in (*sentences, captioner.closing[0]))
+    spare = list(rng.permutation(len(DETAILS)))
+    for index in range(1, len(sentences)):  # of little, more is made
+        if missing <= 0:
+            break
+        detail = DETAILS[spare[index % len(spare)]]
+        sentences[index] = f"{sentences[index].removesuffix('.')}, {detail}."
+        missing -= len(detail.split())
+    sentences.append(captioner.closing[0])
+    return _own_words(" ".join(part for part in sentences if part), captioner.words)
+
+
+def _own_words(text: str, words: Mapping[str, str]) -> str:
+    return " ".join(_replace(word, words) for word in text.split(" "))
+
+
+def _replace(word: str, words: Mapping[str, str]) -> str:
+    core = word.strip(".,;:")
+    return word.replace(core, words[core]) if core in words else word
+
+
+def truth_record(caption: Caption) -> dict[str, Any]:
+    """For the table of truths: what the caption gets wrong."""
+
+    def say(fact: Fact) -> str:
+        return f"{fact.value} {fact.key}"
+
+    return {
+        "model": caption.model,
+        "hallucinated": [say(fact) for fact in caption.hallucinated],
+        "omitted": [say(fact) for fact in caption.omitted],
+    }
+
+
+__all__ = [
+    "CAPTIONERS",
+    "REFERENCE",
+    "Caption",
+    "Captioner",
+    "Fact",
+    "reference_caption",
+    "satellite_facts",
+    "street_view_facts",
+    "truth_record",
+    "write_caption",
+]

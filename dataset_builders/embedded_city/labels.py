@@ -1,0 +1,104 @@
+"""Indicators, roads and points of a city: what the latents do to the numbers.
+
+The laws are non-linear and shared by all cities; each label carries multiplicative noise that no
+picture shows (log-normal, or the Poisson noise of a count), so that no encoder can be perfect.
+Ranges follow those of 1-km cells in the public tables of this line of work.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .noise import Floats
+from .world import CELL_KM, World
+
+# standard deviation of the logarithm, by indicator; counts are Poisson beside
+NOISE = {
+    "population": 0.18,
+    "gdp": 0.25,
+    "night_light": 0.12,
+    "comments": 0.35,
+    "carbon": 0.22,
+    "crime": 0.30,
+    "poi": 0.20,
+}
+POI_KINDS = ("shop", "restaurant", "school", "clinic", "office", "workshop", "playground")
+
+
+def indicators(world: World) -> dict[str, Floats]:
+    """The seven indicators of every region in raw units, each `(rows, columns)`.
+
+    population (people), gdp (million CNY), night_light (nW/cm2/sr), comments (count), carbon
+    (t CO2 a year), crime (count), poi (count).
+    """
+    z = world.region_latents
+    d, w, i, n = z["density"], z["wealth"], z["industry"], z["night_life"]
+    built = z["built"]
+    homes = np.clip(1 - 0.85 * i, 0, 1)
+    expected = {
+        "population": 60 + 26_000 * built * d**1.5 * homes * (1.25 - 0.5 * w),
+        "gdp": 3 + 5_200 * built * d**1.3 * (0.25 + w) ** 2 + 1_400 * built * i**1.5,
+        "night_light": 0.6 + 46 * built * (0.55 * d + 0.6 * n * d + 0.28 * i) ** 1.2,
+        "comments": 9_000 * built * (n * d) ** 1.6 * (0.3 + w),
+        "carbon": 250 + 42_000 * built * i**2 + 9_000 * built * d**1.2 * (1.3 - 0.4 * w),
+        "crime": 140 * built * d**0.8 * n * (1.25 - w) ** 1.7,
+        "poi": 2 + 620 * built * (d**1.1 * (0.35 + n)) + 40 * built * i,
+    }
+    rng = np.random.default_rng([world.hash_seed, 7])
+    raw: dict[str, Floats] = {}
+    for name, mean in expected.items():
+        sigma = NOISE[name]
+        noisy = mean * np.exp(rng.normal(-(sigma**2) / 2, sigma, size=mean.shape))
+        counted = name in ("comments", "crime", "poi", "population")
+        raw[name] = rng.poisson(noisy).astype(float) if counted else noisy
+    return raw
+
+
+@dataclass(frozen=True)
+class Road:
+    """A stretch of road, as a map would have it.
+
+    Attributes:
+        highway: class, "primary" or "residential".
+        points: `(n, 2)` in km.
+    """
+
+    highway: str
+    points: Floats
+
+
+def roads(world: World, column: int, row: int, step_km: float = 0.02) -> list[Road]:
+    """Roads within a region: where the block number changes along rows and columns of points."""
+    axis = np.arange(0, CELL_KM + step_km / 2, step_km)
+    x, y = np.meshgrid(column * CELL_KM + axis, row * CELL_KM + axis)
+    blocks = world.blocks(x, y)
+    found = []
+    for index, place in ((blocks.column, blocks.across), (blocks.row, blocks.along)):
+        change_x, change_y = np.diff(index, axis=1) != 0, np.diff(index, axis=0) != 0
+        numbers = np.where(place > 0.5, index + 1, index)
+        near = np.zeros(index.shape, dtype=bool)
+        near[:, :-1] |= change_x
+        near[:-1, :] |= change_y
+        for number in np.unique(numbers[near]):
+            chosen = near & (numbers == number)
+            points = np.stack([x[chosen], y[chosen]], axis=1)
+            if len(points) < 3:
+                continue
+            along = np.argmax(np.ptp(points, axis=0))
+            points = points[np.argsort(points[:, along], kind="stable")]
+            found.append(Road("primary" if number % 4 == 0 else "residential", points))
+    return found
+
+
+def points_of_interest(world: World, column: int, row: int, count: int) -> list[dict]:
+    """As many points as the region's `poi` says: place in km and kind, denser at the centre."""
+    rng = np.random.default_rng([world.hash_seed, 11, column, row])
+    place = (np.array([column, row]) + rng.uniform(size=(count, 2))) * CELL_KM
+    kinds = rng.choice(len(POI_KINDS), size=count, p=(0.28, 0.24, 0.08, 0.07, 0.17, 0.10, 0.06))
+    return [
+        {"x_km": float(x), "y_km": float(y), "kind": POI_KINDS[kind]}
+        for (x, y), kind in zip(place, kinds, strict=True)
+    ]
+
+
+__all__ = ["NOISE", "POI_KINDS", "Road", "indicators", "points_of_interest", "roads"]

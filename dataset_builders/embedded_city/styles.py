@@ -1,0 +1,112 @@
+"""Four cities of different make: street pattern, palette, climate. The laws are shared."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a city looks and where it lies.
+
+    Attributes:
+        name: of the city, as in config names.
+        title: for people.
+        lon: of the centre, degrees (EPSG:4326); an empty stretch of sea or steppe, no real city.
+        lat: of the centre.
+        streets: pattern of the street network.
+        block_km: side of a block of buildings.
+        spread: how far the city reaches from its centre, as a share of the grid's side.
+        height: factor on the storeys of buildings.
+        sea: whether the south is open water.
+        roofs: colours of pitched roofs.
+        flat_roofs: colours of flat roofs.
+        facades: colours of facades, poor to rich.
+        grass: colour of lawns in summer.
+        soil: colour of bare ground.
+    """
+
+    name: str
+    title: str
+    lon: float
+    lat: float
+    streets: Literal["grid", "radial", "organic"]
+    block_km: float
+    spread: float
+    height: float
+    sea: bool
+    roofs: tuple[Colour, ...]
+    flat_roofs: tuple[Colour, ...]
+    facades: tuple[Colour, ...]
+    grass: Colour
+    soil: Colour
+
+
+STYLES: dict[str, Style] = {
+    style.name: style
+    for style in (
+        Style(
+            "harborview",
+            "Harborview (synthetic)",
+            *(-38.0, 41.0),
+            streets="grid",
+            block_km=0.22,
+            spread=0.30,
+            height=1.3,
+            sea=True,
+            roofs=((150, 96, 78), (128, 110, 98), (112, 88, 80)),
+            flat_roofs=((178, 180, 184), (150, 154, 160), (196, 192, 184)),
+            facades=((148, 132, 118), (172, 160, 146), (160, 176, 190), (196, 208, 218)),
+            grass=(96, 136, 72),
+            soil=(160, 146, 120),
+        ),
+        Style(
+            "oldgate",
+            "Oldgate (synthetic)",
+            *(75.0, 46.5),
+            streets="radial",
+            block_km=0.20,
+            spread=0.26,
+            height=0.8,
+            sea=False,
+            roofs=((178, 92, 62), (164, 80, 58), (190, 112, 76)),
+            flat_roofs=((186, 172, 150), (170, 158, 140), (158, 150, 142)),
+            facades=((196, 164, 120), (212, 188, 148), (222, 204, 170), (232, 222, 198)),
+            grass=(112, 138, 70),
+            soil=(176, 156, 116),
+        ),
+        Style(
+            "mesaplain",
+            "Mesaplain (synthetic)",
+            *(-12.5, 22.0),
+            streets="grid",
+            block_km=0.30,
+            spread=0.42,
+            height=0.55,
+            sea=False,
+            roofs=((186, 150, 120), (200, 172, 140), (160, 130, 110)),
+            flat_roofs=((214, 204, 186), (198, 186, 166), (184, 176, 166)),
+            facades=((186, 152, 118), (206, 176, 140), (222, 200, 170), (236, 224, 206)),
+            grass=(142, 146, 84),
+            soil=(204, 176, 130),
+        ),
+        Style(
+            "ironford",
+            "Ironford (synthetic)",
+            *(60.0, 55.5),
+            streets="organic",
+            block_km=0.24,
+            spread=0.32,
+            height=0.95,
+            sea=False,
+            roofs=((96, 84, 84), (116, 86, 78), (84, 82, 90)),
+            flat_roofs=((134, 136, 138), (118, 120, 124), (152, 150, 144)),
+            facades=((120, 84, 70), (140, 98, 80), (156, 120, 100), (170, 152, 138)),
+            grass=(82, 118, 66),
+            soil=(132, 120, 104),
+        ),
+    )
+}
+
+__all__ = ["STYLES", "Colour", "Style"]
