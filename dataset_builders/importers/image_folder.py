@@ -278,8 +278,8 @@ def _indicator_columns(frame: pd.DataFrame) -> tuple[dict[str, pd.Series], list[
         name = re.sub(r"[^a-z0-9]+", "_", column.lower()).strip("_")
         name = name if name[:1].isalpha() else f"column_{name}"
         values = pd.to_numeric(frame[column], errors="coerce").astype(np.float64)
-        values = values.where(np.isfinite(values))
         text = frame.loc[values.isna() & frame[column].notna(), column]
+        endless = int(np.isinf(values).sum())
         if len(text):
             notes.append(
                 f"The column {column!r} is left out: {len(text)} of its values are no numbers, "
@@ -288,7 +288,9 @@ def _indicator_columns(frame: pd.DataFrame) -> tuple[dict[str, pd.Series], list[
         elif name in numbers:
             notes.append(f"The column {column!r} is left out: its name is {name!r} once more.")
         else:
-            numbers[name] = values
+            numbers[name] = values.where(np.isfinite(values))
+            if endless:
+                notes.append(f"The column {column!r} has {endless} infinite values, now missing.")
     return numbers, notes
 
 

@@ -102,13 +102,13 @@ def import_dataset(
 
 
 def without_watermark(path: Path) -> bytes:
-    """A picture without its lowest 16 rows, as PNG.
+    """A picture without its lowest 16 rows, as JPEG of quality 95.
 
     Raises:
         BadImageError: it cannot be used.
     """
     image = decode_image(path, min_side=2 * WATERMARK_PX)
-    return encode_image(image.crop((0, 0, image.width, image.height - WATERMARK_PX)), "PNG")
+    return encode_image(image.crop((0, 0, image.width, image.height - WATERMARK_PX)), quality=95)
 
 
 def _cell(name: str) -> shapely.Polygon:

@@ -1,0 +1,427 @@
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+from PIL import Image
+
+from dataset_builders.errors import DatasetError, SourceError
+from dataset_builders.importers import NAMES, importer
+from dataset_builders.importers.__main__ import main
+from dataset_builders.importers.camvid import (
+    BUFFER_SECONDS,
+    CLASSES,
+    caption_from_mask,
+    class_shares,
+    drive_splits,
+    frame_seconds,
+    read_mask,
+)
+from dataset_builders.importers.image_folder import import_dataset
+from dataset_builders.importers.rsicd import joined_caption
+from dataset_builders.importers.tiles import (
+    parse_tile_name,
+    parse_tile_pair,
+    read_sentences,
+    tile_regions,
+)
+from dataset_builders.importers.urbanvlp import import_dataset as import_urbanvlp
+from dataset_builders.storage import (
+    iter_images,
+    read_indicators,
+    read_regions,
+    read_rejects,
+    read_table,
+)
+
+from .helpers import assert_same_dataset, encoded, picture
+
+KILLER = Path(__file__).with_name("kill_import.py")
+
+
+def folder(root: Path, count: int = 24) -> Path:
+    """Images on a line of 300 m steps, each with two numbers."""
+    root.mkdir(parents=True)
+    rows = []
+    for i in range(count):
+        (root / f"{i:02}.png").write_bytes(encoded(picture(i)))
+        rows.append({"file": f"{i:02}.png", "lon": 2.35 + 0.004 * i, "lat": 48.85,
+                     "caption": f"street\n {i}", "heading": 10 * i, "income": 1000.0 + i,
+                     "population": i})  # fmt: skip
+    pd.DataFrame(rows).to_csv(root / "list.csv", index=False)
+    return root
+
+
+def run(source: Path, output: Path, **options):
+    options = {"city": "paris", "view": "street_view"} | options
+    return import_dataset(source, output, **options)
+
+
+def test_points_become_cells_and_numbers_their_means(tmp_path):
+    report = run(folder(tmp_path / "in"), tmp_path / "out", cell_m=1000.0)
+    views = read_table(tmp_path / "out", "paris", "street_view")
+    regions = read_regions(tmp_path / "out", "paris")
+    assert report.written == {
+        "paris-regions": len(regions), "paris-street_view": 24,
+    }  # fmt: skip
+    assert len(regions) == views["region_id"].nunique() in (7, 8)
+    assert sorted(views["caption"]) == sorted(f"street {i}" for i in range(24))
+    means = views.assign(i=views["heading"] / 10).groupby("region_id")["i"].mean()
+    np.testing.assert_allclose(regions["population"], means[regions["region_id"]])
+    np.testing.assert_allclose(regions["income"], 1000 + means[regions["region_id"]])
+    assert regions["area_m2"].to_numpy() == pytest.approx(1e6, rel=2e-3)
+    # every view lies in its cell
+    placed = views.merge(regions[["region_id", "geometry"]], on="region_id")
+    points = shapely.points(placed["lon"], placed["lat"])
+    assert shapely.dwithin(placed["geometry"].to_numpy(), points, 1e-9).all()
+    known = read_indicators(tmp_path / "out", "paris")
+    assert (known["population"].unit, known["population"].transform) == ("people", "ln1p")
+    assert known["income"].transform == "identity"
+
+
+def test_named_regions_are_kept_and_get_a_square(tmp_path):
+    source = folder(tmp_path / "in", 6)
+    table = pd.read_csv(source / "list.csv").assign(region_id=["a", "a", "b", "b", "c", None])
+    table.to_csv(source / "list.csv", index=False)
+    run(source, tmp_path / "out", cell_m=400.0, ln1p=["income"])
+    regions = read_regions(tmp_path / "out", "paris").set_index("region_id")
+    assert sorted(regions.index) == ["05", "a", "b", "c"]
+    assert regions.loc["a", "lon"] == pytest.approx(2.352)
+    assert regions.loc["a", "area_m2"] == pytest.approx(160_000, rel=1e-3)
+    assert read_indicators(tmp_path / "out", "paris")["income"].transform == "ln1p"
+
+
+def test_images_with_no_place_and_no_csv_are_regions_of_their_own(tmp_path):
+    source = folder(tmp_path / "in", 10)
+    (source / "list.csv").unlink()
+    report = run(source, tmp_path / "out", view="satellite")
+    regions = read_regions(tmp_path / "out", "paris")
+    assert len(regions) == 10
+    assert regions.geometry.isna().all()
+    assert set(regions["split_random"]) == {"train", "validation", "test"}
+    assert regions["split_block"].isna().all()
+    assert any("10 without coordinates" in text for text in report.problems)
+
+
+def test_bad_images_and_rows_are_listed_and_nothing_else_is_lost(tmp_path):
+    source = folder(tmp_path / "in", 8)
+    good = encoded(picture(3), "JPEG")
+    bad = {
+        "empty.jpg": b"",
+        "text.jpg": b"not an image",
+        "cut.jpg": encoded(picture(size=(300, 300)), "JPEG")[:-2000],
+        "thin.png": encoded(Image.new("RGB", (1, 10_000))),
+        "moving.gif": encoded(
+            picture(), "GIF", save_all=True, append_images=[picture(1), picture(2)]
+        ),
+    }
+    fine = {
+        "cmyk.jpg": encoded(Image.new("CMYK", (16, 16), (9, 99, 0, 0)), "JPEG"),
+        "grey16.png": encoded(Image.fromarray(np.full((16, 16), 40_000, np.uint16))),
+        "palette.png": encoded(picture().quantize(16), "PNG"),
+        "alone.jpg": good,
+    }
+    for name, data in {**bad, **fine}.items():
+        (source / name).write_bytes(data)
+    table = pd.read_csv(source / "list.csv", dtype=str)
+    more = pd.DataFrame(
+        {"file": [*bad, *list(fine)[:3], "gone.jpg", "../list.csv", "00.png", None]}
+    )
+    more["caption"] = ["\x00", *["fine"] * (len(more) - 1)]
+    pd.concat([table, more]).to_csv(source / "list.csv", index=False)
+    report = run(source, tmp_path / "out")
+    rejects = read_rejects(tmp_path / "out").set_index("item")["reason"].to_dict()
+    assert rejects == {
+        "empty": "empty", "text": "unreadable", "cut": "truncated", "thin": "aspect_ratio",
+        "moving": "animated", "gone": "missing", "../list.csv": "outside_source",
+        "row 19": "no_file", "00.png": "listed_twice", "alone.jpg": "not_listed",
+    }  # fmt: skip
+    kept = read_table(tmp_path / "out", "paris", "street_view")["image_id"]
+    assert sorted(kept) == [*(f"{i:02}" for i in range(8)), "cmyk", "grey16", "palette"]
+    assert sum(report.rejects.values()) == 10
+    # regions whose only picture was bad are kept
+    assert report.regions_without_image == {"paris": 6}
+    for row in iter_images(tmp_path / "out", "paris", "street_view"):
+        assert row["image"]
+
+
+def test_captions_of_any_length_are_kept_clean_and_empty_ones_are_null(tmp_path):
+    source = folder(tmp_path / "in", 5)
+    table = pd.read_csv(source / "list.csv")
+    table["caption"] = ["", "word " * 10_000, "a\x07b", "  ", "fine"]
+    table.to_csv(source / "list.csv", index=False)
+    run(source, tmp_path / "out")
+    captions = read_table(tmp_path / "out", "paris", "street_view").set_index("image_id")["caption"]
+    assert captions[["00", "03"]].isna().all()
+    assert len(captions["01"].split()) == 10_000
+    assert captions["02"] == "ab"
+
+
+def test_indicators_may_be_null_constant_or_no_numbers(tmp_path):
+    source = folder(tmp_path / "in", 6)
+    table = pd.read_csv(source / "list.csv", dtype=str)
+    table = table.assign(nothing="", same="7", some=["1", "inf", "", "4", "5", "6"], Name="x")
+    table.to_csv(source / "list.csv", index=False)
+    report = run(source, tmp_path / "out", cell_m=10.0)
+    regions = read_regions(tmp_path / "out", "paris")
+    assert regions["nothing"].isna().all()
+    assert (regions["same"] == 7).all()
+    assert regions["some"].isna().sum() == 2
+    assert "name" not in regions
+    assert any("'Name' is left out: 6 of its values" in text for text in report.problems)
+    assert any("'some' has 1 infinite values" in text for text in report.problems)
+
+
+def test_equal_images_are_counted_within_and_across_regions(tmp_path):
+    source = folder(tmp_path / "in", 6)
+    for name in ("01", "05"):
+        shutil.copy(source / "00.png", source / f"{name}.png")
+    report = run(source, tmp_path / "out", cell_m=500.0)
+    assert report.duplicate_images == {"paris-street_view": 2}
+    assert report.duplicates_across_regions["paris-street_view"] >= 1
+    assert "2 images repeat an earlier one" in str(report)
+    assert len(read_table(tmp_path / "out", "paris", "street_view")) == 6
+
+
+def test_files_that_differ_in_their_suffix_keep_it(tmp_path):
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "a.png").write_bytes(encoded(picture(0)))
+    (source / "a.jpg").write_bytes(encoded(picture(1), "JPEG"))
+    run(source, tmp_path / "out")
+    ids = read_table(tmp_path / "out", "paris", "street_view")["image_id"]
+    assert sorted(ids) == ["a.jpg", "a.png"]
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (lambda s: (s / "b.csv").write_text("file\n"), {}, "several CSVs"),
+        (lambda s: (s / "list.csv").write_text("path\nx.jpg\n"), {}, "no column 'file'"),
+        (lambda s: (s / "list.csv").write_text(""), {}, "cannot be read as UTF-8 CSV"),
+        (lambda s: (s / "list.csv").write_text("file\n"), {"ln1p": ["gdp"]}, "no such column"),
+        (lambda s: None, {"csv": "no.csv"}, "holds no such file"),
+    ],
+)
+def test_other_layouts_are_errors_that_say_so(tmp_path, change, options, message):
+    change(source := folder(tmp_path / "in", 3))
+    with pytest.raises(SourceError, match=message):
+        run(source, tmp_path / "out", **options)
+
+
+def test_an_empty_folder_and_no_folder(tmp_path):
+    with pytest.raises(SourceError, match="no image and no CSV"):
+        run(tmp_path, tmp_path / "out")
+    with pytest.raises(SourceError, match="is no folder"):
+        run(tmp_path / "no", tmp_path / "out")
+
+
+def test_another_import_does_not_continue_this_one(tmp_path):
+    source = folder(tmp_path / "in", 6)
+    run(source, tmp_path / "out")
+    with pytest.raises(DatasetError, match="Give another folder"):
+        run(source, tmp_path / "out", cell_m=77.0)
+
+
+@pytest.mark.timeout(300)
+def test_an_import_killed_again_and_again_ends_like_one_that_was_not(tmp_path):
+    source = folder(tmp_path / "in", 18)
+    (source / "05.png").write_bytes(b"broken")
+    (source / "13.png").write_bytes(b"")
+    (source / "unlisted.png").write_bytes(encoded(picture()))
+
+    def start(point: str, count: int, output: str) -> int:
+        command = [sys.executable, KILLER, source, tmp_path / output, point, count]
+        return subprocess.run(list(map(str, command)), capture_output=True, timeout=120).returncode
+
+    assert start("load", 0, "straight") == 0
+    for point, count in (
+        ("load", 6), ("before_rename", 1), ("after_rename", 2), ("before_rename", 3),
+        ("after_rename", 1), ("before_rename", 2),
+    ):  # fmt: skip
+        assert start(point, count, "killed") == -signal.SIGKILL
+    assert start("load", 0, "killed") == 0
+    assert_same_dataset(tmp_path / "straight", tmp_path / "killed")
+    rejects = read_rejects(tmp_path / "killed")
+    assert sorted(rejects["item"]) == ["05", "13", "unlisted.png"]
+
+
+# ---- command line --------------------------------------------------------------------------------
+
+
+def test_the_command_imports_and_reports(tmp_path, capsys):
+    source = folder(tmp_path / "in", 6)
+    arguments = ["image_folder", "--source", source, "--output_dir", tmp_path / "out",
+                 "--city", "paris", "--view", "satellite", "--cell_m", "300"]  # fmt: skip
+    assert main([str(word) for word in arguments]) == 0
+    assert "paris-satellite: 6 rows" in capsys.readouterr().out
+
+
+def test_the_command_explains_a_wrong_source_in_a_line(tmp_path, capsys):
+    arguments = ["rsicd", "--source", str(tmp_path), "--output_dir", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "lacks captions.json, images" in error
+
+
+def test_an_unknown_importer_lists_the_known(capsys):
+    with pytest.raises(SystemExit):
+        main(["urbanfoo"])
+    error = capsys.readouterr().err
+    assert all(name in error for name in NAMES)
+    with pytest.raises(ValueError, match="there are camvid, image_folder"):
+        importer("urbanfoo")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_importer_has_help(name, capsys):
+    with pytest.raises(SystemExit) as info:
+        main([name, "--help"])
+    assert info.value.code == 0
+    text = capsys.readouterr().out
+    assert "--source" in text
+    assert importer(name).__doc__.splitlines()[0] in text
+
+
+# ---- parts of the importers ----------------------------------------------------------------------
+
+
+def mask_of(*boxes: tuple[str, slice, slice]) -> np.ndarray:
+    """Sky above road, and boxes of classes; 360 x 480."""
+    mask = np.zeros((360, 480), dtype=np.uint8)
+    mask[180:] = CLASSES.index("road")
+    for name, rows, columns in boxes:
+        mask[rows, columns] = CLASSES.index(name)
+    return mask
+
+
+def test_captions_name_what_is_there_where_it_is():
+    mask = mask_of(
+        ("building", slice(20, 200), slice(0, 150)),
+        ("car", slice(250, 330), slice(20, 120)),
+        ("pedestrian", slice(150, 190), slice(400, 415)),
+    )
+    text = caption_from_mask(mask, "a")
+    left, rest = text.index("a car close by"), text.index("a pedestrian in the distance")
+    assert left < rest
+    assert "no cyclists" in text
+    assert "traffic sign" not in text
+    assert "the left side is much more built up" in text
+    assert caption_from_mask(mask[:, ::-1], "a").index("pedestrian") < caption_from_mask(
+        mask[:, ::-1], "a"
+    ).index("a car close by")
+
+
+def test_captions_differ_by_name_and_not_by_run():
+    mask = mask_of(("tree", slice(0, 200), slice(300, 480)))
+    texts = {caption_from_mask(mask, f"frame {i}") for i in range(20)}
+    assert len(texts) > 10
+    assert caption_from_mask(mask, "a", 1) == caption_from_mask(mask, "a", 1)
+    assert caption_from_mask(np.full((9, 9), 11, np.uint8), "a") is None
+
+
+def test_shares_are_of_labelled_pixels():
+    mask = np.array([[0, 0, 1, 11]], dtype=np.uint8)
+    shares = class_shares(mask)
+    assert shares["share_sky"] == pytest.approx(2 / 3)
+    assert sum(shares.values()) == pytest.approx(1)
+    assert np.isnan(list(class_shares(np.full((2, 2), 11, np.uint8)).values())).all()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [(np.full((8, 8), 12, np.uint8), "up to 12"), (np.zeros((8, 8, 3), np.uint8), "shape")],
+)
+def test_masks_of_other_numbers_are_errors(tmp_path, pixels, message):
+    Image.fromarray(pixels).save(tmp_path / "m.png")
+    with pytest.raises(SourceError, match=message):
+        read_mask(tmp_path / "m.png")
+
+
+def test_frames_of_one_run_are_not_on_both_sides():
+    names = [f"A_{30 * i:05}" for i in range(200)] + [f"B_f{30 * i:05}" for i in range(100)]
+    columns, problems = drive_splits(names, 0)
+    assert not problems
+    split, seconds = columns["split_block"], frame_seconds(names)
+    for one, other in (("train", "test"), ("train", "validation"), ("validation", "test")):
+        gap = np.abs(seconds[split == one][:, None] - seconds[split == other]).min()
+        assert gap > BUFFER_SECONDS
+
+
+def test_joined_captions_are_distinct_and_in_seeded_order():
+    captions = ["a pond .", "a green pond .", "a pond .", "water , trees", ""]
+    joined = joined_caption(captions, "pond_1", 0)
+    assert sorted(joined.split(". ")) == sorted(["a pond", "a green pond", "water, trees."]) or (
+        sorted(joined.rstrip(".").split(". ")) == ["a green pond", "a pond", "water, trees"]
+    )
+    assert joined_caption(captions, "pond_1", 0) == joined
+    assert len({joined_caption(captions, f"pond_{i}", 0) for i in range(30)}) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "tile"),
+    [
+        ("Beijing/16_12659_4738_s.jpg", (12659, 4738)),
+        ("16_-3_-7_s", (-3, -7)),
+        ("15_1_2_s.jpg", None),
+        ("16_1_2.jpg", None),
+    ],
+)
+def test_tile_names(name, tile):
+    assert parse_tile_name(name) == tile
+
+
+def test_tile_pairs():
+    assert parse_tile_pair("(12659,4738)") == (12659, 4738)
+    assert parse_tile_pair("(40.1, 116.4)") is None
+    assert parse_tile_pair(float("nan")) is None
+
+
+def test_no_tiles_make_no_regions():
+    assert len(tile_regions([])) == 0
+
+
+def test_sentences_are_grouped_by_image_in_order(tmp_path):
+    path = tmp_path / "c.json"
+    path.write_text('[[[{"caption": "b", "image": "x"}, {"caption": "a", "image": "x"}]],'
+                    '{"caption": "c", "image": "y"}]')  # fmt: skip
+    assert read_sentences(path) == {"x": ["b", "a"], "y": ["c"]}
+    path.write_text('[["no object"]]')
+    with pytest.raises(SourceError, match="got 'no object'"):
+        read_sentences(path)
+    path.write_text("[")
+    with pytest.raises(SourceError, match="is no JSON"):
+        read_sentences(path)
+
+
+def test_urbanvlp_lists_what_it_cannot_read(tmp_path):
+    source, views = tmp_path / "in", tmp_path / "in/urbansv/streetview_images/Beijing"
+    views.mkdir(parents=True)
+    (source / "urbansat").mkdir()
+    for name in ("1_116.4,39.9_202001_10.5", "2_116.4,139.9_202001_1", "odd"):
+        (views / f"{name}.jpg").write_bytes(encoded(picture(), "JPEG"))
+    texts = source / "urbansv/streetview_texts/Beijing"
+    texts.mkdir(parents=True)
+    (texts / "1_116.4,39.9_202001_10.5.json").write_text("{}")
+    (source / "downstream").mkdir()
+    (source / "downstream/Beijing_train.csv").write_text(
+        'Coordinate,carbon,poi\n"(12658,4700)",6.5,"{\'a\': 2, \' b\': 3}"\n"x",1,"{}"\n'
+        '"(12659,4700)",6.6,"{oops"\n'
+    )
+    import_urbanvlp(source, tmp_path / "out")
+    regions = read_regions(tmp_path / "out", "beijing").set_index(["tile_x", "tile_y"])
+    assert regions.loc[(12658, 4700), "poi"] == 5
+    assert regions.loc[(12658, 4700), "carbon_urbanvlp"] == 6.5
+    assert np.isnan(regions.loc[(12659, 4700), "poi"])
+    reasons = read_rejects(tmp_path / "out").set_index("item")["reason"].to_dict()
+    assert reasons == {
+        "odd.jpg": "bad_name", "2_116.4,139.9_202001_1.jpg": "bad_coordinates",
+        "1_116.4,39.9_202001_10.5": "bad_caption", "x": "bad_tile",
+        "baidu_16_12659_4700": "bad_poi",
+    }  # fmt: skip
