@@ -100,7 +100,7 @@ def _metadata() -> DatasetMetadata:
         licence="MIT as stated for the repository; the photos are of Google and its users",
         indicators=INDICATORS,
         extra_columns={"regions": {"split_author": "string"}},
-        parameters={"importer": "streetview_nyc"},
+        parameters={"importer": "streetview_nyc", "block_m": BLOCK_M},
         notes=(
             "A region is a square of 1 km centred on its point; neighbouring squares overlap a "
             "little, and their area is not that of the labels.",

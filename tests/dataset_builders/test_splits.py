@@ -48,7 +48,7 @@ def test_impossible_fractions(fractions):
         random_split(10, 0, fractions)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(20, 40), st.integers(20, 40), st.integers(4, 8), st.integers(0, 1000),
     st.sampled_from([1.0, 1.5]),
@@ -64,7 +64,7 @@ def test_splits_of_blocks_keep_their_distance(width, height, side, seed, buffer)
     assert set(np.unique(folds)) == {0, 1, 2, 3, 4}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(20, 45), st.integers(20, 45), st.integers(2, 4), st.integers(0, 1000))
 def test_blocks_are_whole_and_have_their_shares(width, height, side, seed):
     x, y = grid(width, height)
@@ -80,7 +80,7 @@ def test_blocks_are_whole_and_have_their_shares(width, height, side, seed):
         assert len(set(folds[block == number])) == 1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 1000), st.integers(0, 1000))
 def test_the_order_of_the_cells_does_not_matter(seed, shuffle):
     rng = np.random.default_rng(shuffle)
