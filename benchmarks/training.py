@@ -1,0 +1,215 @@
+"""Speed of pretraining, as ratios within one run.
+
+    export OMP_NUM_THREADS=1
+    python -m benchmarks.training momentum    # the teacher's update, fused against a loop
+    python -m benchmarks.training padding     # padding to the batch against padding to 248
+    python -m benchmarks.training step        # a whole step against its parts
+
+Models have their real shapes and random weights: the time does not depend on the values.
+"""
+
+import argparse
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from transformers import CLIPConfig, CLIPModel
+
+from modeling_urbanln import UrbanLNForPreTraining
+from pipelines.pretraining.data import tokenize
+from pipelines.pretraining.optim import adamw
+from pipelines.pretraining.sampling import BatchPlan
+from pipelines.pretraining.step import Student, train_step
+from pipelines.pretraining.tokenizer import clip_tokenizer
+
+VITB16 = {
+    "text_config": {"max_position_embeddings": 77},
+    "vision_config": {"patch_size": 16},
+    "projection_dim": 512,
+}
+SMALL = {
+    "text_config": {
+        "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+    },
+    "vision_config": {
+        "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "image_size": 64, "patch_size": 8,
+    },
+    "projection_dim": 128,
+}  # fmt: skip
+WORDS = (
+    "the street building road trees houses windows cars park river grey white tall small along "
+    "beside several green roof roofs pavement industrial residential commercial facade parked "
+    "intersection pedestrians vegetation rows left right background foreground buildings with and "
+    "of a in on to several kilometres neighbourhood storeys balconies warehouse courtyard"
+)
+
+
+def make_model(architecture: dict) -> UrbanLNForPreTraining:
+    """A model of this shape, 248 positions, random weights."""
+    torch.manual_seed(0)
+    clip = CLIPModel(CLIPConfig(**architecture))
+    return UrbanLNForPreTraining.from_clip_pretrained(clip)  # type: ignore[return-value]
+
+
+def make_captions(count: int, shortest: int, longest: int, seed: int = 0) -> list[str]:
+    """Captions of `shortest` to `longest` words, evenly spread."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(shortest, longest + 1, count)
+    words = WORDS.split()
+    return [" ".join(rng.choice(words, length)) for length in lengths]
+
+
+def interleaved(repeats: int, **functions: Callable[[], object]) -> dict[str, float]:
+    """Least seconds of each function; they take turns, so that all meet the same machine.
+
+    Of processor time of this process, which other processes disturb least: run with
+    OMP_NUM_THREADS=1, as threads that wait for one another count.
+    """
+    for function in functions.values():
+        function()
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            start = time.process_time()
+            function()
+            seconds[name].append(time.process_time() - start)
+    return {name: min(values) for name, values in seconds.items()}
+
+
+def benchmark_step(architecture: dict, batch_size: int, repeats: int) -> None:
+    """A step of the training loop against the student's passes plus the teacher's."""
+    accelerator = Accelerator(cpu=True)
+    model = make_model(architecture).train()
+    optimizer = accelerator.prepare(adamw(model, 1e-6, 0.01))
+    student = Student(accelerator.prepare(model), model)
+    tokens = tokenize(make_captions(batch_size, 80, 200), clip_tokenizer(), 248)
+    config: Any = model.config
+    side = config.vision_config.image_size
+    inputs = {**tokens, "pixel_values": torch.randn(batch_size, 3, side, side)}
+    batch = {**inputs, "sample_ids": torch.arange(batch_size)}
+    keys = torch.nn.functional.normalize(torch.randn(2, 4096, config.projection_dim), dim=-1)
+    model.enqueue(*keys)
+
+    def parts() -> None:
+        model.encode_momentum(**inputs)
+        image = model.get_image_features(inputs["pixel_values"]).pooler_output
+        text = model.get_text_features(tokens["input_ids"], tokens["attention_mask"]).pooler_output
+        (image.mean() + text.mean()).backward()
+        model.zero_grad(set_to_none=True)
+
+    def step() -> None:
+        train_step(
+            accelerator, student, optimizer, [batch], learning_rate=1e-6, distillation_weight=0.5
+        )
+
+    seconds = interleaved(repeats, parts=parts, step=step)
+    print(
+        f"step: {seconds['step']:.3f} s, its parts {seconds['parts']:.3f} s, "
+        f"ratio {seconds['step'] / seconds['parts']:.3f} "
+        f"({sum(p.numel() for p in model.parameters()) // 2 / 1e6:.1f}M parameters, "
+        f"batch {batch_size}, {tokens['input_ids'].shape[1]} tokens, queue 4096)"
+    )
+
+
+def benchmark_momentum(repeats: int) -> None:
+    """The moving average of ViT-B/16's parameters: fused, and one parameter after another."""
+    model = make_model(VITB16)
+    pairs = list(model._paired_parameters())
+
+    @torch.no_grad()
+    def loop() -> None:  # as ALBEF and lightly write it
+        for student, teacher in pairs:
+            teacher.data = teacher.data * 0.995 + student.data * (1 - 0.995)
+
+    @torch.no_grad()
+    def loop_in_place() -> None:
+        for student, teacher in pairs:
+            teacher.lerp_(student, 1 - 0.995)
+
+    fused = model.update_momentum_encoder
+    seconds = interleaved(repeats, loop=loop, in_place=loop_in_place, fused=fused)
+    print(
+        f"momentum: loop {seconds['loop'] * 1e3:.0f} ms, fused {seconds['fused'] * 1e3:.0f} ms, "
+        f"ratio {seconds['loop'] / seconds['fused']:.2f}; loop of lerp_ "
+        f"{seconds['in_place'] * 1e3:.0f} ms, ratio {seconds['in_place'] / seconds['fused']:.2f} "
+        f"({len(pairs)} tensors, {sum(p.numel() for p, _ in pairs) / 1e6:.1f}M parameters)"
+    )
+
+
+def benchmark_padding(batch_size: int, num_batches: int, repeats: int) -> None:
+    """ViT-B/16's text tower, forward and backward, over batches of captions of 80-200 words."""
+    model = make_model(VITB16).train()
+    tokenizer = clip_tokenizer()
+    captions = make_captions(batch_size * num_batches * 8, 80, 200)
+    lengths = np.asarray([len(ids) for ids in tokenizer(captions)["input_ids"]]).clip(max=248)
+
+    def batches(group_by_length: bool, fixed: bool) -> list[dict[str, torch.Tensor]]:
+        plan = BatchPlan(
+            np.arange(len(captions)), lengths, batch_size, group_by_length=group_by_length
+        )
+        chosen = list(plan.process_batches(0, 0, num_batches))
+        return [
+            tokenize(
+                [captions[index] for index in batch.indices],
+                tokenizer,
+                248,
+                pad_to_multiple_of=248 if fixed else None,
+            )
+            for batch in chosen
+        ]
+
+    def passes(prepared: list[dict[str, torch.Tensor]]) -> Callable[[], None]:
+        def run() -> None:
+            for batch in prepared:
+                model.get_text_features(**batch).pooler_output.mean().backward()
+                model.zero_grad(set_to_none=True)
+
+        return run
+
+    sets = {
+        "fixed": batches(group_by_length=True, fixed=True),
+        "dynamic": batches(group_by_length=True, fixed=False),
+        "mixed": batches(group_by_length=False, fixed=False),
+    }
+    seconds = interleaved(repeats, **{name: passes(prepared) for name, prepared in sets.items()})
+    mean = {n: np.mean([b["input_ids"].shape[1] for b in prepared]) for n, prepared in sets.items()}
+    print(
+        f"padding: to 248 {seconds['fixed']:.2f} s; to the batch, grouped by length "
+        f"{seconds['dynamic']:.2f} s, ratio {seconds['fixed'] / seconds['dynamic']:.2f} "
+        f"(mean length {mean['dynamic']:.0f}); to the batch, not grouped {seconds['mixed']:.2f} s, "
+        f"ratio {seconds['fixed'] / seconds['mixed']:.2f} (mean length {mean['mixed']:.0f}); "
+        f"captions have {lengths.mean():.0f} tokens on average, batch {batch_size}"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("which", nargs="*", choices=["step", "momentum", "padding"], default=[])
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args(argv)
+    which = args.which or ["momentum", "padding", "step"]
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads of {os.cpu_count()} CPUs, "
+        f"{platform.machine()}, load {os.getloadavg()[0]:.1f}"
+    )
+    if "momentum" in which:
+        benchmark_momentum(max(args.repeats, 10))
+    if "padding" in which:
+        benchmark_padding(args.batch_size, num_batches=4, repeats=args.repeats)
+    if "step" in which:
+        benchmark_step(SMALL, 64, max(args.repeats, 10))
+        benchmark_step(VITB16, args.batch_size, args.repeats)
+
+
+if __name__ == "__main__":
+    main()
