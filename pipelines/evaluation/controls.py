@@ -8,7 +8,7 @@ from scipy.spatial import cKDTree
 
 from .probing import Array, Fit, Task
 
-NEIGHBOURS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+NEIGHBOURS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 
 
 def fit_mean(tasks: Sequence[Task]) -> list[Fit]:

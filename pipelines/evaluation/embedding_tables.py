@@ -117,7 +117,8 @@ def read_metadata(schema: pa.Schema) -> dict[str, Any] | None:
 def _matrix(column: pa.FixedSizeListArray) -> NDArray[np.float32]:
     values = np.full((len(column), column.type.list_size), np.nan, dtype=np.float32)
     valid = np.asarray(column.is_valid())
-    values[valid] = column.flatten().to_numpy(zero_copy_only=False).reshape(valid.sum(), -1)
+    # flatten() passes over nulls
+    values[valid] = column.flatten().to_numpy().reshape(-1, column.type.list_size)
     return values
 
 

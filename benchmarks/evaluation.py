@@ -1,0 +1,237 @@
+"""Speed and memory of embedding and probing, as ratios within one run.
+
+python -m benchmarks.evaluation                 # all
+python -m benchmarks.evaluation throughput      # JPEG bytes against tensors, ViT-B/16
+python -m benchmarks.evaluation memory          # 1,000 against 10,000 images
+python -m benchmarks.evaluation probing         # 20 seeds x 7 tasks against a loop
+"""
+
+import io
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.linear_model import Ridge
+from torch import nn
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+from pipelines.evaluation.embed import EmbedSettings, Source, embed
+from pipelines.evaluation.encoders import ModelEncoder
+from pipelines.evaluation.probing import (
+    MLPSettings,
+    RidgeSettings,
+    Task,
+    batch_order,
+    fit_mlp,
+    fit_ridge,
+    initial_weights,
+    num_batches,
+)
+
+TINY_TOWER = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+
+
+def jpeg(side: int, seed: int) -> bytes:
+    """A picture with edges and noise, about as large in bytes as a photo."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 255, (8, 8, 3)).repeat(side // 8, 0).repeat(side // 8, 1)
+    pixels = (blocks + rng.normal(0, 12, blocks.shape)).clip(0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def source(num_images: int, num_regions: int, pictures: list[bytes]) -> Source:
+    """Street views dealt to regions, made as they are read."""
+
+    def rows(view: str) -> Iterator[dict[str, Any]]:
+        for index in range(num_images):
+            yield {
+                "image_id": f"i{index}",
+                "region_id": f"r{index % num_regions}",
+                # a fresh copy, as a file would give
+                "image": bytes(bytearray(pictures[index % len(pictures)])),
+            }
+
+    regions = [f"r{index}" for index in range(num_regions)]
+    return Source(regions, {"street_view": num_images, "satellite": 0}, rows, "bench", {})
+
+
+def stream(encoder: ModelEncoder, images: Source, settings: EmbedSettings) -> float:
+    """Seconds of a whole embedding run."""
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        embed(encoder, images, Path(folder), "bench", settings, log=lambda text: None)
+        return time.perf_counter() - start
+
+
+def throughput(num_images: int = 32, batch_size: int = 8) -> None:
+    """Images/s from JPEG bytes over images/s of the model on tensors in memory."""
+    torch.manual_seed(0)
+    encoder = ModelEncoder(CLIPModel(CLIPConfig()).eval(), CLIPImageProcessor(), "vit-b16")
+    settings = EmbedSettings(batch_size, 512, num_workers=2)
+    tensors = torch.stack(
+        [encoder.prepare(Image.open(io.BytesIO(jpeg(256, k)))) for k in range(batch_size)]
+    )
+
+    def model_alone() -> float:
+        start = time.perf_counter()
+        for _ in range(num_images // batch_size):
+            encoder.encode(tensors)
+        return time.perf_counter() - start
+
+    encoder.encode(tensors)  # warm-up
+    for side in (256, 512):
+        pictures = [jpeg(side, k) for k in range(8)]
+        alone, whole = [], []
+        for _ in range(3):  # in turns: whatever else runs here slows both
+            alone.append(model_alone())
+            whole.append(stream(encoder, source(num_images, 4, pictures), settings))
+        ratio = min(alone) / min(whole)
+        print(
+            f"embedding, {side}-px JPEG: {num_images / min(whole):.2f} images/s, the model alone "
+            f"{num_images / min(alone):.2f}: {ratio:.1%}"
+        )
+
+
+def peak_memory(num_images: int) -> None:
+    """Embed small images with a tiny model; prints this process's peak in MB (a child's job)."""
+    vision = {**TINY_TOWER, "image_size": 30, "patch_size": 10}
+    config = CLIPConfig(text_config=TINY_TOWER, vision_config=vision, projection_dim=16)
+    processor = CLIPImageProcessor(
+        size={"height": 30, "width": 30}, do_center_crop=False, crop_size=30
+    )
+    encoder = ModelEncoder(CLIPModel(config).eval(), processor, "tiny")
+    pictures = [jpeg(256, k) for k in range(16)]
+    seconds = stream(encoder, source(num_images, 100, pictures), EmbedSettings())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kB on Linux
+    print(json.dumps({"images": num_images, "peak_mb": peak, "seconds": seconds}))
+
+
+def memory() -> None:
+    """Peak memory of embedding ten times as many images."""
+    peaks = []
+    for num_images in (1_000, 10_000):
+        command = [sys.executable, "-m", "benchmarks.evaluation", "peak_memory", str(num_images)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks.append(json.loads(done.stdout.splitlines()[-1]))
+    few, many = (found["peak_mb"] for found in peaks)
+    print(
+        f"peak memory: {few:.0f} MB for 1,000 images, {many:.0f} MB for 10,000: {many / few:.3f}x"
+    )
+
+
+def make_tasks(n: int, dim: int, seeds: int, targets: int) -> tuple[np.ndarray, list[Task]]:
+    """Vectors and 6:2:2 splits of `targets` indicators under each seed."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n, dim))
+    labels = X @ rng.normal(size=(dim, targets)) / dim**0.5 + rng.normal(size=(n, targets))
+    tasks = []
+    for seed in range(seeds):
+        train, validation, test = np.split(rng.permutation(n), [int(0.6 * n), int(0.8 * n)])
+        tasks += [Task(labels[:, t], train, train, validation, test, seed) for t in range(targets)]
+    return X, tasks
+
+
+def mlp_in_a_loop(X: np.ndarray, tasks: list[Task], settings: MLPSettings) -> None:
+    """The same MLP probes one by one: nn.Sequential, AdamW, tensors in memory, no DataLoader."""
+    for task in tasks:
+        generator = torch.Generator().manual_seed(task.seed)
+        drawn = initial_weights(X.shape[1], settings.hidden_sizes, generator)
+        layers: list[nn.Module] = []
+        for weight, bias in zip(drawn[::2], drawn[1::2], strict=True):
+            linear = nn.Linear(*weight.shape)
+            linear.weight.data, linear.bias.data = weight.T.contiguous(), bias
+            layers += [linear, nn.ReLU()]
+        net = nn.Sequential(*layers[:-1])
+        mean, std = X[task.fit_rows].mean(0), X[task.fit_rows].std(0)
+        x = torch.tensor((X - mean) / std, dtype=torch.float32)
+        y = torch.tensor(task.y - task.y[task.train].mean(), dtype=torch.float32)[:, None]
+        train, validation = torch.tensor(task.train), torch.tensor(task.validation)
+        optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-2)
+        for _ in range(settings.max_epochs):
+            count = num_batches(len(train), settings.batch_size)
+            for batch in batch_order(len(train), count, generator):
+                optimizer.zero_grad()
+                rows = train[batch]
+                nn.functional.mse_loss(net(x[rows]), y[rows]).backward()
+                optimizer.step()
+            with torch.no_grad():
+                nn.functional.mse_loss(net(x[validation]), y[validation]).item()
+
+
+def ridge_in_a_loop(X: np.ndarray, tasks: list[Task], settings: RidgeSettings) -> None:
+    """The same ridge probes one by one by scikit-learn."""
+    for task in tasks:
+        x = (X - X[task.fit_rows].mean(0)) / X[task.fit_rows].std(0)
+        errors = []
+        for alpha in settings.alphas:
+            model = Ridge(alpha=alpha).fit(x[task.train], task.y[task.train])
+            residual = model.predict(x[task.validation]) - task.y[task.validation]
+            errors.append(float(np.square(residual).mean()))
+        best = settings.alphas[int(np.argmin(errors))]
+        Ridge(alpha=best).fit(x[task.train], task.y[task.train]).predict(x[task.test])
+
+
+def seconds_of(function: Callable[..., Any], *args: Any) -> float:
+    """Wall time of a call."""
+    start = time.perf_counter()
+    function(*args)
+    return time.perf_counter() - start
+
+
+def probing(epochs: int = 5) -> None:
+    """20 seeds x 7 tasks at once over one by one; MLPs for a fixed number of epochs."""
+    mlp = MLPSettings(weight_decays=(1e-2,), max_epochs=epochs, patience=epochs)
+    for n, dim in ((517, 512), (517, 64), (2000, 512)):
+        X, tasks = make_tasks(n, dim, seeds=20, targets=7)
+        seconds_of(fit_mlp, X, tasks[:7], mlp)  # warm-up
+        together, alone = (
+            seconds_of(fit_mlp, X, tasks, mlp),
+            seconds_of(mlp_in_a_loop, X, tasks, mlp),
+        )
+        print(
+            f"MLP probes, {n} regions x {dim}: {together:.1f} s at once, {alone:.1f} s one by one: "
+            f"{alone / together:.1f}x"
+        )
+        ridge = RidgeSettings()
+        together = seconds_of(fit_ridge, X, tasks, ridge)
+        few = tasks[::20]  # one by one takes minutes: a twentieth is timed
+        alone = seconds_of(ridge_in_a_loop, X, few, ridge) * len(tasks) / len(few)
+        print(
+            f"ridge probes, {n} regions x {dim}: {together:.2f} s at once, {alone:.1f} s one by "
+            f"one (from {len(few)} of {len(tasks)}): {alone / together:.0f}x"
+        )
+
+
+def main() -> None:
+    """Run what is named, or all."""
+    name, *rest = sys.argv[1:] or [""]
+    if name == "peak_memory":
+        peak_memory(int(rest[0]))
+        return
+    parts: dict[str, Callable[[], None]] = {
+        "throughput": throughput,
+        "memory": memory,
+        "probing": probing,
+    }
+    for part in [parts[name]] if name else parts.values():
+        part()
+
+
+if __name__ == "__main__":
+    main()
