@@ -106,7 +106,9 @@ class Pretrainer:
         )
         self._prepare_model(model)
         self.state = ckpt.TrainingState(0, None, None, 0.0, self._identity())
-        self.sums: dict[str, torch.Tensor] = {}
+        self.sums: dict[str, torch.Tensor] = {}  # of the steps since the last that was logged
+        self.one = torch.ones((), device=self.device)
+        self.seconds_per_step = 0.0
         self.stop_signal = False
 
     def run(self) -> dict[str, Any]:
@@ -164,7 +166,7 @@ class Pretrainer:
                 max_grad_norm=args.optimization.max_grad_norm,
                 gradient_caching=args.optimization.gradient_caching,
             )
-            for name, value in metrics.items():
+            for name, value in {**metrics, "steps": self.one}.items():
                 self.sums[name] = self.sums[name] + value if name in self.sums else value
             state.step = step + 1
             bar.update()
@@ -220,8 +222,9 @@ class Pretrainer:
     def _log_step(self, step: int, bar: tqdm) -> None:
         """The mean of the last steps; the only place where the loop waits for the device."""
         names = list(self.sums)
-        means = torch.stack([self.sums[name] for name in names]) / self.args.run.logging_steps
+        means = torch.stack([self.sums[name] for name in names]) / self.sums["steps"]
         values = dict(zip(names, self.accelerator.reduce(means, "mean").tolist(), strict=True))
+        del values["steps"]
         self.sums = {}
         if not math.isfinite(values["loss"]):
             raise FloatingPointError(

@@ -206,8 +206,9 @@ def test_training_learns_to_retrieve_what_it_has_seen(tiny_flags, tmp_path):
         ["--lora_rank", "2", "--mixed_precision", "bf16", "--gradient_checkpointing"],
         ["--train_last_k_blocks", "1", "--positives", "region", "--split_column", "split_block"],
         ["--validation_split_percentage", "0", "--distillation_warmup_steps", "3"],
+        ["--mixed_precision", "fp16", "--logging_steps", "3"],
     ],
-    ids=["caching", "lora-bf16", "last-block", "no-validation"],
+    ids=["caching", "lora-bf16", "last-block", "no-validation", "fp16"],
 )
 def test_options_run_and_resume_exactly(tiny_flags, tmp_path, more):
     more = [*more, "--max_train_steps", "8"]
