@@ -8,6 +8,8 @@ CITY ?= harborview
 CODE := modeling_urbanln dataset_builders pipelines benchmarks tests train.py evaluate.py
 
 export TOKENIZERS_PARALLELISM := false
+# threads that wait give way: on a busy machine spinning costs many times the work
+export OMP_WAIT_POLICY := PASSIVE
 
 define NEXT
 
