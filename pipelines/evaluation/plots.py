@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from .files import atomic_path
 
-COLUMNS = 4
-POINT_COLOUR, LINE_COLOUR, MISSING_COLOUR = "#1f5f8b", "#444444", "#d9d9d9"
+MAX_COLUMNS = 4
+POINT_COLOUR, LINE_COLOUR, MISSING_COLOUR = "#1f5f8b", "#444444", "#c4c4c4"
 VALUES, RESIDUALS = "viridis", "RdBu_r"
 PERCENTILES = (2, 98)
 STYLE: Any = {
@@ -53,8 +53,8 @@ def draw_scatter(
         indicators: name -> unit and transform.
     """
     names = [name for name in indicators if (predictions["indicator"] == name).any()]
-    columns = min(COLUMNS, len(names))
-    rows = math.ceil(len(names) / columns)
+    rows = math.ceil(len(names) / MAX_COLUMNS)
+    columns = math.ceil(len(names) / rows)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(max(2.9 * columns, 4.5), 3.0 * rows + 0.5), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
@@ -83,8 +83,7 @@ def _scatter_panel(
     )
     axes.set(xlim=limits, ylim=limits, aspect="equal")
     axes.locator_params(nbins=5)
-    axes.set_title(f"{_readable(name)}\n", loc="left", fontweight="bold")
-    axes.text(0, 1.02, scale, transform=axes.transAxes, fontsize=7, color=LINE_COLOUR)
+    _name_panel(axes, name, scale)
     spread = f" ± {scores.std():.2f}" if len(scores) > 1 else ""
     axes.text(
         0.04, 0.96, f"R² {scores.mean():.2f}{spread}", transform=axes.transAxes, va="top"
@@ -120,14 +119,14 @@ def draw_maps(
     left, bottom, right, top = regions.total_bounds
     shape = float(np.clip((top - bottom) / max(right - left, 1.0), 0.5, 1.6))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10, (2.75 * shape + 0.3) * len(names) + 0.7), layout="constrained")
+        figure = Figure(
+            figsize=(10, (2.75 * shape + 0.45) * len(names) + 0.5), layout="constrained"
+        )
         grid = figure.subplots(len(names), 3, squeeze=False)
         for row, name in zip(grid, names, strict=True):
             of_indicator = predictions[predictions["indicator"] == name]
             means = of_indicator.groupby("region_id")["prediction"].mean()
             _map_row(figure, row, regions, means, name, scale_name(indicators[name]))
-        for axes, heading in zip(grid[0], ("truth", "prediction", "residual"), strict=True):
-            axes.set_title(heading, fontsize=11)
         figure.suptitle(title, fontsize=12)
         _save(figure, path)
     return True
@@ -162,21 +161,19 @@ def _map_row(
             linewidth=0.2,
         )
         axes.set_axis_off()
-        if column != "truth":
+        if column != "truth":  # prediction has the same scale
             mappable = matplotlib.cm.ScalarMappable(norm, colours)
             bar = figure.colorbar(mappable, ax=axes, shrink=0.8, pad=0.02, extend="both")
             bar.ax.tick_params(labelsize=7)
             bar.outline.set_visible(False)
-    row[0].text(
-        -0.06,
-        0.5,
-        f"$\\bf{{{_readable(name).replace(' ', chr(92) + ' ')}}}$\n{scale}",
-        transform=row[0].transAxes,
-        rotation=90,
-        ha="center",
-        va="center",
-        fontsize=8,
-    )
+        axes.text(1, 1.02, column, transform=axes.transAxes, ha="right")
+    _name_panel(row[0], name, scale)
+
+
+def _name_panel(axes: Axes, name: str, scale: str) -> None:
+    """The indicator's name, and below it, small, what is shown of it."""
+    axes.set_title(f"{_readable(name)}\n", loc="left", fontweight="bold")
+    axes.text(0, 1.02, scale, transform=axes.transAxes, fontsize=7, color=LINE_COLOUR)
 
 
 def _limits(values: np.ndarray, percentiles: tuple[int, int]) -> tuple[float, float]:
