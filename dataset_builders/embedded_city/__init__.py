@@ -1,1 +1,1 @@
-"""The rooms of the embedded city: a world of latent fields, and what cameras and writers make of it."""
+"""The embedded city: a world of latent fields, and what cameras and writers make of it."""

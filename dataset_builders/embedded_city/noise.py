@@ -23,8 +23,9 @@ class SmoothField:
         self.phases = rng.uniform(0, 2 * np.pi, WAVES)
 
     def __call__(self, x: Floats, y: Floats) -> Floats:
-        """Values at points in km; x and y broadcast. An open grid, x `(1, W)` and y `(H, 1)`, is
-        much faster than as many single points.
+        """Values at points in km; x and y broadcast.
+
+        An open grid, x `(1, W)` and y `(H, 1)`, is much faster than as many single points.
         """
         x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
         if x.ndim == y.ndim == 2 and x.shape[0] == 1 and y.shape[1] == 1:
@@ -39,8 +40,9 @@ class SmoothField:
 
 
 def hash_uniform(seed: int, *keys: NDArray[np.int64] | int) -> Floats:
-    """Uniform numbers in [0, 1) that depend on the seed and the whole numbers given, and on
-    nothing else (the finaliser of SplitMix64, Steele et al. 2014).
+    """Uniform numbers in [0, 1), a function of the seed and the whole numbers given alone.
+
+    The finaliser of SplitMix64 (Steele et al. 2014).
     """
     arrays = np.broadcast_arrays(*(np.asarray(key, dtype=np.int64) for key in keys))
     state = np.full(arrays[0].shape, seed & 0xFFFFFFFFFFFF, dtype=np.uint64)

@@ -164,8 +164,9 @@ class World:
 
     @cached_property
     def region_latents(self) -> dict[str, Floats]:
-        """Means over each region's land, `(grid_size, grid_size)` by row and column, and shares
-        `water`, `park` and `land` of its area.
+        """Means over each region's land, `(grid_size, grid_size)` by row and column.
+
+        And shares of its area: `water`, `park`, and `built`, land with parks counted little.
         """
         offsets = (np.arange(SAMPLES_PER_SIDE) + 0.5) / SAMPLES_PER_SIDE * CELL_KM
         steps = np.arange(self.grid_size) * CELL_KM
