@@ -51,6 +51,9 @@ WORDS = (
 )
 
 
+EPOCH_BATCHES = 400
+
+
 def make_model(architecture: dict) -> UrbanLNForPreTraining:
     """A model of this shape, 248 positions, random weights."""
     torch.manual_seed(0)
@@ -147,22 +150,27 @@ def benchmark_padding(batch_size: int, num_batches: int, repeats: int) -> None:
     """ViT-B/16's text tower, forward and backward, over batches of captions of 80-200 words."""
     model = make_model(VITB16).train()
     tokenizer = clip_tokenizer()
-    captions = make_captions(batch_size * num_batches * 8, 80, 200)
+    captions = make_captions(batch_size * EPOCH_BATCHES, 80, 200)
     lengths = np.asarray([len(ids) for ids in tokenizer(captions)["input_ids"]]).clip(max=248)
 
     def batches(group_by_length: bool, fixed: bool) -> list[dict[str, torch.Tensor]]:
         plan = BatchPlan(
             np.arange(len(captions)), lengths, batch_size, group_by_length=group_by_length
         )
-        chosen = list(plan.process_batches(0, 0, num_batches))
+        epoch = sorted(
+            (batch.indices for batch in plan.process_batches(0, 0, EPOCH_BATCHES)),
+            key=lambda indices: lengths[indices].max(),
+        )
+        # evenly from the shortest to the longest: they stand for the whole epoch
+        places = (np.arange(num_batches) + 0.5) * EPOCH_BATCHES / num_batches
         return [
             tokenize(
-                [captions[index] for index in batch.indices],
+                [captions[index] for index in epoch[place]],
                 tokenizer,
                 248,
                 pad_to_multiple_of=248 if fixed else None,
             )
-            for batch in chosen
+            for place in places.astype(int)
         ]
 
     def passes(prepared: list[dict[str, torch.Tensor]]) -> Callable[[], None]:
