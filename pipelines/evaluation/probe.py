@@ -68,6 +68,7 @@ class City:
         synthetic: the data is simulated.
         regions: all regions, with region_id, lon, lat, geometry and stored splits.
         targets: the indicators.
+        block_m: side of the blocks that the dataset holds out, where it names one.
     """
 
     name: str
@@ -75,6 +76,7 @@ class City:
     synthetic: bool
     regions: gpd.GeoDataFrame
     targets: list[Target]
+    block_m: float | None = None
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ def probe(
     settings = settings or ProbeSettings()
     views = _views(tables, settings.views)
     kept, dropped = _common_regions(city, tables, views)
-    place = geography(city.regions)
+    place = geography(city.regions, city.block_m)
     cells, skipped = _cells(city, kept, place, settings)
     systems = _systems(city, tables, views, kept, place)
     table_hash = _table_hash(city, kept, place, settings)

@@ -56,7 +56,7 @@ def open_city(dataset_name: str, city: str) -> City:
     try:
         regions = read_regions(dataset_name, city)
         indicators = read_indicators(dataset_name, city)
-        synthetic = read_metadata(dataset_name, city).synthetic
+        metadata = read_metadata(dataset_name, city)
     except DatasetError as error:
         raise InputError(str(error)) from error
     if not indicators:
@@ -71,7 +71,8 @@ def open_city(dataset_name: str, city: str) -> City:
         raw = regions[name].to_numpy(np.float64, na_value=np.nan)
         y, invalid = transform_labels(raw, indicator.transform)
         targets.append(Target(name, indicator.unit, indicator.transform, y, invalid))
-    return City(city, str(dataset_name), synthetic, regions, targets)
+    block_m = metadata.parameters.get("block_m")
+    return City(city, str(dataset_name), metadata.synthetic, regions, targets, block_m)
 
 
 def _check_city(dataset_name: str, city: str) -> None:

@@ -46,15 +46,23 @@ class Geography:
         return bool(np.isfinite(self.xy[rows]).all())
 
 
-def geography(regions: gpd.GeoDataFrame) -> Geography:
-    """Local coordinates and typical sizes of a city's regions (`lon`, `lat` in EPSG:4326)."""
+def geography(regions: gpd.GeoDataFrame, block_m: float | None = None) -> Geography:
+    """Local coordinates and typical sizes of a city's regions.
+
+    Args:
+        regions: with `lon`, `lat` in EPSG:4326.
+        block_m: side of the blocks of the stored split, so that the drawn ones are like it;
+            chosen from the extent where the dataset names none.
+    """
     x, y = local_xy(regions["lon"].to_numpy(float), regions["lat"].to_numpy(float))
     xy = np.stack([x, y], axis=1)
     placed = xy[np.isfinite(xy).all(1)]
     if not len(placed):
         return Geography(xy, np.nan, np.nan)
     cell_m = _cell_m(regions, placed)
-    return Geography(xy, cell_m, float(default_block_m(placed[:, 0], placed[:, 1], cell_m)))
+    if block_m is None:
+        block_m = float(default_block_m(placed[:, 0], placed[:, 1], cell_m))
+    return Geography(xy, cell_m, block_m)
 
 
 def _cell_m(regions: gpd.GeoDataFrame, xy: NDArray[np.float64]) -> float:

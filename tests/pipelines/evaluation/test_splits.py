@@ -61,3 +61,14 @@ def test_regions_without_a_place_have_no_geography(regions):
 def test_an_unknown_protocol_is_named(regions):
     with pytest.raises(InputError, match="Unknown protocol 'fold'"):
         draw_split(regions, geography(regions), "fold", 0)
+
+
+def test_drawn_blocks_are_as_large_as_the_datasets_own(regions):
+    larger = 2 * geography(regions).block_m
+    assert geography(regions, larger).block_m == larger
+    held = {
+        block_m: draw_split(regions, geography(regions, block_m), "block", 1)
+        for block_m in (None, larger)
+    }
+    # the larger the blocks, the fewer cells lie in a buffer between them
+    assert (held[larger] == None).sum() < (held[None] == None).sum()  # noqa: E711
