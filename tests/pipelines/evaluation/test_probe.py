@@ -252,3 +252,15 @@ def test_files_that_are_no_tables_are_named(tmp_path, results):
     (tmp_path / "text.parquet").write_text("no Parquet")
     with pytest.raises(InputError, match="not Parquet"):
         read_embeddings(tmp_path / "text.parquet")
+
+
+def test_a_view_the_dataset_does_not_have_is_read_as_missing(tmp_path):
+    path = tmp_path / "x.parquet"
+    vectors = {view: np.ones((3, 4), np.float32) for view in ("street_view", "satellite")}
+    counts = {"street_view": np.array([2, 0, 1]), "satellite": np.zeros(3, np.int64)}
+    write_embeddings(path, ["a", "b", "c"], counts, vectors, {"label": "x"})
+    table = read_embeddings(path)
+    assert table.has("street_view").tolist() == [True, False, True]
+    assert not table.has("satellite").any()
+    assert not table.has("both").any()
+    assert table.vectors["satellite"].shape == (3, 4)
