@@ -15,8 +15,9 @@ import argparse
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -27,33 +28,61 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyproj
 import shapely
+from PIL import Image
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from .embedded_city.captioners import (
     CAPTIONERS,
     Caption,
+    Fact,
     reference_caption,
     satellite_facts,
     street_view_facts,
     truth_record,
     write_caption,
 )
-from .embedded_city.labels import indicators, points_of_interest, roads
+from .embedded_city.labels import Road, indicators, points_of_interest, roads
+from .embedded_city.noise import Floats
 from .embedded_city.satellite import TILE_PX, render_tile
-from .embedded_city.street_view import render_street_view
+from .embedded_city.street_view import CLASSES, render_street_view
 from .embedded_city.styles import STYLES
 from .embedded_city.world import CELL_KM, World
 from .images import encode_image
 from .publish import write_card
-from .schema import INDICATORS, VIEWS, DatasetMetadata
+from .schema import INDICATORS, DatasetMetadata
 from .splits import region_splits
 from .storage import DatasetWriter
 
 SOURCE, LICENCE, PROMPT = "synthetic", "cc0-1.0", "synthetic-1"
 REGIONS_PER_SHARD = 64
 JPEG_QUALITY = 90
-DEGREES_OF_VIEWS = ("street_view", "satellite")
+TILE_NUMBER = 99  # in the seeds of captions, where street views count from 0
 CaptionSource = Literal["noisy", "reference"]
+_Row = dict[str, Any]
+_Rows = dict[str, list[_Row]]  # by table
+# of each captioner, what it made up and what it left out; objects are JSON
+TRUTH = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("facts", pa.list_(pa.string())),
+        (
+            "captions",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("model", pa.string()),
+                        ("hallucinated", pa.list_(pa.string())),
+                        ("omitted", pa.list_(pa.string())),
+                    ]
+                )
+            ),
+        ),
+        ("objects", pa.string()),
+        ("mask", pa.binary()),
+    ],
+    metadata={b"urbanln": json.dumps({"synthetic": True, "classes": CLASSES}).encode()},
+)
 
 NOTES = (
     "Everything here is synthetic: simulated images, captions and indicators of a city that does "
@@ -73,8 +102,24 @@ class _Job:
     seed: int
     street_views: int
     caption_source: CaptionSource
+    with_masks: bool
     column: int
     row: int
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An image to be captioned."""
+
+    view: str
+    image_id: str
+    number: int
+    facts: list[Fact]
+    objects: tuple[_Row, ...] = ()
+    mask: bytes | None = None
+
+
+_Pool = Callable[[list[_Job]], list[_Rows]]
 
 
 def build_dataset(
@@ -84,6 +129,7 @@ def build_dataset(
     street_views: int = 3,
     seed: int = 0,
     caption_source: CaptionSource = "noisy",
+    with_masks: bool = False,
     num_workers: int | None = None,
     progress: bool = False,
 ) -> Path:
@@ -97,6 +143,7 @@ def build_dataset(
         seed: of everything; the same seed is the same bytes.
         caption_source: "noisy", the image's caption is that of one of the captioners, or
             "reference", it is true and complete.
+        with_masks: store the street views' masks (PNG, index into `CLASSES`) in `truth/`.
         num_workers: processes; one for each core by default.
         progress: show a bar.
 
@@ -113,21 +160,20 @@ def build_dataset(
         "street_views": street_views,
         "seed": seed,
         "caption_source": caption_source,
+        "with_masks": with_masks,
     }
     worlds = {city: World(city, grid_size, seed) for city in cities}
     writer = DatasetWriter(root, _metadata(cities, parameters))
     workers = num_workers or os.cpu_count() or 1
     total = len(worlds) * grid_size**2
-    with _pool(workers) as pool, tqdm(total=total, unit="region", disable=not progress) as bar:
+    shared = (grid_size, seed, street_views, caption_source, with_masks)
+    with _renderers(workers) as pool, tqdm(total=total, unit="region", disable=not progress) as bar:
         for world in worlds.values():
             bar.set_description(f"{world.city} (synthetic)")
             writer.write_shard(world.city, "regions", 0, _region_rows(world))
             _write_map(root, world)
             for shard, cells in enumerate(_shards(grid_size)):
-                jobs = [
-                    _Job(world.city, grid_size, seed, street_views, caption_source, *cell)
-                    for cell in cells
-                ]
+                jobs = [_Job(world.city, *shared, *cell) for cell in cells]
                 _write_shard(writer, root, shard, jobs, pool)
                 bar.update(len(cells))
     writer.finish()
@@ -153,9 +199,20 @@ def _metadata(cities: Sequence[str], parameters: dict[str, Any]) -> DatasetMetad
     )
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
+@contextmanager
+def _renderers(workers: int) -> Iterator[_Pool]:
+    """Renders lists of jobs, in this process or in several."""
+    if workers == 1:
+        yield lambda jobs: [_render(job) for job in jobs]
+        return
     # spawned, not forked: the caller may have threads
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _use_one_thread) as pool:
+        yield lambda jobs: list(pool.map(_render, jobs, chunksize=4))
+
+
+def _use_one_thread() -> None:
+    threadpool_limits(1)  # there are as many processes as cores already
 
 
 def _shards(grid_size: int) -> Iterator[list[tuple[int, int]]]:
@@ -218,147 +275,182 @@ def _region_rows(world: World) -> Iterator[dict[str, Any]]:
         }
 
 
+ROADS = pa.schema([("region_id", pa.string()), ("highway", pa.string()), ("geometry", pa.binary())])
+POINTS = pa.schema([("region_id", pa.string()), ("kind", pa.string()), ("geometry", pa.binary())])
+
+
 def _write_map(root: Path, world: World) -> None:
-    """Roads and points of interest, GeoParquet, EPSG:4326; a small area, or it grows too large."""
+    """Roads and points of interest, GeoParquet, EPSG:4326; one row of regions is a row group."""
     folder = root / "map"
     targets = folder / f"{world.city}-roads.parquet", folder / f"{world.city}-pois.parquet"
     if all(path.exists() for path in targets):
         return
-    import geopandas as gpd
-
-    plane, counts = _Plane(world), indicators(world)["poi"]
-    lines: list[dict[str, Any]] = []
-    points: list[dict[str, Any]] = []
-    for row in range(world.grid_size):
-        for column in range(world.grid_size):
-            name = region_id(world.city, column, row)
-            for road in roads(world, column, row):
-                line = shapely.LineString(np.column_stack(plane.degrees(*road.points.T)))
-                lines.append({"region_id": name, "highway": road.highway, "geometry": line})
-            for poi in points_of_interest(world, column, row, int(counts[row, column])):
-                place = shapely.Point(plane.degrees(poi["x_km"], poi["y_km"]))
-                points.append({"region_id": name, "kind": poi["kind"], "geometry": place})
     folder.mkdir(parents=True, exist_ok=True)
-    for path, rows_of in zip(targets, (lines, points), strict=True):
-        temporary = path.with_name(f".{path.name}.tmp")
-        gpd.GeoDataFrame(rows_of, geometry="geometry", crs="EPSG:4326").to_parquet(temporary)
-        os.replace(temporary, path)
+    plane, counts = _Plane(world), indicators(world)["poi"]
+    with ExitStack() as stack:
+        of_roads = stack.enter_context(_geo_writer(targets[0], ROADS, "LineString"))
+        of_points = stack.enter_context(_geo_writer(targets[1], POINTS, "Point"))
+        for row in range(world.grid_size):
+            of_roads.write_table(_road_table(world, plane, row))
+            of_points.write_table(_point_table(world, plane, row, counts[row].astype(int)))
+
+
+@contextmanager
+def _geo_writer(path: Path, schema: pa.Schema, kind: str) -> Iterator[pq.ParquetWriter]:
+    """A writer of GeoParquet whose file appears when it is whole."""
+    column = {
+        "encoding": "WKB",
+        "geometry_types": [kind],
+        "crs": pyproj.CRS.from_epsg(4326).to_json_dict(),
+    }
+    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+    notes = {b"geo": json.dumps(geo).encode(), b"urbanln": json.dumps({"synthetic": True}).encode()}
+    temporary = path.with_name(f".{path.name}.tmp")
+    with pq.ParquetWriter(temporary, schema.with_metadata(notes)) as writer:
+        yield writer
+    os.replace(temporary, path)
+
+
+def _road_table(world: World, plane: "_Plane", row: int) -> pa.Table:
+    names: list[str] = []
+    found: list[Road] = []
+    for column in range(world.grid_size):
+        of_region = roads(world, column, row)
+        names += [region_id(world.city, column, row)] * len(of_region)
+        found += of_region
+    points = np.concatenate([np.empty((0, 2)), *(road.points for road in found)])
+    owners = np.repeat(np.arange(len(found)), [len(road.points) for road in found])
+    lines = shapely.linestrings(np.column_stack(plane.degrees(*points.T)), indices=owners)
+    return _geo_table(ROADS, names, [road.highway for road in found], lines)
+
+
+def _point_table(world: World, plane: "_Plane", row: int, counts: np.ndarray) -> pa.Table:
+    names: list[str] = []
+    kinds: list[str] = []
+    places: list[Floats] = [np.empty((0, 2))]
+    for column, count in enumerate(counts.tolist()):
+        of_region, kinds_of_region = points_of_interest(world, column, row, count)
+        names += [region_id(world.city, column, row)] * count
+        kinds += kinds_of_region
+        places.append(of_region)
+    points = shapely.points(np.column_stack(plane.degrees(*np.concatenate(places).T)))
+    return _geo_table(POINTS, names, kinds, points)
+
+
+def _geo_table(schema: pa.Schema, names: list[str], kinds: list[str], shapes: Any) -> pa.Table:
+    columns = [names, kinds, shapely.to_wkb(shapes).tolist()]
+    arrays = [pa.array(c, field.type) for c, field in zip(columns, schema, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 # ---- images and captions ----------------------------------------------------------------------
 
 
 def _write_shard(
-    writer: DatasetWriter, root: Path, shard: int, jobs: list[_Job], pool: ProcessPoolExecutor
+    writer: DatasetWriter, root: Path, shard: int, jobs: list[_Job], pool: _Pool
 ) -> None:
     """Tables of one shard; the truth first, for a finished shard is not looked at again."""
     city = jobs[0].city
-    tables = (*VIEWS, "captions")
-    if jobs[0].street_views == 0:
-        tables = ("satellite", "captions")
+    tables = ("street_view", "satellite", "captions")[0 if jobs[0].street_views else 1 :]
     if all(writer.has_shard(city, table, shard) for table in tables):
         return
-    rendered = list(pool.map(_render, jobs, chunksize=2))
+    rendered = pool(jobs)
     _write_truth(root, city, shard, [record for result in rendered for record in result["truth"]])
     for table in tables:
-        writer.write_shard(
-            city, table, shard, (row for result in rendered for row in result[table])
-        )
+        rows = (row for result in rendered for row in result[table])
+        writer.write_shard(city, table, shard, rows)
 
 
-def _write_truth(root: Path, city: str, shard: int, records: list[dict[str, Any]]) -> None:
+def _write_truth(root: Path, city: str, shard: int, records: list[_Row]) -> None:
     path = root / "truth" / city / f"part-{shard:05d}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(pa.Table.from_pylist(records), temporary)
+    pq.write_table(pa.Table.from_pylist(records, TRUTH), temporary)
     os.replace(temporary, path)
 
 
 @cache
-def _world(city: str, grid_size: int, seed: int) -> World:
-    return World(city, grid_size, seed)
+def _world(city: str, grid_size: int, seed: int) -> tuple[World, _Plane]:
+    world = World(city, grid_size, seed)
+    return world, _Plane(world)
 
 
-def _render(job: _Job) -> dict[str, list[dict[str, Any]]]:
+def _render(job: _Job) -> _Rows:
     """Everything of one region: rows of the tables, and the truth."""
-    world = _world(job.city, job.grid_size, job.seed)
-    plane = _Plane(world)
-    out: dict[str, list[dict[str, Any]]] = {
-        name: [] for name in ("street_view", "satellite", "captions", "truth")
-    }
-    name = region_id(job.city, job.column, job.row)
-    common = {"region_id": name, "source": SOURCE, "licence": LICENCE}
-    tile = render_tile(world, job.column, job.row)
-    tile_facts = satellite_facts(tile)
-    image_id = f"{name}_sat"
-    out["satellite"].append(
-        {
-            "image": _jpeg(tile.image, image_id),
-            "image_id": image_id,
-            "ground_resolution_m": 1000 * CELL_KM / TILE_PX,
-            **common,
-            **_captions(job, world, image_id, tile_facts, "satellite", 99, [], out),
-        }
-    )
+    out: _Rows = {name: [] for name in ("street_view", "satellite", "captions", "truth")}
+    _render_tile(job, out)
     for view in range(job.street_views):
-        scene = render_street_view(world, job.column, job.row, view)
-        lon, lat = plane.degrees(scene.x_km, scene.y_km)
-        image_id = f"{name}_sv{view}"
-        objects = [asdict(item) for item in scene.objects]
-        facts = street_view_facts(scene)
-        out["street_view"].append(
-            {
-                "image": _jpeg(scene.image, image_id),
-                "image_id": image_id,
-                "lon": float(lon),
-                "lat": float(lat),
-                "heading": scene.heading,
-                **common,
-                **_captions(job, world, image_id, facts, "street_view", view, objects, out),
-            }
-        )
+        _render_view(job, view, out)
     return out
 
 
-def _jpeg(image: Any, image_id: str) -> dict[str, Any]:
-    return {"bytes": encode_image(image, "JPEG", JPEG_QUALITY), "path": f"{image_id}.jpg"}
+def _render_tile(job: _Job, out: _Rows) -> None:
+    world, _ = _world(job.city, job.grid_size, job.seed)
+    tile = render_tile(world, job.column, job.row)
+    image_id = f"{region_id(job.city, job.column, job.row)}_sat"
+    row = {
+        **_image_columns(job, image_id, tile.image),
+        "ground_resolution_m": 1000 * CELL_KM / TILE_PX,
+    }
+    image = _Image("satellite", image_id, TILE_NUMBER, satellite_facts(tile))
+    out["satellite"].append(row | _captions(job, world, image, out))
 
 
-def _captions(
-    job: _Job,
-    world: World,
-    image_id: str,
-    facts: list[Any],
-    view: str,
-    number: int,
-    objects: list[dict[str, Any]],
-    out: dict[str, list[dict[str, Any]]],
-) -> dict[str, Any]:
+def _render_view(job: _Job, view: int, out: _Rows) -> None:
+    world, plane = _world(job.city, job.grid_size, job.seed)
+    scene = render_street_view(world, job.column, job.row, view)
+    lon, lat = plane.degrees(scene.x_km, scene.y_km)
+    image_id = f"{region_id(job.city, job.column, job.row)}_sv{view}"
+    row = {
+        **_image_columns(job, image_id, scene.image),
+        "lon": float(lon),
+        "lat": float(lat),
+        "heading": scene.heading,
+    }
+    mask = encode_image(scene.mask, "PNG") if job.with_masks else None
+    objects = tuple(asdict(item) for item in scene.objects)
+    facts = street_view_facts(scene)
+    image = _Image("street_view", image_id, view, facts, objects, mask)
+    out["street_view"].append(row | _captions(job, world, image, out))
+
+
+def _image_columns(job: _Job, image_id: str, image: Image.Image) -> _Row:
+    encoded = encode_image(image, "JPEG", JPEG_QUALITY)
+    return {
+        "image": {"bytes": encoded, "path": f"{image_id}.jpg"},
+        "image_id": image_id,
+        "region_id": region_id(job.city, job.column, job.row),
+        "source": SOURCE,
+        "licence": LICENCE,
+    }
+
+
+def _captions(job: _Job, world: World, image: _Image, out: _Rows) -> _Row:
     """Candidates and truths of an image; returns the caption columns of its own row."""
-    rng = np.random.default_rng([world.hash_seed, 31, job.column, job.row, number])
-    reference = reference_caption(facts, view)
-    noisy = [write_caption(captioner, facts, view, rng) for captioner in CAPTIONERS]
+    rng = np.random.default_rng([world.hash_seed, 31, job.column, job.row, image.number])
+    reference = reference_caption(image.facts, image.view)
+    noisy = [write_caption(captioner, image.facts, image.view, rng) for captioner in CAPTIONERS]
     chosen: Caption = noisy[int(rng.integers(len(noisy)))]
     if job.caption_source == "reference":
         chosen = reference
     for caption in (reference, *noisy):
-        stage = "reference" if caption is reference else "generate"
         out["captions"].append(
             {
-                "image_id": image_id,
+                "image_id": image.image_id,
                 "model": caption.model,
                 "prompt_version": PROMPT,
-                "stage": stage,
+                "stage": "reference" if caption is reference else "generate",
                 "text": caption.text,
                 "kept": caption is chosen,
             }
         )
     out["truth"].append(
         {
-            "image_id": image_id,
-            "facts": [f"{fact.value} {fact.key}" for fact in facts],
+            "image_id": image.image_id,
+            "facts": [f"{fact.value} {fact.key}" for fact in image.facts],
             "captions": [truth_record(caption) for caption in noisy],
-            "objects": json.dumps(objects),
+            "objects": json.dumps(image.objects),
+            "mask": image.mask,
         }
     )
     return {"caption": chosen.text, "caption_model": chosen.model}
@@ -384,6 +476,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         default="noisy",
         help="the images' captions: of a simulated captioner with its errors, or true ones",
     )
+    parser.add_argument(
+        "--with_masks", action="store_true", help="store the street views' masks in truth/"
+    )
     parser.add_argument("--num_workers", type=int, default=None, help="processes (default: cores)")
     args = parser.parse_args(argv)
     cities = list(STYLES) if args.cities == ["all"] else args.cities
@@ -395,6 +490,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.street_views,
             args.seed,
             args.caption_source,
+            args.with_masks,
             args.num_workers,
             progress=True,
         )

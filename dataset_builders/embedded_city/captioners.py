@@ -8,7 +8,7 @@ LLaVA-1.5 says of 6 to 15 % of the objects it names what is not there, e.g. Leng
 three quarters of the annotated objects. None is fitted to results of this project.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,21 +58,22 @@ class Captioner:
 
     Attributes:
         name: as in the column `model`.
-        omission: probability that a fact of middling weight is left out.
-        hallucination: made-up facts per fact that is told.
+        omission: probability that a fact of weight one half is left out; see `omission_chance`
+            for the others.
+        hallucination: expected share of made-up facts among the facts that are told.
         words: replacements of plain words by its own.
-        opening: sentences before the first fact: long models talk before they look.
+        opening: before the first fact: long models talk before they look.
         joints: how a fact's sentence begins.
-        closing: sentences after the last.
+        closing: after the last.
     """
 
     name: str
     omission: float
     hallucination: float
     words: Mapping[str, str]
-    opening: tuple[str, ...]
+    opening: str
     joints: tuple[str, ...]
-    closing: tuple[str, ...]
+    closing: str
 
 
 OPENINGS = {
@@ -80,13 +81,15 @@ OPENINGS = {
         "This picture was taken from the middle of a public road, at the height of a driver's eye, "
         "and looks straight along the way ahead, so that both sides run together towards a point "
         "near the middle of the frame. It gives a level and unhurried impression of an everyday "
-        "place, the kind one passes through without much thought, and it rewards a second look."
+        "place, the kind one passes through without much thought, and it rewards a second and a "
+        "third look."
     ),
     "satellite": (
         "This picture was taken from high above, looking straight down, with north at its upper "
         "edge, and it covers a square of land that one could cross on foot in about a quarter of "
         "an hour. At this height single people cannot be seen, but the pattern of the ground is "
-        "clear, and what the land is used for can be read from it piece by piece."
+        "clear, and what the land is used for can be read from it piece by piece, from edge to "
+        "edge."
     ),
 }
 
@@ -101,10 +104,10 @@ CAPTIONERS: tuple[Captioner, ...] = (
             "in a balanced composition that invites the viewer to take in the surroundings as a "
             "whole before turning to the details. The atmosphere appears ordinary, suggesting a "
             "place that is lived in and used every day, and it gives a sense of space and of "
-            "routine that is typical for places of this kind.",
+            "routine that is typical for neighbourhoods and for places of this kind."
         ),
         joints=("The scene includes", "It also features", "One can notice", "In addition one sees"),
-        closing=("Overall, the image gives a sense of the character of the neighbourhood.",),
+        closing="Overall, the image gives a sense of the character of the neighbourhood.",
     ),
     Captioner(
         "synthetic-basalt",
@@ -116,10 +119,10 @@ CAPTIONERS: tuple[Captioner, ...] = (
             "distance, and the light is even enough to make out how the place is laid out. Before "
             "the particulars it is worth noting that nothing in the frame is staged; it is a "
             "plain record of how this corner of the city looked at the moment of exposure, and "
-            "every element stands where use and time have put it.",
+            "every element stands where use and time have put it."
         ),
         joints=("We see", "The view shows", "Further on we find", "We can make out"),
-        closing=("Together these elements form a coherent picture of the area.",),
+        closing="Together these elements form a coherent picture of the area.",
     ),
     Captioner(
         "synthetic-cedar",
@@ -131,10 +134,10 @@ CAPTIONERS: tuple[Captioner, ...] = (
             "listed below in the order in which they take up space. Vantage point and framing are "
             "neutral, there is no visible distortion, and the description follows the usual "
             "scheme of layout, road network, human activity and natural elements. Statements are "
-            "limited to what can be recognised at this resolution.",
+            "limited to what can be recognised at this resolution, and nothing is guessed."
         ),
         joints=("Observed:", "Present:", "Recorded:", "Identified:"),
-        closing=("No further elements could be identified with confidence.",),
+        closing="No further elements could be identified with confidence.",
     ),
     Captioner(
         "synthetic-delta",
@@ -146,25 +149,25 @@ CAPTIONERS: tuple[Captioner, ...] = (
             "ordinary going on in it at first sight, and with the usual things that places like "
             "this one tend to have. To describe it one has to look around for a while, from the "
             "left to the right and from the front to the back, and then to say what is there, one "
-            "thing after another, as follows.",
+            "thing after another, as follows."
         ),
         joints=("It has", "You can see", "Also", "And"),
-        closing=("That is what the photo shows.",),
+        closing="That is what the photo shows.",
     ),
     Captioner(
         "synthetic-ember",
         omission=0.22,
         hallucination=0.06,
-        words={"building": "building", "cars": "cars", "houses": "dwellings", "wide": "broad"},
+        words={"houses": "dwellings", "wide": "broad"},
         opening=(
             "The photograph presents an urban landscape whose structure becomes legible step by "
             "step: first its overall arrangement, then the way it is connected, and finally the "
             "traces of those who use it. Its mood is calm and matter-of-fact, the sort of image a "
             "planner would file under a street name, and yet it holds a good deal of information "
-            "for anyone who reads it with patience and some knowledge of cities.",
+            "for anyone who reads it with patience and some knowledge of cities."
         ),
         joints=("It shows", "The frame contains", "Attention is drawn to", "Beyond that one finds"),
-        closing=("These traits together tell much about how the place is used.",),
+        closing="These traits together tell much about how the place is used.",
     ),
 )
 
@@ -188,7 +191,8 @@ COVER_PHRASES = {
     "water": "open water",
     "trees": "tree cover",
 }
-QUANTITIES = ((1, "a single"), (2, "two"), (4, "a few"), (8, "several"), (15, "many"))
+PLURAL_QUANTITIES = ((4, "a few"), (8, "several"), (15, "many"))
+QUANTITIES = ((1, "a single"), (2, "two"), *PLURAL_QUANTITIES)
 SHARES = (
     (0.04, "a trace of"),
     (0.12, "a small part of"),
@@ -198,8 +202,36 @@ SHARES = (
     (0.85, "most of"),
     (2.0, "nearly all of"),
 )
-STOREYS = ((1.5, "one storey"), (2.5, "two storeys"), (4, "three or four storeys"),
-           (7, "five to seven storeys"), (12, "about ten storeys"), (99, "well over ten storeys"))  # fmt: skip
+STOREYS = (
+    (1.5, "one storey"),
+    (2.5, "two storeys"),
+    (4, "three or four storeys"),
+    (7, "five to seven storeys"),
+    (12, "about ten storeys"),
+    (99, "well over ten storeys"),
+)
+ROADS = {
+    "avenue": "wide avenue with several lanes",
+    "street": "narrow street with one lane each way",
+}
+SKIES = {
+    "clear": "clear and blue",
+    "overcast": "grey and overcast",
+    "evening": "in the colours of evening",
+}
+STATES = (
+    (0.35, "worn and in need of repair"),
+    (0.6, "plain but in order"),
+    (1, "well kept and freshly painted"),
+)
+CROWDING = (
+    (0.12, "few and far between"),
+    (0.3, "at some distance from one another"),
+    (1, "crowded together"),
+)
+MESHES = ((0.16, "wide-meshed"), (1, "fine and dense"))
+# said with the sides of the street already
+HOUSES = ("detached house", "terraced house", "apartment block", "tower")
 
 
 def _step(value: float, steps: Sequence[tuple[float, str]], beyond: str = "") -> str:
@@ -212,95 +244,79 @@ def street_view_facts(view: StreetView) -> list[Fact]:
     facts = [
         Fact("left side", SIDE_PHRASES[str(scene["left"])], 0.9),
         Fact("right side", SIDE_PHRASES[str(scene["right"])], 0.9),
-        Fact(
-            "carriageway",
-            "wide avenue with several lanes"
-            if scene["road"] == "avenue"
-            else "narrow street with one lane each way",
-            0.8,
-        ),
+        Fact("carriageway", ROADS[str(scene["road"])], 0.8),
         Fact("season", str(scene["season"]), 0.5),
-        Fact(
-            "sky",
-            {
-                "clear": "clear and blue",
-                "overcast": "grey and overcast",
-                "evening": "in the colours of evening",
-            }[str(scene["sky"])],
-            0.6,
-        ),
+        Fact("sky", SKIES[str(scene["sky"])], 0.6),
     ]
     if float(scene["storeys"]) > 0:
         facts.append(Fact("height", _step(float(scene["storeys"]), STOREYS), 0.7))
-        wealth = float(scene["wealth"])
-        state = (
-            "well kept and freshly painted"
-            if wealth > 0.6
-            else "worn and in need of repair"
-            if wealth < 0.35
-            else "plain but in order"
-        )
-        facts.append(Fact("facades", state, 0.5))
+        facts.append(Fact("facades", _step(float(scene["wealth"]), STATES), 0.5))
     if scene["near_river"]:
         facts.append(Fact("river", "close by", 0.4))
+    facts += _object_facts(view)
+    return sorted(facts, key=lambda fact: -fact.weight)
+
+
+def _object_facts(view: StreetView) -> list[Fact]:
+    """One fact for each kind of object: how many, and what most of them are like."""
     counts: dict[str, list[str]] = {}
     for item in view.objects:
-        counts.setdefault(item.name, []).append(item.attribute)
+        if item.name not in HOUSES:
+            counts.setdefault(item.name, []).append(item.attribute)
+    facts = []
     for name, attributes in counts.items():
-        if name in ("detached house", "terraced house", "apartment block", "tower"):
-            continue
         usual = max(sorted(set(attributes)), key=attributes.count)
         amount = _step(len(attributes), QUANTITIES, "a great many")
-        facts.append(
-            Fact(name, f"{amount} {usual}".strip(), min(0.8, 0.25 + 0.06 * len(attributes)))
-        )
-    return sorted(facts, key=lambda fact: -fact.weight)
+        weight = min(0.8, 0.25 + 0.06 * len(attributes))
+        facts.append(Fact(name, f"{amount} {usual}".strip(), weight))
+    return facts
 
 
 def satellite_facts(tile: Tile) -> list[Fact]:
     """What is true of a satellite tile, large things first."""
-    facts = []
-    for name, phrase in COVER_PHRASES.items():
-        share = tile.shares.get(name, 0.0)
-        if share > 0.01:
-            facts.append(Fact(phrase, _step(share, SHARES), min(0.95, 0.3 + share)))
-    built = tile.shares["building"]
-    facts.append(
-        Fact(
-            "roofs",
-            "crowded together"
-            if built > 0.3
-            else "at some distance from one another"
-            if built > 0.12
-            else "few and far between",
-            0.6,
-        )
-    )
-    facts.append(
-        Fact(
-            "street network", "fine and dense" if tile.shares["road"] > 0.16 else "wide-meshed", 0.6
-        )
-    )
+    facts = [
+        Fact(phrase, _step(share, SHARES), min(0.95, 0.3 + share))
+        for name, phrase in COVER_PHRASES.items()
+        if (share := tile.shares.get(name, 0.0)) > 0.01
+    ]
+    facts.append(Fact("roofs", _step(tile.shares["building"], CROWDING), 0.6))
+    facts.append(Fact("street network", _step(tile.shares["road"], MESHES), 0.6))
     if tile.shares["rail"] > 0.001:
         facts.append(Fact("railway line", "crossing the square", 0.5))
     for name, label in (("pools", "swimming pools"), ("tanks", "round storage tanks")):
         if tile.counts[name] > 0:
-            facts.append(Fact(label, _step(tile.counts[name], QUANTITIES, "a great many"), 0.35))
+            amount = _step(tile.counts[name], PLURAL_QUANTITIES, "a great many")
+            facts.append(Fact(label, amount, 0.35))
     return sorted(facts, key=lambda fact: -fact.weight)
 
 
 STREET_FANCIES = (
-    Fact("fountain", "a stone"), Fact("tram", "a yellow"), Fact("market stall", "several colourful"),
-    Fact("bicycle", "a few parked"), Fact("river", "close by"), Fact("chimney", "a single tall"),
-    Fact("scaffolding", "a large"), Fact("dog", "a small brown"), Fact("shop sign", "many bright"),
-    Fact("bus", "a single blue"), Fact("statue", "a bronze"), Fact("crane", "a tall red"),
-)  # fmt: skip
+    Fact("fountain", "a stone"),
+    Fact("tram", "a yellow"),
+    Fact("market stall", "several colourful"),
+    Fact("bicycle", "a few parked"),
+    Fact("river", "close by"),
+    Fact("chimney", "a single tall"),
+    Fact("scaffolding", "a large"),
+    Fact("dog", "a small brown"),
+    Fact("shop sign", "many bright"),
+    Fact("bus", "a single blue"),
+    Fact("statue", "a bronze"),
+    Fact("crane", "a tall red"),
+)
 SATELLITE_FANCIES = (
-    Fact("stadium", "a corner of a"), Fact("railway line", "crossing the square"), Fact("harbour basin", "a corner of a"),
-    Fact("swimming pools", "several"), Fact("open water", "a small part of"), Fact("vineyards", "a small part of"),
-    Fact("runway", "the end of a"), Fact("construction site", "a small part of"), Fact("greenhouses", "a few"),
-    Fact("round storage tanks", "many"), Fact("car parks filled with parked cars", "about a fifth of"),
-)  # fmt: skip
+    Fact("stadium", "a corner of a"),
+    Fact("railway line", "crossing the square"),
+    Fact("harbour basin", "a corner of a"),
+    Fact("swimming pools", "several"),
+    Fact("open water", "a small part of"),
+    Fact("vineyards", "a small part of"),
+    Fact("runway", "the end of a"),
+    Fact("construction sites", "a small part of"),
+    Fact("greenhouses", "a few"),
+    Fact("round storage tanks", "many"),
+    Fact("car parks filled with parked cars", "about a fifth of"),
+)
 STREET_TEMPLATES = {
     "left side": "{value} on the left",
     "right side": "{value} on the right",
@@ -324,24 +340,31 @@ DETAILS = (
     "plain to see",
     "as far as can be made out",
 )
+MANY = ("a few", "a great", "two", "several", "many")
 MIN_WORDS, MAX_WORDS = 100, 200
 
 
-def _phrase(fact: Fact, view: str) -> str:
+def phrase(fact: Fact, view: str) -> str:
+    """A fact in plain words, as a caption's sentence has it before the captioner's own words."""
     templates = STREET_TEMPLATES if view == "street_view" else SATELLITE_TEMPLATES
     if fact.key in templates:
         return templates[fact.key].format(value=fact.value)
     if view == "satellite" and fact.value in {word for _, word in SHARES}:
         return f"{fact.key} over {fact.value} the ground"
-    many = fact.value.startswith(("a few", "a great", "two", "several", "many"))
-    return f"{fact.value} {fact.key}{'s' if many and not fact.key.endswith('s') else ''}"
+    return f"{fact.value} {_plural(fact.key) if fact.value.startswith(MANY) else fact.key}"
+
+
+def _plural(noun: str) -> str:
+    if noun == "bus":
+        return "buses"
+    return noun if noun.endswith("s") else f"{noun}s"
 
 
 def reference_caption(facts: Sequence[Fact], view: str) -> Caption:
     """All facts, nothing else, in plain words."""
     opening = OPENINGS["street" if view == "street_view" else "satellite"]
-    plain = Captioner(REFERENCE, 0.0, 0.0, {}, (opening,), ("It shows",), ("",))
-    return _fit(plain, list(facts), [], [], view, np.random.default_rng(0))
+    plain = Captioner(REFERENCE, 0.0, 0.0, {}, opening, ("It shows",), "")
+    return _fit(plain, list(facts), (), (), view)
 
 
 def write_caption(
@@ -355,63 +378,75 @@ def write_caption(
         view: "street_view" or "satellite".
         rng: draws what is left out and made up.
     """
-    kept: list[Fact] = []
-    omitted: list[Fact] = []
-    for fact in facts:
-        # the rate holds for a weight of one half; what fills the picture is rarely overlooked
-        chance = captioner.omission * 2 * (1 - fact.weight)
-        (omitted if rng.uniform() < chance else kept).append(fact)
-    fancies = STREET_FANCIES if view == "street_view" else SATELLITE_FANCIES
-    known = {fact.key for fact in facts}
-    possible = [fancy for fancy in fancies if fancy.key not in known]
-    number = min(rng.binomial(max(1, len(kept)), captioner.hallucination), len(possible))
-    chosen = rng.choice(len(possible), size=number, replace=False)
-    invented = [possible[index] for index in sorted(chosen)]
-    told = list(kept)
+    left_out = rng.uniform(size=len(facts)) < [omission_chance(captioner, one) for one in facts]
+    told = [fact for fact, out in zip(facts, left_out, strict=True) if not out]
+    omitted = tuple(fact for fact, out in zip(facts, left_out, strict=True) if out)
+    invented = _invent(captioner, len(told), {fact.key for fact in facts}, view, rng)
     for fancy in invented:
         told.insert(int(rng.integers(len(told) // 2, len(told) + 1)), fancy)
-    return _fit(captioner, told, invented, omitted, view, rng)
+    return _fit(captioner, told, invented, omitted, view, int(rng.integers(len(DETAILS))))
+
+
+def omission_chance(captioner: Captioner, fact: Fact) -> float:
+    """Probability that the captioner leaves out the fact: what fills the picture is seldom missed.
+
+    `2 * omission * (1 - weight)`, so the captioner's rate holds for a weight of one half.
+    """
+    return min(1.0, 2 * captioner.omission * (1 - fact.weight))
+
+
+def _invent(
+    captioner: Captioner, num_told: int, known: Collection[str], view: str, rng: np.random.Generator
+) -> tuple[Fact, ...]:
+    """Made-up facts, of things that are not in the picture."""
+    fancies = STREET_FANCIES if view == "street_view" else SATELLITE_FANCIES
+    possible = [fancy for fancy in fancies if fancy.key not in known]
+    # for a share h of all that is told, h / (1 - h) for each true fact
+    odds = captioner.hallucination / (1 - captioner.hallucination)
+    number = min(int(rng.binomial(num_told, odds)), len(possible))
+    chosen = sorted(rng.choice(len(possible), size=number, replace=False).tolist())
+    return tuple(possible[index] for index in chosen)
 
 
 def _fit(
     captioner: Captioner,
     told: list[Fact],
-    invented: list[Fact],
-    omitted: list[Fact],
+    invented: tuple[Fact, ...],
+    omitted: tuple[Fact, ...],
     view: str,
-    rng: np.random.Generator,
+    first_detail: int = 0,
 ) -> Caption:
     """Write, and leave off the last facts until no more than `MAX_WORDS` remain."""
-    while True:
-        text = _write(captioner, told, view, rng)
-        if len(text.split()) <= MAX_WORDS:
-            break
+    while len((text := _write(captioner, told, view, first_detail)).split()) > MAX_WORDS:
         last = told.pop()
         if last not in invented:
-            omitted = [*omitted, last]
+            omitted = (*omitted, last)
     hallucinated = tuple(fact for fact in invented if fact in told)
-    return Caption(captioner.name, text, hallucinated, tuple(omitted))
+    return Caption(captioner.name, text, hallucinated, omitted)
 
 
-def _write(captioner: Captioner, facts: Sequence[Fact], view: str, rng: np.random.Generator) -> str:
-    sentences = [captioner.opening[0]]
+def _write(captioner: Captioner, facts: Sequence[Fact], view: str, first_detail: int) -> str:
+    sentences = [captioner.opening]
     for number, fact in enumerate(facts):
         joint = captioner.joints[number % len(captioner.joints)]
-        sentences.append(f"{joint} {_phrase(fact, view)}.")
-    missing = MIN_WORDS - sum(len(part.split()) for part in (*sentences, captioner.closing[0]))
-    spare = list(rng.permutation(len(DETAILS)))
-    for index in range(1, len(sentences)):  # of little, more is made
-        if missing <= 0:
-            break
-        detail = DETAILS[spare[index % len(spare)]]
+        sentences.append(f"{joint} {phrase(fact, view)}.")
+    sentences.append(captioner.closing)
+    _pad(sentences, len(facts), first_detail)
+    text = " ".join(part for part in sentences if part)
+    return " ".join(_replace(word, captioner.words) for word in text.split(" "))
+
+
+def _pad(sentences: list[str], num_facts: int, first_detail: int) -> None:
+    """Of little, more is made: details are added to the facts' sentences up to `MIN_WORDS`."""
+    missing = MIN_WORDS - sum(len(part.split()) for part in sentences)
+    turn = 0
+    while missing > 0 and num_facts > 0:
+        index = 1 + turn % num_facts
+        # one step further on each round, so that no sentence says the same twice
+        detail = DETAILS[(first_detail + turn + turn // num_facts) % len(DETAILS)]
         sentences[index] = f"{sentences[index].removesuffix('.')}, {detail}."
         missing -= len(detail.split())
-    sentences.append(captioner.closing[0])
-    return _own_words(" ".join(part for part in sentences if part), captioner.words)
-
-
-def _own_words(text: str, words: Mapping[str, str]) -> str:
-    return " ".join(_replace(word, words) for word in text.split(" "))
+        turn += 1
 
 
 def _replace(word: str, words: Mapping[str, str]) -> str:
@@ -421,23 +456,23 @@ def _replace(word: str, words: Mapping[str, str]) -> str:
 
 def truth_record(caption: Caption) -> dict[str, Any]:
     """For the table of truths: what the caption gets wrong."""
-
-    def say(fact: Fact) -> str:
-        return f"{fact.value} {fact.key}"
-
     return {
         "model": caption.model,
-        "hallucinated": [say(fact) for fact in caption.hallucinated],
-        "omitted": [say(fact) for fact in caption.omitted],
+        "hallucinated": [f"{fact.value} {fact.key}" for fact in caption.hallucinated],
+        "omitted": [f"{fact.value} {fact.key}" for fact in caption.omitted],
     }
 
 
 __all__ = [
     "CAPTIONERS",
+    "MAX_WORDS",
+    "MIN_WORDS",
     "REFERENCE",
     "Caption",
     "Captioner",
     "Fact",
+    "omission_chance",
+    "phrase",
     "reference_caption",
     "satellite_facts",
     "street_view_facts",

@@ -17,7 +17,6 @@ from .districts import (
 from .scene import FAR_M, NEAR_M, Canvas, Pixel, Scene, Side, shifted
 from .styles import Colour
 from .vehicles import draw_car
-from .world import Latents
 
 STOREY_M, BAY_M = 3.2, 3.2
 FARTHEST_WINDOW_M, WINDOW_STOREYS = 75.0, 16
@@ -80,9 +79,8 @@ def _lots(side: Side) -> list[Pixel]:
 
 
 def _storeys(scene: Scene, side: Side, count: int) -> list[float]:
-    latents = Latents(**{name: np.full(count, value) for name, value in scene.latents.items()})
-    kinds = np.full(count, side.kind)
-    return storeys(scene.world, kinds, latents, scene.rng.uniform(size=count)).tolist()
+    density = np.full(count, scene.latents["density"])
+    return storeys(scene.world, side.kind, density, scene.rng.uniform(size=count)).tolist()
 
 
 def _building(canvas: Canvas, scene: Scene, side: Side, lot: Pixel, level: float) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .noise import Floats
-from .world import CELL_KM, World
+from .world import AVENUE_EVERY, CELL_KM, RURAL_DENSITY, World
 
 # standard deviation of the logarithm, by indicator; counts are Poisson beside
 NOISE = {
@@ -23,6 +23,8 @@ NOISE = {
     "poi": 0.20,
 }
 POI_KINDS = ("shop", "restaurant", "school", "clinic", "office", "workshop", "playground")
+POI_SHARES = (0.28, 0.24, 0.08, 0.07, 0.17, 0.10, 0.06)
+BRIDGE_KM = 0.3
 
 
 def indicators(world: World) -> dict[str, Floats]:
@@ -68,37 +70,48 @@ class Road:
 
 
 def roads(world: World, column: int, row: int, step_km: float = 0.02) -> list[Road]:
-    """Roads within a region: where the block number changes along rows and columns of points."""
-    axis = np.arange(0, CELL_KM + step_km / 2, step_km)
-    x, y = np.meshgrid(column * CELL_KM + axis, row * CELL_KM + axis)
+    """Roads within a region: where the block number changes along rows and columns of points.
+
+    Streets of fields and large parks, and what lies under water, are left out; avenues cross
+    the river.
+    """
+    steps = np.arange(0, CELL_KM + step_km / 2, step_km)
+    x, y = (column * CELL_KM + steps)[None, :], (row * CELL_KM + steps)[:, None]
     blocks = world.blocks(x, y)
+    dry = ~world.is_water(x, y)
+    street = dry & ~world.is_park(x, y) & (world.latents(x, y).density >= RURAL_DENSITY)
+    avenue = dry | (world.river_distance(x, y) < BRIDGE_KM)
+    points = np.stack(np.broadcast_arrays(x, y), axis=-1)
     found = []
     for index, place in ((blocks.column, blocks.across), (blocks.row, blocks.along)):
-        change_x, change_y = np.diff(index, axis=1) != 0, np.diff(index, axis=0) != 0
-        numbers = np.where(place > 0.5, index + 1, index)
+        border = index + (place > 0.5)
         near = np.zeros(index.shape, dtype=bool)
-        near[:, :-1] |= change_x
-        near[:-1, :] |= change_y
-        for number in np.unique(numbers[near]):
-            chosen = near & (numbers == number)
-            points = np.stack([x[chosen], y[chosen]], axis=1)
-            if len(points) < 3:
-                continue
-            along = np.argmax(np.ptp(points, axis=0))
-            points = points[np.argsort(points[:, along], kind="stable")]
-            found.append(Road("primary" if number % 4 == 0 else "residential", points))
+        near[:, :-1] |= np.diff(index, axis=1) != 0
+        near[:-1, :] |= np.diff(index, axis=0) != 0
+        for number in np.unique(border[near]).tolist():
+            primary = number % AVENUE_EVERY == 0
+            chosen = near & (border == number) & (avenue if primary else street)
+            highway = "primary" if primary else "residential"
+            found += [Road(highway, line) for line in _lines(points[chosen], 4 * step_km)]
     return found
 
 
-def points_of_interest(world: World, column: int, row: int, count: int) -> list[dict]:
-    """As many points as the region's `poi` says: place in km and kind, denser at the centre."""
+def _lines(points: Floats, gap_km: float) -> list[Floats]:
+    """Points in the order of the direction they spread in, parted where there is a gap."""
+    if len(points) == 0:
+        return []
+    along = int(np.argmax(np.ptp(points, axis=0)))
+    points = points[np.argsort(points[:, along], kind="stable")]
+    gaps = np.flatnonzero(np.hypot(*np.diff(points, axis=0).T) > gap_km) + 1
+    return [line for line in np.split(points, gaps) if len(line) >= 3]
+
+
+def points_of_interest(world: World, column: int, row: int, count: int) -> tuple[Floats, list[str]]:
+    """As many points as a region's `poi` says, spread evenly: km `(count, 2)`, and kinds."""
     rng = np.random.default_rng([world.hash_seed, 11, column, row])
-    place = (np.array([column, row]) + rng.uniform(size=(count, 2))) * CELL_KM
-    kinds = rng.choice(len(POI_KINDS), size=count, p=(0.28, 0.24, 0.08, 0.07, 0.17, 0.10, 0.06))
-    return [
-        {"x_km": float(x), "y_km": float(y), "kind": POI_KINDS[kind]}
-        for (x, y), kind in zip(place, kinds, strict=True)
-    ]
+    places = (np.array([column, row]) + rng.uniform(size=(count, 2))) * CELL_KM
+    kinds = rng.choice(len(POI_KINDS), size=count, p=POI_SHARES)
+    return places, [POI_KINDS[kind] for kind in kinds.tolist()]
 
 
 __all__ = ["NOISE", "POI_KINDS", "Road", "indicators", "points_of_interest", "roads"]

@@ -1,9 +1,13 @@
 """Randomness that is a pure function of place: the same everywhere it is asked for."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
+Ints = NDArray[np.integer[Any]]
+Bools = NDArray[np.bool_]
 WAVES = 40
 
 
@@ -25,21 +29,23 @@ class SmoothField:
     def __call__(self, x: Floats, y: Floats) -> Floats:
         """Values at points in km; x and y broadcast.
 
-        An open grid, x `(1, W)` and y `(H, 1)`, is much faster than as many single points.
+        An open grid, x `(1, W)` and y `(H, 1)`, is much faster than as many single points,
+        and computed in float32.
         """
-        x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
         if x.ndim == y.ndim == 2 and x.shape[0] == 1 and y.shape[1] == 1:
-            # cos(a + b) = cos a cos b - sin a sin b: two matrix products for the whole grid
+            # cos(a + b) = cos a cos b - sin a sin b: one matrix product for the whole grid
             a = x[0] * self.vectors[0][:, None] + self.phases[:, None]
             b = y * self.vectors[1]
-            return (np.cos(b) @ np.cos(a) - np.sin(b) @ np.sin(a)) * np.sqrt(2 / WAVES)
-        x, y = np.broadcast_arrays(np.asarray(x, dtype=float), np.asarray(y, dtype=float))
+            left = np.concatenate([np.cos(b), -np.sin(b)], axis=1) * np.sqrt(2 / WAVES)
+            right = np.concatenate([np.cos(a), np.sin(a)])
+            return left.astype(np.float32) @ right.astype(np.float32)
+        x, y = np.broadcast_arrays(np.asarray(x, float), np.asarray(y, float))
         points = np.stack([x.ravel(), y.ravel()], axis=1)
         values = np.cos(points @ self.vectors + self.phases).sum(axis=1)
         return (values * np.sqrt(2 / WAVES)).reshape(x.shape)
 
 
-def hash_uniform(seed: int, *keys: NDArray[np.int64] | int) -> Floats:
+def hash_uniform(seed: int, *keys: Ints | int) -> NDArray[np.float64]:
     """Uniform numbers in [0, 1), a function of the seed and the whole numbers given alone.
 
     The finaliser of SplitMix64 (Steele et al. 2014).
@@ -55,4 +61,4 @@ def hash_uniform(seed: int, *keys: NDArray[np.int64] | int) -> Floats:
     return (state >> np.uint64(11)).astype(np.float64) / 2**53
 
 
-__all__ = ["Floats", "SmoothField", "hash_uniform"]
+__all__ = ["Bools", "Floats", "Ints", "SmoothField", "hash_uniform"]

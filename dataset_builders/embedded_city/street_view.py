@@ -117,7 +117,8 @@ def _side_kinds(world: World, x: float, y: float, heading: float) -> tuple[int, 
     angle = np.radians(heading)
     right = np.array([np.cos(angle), -np.sin(angle)]) * 0.09
     xs, ys = x + np.array([-1, 1]) * right[0], y + np.array([-1, 1]) * right[1]
-    kind, _ = block_kinds(world, world.blocks(xs, ys))
+    blocks = world.blocks(xs, ys)
+    kind, _ = block_kinds(world, blocks.column, blocks.row)
     return int(kind[0]), int(kind[1])
 
 

@@ -25,6 +25,9 @@ class Style:
         facades: colours of facades, poor to rich.
         grass: colour of lawns in summer.
         soil: colour of bare ground.
+        crop: colour of ripe fields.
+        trees: factor on the number of trees seen from above.
+        industry: how much more, or less, industry than usual.
     """
 
     name: str
@@ -41,6 +44,9 @@ class Style:
     facades: tuple[Colour, ...]
     grass: Colour
     soil: Colour
+    crop: Colour
+    trees: float
+    industry: float
 
 
 STYLES: dict[str, Style] = {
@@ -60,6 +66,9 @@ STYLES: dict[str, Style] = {
             facades=((148, 132, 118), (172, 160, 146), (160, 176, 190), (196, 208, 218)),
             grass=(96, 136, 72),
             soil=(160, 146, 120),
+            crop=(176, 164, 92),
+            trees=1.0,
+            industry=0.0,
         ),
         Style(
             "oldgate",
@@ -71,10 +80,13 @@ STYLES: dict[str, Style] = {
             height=0.8,
             sea=False,
             roofs=((178, 92, 62), (164, 80, 58), (190, 112, 76)),
-            flat_roofs=((186, 172, 150), (170, 158, 140), (158, 150, 142)),
+            flat_roofs=((190, 114, 84), (186, 168, 146), (176, 98, 70)),
             facades=((196, 164, 120), (212, 188, 148), (222, 204, 170), (232, 222, 198)),
             grass=(112, 138, 70),
             soil=(176, 156, 116),
+            crop=(196, 176, 92),
+            trees=1.0,
+            industry=-0.4,
         ),
         Style(
             "mesaplain",
@@ -88,8 +100,11 @@ STYLES: dict[str, Style] = {
             roofs=((186, 150, 120), (200, 172, 140), (160, 130, 110)),
             flat_roofs=((214, 204, 186), (198, 186, 166), (184, 176, 166)),
             facades=((186, 152, 118), (206, 176, 140), (222, 200, 170), (236, 224, 206)),
-            grass=(142, 146, 84),
-            soil=(204, 176, 130),
+            grass=(168, 158, 100),
+            soil=(210, 180, 132),
+            crop=(206, 178, 112),
+            trees=0.4,
+            industry=-0.4,
         ),
         Style(
             "ironford",
@@ -105,6 +120,9 @@ STYLES: dict[str, Style] = {
             facades=((120, 84, 70), (140, 98, 80), (156, 120, 100), (170, 152, 138)),
             grass=(82, 118, 66),
             soil=(132, 120, 104),
+            crop=(150, 142, 84),
+            trees=0.9,
+            industry=0.35,
         ),
     )
 }

@@ -9,11 +9,15 @@ from functools import cached_property
 
 import numpy as np
 
-from .noise import Floats, SmoothField, hash_uniform
+from .noise import Bools, Floats, Ints, SmoothField, hash_uniform
 from .styles import STYLES, Style
 
 CELL_KM = 1.0
+AVENUE_EVERY = 4  # streets
+RURAL_DENSITY = 0.08  # below it there are only avenues
 SAMPLES_PER_SIDE = 5  # of the latents within a region
+SUB_CENTRE_REACH_KM, PARK_REACH_KM = 5.0, 1.5  # beyond, they add less than 1e-5
+PARK_BUILT = 0.08  # of the land of a park
 LATENTS = ("density", "wealth", "greenness", "industry", "night_life")
 
 
@@ -41,12 +45,19 @@ class Blocks:
         depth_m: along the second.
     """
 
-    column: np.ndarray
-    row: np.ndarray
+    column: Ints
+    row: Ints
     across: Floats
     along: Floats
     width_m: Floats
     depth_m: Floats
+
+
+def _within(places: Floats, x: Floats, y: Floats, reach_km: float) -> Bools:
+    """Which places are so near to any of the points that they matter, `(places,)`."""
+    low = np.array([np.min(x), np.min(y)]) - reach_km
+    high = np.array([np.max(x), np.max(y)]) + reach_km
+    return np.all((places > low) & (places < high), axis=1)
 
 
 def _sigmoid(value: Floats) -> Floats:
@@ -91,18 +102,24 @@ class World:
                 ("shore", 0.35),
             )
         }
-        self.centre = self.extent_km * rng.uniform(0.42, 0.58, size=2)
+        self.centre = (self.extent_km * rng.uniform(0.42, 0.58, size=2)).tolist()
         self.reach = self.style.spread * self.extent_km
         count = max(2, round(grid_size**2 / 90))
         self.sub_centres = self.extent_km * rng.uniform(0.1, 0.9, size=(count, 2))
         self.sub_weights = rng.uniform(0.35, 0.75, size=count)
-        parks = max(2, round(grid_size**2 / 45))
-        self.parks = self.extent_km * rng.uniform(0.04, 0.96, size=(parks, 2))
-        self.park_radii = rng.uniform(0.35, 0.85, size=parks)
         self.river_at = self.extent_km * rng.uniform(0.3, 0.7)
-        self.river_phase = rng.uniform(0, 2 * np.pi, 2)
+        self.river_phase = rng.uniform(0, 2 * np.pi, 2).tolist()
         self.rail_at = self.extent_km * rng.uniform(0.25, 0.75)
         self.rail_slope = rng.uniform(-0.35, 0.35)
+        self.parks, self.park_radii = self._lay_parks(rng)
+
+    def _lay_parks(self, rng: np.random.Generator) -> tuple[Floats, Floats]:
+        """Middles and radii in km of the large parks: of some places, those least industrial."""
+        count = max(2, round(self.grid_size**2 / 45))
+        places = self.extent_km * rng.uniform(0.04, 0.96, size=(3 * count, 2))
+        industry = self.latents(places[:, 0], places[:, 1]).industry
+        chosen = np.argsort(industry, kind="stable")[:count]
+        return places[chosen], rng.uniform(0.35, 0.85, size=count)
 
     # ---- water, rail, parks --------------------------------------------------------------
 
@@ -112,7 +129,7 @@ class World:
         bend = bend + 0.5 * np.sin(2 * np.pi * x / 3.7 + self.river_phase[1])
         return np.abs(y - self.river_at - bend)
 
-    def is_water(self, x: Floats, y: Floats) -> np.ndarray:
+    def is_water(self, x: Floats, y: Floats) -> Bools:
         """Whether points lie in the river or the sea."""
         wobble = 0.03 * self._fields["shore"](x, y)
         river = self.river_distance(x, y) < 0.11 + wobble
@@ -127,11 +144,12 @@ class World:
         line = line + 0.4 * np.sin(2 * np.pi * y / 11)
         return np.abs(x - line)
 
-    def is_park(self, x: Floats, y: Floats) -> np.ndarray:
+    def is_park(self, x: Floats, y: Floats) -> Bools:
         """Whether points lie in one of the large parks."""
         wobble = 0.06 * self._fields["shore"](x, y)
         inside = np.zeros(np.broadcast_shapes(np.shape(x), np.shape(y)), dtype=bool)
-        for (px, py), radius in zip(self.parks, self.park_radii, strict=True):
+        near = _within(self.parks, x, y, PARK_REACH_KM)
+        for (px, py), radius in zip(self.parks[near], self.park_radii[near], strict=True):
             inside |= np.hypot(x - px, y - py) < radius + wobble
         return inside
 
@@ -142,12 +160,23 @@ class World:
         field = {name: self._fields[name](x, y) for name in LATENTS}
         core = np.exp(-np.hypot(x - self.centre[0], y - self.centre[1]) / self.reach)
         bumps = np.zeros_like(core)
-        for (sx, sy), weight in zip(self.sub_centres, self.sub_weights, strict=True):
+        near = _within(self.sub_centres, x, y, SUB_CENTRE_REACH_KM)
+        for (sx, sy), weight in zip(self.sub_centres[near], self.sub_weights[near], strict=True):
             bumps = np.maximum(bumps, weight * np.exp(-(((x - sx) ** 2 + (y - sy) ** 2) / 1.6)))
         rail = np.exp(-self.rail_distance(x, y) / 0.9)
         river = np.exp(-self.river_distance(x, y) / 0.8)
-        industry = _sigmoid(3.2 * (field["industry"] + 1.1 * rail + 0.5 * river - 1.1 * core - 1.0))
-        density = 0.75 * core + 0.6 * bumps + 0.16 * field["density"]
+        industry = _sigmoid(
+            3.2
+            * (
+                field["industry"]
+                + 1.1 * rail
+                + 0.5 * river
+                - 1.7 * core
+                - 1.0
+                + self.style.industry
+            )
+        )
+        density = 0.85 * core + 0.6 * bumps + 0.16 * field["density"]
         density = np.clip(density * (1 - 0.55 * industry), 0.0, 1.0)
         wealth = _sigmoid(1.4 * field["wealth"] + 0.9 * river - 2.2 * industry + 0.2)
         green = 0.55 - 0.5 * density + 0.22 * field["greenness"] + 0.15 * wealth - 0.25 * industry
@@ -168,24 +197,29 @@ class World:
 
         And shares of its area: `water`, `park`, and `built`, land with parks counted little.
         """
+        rows = [self._latents_of_row(row) for row in range(self.grid_size)]
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def _latents_of_row(self, row: int) -> dict[str, Floats]:
+        """The same of one row of regions: `(grid_size,)` each."""
         offsets = (np.arange(SAMPLES_PER_SIDE) + 0.5) / SAMPLES_PER_SIDE * CELL_KM
-        steps = np.arange(self.grid_size) * CELL_KM
-        axis = (steps[:, None] + offsets).ravel()
-        x, y = np.meshgrid(axis, axis)
+        columns = np.arange(self.grid_size)[:, None] * CELL_KM
+        x, y = (columns + offsets).reshape(1, -1), (row * CELL_KM + offsets)[:, None]
         latents = self.latents(x, y)
         water, park = self.is_water(x, y), self.is_park(x, y)
         land = (~water).astype(float)
-        built = land * np.where(park, 0.08, 1.0)
 
-        def mean(values: Floats, weights: Floats | None = None) -> Floats:
-            n, s = self.grid_size, SAMPLES_PER_SIDE
-            weights = np.ones_like(values) if weights is None else weights
-            total = (values * weights).reshape(n, s, n, s).sum(axis=(1, 3))
-            return total / np.maximum(weights.reshape(n, s, n, s).sum(axis=(1, 3)), 1e-9)
+        def mean(values: Floats, weights: Floats) -> Floats:
+            shape = (SAMPLES_PER_SIDE, self.grid_size, SAMPLES_PER_SIDE)
+            total = (values * weights).reshape(shape).sum(axis=(0, 2))
+            return total / weights.reshape(shape).sum(axis=(0, 2))
 
-        shares = {"water": mean(water.astype(float)), "park": mean(park.astype(float))}
+        # a region without land takes the mean over its water
         fields = {name: mean(getattr(latents, name), land + 1e-9) for name in LATENTS}
-        return {**fields, **shares, "built": mean(built)}
+        whole = np.ones_like(land)
+        built = land * np.where(park, PARK_BUILT, 1.0)
+        shares = {"water": water, "park": park, "built": built}
+        return {**fields, **{name: mean(value, whole) for name, value in shares.items()}}
 
     # ---- streets -------------------------------------------------------------------------
 
@@ -194,25 +228,31 @@ class World:
         u, v, width, depth = self._street_plane(x, y)
         column, row = np.floor(u), np.floor(v)
         return Blocks(
-            column=column.astype(np.int64),
-            row=row.astype(np.int64),
+            column=column.astype(np.int32),
+            row=row.astype(np.int32),
             across=u - column,
             along=v - row,
             width_m=width,
             depth_m=depth,
         )
 
-    def block_centres(self, blocks: Blocks) -> tuple[Floats, Floats]:
-        """Middle of each block in km: the same for all points of a block."""
-        u, v = blocks.column + 0.5, blocks.row + 0.5
+    def block_centres(self, column: Ints, row: Ints) -> tuple[Floats, Floats]:
+        """Middle of each block in km."""
+        u, v = column + 0.5, row + 0.5
         size = self.style.block_km
         if self.style.streets == "radial":
-            radius = np.abs(u) * size
-            angle = 2 * np.pi * v / self._sectors(radius)
+            radius, angle = np.abs(u) * size, 2 * np.pi * v / self._sectors(column)
             return self.centre[0] + radius * np.cos(angle), self.centre[1] + radius * np.sin(angle)
         x, y = u * size, v * size
         warp = self._warp_km
         return x - warp * self._fields["warp_x"](x, y), y - warp * self._fields["warp_y"](x, y)
+
+    def block_size_m(self, column: Ints) -> tuple[Floats, Floats]:
+        """Sides of blocks in metres along both street directions, at their middle."""
+        width = np.full(column.shape, 1000 * self.style.block_km)
+        if self.style.streets != "radial":
+            return width, width
+        return width, 2 * np.pi * (column + 0.5) * width / self._sectors(column)
 
     @property
     def _warp_km(self) -> float:
@@ -222,31 +262,35 @@ class World:
         size = self.style.block_km
         if self.style.streets == "radial":
             dx, dy = x - self.centre[0], y - self.centre[1]
-            radius = np.hypot(dx, dy)
-            sectors = self._sectors(radius)
-            angle = np.arctan2(dy, dx) % (2 * np.pi)
-            width = np.full_like(radius, 1000 * size)
-            return (
-                radius / size,
-                angle / (2 * np.pi) * sectors,
-                width,
-                (2000 * np.pi * np.maximum(radius, 0.2) / sectors),
-            )
+            ring = np.hypot(dx, dy) / size
+            sectors = self._sectors(ring.astype(np.int32)).astype(ring.dtype)
+            turn = np.arctan2(dy, dx) / (2 * np.pi) % 1
+            depth = 2000 * np.pi * size * ring / sectors
+            return ring, turn * sectors, np.full_like(ring, 1000 * size), depth
         warp = self._warp_km
         u = (x + warp * self._fields["warp_x"](x, y)) / size
         v = (y + warp * self._fields["warp_y"](x, y)) / size
         side = np.full_like(u, 1000 * size)
         return u, v, side, side
 
-    def _sectors(self, radius: Floats) -> Floats:
-        """Sectors of a ring: they double with the radius, at a ring road."""
-        size = self.style.block_km
-        ring = np.floor(np.log2(np.maximum(np.floor(radius / size) + 0.5, 2) / 2))
-        return 12 * 2 ** np.minimum(ring, 8)
+    def _sectors(self, ring: Ints) -> Ints:
+        """Sectors of a ring: four about the centre, then they double with the radius."""
+        last = int(np.max(ring, initial=0))
+        doublings = np.floor(np.log2(np.maximum(np.arange(last + 1) + 0.5, 2) / 2))
+        table = np.where(np.arange(last + 1) == 0, 4, 12 * 2 ** np.minimum(doublings, 8))
+        return table.astype(np.int32)[ring]
 
-    def block_uniform(self, blocks: Blocks, salt: int) -> Floats:
+    def block_uniform(self, column: Ints, row: Ints, salt: int) -> Floats:
         """A random number of each block, in [0, 1)."""
-        return hash_uniform(self.hash_seed + salt, blocks.column, blocks.row)
+        return hash_uniform(self.hash_seed + salt, column, row)
 
 
-__all__ = ["CELL_KM", "LATENTS", "Blocks", "Latents", "World"]
+__all__ = [
+    "AVENUE_EVERY",
+    "CELL_KM",
+    "LATENTS",
+    "RURAL_DENSITY",
+    "Blocks",
+    "Latents",
+    "World",
+]
