@@ -27,7 +27,7 @@ AutoModel.register(UrbanLNConfig, UrbanLNModel)
 AutoModelForPreTraining.register(UrbanLNConfig, UrbanLNForPreTraining)
 AutoModelForZeroShotImageClassification.register(UrbanLNConfig, UrbanLNModel)
 AutoProcessor.register(UrbanLNConfig, UrbanLNProcessor)
-AutoImageProcessor.register(UrbanLNConfig, CLIPImageProcessor)
+AutoImageProcessor.register(UrbanLNConfig, fast_image_processor_class=CLIPImageProcessor)
 AutoTokenizer.register(UrbanLNConfig, CLIPTokenizer)
 
 # saved folders carry this code, so that they load where the package is not installed
