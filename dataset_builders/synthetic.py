@@ -151,7 +151,7 @@ def build_dataset(
         The folder.
 
     Raises:
-        ValueError: an unknown city, or a grid below 3.
+        ValueError: an unknown city, a grid below 3, or fewer than no views or one worker.
         DatasetError: the folder holds another dataset.
     """
     root = Path(output_dir)
@@ -162,9 +162,12 @@ def build_dataset(
         "caption_source": caption_source,
         "with_masks": with_masks,
     }
+    workers = (os.cpu_count() or 1) if num_workers is None else num_workers
+    for name, number, least in (("street_views", street_views, 0), ("num_workers", workers, 1)):
+        if number < least:
+            raise ValueError(f"`{name}` must be {least} or more, got {number}.")
     worlds = {city: World(city, grid_size, seed) for city in cities}
     writer = DatasetWriter(root, _metadata(cities, parameters))
-    workers = num_workers or os.cpu_count() or 1
     total = len(worlds) * grid_size**2
     shared = (grid_size, seed, street_views, caption_source, with_masks)
     with _renderers(workers) as pool, tqdm(total=total, unit="region", disable=not progress) as bar:

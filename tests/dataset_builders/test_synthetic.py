@@ -1,0 +1,191 @@
+"""The synthetic dataset as a folder: the same whatever happens, readable, marked as synthetic."""
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import geopandas
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from dataset_builders.embedded_city.captioners import CAPTIONERS
+from dataset_builders.embedded_city.labels import indicators
+from dataset_builders.embedded_city.scene import CLASSES, HEIGHT, WIDTH
+from dataset_builders.embedded_city.styles import STYLES
+from dataset_builders.embedded_city.world import World
+from dataset_builders.errors import DatasetError
+from dataset_builders.images import decode_image
+from dataset_builders.synthetic import build_dataset, main
+from tests.conftest import ROOT
+
+TABLES = ("regions", "street_view", "satellite", "captions")
+
+
+def _files(root: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("city")
+    return build_dataset(root, ["oldgate"], 3, 1, seed=4, with_masks=True, num_workers=1)
+
+
+def test_same_seed_gives_the_same_bytes_for_one_and_two_processes(city, tmp_path):
+    build_dataset(tmp_path / "again", ["oldgate"], 3, 1, seed=4, with_masks=True, num_workers=2)
+    assert _files(tmp_path / "again") == _files(city)
+
+
+def test_another_seed_gives_another_city():
+    one, other = (World("oldgate", 4, seed).region_latents["density"] for seed in (0, 1))
+    assert np.abs(one - other).max() > 0.05
+
+
+def _run_killed(kill_at: int, when: str, root: Path) -> None:
+    command = [sys.executable, "-m", "tests.dataset_builders.kill_synthetic", str(kill_at), when]
+    arguments = ["--output_dir", root, "--cities", "oldgate", "--grid_size", "3", "--seed", "4"]
+    arguments += ["--street_views", "1", "--with_masks", "--num_workers", "1"]
+    killed = subprocess.run([*command, *map(str, arguments)], cwd=ROOT, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+
+
+# renames: regions, points, roads, truth, street views, satellite, captions, rejects, card
+@pytest.mark.parametrize(("kill_at", "when"), [(2, "before"), (6, "after")])
+def test_a_killed_build_goes_on_and_ends_with_the_same_files(city, tmp_path, kill_at, when):
+    _run_killed(kill_at, when, tmp_path)
+    assert set(_files(tmp_path)) != set(_files(city))
+    build_dataset(tmp_path, ["oldgate"], 3, 1, seed=4, with_masks=True, num_workers=1)
+    assert _files(tmp_path) == _files(city)
+
+
+def test_a_finished_build_is_not_rendered_again(city):
+    before = {path: os.stat(path).st_mtime_ns for path in city.rglob("part-*.parquet")}
+    build_dataset(city, ["oldgate"], 3, 1, seed=4, with_masks=True, num_workers=1)
+    assert before == {path: os.stat(path).st_mtime_ns for path in city.rglob("part-*.parquet")}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_plain_datasets_reads_every_config(city, tmp_path, table):
+    found = datasets.load_dataset(str(city), f"oldgate-{table}", cache_dir=str(tmp_path))["train"]
+    rows = {"regions": 9, "street_view": 9, "satellite": 9, "captions": 18 * 6}[table]
+    assert len(found) == rows
+    if "image" in found.column_names:
+        size = (WIDTH, HEIGHT) if table == "street_view" else (256, 256)
+        assert found[0]["image"].size == size
+
+
+def test_everything_says_synthetic(city):
+    assert "synthetic" in (city / "README.md").read_text().lower()
+    for path in city.rglob("*.parquet"):
+        schema = pq.read_schema(path)
+        if path.name != "rejects.parquet":
+            assert json.loads(schema.metadata[b"urbanln"])["synthetic"] is True, path
+    for table in ("street_view", "satellite"):
+        rows = pq.read_table(city / "data" / f"oldgate-{table}", columns=["source"])
+        assert set(rows["source"].to_pylist()) == {"synthetic"}
+    regions = pq.read_table(city / "data" / "oldgate-regions").to_pylist()
+    assert {row[f"{name}_source"] for row in regions for name in indicators(World("oldgate", 3))}
+    assert all(row[key] == "synthetic" for row in regions for key in row if key.endswith("_source"))
+    assert all("synthetic" in style.title for style in STYLES.values())
+    assert all(captioner.name.startswith("synthetic-") for captioner in CAPTIONERS)
+
+
+def test_regions_are_square_kilometres_side_by_side(city):
+    regions = geopandas.read_parquet(city / "data" / "oldgate-regions")
+    # scale of a UTM zone, and the ellipsoid
+    assert regions["area_m2"].between(0.99e6, 1.01e6).all()
+    centre = regions.set_index("region_id").loc["oldgate_001_001"].geometry
+    assert regions.geometry.touches(centre).sum() == 8
+    inside = geopandas.points_from_xy(regions["lon"], regions["lat"])
+    assert regions.geometry.contains(geopandas.GeoSeries(inside, crs=regions.crs)).all()
+
+
+def test_the_map_lies_on_the_regions_and_counts_the_points_of_interest(city):
+    regions = geopandas.read_parquet(city / "data" / "oldgate-regions").set_index("region_id")
+    points = geopandas.read_parquet(city / "map" / "oldgate-pois.parquet")
+    assert points.crs == "EPSG:4326"
+    counted = points.groupby("region_id").size().reindex(regions.index, fill_value=0)
+    assert counted.tolist() == regions["poi"].astype(int).tolist()
+    # in metres: edges are straight in another projection
+    outlines = regions.geometry.to_crs(regions.estimate_utm_crs()).buffer(5)
+    homes = outlines.loc[points["region_id"]].reset_index(drop=True)
+    assert points.geometry.to_crs(outlines.crs).reset_index(drop=True).within(homes).all()
+    roads = geopandas.read_parquet(city / "map" / "oldgate-roads.parquet")
+    assert set(roads["highway"]) <= {"primary", "residential"}
+    lines = roads.geometry.to_crs(outlines.crs).reset_index(drop=True)
+    assert lines.within(outlines.loc[roads["region_id"]].reset_index(drop=True)).all()
+    assert lines.length.median() > 100
+
+
+def test_masks_are_stored_on_request_only(city, tmp_path):
+    truth = pq.read_table(city / "truth" / "oldgate").to_pylist()
+    masks = {row["image_id"]: row["mask"] for row in truth}
+    assert all((mask is None) == image_id.endswith("_sat") for image_id, mask in masks.items())
+    stored = np.asarray(Image.open(io.BytesIO(masks["oldgate_001_001_sv0"])))
+    assert stored.shape == (HEIGHT, WIDTH)
+    assert stored.max() < len(CLASSES)
+    build_dataset(tmp_path, ["oldgate"], 3, 1, seed=4, num_workers=1)
+    without = pq.read_table(tmp_path / "truth" / "oldgate", columns=["mask"])
+    assert without["mask"].null_count == len(without)
+
+
+def test_truth_lists_what_each_caption_makes_up(city):
+    texts = {
+        (row["image_id"], row["model"]): row["text"]
+        for row in pq.read_table(city / "data" / "oldgate-captions").to_pylist()
+    }
+    lies = 0
+    for row in pq.read_table(city / "truth" / "oldgate").to_pylist():
+        for caption in row["captions"]:
+            assert not set(caption["hallucinated"]) & set(row["facts"])
+            assert set(caption["omitted"]) <= set(row["facts"])
+            lies += len(caption["hallucinated"])
+            assert texts[row["image_id"], caption["model"]]
+    assert lies > 0
+
+
+def test_images_decode_to_what_was_rendered(city):
+    row = pq.read_table(city / "data" / "oldgate-satellite").to_pylist()[0]
+    assert decode_image(row["image"]["bytes"]).size == (256, 256)
+    assert row["ground_resolution_m"] == pytest.approx(1000 / 256)
+
+
+def test_reference_captions_on_request(tmp_path):
+    build_dataset(tmp_path, ["oldgate"], 3, 0, caption_source="reference", num_workers=1)
+    rows = pq.read_table(tmp_path / "data" / "oldgate-satellite", columns=["caption_model"])
+    assert set(rows["caption_model"].to_pylist()) == {"synthetic-reference"}
+    assert not (tmp_path / "data" / "oldgate-street_view").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cities", "atlantis"], "one of .*harborview.*got 'atlantis'"),
+        (["--grid_size", "2"], "`grid_size` must be 3 at least, got 2"),
+        (["--street_views", "-1"], "`street_views` must be 0 or more, got -1"),
+        (["--num_workers", "0"], "`num_workers` must be 1 or more, got 0"),
+    ],
+)
+def test_bad_arguments_are_told_and_nothing_is_written(tmp_path, capsys, arguments, message):
+    folder = tmp_path / "out"
+    with pytest.raises(SystemExit):
+        main(["--output_dir", str(folder), *arguments])
+    assert re.search(message, capsys.readouterr().err.replace("\n", " "))
+    assert not folder.exists()
+
+
+def test_other_parameters_do_not_mix_with_a_finished_folder(city):
+    with pytest.raises(DatasetError, match="was built with"):
+        build_dataset(city, ["oldgate"], 3, 2, seed=4, with_masks=True, num_workers=1)
