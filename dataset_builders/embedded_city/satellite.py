@@ -168,12 +168,12 @@ class _Part:
         return table.astype(np.float32)
 
 
-def render_tile(world: World, column: int, row: int) -> Tile:
+def render_tile(world: World, column: float, row: float) -> Tile:
     """The tile of a region: `CELL_KM` a side.
 
     Args:
         world: the city.
-        column: of the region, from the west.
+        column: of the region, from the west; a fraction is a tile between two regions.
         row: of the region, from the south.
     """
     steps = (np.arange(SIDE) + 0.5) * PIXEL_KM

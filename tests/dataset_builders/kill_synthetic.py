@@ -21,5 +21,5 @@ def replace_or_die(*args):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-os.replace = replace_or_die
+os.replace = replace_or_die  # type: ignore[assignment]
 main(arguments)

@@ -150,13 +150,15 @@ def test_unknown_cities_and_tiny_grids_are_refused(city, grid_size):
 @pytest.mark.parametrize("city", CITIES)
 def test_neighbouring_tiles_join_without_a_seam(city):
     world = World(city, 6)
-    between = np.asarray(render_tile(world, 2.5, 3).image, int)  # half of one, half of the next
-    west, east = (np.asarray(render_tile(world, column, 3).image, int) for column in (2, 3))
+    between = np.asarray(
+        render_tile(world, 2.5, 3).image, np.int64
+    )  # half of one, half of the next
+    west, east = (np.asarray(render_tile(world, column, 3).image, np.int64) for column in (2, 3))
     joined = np.concatenate([west[:, 128:], east[:, :128]], axis=1)
     same = (np.abs(between - joined).max(axis=-1) <= 1).mean(axis=0)
     assert same.min() > 0.97  # of each column of pixels: float32 may tip an edge
-    below = np.asarray(render_tile(world, 2, 2.5).image, int)
-    south = np.asarray(render_tile(world, 2, 2).image, int)
+    below = np.asarray(render_tile(world, 2, 2.5).image, np.int64)
+    south = np.asarray(render_tile(world, 2, 2).image, np.int64)
     joined = np.concatenate([west[128:], south[:128]])
     assert (np.abs(below - joined).max(axis=-1) <= 1).mean(axis=1).min() > 0.97
 
