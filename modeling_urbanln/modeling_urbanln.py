@@ -423,16 +423,14 @@ class UrbanLNForPreTraining(UrbanLNModel):
             own = slice(key_offset, key_offset + batch_size)
             image_m, text_m = momentum_keys.image[own], momentum_keys.text[own]
 
-        keys = MomentumKeys.concatenate([momentum_keys, self.queue.keys()])
-        query_ids = _known_ids(sample_ids, image_m)
-        targets = positive_targets(keys.ids.shape[0], key_offset, query_ids, keys.ids)
-        scale = _clamped_scale(self.logit_scale)
-        losses = momentum_distillation_losses(
-            image_embeds, text_embeds, image_m, text_m, keys.image, keys.text, targets, scale
-        )
         mu = self.config.distillation_weight if distillation_weight is None else distillation_weight
-        loss = (1 - mu) * losses["contrastive_loss"] + mu * losses["distillation_loss"]
-        logits_per_image = scale * image_embeds @ text_embeds.T
+        # float32: autocast would round similarities that 1 / tau then multiplies by up to 100
+        with torch.autocast(image_embeds.device.type, enabled=False):
+            losses = self._losses(
+                image_embeds, text_embeds, image_m, text_m, momentum_keys, key_offset, sample_ids
+            )
+            loss = (1 - mu) * losses["contrastive_loss"] + mu * losses["distillation_loss"]
+            logits_per_image = _clamped_scale(self.logit_scale) * image_embeds @ text_embeds.T
         return UrbanLNForPreTrainingOutput(
             loss=loss,
             logits_per_image=logits_per_image,
@@ -442,6 +440,25 @@ class UrbanLNForPreTraining(UrbanLNModel):
             image_embeds_m=image_m,
             text_embeds_m=text_m,
             **losses,
+        )
+
+    def _losses(
+        self,
+        image_embeds: torch.Tensor,
+        text_embeds: torch.Tensor,
+        image_m: torch.Tensor,
+        text_m: torch.Tensor,
+        momentum_keys: MomentumKeys,
+        key_offset: int,
+        sample_ids: torch.Tensor | None,
+    ) -> dict[str, torch.Tensor]:
+        """The parts of the loss against the given keys and the queue's."""
+        keys = MomentumKeys.concatenate([momentum_keys, self.queue.keys()])
+        query_ids = _known_ids(sample_ids, image_m)
+        targets = positive_targets(keys.ids.shape[0], key_offset, query_ids, keys.ids)
+        scale = _clamped_scale(self.logit_scale)
+        return momentum_distillation_losses(
+            image_embeds, text_embeds, image_m, text_m, keys.image, keys.text, targets, scale
         )
 
     @staticmethod

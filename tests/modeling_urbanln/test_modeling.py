@@ -165,6 +165,16 @@ def test_half_precision_forward(tiny_config, dtype):
     assert torch.isfinite(output.loss)
 
 
+def test_loss_stays_in_single_precision_under_autocast(model):
+    inputs, ids = batch(), torch.arange(4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(**inputs, sample_ids=ids)
+    assert output.loss.dtype == output.logits_per_image.dtype == torch.float32
+    # the same embeddings in plain float32 give the same logits to the last digits
+    expected = model.logit_scale.exp() * output.image_embeds @ output.text_embeds.T
+    torch.testing.assert_close(output.logits_per_image, expected, atol=1e-5, rtol=1e-6)
+
+
 def test_loss_equals_clips_with_no_distillation_and_no_queue(tiny_clip):
     model = UrbanLNForPreTraining.from_clip_pretrained(
         tiny_clip, mode="none", distillation_weight=0.0
