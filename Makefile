@@ -25,7 +25,7 @@ Next:
   2. Your own images (a folder and a CSV):
      $(RUN) -m dataset_builders.importers image_folder --help
   3. A bigger city:
-     $(RUN) -m dataset_builders.synthetic --output_dir runs/bigger --grid_size 60
+     $(RUN) -m dataset_builders.synthetic --output_dir runs/bigger --grid_size 80
 endef
 export NEXT
 
@@ -51,7 +51,7 @@ $(INSTALLED): setup.cfg pyproject.toml
 	@touch $@
 
 quickstart: $(INSTALLED)
-	$(RUN) -m dataset_builders.synthetic --output_dir $(OUT)/dataset --cities $(CITY)
+	$(RUN) -m dataset_builders.synthetic --output_dir $(OUT)/dataset --cities $(CITY) --grid_size 30 --street_views 1
 	$(RUN) train.py --config configs/quickstart.yaml --dataset_name $(OUT)/dataset --output_dir $(OUT)/model
 	$(RUN) evaluate.py embed --model_name_or_path $(OUT)/model --dataset_name $(OUT)/dataset --city $(CITY) --output_dir $(OUT)/embeddings --label urbanln
 	$(RUN) evaluate.py embed --model_name_or_path $(OUT)/model --random_init --dataset_name $(OUT)/dataset --city $(CITY) --output_dir $(OUT)/embeddings --label random-init
