@@ -1,0 +1,1 @@
+"""Captions that several models agree on and the image supports."""
