@@ -217,7 +217,7 @@ def read_table(
     Raises:
         DatasetError: no such dataset, city, table or column.
     """
-    paths = _table_shards(dataset_name, city, table)
+    paths = table_shards(dataset_name, city, table)
     if columns is None:
         columns = [name for name in pq.read_schema(paths[0]).names if name != "image"]
     return _read_columns(paths, columns).to_pandas()
@@ -240,7 +240,7 @@ def read_regions(dataset_name: str | Path, city: str) -> gpd.GeoDataFrame:
 
 def read_metadata(dataset_name: str | Path, city: str) -> DatasetMetadata:
     """What the dataset says of itself, from the table of regions."""
-    return _metadata(_table_shards(dataset_name, city, "regions")[0])
+    return _metadata(table_shards(dataset_name, city, "regions")[0])
 
 
 def read_indicators(dataset_name: str | Path, city: str) -> dict[str, Indicator]:
@@ -265,8 +265,28 @@ def list_tables(dataset_name: str | Path) -> list[tuple[str, str]]:
 
 def count_rows(dataset_name: str | Path, city: str, table: str) -> int:
     """Rows of a table, read from the footers of its shards."""
-    paths = _table_shards(dataset_name, city, table)
+    paths = table_shards(dataset_name, city, table)
     return sum(pq.read_metadata(path).num_rows for path in paths)
+
+
+def table_shards(dataset_name: str | Path, city: str, table: str) -> list[Path]:
+    """The Parquet files of a table, in order.
+
+    Args:
+        dataset_name: a dataset folder, or the id of a dataset on the Hub.
+        city: of the table.
+        table: one of the four.
+
+    Raises:
+        DatasetError: no such dataset, city or table.
+    """
+    name = config_name(city, table)
+    root = _resolve(dataset_name, name)
+    paths = sorted((root / DATA_FOLDER / name).glob("part-*.parquet"))
+    if not paths:
+        have = ", ".join(config_name(*pair) for pair in sorted(_configs(root)))
+        raise DatasetError(f"{dataset_name} has no table {name!r}; it has {have}.")
+    return paths
 
 
 def iter_images(
@@ -293,7 +313,7 @@ def iter_images(
     """
     if view not in VIEWS:
         raise DatasetError(f"A view is one of {VIEWS}, got {view!r}.")
-    for path in _table_shards(dataset_name, city, view):
+    for path in table_shards(dataset_name, city, view):
         with pq.ParquetFile(path, pre_buffer=False) as file:
             _check_columns(path, file.schema_arrow.names, columns)
             wanted = list(dict.fromkeys(["image.bytes", *columns]))
@@ -422,16 +442,6 @@ def _shards(root: Path) -> list[Path]:
     return sorted((root / DATA_FOLDER).glob("*/part-*.parquet"))
 
 
-def _table_shards(dataset_name: str | Path, city: str, table: str) -> list[Path]:
-    name = config_name(city, table)
-    root = _resolve(dataset_name, name)
-    paths = sorted((root / DATA_FOLDER / name).glob("part-*.parquet"))
-    if not paths:
-        have = ", ".join(config_name(*pair) for pair in sorted(_configs(root)))
-        raise DatasetError(f"{dataset_name} has no table {name!r}; it has {have}.")
-    return paths
-
-
 def _read_columns(paths: Sequence[Path], columns: Sequence[str]) -> pa.Table:
     parts = []
     for path in paths:
@@ -490,4 +500,5 @@ __all__ = [
     "read_regions",
     "read_rejects",
     "read_table",
+    "table_shards",
 ]

@@ -24,13 +24,13 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from dataset_builders.files import atomic_path, digest, write_json
 from dataset_builders.images import BadImageError, decode_image
 from dataset_builders.schema import VIEWS
 
 from .embedding_tables import METADATA_KEY, read_metadata, write_embeddings
 from .encoders import Encoder
 from .errors import InputError
-from .files import atomic_path, digest, write_json
 
 Row = dict[str, Any]
 

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from dataset_builders.files import atomic_path, digest
 from dataset_builders.schema import VIEWS
 
 from .errors import InputError
-from .files import atomic_path, digest
 
 METADATA_KEY = b"urbanln"
 COUNT_COLUMNS = {"street_view": "n_street_views", "satellite": "n_satellite"}

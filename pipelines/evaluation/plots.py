@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from .files import atomic_path
+from dataset_builders.files import atomic_path
 
 MAX_COLUMNS = 4
 POINT_COLOUR, LINE_COLOUR, MISSING_COLOUR = "#1f5f8b", "#444444", "#c4c4c4"

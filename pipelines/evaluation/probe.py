@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dataset_builders.errors import SplitError
+from dataset_builders.files import atomic_path, digest, write_json
 
 from .controls import fit_coordinates, fit_mean
 from .embedding_tables import BOTH, EmbeddingTable
 from .errors import InputError
-from .files import atomic_path, digest, write_json
 from .probing import Fit, MLPSettings, RidgeSettings, Task, fit_mlp, fit_ridge
 from .results import ResultRow, ResultStore, row_key
 from .splits import Geography, draw_split, geography

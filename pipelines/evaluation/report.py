@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dataset_builders.files import atomic_path
+
 from .errors import InputError
-from .files import atomic_path
 from .probe import (
     CONTROL_NAMES,
     NO_VIEW,

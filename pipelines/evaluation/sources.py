@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from dataset_builders.errors import DatasetError
+from dataset_builders.files import digest
 from dataset_builders.schema import VIEWS, config_name
 from dataset_builders.storage import (
     count_rows,
@@ -18,7 +19,6 @@ from dataset_builders.storage import (
 
 from .embed import Source
 from .errors import InputError
-from .files import digest
 from .probe import City, Target, transform_labels
 
 FOOTER_BYTES = 1 << 16

@@ -21,6 +21,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,0 +1,268 @@
+"""Where images come from, cut into shards: the unit of work that one process takes at a time.
+
+A shard is a range of rows of a Parquet part of a dataset, of files of a folder, or of rows of a
+dataset on the Hub in another layout. Images are read when their turn comes, never all at once.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import pyarrow.parquet as pq
+
+from dataset_builders.errors import DatasetError
+from dataset_builders.schema import VIEWS, config_name
+from dataset_builders.storage import DATA_FOLDER, list_tables, table_shards
+
+from .errors import CaptioningError
+from .recipe import Recipe
+from .records import SourceImage, View
+
+IMAGE_SUFFIXES = frozenset({".avif", ".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+ROWS_AT_A_TIME = 16
+Kind = Literal["dataset", "folder", "hub"]
+
+
+@dataclass(frozen=True)
+class InputShard:
+    """A range of images.
+
+    Attributes:
+        name: unique in the run, safe as a folder's name.
+        table: config name of the table, `<city>-<view>`.
+        view: what the images show.
+        kind: how to read it.
+        source: Parquet file, folder, or dataset id.
+        start: first row or file.
+        count: rows or files.
+        stamp: changes when the images may have changed.
+    """
+
+    name: str
+    table: str
+    view: View
+    kind: Kind
+    source: str
+    start: int
+    count: int
+    stamp: str
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row without a usable id or image."""
+
+    image_id: str
+    reason: str
+    detail: str = ""
+
+
+def list_shards(recipe: Recipe) -> list[InputShard]:
+    """All shards of a run, in a fixed order.
+
+    Raises:
+        CaptioningError: there is no such dataset, table or image.
+    """
+    root = Path(recipe.dataset_name)
+    try:
+        if root.is_dir() and not (root / DATA_FOLDER).is_dir():
+            shards = _folder_shards(recipe, root)
+        elif root.is_dir() or not _is_foreign(recipe):
+            shards = _dataset_shards(recipe)
+        else:
+            shards = _hub_shards(recipe)
+    except DatasetError as error:
+        raise CaptioningError(str(error)) from error
+    if not shards:
+        raise CaptioningError(f"{recipe.dataset_name!r} has no image to caption.")
+    return shards
+
+
+def read_shard(recipe: Recipe, shard: InputShard) -> Iterator[SourceImage | BadRow]:
+    """The images of a shard, in order; rows that cannot be used come as [`BadRow`]."""
+    readers = {"dataset": _dataset_rows, "folder": _folder_rows, "hub": _hub_rows}
+    for image_id, data in readers[shard.kind](recipe, shard):
+        if not data:
+            yield BadRow(image_id, "missing", "the row has no image")
+        else:
+            yield SourceImage(image_id, shard.view, hashlib.sha256(data).hexdigest(), data)
+
+
+# ---- a dataset in this project's layout ---------------------------------------------------------
+
+
+def _is_foreign(recipe: Recipe) -> bool:
+    """Whoever names columns has a Hub dataset in another layout."""
+    return recipe.id_column is not None or recipe.image_column != "image"
+
+
+def _dataset_shards(recipe: Recipe) -> list[InputShard]:
+    tables = [pair for pair in list_tables(recipe.dataset_name) if pair[1] in VIEWS]
+    _check_known("cities", recipe.cities, {city for city, _ in tables})
+    _check_known("views", recipe.views, {view for _, view in tables})
+    shards = []
+    for city, view in tables:
+        if (recipe.cities and city not in recipe.cities) or (
+            recipe.views and view not in recipe.views
+        ):
+            continue
+        left = recipe.max_images
+        for part, path in enumerate(table_shards(recipe.dataset_name, city, view)):
+            rows = pq.read_metadata(path).num_rows
+            total = rows if left is None else min(rows, left)
+            left = None if left is None else left - total
+            stamp = f"{path.stat().st_size}-{path.stat().st_mtime_ns}"
+            for start, count in _ranges(total, recipe.run.images_per_shard):
+                name = f"{config_name(city, view)}-{part:05d}-{start:06d}"
+                table = config_name(city, view)
+                shards.append(
+                    InputShard(
+                        name, table, cast(View, view), "dataset", str(path), start, count, stamp
+                    )
+                )
+    return shards
+
+
+def _dataset_rows(recipe: Recipe, shard: InputShard) -> Iterator[tuple[str, bytes | None]]:
+    first, stop, at = shard.start, shard.start + shard.count, 0
+    with pq.ParquetFile(shard.source, pre_buffer=False) as file:
+        groups = []
+        for index in range(file.num_row_groups):
+            rows = file.metadata.row_group(index).num_rows
+            if at < stop and at + rows > first:
+                groups.append((index, at))
+            at += rows
+        for index, at in groups:
+            columns = ["image.bytes", "image_id"]
+            for batch in file.iter_batches(ROWS_AT_A_TIME, row_groups=[index], columns=columns):
+                if at + len(batch) > first and at < stop:
+                    wanted = batch.slice(max(0, first - at), min(len(batch), stop - at))
+                    for row in wanted.slice(0, stop - max(first, at)).to_pylist():
+                        yield row["image_id"], (row["image"] or {}).get("bytes")
+                at += len(batch)
+
+
+# ---- a folder of images -------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _files(root: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in root.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    )
+
+
+def _folder_shards(recipe: Recipe, root: Path) -> list[InputShard]:
+    table = _own_table(recipe, root.name)
+    paths = _files(root)[: recipe.max_images]
+    shards = []
+    for start, count in _ranges(len(paths), recipe.run.images_per_shard):
+        content = hashlib.sha256()
+        for path in paths[start : start + count]:
+            size, changed = path.stat().st_size, path.stat().st_mtime_ns
+            content.update(f"{path.relative_to(root).as_posix()} {size} {changed}\n".encode())
+        name = f"{config_name(*table)}-{start:08d}"
+        view = cast(View, table[1])
+        stamp = content.hexdigest()[:16]
+        shards.append(
+            InputShard(name, config_name(*table), view, "folder", str(root), start, count, stamp)
+        )
+    return shards
+
+
+def _folder_rows(recipe: Recipe, shard: InputShard) -> Iterator[tuple[str, bytes | None]]:
+    root = Path(shard.source)
+    for path in _files(root)[shard.start : shard.start + shard.count]:
+        yield path.relative_to(root).as_posix(), path.read_bytes()
+
+
+# ---- a dataset on the Hub in another layout -----------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _load(dataset_name: str, split: str, image_column: str, id_column: str | None) -> Any:
+    import datasets
+
+    loaded = datasets.load_dataset(dataset_name, split=split)
+    for name in {image_column, id_column} - {None}:
+        if name not in loaded.column_names:
+            raise CaptioningError(
+                f"{dataset_name!r} has no column {name!r}; it has "
+                f"{', '.join(loaded.column_names)}. Set `image_column` and `id_column`."
+            )
+    # encoded bytes, as they are stored
+    return loaded.cast_column(image_column, datasets.Image(decode=False))
+
+
+def _loaded(recipe: Recipe) -> Any:
+    return _load(recipe.dataset_name, recipe.split, recipe.image_column, recipe.id_column)
+
+
+def _hub_shards(recipe: Recipe) -> list[InputShard]:
+    city, view = _own_table(recipe, recipe.dataset_name.rpartition("/")[2])
+    loaded = _loaded(recipe)
+    total = len(loaded) if recipe.max_images is None else min(len(loaded), recipe.max_images)
+    table = config_name(city, view)
+    return [
+        InputShard(
+            f"{table}-{start:08d}",
+            table,
+            cast(View, view),
+            "hub",
+            recipe.dataset_name,
+            start,
+            count,
+            str(loaded._fingerprint),
+        )
+        for start, count in _ranges(total, recipe.run.images_per_shard)
+    ]
+
+
+def _hub_rows(recipe: Recipe, shard: InputShard) -> Iterator[tuple[str, bytes | None]]:
+    loaded = _loaded(recipe)
+    for number in range(shard.start, shard.start + shard.count):
+        row = loaded[number]
+        image = row[recipe.image_column] or {}
+        data = image.get("bytes")
+        if data is None and image.get("path"):
+            data = Path(image["path"]).read_bytes()
+        yield str(number if recipe.id_column is None else row[recipe.id_column]), data
+
+
+def _own_table(recipe: Recipe, name: str) -> tuple[str, str]:
+    """City and view of images that come without a layout."""
+    if not recipe.views or len(recipe.views) != 1 or recipe.views[0] not in VIEWS:
+        raise CaptioningError(
+            f"{recipe.dataset_name!r} is a plain set of images: say what they show, `views: "
+            f"[street_view]` or `views: [satellite]`; got {recipe.views!r}."
+        )
+    if recipe.cities and len(recipe.cities) != 1:
+        raise CaptioningError(
+            f"{recipe.dataset_name!r} is a plain set of images, which is one city; got "
+            f"{recipe.cities!r}."
+        )
+    plain = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_") or "images"
+    return (recipe.cities[0] if recipe.cities else plain), recipe.views[0]
+
+
+def _check_known(field: str, wanted: tuple[str, ...] | None, known: set[str]) -> None:
+    if unknown := sorted(set(wanted or ()) - known):
+        raise CaptioningError(
+            f"The dataset has no {', '.join(unknown)} among its `{field}`; it has "
+            f"{', '.join(sorted(known))}."
+        )
+
+
+def _ranges(total: int, size: int) -> list[tuple[int, int]]:
+    return [(start, min(size, total - start)) for start in range(0, total, size)]
+
+
+__all__ = ["BadRow", "InputShard", "list_shards", "read_shard"]
