@@ -20,10 +20,9 @@ _LIST_MARKER = re.compile(r"\s*(?:#+\s+|[-*•]\s+|\(?\d{1,2}[.)]\s+)?")
 _END_MARK = re.compile(r"[.!?]+[\"'”’)\]*]*")
 _LAST_WORD = re.compile(r"[A-Za-z.]+$")
 _GLUED_WORD = re.compile(r"[a-z]{3,}$")
-_ABBREVIATIONS = frozenset(
-    ("approx", "av", "ave", "bldg", "blvd", "ca", "cf", "dept", "dr", "e.g", "eg", "fig", "ft")
-    + ("hwy", "i.e", "ie", "inc", "jr", "ltd", "mr", "mrs", "ms", "mt", "nr", "prof", "rd", "sr")
-    + ("st", "u.k", "u.s", "vs")
+_ABBREVIATION = re.compile(
+    r"approx|ave?|bldg|blvd|ca|cf|dept|dr|e\.?g|fig|ft|hwy|i\.?e|inc|jr|ltd|mr|mrs|ms|mt|nr|prof|rd"
+    r"|sr|st|u\.k|u\.s|vs|[A-Z]",
 )
 _Item = TypeVar("_Item")
 _FACT_END = re.compile(r"\)\s*,")
@@ -154,7 +153,8 @@ def _ends(text: str, mark: re.Match[str], line_end: int) -> bool:
     word = _LAST_WORD.search(before[-20:])
     if word is None:
         return True
-    return word[0].lower() not in _ABBREVIATIONS and not (len(word[0]) == 1 and word[0].isupper())
+    # an initial is a capital; the others are written either way
+    return not any(_ABBREVIATION.fullmatch(form) for form in (word[0], word[0].lower()))
 
 
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:

