@@ -1,50 +1,62 @@
 """Who works on which shard: leases on a folder that all machines see.
 
-A lease is a folder, since making one is atomic everywhere. Its holder touches it now and then;
-one that has not been touched for long, or whose process is gone, is taken over.
+A lease is a folder with one file, whose name says who holds it. To put the folder in its place, to
+give the file another name and to delete it are atomic on every file system, network ones too, so
+of many that try at once one wins. The holder touches the file now and then; a lease that has not
+been touched for long, or whose process is gone, is taken over.
 """
 
-import json
 import os
-import shutil
 import socket
 import threading
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 HEARTBEATS_PER_TIMEOUT = 6
-OWNER_FILE = "owner.json"
+SEPARATOR = "--"
 
 
 class LeaseLostError(RuntimeError):
     """Another process has taken the lease over, since this one did not show a sign of life."""
 
 
+@dataclass(frozen=True)
+class _Owner:
+    host: str
+    pid: int
+    token: str
+
+    @property
+    def file_name(self) -> str:
+        return SEPARATOR.join((self.host, str(self.pid), self.token))
+
+
 class Lease:
     """The right to work on something, held by one process at a time.
 
     Args:
-        path: of the lease's folder; its parent must be there.
+        path: of the lease's folder; its parent is made if need be.
         timeout_s: seconds without a sign of life after which it may be taken over.
     """
 
     def __init__(self, path: Path, timeout_s: float = 120.0):
         self.path = path
         self.timeout_s = timeout_s
-        self._token = uuid.uuid4().hex
+        self._me = _Owner(socket.gethostname(), os.getpid(), uuid.uuid4().hex)
         self._now = 0.0
         self._stop = threading.Event()
         self._heart: threading.Thread | None = None
 
+    @property
+    def _mine(self) -> Path:
+        return self.path / self._me.file_name
+
     def acquire(self) -> bool:
         """Take the lease if it is free or dead; returns whether it is ours now."""
-        if not self._make():
-            if not self._is_dead():
-                return False
-            self._bury()
-            if not self._make():
-                return False
+        if not self._create() and not self._take_over():
+            return False
         self._stop.clear()
         self._heart = threading.Thread(target=self._beat, daemon=True)
         self._heart.start()
@@ -56,7 +68,7 @@ class Lease:
         Raises:
             LeaseLostError: it is not.
         """
-        if self._owner().get("token") != self._token:
+        if not self._mine.exists():
             raise LeaseLostError(
                 f"The lease {self.path} was taken over by another process: this one gave no sign "
                 f"of life for {self.timeout_s:g} s. Its finished units are kept."
@@ -67,8 +79,11 @@ class Lease:
         self._stop.set()
         if self._heart is not None:
             self._heart.join()
-        if self._owner().get("token") == self._token:
-            shutil.rmtree(self.path, ignore_errors=True)
+        try:
+            self._mine.unlink()
+            self.path.rmdir()
+        except OSError:
+            pass  # taken over, or taken anew between the two
 
     def __enter__(self) -> "Lease":
         return self
@@ -81,65 +96,49 @@ class Lease:
     ) -> None:
         self.release()
 
-    def _make(self) -> bool:
-        # whole at once: a folder with its owner inside is renamed into place
-        fresh = self.path.with_name(f".{self.path.name}.{self._token}")
-        fresh.mkdir(parents=True, exist_ok=True)
-        owner = {"token": self._token, "host": socket.gethostname(), "pid": os.getpid()}
-        (fresh / OWNER_FILE).write_text(json.dumps(owner))
+    def _create(self) -> bool:
+        """Put a folder with our name in its place; fails where one with something in it is."""
+        fresh = self.path.with_name(f".{self.path.name}.{self._me.token}")
+        fresh.mkdir(parents=True)
+        (fresh / self._me.file_name).touch()
         # by the clock of the file system, since those of the machines may differ
-        self._now = (fresh / OWNER_FILE).stat().st_mtime
+        self._now = (fresh / self._me.file_name).stat().st_mtime
         try:
-            fresh.rename(self.path)  # fails where a folder with something in it is there
+            fresh.rename(self.path)
         except OSError:
-            shutil.rmtree(fresh, ignore_errors=True)
+            (fresh / self._me.file_name).unlink()
+            fresh.rmdir()
             return False
         return True
 
-    def _owner(self) -> dict[str, object]:
-        try:
-            return dict(json.loads((self.path / OWNER_FILE).read_text()))
-        except (OSError, ValueError):
-            return {}
+    def _take_over(self) -> bool:
+        """Put our name in place of a dead one's."""
+        for file in list(self.path.glob(f"*{SEPARATOR}*")):
+            try:
+                if not self._is_dead(file):
+                    return False
+                os.utime(file)  # before it bears our name, so that it is never ours and old
+                file.rename(self._mine)
+                return True
+            except OSError:
+                return False  # somebody else was faster
+        return False
 
-    def _is_dead(self) -> bool:
-        owner = self._owner()
-        if owner.get("host") == socket.gethostname() and not _is_alive(owner.get("pid")):
+    def _is_dead(self, file: Path) -> bool:
+        host, pid, _ = file.name.rsplit(SEPARATOR, 2)
+        if host == self._me.host and not _is_alive(int(pid)):
             return True
-        try:
-            age = self._now - (self.path / OWNER_FILE).stat().st_mtime
-        except OSError:
-            return False  # being given back this moment
-        return age > self.timeout_s
-
-    def _bury(self) -> None:
-        """Remove the dead lease, unless somebody else has just taken it over."""
-        dead = self._owner().get("token")
-        grave = self.path.with_name(f".{self.path.name}.dead.{self._token}")
-        try:
-            self.path.rename(grave)
-        except OSError:
-            return
-        try:
-            token = json.loads((grave / OWNER_FILE).read_text()).get("token")
-        except (OSError, ValueError):
-            token = None
-        if token != dead:
-            grave.rename(self.path)
-            return
-        shutil.rmtree(grave, ignore_errors=True)
+        return self._now - file.stat().st_mtime > self.timeout_s
 
     def _beat(self) -> None:
         while not self._stop.wait(self.timeout_s / HEARTBEATS_PER_TIMEOUT):
             try:
-                os.utime(self.path / OWNER_FILE)
+                os.utime(self._mine)
             except OSError:
                 return  # taken over; check() will say so
 
 
-def _is_alive(pid: object) -> bool:
-    if not isinstance(pid, int):
-        return False
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,0 +1,134 @@
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines.captioning.errors import RequestFailedError
+from pipelines.captioning.ledger import Ledger, unit_key
+from pipelines.captioning.records import Box, Sampling
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def once(ledger, key, compute, **kwargs):
+    return asyncio.run(ledger.once(key, "describe", "image", compute, **kwargs))
+
+
+async def answer(value):
+    return value
+
+
+def test_unit_key_depends_on_every_part_and_on_nothing_else():
+    key = unit_key("local", box=Box(1, 2, 3, 4), sampling=Sampling(seed=1), prompt="a")
+    assert key == unit_key("local", prompt="a", sampling=Sampling(seed=1), box=Box(1, 2, 3, 4))
+    others = [
+        unit_key("merge", box=Box(1, 2, 3, 4), sampling=Sampling(seed=1), prompt="a"),
+        unit_key("local", box=Box(1, 2, 3, 5), sampling=Sampling(seed=1), prompt="a"),
+        unit_key("local", box=Box(1, 2, 3, 4), sampling=Sampling(seed=2), prompt="a"),
+        unit_key("local", box=Box(1, 2, 3, 4), sampling=Sampling(seed=1), prompt="b"),
+    ]
+    assert len({key, *others}) == 5
+
+
+def test_unit_key_refuses_what_has_no_fixed_text():
+    with pytest.raises(TypeError, match="set"):
+        unit_key("local", words={"a"})
+
+
+def test_once_computes_once_and_remembers_over_a_reopening(tmp_path):
+    calls = []
+
+    async def compute():
+        calls.append(1)
+        return {"text": "ü", "box": (1, 2)}
+
+    with Ledger(tmp_path / "units.sqlite") as ledger:
+        first = once(ledger, "k", compute)
+    with Ledger(tmp_path / "units.sqlite") as ledger:
+        second = once(ledger, "k", compute)
+    assert len(calls) == 1
+    # the first run sees what a resumed one reads
+    assert first.result == second.result == {"text": "ü", "box": [1, 2]}
+
+
+def test_once_does_a_unit_once_for_two_coroutines(tmp_path):
+    calls = []
+
+    async def compute():
+        calls.append(1)
+        await asyncio.sleep(0.01)
+        return 7
+
+    async def both(ledger):
+        return await asyncio.gather(
+            *(ledger.once("k", "describe", "image", compute) for _ in range(5))
+        )
+
+    with Ledger(tmp_path / "units.sqlite") as ledger:
+        assert {unit.result for unit in asyncio.run(both(ledger))} == {7}
+    assert len(calls) == 1
+
+
+def test_failures_are_units_until_they_are_forgotten(tmp_path):
+    async def fail():
+        raise RequestFailedError("http_500", "x" * 2000, attempts=4)
+
+    with Ledger(tmp_path / "units.sqlite") as ledger:
+        unit = once(ledger, "k", fail, model="m")
+        assert (unit.failed, unit.reason, unit.attempts) == (True, "http_500", 4)
+        assert once(ledger, "k", lambda: answer(1)).failed
+        assert len(next(iter(ledger.units())).detail) == 500
+        assert ledger.forget_failures() == 1
+        assert once(ledger, "k", lambda: answer(1)).result == 1
+
+
+def test_an_unexpected_error_is_no_unit(tmp_path):
+    async def broken():
+        raise KeyError("a bug")
+
+    with Ledger(tmp_path / "units.sqlite") as ledger:
+        with pytest.raises(KeyError):
+            once(ledger, "k", broken)
+        assert ledger.get("k") is None
+
+
+def test_a_result_with_nan_is_refused(tmp_path):
+    with Ledger(tmp_path / "units.sqlite") as ledger, pytest.raises(ValueError, match="JSON"):
+        once(ledger, "k", lambda: answer(float("nan")))
+
+
+KILLED = """
+import asyncio, sys
+from pathlib import Path
+from pipelines.captioning.ledger import Ledger
+
+async def main():
+    with Ledger(Path(sys.argv[1])) as ledger:
+        for number in range(10**6):
+            async def compute(number=number):
+                return number
+            await ledger.once(f"{number:07d}", "describe", "image", compute)
+            print(number, flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_sigkill_loses_no_unit_that_was_done(tmp_path):
+    path = tmp_path / "units.sqlite"
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    last = 0
+    while last < 50:
+        last = int(process.stdout.readline())
+    os.kill(process.pid, signal.SIGKILL)
+    last = max([last, *(int(line) for line in process.stdout.read().split())])
+    process.wait()
+    with Ledger(path) as ledger:
+        assert [unit.result for unit in ledger.units()][: last + 1] == list(range(last + 1))

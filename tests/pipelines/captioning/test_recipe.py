@@ -1,0 +1,81 @@
+import pytest
+import yaml
+
+from pipelines.captioning.errors import CaptioningError
+from pipelines.captioning.recipe import Component, make_recipe, read_recipe
+
+MINIMAL = {"dataset_name": "city", "output_dir": "out", "models": [{"name": "m"}]}
+
+
+def test_a_minimal_recipe_has_the_papers_settings():
+    recipe = make_recipe(MINIMAL)
+    assert recipe.consensus.weights == (5.0, 5.0, 2.0)
+    assert (recipe.filter.mode, recipe.filter.threshold) == ("independent", 0.01)
+    assert recipe.privacy.blur == "remote"
+    assert recipe.model_names == ("m",)
+
+
+def test_nested_fields_are_converted(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    values = MINIMAL | {
+        "segment": {"segmenter": "sam"},
+        "filter": {"detector": {"name": "owlv2", "options": {"model": "x"}}, "threshold": 1},
+        "generate": {"temperature": [0, 1]},
+        "cities": "harborview",
+    }
+    path.write_text(yaml.safe_dump(values))
+    recipe = read_recipe(path, output_dir="elsewhere", max_images=None)
+    assert recipe.segment.segmenter == Component("sam")
+    assert recipe.filter.detector.options == {"model": "x"}
+    assert recipe.filter.threshold == 1.0
+    assert recipe.generate.temperature == (0.0, 1.0)
+    assert recipe.cities == ("harborview",)
+    assert recipe.output_dir == "elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"generat": {}}, "no field 'generat'.*Did you mean 'generate'"),
+        ({"generate": {"captions_per_modl": 3}}, "generate.captions_per_modl.*captions_per_model"),
+        ({"generate": {"captions_per_model": "3"}}, "must be int, got '3'"),
+        ({"generate": {"captions_per_model": True}}, "must be int, got True"),
+        ({"generate": {"captions_per_model": 0}}, "must be 1 or more, got 0"),
+        ({"generate": 3}, "generate must be a mapping"),
+        ({"filter": {"mode": "both"}}, "filter.mode.*one of"),
+        ({"consensus": {"weights": [1, 2]}}, "must have 3 values"),
+        ({"models": []}, "at least one model"),
+        ({"models": [{"preset": "x"}]}, "needs a `name`"),
+        ({"models": [{"name": "a"}, {"name": "a"}]}, "Two models have one name"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_with_the_field(change, message):
+    with pytest.raises(CaptioningError, match=message):
+        make_recipe(MINIMAL | change)
+
+
+def test_a_missing_field_is_named():
+    with pytest.raises(CaptioningError, match="lacks output_dir"):
+        make_recipe({"dataset_name": "city", "models": [{"name": "m"}]})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("[1, 2]", "must be a mapping"), ("a: [", "not YAML")]
+)
+def test_a_file_that_is_no_recipe_is_refused(tmp_path, text, message):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(CaptioningError, match=message):
+        read_recipe(path)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(CaptioningError, match="cannot be read"):
+        read_recipe(tmp_path / "none.yaml")
+
+
+def test_outcome_fields_leave_out_what_changes_no_result():
+    recipe = make_recipe(MINIMAL)
+    other = make_recipe(MINIMAL | {"output_dir": "b", "run": {"images_in_flight": 3}})
+    assert recipe.outcome_fields() == other.outcome_fields()
+    assert recipe.outcome_fields() != make_recipe(MINIMAL | {"seed": 1}).outcome_fields()
