@@ -1,17 +1,16 @@
-"""All that the stages work with, opened from a recipe."""
+"""All that the stages work with, opened from a recipe; models load when they are first asked."""
 
 import asyncio
-import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property, partial
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from .clients import open_model
 from .detectors import open_detector
 from .encoder import PhraseCache, sentence_encoder
-from .errors import CaptioningError
 from .privacy import Blurrer
 from .prompts import Prompts, load_prompts
 from .recipe import Component, Recipe
@@ -23,15 +22,116 @@ T = TypeVar("T")
 
 
 class OneThread:
-    """Runs the calls of something that is no good in several threads, one after another."""
+    """Runs, one after another, the calls of something that several threads may not share."""
 
     def __init__(self, name: str):
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
 
     async def __call__(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a function in the thread."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, partial(function, *args))
 
     def close(self) -> None:
         """Wait for what runs."""
-        self._pool.shutdown()
+        self._pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class Kit:
+    """What the stages work with.
+
+    Attributes:
+        recipe: the run.
+        models: by name, in the recipe's order.
+        segmenter: finds things.
+        parser: reads sentences.
+        detector: looks for phrases.
+        encode: embeds phrases, each once.
+        prompts: what models are asked.
+        blurrer: makes faces and plates unreadable.
+    """
+
+    recipe: Recipe
+    models: Mapping[str, CaptionModel]
+    segmenter: Segmenter
+    parser: SceneGraphParser
+    detector: PhraseDetector
+    encode: PhraseCache
+    prompts: Prompts
+    blurrer: Blurrer
+    in_parser: OneThread = field(default_factory=lambda: OneThread("parser"))
+    in_detector: OneThread = field(default_factory=lambda: OneThread("detector"))
+    in_encoder: OneThread = field(default_factory=lambda: OneThread("encoder"))
+
+    @property
+    def revisions(self) -> dict[str, str]:
+        """Of all parts: what exactly gives the answers."""
+        parts = {
+            "segmenter": self.segmenter.revision,
+            "parser": self.parser.revision,
+            "detector": self.detector.revision,
+            "encoder": self.encode.revision,
+            "prompts": self.prompts.revision,
+            "blurrer": self.blurrer.revision,
+        }
+        return parts | {f"model {name}": model.revision for name, model in self.models.items()}
+
+    def blurred_for(self, model: CaptionModel) -> bool:
+        """Whether the model gets images with faces and plates made unreadable."""
+        blur = self.recipe.privacy.blur
+        return blur == "always" or (blur == "remote" and model.remote)
+
+    async def close_models(self) -> None:
+        """Let go of the models' memory and connections; they come back when they are asked."""
+        for model in self.models.values():
+            await model.close()
+
+
+@contextmanager
+def open_kit(recipe: Recipe) -> Iterator[Kit]:
+    """Open everything a recipe names.
+
+    Raises:
+        CaptioningError: a name or an option that does not exist.
+        MissingDependencyError: a package or a data file is not there.
+    """
+    consensus = recipe.consensus
+    kit = Kit(
+        recipe=recipe,
+        models={model["name"]: _open_model(model) for model in recipe.models},
+        segmenter=_open(open_segmenter, recipe.segment.segmenter),
+        parser=_open(open_parser, recipe.filter.parser),
+        detector=_open(_open_detector, recipe.filter.detector),
+        encode=PhraseCache(sentence_encoder(consensus.encoder)),
+        prompts=load_prompts(recipe.prompts),
+        blurrer=Blurrer(recipe.privacy.detector),
+    )
+    try:
+        yield kit
+    finally:
+        for thread in (kit.in_parser, kit.in_detector, kit.in_encoder):
+            thread.close()
+
+
+def _open(opener: Callable[..., T], component: Component) -> T:
+    return opener(component.name, **component.options)
+
+
+def _open_model(config: Mapping[str, Any]) -> CaptionModel:
+    if config.get("client") == "simulated":
+        from .simulated import open_simulated_model
+
+        return open_simulated_model(config)
+    return open_model(config)
+
+
+def _open_detector(name: str, **options: Any) -> PhraseDetector:
+    if name == "simulated":
+        from .simulated import open_simulated_detector
+
+        return open_simulated_detector(options)
+    return open_detector(name, **options)
+
+
+__all__ = ["Kit", "OneThread", "open_kit"]
