@@ -99,10 +99,10 @@ def open_kit(recipe: Recipe) -> Iterator[Kit]:
     consensus = recipe.consensus
     kit = Kit(
         recipe=recipe,
-        models={model["name"]: _open_model(model) for model in recipe.models},
+        models={model["name"]: _open_model(recipe, model) for model in recipe.models},
         segmenter=_open(open_segmenter, recipe.segment.segmenter),
         parser=_open(open_parser, recipe.filter.parser),
-        detector=_open(_open_detector, recipe.filter.detector),
+        detector=_open_detector(recipe, recipe.filter.detector),
         encode=PhraseCache(sentence_encoder(consensus.encoder)),
         prompts=load_prompts(recipe.prompts),
         blurrer=Blurrer(recipe.privacy.detector),
@@ -118,20 +118,20 @@ def _open(opener: Callable[..., T], component: Component) -> T:
     return opener(component.name, **component.options)
 
 
-def _open_model(config: Mapping[str, Any]) -> CaptionModel:
+def _open_model(recipe: Recipe, config: Mapping[str, Any]) -> CaptionModel:
     if config.get("client") == "simulated":
         from .simulated import open_simulated_model
 
-        return open_simulated_model(config)
+        return open_simulated_model({"dataset_name": recipe.dataset_name, **config})
     return open_model(config)
 
 
-def _open_detector(name: str, **options: Any) -> PhraseDetector:
-    if name == "simulated":
+def _open_detector(recipe: Recipe, component: Component) -> PhraseDetector:
+    if component.name == "simulated":
         from .simulated import open_simulated_detector
 
-        return open_simulated_detector(options)
-    return open_detector(name, **options)
+        return open_simulated_detector({"dataset_name": recipe.dataset_name, **component.options})
+    return _open(open_detector, component)
 
 
 __all__ = ["Kit", "OneThread", "open_kit"]
