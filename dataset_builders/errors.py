@@ -13,4 +13,19 @@ class SplitError(ValueError):
     """There are too few regions or blocks for the split that was asked for."""
 
 
-__all__ = ["DatasetError", "SourceError", "SplitError"]
+class MissingExtraError(ImportError):
+    """A package that is only installed with an extra.
+
+    Args:
+        package: that is missing.
+        extra: that brings it.
+    """
+
+    def __init__(self, package: str, extra: str):
+        super().__init__(
+            f"This needs the package {package!r}, which is not installed: "
+            f'pip install -e ".[{extra}]"'
+        )
+
+
+__all__ = ["DatasetError", "MissingExtraError", "SourceError", "SplitError"]

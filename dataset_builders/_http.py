@@ -1,0 +1,466 @@
+"""The one network room: everything that is fetched goes through here.
+
+Polite (a rate for each host, an honest user agent, `Retry-After` obeyed), patient (back-off that
+doubles, is capped and jittered), and careful: an answer counts as "ok" only when it has been read
+to its end and checked. What has been fetched lies in a ledger and is never asked for again. The
+first answer that says that a quota is used up, or a key refused, stops everything.
+"""
+
+import asyncio
+import email.utils
+import hashlib
+import random
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, cast
+
+from .errors import DatasetError, MissingExtraError
+from .files import atomic_path
+
+Status = Literal["ok", "missing", "blank", "placeholder", "quota", "denied", "invalid", "failed"]
+FINAL: frozenset[Status] = frozenset({"ok", "missing", "blank", "placeholder", "invalid"})
+"""States that asking again would not change; "failed" is tried anew by the next run."""
+STOPPING: frozenset[Status] = frozenset({"quota", "denied"})
+RETRIED_CODES = frozenset({408, 425, 429, 500, 502, 503, 504})
+MISSING_CODES = frozenset({204, 404, 410})
+DENIED_CODES = frozenset({401, 403})
+MAX_RETRY_AFTER_S = 600.0
+USER_AGENT = "UrbanLN-dataset-builders/0.1 (research; +https://github.com/urbanln/urbanln)"
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS fetched (
+    key TEXT PRIMARY KEY,
+    status TEXT NOT NULL,
+    code INTEGER,
+    sha256 TEXT,
+    size INTEGER NOT NULL,
+    detail TEXT NOT NULL,
+    fetched_at REAL NOT NULL
+) WITHOUT ROWID
+"""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a host is asked to bear: requests a second, and how many at once."""
+
+    per_second: float = 2.0
+    at_once: int = 4
+
+    def __post_init__(self) -> None:
+        if self.per_second <= 0 or self.at_once < 1:
+            raise DatasetError(
+                f"A limit needs a rate above 0 and one request at least, got {self}."
+            )
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something to fetch.
+
+    Attributes:
+        key: names it in the ledger; holds no secret, and does not change when a URL expires.
+        url: without secrets in the path.
+        params: of the query; secrets belong here or in `headers`, which are never stored or shown.
+        headers: of the request.
+    """
+
+    key: str
+    url: str
+    params: Mapping[str, str] = field(default_factory=dict, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check makes of an answer that was read to its end."""
+
+    status: Status
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What became of an item.
+
+    Attributes:
+        key: of the item.
+        status: see [`Status`].
+        code: of the last HTTP answer; None if there was none.
+        sha256: of the content, which lies in the store; None unless "ok".
+        size: of the content in bytes.
+        detail: why it is not "ok".
+        fetched_at: seconds since 1970.
+    """
+
+    key: str
+    status: Status
+    code: int | None = None
+    sha256: str | None = None
+    size: int = 0
+    detail: str = ""
+    fetched_at: float = 0.0
+
+
+class StoppedError(DatasetError):
+    """A provider refuses to go on: quota used up, or key refused. What is there is kept."""
+
+    def __init__(self, fetched: Fetched):
+        self.fetched = fetched
+        remedy = (
+            "Run the same command again when the quota is renewed."
+            if fetched.status == "quota"
+            else "Check the key and its permissions, then run the same command again."
+        )
+        super().__init__(
+            f"The provider answered {fetched.status!r} (HTTP {fetched.code}) for {fetched.key}: "
+            f"{fetched.detail} {remedy}"
+        )
+
+
+Check = Callable[[bytes, str], Verdict]
+"""From the content and its media type to a verdict."""
+
+
+class RateLimiter:
+    """Gives out moments that are at least `1 / per_second` apart.
+
+    The moments are reserved, not slept for in turn, so that many waiters reach the rate exactly.
+    """
+
+    def __init__(self, limit: Limit):
+        self._interval = 1.0 / limit.per_second
+        self._next = 0.0
+        self._gate = asyncio.Semaphore(limit.at_once)
+
+    async def __aenter__(self) -> None:
+        await self._gate.acquire()
+        try:
+            now = time.monotonic()
+            moment = max(now, self._next)
+            self._next = moment + self._interval
+            while (delay := moment - time.monotonic()) > 0:  # a sleep may end a little early
+                await asyncio.sleep(delay)
+        except BaseException:
+            self._gate.release()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._gate.release()
+
+    def pause(self, seconds: float) -> None:
+        """Give out no moment for so long."""
+        self._next = max(self._next, time.monotonic() + seconds)
+
+
+class Store:
+    """The ledger of what was fetched, and the contents by their hash.
+
+    Args:
+        folder: of both; made if need be.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._database = sqlite3.connect(self.folder / "ledger.sqlite", isolation_level=None)
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = NORMAL")
+        self._database.execute(SCHEMA)
+
+    def close(self) -> None:
+        """Give the ledger free."""
+        self._database.close()
+
+    def get(self, key: str) -> Fetched | None:
+        """What became of an item, if it was fetched."""
+        row = self._database.execute("SELECT * FROM fetched WHERE key = ?", (key,)).fetchone()
+        return Fetched(*row) if row else None
+
+    def put(self, fetched: Fetched, content: bytes | None = None) -> None:
+        """Store what became of an item; its content first, so that the ledger never lies."""
+        if content is not None:
+            path = self.path(str(fetched.sha256))
+            if not path.exists():
+                with atomic_path(path) as temporary:
+                    temporary.write_bytes(content)
+        self._database.execute(
+            "INSERT OR REPLACE INTO fetched VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                fetched.key,
+                fetched.status,
+                fetched.code,
+                fetched.sha256,
+                fetched.size,
+                fetched.detail,
+                fetched.fetched_at,
+            ),
+        )
+
+    def path(self, sha256: str) -> Path:
+        """The file of a content."""
+        return self.folder / "content" / sha256[:2] / sha256
+
+    def read(self, key: str) -> bytes | None:
+        """The content of an item that is "ok"."""
+        fetched = self.get(key)
+        if fetched is None or fetched.status != "ok" or fetched.sha256 is None:
+            return None
+        return self.path(fetched.sha256).read_bytes()
+
+    def counts(self, prefix: str = "") -> dict[str, int]:
+        """How many items are in which state."""
+        rows = self._database.execute(
+            "SELECT status, count(*) FROM fetched WHERE substr(key, 1, ?) = ? "
+            "GROUP BY status ORDER BY status",
+            (len(prefix), prefix),
+        )
+        return dict(rows.fetchall())
+
+    def failures(self, prefix: str = "") -> Iterator[Fetched]:
+        """Items that are neither "ok" nor "missing", by key."""
+        rows = self._database.execute(
+            "SELECT * FROM fetched WHERE substr(key, 1, ?) = ? "
+            "AND status NOT IN ('ok', 'missing') ORDER BY key",
+            (len(prefix), prefix),
+        )
+        for row in rows:
+            yield Fetched(*row)
+
+    def forget_failures(self, prefix: str = "") -> int:
+        """Let what is not "ok" or "missing" be fetched again; returns how many items that are."""
+        return self._database.execute(
+            "DELETE FROM fetched WHERE substr(key, 1, ?) = ? AND status NOT IN ('ok', 'missing')",
+            (len(prefix), prefix),
+        ).rowcount
+
+    def mark_placeholders(self, prefix: str, more_than: int) -> int:
+        """Call contents that came for many items placeholders ("no picture here").
+
+        Args:
+            prefix: of the keys of a provider.
+            more_than: items with the same content that are still believed.
+
+        Returns:
+            How many items lost their content.
+        """
+        return self._database.execute(
+            "UPDATE fetched SET status = 'placeholder', detail = 'the same picture as many others' "
+            "WHERE status = 'ok' AND substr(key, 1, ?) = ? AND sha256 IN (SELECT sha256 FROM "
+            "fetched WHERE status = 'ok' AND substr(key, 1, ?) = ? GROUP BY sha256 "
+            "HAVING count(*) > ?)",
+            (len(prefix), prefix, len(prefix), prefix, more_than),
+        ).rowcount
+
+
+class Fetcher:
+    """Fetches items, each at most once over all runs.
+
+    Args:
+        store: ledger and contents.
+        limits: by host name; other hosts get the default limit.
+        max_attempts: for each item and run.
+        backoff_s: before the second attempt; doubles, up to `max_backoff_s`.
+        max_backoff_s: the longest wait that is not asked for by the server.
+        timeout_s: without a byte.
+        user_agent: says who asks, and how to reach them; ASCII.
+        seed: of the jitter.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        limits: Mapping[str, Limit] | None = None,
+        max_attempts: int = 5,
+        backoff_s: float = 1.0,
+        max_backoff_s: float = 60.0,
+        timeout_s: float = 30.0,
+        user_agent: str = USER_AGENT,
+        seed: int = 0,
+    ):
+        if not user_agent.isascii():
+            raise DatasetError(f"A user agent is ASCII, got {user_agent!r}.")
+        self._store = store
+        self._limits = dict(limits or {})
+        self._limiters: dict[str, RateLimiter] = {}
+        self._max_attempts = max_attempts
+        self._backoff_s, self._max_backoff_s = backoff_s, max_backoff_s
+        self._jitter = random.Random(seed)
+        self._client = _client(timeout_s, user_agent)
+
+    async def __aenter__(self) -> "Fetcher":
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._client.aclose()
+
+    async def fetch_all(
+        self, items: Iterable[Item], check: Check, in_flight: int = 64
+    ) -> AsyncIterator[Fetched]:
+        """Fetch items as they come from the iterable, a bounded number at a time.
+
+        Args:
+            items: may be a generator of millions.
+            check: judges every answer; see [`check_image`].
+            in_flight: items that wait for their turn or their answer.
+
+        Yields:
+            What became of each, in the order of completion.
+
+        Raises:
+            StoppedError: quota used up or key refused; what was in flight is lost, the rest kept.
+        """
+        waiting, source = set[asyncio.Task[Fetched]](), iter(items)
+        try:
+            while True:
+                while len(waiting) < in_flight and (item := next(source, None)) is not None:
+                    waiting.add(asyncio.create_task(self.fetch(item, check)))
+                if not waiting:
+                    return
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    yield task.result()
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    async def fetch(self, item: Item, check: Check) -> Fetched:
+        """Fetch one item, unless it has been."""
+        known = self._store.get(item.key)
+        if known is not None and known.status in FINAL:
+            return known
+        fetched, content = await self._attempts(item, check)
+        self._store.put(fetched, content if fetched.status == "ok" else None)
+        if fetched.status in STOPPING:
+            raise StoppedError(fetched)
+        return fetched
+
+    async def _attempts(self, item: Item, check: Check) -> tuple[Fetched, bytes]:
+        import httpx2
+
+        code, detail = None, ""
+        limiter = self._limiter(httpx2.URL(item.url).host)
+        for attempt in range(self._max_attempts):
+            wait = self._wait(attempt)
+            try:
+                async with limiter:
+                    response = await self._client.get(
+                        item.url, params=dict(item.params) or None, headers=dict(item.headers)
+                    )
+            except httpx2.HTTPError as error:
+                # the message may hold the whole URL, key and all
+                detail = type(error).__name__
+            else:
+                code = response.status_code
+                if code not in RETRIED_CODES:
+                    return _judge(item, response, check), response.content
+                detail = f"HTTP {code}"
+                if (asked := _retry_after(response.headers)) is not None:
+                    limiter.pause(asked)
+                    wait = 0.0
+            if attempt + 1 < self._max_attempts:
+                await asyncio.sleep(wait)
+        detail = f"{detail} after {self._max_attempts} attempts"
+        return Fetched(item.key, "failed", code, detail=detail, fetched_at=time.time()), b""
+
+    def _limiter(self, host: str) -> RateLimiter:
+        if host not in self._limiters:
+            self._limiters[host] = RateLimiter(self._limits.get(host, Limit()))
+        return self._limiters[host]
+
+    def _wait(self, attempt: int) -> float:
+        longest = min(self._max_backoff_s, self._backoff_s * 2**attempt)
+        return longest * self._jitter.uniform(0.5, 1.0)
+
+
+def check_image(content: bytes, media_type: str) -> Verdict:
+    """An answer that must be a picture: decoded to its end, and not of one colour.
+
+    Args:
+        content: the bytes.
+        media_type: as the server says.
+    """
+    from .images import BadImageError, decode_image
+
+    if media_type.startswith(("text/", "application/json")):
+        return Verdict("invalid", f"{media_type} in place of a picture")
+    try:
+        image = decode_image(content)
+    except BadImageError as error:
+        return Verdict("invalid", f"{error.reason}: {error}")
+    extrema = cast(tuple[tuple[int, int], ...], image.getextrema())
+    if all(low == high for low, high in extrema):
+        return Verdict("blank", "one colour")
+    return Verdict("ok")
+
+
+def _client(timeout_s: float, user_agent: str) -> Any:
+    try:
+        import httpx2
+    except ImportError as error:
+        raise MissingExtraError("httpx2", "geo") from error
+    return httpx2.AsyncClient(
+        timeout=timeout_s,
+        follow_redirects=True,
+        headers={"User-Agent": user_agent},
+        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64),
+    )
+
+
+def _judge(item: Item, response: Any, check: Check) -> Fetched:
+    code, content = response.status_code, response.content
+    media_type = response.headers.get("content-type", "")
+    if code in DENIED_CODES:
+        verdict = Verdict("denied", "the server refuses the request")
+    elif code in MISSING_CODES:
+        verdict = Verdict("missing", f"HTTP {code}")
+    elif code != 200:
+        verdict = Verdict("invalid", f"HTTP {code}")
+    elif not content:
+        verdict = Verdict("invalid", "an empty answer")
+    else:
+        verdict = check(content, media_type)
+    if verdict.status != "ok":
+        return Fetched(
+            item.key, verdict.status, code, detail=verdict.detail, fetched_at=time.time()
+        )
+    digest = hashlib.sha256(content).hexdigest()
+    return Fetched(item.key, "ok", code, digest, len(content), "", time.time())
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the server asks to wait for, from a number or a date."""
+    text = headers.get("retry-after")
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
+        except ValueError:
+            return None
+    return min(max(0.0, seconds), MAX_RETRY_AFTER_S)
+
+
+__all__ = [
+    "Fetched",
+    "Fetcher",
+    "Item",
+    "Limit",
+    "RateLimiter",
+    "StoppedError",
+    "Store",
+    "Verdict",
+    "check_image",
+]

@@ -1,0 +1,329 @@
+import asyncio
+import collections
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataset_builders._http import (
+    Fetcher,
+    Item,
+    Limit,
+    RateLimiter,
+    StoppedError,
+    Store,
+    Verdict,
+    check_image,
+)
+from dataset_builders.errors import DatasetError
+
+ROOT = Path(__file__).resolve().parents[2]
+FAST = Limit(1000, 32)
+
+
+def picture(seed: int, format: str = "PNG", size: int = 32) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format)
+    return buffer.getvalue()
+
+
+def blank() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32), (9, 9, 9)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+class TileServer(ThreadingHTTPServer):
+    """Answers by the name in the path: /ok/7, /flaky/3, /quota/1, ..."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked = collections.Counter()
+        self.agents = set()
+        self.moments = []
+        self.now = self.most = 0
+        self.lock = threading.Lock()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def answer(self, code, body=b"", media_type="image/png", **headers):
+        self.send_response(code)
+        self.send_header("Content-Type", media_type)
+        self.send_header("Content-Length", str(headers.pop("length", len(body))))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self):
+        server = self.server
+        with server.lock:
+            server.asked[self.path.partition("?")[0]] += 1
+            times = server.asked[self.path.partition("?")[0]]
+            server.agents.add(self.headers["User-Agent"])
+            server.moments.append(time.monotonic())
+            server.now += 1
+            server.most = max(server.most, server.now)
+        try:
+            _, kind, number = self.path.partition("?")[0].split("/")
+            getattr(self, f"do_{kind}")(int(number), times)
+        finally:
+            with server.lock:
+                server.now -= 1
+
+    def do_ok(self, number, times):
+        self.answer(200, picture(number))
+
+    def do_slow(self, number, times):
+        time.sleep(0.05)
+        self.answer(200, picture(number))
+
+    def do_flaky(self, number, times):
+        self.answer(500) if times < 3 else self.answer(200, picture(number))
+
+    def do_busy(self, number, times):
+        self.answer(429, Retry_After="0.2") if times == 1 else self.answer(200, picture(number))
+
+    def do_dated(self, number, times):
+        later = formatdate(time.time() + 1, usegmt=True)
+        self.answer(503, Retry_After=later) if times == 1 else self.answer(200, picture(number))
+
+    def do_dead(self, number, times):
+        self.answer(503)
+
+    def do_gone(self, number, times):
+        self.answer(404)
+
+    def do_html(self, number, times):
+        self.answer(200, b"<html>please log in</html>", "text/html")
+
+    def do_cut(self, number, times):
+        body = picture(number)
+        if times == 1:
+            self.close_connection = True
+            self.answer(200, body[:50], length=len(body))
+        else:
+            self.answer(200, body)
+
+    def do_broken(self, number, times):
+        self.answer(200, picture(number, "JPEG", 64)[:-200], "image/jpeg")
+
+    def do_blank(self, number, times):
+        self.answer(200, blank())
+
+    def do_same(self, number, times):
+        self.answer(200, picture(0))
+
+    def do_empty(self, number, times):
+        self.answer(200)
+
+    def do_quota(self, number, times):
+        self.answer(200, b'{"status": 302, "message": "quota"}', "application/json")
+
+    def do_denied(self, number, times):
+        self.answer(403)
+
+
+@pytest.fixture
+def server():
+    server = TileServer()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def items(server, kind, numbers, **fields):
+    return [Item(f"{kind}/{n}", f"{server.url}/{kind}/{n}", **fields) for n in numbers]
+
+
+def fetch(folder, wanted, check=check_image, **settings):
+    async def main():
+        store = Store(folder)
+        settings.setdefault("limits", {"127.0.0.1": FAST})
+        settings.setdefault("backoff_s", 0.01)
+        try:
+            async with Fetcher(store, **settings) as fetcher:
+                return {one.key: one async for one in fetcher.fetch_all(wanted, check)}
+        finally:
+            store.close()
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "asked"),
+    [
+        ("ok", "ok", 1),
+        ("flaky", "ok", 3),
+        ("busy", "ok", 2),
+        ("dated", "ok", 2),
+        ("cut", "ok", 2),
+        ("gone", "missing", 1),
+        ("html", "invalid", 1),
+        ("broken", "invalid", 1),
+        ("empty", "invalid", 1),
+        ("blank", "blank", 1),
+        ("dead", "failed", 5),
+    ],
+)
+def test_every_answer_has_its_state(server, tmp_path, kind, status, asked):
+    found = fetch(tmp_path, items(server, kind, [7]))[f"{kind}/7"]
+    assert (found.status, server.asked[f"/{kind}/7"]) == (status, asked)
+    content = Store(tmp_path).read(f"{kind}/7")
+    assert (content == picture(7)) if status == "ok" else (content is None)
+
+
+def test_retry_after_holds_back_every_request_to_the_host(server, tmp_path):
+    limits = {"127.0.0.1": Limit(1000, 1)}
+    fetch(tmp_path, items(server, "busy", [1, 2]), limits=limits)
+    gaps = np.diff(server.moments)
+    assert gaps.max() >= 0.19
+
+
+def test_a_second_run_asks_for_what_failed_and_for_nothing_else(server, tmp_path):
+    wanted = [
+        *items(server, "ok", range(5)),
+        *items(server, "gone", [1]),
+        *items(server, "dead", [1]),
+    ]
+    fetch(tmp_path, wanted, max_attempts=2)
+    before = dict(server.asked)
+    fetch(tmp_path, wanted, max_attempts=2)
+    again = {path for path, count in server.asked.items() if count > before[path]}
+    assert again == {"/dead/1"}
+
+
+def judge_quota(content, media_type):
+    return Verdict("quota", "quota") if b"quota" in content else check_image(content, media_type)
+
+
+@pytest.mark.parametrize(("kind", "remedy"), [("quota", "quota is renewed"), ("denied", "key")])
+def test_quota_and_refusal_stop_everything(server, tmp_path, kind, remedy):
+    wanted = [*items(server, "ok", range(3)), *items(server, kind, [0])]
+    wanted += items(server, "slow", range(500))
+    with pytest.raises(StoppedError, match=remedy):
+        fetch(tmp_path, wanted, judge_quota, limits={"127.0.0.1": Limit(1000, 4)})
+    assert sum(server.asked.values()) < 60
+    assert Store(tmp_path).counts("ok/") == {"ok": 3}
+
+
+def test_secrets_are_neither_stored_nor_shown(server, tmp_path):
+    (item,) = items(server, "dead", [1], params={"ak": "S3CRET"}, headers={"X-Key": "S3CRET"})
+    found = fetch(tmp_path, [item], max_attempts=1)
+    fetch(tmp_path, [Item("x", "http://127.0.0.1:1/x", {"ak": "S3CRET"})], max_attempts=1)
+    assert "S3CRET" not in repr(item) + repr(found)
+    assert not any(b"S3CRET" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_the_same_picture_too_often_is_a_placeholder(server, tmp_path):
+    fetch(tmp_path, [*items(server, "same", range(6)), *items(server, "ok", range(1, 4))])
+    store = Store(tmp_path)
+    assert store.mark_placeholders("same/", 6) == 0
+    assert store.mark_placeholders("same/", 5) == 6
+    assert store.counts() == {"ok": 3, "placeholder": 6}
+    assert store.read("same/0") is None
+    assert store.forget_failures() == 6
+
+
+def test_no_more_requests_at_once_than_allowed(server, tmp_path):
+    fetch(tmp_path, items(server, "slow", range(40)), limits={"127.0.0.1": Limit(1000, 5)})
+    assert server.most == 5
+
+
+def test_the_rate_is_never_passed(server, tmp_path):
+    fetch(tmp_path, items(server, "ok", range(60)), limits={"127.0.0.1": Limit(100, 64)})
+    moments = np.sort(server.moments)
+    # 60 requests at 100 a second take 590 ms; arrival jitters by some milliseconds
+    assert moments[-1] - moments[0] > 0.57
+
+
+def test_the_user_agent_says_who_asks(server, tmp_path):
+    fetch(tmp_path, items(server, "ok", [1]))
+    (agent,) = server.agents
+    assert "UrbanLN" in agent
+    with pytest.raises(DatasetError, match="ASCII"):
+        Fetcher(Store(tmp_path), user_agent="城市")
+
+
+def test_limiter_reserves_moments_that_are_apart():
+    async def main():
+        limiter, moments = RateLimiter(Limit(200, 50)), []
+
+        async def one():
+            async with limiter:
+                moments.append(time.monotonic())
+
+        await asyncio.gather(*(one() for _ in range(30)))
+        return np.sort(moments)
+
+    moments = asyncio.run(main())
+    assert moments[-1] - moments[0] >= 29 / 200 - 1e-3
+
+
+@pytest.mark.parametrize("limit", [(0, 1), (1, 0), (-1, 2)])
+def test_an_impossible_limit_is_refused(limit):
+    with pytest.raises(DatasetError, match="a rate above 0"):
+        Limit(*limit)
+
+
+KILLED = """
+import asyncio, sys
+from dataset_builders._http import *
+url, folder = sys.argv[1:]
+
+async def main():
+    async with Fetcher(Store(folder), {"127.0.0.1": Limit(1000, 8)}) as fetcher:
+        items = [Item(f"slow/{n}", f"{url}/slow/{n}") for n in range(120)]
+        async for one in fetcher.fetch_all(items, check_image, in_flight=8):
+            print(one.key, flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_after_sigkill_nothing_that_was_finished_is_fetched_again(server, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, server.url, str(tmp_path)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    done = {process.stdout.readline().strip() for _ in range(30)}
+    os.kill(process.pid, signal.SIGKILL)
+    done |= set(process.stdout.read().split())
+    process.wait()
+    time.sleep(0.3)
+    before = dict(server.asked)
+    found = fetch(tmp_path, items(server, "slow", range(120)))
+    assert {one.status for one in found.values()} == {"ok"}
+    again = {path[1:] for path, count in server.asked.items() if count > before.get(path, 0)}
+    assert not (again & done)
+    assert {key: one.sha256 for key, one in found.items()} == {
+        key: one.sha256
+        for key, one in fetch(tmp_path / "b", items(server, "slow", range(120))).items()
+    }
