@@ -1,0 +1,238 @@
+"""Roads from OpenStreetMap, and points along them where street views are asked for.
+
+Points are set along the *cumulative* length of the merged network. To sample each edge by itself
+is the usual mistake: edges are cut at every junction and shorter than the spacing, so the ends of
+short edges crowd the sample, and its density follows junctions rather than streets.
+"""
+
+import hashlib
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from .errors import DatasetError, MissingExtraError, SourceError
+
+STREETS = (
+    "primary",
+    "primary_link",
+    "secondary",
+    "secondary_link",
+    "tertiary",
+    "tertiary_link",
+    "residential",
+    "unclassified",
+    "living_street",
+    "pedestrian",
+)
+"""Classes of `highway` that have street life and street views; no motorways, no paths."""
+COLUMNS = ("osm_id", "highway", "name", "geometry")
+ID_DECIMALS = 6  # of a degree: 0.1 m
+
+
+def read_roads_pbf(path: str | Path, classes: Collection[str] | None = STREETS) -> gpd.GeoDataFrame:
+    """Roads of an OpenStreetMap extract.
+
+    Args:
+        path: an .osm.pbf file.
+        classes: values of `highway` to keep; None keeps all.
+
+    Returns:
+        `osm_id, highway, name, geometry` (lines, EPSG:4326), by `osm_id`.
+
+    Raises:
+        SourceError: no such file, or no road in it.
+        MissingExtraError: pyrosm is not installed.
+    """
+    if not Path(path).is_file():
+        raise SourceError(f"No OpenStreetMap extract at {path}: give the path of an .osm.pbf file.")
+    try:
+        from pyrosm import OSM
+    except ImportError as error:
+        raise MissingExtraError("pyrosm", "geo") from error
+    found = OSM(str(path)).get_network(network_type="all")
+    if found is None or len(found) == 0:
+        raise SourceError(f"{path} holds no road.")
+    return _tidy(found.rename(columns={"id": "osm_id"}), classes, str(path))
+
+
+def read_roads_overpass(
+    boundary: shapely.Geometry,
+    cache_dir: str | Path,
+    classes: Collection[str] | None = STREETS,
+    overpass_url: str | None = None,
+) -> gpd.GeoDataFrame:
+    """Roads of an area, asked of an Overpass server; answers are cached.
+
+    For more than a city take an extract and [`read_roads_pbf`]: large areas time out.
+
+    Args:
+        boundary: polygon, EPSG:4326.
+        cache_dir: answers are kept here and not asked for again.
+        classes: values of `highway` to keep; None keeps all.
+        overpass_url: another server than the public one, such as your own.
+
+    Returns:
+        As [`read_roads_pbf`].
+
+    Raises:
+        SourceError: there is no road in the area.
+        MissingExtraError: osmnx is not installed.
+    """
+    try:
+        import osmnx
+    except ImportError as error:
+        raise MissingExtraError("osmnx", "geo") from error
+    settings: dict[str, Any] = {"use_cache": True, "cache_folder": str(cache_dir)}
+    if overpass_url is not None:
+        settings |= {"overpass_url": overpass_url, "overpass_rate_limit": False}
+    before = {name: getattr(osmnx.settings, name) for name in settings}
+    try:
+        for name, value in settings.items():
+            setattr(osmnx.settings, name, value)
+        tags: dict[str, Any] = {"highway": sorted(classes) if classes else True}
+        found = osmnx.features_from_polygon(boundary, tags).reset_index()
+    except osmnx._errors.InsufficientResponseError as error:
+        raise SourceError(f"OpenStreetMap has no road there: {error}") from error
+    finally:
+        for name, value in before.items():
+            setattr(osmnx.settings, name, value)
+    return _tidy(found.rename(columns={"id": "osm_id"}), classes, "the area")
+
+
+def _tidy(
+    found: gpd.GeoDataFrame, classes: Collection[str] | None, source: str
+) -> gpd.GeoDataFrame:
+    lines = found[found.geometry.geom_type.isin(["LineString", "MultiLineString"])].copy()
+    if "name" not in lines:
+        lines["name"] = None
+    if classes is not None:
+        lines = lines[lines["highway"].isin(list(classes))]
+    if len(lines) == 0:
+        kinds = ", ".join(sorted(found["highway"].dropna().unique())) or "none"
+        raise SourceError(f"{source} has no road of the classes asked for; it has {kinds}.")
+    lines = lines.explode(index_parts=False)
+    lines["_wkb"] = lines.geometry.to_wkb()
+    lines = lines.sort_values(["osm_id", "_wkb"]).drop_duplicates("_wkb")
+    return gpd.GeoDataFrame(
+        lines[list(COLUMNS)].reset_index(drop=True), geometry="geometry", crs="EPSG:4326"
+    )
+
+
+def sampling_points(
+    roads: gpd.GeoDataFrame, spacing_m: float = 500.0, thin_m: float = 50.0
+) -> gpd.GeoDataFrame:
+    """Points every so many metres along a road network.
+
+    Args:
+        roads: lines with a CRS, as [`read_roads_pbf`] gives them.
+        spacing_m: metres of road between two points.
+        thin_m: of two points nearer than that (dual carriageways) the later is left out; 0 keeps
+            all, and then there are `length / spacing_m` points, to within one.
+
+    Returns:
+        `point_id` (from the place, so the same on every run), `highway`, `name`, `heading`
+        (degrees clockwise from north, of the road in one of its two directions), `lon`, `lat`,
+        geometry (EPSG:4326), in a fixed order.
+
+    Raises:
+        DatasetError: no CRS, no road, or distances that make no sense.
+    """
+    if roads.crs is None:
+        raise DatasetError("The roads have no CRS. Set it with `roads.set_crs(...)`.")
+    if len(roads) == 0:
+        raise DatasetError("There is no road to set points on.")
+    if not 0 <= thin_m < spacing_m:
+        raise DatasetError(
+            f"`spacing_m` must be above 0 and `thin_m` below it, got {spacing_m} and {thin_m}."
+        )
+    metric = roads.to_crs(roads.estimate_utm_crs())
+    chains = _chains(metric.geometry.to_numpy())
+    points, headings = _along(chains, spacing_m)
+    xy = shapely.get_coordinates(points)
+    kept = _thin(xy, thin_m)
+    points, headings = points[kept], headings[kept]
+    nearest = shapely.STRtree(metric.geometry.to_numpy()).nearest(points)
+    placed = gpd.GeoSeries(points, crs=metric.crs).to_crs("EPSG:4326")
+    lon, lat = placed.x.to_numpy(), placed.y.to_numpy()
+    return gpd.GeoDataFrame(
+        {
+            "point_id": [_point_id(x, y) for x, y in zip(lon, lat, strict=True)],
+            "highway": metric["highway"].to_numpy()[nearest] if "highway" in metric else None,
+            "name": metric["name"].to_numpy()[nearest] if "name" in metric else None,
+            "heading": headings,
+            "lon": lon,
+            "lat": lat,
+        },
+        geometry=placed.to_numpy(),
+        crs="EPSG:4326",
+    )
+
+
+def network_length_m(roads: gpd.GeoDataFrame) -> float:
+    """Length of all roads in metres, in the UTM zone of their centre."""
+    return float(roads.to_crs(roads.estimate_utm_crs()).length.sum())
+
+
+def _chains(lines: NDArray[Any]) -> NDArray[Any]:
+    """The lines merged where two ends meet, in an order that does not depend on theirs."""
+    merged = shapely.line_merge(shapely.multilinestrings(list(shapely.get_parts(lines))))
+    # a chain has two directions: the one that starts further south-west
+    chains = shapely.get_parts(merged)
+    first = shapely.get_coordinates(shapely.get_point(chains, 0))
+    last = shapely.get_coordinates(shapely.get_point(chains, -1))
+    turn = (first[:, 0] > last[:, 0]) | ((first[:, 0] == last[:, 0]) & (first[:, 1] > last[:, 1]))
+    chains = np.where(turn, shapely.reverse(chains), chains)
+    keys = np.array([shapely.to_wkb(chain) for chain in chains], dtype=object)
+    centres = shapely.get_coordinates(shapely.centroid(chains)).round(3)
+    order = sorted(range(len(chains)), key=lambda i: (*centres[i], keys[i]))
+    return chains[order]
+
+
+def _along(chains: NDArray[Any], spacing_m: float) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Points every `spacing_m` of the chains laid end to end, and the headings there."""
+    ends = np.concatenate([[0.0], np.cumsum(shapely.length(chains))])
+    # half a spacing in from the start, so that no end is favoured
+    distances = np.arange(spacing_m / 2, ends[-1], spacing_m)
+    if len(distances) == 0:
+        distances = np.array([ends[-1] / 2])
+    owner = np.minimum(np.searchsorted(ends, distances, side="right") - 1, len(chains) - 1)
+    within = distances - ends[owner]
+    step = 1.0  # metres before and after, for the direction
+    before = shapely.get_coordinates(
+        shapely.line_interpolate_point(chains[owner], np.maximum(within - step, 0))
+    )
+    after = shapely.get_coordinates(shapely.line_interpolate_point(chains[owner], within + step))
+    east, north = (after - before).T
+    headings = np.degrees(np.arctan2(east, north)) % 360
+    return shapely.line_interpolate_point(chains[owner], within), headings
+
+
+def _thin(xy: NDArray[np.float64], thin_m: float) -> NDArray[np.int64]:
+    """Indices of the points that stay when the later of every near pair goes."""
+    keep = np.ones(len(xy), dtype=bool)
+    if thin_m > 0:
+        pairs = cKDTree(xy).query_pairs(thin_m, output_type="ndarray")
+        for earlier, later in pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))].tolist():
+            if keep[earlier]:
+                keep[later] = False
+    return np.flatnonzero(keep)
+
+
+def _point_id(lon: float, lat: float) -> str:
+    place = f"{lon:.{ID_DECIMALS}f},{lat:.{ID_DECIMALS}f}"
+    return hashlib.sha256(place.encode()).hexdigest()[:16]
+
+
+__all__: Sequence[str] = [
+    "STREETS",
+    "network_length_m",
+    "read_roads_overpass",
+    "read_roads_pbf",
+    "sampling_points",
+]
