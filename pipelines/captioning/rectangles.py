@@ -1,4 +1,4 @@
-"""The largest rectangle of ones in a binary mask: exact, in time linear in the pixels, by NumPy alone.
+"""The largest rectangle of ones in a binary mask: exact, linear in the pixels, NumPy alone.
 
 For every set pixel, look at the run of set pixels that ends there from above. The widest rectangle
 that has this run as its full height is bounded, left and right, by the nearest gap in any of the

@@ -151,13 +151,14 @@ def _region(mask: ArrayLike, shape: tuple[int, int]) -> _Region:
 
 def _without_duplicates(regions: list[_Region], duplicate_iou: float) -> list[_Region]:
     """Largest first; of those that overlap nearly fully, the first."""
-    # the pixels come last: they decide only between masks that are alike in all else
-    order = sorted(
-        regions,
-        key=lambda one: (-one.area, one.top, one.left, one.pixels.shape, one.pixels.tobytes()),
-    )
+
+    def rank(one: _Region) -> tuple:
+        # the pixels come last: they decide only between masks that are alike in all else
+        pixels = np.packbits(one.pixels).tobytes()
+        return -one.area, one.top, one.left, one.pixels.shape, pixels
+
     kept: list[_Region] = []
-    for region in order:
+    for region in sorted(regions, key=rank):
         if not any(_iou_reaches(other, region, duplicate_iou) for other in kept):
             kept.append(region)
     return kept

@@ -8,7 +8,9 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +23,29 @@ from .records import Segmenter
 
 Masks = list[NDArray[np.bool_]]
 
-# of segment-anything's automatic mask generator, as the reference sets them
-# (https://github.com/foundation-multimodal-models/CAPTURE, generate_stage2_bbox.py)
-SAM_OPTIONS: Mapping[str, Any] = {
-    "points_per_side": 8,
-    "pred_iou_thresh": 0.66,
-    "stability_score_thresh": 0.86,
-    "crop_n_layers": 1,
-    "crop_n_points_downscale_factor": 2,
-    "min_mask_region_area": 100,
-}
-# the same by the names of transformers' pipeline, which does not clean small regions
-MASK_GENERATION_OPTIONS: Mapping[str, Any] = {
-    "points_per_crop": 8,
-    "pred_iou_thresh": 0.66,
-    "stability_score_thresh": 0.86,
-    "crops_n_layers": 1,
-    "crop_n_points_downscale_factor": 2,
-}
+
+@dataclass(frozen=True)
+class PointGrid:
+    """Where SAM is asked, and which of its answers count; the same for both packages.
+
+    Defaults are the reference's
+    (https://github.com/foundation-multimodal-models/CAPTURE, generate_stage2_bbox.py).
+
+    Attributes:
+        points_per_side: points along each side of the image.
+        pred_iou_thresh: the model's own estimate of a mask's quality is at least this, in [0, 1].
+        stability_score_thresh: a mask's IoU with itself under a shifted cutoff is at least this.
+        crop_n_layers: layers of crops that are gone through again; layer i has 4**i crops.
+        crop_n_points_downscale_factor: by which points_per_side is divided in each further layer.
+        points_per_batch: how many are asked at once; bounds memory.
+    """
+
+    points_per_side: int = 8
+    pred_iou_thresh: float = 0.66
+    stability_score_thresh: float = 0.86
+    crop_n_layers: int = 1
+    crop_n_points_downscale_factor: int = 2
+    points_per_batch: int = 64
 
 
 def open_segmenter(name: str, **options: Any) -> Segmenter:
@@ -62,7 +69,7 @@ def open_segmenter(name: str, **options: Any) -> Segmenter:
     try:
         return classes[name](**options)
     except TypeError as error:
-        raise CaptioningError(f"The options of the segmenter {name!r}: {error}.") from error
+        raise CaptioningError(f"Options of the segmenter {name!r}: {error}.") from error
 
 
 class FelzenszwalbSegmenter:
@@ -77,6 +84,7 @@ class FelzenszwalbSegmenter:
         sigma: of the Gaussian that smoothes first, in pixels of the small image.
         min_area: share of the image; smaller regions are merged with a neighbour.
         max_side: long side of the small image.
+        max_masks: only so many are given, the largest; bounds memory.
     """
 
     def __init__(
@@ -85,34 +93,40 @@ class FelzenszwalbSegmenter:
         sigma: float = 0.8,
         min_area: float = 0.003,
         max_side: int = 320,
+        max_masks: int = 64,
     ):
         try:
-            import skimage
+            import skimage.segmentation  # noqa: F401
         except ImportError as error:
             raise _missing("scikit-image", "captioning") from error
-        self._scale, self._sigma = scale, sigma
-        self._min_area, self._max_side = min_area, max_side
-        parts = [f"scale={scale:g}", f"sigma={sigma:g}", f"min_area={min_area:g}"]
-        self.revision = f"felzenszwalb-1 {' '.join(parts)} max_side={max_side} scikit-image {skimage.__version__}"
+        self._options = {
+            "scale": float(scale),
+            "sigma": float(sigma),
+            "min_area": float(min_area),
+            "max_side": int(max_side),
+            "max_masks": int(max_masks),
+        }
+        rules = f"felzenszwalb-1 scikit-image-{version('scikit-image')}"
+        self.revision = _revision(rules, "", self._options)
 
     def masks(self, image: Image.Image) -> Masks:
         """The regions, largest first."""
         from skimage.segmentation import felzenszwalb
 
-        small = image.convert("RGB")
-        small.thumbnail((self._max_side, self._max_side), Image.Resampling.BOX)
+        options, small = self._options, image.convert("RGB")
+        small.thumbnail((options["max_side"],) * 2, Image.Resampling.BOX)
         labels = felzenszwalb(
             np.asarray(small),
-            scale=self._scale,
-            sigma=self._sigma,
-            min_size=max(int(self._min_area * small.width * small.height), 1),
+            scale=options["scale"],
+            sigma=options["sigma"],
+            min_size=max(int(options["min_area"] * small.width * small.height), 1),
         )
         sizes = np.bincount(labels.ravel())
         order = np.argsort(-sizes, kind="stable")
         full = np.asarray(
             Image.fromarray(labels.astype(np.int32)).resize(image.size, Image.Resampling.NEAREST)
         )
-        return [full == number for number in order]
+        return [full == number for number in order[: options["max_masks"]]]
 
 
 class SamSegmenter:
@@ -124,7 +138,12 @@ class SamSegmenter:
         checkpoint: file of weights, such as `sam_vit_l_0b3195.pth`.
         model_type: "vit_h", "vit_l" or "vit_b", as the checkpoint is.
         device: "cuda" where there is one, unless said otherwise.
-        options: of `SamAutomaticMaskGenerator`; see `SAM_OPTIONS` for what they are otherwise.
+        min_mask_region_area: in pixels; smaller holes are filled and smaller islands removed.
+        grid: of `PointGrid`.
+
+    Raises:
+        CaptioningError: there is no such file or type; on first use, they do not fit each other.
+        MissingDependencyError: the package is not installed.
     """
 
     def __init__(
@@ -132,25 +151,29 @@ class SamSegmenter:
         checkpoint: str | Path,
         model_type: str = "vit_l",
         device: str | None = None,
-        **options: Any,
+        min_mask_region_area: int = 100,
+        **grid: Any,
     ):
         try:
             import segment_anything
         except ImportError as error:
-            raise _missing("segment-anything", "sam") from error
+            raise _missing("segment-anything", "captioning,sam") from error
         types = sorted(segment_anything.sam_model_registry)
         if model_type not in types:
             raise CaptioningError(f"Unknown SAM model_type {model_type!r}; use one of {types}.")
         self._checkpoint, self._type, self._device = Path(checkpoint), model_type, device
-        self._options = {**SAM_OPTIONS, **options}
-        self._lock = threading.Lock()
         if not self._checkpoint.is_file():
             raise CaptioningError(
                 f"There is no SAM checkpoint {self._checkpoint}; download one as the README of "
                 "segment-anything says, or use the segmenter 'felzenszwalb', which needs none."
             )
-        self.revision = (
-            f"sam-1 {model_type} {_digest([self._checkpoint])} {_as_text(self._options)}"
+        self._options = {
+            **asdict(PointGrid(**grid)),
+            "min_mask_region_area": min_mask_region_area,
+        }
+        self._lock = threading.Lock()
+        self.revision = _revision(
+            "sam-1", f"{model_type} {_digest([self._checkpoint])}", self._options
         )
 
     def masks(self, image: Image.Image) -> Masks:
@@ -171,12 +194,11 @@ class SamSegmenter:
             model.load_state_dict(weights)
         except RuntimeError as error:
             raise CaptioningError(
-                f"{self._checkpoint} is no checkpoint of SAM {self._type}: "
-                f"{str(error).splitlines()[0]} Set model_type as the file's name says."
+                f"{self._checkpoint} is no checkpoint of SAM {self._type}; set model_type as the "
+                f"file's name says. {error}"
             ) from error
-        return SamAutomaticMaskGenerator(
-            model.eval().to(self._device or _best_device()), **self._options
-        )
+        model = model.eval().to(self._device or _best_device())
+        return SamAutomaticMaskGenerator(model, **self._options)
 
 
 class MaskGenerationSegmenter:
@@ -186,42 +208,54 @@ class MaskGenerationSegmenter:
         checkpoint: folder, or id on the hub.
         revision: branch, tag or commit on the hub.
         device: "cuda" where there is one, unless said otherwise.
-        options: of a call of the pipeline; see `MASK_GENERATION_OPTIONS` for what they are
-            otherwise.
+        grid: of `PointGrid`.
+
+    Raises:
+        CaptioningError: there is no such checkpoint.
     """
 
     def __init__(
         self,
-        checkpoint: str | Path = "facebook/sam-vit-large",
+        checkpoint: str | Path,
         revision: str | None = None,
         device: str | None = None,
-        **options: Any,
+        **grid: Any,
     ):
-        from transformers import AutoConfig
-
         self._checkpoint, self._revision, self._device = str(checkpoint), revision, device
-        self._options = {**MASK_GENERATION_OPTIONS, **options}
+        settings = PointGrid(**grid)
+        self._options = {
+            "points_per_crop": settings.points_per_side,
+            "pred_iou_thresh": settings.pred_iou_thresh,
+            "stability_score_thresh": settings.stability_score_thresh,
+            "crops_n_layers": settings.crop_n_layers,
+            "crop_n_points_downscale_factor": settings.crop_n_points_downscale_factor,
+            "points_per_batch": settings.points_per_batch,
+        }
         self._lock = threading.Lock()
-        try:
-            config = AutoConfig.from_pretrained(self._checkpoint, revision=revision)
-        except (OSError, ValueError) as error:
-            raise CaptioningError(
-                f"There is no mask-generation checkpoint {self._checkpoint!r} (revision "
-                f"{revision}): {error}"
-            ) from error
-        folder = Path(self._checkpoint)
-        exact = (
-            _digest(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
-            if folder.is_dir()
-            else f"{self._checkpoint}@{config._commit_hash}"
-        )
-        self.revision = f"mask-generation-1 {exact} {_as_text(self._options)}"
+        self.revision = _revision("mask-generation-1", self._exact(), self._options)
 
     def masks(self, image: Image.Image) -> Masks:
         """The masks in the pipeline's order."""
         with self._lock:
             found = self._pipeline(image.convert("RGB"), **self._options)["masks"]
         return [np.asarray(one, dtype=np.bool_) for one in found]
+
+    def _exact(self) -> str:
+        """Which weights: the commit on the hub, or a digest of the files of a folder."""
+        from transformers import AutoConfig
+
+        folder = Path(self._checkpoint)
+        if folder.is_dir():
+            suffixes = (".json", ".safetensors", ".bin")
+            return _digest(path for path in folder.iterdir() if path.suffix in suffixes)
+        try:
+            config = AutoConfig.from_pretrained(self._checkpoint, revision=self._revision)
+        except (OSError, ValueError) as error:
+            raise CaptioningError(
+                f"There is no mask-generation checkpoint {self._checkpoint!r} (revision "
+                f"{self._revision}): {error}"
+            ) from error
+        return f"{self._checkpoint}@{config._commit_hash}"
 
     @cached_property
     def _pipeline(self) -> Any:
@@ -241,19 +275,18 @@ def _best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def _revision(rules: str, weights: str, options: Mapping[str, Any]) -> str:
+    return f"{rules} {weights} {json.dumps(options, sort_keys=True)}".replace("  ", " ")
+
+
 def _digest(paths: Iterable[Path]) -> str:
     """Of the names and contents of files."""
     content = hashlib.sha256()
     for path in sorted(paths):
         with path.open("rb") as file:
-            content.update(
-                f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode()
-            )
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        content.update(f"{path.name} {digest}\n".encode())
     return content.hexdigest()[:16]
-
-
-def _as_text(options: Mapping[str, Any]) -> str:
-    return json.dumps(options, sort_keys=True, default=str)
 
 
 def _missing(package: str, extra: str) -> MissingDependencyError:
@@ -262,4 +295,10 @@ def _missing(package: str, extra: str) -> MissingDependencyError:
     )
 
 
-__all__ = ["FelzenszwalbSegmenter", "MaskGenerationSegmenter", "SamSegmenter", "open_segmenter"]
+__all__ = [
+    "FelzenszwalbSegmenter",
+    "MaskGenerationSegmenter",
+    "PointGrid",
+    "SamSegmenter",
+    "open_segmenter",
+]
