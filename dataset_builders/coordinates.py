@@ -153,17 +153,28 @@ def tile_index(lon: Any, lat: Any, z: Any, scheme: str) -> tuple[Any, Any]:
         Integers, or integer arrays. A point on an edge belongs to the tile east and north of it
         ("xyz": south of it).
     """
+    x, y = tile_position(lon, lat, z, scheme)
+    column, row = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
+    return (int(column), int(row)) if column.ndim == 0 else (column, row)
+
+
+def tile_position(lon: Any, lat: Any, z: Any, scheme: str) -> tuple[np.ndarray, np.ndarray]:
+    """Where a point lies in the plane of the tiles, in tiles and fractions of one.
+
+    Args:
+        lon: in the scheme's own system, a number or an array.
+        lat: likewise.
+        z: zoom.
+        scheme: "xyz", "tms" or "baidu".
+    """
     lon, lat, z = _tile_arrays(lon, lat, z, scheme)
     if scheme == "baidu":
         x_m, y_m = convert(lon, lat, "bd09", "bd09mc")
-        x, y = x_m / _baidu_side_m(z), y_m / _baidu_side_m(z)
-    else:
-        x = (lon + 180.0) / 360.0 * np.exp2(z)
-        # positive to the north, half the world high
-        north = np.arcsinh(np.tan(np.radians(lat))) / math.pi
-        y = (1 - north if scheme == "xyz" else 1 + north) / 2 * np.exp2(z)
-    column, row = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
-    return (int(column), int(row)) if column.ndim == 0 else (column, row)
+        return np.asarray(x_m / _baidu_side_m(z)), np.asarray(y_m / _baidu_side_m(z))
+    x = (lon + 180.0) / 360.0 * np.exp2(z)
+    # positive to the north, half the world high
+    north = np.arcsinh(np.tan(np.radians(lat))) / math.pi
+    return x, (1 - north if scheme == "xyz" else 1 + north) / 2 * np.exp2(z)
 
 
 def tile_polygons(x: Any, y: Any, z: Any, scheme: str) -> np.ndarray:
@@ -317,4 +328,12 @@ def _bd09_to_bd09mc(lon: np.ndarray, lat: np.ndarray) -> Pair:
 _UP = (_wgs84_to_gcj02, _gcj02_to_bd09, _bd09_to_bd09mc)
 _DOWN = (_gcj02_to_wgs84, _bd09_to_gcj02, _bd09mc_to_bd09)
 
-__all__ = ["SCHEMES", "SYSTEMS", "convert", "tile_corner", "tile_index", "tile_polygons"]
+__all__ = [
+    "SCHEMES",
+    "SYSTEMS",
+    "convert",
+    "tile_corner",
+    "tile_index",
+    "tile_polygons",
+    "tile_position",
+]

@@ -1,0 +1,157 @@
+import hashlib
+import io
+
+import numpy as np
+import pyproj
+import pytest
+import shapely
+from PIL import Image
+
+from dataset_builders._http import Fetched, Store
+from dataset_builders.coordinates import convert, tile_corner, tile_index, tile_polygons
+from dataset_builders.errors import SourceError
+from dataset_builders.sources.tiles import (
+    TileSource,
+    items,
+    region_picture,
+    tile_picture,
+    tiles_of,
+)
+
+WAVE_M = 200.0  # a whole number of them in every square
+TO_UTM = pyproj.Transformer.from_crs("EPSG:4326", "EPSG:32650", always_xy=True)
+TO_DEGREES = pyproj.Transformer.from_crs("EPSG:32650", "EPSG:4326", always_xy=True)
+XYZ = TileSource("waves", "http://localhost/{z}/{x}/{y}.png", 15)
+TMS = TileSource("waves", "http://localhost/{z}/{x}/{y}.png", 15, scheme="tms")
+BAIDU = TileSource("waves", "http://localhost/?x={x}&y={y}&z={z}", 16, scheme="baidu")
+
+
+def waves(east, north):
+    """A landscape whose every place shows where it is: waves to the east and to the north."""
+    red = 127 + 100 * np.sin(2 * np.pi * east / WAVE_M)
+    green = 127 + 100 * np.sin(2 * np.pi * north / WAVE_M)
+    return np.stack([red, green, np.full_like(red, 40.0)], axis=-1)
+
+
+def draw_tile(source, x, y):
+    centres = (np.arange(256) + 0.5) / 256
+    across, down = np.meshgrid(centres, centres)
+    up = 1 - down
+    row = y + 1 - up if source.scheme == "xyz" else y + up
+    # the south-west corner of a fractional tile is a point of the plane
+    lon, lat = tile_corner(
+        x + across, row - 1 if source.scheme == "xyz" else row, source.zoom, source.scheme
+    )
+    if source.scheme == "baidu":
+        lon, lat = convert(lon, lat, "bd09", "wgs84")
+    pixels = waves(*TO_UTM.transform(lon, lat))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.round().astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def put(store, source, tile):
+    content = draw_tile(source, *tile)
+    digest = hashlib.sha256(content).hexdigest()
+    store.put(Fetched(source.key_of(*tile), "ok", 200, digest, len(content)), content)
+    return content
+
+
+def square(side_m=1000.0, east=448_000.0, north=4_417_000.0):
+    corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)]) * side_m + (east, north)
+    return shapely.Polygon(np.column_stack(TO_DEGREES.transform(*corners.T)))
+
+
+def displacement_px(picture, side_m, east=448_000.0, north=4_417_000.0):
+    """How far the waves lie from where they should, in pixels to the east and to the north."""
+    seen = np.asarray(Image.open(io.BytesIO(picture)), dtype=float)
+    centres = (np.arange(256) + 0.5) / 256 * side_m
+    xs, ys = np.meshgrid(east + centres, north + side_m - centres)
+    errors = []
+    for channel, place in ((0, xs), (1, ys)):
+        phase = 2 * np.pi * place / WAVE_M
+        sine, cosine = (
+            (seen[..., channel] - 127) * np.sin(phase),
+            (seen[..., channel] - 127) * np.cos(phase),
+        )
+        shift_m = np.arctan2(cosine.mean(), sine.mean()) * WAVE_M / (2 * np.pi)
+        errors.append(abs(shift_m) / (side_m / 256))
+    return max(errors)
+
+
+@pytest.mark.parametrize("source", [XYZ, TMS, BAIDU], ids=lambda source: source.scheme)
+@pytest.mark.parametrize("side_m", [600.0, 1000.0])
+def test_a_picture_lies_where_its_region_is(tmp_path, source, side_m):
+    store, region = Store(tmp_path), square(side_m)
+    for tile in tiles_of(source, [region]):
+        put(store, source, tile)
+    picture = region_picture(source, region, store, quality=95)
+    assert Image.open(io.BytesIO(picture)).size == (256, 256)
+    assert displacement_px(picture, side_m) < 0.5
+
+
+def test_the_measure_itself_sees_a_pixel(tmp_path):
+    store = Store(tmp_path)
+    region = square(1000.0, east=448_004.0)  # one pixel of four metres aside
+    for tile in tiles_of(XYZ, [region]):
+        put(store, XYZ, tile)
+    picture = region_picture(XYZ, region, store, quality=95)
+    assert displacement_px(picture, 1000.0) > 0.7
+
+
+@pytest.mark.parametrize("source", [XYZ, TMS, BAIDU], ids=lambda source: source.scheme)
+def test_a_region_that_is_a_tile_gets_its_bytes_as_they_are(tmp_path, source):
+    store = Store(tmp_path)
+    lon, lat = 116.4, 39.9
+    if source.scheme == "baidu":
+        lon, lat = convert(lon, lat, "wgs84", "bd09")
+    tile = tile_index(lon, lat, source.zoom, source.scheme)
+    content = put(store, source, tile)
+    assert tile_picture(source, *tile, store) == content
+    (region,) = tile_polygons(*tile, source.zoom, source.scheme)
+    assert tile in tiles_of(source, [region])
+
+
+def test_neighbours_share_their_tiles():
+    regions = [square(1000.0, 448_000.0 + 1000 * i, 4_417_000.0) for i in range(6)]
+    together = tiles_of(XYZ, regions)
+    assert len(together) < sum(len(tiles_of(XYZ, [region])) for region in regions)
+    assert len(set(together)) == len(together)
+
+
+def test_a_missing_tile_is_no_picture(tmp_path):
+    store, region = Store(tmp_path), square()
+    for tile in tiles_of(XYZ, [region])[1:]:
+        put(store, XYZ, tile)
+    assert region_picture(XYZ, region, store) is None
+
+
+def test_wmts_names_and_keys_are_filled_in(monkeypatch):
+    url = "http://localhost/{TileMatrix}/{TileRow}/{TileCol}"
+    source = TileSource("w", url, 7, key_env="TILE_KEY", key_param="tk")
+    monkeypatch.delenv("TILE_KEY", raising=False)
+    with pytest.raises(SourceError, match="environment variable TILE_KEY"):
+        source.item(3, 4)
+    monkeypatch.setenv("TILE_KEY", "S3CRET")
+    (item,) = items(source, [(3, 4)])
+    assert item.url == "http://localhost/7/4/3"
+    assert item.params == {"tk": "S3CRET"}
+    assert "S3CRET" not in repr(item) + repr(source)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"url": "http://localhost/{z}/{x}"}, "must hold"),
+        ({"url": "http://localhost/{z}/{x}/{y}/{secret}"}, "must hold"),
+        ({"url": "http://localhost/{z}/{x}/{y}", "scheme": "bing"}, "scheme"),
+    ],
+)
+def test_a_template_that_cannot_work_is_refused(fields, message):
+    with pytest.raises(SourceError, match=message):
+        TileSource("x", zoom=3, **fields)
+
+
+def test_a_region_with_more_corners_has_no_picture():
+    with pytest.raises(SourceError, match="four corners"):
+        tiles_of(XYZ, [shapely.Point(116, 40).buffer(0.01)])
