@@ -36,7 +36,6 @@ class PointGrid:
         pred_iou_thresh: the model's own estimate of a mask's quality is at least this, in [0, 1].
         stability_score_thresh: a mask's IoU with itself under a shifted cutoff is at least this.
         crop_n_layers: layers of crops that are gone through again; layer i has 4**i crops.
-        crop_n_points_downscale_factor: by which points_per_side is divided in each further layer.
         points_per_batch: how many are asked at once; bounds memory.
     """
 
@@ -44,7 +43,6 @@ class PointGrid:
     pred_iou_thresh: float = 0.66
     stability_score_thresh: float = 0.86
     crop_n_layers: int = 1
-    crop_n_points_downscale_factor: int = 2
     points_per_batch: int = 64
 
 
@@ -138,6 +136,7 @@ class SamSegmenter:
         checkpoint: file of weights, such as `sam_vit_l_0b3195.pth`.
         model_type: "vit_h", "vit_l" or "vit_b", as the checkpoint is.
         device: "cuda" where there is one, unless said otherwise.
+        crop_n_points_downscale_factor: by which points_per_side is divided in each layer of crops.
         min_mask_region_area: in pixels; smaller holes are filled and smaller islands removed.
         grid: of `PointGrid`.
 
@@ -151,6 +150,7 @@ class SamSegmenter:
         checkpoint: str | Path,
         model_type: str = "vit_l",
         device: str | None = None,
+        crop_n_points_downscale_factor: int = 2,
         min_mask_region_area: int = 100,
         **grid: Any,
     ):
@@ -169,6 +169,7 @@ class SamSegmenter:
             )
         self._options = {
             **asdict(PointGrid(**grid)),
+            "crop_n_points_downscale_factor": crop_n_points_downscale_factor,
             "min_mask_region_area": min_mask_region_area,
         }
         self._lock = threading.Lock()
@@ -179,13 +180,33 @@ class SamSegmenter:
     def masks(self, image: Image.Image) -> Masks:
         """The masks in the generator's order."""
         with self._lock:
-            found = self._generator.generate(np.asarray(image.convert("RGB")))
+            try:
+                found = self._generator.generate(np.asarray(image.convert("RGB")))
+            except IndexError:
+                # so it ends if there are crops and no mask passes in any of them
+                if self._generator.passed:
+                    raise
+                found = []
         return [one["segmentation"].astype(np.bool_, copy=False) for one in found]
 
     @cached_property
     def _generator(self) -> Any:
         import torch
         from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
+
+        class Generator(SamAutomaticMaskGenerator):
+            """Counts the masks that pass the thresholds in an image."""
+
+            passed = 0
+
+            def generate(self, image: np.ndarray) -> list[dict[str, Any]]:
+                self.passed = 0
+                return super().generate(image)
+
+            def _process_crop(self, *args: Any) -> Any:
+                data = super()._process_crop(*args)
+                self.passed += len(data["boxes"])
+                return data
 
         # the package's own loading unpickles whatever the file holds
         weights = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
@@ -198,7 +219,7 @@ class SamSegmenter:
                 f"file's name says. {error}"
             ) from error
         model = model.eval().to(self._device or _best_device())
-        return SamAutomaticMaskGenerator(model, **self._options)
+        return Generator(model, **self._options)
 
 
 class MaskGenerationSegmenter:
@@ -228,7 +249,6 @@ class MaskGenerationSegmenter:
             "pred_iou_thresh": settings.pred_iou_thresh,
             "stability_score_thresh": settings.stability_score_thresh,
             "crops_n_layers": settings.crop_n_layers,
-            "crop_n_points_downscale_factor": settings.crop_n_points_downscale_factor,
             "points_per_batch": settings.points_per_batch,
         }
         self._lock = threading.Lock()
@@ -236,9 +256,26 @@ class MaskGenerationSegmenter:
 
     def masks(self, image: Image.Image) -> Masks:
         """The masks in the pipeline's order."""
+        picture = image.convert("RGB")
         with self._lock:
-            found = self._pipeline(image.convert("RGB"), **self._options)["masks"]
-        return [np.asarray(one, dtype=np.bool_) for one in found]
+            if square := self._square:
+                picture = picture.resize(square, Image.Resampling.BILINEAR)
+            found = self._pipeline(picture, **self._options)["masks"]
+        masks = [np.asarray(one, dtype=np.bool_) for one in found]
+        if square:
+            masks = [np.asarray(Image.fromarray(one).resize(image.size)) for one in masks]
+        return masks
+
+    @property
+    def _square(self) -> tuple[int, int] | None:
+        """The size to which the model's processor squeezes any image, if it does.
+
+        SAM 2's does, yet places the points as if it kept the proportions: of an image that is
+        twice as wide as high, the lower half would get none (transformers 5.23). An image that is
+        squeezed beforehand gets them everywhere.
+        """
+        size = self._pipeline.image_processor.size
+        return None if size.get("longest_edge") else (size["width"], size["height"])
 
     def _exact(self) -> str:
         """Which weights: the commit on the hub, or a digest of the files of a folder."""
