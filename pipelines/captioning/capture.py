@@ -44,8 +44,9 @@ def capture_score(
         encode: phrases to unit vectors, `(phrases, dim)`.
         weights: of objects, attributes, relations; any that are not negative, normalised.
         synonyms: whether two words mean the same. By default WordNet's, as in the reference.
-        clamp: count negative cosines as 0. The reference does not; then a recall can be negative
-            and the F1 beyond all bounds.
+        clamp: what is softly matched adds nothing below 0 to precision and recall. Without it, as
+            in the reference, they can be negative, and an F1 of such is beyond all bounds. Single
+            negative cosines count: real captions have them, and the reference's numbers with them.
         matching: which synonyms are paired: "first" free in sorted order (the reference's way), or
             "optimal": as many pairs as possible.
 

@@ -39,11 +39,13 @@ class Pool:
         lists: of each caption, the numbers of its phrases, in the order in which they are matched.
         synonymous: `(phrases, phrases)`, symmetric.
         similarity: `(phrases, phrases)` cosines, symmetric.
+        clamp: what is left over adds nothing below 0.
     """
 
     lists: tuple[tuple[int, ...], ...]
     synonymous: NDArray[np.bool_]
     similarity: NDArray[np.float64]
+    clamp: bool
 
     def match(self, one: int, other: int, matching: Matching) -> tuple[float, float]:
         """How much of a caption is found in another, and of the other in it.
@@ -72,33 +74,60 @@ class Pool:
             if not left.size or not right.size:
                 return float(matched), float(matched)
         similarity = self.similarity[left[:, None], right]
-        return (
-            matched + float(similarity.max(axis=1).sum()),
-            matched + float(similarity.max(axis=0).sum()),
-        )
+        soft = [float(similarity.max(axis=axis).sum()) for axis in (1, 0)]
+        if self.clamp:
+            soft = [max(total, 0.0) for total in soft]
+        return matched + soft[0], matched + soft[1]
+
+
+class Cosines:
+    """Cosines of phrases with one another, exactly symmetric.
+
+    Args:
+        phrases: to embed, at once, each once, in sorted order.
+        encode: embeds them.
+
+    Raises:
+        ValueError: `encode` gives not one finite vector for each phrase.
+    """
+
+    def __init__(self, phrases: Iterable[str], encode: Encode):
+        unique = sorted(set(phrases))
+        self._rows = {phrase: row for row, phrase in enumerate(unique)}
+        vectors = _unit_vectors(unique, encode) if unique else np.zeros((0, 1))
+        products = vectors @ vectors.T
+        # not every matrix product is symmetric to the last bit
+        self._matrix: NDArray[np.float64] = np.maximum(products, products.T)
+
+    def among(self, phrases: Iterable[str]) -> NDArray[np.float64]:
+        """Of these phrases with one another, `(phrases, phrases)`."""
+        rows = [self._rows[phrase] for phrase in phrases]
+        return self._matrix[np.ix_(rows, rows)]
 
 
 def pool_phrases(
-    captions: Sequence[Sequence[str]], vectors: Mapping[str, int], cosines: Any, synonyms: Synonyms
+    captions: Sequence[Sequence[str]],
+    cosines: Cosines,
+    synonyms: Synonyms,
+    clamp: bool,
 ) -> Pool:
     """A pool of objects or attributes.
 
     Args:
         captions: the phrases of each caption, in the order in which they are to be matched.
-        vectors: the row of each phrase in `cosines`.
-        cosines: of all phrases with one another.
+        cosines: of all these phrases, and maybe others.
         synonyms: of two phrases.
+        clamp: see `Pool`.
     """
     phrases, lists = _numbered(captions)
-    rows = [vectors[phrase] for phrase in phrases]
-    return Pool(lists, _synonym_matrix(phrases, synonyms), cosines[np.ix_(rows, rows)])
+    return Pool(lists, _synonym_matrix(phrases, synonyms), cosines.among(phrases), clamp)
 
 
 def pool_relations(
     captions: Sequence[Sequence[Triple]],
-    vectors: Mapping[str, int],
-    cosines: Any,
+    cosines: Cosines,
     synonyms: Synonyms,
+    clamp: bool,
 ) -> Pool:
     """A pool of relations: synonymous if all three parts are, similar as phrases."""
     relations, lists = _numbered(captions)
@@ -107,36 +136,7 @@ def pool_relations(
         words, numbers = _numbered([[relation[part]] for relation in relations])
         of_relation = [number for (number,) in numbers]
         synonymous &= _synonym_matrix(words, synonyms)[np.ix_(of_relation, of_relation)]
-    rows = [vectors[" ".join(relation)] for relation in relations]
-    return Pool(lists, synonymous, cosines[np.ix_(rows, rows)])
-
-
-def cosine_matrix(phrases: list[str], encode: Encode, clamp: bool) -> NDArray[np.float64]:
-    """Cosines of all phrases with one another, `(phrases, phrases)`, exactly symmetric.
-
-    Args:
-        phrases: to embed, at once.
-        encode: embeds them.
-        clamp: negative cosines become 0.
-
-    Raises:
-        ValueError: `encode` gives not one finite vector for each phrase.
-    """
-    if not phrases:
-        return np.zeros((0, 0))
-    vectors = np.array(encode(phrases), dtype=np.float64)
-    if vectors.ndim != 2 or len(vectors) != len(phrases) or not np.isfinite(vectors).all():
-        raise ValueError(
-            f"`encode` must return a finite vector for each of {len(phrases)} phrases; it returned "
-            f"an array of shape {vectors.shape} with {np.isnan(vectors).sum()} NaN."
-        )
-    norms = np.linalg.norm(vectors, axis=1)
-    # unit vectors stay as they are, to the last bit: dot products of rounded ones are exact
-    off = (np.abs(norms - 1) > _NOT_UNIT) & (norms > 0)
-    vectors[off] /= norms[off, None]
-    cosines = vectors @ vectors.T
-    cosines = np.maximum(cosines, cosines.T)  # not every matrix product is symmetric to the bit
-    return np.maximum(cosines, 0) if clamp else cosines
+    return Pool(lists, synonymous, cosines.among(map(" ".join, relations)), clamp)
 
 
 @lru_cache(maxsize=1)
@@ -155,6 +155,20 @@ def wordnet_synonyms() -> Synonyms:
         return one in other or other in one or not names(one).isdisjoint(names(other))
 
     return synonyms
+
+
+def _unit_vectors(phrases: list[str], encode: Encode) -> NDArray[np.float64]:
+    vectors = np.array(encode(phrases), dtype=np.float64)
+    if vectors.ndim != 2 or len(vectors) != len(phrases) or not np.isfinite(vectors).all():
+        raise ValueError(
+            f"`encode` must return a finite vector for each of {len(phrases)} phrases; it returned "
+            f"an array of shape {vectors.shape} with {np.isnan(vectors).sum()} NaN."
+        )
+    norms = np.linalg.norm(vectors, axis=1)
+    # unit vectors stay as they are, to the last bit: products of rounded ones are exact
+    off = (np.abs(norms - 1) > _NOT_UNIT) & (norms > 0)
+    vectors[off] /= norms[off, None]
+    return vectors
 
 
 def _numbered(
@@ -221,12 +235,12 @@ _MATCHINGS: dict[str, Callable[[NDArray[np.bool_], NDArray[np.float64]], list[tu
 }
 
 __all__ = [
+    "Cosines",
     "Encode",
     "Matching",
     "Pool",
     "Synonyms",
     "Triple",
-    "cosine_matrix",
     "pool_phrases",
     "pool_relations",
     "wordnet_synonyms",

@@ -8,12 +8,12 @@ from types import MappingProxyType
 from typing import Any
 
 from .capture_matching import (
+    Cosines,
     Encode,
     Matching,
     Pool,
     Synonyms,
     Triple,
-    cosine_matrix,
     pool_phrases,
     pool_relations,
     wordnet_synonyms,
@@ -96,7 +96,7 @@ class PairScorer:
         encode: phrases to unit vectors; called once.
         weights: of objects, attributes, relations.
         synonyms: whether two words mean the same; WordNet's by default.
-        clamp: count negative cosines as 0.
+        clamp: what is left over adds nothing below 0.
         matching: which synonyms are paired.
     """
 
@@ -115,13 +115,11 @@ class PairScorer:
         attributes = [caption.attribute_words() for caption in captions]
         relations = [sorted(caption.relations) for caption in captions]
         texts = (" ".join(relation) for caption in relations for relation in caption)
-        phrases = sorted({*chain(*objects), *chain(*attributes), *texts})
-        rows = {phrase: row for row, phrase in enumerate(phrases)}
-        cosines = cosine_matrix(phrases, encode, clamp)
+        cosines = Cosines(chain(*objects, *attributes, texts), encode)
         self._pools: tuple[Pool, ...] = (
-            pool_phrases(objects, rows, cosines, synonyms),
-            pool_phrases(attributes, rows, cosines, synonyms),
-            pool_relations(relations, rows, cosines, synonyms),
+            pool_phrases(objects, cosines, synonyms, clamp),
+            pool_phrases(attributes, cosines, synonyms, clamp),
+            pool_relations(relations, cosines, synonyms, clamp),
         )
 
     def __call__(self, candidate: int, reference: int) -> CaptureScore:
