@@ -1,0 +1,341 @@
+"""Pictures of a dataset: maps of regions, points, indicators, splits, coverage; a sheet of images.
+
+Every function writes PNG (matplotlib; for papers and cards) or HTML (folium; to pan and click), by
+the suffix of the path. Maps are drawn in degrees with the aspect of their latitude.
+"""
+
+import html
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw
+
+from .errors import DatasetError, MissingExtraError
+from .files import atomic_path
+from .images import decode_image
+
+SPLIT_COLOURS = {
+    "train": "#4c78a8",
+    "validation": "#f2b544",
+    "test": "#d1495b",
+    "buffer": "#cccccc",
+}
+CLASS_COLOURS = ("#4c78a8", "#d1495b", "#54a24b", "#f2b544", "#7f5aa2", "#8c6d46", "#5ba4a4")
+GREY, EDGE = "#d9d9d9", "#5c5c5c"
+CELL_PX, GAP_PX = 160, 8
+
+
+def plot_regions(regions: gpd.GeoDataFrame, path: str | Path, title: str = "") -> Path:
+    """The outlines of regions.
+
+    Args:
+        regions: polygons with a CRS.
+        path: .png or .html.
+        title: on top; says "synthetic" where the data are.
+    """
+    frame = _degrees(regions)
+    labels = {"region_id": frame.get("region_id", pd.Series(frame.index))}
+    return _save(frame, np.full(len(frame), "#dce6f0", dtype=object), labels, path, title, {})
+
+
+def plot_indicator(
+    regions: gpd.GeoDataFrame, name: str, path: str | Path, title: str = "", log: bool = True
+) -> Path:
+    """A map of an indicator; grey where it is missing.
+
+    Args:
+        regions: with the column `name`.
+        name: of the indicator.
+        path: .png or .html.
+        title: on top.
+        log: colour by ln(y + 1), as evaluation sees it.
+    """
+    if name not in regions:
+        raise DatasetError(f"There is no indicator {name!r}; columns: {', '.join(regions)}.")
+    frame = _degrees(regions)
+    values = frame[name].to_numpy(dtype=float)
+    return _plot_values(frame, values, name, path, title, log)
+
+
+def plot_coverage(
+    regions: gpd.GeoDataFrame, counts: Mapping[str, int], path: str | Path, title: str = ""
+) -> Path:
+    """How many pictures each region has; grey where there is none.
+
+    Args:
+        regions: with `region_id`.
+        counts: pictures by region.
+        path: .png or .html.
+        title: on top.
+    """
+    frame = _degrees(regions)
+    values = np.array([float(counts.get(one, 0)) for one in frame["region_id"]])
+    return _plot_values(frame, np.where(values > 0, values, np.nan), "pictures", path, title, False)
+
+
+def plot_splits(regions: gpd.GeoDataFrame, column: str, path: str | Path, title: str = "") -> Path:
+    """Which region is in which part of a split; grey is the buffer, in no part.
+
+    Args:
+        regions: with the column, "train", "validation", "test" or null.
+        column: "split_random" or "split_block".
+        path: .png or .html.
+        title: on top.
+    """
+    if column not in regions:
+        raise DatasetError(f"There is no split {column!r}; columns: {', '.join(regions)}.")
+    frame = _degrees(regions)
+    parts = frame[column].fillna("buffer").to_numpy()
+    colours = np.array([SPLIT_COLOURS.get(part, GREY) for part in parts], dtype=object)
+    legend = {
+        f"{part} ({(parts == part).sum()})": colour
+        for part, colour in SPLIT_COLOURS.items()
+        if (parts == part).any()
+    }
+    return _save(frame, colours, {column: pd.Series(parts)}, path, title, legend)
+
+
+def plot_points(
+    roads: gpd.GeoDataFrame, points: gpd.GeoDataFrame, path: str | Path, title: str = ""
+) -> Path:
+    """A road network and the sampling points on it.
+
+    Args:
+        roads: lines with a CRS.
+        points: points with a CRS, and `highway` for their colours if they have it.
+        path: .png or .html.
+        title: on top.
+    """
+    roads, points = _degrees(roads), _degrees(points)
+    kinds = (
+        points["highway"].astype(str) if "highway" in points else pd.Series("point", points.index)
+    )
+    names = kinds.value_counts().index.tolist()
+    colour_of = {
+        name: CLASS_COLOURS[min(i, len(CLASS_COLOURS) - 1)] for i, name in enumerate(names)
+    }
+    colours = kinds.map(colour_of).to_numpy()
+    legend = {f"{name} ({(kinds == name).sum()})": colour_of[name] for name in names}
+    path = Path(path)
+    if _is_html(path):
+        chart = _folium_map(roads)
+        import folium
+
+        folium.GeoJson(
+            roads[["geometry"]], style_function=lambda _: {"color": EDGE, "weight": 1}
+        ).add_to(chart)
+        for point, colour, kind in zip(points.geometry, colours, kinds, strict=True):
+            folium.CircleMarker(
+                (point.y, point.x), 4, color=colour, fill=True, tooltip=html.escape(kind)
+            ).add_to(chart)
+        return _save_html(chart, path, title, legend)
+    figure, axes = _figure(roads, title)
+    roads.plot(ax=axes, color="#b0b0b0", linewidth=0.7)
+    axes.scatter(points.geometry.x, points.geometry.y, c=colours, s=14, zorder=3)
+    return _save_png(figure, axes, path, legend)
+
+
+def contact_sheet(
+    images: Sequence[tuple[str, bytes]], path: str | Path, columns: int = 6, title: str = ""
+) -> Path:
+    """Small pictures side by side, each with its name.
+
+    Args:
+        images: name and encoded bytes of each.
+        path: .png.
+        columns: pictures in a row.
+        title: on top.
+
+    Raises:
+        DatasetError: there is no image.
+    """
+    if not images:
+        raise DatasetError("A contact sheet needs one image at least.")
+    columns = min(columns, len(images))
+    rows = math.ceil(len(images) / columns)
+    step, top, line = CELL_PX + GAP_PX, 28 if title else GAP_PX, 14
+    sheet = Image.new("RGB", (columns * step + GAP_PX, top + rows * (step + line)), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((GAP_PX, 8), title, fill="black")
+    for number, (name, data) in enumerate(images):
+        left, upper = GAP_PX + number % columns * step, top + number // columns * (step + line)
+        small = decode_image(data)
+        small.thumbnail((CELL_PX, CELL_PX))
+        sheet.paste(small, (left, upper + CELL_PX - small.height))
+        draw.text((left, upper + CELL_PX + 1), _fit(draw, name), fill="#333333")
+    path = Path(path)
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, "PNG", optimize=True)
+    return path
+
+
+def _fit(draw: ImageDraw.ImageDraw, name: str) -> str:
+    while len(name) > 4 and draw.textlength(name) > CELL_PX:
+        name = name[:-2] + "…" if not name.endswith("…") else name[:-3] + "…"
+    return name
+
+
+def _plot_values(
+    frame: gpd.GeoDataFrame,
+    values: np.ndarray,
+    name: str,
+    path: str | Path,
+    title: str,
+    log: bool,
+) -> Path:
+    import matplotlib as mpl
+
+    shown = np.log1p(values) if log else values
+    known = np.isfinite(shown)
+    low, high = (float(shown[known].min()), float(shown[known].max())) if known.any() else (0, 1)
+    scale = mpl.colors.Normalize(low, high if high > low else low + 1)
+    palette = mpl.colormaps["viridis"]
+    colours = np.array(
+        [
+            mpl.colors.to_hex(palette(scale(v))) if ok else GREY
+            for v, ok in zip(shown, known, strict=True)
+        ],
+        dtype=object,
+    )
+    label = f"ln({name} + 1)" if log else name
+    ends = np.expm1([low, high]) if log else [low, high]
+    legend = {f"{ends[0]:,.4g}": mpl.colors.to_hex(palette(0.0))}
+    legend |= {f"{ends[1]:,.4g}": mpl.colors.to_hex(palette(1.0))}
+    if not known.all():
+        legend["missing"] = GREY
+    bar = mpl.cm.ScalarMappable(scale, palette) if known.any() else None
+    return _save(frame, colours, {name: pd.Series(values)}, path, title, legend, (bar, label))
+
+
+def _degrees(frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    if frame.crs is None:
+        raise DatasetError("A map needs a CRS: set it with `frame.set_crs(...)`.")
+    if len(frame) == 0:
+        raise DatasetError("There is nothing to draw: the table is empty.")
+    return frame.to_crs("EPSG:4326").reset_index(drop=True)
+
+
+def _save(
+    frame: gpd.GeoDataFrame,
+    colours: np.ndarray,
+    labels: Mapping[str, pd.Series],
+    path: str | Path,
+    title: str,
+    legend: Mapping[str, str],
+    bar: tuple[Any, str] = (None, ""),
+) -> Path:
+    path = Path(path)
+    if _is_html(path):
+        shown = frame[["geometry"]].copy()
+        shown["colour"] = colours
+        for name, values in labels.items():
+            shown[name] = values.astype(str).to_numpy()
+        import folium
+
+        chart = _folium_map(frame)
+        folium.GeoJson(
+            shown,
+            style_function=lambda feature: {
+                "fillColor": feature["properties"]["colour"],
+                "fillOpacity": 0.7,
+                "color": EDGE,
+                "weight": 0.4,
+            },
+            tooltip=folium.GeoJsonTooltip(list(labels)),
+        ).add_to(chart)
+        return _save_html(chart, path, title, legend)
+    figure, axes = _figure(frame, title)
+    frame.plot(ax=axes, color=list(colours), edgecolor=EDGE, linewidth=_edge_width(len(frame)))
+    scale, label = bar
+    if scale is not None:
+        figure.colorbar(scale, ax=axes, label=label, shrink=0.8)
+        legend = {name: colour for name, colour in legend.items() if name == "missing"}
+    return _save_png(figure, axes, path, legend)
+
+
+def _edge_width(number: int) -> float:
+    return 0.4 if number < 1500 else 0.0
+
+
+def _is_html(path: Path) -> bool:
+    if path.suffix not in (".png", ".html"):
+        raise DatasetError(f"A picture is written as .png or .html, got {path.name!r}.")
+    if path.suffix == ".png":
+        return False
+    try:
+        import folium  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("folium", "geo") from error
+    return True
+
+
+def _folium_map(frame: gpd.GeoDataFrame) -> Any:
+    import folium
+
+    west, south, east, north = frame.total_bounds
+    chart = folium.Map(tiles="OpenStreetMap", control_scale=True)
+    chart.fit_bounds([(south, west), (north, east)])
+    return chart
+
+
+def _save_html(chart: Any, path: Path, title: str, legend: Mapping[str, str]) -> Path:
+    import folium
+
+    items = "".join(
+        f'<div><span style="background:{colour};display:inline-block;width:1em;height:1em;'
+        f'margin-right:.4em"></span>{html.escape(name)}</div>'
+        for name, colour in legend.items()
+    )
+    box = (
+        '<div style="position:fixed;bottom:24px;left:12px;z-index:9999;background:#fff;'
+        'padding:8px 12px;font:13px sans-serif;border-radius:4px;box-shadow:0 1px 4px #0004">'
+        f"<b>{html.escape(title)}</b>{items}</div>"
+    )
+    chart.get_root().html.add_child(folium.Element(box))
+    buffer = io.BytesIO()
+    chart.save(buffer, close_file=False)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+    return path
+
+
+def _figure(frame: gpd.GeoDataFrame, title: str) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.set_title(title)
+    axes.set_xlabel("longitude")
+    axes.set_ylabel("latitude")
+    axes.ticklabel_format(useOffset=False)
+    return figure, axes
+
+
+def _save_png(figure: Any, axes: Any, path: Path, legend: Mapping[str, str]) -> Path:
+    from matplotlib.patches import Patch
+
+    if legend:
+        handles = [Patch(color=colour, label=name) for name, colour in legend.items()]
+        figure.legend(handles=handles, loc="outside right upper", frameon=False)
+    axes.set_aspect(1 / math.cos(math.radians(float(np.mean(axes.get_ylim())))))
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=130)
+    return path
+
+
+__all__ = [
+    "contact_sheet",
+    "plot_coverage",
+    "plot_indicator",
+    "plot_points",
+    "plot_regions",
+    "plot_splits",
+]

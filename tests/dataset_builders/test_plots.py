@@ -1,0 +1,123 @@
+import io
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import shapely
+from PIL import Image
+
+from dataset_builders.errors import DatasetError
+from dataset_builders.plots import (
+    SPLIT_COLOURS,
+    contact_sheet,
+    plot_coverage,
+    plot_indicator,
+    plot_points,
+    plot_regions,
+    plot_splits,
+)
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+@pytest.fixture
+def regions():
+    squares = [shapely.box(116 + i * 0.01, 40, 116.01 + i * 0.01, 40.01) for i in range(4)]
+    return gpd.GeoDataFrame(
+        {
+            "region_id": [f"r{i}" for i in range(3)] + [HOSTILE],
+            "population": [0.0, 10.0, np.nan, 1000.0],
+            "split_block": ["train", "test", None, "validation"],
+        },
+        geometry=squares,
+        crs="EPSG:4326",
+    )
+
+
+def colours_of(path):
+    picture = Image.open(path).convert("RGB")
+    # more than the soft edges of letters
+    least = picture.width * picture.height / 1000
+    found = picture.getcolors(1 << 24)
+    return {"#{:02x}{:02x}{:02x}".format(*colour) for count, colour in found if count > least}
+
+
+def draw(name, regions, path):
+    points = gpd.GeoDataFrame(
+        {"highway": ["primary", HOSTILE]},
+        geometry=[shapely.Point(116.01, 40.005), shapely.Point(116.02, 40.005)],
+        crs="EPSG:4326",
+    )
+    lines = gpd.GeoDataFrame(
+        geometry=[shapely.LineString([(116, 40), (116.04, 40.01)])], crs="EPSG:4326"
+    )
+    calls = {
+        "regions": lambda: plot_regions(regions, path, HOSTILE),
+        "indicator": lambda: plot_indicator(regions, "population", path, HOSTILE),
+        "splits": lambda: plot_splits(regions, "split_block", path, HOSTILE),
+        "coverage": lambda: plot_coverage(regions, {"r1": 3}, path, HOSTILE),
+        "points": lambda: plot_points(lines, points, path, HOSTILE),
+    }
+    return calls[name]()
+
+
+NAMES = ["regions", "indicator", "splits", "coverage", "points"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_map_is_a_picture_with_something_in_it(regions, tmp_path, name):
+    path = draw(name, regions, tmp_path / "map.png")
+    assert len(Image.open(path).convert("RGB").getcolors(1 << 24)) > 100
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_escapes_what_it_shows(regions, tmp_path, name):
+    pytest.importorskip("folium", reason="folium is in the extra `geo`")
+    text = draw(name, regions, tmp_path / "map.html").read_text()
+    assert HOSTILE not in text
+    assert "leaflet" in text
+
+
+def test_splits_have_their_colours_and_the_buffer_too(regions, tmp_path):
+    plot_splits(regions, "split_block", tmp_path / "splits.png")
+    assert set(SPLIT_COLOURS.values()) <= colours_of(tmp_path / "splits.png")
+
+
+def test_missing_values_are_grey_and_others_are_not(regions, tmp_path):
+    plot_indicator(regions, "population", tmp_path / "a.png")
+    assert "#d9d9d9" in colours_of(tmp_path / "a.png")
+    full = regions.fillna({"population": 5.0})
+    plot_indicator(full, "population", tmp_path / "b.png")
+    assert "#d9d9d9" not in colours_of(tmp_path / "b.png")
+
+
+def test_an_indicator_without_any_value_is_drawn(regions, tmp_path):
+    plot_indicator(regions.assign(population=np.nan), "population", tmp_path / "a.png")
+    assert "#d9d9d9" in colours_of(tmp_path / "a.png")
+
+
+def test_a_contact_sheet_shows_every_image(tmp_path):
+    images = []
+    for level in (40, 90, 140, 190, 240):
+        buffer = io.BytesIO()
+        Image.new("RGB", (400, 200), (level, 0, 0)).save(buffer, "PNG")
+        images.append((f"a name that is far too long for its picture {level}", buffer.getvalue()))
+    colours = colours_of(contact_sheet(images, tmp_path / "sheet.png", columns=3, title="x"))
+    assert {f"#{level:02x}0000" for level in (40, 90, 140, 190, 240)} <= colours
+    with pytest.raises(DatasetError, match="one image"):
+        contact_sheet([], tmp_path / "none.png")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda r, p: plot_indicator(r, "gdp", p / "a.png"), "no indicator 'gdp'"),
+        (lambda r, p: plot_splits(r, "split", p / "a.png"), "no split 'split'"),
+        (lambda r, p: plot_regions(r, p / "a.jpg"), "as .png or .html"),
+        (lambda r, p: plot_regions(r.iloc[:0], p / "a.png"), "nothing to draw"),
+        (lambda r, p: plot_regions(r.set_crs(None, allow_override=True), p / "a.png"), "a CRS"),
+    ],
+)
+def test_bad_input_is_refused(regions, tmp_path, call, message):
+    with pytest.raises(DatasetError, match=message):
+        call(regions, tmp_path)
