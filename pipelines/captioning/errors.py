@@ -20,8 +20,20 @@ class RequestFailedError(Exception):
         self.attempts = attempts
 
 
+class ModelUnavailableError(Exception):
+    """A model cannot be asked at all: key refused, no such model, weights that do not load.
+
+    Every further request would fail, so the run stops; what has been done is kept.
+    """
+
+
 class MissingDependencyError(ImportError):
     """A package or data file of an extra is not there; the message says how to get it."""
 
 
-__all__ = ["CaptioningError", "MissingDependencyError", "RequestFailedError"]
+__all__ = [
+    "CaptioningError",
+    "MissingDependencyError",
+    "ModelUnavailableError",
+    "RequestFailedError",
+]
