@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-BAND_ROWS = 64
+BAND_ROWS = 128
 LARGEST_INT16 = np.iinfo(np.int16).max
 LARGEST_INT32 = np.iinfo(np.int32).max
 

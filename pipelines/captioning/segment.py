@@ -9,7 +9,7 @@ https://github.com/foundation-multimodal-models/CAPTURE, utils/bbox_cluster.py.)
 """
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,7 +80,14 @@ def salient_boxes(
         CaptioningError: an option is out of its range, or a mask has not the image's shape.
         ValueError: a mask holds other values than 0 and 1.
     """
-    _check_options(min_mask_area, max_mask_area, duplicate_iou, min_box_area, min_side)
+    shares = {
+        "min_mask_area": min_mask_area,
+        "max_mask_area": max_mask_area,
+        "duplicate_iou": duplicate_iou,
+        "min_box_area": min_box_area,
+        "min_side": min_side,
+    }
+    _check_options(shares, max_boxes)
     pixels = shape[0] * shape[1]
     regions = [_region(mask, shape) for mask in masks]
     regions = [
@@ -127,12 +134,12 @@ def crop(image: Image.Image, box: Box, margin: float = 0.02) -> Image.Image:
     )
 
 
-def _check_options(*shares: float) -> None:
-    for share in shares:
+def _check_options(shares: Mapping[str, float], max_boxes: int) -> None:
+    for name, share in shares.items():
         if not 0 <= share <= 1:
-            raise CaptioningError(
-                f"Areas, duplicate_iou and min_side are shares in [0, 1], got {share}."
-            )
+            raise CaptioningError(f"{name} is a share in [0, 1], got {share}.")
+    if max_boxes < 0:
+        raise CaptioningError(f"max_boxes is not negative, got {max_boxes}.")
 
 
 def _region(mask: ArrayLike, shape: tuple[int, int]) -> _Region:

@@ -7,11 +7,12 @@ several threads; models take one image at a time.
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from .errors import CaptioningError, MissingDependencyError
 from .records import Segmenter
 
 Masks = list[NDArray[np.bool_]]
+MODEL_SUFFIXES = (".json", ".safetensors", ".bin")
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ class SamSegmenter:
         }
         self._lock = threading.Lock()
         self.revision = _revision(
-            "sam-1", f"{model_type} {_digest([self._checkpoint])}", self._options
+            "sam-1", f"{model_type} {_digest(self._checkpoint)}", self._options
         )
 
     def masks(self, image: Image.Image) -> Masks:
@@ -208,12 +210,12 @@ class SamSegmenter:
                 self.passed += len(data["boxes"])
                 return data
 
-        # the package's own loading unpickles whatever the file holds
-        weights = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
         model = sam_model_registry[self._type](checkpoint=None)
         try:
+            # the package's own loading unpickles whatever the file holds
+            weights = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
             model.load_state_dict(weights)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError, EOFError, UnpicklingError) as error:
             raise CaptioningError(
                 f"{self._checkpoint} is no checkpoint of SAM {self._type}; set model_type as the "
                 f"file's name says. {error}"
@@ -281,10 +283,6 @@ class MaskGenerationSegmenter:
         """Which weights: the commit on the hub, or a digest of the files of a folder."""
         from transformers import AutoConfig
 
-        folder = Path(self._checkpoint)
-        if folder.is_dir():
-            suffixes = (".json", ".safetensors", ".bin")
-            return _digest(path for path in folder.iterdir() if path.suffix in suffixes)
         try:
             config = AutoConfig.from_pretrained(self._checkpoint, revision=self._revision)
         except (OSError, ValueError) as error:
@@ -292,7 +290,8 @@ class MaskGenerationSegmenter:
                 f"There is no mask-generation checkpoint {self._checkpoint!r} (revision "
                 f"{self._revision}): {error}"
             ) from error
-        return f"{self._checkpoint}@{config._commit_hash}"
+        folder = Path(self._checkpoint)
+        return _folder_digest(folder) if folder.is_dir() else f"{folder}@{config._commit_hash}"
 
     @cached_property
     def _pipeline(self) -> Any:
@@ -316,14 +315,16 @@ def _revision(rules: str, weights: str, options: Mapping[str, Any]) -> str:
     return f"{rules} {weights} {json.dumps(options, sort_keys=True)}".replace("  ", " ")
 
 
-def _digest(paths: Iterable[Path]) -> str:
-    """Of the names and contents of files."""
-    content = hashlib.sha256()
-    for path in sorted(paths):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        content.update(f"{path.name} {digest}\n".encode())
-    return content.hexdigest()[:16]
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _folder_digest(folder: Path) -> str:
+    """Of settings and weights."""
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in MODEL_SUFFIXES)
+    lines = [f"{name} {_digest(folder / name)}\n" for name in names]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
 
 def _missing(package: str, extra: str) -> MissingDependencyError:

@@ -1,0 +1,234 @@
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dataset_builders.images import decode_image
+from pipelines.captioning.errors import CaptioningError
+from pipelines.captioning.records import Box
+from pipelines.captioning.segment import crop, largest_rectangle, open_segmenter, salient_boxes
+
+SHAPE = (24, 32)
+
+
+def rectangle(top, left, height, width, shape=SHAPE):
+    mask = np.zeros(shape, bool)
+    mask[top : top + height, left : left + width] = True
+    return mask
+
+
+def inside(box, mask):
+    return mask[box.top : box.top + box.height, box.left : box.left + box.width]
+
+
+def coverage(boxes, shape):
+    counts = np.zeros(shape, int)
+    for box in boxes:
+        inside(box, counts)[:] += 1
+    return counts
+
+
+@st.composite
+def mask_lists(draw):
+    """Overlapping blobs: unions of a few rectangles, with holes."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    masks = []
+    for _ in range(draw(st.integers(0, 8))):
+        mask = np.zeros(SHAPE, bool)
+        for value in (True, True, False)[: rng.integers(1, 4)]:
+            top, left = rng.integers(0, SHAPE[0]), rng.integers(0, SHAPE[1])
+            mask[top : top + rng.integers(1, 16), left : left + rng.integers(1, 20)] = value
+        masks.append(mask)
+    return masks
+
+
+def eager_boxes(masks, min_area, min_side, max_boxes) -> tuple[Box, ...]:
+    """What `salient_boxes` does, without a heap: all rectangles anew after each box."""
+    free = np.ones(SHAPE, bool)
+    boxes: list[Box] = []
+    waiting = list(masks)
+    while len(boxes) < max_boxes:
+        found = [Box(*largest_rectangle(mask & free)) for mask in waiting]
+        good = [
+            b
+            for b in found
+            if b.height * b.width >= min_area and min(b.height, b.width) >= min_side
+        ]
+        if not good:
+            break
+        best = min(good, key=lambda box: (-box.height * box.width, box))
+        # a mask gives one box
+        waiting.pop(found.index(best))
+        boxes.append(best)
+        inside(best, free)[:] = False
+    return tuple(boxes)
+
+
+@settings(max_examples=150)
+@given(mask_lists(), st.integers(0, 6))
+def test_salient_boxes_are_disjoint_inside_and_each_in_a_mask(masks, max_boxes):
+    boxes = salient_boxes(masks, SHAPE, max_boxes=max_boxes)
+    assert len(boxes) <= max_boxes
+    assert coverage(boxes, SHAPE).max(initial=0) <= 1
+    for box in boxes:
+        assert 0 <= box.top < box.top + box.height <= SHAPE[0]
+        assert 0 <= box.left < box.left + box.width <= SHAPE[1]
+        assert any(inside(box, mask).all() for mask in masks)
+        assert [type(side) for side in vars(box).values()] == [int] * 4
+    areas = [box.height * box.width for box in boxes]
+    assert areas == sorted(areas, reverse=True)
+
+
+@settings(max_examples=150)
+@given(mask_lists(), st.integers(1, 30), st.integers(1, 4))
+def test_salient_boxes_takes_the_largest_rectangle_each_time(masks, min_area, min_side):
+    # masks that are alike in all pixels stand for one thing
+    different = list({mask.tobytes(): mask for mask in masks}.values())
+    boxes = salient_boxes(
+        masks,
+        SHAPE,
+        min_mask_area=0,
+        max_mask_area=1,
+        duplicate_iou=1,
+        min_box_area=min_area / (SHAPE[0] * SHAPE[1]),
+        min_side=min_side / min(SHAPE),
+    )
+    assert boxes == eager_boxes(different, min_area, min_side, 12)
+
+
+@settings(max_examples=60)
+@given(mask_lists(), st.randoms(use_true_random=False))
+def test_salient_boxes_do_not_depend_on_the_order_of_masks(masks, random):
+    shuffled = random.sample(masks, len(masks))
+    assert salient_boxes(shuffled, SHAPE) == salient_boxes(masks, SHAPE)
+
+
+def test_salient_boxes_cuts_a_covered_thing_around_the_larger_one():
+    masks = [rectangle(4, 4, 10, 10), rectangle(8, 8, 16, 24)]
+    assert salient_boxes(masks, SHAPE) == (Box(8, 8, 16, 24), Box(4, 4, 4, 10))
+
+
+def test_salient_boxes_drops_masks_that_are_tiny_or_nearly_the_image():
+    tiny, whole = rectangle(0, 0, 2, 3), rectangle(0, 0, 24, 31)
+    thing = rectangle(10, 10, 5, 5)
+    boxes = salient_boxes([tiny, whole, thing], SHAPE, min_mask_area=7 / (24 * 32))
+    assert boxes == (Box(10, 10, 5, 5),)
+    assert len(salient_boxes([tiny, whole, thing], SHAPE, min_mask_area=0, max_mask_area=1)) == 1
+    assert salient_boxes([tiny], SHAPE, min_mask_area=6 / (24 * 32), min_box_area=0) == (
+        Box(0, 0, 2, 3),
+    )
+
+
+def test_salient_boxes_takes_one_of_near_duplicates():
+    thing, again = rectangle(2, 2, 10, 10), rectangle(2, 2, 10, 9)
+    # IoU 0.9: the rest of the larger is nothing new
+    larger_first = salient_boxes([thing, again], SHAPE, min_box_area=0, min_side=0)
+    assert larger_first == (Box(2, 2, 10, 10),)
+    # what a mask with a hole leaves over belongs to the hole's own mask, not to a duplicate
+    holed = rectangle(2, 2, 10, 10)
+    holed[6:8, 6:8] = False
+    boxes = salient_boxes([holed, thing], SHAPE, duplicate_iou=0.95, min_box_area=0)
+    assert boxes == (Box(2, 2, 10, 10),)
+    boxes = salient_boxes([holed, again], SHAPE, duplicate_iou=1, min_box_area=0)
+    assert boxes == (Box(2, 2, 10, 9), Box(2, 11, 10, 1))
+
+
+def test_salient_boxes_without_masks_are_none():
+    assert salient_boxes([], SHAPE) == ()
+    assert salient_boxes([np.zeros(SHAPE)], SHAPE, min_mask_area=0) == ()
+    assert salient_boxes([rectangle(0, 0, 9, 9)], SHAPE, max_boxes=0) == ()
+
+
+def test_salient_boxes_takes_numbers_and_iterators():
+    masks = [rectangle(0, 0, 9, 9).astype(np.uint8), rectangle(10, 10, 9, 9).astype(float)]
+    assert salient_boxes(iter(masks), SHAPE) == (Box(0, 0, 9, 9), Box(10, 10, 9, 9))
+
+
+@pytest.mark.parametrize(
+    ("masks", "options", "message"),
+    [
+        ([np.zeros((32, 24))], {}, r"image of shape \(24, 32\) .* got \(32, 24\)"),
+        ([np.zeros((24, 32, 1))], {}, "two dimensions"),
+        ([np.full(SHAPE, 2)], {}, "0 and 1 only"),
+        ([], {"min_mask_area": 1.5}, r"min_mask_area is a share in \[0, 1\], got 1.5"),
+        ([], {"duplicate_iou": -0.1}, r"duplicate_iou is a share in \[0, 1\], got -0.1"),
+        ([], {"min_side": 16}, r"min_side is a share in \[0, 1\], got 16"),
+        ([], {"max_boxes": -1}, "max_boxes is not negative, got -1"),
+    ],
+)
+def test_salient_boxes_refuses_what_does_not_fit(masks, options, message):
+    with pytest.raises(ValueError, match=message):
+        salient_boxes(masks, SHAPE, **options)
+
+
+@pytest.mark.parametrize("side", [1, 49, 50, 99, 100, 150, 1450, 2900, 4999, 5000])
+def test_crop_adds_a_fiftieth_of_the_image_on_each_side(side):
+    image = Image.new("L", (3 * side, side))
+    box = Box(side // 2, side, 1, 1)
+    cut = crop(image, box)
+    across, down = 3 * side // 50, side // 50
+    top, bottom = max(box.top - down, 0), min(box.top + 1 + down, side)
+    assert cut.size == (1 + 2 * across, bottom - top)
+
+
+def test_crop_holds_the_box_and_ends_at_the_edge():
+    pixels = np.arange(100 * 200, dtype=np.int32).reshape(100, 200)
+    image = Image.fromarray(pixels)
+    whole = np.asarray(crop(image, Box(0, 0, 100, 200)))
+    assert np.array_equal(whole, pixels)
+    corner = np.asarray(crop(image, Box(90, 195, 10, 5), margin=0.1))
+    assert np.array_equal(corner, pixels[80:, 175:])
+    bare = np.asarray(crop(image, Box(10, 20, 30, 40), margin=0))
+    assert np.array_equal(bare, pixels[10:40, 20:60])
+
+
+@pytest.mark.parametrize(
+    "box",
+    [Box(-1, 0, 5, 5), Box(0, 0, 0, 5), Box(0, 196, 5, 5), Box(96, 0, 5, 5), Box(0, 0, 5, -5)],
+)
+def test_crop_refuses_a_box_that_is_not_in_the_image(box):
+    with pytest.raises(CaptioningError, match="not inside an image of 200x100 pixels"):
+        crop(Image.new("RGB", (200, 100)), box)
+
+
+def test_crop_refuses_a_negative_margin():
+    with pytest.raises(CaptioningError, match=r"not negative, got -0\.1"):
+        crop(Image.new("RGB", (200, 100)), Box(0, 0, 5, 5), margin=-0.1)
+
+
+def test_boxes_of_a_turned_photo_belong_to_the_upright_image():
+    rng = np.random.default_rng(0)
+    pixels = np.kron(rng.integers(0, 255, (3, 4, 3)), np.ones((40, 40, 1))).astype(np.uint8)
+    stored, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    Image.fromarray(pixels).save(stored, "JPEG", quality=95, exif=exif)
+    upright = decode_image(stored.getvalue())
+    assert upright.size == (120, 160)
+    masks = open_segmenter("felzenszwalb").masks(upright)
+    boxes = salient_boxes(masks, (upright.height, upright.width))
+    assert len(boxes) == 12
+    assert max(box.top + box.height for box in boxes) > 120
+    turned = np.rot90(pixels, -1)
+    for box in boxes:  # one block of one colour each, but for the border that smoothing moves
+        block = inside(box, turned)[3:-3, 3:-3].reshape(-1, 3)
+        assert (block == block[0]).all()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_boxes_of_street_scenes_are_purer_than_random_boxes(shared_data, number):
+    from benchmarks.segmentation import camvid_scenes, purity, random_box
+
+    segmenter, rng = open_segmenter("felzenszwalb"), np.random.default_rng(number)
+    found, drawn = [], []
+    for image, truth in list(camvid_scenes(shared_data / "camvid"))[number * 20 :: 60]:
+        boxes = salient_boxes(segmenter.masks(image), truth.shape)
+        assert coverage(boxes, truth.shape).max() == 1
+        found += [purity(truth, box) for box in boxes]
+        drawn += [
+            purity(truth, random_box(box, truth.shape, rng)) for box in boxes for _ in range(5)
+        ]
+    assert len(found) >= 60
+    assert np.mean(found) > np.mean(drawn) + 0.05

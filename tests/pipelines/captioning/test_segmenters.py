@@ -1,0 +1,353 @@
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from segment_anything import sam_model_registry
+from segment_anything.modeling import (
+    ImageEncoderViT,
+    MaskDecoder,
+    PromptEncoder,
+    Sam,
+    TwoWayTransformer,
+)
+from transformers import (
+    Sam2Config,
+    Sam2ImageProcessor,
+    Sam2Model,
+    SamConfig,
+    SamHQConfig,
+    SamHQModel,
+    SamImageProcessor,
+    SamModel,
+)
+
+from pipelines.captioning.errors import CaptioningError, MissingDependencyError
+from pipelines.captioning.records import Segmenter
+from pipelines.captioning.segment import open_segmenter, salient_boxes
+from pipelines.captioning.segmenters import MaskGenerationSegmenter
+
+# of the weights' noise nearly every mask is let through
+ANY_MASK = {"points_per_side": 4, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
+SIDE = 64
+PROMPTS = {"hidden_size": 32, "image_size": SIDE, "patch_size": 16, "mask_input_channels": 8}
+DECODER = {
+    "hidden_size": 32,
+    "mlp_dim": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "iou_head_depth": 2,
+    "iou_head_hidden_dim": 32,
+}
+
+
+def picture(width=96, height=64, seed=0):
+    """Blocks of even colour, and a disc."""
+    rng = np.random.default_rng(seed)
+    blocks = np.kron(rng.integers(0, 255, (2, 3, 3)), np.ones((height // 2, width // 3, 1)))
+    rows, columns = np.indices((height, width))
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[: blocks.shape[0], : blocks.shape[1]] = blocks
+    pixels[np.hypot(rows - height / 2, columns - width / 2) < height / 5] = (250, 10, 10)
+    return Image.fromarray(pixels)
+
+
+def tiny_sam(checkpoint=None):
+    """SAM's architecture of `segment-anything`, random weights."""
+    assert checkpoint is None, "the package's own loading is not to be used"
+    encoder = ImageEncoderViT(
+        depth=2,
+        embed_dim=32,
+        img_size=SIDE,
+        mlp_ratio=2,
+        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+        num_heads=2,
+        patch_size=16,
+        qkv_bias=True,
+        use_rel_pos=True,
+        global_attn_indexes=(1,),
+        window_size=2,
+        out_chans=32,
+    )
+    prompts = PromptEncoder(
+        embed_dim=32,
+        image_embedding_size=(SIDE // 16, SIDE // 16),
+        input_image_size=(SIDE, SIDE),
+        mask_in_chans=8,
+    )
+    decoder = MaskDecoder(
+        num_multimask_outputs=3,
+        transformer=TwoWayTransformer(depth=2, embedding_dim=32, mlp_dim=64, num_heads=2),
+        transformer_dim=32,
+        iou_head_depth=2,
+        iou_head_hidden_dim=32,
+    )
+    return Sam(image_encoder=encoder, prompt_encoder=prompts, mask_decoder=decoder)
+
+
+@pytest.fixture
+def sam_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setitem(sam_model_registry, "vit_tiny", tiny_sam)
+    torch.manual_seed(0)
+    torch.save(tiny_sam().state_dict(), tmp_path / "sam_tiny.pth")
+    return tmp_path / "sam_tiny.pth"
+
+
+def save_sam(folder, config_class=SamConfig, model_class=SamModel, **decoder):
+    vision = {
+        "hidden_size": 32,
+        "output_channels": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": SIDE,
+        "patch_size": 16,
+        "mlp_dim": 64,
+        "num_pos_feats": 16,
+        "global_attn_indexes": [1],
+        "window_size": 2,
+    }
+    config = config_class(
+        vision_config=vision,
+        prompt_encoder_config=PROMPTS,
+        mask_decoder_config={**DECODER, **decoder},
+    )
+    torch.manual_seed(0)
+    model_class(config).save_pretrained(folder)
+    SamImageProcessor(
+        size={"longest_edge": SIDE},
+        pad_size={"height": SIDE, "width": SIDE},
+        mask_size={"longest_edge": 16},
+        mask_pad_size={"height": 16, "width": 16},
+    ).save_pretrained(folder)
+
+
+def save_sam_hq(folder):
+    save_sam(folder, SamHQConfig, SamHQModel, vit_dim=32)
+
+
+def save_sam2(folder):
+    backbone = {
+        "model_type": "sam2_hiera_det_model",
+        "hidden_size": 8,
+        "image_size": [SIDE, SIDE],
+        "blocks_per_stage": [1, 1, 2, 1],
+        "embed_dim_per_stage": [8, 16, 32, 64],
+        "num_attention_heads_per_stage": [1, 1, 1, 1],
+        "window_size_per_stage": [4, 2, 2, 2],
+        "global_attention_blocks": [3],
+        "window_positional_embedding_background_size": [2, 2],
+    }
+    vision = {
+        "model_type": "sam2_vision_model",
+        "backbone_config": backbone,
+        "backbone_channel_list": [64, 32, 16, 8],
+        "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+        "fpn_hidden_size": 32,
+    }
+    config = Sam2Config(
+        vision_config=vision, prompt_encoder_config=PROMPTS, mask_decoder_config=DECODER
+    )
+    torch.manual_seed(0)
+    Sam2Model(config).save_pretrained(folder)
+    Sam2ImageProcessor(
+        size={"height": SIDE, "width": SIDE}, mask_size={"height": 16, "width": 16}
+    ).save_pretrained(folder)
+
+
+def check_masks(masks, image):
+    assert masks
+    for mask in masks:
+        assert mask.shape == (image.height, image.width)
+        assert mask.dtype == np.bool_
+        assert mask.any()
+
+
+def alike(one, other):
+    return len(one) == len(other) and all(map(np.array_equal, one, other))
+
+
+def test_felzenszwalb_finds_blocks_of_even_colour():
+    image = picture(960, 640)
+    segmenter = open_segmenter("felzenszwalb")
+    assert isinstance(segmenter, Segmenter)
+    masks = segmenter.masks(image)
+    check_masks(masks, image)
+    # every pixel is in one region
+    assert (np.sum(masks, axis=0) == 1).all()
+    areas = [np.count_nonzero(mask) for mask in masks]
+    assert areas == sorted(areas, reverse=True)
+    disc = np.asarray(image)[:, :, 0] == 250
+    best = max(masks, key=lambda mask: np.count_nonzero(mask & disc))
+    assert np.count_nonzero(best & disc) / np.count_nonzero(best | disc) > 0.85
+    assert len(salient_boxes(masks, (640, 960))) == 7
+
+
+def test_felzenszwalb_gives_the_same_again_and_from_threads():
+    images = [picture(240, 160, seed) for seed in range(4)]
+    segmenter = open_segmenter("felzenszwalb")
+    expected = [segmenter.masks(image) for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        assert all(map(alike, pool.map(segmenter.masks, images), expected))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (1, 40), (40, 1), (2000, 100), (321, 319)])
+def test_felzenszwalb_masks_have_the_size_of_the_image(size):
+    image = Image.effect_noise(size, 90).convert("RGB")
+    check_masks(open_segmenter("felzenszwalb").masks(image), image)
+
+
+def test_felzenszwalb_gives_no_more_masks_than_asked_for():
+    image = Image.effect_noise((200, 200), 90).convert("RGB")
+    every = open_segmenter("felzenszwalb", max_masks=1000, min_area=0).masks(image)
+    few = open_segmenter("felzenszwalb", max_masks=5, min_area=0).masks(image)
+    assert len(every) > 100
+    assert alike(few, every[:5])
+
+
+def test_sam_runs_the_real_architecture(sam_checkpoint):
+    image = picture()
+    options = {"checkpoint": sam_checkpoint, "model_type": "vit_tiny", **ANY_MASK}
+    segmenter = open_segmenter("sam", **options)
+    assert isinstance(segmenter, Segmenter)
+    masks = segmenter.masks(image)
+    check_masks(masks, image)
+    assert alike(masks, open_segmenter("sam", **options).masks(image))
+    with ThreadPoolExecutor(4) as pool:  # the predictor holds one image at a time
+        images = [picture(seed=seed) for seed in range(4)]
+        expected = [segmenter.masks(one) for one in images]
+        assert all(map(alike, pool.map(segmenter.masks, images), expected))
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+def test_sam_without_a_good_mask_gives_none(sam_checkpoint, layers):
+    segmenter = open_segmenter(
+        "sam",
+        checkpoint=sam_checkpoint,
+        model_type="vit_tiny",
+        pred_iou_thresh=9.0,
+        crop_n_layers=layers,
+    )
+    assert segmenter.masks(picture()) == []
+
+
+def test_sam_refuses_weights_that_do_not_fit(sam_checkpoint, tmp_path):
+    torch.save({"wrong": torch.zeros(2)}, tmp_path / "other.pth")
+    segmenter = open_segmenter("sam", checkpoint=tmp_path / "other.pth", model_type="vit_tiny")
+    with pytest.raises(CaptioningError, match=r"other.pth is no checkpoint of SAM vit_tiny"):
+        segmenter.masks(picture())
+
+
+def test_sam_does_not_unpickle_objects(sam_checkpoint, tmp_path):
+    torch.save({"model": Image.new("RGB", (1, 1))}, tmp_path / "bad.pth")
+    segmenter = open_segmenter("sam", checkpoint=tmp_path / "bad.pth", model_type="vit_tiny")
+    with pytest.raises(CaptioningError, match=r"bad\.pth is no checkpoint"):
+        segmenter.masks(picture())
+
+
+def test_sam_refuses_what_is_not_there(sam_checkpoint, tmp_path):
+    with pytest.raises(CaptioningError, match=r"no SAM checkpoint .*missing\.pth"):
+        open_segmenter("sam", checkpoint=tmp_path / "missing.pth")
+    with pytest.raises(CaptioningError, match="Unknown SAM model_type 'vit_x'"):
+        open_segmenter("sam", checkpoint=sam_checkpoint, model_type="vit_x")
+
+
+@pytest.mark.parametrize("save", [save_sam, save_sam_hq, save_sam2])
+def test_mask_generation_runs_the_real_architectures(tmp_path, save):
+    save(tmp_path / "model")
+    image = picture()
+    segmenter = open_segmenter("mask-generation", checkpoint=tmp_path / "model", **ANY_MASK)
+    assert isinstance(segmenter, Segmenter)
+    masks = segmenter.masks(image)
+    check_masks(masks, image)
+    assert alike(masks, segmenter.masks(image))
+    strict = open_segmenter(
+        "mask-generation", checkpoint=tmp_path / "model", points_per_side=4, pred_iou_thresh=9.0
+    )
+    assert strict.masks(image) == []
+
+
+@pytest.mark.parametrize("save", [save_sam, save_sam2])
+def test_mask_generation_asks_everywhere_in_an_oblong_image(tmp_path, monkeypatch, save):
+    save(tmp_path / "model")
+    options: dict[str, Any] = {**ANY_MASK, "crop_n_layers": 0}
+    segmenter = MaskGenerationSegmenter(tmp_path / "model", **options)
+    seen = {}
+    model = segmenter._pipeline.model
+    forward = model.forward
+
+    def spy(*args, **inputs):
+        seen["points"] = inputs["input_points"].reshape(-1, 2)
+        return forward(*args, **inputs)
+
+    monkeypatch.setattr(model, "forward", spy)
+    image = picture(128, 64)
+    check_masks(segmenter.masks(image), image)
+    # SAM keeps the proportions: the image takes the upper half of its square
+    height = SIDE if save is save_sam2 else SIDE // 2
+    lowest, highest = seen["points"].min(0).values, seen["points"].max(0).values
+    assert torch.allclose(lowest, torch.tensor([SIDE, height]) / 8.0)
+    assert torch.allclose(highest, torch.tensor([SIDE, height]) * 7 / 8.0)
+
+
+def test_mask_generation_refuses_what_is_not_there(tmp_path):
+    with pytest.raises(CaptioningError, match="no mask-generation checkpoint 'nobody/nothing'"):
+        open_segmenter("mask-generation", checkpoint="nobody/nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CaptioningError, match=r"no mask-generation checkpoint .*empty"):
+        open_segmenter("mask-generation", checkpoint=tmp_path / "empty")
+
+
+def test_revisions_tell_weights_and_options_apart(sam_checkpoint, tmp_path):
+    save_sam(tmp_path / "one")
+    save_sam2(tmp_path / "two")
+    torch.manual_seed(1)
+    torch.save(tiny_sam().state_dict(), tmp_path / "again.pth")
+
+    def sam(checkpoint, **options):
+        return open_segmenter("sam", checkpoint=checkpoint, model_type="vit_tiny", **options)
+
+    opened = [
+        open_segmenter("felzenszwalb"),
+        open_segmenter("felzenszwalb", scale=100),
+        sam(sam_checkpoint),
+        sam(sam_checkpoint, points_per_side=16),
+        sam(tmp_path / "again.pth"),
+        open_segmenter("mask-generation", checkpoint=tmp_path / "one"),
+        open_segmenter("mask-generation", checkpoint=tmp_path / "one", pred_iou_thresh=0.5),
+        open_segmenter("mask-generation", checkpoint=tmp_path / "two"),
+    ]
+    assert len({one.revision for one in opened}) == len(opened)
+    # where the weights lie does not matter
+    moved = sam_checkpoint.rename(tmp_path / "sam_moved.pth")
+    assert sam(moved).revision == opened[2].revision
+    assert open_segmenter("felzenszwalb", scale=200).revision == opened[0].revision
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("yolo", {}, r"Unknown segmenter 'yolo'; use one of \['felzenszwalb', 'mask-gen"),
+        ("felzenszwalb", {"size": 3}, "segmenter 'felzenszwalb': .*argument 'size'"),
+        ("sam", {}, "segmenter 'sam': .*'checkpoint'"),
+        ("mask-generation", {"checkpoint": "x", "grid": 1}, "'mask-generation': .*'grid'"),
+    ],
+)
+def test_open_segmenter_says_what_does_not_exist(name, options, message):
+    with pytest.raises(CaptioningError, match=message):
+        open_segmenter(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "extra"),
+    [("felzenszwalb", "skimage", "captioning"), ("sam", "segment_anything", "captioning,sam")],
+)
+def test_open_segmenter_names_the_extra_of_a_missing_package(monkeypatch, name, package, extra):
+    for module in [one for one in sys.modules if one.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingDependencyError, match=rf"pip install -e \"\.\[{extra}\]\""):
+        open_segmenter(name, **({"checkpoint": "x"} if name == "sam" else {}))
