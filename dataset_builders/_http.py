@@ -319,7 +319,11 @@ class Fetcher:
         Raises:
             StoppedError: quota used up or key refused; what was in flight is lost, the rest kept.
         """
-        waiting, source = set[asyncio.Task[Fetched]](), iter(items)
+        waiting, done, source = (
+            set[asyncio.Task[Fetched]](),
+            set[asyncio.Task[Fetched]](),
+            iter(items),
+        )
         try:
             while True:
                 while len(waiting) < in_flight and (item := next(source, None)) is not None:
@@ -332,7 +336,7 @@ class Fetcher:
         finally:
             for task in waiting:
                 task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
+            await asyncio.gather(*waiting, *done, return_exceptions=True)
 
     async def fetch(self, item: Item, check: Check) -> Fetched:
         """Fetch one item, unless it has been."""

@@ -1,0 +1,106 @@
+"""Baidu panorama static image API v2.
+
+https://lbsyun.baidu.com/index.php?title=viewstatic: pictures of 1024 x 512 pixels at most;
+coordinates are taken as BD-09 unless `coordtype` says otherwise; errors are JSON with HTTP 200;
+the service is an advanced permission that has to be bought.
+"""
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .._http import Fetcher, Item, Limit, Store, Verdict, check_image
+from ..errors import SourceError
+from .street_view import Place, View, read_json, secret_from
+
+HOST = "https://api.map.baidu.com"
+MAX_WIDTH, MAX_HEIGHT = 1024, 512
+# https://lbsyun.baidu.com/index.php?title=webapi/appendix: codes of all web services
+QUOTA_CODES = frozenset({"4", "301", "302", "401", "402"})
+MISSING_CODES = frozenset({"1", "404"})
+
+
+@dataclass(frozen=True)
+class BaiduPanorama:
+    """One panorama picture for each place, seen along the road.
+
+    Attributes:
+        width: pixels, 1024 at most.
+        height: pixels, 512 at most.
+        fov: field of view in degrees; 360 shows everything around.
+        price_per_1000: pictures, as on your price list.
+        base_url: of the service.
+        key_env: environment variable with the key.
+    """
+
+    width: int = MAX_WIDTH
+    height: int = MAX_HEIGHT
+    fov: float = 180.0
+    price_per_1000: float = 0.0
+    base_url: str = HOST
+    key_env: str = "BAIDU_MAP_AK"
+    limits: Mapping[str, Limit] = field(default_factory=lambda: {"api.map.baidu.com": Limit(10, 8)})
+    name: str = "baidu"
+    licence: str = "Baidu Maps open platform terms of service"
+    redistributable: bool = False
+    requests_per_place: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (10 <= self.width <= MAX_WIDTH and 10 <= self.height <= MAX_HEIGHT):
+            raise SourceError(
+                f"Baidu gives pictures from 10 x 10 to {MAX_WIDTH} x {MAX_HEIGHT} px, got "
+                f"{self.width} x {self.height}."
+            )
+
+    async def views(
+        self, places: Sequence[Place], fetcher: Fetcher, store: Store
+    ) -> AsyncIterator[View]:
+        """See [`StreetViewSource`]."""
+        secret = secret_from(self.key_env, self.name)
+        by_key = {self._key(place): place for place in places}
+        async for fetched in fetcher.fetch_all(self._items(places, secret), check_panorama):
+            if fetched.status == "ok":
+                yield self._view(by_key[fetched.key])
+
+    def _key(self, place: Place) -> str:
+        size = f"{self.width}x{self.height}/{self.fov:g}"
+        return f"{self.name}/{place.point_id}/{round(place.heading % 360):03d}/{size}"
+
+    def _items(self, places: Sequence[Place], secret: str) -> Iterator[Item]:
+        for place in places:
+            params = {
+                "ak": secret,
+                "width": str(self.width),
+                "height": str(self.height),
+                "location": f"{place.lon:.7f},{place.lat:.7f}",
+                "coordtype": "wgs84ll",  # the default is BD-09, a kilometre off
+                "heading": str(round(place.heading % 360)),
+                "fov": f"{self.fov:g}",
+            }
+            yield Item(self._key(place), f"{self.base_url}/panorama/v2", params)
+
+    def _view(self, place: Place) -> View:
+        # where the panorama really stands is not told: the place itself is the best known
+        heading = float(round(place.heading % 360))
+        key = self._key(place)
+        return View(
+            key, place.point_id, key, place.lon, place.lat, heading, None, self.name, self.licence
+        )
+
+
+def check_panorama(content: bytes, media_type: str) -> Verdict:
+    """A picture, or Baidu's JSON error with HTTP 200."""
+    if not content.lstrip().startswith(b"{"):
+        return check_image(content, media_type)
+    answer = read_json(content)
+    code = str((answer or {}).get("status", "")) if isinstance(answer, dict) else ""
+    said = f"status {code}" if code else "JSON that says nothing"
+    if code in QUOTA_CODES:
+        return Verdict("quota", said)
+    if code in MISSING_CODES:
+        return Verdict("missing", said)
+    if len(code) == 3 and code.startswith("2"):  # 2xx: the key or its permissions
+        return Verdict("denied", said)
+    return Verdict("invalid", said)
+
+
+__all__ = ["BaiduPanorama", "check_panorama"]
