@@ -1,0 +1,216 @@
+"""Street views that lie in a folder, placed by their EXIF data, by a CSV, or by their names."""
+
+import hashlib
+import re
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from PIL import ExifTags, Image
+
+from .._http import Fetched, Fetcher, Limit, Store
+from ..coordinates import SYSTEMS, convert
+from ..errors import SourceError
+from ..images import BadImageError, decode_image
+from .street_view import Place, View
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"})
+URBANVLP_NAMES = (
+    r"(?P<id>[^_]+)_(?P<lon>-?\d+(?:\.\d+)?),(?P<lat>-?\d+(?:\.\d+)?)"
+    r"_(?P<captured_at>\d{6})_(?P<heading>\d+(?:\.\d+)?)"
+)
+"""`id_lon,lat_YYYYMM_heading`, as UrbanVLP's street views are named."""
+GPS, DIRECTION = ExifTags.IFD.GPSInfo, ExifTags.GPS.GPSImgDirection
+
+
+@dataclass(frozen=True)
+class FolderReject:
+    """A file that is no street view, and why."""
+
+    file: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class LocalFolder:
+    """A folder of images with coordinates.
+
+    Attributes:
+        folder: searched with all below it.
+        coordinates: where they are: "exif", "csv" or "file_name".
+        coord_system: of the coordinates; never guessed. EXIF is always "wgs84".
+        csv_name: in the folder: columns `file` (relative to the folder), `lon`, `lat`, and if
+            there are any `heading` and `captured_at`.
+        pattern: of the names without suffix: a regular expression with the groups `lon` and `lat`,
+            and if there are any `heading` and `captured_at`.
+        licence: of the images.
+        redistributable: they may be published.
+    """
+
+    folder: str
+    coordinates: Literal["exif", "csv", "file_name"]
+    coord_system: str = "wgs84"
+    csv_name: str = "images.csv"
+    pattern: str = URBANVLP_NAMES
+    licence: str = "unknown"
+    redistributable: bool = False
+    name: str = "local"
+    limits: Mapping[str, Limit] = field(default_factory=dict)
+    requests_per_place: float = 0.0
+    price_per_1000: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not Path(self.folder).is_dir():
+            raise SourceError(f"There is no folder {self.folder}.")
+        if self.coord_system not in SYSTEMS:
+            raise SourceError(
+                f"`coord_system` must be one of {SYSTEMS}, got {self.coord_system!r}. Coordinates "
+                "of Chinese maps are gcj02 or bd09, up to a kilometre off wgs84."
+            )
+        if self.coordinates == "exif" and self.coord_system != "wgs84":
+            raise SourceError("Coordinates in EXIF data are wgs84 by their standard.")
+        groups = set(re.compile(self.pattern).groupindex)
+        if self.coordinates == "file_name" and not {"lon", "lat"} <= groups:
+            raise SourceError(f"The pattern needs groups `lon` and `lat`; it has {sorted(groups)}.")
+
+    async def views(
+        self, places: Sequence[Place], fetcher: Fetcher, store: Store
+    ) -> AsyncIterator[View]:
+        """All views of the folder, whatever the places; see [`StreetViewSource`]."""
+        for found in self.scan(store):
+            if isinstance(found, View):
+                yield found
+
+    def scan(self, store: Store) -> Iterator[View | FolderReject]:
+        """Every image of the folder, sorted by name: as a view, or why it is none."""
+        root = Path(self.folder)
+        table = self._table() if self.coordinates == "csv" else {}
+        for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES):
+            file = path.relative_to(root).as_posix()
+            try:
+                content = path.read_bytes()
+                decode_image(content)
+                place = self._place(path, table.get(file))
+                lon, lat = convert(place["lon"], place["lat"], self.coord_system, "wgs84")
+            except BadImageError as error:
+                yield FolderReject(file, error.reason, str(error))
+            except (OSError, ValueError) as error:
+                yield FolderReject(file, "no_coordinates", str(error))
+            else:
+                yield self._view(file, content, lon, lat, place, store)
+
+    def _view(
+        self,
+        file: str,
+        content: bytes,
+        lon: float,
+        lat: float,
+        place: Mapping[str, Any],
+        store: Store,
+    ) -> View:
+        key = f"{self.name}/{file}"
+        digest = hashlib.sha256(content).hexdigest()
+        store.put(Fetched(key, "ok", None, digest, len(content), "", time.time()), content)
+        heading = place.get("heading")
+        return View(
+            key,
+            key,
+            key,
+            float(lon),
+            float(lat),
+            None if heading is None else float(heading) % 360,
+            place.get("captured_at"),
+            self.name,
+            self.licence,
+        )
+
+    def _place(self, path: Path, row: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        if self.coordinates == "exif":
+            return _from_exif(path)
+        if self.coordinates == "csv":
+            if row is None:
+                raise ValueError(f"{self.csv_name} has no row for it")
+            return row
+        match = re.fullmatch(self.pattern, path.stem)
+        if match is None:
+            raise ValueError(f"its name does not match {self.pattern}")
+        found = match.groupdict()
+        return {
+            "lon": _degrees(found["lon"], 180),
+            "lat": _degrees(found["lat"], 90),
+            "heading": found.get("heading"),
+            "captured_at": _date(found.get("captured_at")),
+        }
+
+    def _table(self) -> dict[str, dict[str, Any]]:
+        path = Path(self.folder) / self.csv_name
+        if not path.is_file():
+            raise SourceError(f"There is no {self.csv_name} in {self.folder}.")
+        frame = pd.read_csv(path, dtype={"file": str, "captured_at": str})
+        if missing := {"file", "lon", "lat"} - set(frame.columns):
+            raise SourceError(
+                f"{path} lacks {', '.join(sorted(missing))}; it has {', '.join(frame.columns)}."
+            )
+        frame = frame.astype(object).where(frame.notna(), None)
+        rows: dict[str, dict[str, Any]] = {}
+        for row in frame.to_dict("records"):
+            if row["lon"] is not None and row["lat"] is not None:
+                row["lon"], row["lat"] = _degrees(row["lon"], 180), _degrees(row["lat"], 90)
+                rows[str(row["file"])] = {str(name): value for name, value in row.items()}
+        return rows
+
+
+def _from_exif(path: Path) -> dict[str, Any]:
+    with Image.open(path) as image:
+        exif = image.getexif()
+        gps = exif.get_ifd(GPS)
+    tags = ExifTags.GPS
+    if tags.GPSLatitude not in gps or tags.GPSLongitude not in gps:
+        raise ValueError("its EXIF data hold no position")
+    lat = _from_parts(gps[tags.GPSLatitude], gps.get(tags.GPSLatitudeRef, "N"), "S")
+    lon = _from_parts(gps[tags.GPSLongitude], gps.get(tags.GPSLongitudeRef, "E"), "W")
+    if lon == lat == 0:
+        raise ValueError("its position is 0, 0: none was known")
+    heading = gps.get(DIRECTION)
+    taken = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal)
+    return {
+        "lon": _degrees(lon, 180),
+        "lat": _degrees(lat, 90),
+        "heading": None if heading is None else float(heading),
+        "captured_at": _date(taken),
+    }
+
+
+def _from_parts(parts: Sequence[Any], reference: str, negative: str) -> float:
+    degrees, minutes, seconds = (float(part) for part in parts)
+    value = degrees + minutes / 60 + seconds / 3600
+    return -value if str(reference).strip("\x00 ").upper() == negative else value
+
+
+def _degrees(value: Any, bound: float) -> float:
+    number = float(value)
+    if not np.isfinite(number) or abs(number) > bound:
+        raise ValueError(f"{value} is no angle within {bound} degrees")
+    return number
+
+
+def _date(text: Any) -> str | None:
+    """ISO 8601 from EXIF's "2024:05:01 12:00:00" or a name's "202405"."""
+    if not text:
+        return None
+    text = str(text).strip("\x00 ")
+    if re.fullmatch(r"\d{6}", text):
+        return f"{text[:4]}-{text[4:]}"
+    try:
+        return datetime.strptime(text, "%Y:%m:%d %H:%M:%S").isoformat()
+    except ValueError:
+        return None
+
+
+__all__ = ["URBANVLP_NAMES", "FolderReject", "LocalFolder"]
