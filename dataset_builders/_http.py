@@ -231,6 +231,10 @@ class Store:
         for row in rows:
             yield Fetched(*row)
 
+    def forget(self, keys: Iterable[str]) -> None:
+        """Let items be fetched again."""
+        self._database.executemany("DELETE FROM fetched WHERE key = ?", [(key,) for key in keys])
+
     def forget_failures(self, prefix: str = "") -> int:
         """Let what is not "ok" or "missing" be fetched again; returns how many items that are."""
         return self._database.execute(

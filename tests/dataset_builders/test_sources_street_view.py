@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 
 from dataset_builders._http import Fetcher, Limit, StoppedError, Store
+from dataset_builders.coordinates import tile_index, tile_position
 from dataset_builders.errors import SourceError
 from dataset_builders.sources.baidu import BaiduPanorama
 from dataset_builders.sources.google import GoogleStreetView
+from dataset_builders.sources.mapillary import Mapillary, decode_tile
 from dataset_builders.sources.street_view import Place, StreetViewSource
 
 LIMITS = {"127.0.0.1": Limit(2000, 16)}
@@ -39,6 +41,8 @@ class Provider(ThreadingHTTPServer):
         self.queries = []
         self.google_status = {}
         self.baidu_status = {}
+        self.mapillary_error = None
+        self.served = 0
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -57,12 +61,17 @@ class Handler(BaseHTTPRequestHandler):
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         self.server.asked[parts.path] += 1
         self.server.queries.append((parts.path, query))
-        answer = {
+        answers = {
             "/maps/api/streetview/metadata": self.google_metadata,
             "/maps/api/streetview": self.google_picture,
             "/panorama/v2": self.baidu_picture,
-        }[parts.path](query)
-        body, kind = answer
+        }
+        if parts.path.startswith("/maps/vtp/"):
+            body, kind = self.mapillary_tile(parts.path, query)
+        elif parts.path.startswith("/expiring/"):
+            body, kind = picture(parts.path, (640, 480)), "image/jpeg"
+        else:
+            body, kind = answers.get(parts.path, self.mapillary_entity)(query)
         self.send_response(200)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
@@ -94,9 +103,59 @@ class Handler(BaseHTTPRequestHandler):
             return json.dumps({"status": status, "message": "x"}).encode(), "application/json"
         return picture(query["location"], (int(query["width"]), int(query["height"]))), "image/jpeg"
 
+    def mapillary_tile(self, path, query):
+        import mapbox_vector_tile
+
+        assert query["access_token"] == "S3CRET"
+        x, y = (int(part) for part in path.split("/")[-2:])
+        features = []
+        for one, (lon, lat, pano) in PICTURES.items():
+            column, row = tile_position(lon, lat, 14, "xyz")
+            if (int(column), int(row)) == (x, y):
+                spot = (round(float(column - x) * 4096), round(float(y + 1 - row) * 4096))
+                features.append(
+                    {
+                        "geometry": f"POINT({spot[0]} {spot[1]})",
+                        "properties": {
+                            "id": one,
+                            "is_pano": pano,
+                            "captured_at": TAKEN,
+                        },
+                    }
+                )
+        layer = {"name": "image", "features": features}
+        return mapbox_vector_tile.encode([layer]), "application/x-protobuf"
+
+    def mapillary_entity(self, query):
+        one = int(urlparse(self.path).path[1:])
+        assert self.headers["Authorization"] == "OAuth S3CRET"
+        self.server.served += 1
+        if self.server.mapillary_error:
+            return json.dumps({"error": {"code": self.server.mapillary_error}}).encode(), JSON
+        lon, lat, _ = PICTURES[one]
+        url = f"{self.server.url}/expiring/{self.server.served}/{one}.jpg"
+        answer = {
+            "id": str(one),
+            "thumb_1024_url": url,
+            "captured_at": TAKEN,
+            "compass_angle": 370.0,
+            "computed_geometry": {"type": "Point", "coordinates": [lon, lat]},
+        }
+        return json.dumps(answer).encode(), JSON
+
+
+JSON, TAKEN = "application/json", 1_600_000_000_000
+PICTURES = {
+    11: (116.3001, 39.9, False),  # 9 m from p0
+    12: (116.3003, 39.9, False),  # 26 m from p0
+    13: (116.3011, 39.9, True),  # 9 m from p1, a panorama
+    14: (116.3050, 39.9, False),  # far from all
+}
+
 
 @pytest.fixture
 def provider(monkeypatch):
+    monkeypatch.setenv("MAPILLARY_ACCESS_TOKEN", "S3CRET")
     monkeypatch.setenv("GOOGLE_MAPS_API_KEY", "S3CRET")
     monkeypatch.setenv("BAIDU_MAP_AK", "S3CRET")
     server = Provider()
@@ -190,7 +249,63 @@ def test_pictures_larger_than_the_provider_gives_are_refused():
         BaiduPanorama(width=2048)
 
 
-@pytest.mark.parametrize("source", [GoogleStreetView(), BaiduPanorama()])
-def test_sources_keep_the_protocol_and_say_that_they_are_not_free(source):
+def mapillary(provider, **fields):
+    return Mapillary(tiles_url=provider.url, graph_url=provider.url, **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, {"11": "p0", "13": "p1"}),
+        ({"per_place": 2}, {"11": "p0", "12": "p0", "13": "p1"}),
+        ({"panoramas": True}, {"13": "p1"}),
+        ({"panoramas": False, "radius_m": 20}, {"11": "p0"}),
+        ({"since": "2021-01-01"}, {}),
+    ],
+)
+def test_mapillary_takes_the_nearest_pictures(provider, tmp_path, fields, expected):
+    views = views_of(mapillary(provider, **fields), tmp_path)
+    assert {view.image_id.split("/")[1]: view.point_id for view in views} == expected
+    for view in views:
+        assert (view.captured_at, view.heading) == ("2020-09-13T12:26:40Z", 10.0)
+        assert Image.open(io.BytesIO(Store(tmp_path).read(view.key))).size == (640, 480)
+
+
+def test_mapillary_keeps_ids_and_never_an_expired_address(provider, tmp_path):
+    first = views_of(mapillary(provider), tmp_path)
+    asked = sum(provider.asked.values())
+    assert views_of(mapillary(provider), tmp_path) == first
+    assert sum(provider.asked.values()) == asked  # nothing again
+    store = Store(tmp_path)
+    store.forget([first[0].key])  # as if killed between address and picture
+    views_of(mapillary(provider), tmp_path)
+    addresses = [path for path in provider.asked if path.startswith("/expiring/")]
+    assert len(addresses) == 3  # a fresh one for the picture that was missing
+
+
+@pytest.mark.parametrize(("code", "state"), [(4, "quota"), (190, "denied")])
+def test_mapillary_errors_stop_the_run(provider, tmp_path, code, state):
+    provider.mapillary_error = code
+    with pytest.raises(StoppedError) as caught:
+        views_of(mapillary(provider), tmp_path)
+    assert caught.value.fetched.status == state
+    assert not any(b"S3CRET" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_coverage_tiles_place_their_pictures_to_a_metre():
+    import mapbox_vector_tile
+
+    lon, lat = 116.3456, 39.9123
+    x, y = tile_index(lon, lat, 14, "xyz")
+    column, row = tile_position(lon, lat, 14, "xyz")
+    spot = (round(float(column - x) * 4096), round(float(y + 1 - row) * 4096))
+    feature = {"geometry": f"POINT({spot[0]} {spot[1]})", "properties": {"id": 5}}
+    content = mapbox_vector_tile.encode([{"name": "image", "features": [feature]}])
+    ((found_lon, found_lat, _),) = decode_tile(content, x, y)
+    assert (found_lon, found_lat) == pytest.approx((lon, lat), abs=1e-5)
+
+
+@pytest.mark.parametrize("source", [Mapillary(), GoogleStreetView(), BaiduPanorama()])
+def test_sources_keep_the_protocol_and_say_what_may_be_published(source):
     assert isinstance(source, StreetViewSource)
-    assert not source.redistributable
+    assert source.redistributable == source.licence.startswith("cc-")

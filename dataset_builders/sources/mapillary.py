@@ -1,0 +1,253 @@
+"""Mapillary API v4: coverage tiles say which pictures there are, entities give them.
+
+https://www.mapillary.com/developer/api-documentation: entities cannot be searched by place at
+scale, coverage tiles (zoom 14, vector) can. Addresses of pictures expire, so ids are what is kept,
+and a picture is fetched as soon as its address is known.
+"""
+
+import datetime
+import itertools
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from .._http import Fetcher, Item, Limit, Store, Verdict, check_image
+from ..coordinates import tile_index
+from ..errors import MissingExtraError, SourceError
+from ..splits import local_xy
+from .street_view import Place, View, read_json, secret_from, stored_json
+
+TILES, GRAPH = "https://tiles.mapillary.com", "https://graph.mapillary.com"
+ZOOM = 14
+FIELDS = "id,captured_at,compass_angle,computed_compass_angle,geometry,computed_geometry,{size}"
+SIZES = ("thumb_256_url", "thumb_1024_url", "thumb_2048_url", "thumb_original_url")
+BATCH = 500
+
+
+@dataclass(frozen=True)
+class Mapillary:
+    """The nearest pictures to each place.
+
+    Attributes:
+        per_place: how many at most.
+        radius_m: how far from the place they may be.
+        panoramas: True for panoramas only, False for flat pictures only, None for both.
+        size: of the picture: one of the fields `thumb_..._url`.
+        since: ISO 8601 date; older pictures are left out.
+        tiles_url: of the service.
+        graph_url: of the service.
+        key_env: environment variable with the access token.
+    """
+
+    per_place: int = 1
+    radius_m: float = 50.0
+    panoramas: bool | None = None
+    size: str = "thumb_1024_url"
+    since: str | None = None
+    tiles_url: str = TILES
+    graph_url: str = GRAPH
+    key_env: str = "MAPILLARY_ACCESS_TOKEN"
+    limits: Mapping[str, Limit] = field(
+        default_factory=lambda: {
+            "tiles.mapillary.com": Limit(2, 4),
+            "graph.mapillary.com": Limit(10, 8),
+        }
+    )
+    name: str = "mapillary"
+    licence: str = "cc-by-sa-4.0"
+    redistributable: bool = True
+    price_per_1000: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.size not in SIZES:
+            raise SourceError(f"`size` must be one of {SIZES}, got {self.size!r}.")
+        if self.per_place < 1 or self.radius_m <= 0:
+            raise SourceError(
+                "`per_place` must be 1 or more and `radius_m` above 0, got "
+                f"{self.per_place} and {self.radius_m}."
+            )
+
+    @property
+    def requests_per_place(self) -> float:
+        """Address and picture; the tiles hold hundreds of places each."""
+        return 2.0 * self.per_place
+
+    async def views(
+        self, places: Sequence[Place], fetcher: Fetcher, store: Store
+    ) -> AsyncIterator[View]:
+        """See [`StreetViewSource`]."""
+        secret = secret_from(self.key_env, self.name)
+        tiles = sorted({tile_index(p.lon, p.lat, ZOOM, "xyz") for p in places})
+        # a place near the edge of a tile may have its picture beyond it
+        around = sorted({(x + i, y + j) for x, y in tiles for i in (-1, 0, 1) for j in (-1, 0, 1)})
+        async for _ in fetcher.fetch_all(self._tile_items(around, secret), check_tile):
+            pass
+        chosen = self._nearest(places, self._coverage(around, store))
+        ids = iter(chosen.items())
+        # in batches, so that an address is used before it expires
+        while batch := dict(itertools.islice(ids, BATCH)):
+            async for view in self._fetch(batch, fetcher, store, secret):
+                yield view
+
+    async def _fetch(
+        self, batch: Mapping[str, Place], fetcher: Fetcher, store: Store, secret: str
+    ) -> AsyncIterator[View]:
+        missing = [one for one in batch if store.get(self._picture_key(one)) is None]
+        # an address of an earlier run has expired
+        store.forget([self._entity_key(one) for one in missing])
+        async for _ in fetcher.fetch_all(self._entity_items(batch, secret), check_entity):
+            pass
+        views = {}
+        for one, place in batch.items():
+            entity = stored_json(store, self._entity_key(one))
+            if entity and entity.get(self.size):
+                views[self._picture_key(one)] = self._view(entity, place)
+        items = (
+            Item(key, stored_json(store, self._entity_key(key.split("/")[2]))[self.size])
+            for key in views
+        )
+        async for fetched in fetcher.fetch_all(items, check_image):
+            if fetched.status == "ok":
+                yield views[fetched.key]
+
+    def _tile_items(self, tiles: Iterable[tuple[int, int]], secret: str) -> Iterator[Item]:
+        for x, y in tiles:
+            url = f"{self.tiles_url}/maps/vtp/mly1_public/2/{ZOOM}/{x}/{y}"
+            yield Item(f"{self.name}/tile/{ZOOM}/{x}/{y}", url, {"access_token": secret})
+
+    def _entity_key(self, one: str) -> str:
+        return f"{self.name}/entity/{one}"
+
+    def _picture_key(self, one: str) -> str:
+        return f"{self.name}/picture/{one}/{self.size}"
+
+    def _entity_items(self, ids: Iterable[str], secret: str) -> Iterator[Item]:
+        for one in ids:
+            yield Item(
+                self._entity_key(one),
+                f"{self.graph_url}/{one}",
+                {"fields": FIELDS.format(size=self.size)},
+                {"Authorization": f"OAuth {secret}"},
+            )
+
+    def _coverage(
+        self, tiles: Iterable[tuple[int, int]], store: Store
+    ) -> list[tuple[str, float, float]]:
+        """Id, lon and lat of all pictures of the tiles that are wanted, sorted."""
+        since = 0.0 if self.since is None else _milliseconds(self.since)
+        found: dict[str, tuple[str, float, float]] = {}
+        for x, y in tiles:
+            content = store.read(f"{self.name}/tile/{ZOOM}/{x}/{y}")
+            for lon, lat, properties in [] if content is None else decode_tile(content, x, y):
+                if self.panoramas is not None and bool(properties.get("is_pano")) != self.panoramas:
+                    continue
+                if properties.get("captured_at", 0) >= since:
+                    one = str(properties["id"])
+                    found[one] = (one, lon, lat)
+        return sorted(found.values())
+
+    def _nearest(
+        self, places: Sequence[Place], pictures: Sequence[tuple[str, float, float]]
+    ) -> dict[str, Place]:
+        """The nearest pictures of each place; one that is near to two belongs to the first."""
+        if not pictures or not places:
+            return {}
+        lon = np.array([p.lon for p in places] + [one[1] for one in pictures])
+        lat = np.array([p.lat for p in places] + [one[2] for one in pictures])
+        xy = np.column_stack(local_xy(lon, lat))
+        tree = cKDTree(xy[len(places) :])
+        chosen: dict[str, Place] = {}
+        distances, indices = tree.query(
+            xy[: len(places)],
+            k=np.arange(1, self.per_place + 1),
+            distance_upper_bound=self.radius_m,
+        )
+        for number, rank in np.argwhere(np.isfinite(distances)).tolist():
+            chosen.setdefault(pictures[int(np.asarray(indices)[number, rank])][0], places[number])
+        return chosen
+
+    def _view(self, entity: Mapping[str, Any], place: Place) -> View:
+        geometry = entity.get("computed_geometry") or entity.get("geometry") or {}
+        lon, lat = geometry.get("coordinates", (place.lon, place.lat))
+        heading = entity.get("computed_compass_angle", entity.get("compass_angle"))
+        taken = entity.get("captured_at")
+        return View(
+            f"{self.name}/{entity['id']}",
+            place.point_id,
+            self._picture_key(str(entity["id"])),
+            float(lon),
+            float(lat),
+            None if heading is None else float(heading) % 360,
+            None if taken is None else _date(taken),
+            self.name,
+            self.licence,
+            "Mapillary contributors",
+        )
+
+
+def decode_tile(content: bytes, x: int, y: int) -> list[tuple[float, float, dict[str, Any]]]:
+    """Lon, lat (WGS-84) and properties of the pictures in a coverage tile.
+
+    Args:
+        content: a Mapbox vector tile.
+        x: column of the tile.
+        y: row of the tile, southward.
+    """
+    try:
+        import mapbox_vector_tile
+    except ImportError as error:
+        raise MissingExtraError("mapbox-vector-tile", "geo") from error
+    layer = mapbox_vector_tile.decode(content).get("image") or {}
+    extent, size = layer.get("extent", 4096), 2.0**ZOOM
+    found = []
+    for feature in layer.get("features", []):
+        if "id" not in feature["properties"]:
+            continue
+        across, up = feature["geometry"]["coordinates"]
+        column, row = x + across / extent, y + 1 - up / extent
+        lat = np.degrees(np.arctan(np.sinh(np.pi * (1 - 2 * row / size))))
+        found.append((column / size * 360 - 180, float(lat), feature["properties"]))
+    return found
+
+
+def check_tile(content: bytes, media_type: str) -> Verdict:
+    """A vector tile; JSON in its place is an error."""
+    if content.lstrip()[:1] in (b"{", b"<"):
+        return _check_error(content, media_type)
+    return Verdict("ok")
+
+
+def check_entity(content: bytes, media_type: str) -> Verdict:
+    """An entity with an id."""
+    answer = read_json(content)
+    if isinstance(answer, dict) and "id" in answer and "error" not in answer:
+        return Verdict("ok")
+    return _check_error(content, media_type)
+
+
+def _check_error(content: bytes, media_type: str) -> Verdict:
+    """Errors of the Graph API: https://developers.facebook.com/docs/graph-api/guides/error-handling."""
+    answer = read_json(content)
+    error = answer.get("error", {}) if isinstance(answer, dict) else {}
+    code = error.get("code") if isinstance(error, dict) else None
+    if code in (4, 17, 32, 613):
+        return Verdict("quota", f"error {code}")
+    if code in (10, 102, 190, 200):
+        return Verdict("denied", f"error {code}")
+    return Verdict("invalid", f"error {code}" if code else f"{media_type} that says nothing")
+
+
+def _milliseconds(text: str) -> float:
+    moment = datetime.datetime.fromisoformat(text)
+    return moment.replace(tzinfo=moment.tzinfo or datetime.UTC).timestamp() * 1000
+
+
+def _date(milliseconds: Any) -> str:
+    moment = datetime.datetime.fromtimestamp(float(milliseconds) / 1000, datetime.UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+__all__ = ["Mapillary", "check_entity", "check_tile", "decode_tile"]
