@@ -135,7 +135,7 @@ def _run(recipe: Recipe, args: argparse.Namespace) -> None:
     if not done.finished:
         print(f"This share is done; of {done.images} images, by pass: {done.done}.")
         return
-    report = report_run(recipe, progress=True)
+    report = report_run(recipe)
     print(f"{done.images} images, {done.rejects} rejects. Report: {report}")
 
 
