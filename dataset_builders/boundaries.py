@@ -1,0 +1,187 @@
+"""The outline of a city: read, checked, and brought to EPSG:4326."""
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import shapely
+from pyproj.exceptions import ProjError
+
+from .errors import DatasetError
+
+Boundary = shapely.Geometry | gpd.GeoSeries | gpd.GeoDataFrame | str | os.PathLike[str]
+MAX_LATITUDE = 85.0
+# of the area, up to which mending an outline changes nothing that matters
+MENDING_TOLERANCE = 1e-3
+
+
+def read_boundary(boundary: Boundary) -> shapely.Geometry:
+    """A boundary as one valid polygon or multipolygon, EPSG:4326.
+
+    A boundary across the antimeridian comes out in one piece, with longitudes beyond 180.
+
+    Args:
+        boundary: a shapely polygon or multipolygon in EPSG:4326; a GeoSeries or GeoDataFrame in
+            any CRS, whose rows are merged; or the path of a file that geopandas reads.
+
+    Raises:
+        DatasetError: there is none, it is no polygon, crosses itself, has no CRS, reaches beyond
+            85 degrees of latitude, or its coordinates are not of its CRS.
+    """
+    if isinstance(boundary, str | os.PathLike):
+        boundary = _read_file(Path(boundary))
+    if isinstance(boundary, gpd.GeoDataFrame | gpd.GeoSeries):
+        shape = _merged(boundary.geometry)
+    elif isinstance(boundary, shapely.Geometry):
+        shape = _mended(_polygons(boundary))
+    else:
+        raise DatasetError(
+            "A boundary is a shapely polygon in EPSG:4326, a GeoDataFrame, a GeoSeries or the path "
+            f"of a file, got {type(boundary).__name__}."
+        )
+    _check_degrees(shape)
+    return _across_antimeridian(shape)
+
+
+def _read_file(path: Path) -> gpd.GeoDataFrame:
+    if not path.exists():
+        raise DatasetError(f"There is no boundary file at {path}.")
+    try:
+        if path.suffix.lower() in (".parquet", ".geoparquet"):
+            return gpd.read_parquet(path)
+        return gpd.read_file(path)
+    except Exception as error:
+        raise DatasetError(f"{path} is no file of polygons that geopandas reads: {error}") from error
+
+
+def _merged(series: gpd.GeoSeries) -> shapely.Geometry:
+    if series.crs is None:
+        raise DatasetError(
+            "The boundary has no CRS, so its numbers say no place. Set it, as in "
+            '`boundary.set_crs("EPSG:4326")`.'
+        )
+    parts = [_mended(_polygons(one)) for one in series if one is not None and not one.is_empty]
+    if not parts:
+        raise DatasetError("The boundary is empty: it has no row with a polygon.")
+    if series.crs.is_projected:
+        bounds = shapely.total_bounds(parts)
+        if np.abs(bounds).max() <= 360:
+            raise DatasetError(
+                f"The boundary says {series.crs.name}, in metres, but spans {_text(bounds)}: those "
+                "look like degrees. Set the CRS with "
+                '`boundary.set_crs("EPSG:4326", allow_override=True)`.'
+            )
+        # straight edges in the plane are bent in degrees
+        step = max(np.ptp(bounds[[0, 2]]), np.ptp(bounds[[1, 3]])) / 256
+        parts = list(shapely.segmentize(parts, step))
+    if series.crs.is_geographic:
+        for part in parts:
+            _check_degrees(part)
+    try:
+        moved = gpd.GeoSeries(parts, crs=series.crs).to_crs("EPSG:4326")
+    except ProjError as error:
+        raise DatasetError(f"The boundary cannot be placed from {series.crs.name}.") from error
+    # parts on both sides of the antimeridian must meet before they are merged
+    _check_degrees(shapely.geometrycollections(list(moved)))
+    whole = _across_antimeridian(shapely.multipolygons(_flat(moved)))
+    return _polygons(shapely.union_all(shapely.make_valid(np.array(_flat([whole]), dtype=object))))
+
+
+def _flat(shapes: Any) -> list[shapely.Polygon]:
+    return list(shapely.get_parts(np.array(list(shapes), dtype=object)))
+
+
+def _polygons(shape: shapely.Geometry) -> shapely.Geometry:
+    """The polygons of a geometry, as a polygon or multipolygon."""
+    if shape is None or shape.is_empty:
+        raise DatasetError("The boundary is empty.")
+    if shape.geom_type == "GeometryCollection":
+        flat = [one for part in shapely.get_parts(shape) for one in shapely.get_parts(part)]
+        flat = [one for one in flat if one.geom_type == "Polygon"]
+        shape = shapely.multipolygons(flat) if flat else shape
+    if shape.geom_type not in ("Polygon", "MultiPolygon"):
+        raise DatasetError(f"A boundary is a polygon or multipolygon, got a {shape.geom_type}.")
+    return shape
+
+
+def _mended(shape: shapely.Geometry) -> shapely.Geometry:
+    """The shape itself if it is valid; made valid, with a warning, where that is unambiguous."""
+    if not np.isfinite(shapely.get_coordinates(shape)).all():
+        raise DatasetError("The boundary has coordinates that are not finite.")
+    if shape.is_valid:
+        if shape.area == 0:
+            raise DatasetError("The boundary has no area.")
+        return shape
+    why = shapely.is_valid_reason(shape)
+    parts = shapely.get_parts(shape)
+    if len(parts) > 1 and shapely.is_valid(parts).all():
+        mended, before = shapely.union_all(parts), None  # parts that overlap
+    else:
+        mended, before = shapely.make_valid(shape), _signed_area(shape)
+    after = mended.area
+    if after == 0 or (before is not None and abs(before - after) > MENDING_TOLERANCE * after):
+        raise DatasetError(
+            f"The boundary crosses itself ({why}), so what lies within it is not clear. Mend it, "
+            "for example with `shapely.make_valid`, and look at the result."
+        )
+    warnings.warn(f"The boundary is not valid ({why}); it was made valid.", stacklevel=2)
+    return _polygons(mended)
+
+
+def _signed_area(shape: shapely.Geometry) -> float:
+    """By the shoelace formula: loops the wrong way round count less than nothing."""
+    total = 0.0
+    for part in shapely.get_parts(shape):
+        rings = [part.exterior, *part.interiors]
+        for k, ring in enumerate(rings):
+            x, y = shapely.get_coordinates(ring).T
+            area = abs(float(np.sum((x[:-1] - x[0]) * (y[1:] - y[0]) - (x[1:] - x[0]) * (y[:-1] - y[0])))) / 2
+            total += area if k == 0 else -area
+    return total
+
+
+def _check_degrees(shape: shapely.Geometry) -> None:
+    bounds = shapely.total_bounds(shape)
+    west, south, east, north = bounds
+    if not np.isfinite(bounds).all():
+        raise DatasetError("The boundary has no place on the globe in its CRS; is the CRS right?")
+    if min(west, south) < -360 or max(east, north) > 360 or max(-south, north) > 90:
+        raise DatasetError(
+            f"A boundary in EPSG:4326 is in degrees, and this one spans {_text(bounds)}. Are lon "
+            "and lat swapped, or is it in metres? Then give a GeoSeries with its CRS."
+        )
+    if max(-south, north) > MAX_LATITUDE:
+        raise DatasetError(
+            f"The boundary reaches {max(-south, north):g} degrees of latitude: beyond "
+            f"{MAX_LATITUDE:g} degrees, near a pole, there is no grid of regions."
+        )
+
+
+def _across_antimeridian(shape: shapely.Geometry) -> shapely.Geometry:
+    """In one piece; longitudes then lie in [0, 360]."""
+    west, _, east, _ = shape.bounds
+    if east - west > 180:
+        shape = shapely.transform(shape, lambda xy: np.column_stack([xy[:, 0] % 360.0, xy[:, 1]]))
+        west, _, east, _ = shape.bounds
+        if east - west > 180:
+            raise DatasetError(
+                f"The boundary spans {east - west:g} degrees of longitude: more than half of the "
+                "globe is no city."
+            )
+        if not shape.is_valid:
+            shape = _polygons(shapely.make_valid(shape))
+    if west >= 180 or west < -180:
+        turn = -360.0 * np.floor((west + 180.0) / 360.0)
+        shape = shapely.transform(shape, lambda xy: xy + [turn, 0.0])
+    return shape
+
+
+def _text(bounds: Any) -> str:
+    west, south, east, north = bounds
+    return f"({west:g}, {south:g}) to ({east:g}, {north:g})"
+
+
+__all__ = ["Boundary", "read_boundary"]
