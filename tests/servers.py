@@ -1,0 +1,202 @@
+"""Loopback servers whose answers, and whose faults, a test writes down."""
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a client sent.
+
+    Attributes:
+        number: of the POST requests, from 1; 0 for a GET.
+        at: seconds on the monotonic clock.
+    """
+
+    number: int
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+    at: float
+
+    @property
+    def json(self) -> dict[str, Any]:
+        return dict(json.loads(self.body))
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a client gets.
+
+    Attributes:
+        delay_s: before the first byte.
+        cut: close the connection after so many bytes of the body.
+        disconnect: close it without a byte.
+    """
+
+    status: int = 200
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    delay_s: float = 0.0
+    cut: int | None = None
+    disconnect: bool = False
+
+
+def chat(text: Any = "A street.", finish_reason: str | None = "stop", **changes: Any) -> Response:
+    """A whole answer of a chat model; `changes` are of the `Response`."""
+    usage = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "message": message, "finish_reason": finish_reason}
+    body = json.dumps({"object": "chat.completion", "choices": [choice], "usage": usage}).encode()
+    return Response(**{"body": body, "headers": {"Content-Type": "application/json"}} | changes)
+
+
+def chat_stream(pieces: list[str], finish_reason: str = "stop", done: bool = True) -> Response:
+    """The same in pieces, as server-sent events."""
+
+    def event(value: Any) -> bytes:
+        return b"data: " + json.dumps(value).encode() + b"\n\n"
+
+    def chunk(delta: dict[str, str], reason: str | None = None) -> bytes:
+        return event({"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]})
+
+    body = b": a comment\n\n" + chunk({"role": "assistant"})
+    body += b"".join(chunk({"content": piece}) for piece in pieces)
+    if done:
+        usage = {"prompt_tokens": 100, "completion_tokens": 20}
+        body += chunk({}, finish_reason) + event({"choices": [], "usage": usage})
+        body += b"data: [DONE]\n\n"
+    return Response(body=body, headers={"Content-Type": "text/event-stream"})
+
+
+def error(status: int, message: str = "no", **headers: str) -> Response:
+    """An error in the way of the OpenAI protocol."""
+    body = json.dumps({"error": {"message": message, "type": "test"}}).encode()
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Response(status, body, {"Content-Type": "application/json", **names})
+
+
+class LoopbackServer:
+    """Answers POST requests by a function or, in turn, from a list; GET requests with 200.
+
+    The last of a list is repeated. The server can be stopped, which cuts all connections, and
+    started again at the same port.
+
+    Args:
+        respond: the function, or the list.
+    """
+
+    def __init__(self, respond: Callable[[Call], Response] | list[Response]):
+        self._respond = respond
+        self._lock = threading.Lock()
+        self._connections: set[socket.socket] = set()
+        self._server: ThreadingHTTPServer | None = None
+        self.calls: list[Call] = []
+        self.probes = 0
+        self.in_flight = self.max_in_flight = 0
+        self._address = ("127.0.0.1", 0)
+
+    @property
+    def url(self) -> str:
+        """Up to and including /v1."""
+        return f"http://127.0.0.1:{self._address[1]}/v1"
+
+    def __enter__(self) -> "LoopbackServer":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        self._server = _Server(self._address, _handler(self))
+        self._address = ("127.0.0.1", self._server.server_address[1])
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def stop(self) -> None:
+        server, self._server = self._server, None
+        if server is None:
+            return
+        server.shutdown()
+        server.server_close()
+        with self._lock:
+            connections = list(self._connections)
+        for connection in connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Response:
+        """Note a call and find its response."""
+        if method == "GET":
+            self.probes += 1
+            return Response(body=b'{"object": "list", "data": []}')
+        with self._lock:
+            call = Call(len(self.calls) + 1, method, path, headers, body, time.monotonic())
+            self.calls.append(call)
+            self.in_flight += 1
+            self.max_in_flight = max(self.max_in_flight, self.in_flight)
+        try:
+            if callable(self._respond):
+                response = self._respond(call)
+            else:
+                response = self._respond[min(call.number, len(self._respond)) - 1]
+            time.sleep(response.delay_s)
+            return response
+        finally:
+            with self._lock:
+                self.in_flight -= 1
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no matter of the test's output."""
+
+
+def _handler(server: LoopbackServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            server._connections.add(self.connection)
+
+        def finish(self) -> None:
+            server._connections.discard(self.connection)
+            super().finish()
+
+        def do_GET(self) -> None:
+            self._answer()
+
+        def do_POST(self) -> None:
+            self._answer()
+
+        def _answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            response = server.answer(self.command, self.path, dict(self.headers), body)
+            if response.disconnect:
+                self.close_connection = True
+                return
+            self.send_response(response.status)
+            for name, value in response.headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(response.body)))
+            self.end_headers()
+            self.wfile.write(response.body[: response.cut])
+            self.close_connection = response.cut is not None
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    return Handler
