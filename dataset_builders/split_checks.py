@@ -1,0 +1,150 @@
+"""How honest a split is: how far labels reach, how near training comes, what is twice."""
+
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from .errors import SplitError
+
+MAX_PAIRS_FROM = 2000
+"""Regions that pairs are formed of; more are sampled."""
+BINS = 20
+SILL = 0.95
+
+
+@dataclass(frozen=True)
+class CorrelationRange:
+    """How far a label resembles its surroundings.
+
+    Attributes:
+        range_m: distance at which pairs differ as much as pairs far apart (95 % of the sill); the
+            side of a block should not be less. NaN if the label does not vary.
+        distance_m: `(bins,)` mean distance of the pairs in each bin.
+        semivariance: `(bins,)` half the mean squared difference of their labels.
+    """
+
+    range_m: float
+    distance_m: NDArray[np.float64]
+    semivariance: NDArray[np.float64]
+
+
+def correlation_range(
+    x_m: NDArray[np.float64], y_m: NDArray[np.float64], values: NDArray[np.float64], seed: int = 0
+) -> CorrelationRange:
+    """Estimate the correlation range of a label by its empirical variogram.
+
+    Matheron's estimator, pairs up to half the extent in bins of equal width; the sill is the mean
+    of the bins beyond the middle (Cressie, Statistics for Spatial Data, 1993, section 2.4).
+
+    Args:
+        x_m: `(n,)` in a metric plane.
+        y_m: `(n,)`.
+        values: `(n,)`; NaN is left out.
+        seed: of the sample, if there are many regions.
+
+    Raises:
+        SplitError: fewer than 10 regions with a value.
+    """
+    known = np.flatnonzero(np.isfinite(values))
+    if len(known) < 10:
+        raise SplitError(f"A correlation range needs 10 regions with a value, got {len(known)}.")
+    if len(known) > MAX_PAIRS_FROM:
+        known = np.sort(np.random.default_rng(seed).choice(known, MAX_PAIRS_FROM, replace=False))
+    xy = np.column_stack([x_m[known], y_m[known]])
+    first, second = np.triu_indices(len(known), 1)
+    distance = np.linalg.norm(xy[first] - xy[second], axis=1)
+    half = (values[known][first] - values[known][second]) ** 2 / 2
+    edges = np.linspace(0, np.linalg.norm(np.ptp(xy, axis=0)) / 2, BINS + 1)
+    bins = np.digitize(distance, edges) - 1
+    inside = (bins >= 0) & (bins < BINS)
+    count = np.bincount(bins[inside], minlength=BINS)
+    with np.errstate(invalid="ignore"):
+        mean_distance = np.bincount(bins[inside], distance[inside], BINS) / count
+        semivariance = np.bincount(bins[inside], half[inside], BINS) / count
+    filled = count > 0
+    mean_distance, semivariance = mean_distance[filled], semivariance[filled]
+    far = semivariance[len(semivariance) // 2 :]
+    sill = float(far.mean()) if len(far) else 0.0
+    reached = np.flatnonzero(semivariance >= SILL * sill)
+    range_m = float(mean_distance[reached[0]]) if sill > 0 and len(reached) else float("nan")
+    return CorrelationRange(range_m, mean_distance, semivariance)
+
+
+def duplicate_groups(keys: Mapping[str, Sequence[Hashable]]) -> list[list[str]]:
+    """Regions that share a picture, directly or by way of others; groups of two and more, sorted.
+
+    Args:
+        keys: of each region, what names its pictures: hashes of their bytes, panorama ids.
+    """
+    parent = {region: region for region in keys}
+
+    def root(region: str) -> str:
+        while parent[region] != region:
+            parent[region] = parent[parent[region]]
+            region = parent[region]
+        return region
+
+    owner: dict[Hashable, str] = {}
+    for region in sorted(keys):
+        for key in keys[region]:
+            parent[root(region)] = root(owner.setdefault(key, region))
+    groups: dict[str, list[str]] = defaultdict(list)
+    for region in sorted(keys):
+        groups[root(region)].append(region)
+    return sorted(group for group in groups.values() if len(group) > 1)
+
+
+def keep_together(
+    region_ids: Sequence[str], split: NDArray[np.object_], groups: Sequence[Sequence[str]]
+) -> NDArray[np.object_]:
+    """The split with every group in one part: that of its first region that is in training.
+
+    A group without a region in training goes where its first region with a part is. Regions in no
+    part (the buffer) stay there, unless another of their group is in a part.
+
+    Args:
+        region_ids: in the order of `split`.
+        split: `(n,)` of "train", "validation", "test" or None.
+        groups: from [`duplicate_groups`].
+
+    Raises:
+        SplitError: a group names a region that is not there.
+    """
+    number = {region: index for index, region in enumerate(region_ids)}
+    out = split.copy()
+    for group in groups:
+        if missing := [region for region in group if region not in number]:
+            raise SplitError(f"The groups name regions that the split does not have: {missing}.")
+        members = [number[region] for region in group]
+        parts = [split[index] for index in members if split[index] is not None]
+        if parts:
+            out[members] = "train" if "train" in parts else parts[0]
+    return out
+
+
+def nearest_train_distance(
+    x_m: NDArray[np.float64], y_m: NDArray[np.float64], split: NDArray[np.object_]
+) -> NDArray[np.float64]:
+    """Metres from each region of the test part to the nearest of training: `(n_test,)`.
+
+    Raises:
+        SplitError: one of the parts is empty.
+    """
+    xy = np.column_stack([x_m, y_m])
+    train, test = xy[split == "train"], xy[split == "test"]
+    if len(train) == 0 or len(test) == 0:
+        raise SplitError(f"The split has {len(train)} regions to train on and {len(test)} to test.")
+    return np.asarray(cKDTree(train).query(test)[0])
+
+
+__all__ = [
+    "CorrelationRange",
+    "correlation_range",
+    "duplicate_groups",
+    "keep_together",
+    "nearest_train_distance",
+]
