@@ -45,6 +45,7 @@
   const nearest = () => {
     const line = bar.getBoundingClientRect().bottom + 24;
     let index = -1;
+    if (window.scrollY === 0) return index;
     visible.forEach((image, place) => {
       if (image.article.getBoundingClientRect().top <= line) index = place;
     });

@@ -29,6 +29,8 @@ JPEG_QUALITY = 80
 SHOWN_CHARACTERS = 8_000
 """Of one text: a model gone astray may write without end."""
 COMPARED_WORDS = 1_500
+SHOWN_CONTEXT = 6
+"""Words before and after a change."""
 WHY_NAMES = {
     "failed": "without a caption",
     "most_dropped_phrases": "most dropped phrases",
@@ -237,7 +239,7 @@ def _article(
     found: Findings,
     names: _Names,
 ) -> str:
-    boxes = sorted({detail.box for one in candidates for detail in one.details})
+    boxes = dict.fromkeys(detail.box for one in candidates for detail in one.details)
     numbers = {box: place for place, box in enumerate(boxes, 1)}
     view = _readable(candidates[0].view) if candidates else ""
     badges = [_badge(view)] if view else []
@@ -356,7 +358,7 @@ def _change(one: Candidate) -> str:
     matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
     for kind, start, stop, other_start, other_stop in matcher.get_opcodes():
         if kind == "equal":
-            pieces.append(_text(" ".join(before[start:stop])))
+            pieces.append(_text(_ends(before[start:stop])))
             continue
         if stop > start:
             pieces.append(f"<del>{_text(' '.join(before[start:stop]))}</del>")
@@ -366,6 +368,13 @@ def _change(one: Candidate) -> str:
         '<h4>What refinement changed</h4><p class="text change small" dir="auto">'
         f"{' '.join(pieces)}</p>"
     )
+
+
+def _ends(words: Sequence[str]) -> str:
+    """What stayed, without the middle of a long stretch."""
+    if len(words) <= 2 * SHOWN_CONTEXT + 4:
+        return " ".join(words)
+    return " ".join((*words[:SHOWN_CONTEXT], "…", *words[-SHOWN_CONTEXT:]))
 
 
 def _phrases(phrases: Sequence[Phrase]) -> str:
@@ -379,7 +388,7 @@ def _phrases(phrases: Sequence[Phrase]) -> str:
     items = []
     for text, source, score, kept, reason in unique:
         notes = ["local"] if source == "local" else []
-        notes += [f"{score:.3f}"] if score is not None else []
+        notes += [f"{score:.2g}"] if score is not None else []
         notes += [_readable(reason)] if reason else []
         shown = f"<span>{_text(text)}</span>" if kept else f"<s>{_text(text)}</s>"
         note = f' <span class="soft">{_text(", ".join(notes))}</span>' if notes else ""

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,7 @@ def candidates_of(
             if hostile:
                 generated += " " + " ".join(HOSTILE)
             text = generated.replace("A red bus waits at a stop beside a row of", "There are")
-            phrases = tuple(
+            phrases = [
                 Phrase(
                     phrase + (HOSTILE[place % len(HOSTILE)] if hostile else ""),
                     "attribute",
@@ -101,7 +102,8 @@ def candidates_of(
                 )
                 for place, (phrase, score) in enumerate(PHRASES)
                 if rng.random() < 0.8
-            ) + (Phrase("bus in front of trees", "relation", reason="relation"),)
+            ]
+            phrases.append(Phrase("bus in front of trees", "relation", reason="relation"))
             drop = ("refusal" if rng.random() < 0.1 else "") or ("timeout" if failed else "")
             score = None if drop else float(rng.uniform(0.4, 0.8))
             made.append(
@@ -134,8 +136,6 @@ def candidates_of(
     scores = [one.scores.score or -1 for one in made]
     best = int(np.argmax(scores))
     if scores[best] > 0:
-        from dataclasses import replace
-
         made[best] = replace(made[best], chosen=True)
     return made
 
@@ -146,8 +146,6 @@ def _storable(text: str) -> str:
 
 
 def _storable_phrase(phrase: Phrase) -> Phrase:
-    from dataclasses import replace
-
     return replace(phrase, text=_storable(phrase.text))
 
 
