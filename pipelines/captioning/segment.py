@@ -35,17 +35,6 @@ class _Region:
     area: int
 
 
-@dataclass(frozen=True)
-class _Least:
-    """What a box has at least, in pixels."""
-
-    area: float
-    side: float
-
-    def holds_for(self, box: Box) -> bool:
-        return box.height * box.width >= self.area and min(box.height, box.width) >= self.side
-
-
 def salient_boxes(
     masks: Iterable[ArrayLike],
     shape: tuple[int, int],
@@ -70,7 +59,8 @@ def salient_boxes(
         duplicate_iou: of masks that overlap at least so much (intersection over union), only the
             largest is taken.
         min_box_area: share of the image; smaller boxes are not worth a caption.
-        min_side: share of the image's shorter side; models see nothing in narrower boxes.
+        min_side: share of the image's shorter side; models see nothing in narrower boxes, so
+            that what is left of the mask is looked at instead.
         max_boxes: at most so many (the reference ends with 13 or fewer).
 
     Returns:
@@ -94,8 +84,8 @@ def salient_boxes(
         one for one in regions if min_mask_area * pixels <= one.area <= max_mask_area * pixels
     ]
     regions = _without_duplicates([one for one in regions if one.area], duplicate_iou)
-    least = _Least(max(min_box_area * pixels, 1), min_side * min(shape))
-    return tuple(_disjoint(regions, shape, least, max_boxes))
+    least_area, least_side = max(min_box_area * pixels, 1), min_side * min(shape)
+    return tuple(_disjoint(regions, shape, least_area, least_side, max_boxes))
 
 
 def crop(image: Image.Image, box: Box, margin: float = 0.02) -> Image.Image:
@@ -188,28 +178,44 @@ def _iou_reaches(larger: _Region, smaller: _Region, least: float) -> bool:
 
 
 def _disjoint(
-    regions: list[_Region], shape: tuple[int, int], least: _Least, max_boxes: int
+    regions: list[_Region],
+    shape: tuple[int, int],
+    least_area: float,
+    least_side: float,
+    max_boxes: int,
 ) -> list[Box]:
-    """Always the largest rectangle that is left, of any region; ties by (top, left, height)."""
+    """Always the largest rectangle that is left, of any region; ties by (top, left, height).
+
+    Changes the regions: strips that are too narrow for a box are taken out of them.
+    """
     free = np.ones(shape, np.bool_)
     boxes: list[Box] = []
     waiting: list[tuple[int, Box, int]] = []
-    for number, region in enumerate(regions):
-        _push(waiting, number, _largest_free(region, free), least)
+
+    def wait(number: int) -> None:
+        box = _largest_free(regions[number], free)
+        if box.height * box.width >= least_area:
+            heapq.heappush(waiting, (-box.height * box.width, box, number))
+
+    for number in range(len(regions)):
+        wait(number)
     while waiting and len(boxes) < max_boxes:
         _, box, number = heapq.heappop(waiting)
-        if _slice(free, box).all():
+        if not _slice(free, box).all():
+            # what is free only shrinks, so that nothing that waits will be larger than it was
+            wait(number)
+        elif min(box.height, box.width) < least_side:
+            _remove(regions[number], box)
+            wait(number)
+        else:
             boxes.append(box)
             _slice(free, box)[:] = False
-        else:
-            # what is free only shrinks, so that what waits is never smaller than what it will be
-            _push(waiting, number, _largest_free(regions[number], free), least)
     return boxes
 
 
-def _push(waiting: list[tuple[int, Box, int]], number: int, box: Box, least: _Least) -> None:
-    if least.holds_for(box):
-        heapq.heappush(waiting, (-box.height * box.width, box, number))
+def _remove(region: _Region, box: Box) -> None:
+    inside = Box(box.top - region.top, box.left - region.left, box.height, box.width)
+    _slice(region.pixels, inside)[:] = False
 
 
 def _largest_free(region: _Region, free: NDArray[np.bool_]) -> Box:
