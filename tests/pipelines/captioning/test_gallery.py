@@ -210,7 +210,8 @@ def test_dropped_phrases_are_struck_through_with_score_and_reason(opened):
     assert ["red bus", "line-through"] in [one[:2] for one in shown]
     for phrase, _, text in shown:
         if phrase == "red bus":
-            assert "0.0031" in text and "below threshold" in text
+            assert "0.0031" in text
+            assert "below threshold" in text
 
 
 def test_refinement_is_shown_word_by_word(opened):
@@ -286,7 +287,8 @@ def test_filters_by_model_reason_and_why(opened, run):
         "return [...document.querySelectorAll('.candidate:not([hidden]) .model bdi')]"
         ".map((node) => node.textContent)"
     )
-    assert set(models) == {"internvl"} and len(models) == 20
+    assert set(models) == {"internvl"}
+    assert len(models) == 20
     set_field(opened, "model", "")
     set_field(opened, "reason", option_of(opened, "reason", "timeout"))
     assert visible(opened) == ["street-0005"]
@@ -422,10 +424,15 @@ def test_a_picture_that_cannot_be_decoded_is_said_to_be_missing(tmp_path):
 
 
 def test_images_are_asked_for_by_the_ids_of_the_gallery_alone(run, tmp_path):
-    asked = []
+    asked: list[frozenset[str]] = []
+
+    def read(ids: frozenset[str]) -> list[SourceImage]:
+        asked.append(ids)
+        return []
+
     found = examine(run.parts, count_words, gallery_size=3)
     path = tmp_path / "g.html"
-    write_gallery(path, run.parts, found, lambda ids: asked.append(ids) or [], TITLE)
+    write_gallery(path, run.parts, found, read, TITLE)
     assert asked == [frozenset(choice.image_id for choice in found.gallery)]
 
 
@@ -438,7 +445,8 @@ def test_a_text_without_end_is_cut_and_said_to_be(tmp_path):
     found = examine([tmp_path / "a.parquet"], count_words)
     write_gallery(tmp_path / "g.html", [tmp_path / "a.parquet"], found, None, TITLE)
     page = (tmp_path / "g.html").read_text()
-    assert "17,000 more characters" in page and len(page) < 120_000
+    assert "17,000 more characters" in page
+    assert len(page) < 120_000
 
 
 def test_every_reason_to_be_shown_has_a_name(page):

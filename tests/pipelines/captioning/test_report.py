@@ -1,4 +1,5 @@
 import csv
+import itertools
 import json
 import statistics
 import subprocess
@@ -39,7 +40,8 @@ def test_summary_counts_each_model_as_a_plain_recount_does(run, summary):
         phrases = [phrase for each in own for phrase in each.phrases]
         scores = [each.scores.score for each in kept]
         lengths = sorted(count_words(each.text) for each in kept)
-        assert one.candidates == len(own) and one.kept == len(kept)
+        assert one.candidates == len(own)
+        assert one.kept == len(kept)
         assert one.dropped == Counter(each.drop_reason for each in own if each.drop_reason)
         assert one.refined == sum(each.text != each.generated for each in kept)
         assert one.phrases == len(phrases)
@@ -66,7 +68,9 @@ def test_win_rates_add_up_to_one(summary):
 def test_summary_counts_images_with_those_that_nobody_could_read(run, summary):
     failed = [group for group in run.groups if not any(one.chosen for one in group)]
     assert len(failed) == 2
-    assert summary.images == 21 and summary.captioned == 18 and summary.without_caption == 3
+    assert summary.images == 21
+    assert summary.captioned == 18
+    assert summary.without_caption == 3
     assert dict(summary.without_caption_first)["broken-1"] == "truncated"
     assert "timeout (" in dict(summary.without_caption_first)["street-0005"]
     assert summary.words.n == summary.tokens.n == 18
@@ -172,7 +176,8 @@ def test_report_is_written_whole_and_the_same_again(run, tmp_path):
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     stored = json.loads((tmp_path / "a" / "report.json").read_text())
-    assert stored["captioned"] == 18 and len(stored["models"]) == 4
+    assert stored["captioned"] == 18
+    assert len(stored["models"]) == 4
     rows = list(csv.DictReader((tmp_path / "a" / "without_caption.csv").open()))
     assert [row["image_id"] for row in rows] == ["broken-1", "street-0005", "street-0011"]
 
@@ -206,9 +211,10 @@ def test_markdown_holds_hostile_names_as_text(tmp_path):
     found = summarise([tmp_path / "a.parquet"], count_words, [tmp_path / "r.parquet"])
     text = markdown(found, "<script> | title")
     assert not {"<", "`", "["} & set(text.replace("[Look at", "").replace("# <", ""))
-    assert "\n# head" not in text and "__b__" not in text
+    assert "\n# head" not in text
+    assert "__b__" not in text
     tables = [line for line in text.splitlines() if line.startswith("|")]
-    for line, rule in zip(tables, tables[1:], strict=False):
+    for line, rule in itertools.pairwise(tables):
         if rule.startswith("|--"):
             assert line.count("|") == rule.count("|")
 
@@ -232,5 +238,6 @@ def test_scores_that_are_null_are_left_out_of_the_means(tmp_path):
     ]
     write_candidates(tmp_path / "a.parquet", group)
     for one in summarise([tmp_path / "a.parquet"], count_words).models:
-        assert one.consensus.n == 0 and one.consensus.mean is None
+        assert one.consensus.n == 0
+        assert one.consensus.mean is None
         assert one.phrases_asked == 0
