@@ -1,0 +1,365 @@
+import hashlib
+import itertools
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.captioning.capture import (
+    ParsedCaption,
+    capture_score,
+    choose,
+    consensus,
+    consensus_scores,
+)
+from pipelines.captioning.capture_matching import Pool
+from pipelines.captioning.records import Candidate, Sampling, Scores
+
+WORDS = ["car", "auto", "automobile", "bus", "coach", "tree", "street", "road", "building"]
+WORDS += ["edifice", "tall", "red", "old"]
+FIELDS = ("score", "object_f1", "attribute_f1", "relation_f1")
+
+
+def encode(phrases):
+    """Unit vectors that look random and depend on the phrase alone; many cosines are negative."""
+    seeds = [hashlib.sha256(phrase.encode()).digest()[:8] for phrase in phrases]
+    rows = [np.random.default_rng(int.from_bytes(seed)).normal(size=5) for seed in seeds]
+    return np.array([row / np.linalg.norm(row) for row in rows]).reshape(len(phrases), 5)
+
+
+def unrelated(phrases):
+    """Vectors at right angles: what is not matched exactly or by synonyms is not matched."""
+    return np.eye(len(phrases))
+
+
+def equal(one, other):
+    return one == other
+
+
+def parsed(objects="", attributes=None, relations=()):
+    words = {thing: frozenset(of.split()) for thing, of in (attributes or {}).items()}
+    return ParsedCaption(frozenset(objects.split()), words, frozenset(relations))
+
+
+words = st.sampled_from(WORDS)
+captions = st.builds(
+    ParsedCaption,
+    st.frozensets(words, max_size=6),
+    st.dictionaries(words, st.frozensets(words, max_size=3), max_size=3),
+    st.frozensets(st.tuples(words, words, words), max_size=4),
+)
+
+
+# ---- one pair -----------------------------------------------------------------------------------
+
+
+def test_capture_score_equals_a_case_worked_by_hand():
+    candidate = parsed("car road", {"car": "red"})
+    reference = parsed("car tree sky", {"car": "red big"})
+    score = capture_score(candidate, reference, unrelated, synonyms=equal)
+    assert score.object_precision == pytest.approx(1 / 2, abs=1e-5)
+    assert score.object_recall == pytest.approx(1 / 3, abs=1e-5)
+    assert score.object_f1 == pytest.approx(0.4, abs=1e-5)
+    assert score.attribute_f1 == pytest.approx(2 / 3, abs=1e-5)
+    assert score.relation_f1 == 0
+    assert score.score == pytest.approx((5 * 0.4 + 5 * 2 / 3) / 12, abs=1e-5)
+
+
+def test_capture_score_adds_the_greatest_cosine_of_what_is_left():
+    directions = {"car": [1, 0], "lorry": [0.6, 0.8], "van": [0, 1]}
+    score = capture_score(
+        parsed("car"), parsed("lorry van"), lambda p: [directions[w] for w in p], synonyms=equal
+    )
+    assert score.object_precision == pytest.approx(0.6, abs=1e-5)
+    assert score.object_recall == pytest.approx((0.6 + 0.0) / 2, abs=1e-5)
+
+
+def test_capture_score_takes_attributes_without_their_things():
+    one = parsed("car building", {"car": "red", "building": "tall"})
+    other = parsed("car building", {"car": "tall", "building": "red"})
+    assert capture_score(one, other, unrelated).attribute_f1 == pytest.approx(1, abs=1e-5)
+
+
+def test_capture_score_counts_an_attribute_as_often_as_it_is_said():
+    one = parsed("", {"car": "red", "bus": "red old"})
+    score = capture_score(one, parsed("", {"car": "red"}), unrelated, synonyms=equal)
+    assert score.attribute_precision == pytest.approx(1 / 3, abs=1e-5)
+    assert score.attribute_recall == pytest.approx(1, abs=1e-5)
+
+
+def test_capture_score_knows_wordnets_synonyms_by_itself():
+    score = capture_score(parsed("car sidewalk"), parsed("automobile pavement"), unrelated)
+    assert score.object_f1 == pytest.approx(1, abs=1e-5)
+
+
+def test_capture_score_matches_relations_only_if_all_three_parts_are_synonyms():
+    relation = ("car", "on", "road")
+    for other, f1 in ((("auto", "on", "route"), 1), (("auto", "beside", "route"), 0)):
+        score = capture_score(parsed(relations=[relation]), parsed(relations=[other]), unrelated)
+        assert score.relation_f1 == pytest.approx(f1, abs=1e-5)
+
+
+def test_capture_score_pairs_as_many_synonyms_as_it_can_if_optimal():
+    alike = {("a", "x"), ("a", "y"), ("b", "x")}
+
+    def synonyms(one, other):
+        return one == other or (one, other) in alike or (other, one) in alike
+
+    found = {
+        matching: capture_score(
+            parsed("a b"), parsed("x y"), unrelated, synonyms=synonyms, matching=matching
+        ).object_f1
+        for matching in ("first", "optimal")
+    }
+    assert found == pytest.approx({"first": 0.5, "optimal": 1.0}, abs=1e-5)
+
+
+def test_capture_score_is_nothing_if_a_side_is_empty():
+    for pair in itertools.product([parsed(), parsed("car")], [parsed()]):
+        assert capture_score(*pair, encode).score == 0
+
+
+@settings(max_examples=150, deadline=None)
+@given(captions, captions, st.booleans(), st.sampled_from(["first", "optimal"]))
+def test_capture_score_is_exactly_symmetric(one, other, clamp, matching):
+    there = capture_score(one, other, encode, clamp=clamp, matching=matching)
+    back = capture_score(other, one, encode, clamp=clamp, matching=matching)
+    assert [getattr(there, name) for name in FIELDS] == [getattr(back, name) for name in FIELDS]
+    assert there.object_precision == back.object_recall
+    assert there.relation_recall == back.relation_precision
+
+
+@settings(max_examples=150, deadline=None)
+@given(captions, captions)
+def test_capture_score_lies_between_nothing_and_all(one, other):
+    score = capture_score(one, other, encode)
+    assert all(0 <= getattr(score, name) <= 1 for name in FIELDS)
+    same = capture_score(one, one, encode)
+    assert same.object_f1 == pytest.approx(float(bool(one.objects)), abs=1e-5)
+
+
+def test_capture_score_without_clamp_lets_opposites_count_against():
+    opposite = {"good": [1.0, 0.0], "bad": [-1.0, 0.0]}
+
+    def vectors(phrases):
+        return np.array([opposite[phrase] for phrase in phrases])
+
+    pair = parsed("good"), parsed("bad")
+    assert capture_score(*pair, vectors, synonyms=equal).object_precision == 0
+    raw = capture_score(*pair, vectors, synonyms=equal, clamp=False)
+    assert raw.object_precision == pytest.approx(-1, abs=1e-5)
+
+
+def test_capture_score_normalises_weights():
+    pair = parsed("car road", {"car": "red"}), parsed("car tree", {"car": "old"})
+    scores = [
+        capture_score(*pair, encode, weights=weights).score
+        for weights in ((5, 5, 2), (0.5, 0.5, 0.2), (50, 50, 20))
+    ]
+    assert scores == pytest.approx([capture_score(*pair, encode).score] * 3, abs=1e-12)
+    only = capture_score(*pair, encode, weights=(0, 3, 0))
+    assert only.score == only.attribute_f1 != only.object_f1
+
+
+@pytest.mark.parametrize("weights", [(1, 1), (0, 0, 0), (1, -1, 1), (float("nan"), 1, 1)])
+def test_capture_score_refuses_weights(weights):
+    with pytest.raises(ValueError, match="three finite numbers"):
+        capture_score(parsed("car"), parsed("bus"), encode, weights=weights)
+
+
+def test_capture_score_refuses_vectors_that_are_none():
+    pair = parsed("car"), parsed("lorry")
+    for bad in (np.full((2, 3), np.nan), np.ones((1, 3)), np.ones(2)):
+        with pytest.raises(ValueError, match="finite vector for each of 2 phrases"):
+            capture_score(*pair, lambda phrases, bad=bad: bad)
+
+
+def test_capture_score_does_not_mind_the_length_of_vectors():
+    pair = parsed("car road"), parsed("lorry tree")
+    assert capture_score(*pair, lambda p: 7 * encode(p)).score == pytest.approx(
+        capture_score(*pair, encode).score, abs=1e-12
+    )
+
+
+# ---- parsed captions ----------------------------------------------------------------------------
+
+
+def test_parsed_caption_takes_any_collections_and_cannot_be_changed():
+    words = ["red"]
+    one = ParsedCaption(["car", "car"], {"car": words}, [["car", "on", "road"]])
+    words.append("old")
+    assert one == ParsedCaption({"car"}, {"car": {"red"}}, {("car", "on", "road")})
+    assert hash(one) == hash(pickle.loads(pickle.dumps(one)))
+    assert pickle.loads(pickle.dumps(one)) == one
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        one.attributes["car"] = frozenset()
+
+
+def test_parsed_caption_refuses_strings_for_sets():
+    with pytest.raises(TypeError, match="'car' must be a set of words, got the string 'red'"):
+        ParsedCaption({"car"}, {"car": "red"})
+    with pytest.raises(ValueError, match="three parts"):
+        ParsedCaption(relations={("car", "on")})
+
+
+# ---- many candidates ----------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(captions.filter(bool), min_size=2, max_size=6, unique=True), st.randoms())
+def test_consensus_is_the_mean_over_the_others_in_any_order(pool, random):
+    expected = [
+        np.mean([capture_score(one, other, encode).score for other in pool if other != one])
+        for one in pool
+    ]
+    found = consensus(pool, encode)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+    order = random.sample(range(len(pool)), len(pool))
+    assert consensus([pool[k] for k in order], encode).tolist() == found[order].tolist()
+
+
+def test_consensus_of_15_candidates_scores_105_pairs_and_embeds_once(monkeypatch):
+    pairs, calls = [], []
+    match = Pool.match
+    monkeypatch.setattr(
+        Pool, "match", lambda self, *args: pairs.append(args[:2]) or match(self, *args)
+    )
+    pool = [parsed(f"car road thing{k}") for k in range(15)]
+    consensus(pool, lambda phrases: calls.append(list(phrases)) or encode(phrases))
+    assert len(pairs) == 3 * 105
+    assert calls == [sorted(["car", "road", *(f"thing{k}" for k in range(15))])]
+
+
+def test_consensus_leaves_out_what_says_nothing_and_counts_equals_once():
+    car, bus, tree = parsed("car red"), parsed("bus red"), parsed("tree street")
+    plain = consensus([car, bus, tree], encode)
+    found = consensus([car, None, bus, parsed(), tree, car, parsed("", {"car": ""})], encode)
+    assert found[[0, 2, 4, 5]].tolist() == [*plain, plain[0]]
+    assert np.isnan(found[[1, 3, 6]]).all()
+
+
+def test_consensus_of_a_lone_candidate_is_unknown():
+    assert np.isnan(consensus([parsed("car"), None, parsed("car")], encode)).all()
+    assert consensus([], encode).shape == (0,)
+
+
+def test_consensus_leaves_out_pairs_of_a_group():
+    pool = [parsed("car road"), parsed("bus road"), parsed("tree road"), parsed("tree sky")]
+    found = consensus(pool, encode, groups=["a", "a", "b", "c"])
+    expected = np.mean([capture_score(pool[0], pool[k], encode).score for k in (2, 3)])
+    assert found[0] == pytest.approx(expected, abs=1e-12)
+    with pytest.raises(ValueError, match="4 candidates, but 2 groups"):
+        consensus(pool, encode, groups=["a", "b"])
+
+
+def test_consensus_counts_an_equal_of_another_group_once_and_for_it():
+    pool = [parsed("car road"), parsed("bus sky"), parsed("bus sky")]
+    found = consensus(pool, encode, groups=["a", "a", "b"])
+    score = capture_score(pool[0], pool[1], encode).score
+    # the first is compared with the caption that group b has too
+    assert found[0] == score
+    # the second's only partner is of its own group
+    assert np.isnan(found[1])
+    assert found[2] == score
+
+
+def test_consensus_scores_keeps_the_means_of_all_parts():
+    pool = [
+        parsed("car road", {"car": "red"}, [("car", "on", "road")]),
+        parsed("bus road", {"bus": "red"}, [("bus", "on", "road")]),
+        parsed("tree sky", {"tree": "old"}),
+        None,
+    ]
+    found = consensus_scores(pool, encode, models=["a", "a", "b", "b"])
+    pairs = [capture_score(pool[0], pool[k], encode) for k in (1, 2)]
+    for name in FIELDS:
+        expected = np.mean([getattr(pair, name) for pair in pairs])
+        assert getattr(found[0], name) == pytest.approx(expected, abs=1e-12)
+    assert found[0].cross_model == pairs[1].score
+    assert found[3] == Scores()
+    assert [one.score for one in found[:3]] == consensus(pool[:3], encode).tolist()
+    across = consensus_scores(pool, encode, models=list("aabb"), same_model_pairs=False)
+    assert across[0].score == across[0].cross_model == found[0].cross_model
+
+
+def test_consensus_scores_counts_equal_texts_once_and_equal_parses_twice():
+    pool = [parsed("car road"), parsed("car road"), parsed("tree sky")]
+    models = ["a", "b", "c"]
+    twice = consensus_scores(pool, encode, models=models, texts=["A car.", "The car.", "A tree."])
+    once = consensus_scores(pool, encode, models=models, texts=["A car.", "A car.", "A tree."])
+    assert twice[0].object_f1 > once[0].object_f1
+    assert once == consensus_scores(pool, encode, models=models)
+
+
+# ---- the choice ---------------------------------------------------------------------------------
+
+
+def candidate(model, index, score, drop_reason=""):
+    scores = Scores(score=score)
+    return Candidate(
+        "i", "0", "satellite", model, "r", "p", index, Sampling(), drop_reason=drop_reason,
+        scores=scores,
+    )  # fmt: skip
+
+
+def test_choose_takes_the_best_that_is_not_dropped():
+    pool = [candidate("a", 0, 0.5), candidate("b", 0, 0.7), candidate("c", 0, 0.9, "refusal")]
+    assert choose(pool, ["a", "b", "c"]) == 1
+
+
+def test_choose_breaks_ties_by_model_priority_and_then_by_index():
+    pool = [candidate("b", 0, 0.7), candidate("a", 10, 0.7), candidate("a", 9, 0.7)]
+    assert choose(pool, ["a", "b"]) == 2
+    assert choose(pool, ["b", "a"]) == 0
+    assert choose(pool[1:], []) == 1
+
+
+def test_choose_keeps_a_candidate_without_a_score_if_there_is_no_other():
+    assert choose([candidate("a", 0, None)], ["a"]) == 0
+    assert choose([candidate("a", 0, None), candidate("b", 0, 0.0)], ["a", "b"]) == 1
+    assert choose([candidate("a", 0, None, "empty")], ["a"]) is None
+    assert choose([], []) is None
+
+
+# ---- the same everywhere ------------------------------------------------------------------------
+
+PROGRAM = """
+import random
+from pipelines.captioning.capture import ParsedCaption, consensus
+from tests.pipelines.captioning.test_capture import WORDS, encode
+
+def draw():
+    return random.sample([word + end for word in WORDS for end in ("", " lot", "s")], 6)
+
+random.seed(0)
+pool = [
+    ParsedCaption(
+        set(draw()),
+        {word: set(draw()) for word in draw()},
+        set(zip(draw(), draw(), draw())),
+    )
+    for _ in range(15)
+]
+print([score.hex() for score in consensus(pool, encode).tolist()], list({*WORDS}))
+"""
+
+
+def test_consensus_is_the_same_under_any_hash_seed(pytestconfig):
+    found = []
+    for seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=pytestconfig.rootpath,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        )
+        found.append(done.stdout.split("] ["))
+    assert found[0][0] == found[1][0]
+    assert found[0][1] != found[1][1]  # the sets did have another order

