@@ -11,12 +11,14 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+Floats = NDArray[np.floating[Any]]
+Ints = NDArray[np.int64]
 AXIS_M = 6378137.0
 FLATTENING = 1 / 298.257223563
 ECCENTRICITY = float(np.sqrt(FLATTENING * (2 - FLATTENING)))
 
 
-def geodesic_areas(geometry: Any) -> NDArray[np.float64]:
+def geodesic_areas(geometry: Any) -> Floats:
     """Areas in square metres.
 
     Args:
@@ -28,18 +30,29 @@ def geodesic_areas(geometry: Any) -> NDArray[np.float64]:
     """
     shapes = np.asarray(geometry, dtype=object)
     lon_lat, of_ring, owner, sign = ring_coordinates(shapes)
-    first = of_ring[:-1] == of_ring[1:]
-    excess = _excess(lon_lat[:-1], lon_lat[1:])[first]
-    rings = np.bincount(of_ring[:-1][first], excess, minlength=len(owner))
-    areas = np.bincount(owner, np.abs(rings) * sign, minlength=len(shapes))
-    areas *= AXIS_M**2 * _q(np.ones(1))[0] / 2
+    rings = ring_areas(lon_lat, of_ring, len(owner))
+    areas = np.bincount(owner, rings * sign, minlength=len(shapes))
     areas[shapely.is_missing(shapes)] = np.nan
     return areas
 
 
+def ring_areas(lon_lat: Floats, of_ring: Ints, count: int) -> Floats:
+    """`(count,)` areas within closed rings in square metres.
+
+    Args:
+        lon_lat: `(v, 2)` vertices in degrees, ring after ring.
+        of_ring: `(v,)` the ring of each.
+        count: of the rings.
+    """
+    same = of_ring[:-1] == of_ring[1:]
+    excess = _excess(lon_lat[:-1], lon_lat[1:])[same]
+    rings = np.abs(np.bincount(of_ring[:-1][same], excess, minlength=count))
+    return rings * AXIS_M**2 * _q(np.ones(1))[0] / 2
+
+
 def ring_coordinates(
     shapes: NDArray[Any],
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+) -> tuple[Floats, Ints, Ints, Floats]:
     """All vertices of all polygons, ring after ring.
 
     Args:
@@ -61,7 +74,7 @@ def ring_coordinates(
     return vertices, of_ring, of_part[flat][of_rings], sign
 
 
-def _excess(start: NDArray[np.float64], stop: NDArray[np.float64]) -> NDArray[np.float64]:
+def _excess(start: Floats, stop: Floats) -> Floats:
     """Area between each edge and the equator on the unit sphere."""
     width = np.radians((stop[:, 0] - start[:, 0] + 180.0) % 360.0 - 180.0)
     a, b = (np.tan(_authalic(np.radians(end[:, 1])) / 2) for end in (start, stop))
@@ -69,13 +82,13 @@ def _excess(start: NDArray[np.float64], stop: NDArray[np.float64]) -> NDArray[np
     return 2 * np.arctan(np.tan(width / 2) * (a + b) / (1 + a * b))
 
 
-def _authalic(lat: NDArray[np.float64]) -> NDArray[np.float64]:
+def _authalic(lat: Floats) -> Floats:
     return np.arcsin(np.clip(_q(np.sin(lat)) / _q(np.ones(1)), -1, 1))
 
 
-def _q(sine: NDArray[np.float64]) -> NDArray[np.float64]:
+def _q(sine: Floats) -> Floats:
     e = ECCENTRICITY
     return (1 - e**2) * (sine / (1 - (e * sine) ** 2) + np.arctanh(e * sine) / e)
 
 
-__all__ = ["geodesic_areas", "ring_coordinates"]
+__all__ = ["geodesic_areas", "ring_areas", "ring_coordinates"]

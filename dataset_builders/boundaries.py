@@ -3,7 +3,7 @@
 import os
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import geopandas as gpd
 import numpy as np
@@ -12,7 +12,7 @@ from pyproj.exceptions import ProjError
 
 from .errors import DatasetError
 
-Boundary = shapely.Geometry | gpd.GeoSeries | gpd.GeoDataFrame | str | os.PathLike[str]
+Boundary: TypeAlias = shapely.Geometry | gpd.GeoSeries | gpd.GeoDataFrame | str | os.PathLike[str]
 MAX_LATITUDE = 85.0
 # of the area, up to which mending an outline changes nothing that matters
 MENDING_TOLERANCE = 1e-3
@@ -54,7 +54,9 @@ def _read_file(path: Path) -> gpd.GeoDataFrame:
             return gpd.read_parquet(path)
         return gpd.read_file(path)
     except Exception as error:
-        raise DatasetError(f"{path} is no file of polygons that geopandas reads: {error}") from error
+        raise DatasetError(
+            f"{path} is no file of polygons that geopandas reads: {error}"
+        ) from error
 
 
 def _merged(series: gpd.GeoSeries) -> shapely.Geometry:
@@ -78,20 +80,16 @@ def _merged(series: gpd.GeoSeries) -> shapely.Geometry:
         step = max(np.ptp(bounds[[0, 2]]), np.ptp(bounds[[1, 3]])) / 256
         parts = list(shapely.segmentize(parts, step))
     if series.crs.is_geographic:
-        for part in parts:
-            _check_degrees(part)
+        _check_degrees(shapely.geometrycollections(parts))
     try:
         moved = gpd.GeoSeries(parts, crs=series.crs).to_crs("EPSG:4326")
     except ProjError as error:
         raise DatasetError(f"The boundary cannot be placed from {series.crs.name}.") from error
+    whole = shapely.multipolygons(list(shapely.get_parts(moved.to_numpy())))
+    _check_degrees(whole)
     # parts on both sides of the antimeridian must meet before they are merged
-    _check_degrees(shapely.geometrycollections(list(moved)))
-    whole = _across_antimeridian(shapely.multipolygons(_flat(moved)))
-    return _polygons(shapely.union_all(shapely.make_valid(np.array(_flat([whole]), dtype=object))))
-
-
-def _flat(shapes: Any) -> list[shapely.Polygon]:
-    return list(shapely.get_parts(np.array(list(shapes), dtype=object)))
+    parts = shapely.get_parts(_across_antimeridian(whole))
+    return _polygons(shapely.union_all(shapely.make_valid(parts)))
 
 
 def _polygons(shape: shapely.Geometry) -> shapely.Geometry:
@@ -138,7 +136,8 @@ def _signed_area(shape: shapely.Geometry) -> float:
         rings = [part.exterior, *part.interiors]
         for k, ring in enumerate(rings):
             x, y = shapely.get_coordinates(ring).T
-            area = abs(float(np.sum((x[:-1] - x[0]) * (y[1:] - y[0]) - (x[1:] - x[0]) * (y[:-1] - y[0])))) / 2
+            x, y = x - x[0], y - y[0]
+            area = abs(float(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]))) / 2
             total += area if k == 0 else -area
     return total
 
@@ -161,22 +160,20 @@ def _check_degrees(shape: shapely.Geometry) -> None:
 
 
 def _across_antimeridian(shape: shapely.Geometry) -> shapely.Geometry:
-    """In one piece; longitudes then lie in [0, 360]."""
+    """In one piece, west end in [-180, 180)."""
     west, _, east, _ = shape.bounds
     if east - west > 180:
         shape = shapely.transform(shape, lambda xy: np.column_stack([xy[:, 0] % 360.0, xy[:, 1]]))
-        west, _, east, _ = shape.bounds
-        if east - west > 180:
+        span = shape.bounds[2] - shape.bounds[0]
+        if span > 90:
             raise DatasetError(
                 f"The boundary spans {east - west:g} degrees of longitude: more than half of the "
                 "globe is no city."
             )
-        if not shape.is_valid:
-            shape = _polygons(shapely.make_valid(shape))
-    if west >= 180 or west < -180:
-        turn = -360.0 * np.floor((west + 180.0) / 360.0)
-        shape = shapely.transform(shape, lambda xy: xy + [turn, 0.0])
-    return shape
+        shape = _polygons(shapely.union_all(shapely.make_valid(shapely.get_parts(shape))))
+        west = shape.bounds[0]
+    turn = -360.0 * np.floor((west + 180.0) / 360.0)
+    return shapely.transform(shape, lambda xy: xy + (turn, 0.0)) if turn else shape
 
 
 def _text(bounds: Any) -> str:

@@ -10,11 +10,12 @@ cover of a cell adds up to 1 to the last few bits.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
 ROUNDING = 1e-12
 

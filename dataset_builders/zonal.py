@@ -35,7 +35,7 @@ BEND_CELLS = 1e-3
 # what reprojection leaves where a region and a raster only touch
 TOUCHING = 1e-10
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
 
 
@@ -227,9 +227,7 @@ class _Placing:
             west, east = np.nanmin(bounds[:, 0]), np.nanmax(bounds[:, 2])
         # the first pass also measures the regions
         return [0.0] + [
-            turn
-            for turn in (-360.0, 360.0)
-            if west + turn < self.east and east + turn > self.west
+            turn for turn in (-360.0, 360.0) if west + turn < self.east and east + turn > self.west
         ]
 
     def edges(self, shapes: NDArray[Any], shift: float) -> Edges:
@@ -249,7 +247,7 @@ class _Placing:
         xy = vertices
         if not self.same:
             xy = np.column_stack(self.to_raster.transform(vertices[:, 0], vertices[:, 1]))
-        return (xy + [shift, 0.0]) @ self.matrix.T + self.origin
+        return (xy + (shift, 0.0)) @ self.matrix.T + self.origin
 
     def _bend(self, vertices: Floats, of_ring: Ints) -> tuple[Floats, Ints]:
         """Vertices added where a straight edge of a region is bent on the raster's plane."""
@@ -265,7 +263,9 @@ class _Placing:
         edge = np.repeat(np.arange(len(count)), count)
         step = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count)
         # from the same end whichever way an edge is walked, so that neighbours cut it alike
-        swap = (start[:, 0] > stop[:, 0]) | ((start[:, 0] == stop[:, 0]) & (start[:, 1] > stop[:, 1]))
+        swap = (start[:, 0] > stop[:, 0]) | (
+            (start[:, 0] == stop[:, 0]) & (start[:, 1] > stop[:, 1])
+        )
         low = np.where(swap[:, None], stop, start)[edge]
         high = np.where(swap[:, None], start, stop)[edge]
         part = (np.where(swap[edge], count[edge] - step, step) / count[edge])[:, None]
@@ -380,7 +380,8 @@ def _region_shapes(
     if invalid.any():
         reasons = shapely.is_valid_reason(shapes[invalid][:3])
         listed = "; ".join(
-            f"{name!r}: {why}" for name, why in zip(regions.index[invalid][:3], reasons)
+            f"{name!r}: {why}"
+            for name, why in zip(regions.index[invalid][:3], reasons, strict=True)
         )
         raise DatasetError(
             f"{invalid.sum()} region(s) are no valid polygons ({listed}). Mend them, for example "
