@@ -53,7 +53,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     run.add_argument("--retry_failed", action="store_true", help="do again what failed")
     run.add_argument("--dry_run", action="store_true", help="say what it would take; ask nobody")
-    run.add_argument("--max_images", type=int, help="of each table, the first ones")
     status = _command(commands, "status", "how far a run is, and what failed")
     status.add_argument("--json", action="store_true", help="for programs")
     inspect = _command(commands, "inspect", "all that is known of an image, or of what failed")
@@ -79,6 +78,7 @@ def _command(
     parser.add_argument("recipe", help="YAML file; see configs/captioning/")
     parser.add_argument("--dataset_name", help="in place of the recipe's")
     parser.add_argument("--output_dir", help="in place of the recipe's")
+    parser.add_argument("--max_images", type=int, help="of each table, only the first ones")
     return parser
 
 

@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+import transformers
+
+from .capture import REVISION as CAPTURE_REVISION
+from .capture_parsing import parsing_revision
 from .clients import open_model
 from .detectors import open_detector
 from .encoder import PhraseCache, sentence_encoder
@@ -73,6 +77,7 @@ class Kit:
             "detector": self.detector.revision,
             "encoder": self.encode.revision,
             "prompts": self.prompts.revision,
+            "capture": f"{CAPTURE_REVISION} {parsing_revision()}",
             "blurrer": self.blurrer.revision,
         }
         return parts | {f"model {name}": model.revision for name, model in self.models.items()}
@@ -96,6 +101,8 @@ def open_kit(recipe: Recipe) -> Iterator[Kit]:
         CaptioningError: a name or an option that does not exist.
         MissingDependencyError: a package or a data file is not there.
     """
+    # bars for the loading of weights would break the run's own
+    transformers.utils.logging.disable_progress_bar()
     consensus = recipe.consensus
     kit = Kit(
         recipe=recipe,

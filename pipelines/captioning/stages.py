@@ -11,8 +11,9 @@ from typing import Any
 
 from dataset_builders.images import BadImageError
 
+from .capture import REVISION as CAPTURE_REVISION
 from .capture import choose, consensus_scores
-from .capture_parsing import parsed_caption
+from .capture_parsing import parsed_caption, parsing_revision
 from .errors import RequestFailedError
 from .filters import phrases_of, score_phrases
 from .guards import check_caption, tidy_caption
@@ -293,6 +294,7 @@ class _ImageRun:
             "settings": settings,
             "encoder": self.kit.encode.revision,
             "parser": self.kit.parser.revision,
+            "capture": [CAPTURE_REVISION, parsing_revision()],
             "texts": texts,
             "models": models,
         }
