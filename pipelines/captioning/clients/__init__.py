@@ -37,7 +37,7 @@ def open_model(config: Mapping[str, Any]) -> CaptionModel:
         from .openai_compatible import OpenAICompatibleModel
 
         return OpenAICompatibleModel(read_settings(OpenAISettings, values))
-    if preset is not None and preset.transformers_class is None:
+    if preset is not None and not preset.transformers_class and values["model"] == preset.model:
         raise CaptioningError(
             f"transformers has no class for {preset.model}: it cannot run in this process. "
             f"Serve it and use client openai:\n{preset.serve_command}"

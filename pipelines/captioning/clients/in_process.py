@@ -178,7 +178,7 @@ class _Loaded:
             add_generation_prompt=True,
             return_dict=True,
             return_tensors="pt",
-            padding=True,
+            processor_kwargs={"padding": True},
         )
         return dict(inputs)
 
@@ -208,7 +208,7 @@ def _load(settings: InProcessSettings) -> _Loaded:
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    revision = None if Path(settings.model).is_dir() else settings.revision
+    revision = "main" if Path(settings.model).is_dir() else settings.revision
     try:
         processor = AutoProcessor.from_pretrained(
             settings.model, revision=revision, **settings.processor_options
@@ -235,13 +235,15 @@ def _load(settings: InProcessSettings) -> _Loaded:
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return _Loaded(model.to(device).eval(), processor, _control_tokens(tokenizer))
+    model.eval().to(device=torch.device(device))
+    return _Loaded(model, processor, _control_tokens(tokenizer))
 
 
 def _control_tokens(tokenizer: Any) -> tuple[str, ...]:
-    """Words that the tokenizer reads as one special token, the longest first."""
-    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    found = {token for token in added | set(tokenizer.all_special_tokens) if len(token) > 1}
+    """Marks that the tokenizer reads as one token wherever they stand, the longest first."""
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
+    found = added | set(tokenizer.all_special_tokens)
+    found = {token for token in found if len(token) > 1 and not token.strip().isalnum()}
     return tuple(sorted(found, key=lambda token: (-len(token), token)))
 
 
@@ -254,9 +256,10 @@ def _open_image(data: bytes) -> Image.Image:
 
 def _revision(settings: InProcessSettings) -> str:
     folder = Path(settings.model)
-    revision = _fingerprint(folder) if folder.is_dir() else settings.revision
     parts = {"dtype": settings.dtype, "processor_options": settings.processor_options}
-    return exact_revision(settings.model, revision, parts)
+    if folder.is_dir():  # by what is in it: other machines have it elsewhere
+        return exact_revision(folder.resolve().name, _fingerprint(folder), parts)
+    return exact_revision(settings.model, settings.revision, parts)
 
 
 def _fingerprint(folder: Path) -> str:

@@ -16,7 +16,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +73,7 @@ class OpenAICompatibleModel:
     """A `records.CaptionModel` behind a server.
 
     Connections are made when the first request comes, in the event loop that runs then, and again
-    after `close`. The key is read from the environment at that moment and kept nowhere else.
+    after `close`. The key is read from the environment at that moment.
 
     Args:
         settings: of the recipe.
@@ -124,8 +124,9 @@ class _Session:
         self.loop = asyncio.get_running_loop()
         self._settings = settings
         self._url = settings.base_url.rstrip("/")
-        self._key = os.environ.get(settings.api_key_env, "") if settings.api_key_env else ""
-        self._client = _client(settings, self._key)
+        key = os.environ.get(settings.api_key_env, "") if settings.api_key_env else ""
+        self._client = _client(settings, key)
+        self._safe = _censor(key)
         self._slots = asyncio.Semaphore(settings.max_concurrency)
         self._backoff = Backoff(settings.backoff_s, settings.max_backoff_s)
         label = f"Model {settings.name!r} at {self._url}"
@@ -277,11 +278,14 @@ class _Session:
             return False
         return response.status_code not in GATEWAY_CODES
 
-    def _safe(self, text: str) -> str:
-        """What a server said, without the key, which some repeat; short."""
-        if self._key:
-            text = text.replace(self._key, "***")
-        return text[:MAX_DETAIL]
+
+def _censor(key: str) -> Callable[[str], str]:
+    """Makes what a server said fit to be shown: without the key, which some repeat, and short."""
+
+    def safe(text: str) -> str:
+        return (text.replace(key, "***") if key else text)[:MAX_DETAIL]
+
+    return safe
 
 
 def _client(settings: OpenAISettings, key: str) -> Any:

@@ -1,0 +1,140 @@
+"""The client against a server of the real world: `transformers serve`, with a tiny model."""
+
+import asyncio
+import importlib.util
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.captioning.clients import open_model
+from pipelines.captioning.errors import ModelUnavailableError, RequestFailedError
+from pipelines.captioning.records import Request, Sampling
+from tests.pipelines.captioning.tiny_vlms import save_tiny_vlm
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("fastapi") is None or importlib.util.find_spec("openai") is None,
+    reason='transformers serve needs: pip install "transformers[serving]"',
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """Folder of the model, and the address of its server."""
+    folder = save_tiny_vlm("llava", tmp_path_factory.mktemp("served"))
+    path = folder / "generation_config.json"
+    # `transformers serve` draws only if the checkpoint says so
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"do_sample": True, "top_k": 0}))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder)]
+    options = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    with (folder / "log.txt").open("wb") as log:
+        process = subprocess.Popen(command + options, env=environment, stdout=log, stderr=log)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _wait(url, process, folder / "log.txt")
+            yield folder, f"{url}/v1"
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _wait(url: str, process: subprocess.Popen, log: Path) -> None:
+    for _ in range(1200):
+        if process.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5):
+                return
+        except (urllib.error.URLError, TimeoutError):
+            time.sleep(0.1)
+    pytest.fail(f"transformers serve does not start:\n{log.read_text()[-2000:]}")
+
+
+def ask(url: str, model: str, requests: list[Request], **changes):
+    async def main():
+        client = open_model({"name": "m", "model": model, "base_url": url} | changes)
+        try:
+            tasks = [client.complete(one) for one in requests]
+            return await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            await client.close()
+
+    return asyncio.run(main())
+
+
+def request(image_seed: int = 0, **sampling) -> Request:
+    pixels = np.random.default_rng(image_seed).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG")
+    values = {"temperature": 0.9, "top_p": 0.95, "max_tokens": 12, "seed": 1} | sampling
+    prompt = "Describe the image, the sign <image> too"
+    return Request("describe", prompt, buffer.getvalue(), Sampling(**values), "a", "", "satellite")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_transformers_serve_answers(server, stream):
+    folder, url = server
+    (reply,) = ask(url, str(folder), [request()], stream=stream)
+    assert reply.text
+    assert reply.finish_reason in ("length", "stop")
+    assert reply.prompt_tokens > 20
+    assert 0 < reply.completion_tokens <= 12
+
+
+def test_transformers_serve_is_asked_for_seed_image_and_temperature(server):
+    folder, url = server
+    requests = [
+        request(),
+        request(),
+        request(seed=2),
+        request(image_seed=5),
+        request(temperature=0.0),
+        request(temperature=0.0, seed=2),
+    ]
+    # one at a time: the server's seed is one for all of its requests
+    texts = [one.text for one in ask(url, str(folder), requests, max_concurrency=1)]
+    assert texts[0] == texts[1]
+    assert texts[4] == texts[5]
+    assert len({texts[0], texts[2], texts[3], texts[4]}) == 4
+
+
+def test_transformers_serve_greedy_answer_equals_that_in_process(server):
+    folder, url = server
+    greedy = request(temperature=0.0, top_p=1.0)
+    (served,) = ask(url, str(folder), [greedy])
+
+    async def local():
+        model = open_model({"name": "m", "model": str(folder), "client": "in_process"})
+        try:
+            return await model.complete(greedy)
+        finally:
+            await model.close()
+
+    assert served.text == asyncio.run(local()).text
+
+
+def test_transformers_serve_faults_are_understood(server):
+    folder, url = server
+    (problem,) = ask(f"{url}/nothing", str(folder), [request()])
+    assert isinstance(problem, ModelUnavailableError)
+    (problem,) = ask(url, "another/model", [request()])
+    assert isinstance(problem, RequestFailedError)
+    assert problem.reason == "http_400"
+    assert "Server is pinned" in problem.detail
+    (problem,) = ask(url, str(folder), [request()], extra_body={"nonsense": 1})
+    assert problem.reason == "http_422"
+    assert "nonsense" in problem.detail
