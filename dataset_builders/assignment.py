@@ -7,7 +7,7 @@ north rim to none.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,7 +86,7 @@ def _assigner(regions: gpd.GeoDataFrame) -> Callable[[Floats, Floats], Ints]:
     grid = _Grid.of(regions, shapes)
     if grid is not None:
         return grid.assign
-    ids = regions["region_id"] if "region_id" in regions else regions.index
+    ids = regions.get("region_id", regions.index)
     order = np.argsort(np.asarray(ids, dtype=object).astype(str), kind="stable")
     return lambda lon, lat: _search(lon, lat, shapes, order)
 
@@ -283,7 +283,9 @@ def _quick_position(
                 table[j, i] = value
             tables.append(table)
 
-        def quick(lon: Floats, lat: Floats, tables: list[Floats] = tables) -> tuple[Floats, Floats]:
+        def quick(
+            lon: Floats, lat: Floats, tables: Sequence[Floats] = tuple(tables)
+        ) -> tuple[Floats, Floats]:
             x, y = (lon - middle[0]) / half[0], (lat - middle[1]) / half[1]
             return _horner(tables[0], x, y), _horner(tables[1], x, y)
 

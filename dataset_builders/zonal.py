@@ -22,7 +22,7 @@ import shapely
 from numpy.typing import NDArray
 
 from .areas import geodesic_areas, ring_coordinates
-from .coverage import Cover, Edges, cell_cover, make_edges
+from .coverage import Cover, Edges, cell_cover, make_edges, sum_by
 from .errors import DatasetError, MissingExtraError
 
 ZonalKind = Literal["count", "density", "intensity"]
@@ -87,7 +87,7 @@ def zonal(
     """
     _check_arguments(kind, area_unit, min_coverage)
     shapes, crs, index = _region_shapes(regions)
-    rasterio = _import_rasterio()
+    rasterio = import_rasterio()
     if not Path(raster_path).exists() and not str(raster_path).startswith("/vsi"):
         raise DatasetError(f"There is no raster at {raster_path}.")
     with rasterio.open(raster_path) as dataset:
@@ -247,7 +247,7 @@ class _Placing:
         xy = vertices
         if not self.same:
             xy = np.column_stack(self.to_raster.transform(vertices[:, 0], vertices[:, 1]))
-        return (xy + (shift, 0.0)) @ self.matrix.T + self.origin
+        return (xy + np.array([shift, 0.0])) @ self.matrix.T + self.origin
 
     def _bend(self, vertices: Floats, of_ring: Ints) -> tuple[Floats, Ints]:
         """Vertices added where a straight edge of a region is bent on the raster's plane."""
@@ -334,15 +334,15 @@ def _sums(
     total = _weighted(values, cover, count)
     if there is not None:
         return total, _weighted(there, cover, count)
-    cells = np.bincount(cover.owner, cover.share, minlength=count)
+    cells = sum_by(cover.owner, cover.share, count)
     runs = (cover.run_stop - cover.run_start) * cover.run_share
-    return total, cells + np.bincount(cover.run_owner, runs, minlength=count)
+    return total, cells + sum_by(cover.run_owner, runs, count)
 
 
 def _weighted(values: Floats, cover: Cover, count: int) -> Floats:
     width = values.shape[1]
     singles = values[cover.row, cover.column] * cover.share
-    total = np.bincount(cover.owner, singles, minlength=count)
+    total = sum_by(cover.owner, singles, count)
     if len(cover.run_owner) == 0:
         return total
     start, stop = cover.run_row * width + cover.run_start, cover.run_row * width + cover.run_stop
@@ -350,7 +350,7 @@ def _weighted(values: Floats, cover: Cover, count: int) -> Floats:
     bounds = np.column_stack([start[order], stop[order]]).ravel()
     # sums from each start to its stop; those from a stop to the next start are passed over
     runs = np.add.reduceat(np.append(values.ravel(), 0.0), bounds)[::2] * cover.run_share[order]
-    return total + np.bincount(cover.run_owner[order], runs, minlength=count)
+    return total + sum_by(cover.run_owner[order], runs, count)
 
 
 def _check_arguments(kind: str, area_unit: str, min_coverage: float) -> None:
@@ -411,7 +411,12 @@ def _no_overlap(dataset: Any, shapes: NDArray[Any], crs: pyproj.CRS) -> str:
     )
 
 
-def _import_rasterio() -> ModuleType:
+def import_rasterio() -> ModuleType:
+    """rasterio, which is an extra.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
     try:
         import rasterio
     except ImportError as error:
@@ -419,4 +424,4 @@ def _import_rasterio() -> ModuleType:
     return rasterio
 
 
-__all__ = ["AreaUnit", "ZonalKind", "zonal"]
+__all__ = ["AreaUnit", "ZonalKind", "import_rasterio", "zonal"]

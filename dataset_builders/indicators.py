@@ -1,0 +1,295 @@
+"""Indicators of regions from rasters: known products, what their cells hold, and their units.
+
+A raster's file does not say whether its cells hold people or people per km2, carbon or carbon
+dioxide, a month or a year. A product is therefore known by its file's name, or described by the
+caller, or refused. Values are stored raw; ln(y + 1) is taken at evaluation.
+"""
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyproj
+
+from .errors import DatasetError
+from .schema import Indicator, Kind
+from .zonal import AreaUnit, ZonalKind, import_rasterio, zonal
+
+CO2_PER_CARBON = 44 / 12
+
+
+@dataclass(frozen=True)
+class RasterSource:
+    """A raster product: what a cell holds.
+
+    Attributes:
+        name: of the product.
+        indicator: the column its values go to.
+        kind: "count" an amount in the cell, "density" an amount per area, "intensity" a
+            measurement.
+        cell_unit: of what a cell holds, in words.
+        unit: of the indicator, after `factor`.
+        factor: from the cells' unit to the indicator's.
+        pattern: of the file's name, as a regular expression that takes all of it; the group
+            `year` (or `yy`, two digits) gives the period, `month` the month.
+        example: of such a name.
+        files: that make up a value: 1, or 12 months that are added up.
+        period: where the name does not say it.
+        nodata: "tag" relies on the file's nodata tag; "none" says that every cell holds a value;
+            a number marks cells without one where files lack the tag.
+        nodata_is_zero: cells without a value hold 0.
+        area_unit: of a density.
+        crs: that the product is published in; files in another were resampled and are refused.
+            None takes any.
+        licence: of the product.
+        reference: paper or page.
+    """
+
+    name: str
+    indicator: str
+    kind: ZonalKind
+    cell_unit: str
+    unit: str
+    factor: float = 1.0
+    pattern: str = ".*"
+    example: str = ""
+    files: int = 1
+    period: str = ""
+    nodata: float | Literal["tag", "none"] = "tag"
+    nodata_is_zero: bool = False
+    area_unit: AreaUnit = "km2"
+    crs: str | None = None
+    licence: str = "unknown"
+    reference: str = ""
+
+    def describe(self, title: str) -> Indicator:
+        """The indicator that this product gives, for a dataset's metadata.
+
+        Args:
+            title: what it is, in a sentence.
+        """
+        text = f"{title} From {self.name}: {self.cell_unit}."
+        # of a density the amount in the region is stored
+        kind: Kind = "intensity" if self.kind == "intensity" else "count"
+        return Indicator(self.indicator, self.unit, kind, text)
+
+
+RASTERS: dict[str, RasterSource] = {
+    source.name: source
+    for source in (
+        RasterSource(
+            "worldpop",
+            "population",
+            "count",
+            "people in the cell, 100 m",
+            "people",
+            pattern=r"[a-z]{3}_ppp_(?P<year>\d{4})(_unadj)?\.tif",
+            example="chn_ppp_2020_UNadj.tif",
+            crs="EPSG:4326",
+            licence="CC-BY-4.0",
+            reference="https://www.worldpop.org (unconstrained, no value on water)",
+        ),
+        RasterSource(
+            "worldpop_1km",
+            "population",
+            "count",
+            "people in the cell, 1 km",
+            "people",
+            pattern=r"[a-z]{3}_ppp_(?P<year>\d{4})_1km_aggregated(_unadj)?\.tif",
+            example="chn_ppp_2020_1km_Aggregated_UNadj.tif",
+            crs="EPSG:4326",
+            licence="CC-BY-4.0",
+            reference="https://www.worldpop.org",
+        ),
+        RasterSource(
+            "worldpop_constrained",
+            "population",
+            "count",
+            "people in the cell, 100 m; unsettled cells have no value and count 0",
+            "people",
+            pattern=r"[a-z]{3}_(ppp_(?P<year>\d{4})(_unadj)?_constrained"
+            r"|pop_(?P<year2>\d{4})_cn_100m_r\d{4}[a-z]_v\d+)\.tif",
+            example="chn_ppp_2020_UNadj_constrained.tif",
+            nodata_is_zero=True,
+            crs="EPSG:4326",
+            licence="CC-BY-4.0",
+            reference="https://www.worldpop.org/methods/top_down_constrained_vs_unconstrained",
+        ),
+        RasterSource(
+            "cngdp",
+            "gdp",
+            "density",
+            "10,000 CNY per km2, 1 km",
+            "million CNY",
+            factor=0.01,
+            pattern=r"cngdp(?P<year>\d{4})\.tif",
+            example="cngdp2010.tif",
+            reference="Xu, China GDP spatial distribution, 1 km grid, RESDC",
+        ),
+        RasterSource(
+            "vnl",
+            "night_light",
+            "intensity",
+            "mean radiance of a year, nW/cm2/sr, 15 arc seconds",
+            "nW/cm2/sr",
+            pattern=r"vnl_(v\d+_)?npp_(?P<year>\d{4})_.*\.average(_masked)?(\.dat)?\.tif",
+            example="VNL_v21_npp_2020_global_vcmslcfg_c202205302300.average_masked.dat.tif",
+            # masked background is a radiance of 0
+            nodata="none",
+            crs="EPSG:4326",
+            licence="CC-BY-4.0",
+            reference="Elvidge et al. 2021, Annual time series of global VIIRS nighttime lights",
+        ),
+        RasterSource(
+            "odiac",
+            "carbon",
+            "count",
+            "tonnes of carbon in the cell in a month, 30 arc seconds",
+            "tonnes CO2 a year",
+            factor=CO2_PER_CARBON,
+            pattern=r"odiac\d{4}[a-z]?_1km_excl_intl_(?P<yy>\d{2})(?P<month>\d{2})\.tif",
+            example="odiac2022_1km_excl_intl_2101.tif",
+            files=12,
+            # land and sea alike hold a number
+            nodata="none",
+            crs="EPSG:4326",
+            licence="CC-BY-4.0",
+            reference="Oda, Maksyutov and Andres 2018, doi:10.5194/essd-10-87-2018",
+        ),
+    )
+}
+
+
+def find_raster(path: str | Path) -> RasterSource:
+    """The known product that a file is, by its name.
+
+    Raises:
+        DatasetError: none; the message names the nearest.
+    """
+    name = Path(path).name
+    for source in RASTERS.values():
+        if re.fullmatch(source.pattern, name, re.IGNORECASE):
+            return source
+    examples = {source.example.lower(): source for source in RASTERS.values()}
+    near = difflib.get_close_matches(name.lower(), list(examples), n=2, cutoff=0.0)
+    hints = " or ".join(f"{examples[one].name} ({examples[one].example})" for one in near)
+    raise DatasetError(
+        f"{name} is no raster that is known here, and its cells could hold anything. Nearest are "
+        f"{hints}; all are {', '.join(RASTERS)}. If it is none of them describe it: "
+        "`source=RasterSource(name=..., indicator=..., kind=..., cell_unit=..., unit=...)`."
+    )
+
+
+def raster_indicator(
+    paths: str | Path | Sequence[str | Path],
+    regions: gpd.GeoDataFrame,
+    source: RasterSource | str | None = None,
+    *,
+    min_coverage: float = 0.0,
+) -> pd.DataFrame:
+    """The column of an indicator from the files of a raster product.
+
+    Args:
+        paths: a file; of a monthly product the twelve of one year.
+        regions: polygons with a CRS.
+        source: the product, or a known one's name; by the file's name by default.
+        min_coverage: see [`zonal`].
+
+    Returns:
+        Indexed like `regions`: `<indicator>` (NaN where there is no value), `<indicator>_source`
+        and `<indicator>_coverage`.
+
+    Raises:
+        DatasetError: an unknown product, other files than it consists of, another CRS, or what
+            [`zonal`] raises.
+        MissingExtraError: rasterio is not installed.
+    """
+    files = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    if not files:
+        raise DatasetError("There is no raster file.")
+    if isinstance(source, str):
+        if source not in RASTERS:
+            near = difflib.get_close_matches(source, list(RASTERS), n=1, cutoff=0.0)
+            raise DatasetError(f"No raster product {source!r} is known; did you mean {near[0]!r}?")
+        source = RASTERS[source]
+    source = find_raster(files[0]) if source is None else source
+    period = _check_files(source, files)
+    value, coverage = np.zeros(len(regions)), np.ones(len(regions))
+    for file in sorted(files):
+        _check_crs(source, file)
+        found = zonal(
+            file,
+            regions,
+            source.kind,
+            nodata=None if source.nodata == "tag" else source.nodata,
+            nodata_is_zero=source.nodata_is_zero,
+            area_unit=source.area_unit,
+            min_coverage=min_coverage,
+        )
+        value += found["value"].to_numpy()
+        coverage = np.minimum(coverage, found["coverage"].to_numpy())
+    columns = {
+        source.indicator: value * source.factor,
+        f"{source.indicator}_source": f"{source.name} {period}".strip(),
+        f"{source.indicator}_coverage": coverage,
+    }
+    frame = pd.DataFrame(columns, index=regions.index)
+    # a region without a value has no source
+    frame.loc[np.isnan(value), f"{source.indicator}_source"] = None
+    return frame
+
+
+def _check_files(source: RasterSource, files: Sequence[Path]) -> str:
+    """The period of the files, if they are those that make up a value."""
+    matches = [re.fullmatch(source.pattern, file.name, re.IGNORECASE) for file in files]
+    strangers = [file.name for file, match in zip(files, matches, strict=True) if match is None]
+    if strangers:
+        raise DatasetError(
+            f"{', '.join(strangers)} is no file of {source.name}, which are named like "
+            f"{source.example}."
+        )
+    groups = [match.groupdict() for match in matches if match is not None]
+    years = sorted({_year(group) for group in groups})
+    months = [group["month"] for group in groups if group.get("month")]
+    if source.files == 12 and months:
+        missing = sorted({f"{month:02d}" for month in range(1, 13)} - set(months))
+        if missing or len(files) != 12 or len(years) != 1:
+            raise DatasetError(
+                f"A value of {source.name} is the sum of the twelve months of one year; got "
+                f"{len(files)} file(s) of {', '.join(years)}, without the month(s) "
+                f"{', '.join(missing) or 'none'}."
+            )
+    elif len(files) != source.files:
+        raise DatasetError(
+            f"A value of {source.name} is made of {source.files} file(s), got {len(files)}."
+        )
+    return source.period or " ".join(years)
+
+
+def _year(group: dict[str, str]) -> str:
+    if group.get("yy"):
+        return ("19" if int(group["yy"]) >= 70 else "20") + group["yy"]
+    return group.get("year") or group.get("year2") or ""
+
+
+def _check_crs(source: RasterSource, file: Path) -> None:
+    if source.crs is None or not file.exists():
+        return
+    with import_rasterio().open(file) as dataset:
+        if dataset.crs is None:
+            return  # zonal says what to do
+        found = pyproj.CRS.from_user_input(dataset.crs.to_wkt())
+    if not found.equals(pyproj.CRS.from_user_input(source.crs), ignore_axis_order=True):
+        raise DatasetError(
+            f"{file.name} is in {found.name}, but {source.name} is published in {source.crs}: it "
+            "has been resampled, which changes what its cells add up to. Take the original."
+        )
+
+
+__all__ = ["CO2_PER_CARBON", "RASTERS", "RasterSource", "find_raster", "raster_indicator", "zonal"]
