@@ -11,6 +11,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from .coverage import sum_by
+
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
 AXIS_M = 6378137.0
@@ -31,7 +33,7 @@ def geodesic_areas(geometry: Any) -> Floats:
     shapes = np.asarray(geometry, dtype=object)
     lon_lat, of_ring, owner, sign = ring_coordinates(shapes)
     rings = ring_areas(lon_lat, of_ring, len(owner))
-    areas = np.bincount(owner, rings * sign, minlength=len(shapes))
+    areas = sum_by(owner, rings * sign, len(shapes))
     areas[shapely.is_missing(shapes)] = np.nan
     return areas
 
@@ -46,7 +48,7 @@ def ring_areas(lon_lat: Floats, of_ring: Ints, count: int) -> Floats:
     """
     same = of_ring[:-1] == of_ring[1:]
     excess = _excess(lon_lat[:-1], lon_lat[1:])[same]
-    rings = np.abs(np.bincount(of_ring[:-1][same], excess, minlength=count))
+    rings = np.abs(sum_by(of_ring[:-1][same], excess, count))
     return rings * AXIS_M**2 * _q(np.ones(1))[0] / 2
 
 

@@ -173,7 +173,7 @@ def _across_antimeridian(shape: shapely.Geometry) -> shapely.Geometry:
         shape = _polygons(shapely.union_all(shapely.make_valid(shapely.get_parts(shape))))
         west = shape.bounds[0]
     turn = -360.0 * np.floor((west + 180.0) / 360.0)
-    return shapely.transform(shape, lambda xy: xy + (turn, 0.0)) if turn else shape
+    return shapely.transform(shape, lambda xy: xy + np.array([turn, 0.0])) if turn else shape
 
 
 def _text(bounds: Any) -> str:

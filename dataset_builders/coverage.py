@@ -39,7 +39,7 @@ class Edges:
     def areas(self, count: int) -> Floats:
         """`(count,)` areas of the polygons in cells."""
         lean = (self.stop[:, 1] - self.start[:, 1]) * (self.start[:, 0] + self.stop[:, 0]) / 2
-        return np.bincount(self.owner, self.sign * lean, minlength=count)
+        return sum_by(self.owner, self.sign * lean, count)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def make_edges(vertices: Floats, of_ring: Ints, owner: Ints, sign: Floats) -> Ed
     same = of_ring[:-1] == of_ring[1:]
     start, stop, ring = vertices[:-1][same], vertices[1:][same], of_ring[:-1][same]
     lean = (stop[:, 1] - start[:, 1]) * (start[:, 0] + stop[:, 0])
-    turn = np.where(np.bincount(ring, lean, minlength=len(owner)) < 0, -sign, sign)
+    turn = np.where(sum_by(ring, lean, len(owner)) < 0, -sign, sign)
     return Edges(start, stop, owner[ring], turn[ring])
 
 
@@ -169,4 +169,9 @@ def _ranges(start: Ints, stop: Ints) -> tuple[Ints, Ints]:
     return index, start[index] + offset
 
 
-__all__ = ["Cover", "Edges", "cell_cover", "make_edges"]
+def sum_by(owner: Ints, values: Floats, count: int) -> Floats:
+    """`(count,)` sums of the values of each owner."""
+    return np.bincount(owner, values, minlength=count).astype(np.float64)
+
+
+__all__ = ["Cover", "Edges", "cell_cover", "make_edges", "sum_by"]

@@ -234,7 +234,8 @@ def split_antimeridian(shape: shapely.Geometry) -> shapely.Geometry:
         world = shapely.box(-180 - turn, -90, 180 - turn, 90)
         part = shapely.intersection(shape, world)
         flat = [one for one in shapely.get_parts(part) if one.geom_type == "Polygon"]
-        parts += list(shapely.transform(flat, lambda xy, turn=turn: xy + (turn, 0.0)))
+        move = np.array([turn, 0.0])
+        parts += list(shapely.transform(flat, lambda xy, move=move: xy + move))
     return shapely.multipolygons(parts) if len(parts) > 1 else parts[0]
 
 
