@@ -54,7 +54,8 @@ def largest_rectangle(mask: ArrayLike) -> Rectangle:
         if area < best_area or area == 0:
             continue
         found = np.unravel_index(np.flatnonzero(areas == area), areas.shape)
-        first = np.lexsort((heights[found], left[found], top[found]))[0]
+        # row by row as they are found, so that of the same corner the flattest comes first
+        first = np.lexsort((left[found], top[found]))[0]
         row, column = found[0][first], found[1][first]
         rectangle = (
             int(top[row, column]),
@@ -107,7 +108,6 @@ def _bands(pixels: NDArray[np.bool_], dtype: np.dtype) -> Iterator[tuple[int, ND
             # a gap ends the run: what is below it is not bound by what is above
             np.multiply(sides, row_keep, out=sides)
             previous = row
-        previous = previous.copy()
         yield first_row, bounds[: len(rows)]
 
 

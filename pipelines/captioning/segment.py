@@ -112,8 +112,7 @@ def crop(image: Image.Image, box: Box, margin: float = 0.02) -> Image.Image:
         )
     if margin < 0:
         raise CaptioningError(f"The margin of a crop is not negative, got {margin}.")
-    # 0.02 * 1450 is 28.999...: a fiftieth of 1450 is 29
-    across, down = (int(side * margin + 1e-9) for side in image.size)
+    across, down = (int(side * margin) for side in image.size)
     return image.crop(
         (
             max(box.left - across, 0),

@@ -63,7 +63,9 @@ def test_largest_rectangle_has_the_area_that_the_stack_finds(density):
     assert height * width == largest_area_by_stack(mask)
 
 
-def test_largest_rectangle_takes_the_first_of_equals():
+@pytest.mark.parametrize("rows", [1, 2, 128])
+def test_largest_rectangle_takes_the_first_of_equals(monkeypatch, rows):
+    monkeypatch.setattr(rectangles, "BAND_ROWS", rows)
     mask = np.zeros((5, 7), bool)
     mask[0:2, 4:7] = True
     mask[2:5, 0:2] = True
@@ -77,6 +79,8 @@ def test_largest_rectangle_takes_the_first_of_equals():
     assert largest_rectangle(late) == (1, 0, 2, 4)
     late[1:3, 3] = False
     assert largest_rectangle(late) == (0, 0, 6, 1)
+    narrow = np.array([[1, 0], [1, 1], [1, 1], [1, 0]])
+    assert largest_rectangle(narrow) == (0, 0, 4, 1)
 
 
 @pytest.mark.parametrize(
