@@ -122,6 +122,11 @@ class DataArguments:
     )
     max_train_samples: int | None = _help(None, "Train on a seeded choice of so many images.")
     max_eval_samples: int | None = _help(None, "Validate on a seeded choice of so many images.")
+    caption_sampling: Literal["best", "score"] = _help(
+        "best",
+        "'best': the caption in the image tables. 'score': one of all kept candidates in the table "
+        "<city>-captions, drawn anew every epoch in proportion to their scores.",
+    )
     shuffle_sentences: bool = _help(
         False, "Draw the order of a caption's sentences anew every epoch (independent sentences)."
     )

@@ -27,6 +27,7 @@ from dataset_builders.storage import list_tables, read_table
 from modeling_urbanln import UrbanLNProcessor
 
 from .arguments import DataArguments
+from .candidates import CaptionCandidates, read_candidates
 from .errors import InputError
 from .sampling import BatchIndices
 
@@ -53,6 +54,7 @@ class PairTable:
         num_truncated: pairs whose caption is longer than `max_length`.
         longest: tokens of the longest caption.
         max_length: what the model takes.
+        candidates: what the training captions are drawn from; None: each image has one.
     """
 
     images: datasets.Dataset
@@ -67,6 +69,7 @@ class PairTable:
     num_truncated: int
     longest: int
     max_length: int
+    candidates: CaptionCandidates | None = None
 
     def summary(self) -> dict[str, Any]:
         """What was kept, left out and cut."""
@@ -127,19 +130,32 @@ def read_pairs(
     lengths = count_tokens(captions, tokenizer)
     kept = kept.assign(sample_id=_sample_ids(kept, args.positives))
     split = _split(kept, args, seed)
+    listing = kept[["table", "image_id", "region_id"]].assign(split=split).reset_index(drop=True)
+    num_tokens = np.minimum(lengths, max_length)
     return PairTable(
         images=images,
         rows=kept.index.to_numpy(),
         captions=captions,
-        num_tokens=np.minimum(lengths, max_length),
+        num_tokens=num_tokens,
         sample_ids=kept["sample_id"].to_numpy(),
         train=np.flatnonzero(split == TRAIN),
         validation=np.flatnonzero(split == VALIDATION),
-        listing=kept[["table", "image_id", "region_id"]].assign(split=split).reset_index(drop=True),
+        listing=listing,
         rejects=rejects,
         num_truncated=int((lengths > max_length).sum()),
         longest=int(lengths.max()),
         max_length=max_length,
+        candidates=(
+            read_candidates(
+                listing,
+                num_tokens,
+                lambda name: _load_captions(args.dataset_name, name),
+                lambda texts: count_tokens(texts, tokenizer),
+                max_length,
+            )
+            if args.caption_sampling == "score"
+            else None
+        ),
     )
 
 
@@ -194,6 +210,8 @@ class PairBatches(TorchDataset):
         pad_to_multiple_of: see [`tokenize`].
         shuffle_seed: draw the order of the sentences anew from this seed and the epoch; None
             leaves it.
+        draw_seed: draw one of each image's candidates anew from this seed and the epoch; None
+            takes the image's own caption.
     """
 
     def __init__(
@@ -202,16 +220,18 @@ class PairBatches(TorchDataset):
         processor: UrbanLNProcessor,
         pad_to_multiple_of: int | None = None,
         shuffle_seed: int | None = None,
+        draw_seed: int | None = None,
     ):
         self.pairs = pairs
         self.processor = processor
         self.pad_to_multiple_of = pad_to_multiple_of
         self.shuffle_seed = shuffle_seed
+        self.draw_seed = draw_seed
 
     def __getitem__(self, batch: BatchIndices) -> dict[str, torch.Tensor]:
         """`input_ids`, `attention_mask`, `pixel_values` and `sample_ids` of a batch."""
         tokens = tokenize(
-            [self._caption(index, batch.epoch) for index in batch.indices.tolist()],
+            self._captions(batch),
             self.processor.tokenizer,
             self.pairs.max_length,
             self.pad_to_multiple_of,
@@ -222,12 +242,23 @@ class PairBatches(TorchDataset):
         sample_ids = torch.from_numpy(self.pairs.sample_ids[batch.indices])
         return {**tokens, "pixel_values": pixels, "sample_ids": sample_ids}
 
-    def _caption(self, index: int, epoch: int) -> str:
-        caption = self.pairs.captions[index].as_py()
+    def _captions(self, batch: BatchIndices) -> list[str]:
+        captions = [self.pairs.captions[index].as_py() for index in batch.indices.tolist()]
+        candidates = self.pairs.candidates
+        if candidates is not None and self.draw_seed is not None:
+            drawn = candidates.draw(self.draw_seed, batch.epoch)[batch.indices]
+            places = np.flatnonzero(drawn >= 0)
+            for place, text in zip(places.tolist(), candidates.texts(drawn[places]), strict=True):
+                captions[place] = text
         if self.shuffle_seed is None:
-            return caption
+            return captions
         # seeded by the pair, not by the worker: any number of workers draws the same
-        return shuffle_sentences(caption, np.random.default_rng((self.shuffle_seed, epoch, index)))
+        return [
+            shuffle_sentences(
+                caption, np.random.default_rng((self.shuffle_seed, batch.epoch, index))
+            )
+            for index, caption in zip(batch.indices.tolist(), captions, strict=True)
+        ]
 
 
 def batch_loader(
@@ -305,6 +336,26 @@ def _config_names(dataset_name: str) -> list[str]:
 
 
 def _load_table(dataset_name: str, table: str) -> datasets.Dataset | None:
+    """An image table as memory-mapped Arrow, bytes not decoded; None if it has no rows."""
+    loaded = _load_rows(dataset_name, table)
+    if loaded is None:
+        return None
+    missing = [name for name in REQUIRED_COLUMNS if name not in loaded.column_names]
+    if missing:
+        raise InputError(
+            f"The table {table!r} of {dataset_name!r} lacks the column(s) {', '.join(missing)}; "
+            f"it has {', '.join(loaded.column_names)}."
+        )
+    loaded = loaded.select_columns(list(REQUIRED_COLUMNS))
+    return loaded.cast_column("image", datasets.Image(decode=False))
+
+
+def _load_captions(dataset_name: str, table: str) -> datasets.Dataset | None:
+    """A table of candidates; None if there is none."""
+    return _load_rows(dataset_name, table) if table in _config_names(dataset_name) else None
+
+
+def _load_rows(dataset_name: str, table: str) -> datasets.Dataset | None:
     """A table as memory-mapped Arrow; None if it has no rows, which the library cannot load.
 
     By its files: a local folder loaded by its name comes from the library's cache under the last
@@ -319,18 +370,10 @@ def _load_table(dataset_name: str, table: str) -> datasets.Dataset | None:
         builder = datasets.load_dataset_builder(dataset_name, table)
         files = list((builder.config.data_files or {})["train"])
     try:
-        loaded = datasets.load_dataset("parquet", data_files=files, split="train")
+        return datasets.load_dataset("parquet", data_files=files, split="train")
     except (ValueError, datasets.exceptions.DatasetGenerationError) as error:
         message = f"The table {table!r} of {dataset_name!r} cannot be read: {error}"
         raise InputError(message) from error
-    missing = [name for name in REQUIRED_COLUMNS if name not in loaded.column_names]
-    if missing:
-        raise InputError(
-            f"The table {table!r} of {dataset_name!r} lacks the column(s) {', '.join(missing)}; "
-            f"it has {', '.join(loaded.column_names)}."
-        )
-    loaded = loaded.select_columns(list(REQUIRED_COLUMNS))
-    return loaded.cast_column("image", datasets.Image(decode=False))
 
 
 def _stored_splits(args: DataArguments, frame: pd.DataFrame) -> pd.Series:

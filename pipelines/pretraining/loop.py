@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
+import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -33,6 +34,7 @@ from .validation import validate
 
 # what may change between the parts of a run without changing its course
 FREE_ARGUMENTS = (
+    "caption_sampling",  # what it draws from is compared instead
     "checkpointing_steps",
     "config",
     "dataloader_num_workers",
@@ -99,6 +101,7 @@ class Pretrainer:
             accumulation=optimization.gradient_accumulation_steps,
             seed=args.run.seed,
             group_by_length=args.data.group_by_length,
+            epoch_num_tokens=self._epoch_num_tokens if self.pairs.candidates else None,
         )
         self.steps_per_epoch = self.plan.steps_per_epoch
         self.max_steps = (
@@ -136,6 +139,7 @@ class Pretrainer:
                 self.processor,
                 args.data.pad_to_multiple_of,
                 args.run.seed if args.data.shuffle_sentences else None,
+                draw_seed=args.run.seed,
             ),
             self.plan.process_batches(self.accelerator.process_index, state.step, self.max_steps),
             args.data.dataloader_num_workers,
@@ -193,6 +197,11 @@ class Pretrainer:
                 clock = time.perf_counter()
         bar.close()
         return False
+
+    def _epoch_num_tokens(self, epoch: int) -> np.ndarray:
+        candidates = self.pairs.candidates
+        assert candidates is not None
+        return candidates.epoch_num_tokens(self.args.run.seed, epoch)[self.pairs.train]
 
     def _due(self, every: int) -> bool:
         return self.state.step % every == 0
@@ -497,6 +506,8 @@ def _fingerprint(pairs: PairTable) -> str:
     digest.update(pairs.listing.to_csv(index=False).encode())
     for caption in pairs.captions:
         digest.update(caption.as_py().encode() + b"\0")
+    if pairs.candidates is not None:
+        pairs.candidates.update_digest(digest)
     return digest.hexdigest()
 
 

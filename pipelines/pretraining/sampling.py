@@ -1,6 +1,6 @@
 """Which pairs meet in which step: a pure function of seed and step, so a run resumes anywhere."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,6 +34,7 @@ class BatchPlan:
         accumulation: batches to a step.
         seed: of the order.
         group_by_length: False leaves the permutation as it is.
+        epoch_num_tokens: the same lengths in an epoch, where captions change with it.
 
     Raises:
         InputError: there are fewer pairs than one step takes.
@@ -46,6 +47,7 @@ class BatchPlan:
     accumulation: int = 1
     seed: int = 0
     group_by_length: bool = True
+    epoch_num_tokens: Callable[[int], np.ndarray] | None = None
     _cached: tuple[int, np.ndarray] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -95,11 +97,12 @@ class BatchPlan:
         order = rng.permutation(len(self.num_tokens))[: num_batches * self.global_batch_size]
         if not self.group_by_length:
             return order.reshape(num_batches, -1)
+        num_tokens = self.epoch_num_tokens(epoch) if self.epoch_num_tokens else self.num_tokens
         # sorting too large a part of the epoch would bring the same pairs together every time
         bucket = min(BUCKET_BATCHES, max(1, num_batches // 4)) * self.global_batch_size
         for start in range(0, len(order), bucket):
             part = order[start : start + bucket]
-            part[:] = part[np.argsort(self.num_tokens[part], kind="stable")]
+            part[:] = part[np.argsort(num_tokens[part], kind="stable")]
         return order.reshape(num_batches, -1)[rng.permutation(num_batches)]
 
 
