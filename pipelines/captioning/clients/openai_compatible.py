@@ -1,7 +1,9 @@
 """Any server that speaks the OpenAI chat protocol: vLLM, `transformers serve`, hosted services.
 
 Nothing that a server does ends a run, but for refusing every request. What may pass is tried again;
-what does not pass is a `RequestFailedError`, which the run counts.
+what does not pass is a `RequestFailedError`, which the run counts. vLLM and the hosted services draw
+by temperature and seed; `transformers serve` draws only if the checkpoint's generation settings have
+`do_sample`, and its seed holds for one request at a time.
 
 | what happens | what is done |
 |---|---|
@@ -9,7 +11,7 @@ what does not pass is a `RequestFailedError`, which the run counts.
 | 429 | waits as long as the server says, or for the back-off; uses up no attempt |
 | 408, 409, 425, other 5xx, timeouts, HTML, truncated JSON, no choices, empty text | one attempt more, after the back-off |
 | 400, 413, 422, other 4xx, refusals, filtered content | given up at once: the answer would be the same |
-| 401, 402, an empty account; 403, 404 or a redirect before the first answer, or many in a row | `ModelUnavailableError`: every request would fail |
+| 401, 402, an empty account; 403, 404 or a redirect before the first answer, or many in a row; nothing but other 4xx from the start | `ModelUnavailableError`: every request would fail |
 """  # noqa: E501
 
 import asyncio
@@ -41,7 +43,7 @@ STOPPING_CODES = frozenset({401, 402})
 DOUBTFUL_CODES = frozenset({301, 302, 303, 307, 308, 403, 404})
 """Wrong address, model or rights; or, at some services, an image that they do not like."""
 MAX_REFUSALS = 20
-"""So many doubtful codes in a row are no matter of single images."""
+"""So many without an answer between them are no matter of single images."""
 MAX_DETAIL = 200
 USER_AGENT = "UrbanLN-captioning/0.1"
 
@@ -245,12 +247,13 @@ class _Session:
         """
         reason, detail = f"http_{status}", self._safe(error_detail(data))
         doubtful = status in DOUBTFUL_CODES
-        self._refusals = self._refusals + 1 if doubtful else 0
+        passing = status in RETRIED_CODES or status == 429 or status >= 500
+        self._refusals += not passing
         if (
             status in STOPPING_CODES
             or (status == 429 and is_out_of_quota(data))
             or (doubtful and not self._answered)
-            or self._refusals >= MAX_REFUSALS
+            or (self._refusals >= MAX_REFUSALS and (doubtful or not self._answered))
         ):
             raise ModelUnavailableError(
                 f"Model {self._settings.name!r} ({self._settings.model}) at {self._url} refuses: "
@@ -263,9 +266,7 @@ class _Session:
             return _Failure(reason, detail, away=wait is None, busy=wait is not None, wait_s=wait)
         if status == 429:
             return _Failure(reason, detail, busy=True, wait_s=wait)
-        return _Failure(
-            reason, detail, passing=status in RETRIED_CODES or status >= 500, wait_s=wait
-        )
+        return _Failure(reason, detail, passing, wait_s=wait)
 
     async def _probe(self) -> bool:
         """Whether anything answers: every server of this kind lists its models."""

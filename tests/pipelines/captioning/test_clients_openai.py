@@ -180,6 +180,16 @@ def test_openai_forbidden_images_are_rejects_until_all_are_forbidden():
     assert kinds == [RequestFailedError] * (MAX_REFUSALS - 1) + [ModelUnavailableError]
 
 
+def test_openai_stops_the_run_when_no_request_was_ever_good():
+    with LoopbackServer([error(400, "no such model")]) as server:
+        results = ask(server, MAX_REFUSALS, max_concurrency=1)
+    kinds = [type(one) for one in results]
+    assert kinds == [RequestFailedError] * (MAX_REFUSALS - 1) + [ModelUnavailableError]
+    with LoopbackServer([chat(), error(400)]) as server:  # many bad images, after a good one
+        results = ask(server, MAX_REFUSALS + 5, max_concurrency=1)
+    assert [type(one) for one in results[1:]] == [RequestFailedError] * (MAX_REFUSALS + 4)
+
+
 @pytest.mark.parametrize("form", ["seconds", "date"])
 def test_openai_waits_as_long_as_the_server_asks(form):
     def respond(call: Call) -> Response:

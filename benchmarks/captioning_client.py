@@ -1,0 +1,157 @@
+"""How busy the captioning client keeps a server, and its memory.
+
+python -m benchmarks.captioning_client            # both
+python -m benchmarks.captioning_client busy       # share of the allowed concurrency in use
+python -m benchmarks.captioning_client memory     # resident memory, first and last thousand
+"""
+
+import asyncio
+import json
+import multiprocessing
+import os
+import sys
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from pipelines.captioning.clients import open_model
+from pipelines.captioning.records import Request, Sampling
+
+ANSWER = json.dumps(
+    {
+        "choices": [{"message": {"content": "A street."}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 300, "completion_tokens": 3},
+    }
+).encode()
+IMAGE_BYTES = 150_000  # a street view of 768 x 768
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class Latency:
+    """A server that answers every request after a fixed time, and notes what it had in hand.
+
+    A request is in hand from the first line of its head until its answer is written.
+    """
+
+    def __init__(self, latency_s: float):
+        self.latency_s = latency_s
+        self.in_hand_s, self.requests = 0.0, 0
+        self.first, self.last = float("inf"), 0.0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer the requests of one connection."""
+        while head := await reader.readline():
+            started = time.monotonic()
+            length = 0
+            while (line := await reader.readline()).strip():
+                name, _, value = line.partition(b":")
+                if name.lower() == b"content-length":
+                    length = int(value)
+            await reader.readexactly(length)
+            if head.startswith(b"POST"):
+                await asyncio.sleep(self.latency_s)
+            writer.write(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                b"Content-Length: %d\r\n\r\n%s" % (len(ANSWER), ANSWER)
+            )
+            await writer.drain()
+            ended = time.monotonic()
+            self.in_hand_s += ended - started
+            self.requests += 1
+            self.first, self.last = min(self.first, started), max(self.last, ended)
+
+
+def server_process(latency_s: float, pipe: Connection) -> None:
+    """Serve until something comes through the pipe; then tell what was noted."""
+
+    async def main() -> None:
+        latency = Latency(latency_s)
+        server = await asyncio.start_server(latency.serve, "127.0.0.1", 0, limit=2**20)
+        pipe.send(server.sockets[0].getsockname()[1])
+        await asyncio.to_thread(pipe.recv)
+        pipe.send((latency.in_hand_s, latency.requests, latency.last - latency.first))
+
+    asyncio.run(main())
+
+
+def resident_mb() -> float:
+    """Memory of this process that is in use now (Linux)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES / 2**20
+
+
+async def ask_many(url: str, count: int, concurrency: int, resident: list[float]) -> None:
+    """Ask as the runner does: a bounded number of images at a time, more than the model's slots."""
+    model = open_model({"name": "m", "model": "m", "base_url": url, "max_concurrency": concurrency})
+    gate = asyncio.Semaphore(2 * concurrency)
+    done = 0
+
+    async def one(number: int) -> None:
+        nonlocal done
+        try:
+            image = b"\xff\xd8\xff" + os.urandom(IMAGE_BYTES)
+            sampling = Sampling(seed=number)
+            asked = Request("describe", "Describe.", image, sampling, "", "", "street_view")
+            await model.complete(asked)
+            done += 1
+            if done % 1000 == 0:
+                resident.append(resident_mb())
+        finally:
+            gate.release()
+
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(count):
+            await gate.acquire()
+            tasks.create_task(one(number))
+    await model.close()
+
+
+def run(count: int, concurrency: int, latency_s: float) -> tuple[float, list[float]]:
+    """The busy share at the server, and the resident memory after every thousand requests."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process: Any = context.Process(target=server_process, args=(latency_s, theirs))
+    process.start()
+    try:
+        url = f"http://127.0.0.1:{ours.recv()}/v1"
+        resident: list[float] = []
+        asyncio.run(ask_many(url, count, concurrency, resident))
+        ours.send("done")
+        in_hand_s, requests, wall_s = ours.recv()
+        if requests != count:
+            raise RuntimeError(f"The server saw {requests} requests, not {count}.")
+        return in_hand_s / (concurrency * wall_s), resident
+    finally:
+        process.terminate()
+        process.join()
+
+
+def busy() -> None:
+    """Time that requests are in hand over concurrency x wall time, at 200 ms an answer."""
+    for concurrency in (16, 32, 64):
+        shares = sorted(run(40 * concurrency, concurrency, 0.2)[0] for _ in range(3))
+        print(
+            f"{concurrency} requests at once, {40 * concurrency} requests of "
+            f"{IMAGE_BYTES // 1000} kB, 200 ms: busy {shares[1]:.1%} (median of 3; "
+            f"{shares[0]:.1%} to {shares[-1]:.1%})"
+        )
+
+
+def memory(count: int = 6000) -> None:
+    """Resident memory after the first thousand requests and after the last."""
+    _, resident = run(count, 32, 0.01)
+    print(
+        f"resident memory: {resident[0]:.1f} MB after 1,000 requests, {resident[-1]:.1f} MB after "
+        f"{count:,}: {resident[-1] / resident[0]:.3f}x"
+    )
+
+
+def main() -> None:
+    """Run what is named, or all."""
+    parts = {"busy": busy, "memory": memory}
+    for part in [parts[name] for name in sys.argv[1:]] or parts.values():
+        part()
+
+
+if __name__ == "__main__":
+    main()
