@@ -45,13 +45,14 @@ def largest_rectangle(mask: ArrayLike) -> Rectangle:
     area_dtype = np.int32 if pixels.size <= LARGEST_INT32 else np.int64
     for first_row, bounds in _bands(pixels, dtype):
         top, left, right = bounds[:, 0], bounds[:, 1], bounds[:, 2]
-        widths = width - left - right
         heights = np.arange(first_row + 1, first_row + 1 + len(top), dtype=dtype)[:, None] - top
-        if int(widths.max()) * int(heights.max()) < best_area:
+        # no larger one can end here, and none of the same area that begins higher
+        if width * int(heights.max()) <= best_area:
             continue
+        widths = width - left - right
         areas = np.multiply(widths, heights, dtype=area_dtype)
         area = int(areas.max())
-        if area < best_area or area == 0:
+        if area < best_area:
             continue
         found = np.unravel_index(np.flatnonzero(areas == area), areas.shape)
         # row by row as they are found, so that of the same corner the flattest comes first

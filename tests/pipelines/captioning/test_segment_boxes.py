@@ -149,8 +149,8 @@ def test_salient_boxes_leaves_out_narrow_parts_of_a_mask():
     sign_on_pole = rectangle(0, 10, 22, 2) | rectangle(2, 8, 6, 6)
     assert salient_boxes([sign_on_pole], SHAPE, min_side=0) == (Box(0, 10, 22, 2),)
     assert salient_boxes([sign_on_pole], SHAPE, min_side=3 / 24, min_box_area=0) == ()
-    wider = sign_on_pole | rectangle(2, 14, 6, 5)
-    assert salient_boxes([wider], SHAPE, min_side=3 / 24) == (Box(2, 8, 6, 11),)
+    sign_beside_pole = rectangle(0, 10, 22, 2) | rectangle(2, 12, 6, 5)
+    assert salient_boxes([sign_beside_pole], SHAPE, min_side=3 / 24) == (Box(2, 12, 6, 5),)
 
 
 def test_salient_boxes_without_masks_are_none():
