@@ -20,7 +20,7 @@ from .prompts import Prompts, load_prompts
 from .recipe import Component, Recipe
 from .records import CaptionModel, PhraseDetector, SceneGraphParser, Segmenter
 from .scene_graph import open_parser
-from .segment import open_segmenter
+from .segment import BOXES_REVISION, open_segmenter
 
 T = TypeVar("T")
 
@@ -72,7 +72,7 @@ class Kit:
     def revisions(self) -> dict[str, str]:
         """Of all parts: what exactly gives the answers."""
         parts = {
-            "segmenter": self.segmenter.revision,
+            "segmenter": f"{self.segmenter.revision} {BOXES_REVISION}",
             "parser": self.parser.revision,
             "detector": self.detector.revision,
             "encoder": self.encode.revision,

@@ -6,6 +6,7 @@ the file system, which all machines must see, are what makes a run resumable.
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from .errors import MissingDependencyError
@@ -14,6 +15,8 @@ from .kit import open_kit
 from .passes import Pass, plan_passes
 from .recipe import Recipe
 from .worker import Progress, run_pass
+
+CPUS_OF_AN_ACTOR = 0.5
 
 
 class ShardActor:
@@ -27,7 +30,8 @@ class ShardActor:
 
     def __init__(self, recipe: Recipe, number: int, shards: Sequence[InputShard]):
         self._shards = shards
-        self._kit = open_kit(recipe)
+        # open until the actor's process ends
+        self._kit = ExitStack().enter_context(open_kit(recipe))
         passes = plan_passes(recipe, self._kit.models)
         self._step, self._before = passes[number], passes[:number]
         self._runner = asyncio.Runner()
@@ -79,6 +83,8 @@ def run_on_ray(
             ShardActor,
             fn_constructor_args=(recipe, number, list(shards)),
             batch_size=1,
+            # less than one, so that on a small machine something is left to read with
+            num_cpus=CPUS_OF_AN_ACTOR,
             concurrency=num_workers,
         ).materialize()
 

@@ -37,7 +37,7 @@ from .records import (
 )
 from .refine import apply_merge, fall_back, merge_inputs, needs_merge
 from .scene_graph import split_sentences
-from .segment import salient_boxes
+from .segment import BOXES_REVISION, salient_boxes
 from .tables import Reject
 
 Stages = tuple[tuple[Candidate, ...], tuple[Reject, ...]]
@@ -116,7 +116,11 @@ class _ImageRun:
             return [asdict(box) for box in salient_boxes(masks, shape, **settings)]
 
         settings = dict(self.recipe.segment.boxes)
-        parts = {"revision": self.kit.segmenter.revision, "settings": settings}
+        parts = {
+            "revision": self.kit.segmenter.revision,
+            "rules": BOXES_REVISION,
+            "settings": settings,
+        }
         unit = await self._once("segment", lambda: asyncio.to_thread(find), parts)
         return tuple(Box(**box) for box in unit.result)
 
