@@ -84,12 +84,13 @@ async def ask_many(url: str, count: int, concurrency: int, resident: list[float]
     """Ask as the runner does: a bounded number of images at a time, more than the model's slots."""
     model = open_model({"name": "m", "model": "m", "base_url": url, "max_concurrency": concurrency})
     gate = asyncio.Semaphore(2 * concurrency)
+    noise = os.urandom(IMAGE_BYTES)
     done = 0
 
     async def one(number: int) -> None:
         nonlocal done
         try:
-            image = b"\xff\xd8\xff" + os.urandom(IMAGE_BYTES)
+            image = b"\xff\xd8\xff" + noise  # a fresh copy, as a file would give
             sampling = Sampling(seed=number)
             asked = Request("describe", "Describe.", image, sampling, "", "", "street_view")
             await model.complete(asked)

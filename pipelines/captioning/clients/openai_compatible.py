@@ -127,9 +127,14 @@ class _Session:
         self._settings = settings
         self._url = settings.base_url.rstrip("/")
         key = os.environ.get(settings.api_key_env, "") if settings.api_key_env else ""
-        self._client = _client(settings, key)
         self._safe = _censor(key)
-        self._slots = asyncio.Semaphore(settings.max_concurrency)
+        # a connection for each slot: a common pool goes over all of its connections at every
+        # request, which at 64 of them costs more than the request itself
+        self._clients = _clients(settings, key, settings.max_concurrency + 1)
+        self._prober = self._clients.pop()
+        self._slots: asyncio.LifoQueue[Any] = asyncio.LifoQueue()
+        for client in self._clients:
+            self._slots.put_nowait(client)
         self._backoff = Backoff(settings.backoff_s, settings.max_backoff_s)
         label = f"Model {settings.name!r} at {self._url}"
         self._gate = OutageGate(self._probe, self._backoff, settings.outage_timeout_s, label)
@@ -138,7 +143,8 @@ class _Session:
 
     async def close(self) -> None:
         await self._gate.aclose()
-        await self._client.aclose()
+        for client in [*self._clients, self._prober]:
+            await client.aclose()
 
     async def complete(self, request: Request) -> Reply:
         body = self._body(request)
@@ -186,13 +192,10 @@ class _Session:
 
     async def _attempt(self, body: ChatBody, before: int) -> Answer | _Failure:
         """Wait for a slot and for the server, and ask once."""
-        async with self._slots:
-            try:
-                await self._gate.wait()
-            except OutageError:
-                detail = f"no server for {self._settings.outage_timeout_s:.0f} s"
-                raise RequestFailedError("unavailable", detail, before) from None
-            found = await self._ask(body)
+        client = await self._slots.get()
+        try:
+            await self._gate.wait()
+            found = await self._ask(client, body)
             if isinstance(found, Answer):
                 self._answered, self._refusals = True, 0
             elif found.away:
@@ -200,13 +203,18 @@ class _Session:
             elif found.busy and found.wait_s:
                 self._gate.pause(found.wait_s)
             return found
+        except OutageError:
+            detail = f"no server for {self._settings.outage_timeout_s:.0f} s"
+            raise RequestFailedError("unavailable", detail, before) from None
+        finally:
+            self._slots.put_nowait(client)
 
-    async def _ask(self, body: ChatBody) -> Answer | _Failure:
+    async def _ask(self, client: Any, body: ChatBody) -> Answer | _Failure:
         import httpx2
 
         try:
             async with asyncio.timeout(self._settings.timeout_s):
-                status, headers, data = await self._post(body)
+                status, headers, data = await _post(client, body)
         except (TimeoutError, httpx2.ReadTimeout, httpx2.WriteTimeout):
             return _Failure("timeout", f"no answer within {self._settings.timeout_s:g} s")
         except httpx2.DecodingError as error:
@@ -227,17 +235,6 @@ class _Session:
             return read_answer(data, headers.get("content-type", ""))
         except BadAnswerError as error:
             return _Failure(error.reason, self._safe(error.detail), error.passing)
-
-    async def _post(self, body: ChatBody) -> tuple[int, Mapping[str, str], bytes]:
-        headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
-        url = f"{self._url}/chat/completions"
-        async with self._client.stream("POST", url, content=body, headers=headers) as response:
-            data = bytearray()
-            async for chunk in response.aiter_bytes():
-                data += chunk
-                if len(data) > MAX_ANSWER_BYTES:
-                    break
-            return response.status_code, response.headers, bytes(data)
 
     def _judge(self, status: int, headers: Mapping[str, str], data: bytes) -> _Failure:
         """What a status other than 200 means.
@@ -274,7 +271,7 @@ class _Session:
 
         try:
             async with asyncio.timeout(max(self._settings.connect_timeout_s, 5.0)):
-                response = await self._client.get(f"{self._url}/models")
+                response = await self._prober.get("models")
         except (TimeoutError, httpx2.HTTPError):
             return False
         return response.status_code not in GATEWAY_CODES
@@ -289,7 +286,20 @@ def _censor(key: str) -> Callable[[str], str]:
     return safe
 
 
-def _client(settings: OpenAISettings, key: str) -> Any:
+async def _post(client: Any, body: ChatBody) -> tuple[int, Mapping[str, str], bytes]:
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+    sent = client.stream("POST", "chat/completions", content=body, headers=headers)
+    async with sent as response:
+        data = bytearray()
+        async for chunk in response.aiter_bytes():
+            data += chunk
+            if len(data) > MAX_ANSWER_BYTES:
+                break
+        return response.status_code, response.headers, bytes(data)
+
+
+def _clients(settings: OpenAISettings, key: str, count: int) -> list[Any]:
+    """Clients of one connection each."""
     try:
         import httpx2
     except ImportError as error:
@@ -299,15 +309,21 @@ def _client(settings: OpenAISettings, key: str) -> Any:
     headers = {"User-Agent": USER_AGENT}
     if key:
         headers["Authorization"] = f"Bearer {key}"
-    many = settings.max_concurrency + 1  # and the probe
-    return httpx2.AsyncClient(
-        headers=headers,
-        # what stays on this machine must not go through a proxy that the environment names
-        trust_env=settings.remote,
-        # a slot is held already: nobody waits for the pool
-        timeout=httpx2.Timeout(settings.timeout_s, connect=settings.connect_timeout_s, pool=None),
-        limits=httpx2.Limits(max_connections=many, max_keepalive_connections=many),
-    )
+    certificates = httpx2.create_ssl_context(trust_env=settings.remote)
+    return [
+        httpx2.AsyncClient(
+            base_url=settings.base_url,
+            headers=headers,
+            # what stays on this machine must not go through a proxy that the environment names
+            trust_env=settings.remote,
+            verify=certificates,
+            timeout=httpx2.Timeout(
+                settings.timeout_s, connect=settings.connect_timeout_s, pool=None
+            ),
+            limits=httpx2.Limits(max_connections=1, max_keepalive_connections=1),
+        )
+        for _ in range(count)
+    ]
 
 
 __all__ = ["OpenAICompatibleModel"]
