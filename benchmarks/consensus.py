@@ -1,0 +1,278 @@
+"""Speed of the consensus over the captions of an image, as ratios to the reference's way.
+
+python -m benchmarks.consensus                   # all
+python -m benchmarks.consensus cold              # an image whose phrases were never seen
+python -m benchmarks.consensus warm              # 200 images with one cache of phrases
+python -m benchmarks.consensus matching          # phrases and synonyms known: pairs a second
+
+What is divided by: a re-enactment of the reference's way (`capture_metric` 0.1.13), written here,
+in the same process with the same encoder: each ordered pair by itself, its leftover phrases
+embedded anew in batches of 4, synsets asked of NLTK for each comparison of words. It is timed on a
+sample of the ordered pairs, in turns with ours, and its scores are compared with ours. Both run on
+one thread, where other programs on the machine slow them alike; the ratio of processor time, which
+those hardly touch, is given beside that of wall time.
+
+The graphs are those of real captions (`capture/capture_golden.json` of the shared data folder).
+Candidates of an image are drawn from them at random, so they agree less than captions of one image
+do; images share words as those of a city do.
+"""
+
+import json
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipelines.captioning.capture import ParsedCaption, consensus
+from pipelines.captioning.capture_matching import Encode, wordnet_synonyms
+from pipelines.captioning.encoder import PhraseCache, SentenceEncoder, sentence_encoder
+from pipelines.captioning.wordnet import PARTS_OF_SPEECH, find_wordnet
+
+CANDIDATES = 15
+IMAGES = 200
+ORDERED_PAIRS = CANDIDATES * (CANDIDATES - 1)
+TIMED_PAIRS = 24
+EPSILON = 1e-6
+ROOT = Path(__file__).resolve().parents[1]
+SHARED_DATA = Path(os.environ.get("URBANLN_SHARED_DATA", ROOT.parent / "shared" / "data"))
+
+Lists = tuple[list[str], list[str], list[tuple[str, ...]]]
+
+
+class Reference:
+    """The reference's way of scoring two captions, step by step.
+
+    Args:
+        model: of sentence-transformers.
+        synsets: NLTK's, of a word.
+    """
+
+    def __init__(self, model: Any, synsets: Callable[[str], list[Any]]):
+        self._model, self._synsets = model, synsets
+
+    def score(self, candidate: ParsedCaption, reference: ParsedCaption) -> float:
+        """Of one ordered pair."""
+        alike: list[Callable[..., bool]] = [self._synonymous] * 2 + [self._all_synonymous]
+        mine, theirs = _lists(candidate), _lists(reference)
+        f1 = [self._f1(mine[kind], theirs[kind], alike[kind]) for kind in range(3)]
+        return (0.5 * f1[0] + 0.5 * f1[1] + 0.2 * f1[2]) / 1.2
+
+    def _f1(self, candidate: list[Any], reference: list[Any], alike: Callable[..., bool]) -> float:
+        mine, theirs = set[int](), set[int]()
+        for same in (lambda one, other: one == other, alike):
+            for row, one in enumerate(candidate):
+                if row in mine:
+                    continue
+                for column, other in enumerate(reference):
+                    if column not in theirs and same(one, other):
+                        mine.add(row)
+                        theirs.add(column)
+                        break
+        left = [_text(one) for row, one in enumerate(candidate) if row not in mine]
+        right = [_text(one) for column, one in enumerate(reference) if column not in theirs]
+        precision = recall = float(len(mine))
+        if left and right:
+            vectors = self._model.encode(left + right, batch_size=4, show_progress_bar=False)
+            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+            cosines = vectors[: len(left)] @ vectors[len(left) :].T
+            precision += float(cosines.max(axis=1).sum())
+            recall += float(cosines.max(axis=0).sum())
+        precision /= len(candidate) + EPSILON
+        recall /= len(reference) + EPSILON
+        return 2 * precision * recall / (precision + recall + EPSILON)
+
+    def _synonymous(self, one: str, other: str) -> bool:
+        if one in other or other in one:
+            return True
+        return bool(self._names(one) & self._names(other))
+
+    def _all_synonymous(self, one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+        parts = [self._synonymous(*words) for words in zip(one, other, strict=True)]
+        return all(parts)
+
+    def _names(self, word: str) -> set[str]:
+        synsets = self._synsets("_".join(word.split()))
+        return {lemma.name() for synset in synsets for lemma in synset.lemmas()}
+
+
+def _lists(caption: ParsedCaption) -> Lists:
+    return sorted(caption.objects), caption.attribute_words(), sorted(caption.relations)
+
+
+def _text(item: str | tuple[str, ...]) -> str:
+    return item if isinstance(item, str) else " ".join(item)
+
+
+@contextmanager
+def nltk_synsets() -> Iterator[Callable[[str], list[Any]]]:
+    """NLTK's own reader over a copy of WordNet, to which what it needs to start is added."""
+    import nltk
+    from nltk.corpus.reader.wordnet import WordNetCorpusReader
+
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "corpora" / "wordnet"
+        place.mkdir(parents=True)
+        for part in PARTS_OF_SPEECH:
+            for name in (f"index.{part}", f"data.{part}", f"{part}.exc"):
+                shutil.copyfile(find_wordnet() / name, place / name)
+        names = (f"{number:02d}\tname{number}\t1\n" for number in range(45))
+        (place / "lexnames").write_text("".join(names))
+        (place / "index.sense").write_text("")
+        nltk.data.path.insert(0, folder)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            reader = WordNetCorpusReader(str(place), None)
+        yield reader.synsets
+
+
+def golden_captions() -> list[ParsedCaption]:
+    """The unique graphs of the golden pairs that were parsed from real captions."""
+    path = SHARED_DATA / "capture" / "capture_golden.json"
+    if not path.is_file():
+        raise SystemExit(f"{path} is missing; set URBANLN_SHARED_DATA to the shared data folder.")
+    pairs = json.loads(path.read_text(encoding="utf-8"))["pairs"]
+    real = [pair for pair in pairs if pair["kind"] in ("random", "urbanvlp_v2_sv")]
+    graphs = [pair[side] for pair in real for side in ("gt", "cand")]
+    captions = [
+        ParsedCaption(graph["objects"], graph["attributes"], graph["relations"]) for graph in graphs
+    ]
+    return list(dict.fromkeys(captions))
+
+
+def images(number: int) -> list[list[ParsedCaption]]:
+    """Candidates of so many images, drawn without repetition within an image."""
+    captions, rng = golden_captions(), random.Random(0)
+    return [rng.sample(captions, CANDIDATES) for _ in range(number)]
+
+
+def clocks() -> NDArray[np.float64]:
+    """Wall time and processor time."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+class Race:
+    """Times ours and the reference's way in turns; both times are wall and processor.
+
+    Args:
+        encoder: that both use.
+        synsets: NLTK's.
+    """
+
+    def __init__(self, encoder: SentenceEncoder, synsets: Callable[[str], list[Any]]):
+        self._reference, self._encoder = Reference(encoder.model, synsets), encoder
+        self._rng, self._differences = random.Random(1), [0.0]
+        self.pairs = 0
+        self.theirs, self.ours = np.zeros(2), np.zeros(2)
+        self.images = 0
+
+    def run_ours(self, pool: list[ParsedCaption], encode: Encode) -> None:
+        """The consensus of an image."""
+        start = clocks()
+        consensus(pool, encode)
+        self.ours += clocks() - start
+        self.images += 1
+
+    def run_theirs(self, pool: list[ParsedCaption], pairs: int) -> None:
+        """So many ordered pairs of an image."""
+        for _ in range(pairs):
+            pair = self._rng.sample(pool, 2)
+            start = clocks()
+            score = self._reference.score(*pair)
+            self.theirs += clocks() - start
+            # of two candidates each has the other's score for its mean
+            self._differences.append(abs(consensus(pair, self._encoder)[0] - score))
+        self.pairs += pairs
+
+    def report(self, name: str) -> None:
+        """Print what was found."""
+        pair_s, image_s = self.theirs / self.pairs, self.ours / self.images
+        wall, processor = pair_s * ORDERED_PAIRS / image_s
+        print(
+            f"the reference's way, re-enacted: {1 / pair_s[0]:.1f} pairs/s "
+            f"(from {self.pairs} ordered pairs), {pair_s[0] * ORDERED_PAIRS:.1f} s an image of "
+            f"{CANDIDATES} candidates; scores differ by at most {max(self._differences):.1e}"
+        )
+        print(
+            f"{name}: {1000 * image_s[0]:.0f} ms an image (mean of {self.images}): "
+            f"{wall:.0f}x in wall time, {processor:.0f}x in processor time "
+            f"(against 105 pairs instead of {ORDERED_PAIRS}: {wall / 2:.0f}x, {processor / 2:.0f}x)"
+        )
+
+
+def cold(number: int = 8) -> None:
+    """Images without anything known of their phrases; WordNet's synonym sets forgotten too."""
+    encoder, pools = sentence_encoder(), images(number + 1)
+    with nltk_synsets() as synsets:
+        warm_up = Race(encoder, synsets)
+        warm_up.run_ours(pools[-1], encoder)
+        warm_up.run_theirs(pools[-1], 1)
+        race = Race(encoder, synsets)
+        for pool in pools[:number]:
+            race.run_theirs(pool, TIMED_PAIRS // number)
+            forget_synonyms()
+            race.run_ours(pool, PhraseCache(encoder))
+    race.report("consensus, cold")
+
+
+def warm(number: int = IMAGES) -> None:
+    """Images one after another with one cache of phrases, empty at the start."""
+    encoder, pools = sentence_encoder(), images(number + 1)
+    with nltk_synsets() as synsets:
+        warm_up = Race(encoder, synsets)
+        warm_up.run_ours(pools[-1], encoder)
+        warm_up.run_theirs(pools[-1], 1)
+        forget_synonyms()
+        race, cache = Race(encoder, synsets), PhraseCache(encoder)
+        for turn, pool in enumerate(pools[:number]):
+            race.run_ours(pool, cache)
+            if turn % (number // TIMED_PAIRS) == 0:
+                race.run_theirs(pool, 1)
+    race.report(f"consensus, one cache over {number} images ({len(cache)} unique phrases)")
+
+
+def matching(number: int = 20) -> None:
+    """With all phrases and synonym sets known."""
+    encoder, pools = sentence_encoder(), images(number)
+    cache = PhraseCache(encoder)
+    for pool in pools:
+        consensus(pool, cache)
+    start = clocks()
+    for pool in pools:
+        consensus(pool, cache)
+    wall, processor = (clocks() - start) / number
+    print(
+        f"consensus, everything known: {1000 * wall:.1f} ms an image ({1000 * processor:.1f} ms of "
+        f"processor time), {ORDERED_PAIRS / 2 / wall:.0f} pairs/s"
+    )
+
+
+def forget_synonyms() -> None:
+    """Read WordNet anew, so that no synonym set is known."""
+    from pipelines.captioning import wordnet
+
+    wordnet._open.cache_clear()
+    wordnet_synonyms.cache_clear()
+    wordnet_synonyms()
+
+
+def main() -> None:
+    """Run what is named, or all."""
+    torch.set_num_threads(1)
+    parts: dict[str, Callable[[], None]] = {"cold": cold, "warm": warm, "matching": matching}
+    for part in [parts[sys.argv[1]]] if sys.argv[1:] else parts.values():
+        part()
+
+
+if __name__ == "__main__":
+    main()
