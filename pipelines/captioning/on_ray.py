@@ -31,7 +31,8 @@ class ShardActor:
     def __init__(self, recipe: Recipe, number: int, shards: Sequence[InputShard]):
         self._shards = shards
         # open until the actor's process ends
-        self._kit = ExitStack().enter_context(open_kit(recipe))
+        self._stack = ExitStack()
+        self._kit = self._stack.enter_context(open_kit(recipe))
         passes = plan_passes(recipe, self._kit.models)
         self._step, self._before = passes[number], passes[:number]
         self._runner = asyncio.Runner()
