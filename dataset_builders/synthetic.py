@@ -44,7 +44,7 @@ from .embedded_city.captioners import (
 )
 from .embedded_city.labels import Road, indicators, points_of_interest, roads
 from .embedded_city.noise import Floats
-from .embedded_city.satellite import TILE_PX, render_tile
+from .embedded_city.satellite import COVERS, MARKS, TILE_PX, render_tile
 from .embedded_city.street_view import CLASSES, render_street_view
 from .embedded_city.styles import STYLES
 from .embedded_city.world import CELL_KM, World
@@ -61,11 +61,18 @@ TILE_NUMBER = 99  # in the seeds of captions, where street views count from 0
 CaptionSource = Literal["noisy", "reference"]
 _Row = dict[str, Any]
 _Rows = dict[str, list[_Row]]  # by table
-# of each captioner, what it made up and what it left out; objects are JSON
+# the facts in words and in parts; of each captioner, what it made up and what it left out; objects
+# are JSON; masks of street views and covers of satellite tiles are PNG
 TRUTH = pa.schema(
     [
         ("image_id", pa.string()),
         ("facts", pa.list_(pa.string())),
+        (
+            "statements",
+            pa.list_(
+                pa.struct([("key", pa.string()), ("value", pa.string()), ("weight", pa.float64())])
+            ),
+        ),
         (
             "captions",
             pa.list_(
@@ -80,8 +87,13 @@ TRUTH = pa.schema(
         ),
         ("objects", pa.string()),
         ("mask", pa.binary()),
+        ("cover", pa.binary()),
     ],
-    metadata={b"urbanln": json.dumps({"synthetic": True, "classes": CLASSES}).encode()},
+    metadata={
+        b"urbanln": json.dumps(
+            {"synthetic": True, "classes": CLASSES, "covers": COVERS, "marks": MARKS}
+        ).encode()
+    },
 )
 
 NOTES = (
@@ -117,6 +129,7 @@ class _Image:
     facts: list[Fact]
     objects: tuple[_Row, ...] = ()
     mask: bytes | None = None
+    cover: bytes | None = None
 
 
 _Pool = Callable[[list[_Job]], list[_Rows]]
@@ -143,7 +156,8 @@ def build_dataset(
         seed: of everything; the same seed is the same bytes.
         caption_source: "noisy", the image's caption is that of one of the captioners, or
             "reference", it is true and complete.
-        with_masks: store the street views' masks (PNG, index into `CLASSES`) in `truth/`.
+        with_masks: store in `truth/` the street views' masks (PNG, index into `CLASSES`) and the
+            tiles' covers (PNG, index into `COVERS` plus `MARKS`).
         num_workers: processes; one for each core by default.
         progress: show a bar.
 
@@ -395,7 +409,8 @@ def _render_tile(job: _Job, out: _Rows) -> None:
         **_image_columns(job, image_id, tile.image),
         "ground_resolution_m": 1000 * CELL_KM / TILE_PX,
     }
-    image = _Image("satellite", image_id, TILE_NUMBER, satellite_facts(tile))
+    cover = encode_image(tile.cover, "PNG") if job.with_masks else None
+    image = _Image("satellite", image_id, TILE_NUMBER, satellite_facts(tile), cover=cover)
     out["satellite"].append(row | _captions(job, world, image, out))
 
 
@@ -451,9 +466,11 @@ def _captions(job: _Job, world: World, image: _Image, out: _Rows) -> _Row:
         {
             "image_id": image.image_id,
             "facts": [f"{fact.value} {fact.key}" for fact in image.facts],
+            "statements": [asdict(fact) for fact in image.facts],
             "captions": [truth_record(caption) for caption in noisy],
             "objects": json.dumps(image.objects),
             "mask": image.mask,
+            "cover": image.cover,
         }
     )
     return {"caption": chosen.text, "caption_model": chosen.model}
@@ -480,7 +497,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="the images' captions: of a simulated captioner with its errors, or true ones",
     )
     parser.add_argument(
-        "--with_masks", action="store_true", help="store the street views' masks in truth/"
+        "--with_masks", action="store_true", help="store masks and covers in truth/"
     )
     parser.add_argument("--num_workers", type=int, default=None, help="processes (default: cores)")
     args = parser.parse_args(argv)

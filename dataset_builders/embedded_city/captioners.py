@@ -433,6 +433,11 @@ def _write(captioner: Captioner, facts: Sequence[Fact], view: str, first_detail:
     sentences.append(captioner.closing)
     _pad(sentences, len(facts), first_detail)
     text = " ".join(part for part in sentences if part)
+    return reword(text, captioner)
+
+
+def reword(text: str, captioner: Captioner) -> str:
+    """Plain words in those of a captioner."""
     return " ".join(_replace(word, captioner.words) for word in text.split(" "))
 
 
@@ -474,6 +479,7 @@ __all__ = [
     "omission_chance",
     "phrase",
     "reference_caption",
+    "reword",
     "satellite_facts",
     "street_view_facts",
     "truth_record",

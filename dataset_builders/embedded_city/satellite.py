@@ -38,6 +38,10 @@ POOL_M2, TANK_M2 = 32.0, 450.0
 RIVER, SHALLOW = (52, 84, 104), (70, 104, 118)
 ASPHALT, AVENUE, MEDIAN = (112, 112, 114), (132, 130, 126), (210, 206, 190)
 PAVEMENT, CONCRETE, PATH = (156, 152, 146), (170, 170, 170), (198, 184, 150)
+# in a tile's cover: what the ground is in the low four bits, what stands on it in the others
+COVERS = (*KINDS, "road", "water", "rail")
+COVER_BITS = 0x0F
+MARKS = {"trees": 0x10, "building": 0x20, "pools": 0x40, "tanks": 0x80}
 TREE, TREE_DARK, LAWN = (52, 88, 46), (38, 68, 38), (86, 128, 66)
 RAIL_BED, RAIL = (122, 112, 104), (84, 78, 76)
 CARS = ((210, 212, 214), (60, 62, 66), (150, 40, 38), (50, 80, 130), (180, 178, 170))
@@ -53,11 +57,13 @@ class Tile:
         image: `TILE_PX` x `TILE_PX`, RGB, north up.
         shares: of the area by kind of block, and `water`, `road`, `rail`, `trees`, `building`.
         counts: of `pools` and `tanks`, about.
+        cover: what each pixel of the image shows: index into `COVERS`, plus `MARKS`.
     """
 
     image: Image.Image
     shares: dict[str, float]
     counts: dict[str, int]
+    cover: Image.Image
 
 
 @dataclass(frozen=True)
@@ -187,7 +193,8 @@ def render_tile(world: World, column: float, row: float) -> Tile:
     water, rail = _paint_lines(world, x, y, bridge, canvas)
     image = Image.fromarray(_light(canvas)[: TILE_PX * SUPERSAMPLE, : TILE_PX * SUPERSAMPLE])
     shares, counts = _measure(land, canvas, road, water, rail)
-    return Tile(image.reduce(SUPERSAMPLE), shares, counts)
+    cover = _cover(land, canvas, road, water, rail)
+    return Tile(image.reduce(SUPERSAMPLE), shares, counts, cover)
 
 
 def _land(world: World, x: Floats, y: Floats) -> _Land:
@@ -236,6 +243,20 @@ def _measure(
         for name, (mask, size_m2) in sizes.items()
     }
     return shares, counts
+
+
+def _cover(land: _Land, canvas: _Canvas, road: Bools, water: Bools, rail: Bools) -> Image.Image:
+    """What each pixel of the image shows, by one of the pixels it is reduced from."""
+    cover = land.kind[land.block].astype(np.uint8)
+    # later ones lie over earlier ones
+    for name, mask in (("rail", rail), ("road", road & ~water), ("water", water)):
+        cover[mask] = COVERS.index(name)
+    free = ~(water | road | rail)
+    marks = (canvas.tree, canvas.height > 0, canvas.pool, canvas.tank)
+    for bit, mask in zip(MARKS.values(), marks, strict=True):
+        cover[mask & free] |= np.uint8(bit)
+    inner = TILE_PX * SUPERSAMPLE
+    return Image.fromarray(cover.reshape(SIDE, SIDE)[:inner:SUPERSAMPLE, :inner:SUPERSAMPLE])
 
 
 # ---- blocks -----------------------------------------------------------------------------------
