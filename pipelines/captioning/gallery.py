@@ -174,14 +174,18 @@ def _read_pictures(
         wanted.setdefault(choice.image_id, []).append(choice)
     share = PICTURE_BYTES // len(choices)
     pictures: dict[GalleryChoice, Picture] = {}
+    waiting = set(choices)
     for source in images(frozenset(wanted)):
-        for choice in wanted.get(source.image_id, ()):
+        for choice in waiting.intersection(wanted.get(source.image_id, ())):
             # two tables may use one id for two images: their content tells
             known = {one.image_sha256 for one in candidates.get(choice, ())}
-            if choice in pictures or (known and source.sha256 not in known):
+            if known and source.sha256 not in known:
                 continue
+            waiting.remove(choice)
             if picture := _picture(source.data, share):
                 pictures[choice] = picture
+        if not waiting:  # what is left of a large dataset need not be read
+            break
     return pictures
 
 

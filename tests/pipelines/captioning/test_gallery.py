@@ -436,6 +436,21 @@ def test_images_are_asked_for_by_the_ids_of_the_gallery_alone(run, tmp_path):
     assert asked == [frozenset(choice.image_id for choice in found.gallery)]
 
 
+def test_no_more_images_are_read_than_are_needed(tmp_path):
+    run = drawn_run(tmp_path, 6)
+    read = []
+
+    def images(ids: frozenset[str]) -> Iterator[SourceImage]:
+        for source in run.sources:
+            read.append(source.image_id)
+            yield source
+
+    found = examine(run.parts, count_words, gallery_size=2)
+    write_gallery(tmp_path / "g.html", run.parts, found, images, TITLE)
+    last = max(choice.image_id for choice in found.gallery)
+    assert read[-1] == last < run.sources[-1].image_id
+
+
 def test_a_text_without_end_is_cut_and_said_to_be(tmp_path):
     group = [
         replace(one, text="word " * 5_000, generated="other " * 5_000)
