@@ -78,7 +78,8 @@ def ring_coordinates(
 
 def _excess(start: Floats, stop: Floats) -> Floats:
     """Area between each edge and the equator on the unit sphere."""
-    width = np.radians((stop[:, 0] - start[:, 0] + 180.0) % 360.0 - 180.0)
+    width = stop[:, 0] - start[:, 0]
+    width = np.radians(width - 360.0 * np.round(width / 360.0))
     a, b = (np.tan(_authalic(np.radians(end[:, 1])) / 2) for end in (start, stop))
     # both halves of the angle are small: arctan is exact there
     return 2 * np.arctan(np.tan(width / 2) * (a + b) / (1 + a * b))

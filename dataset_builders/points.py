@@ -298,8 +298,9 @@ def _collect(name: str, chunks: Iterable[Chunk], coord_system: str, year: int | 
     for items, x, y, roles in chunks:
         chosen = np.ones(len(items), dtype=bool)
         if year is not None:
-            dates = pd.DatetimeIndex(pd.to_datetime(roles["date"], errors="coerce", format="mixed"))
-            chosen = np.asarray(dates.year == year)
+            # "12/31/2019", "2019-12-31T00:00:00", "20191231"
+            years = roles["date"].astype(str).str.extract(r"(\d{4})", expand=False)
+            chosen = (years == str(year)).to_numpy(dtype=bool, na_value=False)
         reason = np.full(len(items), "", dtype=object)
 
         def mark(which: Any, text: str, reason: NDArray[Any] = reason) -> None:

@@ -233,7 +233,7 @@ def split_antimeridian(shape: shapely.Geometry) -> shapely.Geometry:
     for turn in (-360.0, 0.0, 360.0):
         world = shapely.box(-180 - turn, -90, 180 - turn, 90)
         part = shapely.intersection(shape, world)
-        flat = [one for one in shapely.get_parts(part) if one.geom_type == "Polygon"]
+        flat = [one for one in shapely.get_parts(part) if one.geom_type == "Polygon" and one.area]
         move = np.array([turn, 0.0])
         parts += list(shapely.transform(flat, lambda xy, move=move: xy + move))
     return shapely.multipolygons(parts) if len(parts) > 1 else parts[0]

@@ -201,6 +201,15 @@ def _totals(
     return total, covered, extent
 
 
+def raster_bounds(dataset: Any) -> tuple[float, float, float, float]:
+    """West, south, east and north of a raster, however it is turned."""
+    of = dataset.transform
+    corners = [(0, 0), (dataset.width, 0), (0, dataset.height), (dataset.width, dataset.height)]
+    x = [of.a * column + of.b * row + of.c for column, row in corners]
+    y = [of.d * column + of.e * row + of.f for column, row in corners]
+    return min(x), min(y), max(x), max(y)
+
+
 class _Placing:
     """Brings regions to the rows and columns of a raster."""
 
@@ -211,9 +220,7 @@ class _Placing:
         inverse = ~dataset.transform
         self.matrix = np.array([[inverse.a, inverse.b], [inverse.d, inverse.e]])
         self.origin = np.array([inverse.c, inverse.f])
-        corners = [(0, 0), (dataset.width, 0), (0, dataset.height), (dataset.width, dataset.height)]
-        x = [(dataset.transform * corner)[0] for corner in corners]
-        self.west, self.east = min(x), max(x)
+        self.west, _, self.east, _ = raster_bounds(dataset)
 
     def shifts(self, shapes: NDArray[Any]) -> list[float]:
         """Turns of the globe after which regions may lie on a raster in degrees."""
@@ -405,7 +412,7 @@ def _no_overlap(dataset: Any, shapes: NDArray[Any], crs: pyproj.CRS) -> str:
     there = pyproj.CRS.from_user_input(dataset.crs.to_wkt())
     moved = pyproj.Transformer.from_crs(crs, there, always_xy=True).transform_bounds(*inside)
     return (
-        f"No region touches {dataset.name}. The raster spans {text(dataset.bounds)} in "
+        f"No region touches {dataset.name}. The raster spans {text(raster_bounds(dataset))} in "
         f"{there.name}; the regions span {text(inside)} in {crs.name}, which is {text(moved)} "
         "there. Is one of the two CRS wrong?"
     )
@@ -424,4 +431,4 @@ def import_rasterio() -> ModuleType:
     return rasterio
 
 
-__all__ = ["AreaUnit", "ZonalKind", "import_rasterio", "zonal"]
+__all__ = ["AreaUnit", "ZonalKind", "import_rasterio", "raster_bounds", "zonal"]
