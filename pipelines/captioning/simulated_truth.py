@@ -1,0 +1,210 @@
+"""What is true of the images of the embedded synthetic city, for models that are simulated.
+
+Reads `truth/` of a dataset folder (see `dataset_builders.synthetic`). Nothing here looks at an
+image: simulated models answer from what was drawn.
+"""
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+
+from dataset_builders.embedded_city.captioners import COVER_PHRASES, Fact
+from dataset_builders.embedded_city.satellite import COVER_BITS, COVERS, MARKS
+from dataset_builders.embedded_city.scene import CLASSES, SceneObject
+
+from .errors import CaptioningError
+from .records import Box, View
+
+SIDES = ("left side", "right side")
+MIN_SHARE = 0.05
+"""Of a crop, below which what covers it is not worth a word."""
+MARK_PHRASES = {
+    "trees": COVER_PHRASES["trees"],
+    "pools": "swimming pools",
+    "tanks": "round storage tanks",
+}
+_MIN_MARK_SHARE = {"trees": 0.15, "pools": 0.004, "tanks": 0.01}
+_COLUMNS = ["image_id", "statements", "objects", "mask", "cover"]
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Something that can be seen in a part of an image.
+
+    Attributes:
+        thing: what it is; see `thing_of`.
+        words: a noun phrase without an article.
+        share: of the part's area, about.
+    """
+
+    thing: str
+    words: str
+    share: float
+
+
+@dataclass(frozen=True)
+class ImageTruth:
+    """What is true of an image.
+
+    Attributes:
+        image_id: of the image.
+        view: "street_view" or "satellite".
+        facts: large things first.
+        objects: of a street view: what can be seen in it, about far to near.
+        encoded: PNG of the street view's mask or of the tile's cover; None if it was not stored.
+    """
+
+    image_id: str
+    view: View
+    facts: tuple[Fact, ...]
+    objects: tuple[SceneObject, ...]
+    encoded: bytes | None = field(repr=False)
+
+    @cached_property
+    def things(self) -> frozenset[str]:
+        """What a caption that says everything names."""
+        return frozenset(map(thing_of, self.facts))
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """`(H, W)` index into `CLASSES`, or the cover of a tile.
+
+        Raises:
+            CaptioningError: the dataset was built without masks.
+        """
+        if self.encoded is None:
+            raise CaptioningError(
+                f"What the parts of {self.image_id!r} show is not stored: simulated captions of "
+                "crops need a dataset built with --with_masks."
+            )
+        return np.asarray(Image.open(io.BytesIO(self.encoded)))
+
+    def sights(self, box: Box) -> list[Sight]:
+        """What a crop shows, large things first."""
+        inside = self.pixels[box.top : box.top + box.height, box.left : box.left + box.width]
+        found = self._on_tile(inside) if self.view == "satellite" else self._in_scene(box, inside)
+        return sorted(found, key=lambda sight: (-sight.share, sight.thing))
+
+    def _on_tile(self, inside: NDArray[np.uint8]) -> Iterator[Sight]:
+        ground = np.bincount((inside & COVER_BITS).ravel(), minlength=len(COVERS)) / inside.size
+        for name, share in zip(COVERS, ground.tolist(), strict=True):
+            words = "railway line" if name == "rail" else COVER_PHRASES.get(name, "")
+            # what is too small for the tile's own facts is none of the crop's
+            if words in self.things and share > MIN_SHARE:
+                yield Sight(words, words, share)
+        for name, words in MARK_PHRASES.items():
+            share = float(np.mean((inside & MARKS[name]) > 0))
+            if words in self.things and share > _MIN_MARK_SHARE[name]:
+                yield Sight(words, words, share)
+
+    def _in_scene(self, box: Box, inside: NDArray[np.uint8]) -> Iterator[Sight]:
+        largest: dict[str, tuple[float, SceneObject]] = {}
+        for item in self.objects:
+            area = _overlap(item.box, box)
+            left, top, right, bottom = item.box
+            if 2 * area >= (right - left) * (bottom - top):  # at least half of it is in the crop
+                best = largest.get(item.name)
+                if best is None or area > best[0]:
+                    largest[item.name] = (area, item)
+        for area, item in largest.values():
+            words = f"{item.attribute} {item.name}".strip()
+            yield Sight(item.name, words, area / max(inside.size, 1))
+        sky = float(np.mean(inside == CLASSES.index("sky")))
+        for fact in self.facts:
+            if fact.key == "sky" and sky > 0.3:
+                yield Sight("sky", f"sky that is {fact.value}", sky)
+
+    def main_surface(self, box: Box) -> str:
+        """The name of what most pixels of a crop show."""
+        inside = self.pixels[box.top : box.top + box.height, box.left : box.left + box.width]
+        names = CLASSES if self.view == "street_view" else COVERS
+        indices = inside & COVER_BITS if self.view == "satellite" else inside
+        return names[int(np.argmax(np.bincount(indices.ravel(), minlength=len(names))))]
+
+
+class Truth:
+    """The truth of a dataset.
+
+    Args:
+        dataset_name: a folder of the synthetic dataset.
+
+    Raises:
+        CaptioningError: the folder holds no truth, or that of an older build.
+    """
+
+    def __init__(self, dataset_name: str | Path):
+        paths = sorted(Path(dataset_name).glob("truth/*/part-*.parquet"))
+        if not paths:
+            raise CaptioningError(
+                f"{dataset_name} has no truth/: simulated models know only the embedded city. "
+                "Build it by `python -m dataset_builders.synthetic --with_masks`."
+            )
+        self._rows: dict[str, Mapping[str, Any]] = {}
+        for path in paths:
+            missing = set(_COLUMNS) - set(pq.read_schema(path).names)
+            if missing:
+                raise CaptioningError(
+                    f"{path} lacks {', '.join(sorted(missing))}: build the dataset anew, it is of "
+                    "an older version."
+                )
+            for row in pq.read_table(path, columns=_COLUMNS).to_pylist():
+                self._rows[row["image_id"]] = row
+
+    def __iter__(self) -> Iterator[str]:
+        """The ids of all images, sorted."""
+        return iter(sorted(self._rows))
+
+    def __getitem__(self, image_id: str) -> ImageTruth:
+        """The truth of an image.
+
+        Raises:
+            CaptioningError: there is no such image.
+        """
+        if image_id not in self._rows:
+            raise CaptioningError(
+                f"Nothing is known of image {image_id!r}: simulated models answer for the images "
+                "of the dataset whose truth they were given."
+            )
+        return _image_truth(self._rows[image_id])
+
+
+@lru_cache(maxsize=4)
+def open_truth(dataset_name: str) -> Truth:
+    """The truth of a dataset folder, read once a process."""
+    return Truth(dataset_name)
+
+
+def thing_of(fact: Fact) -> str:
+    """What a fact is about: its key, but for the sides of a street what stands there."""
+    return fact.value if fact.key in SIDES else fact.key
+
+
+def _image_truth(row: Mapping[str, Any]) -> ImageTruth:
+    objects = tuple(
+        SceneObject(one["name"], one["attribute"], tuple(one["box"]))
+        for one in json.loads(row["objects"])
+    )
+    facts = tuple(Fact(**one) for one in row["statements"])
+    view: View = "street_view" if any(fact.key in SIDES for fact in facts) else "satellite"
+    encoded = row["mask"] if view == "street_view" else row["cover"]
+    return ImageTruth(row["image_id"], view, facts, objects, encoded)
+
+
+def _overlap(one: tuple[int, int, int, int], box: Box) -> float:
+    """Pixels that a left-top-right-bottom rectangle shares with a box."""
+    left, top, right, bottom = one
+    width = min(right, box.left + box.width) - max(left, box.left)
+    height = min(bottom, box.top + box.height) - max(top, box.top)
+    return float(max(0, width) * max(0, height))
+
+
+__all__ = ["SIDES", "ImageTruth", "Sight", "Truth", "open_truth", "thing_of"]

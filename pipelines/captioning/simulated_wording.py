@@ -1,0 +1,235 @@
+"""Words of the embedded city: what its captioners can say of a picture, and in which words.
+
+Shared by the simulated detector, which looks up whether a phrase is true, and by the judge, which
+finds what a caption states. Neither uses a parser of the pipeline.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+
+from dataset_builders.embedded_city.captioners import (
+    CAPTIONERS,
+    COVER_PHRASES,
+    CROWDING,
+    DETAILS,
+    HOUSES,
+    MESHES,
+    PLURAL_QUANTITIES,
+    QUANTITIES,
+    ROADS,
+    SATELLITE_FANCIES,
+    SHARES,
+    SIDE_PHRASES,
+    SKIES,
+    STATES,
+    STOREYS,
+    STREET_FANCIES,
+    Fact,
+    phrase,
+    reword,
+)
+from dataset_builders.embedded_city.scene import OBJECT_CLASSES
+from dataset_builders.embedded_city.street_view import SEASONS
+
+from .grammar import word_set
+from .simulated_truth import SIDES, ImageTruth, thing_of
+
+WORDING_VERSION = "wording-1"
+"""Goes up with every change of what counts as the same words; part of revisions."""
+
+_WORD = re.compile(r"[a-z]+(?:-[a-z]+)*")
+_FUNCTION_WORDS = word_set(
+    "a an and are as at be by for from in into is it its of on one or out over so that the their "
+    "there these this those to two which while with"
+)
+
+
+def stem(word: str) -> str:
+    """A noun without its plural; other words as they are."""
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
+    if word.endswith(("ses", "shes", "ches", "xes")) and not word.endswith(("uses", "ases")):
+        return word[:-2]
+    if word == "buses":
+        return "bus"
+    if word.endswith("rys"):
+        return word[:-1]
+    return word[:-1] if word.endswith("s") and not word.endswith(("ss", "us")) else word
+
+
+def stems(text: str) -> frozenset[str]:
+    """The words of a text without plurals, function words left out."""
+    words = _WORD.findall(text.lower())
+    return frozenset(stem(word) for word in words if word not in _FUNCTION_WORDS)
+
+
+@cache
+def padding_stems() -> frozenset[str]:
+    """Words of the captioners' openings, closings and turns, and of amounts: they show nothing."""
+    texts = [text for one in CAPTIONERS for text in (one.opening, one.closing, *one.joints)]
+    amounts = [words for _, words in (*QUANTITIES, *SHARES)]
+    others = "ground number lot row side left right end corner piece"
+    return stems(" ".join([*texts, *DETAILS, *amounts, "a great many", others]))
+
+
+def padding_sentences() -> Iterator[frozenset[str]]:
+    """The stems of each sentence of the captioners' openings and closings."""
+    for captioner in CAPTIONERS:
+        for text in (captioner.opening, captioner.closing):
+            yield from (stems(sentence) for sentence in re.split(r"(?<=[.!?:;])\s+", text))
+
+
+def telling_stems(text: str) -> frozenset[str]:
+    """The words of a text that can be true or false of a picture."""
+    return stems(text) - padding_stems()
+
+
+def wordings(fact: Fact, view: str) -> list[str]:
+    """How each of the captioners, and a plain one, tells a fact."""
+    plain = phrase(fact, view)
+    return list(dict.fromkeys([plain, *(reword(plain, one) for one in CAPTIONERS)]))
+
+
+@cache
+def possible_facts(view: str) -> tuple[Fact, ...]:
+    """All that captioners can tell of a view, true or made up; amounts do not matter."""
+    if view == "satellite":
+        share, some = SHARES[0][1], PLURAL_QUANTITIES[0][1]
+        return (
+            *(Fact(words, share) for words in COVER_PHRASES.values()),
+            *(Fact("roofs", words) for _, words in CROWDING),
+            *(Fact("street network", words) for _, words in MESHES),
+            Fact("railway line", "crossing the square"),
+            Fact("swimming pools", some),
+            Fact("round storage tanks", some),
+            *SATELLITE_FANCIES,
+        )
+    return (
+        *(Fact(side, words) for side in SIDES for words in SIDE_PHRASES.values()),
+        *(Fact("carriageway", words) for words in ROADS.values()),
+        *(Fact("season", season) for season in SEASONS),
+        *(Fact("sky", words) for words in SKIES.values()),
+        *(Fact("height", words) for _, words in STOREYS),
+        *(Fact("facades", words) for _, words in STATES),
+        *(Fact(name, some) for name in OBJECT_CLASSES for some in ("a single", "several")),
+        *STREET_FANCIES,
+    )
+
+
+@cache
+def possible_statements(view: str) -> tuple[tuple[frozenset[str], str], ...]:
+    """The telling words of each possible fact in each wording, and what it is about."""
+    return tuple(_statements(possible_facts(view), view))
+
+
+def true_statements(truth: ImageTruth) -> list[tuple[frozenset[str], str]]:
+    """The telling words of all that is true of an image, and what it is about; facts first."""
+    # the attribute of each object is true, not only the commonest
+    objects = {(one.name, one.attribute) for one in truth.objects}
+    facts = [
+        Fact(name, f"{some} {word}".strip())
+        for name, word in sorted(objects)
+        for some in ("a single", "several")
+    ]
+    return list(_statements([*truth.facts, *facts], truth.view))
+
+
+def _statements(facts: Iterable[Fact], view: str) -> Iterator[tuple[frozenset[str], str]]:
+    for fact in facts:
+        for words in wordings(fact, view):
+            yield telling_stems(words), thing_of(fact)
+
+
+# ---- what a text names, word by word ------------------------------------------------------------
+
+# shorter names of things than their facts have
+_SHORT_NAMES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "street_view": {
+        "open fields": ("field",),
+        "detached houses with gardens": ("detached house",),
+        "terraced houses in unbroken rows": ("terraced house",),
+        "apartment blocks of middling height": ("apartment block",),
+        "a dense wall of towers": ("wall of towers", "tower"),
+        "a park with lawns and trees": ("park",),
+        "a sports ground": ("sports ground",),
+        "an open car park": ("car park",),
+        "carriageway": ("avenue", "narrow street", "lane each way", "several lanes"),
+        "season": SEASONS,
+        "sky": ("sky",),
+        "height": ("storey",),
+        "facades": ("facade",),
+        "river": ("river",),
+    },
+    "satellite": {
+        "open fields": ("field",),
+        "detached houses with gardens": ("detached house",),
+        "terraced houses in unbroken rows": ("terraced house",),
+        "apartment blocks of middling height": ("apartment block",),
+        "dense towers with long shadows": ("dense tower", "tower"),
+        "large factory sheds and storage tanks": ("factory shed",),
+        "a park with lawns and trees": ("park",),
+        "sports fields with running tracks": ("sports field", "running track"),
+        "car parks filled with parked cars": ("car park",),
+        "open water": ("water",),
+        "roofs": ("roof",),
+        "street network": ("street network",),
+        "railway line": ("railway",),
+        "swimming pools": ("pool",),
+    },
+}
+
+
+@cache
+def names_of_things(view: str) -> dict[str, str]:
+    """Lower-case words in which a text may name something, to what they name."""
+    names: dict[str, str] = {}
+    for fact in possible_facts(view):
+        thing = thing_of(fact)
+        if view == "street_view" and thing in HOUSES:
+            continue  # said with the sides of the street
+        short = _SHORT_NAMES[view].get(thing, ())
+        full = () if thing in ("carriageway", "season", "height", "facades") else (thing,)
+        for plain in (*full, *short):
+            for words in _numbers(plain):
+                for form in (words, *(reword(words, one) for one in CAPTIONERS)):
+                    names.setdefault(form, thing)
+    return names
+
+
+def _numbers(name: str) -> set[str]:
+    """A name in the singular and in the plural, and in the plural as the captioners form it."""
+    last = name.split()[-1]
+    singular = name.removesuffix(last) + stem(last)
+    irregular = {"sky": "skies", "lorry": "lorries", "bus": "buses", "bench": "benches"}
+    plural = name.removesuffix(last) + irregular.get(stem(last), f"{stem(last)}s")
+    forms = {name, singular, plural, f"{singular}s"}
+    return forms - {"buss"}
+
+
+@cache
+def _pattern(view: str) -> re.Pattern[str]:
+    names = sorted(names_of_things(view), key=lambda name: (-len(name), name))
+    return re.compile(r"(?<![\w-])(?:" + "|".join(map(re.escape, names)) + r")(?![\w-])")
+
+
+def named_things(text: str, view: str) -> list[str]:
+    """What a text names, in its order; of names within one another the longest counts."""
+    names = names_of_things(view)
+    return [names[match[0]] for match in _pattern(view).finditer(" ".join(text.lower().split()))]
+
+
+__all__ = [
+    "WORDING_VERSION",
+    "named_things",
+    "names_of_things",
+    "padding_sentences",
+    "padding_stems",
+    "possible_facts",
+    "possible_statements",
+    "stem",
+    "stems",
+    "telling_stems",
+    "true_statements",
+    "wordings",
+]
