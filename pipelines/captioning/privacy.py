@@ -1,0 +1,213 @@
+"""Personal data: faces and number plates in pictures, addresses and numbers in texts.
+
+The detectors are OpenCV's cascades, which its wheel ships: they find large frontal faces and many
+plates, miss others, and see some that are none. A recipe may name a better one. Whatever is found
+is made unrecognisable before the picture leaves the machine, in a way that cannot be undone.
+"""
+
+import importlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dataset_builders.images import decode_image, encode_image
+
+from .errors import CaptioningError, MissingDependencyError
+from .records import Box
+
+BLURRER_RULES = "blur-1"
+CASCADES = {
+    "faces": ("haarcascade_frontalface_default.xml", "haarcascade_profileface.xml"),
+    "plates": ("haarcascade_russian_plate_number.xml",),
+}
+LONG_SIDE_PX = 1600
+"""Larger pictures are searched at this size; what is smaller then is not readable either."""
+MOSAIC = 6
+"""Cells across what is found: too few for a face or a plate."""
+MARGIN = 0.15
+JPEG_QUALITY = 95
+Detector = Callable[[NDArray[np.uint8]], Sequence[tuple[str, Box]]]
+"""From `(H, W, 3)` RGB to what was found ("faces", "plates", ...) and where."""
+
+
+class Blurrer:
+    """Makes faces and number plates unrecognisable.
+
+    Args:
+        detector: "package.module:callable", a [`Detector`]; OpenCV's cascades by default.
+
+    Raises:
+        CaptioningError: there is no such callable.
+
+    Attributes:
+        revision: of detector and rules; part of the ledger's keys.
+    """
+
+    def __init__(self, detector: str | None = None):
+        self._name = detector
+        self._given = None if detector is None else _load(detector)
+        self.revision = f"{BLURRER_RULES}/{detector or 'opencv-cascades'}"
+
+    @cached_property
+    def _detect(self) -> Detector:
+        return self._given or _cascade_detector()
+
+    def blur(self, data: bytes) -> tuple[bytes, dict[str, int]]:
+        """The picture without recognisable faces and plates, and how many were found.
+
+        Args:
+            data: an encoded picture, upright and without metadata.
+
+        Returns:
+            The same bytes if nothing was found, a JPEG otherwise.
+        """
+        image = decode_image(data)
+        found = sorted(self._detect(np.asarray(image)))
+        counts: dict[str, int] = {}
+        for kind, box in found:
+            counts[kind] = counts.get(kind, 0) + 1
+            _mosaic(image, box)
+        return (encode_image(image, "JPEG", JPEG_QUALITY) if found else data), counts
+
+
+def _mosaic(image: Image.Image, box: Box) -> None:
+    """Cover a box, and a little around it, with a few cells of its mean colours."""
+    pad_y, pad_x = round(box.height * MARGIN), round(box.width * MARGIN)
+    area = (
+        max(0, box.left - pad_x),
+        max(0, box.top - pad_y),
+        min(image.width, box.left + box.width + pad_x),
+        min(image.height, box.top + box.height + pad_y),
+    )
+    part = image.crop(area)
+    if 0 in part.size:
+        return
+    cells = (min(MOSAIC, part.width), min(MOSAIC, part.height))
+    small = part.resize(cells, Image.Resampling.BOX)
+    image.paste(small.resize(part.size, Image.Resampling.NEAREST), area[:2])
+
+
+def _load(name: str) -> Detector:
+    module_name, _, attribute = name.partition(":")
+    try:
+        detector = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise CaptioningError(
+            f"`privacy.detector` must be package.module:callable; {name!r} cannot be had: {error}"
+        ) from error
+    if not callable(detector):
+        raise CaptioningError(f"`privacy.detector` {name!r} is not callable.")
+    return detector  # type: ignore[no-any-return]
+
+
+def _cascade_detector() -> Detector:
+    try:
+        import cv2
+    except ImportError as error:
+        raise MissingDependencyError(
+            'To blur faces and plates OpenCV is needed: pip install -e ".[captioning]". Or say '
+            "`privacy: {blur: never}` in the recipe."
+        ) from error
+    if not hasattr(cv2, "CascadeClassifier"):
+        raise MissingDependencyError(
+            f"OpenCV {cv2.__version__} has no cascades: pip install 'opencv-python-headless<5', or "
+            "name a detector in the recipe."
+        )
+    folder = Path(cv2.data.haarcascades)  # type: ignore[attr-defined]
+    cascades = [
+        (kind, cv2.CascadeClassifier(str(folder / file)))
+        for kind, files in CASCADES.items()
+        for file in files
+    ]
+
+    def detect(pixels: NDArray[np.uint8]) -> list[tuple[str, Box]]:
+        height, width = pixels.shape[:2]
+        scale = max(1.0, max(height, width) / LONG_SIDE_PX)
+        grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+        if scale > 1:
+            size = (round(width / scale), round(height / scale))
+            grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+        grey = cv2.equalizeHist(grey)
+        return [
+            (kind, _box(found, scale))
+            for kind, cascade in cascades
+            for found in cascade.detectMultiScale(grey, 1.1, 4, minSize=(16, 16))
+        ]
+
+    return detect
+
+
+def _box(found: Sequence[Any], scale: float) -> Box:
+    left, top, width, height = (round(float(value) * scale) for value in found)
+    return Box(top, left, height, width)
+
+
+# ---- texts --------------------------------------------------------------------------------------
+
+REPLACEMENTS = {
+    "email": "an e-mail address",
+    "phone": "a telephone number",
+    "plate": "a number plate",
+    "url": "a web address",
+}
+"""What stands in a caption in place of what was found."""
+
+_PATTERNS: dict[str, re.Pattern[str]] = {
+    # every repetition is bounded, and none starts within another: linear time
+    "email": re.compile(
+        r"(?<![\w.+-])[A-Za-z0-9][\w.+-]{0,63}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,4}"
+    ),
+    "url": re.compile(r"\b(?:https?://|www\.)[^\s<>\"']{1,200}", re.IGNORECASE),
+    "phone": re.compile(
+        r"(?<![\w.,-])(?:\+|00)[1-9]\d{0,2}(?:[ .-]?\(?\d{1,4}\)?){2,5}(?![\w-])"
+        r"|(?<![\w.,-])\(?0\d{1,4}\)?(?:[ .-]\d{2,4}){2,4}(?![\w-])"
+        r"|(?<![\w.,-])\d{3}[ .-]\d{3}[ .-]\d{4}(?![\w-])"
+        r"|(?<![\w.,-])1[3-9]\d{9}(?!\w)"
+    ),
+    "plate": re.compile(
+        # mainland China
+        r"[\u4eac\u6d25\u6caa\u6e1d\u5180\u8c6b\u4e91\u8fbd\u9ed1\u6e58\u7696\u9c81\u65b0\u82cf"
+        r"\u6d59\u8d63\u9102\u6842\u7518\u664b\u8499\u9655\u5409\u95fd\u8d35\u7ca4\u9752\u85cf\u5ddd"
+        r"\u5b81\u743c][A-Z][\u00b7 .-]?[A-Z0-9]{5,6}"
+        # letters and digits mixed, such as AB12 CDE, B-MW 1234, 7ABC123, A 123 BC
+        r"|(?<![\w-])[A-Z]{2}\d{2} ?[A-Z]{3}(?![\w-])"
+        r"|(?<![\w-])[A-Z]{1,3}-[A-Z]{1,2} ?\d{2,4}(?![\w-])"
+        r"|(?<![\w-])\d[A-Z]{3}\d{3}(?![\w-])"
+        r"|(?<![\w-])[A-Z]{3}[ -]?\d{4}(?![\w-])"
+        r"|(?<![\w-])[A-Z]{2}[ -]\d{3}[ -][A-Z]{2}(?![\w-])"
+    ),
+}
+
+
+def scan_text(text: str) -> tuple[str, ...]:
+    """The kinds of personal data that a text seems to hold, sorted: keys of [`REPLACEMENTS`]."""
+    return tuple(sorted({kind for kind, _, _ in _findings(text)}))
+
+
+def redact_text(text: str) -> str:
+    """The text with what [`scan_text`] finds replaced by a word for it."""
+    parts, at = [], 0
+    for kind, start, stop in _findings(text):
+        if start >= at:
+            parts += [text[at:start], REPLACEMENTS[kind]]
+            at = stop
+    return "".join([*parts, text[at:]])
+
+
+def _findings(text: str) -> Iterator[tuple[str, int, int]]:
+    found = [
+        (match.start(), -match.end(), kind)
+        for kind, pattern in _PATTERNS.items()
+        for match in pattern.finditer(text)
+    ]
+    for start, stop, kind in sorted(found):
+        yield kind, start, -stop
+
+
+__all__ = ["REPLACEMENTS", "Blurrer", "Detector", "redact_text", "scan_text"]

@@ -1,0 +1,121 @@
+import io
+import json
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipelines.captioning.errors import CaptioningError
+from pipelines.captioning.privacy import REPLACEMENTS, Blurrer, redact_text, scan_text
+from pipelines.captioning.records import Box
+
+
+def encoded(image, format="JPEG"):
+    buffer = io.BytesIO()
+    image.save(buffer, format, **({"quality": 95} if format == "JPEG" else {}))
+    return buffer.getvalue()
+
+
+def portrait():
+    data = pytest.importorskip("skimage.data", reason="scikit-image is in the extra `captioning`")
+    return Image.fromarray(data.astronaut())  # ships with the package
+
+
+def test_a_face_is_found_covered_and_then_not_found_again():
+    before = encoded(portrait())
+    after, found = Blurrer().blur(before)
+    assert found["faces"] >= 1
+    assert after != before
+    assert Blurrer().blur(after) == (after, {})
+    # the rest of the picture is as it was
+    one, two = (np.asarray(Image.open(io.BytesIO(data)), float) for data in (before, after))
+    assert np.abs(one - two)[300:].mean() < 3
+
+
+def test_a_picture_without_faces_is_not_touched():
+    pixels = np.random.default_rng(0).integers(90, 110, (200, 300, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(pixels), "PNG")
+    assert Blurrer().blur(data) == (data, {})
+
+
+def find_everywhere(pixels):
+    height, width = pixels.shape[:2]
+    return [("faces", Box(0, 0, height, width)), ("tattoos", Box(10, 10, 5, 5))]
+
+
+def test_a_recipe_may_name_its_detector():
+    blurrer = Blurrer(f"{__name__}:find_everywhere")
+    after, found = blurrer.blur(encoded(portrait()))
+    assert found == {"faces": 1, "tattoos": 1}
+    assert np.asarray(Image.open(io.BytesIO(after))).std(axis=(0, 1)).max() < 80
+    assert __name__ in blurrer.revision != Blurrer().revision
+
+
+@pytest.mark.parametrize("name", ["nothing", "no.such.module:x", "json:no_such_thing", "math:pi"])
+def test_a_detector_that_is_none_is_refused(name):
+    with pytest.raises(CaptioningError, match=r"`privacy\.detector`"):
+        Blurrer(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("Write to jane.doe+shop@mail.example.co.uk today.", "email"),
+        ("The sign says www.example.com/menu and more.", "url"),
+        ("It reads https://example.org.", "url"),
+        ("Call +44 20 7946 0958 now.", "phone"),
+        ("A banner with (020) 7946 0958 on it.", "phone"),
+        ("The number 555-123-4567 is painted on the wall.", "phone"),
+        ("The sign reads 13812345678 below.", "phone"),
+        ("A car with the plate 京A12345 waits.", "plate"),
+        ("The plate AB12 CDE can be read.", "plate"),
+        ("A taxi B-MW 1234 turns.", "plate"),
+        ("A cab 7ABC123 stands there.", "plate"),
+        ("A van AB-123-CD is parked.", "plate"),
+    ],
+)
+def test_personal_data_are_found_and_taken_out(text, kind):
+    assert kind in scan_text(text)
+    cleaned = redact_text(text)
+    assert REPLACEMENTS[kind] in cleaned
+    assert scan_text(cleaned) == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The B100 road was built in 1998 and widened in 2012.",
+        "About 250 m away stand 12 towers of 30 storeys, numbers 1-24.",
+        "The tile covers 1.5 km x 1.5 km at 39.9042, 116.4074.",
+        "Route 66 crosses the A4 and the M25 near Gate B12.",
+        "It was taken at 10:30 on 2019-07-14, population 1,250,000.",
+        "A 4x4 and two SUVs are parked by house 221B.",
+    ],
+)
+def test_other_numbers_are_left_alone(text):
+    assert scan_text(text) == ()
+    assert redact_text(text) == text
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_scanned_and_then_clean(text):
+    assert scan_text(redact_text(text)) == () or scan_text(text) != ()
+    if not scan_text(text):
+        assert redact_text(text) == text
+
+
+def test_long_hostile_texts_take_no_time():
+    started = time.monotonic()
+    for piece in ("a.", "0-", "12 ", "A-", "a@", "AB1", "+1 ("):
+        scan_text(piece * 30_000)
+    assert time.monotonic() - started < 10
+
+
+def test_real_captions_hold_none(shared_data):
+    path = shared_data / "rsicd" / "captions.json"
+    captions = [text for row in json.loads(path.read_text()) for text in row["captions"]]
+    assert len(captions) > 5000
+    assert not any(scan_text(text) for text in captions)
