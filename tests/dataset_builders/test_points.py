@@ -1,0 +1,489 @@
+import itertools
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataset_builders.assignment import assign_points
+from dataset_builders.coordinates import convert
+from dataset_builders.errors import DatasetError, SourceError
+from dataset_builders.poi import CATEGORIES, category_of_label, category_of_tags
+from dataset_builders.points import count_points, read_complaints, read_points
+from dataset_builders.regions import h3_regions, polygon_regions, square_grid, tile_regions
+
+BEIJING = shapely.box(116.2, 39.8, 116.5, 40.0)
+CIRCLE = shapely.Point(120, 30).buffer(0.12)
+FIJI = shapely.box(179.85, -18.2, 180.15, -18.0)
+GRIDS = {
+    "utm": lambda: square_grid(BEIJING, 1000),
+    "laea, ragged": lambda: square_grid(CIRCLE, 700),
+    "large squares": lambda: square_grid(shapely.box(113, 28, 122, 35), 20_000),
+    "antimeridian": lambda: square_grid(FIJI, 1300),
+    "xyz": lambda: tile_regions(BEIJING, 14),
+    "tms": lambda: tile_regions(BEIJING, 14, "tms"),
+    "baidu": lambda: tile_regions(BEIJING, 16, "baidu"),
+    "shuffled, some missing": lambda: square_grid(BEIJING, 1000).sample(frac=0.7, random_state=1),
+    "one": lambda: square_grid(BEIJING, 1000).iloc[[17]],
+    "no ids of a grid": lambda: square_grid(BEIJING, 1000).assign(
+        region_id=lambda frame: [f"r{k:05d}" for k in range(len(frame))]
+    ),
+}
+
+
+def touching(lon, lat, regions):
+    """Pairs of point and region that touch, by geometry alone."""
+    tree = shapely.STRtree(regions.geometry.to_numpy())
+    return tree.query(shapely.points(lon, lat), predicate="intersects")
+
+
+def points_around(regions, count, seed):
+    rng = np.random.default_rng(seed)
+    west, south, east, north = regions.total_bounds
+    if east - west > 180:
+        lon = (rng.uniform(179.8, 180.2, count) + 180) % 360 - 180
+    else:
+        lon = rng.uniform(west - 0.01, east + 0.01, count)
+    return lon, rng.uniform(south - 0.01, north + 0.01, count)
+
+
+def points_on_edges(regions, count, seed):
+    """Corners of regions, and points along their sides (to the last bit, mostly)."""
+    rng = np.random.default_rng(seed)
+    shapes = regions.geometry.to_numpy()[rng.integers(0, len(regions), count)]
+    rings = shapely.get_exterior_ring(shapely.get_geometry(shapes, 0))
+    corners = shapely.get_coordinates(shapely.get_point(rings, 1))
+    along = shapely.line_interpolate_point(rings, rng.random(count), normalized=True)
+    return np.vstack([corners, shapely.get_coordinates(along)]).T
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_points_go_where_the_outlines_say(name):
+    regions = GRIDS[name]()
+    lon, lat = points_around(regions, 30_000, 0)
+    found = assign_points(lon, lat, regions)
+    expected = np.full(len(lon), -1)
+    point, region = touching(lon, lat, regions)
+    expected[point] = region
+    assert np.array_equal(found, expected)
+    assert 0 < (found >= 0).mean() < 1 or name == "one"
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_no_point_on_a_shared_edge_is_lost_or_doubled(name):
+    regions = GRIDS[name]()
+    lon, lat = points_on_edges(regions, 5000, 1)
+    found = assign_points(lon, lat, regions)
+    # each has one region or none by construction; it is one that it touches, and none only at
+    # the outer rim
+    held = found >= 0
+    geometry = regions.geometry.to_numpy()
+    # 180 and -180 are one meridian
+    off = [
+        shapely.distance(shapely.points(lon[held] + turn, lat[held]), geometry[found[held]])
+        for turn in (-360, 0, 360)
+    ]
+    assert np.min(off, axis=0).max() < 1e-11
+    rim = shapely.boundary(shapely.union_all(shapely.make_valid(geometry)))
+    lost = shapely.points(lon[~held], lat[~held])
+    assert shapely.distance(lost, rim).max(initial=0) < 1e-9
+    point, _ = touching(lon, lat, regions)
+    if len(regions) > 1:
+        assert np.bincount(point).max() > 1  # sjoin would double them
+        assert held.mean() > 0.5
+
+
+def test_edges_belong_to_the_east_and_the_north():
+    regions = tile_regions(shapely.box(0.01, 0.01, 0.06, 0.06), 14, min_cover=0.0)
+    row = regions.iloc[len(regions) // 2]
+    west, south, east, north = row.geometry.bounds
+    points = [(west, (south + north) / 2), ((west + east) / 2, south), (west, south)]
+    others = [(east, (south + north) / 2), ((west + east) / 2, north), (east, north)]
+    found = assign_points(*np.array(points + others).T, regions)
+    assert (regions["region_id"].iloc[found[:3]] == row["region_id"]).all()
+    assert (regions["region_id"].iloc[found[3:]] != row["region_id"]).all()
+
+
+def test_every_point_of_a_line_across_a_grid_is_found_once():
+    """Points along the very sides of whole rows of squares."""
+    regions = square_grid(BEIJING, 1000, min_cover=0.0)
+    parts = regions["region_id"].str.split("_", expand=True)
+    row = regions[parts[3] == parts[3].unique()[4]]
+    corners = np.stack([shapely.get_coordinates(shape)[0] for shape in row.geometry])
+    steps = np.linspace(0, 1, 501)[:, None]
+    line = np.vstack([a + (b - a) * steps for a, b in itertools.pairwise(corners)])
+    found = assign_points(line[:, 0], line[:, 1], regions)
+    assert (found >= 0).all()
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10**6), st.sampled_from([150.0, 1000.0, 12_345.6]))
+def test_assignment_anywhere(seed, side):
+    rng = np.random.default_rng(seed)
+    lon, lat = rng.uniform(-179, 178), rng.uniform(-70, 70)
+    size = side / 111_000 * 9
+    regions = square_grid(shapely.box(lon, lat, lon + size * 1.7, lat + size), side)
+    x, y = points_around(regions, 2000, seed)
+    found = assign_points(x, y, regions)
+    expected = np.full(len(x), -1)
+    point, region = touching(x, y, regions)
+    expected[point] = region
+    assert np.array_equal(found, expected)
+
+
+def test_other_polygons_give_shared_points_to_the_first_id():
+    frame = gpd.GeoDataFrame(
+        {"name": ["b", "a"]},
+        geometry=[shapely.box(116, 39, 117, 40), shapely.box(117, 39, 118, 40)],
+        crs="EPSG:4326",
+    )
+    regions = polygon_regions(frame, "name")
+    lon, lat = np.array([116.5, 117.0, 117.5, 118.0, 119.0]), np.full(5, 39.5)
+    found = assign_points(lon, lat, regions)
+    names = regions["region_id"]
+    assert "".join(names.iloc[k] if k >= 0 else "-" for k in found) == "baaa-"
+    turned = assign_points(lon, lat, regions.iloc[::-1])
+    assert [regions.iloc[::-1]["region_id"].iloc[k] for k in turned[:4]] == list("baaa")
+
+
+def test_hexagons_hold_their_points():
+    h3 = pytest.importorskip("h3")
+    regions = h3_regions(BEIJING, 8, min_cover=0.0)
+    lon, lat = points_around(regions, 2000, 3)
+    found = assign_points(lon, lat, regions)
+    names = regions["region_id"].to_numpy()
+    for k in np.flatnonzero(found >= 0):
+        assert names[found[k]] == f"h3_{h3.latlng_to_cell(lat[k], lon[k], 8)}"
+
+
+def test_ids_that_belie_their_outlines_are_not_trusted():
+    regions = square_grid(BEIJING, 1000)
+    moved = regions.assign(geometry=regions.geometry.translate(0.02, 0.01))
+    lon, lat = regions["lon"].to_numpy() + 0.02, regions["lat"].to_numpy() + 0.01
+    assert np.array_equal(assign_points(lon, lat, moved), np.arange(len(regions)))
+
+
+def test_points_without_a_place_and_longitudes_beyond_180():
+    regions = square_grid(FIJI, 1300)
+    lon = regions["lon"].to_numpy()
+    lon = np.r_[np.where(lon < 0, lon + 360, lon), np.nan, np.inf, 0.0]
+    lat = np.r_[regions["lat"].to_numpy(), -18.1, 0.0, 0.0]
+    found = assign_points(lon, lat, regions)
+    assert np.array_equal(found[:-3], np.arange(len(regions)))
+    assert list(found[-3:]) == [-1, -1, -1]
+
+
+def test_nothing_to_assign():
+    regions = square_grid(BEIJING, 1000)
+    assert len(assign_points([], [], regions)) == 0
+    assert list(assign_points([116.3], [39.9], regions.iloc[:0])) == [-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: ([1.0, 2.0], [1.0], r), "of one length"),
+        (lambda r: ([1.0], [1.0], r.set_crs(None, allow_override=True)), "got no CRS"),
+        (lambda r: ([1.0], [1.0], r.to_crs("EPSG:3857")), "EPSG:4326, got WGS 84 / Pseudo"),
+    ],
+)
+def test_impossible_assignments_are_refused(change, message):
+    with pytest.raises(DatasetError, match=message):
+        assign_points(*change(square_grid(BEIJING, 5000)))
+
+
+WRONG = {
+    "lon and lat are swapped": lambda lon, lat: (lat, lon),
+    "they are in gcj02": lambda lon, lat: convert(lon, lat, "wgs84", "gcj02"),
+    "they are in bd09 ": lambda lon, lat: convert(lon, lat, "wgs84", "bd09"),
+    "they are in bd09mc": lambda lon, lat: convert(lon, lat, "wgs84", "bd09mc"),
+    "Web Mercator": lambda lon, lat: (
+        lon * 111_319.49079327358,
+        np.arcsinh(np.tan(np.radians(lat))) * 6378137.0,
+    ),
+    "in wgs84 and not in gcj02": lambda lon, lat: convert(lon, lat, "gcj02", "wgs84"),
+    "in wgs84 and not in bd09 ": lambda lon, lat: convert(lon, lat, "bd09", "wgs84"),
+}
+
+
+@pytest.mark.parametrize("system", WRONG)
+def test_points_of_another_system_are_found_out(system):
+    """A small town, so that a shift of 500 m leaves it."""
+    town = shapely.box(116.300, 39.900, 116.3045, 39.9035)
+    regions = square_grid(town, 100, min_cover=0.0)
+    rng = np.random.default_rng(0)
+    lon, lat = rng.uniform(116.3, 116.3045, 500), rng.uniform(39.9, 39.9035, 500)
+    assert (assign_points(lon, lat, regions) >= 0).mean() > 0.9
+    wrong = WRONG[system](lon, lat)
+    with pytest.raises(DatasetError, match=system.strip()):
+        assign_points(*wrong, regions)
+    assert (assign_points(*wrong, regions, check=False) >= 0).mean() < 0.5
+
+
+def test_points_of_elsewhere_are_no_other_system():
+    regions = square_grid(BEIJING, 1000)
+    rng = np.random.default_rng(0)
+    found = assign_points(rng.uniform(73, 135, 1000), rng.uniform(18, 53, 1000), regions)
+    assert (found >= 0).mean() < 0.1
+
+
+def table(path, **columns):
+    pd.DataFrame(columns).to_csv(path, index=False)
+    return path
+
+
+def test_reading_points_lists_what_it_leaves_out(tmp_path):
+    path = table(
+        tmp_path / "poi.csv",
+        uid=["a", "b", "c", "d", "e", "a", "g", "h"],
+        Lon=["116.3", "", "0", "x", "200", "116.3", "116.4", "116.4"],
+        LAT=["39.9", "39.9", "0", "39.9", "39.9", "39.9", "39.9", "39.9"],
+        reviews=["5", "1", "1", "1", "1", "5", "-2", "oops"],
+    )
+    points = read_points(
+        path, coord_system="wgs84", lon="lon", lat="lat", id_column="uid", count_column="reviews"
+    )
+    assert (list(points.lon), list(points.weight)) == ([116.3], [5.0])
+    assert points.source == "poi.csv"
+    assert {item: reason for _, item, reason, _ in points.rejects if item != "a"} == {
+        "b": "no_place",
+        "c": "zero_place",
+        "d": "no_place",
+        "e": "beyond_the_globe",
+        "g": "negative_count",
+        "h": "no_count",
+    }
+    assert [reason for _, item, reason, _ in points.rejects if item == "a"] == ["duplicate"]
+
+
+def test_points_are_converted_from_the_system_that_was_said(tmp_path):
+    lon, lat = np.array([116.404, 116.3]), np.array([39.915, 39.9])
+    for system in ("gcj02", "bd09", "bd09mc"):
+        x, y = convert(lon, lat, "wgs84", system)
+        path = table(tmp_path / f"{system}.csv", lon=x, lat=y)
+        points = read_points(path, coord_system=system)
+        assert points.lon == pytest.approx(lon, abs=1e-9)
+        assert points.lat == pytest.approx(lat, abs=1e-9)
+    with pytest.raises(TypeError, match="coord_system"):
+        read_points(path)
+    with pytest.raises(DatasetError, match=r"'wgs84'.*got 'WGS-84'"):
+        read_points(path, coord_system="WGS-84")
+
+
+def test_geometries_are_points_too(tmp_path):
+    frame = gpd.GeoDataFrame(
+        {"amenity": ["cafe", None, "hospital", None], "leisure": [None, "pitch", None, None]},
+        geometry=[
+            shapely.Point(116.3, 39.9),
+            shapely.box(116.35, 39.9, 116.36, 39.91),
+            shapely.LineString([(116.4, 39.9), (116.41, 39.91)]),
+            None,
+        ],
+        crs="EPSG:4326",
+    )
+    expected = ["dining_and_cuisine", "sports_and_fitness", "healthcare"]
+    one = read_points(frame.to_crs("EPSG:3857"), coord_system="wgs84", source="OpenStreetMap")
+    assert list(one.category) == expected
+    assert one.source == "OpenStreetMap"
+    assert [reason for _, _, reason, _ in one.rejects] == ["no_place"]
+    assert shapely.intersects_xy(frame.geometry[1], one.lon[1], one.lat[1])
+    frame.to_file(tmp_path / "poi.gpkg")
+    two = read_points(tmp_path / "poi.gpkg", coord_system="wgs84")
+    assert two.lon[:2] == pytest.approx(one.lon[:2])
+    assert list(two.category) == expected
+    with pytest.raises(DatasetError, match="no CRS"):
+        read_points(frame.set_crs(None, allow_override=True), coord_system="wgs84")
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "message"),
+    [
+        ({"lng": [1.0], "lat": [1.0]}, {}, r"no column 'lon'.*Did you mean 'lng'"),
+        ({"lon": [1.0], "lat": [1.0]}, {"count_column": "review_count"}, "review_count"),
+        ({"lon": [None], "lat": [1.0]}, {}, r"no usable point \(1 no_place\)"),
+        ({"lon": [], "lat": []}, {}, "no usable point"),
+    ],
+)
+def test_unusable_tables_are_refused(tmp_path, columns, options, message):
+    path = table(tmp_path / "a.csv", **columns)
+    with pytest.raises(SourceError, match=message):
+        read_points(path, coord_system="wgs84", **options)
+
+
+def test_other_bad_tables(tmp_path):
+    with pytest.raises(SourceError, match="no table of points"):
+        read_points(tmp_path / "none.csv", coord_system="wgs84")
+    swapped = table(tmp_path / "a.csv", lon=[39.9, 39.8, 1], lat=[116.3, 116.4, 1])
+    with pytest.raises(DatasetError, match=r"2 of 3 points .* lie beyond the globe.*swapped"):
+        read_points(swapped, coord_system="wgs84")
+    with pytest.raises(DatasetError, match="`date_column`"):
+        read_points(swapped, coord_system="wgs84", year=2020)
+    (tmp_path / "a.xyz").write_text("nothing")
+    with pytest.raises(SourceError, match="no CSV"):
+        read_points(tmp_path / "a.xyz", coord_system="wgs84")
+
+
+def test_reading_in_chunks_is_reading_at_once(tmp_path, monkeypatch):
+    from dataset_builders import points as room
+
+    rng = np.random.default_rng(0)
+    path = table(
+        tmp_path / "a.csv",
+        id=rng.integers(0, 60, 100),
+        lon=rng.uniform(116.2, 116.5, 100),
+        lat=rng.uniform(39.8, 40, 100),
+    )
+    one = read_points(path, coord_system="wgs84", id_column="id")
+    monkeypatch.setattr(room, "ROWS_AT_ONCE", 7)
+    two = read_points(path, coord_system="wgs84", id_column="id")
+    assert np.array_equal(one.lon, two.lon)
+    assert one.rejects == two.rejects
+    assert len(one) == len(set(pd.read_csv(path)["id"]))
+
+
+def test_counts_by_region_add_up(tmp_path):
+    regions = square_grid(BEIJING, 2000)
+    rng = np.random.default_rng(0)
+    n = 5000
+    path = table(
+        tmp_path / "dianping.csv",
+        lon=rng.uniform(116.2, 116.5, n),
+        lat=rng.uniform(39.8, 40.0, n),
+        review_count=rng.integers(0, 50, n),
+    )
+    points = read_points(path, coord_system="wgs84", count_column="review_count")
+    counts = count_points(points, regions, "comments")
+    assert counts.num_inside + counts.num_outside == n
+    inside = assign_points(points.lon, points.lat, regions) >= 0
+    assert counts.columns["comments"].sum() == points.weight[inside].sum()
+    assert set(counts.columns["comments_source"]) == {"dianping.csv"}
+    assert list(counts.columns.index) == list(regions.index)
+
+
+def test_regions_without_points_are_zero_where_the_source_covers_and_null_elsewhere(tmp_path):
+    regions = square_grid(BEIJING, 5000)
+    place = regions.iloc[0]
+    points = read_points(
+        table(tmp_path / "a.csv", lon=[place["lon"]], lat=[place["lat"]]), coord_system="wgs84"
+    )
+    everywhere = count_points(points, regions, "poi").columns
+    assert everywhere["poi"].tolist() == [1.0] + [0.0] * (len(regions) - 1)
+    covered = shapely.union_all(regions.geometry.iloc[:2].to_numpy()).buffer(1e-6)
+    some = count_points(points, regions, "poi", covered=covered).columns
+    assert some["poi"].iloc[:2].tolist() == [1.0, 0.0]
+    assert some["poi"].iloc[2:].isna().all()
+    assert some["poi_source"].iloc[2:].isna().all()
+
+
+def test_counts_by_category(tmp_path):
+    regions = square_grid(BEIJING, 5000)
+    labels = ["餐饮服务;中餐厅;火锅店", "Dining and Cuisine", "医疗保健服务", "no such", "酒店"]
+    place = regions.iloc[3]
+    path = table(tmp_path / "a.csv", lon=[place["lon"]] * 5, lat=[place["lat"]] * 5, type=labels)
+    points = read_points(path, coord_system="wgs84", category_column="type")
+    counts = count_points(points, regions, "poi", by_category=True)
+    row = counts.columns.iloc[3]
+    assert row["poi"] == 5
+    assert row["poi_dining_and_cuisine"] == 2
+    assert row["poi_healthcare"] == row["poi_hotel_accommodation"] == 1
+    assert sum(row[f"poi_{name}"] for name in CATEGORIES) == 4
+    assert counts.unknown_categories == 1
+    without = read_points(path, coord_system="wgs84")
+    with pytest.raises(DatasetError, match="no categories"):
+        count_points(without, regions, "poi", by_category=True)
+
+
+def test_a_table_of_elsewhere_is_refused_unless_it_is_said(tmp_path):
+    regions = square_grid(BEIJING, 5000)
+    rng = np.random.default_rng(0)
+    path = table(tmp_path / "a.csv", lon=rng.uniform(73, 135, 99), lat=rng.uniform(18, 53, 99))
+    points = read_points(path, coord_system="wgs84")
+    with pytest.raises(DatasetError, match=r"0% of the 99 points of a\.csv.*`min_inside`"):
+        count_points(points, regions, "poi")
+    assert count_points(points, regions, "poi", min_inside=0).num_outside == 99
+
+
+def complaints(path, lower=False, **changes):
+    """Rows as data.cityofnewyork.us gives them."""
+    columns = {
+        "CMPLNT_NUM": ["700381962", "642234217", "242465164", "242465164", "39468181", "1", "2"],
+        "CMPLNT_FR_DT": ["12/31/2018"] * 7,
+        "RPT_DT": ["05/28/2019"] * 4 + ["02/20/2008", "06/01/2019", "07/01/2019"],
+        "LAW_CAT_CD": ["FELONY"] * 7,
+        "X_COORD_CD": ["1,007,522"] * 7,
+        "Latitude": ["40.828848", "40.697", "40.664239", "40.664239", "40.6", "", "0"],
+        "Longitude": ["-73.916661", "-73.784", "-73.908425", "-73.908425", "-73.9", "", "0"],
+        "Lat_Lon": ["(40.828848, -73.916661)"] * 7,
+    } | changes
+    if lower:
+        columns = {name.lower(): values for name, values in columns.items()}
+    return table(path, **columns)
+
+
+@pytest.mark.parametrize("lower", [False, True])
+def test_complaints_of_new_york(tmp_path, lower):
+    path = complaints(tmp_path / "NYPD_Complaint_Data_Historic.csv", lower)
+    points = read_complaints(path, 2019)
+    assert points.lon == pytest.approx([-73.916661, -73.784, -73.908425])
+    assert sorted(reason for _, _, reason, _ in points.rejects) == [
+        "duplicate",
+        "no_place",
+        "zero_place",
+    ]
+    assert len(read_complaints(path)) == 4
+    assert points.source == "NYPD complaints, 2019 (NYPD_Complaint_Data_Historic.csv)"
+    regions = square_grid(shapely.box(-74.05, 40.55, -73.7, 40.92), 5000)
+    assert count_points(points, regions, "crime").columns["crime"].sum() == 3
+    with pytest.raises(SourceError, match="no usable point"):
+        read_complaints(path, 1999)
+    with pytest.raises(SourceError, match="no column 'CMPLNT_NUM'"):
+        read_complaints(table(tmp_path / "b.csv", Latitude=[1], Longitude=[1]))
+
+
+def test_categories_of_labels():
+    assert len(CATEGORIES) == len(set(CATEGORIES)) == 14
+    # as they stand in UrbanVLP's tables, one with a blank before it
+    names = (
+        "Dining and Cuisine",
+        "Leisure and Entertainment",
+        "Sports and Fitness",
+        " Business and Residential",
+        "Healthcare",
+        "Financial Institutions",
+        "Tourist Attractions",
+        "Lifestyle Services",
+        "Shopping and Consumption",
+        "Automobile Related",
+        "Hotel Accommodation",
+        "Transport Facilities",
+        "Science, Education and Culture",
+        "Companies and Enterprises",
+    )
+    assert tuple(category_of_label(name) for name in names) == CATEGORIES
+    for label in ("", "森林", None, 7, float("nan")):
+        assert category_of_label(label) is None
+
+
+@pytest.mark.parametrize(
+    ("tags", "category"),
+    [
+        ({"amenity": "restaurant"}, "dining_and_cuisine"),
+        ({"amenity": "bench"}, None),
+        ({"amenity": "bench", "tourism": "viewpoint"}, "tourist_attractions"),
+        ({"shop": "supermarket"}, "shopping_and_consumption"),
+        ({"shop": "car_repair"}, "automobile_related"),
+        ({"shop": "no"}, None),
+        ({"tourism": "museum"}, "science_education_and_culture"),
+        ({"leisure": "park"}, "tourist_attractions"),
+        ({"office": "estate_agent"}, "business_and_residential"),
+        ({"office": "it"}, "companies_and_enterprises"),
+        ({"railway": "rail"}, None),
+        ({"building": "yes"}, None),
+        ({}, None),
+    ],
+)
+def test_categories_of_openstreetmap(tags, category):
+    assert category_of_tags(tags) == category
