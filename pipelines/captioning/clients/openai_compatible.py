@@ -45,6 +45,9 @@ DOUBTFUL_CODES = frozenset({301, 302, 303, 307, 308, 403, 404})
 MAX_REFUSALS = 20
 """So many without an answer between them are no matter of single images."""
 MAX_DETAIL = 200
+RAMP_S = 0.003
+"""Between the first uses of two slots: requests that start together are answered together, and a
+clump of answers waits for this process while the server has nothing to do."""
 USER_AGENT = "UrbanLN-captioning/0.1"
 
 logger = logging.getLogger(__name__)
@@ -133,8 +136,8 @@ class _Session:
         self._clients = _clients(settings, key, settings.max_concurrency + 1)
         self._prober = self._clients.pop()
         self._slots: asyncio.LifoQueue[Any] = asyncio.LifoQueue()
-        for client in self._clients:
-            self._slots.put_nowait(client)
+        for number, client in enumerate(self._clients):
+            self.loop.call_later(number * RAMP_S, self._slots.put_nowait, client)
         self._backoff = Backoff(settings.backoff_s, settings.max_backoff_s)
         label = f"Model {settings.name!r} at {self._url}"
         self._gate = OutageGate(self._probe, self._backoff, settings.outage_timeout_s, label)

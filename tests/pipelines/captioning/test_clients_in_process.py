@@ -149,6 +149,12 @@ def test_in_process_model_that_does_not_load_stops_the_run(tmp_path):
     assert "does not load in this process" in str(problem)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_process_runs_in_low_precision(folders, kind):
+    first, second = (ask(folders[kind], [request(1)], dtype="bfloat16")[0] for _ in range(2))
+    assert first.text == second.text != ""
+
+
 def test_in_process_frees_its_memory_and_loads_again(folders):
     async def main():
         model = local_model(folders["llava"])

@@ -52,10 +52,14 @@ def test_chat_body_is_the_json_that_it_says(rest, prompt):
     assert (read["model"], read["seed"]) == ("\0image\0", 3)
 
 
-def test_chat_body_holds_the_image_once():
-    image = HEADS["image/jpeg"] + bytes(1_000_000)
-    blocks = ChatBody(image, "x", {}).blocks()
-    assert max(map(len, blocks)) < 200_000
+@pytest.mark.parametrize("size", [393_216, 393_217, 5_000_000])
+def test_chat_body_sends_large_images_in_pieces(size):
+    image = HEADS["image/jpeg"] + bytes(size - 3)
+    pieces = list(ChatBody(image, "x", {}).blocks())
+    assert len(pieces) == -(-size // 393_216)
+    assert max(map(len, pieces)) < 530_000
+    url = json.loads(b"".join(pieces))["messages"][0]["content"][0]["image_url"]["url"]
+    assert base64.b64decode(url.partition(",")[2]) == image
 
 
 @pytest.mark.parametrize(
@@ -115,9 +119,8 @@ def test_read_answer_reads_streams_of_any_line_ending():
 
 
 def test_read_answer_finds_an_error_within_a_stream():
-    body = (
-        b'data: {"choices": [{"delta": {"content": "A"}}]}\n\ndata: {"error": "out of memory"}\n\n'
-    )
+    events = [b'{"choices": [{"delta": {"content": "A"}}]}', b'{"error": "no memory"}']
+    body = b"".join(b"data: " + event + b"\n\n" for event in events)
     with pytest.raises(BadAnswerError, match="server_error: no memory"):
         read_answer(body, "text/event-stream")
 
