@@ -108,9 +108,13 @@ def test_batcher_that_gets_too_few_answers_fails_all():
 
 
 def test_batcher_closes_those_who_wait():
+    def work(batch):
+        time.sleep(0.1)
+        return batch
+
     async def main():
         with ThreadPoolExecutor(1) as thread:
-            batcher = MicroBatcher(lambda batch: time.sleep(0.1) or batch, 1, thread)
+            batcher = MicroBatcher(work, 1, thread)
             tasks = [asyncio.create_task(batcher(item)) for item in range(2)]
             await asyncio.sleep(0.02)
             await batcher.aclose()

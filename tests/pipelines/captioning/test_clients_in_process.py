@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 
 from pipelines.captioning.clients import open_model
 from pipelines.captioning.errors import ModelUnavailableError, RequestFailedError
-from pipelines.captioning.records import CaptionModel, Request, Sampling
+from pipelines.captioning.records import Request, Sampling
 from tests.pipelines.captioning.tiny_vlms import KINDS, save_tiny_vlm
 
 
@@ -27,7 +28,7 @@ def png(seed: int, width: int = 60, height: int = 40) -> bytes:
 
 def request(number: int = 0, **changes) -> Request:
     """Requests of differing lengths, image sizes, temperatures and seeds."""
-    fields = {
+    fields: dict[str, Any] = {
         "task": "describe",
         "prompt": "Describe the image" + " a street" * (number % 3),
         "image": png(number, 60 + 20 * (number % 3)),
@@ -39,7 +40,7 @@ def request(number: int = 0, **changes) -> Request:
     return Request(**(fields | changes))
 
 
-def local_model(folder, **changes) -> CaptionModel:
+def local_model(folder, **changes) -> Any:
     return open_model({"name": "tiny", "client": "in_process", "model": str(folder)} | changes)
 
 
@@ -88,7 +89,7 @@ def test_in_process_greedy_equals_generate(folders):
     asked = request(0, sampling=Sampling(0.0, 1.0, 12))
     (reply,) = ask(folders["llava"], [asked])
     processor = AutoProcessor.from_pretrained(folders["llava"])
-    model = AutoModelForImageTextToText.from_pretrained(folders["llava"]).eval()
+    model: Any = AutoModelForImageTextToText.from_pretrained(folders["llava"]).eval()
     image = Image.open(io.BytesIO(asked.image))
     text = f"user: <image>{asked.prompt} "
     inputs = processor(images=image, text=text, return_tensors="pt")
@@ -108,7 +109,7 @@ def test_in_process_says_why_an_answer_ends(folders, tmp_path):
     (cut,) = ask(folders["llava"], [short])
     assert (cut.finish_reason, cut.completion_tokens) == ("length", 3)
     # the second word that the model says becomes its end
-    model = AutoModelForImageTextToText.from_pretrained(folders["llava"])
+    model: Any = AutoModelForImageTextToText.from_pretrained(folders["llava"])
     processor = AutoProcessor.from_pretrained(folders["llava"])
     inputs = processor(
         images=Image.open(io.BytesIO(short.image)),

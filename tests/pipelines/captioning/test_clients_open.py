@@ -1,16 +1,23 @@
 """What a recipe may say of a model, and what the presets say of transformers."""
 
 import re
+from typing import Any
 
 import pytest
 import transformers
 
-from pipelines.captioning.clients import PRESETS, open_model
+from pipelines.captioning import clients
+from pipelines.captioning.clients import PRESETS
 from pipelines.captioning.errors import CaptioningError
 from pipelines.captioning.records import CaptionModel
 
-SERVED = {"name": "m", "model": "org/model", "base_url": "http://localhost:8000/v1"}
-LOCAL = {"name": "m", "model": "org/model", "client": "in_process"}
+SERVED: dict[str, Any] = {"name": "m", "model": "org/model", "base_url": "http://localhost:8000/v1"}
+LOCAL: dict[str, Any] = {"name": "m", "model": "org/model", "client": "in_process"}
+
+
+def open_model(config: dict[str, Any]) -> Any:
+    """A model with all that its client has beyond the protocol."""
+    return clients.open_model(config)
 
 
 def test_open_model_gives_caption_models():

@@ -5,13 +5,14 @@ import base64
 import email.utils
 import logging
 import time
+from typing import Any
 
 import pytest
 
 from pipelines.captioning.clients import open_model
 from pipelines.captioning.clients.openai_compatible import MAX_REFUSALS
 from pipelines.captioning.errors import ModelUnavailableError, RequestFailedError
-from pipelines.captioning.records import CaptionModel, Request, Sampling
+from pipelines.captioning.records import Request, Sampling
 from tests.servers import Call, LoopbackServer, Response, chat, chat_stream, error
 
 JPEG = b"\xff\xd8\xff" + bytes(range(256)) * 700
@@ -19,7 +20,7 @@ KEY = "sk-very-secret-0123456789"
 
 
 def request(**changes) -> Request:
-    fields = {
+    fields: dict[str, Any] = {
         "task": "describe",
         "prompt": "Describe <|im_end|> the image.",
         "image": JPEG,
@@ -31,7 +32,7 @@ def request(**changes) -> Request:
     return Request(**(fields | changes))
 
 
-def model_at(url: str, **changes) -> CaptionModel:
+def model_at(url: str, **changes) -> Any:
     quick = {"backoff_s": 0.01, "max_backoff_s": 0.05, "max_attempts": 4, "timeout_s": 5}
     fields = {"name": "m", "model": "org/model", "client": "openai", "base_url": url}
     return open_model(fields | quick | changes)
@@ -310,7 +311,7 @@ def test_openai_key_is_sent_and_shown_nowhere(monkeypatch, caplog):
         model = model_at(server.url, api_key_env="TEST_MODEL_KEY")
 
         async def main():
-            results = [None, None]
+            results: list[Any] = [None, None]
             for index in range(2):
                 try:
                     await model.complete(request())

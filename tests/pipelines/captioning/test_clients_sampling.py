@@ -3,7 +3,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
-from transformers import LogitsProcessorList
 from transformers.generation.logits_process import TopPLogitsWarper
 
 from pipelines.captioning.clients.sampling import SeededSampling, gumbel, nucleus
@@ -73,7 +72,7 @@ def test_seeded_sampling_of_a_row_ignores_the_others():
     samplings = [Sampling(0.3 * row, 0.9, 1, 100 + row) for row in range(5)]
     together, alone = SeededSampling(samplings), [SeededSampling([one]) for one in samplings]
     for _ in range(4):
-        scores = LogitsProcessorList([together])(torch.zeros(5, 0), logits)
+        scores = together(torch.zeros(5, 0), logits)
         expected = [one(torch.zeros(1, 0), logits[row : row + 1]) for row, one in enumerate(alone)]
         assert torch.equal(scores, torch.cat(expected))
 

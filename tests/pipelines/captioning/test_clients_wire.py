@@ -5,6 +5,7 @@ import email.utils
 import json
 import logging
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -94,7 +95,7 @@ def test_without_thoughts(text, expected):
 def test_read_answer_tolerates_what_servers_do():
     parts = [{"type": "text", "text": "A "}, {"type": "text", "text": "road."}, "odd"]
     message = {"content": parts, "reasoning_content": "hm"}
-    usage = {"prompt_tokens": None, "completion_tokens": "7"}
+    usage: Any = {"prompt_tokens": None, "completion_tokens": "7"}
     body = {"choices": [{"message": message, "finish_reason": None}], "usage": usage}
     answer = read_answer(json.dumps(body).encode(), "")
     assert (answer.text, answer.finish_reason) == ("A road.", "stop")
@@ -110,7 +111,7 @@ def test_read_answer_gives_text_that_can_be_stored():
 
 def test_read_answer_reads_streams_of_any_line_ending():
     pieces = ["A\u2028", "road", "."]
-    events = [{"choices": [{"delta": {"content": piece}}]} for piece in pieces]
+    events: list[Any] = [{"choices": [{"delta": {"content": piece}}]} for piece in pieces]
     events.append({"choices": [{"delta": {}, "finish_reason": "stop"}]})
     for end in ("\n", "\r\n", "\r"):
         lines = [f"data:{json.dumps(event, ensure_ascii=False)}{end}{end}" for event in events]
