@@ -38,7 +38,7 @@ NGRAM, MAX_REPEATS, MIN_DISTINCT = 6, 3, 0.5
 ECHO_WORDS = 10
 MIN_FUNCTION_WORDS, MIN_ASCII, MIN_WORDS_TO_TELL = 0.12, 0.85, 15
 
-_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
+_WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
 _SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*(?=\s|$)")
 _THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 _FENCE = re.compile(r"^\s*```\w*\s*|\s*```\s*$")

@@ -15,7 +15,7 @@ from .capture import REVISION as CAPTURE_REVISION
 from .capture import choose, consensus_scores
 from .capture_parsing import parsed_caption, parsing_revision
 from .errors import RequestFailedError
-from .filters import phrases_of, score_phrases
+from .filters import phrases_of, score_phrases, texts_to_ask
 from .guards import check_caption, tidy_caption
 from .kit import Kit
 from .ledger import Ledger, Unit, unit_key
@@ -126,15 +126,15 @@ class _ImageRun:
 
     async def _of_model(self, model: CaptionModel, boxes: Sequence[Box]) -> list[Candidate]:
         number = self.recipe.generate.captions_per_model
-        details, *candidates = await asyncio.gather(
-            self._details(model, boxes), *(self._long(model, index) for index in range(number))
+        (captions, usage), candidates = await asyncio.gather(
+            self._details(model, boxes),
+            asyncio.gather(*(self._long(model, index) for index in range(number))),
         )
-        captions, usage = details
         # what the boxes cost is booked once, on the model's first caption
-        candidates[0] = replace(candidates[0], usage=_sum([candidates[0].usage, usage]))
+        first = replace(candidates[0], usage=_sum([candidates[0].usage, usage]))
         return [
             candidate if candidate.drop_reason else replace(candidate, details=captions)
-            for candidate in candidates
+            for candidate in (first, *candidates[1:])
         ]
 
     async def _long(self, model: CaptionModel, index: int) -> Candidate:
@@ -202,9 +202,9 @@ class _ImageRun:
         }
 
         async def score() -> list[list[dict[str, Any]]]:
-            texts = sorted({phrase.text for group in phrases for phrase in group})
+            texts = texts_to_ask([phrase for group in phrases for phrase in group])
             if not texts:
-                return [[] for _ in phrases]
+                return [[asdict(phrase) for phrase in group] for group in phrases]
             detection = await self.kit.in_detector(self.kit.detector.detect, self.source, texts)
             return [
                 [

@@ -1,0 +1,201 @@
+"""Visual elements of a caption: which it names, which the image supports, the text without others.
+
+The reference runs every phrase in a competition within its sentence; the paper speaks of each
+phrase's own score. Both are here, by their names.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .guards import names_any
+from .records import Detection, Phrase, PhraseSource, SceneGraph
+from .scene_graph import split_sentences
+
+THRESHOLD = 0.01
+NMS_IOU = 0.1
+Mode = Literal["independent", "reference"]
+RELATION, TOO_LONG = "relation", "too_long"
+BELOW_THRESHOLD, NOT_ARG_MAX = "below_threshold", "not_arg_max"
+REASONS = {
+    RELATION: "Relations are not asked of the detector.",
+    TOO_LONG: "The phrase has more tokens than the detector reads.",
+    BELOW_THRESHOLD: "Its score is below the threshold: the image does not support it.",
+    NOT_ARG_MAX: "Wherever it is seen, another phrase of its sentence is seen better.",
+}
+"""Why a phrase was dropped, or has no score."""
+
+# where a sentence can be cut and both sides still be read
+_CLAUSE = re.compile(r"(?:\s*[;,]\s*(?:and\s+|or\s+|while\s+|as well as\s+)?|\s+(?:and|while)\s+)")
+_END = re.compile(r"[.!?][\"'”’)\]]*$")
+
+
+def phrases_of(
+    sentences: Sequence[str],
+    graphs: Sequence[SceneGraph],
+    local_captions: Sequence[str] = (),
+    local_graphs: Sequence[Sequence[SceneGraph]] = (),
+) -> tuple[Phrase, ...]:
+    """Every visual element of a caption and of its local captions, not yet scored.
+
+    Objects by their heads, and each attribute with its head as they would be said ("red car").
+    Relations are listed and kept: a detector of things cannot tell them.
+
+    Args:
+        sentences: of the caption.
+        graphs: of the sentences.
+        local_captions: of the salient boxes.
+        local_graphs: of each local caption, a graph for each of its sentences.
+    """
+    found: list[Phrase] = []
+    for number, (_, graph) in enumerate(zip(sentences, graphs, strict=True)):
+        found += _phrases(graph, "caption", number)
+    for number, (_, several) in enumerate(zip(local_captions, local_graphs, strict=True)):
+        for graph in several:
+            found += _phrases(graph, "local", number)
+    return tuple(dict.fromkeys(found))
+
+
+def _phrases(graph: SceneGraph, source: PhraseSource, sentence: int) -> Iterator[Phrase]:
+    for head in graph.objects:
+        yield Phrase(head, "object", source, sentence)
+    for head, attribute in graph.attributes:
+        yield Phrase(f"{attribute} {head}", "attribute", source, sentence)
+    for relation in graph.relations:
+        yield Phrase(" ".join(relation), "relation", source, sentence, reason=RELATION)
+
+
+def texts_to_ask(phrases: Collection[Phrase]) -> list[str]:
+    """What is to be asked of the detector, each text once, sorted."""
+    return sorted({phrase.text for phrase in phrases if phrase.kind != "relation"})
+
+
+def score_phrases(
+    phrases: Sequence[Phrase],
+    detection: Detection,
+    texts: Sequence[str],
+    mode: Mode = "independent",
+    threshold: float = THRESHOLD,
+) -> tuple[Phrase, ...]:
+    """The phrases with their scores, and whether they are kept.
+
+    Args:
+        phrases: from [`phrases_of`].
+        detection: of `texts`.
+        texts: the columns of the detection; all objects and attributes among the phrases.
+        mode: "independent": a phrase's score is its greatest over the patches; below the threshold
+            it is dropped (the paper). "reference": the greatest over the patches where it is the
+            best of its sentence's phrases, after class-agnostic suppression of overlapping boxes.
+        threshold: of the score.
+    """
+    threshold = float(np.float32(threshold))  # as exact as the scores are
+    column = {text: number for number, text in enumerate(texts)}
+    with np.errstate(invalid="ignore"):
+        own = detection.scores.max(axis=0) if len(detection.scores) else np.zeros(len(texts))
+    asked = [
+        one for one in phrases if one.kind != "relation" and not np.isnan(own[column[one.text]])
+    ]
+    best = {one: float(own[column[one.text]]) for one in asked}
+    if mode == "reference":
+        best = _competition(asked, detection, column, threshold)
+    scored = []
+    for one in phrases:
+        if one.kind == "relation":
+            scored.append(one)
+        elif one not in best:
+            scored.append(replace(one, reason=TOO_LONG))
+        else:
+            score = best[one]
+            reason = "" if score >= threshold else BELOW_THRESHOLD
+            if reason and own[column[one.text]] >= threshold:
+                reason = NOT_ARG_MAX
+            scored.append(replace(one, score=score, kept=not reason, reason=reason))
+    return tuple(scored)
+
+
+def _competition(
+    phrases: Sequence[Phrase], detection: Detection, column: dict[str, int], threshold: float
+) -> dict[Phrase, float]:
+    """The score of each phrase where it is the best of its sentence; 0 where it is nowhere."""
+    groups: dict[tuple[PhraseSource, int], list[Phrase]] = defaultdict(list)
+    for one in phrases:
+        groups[one.source, one.sentence].append(one)
+    best: dict[Phrase, float] = {}
+    for group in groups.values():
+        scores = detection.scores[:, [column[one.text] for one in group]]
+        top, winner = scores.max(axis=1), scores.argmax(axis=1)
+        patches = _suppress(detection.boxes, top, threshold)
+        for number, one in enumerate(group):
+            won = patches[winner[patches] == number]
+            best[one] = float(top[won].max()) if len(won) else 0.0
+    return best
+
+
+def _suppress(
+    boxes: NDArray[np.float32], scores: NDArray[np.float32], threshold: float
+) -> NDArray[np.int64]:
+    """The patches over the threshold that overlap no better one."""
+    import torch
+    from torchvision.ops import nms
+
+    over = np.flatnonzero(scores >= threshold)
+    kept = nms(torch.from_numpy(boxes[over]), torch.from_numpy(scores[over]), NMS_IOU)
+    return np.asarray(over[kept.numpy()])
+
+
+def remove_phrases(text: str, rejected: Collection[str]) -> str:
+    """The text without what is rejected, cut where it can be cut.
+
+    Of "a red car", with "red car" rejected and "car" not, the word "red" goes. Otherwise the clause
+    goes that names the phrase; with its first clause the whole sentence goes. Words are never cut.
+
+    Args:
+        text: a caption.
+        rejected: phrases.
+    """
+    words = [phrase for phrase in rejected if phrase.strip()]
+    kept = [_pruned(sentence, words) for sentence in split_sentences(text)]
+    return " ".join(sentence for sentence in kept if sentence)
+
+
+def _pruned(sentence: str, rejected: Sequence[str]) -> str:
+    """What is left of a sentence; empty if nothing is."""
+    sentence = _without_attributes(sentence, rejected)
+    if not names_any(sentence, rejected):
+        return sentence
+    end = _END.search(sentence)
+    body = sentence[: end.start()] if end else sentence
+    cuts = list(_CLAUSE.finditer(body))
+    starts = [0, *(cut.start() for cut in cuts)]
+    stops = [*(cut.start() for cut in cuts), len(body)]
+    clauses = [body[start:stop] for start, stop in zip(starts, stops, strict=True)]
+    if names_any(clauses[0], rejected):
+        return ""
+    left = "".join(clause for clause in clauses if not names_any(clause, rejected))
+    return left.rstrip(" ,;") + (end[0] if end else ".")
+
+
+def _without_attributes(sentence: str, rejected: Sequence[str]) -> str:
+    """The sentence with rejected attributes taken from things that are not rejected themselves."""
+    for phrase in sorted(rejected, key=lambda one: (-len(one), one)):
+        attribute, _, head = phrase.strip().rpartition(" ")
+        if attribute and not names_any(head, rejected):
+            pattern = rf"(?<![\w-]){re.escape(attribute)}\s+(?={re.escape(head)}(?:e?s)?\b)"
+            sentence = re.sub(pattern, "", sentence, flags=re.IGNORECASE)
+    return sentence
+
+
+__all__ = [
+    "NMS_IOU",
+    "REASONS",
+    "THRESHOLD",
+    "phrases_of",
+    "remove_phrases",
+    "score_phrases",
+    "texts_to_ask",
+]

@@ -1,0 +1,103 @@
+"""What a merge starts from, and what is made of its answer."""
+
+from dataclasses import replace
+
+from .filters import remove_phrases
+from .guards import check_caption, tidy_caption
+from .records import Candidate
+
+MIN_WORDS_OF_A_DETAIL = 3
+
+
+def rejected_phrases(one: Candidate, source: str | None = None) -> tuple[str, ...]:
+    """The phrases that the image does not support, sorted.
+
+    Args:
+        one: after the filter.
+        source: of the caption or of the local captions only.
+    """
+    found = {
+        phrase.text
+        for phrase in one.phrases
+        if not phrase.kept and (source is None or phrase.source == source)
+    }
+    return tuple(sorted(found))
+
+
+def supported_details(one: Candidate) -> tuple[str, ...]:
+    """The local captions without what the image does not support; what is left of each, if any."""
+    found = []
+    for number, detail in enumerate(one.details):
+        rejected = sorted(
+            {
+                phrase.text
+                for phrase in one.phrases
+                if phrase.source == "local" and phrase.sentence == number and not phrase.kept
+            }
+        )
+        text = remove_phrases(detail.text, rejected) if rejected else detail.text
+        if len(text.split()) >= MIN_WORDS_OF_A_DETAIL:
+            found.append(text)
+    return tuple(dict.fromkeys(found))
+
+
+def merge_inputs(one: Candidate) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """Caption, supported details and rejected phrases: what the merge prompt holds."""
+    return one.text, supported_details(one), rejected_phrases(one)
+
+
+def needs_merge(one: Candidate) -> bool:
+    """There is something to take out or to work in."""
+    _, details, rejected = merge_inputs(one)
+    return bool(details or rejected)
+
+
+def apply_merge(one: Candidate, text: str, finish_reason: str = "stop") -> Candidate:
+    """The candidate with its refined caption, or, if that is no good, with a plain removal.
+
+    Args:
+        one: after the filter.
+        text: the model's answer.
+        finish_reason: of the answer.
+    """
+    text, flags = tidy_caption(text, finish_reason)
+    rejected = rejected_phrases(one)
+    reason = check_caption(
+        text,
+        finish_reason,
+        original=remove_phrases(one.text, rejected),
+        rejected=rejected,
+        kept=[phrase.text for phrase in one.phrases if phrase.kept],
+    )
+    if reason:
+        return fall_back(one, reason)
+    return replace(
+        one,
+        stage="merge",
+        text=text,
+        finish_reason=finish_reason,
+        flags=tuple(sorted({*one.flags, *flags})),
+    )
+
+
+def fall_back(one: Candidate, reason: str) -> Candidate:
+    """The candidate whose model gave no usable refined caption: its own, less what was rejected.
+
+    Args:
+        one: after the filter.
+        reason: why; becomes the flag `merge_<reason>`.
+    """
+    flags = tuple(sorted({*one.flags, f"merge_{reason}"}))
+    text = remove_phrases(one.text, rejected_phrases(one))
+    dropped = check_caption(text)
+    return replace(one, stage="merge", text=text, flags=flags, drop_reason=dropped)
+
+
+__all__ = [
+    "apply_merge",
+    "fall_back",
+    "merge_inputs",
+    "needs_merge",
+    "rejected_phrases",
+    "supported_details",
+]

@@ -1,0 +1,173 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.captioning.filters import (
+    REASONS,
+    phrases_of,
+    remove_phrases,
+    score_phrases,
+    texts_to_ask,
+)
+from pipelines.captioning.guards import names_any
+from pipelines.captioning.records import Detection, Phrase, SceneGraph
+
+
+def detection(scores, boxes=None):
+    scores = np.asarray(scores, dtype=np.float32)
+    if boxes is None:  # far apart, so that none suppresses another
+        boxes = [[i * 100, 0, i * 100 + 10, 10] for i in range(len(scores))]
+    return Detection(scores, np.asarray(boxes, dtype=np.float32))
+
+
+def things(*texts, sentence=0):
+    return [Phrase(text, "object", "caption", sentence) for text in texts]
+
+
+def test_phrases_are_objects_attributes_and_relations_with_their_place():
+    graph = SceneGraph(("car", "road"), (("car", "red"),), (("car", "on", "road"),))
+    found = phrases_of(["A red car on the road."], [graph], ["A tree."], [[SceneGraph(("tree",))]])
+    assert [(one.text, one.kind, one.source, one.sentence) for one in found] == [
+        ("car", "object", "caption", 0),
+        ("road", "object", "caption", 0),
+        ("red car", "attribute", "caption", 0),
+        ("car on road", "relation", "caption", 0),
+        ("tree", "object", "local", 0),
+    ]
+    assert texts_to_ask(found) == ["car", "red car", "road", "tree"]
+    relation = found[3]
+    assert (relation.kept, relation.reason) == (True, "relation")
+
+
+def test_independent_is_the_phrases_own_score():
+    texts = ["bus", "car", "tree"]
+    found = score_phrases(things(*texts), detection([[0.5, 0.009, 0.01], [0.1, 0.001, 0.0]]), texts)
+    assert [one.score for one in found] == pytest.approx([0.5, 0.009, 0.01])
+    assert [(one.kept, one.reason) for one in found] == [
+        (True, ""),
+        (False, "below_threshold"),
+        (True, ""),
+    ]
+
+
+def test_reference_is_a_competition_within_the_sentence():
+    texts = ["bus", "car"]
+    seen = detection([[0.5, 0.4]])
+    together = score_phrases(things(*texts), seen, texts, "reference")
+    assert [(one.score, one.reason) for one in together] == [
+        (pytest.approx(0.5), ""),
+        (0.0, "not_arg_max"),
+    ]
+    apart = [*things("bus"), *things("car", sentence=1)]
+    assert all(one.kept for one in score_phrases(apart, seen, texts, "reference"))
+
+
+def test_reference_suppresses_overlapping_boxes():
+    texts = ["bus", "car"]
+    scores = [[0.5, 0.4], [0.2, 0.3]]  # the car is best at the second patch
+    over = detection(scores, [[0, 0, 10, 10], [0, 0, 10, 9]])
+    beside = detection(scores, [[0, 0, 10, 10], [50, 50, 60, 60]])
+    assert [one.kept for one in score_phrases(things(*texts), over, texts, "reference")] == [
+        True,
+        False,
+    ]
+    assert all(one.kept for one in score_phrases(things(*texts), beside, texts, "reference"))
+
+
+@pytest.mark.parametrize("mode", ["independent", "reference"])
+def test_what_could_not_be_asked_is_kept_and_said_so(mode):
+    texts = ["bus", "a very long phrase"]
+    found = score_phrases(things(*texts), detection([[0.5, np.nan]]), texts, mode)
+    assert (found[1].kept, found[1].score, found[1].reason) == (True, None, "too_long")
+    assert found[0].kept
+
+
+@settings(max_examples=50)
+@given(st.data())
+def test_reference_keeps_no_more_than_independent(data):
+    texts = sorted(data.draw(st.sets(st.sampled_from("abcdef"), min_size=1)))
+    patches = data.draw(st.integers(1, 6))
+    cell = st.floats(0, 1, width=32)
+    scores = data.draw(
+        st.lists(
+            st.lists(cell, min_size=len(texts), max_size=len(texts)),
+            min_size=patches,
+            max_size=patches,
+        )
+    )
+    independent = score_phrases(things(*texts), detection(scores), texts)
+    reference = score_phrases(things(*texts), detection(scores), texts, "reference")
+    for one, other in zip(independent, reference, strict=True):
+        assert one.kept or not other.kept
+        assert other.score <= one.score
+        assert {one.reason, other.reason} <= {"", *REASONS}
+
+
+def test_no_patch_supports_nothing():
+    nothing = Detection(np.zeros((0, 1), np.float32), np.zeros((0, 4), np.float32))
+    for mode in ("independent", "reference"):
+        (found,) = score_phrases(things("bus"), nothing, ["bus"], mode)
+        assert (found.kept, found.score) == (False, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "rejected", "left"),
+    [
+        ("A car is parked. A fountain stands there.", ["fountain"], "A car is parked."),
+        (
+            "There are trees, a stone fountain, and a row of shops.",
+            ["stone fountain", "fountain"],
+            "There are trees, and a row of shops.",
+        ),
+        ("A red car waits at the kerb.", ["red car"], "A car waits at the kerb."),
+        ("Red cars wait at the kerb.", ["red car"], "cars wait at the kerb."),
+        ("A red car waits at the kerb.", ["red car", "car"], ""),
+        ("A fountain stands there, and cars pass.", ["fountain"], ""),
+        ("The street is lined with trees.", ["tree"], ""),
+        ("The street is long.", ["tree"], "The street is long."),
+        ("A scarf and a scar.", ["car"], "A scarf and a scar."),
+        ("A well-kept block.", ["kept block"], "A well-kept block."),
+        (
+            "Shops and cafes line it, while a tram (of 1 car) passes!",
+            ["tram"],
+            "Shops and cafes line it!",
+        ),
+        ("A car.", [], "A car."),
+        ("", ["car"], ""),
+    ],
+)
+def test_removal_cuts_where_a_sentence_can_be_cut(text, rejected, left):
+    assert remove_phrases(text, rejected) == left
+
+
+WORDS = st.sampled_from(
+    [
+        "tree",
+        "trees",
+        "street",
+        "car",
+        "cars",
+        "scar",
+        "red",
+        "tall",
+        "bus",
+        ",",
+        "and",
+        "while",
+        ";",
+        ".",
+    ]
+)
+
+
+@given(
+    st.lists(WORDS, max_size=25).map(" ".join),
+    st.lists(st.sampled_from(["tree", "car", "red car", "bus (", "c*r", "bus"]), max_size=3),
+)
+def test_removal_leaves_whole_words_and_nothing_rejected(text, rejected):
+    left = remove_phrases(text, rejected)
+    assert not names_any(left, rejected)
+    assert set(left.replace(",", " ").replace(";", " ").replace(".", " ").split()) <= set(
+        text.split()
+    )

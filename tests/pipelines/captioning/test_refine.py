@@ -1,0 +1,96 @@
+from dataclasses import replace
+
+import pytest
+
+from pipelines.captioning.records import Box, Candidate, LocalCaption, Phrase, Sampling
+from pipelines.captioning.refine import (
+    apply_merge,
+    fall_back,
+    merge_inputs,
+    needs_merge,
+    supported_details,
+)
+
+TEXT = (
+    "The photograph shows a wide street with shops on both sides. Several cars are parked there. "
+    "A stone fountain stands in front of them. People walk on the pavement in the sun."
+)
+WITHOUT = TEXT.replace(" A stone fountain stands in front of them.", "")
+REFINED = WITHOUT + " A red bus waits at the crossing."
+BOX = Box(0, 0, 10, 10)
+
+
+@pytest.fixture
+def candidate():
+    phrases = (
+        Phrase("street", "object", kept=True, score=0.5),
+        Phrase("car", "object", "caption", 1, 0.4),
+        Phrase("fountain", "object", "caption", 2, 0.001, False, "below_threshold"),
+        Phrase("stone fountain", "attribute", "caption", 2, 0.001, False, "below_threshold"),
+        Phrase("bus", "object", "local", 0, 0.5),
+        Phrase("dog", "object", "local", 1, 0.0, False, "below_threshold"),
+        Phrase("tram", "object", "local", 2, 0.0, False, "below_threshold"),
+    )
+    details = (
+        LocalCaption(BOX, "A red bus waits at the crossing."),
+        LocalCaption(BOX, "A shop window with flowers, and a dog."),
+        LocalCaption(BOX, "A tram passes."),
+        LocalCaption(BOX, "", "timeout"),
+    )
+    return Candidate(
+        *("i", "s", "street_view", "m", "r", "p", 0, Sampling()),
+        text=TEXT,
+        generated=TEXT,
+        phrases=phrases,
+        details=details,
+        flags=("speculation",),
+    )
+
+
+def test_details_lose_what_is_not_supported(candidate):
+    assert supported_details(candidate) == (
+        "A red bus waits at the crossing.",
+        "A shop window with flowers.",
+    )
+    _, _, rejected = merge_inputs(candidate)
+    assert rejected == ("dog", "fountain", "stone fountain", "tram")
+
+
+def test_a_merge_is_needed_only_where_there_is_something_to_do(candidate):
+    assert needs_merge(candidate)
+    assert needs_merge(replace(candidate, details=()))
+    assert not needs_merge(replace(candidate, details=(), phrases=candidate.phrases[:2]))
+
+
+def test_a_good_answer_becomes_the_caption(candidate):
+    merged = apply_merge(candidate, f"Here is the refined caption: {REFINED}")
+    assert (merged.text, merged.stage, merged.drop_reason) == (REFINED, "merge", "")
+    assert merged.generated == TEXT
+    assert merged.flags == ("preamble_removed", "speculation")
+
+
+@pytest.mark.parametrize(
+    ("answer", "finish_reason", "reason"),
+    [
+        ("I'm sorry, I can't help with that.", "stop", "refusal"),
+        ("A street with shops and cars and people on the pavement.", "stop", "shorter"),
+        (REFINED + " Behind it stands the stone fountain.", "stop", "restored"),
+        ("The photograph shows a wide street with many shops and", "length", "truncated"),
+        ("Los coches estan en la calle ancha con muchas tiendas " * 3, "stop", "not_english"),
+        ("", "stop", "empty"),
+    ],
+)
+def test_a_bad_answer_leaves_the_caption_without_what_was_rejected(
+    candidate, answer, finish_reason, reason
+):
+    merged = apply_merge(candidate, answer, finish_reason)
+    assert merged.text == WITHOUT
+    assert merged.flags == (f"merge_{reason}", "speculation")
+    assert merged.drop_reason == ""
+
+
+def test_a_caption_of_which_nothing_is_left_is_dropped(candidate):
+    one = replace(candidate, text="A stone fountain stands there in the middle of the old square.")
+    merged = fall_back(one, "timeout")
+    assert (merged.text, merged.drop_reason) == ("", "empty")
+    assert "merge_timeout" in merged.flags
