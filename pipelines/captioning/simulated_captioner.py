@@ -95,7 +95,7 @@ class SimulatedCaptionModel:
         chance = omission_chance(self._captioner, Fact("", "", 0.8))
         told = [_noun_phrase(s) for s in sights if rng.uniform() >= chance][:MAX_SIGHTS]
         told += self._made_up(truth, len(told), rng)
-        told = told or [f"part of the {truth.main_surface(request.box)}"]
+        told = told or ["nothing that stands out"]
         return reword(f"{LOCAL_START} {_listing(told)}.", self._captioner)
 
     def _made_up(self, truth: ImageTruth, number: int, rng: np.random.Generator) -> list[str]:

@@ -6,7 +6,6 @@ OWLv2.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from .simulated_wording import (
     possible_statements,
     telling_stems,
     true_statements,
+    vocabulary,
 )
 
 RULES_VERSION = "simulated-detector-1"
@@ -108,7 +108,7 @@ class _Support:
     def __init__(self, truth: ImageTruth):
         self._true = true_statements(truth)
         self._possible = possible_statements(truth.view)
-        self._known = _vocabulary(truth.view)
+        self._known = vocabulary(truth.view)
 
     def of(self, phrase: str) -> tuple[str, bool | None]:
         """What a phrase is about, and whether it is true; None if it names nothing known.
@@ -126,11 +126,6 @@ class _Support:
             if words <= statement:
                 return thing, False
         return " ".join(sorted(words)), False
-
-
-@lru_cache(maxsize=2)
-def _vocabulary(view: str) -> frozenset[str]:
-    return frozenset().union(*(words for words, _ in possible_statements(view)))
 
 
 def _patches(truth: ImageTruth) -> Mapping[str, NDArray[np.float32]]:

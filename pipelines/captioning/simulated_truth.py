@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from dataset_builders.embedded_city.captioners import COVER_PHRASES, Fact
+from dataset_builders.embedded_city.captioners import COVER_PHRASES, SIDE_PHRASES, Fact
 from dataset_builders.embedded_city.satellite import COVER_BITS, COVERS, MARKS
 from dataset_builders.embedded_city.scene import CLASSES, SceneObject
 
@@ -31,6 +31,13 @@ MARK_PHRASES = {
     "trees": COVER_PHRASES["trees"],
     "pools": "swimming pools",
     "tanks": "round storage tanks",
+}
+# as objects they are named one by one, in facts by the side of the street
+HOUSE_THINGS = {
+    "detached house": SIDE_PHRASES["villas"],
+    "terraced house": SIDE_PHRASES["rows"],
+    "apartment block": SIDE_PHRASES["slabs"],
+    "tower": SIDE_PHRASES["towers"],
 }
 _MIN_MARK_SHARE = {"trees": 0.15, "pools": 0.004, "tanks": 0.01}
 _COLUMNS = ["image_id", "statements", "objects", "mask", "cover"]
@@ -117,18 +124,11 @@ class ImageTruth:
                     largest[item.name] = (area, item)
         for area, item in largest.values():
             words = f"{item.attribute} {item.name}".strip()
-            yield Sight(item.name, words, area / max(inside.size, 1))
+            yield Sight(HOUSE_THINGS.get(item.name, item.name), words, area / max(inside.size, 1))
         sky = float(np.mean(inside == CLASSES.index("sky")))
         for fact in self.facts:
             if fact.key == "sky" and sky > 0.3:
                 yield Sight("sky", f"sky that is {fact.value}", sky)
-
-    def main_surface(self, box: Box) -> str:
-        """The name of what most pixels of a crop show."""
-        inside = self.pixels[box.top : box.top + box.height, box.left : box.left + box.width]
-        names = CLASSES if self.view == "street_view" else COVERS
-        indices = inside & COVER_BITS if self.view == "satellite" else inside
-        return names[int(np.argmax(np.bincount(indices.ravel(), minlength=len(names))))]
 
 
 class Truth:

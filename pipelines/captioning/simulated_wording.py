@@ -13,7 +13,6 @@ from dataset_builders.embedded_city.captioners import (
     COVER_PHRASES,
     CROWDING,
     DETAILS,
-    HOUSES,
     MESHES,
     PLURAL_QUANTITIES,
     QUANTITIES,
@@ -33,7 +32,7 @@ from dataset_builders.embedded_city.scene import OBJECT_CLASSES
 from dataset_builders.embedded_city.street_view import SEASONS
 
 from .grammar import word_set
-from .simulated_truth import SIDES, ImageTruth, thing_of
+from .simulated_truth import HOUSE_THINGS, SIDES, ImageTruth, thing_of
 
 WORDING_VERSION = "wording-1"
 """Goes up with every change of what counts as the same words; part of revisions."""
@@ -42,6 +41,12 @@ _WORD = re.compile(r"[a-z]+(?:-[a-z]+)*")
 _FUNCTION_WORDS = word_set(
     "a an and are as at be by for from in into is it its of on one or out over so that the their "
     "there these this those to two which while with"
+)
+
+# what the city's objects are, beside what its facts say
+_ATTRIBUTES = (
+    "bare black blue bright corrugated golden green grey leafy marked orange patched red silver "
+    "tall walking weathered well-kept white wooden"
 )
 
 
@@ -77,7 +82,7 @@ def padding_sentences() -> Iterator[frozenset[str]]:
     """The stems of each sentence of the captioners' openings and closings."""
     for captioner in CAPTIONERS:
         for text in (captioner.opening, captioner.closing):
-            yield from (stems(sentence) for sentence in re.split(r"(?<=[.!?:;])\s+", text))
+            yield from (stems(sentence) for sentence in re.split(r"(?<=[.!?])\s+", text))
 
 
 def telling_stems(text: str) -> frozenset[str]:
@@ -121,6 +126,13 @@ def possible_facts(view: str) -> tuple[Fact, ...]:
 def possible_statements(view: str) -> tuple[tuple[frozenset[str], str], ...]:
     """The telling words of each possible fact in each wording, and what it is about."""
     return tuple(_statements(possible_facts(view), view))
+
+
+@cache
+def vocabulary(view: str) -> frozenset[str]:
+    """The words that can be true or false of a view."""
+    words = frozenset().union(*(words for words, _ in possible_statements(view)))
+    return words | telling_stems(_ATTRIBUTES) if view == "street_view" else words
 
 
 def true_statements(truth: ImageTruth) -> list[tuple[frozenset[str], str]]:
@@ -186,7 +198,7 @@ def names_of_things(view: str) -> dict[str, str]:
     names: dict[str, str] = {}
     for fact in possible_facts(view):
         thing = thing_of(fact)
-        if view == "street_view" and thing in HOUSES:
+        if view == "street_view" and thing in HOUSE_THINGS:
             continue  # said with the sides of the street
         short = _SHORT_NAMES[view].get(thing, ())
         full = () if thing in ("carriageway", "season", "height", "facades") else (thing,)
@@ -231,5 +243,6 @@ __all__ = [
     "stems",
     "telling_stems",
     "true_statements",
+    "vocabulary",
     "wordings",
 ]

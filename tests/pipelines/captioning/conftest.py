@@ -1,0 +1,21 @@
+"""A small synthetic city whose truth is known, for the simulated models."""
+
+from pathlib import Path
+
+import pytest
+
+from dataset_builders.synthetic import build_dataset
+from pipelines.captioning.simulated_truth import Truth
+
+
+@pytest.fixture(scope="session")
+def city_with_truth(tmp_path_factory) -> Path:
+    """The city "harborview" with 3 x 3 regions, a street view each, and masks."""
+    folder = tmp_path_factory.mktemp("city_with_truth")
+    return build_dataset(folder, grid_size=3, street_views=1, with_masks=True, num_workers=1)
+
+
+@pytest.fixture(scope="session")
+def truth(city_with_truth) -> Truth:
+    """What is true of that city."""
+    return Truth(city_with_truth)
