@@ -7,12 +7,15 @@ north rim to none.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import shapely
 from numpy.typing import NDArray
 
@@ -26,8 +29,8 @@ POINTS_AT_ONCE = 16_384
 POLYGON_POINTS_AT_ONCE = 200_000
 SAMPLE = 256
 MAX_DEGREE = 5
-# of a cell, up to which an approximate place is good enough to pass over the exact one
-MARGIN = 0.01
+# of a cell, up to which an approximate place is good enough: so few points need a closer look
+MAX_ERROR = 0.002
 MAX_TABLE = 50_000_000
 MIN_POINTS_TO_JUDGE = 10
 EARTH_RADIUS_M = 6378137.0
@@ -97,103 +100,77 @@ class _Grid:
 
     Attributes:
         shapes: `(n,)` their outlines.
-        table: `(columns + 2, rows + 2)` row of the region in each cell, -1 where there is none;
-            a rim of -1 lies around.
-        origin: column and row of `table[0, 0]`.
-        position: column and row of a place, fractions included, about.
-        margin: how far off `position` may be, edges' own bend included; in cells.
-        west: longitudes are turned to lie within [west, west + 360); None leaves them.
+        table: `(columns, rows)` row of the region in each cell, -1 where there is none.
+        locate: place in the table, nearly: the middle of `table[i, j]` is at (i, j).
+        margin: how far off `locate` may be, edges' own bend included; in cells.
     """
 
     shapes: NDArray[Any]
     table: Ints
-    origin: tuple[int, int]
-    position: Position
+    locate: Position
     margin: float
-    west: float | None
 
     @classmethod
     def of(cls, regions: gpd.GeoDataFrame, shapes: NDArray[Any]) -> "_Grid | None":
         """The grid that the ids name, if they all name one and the outlines bear it out."""
         if "region_id" not in regions:
             return None
-        parts = [str(name).rsplit("_", 2) for name in regions["region_id"].tolist()]
-        heads = {part[0] for part in parts}
         exact = _position_of(str(regions["region_id"].iloc[0]))
-        if exact is None or len(heads) > 1 or shapely.is_missing(shapes).any():
-            return None
-        try:
-            column = np.array([part[1] for part in parts]).astype(np.int64)
-            row = np.array([part[2] for part in parts]).astype(np.int64)
-        except ValueError:
+        cells = None if exact is None else _cells_of(regions["region_id"])
+        if exact is None or cells is None or shapely.is_missing(shapes).any():
             return None
         bounds = shapely.bounds(shapes)
-        west, east = bounds[:, 0].min(), bounds[:, 2].max()
-        turned = None
-        if east - west > 180:  # on both sides of the antimeridian
-            turned = 0.0
-        columns, rows = int(np.ptp(column)) + 3, int(np.ptp(row)) + 3
-        if columns * rows > MAX_TABLE:
-            return None
-        origin = int(column.min()) - 1, int(row.min()) - 1
-        table = np.full((columns, rows), -1, dtype=np.int64)
-        table[column - origin[0], row - origin[1]] = np.arange(len(column))
-        if np.count_nonzero(table >= 0) < len(column):
-            return None  # one cell twice
-        bend = _bend(shapes, column, row, exact, turned)
+        # on both sides of the antimeridian longitudes are counted from 0 to 360
+        across = bool(np.ptp(bounds[:, [0, 2]]) > 180)
+        if across:
+            bounds[:, [0, 2]] %= 360.0
+        bend = _bend(shapes, *cells, exact, across)
         if bend is None:
             return None
-        box = (west, bounds[:, 1].min(), east, bounds[:, 3].max())
-        if turned is not None:
-            lon = bounds[:, [0, 2]] % 360.0
-            box = (lon.min(), box[1], lon.max(), box[3])
-        position, error = _quick_position(exact, box)
-        return cls(shapes, table, origin, position, 1.5 * bend + 2 * error + 1e-9, turned)
+        box = bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)
+        found = _locator(exact, *box, across)
+        if found is None:
+            return None
+        locate, origin, size, error = found
+        if np.prod(size, dtype=float) > MAX_TABLE:
+            return None
+        table = np.full(size, -1, dtype=np.int64)
+        table[cells[0] - origin[0], cells[1] - origin[1]] = np.arange(len(shapes))
+        if np.count_nonzero(table >= 0) < len(shapes):
+            return None  # one cell twice
+        return cls(shapes, table, locate, 1.5 * bend + 2 * error + 1e-9)
 
     def assign(self, lon: Floats, lat: Floats) -> Ints:
         """Rows of the regions of points, -1 outside."""
         found = np.empty(len(lon), dtype=np.int64)
         near: list[Ints] = []
-        flat, rows = self.table.ravel(), self.table.shape[1]
+        flat, rows = self.table.ravel(), float(self.table.shape[1])
+        # few passes over little memory at a time: they are all the work
         for start in range(0, len(lon), POINTS_AT_ONCE):
             part = slice(start, start + POINTS_AT_ONCE)
-            u, v = self._place(lon[part], lat[part])
-            i, j = _whole(u), _whole(v)
-            np.take(flat, i * rows + j, out=found[part])
-            # in place: these passes are most of the work
-            for value, cell in ((u, i), (v, j)):
-                value -= cell
-                value -= 0.5
-                np.abs(value, out=value)
-            edge = np.flatnonzero(np.maximum(u, v) > 0.5 - self.margin)
-            near.append(edge + start)
+            u, v = self.locate(lon[part], lat[part])
+            i, j = np.rint(u), np.rint(v)
+            u -= i
+            v -= j
+            i *= rows
+            i += j
+            np.take(flat, i.astype(np.int64), out=found[part], mode="clip")
+            off = np.maximum(np.abs(u, out=u), np.abs(v, out=v), out=u)
+            near.append(np.flatnonzero(off > 0.5 - self.margin) + start)
         chosen = np.concatenate(near)
         if len(chosen):
             found[chosen] = self._decide(lon[chosen], lat[chosen])
         return found
 
-    def _place(self, lon: Floats, lat: Floats) -> tuple[Floats, Floats]:
-        """Column and row in the table, fractions included."""
-        if self.west is not None:
-            lon = (lon - self.west) % 360.0 + self.west
-        u, v = self.position(lon, lat)
-        u, v = u - self.origin[0], v - self.origin[1]
-        # the rim of the table holds no region; there every place beyond is as good as another
-        return np.clip(u, 0.5, self.table.shape[0] - 0.5), np.clip(
-            v, 0.5, self.table.shape[1] - 0.5
-        )
-
     def _decide(self, lon: Floats, lat: Floats) -> Ints:
         """Regions of points next to an edge, by the outlines."""
-        u, v = self._place(lon, lat)
-        middle = self.table[_whole(u), _whole(v)]
+        u, v = self.locate(lon, lat)
+        middle = self._at(u, v)
         found = np.full(len(lon), -1, dtype=np.int64)
         around = np.ones(len(lon), dtype=bool)
         for du in (-self.margin, self.margin):
             for dv in (-self.margin, self.margin):
-                i = _whole(np.clip(u + du, 0, self.table.shape[0] - 1))
-                j = _whole(np.clip(v + dv, 0, self.table.shape[1] - 1))
-                candidate = self.table[i, j]
+                candidate = self._at(u + du, v + dv)
                 around &= candidate >= 0
                 ask = np.flatnonzero((candidate >= 0) & (found < 0))
                 held = _holds(self.shapes, candidate[ask], lon[ask], lat[ask])
@@ -201,10 +178,26 @@ class _Grid:
         # between regions on all sides there is no outside: rounding alone could lose a point
         return np.where((found < 0) & around, middle, found)
 
+    def _at(self, u: Floats, v: Floats) -> Ints:
+        i, j = np.rint(u).astype(np.int64), np.rint(v).astype(np.int64)
+        columns, rows = self.table.shape
+        return self.table[i.clip(0, columns - 1), j.clip(0, rows - 1)]
 
-def _whole(value: Floats) -> Ints:
-    """Floors of numbers that are not negative."""
-    return value.astype(np.int64)
+
+def _cells_of(ids: pd.Series) -> tuple[Ints, Ints] | None:
+    """Columns and rows that ids end in; None if they do not all name the same grid."""
+    try:
+        parts = pc.split_pattern(pa.array(ids, pa.string()), "_", max_splits=2, reverse=True)
+        flat = parts.combine_chunks() if isinstance(parts, pa.ChunkedArray) else parts
+        if flat.null_count or len(flat.flatten()) != 3 * len(flat):
+            return None
+        words = flat.flatten()
+        heads, column, row = (words.take(pa.array(np.arange(k, len(words), 3))) for k in range(3))
+        if len(heads.unique()) > 1:
+            return None
+        return tuple(one.cast(pa.int64()).to_numpy() for one in (column, row))  # type: ignore
+    except pa.ArrowInvalid:
+        return None
 
 
 def _position_of(region_id: str) -> Position | None:
@@ -232,88 +225,123 @@ def _position_of(region_id: str) -> Position | None:
 
 
 def _bend(
-    shapes: NDArray[Any], column: Ints, row: Ints, exact: Position, west: float | None
+    shapes: NDArray[Any], column: Ints, row: Ints, exact: Position, across: bool
 ) -> float | None:
     """How far straight edges lie off the lines of the grid, in cells; None if they are others."""
-    chosen = np.unique(np.linspace(0, len(shapes) - 1, SAMPLE).astype(np.int64))
-    vertices, owner = shapely.get_coordinates(shapes[chosen], return_index=True)
-    if west is not None:
-        vertices = np.column_stack([(vertices[:, 0] - west) % 360.0 + west, vertices[:, 1]])
-    same = np.flatnonzero(owner[:-1] == owner[1:])
+    whole = np.flatnonzero(shapely.get_num_coordinates(shapes) == 5)
+    if len(whole) == 0:
+        return None
+    chosen = whole[np.unique(np.linspace(0, len(whole) - 1, SAMPLE).astype(np.int64))]
+    rings = shapely.get_coordinates(shapes[chosen]).reshape(-1, 5, 2)
+    if across:
+        rings[:, :, 0] %= 360.0
     worst = 0.0
     for part in (0.0, 0.25, 0.5, 0.75):
-        lon, lat = (vertices[same] * (1 - part) + vertices[same + 1] * part).T
-        u, v = exact(lon, lat)
-        u, v = u - column[chosen][owner[same]], v - row[chosen][owner[same]]
-        off = np.minimum.reduce([np.abs(u), np.abs(u - 1), np.abs(v), np.abs(v - 1)])
-        outside = np.maximum(np.abs(u - 0.5), np.abs(v - 0.5)) - 0.5
-        off = np.maximum(off, outside)
+        at = rings[:, :-1] * (1 - part) + rings[:, 1:] * part
+        u, v = (value.reshape(-1, 4) for value in exact(at[..., 0].ravel(), at[..., 1].ravel()))
+        u, v = np.abs(u - column[chosen, None] - 0.5), np.abs(v - row[chosen, None] - 0.5)
+        # on an edge the larger of the two is a half
+        off = np.abs(np.maximum(u, v) - 0.5)
         if not (off < 0.1).all():  # other cells than the ids say, or unplaceable
             return None
         worst = max(worst, float(off.max()))
     return worst
 
 
-def _quick_position(
-    exact: Position, box: tuple[float, float, float, float]
-) -> tuple[Position, float]:
-    """A polynomial that stands in for the exact position within a box, and its error in cells.
+def _locator(
+    exact: Position, low: Floats, high: Floats, across: bool
+) -> tuple[Position, Ints, Ints, float] | None:
+    """A quick way to places in a table of cells.
 
-    The exact position itself, without error, where no polynomial comes near enough.
+    Within the box a polynomial stands in for the exact position if one comes near enough. Points
+    beyond the box, which is a little larger than the regions, are moved to its rim: there no
+    region lies, whereas far away a polynomial could lead back into the table.
+
+    Args:
+        exact: column and row on the grid.
+        low: west and south of the regions.
+        high: east and north.
+        across: longitudes are counted from 0 to 360.
+
+    Returns:
+        The place, the cell of the table's corner, the table's size, and the error in cells; None
+        if the box cannot be placed.
     """
-    west, south, east, north = box
-    middle = np.array([(west + east) / 2, (south + north) / 2])
-    half = np.array([max(east - west, 1e-9), max(north - south, 1e-9)]) / 2 * 1.02
+    middle, half = (low + high) / 2, np.maximum((high - low) / 2 * 1.02, 1e-9)
     nodes = np.cos(np.pi * (np.arange(16) + 0.5) / 16)
     fit = np.stack(np.meshgrid(nodes, nodes), axis=-1).reshape(-1, 2)
     ticks = np.linspace(-1, 1, 41)
     test = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
     wanted, expected = (np.stack(exact(*(xy * half + middle).T)) for xy in (fit, test))
     if not (np.isfinite(wanted).all() and np.isfinite(expected).all()):
-        return exact, 0.0
-    for degree in range(1, MAX_DEGREE + 1):
-        powers = [(i, j) for j in range(degree + 1) for i in range(degree + 1 - j)]
-        terms = np.stack([fit[:, 0] ** i * fit[:, 1] ** j for i, j in powers], axis=1)
-        coefficients = np.linalg.lstsq(terms, wanted.T, rcond=None)[0].T
-        coefficients[np.abs(coefficients) < MARGIN / 1000] = 0.0
-        tables = []
-        for row in coefficients:
-            table = np.zeros((degree + 1, degree + 1))
-            for (i, j), value in zip(powers, row, strict=True):
-                table[j, i] = value
-            tables.append(table)
+        return None
+    origin = np.floor(expected.min(axis=1)).astype(np.int64) - 1
+    size = np.ceil(expected.max(axis=1)).astype(np.int64) + 1 - origin
+    shift = origin + 0.5
 
-        def quick(
-            lon: Floats, lat: Floats, tables: Sequence[Floats] = tuple(tables)
-        ) -> tuple[Floats, Floats]:
-            x, y = (lon - middle[0]) / half[0], (lat - middle[1]) / half[1]
+    def scaled(lon: Floats, lat: Floats) -> tuple[Floats, Floats]:
+        if across:
+            lon = lon % 360.0
+        # as numbers, which are quicker than arrays of one
+        return tuple(
+            np.clip((value - float(centre)) * float(1 / width), -1.0, 1.0)
+            for value, centre, width in zip((lon, lat), middle, half, strict=True)
+        )  # type: ignore[return-value]
+
+    for degree in range(1, MAX_DEGREE + 1):
+        tables = _fit(fit, wanted - shift[:, None], degree)
+
+        def quick(lon: Floats, lat: Floats, tables: Any = tables) -> tuple[Floats, Floats]:
+            x, y = scaled(lon, lat)
             return _horner(tables[0], x, y), _horner(tables[1], x, y)
 
         got = np.stack(quick(*(test * half + middle).T))
-        error = float(np.abs(got - expected).max())
-        if error < MARGIN / 2:
-            return quick, error
-    return exact, 0.0
+        error = float(np.abs(got + shift[:, None] - expected).max())
+        if error < MAX_ERROR:
+            return quick, origin, size, error
+
+    def slow(lon: Floats, lat: Floats) -> tuple[Floats, Floats]:
+        x, y = scaled(lon, lat)
+        u, v = exact(x * half[0] + middle[0], y * half[1] + middle[1])
+        return u - shift[0], v - shift[1]
+
+    return slow, origin, size, 0.0
 
 
-def _horner(table: Floats, x: Floats, y: Floats) -> Floats:
-    """Sum of table[j, i] x^i y^j, with few passes."""
+def _fit(xy: Floats, wanted: Floats, degree: int) -> list[list[list[float]]]:
+    """Coefficients [j][i] of x^i y^j of a polynomial for each of two values."""
+    powers = [(i, j) for j in range(degree + 1) for i in range(degree + 1 - j)]
+    terms = np.stack([xy[:, 0] ** i * xy[:, 1] ** j for i, j in powers], axis=1)
+    tables = []
+    for values in wanted:
+        table = [[0.0] * (degree + 1 - j) for j in range(degree + 1)]
+        for (i, j), found in zip(powers, np.linalg.lstsq(terms, values)[0], strict=True):
+            # what is nothing costs no pass
+            table[j][i] = float(found) if abs(found) > MAX_ERROR / 100 else 0.0
+        tables.append(table)
+    return tables
+
+
+def _horner(table: list[list[float]], x: Floats, y: Floats) -> Floats:
+    """Sum of table[j][i] x^i y^j, with few passes."""
     total: Any = 0.0
-    for line in table[::-1]:
+    for line in reversed(table):
         inner: Any = 0.0
-        for value in line[::-1]:
-            if np.ndim(inner):
-                inner *= x
-                if value:
-                    inner += value
-            else:
-                inner = inner * x + value if inner else value
-        if np.ndim(total):
-            total *= y
-            total += inner
-        else:
-            total = total * y + inner if total else inner
-    return total if np.ndim(total) else np.full(x.shape, total)
+        for value in reversed(line):
+            inner = _step(inner, x, value)
+        total = _step(total, y, inner)
+    return total if isinstance(total, np.ndarray) else np.full(x.shape, total)
+
+
+def _step(so_far: Any, factor: Floats, value: Any) -> Any:
+    """so_far * factor + value, in place where it can be."""
+    if isinstance(so_far, np.ndarray):
+        so_far *= factor
+    elif so_far:
+        so_far = so_far * factor
+    if isinstance(value, np.ndarray) or value:
+        so_far += value
+    return so_far
 
 
 def _holds(shapes: NDArray[Any], which: Ints, lon: Floats, lat: Floats) -> NDArray[np.bool_]:

@@ -1,0 +1,200 @@
+"""Speed and memory of regions, zonal statistics and point counts, as ratios within one run.
+
+python -m benchmarks.geography             # all
+python -m benchmarks.geography zonal       # against exactextract on the same polygons
+python -m benchmarks.geography points      # 1 million points against geopandas.sjoin
+python -m benchmarks.geography squares     # 1 million squares: seconds and peak memory
+python -m benchmarks.geography memory      # zonal statistics of 10,000 against 100,000 regions
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import shapely
+
+from dataset_builders.assignment import assign_points
+from dataset_builders.indicators import zonal
+from dataset_builders.regions import square_grid
+
+TURNS = 5
+BOUNDARY = shapely.box(116.0, 39.55, 117.0, 40.4)
+NODATA = -99999.0
+
+
+def raster(path: Path, pixels: int = 1200) -> Path:
+    """Synthetic people in cells of 3 arc seconds (100 m) around Beijing; a tenth have no value."""
+    import rasterio
+    from rasterio.transform import from_origin
+
+    rng = np.random.default_rng(0)
+    values = np.exp(rng.normal(0, 2, (pixels, pixels)))
+    values[rng.random(values.shape) < 0.1] = NODATA
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        count=1,
+        height=pixels,
+        width=pixels,
+        dtype="float64",
+        crs="EPSG:4326",
+        transform=from_origin(116.0, 40.4, 1 / pixels, 1 / pixels),
+        nodata=NODATA,
+        tiled=True,
+        compress="deflate",
+    ) as dataset:
+        dataset.write(values, 1)
+    return path
+
+
+def seconds_of(function: Callable[..., Any], *args: Any, **options: Any) -> tuple[float, Any]:
+    """Wall time of a call, and what it returned."""
+    start = time.perf_counter()
+    result = function(*args, **options)
+    return time.perf_counter() - start, result
+
+
+def peak_mb() -> float:
+    """Peak memory of this process in MB."""
+    # not getrusage: a child's begins with its parent's
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def direct(path: Path, regions: gpd.GeoDataFrame) -> pd.DataFrame:
+    """The same sums by exactextract, called as it is documented."""
+    import exactextract
+
+    return exactextract.exact_extract(
+        str(path), regions, ["sum", "count"], strategy="raster-sequential", output="pandas"
+    )
+
+
+def zonal_speed() -> None:
+    """Seconds of zonal statistics over seconds of exactextract itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = raster(Path(folder) / "people.tif")
+        for side in (3000, 1000, 300):
+            regions = square_grid(BOUNDARY, side)[["geometry"]]
+            ours, theirs = [], []
+            for _ in range(TURNS):  # in turns: whatever else runs here slows both
+                seconds, found = seconds_of(zonal, path, regions, "count")
+                ours.append(seconds)
+                seconds, expected = seconds_of(direct, path, regions)
+                theirs.append(seconds)
+            known = found["value"].notna().to_numpy()
+            off = np.abs(found["value"][known] / expected["sum"].to_numpy()[known] - 1).max()
+            ratio = np.median(np.array(ours) / np.array(theirs))
+            print(
+                f"zonal count, {len(regions)} squares of {side} m, 100-m cells: "
+                f"{min(ours):.2f} s, exactextract {min(theirs):.2f} s; median ratio of {TURNS} "
+                f"turns {ratio:.2f}; values equal to {off:.0e}"
+            )
+
+
+def point_speed(count: int = 1_000_000) -> None:
+    """Seconds of a spatial join over seconds of assignment, the points' own making apart."""
+    rng = np.random.default_rng(0)
+    west, south, east, north = BOUNDARY.bounds
+    lon, lat = rng.uniform(west, east, count), rng.uniform(south, north, count)
+    making, points = seconds_of(
+        lambda: gpd.GeoDataFrame(geometry=gpd.points_from_xy(lon, lat), crs="EPSG:4326")
+    )
+    for side in (1000, 500):
+        regions = square_grid(BOUNDARY, side)
+        ours, theirs = [], []
+        for _ in range(TURNS):
+            seconds, found = seconds_of(assign_points, lon, lat, regions)
+            ours.append(seconds)
+            seconds, joined = seconds_of(gpd.sjoin, points, regions[["geometry"]])
+            theirs.append(seconds)
+        expected = np.full(count, -1)
+        expected[joined.index] = joined["index_right"]
+        ratio = np.median(np.array(theirs) / np.array(ours))
+        print(
+            f"{count:,} points to {len(regions)} squares of {side} m: {min(ours):.3f} s, sjoin "
+            f"{min(theirs):.2f} s; median ratio of {TURNS} turns {ratio:.0f}x, and "
+            f"{(making + min(theirs)) / min(ours):.0f}x with the {making:.1f} s that sjoin's points "
+            f"take to be made; {np.count_nonzero(found != expected)} points elsewhere, "
+            f"{len(joined) - np.count_nonzero(expected >= 0)} doubled by sjoin"
+        )
+
+
+def make_squares() -> None:
+    """Make a million squares; prints seconds and this process's peak (a child's job)."""
+    before = peak_mb()
+    seconds, regions = seconds_of(square_grid, shapely.box(116.0, 39.5, 117.18, 40.4), 100)
+    done = {"count": len(regions), "seconds": seconds, "before": before, "peak_mb": peak_mb()}
+    print(json.dumps(done))
+
+
+def sum_regions(count: int, path: str) -> None:
+    """Zonal statistics of so many squares; prints peaks in MB (a child's job)."""
+    import rasterio  # noqa: F401  (not to be counted)
+
+    side = (BOUNDARY.area * 9.5e9 / count) ** 0.5
+    regions = square_grid(BOUNDARY, side)[["geometry"]].iloc[:count]
+    before = peak_mb()
+    found = zonal(path, regions, "count")
+    print(json.dumps({"count": len(found), "before": before, "peak_mb": peak_mb()}))
+
+
+def child(*args: str) -> dict[str, Any]:
+    """What a part prints when it runs alone in a process."""
+    command = [sys.executable, "-m", "benchmarks.geography", *args]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def squares() -> None:
+    """A million squares."""
+    done = child("make_squares")
+    print(
+        f"{done['count']:,} squares: {done['seconds']:.1f} s, peak memory {done['peak_mb']:.0f} MB "
+        f"({done['before']:.0f} MB before)"
+    )
+
+
+def memory() -> None:
+    """Peak memory of zonal statistics of ten times as many regions."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = raster(Path(folder) / "people.tif")
+        few, many = (child("sum_regions", str(count), str(path)) for count in (10_000, 100_000))
+    added = [done["peak_mb"] - done["before"] for done in (few, many)]
+    print(
+        f"zonal statistics: peak memory {few['peak_mb']:.0f} MB for {few['count']:,} regions, "
+        f"{many['peak_mb']:.0f} MB for {many['count']:,}: {many['peak_mb'] / few['peak_mb']:.2f}x; "
+        f"above the regions themselves {added[0]:.0f} and {added[1]:.0f} MB"
+    )
+
+
+def main() -> None:
+    """Run what is named, or all."""
+    name, *rest = sys.argv[1:] or [""]
+    if name == "make_squares":
+        make_squares()
+        return
+    if name == "sum_regions":
+        sum_regions(int(rest[0]), rest[1])
+        return
+    parts: dict[str, Callable[[], None]] = {
+        "zonal": zonal_speed,
+        "points": point_speed,
+        "squares": squares,
+        "memory": memory,
+    }
+    for part in [parts[name]] if name else parts.values():
+        part()
+
+
+if __name__ == "__main__":
+    main()
