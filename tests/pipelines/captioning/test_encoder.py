@@ -1,6 +1,7 @@
 import math
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -73,26 +74,35 @@ class FakeModel:
     def get_embedding_dimension(self):
         return 2
 
-    def tokenizer(self, phrases, **options):
-        return {"input_ids": [[ord(letter) for letter in phrase] for phrase in phrases]}
+    @property
+    def tokenizer(self):
+        return FakeTokenizer()
 
     def __call__(self, features):
         self.shapes.append(tuple(features["input_ids"].shape))
-        length = features["input_ids"].shape[1]
         angles = features["input_ids"][:, 0] / 100.0
         vectors = torch.stack([torch.cos(angles), torch.sin(angles)], dim=1)
-        return {"sentence_embedding": length * vectors}
+        return {"sentence_embedding": 7 * vectors}
 
 
-def test_sentence_encoder_asks_in_batches_of_one_shape_for_each_length():
+class FakeTokenizer:
+    def __call__(self, phrases, **options):
+        return {"input_ids": [[ord(letter) for letter in phrase] for phrase in phrases]}
+
+    def pad(self, encoded, *, padding, max_length, return_tensors):
+        rows = [one["input_ids"] for one in encoded]
+        return {"input_ids": torch.tensor([row + [0] * (max_length - len(row)) for row in rows])}
+
+
+def test_sentence_encoder_asks_in_batches_of_few_shapes():
     model = FakeModel()
-    phrases = [chr(60 + k) * (1 + k % 3) for k in range(61)]
+    phrases = [chr(60 + k) * (1 + k % 7) for k in range(61)]
     vectors = SentenceEncoder(model, "fake")(phrases)
     expected = [[np.cos((60 + k) / 100), np.sin((60 + k) / 100)] for k in range(61)]
     np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-6)
-    assert set(model.shapes) == {(48, 1), (24, 2), (16, 3)}
+    assert set(model.shapes) == {(21, 3), (10, 6), (8, 9)}
     SentenceEncoder(model, "fake")(["a", "abcdefghijkl"])
-    assert model.shapes[-2:] == [(48, 1), (8, 12)]
+    assert model.shapes[-2:] == [(21, 3), (8, 12)]
 
 
 def test_sentence_encoder_revision_changes_with_the_weights():
@@ -164,6 +174,47 @@ def test_phrase_cache_keeps_nothing_but_its_phrases():
     cache = PhraseCache(encode)
     cache([str(k) for k in range(100)])
     assert all(vector.base is None for vector in cache._vectors.values())
+
+
+def test_phrase_cache_embeds_at_once_what_threads_wait_for():
+    busy, wanted = threading.Event(), threading.Event()
+    asked = []
+
+    def encode(phrases):
+        asked.append(list(phrases))
+        busy.set()
+        assert wanted.wait(10)
+        return np.ones((len(phrases), 2))
+
+    cache = PhraseCache(encode)
+    threads = [threading.Thread(target=cache, args=([name],)) for name in ("first", "b", "a")]
+    threads[0].start()
+    assert busy.wait(10)
+    for thread in threads[1:]:
+        thread.start()
+    deadline = time.monotonic() + 10
+    while cache._wanted != {"a", "b"}:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    wanted.set()
+    for thread in threads:
+        thread.join()
+    assert asked == [["first"], ["a", "b"]]
+
+
+def test_phrase_cache_asks_again_after_a_failure():
+    answers = iter([RuntimeError("out of memory"), np.ones((1, 2))])
+
+    def encode(phrases):
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    cache = PhraseCache(encode)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        cache(["a"])
+    assert cache(["a"]).shape == (1, 2)
 
 
 def test_phrase_cache_may_be_shared_by_threads():
