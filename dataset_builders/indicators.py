@@ -41,8 +41,8 @@ class RasterSource:
         example: of such a name.
         files: that make up a value: 1, or 12 months that are added up.
         period: where the name does not say it.
-        nodata: "tag" relies on the file's nodata tag; "none" says that every cell holds a value;
-            a number marks cells without one where files lack the tag.
+        nodata: "tag" demands the file's nodata tag; "gapless" says that every cell of a file
+            without a tag holds a value; a number marks cells without one where files lack the tag.
         nodata_is_zero: cells without a value hold 0.
         area_unit: of a density.
         crs: that the product is published in; files in another were resampled and are refused.
@@ -61,7 +61,7 @@ class RasterSource:
     example: str = ""
     files: int = 1
     period: str = ""
-    nodata: float | Literal["tag", "none"] = "tag"
+    nodata: float | Literal["tag", "gapless"] = "tag"
     nodata_is_zero: bool = False
     area_unit: AreaUnit = "km2"
     crs: str | None = None
@@ -141,7 +141,7 @@ RASTERS: dict[str, RasterSource] = {
             pattern=r"vnl_(v\d+_)?npp_(?P<year>\d{4})_.*\.average(_masked)?(\.dat)?\.tif",
             example="VNL_v21_npp_2020_global_vcmslcfg_c202205302300.average_masked.dat.tif",
             # masked background is a radiance of 0
-            nodata="none",
+            nodata="gapless",
             crs="EPSG:4326",
             licence="CC-BY-4.0",
             reference="Elvidge et al. 2021, Annual time series of global VIIRS nighttime lights",
@@ -157,7 +157,7 @@ RASTERS: dict[str, RasterSource] = {
             example="odiac2022_1km_excl_intl_2101.tif",
             files=12,
             # land and sea alike hold a number
-            nodata="none",
+            nodata="gapless",
             crs="EPSG:4326",
             licence="CC-BY-4.0",
             reference="Oda, Maksyutov and Andres 2018, doi:10.5194/essd-10-87-2018",
@@ -222,12 +222,11 @@ def raster_indicator(
     period = _check_files(source, files)
     value, coverage = np.zeros(len(regions)), np.ones(len(regions))
     for file in sorted(files):
-        _check_crs(source, file)
         found = zonal(
             file,
             regions,
             source.kind,
-            nodata=None if source.nodata == "tag" else source.nodata,
+            nodata=_check_file(source, file),
             nodata_is_zero=source.nodata_is_zero,
             area_unit=source.area_unit,
             min_coverage=min_coverage,
@@ -278,18 +277,25 @@ def _year(group: dict[str, str]) -> str:
     return group.get("year") or group.get("year2") or ""
 
 
-def _check_crs(source: RasterSource, file: Path) -> None:
-    if source.crs is None or not file.exists():
-        return
+def _check_file(source: RasterSource, file: Path) -> float | Literal["none"] | None:
+    """What [`zonal`] is to take for no value, if the file is as the product was published."""
+    if not file.exists():
+        raise DatasetError(f"There is no raster at {file}.")
     with import_rasterio().open(file) as dataset:
-        if dataset.crs is None:
-            return  # zonal says what to do
-        found = pyproj.CRS.from_user_input(dataset.crs.to_wkt())
-    if not found.equals(pyproj.CRS.from_user_input(source.crs), ignore_axis_order=True):
+        crs = dataset.crs and pyproj.CRS.from_user_input(dataset.crs.to_wkt())
+        tagged = [flag.name for flag in dataset.mask_flag_enums[0]] != ["all_valid"]
+    if (
+        source.crs is not None
+        and crs is not None
+        and not crs.equals(pyproj.CRS.from_user_input(source.crs), ignore_axis_order=True)
+    ):
         raise DatasetError(
-            f"{file.name} is in {found.name}, but {source.name} is published in {source.crs}: it "
+            f"{file.name} is in {crs.name}, but {source.name} is published in {source.crs}: it "
             "has been resampled, which changes what its cells add up to. Take the original."
         )
+    if source.nodata == "tag" or tagged:
+        return None
+    return "none" if source.nodata == "gapless" else source.nodata
 
 
 __all__ = ["CO2_PER_CARBON", "RASTERS", "RasterSource", "find_raster", "raster_indicator", "zonal"]

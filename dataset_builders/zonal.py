@@ -97,8 +97,7 @@ def zonal(
         coverage = np.nan_to_num(np.minimum(covered / extent, 1.0))
         value = total if kind == "count" else total / covered
     if kind == "density":
-        lon_lat = gpd.GeoSeries(shapes, crs=crs).to_crs("EPSG:4326")
-        value = value * geodesic_areas(lon_lat.to_numpy()) / M2[area_unit]
+        value = value * _geodesic_areas(shapes, crs) / M2[area_unit]
     known = (coverage > TOUCHING) & (coverage >= min_coverage)
     coverage[coverage <= TOUCHING] = 0.0
     return pd.DataFrame({"value": np.where(known, value, np.nan), "coverage": coverage}, index)
@@ -208,6 +207,14 @@ def raster_bounds(dataset: Any) -> tuple[float, float, float, float]:
     x = [of.a * column + of.b * row + of.c for column, row in corners]
     y = [of.d * column + of.e * row + of.f for column, row in corners]
     return min(x), min(y), max(x), max(y)
+
+
+def _geodesic_areas(shapes: NDArray[Any], crs: pyproj.CRS) -> Floats:
+    areas = np.empty(len(shapes))
+    for start in range(0, len(shapes), REGIONS_AT_ONCE):
+        part = slice(start, start + REGIONS_AT_ONCE)
+        areas[part] = geodesic_areas(gpd.GeoSeries(shapes[part], crs=crs).to_crs("EPSG:4326"))
+    return areas
 
 
 class _Placing:

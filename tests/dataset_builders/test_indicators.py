@@ -151,10 +151,29 @@ def test_night_lights_are_a_mean_and_may_be_negative(tmp_path):
     assert found["night_light"].tolist() == pytest.approx([-0.1, 3.0])
 
 
+def test_a_tag_is_heeded_where_there_is_one(tmp_path):
+    values = np.full((60, 60), 3.0, "float32")
+    values[:, :15] = -999.3
+    name = "VNL_v21_npp_2020_global_vcmslcfg_c202205302300.average_masked.dat.tif"
+    found = raster_indicator(write(tmp_path / name, values, -999.3), WHOLE)
+    assert found["night_light"].tolist() == pytest.approx([3.0, 3.0])
+    assert found["night_light_coverage"].tolist() == pytest.approx([0.5, 1.0])
+    source = replace(RASTERS["vnl"], nodata=-999.3)
+    again = raster_indicator(write(tmp_path / name, values, None), WHOLE, source)
+    assert again["night_light"].tolist() == pytest.approx([3.0, 3.0])
+
+
 def test_a_raster_that_the_caller_describes(tmp_path):
     path = write(tmp_path / "heat.tif", np.full((60, 60), 2.0), None)
     source = RasterSource(
-        "lst", "heat", "intensity", "degrees", "degrees", factor=1.5, period="2020", nodata="none"
+        "lst",
+        "heat",
+        "intensity",
+        "degrees",
+        "degrees",
+        factor=1.5,
+        period="2020",
+        nodata="gapless",
     )
     found = raster_indicator(path, WHOLE, source)
     assert found["heat"].tolist() == pytest.approx([3, 3])
@@ -175,5 +194,7 @@ def test_known_rasters_are_taken_as_they_were_published(tmp_path):
         raster_indicator(other, WHOLE, "worldpop")
     with pytest.raises(DatasetError, match="did you mean 'worldpop'"):
         raster_indicator(other, WHOLE, "worldpp")
+    with pytest.raises(DatasetError, match="no raster at"):
+        raster_indicator(tmp_path / "usa_ppp_2020.tif", WHOLE)
     with pytest.raises(DatasetError, match=r"made of 1 file\(s\), got 2"):
         raster_indicator([tmp_path / "chn_ppp_2020.tif"] * 2, WHOLE)

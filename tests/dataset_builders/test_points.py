@@ -96,6 +96,20 @@ def test_no_point_on_a_shared_edge_is_lost_or_doubled(name):
         assert held.mean() > 0.5
 
 
+@pytest.mark.parametrize("name", ["utm", "large squares", "antimeridian", "tms", "baidu"])
+def test_points_far_away_are_in_no_region(name):
+    regions = GRIDS[name]()
+    rng = np.random.default_rng(2)
+    lon, lat = rng.uniform(-180, 180, 20_000), rng.uniform(-90, 90, 20_000)
+    found = assign_points(lon, lat, regions)
+    expected = np.full(len(lon), -1)
+    point, region = touching(lon, lat, regions)
+    expected[point] = region
+    assert np.array_equal(found, expected)
+    beyond = np.array([1e7, -1e7, 116.3, 400.0])
+    assert (assign_points(beyond, beyond[::-1], regions, check=False) == -1).all()
+
+
 def test_edges_belong_to_the_east_and_the_north():
     regions = tile_regions(shapely.box(0.01, 0.01, 0.06, 0.06), 14, min_cover=0.0)
     row = regions.iloc[len(regions) // 2]

@@ -1,4 +1,5 @@
 import itertools
+import sys
 
 import geopandas as gpd
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataset_builders.coordinates import convert, tile_corner
-from dataset_builders.errors import DatasetError
+from dataset_builders.errors import DatasetError, MissingExtraError
 from dataset_builders.planes import Plane, choose_plane
 from dataset_builders.regions import h3_regions, polygon_regions, square_grid, tile_regions
 
@@ -374,6 +375,12 @@ def test_hexagons():
         h3_regions(BEIJING, 16)
     with pytest.raises(DatasetError, match="smaller regions"):
         h3_regions(BEIJING, 0)
+
+
+def test_without_h3_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "h3", None)
+    with pytest.raises(MissingExtraError, match=r"h3.*\[geo\]"):
+        h3_regions(BEIJING, 8)
 
 
 def districts(**columns):
