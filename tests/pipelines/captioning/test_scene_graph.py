@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,14 +43,15 @@ def test_split_sentences_cuts_where_a_sentence_ends(text, sentences):
 def test_split_sentences_loses_no_word_and_keeps_the_order(text):
     spans = sentence_spans(text)
     assert all(start < end for start, end in spans)
-    assert all(left[1] <= right[0] for left, right in zip(spans, spans[1:], strict=False))
+    assert all(left[1] <= right[0] for left, right in pairwise(spans))
     letters = [c for start, end in spans for c in text[start:end] if c.isalpha()]
     assert letters == [c for c in text if c.isalpha()]
 
 
 def test_parse_graph_string_tells_attributes_numbers_and_relations_apart():
     graph = parse_graph_string(
-        "( cars , is , 2 ) , ( cars , is , parked ) , ( cars , along , road ) , ( road , is , wide )"
+        "( cars , is , 2 ) , ( cars , is , parked ) , ( cars , along , road ) , "
+        "( road , is , wide )"
     )
     assert graph == SceneGraph(
         objects=("cars", "road"),

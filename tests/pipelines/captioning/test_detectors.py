@@ -1,0 +1,125 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipelines.captioning.detectors import Owlv2Detector, open_detector
+from pipelines.captioning.errors import CaptioningError
+from pipelines.captioning.records import PhraseDetector, SourceImage
+from pipelines.pretraining.tokenizer import clip_tokenizer
+
+PHRASES = ["car", "a red car", "trees along the street", "zebra crossing"]
+LONG = "a very long phrase that goes on and on about one red car by the side of the road"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """OWLv2's real architecture with tiny random weights."""
+    from transformers import (
+        Owlv2Config,
+        Owlv2ForObjectDetection,
+        Owlv2ImageProcessor,
+        Owlv2Processor,
+    )
+
+    tower = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
+    config = Owlv2Config(
+        text_config={**tower, "max_position_embeddings": 16},
+        vision_config={**tower, "image_size": 64, "patch_size": 16},
+        projection_dim=32,
+    )
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("owlv2")
+    Owlv2ForObjectDetection(config).save_pretrained(folder)
+    processor = Owlv2ImageProcessor(size={"height": 64, "width": 64})
+    Owlv2Processor(processor, clip_tokenizer(16)).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def source():
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 90, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return SourceImage("i", "street_view", "sha", buffer.getvalue())
+
+
+def test_scores_and_boxes_are_those_of_the_library(checkpoint, source):
+    detector = Owlv2Detector(checkpoint, device="cpu")
+    found = detector.detect(source, PHRASES)
+    model, processor = detector._model, detector._processor
+    image = Image.open(io.BytesIO(source.data))
+    inputs = processor(text=[PHRASES], images=image, return_tensors="pt")
+    with torch.no_grad():
+        output = model(**inputs)
+    expected = torch.sigmoid(output.logits[0]).numpy()
+    assert found.scores.shape == expected.shape == (16, 4)
+    assert np.abs(found.scores - expected).max() < 1e-5
+    (result,) = processor.post_process_grounded_object_detection(
+        outputs=output,
+        target_sizes=torch.tensor([(image.height, image.width)]),
+        threshold=0.0,
+        text_labels=[PHRASES],
+    )
+    assert np.allclose(found.boxes, result["boxes"].numpy(), atol=1e-2)
+
+
+def test_towers_run_once_for_an_image_and_once_for_a_phrase(checkpoint, source, monkeypatch):
+    detector = Owlv2Detector(checkpoint, device="cpu")
+    calls = {"image": 0, "texts": 0}
+    vision, text = detector._model.owlv2.vision_model, detector._model.owlv2.text_model
+    vision.register_forward_hook(lambda *_: calls.update(image=calls["image"] + 1))
+    text.register_forward_pre_hook(
+        lambda _, args, kwargs: calls.update(
+            texts=calls["texts"] + len(kwargs.get("input_ids", args[0] if args else []))
+        ),
+        with_kwargs=True,
+    )
+    many = [f"thing {n}" for n in range(20)]
+    first = detector.detect(source, many)
+    assert calls == {"image": 1, "texts": 20}
+    again = detector.detect(source, [*many[10:], "new"])
+    assert calls == {"image": 2, "texts": 21}
+    assert np.array_equal(again.scores[:, :10], first.scores[:, 10:])
+
+
+def test_a_phrase_that_is_too_long_is_not_cut_but_not_asked(checkpoint, source):
+    found = Owlv2Detector(checkpoint, device="cpu").detect(source, ["car", LONG, "bus"])
+    assert np.isnan(found.scores[:, 1]).all()
+    assert np.isfinite(found.scores[:, [0, 2]]).all()
+    nothing = Owlv2Detector(checkpoint, device="cpu").detect(source, [])
+    assert nothing.scores.shape == (16, 0)
+
+
+def test_embeddings_that_are_forgotten_are_made_anew(checkpoint, source):
+    small = Owlv2Detector(checkpoint, device="cpu", max_phrases=2)
+    large = Owlv2Detector(checkpoint, device="cpu")
+    for phrases in (PHRASES, PHRASES[::-1], PHRASES[:1]):
+        assert np.allclose(
+            small.detect(source, phrases).scores, large.detect(source, phrases).scores, atol=1e-6
+        )
+    assert len(small._queries) == 2
+
+
+def test_open_detector_names_what_there_is(checkpoint):
+    assert isinstance(open_detector("owlv2", model=checkpoint), PhraseDetector)
+    with pytest.raises(CaptioningError, match="use one of"):
+        open_detector("yolo")
+    with pytest.raises(CaptioningError, match="does not take these options"):
+        open_detector("owlv2", checkpoint="x")
+    with pytest.raises(CaptioningError, match="no torch dtype"):
+        open_detector("owlv2", dtype="float31")
+
+
+def test_a_real_street_scene_goes_through(checkpoint, shared_data):
+    path = next(iter(sorted((shared_data / "camvid").rglob("*.jpg"))))
+    real = SourceImage("i", "street_view", "sha", path.read_bytes())
+    found = Owlv2Detector(checkpoint, device="cpu").detect(real, PHRASES)
+    assert ((found.scores >= 0) & (found.scores <= 1)).all()
