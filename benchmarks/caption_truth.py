@@ -34,7 +34,6 @@ from pipelines.captioning.tables import read_candidates
 RECIPE = Path(__file__).resolve().parent.parent / "configs" / "captioning" / "synthetic.yaml"
 VIEWS = ("street_view", "satellite")
 RESAMPLES = 4000
-MIN_CUT, MAX_LOSS = 0.5, 0.05  # what is asked of refinement
 
 Floats = NDArray[np.float64]
 
@@ -203,17 +202,35 @@ def bootstrap(rows: Floats, statistic: Callable[[Floats], Floats]) -> Difference
     """
     rng = np.random.default_rng(0)
     weights = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=RESAMPLES)
-    low, high = np.quantile(statistic(weights @ rows), (0.025, 0.975))
-    return Difference(float(statistic(rows.sum(axis=0)[None])[0]), float(low), float(high))
+    with np.errstate(divide="ignore", invalid="ignore"):  # a resample may hold nothing to divide by
+        low, high = np.nanquantile(statistic(weights @ rows), (0.025, 0.975))
+        value = statistic(rows.sum(axis=0)[None])[0]
+    return Difference(float(value), float(low), float(high))
 
 
 # ---- the run ------------------------------------------------------------------------------------
 
 
-def synthetic_recipe(dataset: Path, output_dir: Path, detector: Mapping[str, float]) -> Recipe:
-    """The recipe for simulated models, with a detector of these error rates."""
+def synthetic_recipe(
+    dataset: Path,
+    output_dir: Path,
+    detector: Mapping[str, float],
+    max_images: int | None = None,
+) -> Recipe:
+    """The recipe for simulated models.
+
+    Args:
+        dataset: a synthetic one with its truth.
+        output_dir: of the run.
+        detector: options of the simulated detector, such as its error rates.
+        max_images: of each table.
+    """
     values = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
-    values |= {"dataset_name": str(dataset), "output_dir": str(output_dir)}
+    values |= {
+        "dataset_name": str(dataset),
+        "output_dir": str(output_dir),
+        "max_images": max_images,
+    }
     values["filter"]["detector"] = {"name": "simulated", "options": dict(detector)}
     return make_recipe(values)
 

@@ -1,0 +1,110 @@
+"""What refinement and consensus are worth on the synthetic city, in small, and how it is told."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from benchmarks.caption_truth import (
+    Judged,
+    bootstrap,
+    candidates_of,
+    choices,
+    judged_images,
+    refinement,
+    report,
+    synthetic_recipe,
+)
+from pipelines.captioning.run import run
+from pipelines.captioning.simulated_judge import Judgement
+from pipelines.captioning.simulated_truth import Truth
+
+
+def _judged(
+    model: str, before: str, after: str, chosen: bool = False, dropped: bool = False
+) -> Judged:
+    """Capital letters are there, small ones are not; there are A, B, C and D."""
+    return Judged(model, chosen, dropped, _judgement(before), _judgement(after))
+
+
+def _judgement(letters: str) -> Judgement:
+    named, there = frozenset(letters), frozenset("ABCD")
+    return Judgement(named & there, named - there, there - named)
+
+
+IMAGES = [
+    [_judged("a", "ABx", "ABC", chosen=True), _judged("b", "Axy", "Ax")],
+    [_judged("a", "Ay", "A"), _judged("b", "ABCD", "ABD", chosen=True)],
+    [_judged("a", "xyz", "xyz", dropped=True), _judged("b", "ABCD", "ABCD", chosen=True)],
+]
+
+
+def test_refinement_is_counted_by_hand():
+    found = refinement(IMAGES)
+    assert found.captions == 5
+    assert found.rate == (pytest.approx(4 / 16), pytest.approx(1 / 13))
+    assert found.recall == (pytest.approx(12 / 20), pytest.approx(12 / 20))
+    assert found.cut.value == pytest.approx(3 / 4)
+    assert found.net_loss.value == pytest.approx(0)
+    assert found.gross_loss.value == pytest.approx(1 / 12)  # C of one caption
+
+
+def test_choices_are_counted_by_hand():
+    found = {choice.name: choice for choice in choices(IMAGES)}
+    abc, a, ax, abd = 6 / 7, 2 / 5, 2 / 6, 6 / 7
+    assert found["consensus"].f1 == pytest.approx((abc + abd + 1) / 3)
+    assert found["random choice"].f1 == pytest.approx(((abc + ax) / 2 + (a + abd) / 2 + 1) / 3)
+    assert found["oracle"].f1 == found["consensus"].f1
+    assert found["only b (the best single one)"].f1 == pytest.approx((ax + abd + 1) / 3)
+    # compared where there is one of its captions
+    assert found["only a"].f1 == pytest.approx((abc + a) / 2)
+    assert found["only a"].gain.value == pytest.approx((abd - a) / 2)
+
+
+def test_bootstrap_covers_a_mean_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(80):
+        rows = rng.normal(2.0, 1.0, size=(40, 1))
+        found = bootstrap(rows, lambda sums: sums[:, 0] / 40)
+        assert found.value == pytest.approx(rows.mean())
+        covered += found.low <= 2.0 <= found.high
+    assert 70 <= covered < 80
+
+
+@pytest.fixture(scope="module")
+def images(city_with_truth, truth: Truth, tmp_path_factory):
+    """Six images through the whole pipeline, with simulated models."""
+    detector = {"miss_rate": 0.03, "false_alarm_rate": 0.2}
+    folder = tmp_path_factory.mktemp("captions")
+    recipe = synthetic_recipe(city_with_truth, folder, detector, max_images=3)
+    assert run(recipe).finished
+    return judged_images(candidates_of(recipe), partial(Truth.__getitem__, truth))
+
+
+def test_refinement_halves_what_is_made_up_and_loses_little(images):
+    assert {view: len(groups) for view, groups in images.items()} == {
+        "street_view": 3,
+        "satellite": 3,
+    }
+    found = refinement([image for groups in images.values() for image in groups])
+    assert found.captions > 60
+    assert found.rate[0] > 0.06
+    assert found.cut.value > 0.5
+    assert found.recall[1] > found.recall[0]
+    assert found.net_loss.value < 0.05
+
+
+def test_consensus_chooses_better_than_chance(images):
+    found = {one.name: one for one in choices([i for groups in images.values() for i in groups])}
+    assert found["random choice"].gain.value > 0
+    assert found["random choice, not refined"].gain.low > 0
+    assert found["oracle"].f1 >= found["consensus"].f1
+
+
+def test_report_says_that_everything_is_simulated(images):
+    text = report(images, 0.03, 0.2)
+    assert "*simulated* detector: miss rate 0.03, false alarm rate 0.2" in text
+    tables = [line for line in text.splitlines() if line.startswith("| view")]
+    assert len(tables) == 2
+    assert all("*synthetic*" in line for line in tables)
