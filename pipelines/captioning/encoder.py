@@ -56,9 +56,8 @@ class SentenceEncoder:
         found = np.zeros((len(phrases), self.model.get_embedding_dimension()), dtype=np.float32)
         if not phrases:
             return found
-        tokens = self.model.tokenizer(
-            phrases, truncation=True, max_length=self.model.max_seq_length
-        )
+        longest = self.model.max_seq_length // _LENGTH_STEP * _LENGTH_STEP
+        tokens = self.model.tokenizer(phrases, truncation=True, max_length=longest)
         for numbers, length, size in _batches(tokens["input_ids"]):
             filled = [
                 {name: values[number] for name, values in tokens.items()}

@@ -235,3 +235,8 @@ def test_phrase_cache_may_be_shared_by_threads():
         thread.join()
     assert not failures
     assert len(cache) == 5
+
+
+def test_sentence_encoder_cuts_what_is_too_long_for_the_model(encoder):
+    vectors = encoder(["tree " * 300, "tree " * 400])
+    assert np.array_equal(vectors[0], vectors[1])
