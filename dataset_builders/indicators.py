@@ -19,7 +19,7 @@ import pyproj
 
 from .errors import DatasetError
 from .schema import Indicator, Kind
-from .zonal import AreaUnit, ZonalKind, import_rasterio, zonal
+from .zonal import AreaUnit, ZonalKind, has_gaps, import_rasterio, zonal
 
 CO2_PER_CARBON = 44 / 12
 
@@ -283,7 +283,7 @@ def _check_file(source: RasterSource, file: Path) -> float | Literal["none"] | N
         raise DatasetError(f"There is no raster at {file}.")
     with import_rasterio().open(file) as dataset:
         crs = dataset.crs and pyproj.CRS.from_user_input(dataset.crs.to_wkt())
-        tagged = [flag.name for flag in dataset.mask_flag_enums[0]] != ["all_valid"]
+        tagged = has_gaps(dataset, 1)
     if (
         source.crs is not None
         and crs is not None

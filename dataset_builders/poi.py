@@ -77,7 +77,7 @@ _OSM: tuple[tuple[str, str, str], ...] = (
     ("leisure", "*", "leisure_and_entertainment"),
     ("historic", "*", "tourist_attractions"),
     ("healthcare", "*", "healthcare"),
-    ("public_transport", "*", "transport_facilities"),
+    ("public_transport", "station platform", "transport_facilities"),
     ("railway", "station halt tram_stop subway_entrance", "transport_facilities"),
     ("highway", "bus_stop", "transport_facilities"),
     ("aeroway", "terminal aerodrome", "transport_facilities"),

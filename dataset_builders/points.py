@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .assignment import assign_points
 from .coordinates import SYSTEMS, convert
-from .errors import DatasetError, SourceError
+from .errors import DatasetError, MissingExtraError, SourceError
 from .poi import CATEGORIES, OSM_KEYS, category_of_label, category_of_tags
 from .storage import Reject
 
@@ -153,6 +153,43 @@ def read_complaints(path: str | Path, year: int | None = None) -> Points:
     when = "all years" if year is None else str(year)
     source = f"NYPD complaints, {when} ({Path(path).name})"
     return read_points(path, coord_system="wgs84", source=source, year=year, **COMPLAINTS)
+
+
+def read_pois_pbf(path: str | Path) -> Points:
+    """Points of interest of an OpenStreetMap extract, by their tags.
+
+    Elements of none of the fourteen categories (benches, crossings) are no points of interest. Of
+    an area a point within is taken.
+
+    Args:
+        path: an .osm.pbf file.
+
+    Raises:
+        SourceError: no such file, or no point of interest in it.
+        MissingExtraError: pyrosm is not installed.
+    """
+    if not Path(path).is_file():
+        raise SourceError(f"No OpenStreetMap extract at {path}: give the path of an .osm.pbf file.")
+    try:
+        from pyrosm import OSM
+    except ImportError as error:
+        raise MissingExtraError("pyrosm", "geo") from error
+    found = OSM(str(path)).get_data_by_custom_criteria(
+        custom_filter=dict.fromkeys(OSM_KEYS, True), osm_keys_to_keep=list(OSM_KEYS)
+    )
+    if found is None or len(found) == 0:
+        raise SourceError(f"{path} holds no point of interest.")
+    tags = found[[key for key in OSM_KEYS if key in found]].to_dict("records")
+    category = pd.Series([category_of_tags(row) for row in tags], index=found.index, dtype=object)
+    item = found["osm_type"].astype(str) + "/" + found["id"].astype(str)
+    frame = found[["geometry"]].assign(category=category, item=item)[category.notna()]
+    return read_points(
+        frame.sort_values("item"),
+        coord_system="wgs84",
+        source=f"OpenStreetMap ({Path(path).name})",
+        id_column="item",
+        category_column="category",
+    )
 
 
 def count_points(
@@ -363,4 +400,5 @@ __all__ = [
     "count_points",
     "read_complaints",
     "read_points",
+    "read_pois_pbf",
 ]

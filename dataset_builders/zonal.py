@@ -135,8 +135,7 @@ class _Raster:
         dtype = np.dtype(dataset.dtypes[band - 1])
         if dtype.kind not in "iuf":
             raise DatasetError(f"{name} holds {dtype}, which are no numbers to sum.")
-        untagged = [flag.name for flag in dataset.mask_flag_enums[band - 1]] == ["all_valid"]
-        if nodata is None and untagged:
+        if nodata is None and not has_gaps(dataset, band):
             raise DatasetError(
                 f"{name} has no nodata tag, so cells without a value cannot be told from others. "
                 'Give `nodata=` its number, or nodata="none" if every cell holds a value.'
@@ -198,6 +197,12 @@ def _totals(
     if not touches and np.any(~(shapely.is_missing(shapes) | shapely.is_empty(shapes))):
         raise DatasetError(_no_overlap(raster.dataset, shapes, crs))
     return total, covered, extent
+
+
+def has_gaps(dataset: Any, band: int) -> bool:
+    """Whether a raster says which cells have no value, by a nodata tag or a mask."""
+    flags = [flag.name for flag in dataset.mask_flag_enums[band - 1]]
+    return flags != ["all_valid"] or dataset.nodatavals[band - 1] is not None
 
 
 def raster_bounds(dataset: Any) -> tuple[float, float, float, float]:
@@ -438,4 +443,4 @@ def import_rasterio() -> ModuleType:
     return rasterio
 
 
-__all__ = ["AreaUnit", "ZonalKind", "import_rasterio", "raster_bounds", "zonal"]
+__all__ = ["AreaUnit", "ZonalKind", "has_gaps", "import_rasterio", "raster_bounds", "zonal"]

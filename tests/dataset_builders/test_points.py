@@ -12,7 +12,7 @@ from dataset_builders.assignment import assign_points
 from dataset_builders.coordinates import convert
 from dataset_builders.errors import DatasetError, SourceError
 from dataset_builders.poi import CATEGORIES, category_of_label, category_of_tags
-from dataset_builders.points import count_points, read_complaints, read_points
+from dataset_builders.points import count_points, read_complaints, read_points, read_pois_pbf
 from dataset_builders.regions import h3_regions, polygon_regions, square_grid, tile_regions
 
 BEIJING = shapely.box(116.2, 39.8, 116.5, 40.0)
@@ -418,6 +418,25 @@ def test_a_table_of_elsewhere_is_refused_unless_it_is_said(tmp_path):
     with pytest.raises(DatasetError, match=r"0% of the 99 points of a\.csv.*`min_inside`"):
         count_points(points, regions, "poi")
     assert count_points(points, regions, "poi", min_inside=0).num_outside == 99
+
+
+def test_pois_of_a_real_extract(shared_data):
+    points = read_pois_pbf(shared_data / "osm" / "monaco.osm.pbf")
+    assert len(points) > 1000
+    assert set(points.category) == set(CATEGORIES)
+    assert points.source == "OpenStreetMap (monaco.osm.pbf)"
+    assert points.rejects == ()
+    regions = square_grid(shapely.box(7.40, 43.72, 7.44, 43.76), 250)
+    counts = count_points(points, regions, "poi", by_category=True)
+    assert counts.num_inside > 0.9 * len(points)
+    assert counts.unknown_categories == 0
+    frame = counts.columns
+    parts = frame[[f"poi_{name}" for name in CATEGORIES]].sum(axis=1)
+    assert np.array_equal(parts, frame["poi"])
+    assert frame["poi"].sum() == counts.num_inside
+    assert frame["poi_dining_and_cuisine"].sum() > 100
+    with pytest.raises(SourceError, match="No OpenStreetMap extract"):
+        read_pois_pbf(shared_data / "osm" / "none.osm.pbf")
 
 
 def complaints(path, lower=False, **changes):
