@@ -121,9 +121,10 @@ def _mended(shape: shapely.Geometry) -> shapely.Geometry:
         mended, before = shapely.make_valid(shape), _signed_area(shape)
     after = mended.area
     if after == 0 or (before is not None and abs(before - after) > MENDING_TOLERANCE * after):
+        what = "crosses itself" if "intersection" in why else "is no valid polygon"
         raise DatasetError(
-            f"The boundary crosses itself ({why}), so what lies within it is not clear. Mend it, "
-            "for example with `shapely.make_valid`, and look at the result."
+            f"The boundary {what} ({why}), so what lies within it is not clear. Mend it, for "
+            "example with `shapely.make_valid`, and look at the result."
         )
     warnings.warn(f"The boundary is not valid ({why}); it was made valid.", stacklevel=2)
     return _polygons(mended)
@@ -165,7 +166,7 @@ def _across_antimeridian(shape: shapely.Geometry) -> shapely.Geometry:
     if east - west > 180:
         shape = shapely.transform(shape, lambda xy: np.column_stack([xy[:, 0] % 360.0, xy[:, 1]]))
         span = shape.bounds[2] - shape.bounds[0]
-        if span > 90:
+        if span > 90 or shape.area == 0:
             raise DatasetError(
                 f"The boundary spans {east - west:g} degrees of longitude: more than half of the "
                 "globe is no city."

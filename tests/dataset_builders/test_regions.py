@@ -224,6 +224,9 @@ def test_city_is_a_column_on_request():
 
 BOWTIE = shapely.Polygon([(116, 39), (117, 40), (117, 39), (116, 40)])
 
+with np.errstate(invalid="ignore"):
+    BROKEN = shapely.Polygon([(0, 0), (np.nan, 1), (1, 1)])
+
 
 @pytest.mark.parametrize(
     ("boundary", "message"),
@@ -243,7 +246,9 @@ BOWTIE = shapely.Polygon([(116, 39), (117, 40), (117, 39), (116, 40)])
         (shapely.box(0, 88, 10, 89.5), "near a pole"),
         (shapely.box(-180, -90, 180, -70), "near a pole"),
         (shapely.box(-100, 10, 100, 20), "more than half of the globe"),
-        (shapely.Polygon([(0, 0), (np.nan, 1), (1, 1)]), "not finite"),
+        (BROKEN, "not finite"),
+        (shapely.box(116.2, 39.8, 116.2, 40), r"no valid polygon \(Too few points"),
+        (shapely.box(-180, -10, 180, 10), "more than half of the globe"),
         ("nowhere.geojson", "no boundary file"),
         (42, "got int"),
     ],
