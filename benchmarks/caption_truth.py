@@ -1,7 +1,8 @@
 """What refinement and consensus are worth where the truth is known: the embedded *synthetic* city.
 
     python -m benchmarks.caption_truth --grid_size 8
-    python -m benchmarks.caption_truth --grid_size 8 --miss_rate 0.05 --false_alarm_rate 0.4
+    python -m benchmarks.caption_truth --miss_rate 0.05 --false_alarm_rate 0.4
+    python -m benchmarks.caption_truth --local_hallucination 1
 
 Builds a synthetic city and sends its images through the whole pipeline of
 `configs/captioning/synthetic.yaml`: five simulated captioners that leave out and make up at known
@@ -27,6 +28,7 @@ from pipelines.captioning.passes import ShardFolder
 from pipelines.captioning.recipe import Recipe, make_recipe
 from pipelines.captioning.records import Candidate
 from pipelines.captioning.run import run
+from pipelines.captioning.simulated import LOCAL_HALLUCINATION
 from pipelines.captioning.simulated_judge import Judgement, judge
 from pipelines.captioning.simulated_truth import ImageTruth, open_truth
 from pipelines.captioning.tables import read_candidates
@@ -215,6 +217,7 @@ def synthetic_recipe(
     dataset: Path,
     output_dir: Path,
     detector: Mapping[str, float],
+    models: Mapping[str, float] | None = None,
     max_images: int | None = None,
 ) -> Recipe:
     """The recipe for simulated models.
@@ -223,6 +226,7 @@ def synthetic_recipe(
         dataset: a synthetic one with its truth.
         output_dir: of the run.
         detector: options of the simulated detector, such as its error rates.
+        models: options of all simulated models.
         max_images: of each table.
     """
     values = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
@@ -242,12 +246,16 @@ def candidates_of(recipe: Recipe) -> list[Candidate]:
 
 
 def report(
-    images: Mapping[str, Sequence[Sequence[Judged]]], miss_rate: float, false_alarm_rate: float
+    images: Mapping[str, Sequence[Sequence[Judged]]],
+    miss_rate: float,
+    false_alarm_rate: float,
+    local_hallucination: float,
 ) -> str:
     """The tables, in Markdown."""
     errors = f"*simulated* detector: miss rate {miss_rate:g}, false alarm rate {false_alarm_rate:g}"
     lines = [
-        f"Embedded *synthetic* city, *simulated* captioners, {errors}.",
+        f"Embedded *synthetic* city, *simulated* captioners (short captions make up "
+        f"{local_hallucination:g} times as much as long ones), {errors}.",
         "",
         "| view (*synthetic*) | images | captions | made-up share of things named, before -> after "
         "| made-up things cut | recall of true things, before -> after | true things lost, net "
@@ -288,6 +296,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--false_alarm_rate", type=float, default=0.2, help="of the simulated detector"
     )
+    parser.add_argument(
+        "--local_hallucination",
+        type=float,
+        default=LOCAL_HALLUCINATION,
+        help="rate of made-up things in short captions over that in long ones",
+    )
     parser.add_argument("--work_dir", type=Path, default=None, help="keep the run here")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
@@ -306,11 +320,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             "false_alarm_rate": args.false_alarm_rate,
             "seed": args.seed,
         }
-        recipe = synthetic_recipe(dataset, root / "captions", detector)
+        models = {"local_hallucination": args.local_hallucination}
+        recipe = synthetic_recipe(dataset, root / "captions", detector, models)
         run(recipe, progress=True)
         truth = open_truth(str(dataset))
         images = judged_images(candidates_of(recipe), lambda image_id: truth[image_id])
-    print(report(images, args.miss_rate, args.false_alarm_rate))
+    print(report(images, args.miss_rate, args.false_alarm_rate, args.local_hallucination))
 
 
 if __name__ == "__main__":

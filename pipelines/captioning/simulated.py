@@ -21,6 +21,7 @@ from .simulated_truth import open_truth
 
 _RATES = ("omission", "hallucination")
 _MERGE_RATES = tuple(field.name for field in fields(MergeErrors))
+LOCAL_HALLUCINATION = 0.5
 _DETECTOR_OPTIONS = ("miss_rate", "false_alarm_rate", "threshold", "seed")
 
 
@@ -30,21 +31,27 @@ def open_simulated_model(config: Mapping[str, Any]) -> SimulatedCaptionModel:
     Args:
         config: `name` and `dataset_name` (a folder with `truth/`); `captioner`, whose words and
             rates it has (by default its name); `omission` and `hallucination` in place of that
-            captioner's own; and the rates of `MergeErrors`.
+            captioner's own; `local_hallucination`, see `SimulatedCaptionModel`; and the rates of
+            `MergeErrors`.
 
     Raises:
-        CaptioningError: no such captioner, an unknown option, a rate outside [0, 1), or no truth.
+        CaptioningError: no such captioner, an unknown option, a rate outside [0, 1], or no truth.
     """
     options = {name: value for name, value in config.items() if name != "client"}
     name, dataset_name = options.pop("name"), options.pop("dataset_name")
     captioner = captioner_named(options.pop("captioner", name))
-    _check_options(options, (*_RATES, *_MERGE_RATES), f"the simulated model {name!r}")
+    known = (*_RATES, "local_hallucination", *_MERGE_RATES)
+    _check_options(options, known, f"the simulated model {name!r}")
     for option, value in options.items():
-        if not 0 <= value < 1:
-            raise CaptioningError(f"`{option}` of {name!r} must be from 0 to below 1, got {value}.")
+        highest = 0.9 if option == "hallucination" else 1.0  # one in ten has to be true
+        if not 0 <= value <= highest:
+            raise CaptioningError(
+                f"`{option}` of {name!r} must lie between 0 and {highest}, got {value}."
+            )
     captioner = replace(captioner, **{key: options[key] for key in _RATES if key in options})
     errors = MergeErrors(**{key: options[key] for key in _MERGE_RATES if key in options})
-    return SimulatedCaptionModel(name, captioner, open_truth(str(dataset_name)), errors)
+    local = options.get("local_hallucination", LOCAL_HALLUCINATION)
+    return SimulatedCaptionModel(name, captioner, open_truth(str(dataset_name)), errors, local)
 
 
 def open_simulated_detector(config: Mapping[str, Any]) -> SimulatedDetector:

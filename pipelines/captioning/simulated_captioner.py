@@ -27,7 +27,7 @@ from .simulated_dice import rng_of
 from .simulated_merge import MergeErrors, merge
 from .simulated_truth import ImageTruth, Sight, Truth
 
-RULES_VERSION = "simulated-captioner-1"
+RULES_VERSION = "simulated-captioner-2"
 TOKENS_PER_WORD = 1.3
 IMAGE_TOKENS = 256
 MAX_SIGHTS = 3  # in a short caption
@@ -42,6 +42,9 @@ class SimulatedCaptionModel:
         captioner: whose words and rates of error it has.
         truth: of the dataset.
         merge_errors: how often it fails at merging.
+        local_hallucination: rate of made-up things in a short caption, as a share of the rate in a
+            long one. Real models make up more the longer they talk (e.g. arXiv 2510.20229); how
+            much more is an assumption.
     """
 
     remote = False
@@ -52,12 +55,14 @@ class SimulatedCaptionModel:
         captioner: Captioner,
         truth: Truth,
         merge_errors: MergeErrors,
+        local_hallucination: float,
     ):
         self.name = name
         self.revision = (
             f"{RULES_VERSION}/{captioner.name}/omission={captioner.omission}"
-            f"/hallucination={captioner.hallucination}/{merge_errors}"
+            f"/hallucination={captioner.hallucination}/local={local_hallucination}/{merge_errors}"
         )
+        self._local_rate = local_hallucination * captioner.hallucination
         self._captioner, self._truth, self._errors = captioner, truth, merge_errors
 
     async def complete(self, request: Request) -> Reply:
@@ -101,8 +106,7 @@ class SimulatedCaptionModel:
     def _made_up(self, truth: ImageTruth, number: int, rng: np.random.Generator) -> list[str]:
         fancies = STREET_FANCIES if truth.view == "street_view" else SATELLITE_FANCIES
         possible = [fancy for fancy in fancies if fancy.key not in truth.things]
-        odds = self._captioner.hallucination / (1 - self._captioner.hallucination)
-        if rng.uniform() >= number * odds:
+        if rng.uniform() >= number * self._local_rate / (1 - self._local_rate):
             return []
         return [words_of(possible[int(rng.integers(len(possible)))], truth.view)]
 

@@ -108,7 +108,7 @@ def test_sky_is_above(faultless):
 
 
 def test_short_captions_are_wrong_at_times(city_with_truth, truth: Truth):
-    config = {"name": "synthetic-amber", "dataset_name": city_with_truth, "hallucination": 0.1}
+    config = {"name": "synthetic-amber", "dataset_name": city_with_truth, "hallucination": 0.2}
     model = open_simulated_model(config)
     texts = [
         _ask(model, _request("local", STREET, box=Box(0, 0, 200, 300), seed=seed)).text
@@ -184,7 +184,8 @@ def test_answers_end_where_the_tokens_end(amber):
     [
         ({"name": "qwen"}, "no simulated captioner 'qwen'; there are synthetic-amber"),
         ({"name": "synthetic-amber", "temper": 1}, "no option temper of .*'synthetic-amber'"),
-        ({"name": "synthetic-amber", "omission": 1.0}, "`omission` of .* below 1, got 1.0"),
+        ({"name": "synthetic-amber", "omission": 1.5}, "`omission` of .* 1.0, got 1.5"),
+        ({"name": "synthetic-amber", "hallucination": 1}, "`hallucination` of .* 0.9, got 1"),
     ],
 )
 def test_bad_options_of_a_model_are_told(city_with_truth, config, message):

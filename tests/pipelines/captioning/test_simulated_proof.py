@@ -103,7 +103,7 @@ def test_consensus_chooses_better_than_chance(images):
 
 
 def test_report_says_that_everything_is_simulated(images):
-    text = report(images, 0.03, 0.2)
+    text = report(images, 0.03, 0.2, 0.5)
     assert "*simulated* detector: miss rate 0.03, false alarm rate 0.2" in text
     tables = [line for line in text.splitlines() if line.startswith("| view")]
     assert len(tables) == 2
