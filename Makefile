@@ -5,7 +5,6 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 OUT ?= runs/quickstart
 CITY ?= harborview
-NLTK_WORDNET := $(VENV)/nltk_data/corpora/wordnet
 CODE := modeling_urbanln dataset_builders pipelines benchmarks tests train.py evaluate.py
 
 export TOKENIZERS_PARALLELISM := false
@@ -51,11 +50,9 @@ $(INSTALLED): setup.cfg pyproject.toml
 	$(RUN) -m pip install --quiet --editable ".[dev]"
 	@touch $@
 
-# What is no Python package: WordNet 3.0 (10 MB, unpacked where NLTK looks for it, no root needed)
-# and, on CI machines only, a browser. Tests that miss one are skipped and say so.
+# What is no Python package: a browser, and that on CI machines only. Tests that miss it are skipped
+# and say so.
 system: $(INSTALLED)
-	@if [ ! -d /usr/share/wordnet ] && [ ! -d $(NLTK_WORDNET) ]; then ./scripts/get_wordnet.sh $(NLTK_WORDNET) || \
-	  echo "WordNet could not be had; see pipelines/captioning/wordnet.py. Going on without it."; fi
 	@if [ -n "$$CI" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v chromium >/dev/null; then \
 	  apt-get update -q && apt-get install -y -q chromium chromium-driver || echo "No browser: its tests are skipped."; fi
 

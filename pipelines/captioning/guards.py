@@ -6,7 +6,6 @@ what they do has to be explained in a report.
 """
 
 import re
-from collections import Counter
 from collections.abc import Collection, Sequence
 
 REASONS = {
@@ -15,7 +14,7 @@ REASONS = {
     "too_short": "Fewer than 8 words.",
     "markup": "Code or JSON in place of prose.",
     "truncated": "The text ends within a sentence, and no whole sentence comes before.",
-    "repeating": "The same words come over and over.",
+    "repeating": "A quarter of the text has been said before, word for word.",
     "not_english": "Not English.",
     "echo": "The prompt comes back.",
     "injection": "The text speaks of instructions or prompts, or holds marks of a prompt.",
@@ -34,7 +33,7 @@ FLAGS = {
 
 MIN_WORDS = 8
 MIN_SHARE = 0.7
-NGRAM, MAX_REPEATS, MIN_DISTINCT = 6, 3, 0.5
+NGRAM, MAX_REPEATED = 6, 0.25
 ECHO_WORDS = 10
 MIN_FUNCTION_WORDS, MIN_ASCII, MIN_WORDS_TO_TELL = 0.12, 0.85, 15
 
@@ -199,12 +198,9 @@ def _is_english(text: str, words: Sequence[str]) -> bool:
 
 
 def _is_repeating(words: Sequence[str]) -> bool:
-    """A run of six words three times, or hardly any new words in a long text."""
-    runs = Counter(tuple(words[i : i + NGRAM]) for i in range(len(words) - NGRAM + 1))
-    if runs and max(runs.values()) >= MAX_REPEATS:
-        return True
-    threes = [tuple(words[i : i + 3]) for i in range(len(words) - 2)]
-    return len(threes) >= 30 and len(set(threes)) < MIN_DISTINCT * len(threes)
+    """A quarter of the runs of six words have come before."""
+    runs = [tuple(words[i : i + NGRAM]) for i in range(len(words) - NGRAM + 1)]
+    return len(runs) - len(set(runs)) >= max(1, MAX_REPEATED * len(words))
 
 
 def _shares_run(words: Sequence[str], others: Sequence[str]) -> bool:

@@ -23,16 +23,22 @@ from .scene_graph import open_parser
 from .segment import BOXES_REVISION, open_segmenter
 
 T = TypeVar("T")
+IMAGES_IN_CONSENSUS = 8
 
 
-class OneThread:
-    """Runs, one after another, the calls of something that several threads may not share."""
+class Threads:
+    """Threads of their own for calls of one kind; one, where several may not share it.
 
-    def __init__(self, name: str):
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+    Args:
+        name: of the threads.
+        number: how many.
+    """
+
+    def __init__(self, name: str, number: int = 1):
+        self._pool = ThreadPoolExecutor(number, thread_name_prefix=name)
 
     async def __call__(self, function: Callable[..., T], *args: Any) -> T:
-        """Run a function in the thread."""
+        """Run a function in one of the threads."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, partial(function, *args))
 
@@ -64,9 +70,10 @@ class Kit:
     encode: PhraseCache
     prompts: Prompts
     blurrer: Blurrer
-    in_parser: OneThread = field(default_factory=lambda: OneThread("parser"))
-    in_detector: OneThread = field(default_factory=lambda: OneThread("detector"))
-    in_encoder: OneThread = field(default_factory=lambda: OneThread("encoder"))
+    in_parser: Threads = field(default_factory=lambda: Threads("parser"))
+    in_detector: Threads = field(default_factory=lambda: Threads("detector"))
+    # several images at once, so that their new phrases are embedded in one batch
+    in_consensus: Threads = field(default_factory=lambda: Threads("consensus", IMAGES_IN_CONSENSUS))
 
     @property
     def revisions(self) -> dict[str, str]:
@@ -117,7 +124,7 @@ def open_kit(recipe: Recipe) -> Iterator[Kit]:
     try:
         yield kit
     finally:
-        for thread in (kit.in_parser, kit.in_detector, kit.in_encoder):
+        for thread in (kit.in_parser, kit.in_detector, kit.in_consensus):
             thread.close()
 
 
@@ -141,4 +148,4 @@ def _open_detector(recipe: Recipe, component: Component) -> PhraseDetector:
     return _open(open_detector, component)
 
 
-__all__ = ["Kit", "OneThread", "open_kit"]
+__all__ = ["Kit", "Threads", "open_kit"]

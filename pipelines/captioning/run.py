@@ -104,8 +104,15 @@ def run(
 def work(
     recipe: Recipe, shards: Sequence[InputShard], wait: bool = True, progress: bool = False
 ) -> None:
-    """Take the shards through all passes, in this process."""
-    asyncio.run(_work(recipe, shards, wait, progress))
+    """Take the shards through all passes, in this process.
+
+    Raises:
+        KeyboardInterrupt: SIGINT or SIGTERM came; the shards have been given back.
+    """
+    try:
+        asyncio.run(_work(recipe, shards, wait, progress))
+    except asyncio.CancelledError as error:
+        raise KeyboardInterrupt from error
 
 
 async def _work(recipe: Recipe, shards: Sequence[InputShard], wait: bool, show: bool) -> None:
@@ -202,6 +209,8 @@ def _worker(recipe: Recipe, shards: Sequence[InputShard]) -> None:
     except (CaptioningError, MissingDependencyError, ModelUnavailableError) as error:
         logger.error("%s", error)
         raise SystemExit(FATAL) from error
+    except KeyboardInterrupt:
+        raise SystemExit(0) from None  # the parent was told, too
 
 
 # ---- how far it is ------------------------------------------------------------------------------

@@ -320,7 +320,7 @@ class _ImageRun:
             )
             return [asdict(one) for one in scores]
 
-        unit = await self._once("consensus", lambda: self.kit.in_encoder(score), parts)
+        unit = await self._once("consensus", lambda: self.kit.in_consensus(score), parts)
         scored = [
             one if one.drop_reason else replace(one, stage="consensus", scores=Scores(**fields))
             for one, fields in zip(candidates, unit.result, strict=True)
