@@ -1,10 +1,11 @@
-"""python -m pipelines.captioning run|status|inspect|export RECIPE.yaml."""
+"""python -m pipelines.captioning run|status|inspect|export RECIPE.yaml, or presets."""
 
 import argparse
 import dataclasses
 import json
 import logging
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ not support is taken out, and the caption the models agree on is kept.
   python -m pipelines.captioning status  RECIPE.yaml      how far it is, what failed and why
   python -m pipelines.captioning inspect RECIPE.yaml --image_id ID     all that is known of an image
   python -m pipelines.captioning export  RECIPE.yaml --dataset_dir NEW     a dataset with captions
+  python -m pipelines.captioning presets       models known by name, and how to serve them
 
 Kill it at any moment and give the same command again: it goes on, and ends with the same table.
 Give it on several machines that see the same folder, and they share the work.
@@ -60,6 +62,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     inspect.add_argument("--failed", action="store_true", help="list what failed, and why")
     export = _command(commands, "export", "write a dataset with the captions of a finished run")
     export.add_argument("--dataset_dir", required=True, help="a new folder")
+    commands.add_parser("presets", help="models known by name, and how to serve them")
     return parser.parse_args(argv)
 
 
@@ -95,6 +98,9 @@ def _share(text: str) -> tuple[int, int]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see [`DESCRIPTION`]."""
     args = parse_arguments(argv)
+    if args.command == "presets":
+        _presets()
+        return
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         overrides = {
@@ -113,6 +119,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("Stopped. What is done is kept: the same command goes on.")
+
+
+def _presets() -> None:
+    from .clients.presets import PRESETS
+
+    for name, preset in PRESETS.items():
+        where = preset.transformers_class or "no class in transformers: behind a server only"
+        print(
+            f"{name}: {preset.model} ({where})\n{textwrap.indent(preset.serve_command, '    ')}\n"
+        )
 
 
 def _run(recipe: Recipe, args: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """What a run would take, before anybody is asked."""
 
 from .inputs import list_shards
-from .kit import open_kit
+from .kit import open_models
 from .passes import plan_passes
 from .recipe import Recipe
 
@@ -24,9 +24,9 @@ def estimate(recipe: Recipe) -> str:
         long * (recipe.generate.max_tokens + recipe.merge.max_tokens) // 2
         + local * recipe.segment.max_tokens // 2
     )
-    with open_kit(recipe) as kit:
-        passes = plan_passes(recipe, kit.models)
-        remote = [name for name, model in kit.models.items() if model.remote]
+    models = open_models(recipe)
+    passes = plan_passes(recipe, models)
+    remote = [name for name, model in models.items() if model.remote]
     lines = [
         f"{images} images; of each model about {requests:,} requests, {asked / 1e6:,.1f} million "
         f"tokens in and {answered / 1e6:,.1f} million out.",

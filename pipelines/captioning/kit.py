@@ -15,12 +15,13 @@ from .capture_parsing import parsing_revision
 from .clients import open_model
 from .detectors import open_detector
 from .encoder import PhraseCache, sentence_encoder
+from .errors import CaptioningError
 from .privacy import Blurrer
 from .prompts import Prompts, load_prompts
 from .recipe import Component, Recipe
 from .records import CaptionModel, PhraseDetector, SceneGraphParser, Segmenter
 from .scene_graph import open_parser
-from .segment import BOXES_REVISION, open_segmenter
+from .segment import BOXES_REVISION, open_segmenter, salient_boxes
 
 T = TypeVar("T")
 IMAGES_IN_CONSENSUS = 8
@@ -110,10 +111,11 @@ def open_kit(recipe: Recipe) -> Iterator[Kit]:
     """
     # bars for the loading of weights would break the run's own
     transformers.utils.logging.disable_progress_bar()
+    _check_boxes(recipe)
     consensus = recipe.consensus
     kit = Kit(
         recipe=recipe,
-        models={model["name"]: _open_model(recipe, model) for model in recipe.models},
+        models=open_models(recipe),
         segmenter=_open(open_segmenter, recipe.segment.segmenter),
         parser=_open(open_parser, recipe.filter.parser),
         detector=_open_detector(recipe, recipe.filter.detector),
@@ -126,6 +128,19 @@ def open_kit(recipe: Recipe) -> Iterator[Kit]:
     finally:
         for thread in (kit.in_parser, kit.in_detector, kit.in_consensus):
             thread.close()
+
+
+def open_models(recipe: Recipe) -> dict[str, CaptionModel]:
+    """The captioning models of a recipe by name; none is connected or loaded yet."""
+    return {model["name"]: _open_model(recipe, model) for model in recipe.models}
+
+
+def _check_boxes(recipe: Recipe) -> None:
+    """Wrong options now, not at the first image."""
+    try:
+        salient_boxes([], (1, 1), **recipe.segment.boxes)
+    except TypeError as error:
+        raise CaptioningError(f"`segment.boxes` has an option that is none: {error}") from error
 
 
 def _open(opener: Callable[..., T], component: Component) -> T:
@@ -148,4 +163,4 @@ def _open_detector(recipe: Recipe, component: Component) -> PhraseDetector:
     return _open(open_detector, component)
 
 
-__all__ = ["Kit", "Threads", "open_kit"]
+__all__ = ["Kit", "Threads", "open_kit", "open_models"]

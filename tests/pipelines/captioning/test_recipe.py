@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -5,6 +7,25 @@ from pipelines.captioning.errors import CaptioningError
 from pipelines.captioning.recipe import Component, make_recipe, read_recipe
 
 MINIMAL = {"dataset_name": "city", "output_dir": "out", "models": [{"name": "m"}]}
+
+
+RECIPES = sorted((Path(__file__).resolve().parents[3] / "configs" / "captioning").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_recipes_of_the_project_open(path, tiny_city):
+    from pipelines.captioning.estimate import estimate
+
+    assert "images; of each model about" in estimate(read_recipe(path, dataset_name=str(tiny_city)))
+
+
+def test_wrong_options_of_boxes_are_found_before_the_first_image(tiny_city, tmp_path):
+    from pipelines.captioning.kit import open_kit
+
+    values = MINIMAL | {"models": [{"name": "m", "model": "m", "base_url": "http://localhost/v1"}]}
+    recipe = make_recipe(values | {"segment": {"boxes": {"max_boxs": 3}}})
+    with pytest.raises(CaptioningError, match="max_boxs"), open_kit(recipe):
+        pass
 
 
 def test_a_minimal_recipe_has_the_papers_settings():
