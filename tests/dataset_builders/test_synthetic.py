@@ -18,6 +18,13 @@ from PIL import Image
 
 from dataset_builders.embedded_city.captioners import CAPTIONERS
 from dataset_builders.embedded_city.labels import indicators
+from dataset_builders.embedded_city.satellite import (
+    COVER_BITS,
+    COVERS,
+    MARKS,
+    TILE_PX,
+    render_tile,
+)
 from dataset_builders.embedded_city.scene import CLASSES, HEIGHT, WIDTH
 from dataset_builders.embedded_city.styles import STYLES
 from dataset_builders.embedded_city.world import World
@@ -139,6 +146,30 @@ def test_masks_are_stored_on_request_only(city, tmp_path):
     build_dataset(tmp_path, ["oldgate"], 3, 1, seed=4, num_workers=1)
     without = pq.read_table(tmp_path / "truth" / "oldgate", columns=["mask"])
     assert without["mask"].null_count == len(without)
+
+
+def test_covers_of_tiles_show_what_the_facts_say(city):
+    truth = pq.read_table(city / "truth" / "oldgate").to_pylist()
+    for row in truth:
+        assert (row["cover"] is None) == (not row["image_id"].endswith("_sat"))
+    row = next(row for row in truth if row["image_id"] == "oldgate_001_001_sat")
+    cover = np.asarray(Image.open(io.BytesIO(row["cover"])))
+    tile = render_tile(World("oldgate", 3, 4), 1, 1)
+    assert cover.shape == (TILE_PX, TILE_PX)
+    ground = np.bincount((cover & COVER_BITS).ravel(), minlength=len(COVERS)) / cover.size
+    for name, share in zip(COVERS, ground.tolist(), strict=True):
+        assert share == pytest.approx(tile.shares[name], abs=0.01), name
+    for name in ("trees", "building"):
+        share = np.mean((cover & MARKS[name]) > 0)
+        assert share == pytest.approx(tile.shares[name], abs=0.01), name
+
+
+def test_statements_are_the_facts_in_parts(city):
+    for row in pq.read_table(city / "truth" / "oldgate").to_pylist():
+        told = [f"{one['value']} {one['key']}" for one in row["statements"]]
+        assert told == row["facts"]
+        weights = [one["weight"] for one in row["statements"]]
+        assert weights == sorted(weights, reverse=True)
 
 
 def test_truth_lists_what_each_caption_makes_up(city):
