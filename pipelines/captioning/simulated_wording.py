@@ -31,17 +31,17 @@ from dataset_builders.embedded_city.captioners import (
 from dataset_builders.embedded_city.scene import OBJECT_CLASSES
 from dataset_builders.embedded_city.street_view import SEASONS
 
-from .grammar import word_set
 from .simulated_truth import HOUSE_THINGS, SIDES, ImageTruth, thing_of
 
 WORDING_VERSION = "wording-1"
 """Goes up with every change of what counts as the same words; part of revisions."""
 
 _WORD = re.compile(r"[a-z]+(?:-[a-z]+)*")
-_FUNCTION_WORDS = word_set(
+_COMMON = (
     "a an and are as at be by for from in into is it its of on one or out over so that the their "
     "there these this those to two which while with"
 )
+_FUNCTION_WORDS = frozenset(_COMMON.split())
 
 # what the city's objects are, beside what its facts say
 _ATTRIBUTES = (
