@@ -84,6 +84,10 @@ real: $(INSTALLED)
 benchmarks: $(INSTALLED)
 	$(RUN) -m benchmarks.training
 	$(RUN) -m benchmarks.evaluation
+	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.segmentation rectangle
+	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.captioning_client
+	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.caption_truth
+	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.geography
 
 clean:
 	rm -rf runs build .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
