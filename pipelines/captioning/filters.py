@@ -16,20 +16,34 @@ from numpy.typing import NDArray
 from .guards import names_any
 from .records import Detection, Phrase, PhraseSource, SceneGraph
 from .scene_graph import split_sentences
+from .stop_words import URBAN_STOP_WORDS
 
 THRESHOLD = 0.01
 NMS_IOU = 0.1
 Mode = Literal["independent", "reference"]
-RELATION, TOO_LONG = "relation", "too_long"
+RELATION, NOT_VISUAL, TOO_LONG = "relation", "not_visual", "too_long"
 BELOW_THRESHOLD, NOT_ARG_MAX = "below_threshold", "not_arg_max"
 REASONS = {
     RELATION: "Relations are not asked of the detector.",
+    NOT_VISUAL: "It names nothing that has a shape: the picture, an impression, an amount.",
     TOO_LONG: "The phrase has more tokens than the detector reads.",
     BELOW_THRESHOLD: "Its score is below the threshold: the image does not support it.",
     NOT_ARG_MAX: "Wherever it is seen, another phrase of its sentence is seen better.",
 }
 """Why a phrase was dropped, or has no score."""
 
+# A detector finds no "scene" and no "sense of calm": asked of it, they would strike out "The scene
+# shows a street". So heads that are no objects of a caption are not asked, nor are these:
+_MORE = """
+    access activity addition contrast day density depth design direction environment flow height
+    interconnectedness location motion openness overview proximity purpose scale size surroundings
+    vastness view
+"""
+_NOT_VISUAL = URBAN_STOP_WORDS | frozenset(_MORE.split())
+# said of many things, and not to be seen at any one of them
+_AMOUNTS = frozenset(
+    ("different", "diverse", "few", "many", "multiple", "numerous", "overall", "several", "various")
+)
 # where a sentence can be cut and both sides still be read
 _CLAUSE = re.compile(r"(?:\s*[;,]\s*(?:and\s+|or\s+|while\s+|as well as\s+)?|\s+(?:and|while)\s+)")
 _END = re.compile(r"[.!?][\"'”’)\]]*$")
@@ -44,7 +58,8 @@ def phrases_of(
     """Every visual element of a caption and of its local captions, not yet scored.
 
     Objects by their heads, and each attribute with its head as they would be said ("red car").
-    Relations are listed and kept: a detector of things cannot tell them.
+    Relations are listed and kept: a detector of things cannot tell them. So are names of what has
+    no shape ("scene", "atmosphere") and amounts ("several car").
 
     Args:
         sentences: of the caption.
@@ -63,16 +78,21 @@ def phrases_of(
 
 def _phrases(graph: SceneGraph, source: PhraseSource, sentence: int) -> Iterator[Phrase]:
     for head in graph.objects:
-        yield Phrase(head, "object", source, sentence)
+        yield Phrase(head, "object", source, sentence, reason=_why_not_asked(head))
     for head, attribute in graph.attributes:
-        yield Phrase(f"{attribute} {head}", "attribute", source, sentence)
+        reason = NOT_VISUAL if attribute.lower() in _AMOUNTS else _why_not_asked(head)
+        yield Phrase(f"{attribute} {head}", "attribute", source, sentence, reason=reason)
     for relation in graph.relations:
         yield Phrase(" ".join(relation), "relation", source, sentence, reason=RELATION)
 
 
+def _why_not_asked(head: str) -> str:
+    return NOT_VISUAL if head.lower().rpartition(" ")[2] in _NOT_VISUAL else ""
+
+
 def texts_to_ask(phrases: Collection[Phrase]) -> list[str]:
     """What is to be asked of the detector, each text once, sorted."""
-    return sorted({phrase.text for phrase in phrases if phrase.kind != "relation"})
+    return sorted({phrase.text for phrase in phrases if not phrase.reason})
 
 
 def score_phrases(
@@ -87,25 +107,25 @@ def score_phrases(
     Args:
         phrases: from [`phrases_of`].
         detection: of `texts`.
-        texts: the columns of the detection; all objects and attributes among the phrases.
+        texts: the columns of the detection; all of [`texts_to_ask`] among them.
         mode: "independent": a phrase's score is its greatest over the patches; below the threshold
             it is dropped (the paper). "reference": the greatest over the patches where it is the
             best of its sentence's phrases, after class-agnostic suppression of overlapping boxes.
+            A thing with attributes takes part by these alone, as there ("red car", not "car"), and
+            fares as the best of them.
         threshold: of the score.
     """
     threshold = float(np.float32(threshold))  # as exact as the scores are
     column = {text: number for number, text in enumerate(texts)}
     with np.errstate(invalid="ignore"):
         own = detection.scores.max(axis=0) if len(detection.scores) else np.zeros(len(texts))
-    asked = [
-        one for one in phrases if one.kind != "relation" and not np.isnan(own[column[one.text]])
-    ]
+    asked = [one for one in phrases if not one.reason and not np.isnan(own[column[one.text]])]
     best = {one: float(own[column[one.text]]) for one in asked}
     if mode == "reference":
         best = _competition(asked, detection, column, threshold)
     scored = []
     for one in phrases:
-        if one.kind == "relation":
+        if one.reason:
             scored.append(one)
         elif one not in best:
             scored.append(replace(one, reason=TOO_LONG))
@@ -127,13 +147,29 @@ def _competition(
         groups[one.source, one.sentence].append(one)
     best: dict[Phrase, float] = {}
     for group in groups.values():
-        scores = detection.scores[:, [column[one.text] for one in group]]
+        said = _attributes(group)
+        rivals = [one for one in group if one not in said]
+        scores = detection.scores[:, [column[one.text] for one in rivals]]
         top, winner = scores.max(axis=1), scores.argmax(axis=1)
         patches = _suppress(detection.boxes, top, threshold)
-        for number, one in enumerate(group):
+        for number, one in enumerate(rivals):
             won = patches[winner[patches] == number]
             best[one] = float(top[won].max()) if len(won) else 0.0
+        for one, attributes in said.items():
+            best[one] = max(best[attribute] for attribute in attributes)
     return best
+
+
+def _attributes(group: Sequence[Phrase]) -> dict[Phrase, list[Phrase]]:
+    """The objects that have attributes, with their attributes' phrases."""
+    objects = sorted((one for one in group if one.kind == "object"), key=lambda one: -len(one.text))
+    said: dict[Phrase, list[Phrase]] = defaultdict(list)
+    for one in group:
+        if one.kind == "attribute":  # a "red traffic light" is no "light"
+            heads = (head for head in objects if one.text.endswith(f" {head.text}"))
+            if (head := next(heads, None)) is not None:
+                said[head].append(one)
+    return dict(said)
 
 
 def _suppress(

@@ -63,6 +63,45 @@ def test_reference_is_a_competition_within_the_sentence():
     assert all(one.kept for one in score_phrases(apart, seen, texts, "reference"))
 
 
+def test_reference_has_a_thing_compete_by_its_attributes_alone():
+    graph = SceneGraph(
+        ("car", "traffic light", "light"),
+        (("car", "red"), ("car", "old"), ("traffic light", "tall")),
+    )
+    phrases = phrases_of(["."], [graph])
+    texts = texts_to_ask(phrases)
+    assert texts == ["car", "light", "old car", "red car", "tall traffic light", "traffic light"]
+    # "car" is best at the first patch, but does not take part: "red car" wins it
+    seen = detection([[0.9, 0.1, 0.2, 0.5, 0, 0], [0, 0.1, 0, 0, 0.3, 0.2], [0, 0.4, 0, 0, 0, 0]])
+    found = {one.text: one for one in score_phrases(phrases, seen, texts, "reference")}
+    assert {text: one.score for text, one in found.items()} == {
+        "red car": pytest.approx(0.5),
+        "old car": 0.0,
+        "car": pytest.approx(0.5),
+        "tall traffic light": pytest.approx(0.3),
+        "traffic light": pytest.approx(0.3),
+        "light": pytest.approx(0.4),
+    }
+    assert found["old car"].reason == "not_arg_max"
+
+
+def test_what_has_no_shape_is_kept_and_not_asked():
+    graph = SceneGraph(
+        ("scene", "night view", "car"), (("car", "several"), ("car", "red"), ("scene", "busy"))
+    )
+    phrases = phrases_of(["."], [graph])
+    assert texts_to_ask(phrases) == ["car", "red car"]
+    found = score_phrases(phrases, detection([[0.0, 0.0]]), ["car", "red car"])
+    assert {one.text: (one.kept, one.reason) for one in found} == {
+        "scene": (True, "not_visual"),
+        "night view": (True, "not_visual"),
+        "several car": (True, "not_visual"),
+        "busy scene": (True, "not_visual"),
+        "car": (False, "below_threshold"),
+        "red car": (False, "below_threshold"),
+    }
+
+
 def test_reference_suppresses_overlapping_boxes():
     texts = ["bus", "car"]
     scores = [[0.5, 0.4], [0.2, 0.3]]  # the car is best at the second patch
@@ -100,7 +139,7 @@ def test_reference_keeps_no_more_than_independent(data):
     reference = score_phrases(things(*texts), detection(scores), texts, "reference")
     for one, other in zip(independent, reference, strict=True):
         assert one.kept or not other.kept
-        assert other.score <= one.score
+        assert (other.score or 0.0) <= (one.score or 0.0)
         assert {one.reason, other.reason} <= {"", *REASONS}
 
 
