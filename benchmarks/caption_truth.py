@@ -235,6 +235,7 @@ def synthetic_recipe(
         "output_dir": str(output_dir),
         "max_images": max_images,
     }
+    values["models"] = [one | dict(models or {}) for one in values["models"]]
     values["filter"]["detector"] = {"name": "simulated", "options": dict(detector)}
     return make_recipe(values)
 

@@ -72,6 +72,13 @@ def test_bootstrap_covers_a_mean_as_often_as_it_says():
     assert 70 <= covered < 80
 
 
+def test_options_reach_the_simulated_models(tmp_path):
+    recipe = synthetic_recipe(tmp_path, tmp_path, {"miss_rate": 0.1}, {"omission": 0.3}, 2)
+    assert [model["omission"] for model in recipe.models] == [0.3] * 5
+    assert recipe.filter.detector.options == {"miss_rate": 0.1}
+    assert (recipe.max_images, recipe.synthetic) == (2, True)
+
+
 @pytest.fixture(scope="module")
 def images(city_with_truth, truth: Truth, tmp_path_factory):
     """Six images through the whole pipeline, with simulated models."""
