@@ -18,6 +18,8 @@ from .records import Detection, Phrase, PhraseSource, SceneGraph
 from .scene_graph import split_sentences
 from .stop_words import URBAN_STOP_WORDS
 
+RULES_VERSION = "filter-1"
+"""Goes up with every change of what is asked or kept; part of the ledger's keys."""
 THRESHOLD = 0.01
 NMS_IOU = 0.1
 Mode = Literal["independent", "reference"]
@@ -184,24 +186,28 @@ def _suppress(
     return np.asarray(over[kept.numpy()])
 
 
-def remove_phrases(text: str, rejected: Collection[str]) -> str:
+def remove_phrases(text: str, things: Collection[str], attributes: Collection[str] = ()) -> str:
     """The text without what is rejected, cut where it can be cut.
 
-    Of "a red car", with "red car" rejected and "car" not, the word "red" goes. Otherwise the clause
-    goes that names the phrase; with its first clause the whole sentence goes. Words are never cut.
+    The clause goes that names a rejected thing; with its first clause the whole sentence goes. Of
+    "a red car", with "red car" a rejected attribute and "car" no rejected thing, only "red" goes.
+    Words are never cut.
 
     Args:
         text: a caption.
-        rejected: phrases.
+        things: rejected phrases; "construction site" is one thing.
+        attributes: rejected phrases of an attribute and its thing.
     """
-    words = [phrase for phrase in rejected if phrase.strip()]
-    kept = [_pruned(sentence, words) for sentence in split_sentences(text)]
+    words = sorted({phrase for phrase in things if phrase.strip()})
+    said = [phrase for phrase in attributes if not names_any(phrase, words)]
+    kept = [
+        _pruned(_without_attributes(sentence, said), words) for sentence in split_sentences(text)
+    ]
     return " ".join(sentence for sentence in kept if sentence)
 
 
 def _pruned(sentence: str, rejected: Sequence[str]) -> str:
     """What is left of a sentence; empty if nothing is."""
-    sentence = _without_attributes(sentence, rejected)
     if not names_any(sentence, rejected):
         return sentence
     end = _END.search(sentence)
@@ -216,19 +222,21 @@ def _pruned(sentence: str, rejected: Sequence[str]) -> str:
     return left.rstrip(" ,;") + (end[0] if end else ".")
 
 
-def _without_attributes(sentence: str, rejected: Sequence[str]) -> str:
-    """The sentence with rejected attributes taken from things that are not rejected themselves."""
-    for phrase in sorted(rejected, key=lambda one: (-len(one), one)):
+def _without_attributes(sentence: str, attributes: Sequence[str]) -> str:
+    for phrase in sorted(attributes, key=lambda one: (-len(one), one)):
         attribute, _, head = phrase.strip().rpartition(" ")
-        if attribute and not names_any(head, rejected):
+        if attribute:
             pattern = rf"(?<![\w-]){re.escape(attribute)}\s+(?={re.escape(head)}(?:e?s)?\b)"
-            sentence = re.sub(pattern, "", sentence, flags=re.IGNORECASE)
+            shorter = re.sub(pattern, "", sentence, flags=re.IGNORECASE)
+            capital = sentence[:1].isupper() and shorter != sentence
+            sentence = shorter[:1].upper() + shorter[1:] if capital else shorter
     return sentence
 
 
 __all__ = [
     "NMS_IOU",
     "REASONS",
+    "RULES_VERSION",
     "THRESHOLD",
     "phrases_of",
     "remove_phrases",

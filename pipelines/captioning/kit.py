@@ -16,6 +16,7 @@ from .clients import open_model
 from .detectors import open_detector
 from .encoder import PhraseCache, sentence_encoder
 from .errors import CaptioningError
+from .filters import RULES_VERSION as FILTER_RULES
 from .privacy import Blurrer
 from .prompts import Prompts, load_prompts
 from .recipe import Component, Recipe
@@ -82,7 +83,7 @@ class Kit:
         parts = {
             "segmenter": f"{self.segmenter.revision} {BOXES_REVISION}",
             "parser": self.parser.revision,
-            "detector": self.detector.revision,
+            "detector": f"{self.detector.revision} {FILTER_RULES}",
             "encoder": self.encode.revision,
             "prompts": self.prompts.revision,
             "capture": f"{CAPTURE_REVISION} {parsing_revision()}",

@@ -1,44 +1,44 @@
 """What a merge starts from, and what is made of its answer."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from .filters import remove_phrases
 from .guards import check_caption, tidy_caption
-from .records import Candidate
+from .records import Candidate, Phrase
 
 MIN_WORDS_OF_A_DETAIL = 3
 
 
-def rejected_phrases(one: Candidate, source: str | None = None) -> tuple[str, ...]:
-    """The phrases that the image does not support, sorted.
+def rejected_phrases(one: Candidate) -> tuple[str, ...]:
+    """The phrases that the image does not support, of the caption and its details, sorted."""
+    return tuple(sorted({phrase.text for phrase in one.phrases if not phrase.kept}))
 
-    Args:
-        one: after the filter.
-        source: of the caption or of the local captions only.
-    """
-    found = {
-        phrase.text
-        for phrase in one.phrases
-        if not phrase.kept and (source is None or phrase.source == source)
-    }
-    return tuple(sorted(found))
+
+def plain_removal(one: Candidate) -> str:
+    """The caption less what the image does not support, cut by rules."""
+    return _less(one.text, [phrase for phrase in one.phrases if not phrase.kept])
 
 
 def supported_details(one: Candidate) -> tuple[str, ...]:
     """The local captions without what the image does not support; what is left of each, if any."""
     found = []
     for number, detail in enumerate(one.details):
-        rejected = sorted(
-            {
-                phrase.text
-                for phrase in one.phrases
-                if phrase.source == "local" and phrase.sentence == number and not phrase.kept
-            }
-        )
-        text = remove_phrases(detail.text, rejected) if rejected else detail.text
+        rejected = [
+            phrase
+            for phrase in one.phrases
+            if phrase.source == "local" and phrase.sentence == number and not phrase.kept
+        ]
+        text = _less(detail.text, rejected) if rejected else detail.text
         if len(text.split()) >= MIN_WORDS_OF_A_DETAIL:
             found.append(text)
     return tuple(dict.fromkeys(found))
+
+
+def _less(text: str, rejected: Sequence[Phrase]) -> str:
+    things = [phrase.text for phrase in rejected if phrase.kind != "attribute"]
+    attributes = [phrase.text for phrase in rejected if phrase.kind == "attribute"]
+    return remove_phrases(text, things, attributes)
 
 
 def merge_inputs(one: Candidate) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
@@ -65,7 +65,7 @@ def apply_merge(one: Candidate, text: str, finish_reason: str = "stop") -> Candi
     reason = check_caption(
         text,
         finish_reason,
-        original=remove_phrases(one.text, rejected),
+        original=plain_removal(one),
         rejected=rejected,
         kept=[phrase.text for phrase in one.phrases if phrase.kept],
     )
@@ -88,7 +88,7 @@ def fall_back(one: Candidate, reason: str) -> Candidate:
         reason: why; becomes the flag `merge_<reason>`.
     """
     flags = tuple(sorted({*one.flags, f"merge_{reason}"}))
-    text = remove_phrases(one.text, rejected_phrases(one))
+    text = plain_removal(one)
     dropped = check_caption(text)
     return replace(one, stage="merge", text=text, flags=flags, drop_reason=dropped)
 
@@ -98,6 +98,7 @@ __all__ = [
     "fall_back",
     "merge_inputs",
     "needs_merge",
+    "plain_removal",
     "rejected_phrases",
     "supported_details",
 ]

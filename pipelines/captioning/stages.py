@@ -15,6 +15,7 @@ from .capture import REVISION as CAPTURE_REVISION
 from .capture import choose, consensus_scores
 from .capture_parsing import parsed_caption, parsing_revision
 from .errors import RequestFailedError
+from .filters import RULES_VERSION as FILTER_RULES
 from .filters import phrases_of, score_phrases, texts_to_ask
 from .guards import check_caption, tidy_caption
 from .kit import Kit
@@ -196,6 +197,7 @@ class _ImageRun:
         filter = self.recipe.filter
         parts = {
             "detector": self.kit.detector.revision,
+            "rules": FILTER_RULES,
             "mode": filter.mode,
             "threshold": filter.threshold,
             "phrases": phrases,

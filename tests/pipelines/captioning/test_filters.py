@@ -151,62 +151,39 @@ def test_no_patch_supports_nothing():
 
 
 @pytest.mark.parametrize(
-    ("text", "rejected", "left"),
+    ("text", "things", "attributes", "left"),
     [
-        ("A car is parked. A fountain stands there.", ["fountain"], "A car is parked."),
+        ("A car is parked. A fountain stands there.", ["fountain"], [], "A car is parked."),
         (
             "There are trees, a stone fountain, and a row of shops.",
-            ["stone fountain", "fountain"],
+            ["fountain"],
+            ["stone fountain"],
             "There are trees, and a row of shops.",
         ),
-        ("A red car waits at the kerb.", ["red car"], "A car waits at the kerb."),
-        ("Red cars wait at the kerb.", ["red car"], "cars wait at the kerb."),
-        ("A red car waits at the kerb.", ["red car", "car"], ""),
-        ("A fountain stands there, and cars pass.", ["fountain"], ""),
-        ("The street is lined with trees.", ["tree"], ""),
-        ("The street is long.", ["tree"], "The street is long."),
-        ("A scarf and a scar.", ["car"], "A scarf and a scar."),
-        ("A well-kept block.", ["kept block"], "A well-kept block."),
-        (
-            "Shops and cafes line it, while a tram (of 1 car) passes!",
-            ["tram"],
-            "Shops and cafes line it!",
-        ),
-        ("A car.", [], "A car."),
-        ("", ["car"], ""),
+        ("A red car waits at the kerb.", [], ["red car"], "A car waits at the kerb."),
+        ("Red cars wait at the kerb.", [], ["red car"], "Cars wait at the kerb."),
+        ("A red car waits at the kerb.", ["car"], ["red car"], ""),
+        ("Construction sites are on the left.", ["construction site"], [], ""),
+        ("A fountain stands there, and cars pass.", ["fountain"], [], ""),
+        ("The street is lined with trees.", ["tree"], [], ""),
+        ("The street is long.", ["tree"], [], "The street is long."),
+        ("A scarf and a scar.", ["car"], [], "A scarf and a scar."),
+        ("A well-kept block.", [], ["kept block"], "A well-kept block."),
+        ("Shops line it, while a tram (of 1 car) passes!", ["tram"], [], "Shops line it!"),
+        ("A car.", [], [], "A car."),
+        ("", ["car"], [], ""),
     ],
 )
-def test_removal_cuts_where_a_sentence_can_be_cut(text, rejected, left):
-    assert remove_phrases(text, rejected) == left
+def test_removal_cuts_where_a_sentence_can_be_cut(text, things, attributes, left):
+    assert remove_phrases(text, things, attributes) == left
 
 
-WORDS = st.sampled_from(
-    [
-        "tree",
-        "trees",
-        "street",
-        "car",
-        "cars",
-        "scar",
-        "red",
-        "tall",
-        "bus",
-        ",",
-        "and",
-        "while",
-        ";",
-        ".",
-    ]
-)
+WORDS = st.sampled_from(["tree", "trees", "street", "car", "scar", "red", "bus", ",", "and", "."])
+PHRASES = st.lists(st.sampled_from(["tree", "car", "red car", "bus (", "c*r", "bus"]), max_size=3)
 
 
-@given(
-    st.lists(WORDS, max_size=25).map(" ".join),
-    st.lists(st.sampled_from(["tree", "car", "red car", "bus (", "c*r", "bus"]), max_size=3),
-)
-def test_removal_leaves_whole_words_and_nothing_rejected(text, rejected):
-    left = remove_phrases(text, rejected)
-    assert not names_any(left, rejected)
-    assert set(left.replace(",", " ").replace(";", " ").replace(".", " ").split()) <= set(
-        text.split()
-    )
+@given(st.lists(WORDS, max_size=25).map(" ".join), PHRASES, PHRASES)
+def test_removal_leaves_whole_words_and_nothing_rejected(text, things, attributes):
+    left = remove_phrases(text, things, attributes)
+    assert not names_any(left, things)
+    assert set(left.replace(",", " ").replace(".", " ").lower().split()) <= set(text.split())
