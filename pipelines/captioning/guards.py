@@ -37,6 +37,14 @@ NGRAM, MAX_REPEATED = 6, 0.25
 ECHO_WORDS = 10
 MIN_FUNCTION_WORDS, MIN_ASCII, MIN_WORDS_TO_TELL = 0.12, 0.85, 15
 
+_ES = re.compile(r"(?:ss|sh|ch|x|zz)es$|^buses$")
+_IRREGULAR = {
+    "children": "child",
+    "leaves": "leaf",
+    "men": "man",
+    "shelves": "shelf",
+    "women": "woman",
+}
 _WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
 _SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*(?=\s|$)")
 _THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
@@ -158,7 +166,7 @@ def check_caption(
 def names_any(text: str, phrases: Collection[str], within: Collection[str] = ()) -> bool:
     """Whether a text names one of the phrases, word by word, outside of the longer ones `within`.
 
-    Case and a plural "s" do not matter.
+    Case and plural endings do not matter.
     """
     folded = f" {' '.join(_stem(word) for word in _words(text))} "
     wanted = {_folded(phrase) for phrase in phrases} - {"  "}
@@ -174,7 +182,14 @@ def _folded(phrase: str) -> str:
 
 
 def _stem(word: str) -> str:
-    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+    """The word without its plural ending, or with another that all its forms share."""
+    if word in _IRREGULAR:
+        return _IRREGULAR[word]
+    if len(word) <= 3 or not word.endswith("s") or word.endswith("ss"):
+        return word
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
+    return word[: -2 if _ES.search(word) else -1]
 
 
 def _words(text: str) -> list[str]:

@@ -7,9 +7,9 @@ from .grammar import (
     RULES_VERSION,
     attributes_of,
     language_revision,
-    load_language,
     object_name,
     object_nouns,
+    read_documents,
     relations_of,
 )
 from .records import SceneGraph
@@ -24,14 +24,13 @@ class SpacyParser:
     """
 
     def __init__(self, batch_size: int = 64):
-        self._language = load_language()
         self._batch_size = batch_size
         self.revision = f"spacy/{language_revision()}/{RULES_VERSION}/{SENTENCE_RULES}"
 
     def parse(self, sentences: Sequence[str]) -> list[SceneGraph]:
         """A graph for each sentence."""
         unique = sorted(set(sentences))
-        documents = self._language.pipe(unique, batch_size=self._batch_size)
+        documents = read_documents(unique, self._batch_size)
         graphs = dict(zip(unique, map(graph_of, documents), strict=True))
         return [graphs[sentence] for sentence in sentences]
 

@@ -121,6 +121,10 @@ def test_words_are_compared_whole():
     assert not names_any("The street is long.", ["tree"])
     assert not names_any("A scarf.", ["car"])
     assert names_any("Many Cars, and a bus.", ["car"])
+    plurals = "Factories, churches, buses, boxes, leaves, men and houses."
+    for thing in ("factory", "church", "bus", "box", "leaf", "man", "house", "factories"):
+        assert names_any(plurals, [thing]), thing
+    assert not names_any(plurals, ["hous", "factor", "boxe", "churche"])
 
 
 @given(st.text(max_size=300), st.sampled_from(["stop", "length"]))
