@@ -18,10 +18,12 @@ from .errors import CaptioningError
 from .records import Detection, PhraseDetector, SourceImage
 
 OWLV2 = "google/owlv2-large-patch14-ensemble"
-RULES_VERSION = "owlv2-1"
+RULES_VERSION = "owlv2-2"
 MAX_TOKENS = 16
 """OWLv2's text tower reads no more; longer phrases are not cut in silence but not asked."""
-PHRASES_AT_A_TIME = 64
+PHRASES_AT_A_TIME = 16
+"""Batches of the text tower always have this size, filled up with copies: a phrase's vector then
+does not depend, in its last digits, on which phrases happened to be new together."""
 
 
 class Owlv2Detector:
@@ -114,14 +116,14 @@ class Owlv2Detector:
         self._queries.update(dict.fromkeys(phrases))
         if not short:
             return
-        # one length for all, so that a phrase's vector does not depend on the others
-        inputs = tokenizer(short, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt")
+        filled = (short * PHRASES_AT_A_TIME)[:PHRASES_AT_A_TIME]
+        inputs = tokenizer(filled, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt")
         output = self._model.owlv2.get_text_features(
             input_ids=inputs["input_ids"].to(self._device),
             attention_mask=inputs["attention_mask"].to(self._device),
         )
         vectors = getattr(output, "pooler_output", output)
-        self._queries.update(zip(short, vectors, strict=True))
+        self._queries.update(zip(short, vectors[: len(short)].clone(), strict=True))
 
 
 def _corners(boxes: np.ndarray, long_side: int) -> np.ndarray:

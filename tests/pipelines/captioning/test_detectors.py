@@ -78,7 +78,7 @@ def test_towers_run_once_for_an_image_and_once_for_a_phrase(checkpoint, source, 
     vision.register_forward_hook(lambda *_: calls.update(image=calls["image"] + 1))
     text.register_forward_pre_hook(
         lambda _, args, kwargs: calls.update(
-            texts=calls["texts"] + len(kwargs.get("input_ids", args[0] if args else []))
+            texts=calls["texts"] + len(set(map(tuple, kwargs["input_ids"].tolist())))
         ),
         with_kwargs=True,
     )
@@ -88,6 +88,14 @@ def test_towers_run_once_for_an_image_and_once_for_a_phrase(checkpoint, source, 
     again = detector.detect(source, [*many[10:], "new"])
     assert calls == {"image": 2, "texts": 21}
     assert np.array_equal(again.scores[:, :10], first.scores[:, 10:])
+
+
+def test_a_phrases_scores_do_not_depend_on_what_was_asked_before(checkpoint, source):
+    one, other = (Owlv2Detector(checkpoint, device="cpu") for _ in range(2))
+    for phrase in PHRASES:
+        one.detect(source, [phrase])
+    found, expected = one.detect(source, PHRASES), other.detect(source, PHRASES)
+    assert np.array_equal(found.scores, expected.scores)
 
 
 def test_a_phrase_that_is_too_long_is_not_cut_but_not_asked(checkpoint, source):

@@ -54,36 +54,71 @@ def test_the_real_architecture_reads_and_its_graphs_do_not_depend_on_the_batch(c
     together = parser.parse([*SENTENCES, SENTENCES[0]])
     assert together[0] == together[-1]
     for sentence, graph in zip(SENTENCES, together, strict=False):
-        alone = FactualParser(checkpoint, device="cpu", batch_size=1)
+        alone = FactualParser(checkpoint, device="cpu")
         assert alone.parse([sentence]) == [graph]
 
 
 def test_what_the_model_writes_becomes_a_graph(parser, monkeypatch):
     asked = []
 
-    def write(sentences):
+    def write(sentences, length):
         asked.extend(sentences)
-        return ["( car , is , red ) , ( car , on , street )" for _ in sentences]
+        return [("( car , is , red ) , ( car , on , street )", True) for _ in sentences]
 
     monkeypatch.setattr(parser, "_generate", write)
     graph = SceneGraph(("car", "street"), (("car", "red"),), (("car", "on", "street"),))
     assert parser.parse([SENTENCES[0]] * 3) == [graph] * 3
     assert parser.parse([SENTENCES[0], SENTENCES[1]]) == [graph] * 2
-    assert asked == [SENTENCES[0], SENTENCES[1]]  # each once
+    assert asked == [SENTENCES[0]] * 16 + [SENTENCES[1]] * 16  # each once, in a full batch
 
 
-def test_a_sentence_that_is_too_long_is_read_in_pieces_and_not_cut(parser, monkeypatch):
+def test_a_sentence_that_is_too_long_is_read_in_pieces_and_not_cut(checkpoint, monkeypatch):
+    parser = FactualParser(checkpoint, device="cpu", batch_size=1)
     asked = []
-    monkeypatch.setattr(parser, "_batches", lambda sentences: ([one] for one in sentences))
-    monkeypatch.setattr(
-        parser, "_generate", lambda sentences: asked.extend(sentences) or ["( tree , is , tall )"]
-    )
+
+    def write(sentences, length):
+        asked.extend(sentences)
+        return [("( tree , is , tall )", True)]
+
+    monkeypatch.setattr(parser, "_generate", write)
     words = [("car", "tree", "red")[n * n % 7 % 3] for n in range(4 * MAX_INPUT_TOKENS - 1)]
     (graph,) = parser.parse([" ".join(words)])
     assert graph == SceneGraph(("tree",), (("tree", "tall"),))
     assert all(parser._num_tokens(piece) <= MAX_INPUT_TOKENS for piece in asked)
     assert len(asked) >= 2
     assert sum(len(piece.split()) for piece in asked) <= len(words)
+
+
+def test_a_graph_that_is_too_long_to_be_written_is_read_by_halves(checkpoint, monkeypatch):
+    parser = FactualParser(checkpoint, device="cpu", batch_size=1)
+    sentence = "a red car is on the street near a tall tree ."
+    halves = ["a red car is on the", "street near a tall tree ."]
+    written = {
+        sentence: ("( car , is , red ) , ( car , on , str", False),
+        halves[0]: ("( car , is , red )", True),
+        halves[1]: ("( tree , is , tall )", True),
+        "the cars .": ("( cars , on , a ) , ( cars , on , a ) , ( cars , on , b", False),
+    }
+    monkeypatch.setattr(parser, "_generate", lambda sentences, _: [written[sentences[0]]])
+    assert parser.parse([sentence, "the cars ."]) == [
+        SceneGraph(("car", "tree"), (("car", "red"), ("tree", "tall")), ()),
+        SceneGraph(("cars", "a"), (), (("cars", "on", "a"),)),
+    ]
+
+
+def test_a_batch_has_one_shape_whoever_is_in_it(parser, monkeypatch):
+    shapes = set()
+    generate = parser._model.generate
+
+    def watch(**inputs):
+        shapes.add(tuple(inputs["input_ids"].shape))
+        return generate(**inputs)
+
+    monkeypatch.setattr(parser._model, "generate", watch)
+    parser.parse(SENTENCES[:1])
+    parser.parse(SENTENCES)
+    assert {rows for rows, _ in shapes} == {16}
+    assert all(length % 8 == 0 for _, length in shapes)
 
 
 def test_graphs_that_are_forgotten_are_read_anew(checkpoint):
