@@ -143,7 +143,7 @@ def _prepositional(token: Any) -> Iterator[tuple[str, str, str]]:
     # "in front of": climb over the noun of place; "out of", "next to": over the first preposition
     while governor.pos_ in ("ADP", "ADV") or _is_bare_place(governor):
         words.insert(0, governor.lower_)
-        if governor.head is governor:
+        if governor.head == governor:  # tokens are made anew, so never `is`
             return
         governor = governor.head
     if governor.pos_ in NOUNS:
@@ -194,7 +194,7 @@ def _subjects(word: Any) -> list[Any]:
             return nouns
         if word.dep_ in ("acl", "relcl") and word.head.pos_ in NOUNS:
             return _meant(word.head)
-        if own or word.head is word:
+        if own or word.head == word:
             return []
         if word.dep_ not in ("conj", "xcomp", "advcl", "ccomp", "acomp", "oprd"):
             return []
