@@ -147,7 +147,7 @@ def _prepositional(token: Any) -> Iterator[tuple[str, str, str]]:
             return
         governor = governor.head
     if governor.pos_ in NOUNS:
-        if not (words == ["of"] and _counted(governor)):
+        if _is_head(governor) and not (words == ["of"] and _counted(governor)):
             yield from _triples(_meant_all(governor), " ".join(words), _meant_all(token))
         return
     if governor.pos_ not in ("VERB", "AUX", "ADJ"):
@@ -192,7 +192,7 @@ def _subjects(word: Any) -> list[Any]:
         nouns = [noun for child in own if _is_head(child) for noun in _meant_all(child)]
         if nouns:
             return nouns
-        if word.dep_ in ("acl", "relcl") and word.head.pos_ in NOUNS:
+        if word.dep_ in ("acl", "relcl") and _is_head(word.head):
             return _meant(word.head)
         if own or word.head == word:
             return []
