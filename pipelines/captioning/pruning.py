@@ -70,9 +70,20 @@ def cut(sentence: str, spans: Collection[tuple[int, int]]) -> str:
     if not spans:
         return sentence
     left = sentence
-    for start, end in sorted(spans, reverse=True):
+    for start, end in reversed(_united(spans)):
         left = _join(left[:start].rstrip(), left[end:].lstrip())
     return left[:1].upper() + left[1:] if sentence[:1].isupper() else left
+
+
+def _united(spans: Collection[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Spans that overlap become one, as in "old and new", less both."""
+    united: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if united and start <= united[-1][1]:
+            united[-1] = (united[-1][0], max(end, united[-1][1]))
+        else:
+            united.append((start, end))
+    return united
 
 
 def _join(before: str, after: str) -> str:
