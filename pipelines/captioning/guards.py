@@ -35,7 +35,8 @@ MIN_WORDS = 8
 MIN_SHARE = 0.7
 NGRAM, MAX_REPEATED = 6, 0.25
 ECHO_WORDS = 10
-MIN_FUNCTION_WORDS, MIN_ASCII, MIN_WORDS_TO_TELL = 0.12, 0.85, 15
+MIN_FUNCTION_WORDS, MIN_CLEAR_WORDS = 0.12, 0.04
+MIN_ASCII, MIN_WORDS_TO_TELL = 0.85, 15
 
 _ES = re.compile(r"(?:ss|sh|ch|x|zz)es$|^buses$")
 _IRREGULAR = {
@@ -48,13 +49,17 @@ _IRREGULAR = {
 _WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
 _SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*(?=\s|$)")
 _THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
-_FENCE = re.compile(r"^\s*```\w*\s*|\s*```\s*$")
-_HEADING = re.compile(r"^\s{0,3}#{1,6}\s[^\n]*\n?|^\s*\*\*[^*\n]{1,60}\*\*:?\s*$\n?", re.MULTILINE)
-_BULLET = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+", re.MULTILINE)
+# a run of white space is never gone through from each of its places: linear time
+_FENCE = re.compile(r"^\s*```\w*\s*|```\s*$")
+_HEADING = re.compile(
+    r"^[^\S\n]{0,3}#{1,6}\s[^\n]*\n?|^[^\S\n]*\*\*[^*\n]{1,60}\*\*:?[^\S\n]*$\n?", re.MULTILINE
+)
+_BULLET = re.compile(r"^[^\S\n]*(?:[-*•]|\d{1,2}[.)])\s+", re.MULTILINE)
 _LABEL = re.compile(r"\*\*([^*\n]{1,60})\*\*")
 _PREAMBLE = re.compile(
     r"^\s*(?:(?:sure|certainly|of course|okay|ok)\b[^.:!\n]{0,80}[.:!]\s*)?"
-    r"(?:(?:here(?:'s| is| are)|below is|the following is)\b[^.:\n]{0,120}:\s*"
+    r"(?:(?:here(?:'s| is| are)|below is|the following is)\b[^.:\n]{0,80}"
+    r"\b(?:captions?|descriptions?|paragraph|summary|version)\b[^.:\n]{0,80}:\s*"
     r"|(?:refined |final |new |long )?(?:caption|description)\s*:\s*)?",
     re.IGNORECASE,
 )
@@ -66,8 +71,9 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _INJECTION = re.compile(
-    r"<<<|>>>|\b(?:ignore|disregard|forget) (?:all |any )?(?:the |your )?(?:previous|prior|above|"
-    r"earlier) (?:instructions|prompts)|\bsystem prompt\b|\bmy instructions\b",
+    r"<<<|>>>|\b(?:ignore|disregard|forget) (?:(?:all|any|of|the|your|my|these) ){0,4}"
+    r"(?:(?:previous|prior|above|earlier)\b|(?<=all )instructions\b|(?<=your )instructions\b)"
+    r"|\bsystem prompt\b|\bmy instructions\b",
     re.IGNORECASE,
 )
 _SPECULATION = re.compile(
@@ -83,6 +89,9 @@ _COMMON = (
     "under between around near not no can"
 )
 _FUNCTION_WORDS = frozenset(_COMMON.split())
+# other languages have the rest too: Portuguese "as", "no", German "in", "was", Italian "a"
+_CLEAR = "the and of with is are there which this that from by their its"
+_CLEAR_WORDS = frozenset(_CLEAR.split())
 
 
 def tidy_caption(text: str, finish_reason: str = "stop") -> tuple[str, tuple[str, ...]]:
@@ -209,7 +218,8 @@ def _is_english(text: str, words: Sequence[str]) -> bool:
     if len(words) < MIN_WORDS_TO_TELL:
         return True
     known = sum(word in _FUNCTION_WORDS for word in words)
-    return known >= MIN_FUNCTION_WORDS * len(words)
+    clear = sum(word in _CLEAR_WORDS for word in words)
+    return known >= MIN_FUNCTION_WORDS * len(words) and clear >= MIN_CLEAR_WORDS * len(words)
 
 
 def _is_repeating(words: Sequence[str]) -> bool:

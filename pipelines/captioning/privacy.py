@@ -21,7 +21,7 @@ from dataset_builders.images import decode_image, encode_image
 from .errors import CaptioningError, MissingDependencyError
 from .records import Box
 
-BLURRER_RULES = "blur-1"
+BLURRER_RULES = "blur-2"
 CASCADES = {
     "faces": ("haarcascade_frontalface_default.xml", "haarcascade_profileface.xml"),
     "plates": ("haarcascade_russian_plate_number.xml",),
@@ -32,6 +32,10 @@ MOSAIC = 6
 """Cells across what is found: too few for a face or a plate."""
 MARGIN = 0.15
 JPEG_QUALITY = 95
+PLAIN_INFO = frozenset(
+    {"jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi", "progressive", "progression"}
+)
+"""What Pillow reads from a file besides pixels that says nothing of where and by whom."""
 Detector = Callable[[NDArray[np.uint8]], Sequence[tuple[str, Box]]]
 """From `(H, W, 3)` RGB to what was found ("faces", "plates", ...) and where."""
 
@@ -62,18 +66,22 @@ class Blurrer:
         """The picture without recognisable faces and plates, and how many were found.
 
         Args:
-            data: an encoded picture, upright and without metadata.
+            data: an encoded picture, upright.
 
         Returns:
-            The same bytes if nothing was found, a JPEG otherwise.
+            The same bytes if nothing was found and they hold no metadata (EXIF, comments, ...); a
+            JPEG without either otherwise.
         """
         image = decode_image(data)
         found = sorted(self._detect(np.asarray(image)))
+        plain = image.info.keys() <= PLAIN_INFO
+        image.info.clear()  # else the encoder writes the comment again
         counts: dict[str, int] = {}
         for kind, box in found:
             counts[kind] = counts.get(kind, 0) + 1
             _mosaic(image, box)
-        return (encode_image(image, "JPEG", JPEG_QUALITY) if found else data), counts
+        keep = plain and not found
+        return (data if keep else encode_image(image, "JPEG", JPEG_QUALITY)), counts
 
 
 def _mosaic(image: Image.Image, box: Box) -> None:
@@ -167,8 +175,11 @@ _PATTERNS: dict[str, re.Pattern[str]] = {
     "phone": re.compile(
         r"(?<![\w.,-])(?:\+|00)[1-9]\d{0,2}(?:[ .-]?\(?\d{1,4}\)?){2,5}(?![\w-])"
         r"|(?<![\w.,-])\(?0\d{1,4}\)?(?:[ .-]\d{2,4}){2,4}(?![\w-])"
-        r"|(?<![\w.,-])\d{3}[ .-]\d{3}[ .-]\d{4}(?![\w-])"
-        r"|(?<![\w.,-])1[3-9]\d{9}(?!\w)"
+        r"|(?<![\w.,-])(?:\(0\d{2,3}\) ?|0\d{2,3}[ -])\d{7,8}(?![\w-])"
+        # North America, with or without its 1
+        r"|(?<![\w.,-])(?:1[ .-])?(?:\(\d{3}\) ?|\d{3}[ .-])\d{3}[ .-]\d{4}(?![\w-])"
+        # mainland China, mobile
+        r"|(?<![\w.,-])1[3-9]\d(?:[ -]?\d{4}){2}(?![\w-])"
     ),
     "plate": re.compile(
         # mainland China
@@ -179,7 +190,8 @@ _PATTERNS: dict[str, re.Pattern[str]] = {
         r"|(?<![\w-])[A-Z]{2}\d{2} ?[A-Z]{3}(?![\w-])"
         r"|(?<![\w-])[A-Z]{1,3}-[A-Z]{1,2} ?\d{2,4}(?![\w-])"
         r"|(?<![\w-])\d[A-Z]{3}\d{3}(?![\w-])"
-        r"|(?<![\w-])[A-Z]{3}[ -]?\d{4}(?![\w-])"
+        # not the year of a date, as in MAY 2019
+        r"|(?<![\w-])[A-Z]{3}(?:-?\d{4}| (?!19|20)\d{4})(?![\w-])"
         r"|(?<![\w-])[A-Z]{2}[ -]\d{3}[ -][A-Z]{2}(?![\w-])"
     ),
 }

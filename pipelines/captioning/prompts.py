@@ -218,8 +218,17 @@ def load_prompts(mapping: Mapping[str, Any] | None = None) -> Prompts:
         for view, given in views.items():
             if view not in VIEWS:
                 raise CaptioningError(f"A prompt's view is one of {VIEWS}, got {view!r}.")
-            several = [given] if isinstance(given, str) else list(given)
-            texts[task, view] = tuple(str(one) for one in several)
+            several = [given] if isinstance(given, str) else given
+            if not isinstance(several, Sequence) or not all(isinstance(s, str) for s in several):
+                raise CaptioningError(
+                    f"The prompt {task!r}, {view!r} is a text or a list of texts; got {given!r}."
+                )
+            if task != "describe" and len(several) > 1:
+                raise CaptioningError(
+                    f"Only `describe` has several wordings; {task!r}, {view!r} has {len(several)}. "
+                    "Give one."
+                )
+            texts[task, view] = tuple(several)
     return Prompts(
         PromptTemplate(task, view, text, str(number))
         for (task, view), several in texts.items()

@@ -8,6 +8,8 @@ from .guards import check_caption, tidy_caption
 from .records import Candidate, Phrase
 
 MIN_WORDS_OF_A_DETAIL = 3
+NO_DETAIL = frozenset({"empty", "injection", "markup", "not_english", "refusal"})
+"""What a short text can be besides a caption; the other reasons are for long ones."""
 
 
 def rejected_phrases(one: Candidate) -> tuple[str, ...]:
@@ -21,15 +23,21 @@ def plain_removal(one: Candidate) -> str:
 
 
 def supported_details(one: Candidate) -> tuple[str, ...]:
-    """The local captions without what the image does not support; what is left of each, if any."""
+    """The local captions without what the image does not support; what is left of each, if any.
+
+    Answers that are no captions (refusals, orders) are left out.
+    """
     found = []
     for number, detail in enumerate(one.details):
+        text, _ = tidy_caption(detail.text)
+        if check_caption(text) in NO_DETAIL:
+            continue
         rejected = [
             phrase
             for phrase in one.phrases
             if phrase.source == "local" and phrase.sentence == number and not phrase.kept
         ]
-        text = _less(detail.text, rejected) if rejected else detail.text
+        text = _less(text, rejected) if rejected else text
         if len(text.split()) >= MIN_WORDS_OF_A_DETAIL:
             found.append(text)
     return tuple(dict.fromkeys(found))

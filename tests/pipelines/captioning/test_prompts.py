@@ -70,6 +70,9 @@ def test_a_recipe_may_bring_several_wordings():
         ),
         ({"describe": {"satellite": "Say {"}}, "no template"),
         ({"describe": {"satellite": " "}}, "is empty"),
+        ({"describe": {"satellite": 5}}, "is a text or a list of texts; got 5"),
+        ({"describe": {"satellite": [None]}}, "a text or a list of texts"),
+        ({"local": {"satellite": ["One.", "Two."]}}, "Only `describe` has several wordings"),
     ],
 )
 def test_wrong_prompts_are_refused(mapping, message):
