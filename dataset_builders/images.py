@@ -76,7 +76,8 @@ def encode_image(image: Image.Image, format: str = "JPEG", quality: int = 90) ->
     if format == "PNG":
         image.save(buffer, format)
     else:
-        image.save(buffer, format, quality=quality)
+        # without the comment of the file it came from, which may say where and by whom
+        image.save(buffer, format, quality=quality, comment=b"")
     return buffer.getvalue()
 
 

@@ -92,6 +92,8 @@ class _ImageRun:
         if not any(one.chosen for one in candidates):
             reasons = sorted({one.drop_reason for one in candidates})
             await self._reject("image", "", "no_caption", ", ".join(reasons))
+        if self.recipe.privacy.redact:
+            candidates = [_redacted(one) for one in candidates]
         return tuple(candidates), tuple(self.rejects.values())
 
     async def _look(self) -> dict[str, int]:
@@ -389,6 +391,17 @@ class _ImageRun:
     ) -> None:
         reject = Reject(self.source.image_id, stage, model, reason, detail, attempts)
         self.rejects[key or f"{stage} {reason}"] = reject
+
+
+def _redacted(one: Candidate) -> Candidate:
+    """The candidate without personal data in what is kept beside its text."""
+    details = [replace(detail, text=redact_text(detail.text)) for detail in one.details]
+    return replace(
+        one,
+        text=redact_text(one.text),
+        generated=redact_text(one.generated),
+        details=tuple(details),
+    )
 
 
 def _graph(fields: dict[str, Any]) -> SceneGraph:
