@@ -1,0 +1,1 @@
+"""The systems that UrbanLN is measured beside, one file each."""
