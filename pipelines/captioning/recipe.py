@@ -1,14 +1,12 @@
 """What a run is told: a YAML file, checked whole before anything starts."""
 
-import difflib
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
+from dataset_builders.errors import DatasetError
+from dataset_builders.yaml_records import make_record, read_yaml
 
 from .errors import CaptioningError
 
@@ -216,15 +214,10 @@ def read_recipe(path: str | Path, **overrides: Any) -> Recipe:
     Raises:
         CaptioningError: no such file, not YAML, an unknown field, or a value of the wrong kind.
     """
-    path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CaptioningError(f"The recipe {path} cannot be read: {error.strerror}.") from error
-    except yaml.YAMLError as error:
-        raise CaptioningError(f"The recipe {path} is not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise CaptioningError(f"The recipe {path} must be a mapping, got {type(values).__name__}.")
+        values = read_yaml(path)
+    except DatasetError as error:
+        raise CaptioningError(str(error)) from error
     values |= {name: value for name, value in overrides.items() if value is not None}
     return make_recipe(values)
 
@@ -235,79 +228,15 @@ def make_recipe(values: Mapping[str, Any]) -> Recipe:
     Raises:
         CaptioningError: an unknown or missing field, or a value of the wrong kind.
     """
-    return typing.cast(Recipe, _build(Recipe, values, ""))
+    try:
+        return make_record(Recipe, values)
+    except DatasetError as error:
+        raise CaptioningError(str(error)) from error
 
 
 def with_output_dir(recipe: Recipe, output_dir: str | Path) -> Recipe:
     """The same recipe in another folder."""
     return replace(recipe, output_dir=str(output_dir))
-
-
-def _build(kind: Any, values: Any, where: str) -> Any:
-    """A dataclass from a mapping, its fields from theirs."""
-    if not isinstance(values, Mapping):
-        raise CaptioningError(
-            f"{where or 'The recipe'} must be a mapping of "
-            f"{', '.join(one.name for one in fields(kind))}; got {values!r}."
-        )
-    known = {one.name: one for one in fields(kind)}
-    hints = typing.get_type_hints(kind)
-    arguments = {}
-    for name, value in values.items():
-        path = f"{where}.{name}" if where else str(name)
-        if name not in known:
-            raise CaptioningError(_unknown(path, str(name), list(known)))
-        arguments[name] = _convert(hints[name], value, path)
-    missing = [
-        name
-        for name, one in known.items()
-        if name not in values and one.default is MISSING and one.default_factory is MISSING
-    ]
-    if missing:
-        raise CaptioningError(
-            f"{where or 'The recipe'} lacks {', '.join(missing)}: give it in the file or as a flag."
-        )
-    return kind(**arguments)
-
-
-def _unknown(path: str, name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    hint = f" Did you mean {close[0]!r}?" if close else f" There are: {', '.join(known)}."
-    return f"There is no field {path!r} in a recipe.{hint}"
-
-
-def _convert(hint: Any, value: Any, path: str) -> Any:
-    """The value as its field has it: sequences become tuples, whole numbers floats."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        options = [one for one in arguments if one is not type(None)]
-        return None if value is None else _convert(options[0], value, path)
-    if is_dataclass(hint):
-        if hint is Component and isinstance(value, str):
-            return Component(value)
-        return _build(hint, value, path)
-    if origin is Literal:
-        if value not in arguments:
-            raise CaptioningError(f"`{path}` must be one of {arguments}, got {value!r}.")
-        return value
-    if origin is tuple:
-        return _sequence(arguments, value, path)
-    if origin is Mapping or hint is Mapping:
-        if not isinstance(value, Mapping):
-            raise CaptioningError(f"`{path}` must be a mapping, got {value!r}.")
-        return dict(value)
-    if hint is float and type(value) is int:
-        return float(value)
-    if hint is not Any and type(value) is not hint:
-        raise CaptioningError(f"`{path}` must be {hint.__name__}, got {value!r}.")
-    return value
-
-
-def _sequence(arguments: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
-    items = value if isinstance(value, (list, tuple)) else [value]
-    if arguments[-1] is not Ellipsis and len(items) != len(arguments):
-        raise CaptioningError(f"`{path}` must have {len(arguments)} values, got {value!r}.")
-    return tuple(_convert(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(items))
 
 
 __all__ = [
