@@ -1,0 +1,194 @@
+"""Where things are: a city's boundary, its regions, its roads and the points along them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import shapely
+
+from ..assignment import assign_points
+from ..boundaries import read_boundary
+from ..errors import DatasetError, MissingExtraError, SourceError
+from ..files import atomic_path, digest
+from ..regions import h3_regions, polygon_regions, square_grid, tile_regions
+from ..roads import read_roads_overpass, read_roads_pbf, sampling_points
+from ..sources.street_view import Place
+from .recipe import BoundarySettings, CityRecipe
+
+# beyond the outermost regions, so that roads along their edges are whole
+ROAD_MARGIN_DEGREES = 0.001
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A city laid out.
+
+    Attributes:
+        boundary: EPSG:4326.
+        regions: see [`square_grid`][dataset_builders.regions.square_grid].
+        roads: of the regions' surroundings; None where no street view is taken along them.
+        points: along the roads, with `region_id`; None likewise.
+    """
+
+    boundary: shapely.Geometry
+    regions: gpd.GeoDataFrame
+    roads: gpd.GeoDataFrame | None = None
+    points: gpd.GeoDataFrame | None = None
+
+    @property
+    def places(self) -> list[Place]:
+        """The points as sources of street views take them, region by region."""
+        if self.points is None:
+            return []
+        columns = ("point_id", "lon", "lat", "heading")
+        rows = zip(*(self.points[name] for name in columns), strict=True)
+        return [Place(str(i), float(x), float(y), float(h)) for i, x, y, h in rows]
+
+
+def lay_out(recipe: CityRecipe, cache: Path, limit: int | None = None) -> Layout:
+    """Lay out a city; roads are read once and kept in the cache.
+
+    Args:
+        recipe: of the city.
+        cache: folder for what the network gave and what took long.
+        limit: only the first regions, for a try.
+
+    Raises:
+        DatasetError: an impossible boundary, or no region in it.
+        SourceError: there is no road there.
+    """
+    boundary = city_boundary(recipe, cache)
+    regions = city_regions(recipe, boundary)
+    if limit is not None:
+        regions = regions.iloc[:limit].reset_index(drop=True)
+    if recipe.roads is None:
+        return Layout(boundary, regions)
+    roads = _roads(recipe, regions, cache)
+    return Layout(boundary, regions, roads, _points(recipe, roads, regions))
+
+
+def city_boundary(recipe: CityRecipe, cache: Path) -> shapely.Geometry:
+    """The boundary that a recipe names, EPSG:4326."""
+    settings = recipe.boundary
+    if settings.file is not None:
+        return read_boundary(recipe.path(settings.file))
+    if settings.bbox is not None:
+        return read_boundary(shapely.box(*settings.bbox))
+    file = cache / f"boundary-{digest(asdict(settings))}.geojson"
+    if not file.exists():
+        with atomic_path(file) as temporary:
+            _geocode(settings, cache).to_file(temporary, driver="GeoJSON")
+    return read_boundary(file)
+
+
+def city_regions(recipe: CityRecipe, boundary: shapely.Geometry) -> gpd.GeoDataFrame:
+    """The regions that a boundary is cut into."""
+    settings, city = recipe.regions, recipe.city
+    cover = settings.min_cover
+    if settings.scheme == "tiles":
+        zoom, scheme = int(settings.zoom or 0), settings.tile_scheme
+        return tile_regions(boundary, zoom, scheme, min_cover=cover, city=city)
+    if settings.scheme == "h3":
+        return h3_regions(boundary, int(settings.resolution or 0), min_cover=cover, city=city)
+    if settings.scheme == "polygons":
+        path = recipe.path(str(settings.file))
+        if not path.exists():
+            raise DatasetError(f"There is no file of polygons at {path} (regions.file).")
+        frame = gpd.read_parquet(path) if path.suffix == ".parquet" else gpd.read_file(path)
+        return polygon_regions(frame, str(settings.id_column), city=city)
+    plane = settings.plane
+    return square_grid(boundary, settings.side_m, min_cover=cover, plane=plane, city=city)
+
+
+def _geocode(settings: BoundarySettings, cache: Path) -> gpd.GeoDataFrame:
+    try:
+        import osmnx
+    except ImportError as error:
+        raise MissingExtraError("osmnx", "geo") from error
+    changes: dict[str, Any] = {"use_cache": True, "cache_folder": str(cache / "osm")}
+    if settings.nominatim_url is not None:
+        changes["nominatim_url"] = settings.nominatim_url
+    with _osmnx_settings(osmnx.settings, changes):
+        try:
+            return osmnx.geocode_to_gdf(settings.place)[["geometry"]]
+        except (osmnx._errors.InsufficientResponseError, TypeError) as error:
+            raise SourceError(
+                f"Nominatim knows no area called {settings.place!r} (boundary.place): {error}. "
+                "Give a `file` or a `bbox`."
+            ) from error
+        except (OSError, osmnx._errors.ResponseStatusCodeError) as error:
+            raise SourceError(
+                f"Nominatim could not be asked for {settings.place!r}: {type(error).__name__}. "
+                "Try again later, or give a `file` or a `bbox`."
+            ) from error
+
+
+@contextmanager
+def _osmnx_settings(settings: Any, changes: dict[str, Any]) -> Iterator[None]:
+    before = {name: getattr(settings, name) for name in changes}
+    try:
+        for name, value in changes.items():
+            setattr(settings, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(settings, name, value)
+
+
+def _roads(recipe: CityRecipe, regions: gpd.GeoDataFrame, cache: Path) -> gpd.GeoDataFrame:
+    """The roads near the regions, from the cache if they were read before."""
+    settings = recipe.roads
+    assert settings is not None
+    around = shapely.box(*regions.total_bounds).buffer(ROAD_MARGIN_DEGREES, join_style="mitre")
+    stamp: list[Any] = [list(settings.classes), around.bounds, settings.overpass_url]
+    if settings.pbf is not None:
+        pbf = recipe.path(settings.pbf)
+        if not pbf.is_file():
+            raise SourceError(
+                f"No OpenStreetMap extract at {pbf} (roads.pbf). Extracts of countries and cities "
+                "are at download.geofabrik.de and download.bbbike.org; or leave `pbf` out to ask "
+                "Overpass."
+            )
+        stamp += [pbf.name, pbf.stat().st_size, pbf.stat().st_mtime_ns]
+    file = cache / f"roads-{digest(stamp)}.parquet"
+    if file.exists():
+        return gpd.read_parquet(file)
+    if settings.pbf is not None:
+        roads = read_roads_pbf(recipe.path(settings.pbf), settings.classes)
+    else:
+        roads = read_roads_overpass(around, cache / "osm", settings.classes, settings.overpass_url)
+    roads = roads[roads.intersects(around)].reset_index(drop=True)
+    if len(roads) == 0:
+        west, south, east, north = around.bounds
+        raise SourceError(
+            f"The roads reach none of the regions, which span ({west:g}, {south:g}) to "
+            f"({east:g}, {north:g}). Is it the extract of another place?"
+        )
+    with atomic_path(file) as temporary:
+        roads.to_parquet(temporary)
+    return roads
+
+
+def _points(
+    recipe: CityRecipe, roads: gpd.GeoDataFrame, regions: gpd.GeoDataFrame
+) -> gpd.GeoDataFrame:
+    """The points along the roads that lie in a region, region by region."""
+    assert recipe.roads is not None
+    points = sampling_points(roads, recipe.roads.spacing_m, recipe.roads.thin_m)
+    # roads reach beyond the regions, so most points may lie outside
+    lon, lat = points["lon"].to_numpy(), points["lat"].to_numpy()
+    found = assign_points(lon, lat, regions, check=False)
+    inside = np.flatnonzero(found >= 0)
+    points = points.iloc[inside].assign(
+        region_id=regions["region_id"].to_numpy()[found[inside]], _row=found[inside]
+    )
+    points = points.sort_values(["_row", "point_id"]).drop(columns="_row")
+    # two points of one place to a tenth of a metre are one
+    return points.drop_duplicates("point_id").reset_index(drop=True)
+
+
+__all__ = ["Layout", "city_boundary", "city_regions", "lay_out"]
