@@ -150,16 +150,22 @@ def default_block_m(x_m: np.ndarray, y_m: np.ndarray, cell_m: float) -> float:
 
 
 def region_splits(
-    lon: np.ndarray, lat: np.ndarray, cell_m: float, seed: int, block_m: float | None = None
+    lon: np.ndarray,
+    lat: np.ndarray,
+    cell_m: float,
+    seed: int,
+    block_m: float | None = None,
+    buffer_m: float | None = None,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """The split columns of a table of regions, with what could not be made and why.
 
     Args:
         lon: `(n,)` of the region centres, EPSG:4326; NaN where unknown.
         lat: `(n,)`.
-        cell_m: side of a region; the buffer takes its eight neighbours.
+        cell_m: side of a region.
         seed: of both splits.
         block_m: side of a block; [`default_block_m`] by default.
+        buffer_m: as in [`block_split`]; by default it takes a region's eight neighbours.
 
     Returns:
         `split_random`, `split_block` and `fold_block`, each `(n,)`, all None where a split is
@@ -178,7 +184,8 @@ def region_splits(
             block_m = default_block_m(x, y, cell_m) if n else cell_m
         # an extent without coordinates is not a number; block_split says what is wrong
         block_m = block_m if np.isfinite(block_m) else cell_m
-        split, folds = block_split(x, y, block_m, seed, buffer_m=BUFFER_CELLS * cell_m)
+        buffer_m = BUFFER_CELLS * cell_m if buffer_m is None else buffer_m
+        split, folds = block_split(x, y, block_m, seed, buffer_m=buffer_m)
         columns["split_block"], columns["fold_block"] = split, whole_numbers(folds)
     except SplitError as error:
         problems.append(f"No block split: {error}")

@@ -114,7 +114,7 @@ def _geocode(settings: BoundarySettings, cache: Path) -> gpd.GeoDataFrame:
         changes["nominatim_url"] = settings.nominatim_url
     with _osmnx_settings(osmnx.settings, changes):
         try:
-            return osmnx.geocode_to_gdf(settings.place)[["geometry"]]
+            return osmnx.geocode_to_gdf(str(settings.place))[["geometry"]]
         except (osmnx._errors.InsufficientResponseError, TypeError) as error:
             raise SourceError(
                 f"Nominatim knows no area called {settings.place!r} (boundary.place): {error}. "

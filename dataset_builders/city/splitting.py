@@ -1,0 +1,131 @@
+"""The splits of a city: blocks as wide as its labels reach, pictures that are twice kept apart."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ..errors import SplitError
+from ..schema import Indicator
+from ..split_checks import correlation_range, keep_together
+from ..splits import default_block_m, local_xy, region_splits
+from .recipe import SplitSettings
+
+BLOCKS_IN_A_ROW = 3
+"""A city is never cut into fewer, however far its labels reach."""
+PARTS = ("train", "test", "validation")
+"""Of a group that two parts share, the first of these keeps its regions."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The splits of a city's regions.
+
+    Attributes:
+        columns: `split_random`, `split_block` and `fold_block`, in the order of the regions.
+        block_m: side of a block.
+        ranges_m: correlation range of each label, where it could be estimated.
+        notes: what a user must know, one sentence each.
+    """
+
+    columns: dict[str, NDArray[np.object_]]
+    block_m: float
+    ranges_m: dict[str, float]
+    notes: tuple[str, ...]
+
+
+def split_regions(
+    regions: gpd.GeoDataFrame,
+    targets: pd.DataFrame,
+    indicators: Sequence[Indicator],
+    settings: SplitSettings,
+    groups: Sequence[Sequence[str]] = (),
+) -> Splits:
+    """Split a city's regions; the result does not depend on their order.
+
+    Args:
+        regions: with `region_id`, `lon`, `lat` and `area_m2`.
+        targets: their labels, indexed like them.
+        indicators: of the targets.
+        settings: seed, block and buffer.
+        groups: regions that share a picture: of a group that two parts would share, one part
+            keeps its regions; in the block split the others are left out, lest they come to lie
+            beside the other part.
+    """
+    order = np.argsort(regions["region_id"].to_numpy(dtype=str), kind="stable")
+    lon, lat = (regions[name].to_numpy(dtype=float)[order] for name in ("lon", "lat"))
+    cell_m = float(np.sqrt(regions["area_m2"].median()))
+    x, y = local_xy(lon, lat)
+    ranges = _ranges(x, y, targets.iloc[order], indicators)
+    block_m, notes = _block_m(x, y, cell_m, ranges, settings)
+    buffer_m = (settings.buffer_cells + 0.5) * cell_m if settings.buffer_cells > 0 else 0.0
+    columns, problems = region_splits(lon, lat, cell_m, settings.seed, block_m, buffer_m)
+    names = regions["region_id"].to_numpy(dtype=str)[order].tolist()
+    if columns["split_random"][0] is not None:
+        columns["split_random"] = keep_together(names, columns["split_random"], groups)
+    for name in ("split_block", "fold_block"):
+        columns[name] = _part(names, columns[name], groups)
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    columns = {name: values[back] for name, values in columns.items()}
+    return Splits(columns, block_m, ranges, (*notes, *problems))
+
+
+def _ranges(
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    targets: pd.DataFrame,
+    indicators: Sequence[Indicator],
+) -> dict[str, float]:
+    found = {}
+    for one in indicators:
+        values = targets[one.name].to_numpy(dtype=float)
+        values = np.log1p(values) if one.transform == "ln1p" else values
+        try:
+            range_m = correlation_range(x, y, values).range_m
+        except SplitError:  # fewer regions with a label than an estimate needs
+            continue
+        if np.isfinite(range_m):
+            found[one.name] = float(range_m)
+    return found
+
+
+def _block_m(
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    cell_m: float,
+    ranges: Mapping[str, float],
+    settings: SplitSettings,
+) -> tuple[float, list[str]]:
+    """Side of a block, and the labels that reach further."""
+    usual = float(default_block_m(x, y, cell_m))
+    widest = max(float(np.sqrt((np.ptp(x) + cell_m) * (np.ptp(y) + cell_m))) / BLOCKS_IN_A_ROW, 0)
+    wanted = max([usual, *ranges.values()])
+    block_m = settings.block_m or min(wanted, max(usual, widest))
+    beyond = {name: reach for name, reach in ranges.items() if reach > block_m * (1 + 1e-9)}
+    return block_m, [
+        f"Blocks of {block_m:,.0f} m are narrower than the correlation range of `{name}` "
+        f"({reach:,.0f} m): scores of the block split are still flattered by neighbours."
+        for name, reach in sorted(beyond.items())
+    ]
+
+
+def _part(
+    names: Sequence[str], split: NDArray[np.object_], groups: Sequence[Sequence[str]]
+) -> NDArray[np.object_]:
+    """The split with each group in one part, and what lies in another part in none."""
+    number = {name: index for index, name in enumerate(names)}
+    out = split.copy()
+    for group in groups:
+        members = [number[name] for name in group]
+        parts = {split[index] for index in members} - {None}
+        if len(parts) > 1:
+            kept = next((part for part in PARTS if part in parts), min(parts, key=str))
+            out[[index for index in members if split[index] != kept]] = None
+    return out
+
+
+__all__ = ["Splits", "split_regions"]
