@@ -93,7 +93,7 @@ class Fetched:
         code: of the last HTTP answer; None if there was none.
         sha256: of the content, which lies in the store; None unless "ok".
         size: of the content in bytes.
-        detail: why it is not "ok".
+        detail: why it is not "ok", or what is odd about it.
         fetched_at: seconds since 1970.
     """
 
@@ -245,6 +245,8 @@ class Store:
     def mark_placeholders(self, prefix: str, more_than: int) -> int:
         """Call contents that came for many items placeholders ("no picture here").
 
+        Pictures of one colour that their check let pass (open sea) may be alike, and stay.
+
         Args:
             prefix: of the keys of a provider.
             more_than: items with the same content that are still believed.
@@ -254,7 +256,8 @@ class Store:
         """
         return self._database.execute(
             "UPDATE fetched SET status = 'placeholder', detail = 'the same picture as many others' "
-            "WHERE status = 'ok' AND substr(key, 1, ?) = ? AND sha256 IN (SELECT sha256 FROM "
+            "WHERE status = 'ok' AND detail = '' AND substr(key, 1, ?) = ? "
+            "AND sha256 IN (SELECT sha256 FROM "
             "fetched WHERE status = 'ok' AND substr(key, 1, ?) = ? GROUP BY sha256 "
             "HAVING count(*) > ?)",
             (len(prefix), prefix, len(prefix), prefix, more_than),
@@ -412,6 +415,12 @@ def check_image(content: bytes, media_type: str) -> Verdict:
     return Verdict("ok")
 
 
+def check_piece(content: bytes, media_type: str) -> Verdict:
+    """A piece of a picture: as [`check_image`], but it may be of one colour, as open sea is."""
+    verdict = check_image(content, media_type)
+    return Verdict("ok", verdict.detail) if verdict.status == "blank" else verdict
+
+
 def _client(timeout_s: float, user_agent: str) -> Any:
     try:
         import httpx2
@@ -443,7 +452,7 @@ def _judge(item: Item, response: Any, check: Check) -> Fetched:
             item.key, verdict.status, code, detail=verdict.detail, fetched_at=time.time()
         )
     digest = hashlib.sha256(content).hexdigest()
-    return Fetched(item.key, "ok", code, digest, len(content), "", time.time())
+    return Fetched(item.key, "ok", code, digest, len(content), verdict.detail, time.time())
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
@@ -471,4 +480,5 @@ __all__ = [
     "Store",
     "Verdict",
     "check_image",
+    "check_piece",
 ]

@@ -62,7 +62,7 @@ def read_targets(recipe: CityRecipe, regions: gpd.GeoDataFrame) -> Targets:
             notes += said
         frames.append(frame)
         known = {settings.name, f"{settings.name}_source"}
-        extra |= {name: "float64" for name in frame if name not in known}
+        extra |= {str(name): "float64" for name in frame if name not in known}
         sources.append(_source_line(settings, files, frame))
     columns = pd.concat(frames, axis=1) if frames else pd.DataFrame(index=regions.index)
     return Targets(
