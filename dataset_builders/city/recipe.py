@@ -320,9 +320,10 @@ class CityRecipe:
 
     def open_street_views(self) -> list[StreetViewSource]:
         """The sources of street views, in their order."""
-        return [self._open_street_view(number) for number in range(len(self.street_view))]
+        return [self.open_street_view(number) for number in range(len(self.street_view))]
 
-    def _open_street_view(self, number: int) -> StreetViewSource:
+    def open_street_view(self, number: int) -> StreetViewSource:
+        """A source of street views, by its place in the recipe."""
         values = dict(self.street_view[number])
         if values["provider"] == "folder":
             values["folder"] = str(self.path(str(values.get("folder", "."))))
@@ -355,7 +356,7 @@ def read_recipe(path: str | Path, data_dir: str | Path | None = None) -> CityRec
     recipe.open_satellite()
     for number, one in enumerate(recipe.street_view):
         if one["provider"] != "folder":  # a folder need not be there to plan on another machine
-            recipe._open_street_view(number)
+            recipe.open_street_view(number)
     return recipe
 
 

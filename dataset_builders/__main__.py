@@ -1,0 +1,171 @@
+"""`python -m dataset_builders plan|build|status|retry-failed|publish|rehydrate`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ._http import StoppedError
+from .errors import DatasetError, MissingExtraError, SourceError, SplitError
+
+DESCRIPTION = """\
+A city's dataset from its boundary: regions, satellite pictures, street views along the roads,
+indicators with units, splits; as Parquet that `load_dataset` and geopandas read.
+
+  python -m dataset_builders plan    CITY.yaml     what it costs, and a map; nothing is fetched
+  python -m dataset_builders build   CITY.yaml     fetch what is missing, and write the dataset
+  python -m dataset_builders status  CITY.yaml     how far it is, what failed and why
+  python -m dataset_builders retry-failed CITY.yaml     forget what failed; build asks again
+  python -m dataset_builders publish CITY.yaml     shards, card and licence gate; --push_to_hub
+  python -m dataset_builders rehydrate FOLDER      fetch the pictures that a dataset may not hold
+
+Recipes to start from: configs/cities/. Keys of providers are read from the environment. Kill it at
+any moment and give the same command again: it goes on, and nothing is fetched twice.
+"""
+BUILD = """\
+Fetch what is missing and write OUTPUT_DIR/dataset, its card, and pictures in OUTPUT_DIR/report.
+
+  python -m dataset_builders build CITY.yaml --output_dir runs/city --dry_run
+  python -m dataset_builders build CITY.yaml --output_dir runs/city --limit 20
+  python -m dataset_builders build CITY.yaml --output_dir runs/city --max_cost 50
+
+Above the thresholds of the recipe (`costs`) it asks first; --yes answers.
+"""
+PUBLISH = """\
+Write OUTPUT_DIR/published from OUTPUT_DIR/dataset: shards of 300 to 500 MB and a card. Pictures of
+sources that may not be redistributed are left out: their rows keep ids and metadata, and
+`rehydrate` fetches the pictures again with the user's own key.
+
+  python -m dataset_builders publish CITY.yaml --output_dir runs/city
+  python -m dataset_builders publish CITY.yaml --output_dir runs/city --push_to_hub org/name
+"""
+KNOWN_ERRORS = (DatasetError, MissingExtraError, SourceError, SplitError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; what a user can mend is told in a line, with exit code 2."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except StoppedError as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        return 3
+    except KNOWN_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m dataset_builders",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    plan = _command(commands, "plan", _plan, "what a build would cost, and a map of it")
+    build = _command(commands, "build", _build, "fetch what is missing, write the dataset", BUILD)
+    for one in (plan, build):
+        one.add_argument("--limit", type=_positive, help="only the first regions, for a try")
+    build.add_argument("--dry_run", action="store_true", help="say what it would do, and stop")
+    build.add_argument("--max_cost", type=float, help="refuse to start if it may cost more")
+    build.add_argument("--yes", action="store_true", help="do not ask, however much it takes")
+    _command(commands, "status", _status, "how far a build is, and what failed")
+    _command(commands, "retry-failed", _retry_failed, "let the next build ask again")
+    return parser
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    run: object,
+    summary: str,
+    description: str = "",
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=description or summary[0].upper() + summary[1:] + ".",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("recipe", type=Path, help="YAML file; see configs/cities/")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder of the build")
+    parser.add_argument(
+        "--data_dir", type=Path, help="folder that the recipe's relative paths start from"
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text!r}")
+    return number
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from .city.planning import plan
+    from .city.recipe import read_recipe
+
+    recipe = read_recipe(arguments.recipe, arguments.data_dir)
+    print(plan(recipe, arguments.output_dir, limit=arguments.limit))
+    print(f"Maps: {arguments.output_dir / 'plan'}")
+    return 0
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from .city.build import build
+    from .city.planning import check_costs, plan
+    from .city.recipe import read_recipe
+
+    recipe = read_recipe(arguments.recipe, arguments.data_dir)
+    found = plan(recipe, arguments.output_dir, limit=arguments.limit)
+    print(found)
+    question = check_costs(recipe, found, arguments.max_cost, arguments.yes)
+    if arguments.dry_run:
+        print(f"Nothing was fetched. Maps: {arguments.output_dir / 'plan'}")
+        return 0
+    if question and not _agrees(question):
+        return 1
+    text = arguments.recipe.read_text(encoding="utf-8")
+    report = build(recipe, arguments.output_dir, limit=arguments.limit, recipe_text=text)
+    print(report)
+    print(f"Pictures: {arguments.output_dir / 'report'}")
+    return 0
+
+
+def _agrees(question: str) -> bool:
+    if not sys.stdin.isatty():
+        raise DatasetError(f"{question} Nobody can be asked here: say it with --yes.")
+    if input(f"{question} [y/N] ").strip().lower() in ("y", "yes"):
+        return True
+    print("Nothing was fetched.")
+    return False
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from .city.progress import describe
+    from .city.recipe import read_recipe
+
+    print(describe(read_recipe(arguments.recipe, arguments.data_dir), arguments.output_dir))
+    return 0
+
+
+def _retry_failed(arguments: argparse.Namespace) -> int:
+    from .city.build import retry_failed
+    from .city.recipe import read_recipe
+
+    recipe = read_recipe(arguments.recipe, arguments.data_dir)
+    count = retry_failed(recipe, arguments.output_dir)
+    print(f"{count:,} items are forgotten; the next build asks for them again.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""Everything a city needs from the network, fetched once: tiles, and views along its roads.
+
+A run that is stopped goes on where it was: the ledger knows every answer, and a batch of places
+whose views are known is not gone through again.
+"""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import geopandas as gpd
+from tqdm import tqdm
+
+from .._http import FINAL, Fetcher, Limit, Store, check_image, check_piece
+from ..files import digest, write_json
+from ..sources.street_view import Place, StreetViewSource, View
+from ..sources.tiles import TileSource, items, tiles_of
+from .recipe import CityRecipe, NetworkSettings
+from .satellite import is_tile_grid, square_of
+
+PLACES_AT_ONCE = 500
+TILES_AT_ONCE = 10_000
+
+
+def fetch_all(
+    recipe: CityRecipe, regions: gpd.GeoDataFrame, places: Sequence[Place], cache: Path
+) -> None:
+    """Fetch what is missing of a city's pictures.
+
+    Raises:
+        StoppedError: quota used up or key refused; what is there is kept.
+        SourceError: a key is not in the environment.
+    """
+    store = Store(cache)
+    try:
+        if (source := recipe.open_satellite()) is not None:
+            asyncio.run(_fetch_tiles(recipe, source, regions, store))
+        for number, views in enumerate(recipe.open_street_views()):
+            asyncio.run(_fetch_views(recipe, number, views, places, store, cache))
+    finally:
+        store.close()
+
+
+def needed_tiles(source: TileSource, regions: gpd.GeoDataFrame) -> list[tuple[int, int]]:
+    """The tiles of all regions, each once, sorted."""
+    if is_tile_grid(source, regions):
+        pairs = zip(regions["tile_x"].tolist(), regions["tile_y"].tolist(), strict=True)
+        return sorted({(int(x), int(y)) for x, y in pairs})
+    squares = [square for shape in regions.geometry if (square := square_of(shape)) is not None]
+    found: set[tuple[int, int]] = set()
+    for start in range(0, len(squares), TILES_AT_ONCE):
+        found.update(tiles_of(source, squares[start : start + TILES_AT_ONCE]))
+    return sorted(found)
+
+
+def batch_files(
+    recipe: CityRecipe, number: int, places: Sequence[Place], cache: Path
+) -> Iterator[tuple[Path, Sequence[Place]]]:
+    """The batches of places of a source of street views, each with the file of its views."""
+    stamp = dict(recipe.street_view[number])
+    # a folder has its pictures whether or not there are roads
+    if stamp["provider"] == "folder":
+        yield cache / "views" / f"{number}-{digest(stamp)}.json", places
+        return
+    for start in range(0, len(places), PLACES_AT_ONCE):
+        batch = places[start : start + PLACES_AT_ONCE]
+        name = digest(stamp, [asdict(place) for place in batch])
+        yield cache / "views" / f"{number}-{start // PLACES_AT_ONCE:06d}-{name}.json", batch
+
+
+def read_views(file: Path) -> list[View]:
+    """The views of a batch."""
+    return [View(**values) for values in json.loads(file.read_text(encoding="utf-8"))]
+
+
+def open_fetcher(settings: NetworkSettings, store: Store, limits: dict[str, Limit]) -> Fetcher:
+    """A fetcher as polite as the recipe says; its limits win over the source's own."""
+    return Fetcher(
+        store,
+        limits | dict(settings.limits),
+        max_attempts=settings.max_attempts,
+        timeout_s=settings.timeout_s,
+        user_agent=settings.user_agent,
+    )
+
+
+def tile_limits(source: TileSource) -> dict[str, Limit]:
+    """The limit of a source of tiles, by its host."""
+    return {urlsplit(source.url).hostname or "": source.limit}
+
+
+async def _fetch_tiles(
+    recipe: CityRecipe, source: TileSource, regions: gpd.GeoDataFrame, store: Store
+) -> None:
+    tiles = needed_tiles(source, regions)
+    whole = is_tile_grid(source, regions)
+    missing = [tile for tile in tiles if not _is_final(store, source.key_of(*tile))]
+    bar = tqdm(total=len(tiles), initial=len(tiles) - len(missing), desc=source.name, unit="tile")
+    with bar:
+        async with open_fetcher(recipe.network, store, tile_limits(source)) as fetcher:
+            # a tile that is a region must show something; a piece of a picture may be open sea
+            check = check_image if whole else check_piece
+            async for _ in fetcher.fetch_all(items(source, missing), check):
+                bar.update()
+    store.mark_placeholders(f"{source.name}/", recipe.network.placeholders_above)
+
+
+async def _fetch_views(
+    recipe: CityRecipe,
+    number: int,
+    source: StreetViewSource,
+    places: Sequence[Place],
+    store: Store,
+    cache: Path,
+) -> None:
+    batches = list(batch_files(recipe, number, places, cache))
+    # what failed for the moment is asked for again
+    again = any(one.status == "failed" for one in store.failures(f"{source.name}/"))
+    is_folder = recipe.street_view[number]["provider"] == "folder"
+    todo = [pair for pair in batches if again or is_folder or not pair[0].exists()]
+    total, left = (sum(len(batch) for _, batch in some) for some in (batches, todo))
+    with tqdm(total=total, initial=total - left, desc=source.name, unit="place") as bar:
+        async with open_fetcher(recipe.network, store, dict(source.limits)) as fetcher:
+            for file, batch in todo:
+                found = [view async for view in source.views(batch, fetcher, store)]
+                found.sort(key=lambda view: view.image_id)
+                write_json(file, [asdict(view) for view in found])
+                bar.update(len(batch))
+    _mark_placeholders([file for file, _ in batches], store, recipe.network.placeholders_above)
+
+
+def _mark_placeholders(files: Sequence[Path], store: Store, more_than: int) -> None:
+    """Pictures that came for many places are a provider's way to say that there is none."""
+    count: Counter[str] = Counter()
+    seen: set[str] = set()
+    for file in files:
+        for view in read_views(file):
+            fetched = store.get(view.key)
+            if fetched is not None and fetched.sha256 is not None and view.key not in seen:
+                seen.add(view.key)
+                count[fetched.sha256] += fetched.status == "ok"
+    often = {sha256 for sha256, number in count.items() if number > more_than}
+    if often:
+        keys = [key for key in seen if (one := store.get(key)) and one.sha256 in often]
+        store.mark(sorted(keys), "placeholder", "the same picture as many others")
+
+
+def _is_final(store: Store, key: str) -> bool:
+    known = store.get(key)
+    return known is not None and known.status in FINAL
+
+
+__all__ = ["batch_files", "fetch_all", "needed_tiles", "open_fetcher", "read_views", "tile_limits"]
