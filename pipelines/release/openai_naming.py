@@ -1,0 +1,238 @@
+"""OpenAI's names of CLIP's weights, which open_clip, RemoteCLIP and Long-CLIP share, in and out.
+
+Everything a configuration needs is read from the shapes, but for the number of attention heads,
+which leaves no trace in them, and the activation.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from .errors import ReleaseError
+
+HiddenAct = Literal["gelu", "quick_gelu"]
+State = dict[str, torch.Tensor]
+
+HEAD_WIDTH = 64
+# ViT-H, g and bigG of open_clip have heads of 80, 88 and 104: from here on it must be said
+MAX_WIDTH_OF_KNOWN_HEADS = 1024
+PRESERVED_POSITIONS = 20
+RESIDUAL_POSITIONS = "positional_embedding_res"  # Long-CLIP's trained copy of the table
+# entries of OpenAI's own files that are no weights
+METADATA = frozenset({"input_resolution", "context_length", "vocab_size"})
+
+TOWERS = {"visual.": "vision_model.", "": "text_model."}
+IN_BLOCK = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "attn.out_proj": "self_attn.out_proj",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+OUTSIDE_BLOCKS = {
+    "visual.class_embedding": "vision_model.embeddings.class_embedding",
+    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    "visual.ln_pre.weight": "vision_model.pre_layrnorm.weight",
+    "visual.ln_pre.bias": "vision_model.pre_layrnorm.bias",
+    "visual.ln_post.weight": "vision_model.post_layernorm.weight",
+    "visual.ln_post.bias": "vision_model.post_layernorm.bias",
+    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+    "positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "ln_final.weight": "text_model.final_layer_norm.weight",
+    "ln_final.bias": "text_model.final_layer_norm.bias",
+    "logit_scale": "logit_scale",
+}
+# stored as (in, out): the features are multiplied from the left
+TRANSPOSED = {
+    "visual.proj": "visual_projection.weight",
+    "text_projection": "text_projection.weight",
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a state dict says of its model.
+
+    Attributes:
+        config: fields of a `CLIPConfig`.
+        long_text: it is Long-CLIP, whose later text positions are trained apart.
+    """
+
+    config: dict[str, Any]
+    long_text: bool
+
+
+def read_architecture(
+    state: State,
+    hidden_act: HiddenAct,
+    vision_heads: int | None = None,
+    text_heads: int | None = None,
+) -> Architecture:
+    """The configuration that fits the shapes of a state dict.
+
+    Args:
+        state: with OpenAI's names.
+        hidden_act: "gelu" or "quick_gelu": the weights do not tell.
+        vision_heads: attention heads of the image tower; one for 64 of its width if not given.
+        text_heads: attention heads of the text tower, likewise.
+
+    Raises:
+        ReleaseError: the image tower is no ViT of CLIP's, weights that tell the shape are
+            missing, or the number of heads must be given.
+    """
+    if hidden_act not in ("gelu", "quick_gelu"):
+        raise ReleaseError(f"hidden_act must be 'gelu' or 'quick_gelu', got {hidden_act!r}.")
+    _check_kind(state)
+    telling = [
+        "visual.conv1.weight",
+        "visual.positional_embedding",
+        "visual.proj",
+        "visual.transformer.resblocks.0.mlp.c_fc.weight",
+        "positional_embedding",
+        "token_embedding.weight",
+        "transformer.resblocks.0.mlp.c_fc.weight",
+    ]
+    missing = [key for key in telling if key not in state]
+    if missing:
+        raise ReleaseError(
+            f"This is no whole CLIP with OpenAI's names: {', '.join(missing)} missing. It begins "
+            f"with {', '.join(sorted(state)[:5])}."
+        )
+    width, _, patch, _ = state["visual.conv1.weight"].shape
+    patches = state["visual.positional_embedding"].shape[0] - 1
+    side = math.isqrt(patches)
+    if side * side != patches:
+        raise ReleaseError(f"The image tower has {patches} patches, which is no square.")
+    vocabulary, text_width = state["token_embedding.weight"].shape
+    vision: dict[str, Any] = {
+        "hidden_size": width,
+        "intermediate_size": state["visual.transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
+        "num_hidden_layers": _num_blocks(state, "visual."),
+        "num_attention_heads": vision_heads or _default_heads(width, "vision"),
+        "image_size": side * patch,
+        "patch_size": patch,
+        "hidden_act": hidden_act,
+    }
+    text: dict[str, Any] = {
+        "hidden_size": text_width,
+        "intermediate_size": state["transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
+        "num_hidden_layers": _num_blocks(state, ""),
+        "num_attention_heads": text_heads or _default_heads(text_width, "text"),
+        "max_position_embeddings": state["positional_embedding"].shape[0],
+        "vocab_size": vocabulary,
+        "hidden_act": hidden_act,
+        # the last two entries of CLIP's vocabulary; padding is by the end token
+        "bos_token_id": vocabulary - 2,
+        "eos_token_id": vocabulary - 1,
+        "pad_token_id": vocabulary - 1,
+    }
+    for name, tower in (("vision", vision), ("text", text)):
+        if tower["hidden_size"] % tower["num_attention_heads"]:
+            raise ReleaseError(
+                f"{tower['num_attention_heads']} heads do not divide the {name} tower's width of "
+                f"{tower['hidden_size']}: give --{name}_heads."
+            )
+    config = {
+        "projection_dim": state["visual.proj"].shape[1],
+        "vision_config": vision,
+        "text_config": text,
+    }
+    return Architecture(config, RESIDUAL_POSITIONS in state)
+
+
+def to_hugging_face(state: State) -> State:
+    """The same weights under the names of `transformers`' `CLIPModel`, in float32.
+
+    Long-CLIP's two tables of text positions become one: the first 20 rows of the frozen table,
+    the others of the trained one.
+
+    Raises:
+        ReleaseError: a name that is not CLIP's; all of them are listed.
+    """
+    state = _merge_long_positions(state)
+    renamed: State = {}
+    unexpected = []
+    for key, value in state.items():
+        if key in METADATA:
+            continue
+        parts = _rename(key, value)
+        if parts is None:
+            unexpected.append(key)
+        else:
+            renamed |= {name: part.float().contiguous() for name, part in parts.items()}
+    if unexpected:
+        raise ReleaseError(
+            f"{len(unexpected)} weights are not of OpenAI's CLIP: {', '.join(sorted(unexpected))}."
+            " Other text towers, poolers and heads of open_clip have no counterpart in CLIPModel."
+        )
+    return renamed
+
+
+def _rename(key: str, value: torch.Tensor) -> State | None:
+    if key in OUTSIDE_BLOCKS:
+        # some savers give the scale one dimension
+        return {OUTSIDE_BLOCKS[key]: value.reshape(()) if key == "logit_scale" else value}
+    if key in TRANSPOSED:
+        return {TRANSPOSED[key]: value.T}
+    found = re.fullmatch(r"(visual\.|)transformer\.resblocks\.(\d+)\.(.+)", key)
+    if not found:
+        return None
+    tower, number, rest = found.groups()
+    block = f"{TOWERS[tower]}encoder.layers.{number}."
+    joint = re.fullmatch(r"attn\.in_proj_(weight|bias)", rest)
+    if joint:
+        parts = zip("qkv", value.chunk(3), strict=True)
+        return {f"{block}self_attn.{letter}_proj.{joint[1]}": part for letter, part in parts}
+    name, _, kind = rest.rpartition(".")
+    if name not in IN_BLOCK or kind not in ("weight", "bias"):
+        return None
+    return {f"{block}{IN_BLOCK[name]}.{kind}": value}
+
+
+def _merge_long_positions(state: State) -> State:
+    if RESIDUAL_POSITIONS not in state:
+        return state
+    state = dict(state)
+    trained, frozen = state.pop(RESIDUAL_POSITIONS), state["positional_embedding"]
+    if trained.shape != frozen.shape:
+        raise ReleaseError(
+            f"Long-CLIP's two position tables differ in shape: positional_embedding is "
+            f"{tuple(frozen.shape)}, {RESIDUAL_POSITIONS} is {tuple(trained.shape)}."
+        )
+    merged = torch.cat([frozen[:PRESERVED_POSITIONS], trained[PRESERVED_POSITIONS:]])
+    return state | {"positional_embedding": merged}
+
+
+def _check_kind(state: State) -> None:
+    kinds = {
+        "visual.layer1.": "a ResNet image tower (RN50 and the like), which CLIPModel has not: "
+        "take a ViT of the same family, such as ViT-B-32 or ViT-L-14",
+        "visual.trunk.": "an image tower of timm, which CLIPModel has not: take a ViT of "
+        "OpenAI's kind",
+        "vision_model.": "in Hugging Face form already: load it with CLIPModel.from_pretrained",
+    }
+    for prefix, meaning in kinds.items():
+        if any(key.startswith(prefix) for key in state):
+            raise ReleaseError(f"This checkpoint is {meaning}.")
+
+
+def _num_blocks(state: State, tower: str) -> int:
+    pattern = re.compile(rf"{re.escape(tower)}transformer\.resblocks\.(\d+)\.")
+    numbers = {int(found[1]) for key in state if (found := pattern.match(key))}
+    return max(numbers) + 1
+
+
+def _default_heads(width: int, tower: str) -> int:
+    if width % HEAD_WIDTH or width > MAX_WIDTH_OF_KNOWN_HEADS:
+        raise ReleaseError(
+            f"The {tower} tower is {width} wide, and its number of attention heads cannot be told "
+            f"from the weights: give --{tower}_heads (of open_clip: width over head_width)."
+        )
+    return width // HEAD_WIDTH
+
+
+__all__ = ["Architecture", "HiddenAct", "State", "read_architecture", "to_hugging_face"]

@@ -1,0 +1,84 @@
+"""Reading of weight files from other projects, without running what may be hidden in them."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import ReleaseError
+
+WRAPPERS = ("state_dict", "model", "model_state_dict")
+DISTRIBUTED_PREFIX = "module."
+
+
+def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
+    """The tensors of a weight file by name, on the CPU.
+
+    A wrapper such as `{"state_dict": ...}` of a training checkpoint and the prefix `module.` of
+    distributed training are taken off.
+
+    Args:
+        path: `.safetensors`, or `.pt`, `.pth`, `.bin`, which are read with `weights_only=True`.
+
+    Raises:
+        ReleaseError: there is no such file, or it holds something other than tensors by name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ReleaseError(f"There is no weight file {path}: give a .pt, .bin or .safetensors.")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return _without_prefix(load_file(path))
+        except SafetensorError as error:
+            raise ReleaseError(f"{path} is no whole safetensors file: {error}") from error
+    return _without_prefix(_unwrapped(_unpickled(path), path))
+
+
+def _unpickled(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        if "TorchScript" in str(error):
+            raise ReleaseError(
+                f"{path} is a TorchScript program (OpenAI publishes CLIP so), which is code and "
+                "is not run here. The same weights are on the Hub in Hugging Face form, such as "
+                "openai/clip-vit-base-patch16; or save `torch.jit.load(file).state_dict()` as "
+                "safetensors yourself and convert that."
+            ) from error
+        raise ReleaseError(
+            f"{path} does not load as plain tensors (weights_only=True): it is damaged, or holds "
+            "Python objects, which may run code and are refused. Save its state dict as "
+            f"safetensors where you trust it. ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _unwrapped(content: Any, path: Path) -> dict[str, torch.Tensor]:
+    for key in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping):
+        raise ReleaseError(
+            f"{path} holds a {type(content).__name__}, not tensors by name (a state dict)."
+        )
+    others = sorted(str(k) for k, v in content.items() if not isinstance(v, torch.Tensor))
+    if others:
+        raise ReleaseError(
+            f"{path} holds more than tensors: {', '.join(others[:5])}. Of a training checkpoint "
+            f"give the state dict, alone or under one of the keys {', '.join(WRAPPERS)}."
+        )
+    return dict(content)
+
+
+def _without_prefix(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    if state and all(key.startswith(DISTRIBUTED_PREFIX) for key in state):
+        return {key.removeprefix(DISTRIBUTED_PREFIX): value for key, value in state.items()}
+    return state
+
+
+__all__ = ["read_state_dict"]
