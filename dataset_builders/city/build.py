@@ -75,6 +75,7 @@ def build(
     *,
     limit: int | None = None,
     recipe_text: str | None = None,
+    draw: bool = True,
 ) -> BuildReport:
     """Build a city's dataset in `<output_dir>/dataset`.
 
@@ -83,6 +84,7 @@ def build(
         output_dir: see [`Workspace`].
         limit: only the first regions, for a try.
         recipe_text: the recipe as it was written, to be kept beside the dataset.
+        draw: also write the pictures of `report/`.
 
     Raises:
         StoppedError: a provider's quota is used up or a key refused; what is there is kept.
@@ -98,9 +100,12 @@ def build(
     fetch_all(recipe, layout.regions, layout.places, space.cache)
     store = space.open_store()
     try:
-        return _write(recipe, space, layout, targets, store, limit, recipe_text)
+        report = _write(recipe, space, layout, targets, store, limit, recipe_text)
     finally:
         store.close()
+    if draw:
+        write_report(space, recipe, layout)
+    return report
 
 
 def _write(
@@ -132,7 +137,6 @@ def _write(
     if recipe_text is not None:
         (space.dataset / RECIPE_FILE).write_text(recipe_text, encoding="utf-8")
     write_card(space.dataset)
-    write_report(space, recipe, layout)
     return _report(recipe, space, writer, (*targets.notes, *splits.notes))
 
 

@@ -5,17 +5,22 @@ import io
 import json
 import threading
 import time
+import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlparse
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+TOWN = (7.400, 43.730, 7.412, 43.739)
+"""West, south, east, north of the town: 1 km by 1 km."""
+
 
 def drawn(text, size=(256, 256)):
     """A picture that says what it is, noisy enough not to be blank."""
-    seed = int.from_bytes(text.encode(), "little") % 2**32
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1] // 16, size[0] // 16, 3))
+    pixels = np.random.default_rng(zlib.crc32(text.encode())).integers(
+        0, 256, (size[1] // 16, size[0] // 16, 3)
+    )
     image = Image.fromarray(pixels.astype(np.uint8)).resize(size)
     ImageDraw.Draw(image).text((8, 8), text, fill="white")
     buffer = io.BytesIO()
@@ -24,7 +29,8 @@ def drawn(text, size=(256, 256)):
 
 
 class CityProvider(ThreadingHTTPServer):
-    """Map tiles at /tiles/{z}/{x}/{y}, Google's street views, Baidu's panoramas.
+    """Map tiles at /tiles/{z}/{x}/{y}, Google's street views, Baidu's panoramas, Overpass and
+    Nominatim, which know one town: `TOWN`, with a street every 150 m.
 
     Attributes:
         asked: how often each path and query was asked for, keys left out.
@@ -63,6 +69,21 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        with self.server.lock:
+            self.server.asked[self.path] += 1
+        self.reply(200, {"Content-Type": "application/json"}, json.dumps(_streets()).encode())
+
+    def reply(self, status, headers, body, cut=None):
+        self.send_response(status)
+        for one, value in headers.items():
+            self.send_header(one, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[:cut])
+        self.close_connection = cut is not None
+
     def do_GET(self):
         parts = urlparse(self.path)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
@@ -76,6 +97,9 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(self.server.delay_s)
         if parts.path.startswith("/tiles/"):
             status, body, kind = 200, drawn(parts.path), "image/jpeg"
+        elif parts.path == "/nominatim/search":
+            body = json.dumps(_town() if query["q"] == "Testville" else []).encode()
+            status, kind = 200, "application/json"
         elif secret != self.server.key:
             status, body, kind = 403, b"no", "text/plain"
         elif parts.path == "/maps/api/streetview/metadata":
@@ -103,13 +127,52 @@ class _Handler(BaseHTTPRequestHandler):
             cut = fault
         elif fault is not None:
             status, headers, body = fault
-        self.send_response(status)
-        for one, value in headers.items():
-            self.send_header(one, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body[:cut])
-        self.close_connection = cut is not None
+        self.reply(status, headers, body, cut)
+
+
+def _streets():
+    """The town's streets as Overpass gives them."""
+    west, south, east, north = TOWN
+    lons, lats = np.arange(west, east, 0.002), np.arange(south, north, 0.0015)
+    nodes, ways = [], []
+    number = {}
+    for i, lon in enumerate(lons):
+        for j, lat in enumerate(lats):
+            number[i, j] = len(number) + 1
+            nodes.append({"type": "node", "id": number[i, j], "lat": lat, "lon": lon})
+    for i in range(len(lons)):
+        ways.append([number[i, j] for j in range(len(lats))])
+    for j in range(len(lats)):
+        ways.append([number[i, j] for i in range(len(lons))])
+    tags = {"highway": "residential", "name": "Street"}
+    elements = [
+        {"type": "way", "id": 1000 + k, "nodes": way, "tags": tags} for k, way in enumerate(ways)
+    ]
+    return {"elements": nodes + elements, "remark": ""}
+
+
+def _town():
+    """The town as Nominatim knows it."""
+    west, south, east, north = TOWN
+    ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
+    return [
+        {
+            "place_id": 1,
+            "osm_type": "relation",
+            "osm_id": 1,
+            "lat": str((south + north) / 2),
+            "lon": str((west + east) / 2),
+            "class": "boundary",
+            "type": "administrative",
+            "place_rank": 16,
+            "importance": 0.5,
+            "addresstype": "city",
+            "name": "Testville",
+            "display_name": "Testville",
+            "boundingbox": [str(south), str(north), str(west), str(east)],
+            "geojson": {"type": "Polygon", "coordinates": [ring]},
+        }
+    ]
 
 
 def _google_metadata(query, over):
@@ -128,4 +191,4 @@ def _google_metadata(query, over):
     return json.dumps(answer).encode()
 
 
-__all__ = ["CityProvider", "drawn"]
+__all__ = ["TOWN", "CityProvider", "drawn"]

@@ -1,0 +1,369 @@
+"""A town built from its name, with every provider on the loopback address."""
+
+import collections
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from dataset_builders.__main__ import main
+from dataset_builders._http import StoppedError
+from dataset_builders.city.build import build, retry_failed
+from dataset_builders.city.planning import plan
+from dataset_builders.city.progress import progress
+from dataset_builders.city.recipe import read_recipe
+from dataset_builders.storage import read_metadata, read_regions, read_rejects, read_table
+
+from .provider import TOWN, CityProvider
+
+rasterio = pytest.importorskip("rasterio")
+pytest.importorskip("osmnx")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+KEY = "S3CRET"
+FAST = {"per_second": 2000, "at_once": 16}
+
+
+@pytest.fixture
+def provider(monkeypatch):
+    monkeypatch.setenv("GOOGLE_MAPS_API_KEY", KEY)
+    monkeypatch.setenv("BAIDU_MAP_AK", KEY)
+    with CityProvider(KEY) as server:
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def write(provider, tmp_path):
+    """Writes the town's recipe and its files; returns the recipe's path."""
+
+    def write(**changes):
+        data = tmp_path / "data"
+        data.mkdir(exist_ok=True)
+        _write_population(data / "mco_ppp_2020_UNadj.tif")
+        _write_comments(data / "comments.csv")
+        path = tmp_path / "town.yaml"
+        path.write_text(yaml.safe_dump(_recipe(provider.url) | changes))
+        return path
+
+    return write
+
+
+def quick_build(recipe, folder, **options):
+    return build(recipe, folder, draw=False, **options)
+
+
+def _recipe(url):
+    return {
+        "city": "testville",
+        "boundary": {"place": "Testville", "nominatim_url": f"{url}/nominatim"},
+        "regions": {"side_m": 200, "plane": "epsg32632"},
+        "roads": {"overpass_url": f"{url}/overpass", "spacing_m": 120, "thin_m": 20},
+        "satellite": {
+            "provider": "tiles",
+            "name": "demo",
+            "url": url + "/tiles/{z}/{x}/{y}.jpg",
+            "zoom": 17,
+            "licence": "cc0-1.0",
+            "attribution": "a demo",
+            "redistributable": True,
+        },
+        "street_view": [
+            {"provider": "google", "base_url": url, "size_px": 64, "headings": [90]},
+            {"provider": "baidu", "base_url": url, "width": 64, "height": 32},
+        ],
+        "indicators": [
+            {"name": "population", "reader": "raster", "files": "mco_ppp_2020_UNadj.tif"},
+            {"name": "comments", "reader": "points", "files": "comments.csv",
+             "coord_system": "wgs84", "count_column": "reviews"},
+        ],
+        "network": {"limits": {"127.0.0.1": FAST}},
+        "costs": {"ask_above_price": 100},
+        "data_dir": "data",
+    }  # fmt: skip
+
+
+def _write_population(path):
+    west, _, _, north = TOWN
+    transform = rasterio.transform.from_origin(west - 0.005, north + 0.005, 1 / 1200, 1 / 1200)
+    values = np.random.default_rng(0).gamma(2, 20, (24, 28)).astype("float32")
+    profile = {"driver": "GTiff", "height": 24, "width": 28, "count": 1, "dtype": "float32"}
+    with rasterio.open(
+        path, "w", **profile, crs="EPSG:4326", transform=transform, nodata=-99999
+    ) as file:
+        file.write(values, 1)
+
+
+def _write_comments(path):
+    rng = np.random.default_rng(1)
+    west, south, east, north = TOWN
+    frame = pd.DataFrame(
+        {
+            "lon": rng.uniform(west, east, 200),
+            "lat": rng.uniform(south, north, 200),
+            "reviews": rng.integers(0, 50, 200),
+        }
+    )
+    frame.loc[0, "reviews"] = -1
+    frame.to_csv(path, index=False)
+
+
+def _content(dataset):
+    """Every file of a dataset by its hash; times of fetching differ between runs."""
+    tables = {}
+    for path in sorted(dataset.rglob("part-*.parquet")):
+        frame = pd.read_parquet(path)
+        if "fetched_at" in frame:
+            frame["image"] = [hashlib.sha256(one["bytes"]).hexdigest() for one in frame["image"]]
+            frame = frame.drop(columns="fetched_at")
+        tables[path.relative_to(dataset).as_posix()] = frame
+    files = {name: (dataset / name).read_bytes() for name in ("README.md", "rejects.parquet")}
+    return tables, files
+
+
+def _assert_same(one, other):
+    (tables, files), (other_tables, other_files) = _content(one), _content(other)
+    assert tables.keys() == other_tables.keys()
+    for name, frame in tables.items():
+        pd.testing.assert_frame_equal(frame, other_tables[name], obj=name)
+    assert files == other_files
+
+
+def test_a_town_is_built_from_its_name(write, provider, tmp_path):
+    report = build(read_recipe(write()), tmp_path / "run", recipe_text="city: testville")
+    assert set(report.rows) == {
+        "testville-regions",
+        "testville-satellite",
+        "testville-street_view",
+    }
+    regions = read_regions(report.dataset, "testville")
+    assert len(regions) == report.rows["testville-regions"] >= 16
+    np.testing.assert_allclose(regions["area_m2"], 200**2, rtol=1e-3)
+    # every region has its tile picture, and every picture its region
+    satellite = read_table(report.dataset, "testville", "satellite")
+    assert set(satellite["region_id"]) == set(regions["region_id"])
+    views = read_table(report.dataset, "testville", "street_view")
+    assert set(views["source"]) == {"google", "baidu"}
+    assert not views["redistributable"].any()
+    assert satellite["redistributable"].all()
+    inside = gpd.GeoSeries.from_xy(views["lon"], views["lat"], crs="EPSG:4326")
+    shapes = regions.set_index("region_id").geometry[views["region_id"]].reset_index(drop=True)
+    assert shapes.intersects(inside).all()
+    # raw values, with their source, and the negative review listed
+    comments = pd.read_csv(tmp_path / "data" / "comments.csv")
+    assert regions["comments"].sum() <= comments["reviews"].clip(lower=0).sum()
+    assert regions["population_source"].eq("worldpop 2020").all()
+    assert "negative_count" in set(read_rejects(report.dataset)["reason"])
+    assert (report.dataset / "recipe.yaml").read_text() == "city: testville"
+    drawn = {path.name for path in (tmp_path / "run" / "report").iterdir()}
+    assert {"contact_sheet_satellite.png", "coverage_street_view.png", "points.html"} <= drawn
+
+
+def test_no_key_is_left_anywhere(write, tmp_path):
+    build(read_recipe(write()), tmp_path / "run")
+    for path in (tmp_path / "run").rglob("*"):
+        if path.is_file():
+            assert KEY.encode() not in path.read_bytes(), path
+
+
+def test_a_second_build_asks_for_nothing_and_changes_nothing(write, provider, tmp_path):
+    recipe = read_recipe(write())
+    quick_build(recipe, tmp_path / "run")
+    asked = dict(provider.asked)
+    times = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("part-*.parquet")}
+    quick_build(recipe, tmp_path / "run")
+    assert provider.asked == asked
+    assert {p: p.stat().st_mtime_ns for p in times} == times
+
+
+@pytest.mark.parametrize(
+    ("point", "count"), [("put", 60), ("rename", 242), ("rename", 246)]
+)
+def test_a_killed_build_goes_on_and_ends_the_same(write, provider, tmp_path, point, count):
+    path = write()
+    script = Path(__file__).with_name("kill_build.py")
+    root = Path(__file__).parents[2]
+    killed = subprocess.run(
+        [sys.executable, script, path, tmp_path / "run", point, str(count)],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+    )
+    assert killed.returncode == -9, killed.stderr[-2000:]
+    asked = dict(provider.asked)
+    quick_build(read_recipe(path), tmp_path / "run")
+    # what was answered is in the ledger; at most what was in flight is asked for again
+    again = {name for name, number in provider.asked.items() if number > 1}
+    assert len(again) <= FAST["at_once"], again
+    assert all(number <= 2 for number in provider.asked.values())
+    assert sum(provider.asked.values()) > sum(asked.values()) or point == "rename"
+    quick_build(read_recipe(path), tmp_path / "whole")
+    _assert_same(tmp_path / "run" / "dataset", tmp_path / "whole" / "dataset")
+
+
+def test_a_quota_stops_the_build_and_the_next_goes_on(write, provider, tmp_path):
+    recipe = read_recipe(write())
+    provider.quota = 60
+    with pytest.raises(StoppedError, match="quota"):
+        quick_build(recipe, tmp_path / "run")
+    first = collections.Counter(provider.asked)
+    provider.quota = None
+    report = quick_build(recipe, tmp_path / "run")
+    twice = [name for name, number in provider.asked.items() if number > 1]
+    # those in flight then, and those that were told of the quota
+    assert len(twice) <= 2 * FAST["at_once"]
+    assert sum(first.values()) <= 60 + FAST["at_once"] + 1
+    assert report.rows["testville-street_view"] > 0
+
+
+def test_faults_are_retried_listed_and_asked_for_again(write, provider, tmp_path):
+    recipe = read_recipe(write())
+    provider.answers.update(collections.defaultdict(list))
+    quick_build(recipe, tmp_path / "whole")
+    tiles = sorted(name for name in provider.asked if name.startswith("/tiles/"))
+    provider.asked.clear()
+    html = (200, {"Content-Type": "text/html"}, b"<html>an error page</html>")
+    provider.answers[tiles[0]] = [(429, {"Retry-After": "0"}, b"slow down")]
+    provider.answers[tiles[1]] = [(500, {}, b"oops")]
+    provider.answers[tiles[2]] = [html]
+    provider.answers[tiles[3]] = [(404, {}, b"none")]
+    provider.answers[tiles[4]] = [100]  # cut off
+    report = quick_build(recipe, tmp_path / "run")
+    counts = {one.name: one.counts for one in progress(recipe, tmp_path / "run")}
+    assert counts["demo"]["invalid"] == 1
+    assert counts["demo"]["missing"] == 1
+    assert report.rejects["invalid"] >= 1
+    assert provider.asked[tiles[0]] == provider.asked[tiles[1]] == provider.asked[tiles[4]] == 2
+    assert retry_failed(recipe, tmp_path / "run") == 1
+    again = quick_build(recipe, tmp_path / "run")
+    assert again.rejects.get("invalid", 0) == 0
+    assert again.rows["testville-satellite"] > report.rows["testville-satellite"]
+
+
+def test_what_many_places_share_is_a_placeholder(write, provider, tmp_path):
+    recipe = read_recipe(write(network={"limits": {"127.0.0.1": FAST}, "placeholders_above": 3}))
+    quick_build(recipe, tmp_path / "whole")
+    panoramas = sorted(name for name in provider.asked if name.startswith("/panorama/"))
+    content = (200, {"Content-Type": "image/jpeg"}, _noise())
+    for name in panoramas[:6]:
+        provider.answers[name] = [content]
+    report = quick_build(recipe, tmp_path / "run")
+    assert report.rejects["placeholder"] == 6
+
+
+def _noise():
+    from .provider import drawn
+
+    return drawn("no picture here", (64, 32))
+
+
+def test_a_change_of_the_recipe_remakes_the_tables_and_fetches_nothing_twice(
+    write, provider, tmp_path
+):
+    quick_build(read_recipe(write()), tmp_path / "run")
+    asked = dict(provider.asked)
+    changed = read_recipe(write(splits={"seed": 7}))
+    quick_build(changed, tmp_path / "run")
+    assert provider.asked == asked
+    assert read_metadata(tmp_path / "run" / "dataset", "testville").parameters["seed"] == 7
+    quick_build(changed, tmp_path / "whole")
+    _assert_same(tmp_path / "run" / "dataset", tmp_path / "whole" / "dataset")
+
+
+def test_a_limit_takes_the_first_regions(write, tmp_path):
+    recipe = read_recipe(write())
+    report = quick_build(recipe, tmp_path / "run", limit=5)
+    assert report.rows["testville-regions"] == 5
+    whole = quick_build(recipe, tmp_path / "run")
+    assert whole.rows["testville-regions"] > 5
+
+
+def test_tiles_as_regions_keep_their_bytes(write, provider, tmp_path):
+    path = write(regions={"scheme": "tiles", "zoom": 17}, street_view=[], roads=None)
+    report = quick_build(read_recipe(path), tmp_path / "run")
+    frame = pd.read_parquet(report.dataset / "data/testville-satellite/part-00000.parquet")
+    from .provider import drawn
+
+    for row in frame.itertuples():
+        name = f"/tiles/{row.tile_z}/{row.tile_x}/{row.tile_y}.jpg"
+        assert row.image["bytes"] == drawn(name)
+
+
+def test_a_plan_counts_and_fetches_no_picture(write, provider, tmp_path):
+    recipe = read_recipe(write())
+    found = plan(recipe, tmp_path / "run")
+    assert not any(name.startswith(("/tiles", "/maps", "/pano")) for name in provider.asked)
+    by_name = {one.name: one for one in found.sources}
+    # metadata and one picture at each place; one request at each
+    assert by_name["google"].requests == 2 * found.points
+    assert by_name["baidu"].requests == found.points
+    assert by_name["google"].price == pytest.approx(found.points * 7 / 1000)
+    assert by_name["demo"].hours * 3600 == pytest.approx(by_name["demo"].items / 2000)
+    assert (tmp_path / "run" / "plan" / "regions.png").exists()
+    quick_build(recipe, tmp_path / "run")
+    assert plan(recipe, tmp_path / "run", draw=False).requests == 0
+
+
+def test_the_plan_is_no_less_than_what_is_asked(write, provider, tmp_path):
+    recipe = read_recipe(write())
+    found = plan(recipe, tmp_path / "run", draw=False)
+    before = sum(provider.asked.values())
+    quick_build(recipe, tmp_path / "run")
+    asked = sum(provider.asked.values()) - before
+    assert 0.7 * found.requests <= asked <= found.requests
+
+
+def test_the_command_line_asks_before_it_spends(write, tmp_path, capsys, monkeypatch):
+    path = write(costs={"ask_above_price": 0.1})
+    run = [str(path), "--output_dir", str(tmp_path / "run")]
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
+    assert main(["build", *run]) == 2
+    assert "--yes" in capsys.readouterr().err
+    assert main(["build", *run, "--max_cost", "0.2"]) == 2
+    assert "--max_cost" in capsys.readouterr().err
+    assert main(["build", *run, "--dry_run"]) == 0
+    assert "Nothing was fetched" in capsys.readouterr().out
+    assert main(["build", *run, "--yes"]) == 0
+    assert main(["status", *run]) == 0
+    out = capsys.readouterr().out
+    assert "demo" in out
+    assert "testville-regions" in out
+    assert main(["retry-failed", *run]) == 0
+
+
+def test_a_missing_key_is_told_by_its_variable(write, tmp_path, monkeypatch, capsys):
+    path = write()
+    monkeypatch.delenv("GOOGLE_MAPS_API_KEY")
+    assert main(["build", str(path), "--output_dir", str(tmp_path / "run"), "--yes"]) == 2
+    assert "GOOGLE_MAPS_API_KEY" in capsys.readouterr().err
+
+
+def test_a_wrong_key_stops_the_build_and_is_not_shown(write, tmp_path, monkeypatch, capsys):
+    path = write()
+    monkeypatch.setenv("GOOGLE_MAPS_API_KEY", "WR0NG")
+    assert main(["build", str(path), "--output_dir", str(tmp_path / "run"), "--yes"]) == 3
+    said = capsys.readouterr()
+    assert "denied" in said.err
+    assert "WR0NG" not in said.err + said.out
+
+
+def test_points_in_another_system_are_told_by_its_name(write, tmp_path, capsys):
+    path = write()
+    data = tmp_path / "data" / "comments.csv"
+    frame = pd.read_csv(data).rename(columns={"lon": "lat", "lat": "lon"})
+    frame.to_csv(data, index=False)
+    assert main(["build", str(path), "--output_dir", str(tmp_path / "run"), "--yes"]) == 2
+    assert "swapped" in capsys.readouterr().err
+
+
+def test_an_unknown_place_is_told(write, provider, tmp_path, capsys):
+    path = write(boundary={"place": "Nowhere", "nominatim_url": f"{provider.url}/nominatim"})
+    assert main(["plan", str(path), "--output_dir", str(tmp_path / "run")]) == 2
+    assert "Nowhere" in capsys.readouterr().err
