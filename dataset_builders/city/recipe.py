@@ -305,6 +305,11 @@ class CityRecipe:
             raise DatasetError(f"Two indicators have one name: {', '.join(sorted(names))}.")
         _check_provider("satellite", [self.satellite] if self.satellite else [], SATELLITE)
         _check_provider("street_view", self.street_view, STREET_VIEW)
+        if self.satellite is not None and self.regions.scheme == "h3":
+            raise DatasetError(
+                "Satellite pictures are laid on squares, and hexagons are none: take another "
+                "scheme of regions, or leave `satellite` out."
+            )
         if self.roads is None and any(one["provider"] != "folder" for one in self.street_view):
             raise DatasetError("Street views are taken along roads: the recipe needs `roads`.")
 
