@@ -242,6 +242,13 @@ class Store:
             (len(prefix), prefix),
         ).rowcount
 
+    def mark(self, keys: Iterable[str], status: Status, detail: str) -> None:
+        """Say of items that they are in another state than it seemed."""
+        self._database.executemany(
+            "UPDATE fetched SET status = ?, detail = ? WHERE key = ?",
+            [(status, detail, key) for key in keys],
+        )
+
     def mark_placeholders(self, prefix: str, more_than: int) -> int:
         """Call contents that came for many items placeholders ("no picture here").
 
