@@ -201,7 +201,8 @@ class SplitSettings:
         seed: of all splits.
         block_m: side of a block; by default no less than any label's correlation range, as far as
             the city is large enough for three blocks in a row.
-        buffer_cells: regions between blocks of two splits that are in none.
+        buffer_cells: width of the strip between two parts that is in neither, in regions; 1 takes
+            the eight neighbours of a square.
     """
 
     seed: int = 0
