@@ -1,0 +1,186 @@
+"""UrbanCLIP: satellite images and their captions, contrasted and told (Yan et al., WWW 2024).
+
+https://arxiv.org/abs/2310.18340, code at StupidBuluchacha/UrbanCLIP: what its `main.py` trains is
+open_clip's `coca_ViT-L-14` with contrastive and caption loss at weight 1 each.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dataset_builders.files import digest
+
+from ..errors import InputError
+from .base import Provenance, RegionData, View
+from .coca import CoCa
+from .image_text import ImageTextSettings, clip_model, pixel_values, tokenize, train_pairs
+from .pooling import mean_by_region
+
+ENCODE_BATCH = 128
+# a full stop that is followed by a blank or nothing: 3.5 is one number
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
+
+
+@dataclass(frozen=True)
+class Settings(ImageTextSettings):
+    """Of [`UrbanCLIP`]; what is not here is in [`ImageTextSettings`].
+
+    Attributes:
+        text: "sentence", one of the caption's sentences, drawn once for each image, as the public
+            code does; or "full", the whole caption.
+        num_queries: of the pooler: one for the image as a whole, the others for the decoder.
+        pooler_heads: of the pooler's attention.
+        decoder_layers: of the caption decoder.
+        decoder_heads: of its attention.
+        contrastive_weight: of InfoNCE.
+        caption_weight: of the captions' cross-entropy.
+    """
+
+    text: Literal["sentence", "full"] = "sentence"
+    num_queries: int = 17
+    pooler_heads: int = 4
+    decoder_layers: int = 2
+    decoder_heads: int = 4
+    contrastive_weight: float = 1.0
+    caption_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no branch would read."""
+        if self.text not in ("sentence", "full"):
+            raise InputError(f"text must be 'sentence' or 'full', got {self.text!r}.")
+
+
+class UrbanCLIP:
+    """Learns from satellite images with captions; a region is its projected image latent.
+
+    Args:
+        settings: see [`Settings`].
+        seed: of drawn weights, sentences and the order of pairs.
+        device: where it trains.
+    """
+
+    def __init__(self, settings: Settings, seed: int, device: str):
+        self.settings, self.seed, self.device = settings, seed, device
+        self.name = f"urbanclip-{settings.text}"
+        self.fingerprint = digest("urbanclip-1", asdict(settings), seed)
+        self.provenance = Provenance(
+            source="Yan et al. 2024 (arXiv 2310.18340), equations of section 4; CoCaLoss of "
+            "StupidBuluchacha/UrbanCLIP main.py",
+            differs=_differences(settings),
+            uses=frozenset({"satellite", "captions"}),
+            pretrained=settings.model_name_or_path,
+        )
+        self.model: CoCa | None = None
+        self.losses: list[float] = []
+
+    def fit(self, data: RegionData) -> None:
+        """Train on all satellite images that have a caption.
+
+        Raises:
+            InputError: the city has no satellite view, or fewer than two captions.
+        """
+        view = _satellite(data)
+        rows = np.array([i for i, caption in enumerate(view.captions) if caption], dtype=np.int64)
+        if len(rows) < 2:
+            raise InputError(
+                f"{self.name} learns from captions, and {data.city} has {len(rows)} satellite "
+                "images with one. Caption them first: python -m pipelines.captioning run ..."
+            )
+        captions = [str(view.captions[i]) for i in rows]
+        if self.settings.text == "sentence":
+            captions = draw_sentences(captions, self.seed)
+        tokens = tokenize(
+            captions, self.settings.max_length, self.settings.model_name_or_path is None
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            self.model = self._build(tokens.vocab_size).to(self.device)
+
+        def loss(batch: torch.Tensor) -> torch.Tensor:
+            assert self.model is not None
+            losses = self.model.losses(
+                self._pixel_values(view, rows[batch.numpy()]),
+                tokens.ids[batch].to(self.device),
+                tokens.mask[batch].to(self.device),
+            )
+            return (
+                self.settings.contrastive_weight * losses["contrastive_loss"]
+                + self.settings.caption_weight * losses["caption_loss"]
+            )
+
+        self.losses = train_pairs(self.model, loss, len(rows), self.settings, self.seed, self.name)
+
+    @torch.inference_mode()
+    def encode(self, data: RegionData) -> dict[str, NDArray[np.float32]]:
+        """Projected latents of the satellite images, not normalised, mean over a region's.
+
+        Raises:
+            InputError: not fitted, or the city has no satellite view.
+        """
+        view = _satellite(data)
+        if self.model is None:
+            raise InputError(f"{self.name} has learnt nothing yet: call fit first.")
+        vectors = [
+            self.model.pool_image(self._pixel_values(view, rows))[0].float().cpu().numpy()
+            for rows in np.split(np.arange(len(view)), range(ENCODE_BATCH, len(view), ENCODE_BATCH))
+        ]
+        pooled = mean_by_region(np.concatenate(vectors), view.region, len(data.region_ids))
+        return {"satellite": pooled}
+
+    def _build(self, vocab_size: int) -> CoCa:
+        return CoCa(
+            clip_model(self.settings, vocab_size),
+            self.settings.num_queries,
+            self.settings.pooler_heads,
+            self.settings.decoder_layers,
+            self.settings.decoder_heads,
+        )
+
+    def _pixel_values(self, view: View, rows: NDArray[np.int64]) -> torch.Tensor:
+        return pixel_values(view.pixels[rows], self.settings.image_size, self.device)
+
+
+def draw_sentences(captions: Sequence[str], seed: int) -> list[str]:
+    """One sentence of each caption, drawn once: every epoch sees the same."""
+    generator = np.random.default_rng(seed)
+    drawn = []
+    for caption in captions:
+        sentences = [part.strip() for part in SENTENCE_END.split(caption) if part.strip()]
+        drawn.append(str(generator.choice(sentences)) if sentences else caption)
+    return drawn
+
+
+def _differences(settings: Settings) -> tuple[str, ...]:
+    differs = [
+        "The two towers are CLIP's and the pooler and decoder are drawn at random, where the "
+        "public code starts from open_clip's CoCa weights.",
+        "A text is read at its end token in place of an added class token.",
+        "Trained on all images for all epochs; no split is set aside to choose an epoch.",
+    ]
+    if settings.model_name_or_path is None:
+        differs.append(
+            "No weights at hand: all of it is small and learnt from scratch, with a vocabulary of "
+            "the words that occur."
+        )
+    if settings.text == "full":
+        differs.append("Whole captions, where the public code sees one random sentence of each.")
+    return tuple(differs)
+
+
+def _satellite(data: RegionData) -> View:
+    if "satellite" not in data.views:
+        raise InputError(
+            f"UrbanCLIP sees satellite images, and {data.city} has none, only "
+            f"{', '.join(sorted(data.views)) or 'no views'}."
+        )
+    return data.views["satellite"]
+
+
+SYSTEM = UrbanCLIP
+
+__all__ = ["SYSTEM", "Settings", "UrbanCLIP", "draw_sentences"]

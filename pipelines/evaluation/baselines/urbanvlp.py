@@ -1,0 +1,241 @@
+"""UrbanVLP: satellite images and street views of a region, their captions, and where it lies.
+
+Hao et al., AAAI 2025, https://arxiv.org/abs/2403.16831, code at CityMind-Lab/UrbanVLP. A region's
+vector holds its coordinates by design, which predict much where test regions lie beside training
+regions: so there is `urbanvlp-nocoord` beside it, which neither learns nor encodes with them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dataset_builders.files import digest
+
+from ..errors import InputError
+from .base import FUSED, Provenance, RegionData, Use, View
+from .image_text import ImageTextSettings, Tokens, clip_model, pixel_values, tokenize, train_pairs
+from .two_views import RegionBatch, TextBatch, TwoViews, ViewFusion
+
+MAX_MIXED_VIEWS = 25  # of the public code
+
+
+@dataclass(frozen=True)
+class Settings(ImageTextSettings):
+    """Of [`UrbanVLP`]; what is not here is in [`ImageTextSettings`].
+
+    Attributes:
+        coordinates: whether it sees them.
+        view_fusion: see [`TwoViews`].
+        max_views: street views of a region that are looked at, the first ones.
+        location_width: of the location encoder's hidden layers.
+        satellite_weight: of the loss of satellite captions.
+        street_view_weight: of the loss of street view captions.
+    """
+
+    coordinates: bool = True
+    view_fusion: ViewFusion = "mean"
+    max_views: int = MAX_MIXED_VIEWS
+    location_width: int = 256
+    satellite_weight: float = 0.5
+    street_view_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse what no branch would read."""
+        if self.view_fusion not in ("mean", "pixel25"):
+            raise InputError(f"view_fusion must be 'mean' or 'pixel25', got {self.view_fusion!r}.")
+
+
+class UrbanVLP:
+    """Learns from both views and their captions; one fused vector a region.
+
+    A region with no street view is known by its satellite image and place; one with no satellite
+    image gets nan.
+
+    Args:
+        settings: see [`Settings`].
+        seed: of drawn weights and the order of regions.
+        device: where it trains.
+    """
+
+    def __init__(self, settings: Settings, seed: int, device: str):
+        self.settings, self.seed, self.device = settings, seed, device
+        self.name = "urbanvlp" if settings.coordinates else "urbanvlp-nocoord"
+        self.fingerprint = digest("urbanvlp-1", asdict(settings), seed)
+        uses: set[Use] = {"satellite", "street_view", "captions"}
+        self.provenance = Provenance(
+            source="Hao et al. 2025 (arXiv 2403.16831); CityMind-Lab/UrbanVLP "
+            "models/main_urbanvlp.py, models/models.py, open_clip_mine/loss.py",
+            differs=_differences(settings),
+            uses=frozenset(uses | {"coordinates"} if settings.coordinates else uses),
+            pretrained=settings.model_name_or_path,
+        )
+        self.model: TwoViews | None = None
+        self.losses: list[float] = []
+
+    def fit(self, data: RegionData) -> None:
+        """Train on all regions that have a satellite image with a caption.
+
+        Raises:
+            InputError: a view is missing, or there are fewer than two such regions.
+        """
+        regions = _Regions(data, self.settings, self.device)
+        rows, satellite, street_view = regions.captions()
+        if len(rows) < 2:
+            raise InputError(
+                f"{self.name} learns from captions, and {data.city} has {len(rows)} satellite "
+                "images with one. Caption them first: python -m pipelines.captioning run ..."
+            )
+        tokens = tokenize(
+            [*satellite, *street_view],
+            self.settings.max_length,
+            self.settings.model_name_or_path is None,
+        )
+        has_text = torch.tensor([bool(text) for text in street_view])
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            self.model = self._build(tokens).to(self.device)
+
+        def loss(batch: torch.Tensor) -> torch.Tensor:
+            assert self.model is not None
+            losses = self.model.losses(
+                regions.batch(rows[batch.numpy()]),
+                TextBatch(
+                    tokens.ids[batch].to(self.device),
+                    tokens.mask[batch].to(self.device),
+                    tokens.ids[len(rows) + batch].to(self.device),
+                    tokens.mask[len(rows) + batch].to(self.device),
+                    has_text[batch].to(self.device),
+                ),
+            )
+            return (
+                self.settings.satellite_weight * losses["satellite_loss"]
+                + self.settings.street_view_weight * losses["street_view_loss"]
+            )
+
+        self.losses = train_pairs(self.model, loss, len(rows), self.settings, self.seed, self.name)
+
+    @torch.inference_mode()
+    def encode(self, data: RegionData) -> dict[str, NDArray[np.float32]]:
+        """The sum of the projected views and the place, not normalised, as "both".
+
+        Raises:
+            InputError: not fitted, or a view is missing.
+        """
+        if self.model is None:
+            raise InputError(f"{self.name} has learnt nothing yet: call fit first.")
+        regions = _Regions(data, self.settings, self.device)
+        rows = np.flatnonzero(regions.satellite_of >= 0)
+        vectors: NDArray[np.float32] | None = None
+        for chunk in _chunks(rows, self.settings.batch_size):
+            embedded = self.model.embed(regions.batch(chunk)).float().cpu().numpy()
+            if vectors is None:
+                vectors = np.full((len(data.region_ids), embedded.shape[1]), np.nan, np.float32)
+            vectors[chunk] = embedded
+        if vectors is None:
+            raise InputError(f"No region of {data.city} has a satellite image.")
+        return {FUSED: vectors}
+
+    def _build(self, tokens: Tokens) -> TwoViews:
+        return TwoViews(
+            clip_model(self.settings, tokens.vocab_size),
+            clip_model(self.settings, tokens.vocab_size),
+            self.settings.view_fusion,
+            self.settings.max_views,
+            self.settings.location_width if self.settings.coordinates else None,
+        )
+
+
+class _Regions:
+    """Regions as the model sees them: a satellite image, some street views, texts, places."""
+
+    def __init__(self, data: RegionData, settings: Settings, device: str):
+        absent = sorted({"satellite", "street_view"} - set(data.views))
+        if absent:
+            raise InputError(f"UrbanVLP sees two views, and {data.city} has no {absent[0]} images.")
+        self.data, self.settings, self.device = data, settings, device
+        self.satellite, self.street_view = data.views["satellite"], data.views["street_view"]
+        self.satellite_of = np.full(len(data.region_ids), -1, dtype=np.int64)
+        first, index = np.unique(self.satellite.region, return_index=True)
+        self.satellite_of[first] = index
+        self.views_of: list[list[int]] = [[] for _ in data.region_ids]
+        for image, region in enumerate(self.street_view.region):
+            if len(self.views_of[region]) < settings.max_views:
+                self.views_of[region].append(image)
+
+    def captions(self) -> tuple[NDArray[np.int64], list[str], list[str]]:
+        """Rows of the regions to learn from; their satellite and their joint street view texts."""
+        texts = [
+            self.satellite.captions[image] if image >= 0 else None for image in self.satellite_of
+        ]
+        rows = np.array([row for row, text in enumerate(texts) if text], dtype=np.int64)
+        joint = [
+            " ".join(
+                caption
+                for image in self.views_of[row]
+                if (caption := self.street_view.captions[image])
+            )
+            for row in rows
+        ]
+        return rows, [str(texts[row]) for row in rows], joint
+
+    def batch(self, rows: NDArray[np.int64]) -> RegionBatch:
+        """The model's view of these regions, which all have a satellite image."""
+        owner, slot, images, places, place_owner, place_slot = [], [], [], [], [], []
+        for number, row in enumerate(rows):
+            views = self.views_of[row]
+            images += views
+            owner += [number] * len(views)
+            slot += list(range(len(views)))
+            # a region that no street view was taken in still lies somewhere
+            places.append(self.street_view.lonlat[views] if views else self.data.lonlat[[row]])
+            place_owner += [number] * max(len(views), 1)
+            place_slot += list(range(max(len(views), 1)))
+        return RegionBatch(
+            satellite=self._pixel_values(self.satellite, self.satellite_of[rows]),
+            street_view=self._pixel_values(self.street_view, np.array(images, dtype=np.int64)),
+            owner=torch.tensor(owner, dtype=torch.int64, device=self.device),
+            slot=torch.tensor(slot, dtype=torch.int64, device=self.device),
+            lonlat=torch.from_numpy(np.concatenate(places)).to(self.device),
+            place_owner=torch.tensor(place_owner, dtype=torch.int64, device=self.device),
+            place_slot=torch.tensor(place_slot, dtype=torch.int64, device=self.device),
+        )
+
+    def _pixel_values(self, view: View, rows: NDArray[np.int64]) -> torch.Tensor:
+        return pixel_values(view.pixels[rows], self.settings.image_size, self.device)
+
+
+def _chunks(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+
+
+def _differences(settings: Settings) -> tuple[str, ...]:
+    differs = [
+        "Padding is no counterpart of an image token; the public code counts it.",
+        "The place is projected to the width of the images' space; the published layers do not "
+        "fit one another.",
+        "The location encoder is drawn at random and learnt; its published weights are absent.",
+        "Vectors come from the trained towers; the public probe sums those of stock open_clip.",
+        "Trained on all regions for all epochs; no split is set aside to choose an epoch.",
+    ]
+    if settings.view_fusion == "mean":
+        differs.append(
+            "Street views are encoded one by one and averaged; the public code mixes the pixels "
+            "of 25 before the tower."
+        )
+    if not settings.coordinates:
+        differs.append("No location encoder: it never sees coordinates.")
+    if settings.model_name_or_path is None:
+        differs.append(
+            "No weights at hand: all of it is small and learnt from scratch, with a vocabulary of "
+            "the words that occur."
+        )
+    return tuple(differs)
+
+
+SYSTEM = UrbanVLP
+
+__all__ = ["SYSTEM", "Settings", "UrbanVLP"]

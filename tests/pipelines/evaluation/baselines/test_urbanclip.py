@@ -1,0 +1,228 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from pipelines.evaluation.baselines.coca import CoCa
+from pipelines.evaluation.baselines.image_text import (
+    END,
+    ImageTextSettings,
+    clip_model,
+    info_nce,
+    pixel_values,
+    tokenize,
+)
+from pipelines.evaluation.baselines.pooling import mean_by_region
+from pipelines.evaluation.baselines.urbanclip import Settings, UrbanCLIP, draw_sentences
+from pipelines.evaluation.errors import InputError
+
+from .toy_pairs import toy_city
+
+TINY = Settings(
+    image_size=16,
+    patch_size=8,
+    vision_width=32,
+    vision_layers=1,
+    text_width=32,
+    text_layers=1,
+    head_width=16,
+    projection_dim=24,
+    num_queries=5,
+    pooler_heads=2,
+    decoder_layers=1,
+    decoder_heads=2,
+    epochs=6,
+    batch_size=8,
+    learning_rate=2e-3,
+)
+TEXTS = ["A red square.", "Nothing at all, but a long and winding road.", "grey"]
+
+
+@pytest.fixture
+def coca() -> CoCa:
+    torch.manual_seed(0)
+    model = CoCa(clip_model(TINY, tokenize(TEXTS, 20, True).vocab_size), 5, 2, 2, 2)
+    return model.eval()
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_later_token_changes_no_earlier_logit_and_the_image_changes_all(coca, images):
+    tokens = tokenize(TEXTS, 20, True)
+    changed = tokens.ids.clone()
+    changed[:, 4] = (changed[:, 4] + 1) % tokens.vocab_size
+
+    with torch.no_grad():
+        before = coca(images, tokens.ids, tokens.mask).logits
+        after = coca(images, changed, tokens.mask).logits
+        elsewhere = coca(images.roll(1, 0), tokens.ids, tokens.mask).logits
+
+    assert torch.allclose(before[:, :4], after[:, :4], atol=1e-6)
+    assert (before[:, 4:] - after[:, 4:]).abs().amax(dim=(1, 2)).min() > 1e-3
+    assert (before - elsewhere).abs().amax(dim=2).min() > 1e-3
+
+
+def test_losses_are_info_nce_and_the_cross_entropy_of_the_next_token(coca, images):
+    tokens = tokenize(TEXTS, 20, True)
+    with torch.no_grad():
+        output = coca(images, tokens.ids, tokens.mask)
+        losses = coca.losses(images, tokens.ids, tokens.mask)
+
+    scale = coca.clip.logit_scale.exp().item()
+    similarity = (scale * output.image_embeds @ output.text_embeds.T).detach().double().numpy()
+    rows = np.diag(similarity) - np.log(np.exp(similarity).sum(axis=1))
+    columns = np.diag(similarity) - np.log(np.exp(similarity).sum(axis=0))
+    assert losses["contrastive_loss"].item() == pytest.approx(-(rows.mean() + columns.mean()) / 2)
+
+    terms = []
+    for row, length in enumerate(tokens.mask.sum(dim=1).tolist()):
+        for place in range(length - 1):  # the end token is told too, padding is not
+            p = output.logits[row, place].softmax(dim=0)
+            terms.append(-torch.log(p[tokens.ids[row, place + 1]]).item())
+    assert losses["caption_loss"].item() == pytest.approx(np.mean(terms), rel=1e-5)
+
+
+def test_info_nce_is_log_b_where_nothing_is_told_apart():
+    same = torch.ones(5, 3)
+    assert info_nce(same, same, torch.tensor(7.0)).item() == pytest.approx(np.log(5), rel=1e-6)
+
+
+def test_text_embedding_ignores_what_pads_it(coca, images):
+    short = tokenize(TEXTS[:1], 20, False)
+    padded = torch.cat([short.ids, torch.full((1, 3), END)], dim=1)
+    mask = torch.cat([short.mask, torch.zeros(1, 3, dtype=torch.bool)], dim=1)
+    torch.manual_seed(0)
+    model = CoCa(clip_model(TINY, short.vocab_size), 5, 2, 1, 2).eval()
+    with torch.no_grad():
+        plain = model(images[:1], short.ids, short.mask).text_embeds
+        longer = model(images[:1], padded, mask).text_embeds
+    assert torch.allclose(plain, longer, atol=1e-6)
+
+
+def test_tokenize_cuts_keeps_the_end_and_renumbers_what_occurs():
+    whole = tokenize(TEXTS, 8, False)
+    compact = tokenize(TEXTS, 8, True)
+    assert whole.ids.shape == (3, 8)
+    assert whole.ids[1, -1] == END
+    assert whole.mask.sum(dim=1).tolist() == [6, 8, 3]
+    assert (whole.ids[2, 3:] == END).all()
+    occurring = whole.ids.unique()
+    assert compact.vocab_size == len(occurring)
+    assert torch.equal(occurring[compact.ids], whole.ids)
+    assert (compact.ids[:, 0] == compact.vocab_size - 2).all()
+
+
+def test_sentences_are_drawn_once_by_the_seed():
+    captions = ["One road. Two roads! Three 3.5 m wide?", "一条路。两条路。", "no stop", "A. " * 9]
+    drawn = draw_sentences(captions, seed=1)
+    assert drawn == draw_sentences(captions, seed=1)
+    assert drawn[0] in ("One road.", "Two roads!", "Three 3.5 m wide?")
+    assert drawn[1] in ("一条路。", "两条路。")
+    assert drawn[2:] == ["no stop", "A."]
+    seen = {draw_sentences(captions, seed=seed)[0] for seed in range(20)}
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize("text", ["sentence", "full"])
+def test_urbanclip_learns_a_toy_city_and_puts_colours_apart(text):
+    data = toy_city(48)
+    system = UrbanCLIP(replace(TINY, text=text, epochs=12), seed=0, device="cpu")
+    state = torch.random.get_rng_state()
+
+    system.fit(data)
+    vectors = system.encode(data)
+
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert system.name == f"urbanclip-{text}"
+    assert set(vectors) == {"satellite"}
+    assert vectors["satellite"].shape == (48, 24)
+    assert vectors["satellite"].dtype == np.float32
+    assert system.losses[-1] < 0.6 * system.losses[0]
+    unit = F.normalize(torch.tensor(vectors["satellite"]), dim=1).numpy()
+    colours = np.array([caption.split()[1] for caption in data.views["satellite"].captions])
+    nearest = (unit @ unit.T - 2 * np.eye(48)).argmax(axis=1)
+    assert (colours[nearest] == colours).mean() > 0.95
+
+
+def test_same_seed_same_vectors_and_another_seed_others():
+    data = toy_city(12)
+    short = replace(TINY, epochs=1)
+    first, again, other = (
+        _fitted(UrbanCLIP(short, seed, "cpu"), data).encode(data)["satellite"] for seed in (3, 3, 4)
+    )
+    assert np.array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-3
+    assert UrbanCLIP(short, 3, "cpu").fingerprint == UrbanCLIP(short, 3, "cpu").fingerprint
+    others = [UrbanCLIP(short, 4, "cpu"), UrbanCLIP(replace(short, text="full"), 3, "cpu")]
+    assert UrbanCLIP(short, 3, "cpu").fingerprint not in {system.fingerprint for system in others}
+
+
+def test_regions_without_an_image_are_nan_and_captions_that_are_missing_are_left_out():
+    data = toy_city(12)
+    view = data.views["satellite"]
+    kept = np.arange(2, 12)
+    captions = [None, "", *view.captions[4:]]
+    less = replace(
+        view,
+        image_ids=view.image_ids[2:],
+        region=view.region[kept],
+        pixels=view.pixels[kept],
+        captions=captions,
+        lonlat=view.lonlat[kept],
+        heading=view.heading[kept],
+    )
+    data = replace(data, views={"satellite": less})
+    system = _fitted(UrbanCLIP(replace(TINY, epochs=1), 0, "cpu"), data)
+    vectors = system.encode(data)["satellite"]
+    assert np.isnan(vectors[:2]).all()
+    assert np.isfinite(vectors[2:]).all()
+
+
+def test_mean_by_region_averages_images_of_a_region():
+    vectors = np.array([[1, 2], [3, 6], [5, 5]], dtype=np.float32)
+    pooled = mean_by_region(vectors, np.array([2, 2, 0]), 3)
+    np.testing.assert_array_equal(pooled, [[5, 5], [np.nan, np.nan], [2, 4]])
+
+
+def test_images_of_another_size_are_resized_whole():
+    pixels = np.zeros((1, 40, 40, 3), np.uint8)
+    pixels[:, :, 20:] = 255
+    values = pixel_values(pixels, 10, "cpu")
+    assert values.shape == (1, 3, 10, 10)
+    red = values[0, 0, 5] * 0.26862954 + 0.48145466
+    assert red[:4].max() == pytest.approx(0, abs=1e-5)
+    assert red[6:].min() == pytest.approx(1, abs=1e-5)
+
+
+def test_what_cannot_be_learnt_from_is_said():
+    data = toy_city(6)
+    system = UrbanCLIP(TINY, 0, "cpu")
+    with pytest.raises(InputError, match="call fit first"):
+        system.encode(data)
+    with pytest.raises(InputError, match="toyville has none, only street_view"):
+        system.fit(replace(data, views={"street_view": data.views["street_view"]}))
+    silent = replace(data.views["satellite"], captions=[None] * 6)
+    with pytest.raises(InputError, match="toyville has 0 satellite images with one"):
+        system.fit(replace(data, views={"satellite": silent}))
+    with pytest.raises(InputError, match="'sentence' or 'full', got 'word'"):
+        Settings(text="word")
+
+
+def test_a_checkpoint_that_does_not_fit_the_recipe_is_refused(tiny_clip, tmp_path):
+    tiny_clip.save_pretrained(tmp_path)
+    fitting = ImageTextSettings(model_name_or_path=str(tmp_path), image_size=30)
+    assert clip_model(fitting, END + 1).config.projection_dim == 16
+    with pytest.raises(InputError, match="sees images of 30 pixels and at most 77 tokens"):
+        clip_model(replace(fitting, max_length=248), END + 1)
+    with pytest.raises(InputError, match=r"No CLIP at.*`cpu`"):
+        clip_model(replace(fitting, model_name_or_path=str(tmp_path / "none")), END + 1)
+
+
+def _fitted(system: UrbanCLIP, data) -> UrbanCLIP:
+    system.fit(data)
+    return system

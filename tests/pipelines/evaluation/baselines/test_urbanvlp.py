@@ -1,0 +1,257 @@
+from dataclasses import replace
+
+import numpy as np
+import pyproj
+import pytest
+import torch
+
+from pipelines.evaluation.baselines.image_text import clip_model
+from pipelines.evaluation.baselines.location import (
+    SIGMAS,
+    FourierFeatures,
+    LocationEncoder,
+    equal_earth,
+)
+from pipelines.evaluation.baselines.two_views import TwoViews, token_loss, token_similarity
+from pipelines.evaluation.baselines.urbanvlp import Settings, UrbanVLP
+from pipelines.evaluation.errors import InputError
+
+from .toy_pairs import toy_city
+
+TINY = Settings(
+    image_size=16,
+    patch_size=8,
+    vision_width=32,
+    vision_layers=1,
+    text_width=32,
+    text_layers=1,
+    head_width=16,
+    projection_dim=24,
+    location_width=16,
+    max_views=3,
+    epochs=6,
+    batch_size=8,
+    learning_rate=2e-3,
+)
+
+
+def fitted(data, seed: int = 0, **changes) -> UrbanVLP:
+    system = UrbanVLP(replace(TINY, **changes), seed, "cpu")
+    system.fit(data)
+    return system
+
+
+def vectors(system, data) -> np.ndarray:
+    return system.encode(data)["both"]
+
+
+def moved(data, order):
+    """The same images at places of other regions."""
+    street = data.views["street_view"]
+    return replace(
+        data,
+        lonlat=data.lonlat[order],
+        views={**data.views, "street_view": replace(street, lonlat=street.lonlat[::-1].copy())},
+    )
+
+
+def without(view, region):
+    kept = np.flatnonzero(view.region != region)
+    return replace(
+        view,
+        image_ids=[view.image_ids[i] for i in kept],
+        region=view.region[kept],
+        pixels=view.pixels[kept],
+        captions=[view.captions[i] for i in kept],
+        lonlat=view.lonlat[kept],
+        heading=view.heading[kept],
+    )
+
+
+def test_token_loss_equals_a_loop_over_tokens():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(3, 4, 5, generator=generator)
+    texts = torch.randn(3, 6, 5, generator=generator)
+    lengths = [6, 2, 4]
+    mask = torch.arange(6) < torch.tensor(lengths)[:, None]
+
+    expected = np.zeros((3, 3))
+    for b in range(3):
+        for c in range(3):
+            best = [
+                max(
+                    float(image @ word / (image.norm() * word.norm()))
+                    for word in texts[c, : lengths[c]]
+                )
+                for image in images[b]
+            ]
+            expected[b, c] = np.mean(best)
+    exponents = np.exp(expected)
+    rows = -np.log(np.diag(exponents) / exponents.sum(axis=1))
+    columns = -np.log(np.diag(exponents) / exponents.sum(axis=0))
+
+    np.testing.assert_allclose(token_similarity(images, texts, mask), expected, atol=1e-6)
+    loss = token_loss(images, texts, mask).item()
+    assert loss == pytest.approx((rows.mean() + columns.mean()) / 2, rel=1e-6)
+
+
+def test_equal_earth_is_that_of_proj():
+    lonlat = np.array([[116.4, 39.9], [-74.0, 40.7], [0.0, 0.0], [151.2, -33.9], [179.0, 85.0]])
+    projection = pyproj.Proj("+proj=eqearth +R=1")
+    expected = np.stack(projection(*lonlat.T), axis=1) * 66.50336 / 180
+    np.testing.assert_allclose(equal_earth(torch.tensor(lonlat)), expected, atol=1e-6)
+    assert np.abs(expected).max() < 1
+
+
+def test_fourier_features_follow_the_formula():
+    torch.manual_seed(0)
+    features = FourierFeatures(sigma=16.0)
+    places = torch.randn(5, 2)
+    angles = 2 * np.pi * places.numpy() @ features.frequencies.numpy().T
+    expected = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+    result = features(places)
+    assert result.shape == (5, 512)
+    np.testing.assert_allclose(result, expected, atol=1e-4)
+    assert features.frequencies.std().item() == pytest.approx(16, rel=0.1)
+    assert "frequencies" in features.state_dict()
+    assert not list(features.parameters())
+
+
+def test_location_encoder_is_the_sum_of_its_scales_and_tells_places_100_m_apart():
+    torch.manual_seed(0)
+    encoder = LocationEncoder(dim=7, width=16)
+    lonlat = torch.tensor([[116.4, 39.9], [116.401, 39.9]], dtype=torch.float64)
+    parts = [capsule(equal_earth(lonlat).float()) for capsule in encoder.capsules]
+    assert len(parts) == len(SIGMAS) == 3
+    assert torch.allclose(encoder(lonlat), parts[0] + parts[1] + parts[2])
+    finest = encoder.capsules[2][0](equal_earth(lonlat).float())
+    assert (finest[0] - finest[1]).norm() > 0.1
+
+
+@pytest.mark.parametrize("coordinates", [True, False])
+def test_urbanvlp_learns_a_toy_city(coordinates):
+    data = toy_city(32)
+    state = torch.random.get_rng_state()
+    system = fitted(data, coordinates=coordinates, epochs=10)
+
+    result = system.encode(data)
+
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert set(result) == {"both"}
+    assert result["both"].shape == (32, 24)
+    assert result["both"].dtype == np.float32
+    assert np.isfinite(result["both"]).all()
+    assert system.losses[-1] < 0.8 * system.losses[0]
+    assert system.name == ("urbanvlp" if coordinates else "urbanvlp-nocoord")
+    assert ("coordinates" in system.provenance.uses) == coordinates
+
+
+def test_coordinates_matter_to_urbanvlp_and_not_to_nocoord():
+    data = toy_city(16)
+    other = moved(data, np.roll(np.arange(16), 5))
+
+    blind = fitted(data, coordinates=False, epochs=2)
+    np.testing.assert_array_equal(vectors(blind, data), vectors(blind, other))
+    # nor do they leak in while it learns
+    blind_elsewhere = fitted(other, coordinates=False, epochs=2)
+    np.testing.assert_array_equal(vectors(blind, data), vectors(blind_elsewhere, data))
+
+    seeing = fitted(data, epochs=2)
+    assert np.abs(vectors(seeing, data) - vectors(seeing, other)).max() > 1e-3
+
+
+@pytest.mark.parametrize("view_fusion", ["mean", "pixel25"])
+def test_missing_views_are_left_out_of_the_sum(view_fusion):
+    data = toy_city(8)
+    satellite, street = data.views["satellite"], data.views["street_view"]
+    gappy = replace(
+        data, views={"satellite": without(satellite, 3), "street_view": without(street, 5)}
+    )
+    system = fitted(gappy, view_fusion=view_fusion, epochs=1)
+    whole, result = vectors(system, data), vectors(system, gappy)
+    others = [row for row in range(8) if row not in (3, 5)]
+
+    assert np.isnan(result[3]).all()
+    assert np.isfinite(np.delete(result, 3, axis=0)).all()
+    np.testing.assert_allclose(result[others], whole[others], atol=1e-5)
+    assert np.abs(result[5] - whole[5]).max() > 1e-3
+
+    empty = replace(gappy, views={**gappy.views, "street_view": _empty(street)})
+    assert np.isfinite(vectors(system, empty)[others]).all()
+
+
+def _empty(view):
+    return replace(
+        view,
+        image_ids=[],
+        region=view.region[:0],
+        pixels=view.pixels[:0],
+        captions=[],
+        lonlat=view.lonlat[:0],
+        heading=view.heading[:0],
+    )
+
+
+def test_mean_fusion_averages_and_pixel_fusion_weighs_by_the_number_of_the_view():
+    values = torch.tensor([[1.0, 2.0], [3.0, 4.0], [10.0, 20.0]])
+    owner, slot = torch.tensor([0, 0, 2]), torch.tensor([0, 1, 0])
+    clip = clip_model(TINY, 10)
+    mean = TwoViews(clip, clip, "mean", 3, None)
+    expected = torch.tensor([[2.0, 3.0], [0.0, 0.0], [10.0, 20.0]])
+    assert torch.equal(mean.fuse(values, owner, slot, 3), expected)
+
+    mixed = TwoViews(clip, clip, "pixel25", 25, None)
+    stacked = torch.zeros(3, 2, 25)  # what nn.Linear(25, 1) is given by the public code
+    stacked[0, :, 0], stacked[0, :, 1], stacked[2, :, 0] = values
+    with torch.no_grad():
+        torch.testing.assert_close(
+            mixed.fuse(values, owner, slot, 3), mixed.mixing(stacked).squeeze(-1)
+        )
+
+
+def test_only_the_first_views_of_a_region_are_seen():
+    data = toy_city(6, views=4)
+    system = fitted(data, epochs=1)  # max_views is 3
+    street = data.views["street_view"]
+    changed = street.pixels.copy()
+    changed[3::4] = 0
+    fourth = replace(data, views={**data.views, "street_view": replace(street, pixels=changed)})
+    np.testing.assert_array_equal(vectors(system, data), vectors(system, fourth))
+    changed[2::4] = 0
+    assert not np.array_equal(vectors(system, data), vectors(system, fourth))
+
+
+def test_street_views_without_captions_leave_the_first_loss_alone():
+    data = toy_city(8)
+    street = replace(data.views["street_view"], captions=[None] * 24)
+    silent = replace(data, views={**data.views, "street_view": street})
+    system = fitted(silent, epochs=1)
+    assert np.isfinite(vectors(system, silent)).all()
+    assert system.losses[0] < fitted(data, epochs=1).losses[0]
+
+
+def test_same_seed_same_vectors_and_another_seed_others():
+    data = toy_city(8)
+    first, again, other = (vectors(fitted(data, seed, epochs=1), data) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-3
+    prints = {
+        UrbanVLP(TINY, 3, "cpu").fingerprint,
+        UrbanVLP(TINY, 4, "cpu").fingerprint,
+        UrbanVLP(replace(TINY, coordinates=False), 3, "cpu").fingerprint,
+    }
+    assert len(prints) == 3
+
+
+def test_what_cannot_be_learnt_from_is_said():
+    data = toy_city(4)
+    system = UrbanVLP(TINY, 0, "cpu")
+    with pytest.raises(InputError, match="call fit first"):
+        system.encode(data)
+    with pytest.raises(InputError, match="toyville has no street_view images"):
+        system.fit(replace(data, views={"satellite": data.views["satellite"]}))
+    silent = replace(data.views["satellite"], captions=[None] * 4)
+    with pytest.raises(InputError, match="toyville has 0 satellite images with one"):
+        system.fit(replace(data, views={**data.views, "satellite": silent}))
+    with pytest.raises(InputError, match="'mean' or 'pixel25', got 'sum'"):
+        Settings(view_fusion="sum")
