@@ -102,7 +102,14 @@ class RemoteCLIP:
                 "hidden_act": "gelu",
             },
             # no text is read
-            text_config={"vocab_size": 2, "hidden_size": 8, "num_hidden_layers": 1},
+            text_config={
+                "vocab_size": 2,
+                "hidden_size": 8,
+                "num_hidden_layers": 1,
+                "bos_token_id": 0,
+                "eos_token_id": 1,
+                "pad_token_id": 1,
+            },
         )
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
