@@ -11,6 +11,7 @@ from transformers import (
     CLIPImageProcessor,
     CLIPTokenizer,
 )
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_urbanln import UrbanLNConfig, UrbanLNTextConfig
 from .modeling_urbanln import (
@@ -19,6 +20,7 @@ from .modeling_urbanln import (
     UrbanLNModel,
 )
 from .momentum import EmbeddingQueue, MomentumKeys, update_momentum_
+from .pipeline_urbanln import TASK, UrbanRegionFeatureExtractionPipeline
 from .positional import stretch_position_embeddings
 from .processing_urbanln import TruncationReport, UrbanLNProcessor
 
@@ -29,6 +31,13 @@ AutoModelForZeroShotImageClassification.register(UrbanLNConfig, UrbanLNModel)
 AutoProcessor.register(UrbanLNConfig, UrbanLNProcessor)
 AutoImageProcessor.register(UrbanLNConfig, fast_image_processor_class=CLIPImageProcessor)
 AutoTokenizer.register(UrbanLNConfig, CLIPTokenizer)
+
+PIPELINE_REGISTRY.register_pipeline(
+    TASK,
+    pipeline_class=UrbanRegionFeatureExtractionPipeline,
+    pt_model=AutoModel,
+    type="multimodal",
+)
 
 # saved folders carry this code, so that they load where the package is not installed
 UrbanLNConfig.register_for_auto_class("AutoConfig")
@@ -46,6 +55,7 @@ __all__ = [
     "UrbanLNModel",
     "UrbanLNProcessor",
     "UrbanLNTextConfig",
+    "UrbanRegionFeatureExtractionPipeline",
     "stretch_position_embeddings",
     "update_momentum_",
 ]

@@ -31,6 +31,7 @@ from .momentum import (
     is_distributed,
     update_momentum_,
 )
+from .pipeline_urbanln import TASK, UrbanRegionFeatureExtractionPipeline
 from .positional import stretch_position_embeddings
 
 MIN_LOG_SCALE, MAX_LOG_SCALE = 0.0, math.log(100.0)  # 1 / tau in [1, 100], as CLIP
@@ -148,8 +149,11 @@ class UrbanLNModel(CLIPModel):
         self.load_state_dict(state, strict=True)
 
     def save_pretrained(self, save_directory, **kwargs):
-        """As usual; the folder also loads through the auto classes for the other tasks."""
+        """As usual; the folder also loads for the other tasks, and carries its own pipeline."""
         if self._auto_class is not None:
+            name = UrbanRegionFeatureExtractionPipeline.__name__
+            entry = {"impl": f"pipeline_urbanln.{name}", "pt": ["AutoModel"], "type": "multimodal"}
+            self.config.custom_pipelines = {TASK: entry}
             self.config.auto_map = {
                 "AutoModelForPreTraining": "modeling_urbanln.UrbanLNForPreTraining",
                 "AutoModelForZeroShotImageClassification": "modeling_urbanln.UrbanLNModel",

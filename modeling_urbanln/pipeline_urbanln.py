@@ -1,0 +1,240 @@
+"""The pipeline that ships with a checkpoint: images of a region in, one vector a view out.
+
+```python
+pipe = pipeline("urban-region-feature-extraction", model=FOLDER_OR_ID, trust_remote_code=True)
+pipe("tile.png")  # (dim,)
+pipe({"street_view": ["a.jpg", "b.jpg"], "satellite": tile})  # a vector a view
+pipe(load_dataset(DATASET, "city-satellite", split="train"))  # a table, region by region
+```
+"""
+
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from transformers.image_utils import PIL, load_image
+from transformers.pipelines.base import ChunkPipeline
+
+TASK = "urban-region-feature-extraction"
+VIEWS = ("street_view", "satellite")
+COUNTS = {"street_view": "n_street_views", "satellite": "n_satellite"}
+RETURN_TYPES = ("numpy", "torch", "table")
+MAX_PIXELS = 80_000_000
+BATCH_SIZE = 16
+# what `datasets` hands out for an image that is not decoded
+UNDECODED = {"bytes", "path"}
+IMAGE = "image"
+FORMS = "an image (PIL, bytes, a path or a URL), or a mapping with `street_view` and `satellite`"
+
+
+class UrbanRegionFeatureExtractionPipeline(ChunkPipeline):
+    """Region vectors, pooled as in the paper: the mean over the images of a view.
+
+    Vectors are the image tower's projected features, not normalised, as probes take them. Batches
+    are formed across regions, so that regions of one image each run as fast as many-image ones.
+
+    Args of a call:
+        inputs: an image (PIL, bytes, a path or a URL) or a region, a mapping with `street_view`
+            (a list of images) and `satellite` (an image or a list), either of which may be missing;
+            a list or a generator of these; or a table of images with the columns `image` and
+            `region_id`, streaming or not, whose rows are pooled by region.
+        return_type: "numpy", "torch", or "table": columns for `pandas.DataFrame`.
+        batch_size: images the model takes at a time.
+
+    Returns:
+        For an image a vector `(dim,)`; for a region a mapping of `street_view` and `satellite` to
+        `(dim,)`, None where it has no image, with `n_street_views`, `n_satellite` and the
+        `region_id` it came with; a list of these for a list. For a table of images, or with
+        return_type "table", columns: `region_id`, both counts and both views.
+
+    Raises:
+        ValueError: what was given is no image or region; the message says what it was.
+    """
+
+    _load_processor = False  # type: ignore[assignment]
+    _load_image_processor = True  # type: ignore[assignment]
+    _load_feature_extractor = False  # type: ignore[assignment]
+    _load_tokenizer = False  # type: ignore[assignment]
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        # `pipeline(...)` hands batch_size=None over
+        if kwargs.get("batch_size") is None:
+            kwargs["batch_size"] = BATCH_SIZE
+        super().__init__(*args, **kwargs)
+
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+        """See the class."""
+        return_type = kwargs.get("return_type", "numpy")
+        if hasattr(inputs, "column_names") or hasattr(inputs, "features"):
+            return self._table_of_images(inputs, **kwargs)
+        outputs = super().__call__(self._checked(inputs), **kwargs)
+        if return_type != "table":
+            return outputs
+        return columns_of([outputs] if isinstance(outputs, Mapping) else outputs)
+
+    def _sanitize_parameters(
+        self, return_type: str = "numpy", timeout: float | None = 30.0
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        if return_type not in RETURN_TYPES:
+            raise ValueError(f"`return_type` is one of {RETURN_TYPES}, got {return_type!r}.")
+        return {"timeout": timeout}, {}, {"return_type": return_type}
+
+    def preprocess(self, inputs: Any, timeout: float | None = None) -> Iterator[dict[str, Any]]:
+        """One image at a time; the last of a region says so."""
+        images = list(images_of(inputs))
+        region_id = inputs.get("region_id") if isinstance(inputs, Mapping) else None
+        for number, (view, image) in enumerate(images):
+            pixels = self.image_processor(images=read_image(image, timeout), return_tensors="pt")
+            yield {
+                "is_last": number == len(images) - 1,
+                "view": view,
+                "region_id": region_id,
+                "pixel_values": pixels["pixel_values"].to(self.dtype),
+            }
+
+    def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
+        model: Any = self.model
+        features = model.get_image_features(pixel_values=model_inputs.pop("pixel_values"))
+        return {**model_inputs, "embedding": features.pooler_output.float()}
+
+    def postprocess(self, model_outputs: list[dict[str, Any]], return_type: str = "numpy") -> Any:
+        """The mean of each view."""
+        as_tensor = return_type == "torch"
+        views = [output["view"] for output in model_outputs]
+        vectors = torch.cat([output["embedding"].reshape(1, -1) for output in model_outputs])
+        if views == [IMAGE]:
+            if return_type == "table":
+                raise ValueError(f"A table has a row a region: give mappings of {VIEWS}.")
+            return vectors[0] if as_tensor else vectors[0].numpy()
+        region: dict[str, Any] = {"region_id": model_outputs[0]["region_id"]}
+        for view in VIEWS:
+            mine = vectors[[name == view for name in views]]
+            mean = mine.mean(dim=0) if len(mine) else None
+            region[COUNTS[view]] = len(mine)
+            region[view] = mean if as_tensor or mean is None else mean.numpy()
+        return region
+
+    def _checked(self, inputs: Any) -> Any:
+        """Empty lists come back from the library as errors that explain nothing."""
+        if isinstance(inputs, list | tuple) and len(inputs) == 0:
+            raise ValueError(f"There is nothing to encode: got an empty list. Give {FORMS}.")
+        return inputs
+
+    def _table_of_images(self, rows: Any, **kwargs: Any) -> dict[str, list[Any]]:
+        """Pool a table of images by region; memory grows with the regions, not with the images."""
+        names = set(rows.column_names or rows.features or ())
+        if not {"image", "region_id"} <= names:
+            raise ValueError(
+                f"A table of images needs the columns `image` and `region_id`, got {sorted(names)}."
+            )
+        # only street views have a heading
+        view = "street_view" if "heading" in names else "satellite"
+        kwargs.pop("return_type", None)
+        order: list[Any] = []
+
+        def images() -> Iterator[Any]:
+            for row in rows:
+                if row["image"] is not None:
+                    order.append(row["region_id"])
+                    yield row["image"]
+
+        sums: dict[Any, torch.Tensor] = {}
+        counts: dict[Any, int] = {}
+        outputs = super().__call__(images(), return_type="torch", **kwargs)
+        for number, vector in enumerate(outputs if outputs is not None else ()):
+            region_id = order[number]
+            sums[region_id] = sums[region_id] + vector if region_id in sums else vector.clone()
+            counts[region_id] = counts.get(region_id, 0) + 1
+        other = VIEWS[1 - VIEWS.index(view)]
+        return columns_of(
+            {
+                "region_id": region_id,
+                COUNTS[view]: count,
+                COUNTS[other]: 0,
+                view: (sums[region_id] / count).numpy(),
+                other: None,
+            }
+            for region_id, count in counts.items()
+        )
+
+
+def columns_of(regions: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Rows as columns, in the order of an embedding table."""
+    rows = list(regions)
+    names = ("region_id", *COUNTS.values(), *VIEWS)
+    return {name: [row[name] for row in rows] for name in names}
+
+
+def images_of(inputs: Any) -> Iterator[tuple[str, Any]]:
+    """The images of an input with their views.
+
+    Raises:
+        ValueError: a region with an unknown view, or without an image.
+    """
+    if not isinstance(inputs, Mapping) or set(inputs) == UNDECODED:
+        yield IMAGE, inputs
+        return
+    unknown = set(inputs) - {*VIEWS, "region_id"}
+    if unknown:
+        raise ValueError(
+            f"A region has {' and '.join(VIEWS)} (and region_id); got {sorted(map(str, unknown))}."
+        )
+    count = 0
+    for view in VIEWS:
+        given = inputs.get(view)
+        some = given if isinstance(given, list | tuple) else [given]
+        for image in some:
+            if image is not None:
+                count += 1
+                yield view, image
+    if count == 0:
+        raise ValueError(f"A region without an image has no vector: got {inputs!r}.")
+
+
+def read_image(image: Any, timeout: float | None = None) -> Any:
+    """An RGB image from whatever it was given as.
+
+    Raises:
+        ValueError: it is none, or too large; says what it is.
+    """
+    if isinstance(image, Mapping) and set(image) == UNDECODED:
+        image = image["bytes"] or image["path"]
+    opened: Any
+    try:
+        if isinstance(image, bytes | bytearray):
+            opened = PIL.Image.open(io.BytesIO(image))
+        elif isinstance(image, str) and image.startswith(("http://", "https://")):
+            opened = load_image(image, timeout=timeout)
+        elif isinstance(image, str) or hasattr(image, "__fspath__"):
+            opened = PIL.Image.open(image)
+        elif isinstance(image, PIL.Image.Image):
+            opened = image
+        else:
+            raise ValueError(f"an object of type {type(image).__name__}")
+        _check_size(opened)
+        return opened.convert("RGB")
+    except PIL.Image.DecompressionBombError as error:
+        raise ValueError(f"An image of more than {MAX_PIXELS:,} pixels is refused.") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        if "is refused" in str(error):
+            raise
+        raise ValueError(f"Not an image: {_said(image)} ({error}). Give {FORMS}.") from error
+
+
+def _check_size(image: Any) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"An image of {width} x {height} pixels is refused: {MAX_PIXELS:,} is the most."
+        )
+
+
+def _said(image: Any) -> str:
+    if isinstance(image, bytes | bytearray):
+        return f"{len(image):,} bytes that start with {bytes(image[:12])!r}"
+    text = repr(image)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+__all__ = ["TASK", "UrbanRegionFeatureExtractionPipeline"]

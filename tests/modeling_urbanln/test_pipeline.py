@@ -1,0 +1,231 @@
+"""The region pipeline: what it takes, what it gives, what it refuses."""
+
+import io
+import os
+import subprocess
+import sys
+import zipfile
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel, pipeline
+
+import modeling_urbanln  # noqa: F401 - registers the task
+
+from ..dataset_builders.provider import CityProvider
+from .test_auto_classes import HIDE_CHECKOUT, ROOT
+
+TASK = "urban-region-feature-extraction"
+SHAPES = [(64, 48), (30, 30), (40, 90), (128, 64), (33, 31)]
+
+
+def image(seed):
+    width, height = SHAPES[seed % len(SHAPES)]
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def encoded(seed, form="PNG"):
+    buffer = io.BytesIO()
+    image(seed).save(buffer, form)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def regions(tiny_model_dir):
+    return pipeline(TASK, model=str(tiny_model_dir), trust_remote_code=True)
+
+
+@pytest.fixture
+def by_hand(tiny_model_dir):
+    """Vectors of images one by one, with the model and the processor of the folder."""
+    model = AutoModel.from_pretrained(tiny_model_dir).eval()
+    processor = AutoImageProcessor.from_pretrained(tiny_model_dir)
+
+    def vectors(*seeds):
+        inputs = [processor(images=image(seed), return_tensors="pt") for seed in seeds]
+        with torch.no_grad():
+            return [model.get_image_features(**one).pooler_output[0].numpy() for one in inputs]
+
+    return vectors
+
+
+def close(one, other):
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_an_image_is_a_vector_however_it_is_given(regions, by_hand, tmp_path):
+    (expected,) = by_hand(0)
+    path = tmp_path / "a.png"
+    image(0).save(path)
+    data = path.read_bytes()
+    for given in (image(0), data, str(path), path, {"bytes": data, "path": None}):
+        close(regions(given), expected)
+    assert isinstance(regions(image(0), return_type="torch"), torch.Tensor)
+
+
+def test_an_image_is_fetched_from_an_address(regions):
+    with CityProvider() as server:
+        vector = regions(f"{server.url}/tiles/1/2/3.jpg")
+        with pytest.raises(ValueError, match="Not an image"):
+            regions(f"{server.url}/nothing/here")
+        server.shutdown()
+    assert vector.ndim == 1
+
+
+def test_a_region_is_the_mean_of_its_views(regions, by_hand):
+    out = regions(
+        {"region_id": "r1", "street_view": [image(0), image(1), image(2)], "satellite": image(3)}
+    )
+    a, b, c, tile = by_hand(0, 1, 2, 3)
+    close(out["street_view"], np.mean([a, b, c], axis=0))
+    close(out["satellite"], tile)
+    assert (out["region_id"], out["n_street_views"], out["n_satellite"]) == ("r1", 3, 1)
+
+
+def test_a_view_that_is_missing_is_none(regions):
+    out = regions({"satellite": image(3), "street_view": []})
+    assert out["street_view"] is None
+    assert out["n_street_views"] == 0
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 16])
+def test_batches_go_across_regions_and_change_nothing(regions, by_hand, batch_size):
+    many = [
+        {"street_view": [image(n + k) for k in range(n % 3)], "satellite": image(10 + n)}
+        for n in range(7)
+    ]
+    outputs = regions(many, batch_size=batch_size)
+    for n, out in enumerate(outputs):
+        close(out["satellite"], by_hand(10 + n)[0])
+        assert out["n_street_views"] == n % 3
+        if n % 3:
+            close(out["street_view"], np.mean(by_hand(*range(n, n + n % 3)), axis=0))
+
+
+def test_images_and_regions_may_be_mixed_and_streamed(regions, by_hand):
+    outputs = list(regions(one for one in [image(0), {"satellite": image(1)}]))
+    close(outputs[0], by_hand(0)[0])
+    close(outputs[1]["satellite"], by_hand(1)[0])
+
+
+def test_a_table_has_the_columns_of_an_embedding_table(regions, by_hand):
+    many = [{"region_id": f"r{n}", "satellite": image(n)} for n in range(3)]
+    table = pd.DataFrame(regions(many, return_type="table"))
+    assert list(table) == ["region_id", "n_street_views", "n_satellite", "street_view", "satellite"]
+    close(table["satellite"][1], by_hand(1)[0])
+    assert table["street_view"].isna().all()
+    with pytest.raises(ValueError, match="a row a region"):
+        regions(image(0), return_type="table")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_dataset_of_images_is_pooled_by_region(regions, by_hand, streaming):
+    # the images of a region do not lie side by side
+    owners = ["a", "b", "a", "c", "b", "a"]
+    rows = {
+        "image": [image(n) for n in range(6)],
+        "region_id": owners,
+        "heading": [0.0] * 6,
+    }
+    features = datasets.Features(
+        {"image": datasets.Image(), "region_id": datasets.Value("string"),
+         "heading": datasets.Value("float64")}
+    )  # fmt: skip
+    table = datasets.Dataset.from_dict(rows, features=features)
+    out = regions(table.to_iterable_dataset() if streaming else table, batch_size=4)
+    assert out["region_id"] == ["a", "b", "c"]
+    assert out["n_street_views"] == [3, 2, 1]
+    for number, name in enumerate(out["region_id"]):
+        mine = [n for n, owner in enumerate(owners) if owner == name]
+        close(out["street_view"][number], np.mean(by_hand(*mine), axis=0))
+
+
+def test_many_street_views_of_one_region_are_no_trouble(regions):
+    out = regions({"street_view": [image(n % 5) for n in range(120)]})
+    assert out["n_street_views"] == 120
+
+
+def zipped():
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("a.txt", "text")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("no such file.jpg", "Not an image: 'no such file.jpg'"),
+        (b"<html>an error page</html>", "bytes that start with"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "bytes that start with"),
+        (zipped(), "bytes that start with"),
+        (encoded(0)[:200], "Not an image"),
+        (b"", "0 bytes"),
+        (7, "an object of type int"),
+        ({}, "without an image"),
+        ({"street_view": []}, "without an image"),
+        ({"streetview": ["a.jpg"]}, "streetview"),
+        ([], "empty list"),
+    ],
+)  # fmt: skip
+def test_what_is_no_image_is_told_with_what_it_is(regions, given, message):
+    with pytest.raises(ValueError, match=message):
+        regions(given)
+
+
+def test_an_html_page_named_jpg_is_no_image(regions, tmp_path):
+    path = tmp_path / "page.jpg"
+    path.write_text("<html></html>")
+    with pytest.raises(ValueError, match="Not an image"):
+        regions(str(path))
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(regions, tmp_path):
+    path = tmp_path / "large.png"
+    Image.new("1", (20_000, 10_000)).save(path)
+    with pytest.raises(ValueError, match="is refused"):
+        regions(str(path))
+
+
+def test_an_unknown_return_type_is_told(regions):
+    with pytest.raises(ValueError, match="numpy"):
+        regions(image(0), return_type="nunpy")
+
+
+OUTSIDE = """
+import sys
+import numpy as np
+from transformers import pipeline
+from PIL import Image
+folder, out = sys.argv[1:]
+pipe = pipeline("urban-region-feature-extraction", model=folder, trust_remote_code=True)
+assert not any(name.startswith("modeling_urbanln") for name in sys.modules)
+region = {"street_view": [Image.new("RGB", (64, 48), "green")] * 2,
+          "satellite": Image.new("RGB", (64, 48), "gray")}
+found = pipe([region, region])
+# and what was loaded so can be saved, and loaded again
+pipe.model.save_pretrained(out + "/again")
+pipe.image_processor.save_pretrained(out + "/again")
+again = pipeline("urban-region-feature-extraction", model=out + "/again", trust_remote_code=True)
+np.testing.assert_allclose(again(region)["satellite"], found[0]["satellite"], atol=1e-6)
+np.save(out + "/vector.npy", found[1]["street_view"])
+"""
+
+
+def test_the_code_comes_with_the_folder(tiny_model_dir, tmp_path, regions):
+    script = tmp_path / "outside.py"
+    script.write_text(HIDE_CHECKOUT.format(root=str(ROOT)) + OUTSIDE)
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "hub"), "PYTHONPATH": ""}
+    subprocess.run(
+        [sys.executable, "-I", str(script), str(tiny_model_dir), str(tmp_path)],
+        check=True,
+        cwd=tmp_path,
+        env=environment,
+    )
+    expected = regions(Image.new("RGB", (64, 48), "green"))
+    close(np.load(tmp_path / "vector.npy"), expected)
