@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     try:
         {"convert": _convert}[args.command](args)
-    except ReleaseError as error:
+    except (ReleaseError, OSError) as error:
         sys.exit(f"error: {error}")
 
 

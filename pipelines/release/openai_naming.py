@@ -21,6 +21,16 @@ HEAD_WIDTH = 64
 MAX_WIDTH_OF_KNOWN_HEADS = 1024
 PRESERVED_POSITIONS = 20
 RESIDUAL_POSITIONS = "positional_embedding_res"  # Long-CLIP's trained copy of the table
+# what tells the architecture, and its number of dimensions
+DIMENSIONS = {
+    "visual.conv1.weight": 4,
+    "visual.positional_embedding": 2,
+    "visual.proj": 2,
+    "visual.transformer.resblocks.0.mlp.c_fc.weight": 2,
+    "positional_embedding": 2,
+    "token_embedding.weight": 2,
+    "transformer.resblocks.0.mlp.c_fc.weight": 2,
+}
 # entries of OpenAI's own files that are no weights
 METADATA = frozenset({"input_resolution", "context_length", "vocab_size"})
 
@@ -87,21 +97,17 @@ def read_architecture(
     if hidden_act not in ("gelu", "quick_gelu"):
         raise ReleaseError(f"hidden_act must be 'gelu' or 'quick_gelu', got {hidden_act!r}.")
     _check_kind(state)
-    telling = [
-        "visual.conv1.weight",
-        "visual.positional_embedding",
-        "visual.proj",
-        "visual.transformer.resblocks.0.mlp.c_fc.weight",
-        "positional_embedding",
-        "token_embedding.weight",
-        "transformer.resblocks.0.mlp.c_fc.weight",
-    ]
-    missing = [key for key in telling if key not in state]
+    missing = [key for key in DIMENSIONS if key not in state]
     if missing:
         raise ReleaseError(
             f"This is no whole CLIP with OpenAI's names: {', '.join(missing)} missing. It begins "
             f"with {', '.join(sorted(state)[:5])}."
         )
+    for key, dimensions in DIMENSIONS.items():
+        if state[key].ndim != dimensions:
+            raise ReleaseError(
+                f"{key} should have {dimensions} dimensions, got shape {tuple(state[key].shape)}."
+            )
     width, _, patch, _ = state["visual.conv1.weight"].shape
     patches = state["visual.positional_embedding"].shape[0] - 1
     side = math.isqrt(patches)
@@ -131,9 +137,10 @@ def read_architecture(
         "pad_token_id": vocabulary - 1,
     }
     for name, tower in (("vision", vision), ("text", text)):
-        if tower["hidden_size"] % tower["num_attention_heads"]:
+        heads = tower["num_attention_heads"]
+        if heads < 1 or tower["hidden_size"] % heads:
             raise ReleaseError(
-                f"{tower['num_attention_heads']} heads do not divide the {name} tower's width of "
+                f"{heads} heads do not divide the {name} tower's width of "
                 f"{tower['hidden_size']}: give --{name}_heads."
             )
     config = {
@@ -175,7 +182,7 @@ def to_hugging_face(state: State) -> State:
 def _rename(key: str, value: torch.Tensor) -> State | None:
     if key in OUTSIDE_BLOCKS:
         # some savers give the scale one dimension
-        return {OUTSIDE_BLOCKS[key]: value.reshape(()) if key == "logit_scale" else value}
+        return {OUTSIDE_BLOCKS[key]: value.squeeze() if key == "logit_scale" else value}
     if key in TRANSPOSED:
         return {TRANSPOSED[key]: value.T}
     found = re.fullmatch(r"(visual\.|)transformer\.resblocks\.(\d+)\.(.+)", key)
@@ -185,7 +192,7 @@ def _rename(key: str, value: torch.Tensor) -> State | None:
     block = f"{TOWERS[tower]}encoder.layers.{number}."
     joint = re.fullmatch(r"attn\.in_proj_(weight|bias)", rest)
     if joint:
-        parts = zip("qkv", value.chunk(3), strict=True)
+        parts = zip("qkv", value.chunk(3), strict=False)  # a part that lacks is told by its name
         return {f"{block}self_attn.{letter}_proj.{joint[1]}": part for letter, part in parts}
     name, _, kind = rest.rpartition(".")
     if name not in IN_BLOCK or kind not in ("weight", "bias"):

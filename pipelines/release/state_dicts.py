@@ -1,6 +1,7 @@
 """Reading of weight files from other projects, without running what may be hidden in them."""
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,9 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
 
 def _unpickled(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # TorchScript is told of below, and as an error
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
         if "TorchScript" in str(error):
             raise ReleaseError(

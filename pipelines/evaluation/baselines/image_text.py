@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,12 @@ from tqdm import trange
 from transformers import CLIPConfig, CLIPModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from dataset_builders.files import digest
+
 from ..errors import InputError
 
 END = 49407  # the last of CLIP's vocabulary; the start token is the one before
+END_BYTES = 1 << 16  # of a file, for its fingerprint
 MAX_LOG_SCALE = math.log(100.0)  # open_clip clamps so
 
 
@@ -173,6 +177,20 @@ def _pretrained(settings: ImageTextSettings) -> CLIPModel:
     return model
 
 
+def checkpoint_fingerprint(name_or_path: str | None) -> str:
+    """Equal for equal weights: of a folder's files by name, size and end; of a Hub id its name."""
+    if name_or_path is None or not Path(name_or_path).is_dir():
+        return digest(name_or_path)
+    parts: list[str | int | bytes] = []
+    for path in sorted(Path(name_or_path).iterdir()):
+        if path.is_file():
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                file.seek(max(0, size - END_BYTES))
+                parts += [path.name, size, file.read()]
+    return digest(*parts)
+
+
 def text_states(model: CLIPModel, ids: torch.Tensor) -> torch.Tensor:
     """The text tower's state at every token, `(B, L, width)`; each sees only what is before."""
     return model.text_model(input_ids=ids).last_hidden_state
@@ -252,6 +270,7 @@ def train_pairs(
 __all__ = [
     "ImageTextSettings",
     "Tokens",
+    "checkpoint_fingerprint",
     "clip_model",
     "end_states",
     "info_nce",

@@ -17,6 +17,7 @@ from dataset_builders.files import digest
 
 from ..encoders import ModelEncoder, load_model_encoder
 from .base import Provenance, RegionData, View
+from .image_text import checkpoint_fingerprint
 from .pooling import mean_by_region
 
 BATCH = 64
@@ -59,7 +60,8 @@ class RemoteCLIP:
         drawn = settings.model_name_or_path is None
         self.settings, self.seed, self.device = settings, seed, device
         self.name = "remoteclip-random-weights" if drawn else "remoteclip"
-        self.fingerprint = digest("remoteclip-1", asdict(settings), seed if drawn else 0)
+        weights = seed if drawn else checkpoint_fingerprint(settings.model_name_or_path)
+        self.fingerprint = digest("remoteclip-1", asdict(settings), weights)
         differs = ("A small tower with random weights, which has learnt nothing.",)
         self.provenance = Provenance(
             source="Liu et al. 2024 (arXiv 2306.11029), README of ChenDelong1999/RemoteCLIP",
@@ -111,7 +113,7 @@ class RemoteCLIP:
                 "pad_token_id": 1,
             },
         )
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             model = CLIPModel(config).eval()
         model.to(torch.device(self.device))

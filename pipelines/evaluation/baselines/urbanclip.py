@@ -18,7 +18,14 @@ from dataset_builders.files import digest
 from ..errors import InputError
 from .base import Provenance, RegionData, View
 from .coca import CoCa
-from .image_text import ImageTextSettings, clip_model, pixel_values, tokenize, train_pairs
+from .image_text import (
+    ImageTextSettings,
+    checkpoint_fingerprint,
+    clip_model,
+    pixel_values,
+    tokenize,
+    train_pairs,
+)
 from .pooling import mean_by_region
 
 ENCODE_BATCH = 128
@@ -67,7 +74,8 @@ class UrbanCLIP:
     def __init__(self, settings: Settings, seed: int, device: str):
         self.settings, self.seed, self.device = settings, seed, device
         self.name = f"urbanclip-{settings.text}"
-        self.fingerprint = digest("urbanclip-1", asdict(settings), seed)
+        weights = checkpoint_fingerprint(settings.model_name_or_path)
+        self.fingerprint = digest("urbanclip-1", asdict(settings), weights, seed)
         self.provenance = Provenance(
             source="Yan et al. 2024 (arXiv 2310.18340), equations of section 4; CoCaLoss of "
             "StupidBuluchacha/UrbanCLIP main.py",
@@ -97,7 +105,7 @@ class UrbanCLIP:
         tokens = tokenize(
             captions, self.settings.max_length, self.settings.model_name_or_path is None
         )
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.model = self._build(tokens.vocab_size).to(self.device)
 
@@ -168,7 +176,10 @@ def _differences(settings: Settings) -> tuple[str, ...]:
             "the words that occur."
         )
     if settings.text == "full":
-        differs.append("Whole captions, where the public code sees one random sentence of each.")
+        differs.append(
+            f"Whole captions of up to {settings.max_length} tokens, where the public code sees one "
+            "random sentence of each."
+        )
     return tuple(differs)
 
 

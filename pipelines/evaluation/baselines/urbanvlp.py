@@ -16,7 +16,15 @@ from dataset_builders.files import digest
 
 from ..errors import InputError
 from .base import FUSED, Provenance, RegionData, Use, View
-from .image_text import ImageTextSettings, Tokens, clip_model, pixel_values, tokenize, train_pairs
+from .image_text import (
+    ImageTextSettings,
+    Tokens,
+    checkpoint_fingerprint,
+    clip_model,
+    pixel_values,
+    tokenize,
+    train_pairs,
+)
 from .two_views import RegionBatch, TextBatch, TwoViews, ViewFusion
 
 MAX_MIXED_VIEWS = 25  # of the public code
@@ -63,7 +71,8 @@ class UrbanVLP:
     def __init__(self, settings: Settings, seed: int, device: str):
         self.settings, self.seed, self.device = settings, seed, device
         self.name = "urbanvlp" if settings.coordinates else "urbanvlp-nocoord"
-        self.fingerprint = digest("urbanvlp-1", asdict(settings), seed)
+        weights = checkpoint_fingerprint(settings.model_name_or_path)
+        self.fingerprint = digest("urbanvlp-1", asdict(settings), weights, seed)
         uses: set[Use] = {"satellite", "street_view", "captions"}
         self.provenance = Provenance(
             source="Hao et al. 2025 (arXiv 2403.16831); CityMind-Lab/UrbanVLP "
@@ -94,7 +103,7 @@ class UrbanVLP:
             self.settings.model_name_or_path is None,
         )
         has_text = torch.tensor([bool(text) for text in street_view])
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.model = self._build(tokens).to(self.device)
 

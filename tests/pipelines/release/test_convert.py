@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import AutoModel, AutoProcessor, CLIPModel
 
-from modeling_urbanln import UrbanLNModel
+from modeling_urbanln import UrbanLNModel, UrbanLNProcessor
 from pipelines.evaluation.encoders import load_model_encoder
 from pipelines.release.convert import convert_checkpoint, convert_state_dict
 from pipelines.release.errors import ReleaseError
@@ -101,7 +101,9 @@ def test_converted_vit_b_32_equals_open_clip(tmp_path):
     assert max(found["image"], found["text"]) < TOLERANCE * max(1.0, scale)
 
 
-def test_long_clip_takes_the_first_20_positions_from_one_table_and_the_rest_from_the_other():
+def test_long_clip_takes_the_first_20_positions_from_one_table_and_the_rest_from_the_other(
+    tmp_path,
+):
     theirs = open_clip_model(quick_gelu=True, context_length=248)
     state = theirs.state_dict()
     kept = state["positional_embedding"].clone()
@@ -109,11 +111,20 @@ def test_long_clip_takes_the_first_20_positions_from_one_table_and_the_rest_from
     state["positional_embedding_res"] = torch.cat([torch.full((20, 64), 9.0), kept[20:]])
     state["positional_embedding"] = torch.cat([kept[:20], torch.full((228, 64), 9.0)])
 
-    ours = convert_state_dict(state, "quick_gelu")
+    torch.save(state, tmp_path / "longclip-B.pt")
 
-    assert isinstance(ours, UrbanLNModel)
-    assert ours.config.text_config.max_position_embeddings == 248
-    assert max(differences(theirs, ours, *inputs(length=248)).values()) < TOLERANCE
+    converted = convert_checkpoint(
+        tmp_path / "longclip-B.pt", tmp_path / "out", hidden_act="quick_gelu"
+    )
+    loaded = AutoModel.from_pretrained(tmp_path / "out").eval()
+    processor = AutoProcessor.from_pretrained(tmp_path / "out")
+
+    for ours in (converted, loaded):
+        assert isinstance(ours, UrbanLNModel)
+        assert max(differences(theirs, ours, *inputs(length=248)).values()) < TOLERANCE
+    assert loaded.config.text_config.max_position_embeddings == 248
+    assert isinstance(processor, UrbanLNProcessor)
+    assert len(processor(text="a road " * 200)["input_ids"]) == 248
 
 
 def test_long_clip_with_tables_of_two_lengths_is_refused():
@@ -182,6 +193,8 @@ def test_missing_and_unexpected_weights_are_listed():
             state | {"logit_bias": torch.zeros(()), "visual.attn_pool.query": torch.zeros(2, 2)},
             "gelu",
         )
+    with pytest.raises(ReleaseError, match=r"conv1\.weight should have 4 dimensions.*\(3, 4\)"):
+        convert_state_dict(state | {"visual.conv1.weight": torch.zeros(3, 4)}, "gelu")
     with pytest.raises(ReleaseError, match=r"no whole CLIP.*visual\.proj missing"):
         convert_state_dict({k: v for k, v in state.items() if k != "visual.proj"}, "gelu")
 
@@ -205,6 +218,8 @@ def test_number_of_heads_is_asked_for_where_the_width_does_not_tell():
         convert_state_dict(theirs.state_dict(), "gelu")
     with pytest.raises(ReleaseError, match="3 heads do not divide the vision tower's width of 160"):
         convert_state_dict(theirs.state_dict(), "gelu", vision_heads=3)
+    with pytest.raises(ReleaseError, match="-2 heads do not divide"):
+        convert_state_dict(theirs.state_dict(), "gelu", vision_heads=-2)
     right = convert_state_dict(theirs.state_dict(), "gelu", vision_heads=2)
     wrong = convert_state_dict(theirs.state_dict(), "gelu", vision_heads=4)
     assert differences(theirs, right, *inputs())["image"] < TOLERANCE

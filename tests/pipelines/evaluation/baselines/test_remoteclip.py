@@ -45,6 +45,18 @@ def test_vectors_of_a_converted_checkpoint_are_the_means_of_open_clips(tmp_path)
     np.testing.assert_allclose(vectors["street_view"], expected, atol=1e-4)
 
 
+def test_fingerprint_follows_the_weights_and_not_the_name_of_their_folder(tmp_path):
+    def system() -> RemoteCLIP:
+        return RemoteCLIP(Settings(model_name_or_path=str(tmp_path)), 0, "cpu")
+
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    first = system().fingerprint
+    assert system().fingerprint == first
+    assert RemoteCLIP(system().settings, 1, "cpu").fingerprint == first, "nothing is drawn"
+    (tmp_path / "model.safetensors").write_bytes(b"Weights")
+    assert system().fingerprint != first
+
+
 def test_without_weights_the_name_and_the_provenance_say_so():
     data = toy_city(6)
     system = RemoteCLIP(TINY, 0, "cpu")
