@@ -1,35 +1,44 @@
 from dataclasses import fields
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 import yaml
 
+from pipelines.evaluation.baselines.registry import make, read_settings
+
 RECIPES = Path(__file__).resolve().parents[4] / "configs" / "baselines"
-MODULES = {
+NAMES = {
     "remoteclip": "remoteclip",
-    "urbanclip-sentence": "urbanclip",
-    "urbanclip-full": "urbanclip",
+    "urbanclip": "urbanclip-sentence",
+    "urbanclip-full": "urbanclip-full",
     "urbanvlp": "urbanvlp",
-    "urbanvlp-nocoord": "urbanvlp",
+    "urbanvlp-nocoord": "urbanvlp-nocoord",
 }
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("system", NAMES)
 @pytest.mark.parametrize("size", ["paper", "cpu"])
-def test_recipe_makes_the_system_of_its_name(name, size):
-    module = import_module(f"pipelines.evaluation.baselines.{MODULES[name]}")
-    recipe = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
-    assert set(recipe) == {"paper", "cpu"}
-    values = recipe[size]
-    types = {field.name: field.type for field in fields(module.Settings)}
-    assert set(values) <= set(types)
-    # 3e-4 without a dot is text in YAML
-    assert all(isinstance(v, float) for k, v in values.items() if types[k] is float)
+def test_recipe_makes_the_system_of_its_name(system, size):
+    made = make(system, size)
+    assert made.name.removesuffix("-random-weights") == NAMES[system]
+    assert (made.provenance.pretrained is None) == (size == "cpu")
 
-    system = module.SYSTEM(module.Settings(**values), 0, "cpu")
 
-    assert system.name.removesuffix("-random-weights") == name
-    assert (system.provenance.pretrained is None) == (size == "cpu")
-    if size == "cpu":
-        assert set(values) == set(types), "a recipe for drawn weights says every value"
+@pytest.mark.parametrize("system", NAMES)
+def test_recipe_for_drawn_weights_says_every_value(system):
+    said = yaml.safe_load((RECIPES / f"{system}.yaml").read_text())["cpu"]
+    assert set(said) == {field.name for field in fields(read_settings(system, "cpu"))}
+
+
+def test_variants_differ_in_what_their_name_says_alone():
+    for size in ("paper", "cpu"):
+        seeing, blind = (
+            vars(read_settings(name, size)) for name in ("urbanvlp", "urbanvlp-nocoord")
+        )
+        assert seeing | {"coordinates": False} == blind
+        sentence, full = (
+            vars(read_settings(name, size)) for name in ("urbanclip", "urbanclip-full")
+        )
+        # drawn towers have room for a whole caption; those of a checkpoint have not
+        length = 248 if size == "cpu" else 77
+        assert sentence | {"text": "full", "max_length": length} == full
