@@ -29,6 +29,8 @@ RETRIED_CODES = frozenset({408, 425, 429, 500, 502, 503, 504})
 MISSING_CODES = frozenset({204, 404, 410})
 DENIED_CODES = frozenset({401, 403})
 MAX_RETRY_AFTER_S = 600.0
+FAILURES_IN_A_ROW = 50
+"""So many items without an answer say that there will be none."""
 USER_AGENT = "UrbanLN-dataset-builders/0.1 (research; +https://github.com/urbanln/urbanln)"
 
 SCHEMA = """
@@ -107,10 +109,17 @@ class Fetched:
 
 
 class StoppedError(DatasetError):
-    """A provider refuses to go on: quota used up, or key refused. What is there is kept."""
+    """Asking on is no use: quota used up, key refused, or no answer. What is there is kept."""
 
     def __init__(self, fetched: Fetched):
         self.fetched = fetched
+        if fetched.status == "failed":
+            super().__init__(
+                f"{FAILURES_IN_A_ROW} items in a row failed, {fetched.key} the last: "
+                f"{fetched.detail}. Check the network and the provider's address, then run the "
+                "same command again."
+            )
+            return
         remedy = (
             "Run the same command again when the quota is renewed."
             if fetched.status == "quota"
@@ -304,6 +313,7 @@ class Fetcher:
         self._max_attempts = max_attempts
         self._backoff_s, self._max_backoff_s = backoff_s, max_backoff_s
         self._jitter = random.Random(seed)
+        self._in_a_row = 0
         self._client = _client(timeout_s, user_agent)
 
     async def __aenter__(self) -> "Fetcher":
@@ -331,7 +341,8 @@ class Fetcher:
             What became of each, in the order of completion.
 
         Raises:
-            StoppedError: quota used up or key refused; what was in flight is lost, the rest kept.
+            StoppedError: quota used up, key refused, or nothing answers any more; what was in
+                flight is lost, the rest kept.
         """
         waiting, done, source = (
             set[asyncio.Task[Fetched]](),
@@ -359,7 +370,8 @@ class Fetcher:
             return known
         fetched, content = await self._attempts(item, check)
         self._store.put(fetched, content if fetched.status == "ok" else None)
-        if fetched.status in STOPPING:
+        self._in_a_row = self._in_a_row + 1 if fetched.status == "failed" else 0
+        if fetched.status in STOPPING or self._in_a_row >= FAILURES_IN_A_ROW:
             raise StoppedError(fetched)
         return fetched
 

@@ -231,6 +231,20 @@ def test_quota_and_refusal_stop_everything(server, tmp_path, kind, remedy):
     assert Store(tmp_path).counts("ok/") == {"ok": 3}
 
 
+def test_a_host_that_never_answers_stops_everything(server, tmp_path):
+    wanted = [*items(server, "ok", range(3)), *items(server, "dead", range(500))]
+    with pytest.raises(StoppedError, match="50 items in a row failed"):
+        fetch(tmp_path, wanted, max_attempts=1)
+    assert sum(server.asked.values()) < 250
+    # some that fail among others that do not are no reason to stop
+    mixed = [one for n in range(60) for one in items(server, "dead", [1000 + n])]
+    mixed = [
+        one for pair in zip(mixed, items(server, "ok", range(60)), strict=True) for one in pair
+    ]
+    found = fetch(tmp_path / "mixed", mixed, max_attempts=1)
+    assert sum(one.status == "ok" for one in found.values()) == 60
+
+
 def test_secrets_are_neither_stored_nor_shown(server, tmp_path):
     (item,) = items(server, "dead", [1], params={"ak": "S3CRET"}, headers={"X-Key": "S3CRET"})
     found = fetch(tmp_path, [item], max_attempts=1)
