@@ -24,6 +24,22 @@ Encode every image of a city and average them by region: OUTPUT_DIR/CITY/LABEL.p
 Killed, it goes on with the same command. Images that cannot be used are listed with the reason in
 LABEL.rejects.parquet.
 """,
+    "baseline": """\
+Fit a published system on a city, without its labels, and write a vector a region:
+OUTPUT_DIR/CITY/LABEL.parquet, which `evaluate.py probe` takes beside those of embed.
+
+  python evaluate.py baseline --system tile2vec --dataset_name runs/quickstart/dataset \\
+      --city harborview --output_dir runs/embeddings
+  python evaluate.py baseline --system resnet18 --size paper ...   weights by name, from the Hub
+  python evaluate.py baseline --system clip --settings model_name_or_path=FOLDER ...
+  for system in tile2vec simclr-adjacency resnet18; do
+    python evaluate.py baseline --system $system ...; done         pixels are decoded once for all
+
+Systems are the files of configs/baselines/. Each has two sizes: `paper`, the hyper-parameters of
+its own code or paper, and `cpu`, small and from random weights, a minute or two on one core. The
+table says what differs from the published system and what it has seen of a city. A table that is
+there is not computed again.
+""",
     "probe": """\
 Predict every indicator from every embedding table, beside the controls (mean of the training
 labels; nearest neighbours by coordinates): OUTPUT_DIR/CITY/results.jsonl.
@@ -44,6 +60,7 @@ OVERVIEW = """\
 Measure region representations, beside controls, under splits named by their use.
 
   python evaluate.py embed  --help    images -> one vector a region
+  python evaluate.py baseline --help  the same, by a published system fitted on the city
   python evaluate.py probe  --help    vectors -> scores of every indicator
   python evaluate.py report --help    scores -> Markdown and pictures
 """
@@ -83,6 +100,29 @@ class EmbedArguments:
     device: str | None = _help(None, "cpu, cuda, cuda:1, mps. Default: what there is.")
     mixed_precision: Literal["no", "bf16", "fp16"] = _help("no", "Precision of the encoder.")
     trust_remote_code: bool = _help(False, "Run code that comes with the checkpoint.")
+
+
+@dataclass
+class BaselineArguments:
+    """Flags of `evaluate.py baseline`."""
+
+    system: str = _help("", "Which; the files of configs/baselines/ have the names.")
+    size: Literal["cpu", "paper"] = _help("cpu", "Of its recipe: small, or as published.")
+    dataset_name: str = _help("", "Folder or Hub id of a dataset.")
+    city: str = _help("", "City of the dataset.")
+    output_dir: str = _help("", "The table goes to OUTPUT_DIR/CITY/LABEL.parquet.")
+    label: str | None = _help(
+        None, "Name of the system in tables and plots. Default: the system's, with its variant."
+    )
+    seed: int = _help(0, "Of weights, pairs and batches.")
+    settings: list[str] = field(
+        default_factory=lambda: [],
+        metadata={"help": "key=value, as many as you like: these stand above the recipe's."},
+    )
+    cache_dir: str | None = _help(
+        None, "Where decoded pixels lie, for all systems. Default: OUTPUT_DIR/pixels."
+    )
+    device: str | None = _help(None, "cpu, cuda, cuda:1, mps. Default: what there is.")
 
 
 @dataclass
@@ -134,8 +174,10 @@ class ReportArguments:
     output_dir: str = _help("", "The --output_dir that was given to probe.")
 
 
+Arguments = EmbedArguments | BaselineArguments | ProbeArguments | ReportArguments
 COMMANDS: dict[str, type] = {
     "embed": EmbedArguments,
+    "baseline": BaselineArguments,
     "probe": ProbeArguments,
     "report": ReportArguments,
 }
@@ -161,7 +203,9 @@ class _HelpFormatter(ArgumentDefaultsHelpFormatter):
         return "".join(indent + line for line in text.splitlines(keepends=True))
 
 
-def parse_arguments(argv: Sequence[str]) -> EmbedArguments | ProbeArguments | ReportArguments:
+def parse_arguments(
+    argv: Sequence[str],
+) -> Arguments:
     """Read the command line without the program's name.
 
     Raises:
@@ -206,12 +250,16 @@ def _raise_input_error(command: str) -> Any:
     return error
 
 
-def _check(arguments: EmbedArguments | ProbeArguments | ReportArguments) -> None:
+def _check(
+    arguments: Arguments,
+) -> None:
     for name in ("dataset_name", "city", "output_dir"):
         if not getattr(arguments, name, "absent"):
             raise InputError(f"--{name} is missing.")
     if isinstance(arguments, EmbedArguments):
         _check_embed(arguments)
+    elif isinstance(arguments, BaselineArguments):
+        _check_baseline(arguments)
     elif isinstance(arguments, ProbeArguments):
         _check_probe(arguments)
 
@@ -223,11 +271,25 @@ def _check_embed(arguments: EmbedArguments) -> None:
         )
     if arguments.encoder != "model" and arguments.random_init:
         raise InputError("--random_init draws the weights of a model: there is none.")
-    if arguments.label is not None and not LABEL_PATTERN.fullmatch(arguments.label):
-        raise InputError(
-            f"--label must be made of letters, digits, '.', '_' and '-', got {arguments.label!r}."
-        )
+    _check_label(arguments.label)
     _at_least(arguments, batch_size=1, chunk_size=1, num_workers=1, seed=0)
+
+
+def _check_baseline(arguments: BaselineArguments) -> None:
+    if not arguments.system:
+        raise InputError("--system is missing: the name of a file in configs/baselines/.")
+    _check_label(arguments.label)
+    for setting in arguments.settings:
+        if "=" not in setting:
+            raise InputError(f"--settings takes key=value, got {setting!r}.")
+    _at_least(arguments, seed=0)
+
+
+def _check_label(label: str | None) -> None:
+    if label is not None and not LABEL_PATTERN.fullmatch(label):
+        raise InputError(
+            f"--label must be made of letters, digits, '.', '_' and '-', got {label!r}."
+        )
 
 
 def _check_probe(arguments: ProbeArguments) -> None:

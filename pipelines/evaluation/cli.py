@@ -5,7 +5,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .arguments import EmbedArguments, ProbeArguments, ReportArguments, parse_arguments
+from .arguments import (
+    BaselineArguments,
+    EmbedArguments,
+    ProbeArguments,
+    ReportArguments,
+    parse_arguments,
+)
 from .errors import InputError
 
 MAX_DECODING_THREADS = 8
@@ -17,6 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
         if isinstance(arguments, EmbedArguments):
             run_embed(arguments)
+        elif isinstance(arguments, BaselineArguments):
+            run_baseline(arguments)
         elif isinstance(arguments, ProbeArguments):
             run_probe(arguments)
         else:
@@ -55,6 +63,29 @@ def run_embed(arguments: EmbedArguments) -> Path:
     settings = EmbedSettings(arguments.batch_size, arguments.chunk_size, workers)
     output = Path(arguments.output_dir) / arguments.city
     return embed(encoder, source, output, arguments.label or label, settings)
+
+
+def run_baseline(arguments: BaselineArguments) -> Path:
+    """`evaluate.py baseline`: returns the table's path."""
+    import yaml
+
+    from .baselines.run import run_baseline
+
+    # as the recipe's file would read the same words
+    pairs = (setting.split("=", 1) for setting in arguments.settings)
+    overrides = {key.strip(): yaml.safe_load(value) for key, value in pairs}
+    return run_baseline(
+        arguments.system,
+        arguments.size,
+        arguments.dataset_name,
+        arguments.city,
+        arguments.output_dir,
+        label=arguments.label,
+        seed=arguments.seed,
+        device=arguments.device or default_device(),
+        cache_dir=arguments.cache_dir,
+        overrides=overrides,
+    )
 
 
 def run_probe(arguments: ProbeArguments) -> Path:
@@ -107,4 +138,4 @@ def default_device() -> str:
     return str(torch.accelerator.current_accelerator())
 
 
-__all__ = ["main", "run_embed", "run_probe", "run_report"]
+__all__ = ["main", "run_baseline", "run_embed", "run_probe", "run_report"]

@@ -1,12 +1,13 @@
 """The table of region vectors: where embedding and probing meet.
 
-One Parquet file a system: `region_id`, `n_street_views`, `n_satellite` and for each view a
-fixed-size list of float32, null where the region has no image of it. The schema metadata
-`urbanln` says where the vectors come from.
+One Parquet file a system: `region_id`, `n_street_views`, `n_satellite` and for each view that the
+system sees a fixed-size list of float32, null where the region has no image of it. A system that
+makes one vector of both views has a column `both`. The schema metadata `urbanln` says where the
+vectors come from; its `uses` names all that the system has seen ("poi", "captions"...).
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from .errors import InputError
 METADATA_KEY = b"urbanln"
 COUNT_COLUMNS = {"street_view": "n_street_views", "satellite": "n_satellite"}
 BOTH = "both"
+COLUMNS = (*VIEWS, BOTH)  # of vectors
 NOT_VECTORS = "{path} is no embedding table ({why}). Make one with `python evaluate.py embed`."
 
 
@@ -35,7 +37,7 @@ class EmbeddingTable:
         label: name of the system in tables and plots.
         metadata: of the file: encoder, city, dataset, rejects...
         region_ids: `(N,)`.
-        vectors: view -> `(N, D)` float32, rows of nan where the region has no image.
+        vectors: column -> `(N, D)` float32, rows of nan where the region has no image.
         hash: of the vectors.
     """
 
@@ -45,22 +47,36 @@ class EmbeddingTable:
     vectors: dict[str, NDArray[np.float32]]
     hash: str
 
+    @property
+    def views(self) -> list[str]:
+        """The views that any region has a vector of, `both` last."""
+        return [view for view in COLUMNS if self.has(view).any()]
+
+    @property
+    def uses(self) -> list[str]:
+        """What the system has seen: as the metadata says, else the views themselves."""
+        return sorted(self.metadata.get("uses", [view for view in self.views if view != BOTH]))
+
     def has(self, view: str) -> NDArray[np.bool_]:
-        """Which regions have a vector of this view (`both`: of either of the two)."""
-        views = VIEWS if view == BOTH else (view,)
-        return np.logical_and.reduce([np.isfinite(self.vectors[v]).all(1) for v in views])
+        """Which regions have a vector of this view (`both`: a fused one, or one of each view)."""
+        none = np.full((len(self.region_ids), 1), np.nan)
+        columns = [self.vectors.get(name, none) for name in self._columns(view)]
+        return np.logical_and.reduce([np.isfinite(values).all(1) for values in columns])
 
     def matrix(self, view: str) -> NDArray[np.float64]:
-        """`(N, D)` of a view, or both views side by side."""
-        views = VIEWS if view == BOTH else (view,)
-        return np.concatenate([self.vectors[v] for v in views], axis=1).astype(np.float64)
+        """`(N, D)` of a view; of `both`, the fused vectors or else the two views side by side."""
+        columns = [self.vectors[name] for name in self._columns(view)]
+        return np.concatenate(columns, axis=1).astype(np.float64)
+
+    def _columns(self, view: str) -> Sequence[str]:
+        return VIEWS if view == BOTH and BOTH not in self.vectors else (view,)
 
 
 def write_embeddings(
     path: Path,
     region_ids: Sequence[str],
-    counts: dict[str, NDArray[np.int64]],
-    vectors: dict[str, NDArray[np.float32]],
+    counts: Mapping[str, NDArray[np.int64]],
+    vectors: Mapping[str, NDArray[np.float32]],
     metadata: dict[str, Any],
 ) -> None:
     """Write a table atomically.
@@ -68,17 +84,32 @@ def write_embeddings(
     Args:
         path: of the Parquet file.
         region_ids: of length N.
-        counts: view -> `(N,)` images pooled; a region with 0 gets a null vector.
-        vectors: view -> `(N, D)`.
-        metadata: for the schema's `urbanln` entry, JSON.
+        counts: view -> `(N,)` images pooled, 0 where not given; a region with 0 gets a null vector.
+        vectors: any of `satellite`, `street_view` and `both` (fused) -> `(N, D)`; a row that is not
+            finite becomes null.
+        metadata: for the schema's `urbanln` entry, JSON; `uses` lists what the system has seen.
+
+    Raises:
+        ValueError: vectors of an unknown view, or of another number of regions.
     """
     columns: dict[str, Any] = {"region_id": pa.array(region_ids, pa.string())}
+    nothing = np.zeros(len(region_ids), dtype=np.int64)
     for view in VIEWS:
-        columns[COUNT_COLUMNS[view]] = pa.array(counts[view], pa.int32())
-    for view in VIEWS:
-        flat = pa.array(np.ascontiguousarray(vectors[view], np.float32).reshape(-1))
+        columns[COUNT_COLUMNS[view]] = pa.array(counts.get(view, nothing), pa.int32())
+    for view, values in vectors.items():
+        if view not in COLUMNS or len(values) != len(region_ids):
+            raise ValueError(
+                f"Vectors must be of {', '.join(COLUMNS)} and of {len(region_ids)} regions, got "
+                f"{view!r} of shape {values.shape}."
+            )
+    for view in [name for name in COLUMNS if name in vectors]:
+        values = vectors[view]
+        absent = ~np.isfinite(values).all(1)
+        if view != BOTH:
+            absent |= counts.get(view, nothing) == 0
+        flat = pa.array(np.ascontiguousarray(values, np.float32).reshape(-1))
         columns[view] = pa.FixedSizeListArray.from_arrays(
-            flat, vectors[view].shape[1], mask=pa.array(counts[view] == 0)
+            flat, values.shape[1], mask=pa.array(absent)
         )
     table = pa.table(columns).replace_schema_metadata({METADATA_KEY: json.dumps(metadata)})
     with atomic_path(path) as temporary:
@@ -98,13 +129,15 @@ def read_embeddings(path: Path) -> EmbeddingTable:
     except pa.ArrowInvalid as error:
         raise InputError(NOT_VECTORS.format(path=path, why=f"not Parquet: {error}")) from error
     metadata = read_metadata(table.schema)
-    missing = {"region_id", *VIEWS} - set(table.column_names)
-    if metadata is None or missing:
-        why = "no `urbanln` metadata" if metadata is None else f"no column {sorted(missing)}"
+    views = [view for view in COLUMNS if view in table.column_names]
+    if metadata is None or "region_id" not in table.column_names or not views:
+        why = (
+            "no `urbanln` metadata" if metadata is None else "no column of vectors or no region_id"
+        )
         raise InputError(NOT_VECTORS.format(path=path, why=why))
-    vectors = {view: _matrix(table[view].combine_chunks()) for view in VIEWS}
+    vectors = {view: _matrix(table[view].combine_chunks()) for view in views}
     region_ids = table["region_id"].to_pylist()
-    content = digest(region_ids, *(vectors[view].tobytes() for view in VIEWS))
+    content = digest(region_ids, views, *(vectors[view].tobytes() for view in views))
     return EmbeddingTable(metadata["label"], metadata, region_ids, vectors, content)
 
 

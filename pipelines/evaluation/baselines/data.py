@@ -1,0 +1,150 @@
+"""A city of a dataset folder as the baselines see it."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dataset_builders.errors import DatasetError
+from dataset_builders.files import digest
+from dataset_builders.schema import VIEWS
+from dataset_builders.storage import iter_images, read_regions, read_table
+
+from ..embed import Source
+from ..sources import open_images
+from ..splits import geography
+from .base import RegionData, View
+from .pixels import LeftOut, decode_view
+
+DATA_VERSION = "1"
+POI_PREFIX = "poi_"
+
+
+def load_region_data(
+    dataset_name: str, city: str, size_px: int, cache_dir: str | Path
+) -> RegionData:
+    """Read a city: pixels of one size, captions, places, counts of points of interest.
+
+    Images are decoded once for a size; a killed run goes on. Those that cannot be used are left
+    out, and listed with the reason beside the pixels. Memory does not grow with the images.
+
+    Args:
+        dataset_name: a dataset folder, or the id of a dataset on the Hub.
+        city: which.
+        size_px: side of the squares; see [`pixels`][pipelines.evaluation.baselines.pixels].
+        cache_dir: where decoded pixels lie.
+
+    Raises:
+        InputError: there is no such dataset or city.
+    """
+    source = open_images(dataset_name, city)
+    regions = read_regions(dataset_name, city)
+    place = geography(regions)
+    lonlat = regions[["lon", "lat"]].to_numpy(np.float64)
+    key = digest("pixels", DATA_VERSION, source.fingerprint, size_px)
+    views = {
+        view: _view(dataset_name, city, view, source, lonlat, size_px, Path(cache_dir) / key)
+        for view in sorted(VIEWS)
+        if source.num_images[view]
+    }
+    views = {name: view for name, view in views.items() if len(view)}
+    poi, categories = poi_counts(regions)
+    return RegionData(
+        city=city,
+        region_ids=source.region_ids,
+        xy=place.xy,
+        lonlat=lonlat,
+        cell_m=place.cell_m,
+        views=views,
+        poi=poi,
+        poi_categories=categories,
+        synthetic=source.description["synthetic"],
+        fingerprint=_fingerprint(key, lonlat, poi, categories, views),
+    )
+
+
+def poi_counts(regions: pd.DataFrame) -> tuple[NDArray[np.float64] | None, tuple[str, ...]]:
+    """Counts by category from the columns `poi_<category>`.
+
+    Args:
+        regions: table of N regions.
+
+    Returns:
+        `(N, categories)`, a null as 0, and the names without `poi_`, sorted; None and no names
+        where there is no such column of numbers.
+    """
+    columns = sorted(
+        str(name)
+        for name in regions.columns
+        if str(name).startswith(POI_PREFIX) and pd.api.types.is_numeric_dtype(regions[name])
+    )
+    if not columns:
+        return None, ()
+    counts = regions[columns].to_numpy(np.float64, na_value=0.0)
+    return np.nan_to_num(counts), tuple(name.removeprefix(POI_PREFIX) for name in columns)
+
+
+def _view(
+    dataset_name: str,
+    city: str,
+    view: str,
+    source: Source,
+    lonlat: NDArray[np.float64],
+    size_px: int,
+    folder: Path,
+) -> View:
+    rows = iter_images(dataset_name, city, view)
+    known = frozenset(source.region_ids)
+    path = folder / f"{view}.npy"
+    pixels, left_out = decode_view(rows, source.num_images[view], view, size_px, known, path)
+    _tell(view, left_out, path)
+    table = _columns(dataset_name, city, view).drop(index=[one.row for one in left_out])
+    row_of = {region_id: row for row, region_id in enumerate(source.region_ids)}
+    region = np.array([row_of[name] for name in table["region_id"]], dtype=np.int64)
+    return View(
+        image_ids=table["image_id"].tolist(),
+        region=region,
+        pixels=pixels,
+        captions=[text or None for text in table["caption"].where(table["caption"].notna(), None)],
+        lonlat=_places(table, lonlat[region]),
+        heading=table["heading"].to_numpy(np.float64, na_value=np.nan),
+    )
+
+
+def _columns(dataset_name: str, city: str, view: str) -> pd.DataFrame:
+    """The columns of an image table that a view has; absent ones are null."""
+    names = ["image_id", "region_id", "caption", "lon", "lat", "heading"]
+    try:
+        return read_table(dataset_name, city, view, names)
+    except DatasetError:  # a satellite image has no place of its own
+        return read_table(dataset_name, city, view, names[:3]).reindex(columns=names)
+
+
+def _places(table: pd.DataFrame, of_region: NDArray[np.float64]) -> NDArray[np.float64]:
+    own = table[["lon", "lat"]].to_numpy(np.float64, na_value=np.nan)
+    return np.where(np.isfinite(own).all(axis=1, keepdims=True), own, of_region)
+
+
+def _tell(view: str, left_out: list[LeftOut], path: Path) -> None:
+    if left_out:
+        reasons = dict(sorted(Counter(one.reason for one in left_out).items()))
+        print(f"{view}: left out {reasons}; listed in {path.with_suffix('.left_out.json')}")
+
+
+def _fingerprint(
+    key: str,
+    lonlat: NDArray[np.float64],
+    poi: NDArray[np.float64] | None,
+    categories: tuple[str, ...],
+    views: dict[str, View],
+) -> str:
+    counts = b"" if poi is None else poi.tobytes()
+    parts: list[object] = [key, lonlat.tobytes(), counts, list(categories)]
+    for name, view in sorted(views.items()):
+        parts += [name, view.captions, view.lonlat.tobytes(), view.heading.tobytes()]
+    return digest(*parts)
+
+
+__all__ = ["load_region_data", "poi_counts"]

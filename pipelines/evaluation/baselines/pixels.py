@@ -1,0 +1,164 @@
+"""The images of a view, decoded once to one size and mapped from disk.
+
+A satellite image is resized whole, for all of its region counts. A street view is resized by its
+shorter side and cut to the middle square, as CLIP's own processor does.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from dataset_builders.files import write_json
+from dataset_builders.images import BadImageError, decode_image
+
+SAVE_EVERY = 512  # images
+HEADER_BYTES = 128  # numpy pads its header to this for any number of images
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """An image that is not among the pixels.
+
+    Attributes:
+        row: its number in the stored view.
+        image_id: of the dataset.
+        reason: "unknown_region", "empty" or one of `BadImageError`'s.
+        detail: what was found.
+    """
+
+    row: int
+    image_id: str
+    reason: str
+    detail: str
+
+
+def decode_view(
+    rows: Iterable[dict[str, Any]],
+    total: int,
+    view: str,
+    size: int,
+    known_regions: frozenset[str],
+    path: Path,
+) -> tuple[NDArray[np.uint8], list[LeftOut]]:
+    """Decode a view to `path`, or go on where a killed run was, or take what is there.
+
+    Args:
+        rows: `{"image", "image_id", "region_id"}` in stored order; not read if `path` is there.
+        total: number of them, for the bar.
+        view: "satellite" or "street_view".
+        size: side of the squares, pixels.
+        known_regions: images of others are left out.
+        path: of the `.npy` file; what is left out lies beside it.
+
+    Returns:
+        `(M, size, size, 3)` uint8, mapped from disk, and what is left out.
+    """
+    listed = path.with_suffix(".left_out.json")
+    if not path.is_file():
+        left_out = _decode(rows, total, view, size, known_regions, path)
+        write_json(listed, [asdict(one) for one in left_out])
+        _partial(path).replace(path)
+        _progress(path).unlink(missing_ok=True)
+    left_out = [LeftOut(**one) for one in json.loads(listed.read_text(encoding="utf-8"))]
+    return np.load(path, mmap_mode="r"), left_out
+
+
+def square(image: Image.Image, view: str, size: int) -> NDArray[np.uint8]:
+    """`(size, size, 3)` of an RGB image."""
+    box = None
+    if view == "street_view":
+        side = min(image.size)
+        left, top = ((length - side) / 2 for length in image.size)
+        box = (left, top, left + side, top + side)
+    small = image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+    return np.asarray(small, dtype=np.uint8)
+
+
+def _decode(
+    rows: Iterable[dict[str, Any]],
+    total: int,
+    view: str,
+    size: int,
+    known_regions: frozenset[str],
+    path: Path,
+) -> list[LeftOut]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done, left_out = _earlier(path)
+    bytes_each = size * size * 3
+    with (
+        _partial(path).open("r+b" if done else "w+b") as file,
+        tqdm(total=total, initial=done, desc=f"decode {view}", unit="image", disable=None) as bar,
+    ):
+        # what was written after the last saved progress is written again
+        file.truncate(HEADER_BYTES + (done - len(left_out)) * bytes_each)
+        file.seek(0, os.SEEK_END)
+        for number, row in enumerate(rows):
+            if number < done:
+                continue
+            try:
+                file.write(_pixels(row, view, size, known_regions).tobytes())
+            except BadImageError as error:
+                image_id = str(row["image_id"])
+                left_out.append(LeftOut(number, image_id, error.reason, str(error)))
+            done = number + 1
+            bar.update()
+            if done % SAVE_EVERY == 0:
+                _sync(file)
+                _save(path, done, left_out)
+        file.seek(0)
+        file.write(_header((done - len(left_out), size, size, 3)))
+        _sync(file)
+    return left_out
+
+
+def _pixels(
+    row: dict[str, Any], view: str, size: int, known_regions: frozenset[str]
+) -> NDArray[np.uint8]:
+    if row["region_id"] not in known_regions:
+        raise BadImageError("unknown_region", f"region_id is {row['region_id']!r}")
+    if not row["image"]:
+        raise BadImageError("empty", "no bytes")
+    return square(decode_image(row["image"]), view, size)
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    """The first bytes of a `.npy` file (format 1.0), padded to a length that never changes."""
+    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}"
+    start = b"\x93NUMPY\x01\x00" + (HEADER_BYTES - 10).to_bytes(2, "little")
+    return start + text.ljust(HEADER_BYTES - 11).encode("latin1") + b"\n"
+
+
+def _earlier(path: Path) -> tuple[int, list[LeftOut]]:
+    """Rows that an earlier run has read, and what it left out."""
+    if not (_progress(path).is_file() and _partial(path).is_file()):
+        return 0, []
+    saved = json.loads(_progress(path).read_text(encoding="utf-8"))
+    return saved["done"], [LeftOut(**one) for one in saved["left_out"]]
+
+
+def _save(path: Path, done: int, left_out: list[LeftOut]) -> None:
+    write_json(_progress(path), {"done": done, "left_out": [asdict(one) for one in left_out]})
+
+
+def _sync(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
+def _progress(path: Path) -> Path:
+    return path.with_name(f".{path.name}.progress.json")
+
+
+__all__ = ["LeftOut", "decode_view", "square"]

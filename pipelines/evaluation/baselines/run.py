@@ -1,0 +1,153 @@
+"""A baseline on a city, from the images to an embedding table.
+
+What is there is not computed again: a table whose fingerprint is that of the system, its settings,
+its seed and the city's content is left as it is.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from dataset_builders.files import digest
+from dataset_builders.schema import VIEWS
+
+from ..embedding_tables import read_metadata, write_embeddings
+from ..errors import InputError
+from .base import FUSED, RegionData, RegionEncoder
+from .data import load_region_data
+from .registry import build, read_settings
+
+
+def run_baseline(
+    system: str,
+    size: str,
+    dataset_name: str,
+    city: str,
+    output_dir: str | Path,
+    *,
+    label: str | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    cache_dir: str | Path | None = None,
+    overrides: dict[str, Any] | None = None,
+    log: Callable[[str], None] = print,
+) -> Path:
+    """Fit a system on a city without its labels, and write a vector for each region.
+
+    Args:
+        system: of [`SYSTEMS`][pipelines.evaluation.baselines.registry.SYSTEMS].
+        size: of its recipe, "paper" or "cpu".
+        dataset_name: a dataset folder, or the id of a dataset on the Hub.
+        city: of the dataset.
+        output_dir: the table goes to `output_dir/city/label.parquet`.
+        label: in tables and plots; the system's own name by default.
+        seed: of weights, pairs and batches.
+        device: where it runs.
+        cache_dir: where decoded pixels lie, for all systems; `output_dir/pixels` by default.
+        overrides: settings that stand above the recipe's.
+        log: takes a line.
+
+    Returns:
+        The table's path.
+
+    Raises:
+        InputError: an unknown system or setting, or data that the system cannot learn from.
+    """
+    settings = read_settings(system, size, **(overrides or {}))
+    encoder = build(system, settings, seed, device)
+    label = label or encoder.name
+    path = Path(output_dir) / city / f"{label}.parquet"
+    cache = Path(output_dir) / "pixels" if cache_dir is None else Path(cache_dir)
+    data = load_region_data(dataset_name, city, settings.image_size, cache)
+    fingerprint = digest(encoder.fingerprint, data.fingerprint)
+    if path.is_file():
+        earlier = read_metadata(pq.read_schema(path)) or {}
+        if (earlier.get("fingerprint"), earlier.get("label")) == (fingerprint, label):
+            log(f"{path} is there already, of the same system, settings, seed and city.")
+            return path
+        log(f"{path} is of other settings, another seed or other data: it will be replaced.")
+    start = time.perf_counter()
+    encoder.fit(data)
+    fitted = time.perf_counter()
+    vectors = encoder.encode(data)
+    metadata = {
+        "label": label,
+        "encoder": encoder.name,
+        "dataset": str(dataset_name),
+        "city": city,
+        "synthetic": data.synthetic,
+        "system": system,
+        "size": size,
+        "settings": asdict(settings),
+        "seed": seed,
+        "fit_seconds": round(fitted - start, 3),
+        "seconds": round(time.perf_counter() - start, 3),
+        "fingerprint": fingerprint,
+        **_provenance(encoder),
+    }
+    _write(path, data, vectors, metadata)
+    log(_summary(path, vectors, metadata))
+    return path
+
+
+def _provenance(encoder: RegionEncoder) -> dict[str, Any]:
+    made_of = encoder.provenance
+    return {
+        "provenance": {"source": made_of.source, "differs": list(made_of.differs)},
+        "uses": sorted(made_of.uses),
+        "pretrained": made_of.pretrained or "random weights",
+    }
+
+
+def _write(
+    path: Path, data: RegionData, vectors: dict[str, NDArray[np.float32]], metadata: dict[str, Any]
+) -> None:
+    if not vectors:
+        raise InputError(
+            f"{metadata['label']} gave no vector: {data.city} has no image it could see, only "
+            f"{', '.join(sorted(data.views)) or 'no view at all'}."
+        )
+    num_regions = len(data.region_ids)
+    dim = next(iter(vectors.values())).shape[1]
+    counts, columns = {}, {}
+    for view in VIEWS:
+        counts[view] = np.zeros(num_regions, dtype=np.int64)
+        columns[view] = vectors.get(view, np.zeros((num_regions, dim), dtype=np.float32))
+        if view in vectors:
+            counts[view] = np.bincount(data.views[view].region, minlength=num_regions)
+            # a region with images has a vector, and none without has one
+            missing = ~np.isfinite(vectors[view]).all(axis=1)
+            if not np.array_equal(missing, counts[view] == 0):
+                raise InputError(
+                    f"{metadata['label']} gave {int(missing.sum())} regions no {view} vector, "
+                    f"where {int((counts[view] == 0).sum())} have no image: has training diverged?"
+                )
+    if FUSED in vectors:
+        columns[FUSED] = vectors[FUSED]
+    metadata["dim"] = dim
+    metadata["images"] = {view: int(counts[view].sum()) for view in VIEWS}
+    metadata["regions_without"] = {
+        view: int((~np.isfinite(vectors[view]).all(axis=1)).sum()) for view in sorted(vectors)
+    }
+    write_embeddings(path, data.region_ids, counts, columns, metadata)
+
+
+def _summary(path: Path, vectors: dict[str, NDArray[np.float32]], metadata: dict[str, Any]) -> str:
+    lines = [f"Wrote {path}: {metadata['encoder']}, {metadata['pretrained']}."]
+    for view, matrix in sorted(vectors.items()):
+        without = metadata["regions_without"][view]
+        lines.append(
+            f"  {view}: {len(matrix) - without} regions of {matrix.shape[1]} numbers"
+            + (f"; {without} have none" if without else "")
+        )
+    lines.append(f"  uses {', '.join(metadata['uses'])}; {metadata['seconds']:.1f} s")
+    return "\n".join(lines)
+
+
+__all__ = ["run_baseline"]

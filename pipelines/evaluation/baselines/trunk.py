@@ -1,0 +1,150 @@
+"""The network of the systems that see images alone: a ResNet, pooled to one vector an image."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional as F
+from transformers import ResNetConfig, ResNetModel
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from ..errors import InputError
+from .base import RegionData, View
+from .pooling import mean_by_region
+
+ENCODE_BATCH = 128
+
+
+@dataclass(frozen=True)
+class TrunkSettings:
+    """Of the network.
+
+    Attributes:
+        model_name_or_path: Hub id or folder of a ResNet; None: the sizes below, drawn at random.
+        image_size: side of the square image that it sees, pixels.
+        widths: channels of the four stages; (64, 128, 256, 512) is ResNet-18. The last is the
+            length of a vector.
+        depths: blocks of two convolutions in each stage; (2, 2, 2, 2) is ResNet-18.
+    """
+
+    model_name_or_path: str | None = None
+    image_size: int = 64
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    depths: tuple[int, ...] = (2, 2, 2, 2)
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no network."""
+        if len(self.widths) != len(self.depths) or not self.widths:
+            raise InputError(
+                f"widths and depths need one number a stage each, got {self.widths} and "
+                f"{self.depths}."
+            )
+        if min(*self.widths, *self.depths, self.image_size) < 1:
+            raise InputError(
+                "widths, depths and image_size must be 1 or more, got "
+                f"{self.widths}, {self.depths} and {self.image_size}."
+            )
+
+
+class Trunk(nn.Module):
+    """A ResNet without its classifier; drawn weights come from torch's global generator.
+
+    Args:
+        settings: see [`TrunkSettings`].
+
+    Attributes:
+        dim: length of a vector.
+
+    Raises:
+        InputError: there is no such checkpoint.
+    """
+
+    def __init__(self, settings: TrunkSettings):
+        super().__init__()
+        self.resnet = _pretrained(settings) if settings.model_name_or_path else _drawn(settings)
+        self.image_size = settings.image_size
+        sizes: Any = self.resnet.config.hidden_sizes  # the library types it as optional
+        self.dim = int(sizes[-1])
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """`(B, 3, S, S)` to `(B, dim)`."""
+        return self.resnet(pixel_values).pooler_output.flatten(1)
+
+
+def _drawn(settings: TrunkSettings) -> ResNetModel:
+    return ResNetModel(
+        ResNetConfig(
+            embedding_size=settings.widths[0],
+            hidden_sizes=list(settings.widths),
+            depths=list(settings.depths),
+            layer_type="basic",
+        )
+    )
+
+
+def _pretrained(settings: TrunkSettings) -> ResNetModel:
+    name = settings.model_name_or_path
+    try:
+        model, report = ResNetModel.from_pretrained(name, output_loading_info=True)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"No ResNet at {name!r} (model_name_or_path of the recipe): {error} Without a network, "
+            "name a folder, --settings model_name_or_path=FOLDER, or take --size cpu, whose "
+            "weights are drawn."
+        ) from error
+    # the library fills gaps with random numbers and goes on
+    if report["missing_keys"]:
+        raise InputError(
+            f"{name!r} is no whole ResNet: {len(report['missing_keys'])} weights lack."
+        )
+    return model
+
+
+def pixel_values(
+    pixels: NDArray[np.uint8] | torch.Tensor, size: int, device: torch.device
+) -> torch.Tensor:
+    """`(B, S, S, 3)` uint8 as a ResNet sees it, `(B, 3, size, size)`, by ImageNet's moments."""
+    if isinstance(pixels, np.ndarray):
+        pixels = torch.from_numpy(np.array(pixels))
+    images = pixels.to(device).permute(0, 3, 1, 2).float() / 255
+    if images.shape[-2:] != (size, size):
+        images = F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
+    mean, std = (
+        torch.tensor(values, device=device)[:, None, None]
+        for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    )
+    return (images - mean) / std
+
+
+@torch.inference_mode()
+def encode_images(network: nn.Module, view: View, image_size: int) -> NDArray[np.float32]:
+    """Vectors of a view's images, `(M, D)`.
+
+    Args:
+        network: pixel values to vectors; put into eval mode.
+        view: M images, one at least.
+        image_size: side that the network sees.
+    """
+    network.eval()
+    device = next(network.parameters()).device
+    chunks = range(0, len(view), ENCODE_BATCH)
+    vectors = [
+        network(pixel_values(view.pixels[start : start + ENCODE_BATCH], image_size, device))
+        for start in chunks
+    ]
+    return torch.cat(vectors).float().cpu().numpy()
+
+
+def encode_regions(
+    network: nn.Module, data: RegionData, view: str, image_size: int
+) -> NDArray[np.float32]:
+    """Mean vector of each region's images of a view, `(N, D)`; nan where it has none."""
+    images = data.views[view]
+    vectors = encode_images(network, images, image_size)
+    return mean_by_region(vectors, images.region, len(data.region_ids))
+
+
+__all__ = ["Trunk", "TrunkSettings", "encode_images", "encode_regions", "pixel_values"]
