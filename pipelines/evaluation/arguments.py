@@ -148,8 +148,8 @@ class ProbeArguments:
     views: list[str] | None = field(
         default=None,
         metadata={
-            "help": "street_view, satellite, both. All systems are compared on the regions that "
-            "have them all. Default: what all tables have."
+            "help": "street_view, satellite, both. A system takes part in those it has, and all are "
+            "compared on the regions that have them all. Default: all three."
         },
     )
     seeds: int = _help(5, "Splits: number 0 is the dataset's own, others are drawn.")

@@ -1,13 +1,14 @@
 """Probe every system on every indicator under every split, beside the controls.
 
-What is compared is comparable: all systems of a run share regions, labels and splits. Regions
-without a vector in any one of the tables are left out for all, and counted.
+What is compared is comparable: all systems of a run share regions, labels and splits. A system
+takes part in the views it has; regions that lack a vector of any system in any of its views are
+left out for all, and counted.
 """
 
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ NO_VIEW = "none"
 VIEW_CHOICES = ("street_view", "satellite", BOTH)
 PROBE_SEED_STEP = 1000
 FORMAT_VERSION = 1  # of what a row means; a new one starts a new table
+SEEN_AS_INPUT = ("poi",)  # indicators that a system may have been given
 CONTROL_NAMES = ("mean", "coordinates")
 SUMMARY_FILE, RESULTS_FILE, REGIONS_FILE = "probe.json", "results.jsonl", "regions.parquet"
 PREDICTIONS_FOLDER = "predictions"
@@ -88,7 +90,8 @@ class ProbeSettings:
         probes: of `mlp`, `ridge`.
         seeds: split seeds 0, 1, ...
         probe_seeds: probe seeds for each split seed.
-        views: of `street_view`, `satellite`, `both`; None: those that all tables have.
+        views: of `street_view`, `satellite`, `both`; None: all. A system takes part in those of
+            them that it has.
         mlp: the MLP probe.
         ridge: the ridge probe.
         device: where the probes are trained.
@@ -117,12 +120,25 @@ class Cell:
 
 @dataclass(frozen=True)
 class System:
-    """A row of the table: an embedding table's view, or a control."""
+    """A row of the table: an embedding table's view, or a control.
+
+    Attributes:
+        name: label of the embedding table, or the control's name.
+        view: of the table; `none` for controls that see no image.
+        hash: of the vectors.
+        X: `(N, D)` vectors of the regions that are compared.
+        uses: what the system has seen.
+    """
 
     name: str
     view: str
     hash: str
     X: NDArray[np.float64] | None = None
+    uses: tuple[str, ...] = ()
+
+    def scores(self, indicator: str) -> bool:
+        """Whether it may be scored on an indicator: not on one that it has seen."""
+        return indicator not in self.uses or indicator not in SEEN_AS_INPUT
 
 
 def transform_labels(raw: NDArray[np.float64], transform: str) -> tuple[NDArray[np.float64], int]:
@@ -174,6 +190,7 @@ def probe(
     place = geography(city.regions, city.block_m)
     cells, skipped = _cells(city, kept, place, settings)
     systems = _systems(city, tables, views, kept, place)
+    skipped += _seen(systems, cells)
     table_hash = _table_hash(city, kept, place, settings)
 
     store = ResultStore(output / RESULTS_FILE)
@@ -205,7 +222,8 @@ def probe(
 # ------------------------------------------------------- what is compared on what
 
 
-def _views(tables: Sequence[EmbeddingTable], wanted: Sequence[str] | None) -> list[str]:
+def _views(tables: Sequence[EmbeddingTable], wanted: Sequence[str] | None) -> dict[str, list[str]]:
+    """The views in which each system takes part, by its label."""
     if not tables:
         raise InputError("No embedding table given. Make one with `python evaluate.py embed`.")
     labels = [table.label for table in tables]
@@ -215,28 +233,24 @@ def _views(tables: Sequence[EmbeddingTable], wanted: Sequence[str] | None) -> li
     clash = sorted(set(labels) & set(CONTROL_NAMES))
     if clash:
         raise InputError(f"The label {clash[0]!r} is that of a control: choose another --label.")
-    common = [v for v in VIEW_CHOICES if all(_has_view(table, v) for table in tables)]
-    if wanted is None:
-        if not common:
-            raise InputError("The tables have no view in common; name --embeddings that have.")
-        return common
-    for view in wanted:
-        if view not in VIEW_CHOICES:
-            raise InputError(f"Unknown view {view!r}; known are {', '.join(VIEW_CHOICES)}.")
-        if view not in common:
-            without = [table.label for table in tables if not _has_view(table, view)]
-            raise InputError(f"No vectors of view {view!r} in: {', '.join(without)}.")
-    return list(wanted)
-
-
-def _has_view(table: EmbeddingTable, view: str) -> bool:
-    return bool(table.has(view).any())
+    unknown = sorted(set(wanted or ()) - set(VIEW_CHOICES))
+    if unknown:
+        raise InputError(f"Unknown view {unknown[0]!r}; known are {', '.join(VIEW_CHOICES)}.")
+    views = {
+        table.label: [v for v in VIEW_CHOICES if v in table.views and (not wanted or v in wanted)]
+        for table in tables
+    }
+    without = [label for label, own in views.items() if not own]
+    if without:
+        asked = f" of view {' or '.join(map(repr, wanted))}" if wanted else ""
+        raise InputError(f"No vectors{asked} in: {', '.join(without)}.")
+    return views
 
 
 def _common_regions(
-    city: City, tables: Sequence[EmbeddingTable], views: Sequence[str]
+    city: City, tables: Sequence[EmbeddingTable], views: Mapping[str, Sequence[str]]
 ) -> tuple[NDArray[np.int64], dict[str, int]]:
-    """Rows of the regions that every system has a vector of in every view; others counted."""
+    """Rows of the regions of which every system has all its views; others counted."""
     region_ids = city.regions["region_id"].tolist()
     keep = np.ones(len(region_ids), dtype=bool)
     dropped: Counter[str] = Counter()
@@ -246,7 +260,7 @@ def _common_regions(
         absent = keep & (rows < 0)
         keep &= ~absent
         _count(dropped, f"not in table {table.label}", absent)
-        for view in views:
+        for view in views[table.label]:
             without = keep & ~table.has(view)[np.maximum(rows, 0)]
             keep &= ~without
             _count(dropped, f"no {view} vector in table {table.label}", without)
@@ -266,7 +280,7 @@ def _count(counter: Counter[str], reason: str, which: NDArray[np.bool_]) -> None
 def _systems(
     city: City,
     tables: Sequence[EmbeddingTable],
-    views: Sequence[str],
+    views: Mapping[str, Sequence[str]],
     kept: NDArray[np.int64],
     place: Geography,
 ) -> list[System]:
@@ -277,7 +291,10 @@ def _systems(
     for table in tables:
         position = {region_id: row for row, region_id in enumerate(table.region_ids)}
         rows = [position[region_id] for region_id in wanted]
-        systems += [System(table.label, v, table.hash, table.matrix(v)[rows]) for v in views]
+        systems += [
+            System(table.label, view, table.hash, table.matrix(view)[rows], tuple(table.uses))
+            for view in views[table.label]
+        ]
     return systems
 
 
@@ -307,6 +324,19 @@ def _cells(
                     seeded = Task(**{**vars(task), "seed": probe_seed})
                     cells.append(Cell(target, protocol, seed, probe_seed, seeded))
     return cells, skipped
+
+
+def _seen(systems: Sequence[System], cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """The cells of systems that were given the indicator."""
+    reasons: dict[tuple[str, str, int], dict[str, Any]] = {}
+    for system in systems:
+        for cell in cells:
+            name = cell.target.name
+            if not system.scores(name):
+                reason = f"{system.name} uses {name}, so it is not scored on it"
+                key = (reason, cell.protocol, cell.split_seed)
+                reasons[key] = _skip(name, cell.protocol, cell.split_seed, reason)
+    return list(reasons.values())
 
 
 def _skip(indicator: str, protocol: str, split_seed: int, reason: str) -> dict[str, Any]:
@@ -374,7 +404,11 @@ def _batches(
         control = {"mean": ("mean",), "coordinates": ("knn",)}
         for probe_name in control.get(system.name, settings.probes):
             for protocol in settings.protocols:
-                batch = [cell for cell in cells if cell.protocol == protocol]
+                batch = [
+                    cell
+                    for cell in cells
+                    if cell.protocol == protocol and system.scores(cell.target.name)
+                ]
                 if batch:
                     yield system, probe_name, batch
 
@@ -471,7 +505,7 @@ def _write_summary(
     output: Path,
     city: City,
     tables: Sequence[EmbeddingTable],
-    views: Sequence[str],
+    views: Mapping[str, Sequence[str]],
     kept: NDArray[np.int64],
     dropped: dict[str, int],
     skipped: list[dict[str, Any]],
@@ -488,7 +522,7 @@ def _write_summary(
         "dataset_name": city.dataset_name,
         "synthetic": city.synthetic,
         "table_hash": table_hash,
-        "views": list(views),
+        "views": [view for view in VIEW_CHOICES if any(view in own for own in views.values())],
         "indicators": {t.name: {"unit": t.unit, "transform": t.transform} for t in city.targets},
         "regions": {"all": len(city.regions), "compared": len(kept), "dropped": dropped},
         "invalid_labels": {t.name: t.invalid for t in city.targets if t.invalid},
@@ -496,8 +530,16 @@ def _write_summary(
         "block_m": place.block_m if np.isfinite(place.block_m) else None,
         "buffer_m": place.buffer_m if np.isfinite(place.buffer_m) else None,
         "without_coordinates": int((~np.isfinite(place.xy[kept]).all(1)).sum()),
-        "settings": {**asdict(settings), "views": list(views)},
-        "systems": {t.label: {**t.metadata, "embedding_hash": t.hash} for t in tables},
+        "settings": asdict(settings),
+        "systems": {
+            table.label: {
+                **table.metadata,
+                "embedding_hash": table.hash,
+                "views": views[table.label],
+                "uses": table.uses,
+            }
+            for table in tables
+        },
     }
     write_json(output / SUMMARY_FILE, _with_earlier(output / SUMMARY_FILE, summary))
 

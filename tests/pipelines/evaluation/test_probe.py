@@ -226,10 +226,64 @@ def test_tables_that_do_not_fit_are_named(city, tables, tmp_path):
     blind = replace(
         tables[0], vectors={v: np.full_like(x, np.nan) for v, x in tables[0].vectors.items()}
     )
-    with pytest.raises(InputError, match="no view in common"):
+    with pytest.raises(InputError, match="No vectors in: colour_texture"):
         probe(city, [blind], tmp_path, replace(FAST, views=None), quiet)
-    with pytest.raises(InputError, match="No vectors of view 'satellite' in: colour_texture"):
+    with pytest.raises(InputError, match="of view 'satellite' or 'both' in: colour_texture"):
         probe(city, [blind], tmp_path, FAST, quiet)
+    with pytest.raises(InputError, match="Unknown view 'sea'"):
+        probe(city, tables, tmp_path, replace(FAST, views=("sea",)), quiet)
+
+
+def with_views(table, label, views, **metadata):
+    """The table of a system that has these views alone; `both` is its satellite vectors."""
+    columns = {"both": table.vectors["satellite"], **table.vectors}
+    return replace(
+        table,
+        label=label,
+        metadata={**table.metadata, "label": label, **metadata},
+        vectors={view: columns[view] for view in views},
+        hash=label * 3,
+    )
+
+
+def test_a_system_takes_part_in_the_views_it_has_on_regions_that_all_have(city, tables, tmp_path):
+    satellite = with_views(tables[0], "one", ["satellite"])
+    fused = with_views(tables[0], "two", ["both"])
+    some = np.where(np.arange(len(city.regions))[:, None] < 5, np.nan, fused.vectors["both"])
+    fused = replace(fused, vectors={"both": some})
+    settings = replace(FAST, probes=("ridge",), views=None, seeds=1, protocols=("random",))
+    path = probe(city, [satellite, fused, tables[1]], tmp_path, settings, quiet)
+    rows = list(read_rows(path))
+    assert {(row.system, row.view) for row in rows if row.view != "none"} == {
+        ("one", "satellite"),
+        ("two", "both"),
+        *(("oracle", view) for view in ("satellite", "street_view", "both")),
+    }
+    assert len({(row.n_train, row.n_test) for row in rows if row.indicator == "green_share"}) == 1
+    summary = json.loads((tmp_path / "probe.json").read_text())
+    assert summary["regions"]["dropped"] == {"no both vector in table two": 5}
+    assert summary["systems"]["one"]["views"] == ["satellite"]
+
+
+def test_a_system_that_was_given_poi_is_not_scored_on_poi(city, tables, tmp_path):
+    poi = [replace(target, name="poi") for target in city.targets if target.name == "population"]
+    informed = with_views(tables[0], "informed", ["satellite"], uses=["satellite", "poi"])
+    settings = replace(FAST, probes=("ridge",), views=None)
+    path = probe(
+        replace(city, targets=[*city.targets, *poi]),
+        [informed, with_views(tables[0], "blank", ["satellite"])],
+        tmp_path,
+        settings,
+        quiet,
+    )
+    scored = {(row.system, row.indicator) for row in read_rows(path)}
+    assert ("blank", "poi") in scored
+    assert ("mean", "poi") in scored
+    assert ("informed", "population") in scored
+    assert ("informed", "poi") not in scored
+    skipped = json.loads((tmp_path / "probe.json").read_text())["skipped"]
+    told = [item for item in skipped if item["reason"].startswith("informed uses poi")]
+    assert len(told) == 2 * 2  # protocols and splits
 
 
 def test_labels_are_transformed_as_the_dataset_says():
