@@ -76,6 +76,12 @@ class Tokens:
     mask: torch.Tensor
     vocab_size: int
 
+    def batch(self, rows: torch.Tensor, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask of some texts, no longer than the longest of them."""
+        mask = self.mask[rows]
+        longest = int(mask.sum(dim=1).max())
+        return self.ids[rows, :longest].to(device), mask[:, :longest].to(device)
+
 
 def tokenize(texts: Sequence[str], max_length: int, compact: bool) -> Tokens:
     """CLIP's tokens of texts, cut at `max_length`; the end token stays.

@@ -112,9 +112,7 @@ class UrbanCLIP:
         def loss(batch: torch.Tensor) -> torch.Tensor:
             assert self.model is not None
             losses = self.model.losses(
-                self._pixel_values(view, rows[batch.numpy()]),
-                tokens.ids[batch].to(self.device),
-                tokens.mask[batch].to(self.device),
+                self._pixel_values(view, rows[batch.numpy()]), *tokens.batch(batch, self.device)
             )
             return (
                 self.settings.contrastive_weight * losses["contrastive_loss"]

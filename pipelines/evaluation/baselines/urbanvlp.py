@@ -112,10 +112,8 @@ class UrbanVLP:
             losses = self.model.losses(
                 regions.batch(rows[batch.numpy()]),
                 TextBatch(
-                    tokens.ids[batch].to(self.device),
-                    tokens.mask[batch].to(self.device),
-                    tokens.ids[len(rows) + batch].to(self.device),
-                    tokens.mask[len(rows) + batch].to(self.device),
+                    *tokens.batch(batch, self.device),
+                    *tokens.batch(len(rows) + batch, self.device),
                     has_text[batch].to(self.device),
                 ),
             )

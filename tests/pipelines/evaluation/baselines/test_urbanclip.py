@@ -115,6 +115,9 @@ def test_tokenize_cuts_keeps_the_end_and_renumbers_what_occurs():
     assert compact.vocab_size == len(occurring)
     assert torch.equal(occurring[compact.ids], whole.ids)
     assert (compact.ids[:, 0] == compact.vocab_size - 2).all()
+    ids, mask = whole.batch(torch.tensor([2, 0]), "cpu")
+    assert ids.tolist() == whole.ids[[2, 0], :6].tolist()
+    assert mask.sum(dim=1).tolist() == [3, 6]
 
 
 def test_sentences_are_drawn_once_by_the_seed():
