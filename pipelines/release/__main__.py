@@ -1,17 +1,36 @@
-"""python -m pipelines.release convert WEIGHTS --output_dir DIR --hidden_act gelu|quick_gelu."""
+"""python -m pipelines.release convert | export: checkpoints in, other formats out."""
 
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from dataset_builders.errors import MissingExtraError
 
 from .errors import ReleaseError
 
+FORMATS = ("onnx", "int8", "openvino", "sentence_transformers")
 DESCRIPTION = """\
-Take in checkpoints of other projects.
+Take in checkpoints of other projects, give out formats of other programs.
 
   python -m pipelines.release convert RemoteCLIP-ViT-B-32.pt --hidden_act gelu --output_dir DIR
   python -m pipelines.release convert longclip-B.pt --hidden_act quick_gelu --output_dir DIR
+  python -m pipelines.release export runs/quickstart/model --output_dir DIR
+"""
+EXPORT = """\
+Write a model for other programs, and check every file against torch: OUTPUT_DIR/export.json.
+
+  python -m pipelines.release export MODEL --output_dir DIR
+  python -m pipelines.release export MODEL --output_dir DIR --formats onnx int8 --images tiles/*.jpg
+
+  onnx      vision_model and text_model, any batch, any length of text
+  int8      of them, weights of 8 bits: smaller, and faster on CPUs
+  openvino  for Intel's runtime
+  sentence_transformers   a folder for SentenceTransformer(DIR), texts and images
+
+Outputs are the projected features (for probes) and the same of unit length (for search). Needs the
+extra `export`.
 """
 CONVERT = """\
 Convert weights with OpenAI's names (open_clip's ViT, RemoteCLIP, OpenAI's CLIP, Long-CLIP) to a
@@ -52,6 +71,18 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
             type=int,
             help=f"attention heads of the {tower} tower (default: its width / 64)",
         )
+    export = commands.add_parser(
+        "export",
+        help="ONNX, int8, OpenVINO, sentence-transformers",
+        description=EXPORT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    export.add_argument("model_name_or_path", metavar="MODEL", help="folder or Hub id")
+    export.add_argument("--output_dir", required=True, help="a new folder")
+    export.add_argument(
+        "--formats", nargs="+", choices=FORMATS, default=FORMATS, help="all of them"
+    )
+    export.add_argument("--images", nargs="*", default=[], help="real pictures to check on")
     return parser.parse_args(argv)
 
 
@@ -59,8 +90,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see [`DESCRIPTION`]."""
     args = parse_arguments(argv)
     try:
-        {"convert": _convert}[args.command](args)
-    except (ReleaseError, OSError) as error:
+        {"convert": _convert, "export": _export}[args.command](args)
+    except (MissingExtraError, ReleaseError, OSError) as error:
         sys.exit(f"error: {error}")
 
 
@@ -83,6 +114,17 @@ def _convert(args: argparse.Namespace) -> None:
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} million weights, "
         f"{args.hidden_act}."
     )
+
+
+def _export(args: argparse.Namespace) -> None:
+    from .export import export
+
+    images = [Path(name) for name in args.images]
+    for one in export(args.model_name_or_path, args.output_dir, args.formats, images):
+        print(
+            f"{one.file}: cosine {one.min_cosine:.6f} at least, difference "
+            f"{one.max_difference:.1e} at most, {one.vectors} vectors of {one.on}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,291 @@
+"""Exports of a model: ONNX, OpenVINO, int8, sentence-transformers; each checked against torch.
+
+<output>/onnx/vision_model.onnx text_model.onnx            any batch, any length of text
+<output>/onnx/vision_model_int8.onnx text_model_int8.onnx  weights of 8 bits
+<output>/openvino/vision_model.xml text_model.xml
+<output>/sentence_transformers/                            SentenceTransformer(folder)
+<output>/export.json                                       what was measured of each
+"""
+
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from dataset_builders.errors import MissingExtraError
+from dataset_builders.files import write_json
+
+from .errors import ReleaseError
+from .towers import INPUTS, OUTPUTS, TEXT, VISION, make_tower, sample_inputs
+
+FORMATS = ("onnx", "int8", "openvino", "sentence_transformers")
+EXTRA = "export"
+# exact formats differ by the order of sums; int8 by its rounding
+MAX_DIFFERENCE, MIN_COSINE_INT8 = 1e-3, 0.99
+LENGTHS = (8, 77)
+Arrays = dict[str, NDArray[Any]]
+Run = Callable[[Arrays], Sequence[NDArray[Any]]]
+
+
+@dataclass(frozen=True)
+class Check:
+    """How near an export is to the model.
+
+    Attributes:
+        file: of the export, relative to the folder.
+        max_difference: of any entry of a unit vector.
+        min_cosine: of any vector to the model's.
+        vectors: compared.
+        on: what they were made of.
+    """
+
+    file: str
+    max_difference: float
+    min_cosine: float
+    vectors: int
+    on: str
+
+
+def export(
+    model_name_or_path: str,
+    output_dir: str | Path,
+    formats: Sequence[str] = FORMATS,
+    images: Sequence[Path] = (),
+) -> list[Check]:
+    """Export a model and check what came out.
+
+    Args:
+        model_name_or_path: folder or Hub id of an UrbanLN or CLIP model.
+        output_dir: see the module.
+        formats: of [`FORMATS`]; "int8" needs "onnx".
+        images: real pictures that the vision tower is checked on, beside noise.
+
+    Raises:
+        ReleaseError: no such model, an unknown format, or an export that is too far off.
+        MissingExtraError: a package of the extra is missing.
+    """
+    unknown = set(formats) - set(FORMATS)
+    if unknown:
+        raise ReleaseError(f"Formats are {', '.join(FORMATS)}; got {', '.join(sorted(unknown))}.")
+    if "int8" in formats and "onnx" not in formats:
+        raise ReleaseError("int8 is made of the ONNX export: ask for both.")
+    model, processor = _load(model_name_or_path)
+    output = Path(output_dir)
+    checks: list[Check] = []
+    for name in (VISION, TEXT):
+        samples = list(_samples(model, processor, name, images))
+        checks += _export_tower(model, name, output, formats, samples)
+    if "sentence_transformers" in formats:
+        checks.append(_export_sentence_transformers(model, processor, output))
+    processor.save_pretrained(output)
+    write_json(output / "export.json", [asdict(one) for one in checks])
+    _refuse_far(checks)
+    return checks
+
+
+def _load(name: str) -> tuple[Any, Any]:
+    import transformers
+
+    import modeling_urbanln  # noqa: F401 - registers the auto classes
+
+    try:
+        model = transformers.AutoModel.from_pretrained(name)
+        processor = transformers.AutoProcessor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ReleaseError(f"No usable model at {name!r}: {error}") from error
+    if not hasattr(model, "get_image_features"):
+        raise ReleaseError(f"{name!r} is a {type(model).__name__}: only UrbanLN and CLIP export.")
+    return model.float().eval(), processor
+
+
+def _samples(
+    model: Any, processor: Any, name: str, images: Sequence[Path]
+) -> Iterable[tuple[str, dict[str, torch.Tensor]]]:
+    most = int(model.config.text_config.max_position_embeddings)
+    for seed, batch in enumerate((1, 3)):
+        for length in (*LENGTHS, most) if name == TEXT else (1,):
+            yield "noise", sample_inputs(model, name, batch, min(length, most), seed)
+    if name == VISION and images:
+        opened = [Image.open(path).convert("RGB") for path in images]
+        pixels = processor.image_processor(images=opened, return_tensors="pt")
+        yield "images", {"pixel_values": pixels["pixel_values"]}
+
+
+def _export_tower(
+    model: Any,
+    name: str,
+    output: Path,
+    formats: Sequence[str],
+    samples: Sequence[tuple[str, dict[str, torch.Tensor]]],
+) -> list[Check]:
+    tower = make_tower(model, name)
+    graph = output / "onnx" / f"{name}.onnx"
+    if {"onnx", "openvino"} & set(formats):
+        _to_onnx(model, tower, name, graph)
+    checks = []
+    if "onnx" in formats:
+        checks.append(_check(tower, name, graph, output, samples, _onnx_runner(graph, name)))
+    if "int8" in formats:
+        small = graph.with_name(f"{name}_int8.onnx")
+        _to_int8(graph, small)
+        checks.append(_check(tower, name, small, output, samples, _onnx_runner(small, name)))
+    if "openvino" in formats:
+        path = output / "openvino" / f"{name}.xml"
+        run = _to_openvino(graph, path, name)
+        checks.append(_check(tower, name, path, output, samples, run))
+    if "onnx" not in formats:
+        graph.unlink(missing_ok=True)
+    return checks
+
+
+def _to_onnx(model: Any, tower: torch.nn.Module, name: str, path: Path) -> None:
+    try:
+        import onnxruntime  # noqa: F401 - checked before the work, not after
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(str(error.name), EXTRA) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    batch = torch.export.Dim("batch")
+    axes: dict[int, Any] = {0: batch}
+    if name == TEXT:
+        most = int(model.config.text_config.max_position_embeddings)
+        axes[1] = torch.export.Dim("length", max=most)
+    inputs = sample_inputs(model, name, 2, LENGTHS[0], 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # names of axes that the exporter merges
+        program = torch.onnx.export(
+            tower,
+            tuple(inputs.values()),
+            dynamo=True,
+            verbose=False,
+            input_names=list(INPUTS[name]),
+            output_names=list(OUTPUTS[name]),
+            dynamic_shapes=dict.fromkeys(INPUTS[name], axes),
+        )
+    if program is None:
+        raise ReleaseError("torch could not export the model to ONNX.")
+    program.save(path)
+
+
+def _to_int8(graph: Path, path: Path) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    # the first layer's convolution stays as it is: it is small, and its error goes through all
+    quantize_dynamic(
+        graph,
+        path,
+        op_types_to_quantize=["MatMul", "Gemm"],
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        extra_options={"MatMulConstBOnly": True},
+    )
+
+
+def _to_openvino(graph: Path, path: Path, name: str) -> Run:
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingExtraError("openvino", EXTRA) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    openvino.save_model(openvino.convert_model(graph), path, compress_to_fp16=False)
+    # the default may compute in 16 bits, by the processor
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def run(inputs: Arrays) -> Sequence[NDArray[Any]]:
+        found = compiled({key: inputs[key] for key in INPUTS[name]})
+        return [found[index] for index in range(len(OUTPUTS[name]))]
+
+    return run
+
+
+def _onnx_runner(path: Path, name: str) -> Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda inputs: session.run(list(OUTPUTS[name]), inputs)
+
+
+@torch.inference_mode()
+def _check(
+    tower: torch.nn.Module,
+    name: str,
+    path: Path,
+    output: Path,
+    samples: Sequence[tuple[str, dict[str, torch.Tensor]]],
+    run: Run,
+) -> Check:
+    far, near, count = 0.0, 1.0, 0
+    for _, inputs in samples:
+        expected = tower(**inputs)[1].numpy()
+        found = run({key: value.numpy() for key, value in inputs.items()})[1]
+        far = max(far, float(np.abs(found - expected).max()))
+        near = min(near, float((found * expected).sum(axis=1).min()))
+        count += len(expected)
+    on = " and ".join(dict.fromkeys(said for said, _ in samples))
+    return Check(path.relative_to(output).as_posix(), far, near, count, on)
+
+
+def _export_sentence_transformers(model: Any, processor: Any, output: Path) -> Check:
+    """A folder for SentenceTransformer: the same weights as a plain CLIP of as many positions."""
+    try:
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.base.modules import Transformer
+    except ImportError as error:
+        raise MissingExtraError("sentence-transformers", EXTRA) from error
+    from transformers import CLIPProcessor
+
+    folder = output / "sentence_transformers"
+    with tempfile.TemporaryDirectory() as plain:
+        _plain_clip(model).save_pretrained(plain)
+        CLIPProcessor(processor.image_processor, processor.tokenizer).save_pretrained(plain)
+        SentenceTransformer(modules=[Transformer(plain)], device="cpu").save(str(folder))
+    loaded = SentenceTransformer(str(folder), device="cpu")
+    texts = ["a street with trees", "a factory beside a river, " * 60]
+    image = Image.fromarray(np.arange(64 * 48 * 3, dtype=np.uint8).reshape(48, 64, 3))
+    inputs = processor(text=texts, images=[image], return_tensors="pt")
+    pixels = {"pixel_values": inputs.pop("pixel_values")}
+    with torch.inference_mode():
+        expected = torch.cat(
+            [make_tower(model, TEXT)(**inputs)[1], make_tower(model, VISION)(**pixels)[1]]
+        ).numpy()
+    encode = partial(loaded.encode, normalize_embeddings=True, show_progress_bar=False)
+    found = np.concatenate([np.asarray(encode(texts)), np.asarray(encode([image]))])
+    far = float(np.abs(found - expected).max())
+    near = float((found * expected).sum(axis=1).min())
+    return Check(folder.name, far, near, len(found), "texts and an image")
+
+
+def _plain_clip(model: Any) -> Any:
+    from transformers import CLIPConfig, CLIPModel
+
+    fields = {
+        "text_config": model.config.text_config.to_dict(),
+        "vision_config": model.config.vision_config.to_dict(),
+        "projection_dim": model.config.projection_dim,
+    }
+    fields["text_config"].pop("model_type", None)
+    clip = CLIPModel(CLIPConfig(**fields)).eval()
+    clip.load_state_dict(model.state_dict())
+    return clip
+
+
+def _refuse_far(checks: Sequence[Check]) -> None:
+    for one in checks:
+        is_int8 = one.file.endswith("_int8.onnx")
+        good = one.min_cosine >= MIN_COSINE_INT8 if is_int8 else one.max_difference < MAX_DIFFERENCE
+        if not good:
+            raise ReleaseError(
+                f"{one.file} is too far from the model: cosine {one.min_cosine:.4f}, difference "
+                f"{one.max_difference:.2g}. Do not publish it; leave its format out."
+            )
+
+
+__all__ = ["FORMATS", "Check", "export"]

@@ -1,0 +1,136 @@
+"""Exports run in other programs' runtimes and give the model's vectors."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModel, AutoProcessor
+
+import modeling_urbanln  # noqa: F401 - registers the auto classes
+from pipelines.release import export as exporting
+from pipelines.release.__main__ import FORMATS
+from pipelines.release.errors import ReleaseError
+from pipelines.release.export import Check, export
+
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+pytest.importorskip("openvino")
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_model_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    pictures = []
+    for seed in range(3):
+        pixels = np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        pictures.append(folder / f"{seed}.png")
+        Image.fromarray(pixels).save(pictures[-1])
+    return folder / "out", export(str(tiny_model_dir), folder / "out", images=pictures)
+
+
+def test_the_command_line_and_the_function_know_the_same_formats():
+    assert exporting.FORMATS == FORMATS
+
+
+def test_every_format_is_checked_against_torch(exported):
+    folder, checks = exported
+    assert {one.file for one in checks} == {
+        "onnx/vision_model.onnx",
+        "onnx/text_model.onnx",
+        "onnx/vision_model_int8.onnx",
+        "onnx/text_model_int8.onnx",
+        "openvino/vision_model.xml",
+        "openvino/text_model.xml",
+        "sentence_transformers",
+    }
+    for one in checks:
+        assert one.min_cosine > (0.99 if "int8" in one.file else 0.999999)
+        if "int8" not in one.file:
+            assert one.max_difference < 1e-4
+    written = json.loads((folder / "export.json").read_text())
+    assert [one["file"] for one in written] == [one.file for one in checks]
+    by_file = {one.file: one for one in checks}
+    assert by_file["onnx/vision_model.onnx"].on == "noise and images"
+    assert by_file["onnx/vision_model.onnx"].vectors == 1 + 3 + 3
+
+
+def test_onnx_takes_any_batch_and_any_length(exported, tiny_model_dir):
+    folder, _ = exported
+    model = AutoModel.from_pretrained(tiny_model_dir).eval()
+    processor = AutoProcessor.from_pretrained(tiny_model_dir)
+    session = onnxruntime.InferenceSession(str(folder / "onnx" / "text_model.onnx"))
+    for texts in (["a"], ["a street", "a factory beside a river"], ["tree " * 300] * 5):
+        inputs = processor(text=texts, return_tensors="pt")
+        with torch.no_grad():
+            expected = model(**inputs).text_embeds.numpy()
+        found = session.run(["text_embeds"], {k: v.numpy() for k, v in inputs.items()})[0]
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_an_export_needs_none_of_this_project(exported, tmp_path):
+    folder, _ = exported
+    code = (
+        "import sys, onnxruntime, numpy as np\n"
+        f"s = onnxruntime.InferenceSession({str(folder / 'onnx' / 'vision_model_int8.onnx')!r})\n"
+        "x = np.zeros((2, 3, 30, 30), np.float32)\n"
+        "assert s.run(['image_embeds'], {'pixel_values': x})[0].shape == (2, 16)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-I", "-c", code], check=True, cwd=tmp_path)
+
+
+def test_sentence_transformers_loads_texts_and_images(exported, tiny_model_dir):
+    from sentence_transformers import SentenceTransformer
+
+    folder, _ = exported
+    loaded = SentenceTransformer(str(folder / "sentence_transformers"), device="cpu")
+    model = AutoModel.from_pretrained(tiny_model_dir).eval()
+    processor = AutoProcessor.from_pretrained(tiny_model_dir)
+    image = Image.new("RGB", (50, 40), "green")
+    inputs = processor(text=["a long caption " * 40], images=[image], return_tensors="pt")
+    with torch.no_grad():
+        expected = model(**inputs)
+    text = loaded.encode(["a long caption " * 40], normalize_embeddings=True)
+    np.testing.assert_allclose(text, expected.text_embeds.numpy(), atol=1e-4)
+    picture = loaded.encode([image], normalize_embeddings=True)
+    np.testing.assert_allclose(picture, expected.image_embeds.numpy(), atol=1e-4)
+    assert loaded.max_seq_length == 248
+
+
+def test_int8_is_smaller_where_weights_are_many(exported):
+    folder, _ = exported
+    size = {p.name: p.stat().st_size for p in (folder / "onnx").iterdir()}
+    assert size["vision_model_int8.onnx"] < size["vision_model.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("formats", "message"), [(["onxx"], "Formats are"), (["int8"], "made of the ONNX export")]
+)
+def test_wrong_formats_are_told(tiny_model_dir, tmp_path, formats, message):
+    with pytest.raises(ReleaseError, match=message):
+        export(str(tiny_model_dir), tmp_path, formats)
+
+
+def test_what_is_no_model_is_told(tmp_path):
+    with pytest.raises(ReleaseError, match="No usable model"):
+        export(str(tmp_path), tmp_path / "out")
+
+
+def test_an_export_that_is_far_off_is_refused():
+    exact = Check("onnx/text_model.onnx", 1e-2, 0.999, 3, "noise")
+    with pytest.raises(ReleaseError, match="too far from the model"):
+        exporting._refuse_far([exact])
+    exporting._refuse_far([Check("onnx/text_model_int8.onnx", 1e-2, 0.995, 3, "noise")])
+    with pytest.raises(ReleaseError, match="too far"):
+        exporting._refuse_far([Check("onnx/text_model_int8.onnx", 1e-2, 0.98, 3, "noise")])
+
+
+def test_openvino_alone_leaves_no_onnx(tiny_model_dir, tmp_path):
+    export(str(tiny_model_dir), tmp_path, ["openvino"])
+    assert not list(Path(tmp_path).rglob("*.onnx"))
+    assert (tmp_path / "openvino" / "text_model.xml").exists()
