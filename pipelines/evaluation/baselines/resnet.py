@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dataset_builders.files import digest
 
 from .base import Provenance, RegionData
+from .image_text import checkpoint_fingerprint
 from .trunk import Trunk, TrunkSettings, encode_regions
 
 
@@ -33,7 +34,8 @@ class ResNet18:
         drawn = settings.model_name_or_path is None
         self.settings, self.seed, self.device = settings, seed, device
         self.name = "resnet18-random-weights" if drawn else "resnet18"
-        self.fingerprint = digest("resnet-1", asdict(settings), seed if drawn else 0)
+        weights = seed if drawn else checkpoint_fingerprint(settings.model_name_or_path)
+        self.fingerprint = digest("resnet-1", asdict(settings), weights)
         differs = ["Street views are seen as well, averaged by region."]
         if drawn:
             differs.append("Random weights, which have learnt nothing, in place of ImageNet's.")
@@ -55,7 +57,7 @@ class ResNet18:
             InputError: there is no such checkpoint.
         """
         if self._trunk is None:
-            with torch.random.fork_rng():
+            with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
                 self._trunk = Trunk(self.settings).to(self.device)
         size = self.settings.image_size

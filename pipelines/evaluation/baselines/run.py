@@ -19,7 +19,7 @@ from dataset_builders.schema import VIEWS
 
 from ..embedding_tables import read_metadata, write_embeddings
 from ..errors import InputError
-from .base import FUSED, RegionData, RegionEncoder
+from .base import RegionData, RegionEncoder
 from .data import load_region_data
 from .registry import build, read_settings
 
@@ -113,29 +113,24 @@ def _write(
             f"{metadata['label']} gave no vector: {data.city} has no image it could see, only "
             f"{', '.join(sorted(data.views)) or 'no view at all'}."
         )
-    num_regions = len(data.region_ids)
-    dim = next(iter(vectors.values())).shape[1]
-    counts, columns = {}, {}
-    for view in VIEWS:
-        counts[view] = np.zeros(num_regions, dtype=np.int64)
-        columns[view] = vectors.get(view, np.zeros((num_regions, dim), dtype=np.float32))
-        if view in vectors:
-            counts[view] = np.bincount(data.views[view].region, minlength=num_regions)
-            # a region with images has a vector, and none without has one
-            missing = ~np.isfinite(vectors[view]).all(axis=1)
-            if not np.array_equal(missing, counts[view] == 0):
-                raise InputError(
-                    f"{metadata['label']} gave {int(missing.sum())} regions no {view} vector, "
-                    f"where {int((counts[view] == 0).sum())} have no image: has training diverged?"
-                )
-    if FUSED in vectors:
-        columns[FUSED] = vectors[FUSED]
-    metadata["dim"] = dim
-    metadata["images"] = {view: int(counts[view].sum()) for view in VIEWS}
+    counts = {
+        view: np.bincount(data.views[view].region, minlength=len(data.region_ids))
+        for view in sorted(set(vectors) & set(VIEWS))
+    }
+    for view, count in counts.items():
+        # a region with images has a vector, and none without has one
+        missing = ~np.isfinite(vectors[view]).all(axis=1)
+        if not np.array_equal(missing, count == 0):
+            raise InputError(
+                f"{metadata['label']} gave {int(missing.sum())} regions no {view} vector, where "
+                f"{int((count == 0).sum())} have no image: has training diverged?"
+            )
+    metadata["dim"] = next(iter(vectors.values())).shape[1]
+    metadata["images"] = {view: int(count.sum()) for view, count in counts.items()}
     metadata["regions_without"] = {
         view: int((~np.isfinite(vectors[view]).all(axis=1)).sum()) for view in sorted(vectors)
     }
-    write_embeddings(path, data.region_ids, counts, columns, metadata)
+    write_embeddings(path, data.region_ids, counts, vectors, metadata)
 
 
 def _summary(path: Path, vectors: dict[str, NDArray[np.float32]], metadata: dict[str, Any]) -> str:

@@ -87,8 +87,9 @@ def _drawn(settings: TrunkSettings) -> ResNetModel:
 
 def _pretrained(settings: TrunkSettings) -> ResNetModel:
     name = settings.model_name_or_path
+    loader: Any = ResNetModel.from_pretrained  # the library types it as giving the model alone
     try:
-        model, report = ResNetModel.from_pretrained(name, output_loading_info=True)
+        model, report = loader(name, output_loading_info=True)
     except (OSError, ValueError) as error:
         raise InputError(
             f"No ResNet at {name!r} (model_name_or_path of the recipe): {error} Without a network, "

@@ -18,7 +18,7 @@ PROBE = ["probe", "--embeddings", "e", *EMBED[1:]]
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["embeds"], "Unknown command 'embeds'; known are embed, probe, report"),
+        (["embeds"], "Unknown command 'embeds'; known are embed, baseline, "),
         (EMBED[:-2], "--output_dir is missing"),
         (EMBED, "Give either --model_name_or_path"),
         ([*EMBED, "--encoder", "colour_texture", "--model_name_or_path", "m"], "Give either"),

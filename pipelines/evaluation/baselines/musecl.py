@@ -1,0 +1,301 @@
+"""MuseCL: one network for each view, and attention that brings the two together.
+
+Yong and Zhou, "MuseCL: Predicting Urban Socioeconomic Indicators via Multi-Semantic Contrastive
+Learning" (IJCAI 2024, https://arxiv.org/abs/2407.09523); code at XixianYong/MuseCL. Both networks
+learn from triplets at margin 5: the positive of a satellite image is of the region with the most
+alike points of interest, that of a street view of the one with the most alike trips. Additive
+attention over the two vectors then learns to tell the points of interest.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional as F
+
+from dataset_builders.files import digest
+
+from ..errors import InputError
+from .base import FUSED, Provenance, RegionData, Use
+from .image_text import checkpoint_fingerprint
+from .sampling import Images, Rows, Shuffled, most_alike, view_of
+from .training import num_steps, train, turn_and_flip
+from .trunk import Trunk, TrunkSettings, encode_regions, pixel_values
+
+VIEWS = ("satellite", "street_view")
+
+
+@dataclass(frozen=True)
+class Settings(TrunkSettings):
+    """Of [`MuseCL`]; what is not here is in [`TrunkSettings`].
+
+    Attributes:
+        street_view_positives: "mobility", as published, or "poi" for a city without trips.
+        dim: of a vector.
+        margin: of the triplets, in units of distance.
+        learning_rate: of Adam (amsgrad).
+        decay_every: epochs after which the rate is multiplied by `decay`.
+        decay: see above.
+        num_triplets: of an epoch.
+        satellite_epochs: of the satellite network.
+        satellite_batch_size: triplets.
+        street_view_epochs: of the street view network.
+        street_view_batch_size: triplets.
+        attention_dim: inner width of the attention.
+        fusion_epochs: of the attention.
+        fusion_batch_size: regions.
+    """
+
+    street_view_positives: Literal["mobility", "poi"] = "mobility"
+    dim: int = 128
+    margin: float = 5.0
+    learning_rate: float = 5e-4
+    decay_every: int = 10
+    decay: float = 0.7
+    num_triplets: int = 1000
+    satellite_epochs: int = 8
+    satellite_batch_size: int = 32
+    street_view_epochs: int = 8
+    street_view_batch_size: int = 32
+    attention_dim: int = 64
+    fusion_epochs: int = 50
+    fusion_batch_size: int = 16
+
+
+class ViewNetwork(nn.Module):
+    """A ResNet whose last layer gives a vector of the common length."""
+
+    def __init__(self, settings: Settings):
+        super().__init__()
+        self.trunk = Trunk(settings)
+        self.head = nn.Linear(self.trunk.dim, settings.dim)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """`(B, 3, S, S)` to `(B, dim)`."""
+        return self.head(self.trunk(values))
+
+
+class Fusion(nn.Module):
+    """Additive attention over the vectors of the views that a region has.
+
+    Args:
+        dim: of a vector.
+        attention_dim: inner width.
+        num_targets: categories of points that the fused vector has to tell.
+    """
+
+    def __init__(self, dim: int, attention_dim: int, num_targets: int):
+        super().__init__()
+        self.inner = nn.Linear(dim, attention_dim)
+        self.weight = nn.Linear(attention_dim, 1, bias=False)
+        self.head = nn.Linear(dim, num_targets)
+
+    def fuse(self, vectors: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        """`(B, views, dim)` and `(B, views)` bool, one true a row, to `(B, dim)`."""
+        scores = self.weight(torch.tanh(self.inner(vectors))).squeeze(2)
+        shares = scores.masked_fill(~present, -torch.inf).softmax(dim=1)
+        return (shares[:, :, None] * vectors).sum(dim=1)
+
+    def forward(self, vectors: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        """Points of interest as the fused vectors tell them, `(B, num_targets)`."""
+        return self.head(self.fuse(vectors, present))
+
+
+class MuseCL:
+    """Two triplet networks and their fusion; a region is one vector of both views.
+
+    Args:
+        settings: see [`Settings`].
+        seed: of weights, triplets and turns.
+        device: where it trains.
+
+    Attributes:
+        losses: of every training step: "satellite", "street_view", "fusion".
+    """
+
+    def __init__(self, settings: Settings, seed: int, device: str):
+        self.settings, self.seed, self.device = settings, seed, device
+        with_trips = settings.street_view_positives == "mobility"
+        self.name = "musecl" if with_trips else "musecl-nomob"
+        weights = checkpoint_fingerprint(settings.model_name_or_path)
+        self.fingerprint = digest("musecl-1", asdict(settings), weights, seed)
+        uses: frozenset[Use] = frozenset({"satellite", "street_view", "poi"})
+        self.provenance = Provenance(
+            source="Yong and Zhou 2024 (arXiv 2407.09523); XixianYong/MuseCL",
+            differs=_differences(settings),
+            uses=uses | {"mobility"} if with_trips else uses,
+            pretrained=settings.model_name_or_path,
+        )
+        self.losses: dict[str, list[float]] = {}
+        self._networks: dict[str, ViewNetwork] = {}
+        self._fusion: Fusion | None = None
+
+    def fit(self, data: RegionData) -> None:
+        """Train the network of each view, then the fusion on their vectors.
+
+        Raises:
+            InputError: a view, the points or the trips are missing, or there is no such
+                checkpoint.
+        """
+        poi = self._poi(data)
+        likeness = {"satellite": poi, "street_view": self._street_view_likeness(data, poi)}
+        self.losses, self._networks = {}, {}
+        for view in VIEWS:
+            self._networks[view] = self._train_view(data, view, likeness[view])
+        vectors, present = self._stack(data)
+        rows = np.flatnonzero(present.any(axis=1))
+        self._fusion = self._train_fusion(vectors, present, poi, rows)
+
+    def encode(self, data: RegionData) -> dict[str, NDArray[np.float32]]:
+        """Fused vectors; of a region with one view, its vector of that one.
+
+        Raises:
+            InputError: not fitted, or the city lacks a view.
+        """
+        if self._fusion is None:
+            raise InputError(f"{self.name} has learnt nothing yet: call fit first.")
+        vectors, present = self._stack(data)
+        rows = present.any(axis=1)
+        fused = np.full((len(vectors), self.settings.dim), np.nan, dtype=np.float32)
+        with torch.inference_mode():
+            of_rows = torch.from_numpy(vectors[rows]).to(self.device)
+            which = torch.from_numpy(present[rows]).to(self.device)
+            fused[rows] = self._fusion.fuse(of_rows, which).cpu().numpy()
+        return {FUSED: fused}
+
+    def _poi(self, data: RegionData) -> NDArray[np.float64]:
+        """ln(1 + count) of each category, standardised over regions."""
+        if data.poi is None:
+            raise InputError(
+                f"{self.name} needs counts of points of interest (columns poi_<category> of the "
+                f"regions), and {data.city} has none."
+            )
+        logs = np.log1p(data.poi)
+        return (logs - logs.mean(axis=0)) / np.maximum(logs.std(axis=0), 1e-9)
+
+    def _street_view_likeness(
+        self, data: RegionData, poi: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        if self.settings.street_view_positives == "poi":
+            return poi
+        if data.mobility is None:
+            raise InputError(
+                f"{self.name} needs trips between regions, and {data.city} has none. "
+                "--system musecl-nomob takes its points of interest instead."
+            )
+        # unit vectors: the nearest one is that of the largest cosine
+        trips = np.concatenate([data.mobility, data.mobility.T], axis=1)
+        return trips / np.maximum(np.linalg.norm(trips, axis=1, keepdims=True), 1e-9)
+
+    def _train_view(
+        self, data: RegionData, name: str, likeness: NDArray[np.float64]
+    ) -> ViewNetwork:
+        settings = self.settings
+        view = view_of(data, name, self.name)
+        images = Images(view, len(data.region_ids))
+        if len(images.regions) < 3:
+            raise InputError(
+                f"{self.name} learns from triplets of regions, and {data.city} has "
+                f"{len(images.regions)} with an image of {name}."
+            )
+        rng = np.random.default_rng([self.seed, VIEWS.index(name)])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed + VIEWS.index(name))
+            network = ViewNetwork(settings).to(self.device)
+        sizes = {"satellite": settings.satellite_batch_size}
+        batch_size = sizes.get(name, settings.street_view_batch_size)
+        epochs = settings.satellite_epochs if name == "satellite" else settings.street_view_epochs
+        anchors = Shuffled(images.regions, batch_size, rng)
+
+        def loss(step: int) -> torch.Tensor:
+            anchor = anchors.take()
+            positive = most_alike(likeness, images.regions, rng, of=anchor)
+            negative = draw_others(images.regions, anchor, positive, rng)
+            rows = images.draw(np.concatenate([anchor, positive, negative]), rng)
+            values = pixel_values(view.pixels[rows], settings.image_size, torch.device(self.device))
+            if name == "satellite":  # a street view has an up and a down
+                values = turn_and_flip(values, rng)
+            first, near, far = network(values).chunk(3)
+            return F.triplet_margin_loss(first, near, far, margin=settings.margin)
+
+        optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, amsgrad=True)
+        steps_an_epoch = num_steps(settings.num_triplets, 1, batch_size)
+        scheduler = torch.optim.lr_scheduler.StepLR(
+            optimizer, settings.decay_every * steps_an_epoch, settings.decay
+        )
+        bar = f"{self.name} ({name})"
+        self.losses[name] = train(network, loss, optimizer, epochs * steps_an_epoch, bar, scheduler)
+        return network
+
+    def _stack(self, data: RegionData) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Vectors `(N, views, dim)`, 0 where there is none, and `(N, views)` where there is."""
+        size = self.settings.image_size
+        for view in VIEWS:
+            view_of(data, view, self.name)
+        stacked = np.stack(
+            [encode_regions(self._networks[view], data, view, size) for view in VIEWS], axis=1
+        )
+        present = np.asarray(np.isfinite(stacked).all(axis=2))
+        return np.nan_to_num(stacked), present
+
+    def _train_fusion(
+        self,
+        vectors: NDArray[np.float32],
+        present: NDArray[np.bool_],
+        poi: NDArray[np.float64],
+        rows: Rows,
+    ) -> Fusion:
+        settings = self.settings
+        rng = np.random.default_rng([self.seed, len(VIEWS)])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            fusion = Fusion(settings.dim, settings.attention_dim, poi.shape[1]).to(self.device)
+        inputs = torch.from_numpy(vectors).to(self.device)
+        which = torch.from_numpy(present).to(self.device)
+        targets = torch.from_numpy(poi.astype(np.float32)).to(self.device)
+        batches = Shuffled(rows, settings.fusion_batch_size, rng)
+
+        def loss(step: int) -> torch.Tensor:
+            batch = torch.from_numpy(batches.take()).to(self.device)
+            return F.mse_loss(fusion(inputs[batch], which[batch]), targets[batch])
+
+        optimizer = torch.optim.Adam(fusion.parameters(), lr=settings.learning_rate, amsgrad=True)
+        steps = num_steps(len(rows), settings.fusion_epochs, settings.fusion_batch_size)
+        bar = f"{self.name} (fusion)"
+        self.losses["fusion"] = train(fusion, loss, optimizer, steps, bar)
+        return fusion
+
+
+def draw_others(candidates: Rows, anchors: Rows, positives: Rows, rng: np.random.Generator) -> Rows:
+    """A region for each that is neither the anchor nor its positive; three candidates at least."""
+    drawn = rng.choice(candidates, len(anchors))
+    while (same := (drawn == anchors) | (drawn == positives)).any():
+        drawn[same] = rng.choice(candidates, int(same.sum()))
+    return drawn
+
+
+def _differences(settings: Settings) -> tuple[str, ...]:
+    differs = [
+        "A ResNet for street views too, in place of InceptionV3, and pixels normalised as ImageNet "
+        "is.",
+        "Points of interest are ln(1 + count) by category, standardised, in place of the mean of "
+        "word2vec vectors; the most alike region is the nearest by them.",
+        "Triplets are drawn anew at every step, and each tile is turned by itself.",
+    ]
+    if settings.street_view_positives == "poi":
+        differs.append(
+            "A variant without mobility: positives of street views are by points of interest too."
+        )
+    if settings.fusion_batch_size > 1:
+        differs.append(
+            f"The fusion learns from {settings.fusion_batch_size} regions a step, not from one."
+        )
+    return tuple(differs)
+
+
+SYSTEM = MuseCL
+
+__all__ = ["SYSTEM", "Fusion", "MuseCL", "Settings", "ViewNetwork", "draw_others"]

@@ -1,0 +1,259 @@
+"""PG-SimCLR: contrastive learning whose positives come from points of interest and from the map.
+
+Xi et al., "Beyond the First Law of Geography: Learning Representations of Satellite Imagery by
+Leveraging Point-of-Interests" (WWW 2022); code at axin1301/satellite-imagery-POI (MIT): NT-Xent at
+temperature 0.5 on a projection 512-512-64 without bias, Adam at 3e-4, crops and mirror images. Two
+networks are trained apart, one for each kind of positive.
+"""
+
+import copy
+from dataclasses import asdict, dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional as F
+
+from dataset_builders.files import digest
+
+from ..errors import InputError
+from .base import Provenance, RegionData, Use, View
+from .image_text import checkpoint_fingerprint
+from .sampling import Images, Neighbourhood, Rows, Shuffled, most_alike, view_of
+from .training import crop_and_flip, num_steps, train
+from .trunk import Trunk, TrunkSettings, encode_regions, pixel_values
+
+Positive = Literal["poi", "adjacency"]
+
+
+@dataclass(frozen=True)
+class Settings(TrunkSettings):
+    """Of [`PGSimCLR`]; what is not here is in [`TrunkSettings`].
+
+    Attributes:
+        view: whose images it learns from.
+        positives: "poi", the region with the most alike counts of points; "adjacency", a
+            neighbour. A network for each; a vector is theirs one after the other.
+        temperature: of NT-Xent.
+        projection_dim: length of the vectors that are compared.
+        learning_rate: of Adam.
+        batch_size: pairs.
+        simclr_epochs: passes over the regions in which the positive is the image itself, before
+            the networks part.
+        epochs: passes of each network after that.
+    """
+
+    view: Literal["satellite", "street_view"] = "satellite"
+    positives: tuple[Positive, ...] = ("poi", "adjacency")
+    temperature: float = 0.5
+    projection_dim: int = 64
+    learning_rate: float = 3e-4
+    batch_size: int = 128
+    simclr_epochs: int = 10
+    epochs: int = 20
+
+    def __post_init__(self) -> None:
+        """Refuse what names no network, or one twice."""
+        super().__post_init__()
+        if not self.positives or len(set(self.positives)) < len(self.positives):
+            raise InputError(
+                f"positives takes some of {', '.join(get_args(Positive))}, each once; got "
+                f"{self.positives}."
+            )
+
+
+class Contrasted(nn.Module):
+    """A trunk with the projection that is contrasted and then thrown away."""
+
+    def __init__(self, settings: Settings):
+        super().__init__()
+        self.trunk = Trunk(settings)
+        dim = self.trunk.dim
+        self.projection = nn.Sequential(
+            nn.Linear(dim, dim, bias=False),
+            nn.ReLU(),
+            nn.Linear(dim, settings.projection_dim, bias=False),
+        )
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """`(B, 3, S, S)` to `(B, projection_dim)`."""
+        return self.projection(self.trunk(values))
+
+
+class PGSimCLR:
+    """One network for each kind of positive; a region is their pooled features side by side.
+
+    Args:
+        settings: see [`Settings`].
+        seed: of weights, pairs and crops.
+        device: where it trains.
+
+    Attributes:
+        losses: of every training step, one list a stage.
+    """
+
+    def __init__(self, settings: Settings, seed: int, device: str):
+        self.settings, self.seed, self.device = settings, seed, device
+        self.name = _name(settings)
+        weights = checkpoint_fingerprint(settings.model_name_or_path)
+        self.fingerprint = digest("pg-simclr-1", asdict(settings), weights, seed)
+        sees: dict[Positive, Use] = {"poi": "poi", "adjacency": "coordinates"}
+        self.provenance = Provenance(
+            source="Xi et al. 2022 (WWW), section 4; axin1301/satellite-imagery-POI",
+            differs=_differences(settings),
+            uses=frozenset({settings.view, *(sees[positive] for positive in settings.positives)}),
+            pretrained=settings.model_name_or_path,
+        )
+        self.losses: dict[str, list[float]] = {}
+        self._trunks: list[Trunk] = []
+
+    def fit(self, data: RegionData) -> None:
+        """Train plain SimCLR, then from there a network for each kind of positive.
+
+        Raises:
+            InputError: no counts of points, fewer than two regions with an image, or no such
+                checkpoint.
+        """
+        view = view_of(data, self.settings.view, self.name)
+        images = Images(view, len(data.region_ids))
+        self._check(data, images)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            start = Contrasted(self.settings).to(self.device)
+        self.losses, self._trunks = {}, []
+        self._train(start, view, images, data, "image", self.settings.simclr_epochs)
+        for positive in self.settings.positives:
+            network = copy.deepcopy(start)
+            self._train(network, view, images, data, positive, self.settings.epochs)
+            self._trunks.append(network.trunk)
+
+    def encode(self, data: RegionData) -> dict[str, NDArray[np.float32]]:
+        """Mean pooled features of a region's images, of each network.
+
+        Raises:
+            InputError: not fitted, or the city has no image of the view.
+        """
+        if not self._trunks:
+            raise InputError(f"{self.name} has learnt nothing yet: call fit first.")
+        view = self.settings.view
+        view_of(data, view, self.name)
+        size = self.settings.image_size
+        vectors = [encode_regions(trunk, data, view, size) for trunk in self._trunks]
+        return {view: np.concatenate(vectors, axis=1)}
+
+    def _check(self, data: RegionData, images: Images) -> None:
+        if "poi" in self.settings.positives and data.poi is None:
+            raise InputError(
+                f"{self.name} needs counts of points of interest (columns poi_<category> of the "
+                f"regions), and {data.city} has none. --system simclr-adjacency does without."
+            )
+        if len(images.regions) < 2:
+            raise InputError(
+                f"{self.name} learns from pairs of regions, and {data.city} has "
+                f"{len(images.regions)} with an image of {self.settings.view}."
+            )
+
+    def _train(
+        self,
+        network: Contrasted,
+        view: View,
+        images: Images,
+        data: RegionData,
+        positive: str,
+        epochs: int,
+    ) -> None:
+        settings = self.settings
+        if not epochs:
+            return
+        rng = np.random.default_rng([self.seed, ["image", *get_args(Positive)].index(positive)])
+        pairs = _Pairs(data, images, positive, rng)
+        anchors = Shuffled(pairs.regions, settings.batch_size, rng)
+
+        def loss(step: int) -> torch.Tensor:
+            anchor = anchors.take()
+            rows = images.draw(anchor, rng)
+            others = rows if positive == "image" else images.draw(pairs.of(anchor), rng)
+            pixels = view.pixels[np.concatenate([rows, others])]
+            values = pixel_values(pixels, settings.image_size, torch.device(self.device))
+            first, second = network(crop_and_flip(values, rng)).chunk(2)
+            return nt_xent(first, second, settings.temperature)
+
+        optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+        steps = num_steps(len(pairs.regions), epochs, settings.batch_size)
+        bar = f"{self.name} ({positive})"
+        self.losses[positive] = train(network, loss, optimizer, steps, bar)
+
+
+class _Pairs:
+    """The region that is the positive of another."""
+
+    def __init__(self, data: RegionData, images: Images, positive: str, rng: np.random.Generator):
+        self.regions = images.regions
+        self._data, self._positive, self._rng = data, positive, rng
+        if positive == "adjacency":
+            self._place = Neighbourhood(data, images.regions)
+            self.regions = self._place.candidates
+            if len(self.regions) < 2:
+                raise InputError(f"Fewer than two regions of {data.city} have a place.")
+
+    def of(self, anchors: Rows) -> Rows:
+        if self._positive == "adjacency":
+            return self._place.near(anchors, self._rng)
+        assert self._data.poi is not None
+        return most_alike(self._data.poi, self.regions, self._rng, of=anchors)
+
+
+def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Normalised temperature-scaled cross-entropy (Chen et al. 2020, equation 1).
+
+    Each of the 2B vectors has to find its partner among the 2B - 1 others by cosine.
+
+    Args:
+        first: `(B, D)`.
+        second: `(B, D)`, partners in the same order.
+        temperature: cosines are divided by it.
+
+    Returns:
+        The mean over 2B.
+    """
+    vectors = F.normalize(torch.cat([first, second]), dim=1)
+    logits = vectors @ vectors.T / temperature
+    logits.fill_diagonal_(-torch.inf)
+    partners = torch.arange(len(vectors), device=vectors.device).roll(len(first))
+    return F.cross_entropy(logits, partners)
+
+
+def _name(settings: Settings) -> str:
+    if set(settings.positives) == set(get_args(Positive)):
+        name = "pg-simclr"
+    else:
+        name = f"simclr-{settings.positives[0]}"
+    return name + ("-street-view" if settings.view == "street_view" else "")
+
+
+def _differences(settings: Settings) -> tuple[str, ...]:
+    differs = [
+        "Plain SimCLR on the same city comes first, where the published checkpoint to start from "
+        "is not public."
+        if settings.simclr_epochs
+        else "It starts without SimCLR: the published checkpoint to start from is not public.",
+    ]
+    if len(settings.positives) > 1:
+        differs.append(
+            "The two features are put side by side; the public probe weighs them by attention that "
+            "it learns from the labels."
+        )
+    else:
+        differs.append(f"A variant: one network, with positives by {settings.positives[0]}.")
+    if "poi" in settings.positives:
+        differs.append("Counts are those of the dataset's own categories.")
+    if settings.view == "street_view":
+        differs.append("Street views in place of satellite images.")
+    return tuple(differs)
+
+
+SYSTEM = PGSimCLR
+
+__all__ = ["SYSTEM", "Contrasted", "PGSimCLR", "Settings", "nt_xent"]

@@ -1,0 +1,159 @@
+"""Tile2Vec: near tiles alike, far tiles not (Jean et al., AAAI 2019).
+
+https://arxiv.org/abs/1805.02855, equation 1; code at ermongroup/tile2vec (MIT), whose second
+example gives the hyper-parameters: triplet loss of margin 10 plus 0.01 times the norms.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from dataset_builders.files import digest
+
+from ..errors import InputError
+from .base import Provenance, RegionData
+from .image_text import checkpoint_fingerprint
+from .sampling import Images, Neighbourhood, Shuffled, view_of
+from .training import num_steps, train, turn_and_flip
+from .trunk import Trunk, TrunkSettings, encode_regions, pixel_values
+
+
+@dataclass(frozen=True)
+class Settings(TrunkSettings):
+    """Of [`Tile2Vec`]; what is not here is in [`TrunkSettings`].
+
+    Attributes:
+        view: whose images it learns from.
+        margin: of the triplet loss, in units of distance.
+        l2: weight of the vectors' norms.
+        far_rings: far regions lie beyond this ring of cells.
+        learning_rate: of Adam.
+        betas: of Adam.
+        batch_size: triplets.
+        epochs: passes in which every region is the anchor once.
+    """
+
+    view: Literal["satellite", "street_view"] = "satellite"
+    margin: float = 10.0
+    l2: float = 0.01
+    far_rings: int = 3
+    learning_rate: float = 1e-3
+    betas: tuple[float, float] = (0.5, 0.999)
+    batch_size: int = 50
+    epochs: int = 20
+
+
+class Tile2Vec:
+    """A ResNet that learns from the map: what lies side by side looks alike.
+
+    Args:
+        settings: see [`Settings`].
+        seed: of weights, triplets and turns.
+        device: where it trains.
+
+    Attributes:
+        losses: of every training step.
+    """
+
+    def __init__(self, settings: Settings, seed: int, device: str):
+        self.settings, self.seed, self.device = settings, seed, device
+        of_streets = settings.view == "street_view"
+        self.name = "tile2vec-street-view" if of_streets else "tile2vec"
+        weights = checkpoint_fingerprint(settings.model_name_or_path)
+        self.fingerprint = digest("tile2vec-1", asdict(settings), weights, seed)
+        self.provenance = Provenance(
+            source="Jean et al. 2019 (arXiv 1805.02855), equation 1; example 2 of "
+            "ermongroup/tile2vec",
+            differs=_differences(settings),
+            uses=frozenset({settings.view, "coordinates"}),
+            pretrained=settings.model_name_or_path,
+        )
+        self.losses: list[float] = []
+        self._trunk: Trunk | None = None
+
+    def fit(self, data: RegionData) -> None:
+        """Train on triplets of regions of one city.
+
+        Raises:
+            InputError: fewer than three regions with an image and a place, or no such checkpoint.
+        """
+        settings = self.settings
+        view = view_of(data, settings.view, self.name)
+        rng = np.random.default_rng(self.seed)
+        images = Images(view, len(data.region_ids))
+        place = Neighbourhood(data, images.regions, settings.far_rings)
+        if len(place.candidates) < 3:
+            raise InputError(
+                f"{self.name} learns from triplets of regions, and {data.city} has "
+                f"{len(place.candidates)} with an image of {settings.view} and a place."
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            trunk = Trunk(settings).to(self.device)
+        anchors = Shuffled(place.candidates, settings.batch_size, rng)
+
+        def loss(step: int) -> torch.Tensor:
+            anchor = anchors.take()
+            regions = np.concatenate([anchor, place.near(anchor, rng), place.far(anchor, rng)])
+            pixels = view.pixels[images.draw(regions, rng)]
+            values = pixel_values(pixels, settings.image_size, torch.device(self.device))
+            vectors, near, far = trunk(turn_and_flip(values, rng)).chunk(3)
+            return triplet_loss(vectors, near, far, settings.margin, settings.l2)
+
+        optimizer = torch.optim.Adam(
+            trunk.parameters(), lr=settings.learning_rate, betas=settings.betas
+        )
+        steps = num_steps(len(place.candidates), settings.epochs, settings.batch_size)
+        self.losses = train(trunk, loss, optimizer, steps, self.name)
+        self._trunk = trunk
+
+    def encode(self, data: RegionData) -> dict[str, NDArray[np.float32]]:
+        """Mean vector of a region's images.
+
+        Raises:
+            InputError: not fitted, or the city has no image of the view.
+        """
+        if self._trunk is None:
+            raise InputError(f"{self.name} has learnt nothing yet: call fit first.")
+        view = self.settings.view
+        view_of(data, view, self.name)
+        return {view: encode_regions(self._trunk, data, view, self.settings.image_size)}
+
+
+def triplet_loss(
+    anchor: torch.Tensor, near: torch.Tensor, far: torch.Tensor, margin: float, l2: float
+) -> torch.Tensor:
+    """Equation 1, mean over triplets, plus the penalty of the norms.
+
+    Args:
+        anchor: `(B, D)`.
+        near: `(B, D)`.
+        far: `(B, D)`.
+        margin: by which far ones have to be farther.
+        l2: weight of the mean of |anchor| + |near| + |far|.
+    """
+    norms = sum(vectors.norm(dim=1).mean() for vectors in (anchor, near, far))
+    return F.triplet_margin_loss(anchor, near, far, margin=margin) + l2 * norms
+
+
+def _differences(settings: Settings) -> tuple[str, ...]:
+    differs = [
+        "Tiles are the regions themselves: near are the eight neighbours, far are those beyond "
+        f"ring {settings.far_rings}, where the published tiles are cut from one mosaic.",
+        "An ordinary ResNet with global pooling in place of TileNet, whose pooling of 4 x 4 cells "
+        "gives longer vectors for larger images.",
+        "The penalty is of each vector's norm, mean over triplets, where the public code takes the "
+        "norm of the batch as a whole.",
+    ]
+    if settings.view == "street_view":
+        differs.append("Street views in place of satellite images.")
+    return tuple(differs)
+
+
+SYSTEM = Tile2Vec
+
+__all__ = ["SYSTEM", "Settings", "Tile2Vec", "triplet_loss"]
