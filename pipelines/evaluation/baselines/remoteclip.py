@@ -16,6 +16,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 from dataset_builders.files import digest
 
 from ..encoders import ModelEncoder, load_model_encoder
+from ..errors import InputError
 from .base import Provenance, RegionData, View
 from .image_text import checkpoint_fingerprint
 from .pooling import mean_by_region
@@ -30,7 +31,7 @@ class Settings:
     Attributes:
         model_name_or_path: converted folder or Hub id in Hugging Face form; None: a tower of the
             sizes below, drawn at random.
-        image_size: side of the drawn tower's image, pixels.
+        image_size: side of the square image that the tower sees, pixels; a checkpoint's own.
         patch_size: of the drawn tower, pixels.
         width: of the drawn tower.
         layers: of the drawn tower.
@@ -91,7 +92,9 @@ class RemoteCLIP:
     def _load(self) -> ModelEncoder:
         settings = self.settings
         if settings.model_name_or_path is not None:
-            return load_model_encoder(settings.model_name_or_path, device=self.device)
+            encoder = load_model_encoder(settings.model_name_or_path, device=self.device)
+            _check_image_size(encoder, settings)
+            return encoder
         config = CLIPConfig(
             projection_dim=settings.projection_dim,
             vision_config={
@@ -120,6 +123,17 @@ class RemoteCLIP:
         side = {"height": settings.image_size, "width": settings.image_size}
         processor = CLIPImageProcessor(size=side, do_center_crop=False)
         return ModelEncoder(model, processor, self.name, random_init=True)
+
+
+def _check_image_size(encoder: ModelEncoder, settings: Settings) -> None:
+    """Images are decoded at the recipe's size: smaller ones would be blown up, and nobody told."""
+    vision = getattr(encoder.model.config, "vision_config", None)
+    sees = getattr(vision, "image_size", settings.image_size)
+    if sees != settings.image_size:
+        raise InputError(
+            f"{settings.model_name_or_path!r} sees images of {sees} pixels, and image_size of the "
+            f"recipe is {settings.image_size}: give --settings image_size={sees}."
+        )
 
 
 def _encode(encoder: ModelEncoder, view: View) -> NDArray[np.float32]:

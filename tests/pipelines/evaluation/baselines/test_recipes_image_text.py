@@ -22,6 +22,8 @@ def test_recipe_makes_the_system_of_its_name(system, size):
     made = make(system, size)
     assert made.name.removesuffix("-random-weights") == NAMES[system]
     assert (made.provenance.pretrained is None) == (size == "cpu")
+    # images are decoded at this size: the towers that are loaded by name see 224 pixels
+    assert read_settings(system, size).image_size == (64 if size == "cpu" else 224)
 
 
 @pytest.mark.parametrize("system", NAMES)

@@ -27,7 +27,8 @@ def test_vectors_of_a_converted_checkpoint_are_the_means_of_open_clips(tmp_path)
     torch.save(theirs.state_dict(), tmp_path / "RemoteCLIP-tiny.pt")
     convert_checkpoint(tmp_path / "RemoteCLIP-tiny.pt", tmp_path / "converted", hidden_act="gelu")
     data = toy_city(5, views=2)
-    system = RemoteCLIP(Settings(model_name_or_path=str(tmp_path / "converted")), 0, "cpu")
+    settings = Settings(model_name_or_path=str(tmp_path / "converted"), image_size=32)
+    system = RemoteCLIP(settings, 0, "cpu")
 
     system.fit(data)
     vectors = system.encode(data)
@@ -43,6 +44,10 @@ def test_vectors_of_a_converted_checkpoint_are_the_means_of_open_clips(tmp_path)
         )
     expected = features.reshape(5, 2, -1).mean(dim=1).numpy()
     np.testing.assert_allclose(vectors["street_view"], expected, atol=1e-4)
+
+    blown_up = RemoteCLIP(replace(settings, image_size=16), 0, "cpu")
+    with pytest.raises(InputError, match=r"sees images of 32 pixels.*image_size=32"):
+        blown_up.encode(data)
 
 
 def test_fingerprint_follows_the_weights_and_not_the_name_of_their_folder(tmp_path):
