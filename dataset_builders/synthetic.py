@@ -42,7 +42,7 @@ from .embedded_city.captioners import (
     truth_record,
     write_caption,
 )
-from .embedded_city.labels import Road, indicators, points_of_interest, roads
+from .embedded_city.labels import POI_KINDS, Road, indicators, points_of_interest, roads
 from .embedded_city.noise import Floats
 from .embedded_city.satellite import COVERS, MARKS, TILE_PX, render_tile
 from .embedded_city.street_view import CLASSES, render_street_view
@@ -211,6 +211,7 @@ def _metadata(cities: Sequence[str], parameters: dict[str, Any]) -> DatasetMetad
         licence=LICENCE,
         synthetic=True,
         indicators=tuple(INDICATORS.values()),
+        extra_columns={"regions": {f"poi_{kind}": "float64" for kind in POI_KINDS}},
         parameters=parameters,
         notes=NOTES,
     )
@@ -279,6 +280,7 @@ def _region_rows(world: World) -> Iterator[dict[str, Any]]:
         corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)]) + np.array([column, row])
         polygon = shapely.Polygon(np.column_stack(plane.degrees(*(corners * CELL_KM).T)))
         labels = {name: float(field[row, column]) for name, field in values.items()}
+        _, kinds = points_of_interest(world, column, row, int(labels["poi"]))
         yield {
             "region_id": region_id(world.city, column, row),
             "city": world.city,
@@ -289,6 +291,7 @@ def _region_rows(world: World) -> Iterator[dict[str, Any]]:
             **labels,
             **{f"{name}_source": SOURCE for name in labels},
             **{name: column_values[index] for name, column_values in splits.items()},
+            **{f"poi_{kind}": float(kinds.count(kind)) for kind in POI_KINDS},
         }
 
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from dataset_builders.embedded_city.captioners import CAPTIONERS
-from dataset_builders.embedded_city.labels import indicators
+from dataset_builders.embedded_city.labels import POI_KINDS, indicators
 from dataset_builders.embedded_city.satellite import (
     COVER_BITS,
     COVERS,
@@ -125,6 +125,11 @@ def test_the_map_lies_on_the_regions_and_counts_the_points_of_interest(city):
     assert points.crs == "EPSG:4326"
     counted = points.groupby("region_id").size().reindex(regions.index, fill_value=0)
     assert counted.tolist() == regions["poi"].astype(int).tolist()
+    by_kind = points.groupby(["region_id", "kind"]).size().unstack(fill_value=0)
+    by_kind = by_kind.reindex(index=regions.index, columns=list(POI_KINDS), fill_value=0)
+    columns = regions[[f"poi_{kind}" for kind in POI_KINDS]]
+    assert columns.to_numpy().tolist() == by_kind.to_numpy().tolist()
+    assert columns.sum(axis=1).tolist() == regions["poi"].tolist()
     # in metres: edges are straight in another projection
     outlines = regions.geometry.to_crs(regions.estimate_utm_crs()).buffer(5)
     homes = outlines.loc[points["region_id"]].reset_index(drop=True)
