@@ -148,11 +148,15 @@ class ProbeArguments:
     views: list[str] | None = field(
         default=None,
         metadata={
-            "help": "street_view, satellite, both. A system takes part in those it has, and all are "
+            "help": "street_view, satellite, both. A system takes part in those it has; all are "
             "compared on the regions that have them all. Default: all three."
         },
     )
-    seeds: int = _help(5, "Splits: number 0 is the dataset's own, others are drawn.")
+    seeds: int | None = _help(
+        None,
+        "Splits: number 0 is the dataset's own, others are drawn. Default: 5, or 10 where fewer "
+        "than 1,000 regions are compared.",
+    )
     probe_seeds: int = _help(1, "Draws of MLP weights and batches for each split.")
     mlp_learning_rates: list[float] = field(
         default_factory=lambda: [1e-3], metadata={"help": "Grid of the MLP, chosen on validation."}

@@ -7,78 +7,49 @@ left out for all, and counted.
 
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import geopandas as gpd
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dataset_builders.errors import SplitError
 from dataset_builders.files import atomic_path, digest, write_json
 
-from .controls import fit_coordinates, fit_mean
-from .embedding_tables import BOTH, EmbeddingTable
+from .cities import City, Target, transform_labels
+from .controls import (
+    LEAVES,
+    MAX_TREES,
+    NEIGHBOURS,
+    SHRINKAGE,
+    fit_boosting,
+    fit_coordinates,
+    fit_mean,
+)
+from .embedding_tables import EmbeddingTable
 from .errors import InputError
+from .predictions import PREDICTIONS_FOLDER, write_predictions
 from .probing import Fit, MLPSettings, RidgeSettings, Task, fit_mlp, fit_ridge
-from .results import ResultRow, ResultStore, row_key
-from .splits import Geography, draw_split, geography
+from .results import FORMAT_VERSION, ResultRow, ResultStore, code_revision, row_key
+from .splits import FRACTIONS, Geography, block_ids, draw_split, geography
+from .systems import (
+    CONTROL_NAMES,
+    NO_VIEW,
+    VIEW_CHOICES,
+    System,
+    common_regions,
+    make_systems,
+    views_of,
+)
 from .urban_regression.metrics import regression_metrics
 
-NO_VIEW = "none"
-VIEW_CHOICES = ("street_view", "satellite", BOTH)
 PROBE_SEED_STEP = 1000
-FORMAT_VERSION = 1  # of what a row means; a new one starts a new table
-SEEN_AS_INPUT = ("poi",)  # indicators that a system may have been given
-CONTROL_NAMES = ("mean", "coordinates")
+FEW_REGIONS, SEEDS, SEEDS_OF_FEW = 1000, 5, 10
 SUMMARY_FILE, RESULTS_FILE, REGIONS_FILE = "probe.json", "results.jsonl", "regions.parquet"
-PREDICTIONS_FOLDER = "predictions"
-
-
-@dataclass(frozen=True)
-class Target:
-    """An indicator as it is scored.
-
-    Attributes:
-        name: of the indicator.
-        unit: of its raw values.
-        transform: `ln1p` or `identity`.
-        y: `(N,)` transformed; nan where missing.
-        invalid: labels that have no logarithm (below 0), taken as missing.
-    """
-
-    name: str
-    unit: str
-    transform: str
-    y: NDArray[np.float64]
-    invalid: int = 0
-
-
-@dataclass(frozen=True)
-class City:
-    """What is predicted, and where.
-
-    Attributes:
-        name: of the city.
-        dataset_name: where it comes from.
-        synthetic: the data is simulated.
-        regions: all regions, with region_id, lon, lat, geometry and stored splits.
-        targets: the indicators.
-        block_m: side of the blocks that the dataset holds out, where it names one.
-    """
-
-    name: str
-    dataset_name: str
-    synthetic: bool
-    regions: gpd.GeoDataFrame
-    targets: list[Target]
-    block_m: float | None = None
+BLOCK_COLUMN = "block_id"
 
 
 @dataclass(frozen=True)
@@ -88,7 +59,7 @@ class ProbeSettings:
     Attributes:
         protocols: of `random`, `block`.
         probes: of `mlp`, `ridge`.
-        seeds: split seeds 0, 1, ...
+        seeds: split seeds 0, 1, ...; None: 5, or 10 where fewer than 1,000 regions are compared.
         probe_seeds: probe seeds for each split seed.
         views: of `street_view`, `satellite`, `both`; None: all. A system takes part in those of
             them that it has.
@@ -99,7 +70,7 @@ class ProbeSettings:
 
     protocols: tuple[str, ...] = ("random", "block")
     probes: tuple[str, ...] = ("mlp", "ridge")
-    seeds: int = 5
+    seeds: int | None = None
     probe_seeds: int = 1
     views: tuple[str, ...] | None = None
     mlp: MLPSettings = field(default_factory=MLPSettings)
@@ -116,47 +87,6 @@ class Cell:
     split_seed: int
     probe_seed: int
     task: Task
-
-
-@dataclass(frozen=True)
-class System:
-    """A row of the table: an embedding table's view, or a control.
-
-    Attributes:
-        name: label of the embedding table, or the control's name.
-        view: of the table; `none` for controls that see no image.
-        hash: of the vectors.
-        X: `(N, D)` vectors of the regions that are compared.
-        uses: what the system has seen.
-    """
-
-    name: str
-    view: str
-    hash: str
-    X: NDArray[np.float64] | None = None
-    uses: tuple[str, ...] = ()
-
-    def scores(self, indicator: str) -> bool:
-        """Whether it may be scored on an indicator: not on one that it has seen."""
-        return indicator not in self.uses or indicator not in SEEN_AS_INPUT
-
-
-def transform_labels(raw: NDArray[np.float64], transform: str) -> tuple[NDArray[np.float64], int]:
-    """ln(y + 1), or the values as they are.
-
-    Returns:
-        The labels, nan where missing, and how many were taken as missing though present: they are
-        negative where a logarithm is asked for, or infinite.
-
-    Raises:
-        InputError: the transform is unknown.
-    """
-    if transform not in ("ln1p", "identity"):
-        raise InputError(f"Unknown transform {transform!r}; known are 'ln1p' and 'identity'.")
-    present = ~np.isnan(raw)
-    usable = np.isfinite(raw) & ((raw >= 0) | (transform == "identity"))
-    y = np.where(usable, raw, np.nan)
-    return (np.log1p(y) if transform == "ln1p" else y), int((present & ~usable).sum())
 
 
 def probe(
@@ -185,117 +115,76 @@ def probe(
         InputError: no region or no view is left to compare on, or tables do not fit together.
     """
     settings = settings or ProbeSettings()
-    views = _views(tables, settings.views)
-    kept, dropped = _common_regions(city, tables, views)
+    views = views_of(tables, settings.views)
+    kept, dropped = common_regions(city, tables, views)
+    if settings.seeds is None:
+        settings = replace(settings, seeds=default_seeds(len(kept)))
     place = geography(city.regions, city.block_m)
     cells, skipped = _cells(city, kept, place, settings)
-    systems = _systems(city, tables, views, kept, place)
+    systems = make_systems(city, tables, views, kept, place, settings.probes)
     skipped += _seen(systems, cells)
     table_hash = _table_hash(city, kept, place, settings)
 
     store = ResultStore(output / RESULTS_FILE)
     _write_summary(output, city, tables, views, kept, dropped, skipped, place, settings, table_hash)
     region_ids = city.regions["region_id"].to_numpy()[kept]
-    batches = list(_batches(systems, cells, settings))
-    bar = progress(batches, desc=f"probe {city.name}", unit="batch")
-    for system, probe_name, batch in bar:
-        if probe_name != "mlp":  # nothing is drawn: one probe seed is all
-            batch = [cell for cell in batch if cell.probe_seed < PROBE_SEED_STEP]
-        shared = _system_fields(city, system, probe_name, table_hash)
-        fields = {id(cell): {**shared, **_cell_fields(cell)} for cell in batch}
-        missing = [cell for cell in batch if row_key(fields[id(cell)]) not in store.keys]
-        if not missing:
-            continue
-        start = time.perf_counter()
-        fits = _fit(system, probe_name, [cell.task for cell in missing], place.xy[kept], settings)
-        seconds = (time.perf_counter() - start) / len(missing)
-        rows = [
-            _row(fields[id(cell)], cell, fit, seconds)
-            for cell, fit in zip(missing, fits, strict=True)
-        ]
-        # first the predictions: a row that stands has its predictions on the disk
-        _write_predictions(output / PREDICTIONS_FOLDER, region_ids, missing, rows, fits)
-        store.append(rows)
+    shared = {"city": city.name, "synthetic": city.synthetic, "table_hash": table_hash}
+    shared |= {"code_revision": code_revision(), "source_city": ""}
+    batches = list(_batches(systems, cells, settings.protocols))
+    for system, probe_name, batch in progress(batches, desc=f"probe {city.name}", unit="batch"):
+        fields = {**shared, **_system_fields(system, probe_name, settings)}
+        run_batch(store, system.X, probe_name, batch, fields, region_ids, settings)
     return store.path
 
 
+def default_seeds(num_regions: int) -> int:
+    """Splits where none are asked for: the fewer regions, the more a score depends on the split."""
+    return SEEDS_OF_FEW if num_regions < FEW_REGIONS else SEEDS
+
+
+def run_batch(
+    store: ResultStore,
+    X: NDArray[np.float64],
+    probe_name: str,
+    cells: Sequence[Cell],
+    shared: Mapping[str, Any],
+    region_ids: NDArray[np.object_],
+    settings: ProbeSettings,
+) -> None:
+    """Compute those of the cells that have no row yet, and append their rows.
+
+    Args:
+        store: the rows; predictions are written beside them.
+        X: `(N, D)` features of the regions.
+        probe_name: `mean`, `knn`, `gbm`, `ridge` or `mlp`.
+        cells: what is predicted, under which splits.
+        shared: the fields of [`ResultRow`] that all cells have in common.
+        region_ids: `(N,)`.
+        settings: grids and device.
+
+    Raises:
+        InputError: the probe is unknown.
+    """
+    if probe_name != "mlp":  # nothing is drawn: one probe seed is all
+        cells = [cell for cell in cells if cell.probe_seed < PROBE_SEED_STEP]
+    fields = [{**shared, **_cell_fields(cell)} for cell in cells]
+    missing = [i for i, values in enumerate(fields) if row_key(values) not in store.keys]
+    if not missing:
+        return
+    tasks = [cells[i].task for i in missing]
+    start = time.perf_counter()
+    fits = _fit(X, probe_name, tasks, settings)
+    seconds = (time.perf_counter() - start) / len(missing)
+    rows = [
+        _row(fields[i], task, fit, seconds)
+        for i, task, fit in zip(missing, tasks, fits, strict=True)
+    ]
+    # first the predictions: a row that stands has its predictions on the disk
+    write_predictions(store.path.parent, region_ids, rows, tasks, fits)
+    store.append(rows)
+
+
 # ------------------------------------------------------- what is compared on what
-
-
-def _views(tables: Sequence[EmbeddingTable], wanted: Sequence[str] | None) -> dict[str, list[str]]:
-    """The views in which each system takes part, by its label."""
-    if not tables:
-        raise InputError("No embedding table given. Make one with `python evaluate.py embed`.")
-    labels = [table.label for table in tables]
-    twice = [name for name, n in Counter(labels).items() if n > 1]
-    if twice:
-        raise InputError(f"Several tables are labelled {twice[0]!r}: give each its own --label.")
-    clash = sorted(set(labels) & set(CONTROL_NAMES))
-    if clash:
-        raise InputError(f"The label {clash[0]!r} is that of a control: choose another --label.")
-    unknown = sorted(set(wanted or ()) - set(VIEW_CHOICES))
-    if unknown:
-        raise InputError(f"Unknown view {unknown[0]!r}; known are {', '.join(VIEW_CHOICES)}.")
-    views = {
-        table.label: [v for v in VIEW_CHOICES if v in table.views and (not wanted or v in wanted)]
-        for table in tables
-    }
-    without = [label for label, own in views.items() if not own]
-    if without:
-        asked = f" of view {' or '.join(map(repr, wanted))}" if wanted else ""
-        raise InputError(f"No vectors{asked} in: {', '.join(without)}.")
-    return views
-
-
-def _common_regions(
-    city: City, tables: Sequence[EmbeddingTable], views: Mapping[str, Sequence[str]]
-) -> tuple[NDArray[np.int64], dict[str, int]]:
-    """Rows of the regions of which every system has all its views; others counted."""
-    region_ids = city.regions["region_id"].tolist()
-    keep = np.ones(len(region_ids), dtype=bool)
-    dropped: Counter[str] = Counter()
-    for table in tables:
-        position = {region_id: row for row, region_id in enumerate(table.region_ids)}
-        rows = np.array([position.get(region_id, -1) for region_id in region_ids])
-        absent = keep & (rows < 0)
-        keep &= ~absent
-        _count(dropped, f"not in table {table.label}", absent)
-        for view in views[table.label]:
-            without = keep & ~table.has(view)[np.maximum(rows, 0)]
-            keep &= ~without
-            _count(dropped, f"no {view} vector in table {table.label}", without)
-    if not keep.any():
-        raise InputError(
-            f"No region of {city.name!r} has a vector in every table: {dict(dropped)}. Are the "
-            "tables of this city? --views restricts what is asked for."
-        )
-    return np.flatnonzero(keep), dict(dropped)
-
-
-def _count(counter: Counter[str], reason: str, which: NDArray[np.bool_]) -> None:
-    if which.any():
-        counter[reason] += int(which.sum())
-
-
-def _systems(
-    city: City,
-    tables: Sequence[EmbeddingTable],
-    views: Mapping[str, Sequence[str]],
-    kept: NDArray[np.int64],
-    place: Geography,
-) -> list[System]:
-    systems = [System("mean", NO_VIEW, "")]
-    if place.complete(kept):
-        systems.append(System("coordinates", NO_VIEW, ""))
-    wanted = city.regions["region_id"].to_numpy()[kept]
-    for table in tables:
-        position = {region_id: row for row, region_id in enumerate(table.region_ids)}
-        rows = [position[region_id] for region_id in wanted]
-        systems += [
-            System(table.label, view, table.hash, table.matrix(view)[rows], tuple(table.uses))
-            for view in views[table.label]
-        ]
-    return systems
 
 
 def _cells(
@@ -304,7 +193,7 @@ def _cells(
     """All cells that can be computed, and those that cannot, with the reason."""
     cells, skipped = [], []
     for protocol in settings.protocols:
-        for seed in range(settings.seeds):
+        for seed in range(settings.seeds or 0):
             try:
                 split = draw_split(city.regions, place, protocol, seed)[kept]
             except SplitError as error:
@@ -372,8 +261,11 @@ def _why_not(task: Task) -> str | None:
 def _table_hash(
     city: City, kept: NDArray[np.int64], place: Geography, settings: ProbeSettings
 ) -> str:
-    """Of all that rows must share to be comparable; not of which cells were asked for."""
-    regions = city.regions.iloc[kept]
+    """Of all that rows must share to be comparable; not of which cells were asked for.
+
+    The counts of points of interest are among it: they are the control's vectors.
+    """
+    regions, poi = city.regions.iloc[kept], city.poi_counts()
     stored = {
         name: city.regions[name].astype(object).where(city.regions[name].notna(), None).tolist()
         for name in ("split_random", "split_block")
@@ -387,6 +279,7 @@ def _table_hash(
         stored,
         labels,
         *(target.y[kept].tobytes() for target in city.targets),
+        b"" if poi is None else poi[kept].tobytes(),
         [place.block_m, place.buffer_m] if np.isfinite(place.block_m) else [],
         asdict(settings.mlp),
         asdict(settings.ridge),
@@ -397,13 +290,12 @@ def _table_hash(
 
 
 def _batches(
-    systems: Sequence[System], cells: Sequence[Cell], settings: ProbeSettings
+    systems: Sequence[System], cells: Sequence[Cell], protocols: Sequence[str]
 ) -> Iterator[tuple[System, str, list[Cell]]]:
     """What is computed at once, and written at once: all cells of a system, protocol and probe."""
     for system in systems:
-        control = {"mean": ("mean",), "coordinates": ("knn",)}
-        for probe_name in control.get(system.name, settings.probes):
-            for protocol in settings.protocols:
+        for probe_name in system.probes:
+            for protocol in protocols:
                 batch = [
                     cell
                     for cell in cells
@@ -414,35 +306,37 @@ def _batches(
 
 
 def _fit(
-    system: System,
-    probe_name: str,
-    tasks: Sequence[Task],
-    xy: NDArray[np.float64],
-    settings: ProbeSettings,
+    X: NDArray[np.float64], probe_name: str, tasks: Sequence[Task], settings: ProbeSettings
 ) -> list[Fit]:
     if probe_name == "mean":
         return fit_mean(tasks)
     if probe_name == "knn":
-        return fit_coordinates(xy, tasks)
-    if system.X is None:
-        raise ValueError(f"{system.name} has no vectors.")
+        return fit_coordinates(X, tasks)
+    if probe_name == "gbm":
+        return fit_boosting(X, tasks)
     if probe_name == "mlp":
-        return fit_mlp(system.X, tasks, settings.mlp, settings.device)
+        return fit_mlp(X, tasks, settings.mlp, settings.device)
     if probe_name == "ridge":
-        return fit_ridge(system.X, tasks, settings.ridge, settings.device)
+        return fit_ridge(X, tasks, settings.ridge, settings.device)
     raise InputError(f"Unknown probe {probe_name!r}; known are 'mlp' and 'ridge'.")
 
 
-def _system_fields(city: City, system: System, probe_name: str, table_hash: str) -> dict[str, Any]:
+def _system_fields(system: System, probe_name: str, settings: ProbeSettings) -> dict[str, Any]:
     return {
         "system": system.name,
         "view": system.view,
-        "city": city.name,
         "probe": probe_name,
-        "table_hash": table_hash,
         "embedding_hash": system.hash,
-        "synthetic": city.synthetic,
+        "uses": list(system.uses),
+        "config_hash": config_hash(probe_name, settings),
     }
+
+
+def config_hash(probe_name: str, settings: ProbeSettings) -> str:
+    """Of all that is set of a probe: its grid and how it is trained."""
+    grids: dict[str, Any] = {"mlp": asdict(settings.mlp), "ridge": asdict(settings.ridge)}
+    grids |= {"knn": NEIGHBOURS, "gbm": [LEAVES, MAX_TREES, SHRINKAGE]}
+    return digest(probe_name, grids.get(probe_name), FRACTIONS)
 
 
 def _cell_fields(cell: Cell) -> dict[str, Any]:
@@ -461,44 +355,14 @@ def _cell_fields(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _row(fields: dict[str, Any], cell: Cell, fit: Fit, seconds: float) -> ResultRow:
-    scores = regression_metrics(fit.predictions, cell.task.y[cell.task.test])
+def _row(fields: Mapping[str, Any], task: Task, fit: Fit, seconds: float) -> ResultRow:
+    scores = regression_metrics(fit.predictions, task.y[task.test])
     values: dict[str, Any] = {name: float(value) for name, value in scores.items()}
     values |= {"hyperparameters": fit.hyperparameters, "seconds": round(seconds, 4)}
     return ResultRow(**fields, **values)
 
 
 # ------------------------------------------------------------------------ output
-
-
-def _write_predictions(
-    folder: Path,
-    region_ids: NDArray[np.object_],
-    cells: Sequence[Cell],
-    rows: Sequence[ResultRow],
-    fits: Sequence[Fit],
-) -> None:
-    lengths = [len(cell.task.test) for cell in cells]
-    columns: dict[str, Any] = {
-        name: pa.array(np.repeat([getattr(row, name) for row in rows], lengths).tolist())
-        for name in (
-            "table_hash",
-            "embedding_hash",
-            "system",
-            "view",
-            "indicator",
-            "protocol",
-            "probe",
-            "split_seed",
-            "probe_seed",
-        )
-    }
-    columns["region_id"] = np.concatenate([region_ids[cell.task.test] for cell in cells])
-    columns["truth"] = np.concatenate([cell.task.y[cell.task.test] for cell in cells])
-    columns["prediction"] = np.concatenate([fit.predictions for fit in fits])
-    name = digest([row.key for row in rows])
-    with atomic_path(folder / f"{name}.parquet") as temporary:
-        pq.write_table(pa.table(columns), temporary)
 
 
 def _write_summary(
@@ -516,12 +380,13 @@ def _write_summary(
     regions = city.regions.iloc[kept][["region_id", "lon", "lat", "geometry"]]
     labels = {target.name: target.y[kept] for target in city.targets}
     with atomic_path(output / REGIONS_FILE) as temporary:
-        regions.assign(**labels).to_parquet(temporary)
+        regions.assign(**labels, **{BLOCK_COLUMN: block_ids(place)[kept]}).to_parquet(temporary)
     summary = {
         "city": city.name,
         "dataset_name": city.dataset_name,
         "synthetic": city.synthetic,
         "table_hash": table_hash,
+        "code_revision": code_revision(),
         "views": [view for view in VIEW_CHOICES if any(view in own for own in views.values())],
         "indicators": {t.name: {"unit": t.unit, "transform": t.transform} for t in city.targets},
         "regions": {"all": len(city.regions), "compared": len(kept), "dropped": dropped},
@@ -556,4 +421,21 @@ def _with_earlier(path: Path, summary: dict[str, Any]) -> dict[str, Any]:
     return {**summary, "systems": systems, "skipped": [*earlier["skipped"], *new]}
 
 
-__all__ = ["City", "ProbeSettings", "Target", "probe", "transform_labels"]
+__all__ = [
+    "BLOCK_COLUMN",
+    "CONTROL_NAMES",
+    "NO_VIEW",
+    "PREDICTIONS_FOLDER",
+    "REGIONS_FILE",
+    "RESULTS_FILE",
+    "SUMMARY_FILE",
+    "Cell",
+    "City",
+    "ProbeSettings",
+    "Target",
+    "config_hash",
+    "default_seeds",
+    "probe",
+    "run_batch",
+    "transform_labels",
+]

@@ -53,11 +53,13 @@ class Fit:
         predictions: `(n_test,)`, on the scale of `Task.y`.
         validation_mse: on the scale of `Task.y`, of the hyper-parameters chosen.
         hyperparameters: those chosen on validation.
+        validation_predictions: `(n_validation,)`, of the hyper-parameters chosen.
     """
 
     predictions: Array
     validation_mse: float
     hyperparameters: dict[str, float]
+    validation_predictions: Array
 
 
 @dataclass(frozen=True)
@@ -318,14 +320,22 @@ class _MLPStack:
     @torch.no_grad()
     def _fits(self) -> list[Fit]:
         everyone = torch.arange(len(self.tasks), device=self.device)
-        test = _Rows.pad([task.test for task in self.tasks], self.device)
-        standard = self._forward(self.best_weights, everyone, test.index).double().cpu().numpy()
+        test, validation = (
+            self._forward(self.best_weights, everyone, _Rows.pad(rows, self.device).index)
+            .double()
+            .cpu()
+            .numpy()
+            for rows in zip(*((task.test, task.validation) for task in self.tasks), strict=True)
+        )
         fits = []
         for m, task in enumerate(self.tasks):
-            predictions = standard[m, : len(task.test)] * self.y_scale[m] + self.y_mean[m]
+            tested, validated = (
+                values[m, : len(rows)] * self.y_scale[m] + self.y_mean[m]
+                for values, rows in ((test, task.test), (validation, task.validation))
+            )
             chosen = {"lr": self.lr, "wd": self.wd, "epochs": int(self.best_epoch[m])}
             mse = float(self.best_mse[m]) * float(self.y_scale[m]) ** 2
-            fits.append(Fit(predictions, mse, chosen))
+            fits.append(Fit(tested, mse, chosen, validated))
         return fits
 
 
@@ -385,7 +395,9 @@ def _fit_ridge_group(
         best = int(mse.argmin())
         tested = standard[torch.as_tensor(task.test, device=device)] @ coefficients[best, :, k]
         predictions = (tested + y_mean[k]).cpu().numpy()
-        fits.append(Fit(predictions, float(mse[best]), {"alpha": float(alphas[best])}))
+        chosen = {"alpha": float(alphas[best])}
+        validated = fitted[:, best].cpu().numpy()
+        fits.append(Fit(predictions, float(mse[best]), chosen, validated))
     return fits
 
 

@@ -24,6 +24,7 @@ from .probe import (
 )
 from .results import ResultRow, read_rows
 from .splits import PROTOCOLS
+from .systems import WITH_COORDINATES
 
 REPORT_FILE, FIGURES_FOLDER = "report.md", "figures"
 PROTOCOL_TITLES = {
@@ -37,10 +38,17 @@ METRIC_TITLES = {
     "spearman": "Spearman's rank correlation",
 }
 LOWER_IS_BETTER = ("rmse", "mae")
-PROBE_NAMES = {"mlp": "MLP", "ridge": "ridge", "mean": "–", "knn": "k-NN"}
+PROBE_NAMES = {
+    "mlp": "MLP",
+    "ridge": "ridge",
+    "mean": "–",
+    "knn": "k-NN",
+    "gbm": "gradient boosting",
+}
 VIEW_NAMES = {"street_view": "street view", "satellite": "satellite", "both": "both", "none": "–"}
 VIEW_ORDER = ("none", "street_view", "satellite", "both")
 DASH = "–"
+TRAINED = 100  # rank of a trained system, behind all controls
 
 Key = tuple[str, str, str]  # system, view, probe
 
@@ -78,6 +86,7 @@ def read_city(folder: Path) -> CityResults:
     """The results of one city that compare with the latest run of `probe`."""
     summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
     hashes = {name: system["embedding_hash"] for name, system in summary["systems"].items()}
+    hashes |= {WITH_COORDINATES + name: known for name, known in hashes.items()}
     hashes |= dict.fromkeys(CONTROL_NAMES, "")
     rows, outdated = [], 0
     for row in read_rows(folder / RESULTS_FILE):
@@ -179,17 +188,26 @@ def _order(city: CityResults, key: Key) -> tuple[Any, ...]:
 def _rank(city: CityResults, system: str) -> int:
     if system in CONTROL_NAMES:
         return CONTROL_NAMES.index(system)
+    simple = len(CONTROL_NAMES)
+    if system.startswith(WITH_COORDINATES):
+        return simple + 2
     metadata = city.summary["systems"][system]
     if metadata["encoder"] == "colour_texture":
-        return 2
-    return 3 if metadata["random_init"] else 4
+        return simple
+    return simple + 1 if metadata["random_init"] else TRAINED
 
 
 def _system_name(city: CityResults, system: str) -> str:
-    names = {"mean": "mean (control)", "coordinates": "coordinates only (control)"}
+    names = {
+        "mean": "mean (control)",
+        "coordinates": "coordinates only (control)",
+        "poi_counts": "points of interest (control)",
+    }
     if system in names:
         return names[system]
-    return f"{system} (control)" if _rank(city, system) < 4 else system
+    if system.startswith(WITH_COORDINATES):
+        return f"coordinates and {system.removeprefix(WITH_COORDINATES)}"
+    return f"{system} (control)" if _rank(city, system) < TRAINED else system
 
 
 def _best(
@@ -359,7 +377,13 @@ def _figures(city: CityResults, protocol: str, folder: Path) -> list[str]:
 
 def _drawn_system(city: CityResults, protocol: str) -> Key | None:
     """The best trained system by mean R2 over indicators; where there is none, the best drawn."""
-    rows = [row for row in city.rows if row.protocol == protocol and row.view != NO_VIEW]
+    rows = [
+        row
+        for row in city.rows
+        if row.protocol == protocol
+        and row.view != NO_VIEW
+        and not row.system.startswith(WITH_COORDINATES)
+    ]
     if not rows:
         return None
     top = max(_rank(city, row.system) for row in rows)

@@ -3,16 +3,25 @@
 import json
 import math
 import os
+import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from .errors import InputError
+
+PACKAGE = "urbanln"
+FORMAT_VERSION = 2  # of what a row means; a new one starts a new table
 KEY = (
     "table_hash",
     "embedding_hash",
     "system",
     "view",
+    "city",
+    "source_city",
     "indicator",
     "protocol",
     "probe",
@@ -26,14 +35,18 @@ class ResultRow:
     """One probe of one system on one indicator under one split.
 
     Attributes:
-        system: label of the embedding table, or `mean`, `coordinates`.
+        system: label of the embedding table, `coordinates+<label>` (the vector beside functions of
+            the place), or a control: `mean`, `coordinates`, `poi_counts`.
         view: `street_view`, `satellite`, `both`; `none` for controls that see no image.
-        city: whose regions.
+        city: whose regions are scored.
+        source_city: what was learnt elsewhere, and where; several are joined by "+". Empty where
+            nothing is transferred.
         indicator: what is predicted.
         unit: of the indicator's raw values.
         transform: `ln1p` or `identity`; all errors are on the transformed scale.
-        protocol: `random` (interpolation) or `block` (new district).
-        probe: `mlp`, `ridge`; `mean` and `knn` for the controls.
+        protocol: `random` (interpolation), `block` (new district), `city` (encoder and probe of
+            another city) or `city-encoder` (encoder of another city).
+        probe: `mlp`, `ridge`; `mean`, `knn` and `gbm` (gradient boosting) for the controls.
         split_seed: 0 is the split stored in the dataset.
         probe_seed: of initial weights and batch order.
         n_train: labelled regions trained on.
@@ -47,13 +60,18 @@ class ResultRow:
         hyperparameters: chosen on validation.
         table_hash: of regions, labels, splits and probe settings: rows that share it compare.
         embedding_hash: of the system's vectors.
+        config_hash: of the probe's grid and training.
+        code_revision: of this code: a commit, or the package's version.
+        uses: what the system has seen: views, "captions", "coordinates", "poi"...
         seconds: of computation, this row's share of its batch.
         synthetic: the data is simulated.
+        format_version: of what a row means.
     """
 
     system: str
     view: str
     city: str
+    source_city: str
     indicator: str
     unit: str
     transform: str
@@ -72,8 +90,12 @@ class ResultRow:
     hyperparameters: dict[str, float]
     table_hash: str
     embedding_hash: str
+    config_hash: str
+    code_revision: str
+    uses: list[str]
     seconds: float
     synthetic: bool
+    format_version: int = FORMAT_VERSION
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -124,6 +146,7 @@ def read_rows(path: Path) -> Iterator[ResultRow]:
     """The rows of a file; none where it is missing. A torn last line is left out.
 
     Raises:
+        InputError: rows of another version of this code.
         ValueError: a line that is no result row, other than a torn last one.
     """
     if not path.exists():
@@ -135,8 +158,11 @@ def read_rows(path: Path) -> Iterator[ResultRow]:
                 return
             try:
                 values = json.loads(line)
+                _check_version(path, values)
                 if set(values) != names:
                     raise ValueError(f"its fields are {sorted(values)}")
+            except InputError:
+                raise
             except ValueError as error:
                 raise ValueError(
                     f"{path}, line {number} is no result row: {error}. Remove the line (its cell "
@@ -144,6 +170,42 @@ def read_rows(path: Path) -> Iterator[ResultRow]:
                 ) from error
             restored: dict[str, Any] = {k: math.nan if v is None else v for k, v in values.items()}
             yield ResultRow(**restored)
+
+
+def _check_version(path: Path, values: Any) -> None:
+    # the first version did not say so
+    found = values.get("format_version", 1) if isinstance(values, dict) else FORMAT_VERSION
+    if found != FORMAT_VERSION:
+        raise InputError(
+            f"{path} holds rows of format {found}; this version writes format {FORMAT_VERSION}, "
+            "and the two do not compare. Give another --output_dir, or remove the file."
+        )
+
+
+@lru_cache
+def code_revision() -> str:
+    """The commit of the code, with "+changed" where files differ from it, or its version.
+
+    No path: the rows are to be published.
+    """
+    folder = Path(__file__).resolve().parent
+
+    def git(*command: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *command], capture_output=True, text=True, timeout=30
+        )
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        if git("ls-files", Path(__file__).name):  # else some other repository lies around it
+            changed = git("status", "--porcelain", "--untracked-files=no", ".")
+            return git("rev-parse", "--short=12", "HEAD") + ("+changed" if changed else "")
+    except (OSError, subprocess.TimeoutExpired):
+        pass
+    try:
+        return version(PACKAGE)
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def _to_line(row: ResultRow) -> str:
@@ -165,4 +227,12 @@ def _cut_torn_line(path: Path) -> None:
             os.fsync(file.fileno())
 
 
-__all__ = ["KEY", "ResultRow", "ResultStore", "read_rows", "row_key"]
+__all__ = [
+    "FORMAT_VERSION",
+    "KEY",
+    "ResultRow",
+    "ResultStore",
+    "code_revision",
+    "read_rows",
+    "row_key",
+]

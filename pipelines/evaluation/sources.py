@@ -19,7 +19,7 @@ from dataset_builders.storage import (
 
 from .embed import Source
 from .errors import InputError
-from .probe import City, Target, transform_labels
+from .cities import City, Target, transform_labels
 
 FOOTER_BYTES = 1 << 16
 

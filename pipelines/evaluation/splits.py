@@ -74,6 +74,22 @@ def _cell_m(regions: gpd.GeoDataFrame, xy: NDArray[np.float64]) -> float:
     return max(float(np.median(distance)), 1.0)
 
 
+def block_ids(place: Geography) -> NDArray[np.int64]:
+    """`(N,)` number of the block of each region, on the grid of the block protocol.
+
+    Regions without a place are blocks of their own.
+    """
+    blocks = np.arange(len(place.xy))
+    placed = np.isfinite(place.xy).all(1)
+    if placed.any():
+        xy = place.xy[placed]
+        # the grid of dataset_builders.splits.block_split
+        index = np.floor((xy - xy.min(0) + place.buffer_m / 2) / place.block_m)
+        _, members = np.unique(index, axis=0, return_inverse=True)
+        blocks[placed] = len(place.xy) + members.ravel()
+    return np.unique(blocks, return_inverse=True)[1]
+
+
 def draw_split(
     regions: gpd.GeoDataFrame, place: Geography, protocol: str, seed: int
 ) -> NDArray[np.object_]:
@@ -109,4 +125,4 @@ def draw_split(
     return split
 
 
-__all__ = ["FRACTIONS", "PROTOCOLS", "Geography", "draw_split", "geography"]
+__all__ = ["FRACTIONS", "PROTOCOLS", "Geography", "block_ids", "draw_split", "geography"]

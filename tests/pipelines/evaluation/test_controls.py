@@ -1,8 +1,17 @@
 import numpy as np
 import pytest
+from scipy.fft import dctn
+from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.neighbors import KNeighborsRegressor
 
-from pipelines.evaluation.controls import NEIGHBOURS, fit_coordinates, fit_mean
+from pipelines.evaluation.controls import (
+    NEIGHBOURS,
+    coordinate_basis,
+    fit_boosting,
+    fit_coordinates,
+    fit_mean,
+    tree_coordinates,
+)
 from pipelines.evaluation.probing import Task
 
 
@@ -41,3 +50,52 @@ def test_coordinates_with_fewer_regions_than_neighbours(field):
     (fit,) = fit_coordinates(xy, [few])
     assert fit.hyperparameters["k"] in (1, 2)
     assert np.isfinite(fit.predictions).all()
+
+
+def test_boosting_equals_scikit_learns_of_the_best_size_and_number(field):
+    xy, task = field
+    (fit,) = fit_boosting(xy, [task], leaves=(4, 8))
+    errors = {}
+    for leaves in (4, 8):
+        for trees in (1, 10, 30, 60, 100, int(fit.hyperparameters["trees"])):
+            model = HistGradientBoostingRegressor(
+                max_leaf_nodes=leaves, max_iter=trees, early_stopping=False
+            ).fit(xy[task.train], task.y[task.train])
+            validated = model.predict(xy[task.validation])
+            mse = np.square(validated - task.y[task.validation]).mean()
+            errors[leaves, trees] = mse, model.predict(xy[task.test]), validated
+    best = min(errors, key=lambda key: errors[key][0])
+    assert fit.hyperparameters == dict(zip(("leaves", "trees"), best, strict=True))
+    assert fit.validation_mse == pytest.approx(errors[best][0])
+    np.testing.assert_allclose(fit.predictions, errors[best][1])
+    np.testing.assert_allclose(fit.validation_predictions, errors[best][2])
+
+
+def test_boosting_of_two_regions_predicts_their_mean(field):
+    xy, task = field
+    few = Task(task.y, task.fit_rows[:2], task.train[:2], task.validation[:1], task.test)
+    (fit,) = fit_boosting(xy, [few])
+    np.testing.assert_allclose(fit.predictions, task.y[task.train[:2]].mean())
+
+
+def test_trees_are_given_the_axes_turned_by_45_degrees(field):
+    xy, _ = field
+    turned = tree_coordinates(xy)[:, 2:] / np.sqrt(2)
+    np.testing.assert_allclose(np.linalg.norm(turned, axis=1), np.linalg.norm(xy, axis=1))
+
+
+def test_basis_is_the_cosine_transforms(field):
+    side = 6
+    grid = (np.arange(side) + 0.5) / side
+    # the transform samples cell centres of [0, 1]; two corners hold the extent open
+    points = np.array([[0.0, 0.0], [1.0, 1.0], *((u, v) for u in grid for v in grid)]) * 5000
+    basis = coordinate_basis(points + 123, side)[2:]
+    assert basis.shape == (side * side, side * side - 1)
+    for column, (i, j) in zip(basis.T, list(np.ndindex(side, side))[1:], strict=True):
+        spectrum = dctn(column.reshape(side, side), norm="ortho")
+        assert np.argmax(np.abs(spectrum)) == i * side + j
+        assert np.abs(spectrum).sum() == pytest.approx(np.abs(spectrum).max())
+
+
+def test_basis_of_one_place_is_finite():
+    assert np.isfinite(coordinate_basis(np.zeros((3, 2)))).all()

@@ -10,10 +10,15 @@ from pipelines.evaluation.embed import EmbedSettings, embed
 from pipelines.evaluation.embedding_tables import read_embeddings, write_embeddings
 from pipelines.evaluation.encoders import ColourTextureEncoder
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.probe import ProbeSettings, probe, transform_labels
+from pipelines.evaluation.predictions import (
+    PREDICTIONS_FOLDER,
+    VALIDATION_FOLDER,
+    read_predictions,
+)
+from pipelines.evaluation.probe import ProbeSettings, default_seeds, probe, transform_labels
 from pipelines.evaluation.probing import MLPSettings
 from pipelines.evaluation.report import read_city
-from pipelines.evaluation.results import read_rows
+from pipelines.evaluation.results import KEY, code_revision, read_rows
 from pipelines.evaluation.sources import open_city, open_images
 from pipelines.evaluation.urban_regression.metrics import regression_metrics
 from tests.pipelines.evaluation.toy import CITY, build_toy
@@ -74,12 +79,17 @@ def test_every_system_is_scored_on_the_same_cells(results):
         )
     assert set(cells) == {
         ("mean", "none", "mean"),
-        ("coordinates", "none", "knn"),
+        *(("coordinates", "none", name) for name in ("knn", "gbm", "ridge")),
         *(
             (system, view, name)
             for system in ("colour_texture", "oracle")
             for view in ("satellite", "both")
             for name in ("mlp", "ridge")
+        ),
+        *(
+            (f"coordinates+{system}", view, "ridge")
+            for system in ("colour_texture", "oracle")
+            for view in ("satellite", "both")
         ),
     }
     assert len({frozenset(group) for group in cells.values()}) == 1
@@ -137,9 +147,9 @@ def test_a_second_run_computes_nothing_and_more_seeds_only_the_new(
     asked = []
     fit = module._fit
 
-    def counting(system, name, tasks, *rest):
+    def counting(X, name, tasks, *rest):
         asked.append(len(tasks))
-        return fit(system, name, tasks, *rest)
+        return fit(X, name, tasks, *rest)
 
     monkeypatch.setattr(module, "_fit", counting)
     probe(city, tables, tmp_path, settings, quiet)
@@ -179,7 +189,7 @@ def test_systems_of_separate_runs_meet_in_one_table(city, tables, tmp_path):
     changed = replace(tables[1], hash="f" * 16)
     probe(city, [changed], tmp_path, settings, quiet)
     found = read_city(tmp_path)
-    assert found.outdated == 2 * 2 * 2
+    assert found.outdated == 2 * 2 * 2 * 2  # its vectors alone, and beside the coordinates
     assert {row.embedding_hash for row in found.rows if row.system == "oracle"} == {"f" * 16}
 
 
@@ -254,7 +264,8 @@ def test_a_system_takes_part_in_the_views_it_has_on_regions_that_all_have(city, 
     settings = replace(FAST, probes=("ridge",), views=None, seeds=1, protocols=("random",))
     path = probe(city, [satellite, fused, tables[1]], tmp_path, settings, quiet)
     rows = list(read_rows(path))
-    assert {(row.system, row.view) for row in rows if row.view != "none"} == {
+    seen = {(r.system, r.view) for r in rows if r.view != "none" and "coordinates" not in r.uses}
+    assert seen == {
         ("one", "satellite"),
         ("two", "both"),
         *(("oracle", view) for view in ("satellite", "street_view", "both")),
@@ -284,6 +295,81 @@ def test_a_system_that_was_given_poi_is_not_scored_on_poi(city, tables, tmp_path
     skipped = json.loads((tmp_path / "probe.json").read_text())["skipped"]
     told = [item for item in skipped if item["reason"].startswith("informed uses poi")]
     assert len(told) == 2 * 2  # protocols and splits
+
+
+def test_rows_say_what_they_were_made_of(results):
+    rows = list(read_rows(results))
+    assert {row.code_revision for row in rows} == {code_revision()}
+    assert {row.source_city for row in rows} == {""}
+    uses = {(row.system, *row.uses) for row in rows}
+    assert uses == {
+        ("mean",),
+        ("coordinates", "coordinates"),
+        *((name, "satellite", "street_view") for name in ("colour_texture", "oracle")),
+        *(
+            (f"coordinates+{name}", "coordinates", "satellite", "street_view")
+            for name in ("colour_texture", "oracle")
+        ),
+    }
+    hashes = {}
+    for row in rows:
+        hashes.setdefault(row.probe, set()).add(row.config_hash)
+    assert all(len(found) == 1 for found in hashes.values())
+    assert len(set.union(*hashes.values())) == len(hashes)
+
+
+def test_the_answer_adds_much_to_the_coordinates(results):
+    scores = {}
+    for row in read_rows(results):
+        if (row.probe, row.indicator, row.protocol) == ("ridge", "population", "block"):
+            scores.setdefault(row.system, []).append(row.r2)
+    assert min(scores["coordinates+oracle"]) > 0.95
+    assert max(scores["coordinates"]) < 0.9
+
+
+def test_counts_of_points_of_interest_are_a_control_but_not_for_poi(city, tables, tmp_path):
+    population = city.regions["population"].fillna(50)
+    regions = city.regions.assign(poi_shops=population.round(), poi_banks=1.0)
+    poi = [replace(target, name="poi") for target in city.targets if target.name == "population"]
+    rich = replace(city, regions=regions, targets=[*city.targets[:1], *poi])
+    settings = replace(FAST, probes=("ridge",), views=("satellite",), protocols=("random",))
+    rows = list(read_rows(probe(rich, tables[:1], tmp_path, settings, quiet)))
+    mine = [row for row in rows if row.system == "poi_counts"]
+    assert {(row.probe, row.indicator, *row.uses) for row in mine} == {("gbm", "population", "poi")}
+    # trees see the label itself, on too few regions to draw it finely
+    assert min(row.r2 for row in mine) > 0.7
+    hashes = {row.table_hash for row in rows}
+    other = replace(rich, regions=regions.assign(poi_banks=2.0))
+    rows = list(read_rows(probe(other, tables[:1], tmp_path / "other", settings, quiet)))
+    assert hashes.isdisjoint(row.table_hash for row in rows)
+
+
+@pytest.mark.parametrize(("regions", "seeds"), [(999, 10), (1000, 5)])
+def test_few_regions_have_more_splits(regions, seeds):
+    assert default_seeds(regions) == seeds
+
+
+def test_the_number_of_splits_is_chosen_where_none_is_given(city, tables, tmp_path):
+    settings = replace(
+        FAST, probes=("ridge",), views=("satellite",), protocols=("random",), seeds=None
+    )
+    rows = read_rows(probe(city, tables[:1], tmp_path, settings, quiet))
+    assert {row.split_seed for row in rows} == set(range(10))
+
+
+def test_predictions_of_test_and_validation_are_kept_apart(results):
+    rows = [row for row in read_rows(results) if row.system == "oracle"]
+    rows = [row for row in rows if (row.probe, row.indicator) == ("ridge", "population")]
+    for row in rows[:2]:
+        wanted = {name: getattr(row, name) for name in KEY}
+        frame = read_predictions(results.parent / VALIDATION_FOLDER, wanted)
+        tested = read_predictions(results.parent / PREDICTIONS_FOLDER, wanted)
+        assert len(frame) == row.n_validation
+        assert set(frame["region_id"]).isdisjoint(tested["region_id"])
+        assert regression_metrics(tested["prediction"], tested["truth"])["r2"] == pytest.approx(
+            row.r2
+        )
+        assert np.corrcoef(frame["prediction"], frame["truth"])[0, 1] > 0.99
 
 
 def test_labels_are_transformed_as_the_dataset_says():

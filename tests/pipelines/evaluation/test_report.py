@@ -46,7 +46,7 @@ def test_tables_hold_controls_first_and_one_best_a_column(run):
         (table,) = tables_of(score_table(city, "random", metric))
         header, *rows = table
         assert header == ["system", "view", "probe", "population", "green_share"]
-        assert [row[0] for row in rows[:3]] == [
+        assert list(dict.fromkeys(row[0] for row in rows))[:3] == [
             "mean (control)",
             "coordinates only (control)",
             "colour_texture (control)",

@@ -1,14 +1,19 @@
 import math
+import subprocess
 from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
 
 import pytest
 
-from pipelines.evaluation.results import ResultRow, ResultStore, read_rows
+from pipelines.evaluation.errors import InputError
+from pipelines.evaluation.results import ResultRow, ResultStore, code_revision, read_rows
 
 ROW = ResultRow(
     system="clip",
     view="both",
     city="toytown",
+    source_city="",
     indicator="population",
     unit="people",
     transform="ln1p",
@@ -27,6 +32,9 @@ ROW = ResultRow(
     hyperparameters={"alpha": 10.0},
     table_hash="a" * 16,
     embedding_hash="b" * 16,
+    config_hash="c" * 16,
+    code_revision="0123456789ab",
+    uses=["satellite", "street_view"],
     seconds=0.25,
     synthetic=True,
 )
@@ -72,6 +80,36 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path):
     path.write_text("\n".join([lines[0], lines[1][:40], *lines[2:]]) + "\n")
     with pytest.raises(ValueError, match="line 2 is no result row"):
         list(read_rows(path))
+
+
+def test_rows_of_another_format_are_told(tmp_path):
+    path = tmp_path / "results.jsonl"
+    ResultStore(path).append(ROWS)
+    newer = path.read_text().replace('"format_version": 2', '"format_version": 3')
+    older = path.read_text().replace(', "format_version": 2', "")
+    for text, found in ((newer, 3), (older, 1)):
+        path.write_text(text)
+        with pytest.raises(InputError, match=f"rows of format {found}; .* format 2.*--output_dir"):
+            ResultStore(path)
+
+
+def test_code_revision_is_the_commit_and_names_no_place():
+    revision = code_revision()
+    root = Path(__file__).resolve().parents[3]
+    if (root / ".git").exists():
+        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+        head = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert head.startswith(revision.removesuffix("+changed"))
+    assert revision
+    assert "/" not in revision
+
+
+def test_code_revision_outside_a_checkout_is_the_version(monkeypatch):
+    def no_git(*args, **kwargs):
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(subprocess, "run", no_git)
+    assert code_revision.__wrapped__() == metadata.version("urbanln")
 
 
 def test_no_file_no_rows(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from dataset_builders.storage import read_regions
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.splits import draw_split, geography
+from pipelines.evaluation.splits import block_ids, draw_split, geography
 from tests.pipelines.evaluation.toy import CITY, build_toy
 
 
@@ -41,6 +41,23 @@ def test_held_out_blocks_have_no_training_neighbour(regions, seed):
     train, test = (place.xy[split == name] for name in ("train", "test"))
     distance = np.linalg.norm(train[:, None] - test[None], axis=-1)
     assert distance.min() > place.buffer_m > place.cell_m
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_a_split_holds_out_blocks_whole(regions, seed):
+    place = geography(regions)
+    blocks = block_ids(place)
+    split = draw_split(regions, place, "block", seed)
+    assert len(set(blocks)) >= 9
+    for block in set(blocks):
+        assert len({name for name in split[blocks == block] if name is not None}) <= 1
+
+
+def test_regions_without_a_place_are_blocks_of_their_own(regions):
+    lon = regions["lon"].where(regions.index > 2)
+    blocks = block_ids(geography(regions.assign(lon=lon)))
+    assert all((blocks == blocks[row]).sum() == 1 for row in range(3))
+    assert block_ids(geography(regions.assign(lon=np.nan))).tolist() == list(range(len(regions)))
 
 
 def test_cell_size_is_that_of_the_regions_or_of_their_spacing(regions):
