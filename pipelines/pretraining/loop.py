@@ -357,6 +357,7 @@ class Pretrainer:
             "steps_per_epoch": self.steps_per_epoch,
             "seconds": round(state.seconds, 2),
             "num_processes": self.accelerator.num_processes,
+            "device": device_name(self.device),
             "best_step": state.best_step,
             "best_mean_recall": state.best_metric,
             **_count_parameters(self.student.model),
@@ -490,6 +491,11 @@ def _accelerator(args: PretrainingArguments) -> Accelerator:
         # enqueue() leaves the same buffers everywhere: nothing to send before each forward
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
+
+
+def device_name(device: torch.device) -> str:
+    """What a device is called by those who sell it; "cpu" for a processor."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _count_parameters(model: UrbanLNForPreTraining) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""python -m pipelines.release convert | export: checkpoints in, other formats out."""
+"""python -m pipelines.release convert | export | card."""
 
 import argparse
 import sys
@@ -12,11 +12,18 @@ from .errors import ReleaseError
 
 FORMATS = ("onnx", "int8", "openvino", "sentence_transformers")
 DESCRIPTION = """\
-Take in checkpoints of other projects, give out formats of other programs.
+Take in checkpoints of other projects, give out formats of other programs, describe a model.
 
   python -m pipelines.release convert RemoteCLIP-ViT-B-32.pt --hidden_act gelu --output_dir DIR
   python -m pipelines.release convert longclip-B.pt --hidden_act quick_gelu --output_dir DIR
   python -m pipelines.release export runs/quickstart/model --output_dir DIR
+  python -m pipelines.release card runs/quickstart/model --results RESULTS --repo org/name
+"""
+CARD = """\
+Write a model's card from its run: what it was trained on, how, what captions lost, and its scores,
+never without the controls. Nothing is written by hand.
+
+  python -m pipelines.release card MODEL --results RESULTS --repo org/name
 """
 EXPORT = """\
 Write a model for other programs, and check every file against torch: OUTPUT_DIR/export.json.
@@ -83,6 +90,15 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--formats", nargs="+", choices=FORMATS, default=FORMATS, help="all of them"
     )
     export.add_argument("--images", nargs="*", default=[], help="real pictures to check on")
+    card = commands.add_parser(
+        "card",
+        help="a model's card, from its run and its scores",
+        description=CARD,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    card.add_argument("run", metavar="MODEL", help="the --output_dir of train.py")
+    card.add_argument("--results", help="the --output_dir of evaluate.py probe")
+    card.add_argument("--repo", required=True, help="org/name, as the examples call the model")
     return parser.parse_args(argv)
 
 
@@ -90,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see [`DESCRIPTION`]."""
     args = parse_arguments(argv)
     try:
-        {"convert": _convert, "export": _export}[args.command](args)
+        {"convert": _convert, "export": _export, "card": _card}[args.command](args)
     except (MissingExtraError, ReleaseError, OSError) as error:
         sys.exit(f"error: {error}")
 
@@ -125,6 +141,13 @@ def _export(args: argparse.Namespace) -> None:
             f"{one.file}: cosine {one.min_cosine:.6f} at least, difference "
             f"{one.max_difference:.1e} at most, {one.vectors} vectors of {one.on}"
         )
+
+
+def _card(args: argparse.Namespace) -> None:
+    from .model_card import write_model_card
+    from .runs import read_run
+
+    print(write_model_card(read_run(args.run, args.results), args.repo))
 
 
 if __name__ == "__main__":
