@@ -229,3 +229,18 @@ def test_a_checkpoint_that_does_not_fit_the_recipe_is_refused(tiny_clip, tmp_pat
 def _fitted(system: UrbanCLIP, data) -> UrbanCLIP:
     system.fit(data)
     return system
+
+
+def test_towers_of_a_checkpoint_are_used_and_trained(tiny_clip, tmp_path):
+    tiny_clip.save_pretrained(tmp_path)
+    data = toy_city(6)
+    settings = replace(TINY, model_name_or_path=str(tmp_path), image_size=30, epochs=1)
+
+    frozen = _fitted(UrbanCLIP(replace(settings, learning_rate=0.0), 0, "cpu"), data)
+    trained = _fitted(UrbanCLIP(settings, 0, "cpu"), data)
+
+    expected = tiny_clip.state_dict()
+    assert all(torch.equal(expected[k], v) for k, v in frozen.model.clip.state_dict().items())
+    key = "vision_model.embeddings.patch_embedding.weight"
+    assert not torch.equal(expected[key], trained.model.clip.state_dict()[key])
+    assert frozen.encode(data)["satellite"].shape == (6, 16)

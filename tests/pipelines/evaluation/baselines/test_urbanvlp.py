@@ -5,7 +5,7 @@ import pyproj
 import pytest
 import torch
 
-from pipelines.evaluation.baselines.image_text import clip_model
+from pipelines.evaluation.baselines.image_text import clip_model, pixel_values
 from pipelines.evaluation.baselines.location import (
     SIGMAS,
     FourierFeatures,
@@ -255,3 +255,34 @@ def test_what_cannot_be_learnt_from_is_said():
         system.fit(replace(data, views={**data.views, "satellite": silent}))
     with pytest.raises(InputError, match="'mean' or 'pixel25', got 'sum'"):
         Settings(view_fusion="sum")
+
+
+@pytest.mark.parametrize("view_fusion", ["mean", "pixel25"])
+def test_towers_of_a_checkpoint_are_used_and_trained(tiny_clip, tmp_path, view_fusion):
+    tiny_clip.save_pretrained(tmp_path)
+    data = toy_city(4)
+    fields = {
+        "model_name_or_path": str(tmp_path),
+        "image_size": 30,
+        "epochs": 1,
+        "coordinates": False,
+        "view_fusion": view_fusion,
+    }
+    untouched = fitted(data, **fields, learning_rate=0.0)
+    satellite, street = (
+        pixel_values(data.views[name].pixels, 30, "cpu") for name in ("satellite", "street_view")
+    )
+    with torch.no_grad():
+        views = tiny_clip.get_image_features(pixel_values=street).pooler_output
+        if view_fusion == "mean":
+            fused = views.reshape(4, 3, -1).mean(dim=1)
+        else:
+            mixing = untouched.model.mixing
+            stacked = street.reshape(4, 3, 3, 30, 30).permute(0, 2, 3, 4, 1)
+            mixed = mixing(stacked).squeeze(-1)
+            fused = tiny_clip.get_image_features(pixel_values=mixed).pooler_output
+        expected = tiny_clip.get_image_features(pixel_values=satellite).pooler_output + fused
+    np.testing.assert_allclose(vectors(untouched, data), expected, atol=1e-5)
+
+    trained = fitted(data, **fields, learning_rate=1e-3)
+    assert np.abs(vectors(trained, data) - vectors(untouched, data)).max() > 1e-3
