@@ -1,5 +1,6 @@
 """Predictions of single regions, one Parquet file a batch of rows; what intervals rest on."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,13 @@ from numpy.typing import NDArray
 
 from dataset_builders.files import atomic_path, digest
 
+from .errors import InputError
 from .probing import Fit, Task
 from .results import KEY, ResultRow
+from .systems import CONTROL_NAMES, WITH_COORDINATES
 
+SUMMARY_FILE, RESULTS_FILE, REGIONS_FILE = "probe.json", "results.jsonl", "regions.parquet"
+BLOCK_COLUMN = "block_id"  # of regions.parquet
 PREDICTIONS_FOLDER = "predictions"  # of test regions
 VALIDATION_FOLDER = "validation_predictions"
 
@@ -86,4 +91,45 @@ def read_predictions(folder: Path, wanted: Mapping[str, Any]) -> pd.DataFrame:
     return frame.sort_values([*KEY, "region_id"], ignore_index=True)
 
 
-__all__ = ["PREDICTIONS_FOLDER", "VALIDATION_FOLDER", "read_predictions", "write_predictions"]
+def current_predictions(folder: Path, part: str) -> pd.DataFrame:
+    """Predictions that compare with the latest run of `probe`, with the block of each region.
+
+    Args:
+        folder: of one city's results.
+        part: `PREDICTIONS_FOLDER` or `VALIDATION_FOLDER`.
+
+    Returns:
+        As [`read_predictions`], with `block_id`.
+
+    Raises:
+        InputError: there are none.
+    """
+    if not (folder / SUMMARY_FILE).is_file() or not (folder / part).is_dir():
+        raise InputError(f"No results in {folder}. Run `python evaluate.py probe` first.")
+    summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+    frame = read_predictions(folder / part, {"table_hash": summary["table_hash"]})
+    hashes = embedding_hashes(summary)
+    frame = frame[frame["system"].map(hashes) == frame["embedding_hash"]]
+    regions = pd.read_parquet(folder / REGIONS_FILE, columns=["region_id", BLOCK_COLUMN])
+    return frame.merge(regions, on="region_id")
+
+
+def embedding_hashes(summary: Mapping[str, Any]) -> dict[str, str]:
+    """System -> hash of the vectors that a probe.json speaks of; controls have none."""
+    hashes = {name: system["embedding_hash"] for name, system in summary["systems"].items()}
+    hashes |= {WITH_COORDINATES + name: known for name, known in hashes.items()}
+    return hashes | dict.fromkeys(CONTROL_NAMES, "")
+
+
+__all__ = [
+    "BLOCK_COLUMN",
+    "PREDICTIONS_FOLDER",
+    "REGIONS_FILE",
+    "RESULTS_FILE",
+    "SUMMARY_FILE",
+    "VALIDATION_FOLDER",
+    "current_predictions",
+    "embedding_hashes",
+    "read_predictions",
+    "write_predictions",
+]

@@ -31,7 +31,14 @@ from .controls import (
 )
 from .embedding_tables import EmbeddingTable
 from .errors import InputError
-from .predictions import PREDICTIONS_FOLDER, write_predictions
+from .predictions import (
+    BLOCK_COLUMN,
+    PREDICTIONS_FOLDER,
+    REGIONS_FILE,
+    RESULTS_FILE,
+    SUMMARY_FILE,
+    write_predictions,
+)
 from .probing import Fit, MLPSettings, RidgeSettings, Task, fit_mlp, fit_ridge
 from .results import FORMAT_VERSION, ResultRow, ResultStore, code_revision, row_key
 from .splits import FRACTIONS, Geography, block_ids, draw_split, geography
@@ -48,8 +55,6 @@ from .urban_regression.metrics import regression_metrics
 
 PROBE_SEED_STEP = 1000
 FEW_REGIONS, SEEDS, SEEDS_OF_FEW = 1000, 5, 10
-SUMMARY_FILE, RESULTS_FILE, REGIONS_FILE = "probe.json", "results.jsonl", "regions.parquet"
-BLOCK_COLUMN = "block_id"
 
 
 @dataclass(frozen=True)

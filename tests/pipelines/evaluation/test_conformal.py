@@ -1,0 +1,102 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.evaluation.conformal import (
+    block_half_width,
+    measure_coverage,
+    split_half_width,
+)
+from pipelines.evaluation.errors import InputError
+from pipelines.evaluation.predictions import (
+    PREDICTIONS_FOLDER,
+    VALIDATION_FOLDER,
+    current_predictions,
+)
+from tests.pipelines.evaluation.test_statistics import folder  # noqa: F401
+
+
+def test_split_takes_the_rank_of_the_textbook():
+    residuals = np.arange(1.0, 20.0)[::-1]  # 19: 90 % of 20 is the 18th
+    assert split_half_width(residuals, np.zeros(19, int), 0.9) == (18.0, True)
+    assert split_half_width(residuals[:8], np.zeros(8, int), 0.9) == (19.0, False)
+
+
+def test_block_weighs_blocks_not_regions():
+    # nine blocks and the unseen one weigh a tenth each: 80 % is the eighth block, however large
+    residuals = np.concatenate([np.arange(1.0, 10.0), np.full(500, 1.0)])
+    blocks = np.concatenate([np.arange(9), np.zeros(500, int)])
+    assert block_half_width(residuals, blocks, 0.8) == (8.0, True)
+    assert block_half_width(residuals, blocks, 0.95) == (9.0, False)
+    assert split_half_width(residuals, blocks, 0.8)[0] == 1.0
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=60), st.floats(0.05, 0.99))
+def test_blocks_of_one_region_are_split_conformal(residuals, level):
+    values, blocks = np.array(residuals), np.arange(len(residuals))
+    assert block_half_width(values, blocks, level) == split_half_width(values, blocks, level)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1e6), st.integers(0, 5)), min_size=1, max_size=60),
+    st.floats(0.05, 0.9),
+)
+def test_a_higher_level_is_never_narrower(pairs, level):
+    residuals, blocks = (np.array(column) for column in zip(*pairs, strict=True))
+    for method in (split_half_width, block_half_width):
+        narrow, wide = (method(residuals, blocks, p)[0] for p in (level, level + 0.09))
+        assert narrow <= wide
+
+
+def test_coverage_of_new_blocks_holds_where_blocks_differ():
+    """Few regions a block, each block with an error of its own: regions are not exchangeable."""
+    rng = np.random.default_rng(0)
+    covered = {"split": [], "block": []}
+    for _ in range(400):
+        scale = rng.lognormal(0, 1.2, 16)
+        blocks = np.repeat(np.arange(15), rng.choice([2, 60], 15))
+        # large blocks are the easy ones
+        easy = np.bincount(blocks, minlength=15) == 60
+        scale[:15][easy] *= 0.2
+        residuals = np.abs(rng.normal(0, scale[blocks]))
+        new = np.abs(rng.normal(0, scale[15] * rng.choice([0.2, 1.0]), 20))
+        for name, method in (("split", split_half_width), ("block", block_half_width)):
+            covered[name].append((new <= method(residuals, blocks, 0.8)[0]).mean())
+    assert np.mean(covered["split"]) < 0.75
+    assert 0.78 <= np.mean(covered["block"]) <= 0.9
+
+
+def test_measured_coverage_follows_from_the_stored_predictions(folder):  # noqa: F811
+    found = measure_coverage(folder, 0.8)
+    stored = json.loads((folder / "intervals.json").read_text())
+    assert [vars(one) for one in found] == stored
+    wanted = next(
+        one
+        for one in found
+        if (one.system, one.view, one.protocol, one.method)
+        == ("colour_texture", "satellite", "random", "split")
+    )
+    frames = [
+        current_predictions(folder, part).query(
+            "system == 'colour_texture' and view == 'satellite' and protocol == 'random' and "
+            f"indicator == '{wanted.indicator}'"
+        )
+        for part in (VALIDATION_FOLDER, PREDICTIONS_FOLDER)
+    ]
+    shares = []
+    for seed in range(3):
+        validation, test = (frame[frame["split_seed"] == seed] for frame in frames)
+        residuals = np.sort(np.abs(validation["truth"] - validation["prediction"]))
+        width = residuals[int(np.ceil(0.8 * (len(residuals) + 1))) - 1]
+        shares.append((np.abs(test["truth"] - test["prediction"]) <= width).mean())
+    assert wanted.coverage == pytest.approx(np.mean(shares))
+    assert wanted.coverage_low == pytest.approx(np.min(shares))
+    assert wanted.splits == 3
+
+
+def test_no_results_are_told(tmp_path):
+    with pytest.raises(InputError, match="No results in"):
+        measure_coverage(tmp_path)
