@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 from transformers import HfArgumentParser
 
+from .baselines.registry import SYSTEMS
 from .errors import InputError
 
 EXAMPLES = {
@@ -106,7 +107,7 @@ class EmbedArguments:
 class BaselineArguments:
     """Flags of `evaluate.py baseline`."""
 
-    system: str = _help("", "Which; the files of configs/baselines/ have the names.")
+    system: str = _help("", f"One of {', '.join(SYSTEMS)}.")
     size: Literal["cpu", "paper"] = _help("cpu", "Of its recipe: small, or as published.")
     dataset_name: str = _help("", "Folder or Hub id of a dataset.")
     city: str = _help("", "City of the dataset.")
@@ -117,7 +118,7 @@ class BaselineArguments:
     seed: int = _help(0, "Of weights, pairs and batches.")
     settings: list[str] = field(
         default_factory=lambda: [],
-        metadata={"help": "key=value, as many as you like: these stand above the recipe's."},
+        metadata={"help": "key=value ..., which stand above the recipe's. Default: none."},
     )
     cache_dir: str | None = _help(
         None, "Where decoded pixels lie, for all systems. Default: OUTPUT_DIR/pixels."
@@ -281,7 +282,7 @@ def _check_embed(arguments: EmbedArguments) -> None:
 
 def _check_baseline(arguments: BaselineArguments) -> None:
     if not arguments.system:
-        raise InputError("--system is missing: the name of a file in configs/baselines/.")
+        raise InputError(f"--system is missing: one of {', '.join(SYSTEMS)}.")
     _check_label(arguments.label)
     for setting in arguments.settings:
         if "=" not in setting:

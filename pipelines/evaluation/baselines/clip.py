@@ -71,6 +71,8 @@ class FrozenCLIP(RemoteCLIP):
         try:
             return super()._load()
         except InputError as error:
+            if error.__cause__ is None:  # there is a checkpoint, but the recipe does not fit it
+                raise
             raise InputError(f"{error} {REMEDIES[self.settings.variant]}") from error
 
 

@@ -107,7 +107,7 @@ def _view(
         image_ids=table["image_id"].tolist(),
         region=region,
         pixels=pixels,
-        captions=[text or None for text in table["caption"].where(table["caption"].notna(), None)],
+        captions=[text if isinstance(text, str) and text else None for text in table["caption"]],
         lonlat=_places(table, lonlat[region]),
         heading=table["heading"].to_numpy(np.float64, na_value=np.nan),
     )

@@ -98,9 +98,8 @@ def _pretrained(settings: TrunkSettings) -> ResNetModel:
         ) from error
     # the library fills gaps with random numbers and goes on
     if report["missing_keys"]:
-        raise InputError(
-            f"{name!r} is no whole ResNet: {len(report['missing_keys'])} weights lack."
-        )
+        missing = len(report["missing_keys"])
+        raise InputError(f"{name!r} is no whole ResNet: {missing} of its weights are missing.")
     return model
 
 

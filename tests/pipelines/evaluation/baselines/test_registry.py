@@ -1,0 +1,90 @@
+"""Recipes: all of them build their system; what is misspelt is told."""
+
+import dataclasses
+import importlib
+
+import pytest
+import yaml
+
+from pipelines.evaluation.baselines import registry
+from pipelines.evaluation.baselines.registry import SIZES, SYSTEMS, make, read_settings
+from pipelines.evaluation.errors import InputError
+
+
+def test_every_system_has_a_recipe_and_every_recipe_a_system():
+    assert sorted(path.stem for path in registry.RECIPES.glob("*.yaml")) == sorted(SYSTEMS)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", sorted(SYSTEMS))
+def test_every_recipe_is_read_and_makes_its_system(name, size):
+    settings = read_settings(name, size)
+    assert dataclasses.is_dataclass(settings)
+    assert settings.image_size >= 32
+    system = make(name, size, seed=3)
+    assert system.name.startswith(name.split("-")[0].replace("simclr", ""))
+    assert system.provenance.uses
+    other = make(name, size, seed=4)
+    # frozen weights that are loaded depend on no seed
+    frozen = system.provenance.pretrained and SYSTEMS[name] in ("clip", "remoteclip", "resnet")
+    assert (other.fingerprint == system.fingerprint) == bool(frozen)
+
+
+@pytest.mark.parametrize("name", sorted(set(SYSTEMS) - {"clip", "clip-stretched"}))
+def test_cpu_recipes_need_no_weights(name):
+    assert make(name, "cpu").provenance.pretrained is None
+
+
+@pytest.mark.parametrize("name", sorted(SYSTEMS))
+def test_every_system_module_has_the_agreed_names(name):
+    module = importlib.import_module(f"pipelines.evaluation.baselines.{SYSTEMS[name]}")
+    assert module.Settings.__dataclass_params__.frozen
+    assert {"SYSTEM", "Settings"} <= set(module.__all__)
+
+
+def test_system_names_are_those_of_the_tables():
+    for name in ("musecl", "musecl-nomob", "pg-simclr", "simclr-adjacency", "tile2vec"):
+        assert make(name).name == name
+    assert make("resnet18", "paper").name == "resnet18"
+    assert make("resnet18", "cpu").name == "resnet18-random-weights"
+
+
+def test_overrides_stand_above_the_recipe():
+    settings = read_settings("tile2vec", "cpu", margin=3, widths=[8, 16], depths=[1, 1])
+    assert settings.margin == 3.0
+    assert isinstance(settings.margin, float)
+    assert settings.widths == (8, 16)
+    assert settings.l2 == read_settings("tile2vec", "cpu").l2
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "overrides", "message"),
+    [
+        ("tile2vek", "cpu", {}, "no system 'tile2vek'. Did you mean 'tile2vec'"),
+        ("zzz", "cpu", {}, "no system 'zzz'. There are: clip, "),
+        ("tile2vec", "huge", {}, "--size is one of paper, cpu, got 'huge'"),
+        ("tile2vec", "cpu", {"margn": 1.0}, "no field 'margn'.* Did you mean 'margin'"),
+        ("tile2vec", "cpu", {"epochs": "many"}, "`epochs` must be int, got 'many'"),
+        ("tile2vec", "cpu", {"view": "thermal"}, "`view` must be one of .*got 'thermal'"),
+        ("tile2vec", "cpu", {"depths": [1]}, "one number a stage each"),
+        ("tile2vec", "cpu", {"image_size": 0}, "must be 1 or more"),
+        ("pg-simclr", "cpu", {"positives": ["poi", "poi"]}, "each once; got"),
+    ],
+)
+def test_what_cannot_be_is_told(name, size, overrides, message):
+    with pytest.raises(InputError, match=message):
+        make(name, size, **overrides)
+
+
+def test_a_recipe_with_an_unknown_key_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "RECIPES", tmp_path)
+    path = tmp_path / "tile2vec.yaml"
+    path.write_text(yaml.safe_dump({"cpu": {"batch_sise": 3}, "paper": {}}))
+    with pytest.raises(InputError, match=r"tile2vec\.yaml.*'batch_sise'.*'batch_size'"):
+        read_settings("tile2vec", "cpu")
+    path.write_text(yaml.safe_dump({"cpu": {}, "papr": {}}))
+    with pytest.raises(InputError, match=r"'papr'.* Did you mean 'paper'"):
+        read_settings("tile2vec", "cpu")
+    path.write_text(yaml.safe_dump({"cpu": {}}))
+    with pytest.raises(InputError, match="has no size 'paper', only cpu"):
+        read_settings("tile2vec", "paper")
