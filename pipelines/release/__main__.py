@@ -1,4 +1,4 @@
-"""python -m pipelines.release convert | export | card."""
+"""python -m pipelines.release convert | export | card | push."""
 
 import argparse
 import sys
@@ -18,6 +18,17 @@ Take in checkpoints of other projects, give out formats of other programs, descr
   python -m pipelines.release convert longclip-B.pt --hidden_act quick_gelu --output_dir DIR
   python -m pipelines.release export runs/quickstart/model --output_dir DIR
   python -m pipelines.release card runs/quickstart/model --results RESULTS --repo org/name
+  python -m pipelines.release push runs/quickstart/model --repo org/name --dry_run
+"""
+PUSH = """\
+Push a model to the Hub with its code, its card and its processor, in one commit. Checkpoints of the
+training stay at home. Interrupted, the same command goes on.
+
+  python -m pipelines.release push MODEL --results RESULTS --repo org/name --dry_run
+  python -m pipelines.release push MODEL --results RESULTS --repo org/name --tag v1
+
+Log in first (`hf auth login`) or set HF_TOKEN. A dataset is pushed by
+`python -m dataset_builders publish`.
 """
 CARD = """\
 Write a model's card from its run: what it was trained on, how, what captions lost, and its scores,
@@ -99,6 +110,19 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     card.add_argument("run", metavar="MODEL", help="the --output_dir of train.py")
     card.add_argument("--results", help="the --output_dir of evaluate.py probe")
     card.add_argument("--repo", required=True, help="org/name, as the examples call the model")
+    push = commands.add_parser(
+        "push",
+        help="a model to the Hub",
+        description=PUSH,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    push.add_argument("run", metavar="MODEL", help="the --output_dir of train.py")
+    push.add_argument("--results", help="the --output_dir of evaluate.py probe, for the card")
+    push.add_argument("--repo", required=True, help="org/name; made if need be")
+    push.add_argument("--private", action="store_true", help="of a repository that is made")
+    push.add_argument("--tag", help="name for the commit, such as v1")
+    push.add_argument("--message", default="Upload UrbanLN", help="of the commit")
+    push.add_argument("--dry_run", action="store_true", help="write the card, list the files")
     return parser.parse_args(argv)
 
 
@@ -106,7 +130,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see [`DESCRIPTION`]."""
     args = parse_arguments(argv)
     try:
-        {"convert": _convert, "export": _export, "card": _card}[args.command](args)
+        run = {"convert": _convert, "export": _export, "card": _card, "push": _push}[args.command]
+        run(args)
     except (MissingExtraError, ReleaseError, OSError) as error:
         sys.exit(f"error: {error}")
 
@@ -148,6 +173,22 @@ def _card(args: argparse.Namespace) -> None:
     from .runs import read_run
 
     print(write_model_card(read_run(args.run, args.results), args.repo))
+
+
+def _push(args: argparse.Namespace) -> None:
+    from .push import push_model
+
+    print(
+        push_model(
+            args.run,
+            args.repo,
+            results=args.results,
+            private=args.private,
+            tag=args.tag,
+            message=args.message,
+            dry_run=args.dry_run,
+        )
+    )
 
 
 if __name__ == "__main__":

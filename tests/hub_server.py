@@ -1,0 +1,336 @@
+"""A loopback server that speaks the Hub's HTTP interface, for the unmodified clients.
+
+Repositories live in memory, with one commit after another; faults are asked for by path.
+"""
+
+import base64
+import collections
+import hashlib
+import json
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlparse
+
+KINDS = ("models", "datasets", "spaces")
+
+
+@dataclass
+class Repo:
+    """A repository: its commits, the newest last, and what branches and tags name."""
+
+    kind: str
+    name: str
+    private: bool = False
+    commits: list[dict[str, bytes]] = field(default_factory=lambda: [{}])
+    refs: dict[str, int] = field(default_factory=lambda: {"main": 0})
+    messages: list[str] = field(default_factory=list)
+
+    def sha(self, number: int) -> str:
+        return hashlib.sha1(f"{self.kind}/{self.name}@{number}".encode()).hexdigest()
+
+    def resolve(self, revision: str) -> tuple[str, dict[str, bytes]] | None:
+        for number in range(len(self.commits)):
+            if revision == self.sha(number):
+                return revision, self.commits[number]
+        if revision not in self.refs:
+            return None
+        number = self.refs[revision]
+        return self.sha(number), self.commits[number]
+
+
+class HubServer(ThreadingHTTPServer):
+    """The server.
+
+    Attributes:
+        repos: by "models/org/name".
+        asked: how often each method and path was asked for.
+        tokens: that were sent.
+        faults: by path, status codes in place of the right answer, used up in turn; 0 cuts the
+            connection.
+        objects: large files that were uploaded, by their SHA-256.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, token: str = "hf_S3CRET"):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.token = token
+        self.repos: dict[str, Repo] = {}
+        self.asked: collections.Counter[str] = collections.Counter()
+        self.tokens: set[str] = set()
+        self.faults: dict[str, list[int]] = collections.defaultdict(list)
+        self.objects: dict[str, bytes] = {}
+        self.lock = threading.Lock()
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def environment(self, home: Any) -> dict[str, str]:
+        """What a client's process has to have in its environment."""
+        return {
+            "HF_ENDPOINT": self.url,
+            "HF_TOKEN": self.token,
+            "HF_HOME": str(home),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
+
+    def files(self, key: str, revision: str = "main") -> dict[str, bytes]:
+        """The files of a repository."""
+        found = self.repos[key].resolve(revision)
+        assert found is not None
+        return found[1]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no matter of the test's output."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: HubServer
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def send(self, status: int, body: Any = b"", **headers: str) -> None:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
+        self.send_header("Content-Type", kind)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", headers.get("length", str(len(content))))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def missing(self, code: str) -> None:
+        self.send(404, {"error": code}, X_Error_Code=code)
+
+    def body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            parts = []
+            while size := int(self.rfile.readline().strip() or b"0", 16):
+                parts.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(parts)
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def handle_any(self) -> None:
+        path = unquote(urlparse(self.path).path)
+        query = {key: values[0] for key, values in parse_qs(urlparse(self.path).query).items()}
+        body = self.body()
+        with self.server.lock:
+            self.server.asked[f"{self.command} {path}"] += 1
+            if auth := self.headers.get("Authorization"):
+                self.server.tokens.add(auth.removeprefix("Bearer "))
+            planned = self.server.faults.get(path) or self.server.faults.get(self.command) or []
+            fault = planned.pop(0) if planned else None
+        if fault == 0:
+            self.close_connection = True
+            return
+        if fault is not None:
+            self.send(fault, {"error": "asked for"}, Retry_After="0")
+            return
+        with self.server.lock:
+            self.answer(path.strip("/").split("/"), query, body)
+
+    def answer(self, parts: list[str], query: dict[str, str], body: bytes) -> None:
+        if parts[:2] == ["api", "whoami-v2"]:
+            self.send(200, {"name": "org", "type": "user", "orgs": [], "auth": {}})
+        elif parts[:2] == ["api", "validate-yaml"]:
+            self.send(200, {"errors": [], "warnings": []})
+        elif parts == ["api", "repos", "create"]:
+            self.create(json.loads(body))
+        elif parts[0] == "upload":
+            self.server.objects[parts[1]] = body
+            self.send(200)
+        elif parts[-3:] == ["lfs", "objects", "batch"]:
+            self.batch(json.loads(body))
+        elif parts[0] == "api" and parts[1] in KINDS:
+            self.api(parts[1], "/".join(parts[2:4]), parts[4:], query, body)
+        else:
+            kind, rest = (parts[0], parts[1:]) if parts[0] in KINDS else ("models", parts)
+            self.resolve(kind, "/".join(rest[:2]), rest[2:])
+
+    def create(self, fields: dict[str, Any]) -> None:
+        kind = f"{fields.get('type') or 'model'}s"
+        name = f"{fields.get('organization') or 'org'}/{fields['name']}"
+        key, prefix = f"{kind}/{name}", "" if kind == "models" else f"{kind}/"
+        if key in self.server.repos:
+            self.send(409, {"error": "exists", "url": f"{self.server.url}/{prefix}{name}"})
+            return
+        self.server.repos[key] = Repo(kind, name, bool(fields.get("private")))
+        self.send(200, {"url": f"{self.server.url}/{prefix}{name}", "name": name})
+
+    def batch(self, fields: dict[str, Any]) -> None:
+        objects = []
+        for one in fields["objects"]:
+            entry: dict[str, Any] = {"oid": one["oid"], "size": one["size"]}
+            if one["oid"] not in self.server.objects:
+                href = f"{self.server.url}/upload/{one['oid']}"
+                entry["actions"] = {"upload": {"href": href, "header": {}}}
+            objects.append(entry)
+        self.send(200, {"transfer": "basic", "objects": objects})
+
+    def api(
+        self, kind: str, name: str, rest: list[str], query: dict[str, str], body: bytes
+    ) -> None:
+        repo = self.server.repos.get(f"{kind}/{name}")
+        if repo is None:
+            self.missing("RepoNotFound")
+        elif not rest or rest[0] == "revision":
+            self.info(repo, rest[1] if rest else "main")
+        elif rest[0] == "preupload":
+            self.preupload(json.loads(body))
+        elif rest[0] == "commit":
+            self.commit(repo, rest[1], body)
+        elif rest[0] == "tree":
+            self.tree(repo, rest[1], "/".join(rest[2:]), query)
+        elif rest[0] == "paths-info":
+            self.paths_info(repo, rest[1], body)
+        elif rest[0] in ("tag", "branch"):
+            name = json.loads(body)["tag"] if rest[0] == "tag" else rest[1]
+            repo.refs[name] = repo.refs[rest[1] if rest[0] == "tag" else "main"]
+            self.send(200, {})
+        elif rest[0] == "refs":
+            entries = [
+                {"name": ref, "ref": f"refs/heads/{ref}", "targetCommit": repo.sha(number)}
+                for ref, number in repo.refs.items()
+            ]
+            self.send(200, {"branches": entries, "tags": [], "converts": []})
+        else:
+            self.missing("EntryNotFound")
+
+    def info(self, repo: Repo, revision: str) -> None:
+        found = repo.resolve(revision)
+        if found is None:
+            self.missing("RevisionNotFound")
+            return
+        siblings = [{"rfilename": path} for path in sorted(found[1])]
+        fields = {"id": repo.name, "sha": found[0], "private": repo.private, "tags": []}
+        self.send(200, {**fields, "siblings": siblings, "downloads": 0, "likes": 0})
+
+    def preupload(self, fields: dict[str, Any]) -> None:
+        answers = [
+            {
+                "path": one["path"],
+                "uploadMode": "lfs" if one["size"] > 100_000 else "regular",
+                "shouldIgnore": False,
+            }
+            for one in fields["files"]
+        ]
+        self.send(200, {"files": answers})
+
+    def commit(self, repo: Repo, revision: str, body: bytes) -> None:
+        files = dict(repo.commits[repo.refs[revision]])
+        message = ""
+        for line in body.decode().splitlines():
+            entry = json.loads(line)
+            value = entry["value"]
+            if entry["key"] == "header":
+                message = value["summary"]
+            elif entry["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif entry["key"] == "lfsFile":
+                files[value["path"]] = self.server.objects[value["oid"]]
+            elif entry["key"] == "deletedFile":
+                files.pop(value["path"], None)
+        repo.commits.append(files)
+        repo.messages.append(message)
+        repo.refs[revision] = len(repo.commits) - 1
+        sha = repo.sha(len(repo.commits) - 1)
+        url = f"{self.server.url}/{repo.name}/commit/{sha}"
+        self.send(
+            200, {"commitUrl": url, "commitOid": sha, "pullRequestUrl": None, "success": True}
+        )
+
+    def tree(self, repo: Repo, revision: str, folder: str, query: dict[str, str]) -> None:
+        found = repo.resolve(revision)
+        if found is None:
+            self.missing("RevisionNotFound")
+            return
+        prefix = f"{folder}/" if folder else ""
+        inside = {p: c for p, c in found[1].items() if p.startswith(prefix)}
+        if folder and not inside:
+            self.missing("EntryNotFound")
+            return
+        entries: dict[str, Any] = {}
+        for path, content in inside.items():
+            parts = path[len(prefix) :].split("/")
+            for depth in range(1, len(parts)):
+                name = prefix + "/".join(parts[:depth])
+                entries[name] = {"type": "directory", "path": name, "size": 0, "oid": "0"}
+            entries[path] = _file(path, content)
+        if query.get("recursive", "").lower() not in ("true", "1"):
+            entries = {p: e for p, e in entries.items() if "/" not in p[len(prefix) :]}
+        self.send(200, list(entries.values()))
+
+    def paths_info(self, repo: Repo, revision: str, body: bytes) -> None:
+        found = repo.resolve(revision)
+        if found is None:
+            self.missing("RevisionNotFound")
+            return
+        text = body.decode()
+        fields = json.loads(text) if text.startswith("{") else parse_qs(text)
+        wanted = fields["paths"] if isinstance(fields["paths"], list) else [fields["paths"]]
+        self.send(200, [_file(path, found[1][path]) for path in wanted if path in found[1]])
+
+    def resolve(self, kind: str, name: str, rest: list[str]) -> None:
+        repo = self.server.repos.get(f"{kind}/{name}")
+        if repo is None:
+            self.missing("RepoNotFound")
+            return
+        if len(rest) < 3 or rest[0] not in ("resolve", "raw"):
+            self.missing("EntryNotFound")
+            return
+        found = repo.resolve(rest[1])
+        if found is None:
+            self.missing("RevisionNotFound")
+            return
+        content = found[1].get("/".join(rest[2:]))
+        if content is None:
+            self.send(
+                404, {"error": "no file"}, X_Error_Code="EntryNotFound", X_Repo_Commit=found[0]
+            )
+            return
+        headers = {
+            "ETag": f'"{hashlib.sha256(content).hexdigest()}"',
+            "X_Repo_Commit": found[0],
+            "Accept_Ranges": "bytes",
+        }
+        if self.command == "HEAD":
+            self.send(200, b"", length=str(len(content)), **headers)
+            return
+        span = self.headers.get("Range", "")
+        if span.startswith("bytes="):
+            first, _, last = span[6:].partition("-")
+            start, stop = int(first or 0), min(int(last or len(content) - 1), len(content) - 1)
+            headers["Content_Range"] = f"bytes {start}-{stop}/{len(content)}"
+            self.send(206, content[start : stop + 1], **headers)
+            return
+        self.send(200, content, **headers)
+
+
+def _file(path: str, content: bytes) -> dict[str, Any]:
+    oid = hashlib.sha1(content).hexdigest()
+    entry: dict[str, Any] = {"type": "file", "path": path, "size": len(content), "oid": oid}
+    if len(content) > 100_000:
+        entry["lfs"] = {
+            "oid": hashlib.sha256(content).hexdigest(),
+            "size": len(content),
+            "pointerSize": 130,
+        }
+    return entry
+
+
+for _method in ("GET", "HEAD", "POST", "PUT", "DELETE"):
+    setattr(_Handler, f"do_{_method}", _Handler.handle_any)
+
+__all__ = ["HubServer", "Repo"]
