@@ -13,6 +13,7 @@ from pipelines.evaluation.baselines.image_text import (
     info_nce,
     pixel_values,
     tokenize,
+    train_pairs,
 )
 from pipelines.evaluation.baselines.pooling import mean_by_region
 from pipelines.evaluation.baselines.urbanclip import Settings, UrbanCLIP, draw_sentences
@@ -104,6 +105,37 @@ def test_text_embedding_ignores_what_pads_it(coca, images):
     assert torch.allclose(plain, longer, atol=1e-6)
 
 
+def test_text_embedding_is_that_of_clip(tiny_clip):
+    tokens = tokenize(TEXTS, 20, False)
+    model = CoCa(tiny_clip, 5, 2, 1, 2).eval()
+    pixels = torch.zeros(3, 3, 30, 30)
+    with torch.no_grad():
+        ours = model(pixels, tokens.ids, tokens.mask).text_embeds
+        theirs = tiny_clip.get_text_features(input_ids=tokens.ids).pooler_output
+    assert torch.allclose(ours, F.normalize(theirs, dim=1), atol=1e-6)
+
+
+def test_temperature_stays_within_the_bounds_of_clip():
+    class Scales(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.logit_scale = torch.nn.Parameter(torch.tensor(4.0))
+            self.other = torch.nn.Parameter(torch.tensor(4.0))
+
+    for sign, bound in ((-1, np.log(100)), (1, 0)):
+        model, settings = Scales(), replace(TINY, learning_rate=1.0, epochs=3)
+        loss = lambda rows, m=model, s=sign: s * (m.logit_scale + m.other)  # noqa: E731
+        train_pairs(model, loss, 16, settings, 0, "toy")
+        assert model.logit_scale.item() == pytest.approx(bound)
+        assert abs(model.other.item() - 4) > 4
+
+
+def test_training_that_diverges_is_an_error():
+    model = torch.nn.Linear(1, 1)
+    with pytest.raises(InputError, match="loss of toy became nan: lower learning_rate"):
+        train_pairs(model, lambda rows: model.weight.sum() * torch.nan, 8, TINY, 0, "toy")
+
+
 def test_tokenize_cuts_keeps_the_end_and_renumbers_what_occurs():
     whole = tokenize(TEXTS, 8, False)
     compact = tokenize(TEXTS, 8, True)
@@ -188,7 +220,8 @@ def test_regions_without_an_image_are_nan_and_captions_that_are_missing_are_left
 
 def test_mean_by_region_averages_images_of_a_region():
     vectors = np.array([[1, 2], [3, 6], [5, 5]], dtype=np.float32)
-    pooled = mean_by_region(vectors, np.array([2, 2, 0]), 3)
+    with np.errstate(all="raise"):
+        pooled = mean_by_region(vectors, np.array([2, 2, 0]), 3)
     np.testing.assert_array_equal(pooled, [[5, 5], [np.nan, np.nan], [2, 4]])
 
 

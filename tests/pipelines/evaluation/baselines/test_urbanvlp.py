@@ -5,14 +5,25 @@ import pyproj
 import pytest
 import torch
 
-from pipelines.evaluation.baselines.image_text import clip_model, pixel_values
+from pipelines.evaluation.baselines.image_text import (
+    clip_model,
+    info_nce,
+    pixel_values,
+    tokenize,
+)
 from pipelines.evaluation.baselines.location import (
     SIGMAS,
     FourierFeatures,
     LocationEncoder,
     equal_earth,
 )
-from pipelines.evaluation.baselines.two_views import TwoViews, token_loss, token_similarity
+from pipelines.evaluation.baselines.two_views import (
+    RegionBatch,
+    TextBatch,
+    TwoViews,
+    token_loss,
+    token_similarity,
+)
 from pipelines.evaluation.baselines.urbanvlp import Settings, UrbanVLP
 from pipelines.evaluation.errors import InputError
 
@@ -66,6 +77,31 @@ def without(view, region):
         lonlat=view.lonlat[kept],
         heading=view.heading[kept],
     )
+
+
+def test_satellite_loss_contrasts_the_sum_of_both_views_and_the_place(tiny_clip):
+    torch.manual_seed(0)
+    model = TwoViews(tiny_clip, tiny_clip, "mean", 3, 16).eval()
+    tokens = tokenize(["a red square", "a long blue road", "grey"], 20, False)
+    owner, slot = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 0, 0])
+    lonlat = torch.tensor([[116.0, 40], [117, 40], [90, 10], [0, 0]], dtype=torch.float64)
+    satellite, street = torch.randn(3, 3, 30, 30), torch.randn(4, 3, 30, 30)
+    batch = RegionBatch(satellite, street, owner, slot, lonlat, owner, slot)
+    texts = TextBatch(tokens.ids, tokens.mask, tokens.ids, tokens.mask, torch.ones(3).bool())
+
+    with torch.no_grad():
+        losses = model.losses(batch, texts)
+        unit = torch.nn.functional.normalize
+        views = tiny_clip.get_image_features(pixel_values=street).pooler_output
+        views = torch.stack([views[:2].mean(dim=0), views[2], views[3]])
+        places = model.location(lonlat)
+        places = torch.stack([places[:2].mean(dim=0), places[2], places[3]])
+        images = tiny_clip.get_image_features(pixel_values=satellite).pooler_output
+        summed = unit(images) + unit(views) + model.location_projection(places)
+        text = unit(tiny_clip.get_text_features(input_ids=tokens.ids).pooler_output)
+        expected = info_nce(summed, text, tiny_clip.logit_scale.exp())
+
+    assert losses["satellite_loss"].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_token_loss_equals_a_loop_over_tokens():
