@@ -99,6 +99,8 @@ def test_converted_vit_b_32_equals_open_clip(tmp_path):
     assert found["logits"] < TOLERANCE
     # the noise makes features far larger than 1: the error is relative to them
     assert max(found["image"], found["text"]) < TOLERANCE * max(1.0, scale)
+    wrong = convert_state_dict(theirs.state_dict(), "quick_gelu")
+    assert min(differences(theirs, wrong, pixels, ids).values()) > WRONG
 
 
 def test_long_clip_takes_the_first_20_positions_from_one_table_and_the_rest_from_the_other(
