@@ -10,7 +10,7 @@ three quarters of the annotated objects. None is fitted to results of this proje
 Each writer opens with two or three sentences of manner, the same every time, so that most facts
 stand after the 77th token: the world is made to show what long text is for. Real captions are
 kinder to short ones (of 1,200 sentences of UrbanCLIP's Beijing captions 714 differ within their
-first ten tokens). Whatever cuts texts at 77 tokens, as an ablation or a published system does, reads
+first ten tokens). What cuts texts at 77 tokens, as an ablation or a published system does, reads
 next to nothing here; how much it loses on this world does not say how much it would on real ones.
 """
 
