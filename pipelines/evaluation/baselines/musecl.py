@@ -23,7 +23,7 @@ from .base import FUSED, Provenance, RegionData, Use
 from .image_text import checkpoint_fingerprint
 from .sampling import Images, Rows, Shuffled, most_alike, view_of
 from .training import num_steps, train, turn_and_flip
-from .trunk import Trunk, TrunkSettings, encode_regions, pixel_values
+from .trunk import Trunk, TrunkSettings, encode_regions, pixel_values, size_differences
 
 VIEWS = ("satellite", "street_view")
 
@@ -285,6 +285,8 @@ def _differences(settings: Settings) -> tuple[str, ...]:
         "word2vec vectors; the most alike region is the nearest by them.",
         "Triplets are drawn anew at every step, and each tile is turned by itself.",
     ]
+    if settings.model_name_or_path is None:
+        differs.append("Random weights to start from, in place of ImageNet's.")
     if settings.street_view_positives == "poi":
         differs.append(
             "A variant without mobility: positives of street views are by points of interest too."
@@ -293,7 +295,7 @@ def _differences(settings: Settings) -> tuple[str, ...]:
         differs.append(
             f"The fusion learns from {settings.fusion_batch_size} regions a step, not from one."
         )
-    return tuple(differs)
+    return (*differs, *size_differences(settings))
 
 
 SYSTEM = MuseCL

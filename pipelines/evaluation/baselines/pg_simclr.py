@@ -23,7 +23,7 @@ from .base import Provenance, RegionData, Use, View
 from .image_text import checkpoint_fingerprint
 from .sampling import Images, Neighbourhood, Rows, Shuffled, most_alike, view_of
 from .training import crop_and_flip, num_steps, train
-from .trunk import Trunk, TrunkSettings, encode_regions, pixel_values
+from .trunk import Trunk, TrunkSettings, encode_regions, pixel_values, size_differences
 
 Positive = Literal["poi", "adjacency"]
 
@@ -251,7 +251,7 @@ def _differences(settings: Settings) -> tuple[str, ...]:
         differs.append("Counts are those of the dataset's own categories.")
     if settings.view == "street_view":
         differs.append("Street views in place of satellite images.")
-    return tuple(differs)
+    return (*differs, *size_differences(settings))
 
 
 SYSTEM = PGSimCLR

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
@@ -62,11 +63,14 @@ def decode_view(
         `(M, size, size, 3)` uint8, mapped from disk, and what is left out.
     """
     listed = path.with_suffix(".left_out.json")
-    if not path.is_file():
-        left_out = _decode(rows, total, view, size, known_regions, path)
-        write_json(listed, [asdict(one) for one in left_out])
-        _partial(path).replace(path)
-        _progress(path).unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # of two runs at a time one decodes, and the other waits for it
+    with FileLock(path.with_suffix(".lock")):
+        if not path.is_file():
+            left_out = _decode(rows, total, view, size, known_regions, path)
+            write_json(listed, [asdict(one) for one in left_out])
+            _partial(path).replace(path)
+            _progress(path).unlink(missing_ok=True)
     left_out = [LeftOut(**one) for one in json.loads(listed.read_text(encoding="utf-8"))]
     return np.load(path, mmap_mode="r"), left_out
 
@@ -90,7 +94,6 @@ def _decode(
     known_regions: frozenset[str],
     path: Path,
 ) -> list[LeftOut]:
-    path.parent.mkdir(parents=True, exist_ok=True)
     done, left_out = _earlier(path)
     bytes_each = size * size * 3
     with (

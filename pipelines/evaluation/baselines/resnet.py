@@ -13,7 +13,7 @@ from dataset_builders.files import digest
 
 from .base import Provenance, RegionData
 from .image_text import checkpoint_fingerprint
-from .trunk import Trunk, TrunkSettings, encode_regions
+from .trunk import Trunk, TrunkSettings, encode_regions, size_differences
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ResNet18:
             differs.append("Random weights, which have learnt nothing, in place of ImageNet's.")
         self.provenance = Provenance(
             source="He et al. 2016 (arXiv 1512.03385), global average pooling",
-            differs=tuple(differs),
+            differs=(*differs, *size_differences(settings)),
             uses=frozenset({"satellite", "street_view"}),
             pretrained=settings.model_name_or_path,
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -67,7 +68,7 @@ def run_baseline(
     data = load_region_data(dataset_name, city, settings.image_size, cache)
     fingerprint = digest(encoder.fingerprint, data.fingerprint)
     if path.is_file():
-        earlier = read_metadata(pq.read_schema(path)) or {}
+        earlier = _metadata(path)
         if (earlier.get("fingerprint"), earlier.get("label")) == (fingerprint, label):
             log(f"{path} is there already, of the same system, settings, seed and city.")
             return path
@@ -94,6 +95,13 @@ def run_baseline(
     _write(path, data, vectors, metadata)
     log(_summary(path, vectors, metadata))
     return path
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    try:
+        return read_metadata(pq.read_schema(path)) or {}
+    except pa.ArrowInvalid:  # another's file: it will be replaced, as it would be for its content
+        return {}
 
 
 def _provenance(encoder: RegionEncoder) -> dict[str, Any]:

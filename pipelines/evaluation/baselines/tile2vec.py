@@ -19,7 +19,7 @@ from .base import Provenance, RegionData
 from .image_text import checkpoint_fingerprint
 from .sampling import Images, Neighbourhood, Shuffled, view_of
 from .training import num_steps, train, turn_and_flip
-from .trunk import Trunk, TrunkSettings, encode_regions, pixel_values
+from .trunk import Trunk, TrunkSettings, encode_regions, pixel_values, size_differences
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _differences(settings: Settings) -> tuple[str, ...]:
     ]
     if settings.view == "street_view":
         differs.append("Street views in place of satellite images.")
-    return tuple(differs)
+    return (*differs, *size_differences(settings))
 
 
 SYSTEM = Tile2Vec

@@ -49,6 +49,20 @@ class TrunkSettings:
             )
 
 
+RESNET_18 = TrunkSettings(image_size=224)
+
+
+def size_differences(settings: TrunkSettings) -> tuple[str, ...]:
+    """What a table has to say of a network that is no ResNet-18 at 224 pixels."""
+    differs = []
+    if settings.image_size != RESNET_18.image_size:
+        differs.append(f"images of {settings.image_size} pixels, not {RESNET_18.image_size}")
+    shape = (settings.widths, settings.depths)
+    if settings.model_name_or_path is None and shape != (RESNET_18.widths, RESNET_18.depths):
+        differs.append(f"a ResNet of widths {shape[0]} and depths {shape[1]}, not ResNet-18")
+    return (f"Another size: {'; '.join(differs)}.",) if differs else ()
+
+
 class Trunk(nn.Module):
     """A ResNet without its classifier; drawn weights come from torch's global generator.
 
@@ -147,4 +161,11 @@ def encode_regions(
     return mean_by_region(vectors, images.region, len(data.region_ids))
 
 
-__all__ = ["Trunk", "TrunkSettings", "encode_images", "encode_regions", "pixel_values"]
+__all__ = [
+    "Trunk",
+    "TrunkSettings",
+    "encode_images",
+    "encode_regions",
+    "pixel_values",
+    "size_differences",
+]

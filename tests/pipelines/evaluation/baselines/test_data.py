@@ -1,6 +1,8 @@
 """A dataset folder as the baselines see it: pixels decoded once, whatever happens meanwhile."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -91,6 +93,28 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_file(tmp_path, monkeypatch,
     whole, cut = (json.loads((tmp_path / name).read_text()) for name in names)
     assert cut == whole
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_view_of_bad_images_alone_is_no_view(tmp_path):
+    decoded, left_out = _decode(tmp_path / "a.npy", num=3, bad=(0, 1, 2))
+    assert decoded.shape == (0, 16, 16, 3)
+    assert len(left_out) == 3
+
+
+def test_of_two_runs_at_a_time_one_decodes(tmp_path):
+    times_read = []
+
+    def slow():
+        times_read.append(1)
+        for row in _rows(5):
+            time.sleep(0.02)
+            yield row
+
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(_decode, tmp_path / "a.npy", num=5, rows=slow()) for _ in range(2)]
+        first, second = (run.result()[0] for run in runs)
+    assert len(times_read) == 1
+    np.testing.assert_array_equal(first, second)
 
 
 def test_numpy_reads_the_header_of_any_number_of_images(tmp_path):

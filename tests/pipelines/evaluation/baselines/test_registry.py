@@ -49,6 +49,17 @@ def test_system_names_are_those_of_the_tables():
     assert make("resnet18", "cpu").name == "resnet18-random-weights"
 
 
+def test_networks_of_another_size_are_told_and_published_ones_are_not():
+    for name in ("musecl", "pg-simclr", "tile2vec"):
+        assert (
+            "Another size: images of 64 pixels, not 224; a"
+            in make(name, "cpu").provenance.differs[-1]
+        )
+        told = " ".join(make(name, "paper").provenance.differs)
+        assert "Another size" not in told
+        assert "Random weights" not in told
+
+
 def test_overrides_stand_above_the_recipe():
     settings = read_settings("tile2vec", "cpu", margin=3, widths=[8, 16], depths=[1, 1])
     assert settings.margin == 3.0

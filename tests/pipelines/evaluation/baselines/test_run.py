@@ -48,7 +48,9 @@ def test_the_table_holds_vectors_and_says_how_they_were_made(toy, tmp_path):
     assert metadata["images"] == {"satellite": 25}
     assert metadata["seconds"] > 0
     assert "equation 1" in metadata["provenance"]["source"]
-    assert len(metadata["provenance"]["differs"]) == 3
+    differs = metadata["provenance"]["differs"]
+    assert len(differs) == 4
+    assert "images of 32 pixels, not 224; a ResNet of widths (8, 16)" in differs[-1]
 
 
 def test_a_second_run_computes_nothing(toy, tmp_path, monkeypatch):
@@ -78,6 +80,13 @@ def test_another_seed_replaces_the_table_and_a_label_stands_beside(toy, tmp_path
     labelled = _run(toy, tmp_path, label="tile2vec-seed0")
     assert labelled.name == "tile2vec-seed0.parquet"
     assert read_embeddings(labelled).hash == first.hash
+
+
+def test_a_file_that_is_no_table_is_replaced(toy, tmp_path):
+    path = tmp_path / CITY / "tile2vec.parquet"
+    path.parent.mkdir()
+    path.write_bytes(b"no table")
+    assert read_embeddings(_run(toy, tmp_path)).label == "tile2vec"
 
 
 def test_systems_share_the_decoded_pixels(toy, tmp_path):
