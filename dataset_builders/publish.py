@@ -1,11 +1,13 @@
 """The card of a dataset (README.md), written from what lies in its folder."""
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import yaml
 
 from .schema import TABLES, VIEWS, DatasetMetadata, config_name
@@ -17,6 +19,7 @@ from .storage import (
     read_regions,
     read_rejects,
     read_table,
+    table_shards,
 )
 
 CARD_FILE = "README.md"
@@ -49,12 +52,14 @@ def write_card(root: str | Path) -> Path:
     sections = [
         f"# {_title(metadata)}",
         _introduction(metadata),
-        _load_section(tables),
+        _load_section(root, tables),
         _table_section(root, tables),
+        _sources_section(root, tables),
         *[
             _city_section(root, city, dict.fromkeys(t for c, t in tables if c == city))
             for city in cities
         ],
+        _figures_section(root),
         _notes_section(metadata),
         _provenance_section(root, metadata),
     ]
@@ -103,8 +108,11 @@ def _introduction(metadata: DatasetMetadata) -> str:
     return f"{warning}\n\n{metadata.description}"
 
 
-def _load_section(tables: list[tuple[str, str]]) -> str:
+def _load_section(root: Path, tables: list[tuple[str, str]]) -> str:
     city, view = next((pair for pair in tables if pair[1] in VIEWS), tables[0])
+    shown = 'print(images[0]["image"].size, images[0]["caption"])'
+    if view in VIEWS and _withheld(root, [(city, view)]):
+        shown = 'print(images[0]["image_id"], images[0]["image"])  # None where only the id is here'
     return f"""## Load
 
 ```python
@@ -113,11 +121,75 @@ from datasets import load_dataset
 name = "path/to/this/folder"  # or the id of this repository
 images = load_dataset(name, "{city}-{view}", split="train")  # streaming=True to download nothing
 regions = load_dataset(name, "{city}-regions", split="train")  # targets, geometry (WKB), splits
-print(images[0]["image"].size, images[0]["caption"])
+{shown}
 ```
 
 Every table has one split of the library, "train"; the splits of regions are the columns
 `split_random` and `split_block`. `geopandas.read_parquet` reads the shards of a regions table."""
+
+
+def _withheld(root: Path, tables: list[tuple[str, str]]) -> int:
+    """Pictures of which only the id is here."""
+    return sum(int((~_redistributable(root, *pair)).sum()) for pair in tables if pair[1] in VIEWS)
+
+
+def _redistributable(root: Path, city: str, view: str) -> pd.Series:
+    """Of each row whether its picture may be passed on; True where the table does not say."""
+    if "redistributable" not in pq.read_schema(table_shards(root, city, view)[0]).names:
+        return pd.Series(True, index=range(count_rows(root, city, view)))
+    return read_table(root, city, view, ["redistributable"])["redistributable"].eq(True)
+
+
+def _sources_section(root: Path, tables: list[tuple[str, str]]) -> str:
+    """Who made the pictures, under what licence, and which are not here."""
+    lines, ids_only = [], 0
+    for city, view in tables:
+        if view not in VIEWS:
+            continue
+        columns = ["source", "licence"]
+        if "attribution" not in pq.read_schema(table_shards(root, city, view)[0]).names:
+            continue
+        rows = read_table(root, city, view, [*columns, "attribution"]).fillna("")
+        rows["shared"] = _redistributable(root, city, view).to_numpy()
+        for (source, licence), group in rows.groupby(columns, sort=True):
+            named = sorted(set(group["attribution"]) - {""})
+            credit = "; ".join(named[:3]) + (" and others" if len(named) > 3 else "")
+            missing = int((~group["shared"]).sum())
+            ids_only += missing
+            lines.append(
+                f"| `{config_name(city, view)}` | {source} | {licence or 'not stated'} | {credit} "
+                f"| {len(group):,} | {missing:,} |"
+            )
+    if not lines:
+        return ""
+    head = [
+        "## Pictures and their licences",
+        "",
+        "| config | source | licence | attribution | pictures | of which not to be passed on |",
+        "|---|---|---|---|--:|--:|",
+    ]
+    said = []
+    if ids_only and (root / "published.json").exists():
+        said = [
+            "",
+            f"**{ids_only:,} pictures are not in this dataset.** Their sources do not allow it: "
+            "the rows hold ids, places, dates and hashes, and `image` is null. Fetch them with "
+            "your own key:",
+            "",
+            "```",
+            "python -m dataset_builders rehydrate path/to/this/folder --output_dir NEW_FOLDER",
+            "```",
+        ]
+    return "\n".join([*head, *lines, *said])
+
+
+def _figures_section(root: Path) -> str:
+    names = sorted(path.name for path in (root / "figures").glob("*.png"))
+    if not names:
+        return ""
+    return "## Pictures\n\n" + "\n".join(
+        f"![{name.removesuffix('.png')}](figures/{name})" for name in names
+    )
 
 
 def _table_section(root: Path, tables: list[tuple[str, str]]) -> str:
@@ -166,7 +238,34 @@ def _city_section(root: Path, city: str, tables: dict[str, None]) -> str:
         counts = [int((regions[name] == part).sum()) for part in ("train", "validation", "test")]
         cells = " | ".join(f"{count:,}" for count in [*counts, int(regions[name].isna().sum())])
         lines.append(f"| `{name}` | {cells} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_coverage_by_split(root, city, tables, regions)])
+
+
+def _coverage_by_split(
+    root: Path, city: str, tables: dict[str, None], regions: pd.DataFrame
+) -> list[str]:
+    """Whether the parts of a split are covered alike: a part that is not is another population."""
+    views = [view for view in VIEWS if view in tables]
+    if not views:
+        return []
+    counts = {
+        view: regions["region_id"]
+        .map(Counter(read_table(root, city, view, ["region_id"])["region_id"]))
+        .fillna(0)
+        for view in views
+    }
+    titles = [f"{view.replace('_', ' ')}: regions covered | images a region" for view in views]
+    lines = ["", f"| split | part | {' | '.join(titles)} |", "|---|---|" + "--:|--:|" * len(views)]
+    for name in ("split_random", "split_block"):
+        for part in ("train", "validation", "test"):
+            mine = regions[name] == part
+            if mine.any():
+                cells = [
+                    f"{(counts[view][mine] > 0).mean():.1%} | {counts[view][mine].mean():.2f}"
+                    for view in views
+                ]
+                lines.append(f"| `{name}` | {part} | {' | '.join(cells)} |")
+    return lines
 
 
 def _coverage(root: Path, city: str, tables: dict[str, None], regions: pd.DataFrame) -> str:

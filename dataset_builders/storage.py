@@ -182,7 +182,7 @@ class DatasetWriter:
         groups = _groups(rows, schema, table)
         if table == "regions":
             whole = pa.concat_tables(groups)
-            schema = schema.with_metadata({**schema.metadata, GEO_KEY: _geo_metadata(whole)})
+            schema = schema.with_metadata({**schema.metadata, GEO_KEY: geo_metadata(whole)})
             groups = iter([whole.replace_schema_metadata(schema.metadata)])
         compression = {
             name: "NONE" if name == "image.bytes" else "ZSTD" for name in _leaves(schema)
@@ -387,7 +387,7 @@ def _leaves(schema: pa.Schema) -> list[str]:
     return leaves
 
 
-def _geo_metadata(table: pa.Table) -> bytes:
+def geo_metadata(table: pa.Table) -> bytes:
     """GeoParquet 1.1 column metadata of the table of regions."""
     shapes = shapely.from_wkb(np.array(table["geometry"].to_pylist(), dtype=object))
     present = shapes[~shapely.is_missing(shapes)]
@@ -492,6 +492,7 @@ def _replace(temporary: Path, path: Path) -> None:
 __all__ = [
     "DatasetWriter",
     "count_rows",
+    "geo_metadata",
     "iter_images",
     "list_cities",
     "list_tables",
