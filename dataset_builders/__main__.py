@@ -39,6 +39,12 @@ sources that may not be redistributed are left out: their rows keep ids and meta
   python -m dataset_builders publish CITY.yaml --output_dir runs/city
   python -m dataset_builders publish CITY.yaml --output_dir runs/city --push_to_hub org/name
 """
+REHYDRATE = """\
+Fetch again, with your own keys, the pictures of which a dataset holds ids only, and write the
+dataset with them. Stopped, the same command goes on.
+
+  python -m dataset_builders rehydrate FOLDER --output_dir NEW_FOLDER
+"""
 KNOWN_ERRORS = (DatasetError, MissingExtraError, SourceError, SplitError)
 
 
@@ -74,6 +80,20 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--yes", action="store_true", help="do not ask, however much it takes")
     _command(commands, "status", _status, "how far a build is, and what failed")
     _command(commands, "retry-failed", _retry_failed, "let the next build ask again")
+    publish = _command(commands, "publish", _publish, "shards, card and licence gate", PUBLISH)
+    publish.add_argument("--push_to_hub", metavar="ORG/NAME", help="also push it; log in first")
+    publish.add_argument("--private", action="store_true", help="of a repository that is made")
+    publish.add_argument("--dry_run", action="store_true", help="list what would be pushed")
+    rehydrate = commands.add_parser(
+        "rehydrate",
+        help="fetch the pictures that a published dataset may only name",
+        description=REHYDRATE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    rehydrate.set_defaults(run=_rehydrate)
+    rehydrate.add_argument("dataset", type=Path, help="folder of a published dataset")
+    rehydrate.add_argument("--output_dir", type=Path, required=True, help="a new folder")
+    rehydrate.add_argument("--recipe", type=Path, help="in place of the dataset's recipe.yaml")
     return parser
 
 
@@ -164,6 +184,35 @@ def _retry_failed(arguments: argparse.Namespace) -> int:
     recipe = read_recipe(arguments.recipe, arguments.data_dir)
     count = retry_failed(recipe, arguments.output_dir)
     print(f"{count:,} items are forgotten; the next build asks for them again.")
+    return 0
+
+
+def _publish(arguments: argparse.Namespace) -> int:
+    from .city.recipe import read_recipe
+    from .city.workspace import Workspace
+    from .hub import files_of, push
+    from .publishing import publish
+
+    read_recipe(arguments.recipe, arguments.data_dir)
+    space = Workspace(arguments.output_dir)
+    print(publish(space.dataset, space.published))
+    if arguments.push_to_hub is None:
+        return 0
+    if arguments.dry_run:
+        for name, size in files_of(space.published):
+            print(f"{size:>14,}  {name}")
+        print(f"Nothing was sent to {arguments.push_to_hub}.")
+        return 0
+    print(push(space.published, arguments.push_to_hub, private=arguments.private))
+    return 0
+
+
+def _rehydrate(arguments: argparse.Namespace) -> int:
+    from .city.recipe import read_recipe
+    from .rehydrate import rehydrate
+
+    recipe = None if arguments.recipe is None else read_recipe(arguments.recipe)
+    print(rehydrate(arguments.dataset, arguments.output_dir, recipe=recipe))
     return 0
 
 

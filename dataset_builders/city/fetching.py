@@ -38,7 +38,7 @@ def fetch_all(
     store = Store(cache)
     try:
         if (source := recipe.open_satellite()) is not None:
-            asyncio.run(_fetch_tiles(recipe, source, regions, store))
+            asyncio.run(fetch_tiles(recipe, source, regions, store))
         for number, views in enumerate(recipe.open_street_views()):
             asyncio.run(_fetch_views(recipe, number, views, places, store, cache))
     finally:
@@ -93,9 +93,10 @@ def tile_limits(source: TileSource) -> dict[str, Limit]:
     return {urlsplit(source.url).hostname or "": source.limit}
 
 
-async def _fetch_tiles(
+async def fetch_tiles(
     recipe: CityRecipe, source: TileSource, regions: gpd.GeoDataFrame, store: Store
 ) -> None:
+    """Fetch the tiles of all regions that are not in the store."""
     tiles = needed_tiles(source, regions)
     whole = is_tile_grid(source, regions)
     missing = [tile for tile in tiles if not _is_final(store, source.key_of(*tile))]
@@ -154,4 +155,12 @@ def _is_final(store: Store, key: str) -> bool:
     return known is not None and known.status in FINAL
 
 
-__all__ = ["batch_files", "fetch_all", "needed_tiles", "open_fetcher", "read_views", "tile_limits"]
+__all__ = [
+    "batch_files",
+    "fetch_all",
+    "fetch_tiles",
+    "needed_tiles",
+    "open_fetcher",
+    "read_views",
+    "tile_limits",
+]

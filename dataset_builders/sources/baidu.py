@@ -7,6 +7,7 @@ the service is an advanced permission that has to be bought.
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from .._http import Fetcher, Item, Limit, Store, Verdict, check_image
 from ..errors import SourceError
@@ -60,6 +61,19 @@ class BaiduPanorama:
         async for fetched in fetcher.fetch_all(self._items(places, secret), check_panorama):
             if fetched.status == "ok":
                 yield self._view(by_key[fetched.key])
+
+    async def pictures(
+        self, rows: Sequence[Mapping[str, Any]], fetcher: Fetcher, store: Store
+    ) -> AsyncIterator[tuple[str, str]]:
+        """See [`StreetViewSource`]; the place that was asked for stands in the row."""
+        secret = secret_from(self.key_env, self.name)
+        places = [
+            Place(str(row["point_id"]), float(row["lon"]), float(row["lat"]), float(row["heading"]))
+            for row in rows
+        ]
+        async for fetched in fetcher.fetch_all(self._items(places, secret), check_panorama):
+            if fetched.status == "ok":
+                yield fetched.key, fetched.key
 
     def _key(self, place: Place) -> str:
         size = f"{self.width}x{self.height}/{self.fov:g}"

@@ -6,6 +6,7 @@ panorama ids may change, so places are what is kept; storing and publishing pict
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from .._http import Fetcher, Item, Limit, Store, check_image
 from ..errors import SourceError
@@ -81,6 +82,16 @@ class GoogleStreetView:
             if fetched.status == "ok":
                 yield found[fetched.key]
 
+    async def pictures(
+        self, rows: Sequence[Mapping[str, Any]], fetcher: Fetcher, store: Store
+    ) -> AsyncIterator[tuple[str, str]]:
+        """See [`StreetViewSource`]; the panorama, heading and size stand in the id."""
+        secret = secret_from(self.key_env, self.name)
+        items = (self._item_of_id(str(row["image_id"]), secret) for row in rows)
+        async for fetched in fetcher.fetch_all(items, check_image):
+            if fetched.status == "ok":
+                yield fetched.key, fetched.key
+
     def _metadata_key(self, place: Place) -> str:
         return f"{self.name}/metadata/{self.radius_m}/{place.point_id}"
 
@@ -119,16 +130,19 @@ class GoogleStreetView:
             )
 
     def _picture_item(self, view: View, secret: str) -> Item:
-        panorama = view.image_id.split("/")[1]
+        return self._item_of_id(view.image_id, secret)
+
+    def _item_of_id(self, image_id: str, secret: str) -> Item:
+        _, panorama, heading, fov, size = image_id.split("/")
         params = {
-            "size": f"{self.size_px}x{self.size_px}",
+            "size": f"{size}x{size}",
             "pano": panorama,
-            "heading": f"{view.heading}",
-            "fov": f"{self.fov:g}",
+            "heading": f"{float(heading)}",
+            "fov": fov,
             "return_error_code": "true",
             "key": secret,
         }
-        return Item(view.key, f"{self.base_url}/maps/api/streetview", params)
+        return Item(image_id, f"{self.base_url}/maps/api/streetview", params)
 
 
 __all__ = ["GoogleStreetView"]

@@ -87,6 +87,15 @@ class LocalFolder:
             if isinstance(found, View):
                 yield found
 
+    async def pictures(
+        self, rows: Sequence[Mapping[str, Any]], fetcher: Fetcher, store: Store
+    ) -> AsyncIterator[tuple[str, str]]:
+        """See [`StreetViewSource`]; files of those names in the folder."""
+        wanted = {str(row["image_id"]) for row in rows}
+        for found in self.scan(store):
+            if isinstance(found, View) and found.image_id in wanted:
+                yield found.image_id, found.key
+
     def scan(self, store: Store) -> Iterator[View | FolderReject]:
         """Every image of the folder, sorted by name: as a view, or why it is none."""
         root = Path(self.folder)

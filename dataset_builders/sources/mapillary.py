@@ -92,6 +92,18 @@ class Mapillary:
             async for view in self._fetch(batch, fetcher, store, secret):
                 yield view
 
+    async def pictures(
+        self, rows: Sequence[Mapping[str, Any]], fetcher: Fetcher, store: Store
+    ) -> AsyncIterator[tuple[str, str]]:
+        """See [`StreetViewSource`]; entities are asked for a fresh address."""
+        secret = secret_from(self.key_env, self.name)
+        ids = iter(str(row["image_id"]).split("/")[1] for row in rows)
+        while batch := list(itertools.islice(ids, BATCH)):
+            # only the ids count: the views made on the way are those of the dataset
+            places = {one: Place("", 0.0, 0.0) for one in batch}
+            async for view in self._fetch(places, fetcher, store, secret):
+                yield view.image_id, view.key
+
     async def _fetch(
         self, batch: Mapping[str, Place], fetcher: Fetcher, store: Store, secret: str
     ) -> AsyncIterator[View]:

@@ -88,6 +88,21 @@ class StreetViewSource(Protocol):
         """
         ...
 
+    def pictures(
+        self, rows: Sequence[Mapping[str, Any]], fetcher: Fetcher, store: Store
+    ) -> AsyncIterator[tuple[str, str]]:
+        """Fetch pictures again that a dataset names but does not hold.
+
+        Args:
+            rows: of the table of street views: `image_id`, `lon`, `lat`, `heading`, `point_id`.
+            fetcher: of the pictures.
+            store: that takes them.
+
+        Yields:
+            The id of each picture that was found, and its key in the store.
+        """
+        ...
+
 
 def secret_from(variable: str, source: str) -> str:
     """A key from the environment.

@@ -1,0 +1,217 @@
+"""Fetch again, with one's own key, the pictures that a published dataset may only name."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from ._http import Store
+from .city.fetching import fetch_tiles, open_fetcher
+from .city.recipe import CityRecipe, read_recipe
+from .city.satellite import picture_row, pictures
+from .city.shards import sha256_of
+from .errors import DatasetError
+from .publish import write_card
+from .schema import VIEWS, DatasetMetadata, config_name
+from .storage import (
+    DATA_FOLDER,
+    DatasetWriter,
+    list_tables,
+    read_metadata,
+    read_regions,
+    read_table,
+    table_shards,
+)
+
+ROWS_AT_ONCE = 500
+Read = Callable[[str], bytes | None]
+"""From an image id to its bytes, if they were had."""
+
+
+@dataclass(frozen=True)
+class Rehydrated:
+    """What was fetched again.
+
+    Attributes:
+        folder: of the dataset with pictures.
+        filled: pictures fetched, by config name.
+        missing: pictures that could not be had, by config name; their rows are in the rejects.
+        changed: of the filled, those that are not the published bytes: providers encode anew.
+    """
+
+    folder: Path
+    filled: dict[str, int]
+    missing: dict[str, int]
+    changed: dict[str, int]
+
+    def __str__(self) -> str:
+        lines = [f"Dataset in {self.folder}"]
+        for name, count in self.filled.items():
+            text = f"  {name}: {count:,} pictures fetched"
+            if self.changed.get(name):
+                text += f", {self.changed[name]:,} with other bytes than were published"
+            if self.missing.get(name):
+                text += f"; {self.missing[name]:,} could not be had (rejects.parquet)"
+            lines.append(text)
+        return "\n".join(lines)
+
+
+def rehydrate(
+    published: str | Path,
+    output: str | Path,
+    *,
+    recipe: CityRecipe | None = None,
+    cache: str | Path | None = None,
+) -> Rehydrated:
+    """Write a dataset with the pictures that its licence gate left out.
+
+    Run again after a stop, it fetches only what is missing.
+
+    Args:
+        published: folder of a published dataset.
+        output: folder of the dataset with pictures; what was fetched lies in `<output>/cache`
+            unless `cache` says otherwise.
+        recipe: of the sources; the `recipe.yaml` of the published dataset by default.
+        cache: folder of the ledger.
+
+    Raises:
+        StoppedError: quota used up or key refused; what is there is kept.
+        DatasetError: no dataset, or no recipe in it.
+        SourceError: a key is not in the environment.
+    """
+    root, target = Path(published), Path(output)
+    if recipe is None:
+        if not (root / "recipe.yaml").exists():
+            raise DatasetError(f"{root} has no recipe.yaml that would say where its pictures are.")
+        recipe = read_recipe(root / "recipe.yaml")
+    store = Store(Path(cache) if cache is not None else target / "cache")
+    filled: Counter[str] = Counter()
+    missing: Counter[str] = Counter()
+    changed: Counter[str] = Counter()
+    try:
+        for city, view in list_tables(root):
+            if view in VIEWS:
+                read = _fetch(recipe, root, city, view, store)
+                _fill(root, target, city, view, read, (filled, missing, changed))
+            else:
+                _copy(root, target, city, view)
+    finally:
+        store.close()
+    DatasetWriter(target, read_metadata(root, list_tables(root)[0][0])).finish()
+    write_card(target)
+    return Rehydrated(target, dict(filled), dict(missing), dict(changed))
+
+
+def _fetch(recipe: CityRecipe, root: Path, city: str, view: str, store: Store) -> Read:
+    if view == "satellite":
+        return _fetch_satellite(recipe, root, city, store)
+    keys = asyncio.run(_fetch_views(recipe, root, city, store))
+    return lambda image_id: store.read(keys[image_id]) if image_id in keys else None
+
+
+async def _fetch_views(recipe: CityRecipe, root: Path, city: str, store: Store) -> dict[str, str]:
+    """Fetch the street views that are missing; returns the key of each in the store."""
+    keys: dict[str, str] = {}
+    columns = ["image_id", "lon", "lat", "heading", "point_id", "source"]
+    rows = read_table(root, city, "street_view", columns)
+    lost = _lost(root, city, "street_view")
+    for source in recipe.open_street_views():
+        mine: Any = rows[(rows["source"] == source.name) & lost].to_dict("records")
+        if not mine:
+            continue
+        with tqdm(total=len(mine), desc=source.name, unit="picture") as bar:
+            async with open_fetcher(recipe.network, store, dict(source.limits)) as fetcher:
+                async for image_id, key in source.pictures(mine, fetcher, store):
+                    keys[image_id] = key
+                    bar.update()
+    return keys
+
+
+def _fetch_satellite(recipe: CityRecipe, root: Path, city: str, store: Store) -> Read:
+    source = recipe.open_satellite()
+    rows = read_table(root, city, "satellite", ["image_id", "region_id"])
+    wanted = rows[_lost(root, city, "satellite")]
+    if source is None or len(wanted) == 0:
+        return lambda image_id: None
+    regions = read_regions(root, city)
+    regions = regions[regions["region_id"].isin(wanted["region_id"])].reset_index(drop=True)
+    asyncio.run(fetch_tiles(recipe, source, regions, store))
+    by_id = {one.image_id: one for one in pictures(source, regions, store)}
+
+    def read(image_id: str) -> bytes | None:
+        one = by_id.get(image_id)
+        row = "" if one is None or one.reason else picture_row(source, one, store)
+        return None if isinstance(row, str) else row["image"]["bytes"]
+
+    return read
+
+
+def _lost(root: Path, city: str, view: str) -> Any:
+    """Of each row whether its picture is missing."""
+    parts = []
+    for path in table_shards(root, city, view):
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=["image.bytes"]):
+                image = batch.column("image")
+                parts += [one is None or one["bytes"] is None for one in image.to_pylist()]
+    return np.array(parts, dtype=bool)
+
+
+def _fill(
+    root: Path,
+    target: Path,
+    city: str,
+    view: str,
+    read: Read,
+    counts: tuple[Counter[str], Counter[str], Counter[str]],
+) -> None:
+    """Write a table's shards with their pictures; rows that have none are listed."""
+    filled, missing, changed = counts
+    name = config_name(city, view)
+    for index, path in enumerate(table_shards(root, city, view)):
+        metadata = _metadata(path)
+        writer = DatasetWriter(target, metadata)
+
+        def rows(path: Path = path, writer: DatasetWriter = writer) -> Iterator[Mapping[str, Any]]:
+            for row in _rows(path):
+                if row["image"] is None or row["image"]["bytes"] is None:
+                    content = read(row["image_id"])
+                    if content is None:
+                        missing[name] += 1
+                        writer.reject(name, row["image_id"], "not_fetched_again")
+                        continue
+                    filled[name] += 1
+                    changed[name] += row.get("sha256") not in (None, sha256_of(content))
+                    row["image"] = {"bytes": content, "path": None}
+                yield row
+
+        (target / DATA_FOLDER / name / path.name).unlink(missing_ok=True)
+        writer.write_shard(city, view, index, rows())
+
+
+def _copy(root: Path, target: Path, city: str, table: str) -> None:
+    folder = target / DATA_FOLDER / config_name(city, table)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in table_shards(root, city, table):
+        (folder / path.name).write_bytes(path.read_bytes())
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        for batch in file.iter_batches(batch_size=100):
+            yield from pa.Table.from_batches([batch]).to_pylist()
+
+
+def _metadata(path: Path) -> DatasetMetadata:
+    stored = pq.read_schema(path).metadata or {}
+    return DatasetMetadata.from_json(stored[b"urbanln"])
+
+
+__all__ = ["Rehydrated", "rehydrate"]
