@@ -229,7 +229,8 @@ def _gate(group: pa.Table, withheld: Counter[str]) -> pa.Table:
     lost = pc.and_(pc.invert(allowed), pc.is_valid(image))
     names = group["source"].combine_chunks() if "source" in group.column_names else None
     for number in pc.indices_nonzero(lost).to_pylist():
-        withheld[str(names[number].as_py()) if names is not None else "unknown"] += 1
+        name = None if names is None else names[number].as_py()
+        withheld[name or "unknown"] += 1
     kept = pc.if_else(allowed, image, pa.scalar(None, image.type))
     return group.set_column(group.column_names.index("image"), group.schema.field("image"), kept)
 

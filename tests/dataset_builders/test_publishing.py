@@ -1,0 +1,297 @@
+"""What leaves this machine: shards, the licence gate, the Hub, and pictures fetched again."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from datasets import load_dataset
+
+from dataset_builders.__main__ import main
+from dataset_builders.city.build import build
+from dataset_builders.city.recipe import read_recipe
+from dataset_builders.errors import DatasetError
+from dataset_builders.publishing import check_gate, publish
+from dataset_builders.rehydrate import rehydrate
+from dataset_builders.schema import DatasetMetadata
+from dataset_builders.storage import DatasetWriter, read_rejects, read_table
+
+from ..hub_server import HubServer
+from .provider import drawn
+from .test_city_build import KEY, provider, write  # noqa: F401 - fixtures
+
+ROOT = Path(__file__).parents[2]
+CITY = "testville"
+
+
+@pytest.fixture
+def town(write, tmp_path):  # noqa: F811 - a fixture
+    path = write()
+    report = build(read_recipe(path), tmp_path / "run", draw=False, recipe_text=path.read_text())
+    return report.dataset
+
+
+@pytest.fixture
+def many(tmp_path):
+    """A dataset of 250 pictures, every fifth of which may not be passed on."""
+    extra = {"satellite": {"redistributable": "bool", "sha256": "string"}}
+    metadata = DatasetMetadata("t", "d", "s", "l", indicators=(), extra_columns=extra)
+    writer = DatasetWriter(tmp_path / "many", metadata)
+    rows = [
+        {
+            "image": {"bytes": drawn(str(n), (32, 32)), "path": None},
+            "image_id": f"i{n:03d}",
+            "region_id": f"r{n:03d}",
+            "source": "demo",
+            "redistributable": n % 5 > 0,
+        }
+        for n in range(250)
+    ]
+    for index, start in enumerate(range(0, 250, 70)):
+        writer.write_shard(CITY, "satellite", index, rows[start : start + 70])
+    regions = [{"region_id": row["region_id"], "city": CITY} for row in rows]
+    for index in range(2):
+        writer.write_shard(CITY, "regions", index, regions[index * 125 : (index + 1) * 125])
+    writer.finish()
+    return tmp_path / "many"
+
+
+def images(folder, view):
+    frames = [
+        pd.read_parquet(path) for path in sorted((folder / "data" / f"{CITY}-{view}").glob("*"))
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def test_pictures_that_may_not_be_passed_on_stay_here(town, tmp_path):
+    done = publish(town, tmp_path / "out")
+    assert done.withheld == {
+        source: int(count)
+        for source, count in read_table(town, CITY, "street_view")["source"].value_counts().items()
+    }
+    views = images(tmp_path / "out", "street_view")
+    assert views["image"].isna().all()
+    # all else stays: ids, places, hashes
+    before = images(town, "street_view").drop(columns="image")
+    pd.testing.assert_frame_equal(views.drop(columns="image"), before)
+    assert images(tmp_path / "out", "satellite")["image"].notna().all()
+    check_gate(tmp_path / "out")
+    for path in (tmp_path / "out").rglob("*.parquet"):
+        for row in images(town, "street_view").itertuples():
+            assert row.image["bytes"] not in path.read_bytes()
+
+
+def test_a_picture_without_a_word_on_its_licence_is_withheld(tmp_path):
+    from dataset_builders.schema import DatasetMetadata
+    from dataset_builders.storage import DatasetWriter
+
+    writer = DatasetWriter(tmp_path / "in", DatasetMetadata("t", "d", "s", "l", indicators=()))
+    picture = {"bytes": drawn("a"), "path": None}
+    writer.write_shard("a", "regions", 0, [{"region_id": "r", "city": "a"}])
+    row = {"image": picture, "image_id": "i", "region_id": "r"}
+    writer.write_shard("a", "satellite", 0, [row])
+    writer.finish()
+    assert publish(tmp_path / "in", tmp_path / "out").withheld == {"unknown": 1}
+
+
+def test_what_is_published_loads_as_a_dataset_and_as_a_map(town, tmp_path):
+    publish(town, tmp_path / "out")
+    for streaming in (False, True):
+        rows = load_dataset(
+            str(tmp_path / "out"), f"{CITY}-satellite", split="train", streaming=streaming
+        )
+        assert next(iter(rows))["image"].size == (256, 256)
+    views = load_dataset(str(tmp_path / "out"), f"{CITY}-street_view", split="train")
+    assert views[0]["image"] is None
+    assert views[0]["sha256"]
+    (shard,) = (tmp_path / "out" / "data" / f"{CITY}-regions").glob("*.parquet")
+    regions = gpd.read_parquet(shard)
+    assert regions.crs == "EPSG:4326"
+    assert len(regions) == len(read_table(town, CITY, "regions"))
+
+
+def test_shards_are_of_the_size_asked_for(many, tmp_path):
+    done = publish(many, tmp_path / "out", target_bytes=50_000)
+    assert done.shards[f"{CITY}-satellite"] == 4
+    assert done.withheld == {"demo": 50}
+    paths = sorted((tmp_path / "out" / "data" / f"{CITY}-satellite").glob("*.parquet"))
+    for path in paths:
+        metadata = pq.read_metadata(path)
+        assert metadata.num_rows <= 100 * metadata.num_row_groups
+        assert metadata.row_group(0).column(0).has_offset_index
+        assert {b"huggingface", b"urbanln"} <= set(metadata.metadata)
+    one = publish(many, tmp_path / "one")
+    assert one.shards[f"{CITY}-satellite"] == 1
+    before = images(many, "satellite").drop(columns="image")
+    for folder in ("out", "one"):
+        after = images(tmp_path / folder, "satellite").drop(columns="image")
+        pd.testing.assert_frame_equal(after, before)
+    # the whole table of regions is one map
+    assert len(gpd.read_parquet(tmp_path / "one" / "data" / f"{CITY}-regions")) == 250
+
+
+@pytest.mark.parametrize("count", [3, 7, 10])
+def test_a_killed_publish_goes_on_to_the_same_bytes(many, tmp_path, count):
+    script = Path(__file__).with_name("kill_publish.py")
+    killed = subprocess.run(
+        [sys.executable, script, many, tmp_path / "out", str(count)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+    )
+    assert killed.returncode == -9
+    one = publish(many, tmp_path / "out", target_bytes=50_000)
+    other = publish(many, tmp_path / "whole", target_bytes=50_000)
+    assert one.withheld == other.withheld
+    files = {p.relative_to(tmp_path / "whole") for p in (tmp_path / "whole").rglob("*.*")}
+    assert files == {p.relative_to(tmp_path / "out") for p in (tmp_path / "out").rglob("*.*")}
+    for name in files:
+        if name.suffix in (".parquet", ".md"):
+            assert (tmp_path / "out" / name).read_bytes() == (
+                tmp_path / "whole" / name
+            ).read_bytes()
+
+
+def test_the_card_says_who_made_the_pictures_and_what_is_missing(town, tmp_path):
+    publish(town, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| `testville-satellite` | demo | cc0-1.0 | a demo |" in card
+    assert "pictures are not in this dataset" in card
+    assert "dataset_builders rehydrate" in card
+    assert "| `split_random` | train | " in card
+    for name in re.findall(r"!\[.*?\]\((.*?)\)", card):
+        assert (tmp_path / "out" / name).stat().st_size > 1000
+    # the sheet shows nothing that may not be shown
+    assert not list((tmp_path / "out" / "figures").glob("*street_view*"))
+
+
+def test_the_examples_of_the_card_run(town, tmp_path):
+    publish(town, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    exec(block.replace("path/to/this/folder", str(tmp_path / "out")), {})
+
+
+def test_a_folder_that_was_not_published_is_not_pushed(town, tmp_path):
+    with pytest.raises(DatasetError, match="not made by `publish`"):
+        check_gate(town)
+    publish(town, tmp_path / "out")
+    name = Path("data") / f"{CITY}-street_view" / "part-00000.parquet"
+    (tmp_path / "out" / name).write_bytes((town / name).read_bytes())
+    with pytest.raises(DatasetError, match="may be redistributed"):
+        check_gate(tmp_path / "out")
+
+
+def test_an_unfinished_dataset_is_not_published(town, tmp_path):
+    (town / "rejects.parquet").unlink()
+    with pytest.raises(DatasetError, match="no finished dataset"):
+        publish(town, tmp_path / "out")
+
+
+def test_a_folder_of_something_else_is_not_written_to(town, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    with pytest.raises(DatasetError, match="not empty"):
+        publish(town, tmp_path / "out")
+
+
+def test_a_dataset_is_pushed_and_loaded_by_its_name(write, tmp_path):  # noqa: F811
+    path, run = write(), tmp_path / "run"
+    assert main(["build", str(path), "--output_dir", str(run), "--yes"]) == 0
+    with HubServer() as hub:
+        environment = {
+            **os.environ,
+            **hub.environment(tmp_path / "home"),
+            "PYTHONPATH": str(ROOT),
+        }
+        command = [sys.executable, "-m", "dataset_builders", "publish", str(path)]
+        command += ["--output_dir", str(run), "--push_to_hub", "org/urbanln-town"]
+        options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+        dry = subprocess.run([*command, "--dry_run"], **options)
+        assert "Nothing was sent" in dry.stdout, dry.stderr[-2000:]
+        assert not hub.asked
+        done = subprocess.run(command, **options)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert hub.token not in done.stdout + done.stderr
+        code = (
+            "from datasets import load_dataset\n"
+            "rows = load_dataset('org/urbanln-town', 'testville-satellite', split='train')\n"
+            "assert rows[0]['image'].size == (256, 256)\n"
+            "print(len(rows))\n"
+        )
+        loaded = subprocess.run([sys.executable, "-c", code], **options)
+        assert loaded.returncode == 0, loaded.stderr[-2000:]
+        files = hub.files("datasets/org/urbanln-town")
+        hub.shutdown()
+    assert int(loaded.stdout.split()[-1]) == len(read_table(run / "dataset", CITY, "satellite"))
+    assert {"README.md", "published.json", "recipe.yaml"} <= set(files)
+    assert not [name for name in files if name.startswith(".")]
+    for content in files.values():
+        assert KEY.encode() not in content
+
+
+def test_pictures_are_fetched_again_with_ones_own_key(
+    town,
+    provider,  # noqa: F811
+    tmp_path,
+):
+    publish(town, tmp_path / "out")
+    provider.asked.clear()
+    done = rehydrate(tmp_path / "out", tmp_path / "again")
+    name = f"{CITY}-street_view"
+    assert done.filled[name] == len(images(town, "street_view"))
+    assert done.missing.get(name, 0) == done.changed[name] == 0
+    # pictures only: no metadata, no tile
+    assert not [one for one in provider.asked if "metadata" in one or one.startswith("/tiles")]
+    before, after = images(town, "street_view"), images(tmp_path / "again", "street_view")
+    assert [one["bytes"] for one in after["image"]] == [one["bytes"] for one in before["image"]]
+    asked = dict(provider.asked)
+    rehydrate(tmp_path / "out", tmp_path / "again")
+    assert provider.asked == asked
+    rows = load_dataset(str(tmp_path / "again"), name, split="train")
+    assert rows[0]["image"].size == (64, 64)
+
+
+def test_pictures_that_are_gone_or_changed_are_counted(
+    town,
+    provider,  # noqa: F811
+    tmp_path,
+):
+    publish(town, tmp_path / "out")
+    names = sorted(one for one in provider.asked if one.startswith("/panorama"))
+    provider.answers[names[0]] = [(404, {}, b"")]
+    other = (200, {"Content-Type": "image/jpeg"}, drawn("another", (64, 32)))
+    provider.answers[names[1]] = [other]
+    done = rehydrate(tmp_path / "out", tmp_path / "again")
+    name = f"{CITY}-street_view"
+    assert (done.missing[name], done.changed[name]) == (1, 1)
+    assert read_rejects(tmp_path / "again")["reason"].eq("not_fetched_again").sum() == 1
+    assert "1 with other bytes" in str(done)
+
+
+def test_satellite_pictures_are_made_again(write, provider, tmp_path):  # noqa: F811
+    from .test_city_build import _recipe
+
+    satellite = {**_recipe(provider.url)["satellite"], "redistributable": False}
+    path = write(satellite=satellite, street_view=[], roads=None)
+    build(read_recipe(path), tmp_path / "run", draw=False, recipe_text=path.read_text())
+    dataset = tmp_path / "run" / "dataset"
+    assert publish(dataset, tmp_path / "out").withheld["demo"] > 10
+    done = rehydrate(tmp_path / "out", tmp_path / "again")
+    assert done.changed[f"{CITY}-satellite"] == 0
+    one, other = images(dataset, "satellite"), images(tmp_path / "again", "satellite")
+    assert [row["bytes"] for row in one["image"]] == [row["bytes"] for row in other["image"]]
+
+
+def test_the_marker_holds_the_counts(town, tmp_path):
+    done = publish(town, tmp_path / "out")
+    marker = json.loads((tmp_path / "out" / "published.json").read_text())
+    assert marker["rows"] == done.rows
+    assert np.sum(list(marker["withheld"].values())) == len(images(town, "street_view"))
