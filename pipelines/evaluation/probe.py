@@ -125,10 +125,10 @@ def probe(
     if settings.seeds is None:
         settings = replace(settings, seeds=default_seeds(len(kept)))
     place = geography(city.regions, city.block_m)
-    cells, skipped = _cells(city, kept, place, settings)
+    cells, skipped = make_cells(city, kept, place, settings)
     systems = make_systems(city, tables, views, kept, place, settings.probes)
     skipped += _seen(systems, cells)
-    table_hash = _table_hash(city, kept, place, settings)
+    table_hash = hash_table(city, kept, place, settings)
 
     store = ResultStore(output / RESULTS_FILE)
     _write_summary(output, city, tables, views, kept, dropped, skipped, place, settings, table_hash)
@@ -137,7 +137,7 @@ def probe(
     shared |= {"code_revision": code_revision(), "source_city": ""}
     batches = list(_batches(systems, cells, settings.protocols))
     for system, probe_name, batch in progress(batches, desc=f"probe {city.name}", unit="batch"):
-        fields = {**shared, **_system_fields(system, probe_name, settings)}
+        fields = {**shared, **system_fields(system, probe_name, settings)}
         run_batch(store, system.X, probe_name, batch, fields, region_ids, settings)
     return store.path
 
@@ -192,7 +192,7 @@ def run_batch(
 # ------------------------------------------------------- what is compared on what
 
 
-def _cells(
+def make_cells(
     city: City, kept: NDArray[np.int64], place: Geography, settings: ProbeSettings
 ) -> tuple[list[Cell], list[dict[str, Any]]]:
     """All cells that can be computed, and those that cannot, with the reason."""
@@ -203,15 +203,15 @@ def _cells(
                 split = draw_split(city.regions, place, protocol, seed)[kept]
             except SplitError as error:
                 names = [target.name for target in city.targets]
-                skipped += [_skip(name, protocol, seed, str(error)) for name in names]
+                skipped += [skip(name, protocol, seed, str(error)) for name in names]
                 continue
             # one array for all tasks of the split: they are standardised together
             fit_rows = np.flatnonzero(split == "train")
             for target in city.targets:
-                task = _task(target.y[kept], split, fit_rows)
-                reason = _why_not(task)
+                task = make_task(target.y[kept], split, fit_rows)
+                reason = why_not(task)
                 if reason:
-                    skipped.append(_skip(target.name, protocol, seed, reason))
+                    skipped.append(skip(target.name, protocol, seed, reason))
                     continue
                 for p in range(settings.probe_seeds):
                     probe_seed = PROBE_SEED_STEP * p + seed
@@ -229,11 +229,12 @@ def _seen(systems: Sequence[System], cells: Sequence[Cell]) -> list[dict[str, An
             if not system.scores(name):
                 reason = f"{system.name} uses {name}, so it is not scored on it"
                 key = (reason, cell.protocol, cell.split_seed)
-                reasons[key] = _skip(name, cell.protocol, cell.split_seed, reason)
+                reasons[key] = skip(name, cell.protocol, cell.split_seed, reason)
     return list(reasons.values())
 
 
-def _skip(indicator: str, protocol: str, split_seed: int, reason: str) -> dict[str, Any]:
+def skip(indicator: str, protocol: str, split_seed: int, reason: str) -> dict[str, Any]:
+    """A cell that is not computed, and why."""
     return {
         "indicator": indicator,
         "protocol": protocol,
@@ -242,7 +243,10 @@ def _skip(indicator: str, protocol: str, split_seed: int, reason: str) -> dict[s
     }
 
 
-def _task(y: NDArray[np.float64], split: NDArray[np.object_], fit_rows: NDArray[np.int64]) -> Task:
+def make_task(
+    y: NDArray[np.float64], split: NDArray[np.object_], fit_rows: NDArray[np.int64]
+) -> Task:
+    """The labelled regions of each part of a split."""
     labelled = np.isfinite(y)
     train, validation, test = (
         np.flatnonzero((split == part) & labelled) for part in ("train", "validation", "test")
@@ -250,7 +254,8 @@ def _task(y: NDArray[np.float64], split: NDArray[np.object_], fit_rows: NDArray[
     return Task(y, fit_rows, train, validation, test)
 
 
-def _why_not(task: Task) -> str | None:
+def why_not(task: Task) -> str | None:
+    """Why a task cannot be computed; None if it can."""
     if not np.isfinite(task.y).any():
         return "no region has a label"
     for part, least in (("train", 2), ("validation", 1), ("test", 2)):
@@ -263,7 +268,7 @@ def _why_not(task: Task) -> str | None:
     return None
 
 
-def _table_hash(
+def hash_table(
     city: City, kept: NDArray[np.int64], place: Geography, settings: ProbeSettings
 ) -> str:
     """Of all that rows must share to be comparable; not of which cells were asked for.
@@ -326,7 +331,8 @@ def _fit(
     raise InputError(f"Unknown probe {probe_name!r}; known are 'mlp' and 'ridge'.")
 
 
-def _system_fields(system: System, probe_name: str, settings: ProbeSettings) -> dict[str, Any]:
+def system_fields(system: System, probe_name: str, settings: ProbeSettings) -> dict[str, Any]:
+    """The fields of a row that say who was probed, and how."""
     return {
         "system": system.name,
         "view": system.view,
@@ -440,7 +446,13 @@ __all__ = [
     "Target",
     "config_hash",
     "default_seeds",
+    "hash_table",
+    "make_cells",
+    "make_task",
     "probe",
     "run_batch",
+    "skip",
+    "system_fields",
     "transform_labels",
+    "why_not",
 ]

@@ -17,9 +17,9 @@ from dataset_builders.storage import (
     read_table,
 )
 
+from .cities import City, Target, transform_labels
 from .embed import Source
 from .errors import InputError
-from .cities import City, Target, transform_labels
 
 FOOTER_BYTES = 1 << 16
 

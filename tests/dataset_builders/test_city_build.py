@@ -182,9 +182,7 @@ def test_a_second_build_asks_for_nothing_and_changes_nothing(write, provider, tm
     assert {p: p.stat().st_mtime_ns for p in times} == times
 
 
-@pytest.mark.parametrize(
-    ("point", "count"), [("put", 60), ("rename", 242), ("rename", 246)]
-)
+@pytest.mark.parametrize(("point", "count"), [("put", 60), ("rename", 242), ("rename", 246)])
 def test_a_killed_build_goes_on_and_ends_the_same(write, provider, tmp_path, point, count):
     path = write()
     script = Path(__file__).with_name("kill_build.py")
