@@ -14,6 +14,7 @@ from ..roads import STREETS
 from ..schema import CITY_PATTERN, INDICATORS, Indicator, Kind, Transform
 from ..sources.baidu import BaiduPanorama
 from ..sources.google import GoogleStreetView
+from ..sources.kartaview import KartaView
 from ..sources.local_folder import LocalFolder
 from ..sources.mapillary import Mapillary
 from ..sources.street_view import StreetViewSource
@@ -25,6 +26,7 @@ STREET_VIEW: dict[str, type[Any]] = {
     "google": GoogleStreetView,
     "baidu": BaiduPanorama,
     "mapillary": Mapillary,
+    "kartaview": KartaView,
     "folder": LocalFolder,
 }
 
