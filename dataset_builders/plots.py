@@ -141,6 +141,35 @@ def plot_points(
     return _save_png(figure, axes, path, legend)
 
 
+def plot_distances(distances: Mapping[str, np.ndarray], path: str | Path, title: str = "") -> Path:
+    """How far the test regions of each split lie from the nearest training region.
+
+    Args:
+        distances: metres, by split.
+        path: .png.
+        title: on top.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    widest = max((float(values.max()) for values in distances.values()), default=1.0)
+    edges = np.linspace(0, widest / 1000 * 1.02, 31).tolist()
+    for (name, values), colour in zip(distances.items(), CLASS_COLOURS, strict=False):
+        label = f"{name} (median {np.median(values) / 1000:.2f} km)"
+        axes.hist(values / 1000, edges, color=colour, alpha=0.6, label=label)
+    axes.set_xlabel("km to the nearest training region")
+    axes.set_ylabel("test regions")
+    axes.set_title(title)
+    axes.legend(frameon=False)
+    path = Path(path)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=130)
+    return path
+
+
 def contact_sheet(
     images: Sequence[tuple[str, bytes]], path: str | Path, columns: int = 6, title: str = ""
 ) -> Path:
@@ -334,6 +363,7 @@ def _save_png(figure: Any, axes: Any, path: Path, legend: Mapping[str, str]) -> 
 __all__ = [
     "contact_sheet",
     "plot_coverage",
+    "plot_distances",
     "plot_indicator",
     "plot_points",
     "plot_regions",

@@ -3,20 +3,34 @@
 from collections import Counter
 from pathlib import Path
 
+import geopandas as gpd
 import numpy as np
 
-from ..plots import contact_sheet, plot_coverage, plot_indicator, plot_points, plot_splits
+from ..errors import SplitError
+from ..files import write_json
+from ..plots import (
+    contact_sheet,
+    plot_coverage,
+    plot_distances,
+    plot_indicator,
+    plot_points,
+    plot_splits,
+)
 from ..schema import VIEWS
+from ..split_checks import nearest_train_distance
+from ..splits import local_xy
 from ..storage import (
     count_rows,
     iter_images,
     list_tables,
     read_indicators,
+    read_metadata,
     read_regions,
     read_table,
 )
 from .layout import Layout
 from .recipe import CityRecipe
+from .splitting import correlation_ranges
 from .workspace import Workspace
 
 SHEET_SIZE = 24
@@ -54,7 +68,41 @@ def write_report(space: Workspace, recipe: CityRecipe, layout: Layout) -> Path:
             plot_points(layout.roads, layout.points, space.report / f"points{suffix}", title)
     for view in VIEWS:
         _sheet(space, recipe, view, said)
+    _distances(space, recipe, regions, said)
     return space.report
+
+
+def _distances(space: Workspace, recipe: CityRecipe, regions: gpd.GeoDataFrame, said: str) -> None:
+    """How far the test regions lie from training, beside the reach of each label."""
+    x, y = local_xy(regions["lon"].to_numpy(), regions["lat"].to_numpy())
+    found = {}
+    for column in ("split_random", "split_block"):
+        split = regions[column].astype(object).where(regions[column].notna(), None).to_numpy()
+        try:
+            found[column] = nearest_train_distance(x, y, split)
+        except SplitError:  # a split that could not be made
+            continue
+    if not found:
+        return
+    title = f"{recipe.city}{said}: how far test is from training"
+    plot_distances(found, space.report / "split_distances.png", title)
+    indicators = list(read_indicators(space.dataset, recipe.city).values())
+    write_json(
+        space.report / "split_report.json",
+        {
+            "block_m": read_metadata(space.dataset, recipe.city).parameters.get("block_m"),
+            "correlation_range_m": correlation_ranges(x, y, regions, indicators),
+            "nearest_train_distance_m": {
+                name: {
+                    "n_test": len(values),
+                    "median": float(np.median(values)),
+                    "p05": float(np.percentile(values, 5)),
+                    "p95": float(np.percentile(values, 95)),
+                }
+                for name, values in found.items()
+            },
+        },
+    )
 
 
 def _sheet(space: Workspace, recipe: CityRecipe, view: str, said: str) -> None:

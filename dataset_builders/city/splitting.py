@@ -59,7 +59,7 @@ def split_regions(
     lon, lat = (regions[name].to_numpy(dtype=float)[order] for name in ("lon", "lat"))
     cell_m = float(np.sqrt(regions["area_m2"].median()))
     x, y = local_xy(lon, lat)
-    ranges = _ranges(x, y, targets.iloc[order], indicators)
+    ranges = correlation_ranges(x, y, targets.iloc[order], indicators)
     block_m, notes = _block_m(x, y, cell_m, ranges, settings)
     buffer_m = (settings.buffer_cells + 0.5) * cell_m if settings.buffer_cells > 0 else 0.0
     columns, problems = region_splits(lon, lat, cell_m, settings.seed, block_m, buffer_m)
@@ -74,12 +74,20 @@ def split_regions(
     return Splits(columns, block_m, ranges, (*notes, *problems))
 
 
-def _ranges(
+def correlation_ranges(
     x: NDArray[np.float64],
     y: NDArray[np.float64],
     targets: pd.DataFrame,
     indicators: Sequence[Indicator],
 ) -> dict[str, float]:
+    """How far each label reaches, in metres, on the scale that is predicted.
+
+    Args:
+        x: `(n,)` metres east.
+        y: `(n,)` metres north.
+        targets: `(n, ...)` raw labels.
+        indicators: of the targets; those of which no range can be estimated are left out.
+    """
     found = {}
     for one in indicators:
         values = targets[one.name].to_numpy(dtype=float)
@@ -128,4 +136,4 @@ def _part(
     return out
 
 
-__all__ = ["Splits", "split_regions"]
+__all__ = ["Splits", "correlation_ranges", "split_regions"]

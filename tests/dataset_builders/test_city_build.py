@@ -2,6 +2,7 @@
 
 import collections
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -162,7 +163,17 @@ def test_a_town_is_built_from_its_name(write, provider, tmp_path):
     assert "negative_count" in set(read_rejects(report.dataset)["reason"])
     assert (report.dataset / "recipe.yaml").read_text() == "city: testville"
     drawn = {path.name for path in (tmp_path / "run" / "report").iterdir()}
-    assert {"contact_sheet_satellite.png", "coverage_street_view.png", "points.html"} <= drawn
+    numbers = json.loads((tmp_path / "run" / "report" / "split_report.json").read_text())
+    random = numbers["nearest_train_distance_m"]["split_random"]
+    # a cell of 200 m has a neighbour in training
+    assert 199 < random["p05"] <= random["median"] < 500
+    assert set(numbers["correlation_range_m"]) <= {"population", "comments"}
+    assert {
+        "split_distances.png",
+        "contact_sheet_satellite.png",
+        "coverage_street_view.png",
+        "points.html",
+    } <= drawn
 
 
 def test_no_key_is_left_anywhere(write, tmp_path):
