@@ -53,7 +53,9 @@ class City:
     def poi_counts(self) -> NDArray[np.float64] | None:
         """`(N, categories)` of the columns `poi_<category>`; None where there is none."""
         targets = {target.name for target in self.targets}
-        names = [n for n in self.regions if n.startswith(POI_PREFIX) and n not in targets]
+        # `poi_source` is text
+        numbers = self.regions.select_dtypes("number")
+        names = [n for n in numbers if n.startswith(POI_PREFIX) and n not in targets]
         if not names:
             return None
         return self.regions[sorted(names)].to_numpy(np.float64, na_value=np.nan)
