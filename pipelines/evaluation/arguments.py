@@ -56,6 +56,18 @@ Tables, scatter plots and maps from the results of all cities in OUTPUT_DIR: OUT
 
   python evaluate.py report --output_dir runs/results
 """,
+    "check": """\
+Do the numbers of a results table fit each other? RMSE / sqrt(1 - R2) is the SD of the test labels:
+one number for all systems that were scored on one test set.
+
+  python evaluate.py check runs/results           the rows of all results.jsonl in a folder
+  python evaluate.py check paper                  the tables of the UrbanLN paper
+  python evaluate.py check theirs.json            other printed tables, laid out like
+                                                  pipelines/evaluation/paper_tables.json
+
+Improvements, scores printed twice and means in the text are recomputed too. The exit code is 1 if
+anything does not fit.
+""",
 }
 OVERVIEW = """\
 Measure region representations, beside controls, under splits named by their use.
@@ -64,6 +76,7 @@ Measure region representations, beside controls, under splits named by their use
   python evaluate.py baseline --help  the same, by a published system fitted on the city
   python evaluate.py probe  --help    vectors -> scores of every indicator
   python evaluate.py report --help    scores -> Markdown and pictures
+  python evaluate.py check  --help    do the numbers of a results table fit each other?
 """
 
 LABEL_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -179,13 +192,25 @@ class ReportArguments:
     output_dir: str = _help("", "The --output_dir that was given to probe.")
 
 
-Arguments = EmbedArguments | BaselineArguments | ProbeArguments | ReportArguments
+@dataclass
+class CheckArguments:
+    """Flags of `evaluate.py check`."""
+
+    results: str = _help(
+        "", "results.jsonl, a folder, a JSON file of printed tables, or 'paper'. First word too."
+    )
+
+
+Arguments = EmbedArguments | BaselineArguments | ProbeArguments | ReportArguments | CheckArguments
 COMMANDS: dict[str, type] = {
     "embed": EmbedArguments,
     "baseline": BaselineArguments,
     "probe": ProbeArguments,
     "report": ReportArguments,
+    "check": CheckArguments,
 }
+# commands whose first word may go without its flag
+FIRST_WORD = {"check": "--results"}
 
 
 class _HelpFormatter(ArgumentDefaultsHelpFormatter):
@@ -223,6 +248,8 @@ def parse_arguments(
     command, *rest = argv
     if command not in COMMANDS:
         raise InputError(f"Unknown command {command!r}; known are {', '.join(COMMANDS)}.")
+    if command in FIRST_WORD and rest and not rest[0].startswith("-"):
+        rest = [FIRST_WORD[command], *rest]
     parser = HfArgumentParser(
         cast(Any, COMMANDS[command]),
         prog=f"evaluate.py {command}",
@@ -258,7 +285,7 @@ def _raise_input_error(command: str) -> Any:
 def _check(
     arguments: Arguments,
 ) -> None:
-    for name in ("dataset_name", "city", "output_dir"):
+    for name in ("dataset_name", "city", "output_dir", "results"):
         if not getattr(arguments, name, "absent"):
             raise InputError(f"--{name} is missing.")
     if isinstance(arguments, EmbedArguments):

@@ -1,4 +1,4 @@
-"""The command line: embed, probe, report."""
+"""The command line: one function a command."""
 
 import os
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .arguments import (
     BaselineArguments,
+    CheckArguments,
     EmbedArguments,
     ProbeArguments,
     ReportArguments,
@@ -27,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             run_baseline(arguments)
         elif isinstance(arguments, ProbeArguments):
             run_probe(arguments)
+        elif isinstance(arguments, CheckArguments):
+            return run_check(arguments)
         else:
             run_report(arguments)
     except InputError as error:
@@ -129,6 +132,15 @@ def run_report(arguments: ReportArguments) -> Path:
     return report
 
 
+def run_check(arguments: CheckArguments) -> int:
+    """`evaluate.py check`: prints the findings; 1 if anything does not fit."""
+    from .checking import check_path
+
+    findings, fits = check_path(arguments.results)
+    print(findings)
+    return 0 if fits else 1
+
+
 def default_device() -> str:
     """An accelerator where there is one."""
     import torch
@@ -138,4 +150,4 @@ def default_device() -> str:
     return str(torch.accelerator.current_accelerator())
 
 
-__all__ = ["main", "run_baseline", "run_embed", "run_probe", "run_report"]
+__all__ = ["main", "run_baseline", "run_check", "run_embed", "run_probe", "run_report"]
