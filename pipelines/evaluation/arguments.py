@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 from transformers import HfArgumentParser
 
+from . import language_arguments as language
 from .baselines.registry import SYSTEMS
 from .errors import InputError
 
@@ -68,6 +69,7 @@ one number for all systems that were scored on one test set.
 Improvements, scores printed twice and means in the text are recomputed too. The exit code is 1 if
 anything does not fit.
 """,
+    **language.EXAMPLES,
 }
 OVERVIEW = """\
 Measure region representations, beside controls, under splits named by their use.
@@ -77,6 +79,9 @@ Measure region representations, beside controls, under splits named by their use
   python evaluate.py probe  --help    vectors -> scores of every indicator
   python evaluate.py report --help    scores -> Markdown and pictures
   python evaluate.py check  --help    do the numbers of a results table fit each other?
+  python evaluate.py embed_captions --help   captions alone -> one vector a region
+  python evaluate.py retrieve  --help  images and texts find each other; search regions by words
+  python evaluate.py zero_shot --help  regions scored by prompts, without labels
 """
 
 LABEL_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -201,13 +206,21 @@ class CheckArguments:
     )
 
 
-Arguments = EmbedArguments | BaselineArguments | ProbeArguments | ReportArguments | CheckArguments
+Arguments = (
+    EmbedArguments
+    | BaselineArguments
+    | ProbeArguments
+    | ReportArguments
+    | CheckArguments
+    | language.LanguageArguments
+)
 COMMANDS: dict[str, type] = {
     "embed": EmbedArguments,
     "baseline": BaselineArguments,
     "probe": ProbeArguments,
     "report": ReportArguments,
     "check": CheckArguments,
+    **language.COMMANDS,
 }
 # commands whose first word may go without its flag
 FIRST_WORD = {"check": "--results"}
@@ -294,6 +307,8 @@ def _check(
         _check_baseline(arguments)
     elif isinstance(arguments, ProbeArguments):
         _check_probe(arguments)
+    elif isinstance(arguments, language.LanguageArguments):
+        _check_language(arguments)
 
 
 def _check_embed(arguments: EmbedArguments) -> None:
@@ -315,6 +330,13 @@ def _check_baseline(arguments: BaselineArguments) -> None:
         if "=" not in setting:
             raise InputError(f"--settings takes key=value, got {setting!r}.")
     _at_least(arguments, seed=0)
+
+
+def _check_language(arguments: language.LanguageArguments) -> None:
+    language.check_model(arguments)
+    _check_label(arguments.label)
+    names = ("batch_size", "top", "num_workers")
+    _at_least(arguments, **{name: 1 for name in names if hasattr(arguments, name)})
 
 
 def _check_label(label: str | None) -> None:

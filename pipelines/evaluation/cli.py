@@ -14,6 +14,7 @@ from .arguments import (
     parse_arguments,
 )
 from .errors import InputError
+from .language_arguments import LanguageArguments
 
 MAX_DECODING_THREADS = 8
 
@@ -30,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             run_probe(arguments)
         elif isinstance(arguments, CheckArguments):
             return run_check(arguments)
+        elif isinstance(arguments, LanguageArguments):
+            run_language(arguments)
         else:
             run_report(arguments)
     except InputError as error:
@@ -141,6 +144,13 @@ def run_check(arguments: CheckArguments) -> int:
     return 0 if fits else 1
 
 
+def run_language(arguments: LanguageArguments) -> Path:
+    """`evaluate.py embed_captions`, `retrieve` or `zero_shot`: the path of what was written."""
+    from .language import run
+
+    return run(arguments, arguments.device or default_device())
+
+
 def default_device() -> str:
     """An accelerator where there is one."""
     import torch
@@ -150,4 +160,12 @@ def default_device() -> str:
     return str(torch.accelerator.current_accelerator())
 
 
-__all__ = ["main", "run_baseline", "run_check", "run_embed", "run_probe", "run_report"]
+__all__ = [
+    "main",
+    "run_baseline",
+    "run_check",
+    "run_embed",
+    "run_language",
+    "run_probe",
+    "run_report",
+]
