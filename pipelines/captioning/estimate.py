@@ -17,11 +17,13 @@ def estimate(recipe: Recipe) -> str:
     report says what yours takes.
     """
     images = sum(shard.count for shard in list_shards(recipe))
-    long, local = recipe.generate.captions_per_model, BOXES_OF_AN_IMAGE
-    requests = images * (2 * long + local)
-    asked = requests * (TOKENS_OF_AN_IMAGE + TOKENS_OF_A_PROMPT) + images * long * TOKENS_OF_A_MERGE
+    long = recipe.generate.captions_per_model
+    local, merges = (BOXES_OF_AN_IMAGE, long) if recipe.refine else (0, 0)
+    requests = images * (long + local + merges)
+    asked = requests * (TOKENS_OF_AN_IMAGE + TOKENS_OF_A_PROMPT)
+    asked += images * merges * TOKENS_OF_A_MERGE
     answered = images * (
-        long * (recipe.generate.max_tokens + recipe.merge.max_tokens) // 2
+        (long * recipe.generate.max_tokens + merges * recipe.merge.max_tokens) // 2
         + local * recipe.segment.max_tokens // 2
     )
     models = open_models(recipe)

@@ -150,6 +150,8 @@ class Recipe:
         seed: of all sampling.
         synthetic: the models or the images are simulated, and reports have to say so.
         prompts: further prompt templates by name, see `prompts.load_prompts`.
+        refine: check the captions against the image and rewrite them; without it (an ablation, or a
+            cheap run) the consensus is that of the captions as they were first written.
     """
 
     dataset_name: str
@@ -164,6 +166,7 @@ class Recipe:
     seed: int = 0
     synthetic: bool = False
     prompts: Mapping[str, Any] = field(default_factory=dict)
+    refine: bool = True
     generate: GenerateSettings = GenerateSettings()
     segment: SegmentSettings = SegmentSettings()
     filter: FilterSettings = FilterSettings()

@@ -107,7 +107,7 @@ class _ImageRun:
 
     async def describe(self, names: Sequence[str]) -> list[Candidate]:
         """The long captions of the models, and each model's captions of the salient boxes."""
-        boxes = await self._boxes()
+        boxes = await self._boxes() if self.recipe.refine else ()
         groups = await asyncio.gather(*(self._of_model(self.kit.models[n], boxes) for n in names))
         return [candidate for group in groups for candidate in group]
 
@@ -195,6 +195,8 @@ class _ImageRun:
 
     async def filter(self, candidates: list[Candidate]) -> list[Candidate]:
         """The visual elements of all captions, and which of them the image supports."""
+        if not self.recipe.refine:
+            return candidates
         phrases = await asyncio.gather(*(self._phrases(one) for one in candidates))
         filter = self.recipe.filter
         parts = {

@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from argparse import ArgumentDefaultsHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -78,6 +78,11 @@ class ModelArguments:
     queue_size: int | None = _help(
         None, "K, earlier teacher embeddings that serve as keys. Default: 4096."
     )
+    contrastive_keys: Literal["teacher", "student"] = _help(
+        "teacher",
+        "'student': CLIP's own loss within the batch, its keys with gradient; no self-distillation "
+        "and no queue (needs --distillation_weight 0 and --queue_size 0).",
+    )
     train_last_k_blocks: int | None = _help(
         None,
         "Train only the last k blocks of each tower, the layers after them, the projections and "
@@ -122,10 +127,11 @@ class DataArguments:
     )
     max_train_samples: int | None = _help(None, "Train on a seeded choice of so many images.")
     max_eval_samples: int | None = _help(None, "Validate on a seeded choice of so many images.")
-    caption_sampling: Literal["best", "score"] = _help(
+    caption_sampling: Literal["best", "score", "random"] = _help(
         "best",
         "'best': the caption in the image tables. 'score': one of all kept candidates in the table "
-        "<city>-captions, drawn anew every epoch in proportion to their scores.",
+        "<city>-captions, drawn anew every epoch in proportion to their scores. 'random': one of "
+        "them, drawn once, each with the same chance, also for validation.",
     )
     shuffle_sentences: bool = _help(
         False, "Draw the order of a caption's sentences anew every epoch (independent sentences)."
@@ -394,8 +400,20 @@ def _check(arguments: PretrainingArguments) -> None:
         )
     if not 0 <= values["warmup_ratio"] <= 1:
         raise InputError(f"--warmup_ratio must lie in [0, 1], got {values['warmup_ratio']}.")
+    if values["contrastive_keys"] == "student":
+        _check_student_keys(values)
     if values["lora_rank"] and values["train_last_k_blocks"] is not None:
         raise InputError("--lora_rank and --train_last_k_blocks exclude one another.")
+
+
+def _check_student_keys(values: Mapping[str, Any]) -> None:
+    needed = {"distillation_weight": 0, "queue_size": 0, "gradient_caching": False}
+    for name, value in needed.items():
+        if values[name] != value:
+            raise InputError(
+                f"--contrastive_keys student needs --{name} {value}, got {values[name]}: there is "
+                "no teacher and no key beyond the batch."
+            )
 
 
 __all__ = [

@@ -104,6 +104,7 @@ def read_candidates(
     load_table: LoadTable,
     count_tokens: CountTokens,
     max_length: int,
+    by_score: bool = True,
 ) -> CaptionCandidates:
     """Read `<city>-captions` of every city that has pairs: rows that are kept and have a text.
 
@@ -113,6 +114,7 @@ def read_candidates(
         load_table: a table by its config name; None if it has no rows.
         count_tokens: of cleaned texts.
         max_length: of the model, in tokens.
+        by_score: draw in proportion to the scores; else each candidate has the same chance.
 
     Raises:
         InputError: there is no such table, it lacks a column, or holds nothing for these images.
@@ -127,19 +129,21 @@ def read_candidates(
     rows = np.flatnonzero(owners >= 0)
     if not len(rows):
         raise InputError(
-            "--caption_sampling score: the tables "
+            "--caption_sampling score or random: the tables "
             f"{', '.join(f'{city}-captions' for city in cities)} have no kept caption of any "
             "image that is trained on. `--caption_sampling best` uses the images' own captions."
         )
     rows = rows[np.argsort(owners[rows], kind="stable")]
     offsets = np.searchsorted(owners[rows], np.arange(len(listing) + 1))
-    scores = [_column(part, "score", pa.float64()).to_numpy() for part in parts.values()]
+    scores = np.concatenate(
+        [_column(part, "score", pa.float64()).to_numpy() for part in parts.values()]
+    )[rows]
     return CaptionCandidates(
         table=table,
         rows=rows,
         num_tokens=np.minimum(lengths[rows], max_length),
         offsets=offsets,
-        cumulative=_cumulative(np.concatenate(scores)[rows], offsets),
+        cumulative=_cumulative(scores if by_score else np.ones(len(rows)), offsets),
         best_num_tokens=best_num_tokens,
     )
 
@@ -175,7 +179,7 @@ def _load(city: str, load_table: LoadTable) -> datasets.Dataset:
 
 def _missing(name: str, what: str) -> str:
     return (
-        f"--caption_sampling score draws from the table {name!r}, which {what}. "
+        f"--caption_sampling draws from the table {name!r}, which {what}. "
         "`python -m pipelines.captioning export` writes it; `--caption_sampling best` needs none."
     )
 
@@ -236,4 +240,38 @@ def _cumulative(scores: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     return np.minimum(running - before[owner], 1)
 
 
-__all__ = ["CaptionCandidates", "read_candidates"]
+def random_captions(
+    listing: pd.DataFrame,
+    captions: Sequence[str],
+    load_table: LoadTable,
+    count_tokens: CountTokens,
+    max_length: int,
+    seed: int,
+) -> list[str]:
+    """One of all kept candidates of each image, drawn once: no consensus, and no draw anew.
+
+    Args:
+        listing: a row per pair: table, image_id.
+        captions: the images' own; an image without candidates keeps its own.
+        load_table: see [`read_candidates`].
+        count_tokens: see there.
+        max_length: see there.
+        seed: of the draw.
+
+    Raises:
+        InputError: see there.
+    """
+    candidates = read_candidates(
+        listing.assign(split="train").reset_index(drop=True),
+        np.zeros(len(listing), dtype=np.int64),
+        load_table,
+        count_tokens,
+        max_length,
+        by_score=False,
+    )
+    drawn = candidates.draw(seed, 0)
+    found = iter(candidates.texts(drawn[drawn >= 0]))
+    return [next(found) if row >= 0 else own for row, own in zip(drawn, captions, strict=True)]
+
+
+__all__ = ["CaptionCandidates", "random_captions", "read_candidates"]

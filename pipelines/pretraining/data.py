@@ -27,7 +27,7 @@ from dataset_builders.storage import list_tables, read_table
 from modeling_urbanln import UrbanLNProcessor
 
 from .arguments import DataArguments
-from .candidates import CaptionCandidates, read_candidates
+from .candidates import CaptionCandidates, random_captions, read_candidates
 from .errors import InputError
 from .sampling import BatchIndices
 
@@ -126,6 +126,14 @@ def read_pairs(
     kept = frame.loc[~rejected]
     if len(kept) == 0:
         raise InputError(_nothing_left(args, rejects, len(frame)))
+    sources: dict[str, Any] = {
+        "load_table": lambda name: _load_captions(args.dataset_name, name),
+        "count_tokens": lambda texts: count_tokens(texts, tokenizer),
+        "max_length": max_length,
+    }
+    if args.caption_sampling == "random":
+        own = kept["caption"].tolist()
+        kept = kept.assign(caption=random_captions(kept, own, seed=seed, **sources))
     captions = pa.array(kept["caption"], type=pa.large_string())
     lengths = count_tokens(captions, tokenizer)
     kept = kept.assign(sample_id=_sample_ids(kept, args.positives))
@@ -146,13 +154,7 @@ def read_pairs(
         longest=int(lengths.max()),
         max_length=max_length,
         candidates=(
-            read_candidates(
-                listing,
-                num_tokens,
-                lambda name: _load_captions(args.dataset_name, name),
-                lambda texts: count_tokens(texts, tokenizer),
-                max_length,
-            )
+            read_candidates(listing, num_tokens, **sources)
             if args.caption_sampling == "score"
             else None
         ),

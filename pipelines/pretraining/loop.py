@@ -169,6 +169,7 @@ class Pretrainer:
                 distillation_weight=self._distillation_weight(step),
                 max_grad_norm=args.optimization.max_grad_norm,
                 gradient_caching=args.optimization.gradient_caching,
+                student_keys=args.model.contrastive_keys == "student",
             )
             for name, value in {**metrics, "steps": self.one}.items():
                 self.sums[name] = self.sums[name] + value if name in self.sums else value

@@ -70,6 +70,20 @@ def test_every_image_has_its_candidates_and_one_of_them_is_chosen(whole):
     assert all(json.loads(row["details"]) for row in rows)
 
 
+def test_without_refinement_the_consensus_is_that_of_the_captions_as_first_written(
+    city, whole, tmp_path
+):
+    assert run(make_recipe(recipe_values(city, tmp_path, refine=False))).finished
+    rows = table(tmp_path)
+    assert [row["generated"] for row in rows] == [row["generated"] for row in table(whole)]
+    assert all(row["details"] == row["phrases"] == "[]" for row in rows)
+    assert all(row["usage"]["requests"] == 1 for row in rows)
+    assert [row["text"] for row in rows] != [row["text"] for row in table(whole)]
+    kept = [row for row in rows if row["kept"]]
+    assert all(row["text"] == row["generated"] and row["score"] > 0 for row in kept)
+    assert sum(row["chosen"] for row in rows) == 12
+
+
 def test_the_same_run_again_asks_nobody_and_changes_nothing(city, whole):
     files = {path: path.stat().st_mtime_ns for path in whole.rglob("*.parquet")}
     assert run(make_recipe(recipe_values(city, whole))).finished

@@ -279,3 +279,36 @@ def test_a_run_of_other_candidates_is_refused(tiny_flags, tmp_path):
     write_candidates(root, changed)
     with pytest.raises(InputError, match="another run: pairs was"):
         pretrain(parse_arguments(tiny_flags(*flags, dataset=root)))
+
+
+def test_random_draws_once_of_all_kept_candidates_also_for_validation(dataset, tokenizer):
+    pairs = read(dataset, tokenizer, caption_sampling="random")
+    assert pairs.candidates is None
+    captions = pairs.captions.to_pylist()
+    drawn = Counter(text.split()[1] for text in captions)
+    # each with the same chance, whatever its score: of 40, 13 of each are expected
+    assert set(drawn) == {"0", "1", "2"} and min(drawn.values()) >= 5
+    for text, image_id in zip(captions, pairs.listing["image_id"], strict=True):
+        assert f"of image {int(image_id[-4:])}." in text
+    assert len(pairs.validation) == 10
+    assert {captions[i].split()[1] for i in pairs.validation} != {"0"}
+
+
+def test_random_is_drawn_by_the_seed(dataset, tokenizer):
+    def captions(seed: int) -> list[str]:
+        args = DataArguments(dataset_name=str(dataset), caption_sampling="random")
+        return read_pairs(args, tokenizer, 248, seed).captions.to_pylist()
+
+    assert captions(1) == captions(1)
+    assert captions(1) != captions(2)
+
+
+def test_random_keeps_the_own_caption_of_an_image_without_candidates(tmp_path, tokenizer):
+    root = write_candidates(
+        write_dataset(tmp_path, image_rows(8)),
+        [row for row in candidate_rows(8) if row["image_id"] != "image-0003"],
+    )
+    pairs = read(root, tokenizer, caption_sampling="random")
+    best = read(root, tokenizer, caption_sampling="best")
+    assert pairs.captions[3].as_py() == best.captions[3].as_py()
+    assert pairs.captions[4].as_py() != best.captions[4].as_py()
