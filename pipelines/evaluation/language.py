@@ -47,7 +47,8 @@ def run_embed_captions(arguments: EmbedCaptionsArguments, device: str) -> Path:
 
 def run_retrieve(arguments: RetrieveArguments, device: str) -> Path:
     """`evaluate.py retrieve`: prints what was found; returns the path of the JSON or HTML file."""
-    from .retrieval import measure, metrics_table, open_gallery, search_regions
+    from .gallery import all_captions, open_gallery, own_captions
+    from .retrieval import measure, metrics_table, search_regions
     from .search_page import write_search
 
     encoder, tower, label = _towers(arguments, device)
@@ -55,8 +56,10 @@ def run_retrieve(arguments: RetrieveArguments, device: str) -> Path:
     dataset, city, view = arguments.dataset_name, arguments.city, arguments.view
     gallery = open_gallery(encoder, dataset, city, view, output, label, _streaming(arguments))
     if arguments.query is None:
-        print(metrics_table(measure(gallery, tower, output, label)))
-        return output / f"retrieval-{view}-{label}.json"
+        name = label if arguments.captions == "own" else f"{label}-all-captions"
+        pairs = own_captions(gallery) if arguments.captions == "own" else all_captions(gallery)
+        print(metrics_table(measure(gallery, pairs, tower, output, name)))
+        return output / f"retrieval-{view}-{name}.json"
     hits = search_regions(arguments.query, gallery, tower.encode, arguments.top)
     for rank, hit in enumerate(hits, start=1):
         print(f"{rank:4d}  {hit.score:.4f}  {hit.region_id}  ({hit.image_id})")

@@ -25,7 +25,8 @@ words: OUTPUT_DIR/CITY/search/, as CSV, GeoJSON and a page with the pictures.
       --output_dir runs/retrieval
   python evaluate.py retrieve ... --query "old low-rise housing beside a railway" --top 10
 
-Images are encoded once for all queries. The search is exact; identical captions are all right.
+Images are encoded once for all queries. The search is exact; a caption that several images have
+may find any of them.
 """,
     "zero_shot": """\
 Score regions by prompts, with no label: OUTPUT_DIR/CITY/zero-shot-LABEL.csv, and .parquet, which
@@ -79,6 +80,9 @@ class RetrieveArguments(_CityArguments):
 
     view: Literal["satellite", "street_view"] = _help("satellite", "The images that are searched.")
     query: str | None = _help(None, "Search regions by these words instead of measuring.")
+    captions: Literal["own", "all"] = _help(
+        "own", "'own': the caption beside each image; 'all': every kept one of the captions table."
+    )
     top: int = _help(10, "How many regions a query shows.")
     num_workers: int | None = _help(None, "Threads that decode images. Default: as embed.")
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 BLOCK_KEYS = 16_384
 BLOCK_QUERIES = 256
@@ -58,6 +59,28 @@ class Keys:
         if end - begin == last - first:
             return scores
         return np.maximum.reduceat(scores, self.starts[first:last] - begin, axis=1)
+
+
+@dataclass(frozen=True)
+class Relevance:
+    """Which owners are right for which query, in no more numbers than there are facts.
+
+    Queries and owners that are alike (identical texts) share a row or column.
+
+    Attributes:
+        matrix: `(U, C)` bool.
+        query_rows: `(Q,)` row of each query.
+        key_columns: `(R,)` column of each owner.
+    """
+
+    matrix: csr_array
+    query_rows: Ints
+    key_columns: Ints
+
+    def num_right(self) -> Ints:
+        """How many owners are right for each query: `(Q,)`."""
+        owners = np.bincount(self.key_columns, minlength=self.matrix.shape[1])
+        return (self.matrix.astype(np.int64) @ owners)[self.query_rows]
 
 
 def plain_keys(vectors: Floats) -> Keys:
@@ -127,64 +150,50 @@ def _largest(scores: Floats, k: int) -> tuple[Floats, Ints]:
 
 def first_hits(
     queries: Floats,
-    query_groups: Ints,
     keys: Keys,
-    key_groups: Ints,
+    relevance: Relevance,
     block_keys: int = BLOCK_KEYS,
     block_queries: int = BLOCK_QUERIES,
 ) -> Ints:
     """How many wrong owners come before the first right one, for each query: `(Q,)`.
 
-    An owner is right if any of its keys is of the query's group. Of equal scores (within rounding)
-    a wrong one goes first: who maps everything to one point finds nothing.
+    Of equal scores (within rounding) a wrong owner goes first: who maps everything to one point
+    finds nothing.
 
     Args:
         queries: `(Q, D)`.
-        query_groups: `(Q,)`.
-        keys: N keys.
-        key_groups: `(N,)`.
+        keys: R owners.
+        relevance: which owners are right for which query.
         block_keys: keys compared at a time.
         block_queries: queries compared at a time.
 
     Raises:
-        ValueError: a query without any right key.
+        ValueError: a query without any right owner.
     """
-    lonely = ~np.isin(query_groups, key_groups)
-    if lonely.any():
-        raise ValueError(f"{int(lonely.sum())} queries have no right key: they cannot find one.")
+    lonely = int((relevance.num_right() == 0).sum())
+    if lonely:
+        raise ValueError(f"{lonely} queries have no right key: they cannot find one.")
     hits = np.empty(len(queries), np.int64)
     for start in range(0, len(queries), block_queries):
         part = slice(start, start + block_queries)
+        rows = relevance.matrix[relevance.query_rows[part]]
         best = np.full((len(queries[part]), 1), -np.inf, np.float32)
         for first, last in keys.blocks(block_keys):
-            right = _right(query_groups[part], keys, key_groups, first, last)
+            right = _dense(rows, relevance.key_columns[first:last])
             if right.any():
                 scores = np.where(right, keys.scores(queries[part], first, last), -np.inf)
                 best = np.maximum(best, scores.max(1, keepdims=True))
         before = np.zeros(len(best), np.int64)
         for first, last in keys.blocks(block_keys):
-            right = _right(query_groups[part], keys, key_groups, first, last)
+            right = _dense(rows, relevance.key_columns[first:last])
             near = keys.scores(queries[part], first, last) >= best - np.float32(ROUNDING)
             before += (near & ~right).sum(1)
         hits[part] = before
     return hits
 
 
-def _right(groups: Ints, keys: Keys, key_groups: Ints, first: int, last: int) -> NDArray[np.bool_]:
-    begin, end = keys.starts[first], keys.starts[last]
-    right = groups[:, None] == key_groups[None, begin:end]
-    if end - begin == last - first:
-        return right
-    return np.logical_or.reduceat(right, keys.starts[first:last] - begin, axis=1)
-
-
-def num_right(query_groups: Ints, keys: Keys, key_groups: Ints) -> Ints:
-    """How many owners are right for each query: `(Q,)`."""
-    owner = np.repeat(np.arange(len(keys)), np.diff(keys.starts))
-    pairs = np.unique(np.stack([key_groups, owner], axis=1), axis=0)
-    groups, counts = np.unique(pairs[:, 0], return_counts=True)
-    place = np.minimum(np.searchsorted(groups, query_groups), len(groups) - 1)
-    return np.where(groups[place] == query_groups, counts[place], 0)
+def _dense(rows: csr_array, columns: Ints) -> NDArray[np.bool_]:
+    return rows[:, columns].toarray()
 
 
 def chance_recall(right: Ints, total: int, k: int) -> float:
@@ -209,9 +218,9 @@ def unit(vectors: NDArray[np.floating]) -> Floats:
 
 __all__ = [
     "Keys",
+    "Relevance",
     "chance_recall",
     "first_hits",
-    "num_right",
     "owned_keys",
     "plain_keys",
     "top_k",

@@ -1,8 +1,6 @@
 """Image to text, text to image, and text to region: recall, ranks, and the search itself.
 
-Searched are single images, not the means of regions: a region is as near to a text as the nearest
-of its images. Image vectors lie in a table that is made once (`<output>/images/<view>/`), by the
-same streamed and resumable way as the vectors of regions.
+A region is as near to a text as the nearest of its images.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,21 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from dataset_builders.captions import clean_caption
-from dataset_builders.errors import DatasetError
-from dataset_builders.files import atomic_path, digest, write_json
-from dataset_builders.schema import VIEWS
-from dataset_builders.storage import read_table
+from dataset_builders.files import atomic_path, write_json
 
-from .embed import EmbedSettings, Row, Source, embed
-from .embedding_tables import read_embeddings
-from .encoders import Encoder
 from .errors import InputError
-from .nearest import Keys, chance_recall, first_hits, num_right, owned_keys, plain_keys, top_k, unit
-from .sources import open_images
+from .gallery import Gallery, Pairs
+from .nearest import (
+    Keys,
+    Relevance,
+    chance_recall,
+    first_hits,
+    owned_keys,
+    plain_keys,
+    top_k,
+    unit,
+)
 from .text_tower import TextTower, cached_vectors
 
 KS = (1, 5, 10)
@@ -34,29 +35,6 @@ DIRECTIONS = {
     "text_to_image": "text → image",
     "text_to_region": "text → region",
 }
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """The images of one view of a city that have a vector.
-
-    Attributes:
-        image_ids: `(N,)`.
-        region_ids: `(N,)` region of each.
-        captions: `(N,)`; None where an image has none.
-        vectors: `(N, D)` float32, unit length.
-        view: of the images.
-        description: dataset, city, synthetic, encoder.
-        without_vector: images left out, for they cannot be decoded or lie in no region.
-    """
-
-    image_ids: list[str]
-    region_ids: list[str]
-    captions: list[str | None]
-    vectors: NDArray[np.float32]
-    view: str
-    description: Mapping[str, Any]
-    without_vector: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,94 +54,24 @@ class Hit:
     caption: str | None
 
 
-def open_gallery(
-    encoder: Encoder,
-    dataset_name: str,
-    city: str,
-    view: str,
-    output: Path,
-    label: str,
-    settings: EmbedSettings | None = None,
-) -> Gallery:
-    """Encode every image of a view, or read what was encoded before.
-
-    Args:
-        encoder: of the images.
-        dataset_name: a dataset folder, or the id of a dataset on the Hub.
-        city: of the dataset.
-        view: `street_view` or `satellite`.
-        output: folder of the city's files; the vectors go to `images/<view>/<label>.parquet`.
-        label: name of the model.
-        settings: how images are streamed.
-
-    Raises:
-        InputError: no such dataset, city or view, or no image that gives a vector.
-    """
-    regional = open_images(dataset_name, city)
-    if not regional.num_images.get(view):
-        have = [name for name in VIEWS if regional.num_images[name]]
-        raise InputError(f"{city!r} has no {view} images; it has: {', '.join(have) or 'none'}.")
-    try:
-        table = read_table(dataset_name, city, view, ["image_id", "region_id", "caption"])
-    except DatasetError as error:
-        raise InputError(str(error)) from error
-    table = table[table["region_id"].isin(set(regional.region_ids))]
-    table = table.drop_duplicates("image_id").sort_values(["region_id", "image_id"])
-    wanted = frozenset(table["image_id"])
-
-    def rows(name: str) -> Any:
-        return (_by_image(row, wanted) for row in regional.open_view(name))
-
-    single = Source(
-        region_ids=table["image_id"].tolist(),
-        num_images={name: regional.num_images[name] if name == view else 0 for name in VIEWS},
-        open_view=rows,
-        fingerprint=digest("images", view, regional.fingerprint),
-        description=regional.description,
-    )
-    path = embed(encoder, single, output / "images" / view, label, settings)
-    return _gallery(read_embeddings(path).vectors[view], table, view, regional, encoder.name)
-
-
-def _by_image(row: Row, wanted: frozenset[str]) -> Row:
-    """The image as a region of its own, for one vector an image; one of no region stays so."""
-    return {**row, "region_id": row["image_id"] if row["image_id"] in wanted else None}
-
-
-def _gallery(
-    vectors: NDArray[np.float32], table: pd.DataFrame, view: str, source: Source, encoder: str
-) -> Gallery:
-    known = np.isfinite(vectors).all(1)
-    table = table.iloc[np.flatnonzero(known)]
-    texts = (clean_caption(c) if isinstance(c, str) else None for c in table["caption"])
-    return Gallery(
-        table["image_id"].tolist(),
-        table["region_id"].tolist(),
-        list(texts),
-        unit(vectors[known]),
-        view,
-        {**source.description, "encoder": encoder},
-        source.num_images[view] - int(known.sum()),
-    )
-
-
 def retrieval_metrics(
     image_embeds: NDArray[np.float32],
     text_embeds: NDArray[np.float32],
-    texts: Sequence[str],
+    pairs: Pairs,
     regions: Sequence[str],
     ks: Sequence[int] = KS,
 ) -> dict[str, dict[str, float]]:
-    """Recall at k and median rank of N image-text pairs, where pair i is row i of all.
+    """Recall at k and median rank of images and texts.
 
-    A query finds what it should if its own counterpart, or one with the identical text, is among
-    the k nearest: a text that fits two images may find either. A region is right if one of its
-    images is. Among equal scores (within 1e-6) a wrong candidate goes first.
+    A query finds what it should if any right candidate is among the k nearest. An image is right
+    for a text if one of its texts is identical to it, and so is a text for an image: a text that
+    fits two images may find either. A region is right if one of its images is. Among equal scores
+    (within 1e-6) a wrong candidate goes first.
 
     Args:
-        image_embeds: `(N, D)`, unit length.
-        text_embeds: `(N, D)`, unit length.
-        texts: N captions.
+        image_embeds: `(N, D)`, unit length; each image has one text at least.
+        text_embeds: `(M, D)`, unit length.
+        pairs: the M texts.
         regions: region of each image.
         ks: for which k.
 
@@ -171,25 +79,34 @@ def retrieval_metrics(
         For each of `DIRECTIONS`: `recall_at_<k>`, `chance_recall_at_<k>` (of a random order),
         `median_rank` (of the first right candidate, from 1), `queries` and `candidates`.
     """
-    _, groups = np.unique(np.asarray(texts, dtype=object).astype(str), return_inverse=True)
+    _, text = np.unique(np.asarray(pairs.texts, dtype=object).astype(str), return_inverse=True)
     _, owners = np.unique(np.asarray(regions, dtype=object).astype(str), return_inverse=True)
-    by_region, order = owned_keys(image_embeds, owners)
-    return {
-        "image_to_text": _direction(image_embeds, plain_keys(text_embeds), groups, groups, ks),
-        "text_to_image": _direction(text_embeds, plain_keys(image_embeds), groups, groups, ks),
-        "text_to_region": _direction(text_embeds, by_region, groups, groups[order], ks),
+    owner_keys, _ = owned_keys(image_embeds, owners)
+    told = _incidence(text, pairs.image)
+    in_region = _incidence(text, owners[pairs.image])
+    images, places = np.arange(len(image_embeds)), np.arange(len(owner_keys))
+    searches = {
+        "image_to_text": (
+            image_embeds,
+            plain_keys(text_embeds),
+            Relevance(told.T.tocsr(), images, text),
+        ),
+        "text_to_image": (text_embeds, plain_keys(image_embeds), Relevance(told, text, images)),
+        "text_to_region": (text_embeds, owner_keys, Relevance(in_region, text, places)),
     }
+    return {name: _direction(*search, ks) for name, search in searches.items()}
+
+
+def _incidence(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> csr_array:
+    together = np.unique(np.stack([rows, columns]), axis=1)
+    return csr_array((np.ones(together.shape[1], bool), tuple(together)))
 
 
 def _direction(
-    queries: NDArray[np.float32],
-    keys: Keys,
-    query_groups: NDArray[np.int64],
-    key_groups: NDArray[np.int64],
-    ks: Sequence[int],
+    queries: NDArray[np.float32], keys: Keys, relevance: Relevance, ks: Sequence[int]
 ) -> dict[str, float]:
-    hits = first_hits(queries, query_groups, keys, key_groups)
-    right = num_right(query_groups, keys, key_groups)
+    hits = first_hits(queries, keys, relevance)
+    right = relevance.num_right()
     return {
         **{f"recall_at_{k}": float((hits < k).mean()) for k in ks},
         **{f"chance_recall_at_{k}": chance_recall(right, len(keys), k) for k in ks},
@@ -199,14 +116,17 @@ def _direction(
     }
 
 
-def measure(gallery: Gallery, tower: TextTower, output: Path, label: str) -> dict[str, Any]:
-    """Retrieval between the images and their own captions.
+def measure(
+    gallery: Gallery, pairs: Pairs, tower: TextTower, output: Path, name: str
+) -> dict[str, Any]:
+    """Retrieval between images and captions.
 
     Args:
         gallery: images; those without a caption take no part.
+        pairs: the captions, from [`own_captions`] or [`all_captions`].
         tower: of the same checkpoint.
-        output: folder of the city's files, for `retrieval-<view>-<label>.json` and `.md`.
-        label: name of the model.
+        output: folder of the city's files, for `retrieval-<view>-<name>.json` and `.md`.
+        name: of the model, and of the captions where they are not the own ones.
 
     Returns:
         What the JSON file holds.
@@ -214,29 +134,31 @@ def measure(gallery: Gallery, tower: TextTower, output: Path, label: str) -> dic
     Raises:
         InputError: no image has a caption.
     """
-    rows = [row for row, caption in enumerate(gallery.captions) if caption]
-    if not rows:
+    if not pairs.texts:
         raise InputError(
             f"No {gallery.view} image of {gallery.description['city']!r} has a caption, so there "
             "is nothing to measure. --query searches without captions."
         )
-    texts = [str(gallery.captions[row]) for row in rows]
-    regions = [gallery.region_ids[row] for row in rows]
-    text_embeds = unit(cached_vectors(output / ".texts", tower, texts))
+    told, image = np.unique(pairs.image, return_inverse=True)
+    regions = [gallery.region_ids[row] for row in told]
+    text_embeds = unit(cached_vectors(output / ".texts", tower, pairs.texts))
     found = {
         **gallery.description,
-        "model": label,
+        "name": name,
         "view": gallery.view,
-        "pairs": len(rows),
-        "distinct_texts": len(set(texts)),
+        "images": len(told),
+        "texts": len(pairs.texts),
+        "distinct_texts": len(set(pairs.texts)),
         "regions": len(set(regions)),
-        "images_without_caption": len(gallery.captions) - len(rows),
+        "images_without_caption": len(gallery.captions) - len(told),
         "images_without_vector": gallery.without_vector,
-        "truncated_texts": tower.count_truncated(texts),
+        "truncated_texts": tower.count_truncated(pairs.texts),
         "max_length": tower.max_length,
-        "directions": retrieval_metrics(gallery.vectors[rows], text_embeds, texts, regions),
+        "directions": retrieval_metrics(
+            gallery.vectors[told], text_embeds, Pairs(pairs.texts, image), regions
+        ),
     }
-    path = output / f"retrieval-{gallery.view}-{label}.json"
+    path = output / f"retrieval-{gallery.view}-{name}.json"
     write_json(path, found)
     with atomic_path(path.with_suffix(".md")) as temporary:
         temporary.write_text(metrics_table(found) + "\n", encoding="utf-8")
@@ -254,10 +176,11 @@ def metrics_table(found: Mapping[str, Any]) -> str:
         lines.append([title, *recalls, *counts])
     synthetic = "Synthetic data. " if found["synthetic"] else ""
     note = (
-        f"{synthetic}{found['model']}, {found['view'].replace('_', ' ')} of {found['city']}: "
-        f"{found['pairs']} pairs, {found['distinct_texts']} distinct texts, of which any image "
-        f"counts as right; {found['truncated_texts']} texts are longer than the "
-        f"{found['max_length']} tokens that are read."
+        f"{synthetic}{found['name']}, {found['view'].replace('_', ' ')} of {found['city']}: "
+        f"{found['images']} images, {found['texts']} captions, {found['distinct_texts']} of them "
+        "distinct (a caption may find any image that has it); "
+        f"{found['truncated_texts']} captions are longer than the {found['max_length']} tokens "
+        "that are read."
     )
     return note + "\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -298,11 +221,9 @@ def search_regions(
 __all__ = [
     "DIRECTIONS",
     "KS",
-    "Gallery",
     "Hit",
     "measure",
     "metrics_table",
-    "open_gallery",
     "retrieval_metrics",
     "search_regions",
 ]

@@ -23,7 +23,8 @@ from dataset_builders.files import atomic_path, digest
 from dataset_builders.images import BadImageError, decode_image, encode_image
 from dataset_builders.storage import iter_images, read_regions
 
-from .retrieval import Gallery, Hit
+from .gallery import Gallery
+from .retrieval import Hit
 
 PICTURE_SIDE = 360  # pixels, at most
 SLUG_LENGTH = 48
