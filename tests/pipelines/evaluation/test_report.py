@@ -1,3 +1,5 @@
+import csv
+import json
 import shutil
 from dataclasses import replace
 
@@ -5,8 +7,16 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from pipelines.evaluation import differences
+from pipelines.evaluation.city_results import read_city
 from pipelines.evaluation.cli import main
-from pipelines.evaluation.report import read_city, score_table
+from pipelines.evaluation.differences import cached_differences
+from pipelines.evaluation.errors import InputError
+from pipelines.evaluation.limits import distance_table
+from pipelines.evaluation.paper import paper_tables
+from pipelines.evaluation.statistics import COORDINATES
+from pipelines.evaluation.table_formats import to_markdown
+from pipelines.evaluation.tables import difference_table, score_table
 from tests.pipelines.evaluation.toy import CITY, build_toy
 
 FAST = ["--seeds", "2", "--mlp_max_epochs", "3", "--mlp_weight_decays", "0.01"]
@@ -43,7 +53,7 @@ def tables_of(text):
 def test_tables_hold_controls_first_and_one_best_a_column(run):
     city = read_city(run / CITY)
     for metric in ("r2", "rmse", "mae", "spearman"):
-        (table,) = tables_of(score_table(city, "random", metric))
+        (table,) = tables_of(to_markdown(score_table(city, "random", metric)))
         header, *rows = table
         assert header == ["system", "view", "probe", "population", "green_share"]
         assert list(dict.fromkeys(row[0] for row in rows))[:3] == [
@@ -68,7 +78,7 @@ def test_figures_are_means_and_sd_over_splits(run):
         if (row.system, row.protocol, row.indicator) == ("mean", "random", "population")
     ]
     r2 = [row.r2 for row in rows]
-    (table,) = tables_of(score_table(city, "random", "r2"))
+    (table,) = tables_of(to_markdown(score_table(city, "random", "r2")))
     cell = next(row[3] for row in table if row[0] == "mean (control)")
     assert cell.replace("*", "") == f"{np.mean(r2):.3f} ± {np.std(r2, ddof=1):.3f}"
 
@@ -76,9 +86,10 @@ def test_figures_are_means_and_sd_over_splits(run):
 def test_the_report_says_synthetic_what_was_left_out_and_shows_pictures(run):
     text = (run / "report.md").read_text()
     assert text.splitlines()[0].endswith("(synthetic)")
-    titles = [line for line in text.splitlines() if line.startswith(("## ", "**R²", "!["))]
-    assert titles
-    assert all("synthetic" in line for line in titles)
+    lines = text.splitlines()
+    titles = [line for line in lines if line.startswith(("**", "!["))]  # tables and pictures
+    assert len(titles) > 20
+    assert [line for line in titles if "synthetic" not in line] == []
     assert "1, no street_view vector in table colour_texture" in text
     assert "nothing, random: 2 split(s) not scored: no region has a label" in text
     assert "street_view: unreadable 1" in text
@@ -93,6 +104,112 @@ def test_the_report_says_synthetic_what_was_left_out_and_shows_pictures(run):
         pixels = matplotlib.image.imread(run / "figures" / name)
         assert pixels.shape[1] > 600
         assert pixels.std() > 0.05, "an empty picture"
+
+
+def test_every_table_is_also_a_file_that_holds_unrounded_means(run):
+    names = sorted(path.stem for path in (run / "tables").glob("*.tex"))
+    assert names == sorted(path.stem for path in (run / "tables").glob("*.csv"))
+    assert {f"{CITY}-random-r2", f"{CITY}-block-gain", "statistics", "paper-table-8"} <= {*names}
+    with (run / "tables" / f"{CITY}-random-r2.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    city = read_city(run / CITY)
+    mine = [
+        row.r2
+        for row in city.rows
+        if (row.protocol, row.system, row.view, row.probe, row.indicator)
+        == ("random", "colour_texture", "both", "ridge", "population")
+    ]
+    (found,) = [
+        row
+        for row in rows
+        if (row["system"], row["view"], row["probe"])
+        == ("colour_texture (control)", "both", "ridge")
+    ]
+    assert float(found["population"]) == pytest.approx(np.mean(mine), abs=1e-12)
+    assert float(found["population sd"]) == pytest.approx(np.std(mine, ddof=1), abs=1e-12)
+
+
+def test_the_page_holds_what_the_markdown_holds(run):
+    page = (run / "report.html").read_text()
+    for path in (run / "figures").iterdir():
+        assert f'src="figures/{path.name}"' in page
+    assert "<script" not in page
+    for cell in ("coordinates only (control)", "(synthetic)", "Table 7 as printed in the paper"):
+        assert cell in page
+    assert f'id="{CITY}-block-spearman"' in page
+
+
+def test_differences_to_coordinates_are_those_of_the_bootstrap(run):
+    city = read_city(run / CITY)
+    found = cached_differences(city, COORDINATES)
+    table = difference_table(city, "block", "coordinates", found)
+    one = next(
+        d
+        for d in found
+        if (d.protocol, d.system, d.view, d.probe, d.indicator)
+        == ("block", "colour_texture", "satellite", "ridge", "green_share")
+    )
+    (cell,) = [
+        row[table.header.index("green_share")]
+        for row in table.rows
+        if [c.text for c in row[:3]] == ["colour_texture (control)", "satellite", "ridge"]
+    ]
+    interval = one.intervals["r2"]
+    assert cell.text == (f"{interval.estimate:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]")
+    assert cell.best == (interval.low > 0 or interval.high < 0)
+    assert "[" in (run / "report.md").read_text()
+
+
+def test_differences_are_computed_again_when_rows_change(run, tmp_path, monkeypatch):
+    city = read_city(shutil.copytree(run / CITY, tmp_path / CITY))
+    monkeypatch.setattr(differences, "compare", lambda folder, reference: [])
+    assert cached_differences(city, COORDINATES), "the same rows: read from the disk"
+    results = city.folder / "results.jsonl"
+    results.write_text(results.read_text() + "\n")
+    assert cached_differences(city, COORDINATES) == []
+
+
+def test_a_model_without_controls_is_refused(run):
+    city = read_city(run / CITY)
+    for control in ("mean", "coordinates"):
+        without = [row for row in city.rows if row.system != control]
+        with pytest.raises(InputError, match=f"none of the control '{control}'"):
+            score_table(replace(city, rows=without), "random", "r2")
+    alone = [row for row in city.rows if row.system == "mean"]
+    assert len(score_table(replace(city, rows=alone), "random", "r2").rows) == 3
+
+
+def test_printed_scores_stand_below_those_of_their_city_and_protocol(run):
+    city = read_city(run / CITY)
+    beijing = replace(city, summary={**city.summary, "city": "beijing"})
+    table = score_table(beijing, "random", "rmse", paper_tables())
+    (row,) = [row for row in table.rows if row[0].text == "UrbanLN+SI (printed in the paper)"]
+    assert [cell.text for cell in row] == [
+        "UrbanLN+SI (printed in the paper)", "satellite", "", "0.714", "–"
+    ]  # fmt: skip
+    assert all(cell.soft for cell in row)
+    assert any("do not compare" in note for note in table.notes)
+    for other in (score_table(beijing, "block", "rmse", paper_tables()),
+                  score_table(beijing, "random", "spearman", paper_tables()),
+                  score_table(city, "random", "rmse", paper_tables())):  # fmt: skip
+        assert not any("printed" in row[0].text for row in other.rows)
+
+
+def test_distances_to_training_are_those_of_the_splits(run):
+    table = distance_table(read_city(run / CITY))
+    random, block = ([cell.value for cell in row[1:]] for row in table.rows)
+    assert random[1] == pytest.approx(750, abs=400)  # cells of 0.01 degrees: a neighbour
+    assert random[3] > 90
+    assert block[3] == 0, "the buffer keeps neighbours apart"
+    assert block[0] > random[2]
+
+
+def test_a_report_without_the_dataset_says_what_it_cannot_know(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "r")
+    summary = json.loads((folder / CITY / "probe.json").read_text())
+    (folder / CITY / "probe.json").write_text(json.dumps({**summary, "dataset_name": "gone/away"}))
+    assert main(["report", "--output_dir", str(folder)]) == 0
+    assert "How far test is from training is not known" in (folder / "report.md").read_text()
 
 
 def test_real_data_is_not_called_synthetic_and_no_geometry_means_no_map(tmp_path):
@@ -117,7 +234,7 @@ def test_a_torn_or_stale_row_is_left_out_and_said(run, tmp_path):
 def test_one_split_has_no_spread(run):
     city = read_city(run / CITY)
     single = replace(city, rows=[row for row in city.rows if row.split_seed == 0])
-    assert "±" not in score_table(single, "block", "r2")
+    assert "±" not in to_markdown(score_table(single, "block", "r2"))
 
 
 def test_no_results_is_an_error(tmp_path, capsys):

@@ -1,0 +1,363 @@
+"""The tables of a report, each computed from rows that a reader has too.
+
+A table that shows what a model scores also shows what no model scores: without the controls it is
+refused.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+from .city_results import (
+    LOWER_IS_BETTER,
+    METRIC_TITLES,
+    PROBE_NAMES,
+    PROTOCOL_TITLES,
+    VIEW_NAMES,
+    CityResults,
+    Key,
+    by_split,
+    is_frozen_clip,
+    is_untrained,
+    slug,
+)
+from .errors import InputError
+from .paper import Publication, PublishedTable
+from .results import ResultRow
+from .statistics import Difference
+from .systems import NO_VIEW, WITH_COORDINATES
+from .table_formats import DASH, Cell, Table, number, words
+
+PAPER_MARK = "printed in the paper"
+PAPER_NOTE = (
+    "Rows in italics are the paper's own numbers, on its own regions and splits, without spread: "
+    "they do not compare with the rows above by their digits."
+)
+
+
+def score_table(
+    city: CityResults, protocol: str, metric: str, paper: Publication | None = None
+) -> Table:
+    """Systems x indicators: mean ± SD over splits, the best in bold, controls first.
+
+    Args:
+        city: whose rows.
+        protocol: of the rows.
+        metric: `r2`, `rmse`, `mae` or `spearman`.
+        paper: whose printed numbers stand below, where it has the city and the protocol is
+            `random`, which is its own.
+
+    Raises:
+        InputError: there is a row of a model on an indicator but none of the controls.
+    """
+    rows = city.of(protocol)
+    require_controls(city, rows)
+    scores = by_split(rows, metric)
+    keys = sorted({key for key, _ in scores}, key=city.order)
+    indicators = [name for name in city.indicators if any(row.indicator == name for row in rows)]
+    best = {name: _best(scores, keys, name, metric) for name in indicators}
+    body = []
+    for key in keys:
+        system, view, probe = key
+        names = words(city.system_title(system), VIEW_NAMES[view], PROBE_NAMES[probe])
+        cells = (_score(scores.get((key, name)), best[name] == key) for name in indicators)
+        body.append((*names, *cells))
+    body.append(_about_test(rows, indicators, "n test", "n_test", ".0f"))
+    body.append(_about_test(rows, indicators, "label SD (test)", "label_sd_test", ".2f"))
+    notes = list(_missing_controls(city, rows))
+    printed = paper.table_of(city.name) if paper and protocol == "random" else None
+    if paper and printed and metric in printed.metrics:
+        body += _printed_rows(paper, printed, metric, indicators)
+        notes.append(PAPER_NOTE)
+    return Table(
+        name=slug(city.name, protocol, metric),
+        title=f"{METRIC_TITLES[metric]}, {city.title}, {_short(protocol)}",
+        header=("system", "view", "probe", *indicators),
+        rows=tuple(body),
+        notes=tuple(notes),
+    )
+
+
+def compact_table(city: CityResults, protocol: str, probe: str = "mlp") -> Table:
+    """R², RMSE and MAE of each indicator side by side, by one probe: the layout of the paper."""
+    rows = [row for row in city.of(protocol) if row.probe == probe or row.view == NO_VIEW]
+    require_controls(city, rows)
+    metrics = ("r2", "rmse", "mae")
+    scores = {metric: by_split(rows, metric) for metric in metrics}
+    keys = sorted({key for key, _ in scores["r2"]}, key=city.order)
+    indicators = [name for name in city.indicators if any(row.indicator == name for row in rows)]
+    best = {(m, name): _best(scores[m], keys, name, m) for m in metrics for name in indicators}
+    body = []
+    for key in keys:
+        names = words(city.system_title(key[0]), VIEW_NAMES[key[1]])
+        cells = (
+            _score(scores[m].get((key, name)), best[m, name] == key)
+            for name in indicators
+            for m in metrics
+        )
+        body.append((*names, *cells))
+    return Table(
+        name=slug(city.name, protocol, probe),
+        title=f"R², RMSE and MAE by {PROBE_NAMES[probe]}, {city.title}, {_short(protocol)}",
+        header=("system", "view", *(METRIC_TITLES[m] for _ in indicators for m in metrics)),
+        rows=tuple(body),
+        notes=("Controls have probes of their own.",),
+        groups=(("", 1), ("", 1), *((name, len(metrics)) for name in indicators)),
+    )
+
+
+def require_controls(city: CityResults, rows: Sequence[ResultRow]) -> None:
+    """Refuse rows of models that have no control beside them.
+
+    Raises:
+        InputError: the mean is missing, or the coordinates where the regions have any.
+    """
+    needed = ["mean"] if city.summary.get("without_coordinates") else ["mean", "coordinates"]
+    systems: dict[str, set[str]] = {}
+    for row in rows:
+        systems.setdefault(row.indicator, set()).add(row.system)
+    seen = {row.indicator for row in rows if row.view != NO_VIEW}
+    for indicator in sorted(seen):
+        missing = [name for name in needed if name not in systems[indicator]]
+        if missing:
+            raise InputError(
+                f"{city.folder} has rows of models on {indicator!r} but none of the control "
+                f"{missing[0]!r}, and a score says nothing without it. Run `python evaluate.py "
+                "probe` once more: it adds what is missing."
+            )
+
+
+def _missing_controls(city: CityResults, rows: Sequence[ResultRow]) -> Iterable[str]:
+    """The controls that only a model of one's own can give."""
+    metadata = [
+        own
+        for system in {row.system for row in rows}
+        if (own := city.summary["systems"].get(system)) is not None
+    ]
+    missing = []
+    if not any(map(is_untrained, metadata)):
+        missing.append("an encoder of drawn weights")
+    if not any(map(is_frozen_clip, metadata)):
+        missing.append("a frozen CLIP")
+    if missing:
+        yield f"Not in this table: {' and '.join(missing)}."
+
+
+def _short(protocol: str) -> str:
+    return PROTOCOL_TITLES[protocol].split(" (")[0].lower()
+
+
+def _best(
+    scores: dict[tuple[Key, str], pd.Series], keys: Sequence[Key], indicator: str, metric: str
+) -> Key | None:
+    means = {key: scores[key, indicator].mean() for key in keys if (key, indicator) in scores}
+    means = {key: mean for key, mean in means.items() if math.isfinite(mean)}
+    if not means:
+        return None
+    return (min if metric in LOWER_IS_BETTER else max)(means, key=lambda key: means[key])
+
+
+def _score(scores: pd.Series | None, is_best: bool) -> Cell:
+    if scores is None or scores.isna().all():
+        return Cell(DASH)
+    spread = float(scores.std()) if scores.notna().sum() > 1 else None
+    cell = number(float(scores.mean()), spread)
+    return Cell(cell.text, cell.value, cell.spread, best=is_best)
+
+
+def _about_test(
+    rows: Sequence[ResultRow], indicators: Sequence[str], title: str, field: str, form: str
+) -> tuple[Cell, ...]:
+    cells = []
+    for name in indicators:
+        values = [getattr(row, field) for row in rows if row.indicator == name]
+        low, high = format(min(values), form), format(max(values), form)
+        cells.append(Cell(low if low == high else f"{low}{DASH}{high}", soft=True))
+    return (*words(title, "", "", soft=True), *cells)
+
+
+def _printed_rows(
+    paper: Publication, table: PublishedTable, metric: str, indicators: Sequence[str]
+) -> Iterable[tuple[Cell, ...]]:
+    for system, row in table.scores.items():
+        cells = [row.get(name) for name in indicators]
+        view = VIEW_NAMES[paper.views[system]] if system in paper.views else ""
+        yield (
+            *words(f"{system} ({PAPER_MARK})", view, "", soft=True),
+            *(number(cell[metric] if cell else None, soft=True) for cell in cells),
+        )
+
+
+def paper_table(paper: Publication, table: PublishedTable) -> Table:
+    """A printed table as it is in print."""
+    systems = table.scores.items()
+    improvements = table.improvements.items()
+    rows = [(name, row, f".{paper.decimals}f") for name, row in systems]
+    percent = f"+.{paper.improvement_decimals}f"
+    rows += [(f"improvement of {name}, %", row, percent) for name, row in improvements]
+    body = [
+        (
+            *words(name, soft=True),
+            *(
+                number(cell[metric] if cell else None, form=form, soft=True)
+                for indicator in table.indicators
+                for cell in [row.get(indicator)]
+                for metric in table.metrics
+            ),
+        )
+        for name, row, form in rows
+    ]
+    titles = tuple(METRIC_TITLES[m] for _ in table.indicators for m in table.metrics)
+    return Table(
+        name=f"paper-table-{table.number}",
+        title=f"Table {table.number} as {PAPER_MARK}: {table.city.replace('_', ' ').title()}",
+        header=("system", *titles),
+        rows=tuple(body),
+        groups=(("", 1), *((name, len(table.metrics)) for name in table.indicators)),
+    )
+
+
+def difference_table(
+    city: CityResults, protocol: str, reference: str, differences: Sequence[Difference]
+) -> Table | None:
+    """Differences of R2 to a reference with their 95 % intervals; None where there are none.
+
+    Bold is a difference whose interval does not hold 0.
+    """
+    found = [one for one in differences if one.protocol == protocol]
+    found = [one for one in found if not one.system.startswith(WITH_COORDINATES)]
+    return _differences(
+        city, protocol, found, slug(city.name, protocol, "r2-to", reference),
+        f"R² less that of {reference}",
+    )  # fmt: skip
+
+
+def gain_table(city: CityResults, protocol: str, differences: Sequence[Difference]) -> Table | None:
+    """What vectors add to coordinates: R2 of both, by ridge, less that of coordinates by ridge."""
+    found = [one for one in differences if one.protocol == protocol]
+    found = [one for one in found if one.system.startswith(WITH_COORDINATES)]
+    return _differences(
+        city, protocol, found, slug(city.name, protocol, "gain"),
+        "R² of coordinates and vector less that of coordinates alone",
+    )  # fmt: skip
+
+
+def _differences(
+    city: CityResults, protocol: str, found: Sequence[Difference], name: str, title: str
+) -> Table | None:
+    if not found:
+        return None
+    cells = {((one.system, one.view, one.probe), one.indicator): one for one in found}
+    keys = sorted({key for key, _ in cells}, key=city.order)
+    indicators = [i for i in city.indicators if any(one.indicator == i for one in found)]
+    body = []
+    for key in keys:
+        system, view, probe = key
+        names = words(city.system_title(system), VIEW_NAMES[view], PROBE_NAMES[probe])
+        body.append((*names, *(_interval(cells.get((key, i))) for i in indicators)))
+    blocks = sorted({one.blocks for one in found})
+    count = f"{blocks[0]}" if len(blocks) == 1 else f"{blocks[0]} to {blocks[-1]}"
+    return Table(
+        name=name,
+        title=f"{title}, {city.title}, {_short(protocol)}",
+        header=("system", "view", "probe", *indicators),
+        rows=tuple(body),
+        notes=(
+            f"Mean over splits, with a 95 % interval by a paired bootstrap over {count} blocks of "
+            "regions; bold where the interval does not hold 0. The chance of training is not in "
+            "it.",
+        ),
+    )
+
+
+def _interval(one: Difference | None) -> Cell:
+    if one is None:
+        return Cell(DASH)
+    interval = one.intervals["r2"]
+    text = f"{interval.estimate:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+    return Cell(text, interval.estimate, best=interval.excludes_zero)
+
+
+def statistics_table(cities: Sequence[CityResults], paper: Publication | None = None) -> Table:
+    """Regions, images and labelled regions of each city, the paper's own below."""
+    indicators = list(dict.fromkeys(name for city in cities for name in city.summary["indicators"]))
+    body = [_statistics(city, indicators) for city in cities]
+    notes = ["Labels are counted among the regions that are compared."]
+    if paper and paper.statistics:
+        for name, counts in paper.statistics.items():
+            order = ("regions", None, "street_view", "satellite", *indicators)
+            cells = [counts.get(column) if column else None for column in order]
+            title = name.replace("_", " ").title()
+            body.append(
+                (
+                    Cell(f"{title} ({PAPER_MARK})", soft=True),
+                    *(number(value, form=",.0f", soft=True) for value in cells),
+                )
+            )
+        notes.append("Rows in italics are those of the paper's Table 5.")
+    return Table(
+        name="statistics",
+        title=_marked("Statistics of the datasets", cities),
+        header=("city", "regions", "compared", "street views", "satellite images", *indicators),
+        rows=tuple(body),
+        notes=tuple(notes),
+    )
+
+
+def _statistics(city: CityResults, indicators: Sequence[str]) -> tuple[Cell, ...]:
+    from .predictions import REGIONS_FILE
+
+    regions = city.summary["regions"]
+    labels = pd.read_parquet(city.folder / REGIONS_FILE)
+    images = [
+        max(own.get("images", {}).get(view, 0) for own in city.summary["systems"].values())
+        for view in ("street_view", "satellite")
+    ]
+    counts = [int(labels[name].notna().sum()) if name in labels else None for name in indicators]
+    values = [regions["all"], regions["compared"], *images, *counts]
+    return (Cell(city.title), *(number(value, form=",.0f") for value in values))
+
+
+def _marked(title: str, cities: Sequence[CityResults]) -> str:
+    simulated = [city.name.replace("_", " ").title() for city in cities if city.synthetic]
+    return f"{title} ({', '.join(simulated)}: synthetic)" if simulated else title
+
+
+def systems_table(city: CityResults) -> Table:
+    """Who is compared: what made the vectors, of how many images, and what was left out."""
+    body = []
+    systems = city.summary["systems"]
+    for name in sorted(systems, key=lambda name: (city.rank(name), name)):
+        own = systems[name]
+        weights = own.get("pretrained") or ("drawn" if own.get("random_init") else DASH)
+        images = [own.get("images", {}).get(view) for view in ("street_view", "satellite")]
+        rejects = ", ".join(f"{reason} {n}" for reason, n in own.get("rejects", {}).items())
+        body.append(
+            (
+                *words(name, str(own.get("encoder", DASH)), str(weights)),
+                *words(", ".join(own.get("uses", ())) or DASH),
+                number(own.get("dim"), form=".0f"),
+                *(number(value, form=",.0f") for value in images),
+                *words(rejects or "0"),
+            )
+        )
+    header = ("system", "encoder", "weights", "has seen", "numbers a view", "street views")
+    return Table(
+        name=slug(city.name, "systems"),
+        title=f"Systems, {city.title}",
+        header=(*header, "satellite", "left out"),
+        rows=tuple(body),
+    )
+
+
+__all__ = [
+    "compact_table",
+    "difference_table",
+    "gain_table",
+    "paper_table",
+    "require_controls",
+    "score_table",
+    "statistics_table",
+    "systems_table",
+]
