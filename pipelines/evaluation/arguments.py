@@ -11,6 +11,7 @@ from transformers import HfArgumentParser
 
 from . import language_arguments as language
 from .baselines.registry import SYSTEMS
+from .bench import arguments as study
 from .errors import InputError
 
 EXAMPLES = {
@@ -70,6 +71,7 @@ Improvements, scores printed twice and means in the text are recomputed too. The
 anything does not fit.
 """,
     **language.EXAMPLES,
+    **study.EXAMPLES,
 }
 OVERVIEW = """\
 Measure region representations, beside controls, under splits named by their use.
@@ -82,6 +84,9 @@ Measure region representations, beside controls, under splits named by their use
   python evaluate.py embed_captions --help   captions alone -> one vector a region
   python evaluate.py retrieve  --help  images and texts find each other; search regions by words
   python evaluate.py zero_shot --help  regions scored by prompts, without labels
+  python evaluate.py transfer  --help  from city to city: an encoder, or an encoder and its probe
+  python evaluate.py ablate    --help  UrbanLN with one thing taken away at a time
+  python evaluate.py benchmark --help  all of it, on synthetic cities, by a recipe
 """
 
 LABEL_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -213,6 +218,7 @@ Arguments = (
     | ReportArguments
     | CheckArguments
     | language.LanguageArguments
+    | study.StudyArguments
 )
 COMMANDS: dict[str, type] = {
     "embed": EmbedArguments,
@@ -221,6 +227,7 @@ COMMANDS: dict[str, type] = {
     "report": ReportArguments,
     "check": CheckArguments,
     **language.COMMANDS,
+    **study.COMMANDS,
 }
 # commands whose first word may go without its flag
 FIRST_WORD = {"check": "--results"}
@@ -298,7 +305,7 @@ def _raise_input_error(command: str) -> Any:
 def _check(
     arguments: Arguments,
 ) -> None:
-    for name in ("dataset_name", "city", "output_dir", "results"):
+    for name in ("config", "dataset_name", "city", "output_dir", "results"):
         if not getattr(arguments, name, "absent"):
             raise InputError(f"--{name} is missing.")
     if isinstance(arguments, EmbedArguments):
@@ -309,6 +316,8 @@ def _check(
         _check_probe(arguments)
     elif isinstance(arguments, language.LanguageArguments):
         _check_language(arguments)
+    elif isinstance(arguments, study.StudyArguments):
+        _check_study(arguments)
 
 
 def _check_embed(arguments: EmbedArguments) -> None:
@@ -337,6 +346,16 @@ def _check_language(arguments: language.LanguageArguments) -> None:
     _check_label(arguments.label)
     names = ("batch_size", "top", "num_workers")
     _at_least(arguments, **{name: 1 for name in names if hasattr(arguments, name)})
+
+
+def _check_study(arguments: study.StudyArguments) -> None:
+    if not isinstance(arguments, study.TransferArguments):
+        _at_least(arguments, num_workers=1)
+        return
+    if not arguments.embeddings:
+        raise InputError("--embeddings is missing: a folder of SOURCE/CITY/LABEL.parquet.")
+    _choices(arguments, probes=("mlp", "ridge"), views=("street_view", "satellite", "both"))
+    _at_least(arguments, **dict.fromkeys(("seeds", "probe_seeds", "mlp_max_epochs"), 1))
 
 
 def _check_label(label: str | None) -> None:

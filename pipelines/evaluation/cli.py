@@ -13,6 +13,7 @@ from .arguments import (
     ReportArguments,
     parse_arguments,
 )
+from .bench.arguments import StudyArguments
 from .errors import InputError
 from .language_arguments import LanguageArguments
 
@@ -33,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run_check(arguments)
         elif isinstance(arguments, LanguageArguments):
             run_language(arguments)
+        elif isinstance(arguments, StudyArguments):
+            run_study(arguments)
         else:
             run_report(arguments)
     except InputError as error:
@@ -149,6 +152,13 @@ def run_language(arguments: LanguageArguments) -> Path:
     from .language import run
 
     return run(arguments, arguments.device or default_device())
+
+
+def run_study(arguments: StudyArguments) -> None:
+    """`evaluate.py benchmark | ablate | transfer`."""
+    from .bench.cli import run_study
+
+    run_study(arguments, default_device())
 
 
 def default_device() -> str:

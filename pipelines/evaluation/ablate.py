@@ -1,0 +1,56 @@
+"""UrbanLN with one thing taken away at a time, each trained anew from every seed.
+
+A variant's table is labelled `urbanln-<variant>-s<seed>`; `urbanln-full-s<seed>` is the method.
+"""
+
+from collections.abc import Sequence
+
+from .bench.commands import Job
+from .bench.steps import Step
+
+LABEL = "urbanln-{variant}-s{seed}"
+
+
+def world_steps(job: Job, uses: Sequence[tuple[str, str]]) -> list[Step]:
+    """Build worlds, and caption them.
+
+    Args:
+        job: the benchmark.
+        uses: pairs of a world and of captions of it, those needed first in front.
+    """
+    uses = list(dict.fromkeys(uses))
+    built = [job.build(world) for world in dict.fromkeys(world for world, _ in uses)]
+    return [*built, *(step for use in uses for step in job.caption(*use))]
+
+
+def captions_used(job: Job) -> list[tuple[str, str]]:
+    """The worlds and captions that the compared variants are trained on."""
+    recipe = job.recipe
+    world = recipe.comparison.world
+    return [(world, recipe.variants[name].captions) for name in recipe.compared]
+
+
+def ablation_steps(job: Job) -> list[Step]:
+    """Train each variant from each seed, and encode the city with it."""
+    recipe, steps = job.recipe, []
+    comparison = recipe.comparison
+    # seed by seed: a run that is stopped early has whole tables
+    for seed in comparison.seeds:
+        for variant in recipe.compared:
+            name = f"{variant}-s{seed}"
+            model = job.run / "models" / name
+            train = job.train(name, comparison.world, [comparison.city], variant, seed, model)
+            embed = job.embed(
+                name,
+                comparison.world,
+                comparison.city,
+                job.run / "embeddings",
+                LABEL.format(variant=variant, seed=seed),
+                [train.name],
+                model_name_or_path=model,
+            )
+            steps += [train, embed]
+    return steps
+
+
+__all__ = ["LABEL", "ablation_steps", "captions_used", "world_steps"]

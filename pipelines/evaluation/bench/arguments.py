@@ -1,0 +1,113 @@
+"""What the commands that run other commands can be told: benchmark, ablate, transfer."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+EXAMPLES = {
+    "benchmark": """\
+The synthetic benchmark from end to end: build cities, caption them, train UrbanLN and its variants,
+encode with every system, probe, carry over from city to city, report: OUTPUT_DIR/results/report.md.
+
+  python evaluate.py benchmark --config configs/benchmark/synthetic_fast.yaml \\
+      --output_dir runs/benchmark_fast
+  python evaluate.py benchmark --config configs/benchmark/synthetic.yaml --dry_run true ...
+
+Killed at any point, the same command goes on; a step that fails says why, and the others go on.
+OUTPUT_DIR/logs holds what each step said, OUTPUT_DIR/benchmark.json how long it took.
+docs/benchmark.md says more.
+""",
+    "ablate": """\
+UrbanLN with one thing taken away at a time, from the recipe of a benchmark: nothing but cities,
+captions, variants, probes and report. What a benchmark in OUTPUT_DIR has done is not done again.
+
+  python evaluate.py ablate --config configs/benchmark/synthetic_fast.yaml \\
+      --output_dir runs/benchmark_fast
+""",
+    "transfer": """\
+From city to city: an encoder learnt elsewhere with a probe trained at home (city-encoder), and an
+encoder and a probe both learnt elsewhere (city): OUTPUT_DIR/CITY/results.jsonl, and
+OUTPUT_DIR/transfer.csv, source by target.
+
+  for city in harborview oldgate; do         # an encoder that learnt in harborview sees both cities
+    python evaluate.py embed --model_name_or_path runs/harborview --label urbanln --city $city \\
+        --dataset_name runs/cities --output_dir runs/from/harborview; done
+  python evaluate.py transfer --embeddings runs/from --dataset_name runs/cities \\
+      --output_dir runs/transfer
+
+A table's place says who learnt where: EMBEDDINGS/SOURCE/CITY/LABEL.parquet are the vectors of CITY
+by an encoder that learnt in SOURCE; several sources are joined by "+". Rows that are there are not
+computed again.
+""",
+}
+
+
+def _help(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class BenchmarkArguments:
+    """Flags of `evaluate.py benchmark`."""
+
+    config: str = _help("", "YAML recipe, such as configs/benchmark/synthetic.yaml.")
+    output_dir: str = _help("", "Everything goes there.")
+    dry_run: bool = _help(False, "List the steps and what is expected of them; do nothing.")
+    num_workers: int | None = _help(None, "Steps at a time. Default: as the recipe says.")
+
+
+@dataclass
+class AblateArguments(BenchmarkArguments):
+    """Flags of `evaluate.py ablate`."""
+
+
+@dataclass
+class TransferArguments:
+    """Flags of `evaluate.py transfer`."""
+
+    embeddings: str = _help("", "Folder of SOURCE/CITY/LABEL.parquet.")
+    dataset_name: str = _help("", "Folder or Hub id of the dataset with the cities' indicators.")
+    output_dir: str = _help("", "Results go to OUTPUT_DIR/CITY/, by target.")
+    sources: list[str] | None = field(
+        default=None, metadata={"help": "Folders of EMBEDDINGS. Default: all."}
+    )
+    targets: list[str] | None = field(
+        default=None, metadata={"help": "Cities that are scored. Default: all that have vectors."}
+    )
+    within: Literal["random", "block"] = _help(
+        "random", "Split of the target's regions, where the probe is trained at home."
+    )
+    probes: list[str] = field(
+        default_factory=lambda: ["mlp", "ridge"], metadata={"help": "mlp (512-256-1), ridge."}
+    )
+    views: list[str] | None = field(
+        default=None, metadata={"help": "street_view, satellite, both. Default: all there are."}
+    )
+    seeds: int | None = _help(
+        None, "Splits. Default: 5, or 10 where fewer than 1,000 regions are scored."
+    )
+    probe_seeds: int = _help(1, "Draws of MLP weights and batches for each split.")
+    mlp_learning_rates: list[float] | None = field(
+        default=None, metadata={"help": "Grid of the MLP. Default: that of probe."}
+    )
+    mlp_weight_decays: list[float] | None = field(
+        default=None, metadata={"help": "Grid of the MLP. Default: that of probe."}
+    )
+    mlp_max_epochs: int | None = _help(None, "Upper limit of the MLP's. Default: that of probe.")
+    device: str | None = _help(None, "cpu, cuda, cuda:1. Default: what there is.")
+
+
+StudyArguments = BenchmarkArguments | TransferArguments
+COMMANDS: dict[str, type] = {
+    "benchmark": BenchmarkArguments,
+    "ablate": AblateArguments,
+    "transfer": TransferArguments,
+}
+
+__all__ = [
+    "COMMANDS",
+    "EXAMPLES",
+    "AblateArguments",
+    "BenchmarkArguments",
+    "StudyArguments",
+    "TransferArguments",
+]

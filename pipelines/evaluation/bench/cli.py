@@ -1,0 +1,66 @@
+"""The commands that run other commands, and the matrix of cities."""
+
+from pathlib import Path
+from typing import Any
+
+from .arguments import AblateArguments, StudyArguments, TransferArguments
+
+
+def run_study(arguments: StudyArguments, device: str) -> Path | None:
+    """`evaluate.py benchmark | ablate | transfer`.
+
+    Args:
+        arguments: of one of them.
+        device: where probes are trained, if the arguments do not say.
+
+    Returns:
+        What a transfer has written.
+    """
+    if isinstance(arguments, TransferArguments):
+        return _transfer(arguments, device)
+    from ..benchmark import Part, run_benchmark
+
+    part: Part = "ablate" if isinstance(arguments, AblateArguments) else "benchmark"
+    run_benchmark(
+        arguments.config,
+        arguments.output_dir,
+        part,
+        arguments.dry_run,
+        arguments.num_workers,
+        log=lambda line: print(line, flush=True),
+    )
+    return None
+
+
+def _transfer(arguments: TransferArguments, device: str) -> Path:
+    from ..probe import ProbeSettings
+    from ..probing import MLPSettings
+    from ..transfer import transfer_matrix
+
+    given: dict[str, Any] = {
+        "learning_rates": arguments.mlp_learning_rates and tuple(arguments.mlp_learning_rates),
+        "weight_decays": arguments.mlp_weight_decays and tuple(arguments.mlp_weight_decays),
+        "max_epochs": arguments.mlp_max_epochs,
+    }
+    settings = ProbeSettings(
+        probes=tuple(arguments.probes),
+        seeds=arguments.seeds,
+        probe_seeds=arguments.probe_seeds,
+        views=None if arguments.views is None else tuple(arguments.views),
+        mlp=MLPSettings(**{name: value for name, value in given.items() if value}),
+        device=arguments.device or device,
+    )
+    path = transfer_matrix(
+        Path(arguments.embeddings),
+        arguments.dataset_name,
+        Path(arguments.output_dir),
+        arguments.sources,
+        arguments.targets,
+        arguments.within,
+        settings,
+    )
+    print(f"\nTable: {path}")
+    return path
+
+
+__all__ = ["run_study"]
