@@ -1,0 +1,121 @@
+"""Speed and memory of the exact search: one query in a million vectors, recall of many queries.
+
+python -m benchmarks.retrieval                  # both
+python -m benchmarks.retrieval search           # 1,000,000 x 512 float32, mapped from disk
+python -m benchmarks.retrieval recall           # 10,000 pairs, in blocks against the full matrix
+
+`--keys`, `--dim` and `--repeats` change the sizes. A million vectors take 2 GB of disk for the time
+of the run, and as much page cache: the first search, which reads the disk, is told apart.
+"""
+
+import argparse
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.format import open_memmap
+
+from pipelines.evaluation.gallery import Pairs
+from pipelines.evaluation.nearest import Keys, plain_keys, top_k, unit
+from pipelines.evaluation.retrieval import retrieval_metrics
+
+WRITTEN_AT_ONCE = 50_000
+IMAGES_A_REGION = 8
+TOP = 10
+
+
+def main() -> None:
+    """Run the benchmarks that are asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("which", nargs="?", choices=("search", "recall"))
+    parser.add_argument("--keys", type=int, default=1_000_000)
+    parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--pairs", type=int, default=10_000)
+    parser.add_argument("--folder", help="where the vectors lie for the time of the run")
+    options = parser.parse_args()
+    if options.which != "recall":
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            search(Path(folder), options.keys, options.dim, options.repeats)
+    if options.which != "search":
+        recall(options.pairs, options.dim)
+
+
+def search(folder: Path, num_keys: int, dim: int, repeats: int) -> None:
+    """Seconds and working memory of the ten nearest keys, and of the ten nearest regions."""
+    query = unit(np.random.default_rng(1).normal(size=(1, dim)))
+    for count in (num_keys // 10, num_keys):
+        path = folder / f"{count}.npy"
+        write_vectors(path, count, dim)
+        vectors = np.load(path, mmap_mode="r")
+        starts = np.append(np.arange(0, count, IMAGES_A_REGION), count)
+        for name, keys in (("images", plain_keys(vectors)), ("regions", Keys(vectors, starts))):
+            work = partial(top_k, query, keys, TOP)
+            first = seconds(work)
+            times = [seconds(work) for _ in range(repeats)]
+            peak = working_bytes(work)
+            print(
+                f"{count:,} x {dim}, {TOP} nearest {name}: {np.median(times):.3f} s (best "
+                f"{min(times):.3f}, worst {max(times):.3f}, first {first:.3f}); "
+                f"working memory {peak / 1e6:.1f} MB"
+            )
+        path.unlink()
+
+
+def write_vectors(path: Path, count: int, dim: int) -> None:
+    """Random unit vectors in a file, never all in memory."""
+    rng = np.random.default_rng(0)
+    vectors = open_memmap(path, mode="w+", dtype=np.float32, shape=(count, dim))
+    for start in range(0, count, WRITTEN_AT_ONCE):
+        part = vectors[start : start + WRITTEN_AT_ONCE]
+        part[:] = unit(rng.standard_normal(part.shape, dtype=np.float32))
+    vectors.flush()
+
+
+def recall(num_pairs: int, dim: int) -> None:
+    """All recalls of so many pairs in blocks, against the full matrix."""
+    rng = np.random.default_rng(0)
+    images = unit(rng.standard_normal((num_pairs, dim), dtype=np.float32))
+    noise = rng.standard_normal((num_pairs, dim), dtype=np.float32)
+    texts = unit(images + unit(noise) * 8)
+    names = [f"text {i}" for i in range(num_pairs)]
+    pairs = Pairs(names, np.arange(num_pairs))
+    found: dict[str, dict[str, float]] = {}
+
+    def in_blocks() -> None:
+        found.update(retrieval_metrics(images, texts, pairs, names))
+
+    def whole_matrix() -> None:
+        for scores in (images @ texts.T, texts @ images.T):
+            (scores >= np.diag(scores)[:, None]).sum(1)
+
+    for name, work in (("blocks, three directions", in_blocks), ("matrix, two", whole_matrix)):
+        took, peak = seconds(work), working_bytes(work)
+        print(f"{num_pairs:,} pairs in {name}: {took:.1f} s, working memory {peak / 1e6:.0f} MB")
+    print(f"recall@10 of text to image: {found['text_to_image']['recall_at_10']:.3f}")
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of a call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def working_bytes(work: Callable[[], object]) -> int:
+    """The most that a call allocates at a time; pages mapped from disk are not allocated."""
+    tracemalloc.start()
+    work()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+if __name__ == "__main__":
+    main()
