@@ -172,8 +172,8 @@ def check_task(task: str, claims: Sequence[Claim], group: Iterable[str] = ()) ->
         group: systems to be told from all others.
 
     Returns:
-        The finding; its `label_sd` is a number that as many rows as possible allow, the middle of the narrowest
-        interval they share.
+        The finding; its `label_sd` is a number that as many rows as possible allow, the middle of
+        the narrowest interval they share.
     """
     spans = [claim.span for claim in claims]
     # the number that most spans hold begins where one of them begins

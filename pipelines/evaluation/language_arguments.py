@@ -35,7 +35,7 @@ name, beside what shuffled labels give: zero-shot-LABEL.md and .json.
 
   python evaluate.py zero_shot --model_name_or_path runs/quickstart/model \\
       --dataset_name runs/quickstart/dataset --city harborview --output_dir runs/zero_shot
-  python evaluate.py zero_shot ... --prompts my_prompts.yaml     like configs/prompts.yaml
+  python evaluate.py zero_shot ... --prompts my_prompts.yaml     like configs/zero_shot/prompts.yaml
 
 A score is what pictures look like to the model, with the prejudices of what it has read.
 """,
@@ -91,7 +91,7 @@ class RetrieveArguments(_CityArguments):
 class ZeroShotArguments(_CityArguments):
     """Flags of `evaluate.py zero_shot`."""
 
-    prompts: str | None = _help(None, "A file like configs/prompts.yaml, the default.")
+    prompts: str | None = _help(None, "A file like configs/zero_shot/prompts.yaml, the default.")
     num_workers: int | None = _help(None, "Threads that decode images. Default: as embed.")
 
 

@@ -11,7 +11,7 @@ from dataset_builders.schema import VIEWS
 
 from .errors import InputError
 
-DEFAULT_PROMPTS = Path(__file__).resolve().parents[2] / "configs" / "prompts.yaml"
+DEFAULT_PROMPTS = Path(__file__).resolve().parents[2] / "configs" / "zero_shot" / "prompts.yaml"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Prompts:
 
 
 def read_prompts(path: Path = DEFAULT_PROMPTS) -> Prompts:
-    """Read a file like `configs/prompts.yaml`.
+    """Read a file like `configs/zero_shot/prompts.yaml`.
 
     Raises:
         InputError: no such file, or not of that form.
@@ -88,7 +88,7 @@ def _texts(value: Any) -> bool:
 
 
 def _wrong(path: Path, what: str) -> InputError:
-    return InputError(f"{path} is no file of prompts: {what}. See configs/prompts.yaml.")
+    return InputError(f"{path} is no file of prompts: {what}. See configs/zero_shot/prompts.yaml.")
 
 
 __all__ = ["DEFAULT_PROMPTS", "Attribute", "Prompts", "read_prompts"]

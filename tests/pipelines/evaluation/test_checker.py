@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipelines.evaluation.checker import Claim, check_publication, check_rows, check_task
@@ -136,6 +136,8 @@ def test_rounded_rows_of_one_test_set_fit_and_a_row_of_another_does_not(r2, sd, 
     assert finding.consistent
     assert all(c.span.low <= finding.label_sd <= c.span.high for c in honest)
     stranger = claim("stranger", 0.1, sd * off)
+    # digits that are rounded so far that a row allows both numbers tell nothing
+    assume(all(one.span.high < stranger.span.low for one in honest))
     assert check_task("task", [*honest, stranger]).misfits == ("stranger",)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.evaluation.city_results import read_city
 from pipelines.evaluation.embed import EmbedSettings, embed
 from pipelines.evaluation.embedding_tables import read_embeddings, write_embeddings
 from pipelines.evaluation.encoders import ColourTextureEncoder
@@ -17,7 +18,6 @@ from pipelines.evaluation.predictions import (
 )
 from pipelines.evaluation.probe import ProbeSettings, default_seeds, probe, transform_labels
 from pipelines.evaluation.probing import MLPSettings
-from pipelines.evaluation.report import read_city
 from pipelines.evaluation.results import KEY, code_revision, read_rows
 from pipelines.evaluation.sources import open_city, open_images
 from pipelines.evaluation.urban_regression.metrics import regression_metrics

@@ -287,7 +287,8 @@ def test_random_draws_once_of_all_kept_candidates_also_for_validation(dataset, t
     captions = pairs.captions.to_pylist()
     drawn = Counter(text.split()[1] for text in captions)
     # each with the same chance, whatever its score: of 40, 13 of each are expected
-    assert set(drawn) == {"0", "1", "2"} and min(drawn.values()) >= 5
+    assert set(drawn) == {"0", "1", "2"}
+    assert min(drawn.values()) >= 5
     for text, image_id in zip(captions, pairs.listing["image_id"], strict=True):
         assert f"of image {int(image_id[-4:])}." in text
     assert len(pairs.validation) == 10
