@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DatasetError
-from .publishing import check_gate
+from .publishing import check_gate, files_of
+from .schema import parse_config_name
+from .storage import list_tables
 
 ADVICE = {
     401: "The token is missing or wrong: `hf auth login`, or set HF_TOKEN.",
@@ -12,15 +14,6 @@ ADVICE = {
     404: "There is no such repository, and it could not be made: check the name.",
     429: "The Hub asks to slow down: try again in some minutes.",
 }
-
-
-def files_of(folder: str | Path) -> list[tuple[str, int]]:
-    """What is sent: path and size in bytes, sorted; hidden files stay."""
-    root = Path(folder)
-    found = [path for path in root.rglob("*") if path.is_file()]
-    names = sorted(path.relative_to(root).as_posix() for path in found)
-    shown = [name for name in names if not any(part[0] == "." for part in name.split("/"))]
-    return [(name, (root / name).stat().st_size) for name in shown]
 
 
 def push(
@@ -31,6 +24,9 @@ def push(
     message: str = "Upload the dataset",
 ) -> str:
     """Push a published dataset; what is there already is not sent again.
+
+    Shards and figures of an earlier push of these cities go with the same commit: left there, the
+    Hub would load them too. Earlier commits keep them.
 
     Args:
         folder: that [`publish`][dataset_builders.publishing.publish] wrote.
@@ -45,7 +41,7 @@ def push(
         DatasetError: the folder did not pass the licence gate, or the Hub refuses; says what to
             do, and never the token.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     check_gate(folder)
@@ -53,11 +49,27 @@ def push(
     api = HfApi()
     try:
         url = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-        operations = [CommitOperationAdd(name, root / name) for name, _ in files_of(root)]
+        names = [name for name, _ in files_of(root)]
+        there = api.list_repo_files(repo_id, repo_type="dataset")
+        gone = sorted(name for name in set(there) - set(names) if _is_of(name, root))
+        operations: list[Any] = [CommitOperationAdd(name, root / name) for name in names]
+        operations += [CommitOperationDelete(name) for name in gone]
         api.create_commit(repo_id, operations, repo_type="dataset", commit_message=message)
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise DatasetError(_explain(error, repo_id)) from error
     return str(url)
+
+
+def _is_of(name: str, root: Path) -> bool:
+    """Whether a file of the repository is a shard or a figure of a city of this dataset."""
+    parts = name.split("/")
+    if len(parts) < 2 or parts[0] not in ("data", "figures"):
+        return False
+    try:
+        city, _ = parse_config_name(parts[1].removesuffix(".png"))
+    except DatasetError:
+        return False
+    return city in {one for one, _ in list_tables(root)}
 
 
 def _explain(error: Exception, repo_id: str) -> str:

@@ -134,9 +134,13 @@ def _withheld(root: Path, tables: list[tuple[str, str]]) -> int:
 
 
 def _redistributable(root: Path, city: str, view: str) -> pd.Series:
-    """Of each row whether its picture may be passed on; True where the table does not say."""
+    """Of each row whether its picture may be passed on.
+
+    Where the table does not say, the licence gate has left all out, and nobody else asks.
+    """
     if "redistributable" not in pq.read_schema(table_shards(root, city, view)[0]).names:
-        return pd.Series(True, index=range(count_rows(root, city, view)))
+        silent = not (root / "published.json").exists()
+        return pd.Series(silent, index=range(count_rows(root, city, view)))
     return read_table(root, city, view, ["redistributable"])["redistributable"].eq(True)
 
 
@@ -147,9 +151,11 @@ def _sources_section(root: Path, tables: list[tuple[str, str]]) -> str:
         if view not in VIEWS:
             continue
         columns = ["source", "licence"]
-        if "attribution" not in pq.read_schema(table_shards(root, city, view)[0]).names:
+        credited = "attribution" in pq.read_schema(table_shards(root, city, view)[0]).names
+        if not credited and not (root / "published.json").exists():
             continue
-        rows = read_table(root, city, view, [*columns, "attribution"]).fillna("")
+        rows = read_table(root, city, view, [*columns, *["attribution"] * credited])
+        rows = rows.reindex(columns=[*columns, "attribution"]).fillna("")
         rows["shared"] = _redistributable(root, city, view).to_numpy()
         for (source, licence), group in rows.groupby(columns, sort=True):
             named = sorted(set(group["attribution"]) - {""})
@@ -172,9 +178,13 @@ def _sources_section(root: Path, tables: list[tuple[str, str]]) -> str:
     if ids_only and (root / "published.json").exists():
         said = [
             "",
-            f"**{ids_only:,} pictures are not in this dataset.** Their sources do not allow it: "
-            "the rows hold ids, places, dates and hashes, and `image` is null. Fetch them with "
-            "your own key:",
+            f"**{ids_only:,} pictures are not in this dataset.** Their sources do not allow it, or "
+            "do not say that they do: the rows hold all else, and `image` is null.",
+        ]
+    if said and (root / "recipe.yaml").exists():
+        said += [
+            "",
+            "Fetch them with your own key:",
             "",
             "```",
             "python -m dataset_builders rehydrate path/to/this/folder --output_dir NEW_FOLDER",

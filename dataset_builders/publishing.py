@@ -4,6 +4,7 @@ Pictures whose source may not be redistributed are left out: their rows keep the
 and captions, and the picture's SHA-256, so that who fetches it again can check it.
 """
 
+import hashlib
 import json
 import shutil
 from collections import Counter
@@ -20,7 +21,7 @@ from tqdm import tqdm
 from .errors import DatasetError
 from .files import atomic_path, digest, write_json
 from .plots import contact_sheet, plot_splits
-from .publish import write_card
+from .publish import CARD_FILE, write_card
 from .schema import VIEWS, config_name
 from .storage import (
     DATA_FOLDER,
@@ -99,6 +100,7 @@ def publish(
     for name in (REJECTS_FILE, "recipe.yaml"):
         if (source / name).exists():
             shutil.copyfile(source / name, target / name)
+    _check_pictures(target)
     _draw(target, tables)
     published = Published(
         target,
@@ -107,33 +109,64 @@ def publish(
         dict(sorted(withheld.items())),
         sum(path.stat().st_size for path in target.rglob("*.parquet")),
     )
-    write_json(target / MARKER, {**asdict(published), "folder": target.name})
+    marker = {**asdict(published), "folder": target.name, "sha256": _hashes(target)}
+    write_json(target / MARKER, marker)
     write_card(target)
     (target / PROGRESS).unlink()
     return published
 
 
+def files_of(folder: str | Path) -> list[tuple[str, int]]:
+    """What is sent: path and size in bytes, sorted; hidden files stay."""
+    root = Path(folder)
+    found = [path for path in root.rglob("*") if path.is_file()]
+    names = sorted(path.relative_to(root).as_posix() for path in found)
+    shown = [name for name in names if not any(part[0] == "." for part in name.split("/"))]
+    return [(name, (root / name).stat().st_size) for name in shown]
+
+
 def check_gate(folder: str | Path) -> None:
-    """Refuse a folder that did not pass the licence gate.
+    """Refuse a folder that is not what passed the licence gate; its card may be edited.
 
     Raises:
-        DatasetError: no marker of [`publish`], or a picture that may not be redistributed.
+        DatasetError: no marker of [`publish`], a publish that did not end, a file that was added,
+            changed or taken away, or a picture that may not be redistributed.
     """
     root = Path(folder)
+    if (root / PROGRESS).exists():
+        raise DatasetError(f"Publishing {root} did not end. Give the same command again.")
     if not (root / MARKER).exists():
         raise DatasetError(
             f"{root} was not made by `publish`, so nobody has looked at its licences. Publish the "
             "dataset first."
         )
+    _check_pictures(root)
+    known, found = json.loads((root / MARKER).read_text()).get("sha256", {}), _hashes(root)
+    names = sorted(name for name in known | found if known.get(name) != found.get(name))
+    if names:
+        raise DatasetError(
+            f"{root} is not as it was published: {', '.join(names[:5])} added, changed or taken "
+            "away. Publish the dataset again."
+        )
+
+
+def _hashes(root: Path) -> dict[str, str]:
+    """SHA-256 by name of what publish wrote, but for the card, which people edit."""
+    found = {}
+    for name, _ in files_of(root):
+        if name not in (MARKER, CARD_FILE):
+            with (root / name).open("rb") as file:
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _check_pictures(root: Path) -> None:
     for city, table in list_tables(root):
-        if table not in VIEWS:
-            continue
-        for path in table_shards(root, city, table):
-            kept, allowed = _pictures_of(path)
-            if kept > allowed:
+        for path in table_shards(root, city, table) if table in VIEWS else ():
+            if count := _forbidden(path):
                 raise DatasetError(
-                    f"{path.name} of {config_name(city, table)} holds {kept} pictures, and only "
-                    f"{allowed} may be redistributed. It was changed since it was published."
+                    f"{path.name} of {config_name(city, table)} holds {count} pictures and no "
+                    "word that they may be redistributed. Publish the dataset again."
                 )
 
 
@@ -154,9 +187,14 @@ class _Progress:
                 return cls(path, of, known["shards"])
         elif root.is_dir() and any(root.iterdir()) and not (root / MARKER).exists():
             raise DatasetError(f"{root} is not empty and holds no published dataset.")
-        # another input: what is there is of an earlier dataset
-        shutil.rmtree(root / DATA_FOLDER, ignore_errors=True)
-        (root / MARKER).unlink(missing_ok=True)
+        # another input: what is there is of an earlier dataset, whose pictures may be forbidden by
+        # now. Of no input until all is gone, so that a kill in between clears again.
+        cls(path, "", {}).save()
+        for name in (MARKER, CARD_FILE, REJECTS_FILE, "recipe.yaml"):
+            (root / name).unlink(missing_ok=True)
+        for folder in (root / DATA_FOLDER, root / FIGURES):
+            if folder.exists():
+                shutil.rmtree(folder)
         found = cls(path, of, {})
         found.save()
         return found
@@ -166,12 +204,17 @@ class _Progress:
 
 
 def _fingerprint(source: Path, target_bytes: int) -> str:
-    """Of the dataset's files by name, size and footer."""
+    """Of the dataset's files by name, size, time and footer.
+
+    A licence that is withdrawn may change neither size nor footer.
+    """
     parts: list[Any] = [target_bytes]
     for path in sorted((source / DATA_FOLDER).rglob("part-*.parquet")):
+        known = path.stat()
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - FOOTER_BYTES))
-            parts += [f"{path.parent.name}/{path.name}", path.stat().st_size, file.read()]
+            file.seek(max(0, known.st_size - FOOTER_BYTES))
+            parts += [f"{path.parent.name}/{path.name}", known.st_size, known.st_mtime_ns]
+            parts.append(file.read())
     return digest(*parts)
 
 
@@ -270,21 +313,20 @@ def _leaf_names(schema: pa.Schema) -> list[str]:
     return leaves
 
 
-def _pictures_of(path: Path) -> tuple[int, int]:
-    """Pictures of a shard, and rows of which a picture may be there."""
-    with pq.ParquetFile(path) as file:
-        metadata = file.metadata
-        names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
-        column = names.index("image.bytes")
-        missing = sum(
-            metadata.row_group(i).column(column).statistics.null_count
-            for i in range(metadata.num_row_groups)
-        )
-        kept = metadata.num_rows - missing
-        if "redistributable" not in file.schema_arrow.names:
-            return kept, 0
-        allowed = file.read(columns=["redistributable"])["redistributable"]
-    return kept, int(pc.sum(pc.fill_null(allowed, False)).as_py() or 0)
+def _forbidden(path: Path) -> int:
+    """Pictures of a shard that are in rows which do not allow it."""
+    count = 0
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        stated = "redistributable" in file.schema_arrow.names
+        for batch in file.iter_batches(
+            batch_size=ROW_GROUP_SIZE,
+            columns=["image.bytes", *["redistributable"] * stated],
+        ):
+            held = pc.is_valid(pc.struct_field(batch["image"], "bytes"))
+            if stated:
+                held = pc.and_not(held, pc.fill_null(batch["redistributable"], False))
+            count += held.true_count
+    return count
 
 
 def _draw(target: Path, tables: list[tuple[str, str]]) -> None:
@@ -315,4 +357,4 @@ def _sheet(target: Path, city: str, view: str) -> None:
         contact_sheet(images, target / FIGURES / f"{city}-{view}.png", title=title)
 
 
-__all__ = ["MARKER", "Published", "check_gate", "publish"]
+__all__ = ["MARKER", "Published", "check_gate", "files_of", "publish"]

@@ -22,10 +22,12 @@ from .publish import write_card
 from .schema import VIEWS, DatasetMetadata, config_name
 from .storage import (
     DATA_FOLDER,
+    REJECTS_FILE,
     DatasetWriter,
     list_tables,
     read_metadata,
     read_regions,
+    read_rejects,
     read_table,
     table_shards,
 )
@@ -87,6 +89,8 @@ def rehydrate(
         SourceError: a key is not in the environment.
     """
     root, target = Path(published), Path(output)
+    if root.resolve() == target.resolve():
+        raise DatasetError(f"{root} is the published dataset itself: give another folder.")
     if recipe is None:
         if not (root / "recipe.yaml").exists():
             raise DatasetError(f"{root} has no recipe.yaml that would say where its pictures are.")
@@ -104,7 +108,12 @@ def rehydrate(
                 _copy(root, target, city, view)
     finally:
         store.close()
-    DatasetWriter(target, read_metadata(root, list_tables(root)[0][0])).finish()
+    writer = DatasetWriter(target, read_metadata(root, list_tables(root)[0][0]))
+    for row in read_rejects(root).itertuples(index=False):
+        writer.reject(*row)
+    # of an earlier run, which may have missed pictures that are here now
+    (target / REJECTS_FILE).unlink(missing_ok=True)
+    writer.finish()
     write_card(target)
     return Rehydrated(target, dict(filled), dict(missing), dict(changed))
 

@@ -228,7 +228,8 @@ def test_a_quota_stops_the_build_and_the_next_goes_on(write, provider, tmp_path)
     twice = [name for name, number in provider.asked.items() if number > 1]
     # those in flight then, and those that were told of the quota
     assert len(twice) <= 2 * FAST["at_once"]
-    assert sum(first.values()) <= 60 + FAST["at_once"] + 1
+    # a slot whose answer speaks of the quota may take one more request before all are called off
+    assert sum(first.values()) <= 60 + 2 * FAST["at_once"]
     assert report.rows["testville-street_view"] > 0
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
@@ -185,7 +186,7 @@ def test_a_folder_that_was_not_published_is_not_pushed(town, tmp_path):
     publish(town, tmp_path / "out")
     name = Path("data") / f"{CITY}-street_view" / "part-00000.parquet"
     (tmp_path / "out" / name).write_bytes((town / name).read_bytes())
-    with pytest.raises(DatasetError, match="may be redistributed"):
+    with pytest.raises(DatasetError, match="pictures and no word"):
         check_gate(tmp_path / "out")
 
 
@@ -295,3 +296,129 @@ def test_the_marker_holds_the_counts(town, tmp_path):
     marker = json.loads((tmp_path / "out" / "published.json").read_text())
     assert marker["rows"] == done.rows
     assert np.sum(list(marker["withheld"].values())) == len(images(town, "street_view"))
+
+
+def licensed(folder, allowed, count=40, size=(32, 32)):
+    """A dataset of pictures; `allowed` says of each number whether it may be passed on."""
+    extra = {"satellite": {} if allowed is None else {"redistributable": "bool"}}
+    writer = DatasetWriter(
+        folder, DatasetMetadata("t", "d", "s", "l", indicators=(), extra_columns=extra)
+    )
+    rows = [
+        {
+            "image": {"bytes": drawn(str(n), size), "path": None},
+            "image_id": f"i{n}",
+            "region_id": f"r{n}",
+            "source": "demo",
+            **({} if allowed is None else {"redistributable": allowed(n)}),
+        }
+        for n in range(count)
+    ]
+    regions = [{"region_id": row["region_id"], "city": CITY} for row in rows]
+    writer.write_shard(CITY, "regions", 0, regions)
+    writer.write_shard(CITY, "satellite", 0, rows)
+    writer.finish()
+    return folder
+
+
+def test_a_licence_that_is_withdrawn_takes_the_figures_along(tmp_path):
+    sheet = tmp_path / "out" / "figures" / f"{CITY}-satellite.png"
+    publish(licensed(tmp_path / "one", lambda n: True), tmp_path / "out")
+    assert sheet.exists()
+    publish(licensed(tmp_path / "two", lambda n: False), tmp_path / "out")
+    assert not sheet.exists()
+    assert sheet.name not in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_forbidden_picture_does_not_hide_behind_a_missing_one(tmp_path):
+    source = licensed(tmp_path / "in", lambda n: n % 2 == 0)
+    publish(source, tmp_path / "out")
+    name = Path("data") / f"{CITY}-satellite" / "part-00000.parquet"
+    table = pq.read_table(source / name)
+    swapped = [None if n % 2 == 0 else image for n, image in enumerate(table["image"].to_pylist())]
+    field = table.schema.field("image")
+    column = table.column_names.index("image")
+    table = table.set_column(column, field, pa.array(swapped, field.type))
+    pq.write_table(table, tmp_path / "out" / name)
+    with pytest.raises(DatasetError, match="holds 20 pictures"):
+        check_gate(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["cache/x.jpg", f"data/{CITY}-satellite/extra.parquet"])
+def test_a_file_that_publish_did_not_write_is_not_sent(tmp_path, name):
+    publish(licensed(tmp_path / "in", lambda n: True), tmp_path / "out")
+    (tmp_path / "out" / "README.md").write_text("a card that was edited")
+    check_gate(tmp_path / "out")
+    (tmp_path / "out" / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "out" / name).write_bytes(b"x")
+    with pytest.raises(DatasetError, match=re.escape(name)):
+        check_gate(tmp_path / "out")
+
+
+def test_the_card_of_a_dataset_without_licences_says_that_its_pictures_are_out(tmp_path):
+    publish(licensed(tmp_path / "in", None), tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "**40 pictures are not in this dataset.**" in card
+    assert "rehydrate" not in card  # no recipe says where they are
+    (block,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    exec(block.replace("path/to/this/folder", str(tmp_path / "out")), {})
+
+
+def test_a_licence_that_is_withdrawn_between_kill_and_resume_counts(tmp_path):
+    # two row groups: the words of the first are beyond the footer that is compared
+    source = licensed(tmp_path / "in", lambda n: n % 2 == 0, 200, (64, 64))
+    script = Path(__file__).with_name("kill_publish.py")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, script, source, tmp_path / "out", "6"]
+    assert subprocess.run(command, cwd=ROOT, env=environment).returncode == -9
+    assert (tmp_path / "out" / "data" / f"{CITY}-satellite" / "part-00000.parquet").exists()
+    other = licensed(tmp_path / "other", lambda n: n % 2 == (n < 100), 200, (64, 64))
+    name = Path("data") / f"{CITY}-satellite" / "part-00000.parquet"
+    assert (source / name).stat().st_size == (other / name).stat().st_size
+    (source / name).write_bytes((other / name).read_bytes())
+    publish(source, tmp_path / "out", target_bytes=50_000)
+    after = images(tmp_path / "out", "satellite")
+    assert (after["image"].notna() == after["redistributable"]).all()
+    words = [n % 2 == (n < 100) for n in range(200)]
+    assert after["redistributable"].tolist() == words
+
+
+def test_shards_of_an_earlier_push_do_not_stay(many, tmp_path):
+    publish(many, tmp_path / "four", target_bytes=50_000)
+    publish(many, tmp_path / "one")
+    with HubServer() as hub:
+        environment = {**os.environ, **hub.environment(tmp_path), "PYTHONPATH": str(ROOT)}
+        code = "import sys; from dataset_builders.hub import push; push(sys.argv[1], 'org/town')"
+        for name in ("four", "one"):
+            command = [sys.executable, "-c", code, str(tmp_path / name)]
+            subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+        files = hub.files("datasets/org/town")
+        hub.shutdown()
+    assert [name for name in files if f"{CITY}-satellite/" in name] == [
+        f"data/{CITY}-satellite/part-00000.parquet"
+    ]
+
+
+def test_a_published_dataset_is_not_filled_in_place(many, tmp_path):
+    publish(many, tmp_path / "out")
+    before = sorted((tmp_path / "out").rglob("*"))
+    with pytest.raises(DatasetError, match="another folder"):
+        rehydrate(tmp_path / "out", tmp_path / "four" / ".." / "out")
+    assert sorted((tmp_path / "out").rglob("*")) == before
+
+
+def test_rejects_stay_known_and_are_forgotten_once_had(
+    town,
+    provider,  # noqa: F811
+    tmp_path,
+):
+    publish(town, tmp_path / "out")
+    built = read_rejects(town)["reason"].tolist()
+    assert built
+    gone = min(one for one in provider.asked if one.startswith("/panorama"))
+    provider.answers[gone] = [(404, {}, b"")]
+    rehydrate(tmp_path / "out", tmp_path / "again")
+    reasons = read_rejects(tmp_path / "again")["reason"]
+    assert sorted(reasons) == sorted([*built, "not_fetched_again"])
+    rehydrate(tmp_path / "out", tmp_path / "again", cache=tmp_path / "fresh")
+    assert read_rejects(tmp_path / "again")["reason"].tolist() == built
