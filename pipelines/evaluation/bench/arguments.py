@@ -14,7 +14,6 @@ encode with every system, probe, carry over from city to city, report: OUTPUT_DI
 
 Killed at any point, the same command goes on; a step that fails says why, and the others go on.
 OUTPUT_DIR/logs holds what each step said, OUTPUT_DIR/benchmark.json how long it took.
-docs/benchmark.md says more.
 """,
     "ablate": """\
 UrbanLN with one thing taken away at a time, from the recipe of a benchmark: nothing but cities,
