@@ -7,11 +7,14 @@ LLaVA-1.5 says of 6 to 15 % of the objects it names what is not there, e.g. Leng
 2311.16922). Rates of omission are assumptions: detailed captions of open models name about half to
 three quarters of the annotated objects. None is fitted to results of this project.
 
-Each writer opens with two or three sentences of manner, the same every time, so that most facts
-stand after the 77th token: the world is made to show what long text is for. Real captions are
-kinder to short ones (of 1,200 sentences of UrbanCLIP's Beijing captions 714 differ within their
-first ten tokens). What cuts texts at 77 tokens, as an ablation or a published system does, reads
-next to nothing here; how much it loses on this world does not say how much it would on real ones.
+Form follows the captions that were published for this task (UrbanVLP's and UrbanCLIP's samples of
+Beijing): one or two sentences of manner that fit any picture, some 30 tokens (street views of
+UrbanVLP begin with a "bustling street" seen "from a car", 35 tokens; of 1,200 sentences on
+UrbanCLIP's tiles 714 differ within their first ten), then what fills the picture, then the rest, a
+sentence each, 100 to 200 words in all. So a text cut at 77 tokens keeps the largest things and
+loses more than half of what is told: 61 % of a street view's facts and 55 % of a tile's stand after
+the 77th token (`tests/dataset_builders/test_synthetic_world.py` holds them between 50 and 70 %).
+These parameters were fixed before any system was compared on this world.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -68,7 +71,7 @@ class Captioner:
             for the others.
         hallucination: expected share of made-up facts among the facts that are told.
         words: replacements of plain words by its own.
-        opening: before the first fact: long models talk before they look.
+        opening: a sentence or two before the first fact, the same for every picture.
         joints: how a fact's sentence begins.
         closing: after the last.
     """
@@ -85,17 +88,11 @@ class Captioner:
 OPENINGS = {
     "street": (
         "This picture was taken from the middle of a public road, at the height of a driver's eye, "
-        "and looks straight along the way ahead, so that both sides run together towards a point "
-        "near the middle of the frame. It gives a level and unhurried impression of an everyday "
-        "place, the kind one passes through without much thought, and it rewards a second and a "
-        "third look."
+        "and looks straight along the way ahead."
     ),
     "satellite": (
         "This picture was taken from high above, looking straight down, with north at its upper "
-        "edge, and it covers a square of land that one could cross on foot in about a quarter of "
-        "an hour. At this height single people cannot be seen, but the pattern of the ground is "
-        "clear, and what the land is used for can be read from it piece by piece, from edge to "
-        "edge."
+        "edge, and covers a square of land."
     ),
 }
 
@@ -106,11 +103,8 @@ CAPTIONERS: tuple[Captioner, ...] = (
         hallucination=0.15,
         words={"building": "edifice", "trees": "greenery", "cars": "vehicles", "road": "roadway"},
         opening=(
-            "The image depicts a scene of daily life in an urban or suburban setting, captured "
-            "in a balanced composition that invites the viewer to take in the surroundings as a "
-            "whole before turning to the details. The atmosphere appears ordinary, suggesting a "
-            "place that is lived in and used every day, and it gives a sense of space and of "
-            "routine that is typical for neighbourhoods and for places of this kind."
+            "The image depicts a scene of daily life in an urban or suburban setting. The "
+            "atmosphere appears ordinary, suggesting a place that is lived in and used every day."
         ),
         joints=("The scene includes", "It also features", "One can notice", "In addition one sees"),
         closing="Overall, the image gives a sense of the character of the neighbourhood.",
@@ -121,11 +115,8 @@ CAPTIONERS: tuple[Captioner, ...] = (
         hallucination=0.10,
         words={"building": "structure", "houses": "homes", "cars": "automobiles"},
         opening=(
-            "In this detailed view the composition leads the eye from the foreground into the "
-            "distance, and the light is even enough to make out how the place is laid out. Before "
-            "the particulars it is worth noting that nothing in the frame is staged; it is a "
-            "plain record of how this corner of the city looked at the moment of exposure, and "
-            "every element stands where use and time have put it."
+            "In this detailed view the composition leads the eye across the frame, and the light "
+            "is even enough to make out how the place is laid out."
         ),
         joints=("We see", "The view shows", "Further on we find", "We can make out"),
         closing="Together these elements form a coherent picture of the area.",
@@ -136,11 +127,8 @@ CAPTIONERS: tuple[Captioner, ...] = (
         hallucination=0.07,
         words={"street": "road", "many": "numerous", "wide-meshed": "coarse"},
         opening=(
-            "Layout and function: the picture documents a part of a city and its elements are "
-            "listed below in the order in which they take up space. Vantage point and framing are "
-            "neutral, there is no visible distortion, and the description follows the usual "
-            "scheme of layout, road network, human activity and natural elements. Statements are "
-            "limited to what can be recognised at this resolution, and nothing is guessed."
+            "Layout and function: the picture documents a part of a city, and its elements are "
+            "listed below in the order in which they take up space."
         ),
         joints=("Observed:", "Present:", "Recorded:", "Identified:"),
         closing="No further elements could be identified with confidence.",
@@ -151,11 +139,8 @@ CAPTIONERS: tuple[Captioner, ...] = (
         hallucination=0.12,
         words={"building": "block", "trees": "planting", "pavement": "sidewalk"},
         opening=(
-            "A photo. It shows a place in a city, seen on an ordinary day, with nothing out of the "
-            "ordinary going on in it at first sight, and with the usual things that places like "
-            "this one tend to have. To describe it one has to look around for a while, from the "
-            "left to the right and from the front to the back, and then to say what is there, one "
-            "thing after another, as follows."
+            "A photo. It shows a place in a city on an ordinary day. To describe it one has to say "
+            "what is there, one thing after another."
         ),
         joints=("It has", "You can see", "Also", "And"),
         closing="That is what the photo shows.",
@@ -166,11 +151,8 @@ CAPTIONERS: tuple[Captioner, ...] = (
         hallucination=0.06,
         words={"houses": "dwellings", "wide": "broad"},
         opening=(
-            "The photograph presents an urban landscape whose structure becomes legible step by "
-            "step: first its overall arrangement, then the way it is connected, and finally the "
-            "traces of those who use it. Its mood is calm and matter-of-fact, the sort of image a "
-            "planner would file under a street name, and yet it holds a good deal of information "
-            "for anyone who reads it with patience and some knowledge of cities."
+            "The photograph presents an urban landscape whose mood is calm and matter-of-fact, and "
+            "whose structure becomes legible step by step."
         ),
         joints=("It shows", "The frame contains", "Attention is drawn to", "Beyond that one finds"),
         closing="These traits together tell much about how the place is used.",
