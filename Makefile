@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 OUT ?= runs/quickstart
 CITY ?= harborview
-CODE := modeling_urbanln dataset_builders pipelines benchmarks tests train.py evaluate.py
+CODE := modeling_urbanln dataset_builders pipelines benchmarks demo tests train.py evaluate.py
 
 export TOKENIZERS_PARALLELISM := false
 # threads that wait give way: on a busy machine spinning costs many times the work
@@ -20,6 +20,7 @@ What was made (all of it from a synthetic city):
   $(OUT)/results/report.md    the table, the scatter plots and the maps
 
 Next:
+  0. Try it in the browser: make demo
   1. Real CLIP weights (needs the Hub):
      $(RUN) train.py --config configs/vitb16.yaml --dataset_name $(OUT)/dataset --output_dir runs/vitb16
   2. Your own images (a folder and a CSV):
@@ -29,10 +30,11 @@ Next:
 endef
 export NEXT
 
-.PHONY: help install system quickstart test test-slow lint real benchmarks clean
+.PHONY: help install system quickstart demo test test-slow lint real benchmarks clean
 
 help:
 	@echo "make quickstart   build a synthetic city, pretrain, embed, probe, report (minutes on 2 cores)"
+	@echo "make demo         a page to try the quickstart's model on: map, search, your own images"
 	@echo "make test         lint, types and the test suite"
 	@echo "make test-slow    the slower proofs"
 	@echo "make real         the whole job on real images (set URBANLN_SHARED_DATA to their folder)"
@@ -65,10 +67,13 @@ quickstart: $(INSTALLED)
 	$(RUN) evaluate.py report --output_dir $(OUT)/results
 	@echo "$$NEXT"
 
+demo: $(INSTALLED)
+	$(RUN) -m demo.app --dataset_name $(OUT)/dataset --model_name_or_path $(OUT)/model --embeddings $(OUT)/embeddings --results $(OUT)/results --city $(CITY)
+
 lint: $(INSTALLED)
 	$(RUN) -m ruff check $(CODE)
 	$(RUN) -m ruff format --check $(CODE)
-	$(RUN) -m mypy modeling_urbanln dataset_builders pipelines benchmarks
+	$(RUN) -m mypy modeling_urbanln dataset_builders pipelines benchmarks demo
 	$(RUN) -m mypy train.py
 	$(RUN) -m mypy evaluate.py
 

@@ -85,6 +85,19 @@ def test_nothing_imports_benchmarks_or_demo():
     assert not violations([*files, *scripts], ("benchmarks", "demo", "tests"))
 
 
+def test_demo_uses_public_names_of_pipelines_model_and_builders_alone():
+    files = python_files("demo")
+    assert files
+    assert not violations(files, ("benchmarks", "tests", "train", "evaluate"))
+    private = [
+        f"{path.name} imports {name}"
+        for path in files
+        for name in imports(path)
+        if name.startswith(ROOMS[:3]) and any(part.startswith("_") for part in name.split("."))
+    ]
+    assert not private
+
+
 def test_scripts_stay_thin():
     for name in ("train.py", "evaluate.py"):
         assert len((ROOT / name).read_text().splitlines()) <= 100, name

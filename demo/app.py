@@ -1,0 +1,98 @@
+"""The demo: a city's map, a search by words, your own images, captions.
+
+    python -m demo.app --dataset_name DATASET --model_name_or_path MODEL --embeddings EMBEDDINGS
+
+`python -m demo.app --help` says where else settings come from. A Space needs this folder, the
+project's packages with `configs/`, a `demo.json` beside this file, and an `app.py` of two lines:
+`from demo.app import main` and `main()`.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from dataset_builders.errors import DatasetError, MissingExtraError
+from pipelines.evaluation.errors import InputError
+
+from .settings import DemoSettings, parse_arguments
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+TITLE = "UrbanLN"
+MAX_UPLOAD = "20mb"  # a file
+
+
+def build_app(settings: DemoSettings) -> Any:
+    """The page as `gradio.Blocks`, everything loaded; `launch_options()` go with its launch.
+
+    Raises:
+        InputError: dataset, model and embeddings are not there or do not fit together.
+        MissingExtraError: Gradio is not installed.
+    """
+    gr = _gradio()
+    from .cities import open_cities
+    from .map_panel import MapPanel
+    from .model import load_towers
+    from .tabs import captions_tab, header, map_tab, own_images_tab, search_tab
+
+    towers = load_towers(settings.model_name_or_path)
+    cities = open_cities(settings, towers.encoder.name, towers.encoder.dim)
+    with gr.Blocks(
+        title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)
+    ) as app:
+        header(cities, towers)
+        with gr.Tabs():
+            map_tab(MapPanel(cities))
+            search_tab(cities, towers)
+            own_images_tab(cities, towers)
+            captions_tab(cities)
+    return app
+
+
+def launch_options() -> dict[str, Any]:
+    """What `launch` is told besides the port: style, limits, nothing from elsewhere."""
+    from .tabs import style, theme
+
+    return {
+        "theme": theme(),
+        "css": style(),
+        "max_file_size": MAX_UPLOAD,
+        "footer_links": [],
+        "share": False,
+        "enable_monitoring": False,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Start the demo; what a user can mend is told in a sentence, with exit code 2."""
+    try:
+        settings, port = parse_arguments(argv)
+        app = build_app(settings)
+        options = launch_options()
+        app.queue(default_concurrency_limit=2, max_size=64)
+        app.launch(server_port=port, **options)
+    except (InputError, DatasetError, MissingExtraError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # Gradio's, where the port is taken
+        print(
+            f"demo: the page cannot be served ({error}). Give another --server_port.",
+            file=sys.stderr,
+        )
+        return 2
+    return 0
+
+
+def _gradio() -> Any:
+    try:
+        import gradio
+    except ImportError as error:
+        raise MissingExtraError("gradio", "demo") from error
+    return gradio
+
+
+__all__ = ["build_app", "launch_options", "main"]
+
+if __name__ == "__main__":
+    sys.exit(main())

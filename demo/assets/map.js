@@ -1,0 +1,165 @@
+// Run by Gradio with `element` (the panel) and `server` (MapPanel's answers). No text from the data
+// is put together here: HTML comes escaped from the server, the rest goes through textContent.
+const find = (selector) => element.querySelector(selector);
+const state = { ids: [], painted: { colours: [], values: [] }, centres: null, at: -1, asked: 0 };
+
+function take() {
+  const drawing = find(".drawing");
+  state.ids = JSON.parse(drawing.dataset.ids);
+  state.city = drawing.dataset.city;
+  state.centres = null;
+  state.at = -1;
+  paint(JSON.parse(drawing.dataset.painted));
+}
+
+function paint(painted) {
+  state.painted = painted;
+  element.querySelectorAll(".regions path").forEach((path, i) => {
+    path.style.fill = painted.colours[i];
+  });
+}
+
+function chosen() {
+  const layer = find("input[name=layer]:checked");
+  return {
+    city: state.city,
+    view: find("select[name=view]").value,
+    indicator: find("select[name=indicator]").value,
+    layer: layer ? layer.value : "truth",
+  };
+}
+
+async function ask(name, question) {
+  try {
+    const answer = await server[name](question);
+    if (answer && !answer.error) return answer;
+    say(answer && answer.error ? answer.error : "The server gave no answer. Try again.");
+  } catch (error) {
+    say("The server cannot be reached. Check that it still runs, and load this page again.");
+  }
+  return null;
+}
+
+function say(sentence) {
+  const line = document.createElement("p");
+  line.className = "notice error";
+  line.setAttribute("role", "alert");
+  line.textContent = sentence;
+  find(".card").replaceChildren(line);
+}
+
+async function showLayer() {
+  const answer = await ask("layer", chosen());
+  if (!answer) return;
+  paint(answer);
+  find(".legend").innerHTML = answer.legend;
+  find(".note").innerHTML = answer.note;
+  if (state.at >= 0) speak();
+}
+
+async function showCity(name) {
+  const answer = await ask("city", { city: name });
+  if (!answer) return;
+  find(".controls").outerHTML = answer.controls;
+  find(".stage").innerHTML = answer.drawing;
+  take();
+}
+
+function speak() {
+  const indicator = find("select[name=indicator]").selectedOptions[0].textContent;
+  const value = state.painted.values[state.at];
+  find(".spoken").textContent = `${state.ids[state.at]}: ${indicator} ${value}`;
+}
+
+function point(i) {
+  state.at = i;
+  const path = element.querySelectorAll(".regions path")[i];
+  find(".cursor").setAttribute("d", path.getAttribute("d"));
+  speak();
+}
+
+async function showRegion(i) {
+  point(i);
+  const asked = ++state.asked;
+  element.classList.add("waiting");
+  const answer = await ask("region", { ...chosen(), region: state.ids[i] });
+  if (asked !== state.asked) return; // someone went on in the meantime
+  element.classList.remove("waiting");
+  if (!answer) return;
+  find(".card").innerHTML = answer.card;
+  find(".card").dataset.region = state.ids[i];
+}
+
+async function goTo(city, region) {
+  if (city !== state.city) await showCity(city);
+  const i = state.ids.indexOf(region);
+  if (i >= 0) await showRegion(i);
+}
+
+function neighbour(dx, dy) {
+  const paths = [...element.querySelectorAll(".regions path")];
+  state.centres ??= paths.map((path) => {
+    const box = path.getBBox();
+    return [box.x + box.width / 2, box.y + box.height / 2, box.width];
+  });
+  if (state.at < 0) return 0;
+  const [x, y] = state.centres[state.at];
+  let best = -1;
+  let least = Infinity;
+  state.centres.forEach(([cx, cy, width], i) => {
+    const along = (cx - x) * dx + (cy - y) * dy;
+    const across = Math.abs((cx - x) * dy) + Math.abs((cy - y) * dx);
+    if (i === state.at || !width || along <= width / 4) return;
+    const distance = along + 3 * across;
+    if (distance < least) [best, least] = [i, distance];
+  });
+  return best;
+}
+
+let pause;
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
+element.addEventListener("keydown", (event) => {
+  if (!event.target.closest("svg.city")) return;
+  let i = -1;
+  if (ARROWS[event.key]) i = neighbour(...ARROWS[event.key]);
+  else if (event.key === "Home") i = 0;
+  else if (event.key === "End") i = state.ids.length - 1;
+  else if ((event.key === "Enter" || event.key === " ") && state.at >= 0) i = state.at;
+  else return;
+  event.preventDefault();
+  if (i < 0) return;
+  point(i);
+  clearTimeout(pause);
+  pause = setTimeout(() => showRegion(i), event.key === "Enter" ? 0 : 150);
+});
+
+element.addEventListener("click", (event) => {
+  const path = event.target.closest(".regions path");
+  if (path) showRegion(Number(path.dataset.i));
+  const button = event.target.closest("button.region");
+  if (button) goTo(button.dataset.city, button.dataset.region);
+});
+
+element.addEventListener("mousemove", (event) => {
+  const path = event.target.closest && event.target.closest(".regions path");
+  if (!path) return;
+  const i = Number(path.dataset.i);
+  const indicator = find("select[name=indicator]").selectedOptions[0].textContent;
+  find(".spoken").textContent = `${state.ids[i]}: ${indicator} ${state.painted.values[i]}`;
+});
+
+element.addEventListener("change", (event) => {
+  if (event.target.name === "city") return showCity(event.target.value);
+  if (event.target.closest(".controls")) {
+    showLayer();
+    if (event.target.name === "view" && state.at >= 0) showRegion(state.at);
+  }
+});
+
+// other tabs lead here
+document.addEventListener("urbanln-region", (event) => {
+  goTo(event.detail.city, event.detail.region);
+});
+
+take();

@@ -1,0 +1,130 @@
+"""The pictures of a city by number, read one by one from where they lie in the Parquet shards."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from dataset_builders.images import BadImageError, decode_image, encode_image
+from dataset_builders.storage import table_shards
+
+THUMBNAIL_SIDE, PICTURE_SIDE = 192, 512  # pixels, at most
+KEPT_PICTURES = 2048
+COLUMNS = ("image_id", "region_id")
+SHOWN = ("caption", "caption_model", "source", "licence", "captured_at")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a region.
+
+    Attributes:
+        image_id: of the picture.
+        region_id: of its region.
+        view: `street_view` or `satellite`.
+        jpeg: a reduced copy; None where it cannot be decoded.
+        caption: beside it, or None.
+        caption_model: that wrote the caption, or None.
+        origin: source, licence and date, as far as they are known.
+    """
+
+    image_id: str
+    region_id: str
+    view: str
+    jpeg: bytes | None
+    caption: str | None
+    caption_model: str | None
+    origin: str
+
+
+class Pictures:
+    """The image table of a view: ids in memory, images on disk.
+
+    Args:
+        dataset_name: a dataset folder, or the id of a dataset on the Hub.
+        city: of the dataset.
+        view: `street_view` or `satellite`.
+
+    Raises:
+        DatasetError: there is no such table.
+    """
+
+    def __init__(self, dataset_name: str, city: str, view: str):
+        self.view = view
+        ids: list[pa.Table] = []
+        self._groups: list[tuple[Path, int]] = []
+        sizes: list[int] = []
+        for path in table_shards(dataset_name, city, view):
+            with pq.ParquetFile(path) as file:
+                ids.append(file.read(columns=list(COLUMNS)).replace_schema_metadata(None))
+                for group in range(file.num_row_groups):
+                    self._groups.append((path, group))
+                    sizes.append(file.metadata.row_group(group).num_rows)
+        self._ends = np.cumsum(sizes)
+        table = pa.concat_tables(ids)
+        self.image_ids: list[str] = table["image_id"].to_pylist()
+        self._by_region: dict[str, list[int]] = {}
+        for number, region_id in enumerate(table["region_id"].to_pylist()):
+            self._by_region.setdefault(region_id, []).append(number)
+        self._by_id = {image_id: number for number, image_id in enumerate(self.image_ids)}
+        # of one object, so that it goes when the object goes
+        self._read = lru_cache(KEPT_PICTURES)(self._read_uncached)
+
+    def of_region(self, region_id: str, limit: int, side: int = PICTURE_SIDE) -> list[Picture]:
+        """The first pictures of a region."""
+        return [self._read(n, side) for n in self._by_region.get(region_id, [])[:limit]]
+
+    def count(self, region_id: str) -> int:
+        """How many pictures a region has."""
+        return len(self._by_region.get(region_id, ()))
+
+    def by_id(self, image_id: str, side: int = PICTURE_SIDE) -> Picture | None:
+        """The picture of an id; None where there is none."""
+        number = self._by_id.get(image_id)
+        return None if number is None else self._read(number, side)
+
+    def _read_uncached(self, number: int, side: int) -> Picture:
+        which = int(np.searchsorted(self._ends, number, side="right"))
+        first = int(self._ends[which - 1]) if which else 0
+        values = _read_row(*self._groups[which], number - first)
+        image = values.pop("image") or {}
+        known = [values[name] for name in SHOWN[2:] if values.get(name)]
+        return Picture(
+            image_id=self.image_ids[number],
+            region_id=values["region_id"],
+            view=self.view,
+            jpeg=reduced(image.get("bytes") or b"", side),
+            caption=values.get("caption"),
+            caption_model=values.get("caption_model"),
+            origin=", ".join(dict.fromkeys(known)),
+        )
+
+
+def _read_row(path: Path, group: int, row: int) -> dict[str, Any]:
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        have = [name for name in ("image", *COLUMNS, *SHOWN) if name in file.schema_arrow.names]
+        return file.read_row_group(group, columns=have).slice(row, 1).to_pylist()[0]
+
+
+def reduced(data: bytes, side: int) -> bytes | None:
+    """A JPEG of at most `side` pixels; None where the picture cannot be decoded."""
+    try:
+        image = decode_image(data)
+    except BadImageError:
+        return None
+    return shrunk(image, side)
+
+
+def shrunk(image: Image.Image, side: int) -> bytes:
+    """A JPEG of at most `side` pixels."""
+    small = image.copy()
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return encode_image(small, quality=82)
+
+
+__all__ = ["PICTURE_SIDE", "THUMBNAIL_SIDE", "Picture", "Pictures", "reduced", "shrunk"]

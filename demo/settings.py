@@ -1,0 +1,133 @@
+"""What the demo is told: by flags, else by the environment, else by `demo.json` here."""
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.evaluation.errors import InputError
+
+DEMO_JSON = Path(__file__).with_name("demo.json")
+NAMES = ("dataset_name", "model_name_or_path", "embeddings", "results", "city")
+VARIABLES = {
+    "dataset_name": "URBANLN_DEMO_DATASET",
+    "model_name_or_path": "URBANLN_DEMO_MODEL",
+    "embeddings": "URBANLN_DEMO_EMBEDDINGS",
+    "results": "URBANLN_DEMO_RESULTS",
+    "city": "URBANLN_DEMO_CITY",
+}
+PATHS = ("dataset_name", "model_name_or_path", "embeddings", "results")
+DESCRIPTION = """\
+A page to try a model and a dataset on: a map, a search by words, your own images, captions.
+
+  python -m demo.app --dataset_name runs/quickstart/dataset \\
+      --model_name_or_path runs/quickstart/model --embeddings runs/quickstart/embeddings \\
+      --results runs/quickstart/results
+
+What is not given as a flag is read from URBANLN_DEMO_DATASET, _MODEL, _EMBEDDINGS, _RESULTS and
+_CITY (several embeddings are parted as paths are, by ":" here), or from demo/demo.json, whose keys
+are the flags and whose paths start at its folder.
+"""
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What the demo shows.
+
+    Attributes:
+        dataset_name: a dataset folder, or the id of a dataset on the Hub.
+        model_name_or_path: the folder or Hub id of the model that made the embeddings.
+        embeddings: tables of region vectors, or folders that are searched for them.
+        results: folder of `evaluate.py probe`, for its scores; None shows no score.
+        city: that is shown first; None takes the first one that has vectors.
+    """
+
+    dataset_name: str
+    model_name_or_path: str
+    embeddings: tuple[str, ...]
+    results: str | None = None
+    city: str | None = None
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> tuple[DemoSettings, int | None]:
+    """Settings and the port (None: Gradio's choice) from a command line.
+
+    Raises:
+        InputError: dataset, model or embeddings are named nowhere.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m demo.app",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--dataset_name", help="dataset folder, or Hub id")
+    parser.add_argument("--model_name_or_path", help="model folder, or Hub id; safetensors only")
+    parser.add_argument("--embeddings", nargs="+", help="tables of `evaluate.py embed`, or folders")
+    parser.add_argument("--results", help="folder of `evaluate.py probe`, for its scores")
+    parser.add_argument("--city", help="the city shown first")
+    parser.add_argument("--server_port", type=int, help="default: the first free one from 7860")
+    options = parser.parse_args(argv)
+    given = {name: getattr(options, name) for name in NAMES}
+    return read_settings(given, os.environ), options.server_port
+
+
+def read_settings(
+    given: Mapping[str, Any], environment: Mapping[str, str], demo_json: Path = DEMO_JSON
+) -> DemoSettings:
+    """Settings from what is given, else from the environment, else from a file.
+
+    Args:
+        given: by name; None where nothing is given.
+        environment: variables.
+        demo_json: need not exist.
+
+    Raises:
+        InputError: dataset, model or embeddings are named nowhere, or the file cannot be read.
+    """
+    stored = _read_json(demo_json)
+    values = {
+        name: given.get(name) or _variable(environment, name) or stored.get(name) for name in NAMES
+    }
+    missing = [name for name in NAMES[:3] if not values[name]]
+    if missing:
+        raise InputError(
+            f"The demo needs {' and '.join(f'--{name}' for name in missing)} (or "
+            f"{', '.join(VARIABLES[name] for name in missing)}). `make quickstart` makes all that "
+            "`make demo` shows."
+        )
+    embeddings = values["embeddings"]
+    several = [embeddings] if isinstance(embeddings, str) else embeddings
+    values["embeddings"] = tuple(map(str, several))
+    return DemoSettings(**values)
+
+
+def _variable(environment: Mapping[str, str], name: str) -> Any:
+    value = environment.get(VARIABLES[name])
+    return value.split(os.pathsep) if value and name == "embeddings" else value
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        unknown = sorted(set(content) - set(NAMES))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path} is no JSON object ({error}).") from error
+    if unknown:
+        raise InputError(f"{path} has the keys {unknown}; known are {', '.join(NAMES)}.")
+    return {name: _from(path.parent, name, value) for name, value in content.items()}
+
+
+def _from(folder: Path, name: str, value: Any) -> Any:
+    """Relative paths start at the folder of the file; what is not there is a Hub id."""
+    if isinstance(value, list):
+        return [_from(folder, name, one) for one in value]
+    here = folder / str(value)
+    return str(here) if name in PATHS and here.exists() else value
+
+
+__all__ = ["NAMES", "VARIABLES", "DemoSettings", "parse_arguments", "read_settings"]

@@ -1,0 +1,133 @@
+"""Files that someone drops on the page: limits, and pictures from what is let in.
+
+Only uploaded files are read; an address is never followed. A file's size is looked at before it is
+read, its number of pixels before it is decoded, its content rather than its name.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from dataset_builders.images import BadImageError, decode_image
+from pipelines.evaluation.errors import InputError
+
+MAX_STREET_VIEWS = 40
+MAX_BYTES = 20_000_000  # of a file
+MAX_PIXELS = 50_000_000
+WORKING_SIDE = 1024  # pixels; no model here sees more
+SHOWN_NAME = 60  # characters
+
+# what a file that is no picture begins with
+BEGINNINGS = (
+    (b"PK\x03\x04", "a zip archive"),
+    (b"%PDF", "a PDF"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"\x80\x02", "a pickle"),
+    (b"\x80\x04", "a pickle"),
+)
+REMEDIES = {
+    "too_large": "Make it smaller than {pixels:,} pixels and drop it again.",
+    "truncated": "The file ends too early: copy it anew and drop it again.",
+    "animated": "Save one frame of it as JPEG or PNG.",
+    "aspect_ratio": "Crop it: a side is more than 20 times the other.",
+    "too_small": "Give one of at least 8 x 8 pixels.",
+    "empty": "The file is empty: copy it anew.",
+}
+ELSE = "Give a JPEG, PNG or WebP picture."
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What was dropped, decoded.
+
+    Attributes:
+        street_views: upright RGB pictures.
+        satellite: one from above, or None.
+    """
+
+    street_views: list[Image.Image]
+    satellite: Image.Image | None
+
+    @property
+    def views(self) -> dict[str, list[Image.Image]]:
+        """The pictures by view, without views that have none."""
+        above = [] if self.satellite is None else [self.satellite]
+        both = {"street_view": self.street_views, "satellite": above}
+        return {name: images for name, images in both.items() if images}
+
+
+def read_uploads(street_views: Sequence[str] | None, satellite: str | None) -> Upload:
+    """The pictures of the files.
+
+    Args:
+        street_views: paths on this server.
+        satellite: path on this server.
+
+    Raises:
+        InputError: nothing was dropped, too much, or something that is no usable picture.
+    """
+    names = list(street_views or [])
+    if not names and satellite is None:
+        raise InputError(
+            "There is no picture yet. Drop street views, a satellite picture, or both, and press "
+            "the button again."
+        )
+    if len(names) > MAX_STREET_VIEWS:
+        raise InputError(
+            f"{len(names)} street views are too many for this page: {MAX_STREET_VIEWS} are the "
+            "most. For whole cities there is `python evaluate.py embed`."
+        )
+    above = None if satellite is None else read_picture(Path(satellite))
+    return Upload([read_picture(Path(name)) for name in names], above)
+
+
+def read_picture(path: Path) -> Image.Image:
+    """An upright RGB picture of at most `WORKING_SIDE` pixels.
+
+    Raises:
+        InputError: it is too large or no picture; says what it is and what to do.
+    """
+    name = path.name if len(path.name) <= SHOWN_NAME else f"{path.name[: SHOWN_NAME - 1]}…"
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise InputError(
+            f"“{name}” has {size / 1e6:.0f} MB; {MAX_BYTES / 1e6:.0f} MB are the most. Save it "
+            "smaller and drop it again."
+        )
+    try:
+        image = decode_image(path, max_pixels=MAX_PIXELS)
+    except BadImageError as error:
+        raise InputError(f"“{name}” cannot be used: {_why(path, error)}") from error
+    image.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.LANCZOS)
+    return image
+
+
+def _why(path: Path, error: BadImageError) -> str:
+    if error.reason in REMEDIES:
+        what = {"too_large": "it has too many pixels", "truncated": "it is cut short"}
+        said = what.get(error.reason, f"it is {error.reason.replace('_', ' ')}")
+        return f"{said}. {REMEDIES[error.reason].format(pixels=MAX_PIXELS)}"
+    return f"it is {_kind(path)}. {ELSE}"
+
+
+def _kind(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(512)
+    for beginning, kind in BEGINNINGS:
+        if head.startswith(beginning):
+            return kind
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if b"<svg" in start:
+        return "an SVG drawing, which is not opened here"
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<")):
+        return "a web page or another text with markup"
+    try:
+        head.decode("utf-8")
+    except UnicodeDecodeError:
+        return "no picture that can be read"
+    return "text"
+
+
+__all__ = ["MAX_STREET_VIEWS", "Upload", "read_picture", "read_uploads"]
