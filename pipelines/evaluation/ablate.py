@@ -1,14 +1,18 @@
 """UrbanLN with one thing taken away at a time, each trained anew from every seed.
 
-A variant's table is labelled `urbanln-<variant>-s<seed>`; `urbanln-full-s<seed>` is the method.
+A variant's table is labelled `urbanln-<variant>-s<seed>`, and says that it is one training of
+`urbanln-<variant>`, a variant of `urbanln-full`, the method.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from .bench.commands import Job
+from .bench.recipe import FULL
 from .bench.steps import Step
 
-LABEL = "urbanln-{variant}-s{seed}"
+GROUP = "urbanln-{variant}"
+LABEL = GROUP + "-s{seed}"
 
 
 def world_steps(job: Job, uses: Sequence[tuple[str, str]]) -> list[Step]:
@@ -48,9 +52,28 @@ def ablation_steps(job: Job) -> list[Step]:
                 LABEL.format(variant=variant, seed=seed),
                 [train.name],
                 model_name_or_path=model,
+                training=training_metadata(job, variant, seed),
             )
             steps += [train, embed]
     return steps
 
 
-__all__ = ["LABEL", "ablation_steps", "captions_used", "world_steps"]
+def training_metadata(job: Job, variant: str, seed: int) -> dict[str, Any]:
+    """What a variant's table says of its training."""
+    own = job.recipe.variants[variant]
+    told = {name for other in job.recipe.variants.values() for name in other.train}
+    settings = job.training_settings(variant)
+    base = GROUP.format(variant=FULL)
+    return {
+        "group": GROUP.format(variant=variant),
+        "seed": seed,
+        "variant_of": base if variant != FULL else None,
+        "differs": own.differs if variant != FULL else "",
+        "settings": {
+            "captions": own.captions,
+            **{name: settings.get(name) for name in sorted(told)},
+        },
+    }
+
+
+__all__ = ["LABEL", "ablation_steps", "captions_used", "training_metadata", "world_steps"]

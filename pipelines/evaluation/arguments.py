@@ -112,6 +112,11 @@ class EmbedArguments:
     label: str | None = _help(
         None, "Name of the system in tables and plots. Default: the checkpoint's name."
     )
+    training: str | None = _help(
+        None,
+        "JSON: of which system this is one training, such as "
+        '\'{"group": "urbanln", "seed": 1}\'. The trainings of a group are one row of the report.',
+    )
     random_init: bool = _help(
         False, "Draw the weights instead of loading them: what the architecture alone sees."
     )
@@ -137,6 +142,11 @@ class BaselineArguments:
     output_dir: str = _help("", "The table goes to OUTPUT_DIR/CITY/LABEL.parquet.")
     label: str | None = _help(
         None, "Name of the system in tables and plots. Default: the system's, with its variant."
+    )
+    training: str | None = _help(
+        None,
+        "JSON: of which system this is one training (its seed is --seed), such as "
+        '\'{"group": "tile2vec"}\'. The trainings of a group are one row of the report.',
     )
     seed: int = _help(0, "Of weights, pairs and batches.")
     settings: list[str] = field(

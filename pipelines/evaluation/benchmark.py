@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
-from .ablate import LABEL, ablation_steps, captions_used, world_steps
+from .ablate import LABEL, ablation_steps, captions_used, training_metadata, world_steps
 from .arguments import ProbeArguments
 from .bench.arguments import TransferArguments
 from .bench.commands import Job, check_flags, flags, python, training_flags
@@ -106,6 +106,7 @@ def _controls(job: Job) -> list[Step]:
                 model_name_or_path=job.run / "models" / name,
                 random_init=True,
                 seed=seed,
+                training={"group": "random-init", "seed": seed},
             )
             for seed in comparison.seeds
         ]
@@ -189,6 +190,7 @@ def _transfer(job: Job) -> list[Step]:
                     label,
                     [train.name],
                     model_name_or_path=model,
+                    training=training_metadata(job, plan.variant, seed),
                 )
                 for city in cities
             ]

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from .embedding_tables import BOTH
 from .predictions import RESULTS_FILE, SUMMARY_FILE, embedding_hashes
 from .results import ResultRow, read_rows
 from .systems import CONTROL_NAMES, NO_VIEW, WITH_COORDINATES
+from .trainings import Training, members, training_of
 
 METRICS = ("r2", "rmse", "mae", "spearman")
 METRIC_TITLES = {
@@ -46,9 +48,11 @@ CONTROL_TITLES = {
 # systems whose weights are never trained here: drawn weights make them controls
 FROZEN = ("clip", "clip-random", "clip-stretched", "remoteclip", "resnet18")
 RANDOM_WEIGHTS = "random weights"  # what a table's metadata calls them
-SIMPLE, DRAWN, BESIDE, TRAINED = range(len(CONTROL_NAMES), len(CONTROL_NAMES) + 4)
+KINDS = len(CONTROL_NAMES)
+SIMPLE, DRAWN, BESIDE, TRAINED, METHOD, VARIANT = range(KINDS, KINDS + 6)
 
 Key = tuple[str, str, str]  # system, view, probe
+RUN = ["training", "split_seed"]  # the levels of a series of scores
 
 
 @dataclass(frozen=True)
@@ -98,16 +102,51 @@ class CityResults:
         """The rows of a protocol."""
         return [row for row in self.rows if row.protocol == protocol]
 
+    @cached_property
+    def members(self) -> dict[str, list[str]]:
+        """System -> labels of the tables of its trainings."""
+        return members(self.summary["systems"])
+
+    @cached_property
+    def methods(self) -> list[str]:
+        """The systems that others are variants of."""
+        trainings = (training_of(own) for own in self.summary["systems"].values())
+        named = {one.variant_of for one in trainings if one and one.variant_of}
+        return sorted(named & set(self.members))
+
+    @cached_property
+    def _groups(self) -> dict[str, str]:
+        return {label: system for system, own in self.members.items() for label in own}
+
+    def system_of(self, label: str) -> str:
+        """The system that a row's label is a training of; a control is its own."""
+        beside = WITH_COORDINATES if label.startswith(WITH_COORDINATES) else ""
+        own = label.removeprefix(WITH_COORDINATES)
+        return beside + self._groups.get(own, own)
+
+    def metadata(self, system: str) -> dict[str, Any]:
+        """Of the table of a system's first training; empty for controls."""
+        labels = self.members.get(system)
+        return self.summary["systems"][labels[0]] if labels else {}
+
+    def training(self, system: str) -> Training | None:
+        """A system's first training."""
+        return training_of(self.metadata(system))
+
     def rank(self, system: str) -> int:
-        """Controls first: nothing seen, places only, simple features, drawn weights."""
+        """Controls first: nothing seen, places only, drawn weights; variants last."""
         if system in CONTROL_NAMES:
             return CONTROL_NAMES.index(system)
         if system.startswith(WITH_COORDINATES):
             return BESIDE
-        metadata = self.summary["systems"].get(system, {})
+        metadata, training = self.metadata(system), self.training(system)
         if metadata.get("encoder") == "colour_texture":
             return SIMPLE
-        return DRAWN if is_untrained(metadata) else TRAINED
+        if is_untrained(metadata):
+            return DRAWN
+        if system in self.methods:
+            return METHOD
+        return VARIANT if training and training.variant_of else TRAINED
 
     def order(self, key: Key) -> tuple[Any, ...]:
         """To sort the rows of a table by."""
@@ -120,7 +159,7 @@ class CityResults:
             return CONTROL_TITLES[system]
         if system.startswith(WITH_COORDINATES):
             return f"coordinates and {system.removeprefix(WITH_COORDINATES)}"
-        return system if self.rank(system) == TRAINED else f"{system} (control)"
+        return system if self.rank(system) >= TRAINED else f"{system} (control)"
 
 
 def is_untrained(metadata: Mapping[str, Any]) -> bool:
@@ -193,27 +232,47 @@ def read_transfers(output: Path) -> list[ResultRow]:
     ]
 
 
-def by_split(rows: Iterable[ResultRow], metric: str) -> dict[tuple[Key, str], pd.Series]:
-    """Key and indicator -> score by split seed; several probe seeds of a split are averaged."""
-    collected: dict[tuple[Key, str], list[tuple[int, float]]] = {}
+def by_run(
+    city: CityResults, rows: Iterable[ResultRow], metric: str
+) -> dict[tuple[Key, str], pd.Series]:
+    """Key and indicator -> score by training and split seed; probe seeds of both are averaged.
+
+    The key's system is the group; `training` is the label of each of its tables.
+    """
+    collected: dict[tuple[Key, str], list[tuple[str, int, float]]] = {}
     for row in rows:
-        name = ((row.system, row.view, row.probe), row.indicator)
-        collected.setdefault(name, []).append((row.split_seed, getattr(row, metric)))
+        name = ((city.system_of(row.system), row.view, row.probe), row.indicator)
+        run = (row.system, row.split_seed, getattr(row, metric))
+        collected.setdefault(name, []).append(run)
     return {
-        name: pd.DataFrame(pairs, columns=["split_seed", "score"])
-        .groupby("split_seed")["score"]
-        .mean()
-        for name, pairs in collected.items()
+        name: pd.DataFrame(runs, columns=[*RUN, "score"]).groupby(RUN)["score"].mean()
+        for name, runs in collected.items()
     }
 
 
+def spreads(scores: pd.Series) -> tuple[float, float, float]:
+    """Standard deviations (n - 1) of the scores of [`by_run`]; nan where there is one value alone.
+
+    Returns:
+        Over all splits and trainings; over splits, of the means over trainings; over trainings, of
+        the means over splits.
+    """
+    of_splits = scores.groupby("split_seed").mean()
+    of_trainings = scores.groupby("training").mean()
+    return float(scores.std()), float(of_splits.std()), float(of_trainings.std())
+
+
 def best_key(city: CityResults, rows: Sequence[ResultRow]) -> Key | None:
-    """The best trained system by mean R2 over indicators; where there is none, the best drawn."""
-    seen = [r for r in rows if r.view != NO_VIEW and not r.system.startswith(WITH_COORDINATES)]
-    if not seen:
+    """The method whose variants are compared, else the best trained system, else the best control.
+
+    In the view and by the probe of the highest mean R2 over indicators.
+    """
+    scores = by_run(city, (row for row in rows if row.view != NO_VIEW), "r2")
+    ranks = {name: city.rank(name[0][0]) for name in scores}
+    ranks = {name: rank for name, rank in ranks.items() if rank not in (BESIDE, VARIANT)}
+    if not ranks:
         return None
-    top = max(city.rank(row.system) for row in seen)
-    scores = by_split([row for row in seen if city.rank(row.system) == top], "r2")
+    scores = {name: scores[name] for name, rank in ranks.items() if rank == max(ranks.values())}
     means: dict[Key, list[float]] = {}
     for (key, _), series in scores.items():
         means.setdefault(key, []).append(float(series.mean()))
@@ -227,11 +286,12 @@ __all__ = [
     "METRIC_TITLES",
     "PROBE_NAMES",
     "PROTOCOL_TITLES",
+    "TRAINED",
     "VIEW_NAMES",
     "CityResults",
     "Key",
     "best_key",
-    "by_split",
+    "by_run",
     "city_title",
     "is_frozen_clip",
     "is_untrained",
@@ -239,5 +299,6 @@ __all__ = [
     "read_city",
     "read_transfers",
     "slug",
+    "spreads",
     "what",
 ]

@@ -52,6 +52,7 @@ def run_embed(arguments: EmbedArguments) -> Path:
     from .embed import EmbedSettings, embed
     from .encoders import ColourTextureEncoder, Encoder, load_model_encoder
     from .sources import open_images
+    from .trainings import parse_training
 
     source = open_images(arguments.dataset_name, arguments.city)
     encoder: Encoder
@@ -71,7 +72,9 @@ def run_embed(arguments: EmbedArguments) -> Path:
     workers = arguments.num_workers or min(os.cpu_count() or 1, MAX_DECODING_THREADS)
     settings = EmbedSettings(arguments.batch_size, arguments.chunk_size, workers)
     output = Path(arguments.output_dir) / arguments.city
-    return embed(encoder, source, output, arguments.label or label, settings)
+    training = parse_training(arguments.training, seed=arguments.seed)
+    name = arguments.label or label
+    return embed(encoder, source, output, name, settings, training=training)
 
 
 def run_baseline(arguments: BaselineArguments) -> Path:
@@ -79,6 +82,7 @@ def run_baseline(arguments: BaselineArguments) -> Path:
     import yaml
 
     from .baselines.run import run_baseline
+    from .trainings import parse_training
 
     # as the recipe's file would read the same words
     pairs = (setting.split("=", 1) for setting in arguments.settings)
@@ -90,6 +94,7 @@ def run_baseline(arguments: BaselineArguments) -> Path:
         arguments.city,
         arguments.output_dir,
         label=arguments.label,
+        training=parse_training(arguments.training, seed=arguments.seed),
         seed=arguments.seed,
         device=arguments.device or default_device(),
         cache_dir=arguments.cache_dir,

@@ -28,9 +28,10 @@ from dataset_builders.files import atomic_path, digest, write_json
 from dataset_builders.images import BadImageError, decode_image
 from dataset_builders.schema import VIEWS
 
-from .embedding_tables import METADATA_KEY, read_metadata, write_embeddings
+from .embedding_tables import METADATA_KEY, read_metadata, rename_training, write_embeddings
 from .encoders import Encoder
 from .errors import InputError
+from .trainings import Training
 
 Row = dict[str, Any]
 
@@ -125,6 +126,7 @@ def embed(
     label: str,
     settings: EmbedSettings | None = None,
     log: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+    training: Training | None = None,
 ) -> Path:
     """Write `<output>/<label>.parquet` and `<label>.rejects.parquet`.
 
@@ -138,6 +140,7 @@ def embed(
         label: name of the system.
         settings: how it is streamed.
         log: takes messages for the user.
+        training: which training of which system the encoder is.
 
     Returns:
         The table's path.
@@ -160,6 +163,7 @@ def embed(
         known = read_metadata(pq.read_schema(path)) or {}
         if known.get("fingerprint") == fingerprint:
             log(f"{path} is there already, from the same encoder and images.")
+            rename_training(path, training)
             shutil.rmtree(parts, ignore_errors=True)
             return path
         log(f"{path} came from another encoder or other images: it will be replaced.")
@@ -169,7 +173,7 @@ def embed(
         for view in VIEWS
         if source.num_images[view]
     }
-    _write(encoder, source, path, label, fingerprint, totals)
+    _write(encoder, source, path, label, fingerprint, totals, training)
     shutil.rmtree(parts)
     log(_summary(path, source, totals))
     return path
@@ -332,6 +336,7 @@ def _write(
     label: str,
     fingerprint: str,
     totals: dict[str, Part],
+    training: Training | None,
 ) -> None:
     rejects = [reject for part in totals.values() for reject in part.rejects]
     reasons = Counter(f"{reject.table}: {reject.reason}" for reject in rejects)
@@ -361,6 +366,7 @@ def _write(
         "rejects": dict(reasons),
         "seconds": round(sum(part.seconds for part in totals.values()), 3),
         **source.description,
+        **(training.metadata() if training else {}),
     }
     write_embeddings(path, source.region_ids, counts, vectors, metadata)
 

@@ -3,7 +3,8 @@
 One Parquet file a system: `region_id`, `n_street_views`, `n_satellite` and for each view that the
 system sees a fixed-size list of float32, null where the region has no image of it. A system that
 makes one vector of both views has a column `both`. The schema metadata `urbanln` says where the
-vectors come from; its `uses` names all that the system has seen ("poi", "captions"...).
+vectors come from; its `uses` names all that the system has seen ("poi", "captions"...), its
+`training` of which system it is one training ([`trainings`]).
 """
 
 import json
@@ -21,6 +22,7 @@ from dataset_builders.files import atomic_path, digest
 from dataset_builders.schema import VIEWS
 
 from .errors import InputError
+from .trainings import METADATA_NAME, Training
 
 METADATA_KEY = b"urbanln"
 COUNT_COLUMNS = {"street_view": "n_street_views", "satellite": "n_satellite"}
@@ -147,6 +149,18 @@ def read_metadata(schema: pa.Schema) -> dict[str, Any] | None:
     return None if raw is None else json.loads(raw)
 
 
+def rename_training(path: Path, training: Training | None) -> None:
+    """Have a table say of which training it is, its vectors as they are."""
+    table = pq.read_table(path)
+    known = read_metadata(table.schema) or {}
+    metadata = {name: value for name, value in known.items() if name != METADATA_NAME}
+    metadata |= training.metadata() if training else {}
+    if metadata != known:
+        table = table.replace_schema_metadata({METADATA_KEY: json.dumps(metadata)})
+        with atomic_path(path) as temporary:
+            pq.write_table(table, temporary)
+
+
 def _matrix(column: pa.FixedSizeListArray) -> NDArray[np.float32]:
     values = np.full((len(column), column.type.list_size), np.nan, dtype=np.float32)
     valid = np.asarray(column.is_valid())
@@ -155,4 +169,11 @@ def _matrix(column: pa.FixedSizeListArray) -> NDArray[np.float32]:
     return values
 
 
-__all__ = ["BOTH", "EmbeddingTable", "read_embeddings", "read_metadata", "write_embeddings"]
+__all__ = [
+    "BOTH",
+    "EmbeddingTable",
+    "read_embeddings",
+    "read_metadata",
+    "rename_training",
+    "write_embeddings",
+]

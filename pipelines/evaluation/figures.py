@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .city_results import CityResults, best_key, by_split, slug, what
+from .city_results import CityResults, best_key, by_run, slug, what
 from .documents import Block, Picture, Text
 from .plots import draw_maps, draw_scatter
 from .predictions import PREDICTIONS_FOLDER, REGIONS_FILE, read_predictions
@@ -23,18 +23,21 @@ def prediction_figures(city: CityResults, protocol: str, output: Path, folder: s
     if key is None:
         return []
     system, view, probe = key
+    label = city.members[system][0]
     wanted = {
         "table_hash": city.summary["table_hash"],
-        "embedding_hash": city.summary["systems"][system]["embedding_hash"],
+        "embedding_hash": city.summary["systems"][label]["embedding_hash"],
         "protocol": protocol,
-        "system": system,
+        "system": label,
         "view": view,
         "probe": probe,
     }
     predictions = read_predictions(city.folder / PREDICTIONS_FOLDER, wanted)
     title = f"{city.title}, {PROTOCOLS[protocol]}: {what(key)}"
-    mine = [row for row in rows if (row.system, row.view, row.probe) == key]
-    scores = {name: series for (_, name), series in by_split(mine, "r2").items()}
+    mine = [row for row in rows if (row.system, row.view, row.probe) == (label, view, probe)]
+    scores = {name: series for (_, name), series in by_run(city, mine, "r2").items()}
+    trainings = len(city.members[system])
+    one_of = f" Predictions of the first of its {trainings} trainings." if trainings > 1 else ""
     indicators = city.summary["indicators"]
     scatter, maps = (
         f"{folder}/{slug(city.name, protocol)}-{kind}.png" for kind in ("scatter", "map")
@@ -45,8 +48,8 @@ def prediction_figures(city: CityResults, protocol: str, output: Path, folder: s
         Picture(
             scatter,
             f"{title}: prediction against truth",
-            f"Test predictions of {what(key)} over all splits, drawn because its mean R² is the "
-            "best of the trained systems here; the tables hold the others.",
+            f"Test predictions of {what(key)} over all splits, in the view and by the probe of its "
+            f"highest mean R²; the tables hold the others.{one_of}",
         )
     ]
     if draw_maps(output / maps, title, city.folder / REGIONS_FILE, predictions, indicators):

@@ -10,7 +10,7 @@ from dataset_builders.errors import DatasetError, SplitError
 from dataset_builders.split_checks import nearest_train_distance
 from dataset_builders.storage import read_metadata, read_regions
 
-from .city_results import CityResults
+from .city_results import TRAINED, CityResults
 from .results import ResultRow
 from .splits import PROTOCOLS, draw_split, geography
 from .table_formats import Cell, Table, number
@@ -48,7 +48,8 @@ def limits(city: CityResults) -> list[str]:
 
 def _of_systems(city: CityResults) -> Iterable[str]:
     unknown = []
-    for name, own in sorted(city.summary["systems"].items()):
+    for name in sorted(city.members):
+        own = city.metadata(name)  # of all trainings: images and captions are the same
         without = {view: n for view, n in own.get("regions_without", {}).items() if n}
         for view, n in without.items():
             yield f"{name}: {n} regions have no {view.replace('_', ' ')}."
@@ -57,7 +58,7 @@ def _of_systems(city: CityResults) -> Iterable[str]:
         rate = own.get("truncation_rate")
         if rate is not None:
             yield f"{name}: {rate:.1%} of the captions it learnt from were cut at its text limit."
-        elif city.rank(name) == max(map(city.rank, city.summary["systems"])):
+        elif city.rank(name) >= TRAINED and "captions" in own.get("uses", ("captions",)):
             unknown.append(name)
     if unknown:
         yield (

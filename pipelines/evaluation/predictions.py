@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,9 @@ SUMMARY_FILE, RESULTS_FILE, REGIONS_FILE = "probe.json", "results.jsonl", "regio
 BLOCK_COLUMN = "block_id"  # of regions.parquet
 PREDICTIONS_FOLDER = "predictions"  # of test regions
 VALIDATION_FOLDER = "validation_predictions"
+SYSTEM = ["system", "view", "probe"]
+CODED = ("indicator", *SYSTEM, "region_id", "embedding_hash")  # words that are few
+SORTED = ["indicator", "split_seed", *SYSTEM, "probe_seed", "region_id"]
 
 
 def write_predictions(
@@ -104,14 +108,97 @@ def current_predictions(folder: Path, part: str) -> pd.DataFrame:
     Raises:
         InputError: there are none.
     """
-    if not (folder / SUMMARY_FILE).is_file() or not (folder / part).is_dir():
-        raise InputError(f"No results in {folder}. Run `python evaluate.py probe` first.")
-    summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+    summary = _summary(folder, part)
     frame = read_predictions(folder / part, {"table_hash": summary["table_hash"]})
     hashes = embedding_hashes(summary)
     frame = frame[frame["system"].map(hashes) == frame["embedding_hash"]]
     regions = pd.read_parquet(folder / REGIONS_FILE, columns=["region_id", BLOCK_COLUMN])
     return frame.merge(regions, on="region_id")
+
+
+@dataclass(frozen=True)
+class PredictedSplit:
+    """The test regions of one split, predicted by everyone.
+
+    Attributes:
+        protocol: of the split.
+        indicator: what is predicted.
+        split_seed: of the split.
+        truth: `(n,)`.
+        blocks: `(n,)` number of each region's block, the same in all splits.
+        predictions: label, view and probe -> `(draws, n)`, a row a seed of the probe.
+    """
+
+    protocol: str
+    indicator: str
+    split_seed: int
+    truth: NDArray[np.float64]
+    blocks: NDArray[np.int64]
+    predictions: dict[tuple[str, str, str], NDArray[np.float64]]
+
+
+def predicted_splits(folder: Path, protocol: str) -> list[PredictedSplit]:
+    """Test predictions that compare with the latest run of `probe`, by indicator and split.
+
+    Reads millions of predictions by the codes of their names, not as so many words.
+
+    Args:
+        folder: of one city's results.
+        protocol: of the splits.
+
+    Raises:
+        InputError: there are no results, or predictions of one split are of different regions.
+    """
+    summary = _summary(folder, PREDICTIONS_FOLDER)
+    format_ = pads.ParquetFileFormat(dictionary_columns=set(CODED))
+    table = pads.dataset(folder / PREDICTIONS_FOLDER, format=format_).to_table(
+        columns=[*SORTED, "embedding_hash", "truth", "prediction"],
+        filter=(pads.field("table_hash") == summary["table_hash"])
+        & (pads.field("protocol") == protocol),
+    )
+    frame = table.unify_dictionaries().to_pandas()
+    hashes = embedding_hashes(summary)
+    known = frame["system"].map(hashes).astype(object) == frame["embedding_hash"].astype(object)
+    frame = frame[known]
+    # a killed run may have left predictions that the next one wrote again
+    frame = frame.sort_values(SORTED, ignore_index=True).drop_duplicates(SORTED)
+    regions = pd.read_parquet(folder / REGIONS_FILE, columns=["region_id", BLOCK_COLUMN])
+    blocks = regions.set_index("region_id")[BLOCK_COLUMN]
+    return [
+        _predicted(protocol, str(indicator), int(split), group, blocks)
+        for (indicator, split), group in frame.groupby(["indicator", "split_seed"], observed=True)
+    ]
+
+
+def _predicted(
+    protocol: str, indicator: str, split_seed: int, frame: pd.DataFrame, blocks: pd.Series
+) -> PredictedSplit:
+    found = dict(list(frame.groupby(SYSTEM, observed=True)))
+    own = {
+        name: one["prediction"].to_numpy().reshape(one["probe_seed"].nunique(), -1)
+        for name, one in found.items()
+    }
+    first = next(iter(found.values()))
+    n = len(first) // first["probe_seed"].nunique()
+    ids = first["region_id"].to_numpy()[:n]
+    for name, one in found.items():
+        if not np.array_equal(one["region_id"].to_numpy().reshape(-1, n)[-1], ids):
+            raise InputError(
+                f"{' '.join(map(str, name))} is predicted on other regions than the others in "
+                f"split {split_seed} of {indicator}, {protocol}. Remove the predictions and rows "
+                "of the city and run `python evaluate.py probe` again."
+            )
+    truth = first["truth"].to_numpy()[:n]
+    return PredictedSplit(
+        protocol, indicator, split_seed, truth, blocks.loc[ids].to_numpy(), cast(Any, own)
+    )
+
+
+def _summary(folder: Path, part: str) -> dict[str, Any]:
+    if not (folder / SUMMARY_FILE).is_file() or not (folder / part).is_dir():
+        raise InputError(f"No results in {folder}. Run `python evaluate.py probe` first.")
+    found: dict[str, Any] = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+    return found
 
 
 def embedding_hashes(summary: Mapping[str, Any]) -> dict[str, str]:
@@ -128,8 +215,10 @@ __all__ = [
     "RESULTS_FILE",
     "SUMMARY_FILE",
     "VALIDATION_FOLDER",
+    "PredictedSplit",
     "current_predictions",
     "embedding_hashes",
+    "predicted_splits",
     "read_predictions",
     "write_predictions",
 ]

@@ -35,6 +35,7 @@ from .tables import (
     gain_table,
     paper_table,
     score_table,
+    spread_table,
     statistics_table,
     systems_table,
 )
@@ -92,7 +93,8 @@ def _introduction(cities: Sequence[CityResults]) -> list[Block]:
         Text(
             "Frozen vectors, a light probe. Errors are on the scale ln(y + 1) where the indicator "
             "is a count, density or intensity, and as stored otherwise. Figures are means ± SD "
-            "over splits of the test regions; the best of a column is bold, controls included. "
+            "over splits of the test regions, and over training seeds where a system was trained "
+            "from several; the best of a column is bold, controls included. "
             "Vectors and labels are standardised on the training regions; hyper-parameters are "
             "chosen on validation regions alone, from the same grid for all. All systems share "
             "regions, labels and splits. Controls: the mean of the training labels; coordinates "
@@ -132,14 +134,15 @@ def _protocol_section(
         Text(seeds_note(city, city.of(protocol), protocol)),
         score_table(city, protocol, "r2", paper),
     ]
+    compared = cached_differences(city, [*references(city), *_gain_reference(city)])
     for reference in references(city):
-        found = cached_differences(city, reference)
-        table = difference_table(city, protocol, reference.system, found)
+        table = difference_table(city, protocol, reference.system, compared[reference])
         blocks += [table] if table else []
-    if any(row.system.startswith(WITH_COORDINATES) for row in city.of(protocol)):
-        gain = gain_table(city, protocol, cached_differences(city, COORDINATES_BY_RIDGE))
-        blocks += [gain] if gain else []
+    gain = gain_table(city, protocol, compared.get(COORDINATES_BY_RIDGE, ()))
+    blocks += [gain] if gain else []
+    spread = spread_table(city, protocol)
     others = [score_table(city, protocol, m, paper) for m in ("rmse", "mae", "spearman")]
+    others += [spread] if spread else []
     compact = [
         compact_table(city, protocol, probe)
         for probe in ("mlp", "ridge")
@@ -147,6 +150,11 @@ def _protocol_section(
     ]
     blocks.append(Folded("RMSE, MAE, rank correlation, and all by probe", (*others, *compact)))
     return blocks + prediction_figures(city, protocol, output, FIGURES_FOLDER)
+
+
+def _gain_reference(city: CityResults) -> list[Reference]:
+    beside = any(row.system.startswith(WITH_COORDINATES) for row in city.rows)
+    return [COORDINATES_BY_RIDGE] if beside else []
 
 
 def _paper_section(paper: Publication) -> list[Block]:
@@ -184,15 +192,17 @@ def _recompute_section(cities: Sequence[CityResults]) -> list[Block]:
                 "split seed and probe seed. Rows of one `table_hash`, that of `CITY/probe.json`, "
                 "compare.",
                 "A cell of a table: take the rows of its system, view, probe, indicator and "
-                "protocol; average the score over probe seeds within each split seed; the mean "
-                "and the standard deviation (n - 1) over split seeds are what is shown.",
+                "protocol, of all trainings that `CITY/probe.json` counts to its group; average "
+                "the score over probe seeds within each split seed and training; the mean and the "
+                "standard deviation (n - 1) over splits and trainings are what is shown. "
+                "`tables/*-spread.csv` holds the two spreads apart.",
                 "R² = 1 - Σ(y - p)² / Σ(y - ȳ)², ȳ of the test regions; RMSE = √mean (y - p)²; "
                 "MAE = mean |y - p|; label SD = √mean (y - ȳ)². `CITY/predictions/*.parquet` holds "
                 "y and p of every row.",
-                "A difference: R² of the one less R² of the other within each split, then the "
-                "mean; its interval is the 2.5 and 97.5 percentile of 2,000 draws of the blocks "
-                "named `block_id` in `CITY/regions.parquet`, with replacement, the same draw for "
-                "both systems and all splits.",
+                "A difference: R² of the one, mean over its trainings, less R² of the other within "
+                "each split, then the mean; its interval is the 2.5 and 97.5 percentile of 2,000 "
+                "draws of the blocks named `block_id` in `CITY/regions.parquet`, with replacement, "
+                "the same draw for both systems and all splits.",
                 "`tables/*.csv` holds the figures unrounded.",
             )
         ),

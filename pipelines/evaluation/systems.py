@@ -12,6 +12,7 @@ from .controls import coordinate_basis, tree_coordinates
 from .embedding_tables import BOTH, EmbeddingTable
 from .errors import InputError
 from .splits import Geography
+from .trainings import check_trainings
 
 NO_VIEW = "none"
 VIEW_CHOICES = ("street_view", "satellite", BOTH)
@@ -56,8 +57,8 @@ def views_of(
         wanted: of `VIEW_CHOICES`; None for all.
 
     Raises:
-        InputError: no table, two of one label, a control's label, or a table without any of the
-            views.
+        InputError: no table, two of one label or of one training, a control's label, or a table
+            without any of the views.
     """
     if not tables:
         raise InputError("No embedding table given. Make one with `python evaluate.py embed`.")
@@ -68,6 +69,7 @@ def views_of(
     clash = [x for x in labels if x in CONTROL_NAMES or x.startswith(WITH_COORDINATES)]
     if clash:
         raise InputError(f"The label {clash[0]!r} is that of a control: choose another --label.")
+    check_trainings({table.label: table.metadata for table in tables})
     unknown = sorted(set(wanted or ()) - set(VIEW_CHOICES))
     if unknown:
         raise InputError(f"Unknown view {unknown[0]!r}; known are {', '.join(VIEW_CHOICES)}.")

@@ -17,17 +17,19 @@ from .city_results import (
     VIEW_NAMES,
     CityResults,
     Key,
-    by_split,
+    by_run,
     is_frozen_clip,
     is_untrained,
     slug,
+    spreads,
 )
 from .errors import InputError
 from .paper import Publication, PublishedTable
 from .results import ResultRow
-from .statistics import Difference
+from .statistics import MEAN, Difference
 from .systems import NO_VIEW, WITH_COORDINATES
 from .table_formats import DASH, Cell, Table, number, words
+from .trainings import Training, training_of
 
 PAPER_MARK = "printed in the paper"
 PAPER_NOTE = (
@@ -53,7 +55,7 @@ def score_table(
     """
     rows = city.of(protocol)
     require_controls(city, rows)
-    scores = by_split(rows, metric)
+    scores = by_run(city, rows, metric)
     keys = sorted({key for key, _ in scores}, key=city.order)
     indicators = [name for name in city.indicators if any(row.indicator == name for row in rows)]
     best = {name: _best(scores, keys, name, metric) for name in indicators}
@@ -65,7 +67,7 @@ def score_table(
         body.append((*names, *cells))
     body.append(_about_test(rows, indicators, "n test", "n_test", ".0f"))
     body.append(_about_test(rows, indicators, "label SD (test)", "label_sd_test", ".2f"))
-    notes = list(_missing_controls(city, rows))
+    notes = [*_missing_controls(city, rows), *_seeds_note(city, keys)]
     printed = paper.table_of(city.name) if paper and protocol == "random" else None
     if paper and printed and metric in printed.metrics:
         body += _printed_rows(paper, printed, metric, indicators)
@@ -79,12 +81,58 @@ def score_table(
     )
 
 
+def _seeds_note(city: CityResults, keys: Iterable[Key]) -> Iterable[str]:
+    """Which rows are over several trainings."""
+    counts: dict[int, list[str]] = {}
+    for system in dict.fromkeys(key[0].removeprefix(WITH_COORDINATES) for key in keys):
+        counts.setdefault(len(city.members.get(system, ())), []).append(system)
+    for number_of, systems in sorted(counts.items()):
+        if number_of > 1:
+            yield (
+                f"Trained from {number_of} seeds, mean ± SD over splits x training seeds: "
+                f"{', '.join(systems)}."
+            )
+
+
+def spread_table(city: CityResults, protocol: str, metric: str = "r2") -> Table | None:
+    """What the splits and what the training seeds add to the spread; None without several seeds."""
+    scores = by_run(city, city.of(protocol), metric)
+    scores = {name: one for name, one in scores.items() if len(one.groupby("training")) > 1}
+    if not scores:
+        return None
+    keys = sorted({key for key, _ in scores}, key=city.order)
+    indicators = [name for name in city.indicators if any(i == name for _, i in scores)]
+    body = []
+    for key in keys:
+        system, view, probe = key
+        names = words(city.system_title(system), VIEW_NAMES[view], PROBE_NAMES[probe])
+        cells: list[Cell] = []
+        for name in indicators:
+            one = scores.get((key, name))
+            parts = (None, None) if one is None else spreads(one)[1:]
+            cells += [number(part) for part in parts]
+        seeds = number(len(city.members.get(system.removeprefix(WITH_COORDINATES), ())), form="d")
+        body.append((*names, seeds, *cells))
+    return Table(
+        name=slug(city.name, protocol, metric, "spread"),
+        title=f"SD of {METRIC_TITLES[metric]} over splits and over training seeds, {city.title}, "
+        f"{_short(protocol)}",
+        header=("system", "view", "probe", "seeds", *("splits", "training") * len(indicators)),
+        rows=tuple(body),
+        notes=(
+            "Splits: SD over splits of the mean over training seeds. Training: SD over training "
+            "seeds of the mean over splits.",
+        ),
+        groups=(*(("", 1),) * 4, *((name, 2) for name in indicators)),
+    )
+
+
 def compact_table(city: CityResults, protocol: str, probe: str = "mlp") -> Table:
     """R², RMSE and MAE of each indicator side by side, by one probe: the layout of the paper."""
     rows = [row for row in city.of(protocol) if row.probe == probe or row.view == NO_VIEW]
     require_controls(city, rows)
     metrics = ("r2", "rmse", "mae")
-    scores = {metric: by_split(rows, metric) for metric in metrics}
+    scores = {metric: by_run(city, rows, metric) for metric in metrics}
     keys = sorted({key for key, _ in scores["r2"]}, key=city.order)
     indicators = [name for name in city.indicators if any(row.indicator == name for row in rows)]
     best = {(m, name): _best(scores[m], keys, name, m) for m in metrics for name in indicators}
@@ -250,7 +298,8 @@ def _differences(
         return None
     cells = {((one.system, one.view, one.probe), one.indicator): one for one in found}
     keys = sorted({key for key, _ in cells}, key=city.order)
-    indicators = [i for i in city.indicators if any(one.indicator == i for one in found)]
+    known = {one.indicator for one in found}
+    indicators = [name for name in (*city.indicators, MEAN) if name in known]
     body = []
     for key in keys:
         system, view, probe = key
@@ -265,8 +314,9 @@ def _differences(
         rows=tuple(body),
         notes=(
             f"Mean over splits, with a 95 % interval by a paired bootstrap over {count} blocks of "
-            "regions; bold where the interval does not hold 0. The chance of training is not in "
-            "it.",
+            "regions; bold where the interval does not hold 0. A system of several training seeds "
+            "goes by the mean of its seeds' scores under the same draws; the chance of training is "
+            "not in the interval.",
         ),
     )
 
@@ -327,28 +377,36 @@ def _marked(title: str, cities: Sequence[CityResults]) -> str:
 def systems_table(city: CityResults) -> Table:
     """Who is compared: what made the vectors, of how many images, and what was left out."""
     body = []
-    systems = city.summary["systems"]
-    for name in sorted(systems, key=lambda name: (city.rank(name), name)):
-        own = systems[name]
+    for name in sorted(city.members, key=lambda name: (city.rank(name), name)):
+        own, training = city.metadata(name), city.training(name)
+        trainings = (training_of(city.summary["systems"][label]) for label in city.members[name])
+        seeds = [str(one.seed) for one in trainings if one]
         weights = own.get("pretrained") or ("drawn" if own.get("random_init") else DASH)
         images = [own.get("images", {}).get(view) for view in ("street_view", "satellite")]
         rejects = ", ".join(f"{reason} {n}" for reason, n in own.get("rejects", {}).items())
         body.append(
             (
-                *words(name, str(own.get("encoder", DASH)), str(weights)),
+                *words(name, _differs(training), str(own.get("encoder", DASH)), str(weights)),
+                *words(", ".join(seeds) or DASH),
                 *words(", ".join(own.get("uses", ())) or DASH),
                 number(own.get("dim"), form=".0f"),
                 *(number(value, form=",.0f") for value in images),
                 *words(rejects or "0"),
             )
         )
-    header = ("system", "encoder", "weights", "has seen", "numbers a view", "street views")
+    header = ("system", "differs in", "encoder", "weights", "training seeds", "has seen")
     return Table(
         name=slug(city.name, "systems"),
         title=f"Systems, {city.title}",
-        header=(*header, "satellite", "left out"),
+        header=(*header, "numbers a view", "street views", "satellite", "left out"),
         rows=tuple(body),
     )
+
+
+def _differs(training: Training | None) -> str:
+    if training is None or not training.variant_of:
+        return DASH
+    return f"{training.variant_of}, but {training.differs}"
 
 
 __all__ = [
@@ -358,6 +416,7 @@ __all__ = [
     "paper_table",
     "require_controls",
     "score_table",
+    "spread_table",
     "statistics_table",
     "systems_table",
 ]

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from dataset_builders.files import digest
 from dataset_builders.schema import VIEWS
 
-from ..embedding_tables import read_metadata, write_embeddings
+from ..embedding_tables import read_metadata, rename_training, write_embeddings
 from ..errors import InputError
+from ..trainings import Training
 from .base import RegionData, RegionEncoder
 from .data import load_region_data
 from .registry import build, read_settings
@@ -33,6 +34,7 @@ def run_baseline(
     output_dir: str | Path,
     *,
     label: str | None = None,
+    training: Training | None = None,
     seed: int = 0,
     device: str = "cpu",
     cache_dir: str | Path | None = None,
@@ -48,6 +50,7 @@ def run_baseline(
         city: of the dataset.
         output_dir: the table goes to `output_dir/city/label.parquet`.
         label: in tables and plots; the system's own name by default.
+        training: which training of which system it is, where there are several.
         seed: of weights, pairs and batches.
         device: where it runs.
         cache_dir: where decoded pixels lie, for all systems; `output_dir/pixels` by default.
@@ -71,6 +74,7 @@ def run_baseline(
         earlier = _metadata(path)
         if (earlier.get("fingerprint"), earlier.get("label")) == (fingerprint, label):
             log(f"{path} is there already, of the same system, settings, seed and city.")
+            rename_training(path, training)
             return path
         log(f"{path} is of other settings, another seed or other data: it will be replaced.")
     start = time.perf_counter()
@@ -91,6 +95,7 @@ def run_baseline(
         "seconds": round(time.perf_counter() - start, 3),
         "fingerprint": fingerprint,
         **_provenance(encoder),
+        **(training.metadata() if training else {}),
     }
     _write(path, data, vectors, metadata)
     log(_summary(path, vectors, metadata))

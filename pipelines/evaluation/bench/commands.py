@@ -111,6 +111,11 @@ class Job:
             settings=_read(training.path),
         )
 
+    def training_settings(self, variant: str) -> dict[str, Any]:
+        """All that a variant's training is told, but data and seed."""
+        training = self.recipe.training
+        return {**_read(training.path), **training.set, **self.recipe.variants[variant].train}
+
     def embed(
         self,
         name: str,
@@ -147,6 +152,7 @@ class Job:
     ) -> Step:
         """Fit a published system on a city."""
         label = f"{system}-s{seed}"
+        training = {"group": system, "seed": seed}
         table = output / city / f"{label}.parquet"
         values = {
             "system": system,
@@ -154,6 +160,7 @@ class Job:
             **self._place(self.captioned(world, captions), city, output),
             "cache_dir": self.run / "pixels",
             "label": label,
+            "training": training,
             "seed": seed,
         }
         return self.step(

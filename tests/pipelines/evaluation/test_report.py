@@ -16,7 +16,13 @@ from pipelines.evaluation.limits import distance_table
 from pipelines.evaluation.paper import paper_tables
 from pipelines.evaluation.statistics import COORDINATES
 from pipelines.evaluation.table_formats import to_markdown
-from pipelines.evaluation.tables import difference_table, score_table
+from pipelines.evaluation.tables import (
+    difference_table,
+    score_table,
+    spread_table,
+    systems_table,
+)
+from pipelines.evaluation.trainings import Training
 from tests.pipelines.evaluation.toy import CITY, build_toy
 
 FAST = ["--seeds", "2", "--mlp_max_epochs", "3", "--mlp_weight_decays", "0.01"]
@@ -141,7 +147,7 @@ def test_the_page_holds_what_the_markdown_holds(run):
 
 def test_differences_to_coordinates_are_those_of_the_bootstrap(run):
     city = read_city(run / CITY)
-    found = cached_differences(city, COORDINATES)
+    found = cached_differences(city, [COORDINATES])[COORDINATES]
     table = difference_table(city, "block", "coordinates", found)
     one = next(
         d
@@ -162,11 +168,11 @@ def test_differences_to_coordinates_are_those_of_the_bootstrap(run):
 
 def test_differences_are_computed_again_when_rows_change(run, tmp_path, monkeypatch):
     city = read_city(shutil.copytree(run / CITY, tmp_path / CITY))
-    monkeypatch.setattr(differences, "compare", lambda folder, reference: [])
-    assert cached_differences(city, COORDINATES), "the same rows: read from the disk"
+    monkeypatch.setattr(differences, "compare_all", lambda folder, wanted: [[] for _ in wanted])
+    assert cached_differences(city, [COORDINATES])[COORDINATES], "the same rows: read from the disk"
     results = city.folder / "results.jsonl"
     results.write_text(results.read_text() + "\n")
-    assert cached_differences(city, COORDINATES) == []
+    assert cached_differences(city, [COORDINATES])[COORDINATES] == []
 
 
 def test_a_model_without_controls_is_refused(run):
@@ -240,3 +246,65 @@ def test_one_split_has_no_spread(run):
 def test_no_results_is_an_error(tmp_path, capsys):
     assert main(["report", "--output_dir", str(tmp_path)]) == 2
     assert "Run `python evaluate.py probe` first" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------ trainings
+
+
+def trained_twice(city, shift=0.1):
+    """The city with `colour_texture` told twice more, as two trainings of the system `net`."""
+    rows, systems = list(city.rows), dict(city.summary["systems"])
+    own = systems["colour_texture"]
+    for seed in (0, 1):
+        label = f"net-s{seed}"
+        systems[label] = {**own, "encoder": "net", **Training("net", seed).metadata()}
+        rows += [
+            replace(row, system=label, r2=row.r2 + seed * shift)
+            for row in city.rows
+            if row.system == "colour_texture"
+        ]
+    return replace(city, summary={**city.summary, "systems": systems}, rows=rows)
+
+
+def test_trainings_of_a_system_are_one_row(run):
+    city = trained_twice(read_city(run / CITY))
+    table = score_table(city, "block", "r2")
+    mine = [row for row in table.rows if row[0].text == "net"]
+    assert len({tuple(cell.text for cell in row[1:3]) for row in mine}) == len(mine)
+    (row,) = [row for row in mine if [c.text for c in row[1:3]] == ["satellite", "ridge"]]
+    scores = [
+        one.r2
+        for one in city.rows
+        if one.system in ("net-s0", "net-s1")
+        and (one.view, one.probe, one.protocol, one.indicator)
+        == ("satellite", "ridge", "block", "population")
+    ]
+    assert len(scores) == 4, "two splits, two trainings"
+    cell = row[table.header.index("population")]
+    assert (cell.value, cell.spread) == pytest.approx((np.mean(scores), np.std(scores, ddof=1)))
+    assert any("from 2 seeds" in note and note.endswith(": net.") for note in table.notes)
+
+
+def test_the_two_spreads_are_told_apart(run):
+    city = trained_twice(read_city(run / CITY), shift=0.3)
+    table = spread_table(city, "block")
+    assert {row[0].text for row in table.rows} == {"net"}
+    (row,) = [row for row in table.rows if [c.text for c in row[1:3]] == ["satellite", "ridge"]]
+    assert row[3].text == "2"
+    splits, training = row[4].value, row[5].value
+    assert training == pytest.approx(0.3 / np.sqrt(2)), "the seeds are 0.3 apart in every split"
+    alone = [
+        one.r2
+        for one in city.rows
+        if (one.system, one.view, one.probe, one.protocol, one.indicator)
+        == ("net-s0", "satellite", "ridge", "block", "population")
+    ]
+    assert splits == pytest.approx(np.std(alone, ddof=1))
+    assert spread_table(read_city(run / CITY), "block") is None
+
+
+def test_systems_are_listed_with_their_seeds(run):
+    city = trained_twice(read_city(run / CITY))
+    table = systems_table(city)
+    (row,) = [row for row in table.rows if row[0].text == "net"]
+    assert row[table.header.index("training seeds")].text == "0, 1"

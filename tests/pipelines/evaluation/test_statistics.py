@@ -12,12 +12,14 @@ from pipelines.evaluation.results import read_rows
 from pipelines.evaluation.sources import open_city
 from pipelines.evaluation.statistics import (
     COORDINATES,
+    MEAN,
     PairedSplit,
     Reference,
     compare,
     draw_blocks,
     paired_bootstrap,
 )
+from pipelines.evaluation.trainings import Training
 from pipelines.evaluation.urban_regression.metrics import regression_metrics
 from tests.pipelines.evaluation.toy import CITY, build_toy
 
@@ -143,11 +145,45 @@ def test_what_cannot_be_compared_is_told():
         paired_bootstrap(one)
 
 
+def test_trainings_are_scored_one_by_one_and_then_averaged():
+    rng = np.random.default_rng(3)
+    splits = make_splits(rng, regions=60, blocks=6)
+    trained = [
+        replace(s, first=np.stack([s.first, s.first + rng.normal(0, 0.4, len(s.first))]))
+        for s in splits
+    ]
+    joint = paired_bootstrap(trained, 80)
+    single = [paired_bootstrap([replace(s, first=s.first[i]) for s in trained], 80) for i in (0, 1)]
+    for metric, interval in joint.items():
+        assert interval.estimate == pytest.approx(np.mean([one[metric].estimate for one in single]))
+    as_one = [replace(s, first=s.first.mean(0)) for s in trained]
+    assert paired_bootstrap(as_one, 80)["r2"].estimate > joint["r2"].estimate, "an ensemble is more"
+
+
+def test_trainings_on_both_sides_share_their_draws():
+    splits = make_splits(np.random.default_rng(0))
+    both = [
+        replace(s, first=np.stack([s.first, s.second]), second=np.stack([s.second, s.first]))
+        for s in splits
+    ]
+    for interval in paired_bootstrap(both, 100).values():
+        assert (interval.estimate, interval.low, interval.high) == (0, 0, 0)
+
+
 # ------------------------------------------------------------------------ a folder
 
 
+def noisy(table, label, seed, training=None):
+    """The table with much noise on it."""
+    noise = np.random.default_rng(seed).normal(0, 30, table.vectors["satellite"].shape)
+    vectors = {view: (x + noise).astype(np.float32) for view, x in table.vectors.items()}
+    metadata = {**table.metadata, **(training.metadata() if training else {})}
+    return replace(table, label=label, metadata=metadata, vectors=vectors, hash=label * 2)
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def place(tmp_path_factory):
+    """A city, and a table of its vectors."""
     from pipelines.evaluation.embed import EmbedSettings, embed
     from pipelines.evaluation.embedding_tables import read_embeddings
     from pipelines.evaluation.encoders import ColourTextureEncoder
@@ -158,14 +194,76 @@ def folder(tmp_path_factory):
     path = embed(
         ColourTextureEncoder(), open_images(dataset, CITY), base, "colour_texture", EmbedSettings()
     )
-    table = read_embeddings(path)
-    noise = np.random.default_rng(0).normal(0, 30, table.vectors["satellite"].shape)
-    vectors = {view: (x + noise).astype(np.float32) for view, x in table.vectors.items()}
-    worse = replace(table, label="noisy", vectors=vectors, hash="n" * 16)
+    return open_city(dataset, CITY), read_embeddings(path)
+
+
+def probed(folder, city, tables):
     chosen = ProbeSettings(seeds=3, probes=("ridge",), views=("satellite", "both"))
-    city = open_city(dataset, CITY)
-    probe(city, [table, worse], base / "results", chosen, lambda batches, **_: batches)
-    return base / "results"
+    probe(city, tables, folder, chosen, lambda batches, **_: batches)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(place, tmp_path_factory):
+    city, table = place
+    return probed(tmp_path_factory.mktemp("r"), city, [table, noisy(table, "noisy", 0)])
+
+
+@pytest.fixture(scope="module")
+def trained(place, tmp_path_factory):
+    """The same, and a system that was trained twice."""
+    city, table = place
+    twice = [
+        noisy(table, f"net-s{seed}", seed, Training("net", seed, differs="noise"))
+        for seed in (0, 1)
+    ]
+    return probed(tmp_path_factory.mktemp("r"), city, [table, *twice])
+
+
+def test_a_group_is_compared_by_the_mean_of_its_trainings(trained):
+    found = compare(trained, COORDINATES, replicates=50)
+    assert {d.system for d in found} == {
+        "mean", "coordinates", "colour_texture", "net",
+        "coordinates+colour_texture", "coordinates+net",
+    }  # fmt: skip
+    rows = list(read_rows(trained / "results.jsonl"))
+    assert {row.system for row in rows} >= {"net-s0", "net-s1"}, "rows stay by training"
+
+    def mean_r2(systems, one, view, probe_name):
+        return np.mean(
+            [
+                row.r2
+                for row in rows
+                if row.system in systems
+                and (row.view, row.probe, row.protocol, row.indicator)
+                == (view, probe_name, one.protocol, one.indicator)
+            ]
+        )
+
+    checked = 0
+    for one in found:
+        if one.system == "net" and one.indicator != MEAN:
+            expected = mean_r2(("net-s0", "net-s1"), one, one.view, "ridge")
+            expected -= mean_r2(("coordinates",), one, "none", "knn")
+            assert one.intervals["r2"].estimate == pytest.approx(expected)
+            checked += 1
+    assert checked == 2 * 2 * 2
+
+
+def test_a_group_can_be_the_reference(trained):
+    to_group = compare(trained, Reference("net"), replicates=50)
+    back = compare(trained, Reference("colour_texture"), replicates=50)
+    for one in (d for d in to_group if d.system == "colour_texture"):
+        (other,) = [
+            d
+            for d in back
+            if (d.system, d.view, d.protocol, d.indicator)
+            == ("net", one.view, one.protocol, one.indicator)
+        ]
+        assert one.intervals["r2"].estimate == pytest.approx(-other.intervals["r2"].estimate)
+        assert one.intervals["r2"].low == pytest.approx(-other.intervals["r2"].high)
+    with pytest.raises(InputError, match="No system 'net-s0'"):
+        compare(trained, Reference("net-s0"))
 
 
 def test_compare_pairs_every_system_with_the_reference(folder):
@@ -176,7 +274,19 @@ def test_compare_pairs_every_system_with_the_reference(folder):
         for view in ("satellite", "both")
     }
     rows = list(read_rows(folder / "results.jsonl"))
-    for difference in found:
+    averages = [d for d in found if d.indicator == MEAN]
+    assert len(averages) == 6 * 2
+    for average in averages:
+        parts = [
+            d.intervals["r2"].estimate
+            for d in found
+            if d.indicator != MEAN
+            and (d.system, d.view, d.protocol) == (average.system, average.view, average.protocol)
+        ]
+        assert len(parts) == 2
+        assert average.intervals["r2"].estimate == pytest.approx(np.mean(parts))
+        assert set(average.intervals) == {"r2"}
+    for difference in (d for d in found if d.indicator != MEAN):
         means = [
             np.mean(
                 [
@@ -194,7 +304,9 @@ def test_compare_pairs_every_system_with_the_reference(folder):
         assert difference.splits == 3
         assert difference.blocks > 3
         assert difference.intervals["r2"].estimate == pytest.approx(means[0] - means[1])
-    noisy = [d for d in found if d.system == "noisy" and d.protocol == "random"]
+    noisy = [
+        d for d in found if d.system == "noisy" and d.protocol == "random" and d.indicator != MEAN
+    ]
     assert noisy
     assert all(d.intervals["r2"].high < 0 and d.intervals["rmse"].low > 0 for d in noisy)
 
