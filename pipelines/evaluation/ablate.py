@@ -34,27 +34,25 @@ def captions_used(job: Job) -> list[tuple[str, str]]:
     return [(world, recipe.variants[name].captions) for name in recipe.compared]
 
 
-def ablation_steps(job: Job) -> list[Step]:
-    """Train each variant from each seed, and encode the city with it."""
+def ablation_steps(job: Job, seed: int) -> list[Step]:
+    """Train each variant from a seed, and encode the city with it."""
     recipe, steps = job.recipe, []
     comparison = recipe.comparison
-    # seed by seed: a run that is stopped early has whole tables
-    for seed in comparison.seeds:
-        for variant in recipe.compared:
-            name = f"{variant}-s{seed}"
-            model = job.run / "models" / name
-            train = job.train(name, comparison.world, [comparison.city], variant, seed, model)
-            embed = job.embed(
-                name,
-                comparison.world,
-                comparison.city,
-                job.run / "embeddings",
-                LABEL.format(variant=variant, seed=seed),
-                [train.name],
-                model_name_or_path=model,
-                training=training_metadata(job, variant, seed),
-            )
-            steps += [train, embed]
+    for variant in recipe.compared:
+        name = f"{variant}-s{seed}"
+        model = job.run / "models" / name
+        train = job.train(name, comparison.world, [comparison.city], variant, seed, model)
+        embed = job.embed(
+            name,
+            comparison.world,
+            comparison.city,
+            job.run / "embeddings",
+            LABEL.format(variant=variant, seed=seed),
+            [train.name],
+            model_name_or_path=model,
+            training=training_metadata(job, variant, seed),
+        )
+        steps += [train, embed]
     return steps
 
 

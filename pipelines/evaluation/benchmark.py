@@ -36,9 +36,7 @@ def benchmark_steps(job: Job, part: Part = "benchmark") -> list[Step]:
     if transfer:
         uses.append((transfer.world, job.recipe.variants[transfer.variant].captions))
     steps = world_steps(job, uses)
-    encoders = ablation_steps(job)
-    if whole:
-        encoders += [*_controls(job), *_baselines(job)]
+    encoders = _encoders(job, whole)
     steps += [*encoders, _probe(job, [step for step in encoders if not _trains(step)])]
     steps.append(_report(job))
     if transfer:
@@ -89,6 +87,18 @@ def run_benchmark(
 # ---- parts --------------------------------------------------------------------------------------
 
 
+def _encoders(job: Job, whole: bool) -> list[Step]:
+    """All that gives region vectors, seed by seed: a run that is stopped early has whole tables."""
+    comparison = job.recipe.comparison
+    steps: list[Step] = []
+    for seed in dict.fromkeys((*comparison.seeds, *comparison.baseline_seeds)):
+        if seed in comparison.seeds:
+            steps += ablation_steps(job, seed)
+        if whole and seed in comparison.baseline_seeds:
+            steps += _baselines(job, seed)
+    return [*steps, *_controls(job)] if whole else steps
+
+
 def _controls(job: Job) -> list[Step]:
     """Encoders that learnt nothing, and words without pictures."""
     comparison, output = job.recipe.comparison, job.run / "embeddings"
@@ -116,7 +126,7 @@ def _controls(job: Job) -> list[Step]:
     return steps
 
 
-def _baselines(job: Job) -> list[Step]:
+def _baselines(job: Job, seed: int) -> list[Step]:
     comparison = job.recipe.comparison
     return [
         job.baseline(
@@ -127,7 +137,6 @@ def _baselines(job: Job) -> list[Step]:
             comparison.baseline_captions,
             job.run / "embeddings",
         )
-        for seed in comparison.baseline_seeds
         for system in comparison.baselines
     ]
 
