@@ -1,29 +1,33 @@
 """Tables on real labels: what captions, pictures and coordinates are worth to each other.
 
     python -m benchmarks.real_tables --data DATA --output_dir runs/real_tables
-    python -m benchmarks.real_tables --data DATA --output_dir runs/real_tables --only beijing
-    python -m benchmarks.real_tables ... --model runs/real/model        its two towers too
+    python -m benchmarks.real_tables ... --only beijing
+    python -m benchmarks.real_tables ... --model runs/real/model        UrbanLN, its towers
+    python -m benchmarks.real_tables ... --clip CLIP_FOLDER             frozen CLIP, if at hand
 
-`DATA` holds `urbanclip_toolkit/`, `streetview_nyc/` and `king_county/`; `python -m
+`DATA` holds `urbanclip_toolkit/`, `streetview_nyc/`, `king_county/` and `camvid/`; `python -m
 dataset_builders.importers NAME --help` says what is expected of each. Writes `tables.md`, and the
 rows it is made of. Killed, it goes on with the same command. `docs/real_tables.md` has what came
-out, and how to read it.
+out.
 """
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+from numpy.typing import NDArray
 
 from dataset_builders.coordinates import tile_corner
 from dataset_builders.importers import importer
+from pipelines.captioning.encoder import DEFAULT_ENCODER, SentenceEncoder, sentence_encoder
 from pipelines.evaluation.baselines.run import run_baseline
 from pipelines.evaluation.captions_only import embed_text_tower, embed_tfidf
 from pipelines.evaluation.cities import City
+from pipelines.evaluation.conformal import Coverage, measure_coverage
 from pipelines.evaluation.embed import embed
 from pipelines.evaluation.embedding_tables import read_embeddings, write_embeddings
 from pipelines.evaluation.encoders import ColourTextureEncoder, load_model_encoder
@@ -32,16 +36,43 @@ from pipelines.evaluation.region_captions import RegionCaptions, read_captions
 from pipelines.evaluation.results import ResultRow, read_rows
 from pipelines.evaluation.sources import open_city, open_images
 from pipelines.evaluation.splits import geography
-from pipelines.evaluation.statistics import COORDINATES, Difference, compare
-from pipelines.evaluation.text_tower import load_text_tower
+from pipelines.evaluation.statistics import COORDINATES, Difference, Reference, compare
+from pipelines.evaluation.systems import WITH_COORDINATES
+from pipelines.evaluation.text_tower import TextTower, load_text_tower
 
-PLACES = {"beijing": "urbanclip", "new_york": "streetview_nyc", "king_county": "king_county"}
+PLACES = {
+    "beijing": "urbanclip",
+    "new_york": "streetview_nyc",
+    "king_county": "king_county",
+    "camvid": "camvid",
+}
 FOLDERS = {"urbanclip": "urbanclip_toolkit"}
 BLOCK_TILES = 16  # Beijing's: about 12.6 km
-SMALL_SYSTEMS = ("clip-random", "resnet18", "tile2vec", "simclr-adjacency")
-SHUFFLED = "captions-shuffled"
-SEEDS = 10
-TITLES = {"r2": "R2", "spearman": "Spearman"}
+# with the seed of the weights: RemoteCLIP, drawn, is the tower of clip-random; another draw tells
+# how much is chance
+SMALL_SYSTEMS = {
+    "clip-random": 0,
+    "remoteclip": 1,
+    "resnet18": 0,
+    "tile2vec": 0,
+    "simclr-adjacency": 0,
+}
+NEED_PLACES = ("tile2vec", "simclr-adjacency")
+LEFT_OUT = {
+    "clip": "its weights are on the Hub; `--clip FOLDER` adds it",
+    "clip-stretched": "stretching changes the text tower alone, so that drawn it is clip-random; "
+    "Long-CLIP's weights are on the Hub",
+    "pg-simclr": "there are no points of interest; without them it is simclr-adjacency",
+    "musecl": "there are neither trips nor points of interest, nor two views of a place",
+    "musecl-nomob": "there are no points of interest, nor two views of a place",
+    "urbanclip": "these pictures have no captions",
+    "urbanclip-full": "these pictures have no captions",
+    "urbanvlp": "there are no captions, nor two views of a place",
+    "urbanvlp-nocoord": "there are no captions, nor two views of a place",
+}
+SHUFFLED, SENTENCES = "captions-shuffled", "captions-minilm"
+BY_RIDGE = Reference("coordinates", "none", "ridge")
+TITLES = {"r2": "R2", "rmse": "RMSE", "mae": "MAE", "spearman": "Spearman"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -52,48 +83,98 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the real data")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--only", choices=PLACES, nargs="+", default=list(PLACES))
-    parser.add_argument("--model", help="checkpoint whose towers are probed beside the rest")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="splits (default %(default)s)")
+    parser.add_argument("--model", help="UrbanLN's folder, whose towers are probed beside the rest")
+    parser.add_argument("--clip", help="folder of CLIP's own weights, frozen")
+    parser.add_argument(
+        "--seeds", type=int, help="splits (default: 5, or 10 of fewer than 1,000 regions)"
+    )
     options = parser.parse_args(argv)
     sections = []
-    for city in options.only:
-        source = options.data / FOLDERS.get(PLACES[city], PLACES[city])
-        dataset = options.output_dir / PLACES[city]
-        print(importer(PLACES[city]).import_dataset(source=source, output_dir=dataset))
-        make = caption_tables if city == "beijing" else picture_tables
-        paths = make(str(dataset), city, options.output_dir / "embeddings", options.model)
-        results = options.output_dir / "results" / city
-        whole = open_city(str(dataset), city)
-        whole = in_blocks_of_tiles(whole) if city == "beijing" else whole
-        tables = [read_embeddings(path) for path in paths]
-        probe(whole, tables, results, ProbeSettings(seeds=options.seeds))
-        sections.append(section(city, results))
-        if city == "beijing":
-            sections.append(misplaced(whole, paths[0], options.output_dir, options.seeds))
+    for place in options.only:
+        source = options.data / FOLDERS.get(PLACES[place], PLACES[place])
+        dataset = options.output_dir / PLACES[place]
+        print(importer(PLACES[place]).import_dataset(source=source, output_dir=dataset))
+        tables = captions_of if place == "beijing" else pictures_of
+        paths = tables(str(dataset), place, options.output_dir / "embeddings", options)
+        sections += made_of(str(dataset), place, paths, options.output_dir, options.seeds)
     path = options.output_dir / "tables.md"
     path.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
     print(f"Tables: {path}")
 
 
-def caption_tables(dataset: str, city: str, output: Path, model: str | None) -> list[Path]:
-    """Captions as words, as words of another tile, and through the text tower of a checkpoint."""
+def made_of(
+    dataset: str, place: str, paths: Sequence[Path], output: Path, seeds: int | None
+) -> list[str]:
+    """Probe the tables of a place; its sections."""
+    city, tables = open_city(dataset, place), [read_embeddings(path) for path in paths]
+    results = output / "results" / place
+    if place == "camvid":  # frames have no place
+        probe(city, tables, results, ProbeSettings(protocols=("random",), seeds=seeds))
+        return [section(place, results)]
+    if place != "beijing":
+        probe(city, tables, results, ProbeSettings(seeds=seeds))
+        return [section(place, results), left_out()]
+    probe(in_blocks(city, BLOCK_TILES), tables, results, ProbeSettings(seeds=seeds))
+    quarters = in_quarters(city)
+    away = output / "results" / "beijing-quarters"
+    probe(quarters, tables, away, ProbeSettings(protocols=("block",), seeds=seeds))
+    return [
+        section(place, results),
+        section("beijing, quarters of the map held out", away),
+        misplaced(in_blocks(city, BLOCK_TILES), paths[0], output, seeds),
+    ]
+
+
+def captions_of(dataset: str, city: str, output: Path, options: argparse.Namespace) -> list[Path]:
+    """Captions as words, as words of another tile, as sentence embeddings, and by a text tower."""
     captions, folder = read_captions(dataset, city), output / city
     paths = [embed_tfidf(captions, folder), embed_tfidf(shuffled(captions), folder, SHUFFLED)]
-    if model:
-        paths.append(embed_text_tower(captions, load_text_tower(model), folder))
-        drawn = load_text_tower(model, random_init=True)
+    sentences = SentenceTower(sentence_encoder(DEFAULT_ENCODER))
+    paths.append(embed_text_tower(captions, sentences, folder, SENTENCES))
+    if options.model:
+        paths.append(embed_text_tower(captions, load_text_tower(options.model), folder))
+        drawn = load_text_tower(options.model, random_init=True)
         paths.append(embed_text_tower(captions, drawn, folder, "captions-tower-random"))
     return paths
 
 
-def picture_tables(dataset: str, city: str, output: Path, model: str | None) -> list[Path]:
-    """Colour and texture, small encoders that need no weights, and the checkpoint's image tower."""
+def pictures_of(dataset: str, city: str, output: Path, options: argparse.Namespace) -> list[Path]:
+    """Colour and texture, small encoders that need no weights, UrbanLN, and frozen CLIP."""
     source, folder = open_images(dataset, city), output / city
     paths = [embed(ColourTextureEncoder(), source, folder, "colour_texture")]
-    paths += [run_baseline(system, "cpu", dataset, city, output) for system in SMALL_SYSTEMS]
-    if model:
-        paths.append(embed(load_model_encoder(model), source, folder, "urbanln"))
+    for system, seed in SMALL_SYSTEMS.items():
+        if city != "camvid" or system not in NEED_PLACES:
+            paths.append(run_baseline(system, "cpu", dataset, city, output, seed=seed))
+    if options.model:
+        paths.append(embed(load_model_encoder(options.model), source, folder, "urbanln"))
+        drawn = load_model_encoder(options.model, random_init=True)
+        paths.append(embed(drawn, source, folder, "random-init"))
+    if options.clip:
+        weights = {"model_name_or_path": options.clip}
+        paths.append(run_baseline("clip", "paper", dataset, city, output, overrides=weights))
     return paths
+
+
+class SentenceTower(TextTower):
+    """A sentence encoder in the place of a text tower.
+
+    Args:
+        encoder: of sentence-transformers.
+    """
+
+    def __init__(self, encoder: SentenceEncoder):
+        self._encoder, self.random_init = encoder, False
+        self.name, self.fingerprint = DEFAULT_ENCODER, encoder.revision
+        self.max_length = int(encoder.model.max_seq_length)
+
+    def encode(self, texts: Sequence[str], batch_size: int = 64) -> NDArray[np.float32]:
+        """Unit vectors, `(N, D)`; the encoder has batches of its own."""
+        return self._encoder(list(texts))
+
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        """How many texts are longer than is read."""
+        tokens = self._encoder.model.tokenizer(list(texts), verbose=False)["input_ids"]
+        return sum(len(one) > self.max_length for one in tokens)
 
 
 def shuffled(captions: RegionCaptions, seed: int = 0) -> RegionCaptions:
@@ -108,14 +189,24 @@ def shuffled(captions: RegionCaptions, seed: int = 0) -> RegionCaptions:
     )
 
 
-def in_blocks_of_tiles(city: City) -> City:
-    """The city with blocks of 16 tiles a side, instead of the stored, narrower ones."""
+def in_blocks(city: City, tiles: float) -> City:
+    """The city with blocks of so many tiles a side, instead of the stored, narrower ones."""
     cell_m = geography(city.regions).cell_m
     regions = city.regions.drop(columns="split_block")
-    return replace(city, regions=regions, block_m=BLOCK_TILES * cell_m)
+    return replace(city, regions=regions, block_m=tiles * cell_m)
 
 
-def misplaced(city: City, tfidf: Path, output_dir: Path, seeds: int) -> str:
+def in_quarters(city: City) -> City:
+    """The city with blocks of half its extent.
+
+    It stands in for another city: only one has labels and captions here, so none can be left out.
+    """
+    place = geography(city.regions)
+    half = (np.ptp(place.xy, axis=0).max() + place.buffer_m) / 2
+    return in_blocks(city, half / place.cell_m)
+
+
+def misplaced(city: City, tfidf: Path, output_dir: Path, seeds: int | None) -> str:
     """Captions of the tile in which each label was read, beside those of the tile it is given to.
 
     The labels were read at the tile's south-west corner in BD-09 taken for WGS-84: in the tile east
@@ -139,17 +230,29 @@ def misplaced(city: City, tfidf: Path, output_dir: Path, seeds: int) -> str:
     return section("beijing, captions of the tile where a label was read", results)
 
 
-def section(city: str, results: Path) -> str:
-    """The tables of a city in Markdown: scores, then differences to coordinates."""
+def section(title: str, results: Path) -> str:
+    """The tables of a place in Markdown: scores, differences, gains, intervals."""
     latest = _latest_table(results)
     rows = [row for row in read_rows(results / "results.jsonl") if row.table_hash == latest]
-    differences = compare(results, COORDINATES)
-    parts = [f"## {city}"]
-    for protocol in ("random", "block"):
-        parts.append(scores(rows, protocol, "r2"))
-        parts.append(scores(rows, protocol, "spearman"))
-        parts.append(gains(differences, protocol))
+    systems = {row.system for row in rows}
+    parts = [f"## {title}"]
+    coverage = measure_coverage(results)
+    for protocol in dict.fromkeys(row.protocol for row in rows):
+        parts += [scores(rows, protocol, metric) for metric in TITLES]
+        if "coordinates" in systems:
+            parts.append(differences(results, COORDINATES, protocol))
+            parts.append(differences(results, BY_RIDGE, protocol, gains=True))
+        frozen = "clip" if "clip" in systems else "clip-random"
+        if frozen in systems:
+            parts.append(differences(results, Reference(frozen), protocol))
+        parts.append(covered(coverage, protocol))
     return "\n\n".join(parts)
+
+
+def left_out() -> str:
+    """The systems that are not in the tables, and why."""
+    lines = ["Not in the table:", ""]
+    return "\n".join([*lines, *(f"- {name}: {reason}." for name, reason in LEFT_OUT.items())])
 
 
 def _latest_table(results: Path) -> str:
@@ -159,50 +262,93 @@ def _latest_table(results: Path) -> str:
 
 def scores(rows: Sequence[ResultRow], protocol: str, metric: str) -> str:
     """A metric, mean and SD over splits, of all systems."""
-    rows = [row for row in rows if row.protocol == protocol]
+    alone = [row for row in rows if not row.system.startswith(WITH_COORDINATES)]
+    rows = [row for row in alone if row.protocol == protocol]
     indicators = list(dict.fromkeys(row.indicator for row in rows))
     seeds = sorted({row.split_seed for row in rows})
     lines = [f"{TITLES[metric]}, {protocol}, splits {seeds[0]} to {seeds[-1]}:", ""]
     lines += _head(["system", "probe", *indicators])
-
-    def cell(name: str, probe_name: str, indicator: str) -> str:
-        own = [
-            getattr(row, metric)
-            for row in rows
-            if (row.system, row.probe, row.indicator) == (name, probe_name, indicator)
-        ]
-        known = np.isfinite(own).any()
-        return f"{np.nanmean(own):.2f} ± {np.nanstd(own):.2f}" if known else "–"
-
+    found: dict[tuple[str, str, str], list[float]] = {}
+    for row in rows:
+        value = getattr(row, metric)
+        found.setdefault((row.system, row.probe, row.indicator), []).append(value)
     for name, probe_name in dict.fromkeys((row.system, row.probe) for row in rows):
-        cells = [cell(name, probe_name, indicator) for indicator in indicators]
+        cells = [_mean(found.get((name, probe_name, indicator), [])) for indicator in indicators]
         lines.append(_line([name, probe_name, *cells]))
-    for title, value in (
+    for title, value_of in (
         ("n of the test set", lambda row: row.n_test),
         ("its labels' SD", lambda row: row.label_sd_test),
     ):
-        lines.append(_line([title, "", *(_span(rows, one, value) for one in indicators)]))
+        lines.append(_line([title, "", *(_span(rows, one, value_of) for one in indicators)]))
     return "\n".join(lines)
 
 
-def gains(differences: Iterable[Difference], protocol: str) -> str:
-    """R2 minus that of coordinates-only nearest neighbours, with 95 % intervals over blocks."""
-    own = [one for one in differences if one.protocol == protocol]
+def _mean(values: Sequence[float]) -> str:
+    if not np.isfinite(values).any():
+        return "–"
+    return f"{np.nanmean(values):.2f} ± {np.nanstd(values, ddof=1):.2f}"
+
+
+def differences(results: Path, reference: Reference, protocol: str, gains: bool = False) -> str:
+    """R2 less that of a reference, with 95 % intervals over blocks.
+
+    Args:
+        results: of a place.
+        reference: what is compared with.
+        protocol: of the splits.
+        gains: those of vectors beside coordinates; else those of all others.
+    """
+    own = [
+        one
+        for one in compare(results, reference)
+        if one.protocol == protocol and one.system.startswith(WITH_COORDINATES) == gains
+    ]
+    what = "R2 of coordinates and vector" if gains else "R2"
+    how = f"{reference.system} ({reference.probe})" if reference.probe else reference.system
+    return "\n".join([f"{what} less that of {how}, {protocol}, 95 % interval:", "", *_table(own)])
+
+
+def _table(own: Sequence[Difference]) -> list[str]:
     indicators = list(dict.fromkeys(one.indicator for one in own))
-    lines = [f"R2 minus that of coordinates (knn), {protocol}, 95 % interval:", ""]
-    lines += _head(["system", "probe", *indicators])
+    found = {(one.system, one.probe, one.indicator): one.intervals["r2"] for one in own}
+    lines = _head(["system", "probe", *indicators])
     for name, probe_name in dict.fromkeys((one.system, one.probe) for one in own):
-        found = {
-            one.indicator: one.intervals["r2"]
-            for one in own
-            if (one.system, one.probe) == (name, probe_name)
-        }
+        intervals = [found.get((name, probe_name, indicator)) for indicator in indicators]
         cells = [
             f"{i.estimate:+.2f} [{i.low:+.2f}, {i.high:+.2f}]" + " *" * i.excludes_zero
-            for i in (found[indicator] for indicator in indicators)
+            if i
+            else "–"
+            for i in intervals
         ]
         lines.append(_line([name, probe_name, *cells]))
+    return lines
+
+
+def covered(coverage: Iterable[Coverage], protocol: str) -> str:
+    """Coverage of 90 % prediction intervals on test regions, and their half-width."""
+    own = [
+        one
+        for one in coverage
+        if one.protocol == protocol
+        and one.probe != "mlp"
+        and not one.system.startswith(WITH_COORDINATES)
+    ]
+    indicators = list(dict.fromkeys(one.indicator for one in own))
+    found: Mapping[tuple[str, str, str, str], Coverage] = {
+        (one.system, one.probe, one.method, one.indicator): one for one in own
+    }
+    lines = [f"Coverage of 90 % intervals on test regions, half-width, {protocol}:", ""]
+    lines += _head(["system", "probe", "quantile over", *indicators])
+    for key in dict.fromkeys((one.system, one.probe, one.method) for one in own):
+        cells = [_coverage(found.get((*key, indicator))) for indicator in indicators]
+        name, probe_name, method = key
+        over = {"split": "regions", "block": "blocks"}[method]
+        lines.append(_line([name, probe_name, over, *cells]))
     return "\n".join(lines)
+
+
+def _coverage(one: Coverage | None) -> str:
+    return f"{100 * one.coverage:.0f} %, ±{one.half_width:.2f}" if one else "–"
 
 
 def _span(rows: Sequence[ResultRow], indicator: str, value: Callable[[ResultRow], float]) -> str:

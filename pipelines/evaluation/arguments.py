@@ -177,7 +177,8 @@ class ProbeArguments:
         },
     )
     probes: list[str] = field(
-        default_factory=lambda: ["mlp", "ridge"], metadata={"help": "mlp (512-256-1), ridge."}
+        default_factory=lambda: ["mlp", "ridge"],
+        metadata={"help": "mlp (one hidden layer of 256), ridge."},
     )
     views: list[str] | None = field(
         default=None,
@@ -200,7 +201,7 @@ class ProbeArguments:
         metadata={"help": "Grid of the MLP, chosen on validation."},
     )
     mlp_max_epochs: int = _help(200, "Upper limit of the MLP's training.")
-    mlp_patience: int = _help(20, "Epochs without better validation until the MLP stops.")
+    mlp_patience: int = _help(10, "Epochs without better validation until the MLP stops.")
     mlp_batch_size: int = _help(128, "Largest batch of the MLP.")
     device: str | None = _help(None, "cpu, cuda, cuda:1. Default: what there is.")
 

@@ -76,7 +76,8 @@ class TransferArguments:
         "random", "Split of the target's regions, where the probe is trained at home."
     )
     probes: list[str] = field(
-        default_factory=lambda: ["mlp", "ridge"], metadata={"help": "mlp (512-256-1), ridge."}
+        default_factory=lambda: ["mlp", "ridge"],
+        metadata={"help": "mlp (one hidden layer of 256), ridge."},
     )
     views: list[str] | None = field(
         default=None, metadata={"help": "street_view, satellite, both. Default: all there are."}
