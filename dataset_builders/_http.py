@@ -12,7 +12,8 @@ import hashlib
 import random
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,11 @@ RETRIED_CODES = frozenset({408, 425, 429, 500, 502, 503, 504})
 MISSING_CODES = frozenset({204, 404, 410})
 DENIED_CODES = frozenset({401, 403})
 MAX_RETRY_AFTER_S = 600.0
+HEADROOM = 0.97
+"""Share of a rate that is aimed at, so that requests which are held up on their way and arrive
+closer together than they went still do not pass it."""
+CATCH_UP_S = 0.05
+"""A request that is late by more is not made up for."""
 FAILURES_IN_A_ROW = 50
 """So many items without an answer say that there will be none."""
 USER_AGENT = "UrbanLN-dataset-builders/0.1 (research; +https://github.com/urbanln/urbanln)"
@@ -136,33 +142,41 @@ Check = Callable[[bytes, str], Verdict]
 
 
 class RateLimiter:
-    """Gives out moments that are at least `1 / per_second` apart.
+    """Lets requests go so that no second holds more of them than the limit.
 
-    The moments are reserved, not slept for in turn, so that many waiters reach the rate exactly.
+    They are aimed at equal distances. One that comes late, for the machine was busy, is made up
+    for by those after it; but never do more go in a second than may, by when they really went.
+
+    Attributes:
+        at_once: to be held from before a request until its answer.
     """
 
     def __init__(self, limit: Limit):
-        self._interval = 1.0 / limit.per_second
+        self.at_once = asyncio.Semaphore(limit.at_once)
+        self._interval = 1.0 / (HEADROOM * limit.per_second)
         self._next = 0.0
-        self._gate = asyncio.Semaphore(limit.at_once)
+        self._went: deque[float] = deque(maxlen=max(1, int(limit.per_second)))
+        self._turn = asyncio.Lock()
 
-    async def __aenter__(self) -> None:
-        await self._gate.acquire()
-        try:
-            now = time.monotonic()
-            moment = max(now, self._next)
-            self._next = moment + self._interval
-            while (delay := moment - time.monotonic()) > 0:  # a sleep may end a little early
+    async def turn(self) -> None:
+        """Wait for the moment that a request is aimed at."""
+        async with self._turn:
+            # it may be put off meanwhile, and a sleep may end a little early
+            while (delay := self._next - time.monotonic()) > 0:
                 await asyncio.sleep(delay)
-        except BaseException:
-            self._gate.release()
-            raise
+            self._next = max(self._next, time.monotonic() - CATCH_UP_S) + self._interval
 
-    async def __aexit__(self, *_: object) -> None:
-        self._gate.release()
+    async def go(self) -> None:
+        """Wait until one more request may go, to be called when its connection stands."""
+        while len(self._went) == self._went.maxlen:
+            delay = self._went[0] + len(self._went) * self._interval - time.monotonic()
+            if delay <= 0:
+                break
+            await asyncio.sleep(delay)
+        self._went.append(time.monotonic())
 
     def pause(self, seconds: float) -> None:
-        """Give out no moment for so long."""
+        """Let nothing go for so long."""
         self._next = max(self._next, time.monotonic() + seconds)
 
 
@@ -314,7 +328,7 @@ class Fetcher:
         self._backoff_s, self._max_backoff_s = backoff_s, max_backoff_s
         self._jitter = random.Random(seed)
         self._in_a_row = 0
-        self._client = _client(timeout_s, user_agent)
+        self._client = _client(timeout_s, user_agent, self._turn)
 
     async def __aenter__(self) -> "Fetcher":
         return self
@@ -383,7 +397,7 @@ class Fetcher:
         for attempt in range(self._max_attempts):
             wait = self._wait(attempt)
             try:
-                async with limiter:
+                async with limiter.at_once:
                     response = await self._client.get(
                         item.url, params=dict(item.params) or None, headers=dict(item.headers)
                     )
@@ -402,6 +416,12 @@ class Fetcher:
                 await asyncio.sleep(wait)
         detail = f"{detail} after {self._max_attempts} attempts"
         return Fetched(item.key, "failed", code, detail=detail, fetched_at=time.time()), b""
+
+    async def _turn(self, request: Any) -> None:
+        # asked by the client before every request, those that a redirection leads to too
+        limiter = self._limiter(request.url.host)
+        request.extensions = {**request.extensions, "trace": _before_headers(limiter.go)}
+        await limiter.turn()
 
     def _limiter(self, host: str) -> RateLimiter:
         if host not in self._limiters:
@@ -440,7 +460,21 @@ def check_piece(content: bytes, media_type: str) -> Verdict:
     return Verdict("ok", verdict.detail) if verdict.status == "blank" else verdict
 
 
-def _client(timeout_s: float, user_agent: str) -> Any:
+def _before_headers(
+    go: Callable[[], Coroutine[Any, Any, None]],
+) -> Callable[[str, Any], Coroutine[Any, Any, None]]:
+    """Calls back when a connection stands and the request is about to be written to it."""
+
+    async def trace(event: str, _: Any) -> None:
+        if event.endswith(".send_request_headers.started"):
+            await go()
+
+    return trace
+
+
+def _client(
+    timeout_s: float, user_agent: str, before: Callable[[Any], Coroutine[Any, Any, None]]
+) -> Any:
     try:
         import httpx2
     except ImportError as error:
@@ -449,6 +483,7 @@ def _client(timeout_s: float, user_agent: str) -> Any:
         timeout=timeout_s,
         follow_redirects=True,
         headers={"User-Agent": user_agent},
+        event_hooks={"request": [before]},
         limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64),
     )
 

@@ -112,6 +112,15 @@ class Handler(BaseHTTPRequestHandler):
         later = formatdate(time.time() + 1, usegmt=True)
         self.answer(503, Retry_After=later) if times == 1 else self.answer(200, picture(number))
 
+    def do_wait(self, number, times):
+        if len(self.server.moments) == 1:
+            self.answer(429, Retry_After="0.6")
+        else:
+            self.answer(200, picture(number))
+
+    def do_moved(self, number, times):
+        self.answer(302, Location=f"/ok/{number}")
+
     def do_dead(self, number, times):
         self.answer(503)
 
@@ -275,6 +284,21 @@ def test_the_rate_is_never_passed(server, tmp_path):
     assert moments[-1] - moments[0] > 0.57
 
 
+def test_redirections_count_as_requests(server, tmp_path):
+    fetch(tmp_path, items(server, "moved", range(10)), limits={"127.0.0.1": Limit(50, 64)})
+    moments = np.sort(server.moments)
+    assert len(moments) == 20
+    # 20 requests at 50 a second take 380 ms; were only 10 of them counted, it were 180
+    assert moments[-1] - moments[0] > 0.3
+
+
+def test_retry_after_also_holds_back_those_that_wait_for_their_moment(server, tmp_path):
+    fetch(tmp_path, items(server, "wait", range(8)), limits={"127.0.0.1": Limit(20, 8)})
+    first, *later = np.sort(server.moments)
+    # one more may have gone before the answer was there
+    assert sum(moment - first < 0.5 for moment in later) <= 1
+
+
 def test_the_user_agent_says_who_asks(server, tmp_path):
     fetch(tmp_path, items(server, "ok", [1]))
     (agent,) = server.agents
@@ -283,19 +307,40 @@ def test_the_user_agent_says_who_asks(server, tmp_path):
         Fetcher(Store(tmp_path), user_agent="城市")
 
 
-def test_limiter_reserves_moments_that_are_apart():
+def went(limit, count, busy):
+    """When each of so many requests went, while the loop is held up now and then."""
+
     async def main():
-        limiter, moments = RateLimiter(Limit(200, 50)), []
+        limiter, moments = RateLimiter(limit), []
 
         async def one():
-            async with limiter:
-                moments.append(time.monotonic())
+            await limiter.turn()
+            await limiter.go()
+            moments.append(time.monotonic())
 
-        await asyncio.gather(*(one() for _ in range(30)))
-        return np.sort(moments)
+        async def stall():
+            while True:
+                await asyncio.sleep(0.02)
+                time.sleep(busy)
 
-    moments = asyncio.run(main())
-    assert moments[-1] - moments[0] >= 29 / 200 - 1e-3
+        other = asyncio.create_task(stall())
+        await asyncio.gather(*(one() for _ in range(count)))
+        other.cancel()
+        return np.array(moments)
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("per_second", [200, 50, 2.5])
+@pytest.mark.parametrize("busy", [0.0, 0.03])
+def test_no_second_holds_more_than_the_rate(per_second, busy):
+    count = int(per_second * 1.6) + 1
+    moments = went(Limit(per_second, 50), count, busy)
+    at_most = int(per_second)
+    # of any `at_most` + 1 in a row the last goes a second after the first, or the share of one
+    assert (moments[at_most:] - moments[:-at_most]).min() >= at_most / per_second - 1e-4
+    # and what was held up is made up for
+    assert (count - 1) / (moments[-1] - moments[0]) > 0.9 * per_second
 
 
 @pytest.mark.parametrize("limit", [(0, 1), (1, 0), (-1, 2)])
