@@ -14,6 +14,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -160,11 +161,15 @@ class RateLimiter:
 
     async def turn(self) -> None:
         """Wait for the moment that a request is aimed at."""
+        has_waited = self._turn.locked()
         async with self._turn:
             # it may be put off meanwhile, and a sleep may end a little early
             while (delay := self._next - time.monotonic()) > 0:
+                has_waited = True
                 await asyncio.sleep(delay)
-            self._next = max(self._next, time.monotonic() - CATCH_UP_S) + self._interval
+            now = time.monotonic()
+            # who came only now was not held up
+            self._next = (max(self._next, now - CATCH_UP_S) if has_waited else now) + self._interval
 
     async def go(self) -> None:
         """Wait until one more request may go, to be called when its connection stands."""
@@ -190,7 +195,10 @@ class Store:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._database = sqlite3.connect(self.folder / "ledger.sqlite", isolation_level=None)
+        # SQLite takes one statement at a time, whichever thread it comes from
+        self._database = sqlite3.connect(
+            self.folder / "ledger.sqlite", isolation_level=None, check_same_thread=False
+        )
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = NORMAL")
         self._database.execute(SCHEMA)
@@ -329,6 +337,7 @@ class Fetcher:
         self._jitter = random.Random(seed)
         self._in_a_row = 0
         self._client = _client(timeout_s, user_agent, self._turn)
+        self._desk = ThreadPoolExecutor(1)  # one, for two items may have one content
 
     async def __aenter__(self) -> "Fetcher":
         return self
@@ -340,6 +349,7 @@ class Fetcher:
         trace: TracebackType | None,
     ) -> None:
         await self._client.aclose()
+        self._desk.shutdown()
 
     async def fetch_all(
         self, items: Iterable[Item], check: Check, in_flight: int = 64
@@ -355,8 +365,8 @@ class Fetcher:
             What became of each, in the order of completion.
 
         Raises:
-            StoppedError: quota used up, key refused, or nothing answers any more; what was in
-                flight is lost, the rest kept.
+            StoppedError: quota used up, key refused, or nothing answers any more; what was
+                answered is kept.
         """
         waiting, done, source = (
             set[asyncio.Task[Fetched]](),
@@ -382,14 +392,35 @@ class Fetcher:
         known = self._store.get(item.key)
         if known is not None and known.status in FINAL:
             return known
-        fetched, content = await self._attempts(item, check)
-        self._store.put(fetched, content if fetched.status == "ok" else None)
+        fetched, _ = await self._settled(item, check, self._store)
+        return fetched
+
+    async def ask(self, item: Item, check: Check) -> tuple[Fetched, bytes]:
+        """Fetch what is not to be stored, for it expires or holds what is secret.
+
+        Returns:
+            What became of it, and the answer; empty unless it is "ok".
+
+        Raises:
+            StoppedError: quota used up, key refused, or nothing answers any more.
+        """
+        return await self._settled(item, check, None)
+
+    async def _settled(
+        self, item: Item, check: Check, store: Store | None
+    ) -> tuple[Fetched, bytes]:
+        answer = await self._attempts(item)
+        # decoded and synced to the disk beside the requests, which must not wait for it; what has
+        # been answered is kept even if another answer stops everything
+        job = self._desk.submit(_settle, item, answer, check, store)
+        fetched, content = await asyncio.shield(asyncio.wrap_future(job))
         self._in_a_row = self._in_a_row + 1 if fetched.status == "failed" else 0
         if fetched.status in STOPPING or self._in_a_row >= FAILURES_IN_A_ROW:
             raise StoppedError(fetched)
-        return fetched
+        return fetched, content
 
-    async def _attempts(self, item: Item, check: Check) -> tuple[Fetched, bytes]:
+    async def _attempts(self, item: Item) -> Any:
+        """The answer, or what became of the item if there is none."""
         import httpx2
 
         code, detail = None, ""
@@ -407,7 +438,7 @@ class Fetcher:
             else:
                 code = response.status_code
                 if code not in RETRIED_CODES:
-                    return _judge(item, response, check), response.content
+                    return response
                 detail = f"HTTP {code}"
                 if (asked := _retry_after(response.headers)) is not None:
                     limiter.pause(asked)
@@ -415,7 +446,7 @@ class Fetcher:
             if attempt + 1 < self._max_attempts:
                 await asyncio.sleep(wait)
         detail = f"{detail} after {self._max_attempts} attempts"
-        return Fetched(item.key, "failed", code, detail=detail, fetched_at=time.time()), b""
+        return Fetched(item.key, "failed", code, detail=detail, fetched_at=time.time())
 
     async def _turn(self, request: Any) -> None:
         # asked by the client before every request, those that a redirection leads to too
@@ -486,6 +517,15 @@ def _client(
         event_hooks={"request": [before]},
         limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64),
     )
+
+
+def _settle(item: Item, answer: Any, check: Check, store: Store | None) -> tuple[Fetched, bytes]:
+    """Judge an answer and store what became of the item."""
+    fetched = answer if isinstance(answer, Fetched) else _judge(item, answer, check)
+    content = answer.content if fetched.status == "ok" else b""
+    if store is not None:
+        store.put(fetched, content or None)
+    return fetched, content
 
 
 def _judge(item: Item, response: Any, check: Check) -> Fetched:

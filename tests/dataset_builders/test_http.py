@@ -112,12 +112,6 @@ class Handler(BaseHTTPRequestHandler):
         later = formatdate(time.time() + 1, usegmt=True)
         self.answer(503, Retry_After=later) if times == 1 else self.answer(200, picture(number))
 
-    def do_wait(self, number, times):
-        if len(self.server.moments) == 1:
-            self.answer(429, Retry_After="0.6")
-        else:
-            self.answer(200, picture(number))
-
     def do_moved(self, number, times):
         self.answer(302, Location=f"/ok/{number}")
 
@@ -292,11 +286,23 @@ def test_redirections_count_as_requests(server, tmp_path):
     assert moments[-1] - moments[0] > 0.3
 
 
-def test_retry_after_also_holds_back_those_that_wait_for_their_moment(server, tmp_path):
-    fetch(tmp_path, items(server, "wait", range(8)), limits={"127.0.0.1": Limit(20, 8)})
-    first, *later = np.sort(server.moments)
-    # one more may have gone before the answer was there
-    assert sum(moment - first < 0.5 for moment in later) <= 1
+def test_a_pause_also_holds_back_those_that_wait_for_their_moment():
+    async def main():
+        limiter, moments = RateLimiter(Limit(50, 8)), []
+
+        async def one():
+            await limiter.turn()
+            moments.append(time.monotonic())
+
+        tasks = [asyncio.create_task(one()) for _ in range(5)]
+        while not moments:
+            await asyncio.sleep(0)
+        limiter.pause(0.3)
+        await asyncio.gather(*tasks)
+        return np.array(moments)
+
+    moments = asyncio.run(main())
+    assert moments[1] - moments[0] >= 0.29
 
 
 def test_the_user_agent_says_who_asks(server, tmp_path):
