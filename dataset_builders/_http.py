@@ -16,18 +16,21 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 from .errors import DatasetError, MissingExtraError
 from .files import atomic_path
 
+T = TypeVar("T")
 Status = Literal["ok", "missing", "blank", "placeholder", "quota", "denied", "invalid", "failed"]
 FINAL: frozenset[Status] = frozenset({"ok", "missing", "blank", "placeholder", "invalid"})
 """States that asking again would not change; "failed" is tried anew by the next run."""
 STOPPING: frozenset[Status] = frozenset({"quota", "denied"})
 RETRIED_CODES = frozenset({408, 425, 429, 500, 502, 503, 504})
+OK_CODES = frozenset({200, 206})
 MISSING_CODES = frozenset({204, 404, 410})
 DENIED_CODES = frozenset({401, 403})
 MAX_RETRY_AFTER_S = 600.0
@@ -409,18 +412,15 @@ class Fetcher:
     async def _settled(
         self, item: Item, check: Check, store: Store | None
     ) -> tuple[Fetched, bytes]:
-        answer = await self._attempts(item)
-        # decoded and synced to the disk beside the requests, which must not wait for it; what has
-        # been answered is kept even if another answer stops everything
-        job = self._desk.submit(_settle, item, answer, check, store)
-        fetched, content = await asyncio.shield(asyncio.wrap_future(job))
+        fetched, content = await self._attempts(item, check, store)
         self._in_a_row = self._in_a_row + 1 if fetched.status == "failed" else 0
         if fetched.status in STOPPING or self._in_a_row >= FAILURES_IN_A_ROW:
             raise StoppedError(fetched)
         return fetched, content
 
-    async def _attempts(self, item: Item) -> Any:
-        """The answer, or what became of the item if there is none."""
+    async def _attempts(
+        self, item: Item, check: Check, store: Store | None
+    ) -> tuple[Fetched, bytes]:
         import httpx2
 
         code, detail = None, ""
@@ -432,13 +432,14 @@ class Fetcher:
                     response = await self._client.get(
                         item.url, params=dict(item.params) or None, headers=dict(item.headers)
                     )
+                    code = response.status_code
+                    if code not in RETRIED_CODES:
+                        job = partial(_settle, item, response, check, store)
+                        return await self._at_desk(job)
             except httpx2.HTTPError as error:
                 # the message may hold the whole URL, key and all
                 detail = type(error).__name__
             else:
-                code = response.status_code
-                if code not in RETRIED_CODES:
-                    return response
                 detail = f"HTTP {code}"
                 if (asked := _retry_after(response.headers)) is not None:
                     limiter.pause(asked)
@@ -446,7 +447,15 @@ class Fetcher:
             if attempt + 1 < self._max_attempts:
                 await asyncio.sleep(wait)
         detail = f"{detail} after {self._max_attempts} attempts"
-        return Fetched(item.key, "failed", code, detail=detail, fetched_at=time.time())
+        failed = Fetched(item.key, "failed", code, detail=detail, fetched_at=time.time())
+        if store is not None:
+            store.put(failed)
+        return failed, b""
+
+    async def _at_desk(self, job: Callable[[], T]) -> T:
+        # decoded and synced to the disk beside the requests, which must not wait for it; what has
+        # been answered is kept even if another answer stops everything
+        return await asyncio.shield(asyncio.wrap_future(self._desk.submit(job)))
 
     async def _turn(self, request: Any) -> None:
         # asked by the client before every request, those that a redirection leads to too
@@ -519,10 +528,10 @@ def _client(
     )
 
 
-def _settle(item: Item, answer: Any, check: Check, store: Store | None) -> tuple[Fetched, bytes]:
+def _settle(item: Item, response: Any, check: Check, store: Store | None) -> tuple[Fetched, bytes]:
     """Judge an answer and store what became of the item."""
-    fetched = answer if isinstance(answer, Fetched) else _judge(item, answer, check)
-    content = answer.content if fetched.status == "ok" else b""
+    fetched = _judge(item, response, check)
+    content = response.content if fetched.status == "ok" else b""
     if store is not None:
         store.put(fetched, content or None)
     return fetched, content
@@ -535,7 +544,7 @@ def _judge(item: Item, response: Any, check: Check) -> Fetched:
         verdict = Verdict("denied", "the server refuses the request")
     elif code in MISSING_CODES:
         verdict = Verdict("missing", f"HTTP {code}")
-    elif code != 200:
+    elif code not in OK_CODES:
         verdict = Verdict("invalid", f"HTTP {code}")
     elif not content:
         verdict = Verdict("invalid", "an empty answer")
@@ -546,7 +555,9 @@ def _judge(item: Item, response: Any, check: Check) -> Fetched:
             item.key, verdict.status, code, detail=verdict.detail, fetched_at=time.time()
         )
     digest = hashlib.sha256(content).hexdigest()
-    return Fetched(item.key, "ok", code, digest, len(content), verdict.detail, time.time())
+    # of a part of a file: which part it is, and of how many bytes
+    detail = verdict.detail or response.headers.get("content-range", "")
+    return Fetched(item.key, "ok", code, digest, len(content), detail, time.time())
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ._http import Store
-from .city.fetching import fetch_tiles, open_fetcher
+from .city.fetching import fetch_satellite, open_fetcher
 from .city.recipe import CityRecipe, read_recipe
-from .city.satellite import picture_row, pictures
+from .city.satellite import picture_row
 from .city.shards import sha256_of
 from .errors import DatasetError
 from .publish import write_card
@@ -151,8 +151,8 @@ def _fetch_satellite(recipe: CityRecipe, root: Path, city: str, store: Store) ->
         return lambda image_id: None
     regions = read_regions(root, city)
     regions = regions[regions["region_id"].isin(wanted["region_id"])].reset_index(drop=True)
-    asyncio.run(fetch_tiles(recipe, source, regions, store))
-    by_id = {one.image_id: one for one in pictures(source, regions, store)}
+    asyncio.run(fetch_satellite(recipe, source, regions, store))
+    by_id = {one.image_id: one for one in source.pictures(regions, store)}
 
     def read(image_id: str) -> bytes | None:
         one = by_id.get(image_id)

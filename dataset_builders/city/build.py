@@ -22,13 +22,14 @@ from ..files import digest
 from ..publish import write_card
 from ..schema import DatasetMetadata, config_name
 from ..sources.local_folder import LocalFolder
+from ..sources.satellite import Picture, SatelliteSource
 from ..split_checks import duplicate_groups
 from ..storage import DatasetWriter, Reject, count_rows, list_tables, read_rejects
 from .fetching import fetch_all
 from .layout import Layout, city_regions, lay_out
 from .recipe import CityRecipe
 from .report import write_report
-from .satellite import Picture, picture_row, pictures
+from .satellite import picture_row
 from .shards import ShardLedger, sha256_of
 from .splitting import Splits, split_regions
 from .street_view import SeenView, batches, folder_rejects, view_row
@@ -168,10 +169,15 @@ def _metadata(recipe: CityRecipe, targets: Targets, limit: int | None) -> Datase
 
 def _image_sources(recipe: CityRecipe) -> list[str]:
     satellite = recipe.open_satellite()
-    sources = [] if satellite is None else [f"satellite: {satellite.name} ({satellite.licence})"]
+    sources = [] if satellite is None else [_said_of(satellite)]
     views = [f"street views: {one.name} ({one.licence})" for one in recipe.open_street_views()]
     roads = ["roads: OpenStreetMap (ODbL-1.0, © OpenStreetMap contributors)"]
     return [*sources, *views, *(roads if recipe.roads is not None else [])]
+
+
+def _said_of(source: SatelliteSource) -> str:
+    made = f"; {source.makeup}" if source.makeup else ""
+    return f"satellite: {source.name} ({source.licence}{made})"
 
 
 def _write_satellite(
@@ -186,7 +192,7 @@ def _write_satellite(
     source, table = recipe.open_satellite(), (recipe.city, "satellite")
     count = 0
     if source is not None:
-        found = pictures(source, regions, store)
+        found = source.pictures(regions, store)
         bar = tqdm(total=len(regions), desc="satellite table", unit="region")
         while chunk := list(itertools.islice(found, REGIONS_PER_SHARD)):
             for one in chunk:

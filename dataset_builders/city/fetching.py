@@ -10,20 +10,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import geopandas as gpd
 from tqdm import tqdm
 
-from .._http import FINAL, Fetcher, Limit, Store, check_image, check_piece
+from .._http import FINAL, Fetcher, Limit, Store
 from ..files import digest, write_json
+from ..sources.satellite import SatelliteSource
 from ..sources.street_view import Place, StreetViewSource, View
-from ..sources.tiles import TileSource, items, tiles_of
 from .recipe import CityRecipe, NetworkSettings
-from .satellite import is_tile_grid, square_of
 
 PLACES_AT_ONCE = 500
-TILES_AT_ONCE = 10_000
 
 
 def fetch_all(
@@ -38,23 +35,11 @@ def fetch_all(
     store = Store(cache)
     try:
         if (source := recipe.open_satellite()) is not None:
-            asyncio.run(fetch_tiles(recipe, source, regions, store))
+            asyncio.run(fetch_satellite(recipe, source, regions, store))
         for number, views in enumerate(recipe.open_street_views()):
             asyncio.run(_fetch_views(recipe, number, views, places, store, cache))
     finally:
         store.close()
-
-
-def needed_tiles(source: TileSource, regions: gpd.GeoDataFrame) -> list[tuple[int, int]]:
-    """The tiles of all regions, each once, sorted."""
-    if is_tile_grid(source, regions):
-        pairs = zip(regions["tile_x"].tolist(), regions["tile_y"].tolist(), strict=True)
-        return sorted({(int(x), int(y)) for x, y in pairs})
-    squares = [square for shape in regions.geometry if (square := square_of(shape)) is not None]
-    found: set[tuple[int, int]] = set()
-    for start in range(0, len(squares), TILES_AT_ONCE):
-        found.update(tiles_of(source, squares[start : start + TILES_AT_ONCE]))
-    return sorted(found)
 
 
 def batch_files(
@@ -88,24 +73,15 @@ def open_fetcher(settings: NetworkSettings, store: Store, limits: dict[str, Limi
     )
 
 
-def tile_limits(source: TileSource) -> dict[str, Limit]:
-    """The limit of a source of tiles, by its host."""
-    return {urlsplit(source.url).hostname or "": source.limit}
-
-
-async def fetch_tiles(
-    recipe: CityRecipe, source: TileSource, regions: gpd.GeoDataFrame, store: Store
+async def fetch_satellite(
+    recipe: CityRecipe, source: SatelliteSource, regions: gpd.GeoDataFrame, store: Store
 ) -> None:
-    """Fetch the tiles of all regions that are not in the store."""
-    tiles = needed_tiles(source, regions)
-    whole = is_tile_grid(source, regions)
-    missing = [tile for tile in tiles if not _is_final(store, source.key_of(*tile))]
-    bar = tqdm(total=len(tiles), initial=len(tiles) - len(missing), desc=source.name, unit="tile")
-    with bar:
-        async with open_fetcher(recipe.network, store, tile_limits(source)) as fetcher:
-            # a tile that is a region must show something; a piece of a picture may be open sea
-            check = check_image if whole else check_piece
-            async for _ in fetcher.fetch_all(items(source, missing), check):
+    """Fetch what the pictures of all regions need and the store lacks."""
+    keys = source.keys(regions)
+    done = sum(_is_final(store, key) for key in keys)
+    with tqdm(total=len(keys), initial=done, desc=source.name, unit="item") as bar:
+        async with open_fetcher(recipe.network, store, dict(source.limits)) as fetcher:
+            async for _ in source.fetch(regions, fetcher, store):
                 bar.update()
     store.mark_placeholders(f"{source.name}/", recipe.network.placeholders_above)
 
@@ -158,9 +134,7 @@ def _is_final(store: Store, key: str) -> bool:
 __all__ = [
     "batch_files",
     "fetch_all",
-    "fetch_tiles",
-    "needed_tiles",
+    "fetch_satellite",
     "open_fetcher",
     "read_views",
-    "tile_limits",
 ]

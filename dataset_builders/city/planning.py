@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
@@ -14,7 +13,7 @@ from ..errors import DatasetError
 from ..files import write_json
 from ..plots import plot_points, plot_regions
 from ..sources.street_view import Place, StreetViewSource
-from .fetching import batch_files, needed_tiles, tile_limits
+from .fetching import batch_files
 from .layout import Layout, lay_out
 from .recipe import CityRecipe
 from .report import MAX_REGIONS_IN_HTML
@@ -199,24 +198,25 @@ def _satellite(recipe: CityRecipe, layout: Layout, store: Store) -> list[SourceP
     source = recipe.open_satellite()
     if source is None:
         return []
-    tiles = needed_tiles(source, layout.regions)
+    keys = source.keys(layout.regions)
     left = 0
-    for tile in tqdm(tiles, desc="ledger", unit="tile", leave=False):
-        known = store.get(source.key_of(*tile))
+    for key in tqdm(keys, desc="ledger", unit="item", leave=False):
+        known = store.get(key)
         left += known is None or known.status not in FINAL
-    limits = tile_limits(source) | dict(recipe.network.limits)
-    rate = limits[urlsplit(source.url).hostname or ""].per_second
-    size = left * recipe.costs.satellite_kb / 1e6
-    price = left * source.price_per_1000 / 1000
+    limits = dict(source.limits) | dict(recipe.network.limits)
+    rate = min(limits[host].per_second for host in source.limits)
+    requests = math.ceil(left * source.requests_per_item)
+    size = requests * (source.kilobytes_per_request or recipe.costs.satellite_kb) / 1e6
+    price = requests * source.price_per_1000 / 1000
     return [
         SourcePlan(
             source.name,
             "satellite",
-            len(tiles),
+            len(keys),
             left,
-            left,
+            requests,
             size,
-            left / rate / 3600,
+            requests / rate / 3600,
             price,
             source.redistributable,
             source.licence,

@@ -17,11 +17,13 @@ from ..sources.google import GoogleStreetView
 from ..sources.kartaview import KartaView
 from ..sources.local_folder import LocalFolder
 from ..sources.mapillary import Mapillary
+from ..sources.satellite import SatelliteSource
+from ..sources.stac import StacSource
 from ..sources.street_view import StreetViewSource
 from ..sources.tiles import TileSource
 from ..yaml_records import make_record, read_yaml, unknown_name
 
-SATELLITE: dict[str, type[Any]] = {"tiles": TileSource}
+SATELLITE: dict[str, type[Any]] = {"tiles": TileSource, "stac": StacSource}
 STREET_VIEW: dict[str, type[Any]] = {
     "google": GoogleStreetView,
     "baidu": BaiduPanorama,
@@ -269,7 +271,7 @@ class CityRecipe:
         title: of the card.
         description: of the card.
         roads: needed where street views are asked for along them.
-        satellite: a mapping with `provider` ("tiles") and its fields.
+        satellite: a mapping with `provider` ("tiles" or "stac") and its fields.
         street_view: mappings with `provider` and its fields, in the order they are asked.
         indicators: the targets.
         splits: of the regions.
@@ -320,11 +322,11 @@ class CityRecipe:
         """A path of the recipe; relative ones start from `data_dir`."""
         return Path(self.data_dir) / Path(name).expanduser()
 
-    def open_satellite(self) -> TileSource | None:
+    def open_satellite(self) -> SatelliteSource | None:
         """The source of the satellite pictures, if there is one."""
         if self.satellite is None:
             return None
-        return typing.cast(TileSource, _open("satellite", self.satellite, SATELLITE))
+        return typing.cast(SatelliteSource, _open("satellite", self.satellite, SATELLITE))
 
     def open_street_views(self) -> list[StreetViewSource]:
         """The sources of street views, in their order."""

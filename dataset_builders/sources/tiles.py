@@ -7,25 +7,27 @@ of the tiles that cover it, laid so that its corners are the picture's corners.
 import io
 import os
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
+import geopandas as gpd
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 from PIL import Image
 
-from .._http import Item, Limit, Store
+from .._http import FINAL, Fetched, Fetcher, Item, Limit, Store, check_image, check_piece
 from ..coordinates import SCHEMES, convert, tile_position
 from ..errors import SourceError
+from ..files import digest
 from ..images import encode_image
+from .satellite import OVERSAMPLING, PICTURE_PX, Picture, corners_of, square_of
 
 TILE_PX = 256
-PICTURE_PX = 256
-OVERSAMPLING = 2
-"""The picture is warped at twice its size and then halved, so that finer tiles do not alias."""
 PATCHES = 8
+REGIONS_AT_ONCE = 10_000
 PLACEHOLDERS = {"z", "x", "y", "key"}
 # names in WMTS templates for the same numbers
 WMTS_NAMES = {"TileMatrix": "z", "TileCol": "x", "TileRow": "y"}
@@ -81,6 +83,73 @@ class TileSource:
             template = template.replace("{" + wmts + "}", "{" + ours + "}")
         return template
 
+    @property
+    def limits(self) -> dict[str, Limit]:
+        """By host."""
+        return {urlsplit(self.url).hostname or "": self.limit}
+
+    @property
+    def requests_per_item(self) -> float:
+        """A tile is one request."""
+        return 1.0
+
+    @property
+    def kilobytes_per_request(self) -> float | None:
+        """As the recipe estimates it."""
+        return None
+
+    @property
+    def makeup(self) -> str:
+        """Tiles are taken as they are."""
+        return ""
+
+    def keys(self, regions: gpd.GeoDataFrame) -> list[str]:
+        """The tiles of all regions, each once, by their keys in the ledger."""
+        return [self.key_of(*tile) for tile in needed_tiles(self, regions)]
+
+    async def fetch(
+        self, regions: gpd.GeoDataFrame, fetcher: Fetcher, store: Store
+    ) -> AsyncIterator[Fetched]:
+        """Fetch the tiles of all regions that are not in the store.
+
+        Raises:
+            StoppedError: quota used up or key refused.
+            SourceError: the key is not in the environment.
+        """
+        missing = [
+            tile
+            for tile in needed_tiles(self, regions)
+            if (known := store.get(self.key_of(*tile))) is None or known.status not in FINAL
+        ]
+        # a tile that is a region must show something; a piece of a picture may be open sea
+        check = check_image if is_tile_grid(self, regions) else check_piece
+        async for fetched in fetcher.fetch_all(items(self, missing), check):
+            yield fetched
+
+    def pictures(self, regions: gpd.GeoDataFrame, store: Store) -> Iterator[Picture]:
+        """What is known of each region's picture, in the order of the regions."""
+        whole = is_tile_grid(self, regions)
+        for region in regions.itertuples(index=False):
+            if whole:
+                pieces = [(int(region.tile_x), int(region.tile_y))]
+                image_id = self.key_of(*pieces[0])
+            else:
+                square = square_of(region.geometry)
+                image_id = f"{self.name}/{self.zoom}/{region.region_id}"
+                if square is None:
+                    detail = "a picture is laid on a region with four corners"
+                    yield Picture(region, image_id, "", "no_square", detail)
+                    continue
+                pieces = tiles_of(self, [square])
+            yield _picture(self, region, image_id, pieces, store, whole)
+
+    def read(self, picture: Picture, store: Store) -> bytes | None:
+        """The picture; None if a tile is not there."""
+        region = picture.region
+        if picture.is_tile:
+            return tile_picture(self, int(region.tile_x), int(region.tile_y), store)
+        return region_picture(self, region.geometry, store)
+
     def key_of(self, x: int, y: int) -> str:
         """The tile's name in the ledger."""
         return f"{self.name}/{self.zoom}/{x}/{y}"
@@ -105,6 +174,26 @@ class TileSource:
                 f"{self.name!r} needs a key: set the environment variable {self.key_env}."
             )
         return secret
+
+
+def is_tile_grid(source: TileSource, regions: gpd.GeoDataFrame) -> bool:
+    """Whether every region is a tile of the source, which then is its picture, byte for byte."""
+    if "tile_z" not in regions or len(regions) == 0:
+        return False
+    schemes = regions["region_id"].str.partition("_")[0]
+    return bool((schemes == source.scheme).all() and (regions["tile_z"] == source.zoom).all())
+
+
+def needed_tiles(source: TileSource, regions: gpd.GeoDataFrame) -> list[tuple[int, int]]:
+    """The tiles of all regions, each once, sorted."""
+    if is_tile_grid(source, regions):
+        pairs = zip(regions["tile_x"].tolist(), regions["tile_y"].tolist(), strict=True)
+        return sorted({(int(x), int(y)) for x, y in pairs})
+    squares = [square for shape in regions.geometry if (square := square_of(shape)) is not None]
+    found: set[tuple[int, int]] = set()
+    for start in range(0, len(squares), REGIONS_AT_ONCE):
+        found.update(tiles_of(source, squares[start : start + REGIONS_AT_ONCE]))
+    return sorted(found)
 
 
 def tiles_of(source: TileSource, regions: Sequence[shapely.Polygon]) -> list[tuple[int, int]]:
@@ -165,19 +254,38 @@ def region_picture(
     return encode_image(warped.reduce(OVERSAMPLING), "JPEG", quality)
 
 
+def _picture(
+    source: TileSource,
+    region: Any,
+    image_id: str,
+    pieces: list[tuple[int, int]],
+    store: Store,
+    is_tile: bool,
+) -> Picture:
+    found = [store.get(source.key_of(*piece)) for piece in pieces]
+    for piece, one in zip(pieces, found, strict=True):
+        if one is None or one.status != "ok":
+            status = "not_fetched" if one is None else one.status
+            detail = f"tile {source.key_of(*piece)}: {one.detail if one else 'never asked for'}"
+            return Picture(region, image_id, "", status, detail)
+    known = [one for one in found if one is not None]
+    latest = max(one.fetched_at for one in known)
+    identity = digest([one.sha256 for one in known])
+    return Picture(region, image_id, identity, fetched_at=latest, is_tile=is_tile)
+
+
 def _mesh(source: TileSource, region: shapely.Polygon) -> NDArray[np.float64]:
     """A grid of points over the square, in tiles: `(PATCHES + 1, PATCHES + 1, 2)`.
 
     The first row is the north side, the first column the west side.
     """
-    ring = shapely.get_coordinates(shapely.orient_polygons(region).exterior)[:-1]
-    if len(ring) != 4:
+    if square_of(region) is None:
         raise SourceError(
-            f"A picture is made of a region with four corners, got one with {len(ring)}. "
+            "A picture is made of a region with four corners, got a "
+            f"{region.geom_type} with {shapely.get_num_coordinates(region) - 1}. "
             "Take square regions or tiles."
         )
-    start = int(np.argmin((ring - ring.mean(axis=0)).sum(axis=1)))
-    south_west, south_east, north_east, north_west = np.roll(ring, -start, axis=0)
+    south_west, south_east, north_east, north_west = corners_of(region)
     ticks = np.linspace(0, 1, PATCHES + 1)
     east, south = ticks[None, :, None], ticks[:, None, None]
     north_side = north_west + (north_east - north_west) * east
@@ -225,4 +333,12 @@ def _mosaic(
     return mosaic, np.array([columns.min(), rows.min()], dtype=np.float64)
 
 
-__all__ = ["TileSource", "items", "region_picture", "tile_picture", "tiles_of"]
+__all__ = [
+    "TileSource",
+    "is_tile_grid",
+    "items",
+    "needed_tiles",
+    "region_picture",
+    "tile_picture",
+    "tiles_of",
+]
