@@ -6,6 +6,7 @@ python -m benchmarks.geography mass        # what is lost or doubled where regio
 python -m benchmarks.geography points      # 1 million points against geopandas.sjoin
 python -m benchmarks.geography squares     # 1 million squares: seconds and peak memory
 python -m benchmarks.geography memory      # zonal statistics of 10,000 against 100,000 regions
+python -m benchmarks.geography build       # a whole build of 10,000 against 100,000 regions
 """
 
 import json
@@ -177,10 +178,41 @@ def sum_regions(count: int, path: str) -> None:
     print(json.dumps(done))
 
 
+def build_city(count: int, folder: str) -> None:
+    """Build a city of so many squares with two indicators; prints its peak (a child's job)."""
+    from dataset_builders.city.build import build
+    from dataset_builders.city.recipe import read_recipe
+
+    side = (BOUNDARY.area * 9.5e9 / count) ** 0.5
+    described = {
+        "kind": "count",
+        "cell_unit": "people",
+        "unit": "people",
+        "licence": "cc0-1.0",
+        "period": "2020",
+    }
+    recipe = {
+        "city": f"city_{count}",
+        "boundary": {"bbox": list(BOUNDARY.bounds)},
+        "regions": {"side_m": side, "plane": "epsg32650"},
+        "indicators": [
+            {"name": name, "reader": "raster", "files": "people.tif", "raster": described}
+            for name in ("population", "poi")
+        ],
+        "synthetic": True,
+    }
+    path = Path(folder) / f"{count}.json"
+    path.write_text(json.dumps(recipe))
+    before = peak_mb()
+    report = build(read_recipe(path), Path(folder) / str(count), draw=False)
+    (rows,) = report.rows.values()
+    print(json.dumps({"count": rows, "before": before, "peak_mb": peak_mb()}))
+
+
 def child(*args: str) -> dict[str, Any]:
     """What a part prints when it runs alone in a process."""
     command = [sys.executable, "-m", "benchmarks.geography", *args]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -206,6 +238,18 @@ def memory() -> None:
     )
 
 
+def build_memory() -> None:
+    """Peak memory of a build of ten times as many regions, with no pictures."""
+    with tempfile.TemporaryDirectory() as folder:
+        raster(Path(folder) / "people.tif")
+        few, many = (child("build_city", str(count), folder) for count in (10_000, 100_000))
+    print(
+        f"build: peak memory {few['peak_mb']:.0f} MB for {few['count']:,} regions and "
+        f"{many['peak_mb']:.0f} MB for {many['count']:,}: {many['peak_mb'] / few['peak_mb']:.2f}x; "
+        f"{few['before']:.0f} MB before the build"
+    )
+
+
 def main() -> None:
     """Run what is named, or all."""
     name, *rest = sys.argv[1:] or [""]
@@ -215,12 +259,16 @@ def main() -> None:
     if name == "sum_regions":
         sum_regions(int(rest[0]), rest[1])
         return
+    if name == "build_city":
+        build_city(int(rest[0]), rest[1])
+        return
     parts: dict[str, Callable[[], None]] = {
         "zonal": zonal_speed,
         "mass": mass,
         "points": point_speed,
         "squares": squares,
         "memory": memory,
+        "build": build_memory,
     }
     for part in [parts[name]] if name else parts.values():
         part()

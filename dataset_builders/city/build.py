@@ -37,6 +37,7 @@ from .targets import Targets, read_targets
 from .workspace import Workspace
 
 REGIONS_PER_SHARD = 500
+REGIONS_AT_ONCE = 2000
 IMAGE_COLUMNS = {
     "attribution": "string",
     "redistributable": "bool",
@@ -266,15 +267,25 @@ def _write_regions(
     frame = frame.assign(**splits.columns)
     if "cover" not in frame:
         frame["cover"] = np.nan
-    frame = frame.astype(object).where(frame.notna(), None)
     # evaluation draws further blocks like these
     parameters = {**metadata.parameters, "block_m": splits.block_m}
     notes = (*metadata.notes, *splits.notes)
     writer = DatasetWriter(space.dataset, replace(metadata, parameters=parameters, notes=notes))
-    plain = frame.assign(geometry=[shape.wkb_hex for shape in regions.geometry])
-    made_of = digest(plain.to_dict("records"))
-    rows: Any = frame.to_dict("records")
+    made_of = digest([digest(_plain(chunk)) for chunk in _in_chunks(frame)])
+    rows = itertools.chain.from_iterable(_in_chunks(frame))
     ledger.write(writer, (recipe.city, "regions"), 0, made_of, lambda: rows)
+
+
+def _in_chunks(frame: pd.DataFrame) -> Iterator[list[dict[str, Any]]]:
+    """The rows of a table, which as dictionaries would take far more memory than the table."""
+    for start in range(0, len(frame), REGIONS_AT_ONCE):
+        chunk = frame.iloc[start : start + REGIONS_AT_ONCE].astype(object)
+        rows: Any = chunk.where(chunk.notna(), None).to_dict("records")
+        yield rows
+
+
+def _plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row | {"geometry": row["geometry"].wkb_hex} for row in rows]
 
 
 def _finish(writer: DatasetWriter, general: Sequence[Reject]) -> None:

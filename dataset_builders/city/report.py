@@ -6,7 +6,6 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 
-from ..errors import SplitError
 from ..files import write_json
 from ..plots import (
     contact_sheet,
@@ -17,20 +16,17 @@ from ..plots import (
     plot_splits,
 )
 from ..schema import VIEWS
-from ..split_checks import nearest_train_distance
-from ..splits import local_xy
 from ..storage import (
     count_rows,
     iter_images,
     list_tables,
     read_indicators,
-    read_metadata,
     read_regions,
     read_table,
 )
 from .layout import Layout
 from .recipe import CityRecipe
-from .splitting import correlation_ranges
+from .split_page import SPLITS, split_numbers, split_page, train_distances
 from .workspace import Workspace
 
 SHEET_SIZE = 24
@@ -53,7 +49,7 @@ def write_report(space: Workspace, recipe: CityRecipe, layout: Layout) -> Path:
             path = space.report / f"indicator_{name}{suffix}"
             title = f"{recipe.city}{said}: {name}, {one.unit}"
             plot_indicator(regions, name, path, title, log=one.transform == "ln1p")
-        for column in ("split_random", "split_block"):
+        for column in SPLITS:
             if regions[column].notna().any():
                 title = f"{recipe.city}{said}: {column}"
                 plot_splits(regions, column, space.report / f"{column}{suffix}", title)
@@ -68,41 +64,23 @@ def write_report(space: Workspace, recipe: CityRecipe, layout: Layout) -> Path:
             plot_points(layout.roads, layout.points, space.report / f"points{suffix}", title)
     for view in VIEWS:
         _sheet(space, recipe, view, said)
-    _distances(space, recipe, regions, said)
+    _splits(space, recipe, regions, said)
     return space.report
 
 
-def _distances(space: Workspace, recipe: CityRecipe, regions: gpd.GeoDataFrame, said: str) -> None:
-    """How far the test regions lie from training, beside the reach of each label."""
-    x, y = local_xy(regions["lon"].to_numpy(), regions["lat"].to_numpy())
-    found = {}
-    for column in ("split_random", "split_block"):
-        split = regions[column].astype(object).where(regions[column].notna(), None).to_numpy()
-        try:
-            found[column] = nearest_train_distance(x, y, split)
-        except SplitError:  # a split that could not be made
-            continue
+def _splits(space: Workspace, recipe: CityRecipe, regions: gpd.GeoDataFrame, said: str) -> None:
+    """How honest the splits are, as numbers and as a page."""
+    found = train_distances(regions)
     if not found:
         return
     title = f"{recipe.city}{said}: how far test is from training"
     plot_distances(found, space.report / "split_distances.png", title)
-    indicators = list(read_indicators(space.dataset, recipe.city).values())
-    write_json(
-        space.report / "split_report.json",
-        {
-            "block_m": read_metadata(space.dataset, recipe.city).parameters.get("block_m"),
-            "correlation_range_m": correlation_ranges(x, y, regions, indicators),
-            "nearest_train_distance_m": {
-                name: {
-                    "n_test": len(values),
-                    "median": float(np.median(values)),
-                    "p05": float(np.percentile(values, 5)),
-                    "p95": float(np.percentile(values, 95)),
-                }
-                for name, values in found.items()
-            },
-        },
-    )
+    numbers = split_numbers(space.dataset, recipe.city, regions, found)
+    write_json(space.report / "split_report.json", numbers)
+    names = ("split_distances", *SPLITS)
+    pictures = {name.replace("_", " "): space.report / f"{name}.png" for name in names}
+    page = split_page(f"{recipe.city}{said}: splits", numbers, pictures)
+    (space.report / "split_report.html").write_text(page, encoding="utf-8")
 
 
 def _sheet(space: Workspace, recipe: CityRecipe, view: str, said: str) -> None:

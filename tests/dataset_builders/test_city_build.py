@@ -168,6 +168,10 @@ def test_a_town_is_built_from_its_name(write, provider, tmp_path):
     # a cell of 200 m has a neighbour in training
     assert 199 < random["p05"] <= random["median"] < 500
     assert set(numbers["correlation_range_m"]) <= {"population", "comments"}
+    assert sum(numbers["counts"]["split_random"].values()) == len(regions)
+    assert numbers["duplicates"]["straddling"] == {"split_random": 0, "split_block": 0}
+    page = (tmp_path / "run" / "report" / "split_report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
     assert {
         "split_distances.png",
         "contact_sheet_satellite.png",

@@ -1,0 +1,112 @@
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+from PIL import Image
+
+from dataset_builders.city.split_page import split_numbers, split_page, train_distances
+from dataset_builders.schema import INDICATORS, DatasetMetadata
+from dataset_builders.storage import DatasetWriter, read_regions
+
+from .helpers import encoded, picture
+
+PARTS = ("train", "train", "validation", "test", None, "test")
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Six squares of a hundredth of a degree in a row; the third and the fourth share a picture."""
+    metadata = DatasetMetadata(
+        title="Row",
+        description="Six.",
+        source="here",
+        licence="cc0-1.0",
+        indicators=(INDICATORS["population"],),
+        extra_columns={"satellite": {"sha256": "string"}},
+        parameters={"block_m": 2000.0},
+    )
+    writer = DatasetWriter(tmp_path / "dataset", metadata)
+    squares = [shapely.box(n / 100, 0, (n + 1) / 100, 0.01) for n in range(6)]
+    writer.write_shard(
+        "row",
+        "regions",
+        0,
+        [
+            {
+                "region_id": f"r{n}",
+                "city": "row",
+                "geometry": square,
+                "lon": square.centroid.x,
+                "lat": square.centroid.y,
+                "area_m2": 1.2e6,
+                "population": None if n == 0 else float(n),
+                "split_random": part,
+                "split_block": None,
+            }
+            for n, (square, part) in enumerate(zip(squares, PARTS, strict=True))
+        ],
+    )
+    writer.write_shard(
+        "row",
+        "satellite",
+        0,
+        [
+            {
+                "image": {"bytes": encoded(picture(n)), "path": None},
+                "image_id": f"i{n}",
+                "region_id": f"r{n}",
+                "sha256": "same" if n in (2, 3) else f"s{n}",
+            }
+            for n in range(6)
+        ],
+    )
+    writer.finish()
+    return tmp_path / "dataset"
+
+
+def test_numbers_say_what_lies_where_and_what_is_twice(dataset):
+    regions = read_regions(dataset, "row")
+    distances = train_distances(regions)
+    assert list(distances) == ["split_random"]  # the blocks have no part
+    numbers = split_numbers(dataset, "row", regions, distances)
+    assert numbers["counts"]["split_random"] == {
+        "train": 2, "validation": 1, "test": 2, "none": 1,
+    }  # fmt: skip
+    assert numbers["labelled"]["population"]["split_random"]["train"] == 1
+    assert numbers["duplicates"] == {
+        "groups": 1,
+        "regions": 2,
+        "straddling": {"split_random": 1, "split_block": 0},
+    }
+    near = numbers["nearest_train_distance_m"]["split_random"]
+    # two and four squares from the last of training
+    step = 0.01 * 111_195
+    np.testing.assert_allclose(near["median"], 3 * step, rtol=0.01)
+    assert numbers["block_m"] == 2000
+
+
+def test_the_page_stands_alone_and_escapes(dataset, tmp_path):
+    regions = read_regions(dataset, "row")
+    numbers = split_numbers(dataset, "row", regions, train_distances(regions))
+    numbers["labelled"]["<script>alert(1)</script>"] = numbers["labelled"]["population"]
+    path = tmp_path / "map.png"
+    Image.new("RGB", (4, 4)).save(path)
+    page = split_page("<b>row</b> (synthetic)", numbers, {"a map": path, "none": tmp_path / "no"})
+    assert "<script>" not in page
+    assert "&lt;b&gt;row&lt;/b&gt; (synthetic)" in page
+    assert "data:image/png;base64," in page
+    assert page.count("<img") == 1
+    assert "http" not in page.replace("http-equiv", "")
+    assert "In two parts of a split: 1 of split_random" in page
+    numbers["duplicates"]["straddling"]["split_random"] = 0
+    assert "None of them lies in two parts" in split_page("row", numbers, {})
+
+
+def test_distances_of_no_split_are_none():
+    frame = gpd.GeoDataFrame(
+        {"lon": [0.0], "lat": [0.0], "split_random": pd.Series([None]), "split_block": [None]},
+        geometry=[shapely.box(0, 0, 1, 1)],
+        crs="EPSG:4326",
+    )
+    assert train_distances(frame) == {}
