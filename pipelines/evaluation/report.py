@@ -11,6 +11,7 @@ from pathlib import Path
 from .checker import check_publication, check_rows
 from .checking import MEANING, publication_lines, spread_lines
 from .city_results import PROTOCOL_TITLES, CityResults, read_cities
+from .conformal import Coverage, measure_coverage
 from .differences import cached_differences, references
 from .documents import (
     Block,
@@ -31,6 +32,7 @@ from .systems import WITH_COORDINATES
 from .table_formats import to_markdown
 from .tables import (
     compact_table,
+    coverage_table,
     difference_table,
     gain_table,
     paper_table,
@@ -112,8 +114,9 @@ def _city_section(city: CityResults, output: Path, paper: Publication) -> list[B
         Text(f"Dataset: `{city.summary['dataset_name']}`."),
         systems_table(city),
     ]
+    measured = measure_coverage(city.folder)
     for protocol in city.protocols:
-        blocks += _protocol_section(city, protocol, output, paper)
+        blocks += _protocol_section(city, protocol, measured, output, paper)
     blocks.append(Heading(3, f"{city.title}: limits"))
     blocks.append(Bullets(tuple(limits(city))))
     distances = distance_table(city)
@@ -127,7 +130,11 @@ def _city_section(city: CityResults, output: Path, paper: Publication) -> list[B
 
 
 def _protocol_section(
-    city: CityResults, protocol: str, output: Path, paper: Publication
+    city: CityResults,
+    protocol: str,
+    measured: Sequence[Coverage],
+    output: Path,
+    paper: Publication,
 ) -> list[Block]:
     blocks: list[Block] = [
         Heading(3, f"{city.title}: {PROTOCOL_TITLES[protocol]}"),
@@ -141,6 +148,8 @@ def _protocol_section(
     gain = gain_table(city, protocol, compared.get(COORDINATES_BY_RIDGE, ()))
     blocks += [gain] if gain else []
     spread = spread_table(city, protocol)
+    intervals = coverage_table(city, protocol, measured)
+    blocks += [Folded("Prediction intervals and their coverage", (intervals,))] if intervals else []
     others = [score_table(city, protocol, m, paper) for m in ("rmse", "mae", "spearman")]
     others += [spread] if spread else []
     compact = [

@@ -23,6 +23,7 @@ from .city_results import (
     slug,
     spreads,
 )
+from .conformal import Coverage
 from .errors import InputError
 from .paper import Publication, PublishedTable
 from .results import ResultRow
@@ -31,6 +32,7 @@ from .systems import NO_VIEW, WITH_COORDINATES
 from .table_formats import DASH, Cell, Table, number, words
 from .trainings import Training, training_of
 
+QUANTILES = {"split": "regions", "block": "blocks"}
 PAPER_MARK = "printed in the paper"
 PAPER_NOTE = (
     "Rows in italics are the paper's own numbers, on its own regions and splits, without spread: "
@@ -329,6 +331,48 @@ def _interval(one: Difference | None) -> Cell:
     return Cell(text, interval.estimate, best=interval.excludes_zero)
 
 
+def coverage_table(city: CityResults, protocol: str, measured: Sequence[Coverage]) -> Table | None:
+    """How many test regions lie within their prediction intervals; None where nothing is known."""
+    own = [
+        one
+        for one in measured
+        # one probe is enough to see by; the file of intervals has them all
+        if one.protocol == protocol and one.probe != "mlp"
+        if not one.system.startswith(WITH_COORDINATES)
+    ]
+    if not own:
+        return None
+    found = {((one.system, one.view, one.probe), one.method, one.indicator): one for one in own}
+    rows = sorted({key[:2] for key in found}, key=lambda row: (city.order(row[0]), row[1]))
+    indicators = [i for i in city.indicators if any(one.indicator == i for one in own)]
+    body = []
+    for key, method in rows:
+        system, view, probe = key
+        names = words(city.system_title(system), VIEW_NAMES[view], PROBE_NAMES[probe])
+        cells = (_covered(found.get((key, method, i))) for i in indicators)
+        body.append((*names, Cell(QUANTILES[method]), *cells))
+    return Table(
+        name=slug(city.name, protocol, "coverage"),
+        title=f"Coverage of {own[0].level:.0%} prediction intervals, {city.title}, "
+        f"{_short(protocol)}",
+        header=("system", "view", "probe", "quantile over", *indicators),
+        rows=tuple(body),
+        notes=(
+            "Share of test regions within prediction ± half-width, mean over splits, and the "
+            "half-width. It is the quantile of the errors on validation regions: each counts "
+            "(regions), or each block of them and one block more (blocks). A star: too few blocks "
+            "in some split for the level; the largest error stands in.",
+        ),
+    )
+
+
+def _covered(one: Coverage | None) -> Cell:
+    if one is None:
+        return Cell(DASH)
+    star = "" if one.guaranteed == 1 else "*"
+    return Cell(f"{one.coverage:.2f} (±{one.half_width:.2f}){star}", one.coverage)
+
+
 def statistics_table(cities: Sequence[CityResults], paper: Publication | None = None) -> Table:
     """Regions, images and labelled regions of each city, the paper's own below."""
     indicators = list(dict.fromkeys(name for city in cities for name in city.summary["indicators"]))
@@ -411,6 +455,7 @@ def _differs(training: Training | None) -> str:
 
 __all__ = [
     "compact_table",
+    "coverage_table",
     "difference_table",
     "gain_table",
     "paper_table",

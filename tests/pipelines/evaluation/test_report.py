@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import matplotlib.image
 import numpy as np
+import pandas as pd
 import pytest
 
 from pipelines.evaluation import differences
@@ -14,6 +15,11 @@ from pipelines.evaluation.differences import cached_differences
 from pipelines.evaluation.errors import InputError
 from pipelines.evaluation.limits import distance_table
 from pipelines.evaluation.paper import paper_tables
+from pipelines.evaluation.predictions import (
+    PREDICTIONS_FOLDER,
+    VALIDATION_FOLDER,
+    current_predictions,
+)
 from pipelines.evaluation.statistics import COORDINATES
 from pipelines.evaluation.table_formats import to_markdown
 from pipelines.evaluation.tables import (
@@ -164,6 +170,35 @@ def test_differences_to_coordinates_are_those_of_the_bootstrap(run):
     assert cell.text == (f"{interval.estimate:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]")
     assert cell.best == (interval.low > 0 or interval.high < 0)
     assert "[" in (run / "report.md").read_text()
+
+
+def test_prediction_intervals_are_shown_with_the_share_of_test_regions_in_them(run):
+    with (run / "tables" / f"{CITY}-block-coverage.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["quantile over"] for row in rows} == {"regions", "blocks"}
+    (shown,) = (
+        r for r in rows if r["system"].startswith("mean") and r["quantile over"] == "regions"
+    )
+    shares = []
+    parts = (PREDICTIONS_FOLDER, VALIDATION_FOLDER)
+    tested, validated = (current_predictions(run / CITY, part) for part in parts)
+    wanted = {"system": "mean", "protocol": "block", "indicator": "population"}
+    for seed in sorted(set(tested["split_seed"])):
+        missed, residuals = (
+            (own["truth"] - own["prediction"]).abs().to_numpy()
+            for frame in (tested, validated)
+            for own in [
+                frame.loc[
+                    (frame[[*wanted]] == pd.Series(wanted)).all(axis=1)
+                    & (frame["split_seed"] == seed)
+                ]
+            ]
+        )
+        rank = int(np.ceil((len(residuals) + 1) * 0.9))
+        width = np.sort(residuals)[min(rank, len(residuals)) - 1]
+        shares.append(float((missed <= width).mean()))
+    assert float(shown["population"]) == pytest.approx(np.mean(shares))
+    assert "prediction intervals" in (run / "report.md").read_text()
 
 
 def test_differences_are_computed_again_when_rows_change(run, tmp_path, monkeypatch):
