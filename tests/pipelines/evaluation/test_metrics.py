@@ -80,3 +80,15 @@ def test_metric_module_adds_batches(metric):
     metric.add_batch(predictions=[1.0, 2.0], references=[1.0, 2.0])
     metric.add(prediction=4.0, reference=3.0)
     assert metric.compute()["r2"] == 0.5
+
+
+def test_odd_input_has_a_defined_value_or_a_clear_error(metric):
+    alone = metric.compute(predictions=[2.0], references=[5.0])
+    assert (alone["rmse"], alone["mae"]) == (3.0, 3.0)
+    assert math.isnan(alone["r2"])
+    assert math.isnan(alone["spearman"])
+    assert math.isnan(metric.compute(predictions=[1.0, 2.0], references=[4.0, 4.0])["r2"])
+    with pytest.raises(ValueError, match="1 predictions are nan or infinite"):
+        metric.compute(predictions=[1.0, float("nan")], references=[1.0, 2.0])
+    with pytest.raises(ValueError, match=r"[Mm]ismatch"):
+        metric.compute(predictions=[1.0, 2.0, 3.0], references=[1.0, 2.0])

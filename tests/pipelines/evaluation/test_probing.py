@@ -9,6 +9,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from pipelines.evaluation import probing
+from pipelines.evaluation.controls import fit_boosting, fit_coordinates, fit_mean
 from pipelines.evaluation.probing import (
     MLPSettings,
     RidgeSettings,
@@ -23,6 +24,14 @@ from pipelines.evaluation.probing import (
 SMALL = MLPSettings(
     weight_decays=(1e-2,), batch_size=16, max_epochs=30, patience=4, hidden_sizes=(24, 12)
 )
+
+FITS = {
+    "mean": lambda X, tasks: fit_mean(tasks),
+    "knn": lambda X, tasks: fit_coordinates(X[:, 1:3], tasks),
+    "gbm": fit_boosting,
+    "ridge": fit_ridge,
+    "mlp": lambda X, tasks: fit_mlp(X, tasks, SMALL),
+}
 
 
 def make_tasks(n=90, dim=10, seeds=3, targets=2, seed=0):
@@ -121,15 +130,28 @@ def test_mlp_takes_the_point_of_the_grid_that_validation_prefers():
         np.testing.assert_array_equal(fit.predictions, best.predictions)
 
 
+@pytest.mark.parametrize("fit", FITS.values(), ids=FITS)
+def test_nothing_of_the_test_labels_is_seen(fit):
+    X, tasks = make_tasks(seeds=1)
+    rng = np.random.default_rng(5)
+
+    def other_truth(task):
+        y = task.y.copy()
+        y[task.test] = rng.normal(size=len(task.test)) * 1e3
+        return Task(**{**vars(task), "y": y})
+
+    for known, blind in zip(fit(X, tasks), fit(X, list(map(other_truth, tasks))), strict=True):
+        assert known.hyperparameters == blind.hyperparameters
+        np.testing.assert_array_equal(known.predictions, blind.predictions)
+
+
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
 def test_mlp_learns_as_well_as_scikit_learns():
     X, tasks = make_tasks(n=1600, seeds=1, targets=1)
     for task, fit in zip(tasks, fit_mlp(X, tasks), strict=True):
         x = StandardScaler().fit(X[task.fit_rows]).transform(X)
         mean, std = task.y[task.train].mean(), task.y[task.train].std()
-        other = MLPRegressor(
-            hidden_layer_sizes=(256,), batch_size=128, max_iter=30, random_state=0
-        )
+        other = MLPRegressor(hidden_layer_sizes=(256,), batch_size=128, max_iter=30, random_state=0)
         other.fit(x[task.train], (task.y[task.train] - mean) / std)
         error = other.predict(x[task.validation]) * std + mean - task.y[task.validation]
         assert fit.validation_mse < 1.15 * np.square(error).mean()

@@ -1,0 +1,72 @@
+"""The tables on real labels, on small things that are known."""
+
+from dataclasses import replace
+
+import geopandas as gpd
+import numpy as np
+import pytest
+
+from benchmarks.real_tables import LEFT_OUT, SMALL_SYSTEMS, in_quarters, section
+from pipelines.evaluation.baselines.registry import SYSTEMS
+from pipelines.evaluation.cities import City
+from pipelines.evaluation.embed import embed
+from pipelines.evaluation.embedding_tables import read_embeddings
+from pipelines.evaluation.encoders import ColourTextureEncoder
+from pipelines.evaluation.probe import ProbeSettings, probe
+from pipelines.evaluation.results import read_rows
+from pipelines.evaluation.sources import open_city, open_images
+from pipelines.evaluation.splits import block_ids, draw_split, geography
+from tests.pipelines.evaluation.toy import CITY, build_toy
+
+
+def test_every_system_is_in_the_tables_or_has_a_reason_not_to_be():
+    assert SMALL_SYSTEMS.keys().isdisjoint(LEFT_OUT)
+    assert SMALL_SYSTEMS.keys() | LEFT_OUT.keys() == set(SYSTEMS)
+
+
+def test_a_quarter_is_trained_on_the_others():
+    lon, lat = (axis.ravel() for axis in np.meshgrid(np.arange(20) / 100, np.arange(16) / 100))
+    ids = [f"r{number:03d}" for number in range(len(lon))]
+    points = gpd.points_from_xy(lon, lat)
+    columns = {"region_id": ids, "lon": lon, "lat": lat, "split_block": "train"}
+    regions = gpd.GeoDataFrame(columns, geometry=points, crs="EPSG:4326")
+    city = in_quarters(City("plain", "nowhere", False, regions, []))
+    place = geography(city.regions, city.block_m)
+    blocks = block_ids(place)
+    assert len(np.unique(blocks)) == 4
+    split = draw_split(city.regions, place, "block", seed=0)
+    tested, trained = (set(blocks[split == part]) for part in ("test", "train"))
+    assert len(tested) == 1
+    assert tested.isdisjoint(trained)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("real_tables")
+    dataset = str(build_toy(folder / "dataset", side=12, street_views=1))
+    path = embed(ColourTextureEncoder(), open_images(dataset, CITY), folder, "colour_texture")
+    settings = ProbeSettings(probes=("ridge",), seeds=3, views=("satellite",))
+    city = replace(open_city(dataset, CITY), block_m=None)
+    probe(city, [read_embeddings(path)], folder / "results", settings)
+    return folder / "results"
+
+
+def test_a_section_holds_what_its_rows_say(results):
+    text = section("toytown", results)
+    rows = [
+        row
+        for row in read_rows(results / "results.jsonl")
+        if (row.system, row.protocol) == ("colour_texture", "block")
+    ]
+    for metric, title in (("r2", "R2"), ("mae", "MAE"), ("spearman", "Spearman")):
+        (table,) = (part for part in text.split("\n\n|")[1:] if _above(text, part, title))
+        for name in ("population", "green_share"):
+            values = [getattr(row, metric) for row in rows if row.indicator == name]
+            assert f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}" in table
+    assert "R2 less that of coordinates (knn), block, 95 % interval" in text
+    assert "R2 of coordinates and vector less that of coordinates (ridge), random" in text
+    assert "Coverage of 90 % intervals on test regions, half-width, block" in text
+
+
+def _above(text: str, table: str, title: str) -> bool:
+    return text.split(table)[0].rstrip("\n|").splitlines()[-1].startswith(f"{title}, block")
