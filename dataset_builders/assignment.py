@@ -215,7 +215,7 @@ def _position_of(region_id: str) -> Position | None:
 
         def on_tiles(lon: Floats, lat: Floats) -> tuple[Floats, Floats]:
             if scheme == "baidu":
-                lon, lat = convert(lon, np.clip(lat, -90, 90), "wgs84", "bd09")
+                lon, lat = convert(lon, np.clip(lat, -90, 90), "wgs84", "bd09", outside="nan")
             else:
                 lat = np.clip(lat, -89.9, 89.9)
             return tile_position(lon, lat, zoom, scheme)
@@ -425,7 +425,7 @@ def _readings() -> dict[str, Position]:
     """Other coordinate systems that points may turn out to be in."""
 
     def of(source: str, target: str) -> Position:
-        return lambda lon, lat: convert(lon, lat, source, target)
+        return lambda lon, lat: convert(lon, lat, source, target, outside="nan")
 
     def mercator(x: Floats, y: Floats) -> tuple[Floats, Floats]:
         lat = np.degrees(np.arctan(np.sinh(y / EARTH_RADIUS_M)))

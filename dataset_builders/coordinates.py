@@ -12,10 +12,12 @@ Nothing is guessed: the caller names both systems.
 """
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import shapely
+
+from .errors import DatasetError
 
 SYSTEMS = ("wgs84", "gcj02", "bd09", "bd09mc")
 SCHEMES = ("xyz", "tms", "baidu")
@@ -25,7 +27,7 @@ MAX_ZOOM = 30
 AXIS_M = 6378245.0
 ECCENTRICITY2 = 0.00669342162296594323
 BD_ANGLE = math.pi * 3000.0 / 180.0
-# west, east, south, north: outside, GCJ-02 is WGS-84
+# west, east, south, north of where GCJ-02 is defined
 CHINA = (72.004, 137.8347, 0.8293, 55.8271)
 TOLERANCE_DEGREES = 1e-13
 MAX_ITERATIONS = 60
@@ -82,22 +84,27 @@ LL_TO_MC = np.array(
 Pair = tuple[np.ndarray, np.ndarray]
 
 
-def convert(lon: Any, lat: Any, source: str, target: str) -> tuple[Any, Any]:
+def convert(
+    lon: Any, lat: Any, source: str, target: str, outside: Literal["error", "nan"] = "error"
+) -> tuple[Any, Any]:
     """Convert coordinates between two systems.
 
-    GCJ-02 differs from WGS-84 only within the customary rectangle around China, which takes in
-    neighbouring land where the maps in use have no offset: say "wgs84" of data from there.
+    The way between WGS-84 and the others is defined only within the customary rectangle around
+    China, which takes in neighbouring land where the maps in use have no offset: say "wgs84" of
+    data from there.
 
     Args:
         lon: degrees east; of "bd09mc" x in metres. A number or an array; NaN stays NaN.
         lat: degrees north; of "bd09mc" y in metres.
         source: "wgs84", "gcj02", "bd09" or "bd09mc".
         target: likewise.
+        outside: what becomes of points where the way is not defined: an error, or NaN.
 
     Returns:
         The pair in the target system: floats for numbers, arrays for arrays.
 
     Raises:
+        DatasetError: a point outside the area.
         ValueError: an unknown system, or a latitude beyond 90 degrees.
     """
     for name in (source, target):
@@ -114,6 +121,8 @@ def convert(lon: Any, lat: Any, source: str, target: str) -> tuple[Any, Any]:
         x, y = _UP[step](x, y)
     for step in range(start, end, -1):
         x, y = _DOWN[step - 1](x, y)
+    if outside == "error":
+        _check_defined(lon, lat, x, y, source, target)
     return (float(x[0]), float(y[0])) if scalar else (x, y)
 
 
@@ -253,23 +262,36 @@ def _shifted(lon: np.ndarray, lat: np.ndarray) -> Pair:
     return lon + d_lon, lat + d_lat
 
 
+def _check_defined(
+    lon: Any, lat: Any, x: np.ndarray, y: np.ndarray, source: str, target: str
+) -> None:
+    lon, lat = (np.broadcast_to(np.asarray(one, np.float64), x.shape) for one in (lon, lat))
+    lost = np.isfinite(lon) & np.isfinite(lat) & ~(np.isfinite(x) & np.isfinite(y))
+    if lost.any():
+        west, east, south, north = CHINA
+        raise DatasetError(
+            f"There is no way from {source} to {target} at ({lon[lost][0]:g}, {lat[lost][0]:g}): "
+            f"it is defined in China only, from ({west:g}, {south:g}) to ({east:g}, {north:g}). "
+            "Elsewhere maps are in wgs84."
+        )
+
+
 def _wgs84_to_gcj02(lon: np.ndarray, lat: np.ndarray) -> Pair:
     inside = _in_china(lon, lat)
-    shifted = _shifted(lon, lat)
-    return np.where(inside, shifted[0], lon), np.where(inside, shifted[1], lat)
+    return _shifted(np.where(inside, lon, np.nan), np.where(inside, lat, np.nan))
 
 
 def _gcj02_to_wgs84(lon: np.ndarray, lat: np.ndarray) -> Pair:
-    # far from China the offset is no small step, and none is needed
-    near = _in_china(lon, lat)
     # at the rim of the rectangle the offset can lead across it
+    near = _in_china(lon, lat)
     near |= _in_china(lon - 0.02, lat - 0.02) | _in_china(lon + 0.02, lat + 0.02)
-    found_lon, found_lat = lon.copy(), lat.copy()
+    found_lon, found_lat = np.full_like(lon, np.nan), np.full_like(lat, np.nan)
     if near.any():
         solved = _inverse(_shifted, lon[near], lat[near], (lon[near], lat[near]))
-        inside = _in_china(*solved)
-        found_lon[near] = np.where(inside, solved[0], lon[near])
-        found_lat[near] = np.where(inside, solved[1], lat[near])
+        # of a point on the rim the inverse may be off it by a rounding
+        inside = _in_china(np.round(solved[0], 10), np.round(solved[1], 10))
+        found_lon[near] = np.where(inside, solved[0], np.nan)
+        found_lat[near] = np.where(inside, solved[1], np.nan)
     return found_lon, found_lat
 
 

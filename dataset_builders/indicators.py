@@ -19,7 +19,7 @@ import pyproj
 
 from .errors import DatasetError
 from .schema import Indicator, Kind
-from .zonal import AreaUnit, ZonalKind, has_gaps, import_rasterio, zonal
+from .zonal import AreaUnit, ZonalKind, has_gaps, open_raster, zonal
 
 CO2_PER_CARBON = 44 / 12
 
@@ -279,9 +279,7 @@ def _year(group: dict[str, str]) -> str:
 
 def _check_file(source: RasterSource, file: Path) -> float | Literal["none"] | None:
     """What [`zonal`] is to take for no value, if the file is as the product was published."""
-    if not file.exists():
-        raise DatasetError(f"There is no raster at {file}.")
-    with import_rasterio().open(file) as dataset:
+    with open_raster(file) as dataset:
         crs = dataset.crs and pyproj.CRS.from_user_input(dataset.crs.to_wkt())
         tagged = has_gaps(dataset, 1)
     if (

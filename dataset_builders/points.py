@@ -331,7 +331,7 @@ def _collect(name: str, chunks: Iterable[Chunk], coord_system: str, year: int | 
     kept: list[tuple[NDArray[Any], ...]] = []
     rejects: list[Reject] = []
     seen: set[str] = set()
-    beyond = placed = 0
+    beyond = abroad = placed = 0
     for items, x, y, roles in chunks:
         chosen = np.ones(len(items), dtype=bool)
         if year is not None:
@@ -349,6 +349,11 @@ def _collect(name: str, chunks: Iterable[Chunk], coord_system: str, year: int | 
         if coord_system != "bd09mc":
             mark((np.abs(x) > 180) | (np.abs(y) > 90), "beyond_the_globe")
         beyond += int(np.count_nonzero(chosen & (reason == "beyond_the_globe")))
+        lon, lat = np.full(len(x), np.nan), np.full(len(x), np.nan)
+        rest = reason == ""
+        lon[rest], lat[rest] = convert(x[rest], y[rest], coord_system, "wgs84", outside="nan")
+        mark(~(np.isfinite(lon) & np.isfinite(lat)), "outside_china")
+        abroad += int(np.count_nonzero(chosen & (reason == "outside_china")))
         weight = np.ones(len(items))
         if "count" in roles:
             weight = np.asarray(pd.to_numeric(roles["count"], errors="coerce"), dtype=np.float64)
@@ -362,18 +367,22 @@ def _collect(name: str, chunks: Iterable[Chunk], coord_system: str, year: int | 
         for k in np.flatnonzero(chosen & (reason != "")):
             rejects.append((name, str(items[k]), str(reason[k]), f"({x[k]:g}, {y[k]:g})"))
         good = chosen & (reason == "")
-        kept.append((x[good], y[good], weight[good], category[good]))
+        kept.append((lon[good], lat[good], weight[good], category[good]))
         has_category = "category" in roles
     if placed and beyond > placed / 2:
         raise DatasetError(
             f"{beyond} of {placed} points of {name} lie beyond the globe as degrees of "
             f"{coord_system}. Are the columns of lon and lat swapped, or are they metres?"
         )
+    if placed and abroad > placed / 2:
+        raise DatasetError(
+            f"{abroad} of {placed} points of {name} lie outside China, where {coord_system} is not "
+            "defined. Are they in wgs84?"
+        )
     if not kept or not sum(len(part[0]) for part in kept):
         counts = ", ".join(f"{n} {why}" for why, n in Counter(r[2] for r in rejects).items())
         raise SourceError(f"{name} holds no usable point{f' ({counts})' if counts else ''}.")
-    x, y, weight, category = (np.concatenate(parts) for parts in zip(*kept, strict=True))
-    lon, lat = convert(x, y, coord_system, "wgs84")
+    lon, lat, weight, category = (np.concatenate(parts) for parts in zip(*kept, strict=True))
     found = Points(name, lon, lat, weight, None, tuple(rejects))
     return replace(found, category=category) if has_category else found
 

@@ -87,10 +87,7 @@ def zonal(
     """
     _check_arguments(kind, area_unit, min_coverage)
     shapes, crs, index = _region_shapes(regions)
-    rasterio = import_rasterio()
-    if not Path(raster_path).exists() and not str(raster_path).startswith("/vsi"):
-        raise DatasetError(f"There is no raster at {raster_path}.")
-    with rasterio.open(raster_path) as dataset:
+    with open_raster(raster_path) as dataset:
         raster = _Raster.check(dataset, band, nodata, nodata_is_zero, signed=kind == "intensity")
         total, covered, extent = _totals(raster, shapes, crs)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -430,6 +427,22 @@ def _no_overlap(dataset: Any, shapes: NDArray[Any], crs: pyproj.CRS) -> str:
     )
 
 
+def open_raster(path: str | Path) -> Any:
+    """A raster opened for reading.
+
+    Raises:
+        DatasetError: there is none, or it is no raster.
+        MissingExtraError: rasterio is not installed.
+    """
+    rasterio = import_rasterio()
+    if not Path(path).exists() and not str(path).startswith("/vsi"):
+        raise DatasetError(f"There is no raster at {path}.")
+    try:
+        return rasterio.open(path)
+    except rasterio.errors.RasterioIOError as error:
+        raise DatasetError(f"{path} cannot be read as a raster: {error}") from error
+
+
 def import_rasterio() -> ModuleType:
     """rasterio, which is an extra.
 
@@ -443,4 +456,12 @@ def import_rasterio() -> ModuleType:
     return rasterio
 
 
-__all__ = ["AreaUnit", "ZonalKind", "has_gaps", "import_rasterio", "raster_bounds", "zonal"]
+__all__ = [
+    "AreaUnit",
+    "ZonalKind",
+    "has_gaps",
+    "import_rasterio",
+    "open_raster",
+    "raster_bounds",
+    "zonal",
+]

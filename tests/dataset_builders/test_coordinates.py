@@ -15,6 +15,7 @@ from dataset_builders.coordinates import (
     tile_index,
     tile_polygons,
 )
+from dataset_builders.errors import DatasetError
 
 # published for Tiananmen
 PLACE = (116.404, 39.915)
@@ -86,9 +87,22 @@ def test_the_offset_of_gcj02_is_some_hundred_metres(lon, lat):
 
 
 @pytest.mark.parametrize("place", [(-0.1, 51.5), (2.35, 48.85), (-74.0, 40.7), (151.2, -33.9)])
-def test_outside_china_gcj02_is_wgs84(place):
-    assert convert(*place, "wgs84", "gcj02") == place
-    assert convert(*place, "gcj02", "wgs84") == place
+@pytest.mark.parametrize("target", ["gcj02", "bd09", "bd09mc"])
+def test_outside_china_there_is_no_way(place, target):
+    with pytest.raises(DatasetError, match=f"from wgs84 to {target} at .* defined in China only"):
+        convert(*place, "wgs84", target)
+    if target != "bd09mc":
+        with pytest.raises(DatasetError, match="defined in China only"):
+            convert([PLACE[0], place[0]], [PLACE[1], place[1]], target, "wgs84")
+    lon, lat = convert([PLACE[0], place[0]], [PLACE[1], place[1]], "wgs84", target, outside="nan")
+    assert np.isfinite([lon[0], lat[0]]).all()
+    assert np.isnan([lon[1], lat[1]]).all()
+    # Baidu's plane is defined anywhere
+    assert convert(*convert(*place, "bd09", "bd09mc"), "bd09mc", "bd09") == pytest.approx(place)
+
+
+def test_nothing_becomes_nothing():
+    assert np.isnan(convert(np.nan, PLACE[1], "wgs84", "gcj02")).all()
 
 
 def test_the_mercator_plane_agrees_with_baidus_polynomial_within_decimetres():

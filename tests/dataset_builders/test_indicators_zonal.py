@@ -506,6 +506,9 @@ def test_what_is_refused_can_be_said(tmp_path):
 def test_no_raster(tmp_path):
     with pytest.raises(DatasetError, match="no raster at"):
         zonal(tmp_path / "none.tif", region(), "count")
+    (tmp_path / "page.tif").write_text("<html/>")
+    with pytest.raises(DatasetError, match="cannot be read as a raster"):
+        zonal(tmp_path / "page.tif", region(), "count")
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

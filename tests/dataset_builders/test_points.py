@@ -273,6 +273,17 @@ def test_reading_points_lists_what_it_leaves_out(tmp_path):
     assert [reason for _, item, reason, _ in points.rejects if item == "a"] == ["duplicate"]
 
 
+def test_points_of_a_shifted_system_outside_china_are_listed_or_refused(tmp_path):
+    path = tmp_path / "poi.csv"
+    pd.DataFrame({"lon": [116.4, 121.5, 2.35], "lat": [39.9, 31.2, 48.85]}).to_csv(path)
+    points = read_points(path, coord_system="gcj02")
+    assert len(points.lon) == 2
+    assert [reason for _, _, reason, _ in points.rejects] == ["outside_china"]
+    pd.DataFrame({"lon": [116.4, 2.3, 2.35], "lat": [39.9, 48.8, 48.85]}).to_csv(path)
+    with pytest.raises(DatasetError, match=r"2 of 3 points .* outside China, where gcj02"):
+        read_points(path, coord_system="gcj02")
+
+
 def test_points_are_converted_from_the_system_that_was_said(tmp_path):
     lon, lat = np.array([116.404, 116.3]), np.array([39.915, 39.9])
     for system in ("gcj02", "bd09", "bd09mc"):
