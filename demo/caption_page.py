@@ -68,7 +68,7 @@ class Candidates:
 
 def _order(row: Row) -> tuple[Any, ...]:
     score = row.get("score") or 0.0
-    return not row.get("chosen"), row.get("kept") is False, -score, str(row.get("model"))
+    return not row.get("chosen"), _is_dropped(row), -score, str(row.get("model"))
 
 
 def caption_page(tables: Mapping[str, Candidates], name: str, image_id: str | None) -> str:
@@ -101,12 +101,20 @@ def caption_page(tables: Mapping[str, Candidates], name: str, image_id: str | No
     body = "".join(map(_candidate, rows))
     image = picture(shown.jpeg if shown else None, image_id)
     what = readable(shown.view) if shown else "image"
-    kept = sum(row.get("kept") is not False for row in rows)
+    said = f"{len(rows)} candidate{'' if len(rows) == 1 else 's'}"
+    dropped = sum(_is_dropped(row) for row in rows)
+    if dropped:
+        said += f", {dropped} of them left out of the consensus"
     return (
         f'<div class="captions"><figure>{image}<figcaption><b>{text(image_id)}</b>{mark}<br>'
-        f'<span class="soft">{what} · {len(rows)} candidates, {kept} of them took part'
-        f"</span></figcaption></figure><div>{body}{_legend(rows)}</div></div>"
+        f'<span class="soft">{what} · {said}</span></figcaption></figure>'
+        f"<div>{body}{_legend(rows)}</div></div>"
     )
+
+
+def _is_dropped(row: Row) -> bool:
+    """For a reason; where none is stored, `kept` only tells which one was taken."""
+    return row.get("kept") is False and bool(row.get("drop_reason"))
 
 
 def _picture(city: ShownCity, image_id: str) -> Picture | None:
@@ -126,7 +134,7 @@ def _with_chosen(rows: list[Row], shown: Picture | None) -> list[Row]:
 
 
 def _candidate(row: Row) -> str:
-    chosen, dropped = bool(row.get("chosen")), row.get("kept") is False
+    chosen, dropped = bool(row.get("chosen")), _is_dropped(row)
     state = "chosen" if chosen else "dropped" if dropped else ""
     score = row.get("score")
     facts = [f"<b>{text(row.get('model') or 'unknown model')}</b>"]
@@ -135,9 +143,8 @@ def _candidate(row: Row) -> str:
     if score is not None:
         facts.append(f"<span>consensus {score:.3f}</span>")
     if dropped:
-        facts.append(
-            f'<span class="soft">left out: {readable(row.get("drop_reason") or "?")}</span>'
-        )
+        reason = readable(str(row["drop_reason"]))
+        facts.append(f'<span class="soft">left out: {reason}</span>')
     words = str(row.get("text") or "")
     cut = " …" if len(words) > SHOWN_CHARACTERS else ""
     return (

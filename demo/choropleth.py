@@ -197,10 +197,11 @@ def _note(city: ShownCity, view: str, k: int, target: Target, layer: str) -> str
         return f"{readable(target.name)} as the dataset has it, {known:,} regions{synthetic}"
     r2 = held_out.r2[k]
     score = f" R² <b>{r2:.2f}</b>." if np.isfinite(r2) else ""
+    report = city.report.sentence(city.table.label, view, target.name, held_out.protocol)
     what = "Predicted" if layer == "prediction" else "Prediction less truth; predicted"
     return (
         f"{what} out of sample, protocol <b>{held_out.protocol}</b>: "
-        f"{PROTOCOL_NOTES[held_out.protocol]}.{score}{synthetic}"
+        f"{PROTOCOL_NOTES[held_out.protocol]}.{score} {text(report)}{synthetic}"
     )
 
 

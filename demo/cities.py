@@ -26,6 +26,7 @@ from pipelines.evaluation.sources import open_city
 from .neighbours import Neighbours, side_by_side
 from .pictures import Pictures
 from .probes import Probes
+from .reported import Report
 from .settings import DemoSettings
 
 VIEW_TITLES = {BOTH: "both views", "satellite": "satellite", "street_view": "street views"}
@@ -65,6 +66,7 @@ class ShownCity:
     Args:
         city: regions and indicators.
         table: vectors of its regions.
+        report: what was scored.
 
     Attributes:
         rows: region id -> its row among the regions.
@@ -72,8 +74,8 @@ class ShownCity:
         pictures: view -> [`Pictures`], of the views that have any.
     """
 
-    def __init__(self, city: City, table: EmbeddingTable):
-        self.city, self.table = city, table
+    def __init__(self, city: City, table: EmbeddingTable, report: Report):
+        self.city, self.table, self.report = city, table, report
         self.region_ids: list[str] = city.regions["region_id"].tolist()
         self.rows = {region_id: row for row, region_id in enumerate(self.region_ids)}
         position = {region_id: row for row, region_id in enumerate(table.region_ids)}
@@ -165,7 +167,8 @@ def open_cities(settings: DemoSettings, encoder: str, dim: int) -> Cities:
     for table in tables:
         name = str(table.metadata.get("city"))
         if name not in cities and _made_by(table, dim):
-            cities[name] = ShownCity(open_city(settings.dataset_name, name), table)
+            report = Report(settings.results, name)
+            cities[name] = ShownCity(open_city(settings.dataset_name, name), table, report)
     if not cities:
         have = ", ".join(sorted({table.label for table in tables})) or "none at all"
         raise InputError(

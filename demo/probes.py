@@ -70,7 +70,7 @@ class Probes:
 
     def __init__(self, city: City, X: Floats):
         self.city, self.X = city, X
-        self.known = np.isfinite(X).all(1)
+        self.known = np.asarray(np.isfinite(X).all(1), bool)
         place = geography(city.regions, city.block_m)
         self.protocol, numbers = fold_numbers(city, place.xy)
         blocks = block_ids(place) if self.protocol == "block" else np.arange(len(X))

@@ -67,7 +67,8 @@ def _pictures(city: ShownCity, region_id: str) -> str:
 def _figure(one: Picture) -> str:
     what = "Satellite" if one.view == "satellite" else "Street view"
     model = f' <span class="soft">({text(one.caption_model)})</span>' if one.caption_model else ""
-    caption = f"<p>{text(one.caption)}{model}</p>" if one.caption else ""
+    words = f"{text(one.caption)}{model}"
+    caption = f"<details><summary>{words}</summary></details>" if one.caption else ""
     origin = f" · {text(one.origin)}" if one.origin else ""
     return (
         f"<figure>{picture(one.jpeg, f'{what} {one.image_id}')}"

@@ -88,7 +88,7 @@ def read_settings(
         InputError: dataset, model or embeddings are named nowhere, or the file cannot be read.
     """
     stored = _read_json(demo_json)
-    values = {
+    values: dict[str, Any] = {
         name: given.get(name) or _variable(environment, name) or stored.get(name) for name in NAMES
     }
     missing = [name for name in NAMES[:3] if not values[name]]

@@ -51,6 +51,7 @@ def map_tab(panel: MapPanel) -> None:
             panel.html(),
             elem_id="map-panel",
             js_on_load=_asset("map.js"),
+            apply_default_css=False,
             server_functions=panel.functions,
         )
 
@@ -68,7 +69,7 @@ def search_tab(cities: Cities, towers: Towers) -> None:
                 label="What to look for", placeholder=EXAMPLES[0], max_length=2000, scale=4,
                 elem_id="query",
             )  # fmt: skip
-            city = gr.Dropdown(list(cities), value=first.name, label="City", min_width=140)
+            city = gr.Dropdown(_choices(cities), value=first.name, label="City", min_width=140)
             view = gr.Dropdown(
                 [(VIEW_TITLES[name], name) for name in views_for_search(first)],
                 label="In pictures", min_width=140,
@@ -77,7 +78,9 @@ def search_tab(cities: Cities, towers: Towers) -> None:
         gr.Examples(
             [[example] for example in EXAMPLES], [query], label="Examples", api_visibility="private"
         )
-        found = gr.HTML(elem_id="search-results", js_on_load=_asset("leads.js"))
+        found = gr.HTML(
+            elem_id="search-results", js_on_load=_asset("leads.js"), apply_default_css=False
+        )
     asked = {"fn": search, "inputs": [query, city, view], "outputs": found}
     for event in (button.click, query.submit):
         event(**asked, api_visibility="private", show_progress="minimal")
@@ -106,10 +109,12 @@ def own_images_tab(cities: Cities, towers: Towers) -> None:
             satellite = gr.File(label="Satellite picture", height=170, elem_id="satellite")
         with gr.Row(elem_classes="asking"):
             city = gr.Dropdown(
-                list(cities), value=next(iter(cities)), label="Compare with the regions of"
+                _choices(cities), value=next(iter(cities)), label="Compare with the regions of"
             )
             button = gr.Button("Describe", variant="primary", min_width=110, elem_id="describe")
-        found = gr.HTML(elem_id="own-results", js_on_load=_asset("leads.js"))
+        found = gr.HTML(
+            elem_id="own-results", js_on_load=_asset("leads.js"), apply_default_css=False
+        )
         files = gr.File(
             label="The vectors: Parquet (an embedding table) and CSV",
             visible=False, interactive=False, elem_id="vectors",
@@ -142,7 +147,7 @@ def captions_tab(cities: Cities) -> None:
     ids = tables[first].image_ids
     with gr.Tab("Captions", id="captions"):
         with gr.Row(elem_classes="asking", visible=bool(ids) or len(cities) > 1):
-            city = gr.Dropdown(list(cities), value=first, label="City", min_width=140)
+            city = gr.Dropdown(_choices(cities), value=first, label="City", min_width=140)
             image = gr.Dropdown(
                 ids, value=ids[0] if ids else None, label="Image", allow_custom_value=True,
                 scale=3, elem_id="image-id",
@@ -151,13 +156,18 @@ def captions_tab(cities: Cities) -> None:
             after = gr.Button("Next ›", min_width=100, elem_id="next-image")
         page = gr.HTML(
             caption_page(tables, first, ids[0] if ids else None),
-            elem_id="caption-page", js_on_load=None,
+            elem_id="caption-page", js_on_load=None, apply_default_css=False,
         )  # fmt: skip
     quiet: Any = {"api_visibility": "private", "show_progress": "hidden"}
     city.input(show_city, city, [image, page], **quiet)
     image.change(show, [city, image], page, **quiet)
     before.click(partial(step, by=-1), [city, image], image, **quiet)
     after.click(partial(step, by=1), [city, image], image, **quiet)
+
+
+def _choices(cities: Cities) -> list[tuple[str, str]]:
+    """Names as they are shown and as they are asked for; Gradio escapes them."""
+    return [(name.replace("_", " ").capitalize(), name) for name in cities]
 
 
 def _asset(name: str) -> str:

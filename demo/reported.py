@@ -1,0 +1,71 @@
+"""What `evaluate.py probe` reported of a system, beside the control that knows the place alone."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.evaluation.predictions import RESULTS_FILE
+from pipelines.evaluation.results import ResultRow, read_rows
+
+COORDINATES = "coordinates"
+
+
+@dataclass(frozen=True)
+class Reported:
+    """R² over splits.
+
+    Attributes:
+        mean: of the splits.
+        sd: over them; 0 for one.
+        splits: how many.
+    """
+
+    mean: float
+    sd: float
+    splits: int
+
+
+class Report:
+    """The rows of a city in a results folder; none where there is no folder.
+
+    Args:
+        results: folder of `evaluate.py probe`, or None.
+        city: of the rows.
+    """
+
+    def __init__(self, results: str | None, city: str):
+        path = None if results is None else Path(results) / city / RESULTS_FILE
+        self.rows = [] if path is None else list(read_rows(path))
+
+    def sentence(self, system: str, view: str, indicator: str, protocol: str) -> str:
+        """What the ridge probe scored, and what places alone score at best; empty if unknown."""
+        mine = [row for row in self.rows if (row.indicator, row.protocol) == (indicator, protocol)]
+        own = _r2(
+            row for row in mine if (row.system, row.view, row.probe) == (system, view, "ridge")
+        )
+        if own is None:
+            return ""
+        probes = sorted({row.probe for row in mine if row.system == COORDINATES})
+        controls = [
+            found
+            for probe in probes
+            if (found := _r2(r for r in mine if (r.system, r.probe) == (COORDINATES, probe)))
+        ]
+        said = f"Reported over {own.splits} splits: R² {own.mean:.2f} ± {own.sd:.2f}"
+        if controls:
+            best = max(controls, key=lambda one: one.mean)
+            said += f" (coordinates alone, without pictures: {best.mean:.2f})"
+        return f"{said}."
+
+
+def _r2(rows: Iterable[ResultRow]) -> Reported | None:
+    values = np.array([row.r2 for row in rows])
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None
+    return Reported(float(values.mean()), float(values.std(ddof=len(values) > 1)), len(values))
+
+
+__all__ = ["Report", "Reported"]

@@ -1,0 +1,152 @@
+"""A tiny city with a tiny model, and the page on it in a real browser."""
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("gradio", reason="gradio is not installed (extra `demo`)")
+
+from dataset_builders.storage import iter_images, read_table
+from demo.settings import DemoSettings
+from pipelines.evaluation.embedding_tables import write_embeddings
+from pipelines.evaluation.encoders import load_model_encoder
+
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync "
+    "--disable-dev-shm-usage --window-size=1280,1000"
+)
+HOSTILE = "<img src=x onerror='window.hacked=1'>${window.hacked=2}{{constructor}}</script>"
+
+
+def embed_city(dataset: Path, city: str, model: Path, path: Path) -> None:
+    """As `evaluate.py embed`, without its threads and files."""
+    encoder = load_model_encoder(str(model))
+    region_ids = read_table(dataset, city, "regions", ["region_id"])["region_id"].tolist()
+    counts, vectors = {}, {}
+    for view in ("street_view", "satellite"):
+        sums = {region_id: [] for region_id in region_ids}
+        for row in iter_images(dataset, city, view):
+            image = Image.open(io.BytesIO(row["image"])).convert("RGB")
+            sums[row["region_id"]].append(encoder.encode(encoder.prepare(image)[None])[0])
+        counts[view] = np.array([len(found) for found in sums.values()])
+        vectors[view] = np.stack([np.mean(found, axis=0) for found in sums.values()])
+    metadata = {"label": "urbanln", "encoder": encoder.name, "city": city, "random_init": False}
+    write_embeddings(path, region_ids, counts, vectors, metadata)
+
+
+@pytest.fixture(scope="session")
+def two_cities(tmp_path_factory) -> Path:
+    """Two synthetic cities of 6 x 6 regions with one street view each; a caption is hostile."""
+    from dataset_builders.synthetic import build_dataset
+
+    folder = tmp_path_factory.mktemp("two_cities")
+    build_dataset(folder, ("harborview", "oldgate"), grid_size=6, street_views=1, num_workers=1)
+    make_hostile(folder)
+    return folder
+
+
+def make_hostile(folder: Path) -> None:
+    """Captions of the first region's pictures and of its candidates try to run code."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for table, column in (("satellite", "caption"), ("captions", "text")):
+        path = folder / "data" / f"harborview-{table}" / "part-00000.parquet"
+        rows = pq.read_table(path)
+        values = rows[column].to_pylist()
+        values[0] = HOSTILE
+        place = rows.schema.get_field_index(column)
+        pq.write_table(rows.set_column(place, column, pa.array(values)), path)
+
+
+@pytest.fixture(scope="session")
+def settings(two_cities, tiny_model_dir, tmp_path_factory) -> DemoSettings:
+    folder = tmp_path_factory.mktemp("embeddings")
+    for city in ("harborview", "oldgate"):
+        path = folder / city / "urbanln.parquet"
+        path.parent.mkdir()
+        embed_city(two_cities, city, tiny_model_dir, path)
+    return DemoSettings(str(two_cities), str(tiny_model_dir), (str(folder),))
+
+
+@pytest.fixture(scope="session")
+def towers(tiny_model_dir):
+    from demo.model import load_towers
+
+    return load_towers(str(tiny_model_dir))
+
+
+@pytest.fixture(scope="session")
+def cities(settings, towers):
+    from demo.cities import open_cities
+
+    return open_cities(settings, towers.encoder.name, towers.encoder.dim)
+
+
+@pytest.fixture(scope="session")
+def address(settings) -> Iterator[str]:
+    """The page, served."""
+    from demo.app import build_app, launch_options
+
+    app = build_app(settings)
+    _, url, _ = app.launch(prevent_thread_lock=True, quiet=True, **launch_options())
+    yield url
+    app.close()
+
+
+@pytest.fixture(scope="session")
+def start_browser(tmp_path_factory) -> Iterator[Callable]:
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    service = pytest.importorskip("selenium.webdriver.chrome.service")
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not browser or not driver:
+        pytest.skip("chromium and chromedriver are not installed")
+    started = []
+
+    def start() -> object:
+        options = webdriver.ChromeOptions()
+        options.binary_location = browser
+        profile = tmp_path_factory.mktemp("profile")
+        for flag in (*FLAGS.split(), f"--user-data-dir={profile}"):
+            options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        started.append(webdriver.Chrome(options=options, service=service.Service(driver)))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.quit()
+
+
+@pytest.fixture(scope="session")
+def picture_files(two_cities, tmp_path_factory) -> dict[str, list[str]]:
+    """Pictures of the other city, as files to drop."""
+    folder = tmp_path_factory.mktemp("pictures")
+    found: dict[str, list[str]] = {}
+    for view in ("street_view", "satellite"):
+        for number, row in zip(range(3), iter_images(two_cities, "oldgate", view), strict=False):
+            path = folder / f"{view}_{number}.jpg"
+            path.write_bytes(row["image"])
+            found.setdefault(view, []).append(str(path))
+    return found
+
+
+def requested(driver) -> set[str]:
+    """Addresses the browser asked for since the last call."""
+    messages = (json.loads(entry["message"])["message"] for entry in driver.get_log("performance"))
+    return {
+        message["params"]["request"]["url"]
+        for message in messages
+        if message["method"] == "Network.requestWillBeSent"
+    }
+
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")

@@ -1,0 +1,282 @@
+"""The page in a real browser: every tab, by pointer, by keyboard, on a phone, with bad files."""
+
+import re
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from .conftest import HOSTILE, requested
+
+PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+TABS = ("Map", "Search", "Your images", "Captions")
+PATIENCE = 60  # seconds; a busy machine is no failure
+
+
+def wait(driver, script: str, *arguments):
+    """The value of a script once it is true."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        if found := driver.execute_script(f"return {script}", *arguments):
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"Never true: {script} {arguments}")
+
+
+def open_tab(driver, name: str) -> None:
+    driver.execute_script(
+        "[...document.querySelectorAll('button[role=tab]')]"
+        ".find((tab) => tab.textContent.trim() === arguments[0]).click()",
+        name,
+    )
+    wait(driver, "document.querySelector('button[role=tab][aria-selected=true]').textContent"
+         ".trim() === arguments[0]", name)  # fmt: skip
+
+
+def text_of(driver, selector: str) -> str:
+    return driver.execute_script(
+        "return (document.querySelector(arguments[0]) || {textContent: ''}).textContent", selector
+    )
+
+
+def problems(driver) -> list[str]:
+    """Errors of the console; Gradio's own warnings are not ours."""
+    return [one["message"] for one in driver.get_log("browser") if one["level"] == "SEVERE"]
+
+
+@pytest.fixture(scope="module")
+def driver(start_browser, address):
+    driver = start_browser()
+    driver.get(address)
+    wait(driver, "document.querySelectorAll('#map-panel svg.city .regions path').length === 36")
+    wait(driver, "document.querySelector('.regions path').style.fill !== ''")
+    yield driver
+    hosts = {urlsplit(url).hostname for url in requested(driver) if url.startswith("http")}
+    assert hosts == {urlsplit(address).hostname}
+    assert problems(driver) == []
+
+
+@pytest.fixture
+def on_map(driver):
+    open_tab(driver, "Map")
+    return driver
+
+
+def click_region(driver, number: int) -> str:
+    """Click a region and wait for its card."""
+    driver.execute_script(
+        "document.querySelectorAll('.regions path')[arguments[0]]"
+        ".dispatchEvent(new MouseEvent('click', {bubbles: true}))",
+        number,
+    )
+    region = driver.execute_script(
+        "return JSON.parse(document.querySelector('.drawing').dataset.ids)[arguments[0]]", number
+    )
+    wait(driver, "document.querySelector('.card').dataset.region === arguments[0]", region)
+    return region
+
+
+def test_map_is_there_with_legend_unit_and_synthetic(on_map):
+    legend = text_of(on_map, "#map-panel .legend")
+    assert "people" in legend
+    assert len(re.findall(r"\d", text_of(on_map, "#map-panel .ticks"))) >= 5
+    assert "synthetic" in text_of(on_map, "header.page")
+    assert "synthetic" in text_of(on_map, "#map-panel .note")
+    colours = on_map.execute_script(
+        "return new Set([...document.querySelectorAll('.regions path')].map((p) => p.style.fill))"
+        ".size"
+    )
+    assert colours > 5
+
+
+def test_pointer_click_on_a_region_shows_pictures_predictions_and_similar_regions(on_map):
+    path = on_map.find_elements("css selector", "#map-panel .regions path")[14]
+    path.click()
+    wait(on_map, "document.querySelector('.card').dataset.region")
+    card = wait(on_map, "document.querySelector('.card').innerHTML")
+    assert on_map.execute_script(
+        "return document.querySelector('.card h3').textContent"
+    ).startswith("harborview_002_002")
+    assert card.count("<figure>") == 2
+    assert card.count("<tr>") == 8
+    assert "Most similar in Harborview" in card
+    assert "Most similar in other cities" in card
+    assert "90 %" in text_of(on_map, ".card table")
+    shown = on_map.execute_script(
+        "return [...document.querySelectorAll('.card img')].every((i) => i.naturalWidth > 0)"
+    )
+    assert shown
+
+
+def test_layers_change_colours_legend_and_name_the_protocol(on_map):
+    def colours() -> list[str]:
+        return on_map.execute_script(
+            "return [...document.querySelectorAll('.regions path')].map((p) => p.style.fill)"
+        )
+
+    seen = [colours()]
+    for layer in ("prediction", "residual"):
+        on_map.execute_script(
+            "document.querySelector(`input[name=layer][value=${arguments[0]}]`).click()", layer
+        )
+        wait(on_map, "document.querySelector('.note').textContent.includes('out of sample')")
+        wait(on_map, "document.querySelector('.regions path').style.fill !== arguments[0] ||"
+             " document.querySelectorAll('.regions path')[7].style.fill !== arguments[1]",
+             seen[-1][0], seen[-1][7])  # fmt: skip
+        seen.append(colours())
+    assert seen[0] != seen[1] != seen[2]
+    assert "protocol block" in text_of(on_map, ".note") or "protocol random" in text_of(
+        on_map, ".note"
+    )
+    on_map.execute_script("document.querySelector('input[name=layer][value=truth]').click()")
+    wait(on_map, "document.querySelector('.note').textContent.includes('as the dataset has it')")
+
+
+def test_arrow_keys_go_from_region_to_region_and_say_where(on_map):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    click_region(on_map, 0)  # south-west
+    on_map.execute_script("document.querySelector('#map-panel svg.city').focus()")
+    spoken = []
+    for key in (Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_UP, Keys.ARROW_LEFT):
+        ActionChains(on_map).send_keys(key).perform()
+        spoken.append(text_of(on_map, "#map-panel .spoken").split(":")[0])
+    assert spoken == [
+        "harborview_001_000",
+        "harborview_002_000",
+        "harborview_002_001",
+        "harborview_001_001",
+    ]
+    wait(on_map, "document.querySelector('.card').dataset.region === 'harborview_001_001'")
+    assert "Population" in text_of(on_map, "#map-panel .spoken")
+
+
+def test_another_city_and_back_by_a_similar_region(on_map):
+    click_region(on_map, 3)
+    on_map.execute_script(
+        "document.querySelector('.card button.region[data-city=oldgate]').click()"
+    )
+    wait(on_map, "document.querySelector('.drawing').dataset.city === 'oldgate'")
+    wait(on_map, "(document.querySelector('.card').dataset.region || '').startsWith('oldgate')")
+    assert "Oldgate" in text_of(on_map, ".card")
+    on_map.execute_script(
+        "const box = document.querySelector('select[name=city]'); box.value = 'harborview';"
+        "box.dispatchEvent(new Event('change', {bubbles: true}))"
+    )
+    wait(on_map, "document.querySelector('.drawing').dataset.city === 'harborview'")
+
+
+def test_hostile_caption_is_text_on_map_and_caption_page(on_map):
+    click_region(on_map, 0)
+    assert HOSTILE in text_of(on_map, ".card")
+    open_tab(on_map, "Captions")
+    wait(on_map, "document.querySelector('#caption-page .candidate')")
+    assert HOSTILE in text_of(on_map, "#caption-page")
+    assert on_map.execute_script("return window.hacked") is None
+
+
+def test_search_by_words_ranks_regions_and_leads_to_the_map(driver):
+    from selenium.webdriver.common.keys import Keys
+
+    open_tab(driver, "Search")
+    wait(driver, "document.querySelector('#query textarea, #query input')")
+    box = driver.find_element("css selector", "#query textarea, #query input")
+    box.send_keys("a <b>river</b> with trees")
+    box.send_keys(Keys.ENTER)
+    wait(driver, "document.querySelectorAll('#search-results button.region').length === 12")
+    assert "a <b>river</b> with trees" in text_of(driver, "#search-results h4")
+    assert len(driver.find_elements("css selector", "#search-results path.hit")) == 12
+    region = driver.execute_script(
+        "const button = document.querySelector('#search-results button.region'); button.click();"
+        "return button.dataset.region"
+    )
+    wait(driver, "document.querySelector('.card').dataset.region === arguments[0]", region)
+
+
+def test_search_for_nothing_says_what_to_write(driver):
+    open_tab(driver, "Search")
+    wait(driver, "document.querySelector('#query textarea, #query input')")
+    box = driver.find_element("css selector", "#query textarea, #query input")
+    box.clear()
+    box.send_keys("   ")
+    driver.find_element("id", "search-button").click()
+    wait(driver, "document.querySelector('#search-results .notice.error')")
+    assert "Write what to look for" in text_of(driver, "#search-results")
+
+
+def drop(driver, where: str, files: list[str]) -> None:
+    """Hand files to an upload, in place of what it had."""
+    open_tab(driver, "Your images")
+    wait(driver, "document.querySelector('#describe')")
+    driver.execute_script(
+        "const clear = document.querySelector(`${arguments[0]} button[aria-label=Clear],"
+        " ${arguments[0]} button[title=Clear]`); if (clear) clear.click()",
+        where,
+    )
+    wait(driver, "document.querySelector(arguments[0] + ' input[type=file]')", where)
+    if files:
+        field = driver.find_element("css selector", f"{where} input[type=file]")
+        field.send_keys("\n".join(files))
+        wait(driver, "document.querySelectorAll(arguments[0] + ' tr.file').length ==="
+             " arguments[1]", where, len(files))  # fmt: skip
+
+
+def describe(driver) -> str:
+    """Press the button and wait for another answer."""
+    driver.execute_script("const old = document.querySelector('#own-results .own,"
+                          " #own-results > * .notice'); if (old) old.dataset.old = 1")  # fmt: skip
+    driver.find_element("id", "describe").click()
+    wait(driver, "[...document.querySelectorAll('#own-results .own, #own-results .notice')]"
+         ".some((node) => !node.dataset.old && !node.closest('[data-old]'))")  # fmt: skip
+    return text_of(driver, "#own-results")
+
+
+def test_dropped_pictures_give_predictions_a_warning_and_vectors(driver, picture_files):
+    drop(driver, "#street-views", picture_files["street_view"])
+    drop(driver, "#satellite", picture_files["satellite"][:1])
+    answer = describe(driver)
+    assert "Your 4 pictures" in answer
+    assert "training data" in answer or "the probes have seen" in answer
+    assert "Predicted, as if it were a region of Harborview" in answer
+    assert "Described by prompts" in answer
+    wait(driver, "document.querySelectorAll('#vectors tr.file').length === 2")
+    assert "region.parquet" in text_of(driver, "#vectors").replace(" ", "")
+
+
+def test_nothing_dropped_and_bad_files_are_told_in_a_sentence(driver, tmp_path: Path):
+    drop(driver, "#street-views", [])
+    drop(driver, "#satellite", [])
+    assert "There is no picture yet" in describe(driver)
+    page = tmp_path / "page.jpg"
+    page.write_text("<!doctype html><script>window.hacked = 3</script>")
+    drop(driver, "#satellite", [str(page)])
+    answer = describe(driver)
+    assert "“page.jpg” cannot be used" in answer
+    assert "web page" in answer
+    assert "Traceback" not in answer
+    assert driver.execute_script("return window.hacked") is None
+
+
+def test_caption_page_goes_to_the_next_image(driver):
+    open_tab(driver, "Captions")
+    title = "document.querySelector('#caption-page figcaption b').textContent"
+    first = wait(driver, title)
+    driver.find_element("id", "next-image").click()
+    wait(driver, f"{title} !== arguments[0]", first)
+    assert "chosen" in text_of(driver, "#caption-page")
+
+
+def test_phone_wide_window_never_scrolls_sideways(driver):
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
+    try:
+        for name in TABS:
+            open_tab(driver, name)
+            time.sleep(0.3)
+            inside, outside = driver.execute_script(
+                "return [document.documentElement.scrollWidth, window.innerWidth]"
+            )
+            assert inside <= outside, name
+    finally:
+        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
