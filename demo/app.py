@@ -38,6 +38,8 @@ def build_app(settings: DemoSettings) -> Any:
 
     towers = load_towers(settings.model_name_or_path)
     cities = open_cities(settings, towers.encoder.name, towers.encoder.dim)
+    for city in cities.values():
+        city.warm()
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)
     ) as app:
@@ -52,6 +54,7 @@ def build_app(settings: DemoSettings) -> Any:
 
 def launch_options() -> dict[str, Any]:
     """What `launch` is told besides the port: style, limits, nothing from elsewhere."""
+    from .limits import upload_limit
     from .tabs import style, theme
 
     return {
@@ -60,6 +63,8 @@ def launch_options() -> dict[str, Any]:
         "max_file_size": MAX_UPLOAD,
         "footer_links": [],
         "share": False,
+        "ssr_mode": False,
+        "app_kwargs": {"middleware": [upload_limit()]},
         "enable_monitoring": False,
     }
 

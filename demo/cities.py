@@ -114,6 +114,11 @@ class ShownCity:
         """The indicators."""
         return self.city.targets
 
+    def warm(self) -> None:
+        """Compute what the first click needs before anyone waits for it."""
+        first = next(iter(self.views.values()))
+        _ = first.probes, first.neighbours
+
     def target(self, name: str) -> tuple[int, Target]:
         """An indicator with its column.
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +13,7 @@ from dataset_builders.images import BadImageError, decode_image, encode_image
 from dataset_builders.storage import table_shards
 
 THUMBNAIL_SIDE, PICTURE_SIDE = 192, 512  # pixels, at most
-KEPT_PICTURES = 2048
+KEPT_PICTURES, KEPT_GROUPS = 2048, 16
 COLUMNS = ("image_id", "region_id")
 SHOWN = ("caption", "caption_model", "source", "licence", "captured_at")
 
@@ -91,7 +90,7 @@ class Pictures:
     def _read_uncached(self, number: int, side: int) -> Picture:
         which = int(np.searchsorted(self._ends, number, side="right"))
         first = int(self._ends[which - 1]) if which else 0
-        values = _read_row(*self._groups[which], number - first)
+        values = _read_group(*self._groups[which]).slice(number - first, 1).to_pylist()[0]
         image = values.pop("image") or {}
         known = [values[name] for name in SHOWN[2:] if values.get(name)]
         return Picture(
@@ -105,10 +104,12 @@ class Pictures:
         )
 
 
-def _read_row(path: Path, group: int, row: int) -> dict[str, Any]:
+@lru_cache(KEPT_GROUPS)
+def _read_group(path: Path, group: int) -> pa.Table:
+    """A row group holds a hundred pictures, and look-alikes often lie in the same few groups."""
     with pq.ParquetFile(path, pre_buffer=False) as file:
         have = [name for name in ("image", *COLUMNS, *SHOWN) if name in file.schema_arrow.names]
-        return file.read_row_group(group, columns=have).slice(row, 1).to_pylist()[0]
+        return file.read_row_group(group, columns=have, use_threads=False)
 
 
 def reduced(data: bytes, side: int) -> bytes | None:

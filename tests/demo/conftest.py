@@ -43,12 +43,13 @@ def embed_city(dataset: Path, city: str, model: Path, path: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def two_cities(tmp_path_factory) -> Path:
-    """Two synthetic cities of 6 x 6 regions with one street view each; a caption is hostile."""
+def two_cities(tiny_city, tmp_path_factory) -> Path:
+    """Synthetic cities of 6 x 6 and of 3 x 3 regions; a caption is hostile."""
     from dataset_builders.synthetic import build_dataset
 
-    folder = tmp_path_factory.mktemp("two_cities")
-    build_dataset(folder, ("harborview", "oldgate"), grid_size=6, street_views=1, num_workers=1)
+    folder = tmp_path_factory.mktemp("two_cities") / "dataset"
+    shutil.copytree(tiny_city, folder)
+    build_dataset(folder, ("oldgate",), grid_size=3, street_views=1, num_workers=1)
     make_hostile(folder)
     return folder
 

@@ -98,7 +98,7 @@ def test_pointer_click_on_a_region_shows_pictures_predictions_and_similar_region
     assert on_map.execute_script(
         "return document.querySelector('.card h3').textContent"
     ).startswith("harborview_002_002")
-    assert card.count("<figure>") == 2
+    assert card.count("<figure>") == 3
     assert card.count("<tr>") == 8
     assert "Most similar in Harborview" in card
     assert "Most similar in other cities" in card
@@ -268,9 +268,12 @@ def test_caption_page_goes_to_the_next_image(driver):
     assert "chosen" in text_of(driver, "#caption-page")
 
 
-def test_phone_wide_window_never_scrolls_sideways(driver):
+def test_phone_wide_window_shows_all_tabs_and_never_scrolls_sideways(driver, address):
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
     try:
+        driver.get(address)
+        wait(driver, "document.querySelectorAll('#map-panel svg.city .regions path').length === 36")
+        click_region(driver, 20)
         for name in TABS:
             open_tab(driver, name)
             time.sleep(0.3)

@@ -1,0 +1,47 @@
+"""Uploads that are too large are refused by what they announce, before a byte of them is stored."""
+
+from typing import Any
+
+from starlette.middleware import Middleware
+from starlette.responses import JSONResponse
+
+from .uploads import MAX_BYTES, MAX_STREET_VIEWS
+
+UPLOAD = "/upload"
+MAX_UPLOAD_BYTES = (MAX_STREET_VIEWS + 1) * MAX_BYTES  # of one request, which may hold many files
+
+
+class UploadLimit:
+    """Refuses requests to the upload route without a length, or with too great a one."""
+
+    def __init__(self, app: Any):
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """ASGI."""
+        if scope["type"] == "http" and scope["path"].rstrip("/").endswith(UPLOAD):
+            length = dict(scope["headers"]).get(b"content-length", b"")
+            if scope["method"] == "POST" and not 0 < _number(length) <= MAX_UPLOAD_BYTES:
+                await _refusal(length)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+def upload_limit() -> Middleware:
+    """For `FastAPI(middleware=[...])`."""
+    return Middleware(UploadLimit)
+
+
+def _number(length: bytes) -> int:
+    return int(length) if length.isdigit() else 0
+
+
+def _refusal(length: bytes) -> JSONResponse:
+    said = (
+        f"At most {MAX_STREET_VIEWS} pictures of {MAX_BYTES // 1_000_000} MB each; "
+        f"{_number(length) / 1e6:.0f} MB were announced. Drop fewer or smaller ones."
+    )
+    return JSONResponse({"detail": said}, status_code=413)
+
+
+__all__ = ["MAX_UPLOAD_BYTES", "UploadLimit", "upload_limit"]
