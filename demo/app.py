@@ -59,7 +59,8 @@ def launch_options() -> dict[str, Any]:
 
     return {
         "theme": theme(),
-        "css": style(),
+        # not as `css`, whose every rule Gradio ties to a box within the page
+        "head": f"<style>{style()}</style>",
         "max_file_size": MAX_UPLOAD,
         "footer_links": [],
         "share": False,

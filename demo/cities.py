@@ -84,7 +84,9 @@ class ShownCity:
             name: _in_order(table.vectors[name], order) for name in VIEWS if name in table.vectors
         }
         single = {name: X for name, X in single.items() if np.isfinite(X).any()}
-        found = {name: (X, X) for name, X in single.items()}
+        found: dict[str, tuple[Floats, NDArray[np.floating]]] = {
+            name: (X, X) for name, X in single.items()
+        }
         if len(single) == 2:
             parts = [single[name] for name in VIEWS]
             found[BOTH] = (np.concatenate(parts, axis=1), side_by_side(parts))

@@ -1,5 +1,6 @@
 """Regions whose pictures look alike, within a city and over cities, and how near is near."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,7 +65,7 @@ class Neighbours:
         return 1 - scores[:, 1]
 
 
-def side_by_side(parts: list[Vectors]) -> Vectors:
+def side_by_side(parts: Sequence[Vectors]) -> Vectors:
     """Vectors of several views as one whose cosine is the mean of theirs: `(N, sum of D)`."""
     return np.concatenate([unit(part) for part in parts], axis=1)
 

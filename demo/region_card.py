@@ -126,6 +126,8 @@ def prediction_table(
 
 
 def _range(low: float, high: float, target: Target) -> str:
+    if not np.isfinite(high - low):
+        return '<span class="soft">too few labels</span>'
     return f'<span class="soft">{number(raw(low, target))} – {number(raw(high, target))}</span>'
 
 
@@ -140,12 +142,17 @@ def _interval_plot(
     def x(one: float) -> float:
         return float(np.clip(2 + 96 * (one - least) / reach, 1, 99))
 
+    interval = (
+        f'<line class="interval" x1="{x(low):.1f}" x2="{x(high):.1f}" y1="8" y2="8"/>'
+        if np.isfinite(high - low)
+        else ""
+    )
     truth = "" if known is None else f'<circle class="truth" cx="{x(known):.1f}" cy="8" r="4"/>'
     return (
         '<svg viewBox="0 0 100 16" preserveAspectRatio="none" aria-hidden="true">'
         f'<line class="range" x1="1" x2="99" y1="8" y2="8"/>'
-        f'<line class="interval" x1="{x(low):.1f}" x2="{x(high):.1f}" y1="8" y2="8"/>'
-        f'<line class="value" x1="{x(value):.1f}" x2="{x(value):.1f}" y1="2" y2="14"/>{truth}</svg>'
+        f'{interval}<line class="value" x1="{x(value):.1f}" x2="{x(value):.1f}" y1="2" y2="14"/>'
+        f"{truth}</svg>"
     )
 
 

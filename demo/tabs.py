@@ -41,6 +41,7 @@ def header(cities: Cities, towers: Towers) -> None:
         f"region representations out. {shown}: {regions:,} regions, vectors of "
         f"{text(towers.name)}.</p></header>",
         js_on_load=None,
+        apply_default_css=False,
     )
 
 
@@ -69,10 +70,10 @@ def search_tab(cities: Cities, towers: Towers) -> None:
                 label="What to look for", placeholder=EXAMPLES[0], max_length=2000, scale=4,
                 elem_id="query",
             )  # fmt: skip
-            city = gr.Dropdown(_choices(cities), value=first.name, label="City", min_width=140)
+            city = gr.Dropdown(_choices(cities), value=first.name, label="City", min_width=170)
             view = gr.Dropdown(
                 [(VIEW_TITLES[name], name) for name in views_for_search(first)],
-                label="In pictures", min_width=140,
+                label="In pictures", min_width=170,
             )  # fmt: skip
             button = gr.Button("Search", variant="primary", min_width=110, elem_id="search-button")
         gr.Examples(
@@ -81,7 +82,7 @@ def search_tab(cities: Cities, towers: Towers) -> None:
         found = gr.HTML(
             elem_id="search-results", js_on_load=_asset("leads.js"), apply_default_css=False
         )
-    asked = {"fn": search, "inputs": [query, city, view], "outputs": found}
+    asked: Any = {"fn": search, "inputs": [query, city, view], "outputs": found}
     for event in (button.click, query.submit):
         event(**asked, api_visibility="private", show_progress="minimal")
 
@@ -147,7 +148,7 @@ def captions_tab(cities: Cities) -> None:
     ids = tables[first].image_ids
     with gr.Tab("Captions", id="captions"):
         with gr.Row(elem_classes="asking", visible=bool(ids) or len(cities) > 1):
-            city = gr.Dropdown(_choices(cities), value=first, label="City", min_width=140)
+            city = gr.Dropdown(_choices(cities), value=first, label="City", min_width=170)
             image = gr.Dropdown(
                 ids, value=ids[0] if ids else None, label="Image", allow_custom_value=True,
                 scale=3, elem_id="image-id",

@@ -11,6 +11,7 @@ from demo.cities import ShownCity, number, open_cities, shown
 from demo.map_panel import MapPanel
 from demo.neighbours import FAR, Neighbours, side_by_side
 from demo.own_images import answer
+from demo.region_card import prediction_table
 from demo.reported import Report
 from demo.search_tab import search_regions
 from demo.settings import DemoSettings
@@ -107,6 +108,12 @@ def test_values_go_back_to_the_raw_scale_and_not_below_zero():
     target = Target("population", "people", "ln1p", np.zeros(1))
     assert shown(np.log1p(250), target) == "250"
     assert shown(-3.0, target) == "0"
+
+
+def test_a_prediction_without_an_interval_says_why_and_draws_none(town):
+    table = prediction_table(town, np.array([5.0]), np.array([np.nan]))
+    assert "too few labels" in table
+    assert "nan" not in table
 
 
 # ---- neighbours ---------------------------------------------------------------------------------
