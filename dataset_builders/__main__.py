@@ -75,15 +75,21 @@ def _parser() -> argparse.ArgumentParser:
     build = _command(commands, "build", _build, "fetch what is missing, write the dataset", BUILD)
     for one in (plan, build):
         one.add_argument("--limit", type=_positive, help="only the first regions, for a try")
-    build.add_argument("--dry_run", action="store_true", help="say what it would do, and stop")
-    build.add_argument("--max_cost", type=float, help="refuse to start if it may cost more")
+    build.add_argument(
+        "--dry_run", "--dry-run", action="store_true", help="say what it would do, and stop"
+    )
+    build.add_argument(
+        "--max_cost", "--max-cost", type=float, help="refuse to start if it may cost more"
+    )
     build.add_argument("--yes", action="store_true", help="do not ask, however much it takes")
     _command(commands, "status", _status, "how far a build is, and what failed")
     _command(commands, "retry-failed", _retry_failed, "let the next build ask again")
     publish = _command(commands, "publish", _publish, "shards, card and licence gate", PUBLISH)
     publish.add_argument("--push_to_hub", metavar="ORG/NAME", help="also push it; log in first")
     publish.add_argument("--private", action="store_true", help="of a repository that is made")
-    publish.add_argument("--dry_run", action="store_true", help="list what would be pushed")
+    publish.add_argument(
+        "--dry_run", "--dry-run", action="store_true", help="list what would be pushed"
+    )
     rehydrate = commands.add_parser(
         "rehydrate",
         help="fetch the pictures that a published dataset may only name",

@@ -160,6 +160,8 @@ def _duplicates(dataset: Path, city: str, regions: gpd.GeoDataFrame) -> dict[str
 
 
 def _said_of_duplicates(found: Mapping[str, Any]) -> str:
+    if not found["groups"]:
+        return "<p>No two regions share a picture byte for byte.</p>"
     said = (
         f"{found['groups']:,} groups of regions share a picture byte for byte "
         f"({found['regions']:,} regions)."
