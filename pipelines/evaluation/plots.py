@@ -66,7 +66,7 @@ def draw_scatter(
         figure.suptitle(title, fontsize=12)
         figure.supxlabel("truth", fontsize=10)
         figure.supylabel("prediction (test regions)", fontsize=10)
-        _save(figure, path)
+        save(figure, path)
 
 
 def _scatter_panel(
@@ -128,7 +128,7 @@ def draw_maps(
             means = of_indicator.groupby("region_id")["prediction"].mean()
             _map_row(figure, row, regions, means, name, scale_name(indicators[name]))
         figure.suptitle(title, fontsize=12)
-        _save(figure, path)
+        save(figure, path)
     return True
 
 
@@ -172,7 +172,7 @@ def _map_row(
 
 def _name_panel(axes: Axes, name: str, scale: str) -> None:
     """The indicator's name, and below it, small, what is shown of it."""
-    axes.set_title(f"{_readable(name)}\n", loc="left", fontweight="bold")
+    axes.set_title(f"{readable(name)}\n", loc="left", fontweight="bold")
     axes.text(0, 1.02, scale, transform=axes.transAxes, fontsize=7, color=LINE_COLOUR)
 
 
@@ -186,13 +186,15 @@ def _marker_size(n: int) -> float:
     return float(np.clip(12_000 / n, 2, 60))
 
 
-def _readable(name: str) -> str:
+def readable(name: str) -> str:
+    """A column's name for people."""
     return name.replace("_", " ")
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG, whole or not at all."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
 
 
-__all__ = ["draw_maps", "draw_scatter", "scale_name"]
+__all__ = ["STYLE", "draw_maps", "draw_scatter", "readable", "save", "scale_name"]

@@ -41,6 +41,7 @@ from .tables import (
     statistics_table,
     systems_table,
 )
+from .variants import method_references, studies, variant_blocks
 
 REPORT_FILE, PAGE_FILE = "report.md", "report.html"
 TABLES_FOLDER, FIGURES_FOLDER = "tables", "figures"
@@ -141,7 +142,8 @@ def _protocol_section(
         Text(seeds_note(city, city.of(protocol), protocol)),
         score_table(city, protocol, "r2", paper),
     ]
-    compared = cached_differences(city, [*references(city), *_gain_reference(city)])
+    wanted = [*references(city), *_gain_reference(city), *method_references(city)]
+    compared = cached_differences(city, list(dict.fromkeys(wanted)))
     for reference in references(city):
         table = difference_table(city, protocol, reference.system, compared[reference])
         blocks += [table] if table else []
@@ -158,7 +160,10 @@ def _protocol_section(
         if any(row.probe == probe for row in city.of(protocol))
     ]
     blocks.append(Folded("RMSE, MAE, rank correlation, and all by probe", (*others, *compact)))
-    return blocks + prediction_figures(city, protocol, output, FIGURES_FOLDER)
+    blocks += prediction_figures(city, protocol, output, FIGURES_FOLDER)
+    for study in studies(city, protocol, compared):
+        blocks += variant_blocks(study, output, FIGURES_FOLDER, paper)
+    return blocks
 
 
 def _gain_reference(city: CityResults) -> list[Reference]:
