@@ -58,6 +58,14 @@ Tables, scatter plots and maps from the results of all cities in OUTPUT_DIR: OUT
 
   python evaluate.py report --output_dir runs/results
 """,
+    "efficiency": """\
+Count the parameters of systems and measure how fast they encode, on this machine:
+OUTPUT_DIR/efficiency.json, which report shows when it lies beside the results.
+
+  python evaluate.py efficiency --dataset_name runs/captioned --city harborview \
+      --model_name_or_path runs/quickstart/model --output_dir runs
+  python evaluate.py efficiency --systems resnet18 tile2vec --real_size true ...
+""",
     "check": """\
 Do the numbers of a results table fit each other? RMSE / sqrt(1 - R2) is the SD of the test labels:
 one number for all systems that were scored on one test set.
@@ -80,6 +88,7 @@ Measure region representations, beside controls, under splits named by their use
   python evaluate.py baseline --help  the same, by a published system fitted on the city
   python evaluate.py probe  --help    vectors -> scores of every indicator
   python evaluate.py report --help    scores -> Markdown and pictures
+  python evaluate.py efficiency --help  parameters and speed of the systems
   python evaluate.py check  --help    do the numbers of a results table fit each other?
   python evaluate.py embed_captions --help   captions alone -> one vector a region
   python evaluate.py retrieve  --help  images and texts find each other; search regions by words
@@ -214,6 +223,24 @@ class ReportArguments:
 
 
 @dataclass
+class EfficiencyArguments:
+    """Flags of `evaluate.py efficiency`."""
+
+    dataset_name: str = _help("", "Folder or Hub id of a dataset; with captions for some systems.")
+    city: str = _help("", "City of the dataset, of 128 regions or more.")
+    output_dir: str = _help("", "efficiency.json goes there.")
+    model_name_or_path: str | None = _help(None, "An UrbanLN checkpoint, measured too.")
+    systems: list[str] = field(
+        default_factory=lambda: ["resnet18", "tile2vec", "urbanclip-full", "urbanvlp"],
+        metadata={"help": f"Some of {', '.join(SYSTEMS)}."},
+    )
+    size: Literal["cpu", "paper"] = _help("cpu", "Of their recipes.")
+    real_size: bool = _help(False, "Also UrbanLN and CLIP as ViT-B/16, with drawn weights.")
+    min_seconds: float = _help(2.0, "That each batch size is measured for, at least.")
+    device: str | None = _help(None, "cpu, cuda, cuda:1. Default: what there is.")
+
+
+@dataclass
 class CheckArguments:
     """Flags of `evaluate.py check`."""
 
@@ -227,6 +254,7 @@ Arguments = (
     | BaselineArguments
     | ProbeArguments
     | ReportArguments
+    | EfficiencyArguments
     | CheckArguments
     | language.LanguageArguments
     | study.StudyArguments
@@ -236,6 +264,7 @@ COMMANDS: dict[str, type] = {
     "baseline": BaselineArguments,
     "probe": ProbeArguments,
     "report": ReportArguments,
+    "efficiency": EfficiencyArguments,
     "check": CheckArguments,
     **language.COMMANDS,
     **study.COMMANDS,
@@ -325,6 +354,8 @@ def _check(
         _check_baseline(arguments)
     elif isinstance(arguments, ProbeArguments):
         _check_probe(arguments)
+    elif isinstance(arguments, EfficiencyArguments):
+        _choices(arguments, systems=tuple(SYSTEMS))
     elif isinstance(arguments, language.LanguageArguments):
         _check_language(arguments)
     elif isinstance(arguments, study.StudyArguments):

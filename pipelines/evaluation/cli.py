@@ -8,6 +8,7 @@ from pathlib import Path
 from .arguments import (
     BaselineArguments,
     CheckArguments,
+    EfficiencyArguments,
     EmbedArguments,
     ProbeArguments,
     ReportArguments,
@@ -30,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             run_baseline(arguments)
         elif isinstance(arguments, ProbeArguments):
             run_probe(arguments)
+        elif isinstance(arguments, EfficiencyArguments):
+            run_efficiency(arguments)
         elif isinstance(arguments, CheckArguments):
             return run_check(arguments)
         elif isinstance(arguments, LanguageArguments):
@@ -143,6 +146,25 @@ def run_report(arguments: ReportArguments) -> Path:
     return report
 
 
+def run_efficiency(arguments: EfficiencyArguments) -> Path:
+    """`evaluate.py efficiency`: returns the path of efficiency.json."""
+    from .efficiency import measure_efficiency
+
+    path = measure_efficiency(
+        Path(arguments.output_dir),
+        arguments.dataset_name,
+        arguments.city,
+        arguments.systems,
+        arguments.size,
+        arguments.model_name_or_path,
+        arguments.real_size,
+        arguments.min_seconds,
+        arguments.device or default_device(),
+    )
+    print(f"Measured: {path}")
+    return path
+
+
 def run_check(arguments: CheckArguments) -> int:
     """`evaluate.py check`: prints the findings; 1 if anything does not fit."""
     from .checking import check_path
@@ -179,6 +201,7 @@ __all__ = [
     "main",
     "run_baseline",
     "run_check",
+    "run_efficiency",
     "run_embed",
     "run_language",
     "run_probe",

@@ -154,7 +154,7 @@ def _map_row(
             ax=axes,
             cmap=colours,
             norm=norm,
-            markersize=_marker_size(len(joined)),
+            markersize=marker_size(len(joined)),
             missing_kwds={"color": MISSING_COLOUR},
             # neighbours overlap by a hair: no white seams
             edgecolor="face",
@@ -181,7 +181,7 @@ def _limits(values: np.ndarray, percentiles: tuple[int, int]) -> tuple[float, fl
     return (float(low), float(high)) if high > low else (float(low) - 0.5, float(low) + 0.5)
 
 
-def _marker_size(n: int) -> float:
+def marker_size(n: int) -> float:
     """Area of a point in points squared, where regions are points."""
     return float(np.clip(12_000 / n, 2, 60))
 
@@ -197,4 +197,13 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=150)
 
 
-__all__ = ["STYLE", "draw_maps", "draw_scatter", "readable", "save", "scale_name"]
+__all__ = [
+    "MISSING_COLOUR",
+    "STYLE",
+    "draw_maps",
+    "draw_scatter",
+    "marker_size",
+    "readable",
+    "save",
+    "scale_name",
+]

@@ -11,6 +11,7 @@ from pathlib import Path
 from .checker import check_publication, check_rows
 from .checking import MEANING, publication_lines, spread_lines
 from .city_results import PROTOCOL_TITLES, CityResults, read_cities
+from .clusters import cluster_blocks
 from .conformal import Coverage, measure_coverage
 from .differences import cached_differences, references
 from .documents import (
@@ -23,6 +24,7 @@ from .documents import (
     write_markdown,
     write_tables,
 )
+from .efficiency_report import efficiency_blocks
 from .errors import InputError
 from .figures import prediction_figures
 from .limits import distance_table, limits, seeds_note
@@ -41,10 +43,13 @@ from .tables import (
     statistics_table,
     systems_table,
 )
+from .transfer_report import read_transfer, transfer_blocks
 from .variants import method_references, studies, variant_blocks
 
 REPORT_FILE, PAGE_FILE = "report.md", "report.html"
 TABLES_FOLDER, FIGURES_FOLDER = "tables", "figures"
+# beside the results, where the benchmark lays them
+EMBEDDINGS_FOLDER, TRANSFER_FOLDER = "embeddings", "transfer/results"
 COORDINATES_BY_RIDGE = Reference("coordinates", "none", "ridge")
 
 
@@ -71,6 +76,10 @@ def write_report(output: Path, echo: Callable[[str], None] = print) -> Path:
         for protocol in city.protocols:
             echo(f"\n{city.title}: {PROTOCOL_TITLES[protocol]}, R²\n")
             echo(to_markdown(score_table(city, protocol, "r2")))
+    transfer = read_transfer(output.parent / TRANSFER_FOLDER)
+    if transfer:
+        blocks += transfer_blocks(transfer, output, FIGURES_FOLDER)
+    blocks += efficiency_blocks(output.parent, output, FIGURES_FOLDER)
     blocks += _paper_section(paper)
     blocks += _recompute_section(cities)
     write_tables(output / TABLES_FOLDER, blocks)
@@ -118,6 +127,8 @@ def _city_section(city: CityResults, output: Path, paper: Publication) -> list[B
     measured = measure_coverage(city.folder)
     for protocol in city.protocols:
         blocks += _protocol_section(city, protocol, measured, output, paper)
+    embeddings = output.parent / EMBEDDINGS_FOLDER / city.name
+    blocks += cluster_blocks(city, embeddings, output, FIGURES_FOLDER)
     blocks.append(Heading(3, f"{city.title}: limits"))
     blocks.append(Bullets(tuple(limits(city))))
     distances = distance_table(city)

@@ -27,11 +27,12 @@ from .probe import ProbeSettings
 from .results import ResultRow
 from .sources import open_city
 from .systems import NO_VIEW
+from .trainings import groups
 
 TABLE_FILE, SKIPPED_FILE = "transfer.csv", "transfer_skipped.json"
 JOINT = "+"
 SCORES = ("r2", "rmse", "mae", "spearman", "label_sd_test", "n_test")
-CELL = ["protocol", "within", "source", "target", "system", "view", "probe", "indicator"]
+CELL = ["protocol", "within", "source", "target", "group", "system", "view", "probe", "indicator"]
 TITLES = {
     CITY_ENCODER: "Encoder of the source, probe of the target",
     CITY: "Encoder and probe of the source",
@@ -54,6 +55,13 @@ class SourceTables:
     def members(self) -> list[str]:
         """The cities it is made of."""
         return self.name.split(JOINT)
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """Label of a table -> the system that it is a training of."""
+        tables = [table for city in self.cities.values() for table in city.tables]
+        metadata = {table.label: table.metadata for table in tables}
+        return groups(metadata, metadata)
 
 
 def transfer_matrix(
@@ -94,7 +102,7 @@ def transfer_matrix(
     for source in read_sources(embeddings, dataset_name, sources):
         for name in _targets(source, targets):
             for part in _carry(source, name, output / name, within, settings):
-                rows += [_cell(row, source.name, within) for row in part.rows]
+                rows += [_cell(row, source, within) for row in part.rows]
                 skipped += [{"source": source.name, "target": name, **one} for one in part.skipped]
     if not rows:
         raise InputError(f"Nothing in {embeddings} could be scored; see {output / SKIPPED_FILE}.")
@@ -168,12 +176,13 @@ def _carry(
 # ---- the table ----------------------------------------------------------------------------------
 
 
-def _cell(row: ResultRow, source: str, within: str) -> dict[str, object]:
+def _cell(row: ResultRow, source: SourceTables, within: str) -> dict[str, object]:
     return {
         "protocol": row.protocol,
         "within": within if row.protocol == CITY_ENCODER else "",
-        "source": source,
+        "source": source.name,
         "target": row.city,
+        "group": source.groups.get(row.system, row.system),
         "synthetic": row.synthetic,
         **{name: getattr(row, name) for name in ("system", "view", "probe", "indicator", *SCORES)},
     }

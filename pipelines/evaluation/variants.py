@@ -67,7 +67,7 @@ class Study:
 
     @property
     def swept(self) -> dict[float, str]:
-        """mu -> system; the method's own among them. Empty where nothing is swept."""
+        """Mu -> system; the method's own among them. Empty where nothing is swept."""
         found = {mu: name for name in self.variants if (mu := self.mu(name)) is not None}
         own = self.mu(self.method)
         return dict(sorted({**found, own: self.method}.items())) if found and own else {}
@@ -86,7 +86,8 @@ class Study:
 
     def short(self, system: str) -> str:
         """A variant's name without what all names begin with."""
-        return system.removeprefix(commonprefix([*self.variants, self.method])) or system
+        shared = commonprefix([*self.variants, self.method])  # noqa: RUF071 - names, no paths
+        return system.removeprefix(shared) or system
 
     def r2(self, system: str, view: str, probe: str, indicator: str) -> pd.Series:
         """By training and split; `mean`: over the indicators that are scored."""
@@ -181,9 +182,7 @@ def _overall(study: Study) -> str:
 
 def _ablation_cells(study: Study, one: Difference) -> tuple[Cell, ...]:
     where = one.view, one.probe, one.indicator
-    full, mine = (
-        float(study.r2(system, *where).mean()) for system in (study.method, one.system)
-    )
+    full, mine = (float(study.r2(system, *where).mean()) for system in (study.method, one.system))
     interval = one.intervals["r2"]
     change = 100 * interval.estimate / full if full > 0 else math.nan
     seeds = study.by_seed(one.system, *where)
@@ -265,8 +264,8 @@ def sweep_table(study: Study, paper: Publication) -> Table | None:
             names = words(_named(indicator), VIEW_NAMES[view], PROBE_NAMES[probe])
             body.append((*names, *_mark_best(cells)))
     for view, cities in paper.mu_sweep.items():
-        for city, scores in cities.items():
-            printed = dict(zip(paper.mu_values, scores, strict=True))
+        for city, own in cities.items():
+            printed = dict(zip(paper.mu_values, own, strict=True))
             names = words(f"population, {city.replace('_', ' ').title()} ({PAPER_MARK})",
                           VIEW_NAMES[view], "", soft=True)  # fmt: skip
             body.append((*names, *(number(printed.get(mu), soft=True) for mu in grid)))
@@ -360,19 +359,21 @@ def _bars(study: Study, view: str, probe: str, output: Path, folder: str) -> Pic
     )
 
 
-def _curves(
-    study: Study, probe: str, output: Path, folder: str, paper: Publication
-) -> Picture:
+def _curves(study: Study, probe: str, output: Path, folder: str, paper: Publication) -> Picture:
     zero = Interval(0.0, 0.0, 0.0)
     own = study.mu(study.method)
     panels: dict[str, list[Curve]] = {}
     for indicator in [n for n in (SWEPT_IN_PAPER, _overall(study)) if n in study.indicators]:
         for view in [view for view, known in study.cells if known == probe]:
+            found = {
+                system: one
+                for (system, *cell), one in study.differences.items()
+                if cell == [view, probe, indicator]
+            }
             points = {
-                mu: zero if system == study.method else one.intervals["r2"]
+                mu: zero if system == study.method else found[system].intervals["r2"]
                 for mu, system in study.swept.items()
-                if system == study.method
-                or (one := study.differences.get((system, view, probe, indicator)))
+                if system == study.method or system in found
             }
             curve = Curve(VIEW_NAMES[view], tuple(points), tuple(points.values()))
             panels.setdefault(_named(indicator), []).append(curve)

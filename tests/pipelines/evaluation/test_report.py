@@ -38,8 +38,8 @@ def quick_run(folder, **toy):
     """Embed, probe and report with the command line itself."""
     dataset = str(build_toy(folder / "dataset", side=12, street_views=1, **toy))
     where = ["--dataset_name", dataset, "--city", CITY, "--output_dir"]
-    assert main(["embed", "--encoder", "colour_texture", *where, str(folder / "e")]) == 0
-    table = str(folder / "e" / CITY / "colour_texture.parquet")
+    assert main(["embed", "--encoder", "colour_texture", *where, str(folder / "embeddings")]) == 0
+    table = str(folder / "embeddings" / CITY / "colour_texture.parquet")
     assert main(["probe", "--embeddings", table, *where, str(folder / "r"), *FAST]) == 0
     assert main(["report", "--output_dir", str(folder / "r")]) == 0
     return folder / "r"

@@ -1,0 +1,134 @@
+import json
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pipelines.evaluation import efficiency
+from pipelines.evaluation.documents import tables_of
+from pipelines.evaluation.efficiency import (
+    measure,
+    measure_efficiency,
+    modules_of,
+    parameters,
+    running_modules,
+    subset,
+)
+from pipelines.evaluation.efficiency_report import efficiency_blocks
+from pipelines.evaluation.errors import InputError
+from tests.pipelines.evaluation.baselines.toy_pairs import toy_city
+
+
+class Net(nn.Module):
+    """10 parameters that run, 6 that do not."""
+
+    def __init__(self):
+        super().__init__()
+        self.used, self.unused = nn.Linear(4, 2), nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.used(x)
+
+
+def count(modules):
+    return sum(p.numel() for p in parameters(modules))
+
+
+def test_what_runs_is_counted_and_nothing_else():
+    net = Net()
+    with running_modules() as seen:
+        net(torch.zeros(1, 4))
+        net(torch.zeros(1, 4))
+    assert count(seen) == 10
+    net.unused(torch.zeros(1, 2))
+    assert count(seen) == 10, "what runs afterwards does not count"
+
+
+def test_attention_takes_weights_that_no_forward_shows():
+    attention = nn.MultiheadAttention(4, 2)
+    with running_modules() as seen:
+        attention(*[torch.zeros(1, 1, 4)] * 3)
+    assert count(seen) == sum(p.numel() for p in attention.parameters())
+
+
+def test_modules_are_found_in_lists_and_mappings():
+    class Holder:
+        def __init__(self):
+            self.one, self.more, self.named, self.words = Net(), [Net()], {"x": Net()}, ["no"]
+
+    assert count(list(modules_of(Holder()))) == 3 * 16
+
+
+def test_a_subset_keeps_regions_and_their_images():
+    data = toy_city(num_regions=6, views=2)
+    part = subset(data, 3)
+    assert part.region_ids == data.region_ids[:3]
+    for name, view in part.views.items():
+        whole = data.views[name]
+        own = np.flatnonzero(whole.region < 3)
+        assert view.image_ids == [whole.image_ids[i] for i in own]
+        assert (view.pixels == whole.pixels[own]).all()
+        assert (view.region == whole.region[own]).all()
+    with pytest.raises(InputError, match="has 6 regions"):
+        subset(data, 7)
+
+
+def test_speed_is_of_the_images_that_are_seen(monkeypatch):
+    monkeypatch.setattr(efficiency, "BATCHES", (1, 4))
+    data = toy_city(num_regions=6, views=2)
+    calls = []
+
+    def satellite_alone(part):
+        calls.append(len(part.region_ids))
+        return {"satellite": np.zeros((len(part.region_ids), 2))}
+
+    one, four = measure(satellite_alone, data, "cpu", 0.0)
+    assert (one.regions, one.images, four.regions, four.images) == (1, 1, 4, 4)
+    assert calls == [1] * 4 + [4] * 4, "one to warm up, three that count"
+    fused, _ = measure(lambda part: {"both": np.zeros((1, 2))}, data, "cpu", 0.0)
+    assert fused.images == 3, "a tile and two street views"
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("efficiency")
+    patch = pytest.MonkeyPatch()
+    patch.setattr(efficiency, "BATCHES", (1, 4))
+    patch.setattr(efficiency, "load_region_data", lambda *_: toy_city(num_regions=8, views=1))
+    said = []
+    measure_efficiency(folder, "toy", "toyville", ["resnet18", "tile2vec", "urbanclip"],
+                       min_seconds=0.0, log=said.append)  # fmt: skip
+    patch.undo()
+    return folder, said
+
+
+def test_frozen_systems_train_nothing_and_trained_ones_do(measured):
+    folder, said = measured
+    frozen, tile2vec, urbanclip = json.loads((folder / "efficiency.json").read_text())["systems"]
+    assert (frozen["trainable"], frozen["inference"]) == (0, frozen["total"])
+    assert tile2vec["trainable"] == tile2vec["inference"] == tile2vec["total"]
+    # the text side and the decoder are trained, and not needed to encode an image
+    assert urbanclip["inference"] < urbanclip["trainable"] <= urbanclip["total"]
+    assert len(said) == 3
+
+
+def test_the_report_shows_what_was_measured(measured, tmp_path):
+    folder, _ = measured
+    assert efficiency_blocks(tmp_path, tmp_path, "figures") == []
+    blocks = efficiency_blocks(folder, tmp_path, "figures")
+    (table,) = tables_of(blocks)
+    (one, *_) = json.loads((folder / "efficiency.json").read_text())["systems"]
+    assert table.rows[0][3].value == one["total"]
+    speed = one["speeds"][1]
+    assert table.rows[0][8].value == pytest.approx(speed["images"] / speed["seconds"])
+    assert table.rows[0][9].value == pytest.approx(speed["regions"] / speed["seconds"])
+    pixels = matplotlib.image.imread(tmp_path / "figures" / "efficiency.png")
+    assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 50
+
+
+def test_a_city_too_small_for_the_batch_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(efficiency, "load_region_data", lambda *_: toy_city(num_regions=8))
+    with pytest.raises(InputError, match="toyville has 8 regions; a batch of 128"):
+        measure_efficiency(tmp_path, "toy", "toyville", ["resnet18"])
