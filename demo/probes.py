@@ -86,7 +86,10 @@ class Probes:
         X = np.vstack([self.X, vector])
         outside = np.array([len(self.X)])
         found = [self._fit(X, fold, outside)[:, 0] for fold in self.folds]
-        return np.nanmean(found, axis=0), self._half_widths(np.ones(len(self.X), bool))
+        values = np.array([_mean(np.array(column)) for column in zip(*found, strict=True)])
+        if not found:
+            values = np.full(len(self.city.targets), np.nan)
+        return values, self._half_widths(np.ones(len(self.X), bool))
 
     def _hold_out(self) -> HeldOut:
         shape = (len(self.X), len(self.city.targets))

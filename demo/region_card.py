@@ -116,6 +116,8 @@ def prediction_table(
             f'<tr><th scope="row">{readable(target.name)}<span class="soft">{text(target.unit)}'
             f'</span></th>{numbers}<td class="plot">{plot}</td></tr>'
         )
+    if not rows:
+        return '<p class="soft">No prediction: too few regions of the city have a label.</p>'
     last = '<th scope="col">truth</th>' if truth is not None else ""
     return (
         '<table class="predictions"><thead><tr><th scope="col">indicator</th>'

@@ -118,6 +118,7 @@ def test_too_few_labels_give_no_prediction(data):
     few[:5] = y[:5]
     held_out = Probes(grid_city(few), X).held_out
     assert np.isnan(held_out.values).all()
+    assert np.isnan(Probes(grid_city(few), X).predict(X[0])[0]).all()
 
 
 def test_folds_too_small_to_fit_are_left_out():
