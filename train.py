@@ -14,6 +14,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (2: something given cannot be used)."""
+    from dataset_builders.hub_errors import explain
     from pipelines.pretraining.arguments import parse_arguments
     from pipelines.pretraining.errors import InputError
 
@@ -24,6 +25,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         pretrain(arguments)
     except InputError as error:
         print(f"train.py: error: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        said = explain(error)  # wherever in the work the Hub was asked
+        if said is None:
+            raise
+        print(f"train.py: error: {said}", file=sys.stderr)
         return 2
     return 0
 

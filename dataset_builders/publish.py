@@ -23,6 +23,8 @@ from .storage import (
 )
 
 CARD_FILE = "README.md"
+# of the examples, until the dataset has an id on the Hub
+PLACEHOLDER = 'name = "path/to/this/folder"  # or the id of this repository'
 # what the Hub takes as `license:`; anything else goes under `license_name:`
 HUB_LICENCES = {
     "apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0",
@@ -118,7 +120,7 @@ def _load_section(root: Path, tables: list[tuple[str, str]]) -> str:
 ```python
 from datasets import load_dataset
 
-name = "path/to/this/folder"  # or the id of this repository
+{PLACEHOLDER}
 images = load_dataset(name, "{city}-{view}", split="train")  # streaming=True to download nothing
 regions = load_dataset(name, "{city}-regions", split="train")  # targets, geometry (WKB), splits
 {shown}

@@ -25,6 +25,7 @@ import pyproj
 import shapely
 
 from .errors import DatasetError
+from .hub_errors import explain
 from .schema import (
     REQUIRED,
     VIEWS,
@@ -412,15 +413,17 @@ def _resolve(dataset_name: str | Path, pattern: str) -> Path:
     if isinstance(dataset_name, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise DatasetError(f"No dataset at {name}: there is no such folder.")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         folder = snapshot_download(
             name, repo_type="dataset", allow_patterns=[f"{DATA_FOLDER}/{pattern}/*.parquet"]
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:
+        said = explain(error, name)
+        if said is None:
+            raise
         raise DatasetError(
-            f"No dataset {name!r}: there is no such folder, and the Hub does not give it: {error}"
+            f"No dataset {name!r}: there is no such folder, and the Hub does not give it. {said}"
         ) from error
     return Path(folder)
 

@@ -47,8 +47,8 @@ class HubServer(ThreadingHTTPServer):
         repos: by "models/org/name".
         asked: how often each method and path was asked for.
         tokens: that were sent.
-        faults: by path, status codes in place of the right answer, used up in turn; 0 cuts the
-            connection.
+        faults: by path, its ending or the method, status codes in place of the right answer, used
+            up in turn; 0 cuts the connection.
         objects: large files that were uploaded, by their SHA-256.
     """
 
@@ -130,8 +130,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.asked[f"{self.command} {path}"] += 1
             if auth := self.headers.get("Authorization"):
                 self.server.tokens.add(auth.removeprefix("Bearer "))
-            planned = self.server.faults.get(path) or self.server.faults.get(self.command) or []
-            fault = planned.pop(0) if planned else None
+            faults = self.server.faults.items()
+            planned = [
+                codes
+                for key, codes in faults
+                if codes and (path.endswith(key) or key == self.command)
+            ]
+            fault = planned[0].pop(0) if planned else None
         if fault == 0:
             self.close_connection = True
             return

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dataset_builders.hub_errors import explain
+
 from .arguments import (
     BaselineArguments,
     CheckArguments,
@@ -43,6 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             run_report(arguments)
     except InputError as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        said = explain(error)  # wherever in the work the Hub was asked
+        if said is None:
+            raise
+        print(f"evaluate.py: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("evaluate.py: stopped; the same command goes on.", file=sys.stderr)

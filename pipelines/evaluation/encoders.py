@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from dataset_builders.hub_errors import explain
+
 from .colour_texture import COLOUR_TEXTURE_DIM, COLOUR_TEXTURE_VERSION, colour_texture
 from .errors import InputError
 
@@ -133,7 +135,8 @@ def load_model_encoder(
         )
     except (OSError, ValueError) as error:
         raise InputError(
-            f"No usable checkpoint at {model_name_or_path!r} (--model_name_or_path): {error}"
+            f"No usable checkpoint at {model_name_or_path!r} (--model_name_or_path): "
+            f"{explain(error, model_name_or_path) or error}"
         ) from error
     if random_init:
         transformers.set_seed(seed)
@@ -154,7 +157,8 @@ def _load_weights(name: str, trust_remote_code: bool) -> Any:
             name, trust_remote_code=trust_remote_code, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"The weights of {name!r} do not load: {error}") from error
+        said = explain(error, name) or error
+        raise InputError(f"The weights of {name!r} do not load: {said}") from error
     _check_architecture(model, name)
     # the library fills gaps with random numbers and goes on: a vector must not come from those
     missing = sorted(

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from dataset_builders.captions import clean_caption
 from dataset_builders.errors import DatasetError
+from dataset_builders.hub_errors import explain
 from dataset_builders.images import BadImageError, decode_image
 from dataset_builders.schema import VIEWS, config_name, parse_config_name
 from dataset_builders.storage import list_tables, read_table
@@ -334,7 +335,8 @@ def _config_names(dataset_name: str) -> list[str]:
             return [config_name(*pair) for pair in list_tables(dataset_name)]
         return datasets.get_dataset_config_names(dataset_name)
     except (DatasetError, FileNotFoundError, ConnectionError, ValueError) as error:
-        raise InputError(f"--dataset_name {dataset_name!r} cannot be read: {error}") from error
+        said = explain(error, dataset_name) or error
+        raise InputError(f"--dataset_name {dataset_name!r} cannot be read: {said}") from error
 
 
 def _load_table(dataset_name: str, table: str) -> datasets.Dataset | None:

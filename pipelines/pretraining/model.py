@@ -19,6 +19,7 @@ from transformers import (
     set_seed,
 )
 
+from dataset_builders.hub_errors import explain
 from modeling_urbanln import (
     UrbanLNConfig,
     UrbanLNForPreTraining,
@@ -200,7 +201,8 @@ def _from_checkpoint(
     try:
         model_type = UrbanLNConfig.get_config_dict(name)[0].get("model_type")
     except OSError as error:
-        raise InputError(f"--model_name_or_path {name!r} cannot be read: {error}") from error
+        said = explain(error, name) or error
+        raise InputError(f"--model_name_or_path {name!r} cannot be read: {said}") from error
     if model_type is None:
         raise InputError(f"--model_name_or_path {name!r} cannot be read: no model's config.json.")
     if model_type == UrbanLNConfig.model_type:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset_builders.errors import MissingExtraError
+from dataset_builders.hub_errors import explain
 
 from .errors import ReleaseError
 
@@ -21,14 +22,21 @@ Take in checkpoints of other projects, give out formats of other programs, descr
   python -m pipelines.release push runs/quickstart/model --repo org/name --dry_run
 """
 PUSH = """\
-Push a model to the Hub with its code, its card and its processor, in one commit. Checkpoints of the
-training stay at home. Interrupted, the same command goes on.
+Push to the Hub, in one commit. Interrupted, the same command goes on; what was sent is not sent
+twice, and the Hub has all of it or nothing.
 
   python -m pipelines.release push MODEL --results RESULTS --repo org/name --dry_run
   python -m pipelines.release push MODEL --results RESULTS --repo org/name --tag v1
+  python -m pipelines.release push MODEL --adapter --repo org/name-lora
+  python -m pipelines.release push PUBLISHED --dataset --repo org/name-captions
+  python -m pipelines.release push MODEL --space NEW_FOLDER --repo org/name-demo \\
+      --dataset_name DATASET --embeddings EMBEDDINGS --results RESULTS
 
-Log in first (`hf auth login`) or set HF_TOKEN. A dataset is pushed by
-`python -m dataset_builders publish`.
+A model goes with its code, its card and its processor; checkpoints of the training stay at home. A
+dataset is a folder that `python -m dataset_builders publish` wrote. A Space is the demo, ready to
+run: also by `python app.py` in NEW_FOLDER; MODEL and DATASET may be ids of the Hub.
+
+Log in first (`hf auth login`) or set HF_TOKEN.
 """
 CARD = """\
 Write a model's card from its run: what it was trained on, how, what captions lost, and its scores,
@@ -37,10 +45,11 @@ never without the controls. Nothing is written by hand.
   python -m pipelines.release card MODEL --results RESULTS --repo org/name
 """
 EXPORT = """\
-Write a model for other programs, and check every file against torch: OUTPUT_DIR/export.json.
+Write a model for other programs, and check every file against torch: OUTPUT_DIR/export.json, which
+the card shows and `push` sends where it lies in the model's own folder.
 
-  python -m pipelines.release export MODEL --output_dir DIR
-  python -m pipelines.release export MODEL --output_dir DIR --formats onnx int8 --images tiles/*.jpg
+  python -m pipelines.release export MODEL --images tiles/*.jpg
+  python -m pipelines.release export org/name --output_dir DIR --formats onnx int8
 
   onnx      vision_model and text_model, any batch, any length of text
   int8      of them, weights of 8 bits: smaller, and faster on CPUs
@@ -96,7 +105,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     export.add_argument("model_name_or_path", metavar="MODEL", help="folder or Hub id")
-    export.add_argument("--output_dir", required=True, help="a new folder")
+    export.add_argument("--output_dir", help="default: the model's own folder")
     export.add_argument(
         "--formats", nargs="+", choices=FORMATS, default=FORMATS, help="all of them"
     )
@@ -108,22 +117,40 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     card.add_argument("run", metavar="MODEL", help="the --output_dir of train.py")
-    card.add_argument("--results", help="the --output_dir of evaluate.py probe")
+    _add_results(card)
     card.add_argument("--repo", required=True, help="org/name, as the examples call the model")
     push = commands.add_parser(
         "push",
-        help="a model to the Hub",
+        help="a model, an adapter, a dataset or a Space to the Hub",
         description=PUSH,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    push.add_argument("run", metavar="MODEL", help="the --output_dir of train.py")
-    push.add_argument("--results", help="the --output_dir of evaluate.py probe, for the card")
+    push.add_argument("run", metavar="FOLDER", help="the --output_dir of train.py; see above")
+    kinds = push.add_mutually_exclusive_group()
+    kinds.add_argument("--adapter", action="store_true", help="its LoRA adapter alone")
+    kinds.add_argument("--dataset", action="store_true", help="FOLDER is a published dataset")
+    kinds.add_argument("--space", metavar="NEW_FOLDER", help="write the demo there, and push it")
+    _add_results(push)
+    push.add_argument("--dataset_name", help="of a Space: folder or Hub id")
+    push.add_argument("--embeddings", nargs="+", help="of a Space: tables or folders of vectors")
+    push.add_argument("--city", help="of a Space: shown first")
     push.add_argument("--repo", required=True, help="org/name; made if need be")
     push.add_argument("--private", action="store_true", help="of a repository that is made")
     push.add_argument("--tag", help="name for the commit, such as v1")
-    push.add_argument("--message", default="Upload UrbanLN", help="of the commit")
-    push.add_argument("--dry_run", action="store_true", help="write the card, list the files")
+    push.add_argument("--message", help="of the commit")
+    push.add_argument(
+        "--dry_run", "--dry-run", action="store_true", help="show the card and the files, send none"
+    )
     return parser.parse_args(argv)
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--results", help="the --output_dir of evaluate.py probe and report, for the card"
+    )
+    parser.add_argument(
+        "--system", help="label of this model in the results (default: the trained one)"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -132,8 +159,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         run = {"convert": _convert, "export": _export, "card": _card, "push": _push}[args.command]
         run(args)
-    except (MissingExtraError, ReleaseError, OSError) as error:
+    except (MissingExtraError, ReleaseError) as error:
         sys.exit(f"error: {error}")
+    except Exception as error:
+        said = explain(error)  # wherever in the work the Hub was asked
+        if said is None and not isinstance(error, OSError):
+            raise
+        sys.exit(f"error: {said or error}")
 
 
 def _convert(args: argparse.Namespace) -> None:
@@ -161,7 +193,10 @@ def _export(args: argparse.Namespace) -> None:
     from .export import export
 
     images = [Path(name) for name in args.images]
-    for one in export(args.model_name_or_path, args.output_dir, args.formats, images):
+    output = args.output_dir or args.model_name_or_path
+    if not args.output_dir and not Path(output).is_dir():
+        raise ReleaseError(f"{output} is no folder here: say by --output_dir where to write.")
+    for one in export(args.model_name_or_path, output, args.formats, images):
         print(
             f"{one.file}: cosine {one.min_cosine:.6f} at least, difference "
             f"{one.max_difference:.1e} at most, {one.vectors} vectors of {one.on}"
@@ -172,23 +207,36 @@ def _card(args: argparse.Namespace) -> None:
     from .model_card import write_model_card
     from .runs import read_run
 
-    print(write_model_card(read_run(args.run, args.results), args.repo))
+    print(write_model_card(read_run(args.run, args.results, args.system), args.repo))
 
 
 def _push(args: argparse.Namespace) -> None:
-    from .push import push_model
+    from .push import push_adapter, push_dataset, push_model
 
-    print(
-        push_model(
-            args.run,
-            args.repo,
-            results=args.results,
-            private=args.private,
-            tag=args.tag,
-            message=args.message,
-            dry_run=args.dry_run,
-        )
-    )
+    common: dict[str, Any] = {
+        "private": args.private,
+        "tag": args.tag,
+        "message": args.message,
+        "dry_run": args.dry_run,
+    }
+    if args.adapter:
+        print(push_adapter(args.run, args.repo, **common))
+    elif args.dataset:
+        print(push_dataset(args.run, args.repo, **common))
+    elif args.space:
+        print(_push_space(args, common))
+    else:
+        results = {"results": args.results, "system": args.system}
+        print(push_model(args.run, args.repo, **results, **common))
+
+
+def _push_space(args: argparse.Namespace, common: dict[str, Any]) -> Any:
+    from .space import SpaceSources, push_space
+
+    if not (args.dataset_name and args.embeddings):
+        raise ReleaseError("A Space needs --dataset_name and --embeddings.")
+    sources = SpaceSources(args.run, args.dataset_name, args.embeddings, args.results, args.city)
+    return push_space(args.space, args.repo, sources, **common)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,17 @@
-"""To the Hub: a model with its code, card and figures, in one commit."""
+"""To the Hub: a model, an adapter or a Space, each in one commit; datasets by their own gate."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
+from dataset_builders.errors import DatasetError
+from dataset_builders.hub import files_of
+from dataset_builders.hub import push as push_published
+from dataset_builders.hub_errors import explain
+
+from .adapter import ADAPTER_FILES, write_adapter_card
 from .errors import ReleaseError
 from .model_card import CARD_FILE, write_model_card
 from .runs import read_run
@@ -36,12 +41,6 @@ PUBLISHED = (
     "openvino/*",
     "export.json",
 )
-ADVICE = {
-    401: "The token is missing or wrong: `hf auth login`, or set HF_TOKEN.",
-    403: "The token may not write there: make one with write access to the organisation.",
-    404: "There is no such repository, and it could not be made: check the name.",
-    429: "The Hub asks to slow down: try again in some minutes.",
-}
 
 
 @dataclass(frozen=True)
@@ -51,18 +50,23 @@ class Pushed:
     Attributes:
         repo_id: "org/name".
         files: path and size in bytes of each.
+        card: the text of README.md.
         commit: its address; None for a dry run.
     """
 
     repo_id: str
     files: tuple[tuple[str, int], ...]
+    card: str
     commit: str | None = None
 
     def __str__(self) -> str:
         lines = [f"{size:>14,}  {path}" for path, size in self.files]
         total = sum(size for _, size in self.files)
         lines.append(f"{total:>14,}  bytes in {len(self.files)} files to {self.repo_id}")
-        lines.append("Nothing was sent." if self.commit is None else f"Commit: {self.commit}")
+        if self.commit is None:
+            lines = [self.card, *lines, "Nothing was sent."]
+        else:
+            lines.append(f"Commit: {self.commit}")
         return "\n".join(lines)
 
 
@@ -71,9 +75,10 @@ def push_model(
     repo_id: str,
     *,
     results: str | Path | None = None,
+    system: str | None = None,
     private: bool = False,
     tag: str | None = None,
-    message: str = "Upload UrbanLN",
+    message: str | None = None,
     dry_run: bool = False,
 ) -> Pushed:
     """Push a model, in one commit: the Hub has it whole or not at all.
@@ -83,7 +88,8 @@ def push_model(
     Args:
         folder: that `train.py` wrote.
         repo_id: "org/name"; made if need be.
-        results: the `--output_dir` of `evaluate.py probe`, for the card.
+        results: the `--output_dir` of `evaluate.py probe` and `report`, for the card.
+        system: label of the model in the results.
         private: of a repository that is made.
         tag: name for the commit.
         message: of the commit.
@@ -94,24 +100,133 @@ def push_model(
             cannot be mended here; says what to do, and never the token.
     """
     root = Path(folder)
-    write_model_card(read_run(root, results), repo_id)
-    paths = published_files(root)
-    files = tuple((path.relative_to(root).as_posix(), path.stat().st_size) for path in paths)
-    if dry_run:
-        return Pushed(repo_id, files)
-    api = HfApi()
-    operations = [
-        CommitOperationAdd(path_in_repo=name, path_or_fileobj=path)
-        for (name, _), path in zip(files, paths, strict=True)
-    ]
+    write_model_card(read_run(root, results, system), repo_id)
+    return push_folder(
+        root,
+        [path.relative_to(root).as_posix() for path in published_files(root)],
+        repo_id,
+        private=private,
+        tag=tag,
+        message=message or "Upload UrbanLN",
+        dry_run=dry_run,
+    )
+
+
+def push_adapter(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    tag: str | None = None,
+    message: str | None = None,
+    dry_run: bool = False,
+) -> Pushed:
+    """Push the LoRA adapter of a training alone, as `PeftModel.from_pretrained` takes it.
+
+    Args:
+        folder: that `train.py --lora_rank` wrote.
+        repo_id: see [`push_model`], as the others.
+        private: likewise.
+        tag: likewise.
+        message: likewise.
+        dry_run: likewise.
+
+    Raises:
+        ReleaseError: there is no adapter, or the Hub refuses.
+    """
+    root = write_adapter_card(Path(folder), repo_id).parent
+    return push_folder(
+        root,
+        [CARD_FILE, *ADAPTER_FILES],
+        repo_id,
+        private=private,
+        tag=tag,
+        message=message or "Upload an UrbanLN adapter",
+        dry_run=dry_run,
+    )
+
+
+def push_dataset(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    tag: str | None = None,
+    message: str | None = None,
+    dry_run: bool = False,
+) -> Pushed:
+    """Push a published dataset, past its licence gate.
+
+    Args:
+        folder: that `python -m dataset_builders publish` wrote.
+        repo_id: see [`push_model`], as the others.
+        private: likewise.
+        tag: likewise.
+        message: likewise.
+        dry_run: likewise.
+
+    Raises:
+        ReleaseError: the folder did not pass the gate, or the Hub refuses.
+    """
+    root = Path(folder)
     try:
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        commit = api.create_commit(repo_id, operations, commit_message=message)
+        commit = push_published(
+            root,
+            repo_id,
+            private=private,
+            tag=tag,
+            message=message or "Upload the dataset",
+            dry_run=dry_run,
+        )
+    except DatasetError as error:
+        raise ReleaseError(str(error)) from error
+    card = (root / CARD_FILE).read_text(encoding="utf-8")
+    return Pushed(repo_id, tuple(files_of(root)), card, commit)
+
+
+def push_folder(
+    root: Path,
+    names: Sequence[str],
+    repo_id: str,
+    *,
+    repo_type: str = "model",
+    private: bool = False,
+    tag: str | None = None,
+    message: str,
+    dry_run: bool = False,
+) -> Pushed:
+    """Push files of a folder in one commit.
+
+    Args:
+        root: the folder; README.md in it is the card.
+        names: of the files, relative to it.
+        repo_id: see [`push_model`], as the others.
+        repo_type: "model" or "space".
+        private: of a repository that is made.
+        tag: name for the commit.
+        message: of the commit.
+        dry_run: send nothing.
+
+    Raises:
+        ReleaseError: the Hub refuses.
+    """
+    files = tuple((name, (root / name).stat().st_size) for name in names)
+    card = (root / CARD_FILE).read_text(encoding="utf-8")
+    if dry_run:
+        return Pushed(repo_id, files, card)
+    api, sdk = HfApi(), "gradio" if repo_type == "space" else None
+    try:
+        operations = [CommitOperationAdd(name, root / name) for name in names]
+        api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk)
+        commit = api.create_commit(repo_id, operations, repo_type=repo_type, commit_message=message)
         if tag is not None:
-            api.create_tag(repo_id, tag=tag, exist_ok=True)
-    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
-        raise ReleaseError(explain(error, repo_id)) from error
-    return Pushed(repo_id, files, commit.commit_url)
+            api.create_tag(repo_id, tag=tag, repo_type=repo_type, exist_ok=True)
+    except Exception as error:
+        said = explain(error, repo_id)
+        if said is None:
+            raise
+        raise ReleaseError(said) from error
+    return Pushed(repo_id, files, card, commit.commit_url)
 
 
 def published_files(root: Path) -> list[Path]:
@@ -120,18 +235,12 @@ def published_files(root: Path) -> list[Path]:
     return sorted(found)
 
 
-def explain(error: Exception, repo_id: str) -> str:
-    """An error of the Hub in a sentence that says what to do."""
-    response: Any = getattr(error, "response", None)
-    code = getattr(response, "status_code", None)
-    if isinstance(error, HFValidationError):
-        return f"{repo_id!r} is no name of a repository: give org/name."
-    if isinstance(error, LocalTokenNotFoundError):
-        return ADVICE[401]
-    if code is None:
-        return f"The Hub could not be reached ({type(error).__name__}). Try the same command again."
-    advice = ADVICE.get(code, "Try the same command again; what was sent is not sent twice.")
-    return f"The Hub answered {code} for {repo_id}. {advice}"
-
-
-__all__ = ["CARD_FILE", "Pushed", "explain", "published_files", "push_model"]
+__all__ = [
+    "CARD_FILE",
+    "Pushed",
+    "published_files",
+    "push_adapter",
+    "push_dataset",
+    "push_folder",
+    "push_model",
+]

@@ -1,7 +1,6 @@
 """The card says what the run's files say, and its examples run."""
 
 import json
-import re
 import shutil
 
 import pytest
@@ -24,27 +23,55 @@ SUMMARY = {
 }  # fmt: skip
 
 
-def row(system, view, r2, protocol="block", probe="ridge", synthetic=False, indicator="gdp"):
+def row(system, view, r2, protocol="block", probe="ridge", indicator="gdp", split_seed=0, **more):
     return {
         "system": system, "view": view, "indicator": indicator, "protocol": protocol,
-        "probe": probe, "r2": r2, "n_test": 100, "synthetic": synthetic,
+        "probe": probe, "r2": r2, "n_test": 100, "split_seed": split_seed,
+        "table_hash": "t", "embedding_hash": f"e-{system}", **more,
     }  # fmt: skip
-
-
-def write_results(folder, rows, city="lyon"):
-    (folder / city).mkdir(parents=True)
-    (folder / city / "results.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
-    return folder
 
 
 ROWS = [
     row("mean", "none", -0.01, probe="mean"),
     row("coordinates", "none", 0.3, probe="knn"),
-    row("coordinates", "none", 0.5, probe="knn"),
+    row("coordinates", "none", 0.5, probe="knn", split_seed=1),
+    row("random-init", "satellite", 0.35),
+    row("random-init", "satellite", 0.35, split_seed=1),
     row("urbanln", "satellite", 0.4),
-    row("urbanln", "satellite", 0.6),
+    row("urbanln", "satellite", 0.6, split_seed=1),
+    # what the card must not mix in
+    row("coordinates", "none", 0.9, probe="gbm"),
     row("urbanln", "satellite", 0.9, probe="mlp"),
+    row("coordinates+urbanln", "satellite", 0.9),
+    row("urbanln", "satellite", 0.9, table_hash="of other regions"),
+    row("urbanln", "satellite", 0.9, embedding_hash="of earlier weights"),
 ]
+
+
+def system(random_init=False, **more):
+    return {"random_init": random_init, "encoder": "run (UrbanLNModel)", **more}
+
+
+SYSTEMS = {"random-init": system(True), "urbanln": system()}
+GAIN = {"system": "urbanln", "view": "satellite", "probe": "ridge", "reference": "coordinates",
+        "reference_view": "none", "reference_probe": "knn", "protocol": "block", "indicator": "gdp",
+        "blocks": 12, "intervals": {"r2": {"estimate": 0.1, "low": -0.04, "high": 0.25}},
+        }  # fmt: skip
+
+
+def write_results(folder, rows=ROWS, city="lyon", systems=SYSTEMS, gains=(GAIN,), synthetic=False):
+    """What `evaluate.py probe` and `report` leave."""
+    (folder / city / "differences").mkdir(parents=True)
+    (folder / city / "results.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    known = {name: {**own, "embedding_hash": f"e-{name}"} for name, own in systems.items()}
+    summary = {"synthetic": synthetic, "table_hash": "t", "indicators": {"gdp": {}, "carbon": {}}}
+    (folder / city / "probe.json").write_text(json.dumps({**summary, "systems": known}))
+    (folder / city / "differences" / "coordinates-none-knn.json").write_text(
+        json.dumps({"key": "k", "differences": list(gains)})
+    )
+    (folder / "figures").mkdir()
+    (folder / "figures" / f"{city}-block-map.png").write_bytes(b"a picture")
+    return folder
 
 
 @pytest.fixture
@@ -65,22 +92,31 @@ def card_of(folder, results=None):
 
 
 def test_the_card_says_what_the_files_say(folder, tmp_path):
-    text = card_of(folder, write_results(tmp_path / "results", ROWS)).text
+    text = card_of(folder, write_results(tmp_path / "results")).text
     assert "1,620 to train on, 180 to validate, 3 left out" in text
     assert "18 (1.0%); the longest has 260" in text
     assert "`learning_rate` | 0.0005" in text
     assert "image to text 0.250, chance 0.010" in text
     assert "no picture of a tested region was seen" in text
     assert "230 s in 1 process(es); device: cpu" in text
-    # the controls beside the model, mean and sample SD over the splits, of the ridge probe
-    assert "| coordinates | 0.40 ± 0.14 |" in text
-    assert "| urbanln | 0.50 ± 0.14 |" in text
-    assert text.index("| coordinates |") < text.index("| urbanln |")
+    # the controls beside the model, mean and sample SD over the splits, and the interval
+    table = text[text.index("| system |") : text.index("## Figures")].splitlines()
+    assert table[2:] == [
+        "| mean (control) | -0.01 ± 0.00 |",
+        "| coordinates (control) | 0.40 ± 0.14 |",
+        "| random-init (control) | 0.35 ± 0.00 |",
+        "| **urbanln** (this model) | 0.50 ± 0.14 |",
+        "| *less coordinates* | +0.10 [-0.04, +0.25] |",
+        "| *regions tested* | 100 |",
+        "",
+    ]
+    assert "![lyon-block-map](figures/lyon-block-map.png)" in text
+    assert (folder / "figures" / "lyon-block-map.png").read_bytes() == b"a picture"
     assert "ynthetic" not in text
 
 
 def test_the_head_is_what_the_hub_takes(folder, tmp_path):
-    data = card_of(folder, write_results(tmp_path / "results", ROWS)).data
+    data = card_of(folder, write_results(tmp_path / "results")).data
     assert data.library_name == "transformers"
     assert data.pipeline_tag == "image-feature-extraction"
     assert data.license == "apache-2.0"
@@ -88,6 +124,9 @@ def test_the_head_is_what_the_hub_takes(folder, tmp_path):
     (result,) = data.eval_results
     assert (result.metric_type, result.metric_value) == ("r2", 0.5)
     assert result.dataset_name == "lyon"
+    # nor does the number stand alone there
+    assert result.metric_args["r2_of_coordinates_only"] == 0.4
+    assert result.metric_args["difference_ci95"] == [-0.04, 0.25]
 
 
 def test_a_model_without_scores_claims_none(folder):
@@ -97,12 +136,82 @@ def test_a_model_without_scores_claims_none(folder):
 
 
 def test_simulated_scores_say_so(folder, tmp_path):
-    rows = [one | {"synthetic": True} for one in ROWS]
-    card = card_of(folder, write_results(tmp_path / "results", rows))
+    card = card_of(folder, write_results(tmp_path / "results", synthetic=True))
     assert "> **Synthetic.**" in card.text
     assert "lyon (synthetic)" in card.text
     assert "synthetic" in card.data.tags
     assert card.data.eval_results[0].dataset_name == "lyon (synthetic)"
+
+
+def test_several_indicators_keep_their_names_in_the_index(folder, tmp_path):
+    rows = ROWS + [{**one, "indicator": "carbon"} for one in ROWS]
+    gains = [GAIN, {**GAIN, "indicator": "carbon"}]
+    data = card_of(folder, write_results(tmp_path / "results", rows, gains=gains)).data
+    names = [result.metric_name.split(",")[0] for result in data.eval_results]
+    assert names == ["R2 of gdp", "R2 of carbon"]
+
+
+@pytest.mark.parametrize(
+    ("gains", "said"),
+    [
+        ([], "no interval"),
+        ([{**GAIN, "probe": "mlp"}], "no interval"),
+        ([{**GAIN, "intervals": {"r2": {"estimate": 0.2, "low": 0.1, "high": 0.3}}}], "outdated"),
+    ],
+)
+def test_a_score_without_an_interval_of_these_rows_is_refused(folder, tmp_path, gains, said):
+    with pytest.raises(ReleaseError, match=f"{said}.*evaluate.py report"):
+        read_run(folder, write_results(tmp_path / "results", gains=gains))
+
+
+def training(group, seed, variant_of=None, differs=""):
+    return {"group": group, "seed": seed, "variant_of": variant_of, "differs": differs}
+
+
+def test_trainings_are_one_row_and_variants_an_ablation(folder, tmp_path):
+    systems = {
+        "u-s0": system(training=training("u", 0)),
+        "u-s1": system(training=training("u", 1)),
+        "u-plain-s0": system(training=training("u-plain", 0, "u", "no self-distillation")),
+    }
+    rows = [
+        *ROWS[:3],
+        *(row("u-s0", "satellite", r2, split_seed=k) for k, r2 in enumerate([0.4, 0.6])),
+        *(row("u-s1", "satellite", r2, split_seed=k) for k, r2 in enumerate([0.6, 0.8])),
+        row("u-plain-s0", "satellite", 0.2),
+    ]
+    gain = {"estimate": 0.2, "low": 0.1, "high": 0.3}
+    less = {"estimate": -0.4, "low": -0.6, "high": -0.1}
+    gains = [
+        {**GAIN, "system": "u", "intervals": {"r2": gain}},
+        {**GAIN, "system": "u-plain", "reference": "u", "reference_probe": "ridge",
+         "intervals": {"r2": less}},
+    ]  # fmt: skip
+    results = write_results(tmp_path / "results", rows, systems=systems, gains=gains)
+    text = card_of(folder, results).text
+    assert "| **u** (this model, 2 trainings) | 0.60 ± 0.14 |" in text
+    assert "- `u-plain`: no self-distillation" in text
+    assert "| u-plain | 1 | 0.20 ± 0.00 -0.40 [-0.60, -0.10] |" in text
+    # the ablation is no rival in the table of scores
+    assert "u-plain" not in text[: text.index("## Ablation")]
+
+
+def test_which_of_several_systems_is_the_model_has_to_be_said(folder, tmp_path):
+    systems = {**SYSTEMS, "urbanln-b": system()}
+    results = write_results(tmp_path / "results", systems=systems)
+    with pytest.raises(ReleaseError, match=r"2 trained UrbanLN systems .*--system"):
+        read_run(folder, results)
+    assert read_run(folder, results, "urbanln").cities[0].model == "urbanln"
+    with pytest.raises(ReleaseError, match="no system 'urbanlm'; it has random-init, urbanln"):
+        read_run(folder, results, "urbanlm")
+
+
+def test_exports_stand_with_their_checks(folder):
+    check = {"file": "onnx/vision_model.onnx", "max_difference": 3e-7, "min_cosine": 0.9999999,
+             "vectors": 7, "on": "noise and images"}  # fmt: skip
+    (folder / "export.json").write_text(json.dumps([check]))
+    text = card_of(folder).text
+    assert "| `onnx/vision_model.onnx` | 1.000000 | 3.0e-07 | 7 | noise and images |" in text
 
 
 @pytest.mark.parametrize("control", ["mean", "coordinates"])
@@ -124,21 +233,8 @@ def test_results_that_are_not_there_are_told(folder, tmp_path):
         read_run(folder, tmp_path)
 
 
-def test_the_examples_of_the_card_run(folder, monkeypatch, tmp_path):
-    text = card_of(folder).text
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 2
-    for block in blocks:
-        found: dict = {}
-        exec(block.replace("org/urbanln-tiny", str(folder)), found)
-        if "vector" in found:
-            assert found["vector"].shape == (16,)
-        else:
-            torch.testing.assert_close(found["similarity"].sum(), torch.tensor(1.0))
-
-
 def test_the_command_line_writes_the_card(folder, tmp_path, capsys):
-    results = write_results(tmp_path / "results", ROWS)
+    results = write_results(tmp_path / "results")
     main(["card", str(folder), "--results", str(results), "--repo", "org/name"])
     assert capsys.readouterr().out.strip() == str(folder / "README.md")
     with pytest.raises(SystemExit, match="no finished model"):

@@ -2,16 +2,23 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import DatasetCard, ModelCard
+
+from dataset_builders.publishing import publish
+from pipelines.pretraining.arguments import ModelArguments
+from pipelines.pretraining.checkpoint import save_model
+from pipelines.pretraining.model import build_model
+from pipelines.release.export import export
 
 from ...hub_server import HubServer
-from .test_model_card import ROWS, SUMMARY, write_results
+from .test_model_card import SUMMARY, write_results
 
 ROOT = Path(__file__).parents[3]
 REPO = "org/urbanln-tiny"
@@ -44,55 +51,166 @@ def run(hub, tmp_path, *command):
     )
 
 
+# the clients alone: neither the checkout's path nor the finder of an editable install
+HIDE_CHECKOUT = """
+import sys
+sys.path = [path for path in sys.path if path != {root!r}]
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
+"""
+CHECK_HIDDEN = """
+assert not [n for n in sys.modules if n.split(".")[0] in ("modeling_urbanln", "dataset_builders")]
+"""
+
+
+def run_outside(hub, tmp_path, code):
+    """Run code in a process that knows the Hub and nothing of this project."""
+    script = tmp_path / "outside.py"
+    script.write_text(HIDE_CHECKOUT.format(root=str(ROOT)) + code + CHECK_HIDDEN)
+    environment = {**os.environ, **hub.environment(tmp_path / "other"), "PYTHONPATH": ""}
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def examples(card):
+    """The code of a card, each block in a namespace of its own, which is left in `found`."""
+    blocks = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    runs = "".join(f"found.append({{}})\nexec({block!r}, found[-1])\n" for block in blocks)
+    return len(blocks), "found = []\n" + runs
+
+
 def push(hub, tmp_path, folder, *more):
     return run(hub, tmp_path, "-m", "pipelines.release", "push", str(folder), "--repo", REPO, *more)
 
 
 PULL = """
-import sys
-sys.path = [path for path in sys.path if path != {root!r}]
-sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
-import json
 import torch
 from huggingface_hub import snapshot_download
 from PIL import Image
 from transformers import AutoModel, AutoProcessor, pipeline
-repo = {repo!r}
-model = AutoModel.from_pretrained(repo, trust_remote_code=True, revision="v1").eval()
-processor = AutoProcessor.from_pretrained(repo, trust_remote_code=True)
+model = AutoModel.from_pretrained("{repo}", trust_remote_code=True, revision="v1").eval()
+processor = AutoProcessor.from_pretrained("{repo}", trust_remote_code=True)
 image = Image.new("RGB", (64, 48), "green")
 inputs = processor(text=["a park"], images=[image], return_tensors="pt")
 with torch.no_grad():
-    logits = model(**inputs).logits_per_image
-regions = pipeline("urban-region-feature-extraction", model=repo, trust_remote_code=True)
-vector = regions({{"satellite": image}})["satellite"]
-zero = pipeline("zero-shot-image-classification", model=repo, trust_remote_code=True)
+    embeds = model(**inputs).image_embeds[0]
+features = pipeline("image-feature-extraction", model="{repo}", trust_remote_code=True)(image)
+torch.testing.assert_close(torch.tensor(features).reshape(-1, 16)[0], embeds)
+zero = pipeline("zero-shot-image-classification", model="{repo}", trust_remote_code=True)
 scores = zero(image, candidate_labels=["a park", "a road"])
-files = snapshot_download(repo, local_dir="copy")
-assert not any(name.startswith("modeling_urbanln") for name in sys.modules)
-json.dump({{"logits": logits.tolist(), "vector": vector.tolist()}}, open("pulled.json", "w"))
+assert abs(sum(one["score"] for one in scores) - 1) < 1e-5
+snapshot_download("{repo}", local_dir="copy")
+try:
+    AutoModel.from_pretrained("{repo}", trust_remote_code=False)
+except ValueError as error:
+    assert "trust_remote_code=True" in str(error)
+else:
+    raise AssertionError("code was run without a word of trust")
+"""
+EXAMPLES = """
+assert found[0]["vector"].shape == (16,)
+assert abs(found[1]["similarity"].sum().item() - 1) < 1e-5
+assert found[2]["vectors"].shape == (1, 16)
 """
 
 
-def test_a_model_is_pushed_and_pulled_by_its_name(hub, folder, tmp_path, tiny_model_dir):
-    results = write_results(tmp_path / "results", ROWS)
+def test_a_model_is_pushed_and_pulled_by_its_name_and_its_examples_run(hub, folder, tmp_path):
+    export(str(folder), folder, ["onnx"])
+    results = write_results(tmp_path / "results")
     done = push(hub, tmp_path, folder, "--results", str(results), "--tag", "v1")
     assert done.returncode == 0, done.stderr[-2000:]
     files = hub.files(KEY, "v1")
-    assert {"model.safetensors", "config.json", "README.md", "pipeline_urbanln.py"} <= set(files)
+    wanted = {"model.safetensors", "config.json", "README.md", "pipeline_urbanln.py"}
+    assert wanted | {"onnx/vision_model.onnx", "figures/lyon-block-map.png"} <= set(files)
     # nothing of the training, and no pickle
     assert not [name for name in files if name.endswith((".pt", ".bin", ".parquet"))]
-    assert ModelCard(files["README.md"].decode()).data.eval_results
-    script = tmp_path / "pull.py"
-    script.write_text(PULL.format(root=str(ROOT), repo=REPO))
-    environment = {**os.environ, **hub.environment(tmp_path / "other"), "PYTHONPATH": ""}
-    pulled = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert pulled.returncode == 0, pulled.stderr[-3000:]
-    found = json.loads((tmp_path / "pulled.json").read_text())
-    assert len(found["vector"]) == 16
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.eval_results
+    count, code = examples(card)
+    assert count == 3
+    run_outside(hub, tmp_path, PULL.format(repo=REPO) + code + EXAMPLES)
     assert (tmp_path / "copy" / "model.safetensors").read_bytes() == files["model.safetensors"]
+
+
+ADAPTED = """
+import torch
+from PIL import Image
+from transformers import AutoModel, AutoProcessor
+pixels = torch.arange(3 * 30 * 30).reshape(1, 3, 30, 30) / 1000
+merged = AutoModel.from_pretrained("org/adapted", trust_remote_code=True)
+plain = AutoModel.from_pretrained("org/urbanln-tiny", trust_remote_code=True)
+with torch.no_grad():
+    expected, before, again = (
+        one.eval().get_image_features(pixel_values=pixels).pooler_output
+        for one in (merged, plain, found[0]["merged"])
+    )
+torch.testing.assert_close(again, expected, atol=1e-5, rtol=1e-5)
+assert (expected - before).abs().max() > 1e-3
+"""
+
+
+def test_an_adapter_is_pushed_alone_and_gives_the_trained_model(hub, folder, tmp_path):
+    assert push(hub, tmp_path, folder).returncode == 0
+    arguments = ModelArguments(model_name_or_path=str(folder), lora_rank=2)
+    model, processor = build_model(arguments)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:  # zero at the start: an adapter that changes nothing
+            parameter.data.normal_(std=0.5)
+    trained = tmp_path / "trained"
+    trained.mkdir()
+    arguments.model_name_or_path = REPO
+    save_model(trained, model, processor, arguments)
+    for more in (["--repo", "org/adapted"], ["--repo", "org/urbanln-lora", "--adapter"]):
+        command = ["-m", "pipelines.release", "push", str(trained), *more]
+        done = run(hub, tmp_path, *command)
+        assert done.returncode == 0, done.stderr[-2000:]
+    files = hub.files("models/org/urbanln-lora")
+    assert set(files) == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    card = ModelCard(files["README.md"].decode())
+    assert (card.data.library_name, card.data.base_model) == ("peft", REPO)
+    count, code = examples(card)
+    assert count == 1
+    run_outside(hub, tmp_path, code + ADAPTED)
+
+
+DATASET = """
+from datasets import load_dataset
+views = load_dataset("org/urbanln-captions", "harborview-street_view", split="train")
+assert views[0]["image"].size == found[0]["images"][0]["image"].size
+assert len(views) == 72 and views[0]["caption"]
+streamed = load_dataset(
+    "org/urbanln-captions", "harborview-regions", split="train", streaming=True, revision="v1"
+)
+assert next(iter(streamed))["region_id"]
+"""
+
+
+def test_a_dataset_is_pushed_and_its_examples_run(hub, tiny_city, tmp_path):
+    published = publish(tiny_city, tmp_path / "published").folder
+    command = ["-m", "pipelines.release", "push", str(published), "--dataset"]
+    command += ["--repo", "org/urbanln-captions", "--tag", "v1"]
+    shown = run(hub, tmp_path, *command, "--dry-run")
+    assert shown.returncode == 0, shown.stderr[-2000:]
+    assert "# Synthetic" in shown.stdout
+    assert not hub.asked
+    done = run(hub, tmp_path, *command)
+    assert done.returncode == 0, done.stderr[-2000:]
+    card = DatasetCard(hub.files("datasets/org/urbanln-captions")["README.md"].decode())
+    assert (card.data.license, "synthetic" in card.data.tags) == ("cc0-1.0", True)
+    count, code = examples(card)
+    assert count == 1
+    # the examples name the repository by now
+    assert "path/to" not in code
+    run_outside(hub, tmp_path, code + DATASET)
+
+
+def test_a_dataset_that_passed_no_gate_is_not_pushed(hub, tiny_city, tmp_path):
+    command = ["-m", "pipelines.release", "push", str(tiny_city), "--dataset", "--repo", "org/x"]
+    done = run(hub, tmp_path, *command)
+    assert (done.returncode, hub.asked) == (1, {})
+    assert "nobody has looked at its licences" in done.stderr
 
 
 def test_the_token_is_neither_shown_nor_kept(hub, folder, tmp_path):
@@ -110,6 +228,7 @@ def test_a_dry_run_shows_the_tree_and_sends_nothing(hub, folder, tmp_path):
     done = push(hub, tmp_path, folder, "--dry_run")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "model.safetensors" in done.stdout
+    assert "## Limits and misuse" in done.stdout
     assert "Nothing was sent." in done.stdout
     assert not hub.asked
     assert (folder / "README.md").exists()
@@ -123,27 +242,26 @@ def test_a_second_push_sends_no_weights_again(hub, folder, tmp_path):
     assert all(hub.asked[name] == 1 for name in uploads)
 
 
-def test_an_interrupted_push_leaves_no_half_model(hub, folder, tmp_path):
-    hub.faults[f"/api/models/{REPO}/commit/main"] = [500] * 50
+@pytest.mark.parametrize(("where", "fault"), [(f"/api/models/{REPO}/commit/main", 500), ("PUT", 0)])
+def test_an_interrupted_push_leaves_no_half_model(hub, folder, tmp_path, where, fault):
+    hub.faults[where] = [fault] * 50
     done = push(hub, tmp_path, folder)
-    assert done.returncode != 0
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "Try the same command again" in done.stderr
     assert hub.files(KEY) == {}
     hub.faults.clear()
+    hub.asked.clear()
     assert push(hub, tmp_path, folder).returncode == 0
     assert "model.safetensors" in hub.files(KEY)
     uploads = [name for name in hub.asked if name.startswith("PUT /upload/")]
     assert all(hub.asked[name] == 1 for name in uploads)
 
 
-@pytest.mark.parametrize(
-    ("code", "said"), [(401, "token is missing or wrong"), (403, "write access"), (404, "no such")]
-)
-def test_what_the_hub_refuses_is_said_in_a_sentence(hub, folder, tmp_path, code, said):
-    hub.faults["/api/repos/create"] = [code] * 20
+def test_what_the_hub_refuses_is_said_in_a_sentence(hub, folder, tmp_path):
+    hub.faults["/api/repos/create"] = [401] * 20
     done = push(hub, tmp_path, folder)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: ")
-    assert said in done.stderr
+    assert done.stderr.startswith("error: The Hub answered 401")
     assert "Traceback" not in done.stderr
 
 

@@ -1,0 +1,272 @@
+"""A Space: the demo with its code, a model, a dataset and vectors, in a folder that runs as it is.
+
+<folder>/app.py requirements.txt README.md
+<folder>/demo modeling_urbanln dataset_builders pipelines configs     the code
+<folder>/demo/demo.json                                               what it shows
+<folder>/data/model dataset embeddings results                        what is not on the Hub
+"""
+
+import configparser
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import RepoCard, SpaceCardData
+
+from dataset_builders.errors import DatasetError
+from dataset_builders.files import write_json
+from dataset_builders.hub import files_of
+from dataset_builders.publishing import MARKER, check_gate, publish
+
+from .errors import ReleaseError
+from .model_card import CARD_FILE, LICENCE, is_hub_id
+from .push import Pushed, published_files, push_folder
+from .runs import read_run
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+CODE = ("demo", "modeling_urbanln", "dataset_builders", "pipelines", "configs")
+NOT_CODE = shutil.ignore_patterns("__pycache__", "*.pyc", "demo.json", ".*")
+APP = '''"""Starts the demo; what it shows is said in demo/demo.json."""
+
+import sys
+
+from demo.app import main
+
+if __name__ == "__main__":
+    sys.exit(main())
+'''
+DATA = "data"
+RESULT_FILES = ("results.jsonl", "probe.json", "regions.parquet")
+# of a Space without paid storage, with room for the history
+MAX_BYTES = 900_000_000
+TEXT = """\
+# {title}
+
+{warning}A map of a city with what a model makes of its pictures: click a region for its pictures, \
+captions, predicted indicators with intervals and its most similar regions; search regions by \
+words; try pictures of your own. Uploads are deleted within two hours.
+
+Predictions are of a light probe on frozen vectors. They are no facts about the people who live in \
+a region, and not for decisions about them.
+
+On your own machine: `pip install -r requirements.txt gradio=={version}` and `python app.py`."""
+
+
+@dataclass(frozen=True)
+class SpaceSources:
+    """What a Space shows; folders are copied in, ids of the Hub stay ids.
+
+    Attributes:
+        model: folder or Hub id.
+        dataset_name: folder or Hub id; a folder goes through the licence gate.
+        embeddings: tables of `evaluate.py embed`, or folders of them.
+        results: the `--output_dir` of `evaluate.py probe`; None shows no score.
+        city: that is shown first.
+    """
+
+    model: str
+    dataset_name: str
+    embeddings: Sequence[str]
+    results: str | None = None
+    city: str | None = None
+
+
+def write_space(folder: str | Path, repo_id: str, sources: SpaceSources) -> Path:
+    """Write a Space into a new folder, or again into one that was written so.
+
+    Args:
+        folder: of the Space.
+        repo_id: "org/name"; its name is the title.
+        sources: what it shows.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ReleaseError: the folder holds something else, or a source is missing, too large or not to
+            be passed on.
+        MissingExtraError: Gradio, whose version is written down, is not installed.
+    """
+    root = Path(folder)
+    if root.exists() and any(root.iterdir()) and not (root / "demo" / "demo.json").exists():
+        raise ReleaseError(f"{root} is not empty and holds no Space: give a new folder.")
+    version = _gradio_version()
+    shutil.rmtree(root, ignore_errors=True)
+    for name in CODE:
+        shutil.copytree(CHECKOUT / name, root / name, ignore=NOT_CODE)
+    (root / "app.py").write_text(APP, encoding="utf-8")
+    (root / "requirements.txt").write_text("\n".join(_requirements()) + "\n", encoding="utf-8")
+    shown: dict[str, Any] = {
+        "dataset_name": _dataset(sources.dataset_name, root),
+        "model_name_or_path": _model(sources.model, root),
+        "embeddings": [_embeddings(sources.embeddings, root)],
+    }
+    if sources.results is not None:
+        shown["results"] = _results(Path(sources.results), root)
+    if sources.city is not None:
+        shown["city"] = sources.city
+    write_json(root / "demo" / "demo.json", shown)
+    _write_card(root, repo_id, version, shown)
+    size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+    if size > MAX_BYTES:
+        raise ReleaseError(
+            f"The Space would take {size / 1e6:,.0f} MB, and {MAX_BYTES / 1e6:,.0f} are the most. "
+            "Push model and dataset to the Hub and give their ids in place of the folders."
+        )
+    return root
+
+
+def push_space(
+    folder: str | Path,
+    repo_id: str,
+    sources: SpaceSources,
+    *,
+    private: bool = False,
+    tag: str | None = None,
+    message: str | None = None,
+    dry_run: bool = False,
+) -> Pushed:
+    """Write a Space and push it in one commit.
+
+    Args:
+        folder: see [`write_space`].
+        repo_id: "org/name"; made if need be.
+        sources: what it shows.
+        private: of a repository that is made.
+        tag: name for the commit.
+        message: of the commit.
+        dry_run: write it, list the files, send nothing.
+
+    Raises:
+        ReleaseError: see [`write_space`]; or the Hub refuses.
+    """
+    root = write_space(folder, repo_id, sources)
+    return push_folder(
+        root,
+        [name for name, _ in files_of(root)],
+        repo_id,
+        repo_type="space",
+        private=private,
+        tag=tag,
+        message=message or "Upload the demo",
+        dry_run=dry_run,
+    )
+
+
+def _gradio_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    from dataset_builders.errors import MissingExtraError
+
+    try:
+        return version("gradio")
+    except PackageNotFoundError as error:
+        raise MissingExtraError("gradio", "demo") from error
+
+
+def _requirements() -> list[str]:
+    """What the project needs; Gradio itself comes with the Space, by its sdk_version."""
+    settings = configparser.ConfigParser()
+    settings.read(CHECKOUT / "setup.cfg", encoding="utf-8")
+    lines = settings["options"]["install_requires"].splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _dataset(name: str, root: Path) -> str:
+    if is_hub_id(name):
+        return name
+    target = root / DATA / "dataset"
+    try:
+        if (Path(name) / MARKER).exists():
+            check_gate(name)
+            shutil.copytree(name, target, ignore=shutil.ignore_patterns(".*"))
+        else:
+            publish(name, target)
+    except DatasetError as error:
+        raise ReleaseError(f"The dataset cannot be shown: {error}") from error
+    return f"../{DATA}/dataset"
+
+
+def _model(name: str, root: Path) -> str:
+    if is_hub_id(name):
+        return name
+    folder = read_run(name).folder
+    for path in published_files(folder):
+        relative = path.relative_to(folder)
+        # other formats, and what only a reader of the model's own page needs, stay out
+        if len(relative.parts) == 1:
+            target = root / DATA / "model" / relative
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    return f"../{DATA}/model"
+
+
+def _embeddings(names: Sequence[str], root: Path) -> str:
+    found = [
+        path
+        for name in names
+        for path in (
+            [Path(name)] if Path(name).is_file() else sorted(Path(name).rglob("*.parquet"))
+        )
+        if not path.name.endswith(".rejects.parquet")
+    ]
+    if not found:
+        raise ReleaseError(
+            f"There are no vectors in {', '.join(names)}: give tables of `evaluate.py embed`, or "
+            "folders of them (--embeddings)."
+        )
+    for path in found:
+        target = root / DATA / "embeddings" / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    return f"../{DATA}/embeddings"
+
+
+def _results(results: Path, root: Path) -> str:
+    cities = sorted(path.parent for path in results.glob("*/probe.json"))
+    if not cities:
+        raise ReleaseError(f"There are no results in {results}: give the folder of `probe`.")
+    for city in cities:
+        target = root / DATA / "results" / city.name
+        target.mkdir(parents=True)
+        for name in RESULT_FILES:
+            if (city / name).exists():
+                shutil.copyfile(city / name, target / name)
+    return f"../{DATA}/results"
+
+
+def _write_card(root: Path, repo_id: str, version: str, shown: dict[str, Any]) -> None:
+    title = repo_id.split("/")[-1]
+    data = SpaceCardData(
+        title=title,
+        sdk="gradio",
+        sdk_version=version,
+        python_version="3.11",
+        app_file="app.py",
+        license=LICENCE,
+        emoji="🏙️",
+        colorFrom="blue",
+        colorTo="gray",
+        models=[name for name in [shown["model_name_or_path"]] if is_hub_id(name)] or None,
+        datasets=[name for name in [shown["dataset_name"]] if is_hub_id(name)] or None,
+        tags=["urban", "geospatial", "urbanln", *["synthetic"] * _synthetic(root)],
+    )
+    warning = "> **Synthetic.** The city is simulated; nothing was observed.\n\n"
+    text = TEXT.format(title=title, version=version, warning=warning * _synthetic(root))
+    RepoCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n").save(root / CARD_FILE)
+
+
+def _synthetic(root: Path) -> bool:
+    """Whether any table of vectors says that its city is simulated."""
+    import pyarrow.parquet as pq
+
+    for path in (root / DATA / "embeddings").rglob("*.parquet"):
+        metadata = pq.read_schema(path).metadata or {}
+        if any(b'"synthetic": true' in value for value in metadata.values()):
+            return True
+    return False
+
+
+__all__ = ["SpaceSources", "push_space", "write_space"]

@@ -1,0 +1,52 @@
+"""Models and datasets asked of the Hub on the command line: its refusals are sentences there."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ...hub_server import HubServer, Repo
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def hub(tiny_model_dir):
+    with HubServer() as server:
+        files = {path.name: path.read_bytes() for path in tiny_model_dir.iterdir()}
+        server.repos["models/org/tiny"] = Repo("models", "org/tiny", commits=[files])
+        yield server
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("script", "model", "dataset", "fault", "code", "said"),
+    [
+        ("evaluate.py embed", "org/tiny", None, "config.json", 401, "answered 401 for org/tiny"),
+        ("evaluate.py embed", "org/none", None, "", 0, "answered 404 for org/none"),
+        ("evaluate.py embed", "org/tiny", None, "model.safetensors", 403, "answered 403 for org"),
+        ("train.py", "org/tiny", None, "config.json", 401, "answered 401 for org/tiny"),
+        ("train.py", "org/tiny", "org/none", "", 0, "org/none"),
+    ],
+)
+def test_a_refusal_is_a_sentence(
+    hub, tiny_city, tmp_path, script, model, dataset, fault, code, said
+):
+    if fault:
+        hub.faults[fault] = [code] * 50
+    command = [*script.split(), "--model_name_or_path", model]
+    command += ["--dataset_name", dataset or str(tiny_city), "--output_dir", str(tmp_path / "o")]
+    command += ["--city", "harborview"] if script.startswith("evaluate") else []
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env={**os.environ, **hub.environment(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert hub.token not in done.stderr
