@@ -11,6 +11,11 @@ from dataset_builders.hub_errors import explain
 from ..hub_server import HubServer
 
 
+@pytest.fixture(autouse=True)
+def _online(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+
 @pytest.fixture
 def hub():
     with HubServer() as server:

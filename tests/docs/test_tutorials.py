@@ -1,0 +1,176 @@
+"""Every block of the tutorials is run, in their order, beside a copy of the code.
+
+A block whose first line is `# file: NAME` is written there; bash and python are run; a diff is
+applied. Variables of the shell blocks have defaults for a reader and small values here.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, urlparse
+
+import geopandas
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+CODE = ("modeling_urbanln", "dataset_builders", "pipelines", "configs", "train.py", "evaluate.py")
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"# file: (\S+)\n")
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    for name in CODE:
+        if (ROOT / name).is_dir():
+            shutil.copytree(
+                ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__")
+            )
+        else:
+            shutil.copyfile(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def follow(name, workspace, replace=(), **variables):
+    """Do what a tutorial says; returns what its python blocks print."""
+    text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    for old, new in replace:
+        assert old in text
+        text = text.replace(old, new)
+    printed = []
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(workspace),
+        **{key: str(value) for key, value in variables.items()},
+    }
+    for language, block in BLOCK.findall(text):
+        if match := FILE.match(block):
+            (workspace / match[1]).write_text(block[match.end() :], encoding="utf-8")
+            continue
+        command = {
+            "bash": ["bash", "-euo", "pipefail", "-c", block],
+            "python": [sys.executable, "-c", block],
+            "diff": ["git", "apply", "--unidiff-zero", "-"],
+        }[language]
+        done = subprocess.run(
+            command,
+            cwd=workspace,
+            env=environment,
+            input=block if language == "diff" else None,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{block}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
+        if language == "python":
+            printed.append(done.stdout)
+    return printed
+
+
+def test_every_tutorial_is_followed_here():
+    tested = set(re.findall(r'follow\(\s*"(\w+)"', Path(__file__).read_text(encoding="utf-8")))
+    assert {path.stem for path in (ROOT / "docs").glob("*.md")} == tested
+
+
+def test_bring_your_own_city(workspace, tiny_model_dir):
+    photos = workspace / "my_photos"
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(64):
+        pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(photos / f"{number}.jpg")
+        lon, lat = 7.40 + 0.00622 * (number % 8), 43.73 + 0.0045 * (number // 8)
+        rows.append({"file": f"{number}.jpg", "lon": lon, "lat": lat, "population": number})
+    pd.DataFrame(rows).to_csv(photos / "images.csv", index=False)
+    (said,) = follow("bring_your_own_city", workspace, MODEL=tiny_model_dir)
+    assert "regions, 16 numbers each" in said
+    report = (workspace / "runs" / "my_results" / "report.md").read_text(encoding="utf-8")
+    assert "coordinates only (control)" in report
+    found = geopandas.read_parquet(workspace / "runs" / "my_city_vectors.parquet")
+    assert found.crs.to_epsg() == 4326
+    assert len(found) > 40
+
+
+def test_fine_tune_with_lora(workspace, tiny_model_dir, tiny_city):
+    (said,) = follow(
+        "fine_tune_with_lora",
+        workspace,
+        MODEL=tiny_model_dir,
+        DATASET=tiny_city,
+        BATCH=4,
+        WINDOW=2,
+        STEPS=1,
+    )
+    assert "PeftModel reads runs/lora/adapter" in said
+    summary = json.loads((workspace / "runs" / "lora" / "training_summary.json").read_text())
+    assert summary["num_trained_parameters"] < summary["num_parameters"] / 10
+    assert (workspace / "runs" / "lora" / "adapter" / "README.md").exists()
+
+
+def test_add_an_indicator(workspace):
+    rng = np.random.default_rng(0)
+    trees = {
+        "tree_id": range(200),
+        "lon": rng.uniform(7.401, 7.411, 200),
+        "lat": rng.uniform(43.731, 43.738, 200),
+    }
+    pd.DataFrame(trees).to_csv(workspace / "trees.csv", index=False)
+    (said,) = follow("add_an_indicator", workspace)
+    assert said == "200.0 trees ln1p\n"
+
+
+def test_add_a_baseline(workspace, tiny_city):
+    follow("add_a_baseline", workspace, DATASET=tiny_city)
+    (path,) = (workspace / "runs" / "baselines").rglob("mean-colour*.parquet")
+    table = pd.read_parquet(path)
+    vectors = np.stack(table["satellite"])
+    assert vectors.shape == (36, 3)
+    assert np.isfinite(vectors).all()
+    assert vectors.std(axis=0).min() > 0
+
+
+class Archive(BaseHTTPRequestHandler):
+    """A picture ten metres from wherever one asks."""
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        parts = urlparse(self.path)
+        if parts.path == "/near":
+            query = {key: float(value[0]) for key, value in parse_qs(parts.query).items()}
+            url = f"http://127.0.0.1:{self.server.server_port}/picture/7"
+            photo = {"id": "7", "lon": query["lon"], "lat": query["lat"] + 1e-4, "url": url}
+            kind, body = "application/json", json.dumps([photo]).encode()
+        else:
+            kind, body = "image/jpeg", self.server.picture
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def test_add_a_street_view_source(workspace):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(workspace / "picture.jpg")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Archive) as server:
+        server.picture = (workspace / "picture.jpg").read_bytes()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        (said,) = follow(
+            "add_a_street_view_source",
+            workspace,
+            replace=[('Archive("https://archive.example.org")', f'Archive("{address}")')],
+        )
+        server.shutdown()
+    assert said == f"archive/7 7.405 43.7351 {len(server.picture)} bytes\n"
