@@ -94,6 +94,7 @@ benchmarks: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.caption_truth
 	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.geography
 	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.download
+	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.release pipeline
 
 clean:
 	rm -rf runs build .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

@@ -41,7 +41,7 @@ def workspace(tmp_path):
 
 def follow(name, workspace, replace=(), **variables):
     """Do what a tutorial says; returns what its python blocks print."""
-    text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "tutorials" / f"{name}.md").read_text(encoding="utf-8")
     for old, new in replace:
         assert old in text
         text = text.replace(old, new)
@@ -77,7 +77,7 @@ def follow(name, workspace, replace=(), **variables):
 
 def test_every_tutorial_is_followed_here():
     tested = set(re.findall(r'follow\(\s*"(\w+)"', Path(__file__).read_text(encoding="utf-8")))
-    assert {path.stem for path in (ROOT / "docs").glob("*.md")} == tested
+    assert {path.stem for path in (ROOT / "docs" / "tutorials").glob("*.md")} == tested
 
 
 def test_bring_your_own_city(workspace, tiny_model_dir):
