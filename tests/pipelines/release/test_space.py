@@ -1,0 +1,123 @@
+"""The Space runs as it is written, in a process that knows nothing of the checkout."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+from huggingface_hub import RepoCard
+
+pytest.importorskip("gradio")
+
+from pipelines.evaluation.embed import EmbedSettings, embed
+from pipelines.evaluation.encoders import load_model_encoder
+from pipelines.evaluation.sources import open_images
+from pipelines.release.__main__ import main
+from pipelines.release.errors import ReleaseError
+from pipelines.release.space import SpaceSources, write_space
+
+REPO = "org/urbanln-demo"
+
+
+@pytest.fixture(scope="module")
+def vectors(tiny_model_dir, tiny_city, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vectors")
+    source = open_images(str(tiny_city), "harborview")
+    encoder = load_model_encoder(str(tiny_model_dir))
+    embed(encoder, source, folder / "harborview", "urbanln", EmbedSettings(16, 64, 1))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def space(tiny_model_dir, tiny_city, vectors, tmp_path_factory):
+    sources = SpaceSources(str(tiny_model_dir), str(tiny_city), [str(vectors)])
+    return write_space(tmp_path_factory.mktemp("s") / "space", REPO, sources)
+
+
+def test_the_card_is_one_of_a_space(space):
+    card = RepoCard.load(space / "README.md", ignore_metadata_errors=False)
+    data = card.data.to_dict()
+    assert (data["title"], data["sdk"], data["app_file"]) == ("urbanln-demo", "gradio", "app.py")
+    assert data["sdk_version"].count(".") == 2
+    assert "synthetic" in data["tags"]
+    assert "**Synthetic.**" in card.text
+
+
+def test_it_holds_what_it_shows_and_no_more(space):
+    names = {path.relative_to(space).as_posix() for path in space.rglob("*") if path.is_file()}
+    assert {"app.py", "requirements.txt", "demo/app.py", "data/model/model.safetensors"} <= names
+    assert "data/embeddings/harborview/urbanln.parquet" in names
+    assert not [name for name in names if "__pycache__" in name or name.startswith("tests")]
+    requirements = (space / "requirements.txt").read_text().split()
+    assert any(line.startswith("torch>=") for line in requirements)
+    assert "#" not in requirements
+
+
+def test_it_starts_and_answers(space, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # its own code is beside app.py, before the finder of an editable install
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1"}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "app.py"], cwd=space, env=environment, stdout=log, stderr=log
+        )
+    try:
+        for _ in range(2400):
+            assert process.poll() is None, (tmp_path / "log").read_text()[-2000:]
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as answer:
+                    assert answer.status == 200
+                    assert b"UrbanLN" in answer.read()
+                break
+            except OSError:
+                time.sleep(0.1)
+        else:
+            raise AssertionError("It did not start.")
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_ids_of_the_hub_stay_ids(vectors, tmp_path, capsys):
+    command = ["push", "org/model", "--space", str(tmp_path / "space"), "--repo", REPO, "--dry_run"]
+    main([*command, "--dataset_name", "org/captions", "--embeddings", str(vectors)])
+    shown = capsys.readouterr().out
+    assert "sdk: gradio" in shown
+    assert "Nothing was sent." in shown
+    known = json.loads((tmp_path / "space" / "demo" / "demo.json").read_text())
+    assert (known["dataset_name"], known["model_name_or_path"]) == ("org/captions", "org/model")
+    assert not (tmp_path / "space" / "data" / "model").exists()
+    data = RepoCard.load(tmp_path / "space" / "README.md").data
+    assert (data.models, data.datasets) == (["org/model"], ["org/captions"])
+    # the same command again writes the same folder
+    main([*command, "--dataset_name", "org/captions", "--embeddings", str(vectors)])
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"embeddings": ["nowhere"]}, "no vectors"),
+        ({"model": "nowhere"}, "no finished model"),
+        ({"dataset_name": "nowhere"}, "cannot be shown"),
+        ({"results": "nowhere"}, "no results"),
+    ],
+)
+def test_what_is_missing_is_told(tiny_model_dir, tiny_city, vectors, tmp_path, changed, said):
+    sources = {"model": str(tiny_model_dir), "dataset_name": str(tiny_city)}
+    sources |= {"embeddings": [str(vectors)], **changed}
+    with pytest.raises(ReleaseError, match=said):
+        write_space(tmp_path / "space", REPO, SpaceSources(**sources))
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ReleaseError, match="holds no Space"):
+        write_space(tmp_path, REPO, SpaceSources("org/model", "org/captions", []))
+    assert (tmp_path / "mine.txt").exists()
