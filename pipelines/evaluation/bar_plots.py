@@ -120,7 +120,8 @@ def draw_curves(
             handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False
         )
         figure.suptitle(title, fontsize=11)
-        figure.supxlabel(x_label, fontsize=10)
+        for axes in grid.flat:
+            axes.set_xlabel(x_label)
         figure.supylabel(y_label, fontsize=10)
         save(figure, path)
 

@@ -30,6 +30,7 @@ thead { border-top: 2px solid; border-bottom: 1px solid; } tbody { border-bottom
 tr.groups th { text-align: center; border-bottom: 1px solid var(--line); }
 th.n, td.n { text-align: right; } td span, .soft, .note { color: var(--soft); }
 .soft { font-style: italic; } .note { font-size: 12.5px; margin: .2em 0; }
+td:not(.n):last-child { white-space: normal; min-width: 26rem; }
 tbody tr:hover { background: #8881; }
 figure { margin: 1.4em 0; } figure img { max-width: 100%; background: #fff; }
 figcaption { color: var(--soft); font-size: 13px; max-width: 85ch; }
@@ -73,6 +74,15 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A page beside this one, and what it shows."""
+
+    path: str
+    title: str
+    about: str
+
+
+@dataclass(frozen=True)
 class Folded:
     """Blocks that the page hides until they are asked for.
 
@@ -87,7 +97,7 @@ class Folded:
     in_markdown: bool = True
 
 
-Block = Heading | Text | Bullets | Picture | Table | Folded
+Block = Heading | Text | Bullets | Picture | Link | Table | Folded
 
 
 def write_markdown(path: Path, blocks: Sequence[Block]) -> None:
@@ -111,6 +121,8 @@ def _markdown(blocks: Iterable[Block]) -> Iterator[str]:
                 yield f"![{alt}]({block.path})"
                 if block.caption:
                     yield f"*{block.caption}*"
+            case Link():
+                yield f"[{block.title}]({block.path}): {block.about}."
             case Table():
                 yield f"**{block.title}**\n\n{to_markdown(block)}"
                 yield from block.notes
@@ -164,6 +176,9 @@ def _html(blocks: Iterable[Block]) -> Iterator[str]:
                     f'<figure><img src="{source}" alt="{alt}" loading="lazy">'
                     f"<figcaption>{_inline(block.caption or block.title)}</figcaption></figure>"
                 )
+            case Link():
+                link = f'<a href="{html.escape(block.path)}">{_inline(block.title)}</a>'
+                yield f"<p>{link}: {_inline(block.about)}.</p>"
             case Table():
                 yield f'<div class="table">{to_html(block)}</div>'
             case Folded():
@@ -203,6 +218,7 @@ __all__ = [
     "Bullets",
     "Folded",
     "Heading",
+    "Link",
     "Picture",
     "Text",
     "tables_of",

@@ -187,7 +187,7 @@ def _measure_system(
     known = parameters([*trained, *used, *held])
     return Efficiency(
         encoder.name,
-        f"recipe `{size}`",
+        f"recipe, {size}",
         settings.image_size,
         sum(p.numel() for p in known),
         sum(p.numel() for p in known if p.grad is not None),

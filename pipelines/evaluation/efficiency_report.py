@@ -83,7 +83,7 @@ def _table(title: str, systems: list[dict[str, Any]]) -> Table:
 
 def _draw(path: Path, title: str, systems: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    names = [f"{one['system']} ({one['size'].replace('`', '')})" for one in systems]
+    names = [f"{one['system']} ({one['size']})" for one in systems]
     batches = [speed["regions"] for speed in systems[0]["speeds"]]
     sizes = {kind: [one[kind] for one in systems] for kind in KINDS}
     speeds = {

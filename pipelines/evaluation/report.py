@@ -1,6 +1,7 @@
 """Results to a page: tables with controls, pictures, and what must be known to read them.
 
 <output>/report.md, report.html    the same page twice
+<output>/captions.html             captions side by side, where there are any
 <output>/tables/*.tex, *.csv       every table of it; CSV unrounded
 <output>/figures/*.png
 """
@@ -8,6 +9,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from .caption_report import caption_blocks
 from .checker import check_publication, check_rows
 from .checking import MEANING, publication_lines, spread_lines
 from .city_results import PROTOCOL_TITLES, CityResults, read_cities
@@ -41,6 +43,7 @@ from .tables import (
     score_table,
     spread_table,
     statistics_table,
+    summary_table,
     systems_table,
 )
 from .transfer_report import read_transfer, transfer_blocks
@@ -79,6 +82,7 @@ def write_report(output: Path, echo: Callable[[str], None] = print) -> Path:
     transfer = read_transfer(output.parent / TRANSFER_FOLDER)
     if transfer:
         blocks += transfer_blocks(transfer, output, FIGURES_FOLDER)
+    blocks += caption_blocks(output.parent, output)
     blocks += efficiency_blocks(output.parent, output, FIGURES_FOLDER)
     blocks += _paper_section(paper)
     blocks += _recompute_section(cities)
@@ -151,15 +155,20 @@ def _protocol_section(
     blocks: list[Block] = [
         Heading(3, f"{city.title}: {PROTOCOL_TITLES[protocol]}"),
         Text(seeds_note(city, city.of(protocol), protocol)),
-        score_table(city, protocol, "r2", paper),
     ]
+    summary = summary_table(city, protocol)
+    blocks += [summary] if summary else []
+    blocks.append(score_table(city, protocol, "r2", paper))
     wanted = [*references(city), *_gain_reference(city), *method_references(city)]
     compared = cached_differences(city, list(dict.fromkeys(wanted)))
-    for reference in references(city):
-        table = difference_table(city, protocol, reference.system, compared[reference])
-        blocks += [table] if table else []
-    gain = gain_table(city, protocol, compared.get(COORDINATES_BY_RIDGE, ()))
-    blocks += [gain] if gain else []
+    differences = [
+        difference_table(city, protocol, reference.system, compared[reference])
+        for reference in references(city)
+    ]
+    differences.append(gain_table(city, protocol, compared.get(COORDINATES_BY_RIDGE, ())))
+    told = tuple(table for table in differences if table)
+    if told:
+        blocks.append(Folded("Differences to the controls, with intervals", told))
     spread = spread_table(city, protocol)
     intervals = coverage_table(city, protocol, measured)
     blocks += [Folded("Prediction intervals and their coverage", (intervals,))] if intervals else []

@@ -15,6 +15,7 @@ from .city_results import (
     PROBE_NAMES,
     PROTOCOL_TITLES,
     VIEW_NAMES,
+    VIEW_ORDER,
     CityResults,
     Key,
     by_run,
@@ -24,6 +25,7 @@ from .city_results import (
     spreads,
 )
 from .conformal import Coverage
+from .embedding_tables import BOTH
 from .errors import InputError
 from .paper import Publication, PublishedTable
 from .results import ResultRow
@@ -81,6 +83,66 @@ def score_table(
         rows=tuple(body),
         notes=tuple(notes),
     )
+
+
+def summary_table(city: CityResults, protocol: str) -> Table | None:
+    """A row a system: R2, mean over indicators, in every view by every probe; what one reads first.
+
+    None where there is one indicator alone.
+    """
+    rows = [row for row in city.of(protocol) if not row.system.startswith(WITH_COORDINATES)]
+    require_controls(city, rows)
+    scores = by_run(city, rows, "r2")
+    indicators = [name for name in city.indicators if any(row.indicator == name for row in rows)]
+    if len(indicators) < 2:
+        return None
+    means = {}
+    for key in {key for key, _ in scores}:
+        own = [scores[key, name] for name in indicators if (key, name) in scores]
+        if len(own) == len(indicators):  # a mean over fewer would not compare
+            means[key] = pd.concat(own, axis=1).mean(axis=1)
+    columns = sorted({key[1:] for key in means if key[1] != NO_VIEW}, key=_column_order)
+    best = max(means, key=lambda key: float(means[key].mean()), default=None)
+    body = []
+    for key in sorted({(*key[:1], *_place(key)) for key in means}, key=city.order):
+        system, view, probe = key
+        name = city.system_title(system)
+        if view == NO_VIEW:
+            only = _score(means[key], key == best)
+            cells = [only if i == 0 else Cell("") for i in range(len(columns))]
+            name = f"{name}: {PROBE_NAMES[probe]}" if probe != "mean" else name
+        else:
+            cells = [
+                _score(means.get((system, *column)), (system, *column) == best)
+                for column in columns
+            ]
+        body.append((*words(name), *cells))
+    return Table(
+        name=slug(city.name, protocol, "summary"),
+        title=f"R², mean over {len(indicators)} indicators, {city.title}, {_short(protocol)}",
+        header=("system", *(VIEW_NAMES[view] for view, _ in columns)),
+        rows=tuple(body),
+        notes=(
+            "Mean ± SD over splits, and training seeds where there are several. Controls that see "
+            "no image have one number, in the first column. Systems that are not scored on all "
+            "indicators are not here.",
+        ),
+        groups=(("", 1), *_probe_groups(columns)),
+    )
+
+
+def _column_order(column: tuple[str, str]) -> tuple[bool, int]:
+    return column[1] != "mlp", VIEW_ORDER.index(column[0])
+
+
+def _place(key: Key) -> tuple[str, str]:
+    """Where a row stands: all views and probes of a system together, but those of no view."""
+    return key[1:] if key[1] == NO_VIEW else (BOTH, "mlp")
+
+
+def _probe_groups(columns: Sequence[tuple[str, str]]) -> Iterable[tuple[str, int]]:
+    for probe in dict.fromkeys(probe for _, probe in columns):
+        yield PROBE_NAMES[probe], sum(own == probe for _, own in columns)
 
 
 def _seeds_note(city: CityResults, keys: Iterable[Key]) -> Iterable[str]:
@@ -430,19 +492,19 @@ def systems_table(city: CityResults) -> Table:
         rejects = ", ".join(f"{reason} {n}" for reason, n in own.get("rejects", {}).items())
         body.append(
             (
-                *words(name, _differs(training), str(own.get("encoder", DASH)), str(weights)),
+                *words(name, str(own.get("encoder", DASH)), str(weights)),
                 *words(", ".join(seeds) or DASH),
                 *words(", ".join(own.get("uses", ())) or DASH),
                 number(own.get("dim"), form=".0f"),
                 *(number(value, form=",.0f") for value in images),
-                *words(rejects or "0"),
+                *words(rejects or "0", _differs(training)),
             )
         )
-    header = ("system", "differs in", "encoder", "weights", "training seeds", "has seen")
+    header = ("system", "encoder", "weights", "training seeds", "has seen")
     return Table(
         name=slug(city.name, "systems"),
         title=f"Systems, {city.title}",
-        header=(*header, "numbers a view", "street views", "satellite", "left out"),
+        header=(*header, "numbers a view", "street views", "satellite", "left out", "differs from"),
         rows=tuple(body),
     )
 
@@ -463,5 +525,6 @@ __all__ = [
     "score_table",
     "spread_table",
     "statistics_table",
+    "summary_table",
     "systems_table",
 ]

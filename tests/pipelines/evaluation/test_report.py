@@ -26,6 +26,7 @@ from pipelines.evaluation.tables import (
     difference_table,
     score_table,
     spread_table,
+    summary_table,
     systems_table,
 )
 from pipelines.evaluation.trainings import Training
@@ -106,11 +107,12 @@ def test_the_report_says_synthetic_what_was_left_out_and_shows_pictures(run):
     assert "nothing, random: 2 split(s) not scored: no region has a label" in text
     assert "street_view: unreadable 1" in text
     pictures = sorted(path.name for path in (run / "figures").iterdir())
-    assert pictures == [
+    drawn = [
         f"{CITY}-{protocol}-{kind}.png"
         for protocol in ("block", "random")
         for kind in ("map", "scatter")
     ]
+    assert pictures == sorted([*drawn, f"{CITY}-clusters.png"])
     for name in pictures:
         assert f"figures/{name}" in text
         pixels = matplotlib.image.imread(run / "figures" / name)
@@ -318,6 +320,33 @@ def test_trainings_of_a_system_are_one_row(run):
     cell = row[table.header.index("population")]
     assert (cell.value, cell.spread) == pytest.approx((np.mean(scores), np.std(scores, ddof=1)))
     assert any("from 2 seeds" in note and note.endswith(": net.") for note in table.notes)
+
+
+def test_the_summary_is_a_row_a_system(run):
+    city = trained_twice(read_city(run / CITY))
+    table = summary_table(city, "block")
+    assert table.groups == (("", 1), ("MLP", 3), ("ridge", 3))
+    names = [row[0].text for row in table.rows]
+    assert names[0] == "mean (control)"
+    assert "coordinates only (control): k-NN" in names
+    assert names.count("net") == names.count("colour_texture (control)") == 1
+    (row,) = [row for row in table.rows if row[0].text == "net"]
+    scores = [
+        [
+            one.r2
+            for one in city.rows
+            if (one.system, one.view, one.probe, one.protocol, one.split_seed)
+            == (f"net-s{seed}", "satellite", "ridge", "block", split)
+        ]
+        for seed in (0, 1)
+        for split in (0, 1)
+    ]
+    assert all(len(of_run) == 2 for of_run in scores), "two indicators each"
+    means = np.mean(scores, axis=1)
+    cell = row[5]
+    assert table.header[5] == "satellite"
+    assert (cell.value, cell.spread) == pytest.approx((means.mean(), means.std(ddof=1)))
+    assert sum(cell.best for row in table.rows for cell in row) == 1
 
 
 def test_the_two_spreads_are_told_apart(run):
