@@ -1,4 +1,4 @@
-"""What the Hub refuses, in sentences."""
+"""What the Hub refuses, and files that are refused when they came from it, in sentences."""
 
 from collections.abc import Iterator
 
@@ -9,6 +9,7 @@ ADVICE = {
     429: "The Hub asks to slow down: try again in some minutes.",
 }
 UNREACHABLE = {"HTTPError", "TransportError", "LocalEntryNotFoundError", "ConnectionError"}
+PICKLE = "it may run code and is refused. Ask for safetensors."
 AGAIN = "Try the same command again; what was sent or fetched is not asked for twice."
 
 
@@ -22,7 +23,7 @@ def explain(error: BaseException, name: str | None = None) -> str | None:
         name: of the repository that was asked for, where it is known.
 
     Returns:
-        None where the Hub has no part in it.
+        None where neither the Hub nor a file of weights has a part in it.
     """
     chain = list(_causes(error))
     names = {base.__name__ for one in chain for base in type(one).__mro__}
@@ -39,6 +40,10 @@ def explain(error: BaseException, name: str | None = None) -> str | None:
         return f"The Hub answered {code}{what}. {ADVICE.get(code, AGAIN)}"
     if "DatasetNotFoundError" in names:
         return f"The Hub has no dataset{what}. {ADVICE[404]}"
+    if "UnpicklingError" in names:
+        return f"The weights{what} are a pickle that holds more than tensors: {PICKLE}"
+    if "SafetensorError" in names:
+        return f"The weights{what} are no whole safetensors file: fetch or copy them again."
     if names & UNREACHABLE and "BrokenPipeError" not in names:
         return f"The Hub could not be reached{what}. {AGAIN}"
     return None

@@ -156,9 +156,11 @@ def _load_weights(name: str, trust_remote_code: bool) -> Any:
         model, report = transformers.AutoModel.from_pretrained(
             name, trust_remote_code=trust_remote_code, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        said = explain(error, name) or error
-        raise InputError(f"The weights of {name!r} do not load: {said}") from error
+    except Exception as error:
+        said = explain(error, name)
+        if said is None and not isinstance(error, OSError | ValueError | RuntimeError):
+            raise
+        raise InputError(f"The weights of {name!r} do not load: {said or error}") from error
     _check_architecture(model, name)
     # the library fills gaps with random numbers and goes on: a vector must not come from those
     missing = sorted(

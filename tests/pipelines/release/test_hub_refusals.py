@@ -1,11 +1,16 @@
 """Models and datasets asked of the Hub on the command line: its refusals are sentences there."""
 
 import os
+import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from pipelines.evaluation.encoders import load_model_encoder
+from pipelines.evaluation.errors import InputError
 
 from ...hub_server import HubServer, Repo
 
@@ -26,7 +31,8 @@ def hub(tiny_model_dir):
     [
         ("evaluate.py embed", "org/tiny", None, "config.json", 401, "answered 401 for org/tiny"),
         ("evaluate.py embed", "org/none", None, "", 0, "answered 404 for org/none"),
-        ("evaluate.py embed", "org/tiny", None, "model.safetensors", 403, "answered 403 for org"),
+        # the library takes a refused file of weights for one that is not there
+        ("evaluate.py embed", "org/tiny", None, "model.safetensors", 403, "model.safetensors"),
         ("train.py", "org/tiny", None, "config.json", 401, "answered 401 for org/tiny"),
         ("train.py", "org/tiny", "org/none", "", 0, "org/none"),
     ],
@@ -50,3 +56,38 @@ def test_a_refusal_is_a_sentence(
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert hub.token not in done.stderr
+
+
+class Evil:
+    """What a pickle may hold."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("pytorch_model.bin", "evil", "may run code and is refused"),
+        ("model.safetensors", b"<html>please log in</html>", "no whole safetensors file"),
+        ("model.safetensors", "half", "no whole safetensors file"),
+        (None, None, "model.safetensors"),
+    ],
+)
+def test_weights_that_are_none_are_refused(tiny_model_dir, tmp_path, name, content, said):
+    folder, proof = tmp_path / "model", tmp_path / "proof"
+    shutil.copytree(tiny_model_dir, folder)
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").unlink()
+    if content == "evil":
+        content = pickle.dumps({"weight": Evil(proof)}, protocol=2)
+    if content == "half":
+        content = whole[: len(whole) // 2]
+    if name is not None:
+        (folder / name).write_bytes(content)
+    with pytest.raises(InputError, match=said):
+        load_model_encoder(str(folder))
+    assert not proof.exists()
