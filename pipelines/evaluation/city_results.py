@@ -1,11 +1,13 @@
 """The results of a city as tables and figures read them: which rows compare, and who is who."""
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -239,15 +241,20 @@ def by_run(
 
     The key's system is the group; `training` is the label of each of its tables.
     """
-    collected: dict[tuple[Key, str], list[tuple[str, int, float]]] = {}
+    collected: dict[tuple[Key, str], dict[tuple[str, int], list[float]]] = {}
     for row in rows:
         name = ((city.system_of(row.system), row.view, row.probe), row.indicator)
-        run = (row.system, row.split_seed, getattr(row, metric))
-        collected.setdefault(name, []).append(run)
-    return {
-        name: pd.DataFrame(runs, columns=[*RUN, "score"]).groupby(RUN)["score"].mean()
-        for name, runs in collected.items()
-    }
+        runs = collected.setdefault(name, {})
+        runs.setdefault((row.system, row.split_seed), []).append(getattr(row, metric))
+    return {name: _means(runs) for name, runs in collected.items()}
+
+
+def _means(runs: dict[tuple[str, int], list[float]]) -> pd.Series:
+    """Of the known scores of each run; by hand, for a report has thousands of cells."""
+    names = sorted(runs)
+    known = ([score for score in runs[name] if not math.isnan(score)] for name in names)
+    means = [fmean(scores) if scores else math.nan for scores in known]
+    return pd.Series(means, index=pd.MultiIndex.from_tuples(names, names=RUN), name="score")
 
 
 def spreads(scores: pd.Series) -> tuple[float, float, float]:
@@ -257,8 +264,8 @@ def spreads(scores: pd.Series) -> tuple[float, float, float]:
         Over all splits and trainings; over splits, of the means over trainings; over trainings, of
         the means over splits.
     """
-    of_splits = scores.groupby("split_seed").mean()
-    of_trainings = scores.groupby("training").mean()
+    table = scores.unstack("split_seed")  # training x split
+    of_splits, of_trainings = table.mean(axis=0), table.mean(axis=1)
     return float(scores.std()), float(of_splits.std()), float(of_trainings.std())
 
 
