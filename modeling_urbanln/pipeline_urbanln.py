@@ -84,14 +84,21 @@ class UrbanRegionFeatureExtractionPipeline(ChunkPipeline):
         """One image at a time; the last of a region says so."""
         images = list(images_of(inputs))
         region_id = inputs.get("region_id") if isinstance(inputs, Mapping) else None
-        for number, (view, image) in enumerate(images):
-            pixels = self.image_processor(images=read_image(image, timeout), return_tensors="pt")
+        pixels = self._pixels([image for _, image in images], timeout)
+        for number, (view, _) in enumerate(images):
             yield {
                 "is_last": number == len(images) - 1,
                 "view": view,
                 "region_id": region_id,
-                "pixel_values": pixels["pixel_values"].to(self.dtype),
+                "pixel_values": next(pixels),
             }
+
+    def _pixels(self, images: list[Any], timeout: float | None) -> Iterator[torch.Tensor]:
+        """Each `(1, 3, H, W)`; prepared some at a time, which is faster than one by one."""
+        for start in range(0, len(images), BATCH_SIZE):
+            some = [read_image(image, timeout) for image in images[start : start + BATCH_SIZE]]
+            pixels = self.image_processor(images=some, return_tensors="pt")["pixel_values"]
+            yield from pixels.to(self.dtype).split(1)
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         model: Any = self.model
