@@ -19,8 +19,17 @@ indicators with units, splits; as Parquet that `load_dataset` and geopandas read
   python -m dataset_builders publish CITY.yaml     shards, card and licence gate; --push_to_hub
   python -m dataset_builders rehydrate FOLDER      fetch the pictures that a dataset may not hold
 
-Recipes to start from: configs/cities/. Keys of providers are read from the environment. Kill it at
-any moment and give the same command again: it goes on, and nothing is fetched twice.
+Recipes to start from: configs/cities/. A build lies in runs/NAME of its recipe NAME.yaml, or where
+--output_dir says. Keys of providers are read from the environment. Kill it at any moment and give
+the same command again: it goes on, and nothing is fetched twice.
+"""
+PLAN = """\
+Count regions, points, requests, gigabytes, hours at the rate limits and money, source by source,
+and draw maps in OUTPUT_DIR/plan. Asked for are only a place's outline and its roads, where the
+recipe names no files for them.
+
+  python -m dataset_builders plan configs/cities/lyon.yaml --data_dir data
+  python -m dataset_builders plan configs/cities/lyon.yaml --data_dir data --limit 20
 """
 BUILD = """\
 Fetch what is missing and write OUTPUT_DIR/dataset, its card, and pictures in OUTPUT_DIR/report.
@@ -30,6 +39,20 @@ Fetch what is missing and write OUTPUT_DIR/dataset, its card, and pictures in OU
   python -m dataset_builders build CITY.yaml --output_dir runs/city --max_cost 50
 
 Above the thresholds of the recipe (`costs`) it asks first; --yes answers.
+"""
+STATUS = """\
+Say of each source how many items are in which state (ok, missing, blank, placeholder, quota,
+denied, invalid, failed) and the most frequent reasons, and how many rows each table has. Nothing is
+asked for.
+
+  python -m dataset_builders status CITY.yaml --output_dir runs/city
+"""
+RETRY_FAILED = """\
+Forget what failed (blank, placeholder, invalid, failed), so that the next build asks for it again.
+What is there, and what the provider says it does not have, is not asked for again.
+
+  python -m dataset_builders retry-failed CITY.yaml --output_dir runs/city
+  python -m dataset_builders build        CITY.yaml --output_dir runs/city
 """
 PUBLISH = """\
 Write OUTPUT_DIR/published from OUTPUT_DIR/dataset: shards of 300 to 500 MB and a card. Pictures of
@@ -51,6 +74,8 @@ KNOWN_ERRORS = (DatasetError, MissingExtraError, SourceError, SplitError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; what a user can mend is told in a line, with exit code 2."""
     arguments = _parser().parse_args(argv)
+    if arguments.output_dir is None:
+        arguments.output_dir = Path("runs") / arguments.recipe.stem
     try:
         return int(arguments.run(arguments))
     except StoppedError as error:
@@ -71,19 +96,19 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    plan = _command(commands, "plan", _plan, "what a build would cost, and a map of it")
+    plan = _command(commands, "plan", _plan, "what a build would cost, and a map of it", PLAN)
     build = _command(commands, "build", _build, "fetch what is missing, write the dataset", BUILD)
     for one in (plan, build):
-        one.add_argument("--limit", type=_positive, help="only the first regions, for a try")
+        one.add_argument("--limit", type=_positive, help="only so many regions, for a try")
     build.add_argument(
         "--dry_run", "--dry-run", action="store_true", help="say what it would do, and stop"
     )
     build.add_argument(
-        "--max_cost", "--max-cost", type=float, help="refuse to start if it may cost more"
+        "--max_cost", "--max-cost", type=_amount, help="refuse to start if it may cost more"
     )
     build.add_argument("--yes", action="store_true", help="do not ask, however much it takes")
-    _command(commands, "status", _status, "how far a build is, and what failed")
-    _command(commands, "retry-failed", _retry_failed, "let the next build ask again")
+    _command(commands, "status", _status, "how far a build is, and what failed", STATUS)
+    _command(commands, "retry-failed", _retry_failed, "let the next build ask again", RETRY_FAILED)
     publish = _command(commands, "publish", _publish, "shards, card and licence gate", PUBLISH)
     publish.add_argument("--push_to_hub", metavar="ORG/NAME", help="also push it; log in first")
     publish.add_argument("--private", action="store_true", help="of a repository that is made")
@@ -108,17 +133,19 @@ def _command(
     name: str,
     run: object,
     summary: str,
-    description: str = "",
+    description: str,
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         name,
         help=summary,
-        description=description or summary[0].upper() + summary[1:] + ".",
+        description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
     parser.add_argument("recipe", type=Path, help="YAML file; see configs/cities/")
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder of the build")
+    parser.add_argument(
+        "--output_dir", type=Path, help="folder of the build; runs/NAME of NAME.yaml by default"
+    )
     parser.add_argument(
         "--data_dir", type=Path, help="folder that the recipe's relative paths start from"
     )
@@ -132,6 +159,16 @@ def _positive(text: str) -> int:
         number = 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text!r}")
+    return number
+
+
+def _amount(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not number >= 0:
+        raise argparse.ArgumentTypeError(f"must be an amount of money from 0, got {text!r}")
     return number
 
 

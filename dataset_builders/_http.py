@@ -9,6 +9,7 @@ first answer that says that a quota is used up, or a key refused, stops everythi
 import asyncio
 import email.utils
 import hashlib
+import logging
 import random
 import sqlite3
 import threading
@@ -79,13 +80,13 @@ class Item:
 
     Attributes:
         key: names it in the ledger; holds no secret, and does not change when a URL expires.
-        url: without secrets in the path.
-        params: of the query; secrets belong here or in `headers`, which are never stored or shown.
+        url: never stored or shown, nor are the others: they may hold a secret.
+        params: of the query.
         headers: of the request.
     """
 
     key: str
-    url: str
+    url: str = field(repr=False)
     params: Mapping[str, str] = field(default_factory=dict, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -517,6 +518,18 @@ def _before_headers(
     return trace
 
 
+class _HostsOnly(logging.Filter):
+    """Of addresses that the client logs, their hosts: providers take keys in path and query."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(getattr(one, "host", one) for one in record.args)
+        return True
+
+
+_HOSTS_ONLY = _HostsOnly()
+
+
 def _client(
     timeout_s: float, user_agent: str, before: Callable[[Any], Coroutine[Any, Any, None]]
 ) -> Any:
@@ -524,6 +537,7 @@ def _client(
         import httpx2
     except ImportError as error:
         raise MissingExtraError("httpx2", "geo") from error
+    logging.getLogger("httpx2").addFilter(_HOSTS_ONLY)
     return httpx2.AsyncClient(
         timeout=timeout_s,
         follow_redirects=True,

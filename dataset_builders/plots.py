@@ -2,6 +2,9 @@
 
 Every function writes PNG (matplotlib; for papers and cards) or HTML (folium; to pan and click), by
 the suffix of the path. Maps are drawn in degrees with the aspect of their latitude.
+
+An HTML page holds its shapes; Leaflet, which draws them, and the map behind come from the web when
+the page is opened. Without a network take the PNG.
 """
 
 import html
@@ -29,6 +32,8 @@ SPLIT_COLOURS = {
 CLASS_COLOURS = ("#4c78a8", "#d1495b", "#54a24b", "#f2b544", "#7f5aa2", "#8c6d46", "#5ba4a4")
 GREY, EDGE = "#d9d9d9", "#5c5c5c"
 CELL_PX, GAP_PX = 160, 8
+MARKS = {ord(mark): f"&#{ord(mark)};" for mark in "`$\\{}"}
+"""What means something in a template of Jinja's or in a string of JavaScript's."""
 
 
 def plot_regions(regions: gpd.GeoDataFrame, path: str | Path, title: str = "") -> Path:
@@ -132,7 +137,7 @@ def plot_points(
         ).add_to(chart)
         for point, colour, kind in zip(points.geometry, colours, kinds, strict=True):
             folium.CircleMarker(
-                (point.y, point.x), 4, color=colour, fill=True, tooltip=html.escape(kind)
+                (point.y, point.x), 4, color=colour, fill=True, tooltip=_page_text(kind)
             ).add_to(chart)
         return _save_html(chart, path, title, legend)
     figure, axes = _figure(roads, title)
@@ -263,8 +268,11 @@ def _save(
     if _is_html(path):
         shown = frame[["geometry"]].copy()
         shown["colour"] = colours
+        if "region_id" in frame:
+            labels = {"region_id": frame["region_id"], **labels}
         for name, values in labels.items():
-            shown[name] = values.astype(str).to_numpy()
+            said = values.astype(object).where(values.notna(), "missing")
+            shown[name] = [_page_text(str(one)) for one in said]
         import folium
 
         chart = _folium_map(frame)
@@ -276,7 +284,7 @@ def _save(
                 "color": EDGE,
                 "weight": 0.4,
             },
-            tooltip=folium.GeoJsonTooltip(list(labels)),
+            tooltip=folium.GeoJsonTooltip(list(labels), [_page_text(name) for name in labels]),
         ).add_to(chart)
         return _save_html(chart, path, title, legend)
     figure, axes = _figure(frame, title)
@@ -286,6 +294,11 @@ def _save(
         figure.colorbar(scale, ax=axes, label=label, shrink=0.8)
         legend = {name: colour for name, colour in legend.items() if name == "missing"}
     return _save_png(figure, axes, path, legend)
+
+
+def _page_text(text: str) -> str:
+    """Text as folium may put it into a page: it escapes neither titles nor tooltips itself."""
+    return html.escape(text).translate(MARKS)
 
 
 def _edge_width(number: int) -> float:
@@ -318,13 +331,13 @@ def _save_html(chart: Any, path: Path, title: str, legend: Mapping[str, str]) ->
 
     items = "".join(
         f'<div><span style="background:{colour};display:inline-block;width:1em;height:1em;'
-        f'margin-right:.4em"></span>{html.escape(name)}</div>'
+        f'margin-right:.4em"></span>{_page_text(name)}</div>'
         for name, colour in legend.items()
     )
     box = (
         '<div style="position:fixed;bottom:24px;left:12px;z-index:9999;background:#fff;'
         'padding:8px 12px;font:13px sans-serif;border-radius:4px;box-shadow:0 1px 4px #0004">'
-        f"<b>{html.escape(title)}</b>{items}</div>"
+        f"<b>{_page_text(title)}</b>{items}</div>"
     )
     chart.get_root().html.add_child(folium.Element(box))
     buffer = io.BytesIO()

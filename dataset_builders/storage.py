@@ -41,6 +41,7 @@ REJECTS_FILE = "rejects.parquet"
 REJECT_COLUMNS = ("table", "item", "reason", "detail")
 # an image is about 100 kB: the viewer of the Hub wants row groups below 100 MB
 ROW_GROUP_SIZE = 100
+SHAPES_AT_ONCE = 2000
 METADATA_KEY, REJECTS_KEY, GEO_KEY = b"urbanln", b"urbanln_rejects", b"geo"
 
 Reject = tuple[str, str, str, str]
@@ -390,16 +391,25 @@ def _leaves(schema: pa.Schema) -> list[str]:
 
 def geo_metadata(table: pa.Table) -> bytes:
     """GeoParquet 1.1 column metadata of the table of regions."""
-    shapes = shapely.from_wkb(np.array(table["geometry"].to_pylist(), dtype=object))
-    present = shapes[~shapely.is_missing(shapes)]
+    types: set[str] = set()
+    boxes = []
+    # in parts: shapes take several times the memory of their WKB
+    for start in range(0, len(table), SHAPES_AT_ONCE):
+        wkb = table["geometry"].slice(start, SHAPES_AT_ONCE).to_pylist()
+        shapes = shapely.from_wkb(np.array(wkb, dtype=object))
+        present = shapes[~shapely.is_missing(shapes)]
+        types |= {shape.geom_type for shape in present}
+        boxes.append(shapely.bounds(present))
     column: dict[str, Any] = {
         "encoding": "WKB",
-        "geometry_types": sorted({shape.geom_type for shape in present}),
+        "geometry_types": sorted(types),
         "crs": pyproj.CRS.from_epsg(4326).to_json_dict(),
         "edges": "planar",
     }
-    if len(present):
-        column["bbox"] = [float(edge) for edge in shapely.total_bounds(present)]
+    if types:
+        sides = np.concatenate(boxes)
+        low, high = np.nanmin(sides[:, :2], axis=0), np.nanmax(sides[:, 2:], axis=0)
+        column["bbox"] = [*low.tolist(), *high.tolist()]
     geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
     return json.dumps(geo).encode()
 

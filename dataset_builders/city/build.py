@@ -84,7 +84,7 @@ def build(
     Args:
         recipe: of the city.
         output_dir: see [`Workspace`].
-        limit: only the first regions, for a try.
+        limit: only so many regions, the middle ones, for a try.
         recipe_text: the recipe as it was written, to be kept beside the dataset.
         draw: also write the pictures of `report/`.
 
@@ -98,7 +98,8 @@ def build(
     # before anything costs: a wrong file is found now; points of the city lie in all its regions
     whole = layout.regions if limit is None else city_regions(recipe, layout.boundary)
     targets = read_targets(recipe, whole)
-    targets = replace(targets, columns=targets.columns.iloc[: len(layout.regions)])
+    taken = whole["region_id"].isin(layout.regions["region_id"])
+    targets = replace(targets, columns=targets.columns[taken].reset_index(drop=True))
     fetch_all(recipe, layout.regions, layout.places, space.cache)
     store = space.open_store()
     try:
@@ -152,7 +153,7 @@ def _metadata(recipe: CityRecipe, targets: Targets, limit: int | None) -> Datase
     parameters: dict[str, Any] = {"recipe": recipe.fingerprint(), "seed": recipe.splits.seed}
     if limit is not None:
         parameters["limit"] = limit
-        notes.insert(0, f"Only the first {limit} regions of the city, for a try.")
+        notes.insert(0, f"Only {limit} regions in the middle of the city, for a try.")
     return DatasetMetadata(
         title=recipe.title or f"UrbanLN {recipe.city}",
         description=recipe.description
@@ -309,7 +310,10 @@ def _report(
 
 
 def retry_failed(recipe: CityRecipe, output_dir: str | Path) -> int:
-    """Let everything that has no picture be fetched again by the next build.
+    """Let everything that failed be fetched again by the next build.
+
+    That is what came and is no picture (blank, a placeholder, not an image) or did not come; what
+    the provider says it does not have is not asked for again.
 
     Returns:
         How many items that are.

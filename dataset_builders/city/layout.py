@@ -17,6 +17,7 @@ from ..files import atomic_path, digest
 from ..regions import h3_regions, polygon_regions, square_grid, tile_regions
 from ..roads import read_roads_overpass, read_roads_pbf, sampling_points
 from ..sources.street_view import Place
+from ..splits import local_xy
 from .recipe import BoundarySettings, CityRecipe
 
 # beyond the outermost regions, so that roads along their edges are whole
@@ -55,7 +56,7 @@ def lay_out(recipe: CityRecipe, cache: Path, limit: int | None = None) -> Layout
     Args:
         recipe: of the city.
         cache: folder for what the network gave and what took long.
-        limit: only the first regions, for a try.
+        limit: only so many regions, the middle ones, for a try.
 
     Raises:
         DatasetError: an impossible boundary, or no region in it.
@@ -64,11 +65,18 @@ def lay_out(recipe: CityRecipe, cache: Path, limit: int | None = None) -> Layout
     boundary = city_boundary(recipe, cache)
     regions = city_regions(recipe, boundary)
     if limit is not None:
-        regions = regions.iloc[:limit].reset_index(drop=True)
+        regions = _middle(regions, limit)
     if recipe.roads is None:
         return Layout(boundary, regions)
     roads = _roads(recipe, regions, cache)
     return Layout(boundary, regions, roads, _points(recipe, roads, regions))
+
+
+def _middle(regions: gpd.GeoDataFrame, count: int) -> gpd.GeoDataFrame:
+    """The regions nearest the middle of them all: the first are a corner, often without a road."""
+    x, y = local_xy(regions["lon"].to_numpy(), regions["lat"].to_numpy())
+    nearest = np.argsort(np.hypot(x - np.median(x), y - np.median(y)), kind="stable")[:count]
+    return regions.iloc[np.sort(nearest)].reset_index(drop=True)
 
 
 def city_boundary(recipe: CityRecipe, cache: Path) -> shapely.Geometry:

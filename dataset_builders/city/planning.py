@@ -126,7 +126,7 @@ def plan(
     Args:
         recipe: of the city.
         output_dir: see [`Workspace`]; what is fetched already is not counted.
-        limit: only the first regions, for a try.
+        limit: only so many regions, the middle ones, for a try.
         draw: also write `plan/plan.json` and the maps of regions and points.
 
     Raises:

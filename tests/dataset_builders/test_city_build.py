@@ -3,7 +3,9 @@
 import collections
 import hashlib
 import json
+import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +13,11 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from dataset_builders.__main__ import main
+from dataset_builders.__main__ import _agrees, main
 from dataset_builders._http import StoppedError
 from dataset_builders.city.build import build, retry_failed
 from dataset_builders.city.planning import plan
@@ -180,11 +183,27 @@ def test_a_town_is_built_from_its_name(write, provider, tmp_path):
     } <= drawn
 
 
-def test_no_key_is_left_anywhere(write, tmp_path):
-    build(read_recipe(write()), tmp_path / "run")
-    for path in (tmp_path / "run").rglob("*"):
-        if path.is_file():
-            assert KEY.encode() not in path.read_bytes(), path
+def _said_in(path):
+    """A file as bytes; tables as they read, since their pages are compressed."""
+    if path.suffix != ".parquet":
+        return path.read_bytes()
+    file = pq.ParquetFile(path)
+    values = [batch.to_pylist() for batch in file.iter_batches()]
+    return repr((file.metadata.metadata, values)).encode()
+
+
+def test_no_key_is_left_anywhere(write, tmp_path, capsys, caplog):
+    caplog.set_level(logging.DEBUG)
+    path, run = write(), tmp_path / "run"
+    for command in (["build", "--yes"], ["status"], ["publish"]):
+        name, *flags = command
+        assert main([name, str(path), "--output_dir", str(run), *flags]) == 0
+    said = capsys.readouterr()
+    assert KEY not in said.out + said.err + caplog.text
+    files = [one for one in run.rglob("*") if one.is_file()]
+    assert {"ledger.sqlite", "README.md"} <= {one.name for one in files}
+    for one in files:
+        assert KEY.encode() not in _said_in(one), one
 
 
 def test_a_second_build_asks_for_nothing_and_changes_nothing(write, provider, tmp_path):
@@ -291,12 +310,21 @@ def test_a_change_of_the_recipe_remakes_the_tables_and_fetches_nothing_twice(
     _assert_same(tmp_path / "run" / "dataset", tmp_path / "whole" / "dataset")
 
 
-def test_a_limit_takes_the_first_regions(write, tmp_path):
+def test_a_limit_takes_regions_from_the_middle(write, provider, tmp_path):
     recipe = read_recipe(write())
-    report = quick_build(recipe, tmp_path / "run", limit=5)
-    assert report.rows["testville-regions"] == 5
+    report = quick_build(recipe, tmp_path / "run", limit=4)
+    assert report.rows["testville-regions"] == 4
+    some = read_regions(report.dataset, "testville").set_index("region_id")
+    asked = {name for name in provider.asked if name.startswith("/tiles/")}
     whole = quick_build(recipe, tmp_path / "run")
-    assert whole.rows["testville-regions"] > 5
+    everything = read_regions(whole.dataset, "testville").set_index("region_id")
+    assert len(everything) > 4
+    # around the middle; their labels are those they have among all
+    assert some.union_all().intersects(everything.union_all().centroid)
+    assert not some.union_all().intersects(everything.union_all().boundary)
+    names = ["population", "comments"]
+    pd.testing.assert_frame_equal(some[names], everything.loc[some.index, names])
+    assert all(provider.asked[name] == 1 for name in asked)
 
 
 def test_tiles_as_regions_keep_their_bytes(write, provider, tmp_path):
@@ -359,13 +387,69 @@ def test_a_missing_key_is_told_by_its_variable(write, tmp_path, monkeypatch, cap
     assert "GOOGLE_MAPS_API_KEY" in capsys.readouterr().err
 
 
-def test_a_wrong_key_stops_the_build_and_is_not_shown(write, tmp_path, monkeypatch, capsys):
+def test_a_wrong_key_stops_the_build_and_is_not_kept(write, tmp_path, monkeypatch, capsys):
     path = write()
     monkeypatch.setenv("GOOGLE_MAPS_API_KEY", "WR0NG")
     assert main(["build", str(path), "--output_dir", str(tmp_path / "run"), "--yes"]) == 3
     said = capsys.readouterr()
     assert "denied" in said.err
     assert "WR0NG" not in said.err + said.out
+    for one in (tmp_path / "run").rglob("*"):
+        assert one.is_dir() or b"WR0NG" not in _said_in(one), one
+
+
+@pytest.mark.parametrize(("answer", "agreed"), [("y", True), (" Yes ", True), ("", False)])
+def test_a_person_is_asked_and_the_answer_counts(monkeypatch, capsys, answer, agreed):
+    asked = []
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or answer)
+    assert _agrees("This will take 3 GB. Go on?") is agreed
+    assert asked == ["This will take 3 GB. Go on? [y/N] "]
+    assert ("Nothing was fetched." in capsys.readouterr().out) is not agreed
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--max_cost", "nan"], "amount of money"),
+        (["--max_cost", "-1"], "amount of money"),
+        (["--max_cost", "ten"], "amount of money"),
+        (["--limit", "0"], "whole number"),
+    ],
+)
+def test_flags_that_cannot_be_are_told(tmp_path, capsys, flags, message):
+    with pytest.raises(SystemExit, match="2"):
+        main(["build", "city.yaml", "--output_dir", str(tmp_path), *flags])
+    assert message in capsys.readouterr().err
+
+
+def test_a_build_lies_beside_others_by_its_recipes_name(write, tmp_path, monkeypatch, capsys):
+    path = write(street_view=[], roads=None)
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", str(path)]) == 0
+    assert (tmp_path / "runs" / "town" / "plan" / "plan.json").exists()
+    assert main(["build", str(path), "--limit", "2"]) == 0
+    assert main(["status", str(path)]) == 0
+    assert "testville-regions: 2 rows" in capsys.readouterr().out
+
+
+def test_bars_go_on_at_their_percentage(write, provider, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("dataset_builders.city.fetching.PLACES_AT_ONCE", 10)
+    recipe = read_recipe(write(street_view=[_recipe(provider.url)["street_view"][1]]))
+    provider.quota = 60
+    with pytest.raises(StoppedError, match="quota"):
+        quick_build(recipe, tmp_path / "run")
+    views = len(list((tmp_path / "run" / "cache" / "views").iterdir()))
+    places = plan(recipe, tmp_path / "run", draw=False).points
+    provider.quota = None
+    capsys.readouterr()
+    quick_build(recipe, tmp_path / "run")
+    said = capsys.readouterr().err
+    # the first that a bar shows: all tiles were there, and the batches that were gone through
+    assert re.search(r"demo: +(\d+)%", said)[1] == "100"
+    first = re.search(r"baidu: +(\d+)%\|[^|]*\| (\d+)/(\d+)", said)
+    assert (int(first[2]), int(first[3])) == (10 * views, places)
+    assert 0 < int(first[1]) < 100
 
 
 def test_points_in_another_system_are_told_by_its_name(write, tmp_path, capsys):

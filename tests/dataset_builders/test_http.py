@@ -1,6 +1,7 @@
 import asyncio
 import collections
 import io
+import logging
 import os
 import signal
 import subprocess
@@ -251,9 +252,18 @@ def test_a_host_that_never_answers_stops_everything(server, tmp_path):
 def test_secrets_are_neither_stored_nor_shown(server, tmp_path):
     (item,) = items(server, "dead", [1], params={"ak": "S3CRET"}, headers={"X-Key": "S3CRET"})
     found = fetch(tmp_path, [item], max_attempts=1)
-    fetch(tmp_path, [Item("x", "http://127.0.0.1:1/x", {"ak": "S3CRET"})], max_attempts=1)
-    assert "S3CRET" not in repr(item) + repr(found)
+    other = Item("x", "http://127.0.0.1:1/S3CRET/x", {"ak": "S3CRET"})
+    found |= fetch(tmp_path, [other], max_attempts=1)
+    assert "S3CRET" not in repr(item) + repr(other) + repr(found)
     assert not any(b"S3CRET" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_secrets_are_not_logged_whatever_is_logged(server, tmp_path, caplog):
+    caplog.set_level(logging.DEBUG)
+    (item,) = items(server, "ok", [1], params={"ak": "S3CRET"}, headers={"X-Key": "S3CRET"})
+    fetch(tmp_path, [item, Item("x", f"{server.url}/S3CRET/x")])
+    assert "HTTP Request: GET 127.0.0.1" in caplog.text
+    assert "S3CRET" not in caplog.text
 
 
 def test_the_same_picture_too_often_is_a_placeholder(server, tmp_path):

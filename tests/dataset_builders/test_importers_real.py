@@ -149,6 +149,36 @@ def test_urbanvlp_values_are_what_their_description_says(imported, shared_data):
         np.testing.assert_allclose(regions[name], constant + slope * np.log(raw), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "folder", "defects"),
+    [
+        (
+            "urbanclip",
+            "urbanclip_toolkit",
+            {
+                "carbon_urbanclip": "one month, carbon and not carbon dioxide",
+                "population_urbanclip": "negatives and no-data became 0",
+                "gdp_urbanclip": "a sixth of all values is exactly 10,000",
+            },
+        ),
+        (
+            "urbanvlp",
+            "urbanvlp_sample",
+            dict.fromkeys(
+                ("carbon_urbanvlp", "population_urbanvlp", "gdp_urbanvlp"), "Do not take exp()"
+            ),
+        ),
+    ],
+)
+def test_cards_state_the_defects_of_published_labels(imported, name, folder, defects):
+    root, _ = imported(name, folder)
+    lines = (root / "README.md").read_text().splitlines()
+    for indicator, defect in defects.items():
+        (said,) = {line for line in lines if line.startswith(f"- `{indicator}`:")}
+        assert defect in said
+        assert "1 km" in said  # off the tile
+
+
 def test_camvid(imported):
     root, report = imported("camvid")
     assert report.rejects == {}

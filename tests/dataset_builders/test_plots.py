@@ -1,4 +1,5 @@
 import io
+import re
 
 import geopandas as gpd
 import numpy as np
@@ -17,7 +18,8 @@ from dataset_builders.plots import (
     plot_splits,
 )
 
-HOSTILE = "<script>alert(1)</script>"
+# HTML, a template of Jinja's, a string of JavaScript's, and HTML by way of one
+HOSTILE = "<script>alert(1)</script>{{ 7 * 191 }}${alert(2)}`\\u003cimg src=x onerror=alert(3)>"
 
 
 @pytest.fixture
@@ -74,8 +76,17 @@ def test_a_map_is_a_picture_with_something_in_it(regions, tmp_path, name):
 def test_a_page_escapes_what_it_shows(regions, tmp_path, name):
     pytest.importorskip("folium", reason="folium is in the extra `geo`")
     text = draw(name, regions, tmp_path / "map.html").read_text()
-    assert HOSTILE not in text
     assert "leaflet" in text
+    for wrong in ("<script>alert", "\\u003cscript", "1337", "${alert", "`\\u003cimg", "\\u003cimg"):
+        assert wrong not in text
+    assert "&#36;&#123;alert(2)&#125;&#96;&#92;u003cimg" in text.replace("\\u0026", "&")
+
+
+def test_a_page_tells_of_each_region_its_id_and_value(regions, tmp_path):
+    pytest.importorskip("folium", reason="folium is in the extra `geo`")
+    text = plot_indicator(regions, "population", tmp_path / "map.html").read_text()
+    for name, value in (("r0", "0.0"), ("r1", "10.0"), ("r2", "missing")):
+        assert re.search(rf'"population": "{value}", "region_id": "{name}"', text)
 
 
 def test_splits_have_their_colours_and_the_buffer_too(regions, tmp_path):

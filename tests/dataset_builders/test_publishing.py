@@ -260,6 +260,27 @@ def test_pictures_are_fetched_again_with_ones_own_key(
     assert rows[0]["image"].size == (64, 64)
 
 
+def test_a_wrong_key_stops_it_and_a_right_one_goes_on(town, tmp_path, monkeypatch, capsys):
+    publish(town, tmp_path / "out")
+    command = ["rehydrate", str(tmp_path / "out"), "--output_dir", str(tmp_path / "again")]
+    capsys.readouterr()
+    for variable in ("GOOGLE_MAPS_API_KEY", "BAIDU_MAP_AK"):
+        monkeypatch.setenv(variable, "WR0NG")
+    assert main(command) == 3
+    said = capsys.readouterr()
+    assert "denied" in said.err
+    assert "WR0NG" not in said.err + said.out
+    for path in (tmp_path / "again").rglob("*"):
+        assert path.is_dir() or b"WR0NG" not in path.read_bytes(), path
+    monkeypatch.delenv("GOOGLE_MAPS_API_KEY")
+    assert main(command) == 2
+    assert "GOOGLE_MAPS_API_KEY" in capsys.readouterr().err
+    for variable in ("GOOGLE_MAPS_API_KEY", "BAIDU_MAP_AK"):
+        monkeypatch.setenv(variable, KEY)
+    assert main(command) == 0
+    assert images(tmp_path / "again", "street_view")["image"].notna().all()
+
+
 def test_pictures_that_are_gone_or_changed_are_counted(
     town,
     provider,  # noqa: F811

@@ -11,6 +11,7 @@ import pytest
 import shapely
 from huggingface_hub.errors import LocalEntryNotFoundError
 
+from dataset_builders import storage
 from dataset_builders.errors import DatasetError
 from dataset_builders.publish import write_card
 from dataset_builders.schema import DatasetMetadata, Indicator
@@ -122,6 +123,13 @@ def test_the_schema_carries_all_keys_and_valid_geoparquet(dataset):
     images = pq.read_schema(dataset / "data/gotham-street_view/part-00000.parquet").metadata
     assert b"geo" not in images
     assert b"urbanln" in images
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 100])
+def test_geo_metadata_does_not_depend_on_how_much_is_read_at_once(dataset, monkeypatch, at_once):
+    table = pq.read_table(dataset / "data/gotham-regions/part-00000.parquet")
+    monkeypatch.setattr(storage, "SHAPES_AT_ONCE", at_once)
+    assert storage.geo_metadata(table) == table.schema.metadata[b"geo"]
 
 
 def test_row_groups_are_small_and_pages_are_indexed(dataset):
