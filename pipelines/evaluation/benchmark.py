@@ -38,10 +38,13 @@ def benchmark_steps(job: Job, part: Part = "benchmark") -> list[Step]:
     steps = world_steps(job, uses)
     encoders = _encoders(job, whole)
     steps += [*encoders, _probe(job, [step for step in encoders if not _trains(step)])]
-    steps.append(_report(job))
     if transfer:
         steps += _transfer(job)
-    return steps
+    if whole and FULL in job.recipe.compared:
+        steps.append(_efficiency(job))
+    # last: it shows all that there is by then
+    also = [step.name for step in steps if step.name in ("transfer", "efficiency")]
+    return [*steps, _report(job, also)]
 
 
 def run_benchmark(
@@ -163,12 +166,37 @@ def _probe(job: Job, tables: Sequence[Step]) -> Step:
     )
 
 
-def _report(job: Job) -> Step:
+def _efficiency(job: Job) -> Step:
+    """Sizes and speeds; of the method, as its first training left it."""
+    comparison = job.recipe.comparison
+    name = f"{FULL}-s{comparison.seeds[0]}"
+    values = {
+        "dataset_name": job.captioned(comparison.world, comparison.baseline_captions),
+        "city": comparison.city,
+        "model_name_or_path": job.run / "models" / name,
+        "systems": comparison.baselines or None,
+        "size": comparison.size,
+        "output_dir": job.run,
+    }
+    return job.step(
+        "efficiency",
+        python("evaluate.py", "efficiency", *flags(values)),
+        needs=(
+            f"train-{name}",
+            f"export-{comparison.world}-{comparison.baseline_captions}",
+        ),
+        outputs=(job.run / "efficiency.json",),
+    )
+
+
+def _report(job: Job, also: Sequence[str]) -> Step:
+    """Of the results, and of what the other steps have left beside them."""
     output = job.run / "results"
     return job.step(
         "report",
         python("evaluate.py", "report", *flags({"output_dir": output})),
         needs=("probe",),
+        takes=dict.fromkeys(("probe", *also), ()),
         outputs=(output / "report.md",),
     )
 

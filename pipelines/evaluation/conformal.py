@@ -19,28 +19,20 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from dataset_builders.files import write_json
 
-from .predictions import (
-    BLOCK_COLUMN,
-    PREDICTIONS_FOLDER,
-    VALIDATION_FOLDER,
-    current_predictions,
-)
-from .results import KEY
+from .predictions import VALIDATION_FOLDER, PredictedSplit, predicted_splits
+from .splits import PROTOCOLS
 
 Array = NDArray[np.float64]
 Method = Callable[[Array, NDArray[np.int64], float], tuple[float, bool]]
 
 LEVEL = 0.9
 INTERVALS_FILE = "intervals.json"
-ROW = ["protocol", "indicator", "system", "view", "probe"]
 
 
 @dataclass(frozen=True)
@@ -136,20 +128,27 @@ def measure_coverage(folder: Path, level: float = LEVEL) -> list[Coverage]:
     Raises:
         InputError: there are no results.
     """
-    validation = dict(list(current_predictions(folder, VALIDATION_FOLDER).groupby(list(KEY))))
-    test = current_predictions(folder, PREDICTIONS_FOLDER)
     found = []
-    for name, rows in test.groupby(ROW):
-        for method, half_width in METHODS.items():
-            measured = [
-                _measure(validation[key], split, half_width, level)
-                for key, split in rows.groupby(list(KEY))
-            ]
+    for protocol in sorted(PROTOCOLS):
+        validation = {
+            (split.indicator, split.split_seed): split
+            for split in predicted_splits(folder, protocol, VALIDATION_FOLDER)
+        }
+        by_row: dict[tuple[str, str, str, str, str, str], list[tuple[float, float, bool]]] = {}
+        for test in predicted_splits(folder, protocol):
+            known = validation[test.indicator, test.split_seed]
+            for name, predictions in test.predictions.items():
+                for method, half_width in METHODS.items():
+                    row = (protocol, test.indicator, *name, method)
+                    by_row.setdefault(row, []).extend(
+                        _measure(known, test, own, one, half_width, level)
+                        for own, one in zip(known.predictions[name], predictions, strict=True)
+                    )
+        for row, measured in sorted(by_row.items()):
             shares, widths, guaranteed = np.array(measured, dtype=float).T
             found.append(
                 Coverage(
-                    *cast(tuple[str, str, str, str, str], name),
-                    method=method,
+                    *row,
                     level=level,
                     coverage=float(shares.mean()),
                     coverage_low=float(shares.min()),
@@ -163,13 +162,16 @@ def measure_coverage(folder: Path, level: float = LEVEL) -> list[Coverage]:
 
 
 def _measure(
-    validation: pd.DataFrame, test: pd.DataFrame, half_width: Method, level: float
+    validation: PredictedSplit,
+    test: PredictedSplit,
+    validated: Array,
+    tested: Array,
+    half_width: Method,
+    level: float,
 ) -> tuple[float, float, bool]:
-    residuals, missed = (
-        (frame["truth"] - frame["prediction"]).abs().to_numpy() for frame in (validation, test)
-    )
-    width, guaranteed = half_width(residuals, validation[BLOCK_COLUMN].to_numpy(), level)
-    return float((missed <= width).mean()), width, guaranteed
+    residuals = np.abs(validation.truth - validated)
+    width, guaranteed = half_width(residuals, validation.blocks, level)
+    return float((np.abs(test.truth - tested) <= width).mean()), width, guaranteed
 
 
 __all__ = [

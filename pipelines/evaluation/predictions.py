@@ -118,7 +118,7 @@ def current_predictions(folder: Path, part: str) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class PredictedSplit:
-    """The test regions of one split, predicted by everyone.
+    """The test (or validation) regions of one split, predicted by everyone.
 
     Attributes:
         protocol: of the split.
@@ -137,21 +137,24 @@ class PredictedSplit:
     predictions: dict[tuple[str, str, str], NDArray[np.float64]]
 
 
-def predicted_splits(folder: Path, protocol: str) -> list[PredictedSplit]:
-    """Test predictions that compare with the latest run of `probe`, by indicator and split.
+def predicted_splits(
+    folder: Path, protocol: str, part: str = PREDICTIONS_FOLDER
+) -> list[PredictedSplit]:
+    """Predictions that compare with the latest run of `probe`, by indicator and split.
 
     Reads millions of predictions by the codes of their names, not as so many words.
 
     Args:
         folder: of one city's results.
         protocol: of the splits.
+        part: `PREDICTIONS_FOLDER` or `VALIDATION_FOLDER`.
 
     Raises:
         InputError: there are no results, or predictions of one split are of different regions.
     """
-    summary = _summary(folder, PREDICTIONS_FOLDER)
+    summary = _summary(folder, part)
     format_ = pads.ParquetFileFormat(dictionary_columns=set(CODED))
-    table = pads.dataset(folder / PREDICTIONS_FOLDER, format=format_).to_table(
+    table = pads.dataset(folder / part, format=format_).to_table(
         columns=[*SORTED, "embedding_hash", "truth", "prediction"],
         filter=(pads.field("table_hash") == summary["table_hash"])
         & (pads.field("protocol") == protocol),

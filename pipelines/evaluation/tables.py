@@ -6,6 +6,7 @@ refused.
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -404,7 +405,11 @@ def coverage_table(city: CityResults, protocol: str, measured: Sequence[Coverage
     ]
     if not own:
         return None
-    found = {((one.system, one.view, one.probe), one.method, one.indicator): one for one in own}
+    trainings: dict[tuple[Key, str, str], list[Coverage]] = {}
+    for one in own:
+        key = (city.system_of(one.system), one.view, one.probe)
+        trainings.setdefault((key, one.method, one.indicator), []).append(one)
+    found = {name: _mean_coverage(of_system) for name, of_system in trainings.items()}
     rows = sorted({key[:2] for key in found}, key=lambda row: (city.order(row[0]), row[1]))
     indicators = [i for i in city.indicators if any(one.indicator == i for one in own)]
     body = []
@@ -425,6 +430,20 @@ def coverage_table(city: CityResults, protocol: str, measured: Sequence[Coverage
             "(regions), or each block of them and one block more (blocks). A star: too few blocks "
             "in some split for the level; the largest error stands in.",
         ),
+    )
+
+
+def _mean_coverage(trainings: Sequence[Coverage]) -> Coverage:
+    """Of a system's trainings."""
+
+    def mean(field: str) -> float:
+        return sum(getattr(one, field) for one in trainings) / len(trainings)
+
+    return replace(
+        trainings[0],
+        coverage=mean("coverage"),
+        half_width=mean("half_width"),
+        guaranteed=mean("guaranteed"),
     )
 
 
