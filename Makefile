@@ -78,7 +78,7 @@ lint: $(INSTALLED)
 	$(RUN) -m mypy evaluate.py
 
 test: lint system
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 -m "not real and not slow"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile -m "not real and not slow"
 
 test-slow: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -m slow

@@ -236,6 +236,8 @@ def _publish(arguments: argparse.Namespace) -> int:
     from .hub import files_of, push
     from .publishing import publish
 
+    if arguments.dry_run and arguments.push_to_hub is None:
+        raise DatasetError("--dry_run lists what --push_to_hub ORG/NAME would send: give both.")
     read_recipe(arguments.recipe, arguments.data_dir)
     space = Workspace(arguments.output_dir)
     print(publish(space.dataset, space.published))

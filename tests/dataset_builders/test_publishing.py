@@ -443,3 +443,10 @@ def test_rejects_stay_known_and_are_forgotten_once_had(
     assert sorted(reasons) == sorted([*built, "not_fetched_again"])
     rehydrate(tmp_path / "out", tmp_path / "again", cache=tmp_path / "fresh")
     assert read_rejects(tmp_path / "again")["reason"].tolist() == built
+
+
+def test_a_dry_run_of_no_push_publishes_nothing(tmp_path, capsys):
+    command = ["publish", "no_such.yaml", "--output_dir", str(tmp_path), "--dry_run"]
+    assert main(command) == 2
+    assert "give both" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
