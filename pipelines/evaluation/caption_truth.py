@@ -79,12 +79,7 @@ class Truths:
         fancies = [_thing(fact) for fact in (*STREET_FANCIES, *SATELLITE_FANCIES)]
         phrases = map(_bare, (*SIDE_PHRASES.values(), *COVER_PHRASES.values()))
         known = {*fancies, *phrases, *(t for things in self.things.values() for t in things)}
-        return {
-            form: thing
-            for thing in sorted(known)
-            for words in _wordings(thing)
-            for form in _forms(words)
-        }
+        return {words: thing for thing in sorted(known) for words in _wordings(thing)}
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
@@ -116,7 +111,7 @@ def _bare(words: str) -> str:
 
 
 def _wordings(thing: str) -> Iterable[str]:
-    """As each captioner says it."""
+    """In either number, and as each captioner says it."""
     for form in _forms(thing):
         yield form
         for captioner in CAPTIONERS:
@@ -124,17 +119,19 @@ def _wordings(thing: str) -> Iterable[str]:
 
 
 def _forms(words: str) -> Iterable[str]:
-    """Each word of a phrase, in the singular and in the plural."""
-    numbers: list[tuple[str, ...]] = []
-    for word in words.lower().split():
-        if re.search(r"(?:ch|sh|ss)es$", word):
-            numbers.append((word, word[:-2]))
-        elif re.search(r"[^su]s$", word):
-            numbers.append((word, word[:-1]))
-        else:
-            # a plural of "bench" may be written "benchs": the captioners are simple
-            numbers.append((word, f"{word}s", f"{word}es"))
-    return map(" ".join, product(*numbers))
+    """With each plural in it also in the singular, and the last word in either number."""
+    *others, last = [_numbers(word) for word in words.lower().split()]
+    if len(last) == 1:
+        # a plural of "bench" may be written "benchs": the captioners are simple
+        last = (*last, f"{last[0]}s", f"{last[0]}es")
+    return map(" ".join, product(*others, last))
+
+
+def _numbers(word: str) -> tuple[str, ...]:
+    """A plural and its singular; any other word alone."""
+    if re.search(r"(?:ch|sh|ss)es$", word):
+        return word, word[:-2]
+    return (word, word[:-1]) if re.search(r"[^su]s$", word) else (word,)
 
 
 def _statements(text: str) -> Iterable[tuple[int, int]]:
