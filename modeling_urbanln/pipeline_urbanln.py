@@ -220,7 +220,8 @@ def read_image(image: Any, timeout: float | None = None) -> Any:
         else:
             raise ValueError(f"an object of type {type(image).__name__}")
         _check_size(opened)
-        return opened.convert("RGB")
+        opened.load()
+        return opened if opened.mode == "RGB" else opened.convert("RGB")
     except PIL.Image.DecompressionBombError as error:
         raise ValueError(f"An image of more than {MAX_PIXELS:,} pixels is refused.") from error
     except (OSError, SyntaxError, ValueError) as error:
