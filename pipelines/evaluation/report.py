@@ -167,6 +167,8 @@ def _protocol_section(
     ]
     differences.append(gain_table(city, protocol, compared.get(COORDINATES_BY_RIDGE, ())))
     told = tuple(table for table in differences if table)
+    if _gain_reference(city):
+        told += (score_table(city, protocol, "r2", beside=True),)
     if told:
         blocks.append(Folded("Differences to the controls, with intervals", told))
     spread = spread_table(city, protocol)

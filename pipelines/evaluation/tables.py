@@ -44,7 +44,11 @@ PAPER_NOTE = (
 
 
 def score_table(
-    city: CityResults, protocol: str, metric: str, paper: Publication | None = None
+    city: CityResults,
+    protocol: str,
+    metric: str,
+    paper: Publication | None = None,
+    beside: bool = False,
 ) -> Table:
     """Systems x indicators: mean ± SD over splits, the best in bold, controls first.
 
@@ -54,11 +58,16 @@ def score_table(
         metric: `r2`, `rmse`, `mae` or `spearman`.
         paper: whose printed numbers stand below, where it has the city and the protocol is
             `random`, which is its own.
+        beside: vectors beside coordinates, with the controls, in place of vectors alone.
 
     Raises:
         InputError: there is a row of a model on an indicator but none of the controls.
     """
-    rows = city.of(protocol)
+    rows = [
+        row
+        for row in city.of(protocol)
+        if row.view == NO_VIEW or row.system.startswith(WITH_COORDINATES) == beside
+    ]
     require_controls(city, rows)
     scores = by_run(city, rows, metric)
     keys = sorted({key for key, _ in scores}, key=city.order)
@@ -78,8 +87,9 @@ def score_table(
         body += _printed_rows(paper, printed, metric, indicators)
         notes.append(PAPER_NOTE)
     return Table(
-        name=slug(city.name, protocol, metric),
-        title=f"{METRIC_TITLES[metric]}, {city.title}, {_short(protocol)}",
+        name=slug(city.name, protocol, metric, *(["beside"] if beside else [])),
+        title=f"{METRIC_TITLES[metric]}{' of vectors beside coordinates' if beside else ''}, "
+        f"{city.title}, {_short(protocol)}",
         header=("system", "view", "probe", *indicators),
         rows=tuple(body),
         notes=tuple(notes),
