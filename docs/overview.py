@@ -1,0 +1,105 @@
+"""The picture at the head of the README, from what `make quickstart` made.
+
+python docs/overview.py runs/quickstart docs/overview_synthetic.jpg
+
+A region's pictures and caption, its vector, and the population of every region beside what a ridge
+probe says of districts that were held out. All of it is synthetic, and the picture says so.
+"""
+
+import io
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+from datasets import load_dataset
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from pipelines.evaluation.predictions import PREDICTIONS_FOLDER, current_predictions
+
+CITY, INDICATOR, CAPTION_CHARACTERS = "harborview", "population", 330
+WANTED = {"system": "urbanln", "view": "satellite", "probe": "ridge", "protocol": "block"}
+
+
+def main(run: Path, output: Path) -> None:
+    """Draw the picture of a quickstart's folder."""
+    results = run / "results" / CITY
+    regions = gpd.read_parquet(run / "dataset" / "data" / f"{CITY}-regions")
+    predictions = current_predictions(results, PREDICTIONS_FOLDER)
+    for name, value in {**WANTED, "indicator": INDICATOR}.items():
+        predictions = predictions[predictions[name] == value]
+    predicted = predictions.groupby("region_id")["prediction"].mean()
+    regions["truth"] = np.log1p(regions[INDICATOR])
+    regions["predicted"] = regions["region_id"].map(predicted)
+    # a place of the middle sort: streets, houses, something green
+    region_id = regions.iloc[(regions["truth"] - regions["truth"].quantile(0.8)).abs().argmin()][
+        "region_id"
+    ]
+    vectors = pd.read_parquet(run / "embeddings" / CITY / "urbanln.parquet").set_index("region_id")
+
+    figure = Figure(figsize=(12, 3.2), dpi=130, facecolor="white")
+    grid = figure.add_gridspec(
+        2, 5, width_ratios=[1, 1.5, 0.4, 1.75, 1.75], hspace=0.05, wspace=0.22
+    )
+    tile, street, caption = _pictures(run, region_id)
+    _picture(figure.add_subplot(grid[0, 0]), tile, "a region's pictures")
+    _picture(figure.add_subplot(grid[1, 0]), street, "")
+    _words(figure.add_subplot(grid[:, 1]), caption)
+    _vector(figure.add_subplot(grid[:, 2]), np.asarray(vectors.loc[region_id, "satellite"]))
+    limits = np.nanpercentile(regions["truth"], (2, 98))
+    for column, (name, title) in enumerate(
+        (
+            ("truth", f"{INDICATOR}, the truth"),
+            ("predicted", "from the vectors, each district held out"),
+        )
+    ):
+        axes = figure.add_subplot(grid[:, 3 + column])
+        shown = {"vmin": limits[0], "vmax": limits[1], "missing_kwds": {"color": "#c4c4c4"}}
+        regions.to_crs(regions.estimate_utm_crs()).plot(name, ax=axes, cmap="viridis", **shown)
+        axes.set_axis_off()
+        axes.set_anchor("N")
+        axes.set_title(title, fontsize=10)
+    axes.text(
+        1, -0.04, "grey: in no test set; a synthetic city",
+        transform=axes.transAxes, ha="right", va="top", fontsize=8, color="#666",
+    )  # fmt: skip
+    buffer = io.BytesIO()
+    figure.savefig(buffer, bbox_inches="tight", pad_inches=0.08)
+    Image.open(buffer).convert("RGB").save(output, quality=85, optimize=True)
+
+
+def _pictures(run: Path, region_id: str) -> tuple[Any, Any, str]:
+    rows = []
+    for view in ("satellite", "street_view"):
+        table = load_dataset(str(run / "dataset"), f"{CITY}-{view}", split="train")
+        rows.append(table[table["region_id"].index(region_id)])
+    return rows[0]["image"], rows[1]["image"], rows[0]["caption"]
+
+
+def _picture(axes: Axes, image: Any, title: str) -> None:
+    axes.imshow(image)
+    axes.set_axis_off()
+    axes.set_title(title, fontsize=10)
+
+
+def _words(axes: Axes, caption: str) -> None:
+    axes.set_axis_off()
+    axes.set_title("pretraining: up to 248 tokens", fontsize=10)
+    short = caption[:CAPTION_CHARACTERS].rsplit(" ", 1)[0] + " …"
+    axes.text(0.5, 0.5, textwrap.fill(short, 34), ha="center", va="center", fontsize=9)
+
+
+def _vector(axes: Axes, vector: np.ndarray) -> None:
+    axes.imshow(vector.reshape(-1, 4), cmap="RdBu_r", aspect="auto")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_title(f"{len(vector)} numbers", fontsize=10)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
