@@ -63,7 +63,7 @@ def main(run: Path, output: Path) -> None:
         regions.to_crs(regions.estimate_utm_crs()).plot(name, ax=axes, cmap="viridis", **shown)
         axes.set_axis_off()
         axes.set_anchor("N")
-        axes.set_title(title, fontsize=10)
+        axes.set_title(title, fontsize=10, y=1.02)
     axes.text(
         1, -0.04, "grey: in no test set; a synthetic city",
         transform=axes.transAxes, ha="right", va="top", fontsize=8, color="#666",
