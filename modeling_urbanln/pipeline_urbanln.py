@@ -183,6 +183,10 @@ def images_of(inputs: Any) -> Iterator[tuple[str, Any]]:
         yield IMAGE, inputs
         return
     unknown = set(inputs) - {*VIEWS, "region_id"}
+    if "image" in unknown:
+        raise ValueError(
+            "A row of a table of images is no region: give the whole table, or the row's `image`."
+        )
     if unknown:
         raise ValueError(
             f"A region has {' and '.join(VIEWS)} (and region_id); got {sorted(map(str, unknown))}."
@@ -212,7 +216,7 @@ def read_image(image: Any, timeout: float | None = None) -> Any:
         if isinstance(image, bytes | bytearray):
             opened = PIL.Image.open(io.BytesIO(image))
         elif isinstance(image, str) and image.startswith(("http://", "https://")):
-            opened = load_image(image, timeout=timeout)
+            opened = _fetched(image, timeout)
         elif isinstance(image, str) or hasattr(image, "__fspath__"):
             opened = PIL.Image.open(image)
         elif isinstance(image, PIL.Image.Image):
@@ -230,8 +234,20 @@ def read_image(image: Any, timeout: float | None = None) -> Any:
         raise ValueError(f"Not an image: {_said(image)} ({error}). Give {FORMS}.") from error
 
 
+def _fetched(address: str, timeout: float | None) -> Any:
+    """An image from its address; what fails on the way is an OSError, whichever client asked."""
+    try:
+        return load_image(address, timeout=timeout)
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):
+        raise
+    except Exception as error:  # of a client that the library chooses, and has changed
+        raise OSError(f"{type(error).__name__}: {error}") from error
+
+
 def _check_size(image: Any) -> None:
     width, height = image.size
+    if width == 0 or height == 0:
+        raise ValueError(f"{width} x {height} pixels")
     if width * height > MAX_PIXELS:
         raise ValueError(
             f"An image of {width} x {height} pixels is refused: {MAX_PIXELS:,} is the most."

@@ -29,10 +29,11 @@ class TruncationReport:
         return self.num_truncated / self.num_texts if self.num_texts else 0.0
 
     def __str__(self) -> str:
-        return (
+        said = (
             f"{self.num_truncated} of {self.num_texts} texts ({self.rate:.1%}) were cut at "
-            f"{self.max_length} tokens; the longest had {max(self.longest, 0)}"
+            f"{self.max_length} tokens"
         )
+        return f"{said}; the longest had {self.longest}" if self.num_truncated else said
 
 
 class UrbanLNProcessor(CLIPProcessor):

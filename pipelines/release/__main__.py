@@ -4,7 +4,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from dataset_builders.errors import MissingExtraError
 from dataset_builders.hub_errors import explain
@@ -154,18 +157,36 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; see [`DESCRIPTION`]."""
+    """Command line; see [`DESCRIPTION`]. What cannot be done is a sentence, with exit code 2."""
     args = parse_arguments(argv)
     try:
+        _check_name(getattr(args, "repo", None))
         run = {"convert": _convert, "export": _export, "card": _card, "push": _push}[args.command]
         run(args)
     except (MissingExtraError, ReleaseError) as error:
-        sys.exit(f"error: {error}")
+        _refuse(str(error))
     except Exception as error:
         said = explain(error)  # wherever in the work the Hub was asked
         if said is None and not isinstance(error, OSError):
             raise
-        sys.exit(f"error: {said or error}")
+        _refuse(said or str(error))
+
+
+def _check_name(repo_id: str | None) -> None:
+    """Before any work, and before a card is written with it."""
+    if repo_id is None:
+        return
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ReleaseError(str(explain(error, repo_id))) from error
+    if "/" not in repo_id:
+        raise ReleaseError(f"{repo_id!r} lacks its owner: give org/name (--repo).")
+
+
+def _refuse(said: str) -> NoReturn:
+    print(f"error: {said}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _convert(args: argparse.Namespace) -> None:

@@ -22,6 +22,7 @@ def test_texts_are_padded_to_the_longest_and_cut_at_248(processor):
     report = processor.truncation
     assert (report.num_texts, report.num_truncated, report.max_length) == (3, 1, 248)
     assert report.longest == 802
+    assert str(report).endswith("the longest had 802")
     assert "1 of 3 texts (33.3%) were cut at 248 tokens" in str(report)
 
 
@@ -30,6 +31,7 @@ def test_a_text_that_just_fits_is_not_cut(processor):
     inputs = processor(text="tree " * 246)
     assert len(inputs["input_ids"]) == 248
     assert processor.truncation.num_truncated == 0
+    assert str(processor.truncation).endswith("(0.0%) were cut at 248 tokens")
     processor(text="tree " * 247)
     assert processor.truncation.num_truncated == 1
 

@@ -290,7 +290,7 @@ def test_command_line_converts_and_asks_for_the_activation(tmp_path):
     assert "--hidden_act" in unsaid.stderr
     assert said.returncode == 0, said.stderr
     assert "images of 32 pixels in patches of 8, texts of up to 77 tokens" in said.stdout
-    assert again.returncode == 1
+    assert again.returncode == 2
     assert again.stderr.startswith("error: ")
     assert "is not empty" in again.stderr
 

@@ -209,7 +209,7 @@ def test_a_dataset_is_pushed_and_its_examples_run(hub, tiny_city, tmp_path):
 def test_a_dataset_that_passed_no_gate_is_not_pushed(hub, tiny_city, tmp_path):
     command = ["-m", "pipelines.release", "push", str(tiny_city), "--dataset", "--repo", "org/x"]
     done = run(hub, tmp_path, *command)
-    assert (done.returncode, hub.asked) == (1, {})
+    assert (done.returncode, hub.asked) == (2, {})
     assert "nobody has looked at its licences" in done.stderr
 
 
@@ -246,7 +246,7 @@ def test_a_second_push_sends_no_weights_again(hub, folder, tmp_path):
 def test_an_interrupted_push_leaves_no_half_model(hub, folder, tmp_path, where, fault):
     hub.faults[where] = [fault] * 50
     done = push(hub, tmp_path, folder)
-    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     assert "Try the same command again" in done.stderr
     assert hub.files(KEY) == {}
     hub.faults.clear()
@@ -260,13 +260,16 @@ def test_an_interrupted_push_leaves_no_half_model(hub, folder, tmp_path, where, 
 def test_what_the_hub_refuses_is_said_in_a_sentence(hub, folder, tmp_path):
     hub.faults["/api/repos/create"] = [401] * 20
     done = push(hub, tmp_path, folder)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("error: The Hub answered 401")
     assert "Traceback" not in done.stderr
 
 
-def test_a_wrong_name_is_told(hub, folder, tmp_path):
-    command = ["-m", "pipelines.release", "push", str(folder), "--repo", "a/b/c"]
+@pytest.mark.parametrize("name", ["a/b/c", "no-owner", "a b/c"])
+def test_a_wrong_name_is_told_before_anything_is_written(hub, folder, tmp_path, name):
+    (folder / "README.md").unlink(missing_ok=True)
+    command = ["-m", "pipelines.release", "push", str(folder), "--repo", name, "--dry_run"]
     done = run(hub, tmp_path, *command)
-    assert done.returncode == 1
+    assert not (folder / "README.md").exists()
+    assert done.returncode == 2
     assert "give org/name" in done.stderr
