@@ -3,6 +3,7 @@
 python -m tests.pipelines.evaluation.bench.fake_job RUN
 """
 
+import signal
 import sys
 from pathlib import Path
 
@@ -41,5 +42,7 @@ def steps(run: Path) -> list[Step]:
 
 
 if __name__ == "__main__":
+    # a suite in the background of a shell ignores it, and so would all that it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = Path(sys.argv[1])
     Runner(folder, steps(folder)).run()
