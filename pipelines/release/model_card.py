@@ -1,5 +1,6 @@
 """The card of a model, made of its run: nothing on it is written by hand."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,7 +83,8 @@ def _data(run: Run, repo_id: str) -> ModelCardData:
 
 def is_hub_id(name: Any) -> bool:
     """Whether it has the form of "org/name" and is no folder here."""
-    return isinstance(name, str) and name.count("/") == 1 and not Path(name).exists()
+    has_form = isinstance(name, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name)
+    return bool(has_form) and not Path(name).exists()
 
 
 def _eval_results(run: Run) -> Iterator[EvalResult]:

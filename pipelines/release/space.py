@@ -106,6 +106,7 @@ def write_space(folder: str | Path, repo_id: str, sources: SpaceSources) -> Path
     if sources.results is not None:
         shown["results"] = _results(Path(sources.results), root)
     if sources.city is not None:
+        _check_city(sources.city, root)
         shown["city"] = sources.city
     write_json(root / "demo" / "demo.json", shown)
     _write_card(root, repo_id, version, shown)
@@ -201,6 +202,12 @@ def _model(name: str, root: Path) -> str:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
     return f"../{DATA}/model"
+
+
+def _check_city(city: str, root: Path) -> None:
+    known = sorted(path.name for path in (root / DATA / "embeddings").iterdir())
+    if city not in known:
+        raise ReleaseError(f"There are no vectors of {city!r}, but of {', '.join(known)} (--city).")
 
 
 def _embeddings(names: Sequence[str], root: Path) -> str:

@@ -56,7 +56,7 @@ def _unpickled(path: Path) -> Any:
         raise ReleaseError(
             f"{path} does not load as plain tensors (weights_only=True): it is damaged, or holds "
             "Python objects, which may run code and are refused. Save its state dict as "
-            f"safetensors where you trust it. ({str(error).splitlines()[0]})"
+            "safetensors where you trust it."
         ) from error
 
 

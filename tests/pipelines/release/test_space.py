@@ -106,7 +106,9 @@ def test_ids_of_the_hub_stay_ids(vectors, tmp_path, capsys):
         ({"embeddings": ["nowhere"]}, "no vectors"),
         ({"model": "nowhere"}, "no finished model"),
         ({"dataset_name": "nowhere"}, "cannot be shown"),
+        ({"dataset_name": "/nowhere"}, "cannot be shown"),
         ({"results": "nowhere"}, "no results"),
+        ({"city": "atlantis"}, "no vectors of 'atlantis', but of harborview"),
     ],
 )
 def test_what_is_missing_is_told(tiny_model_dir, tiny_city, vectors, tmp_path, changed, said):
