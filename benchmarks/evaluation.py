@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +213,7 @@ def seconds_of(function: Callable[..., Any], *args: Any) -> float:
 
 def probing(epochs: int = 5) -> None:
     """20 seeds x 7 tasks at once over one by one; MLPs for a fixed number of epochs."""
-    mlp = MLPSettings(weight_decays=(1e-2,), max_epochs=epochs, patience=epochs)
+    mlp = MLPSettings(weight_decays=(1e-2,), max_epochs=epochs, patience=10**6)
     for n, dim in ((517, 512), (517, 64), (2000, 512)):
         X, tasks = make_tasks(n, dim, seeds=20, targets=7)
         seconds_of(fit_mlp, X, tasks[:7], mlp)  # warm-up
@@ -242,8 +243,9 @@ def city(splits: int = CITY_SPLITS, sample: int = 3) -> None:
     """All probes of a city of 5,000 regions x 512: 7 tasks x 10 seeds x 3 protocols, both grids.
 
     Fewer `splits` are timed for a guess on a busy machine. scikit-learn's MLP of the same size,
-    batch and length of grid fits `sample` of the tasks, one by one, in float32; once as it comes
-    (until its *training* loss no longer falls) and once with its own early stopping.
+    batch and length of grid fits `sample` of the tasks, one by one, in float32: as it comes (until
+    its *training* loss no longer falls), with its own early stopping, and with that and as little
+    patience as the probe has.
     """
     X, tasks = make_tasks(5000, 512, seeds=splits, targets=7)
     grid = MLPSettings()
@@ -259,8 +261,17 @@ def city(splits: int = CITY_SPLITS, sample: int = 3) -> None:
     picked = range(0, len(tasks), max(1, len(tasks) // sample))
     few = [tasks[i] for i in picked]
     ours = float(np.mean([fits[i].validation_mse for i in picked]))
-    for name, early in (("as it comes", False), ("stopped early", True)):
-        (_, took), errors = timed(partial(sklearn_in_a_loop, X, few, grid, early))
+    batches = num_batches(len(tasks[0].train), grid.batch_size)
+    ways: dict[str, dict[str, Any]] = {
+        "as it comes": {},
+        "stopped early": {"early_stopping": True},
+        "stopped as early": {
+            "early_stopping": True,
+            "n_iter_no_change": ceil(grid.patience / batches),
+        },
+    }
+    for name, way in ways.items():
+        (_, took), errors = timed(partial(sklearn_in_a_loop, X, few, grid, way))
         ratio = (took / len(few)) / (mlp / len(tasks))
         print(
             f"scikit-learn {name}: {took / len(few):.1f} s a task, here {mlp / len(tasks):.2f} s: "
@@ -269,7 +280,7 @@ def city(splits: int = CITY_SPLITS, sample: int = 3) -> None:
 
 
 def sklearn_in_a_loop(
-    X: np.ndarray, tasks: list[Task], settings: MLPSettings, early_stopping: bool
+    X: np.ndarray, tasks: list[Task], settings: MLPSettings, way: dict[str, Any]
 ) -> list[float]:
     """Validation MSE of scikit-learn's MLP probes, the best of its grid of penalties."""
     best = []
@@ -285,9 +296,8 @@ def sklearn_in_a_loop(
                 alpha=penalty,
                 batch_size=settings.batch_size,
                 max_iter=settings.max_epochs,
-                n_iter_no_change=settings.patience,
-                early_stopping=early_stopping,
                 random_state=task.seed,
+                **way,
             )
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)

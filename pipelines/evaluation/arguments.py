@@ -210,7 +210,7 @@ class ProbeArguments:
         metadata={"help": "Grid of the MLP, chosen on validation."},
     )
     mlp_max_epochs: int = _help(200, "Upper limit of the MLP's training.")
-    mlp_patience: int = _help(10, "Epochs without better validation until the MLP stops.")
+    mlp_patience: int = _help(48, "Steps without better validation until the MLP stops.")
     mlp_batch_size: int = _help(128, "Largest batch of the MLP.")
     device: str | None = _help(None, "cpu, cuda, cuda:1. Default: what there is.")
 

@@ -14,8 +14,7 @@ from .arguments import ProbeArguments
 from .bench.arguments import TransferArguments
 from .bench.commands import Job, check_flags, flags, python, training_flags
 from .bench.recipe import FULL, Recipe, read_recipe
-from .bench.runner import Outcome, Runner, duration, raise_for_failures
-from .bench.schedule import expected_end
+from .bench.runner import Outcome, Runner, raise_for_failures
 from .bench.steps import Step, log_path
 
 Part = Literal["benchmark", "ablate"]
@@ -258,14 +257,12 @@ def _check_flags(recipe: Recipe) -> None:
 
 def _show(runner: Runner, log: Callable[[str], None]) -> None:
     states = runner.plan()
-    width = max(len(step.name) for step in runner.steps)
     for step, state in states:
-        known = f"about {duration(step.expected_seconds)}" if step.expected_seconds else ""
-        log(f"{state:<6} {step.name:<{width}} {known}".rstrip())
+        log(f"{state:<6} {step.name}")
     left = [step for step, state in states if state != "done"]
     log(
-        f"{len(left)} of {len(states)} steps to do, {runner.workers} at a time: about "
-        f"{duration(expected_end(left, runner.workers))}. Logs go to "
+        f"{len(left)} of {len(states)} steps to do, {runner.workers} at a time: "
+        f"{runner.time_needed(left)} by what others of their kind took here. Logs go to "
         f"{log_path(runner.root, runner.steps[0]).parent}."
     )
 

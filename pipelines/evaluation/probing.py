@@ -4,10 +4,11 @@ A *task* is one indicator under one split and one probe seed. Tasks differ in th
 (splits, missing labels), so each carries its own index arrays into the shared matrix of vectors.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, pairwise
+from itertools import pairwise
 from math import ceil
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +19,8 @@ Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 HIDDEN_SIZES = (256,)
-# so many are trained side by side: on a CPU, as many as its cache holds with their moments
-MAX_MODELS_ON_CPU, MAX_MODELS_ON_ACCELERATOR = 16, 512
-ROWS_AT_ONCE = 512  # of each model, in a forward pass
+MAX_MODELS = 32  # trained side by side: a CPU's cache holds not many more with their moments
+ROWS_AT_ONCE = 512  # in a forward pass
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,9 @@ class MLPSettings:
         weight_decays: grid.
         batch_size: upper limit; a task's rows are dealt into batches of nearly equal size.
         max_epochs: upper limit.
-        patience: epochs without a better validation MSE after which a task stops.
+        patience: steps without a better validation MSE after which a task stops, at the end of an
+            epoch. Steps and not epochs: large cities have learnt all in few epochs, small ones need
+            more (benchmarks/README.md).
         hidden_sizes: widths of the hidden layers.
     """
 
@@ -82,7 +84,7 @@ class MLPSettings:
     weight_decays: tuple[float, ...] = (1e-2, 1.0)
     batch_size: int = 128
     max_epochs: int = 200
-    patience: int = 10
+    patience: int = 48
     hidden_sizes: tuple[int, ...] = HIDDEN_SIZES
 
 
@@ -103,8 +105,9 @@ def fit_mlp(
 ) -> list[Fit]:
     """Train an MLP for every task and every point of the grid; validation chooses.
 
-    Models of equal input width and equal batches an epoch are stacked and trained as one batched
-    computation; each stops for itself. A task's result does not depend on which others run.
+    Tasks of the same training rows and seed, as the indicators of one split are, see the same
+    batches: they are trained as one computation, and each stops for itself. A task's result does
+    not depend on which others run.
 
     Args:
         X: `(N, D)` vectors, finite.
@@ -116,14 +119,29 @@ def fit_mlp(
         One `Fit` a task, in order; its hyper-parameters are `lr`, `wd` and `epochs`.
     """
     settings = settings or MLPSettings()
-    best: list[Fit | None] = [None] * len(tasks)
-    for lr in settings.learning_rates:
-        for wd in settings.weight_decays:
-            for index, fit in enumerate(_fit_mlp_point(X, tasks, settings, lr, wd, device)):
-                known = best[index]
-                if known is None or fit.validation_mse < known.validation_mse:
-                    best[index] = fit
-    return [fit for fit in best if fit is not None]
+    vectors = torch.as_tensor(X, dtype=torch.float32, device=device)
+    fits: dict[int, Fit] = {}
+    for members in _of_one_stack(tasks, max(1, MAX_MODELS // len(settings.weight_decays))):
+        shared = [tasks[i] for i in members]
+        points = [
+            fitted
+            for lr in settings.learning_rates
+            for fitted in _MLPStack(vectors, shared, settings, lr).train()
+        ]
+        for index, candidates in zip(members, zip(*points, strict=True), strict=True):
+            fits[index] = min(candidates, key=lambda fit: fit.validation_mse)
+    return [fits[index] for index in range(len(tasks))]
+
+
+def _of_one_stack(tasks: Sequence[Task], limit: int) -> Iterator[list[int]]:
+    """Indices of tasks that see the same batches, so many at a time."""
+    groups: dict[tuple[bytes, bytes, int], list[int]] = {}
+    for index, task in enumerate(tasks):
+        key = (task.fit_rows.tobytes(), task.train.tobytes(), task.seed)
+        groups.setdefault(key, []).append(index)
+    for members in groups.values():
+        for start in range(0, len(members), limit):
+            yield members[start : start + limit]
 
 
 def num_batches(n: int, batch_size: int) -> int:
@@ -150,196 +168,167 @@ def initial_weights(
     return weights
 
 
-def _fit_mlp_point(
-    X: Array, tasks: Sequence[Task], settings: MLPSettings, lr: float, wd: float, device: str
-) -> list[Fit]:
-    vectors = torch.as_tensor(X, dtype=torch.float32, device=device)
-    limit = MAX_MODELS_ON_CPU if device == "cpu" else MAX_MODELS_ON_ACCELERATOR
-
-    def batches(index: int) -> int:
-        return num_batches(len(tasks[index].train), settings.batch_size)
-
-    fits: dict[int, Fit] = {}
-    for _, group in groupby(sorted(range(len(tasks)), key=batches), key=batches):
-        members = list(group)
-        for start in range(0, len(members), limit):
-            chunk = members[start : start + limit]
-            stack = _MLPStack(vectors, [tasks[i] for i in chunk], settings, lr, wd)
-            fits.update(zip(chunk, stack.train(), strict=True))
-    return [fits[index] for index in range(len(tasks))]
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Rows of several tasks as one padded table, `(M, longest)`, with a mask of what is real."""
-
-    index: torch.Tensor
-    mask: torch.Tensor
-    lengths: torch.Tensor
-
-    @classmethod
-    def pad(cls, rows: Sequence[Indices | torch.Tensor], device: torch.device) -> "_Rows":
-        tensors = [torch.as_tensor(r, dtype=torch.int64) for r in rows]
-        lengths = torch.tensor([len(t) for t in tensors], device=device)
-        index = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True).to(device)
-        mask = torch.arange(index.shape[1], device=device) < lengths[:, None]
-        return cls(index, mask.float(), lengths)
-
-    def of(self, models: torch.Tensor) -> "_Rows":
-        return _Rows(self.index[models], self.mask[models], self.lengths[models])
-
-
 class _MLPStack:
-    """M MLPs of one shape and one number of batches an epoch, trained side by side."""
+    """MLPs for tasks of the same training rows and seed and all weight decays, side by side.
+
+    They have initial weights and batches in common. The first layer, nearly all of the work, is so
+    one matrix product for all models: `(n, D)` by `(D, M * H)`. Models come in the order of weight
+    decays, and of tasks within each.
+    """
 
     def __init__(
-        self,
-        vectors: torch.Tensor,
-        tasks: Sequence[Task],
-        settings: MLPSettings,
-        lr: float,
-        wd: float,
+        self, vectors: torch.Tensor, tasks: Sequence[Task], settings: MLPSettings, lr: float
     ):
-        self.vectors, self.tasks, self.settings = vectors, tasks, settings
-        self.lr, self.wd = lr, wd
+        self.vectors, self.tasks, self.settings, self.lr = vectors, tasks, settings, lr
         self.device = vectors.device
-        self.batches = num_batches(len(tasks[0].train), settings.batch_size)
-        self.generators = [torch.Generator().manual_seed(task.seed) for task in tasks]
-        dim = vectors.shape[1]
-        drawn = [initial_weights(dim, settings.hidden_sizes, g) for g in self.generators]
-        self.weights = [
-            torch.stack(layer).to(self.device).requires_grad_()
-            for layer in zip(*drawn, strict=True)
-        ]
+        self.generator = torch.Generator().manual_seed(tasks[0].seed)
+        first, *others = initial_weights(vectors.shape[1], settings.hidden_sizes, self.generator)
+        models = len(tasks) * len(settings.weight_decays)
+        # (D, M, H), (M, H); then (M, fan_in, fan_out), (M, fan_out)
+        self.weights = self._trainable(
+            weight.to(self.device).expand(models, *weight.shape) for weight in (first, *others)
+        )
+        decays = torch.tensor(settings.weight_decays, device=self.device)
+        self.kept = 1 - lr * decays.repeat_interleave(len(tasks))  # of a weight, a step
         self.best_weights = [weight.detach().clone() for weight in self.weights]
-        self.best_mse = torch.full((len(tasks),), torch.inf, device=self.device)
-        self.best_epoch = torch.zeros(len(tasks), dtype=torch.int64, device=self.device)
-        self.alive = torch.arange(len(tasks), device=self.device)  # models still in training
+        self.best_mse = torch.full((models,), torch.inf, device=self.device)
+        self.best_epoch = torch.zeros(models, dtype=torch.int64, device=self.device)
+        self.alive = torch.arange(models, device=self.device)  # models still in training
         self._standardise()
 
     def _standardise(self) -> None:
         """Inputs on the training regions of the split, targets on those with a label."""
-        mean, scale = zip(*self._input_moments(), strict=True)
-        self.x_mean, self.x_scale = torch.stack(mean), torch.stack(scale)
-        y = np.stack([task.y for task in self.tasks])
-        train = [task.y[task.train] for task in self.tasks]
-        self.y_mean = np.array([values.mean() for values in train])
-        self.y_scale = np.array([_safe_scale(values.std()) for values in train])
-        standard = np.nan_to_num((y - self.y_mean[:, None]) / self.y_scale[:, None])
-        self.y = torch.as_tensor(standard, dtype=torch.float32, device=self.device)
+        rows = self.vectors[self._on_device(self.tasks[0].fit_rows)].double()
+        scale = rows.std(0, correction=0)
+        self.x_scale = torch.where(scale > 1e-12, scale, torch.ones_like(scale)).float()
+        self.x_mean = rows.mean(0).float()
+        y = np.stack([task.y for task in self.tasks], axis=1)
+        train = y[self.tasks[0].train]
+        self.y_mean = train.mean(0)
+        self.y_scale = np.array([_safe_scale(one.std()) for one in train.T])
+        standard = torch.as_tensor((y - self.y_mean) / self.y_scale, dtype=torch.float32)
+        self.y = standard.to(self.device).repeat(1, len(self.settings.weight_decays))  # (N, M)
 
-    def _input_moments(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        known: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        for task in self.tasks:  # tasks of one split share the array itself
-            if id(task.fit_rows) not in known:
-                rows = self.vectors[torch.as_tensor(task.fit_rows, device=self.device)].double()
-                scale = rows.std(0, correction=0)
-                scale = torch.where(scale > 1e-12, scale, torch.ones_like(scale))
-                known[id(task.fit_rows)] = (rows.mean(0).float(), scale.float())
-            yield known[id(task.fit_rows)]
+    @staticmethod
+    def _trainable(by_model: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+        return [weight.detach().requires_grad_() for weight in _by_layer(by_model)]
 
-    def train(self) -> list[Fit]:
+    def _on_device(self, array: NDArray[Any]) -> torch.Tensor:
+        return torch.as_tensor(array, device=self.device)
+
+    def _x(self, rows: torch.Tensor) -> torch.Tensor:
+        return (self.vectors[rows] - self.x_mean) / self.x_scale
+
+    def train(self) -> list[list[Fit]]:
+        """For each weight decay, the fit of each task."""
+        rows = self._on_device(self.tasks[0].train)
+        x, y = self._x(rows), self.y[rows]
+        validation = self._validation()
+        batches = num_batches(len(rows), self.settings.batch_size)
+        patience = ceil(self.settings.patience / batches)
         optimizer = self._optimizer()
-        validation = _Rows.pad([task.validation for task in self.tasks], self.device)
         for epoch in range(1, self.settings.max_epochs + 1):
-            for rows in self._epoch_batches():
-                optimizer.zero_grad()
-                # a sum over models of each one's mean: no model feels another's gradient
-                self._mse(self.weights, self.alive, rows).sum().backward()
-                optimizer.step()
-            self._keep_best(validation, epoch)
-            optimizer = self._drop_finished(optimizer, epoch)
+            for batch in batch_order(len(rows), batches, self.generator):
+                picked = batch.to(self.device)
+                self._step(optimizer, x[picked], y[picked][:, self.alive])
+            self._keep_best(*validation, epoch)
+            optimizer = self._drop_finished(optimizer, epoch, patience)
             if not len(self.alive):
                 break
         return self._fits()
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.weights, lr=self.lr, weight_decay=self.wd, fused=True)
+        return torch.optim.Adam(self.weights, lr=self.lr, fused=True)
 
-    def _epoch_batches(self) -> Iterator[_Rows]:
-        models = self.alive.tolist()
-        orders = [
-            batch_order(len(self.tasks[m].train), self.batches, self.generators[m]) for m in models
-        ]
-        for batch in range(self.batches):
-            picked = [
-                torch.as_tensor(self.tasks[m].train)[order[batch]]
-                for m, order in zip(models, orders, strict=True)
-            ]
-            yield _Rows.pad(picked, self.device)
+    def _step(self, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        # a sum over models of each one's mean: no model feels another's gradient
+        (self._forward(self.weights, x) - y).square().mean(0).sum().backward()
+        with torch.no_grad():  # AdamW's decay, each model's own
+            for weight in _by_model(self.weights):
+                weight.mul_(self.kept[self.alive].view(-1, *[1] * (weight.ndim - 1)))
+        optimizer.step()
 
-    def _forward(
-        self, weights: Sequence[torch.Tensor], models: torch.Tensor, index: torch.Tensor
-    ) -> torch.Tensor:
-        """Standardised predictions, `(M, n)`, of `index` `(M, n)` by each of `models` `(M,)`."""
-        pieces = [
-            self._forward_piece(weights, models, piece) for piece in index.split(ROWS_AT_ONCE, 1)
-        ]
-        return torch.cat(pieces, dim=1)
-
-    def _forward_piece(
-        self, weights: Sequence[torch.Tensor], models: torch.Tensor, index: torch.Tensor
-    ) -> torch.Tensor:
-        h = (self.vectors[index] - self.x_mean[models, None]) / self.x_scale[models, None]
-        last = len(weights) - 2
-        for layer in range(0, len(weights), 2):
-            h = torch.baddbmm(weights[layer + 1][:, None], h, weights[layer])
-            if layer < last:
-                h = F.relu(h)
-        return h.squeeze(-1)
-
-    def _mse(
-        self, weights: Sequence[torch.Tensor], models: torch.Tensor, rows: _Rows
-    ) -> torch.Tensor:
-        truth = self.y[models[:, None], rows.index]
-        squared = (self._forward(weights, models, rows.index) - truth).square() * rows.mask
-        return squared.sum(1) / rows.lengths
+    def _forward(self, weights: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        """Standardised predictions, `(n, M)`, of standardised rows `(n, D)`."""
+        first, bias, *others, last, last_bias = weights
+        h = torch.addmm(bias.flatten(), x, first.flatten(1)).unflatten(1, bias.shape)
+        for weight, bias in zip(others[::2], others[1::2], strict=True):
+            h = torch.einsum("nmh,mhk->nmk", F.relu(h), weight) + bias
+        return (F.relu(h) * last.squeeze(-1)).sum(-1) + last_bias.squeeze(-1)
 
     @torch.no_grad()
-    def _keep_best(self, validation: _Rows, epoch: int) -> None:
-        mse = self._mse(self.weights, self.alive, validation.of(self.alive))
+    def _predict(self, weights: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self._forward(weights, piece) for piece in x.split(ROWS_AT_ONCE)])
+
+    def _validation(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Standardised inputs and targets; a target is nan where the row is not the task's."""
+        rows = np.unique(np.concatenate([task.validation for task in self.tasks]))
+        own = np.stack([np.isin(rows, task.validation) for task in self.tasks], axis=1)
+        own = np.tile(own, (1, len(self.settings.weight_decays)))
+        picked = self._on_device(rows)
+        return self._x(picked), self.y[picked].where(self._on_device(own), torch.nan)
+
+    @torch.no_grad()
+    def _keep_best(self, x: torch.Tensor, y: torch.Tensor, epoch: int) -> None:
+        mse = (self._predict(self.weights, x) - y[:, self.alive]).square().nanmean(0)
         better = mse < self.best_mse[self.alive]
         winners = self.alive[better]
         self.best_mse[winners], self.best_epoch[winners] = mse[better], epoch
-        for best, weight in zip(self.best_weights, self.weights, strict=True):
+        pairs = zip(_by_model(self.best_weights), _by_model(self.weights), strict=True)
+        for best, weight in pairs:
             best[winners] = weight[better]
 
     @torch.no_grad()
-    def _drop_finished(self, optimizer: torch.optim.Optimizer, epoch: int) -> torch.optim.Optimizer:
+    def _drop_finished(
+        self, optimizer: torch.optim.Optimizer, epoch: int, patience: int
+    ) -> torch.optim.Optimizer:
         """Take models whose patience is over out of the stack, with their optimizer state."""
-        keep = epoch - self.best_epoch[self.alive] < self.settings.patience
+        keep = epoch - self.best_epoch[self.alive] < patience
         if bool(keep.all()):
             return optimizer
         states = [optimizer.state[weight] for weight in self.weights]
+        steps = [state["step"] for state in states]
+        kept = {
+            name: _by_layer(one[keep] for one in _by_model([state[name] for state in states]))
+            for name in ("exp_avg", "exp_avg_sq")
+        }
         self.alive = self.alive[keep]
-        self.weights = [weight.detach()[keep].requires_grad_() for weight in self.weights]
+        self.weights = self._trainable(weight[keep] for weight in _by_model(self.weights))
         smaller = self._optimizer()
-        for weight, state in zip(self.weights, states, strict=True):
-            smaller.state[weight] = {
-                name: value if name == "step" else value[keep] for name, value in state.items()
-            }
+        for index, weight in enumerate(self.weights):
+            moments = {name: tensors[index] for name, tensors in kept.items()}
+            smaller.state[weight] = {"step": steps[index], **moments}
         return smaller
 
-    @torch.no_grad()
-    def _fits(self) -> list[Fit]:
-        everyone = torch.arange(len(self.tasks), device=self.device)
-        test, validation = (
-            self._forward(self.best_weights, everyone, _Rows.pad(rows, self.device).index)
-            .double()
-            .cpu()
-            .numpy()
-            for rows in zip(*((task.test, task.validation) for task in self.tasks), strict=True)
-        )
-        fits = []
-        for m, task in enumerate(self.tasks):
-            tested, validated = (
-                values[m, : len(rows)] * self.y_scale[m] + self.y_mean[m]
-                for values, rows in ((test, task.test), (validation, task.validation))
-            )
-            chosen = {"lr": self.lr, "wd": self.wd, "epochs": int(self.best_epoch[m])}
-            mse = float(self.best_mse[m]) * float(self.y_scale[m]) ** 2
-            fits.append(Fit(tested, mse, chosen, validated))
+    def _fits(self) -> list[list[Fit]]:
+        used = np.unique(np.concatenate([[*one.test, *one.validation] for one in self.tasks]))
+        predicted = self._predict(self.best_weights, self._x(self._on_device(used)))
+        columns = iter(predicted.double().cpu().numpy().T)
+        mses, epochs = iter(self.best_mse.tolist()), iter(self.best_epoch.tolist())
+        fits: list[list[Fit]] = []
+        for wd in self.settings.weight_decays:
+            fits.append([])
+            for t, task in enumerate(self.tasks):
+                values = next(columns) * self.y_scale[t] + self.y_mean[t]
+                tested, validated = (
+                    values[np.searchsorted(used, rows)] for rows in (task.test, task.validation)
+                )
+                chosen = {"lr": self.lr, "wd": wd, "epochs": next(epochs)}
+                mse = next(mses) * self.y_scale[t] ** 2
+                fits[-1].append(Fit(tested, mse, chosen, validated))
         return fits
+
+
+def _by_model(weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Views of a stack's weights (or moments) whose first axis counts models."""
+    return [weights[0].transpose(0, 1), *weights[1:]]
+
+
+def _by_layer(weights: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """The reverse, whole in memory: the first layer's as one matrix `(D, M * H)`."""
+    first, *others = weights
+    return [one.contiguous() for one in (first.transpose(0, 1), *others)]
 
 
 # ------------------------------------------------------------------------- ridge

@@ -177,8 +177,7 @@ class Job:
 
     def step(self, name: str, command: Sequence[str], **fields: Any) -> Step:
         """Any other step."""
-        expected = self.recipe.expected(name)
-        return Step(name, tuple(command), expected_seconds=expected, **fields)
+        return Step(name, tuple(command), **fields)
 
     # ---- before the start -----------------------------------------------------------------------
 

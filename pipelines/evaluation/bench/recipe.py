@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,7 +121,6 @@ class Recipe:
         probe: flags of `evaluate.py probe`, and those of them that `transfer` has.
         num_workers: steps at a time.
         threads: that a step computes with.
-        expected_seconds: by patterns of step names (`train-*`), the first that fits.
     """
 
     worlds: Mapping[str, World]
@@ -134,17 +132,11 @@ class Recipe:
     probe: Mapping[str, Any] = field(default_factory=dict)
     num_workers: int = 2
     threads: int = 1
-    expected_seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def compared(self) -> tuple[str, ...]:
         """The variants that are compared, by name."""
         return self.comparison.variants or tuple(self.variants)
-
-    def expected(self, name: str) -> float:
-        """Seconds that a step may take; 0 where nothing is known of it."""
-        found = (s for pattern, s in self.expected_seconds.items() if fnmatchcase(name, pattern))
-        return next(found, 0.0)
 
 
 def read_recipe(path: str | Path) -> Recipe:

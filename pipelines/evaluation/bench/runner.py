@@ -15,12 +15,11 @@ from dataset_builders.files import write_json
 from ..errors import InputError
 from ..results import code_revision
 from .processes import Lock, start, stop, stoppable, tail
-from .schedule import check_steps, expected_end
+from .schedule import Durations, check_steps, expected_end
 from .steps import Mark, Marks, Step, clear, log_path, what_lacks
 
 SUMMARY_FILE = "benchmark.json"
 POLL_SECONDS = 0.05
-LEAST_EXPECTED = 1.0  # seconds
 
 
 @dataclass
@@ -80,7 +79,7 @@ class Runner:
         self.environment = _environment(threads)
         self.marks, self.outcome = Marks(run), Outcome()
         self._running: dict[str, _Running] = {}
-        self._paces: list[tuple[float, float]] = []  # (taken, expected)
+        self._durations = Durations()
 
     def run(self) -> Outcome:
         """Do all that is not done yet.
@@ -186,26 +185,29 @@ class Runner:
             return
         self.outcome.keys[step.name] = one.key
         self.outcome.ran.append(step.name)
-        if step.expected_seconds:
-            self._paces.append((seconds, step.expected_seconds))
+        self._durations.add(step.name, seconds)
         self._say(step, f"done in {duration(seconds)}{self._time_left()}")
 
     def _time_left(self) -> str:
         left = [step for step in self.steps if not self.outcome.ended(step.name)]
-        if not left:
-            return ""
-        pace = _pace(self._paces)
+        return f"; {self.time_needed(left)} left" if left else ""
+
+    def time_needed(self, steps: Sequence[Step]) -> str:
+        """For people: how long the steps may take, by what steps like them took in this folder."""
         now = time.monotonic()
         running = {
-            name: max(0.0, pace * one.step.expected_seconds - (now - one.started))
+            name: max(0.0, self._expected(one.step) - (now - one.started))
             for name, one in self._running.items()
         }
-        # what is done already takes nothing: it will be passed by
-        end = expected_end(left, self.workers, running, lambda step: pace * self._expected(step))
-        return f"; about {duration(end)} left"
+        known = all(self._durations.expected(step.name) is not None for step in steps)
+        end = expected_end(steps, self.workers, self._expected, running)
+        return f"{'about' if known else 'more than'} {duration(end)}"
 
     def _expected(self, step: Step) -> float:
-        return 0.0 if self.marks.read(step).state == "done" else step.expected_seconds
+        """Seconds; what is done already, or quite unknown, counts nothing."""
+        if self.marks.read(step).state == "done":
+            return 0.0
+        return self._durations.expected(step.name) or 0.0
 
     def _say(self, step: Step, what: str) -> None:
         ended = sum(self.outcome.ended(other.name) for other in self.steps)
@@ -216,7 +218,7 @@ class Runner:
         steps = {}
         for step in self.steps:
             mark = self.marks.read(step)
-            steps[step.name] = {**vars(mark), "expected_seconds": step.expected_seconds}
+            steps[step.name] = vars(mark)
         values = {
             "code_revision": code_revision(),
             "failed": self.outcome.failed,
@@ -264,12 +266,6 @@ def _why_failed(code: int, step: Step) -> str:
     if code > 0:
         return f"exit code {code}"
     return what_lacks(step)
-
-
-def _pace(paces: Sequence[tuple[float, float]]) -> float:
-    """How much longer this machine takes than expected, from the steps that have ended."""
-    taken, expected = (sum(values) for values in zip((0.0, 0.0), *paces, strict=True))
-    return taken / max(expected, LEAST_EXPECTED) if paces else 1.0
 
 
 __all__ = ["SUMMARY_FILE", "Outcome", "Runner", "duration", "raise_for_failures"]

@@ -1,6 +1,7 @@
 """In which order steps go, and how long it may take."""
 
 import heapq
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from ..errors import InputError
@@ -32,19 +33,46 @@ def with_needed(steps: Sequence[Step], wanted: Collection[str]) -> list[Step]:
     return [step for step in steps if step.name in keep]
 
 
+class Durations:
+    """What steps took here tells what others will take.
+
+    A step is expected to take the mean of those that differ from it by the seed alone; where none
+    has ended yet, of those of its kind, which is the first word of its name.
+    """
+
+    def __init__(self) -> None:
+        self._taken: dict[str, list[float]] = {}
+
+    def add(self, name: str, seconds: float) -> None:
+        """A step that has ended."""
+        for group in _groups(name):
+            self._taken.setdefault(group, []).append(seconds)
+
+    def expected(self, name: str) -> float | None:
+        """Seconds; None where no step of the kind has ended."""
+        for group in _groups(name):
+            if taken := self._taken.get(group):
+                return sum(taken) / len(taken)
+        return None
+
+
+def _groups(name: str) -> tuple[str, str]:
+    return re.sub(r"-s\d+\b", "", name), name.split("-")[0] + "-*"
+
+
 def expected_end(
     steps: Sequence[Step],
     workers: int,
+    seconds: Callable[[Step], float],
     running: Mapping[str, float] | None = None,
-    seconds: Callable[[Step], float] = lambda step: step.expected_seconds,
 ) -> float:
     """Seconds until the last step ends, if each takes what is expected of it.
 
     Args:
         steps: not ended yet, in order; what they wait for beyond these has ended.
         workers: steps at a time.
-        running: seconds that are left of those that run now.
         seconds: that a step takes.
+        running: seconds that are left of those that run now.
     """
     left = {step.name: step for step in steps}
     ends = [(rest, name) for name, rest in (running or {}).items()]
@@ -63,4 +91,4 @@ def expected_end(
     return now
 
 
-__all__ = ["check_steps", "expected_end", "with_needed"]
+__all__ = ["Durations", "check_steps", "expected_end", "with_needed"]

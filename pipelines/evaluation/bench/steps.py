@@ -36,7 +36,6 @@ class Step:
             may end well without having come to its end.
         clears: what is removed before it starts anew, with other settings; never what it shares.
         settings: that the command reads from files, as JSON has them.
-        expected_seconds: what it may take.
     """
 
     name: str
@@ -47,7 +46,6 @@ class Step:
     completed: Path | None = None
     clears: tuple[Path, ...] = ()
     settings: Any = None
-    expected_seconds: float = 0.0
 
     @property
     def before(self) -> tuple[str, ...]:

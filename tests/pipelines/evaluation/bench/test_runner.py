@@ -10,6 +10,7 @@ import pytest
 
 from pipelines.evaluation.bench.processes import LOCK_FILE, tail
 from pipelines.evaluation.bench.runner import Runner, duration, raise_for_failures
+from pipelines.evaluation.bench.schedule import Durations, expected_end
 from pipelines.evaluation.bench.steps import Step
 from pipelines.evaluation.errors import InputError
 
@@ -278,3 +279,30 @@ def test_tail_shows_the_last_state_of_a_progress_bar(tmp_path):
 )
 def test_duration_is_for_people(seconds, text):
     assert duration(seconds) == text
+
+
+def test_steps_are_expected_to_take_what_their_like_took():
+    known = Durations()
+    assert known.expected("train-full-s1") is None
+    known.add("train-full-s0", 100)
+    known.add("train-small-s0", 20)
+    assert known.expected("train-full-s1") == 100  # the same but for the seed
+    assert known.expected("train-other-s0") == 60  # of the same kind
+    assert known.expected("embed-full-s0") is None
+
+
+def test_the_time_left_is_a_lower_bound_while_a_kind_is_unknown(tmp_path):
+    steps = [
+        broken("nap-1", "import time; time.sleep(1)"),
+        broken("nap-2", "import time; time.sleep(1)"),
+        append(tmp_path, "other"),
+    ]
+    _, said = go(tmp_path, steps)
+    assert "nap-1 done in 1 s; more than 1 s left" in said
+    assert "nap-2 done in 1 s; more than 0 s left" in said
+
+
+def test_what_runs_at_once_ends_together():
+    steps = [Step(name, ("x",)) for name in "abc"] + [Step("d", ("x",), needs=("a", "b", "c"))]
+    assert expected_end(steps, 2, lambda step: 10) == 30
+    assert expected_end(steps, 2, lambda step: 10, running={"a": 4, "b": 7}) == 24
