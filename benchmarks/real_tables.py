@@ -143,8 +143,12 @@ def pictures_of(dataset: str, city: str, output: Path, options: argparse.Namespa
     source, folder = open_images(dataset, city), output / city
     paths = [embed(ColourTextureEncoder(), source, folder, "colour_texture")]
     for system, seed in SMALL_SYSTEMS.items():
-        if city != "camvid" or system not in NEED_PLACES:
-            paths.append(run_baseline(system, "cpu", dataset, city, output, seed=seed))
+        of_places = system in NEED_PLACES
+        if of_places and city == "camvid":
+            continue
+        # published for satellite tiles; New York has street views alone, and its names say so
+        other = {"view": "street_view"} if of_places and city == "new_york" else None
+        paths.append(run_baseline(system, "cpu", dataset, city, output, seed=seed, overrides=other))
     if options.model:
         paths.append(embed(load_model_encoder(options.model), source, folder, "urbanln"))
         drawn = load_model_encoder(options.model, random_init=True)
