@@ -80,6 +80,9 @@ class Runner:
         self.marks, self.outcome = Marks(run), Outcome()
         self._running: dict[str, _Running] = {}
         self._durations = Durations()
+        for step in steps:
+            if (mark := self.marks.read(step)).state == "done":
+                self._durations.add(step.name, mark.seconds)
 
     def run(self) -> Outcome:
         """Do all that is not done yet.
