@@ -1,7 +1,9 @@
 """Fixtures shared by all tests; the network is closed but for the loopback address."""
 
 import os
+import shutil
 import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -19,6 +21,12 @@ hypothesis.settings.load_profile("unhurried")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = Path(os.environ.get("URBANLN_SHARED_DATA", ROOT.parent / "shared" / "data"))
+
+BROWSER_FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync "
+    "--disable-dev-shm-usage --window-size=1280,1000"
+)
 
 torch.set_num_threads(1)
 
@@ -46,6 +54,31 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"real data not found at {SHARED_DATA}; set URBANLN_SHARED_DATA to its folder")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def start_browser(tmp_path_factory) -> Iterator[Callable]:
+    """Starts a real browser, with more flags if given."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    service = pytest.importorskip("selenium.webdriver.chrome.service")
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not browser or not driver:
+        pytest.skip("chromium and chromedriver are not installed")
+    started = []
+
+    def start(*more: str) -> object:
+        options = webdriver.ChromeOptions()
+        options.binary_location = browser
+        profile = tmp_path_factory.mktemp("profile")
+        for flag in (*BROWSER_FLAGS.split(), f"--user-data-dir={profile}", *more):
+            options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        started.append(webdriver.Chrome(options=options, service=service.Service(driver)))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.quit()
 
 
 def tiny_config_fields() -> dict:

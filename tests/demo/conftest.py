@@ -4,7 +4,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,6 @@ from demo.settings import DemoSettings
 from pipelines.evaluation.embedding_tables import write_embeddings
 from pipelines.evaluation.encoders import load_model_encoder
 
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync "
-    "--disable-dev-shm-usage --window-size=1280,1000"
-)
 HOSTILE = "<img src=x onerror='window.hacked=1'>${window.hacked=2}{{constructor}}</script>"
 
 
@@ -101,30 +96,6 @@ def address(settings) -> Iterator[str]:
     _, url, _ = app.launch(prevent_thread_lock=True, quiet=True, **launch_options())
     yield url
     app.close()
-
-
-@pytest.fixture(scope="session")
-def start_browser(tmp_path_factory) -> Iterator[Callable]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    service = pytest.importorskip("selenium.webdriver.chrome.service")
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not browser or not driver:
-        pytest.skip("chromium and chromedriver are not installed")
-    started = []
-
-    def start() -> object:
-        options = webdriver.ChromeOptions()
-        options.binary_location = browser
-        profile = tmp_path_factory.mktemp("profile")
-        for flag in (*FLAGS.split(), f"--user-data-dir={profile}"):
-            options.add_argument(flag)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        started.append(webdriver.Chrome(options=options, service=service.Service(driver)))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.quit()
 
 
 @pytest.fixture(scope="session")

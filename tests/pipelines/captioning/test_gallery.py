@@ -3,8 +3,7 @@
 import base64
 import io
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,11 +19,6 @@ from pipelines.captioning.tables import write_candidates
 
 from .fake_run import HOSTILE, FakeRun, candidates_of, drawn_image, drawn_run
 
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync "
-    "--disable-dev-shm-usage"
-)
 TITLE = "Captions of Harborview"
 
 
@@ -50,32 +44,8 @@ def page(run, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def start_browser(tmp_path_factory) -> Iterator[Callable]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    service = pytest.importorskip("selenium.webdriver.chrome.service")
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not browser or not driver:
-        pytest.skip("chromium and chromedriver are not installed")
-    started = []
-
-    def start(*more: str) -> object:
-        options = webdriver.ChromeOptions()
-        options.binary_location = browser
-        profile = tmp_path_factory.mktemp("profile")
-        for flag in (*FLAGS.split(), f"--user-data-dir={profile}", *more):
-            options.add_argument(flag)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        started.append(webdriver.Chrome(options=options, service=service.Service(driver)))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.quit()
-
-
-@pytest.fixture(scope="module")
 def browser(start_browser):
-    return start_browser("--window-size=1280,1000")
+    return start_browser()
 
 
 @pytest.fixture
@@ -375,7 +345,7 @@ def contrast(first: str, second: str) -> float:
 
 
 def test_page_can_be_read_without_javascript(start_browser, page, run):
-    driver = start_browser("--blink-settings=scriptEnabled=false", "--window-size=1280,1000")
+    driver = start_browser("--blink-settings=scriptEnabled=false")
     driver.get(page.as_uri())
     text = driver.find_element("tag name", "main").text
     best = next(one for one in run.groups[2] if one.chosen)
