@@ -24,7 +24,8 @@ from dataset_builders.storage import iter_images, list_cities, read_metadata, re
 
 from .caption_truth import Truths, read_truths
 from .city_results import VIEW_NAMES, city_title
-from .documents import POLICY, STYLE, Block, Heading, Link, Text
+from .documents import STYLE, Block, Heading, Link, Text
+from .html_pages import html_page
 from .table_formats import Table, number, words
 
 PAGE = "captions.html"
@@ -181,7 +182,7 @@ def write_page(path: Path, captions: Captions) -> None:
     """A page of its own: pictures lie in it, it has no script, and every text is escaped."""
     mark = " (synthetic)" if captions.synthetic else ""
     title = f"Captions side by side: {city_title(captions.city, captions.synthetic)}"
-    body = "".join(
+    articles = "".join(
         _article(captions, view, row, caption_rows) for view, row, caption_rows in _shown(captions)
     )
     legend = (
@@ -190,26 +191,13 @@ def write_page(path: Path, captions: Captions) -> None:
         if captions.truths
         else "What is on the images is not known, so nothing is marked. "
     )
-    page = f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(title)}</title>
-<style>{PAGE_STYLE}</style>
-</head>
-<body>
-<h1>{html.escape(title)}</h1>
+    body = f"""<h1>{html.escape(title)}</h1>
 <p>{legend}<del>Struck out</del>: phrases that refinement found no support for in the image. Green:
 the caption that was chosen, for it agrees most with the others. Images stand at even steps of the
 list of all; none was picked.{html.escape(mark)}</p>
-{body}
-</body>
-</html>
-"""
+{articles}"""
     with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(html_page(title, PAGE_STYLE, body), encoding="utf-8")
 
 
 def _shown(captions: Captions) -> Iterable[tuple[str, dict[str, Any], pd.DataFrame]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dataset_builders.files import atomic_path
 
+from .html_pages import html_page
 from .table_formats import Table, to_csv, to_html, to_latex, to_markdown
 
 STYLE = """
@@ -38,7 +39,6 @@ details { margin: 1em 0; } summary { cursor: pointer; color: var(--accent); }
 .banner { border-left: 4px solid #c77700; padding: .4em .9em; background: #c7770018; }
 code { font-size: .92em; background: #8882; padding: 0 .25em; border-radius: 3px; }
 """
-POLICY = "default-src 'none'; img-src 'self' data: file:; style-src 'unsafe-inline'"
 
 
 @dataclass(frozen=True)
@@ -140,21 +140,7 @@ def write_html(path: Path, title: str, blocks: Sequence[Block]) -> None:
     links = "".join(
         f'<li><a href="#{_anchor(one.text)}">{_inline(one.text)}</a></li>' for one in headings
     )
-    page = f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(title)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<nav><ul>{links}</ul></nav>
-{body}
-</body>
-</html>
-"""
+    page = html_page(title, STYLE, f"<nav><ul>{links}</ul></nav>\n{body}")
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 

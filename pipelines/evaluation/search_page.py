@@ -6,7 +6,6 @@ Content-Security-Policy lets nothing run and nothing be fetched.
 
 import base64
 import csv
-import hashlib
 import html
 import io
 import json
@@ -24,6 +23,7 @@ from dataset_builders.images import BadImageError, decode_image, encode_image
 from dataset_builders.storage import iter_images, read_regions
 
 from .gallery import Gallery
+from .html_pages import html_page
 from .retrieval import Hit
 
 PICTURE_SIDE = 360  # pixels, at most
@@ -176,39 +176,20 @@ def to_html(
     about: Mapping[str, Any],
 ) -> str:
     """The page; all that comes from outside is escaped."""
-    style_hash = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; img-src data:; style-src 'sha256-{style_hash}'; base-uri 'none'; "
-        "form-action 'none'"
-    )
     synthetic = '<p class="banner">Synthetic: this city is simulated.</p>\n'
     items = "\n".join(
         _item(rank, hit, places[hit.region_id], pictures.get(hit.image_id))
         for rank, hit in enumerate(hits, start=1)
     )
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="referrer" content="no-referrer">
-<title>{_text(query)}</title>
-<link rel="icon" href="data:,">
-<style>{STYLE}</style>
-</head>
-<body>
-<h1>{_text(query)}</h1>
+    body = f"""<h1>{_text(query)}</h1>
 {synthetic if about["synthetic"] else ""}<p class="soft">{len(hits)} regions of
 {_text(about["city"])}, nearest first, by {_text(about["encoder"])}. A region is as near as the
 nearest of its {_text(about["view"].replace("_", " "))} images; scores are cosines, and mean nothing
 beyond their order. There is always a nearest region: that it is here does not say that it fits.</p>
 <ol>
 {items}
-</ol>
-</body>
-</html>
-"""
+</ol>"""
+    return html_page(_printable(query), STYLE, body)
 
 
 def _item(rank: int, hit: Hit, place: Place, picture: bytes | None) -> str:
@@ -225,7 +206,11 @@ def _item(rank: int, hit: Hit, place: Place, picture: bytes | None) -> str:
 
 
 def _text(value: Any) -> str:
-    return html.escape(UNPRINTABLE.sub("\ufffd", str(value)))
+    return html.escape(_printable(value))
+
+
+def _printable(value: Any) -> str:
+    return UNPRINTABLE.sub("\ufffd", str(value))
 
 
 __all__ = [
