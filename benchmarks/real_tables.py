@@ -47,6 +47,7 @@ PLACES = {
     "camvid": "camvid",
 }
 FOLDERS = {"urbanclip": "urbanclip_toolkit"}
+CITIES = {"camvid": "cambridge"}  # where the place has another name
 BLOCK_TILES = 16  # Beijing's: about 12.6 km
 # with the seed of the weights: RemoteCLIP, drawn, is the tower of clip-random; another draw tells
 # how much is chance
@@ -95,7 +96,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         dataset = options.output_dir / PLACES[place]
         print(importer(PLACES[place]).import_dataset(source=source, output_dir=dataset))
         tables = captions_of if place == "beijing" else pictures_of
-        paths = tables(str(dataset), place, options.output_dir / "embeddings", options)
+        city = CITIES.get(place, place)
+        paths = tables(str(dataset), city, options.output_dir / "embeddings", options)
         sections += made_of(str(dataset), place, paths, options.output_dir, options.seeds)
     path = options.output_dir / "tables.md"
     path.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
@@ -106,7 +108,8 @@ def made_of(
     dataset: str, place: str, paths: Sequence[Path], output: Path, seeds: int | None
 ) -> list[str]:
     """Probe the tables of a place; its sections."""
-    city, tables = open_city(dataset, place), [read_embeddings(path) for path in paths]
+    city = open_city(dataset, CITIES.get(place, place))
+    tables = [read_embeddings(path) for path in paths]
     results = output / "results" / place
     if place == "camvid":  # frames have no place
         probe(city, tables, results, ProbeSettings(protocols=("random",), seeds=seeds))
@@ -144,7 +147,7 @@ def pictures_of(dataset: str, city: str, output: Path, options: argparse.Namespa
     paths = [embed(ColourTextureEncoder(), source, folder, "colour_texture")]
     for system, seed in SMALL_SYSTEMS.items():
         of_places = system in NEED_PLACES
-        if of_places and city == "camvid":
+        if of_places and city == "cambridge":
             continue
         # published for satellite tiles; New York has street views alone, and its names say so
         other = {"view": "street_view"} if of_places and city == "new_york" else None
