@@ -28,7 +28,7 @@ def convert_state_dict(
         hidden_act: "quick_gelu" for OpenAI's weights, Long-CLIP and open_clip's models whose name
             ends in -quickgelu; "gelu" for the others of open_clip and for RemoteCLIP, whose
             README loads it so. The wrong one is no error, only silently another model
-            (open_clip issue 771).
+            (https://github.com/mlfoundations/open_clip/issues/771).
         vision_heads: attention heads of the image tower; one for 64 of its width if not given.
         text_heads: attention heads of the text tower, likewise.
 
