@@ -24,13 +24,14 @@ from numpy.typing import NDArray
 from dataset_builders.coordinates import tile_corner
 from dataset_builders.importers import importer
 from pipelines.captioning.encoder import DEFAULT_ENCODER, SentenceEncoder, sentence_encoder
+from pipelines.common.encoders.colour_texture import ColourTextureEncoder
+from pipelines.common.encoders.transformers_models import load_model_encoder
 from pipelines.evaluation.baselines.run import run_baseline
 from pipelines.evaluation.captions_only import embed_text_tower, embed_tfidf
 from pipelines.evaluation.cities import City
 from pipelines.evaluation.conformal import Coverage, measure_coverage
 from pipelines.evaluation.embed import embed
 from pipelines.evaluation.embedding_tables import read_embeddings, write_embeddings
-from pipelines.evaluation.encoders import ColourTextureEncoder, load_model_encoder
 from pipelines.evaluation.probe import ProbeSettings, probe
 from pipelines.evaluation.region_captions import RegionCaptions, read_captions
 from pipelines.evaluation.results import ResultRow, read_rows
@@ -209,7 +210,7 @@ def in_quarters(city: City) -> City:
     It stands in for another city: only one has labels and captions here, so none can be left out.
     """
     place = geography(city.regions)
-    half = (np.ptp(place.xy, axis=0).max() + place.buffer_m) / 2
+    half = (np.ptp(place.xy, axis=0).max() + place.neighbourhood.centre_distance_m) / 2
     return in_blocks(city, half / place.cell_m)
 
 

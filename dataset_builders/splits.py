@@ -1,11 +1,18 @@
 """Splits of regions; the only place where they are made.
 
 "random" is the usual 6:2:2 over regions: neighbours of a test region are in training, which
-measures interpolation. "block" holds out whole square blocks and drops the cells around them.
+measures interpolation. "block" holds out whole square blocks and leaves out the regions that are
+too near to another part. What is too near is decided by [`Neighbourhood`] alone: for stored splits,
+for those that are drawn for an evaluation, and for predictions of held-out folds.
 """
+
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyproj
+import shapely
+from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from .errors import SplitError
@@ -17,8 +24,14 @@ NUM_FOLDS = 5
 BLOCK_CELLS = 16
 MIN_BLOCK_CELLS = 3
 WANTED_BLOCKS = 25
-# takes the diagonal neighbours too
-BUFFER_CELLS = 1.5
+# distance of centres, in cells, up to which squares are neighbours: takes the diagonal ones too
+NEIGHBOUR_CELLS = 1.5
+# gap, in cells, up to which polygons touch: borders of neighbours seldom agree to the last digit
+TOUCH_CELLS = 0.01
+ROUNDING = 1e-6
+# longer edges get vertices: what is straight in degrees is bent in metres, here by 0.1 m at 45 N
+EDGE_DEGREES = 0.02
+PAIRS_FROM = 10_000  # regions whose pairs are held at once
 COLUMNS = ("split_random", "split_block", "fold_block")
 
 
@@ -57,13 +70,13 @@ def block_split(
     block_m: float,
     seed: int,
     fractions: tuple[float, float, float] = FRACTIONS,
-    buffer_m: float = 0.0,
+    neighbourhood: "Neighbourhood | None" = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Hold out whole square blocks, with a buffer between the splits.
 
-    Blocks are drawn in random order, each for the split that lacks most cells. Then training
-    cells within the buffer of a validation or test cell, and validation cells within the buffer
-    of a test cell, get no split. The result does not depend on the order of the cells.
+    Blocks are drawn in random order, each for the split that lacks most cells; a cell lies in the
+    block of its centre. Then [`apply_buffer`] leaves out what is too near to another split. The
+    result does not depend on the order of the cells.
 
     Args:
         x_m: `(n,)` cell centres east, metres.
@@ -71,8 +84,8 @@ def block_split(
         block_m: side of a block.
         seed: of the draw.
         fractions: of train, validation and test, in cells before the buffer.
-        buffer_m: distance between centres up to which cells of two splits are too near; 1.5 cells
-            take the eight neighbours of a cell on a square grid.
+        neighbourhood: of the same cells: which of them are too near to be in different splits; by
+            default no cell is left out.
 
     Returns:
         `(n,)` of "train" | "validation" | "test" | None, and `(n,)` fold numbers 0..4 by whole
@@ -90,10 +103,8 @@ def block_split(
         )
     if not block_m > 0:
         raise SplitError(f"A block needs a side above 0 m, got {block_m}.")
-    # half a buffer off the outermost centres, so that no row of centres lies on a border
-    index = np.floor((points - points.min(axis=0) + buffer_m / 2) / block_m).astype(np.int64)
-    blocks, members = np.unique(index, axis=0, return_inverse=True)
-    members = members.ravel()
+    margin_m = 0.0 if neighbourhood is None else neighbourhood.centre_distance_m / 2
+    blocks, members = _blocks(points, block_m, margin_m)
     if len(blocks) < len(NAMES):
         raise SplitError(
             f"{len(points)} regions fall into {len(blocks)} block(s) of {block_m:.0f} m; three "
@@ -106,28 +117,222 @@ def block_split(
     folds = np.full(len(points), np.nan)
     if len(blocks) >= NUM_FOLDS:
         folds = _fill(sizes, np.full(NUM_FOLDS, 1 / NUM_FOLDS), rng)[members].astype(np.float64)
-    split = _apply_buffer(points, split, buffer_m)
+    if neighbourhood is not None:
+        split = apply_buffer(split, neighbourhood)
     empty = [name for name in NAMES if not (split == name).any()]
     if empty:
         raise SplitError(
-            f"{len(blocks)} blocks of {block_m:.0f} m with a buffer of {buffer_m:.0f} m leave no "
-            f"region for {', '.join(empty)}. Take other blocks, a smaller buffer, or the random "
-            "split."
+            f"{len(blocks)} blocks of {block_m:.0f} m, less the regions that are too near to "
+            f"another part, leave no region for {', '.join(empty)}. Take other blocks, a smaller "
+            "buffer, or the random split."
         )
     return split, folds
+
+
+def block_numbers(
+    x_m: np.ndarray, y_m: np.ndarray, block_m: float, neighbourhood: "Neighbourhood"
+) -> np.ndarray:
+    """`(n,)` number of the block of each cell, on the grid of [`block_split`]."""
+    points = np.column_stack([x_m, y_m]).astype(np.float64)
+    return _blocks(points, block_m, neighbourhood.centre_distance_m / 2)[1]
+
+
+def apply_buffer(split: np.ndarray, neighbourhood: "Neighbourhood") -> np.ndarray:
+    """The split less the regions that are too near to another part.
+
+    Training regions near a validation or test region and validation regions near a test region get
+    no part; test regions stay. A split that keeps its distance comes back as it is.
+
+    Args:
+        split: `(n,)` of "train" | "validation" | "test" | None.
+        neighbourhood: of the same regions, in the same order.
+
+    Returns:
+        A new `(n,)` array.
+    """
+    kept = split.copy()
+    for name, others in (("train", ("validation", "test")), ("validation", ("test",))):
+        mine = np.flatnonzero(split == name)
+        kept[mine[neighbourhood.near(mine, np.flatnonzero(np.isin(split, others)))]] = None
+    return kept
+
+
+class Neighbourhood:
+    """Which regions are too near to one another to be in different parts of a split.
+
+    Two regions are too near if the distance between their geometries is at most `buffer_m`; with 0
+    these are the regions that touch. Polygons touch up to a gap of 1 % of a typical region's side,
+    because the borders of neighbours seldom agree to the last digit. A region that is known by its
+    point alone counts as a disc of 3/4 of a typical side, so that two points are too near up to
+    1.5 sides. Each question takes time and memory proportional to the regions asked about, however
+    many pairs are near.
+
+    Regions in degrees go through [`region_neighbourhood`].
+
+    Args:
+        shapes: `(n,)` shapely geometries in a metric plane. None where the place of a region is
+            not known: such a region is near to none.
+        cell_m: side of a typical region, or spacing of the points, in metres.
+        buffer_m: gap between two regions up to which they are too near, in metres.
+
+    Attributes:
+        placed: `(n,)` whether the place of a region is known.
+        only_points: no region has more than a point.
+
+    Raises:
+        SplitError: the side or the buffer is negative or not a number.
+    """
+
+    def __init__(self, shapes: ArrayLike, cell_m: float, buffer_m: float = 0.0):
+        if not (cell_m >= 0 and buffer_m >= 0):
+            raise SplitError(
+                f"A region's side and the buffer are numbers of metres from 0 up, got {cell_m} and "
+                f"{buffer_m}."
+            )
+        self.cell_m, self.buffer_m = float(cell_m), float(buffer_m)
+        self._shapes = np.asarray(shapes, dtype=object)
+        self.placed = np.isfinite(shapely.bounds(self._shapes)).all(axis=1)
+        is_point = shapely.get_dimensions(self._shapes) == 0
+        self.only_points = bool(is_point[self.placed].all())
+        self._reach_m = np.where(is_point, NEIGHBOUR_CELLS, TOUCH_CELLS) / 2 * self.cell_m
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def take(self, rows: ArrayLike) -> "Neighbourhood":
+        """That of some of the regions, in the order of their row numbers."""
+        return Neighbourhood(self._shapes[np.asarray(rows)], self.cell_m, self.buffer_m)
+
+    @property
+    def centre_distance_m(self) -> float:
+        """Distance of centres up to which squares of the typical side are too near."""
+        return self.buffer_m + NEIGHBOUR_CELLS * self.cell_m
+
+    def near(self, rows: ArrayLike, others: ArrayLike) -> NDArray[np.bool_]:
+        """Which of some regions are too near to at least one of some others.
+
+        Args:
+            rows: `(k,)` row numbers of the regions asked about.
+            others: `(m,)` row numbers of the regions that they must keep away from.
+
+        Returns:
+            `(k,)`; False for a region whose place is not known.
+        """
+        asked = np.asarray(rows, dtype=np.int64)
+        found = np.zeros(len(asked), dtype=bool)
+        for mine, theirs, limit_m in self._groups(asked, np.asarray(others, dtype=np.int64)):
+            tree = shapely.STRtree(self._shapes[theirs])
+            hits, _ = tree.query_nearest(
+                self._shapes[asked[mine]], max_distance=limit_m, all_matches=False
+            )
+            found[mine[hits]] = True
+        return found
+
+    def count_pairs(self, rows: ArrayLike, others: ArrayLike) -> int:
+        """How many pairs of one region of `rows` and one of `others` are too near."""
+        asked, total = np.asarray(rows, dtype=np.int64), 0
+        for mine, theirs, limit_m in self._groups(asked, np.asarray(others, dtype=np.int64)):
+            tree = shapely.STRtree(self._shapes[theirs])
+            for start in range(0, len(mine), PAIRS_FROM):
+                shapes = self._shapes[asked[mine[start : start + PAIRS_FROM]]]
+                total += tree.query(shapes, predicate="dwithin", distance=limit_m).shape[1]
+        return total
+
+    def gaps_m(self, rows: ArrayLike, others: ArrayLike) -> NDArray[np.float64]:
+        """Metres from each region to the nearest of some others, geometry to geometry.
+
+        Args:
+            rows: `(k,)` row numbers.
+            others: `(m,)` row numbers.
+
+        Returns:
+            `(k,)`; between two points it is the distance of the points. NaN where the place of the
+            region, or of all others, is not known.
+        """
+        asked, theirs = (np.asarray(one, dtype=np.int64) for one in (rows, others))
+        gaps = np.full(len(asked), np.nan)
+        theirs, mine = theirs[self.placed[theirs]], np.flatnonzero(self.placed[asked])
+        if len(theirs) and len(mine):
+            tree = shapely.STRtree(self._shapes[theirs])
+            (found, _), distance = tree.query_nearest(
+                self._shapes[asked[mine]], all_matches=False, return_distance=True
+            )
+            gaps[mine[found]] = distance
+        return gaps
+
+    def _groups(
+        self, rows: NDArray[np.int64], others: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], float]]:
+        """Positions in `rows` and regions of `others` with one limit for all their pairs."""
+        for reach_m in np.unique(self._reach_m):
+            mine = np.flatnonzero(self.placed[rows] & (self._reach_m[rows] == reach_m))
+            for their_m in np.unique(self._reach_m):
+                theirs = others[self.placed[others] & (self._reach_m[others] == their_m)]
+                limit_m = (self.buffer_m + reach_m + their_m) * (1 + ROUNDING)
+                if len(mine) and len(theirs):
+                    yield mine, theirs, max(float(limit_m), ROUNDING)
+
+
+def region_neighbourhood(
+    geometry: ArrayLike,
+    lon: ArrayLike | None = None,
+    lat: ArrayLike | None = None,
+    *,
+    cell_m: float | None = None,
+    buffer_m: float = 0.0,
+) -> Neighbourhood:
+    """The [`Neighbourhood`] of regions in degrees, with distances as in [`local_xy`].
+
+    Args:
+        geometry: `(n,)` shapely geometries (also a GeoSeries), EPSG:4326; None where there is
+            none. They may reach beyond 180 degrees or have parts on both sides of it.
+        lon: `(n,)` of the points that stand for the regions without a geometry; NaN where unknown.
+        lat: `(n,)`.
+        cell_m: side of a typical region; by default the square root of the median area, or for
+            points the median distance to the nearest other.
+        buffer_m: gap between two regions up to which they are too near; 0 for those that touch.
+
+    Raises:
+        SplitError: a negative side or buffer.
+    """
+    shapes = np.array(geometry, dtype=object)
+    missing = shapely.is_missing(shapes) | shapely.is_empty(shapes)
+    shapes[missing] = None
+    if lon is not None and lat is not None:
+        places = np.column_stack([lon, lat]).astype(np.float64)
+        points = missing & np.isfinite(places).all(axis=1)
+        shapes[points] = shapely.points(places[points])
+    shapes = shapely.segmentize(shapes, EDGE_DEGREES)
+    degrees, owner = shapely.get_coordinates(shapes, return_index=True)
+    x, y = local_xy(degrees[:, 0], degrees[:, 1])
+    shapes = shapely.set_coordinates(shapes, np.column_stack([x, y]))
+    shapes[owner[~(np.isfinite(x) & np.isfinite(y))]] = None  # the far side of the globe
+    return Neighbourhood(shapes, _typical_side(shapes) if cell_m is None else cell_m, buffer_m)
+
+
+def spacing_m(points: np.ndarray) -> float:
+    """Median distance of points to the nearest other; NaN for fewer than two.
+
+    Args:
+        points: `(n, 2)` in metres.
+    """
+    if len(points) < 2:
+        return float("nan")
+    return float(np.median(cKDTree(points).query(points, k=[2])[0]))  # the first is itself
 
 
 def local_xy(lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Metres east and north of the middle of the points' extent (equal-area; EPSG:4326 in).
 
-    Distances are true to 0.1 % within 400 km of the middle.
+    Distances are true to 0.1 % within 400 km of the middle. Longitudes may be beyond 180 degrees;
+    points on both sides of the antimeridian are near to one another.
     """
     lon, lat = np.asarray(lon, dtype=np.float64), np.asarray(lat, dtype=np.float64)
     known = np.isfinite(lon) & np.isfinite(lat)
     if not known.any():
         return np.full(lon.shape, np.nan), np.full(lat.shape, np.nan)
     # from the extremes, which do not depend on the order of the points
-    lon_0, lat_0 = (float(v[known].min() + v[known].max()) / 2 for v in (lon, lat))
+    lon_0, lat_0 = _middle_lon(lon[known]), float(lat[known].min() + lat[known].max()) / 2
     plane = pyproj.CRS.from_proj4(f"+proj=laea +lon_0={lon_0!r} +lat_0={lat_0!r} +units=m")
     to_plane = pyproj.Transformer.from_crs("EPSG:4326", plane, always_xy=True)
     x, y = to_plane.transform(lon, lat)
@@ -150,22 +355,25 @@ def default_block_m(x_m: np.ndarray, y_m: np.ndarray, cell_m: float) -> float:
 
 
 def region_splits(
+    geometry: ArrayLike,
     lon: np.ndarray,
     lat: np.ndarray,
     cell_m: float,
     seed: int,
     block_m: float | None = None,
-    buffer_m: float | None = None,
+    buffer_m: float | None = 0.0,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """The split columns of a table of regions, with what could not be made and why.
 
     Args:
+        geometry: `(n,)` shapely geometries, EPSG:4326; None where a region is a point.
         lon: `(n,)` of the region centres, EPSG:4326; NaN where unknown.
         lat: `(n,)`.
         cell_m: side of a region.
         seed: of both splits.
         block_m: side of a block; [`default_block_m`] by default.
-        buffer_m: as in [`block_split`]; by default it takes a region's eight neighbours.
+        buffer_m: gap up to which regions of two splits are too near, as in [`Neighbourhood`]; by
+            default those that touch. None leaves no region out.
 
     Returns:
         `split_random`, `split_block` and `fold_block`, each `(n,)`, all None where a split is
@@ -184,8 +392,12 @@ def region_splits(
             block_m = default_block_m(x, y, cell_m) if n else cell_m
         # an extent without coordinates is not a number; block_split says what is wrong
         block_m = block_m if np.isfinite(block_m) else cell_m
-        buffer_m = BUFFER_CELLS * cell_m if buffer_m is None else buffer_m
-        split, folds = block_split(x, y, block_m, seed, buffer_m=buffer_m)
+        neighbourhood = None
+        if buffer_m is not None:
+            neighbourhood = region_neighbourhood(
+                geometry, lon, lat, cell_m=cell_m, buffer_m=buffer_m
+            )
+        split, folds = block_split(x, y, block_m, seed, neighbourhood=neighbourhood)
         columns["split_block"], columns["fold_block"] = split, whole_numbers(folds)
     except SplitError as error:
         problems.append(f"No block split: {error}")
@@ -213,16 +425,30 @@ def _fill(sizes: np.ndarray, fractions: np.ndarray, rng: np.random.Generator) ->
     return part
 
 
-def _apply_buffer(points: np.ndarray, split: np.ndarray, buffer_m: float) -> np.ndarray:
-    if buffer_m <= 0:
-        return split
-    kept = split.copy()
-    for name, others in (("train", ("validation", "test")), ("validation", ("test",))):
-        near = cKDTree(points[np.isin(split, others)])
-        mine = np.flatnonzero(split == name)
-        distance, _ = near.query(points[mine], distance_upper_bound=buffer_m * (1 + 1e-6))
-        kept[mine[np.isfinite(distance)]] = None
-    return kept
+def _blocks(points: np.ndarray, block_m: float, margin_m: float) -> tuple[np.ndarray, np.ndarray]:
+    """The blocks that hold points, `(b, 2)`, and the number of each point's block, `(n,)`.
+
+    The grid starts `margin_m` off the outermost points, so that no row of centres lies on a border.
+    """
+    index = np.floor((points - points.min(axis=0) + margin_m) / block_m).astype(np.int64)
+    blocks, members = np.unique(index, axis=0, return_inverse=True)
+    return blocks, members.ravel()
+
+
+def _middle_lon(lon: np.ndarray) -> float:
+    """The middle of the shorter of the two arcs that hold all longitudes."""
+    east = np.where(lon < 0, lon + 360, lon)
+    lon = east if np.ptp(east) < np.ptp(lon) else lon
+    return float(lon.min() + lon.max()) / 2
+
+
+def _typical_side(shapes: NDArray[Any]) -> float:
+    """Square root of the median area, or the spacing of points; 0 where neither is known."""
+    area = shapely.area(shapes)
+    if (area > 0).any():
+        return float(np.sqrt(np.median(area[area > 0])))
+    centres = shapely.get_coordinates(shapely.centroid(shapes[~shapely.is_missing(shapes)]))
+    return float(np.nan_to_num(spacing_m(centres)))
 
 
 def _check_fractions(fractions: tuple[float, float, float]) -> None:
@@ -231,10 +457,15 @@ def _check_fractions(fractions: tuple[float, float, float]) -> None:
 
 
 __all__ = [
+    "Neighbourhood",
+    "apply_buffer",
+    "block_numbers",
     "block_split",
     "default_block_m",
     "local_xy",
     "random_split",
+    "region_neighbourhood",
     "region_splits",
+    "spacing_m",
     "whole_numbers",
 ]

@@ -278,11 +278,13 @@ def _region_rows(world: World) -> Iterator[dict[str, Any]]:
     plane, values = _Plane(world), indicators(world)
     rows, columns = (index.ravel() for index in np.divmod(np.arange(n * n), n))
     lon, lat = plane.degrees((columns + 0.5) * CELL_KM, (rows + 0.5) * CELL_KM)
-    splits, _ = region_splits(lon, lat, 1000 * CELL_KM, world.seed)
+    corners = np.stack([columns, rows], axis=1)[:, None] + [(0, 0), (1, 0), (1, 1), (0, 1)]
+    degrees = plane.degrees(*np.moveaxis(corners * CELL_KM, -1, 0))
+    polygons = shapely.polygons(np.stack(degrees, axis=-1))
+    splits, _ = region_splits(polygons, lon, lat, 1000 * CELL_KM, world.seed)
     geod = pyproj.Geod(ellps="WGS84")
     for index, (column, row) in enumerate(zip(columns.tolist(), rows.tolist(), strict=True)):
-        corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)]) + np.array([column, row])
-        polygon = shapely.Polygon(np.column_stack(plane.degrees(*(corners * CELL_KM).T)))
+        polygon = polygons[index]
         labels = {name: float(field[row, column]) for name, field in values.items()}
         _, kinds = points_of_interest(world, column, row, int(labels["poi"]))
         yield {

@@ -2,7 +2,7 @@
 
 The regions are dealt into folds, whole districts where the dataset stores such folds
 (`fold_block`), at random otherwise. A ridge probe that has seen no label of a fold, nor of a
-region within the buffer around it, predicts it; the fold after it chooses the probe's alpha. So
+region that touches it, predicts it; the fold after it chooses the probe's alpha. So
 every region has one prediction, by a probe of other regions.
 
 Half-widths are the quantile of the absolute errors that the *other* folds' regions have in their
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
+from dataset_builders.splits import Neighbourhood
 from pipelines.evaluation.cities import City
 from pipelines.evaluation.conformal import LEVEL, METHODS
 from pipelines.evaluation.probing import RidgeSettings, Task, fit_ridge
@@ -74,7 +74,7 @@ class Probes:
         place = geography(city.regions, city.block_m)
         self.protocol, numbers = fold_numbers(city, place.xy)
         blocks = block_ids(place) if self.protocol == "block" else np.arange(len(X))
-        self.folds = make_folds(numbers, self.known, place.xy, place.buffer_m, self.protocol)
+        self.folds = make_folds(numbers, self.known, place.neighbourhood, self.protocol)
         self.numbers, self.blocks = numbers, blocks
         self.held_out = self._hold_out()
 
@@ -150,9 +150,12 @@ def fold_numbers(city: City, xy: Floats) -> tuple[str, Ints]:
 
 
 def make_folds(
-    numbers: Ints, known: NDArray[np.bool_], xy: Floats, buffer_m: float, protocol: str
+    numbers: Ints, known: NDArray[np.bool_], neighbourhood: Neighbourhood, protocol: str
 ) -> list[Fold]:
-    """Each fold as test, the next one for validation, and the rest, less the buffer, to fit on."""
+    """Each fold as test, the next one for validation, and the rest to fit on.
+
+    Where folds are districts, regions too near to a later part than their own are left out.
+    """
     names: Sequence[int] = np.unique(numbers).tolist()
     folds = []
     for position, name in enumerate(names):
@@ -161,17 +164,10 @@ def make_folds(
         validation = np.flatnonzero((numbers == after) & known)
         fit = np.flatnonzero((numbers != name) & (numbers != after) & known)
         if protocol == "block":
-            validation = _away_from(validation, test, xy, buffer_m)
-            fit = _away_from(fit, np.concatenate([test, validation]), xy, buffer_m)
+            validation = validation[~neighbourhood.near(validation, test)]
+            fit = fit[~neighbourhood.near(fit, np.concatenate([test, validation]))]
         folds.append(Fold(fit, validation, test))
     return [fold for fold in folds if len(fold.fit) >= FEWEST]
-
-
-def _away_from(rows: Ints, others: Ints, xy: Floats, buffer_m: float) -> Ints:
-    if not len(others) or not len(rows):
-        return rows
-    distance, _ = cKDTree(xy[others]).query(xy[rows])
-    return rows[distance > buffer_m]
 
 
 def _mean(column: Floats) -> float:

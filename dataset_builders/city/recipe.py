@@ -205,8 +205,10 @@ class SplitSettings:
         seed: of all splits.
         block_m: side of a block; by default no less than any label's correlation range, as far as
             the city is large enough for three blocks in a row.
-        buffer_cells: width of the strip between two parts that is in neither, in regions; 1 takes
-            the eight neighbours of a square.
+        buffer_cells: width of the strip between two parts that is in neither, in regions: 1 leaves
+            out the regions that touch another part, and each further one those within one more side
+            of a typical region (the square root of the median area), border to border. 0 leaves out
+            none.
     """
 
     seed: int = 0

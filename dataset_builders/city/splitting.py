@@ -47,7 +47,7 @@ def split_regions(
     """Split a city's regions; the result does not depend on their order.
 
     Args:
-        regions: with `region_id`, `lon`, `lat` and `area_m2`.
+        regions: with `region_id`, `lon`, `lat`, `area_m2` and geometry (EPSG:4326).
         targets: their labels, indexed like them.
         indicators: of the targets.
         settings: seed, block and buffer.
@@ -61,8 +61,9 @@ def split_regions(
     x, y = local_xy(lon, lat)
     ranges = correlation_ranges(x, y, targets.iloc[order], indicators)
     block_m, notes = _block_m(x, y, cell_m, ranges, settings)
-    buffer_m = (settings.buffer_cells + 0.5) * cell_m if settings.buffer_cells > 0 else 0.0
-    columns, problems = region_splits(lon, lat, cell_m, settings.seed, block_m, buffer_m)
+    buffer_m = max(settings.buffer_cells - 1, 0) * cell_m if settings.buffer_cells > 0 else None
+    geometry = regions.geometry.to_numpy()[order]
+    columns, problems = region_splits(geometry, lon, lat, cell_m, settings.seed, block_m, buffer_m)
     names = regions["region_id"].to_numpy(dtype=str)[order].tolist()
     if columns["split_random"][0] is not None:
         columns["split_random"] = keep_together(names, columns["split_random"], groups)

@@ -62,7 +62,8 @@ class ImportPlan:
         images: by view.
         captions: rows of the table of caption candidates.
         rejects: what the layout holds and cannot be used: table, item, reason, detail.
-        cell_m: side of a region in metres, for the buffer of the block split.
+        cell_m: side of a region in metres, for the blocks, and for the buffer between regions that
+            are points.
         block_m: side of a block; by default chosen from the extent.
         splits: made by the importer, in the order of `region_id`; by default from lon and lat.
         sources: where each indicator comes from, by its name.
@@ -265,7 +266,7 @@ def _complete_regions(plan: ImportPlan, seed: int) -> tuple[pd.DataFrame, list[s
         columns, problems = plan.splits(regions)
     else:
         lon, lat = regions["lon"].to_numpy(), regions["lat"].to_numpy()
-        columns, problems = region_splits(lon, lat, plan.cell_m, seed, plan.block_m)
+        columns, problems = region_splits(geometry, lon, lat, plan.cell_m, seed, plan.block_m)
     regions = regions.assign(**columns)
     return regions.astype(object).where(regions.notna(), None), [
         f"{plan.city}: {problem}" for problem in problems

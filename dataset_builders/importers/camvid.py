@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import shapely
 from PIL import Image
 from scipy import ndimage
 
 from ..errors import SourceError, SplitError
 from ..schema import DatasetMetadata, Indicator, config_name
-from ..splits import block_split, random_split, whole_numbers
+from ..splits import Neighbourhood, block_split, random_split, whole_numbers
 from .base import IMAGES_PER_SHARD, ImportReport, SplitColumns, list_images, require, write_plans
 from .image_folder import plan_from_frame
 
@@ -145,9 +146,9 @@ def drive_splits(region_ids: Sequence[str], seed: int) -> SplitColumns:
     try:
         columns["split_random"] = random_split(n, seed)
         seconds = frame_seconds(region_ids)
-        split, folds = block_split(
-            seconds, np.zeros(n), BLOCK_SECONDS, seed, buffer_m=BUFFER_SECONDS
-        )
+        moments = shapely.points(seconds, 0.0)  # frames on a line, a second for a metre
+        near = Neighbourhood(moments, cell_m=0.0, buffer_m=BUFFER_SECONDS)
+        split, folds = block_split(seconds, np.zeros(n), BLOCK_SECONDS, seed, neighbourhood=near)
         columns["split_block"] = split
         columns["fold_block"] = whole_numbers(folds)
     except SplitError as error:

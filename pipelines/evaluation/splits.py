@@ -9,37 +9,49 @@ from dataclasses import dataclass
 import geopandas as gpd
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
-from dataset_builders.splits import block_split, default_block_m, local_xy, random_split
+from dataset_builders.splits import (
+    Neighbourhood,
+    apply_buffer,
+    block_numbers,
+    block_split,
+    default_block_m,
+    local_xy,
+    random_split,
+    region_neighbourhood,
+    spacing_m,
+)
 
 from .errors import InputError
 
 PROTOCOLS = {"random": "interpolation", "block": "new district"}
 FRACTIONS = (0.6, 0.2, 0.2)
 STORED_SEED = 0
-BUFFER_CELLS = 1.5
 LONE_CELL_M = 1000.0  # of a single point, which nothing can be measured on
 
 
 @dataclass(frozen=True)
 class Geography:
-    """Where the regions lie, in local metres.
+    """Where the regions lie, in local metres, and which of them are neighbours.
 
     Attributes:
         xy: `(N, 2)` of the regions' points; nan where a region has no place.
         cell_m: side of a typical region, or the usual distance of neighbours for points.
         block_m: side of the blocks that are held out whole; nan without places.
+        neighbourhood: which regions are too near to be in two parts of a split: those that touch,
+            or points up to one and a half times their usual distance.
     """
 
     xy: NDArray[np.float64]
     cell_m: float
     block_m: float
+    neighbourhood: Neighbourhood
 
     @property
     def buffer_m(self) -> float:
-        """Distance up to which regions of two splits are too near: the eight neighbours."""
-        return BUFFER_CELLS * self.cell_m
+        """Distance up to which regions of two splits are too near; 0 where they have borders."""
+        near = self.neighbourhood
+        return near.centre_distance_m if near.only_points else near.buffer_m
 
     def complete(self, rows: NDArray[np.int64]) -> bool:
         """Whether all these regions have a place."""
@@ -50,7 +62,7 @@ def geography(regions: gpd.GeoDataFrame, block_m: float | None = None) -> Geogra
     """Local coordinates and typical sizes of a city's regions.
 
     Args:
-        regions: with `lon`, `lat` in EPSG:4326.
+        regions: with `lon`, `lat` and geometry in EPSG:4326; without a geometry they are points.
         block_m: side of the blocks of the stored split, so that the drawn ones are like it;
             chosen from the extent where the dataset names none.
     """
@@ -58,11 +70,13 @@ def geography(regions: gpd.GeoDataFrame, block_m: float | None = None) -> Geogra
     xy = np.stack([x, y], axis=1)
     placed = xy[np.isfinite(xy).all(1)]
     if not len(placed):
-        return Geography(xy, np.nan, np.nan)
+        nowhere = np.full(len(regions), None, dtype=object)
+        return Geography(xy, np.nan, np.nan, Neighbourhood(nowhere, 0.0))
     cell_m = _cell_m(regions, placed)
     if block_m is None:
         block_m = float(default_block_m(placed[:, 0], placed[:, 1], cell_m))
-    return Geography(xy, cell_m, block_m)
+    near = region_neighbourhood(regions.geometry, regions["lon"], regions["lat"], cell_m=cell_m)
+    return Geography(xy, cell_m, block_m, near)
 
 
 def _cell_m(regions: gpd.GeoDataFrame, xy: NDArray[np.float64]) -> float:
@@ -70,8 +84,7 @@ def _cell_m(regions: gpd.GeoDataFrame, xy: NDArray[np.float64]) -> float:
         return float(np.sqrt(regions.loc[regions["area_m2"] > 0, "area_m2"].median()))
     if len(xy) < 2:
         return LONE_CELL_M
-    distance, _ = cKDTree(xy).query(xy, k=[2])  # the first is the point itself
-    return max(float(np.median(distance)), 1.0)
+    return max(spacing_m(xy), 1.0)
 
 
 def block_ids(place: Geography) -> NDArray[np.int64]:
@@ -82,11 +95,9 @@ def block_ids(place: Geography) -> NDArray[np.int64]:
     blocks = np.arange(len(place.xy))
     placed = np.isfinite(place.xy).all(1)
     if placed.any():
-        xy = place.xy[placed]
-        # the grid of dataset_builders.splits.block_split
-        index = np.floor((xy - xy.min(0) + place.buffer_m / 2) / place.block_m)
-        _, members = np.unique(index, axis=0, return_inverse=True)
-        blocks[placed] = len(place.xy) + members.ravel()
+        x, y = place.xy[placed].T
+        members = block_numbers(x, y, place.block_m, place.neighbourhood)
+        blocks[placed] = len(place.xy) + members
     return np.unique(blocks, return_inverse=True)[1]
 
 
@@ -99,10 +110,11 @@ def draw_split(
         regions: of a city.
         place: from [`geography`].
         protocol: one of `PROTOCOLS`.
-        seed: 0 takes the split stored in the dataset, where there is one.
+        seed: 0 takes the split stored in the dataset, where there is one. Of a stored block split
+            the regions that are too near to another part are left out.
 
     Returns:
-        `(N,)` of "train", "validation", "test" or None (within the buffer between blocks).
+        `(N,)` of "train", "validation", "test" or None (too near to another block's regions).
 
     Raises:
         InputError: the protocol is unknown.
@@ -110,10 +122,9 @@ def draw_split(
     """
     if protocol not in PROTOCOLS:
         raise InputError(f"Unknown protocol {protocol!r}; known are {', '.join(PROTOCOLS)}.")
-    stored = f"split_{protocol}"
-    if seed == STORED_SEED and stored in regions and regions[stored].notna().any():
-        values = regions[stored].astype(object)
-        return values.where(values.notna(), None).to_numpy()
+    stored = _stored(regions, protocol) if seed == STORED_SEED else None
+    if stored is not None:
+        return stored if protocol == "random" else apply_buffer(stored, place.neighbourhood)
     # by region_id, so that the order of rows in the dataset does not matter
     order = np.argsort(regions["region_id"].to_numpy(str), kind="stable")
     split = np.full(len(regions), None, dtype=object)
@@ -121,8 +132,37 @@ def draw_split(
         split[order] = random_split(len(regions), seed, FRACTIONS)
     else:
         x, y = place.xy[order].T
-        split[order] = block_split(x, y, place.block_m, seed, FRACTIONS, place.buffer_m)[0]
+        near = place.neighbourhood.take(order)
+        split[order] = block_split(x, y, place.block_m, seed, FRACTIONS, near)[0]
     return split
 
 
-__all__ = ["FRACTIONS", "PROTOCOLS", "Geography", "block_ids", "draw_split", "geography"]
+def stored_neighbours(regions: gpd.GeoDataFrame, place: Geography) -> dict[str, int]:
+    """Regions of the stored block split that [`draw_split`] leaves out, counted by stored part.
+
+    Empty where the stored parts keep their distance.
+    """
+    stored = _stored(regions, "block")
+    if stored is None:
+        return {}
+    lost = stored[apply_buffer(stored, place.neighbourhood) != stored]
+    return {str(part): int((lost == part).sum()) for part in sorted(set(lost))}
+
+
+def _stored(regions: gpd.GeoDataFrame, protocol: str) -> NDArray[np.object_] | None:
+    column = f"split_{protocol}"
+    if column not in regions or not regions[column].notna().any():
+        return None
+    values = regions[column].astype(object)
+    return values.where(values.notna(), None).to_numpy()
+
+
+__all__ = [
+    "FRACTIONS",
+    "PROTOCOLS",
+    "Geography",
+    "block_ids",
+    "draw_split",
+    "geography",
+    "stored_neighbours",
+]

@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
+import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from dataset_builders.errors import SplitError
 from dataset_builders.splits import (
+    Neighbourhood,
     block_split,
     default_block_m,
     local_xy,
@@ -19,6 +21,11 @@ NAMES = {"train", "validation", "test"}
 def grid(width: int, height: int, cell: float = 1000.0) -> tuple[np.ndarray, np.ndarray]:
     x, y = np.meshgrid(np.arange(width), np.arange(height))
     return x.ravel() * cell, y.ravel() * cell
+
+
+def squares(x: np.ndarray, y: np.ndarray, cell: float = 1000.0) -> np.ndarray:
+    half = cell / 2
+    return shapely.box(x - half, y - half, x + half, y + half)
 
 
 @given(st.integers(3, 2000), st.integers(0, 2**31))
@@ -51,16 +58,17 @@ def test_impossible_fractions(fractions):
 @settings(max_examples=40)
 @given(
     st.integers(20, 40), st.integers(20, 40), st.integers(4, 8), st.integers(0, 1000),
-    st.sampled_from([1.0, 1.5]),
+    st.sampled_from([0.0, 1000.0]),
 )  # fmt: skip
 def test_splits_of_blocks_keep_their_distance(width, height, side, seed, buffer):
     x, y = grid(width, height)
-    split, folds = block_split(x, y, side * 1000.0, seed, buffer_m=buffer * 1000)
+    near = Neighbourhood(squares(x, y), 1000.0, buffer)
+    split, folds = block_split(x, y, side * 1000.0, seed, neighbourhood=near)
     points = np.column_stack([x, y])
     train, validation, test = (points[split == name] for name in ("train", "validation", "test"))
-    assert cdist(train, test).min() > buffer * 1000
-    assert cdist(train, validation).min() > buffer * 1000
-    assert cdist(validation, test).min() > buffer * 1000
+    for one, other in ((train, test), (train, validation), (validation, test)):
+        # rings of squares between two parts, the diagonal included
+        assert cdist(one, other, "chebyshev").min() > 1000 + buffer / 2
     assert set(np.unique(folds)) == {0, 1, 2, 3, 4}
 
 
@@ -86,18 +94,23 @@ def test_the_order_of_the_cells_does_not_matter(seed, shuffle):
     rng = np.random.default_rng(shuffle)
     x, y = rng.uniform(0, 40_000, (2, 300))
     order = rng.permutation(300)
-    split, folds = block_split(x, y, 8000.0, seed, buffer_m=500.0)
-    again, folds_again = block_split(x[order], y[order], 8000.0, seed, buffer_m=500.0)
+    near = Neighbourhood(shapely.points(x, y), 0.0, 500.0)
+    split, folds = block_split(x, y, 8000.0, seed, neighbourhood=near)
+    again, folds_again = block_split(
+        x[order], y[order], 8000.0, seed, neighbourhood=near.take(order)
+    )
     np.testing.assert_array_equal(split[order], again)
     np.testing.assert_array_equal(folds[order], folds_again)
 
 
 def test_training_cells_go_before_validation_and_test_cells_stay():
     x, y = grid(40, 40)
-    bare, _ = block_split(x, y, 8000.0, 3, buffer_m=0.0)
-    # the buffer moves the blocks by half of itself: compare sets of test cells by their number
-    split, _ = block_split(x, y, 8000.0, 3, buffer_m=1.5)
+    bare, _ = block_split(x, y, 8000.0, 3)
+    near = Neighbourhood(squares(x, y), 1000.0)
+    split, _ = block_split(x, y, 8000.0, 3, neighbourhood=near)
     np.testing.assert_array_equal(split == "test", bare == "test")
+    left_out = bare[split == None]  # noqa: E711
+    assert set(left_out) == {"train", "validation"}
 
 
 def test_a_region_alone_is_an_error_that_says_what_to_do():
@@ -113,7 +126,7 @@ def test_regions_without_a_place_are_counted():
 def test_a_buffer_that_leaves_nothing_is_an_error():
     x, y = grid(6, 6)
     with pytest.raises(SplitError, match="leave no region for"):
-        block_split(x, y, 2000.0, 0, buffer_m=9000.0)
+        block_split(x, y, 2000.0, 0, neighbourhood=Neighbourhood(squares(x, y), 1000.0, 9000.0))
 
 
 def test_three_blocks_make_splits_but_no_folds():
@@ -150,13 +163,13 @@ def test_default_block(width, height, cells):
 def test_small_cities_can_be_split_with_the_defaults(size, seed):
     x, y = grid(size, size)
     lon, lat = 116 + x / 85_000, 40 + y / 111_000
-    columns, problems = region_splits(lon, lat, 1000.0, seed)
+    columns, problems = region_splits(np.full(len(x), None), lon, lat, 1000.0, seed)
     assert not problems
     for name in ("split_random", "split_block"):
         assert set(columns[name]) - {None} == NAMES
 
 
 def test_what_cannot_be_split_is_null_and_said():
-    columns, problems = region_splits(np.array([1.0]), np.array([2.0]), 1000.0, 0)
+    columns, problems = region_splits([None], np.array([1.0]), np.array([2.0]), 1000.0, 0)
     assert [list(column) for column in columns.values()] == [[None]] * 3
     assert len(problems) == 2

@@ -6,6 +6,7 @@ import pytest
 import shapely
 from sklearn.linear_model import Ridge
 
+from dataset_builders.splits import Neighbourhood
 from demo.probes import ALPHAS, Probes, make_folds
 from pipelines.evaluation.cities import City, Target
 
@@ -124,4 +125,5 @@ def test_too_few_labels_give_no_prediction(data):
 def test_folds_too_small_to_fit_are_left_out():
     numbers = np.array([0, 1, 2])
     known = np.ones(3, bool)
-    assert make_folds(numbers, known, np.zeros((3, 2)), 1.0, "random") == []
+    nowhere = Neighbourhood(np.full(3, None), 1.0)
+    assert make_folds(numbers, known, nowhere, "random") == []
