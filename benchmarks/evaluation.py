@@ -30,8 +30,8 @@ from sklearn.neural_network import MLPRegressor
 from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
+from pipelines.common.encoders.transformers_models import ModelEncoder
 from pipelines.evaluation.embed import EmbedSettings, Source, embed
-from pipelines.evaluation.encoders import ModelEncoder
 from pipelines.evaluation.probing import (
     MLPSettings,
     RidgeSettings,

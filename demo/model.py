@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.evaluation.encoders import ModelEncoder, load_model_encoder
+from pipelines.common.encoders.transformers_models import ModelEncoder, load_model_encoder
 from pipelines.evaluation.errors import InputError
 from pipelines.evaluation.text_tower import TextTower, load_text_tower
 

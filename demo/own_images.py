@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipelines.common.encoders.transformers_models import ModelEncoder
 from pipelines.evaluation.embedding_tables import BOTH, write_embeddings
-from pipelines.evaluation.encoders import ModelEncoder
 from pipelines.evaluation.errors import InputError
 from pipelines.evaluation.prompts import Prompts, read_prompts
 from pipelines.evaluation.zero_shot import score_view

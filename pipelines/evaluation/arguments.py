@@ -9,22 +9,34 @@ from typing import Any, Literal, cast
 
 from transformers import HfArgumentParser
 
+from pipelines.common.encoders import BUILT_IN
+
 from . import language_arguments as language
 from .baselines.registry import SYSTEMS
 from .bench import arguments as study
 from .errors import InputError
 
+_BUILT_IN = "\n".join(f"  {name:<20}{summary}" for name, summary in BUILT_IN.items())
 EXAMPLES = {
-    "embed": """\
-Encode every image of a city and average them by region: OUTPUT_DIR/CITY/LABEL.parquet.
+    "embed": f"""\
+Encode every image of a city and average the vectors by region: OUTPUT_DIR/CITY/LABEL.parquet.
 
-  python evaluate.py embed --model_name_or_path runs/quickstart/model \\
+  python evaluate.py embed --encoder runs/quickstart/model \\
       --dataset_name runs/quickstart/dataset --city harborview --output_dir runs/embeddings
-  python evaluate.py embed --model_name_or_path openai/clip-vit-base-patch16 --label clip-b16 ...
-  python evaluate.py embed --model_name_or_path runs/quickstart/model --random_init ...
+  python evaluate.py embed --encoder runs/quickstart/model --random_init ...
+  python evaluate.py embed --encoder openai/clip-vit-base-patch16 --label clip-b16 ...
+  python evaluate.py embed --encoder facebook/dinov2-base ...
   python evaluate.py embed --encoder colour_texture ...
 
-Killed, it goes on with the same command. Images that cannot be used are listed with the reason in
+The encoder is the Hub id or folder of any vision or image-text model of the transformers library
+(UrbanLN, CLIP, SigLIP 2, ViT, DINOv2, DINOv3, ConvNeXt, timm's...), or built in:
+
+{_BUILT_IN}
+
+A vector is the model's own pooled output (image features; else its trained pooler; else the CLS
+token; else the mean over positions); `pooling` in the table's metadata says which.
+
+Rerun the command to resume. Images that cannot be used are listed with the reason in
 LABEL.rejects.parquet.
 """,
     "baseline": """\
@@ -112,12 +124,12 @@ class EmbedArguments:
     dataset_name: str = _help("", "Folder or Hub id of a dataset.")
     city: str = _help("", "City of the dataset.")
     output_dir: str = _help("", "The table goes to OUTPUT_DIR/CITY/LABEL.parquet.")
-    model_name_or_path: str | None = _help(
-        None, "Folder or Hub id of an UrbanLN, CLIP or other image-text checkpoint."
+    encoder: str = _help(
+        "",
+        "Name of a built-in encoder, or folder or Hub id of a model (a folder with the name of a "
+        "built-in encoder is given as ./NAME).",
     )
-    encoder: Literal["model", "colour_texture"] = _help(
-        "model", "'colour_texture': statistics of colour and texture, no model at all."
-    )
+    model_name_or_path: str = _help("", "The same as --encoder.")
     label: str | None = _help(
         None, "Name of the system in tables and plots. Default: the checkpoint's name."
     )
@@ -363,12 +375,14 @@ def _check(
 
 
 def _check_embed(arguments: EmbedArguments) -> None:
-    if (arguments.encoder == "model") == (arguments.model_name_or_path is None):
+    if bool(arguments.encoder) == bool(arguments.model_name_or_path):
+        got = "both" if arguments.encoder else "neither"
         raise InputError(
-            "Give either --model_name_or_path (a checkpoint) or --encoder colour_texture."
+            "Give either --encoder or --model_name_or_path, which mean the same; got "
+            f"{got}. It is the folder or Hub id of a vision or image-text model, or built in:\n"
+            f"{_BUILT_IN}"
         )
-    if arguments.encoder != "model" and arguments.random_init:
-        raise InputError("--random_init draws the weights of a model: there is none.")
+    arguments.encoder = arguments.encoder or arguments.model_name_or_path
     _check_label(arguments.label)
     _at_least(arguments, batch_size=1, chunk_size=1, num_workers=1, seed=0)
 

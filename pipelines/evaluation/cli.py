@@ -60,26 +60,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_embed(arguments: EmbedArguments) -> Path:
     """`evaluate.py embed`: returns the table's path."""
+    from pipelines.common.encoders import load_encoder
+
     from .embed import EmbedSettings, embed
-    from .encoders import ColourTextureEncoder, Encoder, load_model_encoder
     from .sources import open_images
     from .trainings import parse_training
 
     source = open_images(arguments.dataset_name, arguments.city)
-    encoder: Encoder
-    if arguments.model_name_or_path is None:
-        encoder, label = ColourTextureEncoder(), "colour_texture"
-    else:
-        encoder = load_model_encoder(
-            arguments.model_name_or_path,
-            random_init=arguments.random_init,
-            seed=arguments.seed,
-            device=arguments.device or default_device(),
-            precision=arguments.mixed_precision,
-            trust_remote_code=arguments.trust_remote_code,
-        )
-        label = Path(arguments.model_name_or_path).resolve().name
-        label += "-random-init" if arguments.random_init else ""
+    encoder = load_encoder(
+        arguments.encoder,
+        random_init=arguments.random_init,
+        seed=arguments.seed,
+        device=arguments.device or default_device(),
+        precision=arguments.mixed_precision,
+        trust_remote_code=arguments.trust_remote_code,
+    )
+    label = Path(arguments.encoder).resolve().name
+    label += "-random-init" if arguments.random_init else ""
     workers = arguments.num_workers or min(os.cpu_count() or 1, MAX_DECODING_THREADS)
     settings = EmbedSettings(arguments.batch_size, arguments.chunk_size, workers)
     output = Path(arguments.output_dir) / arguments.city

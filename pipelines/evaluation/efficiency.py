@@ -23,12 +23,12 @@ import torch
 from torch import nn
 
 from dataset_builders.files import write_json
+from pipelines.common.encoders.transformers_models import ModelEncoder, load_model_encoder
 
 from .baselines.base import RegionData, RegionEncoder
 from .baselines.data import load_region_data
 from .baselines.image_text import pixel_values
 from .baselines.registry import make, read_settings
-from .encoders import ModelEncoder, load_model_encoder
 from .errors import InputError
 
 FILE = "efficiency.json"

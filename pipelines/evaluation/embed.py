@@ -27,9 +27,9 @@ from tqdm import tqdm
 from dataset_builders.files import atomic_path, digest, write_json
 from dataset_builders.images import BadImageError, decode_image
 from dataset_builders.schema import VIEWS
+from pipelines.common.encoders import Encoder
 
 from .embedding_tables import METADATA_KEY, read_metadata, rename_training, write_embeddings
-from .encoders import Encoder
 from .errors import InputError
 from .trainings import Training
 

@@ -1,8 +1,5 @@
-"""The error for what a user gave and can mend."""
+"""The user error of this pipeline, shared with the others."""
 
-
-class InputError(ValueError):
-    """An argument, a table or a checkpoint that cannot be used; the message says what to do."""
-
+from pipelines.common.errors import InputError
 
 __all__ = ["InputError"]

@@ -18,10 +18,10 @@ from dataset_builders.errors import DatasetError
 from dataset_builders.files import digest
 from dataset_builders.schema import VIEWS
 from dataset_builders.storage import read_table
+from pipelines.common.encoders import Encoder
 
 from .embed import EmbedSettings, Row, Source, embed
 from .embedding_tables import read_embeddings
-from .encoders import Encoder
 from .errors import InputError
 from .nearest import unit
 from .sources import open_images

@@ -3,9 +3,10 @@
 import os
 from pathlib import Path
 
+from pipelines.common.encoders.transformers_models import ModelEncoder, load_model_encoder
+
 from .embed import EmbedSettings, embed
 from .embedding_tables import read_embeddings
-from .encoders import ModelEncoder, load_model_encoder
 from .language_arguments import (
     EmbedCaptionsArguments,
     LanguageArguments,

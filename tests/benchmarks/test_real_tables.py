@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from benchmarks.real_tables import LEFT_OUT, SMALL_SYSTEMS, in_quarters, section
+from pipelines.common.encoders.colour_texture import ColourTextureEncoder
 from pipelines.evaluation.baselines.registry import SYSTEMS
 from pipelines.evaluation.cities import City
 from pipelines.evaluation.embed import embed
 from pipelines.evaluation.embedding_tables import read_embeddings
-from pipelines.evaluation.encoders import ColourTextureEncoder
 from pipelines.evaluation.probe import ProbeSettings, probe
 from pipelines.evaluation.results import read_rows
 from pipelines.evaluation.sources import open_city, open_images

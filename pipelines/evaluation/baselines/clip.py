@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from dataset_builders.files import digest
+from pipelines.common.encoders.transformers_models import ModelEncoder
 
-from ..encoders import ModelEncoder
 from ..errors import InputError
 from . import remoteclip
 from .base import Provenance

@@ -14,8 +14,8 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from dataset_builders.files import digest
+from pipelines.common.encoders.transformers_models import ModelEncoder, load_model_encoder
 
-from ..encoders import ModelEncoder, load_model_encoder
 from ..errors import InputError
 from .base import Provenance, RegionData, View
 from .image_text import checkpoint_fingerprint

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pipelines.evaluation.embed as embed
-from pipelines.evaluation.encoders import load_model_encoder
+from pipelines.common.encoders.transformers_models import load_model_encoder
 from pipelines.evaluation.sources import open_images
 
 MODULES = {"embed": embed, "os": os, "shutil": embed.shutil}

@@ -20,9 +20,8 @@ PROBE = ["probe", "--embeddings", "e", *EMBED[1:]]
     [
         (["embeds"], "Unknown command 'embeds'; known are embed, baseline, "),
         (EMBED[:-2], "--output_dir is missing"),
-        (EMBED, "Give either --model_name_or_path"),
-        ([*EMBED, "--encoder", "colour_texture", "--model_name_or_path", "m"], "Give either"),
-        ([*EMBED, "--encoder", "colour_texture", "--random_init"], "there is none"),
+        (EMBED, "(?s)Give either --encoder or.*got neither.*  colour_texture +colour, gradient"),
+        ([*EMBED, "--encoder", "colour_texture", "--model_name_or_path", "m"], "got both"),
         ([*EMBED, "--model_name_or_path", "m", "--label", "a/b"], "--label must be made of"),
         ([*EMBED, "--model_name_or_path", "m", "--batch_size", "0"], "at least 1, got 0"),
         ([*EMBED, "--model_name", "m"], "Unknown argument '--model_name'.*--model_name_or_path"),

@@ -12,11 +12,15 @@ from transformers import AutoModel
 
 from dataset_builders.images import BadImageError, decode_image
 from dataset_builders.storage import iter_images
+from pipelines.common.encoders.colour_texture import (
+    COLOUR_TEXTURE_DIM,
+    ColourTextureEncoder,
+    colour_texture,
+)
+from pipelines.common.encoders.transformers_models import load_model_encoder
 from pipelines.evaluation import embed as embedding
-from pipelines.evaluation.colour_texture import COLOUR_TEXTURE_DIM, colour_texture
 from pipelines.evaluation.embed import EmbedSettings, Source, embed
 from pipelines.evaluation.embedding_tables import read_embeddings
-from pipelines.evaluation.encoders import ColourTextureEncoder, load_model_encoder
 from pipelines.evaluation.errors import InputError
 from pipelines.evaluation.sources import open_images
 from tests.pipelines.evaluation.toy import CITY, build_toy

@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.common.encoders.colour_texture import ColourTextureEncoder
 from pipelines.evaluation.city_results import read_city
 from pipelines.evaluation.embed import EmbedSettings, embed
 from pipelines.evaluation.embedding_tables import read_embeddings, write_embeddings
-from pipelines.evaluation.encoders import ColourTextureEncoder
 from pipelines.evaluation.errors import InputError
 from pipelines.evaluation.predictions import (
     PREDICTIONS_FOLDER,

@@ -184,9 +184,9 @@ def noisy(table, label, seed, training=None):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A city, and a table of its vectors."""
+    from pipelines.common.encoders.colour_texture import ColourTextureEncoder
     from pipelines.evaluation.embed import EmbedSettings, embed
     from pipelines.evaluation.embedding_tables import read_embeddings
-    from pipelines.evaluation.encoders import ColourTextureEncoder
     from pipelines.evaluation.sources import open_images
 
     base = tmp_path_factory.mktemp("statistics")

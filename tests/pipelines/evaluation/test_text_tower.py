@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from modeling_urbanln import UrbanLNProcessor
-from pipelines.evaluation.encoders import load_model_encoder
+from pipelines.common.encoders.transformers_models import load_model_encoder
 from pipelines.evaluation.errors import InputError
 from pipelines.evaluation.text_tower import cached_vectors, load_text_tower
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from transformers import AutoModel, AutoProcessor, CLIPModel
 
 from modeling_urbanln import UrbanLNModel, UrbanLNProcessor
-from pipelines.evaluation.encoders import load_model_encoder
+from pipelines.common.encoders.transformers_models import load_model_encoder
 from pipelines.release.convert import convert_checkpoint, convert_state_dict
 from pipelines.release.errors import ReleaseError
 from pipelines.release.state_dicts import read_state_dict

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.evaluation.encoders import load_model_encoder
+from pipelines.common.encoders.transformers_models import load_model_encoder
 from pipelines.evaluation.errors import InputError
 
 from ...hub_server import HubServer, Repo

@@ -13,8 +13,8 @@ from huggingface_hub import RepoCard
 
 pytest.importorskip("gradio")
 
+from pipelines.common.encoders.transformers_models import load_model_encoder
 from pipelines.evaluation.embed import EmbedSettings, embed
-from pipelines.evaluation.encoders import load_model_encoder
 from pipelines.evaluation.sources import open_images
 from pipelines.release.__main__ import main
 from pipelines.release.errors import ReleaseError

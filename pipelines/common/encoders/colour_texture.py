@@ -11,8 +11,11 @@ would blow up when it is standardised.
 from functools import lru_cache
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+
+from . import refuse_random_init
 
 COLOUR_TEXTURE_VERSION = 1
 SIDE = 128  # pixels: enough for texture, little work
@@ -29,6 +32,31 @@ COLOUR_TEXTURE_DIM = (
 )
 
 Array = NDArray[np.floating]
+
+
+class ColourTextureEncoder:
+    """Colour, gradient and texture statistics: what no learning at all sees in an image."""
+
+    name = "colour_texture"
+    dim = COLOUR_TEXTURE_DIM
+    fingerprint = f"colour_texture-{COLOUR_TEXTURE_VERSION}"
+    random_init = False
+    pooling = "statistics"
+
+    def prepare(self, image: Image.Image) -> torch.Tensor:
+        """The vector itself: the work is all in the threads."""
+        return torch.from_numpy(colour_texture(image))
+
+    def encode(self, batch: torch.Tensor) -> NDArray[np.float32]:
+        """The batch as it is."""
+        return batch.numpy()
+
+
+def load(*, random_init: bool, **_: object) -> ColourTextureEncoder:
+    """Load the encoder for `load_encoder`: nothing is read, and the CPU does the work."""
+    if random_init:
+        refuse_random_init("colour_texture")
+    return ColourTextureEncoder()
 
 
 def colour_texture(image: Image.Image) -> NDArray[np.float32]:
@@ -126,4 +154,10 @@ def _summary(rgb: Array, grey: Array) -> Array:
     )
 
 
-__all__ = ["COLOUR_TEXTURE_DIM", "COLOUR_TEXTURE_VERSION", "colour_texture"]
+__all__ = [
+    "COLOUR_TEXTURE_DIM",
+    "COLOUR_TEXTURE_VERSION",
+    "ColourTextureEncoder",
+    "colour_texture",
+    "load",
+]

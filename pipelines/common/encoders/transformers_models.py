@@ -1,8 +1,8 @@
-"""What turns an image into a vector: a checkpoint's image tower, or colour and texture."""
+"""Models of the transformers library as image encoders."""
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,51 +11,8 @@ from PIL import Image
 
 from dataset_builders.hub_errors import explain
 
-from .colour_texture import COLOUR_TEXTURE_DIM, COLOUR_TEXTURE_VERSION, colour_texture
-from .errors import InputError
-
-Precision = Literal["no", "bf16", "fp16"]
-
-
-class Encoder(Protocol):
-    """Images to vectors, in two steps: threads prepare, the main thread encodes batches.
-
-    Attributes:
-        name: what it is, for the table's metadata.
-        dim: length of a vector.
-        fingerprint: equal for encoders that give equal vectors.
-        random_init: its weights are drawn, not trained.
-    """
-
-    name: str
-    dim: int
-    fingerprint: str
-    random_init: bool
-
-    def prepare(self, image: Image.Image) -> torch.Tensor:
-        """One image to the tensor that is batched."""
-        ...
-
-    def encode(self, batch: torch.Tensor) -> NDArray[np.float32]:
-        """A batch of tensors to `(B, dim)`."""
-        ...
-
-
-class ColourTextureEncoder:
-    """Colour, gradient and texture statistics: what no learning at all sees in an image."""
-
-    name = "colour_texture"
-    dim = COLOUR_TEXTURE_DIM
-    fingerprint = f"colour_texture-{COLOUR_TEXTURE_VERSION}"
-    random_init = False
-
-    def prepare(self, image: Image.Image) -> torch.Tensor:
-        """The vector itself: the work is all in the threads."""
-        return torch.from_numpy(colour_texture(image))
-
-    def encode(self, batch: torch.Tensor) -> NDArray[np.float32]:
-        """The batch as it is."""
-        return batch.numpy()
+from ..errors import InputError
+from . import Precision
 
 
 class ModelEncoder:
@@ -68,6 +25,8 @@ class ModelEncoder:
         random_init: its weights are drawn, not trained.
         precision: of the forward pass.
     """
+
+    pooling = "image_features"
 
     def __init__(
         self,
@@ -192,4 +151,4 @@ def _fingerprint(model: Any, image_processor: Any, precision: str) -> str:
     return sha.hexdigest()[:16]
 
 
-__all__ = ["ColourTextureEncoder", "Encoder", "ModelEncoder", "load_model_encoder"]
+__all__ = ["ModelEncoder", "load_model_encoder"]

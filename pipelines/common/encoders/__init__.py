@@ -1,0 +1,94 @@
+"""Image encoders: what turns an image into a vector.
+
+`load_encoder` takes the name of a built-in encoder (`BUILT_IN`), or the Hub id or folder of a model
+of the transformers library. A built-in encoder is a module of this package with a function `load`,
+and a line in `BUILT_IN`.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from PIL import Image
+
+Precision = Literal["no", "bf16", "fp16"]
+
+BUILT_IN = {
+    "colour_texture": "colour, gradient and texture statistics: a control that learns nothing",
+}
+
+
+class Encoder(Protocol):
+    """Images to vectors, in two steps: threads prepare images, one thread encodes batches.
+
+    Attributes:
+        name: name in the metadata of a table.
+        dim: length of a vector.
+        fingerprint: equal for encoders that give equal vectors.
+        random_init: whether a model's weights were initialised randomly instead of loaded.
+        pooling: how the vector is made of the model's output, such as `image_features`,
+            `pooler_output`, `cls` or `mean`.
+    """
+
+    name: str
+    dim: int
+    fingerprint: str
+    random_init: bool
+    pooling: str
+
+    def prepare(self, image: "Image.Image") -> "torch.Tensor":
+        """Turn an RGB image into the tensor that is batched."""
+        ...
+
+    def encode(self, batch: "torch.Tensor") -> "NDArray[np.float32]":
+        """Turn a batch of prepared images into vectors of shape `(batch_size, dim)`."""
+        ...
+
+
+def load_encoder(
+    name: str,
+    *,
+    random_init: bool = False,
+    seed: int = 0,
+    device: str = "cpu",
+    precision: Precision = "no",
+    trust_remote_code: bool = False,
+) -> Encoder:
+    """Load an image encoder.
+
+    Args:
+        name: Name of a built-in encoder, or Hub id or folder of a vision or image-text model.
+        random_init: Initialise the model's weights randomly instead of loading them.
+        seed: Seed of everything random in the encoder.
+        device: Device the encoder runs on.
+        precision: Precision of the forward pass.
+        trust_remote_code: Run code that comes with a checkpoint.
+
+    Raises:
+        InputError: There is no such encoder, it cannot be loaded, or it has no weights to
+            initialise.
+    """
+    settings: dict[str, Any] = {
+        "random_init": random_init,
+        "seed": seed,
+        "device": device,
+        "precision": precision,
+    }
+    if name in BUILT_IN:
+        return import_module(f".{name}", __name__).load(**settings)
+    from .transformers_models import load_model_encoder
+
+    return load_model_encoder(name, trust_remote_code=trust_remote_code, **settings)
+
+
+def refuse_random_init(name: str) -> None:
+    """Raise the error of an encoder without trained weights that is to be initialised randomly."""
+    raise InputError(f"The encoder {name!r} has no trained weights: leave out --random_init.")
+
+
+__all__ = ["BUILT_IN", "Encoder", "Precision", "load_encoder", "refuse_random_init"]

@@ -1,0 +1,8 @@
+"""The error for input that a user can correct."""
+
+
+class InputError(ValueError):
+    """An argument, a table or a checkpoint that cannot be used; the message says what to do."""
+
+
+__all__ = ["InputError"]
