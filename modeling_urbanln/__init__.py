@@ -18,6 +18,7 @@ from .modeling_urbanln import (
     UrbanLNForPreTraining,
     UrbanLNForPreTrainingOutput,
     UrbanLNModel,
+    load_clip,
 )
 from .momentum import EmbeddingQueue, MomentumKeys, update_momentum_
 from .pipeline_urbanln import TASK, UrbanRegionFeatureExtractionPipeline
@@ -56,6 +57,7 @@ __all__ = [
     "UrbanLNProcessor",
     "UrbanLNTextConfig",
     "UrbanRegionFeatureExtractionPipeline",
+    "load_clip",
     "stretch_position_embeddings",
     "update_momentum_",
 ]

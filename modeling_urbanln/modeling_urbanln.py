@@ -4,13 +4,14 @@ Paper: https://arxiv.org/abs/2511.07062. Only the difference to CLIP is written 
 """
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import distributed, nn
 from torch.nn import functional as F
-from transformers import CLIPModel
+from transformers import CLIPConfig, CLIPModel, PreTrainedConfig
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import (
@@ -108,7 +109,8 @@ class UrbanLNModel(CLIPModel):
         """Build the model from any CLIP checkpoint in Hugging Face form, stretching its positions.
 
         Args:
-            name_or_path_or_model: Hub id, local folder, or a `CLIPModel`, which is not changed.
+            name_or_path_or_model: Hub id, local folder, or a `CLIPModel`, which is not changed. An
+                UrbanLN checkpoint is not accepted: its positions are stretched already.
             num_preserved: see [`stretch_position_embeddings`].
             ratio: see [`stretch_position_embeddings`].
             mode: see [`stretch_position_embeddings`]; `"none"` keeps the positions as they are
@@ -116,15 +118,16 @@ class UrbanLNModel(CLIPModel):
             **config_overrides: further fields of [`UrbanLNConfig`].
 
         Raises:
-            ValueError: the checkpoint is of another architecture.
+            ValueError: the checkpoint is of another architecture, or some of its weights are
+                missing or do not fit.
         """
         clip = name_or_path_or_model
         if not isinstance(clip, nn.Module):
-            clip = CLIPModel.from_pretrained(clip)
-        if not isinstance(clip, CLIPModel):
+            clip = load_clip(clip)
+        if not isinstance(clip, CLIPModel) or isinstance(clip, UrbanLNModel):
             raise ValueError(
                 f"`from_clip_pretrained` needs a CLIPModel, got {type(clip).__name__}. "
-                "Convert the checkpoint to CLIP's Hugging Face form first."
+                f"{_remedy(is_stretched=isinstance(clip, UrbanLNModel))}"
             )
         state = dict(clip.state_dict())
         key = "text_model.embeddings.position_embedding.weight"
@@ -222,6 +225,66 @@ class UrbanLNModel(CLIPModel):
         )
         use_dict = self.config.return_dict if return_dict is None else return_dict
         return output if use_dict else output.to_tuple()
+
+
+def load_clip(name_or_path: str | os.PathLike, **kwargs) -> CLIPModel:
+    """Load a CLIP checkpoint, and refuse one that would leave any weight at random.
+
+    `CLIPModel.from_pretrained` takes the folder of any model, and initialises at random what it
+    does not find there.
+
+    Args:
+        name_or_path: Hub id or local folder of a `CLIPModel`.
+        **kwargs: further arguments of `CLIPModel.from_pretrained`, such as `dtype`.
+
+    Raises:
+        OSError: there is no such checkpoint.
+        ValueError: the checkpoint is of another architecture, or some of its weights are missing,
+            unexpected or of another shape.
+    """
+    config, _ = PreTrainedConfig.get_config_dict(name_or_path)
+    model_type = config.get("model_type")
+    if model_type != CLIPConfig.model_type:
+        raise ValueError(
+            f"{str(name_or_path)!r} is not a CLIP checkpoint: its config.json has model_type "
+            f"{model_type!r} and architectures {config.get('architectures')}, where "
+            f"{CLIPConfig.model_type!r} and ['CLIPModel'] are needed. "
+            f"{_remedy(is_stretched=model_type == UrbanLNConfig.model_type)}"
+        )
+    clip, report = CLIPModel.from_pretrained(
+        name_or_path, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+    )
+    faults = {
+        "missing": sorted(report["missing_keys"]),
+        "unexpected": sorted(report["unexpected_keys"]),
+        "of another shape": sorted(key for key, *_ in report["mismatched_keys"]),
+    }
+    if any(faults.values()):
+        found = "; ".join(f"{what}: {_first(keys)}" for what, keys in faults.items() if keys)
+        raise ValueError(
+            f"The weights of {str(name_or_path)!r} (architectures {config.get('architectures')}) "
+            f"do not make a complete CLIPModel ({found}). Use a checkpoint saved by "
+            "`CLIPModel.save_pretrained`."
+        )
+    return clip
+
+
+def _remedy(is_stretched: bool) -> str:
+    """What to do with a checkpoint that is not CLIP's."""
+    if is_stretched:
+        return (
+            "UrbanLN's positions are stretched already: load it with "
+            "`UrbanLNModel.from_pretrained`."
+        )
+    return (
+        "Use the checkpoint of a whole CLIPModel, such as 'openai/clip-vit-base-patch16'; convert "
+        "OpenCLIP's weights to CLIP's Hugging Face form first."
+    )
+
+
+def _first(keys: list[str], most: int = 5) -> str:
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(keys[:most]) + more
 
 
 def _mend_legacy_eos(text_config: dict) -> None:
@@ -525,4 +588,4 @@ def _gather(
     )
 
 
-__all__ = ["UrbanLNForPreTraining", "UrbanLNForPreTrainingOutput", "UrbanLNModel"]
+__all__ = ["UrbanLNForPreTraining", "UrbanLNForPreTrainingOutput", "UrbanLNModel", "load_clip"]

@@ -25,6 +25,7 @@ from modeling_urbanln import (
     UrbanLNForPreTraining,
     UrbanLNModel,
     UrbanLNProcessor,
+    load_clip,
 )
 
 from .arguments import ModelArguments, parse_config_overrides
@@ -213,7 +214,10 @@ def _from_checkpoint(
             f"--model_name_or_path {name!r} is a checkpoint of another architecture: its "
             f"model_type is {model_type!r}, and UrbanLN starts from 'urbanln' or 'clip'."
         )
-    clip = CLIPModel.from_pretrained(name, dtype=torch.float32)
+    try:
+        clip = load_clip(name, dtype=torch.float32)
+    except ValueError as error:
+        raise InputError(f"--model_name_or_path: {error}") from error
     model = _stretched(clip, args, overrides)
     return model, UrbanLNProcessor.from_clip_pretrained(name, max_length=_positions(model))
 

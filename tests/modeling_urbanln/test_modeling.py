@@ -3,8 +3,23 @@ import os
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    ChineseCLIPConfig,
+    ChineseCLIPModel,
+    CLIPConfig,
+    CLIPForImageClassification,
+    CLIPModel,
+    CLIPTextModel,
+    CLIPVisionModel,
+    SiglipConfig,
+    SiglipModel,
+    ViTConfig,
+    ViTModel,
+)
 
 from modeling_urbanln import (
     UrbanLNConfig,
@@ -16,6 +31,12 @@ from tests.conftest import tiny_config_fields
 
 EOS = 49407
 POSITIONS = "text_model.embeddings.position_embedding.weight"
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
 
 
 def batch(size: int = 4, length: int = 12, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -111,6 +132,73 @@ def test_another_architecture_is_refused():
     config = ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
     with pytest.raises(ValueError, match="needs a CLIPModel, got ViTModel"):
         UrbanLNModel.from_clip_pretrained(ViTModel(config))
+
+
+ELSEWHERE = {
+    "bert": lambda clip: BertModel(BertConfig(**SMALL, vocab_size=50)),
+    "chinese_clip": lambda clip: ChineseCLIPModel(
+        ChineseCLIPConfig(
+            text_config={**SMALL, "vocab_size": 50}, vision_config=SMALL, projection_dim=16
+        )
+    ),
+    "clip_text_model": lambda clip: CLIPTextModel(clip.config.text_config),
+    "clip_vision_model": lambda clip: CLIPVisionModel(clip.config.vision_config),
+    "siglip": lambda clip: SiglipModel(
+        SiglipConfig(text_config={**SMALL, "vocab_size": 50}, vision_config=SMALL)
+    ),
+    "urbanln": UrbanLNModel.from_clip_pretrained,
+}
+
+
+@pytest.mark.parametrize("model_type", ELSEWHERE)
+def test_the_folder_of_another_architecture_is_refused(tiny_clip, tmp_path, model_type):
+    other = ELSEWHERE[model_type](tiny_clip)
+    other.save_pretrained(tmp_path)
+    got = rf"has model_type '{model_type}' and architectures \['{type(other).__name__}'\]"
+    remedy = "UrbanLNModel.from_pretrained" if model_type == "urbanln" else "whole CLIPModel"
+    with pytest.raises(ValueError, match=f"{got}, where 'clip' .*{remedy}"):
+        UrbanLNModel.from_clip_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("visual_projection.weight", None, r"\(missing: visual_projection.weight\)"),
+        ("text_model.adapter.weight", torch.ones(2), r"\(unexpected: text_model.adapter.weight\)"),
+        ("logit_scale", torch.ones(2), r"\(of another shape: logit_scale\)"),
+    ],
+)
+def test_a_checkpoint_that_would_leave_weights_at_random_is_refused(
+    tiny_clip, tmp_path, key, value, message
+):
+    tiny_clip.save_pretrained(tmp_path)
+    weights = {**load_file(tmp_path / "model.safetensors"), key: value}
+    weights = {name: values for name, values in weights.items() if values is not None}
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"do not make a complete CLIPModel {message}"):
+        UrbanLNModel.from_clip_pretrained(tmp_path)
+
+
+def test_a_clip_of_one_task_is_refused_with_the_weights_it_lacks(tiny_clip, tmp_path):
+    CLIPForImageClassification(tiny_clip.config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"CLIPForImageClassification.*missing: logit_scale.*more"):
+        UrbanLNModel.from_clip_pretrained(tmp_path)
+
+
+def test_weights_of_positions_in_older_checkpoints_are_no_fault(tiny_clip, tmp_path):
+    tiny_clip.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    weights["vision_model.embeddings.position_ids"] = torch.arange(10)[None]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    model = UrbanLNModel.from_clip_pretrained(tmp_path, mode="none")
+    for name, value in tiny_clip.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+
+
+def test_an_urbanln_model_is_not_stretched_a_second_time(tiny_config):
+    with pytest.raises(ValueError, match=r"got UrbanLNModel.*stretched already"):
+        UrbanLNModel.from_clip_pretrained(UrbanLNModel(tiny_config))
 
 
 def test_one_side_is_enough(tiny_config):

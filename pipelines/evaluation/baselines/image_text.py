@@ -16,6 +16,7 @@ from transformers import CLIPConfig, CLIPModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from dataset_builders.files import digest
+from modeling_urbanln import load_clip
 
 from ..errors import InputError
 
@@ -164,7 +165,7 @@ def clip_model(settings: ImageTextSettings, vocab_size: int) -> CLIPModel:
 def _pretrained(settings: ImageTextSettings) -> CLIPModel:
     name = settings.model_name_or_path
     try:
-        model = CLIPModel.from_pretrained(name)
+        model = load_clip(name)
     except (OSError, ValueError) as error:
         raise InputError(
             f"No CLIP at {name!r} (model_name_or_path of the recipe): {error} Without a network, "

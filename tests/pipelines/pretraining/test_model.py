@@ -1,6 +1,6 @@
 import pytest
 import torch
-from transformers import BertConfig, CLIPImageProcessor, CLIPModel
+from transformers import BertConfig, CLIPForImageClassification, CLIPImageProcessor, CLIPModel
 
 from modeling_urbanln import (
     UrbanLNForPreTraining,
@@ -107,6 +107,12 @@ def test_an_urbanln_checkpoint_is_taken_as_it_is(tiny_model_dir):
 def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
     BertConfig().save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"another architecture: its model_type is 'bert'"):
+        build_model(ModelArguments(model_name_or_path=str(tmp_path)))
+
+
+def test_a_clip_checkpoint_without_all_its_weights_is_refused(tiny_clip, tmp_path):
+    CLIPForImageClassification(tiny_clip.config).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"--model_name_or_path: .*missing: logit_scale"):
         build_model(ModelArguments(model_name_or_path=str(tmp_path)))
 
 
