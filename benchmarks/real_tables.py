@@ -210,7 +210,7 @@ def in_quarters(city: City) -> City:
     It stands in for another city: only one has labels and captions here, so none can be left out.
     """
     place = geography(city.regions)
-    half = (np.ptp(place.xy, axis=0).max() + place.neighbourhood.centre_distance_m) / 2
+    half = (np.ptp(place.xy, axis=0).max() + place.buffer_m) / 2
     return in_blocks(city, half / place.cell_m)
 
 

@@ -6,7 +6,6 @@ too near to another part. What is too near is decided by [`Neighbourhood`] alone
 for those that are drawn for an evaluation, and for predictions of held-out folds.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ MIN_BLOCK_CELLS = 3
 WANTED_BLOCKS = 25
 # distance of centres, in cells, up to which squares are neighbours: takes the diagonal ones too
 NEIGHBOUR_CELLS = 1.5
-# gap, in cells, up to which polygons touch: borders of neighbours seldom agree to the last digit
+# gap, in cells, up to which geometries touch
 TOUCH_CELLS = 0.01
 ROUNDING = 1e-6
 # longer edges get vertices: what is straight in degrees is bent in metres, here by 0.1 m at 45 N
@@ -160,30 +159,38 @@ def apply_buffer(split: np.ndarray, neighbourhood: "Neighbourhood") -> np.ndarra
 class Neighbourhood:
     """Which regions are too near to one another to be in different parts of a split.
 
-    Two regions are too near if the distance between their geometries is at most `buffer_m`; with 0
-    these are the regions that touch. Polygons touch up to a gap of 1 % of a typical region's side,
-    because the borders of neighbours seldom agree to the last digit. A region that is known by its
-    point alone counts as a disc of 3/4 of a typical side, so that two points are too near up to
-    1.5 sides. Each question takes time and memory proportional to the regions asked about, however
-    many pairs are near.
+    Two regions are too near if their geometries are at most `buffer_m` apart, or their centres at
+    most `buffer_m` and one and a half typical sides. Without a buffer, these are the regions that
+    touch, and those that would if all were squares of the typical side: on a grid of squares, map
+    tiles or hexagons the same ones, the eight or six around a cell. Points have no borders, so that
+    for them the centres decide.
 
-    Regions in degrees go through [`region_neighbourhood`].
+    Geometries less than 1 % of a typical side apart touch, since the borders of neighbours seldom
+    agree to the last digit. The time and memory that a question takes grow with the regions asked
+    about, not with the pairs that are near. Regions in degrees go through
+    [`region_neighbourhood`].
 
     Args:
         shapes: `(n,)` shapely geometries in a metric plane. None where the place of a region is
             not known: such a region is near to none.
         cell_m: side of a typical region, or spacing of the points, in metres.
         buffer_m: gap between two regions up to which they are too near, in metres.
+        centres: `(n, 2)` of the regions in the same plane; centroids by default and for NaN.
 
     Attributes:
         placed: `(n,)` whether the place of a region is known.
-        only_points: no region has more than a point.
 
     Raises:
         SplitError: the side or the buffer is negative or not a number.
     """
 
-    def __init__(self, shapes: ArrayLike, cell_m: float, buffer_m: float = 0.0):
+    def __init__(
+        self,
+        shapes: ArrayLike,
+        cell_m: float,
+        buffer_m: float = 0.0,
+        centres: NDArray[np.float64] | None = None,
+    ):
         if not (cell_m >= 0 and buffer_m >= 0):
             raise SplitError(
                 f"A region's side and the buffer are numbers of metres from 0 up, got {cell_m} and "
@@ -191,22 +198,31 @@ class Neighbourhood:
             )
         self.cell_m, self.buffer_m = float(cell_m), float(buffer_m)
         self._shapes = np.asarray(shapes, dtype=object)
-        self.placed = np.isfinite(shapely.bounds(self._shapes)).all(axis=1)
-        is_point = shapely.get_dimensions(self._shapes) == 0
-        self.only_points = bool(is_point[self.placed].all())
-        self._reach_m = np.where(is_point, NEIGHBOUR_CELLS, TOUCH_CELLS) / 2 * self.cell_m
+        centroids = _centroids(self._shapes)
+        given = centroids if centres is None else centres
+        self._centres = np.where(np.isfinite(given), given, centroids)
+        places = np.column_stack([shapely.bounds(self._shapes), self._centres])
+        self.placed = np.isfinite(places).all(axis=1)
 
     def __len__(self) -> int:
         return len(self._shapes)
 
-    def take(self, rows: ArrayLike) -> "Neighbourhood":
-        """That of some of the regions, in the order of their row numbers."""
-        return Neighbourhood(self._shapes[np.asarray(rows)], self.cell_m, self.buffer_m)
+    @property
+    def gap_m(self) -> float:
+        """Gap between two geometries up to which they are too near, tolerance included."""
+        return (self.buffer_m + TOUCH_CELLS * self.cell_m) * (1 + ROUNDING) or ROUNDING
 
     @property
     def centre_distance_m(self) -> float:
-        """Distance of centres up to which squares of the typical side are too near."""
+        """Distance of two centres up to which regions are too near."""
         return self.buffer_m + NEIGHBOUR_CELLS * self.cell_m
+
+    def take(self, rows: ArrayLike) -> "Neighbourhood":
+        """The neighbourhood of some of the regions, in the order of their row numbers."""
+        rows = np.asarray(rows)
+        return Neighbourhood(
+            self._shapes[rows], self.cell_m, self.buffer_m, centres=self._centres[rows]
+        )
 
     def near(self, rows: ArrayLike, others: ArrayLike) -> NDArray[np.bool_]:
         """Which of some regions are too near to at least one of some others.
@@ -218,25 +234,19 @@ class Neighbourhood:
         Returns:
             `(k,)`; False for a region whose place is not known.
         """
-        asked = np.asarray(rows, dtype=np.int64)
-        found = np.zeros(len(asked), dtype=bool)
-        for mine, theirs, limit_m in self._groups(asked, np.asarray(others, dtype=np.int64)):
-            tree = shapely.STRtree(self._shapes[theirs])
-            hits, _ = tree.query_nearest(
-                self._shapes[asked[mine]], max_distance=limit_m, all_matches=False
+        position, asked, theirs = self._placed_rows(rows, others)
+        found = np.zeros(np.size(rows), dtype=bool)
+        if len(asked) and len(theirs):
+            distance, _ = cKDTree(self._centres[theirs]).query(
+                self._centres[asked],
+                distance_upper_bound=self.centre_distance_m * (1 + ROUNDING),
             )
-            found[mine[hits]] = True
+            hits, _ = shapely.STRtree(self._shapes[theirs]).query_nearest(
+                self._shapes[asked], max_distance=self.gap_m, all_matches=False
+            )
+            found[position] = np.isfinite(distance)
+            found[position[hits]] = True
         return found
-
-    def count_pairs(self, rows: ArrayLike, others: ArrayLike) -> int:
-        """How many pairs of one region of `rows` and one of `others` are too near."""
-        asked, total = np.asarray(rows, dtype=np.int64), 0
-        for mine, theirs, limit_m in self._groups(asked, np.asarray(others, dtype=np.int64)):
-            tree = shapely.STRtree(self._shapes[theirs])
-            for start in range(0, len(mine), PAIRS_FROM):
-                shapes = self._shapes[asked[mine[start : start + PAIRS_FROM]]]
-                total += tree.query(shapes, predicate="dwithin", distance=limit_m).shape[1]
-        return total
 
     def gaps_m(self, rows: ArrayLike, others: ArrayLike) -> NDArray[np.float64]:
         """Metres from each region to the nearest of some others, geometry to geometry.
@@ -249,28 +259,31 @@ class Neighbourhood:
             `(k,)`; between two points it is the distance of the points. NaN where the place of the
             region, or of all others, is not known.
         """
-        asked, theirs = (np.asarray(one, dtype=np.int64) for one in (rows, others))
-        gaps = np.full(len(asked), np.nan)
-        theirs, mine = theirs[self.placed[theirs]], np.flatnonzero(self.placed[asked])
-        if len(theirs) and len(mine):
-            tree = shapely.STRtree(self._shapes[theirs])
-            (found, _), distance = tree.query_nearest(
-                self._shapes[asked[mine]], all_matches=False, return_distance=True
+        position, asked, theirs = self._placed_rows(rows, others)
+        gaps = np.full(np.size(rows), np.nan)
+        if len(asked) and len(theirs):
+            (hits, _), distance = shapely.STRtree(self._shapes[theirs]).query_nearest(
+                self._shapes[asked], all_matches=False, return_distance=True
             )
-            gaps[mine[found]] = distance
+            gaps[position[hits]] = distance
         return gaps
 
-    def _groups(
-        self, rows: NDArray[np.int64], others: NDArray[np.int64]
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], float]]:
-        """Positions in `rows` and regions of `others` with one limit for all their pairs."""
-        for reach_m in np.unique(self._reach_m):
-            mine = np.flatnonzero(self.placed[rows] & (self._reach_m[rows] == reach_m))
-            for their_m in np.unique(self._reach_m):
-                theirs = others[self.placed[others] & (self._reach_m[others] == their_m)]
-                limit_m = (self.buffer_m + reach_m + their_m) * (1 + ROUNDING)
-                if len(mine) and len(theirs):
-                    yield mine, theirs, max(float(limit_m), ROUNDING)
+    def count_touching(self, rows: ArrayLike, others: ArrayLike) -> int:
+        """Pairs of one region of `rows` and one of `others` whose geometries are too near."""
+        _, asked, theirs = self._placed_rows(rows, others)
+        tree, total = shapely.STRtree(self._shapes[theirs]), 0
+        for start in range(0, len(asked), PAIRS_FROM):
+            shapes = self._shapes[asked[start : start + PAIRS_FROM]]
+            total += tree.query(shapes, predicate="dwithin", distance=self.gap_m).shape[1]
+        return total
+
+    def _placed_rows(
+        self, rows: ArrayLike, others: ArrayLike
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Of the regions that have a place: positions in `rows`, row numbers, and the others'."""
+        asked, theirs = (np.asarray(numbers, dtype=np.int64) for numbers in (rows, others))
+        position = np.flatnonzero(self.placed[asked])
+        return position, asked[position], theirs[self.placed[theirs]]
 
 
 def region_neighbourhood(
@@ -281,16 +294,17 @@ def region_neighbourhood(
     cell_m: float | None = None,
     buffer_m: float = 0.0,
 ) -> Neighbourhood:
-    """The [`Neighbourhood`] of regions in degrees, with distances as in [`local_xy`].
+    """The [`Neighbourhood`] of regions in degrees, on the plane of [`local_xy`].
 
     Args:
-        geometry: `(n,)` shapely geometries (also a GeoSeries), EPSG:4326; None where there is
-            none. They may reach beyond 180 degrees or have parts on both sides of it.
-        lon: `(n,)` of the points that stand for the regions without a geometry; NaN where unknown.
+        geometry: `(n,)` shapely geometries (also a GeoSeries), EPSG:4326; None where a region is a
+            point. They may reach beyond 180 degrees or have parts on both sides of it.
+        lon: `(n,)` of the regions' centres; NaN where unknown. By default, and where unknown, it is
+            that of the geometry's centroid.
         lat: `(n,)`.
         cell_m: side of a typical region; by default the square root of the median area, or for
             points the median distance to the nearest other.
-        buffer_m: gap between two regions up to which they are too near; 0 for those that touch.
+        buffer_m: as in [`Neighbourhood`].
 
     Raises:
         SplitError: a negative side or buffer.
@@ -298,16 +312,19 @@ def region_neighbourhood(
     shapes = np.array(geometry, dtype=object)
     missing = shapely.is_missing(shapes) | shapely.is_empty(shapes)
     shapes[missing] = None
+    places = np.full((len(shapes), 2), np.nan)
     if lon is not None and lat is not None:
         places = np.column_stack([lon, lat]).astype(np.float64)
         points = missing & np.isfinite(places).all(axis=1)
         shapes[points] = shapely.points(places[points])
     shapes = shapely.segmentize(shapes, EDGE_DEGREES)
-    degrees, owner = shapely.get_coordinates(shapes, return_index=True)
-    x, y = local_xy(degrees[:, 0], degrees[:, 1])
-    shapes = shapely.set_coordinates(shapes, np.column_stack([x, y]))
-    shapes[owner[~(np.isfinite(x) & np.isfinite(y))]] = None  # the far side of the globe
-    return Neighbourhood(shapes, _typical_side(shapes) if cell_m is None else cell_m, buffer_m)
+    vertices, owner = shapely.get_coordinates(shapes, return_index=True)
+    plane = np.column_stack(local_xy(*np.concatenate([vertices, places]).T))
+    on_plane, centres = plane[: len(vertices)], plane[len(vertices) :]
+    shapes = shapely.set_coordinates(shapes, on_plane)
+    shapes[owner[~np.isfinite(on_plane).all(axis=1)]] = None  # the far side of the globe
+    cell_m = _typical_side(shapes) if cell_m is None else cell_m
+    return Neighbourhood(shapes, cell_m, buffer_m, centres)
 
 
 def spacing_m(points: np.ndarray) -> float:
@@ -372,8 +389,7 @@ def region_splits(
         cell_m: side of a region.
         seed: of both splits.
         block_m: side of a block; [`default_block_m`] by default.
-        buffer_m: gap up to which regions of two splits are too near, as in [`Neighbourhood`]; by
-            default those that touch. None leaves no region out.
+        buffer_m: as in [`Neighbourhood`]; None leaves no region out.
 
     Returns:
         `split_random`, `split_block` and `fold_block`, each `(n,)`, all None where a split is
@@ -447,8 +463,13 @@ def _typical_side(shapes: NDArray[Any]) -> float:
     area = shapely.area(shapes)
     if (area > 0).any():
         return float(np.sqrt(np.median(area[area > 0])))
-    centres = shapely.get_coordinates(shapely.centroid(shapes[~shapely.is_missing(shapes)]))
-    return float(np.nan_to_num(spacing_m(centres)))
+    points = _centroids(shapes)
+    return float(np.nan_to_num(spacing_m(points[np.isfinite(points).all(axis=1)])))
+
+
+def _centroids(shapes: NDArray[Any]) -> NDArray[np.float64]:
+    centroids = shapely.centroid(shapes)
+    return np.column_stack([shapely.get_x(centroids), shapely.get_y(centroids)])
 
 
 def _check_fractions(fractions: tuple[float, float, float]) -> None:

@@ -21,6 +21,7 @@ from ..sources.satellite import SatelliteSource
 from ..sources.stac import StacSource
 from ..sources.street_view import StreetViewSource
 from ..sources.tiles import TileSource
+from ..trust import check_addresses
 from ..yaml_records import make_record, read_yaml, unknown_name
 
 SATELLITE: dict[str, type[Any]] = {"tiles": TileSource, "stac": StacSource}
@@ -207,8 +208,7 @@ class SplitSettings:
             the city is large enough for three blocks in a row.
         buffer_cells: width of the strip between two parts that is in neither, in regions: 1 leaves
             out the regions that touch another part, and each further one those within one more side
-            of a typical region (the square root of the median area), border to border. 0 leaves out
-            none.
+            of a typical region (the square root of the median area). 0 leaves out none.
     """
 
     seed: int = 0
@@ -319,6 +319,7 @@ class CityRecipe:
             )
         if self.roads is None and any(one["provider"] != "folder" for one in self.street_view):
             raise DatasetError("Street views are taken along roads: the recipe needs `roads`.")
+        check_addresses(asdict(self))
 
     def path(self, name: str) -> Path:
         """A path of the recipe; relative ones start from `data_dir`."""
@@ -341,6 +342,12 @@ class CityRecipe:
             values["folder"] = str(self.path(str(values.get("folder", "."))))
         where = f"street_view[{number}]"
         return typing.cast(StreetViewSource, _open(where, values, STREET_VIEW))
+
+    def open_online(self) -> list[SatelliteSource | StreetViewSource]:
+        """All sources but the local folders."""
+        views = [n for n, one in enumerate(self.street_view) if one["provider"] != "folder"]
+        satellite = [one for one in (self.open_satellite(),) if one is not None]
+        return [*satellite, *(self.open_street_view(number) for number in views)]
 
     def fingerprint(self) -> str:
         """Equal for recipes that give equal datasets from equal files and answers."""
@@ -365,10 +372,7 @@ def read_recipe(path: str | Path, data_dir: str | Path | None = None) -> CityRec
     if data_dir is None:
         data_dir = Path(path).parent / str(values.get("data_dir", "."))
     recipe = make_record(CityRecipe, {**values, "data_dir": str(data_dir)})
-    recipe.open_satellite()
-    for number, one in enumerate(recipe.street_view):
-        if one["provider"] != "folder":  # a folder need not be there to plan on another machine
-            recipe.open_street_view(number)
+    recipe.open_online()  # a folder need not be there to plan on another machine
     return recipe
 
 

@@ -38,8 +38,7 @@ class Geography:
         xy: `(N, 2)` of the regions' points; nan where a region has no place.
         cell_m: side of a typical region, or the usual distance of neighbours for points.
         block_m: side of the blocks that are held out whole; nan without places.
-        neighbourhood: which regions are too near to be in two parts of a split: those that touch,
-            or points up to one and a half times their usual distance.
+        neighbourhood: which regions are too near to be in two parts of a split.
     """
 
     xy: NDArray[np.float64]
@@ -49,9 +48,8 @@ class Geography:
 
     @property
     def buffer_m(self) -> float:
-        """Distance up to which regions of two splits are too near; 0 where they have borders."""
-        near = self.neighbourhood
-        return near.centre_distance_m if near.only_points else near.buffer_m
+        """Distance of centres up to which regions of two parts are too near, touching or not."""
+        return self.neighbourhood.centre_distance_m
 
     def complete(self, rows: NDArray[np.int64]) -> bool:
         """Whether all these regions have a place."""
