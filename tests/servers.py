@@ -37,7 +37,7 @@ class Response:
     """What a client gets.
 
     Attributes:
-        delay_s: before the first byte.
+        hold: to be set before the first byte goes.
         cut: close the connection after so many bytes of the body.
         disconnect: close it without a byte.
     """
@@ -45,7 +45,7 @@ class Response:
     status: int = 200
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
-    delay_s: float = 0.0
+    hold: threading.Event | None = None
     cut: int | None = None
     disconnect: bool = False
 
@@ -88,7 +88,7 @@ class LoopbackServer:
     """Answers POST requests by a function or, in turn, from a list; GET requests with 200.
 
     The last of a list is repeated. The server can be stopped, which cuts all connections, and
-    started again at the same port.
+    started again at the same port, which nobody else gets meanwhile.
 
     Args:
         respond: the function, or the list.
@@ -102,7 +102,11 @@ class LoopbackServer:
         self.calls: list[Call] = []
         self.probes = 0
         self.in_flight = self.max_in_flight = 0
-        self._address = ("127.0.0.1", 0)
+        # bound and not listening: a connection is refused, and the port stays ours
+        self._port = socket.socket()
+        self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._port.bind(("127.0.0.1", 0))
+        self._address = self._port.getsockname()
 
     @property
     def url(self) -> str:
@@ -115,10 +119,10 @@ class LoopbackServer:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        self._port.close()
 
     def start(self) -> None:
         self._server = _Server(self._address, _handler(self))
-        self._address = ("127.0.0.1", self._server.server_address[1])
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self) -> None:
@@ -148,7 +152,8 @@ class LoopbackServer:
                 response = self._respond(call)
             else:
                 response = self._respond[min(call.number, len(self._respond)) - 1]
-            time.sleep(response.delay_s)
+            if response.hold is not None:
+                response.hold.wait()
             return response
         finally:
             with self._lock:

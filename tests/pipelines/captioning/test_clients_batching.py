@@ -1,6 +1,5 @@
 import asyncio
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -57,49 +56,59 @@ def test_batcher_shrinks_batches_that_do_not_fit():
     assert answers == list(range(8))
 
 
-def test_batcher_gathers_while_a_batch_runs_and_never_runs_two():
-    running = threading.Lock()
-    sizes = []
+class Held:
+    """Answers batches that wait, from the first one on, until they may go."""
 
-    def work(batch):
-        assert running.acquire(blocking=False)
-        time.sleep(0.05)
-        sizes.append(len(batch))
-        running.release()
+    def __init__(self) -> None:
+        self.began, self.may_go, self.running = threading.Event(), threading.Event(), threading.Lock()
+        self.batches: list[list[int]] = []
+
+    def __call__(self, batch):
+        assert self.running.acquire(blocking=False)
+        self.began.set()
+        self.may_go.wait()
+        self.batches.append(list(batch))
+        self.running.release()
         return batch
+
+    async def until_it_begins(self) -> None:
+        await asyncio.to_thread(self.began.wait)
+
+
+def test_batcher_gathers_while_a_batch_runs_and_never_runs_two():
+    work = Held()
 
     async def main():
         with ThreadPoolExecutor(2) as thread:
             batcher = MicroBatcher(work, 8, thread)
             first = asyncio.create_task(batcher(0))
-            await asyncio.sleep(0.02)
+            await work.until_it_begins()
             later = [asyncio.create_task(batcher(item)) for item in range(1, 6)]
+            await asyncio.sleep(0)  # they ask
+            work.may_go.set()
             return await asyncio.gather(first, *later)
 
     assert asyncio.run(main()) == list(range(6))
-    assert sizes == [1, 5]
+    assert work.batches == [[0], [1, 2, 3, 4, 5]]
 
 
 def test_batcher_leaves_out_those_who_no_longer_wait():
-    seen = []
-
-    def work(batch):
-        time.sleep(0.05)
-        seen.extend(batch)
-        return batch
+    work = Held()
 
     async def main():
         with ThreadPoolExecutor(1) as thread:
             batcher = MicroBatcher(work, 1, thread)
             tasks = [asyncio.create_task(batcher(item)) for item in range(3)]
-            await asyncio.sleep(0.02)
+            await work.until_it_begins()
             tasks[1].cancel()
+            await asyncio.sleep(0)
+            work.may_go.set()
             return await asyncio.gather(*tasks, return_exceptions=True)
 
     first, second, third = asyncio.run(main())
     assert (first, third) == (0, 2)
     assert isinstance(second, asyncio.CancelledError)
-    assert seen == [0, 2]
+    assert work.batches == [[0], [2]]
 
 
 def test_batcher_that_gets_too_few_answers_fails_all():
@@ -108,18 +117,20 @@ def test_batcher_that_gets_too_few_answers_fails_all():
 
 
 def test_batcher_closes_those_who_wait():
-    def work(batch):
-        time.sleep(0.1)
-        return batch
+    work = Held()
 
     async def main():
         with ThreadPoolExecutor(1) as thread:
             batcher = MicroBatcher(work, 1, thread)
             tasks = [asyncio.create_task(batcher(item)) for item in range(2)]
-            await asyncio.sleep(0.02)
-            await batcher.aclose()
+            await work.until_it_begins()
+            closing = asyncio.create_task(batcher.aclose())
+            await asyncio.sleep(0)
+            work.may_go.set()
+            await closing
             assert await tasks[0] == 0
             with pytest.raises(asyncio.CancelledError):
                 await tasks[1]
 
     asyncio.run(main())
+    assert work.batches == [[0]]

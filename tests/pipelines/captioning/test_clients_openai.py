@@ -2,9 +2,8 @@
 
 import asyncio
 import base64
-import email.utils
 import logging
-import time
+import threading
 from typing import Any
 
 import pytest
@@ -33,7 +32,7 @@ def request(**changes) -> Request:
 
 
 def model_at(url: str, **changes) -> Any:
-    quick = {"backoff_s": 0.01, "max_backoff_s": 0.05, "max_attempts": 4, "timeout_s": 5}
+    quick = {"backoff_s": 0.01, "max_backoff_s": 0.05, "max_attempts": 4, "timeout_s": 600}
     fields = {"name": "m", "model": "org/model", "client": "openai", "base_url": url}
     return open_model(fields | quick | changes)
 
@@ -115,20 +114,28 @@ def test_openai_names_fields_as_the_service_wants_them():
         pytest.param(Response(body=b'{"choices": [{}]}'), "empty", id="no message"),
         pytest.param(Response(body=b'{"error": {"message": "x"}}'), "server_error", id="error"),
         pytest.param(chat_stream(["A", " cut"], done=False), "truncated_stream", id="cut stream"),
-        pytest.param(chat(delay_s=0.6), "timeout", id="hang"),
     ],
 )
 def test_openai_retries_what_may_pass(fault, reason):
     with LoopbackServer([fault, fault, chat("A road.")]) as server:
-        (reply,) = ask(server, timeout_s=0.3)
+        (reply,) = ask(server)
     assert (reply.text, reply.attempts, len(server.calls)) == ("A road.", 3, 3)
     with LoopbackServer([fault]) as server:
-        (failed,) = ask(server, timeout_s=0.3, max_attempts=2, outage_timeout_s=0.1)
+        (failed,) = ask(server, max_attempts=2, outage_timeout_s=0.1)
     assert isinstance(failed, RequestFailedError)
     assert failed.reason == reason
     assert failed.attempts == len(server.calls)
     if reason != "http_429":  # uses up patience, no attempts
         assert failed.attempts == 2
+
+
+def test_openai_retries_a_server_that_hangs():
+    done = threading.Event()
+    with LoopbackServer([chat(hold=done)]) as server:
+        (failed,) = ask(server, max_attempts=2, timeout_s=0.1)
+        done.set()
+    assert isinstance(failed, RequestFailedError)
+    assert (failed.reason, failed.attempts) == ("timeout", 2)
 
 
 @pytest.mark.parametrize("status", [400, 405, 413, 415, 422])
@@ -191,22 +198,14 @@ def test_openai_stops_the_run_when_no_request_was_ever_good():
     assert [type(one) for one in results[1:]] == [RequestFailedError] * (MAX_REFUSALS + 4)
 
 
-@pytest.mark.parametrize("form", ["seconds", "date"])
-def test_openai_waits_as_long_as_the_server_asks(form):
-    def respond(call: Call) -> Response:
-        if call.number > 1:
-            return chat()
-        date = email.utils.formatdate(time.time() + 2, usegmt=True)
-        return error(429, Retry_After="1" if form == "seconds" else date)
-
-    with LoopbackServer(respond) as server:
+def test_openai_waits_as_long_as_the_server_asks():
+    with LoopbackServer([error(429, Retry_After="0.5"), chat()]) as server:
         first, second = ask(server, 2, max_concurrency=1)
     assert first.text == second.text == "A street."
     # the pause is everybody's: the second request has not gone ahead of it
     waits = [later.at - server.calls[0].at for later in server.calls[1:]]
     assert len(waits) == 2
-    # a date has whole seconds: up to one of the two is lost
-    assert min(waits) >= 0.9
+    assert min(waits) >= 0.5
 
 
 def test_openai_refusals_for_want_of_capacity_use_up_no_attempt():
@@ -223,33 +222,45 @@ def test_openai_assembles_streams():
 
 
 def test_openai_bounds_and_fills_its_concurrency():
-    with LoopbackServer([chat(delay_s=0.05)]) as server:
+    six = threading.Barrier(6)  # no request is answered before six are there
+
+    def respond(call: Call) -> Response:
+        six.wait()
+        return chat()
+
+    with LoopbackServer(respond) as server:
         replies = ask(server, 24, max_concurrency=6)
     assert all(reply.text for reply in replies)
     assert server.max_in_flight == 6
 
 
 def test_openai_server_that_dies_and_comes_back_costs_no_request(caplog):
+    back = threading.Event()
+
     async def main(server: LoopbackServer):
-        model = model_at(server.url, max_concurrency=4, max_attempts=3, outage_timeout_s=30)
+        model = model_at(server.url, max_concurrency=4, max_attempts=3, outage_timeout_s=600)
         tasks = [asyncio.create_task(model.complete(request())) for _ in range(40)]
-        while len(server.calls) < 10:
+        while len(server.calls) < 14:
             await asyncio.sleep(0.01)
         await asyncio.to_thread(server.stop)
-        await asyncio.sleep(1.0)
-        assert not all(task.done() for task in tasks)
+        while "does not answer" not in caplog.text:
+            await asyncio.sleep(0.01)
+        assert sum(task.done() for task in tasks) == 10
+        back.set()
         await asyncio.to_thread(server.start)
         replies = await asyncio.gather(*tasks)
         await model.close()
         return replies
 
-    with LoopbackServer([chat(delay_s=0.05)]) as server, caplog.at_level(logging.WARNING):
+    def respond(call: Call) -> Response:  # ten answers, and then those that are on the way
+        return chat(hold=back if call.number > 10 else None)
+
+    with LoopbackServer(respond) as server, caplog.at_level(logging.WARNING):
         replies = asyncio.run(main(server))
     assert len(replies) == 40
-    # away for some twenty probes; an attempt is lost only by who was on the way
-    assert max(reply.attempts for reply in replies) <= 3
-    assert sum(reply.attempts > 1 for reply in replies) <= 8
-    assert "does not answer" in caplog.text
+    # an attempt is lost only by who was on the way
+    assert max(reply.attempts for reply in replies) == 2
+    assert sum(reply.attempts > 1 for reply in replies) == 4
     assert "answers after" in caplog.text
 
 
@@ -260,15 +271,15 @@ def test_openai_server_that_stays_away_is_given_up_and_welcomed_back():
         with pytest.raises(RequestFailedError, match="unavailable: no server for 0 s") as caught:
             await model.complete(request())
         assert caught.value.attempts >= 1
-        started = time.monotonic()
-        with pytest.raises(RequestFailedError, match="unavailable"):
+        with pytest.raises(RequestFailedError, match="unavailable") as caught:
             await model.complete(request())
-        assert time.monotonic() - started < 0.2
+        assert caught.value.attempts == 0  # given up without an attempt
         server.start()
-        await asyncio.sleep(0.3)
-        reply = await model.complete(request())
-        await model.close()
-        return reply
+        while True:
+            try:
+                return await model.complete(request())
+            except RequestFailedError:  # the next probe finds it
+                await asyncio.sleep(0.01)
 
     with LoopbackServer([chat()]) as server:
         assert asyncio.run(main(server)).text == "A street."
