@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dataset_builders import _http
 from dataset_builders._http import (
     Fetcher,
     Item,
@@ -27,6 +28,7 @@ from dataset_builders._http import (
     check_image,
 )
 from dataset_builders.errors import DatasetError
+from tests.clock import FakeTime
 
 ROOT = Path(__file__).resolve().parents[2]
 FAST = Limit(1000, 32)
@@ -46,7 +48,12 @@ def blank() -> bytes:
 
 
 class TileServer(ThreadingHTTPServer):
-    """Answers by the name in the path: /ok/7, /flaky/3, /quota/1, ..."""
+    """Answers by the name in the path: /ok/7, /flaky/3, /quota/1, ...
+
+    Attributes:
+        done: what is held goes when this is set.
+        five: and what comes in fives when so many are there.
+    """
 
     daemon_threads = True
     request_queue_size = 128
@@ -58,7 +65,12 @@ class TileServer(ThreadingHTTPServer):
         self.moments = []
         self.now = self.most = 0
         self.lock = threading.Lock()
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        self.done, self.five = threading.Event(), threading.Barrier(5)
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    def shutdown(self):
+        self.done.set()
+        super().shutdown()
 
     @property
     def url(self):
@@ -101,6 +113,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_slow(self, number, times):
         time.sleep(0.05)
+        self.answer(200, picture(number))
+
+    def do_held(self, number, times):
+        self.server.done.wait()
+
+    def do_fives(self, number, times):
+        self.server.five.wait()
         self.answer(200, picture(number))
 
     def do_flaky(self, number, times):
@@ -146,10 +165,17 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200)
 
     def do_quota(self, number, times):
+        self.after_three_others()
         self.answer(200, b'{"status": 302, "message": "quota"}', "application/json")
 
     def do_denied(self, number, times):
+        self.after_three_others()
         self.answer(403)
+
+    def after_three_others(self):
+        """Three of four slots are at what is held: so all that came before is settled."""
+        while sum(path.startswith("/held/") for path in list(self.server.asked)) < 3:
+            time.sleep(0.001)
 
 
 @pytest.fixture
@@ -228,10 +254,10 @@ def judge_quota(content, media_type):
 @pytest.mark.parametrize(("kind", "remedy"), [("quota", "quota is renewed"), ("denied", "key")])
 def test_quota_and_refusal_stop_everything(server, tmp_path, kind, remedy):
     wanted = [*items(server, "ok", range(3)), *items(server, kind, [0])]
-    wanted += items(server, "slow", range(500))
+    wanted += items(server, "held", range(500))
     with pytest.raises(StoppedError, match=remedy):
         fetch(tmp_path, wanted, judge_quota, limits={"127.0.0.1": Limit(1000, 4)})
-    assert sum(server.asked.values()) < 60
+    assert sum(path.startswith("/held/") for path in server.asked) <= 4
     assert Store(tmp_path).counts("ok/") == {"ok": 3}
 
 
@@ -277,32 +303,39 @@ def test_the_same_picture_too_often_is_a_placeholder(server, tmp_path):
 
 
 def test_no_more_requests_at_once_than_allowed(server, tmp_path):
-    fetch(tmp_path, items(server, "slow", range(40)), limits={"127.0.0.1": Limit(1000, 5)})
+    fetch(tmp_path, items(server, "fives", range(40)), limits={"127.0.0.1": Limit(1000, 5)})
     assert server.most == 5
 
 
-def test_the_rate_is_never_passed(server, tmp_path):
-    fetch(tmp_path, items(server, "ok", range(60)), limits={"127.0.0.1": Limit(100, 64)})
-    moments = np.sort(server.moments)
-    # 60 requests at 100 a second take 590 ms; arrival jitters by some milliseconds
-    assert moments[-1] - moments[0] > 0.57
+@pytest.mark.parametrize(("kind", "requests"), [("ok", 20), ("moved", 40)])
+def test_every_request_goes_by_the_limit_those_of_redirections_too(
+    server, tmp_path, monkeypatch, kind, requests
+):
+    moments, go = [], RateLimiter.go
+
+    async def noted(self):
+        await go(self)
+        moments.append(time.monotonic())
+
+    monkeypatch.setattr(RateLimiter, "go", noted)
+    fetch(tmp_path, items(server, kind, range(20)), limits={"127.0.0.1": Limit(100, 64)})
+    assert len(moments) == sum(server.asked.values()) == requests
 
 
-def test_redirections_count_as_requests(server, tmp_path):
-    fetch(tmp_path, items(server, "moved", range(10)), limits={"127.0.0.1": Limit(50, 64)})
-    moments = np.sort(server.moments)
-    assert len(moments) == 20
-    # 20 requests at 50 a second take 380 ms; were only 10 of them counted, it were 180
-    assert moments[-1] - moments[0] > 0.3
+@pytest.fixture
+def clock(monkeypatch):
+    clock = FakeTime()
+    monkeypatch.setattr(_http, "time", clock)
+    return clock
 
 
-def test_a_pause_also_holds_back_those_that_wait_for_their_moment():
+def test_a_pause_also_holds_back_those_that_wait_for_their_moment(clock):
     async def main():
         limiter, moments = RateLimiter(Limit(50, 8)), []
 
         async def one():
             await limiter.turn()
-            moments.append(time.monotonic())
+            moments.append(clock.now)
 
         tasks = [asyncio.create_task(one()) for _ in range(5)]
         while not moments:
@@ -311,8 +344,8 @@ def test_a_pause_also_holds_back_those_that_wait_for_their_moment():
         await asyncio.gather(*tasks)
         return np.array(moments)
 
-    moments = asyncio.run(main())
-    assert moments[1] - moments[0] >= 0.29
+    moments = clock.run(main())
+    assert moments[1] - moments[0] >= 0.3
 
 
 def test_the_user_agent_says_who_asks(server, tmp_path):
@@ -323,7 +356,7 @@ def test_the_user_agent_says_who_asks(server, tmp_path):
         Fetcher(Store(tmp_path), user_agent="城市")
 
 
-def went(limit, count, busy):
+def went(clock, limit, count, busy):
     """When each of so many requests went, while the loop is held up now and then."""
 
     async def main():
@@ -332,26 +365,26 @@ def went(limit, count, busy):
         async def one():
             await limiter.turn()
             await limiter.go()
-            moments.append(time.monotonic())
+            moments.append(clock.now)
 
         async def stall():
             while True:
                 await asyncio.sleep(0.02)
-                time.sleep(busy)
+                clock.sleep(busy)
 
         other = asyncio.create_task(stall())
         await asyncio.gather(*(one() for _ in range(count)))
         other.cancel()
         return np.array(moments)
 
-    return asyncio.run(main())
+    return clock.run(main())
 
 
 @pytest.mark.parametrize("per_second", [200, 50, 2.5])
 @pytest.mark.parametrize("busy", [0.0, 0.03])
-def test_no_second_holds_more_than_the_rate(per_second, busy):
-    count = int(per_second * 1.6) + 1
-    moments = went(Limit(per_second, 50), count, busy)
+def test_no_second_holds_more_than_the_rate(clock, per_second, busy):
+    count = int(per_second * 5) + 1
+    moments = went(clock, Limit(per_second, 50), count, busy)
     at_most = int(per_second)
     # of any `at_most` + 1 in a row the last goes a second after the first, or the share of one
     assert (moments[at_most:] - moments[:-at_most]).min() >= at_most / per_second - 1e-4
@@ -392,7 +425,6 @@ def test_after_sigkill_nothing_that_was_finished_is_fetched_again(server, tmp_pa
     os.kill(process.pid, signal.SIGKILL)
     done |= set(process.stdout.read().split())
     process.wait()
-    time.sleep(0.3)
     before = dict(server.asked)
     found = fetch(tmp_path, items(server, "slow", range(120)))
     assert {one.status for one in found.values()} == {"ok"}
