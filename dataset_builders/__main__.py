@@ -63,10 +63,16 @@ sources that may not be redistributed are left out: their rows keep ids and meta
   python -m dataset_builders publish CITY.yaml --output_dir runs/city --push_to_hub org/name
 """
 REHYDRATE = """\
-Fetch again, with your own keys, the pictures of which a dataset holds ids only, and write the
-dataset with them. Stopped, the same command goes on.
+Fetch again, with your own keys, the images of which a dataset holds ids only, and write the dataset
+with them. Rerun the command to resume.
 
   python -m dataset_builders rehydrate FOLDER --output_dir NEW_FOLDER
+  python -m dataset_builders rehydrate FOLDER --output_dir NEW_FOLDER --recipe MY.yaml
+
+The dataset's own recipe.yaml was written by somebody else, so it may only name known providers
+(Google, Baidu, Mapillary, KartaView, the map services of configs/cities/), each with its own key.
+Other hosts, variables and local folders need a recipe of your own. Before anything is sent to an
+unknown host, the command names host and variable and asks; --yes answers.
 """
 KNOWN_ERRORS = (DatasetError, MissingExtraError, SourceError, SplitError)
 
@@ -124,7 +130,12 @@ def _parser() -> argparse.ArgumentParser:
     rehydrate.set_defaults(run=_rehydrate)
     rehydrate.add_argument("dataset", type=Path, help="folder of a published dataset")
     rehydrate.add_argument("--output_dir", type=Path, required=True, help="a new folder")
-    rehydrate.add_argument("--recipe", type=Path, help="in place of the dataset's recipe.yaml")
+    rehydrate.add_argument(
+        "--recipe", type=Path, help="a recipe of your own, in place of the dataset's recipe.yaml"
+    )
+    rehydrate.add_argument(
+        "--yes", action="store_true", help="do not ask about the recipe's hosts and variables"
+    )
     return parser
 
 
@@ -255,8 +266,12 @@ def _publish(arguments: argparse.Namespace) -> int:
 def _rehydrate(arguments: argparse.Namespace) -> int:
     from .city.recipe import read_recipe
     from .rehydrate import rehydrate
+    from .trust import question_about
 
     recipe = None if arguments.recipe is None else read_recipe(arguments.recipe)
+    question = question_about(recipe.open_online()) if recipe is not None else None
+    if question and not arguments.yes and not _agrees(question):
+        return 1
     print(rehydrate(arguments.dataset, arguments.output_dir, recipe=recipe))
     return 0
 

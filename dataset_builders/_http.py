@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar, cast
+from urllib.parse import unquote_plus
 
 from .errors import DatasetError, MissingExtraError
 from .files import atomic_path
@@ -36,6 +37,7 @@ OK_CODES = frozenset({200, 206})
 MISSING_CODES = frozenset({204, 404, 410})
 DENIED_CODES = frozenset({401, 403})
 MAX_RETRY_AFTER_S = 600.0
+MAX_REDIRECTIONS = 20
 HEADROOM = 0.97
 """Share of a rate that is aimed at, so that requests which are held up on their way and arrive
 closer together than they went still do not pass it."""
@@ -83,12 +85,14 @@ class Item:
         url: never stored or shown, nor are the others: they may hold a secret.
         params: of the query.
         headers: of the request.
+        secret: the key that they hold; no redirection takes it to another host.
     """
 
     key: str
     url: str = field(repr=False)
     params: Mapping[str, str] = field(default_factory=dict, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secret: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -435,9 +439,7 @@ class Fetcher:
             wait = self._wait(attempt)
             try:
                 async with limiter.at_once:
-                    response = await self._client.get(
-                        item.url, params=dict(item.params) or None, headers=dict(item.headers)
-                    )
+                    response = await self._get(item)
                     code = response.status_code
                     if code not in RETRIED_CODES:
                         job = partial(_settle, item, response, check, store)
@@ -457,6 +459,20 @@ class Fetcher:
         if store is not None:
             store.put(failed)
         return failed, b""
+
+    async def _get(self, item: Item) -> Any:
+        """The answer, redirections followed, but for one that takes the key to another host."""
+        import httpx2
+
+        request = self._client.build_request(
+            "GET", item.url, params=dict(item.params) or None, headers=dict(item.headers)
+        )
+        for _ in range(MAX_REDIRECTIONS + 1):
+            response = await self._client.send(request)
+            request = response.next_request
+            if request is None or _takes_key_away(item, request):
+                return response
+        raise httpx2.TooManyRedirects("too many redirections", request=request)
 
     async def _at_desk(self, job: Callable[[], T]) -> T:
         # decoded and synced to the disk beside the requests, which must not wait for it; what has
@@ -540,7 +556,6 @@ def _client(
     logging.getLogger("httpx2").addFilter(_HOSTS_ONLY)
     return httpx2.AsyncClient(
         timeout=timeout_s,
-        follow_redirects=True,
         headers={"User-Agent": user_agent},
         event_hooks={"request": [before]},
         limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64),
@@ -556,10 +571,25 @@ def _settle(item: Item, response: Any, check: Check, store: Store | None) -> tup
     return fetched, content
 
 
+def _takes_key_away(item: Item, request: Any) -> bool:
+    """Whether a request that an item was redirected to would tell its key to another host."""
+    import httpx2
+
+    home, url = httpx2.URL(item.url), request.url
+    is_upgrade = (home.scheme, url.scheme, url.host) == ("http", "https", home.host)
+    if not item.secret or url.origin == home.origin or is_upgrade:
+        return False
+    texts = [str(url), *request.headers.values()]
+    return any(item.secret in text or item.secret in unquote_plus(text) for text in texts)
+
+
 def _judge(item: Item, response: Any, check: Check) -> Fetched:
     code, content = response.status_code, response.content
     media_type = response.headers.get("content-type", "")
-    if code in DENIED_CODES:
+    if response.next_request is not None:
+        # its name is not told: it may hold the key
+        verdict = Verdict("denied", "it redirects to another host, which must not get the key.")
+    elif code in DENIED_CODES:
         verdict = Verdict("denied", "the server refuses the request")
     elif code in MISSING_CODES:
         verdict = Verdict("missing", f"HTTP {code}")

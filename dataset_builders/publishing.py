@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from .errors import DatasetError
 from .files import atomic_path, digest, write_json
+from .leaks import check_leaks
 from .plots import contact_sheet, plot_splits
 from .publish import CARD_FILE, write_card
 from .schema import VIEWS, config_name
@@ -36,9 +37,11 @@ from .storage import (
     read_regions,
     table_shards,
 )
+from .trust import check_recipe_file, variables_of
 
 TARGET_BYTES = 400_000_000
 MARKER, FIGURES, PROGRESS = "published.json", "figures", ".publish.json"
+RECIPE_FILE, HUB_VARIABLE = "recipe.yaml", "HF_TOKEN"
 FOOTER_BYTES = 1 << 16
 SHEET_SIZE = 24
 
@@ -87,17 +90,20 @@ def publish(
         target_bytes: of a shard, pictures counted; the last of a table is smaller.
 
     Raises:
-        DatasetError: the folder holds no finished dataset, or `output` holds another one.
+        DatasetError: the folder holds no finished dataset, `output` holds another one, an address
+            in the recipe holds a key, or what would be published holds the value of an environment
+            variable that the recipe or a known provider uses.
     """
     source, target = Path(dataset), Path(output)
     if not (source / REJECTS_FILE).exists():
         raise DatasetError(f"{source} holds no finished dataset: build it to its end first.")
+    _check_recipe(source)
     progress = _Progress.open(target / PROGRESS, _fingerprint(source, target_bytes))
     tables = list_tables(source)
     withheld: Counter[str] = Counter()
     for city, table in tables:
         withheld += _repack(source, target, city, table, target_bytes, progress)
-    for name in (REJECTS_FILE, "recipe.yaml"):
+    for name in (REJECTS_FILE, RECIPE_FILE):
         if (source / name).exists():
             shutil.copyfile(source / name, target / name)
     _check_pictures(target)
@@ -112,6 +118,7 @@ def publish(
     marker = {**asdict(published), "folder": target.name, "sha256": _hashes(target)}
     write_json(target / MARKER, marker)
     write_card(target)
+    _check_keys(target)
     (target / PROGRESS).unlink()
     return published
 
@@ -130,7 +137,7 @@ def check_gate(folder: str | Path) -> None:
 
     Raises:
         DatasetError: no marker of [`publish`], a publish that did not end, a file that was added,
-            changed or taken away, or a picture that may not be redistributed.
+            changed or taken away, a picture that may not be redistributed, or a key in a file.
     """
     root = Path(folder)
     if (root / PROGRESS).exists():
@@ -148,6 +155,7 @@ def check_gate(folder: str | Path) -> None:
             f"{root} is not as it was published: {', '.join(names[:5])} added, changed or taken "
             "away. Publish the dataset again."
         )
+    _check_keys(root)
 
 
 def _hashes(root: Path) -> dict[str, str]:
@@ -158,6 +166,17 @@ def _hashes(root: Path) -> dict[str, str]:
             with (root / name).open("rb") as file:
                 found[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
+
+
+def _check_recipe(root: Path) -> dict[str, Any]:
+    """Check that the recipe holds no key; returns its values, if there is one."""
+    path = root / RECIPE_FILE
+    return check_recipe_file(path) if path.exists() else {}
+
+
+def _check_keys(root: Path) -> None:
+    variables = variables_of(_check_recipe(root)) | {HUB_VARIABLE}
+    check_leaks(root, [name for name, _ in files_of(root)], variables)
 
 
 def _check_pictures(root: Path) -> None:
@@ -190,7 +209,7 @@ class _Progress:
         # another input: what is there is of an earlier dataset, whose pictures may be forbidden by
         # now. Of no input until all is gone, so that a kill in between clears again.
         cls(path, "", {}).save()
-        for name in (MARKER, CARD_FILE, REJECTS_FILE, "recipe.yaml"):
+        for name in (MARKER, CARD_FILE, REJECTS_FILE, RECIPE_FILE):
             (root / name).unlink(missing_ok=True)
         for folder in (root / DATA_FOLDER, root / FIGURES):
             if folder.exists():

@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ._http import Store
 from .city.fetching import fetch_satellite, open_fetcher
-from .city.recipe import CityRecipe, read_recipe
+from .city.recipe import CityRecipe, NetworkSettings, read_recipe
 from .city.satellite import picture_row
 from .city.shards import sha256_of
 from .errors import DatasetError
@@ -31,8 +31,11 @@ from .storage import (
     read_table,
     table_shards,
 )
+from .trust import check_known
 
 ROWS_AT_ONCE = 500
+Lost = Mapping[tuple[str, str], Any]
+"""For each row of each table of images, by city and view, whether its image is missing."""
 Read = Callable[[str], bytes | None]
 """From an image id to its bytes, if they were had."""
 
@@ -55,8 +58,8 @@ class Rehydrated:
 
     def __str__(self) -> str:
         lines = [f"Dataset in {self.folder}"]
-        for name, count in self.filled.items():
-            text = f"  {name}: {count:,} pictures fetched"
+        for name in self.filled | self.missing:
+            text = f"  {name}: {self.filled.get(name, 0):,} pictures fetched"
             if self.changed.get(name):
                 text += f", {self.changed[name]:,} with other bytes than were published"
             if self.missing.get(name):
@@ -80,21 +83,23 @@ def rehydrate(
         published: folder of a published dataset.
         output: folder of the dataset with pictures; what was fetched lies in `<output>/cache`
             unless `cache` says otherwise.
-        recipe: of the sources; the `recipe.yaml` of the published dataset by default.
+        recipe: of the sources: your own, which may name any host, variable and folder. By default
+            the `recipe.yaml` of the published dataset, of which only known providers are used,
+            each with its own key; local folders that it names are not read.
         cache: folder of the ledger.
 
     Raises:
         StoppedError: quota used up or key refused; what is there is kept.
-        DatasetError: no dataset, or no recipe in it.
+        DatasetError: no dataset, no recipe in it, or one that names an unknown host or variable
+            as the source of a missing picture.
         SourceError: a key is not in the environment.
     """
     root, target = Path(published), Path(output)
     if root.resolve() == target.resolve():
         raise DatasetError(f"{root} is the published dataset itself: give another folder.")
+    lost = {table: _lost(root, *table) for table in list_tables(root) if table[1] in VIEWS}
     if recipe is None:
-        if not (root / "recipe.yaml").exists():
-            raise DatasetError(f"{root} has no recipe.yaml that would say where its pictures are.")
-        recipe = read_recipe(root / "recipe.yaml")
+        recipe = _downloaded_recipe(root, lost)
     store = Store(Path(cache) if cache is not None else target / "cache")
     filled: Counter[str] = Counter()
     missing: Counter[str] = Counter()
@@ -102,7 +107,7 @@ def rehydrate(
     try:
         for city, view in list_tables(root):
             if view in VIEWS:
-                read = _fetch(recipe, root, city, view, store)
+                read = _fetch(recipe, root, city, view, lost[city, view], store)
                 _fill(root, target, city, view, read, (filled, missing, changed))
             else:
                 _copy(root, target, city, view)
@@ -118,19 +123,45 @@ def rehydrate(
     return Rehydrated(target, dict(filled), dict(missing), dict(changed))
 
 
-def _fetch(recipe: CityRecipe, root: Path, city: str, view: str, store: Store) -> Read:
+def _downloaded_recipe(root: Path, lost: Lost) -> CityRecipe:
+    """The dataset's own recipe, if those of its sources that are needed are known providers."""
+    if not (root / "recipe.yaml").exists():
+        raise DatasetError(f"{root} has no recipe.yaml that would say where its pictures are.")
+    recipe = read_recipe(root / "recipe.yaml")
+    views = tuple(one for one in recipe.street_view if one["provider"] != "folder")
+    # the pace and the contact address are the user's own affair
+    network = NetworkSettings(placeholders_above=recipe.network.placeholders_above)
+    recipe = replace(recipe, street_view=views, network=network)
+    check_known(_needed(recipe, root, lost))
+    return recipe
+
+
+def _needed(recipe: CityRecipe, root: Path, lost: Lost) -> Iterator[Any]:
+    """The sources that missing pictures came from."""
+    for (city, view), mask in lost.items():
+        if not mask.any():
+            continue
+        if view == "satellite":
+            yield from filter(None, [recipe.open_satellite()])
+        else:
+            names = set(read_table(root, city, view, ["source"])["source"][mask])
+            yield from (one for one in recipe.open_street_views() if one.name in names)
+
+
+def _fetch(recipe: CityRecipe, root: Path, city: str, view: str, lost: Any, store: Store) -> Read:
     if view == "satellite":
-        return _fetch_satellite(recipe, root, city, store)
-    keys = asyncio.run(_fetch_views(recipe, root, city, store))
+        return _fetch_satellite(recipe, root, city, lost, store)
+    keys = asyncio.run(_fetch_views(recipe, root, city, lost, store))
     return lambda image_id: store.read(keys[image_id]) if image_id in keys else None
 
 
-async def _fetch_views(recipe: CityRecipe, root: Path, city: str, store: Store) -> dict[str, str]:
+async def _fetch_views(
+    recipe: CityRecipe, root: Path, city: str, lost: Any, store: Store
+) -> dict[str, str]:
     """Fetch the street views that are missing; returns the key of each in the store."""
     keys: dict[str, str] = {}
     columns = ["image_id", "lon", "lat", "heading", "point_id", "source"]
     rows = read_table(root, city, "street_view", columns)
-    lost = _lost(root, city, "street_view")
     for source in recipe.open_street_views():
         mine: Any = rows[(rows["source"] == source.name) & lost].to_dict("records")
         if not mine:
@@ -143,10 +174,10 @@ async def _fetch_views(recipe: CityRecipe, root: Path, city: str, store: Store) 
     return keys
 
 
-def _fetch_satellite(recipe: CityRecipe, root: Path, city: str, store: Store) -> Read:
+def _fetch_satellite(recipe: CityRecipe, root: Path, city: str, lost: Any, store: Store) -> Read:
     source = recipe.open_satellite()
     rows = read_table(root, city, "satellite", ["image_id", "region_id"])
-    wanted = rows[_lost(root, city, "satellite")]
+    wanted = rows[lost]
     if source is None or len(wanted) == 0:
         return lambda image_id: None
     regions = read_regions(root, city)

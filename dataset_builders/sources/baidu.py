@@ -11,7 +11,8 @@ from typing import Any
 
 from .._http import Fetcher, Item, Limit, Store, Verdict, check_image
 from ..errors import SourceError
-from .street_view import Place, View, read_json, secret_from
+from ..trust import secret_from
+from .street_view import Place, View, read_json
 
 HOST = "https://api.map.baidu.com"
 MAX_WIDTH, MAX_HEIGHT = 1024, 512
@@ -90,7 +91,7 @@ class BaiduPanorama:
                 "heading": str(round(place.heading % 360)),
                 "fov": f"{self.fov:g}",
             }
-            yield Item(self._key(place), f"{self.base_url}/panorama/v2", params)
+            yield Item(self._key(place), f"{self.base_url}/panorama/v2", params, secret=secret)
 
     def _view(self, place: Place) -> View:
         # where the panorama really stands is not told: the place itself is the best known

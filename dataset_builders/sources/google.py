@@ -10,7 +10,8 @@ from typing import Any
 
 from .._http import Fetcher, Item, Limit, Store, check_image
 from ..errors import SourceError
-from .street_view import Place, View, json_check, secret_from, stored_json
+from ..trust import secret_from
+from .street_view import Place, View, json_check, stored_json
 
 HOST = "https://maps.googleapis.com"
 MAX_PX = 640
@@ -105,7 +106,7 @@ class GoogleStreetView:
             if self.outdoor_only:
                 params["source"] = "outdoor"
             url = f"{self.base_url}/maps/api/streetview/metadata"
-            yield Item(self._metadata_key(place), url, params)
+            yield Item(self._metadata_key(place), url, params, secret=secret)
 
     def _views_of(self, place: Place, answer: dict | None) -> Iterator[View]:
         location = (answer or {}).get("location") or {}
@@ -142,7 +143,7 @@ class GoogleStreetView:
             "return_error_code": "true",
             "key": secret,
         }
-        return Item(image_id, f"{self.base_url}/maps/api/streetview", params)
+        return Item(image_id, f"{self.base_url}/maps/api/streetview", params, secret=secret)
 
 
 __all__ = ["GoogleStreetView"]

@@ -18,7 +18,8 @@ from .._http import Fetcher, Item, Limit, Store, Verdict, check_image
 from ..coordinates import tile_index
 from ..errors import MissingExtraError, SourceError
 from ..splits import local_xy
-from .street_view import Place, View, read_json, secret_from, stored_json
+from ..trust import secret_from
+from .street_view import Place, View, read_json, stored_json
 
 TILES, GRAPH = "https://tiles.mapillary.com", "https://graph.mapillary.com"
 ZOOM = 14
@@ -128,7 +129,8 @@ class Mapillary:
     def _tile_items(self, tiles: Iterable[tuple[int, int]], secret: str) -> Iterator[Item]:
         for x, y in tiles:
             url = f"{self.tiles_url}/maps/vtp/mly1_public/2/{ZOOM}/{x}/{y}"
-            yield Item(f"{self.name}/tile/{ZOOM}/{x}/{y}", url, {"access_token": secret})
+            key = f"{self.name}/tile/{ZOOM}/{x}/{y}"
+            yield Item(key, url, {"access_token": secret}, secret=secret)
 
     def _entity_key(self, one: str) -> str:
         return f"{self.name}/entity/{one}"
@@ -143,6 +145,7 @@ class Mapillary:
                 f"{self.graph_url}/{one}",
                 {"fields": FIELDS.format(size=self.size)},
                 {"Authorization": f"OAuth {secret}"},
+                secret,
             )
 
     def _coverage(

@@ -5,13 +5,11 @@ official interfaces only, keys from the environment, every answer checked.
 """
 
 import json
-import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from .._http import Check, Fetcher, Item, Limit, Store, Verdict, check_image
-from ..errors import SourceError
 
 
 @dataclass(frozen=True)
@@ -104,17 +102,6 @@ class StreetViewSource(Protocol):
         ...
 
 
-def secret_from(variable: str, source: str) -> str:
-    """A key from the environment.
-
-    Raises:
-        SourceError: it is not there.
-    """
-    if not (secret := os.environ.get(variable, "")):
-        raise SourceError(f"{source!r} needs a key: set the environment variable {variable}.")
-    return secret
-
-
 def read_json(content: bytes) -> Any:
     """JSON, or None if it is none."""
     try:
@@ -161,6 +148,5 @@ __all__ = [
     "check_image",
     "json_check",
     "read_json",
-    "secret_from",
     "stored_json",
 ]

@@ -5,7 +5,6 @@ of the tiles that cover it, laid so that its corners are the picture's corners.
 """
 
 import io
-import os
 import string
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from ..coordinates import SCHEMES, convert, tile_position
 from ..errors import SourceError
 from ..files import digest
 from ..images import encode_image
+from ..trust import secret_from
 from .satellite import OVERSAMPLING, PICTURE_PX, Picture, corners_of, square_of
 
 TILE_PX = 256
@@ -160,20 +160,10 @@ class TileSource:
         Raises:
             SourceError: the key is not in the environment.
         """
-        secret = self._secret()
+        secret = secret_from(self.key_env, self.name) if self.key_env else ""
         url = self._template.format(z=self.zoom, x=x, y=y, key=secret)
         params = {self.key_param: secret} if self.key_param else {}
-        return Item(self.key_of(x, y), url, params)
-
-    def _secret(self) -> str:
-        if self.key_env is None:
-            return ""
-        secret = os.environ.get(self.key_env, "")
-        if not secret:
-            raise SourceError(
-                f"{self.name!r} needs a key: set the environment variable {self.key_env}."
-            )
-        return secret
+        return Item(self.key_of(x, y), url, params, secret=secret)
 
 
 def is_tile_grid(source: TileSource, regions: gpd.GeoDataFrame) -> bool:

@@ -63,6 +63,8 @@ class TileServer(ThreadingHTTPServer):
         self.asked = collections.Counter()
         self.agents = set()
         self.moments = []
+        self.seen = []
+        self.elsewhere = ""
         self.now = self.most = 0
         self.lock = threading.Lock()
         self.done, self.five = threading.Event(), threading.Barrier(5)
@@ -99,6 +101,7 @@ class Handler(BaseHTTPRequestHandler):
             times = server.asked[self.path.partition("?")[0]]
             server.agents.add(self.headers["User-Agent"])
             server.moments.append(time.monotonic())
+            server.seen.append(f"{self.path} {self.headers}")
             server.now += 1
             server.most = max(server.most, server.now)
         try:
@@ -134,6 +137,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_moved(self, number, times):
         self.answer(302, Location=f"/ok/{number}")
+
+    def do_away(self, number, times):
+        query = self.path.partition("?")[2]
+        self.answer(302, Location=f"{self.server.elsewhere}/ok/{number}?{query}")
 
     def do_dead(self, number, times):
         self.answer(503)
@@ -320,6 +327,52 @@ def test_every_request_goes_by_the_limit_those_of_redirections_too(
     monkeypatch.setattr(RateLimiter, "go", noted)
     fetch(tmp_path, items(server, kind, range(20)), limits={"127.0.0.1": Limit(100, 64)})
     assert len(moments) == sum(server.asked.values()) == requests
+
+
+@pytest.fixture
+def other():
+    server = TileServer()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("secret", ["S3CRET", "a+b/c= d"])
+def test_a_key_in_a_query_is_not_taken_to_another_host(server, other, tmp_path, secret):
+    server.elsewhere = other.url
+    wanted = items(server, "away", [7], params={"key": secret}, secret=secret)
+    with pytest.raises(StoppedError, match="redirects to another host") as stopped:
+        fetch(tmp_path, wanted)
+    assert stopped.value.fetched.status == "denied"
+    assert not other.seen
+
+
+def test_a_key_in_a_header_is_not_taken_to_another_host(server, other, tmp_path):
+    server.elsewhere = other.url
+    wanted = items(server, "away", [7], headers={"Authorization": "OAuth S3CRET"}, secret="S3CRET")
+    assert fetch(tmp_path, wanted)["away/7"].status == "ok"
+    assert "S3CRET" in server.seen[0]
+    assert len(other.seen) == 1
+    assert "S3CRET" not in other.seen[0]
+    wanted = items(server, "away", [8], headers={"X-Api-Key": "S3CRET"}, secret="S3CRET")
+    with pytest.raises(StoppedError, match="redirects to another host"):
+        fetch(tmp_path, wanted)
+    assert len(other.seen) == 1
+
+
+def test_a_key_follows_a_redirection_within_its_host(server, tmp_path):
+    server.elsewhere = server.url
+    wanted = items(server, "away", [7], params={"key": "S3CRET"}, secret="S3CRET")
+    assert fetch(tmp_path, wanted)["away/7"].status == "ok"
+    assert "/ok/7?key=S3CRET" in server.seen[1]
+
+
+def test_redirections_without_end_are_given_up(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        Handler, "do_moved", lambda self, n, _: self.answer(302, Location=self.path)
+    )
+    found = fetch(tmp_path, items(server, "moved", [7]), max_attempts=1)["moved/7"]
+    assert (found.status, found.detail) == ("failed", "TooManyRedirects after 1 attempts")
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What leaves this machine: shards, the licence gate, the Hub, and pictures fetched again."""
 
+import hashlib
 import json
 import os
 import re
@@ -13,19 +14,21 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from datasets import load_dataset
 
 from dataset_builders.__main__ import main
 from dataset_builders.city.build import build
 from dataset_builders.city.recipe import read_recipe
 from dataset_builders.errors import DatasetError
+from dataset_builders.hub import push
 from dataset_builders.publishing import check_gate, publish
 from dataset_builders.rehydrate import rehydrate
 from dataset_builders.schema import DatasetMetadata
 from dataset_builders.storage import DatasetWriter, read_rejects, read_table
 
 from ..hub_server import HubServer
-from .provider import drawn
+from .provider import CityProvider, drawn
 from .test_city_build import KEY, provider, write  # noqa: F401 - fixtures
 
 ROOT = Path(__file__).parents[2]
@@ -245,7 +248,8 @@ def test_pictures_are_fetched_again_with_ones_own_key(
 ):
     publish(town, tmp_path / "out")
     provider.asked.clear()
-    done = rehydrate(tmp_path / "out", tmp_path / "again")
+    recipe = read_recipe(tmp_path / "town.yaml")
+    done = rehydrate(tmp_path / "out", tmp_path / "again", recipe=recipe)
     name = f"{CITY}-street_view"
     assert done.filled[name] == len(images(town, "street_view"))
     assert done.missing.get(name, 0) == done.changed[name] == 0
@@ -254,7 +258,7 @@ def test_pictures_are_fetched_again_with_ones_own_key(
     before, after = images(town, "street_view"), images(tmp_path / "again", "street_view")
     assert [one["bytes"] for one in after["image"]] == [one["bytes"] for one in before["image"]]
     asked = dict(provider.asked)
-    rehydrate(tmp_path / "out", tmp_path / "again")
+    rehydrate(tmp_path / "out", tmp_path / "again", recipe=recipe)
     assert provider.asked == asked
     rows = load_dataset(str(tmp_path / "again"), name, split="train")
     assert rows[0]["image"].size == (64, 64)
@@ -263,6 +267,7 @@ def test_pictures_are_fetched_again_with_ones_own_key(
 def test_a_wrong_key_stops_it_and_a_right_one_goes_on(town, tmp_path, monkeypatch, capsys):
     publish(town, tmp_path / "out")
     command = ["rehydrate", str(tmp_path / "out"), "--output_dir", str(tmp_path / "again")]
+    command += ["--recipe", str(tmp_path / "town.yaml"), "--yes"]
     capsys.readouterr()
     for variable in ("GOOGLE_MAPS_API_KEY", "BAIDU_MAP_AK"):
         monkeypatch.setenv(variable, "WR0NG")
@@ -291,7 +296,8 @@ def test_pictures_that_are_gone_or_changed_are_counted(
     provider.answers[names[0]] = [(404, {}, b"")]
     other = (200, {"Content-Type": "image/jpeg"}, drawn("another", (64, 32)))
     provider.answers[names[1]] = [other]
-    done = rehydrate(tmp_path / "out", tmp_path / "again")
+    recipe = read_recipe(tmp_path / "town.yaml")
+    done = rehydrate(tmp_path / "out", tmp_path / "again", recipe=recipe)
     name = f"{CITY}-street_view"
     assert (done.missing[name], done.changed[name]) == (1, 1)
     assert read_rejects(tmp_path / "again")["reason"].eq("not_fetched_again").sum() == 1
@@ -306,7 +312,7 @@ def test_satellite_pictures_are_made_again(write, provider, tmp_path):  # noqa: 
     build(read_recipe(path), tmp_path / "run", draw=False, recipe_text=path.read_text())
     dataset = tmp_path / "run" / "dataset"
     assert publish(dataset, tmp_path / "out").withheld["demo"] > 10
-    done = rehydrate(tmp_path / "out", tmp_path / "again")
+    done = rehydrate(tmp_path / "out", tmp_path / "again", recipe=read_recipe(path))
     assert done.changed[f"{CITY}-satellite"] == 0
     one, other = images(dataset, "satellite"), images(tmp_path / "again", "satellite")
     assert [row["bytes"] for row in one["image"]] == [row["bytes"] for row in other["image"]]
@@ -438,11 +444,190 @@ def test_rejects_stay_known_and_are_forgotten_once_had(
     assert built
     gone = min(one for one in provider.asked if one.startswith("/panorama"))
     provider.answers[gone] = [(404, {}, b"")]
-    rehydrate(tmp_path / "out", tmp_path / "again")
+    recipe = read_recipe(tmp_path / "town.yaml")
+    rehydrate(tmp_path / "out", tmp_path / "again", recipe=recipe)
     reasons = read_rejects(tmp_path / "again")["reason"]
     assert sorted(reasons) == sorted([*built, "not_fetched_again"])
-    rehydrate(tmp_path / "out", tmp_path / "again", cache=tmp_path / "fresh")
+    rehydrate(tmp_path / "out", tmp_path / "again", recipe=recipe, cache=tmp_path / "fresh")
     assert read_rejects(tmp_path / "again")["reason"].tolist() == built
+
+
+@pytest.fixture
+def downloaded(town, tmp_path):
+    """Publishes the town as a stranger would, with another recipe beside it."""
+
+    def downloaded(**changes):
+        publish(town, tmp_path / "out")
+        path = tmp_path / "out" / "recipe.yaml"
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
+        return path.parent
+
+    return downloaded
+
+
+@pytest.fixture
+def stranger():
+    with CityProvider("sk-S3CRET") as server:
+        yield server
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("google", {"key_env": "OTHER_API_KEY"}), ("baidu", {})]
+)
+def test_a_downloaded_recipe_sends_no_key_to_a_host_of_its_own(
+    downloaded, stranger, tmp_path, monkeypatch, capsys, name, options
+):
+    monkeypatch.setenv("OTHER_API_KEY", "sk-S3CRET")
+    folder = downloaded(street_view=[{"provider": name, "base_url": stranger.url, **options}])
+    assert main(["rehydrate", str(folder), "--output_dir", str(tmp_path / "again")]) == 2
+    said = capsys.readouterr().err
+    assert stranger.total == 0
+    assert f"127.0.0.1:{stranger.server_port}" in said
+    assert options.get("key_env", "_") in said
+    assert "sk-S3CRET" not in said
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_downloaded_recipe_sends_only_a_providers_own_key(downloaded, tmp_path, monkeypatch):
+    monkeypatch.setenv("OTHER_API_KEY", "sk-S3CRET")
+    folder = downloaded(street_view=[{"provider": "google", "key_env": "OTHER_API_KEY"}])
+    with pytest.raises(DatasetError, match=r"OTHER_API_KEY to maps\.googleapis\.com"):
+        rehydrate(folder, tmp_path / "again")
+
+
+def test_satellite_images_of_an_unknown_host_need_a_recipe_of_ones_own(
+    write,  # noqa: F811
+    provider,  # noqa: F811
+    tmp_path,
+):
+    from .test_city_build import _recipe
+
+    satellite = {**_recipe(provider.url)["satellite"], "redistributable": False}
+    path = write(satellite=satellite, street_view=[], roads=None)
+    build(read_recipe(path), tmp_path / "run", draw=False, recipe_text=path.read_text())
+    publish(tmp_path / "run" / "dataset", tmp_path / "out")
+    provider.asked.clear()
+    with pytest.raises(DatasetError, match="requests without a key to 127"):
+        rehydrate(tmp_path / "out", tmp_path / "again")
+    assert provider.total == 0
+
+
+def test_a_source_whose_images_are_all_there_is_not_judged(tmp_path):
+    publish(licensed(tmp_path / "in", lambda n: True), tmp_path / "out")
+    url = "http://x.example/{z}/{x}/{y}"
+    satellite = {"provider": "tiles", "name": "demo", "url": url, "zoom": 1}
+    recipe = {"city": CITY, "boundary": {"place": "Testville"}, "satellite": satellite}
+    (tmp_path / "out" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    rehydrate(tmp_path / "out", tmp_path / "again")
+    assert images(tmp_path / "again", "satellite")["image"].notna().all()
+
+
+def test_a_downloaded_recipe_reads_no_folder_of_this_machine(downloaded, town, tmp_path, capsys):
+    private = tmp_path / "private"
+    rows = read_table(town, CITY, "street_view", ["image_id", "source"])
+    names = [one.partition("/")[2] for one in rows[rows["source"] == "google"]["image_id"]]
+    for name in names:
+        path = private / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_name(f"{path.name}.jpg").write_bytes(drawn("private"))
+    folder = {"provider": "folder", "folder": str(private), "coordinates": "csv", "name": "google"}
+    listed = [{"file": f"{name}.jpg", "lon": 7.4, "lat": 43.73} for name in names]
+    pd.DataFrame(listed).to_csv(private / "images.csv", index=False)
+    published = downloaded(street_view=[folder])
+    path = published / "data" / f"{CITY}-street_view" / "part-00000.parquet"
+    table = pq.read_table(path)
+    column = pa.array([f"{one}.jpg" for one in table["image_id"].to_pylist()])
+    number = table.column_names.index("image_id")
+    pq.write_table(table.set_column(number, table.schema.field("image_id"), column), path)
+    assert main(["rehydrate", str(published), "--output_dir", str(tmp_path / "again")]) == 0
+    assert f"{len(table):,} could not be had" in capsys.readouterr().out
+    assert images(tmp_path / "again", "street_view").empty
+    # the same in a recipe of one's own is read
+    own = yaml.safe_load((tmp_path / "town.yaml").read_text()) | {"street_view": [folder]}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    done = rehydrate(published, tmp_path / "mine", recipe=read_recipe(tmp_path / "own.yaml"))
+    assert done.filled[f"{CITY}-street_view"] == len(names)
+
+
+@pytest.mark.parametrize(("answer", "code"), [("n", 1), ("y", 0), (None, 2)])
+def test_ones_own_recipe_is_asked_about_by_host_and_variable(
+    town,
+    provider,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    capsys,
+    answer,
+    code,
+):
+    publish(town, tmp_path / "out")
+    provider.asked.clear()
+    questions = []
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: answer is not None, raising=False)
+    monkeypatch.setattr("builtins.input", lambda question: questions.append(question) or answer)
+    command = ["rehydrate", str(tmp_path / "out"), "--output_dir", str(tmp_path / "again")]
+    assert main([*command, "--recipe", str(tmp_path / "town.yaml")]) == code
+    said = "".join(questions) + capsys.readouterr().err
+    host = f"127.0.0.1:{provider.server_port}"
+    assert f"the value of GOOGLE_MAPS_API_KEY to {host}" in said
+    assert f"the value of BAIDU_MAP_AK to {host}" in said
+    assert f"requests without a key to {host}" in said
+    assert (provider.total > 0) == (answer == "y")
+
+
+@pytest.mark.parametrize("flag", [[], ["--push_to_hub", "org/town"]])
+def test_an_address_with_a_key_is_not_published(write, provider, tmp_path, capsys, flag):  # noqa: F811
+    from .test_city_build import _recipe
+
+    satellite = _recipe(provider.url)["satellite"]
+    build(read_recipe(write()), tmp_path / "run", draw=False, recipe_text="city: testville")
+    satellite["url"] += "?access_token=pk.S3CRET"
+    path, run = write(satellite=satellite), str(tmp_path / "run")
+    assert main(["build", str(path), "--output_dir", run, "--yes"]) == 2
+    assert main(["publish", str(path), "--output_dir", run, *flag]) == 2
+    said = capsys.readouterr().err
+    assert said.count("`satellite.url` has an address with a key in it") == 2
+    assert "pk.S3CRET" not in said
+
+
+@pytest.mark.parametrize("text", ["satellite: {url: 'URL'}", "# once: URL\ncity: a"])
+def test_a_recipe_beside_a_dataset_is_looked_through_for_keys(town, tmp_path, text):
+    publish(town, tmp_path / "out")
+    url = "https://tiles.example.com/{z}/{x}/{y}.jpg?access_token=pk.S3CRET"
+    (town / "recipe.yaml").write_text(text.replace("URL", url))
+    with pytest.raises(DatasetError, match="address with a key"):
+        publish(town, tmp_path / "two")
+    assert not (tmp_path / "two").exists()
+    # published before anybody looked
+    (tmp_path / "out" / "recipe.yaml").write_text(text.replace("URL", url))
+    marker = json.loads((tmp_path / "out" / "published.json").read_text())
+    content = (tmp_path / "out" / "recipe.yaml").read_bytes()
+    marker["sha256"]["recipe.yaml"] = hashlib.sha256(content).hexdigest()
+    (tmp_path / "out" / "published.json").write_text(json.dumps(marker))
+    with pytest.raises(DatasetError, match="address with a key"):
+        check_gate(tmp_path / "out")
+
+
+def test_a_key_in_what_would_be_published_is_found(write, tmp_path, monkeypatch):  # noqa: F811
+    recipe = read_recipe(write(notes=["Asked for with K3Y+0f+mine.", "Another note."]))
+    text = "city: testville\nsatellite: {provider: tiles, key_env: MY_MAP_KEY}\n"
+    dataset = build(recipe, tmp_path / "run", draw=False, recipe_text=text).dataset
+    monkeypatch.setenv("MY_MAP_KEY", "K3Y+0f+mine")
+    with pytest.raises(DatasetError, match=r"MY_MAP_KEY") as refused:
+        publish(dataset, tmp_path / "out")
+    assert "README.md" in str(refused.value)
+    assert f"data/{CITY}-regions/part-00000.parquet" in str(refused.value)
+    assert "K3Y" not in str(refused.value)
+    with pytest.raises(DatasetError, match="did not end"):
+        check_gate(tmp_path / "out")
+    monkeypatch.delenv("MY_MAP_KEY")
+    publish(dataset, tmp_path / "out")
+    monkeypatch.setenv("HF_TOKEN", "hf_a-t0ken")
+    check_gate(tmp_path / "out")
+    with (tmp_path / "out" / "README.md").open("a") as card:
+        card.write("hf_a-t0ken")
+    with pytest.raises(DatasetError, match=r"README\.md \(HF_TOKEN\)"):
+        push(tmp_path / "out", "org/town")
 
 
 def test_a_dry_run_of_no_push_publishes_nothing(tmp_path, capsys):

@@ -1,0 +1,67 @@
+"""Values of variables are found in every kind of file that is published."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dataset_builders.errors import DatasetError
+from dataset_builders.leaks import check_leaks
+
+SECRET = "k3y/with+signs="
+
+
+def as_text(path):
+    path.write_text(f"notes: asked with {SECRET}")
+
+
+def as_address(path):
+    path.write_text("https://example.com/?k=k3y%2Fwith%2Bsigns%3D")
+
+
+def as_bytes(path):
+    path.write_bytes(b"\xff\xd8\x00" + SECRET.encode() + b"\x00")
+
+
+def as_cell(path):
+    # far down, in a compressed page that refers to its beginning
+    rows = [f"k3y/wit{n}h+signs=" for n in range(1000)] + [SECRET]
+    options = {"compression": "ZSTD", "use_dictionary": False, "write_statistics": False}
+    pq.write_table(pa.table({"detail": rows}), path, **options)
+    assert SECRET.encode() not in path.read_bytes()
+
+
+def as_nested_cell(path):
+    images = [{"bytes": b"x" * 200, "path": f"{SECRET}.jpg" * 3}]
+    pq.write_table(pa.table({"image": images}), path, compression="ZSTD")
+
+
+def as_category(path):
+    column = pa.array([SECRET * 9, "b"]).dictionary_encode()
+    pq.write_table(pa.table({"source": column}), path, compression="ZSTD")
+
+
+def as_metadata(path):
+    table = pa.table({"a": [1]}).replace_schema_metadata({"urbanln": SECRET})
+    pq.write_table(table, path)
+
+
+@pytest.mark.parametrize(
+    "write", [as_text, as_address, as_bytes, as_cell, as_nested_cell, as_category, as_metadata]
+)
+def test_a_value_is_found_wherever_it_is(tmp_path, monkeypatch, write):
+    monkeypatch.setenv("MY_KEY", SECRET)
+    tables = (as_cell, as_nested_cell, as_category, as_metadata)
+    name = "part.parquet" if write in tables else "file.bin"
+    write(tmp_path / name)
+    (tmp_path / "empty").touch()
+    with pytest.raises(DatasetError, match=rf"{name} \(MY_KEY\)") as refused:
+        check_leaks(tmp_path, ["empty", name], {"MY_KEY", "NOT_SET"})
+    assert SECRET not in str(refused.value)
+    monkeypatch.setenv("MY_KEY", "another key")
+    check_leaks(tmp_path, ["empty", name], {"MY_KEY"})
+
+
+def test_a_value_too_short_for_a_key_is_not_searched_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "none")
+    (tmp_path / "card.md").write_text("captions: none")
+    check_leaks(tmp_path, ["card.md"], {"MY_KEY"})
