@@ -34,9 +34,22 @@ def limits(city: CityResults) -> list[str]:
         )
     for name, n in summary["invalid_labels"].items():
         lines.append(f"Labels of {name}: {n} are negative or infinite and count as missing.")
+    left_out = summary.get("stored_neighbours", {})  # not in the summaries of earlier runs
+    if left_out:
+        counts = " and ".join(f"{n} {part}" for part, n in left_out.items())
+        lines.append(
+            f"The block split stored in the dataset: {counts} regions are left out because they "
+            "touch a region of another part or lie next to it. Rebuild the dataset to correct its "
+            "split."
+        )
     skipped = Counter((s["indicator"], s["protocol"], s["reason"]) for s in summary["skipped"])
     for (indicator, protocol, reason), n in skipped.items():
         lines.append(f"{indicator}, {protocol}: {n} split(s) not scored: {reason}")
+    for indicator, columns in summary.get("left_out_inputs", {}).items():
+        lines.append(
+            f"{indicator}: the control by points of interest is not given {', '.join(columns)}, "
+            "which would give it away."
+        )
     if city.outdated:
         lines.append(
             f"{city.outdated} rows of results.jsonl were computed on other regions, labels, "
@@ -55,6 +68,10 @@ def _of_systems(city: CityResults) -> Iterable[str]:
             yield f"{name}: {n} regions have no {view.replace('_', ' ')}."
         for difference in own.get("provenance", {}).get("differs", ()):
             yield f"{name}: {difference}"
+        if columns := own.get("poi_left_out"):
+            yield (
+                f"{name}: learnt without {', '.join(columns)}, which would give an indicator away."
+            )
         rate = own.get("truncation_rate")
         if rate is not None:
             yield f"{name}: {rate:.1%} of the captions it learnt from were cut at its text limit."
@@ -87,28 +104,40 @@ def distance_table(city: CityResults) -> Table | None:
     x, y = place.xy.T
     body = []
     for protocol in (p for p in PROTOCOLS if p in city.protocols):
-        distances = []
+        distances, near, gaps = [], [], []
         for seed in sorted({row.split_seed for row in city.of(protocol)}):
             try:
                 split = draw_split(regions, place, protocol, seed)
                 distances.append(nearest_train_distance(x, y, split))
             except SplitError:
                 continue
+            test, train = (np.flatnonzero(split == part) for part in ("test", "train"))
+            near.append(place.neighbourhood.near(test, train))
+            gaps.append(place.neighbourhood.gaps_m(test, train).min())
         if distances:
             metres = np.concatenate(distances)
-            near = float((metres <= place.buffer_m).mean())
             cells = [number(float(np.percentile(metres, p)), form=",.0f") for p in PERCENTILES]
-            body.append((Cell(protocol), *cells, number(100 * near, form=".0f")))
+            share = number(100 * float(np.concatenate(near).mean()), form=".0f")
+            gap = number(float(min(gaps)), form=",.0f")
+            body.append((Cell(protocol), *cells, share, gap))
     if not body:
         return None
     return Table(
         name=f"{city.name.replace('_', '-')}-distance",
         title=f"Metres from a test region to the nearest of training, {city.title}",
-        header=("protocol", "5 %", "median", "95 %", "with a neighbour in training, %"),
+        header=(
+            "protocol",
+            "5 %",
+            "median",
+            "95 %",
+            "with a neighbour in training, %",
+            "smallest gap",
+        ),
         rows=tuple(body),
         notes=(
-            f"Over all splits and regions; a region's side is about {place.cell_m:.0f} m. A "
-            "neighbour is one of the eight around a cell.",
+            f"Over all splits and regions, from centre to centre; a region's side is about "
+            f"{place.cell_m:.0f} m. A neighbour touches the region or has its centre within "
+            f"{place.buffer_m:.0f} m; the smallest gap is from border to border.",
         ),
     )
 
@@ -122,8 +151,9 @@ def seeds_note(city: CityResults, rows: list[ResultRow], protocol: str) -> str:
     text += f"), {draws} draw(s) of MLP weights each."
     if protocol == "block" and city.summary["block_m"]:
         text += (
-            f" Drawn blocks have sides of {city.summary['block_m']:.0f} m; regions within "
-            f"{city.summary['buffer_m']:.0f} m of a held-out one are left out of training."
+            f" Drawn blocks have sides of {city.summary['block_m']:.0f} m; regions that touch a "
+            "held-out one, or whose centre is within "
+            f"{city.summary['buffer_m']:.0f} m of one's, are left out of training."
         )
     counts = Counter((row.system, row.view, row.probe, row.indicator) for row in rows)
     splits = {key: set[int]() for key in counts}

@@ -31,6 +31,7 @@ from .controls import (
 )
 from .embedding_tables import EmbeddingTable
 from .errors import InputError
+from .poi import poi_columns
 from .predictions import (
     BLOCK_COLUMN,
     PREDICTIONS_FOLDER,
@@ -41,13 +42,22 @@ from .predictions import (
 )
 from .probing import Fit, MLPSettings, RidgeSettings, Task, fit_mlp, fit_ridge
 from .results import FORMAT_VERSION, ResultRow, ResultStore, code_revision, row_key
-from .splits import FRACTIONS, Geography, block_ids, draw_split, geography
+from .splits import (
+    FRACTIONS,
+    SPLIT_RULE,
+    Geography,
+    block_ids,
+    draw_split,
+    geography,
+    stored_neighbours,
+)
 from .systems import (
     CONTROL_NAMES,
     NO_VIEW,
     VIEW_CHOICES,
     System,
     common_regions,
+    left_out_inputs,
     make_systems,
     views_of,
 )
@@ -221,13 +231,14 @@ def make_cells(
 
 
 def _seen(systems: Sequence[System], cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """The cells of systems that were given the indicator."""
+    """The cells of systems whose inputs give the indicator away."""
     reasons: dict[tuple[str, str, int], dict[str, Any]] = {}
     for system in systems:
         for cell in cells:
             name = cell.target.name
-            if not system.scores(name):
-                reason = f"{system.name} uses {name}, so it is not scored on it"
+            if columns := system.leaks(name):
+                given = ", ".join(columns[:3]) + (", ..." if len(columns) > 3 else "")
+                reason = f"{system.name} was given {given}, so it is not scored on {name}"
                 key = (reason, cell.protocol, cell.split_seed)
                 reasons[key] = skip(name, cell.protocol, cell.split_seed, reason)
     return list(reasons.values())
@@ -275,7 +286,7 @@ def hash_table(
 
     The counts of points of interest are among it: they are the control's vectors.
     """
-    regions, poi = city.regions.iloc[kept], city.poi_counts()
+    regions = city.regions.iloc[kept]
     stored = {
         name: city.regions[name].astype(object).where(city.regions[name].notna(), None).tolist()
         for name in ("split_random", "split_block")
@@ -289,8 +300,8 @@ def hash_table(
         stored,
         labels,
         *(target.y[kept].tobytes() for target in city.targets),
-        b"" if poi is None else poi[kept].tobytes(),
-        [place.block_m, place.buffer_m] if np.isfinite(place.block_m) else [],
+        city.numbers(poi_columns(regions))[kept].tobytes(),
+        [place.block_m, place.buffer_m, SPLIT_RULE] if np.isfinite(place.block_m) else [],
         asdict(settings.mlp),
         asdict(settings.ridge),
     )
@@ -403,8 +414,10 @@ def _write_summary(
         "regions": {"all": len(city.regions), "compared": len(kept), "dropped": dropped},
         "invalid_labels": {t.name: t.invalid for t in city.targets if t.invalid},
         "skipped": skipped,
+        "left_out_inputs": left_out_inputs(city),
         "block_m": place.block_m if np.isfinite(place.block_m) else None,
-        "buffer_m": place.buffer_m if np.isfinite(place.buffer_m) else None,
+        "buffer_m": place.buffer_m if np.isfinite(place.block_m) else None,
+        "stored_neighbours": stored_neighbours(city.regions, place),
         "without_coordinates": int((~np.isfinite(place.xy[kept]).all(1)).sum()),
         "settings": asdict(settings),
         "systems": {

@@ -27,6 +27,8 @@ from .errors import InputError
 PROTOCOLS = {"random": "interpolation", "block": "new district"}
 FRACTIONS = (0.6, 0.2, 0.2)
 STORED_SEED = 0
+SPLIT_RULE = "touching or near centres"
+"""What keeps blocks apart, for the hashes of what was scored under it."""
 LONE_CELL_M = 1000.0  # of a single point, which nothing can be measured on
 
 
@@ -158,6 +160,7 @@ def _stored(regions: gpd.GeoDataFrame, protocol: str) -> NDArray[np.object_] | N
 __all__ = [
     "FRACTIONS",
     "PROTOCOLS",
+    "SPLIT_RULE",
     "Geography",
     "block_ids",
     "draw_split",

@@ -5,7 +5,12 @@ import pytest
 import shapely
 from PIL import Image
 
-from dataset_builders.city.split_page import split_numbers, split_page, train_distances
+from dataset_builders.city.split_page import (
+    split_numbers,
+    split_page,
+    train_distances,
+    train_gaps,
+)
 from dataset_builders.schema import INDICATORS, DatasetMetadata
 from dataset_builders.storage import DatasetWriter, read_regions
 
@@ -84,6 +89,25 @@ def test_numbers_say_what_lies_where_and_what_is_twice(dataset):
     step = 0.01 * 111_195
     np.testing.assert_allclose(near["median"], 3 * step, rtol=0.01)
     assert numbers["block_m"] == 2000
+    # the last of training and the first of test: one square between them
+    gap = numbers["train_gap"]["split_random"]
+    np.testing.assert_allclose(gap["smallest_m"], step, rtol=0.01)
+    assert gap["touching_pairs"] == 0
+
+
+def test_the_page_says_that_test_regions_touch_training(dataset):
+    regions = read_regions(dataset, "row")
+    parts = ["train", "test", "train", None, "validation", "test"]
+    regions = regions.assign(split_block=parts)
+    assert train_gaps(regions)["split_block"] == {"smallest_m": 0.0, "touching_pairs": 2}
+    numbers = split_numbers(dataset, "row", regions, train_distances(regions))
+    assert "2 pairs of a test and a training region" in split_page("row", numbers, {})
+    apart = regions.assign(split_block=["train", None, "test", "test", "test", None])
+    numbers = split_numbers(dataset, "row", apart, train_distances(apart))
+    page = split_page("row", numbers, {})
+    assert "pairs of a test" not in page
+    smallest = round(numbers["train_gap"]["split_block"]["smallest_m"])
+    assert f"<td>split_block</td><td>{smallest:,}</td><td>0</td>" in page
 
 
 def test_the_page_stands_alone_and_escapes(dataset, tmp_path):

@@ -9,6 +9,7 @@ from sklearn.linear_model import Ridge
 from dataset_builders.splits import Neighbourhood
 from demo.probes import ALPHAS, Probes, make_folds
 from pipelines.evaluation.cities import City, Target
+from tests.wards import make_wards, touching_pairs
 
 SIDE = 12
 
@@ -51,6 +52,22 @@ def test_no_fold_is_fitted_on_its_own_regions_or_on_their_neighbours(data):
         for row in fold.test:
             near = (abs(rows[seen] - rows[row]) <= 1) & (abs(columns[seen] - columns[row]) <= 1)
             assert not near.any()
+
+
+def test_no_fold_of_uneven_polygons_is_fitted_on_what_touches_it():
+    wards = make_wards(0)
+    quarter = np.digitize(wards["lon"], np.quantile(wards["lon"], [0.25, 0.5, 0.75]))
+    frame = wards.assign(fold_block=quarter)
+    y = np.arange(len(frame), dtype=float)
+    X = np.random.default_rng(0).normal(size=(len(frame), 3))
+    probes = Probes(City("town", "d", True, frame, [Target("t", "u", "identity", y)]), X)
+    assert probes.protocol == "block"
+    for fold in probes.folds:
+        part = np.full(len(frame), None)
+        for name in ("fit", "validation", "test"):
+            part[getattr(fold, name)] = name
+        for one, other in (("fit", "test"), ("fit", "validation"), ("validation", "test")):
+            assert touching_pairs(frame, part, one, other) == 0
 
 
 def test_a_label_has_no_effect_on_its_own_prediction(data):

@@ -13,7 +13,7 @@ from pipelines.evaluation.city_results import read_city
 from pipelines.evaluation.cli import main
 from pipelines.evaluation.differences import cached_differences
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.limits import distance_table
+from pipelines.evaluation.limits import distance_table, limits
 from pipelines.evaluation.paper import paper_tables
 from pipelines.evaluation.predictions import (
     PREDICTIONS_FOLDER,
@@ -245,6 +245,16 @@ def test_distances_to_training_are_those_of_the_splits(run):
     assert random[3] > 90
     assert block[3] == 0, "the buffer keeps neighbours apart"
     assert block[0] > random[2]
+    assert random[4] == 0, "some test region touches training"
+    assert block[4] > 600, "a cell lies between, 711 m wide"
+
+
+def test_neighbours_in_the_stored_split_are_told(run):
+    city = read_city(run / CITY)
+    assert not any("stored" in line for line in limits(city))
+    summary = {**city.summary, "stored_neighbours": {"train": 14, "validation": 3}}
+    (line,) = [line for line in limits(replace(city, summary=summary)) if "stored" in line]
+    assert "14 train and 3 validation regions are left out" in line
 
 
 def test_a_report_without_the_dataset_says_what_it_cannot_know(run, tmp_path):

@@ -4,8 +4,9 @@ import pytest
 
 from dataset_builders.storage import read_regions
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.splits import block_ids, draw_split, geography
+from pipelines.evaluation.splits import block_ids, draw_split, geography, stored_neighbours
 from tests.pipelines.evaluation.toy import CITY, build_toy
+from tests.wards import make_wards, touching_pairs
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,32 @@ def test_held_out_blocks_have_no_training_neighbour(regions, seed):
         abs(row[:, None] - their_row[None]), abs(column[:, None] - their_column[None])
     )
     assert apart.min() == 2
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_drawn_blocks_of_uneven_polygons_do_not_touch(seed):
+    wards = make_wards(seed)
+    split = draw_split(wards, geography(wards), "block", seed)
+    assert touching_pairs(wards, split, "train", "test") == 0
+    assert touching_pairs(wards, split, "validation", "test") == 0
+
+
+def test_of_a_stored_split_the_regions_that_touch_another_part_are_left_out():
+    wards = make_wards(0)
+    stored = np.where(wards["lon"] < wards["lon"].median(), "train", "test").astype(object)
+    stored[::50] = None
+    leaky = wards.assign(split_block=stored)
+    place = geography(leaky)
+    split = draw_split(leaky, place, "block", 0)
+    assert touching_pairs(leaky, stored, "train", "test") > 0
+    assert touching_pairs(leaky, split, "train", "test") == 0
+    left_out = (split == None) & (stored != None)  # noqa: E711
+    assert set(stored[left_out]) == {"train"}
+    assert stored_neighbours(leaky, place) == {"train": left_out.sum()}
+    # what is left out once is not missed a second time, and the random protocol is as stored
+    assert stored_neighbours(wards.assign(split_block=split), place) == {}
+    same = wards.assign(split_random=stored)
+    assert draw_split(same, place, "random", 0).tolist() == stored.tolist()
 
 
 @pytest.mark.parametrize("seed", range(1, 6))
