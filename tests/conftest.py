@@ -10,13 +10,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# a busy machine is no failure
+os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "600")
+os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "600")
 
 import hypothesis
 import pytest
 import torch
 
-# a busy machine is no failure
-hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("unhurried")
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,6 +31,8 @@ BROWSER_FLAGS = (
     "--disable-background-networking --disable-component-update --disable-sync "
     "--disable-dev-shm-usage --window-size=1280,1000"
 )
+
+BROWSER_TIMEOUT_S = 1200
 
 torch.set_num_threads(1)
 
@@ -74,6 +80,8 @@ def start_browser(tmp_path_factory) -> Iterator[Callable]:
             options.add_argument(flag)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         started.append(webdriver.Chrome(options=options, service=service.Service(driver)))
+        started[-1].set_script_timeout(BROWSER_TIMEOUT_S)
+        started[-1].set_page_load_timeout(BROWSER_TIMEOUT_S)
         return started[-1]
 
     yield start

@@ -135,7 +135,7 @@ def test_noise_of_labels_is_the_declared_one(monkeypatch, name):
     assert np.exp(ratio).mean() == pytest.approx(1, abs=0.03)
 
 
-def test_a_city_of_forty_thousand_regions_is_a_matter_of_seconds():
+def test_a_city_may_have_forty_thousand_regions():
     latents = World("oldgate", 200).region_latents
     assert latents["density"].shape == (200, 200)
 

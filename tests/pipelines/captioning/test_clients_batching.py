@@ -60,7 +60,8 @@ class Held:
     """Answers batches that wait, from the first one on, until they may go."""
 
     def __init__(self) -> None:
-        self.began, self.may_go, self.running = threading.Event(), threading.Event(), threading.Lock()
+        self.began, self.may_go = threading.Event(), threading.Event()
+        self.running = threading.Lock()
         self.batches: list[list[int]] = []
 
     def __call__(self, batch):

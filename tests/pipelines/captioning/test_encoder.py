@@ -183,18 +183,16 @@ def test_phrase_cache_embeds_at_once_what_threads_wait_for():
     def encode(phrases):
         asked.append(list(phrases))
         busy.set()
-        assert wanted.wait(10)
+        wanted.wait()
         return np.ones((len(phrases), 2))
 
     cache = PhraseCache(encode)
     threads = [threading.Thread(target=cache, args=([name],)) for name in ("first", "b", "a")]
     threads[0].start()
-    assert busy.wait(10)
+    busy.wait()
     for thread in threads[1:]:
         thread.start()
-    deadline = time.monotonic() + 10
     while cache._wanted != {"a", "b"}:
-        assert time.monotonic() < deadline
         time.sleep(0.001)
     wanted.set()
     for thread in threads:

@@ -241,7 +241,6 @@ def test_search_leaves_the_images_and_candidates_that_have_all_words(opened, run
     set_field(opened, "search", "no such words")
     assert visible(opened) == []
     opened.execute_script("document.querySelector('button[type=reset]').click()")
-    opened.implicitly_wait(1)
     assert (
         opened.execute_async_script(
             "const done = arguments[0]; setTimeout(() => done("

@@ -151,7 +151,7 @@ def test_any_text_is_tidied_and_judged(text, finish_reason):
 
 
 def test_long_hostile_texts_take_no_time():
-    started = time.monotonic()
+    started = time.thread_time()
     for text in (
         "a " * 50_000,
         "*" * 50_000,
@@ -162,7 +162,7 @@ def test_long_hostile_texts_take_no_time():
         "<think>" * 9_000,
     ):
         check_caption(tidy_caption(text)[0], rejected=["x y"], kept=["a b"])
-    assert time.monotonic() - started < 10
+    assert time.thread_time() - started < 10
 
 
 def test_real_captions_pass(shared_data):

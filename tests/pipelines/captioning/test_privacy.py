@@ -128,10 +128,10 @@ def test_any_text_is_scanned_and_then_clean(text):
 
 
 def test_long_hostile_texts_take_no_time():
-    started = time.monotonic()
+    started = time.thread_time()
     for piece in ("a.", "0-", "12 ", "A-", "a@", "AB1", "+1 ("):
         scan_text(piece * 30_000)
-    assert time.monotonic() - started < 10
+    assert time.thread_time() - started < 10
 
 
 def test_real_captions_hold_none(shared_data):

@@ -63,8 +63,8 @@ def served(city, output, servers, **changes):
             "base_url": server.url,
             "max_attempts": 6 if name != "dead" else 2,
             "backoff_s": 0.01,
-            "timeout_s": 5,
-            "outage_timeout_s": 30,
+            "timeout_s": 600,
+            "outage_timeout_s": 600,
         }
         for name, server in servers.items()
     ]

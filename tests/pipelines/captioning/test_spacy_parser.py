@@ -115,7 +115,6 @@ def test_a_missing_model_is_named_with_its_remedy(monkeypatch):
         grammar.load_language.cache_clear()
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     "sentence",
     [
