@@ -1,5 +1,6 @@
-"""Measure region representations: embed images, probe indicators, report.
+"""Predict indicators from images, and measure region representations.
 
+    python evaluate.py predict --images photos --regions tracts.gpkg --region_id tract ...
     python evaluate.py embed  --model_name_or_path M --dataset_name DIR --city C --output_dir OUT
     python evaluate.py probe  --embeddings OUT/C/*.parquet --dataset_name DIR --city C ...
     python evaluate.py report --output_dir OUT
@@ -32,6 +33,9 @@ if __name__ == "evaluate":
     _spec.loader.exec_module(_library)
 
 if __name__ == "__main__":
-    from pipelines.evaluation.cli import main
+    if sys.argv[1:2] == ["predict"]:
+        from pipelines.prediction.cli import main
+    else:
+        from pipelines.evaluation.cli import main
 
     sys.exit(main())

@@ -210,6 +210,32 @@ def interval(values: Array, level: float = LEVEL) -> Interval:
     return Interval(float(values[0]), float(low), float(high))
 
 
+def drawn_r2(
+    truth: Array,
+    predictions: Array,
+    blocks: NDArray[np.int64],
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> Array:
+    """R2 of predictions on one test set, under the same draws of blocks for all.
+
+    Args:
+        truth: `(n,)`.
+        predictions: `(k, n)`.
+        blocks: `(n,)` number of each region's block.
+        replicates: number of draws.
+        seed: seed of the draws.
+
+    Returns:
+        `(k, 1 + replicates)`; the first column is the sample itself.
+
+    Raises:
+        InputError: the regions all lie in one block.
+    """
+    names, counts = _draws([blocks], replicates, seed)
+    return _scores(truth, predictions, np.searchsorted(names, blocks), counts)["r2"]
+
+
 def _draws(
     blocks: Iterable[NDArray[np.int64]], replicates: int, seed: int
 ) -> tuple[NDArray[np.int64], Array]:
@@ -435,6 +461,7 @@ __all__ = [
     "compare",
     "compare_all",
     "draw_blocks",
+    "drawn_r2",
     "drawn_cells",
     "interval",
     "paired_bootstrap",

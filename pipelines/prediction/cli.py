@@ -1,0 +1,184 @@
+"""`python evaluate.py predict`: photos and polygons to a map of predictions."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+# threads that wait give way: beside other programs spinning costs many times the work
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+DESCRIPTION = """\
+Predict an indicator where it has no label, from photos: a map with 90 % intervals, and a verdict on
+whether the photos tell more than location alone. A region is a polygon of yours; a district is a
+square of several regions that is held out whole, so that scores tell of places without labels.
+
+  # a folder of photos with a CSV (file, lon, lat), and polygons of which some have a label
+  python evaluate.py predict --images photos --regions tracts.gpkg --region_id tract \\
+      --indicator building_height --unit m --output_dir runs/predict
+
+  # photos with positions in their EXIF data, squares of 500 m, labels from a raster
+  python evaluate.py predict --images photos --side_m 500 --labels population.tif \\
+      --aggregate sum --indicator population --unit people --output_dir runs/predict
+
+  # a dataset folder brings regions, labels and units
+  python evaluate.py predict --images runs/quickstart/dataset --output_dir runs/predict
+
+OUTPUT_DIR receives predictions.gpkg (opens coloured in QGIS), predictions.parquet,
+predictions.html, verdict.json and rejects.parquet. Rerun the command to resume an interrupted run.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's flags."""
+    top = _Parser(
+        prog="evaluate.py predict",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    inputs = top.add_argument_group("images and regions")
+    add = inputs.add_argument
+    add("--images", required=True, help="folder of photos, or a dataset folder")
+    add("--csv", help="CSV of positions in the folder, where there are several")
+    add("--city", help="city of a dataset that has several")
+    add("--regions", help="polygon file (GeoPackage, GeoJSON, Shapefile, GeoParquet)")
+    add("--region_id", help="column of the regions' unique ids")
+    add("--side_m", type=float, help="squares of this side over the images, in metres")
+    add("--h3_resolution", type=int, help="H3 cells of this resolution over the images")
+    labels = top.add_argument_group("labels")
+    add = labels.add_argument
+    add("--indicator", nargs="+", default=[], help="columns to predict; of a dataset, default: all")
+    add("--unit", nargs="+", default=[], help="unit of each indicator, in the same order")
+    add(
+        "--labels",
+        help="CSV by region id, CSV with lon and lat, vector file, or raster; default: columns of "
+        "the regions",
+    )
+    add(
+        "--aggregate",
+        choices=("mean", "sum", "count"),
+        default="mean",
+        help="how points or cells become a region's label (default: mean)",
+    )
+    add(
+        "--transform",
+        choices=("auto", "ln1p", "identity"),
+        default="auto",
+        help="scale that is modelled; auto takes ln(y + 1) for skewed amounts (default: auto)",
+    )
+    model = top.add_argument_group("encoder")
+    add = model.add_argument
+    add(
+        "--encoder",
+        help="efficientnet_lite0, mosaiks, colour_texture, or Hub id or folder of a vision or "
+        "image-text model; default: efficientnet_lite0 where there is no Hub",
+    )
+    add("--model_name_or_path", dest="encoder", help=argparse.SUPPRESS)
+    add("--batch_size", type=int, default=32, help="images per forward pass (default: 32)")
+    add("--num_workers", type=int, help="threads that decode images (default: cores, at most 8)")
+    add("--device", help="cpu, cuda, cuda:1, mps (default: what there is)")
+    add("--trust_remote_code", action="store_true", help="run code that comes with a checkpoint")
+    rest = top.add_argument_group("evaluation and output")
+    add = rest.add_argument
+    add(
+        "--protocol",
+        choices=("block", "random"),
+        default="block",
+        help="block holds out whole districts; random single regions, which measures interpolation "
+        "(default: block)",
+    )
+    add("--block_m", type=float, help="side of a district in metres (default: from the labels)")
+    add("--seed", type=int, default=0, help="seed of the random protocol's folds (default: 0)")
+    add("--output_dir", required=True, help="folder of the results")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; a user error is one line and exit code 2."""
+    from pipelines.common.errors import InputError
+
+    try:
+        return run(sys.argv[2:] if argv is None else argv)
+    except InputError as error:
+        print(f"evaluate.py predict: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("evaluate.py predict: stopped. Rerun the command to resume.", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(
+            f"evaluate.py predict: {error}. Free the space or mend the permission, and rerun the "
+            "command to resume.",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parse the flags and predict."""
+    arguments = parser().parse_args(argv)
+    _check(arguments)
+    from .predict import predict_regions
+
+    names, units = arguments.indicator, arguments.unit
+    indicators: Any = dict(zip(names, units, strict=True)) if units else names
+    workers = arguments.num_workers or min(os.cpu_count() or 1, 8)
+    predict_regions(
+        arguments.images,
+        arguments.regions,
+        arguments.region_id,
+        indicators,
+        arguments.encoder,
+        labels=arguments.labels,
+        side_m=arguments.side_m,
+        h3_resolution=arguments.h3_resolution,
+        csv=arguments.csv,
+        city=arguments.city,
+        aggregate=arguments.aggregate,
+        transform=arguments.transform,
+        protocol=arguments.protocol,
+        block_m=arguments.block_m,
+        output_dir=arguments.output_dir,
+        seed=arguments.seed,
+        batch_size=arguments.batch_size,
+        num_workers=workers,
+        device=arguments.device,
+        trust_remote_code=arguments.trust_remote_code,
+    )
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """All that is wrong with the numbers, in one error."""
+    from pipelines.common.errors import InputError
+
+    wrong = []
+    if arguments.unit and len(arguments.unit) != len(arguments.indicator):
+        wrong.append(
+            f"{len(arguments.indicator)} indicators and {len(arguments.unit)} units are given: "
+            "--unit takes one per --indicator, in the same order"
+        )
+    for name, least in (("side_m", 0.0), ("block_m", 0.0)):
+        value = getattr(arguments, name)
+        if value is not None and not value > least:
+            wrong.append(f"--{name} must be above {least:g}, got {value}")
+    for name in ("batch_size", "num_workers"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            wrong.append(f"--{name} must be at least 1, got {value}")
+    if wrong:
+        raise InputError("; ".join(wrong) + ".")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are this project's."""
+
+    def error(self, message: str) -> Any:
+        from pipelines.common.errors import InputError
+
+        raise InputError(f"{message}. `python evaluate.py predict --help` lists all flags.")
+
+
+__all__ = ["main", "parser"]

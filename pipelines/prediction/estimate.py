@@ -1,0 +1,221 @@
+"""Estimates of indicators for every region, with intervals and what location alone would give."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.evaluation.conformal import METHODS
+from pipelines.evaluation.controls import coordinate_basis, tree_coordinates
+
+from .cross_fit import FEWEST_FOLDS, Folds, Near, cross_fit, fit_all, make_folds
+from .labels import Indicator
+from .models import Floats, Model, NearestNeighbours, Ridge, Trees
+
+LEVEL = 0.9
+FEWEST_ERRORS = 8
+"""Held-out errors below which no interval is given."""
+HELD_OUT, UNLABELLED, NO_IMAGE, UNLIKE = "held_out", "unlabelled", "no_image", "unlike_training"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the regions lie and which of them may be trained on beside which.
+
+    Attributes:
+        xy: `(N, 2)` local metres.
+        districts: `(N,)` number of the square block that a region lies in.
+        groups: `(N,)` what is held out together: the districts, or each region alone.
+        near: see [`pipelines.prediction.cross_fit.Folds`].
+        protocol: "block" (whole districts are held out) or "random".
+        block_m: side of a district, metres.
+    """
+
+    xy: Floats
+    districts: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    near: Near
+    protocol: str
+    block_m: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An indicator, estimated for every region with an image; all on the modelled scale.
+
+    Attributes:
+        indicator: what is estimated.
+        folds: of the labelled regions.
+        value: `(N,)` by images: held out where there is a label.
+        half_width: `(N,)` of the 90 % interval; NaN where there are too few errors to tell.
+        location: `(N,)` by location alone, held out; NaN without a label.
+        both: `(N,)` by images and location together, held out; NaN without a label.
+        location_model: "k-NN" or "trees": the one with the smaller held-out error.
+        guaranteed: whether there are enough districts for the interval's level.
+    """
+
+    indicator: Indicator
+    folds: Folds
+    value: Floats
+    half_width: Floats
+    location: Floats
+    both: Floats
+    location_model: str
+    guaranteed: bool
+
+    @property
+    def is_held_out(self) -> NDArray[np.bool_]:
+        """`(N,)` regions with a label that was predicted by a model of other districts."""
+        return (self.folds.number >= 0) & np.isfinite(self.value)
+
+
+def estimate(
+    X: NDArray[np.floating], place: Place, indicators: Sequence[Indicator]
+) -> list[Estimate]:
+    """Estimate indicators from the vectors of regions.
+
+    Indicators with the same labelled regions share every fit.
+
+    Args:
+        X: `(N, D)` vectors of regions with an image; NaN in the numbers of a view that one lacks.
+        place: of these regions.
+        indicators: each with labels in at least [`FEWEST_FOLDS`] districts.
+    """
+    found: dict[int, Estimate] = {}
+    masks = [np.isfinite(indicator.y) for indicator in indicators]
+    for mask in {mask.tobytes(): mask for mask in masks}.values():
+        members = [k for k, own in enumerate(masks) if np.array_equal(own, mask)]
+        shared = [indicators[k] for k in members]
+        found.update(zip(members, _estimate_shared(X, place, shared, mask), strict=True))
+    return [found[k] for k in range(len(indicators))]
+
+
+def num_districts(usable: NDArray[np.bool_], place: Place) -> int:
+    """Districts with a usable region."""
+    return len(np.unique(place.districts[usable]))
+
+
+def _estimate_shared(
+    X: NDArray[np.floating],
+    place: Place,
+    indicators: Sequence[Indicator],
+    usable: NDArray[np.bool_],
+) -> list[Estimate]:
+    Y = np.column_stack([indicator.y for indicator in indicators])
+    folds = make_folds(usable, place.groups, place.near)
+    images = Ridge(X)
+    fit = cross_fit(images, Y, folds)
+    values = fit.held_out.copy()
+    out = np.flatnonzero(~usable)
+    values[out] = fit_all(images, Y, folds, fit, out)
+    basis = coordinate_basis(place.xy)
+    together = cross_fit(Ridge(np.column_stack([X, basis]).astype(np.float32)), Y, folds).held_out
+    alone: dict[str, Model] = {
+        "k-NN": NearestNeighbours(place.xy),
+        "trees": Trees(tree_coordinates(place.xy)),
+    }
+    by_location = {name: cross_fit(model, Y, folds).held_out for name, model in alone.items()}
+    estimates = []
+    for k, indicator in enumerate(indicators):
+        location = {name: fitted[:, k] for name, fitted in by_location.items()}
+        best = min(location, key=lambda name: _error(location[name], Y[:, k]))
+        width, guaranteed = _half_widths(values[:, k], Y[:, k], folds, place)
+        estimates.append(
+            Estimate(
+                indicator,
+                folds,
+                values[:, k],
+                np.where(np.isfinite(values[:, k]), width, np.nan),
+                location[best],
+                together[:, k],
+                best,
+                guaranteed,
+            )
+        )
+    return estimates
+
+
+def _half_widths(values: Floats, y: Floats, folds: Folds, place: Place) -> tuple[Floats, bool]:
+    """Of the interval of each region, by the held-out errors of other folds' regions."""
+    errors = np.where(folds.number >= 0, np.abs(values - y), np.nan)
+    method = METHODS["block" if place.protocol == "block" else "split"]
+    widths = np.full(len(values), np.nan)
+    guaranteed = True
+    for name in (-1, *folds.names):
+        use = np.isfinite(errors) & (folds.number != name)
+        if use.sum() >= FEWEST_ERRORS:
+            width, enough = method(errors[use], place.districts[use], LEVEL)
+            widths[folds.number == name] = width
+            guaranteed &= enough
+    return widths, guaranteed
+
+
+def _error(predicted: Floats, y: Floats) -> float:
+    error = np.square(predicted - y)
+    return float(np.nanmean(error)) if np.isfinite(error).any() else np.inf
+
+
+def status(X: NDArray[np.floating], estimate: Estimate) -> NDArray[np.object_]:
+    """`(N,)` status of each region with an image: "held_out", "unlabelled" or "unlike_training".
+
+    The last is a region without a label that is further from every labelled one, in the
+    standardised space of vectors, than labelled regions are from those of other folds. The
+    threshold is the upper whisker (third quartile plus 1.5 interquartile ranges) of those
+    distances, as in the area of applicability of Meyer and Pebesma (2021,
+    doi:10.1111/2041-210X.13650), without its weights.
+    """
+    folds = estimate.folds.number
+    found = np.where(folds >= 0, HELD_OUT, UNLABELLED).astype(object)
+    rows = np.flatnonzero(folds < 0)
+    found[rows[unlike(X, folds, rows)]] = UNLIKE
+    return found
+
+
+def unlike(
+    X: NDArray[np.floating], folds: NDArray[np.int64], rows: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which rows are further from all labelled rows than those are from other folds."""
+    if not len(rows):
+        return np.zeros(0, dtype=bool)
+    labelled = np.flatnonzero(folds >= 0)
+    mean = np.nanmean(X[labelled], axis=0)
+    scale = np.nanstd(X[labelled], axis=0)
+    scale = np.where(scale > 0, scale, 1.0)
+
+    def standard(some: NDArray[np.int64]) -> Floats:
+        return np.nan_to_num((X[some] - mean) / scale)
+
+    own = np.concatenate(
+        [
+            _nearest(standard(labelled[folds[labelled] == name]), standard(others))
+            for name in np.unique(folds[labelled])
+            if len(others := labelled[folds[labelled] != name])
+        ]
+        or [np.zeros(1)]
+    )
+    low, high = np.quantile(own, [0.25, 0.75])
+    return _nearest(standard(rows), standard(labelled)) > high + 1.5 * (high - low)
+
+
+def _nearest(rows: Floats, others: Floats) -> Floats:
+    from sklearn.neighbors import NearestNeighbors
+
+    distance, _ = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(others).kneighbors(rows)
+    return distance[:, 0]
+
+
+__all__ = [
+    "FEWEST_FOLDS",
+    "HELD_OUT",
+    "LEVEL",
+    "NO_IMAGE",
+    "UNLABELLED",
+    "UNLIKE",
+    "Estimate",
+    "Place",
+    "estimate",
+    "num_districts",
+    "status",
+    "unlike",
+]

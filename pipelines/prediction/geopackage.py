@@ -1,0 +1,177 @@
+"""A GeoPackage that opens coloured in QGIS: the table with its styles inside.
+
+QGIS reads styles from the table `layer_styles` of a GeoPackage and applies the default one. The
+first style shows the estimate of the first indicator; the others are listed under Layer Properties
+> Symbology > Style > Load Style > From Database.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import geopandas as gpd
+import matplotlib
+import numpy as np
+from matplotlib.colors import to_hex
+from numpy.typing import NDArray
+
+from dataset_builders.files import atomic_path
+
+LAYER = "predictions"
+NUM_CLASSES = 7
+SEQUENTIAL, UNCERTAIN, DIVERGING = "viridis", "YlOrBr", "RdBu_r"
+STYLE_TABLE = """
+CREATE TABLE layer_styles (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, f_table_catalog TEXT(256), f_table_schema TEXT(256),
+    f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT,
+    styleSLD TEXT, useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30),
+    update_time DATETIME DEFAULT CURRENT_TIMESTAMP
+)
+"""
+
+
+@dataclass(frozen=True)
+class Style:
+    """A graduated style of a layer of polygons.
+
+    Attributes:
+        name: as QGIS lists it.
+        expression: what is coloured, in QGIS's expression language.
+        breaks: limits of the classes, ascending.
+        colours: hexadecimal, one per class.
+    """
+
+    name: str
+    expression: str
+    breaks: Sequence[float]
+    colours: Sequence[str]
+
+
+def write_geopackage(table: gpd.GeoDataFrame, path: Path, units: dict[str, str]) -> None:
+    """Write predictions with styles for each indicator's estimate, interval width and residual.
+
+    Args:
+        table: see [`pipelines.prediction.predict_regions`].
+        path: of the file; replaced whole.
+        units: of the indicators, in the order of the styles.
+    """
+    plain = gpd.GeoDataFrame(table).copy()
+    plain.attrs = {}
+    with atomic_path(path) as temporary:
+        plain.to_file(temporary, layer=LAYER, driver="GPKG")
+        geometry = plain.geometry.name if plain.geometry.name != "geometry" else "geom"
+        with sqlite3.connect(temporary) as connection:
+            _write_styles(connection, list(styles(plain, units)), geometry)
+        connection.close()
+
+
+def styles(table: gpd.GeoDataFrame, units: dict[str, str]) -> Iterator[Style]:
+    """Estimate, width of the interval and residual of each indicator."""
+    for name, unit in units.items():
+        predicted, low, high = (
+            table[f"{name}_{part}"].to_numpy(float) for part in ("predicted", "low", "high")
+        )
+        columns = [f'"{name}_{part}"' for part in ("predicted", "low", "high")]
+        parts = (
+            (f"{name}, estimate ({unit})", columns[0], predicted, SEQUENTIAL),
+            (f"{name}, width of the 90 % interval", f"{columns[2]} - {columns[1]}", high - low,
+             UNCERTAIN),
+            (f"{name}, estimate - measured", f'{columns[0]} - "{name}"',
+             predicted - table[name].to_numpy(float), DIVERGING),
+        )  # fmt: skip
+        for title, expression, values, palette in parts:
+            breaks = class_breaks(values, symmetric=palette == DIVERGING)
+            if len(breaks) > 1:
+                yield Style(title, expression, breaks, _colours(palette, len(breaks) - 1))
+
+
+def class_breaks(
+    values: NDArray[np.float64], symmetric: bool = False, classes: int = NUM_CLASSES
+) -> list[float]:
+    """Limits of classes that hold about equally many values; around zero where symmetric."""
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return []
+    if symmetric:
+        most = float(np.quantile(np.abs(known), 0.95)) or 1.0
+        inner = np.linspace(-most, most, classes + 1)[1:-1]
+        outer = max(float(np.abs(known).max()), most)
+        return [-outer, *inner.tolist(), outer]
+    breaks = np.unique(np.quantile(known, np.linspace(0, 1, classes + 1)))
+    if len(breaks) == 1:
+        breaks = np.array([breaks[0], breaks[0] + 1.0])
+    return breaks.tolist()
+
+
+def _colours(palette: str, count: int) -> list[str]:
+    return [to_hex(matplotlib.colormaps[palette](x)) for x in np.linspace(0.05, 0.95, count)]
+
+
+def _write_styles(connection: sqlite3.Connection, found: Sequence[Style], geometry: str) -> None:
+    connection.execute(STYLE_TABLE)
+    connection.execute(
+        "INSERT INTO gpkg_contents (table_name, data_type, identifier) "
+        "VALUES ('layer_styles', 'attributes', 'layer_styles')"
+    )
+    for number, style in enumerate(found):
+        connection.execute(
+            "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, "
+            "f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description, owner) "
+            "VALUES ('', '', ?, ?, ?, ?, '', ?, '', '')",
+            (LAYER, geometry, style.name, to_qml(style), number == 0),
+        )
+
+
+def to_qml(style: Style) -> str:
+    """A style in QGIS's own format: a graduated renderer of filled polygons."""
+    root = ET.Element("qgis", version="3.22", styleCategories="Symbology")
+    renderer = ET.SubElement(
+        root,
+        "renderer-v2",
+        type="graduatedSymbol",
+        attr=style.expression,
+        graduatedMethod="GraduatedColor",
+        symbollevels="0",
+        enableorderby="0",
+        forceraster="0",
+    )
+    ranges, symbols = ET.SubElement(renderer, "ranges"), ET.SubElement(renderer, "symbols")
+    limits = zip(style.breaks[:-1], style.breaks[1:], style.colours, strict=True)
+    for number, (low, high, colour) in enumerate(limits):
+        ET.SubElement(
+            ranges,
+            "range",
+            symbol=str(number),
+            lower=repr(float(low)),
+            upper=repr(float(high)),
+            label=f"{low:.4g} - {high:.4g}",
+            render="true",
+        )
+        symbols.append(_fill(number, colour))
+    tree = ET.tostring(root, encoding="unicode")
+    return f"<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n{tree}"
+
+
+def _fill(number: int, colour: str) -> ET.Element:
+    symbol = ET.Element("symbol", name=str(number), type="fill", alpha="1", clip_to_extent="1")
+    layer = ET.SubElement(
+        symbol, "layer", {"class": "SimpleFill", "enabled": "1", "pass": "0", "locked": "0"}
+    )
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    options = ET.SubElement(layer, "Option", type="Map")
+    for name, value in {
+        "color": f"{red},{green},{blue},255",
+        "style": "solid",
+        "outline_color": "255,255,255,120",
+        "outline_style": "solid",
+        "outline_width": "0.1",
+        "outline_width_unit": "MM",
+    }.items():
+        ET.SubElement(options, "Option", name=name, type="QString", value=value)
+        ET.SubElement(layer, "prop", k=name, v=value)
+    return symbol
+
+
+__all__ = ["LAYER", "Style", "class_breaks", "styles", "to_qml", "write_geopackage"]

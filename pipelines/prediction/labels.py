@@ -1,0 +1,333 @@
+"""The labels that predictions are learnt from: columns, a table by id, points, or a raster."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import skew
+
+from dataset_builders.assignment import assign_points
+from dataset_builders.errors import DatasetError, MissingExtraError, SourceError
+from dataset_builders.indicators import zonal
+from dataset_builders.photos import COLUMN_NAMES, read_csv_rows
+from dataset_builders.schema import INDICATORS
+from pipelines.common.errors import InputError
+
+from .regions import read_polygons
+
+Aggregate = Literal["mean", "sum", "count"]
+Transform = Literal["auto", "ln1p", "identity"]
+Labels: TypeAlias = str | Path | pd.DataFrame | gpd.GeoDataFrame | None
+RASTERS = (".tif", ".tiff", ".vrt")
+TABLES = (".csv", ".parquet")
+LOGARITHM_BELOW = 30.0
+"""No sum of people or money of a city's regions stays under it; ln of one does."""
+SKEWED = 1.0
+
+
+@dataclass(frozen=True)
+class Indicator:
+    """What is predicted.
+
+    Attributes:
+        name: its column.
+        unit: of the raw values.
+        transform: "ln1p" or "identity": the scale that is modelled and scored.
+        raw: `(N,)` labels, NaN where missing.
+        notes: what a reader must know, one sentence each.
+    """
+
+    name: str
+    unit: str
+    transform: str
+    raw: NDArray[np.float64]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_amount(self) -> bool:
+        """Whether no label is negative, so that no prediction may be."""
+        return not (self.raw[np.isfinite(self.raw)] < 0).any()
+
+    @property
+    def y(self) -> NDArray[np.float64]:
+        """`(N,)` labels on the modelled scale."""
+        return np.log1p(self.raw) if self.transform == "ln1p" else self.raw
+
+    def to_raw(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Values on the modelled scale in raw units; amounts are never below 0."""
+        with np.errstate(over="ignore"):
+            raw = np.expm1(y) if self.transform == "ln1p" else y
+        return np.where(raw < 0, 0.0, raw) if self.is_amount else raw
+
+
+def read_labels(
+    labels: Labels,
+    names: Sequence[str],
+    regions: gpd.GeoDataFrame,
+    own: pd.DataFrame,
+    region_id: str | None,
+    aggregate: Aggregate = "mean",
+) -> dict[str, NDArray[np.float64]]:
+    """Labels of every region.
+
+    Args:
+        labels: None for columns of the regions; a CSV or Parquet table by region id; a CSV with
+            `lon` and `lat`, or a vector file of points; a raster; or a frame of one of these.
+        names: of the indicators; columns of the table. A raster gives one indicator, whatever its
+            name.
+        regions: with `region_id` and geometry (EPSG:4326).
+        own: the columns that came with the regions, in their order.
+        region_id: column of the ids, in a table of labels too.
+        aggregate: of the points within a region, or of a raster's cells: "mean" (a cell by its
+            share), "sum", or "count" (of points, whatever the column).
+
+    Returns:
+        `(N,)` raw labels by indicator, NaN where a region has none.
+
+    Raises:
+        InputError: labels that cannot be read, matched or understood.
+    """
+    if labels is None or (isinstance(labels, str | Path) and _is_polygons(labels)):
+        own = own if labels is None else _own_columns(labels, regions, region_id)
+        return {name: _column(own, name, "The table of regions") for name in names}
+    if isinstance(labels, str | Path) and Path(labels).suffix.lower() in RASTERS:
+        return _from_raster(Path(labels), names, regions, aggregate)
+    frame, where = _read_table(labels)
+    if isinstance(frame, gpd.GeoDataFrame) and not _has_points(frame):
+        own = _own_columns(frame, regions, region_id)
+        return {name: _column(own, name, where) for name in names}
+    position = _positions(frame)
+    by_id = region_id if region_id in frame else "region_id" if "region_id" in frame else None
+    if by_id is not None and not isinstance(frame, gpd.GeoDataFrame):
+        return _by_id(frame, names, regions, by_id, where)
+    if position is None:
+        raise InputError(
+            f"{where} has neither a column of region ids ({region_id or 'region_id'!r}) nor `lon` "
+            f"and `lat`; it has {', '.join(map(str, frame.columns))}."
+        )
+    return _from_points(frame, position, names, regions, aggregate, where)
+
+
+def as_indicators(
+    values: Mapping[str, NDArray[np.float64]],
+    units: Mapping[str, str],
+    transform: Transform = "auto",
+) -> list[Indicator]:
+    """Give each label its unit and the scale it is modelled on.
+
+    With "auto", amounts whose distribution is skewed (skewness above 1, and less so after
+    ln(y + 1)) are modelled as ln(y + 1), and everything else as it is. An indicator that looks as
+    if it were logged already is taken as it is, and a note says so.
+    """
+    found = []
+    for name, raw in values.items():
+        raw = np.where(np.isfinite(raw), raw, np.nan)
+        known = raw[np.isfinite(raw)]
+        notes = []
+        chosen = transform
+        logged = _looks_logged(name, known)
+        if logged:
+            notes.append(
+                f"`{name}` looks as if it were a logarithm already ({logged}); it is "
+                + ("modelled as it is." if transform == "auto" else "modelled as asked.")
+                + f" Check that its unit is {units[name]}."
+            )
+        if transform == "auto":
+            chosen = "ln1p" if not logged and _is_skewed(known) else "identity"
+        if chosen == "ln1p" and (known < 0).any():
+            raise InputError(
+                f"`{name}` has {int((known < 0).sum())} negative labels, which have no ln(y + 1). "
+                "Use --transform identity."
+            )
+        found.append(Indicator(name, units[name], chosen, raw, tuple(notes)))
+    return found
+
+
+def _is_skewed(known: NDArray[np.float64]) -> bool:
+    if len(known) < 3 or known.min() < 0 or np.ptp(known) == 0:
+        return False
+    return bool(skew(known) > SKEWED and abs(skew(np.log1p(known))) < skew(known))
+
+
+def _looks_logged(name: str, known: NDArray[np.float64]) -> str:
+    """Why a column may hold logarithms; empty where nothing suggests it."""
+    if not len(known):
+        return ""
+    if any(part in ("ln", "log", "log10", "log1p", "ln1p") for part in name.lower().split("_")):
+        return "by its name"
+    whole = np.allclose(known, np.round(known))
+    amount = name in INDICATORS and INDICATORS[name].kind == "count"
+    if amount and not whole and known.max() < LOGARITHM_BELOW:
+        return f"its largest value is {known.max():.3g}"
+    return ""
+
+
+def _is_polygons(labels: str | Path) -> bool:
+    path = Path(labels)
+    if not path.exists():
+        raise InputError(f"There is no file of labels at {path}. Check --labels.")
+    if path.suffix.lower() in (*RASTERS, *TABLES):
+        return False
+    return not _has_points(read_polygons(path))
+
+
+def _has_points(frame: gpd.GeoDataFrame) -> bool:
+    return bool(frame.geometry.geom_type.isin(["Point", "MultiPoint"]).any())
+
+
+def _own_columns(
+    labels: str | Path | gpd.GeoDataFrame, regions: gpd.GeoDataFrame, region_id: str | None
+) -> pd.DataFrame:
+    frame = read_polygons(labels)
+    where = "The table of labels" if isinstance(labels, gpd.GeoDataFrame) else str(labels)
+    if region_id is None or region_id not in frame:
+        raise InputError(
+            f"{where} has no column {region_id!r} to match the regions by; it has "
+            f"{', '.join(map(str, frame.columns))}."
+        )
+    table = pd.DataFrame(frame.drop(columns=frame.geometry.name))
+    return _matched(table, regions, region_id, where)
+
+
+def _read_table(labels: Labels) -> tuple[pd.DataFrame, str]:
+    if isinstance(labels, pd.DataFrame):
+        return labels, "The table of labels"
+    path = Path(str(labels))
+    if path.suffix.lower() == ".csv":
+        try:
+            frame, bad = read_csv_rows(path)
+        except SourceError as error:
+            raise InputError(str(error)) from error
+        if bad:
+            raise InputError(
+                f"{path}: {len(bad)} rows have more fields than the header; the first is "
+                f"{bad[0].detail}."
+            )
+        return frame, str(path)
+    if path.suffix.lower() == ".parquet":
+        try:
+            return gpd.read_parquet(path), str(path)
+        except ValueError:  # no GeoParquet
+            return pd.read_parquet(path), str(path)
+    return read_polygons(path), str(path)
+
+
+def _by_id(
+    frame: pd.DataFrame,
+    names: Sequence[str],
+    regions: gpd.GeoDataFrame,
+    by_id: str,
+    where: str,
+) -> dict[str, NDArray[np.float64]]:
+    matched = _matched(frame, regions, by_id, where)
+    return {name: _column(matched, name, where) for name in names}
+
+
+def _matched(
+    frame: pd.DataFrame, regions: gpd.GeoDataFrame, by_id: str, where: str
+) -> pd.DataFrame:
+    ids = frame[by_id].astype(str).str.strip()
+    if ids.duplicated().any():
+        twice = ids[ids.duplicated()].unique()
+        raise InputError(
+            f"{where} names {len(twice)} regions more than once in {by_id!r} "
+            f"({', '.join(twice[:3])}); one row per region is needed."
+        )
+    matched = frame.set_axis(ids, axis=0).reindex(regions["region_id"].astype(str))
+    if not ids.isin(regions["region_id"].astype(str)).any():
+        raise InputError(
+            f"No id of {by_id!r} in {where} is that of a region: {', '.join(ids[:3])} against "
+            f"{', '.join(regions['region_id'].astype(str)[:3])}. Leading zeros lost in a "
+            "spreadsheet are a common cause."
+        )
+    return matched.reset_index(drop=True)
+
+
+def _from_points(
+    frame: pd.DataFrame,
+    position: tuple[NDArray[np.float64], NDArray[np.float64]],
+    names: Sequence[str],
+    regions: gpd.GeoDataFrame,
+    aggregate: Aggregate,
+    where: str,
+) -> dict[str, NDArray[np.float64]]:
+    try:
+        rows = assign_points(*position, regions)
+    except DatasetError as error:
+        raise InputError(f"{where}: {error}") from error
+    if not (rows >= 0).any():
+        raise InputError(f"No point of {where} lies in a region. Check the coordinates.")
+    found = {}
+    for name in names:
+        if aggregate == "count":
+            found[name] = np.bincount(rows[rows >= 0], minlength=len(regions)).astype(float)
+            continue
+        values = _column(frame, name, where)
+        use = (rows >= 0) & np.isfinite(values)
+        counts = np.bincount(rows[use], minlength=len(regions))
+        sums = np.bincount(rows[use], values[use], minlength=len(regions))
+        with np.errstate(invalid="ignore"):
+            found[name] = np.where(
+                counts > 0, sums / counts if aggregate == "mean" else sums, np.nan
+            )
+    return found
+
+
+def _from_raster(
+    path: Path, names: Sequence[str], regions: gpd.GeoDataFrame, aggregate: Aggregate
+) -> dict[str, NDArray[np.float64]]:
+    if not path.is_file():
+        raise InputError(f"There is no raster of labels at {path}. Check --labels.")
+    if len(names) != 1:
+        raise InputError(f"A raster gives one indicator; {len(names)} are named.")
+    if aggregate == "count":
+        raise InputError("--aggregate count counts points; of a raster take mean or sum.")
+    kind: Literal["count", "intensity"] = "count" if aggregate == "sum" else "intensity"
+    try:
+        return {names[0]: zonal(path, regions, kind)["value"].to_numpy(float)}
+    except (DatasetError, MissingExtraError) as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _positions(frame: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """`lon` and `lat` of points in EPSG:4326; None for a table without positions."""
+    if isinstance(frame, gpd.GeoDataFrame):
+        if frame.crs is None:
+            raise InputError("The points have no CRS. Set it, as in `frame.set_crs(...)`.")
+        points = frame.geometry.to_crs("EPSG:4326").representative_point()
+        return points.x.to_numpy(float), points.y.to_numpy(float)
+    lower = {str(name).lower(): name for name in frame.columns}
+    found = [
+        next((lower[one] for one in COLUMN_NAMES[axis] if one in lower), None)
+        for axis in ("lon", "lat")
+    ]
+    if None in found:
+        return None
+    lon, lat = (pd.to_numeric(frame[name], errors="coerce").to_numpy(float) for name in found)
+    return lon, lat
+
+
+def _column(frame: pd.DataFrame, name: str, where: str) -> NDArray[np.float64]:
+    if name not in frame:
+        near = difflib.get_close_matches(name, [str(one) for one in frame.columns], n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise InputError(
+            f"{where} has no column {name!r}; it has {', '.join(map(str, frame.columns))}.{hint}"
+        )
+    values = pd.to_numeric(frame[name], errors="coerce")
+    text = frame.loc[values.isna() & frame[name].notna(), name].astype(str).str.strip()
+    if (text != "").any():
+        raise InputError(
+            f"{where}: {int((text != '').sum())} labels of {name!r} are no numbers; the first is "
+            f"{text[text != ''].iloc[0]!r}. Leave a missing label empty."
+        )
+    return values.to_numpy(dtype=float, na_value=np.nan)
+
+
+__all__ = ["Aggregate", "Indicator", "Labels", "Transform", "as_indicators", "read_labels"]

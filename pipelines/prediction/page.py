@@ -1,0 +1,55 @@
+"""One page on predictions: the verdict, scores and maps; nothing is loaded from the web."""
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader
+
+from dataset_builders.files import atomic_path
+
+from .maps import data_address, indicator_maps
+
+if TYPE_CHECKING:
+    from .predict import Predictions
+
+STATUSES = {
+    "held_out": "labelled; predicted by a model that has not seen the district",
+    "unlabelled": "no label; predicted by a model of all labelled regions",
+    "unlike_training": "no label, and images unlike all labelled ones: do not rely on it",
+    "no_image": "no usable image, so no prediction",
+}
+
+
+def write_page(found: "Predictions", path: Path) -> None:
+    """Write the page."""
+    environment = Environment(
+        loader=PackageLoader("pipelines.prediction", "templates"), autoescape=True
+    )
+    sections = [_section(found, number) for number in range(len(found.verdicts))]
+    text = environment.get_template("predictions.html.j2").render(
+        found=found, sections=sections, statuses=STATUSES
+    )
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _section(found: "Predictions", number: int) -> dict[str, Any]:
+    verdict = found.verdicts[number]
+    counts = Counter(found.table[f"{verdict.indicator}_status"])
+    picture = indicator_maps(found.table, verdict.indicator, verdict.unit)
+    winner = {"yes": 0, "no": 1}.get(verdict.better_than_location)
+    scores = [
+        ("images", verdict.images),
+        (f"location alone ({verdict.location_model})", verdict.location),
+        ("images and location", verdict.both),
+    ]
+    return {
+        "verdict": verdict,
+        "counts": [(name, counts[name]) for name in STATUSES if counts[name]],
+        "map": data_address(picture),
+        "scores": [(name, score.text, k == winner) for k, (name, score) in enumerate(scores)],
+    }
+
+
+__all__ = ["write_page"]

@@ -1,0 +1,388 @@
+"""Photos and polygons to a map of predictions: the whole job in one call."""
+
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from dataset_builders.errors import SplitError
+from dataset_builders.split_checks import correlation_range
+from dataset_builders.splits import block_numbers, default_block_m, local_xy, region_neighbourhood
+from pipelines.common.encoders import Encoder
+from pipelines.common.errors import InputError
+from pipelines.evaluation.embed import EmbedSettings, embed
+from pipelines.evaluation.embedding_tables import COUNT_COLUMNS, read_embeddings
+
+from .estimate import (
+    FEWEST_FOLDS,
+    NO_IMAGE,
+    Estimate,
+    Place,
+    estimate,
+    num_districts,
+    status,
+)
+from .inputs import Inputs, RegionOptions, from_dataset, from_files, is_dataset
+from .labels import Aggregate, Indicator, Labels, Transform
+from .outputs import write_outputs
+from .verdict import Verdict, judge, raw_interval
+
+FEWEST_LABELLED = 16
+DISTRICTS_IN_A_ROW = 4
+"""A city is cut into no fewer by default, however far its labels reach."""
+Protocol = Literal["block", "random"]
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Vectors of the regions with an image.
+
+    Attributes:
+        rows: `(M,)` their positions among all regions, ascending.
+        X: `(M, D)`; NaN in the numbers of a view that a region lacks.
+        counts: `(M,)` images behind each vector.
+    """
+
+    rows: NDArray[np.int64]
+    X: NDArray[np.floating]
+    counts: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What came out.
+
+    Attributes:
+        table: a row per region; see [`predict_regions`].
+        verdicts: one per indicator.
+        notes: what was left out or assumed, one sentence each.
+        encoder: name of the encoder.
+        synthetic: the data is simulated.
+    """
+
+    table: gpd.GeoDataFrame
+    verdicts: list[Verdict]
+    notes: list[str]
+    encoder: str
+    synthetic: bool
+
+
+def predict_regions(
+    images: str | Path | pd.DataFrame,
+    regions: str | Path | gpd.GeoDataFrame | None = None,
+    region_id: str | None = None,
+    indicators: Mapping[str, str] | Sequence[str] | None = None,
+    encoder: str | Encoder | None = None,
+    *,
+    labels: Labels = None,
+    side_m: float | None = None,
+    h3_resolution: int | None = None,
+    csv: str | None = None,
+    city: str | None = None,
+    aggregate: Aggregate = "mean",
+    transform: Transform = "auto",
+    protocol: Protocol = "block",
+    block_m: float | None = None,
+    output_dir: str | Path | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    num_workers: int = 2,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    log: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+) -> gpd.GeoDataFrame:
+    """Predict indicators of regions from their images.
+
+    Regions with a label teach the model and are predicted by one that has not seen their district;
+    the others are predicted by a model of all labelled regions.
+
+    Args:
+        images: Folder of photos with a CSV (`file`, `lon`, `lat`) or with positions in their EXIF
+            data, a frame with these columns, or a dataset folder, which brings regions and labels.
+        regions: Polygon file or frame with a CRS.
+        region_id: Column of the regions' unique ids.
+        indicators: Unit of each indicator to predict, such as `{"building_height": "m"}`. Of a
+            dataset names are enough, and by default all are predicted.
+        encoder: Built-in encoder (`efficientnet_lite0`, `mosaiks`, `colour_texture`), or Hub id or
+            folder of a vision or image-text model. By default `efficientnet_lite0`.
+        labels: Table by region id, points, or raster; by default columns of the regions.
+        side_m: Side of squares over the images in place of `regions`, metres.
+        h3_resolution: Resolution of H3 cells over the images in place of `regions`.
+        csv: Name of the CSV in the folder of images, where there are several.
+        city: City of a dataset that has several.
+        aggregate: How points or raster cells become a region's label: "mean", "sum" or "count".
+        transform: Scale that is modelled and scored: "ln1p", "identity", or "auto", which takes
+            ln(y + 1) for skewed amounts.
+        protocol: "block" holds out whole districts; "random" single regions, which measures
+            interpolation.
+        block_m: Side of a district, metres. By default 16 regions or a fifth of the extent, and
+            more where labels resemble one another further, up to a quarter of the extent.
+        output_dir: Folder for vectors and results. A run that was interrupted resumes from it.
+        seed: Seed of the folds of the random protocol.
+        batch_size: Images per forward pass.
+        num_workers: Threads that decode images.
+        device: Device of the encoder; an accelerator by default.
+        trust_remote_code: Run code that comes with a checkpoint.
+        log: Takes messages for the user.
+
+    Returns:
+        A row per region, sorted by id (EPSG:4326): `region_id`, `n_images`, and for each indicator,
+        in raw units, `<indicator>` as given, `<indicator>_predicted`, `<indicator>_low` and
+        `<indicator>_high` (ends of the 90 % interval, block-conformal under "block") and
+        `<indicator>_status`: "held_out", "unlabelled", "no_image" or "unlike_training". `attrs`
+        holds the verdicts.
+
+    Raises:
+        InputError: Something given cannot be used; the message says what to do.
+    """
+    options = RegionOptions(
+        csv, regions, region_id, side_m, h3_resolution, labels, aggregate, transform
+    )
+    inputs = _read_inputs(images, indicators, city, options)
+    eyes = _encoder(encoder, device, seed, trust_remote_code, log)
+    settings = EmbedSettings(batch_size=batch_size, num_workers=num_workers)
+    keep = tempfile.TemporaryDirectory() if output_dir is None else nullcontext(str(output_dir))
+    with keep as folder:
+        vectors = embed_regions(eyes, inputs, Path(folder), settings, log)
+    found = predict(inputs, vectors, protocol=protocol, block_m=block_m, seed=seed)
+    found.notes.insert(0, f"Encoder: {eyes.name} ({eyes.pooling}, {eyes.dim} numbers per image).")
+    found = Predictions(found.table, found.verdicts, found.notes, eyes.name, inputs.synthetic)
+    for line in [*(verdict.sentence for verdict in found.verdicts), *found.notes]:
+        log(line)
+    if output_dir is not None:
+        write_outputs(found, inputs.rejects, Path(output_dir), log)
+    return found.table
+
+
+def predict(
+    inputs: Inputs,
+    vectors: Vectors,
+    *,
+    protocol: Protocol = "block",
+    block_m: float | None = None,
+    seed: int = 0,
+) -> Predictions:
+    """Predict the indicators of regions from their vectors.
+
+    Memory grows with the regions that have an image, not with all regions.
+
+    Args:
+        inputs: Regions and labels.
+        vectors: Of the regions with an image.
+        protocol: See [`predict_regions`].
+        block_m: See [`predict_regions`].
+        seed: See [`predict_regions`].
+
+    Raises:
+        InputError: Too few labels, labels that do not vary, or too few districts.
+    """
+    own = [replace(one, raw=one.raw[vectors.rows]) for one in inputs.indicators]
+    place = make_place(
+        inputs.regions.iloc[vectors.rows], own, protocol, block_m or inputs.block_m, seed
+    )
+    for whole, indicator in zip(inputs.indicators, own, strict=True):
+        _check_labels(indicator, int(np.isfinite(whole.y).sum()), place)
+    estimates = estimate(vectors.X, place, own)
+    verdicts = [judge(one, place) for one in estimates]
+    notes = [*inputs.notes, _protocol_note(place)]
+    for verdict in verdicts:
+        notes += [f"{verdict.indicator}: {note}" for note in verdict.notes]
+    table = _table(inputs, vectors, estimates)
+    table.attrs["verdicts"] = [verdict.as_dict() for verdict in verdicts]
+    return Predictions(table, verdicts, notes, "", inputs.synthetic)
+
+
+def make_place(
+    regions: gpd.GeoDataFrame,
+    indicators: Sequence[Indicator],
+    protocol: Protocol = "block",
+    block_m: float | None = None,
+    seed: int = 0,
+) -> Place:
+    """Districts of regions, and which regions touch.
+
+    Args:
+        regions: With an image.
+        indicators: Of them.
+        protocol: See [`predict_regions`].
+        block_m: Side of a district, metres; chosen from the extent of the labelled regions by
+            default.
+        seed: Seed of the folds of the random protocol.
+    """
+    x, y = local_xy(regions["lon"].to_numpy(float), regions["lat"].to_numpy(float))
+    neighbourhood = region_neighbourhood(regions.geometry, regions["lon"], regions["lat"])
+    if block_m is None:
+        block_m = _default_block_m(x, y, neighbourhood.cell_m, indicators)
+    districts = block_numbers(x, y, block_m, neighbourhood)
+    xy = np.column_stack([x, y])
+    if protocol == "random":
+        groups = np.random.default_rng(seed).permutation(len(x))
+        return Place(xy, districts, groups, _none_near, protocol, block_m)
+    return Place(xy, districts, districts, neighbourhood.near, protocol, block_m)
+
+
+def _default_block_m(
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    cell_m: float,
+    indicators: Sequence[Indicator],
+) -> float:
+    """As wide as the labels resemble one another, where that leaves enough districts."""
+    labelled = np.logical_or.reduce([np.isfinite(one.y) for one in indicators])
+    if not labelled.any():
+        return cell_m
+    x, y = x[labelled], y[labelled]
+    usual = float(default_block_m(x, y, cell_m))
+    widest = float(np.sqrt((np.ptp(x) + cell_m) * (np.ptp(y) + cell_m))) / DISTRICTS_IN_A_ROW
+    reach = [usual]
+    for one in indicators:
+        try:
+            reach.append(correlation_range(x, y, one.y[labelled]).range_m)
+        except SplitError:  # too few labels to tell
+            continue
+    return min(float(np.nanmax(reach)), max(usual, widest))
+
+
+def _none_near(rows: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
+    return np.zeros(len(rows), dtype=bool)
+
+
+def _read_inputs(
+    images: Any,
+    indicators: Mapping[str, str] | Sequence[str] | None,
+    city: str | None,
+    options: RegionOptions,
+) -> Inputs:
+    units: dict[str, Any] = (
+        dict(indicators)
+        if isinstance(indicators, Mapping)
+        else dict.fromkeys([indicators] if isinstance(indicators, str) else indicators or [])
+    )
+    if is_dataset(images):
+        given = [options.regions, options.region_id, options.side_m, options.h3_resolution]
+        if any(one is not None for one in (*given, options.csv, options.labels)):
+            raise InputError(
+                f"{images} is a dataset, which brings its own regions and labels: leave out "
+                "--regions, --region_id, --side_m, --h3_resolution, --csv and --labels."
+            )
+        return from_dataset(str(images), city, units, options.transform)
+    if not units:
+        raise InputError("--indicator is missing: the column that is to be predicted.")
+    if lacking := [name for name, unit in units.items() if not unit]:
+        raise InputError(
+            f"The unit of {', '.join(lacking)} is missing (--unit): predictions are given in raw "
+            "units, and a map without one says nothing."
+        )
+    return from_files(images, units, options)
+
+
+def _encoder(
+    encoder: str | Encoder | None,
+    device: str | None,
+    seed: int,
+    trust_remote_code: bool,
+    log: Callable[[str], None],
+) -> Encoder:
+    from pipelines.common.encoders import load_encoder
+    from pipelines.evaluation.cli import default_device
+
+    from .default_encoder import default_encoder
+
+    if encoder is not None and not isinstance(encoder, str | Path):
+        return encoder
+    name = default_encoder(log) if encoder is None else str(encoder)
+    return load_encoder(
+        name,
+        seed=seed,
+        device=device or default_device(),
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def embed_regions(
+    encoder: Encoder,
+    inputs: Inputs,
+    folder: Path,
+    settings: EmbedSettings,
+    log: Callable[[str], None],
+) -> Vectors:
+    """Mean vectors of the regions' images, views side by side; resumes what lies in the folder."""
+    path = embed(encoder, inputs.source, folder / "embeddings", "vectors", settings, log)
+    table = read_embeddings(path)
+    images = pq.read_table(path, columns=list(COUNT_COLUMNS.values()))
+    counts = sum(images[name].to_numpy() for name in images.column_names)
+    X = np.concatenate([table.vectors[view] for view in table.views], axis=1)
+    row_of = {name: row for row, name in enumerate(inputs.regions["region_id"])}
+    rows = np.array([row_of[name] for name in table.region_ids])
+    kept = np.flatnonzero(np.isfinite(X).any(1))
+    kept = kept[np.argsort(rows[kept])]
+    return Vectors(rows[kept], X[kept], np.asarray(counts)[kept])
+
+
+def _check_labels(indicator: Indicator, labelled: int, place: Place) -> None:
+    name, y = indicator.name, indicator.y
+    usable = np.isfinite(y)
+    if not labelled:
+        raise InputError(f"Every label of `{name}` is missing: there is nothing to learn from.")
+    if usable.sum() < FEWEST_LABELLED:
+        raise InputError(
+            f"`{name}`: {int(usable.sum())} regions have a label and a usable image; "
+            f"{FEWEST_LABELLED} are needed. {labelled:,} have a label, {len(y):,} an image."
+        )
+    if np.ptp(y[usable]) == 0:
+        raise InputError(
+            f"`{name}` is the same in all {int(usable.sum())} labelled regions: nothing to learn."
+        )
+    districts = num_districts(usable, place)
+    if place.protocol == "block" and districts < FEWEST_FOLDS:
+        raise InputError(
+            f"`{name}`: the labelled regions lie in {districts} district(s) of "
+            f"{place.block_m:,.0f} m; {FEWEST_FOLDS} are needed to hold one out. Use a smaller "
+            "--block_m, or --protocol random, which measures interpolation only."
+        )
+
+
+def _protocol_note(place: Place) -> str:
+    if place.protocol == "random":
+        return (
+            "Protocol: random. Neighbours of a region teach its model: scores measure "
+            "interpolation, not new districts."
+        )
+    return (
+        f"Protocol: block. Districts are squares of {place.block_m / 1000:,.1f} km; a region is "
+        "predicted by a model that has seen neither its district nor what touches it."
+    )
+
+
+def _table(inputs: Inputs, vectors: Vectors, estimates: Sequence[Estimate]) -> gpd.GeoDataFrame:
+    n = len(inputs.regions)
+
+    def of_all(values: NDArray[Any], elsewhere: Any) -> NDArray[Any]:
+        column = np.full(n, elsewhere, dtype=values.dtype)
+        column[vectors.rows] = values
+        return column
+
+    columns: dict[str, Any] = {
+        "region_id": inputs.regions["region_id"].to_numpy(str).astype(object),
+        "n_images": of_all(vectors.counts, 0),
+    }
+    for whole, one in zip(inputs.indicators, estimates, strict=True):
+        name = whole.name
+        low, high = raw_interval(one)
+        columns[name] = whole.raw
+        columns[f"{name}_predicted"] = of_all(one.indicator.to_raw(one.value), np.nan)
+        columns[f"{name}_low"], columns[f"{name}_high"] = of_all(low, np.nan), of_all(high, np.nan)
+        columns[f"{name}_status"] = of_all(status(vectors.X, one), NO_IMAGE)
+    return gpd.GeoDataFrame(columns, geometry=inputs.regions.geometry.to_numpy(), crs="EPSG:4326")
+
+
+__all__ = ["Predictions", "Vectors", "embed_regions", "make_place", "predict", "predict_regions"]

@@ -1,0 +1,120 @@
+"""The regions that are predicted: polygons of a file, or squares and hexagons over the images."""
+
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import shapely
+
+from dataset_builders.assignment import assign_points
+from dataset_builders.errors import DatasetError
+from dataset_builders.regions import h3_regions, polygon_regions, square_grid
+from pipelines.common.errors import InputError
+
+AROUND_M = 1.0
+METRES_PER_DEGREE = 111_320.0
+
+
+def read_regions(
+    regions: str | Path | gpd.GeoDataFrame | None,
+    region_id: str | None,
+    photos: pd.DataFrame,
+    *,
+    side_m: float | None = None,
+    h3_resolution: int | None = None,
+) -> tuple[gpd.GeoDataFrame, pd.DataFrame]:
+    """Read polygons, or lay a grid over the photos.
+
+    Args:
+        regions: a polygon file that GDAL reads, or a frame with a CRS.
+        region_id: its column of unique ids.
+        photos: `lon` and `lat` (EPSG:4326), for a grid.
+        side_m: side of squares, metres, in place of `regions`.
+        h3_resolution: of H3 cells, in place of `regions`.
+
+    Returns:
+        Regions sorted by id with `region_id`, `lon`, `lat` (of a point within), `area_m2` and
+        geometry (EPSG:4326); and the columns that came with them, in the same order. A grid keeps
+        the cells with a photo.
+
+    Raises:
+        InputError: none or several of the three are given, or polygons that cannot be used.
+    """
+    given = [value is not None for value in (regions, side_m, h3_resolution)]
+    if sum(given) != 1:
+        raise InputError(
+            "Say what a region is by one of --regions FILE (polygons), --side_m METRES (squares "
+            f"over the images) and --h3_resolution R; got {sum(given)} of them."
+        )
+    try:
+        if regions is not None:
+            frame = read_polygons(regions)
+            return _polygons(frame, region_id)
+        return _cells(photos, side_m, h3_resolution)
+    except DatasetError as error:
+        raise InputError(f"The regions cannot be used: {error}") from error
+
+
+def read_polygons(source: str | Path | gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """A frame as it is, or a vector file.
+
+    Raises:
+        InputError: no such file, or one that GDAL does not read.
+    """
+    if isinstance(source, gpd.GeoDataFrame):
+        return source
+    path = Path(source)
+    if not path.exists():
+        raise InputError(f"There is no file of regions at {path}. Check --regions.")
+    try:
+        frame = gpd.read_parquet(path) if path.suffix == ".parquet" else gpd.read_file(path)
+    except Exception as error:  # GDAL's drivers have their own exceptions
+        raise InputError(f"{path} cannot be read as a file of polygons: {error}") from error
+    if not isinstance(frame, gpd.GeoDataFrame):
+        raise InputError(f"{path} holds a table without geometry; --regions needs polygons.")
+    return frame
+
+
+def _polygons(
+    frame: gpd.GeoDataFrame, region_id: str | None
+) -> tuple[gpd.GeoDataFrame, pd.DataFrame]:
+    columns = [name for name in frame.columns if name != frame.geometry.name]
+    if region_id is None or region_id not in frame:
+        unique = [str(name) for name in columns if frame[name].is_unique] or ["none"]
+        got = "it is missing" if region_id is None else f"got {region_id!r}"
+        raise InputError(
+            f"--region_id names the column of the regions' ids; {got}. Columns with unique values: "
+            f"{', '.join(unique)}."
+        )
+    if frame.geometry.has_z.any():
+        frame = frame.set_geometry(shapely.force_2d(frame.geometry.to_numpy()), crs=frame.crs)
+    found = polygon_regions(frame, region_id)
+    own = pd.DataFrame(frame[columns]).set_axis(frame[region_id].astype(str), axis=0)
+    return found, own.loc[found["region_id"]].reset_index(drop=True)
+
+
+def _cells(
+    photos: pd.DataFrame, side_m: float | None, h3_resolution: int | None
+) -> tuple[gpd.GeoDataFrame, pd.DataFrame]:
+    lon, lat = photos["lon"].to_numpy(float), photos["lat"].to_numpy(float)
+    around = _around(lon, lat)
+    if side_m is not None:
+        cells = square_grid(around, side_m, min_cover=0.0)
+    else:
+        cells = h3_regions(around, int(h3_resolution or 0), min_cover=0.0)
+    rows = assign_points(lon, lat, cells, check=False)
+    cells = cells.iloc[np.unique(rows[rows >= 0])].sort_values("region_id", ignore_index=True)
+    kept = ["region_id", "lon", "lat", "area_m2", "geometry"]
+    return cells[kept], pd.DataFrame(index=cells.index)
+
+
+def _around(lon: Any, lat: Any) -> shapely.Geometry:
+    """A metre around each photo: what a grid has to cover."""
+    high = AROUND_M / METRES_PER_DEGREE
+    wide = high / np.cos(np.radians(np.clip(lat, -89, 89)))
+    return shapely.union_all(shapely.box(lon - wide, lat - high, lon + wide, lat + high))
+
+
+__all__ = ["read_polygons", "read_regions"]

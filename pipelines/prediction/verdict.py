@@ -1,0 +1,248 @@
+"""What predictions are worth: scores beside location alone, coverage, and a sentence."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataset_builders.errors import SplitError
+from dataset_builders.split_checks import correlation_range
+from pipelines.evaluation.errors import InputError
+from pipelines.evaluation.statistics import Interval, drawn_r2, interval
+
+from .estimate import LEVEL, Estimate, Place
+
+FEWEST_REGIONS, FEWEST_DISTRICTS = 100, 8
+NOT_ESTIMABLE_BELOW = -2.0
+"""Of an R2: an interval that reaches further down tells nothing."""
+WIDE = 0.5
+"""Share of the city's range from which single regions are not to be planned with."""
+ANSWERS = ("yes", "not significant", "no", "too few regions", "not estimable")
+
+
+@dataclass(frozen=True)
+class Score:
+    """R2 with its 95 % interval over districts; None where it is not estimable."""
+
+    r2: float | None
+    low: float | None
+    high: float | None
+
+    @property
+    def text(self) -> str:
+        """As it is printed."""
+        if self.r2 is None or self.low is None or self.high is None:
+            return "not estimable"
+        return f"{self.r2:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an indicator's predictions can be used.
+
+    Attributes:
+        indicator: what is predicted.
+        unit: of it.
+        transform: scale that is scored: "ln1p" or "identity".
+        protocol: "block" (whole districts held out) or "random".
+        better_than_location: one of [`ANSWERS`].
+        sentence: the same for a reader.
+        images: R2 of the images.
+        location: R2 of location alone, the better of k-NN and trees.
+        location_model: which of the two.
+        both: R2 of images and location together.
+        gain: R2 of images less that of location, paired.
+        coverage: share of held-out regions within their 90 % interval.
+        level: the coverage aimed at.
+        width_share: median width of the intervals over the range of the middle 90 % of labels.
+        labelled: regions scored.
+        districts: they lie in.
+        block_m: side of a district, metres.
+        notes: what else a reader must know, one sentence each.
+    """
+
+    indicator: str
+    unit: str
+    transform: str
+    protocol: str
+    better_than_location: str
+    sentence: str
+    images: Score
+    location: Score
+    location_model: str
+    both: Score
+    gain: Score
+    coverage: float | None
+    level: float
+    width_share: float | None
+    labelled: int
+    districts: int
+    block_m: float
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def judge(estimate: Estimate, place: Place) -> Verdict:
+    """Score an estimate on its held-out regions."""
+    y = estimate.indicator.y
+    systems = np.stack([estimate.value, estimate.location, estimate.both])
+    rows = np.flatnonzero((estimate.folds.number >= 0) & np.isfinite(systems).all(0))
+    districts = len(np.unique(place.districts[rows]))
+    images, location, both, gain = _scores(y[rows], systems[:, rows], place.districts[rows])
+    few = len(rows) < FEWEST_REGIONS or districts < FEWEST_DISTRICTS
+    answer = "too few regions" if few else _answer(gain)
+    coverage, share = _coverage_and_width(estimate, rows)
+    notes = [*estimate.indicator.notes, *_notes(estimate, place, rows)]
+    sentence = _sentence(estimate, place, answer, images, location, share, len(rows), districts)
+    return Verdict(
+        estimate.indicator.name,
+        estimate.indicator.unit,
+        estimate.indicator.transform,
+        place.protocol,
+        answer,
+        sentence,
+        images,
+        location,
+        estimate.location_model,
+        both,
+        gain,
+        coverage,
+        LEVEL,
+        share,
+        len(rows),
+        districts,
+        place.block_m,
+        tuple(notes),
+    )
+
+
+def raw_interval(estimate: Estimate) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`(N,)` lower and upper ends of the intervals, in raw units."""
+    to_raw = estimate.indicator.to_raw
+    return (
+        to_raw(estimate.value - estimate.half_width),
+        to_raw(estimate.value + estimate.half_width),
+    )
+
+
+def _scores(
+    y: NDArray[np.float64], systems: NDArray[np.float64], districts: NDArray[np.int64]
+) -> tuple[Score, Score, Score, Score]:
+    none = Score(None, None, None)
+    if len(y) < 2 or np.ptp(y) == 0:
+        return none, none, none, none
+    try:
+        drawn = drawn_r2(y, systems, districts)  # (3, 1 + draws)
+    except InputError:  # one district
+        return none, none, none, none
+    images, location, both = (_score(interval(one)) for one in drawn)
+    return images, location, both, _score(interval(drawn[0] - drawn[1]))
+
+
+def _score(found: Interval) -> Score:
+    values = (found.estimate, found.low, found.high)
+    if not np.isfinite(values).all() or found.low < NOT_ESTIMABLE_BELOW:
+        return Score(None, None, None)
+    return Score(*(round(value, 4) for value in values))
+
+
+def _answer(gain: Score) -> str:
+    if gain.low is None or gain.high is None:
+        return "not estimable"
+    return "yes" if gain.low > 0 else "no" if gain.high < 0 else "not significant"
+
+
+def _coverage_and_width(
+    estimate: Estimate, rows: NDArray[np.int64]
+) -> tuple[float | None, float | None]:
+    """Measured coverage of the intervals, and their median width over the labels' range."""
+    low, high = raw_interval(estimate)
+    off = np.abs(estimate.value[rows] - estimate.indicator.y[rows])
+    known = np.isfinite(estimate.half_width[rows])
+    if not known.any():
+        return None, None
+    coverage = float((off <= estimate.half_width[rows])[known].mean())
+    spread = float(np.subtract(*np.quantile(estimate.indicator.raw[rows], [0.95, 0.05])))
+    width = float(np.median((high - low)[rows][known]))
+    share = round(width / spread, 4) if spread > 0 and np.isfinite(width) else None
+    return round(coverage, 4), share
+
+
+def _sentence(
+    estimate: Estimate,
+    place: Place,
+    answer: str,
+    images: Score,
+    location: Score,
+    share: float | None,
+    labelled: int,
+    districts: int,
+) -> str:
+    name = estimate.indicator.name
+    where = "in new districts" if place.protocol == "block" else "between labelled regions"
+    beside = f"R2 {images.text} against {location.text} for location alone"
+    if answer == "too few regions":
+        return (
+            f"{name}: too few regions to judge ({labelled} labelled in {districts} districts; "
+            f"{FEWEST_REGIONS} in {FEWEST_DISTRICTS} are needed)."
+        )
+    told = {
+        "yes": f"images predict better than location alone {where}",
+        "no": f"location alone predicts better than images {where}",
+        "not significant": f"images and location alone do not differ significantly {where}",
+        "not estimable": f"the scores {where} are not estimable",
+    }[answer]
+    width = ""
+    if share is not None and share >= WIDE:
+        width = (
+            f" A typical 90 % interval spans {_fraction(share)} the city's range: do not plan with "
+            "single regions."
+        )
+    elif share is not None:
+        width = f" A typical 90 % interval spans {share:.0%} of the city's range."
+    return f"{name}: {told} ({beside}).{width}"
+
+
+def _fraction(share: float) -> str:
+    return "all of" if share >= 0.95 else "most of" if share >= 0.65 else "half"
+
+
+def _notes(estimate: Estimate, place: Place, rows: NDArray[np.int64]) -> list[str]:
+    notes = []
+    missing = int((estimate.folds.number >= 0).sum()) - len(rows)
+    if missing:
+        notes.append(
+            f"{missing} labelled regions have no held-out prediction: too few others are left once "
+            "their district and what touches it are taken away."
+        )
+    if not estimate.guaranteed:
+        notes.append(
+            "There are too few districts for a 90 % interval; the largest error seen is taken."
+        )
+    try:
+        x, y = place.xy[rows].T
+        reach = correlation_range(x, y, estimate.indicator.y[rows]).range_m
+    except SplitError:
+        reach = np.nan
+    if place.protocol == "block" and reach > place.block_m * (1 + 1e-9):
+        notes.append(
+            f"Labels resemble one another up to {reach / 1000:,.1f} km, further than a district of "
+            f"{place.block_m / 1000:,.1f} km: scores are somewhat optimistic. A larger --block_m "
+            "is stricter."
+        )
+    return notes
+
+
+__all__ = [
+    "ANSWERS",
+    "FEWEST_DISTRICTS",
+    "FEWEST_REGIONS",
+    "Score",
+    "Verdict",
+    "judge",
+    "raw_interval",
+]
