@@ -227,6 +227,36 @@ REQUIRED = {
     "captions": ("image_id", "text"),
 }
 
+_KEYS = {
+    "regions": ("region_id",),
+    "street_view": ("image_id",),
+    "satellite": ("image_id",),
+    "captions": ("view", "image_id", "model", "prompt_version", "stage", "candidate"),
+}
+
+
+def key_columns(table: str, columns: Iterable[str]) -> list[str]:
+    """The columns whose values together are unique in a table, all of its files taken together.
+
+    An image belongs to one region, so its id alone is the key of a view. Several captions of an
+    image by one model are told apart by their number (`candidate`), or by their text where the
+    table has no such column.
+
+    Args:
+        table: one of [`TABLES`].
+        columns: those that the table has.
+
+    Returns:
+        Their names; none where the table lacks its id.
+    """
+    present = set(columns)
+    if ("region_id" if table == "regions" else "image_id") not in present:
+        return []
+    key = [name for name in _KEYS[table] if name in present]
+    is_numbered = table != "captions" or "candidate" in present
+    return key if is_numbered or "text" not in present else [*key, "text"]
+
+
 __all__ = [
     "INDICATORS",
     "REQUIRED",
@@ -237,5 +267,6 @@ __all__ = [
     "Indicator",
     "config_name",
     "features",
+    "key_columns",
     "parse_config_name",
 ]

@@ -6,12 +6,15 @@
 
 Every shard carries in its schema what `load_dataset` needs (`huggingface`), what geopandas needs
 (`geo`, GeoParquet 1.1, regions only) and what this project needs (`urbanln`).
+
+Ids are unique over all shards of a table ([`schema.key_columns`]); writing and reading check it.
 """
 
 import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -33,8 +36,10 @@ from .schema import (
     Indicator,
     config_name,
     features,
+    key_columns,
     parse_config_name,
 )
+from .unique import SeenKeys, check_stream, key_frame, refuse_repeats
 
 DATA_FOLDER = "data"
 REJECTS_FILE = "rejects.parquet"
@@ -42,6 +47,7 @@ REJECT_COLUMNS = ("table", "item", "reason", "detail")
 # an image is about 100 kB: the viewer of the Hub wants row groups below 100 MB
 ROW_GROUP_SIZE = 100
 SHAPES_AT_ONCE = 2000
+KEYS_AT_ONCE = 1 << 16
 METADATA_KEY, REJECTS_KEY, GEO_KEY = b"urbanln", b"urbanln_rejects", b"geo"
 
 Reject = tuple[str, str, str, str]
@@ -66,6 +72,8 @@ class DatasetWriter:
         self.metadata = metadata
         self._general: list[Reject] = []
         self._of_shard: list[Reject] | None = None
+        # by city and table: how many shards, counted from the first, and the keys of their rows
+        self._seen: dict[tuple[str, str], tuple[int, SeenKeys]] = {}
         if (
             self.root.is_dir()
             and any(self.root.iterdir())
@@ -113,7 +121,8 @@ class DatasetWriter:
             rows: at least the columns that cannot be null.
 
         Raises:
-            DatasetError: a column the table does not have, a null id, or an id twice.
+            DatasetError: a column the table does not have, a null id, or an id that another row of
+                this shard or of one before it has.
         """
         path = self._path(city, table, index)
         if self.has_shard(city, table, index):
@@ -121,11 +130,13 @@ class DatasetWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")
         self._of_shard = []
+        seen = self._keys_before(city, table, index)
         try:
-            self._write_rows(temporary, table, rows)
+            self._write_rows(temporary, config_name(city, table), table, rows, seen)
         finally:
             self._of_shard = None
         _replace(temporary, path)
+        self._seen[city, table] = (index + 1, seen)
         return path
 
     def reject(self, table: str, item: str, reason: str, detail: str = "") -> None:
@@ -148,7 +159,12 @@ class DatasetWriter:
 
         Returns:
             Its path.
+
+        Raises:
+            RepeatedIdError: an id stands in two rows of a table, whoever wrote its shards.
         """
+        for name in sorted({path.parent.name for path in _shards(self.root)}):
+            table_shards(self.root, *parse_config_name(name))
         of_shards = [reject for path in _shards(self.root) for reject in _rejects(path)]
         path = self.root / REJECTS_FILE
         earlier: Counter[Reject] = Counter()
@@ -176,11 +192,26 @@ class DatasetWriter:
         metadata = {**(schema.metadata or {}), METADATA_KEY: self.metadata.to_json().encode()}
         return schema.with_metadata(metadata)
 
+    def _keys_before(self, city: str, table: str, index: int) -> SeenKeys:
+        """The keys of the shards before this one; later ones may be of an earlier build."""
+        known, seen = self._seen.get((city, table), (0, SeenKeys()))
+        if known > index:
+            known, seen = 0, SeenKeys()
+        seen = seen.copy()
+        for path in (self._path(city, table, number) for number in range(known, index)):
+            for keys in _keys_of(path, table) if path.exists() else ():
+                seen.add(keys)
+        return seen
+
     def _write_rows(
-        self, temporary: Path, table: str, rows: Iterable[Mapping[str, Any]] | pa.Table
+        self,
+        temporary: Path,
+        name: str,
+        table: str,
+        rows: Iterable[Mapping[str, Any]] | pa.Table,
+        seen: SeenKeys,
     ) -> None:
         schema = self._schema(table)
-        seen: set[str] = set()
         groups = _groups(rows, schema, table)
         if table == "regions":
             whole = pa.concat_tables(groups)
@@ -196,7 +227,9 @@ class DatasetWriter:
             ) as writer,
         ):
             for group in groups:
-                _check_ids(group, table, seen)
+                _check_required(group, table)
+                keys = key_frame(group, key_columns(table, group.column_names))
+                refuse_repeats(seen.add(keys), name, "Nothing of this shard was written.")
                 if len(group) == 0:  # datasets cannot stream a row group of no rows
                     continue
                 writer.write_table(group, row_group_size=ROW_GROUP_SIZE)
@@ -242,7 +275,7 @@ def read_regions(dataset_name: str | Path, city: str) -> gpd.GeoDataFrame:
 
 def read_metadata(dataset_name: str | Path, city: str) -> DatasetMetadata:
     """What the dataset says of itself, from the table of regions."""
-    return _metadata(table_shards(dataset_name, city, "regions")[0])
+    return _metadata(_find_shards(dataset_name, city, "regions")[0])
 
 
 def read_indicators(dataset_name: str | Path, city: str) -> dict[str, Indicator]:
@@ -267,12 +300,12 @@ def list_tables(dataset_name: str | Path) -> list[tuple[str, str]]:
 
 def count_rows(dataset_name: str | Path, city: str, table: str) -> int:
     """Rows of a table, read from the footers of its shards."""
-    paths = table_shards(dataset_name, city, table)
+    paths = _find_shards(dataset_name, city, table)
     return sum(pq.read_metadata(path).num_rows for path in paths)
 
 
 def table_shards(dataset_name: str | Path, city: str, table: str) -> list[Path]:
-    """The Parquet files of a table, in order.
+    """The Parquet files of a table, in order; all reading of rows starts here.
 
     Args:
         dataset_name: a dataset folder, or the id of a dataset on the Hub.
@@ -281,7 +314,22 @@ def table_shards(dataset_name: str | Path, city: str, table: str) -> list[Path]:
 
     Raises:
         DatasetError: no such dataset, city or table.
+        RepeatedIdError: an id stands in two rows of the table.
     """
+    paths = _find_shards(dataset_name, city, table)
+    known = [path.stat() for path in paths]
+    _check_unique(
+        f"{dataset_name}, table {config_name(city, table)!r}",
+        table,
+        tuple(
+            (str(path), one.st_size, one.st_mtime_ns)
+            for path, one in zip(paths, known, strict=True)
+        ),
+    )
+    return paths
+
+
+def _find_shards(dataset_name: str | Path, city: str, table: str) -> list[Path]:
     name = config_name(city, table)
     root = _resolve(dataset_name, name)
     paths = sorted((root / DATA_FOLDER / name).glob("part-*.parquet"))
@@ -367,17 +415,27 @@ def _value(value: Any) -> Any:
     return value
 
 
-def _check_ids(group: pa.Table, table: str, seen: set[str]) -> None:
+def _check_required(group: pa.Table, table: str) -> None:
     for name in REQUIRED[table]:
         if group[name].null_count:
             raise DatasetError(f"The column {name!r} of the table {table!r} cannot be null.")
-    key = {"regions": "region_id", "captions": None}.get(table, "image_id")
-    if key is None:
-        return
-    for value in group[key].to_pylist():
-        if value in seen:
-            raise DatasetError(f"{key} {value!r} is twice in one shard of the table {table!r}.")
-        seen.add(value)
+
+
+def _keys_of(path: Path, table: str) -> Iterator[pd.DataFrame]:
+    """The keys of a shard's rows in parts; nothing if it has no id."""
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        if columns := key_columns(table, file.schema_arrow.names):
+            for batch in file.iter_batches(KEYS_AT_ONCE, columns=columns):
+                yield key_frame(pa.Table.from_batches([batch]), columns)
+
+
+@lru_cache(maxsize=64)
+def _check_unique(name: str, table: str, files: tuple[tuple[str, int, int], ...]) -> None:
+    """Refuse a table whose ids are not unique over its files: path, size and time of each.
+
+    Cached, so that a table is checked once, and again after it has changed.
+    """
+    check_stream((keys for path, _, _ in files for keys in _keys_of(Path(path), table)), name)
 
 
 def _leaves(schema: pa.Schema) -> list[str]:

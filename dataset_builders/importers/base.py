@@ -24,6 +24,7 @@ from ..publish import write_card
 from ..schema import VIEWS, DatasetMetadata, config_name
 from ..splits import region_splits
 from ..storage import DatasetWriter, count_rows, iter_images, read_rejects, read_table
+from ..unique import require_unique
 
 IMAGES_PER_SHARD = 1000
 IMAGE_SUFFIXES = {
@@ -138,10 +139,12 @@ def write_plans(
 
     Raises:
         SourceError: there is nothing to write.
-        DatasetError: `output_dir` holds something else.
+        DatasetError: `output_dir` holds something else, or an id stands in two rows of a table.
     """
     if not any(len(plan.regions) for plan in plans):
         raise SourceError("There is nothing to import: no region and no image was found.")
+    for plan in plans:
+        _check_ids(plan)
     planned = sum(len(items) for plan in plans for items in plan.images.values())
     parameters = {
         **metadata.parameters,
@@ -209,6 +212,16 @@ def geodesic_areas(geometry: np.ndarray) -> np.ndarray:
     return np.array(
         [np.nan if one is None else abs(WGS84.geometry_area_perimeter(one)[0]) for one in geometry]
     )
+
+
+def _check_ids(plan: ImportPlan) -> None:
+    """Refuse ids in two rows before anything is decoded."""
+    ids = {view: [item.image_id for item in items] for view, items in plan.images.items()}
+    for view, names in ids.items():
+        keys = pd.DataFrame({"image_id": names}, dtype=object)
+        require_unique(keys, config_name(plan.city, view), "Give each image an id of its own.")
+    regions = plan.regions[["region_id"]]
+    require_unique(regions, config_name(plan.city, "regions"), "Give each region one row.")
 
 
 def _write_city(

@@ -69,13 +69,15 @@ def import_dataset(
     )
     table = config_name(CITY, "captions")
     captions, rejects = [], []
-    for image_id, record in zip(ids, records, strict=True):
+    # of a file that is listed twice, the first record, as for the images
+    first = dict(reversed(list(zip(ids, records, strict=True))))
+    for image_id, record in reversed(first.items()):
         for number, text in enumerate(record["captions"]):
             cleaned = clean_caption(text)
             if cleaned is None:
                 rejects.append((table, image_id, "empty_caption", f"caption {number}"))
             else:
-                captions.append(_candidate(image_id, cleaned))
+                captions.append(_candidate(image_id, number, cleaned))
     classes = {image_id: record.get("class") for image_id, record in zip(ids, records, strict=True)}
     splits = {image_id: record.get("split") for image_id, record in zip(ids, records, strict=True)}
     plan = plan_from_frame(
@@ -103,8 +105,10 @@ def _sentence(text: str) -> str:
     return re.sub(r"\s+([.,;:!?])", r"\1", clean_caption(text) or "")
 
 
-def _candidate(image_id: str, text: str) -> dict[str, Any]:
-    return {"image_id": image_id, "model": "human", "stage": "human", "text": text, "kept": True}
+def _candidate(image_id: str, number: int, text: str) -> dict[str, Any]:
+    # people wrote equal sentences, which the number tells apart
+    own = {"image_id": image_id, "model": "human", "stage": "human", "candidate": number}
+    return {**own, "text": text, "kept": True}
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
@@ -130,7 +134,10 @@ def _metadata() -> DatasetMetadata:
         source=SOURCE,
         licence="not stated",
         indicators=(),
-        extra_columns={"regions": {"scene_class": "string", "split_author": "string"}},
+        extra_columns={
+            "regions": {"scene_class": "string", "split_author": "string"},
+            "captions": {"candidate": "int32"},
+        },
         parameters={"importer": "rsicd"},
         notes=(
             "The caption of an image is its distinct human captions joined in random order; all "

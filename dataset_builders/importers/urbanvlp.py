@@ -217,6 +217,7 @@ def _read_downstream(folder: Path, city: str, rejects: Rejects) -> dict[Tile, di
             frame = pd.read_csv(path)
             if "Coordinate" not in frame:
                 raise SourceError(f"{path} has no column 'Coordinate'.")
+            listed: set[Tile] = set()
             for row in frame.to_dict("records"):
                 tile = parse_tile_pair(row["Coordinate"])
                 if tile is None:
@@ -224,6 +225,10 @@ def _read_downstream(folder: Path, city: str, rejects: Rejects) -> dict[Tile, di
                     rejects.append((table, item, "bad_tile", f"{path.name}: expected (x,y)"))
                     continue
                 known = values.setdefault(tile, {"split_author": part})
+                if tile in listed or known["split_author"] != part:
+                    rejects.append((table, tile_region_id(tile), "listed_twice", path.name))
+                    continue
+                listed.add(tile)
                 known |= _values(row, tile, table, rejects)
     return values
 

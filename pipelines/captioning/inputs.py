@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 
 from dataset_builders.errors import DatasetError
 from dataset_builders.schema import VIEWS, config_name
-from dataset_builders.storage import DATA_FOLDER, list_tables, table_shards
+from dataset_builders.storage import DATA_FOLDER, KEYS_AT_ONCE, list_tables, table_shards
+from dataset_builders.unique import check_stream, key_frame
 
 from .errors import CaptioningError
 from .recipe import Recipe
@@ -65,7 +66,8 @@ def list_shards(recipe: Recipe) -> list[InputShard]:
     """All shards of a run, in a fixed order.
 
     Raises:
-        CaptioningError: there is no such dataset, table or image.
+        CaptioningError: there is no such dataset, table or image, or an image id stands in two
+            rows.
     """
     root = Path(recipe.dataset_name)
     try:
@@ -198,6 +200,9 @@ def _load(dataset_name: str, split: str, image_column: str, id_column: str | Non
                 f"{dataset_name!r} has no column {name!r}; it has "
                 f"{', '.join(loaded.column_names)}. Set `image_column` and `id_column`."
             )
+    if id_column is not None:
+        ids = loaded.select_columns([id_column]).with_format("arrow").iter(KEYS_AT_ONCE)
+        check_stream((key_frame(part, [id_column]) for part in ids), repr(dataset_name))
     # encoded bytes, as they are stored
     return loaded.cast_column(image_column, datasets.Image(decode=False))
 

@@ -4,7 +4,8 @@ One Parquet file a system: `region_id`, `n_street_views`, `n_satellite` and for 
 system sees a fixed-size list of float32, null where the region has no image of it. A system that
 makes one vector of both views has a column `both`. The schema metadata `urbanln` says where the
 vectors come from; its `uses` names all that the system has seen ("poi", "captions"...), its
-`training` of which system it is one training ([`trainings`]).
+`poi_columns` the counts of points of interest among it, its `training` of which system it is one
+training ([`trainings`]).
 """
 
 import json
@@ -14,14 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dataset_builders.files import atomic_path, digest
 from dataset_builders.schema import VIEWS
+from dataset_builders.unique import RepeatedIdError, require_unique
 
 from .errors import InputError
+from .poi import POI
 from .trainings import METADATA_NAME, Training
 
 METADATA_KEY = b"urbanln"
@@ -59,6 +63,14 @@ class EmbeddingTable:
         """What the system has seen: as the metadata says, else the views themselves."""
         return sorted(self.metadata.get("uses", [view for view in self.views if view != BOTH]))
 
+    @property
+    def inputs(self) -> list[str]:
+        """The columns of the table of regions that the system has seen.
+
+        A table that does not say which counts of points of interest they were has seen all.
+        """
+        return self.metadata.get("poi_columns", [POI]) if POI in self.uses else []
+
     def has(self, view: str) -> NDArray[np.bool_]:
         """Which regions have a vector of this view (`both`: a fused one, or one of each view)."""
         none = np.full((len(self.region_ids), 1), np.nan)
@@ -93,7 +105,9 @@ def write_embeddings(
 
     Raises:
         ValueError: vectors of an unknown view, or of another number of regions.
+        InputError: a region stands in two rows.
     """
+    _require_unique(region_ids, str(path), "Give each region one row.")
     columns: dict[str, Any] = {"region_id": pa.array(region_ids, pa.string())}
     nothing = np.zeros(len(region_ids), dtype=np.int64)
     for view in VIEWS:
@@ -122,7 +136,7 @@ def read_embeddings(path: Path) -> EmbeddingTable:
     """Read a table.
 
     Raises:
-        InputError: the file is missing or is no such table.
+        InputError: the file is missing or is no such table, or a region stands in two rows.
     """
     if not path.is_file():
         raise InputError(f"There is no embedding table at {path}. Check --embeddings.")
@@ -139,6 +153,7 @@ def read_embeddings(path: Path) -> EmbeddingTable:
         raise InputError(NOT_VECTORS.format(path=path, why=why))
     vectors = {view: _matrix(table[view].combine_chunks()) for view in views}
     region_ids = table["region_id"].to_pylist()
+    _require_unique(region_ids, str(path), "Make the table again with `python evaluate.py embed`.")
     content = digest(region_ids, views, *(vectors[view].tobytes() for view in views))
     return EmbeddingTable(metadata["label"], metadata, region_ids, vectors, content)
 
@@ -159,6 +174,13 @@ def rename_training(path: Path, training: Training | None) -> None:
         table = table.replace_schema_metadata({METADATA_KEY: json.dumps(metadata)})
         with atomic_path(path) as temporary:
             pq.write_table(table, temporary)
+
+
+def _require_unique(region_ids: Sequence[str], where: str, remedy: str) -> None:
+    try:
+        require_unique(pd.DataFrame({"region_id": region_ids}, dtype=object), where, remedy)
+    except RepeatedIdError as error:
+        raise InputError(str(error)) from error
 
 
 def _matrix(column: pa.FixedSizeListArray) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ from dataset_builders.storage import (
     read_metadata,
     read_regions,
     read_table,
+    table_shards,
 )
 
 from .cities import City, Target, transform_labels
@@ -28,7 +29,7 @@ def open_images(dataset_name: str, city: str) -> Source:
     """The images of a city, streamed from a dataset folder or Hub repository.
 
     Raises:
-        InputError: there is no such dataset, city or column.
+        InputError: there is no such dataset, city or column, or an id stands in two rows.
     """
     _check_city(dataset_name, city)
     try:
@@ -50,7 +51,8 @@ def open_city(dataset_name: str, city: str) -> City:
     """Regions and indicators of a city.
 
     Raises:
-        InputError: there is no such dataset, city or column, or it has no indicator.
+        InputError: there is no such dataset, city or column, it has no indicator, or an id stands
+            in two rows.
     """
     _check_city(dataset_name, city)
     try:
@@ -86,9 +88,11 @@ def _check_city(dataset_name: str, city: str) -> None:
 
 def _count(dataset_name: str, city: str, view: str) -> int:
     try:
-        return count_rows(dataset_name, city, view)
+        rows = count_rows(dataset_name, city, view)
     except DatasetError:  # the city is there, so what is missing is this table
         return 0
+    table_shards(dataset_name, city, view)  # checks the ids before anything is encoded
+    return rows
 
 
 def _fingerprint(dataset_name: str, city: str, table: str) -> str:

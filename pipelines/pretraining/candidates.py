@@ -201,7 +201,6 @@ def _owners(listing: pd.DataFrame, parts: Mapping[str, datasets.Dataset]) -> np.
             keys, known = _keys(name, view, image_ids), by_view
         else:
             keys, known = _keys(name, image_ids), by_city
-        # of an image that is twice in its table, the first
         found = pc.fill_null(pc.index_in(keys, known.take(pa.array(train))), -1).to_numpy()
         kept = pc.fill_null(_column(part, "kept", pa.bool_()), False).to_numpy()
         owners.append(np.where(kept & (found >= 0), train[found], -1))

@@ -23,8 +23,9 @@ from dataset_builders.captions import clean_caption
 from dataset_builders.errors import DatasetError
 from dataset_builders.hub_errors import explain
 from dataset_builders.images import BadImageError, decode_image
-from dataset_builders.schema import VIEWS, config_name, parse_config_name
-from dataset_builders.storage import list_tables, read_table
+from dataset_builders.schema import VIEWS, config_name, key_columns, parse_config_name
+from dataset_builders.storage import KEYS_AT_ONCE, list_tables, read_table
+from dataset_builders.unique import RepeatedIdError, check_stream, key_frame
 from modeling_urbanln import UrbanLNProcessor
 
 from .arguments import DataArguments
@@ -374,10 +375,24 @@ def _load_rows(dataset_name: str, table: str) -> datasets.Dataset | None:
         builder = datasets.load_dataset_builder(dataset_name, table)
         files = list((builder.config.data_files or {})["train"])
     try:
-        return datasets.load_dataset("parquet", data_files=files, split="train")
+        loaded = datasets.load_dataset("parquet", data_files=files, split="train")
     except (ValueError, datasets.exceptions.DatasetGenerationError) as error:
         message = f"The table {table!r} of {dataset_name!r} cannot be read: {error}"
         raise InputError(message) from error
+    _check_ids(loaded, table, f"{dataset_name}, table {table!r}")
+    return loaded
+
+
+def _check_ids(loaded: datasets.Dataset, table: str, where: str) -> None:
+    """Refuse a table with an id in two rows: a pair twice in a batch is no negative of itself."""
+    columns = key_columns(parse_config_name(table)[1], loaded.column_names)
+    if not columns:
+        return
+    parts = loaded.select_columns(columns).with_format("arrow").iter(KEYS_AT_ONCE)
+    try:
+        check_stream((key_frame(part, columns) for part in parts), where)
+    except RepeatedIdError as error:
+        raise InputError(str(error)) from error
 
 
 def _stored_splits(args: DataArguments, frame: pd.DataFrame) -> pd.Series:

@@ -13,6 +13,7 @@ from PIL import Image
 from dataset_builders.errors import DatasetError, SourceError
 from dataset_builders.importers import NAMES, importer
 from dataset_builders.importers.__main__ import main
+from dataset_builders.importers.base import ImageItem, ImportPlan, write_plans
 from dataset_builders.importers.camvid import (
     BUFFER_SECONDS,
     CLASSES,
@@ -31,6 +32,7 @@ from dataset_builders.importers.tiles import (
     tile_regions,
 )
 from dataset_builders.importers.urbanvlp import import_dataset as import_urbanvlp
+from dataset_builders.schema import DatasetMetadata
 from dataset_builders.storage import (
     iter_images,
     read_indicators,
@@ -106,6 +108,23 @@ def test_images_with_no_place_and_no_csv_are_regions_of_their_own(tmp_path):
     assert set(regions["split_random"]) == {"train", "validation", "test"}
     assert regions["split_block"].isna().all()
     assert any("10 without coordinates" in text for text in report.problems)
+
+
+@pytest.mark.parametrize(
+    ("regions", "images", "said"),
+    [
+        (["r", "s"], ["a", "b", "a"], r"paris-satellite: 1 row repeats the image_id .*\(a;"),
+        (["r", "r"], ["a", "b", "c"], r"paris-regions: 1 row repeats the region_id .*\(r;"),
+    ],
+)
+def test_an_id_in_two_rows_is_refused_before_anything_is_written(tmp_path, regions, images, said):
+    items = [ImageItem(name, "r", tmp_path / "no.png") for name in images]
+    plan = ImportPlan("paris", pd.DataFrame({"region_id": regions}), {"satellite": items})
+    metadata = DatasetMetadata("t", "d", "s", "l", indicators=())
+    with pytest.raises(DatasetError, match=said):
+        # one image a shard, so that no shard holds both
+        write_plans([plan], metadata, tmp_path / "out", images_per_shard=1)
+    assert not (tmp_path / "out").exists()
 
 
 def test_bad_images_and_rows_are_listed_and_nothing_else_is_lost(tmp_path):
@@ -411,16 +430,22 @@ def test_urbanvlp_lists_what_it_cannot_read(tmp_path):
     (source / "downstream").mkdir()
     (source / "downstream/Beijing_train.csv").write_text(
         'Coordinate,carbon,poi\n"(12658,4700)",6.5,"{\'a\': 2, \' b\': 3}"\n"x",1,"{}"\n'
-        '"(12659,4700)",6.6,"{oops"\n'
+        '"(12659,4700)",6.6,"{oops"\n"(12658,4700)",7.5,"{\'a\': 9}"\n'
     )
+    (source / "downstream/Beijing_test.csv").write_text('Coordinate,carbon\n"(12658,4700)",8.5\n')
     import_urbanvlp(source, tmp_path / "out")
     regions = read_regions(tmp_path / "out", "beijing").set_index(["tile_x", "tile_y"])
     assert regions.loc[(12658, 4700), "poi"] == 5
     assert regions.loc[(12658, 4700), "carbon_urbanvlp"] == 6.5
     assert np.isnan(regions.loc[(12659, 4700), "poi"])
-    reasons = read_rejects(tmp_path / "out").set_index("item")["reason"].to_dict()
+    assert regions.loc[(12658, 4700), "split_author"] == "train"
+    rejects = read_rejects(tmp_path / "out")
+    reasons = rejects.set_index("item")["reason"].to_dict()
     assert reasons == {
         "odd.jpg": "bad_name", "2_116.4,139.9_202001_1.jpg": "bad_coordinates",
         "1_116.4,39.9_202001_10.5": "bad_caption", "x": "bad_tile",
-        "baidu_16_12659_4700": "bad_poi",
+        "baidu_16_12659_4700": "bad_poi", "baidu_16_12658_4700": "listed_twice",
     }  # fmt: skip
+    # once more in its own table, and in that of the other part
+    twice = rejects.loc[rejects["reason"] == "listed_twice", "detail"]
+    assert sorted(twice) == ["Beijing_test.csv", "Beijing_train.csv"]

@@ -1,4 +1,5 @@
 import hashlib
+import shutil
 
 import pytest
 from hypothesis import given, settings
@@ -114,3 +115,25 @@ def test_a_plain_folder_needs_its_view_and_an_image(tmp_path):
 def test_a_dataset_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(CaptioningError, match="no such folder"):
         list_shards(recipe_for(tmp_path / "none"))
+
+
+def test_an_image_id_in_two_rows_is_refused(tiny_city, tmp_path, monkeypatch):
+    import datasets
+
+    from pipelines.captioning import inputs
+
+    shutil.copytree(tiny_city, tmp_path / "d")
+    shards = tmp_path / "d" / "data" / "harborview-satellite"
+    shutil.copy(shards / "part-00000.parquet", shards / "part-00001.parquet")
+    with pytest.raises(CaptioningError, match="36 rows repeat the image_id"):
+        list_shards(recipe_for(tmp_path / "d"))
+    image = {"bytes": b"one", "path": None}
+    table = datasets.Dataset.from_dict(
+        {"image": [image] * 3, "key": [7, 8, 7]},
+        features=datasets.Features({"image": datasets.Image(), "key": datasets.Value("int64")}),
+    )
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: table)
+    inputs._load.cache_clear()
+    with pytest.raises(CaptioningError, match=r"1 row repeats the key of an earlier row \(7; 1 id"):
+        list_shards(recipe_for("org/photos", id_column="key", views=["satellite"]))
+    inputs._load.cache_clear()

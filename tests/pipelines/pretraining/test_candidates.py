@@ -136,8 +136,8 @@ def test_draws_are_a_function_of_seed_epoch_and_pair(dataset, tokenizer):
 
 def test_an_image_without_candidates_keeps_its_caption(tmp_path, tokenizer, processor):
     made = [row for row in candidate_rows(24) if row["image_id"] > "image-0003"]
-    for row in made[:4]:  # of image 4: text of which nothing is left
-        row["text"] = " \u200b\n" if row["kept"] else row["text"]
+    for number, row in enumerate(made[:4]):  # of image 4: text of which nothing is left
+        row["text"] = " \u200b" + "\n" * number if row["kept"] else row["text"]
     root = write_candidates(write_dataset(tmp_path, image_rows(24)), made)
     pairs = read(root, tokenizer, validation_split_percentage=0)
     drawn = pairs.candidates.draw(5, 0)

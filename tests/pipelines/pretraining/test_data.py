@@ -1,3 +1,5 @@
+import shutil
+
 import datasets
 import numpy as np
 import pandas as pd
@@ -180,6 +182,17 @@ def test_what_is_no_dataset_is_refused(tmp_path, read):
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "data" / "part.parquet")
     with pytest.raises(InputError, match="cannot be read"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("table", "rows"), [("street_view", 72), ("satellite", 36), ("regions", 36), ("captions", 648)]
+)
+def test_a_shard_that_was_copied_is_refused(tiny_city, tmp_path, read, table, rows):
+    shutil.copytree(tiny_city, tmp_path / "d")
+    shards = tmp_path / "d" / "data" / f"harborview-{table}"
+    shutil.copy(shards / "part-00000.parquet", shards / "part-00001.parquet")
+    with pytest.raises(InputError, match=f"{rows} rows repeat the"):
+        read(tmp_path / "d", split_column="split_block", caption_sampling="score")
 
 
 def test_a_batch_is_padded_to_its_longest_text(tokenizer):

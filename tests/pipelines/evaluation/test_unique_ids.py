@@ -1,0 +1,74 @@
+"""A region that stands twice is in the training and in the test part: no score comes of it."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.evaluation.cities import City
+from pipelines.evaluation.cli import main
+from pipelines.evaluation.embedding_tables import read_embeddings, write_embeddings
+from pipelines.evaluation.errors import InputError
+from pipelines.evaluation.sources import open_city, open_images
+
+CITY = "harborview"
+
+
+def with_copied_shard(tiny_city, folder, table: str):
+    shutil.copytree(tiny_city, folder)
+    shards = folder / "data" / f"{CITY}-{table}"
+    shutil.copy(shards / "part-00000.parquet", shards / "part-00001.parquet")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("table", "read"),
+    [
+        ("regions", open_images),
+        ("regions", open_city),
+        ("satellite", open_images),
+        ("street_view", open_images),
+    ],
+)
+def test_a_copied_shard_is_found(tiny_city, tmp_path, table, read):
+    dataset = with_copied_shard(tiny_city, tmp_path / "d", table)
+    with pytest.raises(InputError, match=f"{CITY}-{table}': (36|72) rows repeat the "):
+        read(str(dataset), CITY)
+
+
+def test_neither_embed_nor_probe_runs_on_it(tiny_city, tmp_path, capsys):
+    place = ["--city", CITY, "--output_dir", str(tmp_path / "out")]
+    encoder = ["--encoder", "colour_texture"]
+    assert main(["embed", *encoder, "--dataset_name", str(tiny_city), *place]) == 0
+    capsys.readouterr()
+    dataset = with_copied_shard(tiny_city, tmp_path / "d", "regions")
+    tables = ["--embeddings", str(tmp_path / "out" / CITY / "colour_texture.parquet")]
+    for command in (["embed", *encoder], ["probe", *tables]):
+        assert main([*command, "--dataset_name", str(dataset), *place]) == 2
+        said = capsys.readouterr().err
+        assert "36 rows repeat the region_id" in said
+        assert "harborview_000_000" in said
+    assert not list((tmp_path / "out").rglob("results.jsonl"))
+
+
+def test_a_city_put_together_by_hand_is_held_to_it_too(tiny_city):
+    city = open_city(str(tiny_city), CITY)
+    twice = pd.concat([city.regions, city.regions.iloc[:2]], ignore_index=True)
+    with pytest.raises(InputError, match="2 rows repeat the region_id"):
+        City(city.name, city.dataset_name, True, twice, city.targets)
+
+
+def test_a_table_of_vectors_has_each_region_once(tmp_path):
+    counts, vectors = {"satellite": np.ones(3, np.int64)}, {"satellite": np.ones((3, 2), "f4")}
+    path = tmp_path / "x.parquet"
+    with pytest.raises(InputError, match=r"1 row repeats the region_id .*\(a; 1 id"):
+        write_embeddings(path, ["a", "b", "a"], counts, vectors, {"label": "x"})
+    assert not path.exists()
+    write_embeddings(path, ["a", "b", "c"], counts, vectors, {"label": "x"})
+    table = pq.read_table(path)
+    pq.write_table(pa.concat_tables([table, table]), path)
+    with pytest.raises(InputError, match=r"3 rows repeat .*evaluate\.py embed"):
+        read_embeddings(path)
