@@ -11,7 +11,13 @@ from pathlib import Path
 
 from dataset_builders.errors import DatasetError
 
-from .errors import CaptioningError, MissingDependencyError, ModelUnavailableError
+from .errors import (
+    CaptioningError,
+    MissingDependencyError,
+    ModelUnavailableError,
+    StorageError,
+    explain_storage,
+)
 from .recipe import Recipe, read_recipe
 
 DESCRIPTION = """\
@@ -107,14 +113,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             name: getattr(args, name, None) for name in ("dataset_name", "output_dir", "max_images")
         }
         recipe = read_recipe(args.recipe, **overrides)
-        {"run": _run, "status": _status, "inspect": _inspect, "export": _export}[args.command](
-            recipe, args
-        )
+        command = {"run": _run, "status": _status, "inspect": _inspect, "export": _export}
+        with explain_storage(getattr(args, "dataset_dir", recipe.output_dir)):
+            command[args.command](recipe, args)
     except (
         CaptioningError,
         DatasetError,
         MissingDependencyError,
         ModelUnavailableError,
+        StorageError,
     ) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -149,6 +156,11 @@ def _run(recipe: Recipe, args: argparse.Namespace) -> None:
         backend=args.backend,
     )
     if not done.finished:
+        if total == 1:
+            raise CaptioningError(
+                f"The run is not finished: of {done.images} images, by pass: {done.done}. What is "
+                "done is kept: run the same command again."
+            )
         print(f"This share is done; of {done.images} images, by pass: {done.done}.")
         return
     report = report_run(recipe)

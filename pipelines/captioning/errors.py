@@ -1,5 +1,35 @@
 """What can go wrong while images are captioned."""
 
+import errno
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_NO_ROOM = "No room to write in {folder}: {error}. Free some space there"
+_NOT_WRITABLE = "{folder} cannot be written: {error}. Make it writable, or name another folder"
+_NO_ACCESS = "Access refused while working in {folder}: {error}. Grant it"
+_NO_FOLDER = "{folder} cannot hold files: {error}. Name another folder"
+_BROKEN = "Reading or writing failed in {folder}: {error}. Check the disk"
+_BY_ERRNO = {
+    errno.ENOSPC: _NO_ROOM,
+    errno.EDQUOT: _NO_ROOM,
+    errno.EFBIG: _NO_ROOM,
+    errno.EROFS: _NOT_WRITABLE,
+    errno.EACCES: _NO_ACCESS,
+    errno.EPERM: _NO_ACCESS,
+    errno.EEXIST: _NO_FOLDER,
+    errno.ENOTDIR: _NO_FOLDER,
+    errno.EIO: _BROKEN,
+}
+_BY_SQLITE_CODE = {
+    sqlite3.SQLITE_FULL: _NO_ROOM,
+    sqlite3.SQLITE_READONLY: _NOT_WRITABLE,
+    sqlite3.SQLITE_CANTOPEN: _NOT_WRITABLE,
+    sqlite3.SQLITE_PERM: _NOT_WRITABLE,
+    sqlite3.SQLITE_IOERR: _BROKEN,
+}
+
 
 class CaptioningError(ValueError):
     """A recipe or an input that cannot be used; the message says what to change."""
@@ -31,9 +61,59 @@ class MissingDependencyError(ImportError):
     """A package or data file of an extra is not there; the message says how to get it."""
 
 
+class StorageError(Exception):
+    """The disk takes no more: full, read-only, or broken; what has been done is kept."""
+
+
+@contextmanager
+def explain_storage(folder: str | Path) -> Iterator[None]:
+    """Raise errors of the disk as a [`StorageError`] that names the cause and the remedy.
+
+    Args:
+        folder: that the block writes to.
+
+    Raises:
+        StorageError: the disk is full, the folder cannot be written, or an I/O error.
+    """
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        if not is_storage_error(error):
+            raise
+        raise StorageError(
+            f"{_wording(error).format(folder=folder, error=error)}, then run the same command "
+            "again: what is done is kept."
+        ) from error
+
+
+def is_storage_error(error: BaseException) -> bool:
+    """Whether the disk is at fault, not the work: no other attempt helps before it is mended."""
+    return bool(_wording(error))
+
+
+def is_lock_contention(error: sqlite3.Error) -> bool:
+    """Whether another connection holds the database; no other failure of SQLite says so."""
+    return _primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _wording(error: BaseException) -> str:
+    if isinstance(error, sqlite3.Error):
+        return _BY_SQLITE_CODE.get(_primary_code(error), "")
+    return _BY_ERRNO.get(error.errno or 0, "") if isinstance(error, OSError) else ""
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    """SQLite's result code without the byte that only tells its variants apart."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
 __all__ = [
     "CaptioningError",
     "MissingDependencyError",
     "ModelUnavailableError",
     "RequestFailedError",
+    "StorageError",
+    "explain_storage",
+    "is_lock_contention",
+    "is_storage_error",
 ]

@@ -38,6 +38,8 @@ CREATE TABLE IF NOT EXISTS units (
 """
 COLUMNS = "key, stage, image_id, model, result, reason, detail, attempts, seconds, finished_at"
 DETAIL_LENGTH = 500
+HELD_S = 5.0
+"""How long a ledger that another process holds is waited for."""
 
 
 @dataclass(frozen=True)
@@ -105,13 +107,14 @@ class Ledger:
         path: of the SQLite file; made if need be.
 
     Raises:
-        sqlite3.OperationalError: another process holds it.
+        sqlite3.OperationalError: another process holds it, or the disk fails; `errors` tells
+            them apart.
     """
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         self._running: dict[str, asyncio.Future[Unit]] = {}
-        self._database = sqlite3.connect(path, isolation_level=None, timeout=5)
+        self._database = sqlite3.connect(path, isolation_level=None, timeout=HELD_S)
         self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = NORMAL")

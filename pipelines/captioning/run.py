@@ -18,7 +18,13 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from .errors import CaptioningError, MissingDependencyError
+from .errors import (
+    CaptioningError,
+    MissingDependencyError,
+    ModelUnavailableError,
+    StorageError,
+    explain_storage,
+)
 from .inputs import InputShard, list_shards
 from .kit import Kit, open_kit
 from .ledger import Ledger
@@ -29,8 +35,6 @@ from .worker import Progress, run_pass
 
 WORKER_RESTARTS = 3
 POLL_S = 1.0
-FATAL = 2
-"""Exit code of a worker that another start would not help."""
 
 logger = logging.getLogger(__name__)
 
@@ -84,12 +88,14 @@ def run(
     Raises:
         CaptioningError: the recipe or its images cannot be used.
         ModelUnavailableError: a model cannot be asked at all.
+        StorageError: the disk is full, or the run's folder cannot be written.
     """
     shards = list_shards(recipe)
     mine = shards[shard[0] :: shard[1]]
-    Path(recipe.output_dir).mkdir(parents=True, exist_ok=True)
-    if retry_failed:
-        _forget_failures(recipe, mine)
+    with explain_storage(recipe.output_dir):
+        Path(recipe.output_dir).mkdir(parents=True, exist_ok=True)
+        if retry_failed:
+            _forget_failures(recipe, mine)
     if backend == "ray":
         from .on_ray import run_on_ray
 
@@ -168,9 +174,10 @@ def _run_processes(
 ) -> None:
     """The same work in several processes; one that dies is started again."""
     context = multiprocessing.get_context("spawn")
+    failures = context.SimpleQueue()
 
     def start() -> BaseProcess:
-        process = context.Process(target=_worker, args=(recipe, list(shards)))
+        process = context.Process(target=_worker, args=(recipe, list(shards), failures))
         process.start()
         return process
 
@@ -179,13 +186,17 @@ def _run_processes(
         with open_kit(recipe) as kit:
             last = plan_passes(recipe, kit.models)[-1]
             with _bar(kit, last, shards, progress) as bar:
-                while any(worker.is_alive() for worker in workers):
+                while workers:
                     time.sleep(POLL_S)
                     bar.n = sum(one.count for one in shards if _is_done(kit, one, last))
                     bar.refresh()
-                    dead = [w for w in workers if w.exitcode not in (None, 0)]
-                    for worker in dead:
-                        if worker.exitcode == FATAL or restarts >= WORKER_RESTARTS:
+                    for worker in [one for one in workers if one.exitcode is not None]:
+                        workers.remove(worker)
+                        if worker.exitcode == 0:
+                            continue
+                        if not failures.empty():
+                            raise failures.get()
+                        if restarts >= WORKER_RESTARTS:
                             raise CaptioningError(
                                 f"A worker ended with code {worker.exitcode}; see its message "
                                 "above. What is done is kept: run the same command again."
@@ -194,21 +205,20 @@ def _run_processes(
                             "A worker died (code %s): starting it again.", worker.exitcode
                         )
                         restarts += 1
-                        workers[workers.index(worker)] = start()
+                        workers.append(start())
     finally:
         for worker in workers:
             worker.terminate()
             worker.join()
 
 
-def _worker(recipe: Recipe, shards: Sequence[InputShard]) -> None:
-    from .errors import ModelUnavailableError
-
+def _worker(recipe: Recipe, shards: Sequence[InputShard], failures: Any) -> None:
+    """Work; what another start would not help goes to the parent, which raises it."""
     try:
         work(recipe, shards)
-    except (CaptioningError, MissingDependencyError, ModelUnavailableError) as error:
-        logger.error("%s", error)
-        raise SystemExit(FATAL) from error
+    except (CaptioningError, MissingDependencyError, ModelUnavailableError, StorageError) as error:
+        failures.put(error)
+        raise SystemExit(1) from error
     except KeyboardInterrupt:
         raise SystemExit(0) from None  # the parent was told, too
 

@@ -6,6 +6,7 @@ of many that try at once one wins. The holder touches the file now and then; a l
 been touched for long, or whose process is gone, is taken over.
 """
 
+import errno
 import os
 import socket
 import threading
@@ -16,6 +17,8 @@ from types import TracebackType
 
 HEARTBEATS_PER_TIMEOUT = 6
 SEPARATOR = "--"
+HELD = (errno.EEXIST, errno.ENOTEMPTY)
+GONE = (errno.ENOENT, errno.ESTALE)
 
 
 class LeaseLostError(RuntimeError):
@@ -54,7 +57,11 @@ class Lease:
         return self.path / self._me.file_name
 
     def acquire(self) -> bool:
-        """Take the lease if it is free or dead; returns whether it is ours now."""
+        """Take the lease if it is free or dead; returns whether it is ours now.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
         if not self._create() and not self._take_over():
             return False
         self._stop.clear()
@@ -100,14 +107,16 @@ class Lease:
         """Put a folder with our name in its place; fails where one with something in it is."""
         fresh = self.path.with_name(f".{self.path.name}.{self._me.token}")
         fresh.mkdir(parents=True)
-        (fresh / self._me.file_name).touch()
-        # by the clock of the file system, since those of the machines may differ
-        self._now = (fresh / self._me.file_name).stat().st_mtime
         try:
+            (fresh / self._me.file_name).touch()
+            # by the clock of the file system, since those of the machines may differ
+            self._now = (fresh / self._me.file_name).stat().st_mtime
             fresh.rename(self.path)
-        except OSError:
-            (fresh / self._me.file_name).unlink()
+        except OSError as error:
+            (fresh / self._me.file_name).unlink(missing_ok=True)
             fresh.rmdir()
+            if error.errno not in HELD:
+                raise
             return False
         return True
 
@@ -120,7 +129,9 @@ class Lease:
                 os.utime(file)  # before it bears our name, so that it is never ours and old
                 file.rename(self._mine)
                 return True
-            except OSError:
+            except OSError as error:
+                if error.errno not in GONE:
+                    raise
                 return False  # somebody else was faster
         return False
 
@@ -134,8 +145,9 @@ class Lease:
         while not self._stop.wait(self.timeout_s / HEARTBEATS_PER_TIMEOUT):
             try:
                 os.utime(self._mine)
-            except OSError:
-                return  # taken over; check() will say so
+            except OSError as error:
+                if error.errno in GONE:
+                    return  # taken over; check() will say so
 
 
 def _is_alive(pid: int) -> bool:

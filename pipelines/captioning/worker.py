@@ -8,7 +8,12 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import ModelUnavailableError
+from .errors import (
+    ModelUnavailableError,
+    explain_storage,
+    is_lock_contention,
+    is_storage_error,
+)
 from .inputs import BadRow, InputShard, read_shard
 from .kit import Kit
 from .ledger import Ledger
@@ -67,9 +72,22 @@ async def run_pass(
 
     Raises:
         ModelUnavailableError: a model cannot be asked at all; what has been done is kept.
+        StorageError: the disk is full or cannot be written; what has been done is kept.
     """
+    with explain_storage(kit.recipe.output_dir):
+        await _run_pass(kit, step, before, shards, progress, wait)
+
+
+async def _run_pass(
+    kit: Kit,
+    step: Pass,
+    before: Sequence[Pass],
+    shards: Sequence[InputShard],
+    progress: Progress,
+    wait: bool,
+) -> None:
     gate = asyncio.Semaphore(kit.recipe.run.images_in_flight)
-    waiting, running = deque(shards), set[asyncio.Task[bool]]()
+    waiting, running = deque(shards), dict[asyncio.Task[bool], InputShard]()
     try:
         while waiting or running:
             put_off: list[InputShard] = []
@@ -82,7 +100,8 @@ async def run_pass(
                 if state == "early" or not lease.acquire():
                     put_off.append(shard)
                     continue
-                running.add(asyncio.create_task(_work(kit, shard, step, gate, progress, lease)))
+                task = asyncio.create_task(_work(kit, shard, step, gate, progress, lease))
+                running[task] = shard
             waiting.extend(put_off)
             if not running:
                 if not waiting or not wait:
@@ -90,11 +109,13 @@ async def run_pass(
                 await asyncio.sleep(POLL_S)
                 continue
             timeout = POLL_S if waiting else None
-            done, running = await asyncio.wait(
+            done, _ = await asyncio.wait(
                 running, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
             )
             for task in done:
-                task.result()
+                shard = running.pop(task)
+                if not task.result() and wait:
+                    waiting.append(shard)
     finally:
         for task in running:
             task.cancel()
@@ -140,6 +161,8 @@ async def _work(
         folder.finish(step, mark, {"images": len(outcomes), "rejects": len(rejects)})
         return True
     except (LeaseLostError, sqlite3.OperationalError) as error:
+        if isinstance(error, sqlite3.Error) and not is_lock_contention(error):
+            raise
         logger.warning("%s is left to another process: %s", shard.name, error)
         return False
     finally:
@@ -198,6 +221,8 @@ async def _image(
     except (ModelUnavailableError, sqlite3.Error):
         raise
     except Exception as error:  # one image that breaks the code must not end days of work
+        if is_storage_error(error):
+            raise
         logger.exception("%s is left out: %r", row.image_id, error)
         progress.internal_errors += 1
         if progress.internal_errors > MAX_INTERNAL_ERRORS:

@@ -1,0 +1,162 @@
+"""Disks that are full, read-only or too small: one line, exit code 1, and a rerun that resumes."""
+
+import os
+import resource
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from pipelines.captioning import ledger as ledger_module
+from pipelines.captioning import worker
+from pipelines.captioning.__main__ import main
+from pipelines.captioning.errors import StorageError
+from pipelines.captioning.inputs import list_shards
+from pipelines.captioning.ledger import Ledger
+from pipelines.captioning.passes import ShardFolder
+from pipelines.captioning.recipe import make_recipe
+from pipelines.captioning.run import _run_processes, run, state
+
+from .runs import recipe_values, table, write_recipe
+
+FEW = {
+    "max_images": 2,
+    "refine": False,
+    "views": ["satellite"],
+    "run": {"images_per_shard": 2, "images_in_flight": 2, "gallery_size": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(city_with_truth, tmp_path_factory):
+    """The table of a run that had all the room it wanted."""
+    output = tmp_path_factory.mktemp("undisturbed")
+    assert run(make_recipe(recipe_values(city_with_truth, output, **FEW))).finished
+    return table(output)
+
+
+@pytest.fixture
+def recipe(city_with_truth, tmp_path):
+    values = recipe_values(city_with_truth, tmp_path / "out", **FEW)
+    return write_recipe(tmp_path / "recipe.yaml", values)
+
+
+def error_line(*arguments):
+    """What the program says before it exits; a text makes the exit code 1."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    said = ended.value.code
+    assert isinstance(said, str), f"exit code {said}"
+    assert "\n" not in said
+    return said
+
+
+def check_full(said, folder):
+    assert said.startswith(f"error: No room to write in {folder}: ")
+    assert said.endswith("then run the same command again: what is done is kept.")
+
+
+def test_a_full_ledger_is_told_and_the_rerun_ends_with_the_same_table(
+    recipe, undisturbed, tmp_path, monkeypatch
+):
+    opened = Ledger.__init__
+
+    def open_small(self, path):
+        opened(self, path)
+        self._database.execute("PRAGMA max_page_count = 8")  # 32 kB
+
+    with monkeypatch.context() as small:
+        small.setattr(Ledger, "__init__", open_small)
+        check_full(error_line("run", recipe), tmp_path / "out")
+        assert list(tmp_path.glob("out/shards/*/units.sqlite"))
+        assert not list(tmp_path.glob("out/shards/*/lease"))
+    main(["run", str(recipe)])
+    assert table(tmp_path / "out") == undisturbed
+
+
+def test_a_table_that_cannot_be_written_ends_the_run(recipe, undisturbed, tmp_path, monkeypatch):
+    write = worker.write_candidates
+
+    def write_small(path, candidates):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+        try:
+            write(path, candidates)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    with monkeypatch.context() as small:
+        small.setattr(worker, "write_candidates", write_small)
+        check_full(error_line("run", recipe), tmp_path / "out")
+        assert not list(tmp_path.glob("out/shards/*/candidates.parquet"))
+    main(["run", str(recipe)])
+    assert table(tmp_path / "out") == undisturbed
+
+
+def test_a_worker_tells_its_parent_what_the_disk_said(city_with_truth, tmp_path):
+    (tmp_path / "shards").write_text("notes")
+    settings = make_recipe(recipe_values(city_with_truth, tmp_path, **FEW))
+    with pytest.raises(StorageError, match=f"^{tmp_path} cannot hold files: .* run the same"):
+        _run_processes(settings, list_shards(settings), num_workers=1, progress=False)
+
+
+def test_a_folder_that_is_read_only_is_named(recipe, tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("root writes into any folder; see the test with a disk of its own")
+    (tmp_path / "out").mkdir(mode=0o555)
+    said = error_line("run", recipe)
+    assert said.startswith(f"error: Access refused while working in {tmp_path / 'out'}: ")
+
+
+def test_a_folder_that_is_a_file_is_named(recipe, tmp_path):
+    (tmp_path / "out").write_text("notes")
+    assert error_line("run", recipe).startswith(f"error: {tmp_path / 'out'} cannot hold files: ")
+
+
+def mount(folder, options):
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def test_a_disk_of_its_own_full_then_read_only_then_larger(
+    city_with_truth, undisturbed, tmp_path, monkeypatch
+):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if sys.platform != "linux" or os.geteuid() != 0 or not mount(disk, "size=40k"):
+        pytest.skip("only root may mount a small disk")
+    try:
+        values = recipe_values(city_with_truth, disk / "out", **FEW)
+        recipe = write_recipe(tmp_path / "recipe.yaml", values)
+        check_full(error_line("run", recipe), disk / "out")
+        assert not state(make_recipe(values)).finished
+        assert mount(disk, "remount,ro")
+        assert error_line("run", recipe).startswith(f"error: {disk / 'out'} cannot be written: ")
+        assert mount(disk, "remount,rw,size=8m")
+        main(["run", str(recipe)])
+        assert table(disk / "out") == undisturbed
+        assert mount(disk, "remount,ro")
+        said = error_line("export", recipe, "--dataset_dir", disk / "new")
+        assert said.startswith(f"error: {disk / 'new'} cannot be written: ")
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_ledger_that_another_process_holds_is_waited_for(
+    city_with_truth, tmp_path, undisturbed, monkeypatch, caplog
+):
+    monkeypatch.setattr(ledger_module, "HELD_S", 0.1)
+    monkeypatch.setattr(worker, "POLL_S", 0.1)
+    settings = make_recipe(recipe_values(city_with_truth, tmp_path, **FEW))
+    folder = ShardFolder(tmp_path, list_shards(settings)[0])
+    found = []
+    work = threading.Thread(target=lambda: found.append(run(settings)))
+    with Ledger(folder.ledger):
+        work.start()
+        while not any("database is locked" in line for line in caplog.messages):
+            assert work.is_alive(), "the run ended without the shard"
+            work.join(0.05)
+    work.join()
+    assert found[0].finished
+    assert table(tmp_path) == undisturbed
