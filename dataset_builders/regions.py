@@ -13,6 +13,7 @@ from .boundaries import Boundary, read_boundary
 from .coordinates import CHINA, convert, tile_corner, tile_polygons, tile_position
 from .coverage import cell_cover, make_edges
 from .errors import DatasetError, MissingExtraError
+from .globe import refuse, to_degrees, wrap
 from .planes import Plane, choose_plane
 
 MIN_COVER = 0.5
@@ -159,7 +160,7 @@ def h3_regions(
         raise DatasetError(f"A resolution of H3 is one of 0 to 15, got {resolution}.")
     _check_cover(min_cover)
     shape = read_boundary(boundary)
-    pieces = shapely.get_parts(split_antimeridian(shape))
+    pieces = shapely.get_parts(wrap(np.array([shape], dtype=object)))
     cells: set[str] = set()
     for piece in pieces:
         outline = h3.geo_to_h3shape(piece.__geo_interface__)
@@ -173,7 +174,7 @@ def h3_regions(
     if len(kept) == 0:
         raise DatasetError(_nothing_kept(f"resolution {resolution}", min_cover))
     centres = np.array([h3.cell_to_latlng(names[k]) for k in kept])
-    geometry = np.array([split_antimeridian(hexagons[k]) for k in kept], dtype=object)
+    geometry = wrap(hexagons[kept])
     ids = [f"h3_{names[k]}" for k in kept]
     lat, lon = centres.T
     return _frame(ids, city, {}, lon, lat, geodesic_areas(geometry), cover[kept], geometry)
@@ -185,17 +186,19 @@ def polygon_regions(
     """Anyone's polygons as regions: districts, census tracts, neighbourhoods.
 
     Args:
-        frame: polygons with a CRS.
+        frame: polygons with a CRS, across the antimeridian or not: see
+            [`to_degrees`][dataset_builders.globe.to_degrees].
         id_column: what becomes `region_id`.
         city: as in [`square_grid`].
 
     Returns:
-        `region_id`, `lon`, `lat` (of a point within), `area_m2` and geometry (EPSG:4326), by
-        `region_id`.
+        `region_id`, `lon`, `lat` (of a point within), `area_m2` and geometry (EPSG:4326; two
+        parts across the antimeridian), by `region_id`.
 
     Raises:
         DatasetError: no CRS, ids that are missing or not unique, polygons that are empty, not
-            valid, or overlap by more than a thousandth of the smaller; each with the first ids.
+            valid, not clear about their way round the globe, or overlap by more than a thousandth
+            of the smaller; each with the first ids.
     """
     if frame.crs is None:
         raise DatasetError("The polygons have no CRS. Set it, as in `frame.set_crs(...)`.")
@@ -210,33 +213,17 @@ def polygon_regions(
     order = np.argsort(names, kind="stable")
     names, shapes = names[order], frame.geometry.to_numpy()[order]
     twice = np.flatnonzero(names[1:] == names[:-1])
-    _refuse(names, twice, "have an id that another has too")
-    _refuse(
+    refuse(names, twice, "have an id that another has too")
+    refuse(
         names, np.flatnonzero(shapely.is_missing(shapes) | shapely.is_empty(shapes)), "are empty"
     )
-    _refuse(names, np.flatnonzero(~np.isin(shapely.get_type_id(shapes), (3, 6))), "are no polygons")
-    _refuse(names, np.flatnonzero(~shapely.is_valid(shapes)), "are not valid (try `make_valid`)")
-    moved = gpd.GeoSeries(shapes, crs=frame.crs).to_crs("EPSG:4326").to_numpy()
-    lost = ~np.isfinite(shapely.bounds(moved)).all(axis=1)
-    _refuse(names, np.flatnonzero(lost), f"have no place on the globe in {frame.crs.name}")
+    refuse(names, np.flatnonzero(~np.isin(shapely.get_type_id(shapes), (3, 6))), "are no polygons")
+    refuse(names, np.flatnonzero(~shapely.is_valid(shapes)), "are not valid (try `make_valid`)")
+    moved = to_degrees(shapes, frame.crs, names)
     _refuse_overlaps(names, moved)
     inside = shapely.get_coordinates(shapely.point_on_surface(moved))
     area = geodesic_areas(moved)
     return _frame(list(names), city, {}, inside[:, 0], inside[:, 1], area, None, moved)
-
-
-def split_antimeridian(shape: shapely.Geometry) -> shapely.Geometry:
-    """A polygon with longitudes beyond 180 as parts on both sides of the antimeridian."""
-    if shape.bounds[0] >= -180 and shape.bounds[2] <= 180:
-        return shape
-    parts: list[shapely.Geometry] = []
-    for turn in (-360.0, 0.0, 360.0):
-        world = shapely.box(-180 - turn, -90, 180 - turn, 90)
-        part = shapely.intersection(shape, world)
-        flat = [one for one in shapely.get_parts(part) if one.geom_type == "Polygon" and one.area]
-        move = np.array([turn, 0.0])
-        parts += list(shapely.transform(flat, lambda xy, move=move: xy + move))
-    return shapely.multipolygons(parts) if len(parts) > 1 else parts[0]
 
 
 def side_text(side_m: float) -> str:
@@ -309,16 +296,15 @@ def _square_polygons(
         count = len(rings)
         area[part] = ring_areas(rings.reshape(-1, 2), np.repeat(np.arange(count), 5), count)
         geometry[part] = shapely.polygons(rings)
-        for k in np.flatnonzero(np.ptp(rings[:, :, 0], axis=1) > 180):
-            ring = _near(rings[k], 180.0)
-            geometry[start + k] = split_antimeridian(shapely.Polygon(ring))
+        across = np.flatnonzero(np.ptp(rings[:, :, 0], axis=1) > 180)
+        geometry[start + across] = wrap(shapely.polygons(_near(rings[across], 180.0)))
     return geometry, area
 
 
-def _near(ring: Floats, lon: float) -> Floats:
-    """A ring with its longitudes turned to within 180 degrees of one."""
-    turned = ring.copy()
-    turned[:, 0] -= 360.0 * np.round((turned[:, 0] - lon) / 360.0)
+def _near(rings: Floats, lon: float) -> Floats:
+    """Rings with their longitudes turned to within 180 degrees of one."""
+    turned = rings.copy()
+    turned[..., 0] -= 360.0 * np.round((turned[..., 0] - lon) / 360.0)
     return turned
 
 
@@ -353,13 +339,6 @@ def _nothing_kept(size: str, min_cover: float) -> str:
     )
 
 
-def _refuse(names: NDArray[Any], which: Ints, what: str) -> None:
-    if len(which):
-        listed = ", ".join(repr(name) for name in names[which][:5])
-        more = f" and {len(which) - 5} more" if len(which) > 5 else ""
-        raise DatasetError(f"{len(which)} polygon(s) {what}: {listed}{more}.")
-
-
 def _refuse_overlaps(names: NDArray[Any], shapes: NDArray[Any]) -> None:
     one, two = shapely.STRtree(shapes).query(shapes, predicate="intersects")
     pair = one < two
@@ -380,7 +359,6 @@ __all__ = [
     "h3_regions",
     "polygon_regions",
     "side_text",
-    "split_antimeridian",
     "square_grid",
     "tile_regions",
 ]

@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 from .areas import geodesic_areas, ring_coordinates
 from .coverage import Cover, Edges, cell_cover, make_edges, sum_by
 from .errors import DatasetError, MissingExtraError
+from .globe import EPSG_4326, follow, refuse, to_degrees
+from .planes import METRES_PER_DEGREE
 
 ZonalKind = Literal["count", "density", "intensity"]
 AreaUnit = Literal["km2", "m2"]
@@ -34,6 +36,8 @@ CELLS_AT_ONCE = 4_000_000
 BEND_CELLS = 1e-3
 # what reprojection leaves where a region and a raster only touch
 TOUCHING = 1e-10
+# more than what PROJ takes for rounding; ten micrometres on the ground
+RIM_DEGREES = 1e-10
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
@@ -49,6 +53,7 @@ def zonal(
     nodata_is_zero: bool = False,
     area_unit: AreaUnit = "km2",
     min_coverage: float = 0.0,
+    with_data: bool = False,
 ) -> pd.DataFrame:
     """Summarise a raster over regions.
 
@@ -62,6 +67,10 @@ def zonal(
       geodesic area; of a region that is covered in part, as if the rest were like that part.
     - "intensity": a measurement (radiance). The value is the mean.
 
+    Edges of regions are straight in their own CRS. Regions may lie across 180 degrees, whatever
+    the two CRS and wherever the raster begins and ends. In a geographic CRS they are then written
+    with longitudes beyond 180 or cut there; an edge across more than half the globe is refused.
+
     Args:
         raster_path: a file that GDAL reads.
         regions: polygons with a CRS, one another's neighbours or not; they may overlap.
@@ -74,30 +83,38 @@ def zonal(
             WorldPop); beyond the raster there is still no value.
         area_unit: of "density": the amount is per "km2" or per "m2".
         min_coverage: in [0, 1]; regions covered less have no value.
+        with_data: add the column `data`.
 
     Returns:
         Indexed like `regions`: `value`, and `coverage`, the share of the region that lies on
-        cells with a value. Where there is none `value` is NaN, not 0.
+        cells with a value. Where there is none `value` is NaN, not 0. On request also `data`, the
+        share that lies on cells with a value in the file: less than `coverage` where
+        `nodata_is_zero`.
 
     Raises:
         DatasetError: regions without CRS or that are no valid polygons; a raster that has no CRS,
             several bands and none named, no nodata tag, or negative amounts; no region touches
-            the raster.
+            the raster; a region that is not clear about its way round the globe, holds a pole of
+            its CRS, or cannot be laid on the raster's plane in one piece on either side of the
+            meridian opposite the plane's middle.
         MissingExtraError: rasterio is not installed.
     """
     _check_arguments(kind, area_unit, min_coverage)
     shapes, crs, index = _region_shapes(regions)
+    names = index.to_numpy()
     with open_raster(raster_path) as dataset:
         raster = _Raster.check(dataset, band, nodata, nodata_is_zero, signed=kind == "intensity")
-        total, covered, extent = _totals(raster, shapes, crs)
+        total, known, measured, extent = _totals(raster, shapes, crs, names)
     with np.errstate(invalid="ignore", divide="ignore"):
-        coverage = np.nan_to_num(np.minimum(covered / extent, 1.0))
-        value = total if kind == "count" else total / covered
+        coverage, data = (np.nan_to_num(np.minimum(of / extent, 1.0)) for of in (known, measured))
+        value = total if kind == "count" else total / known
     if kind == "density":
-        value = value * _geodesic_areas(shapes, crs) / M2[area_unit]
-    known = (coverage > TOUCHING) & (coverage >= min_coverage)
-    coverage[coverage <= TOUCHING] = 0.0
-    return pd.DataFrame({"value": np.where(known, value, np.nan), "coverage": coverage}, index)
+        value = value * _geodesic_areas(shapes, crs, names) / M2[area_unit]
+    for share in (coverage, data):
+        share[share <= TOUCHING] = 0.0
+    valued = (coverage > 0) & (coverage >= min_coverage)
+    columns = {"value": np.where(valued, value, np.nan), "coverage": coverage}
+    return pd.DataFrame(columns | ({"data": data} if with_data else {}), index)
 
 
 @dataclass(frozen=True)
@@ -147,8 +164,8 @@ class _Raster:
                 raise DatasetError(f"{name} holds {dtype}, which is never the nodata {number:g}.")
         return cls(dataset, band, number, ignore_mask, nodata_is_zero, signed)
 
-    def read(self, row: int, column: int, height: int, width: int) -> tuple[Floats, Any]:
-        """Values of a window, 0 where there is none, and where there are (None: everywhere)."""
+    def read(self, row: int, column: int, height: int, width: int) -> tuple[Floats, Floats | None]:
+        """Values of a window, 0 where there is none, and 1 where there are (None: everywhere)."""
         from rasterio.windows import Window
 
         found = self.dataset.read(
@@ -169,31 +186,28 @@ class _Raster:
                 f"{self.dataset.name} holds negative amounts, down to {values.min():g}. If that "
                 "marks cells without a value, give it as `nodata=`."
             )
-        if self.nodata_is_zero or not missing.any():
-            return values, None
-        return values, (~missing).astype(np.float64)
+        return values, (~missing).astype(np.float64) if missing.any() else None
 
 
 def _totals(
-    raster: _Raster, shapes: NDArray[Any], crs: pyproj.CRS
-) -> tuple[Floats, Floats, Floats]:
-    """For each region: sum of values x share, covered cells with a value, and its area in cells."""
-    total, covered, extent = (np.zeros(len(shapes)) for _ in range(3))
-    place = _Placing(raster.dataset, crs)
+    raster: _Raster, shapes: NDArray[Any], crs: pyproj.CRS, names: NDArray[Any]
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """For each region, in cells: sum of values x share, cells known, cells measured, and area."""
+    total, known, measured, extent = (np.zeros(len(shapes)) for _ in range(4))
+    place = _Placing(raster.dataset, crs, names)
     touches = False
     for chosen in _chunks(shapes):
-        for shift in place.shifts(shapes[chosen]):
-            edges = place.edges(shapes[chosen], shift)
-            if shift == 0.0:
-                extent[chosen] = edges.areas(len(chosen))
-            for part, window in _windows(edges, raster.dataset, len(chosen)):
-                touches = True
-                sums = _sums(raster, part, window, len(chosen))
-                total[chosen] += sums[0]
-                covered[chosen] += sums[1]
+        pieces, of_region = place.pieces(shapes[chosen], chosen)
+        edges = place.edges(pieces, of_region)
+        np.add.at(extent, of_region, edges.areas(len(pieces)))
+        for part, window in _windows(edges, raster.dataset, len(pieces)):
+            touches = True
+            sums = _sums(raster, part, window, len(pieces))
+            for whole, share in zip((total, known, measured), sums, strict=True):
+                np.add.at(whole, of_region, share)
     if not touches and np.any(~(shapely.is_missing(shapes) | shapely.is_empty(shapes))):
         raise DatasetError(_no_overlap(raster.dataset, shapes, crs))
-    return total, covered, extent
+    return total, known, measured, extent
 
 
 def has_gaps(dataset: Any, band: int) -> bool:
@@ -211,82 +225,92 @@ def raster_bounds(dataset: Any) -> tuple[float, float, float, float]:
     return min(x), min(y), max(x), max(y)
 
 
-def _geodesic_areas(shapes: NDArray[Any], crs: pyproj.CRS) -> Floats:
-    areas = np.empty(len(shapes))
-    for start in range(0, len(shapes), REGIONS_AT_ONCE):
-        part = slice(start, start + REGIONS_AT_ONCE)
-        areas[part] = geodesic_areas(gpd.GeoSeries(shapes[part], crs=crs).to_crs("EPSG:4326"))
+def _geodesic_areas(shapes: NDArray[Any], crs: pyproj.CRS, names: NDArray[Any]) -> Floats:
+    areas = np.zeros(len(shapes))
+    for chosen in _chunks(shapes):
+        areas[chosen] = geodesic_areas(to_degrees(shapes[chosen], crs, names[chosen]))
     return areas
 
 
 class _Placing:
-    """Brings regions to the rows and columns of a raster."""
+    """Brings regions to the rows and columns of a raster.
 
-    def __init__(self, dataset: Any, crs: pyproj.CRS):
-        self.crs = pyproj.CRS.from_user_input(dataset.crs.to_wkt())
-        self.to_raster = pyproj.Transformer.from_crs(crs, self.crs, always_xy=True)
-        self.same = self.crs.equals(crs, ignore_axis_order=True)
+    Regions in another CRS go by way of the globe, where they are cut on the far side of the
+    raster's middle: its plane, projected or in degrees, is in one piece on either side.
+    """
+
+    def __init__(self, dataset: Any, crs: pyproj.CRS, names: NDArray[Any]):
+        self.raster_name, self.names = dataset.name, names
+        self.regions_crs, self.crs = crs, pyproj.CRS.from_user_input(dataset.crs.to_wkt())
         inverse = ~dataset.transform
         self.matrix = np.array([[inverse.a, inverse.b], [inverse.d, inverse.e]])
         self.origin = np.array([inverse.c, inverse.f])
-        self.west, _, self.east, _ = raster_bounds(dataset)
+        self.bend = BEND_CELLS * np.sqrt(np.abs(dataset.transform.determinant))
+        # the degrees between the plane of the regions and the raster's, and the way from there
+        self.globe: pyproj.CRS | None = None
+        self.projection: pyproj.Transformer | None = None
+        if self.crs.is_geographic:
+            west, _, east, _ = raster_bounds(dataset)
+            self.globe, self.centre = self.crs, (west + east) / 2
+        elif not self.crs.equals(crs, ignore_axis_order=True):
+            self.globe, self.centre = EPSG_4326, _central_meridian(self.crs)
+            self.bend *= self.crs.axis_info[0].unit_conversion_factor / METRES_PER_DEGREE
+            self.projection = pyproj.Transformer.from_crs(EPSG_4326, self.crs, always_xy=True)
 
-    def shifts(self, shapes: NDArray[Any]) -> list[float]:
-        """Turns of the globe after which regions may lie on a raster in degrees."""
-        if not self.crs.is_geographic:
-            return [0.0]
-        bounds = shapely.bounds(shapes)
-        if not self.same:
-            xy = self.to_raster.transform(bounds[:, [0, 2]].ravel(), bounds[:, [1, 3]].ravel())
-            west, east = np.nanmin(xy[0]) - 1, np.nanmax(xy[0]) + 1
-        else:
-            west, east = np.nanmin(bounds[:, 0]), np.nanmax(bounds[:, 2])
-        # the first pass also measures the regions
-        return [0.0] + [
-            turn for turn in (-360.0, 360.0) if west + turn < self.east and east + turn > self.west
-        ]
+    def pieces(self, shapes: NDArray[Any], number: Ints) -> tuple[NDArray[Any], Ints]:
+        """Parts of regions, each in one piece on the raster's plane, and the region of each.
 
-    def edges(self, shapes: NDArray[Any], shift: float) -> Edges:
-        """Edges of the regions in columns and rows; those that cannot be placed are left out."""
-        vertices, of_ring, owner, sign = ring_coordinates(shapes)
-        if not self.same:
-            vertices, of_ring = self._bend(vertices, of_ring)
-        cells = self._to_cells(vertices, shift)
-        lost = ~np.isfinite(cells).all(axis=1)
-        if lost.any():
-            bad = np.isin(owner, owner[of_ring[lost]])
-            keep = ~bad[of_ring]
-            cells, of_ring = cells[keep], of_ring[keep]
-        return make_edges(cells, of_ring, owner, sign)
+        Args:
+            shapes: `(n,)` of regions.
+            number: `(n,)` of the regions.
+        """
+        if self.globe is not None:
+            names, where = self.names[number], {"centre": self.centre, "bend": self.bend}
+            shapes = to_degrees(shapes, self.regions_crs, names, target=self.globe, **where)
+        pieces, of_piece = shapely.get_parts(shapes, return_index=True)
+        return pieces, number[of_piece]
 
-    def _to_cells(self, vertices: Floats, shift: float = 0.0) -> Floats:
-        xy = vertices
-        if not self.same:
-            xy = np.column_stack(self.to_raster.transform(vertices[:, 0], vertices[:, 1]))
-        return (xy + np.array([shift, 0.0])) @ self.matrix.T + self.origin
-
-    def _bend(self, vertices: Floats, of_ring: Ints) -> tuple[Floats, Ints]:
-        """Vertices added where a straight edge of a region is bent on the raster's plane."""
-        same = np.append(of_ring[:-1] == of_ring[1:], False)
-        start, stop = vertices, np.roll(vertices, -1, axis=0)
-        ends = self._to_cells(vertices)
-        middle = (ends + np.roll(ends, -1, axis=0)) / 2
-        off = np.abs(self._to_cells((start + stop) / 2) - middle).max(axis=1)
-        off = np.where(same & np.isfinite(off), off, 0.0)
-        count = np.ceil(np.sqrt(off / BEND_CELLS)).clip(1, 256).astype(np.int64)
-        if count.max(initial=1) == 1:
-            return vertices, of_ring
-        edge = np.repeat(np.arange(len(count)), count)
-        step = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count)
-        # from the same end whichever way an edge is walked, so that neighbours cut it alike
-        swap = (start[:, 0] > stop[:, 0]) | (
-            (start[:, 0] == stop[:, 0]) & (start[:, 1] > stop[:, 1])
+    def edges(self, pieces: NDArray[Any], of_region: Ints) -> Edges:
+        """Edges of pieces in columns and rows; regions beyond the raster's plane are left out."""
+        vertices, of_ring, owner, sign = ring_coordinates(pieces)
+        if self.projection is None:
+            return make_edges(self._to_cells(vertices), of_ring, owner, sign)
+        _, of_ring, cells, torn = follow(vertices, of_ring, self._project, BEND_CELLS)
+        there = np.isfinite(cells).all(axis=1)
+        region = of_region[owner]
+        half_there = np.intersect1d(region[of_ring[there]], region[of_ring[~there]])
+        refuse(
+            self.names,
+            np.union1d(region[torn], half_there),
+            f"do not lie in one piece on the plane of {self.raster_name} ({self.crs.name}), which "
+            "ends or is cut within them",
+            "Cut them there, or leave them out.",
         )
-        low = np.where(swap[:, None], stop, start)[edge]
-        high = np.where(swap[:, None], start, stop)[edge]
-        part = (np.where(swap[edge], count[edge] - step, step) / count[edge])[:, None]
-        added = np.where(part == 1.0, high, low + (high - low) * part)
-        return added, of_ring[edge]
+        # a region is wholly there or not at all
+        return make_edges(cells[there], of_ring[there], owner, sign)
+
+    def _project(self, lon_lat: Floats) -> Floats:
+        # the rims of the map are one meridian: rounding must not change sides
+        half = 180.0 - RIM_DEGREES
+        lon = lon_lat[:, 0].clip(self.centre - half, self.centre + half)
+        assert self.projection is not None
+        return self._to_cells(np.column_stack(self.projection.transform(lon, lon_lat[:, 1])))
+
+    def _to_cells(self, xy: Floats) -> Floats:
+        with np.errstate(invalid="ignore"):
+            return xy @ self.matrix.T + self.origin
+
+
+def _central_meridian(crs: pyproj.CRS) -> float:
+    """Longitude of the middle of a projection, in degrees from Greenwich."""
+    while crs.is_bound or crs.is_compound:
+        crs = crs.sub_crs_list[0] if crs.is_compound else crs.source_crs  # type: ignore[assignment]
+    meridian, params = crs.prime_meridian, getattr(crs.coordinate_operation, "params", ())
+    origins = [one for one in params if one.name.startswith("Longitude of")]
+    angles: list[Any] = [(one.value, one.unit_conversion_factor) for one in origins[:1]]
+    if meridian is not None:
+        angles.append((meridian.longitude, meridian.unit_conversion_factor))
+    return float(np.degrees(sum(value * factor for value, factor in angles)))
 
 
 def _chunks(shapes: NDArray[Any]) -> Iterator[Ints]:
@@ -331,28 +355,31 @@ def _compact(group: Ints, low: Floats, high: Floats) -> Iterator[Ints]:
     """Halves of a group, and their halves, until a group's window can be read at once."""
     if len(group) == 0:
         return
-    cells = np.prod(high[group].max(axis=0) - low[group].min(axis=0))
-    if cells <= CELLS_AT_ONCE or len(group) == 1:
+    size = high[group].max(axis=0) - low[group].min(axis=0)
+    if np.prod(size) <= CELLS_AT_ONCE or len(group) == 1:
         yield group
         return
     middle = len(group) // 2
+    group = group[np.argsort(low[group, np.argmax(size)], kind="stable")]
     yield from _compact(group[:middle], low, high)
     yield from _compact(group[middle:], low, high)
 
 
 def _sums(
     raster: _Raster, edges: Edges, window: tuple[int, int, int, int], count: int
-) -> tuple[Floats, Floats]:
-    """Values x share and cells with a value x share within a window."""
+) -> tuple[Floats, Floats, Floats]:
+    """Within a window: values x share, cells whose content is known, and those with a value."""
     row, column, height, width = window
     values, there = raster.read(row, column, height, width)
     cover = cell_cover(edges, width, height)
     total = _weighted(values, cover, count)
     if there is not None:
-        return total, _weighted(there, cover, count)
-    cells = sum_by(cover.owner, cover.share, count)
+        measured = _weighted(there, cover, count)
+        if not raster.nodata_is_zero:
+            return total, measured, measured
     runs = (cover.run_stop - cover.run_start) * cover.run_share
-    return total, cells + sum_by(cover.run_owner, runs, count)
+    cells = sum_by(cover.owner, cover.share, count) + sum_by(cover.run_owner, runs, count)
+    return total, cells, cells if there is None else measured
 
 
 def _weighted(values: Floats, cover: Cover, count: int) -> Floats:
