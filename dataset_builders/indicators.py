@@ -43,7 +43,7 @@ class RasterSource:
         period: where the name does not say it.
         nodata: "tag" demands the file's nodata tag; "gapless" says that every cell of a file
             without a tag holds a value; a number marks cells without one where files lack the tag.
-        nodata_is_zero: cells without a value hold 0.
+        nodata_is_zero: cells without a value hold 0, in files that were not clipped.
         area_unit: of a density.
         crs: that the product is published in; files in another were resampled and are refused.
             None takes any.
@@ -192,6 +192,7 @@ def raster_indicator(
     source: RasterSource | str | None = None,
     *,
     min_coverage: float = 0.0,
+    zero_where_no_data: bool = False,
 ) -> pd.DataFrame:
     """The column of an indicator from the files of a raster product.
 
@@ -200,14 +201,18 @@ def raster_indicator(
         regions: polygons with a CRS.
         source: the product, or a known one's name; by the file's name by default.
         min_coverage: see [`zonal`].
+        zero_where_no_data: of a product whose cells without a value hold 0, regions without a
+            single cell that has one are 0 too. They have no value by default, since a file that
+            was clipped to a boundary looks the same beyond it.
 
     Returns:
         Indexed like `regions`: `<indicator>` (NaN where there is no value), `<indicator>_source`
-        and `<indicator>_coverage`.
+        and `<indicator>_coverage`: see [`zonal`], and 0 where no cell has a value, also if that
+        is taken for 0.
 
     Raises:
-        DatasetError: an unknown product, other files than it consists of, another CRS, or what
-            [`zonal`] raises.
+        DatasetError: an unknown product, other files than it consists of, another CRS,
+            `zero_where_no_data` of a product whose gaps are unknown, or what [`zonal`] raises.
         MissingExtraError: rasterio is not installed.
     """
     files = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
@@ -219,6 +224,12 @@ def raster_indicator(
             raise DatasetError(f"No raster product {source!r} is known; did you mean {near[0]!r}?")
         source = RASTERS[source]
     source = find_raster(files[0]) if source is None else source
+    if zero_where_no_data and not source.nodata_is_zero:
+        raise DatasetError(
+            f"In {source.name} a cell without a value is unknown and not 0, so regions without "
+            "data have no value: leave out `zero_where_no_data`, or describe a raster whose gaps "
+            "are 0 with `nodata_is_zero`."
+        )
     period = _check_files(source, files)
     value, coverage = np.zeros(len(regions)), np.ones(len(regions))
     for file in sorted(files):
@@ -230,7 +241,12 @@ def raster_indicator(
             nodata_is_zero=source.nodata_is_zero,
             area_unit=source.area_unit,
             min_coverage=min_coverage,
+            with_data=True,
         )
+        without_data = found["data"] == 0
+        found.loc[without_data, "coverage"] = 0.0
+        if not zero_where_no_data:
+            found.loc[without_data, "value"] = np.nan
         value += found["value"].to_numpy()
         coverage = np.minimum(coverage, found["coverage"].to_numpy())
     columns = {

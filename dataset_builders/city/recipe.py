@@ -121,6 +121,9 @@ class IndicatorSettings:
         product: a raster that is known, by its name; by its file's name if left out.
         raster: a raster that is not known, described.
         min_coverage: regions that a raster covers less have no value.
+        zero_where_no_data: of a raster whose cells without a value hold 0 (worldpop_constrained):
+            regions without a single cell that has one are 0 too. They have no value by default,
+            since a file that was clipped to a boundary looks the same beyond it.
         coord_system: of points: "wgs84", "gcj02", "bd09" or "bd09mc"; never guessed.
         lon: column of points.
         lat: column of points.
@@ -147,6 +150,7 @@ class IndicatorSettings:
     product: str | None = None
     raster: Mapping[str, Any] | None = None
     min_coverage: float = 0.5
+    zero_where_no_data: bool = False
     coord_system: str | None = None
     lon: str = "lon"
     lat: str = "lat"

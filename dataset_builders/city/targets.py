@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..boundaries import read_boundary
 from ..errors import DatasetError
-from ..indicators import RASTERS, find_raster, raster_indicator
+from ..indicators import RASTERS, RasterSource, find_raster, raster_indicator
 from ..points import Points, count_points, read_complaints, read_points, read_pois_pbf
 from ..schema import Indicator
 from ..storage import Reject
@@ -54,12 +54,12 @@ def read_targets(recipe: CityRecipe, regions: gpd.GeoDataFrame) -> Targets:
     for settings in recipe.indicators:
         files = indicator_files(recipe, settings)
         if settings.reader == "raster":
-            frame = _from_raster(settings, files, regions)
+            frame, said = _from_raster(settings, files, regions)
         else:
             points = _read(settings, files)
             rejects += points.rejects
             frame, said = _from_points(recipe, settings, points, regions)
-            notes += said
+        notes += said
         frames.append(frame)
         known = {settings.name, f"{settings.name}_source"}
         extra |= {str(name): "float64" for name in frame if name not in known}
@@ -98,9 +98,14 @@ def indicator_files(recipe: CityRecipe, settings: IndicatorSettings) -> list[Pat
 
 def _from_raster(
     settings: IndicatorSettings, files: Sequence[Path], regions: gpd.GeoDataFrame
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, list[str]]:
+    source = _product(settings, files)
     frame = raster_indicator(
-        files, regions, settings.raster_source, min_coverage=settings.min_coverage
+        files,
+        regions,
+        source,
+        min_coverage=settings.min_coverage,
+        zero_where_no_data=settings.zero_where_no_data,
     )
     found = str(frame.columns[0])
     if found != settings.name:
@@ -108,7 +113,30 @@ def _from_raster(
             f"{files[0].name} gives the indicator {found!r}, and the recipe calls it "
             f"{settings.name!r}. Name it {found!r}, or describe the raster with `raster:`."
         )
-    return frame
+    return frame, _without_data(frame, settings, source)
+
+
+def _without_data(
+    frame: pd.DataFrame, settings: IndicatorSettings, source: RasterSource
+) -> list[str]:
+    """How many regions lie on no cell that has a value, and what became of them."""
+    name = settings.name
+    blank = frame[f"{name}_coverage"] == 0
+    if not blank.any():
+        return []
+    zero = int(frame.loc[blank, name].notna().sum())
+    said = (
+        f"`{name}`: {int(blank.sum()):,} of {len(frame):,} regions lie on no cell of {source.name} "
+        "that has a value"
+    )
+    if settings.zero_where_no_data:
+        return [f"{said}; {zero:,} of them are 0, as the recipe says (`zero_where_no_data`)."]
+    if not source.nodata_is_zero:
+        return [f"{said} and are null."]
+    return [
+        f"{said} and are null, since the file may have been clipped to a boundary. If it is "
+        "complete, `zero_where_no_data: true` makes them 0."
+    ]
 
 
 def _read(settings: IndicatorSettings, files: Sequence[Path]) -> Points:
@@ -170,8 +198,12 @@ def _licence(settings: IndicatorSettings, files: Sequence[Path]) -> str:
         return settings.licence
     if settings.reader == "osm_pois":
         return "ODbL-1.0, © OpenStreetMap contributors"
+    return _product(settings, files).licence
+
+
+def _product(settings: IndicatorSettings, files: Sequence[Path]) -> RasterSource:
     source = settings.raster_source or find_raster(files[0])
-    return (RASTERS[source] if isinstance(source, str) else source).licence
+    return RASTERS[source] if isinstance(source, str) else source
 
 
 __all__ = ["Targets", "indicator_files", "read_targets"]

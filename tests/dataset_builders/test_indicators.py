@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import geopandas as gpd
@@ -8,6 +9,8 @@ import shapely
 rasterio = pytest.importorskip("rasterio")
 from affine import Affine  # noqa: E402
 
+from dataset_builders.city.recipe import read_recipe  # noqa: E402
+from dataset_builders.city.targets import read_targets  # noqa: E402
 from dataset_builders.errors import DatasetError  # noqa: E402
 from dataset_builders.indicators import (  # noqa: E402
     RASTERS,
@@ -96,15 +99,90 @@ def test_population(tmp_path):
     assert list(found.index) == [7, 3]
 
 
+CONSTRAINED = "chn_ppp_2020_UNadj_constrained.tif"
+
+
 def test_unsettled_land_of_the_constrained_product_counts_nothing(tmp_path):
     values = np.ones((60, 60), "float32")
-    values[:, 30:] = -99999
-    one = write(tmp_path / "chn_ppp_2020_UNadj_constrained.tif", values)
+    values[:, 31:] = -99999
+    one = write(tmp_path / CONSTRAINED, values)
     two = write(tmp_path / "chn_ppp_2020_UNadj.tif", values)
-    assert raster_indicator(one, WHOLE)["population"].tolist() == pytest.approx([1800, 0])
-    other = raster_indicator(two, WHOLE)
+    found = raster_indicator(one, WHOLE, min_coverage=0.5)
+    assert found["population"].tolist() == pytest.approx([1800, 60])
+    assert found["population_coverage"].tolist() == pytest.approx([1, 1])
+    other = raster_indicator(two, WHOLE, min_coverage=0.5)
     assert other["population"].isna().tolist() == [False, True]
     assert other["population_source"].isna().tolist() == [False, True]
+
+
+def test_regions_without_any_data_are_null_unless_zero_is_asked_for(tmp_path):
+    """The east lies on no data; another region beyond the raster."""
+    values = np.ones((60, 60), "float32")
+    values[:, 30:] = -99999
+    path = write(tmp_path / CONSTRAINED, values)
+    regions = WHOLE.copy()
+    regions.loc[9] = ["beyond", shapely.box(117, 40, 117.25, 40.5)]
+    regions.loc[11] = ["half beyond", shapely.box(116.4, 40, 116.6, 40.5)]
+    found = raster_indicator(path, regions, min_coverage=0.5)
+    assert found["population"].fillna(-1).tolist() == pytest.approx([1800, -1, -1, -1])
+    assert found["population_source"].isna().tolist() == [False, True, True, True]
+    assert found["population_coverage"].tolist() == pytest.approx([1, 0, 0, 0])
+    zero = raster_indicator(path, regions, min_coverage=0.6, zero_where_no_data=True)
+    assert zero["population"].fillna(-1).tolist() == pytest.approx([1800, 0, -1, -1])
+    assert zero["population_source"].isna().tolist() == [False, False, True, True]
+    # the zero rests on no data, and says so
+    assert zero["population_coverage"].tolist() == pytest.approx([1, 0, 0, 0])
+    with pytest.raises(DatasetError, match="In worldpop a cell without a value is unknown"):
+        raster_indicator(path, regions, "worldpop", zero_where_no_data=True)
+
+
+def population_recipe(folder, **fields):
+    indicator = {"name": "population", "reader": "raster", "files": "*constrained.tif", **fields}
+    recipe = {
+        "city": "clipped",
+        "boundary": {"bbox": [116, 40, 116.5, 40.5]},
+        "indicators": [indicator],
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(json.dumps(recipe))
+    return read_recipe(path)
+
+
+def test_a_city_says_how_many_regions_have_no_data(tmp_path):
+    values = np.ones((60, 60), "float32")
+    values[:, 30:] = -99999
+    write(tmp_path / CONSTRAINED, values)
+    found = read_targets(population_recipe(tmp_path), WHOLE)
+    assert found.columns["population"].isna().tolist() == [False, True]
+    (note,) = found.notes
+    assert "1 of 2 regions lie on no cell of worldpop_constrained that has a value" in note
+    assert "`zero_where_no_data: true`" in note
+    asked = read_targets(population_recipe(tmp_path, zero_where_no_data=True), WHOLE)
+    assert asked.columns["population"].tolist() == pytest.approx([1800, 0])
+    assert "1 of 2 regions" in asked.notes[0]
+    assert "1 of them are 0, as the recipe says" in asked.notes[0]
+    write(tmp_path / CONSTRAINED, np.ones((60, 60), "float32"))
+    assert read_targets(population_recipe(tmp_path), WHOLE).notes == ()
+
+
+def test_a_real_raster_clipped_to_a_city_gives_no_zeros_beyond_it(shared_data):
+    """WorldPop's constrained population of London, which has no value outside the city."""
+    path = shared_data / "cityrep/labels/london.population.2024/labels.tif"
+    if not path.is_file():
+        pytest.skip(f"no raster at {path}")
+    with rasterio.open(path) as dataset:
+        values, bounds = dataset.read(1, masked=True), dataset.bounds
+    source = replace(RASTERS["worldpop_constrained"], pattern=".*")
+    regions = square_grid(shapely.box(*bounds), 2000, min_cover=1.0)
+    found = raster_indicator(path, regions, source)
+    unknown = found["population"].isna()
+    assert 0.2 < unknown.mean() < 0.6
+    assert (found["population"][~unknown] > 0).all()
+    zeros = raster_indicator(path, regions, source, zero_where_no_data=True)["population"]
+    assert (zeros[unknown] == 0).all()
+    # what is known does not change, and nobody is lost but in the strip of parts of squares
+    assert (zeros[~unknown] == found["population"][~unknown]).all()
+    assert found["population"].sum() == pytest.approx(float(values.sum()), rel=0.02)
 
 
 def test_carbon_is_the_sum_of_twelve_months_as_carbon_dioxide(tmp_path):
