@@ -1,14 +1,15 @@
 """A city as it is probed: its regions and what is predicted of them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import geopandas as gpd
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InputError
+from dataset_builders.unique import RepeatedIdError, require_unique
 
-POI_PREFIX = "poi_"
+from .errors import InputError
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class City:
         regions: all regions, with region_id, lon, lat, geometry and stored splits.
         targets: the indicators.
         block_m: side of the blocks that the dataset holds out, where it names one.
+
+    Raises:
+        InputError: a region stands in two rows, and so in the training and the test part at once.
     """
 
     name: str
@@ -50,15 +54,15 @@ class City:
     targets: list[Target]
     block_m: float | None = None
 
-    def poi_counts(self) -> NDArray[np.float64] | None:
-        """`(N, categories)` of the columns `poi_<category>`; None where there is none."""
-        targets = {target.name for target in self.targets}
-        # `poi_source` is text
-        numbers = self.regions.select_dtypes("number")
-        names = [n for n in numbers if n.startswith(POI_PREFIX) and n not in targets]
-        if not names:
-            return None
-        return self.regions[sorted(names)].to_numpy(np.float64, na_value=np.nan)
+    def __post_init__(self) -> None:
+        try:
+            require_unique(self.regions[["region_id"]], f"{self.dataset_name}, city {self.name!r}")
+        except RepeatedIdError as error:
+            raise InputError(str(error)) from error
+
+    def numbers(self, columns: Iterable[str]) -> NDArray[np.float64]:
+        """`(N, columns)` of the table of regions, nan where missing."""
+        return self.regions[list(columns)].to_numpy(np.float64, na_value=np.nan)
 
 
 def transform_labels(raw: NDArray[np.float64], transform: str) -> tuple[NDArray[np.float64], int]:
@@ -79,4 +83,4 @@ def transform_labels(raw: NDArray[np.float64], transform: str) -> tuple[NDArray[
     return (np.log1p(y) if transform == "ln1p" else y), int((present & ~usable).sum())
 
 
-__all__ = ["POI_PREFIX", "City", "Target", "transform_labels"]
+__all__ = ["City", "Target", "transform_labels"]

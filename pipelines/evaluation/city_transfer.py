@@ -185,6 +185,7 @@ def _systems(
         tables = [next(t for t in one.tables if t.label == label) for one in cities]
         embedding_hash = tables[0].hash if len(tables) == 1 else digest([t.hash for t in tables])
         uses = tuple(sorted({use for table in tables for use in table.uses}))
+        inputs = tuple(sorted({column for table in tables for column in table.inputs}))
         for view in own:
             parts = [
                 _rows_of(table, one.city, rows, view)
@@ -197,7 +198,7 @@ def _systems(
                     "cities: they are not of one encoder."
                 )
             X = np.concatenate(parts)
-            systems.append(System(label, view, embedding_hash, settings.probes, X, uses))
+            systems.append(System(label, view, embedding_hash, settings.probes, X, uses, inputs))
     return systems
 
 

@@ -11,12 +11,12 @@ from .cities import City
 from .controls import coordinate_basis, tree_coordinates
 from .embedding_tables import BOTH, EmbeddingTable
 from .errors import InputError
+from .poi import POI, gives_away, poi_columns, without
 from .splits import Geography
 from .trainings import check_trainings
 
 NO_VIEW = "none"
 VIEW_CHOICES = ("street_view", "satellite", BOTH)
-SEEN_AS_INPUT = ("poi",)  # indicators that a system may have been given
 CONTROL_NAMES = ("mean", "coordinates", "poi_counts")
 WITH_COORDINATES = "coordinates+"  # before a label: the vector beside the coordinates
 GAIN_PROBES = ("ridge",)
@@ -33,6 +33,8 @@ class System:
         probes: those that are tried on it.
         X: `(N, D)` features of the regions that are compared.
         uses: what the system has seen.
+        inputs: the columns of the table of regions that are among it.
+        indicators: those that it is for; None: all.
     """
 
     name: str
@@ -41,10 +43,19 @@ class System:
     probes: tuple[str, ...]
     X: NDArray[np.float64]
     uses: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    indicators: frozenset[str] | None = None
+
+    def leaks(self, indicator: str) -> list[str]:
+        """Its inputs that give away an indicator that it is for."""
+        if self.indicators is not None and indicator not in self.indicators:
+            return []
+        return [column for column in self.inputs if gives_away(column, indicator)]
 
     def scores(self, indicator: str) -> bool:
-        """Whether it may be scored on an indicator: not on one that it has seen."""
-        return indicator not in self.uses or indicator not in SEEN_AS_INPUT
+        """Whether it may be scored on an indicator: not on one that its inputs give away."""
+        is_for = self.indicators is None or indicator in self.indicators
+        return is_for and not self.leaks(indicator)
 
 
 def views_of(
@@ -154,21 +165,57 @@ def make_systems(
             System("coordinates", NO_VIEW, "", ("gbm",), tree_coordinates(xy), seen),
             System("coordinates", NO_VIEW, "", gain, basis, seen),
         ]
-    counts = city.poi_counts()
-    if counts is not None:
-        systems.append(System("poi_counts", NO_VIEW, "", ("gbm",), counts[kept], ("poi",)))
+    systems += _poi_controls(city, kept)
     wanted = city.regions["region_id"].to_numpy()[kept]
     for table in tables:
         position = {region_id: row for row, region_id in enumerate(table.region_ids)}
         rows = [position[region_id] for region_id in wanted]
         for view in views[table.label]:
-            X, uses = table.matrix(view)[rows], tuple(table.uses)
-            systems.append(System(table.label, view, table.hash, tuple(probes), X, uses))
+            X, uses, inputs = table.matrix(view)[rows], tuple(table.uses), tuple(table.inputs)
+            systems.append(System(table.label, view, table.hash, tuple(probes), X, uses, inputs))
             if gain:
                 beside = np.concatenate([X, basis], axis=1)
                 name, also = WITH_COORDINATES + table.label, sorted({*uses, "coordinates"})
-                systems.append(System(name, view, table.hash, gain, beside, tuple(also)))
+                systems.append(System(name, view, table.hash, gain, beside, tuple(also), inputs))
     return systems
+
+
+def _poi_controls(city: City, kept: NDArray[np.int64]) -> list[System]:
+    """The control by points of interest, once for each set of columns that indicators leave it.
+
+    An indicator that all columns give away leaves none: for it the control keeps them all, and
+    does not score it.
+    """
+    columns = tuple(poi_columns(city.regions))
+    indicators: dict[tuple[str, ...], list[str]] = {}
+    for target in city.targets:
+        inputs = without(columns, target.name) or columns
+        indicators.setdefault(inputs, []).append(target.name)
+    return [
+        System(
+            name="poi_counts",
+            view=NO_VIEW,
+            hash="",
+            probes=("gbm",),
+            X=city.numbers(inputs)[kept],
+            uses=(POI,),
+            inputs=inputs,
+            indicators=frozenset(names),
+        )
+        for inputs, names in indicators.items()
+        if inputs
+    ]
+
+
+def left_out_inputs(city: City) -> dict[str, list[str]]:
+    """Indicator -> the counts of points of interest that the control predicts it without."""
+    columns = poi_columns(city.regions)
+    found = {}
+    for target in city.targets:
+        own = without(columns, target.name)
+        if own and len(own) < len(columns):
+            found[target.name] = [column for column in columns if column not in own]
+    return found
 
 
 __all__ = [
@@ -179,6 +226,7 @@ __all__ = [
     "WITH_COORDINATES",
     "System",
     "common_regions",
+    "left_out_inputs",
     "make_systems",
     "views_of",
 ]

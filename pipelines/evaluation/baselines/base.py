@@ -46,8 +46,11 @@ class RegionData:
         lonlat: `(N, 2)` degrees, EPSG:4326.
         cell_m: side of a typical region.
         views: "satellite" and "street_view", those that the dataset has.
-        poi: `(N, categories)` counts of points of interest; None where the dataset has none.
+        poi: `(N, categories)` counts of points of interest; None where there is none that may be
+            seen.
         poi_categories: names of the columns of `poi`.
+        poi_left_out: columns of the table of regions that are not among `poi`, for they would give
+            an indicator away ([`poi`][pipelines.evaluation.poi]).
         mobility: `(N, N)` trips from row to column; None where there is none.
         synthetic: the city is simulated.
         fingerprint: equal for equal content.
@@ -61,6 +64,7 @@ class RegionData:
     views: Mapping[str, View]
     poi: NDArray[np.float64] | None = None
     poi_categories: tuple[str, ...] = ()
+    poi_left_out: tuple[str, ...] = ()
     mobility: NDArray[np.float64] | None = None
     synthetic: bool = False
     fingerprint: str = ""
@@ -73,7 +77,8 @@ class Provenance:
     Attributes:
         source: paper, file or equation that it follows.
         differs: what differs from it, one sentence each.
-        uses: what it sees. A system that uses "poi" is never scored on the indicator poi.
+        uses: what it sees. A system that uses "poi" is never scored on an indicator that its counts
+            of points of interest give away.
         pretrained: name of the weights it starts from; None if they were drawn at random.
     """
 

@@ -1,6 +1,7 @@
 """A city of a dataset folder as the baselines see it."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +11,16 @@ from numpy.typing import NDArray
 from dataset_builders.errors import DatasetError
 from dataset_builders.files import digest
 from dataset_builders.schema import VIEWS
-from dataset_builders.storage import iter_images, read_regions, read_table
+from dataset_builders.storage import iter_images, read_indicators, read_regions, read_table
 
 from ..embed import Source
+from ..poi import PREFIX, poi_columns, training_columns
 from ..sources import open_images
 from ..splits import geography
 from .base import RegionData, View
 from .pixels import LeftOut, decode_view
 
 DATA_VERSION = "1"
-POI_PREFIX = "poi_"
 
 
 def load_region_data(
@@ -27,6 +28,7 @@ def load_region_data(
 ) -> RegionData:
     """Read a city: pixels of one size, captions, places, counts of points of interest.
 
+    The counts are without those that would give an indicator of the dataset away.
     Images are decoded once for a size; a killed run goes on. Those that cannot be used are left
     out, and listed with the reason beside the pixels. Memory does not grow with the images.
 
@@ -50,7 +52,9 @@ def load_region_data(
         if source.num_images[view]
     }
     views = {name: view for name, view in views.items() if len(view)}
-    poi, categories = poi_counts(regions)
+    columns = poi_columns(regions)
+    seen = training_columns(columns, read_indicators(dataset_name, city))
+    poi, categories = _counts(regions, seen)
     return RegionData(
         city=city,
         region_ids=source.region_ids,
@@ -60,30 +64,20 @@ def load_region_data(
         views=views,
         poi=poi,
         poi_categories=categories,
+        poi_left_out=tuple(column for column in columns if column not in seen),
         synthetic=source.description["synthetic"],
         fingerprint=_fingerprint(key, lonlat, poi, categories, views),
     )
 
 
-def poi_counts(regions: pd.DataFrame) -> tuple[NDArray[np.float64] | None, tuple[str, ...]]:
-    """Counts by category from the columns `poi_<category>`.
-
-    Args:
-        regions: table of N regions.
-
-    Returns:
-        `(N, categories)`, a null as 0, and the names without `poi_`, sorted; None and no names
-        where there is no such column of numbers.
-    """
-    columns = sorted(
-        str(name)
-        for name in regions.columns
-        if str(name).startswith(POI_PREFIX) and pd.api.types.is_numeric_dtype(regions[name])
-    )
+def _counts(
+    regions: pd.DataFrame, columns: Sequence[str]
+) -> tuple[NDArray[np.float64] | None, tuple[str, ...]]:
+    """`(N, columns)`, a null as 0, and the categories; None and none without columns."""
     if not columns:
         return None, ()
-    counts = regions[columns].to_numpy(np.float64, na_value=0.0)
-    return np.nan_to_num(counts), tuple(name.removeprefix(POI_PREFIX) for name in columns)
+    counts = regions[list(columns)].to_numpy(np.float64, na_value=0.0)
+    return np.nan_to_num(counts), tuple(name.removeprefix(PREFIX) for name in columns)
 
 
 def _view(
@@ -147,4 +141,4 @@ def _fingerprint(
     return digest(*parts)
 
 
-__all__ = ["load_region_data", "poi_counts"]
+__all__ = ["load_region_data"]

@@ -135,7 +135,7 @@ def clip_model(settings: ImageTextSettings, vocab_size: int) -> CLIPModel:
         InputError: there is no such checkpoint, or it sees other images or shorter texts.
     """
     if settings.model_name_or_path is not None:
-        return _pretrained(settings)
+        return _pretrained(settings.model_name_or_path, settings)
     heads = settings.head_width
     config = CLIPConfig(
         projection_dim=settings.projection_dim,
@@ -162,8 +162,7 @@ def clip_model(settings: ImageTextSettings, vocab_size: int) -> CLIPModel:
     return CLIPModel(config)
 
 
-def _pretrained(settings: ImageTextSettings) -> CLIPModel:
-    name = settings.model_name_or_path
+def _pretrained(name: str, settings: ImageTextSettings) -> CLIPModel:
     try:
         model = load_clip(name)
     except (OSError, ValueError) as error:

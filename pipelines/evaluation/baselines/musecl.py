@@ -21,7 +21,7 @@ from dataset_builders.files import digest
 from ..errors import InputError
 from .base import FUSED, Provenance, RegionData, Use
 from .image_text import checkpoint_fingerprint
-from .sampling import Images, Rows, Shuffled, most_alike, view_of
+from .sampling import Images, Rows, Shuffled, most_alike, poi_of, view_of
 from .training import num_steps, train, turn_and_flip
 from .trunk import Trunk, TrunkSettings, encode_regions, pixel_values, size_differences
 
@@ -168,12 +168,7 @@ class MuseCL:
 
     def _poi(self, data: RegionData) -> NDArray[np.float64]:
         """ln(1 + count) of each category, standardised over regions."""
-        if data.poi is None:
-            raise InputError(
-                f"{self.name} needs counts of points of interest (columns poi_<category> of the "
-                f"regions), and {data.city} has none."
-            )
-        logs = np.log1p(data.poi)
+        logs = np.log1p(poi_of(data, self.name))
         return (logs - logs.mean(axis=0)) / np.maximum(logs.std(axis=0), 1e-9)
 
     def _street_view_likeness(

@@ -21,7 +21,7 @@ from dataset_builders.files import digest
 from ..errors import InputError
 from .base import Provenance, RegionData, Use, View
 from .image_text import checkpoint_fingerprint
-from .sampling import Images, Neighbourhood, Rows, Shuffled, most_alike, view_of
+from .sampling import Images, Neighbourhood, Rows, Shuffled, most_alike, poi_of, view_of
 from .training import crop_and_flip, num_steps, train
 from .trunk import Trunk, TrunkSettings, encode_regions, pixel_values, size_differences
 
@@ -144,11 +144,8 @@ class PGSimCLR:
         return {view: np.concatenate(vectors, axis=1)}
 
     def _check(self, data: RegionData, images: Images) -> None:
-        if "poi" in self.settings.positives and data.poi is None:
-            raise InputError(
-                f"{self.name} needs counts of points of interest (columns poi_<category> of the "
-                f"regions), and {data.city} has none. --system simclr-adjacency does without."
-            )
+        if "poi" in self.settings.positives:
+            poi_of(data, self.name, "--system simclr-adjacency does without.")
         if len(images.regions) < 2:
             raise InputError(
                 f"{self.name} learns from pairs of regions, and {data.city} has "
@@ -201,8 +198,8 @@ class _Pairs:
     def of(self, anchors: Rows) -> Rows:
         if self._positive == "adjacency":
             return self._place.near(anchors, self._rng)
-        assert self._data.poi is not None
-        return most_alike(self._data.poi, self.regions, self._rng, of=anchors)
+        poi = poi_of(self._data, "pg-simclr")
+        return most_alike(poi, self.regions, self._rng, of=anchors)
 
 
 def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float) -> torch.Tensor:

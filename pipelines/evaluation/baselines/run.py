@@ -20,6 +20,7 @@ from dataset_builders.schema import VIEWS
 
 from ..embedding_tables import read_metadata, rename_training, write_embeddings
 from ..errors import InputError
+from ..poi import POI, PREFIX
 from ..trainings import Training
 from .base import RegionData, RegionEncoder
 from .data import load_region_data
@@ -94,7 +95,7 @@ def run_baseline(
         "fit_seconds": round(fitted - start, 3),
         "seconds": round(time.perf_counter() - start, 3),
         "fingerprint": fingerprint,
-        **_provenance(encoder),
+        **_provenance(encoder, data),
         **(training.metadata() if training else {}),
     }
     _write(path, data, vectors, metadata)
@@ -109,13 +110,17 @@ def _metadata(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _provenance(encoder: RegionEncoder) -> dict[str, Any]:
+def _provenance(encoder: RegionEncoder, data: RegionData) -> dict[str, Any]:
     made_of = encoder.provenance
-    return {
+    fields: dict[str, Any] = {
         "provenance": {"source": made_of.source, "differs": list(made_of.differs)},
         "uses": sorted(made_of.uses),
         "pretrained": made_of.pretrained or "random weights",
     }
+    if POI in made_of.uses:
+        fields["poi_columns"] = [f"{PREFIX}{category}" for category in data.poi_categories]
+        fields["poi_left_out"] = list(data.poi_left_out)
+    return fields
 
 
 def _write(
@@ -155,6 +160,9 @@ def _summary(path: Path, vectors: dict[str, NDArray[np.float32]], metadata: dict
             + (f"; {without} have none" if without else "")
         )
     lines.append(f"  uses {', '.join(metadata['uses'])}; {metadata['seconds']:.1f} s")
+    if metadata.get("poi_left_out"):
+        columns = ", ".join(metadata["poi_left_out"])
+        lines.append(f"  learnt without {columns}, which would give an indicator away")
     return "\n".join(lines)
 
 

@@ -23,6 +23,30 @@ def view_of(data: RegionData, view: str, name: str) -> View:
     return data.views[view]
 
 
+def poi_of(data: RegionData, name: str, instead: str = "") -> NDArray[np.float64]:
+    """The counts of points of interest, `(N, categories)`.
+
+    Args:
+        data: the city.
+        name: of the system that needs them.
+        instead: what to do without them.
+
+    Raises:
+        InputError: the city has none, or none that does not give an indicator away.
+    """
+    if data.poi is not None:
+        return data.poi
+    has = (
+        f"those of {data.city} would give away what is predicted: {', '.join(data.poi_left_out)}."
+        if data.poi_left_out
+        else f"{data.city} has none."
+    )
+    raise InputError(
+        f"{name} needs counts of points of interest (columns poi_<category> of the regions), and "
+        f"{has} {instead}".rstrip()
+    )
+
+
 class Images:
     """The images of each region of a view, to draw one from.
 
@@ -134,4 +158,4 @@ class Shuffled:
         return batch
 
 
-__all__ = ["Images", "Neighbourhood", "Shuffled", "most_alike", "view_of"]
+__all__ = ["Images", "Neighbourhood", "Shuffled", "most_alike", "poi_of", "view_of"]

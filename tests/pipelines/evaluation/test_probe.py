@@ -293,7 +293,7 @@ def test_a_system_that_was_given_poi_is_not_scored_on_poi(city, tables, tmp_path
     assert ("informed", "population") in scored
     assert ("informed", "poi") not in scored
     skipped = json.loads((tmp_path / "probe.json").read_text())["skipped"]
-    told = [item for item in skipped if item["reason"].startswith("informed uses poi")]
+    told = [item for item in skipped if item["reason"].startswith("informed was given poi")]
     assert len(told) == 2 * 2  # protocols and splits
 
 

@@ -5,14 +5,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
 from dataset_builders.schema import DatasetMetadata
 from dataset_builders.storage import DatasetWriter, iter_images
 from pipelines.evaluation.baselines import pixels
-from pipelines.evaluation.baselines.data import load_region_data, poi_counts
+from pipelines.evaluation.baselines.data import load_region_data
 from pipelines.evaluation.baselines.pixels import LeftOut, decode_view, square
 from pipelines.evaluation.errors import InputError
 from tests.pipelines.evaluation.toy import CITY, build_toy, picture
@@ -216,11 +215,6 @@ def test_captions_places_and_points_of_interest_are_read(tmp_path):
     assert not data.synthetic
     # the images are equal, the counts are not
     assert build("other", shops=5.0).fingerprint != data.fingerprint
-
-
-def test_poi_counts_of_a_table_without_any_is_none():
-    frame = pd.DataFrame({"poi": [1.0], "poi_source": ["map"], "population": [3.0]})
-    assert poi_counts(frame) == (None, ())
 
 
 def test_a_city_that_is_not_there_is_told(toy, tmp_path):

@@ -1,0 +1,223 @@
+"""Which counts of points of interest give an indicator away, and that none is seen."""
+
+import json
+from dataclasses import replace
+
+import geopandas as gpd
+import numpy as np
+import pytest
+from shapely.geometry import Point
+from sklearn.linear_model import LinearRegression
+
+from dataset_builders.schema import DatasetMetadata, Indicator
+from dataset_builders.storage import DatasetWriter
+from pipelines.evaluation.baselines.data import load_region_data
+from pipelines.evaluation.baselines.run import run_baseline
+from pipelines.evaluation.cities import City, Target
+from pipelines.evaluation.city_results import read_city
+from pipelines.evaluation.city_transfer import CityTables, transfer_probe
+from pipelines.evaluation.embedding_tables import EmbeddingTable, read_embeddings
+from pipelines.evaluation.errors import InputError
+from pipelines.evaluation.limits import limits
+from pipelines.evaluation.poi import gives_away, poi_columns, training_columns
+from pipelines.evaluation.probe import ProbeSettings, probe
+from pipelines.evaluation.results import read_rows
+from pipelines.evaluation.sources import open_city
+from tests.pipelines.evaluation.toy import picture
+
+SIDE = 12
+N = SIDE * SIDE
+EXTRA = {"poi_food_cafe": "float64", "poi_shop": "float64"}
+FAST = ProbeSettings(seeds=2, probes=("ridge",), protocols=("random",))
+
+
+def quiet(batches, **_):
+    return batches
+
+
+def counts() -> dict[str, np.ndarray]:
+    """Random counts that nothing but themselves tells; half of the food is cafes."""
+    rng = np.random.default_rng(0)
+    food, shop = (rng.integers(0, 50, N).astype(float) for _ in range(2))
+    cafe = np.floor(food / 2)
+    return {"poi_food": food, "poi_food_cafe": cafe, "poi_shop": shop, "poi": food + shop}
+
+
+def build(folder, predicted=("poi_food", "poi"), extra=tuple(EXTRA)):
+    """A city whose images tell nothing of its points of interest."""
+    metadata = DatasetMetadata(
+        "T",
+        "T.",
+        "tests",
+        "CC0-1.0",
+        synthetic=True,
+        indicators=tuple(Indicator(name, "places", "count", "Places.") for name in predicted),
+        extra_columns={"regions": {name: EXTRA[name] for name in extra}},
+    )
+    writer = DatasetWriter(folder, metadata)
+    values = {name: column for name, column in counts().items() if name in (*predicted, *extra)}
+    rng = np.random.default_rng(1)
+    ids = [f"r{number:03}" for number in range(N)]
+    regions = [
+        {"region_id": name, "city": "t", "area_m2": 6e5}
+        | {"lon": 8 + 0.01 * (number % SIDE), "lat": 47 + 0.01 * (number // SIDE)}
+        | {column: float(of[number]) for column, of in values.items()}
+        for number, name in enumerate(ids)
+    ]
+    writer.write_shard("t", "regions", 0, regions)
+    images = [
+        {"image": {"bytes": picture(rng.random(2), number), "path": None}}
+        | {"image_id": f"s{number}", "region_id": name}
+        for number, name in enumerate(ids)
+    ]
+    writer.write_shard("t", "satellite", 0, images)
+    writer.finish()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("poi") / "dataset")
+
+
+@pytest.fixture(scope="module")
+def pg_simclr(dataset, tmp_path_factory):
+    """A trained system that sees counts."""
+    lines: list[str] = []
+    overrides = {"image_size": 16, "widths": [8], "depths": [1], "epochs": 1, "simclr_epochs": 0}
+    path = run_baseline(
+        "pg-simclr",
+        "cpu",
+        str(dataset),
+        "t",
+        tmp_path_factory.mktemp("tables"),
+        overrides=overrides,
+        log=lines.append,
+    )
+    return read_embeddings(path), "\n".join(lines)
+
+
+def scored(path) -> dict[tuple[str, str], list[float]]:
+    """System and indicator -> R2 of each split."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for row in read_rows(path):
+        found.setdefault((row.system, row.indicator), []).append(row.r2)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("column", "indicator", "expected"),
+    [
+        ("poi_food", "poi_food", True),
+        ("poi_food_cafe", "poi_food", True),
+        ("poi_food", "poi_food_cafe", True),
+        ("poi_food", "poi", True),
+        ("poi_foodstuff", "poi_food", False),
+        ("poi_shop", "poi_food", False),
+        ("poi_shop", "population", False),
+    ],
+)
+def test_a_column_gives_itself_its_total_and_its_parts_away(column, indicator, expected):
+    assert gives_away(column, indicator) is expected
+
+
+def test_a_trained_system_sees_no_column_that_gives_any_indicator_away():
+    columns = ["poi_bar", "poi_food", "poi_food_cafe", "poi_shop"]
+    every = tuple(columns)
+    assert training_columns(columns, ["population", "gdp"]) == every
+    assert training_columns(columns, ["population", "poi_food"]) == ("poi_bar", "poi_shop")
+    assert training_columns(columns, ["poi_food_cafe", "poi_bar"]) == ("poi_shop",)
+    # the total of all of them would leave none; such a system is not scored on it
+    assert training_columns(columns, ["poi"]) == every
+    assert training_columns(columns, ["poi", "poi_shop"]) == every[:3]
+    assert training_columns(["poi_food"], ["poi_food"]) == ()
+    assert training_columns([], ["poi"]) == ()
+
+
+def test_a_baseline_cannot_read_an_indicator_from_its_inputs(dataset, tmp_path):
+    data = load_region_data(str(dataset), "t", 8, tmp_path)
+    food = np.log1p(counts()["poi_food"])
+    train, test = slice(None, 100), slice(100, None)
+    X = np.log1p(data.poi)
+    r2 = LinearRegression().fit(X[train], food[train]).score(X[test], food[test])
+    assert r2 < 0.2  # 1 with the column among them
+    assert data.poi_categories == ("shop",)
+    assert data.poi_left_out == ("poi_food", "poi_food_cafe")
+
+
+def test_a_city_whose_counts_are_all_predicted_has_none_to_learn_from(tmp_path):
+    folder = build(tmp_path / "dataset", ("poi_food", "poi_shop"), ("poi_food_cafe",))
+    data = load_region_data(str(folder), "t", 8, tmp_path)
+    assert data.poi is None
+    with pytest.raises(InputError, match=r"those of t would give away.*poi_food_cafe, poi_shop\."):
+        run_baseline("pg-simclr", "cpu", str(folder), "t", tmp_path)
+
+
+def test_the_table_says_what_its_system_saw_and_did_not(pg_simclr):
+    table, told = pg_simclr
+    assert table.metadata["poi_columns"] == table.inputs == ["poi_shop"]
+    assert table.metadata["poi_left_out"] == ["poi_food", "poi_food_cafe"]
+    assert "learnt without poi_food, poi_food_cafe" in told
+
+
+def test_no_system_is_scored_on_what_its_inputs_give_away(dataset, pg_simclr, tmp_path):
+    city, (table, _) = open_city(str(dataset), "t"), pg_simclr
+    # a table of before, which had seen all columns and does not say so
+    unsaid = {"label": "unsaid", "uses": ["satellite", "poi"]}
+    earlier = replace(table, label="unsaid", hash="0" * 16, metadata=unsaid)
+    r2 = scored(probe(city, [table, earlier], tmp_path / "t", FAST, quiet))
+    assert {name for name, indicator in r2 if indicator == "poi_food"} == {
+        *("mean", "coordinates", "poi_counts", "pg-simclr", "coordinates+pg-simclr")
+    }
+    assert {name for name, indicator in r2 if indicator == "poi"} == {"mean", "coordinates"}
+    # .9 for trees that see the column
+    assert max(r2["poi_counts", "poi_food"]) < 0.3
+    summary = json.loads((tmp_path / "t" / "probe.json").read_text())
+    assert summary["left_out_inputs"] == {"poi_food": ["poi_food", "poi_food_cafe"]}
+    assert {item["reason"] for item in summary["skipped"]} == {
+        "poi_counts was given poi_food, poi_food_cafe, poi_shop, so it is not scored on poi",
+        "pg-simclr was given poi_shop, so it is not scored on poi",
+        "coordinates+pg-simclr was given poi_shop, so it is not scored on poi",
+        *(
+            f"{name} was given poi, so it is not scored on {indicator}"
+            for name in ("unsaid", "coordinates+unsaid")
+            for indicator in ("poi", "poi_food")
+        ),
+    }
+    told = limits(read_city(tmp_path / "t"))
+    assert (
+        "poi_food: the control by points of interest is not given poi_food, poi_food_cafe, which "
+        "would give it away." in told
+    )
+    assert (
+        "pg-simclr: learnt without poi_food, poi_food_cafe, which would give an indicator away."
+        in told
+    )
+
+
+def test_the_control_of_one_indicator_keeps_the_columns_of_another(tmp_path):
+    values = counts()
+    target = {"unit": "places", "transform": "ln1p"}
+    targets = [
+        Target("poi_food", y=np.log1p(values["poi_food"]), **target),
+        Target("comments", y=np.log1p(3 * values["poi_food"]), **target),
+    ]
+    ids = [f"r{number}" for number in range(N)]
+    places = [Point(8 + 0.01 * (n % SIDE), 47 + 0.01 * (n // SIDE)) for n in range(N)]
+    regions = gpd.GeoDataFrame({"region_id": ids, **values}, geometry=places, crs="EPSG:4326")
+    regions = regions.assign(lon=regions.geometry.x, lat=regions.geometry.y)
+    assert poi_columns(regions) == ["poi_food", "poi_food_cafe", "poi_shop"]
+    vectors = {"satellite": np.random.default_rng(2).normal(size=(N, 3)).astype(np.float32)}
+    table = EmbeddingTable("noise", {"uses": ["satellite"]}, ids, vectors, "1" * 16)
+    city = City("t", "made", True, regions, targets)
+    r2 = scored(probe(city, [table], tmp_path, FAST, quiet))
+    assert max(r2["poi_counts", "poi_food"]) < 0.3
+    assert min(r2["poi_counts", "comments"]) > 0.7
+
+
+def test_an_encoder_of_several_cities_has_seen_what_it_saw_in_each(dataset, pg_simclr, tmp_path):
+    city, (table, _) = open_city(str(dataset), "t"), pg_simclr
+    food = {**table.metadata, "poi_columns": ["poi_food"]}
+    sources = [CityTables(replace(city, name="s"), [replace(table, metadata=food)])]
+    found = transfer_probe(sources, CityTables(city, [table]), tmp_path, FAST)
+    assert {row.system for row in found.rows} == {"mean"}
