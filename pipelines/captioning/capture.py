@@ -9,6 +9,7 @@ reference gives other scores from one run to the next.
 
 import math
 from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import fields
 from itertools import combinations
 
 import numpy as np
@@ -18,10 +19,14 @@ from .capture_matching import Encode, Matching, Synonyms
 from .capture_pairs import CaptureScore, PairScorer, ParsedCaption
 from .records import Candidate, Scores
 
-REVISION = "capture-1"
+REVISION = "capture-2"
 """Goes up with every change of a score; part of the ledger's keys."""
 WEIGHTS = (5.0, 5.0, 2.0)
 """alpha, beta, gamma: of objects, attributes, relations."""
+EQUAL = CaptureScore(*[1.0] * len(fields(CaptureScore)))
+"""Of a caption and its equal."""
+
+Vote = tuple[Hashable, int]  # who votes, and for which of the distinct captions
 
 
 def capture_score(
@@ -70,13 +75,15 @@ def consensus(
 ) -> NDArray[np.float64]:
     """The mean CAPTURE of every candidate against all others.
 
-    Candidates that say nothing (None, or empty) take no part. Equal ones count as one, or else a
-    model that repeats itself would vote for itself.
+    Candidates that say nothing (None, or empty) take no part. Equal candidates agree with score 1,
+    except within a group: there copies count as one, so that a model gains nothing by repeating
+    itself.
 
     Args:
         candidates: of one image.
         encode: phrases to unit vectors; called once.
-        groups: of each candidate, such as its model; pairs of one group are left out.
+        groups: of each candidate, such as its model; pairs of one group are left out. By default
+            every candidate is independent of the others.
         weights: as in `capture_score`.
         synonyms: as in `capture_score`.
         clamp: as in `capture_score`.
@@ -85,10 +92,10 @@ def consensus(
     Returns:
         `(candidates,)`; NaN for those that take no part or have no other to be compared with.
     """
-    ballot = _Ballot(candidates, candidates, groups)
-    scores = _pair_scores(ballot.distinct, encode, weights, synonyms, clamp, matching)
+    ballot = _Ballot(candidates, candidates, range(len(candidates)) if groups is None else groups)
+    scores = _pair_scores(ballot.captions, encode, weights, synonyms, clamp, matching)
     means = [
-        _mean(scores[pair].score for pair in ballot.pairs(index, groups is not None))
+        _mean(scores[pair].score for pair in ballot.pairs(index, other_groups=True))
         for index in range(len(candidates))
     ]
     return np.array([math.nan if mean is None else mean for mean in means])
@@ -105,11 +112,13 @@ def consensus_scores(
 ) -> list[Scores]:
     """The consensus with all its parts, as it is kept with each candidate.
 
+    Equal captions of different models agree with score 1; copies by one model count as one.
+
     Args:
         candidates: of one image; None for those that failed.
         encode: phrases to unit vectors; called once.
         models: of each candidate.
-        texts: of each candidate; those with the same text count as one. By default those with the
+        texts: of each candidate; those with the same text are equal. By default those with the
             same parse.
         weights: as in `capture_score`.
         same_model_pairs: let captions of one model vote for one another. `Scores.cross_model` is
@@ -119,12 +128,11 @@ def consensus_scores(
         One for each candidate; all None where there is nothing to compare.
     """
     ballot = _Ballot(candidates, texts or candidates, models)
-    scores = _pair_scores(ballot.distinct, encode, weights, None, True, "first")
+    scores = _pair_scores(ballot.captions, encode, weights, None, True, "first")
     found = []
     for index in range(len(candidates)):
-        across = [scores[pair] for pair in ballot.pairs(index, True)]
-        counted = [scores[pair] for pair in ballot.pairs(index, False)]
-        counted = counted if same_model_pairs else across
+        across = [scores[pair] for pair in ballot.pairs(index, other_groups=True)]
+        counted = [scores[pair] for pair in ballot.pairs(index, other_groups=not same_model_pairs)]
         names = ("score", "object_f1", "attribute_f1", "relation_f1")
         means = {name: _mean(getattr(score, name) for score in counted) for name in names}
         found.append(Scores(**means, cross_model=_mean(score.score for score in across)))
@@ -152,52 +160,55 @@ def choose(candidates: Sequence[Candidate], model_priority: Sequence[str]) -> in
 
 
 class _Ballot:
-    """Who is compared with whom.
+    """Who is compared with whom: each distinct caption of each group has one vote.
 
     Args:
         candidates: of an image; those that say nothing take no part.
-        keys: candidates with equal keys count as one.
-        groups: of each candidate.
+        keys: of each candidate; candidates with equal keys are equal captions.
+        groups: of each candidate, such as its model.
+
+    Attributes:
+        captions: the distinct captions; votes name them by their number.
     """
 
     def __init__(
         self,
         candidates: Sequence[ParsedCaption | None],
         keys: Sequence[Hashable],
-        groups: Sequence[Hashable] | None,
+        groups: Sequence[Hashable],
     ):
-        groups = [None] * len(candidates) if groups is None else groups
         if not len(candidates) == len(keys) == len(groups):
             raise ValueError(
                 f"There are {len(candidates)} candidates, but {len(groups)} groups or models and "
                 f"{len(keys)} texts; each needs one."
             )
-        numbers: dict[Hashable, int] = {}
-        self.distinct: list[ParsedCaption] = []
-        self._holders: list[set[Hashable]] = []
-        self._number: list[int | None] = []
-        self._groups = groups
-        for one, key, group in zip(candidates, keys, groups, strict=True):
-            if not one:
-                self._number.append(None)
-                continue
-            if key not in numbers:
-                numbers[key] = len(numbers)
-                self.distinct.append(one)
-                self._holders.append(set())
-            self._number.append(numbers[key])
-            self._holders[numbers[key]].add(group)
+        distinct: dict[Hashable, ParsedCaption] = {}
+        for one, key in zip(candidates, keys, strict=True):
+            if one:
+                distinct.setdefault(key, one)
+        numbers = {key: number for number, key in enumerate(distinct)}
+        self.captions = list(distinct.values())
+        self._own: list[Vote | None] = [
+            (group, numbers[key]) if one else None
+            for one, key, group in zip(candidates, keys, groups, strict=True)
+        ]
+        self._votes = list(dict.fromkeys(vote for vote in self._own if vote))
 
     def pairs(self, index: int, other_groups: bool) -> list[tuple[int, int]]:
-        """The pairs of distinct captions that a candidate's mean is over."""
-        own = self._number[index]
+        """The pairs of captions that a candidate's mean is over.
+
+        Args:
+            index: of the candidate.
+            other_groups: leave out the votes of its own group.
+        """
+        own = self._own[index]
         if own is None:
             return []
-        group = {self._groups[index]}
+        group, number = own
         return [
-            (own, other)
-            for other, holders in enumerate(self._holders)
-            if other != own and not (other_groups and holders <= group)
+            (number, other)
+            for voter, other in self._votes
+            if (voter, other) != own and not (other_groups and voter == group)
         ]
 
 
@@ -209,11 +220,15 @@ def _pair_scores(
     clamp: bool,
     matching: Matching,
 ) -> dict[tuple[int, int], CaptureScore]:
-    """Of every pair both ways, each computed once: score and F1 are symmetric."""
+    """Of every pair both ways, each computed once: score and F1 are symmetric.
+
+    A caption agrees with its equal entirely. CAPTURE itself stays below 1 there, by 2 / 12 where
+    the caption has no relation.
+    """
+    scores = {(number, number): EQUAL for number in range(len(captions))}
     if len(captions) < 2:
-        return {}
+        return scores
     match = PairScorer(captions, encode, weights, synonyms, clamp, matching)
-    scores = {}
     for pair in combinations(range(len(captions)), 2):
         scores[pair] = scores[pair[::-1]] = match(*pair)
     return scores

@@ -235,16 +235,25 @@ def test_consensus_of_15_candidates_scores_105_pairs_and_embeds_once(monkeypatch
     assert calls == [sorted(["car", "road", *(f"thing{k}" for k in range(15))])]
 
 
-def test_consensus_leaves_out_what_says_nothing_and_counts_equals_once():
+def test_consensus_leaves_out_what_says_nothing():
     car, bus, tree = parsed("car red"), parsed("bus red"), parsed("tree street")
     plain = consensus([car, bus, tree], encode)
-    found = consensus([car, None, bus, parsed(), tree, car, parsed("", {"car": ""})], encode)
-    assert found[[0, 2, 4, 5]].tolist() == [*plain, plain[0]]
-    assert np.isnan(found[[1, 3, 6]]).all()
+    found = consensus([car, None, bus, parsed(), tree, parsed("", {"car": ""})], encode)
+    assert found[[0, 2, 4]].tolist() == plain.tolist()
+    assert np.isnan(found[[1, 3, 5]]).all()
+
+
+def test_consensus_of_equals_without_groups_is_agreement():
+    a, b = parsed("car road"), parsed("bus sky")
+    score = capture_score(a, b, encode).score
+    assert consensus([a, b, b], encode).tolist() == [score, (score + 1) / 2, (score + 1) / 2]
+    assert consensus([b, None, b], encode)[[0, 2]].tolist() == [1, 1]
 
 
 def test_consensus_of_a_lone_candidate_is_unknown():
-    assert np.isnan(consensus([parsed("car"), None, parsed("car")], encode)).all()
+    assert np.isnan(consensus([parsed("car"), None], encode)).all()
+    twice = consensus([parsed("car"), parsed("car")], encode, groups=["a", "a"])
+    assert np.isnan(twice).all()
     assert consensus([], encode).shape == (0,)
 
 
@@ -257,15 +266,14 @@ def test_consensus_leaves_out_pairs_of_a_group():
         consensus(pool, encode, groups=["a", "b"])
 
 
-def test_consensus_counts_an_equal_of_another_group_once_and_for_it():
-    pool = [parsed("car road"), parsed("bus sky"), parsed("bus sky")]
-    found = consensus(pool, encode, groups=["a", "a", "b"])
-    score = capture_score(pool[0], pool[1], encode).score
-    # the first is compared with the caption that group b has too
+def test_consensus_counts_copies_of_a_group_once_and_equals_of_another_as_agreement():
+    car, bus = parsed("car road"), parsed("bus sky")
+    score = capture_score(car, bus, encode).score
+    # group a says both, group b the second caption, and says it twice
+    found = consensus([car, bus, bus, bus], encode, groups=["a", "a", "b", "b"])
     assert found[0] == score
-    # the second's only partner is of its own group
-    assert np.isnan(found[1])
-    assert found[2] == score
+    assert found[1] == 1
+    assert found[2] == found[3] == pytest.approx((score + 1) / 2, abs=1e-12)
 
 
 def test_consensus_scores_keeps_the_means_of_all_parts():
@@ -287,13 +295,33 @@ def test_consensus_scores_keeps_the_means_of_all_parts():
     assert across[0].score == across[0].cross_model == found[0].cross_model
 
 
-def test_consensus_scores_counts_equal_texts_once_and_equal_parses_twice():
+def test_consensus_scores_of_equal_texts_within_and_across_models():
     pool = [parsed("car road"), parsed("car road"), parsed("tree sky")]
-    models = ["a", "b", "c"]
-    twice = consensus_scores(pool, encode, models=models, texts=["A car.", "The car.", "A tree."])
-    once = consensus_scores(pool, encode, models=models, texts=["A car.", "A car.", "A tree."])
-    assert twice[0].object_f1 > once[0].object_f1
-    assert once == consensus_scores(pool, encode, models=models)
+    apart = capture_score(pool[0], pool[2], encode)
+    equal = ["A car.", "A car.", "A tree."]
+
+    def of(models, texts=equal, **settings):
+        return consensus_scores(pool, encode, models=list(models), texts=texts, **settings)
+
+    across = of("abc")
+    for name in FIELDS:
+        mean = (getattr(apart, name) + 1) / 2
+        assert [getattr(one, name) for one in across[:2]] == pytest.approx([mean, mean], abs=1e-12)
+    assert across[0].cross_model == across[0].score
+    assert across[2].score == pytest.approx(apart.score, abs=1e-12)
+    assert across == consensus_scores(pool, encode, models=list("abc"))
+    # one model gains nothing by repeating itself, whether or not its captions vote for one another
+    alone = Scores(*(getattr(apart, name) for name in FIELDS), apart.score)
+    assert of("aab") == of("aab", same_model_pairs=False) == [alone] * 3
+    # other words for the same are no copy
+    assert of("aab", ["A car.", "The car.", "A tree."])[0].object_f1 > alone.object_f1
+
+
+def test_the_caption_that_two_models_give_word_for_word_is_chosen():
+    pool = [parsed("car road"), parsed("bus sky"), parsed("bus sky"), parsed("car tree")]
+    found = consensus_scores(pool, unrelated, models=list("abcd"), texts=["1", "2", "2", "3"])
+    candidates = [candidate(model, 0, s.score) for model, s in zip("abcd", found, strict=True)]
+    assert choose(candidates, list("abcd")) == 1
 
 
 # ---- the choice ---------------------------------------------------------------------------------
