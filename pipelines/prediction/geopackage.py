@@ -7,6 +7,7 @@ first style shows the estimate of the first indicator; the others are listed und
 
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -59,12 +60,14 @@ def write_geopackage(table: gpd.GeoDataFrame, path: Path, units: dict[str, str])
     """
     plain = gpd.GeoDataFrame(table).copy()
     plain.attrs = {}
+    geometry = "geom"  # as GDAL names it in a GeoPackage
     with atomic_path(path) as temporary:
-        plain.to_file(temporary, layer=LAYER, driver="GPKG")
-        geometry = plain.geometry.name if plain.geometry.name != "geometry" else "geom"
-        with sqlite3.connect(temporary) as connection:
-            _write_styles(connection, list(styles(plain, units)), geometry)
-        connection.close()
+        unfinished = temporary.with_suffix(".gpkg")  # a name that GDAL does not warn of
+        unfinished.unlink(missing_ok=True)
+        plain.rename_geometry(geometry).to_file(unfinished, layer=LAYER, driver="GPKG")
+        with closing(sqlite3.connect(unfinished)) as connection, connection:
+            _write_styles(connection, list(styles(table, units)), geometry)
+        unfinished.replace(temporary)
 
 
 def styles(table: gpd.GeoDataFrame, units: dict[str, str]) -> Iterator[Style]:

@@ -1,7 +1,6 @@
 """What a prediction starts from: images placed in regions, and labels; from files or a dataset."""
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +37,6 @@ class Inputs:
         indicators: with `(N,)` labels.
         source: the images of the regions that have any.
         rejects: images that take no part, and why.
-        notes: what was left out or assumed, one sentence each.
         block_m: side of the blocks that a dataset holds out; None where it names none.
         synthetic: the data is simulated.
     """
@@ -47,7 +45,6 @@ class Inputs:
     indicators: list[Indicator]
     source: Source
     rejects: list[PhotoReject]
-    notes: list[str]
     block_m: float | None = None
     synthetic: bool = False
 
@@ -122,7 +119,6 @@ def from_dataset(
         indicators,
         open_images(name, data.name),
         [],
-        [],
         data.block_m,
         data.synthetic,
     )
@@ -157,17 +153,11 @@ def from_files(
         options.labels, list(units), regions, own, options.region_id, options.aggregate
     )
     outside = [PhotoReject(file, "outside_regions") for file in photos.frame.loc[rows < 0, "file"]]
-    rejects = [*photos.rejects, *outside]
-    notes = [
-        f"{count:,} images take no part: {reason.replace('_', ' ')}."
-        for reason, count in Counter(reject.reason for reject in rejects).items()
-    ]
     return Inputs(
         regions,
         as_indicators(raw, units, options.transform),
         _source(photos, rows, regions["region_id"].to_numpy(str)),
-        rejects,
-        notes,
+        [*photos.rejects, *outside],
     )
 
 

@@ -2,6 +2,7 @@
 
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -15,6 +16,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dataset_builders.errors import SplitError
+from dataset_builders.photos import PhotoReject
+from dataset_builders.schema import VIEWS
 from dataset_builders.split_checks import correlation_range
 from dataset_builders.splits import block_numbers, default_block_m, local_xy, region_neighbourhood
 from pipelines.common.encoders import Encoder
@@ -36,6 +39,7 @@ from .labels import Aggregate, Indicator, Labels, Transform
 from .outputs import write_outputs
 from .verdict import Verdict, judge, raw_interval
 
+LABEL = "vectors"
 FEWEST_LABELLED = 16
 DISTRICTS_IN_A_ROW = 4
 """A city is cut into no fewer by default, however far its labels reach."""
@@ -50,11 +54,13 @@ class Vectors:
         rows: `(M,)` their positions among all regions, ascending.
         X: `(M, D)`; NaN in the numbers of a view that a region lacks.
         counts: `(M,)` images behind each vector.
+        rejects: images that gave no vector, and why.
     """
 
     rows: NDArray[np.int64]
     X: NDArray[np.floating]
     counts: NDArray[np.int64]
+    rejects: Sequence[PhotoReject] = ()
 
 
 @dataclass(frozen=True)
@@ -159,7 +165,7 @@ def predict_regions(
     for line in [*(verdict.sentence for verdict in found.verdicts), *found.notes]:
         log(line)
     if output_dir is not None:
-        write_outputs(found, inputs.rejects, Path(output_dir), log)
+        write_outputs(found, [*inputs.rejects, *vectors.rejects], Path(output_dir), log)
     return found.table
 
 
@@ -193,7 +199,11 @@ def predict(
         _check_labels(indicator, int(np.isfinite(whole.y).sum()), place)
     estimates = estimate(vectors.X, place, own)
     verdicts = [judge(one, place) for one in estimates]
-    notes = [*inputs.notes, _protocol_note(place)]
+    rejects = Counter(reject.reason for reject in (*inputs.rejects, *vectors.rejects))
+    notes = [
+        *(f"{n:,} images take no part: {why.replace('_', ' ')}." for why, n in rejects.items()),
+        _protocol_note(place),
+    ]
     for verdict in verdicts:
         notes += [f"{verdict.indicator}: {note}" for note in verdict.notes]
     table = _table(inputs, vectors, estimates)
@@ -316,16 +326,18 @@ def embed_regions(
     log: Callable[[str], None],
 ) -> Vectors:
     """Mean vectors of the regions' images, views side by side; resumes what lies in the folder."""
-    path = embed(encoder, inputs.source, folder / "embeddings", "vectors", settings, log)
+    path = embed(encoder, inputs.source, folder / "embeddings", LABEL, settings, log)
     table = read_embeddings(path)
     images = pq.read_table(path, columns=list(COUNT_COLUMNS.values()))
     counts = sum(images[name].to_numpy() for name in images.column_names)
-    X = np.concatenate([table.vectors[view] for view in table.views], axis=1)
+    X = np.concatenate([table.vectors[view] for view in table.views if view in VIEWS], axis=1)
     row_of = {name: row for row, name in enumerate(inputs.regions["region_id"])}
     rows = np.array([row_of[name] for name in table.region_ids])
     kept = np.flatnonzero(np.isfinite(X).any(1))
     kept = kept[np.argsort(rows[kept])]
-    return Vectors(rows[kept], X[kept], np.asarray(counts)[kept])
+    unusable = pq.read_table(path.with_name(f"{LABEL}.rejects.parquet")).to_pylist()
+    rejects = [PhotoReject(one["item"], one["reason"], one["detail"]) for one in unusable]
+    return Vectors(rows[kept], X[kept], np.asarray(counts)[kept], rejects)
 
 
 def _check_labels(indicator: Indicator, labelled: int, place: Place) -> None:

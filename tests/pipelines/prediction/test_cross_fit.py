@@ -1,0 +1,123 @@
+"""No label of a region's district, nor of what touches it, takes part in its prediction."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.prediction.cross_fit import cross_fit, fit_all, make_folds
+from pipelines.prediction.models import Ridge
+
+N, DIM = 90, 6
+
+
+def nothing_near(rows, others):
+    return np.zeros(len(rows), dtype=bool)
+
+
+def neighbours_near(rows, others):
+    """Rows one number apart touch."""
+    return np.isin(rows, np.concatenate([others - 1, others + 1]))
+
+
+def problem(seed: int = 0):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(N, DIM))
+    Y = np.column_stack([X[:, 0] + rng.normal(size=N), rng.normal(size=N)])
+    return X, Y, np.arange(N) // 6
+
+
+def test_folds_hold_whole_districts_and_are_balanced():
+    _, _, districts = problem()
+    usable = np.arange(N) % 7 != 0
+    folds = make_folds(usable, districts, nothing_near)
+    assert (folds.number[~usable] == -1).all()
+    for district in np.unique(districts):
+        assert len(np.unique(folds.number[(districts == district) & usable])) == 1
+    sizes = np.bincount(folds.number[usable])
+    assert len(sizes) == 5
+    assert sizes.max() - sizes.min() <= 6
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), district=st.integers(0, 14), near=st.booleans())
+def test_a_districts_labels_do_not_change_its_predictions(seed, district, near):
+    X, Y, districts = problem(seed)
+    folds = make_folds(np.ones(N, bool), districts, neighbours_near if near else nothing_near)
+    before = cross_fit(Ridge(X), Y, folds).held_out
+    fold = folds.number[districts == district][0]
+    moved = Y.copy()
+    moved[districts == district] += 100.0
+    after = cross_fit(Ridge(X), moved, folds).held_out
+    own = folds.number == fold
+    np.testing.assert_array_equal(before[own], after[own])
+    assert np.isfinite(before).all()
+    assert not np.allclose(before[~own], after[~own])
+
+
+def test_what_touches_a_district_is_not_trained_on():
+    X, Y, districts = problem()
+    folds = make_folds(np.ones(N, bool), districts, neighbours_near)
+    calls = []
+
+    def spy(labels, train, out):
+        calls.append((set(train.tolist()), set(out.tolist())))
+        return Ridge(X)(labels, train, out)
+
+    cross_fit(spy, Y, folds)
+    for train, out in calls:
+        assert not train & ({k - 1 for k in out} | {k + 1 for k in out} | out)
+    assert len(calls) == 10 + 5  # each pair of folds, then each fold
+
+
+def test_settings_are_chosen_within_the_other_folds():
+    """Against plain loops: every alpha on every other fold, by models that saw neither."""
+    X, Y, districts = problem(3)
+    folds = make_folds(np.ones(N, bool), districts, nothing_near)
+    alphas = (0.1, 30.0, 3000.0)
+    found = cross_fit(Ridge(X, alphas), Y, folds).held_out
+    for fold, k in product(range(5), range(2)):
+        errors = []
+        for alpha in alphas:
+            error = 0.0
+            for other in set(range(5)) - {fold}:
+                train = folds.rows(*(set(range(5)) - {fold, other}))
+                rows = folds.rows(other)
+                fitted = Ridge(X, (alpha,))(Y[:, [k]], train, rows)[0, :, 0]
+                error += float(np.square(fitted - Y[rows, k]).sum())
+            errors.append(error)
+        alpha = alphas[int(np.argmin(errors))]
+        test = folds.rows(fold)
+        expected = Ridge(X, (alpha,))(Y[:, [k]], folds.training(fold), test)[0, :, 0]
+        np.testing.assert_allclose(found[test, k], expected, rtol=1e-9)
+
+
+def test_regions_without_a_label_are_predicted_by_all_labelled_ones():
+    X, Y, districts = problem()
+    usable = np.arange(N) >= 12
+    labels = np.where(usable[:, None], Y, np.nan)
+    folds = make_folds(usable, districts, nothing_near)
+    model = Ridge(X, (5.0,))
+    fit = cross_fit(model, labels, folds)
+    out = np.arange(12)
+    expected = model(Y, np.arange(12, N), out)[0]
+    np.testing.assert_allclose(fit_all(model, labels, folds, fit, out), expected)
+    assert np.isnan(fit.held_out[:12]).all()
+
+
+def test_a_fold_that_leaves_too_few_to_train_on_is_not_predicted():
+    X, Y, _ = problem()
+    usable = np.arange(N) < 12
+    folds = make_folds(usable, np.arange(N) // 4, nothing_near)
+    held_out = cross_fit(Ridge(X), Y, folds).held_out
+    assert np.isfinite(held_out[:12]).all()
+    folds = make_folds(usable, np.arange(N) // 6, nothing_near)
+    assert np.isnan(cross_fit(Ridge(X), Y, folds).held_out).all()
+
+
+@pytest.mark.parametrize("districts", [1, 2])
+def test_few_districts_make_few_folds(districts):
+    folds = make_folds(np.ones(N, bool), np.arange(N) % districts, nothing_near)
+    assert len(folds.names) == districts
