@@ -1,8 +1,3 @@
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from accelerate import Accelerator
@@ -13,8 +8,6 @@ from pipelines.pretraining.optim import adamw
 from pipelines.pretraining.step import Student, accumulate_gradients, in_batch_loss, train_step
 
 from . import two_processes
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -174,16 +167,7 @@ def test_two_processes_take_the_step_of_one(tiny_config, tmp_path):
     batches = [make_batch(8, seed=seed) for seed in range(two_processes.NUM_BATCHES)]
     stacked = {name: torch.stack([batch[name] for batch in batches]) for name in batches[0]}
     save_file(stacked, tmp_path / "batches")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    script = "tests.pipelines.pretraining.two_processes"
-    subprocess.run(
-        [*command, "--nproc_per_node", "2", "-m", script, *map(str, arguments(tmp_path))],
-        check=True,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        timeout=300,
-    )
+    two_processes.run_two(tmp_path, "step", tmp_path / "model", tmp_path / "batches", tmp_path)
     for caching in (False, True):
         one = two_processes.step(tmp_path / "model", tmp_path / "batches", caching)
         two = load_file(tmp_path / f"caching-{caching}.safetensors")
@@ -191,7 +175,3 @@ def test_two_processes_take_the_step_of_one(tiny_config, tmp_path):
         assert any(name.startswith("grad/text_model") for name in one)
         for name, value in one.items():
             assert torch.allclose(two[name].float(), value.float(), atol=1e-5), name
-
-
-def arguments(folder):
-    return folder / "model", folder / "batches", folder

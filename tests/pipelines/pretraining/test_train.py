@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -19,12 +18,13 @@ from modeling_urbanln import UrbanLNModel
 from pipelines.pretraining.arguments import parse_arguments
 from pipelines.pretraining.errors import InputError
 from pipelines.pretraining.loop import Pretrainer, pretrain
+from tests.processes import run_python
 
 from .conftest import image_rows, write_dataset
+from .two_processes import run_two
 
 ROOT = Path(__file__).resolve().parents[3]
 TIMES = ("images_per_second",)
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def run(flags):
@@ -61,24 +61,9 @@ def assert_same_run(got: Path, expected: Path, checkpoint: str):
     assert summaries[0] == summaries[1]
 
 
-def start(flags, **settings):
-    return subprocess.Popen(
-        [sys.executable, "train.py", *flags],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        stderr=subprocess.PIPE,
-        text=True,
-        **settings,
-    )
-
-
-def wait_for(process, text):
-    seen = []
-    for line in process.stderr:
-        seen.append(line)
-        if text in line:
-            return
-    raise AssertionError(f"never said {text!r}: {''.join(seen)}")
+def run_until(number, step, flags):
+    """train.py in a process of its own, which gets a signal after a step."""
+    return run_python("-m", "tests.pipelines.pretraining.kill_train", int(number), step, *flags)
 
 
 @pytest.fixture(scope="module")
@@ -97,13 +82,9 @@ def uninterrupted(long_flags, tmp_path_factory):
 
 
 def test_a_killed_run_goes_on_to_the_same_end(long_flags, uninterrupted, tmp_path):
-    process = start(long_flags(tmp_path))
-    wait_for(process, "step 8/40")
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    left = sorted(path.name for path in tmp_path.glob("checkpoint-*"))
-    assert left
-    assert "checkpoint-40" not in left
+    killed = run_until(signal.SIGKILL, 8, long_flags(tmp_path))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-5"]
     # a checkpoint whose writing was cut short
     half = tmp_path / ".tmp-checkpoint-35"
     half.mkdir(exist_ok=True)
@@ -118,16 +99,13 @@ def test_a_killed_run_goes_on_to_the_same_end(long_flags, uninterrupted, tmp_pat
 
 
 def test_sigterm_saves_and_stops_and_the_same_command_goes_on(long_flags, uninterrupted, tmp_path):
-    process = start(long_flags(tmp_path))
-    wait_for(process, "step 6/40")
-    process.terminate()
-    wait_for(process, "Stopped by SIGTERM")
-    assert process.wait() == 0
+    stopped = run_until(signal.SIGTERM, 6, long_flags(tmp_path))
+    assert stopped.returncode == 0, stopped.stderr
+    assert "Stopped by SIGTERM" in stopped.stderr
     summary = json.loads((tmp_path / "training_summary.json").read_text())
     assert not summary["completed"]
-    stopped_at = summary["steps"]
-    assert 6 <= stopped_at < 40
-    assert (tmp_path / f"checkpoint-{stopped_at}" / "trainer_state.json").exists()
+    assert summary["steps"] == 6
+    assert (tmp_path / "checkpoint-6" / "trainer_state.json").exists()
     assert (tmp_path / "last" / "model.safetensors").exists()
     run(long_flags(tmp_path))
     assert_same_run(tmp_path, uninterrupted, "checkpoint-40")
@@ -135,13 +113,9 @@ def test_sigterm_saves_and_stops_and_the_same_command_goes_on(long_flags, uninte
 
 @pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_the_same(long_flags, uninterrupted, tmp_path):
-    kills = 0
     for step in (3, 7, 11, 12, 18, 26, 33):
-        process = start(long_flags(tmp_path))
-        wait_for(process, f"step {step}/40")
-        process.kill()
-        kills += process.wait() == -signal.SIGKILL
-    assert kills == 7
+        killed = run_until(signal.SIGKILL, step, long_flags(tmp_path))
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
     run(long_flags(tmp_path))
     assert_same_run(tmp_path, uninterrupted, "checkpoint-40")
 
@@ -253,11 +227,7 @@ def test_two_processes_train_as_one(tiny_flags, tmp_path):
     """The same global batches: 2 x 4 pairs in two processes, 8 in one."""
     run(tiny_flags(output_dir=tmp_path / "one"))
     flags = tiny_flags("--per_device_train_batch_size", "4", output_dir=tmp_path / "two")
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-         "train.py", *flags],
-        check=True, cwd=ROOT, env=ENVIRONMENT, timeout=300, capture_output=True,
-    )  # fmt: skip
+    run_two(tmp_path, "train", *flags)
     one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
     assert len(one) == len(two)
     for ours, theirs in zip(two, one, strict=True):
@@ -274,12 +244,15 @@ def test_two_processes_train_as_one(tiny_flags, tmp_path):
 
 
 @pytest.mark.slow
-def test_accelerate_launch_runs_it(tiny_flags, tmp_path):
-    launcher = Path(sys.executable).with_name("accelerate")
-    subprocess.run(
-        [launcher, "launch", "--cpu", "train.py", *tiny_flags("--max_train_steps", "2")],
-        check=True, cwd=ROOT, env=ENVIRONMENT, timeout=300, capture_output=True,
-    )  # fmt: skip
+@pytest.mark.parametrize(
+    "launcher",
+    [["accelerate", "launch", "--cpu"], ["torchrun", "--standalone", "--nproc_per_node", "2"]],
+)
+def test_the_launchers_run_it(tiny_flags, tmp_path, launcher):
+    name, *options = launcher
+    command = [Path(sys.executable).with_name(name), *options, "train.py"]
+    flags = tiny_flags("--max_train_steps", "2", "--per_device_train_batch_size", "4")
+    subprocess.run([*command, *flags], check=True, cwd=ROOT, capture_output=True)
     assert (tmp_path / "out" / "last" / "model.safetensors").exists()
 
 
@@ -324,7 +297,3 @@ def test_the_command_line_says_what_is_wrong_in_one_line(tiny_flags, capsys):
     assert "Did you mean 'learning_rate'?" in errors[0]
     assert "One step takes 80 pairs" in errors[1]
     assert "there are only 38" in errors[1]
-
-
-def test_train_py_is_thin():
-    assert len((ROOT / "train.py").read_text().splitlines()) <= 100

@@ -1,9 +1,12 @@
-"""Run by torchrun: the loss and gradient of one step, with the batches shared by the processes.
+"""One of two processes that meet in a file, not at a port that another may have taken.
 
-torchrun --nproc_per_node 2 two_processes.py MODEL_DIR BATCHES OUT
+python -m tests.pipelines.pretraining.two_processes MEETING RANK step MODEL_DIR BATCHES OUT
+python -m tests.pipelines.pretraining.two_processes MEETING RANK train FLAGS...
 """
 
+import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -12,8 +15,38 @@ from safetensors.torch import load_file, save_file
 
 from modeling_urbanln import UrbanLNForPreTraining
 from pipelines.pretraining.step import Student, accumulate_gradients
+from tests.processes import start_python
 
 NUM_BATCHES = 3
+
+
+def run_two(folder: Path, *arguments: object) -> None:
+    """Run both to their end."""
+    module = ("-m", "tests.pipelines.pretraining.two_processes")
+    processes = [
+        start_python(*module, folder / "meeting", rank, *arguments, output=folder / f"rank-{rank}")
+        for rank in range(2)
+    ]
+    try:
+        for rank, process in enumerate(processes):
+            process.join()
+            assert process.exitcode == 0, (folder / f"rank-{rank}.err").read_text()[-3000:]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def meet(meeting: str, rank: str) -> None:
+    """As `torchrun` sets a process up, but for the rendezvous."""
+    os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{meeting}",
+        rank=int(rank),
+        world_size=2,
+        timeout=timedelta(hours=1),
+    )
 
 
 def step(model_dir: Path, batches_file: Path, gradient_caching: bool) -> dict[str, torch.Tensor]:
@@ -41,9 +74,19 @@ def step(model_dir: Path, batches_file: Path, gradient_caching: bool) -> dict[st
     return result
 
 
-if __name__ == "__main__":
-    folder, batches_path, out = map(Path, sys.argv[1:4])
+def main(meeting: str, rank: str, job: str, *arguments: str) -> int:
+    meet(meeting, rank)
+    if job == "train":
+        import train
+
+        return train.main(arguments)
+    folder, batches_path, out = map(Path, arguments)
     for caching in (False, True):
         found = step(folder, batches_path, caching)
         if Accelerator().is_main_process:
             save_file(found, out / f"caching-{caching}.safetensors")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,89 @@
+"""Python processes for the tests that kill them, and that start without importing torch anew.
+
+They are forked from a server which has imported the heavy libraries, once for each process of the
+test suite. Otherwise they are as `python ARGUMENTS`: a process, a folder, an environment and output
+of their own, and the project's modules imported afresh. What must find the libraries as they are
+when they are first imported (other variables of the Hub, another hash seed, no checkout on the
+path) is started by `subprocess`.
+"""
+
+import atexit
+import contextlib
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = (
+    *("accelerate", "datasets", "geopandas", "httpx2", "matplotlib.pyplot", "peft", "rasterio"),
+    *("scipy.stats", "sklearn", "torch", "torchvision", "transformers.models.clip.modeling_clip"),
+)
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(list(HEAVY))
+
+
+def start_python(
+    *arguments: object, output: Path, cwd: Path = ROOT, **environment: object
+) -> ForkServerProcess:
+    """Start `python ARGUMENTS`.
+
+    Args:
+        arguments: `-m NAME ...`, `-c CODE ...` or `SCRIPT ...`.
+        output: two files, `output`.out and `output`.err.
+        cwd: the folder it runs in; the checkout comes after it on the path.
+        environment: variables on top of those of this process.
+    """
+    variables = {**os.environ, **{name: str(value) for name, value in environment.items()}}
+    process = _context.Process(
+        target=_python, args=(list(map(str, arguments)), str(output), str(cwd), variables)
+    )
+    process.start()
+    return process
+
+
+def run_python(
+    *arguments: object, cwd: Path = ROOT, **environment: object
+) -> subprocess.CompletedProcess[str]:
+    """Run `python ARGUMENTS` to its end."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "said"
+        process = start_python(*arguments, output=output, cwd=cwd, **environment)
+        try:
+            process.join()
+        finally:  # also when the test has run out of time
+            process.kill()
+        out, err = (Path(f"{output}{end}").read_text() for end in (".out", ".err"))
+        return subprocess.CompletedProcess(arguments, process.exitcode or 0, out, err)
+
+
+def _python(arguments: list[str], output: str, cwd: str, variables: dict[str, str]) -> None:
+    for number, end in ((1, ".out"), (2, ".err")):
+        file = os.open(output + end, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(variables)
+    sys.path[:0] = [cwd, str(ROOT)]
+    try:
+        if arguments[0] == "-m":
+            sys.argv = arguments[1:]
+            runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+        elif arguments[0] == "-c":
+            sys.argv = ["-c", *arguments[2:]]
+            exec(arguments[1], {"__name__": "__main__"})
+        else:
+            sys.argv = arguments
+            runpy.run_path(arguments[0], run_name="__main__")
+    finally:
+        with contextlib.suppress(Exception):
+            atexit._run_exitfuncs()
+
+
+__all__ = ["run_python", "start_python"]
