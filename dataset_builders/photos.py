@@ -164,7 +164,7 @@ def degrees(value: Any, bound: float) -> float:
     """
     try:
         number = float(value)
-    except (TypeError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, ZeroDivisionError) as error:
         raise ValueError(f"{value!r} is no angle") from error
     if not np.isfinite(number) or abs(number) > bound:
         raise ValueError(f"{value} is no angle within {bound} degrees")

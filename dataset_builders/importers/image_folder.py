@@ -2,8 +2,10 @@
 
 The CSV has a column `file` (relative to the source) and any of: `region_id`, `lon` and `lat`
 (EPSG:4326), `caption`, `heading` (degrees), `captured_at` (ISO 8601), `licence`. Every other column
-of numbers is an indicator, averaged over the rows of a region. Regions come from `region_id`; else
-from `lon` and `lat`, as cells of a square grid; else every image is a region of its own.
+of numbers is an indicator, averaged over the rows of a region. Regions come from a file of polygons
+(`--regions`), whose columns of numbers are indicators too; else from `region_id`; else from `lon`
+and `lat`, as cells of a square grid; else every image is a region of its own. Without a CSV,
+positions come from the images' EXIF data.
 """
 
 import argparse
@@ -12,12 +14,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import geopandas as gpd
 import numpy as np
 import pandas as pd
 
-from ..captions import clean_caption
-from ..errors import SourceError
+from ..assignment import assign_points
+from ..errors import DatasetError, SourceError
 from ..grid import grid_cells
+from ..photos import exif_position
+from ..regions import polygon_regions
 from ..schema import INDICATORS, VIEWS, DatasetMetadata, Indicator, config_name
 from .base import (
     IMAGES_PER_SHARD,
@@ -33,6 +38,7 @@ from .base import (
 SUMMARY = "any folder of images with a CSV (file, region_id or lon and lat, caption, numbers)"
 CELL_M = 1000.0
 DESCRIBING = ("file", "region_id", "lon", "lat", "caption", "heading", "captured_at", "licence")
+POLYGON_COLUMNS = ("region_id", "lon", "lat", "area_m2", "geometry")
 VIEW_COLUMNS = {
     "street_view": (
         *("lon", "lat", "heading", "captured_at", "source", "licence"),
@@ -50,6 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--city", required=True, help="name in the configs: a-z, 0-9, _")
     parser.add_argument("--view", required=True, choices=VIEWS, help="what the images show")
     parser.add_argument("--csv", help="file name in the source; the only CSV there by default")
+    parser.add_argument("--regions", help="polygon file: each image belongs to the one it lies in")
+    parser.add_argument("--region_id", help="column of the polygons' unique ids")
     parser.add_argument(
         "--cell_m", type=float, help=f"side of a region in metres (default {CELL_M:g} for a grid)"
     )
@@ -70,6 +78,8 @@ def import_dataset(
     city: str,
     view: str,
     csv: str | None = None,
+    regions: str | Path | None = None,
+    region_id: str | None = None,
     cell_m: float | None = None,
     ln1p: Iterable[str] = (),
     licence: str = "not stated",
@@ -84,6 +94,8 @@ def import_dataset(
         city: name in the configs.
         view: "street_view" or "satellite".
         csv: file name in the source; by default the only one, and none is fine too.
+        regions: file of polygons that images are placed in; all are kept, also without an image.
+        region_id: column of the polygons' ids; their other columns of numbers are indicators.
         cell_m: side of a region in metres: of the grid, or of the squares drawn around regions
             that the CSV names.
         ln1p: indicators to be predicted as ln(y + 1); the seven of the schema are anyway.
@@ -92,16 +104,23 @@ def import_dataset(
         images_per_shard: rows of a shard.
 
     Raises:
-        SourceError: no image, no column `file`, or several CSVs and none named.
+        SourceError: no image, no column `file`, several CSVs and none named, or unusable polygons.
     """
     source = Path(source)
     require(source, layout="a folder of images with a CSV")
     frame, notes = read_listing(source, csv)
     numbers, more = _indicator_columns(frame)
-    indicators = [_indicator(name, set(ln1p)) for name in numbers]
+    polygons = None
+    if regions is not None:
+        polygons, found = _read_polygons(Path(regions), region_id)
+        more = [*more, *found]
+    columns = [*numbers, *(name for name in polygons or () if name not in POLYGON_COLUMNS)]
+    if twice := sorted({name for name in columns if columns.count(name) > 1}):
+        raise SourceError(f"Both the CSV and the polygons have {', '.join(twice)}: rename one.")
+    indicators = [_indicator(name, set(ln1p), name in numbers) for name in columns]
     unknown = sorted(set(ln1p) - {one.name for one in indicators})
     if unknown:
-        raise SourceError(f"--ln1p {', '.join(unknown)}: the CSV has no such column of numbers.")
+        raise SourceError(f"--ln1p {', '.join(unknown)}: there is no such column of numbers.")
     frame = frame.drop(columns=[name for name in frame if name not in DESCRIBING]).assign(**numbers)
     unlisted = [
         (config_name(city, view), name, "not_listed", "the CSV has no row for this file")
@@ -114,6 +133,7 @@ def import_dataset(
         view=view,
         indicators=indicators,
         cell_m=cell_m,
+        polygons=polygons,
         rejects=unlisted,
         notes=[*notes, *more],
     )
@@ -136,6 +156,7 @@ def plan_from_frame(
     view: str,
     indicators: Iterable[Indicator],
     cell_m: float | None = None,
+    polygons: gpd.GeoDataFrame | None = None,
     region_columns: Mapping[str, Any] | None = None,
     rejects: Iterable[tuple[str, str, str, str]] = (),
     **plan: Any,
@@ -149,6 +170,8 @@ def plan_from_frame(
         view: of all rows.
         indicators: which columns to average over the rows of a region.
         cell_m: see [`import_dataset`].
+        polygons: regions that images are placed in: `region_id`, `lon`, `lat`, `area_m2`, geometry
+            (EPSG:4326) and indicators.
         region_columns: further columns of regions, `{name: {region_id: value}}`; "geometry" too.
         rejects: found before.
         plan: further fields of the [`ImportPlan`].
@@ -156,18 +179,16 @@ def plan_from_frame(
     table = config_name(city, view)
     frame = frame.reset_index(drop=True)
     frame, found = _check_rows(frame, root, table)
-    frame = _with_regions(frame, cell_m)
-    names = [one.name for one in indicators]
-    regions = frame.groupby("region_id", sort=True)[[*names, "lon", "lat"]].mean().reset_index()
-    cells = frame.drop_duplicates("region_id").set_index("region_id").get("geometry")
-    if cells is not None:
-        regions["geometry"] = regions["region_id"].map(cells).to_numpy(dtype=object)
-        # the middle of a cell, not of the pictures in it
-        regions = regions.drop(columns=["lon", "lat"])
-    elif cell_m is not None:
-        regions["geometry"] = square_around(
-            regions["lon"].to_numpy(), regions["lat"].to_numpy(), cell_m
-        )
+    if polygons is None:
+        frame = _with_regions(frame, cell_m)
+        regions = _regions_of(frame, [one.name for one in indicators], cell_m)
+    else:
+        frame, outside = _in_polygons(frame, polygons, table)
+        found += outside
+        names = [one.name for one in indicators if one.name in frame]
+        means = frame.groupby("region_id", sort=True)[names].mean().reset_index()
+        regions = pd.DataFrame(polygons).merge(means, on="region_id", how="left")
+        cell_m = cell_m or float(np.sqrt(polygons["area_m2"].median()))
     for name, values in (region_columns or {}).items():
         regions[name] = regions["region_id"].map(values)
     kept = [name for name in VIEW_COLUMNS[view] if name in frame]
@@ -189,6 +210,60 @@ def plan_from_frame(
     )
 
 
+def _regions_of(frame: pd.DataFrame, names: list[str], cell_m: float | None) -> pd.DataFrame:
+    """A row per region of a listing, with the means of its rows and its outline."""
+    regions = frame.groupby("region_id", sort=True)[[*names, "lon", "lat"]].mean().reset_index()
+    cells = frame.drop_duplicates("region_id").set_index("region_id").get("geometry")
+    if cells is not None:
+        regions["geometry"] = regions["region_id"].map(cells).to_numpy(dtype=object)
+        # the middle of a cell, not of the pictures in it
+        return regions.drop(columns=["lon", "lat"])
+    if cell_m is not None:
+        regions["geometry"] = square_around(
+            regions["lon"].to_numpy(), regions["lat"].to_numpy(), cell_m
+        )
+    return regions
+
+
+def _read_polygons(path: Path, region_id: str | None) -> tuple[gpd.GeoDataFrame, list[str]]:
+    """Polygons with their columns of numbers, and notes on columns that are none."""
+    try:
+        frame = gpd.read_parquet(path) if path.suffix == ".parquet" else gpd.read_file(path)
+    except Exception as error:  # GDAL's drivers have their own exceptions
+        raise SourceError(f"--regions {path} cannot be read as polygons: {error}") from error
+    if region_id is None:
+        raise SourceError(
+            f"--region_id is missing: the column of {path.name} that names its polygons; it has "
+            f"{', '.join(map(str, frame.columns))}."
+        )
+    try:
+        polygons = polygon_regions(frame, region_id)
+    except DatasetError as error:
+        raise SourceError(f"--regions {path}: {error}") from error
+    own = pd.DataFrame(frame.drop(columns=frame.geometry.name)).set_index(
+        frame[region_id].astype(str)
+    )
+    own = own.drop(columns=region_id).loc[polygons["region_id"]].reset_index(drop=True)
+    numbers, notes = _indicator_columns(own, "Polygons")
+    return polygons.assign(**numbers), notes
+
+
+def _in_polygons(
+    frame: pd.DataFrame, polygons: gpd.GeoDataFrame, table: str
+) -> tuple[pd.DataFrame, list[tuple[str, str, str, str]]]:
+    """The rows that lie in a polygon, with its `region_id`, and the others as rejects."""
+    lon, lat = frame["lon"].to_numpy(float), frame["lat"].to_numpy(float)
+    try:
+        rows = assign_points(lon, lat, polygons)
+    except DatasetError as error:
+        raise SourceError(f"The images do not lie in the polygons: {error}") from error
+    if not (rows >= 0).any():
+        raise SourceError("No image lies in a polygon. Check lon and lat, and the polygons' CRS.")
+    rejects = [(table, file, "outside_regions", "") for file in frame.loc[rows < 0, "file"]]
+    ids = polygons["region_id"].to_numpy(object)[rows[rows >= 0]]
+    return frame.loc[rows >= 0].assign(region_id=ids), rejects
+
+
 def read_listing(source: Path, csv: str | None) -> tuple[pd.DataFrame, list[str]]:
     """The CSV of a folder as text columns, or a listing of its images; and notes.
 
@@ -201,10 +276,7 @@ def read_listing(source: Path, csv: str | None) -> tuple[pd.DataFrame, list[str]
             names = ", ".join(path.name for path in found)
             raise SourceError(f"{source} holds several CSVs ({names}): name one with --csv.")
         if not found:
-            files = [path.relative_to(source).as_posix() for path in list_images(source)]
-            if not files:
-                raise SourceError(f"{source} holds no image and no CSV.")
-            return pd.DataFrame({"file": files}), ["No CSV: every image is a region of its own."]
+            return _exif_listing(source)
         path = found[0]
     else:
         path = source / csv
@@ -218,6 +290,23 @@ def read_listing(source: Path, csv: str | None) -> tuple[pd.DataFrame, list[str]
     if "file" not in frame:
         raise SourceError(f"{path} has no column 'file'; it has {', '.join(frame.columns)}.")
     return frame, []
+
+
+def _exif_listing(source: Path) -> tuple[pd.DataFrame, list[str]]:
+    """All images of a folder, with the positions that their EXIF data hold."""
+    files = [path.relative_to(source).as_posix() for path in list_images(source)]
+    if not files:
+        raise SourceError(f"{source} holds no image and no CSV.")
+    rows = []
+    for file in files:
+        try:
+            position = exif_position(source / file)
+        except (OSError, ValueError):
+            position = {}
+        rows.append({"file": file, "lon": position.get("lon"), "lat": position.get("lat")})
+    placed = sum(row["lon"] is not None for row in rows)
+    note = f"No CSV: {placed:,} of {len(rows):,} images have a position in their EXIF data"
+    return pd.DataFrame(rows), [note + ("." if placed else ": each is a region of its own.")]
 
 
 def _check_rows(
@@ -250,8 +339,7 @@ def _check_rows(
         # two files that differ in their suffix only keep it
         frame["image_id"] = stems.where(~stems.duplicated(keep=False), frame["file"])
     if "caption" in frame:
-        texts = [text if isinstance(text, str) else None for text in frame["caption"]]
-        frame["caption"] = [clean_caption(text) for text in texts]
+        frame["caption"] = [t if isinstance(t, str) else None for t in frame["caption"]]
     return frame, rejects
 
 
@@ -268,7 +356,9 @@ def _with_regions(frame: pd.DataFrame, cell_m: float | None) -> pd.DataFrame:
     return frame.assign(geometry=pd.Series(list(cells), index=frame.index, dtype=object))
 
 
-def _indicator_columns(frame: pd.DataFrame) -> tuple[dict[str, pd.Series], list[str]]:
+def _indicator_columns(
+    frame: pd.DataFrame, where: str = "CSV"
+) -> tuple[dict[str, pd.Series], list[str]]:
     """Columns of numbers by the name they get, and notes on those that are none."""
     numbers: dict[str, pd.Series] = {}
     notes = []
@@ -282,8 +372,8 @@ def _indicator_columns(frame: pd.DataFrame) -> tuple[dict[str, pd.Series], list[
         endless = int(np.isinf(values).sum())
         if len(text):
             notes.append(
-                f"The column {column!r} is left out: {len(text)} of its values are no numbers, "
-                f"the first is {text.iloc[0]!r}."
+                f"{where}: the column {column!r} is left out: {len(text)} of its values are no "
+                f"numbers, the first is {text.iloc[0]!r}."
             )
         elif name in numbers:
             notes.append(f"The column {column!r} is left out: its name is {name!r} once more.")
@@ -294,12 +384,15 @@ def _indicator_columns(frame: pd.DataFrame) -> tuple[dict[str, pd.Series], list[
     return numbers, notes
 
 
-def _indicator(name: str, ln1p: set[str]) -> Indicator:
+def _indicator(name: str, ln1p: set[str], from_csv: bool = True) -> Indicator:
     if name in INDICATORS:
         return INDICATORS[name]
     transform = "ln1p" if name in ln1p else "identity"
-    text = f"The column {name} of the CSV, averaged over the region's rows."
-    return Indicator(name, "as in the CSV", "intensity", text, transform)  # type: ignore[arg-type]
+    text = f"The column {name} of the polygons."
+    if from_csv:
+        text = f"The column {name} of the CSV, averaged over the region's rows."
+    unit = "as in the CSV" if from_csv else "as in the polygons"
+    return Indicator(name, unit, "intensity", text, transform)  # type: ignore[arg-type]
 
 
 def _unlisted(source: Path, frame: pd.DataFrame) -> list[str]:

@@ -5,18 +5,14 @@ import re
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
-import pandas as pd
-from PIL import ExifTags, Image
 
 from .._http import Fetched, Fetcher, Limit, Store
 from ..coordinates import SYSTEMS, convert
 from ..errors import SourceError
 from ..images import BadImageError, decode_image
+from ..photos import degrees, exif_position, heading_degrees, iso_date, read_csv_rows
 from .street_view import Place, View
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"})
@@ -25,7 +21,6 @@ URBANVLP_NAMES = (
     r"_(?P<captured_at>\d{6})_(?P<heading>\d+(?:\.\d+)?)"
 )
 """`id_lon,lat_YYYYMM_heading`, as UrbanVLP's street views are named."""
-GPS, DIRECTION = ExifTags.IFD.GPSInfo, ExifTags.GPS.GPSImgDirection
 
 
 @dataclass(frozen=True)
@@ -126,14 +121,14 @@ class LocalFolder:
         key = f"{self.name}/{file}"
         digest = hashlib.sha256(content).hexdigest()
         store.put(Fetched(key, "ok", None, digest, len(content), "", time.time()), content)
-        heading = place.get("heading")
+        heading = heading_degrees(place.get("heading"))
         return View(
             key,
             key,
             key,
             float(lon),
             float(lat),
-            None if heading is None else float(heading) % 360,
+            heading,
             place.get("captured_at"),
             self.name,
             self.licence,
@@ -141,85 +136,37 @@ class LocalFolder:
 
     def _place(self, path: Path, row: Mapping[str, Any] | None) -> Mapping[str, Any]:
         if self.coordinates == "exif":
-            return _from_exif(path)
+            return exif_position(path)
         if self.coordinates == "csv":
             if row is None:
                 raise ValueError(f"{self.csv_name} has no row for it")
-            return row
+            return {**row, "lon": degrees(row["lon"], 180), "lat": degrees(row["lat"], 90)}
         match = re.fullmatch(self.pattern, path.stem)
         if match is None:
             raise ValueError(f"its name does not match {self.pattern}")
         found = match.groupdict()
         return {
-            "lon": _degrees(found["lon"], 180),
-            "lat": _degrees(found["lat"], 90),
+            "lon": degrees(found["lon"], 180),
+            "lat": degrees(found["lat"], 90),
             "heading": found.get("heading"),
-            "captured_at": _date(found.get("captured_at")),
+            "captured_at": iso_date(found.get("captured_at")),
         }
 
     def _table(self) -> dict[str, dict[str, Any]]:
+        """The rows of the CSV by file; of a file that is listed twice, the first."""
         path = Path(self.folder) / self.csv_name
         if not path.is_file():
             raise SourceError(f"There is no {self.csv_name} in {self.folder}.")
-        frame = pd.read_csv(path, dtype={"file": str, "captured_at": str})
+        frame, _ = read_csv_rows(path)
         if missing := {"file", "lon", "lat"} - set(frame.columns):
             raise SourceError(
                 f"{path} lacks {', '.join(sorted(missing))}; it has {', '.join(frame.columns)}."
             )
         frame = frame.astype(object).where(frame.notna(), None)
-        rows: dict[str, dict[str, Any]] = {}
-        for row in frame.to_dict("records"):
-            if row["lon"] is not None and row["lat"] is not None:
-                row["lon"], row["lat"] = _degrees(row["lon"], 180), _degrees(row["lat"], 90)
-                rows[str(row["file"])] = {str(name): value for name, value in row.items()}
-        return rows
-
-
-def _from_exif(path: Path) -> dict[str, Any]:
-    with Image.open(path) as image:
-        exif = image.getexif()
-        gps = exif.get_ifd(GPS)
-    tags = ExifTags.GPS
-    if tags.GPSLatitude not in gps or tags.GPSLongitude not in gps:
-        raise ValueError("its EXIF data hold no position")
-    lat = _from_parts(gps[tags.GPSLatitude], gps.get(tags.GPSLatitudeRef, "N"), "S")
-    lon = _from_parts(gps[tags.GPSLongitude], gps.get(tags.GPSLongitudeRef, "E"), "W")
-    if lon == lat == 0:
-        raise ValueError("its position is 0, 0: none was known")
-    heading = gps.get(DIRECTION)
-    taken = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal)
-    return {
-        "lon": _degrees(lon, 180),
-        "lat": _degrees(lat, 90),
-        "heading": None if heading is None else float(heading),
-        "captured_at": _date(taken),
-    }
-
-
-def _from_parts(parts: Sequence[Any], reference: str, negative: str) -> float:
-    degrees, minutes, seconds = (float(part) for part in parts)
-    value = degrees + minutes / 60 + seconds / 3600
-    return -value if str(reference).strip("\x00 ").upper() == negative else value
-
-
-def _degrees(value: Any, bound: float) -> float:
-    number = float(value)
-    if not np.isfinite(number) or abs(number) > bound:
-        raise ValueError(f"{value} is no angle within {bound} degrees")
-    return number
-
-
-def _date(text: Any) -> str | None:
-    """ISO 8601 from EXIF's "2024:05:01 12:00:00" or a name's "202405"."""
-    if not text:
-        return None
-    text = str(text).strip("\x00 ")
-    if re.fullmatch(r"\d{6}", text):
-        return f"{text[:4]}-{text[4:]}"
-    try:
-        return datetime.strptime(text, "%Y:%m:%d %H:%M:%S").isoformat()
-    except ValueError:
-        return None
+        rows = (
+            {str(name): value for name, value in row.items()} for row in frame.to_dict("records")
+        )
+        return {str(row["file"]): row for row in reversed([*rows])}
 
 
 __all__ = ["URBANVLP_NAMES", "FolderReject", "LocalFolder"]

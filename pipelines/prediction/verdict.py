@@ -140,7 +140,8 @@ def _scores(
     except InputError:  # one district
         return none, none, none, none
     images, location, both = (_score(interval(one)) for one in drawn)
-    return images, location, both, _score(interval(drawn[0] - drawn[1]))
+    known = images.r2 is not None and location.r2 is not None
+    return images, location, both, _score(interval(drawn[0] - drawn[1])) if known else none
 
 
 def _score(found: Interval) -> Score:

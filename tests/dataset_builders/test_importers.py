@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pytest
@@ -449,3 +450,32 @@ def test_urbanvlp_lists_what_it_cannot_read(tmp_path):
     # once more in its own table, and in that of the other part
     twice = rejects.loc[rejects["reason"] == "listed_twice", "detail"]
     assert sorted(twice) == ["Beijing_test.csv", "Beijing_train.csv"]
+
+
+def test_polygons_bring_regions_and_labels_and_keep_those_without_an_image(tmp_path):
+    source = folder(tmp_path / "in", 6)
+    listing = pd.read_csv(source / "list.csv")
+    listing = listing[["file"]].assign(
+        lon=[0.5, 0.6, 1.5, 1.6, 9.0, 2.5], lat=0.5, brightness=[1, 3, 5, 7, 9, 11]
+    )
+    listing.to_csv(source / "list.csv", index=False)
+    tracts = gpd.GeoDataFrame(
+        {"tract": list("dcba"), "rent": [10.0, np.nan, 30.0, 40.0], "label": "text"},
+        geometry=shapely.box(np.arange(4), 0, np.arange(4) + 1, 1),
+        crs="EPSG:4326",
+    ).to_crs("EPSG:3857")
+    tracts.to_file(tmp_path / "tracts.gpkg")
+    report = run(source, tmp_path / "out", regions=tmp_path / "tracts.gpkg", region_id="tract")
+    regions = read_regions(tmp_path / "out", "paris").set_index("region_id")
+    assert regions.index.tolist() == list("abcd")
+    assert regions["rent"].to_dict() == pytest.approx(
+        {"a": 40, "b": 30, "c": np.nan, "d": 10}, nan_ok=True
+    )
+    assert regions["brightness"].to_dict() == pytest.approx(
+        {"a": np.nan, "b": 11, "c": 6, "d": 2}, nan_ok=True
+    )
+    assert report.rejects == {"outside_regions": 1}
+    assert report.regions_without_image == {"paris": 1}
+    assert any("'label' is left out" in text for text in report.problems)
+    with pytest.raises(SourceError, match=r"--region_id is missing.*tract"):
+        run(source, tmp_path / "other", regions=tmp_path / "tracts.gpkg")

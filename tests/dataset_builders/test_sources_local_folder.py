@@ -123,3 +123,17 @@ def test_urbanvlps_own_street_views_are_placed_in_beijing(shared_data, tmp_path)
     views = [one for one in source.scan(Store(tmp_path)) if isinstance(one, View)]
     assert len(views) == 3
     assert all(116 < view.lon < 117 and 39 < view.lat < 41 for view in views)
+
+
+def test_bad_rows_of_a_csv_are_counted_and_end_nothing(tmp_path):
+    for name in "abcd":
+        save(tmp_path / "in" / f"{name}.jpg")
+    (tmp_path / "in" / "images.csv").write_text(
+        "file,lon,lat,heading\na.jpg,7.1,50.1,nan\nb.jpg,inf,50,0\nc.jpg,7,200,0\nd.jpg,east,50,0\n"
+        "a.jpg,8,51,0\n"
+    )
+    views, rejects, _ = scan(tmp_path, coordinates="csv")
+    assert [(view.lon, view.heading) for view in views] == [(7.1, None)]
+    assert [(one.file, one.reason) for one in rejects] == [
+        (f"{name}.jpg", "no_coordinates") for name in "bcd"
+    ]
