@@ -1,9 +1,9 @@
-"""Polygons of any CRS in degrees, cut where longitudes start anew.
+"""Polygons of any CRS in degrees, split where longitudes wrap around.
 
-Projections are functions of single points: they put the two sides of the antimeridian, or of any
-other meridian at which a map is cut, at opposite ends of the plane. A polygon across it that is
-transformed vertex by vertex is smeared over the whole map. Here polygons are followed along their
-edges instead, and cut in two on the far side of a meridian of one's choice.
+A projection maps single points, and puts the two sides of the meridian at which its map is cut at
+opposite ends of the plane. A polygon across that meridian, transformed vertex by vertex, is smeared
+over the whole map. Here polygons are followed along their edges instead, and split at the meridian
+opposite the middle of the map.
 """
 
 from collections.abc import Callable
@@ -43,7 +43,7 @@ def to_degrees(
     centre: float = 0.0,
     bend: float = BEND_DEGREES,
 ) -> Shapes:
-    """Bring polygons to longitudes and latitudes.
+    """Transform polygons to longitudes and latitudes, split where longitudes wrap around.
 
     Edges are straight in the CRS of the polygons; vertices are added where they are not straight
     in degrees. Longitudes are returned within half a turn of `centre`, and a polygon across the
@@ -74,7 +74,7 @@ def to_degrees(
 
 
 def wrap(shapes: Shapes, centre: float = 0.0, turn: float = 360.0) -> Shapes:
-    """Bring polygons in degrees to within half a turn of a meridian, cut on its far side.
+    """Move polygons in degrees to within half a turn of a meridian, split on its far side.
 
     Args:
         shapes: `(n,)` polygons and multipolygons with longitudes as x; they may lie beyond 180.
@@ -151,7 +151,7 @@ def _bends(
     move: Callable[[Floats], Floats],
     turn: float | None,
 ) -> Floats:
-    """How far edges are off a straight line after a transformation; 0 if an end has no place."""
+    """Distances of transformed edges from a straight line; 0 where an end is not finite."""
     low, high = _low_and_high(vertices, edge)
     start, stop = moved[low], moved[high]
     bent = np.zeros(len(edge))
@@ -170,7 +170,7 @@ def full_turn(crs: pyproj.CRS) -> float:
 
 
 def refuse(names: NDArray[Any], which: NDArray[Any], what: str, remedy: str = "") -> None:
-    """Say which polygons are not as they should be, if there are any.
+    """Raise an error that names the polygons with a problem, if there are any.
 
     Args:
         names: of all polygons.
@@ -189,7 +189,7 @@ def refuse(names: NDArray[Any], which: NDArray[Any], what: str, remedy: str = ""
 
 
 def _check_edges(shapes: Shapes, turn: float, names: NDArray[Any]) -> Shapes:
-    """Polygons whose edges say which way round they go, none of them longer than a quarter turn."""
+    """Refuse edges that may go either way around the globe, and divide other long ones."""
     bounds = shapely.bounds(shapes)
     wide = np.flatnonzero(bounds[:, 2] - bounds[:, 0] >= turn / 2)
     if len(wide) == 0:
