@@ -114,7 +114,8 @@ def import_dataset(
     if regions is not None:
         polygons, found = _read_polygons(Path(regions), region_id)
         more = [*more, *found]
-    columns = [*numbers, *(name for name in polygons or () if name not in POLYGON_COLUMNS)]
+    of_polygons = [] if polygons is None else list(polygons.columns.drop(list(POLYGON_COLUMNS)))
+    columns = [*numbers, *of_polygons]
     if twice := sorted({name for name in columns if columns.count(name) > 1}):
         raise SourceError(f"Both the CSV and the polygons have {', '.join(twice)}: rename one.")
     indicators = [_indicator(name, set(ln1p), name in numbers) for name in columns]
