@@ -1,6 +1,8 @@
-"""Models of the transformers library as image encoders."""
+"""Vision and image-text models of the transformers library as image encoders."""
 
-import hashlib
+import inspect
+from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +14,27 @@ from PIL import Image
 from dataset_builders.hub_errors import explain
 
 from ..errors import InputError
-from . import Precision
+from . import BUILT_IN, Precision
+from .pooling import image_function, pooled
+from .weights import autocast, fingerprint
+
+PROBE = Image.new("RGB", (64, 64))
+ADVICE = (
+    "An encoder is the folder or Hub id of a vision or image-text model of the transformers "
+    f"library with its image processor, or built in: {', '.join(BUILT_IN)}."
+)
 
 
 class ModelEncoder:
-    """The image tower of a checkpoint with `get_image_features`: projected, not normalised.
+    """A vision or image-text model, pooled as the model itself does; not normalised.
 
     Args:
-        model: in eval mode, on its device.
-        image_processor: the checkpoint's own.
-        name: for the table's metadata.
-        random_init: its weights are drawn, not trained.
-        precision: of the forward pass.
+        model: Model in eval mode, on its device.
+        image_processor: Image processor of the checkpoint.
+        name: Name in the metadata of a table.
+        random_init: Whether the weights were initialised randomly instead of loaded.
+        precision: Precision of the forward pass.
     """
-
-    pooling = "image_features"
 
     def __init__(
         self,
@@ -39,22 +47,57 @@ class ModelEncoder:
         self.model, self.image_processor, self.precision = model, image_processor, precision
         self.name, self.random_init = name, random_init
         self.device = next(model.parameters()).device
-        self.dim = int(self.encode(self.prepare(Image.new("RGB", (64, 64)))[None]).shape[1])
+        self._arguments = set(inspect.signature(image_function(model)).parameters)
+        probe = self._inputs(PROBE)
+        self._layout = {key: (value.shape, value.dtype) for key, value in probe.items()}
+        vectors, self.pooling = self._forward(self.prepare(PROBE)[None])
+        self.dim = vectors.shape[1]
         self.fingerprint = _fingerprint(model, image_processor, precision)
 
     def prepare(self, image: Image.Image) -> torch.Tensor:
-        """`pixel_values` of one image, `(3, height, width)`."""
-        return self.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
+        """Turn an RGB image into `pixel_values` of shape `(3, height, width)`.
+
+        Where the model takes more than `pixel_values` of an image, as SigLIP 2 does for images of
+        any shape, all of it is laid out in one tensor of shape `(numbers,)`.
+
+        Raises:
+            InputError: The image processor does not resize all images to one shape.
+        """
+        inputs = self._inputs(image)
+        for key, value in inputs.items():
+            if value.shape != self._layout[key][0]:
+                raise InputError(
+                    f"The image processor of {self.name} does not resize all images to one shape: "
+                    f"{key} has shape {tuple(self._layout[key][0])} for one image and "
+                    f"{tuple(value.shape)} for another. Set a fixed `size` (height and width) or "
+                    "`do_center_crop` in its preprocessor_config.json."
+                )
+        if len(inputs) == 1:
+            return next(iter(inputs.values()))
+        return torch.cat([value.reshape(-1).float() for value in inputs.values()])
+
+    def encode(self, batch: torch.Tensor) -> NDArray[np.float32]:
+        """Encode a batch of prepared images to `(batch_size, dim)`."""
+        return self._forward(batch)[0].float().cpu().numpy()
 
     @torch.inference_mode()
-    def encode(self, batch: torch.Tensor) -> NDArray[np.float32]:
-        """Image features of `(B, 3, height, width)`."""
-        pixel_values = batch.to(self.device, non_blocking=True)
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
-        with torch.autocast(self.device.type, dtype=dtype, enabled=self.precision != "no"):
-            features = self.model.get_image_features(pixel_values=pixel_values)
-        pooled = features if isinstance(features, torch.Tensor) else features.pooler_output
-        return pooled.float().cpu().numpy()
+    def _forward(self, batch: torch.Tensor) -> tuple[torch.Tensor, str]:
+        batch = batch.to(self.device, non_blocking=True)
+        with autocast(self.device.type, self.precision):
+            return pooled(self.model, self._unpack(batch))
+
+    def _inputs(self, image: Image.Image) -> dict[str, torch.Tensor]:
+        features = self.image_processor(images=image, return_tensors="pt")
+        return {key: value[0] for key, value in features.items() if key in self._arguments}
+
+    def _unpack(self, batch: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        if len(self._layout) == 1:
+            return {next(iter(self._layout)): batch}
+        parts = batch.split([prod(shape) for shape, _ in self._layout.values()], dim=1)
+        return {
+            key: part.reshape(len(batch), *shape).to(dtype)
+            for (key, (shape, dtype)), part in zip(self._layout.items(), parts, strict=True)
+        }
 
 
 def load_model_encoder(
@@ -66,89 +109,128 @@ def load_model_encoder(
     precision: Precision = "no",
     trust_remote_code: bool = False,
 ) -> ModelEncoder:
-    """Load a checkpoint, or draw weights for its architecture.
+    """Load a vision or image-text model, or initialise its architecture randomly.
+
+    Weights that the checkpoint lacks and that no image passes through, such as a text tower, do not
+    matter. A pooler that the checkpoint lacks is left out rather than used untrained.
 
     Args:
-        model_name_or_path: Hub id or folder: UrbanLN, CLIP, or another model of the library with
-            `get_image_features`.
-        random_init: take the configuration only.
-        seed: of the drawn weights.
-        device: where it runs.
-        precision: of the forward pass.
-        trust_remote_code: run code that comes with the checkpoint.
+        model_name_or_path: Hub id or folder: UrbanLN, CLIP, SigLIP, ViT, DINO, ConvNeXt, timm...
+        random_init: Read the configuration only and initialise the weights randomly.
+        seed: Seed of the random weights.
+        device: Device the model runs on.
+        precision: Precision of the forward pass.
+        trust_remote_code: Run code that comes with the checkpoint.
 
     Raises:
-        InputError: there is no such checkpoint, it is of another architecture, or weights of its
-            image tower are missing.
+        InputError: There is no such checkpoint, its model does not take images, or weights of its
+            image side are missing.
     """
     import transformers
 
     import modeling_urbanln  # noqa: F401 - registers the auto classes
 
+    name, trust = model_name_or_path, trust_remote_code
     try:
-        config = transformers.AutoConfig.from_pretrained(
-            model_name_or_path, trust_remote_code=trust_remote_code
-        )
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=trust)
+    except (ImportError, OSError, ValueError) as error:
+        raise _unusable(name, error) from error
+    if hasattr(config, "mask_ratio"):
+        config.mask_ratio = 0.0  # masked autoencoders hide random patches, also in inference
+    try:
         image_processor = transformers.AutoImageProcessor.from_pretrained(
-            model_name_or_path, trust_remote_code=trust_remote_code
+            name, trust_remote_code=trust
         )
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"No usable checkpoint at {model_name_or_path!r} (--model_name_or_path): "
-            f"{explain(error, model_name_or_path) or error}"
-        ) from error
+    except (ImportError, OSError, ValueError) as error:
+        raise _unusable(f"{name} (model_type {config.model_type})", error) from error
     if random_init:
         transformers.set_seed(seed)
-        model = transformers.AutoModel.from_config(config, trust_remote_code=trust_remote_code)
-        _check_architecture(model, model_name_or_path)
+        model = transformers.AutoModel.from_config(config, trust_remote_code=trust)
+        missing: list[str] = []
     else:
-        model = _load_weights(model_name_or_path, trust_remote_code)
-    name = f"{Path(model_name_or_path).name} ({type(model).__name__})"
-    model = model.float().to(device).eval()
-    return ModelEncoder(model, image_processor, name, random_init, precision)
+        model, missing = _load_weights(name, config, trust)
+    _check_architecture(model, name)
+    title = f"{Path(name).name} ({type(model).__name__})"
+    try:
+        encoder = ModelEncoder(
+            model.float().to(device).eval(), image_processor, title, random_init, precision
+        )
+    except Exception as error:  # whatever a model of any kind raises for want of another input
+        raise InputError(f"{name!r} does not encode an image: {error}. {ADVICE}") from error
+    _check_complete(encoder, missing, name)
+    return encoder
 
 
-def _load_weights(name: str, trust_remote_code: bool) -> Any:
+def _unusable(name: str, error: Exception) -> InputError:
+    said = " ".join((explain(error, name) or str(error)).split()).rstrip(".")
+    return InputError(f"No usable checkpoint at {name!r}: {said}. {ADVICE}")
+
+
+def _load_weights(name: str, config: Any, trust_remote_code: bool) -> tuple[Any, list[str]]:
+    """The model, and the weights that its checkpoint lacks."""
     import transformers
 
     try:
         model, report = transformers.AutoModel.from_pretrained(
-            name, trust_remote_code=trust_remote_code, output_loading_info=True
+            name, config=config, trust_remote_code=trust_remote_code, output_loading_info=True
         )
     except Exception as error:
         said = explain(error, name)
-        if said is None and not isinstance(error, OSError | ValueError | RuntimeError):
+        if said is None and not isinstance(
+            error, ImportError | OSError | ValueError | RuntimeError
+        ):
             raise
         raise InputError(f"The weights of {name!r} do not load: {said or error}") from error
-    _check_architecture(model, name)
-    # the library fills gaps with random numbers and goes on: a vector must not come from those
-    missing = sorted(
-        key for key in report["missing_keys"] if not key.startswith(("text_model.", "text_proj"))
-    )
-    if missing:
-        raise InputError(
-            f"{name!r} is no complete {type(model).__name__}: {len(missing)} weights of the image "
-            f"side are missing ({', '.join(missing[:3])}...). Is it the folder of a finished model?"
-        )
-    return model
+    missing = sorted(report["missing_keys"])
+    if any(key.startswith("pooler.") for key in missing):
+        model.pooler = None
+        missing = [key for key in missing if not key.startswith("pooler.")]
+    return model, missing
 
 
 def _check_architecture(model: Any, name: str) -> None:
-    if not hasattr(model, "get_image_features"):
+    if not hasattr(model, "get_image_features") and model.main_input_name != "pixel_values":
         raise InputError(
-            f"{name!r} is a {type(model).__name__}, which has no get_image_features. Embedding "
-            "needs UrbanLN, CLIP or another image-text model of the transformers library."
+            f"{name!r} is a {type(model).__name__}, which takes {model.main_input_name}, not "
+            f"images. {ADVICE}"
         )
 
 
+def _check_complete(encoder: ModelEncoder, missing: list[str], name: str) -> None:
+    """Refuse weights that the library made up: a vector must not come from random numbers."""
+    if not missing:
+        return
+    used = _modules_an_image_passes(encoder)
+    gone = [key for key in missing if any(key.startswith(f"{module}.") for module in used)]
+    if "" in used:
+        gone = missing
+    if gone:
+        raise InputError(
+            f"{name!r} is no complete {type(encoder.model).__name__}: {len(gone)} weights of the "
+            f"image side are missing ({', '.join(gone[:3])}...). Is it the folder of a finished "
+            "model?"
+        )
+
+
+def _modules_an_image_passes(encoder: ModelEncoder) -> set[str]:
+    """Names of the modules whose `forward` an image passes; `""` is the whole model."""
+    used: set[str] = set()
+    hooks = [
+        module.register_forward_pre_hook(lambda *_, name=name: used.add(name))
+        for name, module in encoder.model.named_modules()
+    ]
+    encoder.encode(encoder.prepare(PROBE)[None])
+    for hook in hooks:
+        hook.remove()
+    return used
+
+
 def _fingerprint(model: Any, image_processor: Any, precision: str) -> str:
-    sha = hashlib.sha256(f"{image_processor.to_json_string()}{precision}".encode())
-    for key, value in sorted(model.state_dict().items()):
-        if not key.startswith("text_model."):
-            sha.update(key.encode())
-            flat = value.detach().cpu().contiguous().reshape(-1)
-            sha.update(flat.view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()[:16]
+    state = model.state_dict().items()
+    return fingerprint(
+        f"{image_processor.to_json_string()}{precision}",
+        {key: value for key, value in state if not key.startswith("text_model.")},
+    )
 
 
 __all__ = ["ModelEncoder", "load_model_encoder"]

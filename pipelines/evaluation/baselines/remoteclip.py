@@ -14,6 +14,7 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from dataset_builders.files import digest
+from pipelines.common.encoders.pooling import IMAGE_FEATURES
 from pipelines.common.encoders.transformers_models import ModelEncoder, load_model_encoder
 
 from ..errors import InputError
@@ -93,7 +94,7 @@ class RemoteCLIP:
         settings = self.settings
         if settings.model_name_or_path is not None:
             encoder = load_model_encoder(settings.model_name_or_path, device=self.device)
-            _check_image_size(encoder, settings)
+            _check_checkpoint(encoder, settings)
             return encoder
         config = CLIPConfig(
             projection_dim=settings.projection_dim,
@@ -125,8 +126,17 @@ class RemoteCLIP:
         return ModelEncoder(model, processor, self.name, random_init=True)
 
 
-def _check_image_size(encoder: ModelEncoder, settings: Settings) -> None:
-    """Images are decoded at the recipe's size: smaller ones would be blown up, and nobody told."""
+def _check_checkpoint(encoder: ModelEncoder, settings: Settings) -> None:
+    """Refuse a model without a text side, and one of another image size than the recipe's.
+
+    Images are decoded at the recipe's size: smaller ones would be enlarged silently.
+    """
+    if encoder.pooling != IMAGE_FEATURES:
+        raise InputError(
+            f"{settings.model_name_or_path!r} is a {type(encoder.model).__name__}, not an "
+            "image-text model like CLIP. For other encoders: `python evaluate.py embed --encoder "
+            f"{settings.model_name_or_path}`."
+        )
     vision = getattr(encoder.model.config, "vision_config", None)
     sees = getattr(vision, "image_size", settings.image_size)
     if sees != settings.image_size:

@@ -7,6 +7,7 @@ import torch
 from open_clip import CLIPTextCfg, CLIPVisionCfg
 from open_clip.model import CLIP
 from PIL import Image
+from transformers import CLIPImageProcessor, ViTConfig, ViTModel
 
 from pipelines.evaluation.baselines.remoteclip import RemoteCLIP, Settings
 from pipelines.evaluation.errors import InputError
@@ -48,6 +49,20 @@ def test_vectors_of_a_converted_checkpoint_are_the_means_of_open_clips(tmp_path)
     blown_up = RemoteCLIP(replace(settings, image_size=16), 0, "cpu")
     with pytest.raises(InputError, match=r"sees images of 32 pixels.*image_size=32"):
         blown_up.encode(data)
+
+
+def test_a_model_without_a_text_side_is_no_clip(tmp_path):
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        image_size=16, patch_size=8,
+    )  # fmt: skip
+    ViTModel(config).save_pretrained(tmp_path)
+    CLIPImageProcessor(size={"height": 16, "width": 16}, do_center_crop=False).save_pretrained(
+        tmp_path
+    )
+    system = RemoteCLIP(Settings(model_name_or_path=str(tmp_path), image_size=16), 0, "cpu")
+    with pytest.raises(InputError, match=r"ViTModel, not an image-text model.*embed --encoder"):
+        system.encode(toy_city(3))
 
 
 def test_fingerprint_follows_the_weights_and_not_the_name_of_their_folder(tmp_path):

@@ -1,0 +1,330 @@
+"""Models of the transformers library as encoders: tiny ones of the real classes, from disk."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers as hf
+from PIL import Image
+
+from dataset_builders.images import BadImageError, decode_image
+from dataset_builders.storage import iter_images
+from pipelines.common.encoders import load_encoder
+from pipelines.common.errors import InputError
+from pipelines.evaluation.cli import main
+from pipelines.evaluation.embedding_tables import read_embeddings
+from tests.pipelines.evaluation.toy import CITY, build_toy
+
+SIDE, PATCH, WIDTH = 32, 8, 32
+TOWER = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+VISION = {**TOWER, "image_size": SIDE, "patch_size": PATCH}
+TEXT = {**TOWER, "vocab_size": 60, "bos_token_id": 1, "eos_token_id": 3}
+STAGES = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
+SQUARE = {"height": SIDE, "width": SIDE}
+TIMM = {
+    "architecture": "vit_tiny_patch16_224",
+    "model_args": {
+        "img_size": SIDE,
+        "patch_size": PATCH,
+        "embed_dim": WIDTH,
+        "depth": 2,
+        "num_heads": 2,
+    },
+    "num_labels": 7,
+    # what timm writes; the image processor is read from it
+    "pretrained_cfg": {
+        "input_size": [3, SIDE, SIDE],
+        "interpolation": "bilinear",
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "crop_pct": 1.0,
+    },
+}
+
+
+def clip_processor(**changes):
+    return hf.CLIPImageProcessor(**{"size": SQUARE, "do_center_crop": False, **changes})
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model as its users save it, and its pooling written out.
+
+    Attributes:
+        build: model with random weights.
+        pooling: expected name.
+        by_hand: the model and prepared images to vectors.
+        processor: image processor to save beside it; none where the model's config holds it.
+    """
+
+    build: Callable
+    pooling: str
+    by_hand: Callable
+    processor: Callable | None = clip_processor
+
+
+def clip():
+    config = hf.CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=16)
+    return hf.CLIPModel(config)
+
+
+def siglip():
+    return hf.SiglipModel(hf.SiglipConfig(text_config=TEXT, vision_config=VISION))
+
+
+def siglip2():
+    vision = {**TOWER, "patch_size": PATCH, "num_patches": 16}
+    return hf.Siglip2Model(hf.Siglip2Config(text_config=TEXT, vision_config=vision))
+
+
+def first_token(model, inputs):
+    return model(**inputs).last_hidden_state[:, 0]
+
+
+FAMILIES = {
+    "clip": Family(
+        clip,
+        "image_features",
+        lambda m, x: m.visual_projection(m.vision_model(**x).pooler_output),
+    ),
+    "siglip": Family(siglip, "image_features", lambda m, x: m.vision_model(**x).pooler_output),
+    # images of any shape: padded patches, their mask, and the shape in patches
+    "siglip2": Family(
+        siglip2,
+        "image_features",
+        lambda m, x: m.vision_model(**x).pooler_output,
+        lambda: hf.Siglip2ImageProcessor(patch_size=PATCH, max_num_patches=16),
+    ),
+    "vit": Family(
+        lambda: hf.ViTModel(hf.ViTConfig(**VISION)),
+        "pooler_output",
+        lambda m, x: torch.tanh(m.pooler.dense(first_token(m, x))),
+    ),
+    # a classifier's checkpoint has no pooler
+    "vit_classifier": Family(
+        lambda: hf.ViTForImageClassification(hf.ViTConfig(**VISION)),
+        "cls",
+        lambda m, x: first_token(m.vit, x),
+    ),
+    "ijepa": Family(
+        lambda: hf.IJepaModel(hf.IJepaConfig(**VISION)),
+        "mean",
+        lambda m, x: m(**x).last_hidden_state.mean(1),
+    ),
+    "dinov2": Family(
+        lambda: hf.Dinov2Model(hf.Dinov2Config(**VISION)), "pooler_output", first_token
+    ),
+    "dinov2_registers": Family(
+        lambda: hf.Dinov2WithRegistersModel(
+            hf.Dinov2WithRegistersConfig(**VISION, num_register_tokens=3)
+        ),
+        "pooler_output",
+        first_token,
+    ),
+    "dinov3": Family(
+        lambda: hf.DINOv3ViTModel(hf.DINOv3ViTConfig(**VISION, num_register_tokens=0)),
+        "pooler_output",
+        first_token,
+    ),
+    "dinov3_registers": Family(
+        lambda: hf.DINOv3ViTModel(hf.DINOv3ViTConfig(**VISION, num_register_tokens=4)),
+        "pooler_output",
+        first_token,
+    ),
+    "convnext": Family(
+        lambda: hf.ConvNextForImageClassification(hf.ConvNextConfig(**STAGES, image_size=SIDE)),
+        "pooler_output",
+        lambda m, x: m.convnext.layernorm(m.convnext(**x).last_hidden_state.mean((2, 3))),
+    ),
+    "segformer": Family(
+        lambda: hf.SegformerModel(
+            hf.SegformerConfig(
+                num_encoder_blocks=2,
+                depths=[1, 1],
+                sr_ratios=[2, 1],
+                hidden_sizes=[8, 16],
+                patch_sizes=[7, 3],
+                strides=[4, 2],
+                num_attention_heads=[1, 2],
+                mlp_ratios=[2, 2],
+            )
+        ),
+        "mean",
+        lambda m, x: m(**x).last_hidden_state.mean((2, 3)),
+    ),
+    "timm": Family(
+        lambda: hf.TimmWrapperForImageClassification(hf.TimmWrapperConfig(**TIMM)),
+        "pooler_output",
+        lambda m, x: m.timm_model.forward_features(x["pixel_values"])[:, 0],
+        None,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def small_toy(tmp_path_factory) -> Path:
+    return build_toy(tmp_path_factory.mktemp("small_toy"), side=3, street_views=1)
+
+
+def save(family: Family, folder: Path):
+    torch.manual_seed(0)
+    model = family.build().eval()
+    model.save_pretrained(folder)
+    if family.processor is not None:
+        family.processor().save_pretrained(folder)
+    return model
+
+
+def vectors_by_hand(family: Family, model, folder: Path, dataset: Path) -> dict:
+    """Mean vector of the street views of every region, one image at a time."""
+    processor = hf.AutoImageProcessor.from_pretrained(folder)
+    vectors: dict[str, list[np.ndarray]] = {}
+    for row in iter_images(dataset, CITY, "street_view"):
+        try:
+            image = decode_image(row["image"])
+        except BadImageError:
+            continue
+        with torch.no_grad():
+            vector = family.by_hand(model, processor(images=image, return_tensors="pt"))[0]
+        vectors.setdefault(row["region_id"], []).append(vector.numpy())
+    return {region_id: np.mean(v, axis=0) for region_id, v in vectors.items()}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_any_model_embeds_with_its_own_pooling(name, tmp_path, small_toy):
+    family, folder = FAMILIES[name], tmp_path / name
+    model = save(family, folder)
+    where = ["--dataset_name", str(small_toy), "--city", CITY, "--output_dir", str(tmp_path)]
+    assert main(["embed", "--encoder", str(folder), *where]) == 0
+    table = read_embeddings(tmp_path / CITY / f"{name}.parquet")
+    assert table.metadata["pooling"] == family.pooling
+    expected = vectors_by_hand(family, model, folder, small_toy)
+    expected.pop("elsewhere")
+    assert len(expected) == table.has("street_view").sum() > 0
+    for region_id, vector in zip(table.region_ids, table.vectors["street_view"], strict=True):
+        if region_id in expected:
+            np.testing.assert_allclose(vector, expected[region_id], atol=1e-5)
+
+    trained = load_encoder(str(folder))
+    drawn, same, other = (
+        load_encoder(str(folder), random_init=True, seed=seed) for seed in (1, 1, 2)
+    )
+    assert drawn.random_init
+    assert not trained.random_init
+    assert drawn.fingerprint == same.fingerprint
+    assert len({trained.fingerprint, drawn.fingerprint, other.fingerprint}) == 3
+    assert drawn.dim == trained.dim == table.metadata["dim"]
+
+
+def test_images_of_several_shapes_are_encoded_in_one_batch_as_alone(tmp_path):
+    save(FAMILIES["siglip2"], tmp_path)
+    encoder = load_encoder(str(tmp_path))
+    rng = np.random.default_rng(0)
+    images = [
+        Image.fromarray(rng.integers(0, 255, (*shape, 3), dtype=np.uint8))
+        for shape in ((40, 90), (80, 30), (50, 50))
+    ]
+    prepared = [encoder.prepare(image) for image in images]
+    alone = np.concatenate([encoder.encode(one[None]) for one in prepared])
+    np.testing.assert_allclose(encoder.encode(torch.stack(prepared)), alone, atol=1e-5)
+
+
+def test_an_untrained_pooler_leaves_no_trace(tmp_path):
+    save(FAMILIES["vit_classifier"], tmp_path)
+    assert load_encoder(str(tmp_path)).fingerprint == load_encoder(str(tmp_path)).fingerprint
+
+
+def test_a_masked_autoencoder_sees_the_whole_image(tmp_path):
+    model = save(
+        Family(lambda: hf.ViTMAEModel(hf.ViTMAEConfig(**VISION)), "cls", first_token), tmp_path
+    )
+    encoder = load_encoder(str(tmp_path))
+    batch = torch.randn(2, 3, SIDE, SIDE)
+    model.config.mask_ratio = 0.0
+    with torch.no_grad():
+        expected = model(batch).last_hidden_state[:, 0]
+    np.testing.assert_allclose(encoder.encode(batch), expected, atol=1e-5)
+
+
+def without(folder: Path, model, *prefixes: str) -> str:
+    """Save the model anew without some of its weights."""
+    kept = {k: v for k, v in model.state_dict().items() if not k.startswith(prefixes)}
+    assert len(kept) < len(model.state_dict())
+    model.save_pretrained(folder, state_dict=kept)
+    return str(folder)
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip", "siglip2"])
+def test_weights_no_image_passes_may_be_missing(name, tmp_path):
+    model = save(FAMILIES[name], tmp_path)
+    whole = load_encoder(str(tmp_path))
+    image_side = load_encoder(without(tmp_path, model, "text_", "logit_"))
+    image = Image.new("RGB", (40, 30), (200, 100, 0))
+    vector, expected = (one.encode(one.prepare(image)[None]) for one in (image_side, whole))
+    np.testing.assert_allclose(vector, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "gone"),
+    [
+        ("clip", "visual_projection.weight"),
+        ("siglip", "vision_model.head.probe"),
+        ("siglip", "vision_model.head.attention.out_proj"),
+        ("vit", "layernorm.weight"),
+        ("timm", "timm_model.norm.weight"),
+    ],
+)
+def test_missing_weights_of_the_image_side_are_an_error(name, gone, tmp_path):
+    model = save(FAMILIES[name], tmp_path)
+    folder = without(tmp_path, model, gone)
+    with pytest.raises(InputError, match=rf"weights of the image side are missing \({gone}"):
+        load_encoder(folder)
+
+
+def test_plain_clip_checkpoints_run_in_lower_precision(tmp_path, tiny_clip):
+    tiny_clip.save_pretrained(tmp_path)
+    clip_processor(size={"height": 30, "width": 30}).save_pretrained(tmp_path)
+    encoder = load_encoder(str(tmp_path), precision="bf16")
+    batch = torch.randn(2, 3, 30, 30)
+    np.testing.assert_allclose(
+        encoder.encode(batch), load_encoder(str(tmp_path)).encode(batch), atol=0.1
+    )
+    assert "CLIPModel" in encoder.name
+
+
+def test_models_that_take_no_image_are_refused(tmp_path):
+    hf.BertModel(hf.BertConfig(**TEXT)).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"model_type bert.*vision or image-text model"):
+        load_encoder(str(tmp_path))  # no image processor
+    clip_processor().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"BertModel, which takes input_ids, not images.*built in"):
+        load_encoder(str(tmp_path))
+
+
+def test_models_of_videos_are_refused(tmp_path):
+    hf.VideoMAEModel(hf.VideoMAEConfig(**VISION, num_frames=4)).save_pretrained(tmp_path)
+    clip_processor().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="does not encode an image"):
+        load_encoder(str(tmp_path))
+
+
+def test_an_unknown_name_tells_what_there_is():
+    with pytest.raises(InputError, match=r"No usable checkpoint at 'org/none'.*colour_texture"):
+        load_encoder("org/none")
+
+
+def test_images_that_are_not_resized_to_one_shape_are_an_error(tmp_path):
+    model = hf.Dinov2Model(hf.Dinov2Config(**VISION))
+    model.save_pretrained(tmp_path)
+    clip_processor(size={"shortest_edge": SIDE}).save_pretrained(tmp_path)
+    encoder = load_encoder(str(tmp_path))
+    with pytest.raises(InputError, match=r"\(3, 32, 32\) for one image and \(3, 32, 64\)"):
+        encoder.prepare(Image.new("RGB", (100, 50)))
