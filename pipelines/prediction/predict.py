@@ -40,6 +40,8 @@ from .outputs import write_outputs
 from .verdict import Verdict, judge, raw_interval
 
 LABEL = "vectors"
+CHUNK_SIZE = 128
+"""Images between two points that an interrupted run resumes from."""
 FEWEST_LABELLED = 16
 DISTRICTS_IN_A_ROW = 4
 """A city is cut into no fewer by default, however far its labels reach."""
@@ -155,7 +157,7 @@ def predict_regions(
     )
     inputs = _read_inputs(images, indicators, city, options)
     eyes = _encoder(encoder, device, seed, trust_remote_code, log)
-    settings = EmbedSettings(batch_size=batch_size, num_workers=num_workers)
+    settings = EmbedSettings(batch_size, CHUNK_SIZE, num_workers)
     keep = tempfile.TemporaryDirectory() if output_dir is None else nullcontext(str(output_dir))
     with keep as folder:
         vectors = embed_regions(eyes, inputs, Path(folder), settings, log)
