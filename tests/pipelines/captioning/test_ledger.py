@@ -1,17 +1,14 @@
 import asyncio
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
+import time
 
 import pytest
 
 from pipelines.captioning.errors import RequestFailedError
 from pipelines.captioning.ledger import Ledger, unit_key
 from pipelines.captioning.records import Box, Sampling
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.processes import start_python
 
 
 def once(ledger, key, compute, **kwargs):
@@ -120,15 +117,13 @@ asyncio.run(main())
 
 def test_sigkill_loses_no_unit_that_was_done(tmp_path):
     path = tmp_path / "units.sqlite"
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    last = 0
-    while last < 50:
-        last = int(process.stdout.readline())
+    said = tmp_path / "said.out"
+    process = start_python("-c", KILLED, path, output=tmp_path / "said")
+    while not said.exists() or said.read_text().count("\n") < 50:
+        assert process.is_alive()
+        time.sleep(0.001)
     os.kill(process.pid, signal.SIGKILL)
-    last = max([last, *(int(line) for line in process.stdout.read().split())])
-    process.wait()
+    process.join()
+    last = said.read_text().count("\n") - 1
     with Ledger(path) as ledger:
         assert [unit.result for unit in ledger.units()][: last + 1] == list(range(last + 1))

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,10 +17,9 @@ from pipelines.captioning.ledger import Ledger
 from pipelines.captioning.recipe import make_recipe
 from pipelines.captioning.report_run import report_run
 from pipelines.captioning.run import run, state
+from tests.processes import ROOT, run_python
 
 from .runs import MODELS, recipe_values, rejects, table, write_recipe
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +35,6 @@ def whole(city, tmp_path_factory):
     output = tmp_path_factory.mktemp("whole")
     assert run(make_recipe(recipe_values(city, output))).finished
     return output
-
-
-def command(recipe: Path, *arguments: str) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "pipelines.captioning",
-        *arguments[:1],
-        str(recipe),
-        *arguments[1:],
-    ]
 
 
 def test_every_image_has_its_candidates_and_one_of_them_is_chosen(whole):
@@ -90,39 +77,28 @@ def test_the_same_run_again_asks_nobody_and_changes_nothing(city, whole):
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*.parquet")} == files
 
 
-@pytest.mark.parametrize("units_before", [1, 60, 150])
-def test_sigkill_and_resume_end_with_the_same_table(city, whole, tmp_path, units_before):
+def run_until(number: int, units: int, recipe: Path):
+    """The command in a process of its own, which gets a signal after so many units."""
+    return run_python("-m", "tests.pipelines.captioning.kill_run", int(number), units, recipe)
+
+
+@pytest.mark.parametrize("units", [1, 30, 120])
+def test_sigkill_and_resume_end_with_the_same_table(city, whole, tmp_path, units):
     recipe = write_recipe(tmp_path / "recipe.yaml", recipe_values(city, tmp_path / "out"))
-    process = subprocess.Popen(command(recipe, "run"), cwd=ROOT, stderr=subprocess.DEVNULL)
-    wait_for_units(tmp_path / "out", units_before, process)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    killed = run_until(signal.SIGKILL, units, recipe)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not state(make_recipe(recipe_values(city, tmp_path / "out"))).finished
     assert run(make_recipe(recipe_values(city, tmp_path / "out"))).finished
     assert table(tmp_path / "out") == table(whole)
 
 
-def wait_for_units(output: Path, number: int, process: subprocess.Popen) -> None:
-    """Wait until so many units are written; the file is locked, so its pages are counted."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        logs = list(output.glob("shards/*/units.sqlite-wal"))
-        if sum(path.stat().st_size for path in logs) >= number * 4096:
-            return
-        assert process.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.02)
-    raise AssertionError("the run did not get that far")
-
-
 def test_sigterm_gives_the_shards_back(city, whole, tmp_path):
     recipe = write_recipe(tmp_path / "recipe.yaml", recipe_values(city, tmp_path / "out"))
-    process = subprocess.Popen(command(recipe, "run"), cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    wait_for_units(tmp_path / "out", 30, process)
-    process.terminate()
-    _, said = process.communicate(timeout=60)
-    assert process.returncode != 0
-    assert "Traceback" not in said
+    stopped = run_until(signal.SIGTERM, 30, recipe)
+    assert stopped.returncode > 0
+    assert "Traceback" not in stopped.stderr
     assert not list((tmp_path / "out").glob("shards/*/lease"))
+    assert not state(make_recipe(recipe_values(city, tmp_path / "out"))).finished
 
 
 def test_several_processes_make_the_same_table(city, whole, tmp_path):
@@ -155,12 +131,12 @@ def test_one_model_at_a_time_makes_the_same_table(city, whole, tmp_path, monkeyp
 def test_a_ray_cluster_makes_the_same_table(city, whole, tmp_path):
     pytest.importorskip("ray", reason="Ray is in the extra `ray`")
     recipe = write_recipe(tmp_path / "recipe.yaml", recipe_values(city, tmp_path / "out"))
+    command = [sys.executable, "-m", "pipelines.captioning", "run", str(recipe)]
     done = subprocess.run(
-        command(recipe, "run", "--backend", "ray", "--num_workers", "2"),
+        [*command, "--backend", "ray", "--num_workers", "2"],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=400,
         env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
@@ -241,9 +217,8 @@ def test_the_command_line_tells_and_refuses(city, whole, tmp_path):
     recipe = write_recipe(tmp_path / "recipe.yaml", recipe_values(city, whole))
 
     def call(*arguments):
-        return subprocess.run(
-            command(recipe, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=300
-        )
+        command, *options = arguments
+        return run_python("-m", "pipelines.captioning", command, recipe, *options)
 
     status = call("status", "--json")
     assert json.loads(status.stdout.splitlines()[-1])["finished"] is True

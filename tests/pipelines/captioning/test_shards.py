@@ -1,6 +1,4 @@
 import os
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -8,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.captioning.shards import Lease, LeaseLostError
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.processes import run_python
 
 
 def owner(lease: Path) -> Path:
@@ -57,7 +54,7 @@ def test_lease_of_a_dead_process_of_this_machine_is_free_at_once(tmp_path):
         "import os, sys; from pathlib import Path; from pipelines.captioning.shards import Lease\n"
         "assert Lease(Path(sys.argv[1]), 3600).acquire(); os._exit(9)"
     )
-    subprocess.run([sys.executable, "-c", script, str(tmp_path / "lease")], cwd=ROOT, check=False)
+    assert run_python("-c", script, tmp_path / "lease").returncode == 9
     assert (tmp_path / "lease").exists()
     lease = Lease(tmp_path / "lease", 3600)
     assert lease.acquire()
