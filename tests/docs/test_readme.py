@@ -1,0 +1,62 @@
+"""The README's commands, as printed and in order, in a fresh clone."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import geopandas as gpd
+import pytest
+
+from tests.pipelines.prediction.conftest import make_town
+
+ROOT = Path(__file__).resolve().parents[2]
+BLOCK = re.compile(r"^(<!-- not run: [^\n]+ -->\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+RUN = ("bash", "python")
+
+
+def blocks() -> list[tuple[bool, str, str]]:
+    """Whether a block is run, its language and its text."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return [(not mark, language, block) for mark, language, block in BLOCK.findall(text)]
+
+
+def test_every_block_of_commands_is_run_or_says_why_not():
+    """A block without a language escapes both; the tree of files is the only one."""
+    plain = [block for _, language, block in blocks() if not language]
+    assert len(plain) <= 1
+    assert all(line[:2] != "$ " for block in plain for line in block.splitlines())
+    assert not any("python " in block for block in plain)
+    assert sum(run for run, language, _ in blocks() if language in RUN) >= 8
+
+
+@pytest.fixture
+def clone(tmp_path) -> Path:
+    """A clone with this environment in it, and a user's photos and polygons."""
+    folder = tmp_path / "urbanln"
+    subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
+    (folder / ".venv").symlink_to(ROOT / ".venv")
+    town = make_town(tmp_path / "town")
+    shutil.copytree(town.photos, folder / "photos")
+    for name in ("a", "b"):
+        shutil.copyfile(town.photos / "0001.png", folder / "photos" / f"{name}.jpg")
+    tracts = gpd.read_file(town.tracts).rename(columns={"height": "building_height"})
+    tracts.to_file(folder / "tracts.gpkg")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(5400)
+def test_the_readme_runs_as_printed(clone):
+    environment = {**os.environ, "PYTHONPATH": str(clone)}
+    for run, language, block in blocks():
+        if not run or language not in RUN:
+            continue
+        # the environment is activated once, by the block that says so
+        shell = block if language == "bash" else f"python - <<'END'\n{block}\nEND\n"
+        command = ["bash", "-euo", "pipefail", "-c", f"source .venv/bin/activate\n{shell}"]
+        done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{block}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
+    for name in ("predictions.gpkg", "runs/predict/predictions.html", "runs/r/report.html"):
+        assert (clone / name).is_file()
