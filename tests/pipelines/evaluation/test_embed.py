@@ -1,8 +1,5 @@
 import signal
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -24,8 +21,8 @@ from pipelines.evaluation.embedding_tables import read_embeddings
 from pipelines.evaluation.errors import InputError
 from pipelines.evaluation.sources import open_images
 from tests.pipelines.evaluation.toy import CITY, build_toy
+from tests.processes import run_python
 
-ROOT = Path(__file__).resolve().parents[3]
 SETTINGS = EmbedSettings(batch_size=8, chunk_size=24, num_workers=2)
 
 
@@ -122,10 +119,9 @@ KILLS = [
 def test_killed_and_run_again_ends_with_the_same_table(
     where, n, tmp_path, toy_dataset, tiny_model_dir, toy_table, model_encoder
 ):
-    command = [sys.executable, "-m", "tests.pipelines.evaluation.kill_embed"]
-    command += [str(toy_dataset), str(tiny_model_dir), str(tmp_path), where, str(n)]
-    killed = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    script = "tests.pipelines.evaluation.kill_embed"
+    killed = run_python("-m", script, toy_dataset, tiny_model_dir, tmp_path, where, n)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     again = embed(model_encoder, open_images(str(toy_dataset), CITY), tmp_path, "urbanln", SETTINGS)
     assert pq.read_table(again).equals(pq.read_table(toy_table))
     assert without_seconds(read_embeddings(again)) == without_seconds(read_embeddings(toy_table))
