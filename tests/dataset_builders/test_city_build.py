@@ -4,9 +4,7 @@ import collections
 import hashlib
 import json
 import logging
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from dataset_builders.city.progress import progress
 from dataset_builders.city.recipe import read_recipe
 from dataset_builders.storage import read_metadata, read_regions, read_rejects, read_table
 
+from ..processes import run_python
 from .provider import TOWN, CityProvider
 
 rasterio = pytest.importorskip("rasterio")
@@ -220,14 +219,7 @@ def test_a_second_build_asks_for_nothing_and_changes_nothing(write, provider, tm
 def test_a_killed_build_goes_on_and_ends_the_same(write, provider, tmp_path, point, count):
     path = write()
     script = Path(__file__).with_name("kill_build.py")
-    root = Path(__file__).parents[2]
-    killed = subprocess.run(
-        [sys.executable, script, path, tmp_path / "run", point, str(count)],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-    )
+    killed = run_python(script, path, tmp_path / "run", point, count)
     assert killed.returncode == -9, killed.stderr[-2000:]
     asked = dict(provider.asked)
     quick_build(read_recipe(path), tmp_path / "run")

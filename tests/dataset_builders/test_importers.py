@@ -1,7 +1,5 @@
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import geopandas as gpd
@@ -42,6 +40,7 @@ from dataset_builders.storage import (
     read_table,
 )
 
+from ..processes import run_python
 from .helpers import assert_same_dataset, encoded, picture
 
 KILLER = Path(__file__).with_name("kill_import.py")
@@ -173,11 +172,11 @@ def test_bad_images_and_rows_are_listed_and_nothing_else_is_lost(tmp_path):
 def test_captions_of_any_length_are_kept_clean_and_empty_ones_are_null(tmp_path):
     source = folder(tmp_path / "in", 5)
     table = pd.read_csv(source / "list.csv")
-    table["caption"] = ["", "word " * 10_000, "a\x07b", "  ", "fine"]
+    table["caption"] = ["", "word " * 10_000, "a\x07b", "  ", "A road.<|im_end|> Trees."]
     table.to_csv(source / "list.csv", index=False)
-    run(source, tmp_path / "out")
+    assert run(source, tmp_path / "out").rejects == {"template_token": 1}
     captions = read_table(tmp_path / "out", "paris", "street_view").set_index("image_id")["caption"]
-    assert captions[["00", "03"]].isna().all()
+    assert captions[["00", "03", "04"]].isna().all()
     assert len(captions["01"].split()) == 10_000
     assert captions["02"] == "ab"
 
@@ -248,7 +247,6 @@ def test_another_import_does_not_continue_this_one(tmp_path):
         run(source, tmp_path / "out", cell_m=77.0)
 
 
-@pytest.mark.timeout(300)
 def test_an_import_killed_again_and_again_ends_like_one_that_was_not(tmp_path):
     source = folder(tmp_path / "in", 18)
     (source / "05.png").write_bytes(b"broken")
@@ -256,8 +254,7 @@ def test_an_import_killed_again_and_again_ends_like_one_that_was_not(tmp_path):
     (source / "unlisted.png").write_bytes(encoded(picture()))
 
     def start(point: str, count: int, output: str) -> int:
-        command = [sys.executable, KILLER, source, tmp_path / output, point, count]
-        return subprocess.run(list(map(str, command)), capture_output=True, timeout=120).returncode
+        return run_python(KILLER, source, tmp_path / output, point, count).returncode
 
     assert start("load", 0, "straight") == 0
     for point, count in (

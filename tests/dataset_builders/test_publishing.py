@@ -28,6 +28,7 @@ from dataset_builders.schema import DatasetMetadata
 from dataset_builders.storage import DatasetWriter, read_rejects, read_table
 
 from ..hub_server import HubServer
+from ..processes import run_python
 from .provider import CityProvider, drawn
 from .test_city_build import KEY, provider, write  # noqa: F401 - fixtures
 
@@ -144,13 +145,8 @@ def test_shards_are_of_the_size_asked_for(many, tmp_path):
 @pytest.mark.parametrize("count", [3, 7, 10])
 def test_a_killed_publish_goes_on_to_the_same_bytes(many, tmp_path, count):
     script = Path(__file__).with_name("kill_publish.py")
-    killed = subprocess.run(
-        [sys.executable, script, many, tmp_path / "out", str(count)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-    )
-    assert killed.returncode == -9
+    killed = run_python(script, many, tmp_path / "out", count)
+    assert killed.returncode == -9, killed.stderr
     one = publish(many, tmp_path / "out", target_bytes=50_000)
     other = publish(many, tmp_path / "whole", target_bytes=50_000)
     assert one.withheld == other.withheld
@@ -395,9 +391,7 @@ def test_a_licence_that_is_withdrawn_between_kill_and_resume_counts(tmp_path):
     # two row groups: the words of the first are beyond the footer that is compared
     source = licensed(tmp_path / "in", lambda n: n % 2 == 0, 200, (64, 64))
     script = Path(__file__).with_name("kill_publish.py")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, script, source, tmp_path / "out", "6"]
-    assert subprocess.run(command, cwd=ROOT, env=environment).returncode == -9
+    assert run_python(script, source, tmp_path / "out", 6).returncode == -9
     assert (tmp_path / "out" / "data" / f"{CITY}-satellite" / "part-00000.parquet").exists()
     other = licensed(tmp_path / "other", lambda n: n % 2 == (n < 100), 200, (64, 64))
     name = Path("data") / f"{CITY}-satellite" / "part-00000.parquet"
@@ -415,10 +409,10 @@ def test_shards_of_an_earlier_push_do_not_stay(many, tmp_path):
     publish(many, tmp_path / "one")
     with HubServer() as hub:
         environment = {**os.environ, **hub.environment(tmp_path), "PYTHONPATH": str(ROOT)}
-        code = "import sys; from dataset_builders.hub import push; push(sys.argv[1], 'org/town')"
-        for name in ("four", "one"):
-            command = [sys.executable, "-c", code, str(tmp_path / name)]
-            subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+        code = "import sys; from dataset_builders.hub import push\n"
+        code += "for folder in sys.argv[1:]: push(folder, 'org/town')"
+        command = [sys.executable, "-c", code, str(tmp_path / "four"), str(tmp_path / "one")]
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True)
         files = hub.files("datasets/org/town")
         hub.shutdown()
     assert [name for name in files if f"{CITY}-satellite/" in name] == [

@@ -5,8 +5,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -31,7 +29,7 @@ from dataset_builders.embedded_city.world import World
 from dataset_builders.errors import DatasetError
 from dataset_builders.images import decode_image
 from dataset_builders.synthetic import build_dataset, main
-from tests.conftest import ROOT
+from tests.processes import run_python
 
 TABLES = ("regions", "street_view", "satellite", "captions")
 
@@ -61,11 +59,11 @@ def test_another_seed_gives_another_city():
 
 
 def _run_killed(kill_at: int, when: str, root: Path) -> None:
-    command = [sys.executable, "-m", "tests.dataset_builders.kill_synthetic", str(kill_at), when]
     arguments = ["--output_dir", root, "--cities", "oldgate", "--grid_size", "3", "--seed", "4"]
     arguments += ["--street_views", "1", "--with_masks", "--num_workers", "1"]
-    killed = subprocess.run([*command, *map(str, arguments)], cwd=ROOT, capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    script = "tests.dataset_builders.kill_synthetic"
+    killed = run_python("-m", script, kill_at, when, *arguments)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
 
 
 # renames: regions, points, roads, truth, street views, satellite, captions, rejects, card

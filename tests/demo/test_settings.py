@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -11,7 +9,7 @@ import torch
 from demo.model import check_model_folder, load_towers
 from demo.settings import DemoSettings, parse_arguments, read_settings
 from pipelines.evaluation.errors import InputError
-from tests.conftest import ROOT
+from tests.processes import run_python
 
 GIVEN = {"dataset_name": "d", "model_name_or_path": "m", "embeddings": ["e"]}
 
@@ -81,11 +79,8 @@ def test_a_missing_file_of_the_model_is_named(tiny_model_dir, tmp_path, name):
 
 
 def test_the_command_line_ends_with_a_sentence_and_no_traceback(tmp_path):
-    command = [
-        *(sys.executable, "-m", "demo.app", "--dataset_name", str(tmp_path)),
-        *("--model_name_or_path", str(tmp_path), "--embeddings", str(tmp_path)),
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    sources = ("--dataset_name", "--model_name_or_path", "--embeddings")
+    done = run_python("-m", "demo.app", *(word for name in sources for word in (name, tmp_path)))
     assert done.returncode == 2
     assert "is no whole model" in done.stderr
     assert "Traceback" not in done.stderr

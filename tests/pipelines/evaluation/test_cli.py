@@ -1,7 +1,3 @@
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from pipelines.evaluation.arguments import parse_arguments
@@ -9,8 +5,8 @@ from pipelines.evaluation.cli import main
 from pipelines.evaluation.embedding_tables import read_embeddings
 from pipelines.evaluation.errors import InputError
 from tests.pipelines.evaluation.toy import CITY
+from tests.processes import run_python
 
-ROOT = Path(__file__).resolve().parents[3]
 EMBED = ["embed", "--dataset_name", "d", "--city", "c", "--output_dir", "o"]
 PROBE = ["probe", "--embeddings", "e", *EMBED[1:]]
 
@@ -49,9 +45,8 @@ def test_help_teaches_with_examples(command, capsys):
 
 
 def test_the_script_embeds_a_checkpoint(tmp_path, toy_dataset, tiny_model_dir):
-    where = ["--dataset_name", str(toy_dataset), "--city", CITY, "--output_dir", str(tmp_path)]
-    command = [sys.executable, "evaluate.py", "embed", "--model_name_or_path", str(tiny_model_dir)]
-    done = subprocess.run([*command, *where], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    where = ["--dataset_name", toy_dataset, "--city", CITY, "--output_dir", tmp_path]
+    done = run_python("evaluate.py", "embed", "--model_name_or_path", tiny_model_dir, *where)
     assert done.returncode == 0, done.stderr
     table = read_embeddings(tmp_path / CITY / f"{tiny_model_dir.name}.parquet")
     assert table.metadata["city"] == CITY

@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,8 +14,8 @@ from pipelines.release.convert import convert_checkpoint, convert_state_dict
 from pipelines.release.errors import ReleaseError
 from pipelines.release.state_dicts import read_state_dict
 from pipelines.release.tokenizer import load_tokenizer
+from tests.processes import run_python
 
-ROOT = Path(__file__).resolve().parents[3]
 TOLERANCE, WRONG = 1e-4, 1e-3
 END = 49407
 ACTIVATIONS = ("gelu", "quick_gelu")
@@ -275,16 +273,12 @@ def test_folder_in_use_and_a_strange_tokenizer_are_refused_and_nothing_is_left(t
 
 def test_command_line_converts_and_asks_for_the_activation(tmp_path):
     torch.save(open_clip_model(quick_gelu=False).state_dict(), tmp_path / "w.pt")
-    command = [sys.executable, "-m", "pipelines.release", "convert", str(tmp_path / "w.pt")]
-    command += ["--output_dir", str(tmp_path / "out")]
+    command = ["-m", "pipelines.release", "convert", tmp_path / "w.pt"]
+    command += ["--output_dir", tmp_path / "out"]
 
-    unsaid = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    said = subprocess.run(
-        [*command, "--hidden_act", "gelu"], cwd=ROOT, capture_output=True, text=True
-    )
-    again = subprocess.run(
-        [*command, "--hidden_act", "gelu"], cwd=ROOT, capture_output=True, text=True
-    )
+    unsaid = run_python(*command)
+    said = run_python(*command, "--hidden_act", "gelu")
+    again = run_python(*command, "--hidden_act", "gelu")
 
     assert unsaid.returncode == 2
     assert "--hidden_act" in unsaid.stderr
