@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -202,10 +203,9 @@ def test_runner_refuses_steps_that_cannot_be_ordered(tmp_path):
 def start_job(run: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", fake_job.__name__, str(run)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (run / "attempts.txt").exists():
+    attempts = run / "attempts.txt"
+    while not (attempts.exists() and attempts.read_text() and steps_left_behind(run)):
         assert process.poll() is None, "the job ended before it could be killed"
-        assert time.monotonic() < deadline, "the job did not get that far"
         time.sleep(0.02)
     return process
 
@@ -215,13 +215,9 @@ def steps_left_behind(run: Path) -> list[int]:
 
 
 def wait_until_gone(pid: int) -> None:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        state = Path(f"/proc/{pid}/stat")
-        if not state.exists() or ") Z " in state.read_text():
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"process {pid} lives on")
+    with suppress(FileNotFoundError, ProcessLookupError):
+        while ") Z " not in Path(f"/proc/{pid}/stat").read_text():
+            time.sleep(0.02)
 
 
 def test_a_job_killed_in_a_step_goes_on_and_does_nothing_twice(tmp_path):
@@ -246,7 +242,7 @@ def test_a_step_killed_within_its_job_goes_on_with_the_next_call(tmp_path):
     process = start_job(tmp_path)
     (step,) = steps_left_behind(tmp_path)
     os.kill(step, signal.SIGKILL)
-    assert process.wait(60) == 0  # of the fake; the outcome says what failed
+    assert process.wait() == 0  # of the fake; the outcome says what failed
     assert json.loads((tmp_path / "benchmark.json").read_text())["failed"] == {
         "slow": "ended by signal 9 (out of memory?)"
     }
@@ -260,7 +256,7 @@ def test_a_job_that_is_asked_to_stop_takes_its_steps_with_it(tmp_path, number):
     process = start_job(tmp_path)
     (step,) = steps_left_behind(tmp_path)
     process.send_signal(number)
-    assert process.wait(60) != 0
+    assert process.wait() != 0
     wait_until_gone(step)
     outcome, _ = go(tmp_path, fake_job.steps(tmp_path))
     assert outcome.ran == ["slow", "last"]
