@@ -1,12 +1,18 @@
-"""Files that are whole or absent, and fingerprints."""
+"""Files that are whole or absent, what this program may replace or delete, and fingerprints."""
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from .errors import DatasetError
+
+NAMES_SHOWN = 5
 
 
 @contextmanager
@@ -34,6 +40,143 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
+class ForeignFileError(DatasetError):
+    """A file stands in the way that this program did not write, or that was changed since."""
+
+
+class WrittenFiles:
+    """The files of a folder that this program wrote, and therefore may replace or delete.
+
+    They are listed in the folder itself, in `.urbanln-<kind>.jsonl`: name and SHA-256 of each. A
+    file that is not listed, or whose content was changed since, belongs to somebody else: it is
+    never replaced and never deleted, whoever names the folder. Lines are only ever appended, before
+    the file they are about takes its place, so a killed process leaves nothing unlisted.
+
+    Args:
+        root: the folder; it need not exist.
+        kind: what the files make up. Only files of the same kind are known.
+    """
+
+    def __init__(self, root: str | Path, kind: str):
+        self.root = Path(root)
+        self._list = self.root / f".urbanln-{kind}.jsonl"
+
+    def names(self) -> list[str]:
+        """All listed names, sorted; some of the files may be gone."""
+        return sorted(self._read())
+
+    def check(self, names: Iterable[str]) -> None:
+        """Make sure that files may be replaced or deleted; those that do not exist may.
+
+        Args:
+            names: relative to the folder.
+
+        Raises:
+            ForeignFileError: one is there and is not as this program wrote it.
+        """
+        known = self._read()
+        foreign = [name for name in names if self._is_foreign(name, known.get(name, set()))]
+        if foreign:
+            more = f" and {len(foreign) - NAMES_SHOWN} more" if len(foreign) > NAMES_SHOWN else ""
+            raise ForeignFileError(
+                f"{self.root} holds files that were not written by this command, or were changed "
+                f"since: {', '.join(foreign[:NAMES_SHOWN])}{more}. They would be replaced or "
+                "deleted: move them away, or give another folder."
+            )
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """As [`atomic_path`], for a file that is listed.
+
+        Raises:
+            ForeignFileError: see [`check`].
+        """
+        self.check([name])
+        with atomic_path(self.root / name) as temporary:
+            yield temporary
+            self._append({name: _sha256(temporary)})
+
+    @contextmanager
+    def staging(self, *, whole: bool = False) -> Iterator[Path]:
+        """A temporary folder whose files move here once the block is done; hidden ones do not.
+
+        Args:
+            whole: also delete the listed files that the block did not write anew.
+
+        Raises:
+            ForeignFileError: see [`check`]; nothing has been touched then.
+        """
+        root = self.root.resolve()
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as folder:
+            staged = Path(folder)
+            yield staged
+            found = _shown_files(staged)
+            gone = set(self.names()) - set(found) if whole else set()
+            self.check([*sorted(found), *sorted(gone)])
+            self.delete(gone)
+            self._append({name: _sha256(path) for name, path in found.items()})
+            for name, path in found.items():
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(path, root / name)
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete files, and the folders that this leaves empty.
+
+        Raises:
+            ForeignFileError: see [`check`]; nothing has been deleted then.
+        """
+        names = list(names)
+        self.check(names)
+        for name in names:
+            (self.root / name).unlink(missing_ok=True)
+            for folder in (self.root / name).parents:
+                if folder == self.root or not folder.is_dir() or any(folder.iterdir()):
+                    break
+                folder.rmdir()
+
+    def _is_foreign(self, name: str, hashes: set[str]) -> bool:
+        path = self.root / name
+        if not os.path.lexists(path):
+            return False
+        inside = path.resolve().is_relative_to(self.root.resolve())
+        plain = path.is_file() and not path.is_symlink()
+        return not (inside and plain and _sha256(path) in hashes)
+
+    def _read(self) -> dict[str, set[str]]:
+        """SHA-256 of all that was written, by name; a line that a kill cut off is passed over."""
+        found: dict[str, set[str]] = {}
+        if not self._list.is_file():
+            return found
+        for line in self._list.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                entry = json.loads(line)
+                found.setdefault(str(entry["name"]), set()).add(str(entry["sha256"]))
+            except (ValueError, TypeError, KeyError):
+                continue
+        return found
+
+    def _append(self, hashes: dict[str, str]) -> None:
+        lines = [json.dumps({"name": name, "sha256": hashes[name]}) for name in sorted(hashes)]
+        self.root.mkdir(parents=True, exist_ok=True)
+        with self._list.open("ab") as file:
+            # begins a line of its own also after one that was cut off
+            file.write("".join(f"\n{line}" for line in lines).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _shown_files(folder: Path) -> dict[str, Path]:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    named = {path.relative_to(folder).as_posix(): path for path in files}
+    return {name: named[name] for name in named if not any(p[0] == "." for p in name.split("/"))}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def digest(*parts: Any) -> str:
     """16 hex digits of a SHA-256 over bytes as they are and anything else as JSON."""
     sha = hashlib.sha256()
@@ -43,4 +186,4 @@ def digest(*parts: Any) -> str:
     return sha.hexdigest()[:16]
 
 
-__all__ = ["atomic_path", "digest", "write_json"]
+__all__ = ["ForeignFileError", "WrittenFiles", "atomic_path", "digest", "write_json"]

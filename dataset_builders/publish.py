@@ -1,6 +1,5 @@
 """The card of a dataset (README.md), written from what lies in its folder."""
 
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 import yaml
 
+from .files import WrittenFiles
 from .schema import TABLES, VIEWS, DatasetMetadata, config_name
 from .storage import (
+    CARD_FILE,
+    FILES_KIND,
     REJECTS_FILE,
     count_rows,
     list_tables,
@@ -22,7 +24,6 @@ from .storage import (
     table_shards,
 )
 
-CARD_FILE = "README.md"
 # of the examples, until the dataset has an id on the Hub
 PLACEHOLDER = 'name = "path/to/this/folder"  # or the id of this repository'
 # what the Hub takes as `license:`; anything else goes under `license_name:`
@@ -33,19 +34,21 @@ HUB_LICENCES = {
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
-def write_card(root: str | Path) -> Path:
+def write_card(root: str | Path, kind: str = FILES_KIND) -> Path:
     """Write README.md: YAML configs for `load_dataset`, licence, statistics, how to load.
 
     A simulated dataset is called synthetic in its name, its tags and its first line.
 
     Args:
         root: a finished dataset folder.
+        kind: of the folder's [`WrittenFiles`].
 
     Returns:
         The path of the card.
 
     Raises:
         DatasetError: the folder holds no dataset, or its build did not end.
+        ForeignFileError: there is a README.md that was not written so, or was edited.
     """
     root = Path(root)
     tables = sorted(list_tables(root), key=lambda pair: (pair[0], TABLES.index(pair[1])))
@@ -69,11 +72,9 @@ def write_card(root: str | Path) -> Path:
         _header(root, metadata, tables), sort_keys=False, allow_unicode=True, width=100
     )
     text = f"---\n{header}---\n\n" + "\n\n".join(part for part in sections if part) + "\n"
-    path = root / CARD_FILE
-    temporary = path.with_name(f".{CARD_FILE}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    with WrittenFiles(root, kind).writing(CARD_FILE) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return root / CARD_FILE
 
 
 def _title(metadata: DatasetMetadata) -> str:
@@ -316,4 +317,4 @@ def _provenance_section(root: Path, metadata: DatasetMetadata) -> str:
     return "\n".join(lines)
 
 
-__all__ = ["write_card"]
+__all__ = ["CARD_FILE", "write_card"]

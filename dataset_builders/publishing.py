@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from .errors import DatasetError
-from .files import atomic_path, digest, write_json
+from .files import WrittenFiles, digest, write_json
 from .leaks import check_leaks
 from .plots import contact_sheet, plot_splits
 from .publish import CARD_FILE, write_card
@@ -41,6 +41,7 @@ from .trust import check_recipe_file, variables_of
 
 TARGET_BYTES = 400_000_000
 MARKER, FIGURES, PROGRESS = "published.json", "figures", ".publish.json"
+FILES_KIND = "published"
 RECIPE_FILE, HUB_VARIABLE = "recipe.yaml", "HF_TOKEN"
 FOOTER_BYTES = 1 << 16
 SHEET_SIZE = 24
@@ -90,7 +91,8 @@ def publish(
         target_bytes: of a shard, pictures counted; the last of a table is smaller.
 
     Raises:
-        DatasetError: the folder holds no finished dataset, `output` holds another one, an address
+        DatasetError: the folder holds no finished dataset, `output` holds another one or a file
+            in the way that publishing did not write or that was edited since, an address
             in the recipe holds a key, or what would be published holds the value of an environment
             variable that the recipe or a known provider uses.
     """
@@ -99,15 +101,18 @@ def publish(
         raise DatasetError(f"{source} holds no finished dataset: build it to its end first.")
     _check_recipe(source)
     progress = _Progress.open(target / PROGRESS, _fingerprint(source, target_bytes))
+    files = WrittenFiles(target, FILES_KIND)
     tables = list_tables(source)
     withheld: Counter[str] = Counter()
     for city, table in tables:
         withheld += _repack(source, target, city, table, target_bytes, progress)
     for name in (REJECTS_FILE, RECIPE_FILE):
         if (source / name).exists():
-            shutil.copyfile(source / name, target / name)
+            with files.writing(name) as temporary:
+                shutil.copyfile(source / name, temporary)
     _check_pictures(target)
-    _draw(target, tables)
+    with files.staging() as staged:
+        _draw(target, tables, staged / FIGURES)
     published = Published(
         target,
         {config_name(*one): len(table_shards(target, *one)) for one in tables},
@@ -116,8 +121,9 @@ def publish(
         sum(path.stat().st_size for path in target.rglob("*.parquet")),
     )
     marker = {**asdict(published), "folder": target.name, "sha256": _hashes(target)}
-    write_json(target / MARKER, marker)
-    write_card(target)
+    with files.writing(MARKER) as temporary:
+        temporary.write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
+    write_card(target, FILES_KIND)
     _check_keys(target)
     (target / PROGRESS).unlink()
     return published
@@ -208,12 +214,10 @@ class _Progress:
             raise DatasetError(f"{root} is not empty and holds no published dataset.")
         # another input: what is there is of an earlier dataset, whose pictures may be forbidden by
         # now. Of no input until all is gone, so that a kill in between clears again.
+        files = WrittenFiles(root, FILES_KIND)
+        files.check(files.names())
         cls(path, "", {}).save()
-        for name in (MARKER, CARD_FILE, REJECTS_FILE, RECIPE_FILE):
-            (root / name).unlink(missing_ok=True)
-        for folder in (root / DATA_FOLDER, root / FIGURES):
-            if folder.exists():
-                shutil.rmtree(folder)
+        files.delete(files.names())
         found = cls(path, of, {})
         found.save()
         return found
@@ -258,8 +262,8 @@ def _repack(
         first = next(groups, None)
         # a table without rows is a table all the same
         while first is not None or not done:
-            path = target / DATA_FOLDER / name / f"part-{len(done):05d}.parquet"
-            with atomic_path(path) as temporary:
+            part = f"{DATA_FOLDER}/{name}/part-{len(done):05d}.parquet"
+            with WrittenFiles(target, FILES_KIND).writing(part) as temporary:
                 rows, first = _write_shard(temporary, schema, first, groups, target_bytes, bar)
             done.append(rows)
             progress.save()
@@ -348,7 +352,7 @@ def _forbidden(path: Path) -> int:
     return count
 
 
-def _draw(target: Path, tables: list[tuple[str, str]]) -> None:
+def _draw(target: Path, tables: list[tuple[str, str]], figures: Path) -> None:
     """The pictures of the card: a map of each city, and a sheet of what may be shown."""
     for city in dict.fromkeys(city for city, _ in tables):
         regions = read_regions(target, city)
@@ -356,14 +360,14 @@ def _draw(target: Path, tables: list[tuple[str, str]]) -> None:
         column = "split_block" if regions["split_block"].notna().any() else "split_random"
         if regions.geometry.notna().any():
             placed = regions[regions.geometry.notna()]
-            path = target / FIGURES / f"{city}-regions.png"
-            plot_splits(placed, column, path, f"{city}{said}: {len(regions):,} regions, {column}")
+            title = f"{city}{said}: {len(regions):,} regions, {column}"
+            plot_splits(placed, column, figures / f"{city}-regions.png", title)
     for city, table in tables:
         if table in VIEWS:
-            _sheet(target, city, table)
+            _sheet(target, city, table, figures)
 
 
-def _sheet(target: Path, city: str, view: str) -> None:
+def _sheet(target: Path, city: str, view: str, figures: Path) -> None:
     count = count_rows(target, city, view)
     step = max(1, count // SHEET_SIZE)
     images = [
@@ -373,7 +377,7 @@ def _sheet(target: Path, city: str, view: str) -> None:
     ][:SHEET_SIZE]
     if images:
         title = f"{city}: {view.replace('_', ' ')}"
-        contact_sheet(images, target / FIGURES / f"{city}-{view}.png", title=title)
+        contact_sheet(images, figures / f"{city}-{view}.png", title=title)
 
 
 __all__ = ["MARKER", "Published", "check_gate", "files_of", "publish"]

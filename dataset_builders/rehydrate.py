@@ -1,6 +1,7 @@
 """Fetch again, with one's own key, the pictures that a published dataset may only name."""
 
 import asyncio
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,10 +19,12 @@ from .city.recipe import CityRecipe, NetworkSettings, read_recipe
 from .city.satellite import picture_row
 from .city.shards import sha256_of
 from .errors import DatasetError
+from .files import WrittenFiles
 from .publish import write_card
 from .schema import VIEWS, DatasetMetadata, config_name
 from .storage import (
     DATA_FOLDER,
+    FILES_KIND,
     REJECTS_FILE,
     DatasetWriter,
     list_tables,
@@ -117,7 +120,7 @@ def rehydrate(
     for row in read_rejects(root).itertuples(index=False):
         writer.reject(*row)
     # of an earlier run, which may have missed pictures that are here now
-    (target / REJECTS_FILE).unlink(missing_ok=True)
+    writer.files.delete([REJECTS_FILE])
     writer.finish()
     write_card(target)
     return Rehydrated(target, dict(filled), dict(missing), dict(changed))
@@ -232,15 +235,15 @@ def _fill(
                     row["image"] = {"bytes": content, "path": None}
                 yield row
 
-        (target / DATA_FOLDER / name / path.name).unlink(missing_ok=True)
+        writer.remove_shard(city, view, index)
         writer.write_shard(city, view, index, rows())
 
 
 def _copy(root: Path, target: Path, city: str, table: str) -> None:
-    folder = target / DATA_FOLDER / config_name(city, table)
-    folder.mkdir(parents=True, exist_ok=True)
+    files = WrittenFiles(target, FILES_KIND)
     for path in table_shards(root, city, table):
-        (folder / path.name).write_bytes(path.read_bytes())
+        with files.writing(f"{DATA_FOLDER}/{config_name(city, table)}/{path.name}") as temporary:
+            shutil.copyfile(path, temporary)
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,6 @@ Ids are unique over all shards of a table ([`schema.key_columns`]); writing and 
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -42,7 +41,8 @@ from .schema import (
 from .unique import SeenKeys, check_stream, key_frame, refuse_repeats
 
 DATA_FOLDER = "data"
-REJECTS_FILE = "rejects.parquet"
+CARD_FILE, REJECTS_FILE = "README.md", "rejects.parquet"
+FILES_KIND = "dataset"
 REJECT_COLUMNS = ("table", "item", "reason", "detail")
 # an image is about 100 kB: the viewer of the Hub wants row groups below 100 MB
 ROW_GROUP_SIZE = 100
@@ -63,13 +63,18 @@ class DatasetWriter:
         root: the dataset folder; made if need be.
         metadata: of the dataset.
 
+    Attributes:
+        files: those of the folder that a build may replace or delete.
+
     Raises:
         DatasetError: the folder holds files that are no dataset.
+        ForeignFileError: it holds a card or rejects that no build wrote, or that were edited.
     """
 
     def __init__(self, root: str | Path, metadata: DatasetMetadata):
         self.root = Path(root)
         self.metadata = metadata
+        self.files = WrittenFiles(self.root, FILES_KIND)
         self._general: list[Reject] = []
         self._of_shard: list[Reject] | None = None
         # by city and table: how many shards, counted from the first, and the keys of their rows
@@ -83,6 +88,7 @@ class DatasetWriter:
                 f"{self.root} is not empty and holds no dataset (no folder {DATA_FOLDER!r}). "
                 "Give an empty or a new folder."
             )
+        self.files.check([CARD_FILE, REJECTS_FILE])  # now, and not when all else is done
         (self.root / DATA_FOLDER).mkdir(parents=True, exist_ok=True)
 
     def has_shard(self, city: str, table: str, index: int) -> bool:
@@ -127,17 +133,23 @@ class DatasetWriter:
         path = self._path(city, table, index)
         if self.has_shard(city, table, index):
             return path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
         self._of_shard = []
         seen = self._keys_before(city, table, index)
         try:
-            self._write_rows(temporary, config_name(city, table), table, rows, seen)
+            with self.files.writing(self._name(city, table, index)) as temporary:
+                self._write_rows(temporary, config_name(city, table), table, rows, seen)
         finally:
             self._of_shard = None
-        _replace(temporary, path)
         self._seen[city, table] = (index + 1, seen)
         return path
+
+    def remove_shard(self, city: str, table: str, index: int) -> None:
+        """Delete a shard if it is there, so that it can be written anew.
+
+        Raises:
+            ForeignFileError: no build wrote it, or it was changed since.
+        """
+        self.files.delete([self._name(city, table, index)])
 
     def reject(self, table: str, item: str, reason: str, detail: str = "") -> None:
         """List something that is left out.
@@ -176,15 +188,15 @@ class DatasetWriter:
         rejects = [*of_shards, *(earlier | Counter(self._general)).elements()]
         columns = list(zip(*rejects, strict=True)) or [()] * len(REJECT_COLUMNS)
         arrays = [pa.array(column, pa.string()) for column in columns]
-        temporary = path.with_name(f".{path.name}.tmp")
-        pq.write_table(pa.table(arrays, names=list(REJECT_COLUMNS)), temporary)
-        _sync(temporary)
-        _replace(temporary, path)
+        with self.files.writing(REJECTS_FILE) as temporary:
+            pq.write_table(pa.table(arrays, names=list(REJECT_COLUMNS)), temporary)
         return path
 
+    def _name(self, city: str, table: str, index: int) -> str:
+        return f"{DATA_FOLDER}/{config_name(city, table)}/part-{index:05d}.parquet"
+
     def _path(self, city: str, table: str, index: int) -> Path:
-        folder = self.root / DATA_FOLDER / config_name(city, table)
-        return folder / f"part-{index:05d}.parquet"
+        return self.root / self._name(city, table, index)
 
     def _schema(self, table: str) -> pa.Schema:
         extra = self.metadata.extra_columns.get(table)
@@ -382,12 +394,9 @@ def read_rejects(dataset_name: str | Path) -> pd.DataFrame:
 
 
 def _groups(
-    rows: Iterable[Mapping[str, Any]] | pa.Table, schema: pa.Schema, table: str
+    iterator: Iterator[Mapping[str, Any]], schema: pa.Schema, table: str
 ) -> Iterator[pa.Table]:
     """Tables of at most a row group; one empty table if there are no rows."""
-    if isinstance(rows, pa.Table):
-        rows = rows.to_pylist()
-    iterator = iter(rows)
     names = schema.names
     first = True
     while (chunk := list(islice(iterator, ROW_GROUP_SIZE))) or first:
@@ -544,20 +553,6 @@ def _rejects(path: Path) -> list[Reject]:
     stored = pq.read_metadata(path).metadata or {}
     rows = json.loads(stored.get(REJECTS_KEY, b"[]"))
     return [(table, item, reason, detail) for table, item, reason, detail in rows]
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _replace(temporary: Path, path: Path) -> None:
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 __all__ = [

@@ -5,7 +5,6 @@ dataset ends as if it had never been stopped.
 """
 
 import itertools
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,13 +18,20 @@ from tqdm import tqdm
 
 from .._http import Store
 from ..files import digest
-from ..publish import write_card
+from ..publish import CARD_FILE, write_card
 from ..schema import DatasetMetadata, config_name
 from ..sources.local_folder import LocalFolder
 from ..sources.satellite import Picture, SatelliteSource
 from ..split_checks import duplicate_groups
-from ..storage import DatasetWriter, Reject, count_rows, list_tables, read_rejects
-from .fetching import fetch_all
+from ..storage import (
+    REJECTS_FILE,
+    DatasetWriter,
+    Reject,
+    count_rows,
+    list_tables,
+    read_rejects,
+)
+from .fetching import fetch_all, forget_batches
 from .layout import Layout, city_regions, lay_out
 from .recipe import CityRecipe
 from .report import write_report
@@ -138,7 +144,8 @@ def _write(
     _write_regions(recipe, layout.regions, targets, splits, metadata, space, ledger)
     _finish(writer, general)
     if recipe_text is not None:
-        (space.dataset / RECIPE_FILE).write_text(recipe_text, encoding="utf-8")
+        with writer.files.writing(RECIPE_FILE) as temporary:
+            temporary.write_text(recipe_text, encoding="utf-8")
     write_card(space.dataset)
     return _report(recipe, space, writer, (*targets.notes, *splits.notes))
 
@@ -291,8 +298,7 @@ def _plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _finish(writer: DatasetWriter, general: Sequence[Reject]) -> None:
     # rejects follow what was found by this build, not by those before
-    for path in (writer.root / "rejects.parquet", writer.root / "README.md"):
-        path.unlink(missing_ok=True)
+    writer.files.delete([REJECTS_FILE, CARD_FILE])
     for reject in general:
         writer.reject(*reject)
     writer.finish()
@@ -328,7 +334,7 @@ def retry_failed(recipe: CityRecipe, output_dir: str | Path) -> int:
     finally:
         store.close()
     if count:
-        shutil.rmtree(space.cache / "views", ignore_errors=True)
+        forget_batches(space.cache)
     return count
 
 

@@ -6,6 +6,7 @@ whose views are known is not gone through again.
 
 import asyncio
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -21,6 +22,7 @@ from ..sources.street_view import Place, StreetViewSource, View
 from .recipe import CityRecipe, NetworkSettings
 
 PLACES_AT_ONCE = 500
+BATCH_NAME = re.compile(r"\d+-(\d{6}-)?[0-9a-f]{16}\.json")  # of `batch_files`
 
 
 def fetch_all(
@@ -55,6 +57,13 @@ def batch_files(
         batch = places[start : start + PLACES_AT_ONCE]
         name = digest(stamp, [asdict(place) for place in batch])
         yield cache / "views" / f"{number}-{start // PLACES_AT_ONCE:06d}-{name}.json", batch
+
+
+def forget_batches(cache: Path) -> None:
+    """Let the places of all batches be asked for again."""
+    for path in (cache / "views").glob("*.json"):
+        if BATCH_NAME.fullmatch(path.name):
+            path.unlink()
 
 
 def read_views(file: Path) -> list[View]:
@@ -135,6 +144,7 @@ __all__ = [
     "batch_files",
     "fetch_all",
     "fetch_satellite",
+    "forget_batches",
     "open_fetcher",
     "read_views",
 ]

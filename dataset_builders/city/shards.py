@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import digest, write_json
+from ..files import WrittenFiles, digest, write_json
 from ..schema import config_name
-from ..storage import DATA_FOLDER, DatasetWriter
+from ..storage import DATA_FOLDER, FILES_KIND, DatasetWriter
 
 
 class ShardLedger:
@@ -39,26 +39,31 @@ class ShardLedger:
             index: of the shard.
             made_of: equal for equal rows.
             rows: called if the shard is written.
+
+        Raises:
+            ForeignFileError: a shard is in its place that no build wrote.
         """
         name = f"{config_name(*table)}/part-{index:05d}.parquet"
         stamp = digest(made_of, json.loads(writer.metadata.to_json()))
         path = self._dataset / DATA_FOLDER / name
         if path.exists() and self._known.get(name) == stamp:
             return
-        path.unlink(missing_ok=True)
+        writer.remove_shard(*table, index)
         writer.write_shard(*table, index, rows())
         self._known[name] = stamp
         write_json(self._path, self._known)
 
     def drop_beyond(self, table: tuple[str, str], count: int) -> None:
-        """Remove shards of an earlier build that this one does not have."""
-        folder = self._dataset / DATA_FOLDER / config_name(*table)
+        """Remove shards of an earlier build that this one does not have.
+
+        Raises:
+            ForeignFileError: one of them was written by no build.
+        """
+        name = config_name(*table)
         kept = {f"part-{index:05d}.parquet" for index in range(count)}
-        for path in folder.glob("part-*.parquet"):
-            if path.name not in kept:
-                path.unlink()
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        found = {path.name for path in (self._dataset / DATA_FOLDER / name).glob("part-*.parquet")}
+        gone = [f"{DATA_FOLDER}/{name}/{one}" for one in sorted(found - kept)]
+        WrittenFiles(self._dataset, FILES_KIND).delete(gone)
 
 
 def sha256_of(content: bytes) -> str:

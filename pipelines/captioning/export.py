@@ -51,7 +51,7 @@ def export_dataset(recipe: Recipe, dataset_dir: str | Path) -> Path:
 
     Raises:
         CaptioningError: the run is not finished.
-        DatasetError: the folder holds something else.
+        DatasetError: the folder holds something else, or a file in the way that no export wrote.
     """
     shards = list_shards(recipe)
     folders = [ShardFolder(recipe.output_dir, shard) for shard in shards]
@@ -167,9 +167,10 @@ def _reject(writer: DatasetWriter, recipe: Recipe, folders: list[ShardFolder]) -
 
 
 def _export_plain(folders: list[ShardFolder], root: Path) -> Path:
-    root.mkdir(parents=True, exist_ok=True)
+    files = WrittenFiles(root, "captions")
+    files.check(["captions.parquet", "chosen.csv"])
     with (
-        atomic_path(root / "captions.parquet") as temporary,
+        files.writing("captions.parquet") as temporary,
         pq.ParquetWriter(temporary, CANDIDATES, compression="zstd") as writer,
     ):
         for folder in folders:
@@ -177,7 +178,7 @@ def _export_plain(folders: list[ShardFolder], root: Path) -> Path:
     rows = [
         {
             "image_id": one.image_id,
-            "caption": one.text,
+            "caption": text,
             "caption_model": one.model,
             "caption_score": one.scores.score,
         }

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from dataset_builders.errors import MissingExtraError
+from dataset_builders.errors import DatasetError, MissingExtraError
 from dataset_builders.hub_errors import explain
 
 from .errors import ReleaseError
@@ -37,7 +37,8 @@ twice, and the Hub has all of it or nothing.
 
 A model goes with its code, its card and its processor; checkpoints of the training stay at home. A
 dataset is a folder that `python -m dataset_builders publish` wrote. A Space is the demo, ready to
-run: also by `python app.py` in NEW_FOLDER; MODEL and DATASET may be ids of the Hub.
+run: also by `python app.py` in NEW_FOLDER; MODEL and DATASET may be ids of the Hub. Of NEW_FOLDER,
+files that an earlier push wrote are replaced, and no others. --dry_run writes nothing.
 
 Log in first (`hf auth login`) or set HF_TOKEN.
 """
@@ -163,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _check_name(getattr(args, "repo", None))
         run = {"convert": _convert, "export": _export, "card": _card, "push": _push}[args.command]
         run(args)
-    except (MissingExtraError, ReleaseError) as error:
+    except (DatasetError, MissingExtraError, ReleaseError) as error:
         _refuse(str(error))
     except Exception as error:
         said = explain(error)  # wherever in the work the Hub was asked

@@ -6,27 +6,25 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 
 from .errors import ReleaseError
-from .model_card import CARD_FILE, LICENCE, LIMITS, is_hub_id
+from .model_card import LICENCE, LIMITS, is_hub_id
 from .runs import SUMMARY
 
-FOLDER = "adapter"
+ADAPTER_FOLDER = "adapter"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
-def write_adapter_card(run: Path, repo_id: str) -> Path:
+def write_adapter_card(run: Path, repo_id: str, path: Path) -> None:
     """Write the card of the adapter that a training left beside its model.
 
     Args:
         run: the folder that `train.py --lora_rank` wrote.
         repo_id: "org/name", as the example names the adapter.
-
-    Returns:
-        The path of the card, in the adapter's folder.
+        path: of the card.
 
     Raises:
         ReleaseError: there is no adapter.
     """
-    folder = run / FOLDER
+    folder = run / ADAPTER_FOLDER
     missing = [name for name in ADAPTER_FILES if not (folder / name).exists()]
     if missing:
         raise ReleaseError(
@@ -44,9 +42,7 @@ def write_adapter_card(run: Path, repo_id: str) -> Path:
         base_model=base if is_hub_id(base) else None,
         tags=["urban", "geospatial", "lora", model_type],
     )
-    path = folder / CARD_FILE
     ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_text(run, repo_id, base, config)}\n").save(path)
-    return path
 
 
 def _text(run: Path, repo_id: str, base: str, config: dict[str, object]) -> str:
@@ -82,4 +78,4 @@ Where the base is a CLIP of 77 tokens, stretch it first, as the training did:
 {LIMITS}"""
 
 
-__all__ = ["ADAPTER_FILES", "write_adapter_card"]
+__all__ = ["ADAPTER_FILES", "ADAPTER_FOLDER", "write_adapter_card"]

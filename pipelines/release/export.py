@@ -7,6 +7,7 @@
 <output>/export.json                                       what was measured of each
 """
 
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -21,14 +22,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dataset_builders.errors import MissingExtraError
-from dataset_builders.files import write_json
+from dataset_builders.files import WrittenFiles, write_json
 from dataset_builders.hub_errors import explain
 
 from .errors import ReleaseError
 from .towers import INPUTS, OUTPUTS, TEXT, VISION, make_tower, sample_inputs
 
 FORMATS = ("onnx", "int8", "openvino", "sentence_transformers")
-EXTRA = "export"
+EXTRA, EXPORT_FILE, FILES_KIND = "export", "export.json", "export"
 # exact formats differ by the order of sums; int8 by its rounding
 MAX_DIFFERENCE, MIN_COSINE_INT8 = 1e-3, 0.99
 LENGTHS = (8, 77)
@@ -70,7 +71,9 @@ def export(
         images: real pictures that the vision tower is checked on, beside noise.
 
     Raises:
-        ReleaseError: no such model, an unknown format, or an export that is too far off.
+        ReleaseError: no such model, an unknown format, or an export that is too far off; nothing
+            is written then.
+        ForeignFileError: a file in the way was not written so, or was edited since.
         MissingExtraError: a package of the extra is missing.
     """
     unknown = set(formats) - set(FORMATS)
@@ -78,18 +81,20 @@ def export(
         raise ReleaseError(f"Formats are {', '.join(FORMATS)}; got {', '.join(sorted(unknown))}.")
     if "int8" in formats and "onnx" not in formats:
         raise ReleaseError("int8 is made of the ONNX export: ask for both.")
+    files = WrittenFiles(output_dir, FILES_KIND)
+    files.check([EXPORT_FILE])  # now, and not when all else is done
     model, processor = _load(model_name_or_path)
-    output = Path(output_dir)
-    checks: list[Check] = []
-    for name in (VISION, TEXT):
-        samples = list(_samples(model, processor, name, images))
-        checks += _export_tower(model, name, output, formats, samples)
-    if "sentence_transformers" in formats:
-        checks.append(_export_sentence_transformers(model, processor, output))
-    if output.resolve() != Path(model_name_or_path).resolve():
-        processor.save_pretrained(output)
-    write_json(output / "export.json", [asdict(one) for one in checks])
-    _refuse_far(checks)
+    with files.staging() as output:
+        checks: list[Check] = []
+        for name in (VISION, TEXT):
+            samples = list(_samples(model, processor, name, images))
+            checks += _export_tower(model, name, output, formats, samples)
+        if "sentence_transformers" in formats:
+            checks.append(_export_sentence_transformers(model, processor, output))
+        if Path(output_dir).resolve() != Path(model_name_or_path).resolve():
+            processor.save_pretrained(output)
+        _refuse_far(checks)
+        write_json(output / EXPORT_FILE, [asdict(one) for one in checks])
     return checks
 
 
@@ -145,8 +150,8 @@ def _export_tower(
         path = output / "openvino" / f"{name}.xml"
         run = _to_openvino(graph, path, name)
         checks.append(_check(tower, name, path, output, samples, run))
-    if "onnx" not in formats:
-        graph.unlink(missing_ok=True)
+    if "onnx" not in formats:  # OpenVINO was made of it
+        shutil.rmtree(graph.parent, ignore_errors=True)
     return checks
 
 

@@ -8,10 +8,12 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from dataset_builders.files import WrittenFiles
+
 from .runs import FIGURES, Run
 from .scores import CONTROLS, CityScores, Gain, Score
 
-CARD_FILE = "README.md"
+CARD_FILE, FILES_KIND = "README.md", "card"
 LICENCE = "apache-2.0"
 PAPER = "https://arxiv.org/abs/2511.07062"
 USES = {"random": "interpolation", "block": "new districts", "city": "new cities"}
@@ -45,24 +47,30 @@ LIMITS = """\
 - Text is cut at the number of tokens stated above; a caption's end may be unseen."""
 
 
-def write_model_card(run: Run, repo_id: str, path: Path | None = None) -> Path:
-    """Write the card of a run, and the figures it shows beside it.
+def write_model_card(run: Run, repo_id: str, folder: Path | None = None) -> Path:
+    """Write the card of a run (README.md), and the figures it shows beside it.
 
     Args:
         run: see [`read_run`].
         repo_id: "org/name", as the examples name the model.
-        path: of the card; README.md in the run's folder by default.
+        folder: of the card; the run's by default.
 
     Returns:
-        Its path.
+        The path of the card.
+
+    Raises:
+        ForeignFileError: there is a README.md or a figure that was not written so, or was edited.
     """
-    path = path or run.folder / CARD_FILE
-    for figure in run.figures:
-        (path.parent / FIGURES).mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(figure, path.parent / FIGURES / figure.name)
+    files = WrittenFiles(folder or run.folder, FILES_KIND)
+    names = {f"{FIGURES}/{figure.name}": figure for figure in run.figures}
+    files.check([CARD_FILE, *names])
+    for name, figure in names.items():
+        with files.writing(name) as temporary:
+            shutil.copyfile(figure, temporary)
     card = ModelCard(f"---\n{_data(run, repo_id).to_yaml()}\n---\n\n{_text(run, repo_id)}\n")
-    card.save(path)
-    return path
+    with files.writing(CARD_FILE) as temporary:
+        card.save(temporary)
+    return files.root / CARD_FILE
 
 
 def _data(run: Run, repo_id: str) -> ModelCardData:

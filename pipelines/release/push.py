@@ -1,6 +1,10 @@
-"""To the Hub: a model, an adapter or a Space, each in one commit; datasets by their own gate."""
+"""To the Hub: a model, an adapter or a Space, each in one commit; datasets by their own gate.
 
-from collections.abc import Sequence
+Cards are written in a temporary folder: a push, dry or not, leaves the folder it reads as it is.
+"""
+
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +15,7 @@ from dataset_builders.hub import files_of
 from dataset_builders.hub import push as push_published
 from dataset_builders.hub_errors import explain
 
-from .adapter import ADAPTER_FILES, write_adapter_card
+from .adapter import ADAPTER_FILES, ADAPTER_FOLDER, write_adapter_card
 from .errors import ReleaseError
 from .model_card import CARD_FILE, write_model_card
 from .runs import read_run
@@ -83,6 +87,7 @@ def push_model(
 ) -> Pushed:
     """Push a model, in one commit: the Hub has it whole or not at all.
 
+    The card is written anew from the run; a README.md in the folder is neither sent nor changed.
     Large files go first and are not sent twice, so the same call after an interruption goes on.
 
     Args:
@@ -93,23 +98,28 @@ def push_model(
         private: of a repository that is made.
         tag: name for the commit.
         message: of the commit.
-        dry_run: write the card, list the files, send nothing.
+        dry_run: list the files, send nothing.
 
     Raises:
         ReleaseError: no finished model, scores without controls, or an answer of the Hub that
             cannot be mended here; says what to do, and never the token.
     """
     root = Path(folder)
-    write_model_card(read_run(root, results, system), repo_id)
-    return push_folder(
-        root,
-        [path.relative_to(root).as_posix() for path in published_files(root)],
-        repo_id,
-        private=private,
-        tag=tag,
-        message=message or "Upload UrbanLN",
-        dry_run=dry_run,
-    )
+    with tempfile.TemporaryDirectory() as name:
+        card = write_model_card(read_run(root, results, system), repo_id, Path(name)).parent
+        files = {
+            path.relative_to(one).as_posix(): path
+            for one in (root, card)
+            for path in published_files(one)
+        }
+        return push_files(
+            files,
+            repo_id,
+            private=private,
+            tag=tag,
+            message=message or "Upload UrbanLN",
+            dry_run=dry_run,
+        )
 
 
 def push_adapter(
@@ -134,16 +144,19 @@ def push_adapter(
     Raises:
         ReleaseError: there is no adapter, or the Hub refuses.
     """
-    root = write_adapter_card(Path(folder), repo_id).parent
-    return push_folder(
-        root,
-        [CARD_FILE, *ADAPTER_FILES],
-        repo_id,
-        private=private,
-        tag=tag,
-        message=message or "Upload an UrbanLN adapter",
-        dry_run=dry_run,
-    )
+    root = Path(folder)
+    with tempfile.TemporaryDirectory() as name:
+        card = Path(name) / CARD_FILE
+        write_adapter_card(root, repo_id, card)
+        files = {CARD_FILE: card, **{one: root / ADAPTER_FOLDER / one for one in ADAPTER_FILES}}
+        return push_files(
+            files,
+            repo_id,
+            private=private,
+            tag=tag,
+            message=message or "Upload an UrbanLN adapter",
+            dry_run=dry_run,
+        )
 
 
 def push_dataset(
@@ -184,9 +197,8 @@ def push_dataset(
     return Pushed(repo_id, tuple(files_of(root)), card, commit)
 
 
-def push_folder(
-    root: Path,
-    names: Sequence[str],
+def push_files(
+    files: Mapping[str, Path],
     repo_id: str,
     *,
     repo_type: str = "model",
@@ -195,11 +207,10 @@ def push_folder(
     message: str,
     dry_run: bool = False,
 ) -> Pushed:
-    """Push files of a folder in one commit.
+    """Push files in one commit.
 
     Args:
-        root: the folder; README.md in it is the card.
-        names: of the files, relative to it.
+        files: by name in the repository; README.md is the card.
         repo_id: see [`push_model`], as the others.
         repo_type: "model" or "space".
         private: of a repository that is made.
@@ -210,13 +221,13 @@ def push_folder(
     Raises:
         ReleaseError: the Hub refuses.
     """
-    files = tuple((name, (root / name).stat().st_size) for name in names)
-    card = (root / CARD_FILE).read_text(encoding="utf-8")
+    sizes = tuple((name, path.stat().st_size) for name, path in sorted(files.items()))
+    card = files[CARD_FILE].read_text(encoding="utf-8")
     if dry_run:
-        return Pushed(repo_id, files, card)
+        return Pushed(repo_id, sizes, card)
     api, sdk = HfApi(), "gradio" if repo_type == "space" else None
     try:
-        operations = [CommitOperationAdd(name, root / name) for name in names]
+        operations = [CommitOperationAdd(name, path) for name, path in sorted(files.items())]
         api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk)
         commit = api.create_commit(repo_id, operations, repo_type=repo_type, commit_message=message)
         if tag is not None:
@@ -226,7 +237,7 @@ def push_folder(
         if said is None:
             raise
         raise ReleaseError(said) from error
-    return Pushed(repo_id, files, card, commit.commit_url)
+    return Pushed(repo_id, sizes, card, commit.commit_url)
 
 
 def published_files(root: Path) -> list[Path]:
@@ -241,6 +252,6 @@ __all__ = [
     "published_files",
     "push_adapter",
     "push_dataset",
-    "push_folder",
+    "push_files",
     "push_model",
 ]

@@ -4,10 +4,13 @@
 <folder>/demo modeling_urbanln dataset_builders pipelines configs     the code
 <folder>/demo/demo.json                                               what it shows
 <folder>/data/model dataset embeddings results                        what is not on the Hub
+
+The files are listed in the folder, with their hashes; those alone are ever replaced or deleted.
 """
 
 import configparser
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +19,13 @@ from typing import Any
 from huggingface_hub import RepoCard, SpaceCardData
 
 from dataset_builders.errors import DatasetError
-from dataset_builders.files import write_json
+from dataset_builders.files import WrittenFiles, write_json
 from dataset_builders.hub import files_of
 from dataset_builders.publishing import MARKER, check_gate, publish
 
 from .errors import ReleaseError
 from .model_card import CARD_FILE, LICENCE, is_hub_id
-from .push import Pushed, published_files, push_folder
+from .push import Pushed, published_files, push_files
 from .runs import read_run
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -38,6 +41,7 @@ if __name__ == "__main__":
     sys.exit(main())
 '''
 DATA = "data"
+FILES_KIND = "space"
 RESULT_FILES = ("results.jsonl", "probe.json", "regions.parquet")
 # of a Space without paid storage, with room for the history
 MAX_BYTES = 900_000_000
@@ -76,6 +80,8 @@ class SpaceSources:
 def write_space(folder: str | Path, repo_id: str, sources: SpaceSources) -> Path:
     """Write a Space into a new folder, or again into one that was written so.
 
+    Files that are not of the Space stay; nothing is touched until all of it is there.
+
     Args:
         folder: of the Space.
         repo_id: "org/name"; its name is the title.
@@ -87,13 +93,29 @@ def write_space(folder: str | Path, repo_id: str, sources: SpaceSources) -> Path
     Raises:
         ReleaseError: the folder holds something else, or a source is missing, too large or not to
             be passed on.
+        ForeignFileError: a file in the way was not written so, or was edited since.
         MissingExtraError: Gradio, whose version is written down, is not installed.
     """
-    root = Path(folder)
-    if root.exists() and any(root.iterdir()) and not (root / "demo" / "demo.json").exists():
-        raise ReleaseError(f"{root} is not empty and holds no Space: give a new folder.")
+    files = _open_folder(Path(folder))
+    with files.staging(whole=True) as staged:
+        _compose(staged, repo_id, sources)
+    return files.root
+
+
+def _open_folder(root: Path) -> WrittenFiles:
+    """The files of an earlier Space in the folder, which must hold that or nothing."""
+    files = WrittenFiles(root, FILES_KIND)
+    if root.exists() and not files.names() and (not root.is_dir() or any(root.iterdir())):
+        raise ReleaseError(
+            f"{root} is not empty and was not written by this command: give a new folder (--space)."
+        )
+    files.check(files.names())
+    return files
+
+
+def _compose(root: Path, repo_id: str, sources: SpaceSources) -> None:
+    """Write a Space into an empty folder."""
     version = _gradio_version()
-    shutil.rmtree(root, ignore_errors=True)
     for name in CODE:
         shutil.copytree(CHECKOUT / name, root / name, ignore=NOT_CODE)
     (root / "app.py").write_text(APP, encoding="utf-8")
@@ -116,7 +138,6 @@ def write_space(folder: str | Path, repo_id: str, sources: SpaceSources) -> Path
             f"The Space would take {size / 1e6:,.0f} MB, and {MAX_BYTES / 1e6:,.0f} are the most. "
             "Push model and dataset to the Hub and give their ids in place of the folders."
         )
-    return root
 
 
 def push_space(
@@ -138,21 +159,27 @@ def push_space(
         private: of a repository that is made.
         tag: name for the commit.
         message: of the commit.
-        dry_run: write it, list the files, send nothing.
+        dry_run: write it in a temporary folder, list the files, send nothing.
 
     Raises:
         ReleaseError: see [`write_space`]; or the Hub refuses.
     """
+    if dry_run:
+        _open_folder(Path(folder))
+        with tempfile.TemporaryDirectory() as name:
+            staged = Path(name)
+            _compose(staged, repo_id, sources)
+            files = {one: staged / one for one, _ in files_of(staged)}
+            return push_files(files, repo_id, message="", dry_run=True)
     root = write_space(folder, repo_id, sources)
-    return push_folder(
-        root,
-        [name for name, _ in files_of(root)],
+    names = WrittenFiles(root, FILES_KIND).names()
+    return push_files(
+        {name: root / name for name in names if (root / name).is_file()},
         repo_id,
         repo_type="space",
         private=private,
         tag=tag,
         message=message or "Upload the demo",
-        dry_run=dry_run,
     )
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
 import modeling_urbanln  # noqa: F401 - registers the auto classes
+from dataset_builders.files import ForeignFileError
 from pipelines.release import export as exporting
 from pipelines.release.__main__ import FORMATS
 from pipelines.release.errors import ReleaseError
@@ -134,3 +135,16 @@ def test_openvino_alone_leaves_no_onnx(tiny_model_dir, tmp_path):
     export(str(tiny_model_dir), tmp_path, ["openvino"])
     assert not list(Path(tmp_path).rglob("*.onnx"))
     assert (tmp_path / "openvino" / "text_model.xml").exists()
+
+
+def test_an_export_of_somebody_else_is_neither_deleted_nor_replaced(tiny_model_dir, tmp_path):
+    theirs = tmp_path / "onnx" / "vision_model.onnx"
+    theirs.parent.mkdir()
+    theirs.write_bytes(b"theirs")
+    export(str(tiny_model_dir), tmp_path, ["openvino"])
+    assert theirs.read_bytes() == b"theirs"
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    with pytest.raises(ForeignFileError, match=r"onnx/vision_model\.onnx"):
+        export(str(tiny_model_dir), tmp_path, ["onnx"])
+    assert theirs.read_bytes() == b"theirs"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before

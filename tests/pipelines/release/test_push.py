@@ -231,7 +231,24 @@ def test_a_dry_run_shows_the_tree_and_sends_nothing(hub, folder, tmp_path):
     assert "## Limits and misuse" in done.stdout
     assert "Nothing was sent." in done.stdout
     assert not hub.asked
-    assert (folder / "README.md").exists()
+    assert not (folder / "README.md").exists()
+
+
+def test_a_readme_of_ones_own_is_neither_changed_nor_sent(hub, folder, tmp_path):
+    (folder / "README.md").write_text("mine")
+    before = sorted(path.name for path in folder.iterdir())
+    assert push(hub, tmp_path, folder).returncode == 0
+    assert "## Limits and misuse" in hub.files(KEY)["README.md"].decode()
+    assert (folder / "README.md").read_text() == "mine"
+    assert sorted(path.name for path in folder.iterdir()) == before
+    card = ["-m", "pipelines.release", "card", str(folder), "--repo", REPO]
+    refused = run(hub, tmp_path, *card)
+    assert refused.returncode == 2
+    assert "README.md. They would be replaced" in refused.stderr
+    assert (folder / "README.md").read_text() == "mine"
+    (folder / "README.md").unlink()
+    for _ in range(2):
+        assert run(hub, tmp_path, *card).returncode == 0
 
 
 def test_a_second_push_sends_no_weights_again(hub, folder, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from huggingface_hub import RepoCard
 
 pytest.importorskip("gradio")
 
+from dataset_builders.files import ForeignFileError
 from pipelines.common.encoders.transformers_models import load_model_encoder
 from pipelines.evaluation.embed import EmbedSettings, embed
 from pipelines.evaluation.sources import open_images
@@ -78,19 +80,81 @@ def test_it_starts_and_answers(space, tmp_path):
         process.wait()
 
 
-def test_ids_of_the_hub_stay_ids(vectors, tmp_path, capsys):
-    command = ["push", "org/model", "--space", str(tmp_path / "space"), "--repo", REPO, "--dry_run"]
+def hub_sources(vectors):
+    return SpaceSources("org/model", "org/captions", [str(vectors)])
+
+
+def dry_run(folder, vectors):
+    command = ["push", "org/model", "--space", str(folder), "--repo", REPO, "--dry_run"]
     main([*command, "--dataset_name", "org/captions", "--embeddings", str(vectors)])
-    shown = capsys.readouterr().out
-    assert "sdk: gradio" in shown
-    assert "Nothing was sent." in shown
+
+
+def contents(folder):
+    """Every file below a folder, by its relative path."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_ids_of_the_hub_stay_ids(vectors, tmp_path):
+    write_space(tmp_path / "space", REPO, hub_sources(vectors))
     known = json.loads((tmp_path / "space" / "demo" / "demo.json").read_text())
     assert (known["dataset_name"], known["model_name_or_path"]) == ("org/captions", "org/model")
     assert not (tmp_path / "space" / "data" / "model").exists()
     data = RepoCard.load(tmp_path / "space" / "README.md").data
     assert (data.models, data.datasets) == (["org/model"], ["org/captions"])
-    # the same command again writes the same folder
-    main([*command, "--dataset_name", "org/captions", "--embeddings", str(vectors)])
+
+
+def test_a_dry_run_shows_the_space_and_writes_nothing(vectors, tmp_path, capsys):
+    dry_run(tmp_path / "space", vectors)
+    shown = capsys.readouterr().out
+    assert "sdk: gradio" in shown
+    assert "data/embeddings/harborview/urbanln.parquet" in shown
+    assert "Nothing was sent." in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_dry", [True, False])
+def test_a_checkout_is_no_space_though_it_holds_demo_json(vectors, tmp_path, capsys, is_dry):
+    checkout = tmp_path / "checkout"
+    for name in (".git/HEAD", "demo/demo.json", "src/thesis.py", "app.py"):
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).write_text("months of work")
+    before = contents(checkout)
+    if is_dry:
+        with pytest.raises(SystemExit):
+            dry_run(checkout, vectors)
+        assert "was not written by this command" in capsys.readouterr().err
+    else:
+        with pytest.raises(ReleaseError, match="was not written by this command"):
+            write_space(checkout, REPO, hub_sources(vectors))
+    assert contents(checkout) == before
+    assert list(tmp_path.iterdir()) == [checkout]
+
+
+def test_a_space_is_written_again_and_what_others_put_there_stays(vectors, tmp_path):
+    space, notes = tmp_path / "space", tmp_path / "space" / "data" / "notes.txt"
+    copied = tmp_path / "more" / "harborview"
+    copied.mkdir(parents=True)
+    shutil.copy(vectors / "harborview" / "urbanln.parquet", copied / "second.parquet")
+    both = SpaceSources("org/model", "org/captions", [str(vectors), str(copied.parent)])
+    write_space(space, REPO, both)
+    (space / ".git").mkdir()
+    (space / ".git" / "HEAD").write_text("mine")
+    notes.write_text("mine")
+    second = space / "data" / "embeddings" / "harborview" / "second.parquet"
+    assert second.exists()
+    write_space(space, REPO, hub_sources(vectors))
+    assert not second.exists()
+    assert (space / ".git" / "HEAD").read_text() == notes.read_text() == "mine"
+    # what was edited is somebody's work too
+    (space / "README.md").write_text("mine")
+    before = contents(space)
+    with pytest.raises(ForeignFileError, match=r"README\.md"):
+        write_space(space, REPO, both)
+    assert contents(space) == before
 
 
 @pytest.mark.parametrize(
@@ -113,6 +177,6 @@ def test_what_is_missing_is_told(tiny_model_dir, tiny_city, vectors, tmp_path, c
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(ReleaseError, match="holds no Space"):
+    with pytest.raises(ReleaseError, match="was not written by this command"):
         write_space(tmp_path, REPO, SpaceSources("org/model", "org/captions", []))
     assert (tmp_path / "mine.txt").exists()
