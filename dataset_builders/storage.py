@@ -27,6 +27,7 @@ import pyproj
 import shapely
 
 from .errors import DatasetError
+from .files import WrittenFiles
 from .hub_errors import explain
 from .schema import (
     REQUIRED,
@@ -247,7 +248,6 @@ class DatasetWriter:
                 writer.write_table(group, row_group_size=ROW_GROUP_SIZE)
             # known only now that the rows have been read
             writer.add_key_value_metadata({REJECTS_KEY: json.dumps(self._of_shard)})
-        _sync(temporary)
 
 
 def read_table(

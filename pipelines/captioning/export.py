@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
-from dataset_builders.files import atomic_path
+from dataset_builders.files import WrittenFiles
 from dataset_builders.publish import write_card
 from dataset_builders.schema import VIEWS, DatasetMetadata, parse_config_name
 from dataset_builders.storage import (
@@ -186,7 +186,7 @@ def _export_plain(folders: list[ShardFolder], root: Path) -> Path:
         if one.chosen
     ]
     columns = ["image_id", "caption", "caption_model", "caption_score"]
-    with atomic_path(root / "chosen.csv") as temporary:
+    with files.writing("chosen.csv") as temporary:
         pd.DataFrame(rows, columns=columns).to_csv(temporary, index=False)
     return root
 
