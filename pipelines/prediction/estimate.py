@@ -53,6 +53,8 @@ class Estimate:
         both: `(N,)` by images and location together, held out; NaN without a label.
         location_model: "k-NN" or "trees": the one with the smaller held-out error.
         guaranteed: whether there are enough districts for the interval's level.
+        chosen: point of the ridge's grid that predicts regions without a label.
+        width_elsewhere: half-width of the interval of a region without a label.
     """
 
     indicator: Indicator
@@ -63,6 +65,8 @@ class Estimate:
     both: Floats
     location_model: str
     guaranteed: bool
+    chosen: int
+    width_elsewhere: float
 
     @property
     def is_held_out(self) -> NDArray[np.bool_]:
@@ -120,7 +124,8 @@ def _estimate_shared(
     for k, indicator in enumerate(indicators):
         location = {name: fitted[:, k] for name, fitted in by_location.items()}
         best = min(location, key=lambda name: _error(location[name], Y[:, k]))
-        width, guaranteed = _half_widths(values[:, k], Y[:, k], folds, place)
+        widths, guaranteed = _half_widths(values[:, k], Y[:, k], folds, place)
+        width = np.array([widths[name] for name in folds.number.tolist()])
         estimates.append(
             Estimate(
                 indicator,
@@ -131,24 +136,54 @@ def _estimate_shared(
                 together[:, k],
                 best,
                 guaranteed,
+                int(fit.chosen[k]),
+                widths[-1],
             )
         )
     return estimates
 
 
-def _half_widths(values: Floats, y: Floats, folds: Folds, place: Place) -> tuple[Floats, bool]:
-    """Of the interval of each region, by the held-out errors of other folds' regions."""
+def _half_widths(
+    values: Floats, y: Floats, folds: Folds, place: Place
+) -> tuple[dict[int, float], bool]:
+    """Of the intervals in each fold, -1 included, by the held-out errors of the other folds."""
     errors = np.where(folds.number >= 0, np.abs(values - y), np.nan)
     method = METHODS["block" if place.protocol == "block" else "split"]
-    widths = np.full(len(values), np.nan)
+    widths = dict.fromkeys((-1, *folds.names), np.nan)
     guaranteed = True
-    for name in (-1, *folds.names):
+    for name in widths:
         use = np.isfinite(errors) & (folds.number != name)
         if use.sum() >= FEWEST_ERRORS:
-            width, enough = method(errors[use], place.districts[use], LEVEL)
-            widths[folds.number == name] = width
+            widths[name], enough = method(errors[use], place.districts[use], LEVEL)
             guaranteed &= enough
     return widths, guaranteed
+
+
+def estimate_new(
+    X: NDArray[np.floating], found: Sequence[Estimate], new: NDArray[np.floating]
+) -> list[tuple[Floats, NDArray[np.bool_]]]:
+    """Estimate regions from elsewhere, by the model of all labelled regions.
+
+    Args:
+        X: `(N, D)` vectors that the estimates were made from.
+        found: the estimates of these.
+        new: `(M, D)` vectors of the regions from elsewhere.
+
+    Returns:
+        For each estimate `(M,)` values on the modelled scale, and `(M,)` whether the region is
+        unlike the labelled ones, as in [`status`].
+    """
+    together = np.vstack([X, new])
+    rows = np.arange(len(X), len(together))
+    elsewhere = np.full(len(new), -1)
+    images = Ridge(together)
+    estimates = []
+    for one in found:
+        number = one.folds.number
+        grid = images(one.indicator.y[:, None], np.flatnonzero(number >= 0), rows)
+        far = unlike(together, np.concatenate([number, elsewhere]), rows)
+        estimates.append((grid[one.chosen, :, 0], far))
+    return estimates
 
 
 def _error(predicted: Floats, y: Floats) -> float:
@@ -215,6 +250,7 @@ __all__ = [
     "Estimate",
     "Place",
     "estimate",
+    "estimate_new",
     "num_districts",
     "status",
     "unlike",

@@ -43,7 +43,7 @@ def indicator_maps(table: gpd.GeoDataFrame, name: str, unit: str) -> bytes:
         axis.set_axis_off()
     if unlike.any():
         x, y = _centres(table[unlike]).T
-        axes[0].scatter(x, y, marker="x", s=9, linewidths=0.7, color="black")
+        axes[0].scatter(x, y, marker="x", s=max(9, 2000 / len(table)), color="black")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     plt.close(figure)

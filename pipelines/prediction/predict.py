@@ -28,9 +28,12 @@ from pipelines.evaluation.embedding_tables import COUNT_COLUMNS, read_embeddings
 from .estimate import (
     FEWEST_FOLDS,
     NO_IMAGE,
+    UNLABELLED,
+    UNLIKE,
     Estimate,
     Place,
     estimate,
+    estimate_new,
     num_districts,
     status,
 )
@@ -75,6 +78,8 @@ class Predictions:
         notes: what was left out or assumed, one sentence each.
         encoder: name of the encoder.
         synthetic: the data is simulated.
+        X: `(M, D)` vectors of the regions with an image.
+        estimates: of these regions, one per indicator.
     """
 
     table: gpd.GeoDataFrame
@@ -82,6 +87,8 @@ class Predictions:
     notes: list[str]
     encoder: str
     synthetic: bool
+    X: NDArray[np.floating]
+    estimates: list[Estimate]
 
 
 def predict_regions(
@@ -163,7 +170,7 @@ def predict_regions(
         vectors = embed_regions(eyes, inputs, Path(folder), settings, log)
     found = predict(inputs, vectors, protocol=protocol, block_m=block_m, seed=seed)
     found.notes.insert(0, f"Encoder: {eyes.name} ({eyes.pooling}, {eyes.dim} numbers per image).")
-    found = Predictions(found.table, found.verdicts, found.notes, eyes.name, inputs.synthetic)
+    found = replace(found, encoder=eyes.name)
     for line in [*(verdict.sentence for verdict in found.verdicts), *found.notes]:
         log(line)
     if output_dir is not None:
@@ -198,7 +205,8 @@ def predict(
         inputs.regions.iloc[vectors.rows], own, protocol, block_m or inputs.block_m, seed
     )
     for whole, indicator in zip(inputs.indicators, own, strict=True):
-        _check_labels(indicator, int(np.isfinite(whole.y).sum()), place)
+        if fault := _fault(indicator, int(np.isfinite(whole.y).sum()), place):
+            raise InputError(fault)
     estimates = estimate(vectors.X, place, own)
     verdicts = [judge(one, place) for one in estimates]
     rejects = Counter(reject.reason for reject in (*inputs.rejects, *vectors.rejects))
@@ -210,7 +218,45 @@ def predict(
         notes += [f"{verdict.indicator}: {note}" for note in verdict.notes]
     table = _table(inputs, vectors, estimates)
     table.attrs["verdicts"] = [verdict.as_dict() for verdict in verdicts]
-    return Predictions(table, verdicts, notes, "", inputs.synthetic)
+    return Predictions(table, verdicts, notes, "", inputs.synthetic, vectors.X, estimates)
+
+
+def predict_new(found: Predictions, X: NDArray[np.floating]) -> pd.DataFrame:
+    """Predict regions from elsewhere by what was learnt from all labelled regions.
+
+    Args:
+        found: Of the regions that were learnt from.
+        X: `(M, D)` vectors by the same encoder, views in the same order.
+
+    Returns:
+        A row per region: `<indicator>_predicted`, `_low`, `_high` and `_status` as in
+        [`predict_regions`]; the status is "unlabelled" or "unlike_training". The intervals hold
+        for regions like those that were learnt from.
+    """
+    columns: dict[str, Any] = {}
+    for one, (value, far) in zip(
+        found.estimates, estimate_new(found.X, found.estimates, X), strict=True
+    ):
+        name, to_raw, width = one.indicator.name, one.indicator.to_raw, one.width_elsewhere
+        columns[f"{name}_predicted"] = to_raw(value)
+        columns[f"{name}_low"], columns[f"{name}_high"] = (
+            to_raw(value - width),
+            to_raw(value + width),
+        )
+        columns[f"{name}_status"] = np.where(far, UNLIKE, UNLABELLED)
+    return pd.DataFrame(columns)
+
+
+def predictable(inputs: Inputs, vectors: Vectors, protocol: Protocol = "block") -> Inputs:
+    """The same inputs with those indicators alone that have labels enough to be predicted."""
+    own = [replace(one, raw=one.raw[vectors.rows]) for one in inputs.indicators]
+    place = make_place(inputs.regions.iloc[vectors.rows], own, protocol, inputs.block_m)
+    kept = [
+        whole
+        for whole, one in zip(inputs.indicators, own, strict=True)
+        if _fault(one, int(np.isfinite(whole.y).sum()), place) is None
+    ]
+    return replace(inputs, indicators=kept)
 
 
 def make_place(
@@ -342,27 +388,29 @@ def embed_regions(
     return Vectors(rows[kept], X[kept], np.asarray(counts)[kept], rejects)
 
 
-def _check_labels(indicator: Indicator, labelled: int, place: Place) -> None:
+def _fault(indicator: Indicator, labelled: int, place: Place) -> str | None:
+    """Why an indicator cannot be predicted, for the user; None where it can."""
     name, y = indicator.name, indicator.y
     usable = np.isfinite(y)
     if not labelled:
-        raise InputError(f"Every label of `{name}` is missing: there is nothing to learn from.")
+        return f"Every label of `{name}` is missing: there is nothing to learn from."
     if usable.sum() < FEWEST_LABELLED:
-        raise InputError(
+        return (
             f"`{name}`: {int(usable.sum())} regions have a label and a usable image; "
             f"{FEWEST_LABELLED} are needed. {labelled:,} have a label, {len(y):,} an image."
         )
     if np.ptp(y[usable]) == 0:
-        raise InputError(
+        return (
             f"`{name}` is the same in all {int(usable.sum())} labelled regions: nothing to learn."
         )
     districts = num_districts(usable, place)
     if place.protocol == "block" and districts < FEWEST_FOLDS:
-        raise InputError(
+        return (
             f"`{name}`: the labelled regions lie in {districts} district(s) of "
             f"{place.block_m:,.0f} m; {FEWEST_FOLDS} are needed to hold one out. Use a smaller "
             "--block_m, or --protocol random, which measures interpolation only."
         )
+    return None
 
 
 def _protocol_note(place: Place) -> str:
@@ -399,4 +447,13 @@ def _table(inputs: Inputs, vectors: Vectors, estimates: Sequence[Estimate]) -> g
     return gpd.GeoDataFrame(columns, geometry=inputs.regions.geometry.to_numpy(), crs="EPSG:4326")
 
 
-__all__ = ["Predictions", "Vectors", "embed_regions", "make_place", "predict", "predict_regions"]
+__all__ = [
+    "Predictions",
+    "Vectors",
+    "embed_regions",
+    "make_place",
+    "predict",
+    "predict_new",
+    "predict_regions",
+    "predictable",
+]

@@ -26,6 +26,8 @@ def make(n=400, images=0.3, location=1.0, districts=20, half_width=0.5, seed=0, 
         y + rng.normal(0, images, n),
         "trees",
         True,
+        0,
+        half_width,
     )
     xy = rng.uniform(0, 1e4, (n, 2))
     return replace(estimate, **changed), Place(xy, numbers, numbers, folds.near, "block", 2000.0)

@@ -1,0 +1,77 @@
+"""Regions from elsewhere are predicted by what was learnt, and told from what is unlike it."""
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import shapely
+from sklearn.linear_model import Ridge as Reference
+
+from pipelines.prediction.inputs import Inputs
+from pipelines.prediction.labels import Indicator
+from pipelines.prediction.models import ALPHAS
+from pipelines.prediction.predict import Vectors, predict, predict_new, predictable
+
+SIDE = 12
+
+
+def grid(y: np.ndarray, *others: Indicator, transform: str = "identity") -> Inputs:
+    """A grid of 1 km cells on the equator with an indicator `height`."""
+    rows, columns = np.divmod(np.arange(SIDE * SIDE), SIDE)
+    lon, lat = 10 + columns * 0.009, rows * 0.009
+    frame = gpd.GeoDataFrame(
+        {"region_id": [f"r{i:03d}" for i in range(len(lon))], "lon": lon, "lat": lat},
+        geometry=shapely.box(lon - 0.0045, lat - 0.0045, lon + 0.0045, lat + 0.0045),
+        crs="EPSG:4326",
+    )
+    height = Indicator("height", "m", transform, y)
+    return Inputs(frame, [height, *others], None, [], block_m=4000.0)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def learnt():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(SIDE * SIDE, 6))
+    y = X @ rng.normal(size=6) + 0.3 * rng.normal(size=len(X)) + 20
+    y[::7] = np.nan
+    vectors = Vectors(np.arange(len(X)), X, np.ones(len(X), int))
+    return X, y, predict(grid(y), vectors)
+
+
+def test_a_new_region_is_predicted_as_an_unlabelled_one_of_the_same_vector(learnt):
+    X, y, found = learnt
+    twins = np.flatnonzero(np.isnan(y))
+    new = predict_new(found, X[twins])
+    for part in ("predicted", "low", "high"):
+        wanted = found.table[f"height_{part}"].to_numpy()[twins]
+        np.testing.assert_allclose(new[f"height_{part}"], wanted, rtol=1e-9)
+
+
+def test_a_new_region_is_predicted_by_scikit_learns_ridge_on_all_labels(learnt):
+    X, y, found = learnt
+    known = np.isfinite(y)
+    mean, scale = X[known].mean(0), X[known].std(0)
+    alpha = ALPHAS[found.estimates[0].chosen]
+    model = Reference(alpha=alpha).fit((X[known] - mean) / scale, y[known])
+    new = np.random.default_rng(1).normal(size=(5, 6))
+    np.testing.assert_allclose(
+        predict_new(found, new)["height_predicted"], model.predict((new - mean) / scale), rtol=1e-6
+    )
+
+
+def test_only_what_lies_far_from_all_labels_is_unlike_them(learnt):
+    X, _, found = learnt
+    new = np.stack([X[1] + 0.01, X[1] + 50])
+    assert predict_new(found, new)["height_status"].tolist() == ["unlabelled", "unlike_training"]
+
+
+def test_indicators_with_too_few_labels_are_left_out(learnt):
+    X, y, _ = learnt
+    few = np.where(np.arange(len(y)) < 5, 1.0 + np.arange(len(y)), np.nan)
+    corner = np.where((np.arange(len(y)) % SIDE < 3) & (np.arange(len(y)) < 84), y, np.nan)
+    inputs = grid(
+        y, Indicator("few", "u", "identity", few), Indicator("one", "u", "identity", corner)
+    )
+    vectors = Vectors(np.arange(len(X)), X, np.ones(len(X), int))
+    assert [one.name for one in predictable(inputs, vectors).indicators] == ["height"]
+    at_random = predictable(inputs, vectors, "random").indicators
+    assert [one.name for one in at_random] == ["height", "one"]
