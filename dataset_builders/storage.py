@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 import pyproj
 import shapely
 
+from .captions import clean_row
 from .errors import DatasetError
 from .files import WrittenFiles
 from .hub_errors import explain
@@ -120,6 +121,7 @@ class DatasetWriter:
         in EPSG:4326. Columns that a row lacks are null, and so is NaN in a number. Rows may be a
         generator: it is read as it is written, not at all if the shard is there, and what it
         passes to [`reject`] is stored with the shard, so that a later run need not find it again.
+        Captions are cleaned ([`captions.clean_row`]); a text that is no caption is rejected.
 
         Args:
             city: of the table's config.
@@ -225,7 +227,7 @@ class DatasetWriter:
         seen: SeenKeys,
     ) -> None:
         schema = self._schema(table)
-        groups = _groups(rows, schema, table)
+        groups = _groups(self._cleaned(name, table, rows), schema, table)
         if table == "regions":
             whole = pa.concat_tables(groups)
             schema = schema.with_metadata({**schema.metadata, GEO_KEY: geo_metadata(whole)})
@@ -248,6 +250,16 @@ class DatasetWriter:
                 writer.write_table(group, row_group_size=ROW_GROUP_SIZE)
             # known only now that the rows have been read
             writer.add_key_value_metadata({REJECTS_KEY: json.dumps(self._of_shard)})
+
+    def _cleaned(
+        self, name: str, table: str, rows: Iterable[Mapping[str, Any]] | pa.Table
+    ) -> Iterator[Mapping[str, Any]]:
+        """The rows with clean captions; a text that is none is rejected."""
+        for row in rows.to_pylist() if isinstance(rows, pa.Table) else rows:
+            cleaned, reason, text = clean_row(table, row)
+            if reason:
+                self.reject(name, str(row.get("image_id")), reason, text)
+            yield cleaned
 
 
 def read_table(

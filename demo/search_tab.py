@@ -3,7 +3,7 @@
 import matplotlib
 import numpy as np
 
-from dataset_builders.captions import clean_caption
+from dataset_builders.captions import plain_text
 from pipelines.evaluation.errors import InputError
 from pipelines.evaluation.nearest import unit
 from pipelines.evaluation.text_tower import TextTower
@@ -53,7 +53,7 @@ def _city(cities: Cities, name: str) -> ShownCity:
 
 
 def _found(city: ShownCity, tower: TextTower, query: str, view: str) -> str:
-    words = clean_caption((query or "")[:LONGEST_QUERY])
+    words = plain_text((query or "")[:LONGEST_QUERY])
     if words is None:
         raise InputError("Write what to look for, such as “a river with trees on both banks”.")
     if view not in SINGLE or view not in city.views:

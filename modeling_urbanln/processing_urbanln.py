@@ -40,17 +40,22 @@ class UrbanLNProcessor(CLIPProcessor):
     """Images to `pixel_values`, texts to `input_ids` and `attention_mask`.
 
     Texts are padded to the longest of the call and cut at the tokenizer's `model_max_length`
-    (248; the end token stays). `truncation` reports what was cut.
+    (248; the end token stays). `truncation` reports what was cut. A special token spelled out in a
+    text, such as `<|endoftext|>`, is read as characters, as open_clip reads it: as a token it would
+    end the text for the model, unreported.
 
     Args:
         image_processor: a CLIP image processor.
-        tokenizer: a CLIP tokenizer.
+        tokenizer: a CLIP tokenizer; its `split_special_tokens` is set, and saved with it.
     """
 
     text_kwargs = {"padding": True, "truncation": True}  # noqa: RUF012 - read by ProcessorMixin
 
     def __init__(self, image_processor=None, tokenizer=None, **kwargs):
         super().__init__(image_processor, tokenizer)
+        if tokenizer is not None:
+            tokenizer.split_special_tokens = True
+            tokenizer.init_kwargs["split_special_tokens"] = True
         self.reset_truncation()
 
     @classmethod

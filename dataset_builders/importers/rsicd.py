@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..captions import clean_caption, join_sentences
+from ..captions import caption_text, join_sentences, plain_text
 from ..errors import SourceError
 from ..schema import DatasetMetadata, config_name
 from .base import IMAGES_PER_SHARD, ImportReport, require, write_plans
@@ -73,9 +73,9 @@ def import_dataset(
     first = dict(reversed(list(zip(ids, records, strict=True))))
     for image_id, record in reversed(first.items()):
         for number, text in enumerate(record["captions"]):
-            cleaned = clean_caption(text)
+            cleaned, reason = caption_text(text)
             if cleaned is None:
-                rejects.append((table, image_id, "empty_caption", f"caption {number}"))
+                rejects.append((table, image_id, reason, f"caption {number}"))
             else:
                 captions.append(_candidate(image_id, number, cleaned))
     classes = {image_id: record.get("class") for image_id, record in zip(ids, records, strict=True)}
@@ -102,7 +102,7 @@ def joined_caption(captions: list[str], image_id: str, seed: int) -> str | None:
 
 def _sentence(text: str) -> str:
     # "grass is green ." was split into words
-    return re.sub(r"\s+([.,;:!?])", r"\1", clean_caption(text) or "")
+    return re.sub(r"\s+([.,;:!?])", r"\1", plain_text(text) or "")
 
 
 def _candidate(image_id: str, number: int, text: str) -> dict[str, Any]:

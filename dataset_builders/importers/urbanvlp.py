@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..captions import clean_caption
+from ..captions import EMPTY, caption_text
 from ..coordinates import SYSTEMS, convert, tile_index
 from ..errors import SourceError
 from ..schema import INDICATORS as SEVEN
@@ -199,11 +199,14 @@ def _street_view_caption(folder: Path, image: Path, table: str, rejects: Rejects
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        caption = clean_caption(next(iter(content.values())))
+        caption, reason = caption_text(next(iter(content.values())))
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, StopIteration) as error:
         rejects.append((table, image.stem, "bad_caption", f"{path.name}: {error}"))
         return {}
-    return {"caption": caption, "caption_model": "urbanvlp"} if caption else {}
+    if caption is None:
+        rejects += [] if reason == EMPTY else [(table, image.stem, reason, path.name)]
+        return {}
+    return {"caption": caption, "caption_model": "urbanvlp"}
 
 
 def _read_downstream(folder: Path, city: str, rejects: Rejects) -> dict[Tile, dict[str, Any]]:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dataset_builders.captions import clean_caption, clean_row
 from dataset_builders.files import WrittenFiles
 from dataset_builders.publish import write_card
 from dataset_builders.schema import VIEWS, DatasetMetadata, parse_config_name
@@ -174,7 +176,8 @@ def _export_plain(folders: list[ShardFolder], root: Path) -> Path:
         pq.ParquetWriter(temporary, CANDIDATES, compression="zstd") as writer,
     ):
         for folder in folders:
-            writer.write_table(pq.read_table(folder.candidates))
+            rows = [clean_row("captions", row)[0] for row in _candidate_rows([folder])]
+            writer.write_table(pa.Table.from_pylist(rows, CANDIDATES))
     rows = [
         {
             "image_id": one.image_id,
@@ -183,7 +186,7 @@ def _export_plain(folders: list[ShardFolder], root: Path) -> Path:
             "caption_score": one.scores.score,
         }
         for one in read_candidates([folder.candidates for folder in folders])
-        if one.chosen
+        if one.chosen and (text := clean_caption(one.text))
     ]
     columns = ["image_id", "caption", "caption_model", "caption_score"]
     with files.writing("chosen.csv") as temporary:

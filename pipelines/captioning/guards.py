@@ -8,8 +8,11 @@ what they do has to be explained in a report.
 import re
 from collections.abc import Collection, Sequence
 
+from dataset_builders.captions import has_template_token, strip_template, visible_text
+
 REASONS = {
     "empty": "There is no text.",
+    "template_token": "A token of a chat template, such as <|im_end|>, stands within the text.",
     "refusal": "The model says that it cannot or will not.",
     "too_short": "Fewer than 8 words.",
     "markup": "Code or JSON in place of prose.",
@@ -28,6 +31,7 @@ FLAGS = {
     "markup_removed": "Headings, bullets or emphasis were taken out.",
     "preamble_removed": "An opening remark to the user was taken out.",
     "speculation": "The text guesses: suggesting, gives a sense of, ...",
+    "template_removed": "Tokens of a chat template around the text were taken out.",
 }
 """What is worth knowing of a caption that is kept."""
 
@@ -97,6 +101,8 @@ _CLEAR_WORDS = frozenset(_CLEAR.split())
 def tidy_caption(text: str, finish_reason: str = "stop") -> tuple[str, tuple[str, ...]]:
     """A model's answer as one paragraph of plain sentences, with what was mended.
 
+    An answer with a token of a chat template within it is not cut: [`check_caption`] names it.
+
     Args:
         text: the answer.
         finish_reason: "length" says that the answer was cut.
@@ -105,9 +111,12 @@ def tidy_caption(text: str, finish_reason: str = "stop") -> tuple[str, tuple[str
         The text, and flags of [`FLAGS`], sorted.
     """
     flags = set()
-    plain = _HEADING.sub("", _FENCE.sub("", _THOUGHT.sub("", text)))
+    bare = strip_template(text)
+    if bare != visible_text(text).strip():
+        flags.add("template_removed")
+    plain = _HEADING.sub("", _FENCE.sub("", _THOUGHT.sub("", bare)))
     plain = _LABEL.sub(r"\1", _BULLET.sub("", plain))
-    if plain.strip() != text.strip():
+    if plain.strip() != bare:
         flags.add("markup_removed")
     shorter = _PREAMBLE.sub("", plain, count=1)
     if len(shorter) < len(plain.lstrip()):
@@ -115,7 +124,7 @@ def tidy_caption(text: str, finish_reason: str = "stop") -> tuple[str, tuple[str
     plain = " ".join(shorter.split())
     if len(plain) > 1 and plain[0] in "\"“'" and plain[-1] in "\"”'":
         plain = plain[1:-1].strip()
-    whole = _whole_sentences(plain)
+    whole = "" if has_template_token(plain) else _whole_sentences(plain)
     if whole and whole != plain:
         plain = whole
         flags.add("cut_to_sentence")
@@ -149,6 +158,8 @@ def check_caption(
     words = _words(text)
     if not text.strip():
         return "empty"
+    if has_template_token(text):
+        return "template_token"
     if _REFUSAL.search(text):
         return "refusal"
     if _INJECTION.search(text):

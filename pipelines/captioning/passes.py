@@ -19,7 +19,7 @@ from .recipe import Recipe
 from .records import CaptionModel
 
 Stage = Literal["describe", "filter", "merge", "consensus"]
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raised when the same units would give another table."""
 LEDGER_FILE, LEASE_FOLDER = "units.sqlite", "lease"
 CANDIDATES_FILE, REJECTS_FILE = "candidates.parquet", "rejects.parquet"

@@ -152,7 +152,7 @@ class Phrase:
 
 @dataclass(frozen=True)
 class LocalCaption:
-    """The short caption of one salient box; `text` is empty if the model failed on it."""
+    """The short caption of one salient box; `text` is empty where there is none, for a reason."""
 
     box: Box
     text: str
@@ -205,7 +205,7 @@ class Candidate:
         sampling: of the long caption.
         stage: the last one that has been done: "generate", "filter", "merge", "consensus".
         text: the caption as it stands now.
-        generated: the long caption as the model first wrote it.
+        generated: the long caption as the model first wrote it, less control characters.
         finish_reason: of `text`.
         details: the local captions of its model.
         phrases: every visual element of the caption and of the details.

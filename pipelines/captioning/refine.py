@@ -8,7 +8,7 @@ from .guards import check_caption, tidy_caption
 from .records import Candidate, Phrase
 
 MIN_WORDS_OF_A_DETAIL = 3
-NO_DETAIL = frozenset({"empty", "injection", "markup", "not_english", "refusal"})
+NO_DETAIL = frozenset({"empty", "injection", "markup", "not_english", "refusal", "template_token"})
 """What a short text can be besides a caption; the other reasons are for long ones."""
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from dataset_builders.captions import has_template_token, strip_template, visible_text
 from dataset_builders.images import BadImageError
 
 from .capture import REVISION as CAPTURE_REVISION
@@ -19,7 +20,7 @@ from .filters import RULES_VERSION as FILTER_RULES
 from .filters import phrases_of, score_phrases, texts_to_ask
 from .guards import check_caption, tidy_caption
 from .kit import Kit
-from .ledger import Ledger, Unit, unit_key
+from .ledger import DETAIL_LENGTH, Ledger, Unit, unit_key
 from .passes import Pass
 from .picture import Picture
 from .privacy import redact_text, scan_text
@@ -186,10 +187,21 @@ class _ImageRun:
             *(self._ask(model, "local", prompt, sampling, box=box) for box in boxes)
         )
         details = [
-            LocalCaption(box, "" if unit.failed else unit.result["text"], unit.reason)
-            for box, unit in zip(boxes, units, strict=True)
+            await self._local(box, model, unit) for box, unit in zip(boxes, units, strict=True)
         ]
         return tuple(details), _sum(_usage(model, unit) for unit in units)
+
+    async def _local(self, box: Box, model: CaptionModel, unit: Unit) -> LocalCaption:
+        if unit.failed:
+            return LocalCaption(box, "", unit.reason)
+        text = strip_template(unit.result["text"])
+        reason = "" if text else "empty"
+        if has_template_token(text):
+            text, reason = "", "template_token"
+        if reason:
+            detail = unit.result["text"][:DETAIL_LENGTH]
+            await self._reject("local", model.name, reason, detail, key=unit.key)
+        return LocalCaption(box, text, reason)
 
     # ---- filter ---------------------------------------------------------------------------------
 
@@ -386,12 +398,15 @@ class _ImageRun:
         unit = await self.ledger.once(key, task, self.source.image_id, ask, model.name)
         if unit.failed:
             await self._reject(task, model.name, unit.reason, unit.detail, unit.attempts, key)
-        return unit
+            return unit
+        # on reading, so that an answer that is stored already is cleaned as well
+        return replace(unit, result={**unit.result, "text": visible_text(unit.result["text"])})
 
     async def _reject(
         self, stage: str, model: str, reason: str, detail: str, attempts: int = 1, key: str = ""
     ) -> None:
-        reject = Reject(self.source.image_id, stage, model, reason, detail, attempts)
+        said = visible_text(detail)
+        reject = Reject(self.source.image_id, stage, model, reason, said, attempts)
         self.rejects[key or f"{stage} {reason}"] = reject
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dataset_builders.captions import clean_caption
+from dataset_builders.captions import EMPTY, caption_text, clean_caption
 from dataset_builders.errors import DatasetError
 from dataset_builders.files import digest
 from dataset_builders.schema import VIEWS
@@ -81,8 +81,11 @@ def read_captions(dataset_name: str, city: str) -> RegionCaptions:
     for view, table in images.items():
         own = zip(table["image_id"], table["region_id"], table["caption"], strict=True)
         for image_id, region_id, caption in own:
-            text = _text(caption) or candidates.get(image_id)
-            reason = "no caption" if text is None else "" if region_id in rows else "unknown region"
+            text, fault = caption_text(caption if isinstance(caption, str) else None)
+            text = text or candidates.get(image_id)
+            reason = "no caption" if fault == EMPTY else fault
+            if text is not None:
+                reason = "" if region_id in rows else "unknown region"
             if text is None or reason:
                 dropped[f"{view} image: {reason}"] += 1
             else:

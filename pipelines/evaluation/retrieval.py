@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from dataset_builders.captions import clean_caption
+from dataset_builders.captions import plain_text
 from dataset_builders.files import atomic_path, write_json
 
 from .errors import InputError
@@ -202,7 +202,7 @@ def search_regions(
     Raises:
         InputError: the query says nothing.
     """
-    text = clean_caption(query)
+    text = plain_text(query)
     if text is None:
         raise InputError("--query is empty.")
     vector = unit(encode([text]))

@@ -118,7 +118,10 @@ def load_text_tower(
 
     name, trust = model_name_or_path, trust_remote_code
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=trust)
+        # a query may spell out a special token, which must not end it
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            name, trust_remote_code=trust, split_special_tokens=True
+        )
         if random_init:
             config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=trust)
             transformers.set_seed(seed)

@@ -4,6 +4,7 @@ LaCLIP (arXiv 2305.20088) and DataCompDR (arXiv 2311.17049) train on a caption d
 from several of an image; here the draw prefers those that the captioning models agree on.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,8 @@ VIEW_COLUMN = "view"
 ROWS_AT_A_TIME = 1024
 # tells its numbers from those of the order (seed, epoch) and of the sentences (seed, epoch, pair)
 DRAW_STREAM = (0, 1)
+
+logger = logging.getLogger(__name__)
 
 CountTokens = Callable[[pa.Array], np.ndarray]
 LoadTable = Callable[[str], datasets.Dataset | None]
@@ -125,6 +128,11 @@ def read_candidates(
     columns = [part.select_columns(["text"]) for part in parts.values()]
     table = datasets.concatenate_datasets(columns) if len(columns) > 1 else columns[0]
     lengths = _lengths(table, owners, count_tokens)
+    if dropped := int(((owners >= 0) & (lengths == 0)).sum()):
+        logger.warning(
+            "%d kept captions are not drawn: they are empty, or hold a token of a chat template.",
+            dropped,
+        )
     owners[lengths == 0] = -1
     rows = np.flatnonzero(owners >= 0)
     if not len(rows):

@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from dataset_builders.captions import clean_caption
+from dataset_builders.captions import DROP_REASONS, caption_text
 from dataset_builders.errors import DatasetError
 from dataset_builders.hub_errors import explain
 from dataset_builders.images import BadImageError, decode_image
@@ -118,7 +118,9 @@ def read_pairs(
     frame = images.select_columns(["image_id", "region_id", "caption"]).to_pandas()
     frame.insert(0, "table", names)
     frame["city"] = [parse_config_name(name)[0] for name in names]
-    frame["caption"] = [clean_caption(_text_or_none(text)) for text in frame["caption"]]
+    cleaned = [caption_text(_text_or_none(text)) for text in frame["caption"]]
+    frame["caption"] = [text for text, _ in cleaned]
+    frame["fault"] = [fault for _, fault in cleaned]
     frame["split"] = _stored_splits(args, frame)
     _reject_rows(frame, images, args)
 
@@ -429,7 +431,7 @@ def _reject_rows(frame: pd.DataFrame, images: datasets.Dataset, args: DataArgume
     detail = pd.Series(list(checked["detail"]), index=frame.index, dtype=object)
     reason = reason.where(reason != "", None)
     faults = [
-        ("empty_caption", "the caption is null or empty", frame["caption"].isna()),
+        *((code, text, frame["fault"] == code) for code, text in DROP_REASONS.items()),
         ("unknown_region", "its region is not in the table of regions", frame["split"].isna()),
     ]
     for code, text, mask in faults:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from transformers import CLIPImageProcessor
+from transformers import AutoTokenizer, CLIPImageProcessor, CLIPTokenizer
 
 from modeling_urbanln import UrbanLNProcessor
 from pipelines.pretraining.tokenizer import clip_tokenizer
@@ -77,11 +77,36 @@ def test_token_ids_equal_open_clips(processor, words):
     assert not any(expected[len(got) :])
 
 
+@pytest.mark.parametrize("token", ["<|endoftext|>", "<|startoftext|>", "<|EndOfText|>"])
+def test_a_special_token_spelled_out_is_text(processor, token):
+    import open_clip
+
+    text = f"a wide street.{token} Several cars{token}"
+    ids = processor(text=text)["input_ids"]
+    assert ids.count(49406) == ids.count(49407) == 1
+    assert ids[-1] == 49407
+    assert ids[1:-1] == open_clip.SimpleTokenizer(clean="lower").encode(text)
+
+
+def test_a_text_with_an_end_token_spelled_out_is_cut_where_others_are(processor):
+    processor.reset_truncation()
+    inputs = processor(text=["a tree <|endoftext|> " + "tree " * 400, "a tree"], padding=True)
+    assert inputs["input_ids"][0].index(49407) == 247
+    assert (processor.truncation.num_truncated, processor.truncation.longest) == (1, 410)
+
+
 def test_processor_comes_back(processor, tmp_path):
     processor.save_pretrained(tmp_path)
     loaded = UrbanLNProcessor.from_pretrained(tmp_path)
     assert loaded.tokenizer.model_max_length == 248
     assert loaded(text="a wide road")["input_ids"] == processor(text="a wide road")["input_ids"]
+    # the tokenizer alone too, and one that was saved before
+    for reader in (AutoTokenizer, CLIPTokenizer):
+        ids = reader.from_pretrained(tmp_path)("a <|endoftext|> b")["input_ids"]
+        assert ids == processor(text="a <|endoftext|> b")["input_ids"]
+    clip_tokenizer().save_pretrained(tmp_path)
+    loaded = UrbanLNProcessor.from_pretrained(tmp_path)
+    assert loaded(text="a <|endoftext|> b")["input_ids"].count(49407) == 1
 
 
 def test_a_clip_processor_gets_room_for_long_text(processor, tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dataset_builders.captions import clean_caption
 from dataset_builders.errors import DatasetError
 from dataset_builders.files import digest
 from dataset_builders.schema import VIEWS
@@ -101,7 +102,7 @@ def _view(
         image_ids=table["image_id"].tolist(),
         region=region,
         pixels=pixels,
-        captions=[text if isinstance(text, str) and text else None for text in table["caption"]],
+        captions=[clean_caption(c) if isinstance(c, str) else None for c in table["caption"]],
         lonlat=_places(table, lonlat[region]),
         heading=table["heading"].to_numpy(np.float64, na_value=np.nan),
     )

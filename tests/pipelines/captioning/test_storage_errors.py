@@ -102,9 +102,9 @@ def test_a_worker_tells_its_parent_what_the_disk_said(city_with_truth, tmp_path)
 
 
 def test_a_folder_that_is_read_only_is_named(recipe, tmp_path):
-    if os.geteuid() == 0:
-        pytest.skip("root writes into any folder; see the test with a disk of its own")
     (tmp_path / "out").mkdir(mode=0o555)
+    if os.access(tmp_path / "out", os.W_OK):
+        pytest.skip("root writes into any folder; see the test with a disk of its own")
     said = error_line("run", recipe)
     assert said.startswith(f"error: Access refused while working in {tmp_path / 'out'}: ")
 

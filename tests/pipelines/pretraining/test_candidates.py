@@ -134,12 +134,14 @@ def test_draws_are_a_function_of_seed_epoch_and_pair(dataset, tokenizer):
     assert (far != one.candidates.draw(6, 7)).any()
 
 
-def test_an_image_without_candidates_keeps_its_caption(tmp_path, tokenizer, processor):
+def test_an_image_without_candidates_keeps_its_caption(tmp_path, tokenizer, processor, caplog):
     made = [row for row in candidate_rows(24) if row["image_id"] > "image-0003"]
     for number, row in enumerate(made[:4]):  # of image 4: text of which nothing is left
         row["text"] = " \u200b" + "\n" * number if row["kept"] else row["text"]
+    made[0]["text"] = "A park.<|im_end|> What else?"
     root = write_candidates(write_dataset(tmp_path, image_rows(24)), made)
     pairs = read(root, tokenizer, validation_split_percentage=0)
+    assert next(one for one in caplog.messages if "not drawn" in one).startswith("3 kept ")
     drawn = pairs.candidates.draw(5, 0)
     assert (drawn[:5] == -1).all()
     assert (drawn[5:] >= 0).all()

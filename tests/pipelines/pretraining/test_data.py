@@ -45,6 +45,17 @@ def read(tokenizer):
     return run
 
 
+def test_a_caption_with_a_template_token_within_it_is_counted(tmp_path, read):
+    rows = image_rows(8)
+    rows[1]["caption"] = "A wide street.<|endoftext|> Several cars are parked."
+    rows[2]["caption"] = "<|im_start|>assistant\nA park with two ponds.<|im_end|>"
+    pairs = read(write_dataset(tmp_path, rows))
+    assert pairs.summary()["rejected"] == {"template_token": 1}
+    assert pairs.rejects["item"].tolist() == ["image-0001"]
+    assert "<|im_end|>, stands within the caption" in pairs.rejects["detail"][0]
+    assert "A park with two ponds." in pairs.captions.to_pylist()
+
+
 def test_bad_rows_are_counted_with_their_reason_and_nothing_else_is_lost(tmp_path, read):
     rows = image_rows(20)
     rows[2]["image"] = {"bytes": b"no image at all", "path": None}

@@ -1,0 +1,111 @@
+"""Answers of a server whose chat template leaks, and what reaches the tables of them."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+
+from dataset_builders.storage import read_rejects, read_table
+from pipelines.captioning.export import export_dataset
+from pipelines.captioning.inputs import list_shards
+from pipelines.captioning.passes import ShardFolder
+from pipelines.captioning.recipe import make_recipe
+from pipelines.captioning.run import run
+from pipelines.captioning.simulated_captioner import SimulatedCaptionModel
+from pipelines.captioning.tables import read_candidates, write_candidates
+
+from .runs import recipe_values, rejects, table
+
+UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
+MODELS = ("synthetic-amber", "synthetic-cedar", "synthetic-basalt")
+RUN = {
+    "models": [{"name": name, "client": "simulated"} for name in MODELS],
+    "generate": {"captions_per_model": 1},
+    "max_images": 1,
+    "views": ["street_view"],
+}
+
+
+def leaking(text, model, task):
+    """One server marks its answers, one goes on after them, one does the latter with short ones."""
+    noisy = f"\u202e{text[:5]}\x00{text[5:]}\x07"
+    if model == MODELS[0]:
+        return f"<|im_start|>assistant\n{noisy}<|im_end|>"
+    if model == MODELS[1] or task == "local":
+        return f"{noisy}<|endoftext|> {text}"
+    return noisy
+
+
+@pytest.fixture(scope="module")
+def leaked(city_with_truth, tmp_path_factory):
+    """The folder of a run with such servers, and its recipe."""
+    answer = SimulatedCaptionModel.complete
+
+    async def complete(self, request):
+        reply = await answer(self, request)
+        return replace(reply, text=leaking(reply.text, self.name, request.task))
+
+    output = tmp_path_factory.mktemp("leaked")
+    recipe = make_recipe(recipe_values(city_with_truth, output, **RUN))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SimulatedCaptionModel, "complete", complete)
+        assert run(recipe).finished
+    return output, recipe
+
+
+@pytest.fixture(scope="module")
+def clean(city_with_truth, tmp_path_factory):
+    """The same run with servers that do not leak: text by model."""
+    output = tmp_path_factory.mktemp("clean")
+    assert run(make_recipe(recipe_values(city_with_truth, output, **RUN))).finished
+    return {row["model"]: row for row in table(output)}
+
+
+def test_marked_answers_are_kept_bare_and_overlong_ones_are_dropped_and_counted(leaked, clean):
+    rows = {row["model"]: row for row in table(leaked[0])}
+    bare, overlong, other = (rows[name] for name in MODELS)
+    assert bare["kept"]
+    assert "template_removed" in json.loads(bare["flags"])
+    assert bare["text"] == clean[MODELS[0]]["text"]
+    assert bare["details"] == clean[MODELS[0]]["details"]
+    assert not overlong["kept"]
+    assert overlong["drop_reason"] == "template_token"
+    assert other["kept"]
+    details = json.loads(other["details"])
+    assert details
+    assert {(one["text"], one["reason"]) for one in details} == {("", "template_token")}
+    counted = [one["model"] for one in rejects(leaked[0]) if one["reason"] == "template_token"]
+    assert counted.count(MODELS[2]) == len(details)
+
+
+def test_what_nobody_sees_reaches_no_table(leaked):
+    rows = [*table(leaked[0]), *rejects(leaked[0])]
+    texts = [value for row in rows for value in row.values() if isinstance(value, str)]
+    texts += [one["text"] for row in table(leaked[0]) for one in json.loads(row["details"])]
+    assert not [text for text in texts if UNSEEN.search(text)]
+    # the record of what a model wrote shows why its caption was dropped
+    assert (
+        "<|endoftext|>" in {row["model"]: row for row in table(leaked[0])}[MODELS[1]]["generated"]
+    )
+
+
+def test_an_export_of_older_tables_is_clean_too(leaked, tmp_path):
+    output, recipe = leaked
+    (folder,) = (ShardFolder(output, shard) for shard in list_shards(recipe))
+    made = list(read_candidates([folder.candidates]))
+    best = next(one for one in made if one.chosen)
+    cut = best.text + "<|endoftext|> And more."
+    try:
+        others = [one for one in made if one is not best]
+        write_candidates(folder.candidates, [replace(best, text=cut + "\x07"), *others])
+        root = export_dataset(recipe, tmp_path / "new")
+    finally:
+        write_candidates(folder.candidates, made)
+    candidates = read_table(root, "harborview", "captions").set_index("model")
+    assert candidates.loc[best.model, ["text", "kept", "drop_reason"]].tolist() == [
+        *(cut, False, "template_token")
+    ]
+    images = read_table(root, "harborview", "street_view").set_index("image_id")
+    assert images["caption"].isna()[best.image_id]
+    assert (read_rejects(root)["reason"] == "template_token").sum() >= 2
