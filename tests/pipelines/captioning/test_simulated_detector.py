@@ -1,6 +1,5 @@
 """The simulated detector: errs at its stated rates, and says the same whenever it is asked."""
 
-
 import numpy as np
 import pytest
 
