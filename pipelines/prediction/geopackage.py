@@ -76,12 +76,13 @@ def styles(table: gpd.GeoDataFrame, units: dict[str, str]) -> Iterator[Style]:
         predicted, low, high = (
             table[f"{name}_{part}"].to_numpy(float) for part in ("predicted", "low", "high")
         )
-        columns = [f'"{name}_{part}"' for part in ("predicted", "low", "high")]
+        quoted = name.replace('"', '""')
+        columns = [f'"{quoted}_{part}"' for part in ("predicted", "low", "high")]
         parts = (
             (f"{name}, estimate ({unit})", columns[0], predicted, SEQUENTIAL),
             (f"{name}, width of the 90 % interval", f"{columns[2]} - {columns[1]}", high - low,
              UNCERTAIN),
-            (f"{name}, estimate - measured", f'{columns[0]} - "{name}"',
+            (f"{name}, estimate - measured", f'{columns[0]} - "{quoted}"',
              predicted - table[name].to_numpy(float), DIVERGING),
         )  # fmt: skip
         for title, expression, values, palette in parts:

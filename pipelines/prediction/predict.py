@@ -333,6 +333,10 @@ def _read_inputs(
                 "--regions, --region_id, --side_m, --h3_resolution, --csv and --labels."
             )
         return from_dataset(str(images), city, units, options.transform)
+    parts = ("", "_predicted", "_low", "_high", "_status")
+    columns = ["region_id", "n_images", "geometry", *(n + part for n in units for part in parts)]
+    if twice := sorted({name for name in columns if columns.count(name) > 1}):
+        raise InputError(f"The result would have two columns {', '.join(twice)}: rename one.")
     if not units:
         raise InputError("--indicator is missing: the column that is to be predicted.")
     if lacking := [name for name, unit in units.items() if not unit]:

@@ -223,6 +223,10 @@ WRONG = {
     "no unit": (lambda t: {"indicators": {"height": ""}}, "unit of height is missing"),
     "no indicator": (lambda t: {"indicators": {}}, "--indicator is missing"),
     "other indicator": (lambda t: {"indicators": {"heigth": "m"}}, "Did you mean 'height'"),
+    "a column twice": (
+        lambda t: {"indicators": {"height": "m", "height_low": "m"}},
+        "two columns height_low",
+    ),
     "no regions": (lambda t: {"regions": None}, "one of --regions"),
     "both": (lambda t: {"side_m": 500.0}, "got 2 of them"),
     "no file": (lambda t: {"regions": "none.gpkg"}, "no file of regions"),

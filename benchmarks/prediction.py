@@ -1,0 +1,53 @@
+"""What `predict` costs over the embedding and the probes it is made of, in one run.
+
+    python -m benchmarks.prediction PHOTOS REGIONS REGION_ID INDICATOR [ENCODER]
+
+Prints processor seconds of the parts and the ratio of the whole command to embedding plus
+estimation.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pipelines.prediction.predict as module
+
+
+def main() -> None:
+    """Measure one prediction from nothing."""
+    photos, regions, region_id, indicator, *encoder = sys.argv[1:]
+    spent: dict[str, float] = {}
+    for name in ("embed", "estimate"):
+        setattr(module, name, _timed(getattr(module, name), name, spent))
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.process_time()
+        module.predict_regions(
+            photos,
+            regions,
+            region_id,
+            {indicator: "as given"},
+            encoder[0] if encoder else "colour_texture",
+            output_dir=Path(folder),
+        )
+        whole = time.process_time() - start
+    parts = sum(spent.values())
+    told = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in spent.items())
+    print(f"whole {whole:.1f} s of processor time; {told}; ratio {whole / parts:.3f}")
+
+
+def _timed(function: Callable[..., Any], name: str, spent: dict[str, float]) -> Callable[..., Any]:
+    def timed(*arguments: Any, **named: Any) -> Any:
+        start = time.process_time()
+        try:
+            return function(*arguments, **named)
+        finally:
+            spent[name] = time.process_time() - start
+
+    return timed
+
+
+if __name__ == "__main__":
+    main()

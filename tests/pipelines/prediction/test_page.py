@@ -1,0 +1,35 @@
+"""The page in a real browser, with names that are no HTML and units that are no formula."""
+
+import geopandas as gpd
+import pytest
+
+from pipelines.prediction import predict_regions
+from tests.pipelines.prediction.test_predict import silent
+
+NAME, UNIT = "<b>rent</b>", "$/m^2, 100% of $ <script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def page(town, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    tracts = gpd.GeoDataFrame(town.frame).rename(columns={"height": NAME})
+    predict_regions(
+        town.photos, tracts, "tract", {NAME: UNIT}, "colour_texture",
+        output_dir=folder, log=silent,
+    )  # fmt: skip
+    return folder / "predictions.html"
+
+
+def test_the_page_shows_verdict_and_maps_and_loads_nothing(page, start_browser):
+    browser = start_browser()
+    browser.get(page.as_uri())
+    assert f"{NAME} ({UNIT})" in browser.find_element("tag name", "h2").text
+    assert "better than location alone" in browser.find_element("class name", "verdict").text
+    widths = browser.execute_script("return [...document.images].map(image => image.naturalWidth)")
+    assert len(widths) == 1
+    assert widths[0] > 1000
+    fits = "return document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+    assert browser.execute_script(fits)
+    assert not browser.get_log("browser")
+    asked = "return performance.getEntriesByType('resource').map(one => one.name)"
+    assert all(name.startswith("data:") for name in browser.execute_script(asked))
