@@ -16,7 +16,7 @@ from .baselines.registry import SYSTEMS
 from .bench import arguments as study
 from .errors import InputError
 
-_BUILT_IN = "\n".join(f"  {name:<20}{summary}" for name, summary in BUILT_IN.items())
+_BUILT_IN = "\n".join(f"  {name:<20}{one.summary}" for name, one in BUILT_IN.items())
 EXAMPLES = {
     "embed": f"""\
 Encode every image of a city and average the vectors by region: OUTPUT_DIR/CITY/LABEL.parquet.

@@ -12,6 +12,8 @@ from typing import Any
 
 import pandas as pd
 
+from pipelines.common.encoders import BUILT_IN
+
 from .city_transfer import CITY, CITY_ENCODER
 from .embedding_tables import BOTH
 from .predictions import RESULTS_FILE, SUMMARY_FILE, embedding_hashes
@@ -49,6 +51,7 @@ CONTROL_TITLES = {
 }
 # systems whose weights are never trained here: drawn weights make them controls
 FROZEN = ("clip", "clip-random", "clip-stretched", "remoteclip", "resnet18")
+UNTRAINED_ENCODERS = tuple(name for name, one in BUILT_IN.items() if not one.trained)
 RANDOM_WEIGHTS = "random weights"  # what a table's metadata calls them
 KINDS = len(CONTROL_NAMES)
 SIMPLE, DRAWN, BESIDE, TRAINED, METHOD, VARIANT = range(KINDS, KINDS + 6)
@@ -142,7 +145,7 @@ class CityResults:
         if system.startswith(WITH_COORDINATES):
             return BESIDE
         metadata, training = self.metadata(system), self.training(system)
-        if metadata.get("encoder") == "colour_texture":
+        if metadata.get("encoder") in UNTRAINED_ENCODERS:
             return SIMPLE
         if is_untrained(metadata):
             return DRAWN

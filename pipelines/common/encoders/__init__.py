@@ -5,6 +5,7 @@ of the transformers library. A built-in encoder is a module of this package with
 and a line in `BUILT_IN`.
 """
 
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -18,8 +19,30 @@ if TYPE_CHECKING:
 
 Precision = Literal["no", "bf16", "fp16"]
 
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """A built-in encoder.
+
+    Attributes:
+        summary: what it is, in one line.
+        trained: whether it has trained weights; one without is a control.
+    """
+
+    summary: str
+    trained: bool
+
+
 BUILT_IN = {
-    "colour_texture": "colour, gradient and texture statistics: a control that learns nothing",
+    "efficientnet_lite0": BuiltIn(
+        "ImageNet features that need no Hub, with the extra `offline`", trained=True
+    ),
+    "mosaiks": BuiltIn(
+        "random convolutional features of image patches (Rolf et al. 2021)", trained=False
+    ),
+    "colour_texture": BuiltIn(
+        "colour, gradient and texture statistics: what needs no learning", trained=False
+    ),
 }
 
 
@@ -80,15 +103,12 @@ def load_encoder(
         "precision": precision,
     }
     if name in BUILT_IN:
+        if random_init and not BUILT_IN[name].trained:
+            raise InputError(f"The encoder {name!r} has no trained weights: leave out random_init.")
         return import_module(f".{name}", __name__).load(**settings)
     from .transformers_models import load_model_encoder
 
     return load_model_encoder(name, trust_remote_code=trust_remote_code, **settings)
 
 
-def refuse_random_init(name: str) -> None:
-    """Raise the error of an encoder without trained weights that is to be initialised randomly."""
-    raise InputError(f"The encoder {name!r} has no trained weights: leave out --random_init.")
-
-
-__all__ = ["BUILT_IN", "Encoder", "Precision", "load_encoder", "refuse_random_init"]
+__all__ = ["BUILT_IN", "BuiltIn", "Encoder", "Precision", "load_encoder"]

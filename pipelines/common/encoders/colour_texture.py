@@ -15,8 +15,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from . import refuse_random_init
-
 COLOUR_TEXTURE_VERSION = 1
 SIDE = 128  # pixels: enough for texture, little work
 HUES, LEVELS, ORIENTATIONS = 16, 8, 8
@@ -52,10 +50,8 @@ class ColourTextureEncoder:
         return batch.numpy()
 
 
-def load(*, random_init: bool, **_: object) -> ColourTextureEncoder:
-    """Load the encoder for `load_encoder`: nothing is read, and the CPU does the work."""
-    if random_init:
-        refuse_random_init("colour_texture")
+def load(**_: object) -> ColourTextureEncoder:
+    """Make the encoder for `load_encoder`: there are no weights, and the CPU does the work."""
     return ColourTextureEncoder()
 
 
