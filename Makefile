@@ -67,8 +67,14 @@ quickstart: $(INSTALLED)
 	$(RUN) evaluate.py report --output_dir $(OUT)/results
 	@echo "$$NEXT"
 
-demo: $(INSTALLED)
-	$(RUN) -m demo.app --dataset_name $(OUT)/dataset --model_name_or_path $(OUT)/model --embeddings $(OUT)/embeddings --results $(OUT)/results --city $(CITY)
+# Caption candidates with phrases struck out, of a few images: the captions tab of the demo.
+$(OUT)/captioned/README.md: $(INSTALLED)
+	$(RUN) -m dataset_builders.synthetic --output_dir $(OUT)/small_city --cities $(CITY) --grid_size 3 --street_views 1 --with_masks
+	$(RUN) -m pipelines.captioning run configs/captioning/synthetic.yaml --dataset_name $(OUT)/small_city --output_dir $(OUT)/captions
+	$(RUN) -m pipelines.captioning export configs/captioning/synthetic.yaml --dataset_name $(OUT)/small_city --output_dir $(OUT)/captions --dataset_dir $(OUT)/captioned
+
+demo: $(INSTALLED) $(OUT)/captioned/README.md
+	$(RUN) -m demo.app --dataset_name $(OUT)/dataset --encoder $(OUT)/model --embeddings $(OUT)/embeddings --results $(OUT)/results --captions $(OUT)/captioned --city $(CITY)
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check $(CODE)

@@ -1,6 +1,6 @@
 """The demo in a real browser: its first paint, and how long a click on a region takes.
 
-python -m benchmarks.demo --dataset_name DATASET --model_name_or_path MODEL --embeddings EMBEDDINGS
+python -m benchmarks.demo --dataset_name DATASET --encoder ENCODER --embeddings EMBEDDINGS
 
 Needs chromium and chromedriver. Beside the demo, an empty Gradio page is opened in the same
 browser: what of the first paint is Gradio's own. Every page is opened in a fresh profile, with
@@ -56,14 +56,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dataset_name", required=True)
-    parser.add_argument("--model_name_or_path", required=True)
+    parser.add_argument("--encoder", "--model_name_or_path", required=True)
     parser.add_argument("--embeddings", nargs="+", required=True)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--clicks", type=int, default=40)
     options = parser.parse_args()
-    settings = DemoSettings(
-        options.dataset_name, options.model_name_or_path, tuple(options.embeddings)
-    )
+    settings = DemoSettings(options.dataset_name, options.encoder, tuple(options.embeddings))
     apps = {"demo": build_app(settings), "empty page": empty_page()}
     addresses = {name: served(app) for name, app in apps.items()}
     paints: dict[str, list[tuple[float, float]]] = {name: [] for name in apps}

@@ -1,6 +1,6 @@
 """The demo: a city's map, a search by words, your own images, captions.
 
-    python -m demo.app --dataset_name DATASET --model_name_or_path MODEL --embeddings EMBEDDINGS
+    python -m demo.app --dataset_name DATASET --encoder ENCODER --embeddings EMBEDDINGS
 
 `python -m demo.app --help` says where else settings come from. A Space needs this folder, the
 project's packages with `configs/`, a `demo.json` beside this file, and an `app.py` of two lines:
@@ -24,22 +24,23 @@ MAX_UPLOAD = "20mb"  # a file
 
 
 def build_app(settings: DemoSettings) -> Any:
-    """The page as `gradio.Blocks`, everything loaded; `launch_options()` go with its launch.
+    """The page as `gradio.Blocks`, everything loaded; launch it with `launch_options()`.
 
     Raises:
-        InputError: dataset, model and embeddings are not there or do not fit together.
+        InputError: dataset, encoder and embeddings are missing or do not belong together.
         MissingExtraError: Gradio is not installed.
     """
     gr = _gradio()
+    from .caption_page import open_candidates
     from .cities import open_cities
     from .map_panel import MapPanel
     from .model import load_towers
     from .tabs import captions_tab, header, map_tab, own_images_tab, search_tab
 
-    towers = load_towers(settings.model_name_or_path)
+    towers = load_towers(settings.encoder)
     cities = open_cities(settings, towers.encoder.name, towers.encoder.dim)
-    for city in cities.values():
-        city.warm()
+    candidates = open_candidates(settings.captions or settings.dataset_name)
+    next(iter(cities.values())).warm()
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)
     ) as app:
@@ -48,19 +49,20 @@ def build_app(settings: DemoSettings) -> Any:
             map_tab(MapPanel(cities))
             search_tab(cities, towers)
             own_images_tab(cities, towers)
-            captions_tab(cities)
+            captions_tab(candidates, next(iter(cities)))
     return app
 
 
 def launch_options() -> dict[str, Any]:
-    """What `launch` is told besides the port: style, limits, nothing from elsewhere."""
+    """Options of `launch` besides the port: style, limits, nothing from other hosts."""
     from .limits import upload_limit
-    from .tabs import style, theme
+    from .page import asset
+    from .tabs import theme
 
     return {
         "theme": theme(),
         # not as `css`, whose every rule Gradio ties to a box within the page
-        "head": f"<style>{style()}</style>",
+        "head": f"<style>{asset('demo.css')}</style><script>{asset('page.js')}</script>",
         "max_file_size": MAX_UPLOAD,
         "footer_links": [],
         "share": False,
@@ -71,7 +73,7 @@ def launch_options() -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Start the demo; what a user can mend is told in a sentence, with exit code 2."""
+    """Start the demo; user errors are printed on one line, with exit code 2."""
     try:
         settings, port = parse_arguments(argv)
         app = build_app(settings)

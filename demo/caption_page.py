@@ -1,6 +1,7 @@
 """The captions of an image: candidates, the one the models agree on, and what was struck out."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -9,11 +10,10 @@ import pyarrow.dataset as pads
 
 from dataset_builders.errors import DatasetError
 from dataset_builders.schema import VIEWS
-from dataset_builders.storage import table_shards
+from dataset_builders.storage import list_cities, read_metadata, table_shards
 
-from .cities import ShownCity
-from .markup import SYNTHETIC, notice, picture, readable, text
-from .pictures import Picture
+from .page import notice, render
+from .pictures import Picture, Pictures
 
 COLUMNS = ("model", "stage", "text", "score", "kept", "drop_reason", "chosen", "phrases")
 SHOWN_CHARACTERS = 8_000
@@ -28,16 +28,21 @@ Row = Mapping[str, Any]
 
 
 class Candidates:
-    """The table of caption candidates of a city.
+    """The table of caption candidates of a city, with the images they describe.
 
     Args:
-        city: of the dataset.
+        dataset_name: Folder of a dataset, or Hub id.
+        city: Of the dataset.
+        pictures: View -> images.
+        synthetic: The data is simulated.
     """
 
-    def __init__(self, city: ShownCity):
-        self.city = city
+    def __init__(
+        self, dataset_name: str, city: str, pictures: Mapping[str, Pictures], synthetic: bool
+    ):
+        self.city, self.pictures, self.synthetic = city, pictures, synthetic
         try:
-            paths = table_shards(city.city.dataset_name, city.name, "captions")
+            paths = table_shards(dataset_name, city, "captions")
         except DatasetError:  # the city is there, so what is missing is this table
             paths = []
         self._table = (
@@ -47,14 +52,12 @@ class Candidates:
     @cached_property
     def image_ids(self) -> list[str]:
         """The first images that have candidates, in stored order."""
-        if self._table is None:
-            return []
-        seen: dict[str, None] = {}
-        for batch in self._table.to_batches(columns=["image_id"]):
-            seen.update(dict.fromkeys(batch["image_id"].to_pylist()))
-            if len(seen) >= LISTED:
-                break
-        return list(seen)[:LISTED]
+        return list(self._struck)
+
+    @property
+    def opening(self) -> str | None:
+        """The image shown first: the one with most struck out."""
+        return max(self._struck, key=lambda name: self._struck[name], default=None)
 
     def of_image(self, image_id: str) -> list[Row]:
         """The candidates of an image: the chosen one, then by score, then the dropped ones."""
@@ -65,64 +68,92 @@ class Candidates:
         rows = self._table.to_table(columns=have, filter=chosen).to_pylist()
         return sorted(rows, key=_order)
 
+    def picture(self, image_id: str) -> Picture | None:
+        """The image itself."""
+        for view in VIEWS:
+            found = self.pictures[view].by_id(image_id) if view in self.pictures else None
+            if found:
+                return found
+        return None
+
+    @cached_property
+    def _struck(self) -> Counter[str]:
+        """Phrases struck out of each image's candidates."""
+        found: Counter[str] = Counter()
+        if self._table is None:
+            return found
+        have = [name for name in ("image_id", "phrases") if name in self._table.schema.names]
+        for batch in self._table.to_batches(columns=have):
+            for row in batch.to_pylist():
+                if len(found) < LISTED or row["image_id"] in found:
+                    found[row["image_id"]] += len(_struck(row))
+        return found
+
+
+def open_candidates(dataset_name: str) -> dict[str, Candidates]:
+    """The candidates of each city of a dataset.
+
+    Raises:
+        DatasetError: There is no such dataset.
+    """
+    found = {}
+    for city in list_cities(dataset_name):
+        pictures = {}
+        for view in VIEWS:
+            try:
+                pictures[view] = Pictures(dataset_name, city, view)
+            except DatasetError:  # a city of one view
+                continue
+        synthetic = read_metadata(dataset_name, city).synthetic
+        found[city] = Candidates(dataset_name, city, pictures, synthetic)
+    return found
+
+
+def caption_page(tables: Mapping[str, Candidates], name: str, image_id: str | None) -> str:
+    """The page of an image as HTML.
+
+    Args:
+        tables: Of all cities.
+        name: Of the city.
+        image_id: Of the city; None takes the opening one.
+    """
+    candidates = tables.get(name)
+    if candidates is None:
+        return notice(f"There is no city {name!r} here; there is {', '.join(tables)}.")
+    if candidates.opening is None:
+        return notice(
+            f"The dataset has no table {name}-captions, so there are no candidates to show. "
+            "`python -m pipelines.captioning run` and `export` make one.", "fine"
+        )  # fmt: skip
+    image_id = (image_id or candidates.opening).strip()
+    rows = candidates.of_image(image_id)
+    if not rows:
+        return notice(
+            f"There are no candidates of an image “{image_id}”. Choose one of the list, such as "
+            f"{candidates.opening}."
+        )
+    shown = candidates.picture(image_id)
+    rows = _with_chosen(rows, shown)
+    return render(
+        "captions",
+        image_id=image_id,
+        jpeg=shown.jpeg if shown else None,
+        view=shown.view if shown else "image",
+        synthetic=candidates.synthetic,
+        rows=[_shown(row) for row in rows],
+        dropped=sum(_is_dropped(row) for row in rows),
+        checked=any(row.get("phrases") for row in rows),
+    )
+
 
 def _order(row: Row) -> tuple[Any, ...]:
     score = row.get("score") or 0.0
     return not row.get("chosen"), _is_dropped(row), -score, str(row.get("model"))
 
 
-def caption_page(tables: Mapping[str, Candidates], name: str, image_id: str | None) -> str:
-    """The page of an image as HTML; everything from the data is escaped.
-
-    Args:
-        tables: of all cities.
-        name: of the city.
-        image_id: of the city; None takes the first one.
-    """
-    candidates = tables.get(name)
-    if candidates is None:
-        return notice(f"There is no city {name!r} here; there is {', '.join(tables)}.")
-    if not candidates.image_ids:
-        return notice(
-            f"The dataset has no table {name}-captions, so there are no candidates to show. "
-            "`python -m pipelines.captioning run` and `export` make one.", "fine"
-        )  # fmt: skip
-    image_id = (image_id or candidates.image_ids[0]).strip()
-    rows = candidates.of_image(image_id)
-    if not rows:
-        return notice(
-            f"There are no candidates of an image “{image_id}”. Choose one of the list, such as "
-            f"{candidates.image_ids[0]}."
-        )
-    city = candidates.city
-    shown = _picture(city, image_id)
-    rows = _with_chosen(rows, shown)
-    mark = f" {SYNTHETIC}" if city.synthetic else ""
-    body = "".join(map(_candidate, rows))
-    image = picture(shown.jpeg if shown else None, image_id)
-    what = readable(shown.view) if shown else "image"
-    said = f"{len(rows)} candidate{'' if len(rows) == 1 else 's'}"
-    dropped = sum(_is_dropped(row) for row in rows)
-    if dropped:
-        said += f", {dropped} of them left out of the consensus"
-    return (
-        f'<div class="captions"><figure>{image}<figcaption><b>{text(image_id)}</b>{mark}<br>'
-        f'<span class="soft">{what} · {said}</span></figcaption></figure>'
-        f"<div>{body}{_legend(rows)}</div></div>"
-    )
-
-
 def _is_dropped(row: Row) -> bool:
     """For a reason; where none is stored, `kept` only tells which one was taken."""
     return row.get("kept") is False and bool(row.get("drop_reason"))
-
-
-def _picture(city: ShownCity, image_id: str) -> Picture | None:
-    for view in VIEWS:
-        found = city.pictures[view].by_id(image_id) if view in city.pictures else None
-        if found:
-            return found
-    return None
 
 
 def _with_chosen(rows: list[Row], shown: Picture | None) -> list[Row]:
@@ -133,61 +164,35 @@ def _with_chosen(rows: list[Row], shown: Picture | None) -> list[Row]:
     return sorted(marked, key=lambda row: not row["chosen"])
 
 
-def _candidate(row: Row) -> str:
-    chosen, dropped = bool(row.get("chosen")), _is_dropped(row)
-    state = "chosen" if chosen else "dropped" if dropped else ""
-    score = row.get("score")
-    facts = [f"<b>{text(row.get('model') or 'unknown model')}</b>"]
-    if chosen:
-        facts.append('<span class="pill">chosen</span>')
-    if score is not None:
-        facts.append(f"<span>consensus {score:.3f}</span>")
-    if dropped:
-        reason = readable(str(row["drop_reason"]))
-        facts.append(f'<span class="soft">left out: {reason}</span>')
-    words = str(row.get("text") or "")
-    cut = " …" if len(words) > SHOWN_CHARACTERS else ""
-    return (
-        f'<article class="candidate {state}"><div class="line">{"".join(facts)}</div>'
-        f"<p>{text(words[:SHOWN_CHARACTERS])}{cut}</p>{_struck(row)}</article>"
-    )
+def _shown(row: Row) -> dict[str, Any]:
+    """A candidate as the template takes it."""
+    text = str(row.get("text") or "")
+    return {
+        "model": row.get("model") or "unknown model",
+        "state": "chosen" if row.get("chosen") else "dropped" if _is_dropped(row) else "",
+        "score": row.get("score"),
+        "reason": str(row.get("drop_reason")),
+        "text": text[:SHOWN_CHARACTERS] + (" …" if len(text) > SHOWN_CHARACTERS else ""),
+        "struck": _struck(row),
+    }
 
 
-def _struck(row: Row) -> str:
-    dropped = [one for one in _phrases(row) if not one.get("kept", True)]
-    if not dropped:
-        return ""
-    items = "".join(map(_struck_phrase, dropped))
-    return f'<ul aria-label="Phrases that were struck out">{items}</ul>'
-
-
-def _struck_phrase(phrase: Mapping[str, Any]) -> str:
-    score, reason = phrase.get("score"), str(phrase.get("reason", ""))
-    said = "" if not isinstance(score, float) else f" {score:.4f}"
-    why = text(REASONS.get(reason, reason))
-    return f'<li><s>{text(phrase.get("text", ""))}</s>{said} <span class="soft">{why}</span></li>'
-
-
-def _phrases(row: Row) -> list[dict[str, Any]]:
+def _struck(row: Row) -> list[dict[str, Any]]:
+    """Phrases that were struck out of a candidate, with score and reason."""
     try:
         found = json.loads(row.get("phrases") or "[]")
     except ValueError:
         return []
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    phrases = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    return [
+        {
+            "text": one.get("text", ""),
+            "score": score if isinstance(score := one.get("score"), float) else None,
+            "why": REASONS.get(str(one.get("reason", "")), one.get("reason", "")),
+        }
+        for one in phrases
+        if not one.get("kept", True)
+    ]
 
 
-def _legend(rows: list[Row]) -> str:
-    if any(row.get("phrases") for row in rows):
-        said = (
-            "Struck out: phrases that the detector does not find in the image, with its score. "
-            "The consensus is the mean agreement (CAPTURE) with the other candidates."
-        )
-    else:
-        said = (
-            "This table has no record of single phrases: it was not made by "
-            "`python -m pipelines.captioning`, which strikes out what the image does not show."
-        )
-    return f'<p class="soft small">{said}</p>'
-
-
-__all__ = ["Candidates", "caption_page"]
+__all__ = ["Candidates", "caption_page", "open_candidates"]

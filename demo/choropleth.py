@@ -1,11 +1,10 @@
-"""A city as an inline SVG, and the colours, the legend and the words of a layer on it.
+"""A city as an inline SVG, and the colours, the legend and the text of a layer on it.
 
-The outline is drawn once; a layer is a colour a region. Scales are those of the report's maps:
-truth and prediction share one, cut at the 2nd and 98th percentile of the truth; residuals diverge
-from 0.
+The outline is drawn once; a layer is one colour per region. Measured and estimated values share one
+scale, cut at the 2nd and 98th percentile of the measured ones; errors diverge from 0.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import matplotlib
@@ -13,20 +12,31 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from pipelines.evaluation.cities import Target
 from pipelines.evaluation.plots import MISSING_COLOUR, PERCENTILES, RESIDUALS, VALUES
+from pipelines.prediction.estimate import UNLIKE
+from pipelines.prediction.labels import Indicator
+from pipelines.prediction.predict import Predictions
+from pipelines.prediction.verdict import Verdict
 
-from .cities import ShownCity, number, raw
-from .markup import SYNTHETIC, readable, text, titled
+from .amounts import amounts_of, rounded
+from .cities import ShownCity
+from .page import render
 
-LAYERS = {"truth": "Truth", "prediction": "Prediction", "residual": "Residual"}
+LAYERS = {
+    "measured": "The value in the dataset.",
+    "estimated": "What the images suggest, by a model that has seen no label of the region or of "
+    "its district.",
+    "error": "Estimated compared with measured.",
+}
 SIDE = 1000.0  # of the drawing, longest side
 MOST_SLENDER = 0.35
 STOPS = 9  # of the legend's gradient
 TICKS = 5
 PROTOCOL_NOTES = {
-    "block": "each region by a probe fitted on other districts, none of them next to its own",
-    "random": "each region by a probe fitted on other regions, drawn at random: neighbours help",
+    "block": "Each region is estimated by a model that has seen neither its district nor what "
+    "touches it.",
+    "random": "Each region is estimated by a model of other regions drawn at random: its "
+    "neighbours help, so scores measure interpolation.",
 }
 
 Floats = NDArray[np.float64]
@@ -40,7 +50,7 @@ class Painted:
         colours: `(N,)` as `#rrggbb`.
         values: `(N,)` in words.
         legend: HTML.
-        note: HTML: what is shown, and by which protocol.
+        note: HTML: what is shown, and how good it is.
     """
 
     colours: list[str]
@@ -54,11 +64,11 @@ class Painted:
 
 
 def outline(city: ShownCity) -> str:
-    """The `<path>`s of all regions in their order, and the viewBox: `<svg ...>...</svg>` in full.
+    """The map as `<svg>`: one `<path>` per region, in their order.
 
     Regions that have no geometry are drawn as circles at their point, or not at all.
     """
-    regions = city.city.regions
+    regions = city.inputs.regions
     shapes = regions.geometry.to_numpy()
     points = shapely.points(regions["lon"].to_numpy(float), regions["lat"].to_numpy(float))
     missing = shapely.is_missing(shapes) | shapely.is_empty(shapes)
@@ -70,25 +80,17 @@ def outline(city: ShownCity) -> str:
     squeeze = np.cos(np.radians((south + north) / 2))  # a degree of longitude is shorter
     width, height = max((east - west) * squeeze, 1e-9), max(north - south, 1e-9)
     scale = SIDE / max(width, height)
-    width, height = (
-        max(width * scale, SIDE * MOST_SLENDER),
-        max(height * scale, SIDE * MOST_SLENDER),
-    )
+    width, height = (max(side * scale, SIDE * MOST_SLENDER) for side in (width, height))
     radius = 0.35 * np.sqrt(width * height / max(len(shapes), 1))
 
     def place(xy: Floats) -> Floats:
         return np.column_stack([(xy[:, 0] - west) * squeeze, north - xy[:, 1]]) * scale
 
-    paths = "".join(
-        f'<path data-i="{i}" d="{_path(shape, place, radius) if placed[i] else ""}"/>'
-        for i, shape in enumerate(shapes)
-    )
-    return (
-        f'<svg class="city" viewBox="-6 -6 {width + 12:.0f} {height + 12:.0f}" tabindex="0" '
-        f'role="application" aria-roledescription="map" aria-label="Map of {titled(city.name)}: '
-        f'{len(shapes)} regions. Arrow keys go from region to region."><g class="regions">{paths}'
-        '</g><path class="cursor" d="" aria-hidden="true"/></svg>'
-    )
+    paths = [
+        _path(shape, place, radius) if known else ""
+        for shape, known in zip(shapes, placed, strict=True)
+    ]
+    return render("map", city=city, paths=paths, width=width + 12, height=height + 12)
 
 
 def _path(shape: Any, place: Any, radius: float) -> str:
@@ -109,39 +111,62 @@ def paint(city: ShownCity, view: str, indicator: str, layer: str) -> Painted:
     """A layer of an indicator.
 
     Args:
-        city: which.
-        view: whose vectors the probe sees.
-        indicator: which.
-        layer: one of [`LAYERS`].
+        city: Of the indicator.
+        view: Whose vectors estimate it.
+        indicator: Its name.
+        layer: One of [`LAYERS`].
 
     Raises:
-        InputError: there is no such view or indicator.
+        InputError: There is no such view or indicator.
     """
-    k, target = city.target(indicator)
-    probes = city.view(view).probes
-    held_out = probes.held_out
-    low, high = _limits(target.y)
-    if layer == "residual":
-        values = held_out.values[:, k] - target.y
-        reach = (
-            max(float(np.nanpercentile(np.abs(values), PERCENTILES[1])), 1e-9)
-            if np.isfinite(values).any()
-            else 1.0
-        )
+    own = city.indicator(indicator)
+    shown = city.view(view)
+    # what was measured is shown without waiting for a model
+    found = None if layer == "measured" else shown.predictions
+    estimated = estimates(found, indicator, len(own.raw))
+    y, fitted = own.y, replace(own, raw=estimated).y
+    amounts = amounts_of(own)
+    if layer == "error":
+        values = fitted - y
+        reach = _reach(values)
         low, high, palette = -reach, reach, RESIDUALS
-        words = [_error_in_words(value, target) for value in values]
+        texts = [
+            f"estimated {amounts.estimated(one)}, measured {amounts.measured(raw)}"
+            for one, raw in zip(estimated, own.raw, strict=True)
+        ]
     else:
-        values = target.y if layer == "truth" else held_out.values[:, k]
-        palette = VALUES
-        words = [number(raw(value, target)) for value in values]
+        values = y if layer == "measured" else fitted
+        (low, high), palette = _limits(y), VALUES
+        write = amounts.measured if layer == "measured" else amounts.estimated
+        texts = [write(one) for one in (own.raw if layer == "measured" else estimated)]
     colours = matplotlib.colormaps[palette]
-    share = np.clip((values - low) / (high - low), 0, 1)
     hexes = [
         matplotlib.colors.to_hex(colours(one)) if np.isfinite(one) else MISSING_COLOUR
-        for one in share
+        for one in np.clip((values - low) / (high - low), 0, 1)
     ]
-    legend = _legend(low, high, palette, target, layer, missing=not np.isfinite(values).all())
-    return Painted(hexes, words, legend, _note(city, view, k, target, layer))
+    legend = render(
+        "legend",
+        unit="estimated ÷ measured" if layer == "error" and own.transform == "ln1p" else own.unit,
+        missing=MISSING_COLOUR if not np.isfinite(values).all() else "",
+        stops=[matplotlib.colors.to_hex(colours(stop)) for stop in np.linspace(0, 1, STOPS)],
+        ticks=[_tick(value, own, layer) for value in np.linspace(low, high, TICKS)],
+    )
+    return Painted(hexes, texts, legend, _note(city, shown.name, own, layer, found))
+
+
+def estimates(found: Predictions | None, indicator: str, regions: int) -> Floats:
+    """`(N,)` estimates in raw units; NaN where there is none to rely on."""
+    column = f"{indicator}_predicted"
+    if found is None or column not in found.table:
+        return np.full(regions, np.nan)
+    unlike = found.table[f"{indicator}_status"].to_numpy() == UNLIKE
+    return np.where(unlike, np.nan, found.table[column].to_numpy(float))
+
+
+def verdict_on(found: Predictions | None, indicator: str) -> Verdict | None:
+    """What an indicator's estimates are worth; None where there are none."""
+    verdicts = [] if found is None else found.verdicts
+    return next((one for one in verdicts if one.indicator == indicator), None)
 
 
 def _limits(y: Floats) -> tuple[float, float]:
@@ -152,57 +177,36 @@ def _limits(y: Floats) -> tuple[float, float]:
     return (low, high) if high > low else (low - 0.5, low + 0.5)
 
 
-def _error_in_words(value: float, target: Target) -> str:
-    """On the logarithmic scale a difference is a factor."""
-    if not np.isfinite(value):
-        return "–"
-    if target.transform != "ln1p":
-        return f"{value:+.3g}"
-    return f"{np.exp(abs(value)):.2f} times too {'high' if value > 0 else 'low'}"
+def _reach(errors: Floats) -> float:
+    known = np.abs(errors[np.isfinite(errors)])
+    return max(float(np.percentile(known, PERCENTILES[1])), 1e-9) if len(known) else 1.0
 
 
-def _legend(
-    low: float, high: float, palette: str, target: Target, layer: str, missing: bool
+def _tick(value: float, indicator: Indicator, layer: str) -> str:
+    if layer != "error":
+        return amounts_of(indicator).estimated(float(indicator.to_raw(np.array(value))))
+    if abs(value) < 1e-9:
+        return "equal"
+    if indicator.transform == "ln1p":  # a difference of logarithms is a factor
+        return f"{'×' if value > 0 else '÷'} {rounded(float(np.exp(abs(value))), 2)}"
+    return f"{'+' if value > 0 else '−'}{rounded(abs(value), 2)}"
+
+
+def _note(
+    city: ShownCity, view: str, indicator: Indicator, layer: str, found: Predictions | None
 ) -> str:
-    colours = matplotlib.colormaps[palette]
-    gradient = ", ".join(
-        matplotlib.colors.to_hex(colours(stop)) for stop in np.linspace(0, 1, STOPS)
-    )
-    ticks = []
-    for position in np.linspace(0, 1, TICKS):
-        value = low + position * (high - low)
-        if layer != "residual":
-            label = number(raw(value, target))
-        elif target.transform == "ln1p":
-            factor = number(np.exp(abs(value)))
-            label = "right" if abs(value) < 1e-9 else f"{'×' if value > 0 else '÷'} {factor}"
-        else:
-            label = f"{value:+.3g}"
-        ticks.append(f"<span>{text(label)}</span>")
-    unit = text(target.unit)
-    scale = "predicted ÷ true" if layer == "residual" and target.transform == "ln1p" else unit
-    grey = f'<span class="grey"><i style="background:{MISSING_COLOUR}"></i>unknown</span>'
-    return (
-        f'<div class="legend-title">{scale}{grey if missing else ""}</div>'
-        f'<div class="bar" style="background:linear-gradient(90deg, {gradient})"></div>'
-        f'<div class="ticks">{"".join(ticks)}</div>'
+    verdict = verdict_on(found, indicator.name)
+    protocol = "" if verdict is None else verdict.protocol
+    return render(
+        "note",
+        city=city,
+        layer=layer,
+        indicator=indicator,
+        known=int(np.isfinite(indicator.raw).sum()),
+        verdict=verdict,
+        protocol_note=PROTOCOL_NOTES.get(protocol),
+        report=city.report.sentence(city.table.label, view, indicator.name, protocol),
     )
 
 
-def _note(city: ShownCity, view: str, k: int, target: Target, layer: str) -> str:
-    held_out = city.view(view).probes.held_out
-    synthetic = f" {SYNTHETIC}" if city.synthetic else ""
-    if layer == "truth":
-        known = int(np.isfinite(target.y).sum())
-        return f"{readable(target.name)} as the dataset has it, {known:,} regions{synthetic}"
-    r2 = held_out.r2[k]
-    score = f" R² <b>{r2:.2f}</b>." if np.isfinite(r2) else ""
-    report = city.report.sentence(city.table.label, view, target.name, held_out.protocol)
-    what = "Predicted" if layer == "prediction" else "Prediction less truth; predicted"
-    return (
-        f"{what} out of sample, protocol <b>{held_out.protocol}</b>: "
-        f"{PROTOCOL_NOTES[held_out.protocol]}.{score} {text(report)}{synthetic}"
-    )
-
-
-__all__ = ["LAYERS", "Painted", "outline", "paint"]
+__all__ = ["LAYERS", "Painted", "estimates", "outline", "paint", "verdict_on"]

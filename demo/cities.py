@@ -1,10 +1,9 @@
-"""A city as the page shows it: regions, vectors, predictions, pictures; and all cities together."""
+"""A city as the page shows it: regions, vectors, predictions, images; and all cities together."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 
 from dataset_builders.errors import DatasetError
 from dataset_builders.schema import VIEWS
-from pipelines.evaluation.cities import City, Target
 from pipelines.evaluation.embedding_tables import (
     BOTH,
     EmbeddingTable,
@@ -21,17 +19,19 @@ from pipelines.evaluation.embedding_tables import (
     read_metadata,
 )
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.sources import open_city
+from pipelines.prediction.inputs import Inputs, from_dataset
+from pipelines.prediction.labels import Indicator
+from pipelines.prediction.predict import Predictions, Protocol, Vectors, predict, predictable
 
 from .neighbours import Neighbours, side_by_side
 from .pictures import Pictures
-from .probes import Probes
 from .reported import Report
 from .settings import DemoSettings
 
 VIEW_TITLES = {BOTH: "both views", "satellite": "satellite", "street_view": "street views"}
+PROTOCOLS: tuple[Protocol, ...] = ("block", "random")
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.float32]
 
 
 @dataclass
@@ -40,23 +40,35 @@ class ViewOfCity:
 
     Attributes:
         name: `satellite`, `street_view` or `both`.
-        X: `(N, D)` as the probe takes them, rows of nan where a region has none.
+        inputs: regions and indicators.
+        X: `(N, D)` as predictions take them, NaN in the numbers of a view that a region lacks.
         similar: `(N, D)` as they are compared.
+        counts: `(N,)` images behind each vector.
     """
 
     name: str
-    city: City
+    inputs: Inputs
     X: Floats
     similar: NDArray[np.floating]
+    counts: NDArray[np.int64]
 
     @cached_property
-    def probes(self) -> Probes:
-        """Fitted when first asked for."""
-        return Probes(self.city, self.X)
+    def predictions(self) -> Predictions | None:
+        """Fitted when first asked for: whole districts held out where there are enough of them.
+
+        Indicators with too few labels have none; None where that is true of all.
+        """
+        rows = np.flatnonzero(np.isfinite(self.X).any(1))
+        vectors = Vectors(rows, self.X[rows], self.counts[rows])
+        for protocol in PROTOCOLS:
+            usable = predictable(self.inputs, vectors, protocol)
+            if usable.indicators:
+                return predict(usable, vectors, protocol=protocol)
+        return None
 
     @cached_property
     def neighbours(self) -> Neighbours:
-        """Likewise."""
+        """Prepared when first asked for."""
         return Neighbours(self.similar)
 
 
@@ -64,79 +76,98 @@ class ShownCity:
     """A city of the dataset that has vectors.
 
     Args:
-        city: regions and indicators.
+        name: of the city.
+        dataset_name: it comes from.
+        inputs: regions and indicators.
         table: vectors of its regions.
+        pictures: view -> [`Pictures`], of the views that have any.
         report: what was scored.
 
     Attributes:
+        region_ids: of all regions.
         rows: region id -> its row among the regions.
         views: name -> [`ViewOfCity`]; that of the most regions first, both views before one.
-        pictures: view -> [`Pictures`], of the views that have any.
     """
 
-    def __init__(self, city: City, table: EmbeddingTable, report: Report):
-        self.city, self.table, self.report = city, table, report
-        self.region_ids: list[str] = city.regions["region_id"].tolist()
+    def __init__(
+        self,
+        name: str,
+        dataset_name: str,
+        inputs: Inputs,
+        table: EmbeddingTable,
+        pictures: Mapping[str, Pictures],
+        report: Report,
+    ):
+        self.name, self.dataset_name, self.inputs = name, dataset_name, inputs
+        self.table, self.pictures, self.report = table, pictures, report
+        self.region_ids: list[str] = inputs.regions["region_id"].tolist()
         self.rows = {region_id: row for row, region_id in enumerate(self.region_ids)}
         position = {region_id: row for row, region_id in enumerate(table.region_ids)}
         order = np.array([position.get(region_id, -1) for region_id in self.region_ids])
         single = {
-            name: _in_order(table.vectors[name], order) for name in VIEWS if name in table.vectors
+            view: _in_order(table.vectors[view], order) for view in VIEWS if view in table.vectors
         }
-        single = {name: X for name, X in single.items() if np.isfinite(X).any()}
+        single = {view: X for view, X in single.items() if np.isfinite(X).any()}
         found: dict[str, tuple[Floats, NDArray[np.floating]]] = {
-            name: (X, X) for name, X in single.items()
+            view: (X, X) for view, X in single.items()
         }
         if len(single) == 2:
-            parts = [single[name] for name in VIEWS]
+            parts = [single[view] for view in VIEWS]
             found[BOTH] = (np.concatenate(parts, axis=1), side_by_side(parts))
         if not found:
             raise InputError(
-                f"The table {table.label!r} of {city.name!r} has no vector of a region of the "
+                f"The table {table.label!r} of {name!r} has no vector of a region of the "
                 "dataset. Was it made from another dataset? Run `evaluate.py embed` on this one."
             )
         ranked = sorted(
-            found, key=lambda name: (-np.isfinite(found[name][0]).all(1).sum(), name != BOTH, name)
+            found, key=lambda view: (-np.isfinite(found[view][0]).any(1).sum(), view != BOTH, view)
         )
-        self.views = {name: ViewOfCity(name, city, *found[name]) for name in ranked}
-        self.pictures = dict(_open_pictures(city))
-
-    @property
-    def name(self) -> str:
-        """Of the city."""
-        return self.city.name
+        self.views = {
+            view: ViewOfCity(view, inputs, *found[view], self._counts(view)) for view in ranked
+        }
 
     @property
     def synthetic(self) -> bool:
         """Whether it is simulated."""
-        return self.city.synthetic
+        return self.inputs.synthetic
 
     @property
-    def targets(self) -> list[Target]:
-        """The indicators."""
-        return self.city.targets
+    def indicators(self) -> list[Indicator]:
+        """With their measured values."""
+        return self.inputs.indicators
+
+    @cached_property
+    def opening(self) -> str:
+        """The region shown first: with images of all views, and much of the first indicator."""
+        value = np.nan_to_num(self.indicators[0].raw, nan=-np.inf)
+        complete = np.array(
+            [all(one.count(name) for one in self.pictures.values()) for name in self.region_ids]
+        )
+        known = np.isfinite(next(iter(self.views.values())).X).all(1)
+        best = np.lexsort((value, known, complete))[-1]
+        return self.region_ids[int(best)]
 
     def warm(self) -> None:
         """Compute what the first click needs before anyone waits for it."""
         first = next(iter(self.views.values()))
-        _ = first.probes, first.neighbours
+        _ = first.predictions, first.neighbours
 
-    def target(self, name: str) -> tuple[int, Target]:
-        """An indicator with its column.
+    def indicator(self, name: str) -> Indicator:
+        """One of the indicators.
 
         Raises:
-            InputError: there is no such indicator.
+            InputError: There is no such indicator.
         """
-        for k, target in enumerate(self.targets):
-            if target.name == name:
-                return k, target
+        for indicator in self.indicators:
+            if indicator.name == name:
+                return indicator
         raise InputError(f"{self.name} has no indicator {name!r}.")
 
     def view(self, name: str) -> ViewOfCity:
         """One of the views.
 
         Raises:
-            InputError: there is no such view.
+            InputError: There is no such view.
         """
         if name not in self.views:
             raise InputError(f"{self.name} has no vectors of {name!r}.")
@@ -146,11 +177,15 @@ class ShownCity:
         """The row of a region.
 
         Raises:
-            InputError: there is no such region.
+            InputError: There is no such region.
         """
         if region_id not in self.rows:
             raise InputError(f"{self.name} has no region {region_id!r}.")
         return self.rows[region_id]
+
+    def _counts(self, view: str) -> NDArray[np.int64]:
+        shown = [one for name, one in self.pictures.items() if view in (name, BOTH)]
+        return np.array([sum(one.count(name) for one in shown) for name in self.region_ids])
 
 
 Cities = dict[str, ShownCity]
@@ -174,8 +209,10 @@ def open_cities(settings: DemoSettings, encoder: str, dim: int) -> Cities:
     for table in tables:
         name = str(table.metadata.get("city"))
         if name not in cities and _made_by(table, dim):
+            inputs = from_dataset(settings.dataset_name, name, {}, "auto")
+            pictures = dict(_open_pictures(settings.dataset_name, name))
             report = Report(settings.results, name)
-            cities[name] = ShownCity(open_city(settings.dataset_name, name), table, report)
+            cities[name] = ShownCity(name, settings.dataset_name, inputs, table, pictures, report)
     if not cities:
         have = ", ".join(sorted({table.label for table in tables})) or "none at all"
         raise InputError(
@@ -220,49 +257,18 @@ def _is_table(path: Path) -> bool:
     return read_metadata(schema) is not None and {"region_id", "n_satellite"} <= names
 
 
-def _in_order(values: NDArray[np.float32], order: NDArray[np.int64]) -> Floats:
-    found = values[np.maximum(order, 0)].astype(np.float64)
+def _in_order(values: Floats, order: NDArray[np.int64]) -> Floats:
+    found = values[np.maximum(order, 0)].astype(np.float32)
     found[order < 0] = np.nan
     return found
 
 
-def _open_pictures(city: City) -> Iterator[tuple[str, Pictures]]:
-    for view in ("satellite", "street_view"):
+def _open_pictures(dataset_name: str, city: str) -> Iterator[tuple[str, Pictures]]:
+    for view in ("satellite", "street_view"):  # in the order of the card
         try:
-            yield view, Pictures(city.dataset_name, city.name, view)
-        except DatasetError:  # the city is there, so what is missing is this table
+            yield view, Pictures(dataset_name, city, view)
+        except DatasetError:  # a city of one view
             continue
 
 
-def shown(value: float, target: Target) -> str:
-    """A value of the scored scale as the raw value that it stands for, three digits."""
-    return number(raw(value, target))
-
-
-def raw(value: float, target: Target) -> float:
-    """Back from the scored scale; a count is not below 0."""
-    return max(float(np.expm1(value)), 0.0) if target.transform == "ln1p" else float(value)
-
-
-def number(value: Any) -> str:
-    """Three significant digits, thousands parted; a dash for what is missing."""
-    value = float(value)
-    if not np.isfinite(value):
-        return "–"
-    if value == 0 or abs(value) < 1e-9:
-        return "0"
-    digits = max(0, 2 - int(np.floor(np.log10(abs(value)))))
-    rounded = float(f"{value:.3g}")
-    return f"{rounded:,.{min(digits, 6)}f}"
-
-
-__all__ = [
-    "VIEW_TITLES",
-    "Cities",
-    "ShownCity",
-    "ViewOfCity",
-    "number",
-    "open_cities",
-    "raw",
-    "shown",
-]
+__all__ = ["VIEW_TITLES", "Cities", "ShownCity", "ViewOfCity", "open_cities"]

@@ -1,22 +1,22 @@
 """The map: its HTML, and what the server answers while someone moves about on it."""
 
+import base64
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from functools import lru_cache, wraps
+from pathlib import Path
 from typing import Any
 
 from pipelines.evaluation.errors import InputError
+from pipelines.prediction.geopackage import write_geopackage
 
 from .choropleth import LAYERS, outline, paint
 from .cities import VIEW_TITLES, Cities, ShownCity
-from .markup import SYNTHETIC, options, text
+from .page import render
 from .region_card import region_card
 
 Answer = dict[str, Any]
-HINT = (
-    '<p class="hint">Click a region, or focus the map and use the arrow keys: its pictures, '
-    "captions, predictions and the regions that look most like it appear here.</p>"
-)
 
 
 class MapPanel:
@@ -29,29 +29,31 @@ class MapPanel:
     def __init__(self, cities: Cities):
         self.cities = cities
         self._outline = lru_cache(8)(lambda name: outline(self.cities[name]))
-        self.functions = [answered(self.city), answered(self.layer), answered(self.region)]
+        asked = (self.city, self.layer, self.region, self.geopackage)
+        self.functions = [answered(method) for method in asked]
 
     def html(self) -> str:
-        """The whole panel, painted: it needs no answer to be seen."""
+        """The whole panel, painted, with the card of a region: it is complete without a click."""
         city = next(iter(self.cities.values()))
-        return (
-            f'<div class="panel"><section class="map-side" aria-label="Map">{self._controls(city)}'
-            f'<div class="stage">{self.drawing(city)}</div></section>'
-            '<section class="card" aria-label="Region">'
-            f"{HINT}</section></div>"
+        view = next(iter(city.views))
+        return render(
+            "panel",
+            controls=self._controls(city),
+            drawing=self.drawing(city),
+            region=city.opening,
+            card=region_card(self.cities, city, view, city.opening),
         )
 
     def drawing(self, city: ShownCity) -> str:
         """Outline, legend and note of a city's first layer."""
-        view, indicator = next(iter(city.views)), city.targets[0].name
-        painted = paint(city, view, indicator, "truth")
-        ids = text(json.dumps(city.region_ids))
-        svg = self._outline(city.name)
-        for_script = text(json.dumps({"colours": painted.colours, "values": painted.values}))
-        return (
-            f'<div class="drawing" data-city="{text(city.name)}" data-ids="{ids}" '
-            f'data-painted="{for_script}">{svg}</div><p class="spoken" role="status"></p>'
-            f'<div class="legend">{painted.legend}</div><p class="note">{painted.note}</p>'
+        painted = paint(city, next(iter(city.views)), city.indicators[0].name, "measured")
+        return render(
+            "drawing",
+            city=city,
+            ids=json.dumps(city.region_ids),
+            painted=painted,
+            for_script=json.dumps({"colours": painted.colours, "values": painted.values}),
+            svg=self._outline(city.name),
         )
 
     def city(self, asked: Mapping[str, Any]) -> Answer:
@@ -60,7 +62,7 @@ class MapPanel:
         return {"drawing": self.drawing(city), "controls": self._controls(city)}
 
     def layer(self, asked: Mapping[str, Any]) -> Answer:
-        """Colours and words of a layer."""
+        """Colours and text of a layer."""
         layer = str(asked.get("layer"))
         if layer not in LAYERS:
             raise InputError(f"A layer is one of {', '.join(LAYERS)}; got {layer!r}.")
@@ -73,6 +75,21 @@ class MapPanel:
         view = str(asked.get("view"))
         return {"card": region_card(self.cities, city, view, str(asked.get("region")))}
 
+    def geopackage(self, asked: Mapping[str, Any]) -> Answer:
+        """All predictions of a city as a GeoPackage, base64, and the name of the file."""
+        city = self._city(asked)
+        view = city.view(str(asked.get("view")))
+        found = view.predictions
+        if found is None:
+            raise InputError(f"{city.name} has no predictions to download: too few labels.")
+        units = {verdict.indicator: verdict.unit for verdict in found.verdicts}
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "predictions.gpkg"
+            write_geopackage(found.table, path, units)
+            content = base64.b64encode(path.read_bytes()).decode()
+        mark = "-synthetic" if city.synthetic else ""
+        return {"name": f"{city.name}-{view.name}{mark}.gpkg", "content": content}
+
     def _city(self, asked: Mapping[str, Any]) -> ShownCity:
         name = str(asked.get("city"))
         if name not in self.cities:
@@ -80,30 +97,11 @@ class MapPanel:
         return self.cities[name]
 
     def _controls(self, city: ShownCity) -> str:
-        indicators = [target.name for target in city.targets]
-        views = "".join(
-            f'<option value="{text(name)}">{VIEW_TITLES[name]}</option>' for name in city.views
-        )
-        layers = "".join(
-            f'<label><input type="radio" name="layer" value="{layer}"'
-            f"{' checked' if layer == 'truth' else ''}><span>{title}</span></label>"
-            for layer, title in LAYERS.items()
-        )
-        mark = f" {SYNTHETIC}" if city.synthetic else ""
-        return (
-            '<div class="controls">'
-            f'<label class="field"><span>City{mark}</span><select name="city">'
-            f"{options(self.cities, city.name)}</select></label>"
-            '<label class="field"><span>Indicator</span><select name="indicator">'
-            f"{options(indicators, indicators[0])}</select></label>"
-            '<label class="field"><span>Vectors of</span><select name="view">'
-            f"{views}</select></label>"
-            f'<fieldset class="layers"><legend>Layer</legend>{layers}</fieldset></div>'
-        )
+        return render("controls", city=city, cities=self.cities, views=VIEW_TITLES, layers=LAYERS)
 
 
 def answered(method: Callable[[Mapping[str, Any]], Answer]) -> Callable[[Any], Answer]:
-    """A server function: what a user can mend comes back as a sentence."""
+    """A server function: what a user can correct comes back as a message."""
 
     @wraps(method)
     def answer(asked: Any) -> Answer:

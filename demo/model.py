@@ -1,86 +1,129 @@
-"""The model behind the page: checked before it is loaded, its two towers side by side."""
+"""The model behind the page: an image encoder and, where the checkpoint has one, a text tower."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.common.encoders.transformers_models import ModelEncoder, load_model_encoder
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipelines.common.encoders import BUILT_IN, Encoder, load_encoder
 from pipelines.evaluation.errors import InputError
 from pipelines.evaluation.text_tower import TextTower, load_text_tower
 
 WEIGHTS = "*.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
-NEEDED = (
-    "config.json",
-    "preprocessor_config.json|processor_config.json",
-    "tokenizer.json|vocab.json",
-)
+NEEDED = ("config.json", "preprocessor_config.json|processor_config.json", WEIGHTS)
+PAIRS_FILE = "pairs.parquet"
+TRAIN = "train"
+BATCH = 8
 
 
 @dataclass(frozen=True)
 class Towers:
-    """The image and the text side of one checkpoint."""
+    """The sides of one checkpoint.
 
-    encoder: ModelEncoder
-    tower: TextTower
+    Attributes:
+        encoder: of images.
+        tower: of texts; None where the encoder has none.
+        folder: of the checkpoint; None for a built-in encoder.
+    """
+
+    encoder: Encoder
+    tower: TextTower | None = None
+    folder: Path | None = None
 
     @property
     def name(self) -> str:
         """Of the checkpoint."""
         return self.encoder.name
 
+    def encode_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """Vectors `(N, D)` of RGB images."""
+        batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
+        prepared = (torch.stack([self.encoder.prepare(one) for one in batch]) for batch in batches)
+        return np.concatenate([self.encoder.encode(batch) for batch in prepared])
 
-def load_towers(model_name_or_path: str) -> Towers:
-    """Load a model whose weights are safetensors, and nothing else.
+    def unseen(self, table: str, image_ids: Collection[str]) -> set[str] | None:
+        """Images of a table that the model was not trained on; None where nobody knows.
+
+        Args:
+            table: `<city>-<view>`.
+            image_ids: of the table.
+        """
+        path = None if self.folder is None else self.folder / PAIRS_FILE
+        if path is None or not path.is_file():
+            return None
+        filters = [("table", "==", table), ("split", "==", TRAIN)]
+        seen = pq.read_table(path, columns=["image_id"], filters=filters)
+        return set(image_ids) - set(seen["image_id"].to_pylist())
+
+
+def load_towers(encoder: str) -> Towers:
+    """Load an encoder; the weights of a checkpoint are safetensors, and nothing else is opened.
+
+    Args:
+        encoder: Name of a built-in encoder, or folder or Hub id of a vision or image-text model.
 
     Raises:
-        InputError: files are missing, the weights are pickled, or it is no image-text model.
+        InputError: Files are missing, the weights are pickled, or the model takes no images.
     """
-    folder = _folder(model_name_or_path)
+    if encoder in BUILT_IN:
+        return Towers(load_encoder(encoder))
+    folder = _folder(encoder)
     check_model_folder(folder)
-    return Towers(load_model_encoder(str(folder)), load_text_tower(str(folder)))
+    images = load_encoder(str(folder))
+    has_text = hasattr(getattr(images, "model", None), "get_text_features")
+    return Towers(images, load_text_tower(str(folder)) if has_text else None, folder)
 
 
 def check_model_folder(folder: Path) -> None:
     """Refuse a folder that lacks files or holds pickled weights.
 
     Raises:
-        InputError: says which.
+        InputError: Says which.
     """
     if not folder.is_dir():
-        raise InputError(f"There is no model folder {folder} (--model_name_or_path).")
+        raise InputError(
+            f"There is no model folder {folder} (--encoder). Built-in encoders are "
+            f"{', '.join(BUILT_IN)}."
+        )
     pickles = sorted(path.name for form in PICKLES for path in folder.glob(form))
     if pickles:
         raise InputError(
-            f"{folder} holds {', '.join(pickles)}: a pickle runs code when it is opened, so such a "
-            "folder is refused. Save the model with safetensors (`model.save_pretrained`) and "
-            "leave the other files out."
+            f"{folder} holds {', '.join(pickles)}: opening a pickle runs code, so such a folder is "
+            "refused. Save the model with safetensors (`model.save_pretrained`) and leave the "
+            "other files out."
         )
     missing = [
         form.replace("|", " or ")
-        for form in (*NEEDED, WEIGHTS)
+        for form in NEEDED
         if not any(True for name in form.split("|") for _ in folder.glob(name))
     ]
     if missing:
         raise InputError(
-            f"{folder} is no whole model: it lacks {', '.join(missing)}. Give the folder that "
-            "train.py or `save_pretrained` of model and processor wrote (--model_name_or_path)."
+            f"{folder} is not a complete model: it lacks {', '.join(missing)}. Give the folder "
+            "that train.py, or `save_pretrained` of model and processor, wrote (--encoder)."
         )
 
 
-def _folder(model_name_or_path: str) -> Path:
-    path = Path(model_name_or_path)
-    if path.is_dir() or model_name_or_path.count("/") != 1 or path.is_absolute():
+def _folder(encoder: str) -> Path:
+    path = Path(encoder)
+    if path.is_dir() or encoder.count("/") != 1 or path.is_absolute():
         return path
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        # no code and no pickle comes down
-        found = snapshot_download(model_name_or_path, allow_patterns=["*.json", "*.txt", WEIGHTS])
+        # no code and no pickle is downloaded
+        found = snapshot_download(encoder, allow_patterns=["*.json", "*.txt", "*.model", WEIGHTS])
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
-            f"No model {model_name_or_path!r}: there is no such folder, and the Hub does not give "
-            f"it ({type(error).__name__}). Check the name, the connection and HF_TOKEN."
+            f"No model {encoder!r}: there is no such folder, and the Hub does not give it "
+            f"({type(error).__name__}). Check the name, the connection and HF_TOKEN."
         ) from error
     return Path(found)
 

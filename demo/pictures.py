@@ -1,8 +1,9 @@
-"""The pictures of a city by number, read one by one from where they lie in the Parquet shards."""
+"""The images of a city by number, read one by one from where they lie in the Parquet shards."""
 
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ from PIL import Image
 from dataset_builders.images import BadImageError, decode_image, encode_image
 from dataset_builders.storage import table_shards
 
-THUMBNAIL_SIDE, PICTURE_SIDE = 192, 512  # pixels, at most
+THUMBNAIL_SIDE, PICTURE_SIDE = 192, 768  # pixels, at most
 KEPT_PICTURES, KEPT_GROUPS = 2048, 16
 COLUMNS = ("image_id", "region_id")
 SHOWN = ("caption", "caption_model", "source", "licence", "captured_at")
@@ -87,17 +88,33 @@ class Pictures:
         number = self._by_id.get(image_id)
         return None if number is None else self._read(number, side)
 
-    def _read_uncached(self, number: int, side: int) -> Picture:
+    def ids_of_region(self, region_id: str) -> list[str]:
+        """Ids of all images of a region."""
+        return [self.image_ids[number] for number in self._by_region.get(region_id, ())]
+
+    def stored(self, image_id: str) -> dict[str, Any]:
+        """The row of an image as it is stored; `bytes` are those of the file.
+
+        Raises:
+            KeyError: there is no such image.
+        """
+        return self._row(self._by_id[image_id])
+
+    def _row(self, number: int) -> dict[str, Any]:
         which = int(np.searchsorted(self._ends, number, side="right"))
         first = int(self._ends[which - 1]) if which else 0
         values = _read_group(*self._groups[which]).slice(number - first, 1).to_pylist()[0]
         image = values.pop("image") or {}
+        return {**values, "bytes": image.get("bytes") or b""}
+
+    def _read_uncached(self, number: int, side: int) -> Picture:
+        values = self._row(number)
         known = [values[name] for name in SHOWN[2:] if values.get(name)]
         return Picture(
             image_id=self.image_ids[number],
             region_id=values["region_id"],
             view=self.view,
-            jpeg=reduced(image.get("bytes") or b"", side),
+            jpeg=reduced(values["bytes"], side),
             caption=values.get("caption"),
             caption_model=values.get("caption_model"),
             origin=", ".join(dict.fromkeys(known)),

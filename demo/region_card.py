@@ -1,193 +1,170 @@
-"""What a click on a region is answered with: pictures, predictions, and regions that look alike."""
+"""The answer to a click on a region: images, estimates, and regions that look alike."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from pipelines.evaluation.cities import Target
+from pipelines.prediction.estimate import UNLIKE
+from pipelines.prediction.labels import Indicator
 
-from .cities import VIEW_TITLES, Cities, ShownCity, number, raw
-from .markup import SYNTHETIC, picture, readable, text, titled
+from .amounts import Amounts, amounts_of, rounded
+from .cities import VIEW_TITLES, Cities, ShownCity
 from .neighbours import Neighbour
-from .pictures import THUMBNAIL_SIDE, Picture, Pictures
-from .probes import HeldOut
+from .page import render
+from .pictures import THUMBNAIL_SIDE, Picture
 
 STREET_VIEWS_SHOWN = 4
-SIMILAR_HERE, SIMILAR_ELSEWHERE = 6, 6
+SIMILAR = 6
 SQUARE_KM = 1e6
 
 
+@dataclass(frozen=True)
+class Line:
+    """An indicator of a region, as the table of estimates shows it.
+
+    Attributes:
+        name: of the indicator.
+        unit: of its values.
+        measured: in words; "–" where nobody knows.
+        estimated: in words.
+        interval: in words; empty where there are too few errors to tell.
+        at: where estimate, ends of the interval and measured value lie in the range of the city's
+            values, percent; None for what is unknown.
+        unlike: the images are unlike all labelled ones.
+    """
+
+    name: str
+    unit: str
+    measured: str
+    estimated: str
+    interval: str
+    at: dict[str, float | None]
+    unlike: bool
+
+
 def region_card(cities: Cities, city: ShownCity, view: str, region_id: str) -> str:
-    """The card of a region as HTML; everything from the data is escaped.
+    """The card of a region as HTML.
 
     Args:
-        cities: all that are searched for regions that look alike.
-        city: of the region.
-        view: whose vectors predict and compare.
-        region_id: of the region.
+        cities: All that are searched for regions that look alike.
+        city: Of the region.
+        view: Whose vectors predict and compare.
+        region_id: Of the region.
 
     Raises:
-        InputError: there is no such region or view.
+        InputError: There is no such region or view.
     """
     row = city.row(region_id)
-    return (
-        f"{_head(city, row)}{_pictures(city, region_id)}"
-        f"<h4>What the pictures say</h4>{_predictions(city, view, row)}"
-        f"{_similar(cities, city, view, row)}"
+    shown = city.view(view)
+    found = shown.predictions
+    lines = [] if found is None else estimate_lines(city, found.table.iloc[row], row)
+    pictures, hidden = _pictures(city, region_id)
+    return render(
+        "card",
+        city=city,
+        region_id=region_id,
+        facts=_facts(city, row),
+        pictures=pictures,
+        hidden=hidden,
+        lines=[line for line in lines if not line.unlike],
+        unlike=[line for line in lines if line.unlike],
+        with_measured=True,
+        coverage=coverage(city, view),
+        protocol="" if found is None else found.verdicts[0].protocol,
+        view=VIEW_TITLES[view],
+        similar=_similar(cities, city, view, row),
+        alone=len(cities) == 1,
     )
 
 
-def _head(city: ShownCity, row: int) -> str:
-    region = city.city.regions.iloc[row]
+def estimate_lines(city: ShownCity, values: "pd.Series[Any]", row: int | None = None) -> list[Line]:
+    """A line per indicator that has an estimate.
+
+    Args:
+        city: Whose indicators.
+        values: `<indicator>_predicted`, `_low`, `_high` and `_status` of a region.
+        row: Of the region in the city; None for one from elsewhere, whose values nobody knows.
+    """
+    lines = []
+    for indicator in city.indicators:
+        name = indicator.name
+        value = float(values.get(f"{name}_predicted", np.nan))
+        if not np.isfinite(value):
+            continue
+        low, high = float(values[f"{name}_low"]), float(values[f"{name}_high"])
+        measured = np.nan if row is None else float(indicator.raw[row])
+        amounts: Amounts = amounts_of(indicator)
+        at = _positions(indicator, {"value": value, "low": low, "high": high, "dot": measured})
+        lines.append(
+            Line(
+                name,
+                indicator.unit,
+                amounts.measured(measured),
+                amounts.estimated(value),
+                amounts.between(low, high),
+                at,
+                values[f"{name}_status"] == UNLIKE,
+            )
+        )
+    return lines
+
+
+def coverage(city: ShownCity, view: str) -> float | None:
+    """Share of held-out regions whose measured value lies in its interval, over all indicators."""
+    found = city.view(view).predictions
+    known = [one.coverage for one in found.verdicts if one.coverage is not None] if found else []
+    return float(np.mean(known)) if known else None
+
+
+def _positions(indicator: Indicator, raw: dict[str, float]) -> dict[str, float | None]:
+    labels = indicator.y[np.isfinite(indicator.y)]
+    least, most = float(labels.min()), float(labels.max())
+    y = Indicator("", "", indicator.transform, np.array(list(raw.values()))).y
+    at = np.clip(2 + 96 * (y - least) / max(most - least, 1e-9), 1, 99)
+    return {
+        name: round(float(one), 1) if np.isfinite(one) else None
+        for name, one in zip(raw, at, strict=True)
+    }
+
+
+def _facts(city: ShownCity, row: int) -> list[str]:
+    region = city.inputs.regions.iloc[row]
     facts = []
     if np.isfinite(region["lon"]) and np.isfinite(region["lat"]):
         facts.append(f"{region['lat']:.4f}, {region['lon']:.4f}")
     if np.isfinite(area := float(region.get("area_m2", np.nan))):
-        facts.append(f"{number(area / SQUARE_KM)} km²")
-    mark = f" {SYNTHETIC}" if city.synthetic else ""
-    return (
-        f'<h3 tabindex="-1">{text(region["region_id"])}{mark}</h3>'
-        f'<p class="soft">{titled(city.name)}{"".join(f" · {fact}" for fact in facts)}</p>'
-    )
+        facts.append(f"{rounded(area / SQUARE_KM, 2)} km²")
+    return facts
 
 
-def _pictures(city: ShownCity, region_id: str) -> str:
-    found, more = [], []
+def _pictures(city: ShownCity, region_id: str) -> tuple[list[Picture], dict[str, int]]:
+    """What is shown, and how many images of each view are not."""
+    found, hidden = [], {}
     for view, pictures in city.pictures.items():
         limit = STREET_VIEWS_SHOWN if view == "street_view" else 1
         found += pictures.of_region(region_id, limit)
-        if (hidden := pictures.count(region_id) - limit) > 0:
-            more.append(f"{hidden} more {readable(view)} pictures are not shown.")
-    if not found:
-        return '<p class="soft">The dataset has no picture of this region.</p>'
-    note = f'<p class="soft">{" ".join(more)}</p>' if more else ""
-    return f'<div class="pictures">{"".join(map(_figure, found))}</div>{note}'
-
-
-def _figure(one: Picture) -> str:
-    what = "Satellite" if one.view == "satellite" else "Street view"
-    model = f' <span class="soft">({text(one.caption_model)})</span>' if one.caption_model else ""
-    words = f"{text(one.caption)}{model}"
-    caption = f"<details><summary>{words}</summary></details>" if one.caption else ""
-    origin = f" · {text(one.origin)}" if one.origin else ""
-    return (
-        f"<figure>{picture(one.jpeg, f'{what} {one.image_id}')}"
-        f'<figcaption><b>{what}</b><span class="soft">{origin}</span>{caption}</figcaption>'
-        "</figure>"
-    )
-
-
-def _predictions(city: ShownCity, view: str, row: int) -> str:
-    held_out = city.view(view).probes.held_out
-    values, widths = held_out.values[row], held_out.half_widths[row]
-    if not np.isfinite(values).any():
-        return (
-            '<p class="soft">No prediction: this region has no vector of '
-            f"{VIEW_TITLES[view]}, or too few regions of the city have a label.</p>"
-        )
-    truth = [float(target.y[row]) for target in city.targets]
-    table = prediction_table(city, values, widths, truth)
-    return f"{table}{_table_note(held_out, view)}"
-
-
-def prediction_table(
-    city: ShownCity, values: np.ndarray, widths: np.ndarray, truth: Sequence[float] | None = None
-) -> str:
-    """Predictions with their intervals, an indicator a row.
-
-    Args:
-        city: whose indicators.
-        values: `(K,)` on the scored scale.
-        widths: `(K,)` half-widths of the intervals.
-        truth: `(K,)`; None where nobody knows.
-    """
-    rows = []
-    for k, target in enumerate(city.targets):
-        if not np.isfinite(values[k]):
-            continue
-        low, high = values[k] - widths[k], values[k] + widths[k]
-        known = None if truth is None or not np.isfinite(truth[k]) else truth[k]
-        cells = [number(raw(values[k], target)), _range(low, high, target)]
-        if truth is not None:
-            cells.append("–" if known is None else number(raw(known, target)))
-        numbers = "".join(f"<td>{cell}</td>" for cell in cells)
-        plot = _interval_plot(target, values[k], low, high, known)
-        rows.append(
-            f'<tr><th scope="row">{readable(target.name)}<span class="soft">{text(target.unit)}'
-            f'</span></th>{numbers}<td class="plot">{plot}</td></tr>'
-        )
-    if not rows:
-        return '<p class="soft">No prediction: too few regions of the city have a label.</p>'
-    last = '<th scope="col">truth</th>' if truth is not None else ""
-    return (
-        '<table class="predictions"><thead><tr><th scope="col">indicator</th>'
-        f'<th scope="col">predicted</th><th scope="col">90 % interval</th>{last}'
-        '<th scope="col" class="plot">in the city</th></tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table>"
-    )
-
-
-def _range(low: float, high: float, target: Target) -> str:
-    if not np.isfinite(high - low):
-        return '<span class="soft">too few labels</span>'
-    return f'<span class="soft">{number(raw(low, target))} – {number(raw(high, target))}</span>'
-
-
-def _interval_plot(
-    target: Target, value: float, low: float, high: float, known: float | None
-) -> str:
-    """The interval on the range that the city's labels have."""
-    labels = target.y[np.isfinite(target.y)]
-    least, most = float(labels.min()), float(labels.max())
-    reach = max(most - least, 1e-9)
-
-    def x(one: float) -> float:
-        return float(np.clip(2 + 96 * (one - least) / reach, 1, 99))
-
-    interval = (
-        f'<line class="interval" x1="{x(low):.1f}" x2="{x(high):.1f}" y1="8" y2="8"/>'
-        if np.isfinite(high - low)
-        else ""
-    )
-    truth = "" if known is None else f'<circle class="truth" cx="{x(known):.1f}" cy="8" r="4"/>'
-    return (
-        '<svg viewBox="0 0 100 16" preserveAspectRatio="none" aria-hidden="true">'
-        f'<line class="range" x1="1" x2="99" y1="8" y2="8"/>'
-        f'{interval}<line class="value" x1="{x(value):.1f}" x2="{x(value):.1f}" y1="2" y2="14"/>'
-        f"{truth}</svg>"
-    )
-
-
-def _table_note(held_out: HeldOut, view: str) -> str:
-    measured = held_out.coverage[np.isfinite(held_out.coverage)]
-    covered = f"; they hold {100 * measured.mean():.0f} % of the regions" if len(measured) else ""
-    return (
-        f'<p class="soft small">Ridge probe on {VIEW_TITLES[view]}, out of sample (protocol '
-        f"<b>{held_out.protocol}</b>). Conformal intervals aimed at {100 * held_out.level:.0f} %"
-        f"{covered}. Bar: interval; tick: prediction; dot: truth; line: all regions of the city."
-        "</p>"
-    )
+        if (more := pictures.count(region_id) - limit) > 0:
+            hidden[view] = more
+    return found, hidden
 
 
 # ---- regions that look alike --------------------------------------------------------------------
 
 
-def _similar(cities: Cities, city: ShownCity, view: str, row: int) -> str:
+def _similar(cities: Cities, city: ShownCity, view: str, row: int) -> dict[str, list[Any]]:
+    """Buttons of similar regions: "here" and "elsewhere"."""
     vector = city.view(view).similar[row]
     if not np.isfinite(vector).all():
-        return ""
-    here = city.view(view).neighbours.search(vector, SIMILAR_HERE, without=row)
-    blocks = [
-        _row_of_regions(f"Most similar in {titled(city.name)}", [(city, one) for one in here])
-    ]
+        return {"here": [], "elsewhere": []}
+    here = city.view(view).neighbours.search(vector, SIMILAR, without=row)
     elsewhere = similar_elsewhere(cities, city, view, vector)
-    if elsewhere:
-        blocks.append(_row_of_regions("Most similar in other cities", elsewhere))
-    elif len(cities) == 1:
-        blocks.append(
-            '<p class="soft small">Give the embeddings of more cities to see their regions too.</p>'
-        )
-    return "".join(blocks)
+    return {
+        "here": [region_button(city, one) for one in here],
+        "elsewhere": [region_button(*one) for one in elsewhere],
+    }
 
 
 def similar_elsewhere(
@@ -198,41 +175,39 @@ def similar_elsewhere(
         (other, one)
         for other in cities.values()
         if other is not city and view in other.views
-        for one in other.views[view].neighbours.search(vector, SIMILAR_ELSEWHERE)
+        for one in other.views[view].neighbours.search(vector, SIMILAR)
     ]
-    return sorted(found, key=lambda pair: -pair[1].cosine)[:SIMILAR_ELSEWHERE]
+    return sorted(found, key=lambda pair: -pair[1].cosine)[:SIMILAR]
 
 
-def _row_of_regions(title: str, found: Sequence[tuple[ShownCity, Neighbour]]) -> str:
-    return (
-        f'<h4>{title}</h4><div class="strip">{"".join(region_button(*one) for one in found)}</div>'
-    )
-
-
-def region_button(city: ShownCity, one: Neighbour, rank: int | None = None) -> str:
-    """A picture of a region that leads to its card."""
+def region_button(city: ShownCity, one: Neighbour, rank: int | None = None) -> dict[str, Any]:
+    """What the template needs to draw a region that leads to its card."""
     region_id = city.region_ids[one.row]
     shown = thumbnail(city, region_id)
-    image = picture(shown.jpeg, "") if shown else '<span class="no-picture">no picture</span>'
-    place = "" if rank is None else f'<b class="rank">{rank}</b>'
-    return (
-        f'<button type="button" class="region" data-city="{text(city.name)}" '
-        f'data-region="{text(region_id)}">{image}{place}<span>{text(region_id)}</span>'
-        f'<span class="soft">{titled(city.name)} · cosine {one.cosine:.3f}</span></button>'
-    )
+    return {
+        "city": city.name,
+        "region_id": region_id,
+        "jpeg": shown.jpeg if shown else None,
+        "cosine": one.cosine,
+        "rank": rank,
+    }
 
 
 def thumbnail(city: ShownCity, region_id: str) -> Picture | None:
-    """The first picture of a region, from above where there is one."""
-    for pictures in _from_above_first(city):
-        found = pictures.of_region(region_id, 1, THUMBNAIL_SIDE)
-        if found:
+    """The first image of a region, from above where there is one."""
+    views: Sequence[str] = ("satellite", "street_view")
+    for pictures in (city.pictures[view] for view in views if view in city.pictures):
+        if found := pictures.of_region(region_id, 1, THUMBNAIL_SIDE):
             return found[0]
     return None
 
 
-def _from_above_first(city: ShownCity) -> list[Pictures]:
-    return [city.pictures[view] for view in ("satellite", "street_view") if view in city.pictures]
-
-
-__all__ = ["prediction_table", "region_button", "region_card", "similar_elsewhere", "thumbnail"]
+__all__ = [
+    "Line",
+    "coverage",
+    "estimate_lines",
+    "region_button",
+    "region_card",
+    "similar_elsewhere",
+    "thumbnail",
+]

@@ -1,4 +1,7 @@
-"""Words to regions: the text tower's vector against those of the pictures."""
+"""Words to regions: the text tower's vector against those of the images."""
+
+from functools import lru_cache
+from threading import Lock
 
 import matplotlib
 import numpy as np
@@ -10,35 +13,96 @@ from pipelines.evaluation.text_tower import TextTower
 
 from .choropleth import outline
 from .cities import VIEW_TITLES, Cities, ShownCity
-from .markup import SYNTHETIC, notice, text, titled
+from .model import Towers
 from .neighbours import Neighbours
+from .page import notice, render, title
+from .recall import AMONG, POOR_BELOW, Recall, measure_recall
 from .region_card import region_button
 
-SHOWN = 12
 LONGEST_QUERY = 2_000  # characters
 EXAMPLES = (
     "a dense district of tall buildings",
     "a river with trees on both banks",
-    "factories and warehouses beside a railway",
     "quiet houses with gardens",
 )
 SINGLE = ("satellite", "street_view")  # a text has the length of one view's vectors
 
 
-def search_regions(cities: Cities, tower: TextTower, query: str, name: str, view: str) -> str:
-    """Ranked regions with their pictures, and where they lie, as HTML.
+class Search:
+    """Search by words, with what it was measured to find.
 
     Args:
-        cities: that can be searched.
-        tower: of the model that made the vectors.
-        query: words.
-        name: of the city.
-        view: `satellite` or `street_view`.
+        cities: That can be searched.
+        towers: Of the model that made the vectors; it has a text tower.
     """
-    try:
-        return _found(_city(cities, name), tower, query, view)
-    except InputError as error:
-        return notice(str(error))
+
+    def __init__(self, cities: Cities, towers: Towers):
+        if towers.tower is None:
+            raise ValueError(f"{towers.name} has no text tower.")
+        self.cities, self.tower = cities, towers.tower
+        self._measuring = Lock()
+        self._recall = lru_cache(lambda name, view: measure_recall(cities[name], view, towers))
+
+    def recall(self, name: str, view: str) -> Recall | None:
+        """Measured when first asked for; None where there are too few captioned images."""
+        with self._measuring:
+            return self._recall(name, view)
+
+    def note(self, name: str, view: str) -> str:
+        """What search was measured to find, as HTML."""
+        return render(
+            "recall",
+            recall=self.recall(name, view),
+            city=name,
+            view=view,
+            poor_below=POOR_BELOW,
+        )
+
+    def examples(self, name: str, view: str) -> list[str]:
+        """Queries that find something."""
+        recall = self.recall(name, view)
+        return list(recall.examples if recall and recall.examples else EXAMPLES)
+
+    def page(self, query: str, name: str, view: str) -> str:
+        """Ranked regions with their images, and where they lie, as HTML.
+
+        Args:
+            query: Words.
+            name: Of the city.
+            view: `satellite` or `street_view`.
+        """
+        try:
+            return self._found(query, self._city(name), view)
+        except InputError as error:
+            return notice(str(error))
+
+    def _city(self, name: str) -> ShownCity:
+        if name not in self.cities:
+            raise InputError(f"There is no city {name!r} here; there is {', '.join(self.cities)}.")
+        return self.cities[name]
+
+    def _found(self, query: str, city: ShownCity, view: str) -> str:
+        words = plain_text((query or "")[:LONGEST_QUERY])
+        if words is None:
+            raise InputError("Write what to look for, such as “a river with trees on both banks”.")
+        if view not in views_for_search(city):
+            raise InputError(
+                f"{title(city.name)} has no vectors of {VIEW_TITLES.get(view, view)}; it has "
+                f"{', '.join(VIEW_TITLES[one] for one in views_for_search(city))}."
+            )
+        vector = unit(self.tower.encode([words]))[0]
+        neighbours = city.views[view].neighbours
+        hits = neighbours.search(vector, AMONG)
+        return render(
+            "search",
+            query=words,
+            city=city,
+            view=VIEW_TITLES[view],
+            hits=[region_button(city, hit, rank) for rank, hit in enumerate(hits, start=1)],
+            svg=_highlight(city, neighbours, vector, [hit.row for hit in hits]),
+            doubt=_doubt(self.recall(city.name, view), hits[0].cosine),
+            truncated=_read_tokens(self.tower, words),
+        )
 
 
 def views_for_search(city: ShownCity) -> list[str]:
@@ -46,58 +110,41 @@ def views_for_search(city: ShownCity) -> list[str]:
     return [view for view in SINGLE if view in city.views]
 
 
-def _city(cities: Cities, name: str) -> ShownCity:
-    if name not in cities:
-        raise InputError(f"There is no city {name!r} here; there is {', '.join(cities)}.")
-    return cities[name]
-
-
-def _found(city: ShownCity, tower: TextTower, query: str, view: str) -> str:
-    words = plain_text((query or "")[:LONGEST_QUERY])
-    if words is None:
-        raise InputError("Write what to look for, such as “a river with trees on both banks”.")
-    if view not in SINGLE or view not in city.views:
-        raise InputError(
-            f"{titled(city.name)} has no vectors of {VIEW_TITLES.get(view, view)}; it has "
-            f"{', '.join(VIEW_TITLES[one] for one in views_for_search(city))}."
+def _doubt(recall: Recall | None, best: float) -> str:
+    """Why the results are folded away; empty where they are shown."""
+    if recall is None:
+        return ""
+    if best < recall.floor:
+        return (
+            "Nothing here matches these words: nearly all captions of this city's images are more "
+            "similar to some region than they are."
         )
-    vector = unit(tower.encode([words]))[0]
-    neighbours = city.views[view].neighbours
-    hits = neighbours.search(vector, SHOWN)
-    cut = tower.count_truncated([words])
-    note = f" Only the first {tower.max_length} tokens were read." if cut else ""
-    mark = f" {SYNTHETIC}" if city.synthetic else ""
-    buttons = "".join(region_button(city, hit, rank) for rank, hit in enumerate(hits, start=1))
-    return (
-        f'<div class="results"><div class="found"><h4>“{text(words)}” in {titled(city.name)}{mark}'
-        f'</h4><div class="grid">{buttons}</div></div>'
-        f'<figure class="where">{_highlight(city, neighbours, vector, [hit.row for hit in hits])}'
-        "<figcaption>The brighter, the nearer to the words; outlined: the "
-        f"{len(hits)} nearest.</figcaption></figure></div>"
-        f'<p class="soft small">Cosines of the words with the mean of a region’s '
-        f"{VIEW_TITLES[view]} pictures: their order counts, not their size. There is always a "
-        f"nearest region: that it is here does not say that it fits.{note}</p>"
-    )
+    return "Search with this model is poor (see above)." if recall.poor else ""
+
+
+def _read_tokens(tower: TextTower, words: str) -> int | None:
+    return tower.max_length if tower.count_truncated([words]) else None
 
 
 def _highlight(city: ShownCity, neighbours: Neighbours, vector: np.ndarray, rows: list[int]) -> str:
-    """The outline, every region as bright as the rank of its cosine."""
+    """The map, every region as bright as the rank of its cosine; the found ones outlined on top."""
     scores = neighbours.keys.vectors @ vector
     share = np.zeros(len(city.region_ids))
     share[neighbours.rows] = np.argsort(np.argsort(scores)) / max(len(scores) - 1, 1)
-    palette = matplotlib.colormaps["magma"]
+    colours = matplotlib.colormaps["magma"](0.1 + 0.85 * share**3)
     svg = outline(city).replace(
         ' tabindex="0" role="application" aria-roledescription="map"', ' role="img"'
     )
-    parts = svg.split("<path data-i=")
-    found = set(rows)
-    painted = [parts[0]]
-    for part in parts[1:]:
-        row = int(part[1 : part.index('"', 1)])
-        colour = matplotlib.colors.to_hex(palette(0.1 + 0.85 * share[row] ** 3))
-        mark = ' class="hit"' if row in found else ""
-        painted.append(f'<path{mark} fill="{colour}" data-i={part}')
-    return "".join(painted)
+    head, *paths = svg.split("<path data-i=")
+    *_, last = paths
+    tail = last[last.index("/>") + 2 :]
+    shapes = [path[: path.index("/>")] for path in paths]
+    painted = "".join(
+        f'<path fill="{matplotlib.colors.to_hex(colour)}" data-i={shape}/>'
+        for colour, shape in zip(colours, shapes, strict=True)
+    )
+    outlined = "".join(f'<path class="hit" data-i={shapes[row]}/>' for row in rows)
+    return f"{head}{painted}{outlined}{tail}"
 
 
-__all__ = ["EXAMPLES", "search_regions", "views_for_search"]
+__all__ = ["EXAMPLES", "Search", "views_for_search"]

@@ -1,4 +1,4 @@
-"""What the demo is told: by flags, else by the environment, else by `demo.json` here."""
+"""Settings of the demo: from flags, then the environment, then `demo.json` in this folder."""
 
 import argparse
 import json
@@ -11,25 +11,26 @@ from typing import Any
 from pipelines.evaluation.errors import InputError
 
 DEMO_JSON = Path(__file__).with_name("demo.json")
-NAMES = ("dataset_name", "model_name_or_path", "embeddings", "results", "city")
 VARIABLES = {
     "dataset_name": "URBANLN_DEMO_DATASET",
-    "model_name_or_path": "URBANLN_DEMO_MODEL",
+    "encoder": "URBANLN_DEMO_MODEL",
     "embeddings": "URBANLN_DEMO_EMBEDDINGS",
     "results": "URBANLN_DEMO_RESULTS",
+    "captions": "URBANLN_DEMO_CAPTIONS",
     "city": "URBANLN_DEMO_CITY",
 }
-PATHS = ("dataset_name", "model_name_or_path", "embeddings", "results")
+NAMES = tuple(VARIABLES)
+ALIASES = {"model_name_or_path": "encoder"}
+PATHS = ("dataset_name", "encoder", "embeddings", "results", "captions")
 DESCRIPTION = """\
-A page to try a model and a dataset on: a map, a search by words, your own images, captions.
+A page on a model and a dataset: a map, search by words, your own images, captions.
 
-  python -m demo.app --dataset_name runs/quickstart/dataset \\
-      --model_name_or_path runs/quickstart/model --embeddings runs/quickstart/embeddings \\
-      --results runs/quickstart/results
+  python -m demo.app --dataset_name runs/quickstart/dataset --encoder runs/quickstart/model \\
+      --embeddings runs/quickstart/embeddings --results runs/quickstart/results
 
-What is not given as a flag is read from URBANLN_DEMO_DATASET, _MODEL, _EMBEDDINGS, _RESULTS and
-_CITY (several embeddings are parted as paths are, by ":" here), or from demo/demo.json, whose keys
-are the flags and whose paths start at its folder.
+What is not given as a flag is read from URBANLN_DEMO_DATASET, _MODEL, _EMBEDDINGS, _RESULTS,
+_CAPTIONS and _CITY (several embeddings are separated as paths are, by ":" here), or from
+demo/demo.json, whose keys are the flags and whose paths are relative to its folder.
 """
 
 
@@ -39,24 +40,26 @@ class DemoSettings:
 
     Attributes:
         dataset_name: a dataset folder, or the id of a dataset on the Hub.
-        model_name_or_path: the folder or Hub id of the model that made the embeddings.
+        encoder: the encoder that made the embeddings: name of a built-in one, folder or Hub id.
         embeddings: tables of region vectors, or folders that are searched for them.
-        results: folder of `evaluate.py probe`, for its scores; None shows no score.
+        results: folder of `evaluate.py probe`, for its scores; None shows none of them.
         city: that is shown first; None takes the first one that has vectors.
+        captions: dataset whose caption candidates are shown; None takes `dataset_name`.
     """
 
     dataset_name: str
-    model_name_or_path: str
+    encoder: str
     embeddings: tuple[str, ...]
     results: str | None = None
     city: str | None = None
+    captions: str | None = None
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> tuple[DemoSettings, int | None]:
     """Settings and the port (None: Gradio's choice) from a command line.
 
     Raises:
-        InputError: dataset, model or embeddings are named nowhere.
+        InputError: dataset, encoder or embeddings are named nowhere.
     """
     parser = argparse.ArgumentParser(
         prog="python -m demo.app",
@@ -64,9 +67,15 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[DemoSettings, in
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--dataset_name", help="dataset folder, or Hub id")
-    parser.add_argument("--model_name_or_path", help="model folder, or Hub id; safetensors only")
+    parser.add_argument(
+        "--encoder",
+        "--model_name_or_path",
+        help="built-in encoder, or folder or Hub id of a vision or image-text model (safetensors "
+        "only); search by words needs a text tower",
+    )
     parser.add_argument("--embeddings", nargs="+", help="tables of `evaluate.py embed`, or folders")
     parser.add_argument("--results", help="folder of `evaluate.py probe`, for its scores")
+    parser.add_argument("--captions", help="dataset of the captions tab; default: --dataset_name")
     parser.add_argument("--city", help="the city shown first")
     parser.add_argument("--server_port", type=int, help="default: the first free one from 7860")
     options = parser.parse_args(argv)
@@ -85,7 +94,7 @@ def read_settings(
         demo_json: need not exist.
 
     Raises:
-        InputError: dataset, model or embeddings are named nowhere, or the file cannot be read.
+        InputError: dataset, encoder or embeddings are named nowhere, or the file cannot be read.
     """
     stored = _read_json(demo_json)
     values: dict[str, Any] = {
@@ -95,8 +104,8 @@ def read_settings(
     if missing:
         raise InputError(
             f"The demo needs {' and '.join(f'--{name}' for name in missing)} (or "
-            f"{', '.join(VARIABLES[name] for name in missing)}). `make quickstart` makes all that "
-            "`make demo` shows."
+            f"{', '.join(VARIABLES[name] for name in missing)}). `make quickstart` makes "
+            "everything that `make demo` shows."
         )
     embeddings = values["embeddings"]
     several = [embeddings] if isinstance(embeddings, str) else embeddings
@@ -114,9 +123,10 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        content = {ALIASES.get(name, name): value for name, value in content.items()}
         unknown = sorted(set(content) - set(NAMES))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path} is no JSON object ({error}).") from error
+    except (AttributeError, ValueError) as error:
+        raise InputError(f"{path} is not a JSON object ({error}).") from error
     if unknown:
         raise InputError(f"{path} has the keys {unknown}; known are {', '.join(NAMES)}.")
     return {name: _from(path.parent, name, value) for name, value in content.items()}

@@ -1,7 +1,9 @@
-"""The parts of the page, put together of Gradio's components and our own HTML."""
+"""The tabs of the page, from Gradio's components and our own HTML."""
 
+import tempfile
+from collections.abc import Iterable, Mapping
 from functools import partial
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -10,13 +12,16 @@ from . import own_images
 from .caption_page import Candidates, caption_page
 from .cities import VIEW_TITLES, Cities
 from .map_panel import MapPanel
-from .markup import SYNTHETIC, text, titled
 from .model import Towers
-from .search_tab import EXAMPLES, search_regions, views_for_search
+from .page import asset, notice, render, title
+from .search_tab import EXAMPLES, Search, views_for_search
 from .uploads import MAX_STREET_VIEWS
 
 SANS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 MONO = ["ui-monospace", "Menlo", "Consolas", "monospace"]
+QUIET: Any = {"api_visibility": "private", "show_progress": "hidden"}
+BUSY: Any = {"api_visibility": "private", "show_progress": "minimal"}
+PLAIN: Any = {"js_on_load": None, "apply_default_css": False}
 
 
 def theme() -> Any:
@@ -24,47 +29,37 @@ def theme() -> Any:
     return gr.themes.Base(primary_hue="teal", neutral_hue="slate", font=SANS, font_mono=MONO)
 
 
-def style() -> str:
-    """Of the whole page."""
-    return _asset("demo.css")
-
-
 def header(cities: Cities, towers: Towers) -> None:
     """What this is, and whether it is real."""
-    shown = ", ".join(
-        f"{titled(city.name)}{f' {SYNTHETIC}' if city.synthetic else ''}"
-        for city in cities.values()
-    )
     regions = sum(len(city.region_ids) for city in cities.values())
-    gr.HTML(
-        '<header class="page"><h1>UrbanLN</h1><p>Street views and satellite pictures in, '
-        f"region representations out. {shown}: {regions:,} regions, vectors of "
-        f"{text(towers.name)}.</p></header>",
-        js_on_load=None,
-        apply_default_css=False,
-    )
+    gr.HTML(render("header", cities=cities, regions=regions, encoder=towers.name), **PLAIN)
 
 
 def map_tab(panel: MapPanel) -> None:
-    """The choropleth and the card of a region."""
+    """The map and the card of a region."""
     with gr.Tab("Map", id="map"):
         gr.HTML(
             panel.html(),
             elem_id="map-panel",
-            js_on_load=_asset("map.js"),
+            js_on_load=asset("map.js"),
             apply_default_css=False,
             server_functions=panel.functions,
         )
 
 
 def search_tab(cities: Cities, towers: Towers) -> None:
-    """Words to regions."""
-
-    def search(query: str, city: str, view: str) -> str:
-        return search_regions(cities, towers.tower, query, city, view)
-
-    first = next(iter(cities.values()))
-    with gr.Tab("Search", id="search"):
+    """Words to regions, with what search was measured to find."""
+    with gr.Tab("Search", id="search") as tab:
+        if towers.tower is None:
+            sentence = (
+                f"{towers.name} has no text tower, so regions cannot be searched by words. Start "
+                "the demo with an image-text model, such as UrbanLN or CLIP (--encoder)."
+            )
+            gr.HTML(notice(sentence, "fine"), elem_id="search-results", **PLAIN)
+            return
+        search = Search(cities, towers)
+        first = next(iter(cities.values()))
+        note = gr.HTML(elem_id="search-recall", **PLAIN)
         with gr.Row(elem_classes="asking"):
             query = gr.Textbox(
                 label="What to look for", placeholder=EXAMPLES[0], max_length=2000, scale=4,
@@ -72,33 +67,64 @@ def search_tab(cities: Cities, towers: Towers) -> None:
             )  # fmt: skip
             city = gr.Dropdown(_choices(cities), value=first.name, label="City", min_width=170)
             view = gr.Dropdown(
-                [(VIEW_TITLES[name], name) for name in views_for_search(first)],
-                label="In pictures", min_width=170,
+                _views(views_for_search(first)), value=views_for_search(first)[0],
+                label="Images", min_width=170,
             )  # fmt: skip
             button = gr.Button("Search", variant="primary", min_width=110, elem_id="search-button")
-        gr.Examples(
-            [[example] for example in EXAMPLES], [query], label="Examples", api_visibility="private"
-        )
-        found = gr.HTML(
-            elem_id="search-results", js_on_load=_asset("leads.js"), apply_default_css=False
-        )
-    asked: Any = {"fn": search, "inputs": [query, city, view], "outputs": found}
-    for event in (button.click, query.submit):
-        event(**asked, api_visibility="private", show_progress="minimal")
+        examples = gr.Dataset(
+            components=[query], samples=[[one] for one in EXAMPLES], label="Examples",
+            elem_id="search-examples",
+        )  # fmt: skip
+        found = gr.HTML(elem_id="search-results", **PLAIN)
+
+    def samples(city: str, view: str) -> Any:
+        return gr.Dataset(samples=[[one] for one in search.examples(city, view)])
+
+    def open_tab(city: str, view: str, shown: str) -> tuple[Any, ...]:
+        """The first time, an example is searched for."""
+        if shown:
+            return (gr.skip(),) * 4
+        example = search.examples(city, view)[0]
+        page = search.page(example, city, view)
+        return search.note(city, view), samples(city, view), example, page
+
+    def choose_city(name: str) -> Any:
+        views = views_for_search(cities[name])
+        return gr.Dropdown(choices=_views(views), value=views[0])
+
+    def choose_view(city: str, view: str) -> tuple[Any, ...]:
+        return search.note(city, view), samples(city, view)
+
+    tab.select(open_tab, [city, view, found], [note, examples, query, found], **BUSY)
+    city.input(choose_city, city, view, **QUIET)
+    gr.on([city.change, view.change], choose_view, [city, view], [note, examples], **QUIET)
+    examples.click(lambda sample: sample[0], examples, query, **QUIET).then(
+        search.page, [query, city, view], found, **BUSY
+    )
+    gr.on([button.click, query.submit], search.page, [query, city, view], found, **BUSY)
 
 
 def own_images_tab(cities: Cities, towers: Towers) -> None:
-    """Pictures from the reader's own disk."""
+    """Images from the reader's own disk."""
+    opening = next(iter(cities.values()))
+    folder = tempfile.TemporaryDirectory(prefix="urbanln-example-")
 
     def describe(
-        city: str, street_views: list[str] | None, satellite: str | None
+        city: str, street_views: list[str] | None, satellite: str | None, example: str = ""
     ) -> tuple[str, Any]:
-        found = own_images.answer(cities, towers, city, street_views, satellite)
+        found = own_images.answer(cities, towers, city, street_views, satellite, example)
         return found.html, gr.File(value=found.files or None, visible=bool(found.files))
 
-    with gr.Tab("Your images", id="own"):
+    def open_tab(city: str, shown: str) -> tuple[Any, ...]:
+        """The first time, the page's own example is described."""
+        examples = own_images.example_files(opening, Path(folder.name))
+        if shown or not any(examples):
+            return (gr.skip(),) * 4
+        return *examples, *describe(city, *examples, opening.opening)
+
+    with gr.Tab("Your images", id="own") as tab:
         gr.HTML(
-            '<p class="soft">Street views, a satellite picture, or both, of one place. They are '
+            '<p class="soft">Street views, a satellite image, or both, of one place. They are '
             "read on this server and deleted within two hours; no address is ever fetched. At most "
             f"{MAX_STREET_VIEWS} street views, 20 MB each.</p>",
             js_on_load=None,
@@ -107,36 +133,30 @@ def own_images_tab(cities: Cities, towers: Towers) -> None:
             street_views = gr.File(
                 label="Street views", file_count="multiple", height=170, elem_id="street-views"
             )
-            satellite = gr.File(label="Satellite picture", height=170, elem_id="satellite")
+            satellite = gr.File(label="Satellite image", height=170, elem_id="satellite")
         with gr.Row(elem_classes="asking"):
             city = gr.Dropdown(
-                _choices(cities), value=next(iter(cities)), label="Compare with the regions of"
+                _choices(cities), value=opening.name, label="Compare with the regions of"
             )
             button = gr.Button("Describe", variant="primary", min_width=110, elem_id="describe")
-        found = gr.HTML(
-            elem_id="own-results", js_on_load=_asset("leads.js"), apply_default_css=False
-        )
+        found = gr.HTML(elem_id="own-results", **PLAIN)
         files = gr.File(
             label="The vectors: Parquet (an embedding table) and CSV",
             visible=False, interactive=False, elem_id="vectors",
         )  # fmt: skip
-    button.click(
-        describe, [city, street_views, satellite], [found, files],
-        api_visibility="private", show_progress="minimal",
-    )  # fmt: skip
+    tab.select(open_tab, [city, found], [street_views, satellite, found, files], **BUSY)
+    button.click(describe, [city, street_views, satellite], [found, files], **BUSY)
 
 
-def captions_tab(cities: Cities) -> None:
+def captions_tab(tables: Mapping[str, Candidates], city_first: str) -> None:
     """Candidates, consensus and what was struck out."""
-    tables = {name: Candidates(city) for name, city in cities.items()}
 
     def show(city: str, image_id: str | None) -> str:
         return caption_page(tables, city, image_id)
 
     def show_city(city: str) -> tuple[Any, str]:
-        ids = tables[city].image_ids if city in tables else []
-        first = ids[0] if ids else None
-        return gr.Dropdown(choices=ids, value=first), show(city, first)
+        own = tables[city]
+        return gr.Dropdown(choices=own.image_ids, value=own.opening), show(city, own.opening)
 
     def step(city: str, image_id: str | None, by: int) -> str | None:
         ids = tables[city].image_ids if city in tables else []
@@ -144,35 +164,31 @@ def captions_tab(cities: Cities) -> None:
             return None
         return ids[(ids.index(image_id) + by) % len(ids) if image_id in ids else 0]
 
-    first = next(iter(cities))
-    ids = tables[first].image_ids
+    first = city_first if city_first in tables else next(iter(tables))
+    own = tables[first]
     with gr.Tab("Captions", id="captions"):
-        with gr.Row(elem_classes="asking", visible=bool(ids) or len(cities) > 1):
-            city = gr.Dropdown(_choices(cities), value=first, label="City", min_width=170)
+        with gr.Row(elem_classes="asking", visible=bool(own.image_ids) or len(tables) > 1):
+            city = gr.Dropdown(_choices(tables), value=first, label="City", min_width=170)
             image = gr.Dropdown(
-                ids, value=ids[0] if ids else None, label="Image", allow_custom_value=True,
+                own.image_ids, value=own.opening, label="Image", allow_custom_value=True,
                 scale=3, elem_id="image-id",
             )  # fmt: skip
             before = gr.Button("‹ Previous", min_width=100)
             after = gr.Button("Next ›", min_width=100, elem_id="next-image")
-        page = gr.HTML(
-            caption_page(tables, first, ids[0] if ids else None),
-            elem_id="caption-page", js_on_load=None, apply_default_css=False,
-        )  # fmt: skip
-    quiet: Any = {"api_visibility": "private", "show_progress": "hidden"}
-    city.input(show_city, city, [image, page], **quiet)
-    image.change(show, [city, image], page, **quiet)
-    before.click(partial(step, by=-1), [city, image], image, **quiet)
-    after.click(partial(step, by=1), [city, image], image, **quiet)
+        page = gr.HTML(show(first, own.opening), elem_id="caption-page", **PLAIN)
+    city.input(show_city, city, [image, page], **QUIET)
+    image.change(show, [city, image], page, **QUIET)
+    before.click(partial(step, by=-1), [city, image], image, **QUIET)
+    after.click(partial(step, by=1), [city, image], image, **QUIET)
 
 
-def _choices(cities: Cities) -> list[tuple[str, str]]:
+def _choices(names: Iterable[str]) -> list[tuple[str, str]]:
     """Names as they are shown and as they are asked for; Gradio escapes them."""
-    return [(name.replace("_", " ").capitalize(), name) for name in cities]
+    return [(title(name), name) for name in names]
 
 
-def _asset(name: str) -> str:
-    return files("demo").joinpath(f"assets/{name}").read_text(encoding="utf-8")
+def _views(names: Iterable[str]) -> list[tuple[str, str]]:
+    return [(VIEW_TITLES[name], name) for name in names]
 
 
-__all__ = ["captions_tab", "header", "map_tab", "own_images_tab", "search_tab", "style", "theme"]
+__all__ = ["captions_tab", "header", "map_tab", "own_images_tab", "search_tab", "theme"]

@@ -10,6 +10,8 @@ function take() {
   state.centres = null;
   state.at = -1;
   paint(JSON.parse(drawing.dataset.painted));
+  const shown = state.ids.indexOf(find(".card").dataset.region);
+  if (shown >= 0) point(shown);
 }
 
 function paint(painted) {
@@ -25,7 +27,7 @@ function chosen() {
     city: state.city,
     view: find("select[name=view]").value,
     indicator: find("select[name=indicator]").value,
-    layer: layer ? layer.value : "truth",
+    layer: layer ? layer.value : "measured",
   };
 }
 
@@ -78,7 +80,7 @@ function point(i) {
   speak();
 }
 
-async function showRegion(i) {
+async function showRegion(i, thenFocus = false) {
   point(i);
   const asked = ++state.asked;
   element.classList.add("waiting");
@@ -88,6 +90,7 @@ async function showRegion(i) {
   if (!answer) return;
   find(".card").innerHTML = answer.card;
   find(".card").dataset.region = state.ids[i];
+  if (thenFocus) find(".card h3").focus();
 }
 
 async function goTo(city, region) {
@@ -96,20 +99,24 @@ async function goTo(city, region) {
   if (i >= 0) await showRegion(i);
 }
 
+// The nearest region within 45 degrees of the arrow, across a gap of twice its own size at most:
+// at the edge of the city there is none.
 function neighbour(dx, dy) {
   const paths = [...element.querySelectorAll(".regions path")];
   state.centres ??= paths.map((path) => {
     const box = path.getBBox();
-    return [box.x + box.width / 2, box.y + box.height / 2, box.width];
+    return { x: box.x + box.width / 2, y: box.y + box.height / 2, w: box.width, h: box.height };
   });
   if (state.at < 0) return 0;
-  const [x, y] = state.centres[state.at];
+  const own = state.centres[state.at];
+  const size = (one) => (dx ? one.w : one.h);
   let best = -1;
   let least = Infinity;
-  state.centres.forEach(([cx, cy, width], i) => {
-    const along = (cx - x) * dx + (cy - y) * dy;
-    const across = Math.abs((cx - x) * dy) + Math.abs((cy - y) * dx);
-    if (i === state.at || !width || along <= width / 4) return;
+  state.centres.forEach((one, i) => {
+    const along = (one.x - own.x) * dx + (one.y - own.y) * dy;
+    const across = Math.abs((one.x - own.x) * dy) + Math.abs((one.y - own.y) * dx);
+    const gap = along - (size(one) + size(own)) / 2;
+    if (i === state.at || !one.w || along <= across || gap > 2 * size(own)) return;
     const distance = along + 3 * across;
     if (distance < least) [best, least] = [i, distance];
   });
@@ -131,15 +138,34 @@ element.addEventListener("keydown", (event) => {
   if (i < 0) return;
   point(i);
   clearTimeout(pause);
-  pause = setTimeout(() => showRegion(i), event.key === "Enter" ? 0 : 150);
+  if (event.key === "Enter") showRegion(i, true);
+  else pause = setTimeout(() => showRegion(i), 150);
 });
 
 element.addEventListener("click", (event) => {
   const path = event.target.closest(".regions path");
   if (path) showRegion(Number(path.dataset.i));
-  const button = event.target.closest("button.region");
-  if (button) goTo(button.dataset.city, button.dataset.region);
+  const button = event.target.closest("button.download");
+  if (button) download(button);
 });
+
+async function download(button) {
+  const said = button.nextElementSibling;
+  said.textContent = "Writing…";
+  button.disabled = true;
+  try {
+    const answer = await server.geopackage(chosen());
+    if (answer.error) throw new Error(answer.error);
+    const link = document.createElement("a");
+    link.href = `data:application/geopackage+sqlite3;base64,${answer.content}`;
+    link.download = answer.name;
+    link.click();
+    said.textContent = answer.name;
+  } catch (error) {
+    said.textContent = error.message || "The server cannot be reached.";
+  }
+  button.disabled = false;
+}
 
 element.addEventListener("mousemove", (event) => {
   const path = event.target.closest && event.target.closest(".regions path");

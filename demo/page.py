@@ -1,0 +1,62 @@
+"""Pieces of the page from the templates in `assets/`; whatever comes from data is escaped."""
+
+import base64
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+
+from pipelines.evaluation.search_page import UNPRINTABLE
+
+
+def asset(name: str) -> str:
+    """A file of `assets/`."""
+    return files("demo").joinpath(f"assets/{name}").read_text(encoding="utf-8")
+
+
+def render(template: str, **values: Any) -> str:
+    """A template filled in, as HTML."""
+    return _environment().get_template(f"{template}.html.j2").render(**values)
+
+
+def notice(sentence: str, kind: str = "error") -> str:
+    """A message in a box: `error` (announced at once by screen readers), `warning` or `fine`."""
+    return render("notice", sentence=sentence, kind=kind)
+
+
+def words(name: str) -> str:
+    """The name of a column or a city as words."""
+    return name.replace("_", " ")
+
+
+def title(name: str) -> str:
+    """The name of a city as words with a capital."""
+    return words(name[:1].upper() + name[1:])
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("demo", "assets"),
+        autoescape=True,
+        finalize=_printable,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"words": words, "title": title, "data_address": _data_address}
+    return environment
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return UNPRINTABLE.sub("\ufffd", value)
+    return value
+
+
+def _data_address(jpeg: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+
+
+__all__ = ["asset", "notice", "render", "title", "words"]
