@@ -1,14 +1,8 @@
 """Pictures of a dataset: maps of regions, points, indicators, splits, coverage; a sheet of images.
 
-Every function writes PNG (matplotlib; for papers and cards) or HTML (folium; to pan and click), by
-the suffix of the path. Maps are drawn in degrees with the aspect of their latitude.
-
-An HTML page holds its shapes; Leaflet, which draws them, and the map behind come from the web when
-the page is opened. Without a network take the PNG.
+Every function writes a PNG. Maps are drawn in degrees with the aspect of their latitude.
 """
 
-import html
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,9 +13,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from .errors import DatasetError, MissingExtraError
+from .errors import DatasetError
 from .files import atomic_path
 from .images import decode_image
+from .log_ticks import raw_ticks
 
 SPLIT_COLOURS = {
     "train": "#4c78a8",
@@ -32,8 +27,6 @@ SPLIT_COLOURS = {
 CLASS_COLOURS = ("#4c78a8", "#d1495b", "#54a24b", "#f2b544", "#7f5aa2", "#8c6d46", "#5ba4a4")
 GREY, EDGE = "#d9d9d9", "#5c5c5c"
 CELL_PX, GAP_PX = 160, 8
-MARKS = {ord(mark): f"&#{ord(mark)};" for mark in "`$\\{}"}
-"""What means something in a template of Jinja's or in a string of JavaScript's."""
 
 
 def plot_regions(regions: gpd.GeoDataFrame, path: str | Path, title: str = "") -> Path:
@@ -41,12 +34,11 @@ def plot_regions(regions: gpd.GeoDataFrame, path: str | Path, title: str = "") -
 
     Args:
         regions: polygons with a CRS.
-        path: .png or .html.
+        path: .png.
         title: on top; says "synthetic" where the data are.
     """
     frame = _degrees(regions)
-    labels = {"region_id": frame.get("region_id", pd.Series(frame.index))}
-    return _save(frame, np.full(len(frame), "#dce6f0", dtype=object), labels, path, title, {})
+    return _save(frame, np.full(len(frame), "#dce6f0", dtype=object), path, title, {})
 
 
 def plot_indicator(
@@ -57,9 +49,9 @@ def plot_indicator(
     Args:
         regions: with the column `name`.
         name: of the indicator.
-        path: .png or .html.
+        path: .png.
         title: on top.
-        log: colour by ln(y + 1), as evaluation sees it.
+        log: colour by ln(y + 1), as evaluation sees it; the bar is labelled in raw units.
     """
     if name not in regions:
         raise DatasetError(f"There is no indicator {name!r}; columns: {', '.join(regions)}.")
@@ -76,7 +68,7 @@ def plot_coverage(
     Args:
         regions: with `region_id`.
         counts: pictures by region.
-        path: .png or .html.
+        path: .png.
         title: on top.
     """
     frame = _degrees(regions)
@@ -90,7 +82,7 @@ def plot_splits(regions: gpd.GeoDataFrame, column: str, path: str | Path, title:
     Args:
         regions: with the column, "train", "validation", "test" or null.
         column: "split_random" or "split_block".
-        path: .png or .html.
+        path: .png.
         title: on top.
     """
     if column not in regions:
@@ -103,7 +95,7 @@ def plot_splits(regions: gpd.GeoDataFrame, column: str, path: str | Path, title:
         for part, colour in SPLIT_COLOURS.items()
         if (parts == part).any()
     }
-    return _save(frame, colours, {column: pd.Series(parts)}, path, title, legend)
+    return _save(frame, colours, path, title, legend)
 
 
 def plot_points(
@@ -114,7 +106,7 @@ def plot_points(
     Args:
         roads: lines with a CRS.
         points: points with a CRS, and `highway` for their colours if they have it.
-        path: .png or .html.
+        path: .png.
         title: on top.
     """
     roads, points = _degrees(roads), _degrees(points)
@@ -127,20 +119,7 @@ def plot_points(
     }
     colours = kinds.map(colour_of).to_numpy()
     legend = {f"{name} ({(kinds == name).sum()})": colour_of[name] for name in names}
-    path = Path(path)
-    if _is_html(path):
-        chart = _folium_map(roads)
-        import folium
-
-        folium.GeoJson(
-            roads[["geometry"]], style_function=lambda _: {"color": EDGE, "weight": 1}
-        ).add_to(chart)
-        for point, colour, kind in zip(points.geometry, colours, kinds, strict=True):
-            folium.CircleMarker(
-                (point.y, point.x), 4, color=colour, fill=True, tooltip=_page_text(kind)
-            ).add_to(chart)
-        return _save_html(chart, path, title, legend)
-    figure, axes = _figure(roads, title)
+    figure, axes = _figure(path, title)
     roads.plot(ax=axes, color="#b0b0b0", linewidth=0.7)
     axes.scatter(points.geometry.x, points.geometry.y, c=colours, s=14, zorder=3)
     return _save_png(figure, axes, path, legend)
@@ -237,14 +216,15 @@ def _plot_values(
         ],
         dtype=object,
     )
-    label = f"ln({name} + 1)" if log else name
-    ends = np.expm1([low, high]) if log else [low, high]
-    legend = {f"{ends[0]:,.4g}": mpl.colors.to_hex(palette(0.0))}
-    legend |= {f"{ends[1]:,.4g}": mpl.colors.to_hex(palette(1.0))}
-    if not known.all():
-        legend["missing"] = GREY
-    bar = mpl.cm.ScalarMappable(scale, palette) if known.any() else None
-    return _save(frame, colours, {name: pd.Series(values)}, path, title, legend, (bar, label))
+    figure, axes = _figure(path, title)
+    _draw(frame, axes, colours)
+    if known.any():
+        mappable = mpl.cm.ScalarMappable(scale, palette)
+        bar = figure.colorbar(mappable, ax=axes, label=name, shrink=0.8)
+        if log:
+            places, labels = raw_ticks(*bar.ax.get_ylim())
+            bar.set_ticks(places, labels=labels)
+    return _save_png(figure, axes, path, {} if known.all() else {"missing": GREY})
 
 
 def _degrees(frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
@@ -258,96 +238,23 @@ def _degrees(frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
 def _save(
     frame: gpd.GeoDataFrame,
     colours: np.ndarray,
-    labels: Mapping[str, pd.Series],
     path: str | Path,
     title: str,
     legend: Mapping[str, str],
-    bar: tuple[Any, str] = (None, ""),
 ) -> Path:
-    path = Path(path)
-    if _is_html(path):
-        shown = frame[["geometry"]].copy()
-        shown["colour"] = colours
-        if "region_id" in frame:
-            labels = {"region_id": frame["region_id"], **labels}
-        for name, values in labels.items():
-            said = values.astype(object).where(values.notna(), "missing")
-            shown[name] = [_page_text(str(one)) for one in said]
-        import folium
-
-        chart = _folium_map(frame)
-        folium.GeoJson(
-            shown,
-            style_function=lambda feature: {
-                "fillColor": feature["properties"]["colour"],
-                "fillOpacity": 0.7,
-                "color": EDGE,
-                "weight": 0.4,
-            },
-            tooltip=folium.GeoJsonTooltip(list(labels), [_page_text(name) for name in labels]),
-        ).add_to(chart)
-        return _save_html(chart, path, title, legend)
-    figure, axes = _figure(frame, title)
-    frame.plot(ax=axes, color=list(colours), edgecolor=EDGE, linewidth=_edge_width(len(frame)))
-    scale, label = bar
-    if scale is not None:
-        figure.colorbar(scale, ax=axes, label=label, shrink=0.8)
-        legend = {name: colour for name, colour in legend.items() if name == "missing"}
+    figure, axes = _figure(path, title)
+    _draw(frame, axes, colours)
     return _save_png(figure, axes, path, legend)
 
 
-def _page_text(text: str) -> str:
-    """Text as folium may put it into a page: it escapes neither titles nor tooltips itself."""
-    return html.escape(text).translate(MARKS)
+def _draw(frame: gpd.GeoDataFrame, axes: Any, colours: np.ndarray) -> None:
+    width = 0.4 if len(frame) < 1500 else 0.0
+    frame.plot(ax=axes, color=list(colours), edgecolor=EDGE, linewidth=width)
 
 
-def _edge_width(number: int) -> float:
-    return 0.4 if number < 1500 else 0.0
-
-
-def _is_html(path: Path) -> bool:
-    if path.suffix not in (".png", ".html"):
-        raise DatasetError(f"A picture is written as .png or .html, got {path.name!r}.")
-    if path.suffix == ".png":
-        return False
-    try:
-        import folium  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("folium", "geo") from error
-    return True
-
-
-def _folium_map(frame: gpd.GeoDataFrame) -> Any:
-    import folium
-
-    west, south, east, north = frame.total_bounds
-    chart = folium.Map(tiles="OpenStreetMap", control_scale=True)
-    chart.fit_bounds([(south, west), (north, east)])
-    return chart
-
-
-def _save_html(chart: Any, path: Path, title: str, legend: Mapping[str, str]) -> Path:
-    import folium
-
-    items = "".join(
-        f'<div><span style="background:{colour};display:inline-block;width:1em;height:1em;'
-        f'margin-right:.4em"></span>{_page_text(name)}</div>'
-        for name, colour in legend.items()
-    )
-    box = (
-        '<div style="position:fixed;bottom:24px;left:12px;z-index:9999;background:#fff;'
-        'padding:8px 12px;font:13px sans-serif;border-radius:4px;box-shadow:0 1px 4px #0004">'
-        f"<b>{_page_text(title)}</b>{items}</div>"
-    )
-    chart.get_root().html.add_child(folium.Element(box))
-    buffer = io.BytesIO()
-    chart.save(buffer, close_file=False)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
-    return path
-
-
-def _figure(frame: gpd.GeoDataFrame, title: str) -> tuple[Any, Any]:
+def _figure(path: str | Path, title: str) -> tuple[Any, Any]:
+    if Path(path).suffix != ".png":
+        raise DatasetError(f"A map is written as .png, got {Path(path).name!r}.")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -361,9 +268,10 @@ def _figure(frame: gpd.GeoDataFrame, title: str) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _save_png(figure: Any, axes: Any, path: Path, legend: Mapping[str, str]) -> Path:
+def _save_png(figure: Any, axes: Any, path: str | Path, legend: Mapping[str, str]) -> Path:
     from matplotlib.patches import Patch
 
+    path = Path(path)
     if legend:
         handles = [Patch(color=colour, label=name) for name, colour in legend.items()]
         figure.legend(handles=handles, loc="outside right upper", frameon=False)

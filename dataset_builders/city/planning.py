@@ -16,7 +16,6 @@ from ..sources.street_view import Place, StreetViewSource
 from .fetching import batch_files
 from .layout import Layout, lay_out
 from .recipe import CityRecipe
-from .report import MAX_REGIONS_IN_HTML
 from .targets import indicator_files
 from .workspace import Workspace
 
@@ -271,13 +270,11 @@ def _length_km(layout: Layout) -> float:
 
 
 def _draw(recipe: CityRecipe, layout: Layout, folder: Path) -> None:
-    suffixes = (".png", ".html") if len(layout.regions) <= MAX_REGIONS_IN_HTML else (".png",)
-    for suffix in suffixes:
-        title = f"{recipe.city}: {len(layout.regions):,} regions"
-        plot_regions(layout.regions, folder / f"regions{suffix}", title)
-        if layout.roads is not None and layout.points is not None and len(layout.points):
-            title = f"{recipe.city}: {len(layout.points):,} points"
-            plot_points(layout.roads, layout.points, folder / f"points{suffix}", title)
+    title = f"{recipe.city}: {len(layout.regions):,} regions"
+    plot_regions(layout.regions, folder / "regions.png", title)
+    if layout.roads is not None and layout.points is not None and len(layout.points):
+        title = f"{recipe.city}: {len(layout.points):,} points"
+        plot_points(layout.roads, layout.points, folder / "points.png", title)
 
 
 __all__ = ["PLAN_FILE", "Plan", "SourcePlan", "check_costs", "duration", "plan"]

@@ -30,8 +30,6 @@ from .split_page import SPLITS, split_numbers, split_page, train_distances
 from .workspace import Workspace
 
 SHEET_SIZE = 24
-MAX_REGIONS_IN_HTML = 20_000
-"""More polygons than that make a browser slow."""
 
 
 def write_report(space: Workspace, recipe: CityRecipe, layout: Layout) -> Path:
@@ -41,27 +39,25 @@ def write_report(space: Workspace, recipe: CityRecipe, layout: Layout) -> Path:
         The folder.
     """
     regions = read_regions(space.dataset, recipe.city)
-    suffixes = (".png", ".html") if len(regions) <= MAX_REGIONS_IN_HTML else (".png",)
     said = " (synthetic)" if recipe.synthetic else ""
     space.report.mkdir(parents=True, exist_ok=True)
-    for suffix in suffixes:
-        for name, one in read_indicators(space.dataset, recipe.city).items():
-            path = space.report / f"indicator_{name}{suffix}"
-            title = f"{recipe.city}{said}: {name}, {one.unit}"
-            plot_indicator(regions, name, path, title, log=one.transform == "ln1p")
-        for column in SPLITS:
-            if regions[column].notna().any():
-                title = f"{recipe.city}{said}: {column}"
-                plot_splits(regions, column, space.report / f"{column}{suffix}", title)
-        for view in VIEWS:
-            if (recipe.city, view) in list_tables(space.dataset):
-                ids = read_table(space.dataset, recipe.city, view, ["region_id"])["region_id"]
-                path = space.report / f"coverage_{view}{suffix}"
-                title = f"{recipe.city}{said}: {view.replace('_', ' ')} images"
-                plot_coverage(regions, Counter(ids), path, title)
-        if layout.roads is not None and layout.points is not None and len(layout.points):
-            title = f"{recipe.city}{said}: roads and points along them"
-            plot_points(layout.roads, layout.points, space.report / f"points{suffix}", title)
+    for name, one in read_indicators(space.dataset, recipe.city).items():
+        path = space.report / f"indicator_{name}.png"
+        title = f"{recipe.city}{said}: {name}, {one.unit}"
+        plot_indicator(regions, name, path, title, log=one.transform == "ln1p")
+    for column in SPLITS:
+        if regions[column].notna().any():
+            title = f"{recipe.city}{said}: {column}"
+            plot_splits(regions, column, space.report / f"{column}.png", title)
+    for view in VIEWS:
+        if (recipe.city, view) in list_tables(space.dataset):
+            ids = read_table(space.dataset, recipe.city, view, ["region_id"])["region_id"]
+            path = space.report / f"coverage_{view}.png"
+            title = f"{recipe.city}{said}: {view.replace('_', ' ')} images"
+            plot_coverage(regions, Counter(ids), path, title)
+    if layout.roads is not None and layout.points is not None and len(layout.points):
+        title = f"{recipe.city}{said}: roads and points along them"
+        plot_points(layout.roads, layout.points, space.report / "points.png", title)
     for view in VIEWS:
         _sheet(space, recipe, view, said)
     _splits(space, recipe, regions, said)

@@ -178,8 +178,9 @@ def test_a_town_is_built_from_its_name(write, provider, tmp_path):
         "split_distances.png",
         "contact_sheet_satellite.png",
         "coverage_street_view.png",
-        "points.html",
+        "points.png",
     } <= drawn
+    assert {path for path in drawn if path.endswith(".html")} == {"split_report.html"}
 
 
 def _said_in(path):

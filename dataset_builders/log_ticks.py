@@ -1,0 +1,68 @@
+"""Ticks in raw units for axes and colour bars that show ln(y + 1)."""
+
+import math
+
+import numpy as np
+
+MOST, FEWEST = 5, 3
+ROUNDING = 1e-9
+STEPS = ((1,), (1, 3), (1, 2, 5))
+"""Multiples of powers of ten, from the sparsest: the first that gives enough ticks is taken."""
+
+
+def raw_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
+    """Where to put ticks on a scale of ln(y + 1), and the values of y to write there.
+
+    Args:
+        low: Lower end of the axis, on the scale of ln(y + 1).
+        high: Upper end.
+
+    Returns:
+        Positions on the scale of ln(y + 1), and their labels in raw units.
+    """
+    bottom, top = max(math.expm1(low), 0.0) * (1 - ROUNDING), math.expm1(high) * (1 + ROUNDING)
+    for steps in STEPS:
+        values = _spaced(_round_values(bottom, top, steps), low, high)
+        if len(values) >= FEWEST:
+            break
+    else:
+        values = _even_values(bottom, top)
+    return [math.log1p(value) for value in values], [compact(value) for value in values]
+
+
+def compact(value: float) -> str:
+    """A number in at most five characters or so: 2500, 25k, 2.5M."""
+    for least, size, suffix in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if abs(value) >= least:
+            return f"{value / size:.4g}{suffix}"
+    return f"{value:.4g}"
+
+
+def _round_values(bottom: float, top: float, steps: tuple[int, ...]) -> list[float]:
+    if top <= 0:
+        return []
+    last = math.floor(math.log10(top))
+    powers = range(last - 12, last + 1)
+    found = [0.0, *(step * 10.0**power for power in powers for step in steps)]
+    return [value for value in found if bottom <= value <= top]
+
+
+def _spaced(values: list[float], low: float, high: float) -> list[float]:
+    """From the top, those far enough from the one above; 0 stays and others make room for it."""
+    least = (high - low) / (MOST + 1)
+    kept: list[float] = []
+    for value in reversed(values):
+        crowds_zero = values[0] == 0 < value and math.log1p(value) < least
+        if not crowds_zero and (not kept or math.log1p(kept[-1]) - math.log1p(value) >= least):
+            kept.append(value)
+    return kept[::-1]
+
+
+def _even_values(bottom: float, top: float) -> list[float]:
+    from matplotlib.ticker import MaxNLocator
+
+    found = MaxNLocator(MOST - 1).tick_values(bottom, max(top, bottom + 1e-12))
+    return [float(value) for value in np.round(found, 12) if bottom <= value <= top]
+
+
+__all__ = ["compact", "raw_ticks"]
