@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from dataset_builders.files import atomic_path
 
 LAYER = "predictions"
+VERSION = "1.2"
+"""Of GeoPackage, so that the QGIS of older distributions reads it without a warning."""
 NUM_CLASSES = 7
 SEQUENTIAL, UNCERTAIN, DIVERGING = "viridis", "YlOrBr", "RdBu_r"
 STYLE_TABLE = """
@@ -28,7 +30,7 @@ CREATE TABLE layer_styles (
     id INTEGER PRIMARY KEY AUTOINCREMENT, f_table_catalog TEXT(256), f_table_schema TEXT(256),
     f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT,
     styleSLD TEXT, useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30),
-    update_time DATETIME DEFAULT CURRENT_TIMESTAMP
+    update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
 )
 """
 
@@ -64,7 +66,9 @@ def write_geopackage(table: gpd.GeoDataFrame, path: Path, units: dict[str, str])
     with atomic_path(path) as temporary:
         unfinished = temporary.with_suffix(".gpkg")  # a name that GDAL does not warn of
         unfinished.unlink(missing_ok=True)
-        plain.rename_geometry(geometry).to_file(unfinished, layer=LAYER, driver="GPKG")
+        plain.rename_geometry(geometry).to_file(
+            unfinished, layer=LAYER, driver="GPKG", dataset_options={"VERSION": VERSION}
+        )
         with closing(sqlite3.connect(unfinished)) as connection, connection:
             _write_styles(connection, list(styles(table, units)), geometry)
         unfinished.replace(temporary)
