@@ -96,6 +96,7 @@ anything does not fit.
 OVERVIEW = """\
 Measure region representations, beside controls, under splits named by their use.
 
+  python evaluate.py predict --help   photos and polygons -> a map of predictions
   python evaluate.py embed  --help    images -> one vector a region
   python evaluate.py baseline --help  the same, by a published system fitted on the city
   python evaluate.py probe  --help    vectors -> scores of every indicator
