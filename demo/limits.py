@@ -38,7 +38,7 @@ def _number(length: bytes) -> int:
 
 def _refusal(length: bytes) -> JSONResponse:
     said = (
-        f"At most {MAX_STREET_VIEWS} pictures of {MAX_BYTES // 1_000_000} MB each; "
+        f"At most {MAX_STREET_VIEWS} images of {MAX_BYTES // 1_000_000} MB each; "
         f"{_number(length) / 1e6:.0f} MB were announced. Drop fewer or smaller ones."
     )
     return JSONResponse({"detail": said}, status_code=413)

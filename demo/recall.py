@@ -14,7 +14,6 @@ from dataset_builders.schema import config_name
 from pipelines.evaluation.gallery import Pairs
 from pipelines.evaluation.nearest import unit
 from pipelines.evaluation.retrieval import retrieval_metrics
-from pipelines.evaluation.text_tower import TextTower
 
 from .cities import ShownCity
 from .model import Towers
@@ -23,10 +22,10 @@ SAMPLE, FEWEST = 200, 10
 POOR_BELOW = 2
 """Times chance under which the results of a search are folded away."""
 FLOOR = 0.05
-"""Share of captions that are less similar to their nearest region than the floor."""
+"""Share of the captions' sentences that are less similar to every region than the floor."""
 AMONG = 12
 EXAMPLES = 4
-SENTENCES = 100
+SENTENCES = 200
 SHORT, LONG = 15, 90  # characters of a sentence that serves as an example
 SIDE = 512  # pixels; images are reduced before they are kept for encoding
 
@@ -74,16 +73,17 @@ def measure_recall(city: ShownCity, view: str, towers: Towers) -> Recall | None:
     if towers.tower is None or view not in city.views or len(sample) < FEWEST:
         return None
     captions = [one.caption for one in sample]
-    text_vectors = unit(towers.tower.encode(captions))
     found = retrieval_metrics(
         unit(towers.encode_images([one.image for one in sample])),
-        text_vectors,
+        unit(towers.tower.encode(captions)),
         Pairs(captions, np.arange(len(sample))),
         [one.region_id for one in sample],
         ks=(5,),
     )
-    best = city.views[view].neighbours.best(text_vectors)
+    owners = _sentences(sample)
+    ranks, best = _ranks(city, view, unit(towers.tower.encode(list(owners))))
     floor = float(np.quantile(best, FLOOR))
+    rows = [city.rows[sample[owner].region_id] for owner in owners.values()]
     return Recall(
         images=len(sample),
         unseen=_unseen(city, view, towers) is not None,
@@ -91,7 +91,7 @@ def measure_recall(city: ShownCity, view: str, towers: Towers) -> Recall | None:
         image_to_text=found["image_to_text"]["recall_at_5"],
         chance=found["text_to_image"]["chance_recall_at_5"],
         floor=floor,
-        examples=tuple(_examples(city, view, towers.tower, sample, floor)),
+        examples=_examples(owners, ranks[np.arange(len(rows)), rows], best >= floor),
     )
 
 
@@ -119,38 +119,39 @@ def _sample(city: ShownCity, view: str, towers: Towers) -> Iterator[Captioned]:
         yield Captioned(image, caption, row["region_id"])
 
 
-def _examples(
-    city: ShownCity, view: str, tower: TextTower, sample: Sequence[Captioned], floor: float
-) -> list[str]:
-    """Sentences that find the region of their image, the best first, one per caption."""
-    owners = {
-        sentence.rstrip("."): number
-        for number, one in reversed(list(enumerate(sample)))
-        for sentence in re.split(r"(?<=\.)\s+", one.caption)
-        if SHORT <= len(sentence) <= LONG
-    }
-    sentences = list(owners)[-SENTENCES:]
-    if not sentences:
-        return []
-    ranks = _ranks(city, view, unit(tower.encode(sentences)), floor)
-    found: dict[int, str] = {}
-    rows = [city.rows[sample[owners[one]].region_id] for one in sentences]
-    order = sorted(range(len(sentences)), key=lambda n: ranks[n, rows[n]])
-    for n in order:
-        if ranks[n, rows[n]] < AMONG:
-            found.setdefault(owners[sentences[n]], sentences[n])
-    return list(found.values())[:EXAMPLES]
+def _sentences(sample: Sequence[Captioned]) -> dict[str, int]:
+    """Short sentences of the captions, each once, with the image that it comes from.
+
+    Captions without any are taken whole.
+    """
+    found: dict[str, int] = {}
+    for number, one in enumerate(sample):
+        for sentence in re.split(r"(?<=\.)\s+", one.caption):
+            if SHORT <= len(sentence) <= LONG and len(found) < SENTENCES:
+                found.setdefault(sentence.rstrip("."), number)
+    return found or {one.caption: number for number, one in enumerate(sample)}
 
 
 def _ranks(
-    city: ShownCity, view: str, texts: NDArray[np.float32], floor: float
-) -> NDArray[np.int64]:
-    """`(M, N)` rank of each region for each text, 0 the best; the last where nothing matches."""
+    city: ShownCity, view: str, texts: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """`(M, N)` rank of each region for each text, 0 the best, and `(M,)` the best similarity."""
     neighbours = city.views[view].neighbours
-    scores = np.full((len(texts), len(city.region_ids)), -np.inf)
+    scores = np.full((len(texts), len(city.region_ids)), -np.inf, np.float32)
     scores[:, neighbours.rows] = texts @ neighbours.keys.vectors.T
-    ranks = np.argsort(np.argsort(-scores, axis=1, kind="stable"), axis=1)
-    return np.where((scores.max(1) < floor)[:, None], len(city.region_ids), ranks)
+    return np.argsort(np.argsort(-scores, axis=1, kind="stable"), axis=1), scores.max(1)
+
+
+def _examples(
+    owners: dict[str, int], ranks: NDArray[np.int64], matches: NDArray[np.bool_]
+) -> tuple[str, ...]:
+    """Sentences that find the region of their image, the best first, one per image."""
+    sentences = list(owners)
+    found: dict[int, str] = {}
+    for n in np.argsort(ranks, kind="stable"):
+        if ranks[n] < AMONG and matches[n]:
+            found.setdefault(owners[sentences[n]], sentences[n])
+    return tuple(found.values())[:EXAMPLES]
 
 
 __all__ = ["POOR_BELOW", "Recall", "measure_recall"]

@@ -116,8 +116,8 @@ def _doubt(recall: Recall | None, best: float) -> str:
         return ""
     if best < recall.floor:
         return (
-            "Nothing here matches these words: nearly all captions of this city's images are more "
-            "similar to some region than they are."
+            "Nothing here matches these words: they are less similar to any region than 19 in 20 "
+            "sentences of this city's captions."
         )
     return "Search with this model is poor (see above)." if recall.poor else ""
 

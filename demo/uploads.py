@@ -35,7 +35,7 @@ REMEDIES = {
     "too_small": "Give one of at least 8 x 8 pixels.",
     "empty": "The file is empty: copy it anew.",
 }
-ELSE = "Give a JPEG, PNG or WebP picture."
+ELSE = "Give a JPEG, PNG or WebP image."
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def read_uploads(street_views: Sequence[str] | None, satellite: str | None) -> U
     names = list(street_views or [])
     if not names and satellite is None:
         raise InputError(
-            "There is no picture yet. Drop street views, a satellite picture, or both, and press "
-            "the button again."
+            "There is no image yet. Drop street views, a satellite image, or both, and press the "
+            "button again."
         )
     if len(names) > MAX_STREET_VIEWS:
         raise InputError(
@@ -126,7 +126,7 @@ def _kind(path: Path) -> str:
     try:
         head.decode("utf-8")
     except UnicodeDecodeError:
-        return "no picture that can be read"
+        return "not an image that can be read"
     return "text"
 
 

@@ -74,6 +74,7 @@ def click_region(driver, number: int) -> str:
 
 
 def test_map_is_there_with_legend_unit_and_synthetic(on_map):
+    assert text_of(on_map, ".card h3").strip().startswith("harborview_")  # no empty card
     legend = text_of(on_map, "#map-panel .legend")
     assert "people" in legend
     assert len(re.findall(r"\d", text_of(on_map, "#map-panel .ticks"))) >= 5
@@ -95,6 +96,10 @@ def test_pointer_click_on_a_region_shows_pictures_predictions_and_similar_region
         "return document.querySelector('.card h3').textContent"
     ).startswith("harborview_002_002")
     assert card.count("<figure>") == 3
+    words = text_of(on_map, ".card table")
+    assert "measured" in words
+    assert "estimated" in words
+    assert "between" in words or "up to" in words
     assert card.count("<tr>") == 8
     assert "Most similar in Harborview" in card
     assert "Most similar in other cities" in card
@@ -112,21 +117,25 @@ def test_layers_change_colours_legend_and_name_the_protocol(on_map):
         )
 
     seen = [colours()]
-    for layer in ("prediction", "residual"):
+    for layer in ("estimated", "error"):
         on_map.execute_script(
             "document.querySelector(`input[name=layer][value=${arguments[0]}]`).click()", layer
         )
-        wait(on_map, "document.querySelector('.note').textContent.includes('out of sample')")
+        wait(on_map, "document.querySelector('.note').textContent.includes('estimated by a model')")
         wait(on_map, "document.querySelector('.regions path').style.fill !== arguments[0] ||"
              " document.querySelectorAll('.regions path')[7].style.fill !== arguments[1]",
              seen[-1][0], seen[-1][7])  # fmt: skip
         seen.append(colours())
     assert seen[0] != seen[1] != seen[2]
-    assert "protocol block" in text_of(on_map, ".note") or "protocol random" in text_of(
+    assert "R2" in text_of(on_map, ".note") or "too few regions to judge" in text_of(
         on_map, ".note"
     )
-    on_map.execute_script("document.querySelector('input[name=layer][value=truth]').click()")
-    wait(on_map, "document.querySelector('.note').textContent.includes('as the dataset has it')")
+    titles = on_map.execute_script(
+        "return [...document.querySelectorAll('.layers label')].map((label) => label.title)"
+    )
+    assert all(titles)  # a definition of each on hover
+    on_map.execute_script("document.querySelector('input[name=layer][value=measured]').click()")
+    wait(on_map, "document.querySelector('.note').textContent.includes('as measured')")
 
 
 def test_arrow_keys_go_from_region_to_region_and_say_where(on_map):
@@ -147,6 +156,60 @@ def test_arrow_keys_go_from_region_to_region_and_say_where(on_map):
     ]
     wait(on_map, "document.querySelector('.card').dataset.region === 'harborview_001_001'")
     assert "Population" in text_of(on_map, "#map-panel .spoken")
+
+
+def test_arrow_keys_stop_at_the_edge_and_enter_goes_to_the_card(on_map):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    click_region(on_map, 5)  # south-east
+    on_map.execute_script("document.querySelector('#map-panel svg.city').focus()")
+    for key in (Keys.ARROW_RIGHT, Keys.ARROW_DOWN, Keys.ARROW_RIGHT):
+        ActionChains(on_map).send_keys(key).perform()
+        assert text_of(on_map, "#map-panel .spoken").startswith("harborview_005_000")
+    ActionChains(on_map).send_keys(Keys.ENTER).perform()
+    wait(on_map, "document.activeElement.matches('.card h3')")
+    assert on_map.execute_script("return document.activeElement.textContent").startswith(
+        "harborview_005_000"
+    )
+
+
+def test_an_image_is_shown_whole_and_enlarged_on_click(on_map):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    click_region(on_map, 8)
+    shapes = on_map.execute_script(
+        "return [...document.querySelectorAll('.pictures img')]"
+        ".map((i) => [i.naturalWidth / i.naturalHeight, i.clientWidth / i.clientHeight])"
+    )
+    for natural, shown in shapes:
+        assert shown == pytest.approx(natural, rel=0.02)
+    small = on_map.find_element("css selector", ".pictures img")
+    before, source = small.size["width"], small.get_attribute("src")
+    small.click()
+    large = wait(on_map, "document.querySelector('dialog[open] img')")
+    assert large.get_attribute("src") == source
+    assert large.size["width"] > before
+    ActionChains(on_map).send_keys(Keys.ESCAPE).perform()
+    wait(on_map, "!document.querySelector('dialog')")
+
+
+def test_the_geopackage_downloads_and_gdal_opens_it(on_map, tmp_path):
+    import pyogrio
+
+    folder = {"behavior": "allow", "downloadPath": str(tmp_path)}
+    on_map.execute_cdp_cmd("Browser.setDownloadBehavior", folder)
+    on_map.find_element("css selector", "button.download").click()
+    path = tmp_path / "harborview-both-synthetic.gpkg"
+    while not path.is_file():
+        time.sleep(0.05)
+    table = pyogrio.read_dataframe(path, layer="predictions")
+    assert len(table) == 36
+    assert {"population", "population_predicted", "population_low"} <= set(table.columns)
+    assert table["n_images"].tolist() == [3] * 36
+    assert table.geometry.is_valid.all()
+    assert "layer_styles" in pyogrio.list_layers(path)[:, 0]
 
 
 def test_another_city_and_back_by_a_similar_region(on_map):
@@ -173,16 +236,29 @@ def test_hostile_caption_is_text_on_map_and_caption_page(on_map):
     assert on_map.execute_script("return window.hacked") is None
 
 
+def test_search_opens_on_an_example_with_what_was_measured(driver):
+    open_tab(driver, "Search")
+    wait(driver, "document.querySelectorAll('#search-results button.region').length === 12")
+    assert "Measured on 36 captioned satellite images" in text_of(driver, "#search-recall")
+    examples = driver.find_elements("css selector", "#search-examples button.gallery-item")
+    assert examples
+    driver.execute_script("arguments[0].click()", examples[-1])
+    wait(driver, "document.querySelector('#search-results h4').textContent.includes("
+         "document.querySelector('#query textarea, #query input').value)")  # fmt: skip
+
+
 def test_search_by_words_ranks_regions_and_leads_to_the_map(driver):
     from selenium.webdriver.common.keys import Keys
 
     open_tab(driver, "Search")
     wait(driver, "document.querySelector('#query textarea, #query input')")
     box = driver.find_element("css selector", "#query textarea, #query input")
+    box.send_keys(Keys.CONTROL, "a")
     box.send_keys("a <b>river</b> with trees")
     box.send_keys(Keys.ENTER)
-    wait(driver, "document.querySelectorAll('#search-results button.region').length === 12")
+    wait(driver, "document.querySelector('#search-results h4')?.textContent.includes('river')")
     assert "a <b>river</b> with trees" in text_of(driver, "#search-results h4")
+    assert len(driver.find_elements("css selector", "#search-results button.region")) == 12
     assert len(driver.find_elements("css selector", "#search-results path.hit")) == 12
     region = driver.execute_script(
         "const button = document.querySelector('#search-results button.region'); button.click();"
@@ -192,14 +268,23 @@ def test_search_by_words_ranks_regions_and_leads_to_the_map(driver):
 
 
 def test_search_for_nothing_says_what_to_write(driver):
+    from selenium.webdriver.common.keys import Keys
+
     open_tab(driver, "Search")
     wait(driver, "document.querySelector('#query textarea, #query input')")
     box = driver.find_element("css selector", "#query textarea, #query input")
-    box.clear()
+    box.send_keys(Keys.CONTROL, "a")
     box.send_keys("   ")
     driver.find_element("id", "search-button").click()
     wait(driver, "document.querySelector('#search-results .notice.error')")
     assert "Write what to look for" in text_of(driver, "#search-results")
+
+
+def test_your_images_opens_on_an_example(driver):
+    open_tab(driver, "Your images")
+    wait(driver, "document.querySelector('#own-results .own')")
+    assert "An example: the images of harborview_" in text_of(driver, "#own-results")
+    wait(driver, "document.querySelectorAll('#street-views tr.file').length === 2")
 
 
 def drop(driver, where: str, files: list[str]) -> None:
@@ -234,8 +319,8 @@ def test_dropped_pictures_give_predictions_a_warning_and_vectors(driver, picture
     drop(driver, "#satellite", picture_files["satellite"][:1])
     answer = describe(driver)
     assert "Your 4 pictures" in answer
-    assert "training data" in answer or "the probes have seen" in answer
-    assert "Predicted, as if it were a region of Harborview" in answer
+    assert "unlike those of" in answer or "like those of the regions" in answer
+    assert "Estimated, as if it were a region of Harborview" in answer
     assert "Described by prompts" in answer
     wait(driver, "document.querySelectorAll('#vectors tr.file').length === 2")
     assert "region.parquet" in text_of(driver, "#vectors").replace(" ", "")
@@ -244,7 +329,7 @@ def test_dropped_pictures_give_predictions_a_warning_and_vectors(driver, picture
 def test_nothing_dropped_and_bad_files_are_told_in_a_sentence(driver, tmp_path: Path):
     drop(driver, "#street-views", [])
     drop(driver, "#satellite", [])
-    assert "There is no picture yet" in describe(driver)
+    assert "There is no image yet" in describe(driver)
     page = tmp_path / "page.jpg"
     page.write_text("<!doctype html><script>window.hacked = 3</script>")
     drop(driver, "#satellite", [str(page)])

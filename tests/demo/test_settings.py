@@ -5,13 +5,14 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 
 from demo.model import check_model_folder, load_towers
 from demo.settings import DemoSettings, parse_arguments, read_settings
 from pipelines.evaluation.errors import InputError
 from tests.processes import run_python
 
-GIVEN = {"dataset_name": "d", "model_name_or_path": "m", "embeddings": ["e"]}
+GIVEN = {"dataset_name": "d", "encoder": "m", "embeddings": ["e"]}
 
 
 def test_flags_come_before_environment_before_file(tmp_path):
@@ -35,15 +36,18 @@ def test_paths_of_the_file_start_at_its_folder_and_hub_ids_stay(tmp_path):
     found = read_settings({}, {}, stored)
     assert found.dataset_name == str(tmp_path / "data")
     assert found.embeddings == (str(tmp_path / "data"),)
-    assert found.model_name_or_path == "org/model"
+    assert found.encoder == "org/model"  # by its other name
 
 
 def test_what_is_missing_is_named(tmp_path):
-    with pytest.raises(InputError, match="--model_name_or_path and --embeddings"):
+    with pytest.raises(InputError, match="--encoder and --embeddings"):
         read_settings({"dataset_name": "d"}, {}, tmp_path / "none.json")
 
 
-@pytest.mark.parametrize(("content", "said"), [("[", "no JSON"), ('{"port": 1}', "port")])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("[", "not a JSON object"), ("[1]", "not a JSON object"), ('{"port": 1}', "port")],
+)
 def test_a_wrong_file_is_named(tmp_path, content, said):
     stored = tmp_path / "demo.json"
     stored.write_text(content)
@@ -60,6 +64,25 @@ def test_flags_of_the_command_line(monkeypatch):
     assert port == 7999
 
 
+@pytest.mark.parametrize("flag", ["--encoder", "--model_name_or_path"])
+def test_the_encoder_has_two_names(flag):
+    settings, _ = parse_arguments(["--dataset_name", "d", flag, "mosaiks", "--embeddings", "a"])
+    assert settings.encoder == "mosaiks"
+
+
+def test_an_encoder_without_a_text_tower_has_no_search(tmp_path):
+    from transformers import ViTConfig, ViTImageProcessor, ViTModel
+
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = ViTModel(ViTConfig(**size, intermediate_size=32, image_size=32, patch_size=16))
+    model.save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    for encoder in ("colour_texture", str(tmp_path)):
+        towers = load_towers(encoder)
+        assert towers.tower is None
+        assert towers.encode_images([Image.new("RGB", (64, 48))]).shape == (1, towers.encoder.dim)
+
+
 def test_pickled_weights_are_refused_and_never_opened(tiny_model_dir, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(tiny_model_dir, folder)
@@ -69,12 +92,12 @@ def test_pickled_weights_are_refused_and_never_opened(tiny_model_dir, tmp_path):
         load_towers(str(folder))
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_missing_file_of_the_model_is_named(tiny_model_dir, tmp_path, name):
     folder = tmp_path / "model"
     shutil.copytree(tiny_model_dir, folder)
     (folder / name).unlink()
-    with pytest.raises(InputError, match="is no whole model: it lacks"):
+    with pytest.raises(InputError, match="is not a complete model: it lacks"):
         check_model_folder(folder)
 
 
@@ -82,5 +105,5 @@ def test_the_command_line_ends_with_a_sentence_and_no_traceback(tmp_path):
     sources = ("--dataset_name", "--model_name_or_path", "--embeddings")
     done = run_python("-m", "demo.app", *(word for name in sources for word in (name, tmp_path)))
     assert done.returncode == 2
-    assert "is no whole model" in done.stderr
+    assert "is not a complete model" in done.stderr
     assert "Traceback" not in done.stderr

@@ -92,7 +92,7 @@ def test_five_hundred_street_views_are_refused_before_any_is_opened():
 
 def test_an_empty_submission_is_told_what_to_do():
     for nothing in (None, []):
-        with pytest.raises(InputError, match="Drop street views, a satellite picture, or both"):
+        with pytest.raises(InputError, match="Drop street views, a satellite image, or both"):
             read_uploads(nothing, None)
 
 

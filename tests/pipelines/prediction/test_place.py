@@ -1,0 +1,20 @@
+"""What is held out together, on polygons of very different sizes."""
+
+import numpy as np
+
+from pipelines.prediction.cross_fit import make_folds
+from pipelines.prediction.labels import Indicator
+from pipelines.prediction.predict import make_place
+from tests.wards import make_wards, touching_pairs
+
+
+def test_no_fold_of_uneven_polygons_is_trained_on_what_touches_it():
+    wards = make_wards(0)
+    y = np.arange(len(wards), dtype=float)
+    place = make_place(wards, [Indicator("t", "u", "identity", y)])
+    folds = make_folds(np.ones(len(wards), bool), place.groups, place.near)
+    assert len(folds.names) >= 3
+    for name in folds.names:
+        part = np.full(len(wards), None)
+        part[folds.training(name)], part[folds.rows(name)] = "train", "test"
+        assert touching_pairs(wards, part, "train", "test") == 0
