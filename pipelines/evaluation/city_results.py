@@ -40,7 +40,7 @@ PROBE_NAMES = {
     "ridge": "ridge",
     "mean": "–",
     "knn": "k-NN",
-    "gbm": "gradient boosting",
+    "gbm": "trees",
 }
 VIEW_NAMES = {"street_view": "street view", "satellite": "satellite", BOTH: "both", NO_VIEW: "–"}
 VIEW_ORDER = (NO_VIEW, "street_view", "satellite", BOTH)

@@ -6,12 +6,12 @@
 <output>/figures/*.png
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from .caption_report import caption_blocks
-from .checker import check_publication, check_rows
-from .checking import MEANING, publication_lines, spread_lines
+from .checker import check_rows
+from .checking import spread_lines
 from .city_results import PROTOCOL_TITLES, CityResults, read_cities
 from .clusters import cluster_blocks
 from .conformal import Coverage, measure_coverage
@@ -35,25 +35,32 @@ from .statistics import Reference
 from .systems import WITH_COORDINATES
 from .table_formats import to_markdown
 from .tables import (
-    compact_table,
     coverage_table,
     difference_table,
     gain_table,
-    paper_table,
     score_table,
     spread_table,
     statistics_table,
-    summary_table,
     systems_table,
 )
 from .transfer_report import read_transfer, transfer_blocks
 from .variants import method_references, studies, variant_blocks
+from .verdict_table import Errors, best_views, validation_errors, verdict_table
 
 REPORT_FILE, PAGE_FILE = "report.md", "report.html"
 TABLES_FOLDER, FIGURES_FOLDER = "tables", "figures"
 # beside the results, where the benchmark lays them
 EMBEDDINGS_FOLDER, TRANSFER_FOLDER = "embeddings", "transfer/results"
 COORDINATES_BY_RIDGE = Reference("coordinates", "none", "ridge")
+READING = Text(
+    "How to read the tables: a light probe predicts each indicator from frozen region vectors. "
+    "Scores are means ± SD over splits, and over training seeds where there are several; bold is "
+    "the best of a column, controls included. Counts, densities and intensities are scored on the "
+    "scale ln(y + 1). All systems share regions, labels and splits; hyper-parameters are chosen on "
+    "validation regions from one grid. The controls are the mean label, coordinates alone (k-NN, "
+    "trees, ridge), counts of points of interest, colour and texture, and untrained weights: a "
+    "system that does not beat them has learned nothing useful."
+)
 
 
 def write_report(output: Path, echo: Callable[[str], None] = print) -> Path:
@@ -73,9 +80,15 @@ def write_report(output: Path, echo: Callable[[str], None] = print) -> Path:
     if not cities:
         raise InputError(f"No results in {output}. Run `python evaluate.py probe` first.")
     paper = paper_tables()
-    blocks = [*_introduction(cities), statistics_table(cities, paper)]
+    errors = {
+        city.name: {protocol: validation_errors(city, protocol) for protocol in city.protocols}
+        for city in cities
+    }
+    verdicts = verdict_table(cities, errors)
+    blocks = [*_title(cities), *([verdicts] if verdicts else []), READING]
+    blocks.append(Folded("Datasets", (statistics_table(cities, paper),)))
     for city in cities:
-        blocks += _city_section(city, output, paper)
+        blocks += _city_section(city, output, paper, errors[city.name])
         for protocol in city.protocols:
             echo(f"\n{city.title}: {PROTOCOL_TITLES[protocol]}, R²\n")
             echo(to_markdown(score_table(city, protocol, "r2")))
@@ -84,7 +97,6 @@ def write_report(output: Path, echo: Callable[[str], None] = print) -> Path:
         blocks += transfer_blocks(transfer, output, FIGURES_FOLDER)
     blocks += caption_blocks(output.parent, output)
     blocks += efficiency_blocks(output.parent, output, FIGURES_FOLDER)
-    blocks += _paper_section(paper)
     blocks += _recompute_section(cities)
     write_tables(output / TABLES_FOLDER, blocks)
     title = next(block.text for block in blocks if isinstance(block, Heading))
@@ -93,7 +105,7 @@ def write_report(output: Path, echo: Callable[[str], None] = print) -> Path:
     return output / REPORT_FILE
 
 
-def _introduction(cities: Sequence[CityResults]) -> list[Block]:
+def _title(cities: Sequence[CityResults]) -> list[Block]:
     simulated = [city.title for city in cities if city.synthetic]
     mark = " (synthetic)" if simulated else ""
     blocks: list[Block] = [Heading(1, f"Indicators predicted from region vectors{mark}")]
@@ -101,36 +113,24 @@ def _introduction(cities: Sequence[CityResults]) -> list[Block]:
         blocks.append(
             Text(
                 f"**{', '.join(simulated)}: synthetic data.** Images, captions and indicators are "
-                "simulated; the figures say whether the machinery works, not how real cities look.",
+                "simulated: these scores say whether the code works, not how real cities look.",
                 banner=True,
             )
         )
-    blocks.append(
-        Text(
-            "Frozen vectors, a light probe. Errors are on the scale ln(y + 1) where the indicator "
-            "is a count, density or intensity, and as stored otherwise. Figures are means ± SD "
-            "over splits of the test regions, and over training seeds where a system was trained "
-            "from several; the best of a column is bold, controls included. "
-            "Vectors and labels are standardised on the training regions; hyper-parameters are "
-            "chosen on validation regions alone, from the same grid for all. All systems share "
-            "regions, labels and splits. Controls: the mean of the training labels; coordinates "
-            "alone, by nearest neighbours, trees and ridge; counts of points of interest; simple "
-            "colour and texture; the architecture with random weights. What does not beat them "
-            "has seen nothing."
-        )
-    )
     return blocks
 
 
-def _city_section(city: CityResults, output: Path, paper: Publication) -> list[Block]:
+def _city_section(
+    city: CityResults, output: Path, paper: Publication, errors: Mapping[str, Errors]
+) -> list[Block]:
     blocks: list[Block] = [
         Heading(2, city.title),
         Text(f"Dataset: `{city.summary['dataset_name']}`."),
-        systems_table(city),
+        Folded("Systems", (systems_table(city),)),
     ]
     measured = measure_coverage(city.folder)
     for protocol in city.protocols:
-        blocks += _protocol_section(city, protocol, measured, output, paper)
+        blocks += _protocol_section(city, protocol, measured, output, paper, errors[protocol])
     embeddings = output.parent / EMBEDDINGS_FOLDER / city.name
     blocks += cluster_blocks(city, embeddings, output, FIGURES_FOLDER)
     blocks.append(Heading(3, f"{city.title}: limits"))
@@ -151,14 +151,17 @@ def _protocol_section(
     measured: Sequence[Coverage],
     output: Path,
     paper: Publication,
+    errors: Errors,
 ) -> list[Block]:
     blocks: list[Block] = [
         Heading(3, f"{city.title}: {PROTOCOL_TITLES[protocol]}"),
         Text(seeds_note(city, city.of(protocol), protocol)),
+        score_table(city, protocol, "r2", paper, views=best_views(errors)),
     ]
-    summary = summary_table(city, protocol)
-    blocks += [summary] if summary else []
-    blocks.append(score_table(city, protocol, "r2", paper))
+    others = [score_table(city, protocol, m, paper) for m in ("r2", "rmse", "mae", "spearman")]
+    spread = spread_table(city, protocol)
+    others += [spread] if spread else []
+    blocks.append(Folded("All views and probes; RMSE, MAE and rank correlation", tuple(others)))
     wanted = [*references(city), *_gain_reference(city), *method_references(city)]
     compared = cached_differences(city, list(dict.fromkeys(wanted)))
     differences = [
@@ -171,17 +174,8 @@ def _protocol_section(
         told += (score_table(city, protocol, "r2", beside=True),)
     if told:
         blocks.append(Folded("Differences to the controls, with intervals", told))
-    spread = spread_table(city, protocol)
     intervals = coverage_table(city, protocol, measured)
     blocks += [Folded("Prediction intervals and their coverage", (intervals,))] if intervals else []
-    others = [score_table(city, protocol, m, paper) for m in ("rmse", "mae", "spearman")]
-    others += [spread] if spread else []
-    compact = [
-        compact_table(city, protocol, probe)
-        for probe in ("mlp", "ridge")
-        if any(row.probe == probe for row in city.of(protocol))
-    ]
-    blocks.append(Folded("RMSE, MAE, rank correlation, and all by probe", (*others, *compact)))
     blocks += prediction_figures(city, protocol, output, FIGURES_FOLDER)
     for study in studies(city, protocol, compared):
         blocks += variant_blocks(study, output, FIGURES_FOLDER, paper)
@@ -191,25 +185,6 @@ def _protocol_section(
 def _gain_reference(city: CityResults) -> list[Reference]:
     beside = any(row.system.startswith(WITH_COORDINATES) for row in city.rows)
     return [COORDINATES_BY_RIDGE] if beside else []
-
-
-def _paper_section(paper: Publication) -> list[Block]:
-    tables = tuple(paper_table(paper, table) for table in paper.tables)
-    return [
-        Heading(2, "What the paper printed"),
-        Text(
-            f"{paper.source}. Other regions, other splits, one number a cell: its tables are "
-            f"`{TABLES_FOLDER}/paper-table-*.csv` to be looked up, and not to be compared with by "
-            "their digits."
-        ),
-        Folded("The paper's tables 1 to 3 and 6 to 8", tables, in_markdown=False),
-        Text(f"Its numbers do not all fit each other (`evaluate.py check paper`). {MEANING}"),
-        Folded("What does not fit", (Bullets(_items(paper)),), in_markdown=False),
-    ]
-
-
-def _items(paper: Publication) -> tuple[str, ...]:
-    return tuple(line.removeprefix("- ") for line in publication_lines(check_publication(paper)))
 
 
 def _recompute_section(cities: Sequence[CityResults]) -> list[Block]:

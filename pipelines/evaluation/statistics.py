@@ -12,7 +12,7 @@ chance of training: how far the trainings are apart is told beside it.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +125,10 @@ class DrawnScores:
     def shared(self, other: "DrawnScores") -> list[int]:
         """Seeds of the splits that both have."""
         return [seed for seed in self.splits if seed in other.splits]
+
+    def mean(self, metric: str) -> Array:
+        """`(draws,)`: the score, mean over the splits."""
+        return _mean_over_splits(self.scores[metric])
 
     def less(self, other: "DrawnScores", metric: str) -> Array:
         """`(draws,)`: the score less that of another, mean over the splits that both have."""
@@ -275,7 +279,12 @@ def _mean_over_splits(values: Array) -> Array:
 # ---- a folder of results ------------------------------------------------------------------------
 
 
-def drawn_cells(folder: Path, replicates: int = REPLICATES, seed: int = 0) -> Iterator[DrawnCell]:
+def drawn_cells(
+    folder: Path,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+    wanted: Callable[[str, str, Name], bool] = lambda protocol, indicator, name: True,
+) -> Iterator[DrawnCell]:
     """Every system of a results folder under the same draws, indicator by indicator.
 
     Rows of other regions, labels, settings or vectors than the latest run's are left out, as in the
@@ -286,6 +295,7 @@ def drawn_cells(folder: Path, replicates: int = REPLICATES, seed: int = 0) -> It
         folder: of one city's results.
         replicates: of the bootstrap.
         seed: of the draws.
+        wanted: tells by protocol, indicator and name which systems to score.
 
     Raises:
         InputError: there are no results.
@@ -302,7 +312,20 @@ def drawn_cells(folder: Path, replicates: int = REPLICATES, seed: int = 0) -> It
         for split in splits:
             by_indicator.setdefault(split.indicator, []).append(split)
         for own in by_indicator.values():
-            yield _drawn(own, names, counts, _grouping(own, systems))
+            group_of = _grouping(own, systems)
+            kept = [
+                replace(
+                    split,
+                    predictions={
+                        name: predictions
+                        for name, predictions in split.predictions.items()
+                        if wanted(protocol, split.indicator, group_of(name))
+                    },
+                )
+                for split in own
+            ]
+            if kept := [split for split in kept if split.predictions]:
+                yield _drawn(kept, names, counts, group_of)
 
 
 def _grouping(
@@ -461,8 +484,8 @@ __all__ = [
     "compare",
     "compare_all",
     "draw_blocks",
-    "drawn_r2",
     "drawn_cells",
+    "drawn_r2",
     "interval",
     "paired_bootstrap",
 ]

@@ -5,7 +5,7 @@ refused.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 import pandas as pd
@@ -16,7 +16,6 @@ from .city_results import (
     PROBE_NAMES,
     PROTOCOL_TITLES,
     VIEW_NAMES,
-    VIEW_ORDER,
     CityResults,
     Key,
     by_run,
@@ -26,7 +25,6 @@ from .city_results import (
     spreads,
 )
 from .conformal import Coverage
-from .embedding_tables import BOTH
 from .errors import InputError
 from .paper import Publication, PublishedTable
 from .results import ResultRow
@@ -38,8 +36,8 @@ from .trainings import Training, training_of
 QUANTILES = {"split": "regions", "block": "blocks"}
 PAPER_MARK = "printed in the paper"
 PAPER_NOTE = (
-    "Rows in italics are the paper's own numbers, on its own regions and splits, without spread: "
-    "they do not compare with the rows above by their digits."
+    "Rows in italics: the paper's own numbers, from its own regions and splits and without a "
+    "spread. They are not directly comparable with the rows above."
 )
 
 
@@ -49,6 +47,7 @@ def score_table(
     metric: str,
     paper: Publication | None = None,
     beside: bool = False,
+    views: Collection[Key] | None = None,
 ) -> Table:
     """Systems x indicators: mean ± SD over splits, the best in bold, controls first.
 
@@ -56,9 +55,10 @@ def score_table(
         city: whose rows.
         protocol: of the rows.
         metric: `r2`, `rmse`, `mae` or `spearman`.
-        paper: whose printed numbers stand below, where it has the city and the protocol is
-            `random`, which is its own.
+        paper: whose printed numbers stand below, where the city is one of its own and the
+            protocol is `random`, which is its own.
         beside: vectors beside coordinates, with the controls, in place of vectors alone.
+        views: systems that see images are shown in these views and by these probes alone.
 
     Raises:
         InputError: there is a row of a model on an indicator but none of the controls.
@@ -71,6 +71,8 @@ def score_table(
     require_controls(city, rows)
     scores = by_run(city, rows, metric)
     keys = sorted({key for key, _ in scores}, key=city.order)
+    if views is not None:
+        keys = [key for key in keys if key[1] == NO_VIEW or key in views]
     indicators = [name for name in city.indicators if any(row.indicator == name for row in rows)]
     best = {name: _best(scores, keys, name, metric) for name in indicators}
     body = []
@@ -83,77 +85,17 @@ def score_table(
     body.append(_about_test(rows, indicators, "label SD (test)", "label_sd_test", ".2f"))
     notes = [*_missing_controls(city, rows), *_seeds_note(city, keys)]
     printed = paper.table_of(city.name) if paper and protocol == "random" else None
-    if paper and printed and metric in printed.metrics:
+    if paper and printed and metric in printed.metrics and not city.synthetic:
         body += _printed_rows(paper, printed, metric, indicators)
         notes.append(PAPER_NOTE)
     return Table(
-        name=slug(city.name, protocol, metric, *(["beside"] if beside else [])),
+        name=slug(city.name, protocol, metric, *(["beside"] * beside), *(["best"] * bool(views))),
         title=f"{METRIC_TITLES[metric]}{' of vectors beside coordinates' if beside else ''}, "
-        f"{city.title}, {_short(protocol)}",
+        f"{city.title}, {_short(protocol)}{', each system in its best view' if views else ''}",
         header=("system", "view", "probe", *indicators),
         rows=tuple(body),
         notes=tuple(notes),
     )
-
-
-def summary_table(city: CityResults, protocol: str) -> Table | None:
-    """A row a system: R2, mean over indicators, in every view by every probe; what one reads first.
-
-    None where there is one indicator alone.
-    """
-    rows = [row for row in city.of(protocol) if not row.system.startswith(WITH_COORDINATES)]
-    require_controls(city, rows)
-    scores = by_run(city, rows, "r2")
-    indicators = [name for name in city.indicators if any(row.indicator == name for row in rows)]
-    if len(indicators) < 2:
-        return None
-    means = {}
-    for key in {key for key, _ in scores}:
-        own = [scores[key, name] for name in indicators if (key, name) in scores]
-        if len(own) == len(indicators):  # a mean over fewer would not compare
-            means[key] = pd.concat(own, axis=1).mean(axis=1)
-    columns = sorted({key[1:] for key in means if key[1] != NO_VIEW}, key=_column_order)
-    best = max(means, key=lambda key: float(means[key].mean()), default=None)
-    body = []
-    for key in sorted({(*key[:1], *_place(key)) for key in means}, key=city.order):
-        system, view, probe = key
-        name = city.system_title(system)
-        if view == NO_VIEW:
-            only = _score(means[key], key == best)
-            cells = [only if i == 0 else Cell("") for i in range(len(columns))]
-            name = f"{name}: {PROBE_NAMES[probe]}" if probe != "mean" else name
-        else:
-            cells = [
-                _score(means.get((system, *column)), (system, *column) == best)
-                for column in columns
-            ]
-        body.append((*words(name), *cells))
-    return Table(
-        name=slug(city.name, protocol, "summary"),
-        title=f"R², mean over {len(indicators)} indicators, {city.title}, {_short(protocol)}",
-        header=("system", *(VIEW_NAMES[view] for view, _ in columns)),
-        rows=tuple(body),
-        notes=(
-            "Mean ± SD over splits, and training seeds where there are several. Controls that see "
-            "no image have one number, in the first column. Systems that are not scored on all "
-            "indicators are not here.",
-        ),
-        groups=(("", 1), *_probe_groups(columns)),
-    )
-
-
-def _column_order(column: tuple[str, str]) -> tuple[bool, int]:
-    return column[1] != "mlp", VIEW_ORDER.index(column[0])
-
-
-def _place(key: Key) -> tuple[str, str]:
-    """Where a row stands: all views and probes of a system together, but those of no view."""
-    return key[1:] if key[1] == NO_VIEW else (BOTH, "mlp")
-
-
-def _probe_groups(columns: Sequence[tuple[str, str]]) -> Iterable[tuple[str, int]]:
-    for probe in dict.fromkeys(probe for _, probe in columns):
-        yield PROBE_NAMES[probe], sum(own == probe for _, own in columns)
 
 
 def _seeds_note(city: CityResults, keys: Iterable[Key]) -> Iterable[str]:
@@ -199,34 +141,6 @@ def spread_table(city: CityResults, protocol: str, metric: str = "r2") -> Table 
             "seeds of the mean over splits.",
         ),
         groups=(*(("", 1),) * 4, *((name, 2) for name in indicators)),
-    )
-
-
-def compact_table(city: CityResults, protocol: str, probe: str = "mlp") -> Table:
-    """R², RMSE and MAE of each indicator side by side, by one probe: the layout of the paper."""
-    rows = [row for row in city.of(protocol) if row.probe == probe or row.view == NO_VIEW]
-    require_controls(city, rows)
-    metrics = ("r2", "rmse", "mae")
-    scores = {metric: by_run(city, rows, metric) for metric in metrics}
-    keys = sorted({key for key, _ in scores["r2"]}, key=city.order)
-    indicators = [name for name in city.indicators if any(row.indicator == name for row in rows)]
-    best = {(m, name): _best(scores[m], keys, name, m) for m in metrics for name in indicators}
-    body = []
-    for key in keys:
-        names = words(city.system_title(key[0]), VIEW_NAMES[key[1]])
-        cells = (
-            _score(scores[m].get((key, name)), best[m, name] == key)
-            for name in indicators
-            for m in metrics
-        )
-        body.append((*names, *cells))
-    return Table(
-        name=slug(city.name, protocol, probe),
-        title=f"R², RMSE and MAE by {PROBE_NAMES[probe]}, {city.title}, {_short(protocol)}",
-        header=("system", "view", *(METRIC_TITLES[m] for _ in indicators for m in metrics)),
-        rows=tuple(body),
-        notes=("Controls have probes of their own.",),
-        groups=(("", 1), ("", 1), *((name, len(metrics)) for name in indicators)),
     )
 
 
@@ -310,35 +224,6 @@ def _printed_rows(
             *words(f"{system} ({PAPER_MARK})", view, "", soft=True),
             *(number(cell[metric] if cell else None, soft=True) for cell in cells),
         )
-
-
-def paper_table(paper: Publication, table: PublishedTable) -> Table:
-    """A printed table as it is in print."""
-    systems = table.scores.items()
-    improvements = table.improvements.items()
-    rows = [(name, row, f".{paper.decimals}f") for name, row in systems]
-    percent = f"+.{paper.improvement_decimals}f"
-    rows += [(f"improvement of {name}, %", row, percent) for name, row in improvements]
-    body = [
-        (
-            *words(name, soft=True),
-            *(
-                number(cell[metric] if cell else None, form=form, soft=True)
-                for indicator in table.indicators
-                for cell in [row.get(indicator)]
-                for metric in table.metrics
-            ),
-        )
-        for name, row, form in rows
-    ]
-    titles = tuple(METRIC_TITLES[m] for _ in table.indicators for m in table.metrics)
-    return Table(
-        name=f"paper-table-{table.number}",
-        title=f"Table {table.number} as {PAPER_MARK}: {table.city.replace('_', ' ').title()}",
-        header=("system", *titles),
-        rows=tuple(body),
-        groups=(("", 1), *((name, len(table.metrics)) for name in table.indicators)),
-    )
 
 
 def difference_table(
@@ -464,13 +349,15 @@ def _covered(one: Coverage | None) -> Cell:
     return Cell(f"{one.coverage:.2f} (±{one.half_width:.2f}){star}", one.coverage)
 
 
-def statistics_table(cities: Sequence[CityResults], paper: Publication | None = None) -> Table:
-    """Regions, images and labelled regions of each city, the paper's own below."""
+def statistics_table(cities: Sequence[CityResults], paper: Publication) -> Table:
+    """Regions, images and labelled regions of each city; below, the paper's of the same cities."""
     indicators = list(dict.fromkeys(name for city in cities for name in city.summary["indicators"]))
     body = [_statistics(city, indicators) for city in cities]
     notes = ["Labels are counted among the regions that are compared."]
-    if paper and paper.statistics:
-        for name, counts in paper.statistics.items():
+    real = {city.name for city in cities if not city.synthetic}
+    printed = {name: counts for name, counts in paper.statistics.items() if name in real}
+    if printed:
+        for name, counts in printed.items():
             order = ("regions", None, "street_view", "satellite", *indicators)
             cells = [counts.get(column) if column else None for column in order]
             title = name.replace("_", " ").title()
@@ -545,15 +432,12 @@ def _differs(training: Training | None) -> str:
 
 
 __all__ = [
-    "compact_table",
     "coverage_table",
     "difference_table",
     "gain_table",
-    "paper_table",
     "require_controls",
     "score_table",
     "spread_table",
     "statistics_table",
-    "summary_table",
     "systems_table",
 ]

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from os.path import commonprefix
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from .bar_plots import Bar, Curve, draw_bars, draw_curves
@@ -25,6 +24,10 @@ from .tables import PAPER_MARK
 
 MU = "distillation_weight"
 SWEPT_IN_PAPER = "population"  # the indicator of its table 4
+SWEEP_NOTE = (
+    "Rows in italics: the paper's table 4, from its own regions and splits. The numbers are not "
+    "directly comparable; which µ is best is."
+)
 Cells = Mapping[tuple[str, str, str, str], Difference]  # system, view, probe, indicator
 
 
@@ -70,7 +73,7 @@ class Study:
         """Mu -> system; the method's own among them. Empty where nothing is swept."""
         found = {mu: name for name in self.variants if (mu := self.mu(name)) is not None}
         own = self.mu(self.method)
-        return dict(sorted({**found, own: self.method}.items())) if found and own else {}
+        return dict(sorted({**found, own: self.method}.items())) if found and own is not None else {}
 
     @property
     def cells(self) -> list[tuple[str, str]]:
@@ -170,7 +173,6 @@ def ablation_table(study: Study, probe: str) -> Table:
             "the same draws. By training seed: the difference of each seed's own pair of "
             "trainings; where their signs differ, another seed could turn the direction. Direction "
             "is told where the interval does not hold 0.",
-            *_papers_own(),
         ),
     )  # fmt: skip
 
@@ -210,13 +212,6 @@ def direction(interval: Interval) -> str:
     return "higher" if interval.estimate > 0 else "lower"
 
 
-def _papers_own() -> tuple[str, ...]:
-    return (
-        f"The paper's figure 3 has no numbers; its text gives mean drops of 10.45 % without "
-        f"refinement and of 26.45 % without IPSI ({PAPER_MARK}).",
-    )
-
-
 def variant_differences(study: Study) -> Table:
     """Every variant, view and probe: the difference on each indicator."""
     body = []
@@ -247,7 +242,8 @@ def sweep_table(study: Study, paper: Publication) -> Table | None:
     swept = study.swept
     if not swept:
         return None
-    grid = sorted({*swept, *paper.mu_values})
+    printed = _printed_sweep(study, paper)
+    grid = sorted({*swept, *(paper.mu_values if printed else ())})
     body = []
     for view, probe in study.cells:
         for indicator in [n for n in (SWEPT_IN_PAPER, _overall(study)) if n in study.indicators]:
@@ -263,12 +259,10 @@ def sweep_table(study: Study, paper: Publication) -> Table | None:
                 )
             names = words(_named(indicator), VIEW_NAMES[view], PROBE_NAMES[probe])
             body.append((*names, *_mark_best(cells)))
-    for view, cities in paper.mu_sweep.items():
-        for city, own in cities.items():
-            printed = dict(zip(paper.mu_values, own, strict=True))
-            names = words(f"population, {city.replace('_', ' ').title()} ({PAPER_MARK})",
-                          VIEW_NAMES[view], "", soft=True)  # fmt: skip
-            body.append((*names, *(number(printed.get(mu), soft=True) for mu in grid)))
+    for view, own in printed.items():
+        values = dict(zip(paper.mu_values, own, strict=True))
+        names = words(f"population ({PAPER_MARK})", VIEW_NAMES[view], "", soft=True)
+        body.append((*names, *(number(values.get(mu), soft=True) for mu in grid)))
     return Table(
         name=slug(study.city.name, study.protocol, "mu"),
         title=f"R² by the weight of self-distillation µ, {study.city.title}, "
@@ -278,10 +272,16 @@ def sweep_table(study: Study, paper: Publication) -> Table | None:
         notes=(
             "Mean ± SD over splits and training seeds; the best of a row is bold. "
             "Differences with intervals stand in the figure, and among all variants' below.",
-            "Rows in italics are the paper's table 4: its own cities and splits, one number a "
-            "cell. They do not compare by their digits; what compares is which µ is best.",
+            *([SWEEP_NOTE] if printed else []),
         ),
     )
+
+
+def _printed_sweep(study: Study, paper: Publication) -> dict[str, tuple[float, ...]]:
+    """View -> the paper's own sweep, where the city is one of its own."""
+    city = study.city
+    found = {view: own.get(city.name) for view, own in paper.mu_sweep.items()}
+    return {view: own for view, own in found.items() if own and not city.synthetic}
 
 
 def _known(study: Study) -> set[tuple[str, str, str]]:
@@ -377,13 +377,14 @@ def _curves(study: Study, probe: str, output: Path, folder: str, paper: Publicat
             }
             curve = Curve(VIEW_NAMES[view], tuple(points), tuple(points.values()))
             panels.setdefault(_named(indicator), []).append(curve)
+    printed = _printed_sweep(study, paper)
     if own in paper.mu_values and SWEPT_IN_PAPER in panels:
         at = paper.mu_values.index(own)
-        for view, cities in paper.mu_sweep.items():
-            mean = np.mean([np.array(scores) - scores[at] for scores in cities.values()], axis=0)
+        for view, scores in printed.items():
+            differences = (score - scores[at] for score in scores)
             panels[SWEPT_IN_PAPER].append(
                 Curve(f"{VIEW_NAMES[view]}, {PAPER_MARK}", paper.mu_values,
-                      tuple(Interval(v, v, v) for v in mean.tolist()), printed=True)
+                      tuple(Interval(v, v, v) for v in differences), printed=True)
             )  # fmt: skip
     path = f"{folder}/{slug(study.city.name, study.protocol, 'mu')}.png"
     title = (
@@ -394,8 +395,8 @@ def _curves(study: Study, probe: str, output: Path, folder: str, paper: Publicat
     return Picture(
         path,
         title,
-        f"{title}. Bands: 95 % intervals over blocks of regions, of the difference. Dotted: the "
-        f"paper's table 4, mean over its four cities, {PAPER_MARK}.",
+        f"{title}. Bands: 95 % intervals over blocks of regions, of the difference."
+        + (f" Dotted: {PAPER_MARK} for this city." if printed else ""),
     )
 
 

@@ -9,32 +9,20 @@ from numpy.typing import NDArray
 from dataset_builders.errors import SplitError
 from dataset_builders.split_checks import correlation_range
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.statistics import Interval, drawn_r2, interval
+from pipelines.evaluation.statistics import drawn_r2, interval
+from pipelines.evaluation.verdicts import (
+    ANSWERS,
+    FEWEST_DISTRICTS,
+    FEWEST_REGIONS,
+    Score,
+    answer,
+    score,
+)
 
 from .estimate import LEVEL, Estimate, Place
 
-FEWEST_REGIONS, FEWEST_DISTRICTS = 100, 8
-NOT_ESTIMABLE_BELOW = -2.0
-"""Of an R2: an interval that reaches further down tells nothing."""
 WIDE = 0.5
 """Share of the city's range from which single regions are not to be planned with."""
-ANSWERS = ("yes", "not significant", "no", "too few regions", "not estimable")
-
-
-@dataclass(frozen=True)
-class Score:
-    """R2 with its 95 % interval over districts; None where it is not estimable."""
-
-    r2: float | None
-    low: float | None
-    high: float | None
-
-    @property
-    def text(self) -> str:
-        """As it is printed."""
-        if self.r2 is None or self.low is None or self.high is None:
-            return "not estimable"
-        return f"{self.r2:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
 @dataclass(frozen=True)
@@ -93,17 +81,16 @@ def judge(estimate: Estimate, place: Place) -> Verdict:
     rows = np.flatnonzero((estimate.folds.number >= 0) & np.isfinite(systems).all(0))
     districts = len(np.unique(place.districts[rows]))
     images, location, both, gain = _scores(y[rows], systems[:, rows], place.districts[rows])
-    few = len(rows) < FEWEST_REGIONS or districts < FEWEST_DISTRICTS
-    answer = "too few regions" if few else _answer(gain)
+    better = answer(gain, len(rows), districts)
     coverage, share = _coverage_and_width(estimate, rows)
     notes = [*estimate.indicator.notes, *_notes(estimate, place, rows)]
-    sentence = _sentence(estimate, place, answer, images, location, share, len(rows), districts)
+    sentence = _sentence(estimate, place, better, images, location, share, len(rows), districts)
     return Verdict(
         estimate.indicator.name,
         estimate.indicator.unit,
         estimate.indicator.transform,
         place.protocol,
-        answer,
+        better,
         sentence,
         images,
         location,
@@ -139,22 +126,9 @@ def _scores(
         drawn = drawn_r2(y, systems, districts)  # (3, 1 + draws)
     except InputError:  # one district
         return none, none, none, none
-    images, location, both = (_score(interval(one)) for one in drawn)
+    images, location, both = (score(interval(one)) for one in drawn)
     known = images.r2 is not None and location.r2 is not None
-    return images, location, both, _score(interval(drawn[0] - drawn[1])) if known else none
-
-
-def _score(found: Interval) -> Score:
-    values = (found.estimate, found.low, found.high)
-    if not np.isfinite(values).all() or found.low < NOT_ESTIMABLE_BELOW:
-        return Score(None, None, None)
-    return Score(*(round(value, 4) for value in values))
-
-
-def _answer(gain: Score) -> str:
-    if gain.low is None or gain.high is None:
-        return "not estimable"
-    return "yes" if gain.low > 0 else "no" if gain.high < 0 else "not significant"
+    return images, location, both, score(interval(drawn[0] - drawn[1])) if known else none
 
 
 def _coverage_and_width(
@@ -176,7 +150,7 @@ def _coverage_and_width(
 def _sentence(
     estimate: Estimate,
     place: Place,
-    answer: str,
+    better: str,
     images: Score,
     location: Score,
     share: float | None,
@@ -186,7 +160,7 @@ def _sentence(
     name = estimate.indicator.name
     where = "in new districts" if place.protocol == "block" else "between labelled regions"
     beside = f"R2 {images.text} against {location.text} for location alone"
-    if answer == "too few regions":
+    if better == "too few regions":
         return (
             f"{name}: too few regions to judge ({labelled} labelled in {districts} districts; "
             f"{FEWEST_REGIONS} in {FEWEST_DISTRICTS} are needed)."
@@ -196,7 +170,7 @@ def _sentence(
         "no": f"location alone predicts better than images {where}",
         "not significant": f"images and location alone do not differ significantly {where}",
         "not estimable": f"the scores {where} are not estimable",
-    }[answer]
+    }[better]
     width = ""
     if share is not None and share >= WIDE:
         width = (

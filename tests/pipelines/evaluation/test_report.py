@@ -20,16 +20,18 @@ from pipelines.evaluation.predictions import (
     VALIDATION_FOLDER,
     current_predictions,
 )
-from pipelines.evaluation.statistics import COORDINATES
+from pipelines.evaluation.statistics import COORDINATES, Interval, Reference, compare
 from pipelines.evaluation.table_formats import to_markdown
 from pipelines.evaluation.tables import (
     difference_table,
     score_table,
     spread_table,
-    summary_table,
+    statistics_table,
     systems_table,
 )
 from pipelines.evaluation.trainings import Training
+from pipelines.evaluation.verdict_table import best_views, validation_errors, verdicts
+from pipelines.evaluation.verdicts import ANSWERS, answer, score
 from tests.pipelines.evaluation.toy import CITY, build_toy
 
 FAST = ["--seeds", "2", "--mlp_max_epochs", "3", "--mlp_weight_decays", "0.01"]
@@ -123,7 +125,7 @@ def test_the_report_says_synthetic_what_was_left_out_and_shows_pictures(run):
 def test_every_table_is_also_a_file_that_holds_unrounded_means(run):
     names = sorted(path.stem for path in (run / "tables").glob("*.tex"))
     assert names == sorted(path.stem for path in (run / "tables").glob("*.csv"))
-    assert {f"{CITY}-random-r2", f"{CITY}-block-gain", "statistics", "paper-table-8"} <= {*names}
+    assert {f"{CITY}-random-r2", f"{CITY}-block-gain", "statistics", "verdicts"} <= {*names}
     with (run / "tables" / f"{CITY}-random-r2.csv").open() as file:
         rows = list(csv.DictReader(file))
     city = read_city(run / CITY)
@@ -148,7 +150,7 @@ def test_the_page_holds_what_the_markdown_holds(run):
     for path in (run / "figures").iterdir():
         assert f'src="figures/{path.name}"' in page
     assert "<script" not in page
-    for cell in ("coordinates only (control)", "(synthetic)", "Table 7 as printed in the paper"):
+    for cell in ("coordinates only (control)", "(synthetic)", "Do images predict better"):
         assert cell in page
     assert f'id="{CITY}-block-spearman"' in page
 
@@ -224,18 +226,113 @@ def test_a_model_without_controls_is_refused(run):
 
 def test_printed_scores_stand_below_those_of_their_city_and_protocol(run):
     city = read_city(run / CITY)
-    beijing = replace(city, summary={**city.summary, "city": "beijing"})
+    summary = {**city.summary, "city": "beijing", "synthetic": False}
+    beijing = replace(city, summary=summary)
+    simulated = replace(city, summary={**summary, "synthetic": True})
     table = score_table(beijing, "random", "rmse", paper_tables())
     (row,) = [row for row in table.rows if row[0].text == "UrbanLN+SI (printed in the paper)"]
     assert [cell.text for cell in row] == [
         "UrbanLN+SI (printed in the paper)", "satellite", "", "0.714", "–"
     ]  # fmt: skip
     assert all(cell.soft for cell in row)
-    assert any("do not compare" in note for note in table.notes)
+    assert any("not directly comparable" in note for note in table.notes)
     for other in (score_table(beijing, "block", "rmse", paper_tables()),
                   score_table(beijing, "random", "spearman", paper_tables()),
+                  score_table(simulated, "random", "rmse", paper_tables()),
                   score_table(city, "random", "rmse", paper_tables())):  # fmt: skip
         assert not any("printed" in row[0].text for row in other.rows)
+    rows = statistics_table([beijing, city], paper_tables()).rows
+    assert [row[0].text for row in rows if row[0].soft] == ["Beijing (printed in the paper)"]
+
+
+def test_a_report_of_another_city_has_no_number_of_the_paper(run):
+    for name in ("report.md", "report.html"):
+        text = (run / name).read_text()
+        assert "paper" not in text.lower()
+    assert not list((run / "tables").glob("paper-*"))
+
+
+# ------------------------------------------------------------------------ verdicts
+
+
+def test_a_verdict_is_that_of_the_paired_bootstrap_on_the_system_chosen_by_validation(run):
+    city = read_city(run / CITY)
+    errors = {name: validation_errors(city, name) for name in city.protocols}
+    found = list(verdicts(city, errors))
+    assert [(one.protocol, one.indicator) for one in found] == [
+        (protocol, indicator)
+        for protocol in ("block", "random")
+        for indicator in ("population", "green_share")
+    ]
+    validated = current_predictions(run / CITY, VALIDATION_FOLDER)
+    validated = validated[~validated["system"].isin(["mean", "coordinates", "poi_counts"])]
+    validated = validated[~validated["system"].str.startswith("coordinates+")]
+    validated["error"] = (validated["truth"] - validated["prediction"]) ** 2
+    scores = {row[:3]: row[3:] for row in _r2_of(city, "random", "green_share")}
+    for one in found:
+        own = validated[
+            (validated["protocol"] == one.protocol) & (validated["indicator"] == one.indicator)
+        ]
+        by_split = own.groupby(["system", "view", "probe", "split_seed"])["error"].mean()
+        assert one.system == by_split.groupby(["system", "view", "probe"]).mean().idxmin()
+        location = Reference("coordinates", "none", one.location_probe)
+        (difference,) = [
+            d.intervals["r2"]
+            for d in compare(city.folder, location)
+            if (d.protocol, d.indicator, d.system, d.view, d.probe)
+            == (one.protocol, one.indicator, *one.system)
+        ]
+        if one.gain.r2 is not None:
+            expected = (difference.estimate, difference.low, difference.high)
+            assert (one.gain.r2, one.gain.low, one.gain.high) == pytest.approx(expected, abs=1e-4)
+    one = found[-1]
+    assert one.images.r2 == pytest.approx(np.mean(scores[one.system]), abs=1e-4)
+    places = [np.mean(own) for key, own in scores.items() if key[0] == "coordinates"]
+    assert len(places) == 3
+    assert one.location.r2 == pytest.approx(max(places), abs=1e-4)
+
+
+def _r2_of(city, protocol, indicator):
+    """Each system, view and probe with its R2 of two splits."""
+    found = {}
+    for row in city.rows:
+        if (row.protocol, row.indicator) == (protocol, indicator):
+            found.setdefault((row.system, row.view, row.probe), []).append(row.r2)
+    return [(*key, *scores) for key, scores in found.items()]
+
+
+def test_verdicts_come_first_in_the_report(run):
+    first, *_ = tables_of((run / "report.md").read_text())
+    assert first[0][:4] == ["city", "predicting", "indicator", "images better?"]
+    assert {row[3].strip("*") for row in first[1:]} <= set(ANSWERS)
+    assert [row[1] for row in first[1:]] == ["new districts"] * 2 + ["between labelled regions"] * 2
+
+
+@pytest.mark.parametrize(
+    ("gain", "regions", "districts", "expected"),
+    [
+        ((0.2, 0.1, 0.3), 100, 8, "yes"),
+        ((0.2, 0.1, 0.3), 99, 8, "too few regions"),
+        ((0.2, 0.1, 0.3), 100, 7, "too few regions"),
+        ((0.1, -0.1, 0.3), 100, 8, "not significant"),
+        ((-0.2, -0.3, -0.1), 100, 8, "no"),
+        ((0.1, -2.1, 0.3), 100, 8, "not estimable"),
+        ((0.1, float("nan"), 0.3), 100, 8, "not estimable"),
+    ],
+)
+def test_answers(gain, regions, districts, expected):
+    assert answer(score(Interval(*gain)), regions, districts) == expected
+
+
+def test_the_first_table_of_a_protocol_has_a_row_a_system_and_every_control_of_location(run):
+    city = read_city(run / CITY)
+    chosen = best_views(validation_errors(city, "block"))
+    table = score_table(city, "block", "r2", views=chosen)
+    names = [tuple(cell.text for cell in row[:3]) for row in table.rows[:-2]]
+    assert [name for name in names if name[0].startswith("coordinates only")] == [
+        ("coordinates only (control)", "–", probe) for probe in ("trees", "k-NN", "ridge")
+    ]
+    assert len([name for name in names if name[0].startswith("colour_texture")]) == 1
 
 
 def test_distances_to_training_are_those_of_the_splits(run):
@@ -330,33 +427,6 @@ def test_trainings_of_a_system_are_one_row(run):
     cell = row[table.header.index("population")]
     assert (cell.value, cell.spread) == pytest.approx((np.mean(scores), np.std(scores, ddof=1)))
     assert any("from 2 seeds" in note and note.endswith(": net.") for note in table.notes)
-
-
-def test_the_summary_is_a_row_a_system(run):
-    city = trained_twice(read_city(run / CITY))
-    table = summary_table(city, "block")
-    assert table.groups == (("", 1), ("MLP", 3), ("ridge", 3))
-    names = [row[0].text for row in table.rows]
-    assert names[0] == "mean (control)"
-    assert "coordinates only (control): k-NN" in names
-    assert names.count("net") == names.count("colour_texture (control)") == 1
-    (row,) = [row for row in table.rows if row[0].text == "net"]
-    scores = [
-        [
-            one.r2
-            for one in city.rows
-            if (one.system, one.view, one.probe, one.protocol, one.split_seed)
-            == (f"net-s{seed}", "satellite", "ridge", "block", split)
-        ]
-        for seed in (0, 1)
-        for split in (0, 1)
-    ]
-    assert all(len(of_run) == 2 for of_run in scores), "two indicators each"
-    means = np.mean(scores, axis=1)
-    cell = row[5]
-    assert table.header[5] == "satellite"
-    assert (cell.value, cell.spread) == pytest.approx((means.mean(), means.std(ddof=1)))
-    assert sum(cell.best for row in table.rows for cell in row) == 1
 
 
 def test_the_two_spreads_are_told_apart(run):
