@@ -68,7 +68,7 @@ quickstart: $(INSTALLED)
 	@echo "$$NEXT"
 
 # Caption candidates with phrases struck out, of a few images: the captions tab of the demo.
-$(OUT)/captioned/README.md: $(INSTALLED)
+$(OUT)/captioned/README.md: | $(INSTALLED)
 	$(RUN) -m dataset_builders.synthetic --output_dir $(OUT)/small_city --cities $(CITY) --grid_size 3 --street_views 1 --with_masks
 	$(RUN) -m pipelines.captioning run configs/captioning/synthetic.yaml --dataset_name $(OUT)/small_city --output_dir $(OUT)/captions
 	$(RUN) -m pipelines.captioning export configs/captioning/synthetic.yaml --dataset_name $(OUT)/small_city --output_dir $(OUT)/captions --dataset_dir $(OUT)/captioned

@@ -90,7 +90,7 @@ def test_map_is_there_with_legend_unit_and_synthetic(on_map):
 def test_pointer_click_on_a_region_shows_pictures_predictions_and_similar_regions(on_map):
     path = on_map.find_elements("css selector", "#map-panel .regions path")[14]
     path.click()
-    wait(on_map, "document.querySelector('.card').dataset.region")
+    wait(on_map, "document.querySelector('.card').dataset.region === 'harborview_002_002'")
     card = wait(on_map, "document.querySelector('.card').innerHTML")
     assert on_map.execute_script(
         "return document.querySelector('.card h3').textContent"
@@ -318,7 +318,7 @@ def test_dropped_pictures_give_predictions_a_warning_and_vectors(driver, picture
     drop(driver, "#street-views", picture_files["street_view"])
     drop(driver, "#satellite", picture_files["satellite"][:1])
     answer = describe(driver)
-    assert "Your 4 pictures" in answer
+    assert "Your 4 images" in answer
     assert "unlike those of" in answer or "like those of the regions" in answer
     assert "Estimated, as if it were a region of Harborview" in answer
     assert "Described by prompts" in answer
