@@ -2,9 +2,8 @@
 
 They are forked from a server which has imported the heavy libraries, once for each process of the
 test suite. Otherwise they are as `python ARGUMENTS`: a process, a folder, an environment and output
-of their own, and the project's modules imported afresh. What must find the libraries as they are
-when they are first imported (other variables of the Hub, another hash seed, no checkout on the
-path) is started by `subprocess`.
+of their own, and the modules of the project and of Hugging Face imported afresh. What hangs on the
+interpreter's own start (the hash seed, `-I`) takes `subprocess`.
 """
 
 import atexit
@@ -19,9 +18,11 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+# not those of Hugging Face, which read the Hub's variables when they are imported
 HEAVY = (
-    *("accelerate", "datasets", "geopandas", "httpx2", "matplotlib.pyplot", "peft", "rasterio"),
-    *("scipy.stats", "sklearn", "torch", "torchvision", "transformers.models.clip.modeling_clip"),
+    *("fsspec", "geopandas", "httpx2", "jinja2", "matplotlib.pyplot", "multiprocess", "psutil"),
+    *("pyarrow.dataset", "pyarrow.parquet", "rasterio", "regex", "scipy.stats", "sklearn.metrics"),
+    *("tokenizers", "torch", "torch._dynamo", "torchvision.transforms.v2", "tqdm.auto", "trio"),
 )
 
 _context = multiprocessing.get_context("forkserver")

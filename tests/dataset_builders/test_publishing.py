@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -32,7 +30,6 @@ from ..processes import run_python
 from .provider import CityProvider, drawn
 from .test_city_build import KEY, provider, write  # noqa: F401 - fixtures
 
-ROOT = Path(__file__).parents[2]
 CITY = "testville"
 
 
@@ -206,18 +203,13 @@ def test_a_dataset_is_pushed_and_loaded_by_its_name(write, tmp_path):  # noqa: F
     path, run = write(), tmp_path / "run"
     assert main(["build", str(path), "--output_dir", str(run), "--yes"]) == 0
     with HubServer() as hub:
-        environment = {
-            **os.environ,
-            **hub.environment(tmp_path / "home"),
-            "PYTHONPATH": str(ROOT),
-        }
-        command = [sys.executable, "-m", "dataset_builders", "publish", str(path)]
-        command += ["--output_dir", str(run), "--push_to_hub", "org/urbanln-town"]
-        options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
-        dry = subprocess.run([*command, "--dry_run"], **options)
+        options = {"cwd": tmp_path, **hub.environment(tmp_path / "home")}
+        command = ["-m", "dataset_builders", "publish", path]
+        command += ["--output_dir", run, "--push_to_hub", "org/urbanln-town"]
+        dry = run_python(*command, "--dry_run", **options)
         assert "Nothing was sent" in dry.stdout, dry.stderr[-2000:]
         assert not hub.asked
-        done = subprocess.run(command, **options)
+        done = run_python(*command, **options)
         assert done.returncode == 0, done.stderr[-2000:]
         assert hub.token not in done.stdout + done.stderr
         code = (
@@ -226,7 +218,7 @@ def test_a_dataset_is_pushed_and_loaded_by_its_name(write, tmp_path):  # noqa: F
             "assert rows[0]['image'].size == (256, 256)\n"
             "print(len(rows))\n"
         )
-        loaded = subprocess.run([sys.executable, "-c", code], **options)
+        loaded = run_python("-c", code, **options)
         assert loaded.returncode == 0, loaded.stderr[-2000:]
         files = hub.files("datasets/org/urbanln-town")
         hub.shutdown()
@@ -408,11 +400,10 @@ def test_shards_of_an_earlier_push_do_not_stay(many, tmp_path):
     publish(many, tmp_path / "four", target_bytes=50_000)
     publish(many, tmp_path / "one")
     with HubServer() as hub:
-        environment = {**os.environ, **hub.environment(tmp_path), "PYTHONPATH": str(ROOT)}
-        code = "import sys; from dataset_builders.hub import push\n"
-        code += "for folder in sys.argv[1:]: push(folder, 'org/town')"
-        command = [sys.executable, "-c", code, str(tmp_path / "four"), str(tmp_path / "one")]
-        subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+        code = "import sys; from dataset_builders.hub import push; push(sys.argv[1], 'org/town')"
+        for name in ("four", "one"):
+            done = run_python("-c", code, tmp_path / name, **hub.environment(tmp_path))
+            assert done.returncode == 0, done.stderr
         files = hub.files("datasets/org/town")
         hub.shutdown()
     assert [name for name in files if f"{CITY}-satellite/" in name] == [

@@ -1,10 +1,7 @@
 """Models and datasets asked of the Hub on the command line: its refusals are sentences there."""
 
-import os
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +10,7 @@ from pipelines.common.encoders.transformers_models import load_model_encoder
 from pipelines.evaluation.errors import InputError
 
 from ...hub_server import HubServer, Repo
-
-ROOT = Path(__file__).parents[3]
+from ...processes import run_python
 
 
 @pytest.fixture
@@ -43,15 +39,9 @@ def test_a_refusal_is_a_sentence(
     if fault:
         hub.faults[fault] = [code] * 50
     command = [*script.split(), "--model_name_or_path", model]
-    command += ["--dataset_name", dataset or str(tiny_city), "--output_dir", str(tmp_path / "o")]
+    command += ["--dataset_name", dataset or tiny_city, "--output_dir", tmp_path / "o"]
     command += ["--city", "harborview"] if script.startswith("evaluate") else []
-    done = subprocess.run(
-        [sys.executable, *command],
-        cwd=ROOT,
-        env={**os.environ, **hub.environment(tmp_path / "home")},
-        capture_output=True,
-        text=True,
-    )
+    done = run_python(*command, **hub.environment(tmp_path / "home"))
     assert done.returncode == 2, done.stderr[-2000:]
     assert said in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,12 +1,8 @@
 """Push and pull through the unmodified clients, against a server that speaks as the Hub does."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from huggingface_hub import DatasetCard, ModelCard
@@ -18,9 +14,9 @@ from pipelines.pretraining.model import build_model
 from pipelines.release.export import export
 
 from ...hub_server import HubServer
+from ...processes import ROOT, run_python
 from .test_model_card import SUMMARY, write_results
 
-ROOT = Path(__file__).parents[3]
 REPO = "org/urbanln-tiny"
 KEY = f"models/{REPO}"
 
@@ -45,10 +41,7 @@ def folder(tiny_model_dir, tmp_path):
 
 
 def run(hub, tmp_path, *command):
-    environment = {**os.environ, **hub.environment(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
+    return run_python(*command, cwd=tmp_path, **hub.environment(tmp_path / "home"))
 
 
 # the clients alone: neither the checkout's path nor the finder of an editable install
@@ -66,10 +59,7 @@ def run_outside(hub, tmp_path, code):
     """Run code in a process that knows the Hub and nothing of this project."""
     script = tmp_path / "outside.py"
     script.write_text(HIDE_CHECKOUT.format(root=str(ROOT)) + code + CHECK_HIDDEN)
-    environment = {**os.environ, **hub.environment(tmp_path / "other"), "PYTHONPATH": ""}
-    done = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
+    done = run_python(script, cwd=tmp_path, **hub.environment(tmp_path / "other"))
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 
