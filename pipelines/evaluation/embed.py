@@ -358,6 +358,7 @@ def _write(
     metadata = {
         "label": label,
         "encoder": encoder.name,
+        "pooling": encoder.pooling,
         "random_init": encoder.random_init,
         "dim": encoder.dim,
         "fingerprint": fingerprint,

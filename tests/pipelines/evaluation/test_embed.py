@@ -9,11 +9,7 @@ from transformers import AutoModel
 
 from dataset_builders.images import BadImageError, decode_image
 from dataset_builders.storage import iter_images
-from pipelines.common.encoders.colour_texture import (
-    COLOUR_TEXTURE_DIM,
-    ColourTextureEncoder,
-    colour_texture,
-)
+from pipelines.common.encoders.colour_texture import COLOUR_TEXTURE_DIM, ColourTextureEncoder
 from pipelines.common.encoders.transformers_models import load_model_encoder
 from pipelines.evaluation import embed as embedding
 from pipelines.evaluation.embed import EmbedSettings, Source, embed
@@ -198,53 +194,6 @@ def test_nothing_to_embed_is_an_error(tmp_path):
         embed(ColourTextureEncoder(), bad, tmp_path, "x")
 
 
-def test_random_init_is_seeded_and_differs_from_the_weights(tiny_model_dir, model_encoder):
-    one, same, other = (
-        load_model_encoder(str(tiny_model_dir), random_init=True, seed=seed) for seed in (1, 1, 2)
-    )
-    assert one.fingerprint == same.fingerprint
-    assert len({one.fingerprint, other.fingerprint, model_encoder.fingerprint}) == 3
-    assert one.dim == model_encoder.dim
-    assert one.random_init
-
-
-def test_plain_clip_checkpoints_work(tmp_path, tiny_clip, tiny_model_dir):
-    from transformers import AutoImageProcessor
-
-    tiny_clip.save_pretrained(tmp_path)
-    AutoImageProcessor.from_pretrained(tiny_model_dir).save_pretrained(tmp_path)
-    encoder = load_model_encoder(str(tmp_path), precision="bf16")
-    assert encoder.encode(torch.randn(2, 3, 30, 30)).shape == (2, 16)
-    assert "CLIPModel" in encoder.name
-
-
-def test_checkpoints_of_another_architecture_are_refused(tmp_path, tiny_model_dir):
-    from transformers import AutoImageProcessor, BertConfig, BertModel
-
-    config = BertConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-    )
-    BertModel(config).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="No usable checkpoint"):
-        load_model_encoder(str(tmp_path))  # no image processor
-    AutoImageProcessor.from_pretrained(tiny_model_dir).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="BertModel, which has no get_image_features"):
-        load_model_encoder(str(tmp_path))
-    with pytest.raises(InputError, match="No usable checkpoint at 'org/none'"):
-        load_model_encoder("org/none")
-
-
-def test_a_checkpoint_with_missing_image_weights_is_refused(tmp_path, tiny_clip, tiny_model_dir):
-    from transformers import AutoImageProcessor
-
-    state = tiny_clip.state_dict()
-    del state["visual_projection.weight"]
-    tiny_clip.save_pretrained(tmp_path, state_dict=state)
-    AutoImageProcessor.from_pretrained(tiny_model_dir).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="1 weights of the image side are missing"):
-        load_model_encoder(str(tmp_path))
-
-
 def test_another_city_or_dataset_is_named(toy_dataset, tmp_path):
     with pytest.raises(InputError, match="no city 'elsewhere'; it has: toytown"):
         open_images(str(toy_dataset), "elsewhere")
@@ -256,21 +205,3 @@ def test_changed_images_change_the_fingerprint(toy_dataset, tmp_path):
     one = open_images(str(toy_dataset), CITY).fingerprint
     assert open_images(str(build_toy(tmp_path / "same")), CITY).fingerprint == one
     assert open_images(str(build_toy(tmp_path / "more", street_views=3)), CITY).fingerprint != one
-
-
-def test_colour_texture_sees_colour_and_texture():
-    from PIL import Image
-
-    rng = np.random.default_rng(0)
-    green = Image.new("RGB", (200, 100), (20, 200, 30))
-    noise = Image.fromarray(rng.integers(0, 255, (100, 200, 3), dtype=np.uint8))
-    stripes = np.zeros((128, 128, 3), np.uint8)
-    stripes[:, ::8] = 255
-    vertical = Image.fromarray(stripes)
-    horizontal = vertical.rotate(90)
-    features = [colour_texture(image) for image in (green, noise, vertical, horizontal)]
-    assert all(f.shape == (COLOUR_TEXTURE_DIM,) and np.isfinite(f).all() for f in features)
-    for i in range(4):
-        for j in range(i):
-            assert np.abs(features[i] - features[j]).max() > 0.05
-    np.testing.assert_array_equal(features[1], colour_texture(noise))
