@@ -2,7 +2,6 @@
 
 import json
 
-import evaluate as hf_evaluate
 import pytest
 
 from dataset_builders import synthetic
@@ -80,7 +79,3 @@ def test_pretraining_saw_no_region_that_is_tested(run):
     regions = read_table(run / "dataset", CITY, "regions").set_index("region_id")
     seen = pairs.loc[pairs["split"] == "train", "region_id"]
     assert set(regions.loc[seen, "split_random"]) == {"train"}
-
-
-def test_the_library_of_the_scripts_name_is_the_one_imported():
-    assert hasattr(hf_evaluate, "load")

@@ -61,13 +61,6 @@ def model(tiny_config):
     return UrbanLNForPreTraining(tiny_config)
 
 
-def test_config_defaults_are_the_papers(tmp_path):
-    config = UrbanLNConfig()
-    assert config.model_type == "urbanln"
-    assert config.text_config.max_position_embeddings == 248
-    assert (config.distillation_weight, config.momentum, config.queue_size) == (0.5, 0.995, 4096)
-
-
 @pytest.mark.parametrize("positions", [77, 248, 130])
 def test_config_remembers_its_positions(tmp_path, positions):
     UrbanLNConfig(text_config={"max_position_embeddings": positions}).save_pretrained(tmp_path)

@@ -28,14 +28,6 @@ def test_wrong_options_of_boxes_are_found_before_the_first_image(tiny_city, tmp_
         pass
 
 
-def test_a_minimal_recipe_has_the_papers_settings():
-    recipe = make_recipe(MINIMAL)
-    assert recipe.consensus.weights == (5.0, 5.0, 2.0)
-    assert (recipe.filter.mode, recipe.filter.threshold) == ("independent", 0.01)
-    assert recipe.privacy.blur == "remote"
-    assert recipe.model_names == ("m",)
-
-
 def test_nested_fields_are_converted(tmp_path):
     path = tmp_path / "recipe.yaml"
     values = MINIMAL | {

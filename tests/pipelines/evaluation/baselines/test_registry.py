@@ -1,8 +1,5 @@
 """Recipes: all of them build their system; what is misspelt is told."""
 
-import dataclasses
-import importlib
-
 import pytest
 import yaml
 
@@ -17,36 +14,11 @@ def test_every_system_has_a_recipe_and_every_recipe_a_system():
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", sorted(SYSTEMS))
-def test_every_recipe_is_read_and_makes_its_system(name, size):
-    settings = read_settings(name, size)
-    assert dataclasses.is_dataclass(settings)
-    assert settings.image_size >= 32
-    system = make(name, size, seed=3)
-    assert system.name.startswith(name.split("-")[0].replace("simclr", ""))
-    assert system.provenance.uses
-    other = make(name, size, seed=4)
+def test_every_recipe_makes_its_system_and_tells_its_seeds_apart(name, size):
+    system, other = (make(name, size, seed=seed) for seed in (3, 4))
     # frozen weights that are loaded depend on no seed
     frozen = system.provenance.pretrained and SYSTEMS[name] in ("clip", "remoteclip", "resnet")
     assert (other.fingerprint == system.fingerprint) == bool(frozen)
-
-
-@pytest.mark.parametrize("name", sorted(set(SYSTEMS) - {"clip", "clip-stretched"}))
-def test_cpu_recipes_need_no_weights(name):
-    assert make(name, "cpu").provenance.pretrained is None
-
-
-@pytest.mark.parametrize("name", sorted(SYSTEMS))
-def test_every_system_module_has_the_agreed_names(name):
-    module = importlib.import_module(f"pipelines.evaluation.baselines.{SYSTEMS[name]}")
-    assert module.Settings.__dataclass_params__.frozen
-    assert {"SYSTEM", "Settings"} <= set(module.__all__)
-
-
-def test_system_names_are_those_of_the_tables():
-    for name in ("musecl", "musecl-nomob", "pg-simclr", "simclr-adjacency", "tile2vec"):
-        assert make(name).name == name
-    assert make("resnet18", "paper").name == "resnet18"
-    assert make("resnet18", "cpu").name == "resnet18-random-weights"
 
 
 def test_networks_of_another_size_are_told_and_published_ones_are_not():
