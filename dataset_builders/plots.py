@@ -27,6 +27,7 @@ SPLIT_COLOURS = {
 CLASS_COLOURS = ("#4c78a8", "#d1495b", "#54a24b", "#f2b544", "#7f5aa2", "#8c6d46", "#5ba4a4")
 GREY, EDGE = "#d9d9d9", "#5c5c5c"
 CELL_PX, GAP_PX = 160, 8
+MOST_TICKS = 4
 
 
 def plot_regions(regions: gpd.GeoDataFrame, path: str | Path, title: str = "") -> Path:
@@ -275,9 +276,15 @@ def _save_png(figure: Any, axes: Any, path: str | Path, legend: Mapping[str, str
     if legend:
         handles = [Patch(color=colour, label=name) for name, colour in legend.items()]
         figure.legend(handles=handles, loc="outside right upper", frameon=False)
-    axes.set_aspect(1 / math.cos(math.radians(float(np.mean(axes.get_ylim())))))
+    (west, east), (south, north) = axes.get_xlim(), axes.get_ylim()
+    squeeze = math.cos(math.radians((south + north) / 2))
+    axes.set_aspect(1 / squeeze)
+    # labels of a narrow map would be written over one another
+    ticks = MOST_TICKS * (east - west) * squeeze / (north - south)
+    axes.locator_params(axis="x", nbins=round(min(max(ticks, 1), MOST_TICKS)), min_n_ticks=1)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=130)
+        # the aspect is set after the layout: nothing that sticks out is cut
+        figure.savefig(temporary, format="png", dpi=130, bbox_inches="tight")
     return path
 
 

@@ -26,6 +26,7 @@ PICTURE_BYTES = 12_000_000
 SIDES = (1024, 800, 640, 480, 320, 240)
 """Longest side of a picture in pixels: the first that fits its share of `PICTURE_BYTES`."""
 JPEG_QUALITY = 80
+DIGIT_WIDTH = 0.7  # of the height of a bold digit
 SHOWN_CHARACTERS = 8_000
 """Of one text: a model gone astray may write without end."""
 COMPARED_WORDS = 1_500
@@ -273,18 +274,20 @@ def _figure(number: int, picture: Picture | None, numbers: Mapping[Box, int]) ->
         caption += f", {len(numbers)} salient box{'es' if len(numbers) > 1 else ''}"
     return f"""<figure class="picture"><span class="frame">
 <img src="{uri}" width="{width}" height="{height}" alt="The image number {number}">
-{_overlay(width, height, numbers)}</span><figcaption>{caption}</figcaption></figure>"""
+{box_overlay(width, height, numbers)}</span><figcaption>{caption}</figcaption></figure>"""
 
 
-def _overlay(width: int, height: int, numbers: Mapping[Box, int]) -> str:
-    """The boxes in pixels of the original, whatever size it is shown at."""
+def box_overlay(width: int, height: int, numbers: Mapping[Box, int]) -> str:
+    """The boxes in pixels of the original, whatever size it is shown at; no number leaves it."""
     if not numbers:
         return ""
     size = max(width, height) // 28 + 1
     shapes = []
     for box, number in numbers.items():
         place = f'x="{box.left}" y="{box.top}" width="{box.width}" height="{box.height}"'
-        at = f'x="{box.left + size // 3}" y="{box.top + size}"'
+        wide = round(DIGIT_WIDTH * size * len(str(number)))
+        left = max(0, min(box.left + size // 3, width - wide))
+        at = f'x="{left}" y="{min(box.top + size, height - size // 5)}"'
         shapes.append(
             f'<rect class="halo" {place}/><rect class="line" {place}/>'
             f'<text {at} font-size="{size}" stroke-width="{size / 6:.1f}">{number}</text>'

@@ -1,4 +1,5 @@
 import io
+from itertools import pairwise
 
 import geopandas as gpd
 import numpy as np
@@ -139,3 +140,27 @@ def test_a_contact_sheet_shows_every_image(tmp_path):
 def test_bad_input_is_refused(regions, tmp_path, call, message):
     with pytest.raises(DatasetError, match=message):
         call(regions, tmp_path)
+
+
+@pytest.mark.parametrize("extent", [(16, 16), (3, 16), (16, 3)])
+def test_no_label_of_a_map_is_cut_or_written_over_another(tmp_path, monkeypatch, extent):
+    drawn: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k))
+    )
+    columns, rows = (axis.ravel() for axis in np.meshgrid(*map(np.arange, extent)))
+    lon, lat = -38.1 + 0.012 * columns, 40.93 + 0.009 * rows
+    regions = gpd.GeoDataFrame(
+        {"split_block": np.where(columns % 2, "train", "test")},
+        geometry=shapely.box(lon, lat, lon + 0.012, lat + 0.009),
+        crs="EPSG:4326",
+    )
+    path = plot_splits(regions, "split_block", tmp_path / "map.png", "A city (synthetic)")
+    pixels = np.asarray(Image.open(path).convert("L"))
+    for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+        assert edge.min() > 250  # nothing reaches the edge
+    axis = drawn[0].axes[0].xaxis
+    boxes = [label.get_window_extent() for label in axis.get_majorticklabels() if label.get_text()]
+    assert boxes
+    assert all(one.x1 < two.x0 for one, two in pairwise(boxes))

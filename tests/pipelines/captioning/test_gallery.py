@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from dataset_builders.images import encode_image
-from pipelines.captioning.gallery import PICTURE_BYTES, WHY_NAMES, write_gallery
-from pipelines.captioning.records import SourceImage
+from pipelines.captioning.gallery import PICTURE_BYTES, WHY_NAMES, box_overlay, write_gallery
+from pipelines.captioning.records import Box, SourceImage
 from pipelines.captioning.summary import examine
 from pipelines.captioning.tables import write_candidates
 
@@ -435,3 +435,17 @@ def test_a_text_without_end_is_cut_and_said_to_be(tmp_path):
 
 def test_every_reason_to_be_shown_has_a_name(page):
     assert set(re.findall(r'data-why="(\w+)"', page.read_text())) <= set(WHY_NAMES)
+
+
+@pytest.mark.parametrize("number", [1, 12, 123])
+def test_the_number_of_a_box_in_a_corner_stays_within_the_image(browser, number):
+    corner = Box(top=246, left=246, height=10, width=10)
+    browser.get("data:text/html,<body></body>")
+    inside = browser.execute_script(
+        "document.body.innerHTML = `<div style='width:256px'>${arguments[0]}</div>`;"
+        "document.querySelector('text').style.fontWeight = 700;"
+        "const box = document.querySelector('text').getBBox();"
+        "return [box.x >= 0, box.x + box.width <= 256, box.y >= 0, box.y + box.height <= 260]",
+        box_overlay(256, 256, {corner: number}),
+    )
+    assert all(inside)
