@@ -48,6 +48,7 @@ from .embedded_city.satellite import COVERS, MARKS, TILE_PX, render_tile
 from .embedded_city.street_view import CLASSES, render_street_view
 from .embedded_city.styles import STYLES
 from .embedded_city.world import CELL_KM, World
+from .files import WrittenFiles
 from .images import encode_image
 from .publish import write_card
 from .schema import INDICATORS, VIEWS, DatasetMetadata
@@ -188,10 +189,10 @@ def build_dataset(
         for world in worlds.values():
             bar.set_description(f"{world.city} (synthetic)")
             writer.write_shard(world.city, "regions", 0, _region_rows(world))
-            _write_map(root, world)
+            _write_map(writer.files, world)
             for shard, cells in enumerate(_shards(grid_size)):
                 jobs = [_Job(world.city, *shared, *cell) for cell in cells]
-                _write_shard(writer, root, shard, jobs, pool)
+                _write_shard(writer, shard, jobs, pool)
                 bar.update(len(cells))
     writer.finish()
     write_card(root)
@@ -305,24 +306,24 @@ ROADS = pa.schema([("region_id", pa.string()), ("highway", pa.string()), ("geome
 POINTS = pa.schema([("region_id", pa.string()), ("kind", pa.string()), ("geometry", pa.binary())])
 
 
-def _write_map(root: Path, world: World) -> None:
+def _write_map(files: WrittenFiles, world: World) -> None:
     """Roads and points of interest, GeoParquet, EPSG:4326; one row of regions is a row group."""
-    folder = root / "map"
-    targets = folder / f"{world.city}-roads.parquet", folder / f"{world.city}-pois.parquet"
-    if all(path.exists() for path in targets):
+    targets = f"map/{world.city}-roads.parquet", f"map/{world.city}-pois.parquet"
+    if all((files.root / name).exists() for name in targets):
         return
-    folder.mkdir(parents=True, exist_ok=True)
     plane, counts = _Plane(world), indicators(world)["poi"]
     with ExitStack() as stack:
-        of_roads = stack.enter_context(_geo_writer(targets[0], ROADS, "LineString"))
-        of_points = stack.enter_context(_geo_writer(targets[1], POINTS, "Point"))
+        of_roads = stack.enter_context(_geo_writer(files, targets[0], ROADS, "LineString"))
+        of_points = stack.enter_context(_geo_writer(files, targets[1], POINTS, "Point"))
         for row in range(world.grid_size):
             of_roads.write_table(_road_table(world, plane, row))
             of_points.write_table(_point_table(world, plane, row, counts[row].astype(int)))
 
 
 @contextmanager
-def _geo_writer(path: Path, schema: pa.Schema, kind: str) -> Iterator[pq.ParquetWriter]:
+def _geo_writer(
+    files: WrittenFiles, name: str, schema: pa.Schema, kind: str
+) -> Iterator[pq.ParquetWriter]:
     """A writer of GeoParquet whose file appears when it is whole."""
     column = {
         "encoding": "WKB",
@@ -331,10 +332,11 @@ def _geo_writer(path: Path, schema: pa.Schema, kind: str) -> Iterator[pq.Parquet
     }
     geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
     notes = {b"geo": json.dumps(geo).encode(), b"urbanln": json.dumps({"synthetic": True}).encode()}
-    temporary = path.with_name(f".{path.name}.tmp")
-    with pq.ParquetWriter(temporary, schema.with_metadata(notes)) as writer:
+    with (
+        files.writing(name) as temporary,
+        pq.ParquetWriter(temporary, schema.with_metadata(notes)) as writer,
+    ):
         yield writer
-    os.replace(temporary, path)
 
 
 def _road_table(world: World, plane: "_Plane", row: int) -> pa.Table:
@@ -372,27 +374,19 @@ def _geo_table(schema: pa.Schema, names: list[str], kinds: list[str], shapes: An
 # ---- images and captions ----------------------------------------------------------------------
 
 
-def _write_shard(
-    writer: DatasetWriter, root: Path, shard: int, jobs: list[_Job], pool: _Pool
-) -> None:
+def _write_shard(writer: DatasetWriter, shard: int, jobs: list[_Job], pool: _Pool) -> None:
     """Tables of one shard; the truth first, for a finished shard is not looked at again."""
     city = jobs[0].city
     tables = ("street_view", "satellite", "captions")[0 if jobs[0].street_views else 1 :]
     if all(writer.has_shard(city, table, shard) for table in tables):
         return
     rendered = pool(jobs)
-    _write_truth(root, city, shard, [record for result in rendered for record in result["truth"]])
+    records = [record for result in rendered for record in result["truth"]]
+    with writer.files.writing(f"truth/{city}/part-{shard:05d}.parquet") as temporary:
+        pq.write_table(pa.Table.from_pylist(records, TRUTH), temporary)
     for table in tables:
         rows = (row for result in rendered for row in result[table])
         writer.write_shard(city, table, shard, rows)
-
-
-def _write_truth(root: Path, city: str, shard: int, records: list[_Row]) -> None:
-    path = root / "truth" / city / f"part-{shard:05d}.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(pa.Table.from_pylist(records, TRUTH), temporary)
-    os.replace(temporary, path)
 
 
 @cache

@@ -96,10 +96,12 @@ def build(
 
     Raises:
         StoppedError: a provider's quota is used up or a key refused; what is there is kept.
-        DatasetError: a file that is missing or not what the recipe says.
+        DatasetError: a file that is missing or not what the recipe says, or a folder of something
+            else.
         SourceError: a key is not in the environment, or there is no road.
     """
     space = Workspace(Path(output_dir))
+    space.claim()
     layout = lay_out(recipe, space.cache, limit)
     # before anything costs: a wrong file is found now; points of the city lie in all its regions
     whole = layout.regions if limit is None else city_regions(recipe, layout.boundary)

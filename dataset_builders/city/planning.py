@@ -129,10 +129,11 @@ def plan(
         draw: also write `plan/plan.json` and the maps of regions and points.
 
     Raises:
-        DatasetError: an impossible boundary, or a file that is missing.
+        DatasetError: an impossible boundary, a file that is missing, or a folder of something else.
         SourceError: there is no road there.
     """
     space = Workspace(Path(output_dir))
+    space.claim()
     layout = lay_out(recipe, space.cache, limit)
     files = {
         one.name: [file.name for file in indicator_files(recipe, one)] for one in recipe.indicators

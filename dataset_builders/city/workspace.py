@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .._http import Store
+from ..errors import DatasetError
+
+BUILD_MARKER, LEDGER_FILE = ".urbanln-build", "ledger.sqlite"
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,23 @@ class Workspace:
     def published(self) -> Path:
         """What may leave this machine."""
         return self.root / "published"
+
+    def claim(self) -> None:
+        """Make the folder a build's, before anything is written.
+
+        Raises:
+            DatasetError: it has a folder of a name that a build uses, and no build made it.
+        """
+        own = (self.plan, self.cache, self.dataset, self.report, self.published)
+        marks = (self.root / BUILD_MARKER, self.cache / LEDGER_FILE)
+        taken = [path.name for path in own if path.exists()]
+        if taken and not any(mark.exists() for mark in marks):
+            raise DatasetError(
+                f"{self.root} has {', '.join(taken)}, which a build would write into and none has "
+                "made: give another --output_dir."
+            )
+        self.root.mkdir(parents=True, exist_ok=True)
+        marks[0].touch()
 
     def open_store(self) -> Store:
         """The ledger and the contents."""

@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dataset_builders.files import digest
 from dataset_builders.schema import VIEWS
 
-from .embedding_tables import read_metadata, write_embeddings
+from .embedding_tables import earlier_metadata, write_embeddings
 from .errors import InputError
 from .region_captions import RegionCaptions
 from .text_tower import TextTower, cached_vectors
@@ -156,10 +155,7 @@ def _embed(
     log: Callable[[str], None],
 ) -> Path:
     path = output / f"{label}.parquet"
-    if (
-        path.is_file()
-        and (read_metadata(pq.read_schema(path)) or {}).get("fingerprint") == fingerprint
-    ):
+    if earlier_metadata(path).get("fingerprint") == fingerprint:
         log(f"{path} is there already, of the same captions and encoder.")
         return path
     start = time.perf_counter()

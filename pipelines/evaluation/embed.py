@@ -6,7 +6,7 @@ batches never cross a part, the table is the same however often the run was stop
 """
 
 import json
-import shutil
+import re
 import sys
 import time
 from collections import Counter, deque
@@ -29,12 +29,19 @@ from dataset_builders.images import BadImageError, decode_image
 from dataset_builders.schema import VIEWS
 from pipelines.common.encoders import Encoder
 
-from .embedding_tables import METADATA_KEY, read_metadata, rename_training, write_embeddings
+from .embedding_tables import (
+    METADATA_KEY,
+    earlier_metadata,
+    read_metadata,
+    rename_training,
+    write_embeddings,
+)
 from .errors import InputError
 from .trainings import Training
 
 Row = dict[str, Any]
 
+PART_NAME = re.compile(r"(plan\.json|[a-z_]+-\d{6}\.parquet)|\.(plan\.json|.*\.parquet)\.tmp")
 REJECT_SCHEMA = pa.schema([(name, pa.string()) for name in ("table", "item", "reason", "detail")])
 
 
@@ -146,7 +153,7 @@ def embed(
         The table's path.
 
     Raises:
-        InputError: there is no image, or none that gives a vector.
+        InputError: there is no image, none that gives a vector, or another file of that name.
     """
     settings = settings or EmbedSettings()
     if not any(source.num_images.values()):
@@ -159,12 +166,11 @@ def embed(
         "chunk_size": settings.chunk_size,
     }
     fingerprint = digest(plan)
-    if path.is_file():
-        known = read_metadata(pq.read_schema(path)) or {}
+    if known := earlier_metadata(path):
         if known.get("fingerprint") == fingerprint:
             log(f"{path} is there already, from the same encoder and images.")
             rename_training(path, training)
-            shutil.rmtree(parts, ignore_errors=True)
+            _remove_parts(parts)
             return path
         log(f"{path} came from another encoder or other images: it will be replaced.")
     _prepare_parts_folder(parts, plan, log)
@@ -174,7 +180,7 @@ def embed(
         if source.num_images[view]
     }
     _write(encoder, source, path, label, fingerprint, totals, training)
-    shutil.rmtree(parts)
+    _remove_parts(parts)
     log(_summary(path, source, totals))
     return path
 
@@ -187,9 +193,17 @@ def _prepare_parts_folder(parts: Path, plan: dict[str, Any], log: Callable[[str]
             log(f"Going on from {len(list(parts.glob('*.parquet')))} parts of an earlier run.")
             return
         log(f"The parts in {parts} belong to another encoder or other images: starting anew.")
-    if parts.exists():
-        shutil.rmtree(parts)
+    _remove_parts(parts)
     write_json(plan_file, plan)
+
+
+def _remove_parts(parts: Path) -> None:
+    """Delete the parts of a run, and their folder unless something else lies in it."""
+    for path in parts.glob("*") if parts.is_dir() else ():
+        if PART_NAME.fullmatch(path.name):
+            path.unlink()
+    if parts.is_dir() and not any(parts.iterdir()):
+        parts.rmdir()
 
 
 def _embed_view(

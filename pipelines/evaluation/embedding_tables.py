@@ -164,6 +164,26 @@ def read_metadata(schema: pa.Schema) -> dict[str, Any] | None:
     return None if raw is None else json.loads(raw)
 
 
+def earlier_metadata(path: Path) -> dict[str, Any]:
+    """Metadata of the table that a new one would replace; empty where there is none.
+
+    Raises:
+        InputError: the file is damaged or no such table, and so not to be replaced.
+    """
+    if not path.exists():
+        return {}
+    try:
+        metadata = read_metadata(pq.read_schema(path))
+    except (pa.ArrowInvalid, OSError):
+        metadata = None
+    if metadata is None:
+        raise InputError(
+            f"{path} is there and is no embedding table, or a damaged one: move it away, or give "
+            "another --output_dir or --label."
+        )
+    return metadata
+
+
 def rename_training(path: Path, training: Training | None) -> None:
     """Have a table say of which training it is, its vectors as they are."""
     table = pq.read_table(path)
@@ -194,6 +214,7 @@ def _matrix(column: pa.FixedSizeListArray) -> NDArray[np.float32]:
 __all__ = [
     "BOTH",
     "EmbeddingTable",
+    "earlier_metadata",
     "read_embeddings",
     "read_metadata",
     "rename_training",

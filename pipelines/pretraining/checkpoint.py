@@ -26,7 +26,8 @@ from .arguments import ModelArguments
 from .errors import InputError
 from .model import merge_lora, save_lora
 
-STATE_FILE = "trainer_state.json"
+STATE_FILE, ARGUMENTS_FILE = "trainer_state.json", "train_arguments.yaml"
+TRACKER = "urbanln"  # name of the run in trackers, and of its folder in logs/
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 TEMPORARY = ".tmp-"
 OWN_FILES = (
@@ -34,10 +35,9 @@ OWN_FILES = (
     "rejects.parquet",
     "pairs.parquet",
     "training_summary.json",
-    "train_arguments.yaml",
     "model.safetensors",
 )
-OWN_FOLDERS = ("last", "adapter", "logs")
+OWN_FOLDERS = ("last", "adapter", f"logs/{TRACKER}")
 
 
 def checkpoint_folder(output_dir: Path, step: int) -> Path:
@@ -86,6 +86,23 @@ def swap_in(temporary: Path, folder: Path) -> None:
         shutil.rmtree(old)
     else:
         temporary.replace(folder)
+
+
+def check_output_dir(output_dir: Path) -> None:
+    """Refuse a folder that holds something else than a run, none of which may be lost.
+
+    Raises:
+        InputError: it is not empty and no run has begun there.
+    """
+    if not output_dir.exists() or (output_dir / ARGUMENTS_FILE).is_file():
+        return
+    if not output_dir.is_dir() or any(
+        not path.name.startswith(TEMPORARY) for path in output_dir.iterdir()
+    ):
+        raise InputError(
+            f"--output_dir {output_dir} is not empty and holds no run of train.py (it has no "
+            f"{ARGUMENTS_FILE}), and files in it would be replaced: give a new folder."
+        )
 
 
 def remove_leftovers(output_dir: Path) -> None:
@@ -295,6 +312,7 @@ __all__ = [
     "MetricsLog",
     "TrainingState",
     "check_identity",
+    "check_output_dir",
     "checkpoint_folder",
     "find_checkpoints",
     "folder_written_atomically",

@@ -342,7 +342,7 @@ class Pretrainer:
             and value is not None
         }
         ckpt.write_atomically(
-            self.output_dir / "train_arguments.yaml", yaml.safe_dump(recipe, sort_keys=False)
+            self.output_dir / ckpt.ARGUMENTS_FILE, yaml.safe_dump(recipe, sort_keys=False)
         )
         for name, table in (("rejects", self.pairs.rejects), ("pairs", self.pairs.listing)):
             temporary = self.output_dir / f"{ckpt.TEMPORARY}{name}.parquet"
@@ -388,6 +388,7 @@ class Pretrainer:
     # ---- preparation ----------------------------------------------------------------------
 
     def _prepare_output_dir(self) -> None:
+        ckpt.check_output_dir(self.output_dir)
         if self.accelerator.is_main_process:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             ckpt.remove_leftovers(self.output_dir)
@@ -461,7 +462,7 @@ class Pretrainer:
             name: value if isinstance(value, (int, float, str, bool)) else str(value)
             for name, value in self.args.to_dict().items()
         }
-        self.accelerator.init_trackers("urbanln", config=config)
+        self.accelerator.init_trackers(ckpt.TRACKER, config=config)
 
     # ---- stopping -------------------------------------------------------------------------
 

@@ -107,7 +107,8 @@ def _open_folder(root: Path) -> WrittenFiles:
     files = WrittenFiles(root, FILES_KIND)
     if root.exists() and not files.names() and (not root.is_dir() or any(root.iterdir())):
         raise ReleaseError(
-            f"{root} is not empty and was not written by this command: give a new folder (--space)."
+            f"{root.resolve()} is not empty and was not written by this command: give a new "
+            "folder (--space)."
         )
     files.check(files.names())
     return files

@@ -6,11 +6,13 @@ import os
 
 import pytest
 
+from dataset_builders.city.workspace import Workspace
 from dataset_builders.errors import DatasetError
 from dataset_builders.files import ForeignFileError, WrittenFiles
 from dataset_builders.publish import write_card
 from dataset_builders.publishing import publish
-from dataset_builders.storage import DatasetWriter
+from dataset_builders.storage import DatasetWriter, read_metadata
+from dataset_builders.synthetic import build_dataset
 
 from .test_storage import METADATA, build
 
@@ -174,3 +176,28 @@ def test_rejects_of_somebody_else_are_not_merged_into(tmp_path):
     with pytest.raises(ForeignFileError, match=r"rejects\.parquet"):
         DatasetWriter(tmp_path, METADATA).finish()
     assert (tmp_path / "rejects.parquet").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", ["report", "cache", "plan", "published", "dataset"])
+def test_a_build_goes_into_no_folder_of_something_else(tmp_path, name):
+    (tmp_path / "src").mkdir()
+    Workspace(tmp_path).claim()
+    Workspace(tmp_path).claim()
+    other = tmp_path / "other"
+    (other / name).mkdir(parents=True)
+    (other / name / "mine.html").write_text("mine")
+    with pytest.raises(DatasetError, match=f"has {name}, which a build would write into"):
+        Workspace(other).claim()
+    assert found(other) == {f"{name}/mine.html"}
+
+
+def test_the_synthetic_city_replaces_no_truth_of_somebody_else(tmp_path):
+    build_dataset(tmp_path, grid_size=3, street_views=0, num_workers=1)
+    truth = tmp_path / "truth" / "harborview" / "part-00000.parquet"
+    truth.write_bytes(b"mine")
+    DatasetWriter(tmp_path, read_metadata(tmp_path, "harborview")).remove_shard(
+        "harborview", "satellite", 0
+    )
+    with pytest.raises(ForeignFileError, match="truth/harborview/part-00000"):
+        build_dataset(tmp_path, grid_size=3, street_views=0, num_workers=1)
+    assert truth.read_bytes() == b"mine"

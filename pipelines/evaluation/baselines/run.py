@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dataset_builders.files import digest
 from dataset_builders.schema import VIEWS
 
-from ..embedding_tables import read_metadata, rename_training, write_embeddings
+from ..embedding_tables import earlier_metadata, rename_training, write_embeddings
 from ..errors import InputError
 from ..poi import POI, PREFIX
 from ..trainings import Training
@@ -62,7 +60,8 @@ def run_baseline(
         The table's path.
 
     Raises:
-        InputError: an unknown system or setting, or data that the system cannot learn from.
+        InputError: an unknown system or setting, data that the system cannot learn from, or
+            another file of the table's name.
     """
     settings = read_settings(system, size, **(overrides or {}))
     encoder = build(system, settings, seed, device)
@@ -71,8 +70,7 @@ def run_baseline(
     cache = Path(output_dir) / "pixels" if cache_dir is None else Path(cache_dir)
     data = load_region_data(dataset_name, city, settings.image_size, cache)
     fingerprint = digest(encoder.fingerprint, data.fingerprint)
-    if path.is_file():
-        earlier = _metadata(path)
+    if earlier := earlier_metadata(path):
         if (earlier.get("fingerprint"), earlier.get("label")) == (fingerprint, label):
             log(f"{path} is there already, of the same system, settings, seed and city.")
             rename_training(path, training)
@@ -101,13 +99,6 @@ def run_baseline(
     _write(path, data, vectors, metadata)
     log(_summary(path, vectors, metadata))
     return path
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    try:
-        return read_metadata(pq.read_schema(path)) or {}
-    except pa.ArrowInvalid:  # another's file: it will be replaced, as it would be for its content
-        return {}
 
 
 def _provenance(encoder: RegionEncoder, data: RegionData) -> dict[str, Any]:

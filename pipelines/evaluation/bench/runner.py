@@ -151,7 +151,8 @@ class Runner:
     def _start(self, step: Step, key: str, lock: Lock) -> None:
         before = self.marks.read(step)
         attempts = before.attempts + 1 if before.key == key else 1
-        if before.key != key:
+        # what is there though no attempt was made is somebody else's
+        if before.state != "todo" and before.key != key:
             clear(step)
         self.marks.write(step, Mark("started", key, 0.0, attempts, code_revision()))
         words = step.words(list(self.outcome.keys))

@@ -12,7 +12,7 @@ import pipelines.evaluation.embed as embed
 from pipelines.common.encoders.transformers_models import load_model_encoder
 from pipelines.evaluation.sources import open_images
 
-MODULES = {"embed": embed, "os": os, "shutil": embed.shutil}
+MODULES = {"embed": embed, "os": os}
 SETTINGS = embed.EmbedSettings(batch_size=8, chunk_size=24, num_workers=2)
 
 

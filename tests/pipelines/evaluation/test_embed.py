@@ -2,6 +2,7 @@ import signal
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -104,10 +105,28 @@ def test_a_finished_table_is_left_alone_and_another_encoder_replaces_it(
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
+@pytest.mark.parametrize("as_parquet", [True, False])
+def test_a_table_of_somebody_else_is_not_replaced(tmp_path, toy_dataset, as_parquet):
+    path, parts = tmp_path / "x.parquet", tmp_path / ".x.parts"
+    path.write_bytes(b"mine")
+    if as_parquet:
+        pq.write_table(pa.table({"mine": [1]}), path)
+    before = path.read_bytes()
+    parts.mkdir()
+    (parts / "thesis.txt").write_text("mine")
+    source, encoder = open_images(str(toy_dataset), CITY), ColourTextureEncoder()
+    with pytest.raises(InputError, match="is no embedding table, or a damaged one: move"):
+        embed(encoder, source, tmp_path, "x", SETTINGS)
+    assert path.read_bytes() == before
+    path.unlink()
+    embed(encoder, source, tmp_path, "x", SETTINGS)
+    assert [one.name for one in parts.iterdir()] == ["thesis.txt"]
+
+
 KILLS = [
     ("embed._add_batch", 5),  # in the middle of a part
     ("os.fsync", 3),  # a part is written but not yet in place
-    ("shutil.rmtree", 1),  # the table is there, the parts too
+    ("embed._remove_parts", 2),  # the table is there, the parts too
 ]
 
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from pipelines.pretraining import checkpoint as ckpt
+from pipelines.pretraining.arguments import parse_arguments
 from pipelines.pretraining.errors import InputError
+from pipelines.pretraining.loop import pretrain
 
 STATE = ckpt.TrainingState(step=4, best_step=2, best_metric=0.5, seconds=1.0, identity={"seed": 0})
 
@@ -47,8 +49,29 @@ def test_removing_a_run_leaves_the_files_of_others(tmp_path):
     make_checkpoint(tmp_path, 2)
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "logs" / "urbanln").mkdir(parents=True)
+    (tmp_path / "logs" / "job.out").write_text("of the queue")
     ckpt.remove_run(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert left == {"notes.txt", "logs", "logs/job.out"}
+
+
+@pytest.mark.parametrize("flags", [[], ["--overwrite_output_dir"]])
+def test_a_folder_of_something_else_is_no_place_for_a_run(tiny_flags, tmp_path, flags):
+    out = tmp_path / "out"
+    (out / "last").mkdir(parents=True)
+    for name in ("model.safetensors", "last/chapter.txt", ".tmp-mine"):
+        (out / name).write_text("mine")
+    with pytest.raises(InputError, match=r"is not empty and holds no run of train\.py"):
+        pretrain(parse_arguments(tiny_flags(*flags)))
+    for name in ("model.safetensors", "last/chapter.txt", ".tmp-mine"):
+        assert (out / name).read_text() == "mine"
+
+
+def test_what_a_kill_left_before_the_arguments_were_written_is_no_obstacle(tmp_path):
+    ckpt.check_output_dir(tmp_path / "new")
+    (tmp_path / ".tmp-train_arguments.yaml").touch()
+    ckpt.check_output_dir(tmp_path)
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):

@@ -9,6 +9,7 @@ from pipelines.evaluation.baselines import run, tile2vec
 from pipelines.evaluation.baselines.run import run_baseline
 from pipelines.evaluation.cli import main
 from pipelines.evaluation.embedding_tables import read_embeddings
+from pipelines.evaluation.errors import InputError
 from tests.pipelines.evaluation.toy import CITY, build_toy
 
 TINY = {"image_size": 32, "widths": [8, 16], "depths": [1, 1], "epochs": 1}
@@ -82,11 +83,13 @@ def test_another_seed_replaces_the_table_and_a_label_stands_beside(toy, tmp_path
     assert read_embeddings(labelled).hash == first.hash
 
 
-def test_a_file_that_is_no_table_is_replaced(toy, tmp_path):
+def test_a_file_that_is_no_table_is_not_replaced(toy, tmp_path):
     path = tmp_path / CITY / "tile2vec.parquet"
     path.parent.mkdir()
     path.write_bytes(b"no table")
-    assert read_embeddings(_run(toy, tmp_path)).label == "tile2vec"
+    with pytest.raises(InputError, match="is no embedding table, or a damaged one: move it away"):
+        _run(toy, tmp_path)
+    assert path.read_bytes() == b"no table"
 
 
 def test_systems_share_the_decoded_pixels(toy, tmp_path):

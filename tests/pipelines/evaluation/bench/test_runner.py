@@ -73,6 +73,12 @@ def test_runner_does_again_what_has_changed_and_what_hangs_on_it(tmp_path):
     assert lines(tmp_path, "c") == [""]
 
 
+def test_runner_clears_nothing_before_its_first_attempt(tmp_path):
+    (tmp_path / "a.txt").write_text("mine\n")
+    go(tmp_path, [append(tmp_path, "a", "one", clears=(tmp_path / "a.txt",))])
+    assert lines(tmp_path, "a") == ["mine", "one"]
+
+
 def test_runner_does_again_what_was_removed(tmp_path):
     steps = [append(tmp_path, "a"), append(tmp_path, "b", needs=("a",))]
     go(tmp_path, steps)
