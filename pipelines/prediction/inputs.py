@@ -1,7 +1,7 @@
 """What a prediction starts from: images placed in regions, and labels; from files or a dataset."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class Inputs:
         rejects: images that take no part, and why.
         block_m: side of the blocks that a dataset holds out; None where it names none.
         synthetic: the data is simulated.
+        notes: what else was left out, one sentence each.
     """
 
     regions: gpd.GeoDataFrame
@@ -47,6 +48,7 @@ class Inputs:
     rejects: list[PhotoReject]
     block_m: float | None = None
     synthetic: bool = False
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def from_files(
         h3_resolution=options.h3_resolution,
     )
     rows = _place(photos, regions)
-    raw = read_labels(
+    raw, notes = read_labels(
         options.labels, list(units), regions, own, options.region_id, options.aggregate
     )
     outside = [PhotoReject(file, "outside_regions") for file in photos.frame.loc[rows < 0, "file"]]
@@ -158,6 +160,7 @@ def from_files(
         as_indicators(raw, units, options.transform),
         _source(photos, rows, regions["region_id"].to_numpy(str)),
         [*photos.rejects, *outside],
+        notes=notes,
     )
 
 

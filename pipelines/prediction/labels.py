@@ -9,6 +9,8 @@ from typing import Literal, TypeAlias
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.stats import skew
 
@@ -19,13 +21,12 @@ from dataset_builders.photos import COLUMN_NAMES, read_csv_rows
 from dataset_builders.schema import INDICATORS
 from pipelines.common.errors import InputError
 
-from .regions import read_polygons
+from .regions import PARQUETS, id_text, read_polygons, refuse_twins
 
 Aggregate = Literal["mean", "sum", "count"]
 Transform = Literal["auto", "ln1p", "identity"]
 Labels: TypeAlias = str | Path | pd.DataFrame | gpd.GeoDataFrame | None
 RASTERS = (".tif", ".tiff", ".vrt")
-TABLES = (".csv", ".parquet")
 LOGARITHM_BELOW = 30.0
 """No sum of people or money of a city's regions stays under it; ln of one does."""
 SKEWED = 1.0
@@ -73,7 +74,7 @@ def read_labels(
     own: pd.DataFrame,
     region_id: str | None,
     aggregate: Aggregate = "mean",
-) -> dict[str, NDArray[np.float64]]:
+) -> tuple[dict[str, NDArray[np.float64]], list[str]]:
     """Labels of every region.
 
     Args:
@@ -88,20 +89,23 @@ def read_labels(
             share), "sum", or "count" (of points, whatever the column).
 
     Returns:
-        `(N,)` raw labels by indicator, NaN where a region has none.
+        `(N,)` raw labels by indicator, NaN where a region has none; and how many rows of the
+        table belong to no region, if any.
 
     Raises:
         InputError: labels that cannot be read, matched or understood.
     """
-    if labels is None or (isinstance(labels, str | Path) and _is_polygons(labels)):
-        own = own if labels is None else _own_columns(labels, regions, region_id)
-        return {name: _column(own, name, "The table of regions") for name in names}
+    if labels is None:
+        return {name: _column(own, name, "The table of regions") for name in names}, []
+    if not isinstance(labels, str | Path | pd.DataFrame):
+        raise InputError(f"Labels are a file or a frame, got a {type(labels).__name__}.")
+    if isinstance(labels, str | Path) and not Path(labels).exists():
+        raise InputError(f"There is no file of labels at {labels}. Check --labels.")
     if isinstance(labels, str | Path) and Path(labels).suffix.lower() in RASTERS:
-        return _from_raster(Path(labels), names, regions, aggregate)
+        return _from_raster(Path(labels), names, regions, aggregate), []
     frame, where = _read_table(labels)
     if isinstance(frame, gpd.GeoDataFrame) and not _has_points(frame):
-        own = _own_columns(frame, regions, region_id)
-        return {name: _column(own, name, where) for name in names}
+        return _by_id(frame, names, regions, _polygon_ids(frame, region_id, where), where)
     position = _positions(frame)
     by_id = region_id if region_id in frame else "region_id" if "region_id" in frame else None
     if by_id is not None and not isinstance(frame, gpd.GeoDataFrame):
@@ -168,36 +172,29 @@ def _looks_logged(name: str, known: NDArray[np.float64]) -> str:
     return ""
 
 
-def _is_polygons(labels: str | Path) -> bool:
-    path = Path(labels)
-    if not path.exists():
-        raise InputError(f"There is no file of labels at {path}. Check --labels.")
-    if path.suffix.lower() in (*RASTERS, *TABLES):
-        return False
-    return not _has_points(read_polygons(path))
-
-
 def _has_points(frame: gpd.GeoDataFrame) -> bool:
     return bool(frame.geometry.geom_type.isin(["Point", "MultiPoint"]).any())
 
 
-def _own_columns(
-    labels: str | Path | gpd.GeoDataFrame, regions: gpd.GeoDataFrame, region_id: str | None
-) -> pd.DataFrame:
-    frame = read_polygons(labels)
-    where = "The table of labels" if isinstance(labels, gpd.GeoDataFrame) else str(labels)
-    if region_id is None or region_id not in frame:
+def _polygon_ids(frame: gpd.GeoDataFrame, region_id: str | None, where: str) -> str:
+    """The column of ids of polygons with labels."""
+    if region_id is None:
+        raise InputError(
+            f"{where} holds polygons, which give labels by id to polygons of --regions alone. To "
+            "squares or cells give points or a raster."
+        )
+    if region_id not in frame:
         raise InputError(
             f"{where} has no column {region_id!r} to match the regions by; it has "
             f"{', '.join(map(str, frame.columns))}."
         )
-    table = pd.DataFrame(frame.drop(columns=frame.geometry.name))
-    return _matched(table, regions, region_id, where)
+    return region_id
 
 
 def _read_table(labels: Labels) -> tuple[pd.DataFrame, str]:
     if isinstance(labels, pd.DataFrame):
-        return labels, "The table of labels"
+        is_geo = isinstance(labels, gpd.GeoDataFrame)
+        return read_polygons(labels) if is_geo else labels, "The table of labels"
     path = Path(str(labels))
     if path.suffix.lower() == ".csv":
         try:
@@ -210,11 +207,12 @@ def _read_table(labels: Labels) -> tuple[pd.DataFrame, str]:
                 f"{bad[0].detail}."
             )
         return frame, str(path)
-    if path.suffix.lower() == ".parquet":
+    if path.suffix.lower() in PARQUETS:
         try:
-            return gpd.read_parquet(path), str(path)
-        except ValueError:  # no GeoParquet
-            return pd.read_parquet(path), str(path)
+            is_geo = b"geo" in (pq.read_schema(path).metadata or {})
+            return (gpd.read_parquet if is_geo else pd.read_parquet)(path), str(path)
+        except (pa.ArrowException, ValueError) as error:
+            raise InputError(f"{path} cannot be read as Parquet: {error}") from error
     return read_polygons(path), str(path)
 
 
@@ -224,29 +222,32 @@ def _by_id(
     regions: gpd.GeoDataFrame,
     by_id: str,
     where: str,
-) -> dict[str, NDArray[np.float64]]:
-    matched = _matched(frame, regions, by_id, where)
-    return {name: _column(matched, name, where) for name in names}
-
-
-def _matched(
-    frame: pd.DataFrame, regions: gpd.GeoDataFrame, by_id: str, where: str
-) -> pd.DataFrame:
-    ids = frame[by_id].astype(str).str.strip()
+) -> tuple[dict[str, NDArray[np.float64]], list[str]]:
+    refuse_twins(frame, [by_id], where)
+    ids = id_text(frame[by_id])
+    nameless = ids.isna().to_numpy()
+    frame, ids = frame[~nameless], ids[~nameless].astype(str)
     if ids.duplicated().any():
         twice = ids[ids.duplicated()].unique()
         raise InputError(
             f"{where} names {len(twice)} regions more than once in {by_id!r} "
             f"({', '.join(twice[:3])}); one row per region is needed."
         )
-    matched = frame.set_axis(ids, axis=0).reindex(regions["region_id"].astype(str))
-    if not ids.isin(regions["region_id"].astype(str)).any():
+    known = ids.isin(regions["region_id"].astype(str))
+    if not known.any():
         raise InputError(
             f"No id of {by_id!r} in {where} is that of a region: {', '.join(ids[:3])} against "
             f"{', '.join(regions['region_id'].astype(str)[:3])}. Leading zeros lost in a "
-            "spreadsheet are a common cause."
+            "spreadsheet, or a .0 that one wrote, are common causes."
         )
-    return matched.reset_index(drop=True)
+    matched = pd.DataFrame(frame).set_axis(ids, axis=0).reindex(regions["region_id"].astype(str))
+    notes = [f"{nameless.sum():,} rows of labels have no {by_id!r}."] if nameless.any() else []
+    if not known.all():
+        notes.append(
+            f"{int((~known).sum()):,} of {len(ids):,} rows of labels name no region, such as "
+            f"{', '.join(ids[~known][:3])}."
+        )
+    return {name: _column(matched, name, where) for name in names}, notes
 
 
 def _from_points(
@@ -256,13 +257,17 @@ def _from_points(
     regions: gpd.GeoDataFrame,
     aggregate: Aggregate,
     where: str,
-) -> dict[str, NDArray[np.float64]]:
+) -> tuple[dict[str, NDArray[np.float64]], list[str]]:
+    if not np.isfinite(position).all(0).any():
+        raise InputError(f"No row of {where} has a position. Check lon and lat.")
     try:
         rows = assign_points(*position, regions)
     except DatasetError as error:
         raise InputError(f"{where}: {error}") from error
     if not (rows >= 0).any():
         raise InputError(f"No point of {where} lies in a region. Check the coordinates.")
+    outside = int((rows < 0).sum())
+    notes = [f"{outside:,} of {len(rows):,} points of labels lie in no region."] if outside else []
     found = {}
     for name in names:
         if aggregate == "count":
@@ -276,7 +281,7 @@ def _from_points(
             found[name] = np.where(
                 counts > 0, sums / counts if aggregate == "mean" else sums, np.nan
             )
-    return found
+    return found, notes
 
 
 def _from_raster(
@@ -320,6 +325,10 @@ def _column(frame: pd.DataFrame, name: str, where: str) -> NDArray[np.float64]:
         raise InputError(
             f"{where} has no column {name!r}; it has {', '.join(map(str, frame.columns))}.{hint}"
         )
+    refuse_twins(frame, [name], where)
+    kind = frame[name].dtype
+    if kind.kind in "mMc":
+        raise InputError(f"{where}: {name!r} holds {kind}, which is no measured number.")
     values = pd.to_numeric(frame[name], errors="coerce")
     text = frame.loc[values.isna() & frame[name].notna(), name].astype(str).str.strip()
     if (text != "").any():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import geopandas as gpd
 import numpy as np
@@ -49,6 +49,8 @@ FEWEST_LABELLED = 16
 DISTRICTS_IN_A_ROW = 4
 """A city is cut into no fewer by default, however far its labels reach."""
 Protocol = Literal["block", "random"]
+RESERVED = ("region_id", "n_images", "geometry", "fid", "geom")
+"""Columns of the result, and those that a GeoPackage adds."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,7 @@ def predict_regions(
     Raises:
         InputError: Something given cannot be used; the message says what to do.
     """
+    _check_choices(aggregate, transform, protocol, block_m, seed)
     options = RegionOptions(
         csv, regions, region_id, side_m, h3_resolution, labels, aggregate, transform
     )
@@ -208,10 +211,17 @@ def predict(
         if fault := _fault(indicator, int(np.isfinite(whole.y).sum()), place):
             raise InputError(fault)
     estimates = estimate(vectors.X, place, own)
+    if lost := [one.indicator.name for one in estimates if not one.is_held_out.any()]:
+        raise InputError(
+            f"{', '.join(lost)}: no labelled region can be held out, for too few others are left "
+            f"once its district of {place.block_m:,.0f} m and what touches it are taken away. Use "
+            "a larger --block_m, or more labels."
+        )
     verdicts = [judge(one, place) for one in estimates]
     rejects = Counter(reject.reason for reject in (*inputs.rejects, *vectors.rejects))
     notes = [
         *(f"{n:,} images take no part: {why.replace('_', ' ')}." for why, n in rejects.items()),
+        *inputs.notes,
         _protocol_note(place),
     ]
     for verdict in verdicts:
@@ -314,6 +324,26 @@ def _none_near(rows: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np
     return np.zeros(len(rows), dtype=bool)
 
 
+def _check_choices(
+    aggregate: str, transform: str, protocol: str, block_m: float | None, seed: int
+) -> None:
+    wrong = [
+        f"{name} is one of {', '.join(get_args(choices))}, got {value!r}"
+        for name, value, choices in (
+            ("aggregate", aggregate, Aggregate),
+            ("transform", transform, Transform),
+            ("protocol", protocol, Protocol),
+        )
+        if value not in get_args(choices)
+    ]
+    if block_m is not None and not 0 < block_m < np.inf:
+        wrong.append(f"block_m is a side in metres above 0, got {block_m}")
+    if seed < 0:
+        wrong.append(f"seed must be at least 0, got {seed}")
+    if wrong:
+        raise InputError("; ".join(wrong) + ".")
+
+
 def _read_inputs(
     images: Any,
     indicators: Mapping[str, str] | Sequence[str] | None,
@@ -333,10 +363,20 @@ def _read_inputs(
                 "--regions, --region_id, --side_m, --h3_resolution, --csv and --labels."
             )
         return from_dataset(str(images), city, units, options.transform)
+    if city is not None:
+        raise InputError(
+            f"--city {city} names a city of a dataset folder, and {images} is none: leave it out."
+            if isinstance(images, str | Path)
+            else "city names a city of a dataset folder; images are a frame: leave it out."
+        )
     parts = ("", "_predicted", "_low", "_high", "_status")
-    columns = ["region_id", "n_images", "geometry", *(n + part for n in units for part in parts)]
-    if twice := sorted({name for name in columns if columns.count(name) > 1}):
-        raise InputError(f"The result would have two columns {', '.join(twice)}: rename one.")
+    named = [name + part for name in units for part in parts]
+    lower = [name.lower() for name in (*RESERVED, *named)]
+    if twice := [name for name in named if lower.count(name.lower()) > 1]:
+        raise InputError(
+            f"The result would have two columns {', '.join(twice[:3])}: rename one. GeoPackage "
+            "takes capitals and small letters for the same, and keeps `fid` and `geom` to itself."
+        )
     if not units:
         raise InputError("--indicator is missing: the column that is to be predicted.")
     if lacking := [name for name, unit in units.items() if not unit]:

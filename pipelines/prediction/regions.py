@@ -1,5 +1,6 @@
 """The regions that are predicted: polygons of a file, or squares and hexagons over the images."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from dataset_builders.errors import DatasetError
 from dataset_builders.regions import h3_regions, polygon_regions, square_grid
 from pipelines.common.errors import InputError
 
+PARQUETS = (".parquet", ".geoparquet")
 AROUND_M = 1.0
 METRES_PER_DEGREE = 111_320.0
 
@@ -57,19 +59,45 @@ def read_regions(
         raise InputError(f"The regions cannot be used: {error}") from error
 
 
+def id_text(ids: pd.Series) -> pd.Series:
+    """Ids as text, so that 7, 7.0 and " 7 " are one; missing ones stay missing."""
+
+    def text(value: Any) -> str | None:
+        if pd.isna(value):
+            return None
+        whole = isinstance(value, float | np.floating) and float(value).is_integer()
+        return str(int(value)) if whole else str(value).strip()
+
+    return pd.Series([text(value) or None for value in ids], index=ids.index, dtype=object)
+
+
+def refuse_twins(frame: pd.DataFrame, names: Sequence[str], where: str) -> None:
+    """Raise InputError where a column that is needed occurs more than once."""
+    if twins := [name for name in names if (frame.columns == name).sum() > 1]:
+        raise InputError(f"{where} has several columns {', '.join(twins)}: rename all but one.")
+
+
 def read_polygons(source: str | Path | gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     """A frame as it is, or a vector file.
 
     Raises:
-        InputError: no such file, or one that GDAL does not read.
+        InputError: no such file, one that GDAL does not read, or no geometry.
     """
     if isinstance(source, gpd.GeoDataFrame):
+        if source.active_geometry_name is None:
+            raise InputError("The frame of polygons has no geometry. Set it by `set_geometry`.")
         return source
+    if not isinstance(source, str | Path):
+        raise InputError(
+            f"Polygons are a file or a GeoDataFrame, got a {type(source).__name__}. Make one by "
+            "`geopandas.GeoDataFrame(frame, geometry=..., crs=...)`."
+        )
     path = Path(source)
     if not path.exists():
         raise InputError(f"There is no file of regions at {path}. Check --regions.")
     try:
-        frame = gpd.read_parquet(path) if path.suffix == ".parquet" else gpd.read_file(path)
+        is_parquet = path.suffix.lower() in PARQUETS
+        frame = gpd.read_parquet(path) if is_parquet else gpd.read_file(path)
     except Exception as error:  # GDAL's drivers have their own exceptions
         raise InputError(f"{path} cannot be read as a file of polygons: {error}") from error
     if not isinstance(frame, gpd.GeoDataFrame):
@@ -82,17 +110,23 @@ def _polygons(
 ) -> tuple[gpd.GeoDataFrame, pd.DataFrame]:
     columns = [name for name in frame.columns if name != frame.geometry.name]
     if region_id is None or region_id not in frame:
-        unique = [str(name) for name in columns if frame[name].is_unique] or ["none"]
+        unique = [str(name) for name in columns if _is_unique(frame[name])] or ["none"]
         got = "it is missing" if region_id is None else f"got {region_id!r}"
         raise InputError(
             f"--region_id names the column of the regions' ids; {got}. Columns with unique values: "
             f"{', '.join(unique)}."
         )
+    refuse_twins(frame, [region_id], "The table of regions")
+    frame = frame.assign(**{region_id: id_text(frame[region_id])})
     if frame.geometry.has_z.any():
         frame = frame.set_geometry(shapely.force_2d(frame.geometry.to_numpy()), crs=frame.crs)
     found = polygon_regions(frame, region_id)
-    own = pd.DataFrame(frame[columns]).set_axis(frame[region_id].astype(str), axis=0)
+    own = pd.DataFrame(frame[columns]).set_axis(frame[region_id], axis=0)
     return found, own.loc[found["region_id"]].reset_index(drop=True)
+
+
+def _is_unique(column: pd.Series | pd.DataFrame) -> bool:
+    return isinstance(column, pd.Series) and column.is_unique
 
 
 def _cells(
@@ -117,4 +151,4 @@ def _around(lon: Any, lat: Any) -> shapely.Geometry:
     return shapely.union_all(shapely.box(lon - wide, lat - high, lon + wide, lat + high))
 
 
-__all__ = ["read_polygons", "read_regions"]
+__all__ = ["PARQUETS", "id_text", "read_polygons", "read_regions", "refuse_twins"]

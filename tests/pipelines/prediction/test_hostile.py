@@ -1,0 +1,136 @@
+"""Tables that other programs wrote, and calls that cannot be meant: joined right, or refused."""
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipelines.common.errors import InputError
+from pipelines.prediction.inputs import RegionOptions, from_files
+from tests.pipelines.prediction.test_predict import run
+
+
+def read(town, regions=None, labels=None, name="height"):
+    """The labels of the regions by id, and the notes."""
+    options = RegionOptions(
+        regions=town.frame if regions is None else regions, region_id="tract", labels=labels
+    )
+    inputs = from_files(town.photos, {name: "m"}, options)
+    raw = inputs.indicators[0].raw
+    return dict(zip(inputs.regions["region_id"], raw, strict=True)), list(inputs.notes)
+
+
+def test_ids_are_the_same_as_integers_decimals_and_text_with_blanks(town):
+    numbers = np.arange(len(town.frame))
+    whole = pd.Series(numbers, dtype="Int64")
+    kinds = [numbers, numbers.astype(float), whole, [f" {k} " for k in numbers]]
+    expected = dict(zip(map(str, numbers), town.frame["height"], strict=True))
+    for of_regions in kinds:
+        for of_labels in kinds:
+            labels = pd.DataFrame({"tract": of_labels, "height": town.frame["height"]})
+            found, notes = read(town, town.frame.assign(tract=of_regions), labels)
+            assert found.keys() == expected.keys()
+            np.testing.assert_equal([found[name] for name in expected], list(expected.values()))
+            assert not notes
+
+
+def test_rows_of_labels_that_belong_to_no_region_are_counted(town, tmp_path):
+    labels = town.frame[["tract", "height"]].copy()
+    labels.loc[:4, "tract"] = [f"x{k}" for k in range(5)]
+    labels.loc[5:6, "tract"] = None
+    labels.to_csv(tmp_path / "labels.csv", index=False)
+    found, notes = read(town, labels=tmp_path / "labels.csv")
+    assert np.isnan([found[f"t{k:04d}"] for k in range(7)]).all()
+    assert notes == [
+        "2 rows of labels have no 'tract'.",
+        "5 of 167 rows of labels name no region, such as x0, x1, x2.",
+    ]
+    listing = pd.read_csv(town.photos / "photos.csv").assign(height=town.values)
+    listing.loc[:2, "lat"] += 3
+    assert read(town, labels=listing)[1] == ["3 of 169 points of labels lie in no region."]
+
+
+@pytest.mark.parametrize("name", ["regions.geoparquet", "regions.PARQUET"])
+def test_geoparquet_is_known_by_either_suffix(town, tmp_path, name):
+    town.frame.to_parquet(tmp_path / name)
+    found, _ = read(town, tmp_path / name, tmp_path / name)
+    np.testing.assert_array_equal(list(found.values()), town.frame["height"])
+
+
+def twice(frame, name):
+    """The frame with another column of that name."""
+    table = pd.concat([pd.DataFrame(frame), pd.DataFrame(frame)[[name]]], axis=1)
+    return gpd.GeoDataFrame(table, geometry="geometry", crs=frame.crs)
+
+
+WRONG = {
+    "two id columns": (lambda t: {"regions": twice(t.frame, "tract")}, "several columns tract"),
+    "two label columns": (lambda t: {"regions": twice(t.frame, "height")}, "several columns hei"),
+    "a frame without geometry": (
+        lambda t: {"regions": pd.DataFrame(t.frame)},
+        "a file or a GeoDataFrame, got a DataFrame",
+    ),
+    "no active geometry": (
+        lambda t: {"regions": gpd.GeoDataFrame({"tract": ["a"]})},
+        "has no geometry",
+    ),
+    "labels of a strange type": (lambda t: {"labels": {"t0000": 5}}, "got a dict"),
+    "dates": (
+        lambda t: {
+            "regions": t.frame.assign(height=pd.date_range("2020", periods=len(t.frame))),
+        },
+        "'height' holds datetime64",
+    ),
+    "points without positions": (
+        lambda t: {"labels": pd.DataFrame({"lon": ["?"], "lat": ["?"], "height": [1]})},
+        "No row of The table of labels has a position",
+    ),
+    "polygon labels for squares": (
+        lambda t: {"regions": None, "region_id": None, "side_m": 500.0, "labels": t.frame},
+        "give points or a raster",
+    ),
+    "names that differ in capitals": (
+        lambda t: {"indicators": {"height": "m", "Height": "m"}},
+        "two columns height",
+    ),
+    "a name that GeoPackage keeps": (lambda t: {"indicators": {"FID": "m"}}, "two columns FID"),
+    "a city without a dataset": (lambda t: {"city": "bern"}, "--city bern names a city of a data"),
+    "a protocol that is none": (lambda t: {"protocol": "blocks"}, "block, random, got 'blocks'"),
+    "other choices": (
+        lambda t: {"aggregate": "median", "transform": "log", "block_m": -5.0, "seed": -1},
+        "'median'.*'log'.*got -5.0.*seed must be at least 0",
+    ),
+    "districts without a neighbour to learn from": (
+        lambda t: {
+            "regions": t.frame.assign(height=t.frame["height"].where(t.frame.index < 40)),
+            "block_m": 1.0,
+        },
+        "height: no labelled region can be held out.*larger --block_m",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_cannot_be_meant_is_refused(town, name):
+    changed, message = WRONG[name]
+    with pytest.raises(InputError, match=message):
+        run(town, **changed(town))
+
+
+def test_labels_that_are_no_parquet_are_refused(town, tmp_path):
+    (tmp_path / "labels.parquet").write_bytes(b"junk")
+    with pytest.raises(InputError, match="cannot be read as Parquet"):
+        run(town, labels=tmp_path / "labels.parquet")
+
+
+def test_the_returned_frame_is_written_by_geopandas_as_it_is(town, tmp_path):
+    found = run(town)
+    assert found.attrs["verdicts"]
+    found.to_file(tmp_path / "predictions.gpkg")
+    found.to_parquet(tmp_path / "predictions.parquet")
+    for read_file in (
+        gpd.read_file(tmp_path / "predictions.gpkg"),
+        gpd.read_parquet(tmp_path / "predictions.parquet"),
+    ):
+        np.testing.assert_array_equal(read_file["height_high"], found["height_high"])
+        assert read_file["region_id"].tolist() == found["region_id"].tolist()
