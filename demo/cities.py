@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dataset_builders.errors import DatasetError
 from dataset_builders.schema import VIEWS
+from dataset_builders.unique import RepeatedIdError
 from pipelines.evaluation.embedding_tables import (
     BOTH,
     EmbeddingTable,
@@ -267,6 +268,8 @@ def _open_pictures(dataset_name: str, city: str) -> Iterator[tuple[str, Pictures
     for view in ("satellite", "street_view"):  # in the order of the card
         try:
             yield view, Pictures(dataset_name, city, view)
+        except RepeatedIdError:
+            raise
         except DatasetError:  # a city of one view
             continue
 
