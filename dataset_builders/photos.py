@@ -76,6 +76,8 @@ def find_photos(source: str | Path | pd.DataFrame, csv: str | None = None) -> Ph
     if isinstance(source, pd.DataFrame):
         root, listing = Path(), _named_columns(source, "The table of images")
         photos = _from_listing(root, listing, [])
+    elif not isinstance(source, str | Path):
+        raise SourceError(f"Images are a folder or a frame, got a {type(source).__name__}.")
     else:
         root = Path(source)
         if not root.is_dir():
@@ -234,6 +236,8 @@ def _named_columns(frame: pd.DataFrame, where: str) -> pd.DataFrame:
             f"{', '.join(map(str, frame.columns))}. A listing names a file and its position: "
             "`file, lon, lat` (EPSG:4326, degrees)."
         )
+    if twins := [str(name) for name in found.values() if (frame.columns == name).sum() > 1]:
+        raise SourceError(f"{where} has several columns {', '.join(twins)}: rename all but one.")
     return pd.DataFrame({name: frame[column].to_numpy() for name, column in found.items()})
 
 
@@ -253,7 +257,7 @@ def _from_listing(root: Path, listing: pd.DataFrame, bad: Sequence[PhotoReject])
     mark(frame["file"].duplicated(), "listed_twice")
     placed = (frame["lon"].abs() <= 180) & (frame["lat"].abs() <= 90)
     mark(~placed, "no_position")
-    mark([not (root / file).is_file() for file in text], "missing")
+    mark([not os.path.isfile(root / file) for file in text], "missing")  # names may be impossible
     rejects = [
         PhotoReject(file or f"row {row + 1}", str(why))
         for row, (file, why) in enumerate(zip(text, reason, strict=True))

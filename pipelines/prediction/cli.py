@@ -160,6 +160,8 @@ def _check(arguments: argparse.Namespace) -> None:
             f"{len(arguments.indicator)} indicators and {len(arguments.unit)} units are given: "
             "--unit takes one per --indicator, in the same order"
         )
+    if twice := sorted({n for n in arguments.indicator if arguments.indicator.count(n) > 1}):
+        wrong.append(f"--indicator names {', '.join(twice)} twice")
     for name, least in (("side_m", 0.0), ("block_m", 0.0)):
         value = getattr(arguments, name)
         if value is not None and not value > least:

@@ -27,6 +27,7 @@ Aggregate = Literal["mean", "sum", "count"]
 Transform = Literal["auto", "ln1p", "identity"]
 Labels: TypeAlias = str | Path | pd.DataFrame | gpd.GeoDataFrame | None
 RASTERS = (".tif", ".tiff", ".vrt")
+RASTER_HINT = " Of a file, write it: `gdal_translate -b 1 -a_nodata -9999 IN.tif OUT.tif`."
 LOGARITHM_BELOW = 30.0
 """No sum of people or money of a city's regions stays under it; ln of one does."""
 SKEWED = 1.0
@@ -296,8 +297,11 @@ def _from_raster(
     kind: Literal["count", "intensity"] = "count" if aggregate == "sum" else "intensity"
     try:
         return {names[0]: zonal(path, regions, kind)["value"].to_numpy(float)}
-    except (DatasetError, MissingExtraError) as error:
+    except MissingExtraError as error:
         raise InputError(f"{path}: {error}") from error
+    except DatasetError as error:  # its message names the file, and arguments of `zonal`
+        is_of_file = any(name in str(error) for name in ("`nodata=`", "`band=`"))
+        raise InputError(f"{error}{RASTER_HINT if is_of_file else ''}") from error
 
 
 def _positions(frame: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:

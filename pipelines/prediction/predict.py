@@ -436,6 +436,11 @@ def _fault(indicator: Indicator, labelled: int, place: Place) -> str | None:
     """Why an indicator cannot be predicted, for the user; None where it can."""
     name, y = indicator.name, indicator.y
     usable = np.isfinite(y)
+    if indicator.transform == "ln1p" and (indicator.raw <= -1).any():
+        return (
+            f"`{name}` has {int((indicator.raw <= -1).sum())} labels of -1 or less, which have no "
+            "ln(y + 1). Use --transform identity."
+        )
     if not labelled:
         return f"Every label of `{name}` is missing: there is nothing to learn from."
     if usable.sum() < FEWEST_LABELLED:

@@ -68,6 +68,10 @@ def test_a_killed_run_resumes_and_ends_in_the_same_files(town, tmp_path):
             ["--side_m", "-5", "--batch_size", "0"],
             "--side_m must be above 0, got -5.0; --batch_size",
         ),
+        (
+            ["--indicator", "height", "height", "--unit", "m", "km"],
+            "--indicator names height twice",
+        ),
         (["--image", "x"], "unrecognized arguments: --image x"),
         (["--protocol", "blocks"], "invalid choice: 'blocks'"),
     ],

@@ -4,10 +4,13 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pytest
+import rasterio
 
 from pipelines.common.errors import InputError
 from pipelines.prediction.inputs import RegionOptions, from_files
+from pipelines.prediction.predict import Vectors, predict
 from tests.pipelines.prediction.test_predict import run
+from tests.pipelines.prediction.test_predict_new import grid
 
 
 def read(town, regions=None, labels=None, name="height"):
@@ -57,6 +60,15 @@ def test_geoparquet_is_known_by_either_suffix(town, tmp_path, name):
     np.testing.assert_array_equal(list(found.values()), town.frame["height"])
 
 
+def test_a_name_that_no_file_can_have_is_one_missing_photo(town):
+    listing = pd.read_csv(town.photos / "photos.csv")
+    listing["file"] = [str(town.photos / name) for name in listing["file"]]
+    listing.loc[:1, "file"] = ["a" * 400, "a\0b"]
+    options = RegionOptions(regions=town.frame, region_id="tract")
+    inputs = from_files(listing, {"height": "m"}, options)
+    assert [one.reason for one in inputs.rejects] == ["missing", "missing"]
+
+
 def twice(frame, name):
     """The frame with another column of that name."""
     table = pd.concat([pd.DataFrame(frame), pd.DataFrame(frame)[[name]]], axis=1)
@@ -75,6 +87,13 @@ WRONG = {
         "has no geometry",
     ),
     "labels of a strange type": (lambda t: {"labels": {"t0000": 5}}, "got a dict"),
+    "images of a strange type": (lambda t: {"images": ["a.jpg"]}, "a folder or a frame, got a l"),
+    "two columns of longitudes": (
+        lambda t: {
+            "images": pd.DataFrame([["a", 1.0, 2.0, 3.0]], columns=["file", "lon", "lat", "lon"])
+        },
+        "several columns lon",
+    ),
     "dates": (
         lambda t: {
             "regions": t.frame.assign(height=pd.date_range("2020", periods=len(t.frame))),
@@ -121,6 +140,25 @@ def test_labels_that_are_no_parquet_are_refused(town, tmp_path):
     (tmp_path / "labels.parquet").write_bytes(b"junk")
     with pytest.raises(InputError, match="cannot be read as Parquet"):
         run(town, labels=tmp_path / "labels.parquet")
+
+
+def test_a_raster_without_a_nodata_tag_names_a_command_that_writes_one(town, tmp_path):
+    with rasterio.open(
+        tmp_path / "height.tif", "w", driver="GTiff", width=9, height=9, count=1, dtype="uint8",
+        crs="EPSG:32618", transform=rasterio.transform.from_origin(580_000, 4_506_500, 800, 800),
+    ) as file:  # fmt: skip
+        file.write(np.ones((9, 9), dtype="uint8"), 1)
+    with pytest.raises(InputError, match=r"no nodata tag.*gdal_translate"):
+        run(town, labels=tmp_path / "height.tif")
+
+
+def test_negative_labels_of_a_dataset_are_not_taken_for_missing_ones():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(144, 6))
+    y = X[:, 0] + 20
+    vectors = Vectors(np.arange(len(X)), X, np.ones(len(X), int))
+    with np.errstate(invalid="ignore"), pytest.raises(InputError, match="labels of -1 or less"):
+        predict(grid(y - 21, transform="ln1p"), vectors)
 
 
 def test_the_returned_frame_is_written_by_geopandas_as_it_is(town, tmp_path):
