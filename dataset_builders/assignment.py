@@ -68,10 +68,10 @@ def assign_points(lon: Any, lat: Any, regions: gpd.GeoDataFrame, *, check: bool 
     if regions.crs is None or not regions.crs.equals("EPSG:4326", ignore_axis_order=True):
         name = "no CRS" if regions.crs is None else regions.crs.name
         raise DatasetError(f"Points are assigned to regions in EPSG:4326, got {name}.")
-    if len(regions) == 0 or len(lon) == 0:
+    finite = np.isfinite(lon) & np.isfinite(lat)
+    if len(regions) == 0 or not finite.any():
         return np.full(len(lon), -1, dtype=np.int64)
     assign = _assigner(regions)
-    finite = np.isfinite(lon) & np.isfinite(lat)
     if finite.all():
         found = assign(lon, lat)
     else:

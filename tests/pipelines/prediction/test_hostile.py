@@ -6,6 +6,8 @@ import pandas as pd
 import pytest
 import rasterio
 
+from dataset_builders.errors import SourceError
+from dataset_builders.importers.image_folder import import_dataset
 from pipelines.common.errors import InputError
 from pipelines.prediction.inputs import RegionOptions, from_files
 from pipelines.prediction.predict import Vectors, predict
@@ -67,6 +69,19 @@ def test_a_name_that_no_file_can_have_is_one_missing_photo(town):
     options = RegionOptions(regions=town.frame, region_id="tract")
     inputs = from_files(listing, {"height": "m"}, options)
     assert [one.reason for one in inputs.rejects] == ["missing", "missing"]
+
+
+def test_a_folder_without_any_position_is_an_error_of_the_importer_too(town, tmp_path):
+    (tmp_path / "0000.png").write_bytes((town.photos / "0000.png").read_bytes())
+    with pytest.raises(SourceError, match="No image lies in a polygon"):
+        import_dataset(
+            tmp_path,
+            tmp_path / "dataset",
+            city="town",
+            view="street_view",
+            regions=town.tracts,
+            region_id="tract",
+        )
 
 
 def twice(frame, name):
