@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import geopandas as gpd
@@ -45,17 +46,17 @@ def provider(monkeypatch):
 @pytest.fixture
 def write(provider, tmp_path):
     """Writes the town's recipe and its files; returns the recipe's path."""
+    return partial(write_recipe, tmp_path, provider.url)
 
-    def write(**changes):
-        data = tmp_path / "data"
-        data.mkdir(exist_ok=True)
-        _write_population(data / "mco_ppp_2020_UNadj.tif")
-        _write_comments(data / "comments.csv")
-        path = tmp_path / "town.yaml"
-        path.write_text(yaml.safe_dump(_recipe(provider.url) | changes))
-        return path
 
-    return write
+def write_recipe(folder, url, **changes):
+    data = folder / "data"
+    data.mkdir(exist_ok=True)
+    _write_population(data / "mco_ppp_2020_UNadj.tif")
+    _write_comments(data / "comments.csv")
+    path = folder / "town.yaml"
+    path.write_text(yaml.safe_dump(_recipe(url) | changes))
+    return path
 
 
 def quick_build(recipe, folder, **options):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -28,16 +29,33 @@ from dataset_builders.storage import DatasetWriter, read_rejects, read_table
 from ..hub_server import HubServer
 from ..processes import run_python
 from .provider import CityProvider, drawn
-from .test_city_build import KEY, provider, write  # noqa: F401 - fixtures
+from .test_city_build import KEY, provider, write, write_recipe  # noqa: F401 - fixtures
 
 CITY = "testville"
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The town, built once, and what its provider was asked for."""
+    folder = tmp_path_factory.mktemp("built")
+    with CityProvider(KEY) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GOOGLE_MAPS_API_KEY", KEY)
+        patch.setenv("BAIDU_MAP_AK", KEY)
+        path = write_recipe(folder, server.url)
+        report = build(read_recipe(path), folder / "run", draw=False, recipe_text=path.read_text())
+        server.shutdown()
+    return report.dataset, server.asked
+
+
 @pytest.fixture
-def town(write, tmp_path):  # noqa: F811 - a fixture
-    path = write()
-    report = build(read_recipe(path), tmp_path / "run", draw=False, recipe_text=path.read_text())
-    return report.dataset
+def town(built, write, provider, tmp_path):  # noqa: F811 - fixtures
+    """The town as if it had been built from the test's own provider: the recipe alone names it."""
+    dataset, asked = built
+    provider.asked.update(asked)
+    folder = tmp_path / "run" / "dataset"
+    shutil.copytree(dataset, folder)
+    (folder / "recipe.yaml").write_text(write().read_text())
+    return folder
 
 
 @pytest.fixture
