@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,17 +130,13 @@ def test_an_export_that_is_far_off_is_refused():
         exporting._refuse_far([Check("onnx/text_model_int8.onnx", 1e-2, 0.98, 3, "noise")])
 
 
-def test_openvino_alone_leaves_no_onnx(tiny_model_dir, tmp_path):
-    export(str(tiny_model_dir), tmp_path, ["openvino"])
-    assert not list(Path(tmp_path).rglob("*.onnx"))
-    assert (tmp_path / "openvino" / "text_model.xml").exists()
-
-
-def test_an_export_of_somebody_else_is_neither_deleted_nor_replaced(tiny_model_dir, tmp_path):
+def test_openvino_alone_leaves_no_onnx_and_what_is_somebody_elses(tiny_model_dir, tmp_path):
     theirs = tmp_path / "onnx" / "vision_model.onnx"
     theirs.parent.mkdir()
     theirs.write_bytes(b"theirs")
     export(str(tiny_model_dir), tmp_path, ["openvino"])
+    assert (tmp_path / "openvino" / "text_model.xml").exists()
+    assert list(tmp_path.rglob("*.onnx")) == [theirs]
     assert theirs.read_bytes() == b"theirs"
     before = sorted(path.name for path in tmp_path.rglob("*"))
     with pytest.raises(ForeignFileError, match=r"onnx/vision_model\.onnx"):
