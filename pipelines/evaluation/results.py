@@ -192,7 +192,7 @@ def code_revision() -> str:
 
     def git(*command: str) -> str:
         done = subprocess.run(
-            ["git", "-C", str(folder), *command], capture_output=True, text=True, timeout=30
+            ["git", "-C", str(folder), *command], capture_output=True, text=True, timeout=600
         )
         return done.stdout.strip() if done.returncode == 0 else ""
 
