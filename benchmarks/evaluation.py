@@ -35,13 +35,13 @@ from pipelines.evaluation.embed import EmbedSettings, Source, embed
 from pipelines.evaluation.probing import (
     MLPSettings,
     RidgeSettings,
-    Task,
     batch_order,
     fit_mlp,
     fit_ridge,
     initial_weights,
     num_batches,
 )
+from pipelines.evaluation.tasks import Task
 
 TINY_TOWER = {
     "hidden_size": 32,

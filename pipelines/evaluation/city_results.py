@@ -14,10 +14,9 @@ import pandas as pd
 
 from pipelines.common.encoders import BUILT_IN
 
-from .city_transfer import CITY, CITY_ENCODER
 from .embedding_tables import BOTH
 from .predictions import RESULTS_FILE, SUMMARY_FILE, embedding_hashes
-from .results import ResultRow, read_rows
+from .results import CITY, CITY_ENCODER, ResultRow, read_rows
 from .systems import CONTROL_NAMES, NO_VIEW, WITH_COORDINATES
 from .trainings import Training, members, training_of
 

@@ -36,11 +36,9 @@ from .probe import (
     system_fields,
     why_not,
 )
-from .results import ResultRow, ResultStore, code_revision, read_rows
+from .results import CITY, CITY_ENCODER, ResultRow, ResultStore, code_revision, read_rows
 from .splits import Geography, draw_split, geography
 from .systems import NO_VIEW, System, common_regions, views_of
-
-CITY, CITY_ENCODER = "city", "city-encoder"
 
 
 @dataclass(frozen=True)

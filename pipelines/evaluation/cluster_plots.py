@@ -11,7 +11,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from .plots import MISSING_COLOUR, STYLE, marker_size, readable, save
+from .plots import (
+    MISSING_COLOUR,
+    STYLE,
+    label_in_raw_units,
+    marker_size,
+    panel_title,
+    readable,
+    save,
+)
 
 COLOURS = ("#1f5f8b", "#c77700", "#3f7f4f")
 NAMES = "ABC"
@@ -26,6 +34,8 @@ def draw_clusters(
     labels: NDArray[np.int64],
     indicator: NDArray[np.float64],
     indicator_name: str,
+    unit: str,
+    transform: str,
     regions_path: Path,
     region_ids: Sequence[str],
 ) -> None:
@@ -38,7 +48,9 @@ def draw_clusters(
         shares: of the variance on each.
         labels: `(N,)` number of the cluster.
         indicator: `(N,)`; nan where unknown.
-        indicator_name: with its scale.
+        indicator_name: what it is.
+        unit: of its raw values.
+        transform: "ln1p" or "identity".
         regions_path: GeoParquet with region_id and geometry.
         region_ids: `(N,)`.
     """
@@ -52,10 +64,12 @@ def draw_clusters(
         scatter.set_xlabel(f"first main axis ({shares[0]:.0%} of the variance)")
         scatter.set_ylabel(f"second ({shares[1]:.0%})")
         scatter.set_title("vectors", loc="left", fontweight="bold")
-        density.set_xlabel(readable(indicator_name))
+        density.set_xlabel(panel_title(indicator_name, unit))
         density.set_ylabel("density")
         density.set_ylim(bottom=0)
-        density.set_title(readable(indicator_name.split(",")[0]), loc="left", fontweight="bold")
+        density.set_title(readable(indicator_name), loc="left", fontweight="bold")
+        if transform == "ln1p":
+            label_in_raw_units(density.xaxis)
         _map(place, labels, regions_path, region_ids)
         handles = [
             Patch(color=colour, label=f"cluster {NAMES[i]}, {int((labels == i).sum())} regions")

@@ -15,12 +15,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dataset_builders.log_ticks import compact
+
 from .city_results import VIEW_NAMES, CityResults, best_key, slug
 from .cluster_plots import draw_clusters
 from .documents import Block, Heading, Picture, Text
 from .embedding_tables import EmbeddingTable, read_embeddings
 from .errors import InputError
-from .plots import scale_name
 from .predictions import REGIONS_FILE
 from .table_formats import Cell, Table, number
 
@@ -136,11 +137,11 @@ def cluster_blocks(city: CityResults, embeddings: Path, output: Path, folder: st
         return [*blocks, Text(f"Not drawn: {error}")]
     first = found[0]
     indicator = SHOWN if SHOWN in city.indicators else city.indicators[0]
-    scale = scale_name(city.summary["indicators"][indicator])
+    about = city.summary["indicators"][indicator]
     path = f"{folder}/{slug(city.name, 'clusters')}.png"
     draw_clusters(
         output / path, title, first.axes, first.shares, first.labels,
-        regions[indicator].to_numpy(float), f"{indicator}, {scale}",
+        regions[indicator].to_numpy(float), indicator, about["unit"], about["transform"],
         city.folder / REGIONS_FILE, regions["region_id"].tolist(),
     )  # fmt: skip
     blocks.append(
@@ -188,13 +189,12 @@ def _table(
     body = []
     for number_of in range(NUM_CLUSTERS):
         mine = first.labels == number_of
-        cells = (number(float(regions.loc[mine, name].median()), form=".2f")
+        cells = (_median(regions.loc[mine, name], city.summary["indicators"][name]["transform"])
                  for name in city.indicators)  # fmt: skip
         share = number(100 * mine.mean(), form=".0f")
         body.append((Cell(NAMES[number_of]), number(int(mine.sum()), form="d"), share, *cells))
     notes = [
-        "Medians, on the scale that is predicted: ln(y + 1) where the indicator is a count, "
-        "density or intensity.",
+        "Medians in raw units.",
         f"K-means on {first.num_axes} main axes ({VARIANCE_KEPT:.0%} of the variance, at most "
         f"{MAX_AXES}); the two that are drawn hold {first.shares[0]:.0%} and "
         f"{first.shares[1]:.0%}. "
@@ -214,6 +214,12 @@ def _table(
         rows=tuple(body),
         notes=tuple(notes),
     )
+
+
+def _median(values: pd.Series, transform: str) -> Cell:
+    median = float(values.median())
+    median = float(np.expm1(median)) if transform == "ln1p" else median
+    return Cell(compact(median), median) if np.isfinite(median) else number(None)
 
 
 __all__ = ["Clusters", "by_size", "cluster", "cluster_blocks", "find_tables"]

@@ -17,7 +17,8 @@ from .table_formats import Table, to_csv, to_html, to_latex, to_markdown
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #777; --accent: #1f5f8b; }
 @media (prefers-color-scheme: dark) { :root { --soft: #aaa; --accent: #7db8dd; } }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 0 auto; padding: 1.5rem; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1340px; margin: 0 auto; padding: 1.5rem;
+  box-sizing: border-box; }
 h1, h2, h3 { line-height: 1.25; margin: 2.2em 0 .6em; } h1 { margin-top: .4em; }
 h2 { border-bottom: 2px solid var(--line); padding-bottom: .2em; }
 p, li { max-width: 85ch; }
@@ -26,13 +27,14 @@ nav { font-size: 13px; columns: 22rem; } nav ul { margin: 0; padding-left: 1.1re
 .table { overflow-x: auto; margin: 1.2em 0; }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding: .3em 0; }
-th, td { padding: .18em .6em; text-align: left; white-space: nowrap; }
+th, td { padding: .18em .6em; text-align: left; vertical-align: top; }
+th { vertical-align: bottom; } .n { white-space: nowrap; } td:not(.n) { min-width: 4.5rem; }
+tbody td:first-child { min-width: 8rem; position: sticky; left: 0; background: Canvas; }
 thead { border-top: 2px solid; border-bottom: 1px solid; } tbody { border-bottom: 2px solid; }
 tr.groups th { text-align: center; border-bottom: 1px solid var(--line); }
 th.n, td.n { text-align: right; } td span, .soft, .note { color: var(--soft); }
 .soft { font-style: italic; } .note { font-size: 12.5px; margin: .2em 0; }
-td:not(.n):last-child { white-space: normal; min-width: 26rem; }
-tbody tr:hover { background: #8881; }
+tbody tr:hover { background: #8881; } td span.interval { display: block; font-size: 11.5px; }
 figure { margin: 1.4em 0; } figure img { max-width: 100%; background: #fff; }
 figcaption { color: var(--soft); font-size: 13px; max-width: 85ch; }
 details { margin: 1em 0; } summary { cursor: pointer; color: var(--accent); }

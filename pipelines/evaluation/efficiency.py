@@ -30,8 +30,8 @@ from .baselines.data import load_region_data
 from .baselines.image_text import pixel_values
 from .baselines.registry import make, read_settings
 from .errors import InputError
+from .results import EFFICIENCY_FILE
 
-FILE = "efficiency.json"
 BATCHES = (1, 128)
 REPEATS, MOST_REPEATS = 3, 50
 # one pass teaches a system nothing, but runs through all that training runs through
@@ -134,7 +134,7 @@ def measure_efficiency(
     for model in _real_models() if real_size else ():
         add(_measure_real(*model, data_of, device, min_seconds))
     write_json(
-        output / FILE,
+        output / EFFICIENCY_FILE,
         {
             "machine": machine(device),
             "dataset_name": dataset_name,
@@ -142,7 +142,7 @@ def measure_efficiency(
             "systems": [asdict(one) for one in found],
         },
     )
-    return output / FILE
+    return output / EFFICIENCY_FILE
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -377,7 +377,6 @@ def _wait(device: str) -> None:
 
 __all__ = [
     "BATCHES",
-    "FILE",
     "Efficiency",
     "Speed",
     "machine",

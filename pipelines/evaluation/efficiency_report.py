@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .documents import Block, Heading, Picture, Text
-from .efficiency import FILE
 from .plots import STYLE, save
+from .results import EFFICIENCY_FILE
 from .table_formats import Table, number, words
 
 KINDS = {"total": "#9db8cc", "trainable": "#1f5f8b", "inference": "#c77700"}
@@ -26,7 +26,7 @@ def efficiency_blocks(run: Path, output: Path, folder: str) -> list[Block]:
         output: where the page lies.
         folder: of the pictures, below it.
     """
-    path = run / FILE
+    path = run / EFFICIENCY_FILE
     if not path.is_file():
         return []
     measured = json.loads(path.read_text(encoding="utf-8"))

@@ -49,7 +49,8 @@ def prediction_figures(city: CityResults, protocol: str, output: Path, folder: s
             scatter,
             f"{title}: prediction against truth",
             f"Test predictions of {what(key)} over all splits, in the view and by the probe of its "
-            f"highest mean R²; the tables hold the others.{one_of}",
+            "highest mean R². Values are in raw units; where they are scored as ln(y + 1), so are "
+            f"the axes.{one_of}",
         )
     ]
     if draw_maps(output / maps, title, city.folder / REGIONS_FILE, predictions, indicators):
@@ -58,7 +59,8 @@ def prediction_figures(city: CityResults, protocol: str, output: Path, folder: s
                 maps,
                 f"{title}: maps of truth, prediction and residual",
                 "Prediction: mean over the splits in which a region is tested. Residual: "
-                "prediction less truth. Grey: never tested, or no label.",
+                "prediction less truth; where ln(y + 1) is predicted, the factor (prediction + 1) "
+                "/ (truth + 1). Grey: never tested, or no label.",
             )
         )
     else:

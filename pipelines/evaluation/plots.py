@@ -1,6 +1,7 @@
 """Pictures of the report: prediction against truth, and maps."""
 
 import math
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,23 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from dataset_builders.files import atomic_path
+from dataset_builders.log_ticks import raw_ticks
 
 MAX_COLUMNS = 4
+TITLE_WIDTH = 30  # characters, of a panel
 POINT_COLOUR, LINE_COLOUR, MISSING_COLOUR = "#1f5f8b", "#444444", "#c4c4c4"
 VALUES, RESIDUALS = "viridis", "RdBu_r"
 PERCENTILES = (2, 98)
 STYLE: Any = {
     "font.size": 9,
-    "axes.titlesize": 10,
+    "axes.titlesize": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "figure.dpi": 150,
@@ -29,11 +35,10 @@ STYLE: Any = {
 }
 
 
-def scale_name(indicator: Mapping[str, str]) -> str:
-    """What the axis shows: the unit, under the logarithm where there is one."""
-    if indicator["transform"] == "ln1p":
-        return f"ln(y + 1), y in {indicator['unit']}"
-    return indicator["unit"]
+def label_in_raw_units(axis: Axis) -> None:
+    """Write raw values at the ticks of an axis that shows ln(y + 1)."""
+    places, labels = raw_ticks(*axis.get_view_interval())
+    axis.set_ticks(places, labels=labels)
 
 
 def draw_scatter(
@@ -43,7 +48,7 @@ def draw_scatter(
     scores: Mapping[str, pd.Series],
     indicators: Mapping[str, Mapping[str, str]],
 ) -> None:
-    """Prediction against truth, a panel an indicator.
+    """Prediction against truth, one panel per indicator, in raw units.
 
     Args:
         path: of the PNG.
@@ -56,11 +61,14 @@ def draw_scatter(
     rows = math.ceil(len(names) / MAX_COLUMNS)
     columns = math.ceil(len(names) / rows)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(max(2.9 * columns, 4.5), 3.0 * rows + 0.5), layout="constrained")
+        figure = Figure(
+            figsize=(max(2.9 * columns, 4.5), 3.0 * rows + 0.5),
+            layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.1),
+        )
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes, name in zip(grid.flat, names, strict=False):
             chosen = predictions[predictions["indicator"] == name]
-            _scatter_panel(axes, chosen, name, scores[name], scale_name(indicators[name]))
+            _scatter_panel(axes, chosen, name, scores[name], indicators[name])
         for axes in grid.flat[len(names) :]:
             axes.set_axis_off()
         figure.suptitle(title, fontsize=12)
@@ -70,7 +78,7 @@ def draw_scatter(
 
 
 def _scatter_panel(
-    axes: Axes, chosen: pd.DataFrame, name: str, scores: pd.Series, scale: str
+    axes: Axes, chosen: pd.DataFrame, name: str, scores: pd.Series, indicator: Mapping[str, str]
 ) -> None:
     truth, prediction = chosen["truth"].to_numpy(), chosen["prediction"].to_numpy()
     low, high = _limits(np.concatenate([truth, prediction]), (0, 100))
@@ -82,8 +90,12 @@ def _scatter_panel(
         truth, prediction, s=9, color=POINT_COLOUR, alpha=alpha, linewidths=0, rasterized=True
     )
     axes.set(xlim=limits, ylim=limits, aspect="equal")
-    axes.locator_params(nbins=5)
-    _name_panel(axes, name, scale)
+    if indicator["transform"] == "ln1p":
+        label_in_raw_units(axes.xaxis)
+        label_in_raw_units(axes.yaxis)
+    else:
+        axes.locator_params(nbins=5)
+    axes.set_title(panel_title(name, indicator["unit"]), loc="left")
     spread = f" ± {scores.std():.2f}" if len(scores) > 1 else ""
     axes.text(
         0.04, 0.96, f"R² {scores.mean():.2f}{spread}", transform=axes.transAxes, va="top"
@@ -126,7 +138,7 @@ def draw_maps(
         for row, name in zip(grid, names, strict=True):
             of_indicator = predictions[predictions["indicator"] == name]
             means = of_indicator.groupby("region_id")["prediction"].mean()
-            _map_row(figure, row, regions, means, name, scale_name(indicators[name]))
+            _map_row(figure, row, regions, means, name, indicators[name])
         figure.suptitle(title, fontsize=12)
         save(figure, path)
     return True
@@ -138,7 +150,7 @@ def _map_row(
     regions: gpd.GeoDataFrame,
     means: pd.Series,
     name: str,
-    scale: str,
+    indicator: Mapping[str, str],
 ) -> None:
     joined = regions[["region_id", "geometry"]].assign(truth=regions[name])
     joined["prediction"] = joined["region_id"].map(means)
@@ -164,16 +176,28 @@ def _map_row(
         if column != "truth":  # prediction has the same scale
             mappable = matplotlib.cm.ScalarMappable(norm, colours)
             bar = figure.colorbar(mappable, ax=axes, shrink=0.8, pad=0.02, extend="both")
-            bar.ax.tick_params(labelsize=7)
+            if indicator["transform"] == "ln1p":
+                _label_bar(bar, column, reach)
+            bar.ax.tick_params(labelsize=8)
             bar.outline.set_visible(False)
-        axes.text(1, 1.02, column, transform=axes.transAxes, ha="right")
-    _name_panel(row[0], name, scale)
+        axes.set_title(column, loc="left")
+    row[0].set_title(f"{panel_title(name, indicator['unit'])}: truth", loc="left")
 
 
-def _name_panel(axes: Axes, name: str, scale: str) -> None:
-    """The indicator's name, and below it, small, what is shown of it."""
-    axes.set_title(f"{readable(name)}\n", loc="left", fontweight="bold")
-    axes.text(0, 1.02, scale, transform=axes.transAxes, fontsize=7, color=LINE_COLOUR)
+def _label_bar(bar: Colorbar, column: str, reach: float) -> None:
+    """Raw values; of residuals on the scale of ln(y + 1), the factor they stand for."""
+    if column != "residual":
+        label_in_raw_units(bar.ax.yaxis)
+        return
+    factor = f"{math.exp(0.9 * reach):.3g}"
+    place = math.log(float(factor))
+    bar.set_ticks([-place, 0, place], labels=[f"÷ {factor}", "equal", f"× {factor}"])
+
+
+def panel_title(name: str, unit: str) -> str:
+    """An indicator and its unit in two lines at most, as plain text."""
+    title = textwrap.fill(f"{readable(name)} ({unit})", TITLE_WIDTH, max_lines=2, placeholder=" …")
+    return title.replace("$", r"\$")
 
 
 def _limits(values: np.ndarray, percentiles: tuple[int, int]) -> tuple[float, float]:
@@ -202,8 +226,9 @@ __all__ = [
     "STYLE",
     "draw_maps",
     "draw_scatter",
+    "label_in_raw_units",
     "marker_size",
+    "panel_title",
     "readable",
     "save",
-    "scale_name",
 ]

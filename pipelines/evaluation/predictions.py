@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from dataset_builders.files import atomic_path, digest
 
 from .errors import InputError
-from .probing import Fit, Task
 from .results import KEY, ResultRow
 from .systems import CONTROL_NAMES, WITH_COORDINATES
+from .tasks import Fit, Task
 
 SUMMARY_FILE, RESULTS_FILE, REGIONS_FILE = "probe.json", "results.jsonl", "regions.parquet"
 BLOCK_COLUMN = "block_id"  # of regions.parquet

@@ -40,7 +40,7 @@ from .predictions import (
     SUMMARY_FILE,
     write_predictions,
 )
-from .probing import Fit, MLPSettings, RidgeSettings, Task, fit_mlp, fit_ridge
+from .probing import MLPSettings, RidgeSettings, fit_mlp, fit_ridge
 from .results import FORMAT_VERSION, ResultRow, ResultStore, code_revision, row_key
 from .splits import (
     FRACTIONS,
@@ -61,6 +61,7 @@ from .systems import (
     make_systems,
     views_of,
 )
+from .tasks import Fit, Task
 from .urban_regression.metrics import regression_metrics
 
 PROBE_SEED_STEP = 1000

@@ -14,6 +14,9 @@ from typing import Any
 from .errors import InputError
 
 PACKAGE = "urbanln"
+CITY, CITY_ENCODER = "city", "city-encoder"  # protocols of a transfer
+JOINT = "+"  # between the names of source cities
+TRANSFER_FILE, EFFICIENCY_FILE = "transfer.csv", "efficiency.json"
 FORMAT_VERSION = 2  # of what a row means; a new one starts a new table
 KEY = (
     "table_hash",
@@ -228,8 +231,13 @@ def _cut_torn_line(path: Path) -> None:
 
 
 __all__ = [
+    "CITY",
+    "CITY_ENCODER",
+    "EFFICIENCY_FILE",
     "FORMAT_VERSION",
+    "JOINT",
     "KEY",
+    "TRANSFER_FILE",
     "ResultRow",
     "ResultStore",
     "code_revision",

@@ -204,10 +204,13 @@ def to_html(table: Table) -> str:
 
 
 def _html_cell(cell: Cell, is_number: bool) -> str:
-    head, sign, rest = cell.text.partition(" ± ")
+    shown, sign, rest = cell.text.partition(" ± ")
+    head, bracket, interval = shown.partition(" [")
     text = html.escape(head)
     if cell.best:
         text = f"<strong>{text}</strong>"
+    if bracket:
+        text += f' <span class="interval">[{html.escape(interval)}</span>'
     if sign:
         text += f"<span> ± {html.escape(rest)}</span>"
     classes = " ".join(name for name, is_so in (("n", is_number), ("soft", cell.soft)) if is_so)

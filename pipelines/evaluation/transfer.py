@@ -14,8 +14,6 @@ import pandas as pd
 from dataset_builders.files import atomic_path, write_json
 
 from .city_transfer import (
-    CITY,
-    CITY_ENCODER,
     CityTables,
     Transfer,
     transfer_encoder,
@@ -24,13 +22,12 @@ from .city_transfer import (
 from .embedding_tables import read_embeddings
 from .errors import InputError
 from .probe import ProbeSettings
-from .results import ResultRow
+from .results import CITY, CITY_ENCODER, JOINT, TRANSFER_FILE, ResultRow
 from .sources import open_city
 from .systems import NO_VIEW
 from .trainings import groups
 
-TABLE_FILE, SKIPPED_FILE = "transfer.csv", "transfer_skipped.json"
-JOINT = "+"
+SKIPPED_FILE = "transfer_skipped.json"
 SCORES = ("r2", "rmse", "mae", "spearman", "label_sd_test", "n_test")
 CELL = ["protocol", "within", "source", "target", "group", "system", "view", "probe", "indicator"]
 TITLES = {
@@ -107,7 +104,7 @@ def transfer_matrix(
     if not rows:
         raise InputError(f"Nothing in {embeddings} could be scored; see {output / SKIPPED_FILE}.")
     table = summarise(rows)
-    path = output / TABLE_FILE
+    path = output / TRANSFER_FILE
     with atomic_path(path) as temporary:
         table.to_csv(temporary, index=False)
     write_json(output / SKIPPED_FILE, skipped)

@@ -9,13 +9,12 @@ import pandas as pd
 
 from .city_results import CONTROL_TITLES, PROBE_NAMES, VIEW_NAMES, VIEW_ORDER, city_title
 from .city_results import slug as make_slug
-from .city_transfer import CITY, CITY_ENCODER
 from .documents import Block, Folded, Heading, Picture, Text
 from .heat_maps import Matrix, draw_matrices
+from .results import CITY, CITY_ENCODER, JOINT, TRANSFER_FILE
 from .statistics import MEAN
 from .systems import NO_VIEW
 from .table_formats import Cell, Table, number, words
-from .transfer import JOINT, TABLE_FILE
 
 QUESTIONS = {
     CITY_ENCODER: "Encoder of the source, probe of the target (`city-encoder`)",
@@ -77,7 +76,7 @@ class TransferResults:
 
 def read_transfer(folder: Path) -> TransferResults | None:
     """What `evaluate.py transfer` wrote; None where it wrote nothing."""
-    path = folder / TABLE_FILE
+    path = folder / TRANSFER_FILE
     if not path.is_file():
         return None
     lines = pd.read_csv(path, keep_default_na=False, na_values=[""])

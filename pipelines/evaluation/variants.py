@@ -73,7 +73,9 @@ class Study:
         """Mu -> system; the method's own among them. Empty where nothing is swept."""
         found = {mu: name for name in self.variants if (mu := self.mu(name)) is not None}
         own = self.mu(self.method)
-        return dict(sorted({**found, own: self.method}.items())) if found and own is not None else {}
+        if not found or own is None:
+            return {}
+        return dict(sorted({**found, own: self.method}.items()))
 
     @property
     def cells(self) -> list[tuple[str, str]]:

@@ -139,18 +139,19 @@ def verdict_table(
         cities: whose results.
         errors: city -> protocol -> what [`validation_errors`] gives.
     """
-    body = []
+    body: list[tuple[Cell, ...]] = []
+    several = len(cities) > 1
     for city in cities:
         found = sorted(
             verdicts(city, errors[city.name]),
             key=lambda one: (one.protocol != "block", city.indicators.index(one.indicator)),
         )
-        body += [(Cell(city.title), *_cells(one, city)) for one in found]
+        body += [(*([Cell(city.title)] * several), *_cells(one, city)) for one in found]
     if not body:
         return None
-    mark = " (synthetic)" if any(city.synthetic for city in cities) else ""
+    names = ", ".join(city.title for city in cities)
     header = (
-        "city",
+        *(["city"] * several),
         "predicting",
         "indicator",
         "images better?",
@@ -163,7 +164,7 @@ def verdict_table(
     )
     return Table(
         name="verdicts",
-        title=f"Do images predict better than location alone?{mark}",
+        title=f"Do images predict better than location alone? {names}",
         header=header,
         rows=tuple(body),
         notes=(

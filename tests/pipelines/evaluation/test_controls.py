@@ -12,7 +12,7 @@ from pipelines.evaluation.controls import (
     fit_mean,
     tree_coordinates,
 )
-from pipelines.evaluation.probing import Task
+from pipelines.evaluation.tasks import Task
 
 
 @pytest.fixture

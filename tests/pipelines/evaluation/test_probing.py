@@ -13,13 +13,13 @@ from pipelines.evaluation.controls import fit_boosting, fit_coordinates, fit_mea
 from pipelines.evaluation.probing import (
     MLPSettings,
     RidgeSettings,
-    Task,
     batch_order,
     fit_mlp,
     fit_ridge,
     initial_weights,
     num_batches,
 )
+from pipelines.evaluation.tasks import Task
 
 SMALL = MLPSettings(
     weight_decays=(1e-2,), batch_size=16, max_epochs=30, patience=12, hidden_sizes=(24, 12)

@@ -1,14 +1,17 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from pipelines.evaluation import differences
+from pipelines.evaluation import differences, plots
 from pipelines.evaluation.city_results import read_city
 from pipelines.evaluation.cli import main
 from pipelines.evaluation.differences import cached_differences
@@ -252,6 +255,57 @@ def test_a_report_of_another_city_has_no_number_of_the_paper(run):
     assert not list((run / "tables").glob("paper-*"))
 
 
+@pytest.fixture
+def drawn_scatter(tmp_path, monkeypatch):
+    """The figure of a scatter plot of eight indicators with long units, before it is saved."""
+    rng = np.random.default_rng(0)
+    frames, indicators, scores = [], {}, {}
+    for number in range(8):
+        name = f"indicator_number_{number}"
+        truth = rng.normal(size=50) + 10 * (number % 2)
+        rows = {"indicator": name, "truth": truth, "prediction": truth + rng.normal(size=50)}
+        frames.append(pd.DataFrame(rows))
+        unit = "$ per square kilometre, 100 % of the residents"
+        transform = "identity" if number == 7 else "ln1p"
+        indicators[name] = {"unit": unit, "transform": transform}
+        scores[name] = pd.Series([0.5, 0.6])
+    found = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: found.append(figure))
+    plots.draw_scatter(tmp_path / "x.png", "A city", pd.concat(frames), scores, indicators)
+    (figure,) = found
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    return figure
+
+
+def test_panels_do_not_overlap(drawn_scatter):
+    renderer = drawn_scatter.canvas.get_renderer()
+    boxes = [axes.get_tightbbox(renderer) for axes in drawn_scatter.axes]
+    width, height = drawn_scatter.canvas.get_width_height()
+    for i, one in enumerate(boxes):
+        assert min(one.x0, one.y0) >= 0
+        assert one.x1 <= width
+        assert one.y1 <= height
+        for other in boxes[i + 1 :]:
+            assert not one.overlaps(other)
+
+
+def test_a_report_needs_no_torch():
+    code = "import sys, pipelines.evaluation.report; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_axes_are_in_raw_units(drawn_scatter):
+    for axes in drawn_scatter.axes[:7]:
+        for axis in (axes.xaxis, axes.yaxis):
+            labels = [label.get_text() for label in axis.get_ticklabels()]
+            units = {"k": 1e3, "M": 1e6, "G": 1e9}
+            raw = [float(one.rstrip("kMG")) * units.get(one[-1], 1) for one in labels]
+            assert np.log1p(raw) == pytest.approx(axis.get_ticklocs(), rel=1e-3)
+    assert not any("ln(" in axes.get_title("left") for axes in drawn_scatter.axes)
+
+
 # ------------------------------------------------------------------------ verdicts
 
 
@@ -303,9 +357,9 @@ def _r2_of(city, protocol, indicator):
 
 def test_verdicts_come_first_in_the_report(run):
     first, *_ = tables_of((run / "report.md").read_text())
-    assert first[0][:4] == ["city", "predicting", "indicator", "images better?"]
-    assert {row[3].strip("*") for row in first[1:]} <= set(ANSWERS)
-    assert [row[1] for row in first[1:]] == ["new districts"] * 2 + ["between labelled regions"] * 2
+    assert first[0][:3] == ["predicting", "indicator", "images better?"]
+    assert {row[2].strip("*") for row in first[1:]} <= set(ANSWERS)
+    assert [row[0] for row in first[1:]] == ["new districts"] * 2 + ["between labelled regions"] * 2
 
 
 @pytest.mark.parametrize(
