@@ -174,7 +174,7 @@ def _missing_controls(city: CityResults, rows: Sequence[ResultRow]) -> Iterable[
     ]
     missing = []
     if not any(map(is_untrained, metadata)):
-        missing.append("an encoder of drawn weights")
+        missing.append("an untrained encoder")
     if not any(map(is_frozen_clip, metadata)):
         missing.append("a frozen CLIP")
     if missing:
