@@ -25,7 +25,9 @@ Next:
      $(RUN) train.py --config configs/vitb16.yaml --dataset_name $(OUT)/dataset --output_dir runs/vitb16
   2. Your own images (a folder and a CSV):
      $(RUN) -m dataset_builders.importers image_folder --help
-  3. A bigger city:
+  3. Photos and polygons of yours to a map of predictions:
+     $(RUN) evaluate.py predict --help
+  4. A bigger city:
      $(RUN) -m dataset_builders.synthetic --output_dir runs/bigger --grid_size 80
 endef
 export NEXT
@@ -63,6 +65,7 @@ quickstart: $(INSTALLED)
 	$(RUN) train.py --config configs/quickstart.yaml --dataset_name $(OUT)/dataset --output_dir $(OUT)/model
 	$(RUN) evaluate.py embed --model_name_or_path $(OUT)/model --dataset_name $(OUT)/dataset --city $(CITY) --output_dir $(OUT)/embeddings --label urbanln
 	$(RUN) evaluate.py embed --model_name_or_path $(OUT)/model --random_init --dataset_name $(OUT)/dataset --city $(CITY) --output_dir $(OUT)/embeddings --label random-init
+	$(RUN) evaluate.py embed --encoder colour_texture --dataset_name $(OUT)/dataset --city $(CITY) --output_dir $(OUT)/embeddings
 	$(RUN) evaluate.py probe --embeddings $(OUT)/embeddings/$(CITY)/*.parquet --dataset_name $(OUT)/dataset --city $(CITY) --output_dir $(OUT)/results --seeds 5 --mlp_weight_decays 0.01
 	$(RUN) evaluate.py report --output_dir $(OUT)/results
 	@echo "$$NEXT"
