@@ -32,7 +32,7 @@ Next:
 endef
 export NEXT
 
-.PHONY: help install system quickstart demo test test-slow lint real benchmarks clean
+.PHONY: help install system quickstart demo test test-slow lint style types suite real benchmarks clean
 
 help:
 	@echo "make quickstart   build a synthetic city, pretrain, embed, probe, report (minutes on 2 cores)"
@@ -79,14 +79,22 @@ $(OUT)/captioned/README.md: | $(INSTALLED)
 demo: $(INSTALLED) $(OUT)/captioned/README.md
 	$(RUN) -m demo.app --dataset_name $(OUT)/dataset --encoder $(OUT)/model --embeddings $(OUT)/embeddings --results $(OUT)/results --captions $(OUT)/captioned --city $(CITY)
 
-lint: $(INSTALLED)
+lint: style types
+
+style: $(INSTALLED)
 	$(RUN) -m ruff check $(CODE)
 	$(RUN) -m ruff format --check $(CODE)
+
+types: $(INSTALLED)
 	$(RUN) -m mypy modeling_urbanln dataset_builders pipelines benchmarks demo
 	$(RUN) -m mypy train.py
 	$(RUN) -m mypy evaluate.py
 
-test: lint system
+# types are checked beside the tests: mypy alone would leave a core idle for a minute
+test: system style
+	@$(MAKE) --no-print-directory --jobs 2 types suite
+
+suite: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile -m "not real and not slow"
 
 test-slow: $(INSTALLED)
