@@ -132,7 +132,7 @@ class EmbedArguments:
     )
     model_name_or_path: str = _help("", "The same as --encoder.")
     label: str | None = _help(
-        None, "Name of the system in tables and plots. Default: the checkpoint's name."
+        None, "Name of the system in tables and plots. Default: the encoder's name."
     )
     training: str | None = _help(
         None,
@@ -140,9 +140,9 @@ class EmbedArguments:
         '\'{"group": "urbanln", "seed": 1}\'. The trainings of a group are one row of the report.',
     )
     random_init: bool = _help(
-        False, "Draw the weights instead of loading them: what the architecture alone sees."
+        False, "Initialise the weights randomly instead of loading them: an untrained control."
     )
-    seed: int = _help(0, "Of the weights drawn by --random_init.")
+    seed: int = _help(0, "Seed of the weights of --random_init and of the patches of mosaiks.")
     batch_size: int = _help(32, "Images the encoder takes at a time.")
     chunk_size: int = _help(512, "Images between two points a killed run goes on from.")
     num_workers: int | None = _help(

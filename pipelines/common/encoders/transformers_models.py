@@ -126,52 +126,55 @@ def load_model_encoder(
         InputError: There is no such checkpoint, its model does not take images, or weights of its
             image side are missing.
     """
-    import transformers
-
     import modeling_urbanln  # noqa: F401 - registers the auto classes
 
-    name, trust = model_name_or_path, trust_remote_code
-    try:
-        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=trust)
-    except (ImportError, OSError, ValueError) as error:
-        raise _unusable(name, error) from error
-    if hasattr(config, "mask_ratio"):
-        config.mask_ratio = 0.0  # masked autoencoders hide random patches, also in inference
-    try:
-        image_processor = transformers.AutoImageProcessor.from_pretrained(
-            name, trust_remote_code=trust
-        )
-    except (ImportError, OSError, ValueError) as error:
-        raise _unusable(f"{name} (model_type {config.model_type})", error) from error
-    if random_init:
-        transformers.set_seed(seed)
-        model = transformers.AutoModel.from_config(config, trust_remote_code=trust)
-        missing: list[str] = []
-    else:
-        model, missing = _load_weights(name, config, trust)
+    name = model_name_or_path
+    config, image_processor = _read_configuration(name, trust_remote_code)
+    model, missing = _read_model(name, config, trust_remote_code, seed if random_init else None)
     _check_architecture(model, name)
+    model = model.float().to(device).eval()
     title = f"{Path(name).name} ({type(model).__name__})"
     try:
-        encoder = ModelEncoder(
-            model.float().to(device).eval(), image_processor, title, random_init, precision
-        )
+        encoder = ModelEncoder(model, image_processor, title, random_init, precision)
     except Exception as error:  # whatever a model of any kind raises for want of another input
-        raise InputError(f"{name!r} does not encode an image: {error}. {ADVICE}") from error
+        said = _one_line(str(error))
+        raise InputError(f"{name!r} does not encode an image: {said}. {ADVICE}") from error
     _check_complete(encoder, missing, name)
     return encoder
 
 
-def _unusable(name: str, error: Exception) -> InputError:
-    said = " ".join((explain(error, name) or str(error)).split()).rstrip(".")
-    return InputError(f"No usable checkpoint at {name!r}: {said}. {ADVICE}")
+def _read_configuration(name: str, trust_remote_code: bool) -> tuple[Any, Any]:
+    """The configuration of the model, and its image processor."""
+    from transformers import AutoConfig, AutoImageProcessor
+
+    kind = ""
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        kind = f" (model_type {config.model_type})"
+        processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except (ImportError, OSError, ValueError) as error:
+        said = _one_line(explain(error, name) or str(error))
+        raise InputError(f"No usable checkpoint at {name!r}{kind}: {said}. {ADVICE}") from error
+    if hasattr(config, "mask_ratio"):
+        config.mask_ratio = 0.0  # masked autoencoders hide random patches, also in inference
+    return config, processor
 
 
-def _load_weights(name: str, config: Any, trust_remote_code: bool) -> tuple[Any, list[str]]:
-    """The model, and the weights that its checkpoint lacks."""
-    import transformers
+def _one_line(message: str) -> str:
+    return " ".join(message.split()).rstrip(".")
+
+
+def _read_model(
+    name: str, config: Any, trust_remote_code: bool, seed: int | None
+) -> tuple[Any, list[str]]:
+    """The model, and the weights that its checkpoint lacks; with a seed, no checkpoint is read."""
+    from transformers import AutoModel, set_seed
 
     try:
-        model, report = transformers.AutoModel.from_pretrained(
+        if seed is not None:
+            set_seed(seed)
+            return AutoModel.from_config(config, trust_remote_code=trust_remote_code), []
+        model, report = AutoModel.from_pretrained(
             name, config=config, trust_remote_code=trust_remote_code, output_loading_info=True
         )
     except Exception as error:
@@ -189,7 +192,7 @@ def _load_weights(name: str, config: Any, trust_remote_code: bool) -> tuple[Any,
 
 
 def _check_architecture(model: Any, name: str) -> None:
-    if not hasattr(model, "get_image_features") and model.main_input_name != "pixel_values":
+    if "pixel_values" not in inspect.signature(image_function(model)).parameters:
         raise InputError(
             f"{name!r} is a {type(model).__name__}, which takes {model.main_input_name}, not "
             f"images. {ADVICE}"
