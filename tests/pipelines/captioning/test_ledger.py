@@ -1,6 +1,4 @@
 import asyncio
-import os
-import signal
 import time
 
 import pytest
@@ -119,10 +117,12 @@ def test_sigkill_loses_no_unit_that_was_done(tmp_path):
     path = tmp_path / "units.sqlite"
     said = tmp_path / "said.out"
     process = start_python("-c", KILLED, path, output=tmp_path / "said")
-    while not said.exists() or said.read_text().count("\n") < 50:
-        assert process.is_alive()
-        time.sleep(0.001)
-    os.kill(process.pid, signal.SIGKILL)
+    try:
+        while not said.exists() or said.read_text().count("\n") < 50:
+            assert process.is_alive()
+            time.sleep(0.001)
+    finally:
+        process.kill()
     process.join()
     last = said.read_text().count("\n") - 1
     with Ledger(path) as ledger:
