@@ -157,7 +157,11 @@ class WrittenFiles:
         return found
 
     def _append(self, hashes: dict[str, str]) -> None:
-        lines = [json.dumps({"name": name, "sha256": hashes[name]}) for name in sorted(hashes)]
+        known = self._read()
+        fresh = [name for name in sorted(hashes) if hashes[name] not in known.get(name, set())]
+        if not fresh:  # a run that was killed had come as far
+            return
+        lines = [json.dumps({"name": name, "sha256": hashes[name]}) for name in fresh]
         self.root.mkdir(parents=True, exist_ok=True)
         with self._list.open("ab") as file:
             # begins a line of its own also after one that was cut off
