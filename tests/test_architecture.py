@@ -10,6 +10,7 @@ loop, the intervals and the bootstrap whose honesty is measured there.
 import ast
 import gc
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ def python_files(folder: str) -> list[Path]:
     return sorted((ROOT / folder).rglob("*.py"))
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Absolute dotted names of all that a file imports, also within functions."""
     names: set[str] = set()
