@@ -1,8 +1,11 @@
 """Push and pull through the unmodified clients, against a server that speaks as the Hub does."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 from huggingface_hub import DatasetCard, ModelCard
@@ -59,7 +62,14 @@ def run_outside(hub, tmp_path, code):
     """Run code in a process that knows the Hub and nothing of this project."""
     script = tmp_path / "outside.py"
     script.write_text(HIDE_CHECKOUT.format(root=str(ROOT)) + code + CHECK_HIDDEN)
-    done = run_python(script, cwd=tmp_path, **hub.environment(tmp_path / "other"))
+    # a process of its own from the start: a forked one can miss modules made after the fork
+    done = subprocess.run(
+        [sys.executable, script],
+        cwd=tmp_path,
+        env={**os.environ, **hub.environment(tmp_path / "other")},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 
