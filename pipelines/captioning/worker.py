@@ -166,7 +166,8 @@ async def _work(
         logger.warning("%s is left to another process: %s", shard.name, error)
         return False
     finally:
-        await asyncio.to_thread(lease.release)
+        # not in a thread: a cancelled task would not wait for it, and one that is queued never runs
+        lease.release()
 
 
 async def _images(
