@@ -21,7 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 from PIL import Image
 
-from dataset_builders._http import Fetcher, Item, Limit, Store, check_image
+from dataset_builders.download import Fetcher, Item, Limit, Store, check_image
 
 
 class Server(ThreadingHTTPServer):

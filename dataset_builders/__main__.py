@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ._http import StoppedError
+from .download import StoppedError
 from .errors import DatasetError, MissingExtraError, SourceError, SplitError
 
 DESCRIPTION = """\

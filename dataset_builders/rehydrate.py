@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from ._http import Store
 from .city.fetching import fetch_satellite, open_fetcher
 from .city.recipe import CityRecipe, NetworkSettings, read_recipe
 from .city.satellite import picture_row
 from .city.shards import sha256_of
+from .download import Store
 from .errors import DatasetError
 from .files import WrittenFiles
 from .publish import write_card

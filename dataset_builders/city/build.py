@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .._http import Store
+from ..download import Store
 from ..files import digest
 from ..publish import CARD_FILE, write_card
 from ..schema import DatasetMetadata, config_name

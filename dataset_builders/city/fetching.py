@@ -15,7 +15,7 @@ from pathlib import Path
 import geopandas as gpd
 from tqdm import tqdm
 
-from .._http import FINAL, Fetcher, Limit, Store
+from ..download import FINAL, Fetcher, Limit, Store
 from ..files import digest, write_json
 from ..sources.satellite import SatelliteSource
 from ..sources.street_view import Place, StreetViewSource, View

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .._http import FINAL, Limit, Store
+from ..download import FINAL, Limit, Store
 from ..errors import DatasetError
 from ..files import write_json
 from ..plots import plot_points, plot_regions

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from .._http import USER_AGENT, Limit
+from ..download import USER_AGENT, Limit
 from ..errors import DatasetError
 from ..files import digest
 from ..indicators import RASTERS, RasterSource

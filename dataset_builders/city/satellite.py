@@ -4,7 +4,7 @@ import datetime
 import math
 from typing import Any
 
-from .._http import Store, check_image
+from ..download import Store, check_image
 from ..sources.satellite import PICTURE_PX, Picture, SatelliteSource
 
 

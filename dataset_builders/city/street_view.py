@@ -8,8 +8,8 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 
-from .._http import Store
 from ..assignment import assign_points
+from ..download import Store
 from ..sources.local_folder import FolderReject, LocalFolder
 from ..sources.street_view import Place, StreetViewSource, View
 from ..storage import Reject

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from .._http import Store
+from ..download import Store
 from ..errors import DatasetError
 
 BUILD_MARKER, LEDGER_FILE = ".urbanln-build", "ledger.sqlite"

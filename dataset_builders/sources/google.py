@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._http import Fetcher, Item, Limit, Store, check_image
+from ..download import Fetcher, Item, Limit, Store, check_image
 from ..errors import SourceError
 from ..trust import secret_from
 from .street_view import Place, View, json_check, stored_json

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._http import Fetcher, Item, Limit, Store, Verdict, check_image
+from ..download import Fetcher, Item, Limit, Store, Verdict, check_image
 from ..errors import SourceError
 from .street_view import Place, View, read_json, stored_json
 

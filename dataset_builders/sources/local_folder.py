@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .._http import Fetched, Fetcher, Limit, Store
 from ..coordinates import SYSTEMS, convert
+from ..download import Fetched, Fetcher, Limit, Store
 from ..errors import SourceError
 from ..images import BadImageError, decode_image
 from ..photos import degrees, exif_position, heading_degrees, iso_date, read_csv_rows

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
-from .._http import Fetcher, Item, Limit, Store, Verdict, check_image
 from ..coordinates import tile_index
+from ..download import Fetcher, Item, Limit, Store, Verdict, check_image
 from ..errors import MissingExtraError, SourceError
 from ..splits import local_xy
 from ..trust import secret_from

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import geopandas as gpd
 import shapely
 
-from .._http import Fetched, Fetcher, Limit, Store
+from ..download import Fetched, Fetcher, Limit, Store
 
 PICTURE_PX = 256
 OVERSAMPLING = 2

@@ -29,7 +29,7 @@ import shapely
 from numpy.typing import NDArray
 from PIL import Image
 
-from .._http import FINAL, Fetched, Fetcher, Item, Limit, Status, Store, Verdict
+from ..download import FINAL, Fetched, Fetcher, Item, Limit, Status, Store, Verdict
 from ..errors import SourceError
 from ..files import digest
 from ..images import encode_image

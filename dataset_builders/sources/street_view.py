@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from .._http import Check, Fetcher, Item, Limit, Store, Verdict, check_image
+from ..download import Check, Fetcher, Item, Limit, Store, Verdict, check_image
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ import shapely
 from numpy.typing import NDArray
 from PIL import Image
 
-from .._http import FINAL, Fetched, Fetcher, Item, Limit, Store, check_image, check_piece
 from ..coordinates import SCHEMES, convert, tile_position
+from ..download import FINAL, Fetched, Fetcher, Item, Limit, Store, check_image, check_piece
 from ..errors import SourceError
 from ..files import digest
 from ..images import encode_image

@@ -5,7 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
-from dataset_builders import _http
+from dataset_builders import download
 from dataset_builders.city import build as building
 from dataset_builders.city.recipe import read_recipe
 
@@ -19,7 +19,7 @@ def called(name: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-replace, put = os.replace, _http.Store.put
+replace, put = os.replace, download.Store.put
 
 
 def replace_or_die(*args):
@@ -33,6 +33,6 @@ def put_or_die(self, *args, **kwargs):
 
 
 os.replace = replace_or_die
-_http.Store.put = put_or_die
+download.Store.put = put_or_die
 building.build(read_recipe(recipe), Path(output_dir), draw=False)
 print(calls)

@@ -17,11 +17,11 @@ import pytest
 import yaml
 
 from dataset_builders.__main__ import _agrees, main
-from dataset_builders._http import StoppedError
 from dataset_builders.city.build import build, retry_failed
 from dataset_builders.city.planning import plan
 from dataset_builders.city.progress import progress
 from dataset_builders.city.recipe import read_recipe
+from dataset_builders.download import StoppedError
 from dataset_builders.storage import read_metadata, read_regions, read_rejects, read_table
 
 from ..processes import run_python

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlparse
 
 import pytest
 
-from dataset_builders._http import Fetcher, Limit, StoppedError, Store
+from dataset_builders.download import Fetcher, Limit, StoppedError, Store
 from dataset_builders.errors import SourceError
 from dataset_builders.sources.kartaview import KartaView
 from dataset_builders.sources.street_view import Place, StreetViewSource

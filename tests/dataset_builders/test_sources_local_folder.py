@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from dataset_builders._http import Store
 from dataset_builders.coordinates import convert
+from dataset_builders.download import Store
 from dataset_builders.errors import SourceError
 from dataset_builders.sources.local_folder import FolderReject, LocalFolder
 from dataset_builders.sources.street_view import StreetViewSource, View

@@ -12,10 +12,10 @@ import shapely
 import yaml
 from PIL import Image
 
-from dataset_builders._http import Fetcher, Limit, StoppedError, Store
 from dataset_builders.city.build import build
 from dataset_builders.city.planning import plan
 from dataset_builders.city.recipe import read_recipe
+from dataset_builders.download import Fetcher, Limit, StoppedError, Store
 from dataset_builders.errors import SourceError
 from dataset_builders.sources import stac
 from dataset_builders.sources.stac import StacSource

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset_builders._http import Fetcher, Limit, StoppedError, Store
 from dataset_builders.coordinates import tile_index, tile_position
+from dataset_builders.download import Fetcher, Limit, StoppedError, Store
 from dataset_builders.errors import SourceError
 from dataset_builders.sources.baidu import BaiduPanorama
 from dataset_builders.sources.google import GoogleStreetView

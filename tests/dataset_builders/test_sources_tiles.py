@@ -7,8 +7,8 @@ import pytest
 import shapely
 from PIL import Image
 
-from dataset_builders._http import Fetched, Store
 from dataset_builders.coordinates import convert, tile_corner, tile_index, tile_polygons
+from dataset_builders.download import Fetched, Store
 from dataset_builders.errors import SourceError
 from dataset_builders.sources.tiles import (
     TileSource,

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset_builders import _http
-from dataset_builders._http import (
+from dataset_builders import download
+from dataset_builders.download import (
     Fetcher,
     Item,
     Limit,
@@ -378,7 +378,7 @@ def test_redirections_without_end_are_given_up(server, tmp_path, monkeypatch):
 @pytest.fixture
 def clock(monkeypatch):
     clock = FakeTime()
-    monkeypatch.setattr(_http, "time", clock)
+    monkeypatch.setattr(download, "time", clock)
     return clock
 
 
@@ -453,7 +453,7 @@ def test_an_impossible_limit_is_refused(limit):
 
 KILLED = """
 import asyncio, sys
-from dataset_builders._http import *
+from dataset_builders.download import *
 url, folder = sys.argv[1:]
 
 async def main():
