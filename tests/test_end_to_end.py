@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dataset_builders import synthetic
+from dataset_builders.synthetic.__main__ import main as build_synthetic
 from pipelines.evaluation import cli
 from train import main as train
 
@@ -29,7 +29,7 @@ TINY = json.dumps(
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
     city = ["--dataset_name", str(out / "dataset"), "--city", CITY]
-    synthetic.main(
+    build_synthetic(
         ["--output_dir", str(out / "dataset"), "--grid_size", "9", "--street_views", "1",
          "--num_workers", "1"]
     )  # fmt: skip

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dataset_builders.embedded_city.captioners import (
+from dataset_builders.synthetic.captioners import (
     CAPTIONERS,
     SATELLITE_FANCIES,
     STREET_FANCIES,
@@ -19,7 +19,7 @@ from dataset_builders.embedded_city.captioners import (
     reword,
     write_caption,
 )
-from dataset_builders.embedded_city.captioners import phrase as words_of
+from dataset_builders.synthetic.captioners import phrase as words_of
 
 from .errors import CaptioningError
 from .records import Reply, Request

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dataset_builders.embedded_city.scene import HEIGHT, WIDTH, SceneObject
+from dataset_builders.synthetic.scene import HEIGHT, WIDTH, SceneObject
 
 from .errors import CaptioningError
 from .records import Detection, SourceImage

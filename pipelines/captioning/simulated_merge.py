@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dataset_builders.embedded_city.captioners import Captioner
+from dataset_builders.synthetic.captioners import Captioner
 
 from .records import Request
 from .simulated_wording import padding_sentences, stem, stems, telling_stems

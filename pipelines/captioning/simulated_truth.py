@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from dataset_builders.embedded_city.captioners import COVER_PHRASES, SIDE_PHRASES, Fact
-from dataset_builders.embedded_city.satellite import COVER_BITS, COVERS, MARKS
-from dataset_builders.embedded_city.scene import CLASSES, SceneObject
+from dataset_builders.synthetic.captioners import COVER_PHRASES, SIDE_PHRASES, Fact
+from dataset_builders.synthetic.satellite import COVER_BITS, COVERS, MARKS
+from dataset_builders.synthetic.scene import CLASSES, SceneObject
 
 from .errors import CaptioningError
 from .records import Box, View

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 
-from dataset_builders.embedded_city.captioners import (
+from dataset_builders.synthetic.captioners import (
     CAPTIONERS,
     COVER_PHRASES,
     CROWDING,
@@ -28,8 +28,8 @@ from dataset_builders.embedded_city.captioners import (
     phrase,
     reword,
 )
-from dataset_builders.embedded_city.scene import OBJECT_CLASSES
-from dataset_builders.embedded_city.street_view import SEASONS
+from dataset_builders.synthetic.scene import OBJECT_CLASSES
+from dataset_builders.synthetic.street_view import SEASONS
 
 from .simulated_truth import HOUSE_THINGS, SIDES, ImageTruth, thing_of
 

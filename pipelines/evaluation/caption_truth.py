@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from dataset_builders.embedded_city.captioners import (
+from dataset_builders.synthetic.captioners import (
     CAPTIONERS,
     COVER_PHRASES,
     OPENINGS,

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 
-from dataset_builders.synthetic import main
+from dataset_builders.synthetic.__main__ import main
 
 kill_at, when, *arguments = sys.argv[1:]
 renames = 0

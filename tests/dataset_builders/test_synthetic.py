@@ -14,21 +14,22 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from dataset_builders.embedded_city.captioners import CAPTIONERS
-from dataset_builders.embedded_city.labels import POI_KINDS, indicators
-from dataset_builders.embedded_city.satellite import (
+from dataset_builders.errors import DatasetError
+from dataset_builders.images import decode_image
+from dataset_builders.synthetic import build_dataset
+from dataset_builders.synthetic.__main__ import main
+from dataset_builders.synthetic.captioners import CAPTIONERS
+from dataset_builders.synthetic.labels import POI_KINDS, indicators
+from dataset_builders.synthetic.satellite import (
     COVER_BITS,
     COVERS,
     MARKS,
     TILE_PX,
     render_tile,
 )
-from dataset_builders.embedded_city.scene import CLASSES, HEIGHT, WIDTH
-from dataset_builders.embedded_city.styles import STYLES
-from dataset_builders.embedded_city.world import World
-from dataset_builders.errors import DatasetError
-from dataset_builders.images import decode_image
-from dataset_builders.synthetic import build_dataset, main
+from dataset_builders.synthetic.scene import CLASSES, HEIGHT, WIDTH
+from dataset_builders.synthetic.styles import STYLES
+from dataset_builders.synthetic.world import World
 from tests.processes import run_python
 
 TABLES = ("regions", "street_view", "satellite", "captions")

@@ -12,8 +12,8 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
-from dataset_builders.embedded_city import labels
-from dataset_builders.embedded_city.captioners import (
+from dataset_builders.synthetic import labels
+from dataset_builders.synthetic.captioners import (
     CAPTIONERS,
     MAX_WORDS,
     MIN_WORDS,
@@ -25,12 +25,12 @@ from dataset_builders.embedded_city.captioners import (
     street_view_facts,
     write_caption,
 )
-from dataset_builders.embedded_city.noise import SmoothField, hash_uniform
-from dataset_builders.embedded_city.satellite import render_tile
-from dataset_builders.embedded_city.scene import CLASS_INDEX, OBJECT_CLASSES
-from dataset_builders.embedded_city.street_view import render_street_view
-from dataset_builders.embedded_city.styles import STYLES
-from dataset_builders.embedded_city.world import LATENTS, World
+from dataset_builders.synthetic.noise import SmoothField, hash_uniform
+from dataset_builders.synthetic.satellite import render_tile
+from dataset_builders.synthetic.scene import CLASS_INDEX, OBJECT_CLASSES
+from dataset_builders.synthetic.street_view import render_street_view
+from dataset_builders.synthetic.styles import STYLES
+from dataset_builders.synthetic.world import LATENTS, World
 from pipelines.pretraining.tokenizer import clip_tokenizer
 
 CITIES = sorted(STYLES)

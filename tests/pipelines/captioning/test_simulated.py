@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dataset_builders.embedded_city.captioners import CAPTIONERS
 from dataset_builders.synthetic import build_dataset
+from dataset_builders.synthetic.captioners import CAPTIONERS
 from pipelines.captioning.errors import CaptioningError
 from pipelines.captioning.guards import check_caption
 from pipelines.captioning.records import Box, CaptionModel, Reply, Request, Sampling, Task, View

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dataset_builders.embedded_city.captioners import CAPTIONERS, STREET_FANCIES, phrase, reword
+from dataset_builders.synthetic.captioners import CAPTIONERS, STREET_FANCIES, phrase, reword
 from pipelines.captioning.errors import CaptioningError
 from pipelines.captioning.records import PhraseDetector, SourceImage, View
 from pipelines.captioning.simulated import open_simulated_detector

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dataset_builders.embedded_city.captioners import (
+from dataset_builders.synthetic.captioners import (
     CAPTIONERS,
     reference_caption,
     write_caption,

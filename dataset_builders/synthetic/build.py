@@ -1,17 +1,9 @@
-"""The embedded city: a synthetic dataset, built anywhere, with no licence question.
+"""Renders synthetic cities into the layout of every other dataset.
 
-    python -m dataset_builders.synthetic --output_dir runs/city
-    python -m dataset_builders.synthetic --output_dir runs/four --cities all --grid_size 24
-
-A simulated world (see `embedded_city`) is rendered region by region into the layout of every
-other dataset: satellite tiles, street views, captions, indicators. A build that was killed goes on
-where it was, and ends with the same files, however many processes took part.
-
-Beside the dataset lies `truth/`: what each picture holds, and what each caption gets wrong; and
-`map/`: roads and points of interest as a map would have them.
+Resumable: a build that was killed continues with the same arguments and ends with the same files,
+however many processes took part.
 """
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -32,7 +24,13 @@ from PIL import Image
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from .embedded_city.captioners import (
+from ..files import WrittenFiles
+from ..images import encode_image
+from ..publish import write_card
+from ..schema import INDICATORS, VIEWS, DatasetMetadata
+from ..splits import region_splits
+from ..storage import DatasetWriter
+from .captioners import (
     CAPTIONERS,
     Caption,
     Fact,
@@ -42,18 +40,12 @@ from .embedded_city.captioners import (
     truth_record,
     write_caption,
 )
-from .embedded_city.labels import POI_KINDS, Road, indicators, points_of_interest, roads
-from .embedded_city.noise import Floats
-from .embedded_city.satellite import COVERS, MARKS, TILE_PX, render_tile
-from .embedded_city.street_view import CLASSES, render_street_view
-from .embedded_city.styles import STYLES
-from .embedded_city.world import CELL_KM, World
-from .files import WrittenFiles
-from .images import encode_image
-from .publish import write_card
-from .schema import INDICATORS, VIEWS, DatasetMetadata
-from .splits import region_splits
-from .storage import DatasetWriter
+from .labels import POI_KINDS, Road, indicators, points_of_interest, roads
+from .noise import Floats
+from .satellite import COVERS, MARKS, TILE_PX, render_tile
+from .street_view import CLASSES, render_street_view
+from .styles import STYLES
+from .world import CELL_KM, World
 
 SOURCE, LICENCE, PROMPT = "synthetic", "cc0-1.0", "synthetic-1"
 REGIONS_PER_SHARD = 64
@@ -480,50 +472,4 @@ def _captions(job: _Job, world: World, image: _Image, out: _Rows) -> _Row:
     return {"caption": chosen.text, "caption_model": chosen.model}
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dataset_builders.synthetic",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--output_dir", required=True, help="dataset folder")
-    parser.add_argument(
-        "--cities", nargs="+", default=["harborview"], help=f"all, or some of {', '.join(STYLES)}"
-    )
-    parser.add_argument("--grid_size", type=int, default=20, help="regions of 1 km a side")
-    parser.add_argument("--street_views", type=int, default=3, help="street views a region")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed is the same city")
-    parser.add_argument(
-        "--caption_source",
-        choices=("noisy", "reference"),
-        default="noisy",
-        help="the images' captions: of a simulated captioner with its errors, or true ones",
-    )
-    parser.add_argument(
-        "--with_masks", action="store_true", help="store masks and covers in truth/"
-    )
-    parser.add_argument("--num_workers", type=int, default=None, help="processes (default: cores)")
-    args = parser.parse_args(argv)
-    cities = list(STYLES) if args.cities == ["all"] else args.cities
-    try:
-        root = build_dataset(
-            args.output_dir,
-            cities,
-            args.grid_size,
-            args.street_views,
-            args.seed,
-            args.caption_source,
-            args.with_masks,
-            args.num_workers,
-            progress=True,
-        )
-    except ValueError as error:
-        parser.error(str(error))
-    print(f"Built {', '.join(STYLES[city].title for city in cities)} in {root}; see its README.md.")
-
-
-if __name__ == "__main__":
-    main()
-
-__all__ = ["build_dataset", "main", "region_id"]
+__all__ = ["build_dataset", "region_id"]
