@@ -23,7 +23,7 @@ from .modeling_urbanln import (
 from .momentum import EmbeddingQueue, MomentumKeys, update_momentum_
 from .pipeline_urbanln import TASK, UrbanRegionFeatureExtractionPipeline
 from .positional import stretch_position_embeddings
-from .processing_urbanln import TruncationReport, UrbanLNProcessor
+from .processing_urbanln import TruncationReport, UrbanLNProcessor, clean_text
 
 AutoConfig.register(UrbanLNConfig.model_type, UrbanLNConfig)
 AutoModel.register(UrbanLNConfig, UrbanLNModel)
@@ -57,6 +57,7 @@ __all__ = [
     "UrbanLNProcessor",
     "UrbanLNTextConfig",
     "UrbanRegionFeatureExtractionPipeline",
+    "clean_text",
     "load_clip",
     "stretch_position_embeddings",
     "update_momentum_",

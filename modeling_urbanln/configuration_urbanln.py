@@ -4,6 +4,19 @@ from huggingface_hub.dataclasses import strict
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
 
 POSITION_MODES = ("ipsi", "equation2", "midpoint", "resize", "none")
+CONTRASTIVE_KEYS = ("teacher", "student")
+# a saved folder carries the code, and so loads for these tasks where the package is not installed
+AUTO_MAP = {
+    "AutoModelForPreTraining": "modeling_urbanln.UrbanLNForPreTraining",
+    "AutoModelForZeroShotImageClassification": "modeling_urbanln.UrbanLNModel",
+}
+PIPELINES = {
+    "urban-region-feature-extraction": {
+        "impl": "pipeline_urbanln.UrbanRegionFeatureExtractionPipeline",
+        "pt": ["AutoModel"],
+        "type": "multimodal",
+    }
+}
 
 
 @strict
@@ -24,6 +37,8 @@ class UrbanLNConfig(CLIPConfig):
         distillation_warmup_steps: optimizer steps over which mu rises linearly from 0 (0: no ramp).
         momentum: m of the teacher's moving average, `teacher = m * teacher + (1 - m) * student`.
         queue_size: K, how many earlier teacher embeddings of each modality serve as keys.
+        contrastive_keys: `"teacher"` for the paper's loss; `"student"` for CLIP's own loss within
+            the batch, without teacher, queue and pseudo-targets (mu must be 0).
         num_preserved_positions: the first text positions, which stretching leaves untouched.
         position_ratio: how many new positions each later one became.
         position_mode: how the positions were stretched (`"none"`: they were not).
@@ -44,6 +59,7 @@ class UrbanLNConfig(CLIPConfig):
     distillation_warmup_steps: int = 0
     momentum: float | int = 0.995
     queue_size: int = 4096
+    contrastive_keys: str = "teacher"
     num_preserved_positions: int = 20
     position_ratio: int = 4
     position_mode: str = "ipsi"
@@ -54,6 +70,8 @@ class UrbanLNConfig(CLIPConfig):
         if isinstance(self.text_config, PreTrainedConfig):
             self.text_config = UrbanLNTextConfig(**self.text_config.to_dict())
         super().__post_init__(**kwargs)
+        self.auto_map = {**AUTO_MAP, **(getattr(self, "auto_map", None) or {})}
+        self.custom_pipelines = {**PIPELINES, **(getattr(self, "custom_pipelines", None) or {})}
 
     def validate_architecture(self):
         """Part of `@strict`-powered validation: every number lies where its equation needs it."""
@@ -67,9 +85,17 @@ class UrbanLNConfig(CLIPConfig):
                 raise ValueError(f"`{name}` must not be negative, got {value}.")
         if self.position_ratio < 1:
             raise ValueError(f"`position_ratio` must be at least 1, got {self.position_ratio}.")
-        if self.position_mode not in POSITION_MODES:
+        for name, choices in (
+            ("position_mode", POSITION_MODES),
+            ("contrastive_keys", CONTRASTIVE_KEYS),
+        ):
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"`{name}` must be one of {choices}, got {value!r}.")
+        if self.contrastive_keys == "student" and self.distillation_weight:
             raise ValueError(
-                f"`position_mode` must be one of {POSITION_MODES}, got {self.position_mode!r}."
+                "`contrastive_keys='student'` has no teacher: `distillation_weight` must be 0, got "
+                f"{self.distillation_weight}."
             )
 
 

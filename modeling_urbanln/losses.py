@@ -63,6 +63,21 @@ def entropy(probs: torch.Tensor) -> torch.Tensor:
     return torch.special.entr(probs).sum(dim=1).mean()
 
 
+def in_batch_loss(logits_per_image: torch.Tensor, sample_ids: torch.Tensor) -> torch.Tensor:
+    """CLIP's loss within a batch (Radford et al. 2021, https://arxiv.org/abs/2103.00020).
+
+    Queries and keys are both the student's and both receive a gradient.
+
+    Args:
+        logits_per_image: `(B, B)`, images against texts of the batch, over tau.
+        sample_ids: int64 of shape `(B,)`; pairs of one id are positives of one another, a negative
+            id is unknown and equals nothing.
+    """
+    targets = positive_targets(len(sample_ids), 0, sample_ids, sample_ids)
+    logits = logits_per_image.float()
+    return (cross_entropy(logits, targets) + cross_entropy(logits.T, targets)) / 2
+
+
 def momentum_distillation_losses(
     image_embeds: torch.Tensor,
     text_embeds: torch.Tensor,
@@ -105,6 +120,7 @@ def momentum_distillation_losses(
 __all__ = [
     "cross_entropy",
     "entropy",
+    "in_batch_loss",
     "kl_divergence",
     "momentum_distillation_losses",
     "positive_targets",

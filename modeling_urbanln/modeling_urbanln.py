@@ -19,10 +19,10 @@ from transformers.models.clip.modeling_clip import (
     CLIPTextEmbeddings,
     image_text_contrastive_loss,
 )
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_urbanln import UrbanLNConfig
-from .losses import momentum_distillation_losses, positive_targets
+from .losses import in_batch_loss, momentum_distillation_losses, positive_targets
 from .momentum import (
     NOT_STARTED,
     UNKNOWN_ID,
@@ -32,7 +32,7 @@ from .momentum import (
     is_distributed,
     update_momentum_,
 )
-from .pipeline_urbanln import TASK, UrbanRegionFeatureExtractionPipeline
+from .pipeline_urbanln import TASK  # noqa: F401 - so that a saved folder carries the pipeline
 from .positional import stretch_position_embeddings
 
 MIN_LOG_SCALE, MAX_LOG_SCALE = 0.0, math.log(100.0)  # 1 / tau in [1, 100], as CLIP
@@ -42,8 +42,8 @@ LEGACY_EOS_TOKEN_ID, CLIP_EOS_TOKEN_ID, CLIP_VOCAB_SIZE = 2, 49407, 49408
 class UrbanLNTextEmbeddings(CLIPTextEmbeddings):
     """CLIP's text embeddings whose first positions can be kept out of training.
 
-    Done in the forward pass rather than by a gradient hook: a hook is lost when
-    `from_pretrained` or `deepcopy` replaces the parameter.
+    The gradient is cut in the forward pass: a gradient hook would be lost when `from_pretrained` or
+    `deepcopy` replaces the parameter.
     """
 
     num_frozen_positions = 0
@@ -54,26 +54,17 @@ class UrbanLNTextEmbeddings(CLIPTextEmbeddings):
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Token plus position embeddings, `(batch, length, hidden_size)`.
-
-        Raises:
-            ValueError: the text is longer than the position table.
-        """
+        """Token plus position embeddings, `(batch, length, hidden_size)`."""
         if inputs_embeds is None:
             inputs_embeds = self.token_embedding(input_ids)
-        length, longest = inputs_embeds.shape[1], self.position_embedding.num_embeddings
-        if length > longest:
-            raise ValueError(
-                f"A text of {length} tokens does not fit the model's {longest} positions. "
-                "Tokenize with `truncation=True`, or stretch the positions."
-            )
+        embeddings = super().forward(position_ids=position_ids, inputs_embeds=inputs_embeds)
+        if self.num_frozen_positions == 0:
+            return embeddings
         if position_ids is None:
-            position_ids = self.position_ids[:, :length]
-        positions = self.position_embedding(position_ids)
-        if self.num_frozen_positions > 0:
-            frozen = (position_ids < self.num_frozen_positions).unsqueeze(-1)
-            positions = torch.where(frozen, positions.detach(), positions)
-        return inputs_embeds + positions
+            position_ids = self.position_ids[:, : inputs_embeds.shape[1]]
+        frozen = (position_ids < self.num_frozen_positions).unsqueeze(-1)
+        without_gradient = inputs_embeds + self.position_embedding(position_ids).detach()
+        return torch.where(frozen, without_gradient, embeddings)
 
 
 class UrbanLNModel(CLIPModel):
@@ -81,6 +72,14 @@ class UrbanLNModel(CLIPModel):
 
     A saved folder loads with `AutoModel.from_pretrained(folder, trust_remote_code=True)`, also
     where this package is not installed.
+
+    Example:
+        >>> from modeling_urbanln import UrbanLNModel, UrbanLNProcessor
+        >>> model = UrbanLNModel.from_clip_pretrained("openai/clip-vit-base-patch16")
+        >>> processor = UrbanLNProcessor.from_clip_pretrained("openai/clip-vit-base-patch16")
+        >>> inputs = processor(text=["a wide street"], images=[image], return_tensors="pt")
+        >>> model(**inputs).logits_per_image.shape
+        torch.Size([1, 1])
     """
 
     config_class = UrbanLNConfig
@@ -151,19 +150,7 @@ class UrbanLNModel(CLIPModel):
         """Load the weights of both towers and their projections, strictly."""
         self.load_state_dict(state, strict=True)
 
-    def save_pretrained(self, save_directory, **kwargs):
-        """As usual; the folder also loads for the other tasks, and carries its own pipeline."""
-        if self._auto_class is not None:
-            name = UrbanRegionFeatureExtractionPipeline.__name__
-            entry = {"impl": f"pipeline_urbanln.{name}", "pt": ["AutoModel"], "type": "multimodal"}
-            self.config.custom_pipelines = {TASK: entry}
-            self.config.auto_map = {
-                "AutoModelForPreTraining": "modeling_urbanln.UrbanLNForPreTraining",
-                "AutoModelForZeroShotImageClassification": "modeling_urbanln.UrbanLNModel",
-                **(getattr(self.config, "auto_map", None) or {}),
-            }
-        super().save_pretrained(save_directory, **kwargs)
-
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -172,9 +159,8 @@ class UrbanLNModel(CLIPModel):
         position_ids: torch.Tensor | None = None,
         return_loss: bool | None = None,
         interpolate_pos_encoding: bool = False,
-        return_dict: bool | None = None,
         **kwargs,
-    ) -> CLIPOutput | tuple:
+    ) -> CLIPOutput:
         """Embed images, texts, or both; what belongs to a missing side is None.
 
         Args:
@@ -184,8 +170,8 @@ class UrbanLNModel(CLIPModel):
             position_ids: `(text_batch, length)`, 0, 1, 2, ... where not given.
             return_loss: also return CLIP's symmetric contrastive loss (needs both sides).
             interpolate_pos_encoding: accept images of another size than the configured one.
-            return_dict: False for a tuple.
-            **kwargs: passed on to both towers (`output_hidden_states`, ...).
+            **kwargs: passed on to both towers (`output_hidden_states`, ...); `return_dict=False`
+                returns a tuple.
 
         Returns:
             `CLIPOutput`: `image_embeds` and `text_embeds` of shape `(batch, projection_dim)`,
@@ -214,7 +200,7 @@ class UrbanLNModel(CLIPModel):
             logits_per_text = self.logit_scale.exp() * text_embeds @ image_embeds.T
             logits_per_image = logits_per_text.T
             loss = image_text_contrastive_loss(logits_per_text) if return_loss else None
-        output = CLIPOutput(
+        return CLIPOutput(
             loss=loss,
             logits_per_image=logits_per_image,
             logits_per_text=logits_per_text,
@@ -223,8 +209,6 @@ class UrbanLNModel(CLIPModel):
             text_model_output=text_output,
             vision_model_output=vision_output,
         )
-        use_dict = self.config.return_dict if return_dict is None else return_dict
-        return output if use_dict else output.to_tuple()
 
 
 def load_clip(name_or_path: str | os.PathLike, **kwargs) -> CLIPModel:
@@ -300,8 +284,9 @@ class UrbanLNForPreTrainingOutput(ModelOutput):
 
     Attributes:
         loss: `(1 - mu) * contrastive_loss + mu * distillation_loss` (equation 6).
-        contrastive_loss: L_C, equation (4).
-        distillation_loss: L_D, equation (5).
+        contrastive_loss: L_C, equation (4); with `contrastive_keys="student"` CLIP's in-batch loss.
+        distillation_loss: L_D, equation (5). This and what comes from the teacher is None with
+            `contrastive_keys="student"`.
         logits_per_image: `(B, B)`, student images against student texts over tau.
         logits_per_text: `(B, B)`, its transpose.
         image_embeds: `(B, D)`, student.
@@ -329,6 +314,13 @@ class UrbanLNForPreTraining(UrbanLNModel):
     `forward` changes no state. The training loop calls, after `optimizer.step()`,
     `clamp_logit_scale_()` and `update_momentum_encoder()`, and after each batch `enqueue(...)`.
     What is published is `to_base()`: the twin and the queues live in training checkpoints.
+
+    Example:
+        >>> model = UrbanLNForPreTraining.from_clip_pretrained("openai/clip-vit-base-patch16")
+        >>> output = model(**inputs, sample_ids=ids)
+        >>> output.loss.backward(); optimizer.step()
+        >>> model.clamp_logit_scale_(); model.update_momentum_encoder()
+        >>> model.enqueue(output.image_embeds_m, output.text_embeds_m, ids)
     """
 
     _keys_to_ignore_on_load_missing = [r"^momentum_encoder\.", r"^queue\."]  # noqa: RUF012
@@ -480,6 +472,19 @@ class UrbanLNForPreTraining(UrbanLNModel):
         """
         self._check_inputs(input_ids, pixel_values, sample_ids, momentum_keys, key_offset)
         image_embeds, text_embeds = _embed(self, input_ids, attention_mask, pixel_values, **kwargs)
+        # float32: autocast would round similarities that 1 / tau then multiplies by up to 100
+        with torch.autocast(image_embeds.device.type, enabled=False):
+            logits_per_image = _clamped_scale(self.logit_scale) * image_embeds @ text_embeds.T
+        student = {
+            "logits_per_image": logits_per_image,
+            "logits_per_text": logits_per_image.T,
+            "image_embeds": image_embeds,
+            "text_embeds": text_embeds,
+        }
+        if self.config.contrastive_keys == "student":
+            loss = in_batch_loss(logits_per_image, _known_ids(sample_ids, image_embeds))
+            return UrbanLNForPreTrainingOutput(loss=loss, contrastive_loss=loss, **student)
+
         batch_size = image_embeds.shape[0]
         if momentum_keys is None or key_offset is None:
             image_m, text_m = self.encode_momentum(input_ids, attention_mask, pixel_values)
@@ -489,24 +494,14 @@ class UrbanLNForPreTraining(UrbanLNModel):
         else:
             own = slice(key_offset, key_offset + batch_size)
             image_m, text_m = momentum_keys.image[own], momentum_keys.text[own]
-
         mu = self.config.distillation_weight if distillation_weight is None else distillation_weight
-        # float32: autocast would round similarities that 1 / tau then multiplies by up to 100
         with torch.autocast(image_embeds.device.type, enabled=False):
             losses = self._losses(
                 image_embeds, text_embeds, image_m, text_m, momentum_keys, key_offset, sample_ids
             )
             loss = (1 - mu) * losses["contrastive_loss"] + mu * losses["distillation_loss"]
-            logits_per_image = _clamped_scale(self.logit_scale) * image_embeds @ text_embeds.T
         return UrbanLNForPreTrainingOutput(
-            loss=loss,
-            logits_per_image=logits_per_image,
-            logits_per_text=logits_per_image.T,
-            image_embeds=image_embeds,
-            text_embeds=text_embeds,
-            image_embeds_m=image_m,
-            text_embeds_m=text_m,
-            **losses,
+            loss=loss, image_embeds_m=image_m, text_embeds_m=text_m, **student, **losses
         )
 
     def _losses(

@@ -1,52 +1,64 @@
-"""Processor of UrbanLN: CLIP's, for texts of up to 248 tokens, and open about truncation."""
+"""Processor of UrbanLN: CLIP's, for texts of up to 248 tokens."""
 
-from dataclasses import dataclass, replace
+import html
+from dataclasses import dataclass
 
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, CLIPProcessor
+from transformers.utils import logging
+
+try:
+    import ftfy
+except ImportError:
+    ftfy = None  # type: ignore[assignment]
 
 MAX_LENGTH = 248
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class TruncationReport:
-    """How many texts lost their end to the length limit, over all calls so far.
+    """How many of some texts exceed the length limit.
 
     Attributes:
-        num_texts: texts seen.
-        num_truncated: texts that were longer than the limit.
+        num_texts: number of texts.
+        num_truncated: number of texts longer than the limit.
         max_length: the limit in tokens, start and end token included.
-        longest: tokens of the longest text that was cut (0: none was).
+        longest: tokens of the longest text.
     """
 
-    num_texts: int = 0
-    num_truncated: int = 0
-    max_length: int = MAX_LENGTH
-    longest: int = 0
+    num_texts: int
+    num_truncated: int
+    max_length: int
+    longest: int
 
     @property
     def rate(self) -> float:
-        """Share of the texts that were cut, 0 to 1."""
+        """Share of the texts that are truncated, 0 to 1."""
         return self.num_truncated / self.num_texts if self.num_texts else 0.0
 
     def __str__(self) -> str:
-        said = (
-            f"{self.num_truncated} of {self.num_texts} texts ({self.rate:.1%}) were cut at "
-            f"{self.max_length} tokens"
+        return (
+            f"{self.num_truncated} of {self.num_texts} texts ({self.rate:.1%}) are truncated at "
+            f"{self.max_length} tokens; the longest has {self.longest}"
         )
-        return f"{said}; the longest had {self.longest}" if self.num_truncated else said
 
 
 class UrbanLNProcessor(CLIPProcessor):
     """Images to `pixel_values`, texts to `input_ids` and `attention_mask`.
 
-    Texts are padded to the longest of the call and cut at the tokenizer's `model_max_length`
-    (248; the end token stays). `truncation` reports what was cut. A special token spelled out in a
-    text, such as `<|endoftext|>`, is read as characters, as open_clip reads it: as a token it would
-    end the text for the model, unreported.
+    Texts are cleaned as CLIP's training data were (see [`clean_text`]), padded to the longest of
+    the call and truncated at the tokenizer's `model_max_length` (248; the end token is kept). A
+    special token spelled out in a text, such as `<|endoftext|>`, is read as characters, as
+    open_clip does: read as a token, it would silently end the text.
 
     Args:
         image_processor: a CLIP image processor.
         tokenizer: a CLIP tokenizer; its `split_special_tokens` is set, and saved with it.
+
+    Example:
+        >>> processor = UrbanLNProcessor.from_pretrained("org/urbanln-vitb16")
+        >>> inputs = processor(text=["a wide street"], images=[image], return_tensors="pt")
     """
 
     text_kwargs = {"padding": True, "truncation": True}  # noqa: RUF012 - read by ProcessorMixin
@@ -56,7 +68,6 @@ class UrbanLNProcessor(CLIPProcessor):
         if tokenizer is not None:
             tokenizer.split_special_tokens = True
             tokenizer.init_kwargs["split_special_tokens"] = True
-        self.reset_truncation()
 
     @classmethod
     def from_clip_pretrained(
@@ -66,46 +77,45 @@ class UrbanLNProcessor(CLIPProcessor):
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, model_max_length=max_length)
         return cls(AutoImageProcessor.from_pretrained(name_or_path), tokenizer)
 
-    @property
-    def truncation(self) -> TruncationReport:
-        """What has been cut since the processor was made or last reset."""
-        return self._truncation
-
-    def reset_truncation(self) -> None:
-        """Start counting anew."""
-        max_length = self.tokenizer.model_max_length if self.tokenizer is not None else MAX_LENGTH
-        self._truncation = TruncationReport(max_length=max_length)
-
     def __call__(self, images=None, text=None, **kwargs) -> BatchFeature:
         """Prepare images, texts, or both; see `CLIPProcessor` for the arguments."""
-        inputs = super().__call__(images=images, text=text, **kwargs)
         if text is not None:
-            limit = kwargs.get("max_length") or kwargs.get("text_kwargs", {}).get("max_length")
-            self._count(text, inputs["input_ids"], limit or self.tokenizer.model_max_length)
-        return inputs
+            text = clean_text(text) if isinstance(text, str) else [clean_text(one) for one in text]
+        return super().__call__(images=images, text=text, **kwargs)
 
-    def _count(self, text: str | list[str], input_ids, max_length: int) -> None:
-        texts = [text] if isinstance(text, str) else list(text)
-        rows = [input_ids] if isinstance(text, str) and _is_flat(input_ids) else input_ids
-        # only a text that fills the limit can have been cut: most calls tokenize nothing twice
-        full = [t for t, ids in zip(texts, rows, strict=True) if len(ids) >= max_length]
-        lengths = (
-            [len(ids) for ids in self.tokenizer(full, truncation=False, verbose=False)["input_ids"]]
-            if full
-            else []
+    def truncation_report(
+        self, text: str | list[str], max_length: int | None = None
+    ) -> TruncationReport:
+        """Count the texts that are truncated.
+
+        Args:
+            text: one text or a list of texts.
+            max_length: the limit in tokens; default: the tokenizer's `model_max_length`.
+        """
+        texts = [clean_text(one) for one in ([text] if isinstance(text, str) else text)]
+        limit = max_length or self.tokenizer.model_max_length
+        rows = self.tokenizer(texts, truncation=False, verbose=False)["input_ids"] if texts else []
+        lengths = [len(ids) for ids in rows]
+        cut = sum(length > limit for length in lengths)
+        return TruncationReport(len(texts), cut, limit, max(lengths, default=0))
+
+
+def clean_text(text: str) -> str:
+    """Clean a text as OpenAI's CLIP and open_clip do before they tokenize it.
+
+    Mis-decoded characters are repaired, typographic quotes and ligatures become plain characters
+    and HTML entities the characters they stand for. A tokenizer of `transformers` skips this step:
+    "the city's park" with a typographic apostrophe has 8 tokens there and 6 here. Repairing needs
+    the package `ftfy`; without it only the HTML entities are replaced, and a warning is logged.
+    """
+    if ftfy is None:
+        logger.warning_once(
+            "UrbanLN's texts are cleaned by `ftfy`, which is not installed: typographic quotes and "
+            "mis-decoded characters give other tokens than in training. Run `pip install ftfy`."
         )
-        cut = [length for length in lengths if length > max_length]
-        self._truncation = replace(
-            self._truncation,
-            num_texts=self._truncation.num_texts + len(texts),
-            num_truncated=self._truncation.num_truncated + len(cut),
-            max_length=max_length,
-            longest=max([self._truncation.longest, *cut]),
-        )
+    else:
+        text = ftfy.fix_text(text)
+    return html.unescape(html.unescape(text)).strip()
 
 
-def _is_flat(input_ids) -> bool:
-    return len(input_ids) > 0 and not hasattr(input_ids[0], "__len__")
-
-
-__all__ = ["MAX_LENGTH", "TruncationReport", "UrbanLNProcessor"]
+__all__ = ["MAX_LENGTH", "TruncationReport", "UrbanLNProcessor", "clean_text"]

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import CLIPModel
 
 from dataset_builders.files import atomic_path, digest
+from modeling_urbanln import clean_text
 
 from .errors import InputError
 
@@ -57,6 +59,7 @@ class TextTower:
         """
         if not texts:
             raise InputError("There is no text to encode.")
+        texts = self._cleaned(texts)
         lengths = self._lengths(texts)
         order = np.argsort(lengths, kind="stable")
         vectors: NDArray[np.float32] | None = None
@@ -71,7 +74,12 @@ class TextTower:
 
     def count_truncated(self, texts: Sequence[str]) -> int:
         """How many texts are longer than the tower reads."""
-        return int((self._lengths(texts) > self.max_length).sum())
+        return int((self._lengths(self._cleaned(texts)) > self.max_length).sum())
+
+    def _cleaned(self, texts: Sequence[str]) -> list[str]:
+        """As the tower's training data were: CLIP's tokenizer in transformers leaves it out."""
+        is_clip = isinstance(self.model, CLIPModel)
+        return [clean_text(text) for text in texts] if is_clip else list(texts)
 
     def _lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
         lengths: list[int] = []

@@ -78,10 +78,10 @@ class ModelArguments:
     queue_size: int | None = _help(
         None, "K, earlier teacher embeddings that serve as keys. Default: 4096."
     )
-    contrastive_keys: Literal["teacher", "student"] = _help(
-        "teacher",
-        "'student': CLIP's own loss within the batch, its keys with gradient; no self-distillation "
-        "and no queue (needs --distillation_weight 0 and --queue_size 0).",
+    contrastive_keys: Literal["teacher", "student"] | None = _help(
+        None,
+        "'student': CLIP's own loss within the batch, without teacher and queue (implies "
+        "--distillation_weight 0 and --queue_size 0). Default: teacher.",
     )
     train_last_k_blocks: int | None = _help(
         None,
@@ -407,12 +407,11 @@ def _check(arguments: PretrainingArguments) -> None:
 
 
 def _check_student_keys(values: Mapping[str, Any]) -> None:
-    needed = {"distillation_weight": 0, "queue_size": 0, "gradient_caching": False}
-    for name, value in needed.items():
-        if values[name] != value:
+    for name in ("distillation_weight", "queue_size", "gradient_caching"):
+        if values[name]:
             raise InputError(
-                f"--contrastive_keys student needs --{name} {value}, got {values[name]}: there is "
-                "no teacher and no key beyond the batch."
+                f"--contrastive_keys student excludes --{name} {values[name]}: there is no teacher "
+                "and no key beyond the batch."
             )
 
 

@@ -26,7 +26,7 @@ from dataset_builders.images import BadImageError, decode_image
 from dataset_builders.schema import VIEWS, config_name, key_columns, parse_config_name
 from dataset_builders.storage import KEYS_AT_ONCE, list_tables, read_table
 from dataset_builders.unique import RepeatedIdError, check_stream, key_frame
-from modeling_urbanln import UrbanLNProcessor
+from modeling_urbanln import UrbanLNProcessor, clean_text
 
 from .arguments import DataArguments
 from .candidates import CaptionCandidates, random_captions, read_candidates
@@ -169,7 +169,7 @@ def count_tokens(captions: pa.Array, tokenizer: Callable[..., Any]) -> np.ndarra
     """Tokens of each caption, start and end token included, before any truncation: `(N,)`."""
     lengths: list[int] = []
     for start in range(0, len(captions), TOKENIZER_CHUNK):
-        texts = captions[start : start + TOKENIZER_CHUNK].to_pylist()
+        texts = [clean_text(one) for one in captions[start : start + TOKENIZER_CHUNK].to_pylist()]
         ids = tokenizer(texts, truncation=False, verbose=False)["input_ids"]
         lengths.extend(len(item) for item in ids)
     return np.asarray(lengths, dtype=np.int64)
@@ -195,7 +195,9 @@ def tokenize(
         max_length: texts are cut there; the end token stays.
         pad_to_multiple_of: round the length up, within `max_length`.
     """
-    rows = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
+    rows = tokenizer([clean_text(one) for one in texts], truncation=True, max_length=max_length)[
+        "input_ids"
+    ]
     length = max(len(row) for row in rows)
     if pad_to_multiple_of:
         length = min(max_length, -(-length // pad_to_multiple_of) * pad_to_multiple_of)

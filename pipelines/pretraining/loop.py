@@ -32,6 +32,15 @@ from .sampling import BatchPlan
 from .step import Student, train_step
 from .validation import validate
 
+# of a log line: short name, name in metrics.jsonl, decimals
+SHOWN_METRICS = (
+    ("loss", "loss", 3),
+    ("L_C", "contrastive_loss", 3),
+    ("L_D", "distillation_loss", 3),
+    ("scale", "logit_scale", 1),
+    ("entropy", "target_entropy", 2),
+    ("images/s", "images_per_second", 1),
+)
 # what may change between the parts of a run without changing its course
 FREE_ARGUMENTS = (
     "caption_sampling",  # what it draws from is compared instead
@@ -169,7 +178,6 @@ class Pretrainer:
                 distillation_weight=self._distillation_weight(step),
                 max_grad_norm=args.optimization.max_grad_norm,
                 gradient_caching=args.optimization.gradient_caching,
-                student_keys=args.model.contrastive_keys == "student",
             )
             for name, value in {**metrics, "steps": self.one}.items():
                 self.sums[name] = self.sums[name] + value if name in self.sums else value
@@ -253,12 +261,9 @@ class Pretrainer:
         }
         self._record(row)
         shown = {
-            "loss": f"{values['loss']:.3f}",
-            "L_C": f"{values['contrastive_loss']:.3f}",
-            "L_D": f"{values['distillation_loss']:.3f}",
-            "scale": f"{row['logit_scale']:.1f}",
-            "entropy": f"{values['target_entropy']:.2f}",
-            "images/s": f"{row['images_per_second']:.1f}",
+            short: f"{row[name]:.{digits}f}"
+            for short, name, digits in SHOWN_METRICS
+            if name in row  # without a teacher some are not
         }
         bar.set_postfix(shown)
         if bar.disable:

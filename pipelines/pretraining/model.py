@@ -33,7 +33,13 @@ from .errors import InputError
 from .tokenizer import clip_tokenizer
 
 CLIP_POSITIONS = 77
-SETTINGS = ("distillation_weight", "distillation_warmup_steps", "momentum", "queue_size")
+SETTINGS = (
+    "contrastive_keys",
+    "distillation_weight",
+    "distillation_warmup_steps",
+    "momentum",
+    "queue_size",
+)
 ARCHITECTURE = (
     "text_config",
     "vision_config",
@@ -61,6 +67,8 @@ def build_model(
     for name in (*SETTINGS, "freeze_preserved_positions"):
         if getattr(args, name) is not None:
             overrides[name] = getattr(args, name)
+    if args.contrastive_keys == "student":
+        overrides |= {"distillation_weight": 0.0, "queue_size": 0}
     try:
         if args.model_name_or_path is None:
             model, processor = _from_scratch(args, overrides)

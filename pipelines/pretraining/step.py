@@ -10,7 +10,6 @@ from accelerate import Accelerator
 from torch import nn
 
 from modeling_urbanln import MomentumKeys, UrbanLNForPreTraining
-from modeling_urbanln.losses import cross_entropy, positive_targets
 
 Batch = dict[str, torch.Tensor]
 LOSS_NAMES = ("loss", "contrastive_loss", "distillation_loss", "target_entropy")
@@ -35,7 +34,6 @@ def accumulate_gradients(
     batches: Sequence[Batch],
     distillation_weight: float,
     gradient_caching: bool = False,
-    student_keys: bool = False,
 ) -> dict[str, torch.Tensor]:
     """Add up the gradients of the mean loss of several batches, and queue the teacher's keys.
 
@@ -46,11 +44,10 @@ def accumulate_gradients(
         distillation_weight: mu.
         gradient_caching: give each batch the keys of all; the gradient is then that of one batch
             made of them all. Else a batch sees its own keys and the queue.
-        student_keys: the loss is [`in_batch_loss`], without teacher and queue.
 
     Returns:
-        `loss`, `contrastive_loss`, `distillation_loss`, `target_entropy`: means over the batches
-        of this process, on its device.
+        `loss`, `contrastive_loss` and, where there is a teacher, `distillation_loss` and
+        `target_entropy`: means over the batches of this process, on its device.
     """
     keys: MomentumKeys | None = None
     offsets: list[int | None] = [None] * len(batches)
@@ -66,12 +63,9 @@ def accumulate_gradients(
                 key_offset=offsets[index],
                 distillation_weight=distillation_weight,
             )
-            losses = {name: getattr(output, name) for name in LOSS_NAMES}
-            if student_keys:
-                plain = in_batch_loss(output.logits_per_image, batch["sample_ids"])
-                losses |= {"loss": plain, "contrastive_loss": plain}
+            losses = {name: output[name] for name in LOSS_NAMES if name in output}
             accelerator.backward(losses["loss"] / len(batches))
-        if keys is None:
+        if keys is None and output.image_embeds_m is not None:
             student.model.enqueue(output.image_embeds_m, output.text_embeds_m, batch["sample_ids"])
         for name, loss in losses.items():
             value = loss.detach().float() / len(batches)
@@ -91,7 +85,6 @@ def train_step(
     distillation_weight: float,
     max_grad_norm: float = 1.0,
     gradient_caching: bool = False,
-    student_keys: bool = False,
 ) -> dict[str, torch.Tensor]:
     """Do one step: gradients, clipping, update, temperature clamp, teacher.
 
@@ -104,7 +97,6 @@ def train_step(
         distillation_weight: mu of this step.
         max_grad_norm: 0 does not clip.
         gradient_caching: see there.
-        student_keys: see there.
 
     Returns:
         What [`accumulate_gradients`] returns, and `grad_norm`, before clipping; nothing here
@@ -113,7 +105,7 @@ def train_step(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     metrics = accumulate_gradients(
-        accelerator, student, batches, distillation_weight, gradient_caching, student_keys
+        accelerator, student, batches, distillation_weight, gradient_caching
     )
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     limit = max_grad_norm if max_grad_norm > 0 else float("inf")
@@ -123,23 +115,9 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     if not optimizer.step_was_skipped:  # float16: the scale was too large
         student.model.clamp_logit_scale_()
-        student.model.update_momentum_encoder()
+        if student.model.config.contrastive_keys == "teacher":
+            student.model.update_momentum_encoder()
     return {**metrics, "grad_norm": grad_norm.detach().float()}
-
-
-def in_batch_loss(logits_per_image: torch.Tensor, sample_ids: torch.Tensor) -> torch.Tensor:
-    """CLIP's own loss (Radford et al. 2021, https://arxiv.org/abs/2103.00020), identity-aware.
-
-    Queries and keys are both the student's, and both get a gradient: what is left of the method
-    without its teacher.
-
-    Args:
-        logits_per_image: `(B, B)`, images against texts of one process's batch, over tau.
-        sample_ids: `(B,)`; pairs of one id are positives of one another.
-    """
-    targets = positive_targets(len(sample_ids), 0, sample_ids, sample_ids)
-    logits = logits_per_image.float()
-    return (cross_entropy(logits, targets) + cross_entropy(logits.T, targets)) / 2
 
 
 def _joint_keys(
@@ -158,4 +136,4 @@ def _joint_keys(
     return MomentumKeys.concatenate(parts), offsets
 
 
-__all__ = ["Batch", "Student", "accumulate_gradients", "in_batch_loss", "train_step"]
+__all__ = ["Batch", "Student", "accumulate_gradients", "train_step"]
