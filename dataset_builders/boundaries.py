@@ -14,29 +14,29 @@ from .errors import DatasetError
 
 Boundary: TypeAlias = shapely.Geometry | gpd.GeoSeries | gpd.GeoDataFrame | str | os.PathLike[str]
 MAX_LATITUDE = 85.0
-# of the area, up to which mending an outline changes nothing that matters
-MENDING_TOLERANCE = 1e-3
+# share of the area up to which a repaired outline is the same place
+REPAIR_TOLERANCE = 1e-3
 
 
 def read_boundary(boundary: Boundary) -> shapely.Geometry:
-    """A boundary as one valid polygon or multipolygon, EPSG:4326.
+    """A boundary as one valid polygon or multipolygon in EPSG:4326.
 
-    A boundary across the antimeridian comes out in one piece, with longitudes beyond 180.
+    A boundary across the antimeridian is returned in one piece, with longitudes beyond 180.
 
     Args:
-        boundary: a shapely polygon or multipolygon in EPSG:4326; a GeoSeries or GeoDataFrame in
+        boundary: A shapely polygon or multipolygon in EPSG:4326; a GeoSeries or GeoDataFrame in
             any CRS, whose rows are merged; or the path of a file that geopandas reads.
 
     Raises:
-        DatasetError: there is none, it is no polygon, crosses itself, has no CRS, reaches beyond
-            85 degrees of latitude, or its coordinates are not of its CRS.
+        DatasetError: There is none, it is no polygon, crosses itself, has no CRS, reaches beyond
+            85 degrees of latitude, or its coordinates do not match its CRS.
     """
     if isinstance(boundary, str | os.PathLike):
         boundary = _read_file(Path(boundary))
     if isinstance(boundary, gpd.GeoDataFrame | gpd.GeoSeries):
         shape = _merged(boundary.geometry)
     elif isinstance(boundary, shapely.Geometry):
-        shape = _mended(_polygons(boundary))
+        shape = _repaired(_polygons(boundary))
     else:
         raise DatasetError(
             "A boundary is a shapely polygon in EPSG:4326, a GeoDataFrame, a GeoSeries or the path "
@@ -47,13 +47,17 @@ def read_boundary(boundary: Boundary) -> shapely.Geometry:
 
 
 def _read_file(path: Path) -> gpd.GeoDataFrame:
+    """Any file of geometries that geopandas reads, GeoParquet included.
+
+    Raises:
+        DatasetError: There is none, or geopandas does not read it.
+    """
     if not path.exists():
         raise DatasetError(f"There is no boundary file at {path}.")
     try:
-        if path.suffix.lower() in (".parquet", ".geoparquet"):
-            return gpd.read_parquet(path)
-        return gpd.read_file(path)
-    except Exception as error:
+        is_parquet = path.suffix.lower() in (".parquet", ".geoparquet")
+        return gpd.read_parquet(path) if is_parquet else gpd.read_file(path)
+    except Exception as error:  # GDAL's drivers have their own exceptions
         raise DatasetError(
             f"{path} is no file of polygons that geopandas reads: {error}"
         ) from error
@@ -65,7 +69,7 @@ def _merged(series: gpd.GeoSeries) -> shapely.Geometry:
             "The boundary has no CRS, so its numbers say no place. Set it, as in "
             '`boundary.set_crs("EPSG:4326")`.'
         )
-    parts = [_mended(_polygons(one)) for one in series if one is not None and not one.is_empty]
+    parts = [_repaired(_polygons(one)) for one in series if one is not None and not one.is_empty]
     if not parts:
         raise DatasetError("The boundary is empty: it has no row with a polygon.")
     if series.crs.is_projected:
@@ -79,7 +83,7 @@ def _merged(series: gpd.GeoSeries) -> shapely.Geometry:
         # straight edges in the plane are bent in degrees
         step = max(np.ptp(bounds[[0, 2]]), np.ptp(bounds[[1, 3]])) / 256
         parts = list(shapely.segmentize(parts, step))
-    if series.crs.is_geographic:
+    else:
         _check_degrees(shapely.geometrycollections(parts))
     try:
         moved = gpd.GeoSeries(parts, crs=series.crs).to_crs("EPSG:4326")
@@ -97,15 +101,15 @@ def _polygons(shape: shapely.Geometry) -> shapely.Geometry:
     if shape is None or shape.is_empty:
         raise DatasetError("The boundary is empty.")
     if shape.geom_type == "GeometryCollection":
-        flat = [one for part in shapely.get_parts(shape) for one in shapely.get_parts(part)]
-        flat = [one for one in flat if one.geom_type == "Polygon"]
-        shape = shapely.multipolygons(flat) if flat else shape
+        parts = shapely.get_parts(shapely.get_parts(shape))
+        flat = parts[shapely.get_type_id(parts) == 3]
+        shape = shapely.multipolygons(flat) if len(flat) else shape
     if shape.geom_type not in ("Polygon", "MultiPolygon"):
         raise DatasetError(f"A boundary is a polygon or multipolygon, got a {shape.geom_type}.")
     return shape
 
 
-def _mended(shape: shapely.Geometry) -> shapely.Geometry:
+def _repaired(shape: shapely.Geometry) -> shapely.Geometry:
     """The shape itself if it is valid; made valid, with a warning, where that is unambiguous."""
     if not np.isfinite(shapely.get_coordinates(shape)).all():
         raise DatasetError("The boundary has coordinates that are not finite.")
@@ -115,32 +119,18 @@ def _mended(shape: shapely.Geometry) -> shapely.Geometry:
         return shape
     why = shapely.is_valid_reason(shape)
     parts = shapely.get_parts(shape)
-    if len(parts) > 1 and shapely.is_valid(parts).all():
-        mended, before = shapely.union_all(parts), None  # parts that overlap
-    else:
-        mended, before = shapely.make_valid(shape), _signed_area(shape)
-    after = mended.area
-    if after == 0 or (before is not None and abs(before - after) > MENDING_TOLERANCE * after):
+    overlap = len(parts) > 1 and shapely.is_valid(parts).all()
+    repaired = shapely.union_all(parts) if overlap else shapely.make_valid(shape)
+    # shapely's area of an invalid shape counts loops the wrong way round as negative
+    change = 0.0 if overlap else abs(shape.area - repaired.area)
+    if repaired.area == 0 or change > REPAIR_TOLERANCE * repaired.area:
         what = "crosses itself" if "intersection" in why else "is no valid polygon"
         raise DatasetError(
-            f"The boundary {what} ({why}), so what lies within it is not clear. Mend it, for "
+            f"The boundary {what} ({why}), so what lies within it is ambiguous. Repair it, for "
             "example with `shapely.make_valid`, and look at the result."
         )
     warnings.warn(f"The boundary is not valid ({why}); it was made valid.", stacklevel=2)
-    return _polygons(mended)
-
-
-def _signed_area(shape: shapely.Geometry) -> float:
-    """By the shoelace formula: loops the wrong way round count less than nothing."""
-    total = 0.0
-    for part in shapely.get_parts(shape):
-        rings = [part.exterior, *part.interiors]
-        for k, ring in enumerate(rings):
-            x, y = shapely.get_coordinates(ring).T
-            x, y = x - x[0], y - y[0]
-            area = abs(float(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]))) / 2
-            total += area if k == 0 else -area
-    return total
+    return _polygons(repaired)
 
 
 def _check_degrees(shape: shapely.Geometry) -> None:
@@ -165,8 +155,7 @@ def _across_antimeridian(shape: shapely.Geometry) -> shapely.Geometry:
     west, _, east, _ = shape.bounds
     if east - west > 180:
         shape = shapely.transform(shape, lambda xy: np.column_stack([xy[:, 0] % 360.0, xy[:, 1]]))
-        span = shape.bounds[2] - shape.bounds[0]
-        if span > 90 or shape.area == 0:
+        if shape.bounds[2] - shape.bounds[0] > 90 or shape.area == 0:
             raise DatasetError(
                 f"The boundary spans {east - west:g} degrees of longitude: more than half of the "
                 "globe is no city."

@@ -1,9 +1,9 @@
-"""Polygons of any CRS in degrees, split where longitudes wrap around.
+"""Polygons of any CRS in degrees, split at the antimeridian, and their areas on the ellipsoid.
 
-A projection maps single points, and puts the two sides of the meridian at which its map is cut at
-opposite ends of the plane. A polygon across that meridian, transformed vertex by vertex, is smeared
-over the whole map. Here polygons are followed along their edges instead, and split at the meridian
-opposite the middle of the map.
+A projection maps single points and puts the two sides of the meridian at which its map is cut at
+opposite ends of the plane, so a polygon across that meridian, transformed vertex by vertex, is
+smeared over the whole map. Here polygons are followed along their edges, and split at the meridian
+opposite the middle of the map. geopandas offers neither, nor does it add vertices to bent edges.
 """
 
 from collections.abc import Callable
@@ -15,23 +15,22 @@ import pyproj
 import shapely
 from numpy.typing import NDArray
 
-from .areas import ring_coordinates
 from .errors import DatasetError
 
 EPSG_4326 = pyproj.CRS.from_epsg(4326)
-# about a metre
+WGS84 = pyproj.Geod(ellps="WGS84")
 BEND_DEGREES = 1e-5
-# an edge is divided into so many parts at most, and these again, so many times
-MAX_PARTS = 256
-ROUNDS = 6
-# an edge bent by so many times the tolerance is looked at again, and torn if it stays so
+"""About a metre."""
+HALVINGS = 32
+# an edge that is still bent by so many times the tolerance after all halvings is torn
 TORN = 100.0
-# of a turn
+# share of a turn
 ROUNDING = 1e-12
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
 Shapes = NDArray[Any]
+Move = Callable[[Floats], Floats]
 
 
 def to_degrees(
@@ -46,31 +45,47 @@ def to_degrees(
     """Transform polygons to longitudes and latitudes, split where longitudes wrap around.
 
     Edges are straight in the CRS of the polygons; vertices are added where they are not straight
-    in degrees. Longitudes are returned within half a turn of `centre`, and a polygon across the
-    opposite meridian (180 by default) in parts on both sides of it.
+    in degrees. A polygon across the meridian opposite `centre` (180 by default) is returned in
+    parts on both sides of it.
 
     Args:
         shapes: `(n,)` valid polygons and multipolygons, none of them null or empty.
-        crs: of the polygons. Longitudes of a geographic CRS may lie beyond 180.
-        names: `(n,)` of the polygons, for messages.
-        target: geographic CRS.
-        centre: longitude in the units of `target`.
-        bend: an edge that would be further than this off a straight line is divided; in the units
-            of `target`.
+        crs: CRS of the polygons. Longitudes of a geographic CRS may lie beyond 180.
+        names: `(n,)` names of the polygons, for messages.
+        target: Geographic CRS.
+        centre: Longitude in the units of `target`; results lie within half a turn of it.
+        bend: Largest distance of an edge from a straight line, in the units of `target`.
 
     Returns:
         `(n,)` polygons and multipolygons; those that need no change are the same objects.
 
     Raises:
-        DatasetError: an edge of a geographic CRS is longer than half a turn, so that it is not
-            clear which way round it goes; a polygon holds or touches a pole of a projected CRS, or
-            has no place on the globe.
+        DatasetError: An edge of a geographic CRS is longer than half a turn, so that its direction
+            around the globe is ambiguous; a polygon contains or touches a pole of a projected CRS,
+            or has no place on the globe.
     """
     if crs.is_geographic:
         shapes = _check_edges(shapes, full_turn(crs), names)
-    if not crs.equals(target, ignore_axis_order=True):
-        shapes = _transformed(shapes, crs, names, target, bend)
-    return wrap(shapes, centre, full_turn(target))
+    if crs.equals(target, ignore_axis_order=True):
+        return wrap(shapes, centre, full_turn(target))
+    transformer, turn = _transformer(crs, target), full_turn(target)
+    parts, of_part = shapely.get_parts(shapes, return_index=True)
+
+    def move(xy: Floats) -> Floats:
+        return np.column_stack(transformer.transform(xy[:, 0], xy[:, 1]))
+
+    moved, torn, missing = project(parts, move, bend, turn)
+    refuse(names, np.unique(of_part[missing > 0]), f"have no place on the globe in {crs.name}")
+    refuse(
+        names,
+        np.unique(of_part[torn]),
+        "hold or touch a pole, where longitudes end",
+        "Cut them into sectors around it, in degrees.",
+    )
+    single = np.bincount(of_part, minlength=len(shapes)) == 1
+    done = shapely.multipolygons(moved, indices=of_part)
+    done[single] = moved[single[of_part]]
+    return wrap(done, centre, turn)
 
 
 def wrap(shapes: Shapes, centre: float = 0.0, turn: float = 360.0) -> Shapes:
@@ -78,94 +93,82 @@ def wrap(shapes: Shapes, centre: float = 0.0, turn: float = 360.0) -> Shapes:
 
     Args:
         shapes: `(n,)` polygons and multipolygons with longitudes as x; they may lie beyond 180.
-        centre: longitude.
-        turn: around the globe, in the units of the longitudes.
+        centre: Longitude.
+        turn: A turn around the globe, in the units of the longitudes.
     """
     west = centre - turn / 2
     bounds = (shapely.bounds(shapes)[:, [0, 2]] - west) / turn
     first, last = np.floor(bounds[:, 0] + ROUNDING), np.ceil(bounds[:, 1] - ROUNDING) - 1
-    if not (np.any(first) or np.any(last)):
-        return shapes
-    wrapped = shapes.copy()
-    whole = np.flatnonzero((first == last) & (first != 0))
-    by = turn * np.repeat(first[whole], shapely.get_num_coordinates(shapes[whole]))
-    wrapped[whole] = shapely.transform(
-        shapes[whole], lambda xy: np.column_stack([xy[:, 0] - by, xy[:, 1]])
-    )
-    for k in np.flatnonzero(last > first):
+    wrapped = shapes.copy() if np.any(first) or np.any(last) else shapes
+    for k in np.flatnonzero((first != 0) | (last != 0)):
         parts: list[shapely.Geometry] = []
         for number in np.arange(first[k], last[k] + 1):
-            move = np.array([turn * number, 0.0])
-            window = shapely.box(west + move[0], -turn / 4, west + turn + move[0], turn / 4)
-            part = shapely.get_parts(shapely.intersection(shapes[k], window))
-            flat = part[(shapely.get_type_id(part) == 3) & (shapely.area(part) > 0)]
+            move, part = np.array([turn * number, 0.0]), shapes[k]
+            if last[k] > first[k]:
+                window = shapely.box(west + move[0], -turn / 4, west + turn + move[0], turn / 4)
+                part = shapely.intersection(shapes[k], window)
+            pieces = shapely.get_parts(part)
+            flat = pieces[(shapely.get_type_id(pieces) == 3) & (shapely.area(pieces) > 0)]
             parts += list(shapely.transform(flat, lambda xy, move=move: xy - move))
-        wrapped[k] = shapely.union_all(parts)
+        wrapped[k] = parts[0] if len(parts) == 1 else shapely.union_all(parts)
     return wrapped
 
 
-def follow(
-    vertices: Floats,
-    of_ring: Ints,
-    move: Callable[[Floats], Floats],
-    bend: float,
-    turn: float | None = None,
-) -> tuple[Floats, Ints, Floats, Ints]:
-    """Add vertices to rings where their straight edges are bent by a transformation.
+def project(
+    polygons: Shapes, move: Move, bend: float, turn: float | None = None
+) -> tuple[Shapes, NDArray[np.bool_], Floats]:
+    """Transform polygons along their edges, adding vertices where straight edges are bent.
 
-    Edges are divided alike whichever way they are walked, so neighbours still share theirs.
+    Edges are divided the same way in both directions, so neighbours still share theirs.
 
     Args:
-        vertices: `(v, 2)`, ring after ring, closed.
-        of_ring: `(v,)` the ring of each.
-        move: the transformation, of `(k, 2)` coordinates; not finite where it has no value.
-        bend: how far off a straight line an edge may be after it.
-        turn: after which the transformation's first coordinate starts anew; never by default.
+        polygons: `(n,)` single polygons.
+        move: Transformation of `(k, 2)` coordinates; not finite where it has no value.
+        bend: Largest distance of a transformed edge from a straight line.
+        turn: Period of the transformation's first coordinate; None if it has none.
 
     Returns:
-        `(w, 2)` vertices, `(w,)` their rings, `(w, 2)` the vertices transformed, and the numbers
-        of the rings that are torn: the transformation is not continuous along them.
+        `(n,)` polygons, None where a vertex has no value; `(n,)` whether the transformation is
+        discontinuous along an outline or leads it around the globe; and `(n,)` share of vertices
+        without a value.
     """
-    asked = np.append(of_ring[:-1] == of_ring[1:], False)
-    moved = move(vertices)
-    for _ in range(ROUNDS):
-        edge = np.flatnonzero(asked)
-        bent = _bends(vertices, moved, edge, move, turn)
-        if not np.any(bent > bend):
-            return vertices, of_ring, moved, np.zeros(0, dtype=np.int64)
-        count = np.ones(len(vertices), dtype=np.int64)
-        count[edge] = np.ceil(np.sqrt(bent / bend)).clip(1, MAX_PARTS)
-        asked[edge] = bent > TORN * bend
-        asked = np.repeat(asked, count)
-        vertices, of_ring = _divided(vertices, of_ring, count)
-        moved = move(vertices)
-    edge = np.flatnonzero(asked)
-    bent = _bends(vertices, moved, edge, move, turn)
-    return vertices, of_ring, moved, np.unique(of_ring[edge[bent > TORN * bend]])
+    vertices, of_ring, part, _ = _rings(polygons)
+    of_ring, moved, torn_edges = _follow(vertices, of_ring, move, bend, turn)
+    torn = np.zeros(len(polygons), dtype=bool)
+    torn[part[torn_edges]] = True
+    lost = ~np.isfinite(moved).all(axis=1)
+    owner = part[of_ring]
+    missing = np.bincount(owner, lost, len(polygons)) / np.bincount(owner, minlength=len(polygons))
+    moved[lost] = 0.0
+    if turn is not None and len(moved):
+        moved[:, 0], around = _unwrapped(moved[:, 0], of_ring, part, turn)
+        torn[part[around]] = True
+    done = shapely.polygons(shapely.linearrings(moved, indices=of_ring), indices=part)
+    done[missing > 0] = None
+    return done, torn, missing
 
 
-def _bends(
-    vertices: Floats,
-    moved: Floats,
-    edge: Ints,
-    move: Callable[[Floats], Floats],
-    turn: float | None,
-) -> Floats:
-    """Distances of transformed edges from a straight line; 0 where an end is not finite."""
-    low, high = _low_and_high(vertices, edge)
-    start, stop = moved[low], moved[high]
-    bent = np.zeros(len(edge))
-    with np.errstate(invalid="ignore"):
-        for part in (0.25, 0.5):  # an edge bent like an S is straight in its middle
-            on_edge = vertices[low] + (vertices[high] - vertices[low]) * part
-            chord = start + _short_way(stop - start, turn) * part
-            off = np.abs(_short_way(move(on_edge) - chord, turn)).max(axis=1, initial=0.0)
-            bent = np.maximum(bent, np.where(np.isfinite(off), off, np.inf))
-    return np.where(np.isfinite(start + stop).all(axis=1), bent, 0.0)
+def geodesic_areas(geometry: Any) -> Floats:
+    """Areas of polygons on the WGS-84 ellipsoid in square metres, edges being geodesics.
+
+    Args:
+        geometry: `(n,)` polygons or multipolygons in degrees of EPSG:4326 that contain no pole.
+            Edges take the shorter way, so a polygon may cross the antimeridian.
+
+    Returns:
+        `(n,)` areas; 0 for an empty geometry, NaN for a null one.
+    """
+    shapes = np.asarray(geometry, dtype=object)
+    vertices, of_ring, owner, sign = _rings(shapes)
+    rings = np.split(vertices, np.searchsorted(of_ring, np.arange(1, len(owner))))
+    found = [abs(WGS84.polygon_area_perimeter(*ring.T)[0]) for ring in rings if len(ring)]
+    areas: Floats = np.bincount(owner, sign * found, len(shapes)).astype(np.float64)
+    areas[shapely.is_missing(shapes)] = np.nan
+    return areas
 
 
 def full_turn(crs: pyproj.CRS) -> float:
-    """A turn around the globe in the units of a geographic CRS: 360, or 400 of grads."""
+    """A turn around the globe in the units of a geographic CRS: 360, or 400 in grads."""
     return float(round(2 * np.pi / crs.axis_info[0].unit_conversion_factor, 9))
 
 
@@ -173,13 +176,13 @@ def refuse(names: NDArray[Any], which: NDArray[Any], what: str, remedy: str = ""
     """Raise an error that names the polygons with a problem, if there are any.
 
     Args:
-        names: of all polygons.
-        which: numbers of those, or a mask.
-        what: is wrong with them.
-        remedy: what to do, in sentences.
+        names: Names of all polygons.
+        which: Numbers of those with the problem, or a mask.
+        what: The problem, as in "are empty".
+        remedy: What to do, in sentences.
 
     Raises:
-        DatasetError: there are some; the first are named.
+        DatasetError: There are some; the first are named.
     """
     found = np.asarray(names, dtype=object)[which]
     if len(found):
@@ -188,15 +191,33 @@ def refuse(names: NDArray[Any], which: NDArray[Any], what: str, remedy: str = ""
         raise DatasetError(f"{len(found)} polygon(s) {what}: {listed}{more}. {remedy}".rstrip())
 
 
+def check_polygons(shapes: Shapes, names: NDArray[Any]) -> None:
+    """Raise a DatasetError unless all geometries but null and empty ones are valid polygons."""
+    there = ~(shapely.is_missing(shapes) | shapely.is_empty(shapes))
+    refuse(names, there & ~np.isin(shapely.get_type_id(shapes), (3, 6)), "are no polygons")
+    invalid = there & ~shapely.is_valid(shapes)
+    reason = shapely.is_valid_reason(shapes[invalid][0]) if invalid.any() else ""
+    refuse(names, invalid, f"are not valid ({reason})", "Repair them, as with `make_valid()`.")
+
+
+def _rings(shapes: Shapes) -> tuple[Floats, Ints, Ints, Floats]:
+    """Vertices, the ring of each, the shape of each ring, and 1 for outlines and -1 for holes."""
+    parts, of_part = shapely.get_parts(shapes, return_index=True)
+    rings, part = shapely.get_rings(parts, return_index=True)
+    vertices, of_ring = shapely.get_coordinates(rings, return_index=True)
+    is_hole = np.r_[False, part[1:] == part[:-1]][: len(part)]
+    return vertices, of_ring, of_part[part], np.where(is_hole, -1.0, 1.0)
+
+
 def _check_edges(shapes: Shapes, turn: float, names: NDArray[Any]) -> Shapes:
     """Refuse edges that may go either way around the globe, and divide other long ones."""
     bounds = shapely.bounds(shapes)
     wide = np.flatnonzero(bounds[:, 2] - bounds[:, 0] >= turn / 2)
     if len(wide) == 0:
         return shapes
-    vertices, of_ring, owner, _ = ring_coordinates(shapes[wide])
+    vertices, of_ring, owner, _ = _rings(shapes[wide])
     step = np.where(of_ring[:-1] == of_ring[1:], np.abs(np.diff(vertices[:, 0])), 0.0)
-    # the whole way round is clear
+    # an edge all the way round is unambiguous
     unclear = (step > turn * (0.5 + ROUNDING)) & (np.abs(step - turn) > turn * ROUNDING)
     refuse(
         names,
@@ -212,43 +233,60 @@ def _check_edges(shapes: Shapes, turn: float, names: NDArray[Any]) -> Shapes:
     return divided
 
 
-def _transformed(
-    shapes: Shapes, crs: pyproj.CRS, names: NDArray[Any], target: pyproj.CRS, bend: float
-) -> Shapes:
-    """Polygons in degrees of another CRS, each ring without a jump in its longitudes."""
-    transformer = _transformer(crs, target)
-    turn = full_turn(target)
-    parts, of_part = shapely.get_parts(shapes, return_index=True)
-    vertices, of_ring, part, _ = ring_coordinates(parts)
-
-    def move(xy: Floats) -> Floats:
-        return np.column_stack(transformer.transform(xy[:, 0], xy[:, 1]))
-
-    _, of_ring, moved, torn = follow(vertices, of_ring, move, bend, turn)
-    lost = np.unique(of_part[part[of_ring[~np.isfinite(moved).all(axis=1)]]])
-    refuse(names, lost, f"have no place on the globe in {crs.name}")
-    moved[:, 0], around = _unwrapped(moved[:, 0], of_ring, part, turn)
-    refuse(
-        names,
-        np.unique(of_part[part[np.union1d(torn, around)]]),
-        "hold or touch a pole, where longitudes end",
-        "Cut them into sectors around it, in degrees.",
-    )
-    rings = shapely.linearrings(moved, indices=of_ring)
-    polygons = shapely.polygons(rings, indices=part)
-    single = np.bincount(of_part, minlength=len(shapes)) == 1
-    done = shapely.multipolygons(polygons, indices=of_part)
-    done[single] = polygons[single[of_part]]
-    return done
-
-
 @lru_cache(maxsize=8)
 def _transformer(crs: pyproj.CRS, target: pyproj.CRS) -> pyproj.Transformer:
     return pyproj.Transformer.from_crs(crs, target, always_xy=True)
 
 
+def _follow(
+    vertices: Floats, of_ring: Ints, move: Move, bend: float, turn: float | None
+) -> tuple[Ints, Floats, Ints]:
+    """Transform rings, halving their edges until none is bent by more than `bend`.
+
+    Returns:
+        `(w,)` ring of each vertex, `(w, 2)` transformed vertices, and the rings that are torn.
+    """
+    asked = np.append(of_ring[:-1] == of_ring[1:], False)
+    moved = move(vertices)
+    for _ in range(HALVINGS):
+        edge = np.flatnonzero(asked)
+        edge = edge[_bends(vertices, moved, edge, move, turn) > bend]
+        if len(edge) == 0:
+            break
+        middle = (vertices[edge] + vertices[edge + 1]) / 2
+        asked[:] = False
+        asked[edge] = True
+        asked = np.insert(asked, edge + 1, True)
+        vertices = np.insert(vertices, edge + 1, middle, axis=0)
+        moved = np.insert(moved, edge + 1, move(middle), axis=0)
+        of_ring = np.insert(of_ring, edge + 1, of_ring[edge])
+    edge = np.flatnonzero(asked)
+    torn = edge[_bends(vertices, moved, edge, move, turn) > TORN * bend]
+    return of_ring, moved, np.unique(of_ring[torn])
+
+
+def _bends(vertices: Floats, moved: Floats, edge: Ints, move: Move, turn: float | None) -> Floats:
+    """Distances of transformed edges from a straight line; 0 where an end is not finite."""
+    start, stop = moved[edge], moved[edge + 1]
+    bent = np.zeros(len(edge))
+    with np.errstate(invalid="ignore"):
+        for part in (0.25, 0.5, 0.75):  # the middle of an S lies on the straight line
+            on_edge = vertices[edge] * (1 - part) + vertices[edge + 1] * part
+            chord = start + _short_way(stop - start, turn) * part
+            off = np.abs(_short_way(move(on_edge) - chord, turn)).max(axis=1, initial=0.0)
+            bent = np.maximum(bent, np.where(np.isfinite(off), off, np.inf))
+    return np.where(np.isfinite(start + stop).all(axis=1), bent, 0.0)
+
+
+def _short_way(step: Floats, turn: float | None) -> Floats:
+    """Differences of coordinates of which the first is periodic."""
+    if turn is not None:
+        step[:, 0] -= turn * np.round(step[:, 0] / turn)
+    return step
+
+
 def _unwrapped(lon: Floats, of_ring: Ints, part: Ints, turn: float) -> tuple[Floats, Ints]:
-    """Longitudes that go on beyond 180, and the rings that go all the way round the globe."""
+    """Longitudes without jumps within a ring, and the rings that go all the way round the globe."""
     first = np.flatnonzero(np.r_[True, of_ring[1:] != of_ring[:-1]])
     turns = np.r_[0.0, -np.cumsum(np.round(np.diff(lon) / turn))]
     turns -= turns[first][of_ring]
@@ -261,38 +299,13 @@ def _unwrapped(lon: Floats, of_ring: Ints, part: Ints, turn: float) -> tuple[Flo
     return lon, np.flatnonzero(turns[last] != 0)
 
 
-def _short_way(step: Floats, turn: float | None) -> Floats:
-    """Differences of coordinates whose first one starts anew after a turn."""
-    if turn is not None:
-        step[:, 0] -= turn * np.round(step[:, 0] / turn)
-    return step
-
-
-def _low_and_high(vertices: Floats, edge: Ints) -> tuple[Ints, Ints]:
-    """Numbers of the ends of edges, in an order that does not depend on the way they are walked."""
-    start, stop = vertices[edge], vertices[edge + 1]
-    swap = (start[:, 0] > stop[:, 0]) | ((start[:, 0] == stop[:, 0]) & (start[:, 1] > stop[:, 1]))
-    return edge + swap, edge + ~swap
-
-
-def _divided(vertices: Floats, of_ring: Ints, count: Ints) -> tuple[Floats, Ints]:
-    """Rings of which the edge from vertex i is divided into `count[i]` equal parts."""
-    edge = np.repeat(np.arange(len(count)), count)
-    step = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count)
-    added = vertices[edge]
-    new = np.flatnonzero(step)
-    low, high = _low_and_high(vertices, edge[new])
-    whole = count[edge[new]]
-    part = np.where(low > edge[new], whole - step[new], step[new]) / whole
-    added[new] = vertices[low] + (vertices[high] - vertices[low]) * part[:, None]
-    return added, of_ring[edge]
-
-
 __all__ = [
     "BEND_DEGREES",
     "EPSG_4326",
-    "follow",
+    "check_polygons",
     "full_turn",
+    "geodesic_areas",
+    "project",
     "refuse",
     "to_degrees",
     "wrap",

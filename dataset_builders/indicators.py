@@ -18,8 +18,9 @@ import pandas as pd
 import pyproj
 
 from .errors import DatasetError
+from .rasters import has_gaps, open_raster
 from .schema import Indicator, Kind
-from .zonal import AreaUnit, ZonalKind, has_gaps, open_raster, zonal
+from .zonal import AreaUnit, ZonalKind, zonal
 
 CO2_PER_CARBON = 44 / 12
 

@@ -1,8 +1,8 @@
 """The metric planes that grids of squares lie on.
 
-A plane is named in the ids of its cells, so that equal ids are the same square wherever they are
-met: "epsg32650" is UTM zone 50 north, "laea40n120e" the equal-area plane (Lambert, azimuthal)
-around 40 N, 120 E.
+A plane is named in the ids of its cells, so that equal ids are the same square everywhere:
+"epsg32650" is UTM zone 50 north, "laea40n120e" the Lambert azimuthal equal-area plane around 40 N,
+120 E.
 """
 
 import math
@@ -39,25 +39,26 @@ class Plane:
     name: str
 
     def __post_init__(self) -> None:
-        if not NAME.fullmatch(self.name):
-            raise DatasetError(
-                f"A plane is named like epsg32650 or laea40n120e, got {self.name!r}."
-            )
         axes = {axis.unit_name for axis in self.crs.axis_info}
         if not self.crs.is_projected or axes != {"metre"}:
             raise DatasetError(f"{self.name} is {self.crs.name}, which is no plane in metres.")
 
     @cached_property
     def crs(self) -> pyproj.CRS:
-        """Of the plane."""
-        epsg, lat, ns, lon, ew = NAME.fullmatch(self.name).groups()  # type: ignore[union-attr]
-        if epsg:
-            try:
-                return pyproj.CRS.from_epsg(int(epsg))
-            except pyproj.exceptions.CRSError as error:
-                raise DatasetError(f"There is no EPSG:{epsg}: {error}") from error
-        lat_0, lon_0 = int(lat) * (-1 if ns == "s" else 1), int(lon) * (-1 if ew == "w" else 1)
-        return pyproj.CRS.from_proj4(f"+proj=laea +lat_0={lat_0} +lon_0={lon_0} +datum=WGS84")
+        """CRS of the plane."""
+        match = NAME.fullmatch(self.name)
+        if match is None:
+            raise DatasetError(
+                f"A plane is named like epsg32650 or laea40n120e, got {self.name!r}."
+            )
+        epsg, lat, ns, lon, ew = match.groups()
+        if epsg is None:
+            lat_0, lon_0 = ("-" * (ns == "s") + lat), ("-" * (ew == "w") + lon)
+            return pyproj.CRS.from_proj4(f"+proj=laea +lat_0={lat_0} +lon_0={lon_0} +datum=WGS84")
+        try:
+            return pyproj.CRS.from_epsg(int(epsg))
+        except pyproj.exceptions.CRSError as error:
+            raise DatasetError(f"There is no EPSG:{epsg}: {error}") from error
 
     @cached_property
     def _transformer(self) -> pyproj.Transformer:
@@ -75,29 +76,32 @@ class Plane:
 def choose_plane(boundary: shapely.Geometry, side_m: float) -> Plane:
     """The plane for a grid over a boundary.
 
-    UTM if the boundary lies within one zone and squares there have their area to 0.1 % (near the
-    equator they have not at the rim of a zone). Otherwise the equal-area plane whose centre is the
-    nearest edge between two zones and the nearest tenth degree of latitude (0, 10, 20, ...): it
-    stays the same for most other outlines of the same city.
+    UTM if the boundary lies within one zone and squares have their nominal area there to 0.1 %
+    (near the equator they do not at the edge of a zone). Otherwise the equal-area plane whose
+    centre is the nearest edge between two zones and the nearest tenth degree of latitude (0, 10,
+    20, ...), which most other outlines of the same city share.
 
     Args:
-        boundary: EPSG:4326, in one piece.
-        side_m: of a square.
+        boundary: Boundary in EPSG:4326, in one piece.
+        side_m: Side of a square in metres.
     """
     west, south, east, north = boundary.bounds
     lon, lat = (west + east) / 2, (south + north) / 2
     first, last = (west + 180) // ZONE_DEGREES, math.ceil((east + 180) / ZONE_DEGREES) - 1
     if last <= first:
-        hemisphere = 32600 if lat >= 0 else 32700
-        utm = Plane(f"epsg{hemisphere + int(first) % 60 + 1}")
+        utm = utm_plane(west, lat)
         if _area_error(utm, boundary, side_m) <= AREA_TOLERANCE:
             return utm
     lon_0 = round(_half_up(lon / ZONE_DEGREES) * ZONE_DEGREES + 180) % 360 - 180
-    lat_0 = _half_up(lat / CENTRE_LATITUDES) * CENTRE_LATITUDES
-    lat_0 = max(-80, min(80, lat_0))
-    return Plane(
-        f"laea{abs(lat_0)}{'s' if lat_0 < 0 else 'n'}{abs(lon_0)}{'w' if lon_0 < 0 else 'e'}"
-    )
+    lat_0 = max(-80, min(80, _half_up(lat / CENTRE_LATITUDES) * CENTRE_LATITUDES))
+    north_south, east_west = "s" if lat_0 < 0 else "n", "w" if lon_0 < 0 else "e"
+    return Plane(f"laea{abs(lat_0)}{north_south}{abs(lon_0)}{east_west}")
+
+
+def utm_plane(lon: float, lat: float) -> Plane:
+    """The UTM zone of a place."""
+    zone = int((lon + 180) // ZONE_DEGREES) % 60 + 1
+    return Plane(f"epsg{(32600 if lat >= 0 else 32700) + zone}")
 
 
 def _half_up(value: float) -> int:
@@ -117,4 +121,4 @@ def _area_error(plane: Plane, boundary: shapely.Geometry, side_m: float) -> floa
     return float(np.abs(1 / np.asarray(scale) - 1).max())
 
 
-__all__ = ["Plane", "choose_plane"]
+__all__ = ["METRES_PER_DEGREE", "Plane", "choose_plane", "utm_plane"]

@@ -1,6 +1,6 @@
 """The regions of a city: squares, map tiles, hexagons, or polygons that someone else drew."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import geopandas as gpd
@@ -8,19 +8,16 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from .areas import geodesic_areas, ring_areas, ring_coordinates
 from .boundaries import Boundary, read_boundary
 from .coordinates import CHINA, convert, tile_corner, tile_polygons, tile_position
-from .coverage import cell_cover, make_edges
 from .errors import DatasetError, MissingExtraError
-from .globe import refuse, to_degrees, wrap
-from .planes import Plane, choose_plane
+from .globe import check_polygons, geodesic_areas, refuse, to_degrees, wrap
+from .planes import Plane, choose_plane, utm_plane
 
 MIN_COVER = 0.5
 """Share of a region that must lie within the boundary, by default."""
 MAX_REGIONS = 20_000_000
 OUTLINE_STEPS = 512
-CELLS_AT_ONCE = 100_000
 SLIVER = 1e-3
 TOUCHING = 1e-9
 
@@ -61,8 +58,7 @@ def square_grid(
     Raises:
         DatasetError: an impossible boundary, side or plane, or no square is kept.
     """
-    if not (np.isfinite(side_m) and side_m > 0):
-        raise DatasetError(f"A square needs a side above 0 m, got {side_m}.")
+    _check_side(side_m)
     shape = read_boundary(boundary)
     chosen = choose_plane(shape, side_m) if plane is None else Plane(plane)
 
@@ -71,11 +67,10 @@ def square_grid(
         return x / side_m, y / side_m
 
     column, row, cover = _covered_cells(shape, position, min_cover, f"{side_m:g} m")
-    geometry, area = _square_polygons(column, row, side_m, chosen)
+    geometry = _square_polygons(column, row, side_m, chosen)
     lon, lat = chosen.to_degrees((column + 0.5) * float(side_m), (row + 0.5) * float(side_m))
-    head = f"{chosen.name}_{side_text(side_m)}"
-    names = [f"{head}_{i}_{j}" for i, j in zip(column.tolist(), row.tolist(), strict=True)]
-    return _frame(names, city, {}, lon, lat, area, cover, geometry)
+    names = _square_ids(chosen, side_m, column, row)
+    return _frame(names, city, lon, lat, geometry, cover)
 
 
 def tile_regions(
@@ -127,7 +122,7 @@ def tile_regions(
     lon, lat = convert(*middle, "bd09", "wgs84") if scheme == "baidu" else middle
     names = [f"{scheme}_{z}_{i}_{j}" for i, j in zip(column.tolist(), row.tolist(), strict=True)]
     tiles = {"tile_z": np.full(len(row), z), "tile_x": column, "tile_y": row}
-    return _frame(names, city, tiles, lon, lat, geodesic_areas(geometry), cover, geometry)
+    return _frame(names, city, lon, lat, geometry, cover, tiles)
 
 
 def h3_regions(
@@ -177,7 +172,7 @@ def h3_regions(
     geometry = wrap(hexagons[kept])
     ids = [f"h3_{names[k]}" for k in kept]
     lat, lon = centres.T
-    return _frame(ids, city, {}, lon, lat, geodesic_areas(geometry), cover[kept], geometry)
+    return _frame(ids, city, lon, lat, geometry, cover[kept])
 
 
 def polygon_regions(
@@ -217,18 +212,50 @@ def polygon_regions(
     refuse(
         names, np.flatnonzero(shapely.is_missing(shapes) | shapely.is_empty(shapes)), "are empty"
     )
-    refuse(names, np.flatnonzero(~np.isin(shapely.get_type_id(shapes), (3, 6))), "are no polygons")
-    refuse(names, np.flatnonzero(~shapely.is_valid(shapes)), "are not valid (try `make_valid`)")
+    check_polygons(shapes, names)
     moved = to_degrees(shapes, frame.crs, names)
     _refuse_overlaps(names, moved)
-    inside = shapely.get_coordinates(shapely.point_on_surface(moved))
-    area = geodesic_areas(moved)
-    return _frame(list(names), city, {}, inside[:, 0], inside[:, 1], area, None, moved)
+    lon, lat = shapely.get_coordinates(shapely.point_on_surface(moved)).T
+    return _frame(list(names), city, lon, lat, moved)
 
 
-def side_text(side_m: float) -> str:
-    """A side as it stands in ids: "1000", "333.3"."""
-    return str(int(side_m)) if float(side_m).is_integer() else repr(float(side_m))
+def grid_cells(lon: Any, lat: Any, side_m: float) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The square of each point on the UTM grid of the middle of their extent.
+
+    Squares are snapped to multiples of their side, so that other points of the same zone fall into
+    the same squares under the same ids.
+
+    Args:
+        lon: `(n,)`, EPSG:4326; NaN where unknown.
+        lat: `(n,)`.
+        side_m: Side of a square in metres.
+
+    Returns:
+        `(n,)` ids as those of [`square_grid`], and `(n,)` polygons in EPSG:4326; None for points
+        without a place.
+
+    Raises:
+        DatasetError: A side that is not above 0.
+    """
+    _check_side(side_m)
+    lon, lat = np.asarray(lon, dtype=np.float64), np.asarray(lat, dtype=np.float64)
+    ids, cells = (np.full(len(lon), None, dtype=object) for _ in range(2))
+    known = np.flatnonzero(np.isfinite(lon) & np.isfinite(lat))
+    if len(known) == 0:
+        return ids, cells
+    lon, lat = lon[known], lat[known]
+    plane = utm_plane((lon.min() + lon.max()) / 2, lat.min() + lat.max())
+    x, y = plane.to_plane(lon, lat)
+    column, row = np.floor(x / side_m).astype(np.int64), np.floor(y / side_m).astype(np.int64)
+    ids[known] = _square_ids(plane, side_m, column, row)
+    cells[known] = _square_polygons(column, row, side_m, plane)
+    return ids, cells
+
+
+def _square_ids(plane: Plane, side_m: float, column: Ints, row: Ints) -> list[str]:
+    side = str(int(side_m)) if float(side_m).is_integer() else repr(float(side_m))
+    head = f"{plane.name}_{side}"
+    return [f"{head}_{i}_{j}" for i, j in zip(column.tolist(), row.tolist(), strict=True)]
 
 
 def _covered_cells(
@@ -240,65 +267,74 @@ def _covered_cells(
     """Columns, rows and covers of the cells that are kept, row by row.
 
     Args:
-        shape: the boundary, EPSG:4326.
-        position: column and row of a place, fractions included.
-        min_cover: share from which a cell is kept.
-        size: of a cell, for messages.
+        shape: Boundary in EPSG:4326.
+        position: Column and row of a place, fractions included.
+        min_cover: Share from which a cell is kept.
+        size: Size of a cell, for messages.
     """
     _check_cover(min_cover)
     west, south, east, north = shape.bounds
     # straight edges in degrees are bent on the plane
-    outline = shapely.segmentize(shape, max(east - west, north - south) / OUTLINE_STEPS)
-    vertices, of_ring, owner, sign = ring_coordinates(np.array([outline], dtype=object))
-    cells = np.column_stack(position(vertices[:, 0], vertices[:, 1]))
-    if not np.isfinite(cells).all():
+    dense = shapely.segmentize(shape, max(east - west, north - south) / OUTLINE_STEPS)
+    outline = shapely.transform(dense, lambda xy: np.column_stack(position(*xy.T)))
+    if not np.isfinite(shapely.get_coordinates(outline)).all():
         raise DatasetError("The boundary reaches beyond the plane of the grid.")
-    origin = np.floor(cells.min(axis=0))
-    width, height = (np.ceil(cells.max(axis=0)) - origin).clip(1).astype(np.int64)
-    edges = make_edges(cells - origin, of_ring, owner, sign)
-    expected = edges.areas(1)[0]
-    if expected > MAX_REGIONS:
+    if outline.area > MAX_REGIONS:
         raise DatasetError(
-            f"The boundary holds about {expected:.3g} regions of {size}; {MAX_REGIONS:,} is the "
-            "limit. Take larger ones."
+            f"The boundary holds about {outline.area:.3g} regions of {size}; {MAX_REGIONS:,} is "
+            "the limit. Take larger ones."
         )
-    cover = cell_cover(edges, int(width), int(height))
-    length = cover.run_stop - cover.run_start
-    run = np.repeat(np.arange(len(length)), length)
-    within = np.arange(len(run)) - np.repeat(np.cumsum(length) - length, length)
-    column = np.concatenate([cover.column, cover.run_start[run] + within])
-    row = np.concatenate([cover.row, cover.run_row[run]])
-    share = np.concatenate([cover.share, cover.run_share[run]])
+    cells, share = _cell_shares(outline if outline.is_valid else shapely.make_valid(outline))
     kept = np.flatnonzero(share >= max(min_cover - TOUCHING, TOUCHING))
     if len(kept) == 0:
         raise DatasetError(_nothing_kept(size, min_cover))
-    kept = kept[np.lexsort((column[kept], row[kept]))]
-    whole = origin.astype(np.int64)
-    return column[kept] + whole[0], row[kept] + whole[1], share[kept]
+    column, row = cells[kept].T
+    order = np.lexsort((column, row))
+    return column[order], row[order], share[kept][order]
 
 
-def _square_polygons(
-    column: Ints, row: Ints, side_m: float, plane: Plane
-) -> tuple[NDArray[Any], Floats]:
-    """Polygons and areas of squares; every corner is computed once."""
-    low = row.min()
-    rows = int(row.max() - low) + 2
-    corners = [(column + i) * rows + (row - low + j) for i, j in ((0, 0), (1, 0), (1, 1), (0, 1))]
-    keys, corner = np.unique(np.stack(corners, axis=1), return_inverse=True)
-    corner = corner.reshape(-1, 4)
-    lon, lat = plane.to_degrees(keys // rows * side_m, (keys % rows + low) * side_m)
-    geometry = np.empty(len(column), dtype=object)
-    area = np.empty(len(column))
-    for start in range(0, len(column), CELLS_AT_ONCE):
-        part = slice(start, start + CELLS_AT_ONCE)
-        closed = corner[part][:, [0, 1, 2, 3, 0]]
-        rings = np.stack([lon[closed], lat[closed]], axis=-1)
-        count = len(rings)
-        area[part] = ring_areas(rings.reshape(-1, 2), np.repeat(np.arange(count), 5), count)
-        geometry[part] = shapely.polygons(rings)
-        across = np.flatnonzero(np.ptp(rings[:, :, 0], axis=1) > 180)
-        geometry[start + across] = wrap(shapely.polygons(_near(rings[across], 180.0)))
-    return geometry, area
+def _cell_shares(shape: shapely.Geometry) -> tuple[Ints, Floats]:
+    """Cells of 1 x 1 that a shape reaches into, `(n, 2)`, and the share that it covers of each.
+
+    Squares are quartered until they are wholly covered or a single cell, so that the work follows
+    the length of the outline.
+    """
+    low, high = np.floor(shape.bounds[:2]), np.ceil(shape.bounds[2:])
+    size = 2 ** max(int(np.ceil(np.log2((high - low).max()))), 0)
+    pieces, corner = np.array([shape], dtype=object), low.astype(np.int64)[None]
+    cells, shares = [], []
+    while len(pieces):
+        area = shapely.area(pieces)
+        full = area >= size**2 - TOUCHING
+        within = np.stack(np.meshgrid(*[np.arange(size)] * 2), axis=-1) if full.any() else corner
+        cells.append((corner[full][:, None] + within.reshape(-1, 2)).reshape(-1, 2))
+        shares.append(np.ones(len(cells[-1])))
+        pieces, corner, area = pieces[~full], corner[~full], area[~full]
+        if size == 1:
+            cells.append(corner)
+            shares.append(area)
+            break
+        size //= 2
+        quarters = np.array([(0, 0), (size, 0), (0, size), (size, size)])
+        corner = (corner[:, None] + quarters).reshape(-1, 2)
+        windows = shapely.box(*corner.T, *(corner + size).T)
+        pieces = shapely.intersection(np.repeat(pieces, 4), windows)
+        there = shapely.area(pieces) > 0
+        pieces, corner = pieces[there], corner[there]
+    return np.concatenate(cells), np.concatenate(shares)
+
+
+def _square_polygons(column: Ints, row: Ints, side_m: float, plane: Plane) -> NDArray[Any]:
+    """Polygons of squares; a corner has the same coordinates in all squares that share it."""
+    corners = [
+        plane.to_degrees((column + i) * float(side_m), (row + j) * float(side_m))
+        for i, j in ((0, 0), (1, 0), (1, 1), (0, 1))
+    ]
+    rings = np.stack([np.column_stack(corner) for corner in corners], axis=1)
+    geometry = shapely.polygons(rings)
+    across = np.flatnonzero(np.ptp(rings[:, :, 0], axis=1) > 180)
+    geometry[across] = wrap(shapely.polygons(_near(rings[across], 180.0)))
+    return geometry
 
 
 def _near(rings: Floats, lon: float) -> Floats:
@@ -311,20 +347,21 @@ def _near(rings: Floats, lon: float) -> Floats:
 def _frame(
     names: list[str],
     city: str | None,
-    extra: dict[str, Any],
     lon: Floats,
     lat: Floats,
-    area: Floats,
-    cover: Floats | None,
     geometry: NDArray[Any],
+    cover: Floats | None = None,
+    tiles: Mapping[str, Any] | None = None,
 ) -> gpd.GeoDataFrame:
-    columns: dict[str, Any] = {"region_id": names}
-    if city is not None:
-        columns["city"] = city
-    columns |= extra | {"lon": lon, "lat": lat, "area_m2": area}
-    if cover is not None:
-        columns["cover"] = cover
-    return gpd.GeoDataFrame(columns, geometry=geometry, crs="EPSG:4326")
+    columns: dict[str, Any] = {"region_id": names, "city": city, **(tiles or {})}
+    columns |= {"lon": lon, "lat": lat, "area_m2": geodesic_areas(geometry), "cover": cover}
+    given = {name: values for name, values in columns.items() if values is not None}
+    return gpd.GeoDataFrame(given, geometry=geometry, crs="EPSG:4326")
+
+
+def _check_side(side_m: float) -> None:
+    if not (np.isfinite(side_m) and side_m > 0):
+        raise DatasetError(f"A square needs a side above 0 m, got {side_m}.")
 
 
 def _check_cover(min_cover: float) -> None:
@@ -356,9 +393,9 @@ def _refuse_overlaps(names: NDArray[Any], shapes: NDArray[Any]) -> None:
 
 __all__ = [
     "MIN_COVER",
+    "grid_cells",
     "h3_regions",
     "polygon_regions",
-    "side_text",
     "square_grid",
     "tile_regions",
 ]

@@ -20,9 +20,8 @@ import pandas as pd
 
 from ..assignment import assign_points
 from ..errors import DatasetError, SourceError
-from ..grid import grid_cells
 from ..photos import exif_position
-from ..regions import polygon_regions
+from ..regions import grid_cells, polygon_regions
 from ..schema import INDICATORS, VIEWS, DatasetMetadata, Indicator, config_name
 from .base import (
     IMAGES_PER_SHARD,

@@ -33,7 +33,7 @@ from ..download import FINAL, Fetched, Fetcher, Item, Limit, Status, Store, Verd
 from ..errors import SourceError
 from ..files import digest
 from ..images import encode_image
-from ..zonal import import_rasterio
+from ..rasters import import_rasterio
 from .satellite import OVERSAMPLING, PICTURE_PX, Picture, corners_of, square_of
 from .street_view import read_json
 

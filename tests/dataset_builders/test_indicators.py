@@ -188,7 +188,7 @@ def test_a_real_raster_clipped_to_a_city_gives_no_zeros_beyond_it(shared_data):
 def test_carbon_is_the_sum_of_twelve_months_as_carbon_dioxide(tmp_path):
     files = months(tmp_path)
     found = raster_indicator(files[::-1], WHOLE)
-    assert found["carbon"].tolist() == pytest.approx([1800 * 78 * 44 / 12] * 2, rel=1e-12)
+    assert found["carbon"].tolist() == pytest.approx([1800 * 78 * 44 / 12] * 2, rel=1e-6)
     assert set(found["carbon_source"]) == {"odiac 2021"}
 
 
@@ -218,7 +218,7 @@ def test_a_density_becomes_an_amount(tmp_path):
         tmp_path / "cngdp2010.tif", np.full((100, 100), 5000.0), crs=albers, transform=place
     )
     found = raster_indicator(path, regions)
-    assert found["gdp"].to_numpy() == pytest.approx(50 * regions["area_m2"] / 1e6, rel=1e-9)
+    assert found["gdp"].to_numpy() == pytest.approx(50 * regions["area_m2"] / 1e6, rel=1e-6)
 
 
 def test_night_lights_are_a_mean_and_may_be_negative(tmp_path):

@@ -11,8 +11,17 @@ from hypothesis import strategies as st
 
 from dataset_builders.coordinates import convert, tile_corner
 from dataset_builders.errors import DatasetError, MissingExtraError
+from dataset_builders.globe import geodesic_areas
+from dataset_builders.importers.base import square_around
 from dataset_builders.planes import Plane, choose_plane
-from dataset_builders.regions import h3_regions, polygon_regions, square_grid, tile_regions
+from dataset_builders.regions import (
+    _cell_shares,
+    grid_cells,
+    h3_regions,
+    polygon_regions,
+    square_grid,
+    tile_regions,
+)
 
 WGS84 = pyproj.Geod(ellps="WGS84")
 BEIJING = shapely.box(116.2, 39.8, 116.5, 40.0)
@@ -57,9 +66,8 @@ def unwrapped(frame, boundary):
 
 
 @pytest.mark.parametrize("name", CITIES)
-@pytest.mark.parametrize("side", [1000, 333.5])
-def test_squares_have_their_area_and_do_not_overlap(name, side):
-    boundary = CITIES[name]
+def test_squares_have_their_area_and_do_not_overlap(name):
+    boundary, side = CITIES[name], 733.5
     frame = square_grid(boundary, side)
     assert frame.crs == "EPSG:4326"
     assert frame["region_id"].is_unique
@@ -299,13 +307,6 @@ def test_impossible_squares_are_refused(arguments, message):
         square_grid(BEIJING, **arguments)
 
 
-@pytest.mark.slow
-def test_a_million_squares():
-    frame = square_grid(shapely.box(116.1, 39.6, 116.4, 39.9), 28)
-    assert len(frame) > 1_000_000
-    assert frame["region_id"].is_unique
-
-
 @pytest.mark.parametrize("scheme", ["xyz", "tms", "baidu"])
 def test_tiles_are_the_corner_functions_own(scheme):
     zoom = 15 if scheme != "baidu" else 16
@@ -441,3 +442,54 @@ def test_sides_that_divide_one_another_nest():
     parts = small["region_id"].str.split("_", expand=True)[[2, 3]].astype(int) // 2
     names = {f"epsg32650_1000_{i}_{j}" for i, j in itertools.zip_longest(parts[2], parts[3])}
     assert names <= set(large["region_id"])
+
+
+@given(st.floats(-170, 170), st.floats(-75, 75), st.integers(0, 1000))
+def test_points_lie_in_their_cells_and_cells_do_not_overlap(lon, lat, seed):
+    rng = np.random.default_rng(seed)
+    lons, lats = lon + rng.uniform(0, 0.05, 20), lat + rng.uniform(0, 0.05, 20)
+    ids, cells = grid_cells(lons, lats, 1000.0)
+    assert shapely.dwithin(cells, shapely.points(lons, lats), 1e-9).all()
+    by_id = dict(zip(ids, cells, strict=True))
+    whole = shapely.union_all(list(by_id.values()))
+    assert sum(shapely.area(list(by_id.values()))) == pytest.approx(whole.area, rel=1e-6)
+
+
+def test_cells_have_their_area_and_their_names_do_not_depend_on_the_other_points():
+    lon, lat = np.array([116.39, 116.41, 116.80]), np.array([39.90, 39.91, 40.20])
+    ids, cells = grid_cells(lon, lat, 500.0)
+    assert geodesic_areas(cells) == pytest.approx(250_000, rel=2e-3)
+    alone, _ = grid_cells(lon[:1], lat[:1], 500.0)
+    assert alone[0] == ids[0] == "epsg32650_500_895_8833"
+
+
+def test_points_without_a_place_have_no_cell():
+    ids, cells = grid_cells(np.array([np.nan, 1.0]), np.array([2.0, 1.0]), 1000.0)
+    assert ids[0] is None
+    assert cells[0] is None
+    assert ids[1].startswith("epsg32631_1000_")
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 10**6))
+def test_shares_of_cells_are_those_of_every_cell_by_itself(seed):
+    rng = np.random.default_rng(seed)
+    shape = shapely.concave_hull(shapely.MultiPoint(rng.uniform(-3, 11, (12, 2))), 0.2)
+    shape = shape.difference(shapely.Point(rng.uniform(0, 8, 2)).buffer(rng.uniform(0.1, 2)))
+    cells, shares = _cell_shares(shape)
+    column, row = (axis.ravel() for axis in np.meshgrid(np.arange(-4, 12), np.arange(-4, 12)))
+    expected = shapely.area(
+        shapely.intersection(shape, shapely.box(column, row, column + 1, row + 1))
+    )
+    table = np.zeros((16, 16))
+    table[cells[:, 1] + 4, cells[:, 0] + 4] = shares
+    assert len(np.unique(cells, axis=0)) == len(cells)
+    np.testing.assert_allclose(table.ravel(), expected, atol=1e-8)
+
+
+@given(st.floats(-170, 170), st.floats(-70, 70), st.floats(100, 2000))
+def test_a_square_around_a_point_has_its_side_and_centre(lon, lat, side):
+    square = square_around(np.array([lon, np.nan]), np.array([lat, lat]), side)
+    assert square[1] is None
+    assert geodesic_areas(square)[0] == pytest.approx(side**2, rel=1e-3)
+    assert (square[0].centroid.x, square[0].centroid.y) == pytest.approx((lon, lat), abs=1e-7)
