@@ -1,253 +1,296 @@
-"""Visual elements of a caption: which it names, which the image supports, the text without others.
+"""The filters of a recipe: what keeps an image or a caption out, and why.
 
-The reference runs every phrase in a competition within its sentence; the paper speaks of each
-phrase's own score. Both are here, by their names.
+A filter is a function that returns something true for what must not be kept; its name is the reason
+in the tables, its docstring the explanation. There are three kinds, one table each:
+
+* `TEXT_FILTERS`, called with an `Answer`, look at the text of every answer;
+* `IMAGE_FILTERS`, called with an image and its id, look at an image before a model is asked;
+* `CAPTION_FILTERS`, called with an image and a text, look at the final caption of each candidate.
+
+To add one, write the function and add a line to its table; keyword arguments become options in the
+recipe. A function outside this package is named as "package.module:function" and is a caption
+filter. The phrase filter, which rewrites captions instead of dropping them, is in `phrases`.
 """
 
+import inspect
+import pkgutil
 import re
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
-from typing import Literal
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from dataset_builders.captions import has_template_token
 
-from .guards import names_any
-from .pruning import attribute_mentions, cut, literal_mentions
-from .records import Detection, Phrase, PhraseSource, SceneGraph
-from .scene_graph import split_sentences
-from .stop_words import URBAN_STOP_WORDS
+from .errors import CaptioningError
+from .image_filters import ImageTextScore, NearDuplicate, RunImages
+from .picture import Picture
+from .text import SENTENCE_END, names_any, words_of
 
-RULES_VERSION = "filter-1"
-"""Goes up with every change of what is asked or kept; part of the ledger's keys."""
-THRESHOLD = 0.01
-NMS_IOU = 0.1
-Mode = Literal["independent", "reference"]
-RELATION, NOT_VISUAL, TOO_LONG = "relation", "not_visual", "too_long"
-BELOW_THRESHOLD, NOT_ARG_MAX = "below_threshold", "not_arg_max"
-REASONS = {
-    RELATION: "Relations are not asked of the detector.",
-    NOT_VISUAL: "It names nothing that has a shape: the picture, an impression, an amount.",
-    TOO_LONG: "The phrase has more tokens than the detector reads.",
-    BELOW_THRESHOLD: "Its score is below the threshold: the image does not support it.",
-    NOT_ARG_MAX: "Wherever it is seen, another phrase of its sentence is seen better.",
-}
-"""Why a phrase was dropped, or has no score."""
+MIN_SHARE = 0.7
+NGRAM, MAX_REPEATED = 6, 0.25
+ECHO_WORDS = 10
+MIN_FUNCTION_WORDS, MIN_CLEAR_WORDS = 0.12, 0.04
+MIN_ASCII, MIN_WORDS_TO_TELL = 0.85, 15
+PHRASES = "phrases"
+"""Name of the phrase filter in the list."""
 
-# A detector finds no "scene" and no "sense of calm": asked of it, they would strike out "The scene
-# shows a street". So heads that are no objects of a caption are not asked, nor are these:
-_MORE = """
-    access activity addition contrast day density depth design direction environment flow height
-    interconnectedness location motion openness overview proximity purpose scale size surroundings
-    vastness view
-"""
-_NOT_VISUAL = URBAN_STOP_WORDS | frozenset(_MORE.split())
-# said of many things, and not to be seen at any one of them
-_AMOUNTS = frozenset(
-    ("different", "diverse", "few", "many", "multiple", "numerous", "overall", "several", "various")
+_REFUSAL = re.compile(
+    r"\b(?:as an ai\b|as a language model|i(?:'m| am) (?:sorry|unable|not able)|i (?:cannot|can't|"
+    r"can not|won't) (?:assist|help|describe|see|view|provide|process|comply|identify|analy[sz]e)|"
+    r"(?:no|without an?) image (?:was |has been |is )?(?:provided|attached|uploaded)|"
+    r"unable to (?:view|see|process|analy[sz]e) (?:the |this )?image)",
+    re.IGNORECASE,
 )
-# where a sentence can be cut and both sides still be read
-_CLAUSE = re.compile(r"(?:\s*[;,]\s*(?:and\s+|or\s+|while\s+|as well as\s+)?|\s+(?:and|while)\s+)")
-_END = re.compile(r"[.!?][\"'”’)\]]*$")
+_INJECTION = re.compile(
+    r"<<<|>>>|\b(?:ignore|disregard|forget) (?:(?:all|any|of|the|your|my|these) ){0,4}"
+    r"(?:(?:previous|prior|above|earlier)\b|(?<=all )instructions\b|(?<=your )instructions\b)"
+    r"|\bsystem prompt\b|\bmy instructions\b",
+    re.IGNORECASE,
+)
+_COMMON = (
+    "a an the this that these those of in on at to from by with without for and or but as is "
+    "are was were be been being has have had it its they their there which who what where "
+    "while also both some several many few more most other one two into through along over "
+    "under between around near not no can"
+)
+_FUNCTION_WORDS = frozenset(_COMMON.split())
+# other languages have the rest too: Portuguese "as", "no", German "in", "was", Italian "a"
+_CLEAR = "the and of with is are there which this that from by their its"
+_CLEAR_WORDS = frozenset(_CLEAR.split())
 
 
-def phrases_of(
-    sentences: Sequence[str],
-    graphs: Sequence[SceneGraph],
-    local_captions: Sequence[str] = (),
-    local_graphs: Sequence[Sequence[SceneGraph]] = (),
-) -> tuple[Phrase, ...]:
-    """Every visual element of a caption and of its local captions, not yet scored.
+@dataclass(frozen=True)
+class Answer:
+    """The text of a model's answer, tidied, and what it answers.
 
-    Objects by their heads, and each attribute with its head as they would be said ("red car").
-    Relations are listed and kept: a detector of things cannot tell them. So are names of what has
-    no shape ("scene", "atmosphere") and amounts ("several car").
+    Attributes:
+        text: The caption.
+        finish_reason: "length" if the answer was cut off.
+        prompt: The prompt, whose own words must not come back.
+        original: For a refined caption: the caption it started from, less the rejected phrases.
+        rejected: For a refined caption: phrases it must not name.
+        kept: For a refined caption: phrases the image supports; a rejected phrase inside one of
+            them is allowed.
+    """
+
+    text: str
+    finish_reason: str = "stop"
+    prompt: str = ""
+    original: str | None = None
+    rejected: Collection[str] = ()
+    kept: Collection[str] = ()
+
+    @cached_property
+    def words(self) -> list[str]:
+        """The words of the text in lower case."""
+        return words_of(self.text)
+
+
+# ---- text filters -------------------------------------------------------------------------------
+
+
+def template_token(answer: Answer) -> bool:
+    """A chat template token, such as <|im_end|>, occurs inside the text."""
+    return has_template_token(answer.text)
+
+
+def refusal(answer: Answer) -> bool:
+    """The model says that it cannot or will not describe the image."""
+    return bool(_REFUSAL.search(answer.text))
+
+
+def injection(answer: Answer) -> bool:
+    """The text speaks of instructions or prompts, or contains the delimiters of a prompt."""
+    return bool(_INJECTION.search(answer.text))
+
+
+def markup(answer: Answer) -> bool:
+    """Code or JSON instead of prose."""
+    return answer.text.lstrip()[:1] in ("{", "[") or "```" in answer.text
+
+
+def not_english(answer: Answer) -> bool:
+    """Not English."""
+    letters, words = [char for char in answer.text if char.isalpha()], answer.words
+    if not letters or sum(char.isascii() for char in letters) < MIN_ASCII * len(letters):
+        return True
+    if len(words) < MIN_WORDS_TO_TELL:
+        return False
+    known = sum(word in _FUNCTION_WORDS for word in words)
+    clear = sum(word in _CLEAR_WORDS for word in words)
+    return known < MIN_FUNCTION_WORDS * len(words) or clear < MIN_CLEAR_WORDS * len(words)
+
+
+def too_short(answer: Answer, min_words: int = 8) -> bool:
+    """Fewer words than `min_words` (8)."""
+    return len(answer.words) < min_words
+
+
+def truncated(answer: Answer) -> bool:
+    """The answer was cut off within its first sentence."""
+    return answer.finish_reason == "length" and not SENTENCE_END.search(answer.text)
+
+
+def repeating(answer: Answer) -> bool:
+    """A quarter of the text repeats earlier text word for word."""
+    runs = _runs(answer.words, NGRAM)
+    return len(runs) - len(set(runs)) >= max(1, MAX_REPEATED * len(answer.words))
+
+
+def echo(answer: Answer) -> bool:
+    """The prompt comes back: ten consecutive words of it."""
+    prompt = _runs(words_of(answer.prompt), ECHO_WORDS)
+    return not set(prompt).isdisjoint(_runs(answer.words, ECHO_WORDS))
+
+
+def shorter(answer: Answer) -> bool:
+    """A refined caption with fewer than 70 % of the words it started from."""
+    original = answer.original
+    return original is not None and len(answer.words) < MIN_SHARE * len(words_of(original))
+
+
+def restored(answer: Answer) -> bool:
+    """A refined caption that names again what the image does not support."""
+    return names_any(answer.text, answer.rejected, answer.kept)
+
+
+def _runs(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
+    return [tuple(words[i : i + length]) for i in range(len(words) - length + 1)]
+
+
+# ---- the list -----------------------------------------------------------------------------------
+
+Table = dict[str, Callable[..., Any]]
+TEXT_FILTERS: Table = {
+    "template_token": template_token,
+    "refusal": refusal,
+    "injection": injection,
+    "markup": markup,
+    "not_english": not_english,
+    "too_short": too_short,
+    "truncated": truncated,
+    "repeating": repeating,
+    "echo": echo,
+}
+IMAGE_FILTERS: Table = {"near_duplicate": NearDuplicate}
+CAPTION_FILTERS: Table = {"image_text_score": ImageTextScore}
+REFINED_FILTERS: Table = {"shorter": shorter, "restored": restored}
+"""Always applied to refined captions, whose fallback is the caption less the rejected phrases."""
+
+DEFAULT = (*TEXT_FILTERS, PHRASES)
+"""What "default" in a recipe's list stands for, and what applies without a list."""
+REASONS = {"empty": "There is no text."} | {
+    name: str(one.__doc__).partition("\n")[0]
+    for table in (TEXT_FILTERS, REFINED_FILTERS, IMAGE_FILTERS, CAPTION_FILTERS)
+    for name, one in table.items()
+}
+"""Explanations of the reasons."""
+
+Entry = str | Mapping[str, Mapping[str, Any]]
+
+
+class Filters:
+    """The filters of a recipe, in its order.
 
     Args:
-        sentences: of the caption.
-        graphs: of the sentences.
-        local_captions: of the salient boxes.
-        local_graphs: of each local caption, a graph for each of its sentences.
+        entries: Names, or `{name: options}`; "default" stands for `DEFAULT`. Answers without any
+            text are dropped whatever the list says.
+
+    Raises:
+        CaptioningError: There is no such filter, or it has no such option.
+
+    Attributes:
+        phrases: Whether phrases are checked against the image.
     """
-    found: list[Phrase] = []
-    for number, (_, graph) in enumerate(zip(sentences, graphs, strict=True)):
-        found += _phrases(graph, "caption", number)
-    for number, (_, several) in enumerate(zip(local_captions, local_graphs, strict=True)):
-        for graph in several:
-            found += _phrases(graph, "local", number)
-    return tuple(dict.fromkeys(found))
+
+    def __init__(self, entries: Iterable[Entry] = DEFAULT):
+        self.phrases = False
+        self._image: Table = {}
+        self._text: Table = {}
+        self._caption: Table = {}
+        for name, options in _expanded(entries):
+            if name == PHRASES:
+                self.phrases = True
+            elif name in IMAGE_FILTERS:
+                self._image[name] = _made(name, IMAGE_FILTERS[name], options)
+            elif name in TEXT_FILTERS:
+                self._text[name] = _made(name, TEXT_FILTERS[name], options)
+            else:
+                function = CAPTION_FILTERS.get(name) or _resolved(name)
+                self._caption[name.rpartition(":")[2]] = _made(name, function, options)
+
+    def prepare(self, run: RunImages) -> None:
+        """Tell the filters that compare images which images there are."""
+        for one in self._image.values():
+            if hasattr(one, "prepare"):
+                one.prepare(run)
+
+    def image_reason(self, picture: Picture, image_id: str) -> tuple[str, str]:
+        """Why no model is asked about an image, with a detail; empty if it is."""
+        return _first(self._image, picture.image, image_id) if self._image else ("", "")
+
+    def text_reason(self, answer: Answer, only: Collection[str] | None = None) -> str:
+        """Why an answer cannot be used; empty if it can.
+
+        Args:
+            answer: A tidied answer; for a refined caption with its `original`.
+            only: Names of the filters to apply; by default all.
+        """
+        if not answer.text.strip():
+            return "empty"
+        table = self._text if answer.original is None else self._text | REFINED_FILTERS
+        if only is not None:
+            table = {name: one for name, one in table.items() if name in only}
+        return _first(table, answer)[0]
+
+    def caption_reason(self, picture: Picture, text: str) -> tuple[str, str]:
+        """Why a final caption is dropped, with a detail; empty if it is kept."""
+        return _first(self._caption, picture.image, text) if self._caption else ("", "")
 
 
-def _phrases(graph: SceneGraph, source: PhraseSource, sentence: int) -> Iterator[Phrase]:
-    for head in graph.objects:
-        yield Phrase(head, "object", source, sentence, reason=_why_not_asked(head))
-    for head, attribute in graph.attributes:
-        reason = NOT_VISUAL if attribute.lower() in _AMOUNTS else _why_not_asked(head)
-        yield Phrase(f"{attribute} {head}", "attribute", source, sentence, reason=reason)
-    for relation in graph.relations:
-        yield Phrase(" ".join(relation), "relation", source, sentence, reason=RELATION)
+def _first(table: Table, *subject: Any) -> tuple[str, str]:
+    """Name of the first filter that objects, and what it says."""
+    for name, one in table.items():
+        if said := one(*subject):
+            return name, said if isinstance(said, str) else ""
+    return "", ""
 
 
-def _why_not_asked(head: str) -> str:
-    return NOT_VISUAL if head.lower().rpartition(" ")[2] in _NOT_VISUAL else ""
-
-
-def texts_to_ask(phrases: Collection[Phrase]) -> list[str]:
-    """What is to be asked of the detector, each text once, sorted."""
-    return sorted({phrase.text for phrase in phrases if not phrase.reason})
-
-
-def score_phrases(
-    phrases: Sequence[Phrase],
-    detection: Detection,
-    texts: Sequence[str],
-    mode: Mode = "independent",
-    threshold: float = THRESHOLD,
-) -> tuple[Phrase, ...]:
-    """The phrases with their scores, and whether they are kept.
-
-    Args:
-        phrases: from [`phrases_of`].
-        detection: of `texts`.
-        texts: the columns of the detection; all of [`texts_to_ask`] among them.
-        mode: "independent": a phrase's score is its greatest over the patches; below the threshold
-            it is dropped (the paper). "reference": the greatest over the patches where it is the
-            best of its sentence's phrases, after class-agnostic suppression of overlapping boxes.
-            A thing with attributes takes part by these alone, as there ("red car", not "car"), and
-            fares as the best of them.
-        threshold: of the score.
-    """
-    threshold = float(np.float32(threshold))  # as exact as the scores are
-    column = {text: number for number, text in enumerate(texts)}
-    with np.errstate(invalid="ignore"):
-        own = detection.scores.max(axis=0) if len(detection.scores) else np.zeros(len(texts))
-    asked = [one for one in phrases if not one.reason and not np.isnan(own[column[one.text]])]
-    best = {one: float(own[column[one.text]]) for one in asked}
-    if mode == "reference":
-        best = _competition(asked, detection, column, threshold)
-    scored = []
-    for one in phrases:
-        if one.reason:
-            scored.append(one)
-        elif one not in best:
-            scored.append(replace(one, reason=TOO_LONG))
+def _expanded(entries: Iterable[Entry]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for entry in entries:
+        if entry == "default":
+            yield from ((name, {}) for name in DEFAULT)
+        elif isinstance(entry, str):
+            yield entry, {}
+        elif isinstance(entry, Mapping) and len(entry) == 1:
+            name, options = next(iter(entry.items()))
+            yield str(name), options or {}
         else:
-            score = best[one]
-            reason = "" if score >= threshold else BELOW_THRESHOLD
-            if reason and own[column[one.text]] >= threshold:
-                reason = NOT_ARG_MAX
-            scored.append(replace(one, score=score, kept=not reason, reason=reason))
-    return tuple(scored)
+            raise CaptioningError(f"An entry of `filters` is a name or {{name: options}}: {entry}.")
 
 
-def _competition(
-    phrases: Sequence[Phrase], detection: Detection, column: dict[str, int], threshold: float
-) -> dict[Phrase, float]:
-    """The score of each phrase where it is the best of its sentence; 0 where it is nowhere."""
-    groups: dict[tuple[PhraseSource, int], list[Phrase]] = defaultdict(list)
-    for one in phrases:
-        groups[one.source, one.sentence].append(one)
-    best: dict[Phrase, float] = {}
-    for group in groups.values():
-        said = _attributes(group)
-        rivals = [one for one in group if one not in said]
-        scores = detection.scores[:, [column[one.text] for one in rivals]]
-        top, winner = scores.max(axis=1), scores.argmax(axis=1)
-        patches = _suppress(detection.boxes, top, threshold)
-        for number, one in enumerate(rivals):
-            won = patches[winner[patches] == number]
-            best[one] = float(top[won].max()) if len(won) else 0.0
-        for one, attributes in said.items():
-            best[one] = max(best[attribute] for attribute in attributes)
-    return best
+def _made(name: str, function: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    """The function with its options; a class is made with them."""
+    try:
+        if isinstance(function, type):
+            return function(**options)
+        inspect.signature(function).bind_partial(**options)
+    except (TypeError, ValueError) as error:
+        raise CaptioningError(f"Options of the filter {name!r}: {error}.") from error
+    return partial(function, **options)
 
 
-def _attributes(group: Sequence[Phrase]) -> dict[Phrase, list[Phrase]]:
-    """The objects that have attributes, with their attributes' phrases."""
-    objects = sorted((one for one in group if one.kind == "object"), key=lambda one: -len(one.text))
-    said: dict[Phrase, list[Phrase]] = defaultdict(list)
-    for one in group:
-        if one.kind == "attribute":  # a "red traffic light" is no "light"
-            heads = (head for head in objects if one.text.endswith(f" {head.text}"))
-            if (head := next(heads, None)) is not None:
-                said[head].append(one)
-    return dict(said)
+def _resolved(name: str) -> Callable[..., Any]:
+    if ":" in name:
+        try:
+            return pkgutil.resolve_name(name)  # type: ignore[no-any-return]
+        except (ImportError, AttributeError, ValueError) as error:
+            raise CaptioningError(f"The filter {name!r} cannot be imported: {error}.") from error
+    known = ", ".join([*DEFAULT, *IMAGE_FILTERS, *CAPTION_FILTERS])
+    raise CaptioningError(
+        f"Unknown filter {name!r}; use {known}, or a function of yours, package.module:function."
+    )
 
 
-def _suppress(
-    boxes: NDArray[np.float32], scores: NDArray[np.float32], threshold: float
-) -> NDArray[np.int64]:
-    """The patches over the threshold that overlap no better one."""
-    import torch
-    from torchvision.ops import nms
-
-    over = np.flatnonzero(scores >= threshold)
-    kept = nms(torch.from_numpy(boxes[over]), torch.from_numpy(scores[over]), NMS_IOU)
-    return np.asarray(over[kept.numpy()])
-
-
-def remove_phrases(text: str, things: Collection[str], attributes: Collection[str] = ()) -> str:
-    """The text without what is rejected, cut where it can be cut.
-
-    The clause goes that names a rejected thing; with its first clause the whole sentence goes. Of
-    "a red car", with "red car" a rejected attribute and "car" no rejected thing, only "red" goes.
-    Words are never cut.
-
-    Args:
-        text: a caption.
-        things: rejected phrases; "construction site" is one thing.
-        attributes: rejected phrases of an attribute and its thing.
-    """
-    words = sorted({phrase for phrase in things if phrase.strip()})
-    said = [phrase for phrase in attributes if not names_any(phrase, words)]
-    kept = [
-        _pruned(_without_attributes(sentence, said), words) for sentence in split_sentences(text)
-    ]
-    return " ".join(sentence for sentence in kept if sentence)
-
-
-def _pruned(sentence: str, rejected: Sequence[str], places: Collection[int] = ()) -> str:
-    """What is left of a sentence without clauses that name a phrase or hold one of the places."""
-    end = _END.search(sentence)
-    body = sentence[: end.start()] if end else sentence
-    cuts = list(_CLAUSE.finditer(body))
-    starts = [0, *(cut.start() for cut in cuts)]
-    stops = [*(cut.start() for cut in cuts), len(body)]
-    clauses = [body[start:stop] for start, stop in zip(starts, stops, strict=True)]
-    goes = [
-        names_any(clause, rejected) or any(start <= place < stop for place in places)
-        for clause, start, stop in zip(clauses, starts, stops, strict=True)
-    ]
-    if not any(goes) and not names_any(sentence, rejected):
-        return sentence
-    if goes[0] or not any(goes):
-        return ""
-    left = "".join(clause for clause, gone in zip(clauses, goes, strict=True) if not gone)
-    return left.rstrip(" ,;") + (end[0] if end else ".")
-
-
-def _without_attributes(sentence: str, phrases: Sequence[str]) -> str:
-    # the grammar is asked only where it matters
-    heads = [phrase.rpartition(" ")[2] for phrase in phrases]
-    if not names_any(sentence, heads):
-        return sentence
-    _, places = attribute_mentions(sentence, phrases)
-    if places:
-        sentence = _pruned(sentence, (), places)
-    spans, _ = attribute_mentions(sentence, phrases) if sentence else ((), ())
-    # what the grammar does not see goes by its words, or else with its clause
-    sentence = cut(sentence, spans)
-    return _pruned(cut(sentence, literal_mentions(sentence, phrases)), phrases)
-
-
-__all__ = [
-    "NMS_IOU",
-    "REASONS",
-    "RULES_VERSION",
-    "THRESHOLD",
-    "phrases_of",
-    "remove_phrases",
-    "score_phrases",
-    "texts_to_ask",
-]
+__all__ = ["DEFAULT", "REASONS", "Answer", "Filters", "RunImages"]

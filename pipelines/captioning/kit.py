@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import transformers
@@ -16,11 +17,19 @@ from .clients import open_model
 from .detectors import open_detector
 from .encoder import PhraseCache, sentence_encoder
 from .errors import CaptioningError
-from .filters import RULES_VERSION as FILTER_RULES
+from .filters import Filters, RunImages
+from .inputs import list_shards, read_shard
+from .phrases import RULES_VERSION as FILTER_RULES
 from .privacy import Blurrer
 from .prompts import Prompts, load_prompts
 from .recipe import Component, Recipe
-from .records import CaptionModel, PhraseDetector, SceneGraphParser, Segmenter
+from .records import (
+    CaptionModel,
+    PhraseDetector,
+    SceneGraphParser,
+    Segmenter,
+    SourceImage,
+)
 from .scene_graph import open_parser
 from .segment import BOXES_REVISION, open_segmenter, salient_boxes
 
@@ -62,6 +71,7 @@ class Kit:
         encode: embeds phrases, each once.
         prompts: what models are asked.
         blurrer: makes faces and plates unreadable.
+        filters: keep images and captions out.
     """
 
     recipe: Recipe
@@ -72,6 +82,7 @@ class Kit:
     encode: PhraseCache
     prompts: Prompts
     blurrer: Blurrer
+    filters: Filters
     in_parser: Threads = field(default_factory=lambda: Threads("parser"))
     in_detector: Threads = field(default_factory=lambda: Threads("detector"))
     # several images at once, so that their new phrases are embedded in one batch
@@ -123,6 +134,7 @@ def open_kit(recipe: Recipe) -> Iterator[Kit]:
         encode=PhraseCache(sentence_encoder(consensus.encoder)),
         prompts=load_prompts(recipe.prompts),
         blurrer=Blurrer(recipe.privacy.detector),
+        filters=open_filters(recipe),
     )
     try:
         yield kit
@@ -134,6 +146,23 @@ def open_kit(recipe: Recipe) -> Iterator[Kit]:
 def open_models(recipe: Recipe) -> dict[str, CaptionModel]:
     """The captioning models of a recipe by name; none is connected or loaded yet."""
     return {model["name"]: _open_model(recipe, model) for model in recipe.models}
+
+
+def open_filters(recipe: Recipe) -> Filters:
+    """The filters of a recipe, which may look at all its images."""
+
+    def images() -> Iterator[SourceImage]:
+        for shard in list_shards(recipe):
+            for row in read_shard(recipe, shard):
+                if isinstance(row, SourceImage):
+                    yield row
+
+    def fingerprint() -> str:
+        return " ".join(f"{shard.name} {shard.stamp}" for shard in list_shards(recipe))
+
+    filters = Filters(recipe.filters)
+    filters.prepare(RunImages(images, fingerprint, Path(recipe.output_dir)))
+    return filters
 
 
 def _check_boxes(recipe: Recipe) -> None:

@@ -150,6 +150,7 @@ class Recipe:
         seed: of all sampling.
         synthetic: the models or the images are simulated, and reports have to say so.
         prompts: further prompt templates by name, see `prompts.load_prompts`.
+        filters: what keeps images and captions out, as names or `{name: options}`; see `filters`.
         refine: check the captions against the image and rewrite them; without it (an ablation, or a
             cheap run) the consensus is that of the captions as they were first written.
     """
@@ -166,6 +167,7 @@ class Recipe:
     seed: int = 0
     synthetic: bool = False
     prompts: Mapping[str, Any] = field(default_factory=dict)
+    filters: tuple[Any, ...] = ("default",)
     refine: bool = True
     generate: GenerateSettings = GenerateSettings()
     segment: SegmentSettings = SegmentSettings()

@@ -1,36 +1,42 @@
-"""What a merge starts from, and what is made of its answer."""
+"""What a merge prompt contains, and what becomes of its answer."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from .filters import remove_phrases
-from .guards import check_caption, tidy_caption
+from .filters import Answer, Filters
+from .phrases import remove_phrases
 from .records import Candidate, Phrase
+from .text import tidy_caption
 
 MIN_WORDS_OF_A_DETAIL = 3
-NO_DETAIL = frozenset({"empty", "injection", "markup", "not_english", "refusal", "template_token"})
-"""What a short text can be besides a caption; the other reasons are for long ones."""
+NO_DETAIL = frozenset({"injection", "markup", "not_english", "refusal", "template_token"})
+"""Text filters that apply to local captions; the others are meant for long captions."""
 
 
 def rejected_phrases(one: Candidate) -> tuple[str, ...]:
-    """The phrases that the image does not support, of the caption and its details, sorted."""
+    """The phrases of the caption and its details that the image does not support, sorted."""
     return tuple(sorted({phrase.text for phrase in one.phrases if not phrase.kept}))
 
 
 def plain_removal(one: Candidate) -> str:
-    """The caption less what the image does not support, cut by rules."""
+    """The caption less the phrases that the image does not support, cut by rules."""
     return _less(one.text, [phrase for phrase in one.phrases if not phrase.kept])
 
 
-def supported_details(one: Candidate) -> tuple[str, ...]:
-    """The local captions without what the image does not support; what is left of each, if any.
+def merge_inputs(one: Candidate, filters: Filters) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """The caption, the supported details and the rejected phrases of a merge prompt."""
+    return one.text, supported_details(one, filters), rejected_phrases(one)
 
-    Answers that are no captions (refusals, orders) are left out.
+
+def supported_details(one: Candidate, filters: Filters) -> tuple[str, ...]:
+    """The local captions less what the image does not support.
+
+    Answers that are no captions, such as refusals, are left out.
     """
     found = []
     for number, detail in enumerate(one.details):
         text, _ = tidy_caption(detail.text)
-        if check_caption(text) in NO_DETAIL:
+        if filters.text_reason(Answer(text), only=NO_DETAIL):
             continue
         rejected = [
             phrase
@@ -43,69 +49,55 @@ def supported_details(one: Candidate) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def apply_merge(
+    one: Candidate, text: str, filters: Filters, finish_reason: str = "stop"
+) -> Candidate:
+    """The candidate with its refined caption, or with a plain removal if that is unusable.
+
+    Args:
+        one: The candidate after the phrase filter.
+        text: The model's answer.
+        filters: The filters of the recipe.
+        finish_reason: Of the answer.
+    """
+    text, flags = tidy_caption(text)
+    answer = Answer(
+        text,
+        finish_reason,
+        original=plain_removal(one),
+        rejected=rejected_phrases(one),
+        kept=[phrase.text for phrase in one.phrases if phrase.kept],
+    )
+    if reason := filters.text_reason(answer):
+        return fall_back(one, reason, filters)
+    flags = tuple(sorted({*one.flags, *flags}))
+    return replace(one, stage="merge", text=text, finish_reason=finish_reason, flags=flags)
+
+
+def fall_back(one: Candidate, reason: str, filters: Filters) -> Candidate:
+    """The candidate whose model gave no usable refined caption: its own, less what was rejected.
+
+    Args:
+        one: The candidate after the phrase filter.
+        reason: Why; becomes the flag `merge_<reason>`.
+        filters: The filters of the recipe.
+    """
+    flags = tuple(sorted({*one.flags, f"merge_{reason}"}))
+    text = plain_removal(one)
+    dropped = filters.text_reason(Answer(text))
+    return replace(one, stage="merge", text=text, flags=flags, drop_reason=dropped)
+
+
 def _less(text: str, rejected: Sequence[Phrase]) -> str:
     things = [phrase.text for phrase in rejected if phrase.kind != "attribute"]
     attributes = [phrase.text for phrase in rejected if phrase.kind == "attribute"]
     return remove_phrases(text, things, attributes)
 
 
-def merge_inputs(one: Candidate) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """Caption, supported details and rejected phrases: what the merge prompt holds."""
-    return one.text, supported_details(one), rejected_phrases(one)
-
-
-def needs_merge(one: Candidate) -> bool:
-    """There is something to take out or to work in."""
-    _, details, rejected = merge_inputs(one)
-    return bool(details or rejected)
-
-
-def apply_merge(one: Candidate, text: str, finish_reason: str = "stop") -> Candidate:
-    """The candidate with its refined caption, or, if that is no good, with a plain removal.
-
-    Args:
-        one: after the filter.
-        text: the model's answer.
-        finish_reason: of the answer.
-    """
-    text, flags = tidy_caption(text, finish_reason)
-    rejected = rejected_phrases(one)
-    reason = check_caption(
-        text,
-        finish_reason,
-        original=plain_removal(one),
-        rejected=rejected,
-        kept=[phrase.text for phrase in one.phrases if phrase.kept],
-    )
-    if reason:
-        return fall_back(one, reason)
-    return replace(
-        one,
-        stage="merge",
-        text=text,
-        finish_reason=finish_reason,
-        flags=tuple(sorted({*one.flags, *flags})),
-    )
-
-
-def fall_back(one: Candidate, reason: str) -> Candidate:
-    """The candidate whose model gave no usable refined caption: its own, less what was rejected.
-
-    Args:
-        one: after the filter.
-        reason: why; becomes the flag `merge_<reason>`.
-    """
-    flags = tuple(sorted({*one.flags, f"merge_{reason}"}))
-    text = plain_removal(one)
-    dropped = check_caption(text)
-    return replace(one, stage="merge", text=text, flags=flags, drop_reason=dropped)
-
-
 __all__ = [
     "apply_merge",
     "fall_back",
     "merge_inputs",
-    "needs_merge",
     "plain_removal",
     "rejected_phrases",
     "supported_details",

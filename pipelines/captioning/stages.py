@@ -16,12 +16,12 @@ from .capture import REVISION as CAPTURE_REVISION
 from .capture import choose, consensus_scores
 from .capture_parsing import parsed_caption, parsing_revision
 from .errors import RequestFailedError
-from .filters import RULES_VERSION as FILTER_RULES
-from .filters import phrases_of, score_phrases, texts_to_ask
-from .guards import check_caption, tidy_caption
+from .filters import Answer
 from .kit import Kit
 from .ledger import DETAIL_LENGTH, Ledger, Unit, unit_key
 from .passes import Pass
+from .phrases import RULES_VERSION as FILTER_RULES
+from .phrases import phrases_of, score_phrases, texts_to_ask
 from .picture import Picture
 from .privacy import redact_text, scan_text
 from .records import (
@@ -37,10 +37,11 @@ from .records import (
     SourceImage,
     Usage,
 )
-from .refine import apply_merge, fall_back, merge_inputs, needs_merge
+from .refine import apply_merge, fall_back, merge_inputs
 from .scene_graph import split_sentences
 from .segment import BOXES_REVISION, salient_boxes
 from .tables import Reject
+from .text import tidy_caption
 
 Stages = tuple[tuple[Candidate, ...], tuple[Reject, ...]]
 
@@ -77,8 +78,11 @@ class _ImageRun:
 
     async def run(self, step: Pass) -> Stages:
         seen = await self._once("image", self._look, parts={})
-        if seen.failed:
-            return (), (Reject(self.source.image_id, "image", "", seen.reason, seen.detail),)
+        reason, detail = seen.reason, seen.detail
+        if not seen.failed:
+            reason, detail = await asyncio.to_thread(self._judge_image)
+        if reason:
+            return (), (Reject(self.source.image_id, "image", "", reason, detail),)
         if step.stage == "describe":
             await self.describe(step.models)
             return (), ()
@@ -103,6 +107,9 @@ class _ImageRun:
         except BadImageError as error:
             raise RequestFailedError(error.reason, str(error)) from error
         return {"width": image.width, "height": image.height}
+
+    def _judge_image(self) -> tuple[str, str]:
+        return self.kit.filters.image_reason(self.picture, self.source.image_id)
 
     # ---- describe -------------------------------------------------------------------------------
 
@@ -165,8 +172,9 @@ class _ImageRun:
         unit = await self._ask(model, "describe", prompt, sampling)
         if unit.failed:
             return replace(blank, drop_reason=unit.reason, usage=_usage(model, unit))
-        text, flags = tidy_caption(unit.result["text"], unit.result["finish_reason"])
-        reason = check_caption(text, unit.result["finish_reason"], prompt=prompt)
+        text, flags = tidy_caption(unit.result["text"])
+        answer = Answer(text, unit.result["finish_reason"], prompt)
+        reason = self.kit.filters.text_reason(answer)
         return replace(
             blank,
             text=text,
@@ -207,7 +215,7 @@ class _ImageRun:
 
     async def filter(self, candidates: list[Candidate]) -> list[Candidate]:
         """The visual elements of all captions, and which of them the image supports."""
-        if not self.recipe.refine:
+        if not self.recipe.refine or not self.kit.filters.phrases:
             return candidates
         phrases = await asyncio.gather(*(self._phrases(one) for one in candidates))
         filter = self.recipe.filter
@@ -274,10 +282,10 @@ class _ImageRun:
     async def _merge(self, one: Candidate) -> Candidate:
         if one.drop_reason:
             return one
-        if not needs_merge(one):
+        caption, details, rejected = merge_inputs(one, self.kit.filters)
+        if not details and not rejected:
             return self._private(replace(one, stage="merge"))
         model, settings = self.kit.models[one.model], self.recipe.merge
-        caption, details, rejected = merge_inputs(one)
         prompt, _ = self.kit.prompts.merge(one.view, caption, details, rejected)
         sampling = Sampling(settings.temperature, 1.0, settings.max_tokens, one.sampling.seed)
         unit = await self._ask(
@@ -290,9 +298,11 @@ class _ImageRun:
             rejected=rejected,
         )
         merged = (
-            fall_back(one, unit.reason)
+            fall_back(one, unit.reason, self.kit.filters)
             if unit.failed
-            else apply_merge(one, unit.result["text"], unit.result["finish_reason"])
+            else apply_merge(
+                one, unit.result["text"], self.kit.filters, unit.result["finish_reason"]
+            )
         )
         return self._private(replace(merged, usage=_sum([one.usage, _usage(model, unit)])))
 
@@ -307,6 +317,7 @@ class _ImageRun:
     async def consensus(self, candidates: list[Candidate]) -> list[Candidate]:
         """CAPTURE of every candidate against the others, and the best of them."""
         settings = self.recipe.consensus
+        candidates = await asyncio.to_thread(lambda: [self._judged(one) for one in candidates])
         graphs = await asyncio.gather(
             *(self._graphs("" if one.drop_reason else one.text) for one in candidates)
         )
@@ -345,6 +356,13 @@ class _ImageRun:
         ]
         best = choose(scored, self.recipe.model_names)
         return [replace(one, chosen=index == best) for index, one in enumerate(scored)]
+
+    def _judged(self, one: Candidate) -> Candidate:
+        """The candidate, dropped if a filter finds that its final text does not fit the image."""
+        if one.drop_reason:
+            return one
+        reason, _ = self.kit.filters.caption_reason(self.picture, one.text)
+        return replace(one, drop_reason=reason)
 
     # ---- units ----------------------------------------------------------------------------------
 

@@ -2,12 +2,12 @@ from dataclasses import replace
 
 import pytest
 
+from pipelines.captioning.filters import Filters
 from pipelines.captioning.records import Box, Candidate, LocalCaption, Phrase, Sampling
 from pipelines.captioning.refine import (
     apply_merge,
     fall_back,
     merge_inputs,
-    needs_merge,
     supported_details,
 )
 
@@ -17,7 +17,7 @@ TEXT = (
 )
 WITHOUT = TEXT.replace(" A stone fountain stands in front of them.", "")
 REFINED = WITHOUT + " A red bus waits at the crossing."
-BOX = Box(0, 0, 10, 10)
+BOX, FILTERS = Box(0, 0, 10, 10), Filters()
 
 
 @pytest.fixture
@@ -48,11 +48,11 @@ def candidate():
 
 
 def test_details_lose_what_is_not_supported(candidate):
-    assert supported_details(candidate) == (
+    assert supported_details(candidate, FILTERS) == (
         "A red bus waits at the crossing.",
         "A shop window with flowers.",
     )
-    _, _, rejected = merge_inputs(candidate)
+    _, _, rejected = merge_inputs(candidate, FILTERS)
     assert rejected == ("dog", "fountain", "stone fountain", "tram")
 
 
@@ -65,18 +65,13 @@ def test_answers_that_are_no_captions_are_no_details(candidate):
     )
     details = tuple(LocalCaption(BOX, answer) for answer in answers)
     one = replace(candidate, details=details, phrases=())
-    assert supported_details(one) == ("A red bus waits.",)
-    assert not needs_merge(replace(one, details=details[:3]))
-
-
-def test_a_merge_is_needed_only_where_there_is_something_to_do(candidate):
-    assert needs_merge(candidate)
-    assert needs_merge(replace(candidate, details=()))
-    assert not needs_merge(replace(candidate, details=(), phrases=candidate.phrases[:2]))
+    assert supported_details(one, FILTERS) == ("A red bus waits.",)
+    own = Filters(["default", {"too_short": {"min_words": 99}}])  # of long captions alone
+    assert supported_details(one, own) == ("A red bus waits.",)
 
 
 def test_a_good_answer_becomes_the_caption(candidate):
-    merged = apply_merge(candidate, f"Here is the refined caption: {REFINED}")
+    merged = apply_merge(candidate, f"Here is the refined caption: {REFINED}", FILTERS)
     assert (merged.text, merged.stage, merged.drop_reason) == (REFINED, "merge", "")
     assert merged.generated == TEXT
     assert merged.flags == ("preamble_removed", "speculation")
@@ -96,7 +91,7 @@ def test_a_good_answer_becomes_the_caption(candidate):
 def test_a_bad_answer_leaves_the_caption_without_what_was_rejected(
     candidate, answer, finish_reason, reason
 ):
-    merged = apply_merge(candidate, answer, finish_reason)
+    merged = apply_merge(candidate, answer, FILTERS, finish_reason)
     assert merged.text == WITHOUT
     assert merged.flags == (f"merge_{reason}", "speculation")
     assert merged.drop_reason == ""
@@ -104,6 +99,6 @@ def test_a_bad_answer_leaves_the_caption_without_what_was_rejected(
 
 def test_a_caption_of_which_nothing_is_left_is_dropped(candidate):
     one = replace(candidate, text="A stone fountain stands there in the middle of the old square.")
-    merged = fall_back(one, "timeout")
+    merged = fall_back(one, "timeout", FILTERS)
     assert (merged.text, merged.drop_reason) == ("", "empty")
     assert "merge_timeout" in merged.flags

@@ -12,8 +12,8 @@ import pytest
 from dataset_builders.storage import count_rows, iter_images, read_rejects, read_table
 from dataset_builders.synthetic import build_dataset
 from pipelines.captioning.export import export_dataset
-from pipelines.captioning.filters import REASONS
 from pipelines.captioning.ledger import Ledger
+from pipelines.captioning.phrases import REASONS
 from pipelines.captioning.recipe import make_recipe
 from pipelines.captioning.report_run import report_run
 from pipelines.captioning.run import run, state

@@ -11,7 +11,7 @@ import pytest
 from dataset_builders.synthetic import build_dataset
 from dataset_builders.synthetic.captioners import CAPTIONERS
 from pipelines.captioning.errors import CaptioningError
-from pipelines.captioning.guards import check_caption
+from pipelines.captioning.filters import Answer, Filters
 from pipelines.captioning.records import Box, CaptionModel, Reply, Request, Sampling, Task, View
 from pipelines.captioning.simulated import open_simulated_model
 from pipelines.captioning.simulated_judge import judge
@@ -136,7 +136,7 @@ def test_merge_takes_out_what_was_rejected_and_works_in_what_is_new(faultless):
     assert "leafy tree" in text
     assert "wooden bench" in text.lower()
     assert text.count("a sky that is grey") == 1
-    assert check_caption(text, original=caption) == ""
+    assert Filters().text_reason(Answer(text, original=caption)) == ""
 
 
 def test_merge_fails_at_its_rates_and_the_guards_find_it(city_with_truth):
@@ -154,7 +154,7 @@ def test_merge_fails_at_its_rates_and_the_guards_find_it(city_with_truth):
 
     refused = [one for one in answers(refusal=0.3) if one.text == REFUSAL]
     assert 8 <= len(refused) <= 30
-    assert check_caption(REFUSAL) == "refusal"
+    assert Filters().text_reason(Answer(REFUSAL)) == "refusal"
     cut = [one for one in answers(truncation=0.3, refusal=0.0) if one.finish_reason == "length"]
     assert 8 <= len(cut) <= 30
     assert all(len(one.text.split()) < len(caption.split()) for one in cut)

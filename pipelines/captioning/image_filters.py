@@ -1,0 +1,164 @@
+"""Filters that look at images: near duplicates, and the agreement of image and caption."""
+
+import json
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dataset_builders.files import atomic_path
+from dataset_builders.images import BadImageError, decode_image
+
+from .errors import CaptioningError, MissingDependencyError
+from .records import SourceImage
+
+
+@dataclass(frozen=True)
+class RunImages:
+    """All images of a run.
+
+    Attributes:
+        open: Yields them in order.
+        fingerprint: Gives another text when the images may have changed.
+        folder: Of the run.
+    """
+
+    open: Callable[[], Iterable[SourceImage]]
+    fingerprint: Callable[[], str]
+    folder: Path
+
+
+class NearDuplicate:
+    """The image looks like an earlier one of the run (perceptual hash).
+
+    All images are hashed before the first is judged, and the result is kept in the run's folder, so
+    it depends neither on shards nor on the order in which images are worked on.
+
+    Args:
+        max_distance: Number of bits, of 64, in which the hashes of two alike images may differ.
+    """
+
+    def __init__(self, max_distance: int = 4):
+        try:
+            import imagehash  # noqa: F401
+        except ImportError as error:
+            raise MissingDependencyError(
+                'The filter `near_duplicate` needs ImageHash: pip install -e ".[captioning]".'
+            ) from error
+        if not 0 <= max_distance < 64:
+            raise ValueError(f"`max_distance` must be between 0 and 63, got {max_distance}")
+        self._max_distance = max_distance
+        self._run: RunImages | None = None
+        self._lock = threading.Lock()
+
+    def prepare(self, run: RunImages) -> None:
+        """Name the images among which duplicates are looked for."""
+        self._run = run
+
+    def __call__(self, image: Image.Image, image_id: str) -> str:
+        """Which earlier image this one looks like; empty if none."""
+        with self._lock:
+            earlier = self._duplicates.get(image_id)
+        return f"looks like {earlier}" if earlier else ""
+
+    @cached_property
+    def _duplicates(self) -> dict[str, str]:
+        if self._run is None:
+            return {}
+        key = f"phash {self._max_distance} {self._run.fingerprint()}"
+        cache = self._run.folder / "near_duplicates.json"
+        if cache.is_file():
+            stored = json.loads(cache.read_text(encoding="utf-8"))
+            if stored["key"] == key:
+                return dict(stored["duplicates"])
+        found = near_duplicates(self._run.open(), self._max_distance)
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(cache) as path:
+            path.write_text(json.dumps({"key": key, "duplicates": found}), encoding="utf-8")
+        return found
+
+
+def near_duplicates(images: Iterable[SourceImage], max_distance: int = 4) -> dict[str, str]:
+    """Images that look like an earlier one.
+
+    Args:
+        images: In order; those that cannot be decoded are left out.
+        max_distance: Differing bits, of 64, of two alike images' perceptual hashes.
+
+    Returns:
+        The id of each duplicate, and of the first image it looks like.
+    """
+    import imagehash
+
+    hashes, ids, found = np.zeros(1024, np.uint64), list[str](), dict[str, str]()
+    for source in images:
+        try:
+            bits = imagehash.phash(decode_image(source.data)).hash
+        except BadImageError:
+            continue
+        own = np.packbits(bits).view(np.uint64)[0]
+        alike = np.flatnonzero(np.bitwise_count(hashes[: len(ids)] ^ own) <= max_distance)
+        if len(alike):
+            found[source.image_id] = ids[alike[0]]
+            continue
+        if len(ids) == len(hashes):
+            hashes = np.concatenate([hashes, np.zeros_like(hashes)])
+        hashes[len(ids)] = own
+        ids.append(source.image_id)
+    return found
+
+
+class ImageTextScore:
+    """The cosine of image and caption, by a CLIP, is below `min_score`.
+
+    Args:
+        model: Hub id or folder of any image-text model of transformers; a long caption is scored
+            whole only by a model of long texts, otherwise by its first tokens.
+        min_score: Lowest cosine that is kept.
+        device: As torch names it; the first accelerator, or the CPU, by default.
+    """
+
+    def __init__(self, model: str, min_score: float = 0.2, device: str | None = None):
+        self._name, self._min_score, self._device = model, min_score, device
+        self._lock = threading.Lock()
+
+    def __call__(self, image: Image.Image, text: str) -> str:
+        """The score, if it is too low."""
+        score = self.score(image, text)
+        return f"{score:.3f} is below {self._min_score:g}" if score < self._min_score else ""
+
+    def score(self, image: Image.Image, text: str) -> float:
+        """The cosine in [-1, 1]."""
+        import torch
+
+        with self._lock, torch.inference_mode():
+            model, processor = self._loaded
+            inputs = processor(
+                text=[text], images=image, return_tensors="pt", padding=True, truncation=True
+            )
+            output = model(**inputs.to(model.device))
+            return float(
+                torch.cosine_similarity(output.image_embeds, output.text_embeds).cpu().item()
+            )
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        import torch
+        from transformers import AutoModel, AutoProcessor
+
+        device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            model = AutoModel.from_pretrained(self._name).to(device).eval()
+            return model, AutoProcessor.from_pretrained(self._name)
+        except (OSError, ValueError) as error:
+            raise CaptioningError(
+                f"The filter `image_text_score` cannot load {self._name!r}: {error}"
+            ) from error
+
+
+__all__ = ["ImageTextScore", "NearDuplicate", "RunImages", "near_duplicates"]

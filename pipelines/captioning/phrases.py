@@ -1,0 +1,365 @@
+"""Phrases of a caption: which it names, which the image supports, and the text without the others.
+
+`score_phrases` has two modes: in the paper each phrase is judged by its own score; in the reference
+implementation the phrases of a sentence compete for each patch of the image.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .grammar import Attribute, attributes_of, first_of_word, object_name, read_documents
+from .records import Detection, Phrase, PhraseSource, SceneGraph
+from .scene_graph import split_sentences
+from .stop_words import URBAN_STOP_WORDS
+from .text import names_any
+
+RULES_VERSION = "filter-1"
+"""Changes whenever the phrases that are asked or kept change; part of the ledger's keys."""
+THRESHOLD = 0.01
+NMS_IOU = 0.1
+Mode = Literal["independent", "reference"]
+REASONS = {
+    "relation": "Relations are not asked of the detector.",
+    "not_visual": "It names nothing that has a shape: the picture, an impression, an amount.",
+    "too_long": "The phrase has more tokens than the detector reads.",
+    "below_threshold": "Its score is below the threshold: the image does not support it.",
+    "not_arg_max": "Wherever it is seen, another phrase of its sentence scores higher.",
+}
+"""Why a phrase was dropped, or has no score."""
+
+# A detector finds no "scene" and no "sense of calm": if asked, these would be rejected and take
+# "The scene shows a street" with them.
+_MORE = """
+    access activity addition contrast day density depth design direction environment flow height
+    interconnectedness location motion openness overview proximity purpose scale size surroundings
+    vastness view
+"""
+_NOT_VISUAL = URBAN_STOP_WORDS | frozenset(_MORE.split())
+# said of many things, and not visible in any one of them
+_AMOUNTS = frozenset(
+    ("different", "diverse", "few", "many", "multiple", "numerous", "overall", "several", "various")
+)
+
+
+# ---- which phrases ------------------------------------------------------------------------------
+
+
+def phrases_of(
+    sentences: Sequence[str],
+    graphs: Sequence[SceneGraph],
+    local_captions: Sequence[str] = (),
+    local_graphs: Sequence[Sequence[SceneGraph]] = (),
+) -> tuple[Phrase, ...]:
+    """Every visual element of a caption and of its local captions, not yet scored.
+
+    Objects by their heads, and each attribute with its head ("red car"). Relations are listed and
+    kept, since a detector of things cannot judge them; so are names of what has no shape ("scene",
+    "atmosphere") and amounts ("several car").
+
+    Args:
+        sentences: Sentences of the caption.
+        graphs: One graph per sentence.
+        local_captions: Captions of the salient boxes.
+        local_graphs: Per local caption, one graph per sentence.
+    """
+    found: list[Phrase] = []
+    for number, (_, graph) in enumerate(zip(sentences, graphs, strict=True)):
+        found += _phrases(graph, "caption", number)
+    for number, (_, several) in enumerate(zip(local_captions, local_graphs, strict=True)):
+        for graph in several:
+            found += _phrases(graph, "local", number)
+    return tuple(dict.fromkeys(found))
+
+
+def _phrases(graph: SceneGraph, source: PhraseSource, sentence: int) -> Iterator[Phrase]:
+    for head in graph.objects:
+        yield Phrase(head, "object", source, sentence, reason=_why_not_asked(head))
+    for head, attribute in graph.attributes:
+        reason = "not_visual" if attribute.lower() in _AMOUNTS else _why_not_asked(head)
+        yield Phrase(f"{attribute} {head}", "attribute", source, sentence, reason=reason)
+    for relation in graph.relations:
+        yield Phrase(" ".join(relation), "relation", source, sentence, reason="relation")
+
+
+def _why_not_asked(head: str) -> str:
+    return "not_visual" if head.lower().rpartition(" ")[2] in _NOT_VISUAL else ""
+
+
+def texts_to_ask(phrases: Collection[Phrase]) -> list[str]:
+    """The texts to ask the detector, each once, sorted."""
+    return sorted({phrase.text for phrase in phrases if not phrase.reason})
+
+
+# ---- which the image supports -------------------------------------------------------------------
+
+
+def score_phrases(
+    phrases: Sequence[Phrase],
+    detection: Detection,
+    texts: Sequence[str],
+    mode: Mode = "independent",
+    threshold: float = THRESHOLD,
+) -> tuple[Phrase, ...]:
+    """The phrases with their scores, and whether they are kept.
+
+    Args:
+        phrases: From `phrases_of`.
+        detection: Of `texts`.
+        texts: The columns of the detection, including all of `texts_to_ask(phrases)`.
+        mode: "independent": a phrase's score is its maximum over the patches, and it is dropped
+            below the threshold (the paper). "reference": the maximum over the patches where it
+            scores highest among its sentence's phrases, after class-agnostic suppression of
+            overlapping boxes. A thing with attributes competes through these alone ("red car", not
+            "car") and gets the best of their scores.
+        threshold: Lowest score that is kept.
+    """
+    threshold = float(np.float32(threshold))  # as exact as the scores
+    column = {text: number for number, text in enumerate(texts)}
+    with np.errstate(invalid="ignore"):
+        own = detection.scores.max(axis=0) if len(detection.scores) else np.zeros(len(texts))
+    asked = [one for one in phrases if not one.reason and not np.isnan(own[column[one.text]])]
+    if mode == "reference":
+        scores = _competition(asked, detection, column, threshold)
+    else:
+        scores = {one: float(own[column[one.text]]) for one in asked}
+    scored = []
+    for one in phrases:
+        if one.reason:
+            scored.append(one)
+        elif one not in scores:
+            scored.append(replace(one, reason="too_long"))
+        else:
+            reason = "" if scores[one] >= threshold else "below_threshold"
+            if reason and own[column[one.text]] >= threshold:
+                reason = "not_arg_max"
+            scored.append(replace(one, score=scores[one], kept=not reason, reason=reason))
+    return tuple(scored)
+
+
+def _competition(
+    phrases: Sequence[Phrase], detection: Detection, column: dict[str, int], threshold: float
+) -> dict[Phrase, float]:
+    """The score of each phrase where it is the best of its sentence; 0 where it is nowhere."""
+    groups: dict[tuple[PhraseSource, int], list[Phrase]] = defaultdict(list)
+    for one in phrases:
+        groups[one.source, one.sentence].append(one)
+    best: dict[Phrase, float] = {}
+    for group in groups.values():
+        said = _attributes(group)
+        rivals = [one for one in group if one not in said]
+        scores = detection.scores[:, [column[one.text] for one in rivals]]
+        top, winner = scores.max(axis=1), scores.argmax(axis=1)
+        patches = _suppress(detection.boxes, top, threshold)
+        for number, one in enumerate(rivals):
+            won = patches[winner[patches] == number]
+            best[one] = float(top[won].max()) if len(won) else 0.0
+        for one, attributes in said.items():
+            best[one] = max(best[attribute] for attribute in attributes)
+    return best
+
+
+def _attributes(group: Sequence[Phrase]) -> dict[Phrase, list[Phrase]]:
+    """The objects that have attributes, with their attributes' phrases."""
+    objects = sorted((one for one in group if one.kind == "object"), key=lambda one: -len(one.text))
+    said: dict[Phrase, list[Phrase]] = defaultdict(list)
+    for one in group:
+        if one.kind == "attribute":  # a "red traffic light" is no "light"
+            heads = (head for head in objects if one.text.endswith(f" {head.text}"))
+            if (head := next(heads, None)) is not None:
+                said[head].append(one)
+    return dict(said)
+
+
+def _suppress(
+    boxes: NDArray[np.float32], scores: NDArray[np.float32], threshold: float
+) -> NDArray[np.int64]:
+    """The patches over the threshold that overlap no better one."""
+    import torch
+    from torchvision.ops import nms
+
+    over = np.flatnonzero(scores >= threshold)
+    kept = nms(torch.from_numpy(boxes[over]), torch.from_numpy(scores[over]), NMS_IOU)
+    return np.asarray(over[kept.numpy()])
+
+
+# ---- the text without the others ----------------------------------------------------------------
+
+# where a sentence can be cut so that both sides can still be read
+_CLAUSE = re.compile(r"(?:\s*[;,]\s*(?:and\s+|or\s+|while\s+|as well as\s+)?|\s+(?:and|while)\s+)")
+_END = re.compile(r"[.!?][\"'”’)\]]*$")
+_ARTICLE = re.compile(r"\b(an?)$", re.IGNORECASE)
+_VOWEL = re.compile(r"(?!uni|use|usu|eu|one)[aeiou]", re.IGNORECASE)
+_WORD = re.compile(r"[\w'’-]+")
+_JOINED = re.compile(r"(?:,|\b(?:and|or))\s+$", re.IGNORECASE)
+_JOINERS = (",", "and", "or")
+
+Span = tuple[int, int]
+
+
+def remove_phrases(text: str, things: Collection[str], attributes: Collection[str] = ()) -> str:
+    """The text without rejected phrases, cut where a sentence can be cut.
+
+    A clause that names a rejected thing is removed; the whole sentence if it is the first clause.
+    Of "a red car", with "red car" a rejected attribute and "car" no rejected thing, only "red" is
+    removed. Words are never cut.
+
+    Args:
+        text: A caption.
+        things: Rejected phrases; "construction site" is one thing.
+        attributes: Rejected phrases of an attribute and its thing.
+    """
+    words = sorted({phrase for phrase in things if phrase.strip()})
+    said = [phrase for phrase in attributes if not names_any(phrase, words)]
+    kept = [
+        _pruned(_without_attributes(sentence, said), words) for sentence in split_sentences(text)
+    ]
+    return " ".join(sentence for sentence in kept if sentence)
+
+
+def _pruned(sentence: str, rejected: Sequence[str], places: Collection[int] = ()) -> str:
+    """The sentence without clauses that name a phrase or contain one of the places."""
+    end = _END.search(sentence)
+    body = sentence[: end.start()] if end else sentence
+    cuts = [match.start() for match in _CLAUSE.finditer(body)]
+    spans = list(zip([0, *cuts], [*cuts, len(body)], strict=True))
+    goes = [
+        names_any(body[start:stop], rejected) or any(start <= place < stop for place in places)
+        for start, stop in spans
+    ]
+    if not any(goes) and not names_any(sentence, rejected):
+        return sentence
+    if goes[0] or not any(goes):
+        return ""
+    left = "".join(body[slice(*span)] for span, gone in zip(spans, goes, strict=True) if not gone)
+    return left.rstrip(" ,;") + (end[0] if end else ".")
+
+
+def _without_attributes(sentence: str, phrases: Sequence[str]) -> str:
+    # the grammar is asked only where it matters
+    if not names_any(sentence, [phrase.rpartition(" ")[2] for phrase in phrases]):
+        return sentence
+    _, places = attribute_mentions(sentence, phrases)
+    if places:
+        sentence = _pruned(sentence, (), places)
+    spans, _ = attribute_mentions(sentence, phrases) if sentence else ((), ())
+    # what the grammar does not see is found by its words, or else goes with its clause
+    sentence = cut(sentence, spans)
+    return _pruned(cut(sentence, literal_mentions(sentence, phrases)), phrases)
+
+
+def attribute_mentions(sentence: str, phrases: Collection[str]) -> tuple[list[Span], list[int]]:
+    """Where a sentence says one of the phrases, by its grammar.
+
+    In "a fence and green trees" the fence is not green; in "large and green trees" the trees are
+    large.
+
+    Args:
+        sentence: One sentence.
+        phrases: Phrases of an attribute and its thing, such as "red car".
+
+    Returns:
+        Spans of characters that can be removed without loss ("red" of "a red car"), and positions
+        of attributes that are the point of their clause ("the car is red").
+    """
+    wanted = {phrase.lower() for phrase in phrases}
+    (document,) = read_documents([sentence])
+    everything = attributes_of(document)
+    spans, places = set(), set()
+    for found in everything:
+        names = (object_name(found.noun), found.noun.lemma_.lower())
+        if not wanted & {f"{found.text} {name}" for name in names}:
+            continue
+        if span := _tokens(found, {one.token.i for one in everything if one.noun == found.noun}):
+            spans.add((document[span[0]].idx, document[span[1] - 1 : span[1]].end_char))
+        else:
+            places.add(found.token.idx)
+    return sorted(spans), sorted(places)
+
+
+def _tokens(found: Attribute, attributes: Collection[int]) -> Span | None:
+    """The tokens to remove, with the comma or the "and" that joined them to another attribute."""
+    token, noun, document = found.token, found.noun, found.token.doc
+    start, end = first_of_word(token).i, token.i + 1
+    while start > 0 and document[start - 1].dep_ == "advmod" and document[start - 1].head == token:
+        start -= 1
+    if token.i > noun.i:  # "a train visible in the distance"
+        return (start, end) if start == noun.i + 1 and token.dep_ in ("acl", "amod") else None
+    after = end
+    while after < noun.i and document[after].lower_ in _JOINERS:
+        after += 1
+    if after > end:  # "tall and green trees", less "tall"
+        return start, after
+    before = start
+    while before > 0 and document[before - 1].lower_ in _JOINERS:
+        before -= 1
+    joined = before < start and before > 0 and document[before - 1].i in attributes
+    return (before, end) if joined else (start, end)
+
+
+def literal_mentions(sentence: str, phrases: Iterable[str]) -> list[Span]:
+    """Where the first word of a phrase precedes the others directly, joined to no word before."""
+    words = list(_WORD.finditer(sentence))
+    found = set()
+    for attribute, *head in filter(None, (phrase.lower().split() for phrase in phrases)):
+        for number, word in enumerate(words):
+            following = words[number + 1 : number + 1 + len(head)]
+            if not following or word[0].lower() != attribute:
+                continue
+            rest = sentence[following[0].start() : following[-1].end()]
+            between = sentence[word.end() : following[0].start()]
+            joined = _JOINED.search(sentence[: word.start()])
+            if between.isspace() and not joined and names_any(rest, [" ".join(head)]):
+                found.add(word.span())
+    return sorted(found)
+
+
+def cut(sentence: str, spans: Collection[Span]) -> str:
+    """The sentence without these characters, with articles and the capital corrected.
+
+    "An old building", less "old", is "A building".
+    """
+    if not spans:
+        return sentence
+    left = sentence
+    for start, end in reversed(_united(spans)):
+        left = _join(left[:start].rstrip(), left[end:].lstrip())
+    return left[:1].upper() + left[1:] if sentence[:1].isupper() else left
+
+
+def _united(spans: Collection[Span]) -> list[Span]:
+    """Overlapping spans as one, as in "old and new", less both."""
+    united: list[Span] = []
+    for start, end in sorted(spans):
+        if united and start <= united[-1][1]:
+            united[-1] = (united[-1][0], max(end, united[-1][1]))
+        else:
+            united.append((start, end))
+    return united
+
+
+def _join(before: str, after: str) -> str:
+    article = _ARTICLE.search(before)
+    if article and after[:1].isalpha():
+        before = before[: article.end() - len(article[1]) + 1]
+        before += "n" if _VOWEL.match(after) else ""
+    space = before and before[-1] not in '("“-' and after[:1] not in ',.;:!?)"”'
+    return f"{before} {after}" if space else before + after
+
+
+__all__ = [
+    "REASONS",
+    "RULES_VERSION",
+    "attribute_mentions",
+    "cut",
+    "literal_mentions",
+    "phrases_of",
+    "remove_phrases",
+    "score_phrases",
+    "texts_to_ask",
+]

@@ -1,0 +1,325 @@
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipelines.captioning.phrases import (
+    REASONS,
+    attribute_mentions,
+    cut,
+    literal_mentions,
+    phrases_of,
+    remove_phrases,
+    score_phrases,
+    texts_to_ask,
+)
+from pipelines.captioning.records import Detection, Phrase, SceneGraph
+from pipelines.captioning.scene_graph import split_sentences
+from pipelines.captioning.text import names_any
+
+
+def detection(scores, boxes=None):
+    scores = np.asarray(scores, dtype=np.float32)
+    if boxes is None:  # far apart, so that none suppresses another
+        boxes = [[i * 100, 0, i * 100 + 10, 10] for i in range(len(scores))]
+    return Detection(scores, np.asarray(boxes, dtype=np.float32))
+
+
+def things(*texts, sentence=0):
+    return [Phrase(text, "object", "caption", sentence) for text in texts]
+
+
+def test_phrases_are_objects_attributes_and_relations_with_their_place():
+    graph = SceneGraph(("car", "road"), (("car", "red"),), (("car", "on", "road"),))
+    found = phrases_of(["A red car on the road."], [graph], ["A tree."], [[SceneGraph(("tree",))]])
+    assert [(one.text, one.kind, one.source, one.sentence) for one in found] == [
+        ("car", "object", "caption", 0),
+        ("road", "object", "caption", 0),
+        ("red car", "attribute", "caption", 0),
+        ("car on road", "relation", "caption", 0),
+        ("tree", "object", "local", 0),
+    ]
+    assert texts_to_ask(found) == ["car", "red car", "road", "tree"]
+    relation = found[3]
+    assert (relation.kept, relation.reason) == (True, "relation")
+
+
+def test_independent_is_the_phrases_own_score():
+    texts = ["bus", "car", "tree"]
+    found = score_phrases(things(*texts), detection([[0.5, 0.009, 0.01], [0.1, 0.001, 0.0]]), texts)
+    assert [one.score for one in found] == pytest.approx([0.5, 0.009, 0.01])
+    assert [(one.kept, one.reason) for one in found] == [
+        (True, ""),
+        (False, "below_threshold"),
+        (True, ""),
+    ]
+
+
+def test_reference_is_a_competition_within_the_sentence():
+    texts = ["bus", "car"]
+    seen = detection([[0.5, 0.4]])
+    together = score_phrases(things(*texts), seen, texts, "reference")
+    assert [(one.score, one.reason) for one in together] == [
+        (pytest.approx(0.5), ""),
+        (0.0, "not_arg_max"),
+    ]
+    apart = [*things("bus"), *things("car", sentence=1)]
+    assert all(one.kept for one in score_phrases(apart, seen, texts, "reference"))
+
+
+def test_reference_has_a_thing_compete_by_its_attributes_alone():
+    graph = SceneGraph(
+        ("car", "traffic light", "light"),
+        (("car", "red"), ("car", "old"), ("traffic light", "tall")),
+    )
+    phrases = phrases_of(["."], [graph])
+    texts = texts_to_ask(phrases)
+    assert texts == ["car", "light", "old car", "red car", "tall traffic light", "traffic light"]
+    # "car" is best at the first patch, but does not take part: "red car" wins it
+    seen = detection([[0.9, 0.1, 0.2, 0.5, 0, 0], [0, 0.1, 0, 0, 0.3, 0.2], [0, 0.4, 0, 0, 0, 0]])
+    found = {one.text: one for one in score_phrases(phrases, seen, texts, "reference")}
+    assert {text: one.score for text, one in found.items()} == {
+        "red car": pytest.approx(0.5),
+        "old car": 0.0,
+        "car": pytest.approx(0.5),
+        "tall traffic light": pytest.approx(0.3),
+        "traffic light": pytest.approx(0.3),
+        "light": pytest.approx(0.4),
+    }
+    assert found["old car"].reason == "not_arg_max"
+
+
+def test_what_has_no_shape_is_kept_and_not_asked():
+    graph = SceneGraph(
+        ("scene", "night view", "car"), (("car", "several"), ("car", "red"), ("scene", "busy"))
+    )
+    phrases = phrases_of(["."], [graph])
+    assert texts_to_ask(phrases) == ["car", "red car"]
+    found = score_phrases(phrases, detection([[0.0, 0.0]]), ["car", "red car"])
+    assert {one.text: (one.kept, one.reason) for one in found} == {
+        "scene": (True, "not_visual"),
+        "night view": (True, "not_visual"),
+        "several car": (True, "not_visual"),
+        "busy scene": (True, "not_visual"),
+        "car": (False, "below_threshold"),
+        "red car": (False, "below_threshold"),
+    }
+
+
+def test_reference_suppresses_overlapping_boxes():
+    texts = ["bus", "car"]
+    scores = [[0.5, 0.4], [0.2, 0.3]]  # the car is best at the second patch
+    over = detection(scores, [[0, 0, 10, 10], [0, 0, 10, 9]])
+    beside = detection(scores, [[0, 0, 10, 10], [50, 50, 60, 60]])
+    assert [one.kept for one in score_phrases(things(*texts), over, texts, "reference")] == [
+        True,
+        False,
+    ]
+    assert all(one.kept for one in score_phrases(things(*texts), beside, texts, "reference"))
+
+
+@pytest.mark.parametrize("mode", ["independent", "reference"])
+def test_what_could_not_be_asked_is_kept_and_said_so(mode):
+    texts = ["bus", "a very long phrase"]
+    found = score_phrases(things(*texts), detection([[0.5, np.nan]]), texts, mode)
+    assert (found[1].kept, found[1].score, found[1].reason) == (True, None, "too_long")
+    assert found[0].kept
+
+
+@settings(max_examples=50)
+@given(st.data())
+def test_reference_keeps_no_more_than_independent(data):
+    texts = sorted(data.draw(st.sets(st.sampled_from("abcdef"), min_size=1)))
+    patches = data.draw(st.integers(1, 6))
+    cell = st.floats(0, 1, width=32)
+    scores = data.draw(
+        st.lists(
+            st.lists(cell, min_size=len(texts), max_size=len(texts)),
+            min_size=patches,
+            max_size=patches,
+        )
+    )
+    independent = score_phrases(things(*texts), detection(scores), texts)
+    reference = score_phrases(things(*texts), detection(scores), texts, "reference")
+    for one, other in zip(independent, reference, strict=True):
+        assert one.kept or not other.kept
+        assert (other.score or 0.0) <= (one.score or 0.0)
+        assert {one.reason, other.reason} <= {"", *REASONS}
+
+
+def test_no_patch_supports_nothing():
+    nothing = Detection(np.zeros((0, 1), np.float32), np.zeros((0, 4), np.float32))
+    for mode in ("independent", "reference"):
+        (found,) = score_phrases(things("bus"), nothing, ["bus"], mode)
+        assert (found.kept, found.score) == (False, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "things", "attributes", "left"),
+    [
+        ("A car is parked. A fountain stands there.", ["fountain"], [], "A car is parked."),
+        (
+            "There are trees, a stone fountain, and a row of shops.",
+            ["fountain"],
+            ["stone fountain"],
+            "There are trees, and a row of shops.",
+        ),
+        ("A red car waits at the kerb.", [], ["red car"], "A car waits at the kerb."),
+        ("Red cars wait at the kerb.", [], ["red car"], "Cars wait at the kerb."),
+        ("A red car waits at the kerb.", ["car"], ["red car"], ""),
+        ("Construction sites are on the left.", ["construction site"], [], ""),
+        ("A fountain stands there, and cars pass.", ["fountain"], [], ""),
+        ("The street is lined with trees.", ["tree"], [], ""),
+        ("The street is long.", ["tree"], [], "The street is long."),
+        ("A scarf and a scar.", ["car"], [], "A scarf and a scar."),
+        ("A well-kept block.", [], ["kept block"], "A well-kept block."),
+        ("Shops line it, while a tram (of 1 car) passes!", ["tram"], [], "Shops line it!"),
+        ("A car.", [], [], "A car."),
+        ("", ["car"], [], ""),
+    ],
+)
+def test_removal_cuts_where_a_sentence_can_be_cut(text, things, attributes, left):
+    assert remove_phrases(text, things, attributes) == left
+
+
+WORDS = st.sampled_from(["tree", "trees", "street", "car", "scar", "red", "bus", ",", "and", "."])
+PHRASES = st.lists(st.sampled_from(["tree", "car", "red car", "bus (", "c*r", "bus"]), max_size=3)
+
+
+@given(st.lists(WORDS, max_size=25).map(" ".join), PHRASES, PHRASES)
+@example("red . car", ["red car"], [])  # two sentences, neither of which names a red car
+def test_removal_leaves_whole_words_and_nothing_rejected(text, things, attributes):
+    left = remove_phrases(text, things, attributes)
+    assert not any(names_any(sentence, things) for sentence in split_sentences(left))
+    assert set(left.replace(",", " ").replace(".", " ").lower().split()) <= set(text.split())
+
+
+# ---- attributes ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "attributes", "left"),
+    [
+        ("There is an old tower.", ["old tower"], "There is a tower."),
+        ("There is a tall old tower.", ["tall tower"], "There is an old tower."),
+        (
+            "The image depicts a large, open field with residential and commercial buildings.",
+            ["open field", "commercial building"],
+            "The image depicts a large field with residential buildings.",
+        ),
+        (
+            "The image depicts a large, open field with residential and commercial buildings.",
+            ["large field", "residential building"],
+            "The image depicts an open field with commercial buildings.",
+        ),
+        (
+            "There are houses visible in the background, and a train parked.",
+            ["visible house", "parked train"],
+            "There are houses in the background, and a train.",
+        ),
+        ("The sky is blue, and the street is busy.", ["busy street"], "The sky is blue."),
+        ("The sky is blue and the street is busy.", ["blue sky"], ""),
+        (
+            "There is an old tower and a tall, very old, grey church.",
+            ["old tower", "old church"],
+            "There is a tower and a tall, grey church.",
+        ),
+        (
+            "It has one old factory and two old churches.",
+            ["old factory"],
+            "It has one factory and two old churches.",
+        ),
+        ("A well-kept block.", ["well-kept block"], "A block."),
+        ("There is a fence, and a row of green trees.", ["green fence"], None),
+        ("A tree-lined street.", ["lined street"], None),
+        ("There are old and grey towers.", ["old tower", "grey tower"], "There are towers."),
+    ],
+)
+def test_attributes_go_and_what_is_left_can_be_read(text, attributes, left):
+    assert remove_phrases(text, [], attributes) == (text if left is None else left)
+
+
+def test_an_attribute_that_a_clause_is_about_has_a_place_and_no_span():
+    assert attribute_mentions("The sky is blue.", ["blue sky"]) == ([], [11])
+    assert attribute_mentions("The blue sky.", ["blue sky"]) == ([(4, 8)], [])
+    assert attribute_mentions("The blue sky.", ["grey sky"]) == ([], [])
+
+
+def test_literal_mentions_stand_before_their_thing_and_are_joined_to_no_other():
+    assert literal_mentions("Red cars, red car parks.", ["red car"]) == [(0, 3)]
+    assert literal_mentions("A fence and red cars.", ["red car"]) == []
+    assert literal_mentions("An old traffic light.", ["old traffic light"]) == [(3, 6)]
+    assert literal_mentions("A scared cat.", ["red cat", "car", ""]) == []
+
+
+WITH_ARTICLES = "a an old red blue car cars factory tree is and , of"
+GRAMMAR = WITH_ARTICLES.split()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.sampled_from(GRAMMAR), max_size=14).map(" ".join),
+    st.sets(st.sampled_from(["red car", "old car", "blue tree", "old factory"]), max_size=3),
+)
+def test_removal_of_attributes_leaves_whole_words_and_nothing_rejected(text, attributes):
+    left = remove_phrases(f"{text} .", [], attributes)
+    assert not names_any(left, attributes)
+    words = {word.lower() for word in left.replace(",", " ").replace(".", " ").split()}
+    assert words <= {*text.split(), "a", "an"}
+
+
+@given(st.text(alphabet="an old,.-(é ", max_size=30), st.data())
+def test_cut_takes_out_what_it_is_told_and_no_other_word(text, data):
+    assert cut(text, []) == text
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, len(text)))
+    left = cut(text, [(start, end)])
+    assert set(left.lower()) <= set(text.lower()) | {" ", "n"}
+    assert len(left) <= len(text) - (end - start) + 2
+
+
+# ---- real street scenes, whose true masks are known ----------------------------------------------
+
+CLASSES = (
+    *("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car"),
+    *("pedestrian", "bicyclist"),
+)
+MISS_RATE, FALSE_ALARM_RATE = 0.05, 0.1
+MIN_SHARE = 0.002
+
+
+def simulated_detection(mask, texts, rng):
+    """A *simulated* detector with stated error rates, that looks at the true mask."""
+    scores = np.zeros((1, len(texts)), dtype=np.float32)
+    for number, text in enumerate(texts):
+        there = (mask == CLASSES.index(text)).mean() >= MIN_SHARE
+        errs = rng.uniform() < (MISS_RATE if there else FALSE_ALARM_RATE)
+        scores[0, number] = rng.uniform(0.02, 0.9) if there != errs else rng.uniform(0, 0.009)
+    return Detection(scores, np.zeros((1, 4), dtype=np.float32))
+
+
+def test_phrases_are_kept_and_dropped_as_the_masks_of_street_scenes_say(shared_data):
+    paths = sorted((shared_data / "camvid" / "masks").iterdir())[::3]
+    scenes = [np.asarray(Image.open(path)) for path in paths]
+    rng = np.random.default_rng(0)
+    caption = [f"There is a {name}." for name in CLASSES]
+    phrases = phrases_of(caption, [SceneGraph((name,)) for name in CLASSES])
+    texts = texts_to_ask(phrases)
+    true_kept, false_dropped, left_out = [], [], 0
+    for mask in scenes:
+        found = score_phrases(phrases, simulated_detection(mask, texts, rng), texts)
+        for one in found:
+            there = (mask == CLASSES.index(one.text)).mean() >= MIN_SHARE
+            (true_kept if there else false_dropped).append(one.kept == there)
+        rejected = [one.text for one in found if not one.kept]
+        left = remove_phrases(" ".join(caption), rejected)
+        left_out += len(rejected)
+        assert len(left.split(". ")) == len(CLASSES) - len(rejected)
+    assert len(true_kept) > 500
+    assert len(false_dropped) > 200
+    assert left_out > 200
+    # to the detector's rates, within three standard errors
+    for share, rate in ((true_kept, MISS_RATE), (false_dropped, FALSE_ALARM_RATE)):
+        error = np.sqrt(rate * (1 - rate) / len(share))
+        assert abs(np.mean(share) - (1 - rate)) < 3 * error
