@@ -38,7 +38,7 @@ class _JumpingLoop(asyncio.SelectorEventLoop):
         select = self._selector.select  # type: ignore[attr-defined]
 
         def jump(timeout: float | None = None) -> Any:
-            clock.now += timeout or 0.0
+            clock.now += max(timeout or 0.0, 1e-7)  # a round of the loop takes time, too
             return select(timeout and 0)
 
         self._selector.select = jump  # type: ignore[attr-defined]

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ..download import Store
 from ..files import digest
+from ..ledger import DamagedStoreError
 from ..publish import CARD_FILE, write_card
 from ..schema import DatasetMetadata, config_name
 from ..sources.local_folder import LocalFolder
@@ -108,15 +109,30 @@ def build(
     targets = read_targets(recipe, whole)
     taken = whole["region_id"].isin(layout.regions["region_id"])
     targets = replace(targets, columns=targets.columns[taken].reset_index(drop=True))
-    fetch_all(recipe, layout.regions, layout.places, space.cache)
-    store = space.open_store()
     try:
-        report = _write(recipe, space, layout, targets, store, limit, recipe_text)
-    finally:
-        store.close()
+        report = _fetch_and_write(recipe, space, layout, targets, limit, recipe_text)
+    except DamagedStoreError as error:
+        tqdm.write(str(error))  # set aside by now, so that it is downloaded again
+        report = _fetch_and_write(recipe, space, layout, targets, limit, recipe_text)
     if draw:
         write_report(space, recipe, layout)
     return report
+
+
+def _fetch_and_write(
+    recipe: CityRecipe,
+    space: Workspace,
+    layout: Layout,
+    targets: Targets,
+    limit: int | None,
+    recipe_text: str | None,
+) -> BuildReport:
+    fetch_all(recipe, layout.regions, layout.places, space.cache)
+    store = space.open_store()
+    try:
+        return _write(recipe, space, layout, targets, store, limit, recipe_text)
+    finally:
+        store.close()
 
 
 def _write(

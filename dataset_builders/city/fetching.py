@@ -15,7 +15,7 @@ from pathlib import Path
 import geopandas as gpd
 from tqdm import tqdm
 
-from ..download import FINAL, Fetcher, Limit, Store
+from ..download import Fetcher, Limit, Store
 from ..files import digest, write_json
 from ..sources.satellite import SatelliteSource
 from ..sources.street_view import Place, StreetViewSource, View
@@ -87,7 +87,7 @@ async def fetch_satellite(
 ) -> None:
     """Fetch what the pictures of all regions need and the store lacks."""
     keys = source.keys(regions)
-    done = sum(_is_final(store, key) for key in keys)
+    done = sum(store.settled(key) is not None for key in keys)
     with tqdm(total=len(keys), initial=done, desc=source.name, unit="item") as bar:
         async with open_fetcher(recipe.network, store, dict(source.limits)) as fetcher:
             async for _ in source.fetch(regions, fetcher, store):
@@ -133,11 +133,6 @@ def _mark_placeholders(files: Sequence[Path], store: Store, more_than: int) -> N
     if often:
         keys = [key for key in seen if (one := store.get(key)) and one.sha256 in often]
         store.mark(sorted(keys), "placeholder", "the same picture as many others")
-
-
-def _is_final(store: Store, key: str) -> bool:
-    known = store.get(key)
-    return known is not None and known.status in FINAL
 
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..download import FINAL, Limit, Store
+from ..download import Limit, Store
 from ..errors import DatasetError
 from ..files import write_json
 from ..plots import plot_points, plot_regions
@@ -199,10 +199,8 @@ def _satellite(recipe: CityRecipe, layout: Layout, store: Store) -> list[SourceP
     if source is None:
         return []
     keys = source.keys(layout.regions)
-    left = 0
-    for key in tqdm(keys, desc="ledger", unit="item", leave=False):
-        known = store.get(key)
-        left += known is None or known.status not in FINAL
+    bar = tqdm(keys, desc="ledger", unit="item", leave=False)
+    left = sum(store.settled(key) is None for key in bar)
     limits = dict(source.limits) | dict(recipe.network.limits)
     rate = min(limits[host].per_second for host in source.limits)
     requests = math.ceil(left * source.requests_per_item)

@@ -70,7 +70,7 @@ def folder_rejects(recipe: CityRecipe, store: Store) -> list[Reject]:
 def view_row(seen: SeenView, store: Store) -> dict[str, Any]:
     """The row of a view."""
     view = seen.view
-    content = store.path(seen.sha256).read_bytes()
+    content = store.content(seen.sha256)
     return {
         "image": {"bytes": content, "path": None},
         "image_id": view.image_id,

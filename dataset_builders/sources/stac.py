@@ -29,7 +29,7 @@ import shapely
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..download import FINAL, Fetched, Fetcher, Item, Limit, Status, Store, Verdict
+from ..download import Fetched, Fetcher, Item, Limit, Status, Store, Verdict
 from ..errors import SourceError
 from ..files import digest
 from ..images import encode_image
@@ -153,8 +153,7 @@ class StacSource:
         todo = [
             region
             for region in regions.itertuples(index=False)
-            if square_of(region.geometry)
-            and ((known := store.get(self._key(region))) is None or known.status not in FINAL)
+            if square_of(region.geometry) and store.settled(self._key(region)) is None
         ]
         if not todo:
             return
@@ -393,14 +392,13 @@ class _Files:
         fetched = waiting.result()
         if fetched.status != "ok" or fetched.sha256 is None:
             raise _NoPartError(fetched)
-        return self.store.path(fetched.sha256).read_bytes(), _size_of(fetched)
+        return self.store.content(fetched.sha256), _size_of(fetched)
 
     async def _part(self, scene: _Scene, asset: str, number: int) -> Fetched:
         if self._stopped:
             raise asyncio.CancelledError
         key = f"{self._source.name}/{scene.name}/{asset}/{number}"
-        known = self.store.get(key)
-        if known is not None and known.status in FINAL:
+        if (known := self.store.settled(key)) is not None:
             return known
         if key not in self._running:  # neighbours may ask for the same at the same time
             self._running[key] = asyncio.create_task(self._fetch(key, scene.hrefs[asset], number))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..coordinates import SCHEMES, convert, tile_position
-from ..download import FINAL, Fetched, Fetcher, Item, Limit, Store, check_image, check_piece
+from ..download import Fetched, Fetcher, Item, Limit, Store, check_image, check_piece
 from ..errors import SourceError
 from ..files import digest
 from ..images import encode_image
@@ -119,7 +119,7 @@ class TileSource:
         missing = [
             tile
             for tile in needed_tiles(self, regions)
-            if (known := store.get(self.key_of(*tile))) is None or known.status not in FINAL
+            if store.settled(self.key_of(*tile)) is None
         ]
         # a tile that is a region must show something; a piece of a picture may be open sea
         check = check_image if is_tile_grid(self, regions) else check_piece

@@ -1,0 +1,230 @@
+"""The ledger of downloads, and their contents by SHA-256.
+
+A content is checked against its hash whenever it is read. One that is missing or altered is set
+aside, and its items are requested again.
+"""
+
+import hashlib
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Literal
+
+from .errors import DatasetError
+from .files import atomic_path
+
+Status = Literal["ok", "missing", "blank", "placeholder", "quota", "denied", "invalid", "failed"]
+FINAL: frozenset[Status] = frozenset({"ok", "missing", "blank", "placeholder", "invalid"})
+"""States that another request would not change; "failed" items are requested by the next run."""
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS fetched (
+    key TEXT PRIMARY KEY,
+    status TEXT NOT NULL,
+    code INTEGER,
+    sha256 TEXT,
+    size INTEGER NOT NULL,
+    detail TEXT NOT NULL,
+    fetched_at REAL NOT NULL
+) WITHOUT ROWID
+"""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """The state of an item.
+
+    Attributes:
+        key: Of the item.
+        status: See [`Status`].
+        code: HTTP status of the last answer; None if there was none.
+        sha256: Hash of the content in the store; None unless "ok".
+        size: Of the content, in bytes.
+        detail: Why it is not "ok", or what is unusual about it.
+        fetched_at: Unix time in seconds.
+    """
+
+    key: str
+    status: Status
+    code: int | None = None
+    sha256: str | None = None
+    size: int = 0
+    detail: str = ""
+    fetched_at: float = 0.0
+
+
+class DamagedStoreError(DatasetError):
+    """Raised when stored contents are missing or do not match their hash.
+
+    They have been set aside; the next fetch requests them again.
+    """
+
+    def __init__(self, folder: Path, count: int):
+        super().__init__(
+            f"{count:,} downloads stored in {folder} were missing or altered, and have been set "
+            "aside. Run the same command again to download them again."
+        )
+
+
+class Store:
+    """The ledger of all downloads, and their contents by SHA-256.
+
+    Args:
+        folder: Of both; created if it does not exist.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # SQLite serialises statements, whichever thread they come from
+        self._database = sqlite3.connect(
+            self.folder / "ledger.sqlite", isolation_level=None, check_same_thread=False
+        )
+        self._writing = [threading.Lock() for _ in range(256)]
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = NORMAL")
+        self._database.execute(SCHEMA)
+
+    def close(self) -> None:
+        """Close the ledger."""
+        self._database.close()
+
+    def get(self, key: str) -> Fetched | None:
+        """The state of an item, if it is known."""
+        row = self._database.execute("SELECT * FROM fetched WHERE key = ?", (key,)).fetchone()
+        return Fetched(*row) if row else None
+
+    def settled(self, key: str) -> Fetched | None:
+        """The state of an item that need not be requested, its content being there in full."""
+        known = self.get(key)
+        if known is None or known.status not in FINAL:
+            return None
+        return known if known.sha256 is None or self._has(known.sha256, known.size) else None
+
+    def put(self, fetched: Fetched, content: bytes | None = None) -> None:
+        """Record the state of an item; its content first, so that the ledger is never ahead."""
+        if content is not None and fetched.sha256 is not None:
+            path = self.path(fetched.sha256)
+            with self._writing[int(path.name[:2], 16)]:  # two items may share a content
+                if not self._has(fetched.sha256, len(content)):
+                    with atomic_path(path) as temporary:
+                        temporary.write_bytes(content)
+        self._database.execute(
+            "INSERT OR REPLACE INTO fetched VALUES (?, ?, ?, ?, ?, ?, ?)", astuple(fetched)
+        )
+
+    def path(self, sha256: str) -> Path:
+        """The file of a content."""
+        return self.folder / "content" / sha256[:2] / sha256
+
+    def content(self, sha256: str) -> bytes:
+        """A content by its hash, checked against it.
+
+        Raises:
+            DamagedStoreError: The content is missing or altered. The whole store has been checked
+                then, and every such content set aside.
+        """
+        content = self._intact(sha256)
+        if content is None:
+            raise DamagedStoreError(self.folder, self.set_aside_damaged())
+        return content
+
+    def read(self, key: str) -> bytes | None:
+        """The content of an item that is "ok", else None.
+
+        Raises:
+            DamagedStoreError: See [`content`].
+        """
+        known = self.get(key)
+        if known is None or known.status != "ok" or known.sha256 is None:
+            return None
+        return self.content(known.sha256)
+
+    def set_aside_damaged(self) -> int:
+        """Move damaged contents to `damaged/` and mark their items as failed; returns how many."""
+        rows = self._database.execute("SELECT DISTINCT sha256 FROM fetched WHERE status = 'ok'")
+        damaged = [sha256 for (sha256,) in rows.fetchall() if self._intact(sha256) is None]
+        count = 0
+        for sha256 in damaged:
+            if (path := self.path(sha256)).exists():
+                (self.folder / "damaged").mkdir(exist_ok=True)
+                path.replace(self.folder / "damaged" / sha256)
+            count += self._database.execute(
+                "UPDATE fetched SET status = 'failed', sha256 = NULL, detail = 'the stored content "
+                "was missing or altered' WHERE status = 'ok' AND sha256 = ?",
+                (sha256,),
+            ).rowcount
+        return count
+
+    def counts(self, prefix: str = "") -> dict[str, int]:
+        """Number of items per state."""
+        rows = self._database.execute(
+            "SELECT status, count(*) FROM fetched WHERE substr(key, 1, ?) = ? "
+            "GROUP BY status ORDER BY status",
+            (len(prefix), prefix),
+        )
+        return dict(rows.fetchall())
+
+    def failures(self, prefix: str = "") -> Iterator[Fetched]:
+        """Items that are neither "ok" nor "missing", by key."""
+        rows = self._database.execute(
+            "SELECT * FROM fetched WHERE substr(key, 1, ?) = ? "
+            "AND status NOT IN ('ok', 'missing') ORDER BY key",
+            (len(prefix), prefix),
+        )
+        return (Fetched(*row) for row in rows)
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Have items requested again."""
+        self._database.executemany("DELETE FROM fetched WHERE key = ?", [(key,) for key in keys])
+
+    def forget_failures(self, prefix: str = "") -> int:
+        """Have items that are neither "ok" nor "missing" requested again; returns their number."""
+        return self._database.execute(
+            "DELETE FROM fetched WHERE substr(key, 1, ?) = ? AND status NOT IN ('ok', 'missing')",
+            (len(prefix), prefix),
+        ).rowcount
+
+    def mark(self, keys: Iterable[str], status: Status, detail: str) -> None:
+        """Correct the state of items."""
+        self._database.executemany(
+            "UPDATE fetched SET status = ?, detail = ? WHERE key = ?",
+            [(status, detail, key) for key in keys],
+        )
+
+    def mark_placeholders(self, prefix: str, more_than: int) -> int:
+        """Mark contents shared by many items as placeholders ("no image here").
+
+        Images of one colour that their check accepted (open sea) may be alike, and stay.
+
+        Args:
+            prefix: Of the keys of a provider.
+            more_than: Number of items with one content that are still accepted.
+
+        Returns:
+            How many items were marked.
+        """
+        return self._database.execute(
+            "UPDATE fetched SET status = 'placeholder', detail = 'the same picture as many others' "
+            "WHERE status = 'ok' AND detail = '' AND substr(key, 1, ?) = ? "
+            "AND sha256 IN (SELECT sha256 FROM "
+            "fetched WHERE status = 'ok' AND substr(key, 1, ?) = ? GROUP BY sha256 "
+            "HAVING count(*) > ?)",
+            (len(prefix), prefix, len(prefix), prefix, more_than),
+        ).rowcount
+
+    def _has(self, sha256: str, size: int) -> bool:
+        path = self.path(sha256)
+        return path.is_file() and path.stat().st_size == size
+
+    def _intact(self, sha256: str) -> bytes | None:
+        try:
+            content = self.path(sha256).read_bytes()
+        except FileNotFoundError:
+            return None
+        return content if hashlib.sha256(content).hexdigest() == sha256 else None
+
+
+__all__ = ["FINAL", "DamagedStoreError", "Fetched", "Status", "Store"]

@@ -1,0 +1,117 @@
+"""HTTP for [`download`]: the client, answers read within bounds, and what is tried again."""
+
+import datetime as dt
+import email.utils
+import logging
+import time
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import MissingExtraError
+
+MAX_RETRY_AFTER_S = 600.0
+MAX_BACKOFF_S = 60.0
+
+
+class UnusableAnswerError(Exception):
+    """Raised for an answer whose content is broken, or larger than it may be."""
+
+
+class BusyError(Exception):
+    """An answer that asks for another attempt."""
+
+    def __init__(self, code: int, retry_after: float | None):
+        super().__init__(f"HTTP {code}")
+        self.code, self.retry_after = code, retry_after
+
+
+def new_client(timeout_s: float, user_agent: str) -> Any:
+    """An HTTP client whose log lines hold no keys."""
+    try:
+        import httpx2
+    except ImportError as error:
+        raise MissingExtraError("httpx2", "geo") from error
+    logging.getLogger("httpx2").addFilter(_hosts_only)
+    # its debug lines hold response headers, such as a Location with the key in it
+    logging.getLogger("httpcore2").setLevel(logging.INFO)
+    return httpx2.AsyncClient(
+        timeout=timeout_s,
+        headers={"User-Agent": user_agent, "Accept-Encoding": "gzip"},
+        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64),
+    )
+
+
+def _hosts_only(record: logging.LogRecord) -> bool:
+    """Cut logged addresses down to their hosts: providers take keys in path and query."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(getattr(one, "host", one) for one in record.args)
+    return True
+
+
+def patiently(max_attempts: int, backoff_s: float) -> Any:
+    """Retries what may succeed later; a host that names a time is waited for as a whole."""
+    import httpx2
+    from tenacity import (
+        RetryCallState,
+        retry,
+        retry_if_exception_type,
+        stop_after_attempt,
+        wait_random_exponential,
+    )
+
+    backoff = wait_random_exponential(multiplier=backoff_s, max=MAX_BACKOFF_S)
+
+    def wait(state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        return 0.0 if getattr(error, "retry_after", None) is not None else backoff(state)
+
+    return retry(
+        stop=stop_after_attempt(max_attempts),
+        wait=wait,
+        retry=retry_if_exception_type((BusyError, httpx2.HTTPError)),
+        reraise=True,
+    )
+
+
+async def read(response: Any, max_bytes: int) -> bytes:
+    """Read an answer to its end, decompressing piece by piece.
+
+    Raises:
+        UnusableAnswerError: The content is larger than `max_bytes`, or no whole gzip data.
+    """
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", "gzip"):
+        raise UnusableAnswerError(f"compressed by {encoding[:20]!a}, which was not asked for")
+    gzip = zlib.decompressobj(wbits=31) if encoding == "gzip" else None
+    content = bytearray()
+    try:
+        async for piece in response.aiter_raw():
+            room = max_bytes + 1 - len(content)
+            content += gzip.decompress(piece, room) if gzip else piece
+            if len(content) > max_bytes:
+                raise UnusableAnswerError(f"more than {max_bytes:,} bytes")
+    except zlib.error as error:
+        raise UnusableAnswerError("broken gzip data") from error
+    if gzip and content and not gzip.eof:
+        raise UnusableAnswerError("gzip data that end too early")
+    return bytes(content)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the server asks to wait for, from a number or a date."""
+    text = headers.get("retry-after", "")
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            moment = email.utils.parsedate_to_datetime(text)
+        except ValueError:
+            return None
+        if moment.tzinfo is None:  # "-0000": UTC, by a clock that knows no zone
+            moment = moment.replace(tzinfo=dt.UTC)
+        seconds = moment.timestamp() - time.time()
+    return min(max(0.0, seconds), MAX_RETRY_AFTER_S)
+
+
+__all__ = ["BusyError", "UnusableAnswerError", "new_client", "patiently", "read", "retry_after"]

@@ -1,0 +1,111 @@
+"""A loopback server whose answers, and whose faults, a test writes down."""
+
+import collections
+import json
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlparse
+
+JSON = {"Content-Type": "application/json"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A GET request; parameters that are given twice count once."""
+
+    path: str
+    query: dict[str, str]
+    headers: Mapping[str, str]
+
+
+def as_json(value: Any) -> tuple[int, dict[str, str], bytes]:
+    """An answer in JSON."""
+    return 200, JSON, json.dumps(value).encode()
+
+
+class Loopback(ThreadingHTTPServer):
+    """Answers GET requests, each by [`answer`] under the name that [`name`] gives it.
+
+    Attributes:
+        asked: how often each name was asked for.
+        requests: all requests, in order.
+        answers: by name, `(status, headers, body)` in place of the right answer, used up in turn;
+            a number cuts the right answer short.
+        delay_s: before each answer.
+    """
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.asked, self.requests = collections.Counter(), []
+        self.answers = collections.defaultdict(list)
+        self.delay_s = 0.0
+        self.lock = threading.Lock()
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    def __exit__(self, *_):
+        self.shutdown()
+        self.server_close()
+
+    def handle_error(self, request, client_address):
+        """A client that was killed is no matter of the test's output."""
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+    @property
+    def total(self):
+        return sum(self.asked.values())
+
+    def name(self, request: Request) -> str:
+        return request.path
+
+    def answer(self, request: Request) -> tuple[int, dict[str, str], bytes]:
+        raise NotImplementedError
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        server, parts = self.server, urlparse(self.path)
+        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        request = Request(parts.path, query, self.headers)
+        name = server.name(request)
+        with server.lock:
+            server.asked[name] += 1
+            server.requests.append(request)
+            planned = server.answers[name]
+            fault = planned.pop(0) if planned else None
+        time.sleep(server.delay_s)
+        cut = fault if isinstance(fault, int) else None
+        self.reply(*(server.answer(request) if cut or fault is None else fault), cut=cut)
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        with self.server.lock:
+            self.server.asked[self.path] += 1
+        self.reply(*self.server.answer(Request(self.path, {}, self.headers)))
+
+    def reply(self, status, headers, body, cut=None):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[:cut])
+        self.close_connection = cut is not None
+
+
+__all__ = ["JSON", "Loopback", "Request", "as_json"]
