@@ -6,9 +6,8 @@ from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
-from markupsafe import Markup
 
-from pipelines.evaluation.search_page import UNPRINTABLE
+from pipelines.common.pages import printable
 
 
 def asset(name: str) -> str:
@@ -41,18 +40,12 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("demo", "assets"),
         autoescape=True,
-        finalize=_printable,
+        finalize=printable,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"words": words, "title": title, "data_address": _data_address}
     return environment
-
-
-def _printable(value: Any) -> Any:
-    if isinstance(value, str) and not isinstance(value, Markup):
-        return UNPRINTABLE.sub("\ufffd", value)
-    return value
 
 
 def _data_address(jpeg: bytes) -> str:

@@ -21,11 +21,11 @@ from dataset_builders.files import atomic_path
 from dataset_builders.images import BadImageError, decode_image
 from dataset_builders.schema import VIEWS
 from dataset_builders.storage import iter_images, list_cities, read_metadata, read_table
+from pipelines.common.pages import html_page
 
 from .caption_truth import Truths, read_truths
 from .city_results import VIEW_NAMES, city_title
 from .documents import STYLE, Block, Heading, Link, Text
-from .html_pages import html_page
 from .table_formats import Table, number, words
 
 PAGE = "captions.html"

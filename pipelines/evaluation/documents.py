@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataset_builders.files import atomic_path
+from pipelines.common.pages import html_page
 
-from .html_pages import html_page
 from .table_formats import Table, to_csv, to_html, to_latex, to_markdown
 
 STYLE = """

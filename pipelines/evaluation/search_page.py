@@ -21,9 +21,10 @@ from PIL import Image
 from dataset_builders.files import atomic_path, digest
 from dataset_builders.images import BadImageError, decode_image, encode_image
 from dataset_builders.storage import iter_images, read_regions
+from pipelines.common.csv_files import defused
+from pipelines.common.pages import html_page, printable
 
 from .gallery import Gallery
-from .html_pages import html_page
 from .retrieval import Hit
 
 PICTURE_SIDE = 360  # pixels, at most
@@ -36,11 +37,6 @@ img { max-width: 100%; display: block; }
 p { margin: .3rem 0; overflow-wrap: anywhere; } .soft { color: #666; }
 .banner { background: #fdf1d7; color: #7a5200; padding: .5rem; }
 """
-# control characters that HTML cannot hold, lone surrogates, marks that turn the reading direction
-UNPRINTABLE = re.compile(
-    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069\ufffe\uffff]"
-)
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
@@ -127,14 +123,9 @@ def to_csv(hits: Sequence[Hit], places: Mapping[str, Place]) -> str:
     writer.writerow(["rank", "region_id", "score", "lon", "lat", "image_id", "caption"])
     for rank, hit in enumerate(hits, start=1):
         place = places[hit.region_id]
-        names = [_cell(hit.region_id), f"{hit.score:.6f}", place.lon, place.lat]
-        writer.writerow([rank, *names, _cell(hit.image_id), _cell(hit.caption or "")])
+        names = [defused(hit.region_id), f"{hit.score:.6f}", place.lon, place.lat]
+        writer.writerow([rank, *names, defused(hit.image_id), defused(hit.caption or "")])
     return text.getvalue()
-
-
-def _cell(text: str) -> str:
-    """Text that a spreadsheet does not take for a formula."""
-    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
 def to_geojson(
@@ -189,7 +180,7 @@ beyond their order. There is always a nearest region: that it is here does not s
 <ol>
 {items}
 </ol>"""
-    return html_page(_printable(query), STYLE, body)
+    return html_page(query, STYLE, body)
 
 
 def _item(rank: int, hit: Hit, place: Place, picture: bytes | None) -> str:
@@ -206,11 +197,7 @@ def _item(rank: int, hit: Hit, place: Place, picture: bytes | None) -> str:
 
 
 def _text(value: Any) -> str:
-    return html.escape(_printable(value))
-
-
-def _printable(value: Any) -> str:
-    return UNPRINTABLE.sub("\ufffd", str(value))
+    return html.escape(printable(str(value)))
 
 
 __all__ = [

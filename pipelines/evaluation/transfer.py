@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from dataset_builders.files import atomic_path, write_json
+from dataset_builders.files import write_json
+from pipelines.common.csv_files import write_csv
 
 from .city_transfer import (
     CityTables,
@@ -105,8 +106,7 @@ def transfer_matrix(
         raise InputError(f"Nothing in {embeddings} could be scored; see {output / SKIPPED_FILE}.")
     table = summarise(rows)
     path = output / TRANSFER_FILE
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False)
+    write_csv(path, table)
     write_json(output / SKIPPED_FILE, skipped)
     for text in matrices(table):
         echo(text)

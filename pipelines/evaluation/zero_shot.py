@@ -19,6 +19,7 @@ from scipy.stats import rankdata
 
 from dataset_builders.files import atomic_path, digest, write_json
 from dataset_builders.schema import VIEWS
+from pipelines.common.csv_files import write_csv
 
 from .cities import City, Target
 from .embedding_tables import EmbeddingTable, write_embeddings
@@ -240,8 +241,7 @@ def zero_shot(
     for view in views:
         for number, name in enumerate(columns):
             frame[f"{view}.{name}"] = scores[view][:, number]
-    with atomic_path(path.with_suffix(".csv")) as temporary:
-        frame.to_csv(temporary, index=False, float_format="%.6f")
+    write_csv(path.with_suffix(".csv"), frame, float_format="%.6f")
     found = {
         "model": label,
         "city": city.name,
