@@ -6,6 +6,7 @@ python -m benchmarks.captioning_client memory     # resident memory, first and l
 """
 
 import asyncio
+import base64
 import json
 import multiprocessing
 import os
@@ -18,7 +19,6 @@ from statistics import median
 from typing import Any
 
 from pipelines.captioning.clients import open_model
-from pipelines.captioning.clients.wire import ChatBody
 from pipelines.captioning.records import Request, Sampling
 
 ANSWER = json.dumps(
@@ -113,7 +113,8 @@ async def ask_many(url: str, count: int, concurrency: int, resident: list[float]
 async def bare(url: str, count: int, concurrency: int, resident: list[float]) -> None:
     """The same bytes by bare sockets, one loop a slot: what this machine allows at the moment."""
     host, port = url.removeprefix("http://").removesuffix("/v1").split(":")
-    body = b"".join(ChatBody(b"\xff\xd8\xff" + os.urandom(IMAGE_BYTES), "", {}).blocks())
+    image = base64.b64encode(b"\xff\xd8\xff" + os.urandom(IMAGE_BYTES))
+    body = b'{"messages": [{"content": "data:image/jpeg;base64,%s"}]}' % image
     head = b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body)
     left = count
 

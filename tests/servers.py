@@ -40,6 +40,7 @@ class Response:
         hold: to be set before the first byte goes.
         cut: close the connection after so many bytes of the body.
         disconnect: close it without a byte.
+        phrase: of the status line; the standard one by default.
     """
 
     status: int = 200
@@ -48,6 +49,7 @@ class Response:
     hold: threading.Event | None = None
     cut: int | None = None
     disconnect: bool = False
+    phrase: str | None = None
 
 
 def chat(text: Any = "A street.", finish_reason: str | None = "stop", **changes: Any) -> Response:
@@ -193,7 +195,7 @@ def _handler(server: LoopbackServer) -> type[BaseHTTPRequestHandler]:
             if response.disconnect:
                 self.close_connection = True
                 return
-            self.send_response(response.status)
+            self.send_response(response.status, response.phrase)
             for name, value in response.headers.items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(response.body)))

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import logging
 import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -105,7 +104,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see [`DESCRIPTION`]."""
     args = parse_arguments(argv)
     if args.command == "presets":
-        _presets()
+        from .clients.presets import describe_presets
+
+        print(describe_presets())
         return
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
@@ -126,16 +127,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("Stopped. What is done is kept: the same command goes on.")
-
-
-def _presets() -> None:
-    from .clients.presets import PRESETS
-
-    for name, preset in PRESETS.items():
-        where = preset.transformers_class or "no class in transformers: behind a server only"
-        print(
-            f"{name}: {preset.model} ({where})\n{textwrap.indent(preset.serve_command, '    ')}\n"
-        )
 
 
 def _run(recipe: Recipe, args: argparse.Namespace) -> None:

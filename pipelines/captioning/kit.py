@@ -145,7 +145,7 @@ def open_kit(recipe: Recipe) -> Iterator[Kit]:
 
 def open_models(recipe: Recipe) -> dict[str, CaptionModel]:
     """The captioning models of a recipe by name; none is connected or loaded yet."""
-    return {model["name"]: _open_model(recipe, model) for model in recipe.models}
+    return {model["name"]: open_model(model, recipe.dataset_name) for model in recipe.models}
 
 
 def open_filters(recipe: Recipe) -> Filters:
@@ -175,14 +175,6 @@ def _check_boxes(recipe: Recipe) -> None:
 
 def _open(opener: Callable[..., T], component: Component) -> T:
     return opener(component.name, **component.options)
-
-
-def _open_model(recipe: Recipe, config: Mapping[str, Any]) -> CaptionModel:
-    if config.get("client") == "simulated":
-        from .simulated import open_simulated_model
-
-        return open_simulated_model({"dataset_name": recipe.dataset_name, **config})
-    return open_model(config)
 
 
 def _open_detector(recipe: Recipe, component: Component) -> PhraseDetector:

@@ -25,6 +25,11 @@ LOCAL_HALLUCINATION = 0.5
 _DETECTOR_OPTIONS = ("miss_rate", "false_alarm_rate", "threshold", "seed")
 
 
+def open_model(config: Mapping[str, Any], dataset_name: str) -> SimulatedCaptionModel:
+    """Open a simulated captioner from a recipe; see [`open_simulated_model`]."""
+    return open_simulated_model({"dataset_name": dataset_name, **config})
+
+
 def open_simulated_model(config: Mapping[str, Any]) -> SimulatedCaptionModel:
     """A simulated captioner.
 

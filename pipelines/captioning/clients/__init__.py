@@ -1,50 +1,54 @@
-"""The models that caption: behind servers, or in this process."""
+"""Clients for the models that caption, by the name that a recipe gives in `client`.
 
+To add one, write a module with a function `open_model(config, dataset_name)` that returns a
+`records.CaptionModel`, and name the module in `CLIENTS`.
+"""
+
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
 from ..errors import CaptioningError
 from ..records import CaptionModel
-from .presets import PRESETS, find_preset
-from .settings import InProcessSettings, OpenAISettings, read_settings
+from .presets import PRESETS
 
-CLIENTS = ("openai", "in_process")
+CLIENTS = {
+    "openai": "pipelines.captioning.clients.openai_compatible",
+    "simulated": "pipelines.captioning.simulated",
+}
 
 
-def open_model(config: Mapping[str, Any]) -> CaptionModel:
-    """A model from what a recipe says of it; nothing is connected or loaded yet.
+def open_model(config: Mapping[str, Any], dataset_name: str = "") -> CaptionModel:
+    """Open the model that a recipe describes; nothing is connected or loaded yet.
 
     Args:
-        config: `name`; `client`, "openai" (default) or "in_process"; `model` or `preset`, a name in
-            `PRESETS`; and the fields of `settings.OpenAISettings` or `settings.InProcessSettings`.
+        config: `name`; `client`, a name in `CLIENTS` ("openai" by default); the other fields are
+            the client's, see `openai_compatible.ChatSettings` and `simulated`.
+        dataset_name: Dataset of the run; only simulated models use it.
 
     Raises:
-        CaptioningError: an unknown or missing field, a value of the wrong kind, or a model that
-            cannot run in this process.
+        CaptioningError: unknown client, unknown or missing field, or invalid value.
     """
     values = dict(config)
-    client, preset_name = values.pop("client", "openai"), values.pop("preset", None)
+    client = values.pop("client", "openai")
+    if client == "in_process":
+        preset = PRESETS.get(values.get("preset", ""))
+        served = values.get("model") or (preset.model if preset else "MODEL")
+        raise CaptioningError(
+            f"Model {values.get('name', '?')!r} has client 'in_process', which is gone: models "
+            f"run in a server. Start one, for example\n"
+            f"  transformers serve {served} --port 8000      (or: vllm serve {served})\n"
+            f"and in the recipe replace `client` by `base_url: http://localhost:8000/v1`; device, "
+            f"dtype, batch size and processor options are the server's."
+        )
     if client not in CLIENTS:
         raise CaptioningError(
-            f"Model {values.get('name', '?')!r} has client {client!r}; there are "
-            f"{' and '.join(CLIENTS)}."
+            f"Model {values.get('name', '?')!r} has client {client!r}; available: "
+            f"{', '.join(CLIENTS)}."
         )
-    preset = find_preset(preset_name) if preset_name is not None else None
-    if preset is not None:
-        values.setdefault("model", preset.served_model if client == "openai" else preset.model)
-        values.setdefault("revision", preset.revision)
-    if client == "openai":
-        from .openai_compatible import OpenAICompatibleModel
-
-        return OpenAICompatibleModel(read_settings(OpenAISettings, values))
-    if preset is not None and not preset.transformers_class and values["model"] == preset.model:
-        raise CaptioningError(
-            f"transformers has no class for {preset.model}: it cannot run in this process. "
-            f"Serve it and use client openai:\n{preset.serve_command}"
-        )
-    from .in_process import InProcessModel
-
-    return InProcessModel(read_settings(InProcessSettings, values))
+    module = importlib.import_module(CLIENTS[client])
+    model: CaptionModel = module.open_model(values, dataset_name)
+    return model
 
 
 __all__ = ["CLIENTS", "PRESETS", "open_model"]

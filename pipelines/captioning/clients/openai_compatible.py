@@ -1,92 +1,67 @@
-"""Any server that speaks the OpenAI chat protocol: vLLM, `transformers serve`, hosted services.
+"""A model behind any server that speaks the OpenAI chat protocol.
 
-Nothing that a server does ends a run, but for refusing every request. What may pass is tried again;
-what does not pass is a `RequestFailedError`, which the run counts. vLLM and the hosted services draw
-by temperature and seed; `transformers serve` draws only if the checkpoint's generation settings have
-`do_sample`, and its seed holds for one request at a time.
+vLLM, SGLang, `transformers serve` and the paid services do. Connections, authentication and the
+protocol are the `openai` package's. Retries are not: every attempt has to be counted, an outage may
+last longer than the package waits, and an image that crashes the server is no outage.
 
-| what happens | what is done |
+| fault | response |
 |---|---|
-| no connection, connection lost, 502, 503, 504 | the server is asked for a sign of life before anybody tries again (`OutageGate`); then one attempt more |
-| 429 | waits as long as the server says, or for the back-off; uses up no attempt |
-| 408, 409, 425, other 5xx, timeouts, HTML, truncated JSON, no choices, empty text | one attempt more, after the back-off |
-| 400, 413, 422, other 4xx, refusals, filtered content | given up at once: the answer would be the same |
-| 401, 402, an empty account; 403, 404 or a redirect before the first answer, or many in a row; nothing but other 4xx from the start | `ModelUnavailableError`: every request would fail |
+| 401, 402, an empty account; 403, 404 or a redirect before the first answer, or 20 times in a row; nothing but other 4xx from the start | `ModelUnavailableError` |
+| 429; no connection, 502, 503 or 504, and the list of models is not to be had either | retried without using up attempts; after `outage_timeout_s` the request fails if others were answered meanwhile, and the run ends if none was |
+| timeouts, 408, 409, 425, other 5xx, lost connections, malformed or empty answers | retried up to `max_attempts` times |
+| other 4xx, refusals, filtered content, reasoning without an answer | the request fails at once |
+
+Before a retry the client waits as long as the server asks (`Retry-After`), or backs off.
 """  # noqa: E501
 
 import asyncio
+import base64
+import email.utils
 import logging
 import os
+import random
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC
+from typing import Any, Literal
 
 from ..errors import MissingDependencyError, ModelUnavailableError, RequestFailedError
 from ..records import Reply, Request
-from .outage import Backoff, OutageError, OutageGate, retry_after
-from .settings import OpenAISettings
-from .wire import (
-    MAX_ANSWER_BYTES,
-    Answer,
-    BadAnswerError,
-    ChatBody,
-    error_detail,
-    is_out_of_quota,
-    read_answer,
-)
+from .messages import MAX_DETAIL, FaultError, error_detail, media_type, plain_text, read_answer
+from .settings import ChatSettings, read_settings
 
-GATEWAY_CODES = frozenset({502, 503, 504})
-"""A proxy speaks, and says that the server is not there; or the server is starting."""
-RETRIED_CODES = frozenset({408, 409, 425})
-STOPPING_CODES = frozenset({401, 402})
-DOUBTFUL_CODES = frozenset({301, 302, 303, 307, 308, 403, 404})
-"""Wrong address, model or rights; or, at some services, an image that they do not like."""
+MAX_ANSWER_BYTES = 16 * 2**20
+"""Bound of a response; captions have a few kilobytes."""
+MAX_RETRY_AFTER_S = 600.0
 MAX_REFUSALS = 20
-"""So many without an answer between them are no matter of single images."""
-MAX_DETAIL = 200
+"""Refusals without an answer in between after which the model, not the images, is to blame."""
+PROBE_TIMEOUT_S = 10.0
 RAMP_S = 0.003
-"""Between the first uses of two slots: requests that start together are answered together, and a
-clump of answers waits for this process while the server has nothing to do."""
-USER_AGENT = "UrbanLN-captioning/0.1"
+"""Delay between the first requests: sent together, they would be answered together, and the server
+would idle while this process works through the answers."""
+
+_STOPPING_CODES = frozenset({401, 402})
+_DOUBTFUL_CODES = frozenset({301, 302, 303, 307, 308, 403, 404})
+"""A wrong address, model or key; or, with some services, an image that they reject."""
+_GATEWAY_CODES = frozenset({502, 503, 504})
+_PASSING_CODES = frozenset({408, 409, 425})
+_MALFORMED = (ValueError, RecursionError)
+"""What JSON that is none, or too deep, raises."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """An attempt that gave no answer.
-
-    Attributes:
-        reason: a short code.
-        detail: what the server said.
-        passing: another attempt may help.
-        away: nobody was there.
-        busy: the server has no capacity; uses up no attempt.
-        wait_s: what the server asks for.
-    """
-
-    reason: str
-    detail: str = ""
-    passing: bool = True
-    away: bool = False
-    busy: bool = False
-    wait_s: float | None = None
 
 
 class OpenAICompatibleModel:
     """A `records.CaptionModel` behind a server.
 
-    Connections are made when the first request comes, in the event loop that runs then, and again
-    after `close`. The key is read from the environment at that moment.
+    Connections are opened by the first request, in the event loop that runs then, and again after
+    `close`.
 
     Args:
-        settings: of the recipe.
+        settings: Fields of the recipe.
     """
 
-    in_process = False
-
-    def __init__(self, settings: OpenAISettings):
+    def __init__(self, settings: ChatSettings):
         self.settings = settings
         self.name = settings.name
         self.revision = settings.exact_revision
@@ -100,233 +75,290 @@ class OpenAICompatibleModel:
         """Ask until there is an answer.
 
         Raises:
-            RequestFailedError: there is none; see the module for what is tried again.
+            RequestFailedError: no answer; the module says what is retried.
             ModelUnavailableError: no request can succeed.
         """
-        return await self._open().complete(request)
+        loop = asyncio.get_running_loop()
+        if self._session is None or self._session.loop is not loop:
+            self._session = _Session(self.settings)
+        return await self._session.complete(request)
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         """Price of an answer, in the currency of the recipe's prices."""
-        return self.settings.cost(prompt_tokens, completion_tokens)
+        asked = prompt_tokens * self.settings.price_per_million_input
+        return (asked + completion_tokens * self.settings.price_per_million_output) / 1e6
 
     async def close(self) -> None:
         """Close the connections."""
         session, self._session = self._session, None
         if session is not None and session.loop is asyncio.get_running_loop():
-            await session.close()
+            await session.client.close()
 
-    def _open(self) -> "_Session":
-        loop = asyncio.get_running_loop()
-        if self._session is None or self._session.loop is not loop:
-            self._session = _Session(self.settings)
-        return self._session
+
+def open_model(config: Mapping[str, Any], dataset_name: str = "") -> OpenAICompatibleModel:
+    """Open a model from its fields in a recipe; see `settings.read_settings`."""
+    return OpenAICompatibleModel(read_settings(config))
 
 
 class _Session:
-    """Connections, and all that belongs to one event loop."""
+    """Connections to a server, and what is known of it, in one event loop."""
 
-    def __init__(self, settings: OpenAISettings):
+    def __init__(self, settings: ChatSettings):
         self.loop = asyncio.get_running_loop()
         self._settings = settings
-        self._url = settings.base_url.rstrip("/")
-        key = os.environ.get(settings.api_key_env, "") if settings.api_key_env else ""
-        self._safe = _censor(key)
-        # a connection for each slot: a common pool goes over all of its connections at every
-        # request, which at 64 of them costs more than the request itself
-        self._clients = _clients(settings, key, settings.max_concurrency + 1)
-        self._prober = self._clients.pop()
-        self._slots: asyncio.LifoQueue[Any] = asyncio.LifoQueue()
-        for number, client in enumerate(self._clients):
-            self.loop.call_later(number * RAMP_S, self._slots.put_nowait, client)
-        self._backoff = Backoff(settings.backoff_s, settings.max_backoff_s)
-        label = f"Model {settings.name!r} at {self._url}"
-        self._gate = OutageGate(self._probe, self._backoff, settings.outage_timeout_s, label)
-        self._answered = False
+        self._key = os.environ.get(settings.api_key_env, "") if settings.api_key_env else ""
+        self.client = _client(settings, self._key)
+        self._slots = asyncio.Semaphore(0)
+        for number in range(settings.max_concurrency):
+            self.loop.call_later(number * RAMP_S, self._slots.release)
+        self._answered_at = 0.0
         self._refusals = 0
-
-    async def close(self) -> None:
-        await self._gate.aclose()
-        for client in [*self._clients, self._prober]:
-            await client.aclose()
+        self._away = False
 
     async def complete(self, request: Request) -> Reply:
         body = self._body(request)
-        started, busy_since = time.monotonic(), None
-        sent = counted = 0
-        while True:
-            sent, found = sent + 1, await self._attempt(body, sent)
-            if isinstance(found, Answer):
-                return Reply(
-                    found.text,
-                    found.finish_reason,
-                    found.prompt_tokens,
-                    found.completion_tokens,
-                    sent,
-                    time.monotonic() - started,
-                )
-            if found.busy:
-                busy_since = busy_since or time.monotonic()
-                patient = time.monotonic() - busy_since < self._settings.outage_timeout_s
-            else:
-                busy_since, counted = None, counted + 1
-                patient = counted < self._settings.max_attempts
-            if not (found.passing and patient):
-                raise RequestFailedError(found.reason, found.detail, sent)
-            await asyncio.sleep(max(found.wait_s or 0.0, self._backoff.wait(sent)))
+        async with self._slots:
+            started, waiting_since = time.monotonic(), 0.0
+            attempts = counted = 0
+            while True:
+                attempts += 1
+                try:
+                    answer = await self._attempt(body)
+                    return Reply(*answer, attempts=attempts, seconds=time.monotonic() - started)
+                except FaultError as error:
+                    fault = error
+                if fault.kind in ("down", "busy"):
+                    waiting_since = waiting_since or time.monotonic()
+                    self._check_outage(waiting_since, fault, attempts)
+                else:
+                    waiting_since, counted = 0.0, counted + 1
+                    if fault.kind == "final" or counted >= self._settings.max_attempts:
+                        raise RequestFailedError(fault.reason, fault.detail, attempts)
+                await asyncio.sleep(max(fault.wait_s, self._backoff(attempts)))
 
-    def _body(self, request: Request) -> ChatBody:
+    def _body(self, request: Request) -> dict[str, Any]:
+        """The body of a chat request."""
+        try:
+            kind = media_type(request.image)
+        except ValueError as error:
+            raise RequestFailedError("bad_image", str(error), 0) from error
         settings, sampling = self._settings, request.sampling
+        url = f"data:{kind};base64,{base64.b64encode(request.image).decode()}"
+        content = [
+            {"type": "image_url", "image_url": {"url": url}},
+            {"type": "text", "text": plain_text(request.prompt)},
+        ]
         fields = {
             "model": settings.model,
+            "messages": [{"role": "user", "content": content}],
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             settings.max_tokens_field: sampling.max_tokens,
             "seed": sampling.seed,
-            **settings.extra_body,
         }
-        if settings.stream:
-            fields |= {"stream": True, "stream_options": {"include_usage": True}}
-        for name in settings.omit:
-            del fields[name]
-        try:
-            return ChatBody(request.image, request.prompt, fields)
-        except ValueError as error:
-            raise RequestFailedError("bad_image", str(error), 0) from error
+        kept = {name: value for name, value in fields.items() if name not in settings.omit}
+        return kept | settings.extra_body
 
-    async def _attempt(self, body: ChatBody, before: int) -> Answer | _Failure:
-        """Wait for a slot and for the server, and ask once."""
-        client = await self._slots.get()
-        try:
-            await self._gate.wait()
-            found = await self._ask(client, body)
-            if isinstance(found, Answer):
-                self._answered, self._refusals = True, 0
-            elif found.away:
-                self._gate.close(found.reason)
-            elif found.busy and found.wait_s:
-                self._gate.pause(found.wait_s)
-            return found
-        except OutageError:
-            detail = f"no server for {self._settings.outage_timeout_s:.0f} s"
-            raise RequestFailedError("unavailable", detail, before) from None
-        finally:
-            self._slots.put_nowait(client)
-
-    async def _ask(self, client: Any, body: ChatBody) -> Answer | _Failure:
-        import httpx2
+    async def _attempt(self, body: Mapping[str, Any]) -> tuple[str, str, int, int]:
+        """Ask once; the answer as `messages.read_answer` gives it."""
+        import openai
 
         try:
             async with asyncio.timeout(self._settings.timeout_s):
-                status, headers, data = await _post(client, body)
-        except (TimeoutError, httpx2.ReadTimeout, httpx2.WriteTimeout):
-            return _Failure("timeout", f"no answer within {self._settings.timeout_s:g} s")
-        except httpx2.DecodingError as error:
-            return _Failure("undecodable", self._safe(str(error)))
-        except (httpx2.LocalProtocolError, httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
-            raise ModelUnavailableError(
-                f"Model {self._settings.name!r} cannot be asked: {type(error).__name__}. Check "
-                f"`base_url` and the key that `api_key_env` names."
+                answer = read_answer(await self._post(body), self._safe)
+        except (TimeoutError, openai.APITimeoutError):
+            raise FaultError(
+                "timeout", f"no answer within {self._settings.timeout_s:g} s"
             ) from None
-        except httpx2.HTTPError as error:
-            detail = f"{type(error).__name__}: {self._safe(str(error))}"
-            return _Failure("connection", detail, away=True)
-        if status != 200:
-            return self._judge(status, headers, data)
-        if len(data) > MAX_ANSWER_BYTES:
-            return _Failure("too_long", f"more than {MAX_ANSWER_BYTES} bytes")
-        try:
-            return read_answer(data, headers.get("content-type", ""))
-        except BadAnswerError as error:
-            return _Failure(error.reason, self._safe(error.detail), error.passing)
+        except openai.APIStatusError as error:
+            raise await self._refusal(error) from None
+        except openai.APIConnectionError as error:
+            cause = error.__cause__ or error
+            detail = self._safe(f"{type(cause).__name__}: {cause}")[:MAX_DETAIL]
+            raise FaultError("connection", detail, await self._passing_or_down()) from None
+        except (openai.OpenAIError, *_MALFORMED) as error:
+            raise FaultError("invalid_answer", self._safe(str(error))[:MAX_DETAIL]) from None
+        if self._away:
+            logger.warning("%s answers again.", self._label)
+        self._answered_at, self._refusals, self._away = time.monotonic(), 0, False
+        return answer
 
-    def _judge(self, status: int, headers: Mapping[str, str], data: bytes) -> _Failure:
+    async def _post(self, body: Mapping[str, Any]) -> Any:
+        """The response to a chat request, as parsed JSON or as text."""
+        if not self._settings.stream:
+            # not `chat.completions.create`: its types cost as much time as all the rest
+            return await self.client.post("/chat/completions", cast_to=object, body=body)
+        asked = {name: body[name] for name in ("model", "messages")}
+        others = {name: value for name, value in body.items() if name not in asked}
+        others["stream_options"] = {"include_usage": True}
+        text, reasoning, finish_reason, usage = "", "", None, None
+        async for chunk in await self.client.chat.completions.create(
+            **asked, extra_body=others, stream=True
+        ):
+            piece = chunk.to_dict()
+            usage = piece.get("usage") or usage
+            for choice in piece.get("choices") or ():
+                text += choice["delta"].get("content") or ""
+                reasoning += choice["delta"].get("reasoning_content") or ""
+                finish_reason = choice.get("finish_reason") or finish_reason
+        if finish_reason is None:
+            raise FaultError("truncated_stream", text[-80:])
+        message = {"content": text, "reasoning_content": reasoning}
+        return {"choices": [{"message": message, "finish_reason": finish_reason}], "usage": usage}
+
+    async def _refusal(self, error: Any) -> FaultError:
         """What a status other than 200 means.
 
         Raises:
-            ModelUnavailableError: it means that every request fails.
+            ModelUnavailableError: every request would be refused.
         """
-        reason, detail = f"http_{status}", self._safe(error_detail(data))
-        doubtful = status in DOUBTFUL_CODES
-        passing = status in RETRIED_CODES or status == 429 or status >= 500
-        self._refusals += not passing
+        status, said = error.status_code, error.response.text
+        reason, detail = f"http_{status}", self._safe(error_detail(said))[:MAX_DETAIL]
+        wait_s = _retry_after(error.response.headers)
+        if status in _GATEWAY_CODES:
+            return FaultError(reason, detail, await self._passing_or_down(), wait_s)
+        passing = status in _PASSING_CODES or status >= 500
+        self._refusals += not passing and status != 429
+        doubtful, never = status in _DOUBTFUL_CODES, not self._answered_at
         if (
-            status in STOPPING_CODES
-            or (status == 429 and is_out_of_quota(data))
-            or (doubtful and not self._answered)
-            or (self._refusals >= MAX_REFUSALS and (doubtful or not self._answered))
+            status in _STOPPING_CODES
+            or (status == 429 and "insufficient_quota" in said[:4096])
+            or (doubtful and never)
+            or (self._refusals >= MAX_REFUSALS and (doubtful or never))
         ):
             raise ModelUnavailableError(
-                f"Model {self._settings.name!r} ({self._settings.model}) at {self._url} refuses: "
-                f"HTTP {status} {detail} Check `base_url`, `model` and the key that `api_key_env` "
-                f"names, then run the same command again."
-            )
-        wait = retry_after(headers)
-        if status in GATEWAY_CODES:
-            # a server that names its time is there
-            return _Failure(reason, detail, away=wait is None, busy=wait is not None, wait_s=wait)
+                f"{self._label} refuses: HTTP {status} {detail} Check `base_url`, `model` and the "
+                f"key that `api_key_env` names, then run the same command again."
+            ) from None
         if status == 429:
-            return _Failure(reason, detail, busy=True, wait_s=wait)
-        return _Failure(reason, detail, passing, wait_s=wait)
+            return FaultError(reason, detail, "busy", wait_s)
+        return FaultError(reason, detail, "passing" if passing else "final", wait_s)
 
-    async def _probe(self) -> bool:
-        """Whether anything answers: every server of this kind lists its models."""
-        import httpx2
+    async def _passing_or_down(self) -> Literal["passing", "down"]:
+        """Whether the server still answers: all servers of this kind list their models."""
+        import openai
 
         try:
-            async with asyncio.timeout(max(self._settings.connect_timeout_s, 5.0)):
-                response = await self._prober.get("models")
-        except (TimeoutError, httpx2.HTTPError):
-            return False
-        return response.status_code not in GATEWAY_CODES
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                await self.client.get("/models", cast_to=object)
+        except openai.APIStatusError as error:
+            return "down" if error.status_code in _GATEWAY_CODES else "passing"
+        except (TimeoutError, openai.APIConnectionError):
+            return "down"
+        except (openai.OpenAIError, *_MALFORMED):
+            pass
+        return "passing"
+
+    def _check_outage(self, since: float, fault: FaultError, attempts: int) -> None:
+        """Give up when the server has been out of reach or capacity for too long.
+
+        Raises:
+            RequestFailedError: other requests were answered meanwhile.
+            ModelUnavailableError: none was.
+        """
+        patience = self._settings.outage_timeout_s
+        said = f"{fault.reason} {fault.detail}".strip()
+        if time.monotonic() - since < patience:
+            if not self._away:
+                logger.warning(
+                    "%s does not answer (%s); waiting up to %.0f s.", self._label, said, patience
+                )
+            self._away = True
+        elif self._answered_at > since:
+            raise RequestFailedError(fault.reason, fault.detail, attempts)
+        else:
+            raise ModelUnavailableError(
+                f"{self._label} did not answer for {patience:.0f} s ({said}). Start the server, or "
+                f"wait for capacity, then run the same command again: what is done is kept."
+            )
+
+    def _backoff(self, attempt: int) -> float:
+        """Seconds before the next attempt: doubling, capped, drawn from the upper half."""
+        settings = self._settings
+        # beyond 64 doublings the cap is reached, and beyond 1023 the power overflows
+        longest = min(settings.max_backoff_s, settings.backoff_s * 2.0 ** min(attempt - 1, 64))
+        return longest * random.uniform(0.5, 1.0)  # moves moments, never results
+
+    def _safe(self, text: str) -> str:
+        """What a server said, without the key: some repeat it."""
+        return text.replace(self._key, "***") if self._key else text
+
+    @property
+    def _label(self) -> str:
+        settings = self._settings
+        return f"Model {settings.name!r} ({settings.model}) at {settings.base_url}"
 
 
-def _censor(key: str) -> Callable[[str], str]:
-    """Makes what a server said fit to be shown: without the key, which some repeat, and short."""
-
-    def safe(text: str) -> str:
-        return (text.replace(key, "***") if key else text)[:MAX_DETAIL]
-
-    return safe
-
-
-async def _post(client: Any, body: ChatBody) -> tuple[int, Mapping[str, str], bytes]:
-    headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
-    sent = client.stream("POST", "chat/completions", content=body, headers=headers)
-    async with sent as response:
-        data = bytearray()
-        async for chunk in response.aiter_bytes():
-            data += chunk
-            if len(data) > MAX_ANSWER_BYTES:
-                break
-        return response.status_code, response.headers, bytes(data)
-
-
-def _clients(settings: OpenAISettings, key: str, count: int) -> list[Any]:
-    """Clients of one connection each."""
+def _client(settings: ChatSettings, key: str) -> Any:
+    """The package's client without retries, redirects and what it reads from the environment."""
     try:
         import httpx2
+        import openai
     except ImportError as error:
         raise MissingDependencyError(
-            'httpx2 is needed to ask servers: pip install -e ".[captioning]"'
+            'The openai package is needed to ask servers: pip install -e ".[captioning]"'
         ) from error
-    headers = {"User-Agent": USER_AGENT}
-    if key:
-        headers["Authorization"] = f"Bearer {key}"
-    certificates = httpx2.create_ssl_context(trust_env=settings.remote)
-    return [
-        httpx2.AsyncClient(
-            base_url=settings.base_url,
-            headers=headers,
+
+    class Bounded(httpx2.AsyncByteStream):
+        def __init__(self, stream: Any):
+            self._stream = stream
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            size = 0
+            async for chunk in self._stream:
+                size += len(chunk)
+                if size > MAX_ANSWER_BYTES:
+                    raise ValueError(f"more than {MAX_ANSWER_BYTES} bytes")
+                yield chunk
+
+        async def aclose(self) -> None:
+            await self._stream.aclose()
+
+    async def bound(response: Any) -> None:
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise ValueError("compressed, which was not asked for")  # it could hold gigabytes
+        response.stream = Bounded(response.stream)
+
+    # their debugging output holds headers and status lines, in which a server may repeat the key
+    for name in ("httpx2", "httpcore2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    omit = openai.Omit()
+    headers: dict[str, Any] = {"OpenAI-Organization": omit, "OpenAI-Project": omit}
+    connections = settings.max_concurrency + 1
+    return openai.AsyncOpenAI(
+        api_key=key or "EMPTY",  # anything, or it would send the environment's OPENAI_API_KEY
+        admin_api_key="",
+        base_url=settings.base_url,
+        max_retries=0,
+        default_headers=headers | {"Accept-Encoding": "identity"},
+        http_client=httpx2.AsyncClient(
             # what stays on this machine must not go through a proxy that the environment names
             trust_env=settings.remote,
-            verify=certificates,
             timeout=httpx2.Timeout(
                 settings.timeout_s, connect=settings.connect_timeout_s, pool=None
             ),
-            limits=httpx2.Limits(max_connections=1, max_keepalive_connections=1),
-        )
-        for _ in range(count)
-    ]
+            limits=httpx2.Limits(
+                max_connections=connections, max_keepalive_connections=connections
+            ),
+            event_hooks={"response": [bound]},
+        ),
+    )
 
 
-__all__ = ["OpenAICompatibleModel"]
+def _retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds that a server asks to wait (RFC 9110, 10.2.3), at most `MAX_RETRY_AFTER_S`."""
+    value = headers.get("retry-after", "").strip()
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            moment = email.utils.parsedate_to_datetime(value)
+        except (TypeError, ValueError):
+            return 0.0
+        if moment.tzinfo is None:  # "-0000" means UTC
+            moment = moment.replace(tzinfo=UTC)
+        seconds = moment.timestamp() - time.time()
+    return min(seconds, MAX_RETRY_AFTER_S) if seconds > 0 else 0.0
+
+
+__all__ = ["OpenAICompatibleModel", "open_model"]

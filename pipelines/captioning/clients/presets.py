@@ -1,153 +1,144 @@
-"""The five models of the paper: what they are called, and how to serve them.
+"""Models by name, each with the command that serves it.
 
-Where transformers has no class for a model, it runs behind a server only. Commits are not pinned
-here: put the one you serve into `revision`, it is part of every table. Licences are those that the
-projects state; read them before you publish captions.
+None of them was run for this repository: names, commands and licences are those of the projects'
+own documentation, so read the model card before you publish captions. Commits are not pinned; put
+the one that you serve into `revision`, which is part of every table.
 """
 
 import difflib
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from ..errors import CaptioningError
+
+_ONE_IMAGE = "--limit-mm-per-prompt '{\"image\": 1}'"
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A model.
+    """A model and how to serve it.
 
     Attributes:
-        name: in a recipe's `preset`.
-        model: id on the Hub, or of the project, in the form that transformers loads if it can.
-        served_model: what the server of `serve_command` calls it.
-        revision: "main" moves; a recipe should name a commit.
-        transformers_class: None if transformers has none.
-        model_type: of its configuration, as transformers or the checkpoint names it.
-        chat_template: where it comes from.
-        image_size: what the model sees of an image.
-        serve_command: gives an OpenAI-compatible server.
-        licence: of weights and code, as their projects state.
-        remarks: what else one has to know.
+        name: Name in a recipe's `preset`.
+        model: Name that the server of `serve_command` gives it.
+        serve_command: Shell commands that start an OpenAI-compatible server.
+        licence: Licence of code and weights.
+        remarks: What else to know.
+        extra_body: Further fields of every request.
     """
 
     name: str
     model: str
-    served_model: str
-    revision: str
-    transformers_class: str | None
-    model_type: str
-    chat_template: str
-    image_size: str
     serve_command: str
     licence: str
     remarks: str
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
 
 
-_PRESETS = (
+PAPER = (
     Preset(
-        name="llama-adapter-v2",
-        model="OpenGVLab/LLaMA-Adapter",
-        served_model="llama-adapter-v2",
-        revision="main",
-        transformers_class=None,
-        model_type="",
-        chat_template="Alpaca's, '### Instruction: ... ### Response:'; `llama.format_prompt` of "
-        "the project writes it",
-        image_size="224 x 224, by CLIP ViT-L/14's preprocessing",
-        serve_command=(
-            "git clone https://github.com/OpenGVLab/LLaMA-Adapter\n"
-            "cd LLaMA-Adapter/llama_adapter_v2_multimodal7b && pip install -r requirements.txt\n"
-            "# then a server of your own around llama.load('BIAS-7B', LLAMA_DIR) and "
-            "model.generate(image, [llama.format_prompt(prompt)]):\n"
-            "# POST /v1/chat/completions in, {'choices': [{'message': {'content': text}, "
-            "'finish_reason': 'stop'}]} out; GET /v1/models must answer"
-        ),
-        licence="code GPL-3.0; needs the weights of LLaMA 1 (7B), which are for research only",
-        remarks="Neither transformers nor vLLM runs it, and no checkpoint on the Hub is of a kind "
-        "that they load: only behind a server written around the project's code.",
+        "llama-adapter-v2",
+        "llama-adapter-v2",
+        "git clone https://github.com/OpenGVLab/LLaMA-Adapter\n"
+        "cd LLaMA-Adapter/llama_adapter_v2_multimodal7b && pip install -r requirements.txt\n"
+        "# then write a server around llama.load('BIAS-7B', LLAMA_DIR) and\n"
+        "# model.generate(image, [llama.format_prompt(prompt)]): POST /v1/chat/completions gives\n"
+        "# {'choices': [{'message': {'content': text}, 'finish_reason': 'stop'}]}, and GET\n"
+        "# /v1/models answers anything",
+        "code GPL-3.0; needs the weights of LLaMA 1 (7B), which are for research only",
+        "Neither transformers, vLLM nor SGLang runs it. Sees 224 x 224 pixels.",
     ),
     Preset(
-        name="sharegpt4v-7b",
-        model="Lin-Chen/ShareGPT4V-7B",
-        served_model="Lin-Chen/ShareGPT4V-7B",
-        revision="main",
-        transformers_class=None,
-        model_type="share4v",
-        chat_template="Vicuna v1.5's, 'USER: <image>\\n... ASSISTANT:'",
-        image_size="336 x 336 (CLIP ViT-L/14-336, fine-tuned: its own vision tower must be used)",
-        serve_command=(
-            "git clone https://github.com/ShareGPT4Omni/ShareGPT4V && cd ShareGPT4V && "
-            "pip install -e .\n"
-            "# either the project's code behind a server of your own, or its weights converted to "
-            "LLaVA-1.5's layout in a folder, and then\n"
-            "vllm serve ./ShareGPT4V-7B-hf --served-model-name Lin-Chen/ShareGPT4V-7B "
-            "--max-model-len 4096 --limit-mm-per-prompt '{\"image\": 1}'"
-        ),
-        licence="code Apache-2.0, data CC BY-NC 4.0, language model under Llama 2's licence: "
-        "research only",
-        remarks="The published checkpoint's type, share4v, is not registered in transformers. Its "
-        "layout is LLaVA-1.5's: a converted folder loads as LlavaForConditionalGeneration; give it "
-        "as `model` instead of this preset.",
+        "sharegpt4v-7b",
+        "Lin-Chen/ShareGPT4V-7B",
+        "# convert the weights to LLaVA-1.5's layout in ./ShareGPT4V-7B-hf, with their own vision\n"
+        "# tower, then\n"
+        "vllm serve ./ShareGPT4V-7B-hf --served-model-name Lin-Chen/ShareGPT4V-7B "
+        f"--max-model-len 4096 {_ONE_IMAGE}",
+        "code Apache-2.0, data CC BY-NC 4.0, language model under Llama 2's licence: research only",
+        "The published checkpoint's type, share4v, is registered nowhere. Sees 336 x 336 pixels.",
     ),
     Preset(
-        name="qwen2.5-vl-7b",
-        model="Qwen/Qwen2.5-VL-7B-Instruct",
-        served_model="Qwen/Qwen2.5-VL-7B-Instruct",
-        revision="main",
-        transformers_class="Qwen2_5_VLForConditionalGeneration",
-        model_type="qwen2_5_vl",
-        chat_template="the checkpoint's (ChatML)",
-        image_size="native, sides rounded to multiples of 28; a token for 28 x 28 pixels. Bound it "
-        "by `max_pixels`: 1003520 is 1280 tokens",
-        serve_command=(
-            "vllm serve Qwen/Qwen2.5-VL-7B-Instruct --max-model-len 8192 "
-            '--limit-mm-per-prompt \'{"image": 1}\' --mm-processor-kwargs \'{"max_pixels": '
-            "1003520}'"
-        ),
-        licence="Apache-2.0",
-        remarks="`transformers serve Qwen/Qwen2.5-VL-7B-Instruct` speaks the same protocol, for "
-        "small runs. In process: processor_options: {max_pixels: 1003520}.",
+        "qwen2.5-vl-7b",
+        "Qwen/Qwen2.5-VL-7B-Instruct",
+        f"vllm serve Qwen/Qwen2.5-VL-7B-Instruct --max-model-len 8192 {_ONE_IMAGE} "
+        "--mm-processor-kwargs '{\"max_pixels\": 1003520}'\n"
+        "# small runs: transformers serve Qwen/Qwen2.5-VL-7B-Instruct",
+        "Apache-2.0",
+        "One token per 28 x 28 pixels: `max_pixels` 1003520 bounds an image at 1280 tokens.",
     ),
     Preset(
-        name="deepseek-vl2-tiny",
-        model="deepseek-ai/deepseek-vl2-tiny",
-        served_model="deepseek-ai/deepseek-vl2-tiny",
-        revision="main",
-        transformers_class=None,
-        model_type="deepseek_vl_v2",
-        chat_template="'<|User|>: <image>\\n... <|Assistant|>:'; the checkpoint has none, vLLM "
-        "brings it (`--chat-template`, see its examples/template_deepseek_vl2.jinja)",
-        image_size="tiles of 384 x 384, up to 9, and a thumbnail",
-        serve_command=(
-            "vllm serve deepseek-ai/deepseek-vl2-tiny --max-model-len 4096 --hf-overrides "
-            '\'{"architectures": ["DeepseekVLV2ForCausalLM"]}\' --chat-template '
-            "template_deepseek_vl2.jinja --limit-mm-per-prompt '{\"image\": 1}'"
-        ),
-        licence="code MIT, weights under the DeepSeek Model License (commercial use allowed)",
-        remarks="transformers has deepseek_vl and deepseek_vl_hybrid, which are the first "
-        "generation, and no class for this one; the project's own code needs transformers 4.38. "
-        "The context is 4096 tokens.",
+        "deepseek-vl2-tiny",
+        "deepseek-ai/deepseek-vl2-tiny",
+        "vllm serve deepseek-ai/deepseek-vl2-tiny --max-model-len 4096 --hf-overrides "
+        '\'{"architectures": ["DeepseekVLV2ForCausalLM"]}\' --chat-template '
+        f"template_deepseek_vl2.jinja {_ONE_IMAGE}",
+        "code MIT, weights under the DeepSeek Model License (commercial use allowed)",
+        "The checkpoint has no chat template; vLLM brings it among its examples. Context of 4096 "
+        "tokens.",
     ),
     Preset(
-        name="internvl3-8b",
-        model="OpenGVLab/InternVL3-8B-hf",
-        served_model="OpenGVLab/InternVL3-8B",
-        revision="main",
-        transformers_class="InternVLForConditionalGeneration",
-        model_type="internvl",
-        chat_template="the checkpoint's (ChatML)",
-        image_size="tiles of 448 x 448, up to 12, and a thumbnail; 256 tokens each",
-        serve_command=(
-            "vllm serve OpenGVLab/InternVL3-8B --trust-remote-code --max-model-len 8192 "
-            '--limit-mm-per-prompt \'{"image": 1}\' --mm-processor-kwargs \'{"max_dynamic_patch": '
-            "6}'"
-        ),
-        licence="code MIT, weights Apache-2.0 (built on Qwen2.5)",
-        remarks="Two checkpoints of the same weights: OpenGVLab/InternVL3-8B with the project's "
-        "code, for vLLM, and OpenGVLab/InternVL3-8B-hf for transformers.",
+        "internvl3-8b",
+        "OpenGVLab/InternVL3-8B",
+        f"vllm serve OpenGVLab/InternVL3-8B --trust-remote-code --max-model-len 8192 {_ONE_IMAGE} "
+        "--mm-processor-kwargs '{\"max_dynamic_patch\": 6}'",
+        "code MIT, weights Apache-2.0 (built on Qwen2.5)",
+        "256 tokens per tile of 448 x 448 pixels. `transformers serve` needs the checkpoint "
+        "OpenGVLab/InternVL3-8B-hf.",
     ),
 )
-PRESETS: dict[str, Preset] = {preset.name: preset for preset in _PRESETS}
-"""By name."""
+"""The models of the paper."""
+
+CURRENT = (
+    Preset(
+        "qwen3-vl-8b",
+        "Qwen/Qwen3-VL-8B-Instruct",
+        f"vllm serve Qwen/Qwen3-VL-8B-Instruct --max-model-len 8192 {_ONE_IMAGE}\n"
+        "# or: python -m sglang.launch_server --model-path Qwen/Qwen3-VL-8B-Instruct --port 8000\n"
+        "# small runs: transformers serve Qwen/Qwen3-VL-8B-Instruct",
+        "Apache-2.0",
+        "Needs vLLM 0.11 or newer.",
+    ),
+    Preset(
+        "qwen3.5-9b",
+        "Qwen/Qwen3.5-9B",
+        f"vllm serve Qwen/Qwen3.5-9B --max-model-len 8192 {_ONE_IMAGE} --reasoning-parser qwen3",
+        "Apache-2.0",
+        "Needs vLLM 0.17 or newer. Reasons by default; the preset turns that off.",
+        {"chat_template_kwargs": {"enable_thinking": False}},
+    ),
+    Preset(
+        "internvl3.5-8b",
+        "OpenGVLab/InternVL3_5-8B",
+        f"vllm serve OpenGVLab/InternVL3_5-8B --trust-remote-code --max-model-len 8192 "
+        f"{_ONE_IMAGE}",
+        "Apache-2.0",
+        "256 tokens per tile of 448 x 448 pixels.",
+    ),
+    Preset(
+        "gemma-3-12b",
+        "google/gemma-3-12b-it",
+        f"vllm serve google/gemma-3-12b-it --max-model-len 8192 {_ONE_IMAGE}\n"
+        "# small runs: transformers serve google/gemma-3-12b-it",
+        "Gemma Terms of Use, to be accepted on the Hub",
+        "Sees 896 x 896 pixels as 256 tokens.",
+    ),
+    Preset(
+        "glm-4.5v",
+        "zai-org/GLM-4.5V-FP8",
+        f"vllm serve zai-org/GLM-4.5V-FP8 --tensor-parallel-size 4 --enable-expert-parallel "
+        f"--max-model-len 16384 --reasoning-parser glm45 {_ONE_IMAGE}",
+        "MIT",
+        "Four GPUs of 80 GB; vLLM 0.12 or newer. Reasons by default; the preset turns that off.",
+        {"chat_template_kwargs": {"enable_thinking": False}},
+    ),
+)
+"""Newer models, for captions better than the paper's."""
+
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in (*PAPER, *CURRENT)}
+"""All presets by name."""
 
 
 def find_preset(name: str) -> Preset:
@@ -166,4 +157,15 @@ def find_preset(name: str) -> Preset:
     return PRESETS[name]
 
 
-__all__ = ["PRESETS", "Preset", "find_preset"]
+def describe_presets() -> str:
+    """All presets, for the terminal."""
+    parts = []
+    for title, presets in (("The paper's models", PAPER), ("Newer models", CURRENT)):
+        parts.append(f"{title}; no command was run for this repository.\n")
+        for one in presets:
+            command = textwrap.indent(one.serve_command, "    ")
+            parts.append(f"{one.name}: {one.model} ({one.licence})\n  {one.remarks}\n{command}\n")
+    return "\n".join(parts)
+
+
+__all__ = ["CURRENT", "PAPER", "PRESETS", "Preset", "describe_presets", "find_preset"]

@@ -1,136 +1,107 @@
-"""What a recipe may say of a model, checked before anything starts."""
+"""What a recipe may say of a model behind a server, checked before anything starts."""
 
 import difflib
 import ipaddress
 import json
-import math
 import os
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
 from ..errors import CaptioningError
+from .presets import find_preset
 
-T = TypeVar("T", bound="ModelSettings")
-BODY_FIELDS = ("model", "temperature", "top_p", "max_tokens", "seed", "stream", "stream_options")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSettings:
-    """What both kinds of clients have.
-
-    Attributes:
-        name: in the recipe, the tables and the reports.
-        model: id on the Hub, name at the server, or a folder.
-        revision: of the model: a commit, a tag, a date. A server does not tell what it serves, so
-            what is said here is what the tables will say; it is part of the ledger's keys.
-        price_per_million_input: of tokens, in any currency.
-        price_per_million_output: of tokens, in the same currency.
-    """
-
-    name: str
-    model: str
-    revision: str = "main"
-    price_per_million_input: float = 0.0
-    price_per_million_output: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("price_per_million_input", "price_per_million_output"):
-            self._at_least(name, 0)
-        for name in ("name", "model", "revision"):
-            if not getattr(self, name):
-                raise CaptioningError(f"`{name}` of a model is empty.")
-
-    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """Price of an answer, in the currency of the prices."""
-        asked = prompt_tokens * self.price_per_million_input
-        return (asked + completion_tokens * self.price_per_million_output) / 1e6
-
-    def _at_least(self, name: str, least: float) -> None:
-        value = getattr(self, name)
-        if not least <= value < math.inf:
-            raise CaptioningError(
-                f"`{name}` of model {self.name!r} must be {least} or more, got {value}."
-            )
+_RESERVED = ("model", "messages", "temperature", "top_p", "seed", "n", "stream", "stream_options")
 
 
-@dataclass(frozen=True, kw_only=True)
-class OpenAISettings(ModelSettings):
-    """A model behind a server that speaks the OpenAI chat protocol.
+class ChatSettings(BaseModel):
+    """Fields of a model in a recipe.
 
     Attributes:
-        base_url: up to and including `/v1`.
-        api_key_env: name of the environment variable that holds the key; none is sent by default.
-        quantization: how the server runs the model ("fp8", "awq", ...); part of the revision.
-        max_concurrency: requests under way at once.
-        timeout_s: of an attempt, from the first byte sent to the last one received.
-        connect_timeout_s: until the connection stands.
-        max_attempts: of a request; those that the server refuses for want of capacity (429) do not
-            count, for which there is `outage_timeout_s`.
-        backoff_s: the longest wait before the second attempt; doubles.
-        max_backoff_s: the longest of all waits that the server does not ask for.
-        outage_timeout_s: how long requests wait for a server that is away, or has no capacity.
-        stream: let the answer come in pieces; some gateways cut connections that are silent.
-        max_tokens_field: some services call it "max_completion_tokens".
-        omit: sampling fields that the service refuses, such as "seed".
-        extra_body: further fields of every request; part of the revision.
+        name: Name in the recipe, the tables and the reports.
+        model: Name of the model at the server, usually its id on the Hub.
+        base_url: Address of the server, up to and including `/v1`.
+        revision: Commit, tag or date of the model. Servers do not tell what they serve; what is
+            written here goes into the tables and into the ledger's keys.
+        quantization: Quantisation that the server uses ("fp8", "awq"); part of the revision.
+        api_key_env: Name of the environment variable that holds the key; no key by default.
+        max_concurrency: Maximum number of simultaneous requests.
+        timeout_s: Maximum duration of an attempt, in seconds.
+        connect_timeout_s: Maximum duration of connecting, in seconds.
+        max_attempts: Attempts per request; waiting for a server does not count.
+        backoff_s: Longest wait before the second attempt; doubles with every further one.
+        max_backoff_s: Longest wait that the server does not ask for.
+        outage_timeout_s: How long a server may be unreachable or out of capacity.
+        stream: Receive the answer in pieces; for gateways that close silent connections.
+        max_tokens_field: Name of the token limit; newer services want "max_completion_tokens".
+        omit: Sampling fields that the service refuses.
+        extra_body: Further fields of every request; part of the revision.
+        price_per_million_input: Price of a million prompt tokens, in any currency.
+        price_per_million_output: Price of a million completion tokens, in the same currency.
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    name: str = Field(min_length=1)
+    model: str = Field(min_length=1)
     base_url: str
-    api_key_env: str | None = None
+    revision: str = Field("main", min_length=1)
     quantization: str | None = None
-    max_concurrency: int = 16
-    timeout_s: float = 300.0
-    connect_timeout_s: float = 10.0
-    max_attempts: int = 5
-    backoff_s: float = 1.0
-    max_backoff_s: float = 60.0
-    outage_timeout_s: float = 1800.0
+    api_key_env: str | None = None
+    max_concurrency: int = Field(16, ge=1)
+    timeout_s: float = Field(300.0, ge=0.01)
+    connect_timeout_s: float = Field(10.0, ge=0.01)
+    max_attempts: int = Field(5, ge=1)
+    backoff_s: float = Field(1.0, ge=0)
+    max_backoff_s: float = Field(60.0, ge=0)
+    outage_timeout_s: float = Field(1800.0, ge=0)
     stream: bool = False
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    omit: tuple[Literal["temperature", "top_p", "seed"], ...] = ()
-    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    omit: list[Literal["temperature", "top_p", "seed"]] = []
+    extra_body: dict[str, Any] = {}
+    price_per_million_input: float = Field(0.0, ge=0)
+    price_per_million_output: float = Field(0.0, ge=0)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("max_concurrency", "max_attempts"):
-            self._at_least(name, 1)
-        for name in ("timeout_s", "connect_timeout_s"):
-            self._at_least(name, 0.01)
-        for name in ("backoff_s", "max_backoff_s", "outage_timeout_s"):
-            self._at_least(name, 0)
-        self._check_url()
-        if self.api_key_env is not None and not os.environ.get(self.api_key_env):
-            raise CaptioningError(
-                f"Model {self.name!r} takes its key from the environment variable "
-                f"{self.api_key_env}, which is not set."
-            )
-        taken = sorted({*BODY_FIELDS, "messages", "n"} & set(self.extra_body))
-        if taken:
-            raise CaptioningError(
-                f"`extra_body` of model {self.name!r} may not set {', '.join(taken)}: the recipe's "
-                f"other fields do."
-            )
-
-    def _check_url(self) -> None:
-        url = urlsplit(self.base_url)
+    @field_validator("base_url")
+    @classmethod
+    def _plain_address(cls, value: str) -> str:
+        url = urlsplit(value)
         if url.scheme not in ("http", "https") or not url.hostname:
-            raise CaptioningError(
-                f"`base_url` of model {self.name!r} must be like http://localhost:8000/v1."
-            )
+            raise ValueError("must be like http://localhost:8000/v1")
         if url.username or url.password or url.query or url.fragment:
-            # not shown: a key may be in it
-            raise CaptioningError(
-                f"`base_url` of model {self.name!r} holds more than host and path. A key belongs "
-                f"into an environment variable that `api_key_env` names."
+            raise ValueError(
+                "holds more than host and path. A key belongs into an environment variable that "
+                "`api_key_env` names"
             )
+        return value
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _key_is_set(cls, value: str | None) -> str | None:
+        if value is None:
+            return value
+        if not value.isidentifier():  # not shown: it may be the key itself
+            raise ValueError("must be the name of an environment variable, not the key")
+        key = os.environ.get(value, "")
+        if not key:
+            raise ValueError(f"names the environment variable {value}, which is not set")
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise ValueError(f"names {value}, which holds white space or other non-key characters")
+        return value
+
+    @field_validator("extra_body")
+    @classmethod
+    def _nothing_reserved(cls, value: dict[str, Any]) -> dict[str, Any]:
+        names = {*_RESERVED, "max_tokens", "max_completion_tokens"}
+        if taken := sorted(names & set(value)):
+            raise ValueError(f"may not set {', '.join(taken)}: other fields of the recipe do")
+        return value
 
     @property
     def remote(self) -> bool:
-        """Images leave this machine."""
+        """Whether images leave this machine."""
         host = urlsplit(self.base_url).hostname or ""
         try:
             return not ipaddress.ip_address(host).is_loopback
@@ -139,90 +110,51 @@ class OpenAISettings(ModelSettings):
 
     @property
     def exact_revision(self) -> str:
-        """What answers; the address does not matter."""
+        """What answers: model, revision, and what else changes answers; not the address."""
         parts = {
             "quantization": self.quantization,
             "omit": sorted(self.omit),
             "extra_body": self.extra_body,
         }
-        return exact_revision(self.model, self.revision, parts)
+        given = {name: value for name, value in parts.items() if value}
+        exact = f"{self.model}@{self.revision}"
+        return f"{exact} {json.dumps(given, sort_keys=True)}" if given else exact
 
 
-@dataclass(frozen=True, kw_only=True)
-class InProcessSettings(ModelSettings):
-    """A model in this process's memory, by transformers.
+def read_settings(config: Mapping[str, Any]) -> ChatSettings:
+    """Settings from the fields of a model in a recipe.
 
-    Attributes:
-        device: as torch names it; "auto" is the first accelerator, or the CPU.
-        dtype: of the weights; "auto" is as they were saved. See `in_process` on what a batch
-            changes in low precision.
-        batch_size: requests answered together.
-        processor_options: of `AutoProcessor.from_pretrained`, such as `max_pixels`; part of the
-            revision.
-    """
-
-    device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    batch_size: int = 8
-    processor_options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._at_least("batch_size", 1)
-
-
-def exact_revision(model: str, revision: str, parts: Mapping[str, Any]) -> str:
-    """`model@revision`, and the settings that are not empty as JSON behind it."""
-    given = {name: value for name, value in parts.items() if value}
-    return f"{model}@{revision}" + (f" {json.dumps(given, sort_keys=True)}" if given else "")
-
-
-def read_settings(kind: type[T], config: Mapping[str, Any]) -> T:
-    """Settings from the plain values of a recipe.
+    Args:
+        config: Fields of [`ChatSettings`]; `preset`, a name in `presets.PRESETS`, gives `model`
+            and what else the preset sets.
 
     Raises:
-        CaptioningError: an unknown or missing field, or a value of the wrong kind.
+        CaptioningError: unknown or missing fields, or invalid values; all of them are named.
     """
-    hints = typing.get_type_hints(kind)
-    label = config.get("name", "?")
-    for name in config:
-        if name not in hints:
-            raise CaptioningError(_unknown(label, str(name), list(hints)))
-    missing = [
-        one.name
-        for one in fields(kind)
-        if one.name not in config and one.default is MISSING and one.default_factory is MISSING
-    ]
-    if missing:
-        raise CaptioningError(f"Model {label!r} lacks {', '.join(missing)}.")
-    return kind(**{name: _value(hints[name], value, name) for name, value in config.items()})
+    values = dict(config)
+    if (name := values.pop("preset", None)) is not None:
+        preset = find_preset(name)
+        values = {"model": preset.model, "extra_body": dict(preset.extra_body), **values}
+    try:
+        return ChatSettings(**values)
+    except ValidationError as error:
+        problems = "; ".join(_problem(one) for one in error.errors())
+        raise CaptioningError(f"Model {values.get('name', '?')!r}: {problems}.") from None
 
 
-def _unknown(label: str, name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, [*known, "client", "preset"], 3)
-    hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"it has {known}."
-    return f"Model {label!r} has no field {name!r}; {hint}"
+def _problem(error: Mapping[str, Any]) -> str:
+    """One mistake in a recipe, in words; values are shown only where they cannot be a key."""
+    name = ".".join(map(str, error["loc"]))
+    known = [*ChatSettings.model_fields, "client", "preset"]
+    if error["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(name, known, 3)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(known)}"
+        return f"unknown field {name!r}; {hint}"
+    if error["type"] == "missing":
+        return f"`{name}` is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    got = "" if error["type"] == "value_error" else f", got {error['input']!r}"
+    return f"`{name}`: {message[0].lower()}{message[1:]}{got}"
 
 
-def _value(hint: Any, value: Any, name: str) -> Any:
-    """The value as its field has it; a list becomes a tuple, a whole number a float."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is types.UnionType:
-        return None if value is None else _value(arguments[0], value, name)
-    if origin is Literal:
-        if value not in arguments:
-            raise CaptioningError(f"`{name}` must be one of {arguments}, got {value!r}.")
-        return value
-    if origin is tuple:
-        items = value if isinstance(value, (list, tuple)) else [value]
-        return tuple(_value(arguments[0], item, name) for item in items)
-    if hint is float and type(value) is int:
-        return float(value)
-    kind = Mapping if isinstance(origin, type) and issubclass(origin, Mapping) else hint
-    right = isinstance(value, Mapping) if kind is Mapping else type(value) is kind
-    if not right:
-        raise CaptioningError(f"`{name}` must be a {kind.__name__}, got {value!r}.")
-    return value
-
-
-__all__ = ["InProcessSettings", "ModelSettings", "OpenAISettings", "read_settings"]
+__all__ = ["ChatSettings", "read_settings"]
