@@ -244,8 +244,7 @@ def _retry_failed(arguments: argparse.Namespace) -> int:
 def _publish(arguments: argparse.Namespace) -> int:
     from .city.recipe import read_recipe
     from .city.workspace import Workspace
-    from .hub import files_of, push
-    from .publishing import publish
+    from .publish import files_of, publish, push
 
     if arguments.dry_run and arguments.push_to_hub is None:
         raise DatasetError("--dry_run lists what --push_to_hub ORG/NAME would send: give both.")

@@ -1,4 +1,4 @@
-"""Whether files hold the value of an environment variable, before they leave this machine."""
+"""Search for the values of environment variables in files, before they leave this machine."""
 
 import mmap
 import os
@@ -13,21 +13,21 @@ from .errors import DatasetError
 
 ROWS_AT_ONCE = 100
 MIN_LENGTH = 6
-"""Shorter values are found in any file by chance, and are no keys."""
+"""Shorter values occur in any file by chance, and are no keys."""
 
 
 def check_leaks(root: Path, names: Iterable[str], variables: Iterable[str]) -> None:
-    """Check that no file holds the value of a variable that is set, plain or percent-encoded.
+    """Refuse files that hold the value of an environment variable, plain or percent-encoded.
 
-    Parquet files are searched as they are and as they read, since their pages are compressed.
+    Parquet files are searched raw and decoded, since their pages are compressed.
 
     Args:
         root: folder of the files.
-        names: of the files, relative to it.
+        names: names of the files, relative to the folder.
         variables: environment variables that hold keys.
 
     Raises:
-        DatasetError: a value was found; names files and variables, never the value.
+        DatasetError: a value was found; the message names files and variables, never the value.
     """
     needles = {
         form.encode(): variable

@@ -1,320 +1,407 @@
-"""The card of a dataset (README.md), written from what lies in its folder."""
+"""Publishing a dataset: shards of the Hub's size, the licence gate, and the push.
 
+Images whose source may not be redistributed are left out: their rows keep ids, places, dates,
+captions and the SHA-256 of the image, so that whoever fetches it again can check it.
+"""
+
+import hashlib
+import json
+import shutil
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import yaml
+from tqdm import tqdm
 
-from .files import WrittenFiles
-from .schema import TABLES, VIEWS, DatasetMetadata, config_name
+from .card import CARD_FILE, FIGURES, MARKER, PLACEHOLDER, RECIPE_FILE, write_card
+from .errors import DatasetError
+from .files import WrittenFiles, digest, write_json
+from .hub_errors import explain
+from .leaks import check_leaks
+from .parquet import GEO_KEY, ROW_GROUP_SIZE, geo_metadata, open_writer
+from .plots import contact_sheet, plot_splits
+from .schema import VIEWS, config_name, parse_config_name
 from .storage import (
-    CARD_FILE,
-    FILES_KIND,
+    DATA_FOLDER,
     REJECTS_FILE,
     count_rows,
+    iter_images,
     list_tables,
     read_metadata,
     read_regions,
-    read_rejects,
-    read_table,
     table_shards,
 )
+from .trust import check_recipe_file, variables_of
 
-# of the examples, until the dataset has an id on the Hub
-PLACEHOLDER = 'name = "path/to/this/folder"  # or the id of this repository'
-# what the Hub takes as `license:`; anything else goes under `license_name:`
-HUB_LICENCES = {
-    "apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0",
-    "cc-by-nc-sa-4.0", "odbl", "odc-by", "unknown",
-}  # fmt: skip
-SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+TARGET_BYTES = 400_000_000
+PROGRESS = ".publish.json"
+FILES_KIND = "published"
+HUB_VARIABLE = "HF_TOKEN"
+FOOTER_BYTES = 1 << 16
+SHEET_SIZE = 24
 
 
-def write_card(root: str | Path, kind: str = FILES_KIND) -> Path:
-    """Write README.md: YAML configs for `load_dataset`, licence, statistics, how to load.
+@dataclass(frozen=True)
+class Published:
+    """A published dataset.
 
-    A simulated dataset is called synthetic in its name, its tags and its first line.
+    Attributes:
+        folder: the folder, ready to be pushed.
+        shards: number of shards by config name.
+        rows: number of rows by config name.
+        withheld: images left out by the licence gate, by source.
+        bytes: size of all Parquet files.
+    """
+
+    folder: Path
+    shards: dict[str, int]
+    rows: dict[str, int]
+    withheld: dict[str, int] = field(default_factory=dict)
+    bytes: int = 0
+
+    def __str__(self) -> str:
+        lines = [f"Published in {self.folder} ({self.bytes / 1e6:,.1f} MB)"]
+        lines += [
+            f"  {name}: {rows:,} rows in {self.shards[name]} shard(s)"
+            for name, rows in self.rows.items()
+        ]
+        lines += [
+            f"  {count:,} images of {source!r} may not be redistributed: ids only"
+            for source, count in self.withheld.items()
+        ]
+        return "\n".join(lines)
+
+
+def publish(
+    dataset: str | Path, output: str | Path, *, target_bytes: int = TARGET_BYTES
+) -> Published:
+    """Write a built dataset in the form in which it may be published.
+
+    Call it again after a kill: it resumes at the unfinished shard and ends with the same bytes.
 
     Args:
-        root: a finished dataset folder.
-        kind: of the folder's [`WrittenFiles`].
-
-    Returns:
-        The path of the card.
+        dataset: folder of a finished dataset.
+        output: folder of the published one.
+        target_bytes: size of a shard, images included; the last of a table is smaller.
 
     Raises:
-        DatasetError: the folder holds no dataset, or its build did not end.
-        ForeignFileError: there is a README.md that was not written so, or was edited.
+        DatasetError: the folder holds no finished dataset, an address in the recipe holds a key,
+            `output` holds another dataset, or a file to be published holds the value of an
+            environment variable that the recipe or a known provider uses.
+        ForeignFileError: `output` holds a file in the way that publishing did not write, or that
+            was edited since.
     """
-    root = Path(root)
-    tables = sorted(list_tables(root), key=lambda pair: (pair[0], TABLES.index(pair[1])))
-    cities = list(dict.fromkeys(city for city, _ in tables))
-    metadata = read_metadata(root, cities[0])
-    sections = [
-        f"# {_title(metadata)}",
-        _introduction(metadata),
-        _load_section(root, tables),
-        _table_section(root, tables),
-        _sources_section(root, tables),
-        *[
-            _city_section(root, city, dict.fromkeys(t for c, t in tables if c == city))
-            for city in cities
-        ],
-        _figures_section(root),
-        _notes_section(metadata),
-        _provenance_section(root, metadata),
-    ]
-    header = yaml.safe_dump(
-        _header(root, metadata, tables), sort_keys=False, allow_unicode=True, width=100
-    )
-    text = f"---\n{header}---\n\n" + "\n\n".join(part for part in sections if part) + "\n"
-    with WrittenFiles(root, kind).writing(CARD_FILE) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return root / CARD_FILE
-
-
-def _title(metadata: DatasetMetadata) -> str:
-    if metadata.synthetic and "synthetic" not in metadata.title.lower():
-        return f"{metadata.title} (synthetic)"
-    return metadata.title
-
-
-def _header(root: Path, metadata: DatasetMetadata, tables: list[tuple[str, str]]) -> dict[str, Any]:
-    licence = metadata.licence.strip().lower()
-    header: dict[str, Any] = {"pretty_name": _title(metadata)}
-    if licence in HUB_LICENCES:
-        header["license"] = licence
-    else:
-        header |= {"license": "other", "license_name": metadata.licence or "not stated"}
-    images = sum(count_rows(root, *pair) for pair in tables if pair[1] in VIEWS)
-    header["size_categories"] = [next((name for top, name in SIZES if images < top), "1M<n<10M")]
-    header["task_categories"] = ["image-feature-extraction", "zero-shot-image-classification"]
-    header["tags"] = ["urban", "geospatial", "urbanln", *["synthetic"] * metadata.synthetic]
-    header["configs"] = [
-        {
-            "config_name": config_name(*pair),
-            "data_files": [{"split": "train", "path": f"data/{config_name(*pair)}/part-*.parquet"}],
-        }
-        for pair in tables
-    ]
-    return header
-
-
-def _introduction(metadata: DatasetMetadata) -> str:
-    if not metadata.synthetic:
-        return metadata.description
-    warning = "> **Synthetic.** Everything here is simulated; nothing was observed in a real city."
-    return f"{warning}\n\n{metadata.description}"
-
-
-def _load_section(root: Path, tables: list[tuple[str, str]]) -> str:
-    city, view = next((pair for pair in tables if pair[1] in VIEWS), tables[0])
-    shown = 'print(images[0]["image"].size, images[0]["caption"])'
-    if view in VIEWS and _withheld(root, [(city, view)]):
-        shown = 'print(images[0]["image_id"], images[0]["image"])  # None where only the id is here'
-    return f"""## Load
-
-```python
-from datasets import load_dataset
-
-{PLACEHOLDER}
-images = load_dataset(name, "{city}-{view}", split="train")  # streaming=True to download nothing
-regions = load_dataset(name, "{city}-regions", split="train")  # targets, geometry (WKB), splits
-{shown}
-```
-
-Every table has one split of the library, "train"; the splits of regions are the columns
-`split_random` and `split_block`. `geopandas.read_parquet` reads the shards of a regions table."""
-
-
-def _withheld(root: Path, tables: list[tuple[str, str]]) -> int:
-    """Pictures of which only the id is here."""
-    return sum(int((~_redistributable(root, *pair)).sum()) for pair in tables if pair[1] in VIEWS)
-
-
-def _redistributable(root: Path, city: str, view: str) -> pd.Series:
-    """Of each row whether its picture may be passed on.
-
-    Where the table does not say, the licence gate has left all out, and nobody else asks.
-    """
-    if "redistributable" not in pq.read_schema(table_shards(root, city, view)[0]).names:
-        silent = not (root / "published.json").exists()
-        return pd.Series(silent, index=range(count_rows(root, city, view)))
-    return read_table(root, city, view, ["redistributable"])["redistributable"].eq(True)
-
-
-def _sources_section(root: Path, tables: list[tuple[str, str]]) -> str:
-    """Who made the pictures, under what licence, and which are not here."""
-    lines, ids_only = [], 0
-    for city, view in tables:
-        if view not in VIEWS:
-            continue
-        columns = ["source", "licence"]
-        credited = "attribution" in pq.read_schema(table_shards(root, city, view)[0]).names
-        if not credited and not (root / "published.json").exists():
-            continue
-        rows = read_table(root, city, view, [*columns, *["attribution"] * credited])
-        rows = rows.reindex(columns=[*columns, "attribution"]).fillna("")
-        rows["shared"] = _redistributable(root, city, view).to_numpy()
-        for (source, licence), group in rows.groupby(columns, sort=True):
-            named = sorted(set(group["attribution"]) - {""})
-            credit = "; ".join(named[:3]) + (" and others" if len(named) > 3 else "")
-            missing = int((~group["shared"]).sum())
-            ids_only += missing
-            lines.append(
-                f"| `{config_name(city, view)}` | {source} | {licence or 'not stated'} | {credit} "
-                f"| {len(group):,} | {missing:,} |"
-            )
-    if not lines:
-        return ""
-    head = [
-        "## Pictures and their licences",
-        "",
-        "| config | source | licence | attribution | pictures | of which not to be passed on |",
-        "|---|---|---|---|--:|--:|",
-    ]
-    said = []
-    if ids_only and (root / "published.json").exists():
-        said = [
-            "",
-            f"**{ids_only:,} pictures are not in this dataset.** Their sources do not allow it, or "
-            "do not say that they do: the rows hold all else, and `image` is null.",
-        ]
-    if said and (root / "recipe.yaml").exists():
-        said += [
-            "",
-            "Fetch them with your own key:",
-            "",
-            "```",
-            "python -m dataset_builders rehydrate path/to/this/folder --output_dir NEW_FOLDER",
-            "```",
-        ]
-    return "\n".join([*head, *lines, *said])
-
-
-def _figures_section(root: Path) -> str:
-    names = sorted(path.name for path in (root / "figures").glob("*.png"))
-    if not names:
-        return ""
-    return "## Pictures\n\n" + "\n".join(
-        f"![{name.removesuffix('.png')}](figures/{name})" for name in names
-    )
-
-
-def _table_section(root: Path, tables: list[tuple[str, str]]) -> str:
-    lines = ["## Tables", "", "| config | rows | captioned | words a caption (median, 5-95 %) |"]
-    lines.append("|---|--:|--:|--:|")
+    source, target = Path(dataset), Path(output)
+    if not (source / REJECTS_FILE).exists():
+        raise DatasetError(f"{source} holds no finished dataset: complete its build first.")
+    _check_recipe(source)
+    _start(target, _fingerprint(source, target_bytes))
+    files = WrittenFiles(target, FILES_KIND)
+    tables = list_tables(source)
+    withheld: Counter[str] = Counter()
     for city, table in tables:
-        captioned, words = "", ""
-        if table in (*VIEWS, "captions"):
-            column = "text" if table == "captions" else "caption"
-            captioned, words = _caption_cells(read_table(root, city, table, [column])[column])
-        rows = count_rows(root, city, table)
-        lines.append(f"| `{config_name(city, table)}` | {rows:,} | {captioned} | {words} |")
-    return "\n".join(lines)
+        withheld += _repack(source, target, city, table, target_bytes)
+    for name in (REJECTS_FILE, RECIPE_FILE):
+        if (source / name).exists():
+            with files.writing(name) as temporary:
+                shutil.copyfile(source / name, temporary)
+    _check_images(target)
+    with files.staging() as staged:
+        _draw(target, tables, staged / FIGURES)
+    published = Published(
+        target,
+        {config_name(*one): len(table_shards(target, *one)) for one in tables},
+        {config_name(*one): count_rows(target, *one) for one in tables},
+        dict(sorted(withheld.items())),
+        sum(path.stat().st_size for path in target.rglob("*.parquet")),
+    )
+    marker = {**asdict(published), "folder": target.name, "sha256": _hashes(target)}
+    with files.writing(MARKER) as temporary:
+        temporary.write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
+    write_card(target, FILES_KIND)
+    _check_keys(target)
+    (target / PROGRESS).unlink()
+    return published
 
 
-def _caption_cells(captions: pd.Series) -> tuple[str, str]:
-    present = captions.dropna()
-    if present.empty:
-        return "0", ""
-    words = [len(text.split()) for text in present]
-    low, middle, high = np.percentile(words, [5, 50, 95])
-    return f"{len(present):,}", f"{middle:.0f} ({low:.0f}-{high:.0f})"
+def push(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    tag: str | None = None,
+    message: str = "Upload the dataset",
+    dry_run: bool = False,
+) -> str | None:
+    """Push a published dataset in one commit; files already there are not sent again.
 
+    Shards and figures of an earlier push of these cities are deleted in the same commit, since the
+    Hub would load them too. Earlier commits keep them.
 
-def _city_section(root: Path, city: str, tables: dict[str, None]) -> str:
-    metadata = read_metadata(root, city)
-    regions = read_regions(root, city)
-    lines = [f"## {city}", "", _coverage(root, city, tables, regions), ""]
-    if metadata.indicators:
-        lines += [
-            "| indicator | unit | kind | predicted | present | missing | mean | sd | min | max |",
-            "|---|---|---|---|--:|--:|--:|--:|--:|--:|",
+    Args:
+        folder: a folder written by [`publish`].
+        repo_id: "org/name"; created if it does not exist. The token is that of `hf auth login` or
+            HF_TOKEN.
+        private: visibility of a repository that is created.
+        tag: tag of the commit.
+        message: message of the commit.
+        dry_run: check the licences and send nothing.
+
+    Returns:
+        The address of the repository; None for a dry run.
+
+    Raises:
+        DatasetError: the folder did not pass the licence gate, or the Hub refuses; the message
+            never holds the token.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    check_gate(folder)
+    if dry_run:
+        return None
+    root, api = Path(folder), HfApi()
+    card = (root / CARD_FILE).read_text(encoding="utf-8")
+    card = card.replace(PLACEHOLDER, f'name = "{repo_id}"')
+    try:
+        url = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+        names = [name for name, _ in files_of(root)]
+        there = api.list_repo_files(repo_id, repo_type="dataset")
+        gone = sorted(name for name in set(there) - set(names) if _is_of(name, root))
+        operations: list[Any] = [
+            CommitOperationAdd(name, card.encode() if name == CARD_FILE else root / name)
+            for name in names
         ]
-        for one in metadata.indicators:
-            values = regions[one.name]
-            numbers = [values.mean(), values.std(), values.min(), values.max()]
-            cells = " | ".join("" if pd.isna(number) else f"{number:,.4g}" for number in numbers)
-            predicted = "ln(y + 1)" if one.transform == "ln1p" else "y"
-            lines.append(
-                f"| `{one.name}` | {one.unit} | {one.kind} | {predicted} | "
-                f"{int(values.notna().sum()):,} | {int(values.isna().sum()):,} | {cells} |"
-            )
-        lines += ["", *[f"- `{one.name}`: {one.description}" for one in metadata.indicators], ""]
-    lines += ["| split | train | validation | test | in no split |", "|---|--:|--:|--:|--:|"]
-    for name in ("split_random", "split_block"):
-        counts = [int((regions[name] == part).sum()) for part in ("train", "validation", "test")]
-        cells = " | ".join(f"{count:,}" for count in [*counts, int(regions[name].isna().sum())])
-        lines.append(f"| `{name}` | {cells} |")
-    return "\n".join([*lines, *_coverage_by_split(root, city, tables, regions)])
+        operations += [CommitOperationDelete(name) for name in gone]
+        api.create_commit(repo_id, operations, repo_type="dataset", commit_message=message)
+        if tag is not None:
+            api.create_tag(repo_id, tag=tag, repo_type="dataset", exist_ok=True)
+    except Exception as error:
+        if (said := explain(error, repo_id)) is None:
+            raise
+        raise DatasetError(said) from error
+    return str(url)
 
 
-def _coverage_by_split(
-    root: Path, city: str, tables: dict[str, None], regions: pd.DataFrame
-) -> list[str]:
-    """Whether the parts of a split are covered alike: a part that is not is another population."""
-    views = [view for view in VIEWS if view in tables]
-    if not views:
-        return []
-    counts = {
-        view: regions["region_id"]
-        .map(Counter(read_table(root, city, view, ["region_id"])["region_id"]))
-        .fillna(0)
-        for view in views
-    }
-    titles = [f"{view.replace('_', ' ')}: regions covered | images a region" for view in views]
-    lines = ["", f"| split | part | {' | '.join(titles)} |", "|---|---|" + "--:|--:|" * len(views)]
-    for name in ("split_random", "split_block"):
-        for part in ("train", "validation", "test"):
-            mine = regions[name] == part
-            if mine.any():
-                cells = [
-                    f"{(counts[view][mine] > 0).mean():.1%} | {counts[view][mine].mean():.2f}"
-                    for view in views
-                ]
-                lines.append(f"| `{name}` | {part} | {' | '.join(cells)} |")
-    return lines
+def files_of(folder: str | Path) -> list[tuple[str, int]]:
+    """The files that a push sends: path and size in bytes, sorted; hidden files are not sent."""
+    root = Path(folder)
+    found = [path for path in root.rglob("*") if path.is_file()]
+    names = sorted(path.relative_to(root).as_posix() for path in found)
+    shown = [name for name in names if not any(part[0] == "." for part in name.split("/"))]
+    return [(name, (root / name).stat().st_size) for name in shown]
 
 
-def _coverage(root: Path, city: str, tables: dict[str, None], regions: pd.DataFrame) -> str:
-    seen: set[str] = set()
-    parts = [f"{len(regions):,} regions"]
-    for view in VIEWS:
-        if view in tables:
-            ids = read_table(root, city, view, ["region_id"])["region_id"]
-            seen |= set(ids)
-            parts.append(f"{ids.nunique():,} with {view.replace('_', ' ')} images")
-    parts.append(f"{int((~regions['region_id'].isin(seen)).sum()):,} with no image")
-    parts.append(f"{int(regions['geometry'].isna().sum()):,} with no geometry")
-    return ", ".join(parts) + "."
+def check_gate(folder: str | Path) -> None:
+    """Refuse a folder that did not pass the licence gate as it is; its card may be edited.
+
+    Raises:
+        DatasetError: not written by [`publish`], or not to its end; a file was added, changed or
+            removed; an image may not be redistributed; or a file holds a key.
+    """
+    root = Path(folder)
+    if (root / PROGRESS).exists():
+        raise DatasetError(f"Publishing {root} did not finish. Rerun the command.")
+    if not (root / MARKER).exists():
+        raise DatasetError(
+            f"{root} was not made by `publish`, so its licences have not been checked. Publish the "
+            "dataset first."
+        )
+    _check_images(root)
+    known, found = json.loads((root / MARKER).read_text()).get("sha256", {}), _hashes(root)
+    names = sorted(name for name in known | found if known.get(name) != found.get(name))
+    if names:
+        raise DatasetError(
+            f"{root} is not as it was published: {', '.join(names[:5])} added, changed or removed. "
+            "Publish the dataset again."
+        )
+    _check_keys(root)
 
 
-def _notes_section(metadata: DatasetMetadata) -> str:
-    if not metadata.notes:
-        return ""
-    return "## What to know\n\n" + "\n".join(f"- {note}" for note in metadata.notes)
+def _is_of(name: str, root: Path) -> bool:
+    """Whether a file of the repository is a shard or a figure of a city of this dataset."""
+    parts = name.split("/")
+    if len(parts) < 2 or parts[0] not in (DATA_FOLDER, FIGURES):
+        return False
+    try:
+        city, _ = parse_config_name(parts[1].removesuffix(".png"))
+    except DatasetError:
+        return False
+    return city in {one for one, _ in list_tables(root)}
 
 
-def _provenance_section(root: Path, metadata: DatasetMetadata) -> str:
-    rejects = read_rejects(root)
-    lines = [
-        "## Provenance",
-        "",
-        f"- Source: {metadata.source}",
-        f"- Licence: {metadata.licence or 'not stated'}",
-        f"- Left out: {len(rejects):,} items, listed with their reasons in `{REJECTS_FILE}`"
-        + "".join(f"; {n:,} {reason}" for reason, n in rejects["reason"].value_counts().items())
-        + ".",
-    ]
-    lines += [f"- Built with `{key}`: {value}" for key, value in metadata.parameters.items()]
-    if metadata.citation:
-        lines += ["", "```", metadata.citation, "```"]
-    return "\n".join(lines)
+def _hashes(root: Path) -> dict[str, str]:
+    """SHA-256 by name of all files but the marker and the card, which people edit."""
+    found = {}
+    for name, _ in files_of(root):
+        if name not in (MARKER, CARD_FILE):
+            with (root / name).open("rb") as file:
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
-__all__ = ["CARD_FILE", "write_card"]
+def _check_recipe(root: Path) -> dict[str, Any]:
+    """Check that the recipe holds no key; returns its values, if there is one."""
+    path = root / RECIPE_FILE
+    return check_recipe_file(path) if path.exists() else {}
+
+
+def _check_keys(root: Path) -> None:
+    variables = variables_of(_check_recipe(root)) | {HUB_VARIABLE}
+    check_leaks(root, [name for name, _ in files_of(root)], variables)
+
+
+def _check_images(root: Path) -> None:
+    for city, table in list_tables(root):
+        for path in table_shards(root, city, table) if table in VIEWS else ():
+            with pq.ParquetFile(path, pre_buffer=False) as file:
+                stated = "redistributable" in file.schema_arrow.names
+                columns = ["image.bytes", *["redistributable"] * stated]
+                count = sum(
+                    _forbidden(pa.Table.from_batches([batch])).true_count
+                    for batch in file.iter_batches(ROW_GROUP_SIZE, columns=columns)
+                )
+            if count:
+                raise DatasetError(
+                    f"{path.name} of {config_name(city, table)} holds {count} images without a "
+                    "statement that they may be redistributed. Publish the dataset again."
+                )
+
+
+def _forbidden(rows: pa.Table) -> pa.BooleanArray:
+    """For each row, whether it holds an image that may not be redistributed."""
+    held = pc.is_valid(rows["image"].combine_chunks())
+    if "redistributable" not in rows.column_names:
+        return held
+    allowed = pc.fill_null(rows["redistributable"].combine_chunks(), False)
+    return pc.and_not(held, allowed)
+
+
+def _start(target: Path, fingerprint: str) -> None:
+    """Resume publishing this input, or clear what was published from another one."""
+    progress = target / PROGRESS
+    if progress.exists():
+        if json.loads(progress.read_text())["of"] == fingerprint:
+            return
+    elif target.is_dir() and any(target.iterdir()) and not (target / MARKER).exists():
+        raise DatasetError(f"{target} is not empty and holds no published dataset.")
+    # images of an earlier input may be forbidden by now. The fingerprint is written last, so that
+    # a kill before it clears again.
+    files = WrittenFiles(target, FILES_KIND)
+    files.check(files.names())
+    write_json(progress, {"of": ""})
+    files.delete(files.names())
+    write_json(progress, {"of": fingerprint})
+
+
+def _fingerprint(source: Path, target_bytes: int) -> str:
+    """Digest of the dataset's files by name, size, time and footer.
+
+    A licence that is withdrawn may change neither size nor footer.
+    """
+    parts: list[Any] = [target_bytes]
+    for path in sorted((source / DATA_FOLDER).rglob("part-*.parquet")):
+        known = path.stat()
+        with path.open("rb") as file:
+            file.seek(max(0, known.st_size - FOOTER_BYTES))
+            parts += [f"{path.parent.name}/{path.name}", known.st_size, known.st_mtime_ns]
+            parts.append(file.read())
+    return digest(*parts)
+
+
+def _repack(source: Path, target: Path, city: str, table: str, target_bytes: int) -> Counter[str]:
+    """Copy a table into shards of the wanted size; counts the images left out by source."""
+    name = config_name(city, table)
+    paths = table_shards(source, city, table)
+    withheld: Counter[str] = Counter()
+    groups = _gated(paths, withheld)
+    schema = pq.read_schema(paths[0])
+    if table == "regions" and len(paths) > 1:
+        # the extent is that of the whole table
+        whole = pa.concat_tables(pq.read_table(path, columns=["geometry"]) for path in paths)
+        schema = schema.with_metadata({**schema.metadata, GEO_KEY: geo_metadata(whole)})
+    total = count_rows(source, city, table)
+    with tqdm(total=total, desc=name, unit="row", disable=total == 0) as bar:
+        done = sorted((target / DATA_FOLDER / name).glob("part-*.parquet"))
+        for path in done:
+            rows = pq.read_metadata(path).num_rows
+            bar.update(rows)
+            while rows > 0:
+                rows -= len(next(groups))
+        group, number = next(groups, None), len(done)
+        # a table without rows is a table all the same
+        while group is not None or number == 0:
+            part = f"{DATA_FOLDER}/{name}/part-{number:05d}.parquet"
+            with WrittenFiles(target, FILES_KIND).writing(part) as temporary:
+                group = _write_shard(temporary, schema, group, groups, target_bytes, bar)
+            number += 1
+    return withheld
+
+
+def _gated(paths: list[Path], withheld: Counter[str]) -> Iterator[pa.Table]:
+    """Row groups without the images that may not be redistributed."""
+    for path in paths:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            for batch in file.iter_batches(batch_size=ROW_GROUP_SIZE):
+                group = pa.Table.from_batches([batch])
+                yield _gate(group, withheld) if "image" in group.column_names else group
+
+
+def _gate(group: pa.Table, withheld: Counter[str]) -> pa.Table:
+    lost = _forbidden(group)
+    sources = group["source"] if "source" in group.column_names else pa.nulls(len(group))
+    withheld.update(name or "unknown" for name in sources.filter(lost).to_pylist())
+    image = group["image"].combine_chunks()
+    kept = pc.if_else(lost, pa.scalar(None, image.type), image)
+    return group.set_column(group.column_names.index("image"), group.schema.field("image"), kept)
+
+
+def _write_shard(
+    path: Path,
+    schema: pa.Schema,
+    group: pa.Table | None,
+    groups: Iterator[pa.Table],
+    target_bytes: int,
+    bar: Any,
+) -> pa.Table | None:
+    """Write groups until the shard is large enough; returns the group after it."""
+    size = 0
+    with open_writer(path, schema) as writer:
+        while group is not None and size < target_bytes:
+            if len(group):
+                writer.write_table(group.cast(schema), row_group_size=ROW_GROUP_SIZE)
+            size += group.nbytes
+            bar.update(len(group))
+            group = next(groups, None)
+    return group
+
+
+def _draw(target: Path, tables: list[tuple[str, str]], figures: Path) -> None:
+    """The figures of the card: a map of each city, and a sheet of its redistributable images."""
+    for city in dict.fromkeys(city for city, _ in tables):
+        regions = read_regions(target, city)
+        mark = " (synthetic)" if read_metadata(target, city).synthetic else ""
+        column = "split_block" if regions["split_block"].notna().any() else "split_random"
+        if regions.geometry.notna().any():
+            title = f"{city}{mark}: {len(regions):,} regions, {column}"
+            placed = regions[regions.geometry.notna()]
+            plot_splits(placed, column, figures / f"{city}-regions.png", title)
+    for city, table in tables:
+        if table not in VIEWS:
+            continue
+        step = max(1, count_rows(target, city, table) // SHEET_SIZE)
+        images = [
+            (row["region_id"], row["image"])
+            for number, row in enumerate(iter_images(target, city, table))
+            if number % step == 0 and row["image"]
+        ][:SHEET_SIZE]
+        if images:
+            title = f"{city}: {table.replace('_', ' ')}"
+            contact_sheet(images, figures / f"{city}-{table}.png", title=title)
+
+
+__all__ = ["MARKER", "Published", "check_gate", "files_of", "publish", "push"]

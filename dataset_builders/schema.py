@@ -1,4 +1,4 @@
-"""The tables of a dataset: their columns, their names, and what an indicator is."""
+"""The tables of a dataset: names, columns, keys, indicators and metadata."""
 
 import json
 import re
@@ -21,15 +21,18 @@ Transform = Literal["ln1p", "identity"]
 
 @dataclass(frozen=True)
 class Indicator:
-    """A number of a region that is to be predicted.
+    """A quantity per region, which models are to predict.
 
     Attributes:
-        name: its column in the table of regions.
-        unit: of the stored value.
+        name: name of its column in the table of regions.
+        unit: unit of the stored value.
         kind: "count" adds up over regions; "density" is per area; "intensity" is a mean over the
-            region; "share" lies in [0, 1]; "rate" is anything else per something.
-        description: what it is and where it comes from.
-        transform: what evaluation predicts: "ln1p" is ln(y + 1), "identity" the value as stored.
+            region; "share" lies in [0, 1]; "rate" is any other ratio.
+        description: what it measures and its source.
+        transform: scale of the prediction: "ln1p" is ln(y + 1), "identity" the value as stored.
+
+    Raises:
+        DatasetError: an impossible name, kind or transform.
     """
 
     name: str
@@ -43,15 +46,11 @@ class Indicator:
             raise DatasetError(
                 f"An indicator's name is a column name of a-z, 0-9 and _, got {self.name!r}."
             )
-        if self.kind not in get_args(Kind):
-            raise DatasetError(
-                f"The kind of {self.name!r} must be one of {get_args(Kind)}, got {self.kind!r}."
-            )
-        if self.transform not in get_args(Transform):
-            raise DatasetError(
-                f"The transform of {self.name!r} must be one of {get_args(Transform)}, "
-                f"got {self.transform!r}."
-            )
+        for field_name, known in (("kind", get_args(Kind)), ("transform", get_args(Transform))):
+            if (value := getattr(self, field_name)) not in known:
+                raise DatasetError(
+                    f"The {field_name} of {self.name!r} must be one of {known}, got {value!r}."
+                )
 
 
 INDICATORS: dict[str, Indicator] = {
@@ -70,18 +69,18 @@ INDICATORS: dict[str, Indicator] = {
 
 @dataclass(frozen=True)
 class DatasetMetadata:
-    """What a dataset says of itself; stored in every shard, shown on its card.
+    """Metadata of a dataset; stored in every shard and shown on its card.
 
     Attributes:
-        title: of the card.
+        title: title of the card.
         description: a paragraph: what the dataset is, and what it is not.
-        source: who made the data and where it is.
+        source: who made the data and where it can be found.
         licence: an SPDX or Hugging Face licence id, or words.
         synthetic: simulated, not observed.
-        indicators: the targets in the table of regions.
+        indicators: the prediction targets in the table of regions.
         extra_columns: columns beyond the layout, `{table: {column: dtype}}`.
-        parameters: how it was built. A folder is only continued with equal parameters.
-        notes: what a user must know, one sentence each.
+        parameters: parameters of the build; only a build with equal parameters can resume it.
+        notes: caveats, one sentence each.
         citation: BibTeX or a line.
     """
 
@@ -97,7 +96,7 @@ class DatasetMetadata:
     citation: str = ""
 
     def to_json(self) -> str:
-        """For the `urbanln` key of a Parquet schema."""
+        """The value of the `urbanln` key of a Parquet schema."""
         fields = asdict(self)
         fields["indicators"] = {
             one.name: {key: value for key, value in asdict(one).items() if key != "name"}
@@ -107,7 +106,7 @@ class DatasetMetadata:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "DatasetMetadata":
-        """Read back what [`to_json`] wrote; keys it does not know are left out."""
+        """Read what [`to_json`] wrote; unknown keys are ignored."""
         fields = json.loads(text)
         known = {key: fields[key] for key in cls.__dataclass_fields__ if key in fields}
         known["indicators"] = tuple(
@@ -118,10 +117,10 @@ class DatasetMetadata:
 
 
 def config_name(city: str, table: str) -> str:
-    """`"<city>-<table>"`, the name that `load_dataset` takes.
+    """`"<city>-<table>"`, the configuration name for `load_dataset`.
 
     Raises:
-        DatasetError: no such table, or a city's name with other than a-z, 0-9 and _.
+        DatasetError: no such table, or a city name with characters other than a-z, 0-9 and _.
     """
     if table not in TABLES:
         raise DatasetError(f"A table is one of {TABLES}, got {table!r}.")
@@ -131,7 +130,7 @@ def config_name(city: str, table: str) -> str:
 
 
 def parse_config_name(name: str) -> tuple[str, str]:
-    """City and table of a config name.
+    """City and table of a configuration name.
 
     Raises:
         DatasetError: the name is not `<city>-<table>`.
@@ -147,15 +146,15 @@ def features(
     indicators: Iterable[Indicator] = tuple(INDICATORS.values()),
     extra_columns: Mapping[str, str] | None = None,
 ) -> datasets.Features:
-    """The columns of a table; every one but the ids may be null.
+    """The columns of a table; all but the ids may be null.
 
     Args:
         table: one of [`TABLES`].
-        indicators: the targets, columns of "regions" only.
-        extra_columns: further columns by name and dtype, put last.
+        indicators: the prediction targets; columns of "regions" only.
+        extra_columns: further columns by name and dtype, placed last.
 
     Raises:
-        DatasetError: no such table, or two columns of one name.
+        DatasetError: no such table, or two columns of the same name.
     """
     if table not in TABLES:
         raise DatasetError(f"A table is one of {TABLES}, got {table!r}.")
@@ -169,11 +168,12 @@ def features(
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise DatasetError(f"The table {table!r} would have these columns twice: {twice}.")
-    return datasets.Features({name: _feature(dtype) for name, dtype in columns})
-
-
-def _feature(dtype: str) -> datasets.Image | datasets.Value:
-    return datasets.Image() if dtype == "image" else datasets.Value(dtype)
+    return datasets.Features(
+        {
+            name: datasets.Image() if dtype == "image" else datasets.Value(dtype)
+            for name, dtype in columns
+        }
+    )
 
 
 _TILE = [("tile_z", "int32"), ("tile_x", "int32"), ("tile_y", "int32")]
@@ -236,18 +236,18 @@ _KEYS = {
 
 
 def key_columns(table: str, columns: Iterable[str]) -> list[str]:
-    """The columns whose values together are unique in a table, all of its files taken together.
+    """The columns whose values together are unique over all files of a table.
 
     An image belongs to one region, so its id alone is the key of a view. Several captions of an
-    image by one model are told apart by their number (`candidate`), or by their text where the
-    table has no such column.
+    image by one model differ in their number (`candidate`), or in their text where the table has no
+    such column.
 
     Args:
         table: one of [`TABLES`].
-        columns: those that the table has.
+        columns: the columns of the table.
 
     Returns:
-        Their names; none where the table lacks its id.
+        The names of the key columns; none if the table lacks its id.
     """
     present = set(columns)
     if ("region_id" if table == "regions" else "image_id") not in present:

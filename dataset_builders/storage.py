@@ -1,37 +1,33 @@
-"""The dataset folder: Parquet shards written so that a killed build goes on, and reading them.
+"""The dataset folder: Parquet shards that a killed build can resume, and their readers.
 
     <dataset>/README.md
     <dataset>/data/<city>-<table>/part-00000.parquet ...
     <dataset>/rejects.parquet
 
-Every shard carries in its schema what `load_dataset` needs (`huggingface`), what geopandas needs
+The schema of every shard carries what `load_dataset` needs (`huggingface`), what geopandas needs
 (`geo`, GeoParquet 1.1, regions only) and what this project needs (`urbanln`).
 
-Ids are unique over all shards of a table ([`schema.key_columns`]); writing and reading check it.
+Ids are unique over all shards of a table ([`schema.key_columns`]), checked on writing and reading.
 """
 
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pyproj
 import shapely
 
 from .captions import clean_row
 from .errors import DatasetError
 from .files import WrittenFiles
 from .hub_errors import explain
+from .parquet import GEO_KEY, ROW_GROUP_SIZE, geo_metadata, open_writer, row_groups
 from .schema import (
-    REQUIRED,
     VIEWS,
     DatasetMetadata,
     Indicator,
@@ -40,17 +36,13 @@ from .schema import (
     key_columns,
     parse_config_name,
 )
-from .unique import SeenKeys, check_stream, key_frame, refuse_repeats
+from .unique import SeenKeys, key_frame, require_unique, require_unique_shards, shard_keys
 
 DATA_FOLDER = "data"
 CARD_FILE, REJECTS_FILE = "README.md", "rejects.parquet"
 FILES_KIND = "dataset"
 REJECT_COLUMNS = ("table", "item", "reason", "detail")
-# an image is about 100 kB: the viewer of the Hub wants row groups below 100 MB
-ROW_GROUP_SIZE = 100
-SHAPES_AT_ONCE = 2000
-KEYS_AT_ONCE = 1 << 16
-METADATA_KEY, REJECTS_KEY, GEO_KEY = b"urbanln", b"urbanln_rejects", b"geo"
+METADATA_KEY, REJECTS_KEY = b"urbanln", b"urbanln_rejects"
 
 Reject = tuple[str, str, str, str]
 
@@ -58,18 +50,18 @@ Reject = tuple[str, str, str, str]
 class DatasetWriter:
     """Writes the shards of a dataset.
 
-    A shard appears whole or not at all, and one that is there is never written again: run the
-    same build again after a kill and it goes on, and ends with the same folder.
+    A shard is written whole or not at all, and a finished one is never written again: rerun a
+    killed build to resume it, and it ends with the same folder.
 
     Args:
-        root: the dataset folder; made if need be.
-        metadata: of the dataset.
+        root: the dataset folder; created if it does not exist.
+        metadata: metadata of the dataset.
 
     Attributes:
-        files: those of the folder that a build may replace or delete.
+        files: the files of the folder that a build may replace or delete.
 
     Raises:
-        DatasetError: the folder holds files that are no dataset.
+        DatasetError: the folder holds files but no dataset.
         ForeignFileError: it holds a card or rejects that no build wrote, or that were edited.
     """
 
@@ -79,18 +71,15 @@ class DatasetWriter:
         self.files = WrittenFiles(self.root, FILES_KIND)
         self._general: list[Reject] = []
         self._of_shard: list[Reject] | None = None
-        # by city and table: how many shards, counted from the first, and the keys of their rows
+        # by city and table: the number of shards, from the first, and the keys of their rows
         self._seen: dict[tuple[str, str], tuple[int, SeenKeys]] = {}
-        if (
-            self.root.is_dir()
-            and any(self.root.iterdir())
-            and not (self.root / DATA_FOLDER).is_dir()
-        ):
+        has_files = self.root.is_dir() and any(self.root.iterdir())
+        if has_files and not (self.root / DATA_FOLDER).is_dir():
             raise DatasetError(
                 f"{self.root} is not empty and holds no dataset (no folder {DATA_FOLDER!r}). "
                 "Give an empty or a new folder."
             )
-        self.files.check([CARD_FILE, REJECTS_FILE])  # now, and not when all else is done
+        self.files.check([CARD_FILE, REJECTS_FILE])  # before the work, not after it
         (self.root / DATA_FOLDER).mkdir(parents=True, exist_ok=True)
 
     def has_shard(self, city: str, table: str, index: int) -> bool:
@@ -99,69 +88,70 @@ class DatasetWriter:
         Raises:
             DatasetError: it is, but was built with other parameters.
         """
-        path = self._path(city, table, index)
+        path = self.root / _shard_name(city, table, index)
         if not path.exists():
             return False
-        found = _metadata(path)
-        # through JSON, so that a tuple equals the list it comes back as
-        if json.loads(json.dumps(dict(self.metadata.parameters))) != dict(found.parameters):
+        found = dict(_metadata(path).parameters)
+        # through JSON, so that a tuple equals the list it is read back as
+        if json.loads(json.dumps(dict(self.metadata.parameters))) != found:
             raise DatasetError(
-                f"{path} was built with {dict(found.parameters)}, and now "
-                f"{dict(self.metadata.parameters)} is asked for. Give another folder, or delete "
-                "this one."
+                f"{path} was built with {found}, but {dict(self.metadata.parameters)} was asked "
+                "for. Give another folder, or delete this one."
             )
         return True
 
     def write_shard(
         self, city: str, table: str, index: int, rows: Iterable[Mapping[str, Any]] | pa.Table
     ) -> Path:
-        """Write a shard, unless it is there already.
+        """Write a shard, unless it is finished already.
 
-        Images are `{"bytes": ..., "path": name or None}`; geometries are WKB or shapely, lon-lat
-        in EPSG:4326. Columns that a row lacks are null, and so is NaN in a number. Rows may be a
-        generator: it is read as it is written, not at all if the shard is there, and what it
-        passes to [`reject`] is stored with the shard, so that a later run need not find it again.
+        Images are `{"bytes": ..., "path": name or None}`; geometries are WKB or shapely, EPSG:4326.
+        Columns that a row lacks, and NaN, become null. Rows may be a generator: it is consumed
+        only if the shard is written, and what it passes to [`reject`] is stored with the shard.
         Captions are cleaned ([`captions.clean_row`]); a text that is no caption is rejected.
 
         Args:
-            city: of the table's config.
-            table: one of the four.
+            city: the city of the table.
+            table: one of the four tables.
             index: number of the shard, from 0.
             rows: at least the columns that cannot be null.
 
+        Returns:
+            The path of the shard.
+
         Raises:
-            DatasetError: a column the table does not have, a null id, or an id that another row of
-                this shard or of one before it has.
+            DatasetError: a column that the table does not have, or a null id.
+            RepeatedIdError: an id that another row of this shard or of one before it has.
         """
-        path = self._path(city, table, index)
+        name = _shard_name(city, table, index)
         if self.has_shard(city, table, index):
-            return path
+            return self.root / name
         self._of_shard = []
         seen = self._keys_before(city, table, index)
         try:
-            with self.files.writing(self._name(city, table, index)) as temporary:
+            with self.files.writing(name) as temporary:
                 self._write_rows(temporary, config_name(city, table), table, rows, seen)
         finally:
             self._of_shard = None
         self._seen[city, table] = (index + 1, seen)
-        return path
+        return self.root / name
 
     def remove_shard(self, city: str, table: str, index: int) -> None:
-        """Delete a shard if it is there, so that it can be written anew.
+        """Delete a shard if it exists, so that it can be written anew.
 
         Raises:
             ForeignFileError: no build wrote it, or it was changed since.
         """
-        self.files.delete([self._name(city, table, index)])
+        self.files.delete([_shard_name(city, table, index)])
 
     def reject(self, table: str, item: str, reason: str, detail: str = "") -> None:
-        """List something that is left out.
+        """Record an item that is left out.
 
-        Outside the generator of a shard it is a finding of the whole build, which every run of
-        the build must make again.
+        Outside the generator of a shard, a reject belongs to the whole build, and every run of the
+        build must record it again.
 
         Args:
-            table: config name, or the file it was read from.
+            table: config name, or the file that was read.
             item: image id, region id or row.
             reason: a short code.
             detail: what was found.
@@ -170,7 +160,7 @@ class DatasetWriter:
         target.append((str(table), str(item), str(reason), str(detail)))
 
     def finish(self) -> Path:
-        """Write `rejects.parquet` from all shards and this run; safe to call again.
+        """Write `rejects.parquet` from all shards and this run; may be called again.
 
         Returns:
             Its path.
@@ -178,16 +168,17 @@ class DatasetWriter:
         Raises:
             RepeatedIdError: an id stands in two rows of a table, whoever wrote its shards.
         """
-        for name in sorted({path.parent.name for path in _shards(self.root)}):
+        shards = sorted((self.root / DATA_FOLDER).glob("*/part-*.parquet"))
+        for name in sorted({path.parent.name for path in shards}):
             table_shards(self.root, *parse_config_name(name))
-        of_shards = [reject for path in _shards(self.root) for reject in _rejects(path)]
+        of_shards = [reject for path in shards for reject in _rejects_of(path)]
         path = self.root / REJECTS_FILE
         earlier: Counter[Reject] = Counter()
         if path.exists():
             rows = pq.read_table(path).to_pylist()
             earlier = Counter(tuple(row[name] for name in REJECT_COLUMNS) for row in rows)
             earlier -= Counter(of_shards)
-        # the larger count of each, so that a second run does not list its findings twice
+        # the larger count of each, so that a second run does not record its rejects twice
         rejects = [*of_shards, *(earlier | Counter(self._general)).elements()]
         columns = list(zip(*rejects, strict=True)) or [()] * len(REJECT_COLUMNS)
         arrays = [pa.array(column, pa.string()) for column in columns]
@@ -195,26 +186,15 @@ class DatasetWriter:
             pq.write_table(pa.table(arrays, names=list(REJECT_COLUMNS)), temporary)
         return path
 
-    def _name(self, city: str, table: str, index: int) -> str:
-        return f"{DATA_FOLDER}/{config_name(city, table)}/part-{index:05d}.parquet"
-
-    def _path(self, city: str, table: str, index: int) -> Path:
-        return self.root / self._name(city, table, index)
-
-    def _schema(self, table: str) -> pa.Schema:
-        extra = self.metadata.extra_columns.get(table)
-        schema = features(table, self.metadata.indicators, extra).arrow_schema
-        metadata = {**(schema.metadata or {}), METADATA_KEY: self.metadata.to_json().encode()}
-        return schema.with_metadata(metadata)
-
     def _keys_before(self, city: str, table: str, index: int) -> SeenKeys:
-        """The keys of the shards before this one; later ones may be of an earlier build."""
+        """The keys of the shards before this one; later ones may be left from another build."""
         known, seen = self._seen.get((city, table), (0, SeenKeys()))
         if known > index:
             known, seen = 0, SeenKeys()
         seen = seen.copy()
-        for path in (self._path(city, table, number) for number in range(known, index)):
-            for keys in _keys_of(path, table) if path.exists() else ():
+        for number in range(known, index):
+            path = self.root / _shard_name(city, table, number)
+            for keys in shard_keys(path, table) if path.exists() else ():
                 seen.add(keys)
         return seen
 
@@ -226,35 +206,28 @@ class DatasetWriter:
         rows: Iterable[Mapping[str, Any]] | pa.Table,
         seen: SeenKeys,
     ) -> None:
-        schema = self._schema(table)
-        groups = _groups(self._cleaned(name, table, rows), schema, table)
+        extra = self.metadata.extra_columns.get(table)
+        schema = features(table, self.metadata.indicators, extra).arrow_schema
+        keys = {**(schema.metadata or {}), METADATA_KEY: self.metadata.to_json().encode()}
+        schema = schema.with_metadata(keys)
+        groups = row_groups(self._cleaned(name, table, rows), schema, table)
         if table == "regions":
             whole = pa.concat_tables(groups)
-            schema = schema.with_metadata({**schema.metadata, GEO_KEY: geo_metadata(whole)})
+            schema = schema.with_metadata({**keys, GEO_KEY: geo_metadata(whole)})
             groups = iter([whole.replace_schema_metadata(schema.metadata)])
-        compression = {
-            name: "NONE" if name == "image.bytes" else "ZSTD" for name in _leaves(schema)
-        }
-        with (
-            temporary.open("wb") as file,
-            pq.ParquetWriter(
-                file, schema, compression=compression, write_page_index=True, write_statistics=True
-            ) as writer,
-        ):
+        with open_writer(temporary, schema) as writer:
             for group in groups:
-                _check_required(group, table)
-                keys = key_frame(group, key_columns(table, group.column_names))
-                refuse_repeats(seen.add(keys), name, "Nothing of this shard was written.")
-                if len(group) == 0:  # datasets cannot stream a row group of no rows
-                    continue
-                writer.write_table(group, row_group_size=ROW_GROUP_SIZE)
-            # known only now that the rows have been read
+                ids = key_frame(group, key_columns(table, group.column_names))
+                require_unique([ids], name, "Nothing of this shard was written.", seen)
+                if len(group):  # datasets cannot stream a row group without rows
+                    writer.write_table(group, row_group_size=ROW_GROUP_SIZE)
+            # complete only now that the rows have been consumed
             writer.add_key_value_metadata({REJECTS_KEY: json.dumps(self._of_shard)})
 
     def _cleaned(
         self, name: str, table: str, rows: Iterable[Mapping[str, Any]] | pa.Table
     ) -> Iterator[Mapping[str, Any]]:
-        """The rows with clean captions; a text that is none is rejected."""
+        """The rows with clean captions; a text that is no caption is rejected."""
         for row in rows.to_pylist() if isinstance(rows, pa.Table) else rows:
             cleaned, reason, text = clean_row(table, row)
             if reason:
@@ -269,25 +242,31 @@ def read_table(
 
     Args:
         dataset_name: a dataset folder, or the id of a dataset on the Hub.
-        city: of the table.
-        table: one of the four.
-        columns: which, in this order; all but the image by default.
+        city: the city of the table.
+        table: one of the four tables.
+        columns: the columns to read, in this order; all but the image by default.
 
     Raises:
         DatasetError: no such dataset, city, table or column.
+        RepeatedIdError: an id stands in two rows of the table.
     """
     paths = table_shards(dataset_name, city, table)
     if columns is None:
         columns = [name for name in pq.read_schema(paths[0]).names if name != "image"]
-    return _read_columns(paths, columns).to_pandas()
+    parts = []
+    for path in paths:
+        with pq.ParquetFile(path) as file:
+            _check_columns(path, file.schema_arrow.names, columns)
+            parts.append(file.read(columns=list(columns)).replace_schema_metadata(None))
+    return pa.concat_tables(parts).select(list(columns)).to_pandas()
 
 
 def read_regions(dataset_name: str | Path, city: str) -> gpd.GeoDataFrame:
-    """The regions of a city with their geometry, EPSG:4326; null where a region has no place.
+    """The regions of a city, EPSG:4326; the geometry is null where a region has no place.
 
     Args:
         dataset_name: a dataset folder, or the id of a dataset on the Hub.
-        city: which.
+        city: the city.
 
     Raises:
         DatasetError: no such dataset or city.
@@ -298,12 +277,12 @@ def read_regions(dataset_name: str | Path, city: str) -> gpd.GeoDataFrame:
 
 
 def read_metadata(dataset_name: str | Path, city: str) -> DatasetMetadata:
-    """What the dataset says of itself, from the table of regions."""
+    """The metadata of a dataset, as stored in the table of regions."""
     return _metadata(_find_shards(dataset_name, city, "regions")[0])
 
 
 def read_indicators(dataset_name: str | Path, city: str) -> dict[str, Indicator]:
-    """The targets of a city by name: unit, kind, transform."""
+    """The indicators of a city by name: unit, kind, transform."""
     return {one.name: one for one in read_metadata(dataset_name, city).indicators}
 
 
@@ -313,53 +292,35 @@ def list_cities(dataset_name: str | Path) -> list[str]:
     Raises:
         DatasetError: no such dataset, or no city in it.
     """
-    root = _resolve(dataset_name, "*-regions")
-    return sorted({city for city, table in _configs(root) if table == "regions"})
+    configs = _configs(_resolve(dataset_name, "*-regions"))
+    return sorted(city for city, table in configs if table == "regions")
 
 
 def list_tables(dataset_name: str | Path) -> list[tuple[str, str]]:
-    """City and table of everything in a dataset folder, sorted."""
+    """City and table of everything in a dataset, sorted."""
     return sorted(_configs(_resolve(dataset_name, "*")))
 
 
 def count_rows(dataset_name: str | Path, city: str, table: str) -> int:
-    """Rows of a table, read from the footers of its shards."""
+    """Number of rows of a table, read from the footers of its shards."""
     paths = _find_shards(dataset_name, city, table)
     return sum(pq.read_metadata(path).num_rows for path in paths)
 
 
 def table_shards(dataset_name: str | Path, city: str, table: str) -> list[Path]:
-    """The Parquet files of a table, in order; all reading of rows starts here.
+    """The Parquet files of a table, in order; every reader of rows starts here.
 
     Args:
         dataset_name: a dataset folder, or the id of a dataset on the Hub.
-        city: of the table.
-        table: one of the four.
+        city: the city of the table.
+        table: one of the four tables.
 
     Raises:
         DatasetError: no such dataset, city or table.
         RepeatedIdError: an id stands in two rows of the table.
     """
     paths = _find_shards(dataset_name, city, table)
-    known = [path.stat() for path in paths]
-    _check_unique(
-        f"{dataset_name}, table {config_name(city, table)!r}",
-        table,
-        tuple(
-            (str(path), one.st_size, one.st_mtime_ns)
-            for path, one in zip(paths, known, strict=True)
-        ),
-    )
-    return paths
-
-
-def _find_shards(dataset_name: str | Path, city: str, table: str) -> list[Path]:
-    name = config_name(city, table)
-    root = _resolve(dataset_name, name)
-    paths = sorted((root / DATA_FOLDER / name).glob("part-*.parquet"))
-    if not paths:
-        have = ", ".join(config_name(*pair) for pair in sorted(_configs(root)))
-        raise DatasetError(f"{dataset_name} has no table {name!r}; it has {have}.")
+    require_unique_shards(paths, table, f"{dataset_name}, table {config_name(city, table)!r}")
     return paths
 
 
@@ -374,9 +335,9 @@ def iter_images(
 
     Args:
         dataset_name: a dataset folder, or the id of a dataset on the Hub.
-        city: which.
+        city: the city.
         view: "street_view" or "satellite".
-        columns: what to yield beside the image.
+        columns: the columns to yield beside the image.
         batch_size: rows read at a time.
 
     Yields:
@@ -384,6 +345,7 @@ def iter_images(
 
     Raises:
         DatasetError: no such dataset, city, view or column.
+        RepeatedIdError: an id stands in two rows of the table.
     """
     if view not in VIEWS:
         raise DatasetError(f"A view is one of {VIEWS}, got {view!r}.")
@@ -398,99 +360,29 @@ def iter_images(
 
 
 def read_rejects(dataset_name: str | Path) -> pd.DataFrame:
-    """What was left out while the dataset was built: table, item, reason, detail."""
+    """The items left out when the dataset was built: table, item, reason, detail.
+
+    Raises:
+        DatasetError: the build did not finish.
+    """
     path = Path(dataset_name) / REJECTS_FILE
     if not path.exists():
-        raise DatasetError(f"{path} is not there: the build did not end. Run it again.")
+        raise DatasetError(f"{path} does not exist: the build did not finish. Rerun it.")
     return pq.read_table(path).to_pandas()
 
 
-def _groups(
-    iterator: Iterator[Mapping[str, Any]], schema: pa.Schema, table: str
-) -> Iterator[pa.Table]:
-    """Tables of at most a row group; one empty table if there are no rows."""
-    names = schema.names
-    first = True
-    while (chunk := list(islice(iterator, ROW_GROUP_SIZE))) or first:
-        first = False
-        unknown = sorted({key for row in chunk for key in row} - set(names))
-        if unknown:
-            raise DatasetError(
-                f"The table {table!r} has no column {', '.join(unknown)}; it has "
-                f"{', '.join(names)}. Name further ones in DatasetMetadata.extra_columns."
-            )
-        yield pa.table(
-            [
-                pa.array([_value(row.get(name)) for row in chunk], schema.field(name).type)
-                for name in names
-            ],
-            schema=schema,
-        )
+def _shard_name(city: str, table: str, index: int) -> str:
+    return f"{DATA_FOLDER}/{config_name(city, table)}/part-{index:05d}.parquet"
 
 
-def _value(value: Any) -> Any:
-    if isinstance(value, float) and np.isnan(value):
-        return None
-    if isinstance(value, shapely.Geometry):
-        return shapely.to_wkb(value)
-    return value
-
-
-def _check_required(group: pa.Table, table: str) -> None:
-    for name in REQUIRED[table]:
-        if group[name].null_count:
-            raise DatasetError(f"The column {name!r} of the table {table!r} cannot be null.")
-
-
-def _keys_of(path: Path, table: str) -> Iterator[pd.DataFrame]:
-    """The keys of a shard's rows in parts; nothing if it has no id."""
-    with pq.ParquetFile(path, pre_buffer=False) as file:
-        if columns := key_columns(table, file.schema_arrow.names):
-            for batch in file.iter_batches(KEYS_AT_ONCE, columns=columns):
-                yield key_frame(pa.Table.from_batches([batch]), columns)
-
-
-@lru_cache(maxsize=64)
-def _check_unique(name: str, table: str, files: tuple[tuple[str, int, int], ...]) -> None:
-    """Refuse a table whose ids are not unique over its files: path, size and time of each.
-
-    Cached, so that a table is checked once, and again after it has changed.
-    """
-    check_stream((keys for path, _, _ in files for keys in _keys_of(Path(path), table)), name)
-
-
-def _leaves(schema: pa.Schema) -> list[str]:
-    """Names of the Parquet columns, of which a struct has several."""
-    leaves = []
-    for field in schema:
-        children = field.type.fields if pa.types.is_struct(field.type) else []
-        leaves += [f"{field.name}.{child.name}" for child in children] or [field.name]
-    return leaves
-
-
-def geo_metadata(table: pa.Table) -> bytes:
-    """GeoParquet 1.1 column metadata of the table of regions."""
-    types: set[str] = set()
-    boxes = []
-    # in parts: shapes take several times the memory of their WKB
-    for start in range(0, len(table), SHAPES_AT_ONCE):
-        wkb = table["geometry"].slice(start, SHAPES_AT_ONCE).to_pylist()
-        shapes = shapely.from_wkb(np.array(wkb, dtype=object))
-        present = shapes[~shapely.is_missing(shapes)]
-        types |= {shape.geom_type for shape in present}
-        boxes.append(shapely.bounds(present))
-    column: dict[str, Any] = {
-        "encoding": "WKB",
-        "geometry_types": sorted(types),
-        "crs": pyproj.CRS.from_epsg(4326).to_json_dict(),
-        "edges": "planar",
-    }
-    if types:
-        sides = np.concatenate(boxes)
-        low, high = np.nanmin(sides[:, :2], axis=0), np.nanmax(sides[:, 2:], axis=0)
-        column["bbox"] = [*low.tolist(), *high.tolist()]
-    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
-    return json.dumps(geo).encode()
+def _find_shards(dataset_name: str | Path, city: str, table: str) -> list[Path]:
+    name = config_name(city, table)
+    root = _resolve(dataset_name, name)
+    paths = sorted((root / DATA_FOLDER / name).glob("part-*.parquet"))
+    if not paths:
+        have = ", ".join(config_name(*pair) for pair in sorted(_configs(root)))
+        raise DatasetError(f"{dataset_name} has no table {name!r}; it has {have}.")
+    return paths
 
 
 def _resolve(dataset_name: str | Path, pattern: str) -> Path:
@@ -511,44 +403,23 @@ def _resolve(dataset_name: str | Path, pattern: str) -> Path:
         said = explain(error, name)
         if said is None:
             raise
-        raise DatasetError(
-            f"No dataset {name!r}: there is no such folder, and the Hub does not give it. {said}"
-        ) from error
+        raise DatasetError(f"No dataset {name!r}: it is no folder. {said}") from error
     return Path(folder)
 
 
 def _configs(root: Path) -> set[tuple[str, str]]:
-    found = set()
-    for folder in (root / DATA_FOLDER).glob("*-*"):
-        if any(folder.glob("part-*.parquet")):
-            found.add(parse_config_name(folder.name))
-    if not found:
+    folders = {path.parent.name for path in (root / DATA_FOLDER).glob("*-*/part-*.parquet")}
+    if not folders:
         raise DatasetError(
             f"{root} holds no table ({DATA_FOLDER}/<city>-<table>/part-*.parquet). "
             "`python -m dataset_builders.importers --help` shows how to import images."
         )
-    return found
-
-
-def _shards(root: Path) -> list[Path]:
-    return sorted((root / DATA_FOLDER).glob("*/part-*.parquet"))
-
-
-def _read_columns(paths: Sequence[Path], columns: Sequence[str]) -> pa.Table:
-    parts = []
-    for path in paths:
-        _check_columns(path, pq.read_schema(path).names, columns)
-        with pq.ParquetFile(path) as file:
-            parts.append(file.read(columns=list(columns)).replace_schema_metadata(None))
-    return pa.concat_tables(parts).select(list(columns))
+    return {parse_config_name(name) for name in folders}
 
 
 def _check_columns(path: Path, have: Sequence[str], wanted: Sequence[str]) -> None:
-    missing = [name for name in wanted if name not in have]
-    if missing:
-        raise DatasetError(
-            f"{path.parent.name} has no column {', '.join(missing)}; it has {', '.join(have)}."
-        )
+    if missing := ", ".join(name for name in wanted if name not in have):
+        raise DatasetError(f"{path.parent.name} has no column {missing}; it has {', '.join(have)}.")
 
 
 def _metadata(path: Path) -> DatasetMetadata:
@@ -561,16 +432,14 @@ def _metadata(path: Path) -> DatasetMetadata:
     return DatasetMetadata.from_json(stored[METADATA_KEY])
 
 
-def _rejects(path: Path) -> list[Reject]:
+def _rejects_of(path: Path) -> list[Reject]:
     stored = pq.read_metadata(path).metadata or {}
-    rows = json.loads(stored.get(REJECTS_KEY, b"[]"))
-    return [(table, item, reason, detail) for table, item, reason, detail in rows]
+    return [tuple(row) for row in json.loads(stored.get(REJECTS_KEY, b"[]"))]
 
 
 __all__ = [
     "DatasetWriter",
     "count_rows",
-    "geo_metadata",
     "iter_images",
     "list_cities",
     "list_tables",

@@ -1,33 +1,37 @@
-"""Uniqueness of ids: one rule for every table, wherever it is written or read.
+"""Ids are unique over all files of a table: one rule, wherever a table is written or read.
 
-A repeated id is never a matter of taste. A region that stands twice in a table lies in the training
-and in the test part of the same split, and every score that rests on it is too high.
+A region that stands twice in a table lies in the training and in the test part of the same split,
+and every score computed from it is too high.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from .errors import DatasetError
+from .schema import key_columns
 
+KEYS_AT_ONCE = 1 << 16
 SHOWN = 3
 REMEDY = "Remove the rows or the file that were copied in, or write the table anew."
 
 
 class RepeatedIdError(DatasetError):
-    """An id stands in more than one row of a table."""
+    """An id occurs in more than one row of a table."""
 
 
 class SeenKeys:
-    """The keys of a table's rows, of which 8 bytes each are kept.
+    """The keys of the rows seen so far, at 8 bytes per key.
 
-    Keys are compared by a 64-bit hash: among ten million of them, two different ones are taken for
-    equal with a probability of 3e-6.
+    Keys are compared by a 64-bit hash: the probability that two of ten million different keys are
+    taken for equal is 3e-6.
     """
 
     def __init__(self) -> None:
@@ -37,19 +41,16 @@ class SeenKeys:
         return sum(map(len, self._runs))
 
     def copy(self) -> "SeenKeys":
-        """An independent copy; takes no time, for runs are never changed."""
+        """An independent copy; costs nothing, since runs are never changed."""
         other = SeenKeys()
         other._runs = list(self._runs)
         return other
 
     def add(self, keys: pd.DataFrame) -> pd.DataFrame:
-        """Add the keys of some rows.
-
-        Args:
-            keys: one row per row of the table, one column per column of its key.
+        """Add the keys of some rows, one column per key column.
 
         Returns:
-            Those of the rows whose key an earlier row has, of this call or one before.
+            The rows whose key an earlier row has, in this call or one before.
         """
         hashes = pd.util.hash_pandas_object(keys, index=False, categorize=False).to_numpy()
         repeats = np.ones(len(hashes), dtype=bool)
@@ -57,80 +58,73 @@ class SeenKeys:
         for run in self._runs:
             place = np.minimum(np.searchsorted(run, hashes), len(run) - 1)
             repeats |= run[place] == hashes
-        self._push(np.sort(hashes[~repeats]))
+        fresh = np.sort(hashes[~repeats])
+        # merging runs of similar length keeps the cost at n log n
+        while len(fresh) and self._runs and len(self._runs[-1]) <= 2 * len(fresh):
+            fresh = np.sort(np.concatenate([self._runs.pop(), fresh]), kind="stable")
+        self._runs += [fresh] * bool(len(fresh))
         return keys[repeats]
-
-    def _push(self, run: NDArray[np.uint64]) -> None:
-        if not len(run):
-            return
-        # merging runs of similar length makes n keys cost n log n, however they come
-        while self._runs and len(self._runs[-1]) <= 2 * len(run):
-            run = np.sort(np.concatenate([self._runs.pop(), run]), kind="stable")
-        self._runs.append(run)
 
 
 def key_frame(rows: pa.Table, columns: Sequence[str]) -> pd.DataFrame:
-    """The key columns of rows as text, so that 1 and 1.0 are one number in columns of any type."""
+    """The key columns of rows as text, so that 1 and 1.0 are the same key."""
     texts = [pc.cast(rows[name], pa.large_string()) for name in columns]
     return pa.table(texts, names=list(columns)).to_pandas()
 
 
-def check_stream(parts: Iterable[pd.DataFrame], where: str, remedy: str = REMEDY) -> None:
-    """Refuse a table that comes in parts, in memory that hardly grows with it.
-
-    Args:
-        parts: the keys of its rows, see [`key_frame`].
-        where: name of the table, for the message.
-        remedy: what to do about it, a sentence.
-
-    Raises:
-        RepeatedIdError: with the number of repeats and the first of them.
-    """
-    seen = SeenKeys()
-    found = [repeats for part in parts if len(repeats := seen.add(part))]
-    if found:
-        refuse_repeats(pd.concat(found), where, remedy)
-
-
-def require_unique(keys: pd.DataFrame, where: str, remedy: str = REMEDY) -> None:
+def require_unique(
+    parts: Iterable[pd.DataFrame], where: str, remedy: str = REMEDY, seen: SeenKeys | None = None
+) -> None:
     """Refuse a table in which two rows have the same key.
 
     Args:
-        keys: one row per row of the table, one column per column of its key.
+        parts: the keys of the rows, one column per key column; read one part at a time.
         where: name of the table, for the message.
-        remedy: what to do about it, a sentence.
+        remedy: what to do about it, for the message.
+        seen: keys of earlier rows; those of `parts` are added.
 
     Raises:
-        RepeatedIdError: with the number of repeats and the first of them.
+        RepeatedIdError: gives the number of repeats and the first of them.
     """
-    refuse_repeats(keys[keys.duplicated()], where, remedy)
-
-
-def refuse_repeats(repeats: pd.DataFrame, where: str, remedy: str = REMEDY) -> None:
-    """Raise an error that names rows whose key another row has; do nothing if there is none.
-
-    Args:
-        repeats: the keys of those rows.
-        where: name of the table, for the message.
-        remedy: what to do about it, a sentence.
-
-    Raises:
-        RepeatedIdError: there is any.
-    """
-    if not len(repeats):
+    seen = SeenKeys() if seen is None else seen
+    found = [repeats for part in parts if len(repeats := seen.add(part))]
+    if not found:
         return
+    repeats = pd.concat(found)
     distinct = repeats.drop_duplicates()
-    shown = ", ".join(_shown(row) for row in distinct.head(SHOWN).to_dict("records"))
+    shown = [" + ".join(map(str, key)) for key in distinct.head(SHOWN).itertuples(index=False)]
     more = ", ..." if len(distinct) > SHOWN else ""
     raise RepeatedIdError(
         f"{where}: {_count(len(repeats), 'row')} {'repeat' if len(repeats) > 1 else 'repeats'} the "
-        f"{' + '.join(map(str, repeats.columns))} of an earlier row ({shown}{more}; "
+        f"{' + '.join(map(str, repeats.columns))} of an earlier row ({', '.join(shown)}{more}; "
         f"{_count(len(distinct), 'id')} in all). Each must be unique in the whole table. {remedy}"
     )
 
 
-def _shown(row: dict[Any, Any]) -> str:
-    return " + ".join(str(value) for value in row.values())
+def require_unique_shards(paths: Sequence[Path], table: str, where: str) -> None:
+    """Refuse a table in Parquet files in which two rows have the same key.
+
+    The outcome is cached, by path, size and time of every file.
+
+    Raises:
+        RepeatedIdError: see [`require_unique`].
+    """
+    stats = [(str(path), path.stat()) for path in paths]
+    files = tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+    _check_files(where, table, files)
+
+
+def shard_keys(path: Path, table: str) -> Iterator[pd.DataFrame]:
+    """The keys of a Parquet file's rows in parts; nothing if it has no id."""
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        if columns := key_columns(table, file.schema_arrow.names):
+            for batch in file.iter_batches(KEYS_AT_ONCE, columns=columns):
+                yield key_frame(pa.Table.from_batches([batch]), columns)
+
+
+@lru_cache(maxsize=64)
+def _check_files(where: str, table: str, files: tuple[tuple[str, int, int], ...]) -> None:
+    require_unique((keys for path, _, _ in files for keys in shard_keys(Path(path), table)), where)
 
 
 def _count(number: int, noun: str) -> str:
@@ -138,11 +132,12 @@ def _count(number: int, noun: str) -> str:
 
 
 __all__ = [
+    "KEYS_AT_ONCE",
     "REMEDY",
     "RepeatedIdError",
     "SeenKeys",
-    "check_stream",
     "key_frame",
-    "refuse_repeats",
     "require_unique",
+    "require_unique_shards",
+    "shard_keys",
 ]

@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from ..card import CARD_FILE, write_card
 from ..download import Store
 from ..files import digest
 from ..ledger import DamagedStoreError
-from ..publish import CARD_FILE, write_card
 from ..schema import DatasetMetadata, config_name
 from ..sources.local_folder import LocalFolder
 from ..sources.satellite import Picture, SatelliteSource

@@ -18,9 +18,9 @@ import pyproj
 import shapely
 from tqdm.auto import tqdm
 
+from ..card import write_card
 from ..errors import SourceError
 from ..images import BadImageError, storable_bytes
-from ..publish import write_card
 from ..schema import VIEWS, DatasetMetadata, config_name
 from ..splits import region_splits
 from ..storage import DatasetWriter, count_rows, iter_images, read_rejects, read_table

@@ -24,9 +24,9 @@ from PIL import Image
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from ..card import write_card
 from ..files import WrittenFiles
 from ..images import encode_image
-from ..publish import write_card
 from ..schema import INDICATORS, VIEWS, DatasetMetadata
 from ..splits import region_splits
 from ..storage import DatasetWriter

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataset_builders.captions import clean_caption, clean_row
+from dataset_builders.card import write_card
 from dataset_builders.files import WrittenFiles
-from dataset_builders.publish import write_card
 from dataset_builders.schema import VIEWS, DatasetMetadata, parse_config_name
 from dataset_builders.storage import (
     DatasetWriter,

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from dataset_builders.errors import DatasetError
 from dataset_builders.schema import VIEWS, config_name
-from dataset_builders.storage import DATA_FOLDER, KEYS_AT_ONCE, list_tables, table_shards
-from dataset_builders.unique import check_stream, key_frame
+from dataset_builders.storage import DATA_FOLDER, list_tables, table_shards
+from dataset_builders.unique import KEYS_AT_ONCE, key_frame, require_unique
 
 from .errors import CaptioningError
 from .recipe import Recipe
@@ -202,7 +202,7 @@ def _load(dataset_name: str, split: str, image_column: str, id_column: str | Non
             )
     if id_column is not None:
         ids = loaded.select_columns([id_column]).with_format("arrow").iter(KEYS_AT_ONCE)
-        check_stream((key_frame(part, [id_column]) for part in ids), repr(dataset_name))
+        require_unique((key_frame(part, [id_column]) for part in ids), repr(dataset_name))
     # encoded bytes, as they are stored
     return loaded.cast_column(image_column, datasets.Image(decode=False))
 

@@ -56,7 +56,9 @@ class City:
 
     def __post_init__(self) -> None:
         try:
-            require_unique(self.regions[["region_id"]], f"{self.dataset_name}, city {self.name!r}")
+            require_unique(
+                [self.regions[["region_id"]]], f"{self.dataset_name}, city {self.name!r}"
+            )
         except RepeatedIdError as error:
             raise InputError(str(error)) from error
 

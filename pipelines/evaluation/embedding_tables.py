@@ -198,7 +198,7 @@ def rename_training(path: Path, training: Training | None) -> None:
 
 def _require_unique(region_ids: Sequence[str], where: str, remedy: str) -> None:
     try:
-        require_unique(pd.DataFrame({"region_id": region_ids}, dtype=object), where, remedy)
+        require_unique([pd.DataFrame({"region_id": region_ids}, dtype=object)], where, remedy)
     except RepeatedIdError as error:
         raise InputError(str(error)) from error
 

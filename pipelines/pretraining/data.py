@@ -24,8 +24,8 @@ from dataset_builders.errors import DatasetError
 from dataset_builders.hub_errors import explain
 from dataset_builders.images import BadImageError, decode_image
 from dataset_builders.schema import VIEWS, config_name, key_columns, parse_config_name
-from dataset_builders.storage import KEYS_AT_ONCE, list_tables, read_table
-from dataset_builders.unique import RepeatedIdError, check_stream, key_frame
+from dataset_builders.storage import list_tables, read_table
+from dataset_builders.unique import KEYS_AT_ONCE, RepeatedIdError, key_frame, require_unique
 from modeling_urbanln import UrbanLNProcessor, clean_text
 
 from .arguments import DataArguments
@@ -394,7 +394,7 @@ def _check_ids(loaded: datasets.Dataset, table: str, where: str) -> None:
         return
     parts = loaded.select_columns(columns).with_format("arrow").iter(KEYS_AT_ONCE)
     try:
-        check_stream((key_frame(part, columns) for part in parts), where)
+        require_unique((key_frame(part, columns) for part in parts), where)
     except RepeatedIdError as error:
         raise InputError(str(error)) from error
 

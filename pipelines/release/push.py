@@ -11,9 +11,9 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from dataset_builders.errors import DatasetError
-from dataset_builders.hub import files_of
-from dataset_builders.hub import push as push_published
 from dataset_builders.hub_errors import explain
+from dataset_builders.publish import files_of
+from dataset_builders.publish import push as push_published
 
 from .adapter import ADAPTER_FILES, ADAPTER_FOLDER, write_adapter_card
 from .errors import ReleaseError

@@ -20,8 +20,7 @@ from huggingface_hub import RepoCard, SpaceCardData
 
 from dataset_builders.errors import DatasetError
 from dataset_builders.files import WrittenFiles, write_json
-from dataset_builders.hub import files_of
-from dataset_builders.publishing import MARKER, check_gate, publish
+from dataset_builders.publish import MARKER, check_gate, files_of, publish
 
 from .errors import ReleaseError
 from .model_card import CARD_FILE, LICENCE, is_hub_id

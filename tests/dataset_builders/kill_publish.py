@@ -1,10 +1,10 @@
-"""Publishes a dataset and kills itself at a chosen rename; run by test_publishing.py."""
+"""Publishes a dataset and kills itself at a chosen rename; run by test_publish.py."""
 
 import os
 import signal
 import sys
 
-from dataset_builders.publishing import publish
+from dataset_builders.publish import publish
 
 dataset, output, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 calls = 0

@@ -1,71 +1,641 @@
-import dataclasses
+"""What leaves this machine: shards, the licence gate, the Hub, and pictures fetched again."""
 
+import hashlib
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
-from huggingface_hub import DatasetCard
+from datasets import load_dataset
 
+from dataset_builders.__main__ import main
+from dataset_builders.city.build import build
+from dataset_builders.city.recipe import read_recipe
 from dataset_builders.errors import DatasetError
-from dataset_builders.publish import write_card
-from dataset_builders.storage import DatasetWriter
+from dataset_builders.publish import check_gate, publish, push
+from dataset_builders.rehydrate import rehydrate
+from dataset_builders.schema import DatasetMetadata
+from dataset_builders.storage import DatasetWriter, read_rejects, read_table
 
-from .test_storage import METADATA, build
+from ..hub_server import HubServer
+from ..processes import run_python
+from .provider import CityProvider, drawn
+from .test_city_build import KEY, provider, write, write_recipe  # noqa: F401 - fixtures
+
+CITY = "testville"
 
 
-def card(root) -> DatasetCard:
-    return DatasetCard.load(root / "README.md")
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The town, built once, and what its provider was asked for."""
+    folder = tmp_path_factory.mktemp("built")
+    with CityProvider(KEY) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GOOGLE_MAPS_API_KEY", KEY)
+        patch.setenv("BAIDU_MAP_AK", KEY)
+        path = write_recipe(folder, server.url)
+        report = build(read_recipe(path), folder / "run", draw=False, recipe_text=path.read_text())
+        server.shutdown()
+    return report.dataset, server.asked
 
 
-def test_the_card_is_one_of_the_hub_and_names_every_table(tmp_path):
-    data = card(build(tmp_path, count=3)).data.to_dict()
-    assert data["license"] == "mit"
-    assert data["size_categories"] == ["n<1K"]
-    assert [(config["config_name"], config["data_files"]) for config in data["configs"]] == [
-        (name, [{"split": "train", "path": f"data/{name}/part-*.parquet"}])
-        for name in ("gotham-regions", "gotham-street_view")
+@pytest.fixture
+def town(built, write, provider, tmp_path):  # noqa: F811 - fixtures
+    """The town as if it had been built from the test's own provider: the recipe alone names it."""
+    dataset, asked = built
+    provider.asked.update(asked)
+    folder = tmp_path / "run" / "dataset"
+    shutil.copytree(dataset, folder)
+    (folder / "recipe.yaml").write_text(write().read_text())
+    return folder
+
+
+@pytest.fixture
+def many(tmp_path):
+    """A dataset of 250 pictures, every fifth of which may not be passed on."""
+    extra = {"satellite": {"redistributable": "bool", "sha256": "string"}}
+    metadata = DatasetMetadata("t", "d", "s", "l", indicators=(), extra_columns=extra)
+    writer = DatasetWriter(tmp_path / "many", metadata)
+    rows = [
+        {
+            "image": {"bytes": drawn(str(n), (32, 32)), "path": None},
+            "image_id": f"i{n:03d}",
+            "region_id": f"r{n:03d}",
+            "source": "demo",
+            "redistributable": n % 5 > 0,
+        }
+        for n in range(250)
+    ]
+    for index, start in enumerate(range(0, 250, 70)):
+        writer.write_shard(CITY, "satellite", index, rows[start : start + 70])
+    regions = [{"region_id": row["region_id"], "city": CITY} for row in rows]
+    for index in range(2):
+        writer.write_shard(CITY, "regions", index, regions[index * 125 : (index + 1) * 125])
+    writer.finish()
+    return tmp_path / "many"
+
+
+def images(folder, view):
+    frames = [
+        pd.read_parquet(path) for path in sorted((folder / "data" / f"{CITY}-{view}").glob("*"))
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def test_pictures_that_may_not_be_passed_on_stay_here(town, tmp_path):
+    done = publish(town, tmp_path / "out")
+    assert done.withheld == {
+        source: int(count)
+        for source, count in read_table(town, CITY, "street_view")["source"].value_counts().items()
+    }
+    views = images(tmp_path / "out", "street_view")
+    assert views["image"].isna().all()
+    # all else stays: ids, places, hashes
+    before = images(town, "street_view").drop(columns="image")
+    pd.testing.assert_frame_equal(views.drop(columns="image"), before)
+    assert images(tmp_path / "out", "satellite")["image"].notna().all()
+    check_gate(tmp_path / "out")
+    for path in (tmp_path / "out").rglob("*.parquet"):
+        for row in images(town, "street_view").itertuples():
+            assert row.image["bytes"] not in path.read_bytes()
+
+
+def test_a_picture_without_a_word_on_its_licence_is_withheld(tmp_path):
+    from dataset_builders.schema import DatasetMetadata
+    from dataset_builders.storage import DatasetWriter
+
+    writer = DatasetWriter(tmp_path / "in", DatasetMetadata("t", "d", "s", "l", indicators=()))
+    picture = {"bytes": drawn("a"), "path": None}
+    writer.write_shard("a", "regions", 0, [{"region_id": "r", "city": "a"}])
+    row = {"image": picture, "image_id": "i", "region_id": "r"}
+    writer.write_shard("a", "satellite", 0, [row])
+    writer.finish()
+    assert publish(tmp_path / "in", tmp_path / "out").withheld == {"unknown": 1}
+
+
+def test_what_is_published_loads_as_a_dataset_and_as_a_map(town, tmp_path):
+    publish(town, tmp_path / "out")
+    for streaming in (False, True):
+        rows = load_dataset(
+            str(tmp_path / "out"), f"{CITY}-satellite", split="train", streaming=streaming
+        )
+        assert next(iter(rows))["image"].size == (256, 256)
+    views = load_dataset(str(tmp_path / "out"), f"{CITY}-street_view", split="train")
+    assert views[0]["image"] is None
+    assert views[0]["sha256"]
+    (shard,) = (tmp_path / "out" / "data" / f"{CITY}-regions").glob("*.parquet")
+    regions = gpd.read_parquet(shard)
+    assert regions.crs == "EPSG:4326"
+    assert len(regions) == len(read_table(town, CITY, "regions"))
+
+
+def test_shards_are_of_the_size_asked_for(many, tmp_path):
+    done = publish(many, tmp_path / "out", target_bytes=50_000)
+    assert done.shards[f"{CITY}-satellite"] == 4
+    assert done.withheld == {"demo": 50}
+    paths = sorted((tmp_path / "out" / "data" / f"{CITY}-satellite").glob("*.parquet"))
+    for path in paths:
+        metadata = pq.read_metadata(path)
+        assert metadata.num_rows <= 100 * metadata.num_row_groups
+        assert metadata.row_group(0).column(0).has_offset_index
+        assert {b"huggingface", b"urbanln"} <= set(metadata.metadata)
+    one = publish(many, tmp_path / "one")
+    assert one.shards[f"{CITY}-satellite"] == 1
+    before = images(many, "satellite").drop(columns="image")
+    for folder in ("out", "one"):
+        after = images(tmp_path / folder, "satellite").drop(columns="image")
+        pd.testing.assert_frame_equal(after, before)
+    # the whole table of regions is one map
+    assert len(gpd.read_parquet(tmp_path / "one" / "data" / f"{CITY}-regions")) == 250
+
+
+@pytest.mark.parametrize("count", [3, 7, 10])
+def test_a_killed_publish_goes_on_to_the_same_bytes(many, tmp_path, count):
+    script = Path(__file__).with_name("kill_publish.py")
+    killed = run_python(script, many, tmp_path / "out", count)
+    assert killed.returncode == -9, killed.stderr
+    one = publish(many, tmp_path / "out", target_bytes=50_000)
+    other = publish(many, tmp_path / "whole", target_bytes=50_000)
+    assert one.withheld == other.withheld
+    files = {p.relative_to(tmp_path / "whole") for p in (tmp_path / "whole").rglob("*.*")}
+    assert files == {p.relative_to(tmp_path / "out") for p in (tmp_path / "out").rglob("*.*")}
+    for name in files:
+        if name.suffix in (".parquet", ".md"):
+            assert (tmp_path / "out" / name).read_bytes() == (
+                tmp_path / "whole" / name
+            ).read_bytes()
+
+
+def test_the_card_says_who_made_the_pictures_and_what_is_missing(town, tmp_path):
+    publish(town, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| `testville-satellite` | demo | cc0-1.0 | a demo |" in card
+    assert "images are not in this dataset" in card
+    assert "dataset_builders rehydrate" in card
+    assert "| `split_random` | train | " in card
+    for name in re.findall(r"!\[.*?\]\((.*?)\)", card):
+        assert (tmp_path / "out" / name).stat().st_size > 1000
+    # the sheet shows nothing that may not be shown
+    assert not list((tmp_path / "out" / "figures").glob("*street_view*"))
+
+
+def test_the_examples_of_the_card_run(town, tmp_path):
+    publish(town, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    exec(block.replace("path/to/this/folder", str(tmp_path / "out")), {})
+
+
+def test_a_folder_that_was_not_published_is_not_pushed(town, tmp_path):
+    with pytest.raises(DatasetError, match="not made by `publish`"):
+        check_gate(town)
+    publish(town, tmp_path / "out")
+    name = Path("data") / f"{CITY}-street_view" / "part-00000.parquet"
+    (tmp_path / "out" / name).write_bytes((town / name).read_bytes())
+    with pytest.raises(DatasetError, match="images without a statement"):
+        check_gate(tmp_path / "out")
+
+
+def test_an_unfinished_dataset_is_not_published(town, tmp_path):
+    (town / "rejects.parquet").unlink()
+    with pytest.raises(DatasetError, match="no finished dataset"):
+        publish(town, tmp_path / "out")
+
+
+def test_a_folder_of_something_else_is_not_written_to(town, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    with pytest.raises(DatasetError, match="not empty"):
+        publish(town, tmp_path / "out")
+
+
+def test_a_dataset_is_pushed_and_loaded_by_its_name(write, tmp_path):  # noqa: F811
+    path, run = write(), tmp_path / "run"
+    assert main(["build", str(path), "--output_dir", str(run), "--yes"]) == 0
+    with HubServer() as hub:
+        options = {"cwd": tmp_path, **hub.environment(tmp_path / "home")}
+        command = ["-m", "dataset_builders", "publish", path]
+        command += ["--output_dir", run, "--push_to_hub", "org/urbanln-town"]
+        dry = run_python(*command, "--dry_run", **options)
+        assert "Nothing was sent" in dry.stdout, dry.stderr[-2000:]
+        assert not hub.asked
+        done = run_python(*command, **options)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert hub.token not in done.stdout + done.stderr
+        code = (
+            "from datasets import load_dataset\n"
+            "rows = load_dataset('org/urbanln-town', 'testville-satellite', split='train')\n"
+            "assert rows[0]['image'].size == (256, 256)\n"
+            "print(len(rows))\n"
+        )
+        loaded = run_python("-c", code, **options)
+        assert loaded.returncode == 0, loaded.stderr[-2000:]
+        files = hub.files("datasets/org/urbanln-town")
+        hub.shutdown()
+    assert int(loaded.stdout.split()[-1]) == len(read_table(run / "dataset", CITY, "satellite"))
+    assert {"README.md", "published.json", "recipe.yaml"} <= set(files)
+    assert not [name for name in files if name.startswith(".")]
+    for content in files.values():
+        assert KEY.encode() not in content
+
+
+def test_pictures_are_fetched_again_with_ones_own_key(
+    town,
+    provider,  # noqa: F811
+    tmp_path,
+):
+    publish(town, tmp_path / "out")
+    provider.asked.clear()
+    recipe = read_recipe(tmp_path / "town.yaml")
+    done = rehydrate(tmp_path / "out", tmp_path / "again", recipe=recipe)
+    name = f"{CITY}-street_view"
+    assert done.filled[name] == len(images(town, "street_view"))
+    assert done.missing.get(name, 0) == done.changed[name] == 0
+    # pictures only: no metadata, no tile
+    assert not [one for one in provider.asked if "metadata" in one or one.startswith("/tiles")]
+    before, after = images(town, "street_view"), images(tmp_path / "again", "street_view")
+    assert [one["bytes"] for one in after["image"]] == [one["bytes"] for one in before["image"]]
+    asked = dict(provider.asked)
+    rehydrate(tmp_path / "out", tmp_path / "again", recipe=recipe)
+    assert provider.asked == asked
+    rows = load_dataset(str(tmp_path / "again"), name, split="train")
+    assert rows[0]["image"].size == (64, 64)
+
+
+def test_a_wrong_key_stops_it_and_a_right_one_goes_on(town, tmp_path, monkeypatch, capsys):
+    publish(town, tmp_path / "out")
+    command = ["rehydrate", str(tmp_path / "out"), "--output_dir", str(tmp_path / "again")]
+    command += ["--recipe", str(tmp_path / "town.yaml"), "--yes"]
+    capsys.readouterr()
+    for variable in ("GOOGLE_MAPS_API_KEY", "BAIDU_MAP_AK"):
+        monkeypatch.setenv(variable, "WR0NG")
+    assert main(command) == 3
+    said = capsys.readouterr()
+    assert "denied" in said.err
+    assert "WR0NG" not in said.err + said.out
+    for path in (tmp_path / "again").rglob("*"):
+        assert path.is_dir() or b"WR0NG" not in path.read_bytes(), path
+    monkeypatch.delenv("GOOGLE_MAPS_API_KEY")
+    assert main(command) == 2
+    assert "GOOGLE_MAPS_API_KEY" in capsys.readouterr().err
+    for variable in ("GOOGLE_MAPS_API_KEY", "BAIDU_MAP_AK"):
+        monkeypatch.setenv(variable, KEY)
+    assert main(command) == 0
+    assert images(tmp_path / "again", "street_view")["image"].notna().all()
+
+
+def test_pictures_that_are_gone_or_changed_are_counted(
+    town,
+    provider,  # noqa: F811
+    tmp_path,
+):
+    publish(town, tmp_path / "out")
+    names = sorted(one for one in provider.asked if one.startswith("/panorama"))
+    provider.answers[names[0]] = [(404, {}, b"")]
+    other = (200, {"Content-Type": "image/jpeg"}, drawn("another", (64, 32)))
+    provider.answers[names[1]] = [other]
+    recipe = read_recipe(tmp_path / "town.yaml")
+    done = rehydrate(tmp_path / "out", tmp_path / "again", recipe=recipe)
+    name = f"{CITY}-street_view"
+    assert (done.missing[name], done.changed[name]) == (1, 1)
+    assert read_rejects(tmp_path / "again")["reason"].eq("not_fetched_again").sum() == 1
+    assert "1 with other bytes" in str(done)
+
+
+def test_satellite_pictures_are_made_again(write, provider, tmp_path):  # noqa: F811
+    from .test_city_build import _recipe
+
+    satellite = {**_recipe(provider.url)["satellite"], "redistributable": False}
+    path = write(satellite=satellite, street_view=[], roads=None)
+    build(read_recipe(path), tmp_path / "run", draw=False, recipe_text=path.read_text())
+    dataset = tmp_path / "run" / "dataset"
+    assert publish(dataset, tmp_path / "out").withheld["demo"] > 10
+    done = rehydrate(tmp_path / "out", tmp_path / "again", recipe=read_recipe(path))
+    assert done.changed[f"{CITY}-satellite"] == 0
+    one, other = images(dataset, "satellite"), images(tmp_path / "again", "satellite")
+    assert [row["bytes"] for row in one["image"]] == [row["bytes"] for row in other["image"]]
+
+
+def test_the_marker_holds_the_counts(town, tmp_path):
+    done = publish(town, tmp_path / "out")
+    marker = json.loads((tmp_path / "out" / "published.json").read_text())
+    assert marker["rows"] == done.rows
+    assert np.sum(list(marker["withheld"].values())) == len(images(town, "street_view"))
+
+
+def licensed(folder, allowed, count=40, size=(32, 32)):
+    """A dataset of pictures; `allowed` says of each number whether it may be passed on."""
+    extra = {"satellite": {} if allowed is None else {"redistributable": "bool"}}
+    writer = DatasetWriter(
+        folder, DatasetMetadata("t", "d", "s", "l", indicators=(), extra_columns=extra)
+    )
+    rows = [
+        {
+            "image": {"bytes": drawn(str(n), size), "path": None},
+            "image_id": f"i{n}",
+            "region_id": f"r{n}",
+            "source": "demo",
+            **({} if allowed is None else {"redistributable": allowed(n)}),
+        }
+        for n in range(count)
+    ]
+    regions = [{"region_id": row["region_id"], "city": CITY} for row in rows]
+    writer.write_shard(CITY, "regions", 0, regions)
+    writer.write_shard(CITY, "satellite", 0, rows)
+    writer.finish()
+    return folder
+
+
+def test_a_licence_that_is_withdrawn_takes_the_figures_along(tmp_path):
+    sheet = tmp_path / "out" / "figures" / f"{CITY}-satellite.png"
+    publish(licensed(tmp_path / "one", lambda n: True), tmp_path / "out")
+    assert sheet.exists()
+    publish(licensed(tmp_path / "two", lambda n: False), tmp_path / "out")
+    assert not sheet.exists()
+    assert sheet.name not in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_forbidden_picture_does_not_hide_behind_a_missing_one(tmp_path):
+    source = licensed(tmp_path / "in", lambda n: n % 2 == 0)
+    publish(source, tmp_path / "out")
+    name = Path("data") / f"{CITY}-satellite" / "part-00000.parquet"
+    table = pq.read_table(source / name)
+    swapped = [None if n % 2 == 0 else image for n, image in enumerate(table["image"].to_pylist())]
+    field = table.schema.field("image")
+    column = table.column_names.index("image")
+    table = table.set_column(column, field, pa.array(swapped, field.type))
+    pq.write_table(table, tmp_path / "out" / name)
+    with pytest.raises(DatasetError, match="holds 20 images"):
+        check_gate(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["cache/x.jpg", f"data/{CITY}-satellite/extra.parquet"])
+def test_a_file_that_publish_did_not_write_is_not_sent(tmp_path, name):
+    publish(licensed(tmp_path / "in", lambda n: True), tmp_path / "out")
+    (tmp_path / "out" / "README.md").write_text("a card that was edited")
+    check_gate(tmp_path / "out")
+    (tmp_path / "out" / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "out" / name).write_bytes(b"x")
+    with pytest.raises(DatasetError, match=re.escape(name)):
+        check_gate(tmp_path / "out")
+
+
+def test_the_card_of_a_dataset_without_licences_says_that_its_pictures_are_out(tmp_path):
+    publish(licensed(tmp_path / "in", None), tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "**40 images are not in this dataset.**" in card
+    assert "rehydrate" not in card  # no recipe says where they are
+    (block,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    exec(block.replace("path/to/this/folder", str(tmp_path / "out")), {})
+
+
+def test_a_licence_that_is_withdrawn_between_kill_and_resume_counts(tmp_path):
+    # two row groups: the words of the first are beyond the footer that is compared
+    source = licensed(tmp_path / "in", lambda n: n % 2 == 0, 200, (64, 64))
+    script = Path(__file__).with_name("kill_publish.py")
+    assert run_python(script, source, tmp_path / "out", 6).returncode == -9
+    assert (tmp_path / "out" / "data" / f"{CITY}-satellite" / "part-00000.parquet").exists()
+    other = licensed(tmp_path / "other", lambda n: n % 2 == (n < 100), 200, (64, 64))
+    name = Path("data") / f"{CITY}-satellite" / "part-00000.parquet"
+    assert (source / name).stat().st_size == (other / name).stat().st_size
+    (source / name).write_bytes((other / name).read_bytes())
+    publish(source, tmp_path / "out", target_bytes=50_000)
+    after = images(tmp_path / "out", "satellite")
+    assert (after["image"].notna() == after["redistributable"]).all()
+    words = [n % 2 == (n < 100) for n in range(200)]
+    assert after["redistributable"].tolist() == words
+
+
+def test_shards_of_an_earlier_push_do_not_stay(many, tmp_path):
+    publish(many, tmp_path / "four", target_bytes=50_000)
+    publish(many, tmp_path / "one")
+    with HubServer() as hub:
+        code = (
+            "import sys; from dataset_builders.publish import push; push(sys.argv[1], 'org/town')"
+        )
+        for name in ("four", "one"):
+            done = run_python("-c", code, tmp_path / name, **hub.environment(tmp_path))
+            assert done.returncode == 0, done.stderr
+        files = hub.files("datasets/org/town")
+        hub.shutdown()
+    assert [name for name in files if f"{CITY}-satellite/" in name] == [
+        f"data/{CITY}-satellite/part-00000.parquet"
     ]
 
 
-def test_the_card_counts_what_is_there(tmp_path):
-    text = card(build(tmp_path, count=3)).text
-    assert "| `gotham-street_view` | 8 | 8 | 2 (2-2) |" in text
-    assert "5 regions, 4 with street view images, 1 with no image, 1 with no geometry." in text
-    assert "| `population` | people | count | ln(y + 1) | 4 | 1 | 150 | 129.1 | 0 | 300 |" in text
-    assert "| `ndvi` | 1 | intensity | y | 0 | 5 |" in text
-    assert "| `split_random` | 4 | 0 | 0 | 1 |" in text
-    assert "Built with `seed`: 0" in text
-    assert "Left out: 0 items" in text
+def test_a_published_dataset_is_not_filled_in_place(many, tmp_path):
+    publish(many, tmp_path / "out")
+    before = sorted((tmp_path / "out").rglob("*"))
+    with pytest.raises(DatasetError, match="another folder"):
+        rehydrate(tmp_path / "out", tmp_path / "four" / ".." / "out")
+    assert sorted((tmp_path / "out").rglob("*")) == before
 
 
-def test_the_code_of_the_card_runs(tmp_path):
-    root = build(tmp_path / "d", count=3)
-    code = card(root).text.split("```python\n")[1].split("```")[0]
-    code = code.replace("path/to/this/folder", str(root))
-    names: dict = {}
-    exec(code.replace('split="train")', f'split="train", cache_dir="{tmp_path}/c")'), names)
-    assert len(names["images"]) == 8
-    assert len(names["regions"]) == 5
+def test_rejects_stay_known_and_are_forgotten_once_had(
+    town,
+    provider,  # noqa: F811
+    tmp_path,
+):
+    publish(town, tmp_path / "out")
+    built = read_rejects(town)["reason"].tolist()
+    assert built
+    gone = min(one for one in provider.asked if one.startswith("/panorama"))
+    provider.answers[gone] = [(404, {}, b"")]
+    recipe = read_recipe(tmp_path / "town.yaml")
+    rehydrate(tmp_path / "out", tmp_path / "again", recipe=recipe)
+    reasons = read_rejects(tmp_path / "again")["reason"]
+    assert sorted(reasons) == sorted([*built, "not_fetched_again"])
+    rehydrate(tmp_path / "out", tmp_path / "again", recipe=recipe, cache=tmp_path / "fresh")
+    assert read_rejects(tmp_path / "again")["reason"].tolist() == built
 
 
-def test_simulated_data_are_called_synthetic_everywhere(tmp_path):
-    synthetic = dataclasses.replace(METADATA, synthetic=True)
-    page = card(build(tmp_path, count=1, metadata=synthetic))
-    assert page.data.pretty_name == "Test (synthetic)"
-    assert "synthetic" in page.data.tags
-    assert "# Test (synthetic)" in page.text
-    assert "**Synthetic.** Everything here is simulated" in page.text
-    assert "ynthetic" not in card(build(tmp_path / "real", count=1)).content
+@pytest.fixture
+def downloaded(town, tmp_path):
+    """Publishes the town as a stranger would, with another recipe beside it."""
+
+    def downloaded(**changes):
+        publish(town, tmp_path / "out")
+        path = tmp_path / "out" / "recipe.yaml"
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
+        return path.parent
+
+    return downloaded
 
 
-def test_a_licence_in_words_is_valid_too(tmp_path):
-    words = dataclasses.replace(METADATA, licence="photos: of their takers")
-    data = yaml.safe_load(
-        (build(tmp_path, count=1, metadata=words) / "README.md").read_text().split("---")[1]
-    )
-    assert data["license"] == "other"
-    assert data["license_name"] == "photos: of their takers"
+@pytest.fixture
+def stranger():
+    with CityProvider("sk-S3CRET") as server:
+        yield server
+        server.shutdown()
 
 
-def test_a_build_that_did_not_end_gets_no_card(tmp_path):
-    DatasetWriter(tmp_path, METADATA).write_shard("gotham", "regions", 0, [])
-    with pytest.raises(DatasetError, match="the build did not end"):
-        write_card(tmp_path)
+@pytest.mark.parametrize(
+    ("name", "options"), [("google", {"key_env": "OTHER_API_KEY"}), ("baidu", {})]
+)
+def test_a_downloaded_recipe_sends_no_key_to_a_host_of_its_own(
+    downloaded, stranger, tmp_path, monkeypatch, capsys, name, options
+):
+    monkeypatch.setenv("OTHER_API_KEY", "sk-S3CRET")
+    folder = downloaded(street_view=[{"provider": name, "base_url": stranger.url, **options}])
+    assert main(["rehydrate", str(folder), "--output_dir", str(tmp_path / "again")]) == 2
+    said = capsys.readouterr().err
+    assert stranger.total == 0
+    assert f"127.0.0.1:{stranger.server_port}" in said
+    assert options.get("key_env", "_") in said
+    assert "sk-S3CRET" not in said
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_downloaded_recipe_sends_only_a_providers_own_key(downloaded, tmp_path, monkeypatch):
+    monkeypatch.setenv("OTHER_API_KEY", "sk-S3CRET")
+    folder = downloaded(street_view=[{"provider": "google", "key_env": "OTHER_API_KEY"}])
+    with pytest.raises(DatasetError, match=r"OTHER_API_KEY to maps\.googleapis\.com"):
+        rehydrate(folder, tmp_path / "again")
+
+
+def test_satellite_images_of_an_unknown_host_need_a_recipe_of_ones_own(
+    write,  # noqa: F811
+    provider,  # noqa: F811
+    tmp_path,
+):
+    from .test_city_build import _recipe
+
+    satellite = {**_recipe(provider.url)["satellite"], "redistributable": False}
+    path = write(satellite=satellite, street_view=[], roads=None)
+    build(read_recipe(path), tmp_path / "run", draw=False, recipe_text=path.read_text())
+    publish(tmp_path / "run" / "dataset", tmp_path / "out")
+    provider.asked.clear()
+    with pytest.raises(DatasetError, match="requests without a key to 127"):
+        rehydrate(tmp_path / "out", tmp_path / "again")
+    assert provider.total == 0
+
+
+def test_a_source_whose_images_are_all_there_is_not_judged(tmp_path):
+    publish(licensed(tmp_path / "in", lambda n: True), tmp_path / "out")
+    url = "http://x.example/{z}/{x}/{y}"
+    satellite = {"provider": "tiles", "name": "demo", "url": url, "zoom": 1}
+    recipe = {"city": CITY, "boundary": {"place": "Testville"}, "satellite": satellite}
+    (tmp_path / "out" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    rehydrate(tmp_path / "out", tmp_path / "again")
+    assert images(tmp_path / "again", "satellite")["image"].notna().all()
+
+
+def test_a_downloaded_recipe_reads_no_folder_of_this_machine(downloaded, town, tmp_path, capsys):
+    private = tmp_path / "private"
+    rows = read_table(town, CITY, "street_view", ["image_id", "source"])
+    names = [one.partition("/")[2] for one in rows[rows["source"] == "google"]["image_id"]]
+    for name in names:
+        path = private / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_name(f"{path.name}.jpg").write_bytes(drawn("private"))
+    folder = {"provider": "folder", "folder": str(private), "coordinates": "csv", "name": "google"}
+    listed = [{"file": f"{name}.jpg", "lon": 7.4, "lat": 43.73} for name in names]
+    pd.DataFrame(listed).to_csv(private / "images.csv", index=False)
+    published = downloaded(street_view=[folder])
+    path = published / "data" / f"{CITY}-street_view" / "part-00000.parquet"
+    table = pq.read_table(path)
+    column = pa.array([f"{one}.jpg" for one in table["image_id"].to_pylist()])
+    number = table.column_names.index("image_id")
+    pq.write_table(table.set_column(number, table.schema.field("image_id"), column), path)
+    assert main(["rehydrate", str(published), "--output_dir", str(tmp_path / "again")]) == 0
+    assert f"{len(table):,} could not be fetched" in capsys.readouterr().out
+    assert images(tmp_path / "again", "street_view").empty
+    # the same in a recipe of one's own is read
+    own = yaml.safe_load((tmp_path / "town.yaml").read_text()) | {"street_view": [folder]}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    done = rehydrate(published, tmp_path / "mine", recipe=read_recipe(tmp_path / "own.yaml"))
+    assert done.filled[f"{CITY}-street_view"] == len(names)
+
+
+@pytest.mark.parametrize(("answer", "code"), [("n", 1), ("y", 0), (None, 2)])
+def test_ones_own_recipe_is_asked_about_by_host_and_variable(
+    town,
+    provider,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    capsys,
+    answer,
+    code,
+):
+    publish(town, tmp_path / "out")
+    provider.asked.clear()
+    questions = []
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: answer is not None, raising=False)
+    monkeypatch.setattr("builtins.input", lambda question: questions.append(question) or answer)
+    command = ["rehydrate", str(tmp_path / "out"), "--output_dir", str(tmp_path / "again")]
+    assert main([*command, "--recipe", str(tmp_path / "town.yaml")]) == code
+    said = "".join(questions) + capsys.readouterr().err
+    host = f"127.0.0.1:{provider.server_port}"
+    assert f"the value of GOOGLE_MAPS_API_KEY to {host}" in said
+    assert f"the value of BAIDU_MAP_AK to {host}" in said
+    assert f"requests without a key to {host}" in said
+    assert (provider.total > 0) == (answer == "y")
+
+
+@pytest.mark.parametrize("flag", [[], ["--push_to_hub", "org/town"]])
+def test_an_address_with_a_key_is_not_published(write, provider, tmp_path, capsys, flag):  # noqa: F811
+    from .test_city_build import _recipe
+
+    satellite = _recipe(provider.url)["satellite"]
+    build(read_recipe(write()), tmp_path / "run", draw=False, recipe_text="city: testville")
+    satellite["url"] += "?access_token=pk.S3CRET"
+    path, run = write(satellite=satellite), str(tmp_path / "run")
+    assert main(["build", str(path), "--output_dir", run, "--yes"]) == 2
+    assert main(["publish", str(path), "--output_dir", run, *flag]) == 2
+    said = capsys.readouterr().err
+    assert said.count("`satellite.url` has an address with a key in it") == 2
+    assert "pk.S3CRET" not in said
+
+
+@pytest.mark.parametrize("text", ["satellite: {url: 'URL'}", "# once: URL\ncity: a"])
+def test_a_recipe_beside_a_dataset_is_looked_through_for_keys(town, tmp_path, text):
+    publish(town, tmp_path / "out")
+    url = "https://tiles.example.com/{z}/{x}/{y}.jpg?access_token=pk.S3CRET"
+    (town / "recipe.yaml").write_text(text.replace("URL", url))
+    with pytest.raises(DatasetError, match="address with a key"):
+        publish(town, tmp_path / "two")
+    assert not (tmp_path / "two").exists()
+    # published before anybody looked
+    (tmp_path / "out" / "recipe.yaml").write_text(text.replace("URL", url))
+    marker = json.loads((tmp_path / "out" / "published.json").read_text())
+    content = (tmp_path / "out" / "recipe.yaml").read_bytes()
+    marker["sha256"]["recipe.yaml"] = hashlib.sha256(content).hexdigest()
+    (tmp_path / "out" / "published.json").write_text(json.dumps(marker))
+    with pytest.raises(DatasetError, match="address with a key"):
+        check_gate(tmp_path / "out")
+
+
+def test_a_key_in_what_would_be_published_is_found(write, tmp_path, monkeypatch):  # noqa: F811
+    recipe = read_recipe(write(notes=["Asked for with K3Y+0f+mine.", "Another note."]))
+    text = "city: testville\nsatellite: {provider: tiles, key_env: MY_MAP_KEY}\n"
+    dataset = build(recipe, tmp_path / "run", draw=False, recipe_text=text).dataset
+    monkeypatch.setenv("MY_MAP_KEY", "K3Y+0f+mine")
+    with pytest.raises(DatasetError, match=r"MY_MAP_KEY") as refused:
+        publish(dataset, tmp_path / "out")
+    assert "README.md" in str(refused.value)
+    assert f"data/{CITY}-regions/part-00000.parquet" in str(refused.value)
+    assert "K3Y" not in str(refused.value)
+    with pytest.raises(DatasetError, match="did not finish"):
+        check_gate(tmp_path / "out")
+    monkeypatch.delenv("MY_MAP_KEY")
+    publish(dataset, tmp_path / "out")
+    monkeypatch.setenv("HF_TOKEN", "hf_a-t0ken")
+    check_gate(tmp_path / "out")
+    with (tmp_path / "out" / "README.md").open("a") as card:
+        card.write("hf_a-t0ken")
+    with pytest.raises(DatasetError, match=r"README\.md \(HF_TOKEN\)"):
+        push(tmp_path / "out", "org/town")
+
+
+def test_a_dry_run_of_no_push_publishes_nothing(tmp_path, capsys):
+    command = ["publish", "no_such.yaml", "--output_dir", str(tmp_path), "--dry_run"]
+    assert main(command) == 2
+    assert "give both" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataset_builders.publishing import publish
+from dataset_builders.publish import publish
 from dataset_builders.schema import DatasetMetadata, key_columns
 from dataset_builders.storage import (
     DatasetWriter,
@@ -152,4 +152,4 @@ def test_the_message_names_table_number_examples_and_remedy():
         r"Each must be unique in the whole table\. Do this\.$"
     )
     with pytest.raises(RepeatedIdError, match=said):
-        require_unique(keys, "here", "Do this.")
+        require_unique([keys], "here", "Do this.")

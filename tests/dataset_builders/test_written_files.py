@@ -6,11 +6,11 @@ import os
 
 import pytest
 
+from dataset_builders.card import write_card
 from dataset_builders.city.workspace import Workspace
 from dataset_builders.errors import DatasetError
 from dataset_builders.files import ForeignFileError, WrittenFiles
-from dataset_builders.publish import write_card
-from dataset_builders.publishing import publish
+from dataset_builders.publish import publish
 from dataset_builders.storage import DatasetWriter, read_metadata
 from dataset_builders.synthetic import build_dataset
 

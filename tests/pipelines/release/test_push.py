@@ -10,7 +10,7 @@ import sys
 import pytest
 from huggingface_hub import DatasetCard, ModelCard
 
-from dataset_builders.publishing import publish
+from dataset_builders.publish import publish
 from pipelines.pretraining.arguments import ModelArguments
 from pipelines.pretraining.checkpoint import save_model
 from pipelines.pretraining.model import build_model

@@ -1,0 +1,71 @@
+import dataclasses
+
+import pytest
+import yaml
+from huggingface_hub import DatasetCard
+
+from dataset_builders.card import write_card
+from dataset_builders.errors import DatasetError
+from dataset_builders.storage import DatasetWriter
+
+from .test_storage import METADATA, build
+
+
+def card(root) -> DatasetCard:
+    return DatasetCard.load(root / "README.md")
+
+
+def test_the_card_is_one_of_the_hub_and_names_every_table(tmp_path):
+    data = card(build(tmp_path, count=3)).data.to_dict()
+    assert data["license"] == "mit"
+    assert data["size_categories"] == ["n<1K"]
+    assert [(config["config_name"], config["data_files"]) for config in data["configs"]] == [
+        (name, [{"split": "train", "path": f"data/{name}/part-*.parquet"}])
+        for name in ("gotham-regions", "gotham-street_view")
+    ]
+
+
+def test_the_card_counts_what_is_there(tmp_path):
+    text = card(build(tmp_path, count=3)).text
+    assert "| `gotham-street_view` | 8 | 8 | 2 (2-2) |" in text
+    assert "5 regions, 4 with street view images, 1 with no image, 1 with no geometry." in text
+    assert "| `population` | people | count | ln(y + 1) | 4 | 1 | 150 | 129.1 | 0 | 300 |" in text
+    assert "| `ndvi` | 1 | intensity | y | 0 | 5 |" in text
+    assert "| `split_random` | 4 | 0 | 0 | 1 |" in text
+    assert "Built with `seed`: 0" in text
+    assert "Left out: 0 items" in text
+
+
+def test_the_code_of_the_card_runs(tmp_path):
+    root = build(tmp_path / "d", count=3)
+    code = card(root).text.split("```python\n")[1].split("```")[0]
+    code = code.replace("path/to/this/folder", str(root))
+    names: dict = {}
+    exec(code.replace('split="train")', f'split="train", cache_dir="{tmp_path}/c")'), names)
+    assert len(names["images"]) == 8
+    assert len(names["regions"]) == 5
+
+
+def test_simulated_data_are_called_synthetic_everywhere(tmp_path):
+    synthetic = dataclasses.replace(METADATA, synthetic=True)
+    page = card(build(tmp_path, count=1, metadata=synthetic))
+    assert page.data.pretty_name == "Test (synthetic)"
+    assert "synthetic" in page.data.tags
+    assert "# Test (synthetic)" in page.text
+    assert "**Synthetic.** Everything here is simulated" in page.text
+    assert "ynthetic" not in card(build(tmp_path / "real", count=1)).content
+
+
+def test_a_licence_in_words_is_valid_too(tmp_path):
+    words = dataclasses.replace(METADATA, licence="photos: of their takers")
+    data = yaml.safe_load(
+        (build(tmp_path, count=1, metadata=words) / "README.md").read_text().split("---")[1]
+    )
+    assert data["license"] == "other"
+    assert data["license_name"] == "photos: of their takers"
+
+
+def test_a_build_that_did_not_end_gets_no_card(tmp_path):
+    DatasetWriter(tmp_path, METADATA).write_shard("gotham", "regions", 0, [])
+    with pytest.raises(DatasetError, match="the build did not finish"):
+        write_card(tmp_path)
