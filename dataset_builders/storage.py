@@ -180,10 +180,10 @@ class DatasetWriter:
             earlier -= Counter(of_shards)
         # the larger count of each, so that a second run does not record its rejects twice
         rejects = [*of_shards, *(earlier | Counter(self._general)).elements()]
-        columns = list(zip(*rejects, strict=True)) or [()] * len(REJECT_COLUMNS)
-        arrays = [pa.array(column, pa.string()) for column in columns]
+        schema = pa.schema([(name, pa.string()) for name in REJECT_COLUMNS])
+        rows = [dict(zip(REJECT_COLUMNS, reject, strict=True)) for reject in rejects]
         with self.files.writing(REJECTS_FILE) as temporary:
-            pq.write_table(pa.table(arrays, names=list(REJECT_COLUMNS)), temporary)
+            pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
         return path
 
     def _keys_before(self, city: str, table: str, index: int) -> SeenKeys:
@@ -376,8 +376,7 @@ def _shard_name(city: str, table: str, index: int) -> str:
 
 
 def _find_shards(dataset_name: str | Path, city: str, table: str) -> list[Path]:
-    name = config_name(city, table)
-    root = _resolve(dataset_name, name)
+    root = _resolve(dataset_name, name := config_name(city, table))
     paths = sorted((root / DATA_FOLDER / name).glob("part-*.parquet"))
     if not paths:
         have = ", ".join(config_name(*pair) for pair in sorted(_configs(root)))
@@ -387,10 +386,9 @@ def _find_shards(dataset_name: str | Path, city: str, table: str) -> list[Path]:
 
 def _resolve(dataset_name: str | Path, pattern: str) -> Path:
     """The dataset folder; from the Hub, with the tables that match the pattern."""
-    root = Path(dataset_name)
+    root, name = Path(dataset_name), str(dataset_name)
     if root.is_dir():
         return root
-    name = str(dataset_name)
     if isinstance(dataset_name, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise DatasetError(f"No dataset at {name}: there is no such folder.")
     from huggingface_hub import snapshot_download
