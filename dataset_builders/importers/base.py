@@ -219,9 +219,9 @@ def _check_ids(plan: ImportPlan) -> None:
     ids = {view: [item.image_id for item in items] for view, items in plan.images.items()}
     for view, names in ids.items():
         keys = pd.DataFrame({"image_id": names}, dtype=object)
-        require_unique(keys, config_name(plan.city, view), "Give each image an id of its own.")
+        require_unique([keys], config_name(plan.city, view), "Give each image an id of its own.")
     regions = plan.regions[["region_id"]]
-    require_unique(regions, config_name(plan.city, "regions"), "Give each region one row.")
+    require_unique([regions], config_name(plan.city, "regions"), "Give each region one row.")
 
 
 def _write_city(
