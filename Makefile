@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 OUT ?= runs/quickstart
 CITY ?= harborview
-CODE := modeling_urbanln dataset_builders pipelines benchmarks demo tests train.py evaluate.py
+CODE := modeling_urbanln dataset_builders pipelines benchmarks examples demo tests train.py evaluate.py
 
 export TOKENIZERS_PARALLELISM := false
 # threads that wait give way: on a busy machine spinning costs many times the work
@@ -86,7 +86,7 @@ style: $(INSTALLED)
 	$(RUN) -m ruff format --check $(CODE)
 
 types: $(INSTALLED)
-	$(RUN) -m mypy modeling_urbanln dataset_builders pipelines benchmarks demo
+	$(RUN) -m mypy modeling_urbanln dataset_builders pipelines benchmarks examples demo
 	$(RUN) -m mypy train.py
 	$(RUN) -m mypy evaluate.py
 

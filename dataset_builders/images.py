@@ -1,14 +1,19 @@
-"""Image bytes to RGB pixels and back; what cannot be used is refused with a reason."""
+"""The one door for images: encoded bytes to RGB pixels and back.
+
+Formats are admitted by name, since some codecs start other programs (EPS: Ghostscript), and pixels
+are counted before they are decoded. An image that cannot be used is refused with a reason.
+"""
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# formats that decode in process and hold a picture; no EPS or PDF, which start other programs.
-# MPO opens as JPEG; AVIF and JPEG 2000 are not in every build of Pillow, and open() takes no name
-# it does not know.
+# MPO opens as JPEG; AVIF and JPEG 2000 are not in every build of Pillow, and open() accepts no name
+# that it does not know
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 Image.init()
 READABLE = [name for name in FORMATS if name in Image.OPEN]
@@ -25,8 +30,8 @@ class BadImageError(ValueError):
     """An image that cannot be used.
 
     Attributes:
-        reason: "missing", "empty", "unreadable", "truncated", "animated", "aspect_ratio",
-            "too_small" or "too_large".
+        reason: "missing", "empty", "outside_dataset", "unreadable", "truncated", "animated",
+            "aspect_ratio", "too_small" or "too_large".
     """
 
     def __init__(self, reason: str, detail: str):
@@ -43,21 +48,20 @@ def decode_image(
     """Decode an image fully to RGB, upright.
 
     EXIF orientation is applied; transparency is laid on white; 16-bit grey is scaled to 8 bit;
-    CMYK and palette colours are converted. Of several pages or pictures (TIFF, MPO) the first is
+    CMYK and palette colours are converted. Of several pages or images (TIFF, MPO) the first is
     taken.
 
     Args:
         source: encoded bytes, or a file.
-        min_side: in pixels; smaller is refused.
-        max_aspect_ratio: long side over short side; more is refused.
-        max_pixels: more is refused before it is decoded.
+        min_side: smallest side, in pixels.
+        max_aspect_ratio: largest ratio of long to short side.
+        max_pixels: largest number of pixels, checked before decoding.
 
     Raises:
         BadImageError: with the `reason`.
     """
-    data = _read(source)
-    image = _open(data)
-    _check_shape(image, min_side, max_aspect_ratio, max_pixels)
+    image = open_image(source, max_pixels)
+    _check_shape(image, min_side, max_aspect_ratio)
     try:
         frames = getattr(image, "n_frames", 1) if image.format in ANIMATED_FORMATS else 1
         if frames > 1:
@@ -70,30 +74,84 @@ def decode_image(
     return _to_rgb(_upright(image))
 
 
+def open_image(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Open an image without decoding its pixels.
+
+    Args:
+        source: encoded bytes, or a file.
+        max_pixels: largest number of pixels.
+
+    Raises:
+        BadImageError: no file, no image of the [`FORMATS`], or too many pixels.
+    """
+    data = _read(source)
+    try:
+        image = Image.open(io.BytesIO(data), formats=READABLE)
+    except Image.DecompressionBombError as error:
+        raise BadImageError("too_large", str(error)) from error
+    except UnidentifiedImageError as error:
+        raise BadImageError("unreadable", f"no image: starts with {data[:12]!r}") from error
+    except Exception as error:  # a header cut short fails differently in each format
+        raise BadImageError("unreadable", f"broken header: {error}") from error
+    width, height = image.size
+    if width * height > max_pixels:
+        raise BadImageError("too_large", f"{width} x {height} pixels, more than {max_pixels}")
+    return image
+
+
+def stored_bytes(image: Mapping[str, Any] | None, *folders: Path) -> bytes | None:
+    """The bytes of an image as a row of a dataset stores it, `{"bytes": ..., "path": ...}`.
+
+    A row was written by whoever made the dataset, and must not choose what is read here: a path is
+    opened only below the given folders, an address never.
+
+    Args:
+        image: the value of the column; None for no image.
+        folders: folders of the dataset's own files; without any, only embedded bytes are used.
+
+    Returns:
+        The encoded bytes; None if the row has none and names no file.
+
+    Raises:
+        BadImageError: "outside_dataset", or the file cannot be read.
+    """
+    if image is None or image.get("bytes") is not None:
+        return None if image is None else image["bytes"]
+    if not (name := image.get("path")):
+        return None
+    for folder in folders:
+        try:
+            path = (folder / name).resolve()
+        except (OSError, ValueError):  # no name of a file
+            continue
+        if path.is_relative_to(folder.resolve()) and path.is_file():
+            return _read(path)
+    raise BadImageError("outside_dataset", f"{name!r} is no file of the dataset")
+
+
 def encode_image(image: Image.Image, format: str = "JPEG", quality: int = 90) -> bytes:
-    """Encode to bytes; `quality` is of JPEG and WebP."""
+    """Encode to bytes; `quality` applies to JPEG and WebP."""
     buffer = io.BytesIO()
     if format == "PNG":
         image.save(buffer, format)
     else:
-        # without the comment of the file it came from, which may say where and by whom
+        # without the comment of the original file, which may tell place and photographer
         image.save(buffer, format, quality=quality, comment=b"")
     return buffer.getvalue()
 
 
 def storable_bytes(source: bytes | Path) -> bytes:
-    """The bytes to store: as they are where any reader sees the same picture, else as PNG.
+    """The bytes to store: unchanged where every reader sees the same pixels, else as PNG.
 
-    JPEG, PNG and WebP in 8-bit RGB or grey, upright, stay untouched; the rest (CMYK, palette,
-    transparent, 16-bit, rotated by EXIF, other formats) is stored as what [`decode_image`] makes
-    of it.
+    JPEG, PNG and WebP in 8-bit RGB or grey, upright, stay unchanged; anything else (CMYK, palette,
+    transparent, 16-bit, rotated by EXIF, other formats) is stored as decoded by [`decode_image`].
 
     Raises:
         BadImageError: the image cannot be used.
     """
     data = _read(source)
     decoded = decode_image(data)
-    original = _open(data)
+    original = open_image(data)
     plain = original.format in STORED_FORMATS and original.mode in ("RGB", "L")
     if plain and "transparency" not in original.info and not _is_rotated(original):
         return data
@@ -115,24 +173,9 @@ def _read_file(path: Path) -> bytes:
         raise BadImageError(reason, f"{path.name}: {error.strerror}") from error
 
 
-def _open(data: bytes) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(data), formats=READABLE)
-    except Image.DecompressionBombError as error:
-        raise BadImageError("too_large", str(error)) from error
-    except UnidentifiedImageError as error:
-        raise BadImageError("unreadable", f"no image: starts with {data[:12]!r}") from error
-    except Exception as error:  # a header cut short fails differently in each format
-        raise BadImageError("unreadable", f"broken header: {error}") from error
-
-
-def _check_shape(
-    image: Image.Image, min_side: int, max_aspect_ratio: float, max_pixels: int
-) -> None:
+def _check_shape(image: Image.Image, min_side: int, max_aspect_ratio: float) -> None:
     width, height = image.size
     size = f"{width} x {height} pixels"
-    if width * height > max_pixels:
-        raise BadImageError("too_large", f"{size}, more than {max_pixels}")
     if min(width, height) == 0 or max(width, height) / min(width, height) > max_aspect_ratio:
         raise BadImageError("aspect_ratio", f"{size}, more than {max_aspect_ratio:g} to 1")
     if min(width, height) < min_side:
@@ -142,7 +185,7 @@ def _check_shape(
 def _is_rotated(image: Image.Image) -> bool:
     try:
         return image.getexif().get(ORIENTATION_TAG, 1) != 1
-    except Exception:  # EXIF is written by anything; what cannot be read turns nothing
+    except Exception:  # EXIF blocks are written by anything
         return False
 
 
@@ -182,4 +225,11 @@ def _grey16_to_rgb(image: Image.Image) -> Image.Image:
     return Image.fromarray(((samples + 128) // 257).astype(np.uint8), "L").convert("RGB")
 
 
-__all__ = ["BadImageError", "decode_image", "encode_image", "storable_bytes"]
+__all__ = [
+    "BadImageError",
+    "decode_image",
+    "encode_image",
+    "open_image",
+    "storable_bytes",
+    "stored_bytes",
+]

@@ -1,7 +1,7 @@
-"""Photos in a folder: which files there are and where each was taken."""
+"""Photos in a folder: the files, a CSV that lists them, and where each was taken."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import ExifTags, Image
+from PIL import ExifTags
 
 from .errors import SourceError
-from .images import READABLE
+from .images import BadImageError, open_image
 
 SUFFIXES = frozenset(
     (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -23,12 +23,13 @@ COLUMN_NAMES = {
     "lat": ("lat", "latitude"),
 }
 """Accepted names of the columns of a listing, the preferred one first."""
+POSITION = ("file", "lon", "lat")
 GPS, DIRECTION = ExifTags.IFD.GPSInfo, ExifTags.GPS.GPSImgDirection
 
 
 @dataclass(frozen=True)
 class PhotoReject:
-    """A file or a row that is no placed photo, and why."""
+    """A file or a row of a listing that cannot be used, and why."""
 
     file: str
     reason: str
@@ -60,51 +61,99 @@ class Photos:
 def find_photos(source: str | Path | pd.DataFrame, csv: str | None = None) -> Photos:
     """List the photos of a folder with their positions.
 
-    Positions come from a CSV in the folder where there is one, and from the photos' EXIF data
+    Positions come from a CSV in the folder if there is one, and from the photos' EXIF data
     otherwise.
 
     Args:
         source: a folder of photos, or a frame with the columns of such a CSV whose files are paths.
         csv: name of the CSV in the folder; by default the only one there. Its columns are `file`
-            (relative to the folder), `lon` and `lat` (EPSG:4326, degrees); `filename`, `image` or
-            `path`, and `longitude` and `latitude`, will do.
+            (relative to the folder), `lon` and `lat` (EPSG:4326, degrees), or other names in
+            [`COLUMN_NAMES`].
 
     Raises:
         SourceError: no such folder or CSV, several CSVs and none named, missing columns, or no
             photo with a position.
     """
     if isinstance(source, pd.DataFrame):
-        root, listing = Path(), _named_columns(source, "The table of images")
-        photos = _from_listing(root, listing, [])
+        listing = named_columns(source, "The table of images", POSITION)
+        photos = _from_listing(Path(), listing, [], anywhere=True)
     elif not isinstance(source, str | Path):
         raise SourceError(f"Images are a folder or a frame, got a {type(source).__name__}.")
     else:
         root = Path(source)
         if not root.is_dir():
             raise SourceError(f"There is no folder of images at {root}.")
-        path = _csv_of(root, csv)
-        files = list(_image_files(root))
+        path = find_csv(root, csv)
         if path is None:
-            photos = _from_exif_data(root, files)
+            rows, rejects = exif_positions(root)
+            photos = Photos(root, pd.DataFrame(rows, columns=list(POSITION)), rejects)
         else:
-            frame, bad = read_csv_rows(path)
-            photos = _from_listing(root, _named_columns(frame, str(path)), bad)
-            listed = set(photos.frame["file"]) | {reject.file for reject in photos.rejects}
-            photos.rejects.extend(
-                PhotoReject(file, "not_listed", f"{path.name} has no row for it")
-                for file in files
-                if file not in listed
-            )
+            photos = _from_listing(root, *read_listing(path, POSITION))
     if photos.frame.empty:
         raise SourceError(_nothing_placed(source, photos.rejects))
     return photos
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Image files by their suffix below a folder, sorted; hidden ones are left out."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
+
+
+def find_csv(root: Path, csv: str | None) -> Path | None:
+    """The CSV of a folder; None if it has none and none is named.
+
+    Raises:
+        SourceError: no such file, or several CSVs and none named.
+    """
+    if csv is not None:
+        path = root / csv
+        if not path.is_file():
+            raise SourceError(f"--csv {csv}: there is no such file in {root}.")
+        return path
+    found = sorted(root.glob("*.csv"))
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise SourceError(f"{root} holds several CSVs ({names}): name one with --csv.")
+    return found[0] if found else None
+
+
+def read_listing(path: Path, required: Sequence[str]) -> tuple[pd.DataFrame, list[PhotoReject]]:
+    """A CSV that lists the images of its folder.
+
+    Args:
+        path: the CSV.
+        required: keys of [`COLUMN_NAMES`] that it must have.
+
+    Returns:
+        Its columns as text, `file` without nulls; rows with too many fields, and images of the
+        folder that no row names.
+
+    Raises:
+        SourceError: it cannot be read, or lacks a required column.
+    """
+    frame, rejects = read_csv_rows(path)
+    frame = named_columns(frame, str(path), required)
+    listed = {*frame["file"], *(reject.file for reject in rejects)}
+    files = (image.relative_to(path.parent).as_posix() for image in list_images(path.parent))
+    rejects += [
+        PhotoReject(file, "not_listed", f"{path.name} has no row for it")
+        for file in files
+        if file not in listed
+    ]
+    return frame, rejects
 
 
 def read_csv_rows(path: Path) -> tuple[pd.DataFrame, list[PhotoReject]]:
     """A CSV as text columns, and its rows with more fields than the header.
 
     Raises:
-        SourceError: it is empty, no UTF-8 or no CSV.
+        SourceError: it is empty, not UTF-8 or not a CSV.
     """
     bad: list[PhotoReject] = []
 
@@ -123,8 +172,75 @@ def read_csv_rows(path: Path) -> tuple[pd.DataFrame, list[PhotoReject]]:
     return frame, bad
 
 
+def named_columns(frame: pd.DataFrame, where: str, required: Sequence[str]) -> pd.DataFrame:
+    """A listing with the accepted names of its columns made `file`, `lon` and `lat`.
+
+    Raises:
+        SourceError: a required column is missing, or there are several of one name.
+    """
+    lower = {str(name).strip().lower(): name for name in reversed(list(frame.columns))}
+    found = {
+        name: next((lower[one] for one in names if one in lower), None)
+        for name, names in COLUMN_NAMES.items()
+    }
+    if missing := [name for name in required if found[name] is None]:
+        raise SourceError(
+            f"{where} has no column {', '.join(missing)}; it has "
+            f"{', '.join(map(str, frame.columns))}. A listing names a file and its position: "
+            "`file, lon, lat` (EPSG:4326, degrees)."
+        )
+    if twins := [str(name) for name in found.values() if (frame.columns == name).sum() > 1]:
+        raise SourceError(f"{where} has several columns {', '.join(twins)}: rename all but one.")
+    frame = frame.rename(columns={old: name for name, old in found.items() if old is not None})
+    files = [str(value).strip() if pd.notna(value) else "" for value in frame["file"]]
+    return frame.assign(file=pd.Series(files, index=frame.index, dtype=object))
+
+
+def file_faults(files: pd.Series, anywhere: bool = False) -> pd.Series:
+    """For each row of a listing, why its file cannot be used; null where it can.
+
+    Args:
+        files: names relative to the folder, "" where there is none.
+        anywhere: names may lead out of the folder.
+    """
+    reason = pd.Series(None, index=files.index, dtype=object)
+    outside = pd.Series([not anywhere and _leaves(file) for file in files], index=files.index)
+    for why, rows in (
+        ("no_file", files == ""),
+        ("outside_folder", outside),
+        ("listed_twice", files.duplicated()),
+    ):
+        reason[rows & reason.isna()] = why
+    return reason
+
+
+def faulty_rows(files: pd.Series, reasons: pd.Series) -> list[PhotoReject]:
+    """The rows of a listing that have a reason to be left out."""
+    return [
+        PhotoReject(file or f"row {row + 1}", str(why))
+        for row, (file, why) in enumerate(zip(files, reasons, strict=True))
+        if pd.notna(why)
+    ]
+
+
+def exif_positions(root: Path) -> tuple[list[dict[str, Any]], list[PhotoReject]]:
+    """`file`, `lon` and `lat` of the photos below a folder by their EXIF data, and the others."""
+    rows, rejects = [], []
+    for path in list_images(root):
+        file = path.relative_to(root).as_posix()
+        try:
+            position = exif_position(path)
+        except OSError as error:
+            rejects.append(PhotoReject(file, "unreadable", str(error)))
+        except ValueError as error:
+            rejects.append(PhotoReject(file, "no_position", str(error)))
+        else:
+            rows.append({"file": file, "lon": position["lon"], "lat": position["lat"]})
+    return rows, rejects
+
+
 def exif_position(path: Path) -> dict[str, Any]:
-    """Position, heading and time of a photo by its EXIF data.
+    """Position, heading and time of a photo from its EXIF data.
 
     Returns:
         `lon` and `lat` (WGS 84, degrees), `heading` (degrees or None), `captured_at` (ISO 8601 or
@@ -135,12 +251,12 @@ def exif_position(path: Path) -> dict[str, Any]:
         OSError: it cannot be read as an image.
     """
     try:
-        with Image.open(path, formats=READABLE) as image:
+        with open_image(path) as image:
             exif = image.getexif()
             gps = exif.get_ifd(GPS)
             taken = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal)
-    except (OSError, ValueError):
-        raise
+    except BadImageError as error:
+        raise OSError(str(error)) from error
     except Exception as error:  # EXIF blocks are written by anything
         raise ValueError(f"its EXIF data cannot be read: {error}") from error
     tags = ExifTags.GPS
@@ -149,7 +265,7 @@ def exif_position(path: Path) -> dict[str, Any]:
     lat = _from_parts(gps[tags.GPSLatitude], gps.get(tags.GPSLatitudeRef, "N"), "S")
     lon = _from_parts(gps[tags.GPSLongitude], gps.get(tags.GPSLongitudeRef, "E"), "W")
     if lon == lat == 0:
-        raise ValueError("its position is 0, 0: none was known")
+        raise ValueError("its position is 0, 0: it was unknown")
     return {
         "lon": degrees(lon, 180),
         "lat": degrees(lat, 90),
@@ -162,28 +278,24 @@ def degrees(value: Any, bound: float) -> float:
     """An angle within bounds.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a number, or out of bounds.
     """
-    try:
-        number = float(value)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"{value!r} is no angle") from error
+    number = _number(value)
+    if number is None:
+        raise ValueError(f"{value!r} is no angle")
     if not np.isfinite(number) or abs(number) > bound:
         raise ValueError(f"{value} is no angle within {bound} degrees")
     return number
 
 
 def heading_degrees(value: Any) -> float | None:
-    """A heading in [0, 360); None where it is missing or no number."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError, ZeroDivisionError):
-        return None
-    return number % 360 if np.isfinite(number) else None
+    """A heading in [0, 360); None where it is missing or not a number."""
+    number = _number(value)
+    return None if number is None or not np.isfinite(number) else number % 360
 
 
 def iso_date(text: Any) -> str | None:
-    """ISO 8601 from EXIF's "2024:05:01 12:00:00" or a name's "202405"; None for anything else."""
+    """ISO 8601 from EXIF's "2024:05:01 12:00:00" or "202405"; None for anything else."""
     text = str(text or "").strip("\x00 ")
     if text.isdigit() and len(text) == 6:
         return f"{text[:4]}-{text[4:]}"
@@ -193,78 +305,21 @@ def iso_date(text: Any) -> str | None:
         return None
 
 
-def _from_parts(parts: Any, reference: Any, negative: str) -> float:
-    """Degrees of an EXIF position: degrees, minutes and seconds, of which any may be absent."""
-    values = parts if isinstance(parts, Sequence) else [parts]
+def _number(value: Any) -> float | None:
     try:
-        value = sum(float(part) / 60**power for power, part in enumerate(values))
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"its position {parts!r} is no angle") from error
+        return float(value)
+    except (TypeError, ValueError, ZeroDivisionError):  # a rational of nothing over nothing
+        return None
+
+
+def _from_parts(parts: Any, reference: Any, negative: str) -> float:
+    """Degrees from an EXIF position: degrees, minutes and seconds, any of which may be absent."""
+    values = [_number(part) for part in (parts if isinstance(parts, Sequence) else [parts])]
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        raise ValueError(f"its position {parts!r} is no angle")
+    value = sum(part / 60**power for power, part in enumerate(known))
     return -value if str(reference).strip("\x00 ").upper() == negative else value
-
-
-def _image_files(root: Path) -> Iterator[str]:
-    for path in sorted(root.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not hidden:
-            yield path.relative_to(root).as_posix()
-
-
-def _csv_of(root: Path, csv: str | None) -> Path | None:
-    if csv is not None:
-        path = root / csv
-        if not path.is_file():
-            raise SourceError(f"--csv {csv}: there is no such file in {root}.")
-        return path
-    found = sorted(root.glob("*.csv"))
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
-        raise SourceError(f"{root} holds several CSVs ({names}): name one with --csv.")
-    return found[0] if found else None
-
-
-def _named_columns(frame: pd.DataFrame, where: str) -> pd.DataFrame:
-    """`file`, `lon` and `lat` of a listing, whatever accepted names they have."""
-    lower = {str(name).strip().lower(): name for name in reversed(list(frame.columns))}
-    found = {
-        name: next((lower[one] for one in names if one in lower), None)
-        for name, names in COLUMN_NAMES.items()
-    }
-    if missing := [name for name, column in found.items() if column is None]:
-        raise SourceError(
-            f"{where} has no column {', '.join(missing)}; it has "
-            f"{', '.join(map(str, frame.columns))}. A listing names a file and its position: "
-            "`file, lon, lat` (EPSG:4326, degrees)."
-        )
-    if twins := [str(name) for name in found.values() if (frame.columns == name).sum() > 1]:
-        raise SourceError(f"{where} has several columns {', '.join(twins)}: rename all but one.")
-    return pd.DataFrame({name: frame[column].to_numpy() for name, column in found.items()})
-
-
-def _from_listing(root: Path, listing: pd.DataFrame, bad: Sequence[PhotoReject]) -> Photos:
-    text = [str(value).strip() if pd.notna(value) else "" for value in listing["file"]]
-    frame = pd.DataFrame({"file": text})
-    for name in ("lon", "lat"):
-        frame[name] = pd.to_numeric(listing[name], errors="coerce").to_numpy(dtype=float)
-    own = str(root) == "."  # a frame's files are paths of the caller's
-    reason = pd.Series(None, index=frame.index, dtype=object)
-
-    def mark(rows: Any, why: str) -> None:
-        reason[pd.Series(rows, index=frame.index) & reason.isna()] = why
-
-    mark(frame["file"] == "", "no_file")
-    mark([not own and _leaves(file) for file in text], "outside_folder")
-    mark(frame["file"].duplicated(), "listed_twice")
-    placed = (frame["lon"].abs() <= 180) & (frame["lat"].abs() <= 90)
-    mark(~placed, "no_position")
-    mark([not os.path.isfile(root / file) for file in text], "missing")  # names may be impossible
-    rejects = [
-        PhotoReject(file or f"row {row + 1}", str(why))
-        for row, (file, why) in enumerate(zip(text, reason, strict=True))
-        if pd.notna(why)
-    ]
-    kept = frame.loc[reason.isna()].sort_values("file", ignore_index=True)
-    return Photos(root, kept, [*bad, *rejects])
 
 
 def _leaves(file: str) -> bool:
@@ -273,19 +328,19 @@ def _leaves(file: str) -> bool:
     return os.path.isabs(path) or path.split(os.sep)[0] == os.pardir
 
 
-def _from_exif_data(root: Path, files: Sequence[str]) -> Photos:
-    rows: list[Mapping[str, Any]] = []
-    rejects = []
-    for file in files:
-        try:
-            position = exif_position(root / file)
-        except OSError as error:
-            rejects.append(PhotoReject(file, "unreadable", str(error)))
-        except ValueError as error:
-            rejects.append(PhotoReject(file, "no_position", str(error)))
-        else:
-            rows.append({"file": file, "lon": position["lon"], "lat": position["lat"]})
-    return Photos(root, pd.DataFrame(rows, columns=["file", "lon", "lat"]), rejects)
+def _from_listing(
+    root: Path, listing: pd.DataFrame, rejects: list[PhotoReject], anywhere: bool = False
+) -> Photos:
+    frame = listing[list(POSITION)].reset_index(drop=True)
+    for name in ("lon", "lat"):
+        frame[name] = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=float)
+    reason = file_faults(frame["file"], anywhere)
+    placed = (frame["lon"].abs() <= 180) & (frame["lat"].abs() <= 90)
+    reason[~placed & reason.isna()] = "no_position"
+    exists = pd.Series([os.path.isfile(root / file) for file in frame["file"]], index=frame.index)
+    reason[~exists & reason.isna()] = "missing"
+    kept = frame.loc[reason.isna()].sort_values("file", ignore_index=True)
+    return Photos(root, kept, [*rejects, *faulty_rows(frame["file"], reason)])
 
 
 def _nothing_placed(source: Any, rejects: Sequence[PhotoReject]) -> str:
@@ -306,8 +361,15 @@ __all__ = [
     "Photos",
     "degrees",
     "exif_position",
+    "exif_positions",
+    "faulty_rows",
+    "file_faults",
+    "find_csv",
     "find_photos",
     "heading_degrees",
     "iso_date",
+    "list_images",
+    "named_columns",
     "read_csv_rows",
+    "read_listing",
 ]

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("modeling_urbanln", "dataset_builders", "pipelines", "benchmarks", "demo")
+ROOMS = ("modeling_urbanln", "dataset_builders", "pipelines", "benchmarks", "demo", "examples")
 PIPELINES = sorted(
     path.name
     for path in (ROOT / "pipelines").iterdir()
@@ -91,10 +91,12 @@ def test_pipelines_never_import_one_another(name):
     assert not violations(python_files(f"pipelines/{name}"), (*others, "benchmarks", "demo"))
 
 
-def test_nothing_imports_benchmarks_or_demo():
+def test_nothing_imports_benchmarks_examples_or_demo():
     files = [p for room in ROOMS[:3] for p in python_files(room)]
     scripts = [ROOT / name for name in ("train.py", "evaluate.py") if (ROOT / name).exists()]
-    assert not violations([*files, *scripts], ("benchmarks", "demo", "tests"))
+    assert not violations([*files, *scripts], ("benchmarks", "demo", "examples", "tests"))
+    others = [p for room in ("benchmarks", "demo") for p in python_files(room)]
+    assert not violations(others, ("examples", "tests"))
 
 
 def test_demo_uses_public_names_of_pipelines_model_and_builders_alone():

@@ -10,7 +10,8 @@ import numpy as np
 
 from ..assignment import assign_points
 from ..download import Store
-from ..sources.local_folder import FolderReject, LocalFolder
+from ..photos import PhotoReject
+from ..sources.local_folder import LocalFolder
 from ..sources.street_view import Place, StreetViewSource, View
 from ..storage import Reject
 from .fetching import batch_files, read_views
@@ -63,7 +64,7 @@ def folder_rejects(recipe: CityRecipe, store: Store) -> list[Reject]:
         for source in recipe.open_street_views()
         if isinstance(source, LocalFolder)
         for one in source.scan(store)
-        if isinstance(one, FolderReject)
+        if isinstance(one, PhotoReject)
     ]
 
 

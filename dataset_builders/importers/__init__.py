@@ -1,28 +1,9 @@
-"""Importers of published layouts; `python -m dataset_builders.importers --help` lists them."""
+"""Importers of images with captions and indicators; `python -m dataset_builders.importers --help`.
 
-from importlib import import_module
-from types import ModuleType
+An importer is a module with `SUMMARY`, `import_dataset` and, if it has flags of its own,
+`add_arguments`.
+"""
 
-NAMES = (
-    "camvid",
-    "image_folder",
-    "king_county",
-    "rsicd",
-    "streetview_nyc",
-    "urbanclip",
-    "urbanvlp",
-)
+NAMES = ("image_folder", "urbanclip", "urbanvlp")
 
-
-def importer(name: str) -> ModuleType:
-    """The module of an importer: `SUMMARY`, `add_arguments`, `import_dataset`.
-
-    Raises:
-        ValueError: no such importer; the message lists them.
-    """
-    if name not in NAMES:
-        raise ValueError(f"There is no importer {name!r}; there are {', '.join(NAMES)}.")
-    return import_module(f"{__name__}.{name}")
-
-
-__all__ = ["NAMES", "importer"]
+__all__ = ["NAMES"]

@@ -3,35 +3,31 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from ..errors import DatasetError, SourceError
-from . import NAMES, importer
 from .base import IMAGES_PER_SHARD
 
+PACKAGE = "dataset_builders.importers"
 DESCRIPTION = """Import images, captions and indicators into a dataset of Parquet tables.
-Run the same command again after an interruption and it goes on where it was."""
+Rerun the command to resume an interrupted import."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the importer that the command line names; the exit code is returned."""
-    options = vars(_parser().parse_args(arguments))
-    module = importer(options.pop("name"))
-    try:
-        print(module.import_dataset(**options))
-    except (DatasetError, SourceError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+def main(arguments: Sequence[str] | None = None, package: str = PACKAGE) -> int:
+    """Run an importer.
 
+    Args:
+        arguments: the command line; `sys.argv` by default.
+        package: the package whose `NAMES` are the importers.
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m dataset_builders.importers", description=DESCRIPTION
-    )
+    Returns:
+        The exit code: 2 for an error that the user can correct.
+    """
+    modules = {name: import_module(f"{package}.{name}") for name in import_module(package).NAMES}
+    parser = argparse.ArgumentParser(prog=f"python -m {package}", description=DESCRIPTION)
     commands = parser.add_subparsers(dest="name", metavar="NAME", required=True)
-    for name in NAMES:
-        module = importer(name)
+    for name, module in modules.items():
         command = commands.add_parser(
             name,
             help=module.SUMMARY,
@@ -40,17 +36,24 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--source", type=Path, required=True, help="folder to import")
         command.add_argument(
-            "--output_dir", type=Path, required=True, help="dataset folder; new, or unfinished"
+            "--output_dir", type=Path, required=True, help="dataset folder: new, or to be resumed"
         )
-        module.add_arguments(command)
-        command.add_argument("--seed", type=int, default=0, help="of the splits (default 0)")
+        if hasattr(module, "add_arguments"):
+            module.add_arguments(command)
+        command.add_argument("--seed", type=int, default=0, help="split seed (default 0)")
         command.add_argument(
             "--images_per_shard",
             type=int,
             default=IMAGES_PER_SHARD,
-            help=f"rows of a Parquet file (default {IMAGES_PER_SHARD})",
+            help=f"rows per Parquet file (default {IMAGES_PER_SHARD})",
         )
-    return parser
+    options = vars(parser.parse_args(arguments))
+    try:
+        print(modules[options.pop("name")].import_dataset(**options))
+    except (DatasetError, SourceError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What every importer shares: a plan of what to write, and writing it so that a kill costs little.
+"""Shared by all importers: the plan of an import, and writing it so that it can be resumed.
 
-An importer reads its layout into an [`ImportPlan`] (names and numbers, no pixels) and hands it to
-[`write_plans`], which decodes, refuses, stores, splits and reports.
+An importer reads its layout into an [`ImportPlan`] (names and numbers, no pixels) and passes it to
+[`write_plans`], which decodes, rejects, stores, splits and reports.
 """
 
 import hashlib
@@ -23,13 +23,10 @@ from ..errors import SourceError
 from ..images import BadImageError, storable_bytes
 from ..schema import VIEWS, DatasetMetadata, config_name
 from ..splits import region_splits
-from ..storage import DatasetWriter, count_rows, iter_images, read_rejects, read_table
+from ..storage import DatasetWriter, count_rows, iter_images, read_rejects
 from ..unique import require_unique
 
 IMAGES_PER_SHARD = 1000
-IMAGE_SUFFIXES = {
-    ".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp",
-}  # fmt: skip
 WGS84 = pyproj.Geod(ellps="WGS84")
 SplitColumns = tuple[dict[str, np.ndarray], list[str]]
 
@@ -39,9 +36,9 @@ class ImageItem:
     """An image to import.
 
     Attributes:
-        image_id: unique in its table.
-        region_id: of the region it shows.
-        path: of the file.
+        image_id: its id, unique in its table.
+        region_id: id of the region it shows.
+        path: its file.
         columns: further columns of its table.
     """
 
@@ -56,19 +53,20 @@ class ImportPlan:
     """A city to import.
 
     Attributes:
-        city: name in the configs.
-        regions: a row per region: `region_id`, and any of geometry (shapely, EPSG:4326), lon, lat,
-            area_m2, tile_z/x/y, indicators and extra columns. Center and area are taken from the
-            geometry where they are missing.
-        images: by view.
+        city: its name in the configs.
+        regions: one row per region: `region_id`, and any of geometry (shapely, EPSG:4326), lon,
+            lat, area_m2, tile_z/x/y, indicators and extra columns. Missing centres and areas are
+            computed from the geometry.
+        images: the images by view.
         captions: rows of the table of caption candidates.
-        rejects: what the layout holds and cannot be used: table, item, reason, detail.
+        rejects: items of the layout that cannot be used: table, item, reason, detail.
         cell_m: side of a region in metres, for the blocks, and for the buffer between regions that
             are points.
-        block_m: side of a block; by default chosen from the extent.
-        splits: made by the importer, in the order of `region_id`; by default from lon and lat.
-        sources: where each indicator comes from, by its name.
-        load: bytes to store from a file.
+        block_m: side of a block in metres; by default chosen from the extent.
+        splits: computes the split columns of regions sorted by `region_id`; by default from their
+            places.
+        sources: the source of each indicator, by its name.
+        load: reads the bytes to store from a file.
         notes: findings to report, one sentence each.
     """
 
@@ -87,16 +85,16 @@ class ImportPlan:
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import wrote and left out.
+    """Result of an import.
 
     Attributes:
         output_dir: the dataset folder.
-        written: rows by config name.
-        rejects: items left out by reason, listed in `rejects.parquet`.
-        regions_without_image: kept, by city.
-        duplicate_images: by config name, images whose stored bytes equal an earlier one's.
-        duplicates_across_regions: those of them that lie in another region than the first.
-        problems: what could not be made, one sentence each.
+        written: number of rows by config name.
+        rejects: number of items left out by reason; `rejects.parquet` lists them.
+        regions_without_image: number of regions without an image, by city; they are kept.
+        duplicate_images: number of images whose bytes equal an earlier one's, by config name.
+        duplicates_across_regions: those among them that lie in another region than the first.
+        problems: notes, and splits that could not be made, one sentence each.
     """
 
     output_dir: Path
@@ -114,7 +112,7 @@ class ImportReport:
             lines += [f"  {city}: {count:,} regions have no image"] * (count > 0)
         for name, count in self.duplicate_images.items():
             across = self.duplicates_across_regions[name]
-            text = f"  {name}: {count:,} images repeat an earlier one, {across:,} in another region"
+            text = f"  {name}: {count:,} duplicate images, {across:,} in another region"
             lines += [text] * (count > 0)
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.rejects.items())
         lines.append(f"  left out: {reasons or 'nothing'}" + " (rejects.parquet)" * bool(reasons))
@@ -128,18 +126,19 @@ def write_plans(
     seed: int = 0,
     images_per_shard: int = IMAGES_PER_SHARD,
 ) -> ImportReport:
-    """Write the tables, the rejects and the card; goes on where an earlier run was stopped.
+    """Write the tables, the rejects and the card; resumes an interrupted import.
 
     Args:
-        plans: one a city.
-        metadata: of the dataset; what decides its content goes in `parameters`.
+        plans: one per city.
+        metadata: metadata of the dataset; all that decides its content is in `parameters`.
         output_dir: the dataset folder.
-        seed: of the splits.
-        images_per_shard: rows of a shard of images.
+        seed: split seed.
+        images_per_shard: rows per shard of images.
 
     Raises:
         SourceError: there is nothing to write.
-        DatasetError: `output_dir` holds something else, or an id stands in two rows of a table.
+        DatasetError: `output_dir` holds something else.
+        RepeatedIdError: an id stands in two rows of a table.
     """
     if not any(len(plan.regions) for plan in plans):
         raise SourceError("There is nothing to import: no region and no image was found.")
@@ -162,29 +161,19 @@ def write_plans(
     return _report(Path(output_dir), plans, problems)
 
 
-def list_images(folder: Path) -> list[Path]:
-    """Image files by their suffix below a folder, sorted; hidden ones are left out."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-
-
 def city_of(folder_name: str) -> str:
-    """The name in the configs of a city's folder: "New-York" becomes "new_york"."""
+    """Name of a city in the configs, from that of its folder: "New-York" becomes "new_york"."""
     return re.sub(r"[^a-z0-9]+", "_", folder_name.lower()).strip("_")
 
 
 def require(source: Path, *names: str, layout: str) -> None:
-    """Check that a source has what its layout says.
+    """Check that a source has the files and folders of its layout.
 
     Raises:
-        SourceError: it does not.
+        SourceError: some are missing.
     """
     if not source.is_dir():
-        raise SourceError(f"--source {source} is no folder.")
+        raise SourceError(f"--source {source} is no folder. Give the folder to import.")
     missing = [name for name in names if not (source / name).exists()]
     if missing:
         raise SourceError(
@@ -194,7 +183,13 @@ def require(source: Path, *names: str, layout: str) -> None:
 
 
 def square_around(lon: np.ndarray, lat: np.ndarray, side_m: float) -> np.ndarray:
-    """Squares of a side in metres centred on points, `(n,)` polygons, EPSG:4326; null for NaN."""
+    """Squares centred on points: `(n,)` polygons in EPSG:4326, null where a coordinate is NaN.
+
+    Args:
+        lon: `(n,)`, EPSG:4326.
+        lat: `(n,)`, EPSG:4326.
+        side_m: side of a square in metres.
+    """
     lon, lat = np.asarray(lon, dtype=np.float64), np.asarray(lat, dtype=np.float64)
     squares = np.full(len(lon), None, dtype=object)
     known = np.flatnonzero(np.isfinite(lon) & np.isfinite(lat))
@@ -215,10 +210,9 @@ def geodesic_areas(geometry: np.ndarray) -> np.ndarray:
 
 
 def _check_ids(plan: ImportPlan) -> None:
-    """Refuse ids in two rows before anything is decoded."""
-    ids = {view: [item.image_id for item in items] for view, items in plan.images.items()}
-    for view, names in ids.items():
-        keys = pd.DataFrame({"image_id": names}, dtype=object)
+    """Refuse repeated ids before anything is decoded."""
+    for view, items in plan.images.items():
+        keys = pd.DataFrame({"image_id": [item.image_id for item in items]}, dtype=object)
         require_unique([keys], config_name(plan.city, view), "Give each image an id of its own.")
     regions = plan.regions[["region_id"]]
     require_unique([regions], config_name(plan.city, "regions"), "Give each region one row.")
@@ -227,7 +221,7 @@ def _check_ids(plan: ImportPlan) -> None:
 def _write_city(
     writer: DatasetWriter, plan: ImportPlan, seed: int, images_per_shard: int, progress: tqdm
 ) -> list[str]:
-    """Write one city; what could not be made is returned."""
+    """Write one city; returns the splits that could not be made."""
     for reject in plan.rejects:
         writer.reject(*reject)
     for view in VIEWS:
@@ -292,25 +286,18 @@ def _report(output_dir: Path, plans: Sequence[ImportPlan], problems: list[str]) 
         seen: set[str] = set()
         views = [view for view in VIEWS if plan.images.get(view)]
         for view in views:
-            name = config_name(plan.city, view)
-            seen |= set(read_table(output_dir, plan.city, view, ["region_id"])["region_id"])
-            repeated[name], across[name] = _count_duplicates(output_dir, plan.city, view)
+            name, first = config_name(plan.city, view), dict[bytes, str]()
+            repeated[name] = across[name] = 0
+            for row in iter_images(output_dir, plan.city, view, ("region_id",)):
+                digest, region = hashlib.sha256(row["image"]).digest(), row["region_id"]
+                repeated[name] += digest in first
+                across[name] += first.setdefault(digest, region) != region
+                seen.add(region)
         for table in ("regions", *views, *["captions"] * bool(plan.captions)):
             written[config_name(plan.city, table)] = count_rows(output_dir, plan.city, table)
         without[plan.city] = int((~plan.regions["region_id"].isin(seen)).sum())
     reasons = Counter(read_rejects(output_dir)["reason"])
     return ImportReport(output_dir, written, dict(reasons), without, repeated, across, problems)
-
-
-def _count_duplicates(output_dir: Path, city: str, view: str) -> tuple[int, int]:
-    """Images that repeat an earlier one to the byte, and those of them in another region."""
-    first: dict[bytes, str] = {}
-    repeated = across = 0
-    for row in iter_images(output_dir, city, view, ("region_id",)):
-        earlier = first.setdefault(hashlib.sha256(row["image"]).digest(), row["region_id"])
-        repeated += 1
-        across += earlier != row["region_id"]
-    return repeated - len(first), across
 
 
 __all__ = [
@@ -320,7 +307,6 @@ __all__ = [
     "ImportReport",
     "city_of",
     "geodesic_areas",
-    "list_images",
     "require",
     "square_around",
     "write_plans",

@@ -7,8 +7,8 @@ Layout: `urbansat/satellite_images/<City>/16_<x>_<y>_s.jpg`, `urbansat/satellite
 `downstream/<City>_{train,test}.csv` with `..._w_houseprice.csv`. A region is a Baidu tile of zoom
 16; every tile that any of them names is one.
 
-The coordinate system of the street views' names is not stated. They are taken for WGS-84 unless
-told otherwise (--street_view_crs), and a street view belongs to the tile that holds its point.
+The coordinate system of the street views' names is not stated; WGS-84 is assumed unless
+`--street_view_crs` says otherwise. A street view belongs to the tile that contains its point.
 """
 
 import argparse
@@ -24,24 +24,36 @@ import pandas as pd
 
 from ..captions import EMPTY, caption_text
 from ..coordinates import SYSTEMS, convert, tile_index
-from ..errors import SourceError
+from ..photos import list_images
 from ..schema import INDICATORS as SEVEN
 from ..schema import DatasetMetadata, Indicator, config_name
+from ..storage import Reject
 from .base import (
     IMAGES_PER_SHARD,
     ImageItem,
     ImportPlan,
     ImportReport,
     city_of,
-    list_images,
     require,
     write_plans,
 )
-from .tiles import ZOOM, Tile, parse_tile_pair, tile_region_id, tile_regions
-from .urbanclip import Rejects, caption_rows, satellite_items, tile_captions, tile_pictures
+from .tiles import (
+    ZOOM,
+    Tile,
+    published_caption,
+    read_tile_rows,
+    row_numbers,
+    satellite_items,
+    tile_captions,
+    tile_id,
+    tile_images,
+    tile_region_id,
+    tile_regions,
+)
 
 SUMMARY = "UrbanVLP: Baidu tiles and street views with captions, downstream tables"
 LAYOUT = "the folders urbansat/ and urbansv/ or downstream/ of UrbanVLP"
+MODEL = "urbanvlp"
 SOURCE = "https://github.com/CityMind-Lab/UrbanVLP"
 STREET_VIEW_NAME = re.compile(
     r"(?P<id>[^_]+)_(?P<lon>-?[\d.]+),(?P<lat>-?[\d.]+)_(?P<date>\d{6})_(?P<heading>-?[\d.]+)"
@@ -85,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--street_view_crs",
         choices=[name for name in SYSTEMS if name != "bd09mc"],
         default="wgs84",
-        help="system of the coordinates in the street views' names, which is not stated",
+        help="coordinate system of the street views' names, which is not stated (default wgs84)",
     )
 
 
@@ -100,14 +112,14 @@ def import_dataset(
     """Import every city of UrbanVLP's layout.
 
     Args:
-        source: its folder.
-        output_dir: the dataset folder; an unfinished import there goes on.
-        street_view_crs: "wgs84", "gcj02" or "bd09": what the street views' names hold.
-        seed: of the splits.
-        images_per_shard: rows of a shard.
+        source: UrbanVLP's folder.
+        output_dir: the dataset folder; an unfinished import is resumed.
+        street_view_crs: "wgs84", "gcj02" or "bd09": coordinate system of the street views' names.
+        seed: split seed.
+        images_per_shard: rows per shard.
 
     Raises:
-        SourceError: another layout.
+        SourceError: the folder has another layout.
     """
     source = Path(source)
     require(source, "urbansat", layout=LAYOUT)
@@ -122,31 +134,32 @@ def import_dataset(
 
 def _plan_city(source: Path, name: str, street_view_crs: str) -> ImportPlan:
     city = city_of(name)
-    rejects: Rejects = []
-    pictures = tile_pictures(
-        source / "urbansat/satellite_images" / name, config_name(city, "satellite"), rejects
-    )
-    captions = tile_captions(
-        source / "urbansat/satellite_texts" / f"{name}.json", config_name(city, "captions"), rejects
-    )
+    rejects: list[Reject] = []
+    folder = source / "urbansat/satellite_images" / name
+    images = tile_images(folder, config_name(city, "satellite"), rejects)
+    path = source / "urbansat/satellite_texts" / f"{name}.json"
+    captions = tile_captions(path, config_name(city, "captions"), rejects)
     views, tiles = _street_views(source / "urbansv", name, street_view_crs, rejects)
     values = _read_downstream(source / "downstream", name, rejects)
-    regions = tile_regions({*pictures, *captions, *tiles, *values})
+    regions = tile_regions({*images, *captions, *tiles, *values})
+    columns = [*(one.name for one in INDICATORS), "split_author"]
     table = pd.DataFrame.from_dict(
         {tile_region_id(tile): row for tile, row in values.items()}, orient="index"
-    ).reindex(columns=[*(one.name for one in INDICATORS), "split_author"])
+    ).reindex(columns=columns)
     regions = regions.join(table, on="region_id")
-    texts = caption_rows(captions, "urbanvlp")
+    texts = [
+        published_caption(tile_id(tile), MODEL, text) for tile, text in sorted(captions.items())
+    ]
     texts += [
-        {**texts_of, "image_id": item.image_id}
+        published_caption(item.image_id, MODEL, item.columns["caption"])
         for item in views
-        if (texts_of := _candidate(item.columns.get("caption")))
+        if "caption" in item.columns
     ]
     return ImportPlan(
         city=city,
         regions=regions,
         images={
-            "satellite": satellite_items(pictures, captions, regions, SOURCE, "urbanvlp"),
+            "satellite": satellite_items(images, captions, regions, SOURCE, MODEL),
             "street_view": views,
         },
         captions=texts,
@@ -156,14 +169,8 @@ def _plan_city(source: Path, name: str, street_view_crs: str) -> ImportPlan:
     )
 
 
-def _candidate(caption: str | None) -> dict[str, Any] | None:
-    if caption is None:
-        return None
-    return {"model": "urbanvlp", "stage": "published", "text": caption, "kept": True}
-
-
 def _street_views(
-    folder: Path, city: str, crs: str, rejects: Rejects
+    folder: Path, city: str, crs: str, rejects: list[Reject]
 ) -> tuple[list[ImageItem], set[Tile]]:
     table = config_name(city_of(city), "street_view")
     items, tiles = [], set()
@@ -175,6 +182,7 @@ def _street_views(
             continue
         try:
             lon, lat = float(match["lon"]), float(match["lat"])
+            heading = float(match["heading"])
             x, y = tile_index(*convert(lon, lat, crs, "bd09"), ZOOM, "baidu")
         except ValueError as error:
             rejects.append((table, path.name, "bad_coordinates", str(error)))
@@ -183,7 +191,7 @@ def _street_views(
         columns = {
             "lon": lon,
             "lat": lat,
-            "heading": float(match["heading"]),
+            "heading": heading,
             "captured_at": f"{match['date'][:4]}-{match['date'][4:]}",
             "source": SOURCE,
             **_street_view_caption(folder / "streetview_texts" / city, path, table, rejects),
@@ -193,58 +201,50 @@ def _street_views(
     return items, tiles
 
 
-def _street_view_caption(folder: Path, image: Path, table: str, rejects: Rejects) -> dict[str, str]:
+def _street_view_caption(
+    folder: Path, image: Path, table: str, rejects: list[Reject]
+) -> dict[str, str]:
     path = folder / f"{image.stem}.json"
     if not path.exists():
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         caption, reason = caption_text(next(iter(content.values())))
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, StopIteration) as error:
+    except (ValueError, AttributeError, TypeError, StopIteration, RecursionError) as error:
         rejects.append((table, image.stem, "bad_caption", f"{path.name}: {error}"))
         return {}
     if caption is None:
         rejects += [] if reason == EMPTY else [(table, image.stem, reason, path.name)]
         return {}
-    return {"caption": caption, "caption_model": "urbanvlp"}
+    return {"caption": caption, "caption_model": MODEL}
 
 
-def _read_downstream(folder: Path, city: str, rejects: Rejects) -> dict[Tile, dict[str, Any]]:
+def _read_downstream(folder: Path, city: str, rejects: list[Reject]) -> dict[Tile, dict[str, Any]]:
     """Values of each tile from the four tables, and the authors' split."""
     table = config_name(city_of(city), "regions")
     values: dict[Tile, dict[str, Any]] = {}
     for part in ("train", "test"):
         for path in (folder / f"{city}_{part}.csv", folder / f"{city}_{part}_w_houseprice.csv"):
-            if not path.exists():
-                continue
-            frame = pd.read_csv(path)
-            if "Coordinate" not in frame:
-                raise SourceError(f"{path} has no column 'Coordinate'.")
-            listed: set[Tile] = set()
-            for row in frame.to_dict("records"):
-                tile = parse_tile_pair(row["Coordinate"])
-                if tile is None:
-                    item = str(row["Coordinate"])
-                    rejects.append((table, item, "bad_tile", f"{path.name}: expected (x,y)"))
-                    continue
+            rows = read_tile_rows(path, "Coordinate", [], table, rejects) if path.exists() else ()
+            for tile, row in rows:
+                item = tile_region_id(tile)
                 known = values.setdefault(tile, {"split_author": part})
-                if tile in listed or known["split_author"] != part:
-                    rejects.append((table, tile_region_id(tile), "listed_twice", path.name))
+                if known["split_author"] != part:
+                    rejects.append((table, item, "listed_twice", path.name))
                     continue
-                listed.add(tile)
-                known |= _values(row, tile, table, rejects)
+                known |= row_numbers(row, CSV_COLUMNS, item, table, rejects)
+                if "poi" in row:
+                    known |= _poi(row["poi"], item, table, rejects)
     return values
 
 
-def _values(row: Mapping[Any, Any], tile: Tile, table: str, rejects: Rejects) -> dict[str, float]:
-    found = {name: float(row[column]) for column, name in CSV_COLUMNS.items() if column in row}
-    if "poi" in row:
-        try:
-            counts = ast.literal_eval(str(row["poi"]))
-            found["poi"] = float(sum({str(key).strip(): n for key, n in counts.items()}.values()))
-        except (ValueError, SyntaxError, AttributeError, TypeError) as error:
-            rejects.append((table, tile_region_id(tile), "bad_poi", str(error)))
-    return found
+def _poi(text: Any, item: str, table: str, rejects: list[Reject]) -> Mapping[str, float]:
+    try:
+        counts = ast.literal_eval(str(text))
+        return {"poi": float(sum({str(key).strip(): n for key, n in counts.items()}.values()))}
+    except (ValueError, SyntaxError, AttributeError, TypeError, RecursionError) as error:
+        rejects.append((table, item, "bad_poi", str(error)))
+        return {}
 
 
 def _metadata(street_view_crs: str) -> DatasetMetadata:
@@ -264,9 +264,9 @@ def _metadata(street_view_crs: str) -> DatasetMetadata:
             "(18 rows, residual below 1e-14), not ln(y + 1). They are predicted as they stand.",
             "They inherit that UrbanCLIP's rasters were read about 1 km off the tile.",
             "tile_z, tile_x and tile_y are Baidu's: y counts northward from the equator.",
-            f"The street views' coordinates are taken for {street_view_crs}; their system is not "
+            f"The street views' coordinates are taken as {street_view_crs}; their system is not "
             "stated. A street view belongs to the tile that holds its point.",
-            "Regions without a picture are kept; `split_author` is the split of the publication.",
+            "Regions without an image are kept; `split_author` is the split of the publication.",
         ),
         citation="Hao et al.: UrbanVLP. AAAI 2025.",
     )

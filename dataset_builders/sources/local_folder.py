@@ -12,7 +12,17 @@ from ..coordinates import SYSTEMS, convert
 from ..download import Fetched, Fetcher, Limit, Store
 from ..errors import SourceError
 from ..images import BadImageError, decode_image
-from ..photos import degrees, exif_position, heading_degrees, iso_date, read_csv_rows
+from ..photos import (
+    PhotoReject,
+    degrees,
+    exif_position,
+    faulty_rows,
+    file_faults,
+    heading_degrees,
+    iso_date,
+    named_columns,
+    read_csv_rows,
+)
 from .street_view import Place, View
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"})
@@ -21,15 +31,6 @@ URBANVLP_NAMES = (
     r"_(?P<captured_at>\d{6})_(?P<heading>\d+(?:\.\d+)?)"
 )
 """`id_lon,lat_YYYYMM_heading`, as UrbanVLP's street views are named."""
-
-
-@dataclass(frozen=True)
-class FolderReject:
-    """A file that is no street view, and why."""
-
-    file: str
-    reason: str
-    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,14 @@ class LocalFolder:
             if isinstance(found, View) and found.image_id in wanted:
                 yield found.image_id, found.key
 
-    def scan(self, store: Store) -> Iterator[View | FolderReject]:
-        """Every image of the folder, sorted by name: as a view, or why it is none."""
+    def scan(self, store: Store) -> Iterator[View | PhotoReject]:
+        """Every image of the folder, sorted by name: as a view, or why it is none.
+
+        Rows of the CSV that cannot be used come first.
+        """
         root = Path(self.folder)
-        table = self._table() if self.coordinates == "csv" else {}
+        table, rejects = self._table() if self.coordinates == "csv" else ({}, [])
+        yield from rejects
         for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES):
             file = path.relative_to(root).as_posix()
             try:
@@ -103,9 +108,9 @@ class LocalFolder:
                 place = self._place(path, table.get(file))
                 lon, lat = convert(place["lon"], place["lat"], self.coord_system, "wgs84")
             except BadImageError as error:
-                yield FolderReject(file, error.reason, str(error))
+                yield PhotoReject(file, error.reason, str(error))
             except (OSError, ValueError) as error:
-                yield FolderReject(file, "no_coordinates", str(error))
+                yield PhotoReject(file, "no_coordinates", str(error))
             else:
                 yield self._view(file, content, lon, lat, place, store)
 
@@ -152,21 +157,18 @@ class LocalFolder:
             "captured_at": iso_date(found.get("captured_at")),
         }
 
-    def _table(self) -> dict[str, dict[str, Any]]:
-        """The rows of the CSV by file; of a file that is listed twice, the first."""
+    def _table(self) -> tuple[dict[str, dict[str, Any]], list[PhotoReject]]:
+        """The rows of the CSV by file, and those that cannot be used."""
         path = Path(self.folder) / self.csv_name
         if not path.is_file():
             raise SourceError(f"There is no {self.csv_name} in {self.folder}.")
-        frame, _ = read_csv_rows(path)
-        if missing := {"file", "lon", "lat"} - set(frame.columns):
-            raise SourceError(
-                f"{path} lacks {', '.join(sorted(missing))}; it has {', '.join(frame.columns)}."
-            )
-        frame = frame.astype(object).where(frame.notna(), None)
-        rows = (
-            {str(name): value for name, value in row.items()} for row in frame.to_dict("records")
-        )
-        return {str(row["file"]): row for row in reversed([*rows])}
+        frame, rejects = read_csv_rows(path)
+        frame = named_columns(frame, str(path), ("file", "lon", "lat"))
+        faults = file_faults(frame["file"])
+        rejects += faulty_rows(frame["file"], faults)
+        kept = frame[faults.isna()].astype(object)
+        rows = kept.where(kept.notna(), None).to_dict("records")
+        return {row["file"]: {str(k): v for k, v in row.items()} for row in rows}, rejects
 
 
-__all__ = ["URBANVLP_NAMES", "FolderReject", "LocalFolder"]
+__all__ = ["URBANVLP_NAMES", "LocalFolder"]

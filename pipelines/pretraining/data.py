@@ -22,7 +22,7 @@ from torch.utils.data import Dataset as TorchDataset
 from dataset_builders.captions import DROP_REASONS, caption_text
 from dataset_builders.errors import DatasetError
 from dataset_builders.hub_errors import explain
-from dataset_builders.images import BadImageError, decode_image
+from dataset_builders.images import BadImageError, decode_image, stored_bytes
 from dataset_builders.schema import VIEWS, config_name, key_columns, parse_config_name
 from dataset_builders.storage import list_tables, read_table
 from dataset_builders.unique import KEYS_AT_ONCE, RepeatedIdError, key_frame, require_unique
@@ -245,7 +245,7 @@ class PairBatches(TorchDataset):
             self.pad_to_multiple_of,
         )
         stored = self.pairs.images[self.pairs.rows[batch.indices].tolist()]["image"]
-        decoded = [decode_image(_source(image)) for image in stored]
+        decoded = [decode_image(stored_bytes(image) or b"") for image in stored]
         pixels = self.processor.image_processor(decoded, return_tensors="pt")["pixel_values"]
         sample_ids = torch.from_numpy(self.pairs.sample_ids[batch.indices])
         return {**tokens, "pixel_values": pixels, "sample_ids": sample_ids}
@@ -451,14 +451,10 @@ def _check_image(image: dict | None, decoder: str) -> dict[str, str]:
     if image is None:
         return {"reason": "no_image", "detail": "the image is null"}
     try:
-        decode_image(_source(image))
+        decode_image(stored_bytes(image) or b"")
     except BadImageError as error:
         return {"reason": error.reason, "detail": str(error)}
     return {"reason": "", "detail": ""}
-
-
-def _source(image: dict) -> bytes | Path:
-    return image["bytes"] if image.get("bytes") is not None else Path(image["path"])
 
 
 def _text_or_none(value: object) -> str | None:

@@ -8,7 +8,8 @@ from PIL import ExifTags, Image
 from dataset_builders.coordinates import convert
 from dataset_builders.download import Store
 from dataset_builders.errors import SourceError
-from dataset_builders.sources.local_folder import FolderReject, LocalFolder
+from dataset_builders.photos import PhotoReject
+from dataset_builders.sources.local_folder import LocalFolder
 from dataset_builders.sources.street_view import StreetViewSource, View
 
 
@@ -36,7 +37,7 @@ def scan(tmp_path, **fields):
     store = Store(tmp_path / "store")
     found = list(LocalFolder(str(tmp_path / "in"), **fields).scan(store))
     views = [one for one in found if isinstance(one, View)]
-    return views, [one for one in found if isinstance(one, FolderReject)], store
+    return views, [one for one in found if isinstance(one, PhotoReject)], store
 
 
 def test_exif_positions_are_read_with_their_hemispheres(tmp_path):
@@ -109,7 +110,7 @@ def test_bad_settings_are_refused(tmp_path, fields, message):
 def test_a_csv_without_its_columns_is_refused(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "images.csv").write_text("file,x,y\n")
-    with pytest.raises(SourceError, match=r"lacks lat, lon; it has file, x, y"):
+    with pytest.raises(SourceError, match=r"no column lon, lat; it has file, x, y"):
         scan(tmp_path, coordinates="csv")
 
 
@@ -130,10 +131,11 @@ def test_bad_rows_of_a_csv_are_counted_and_end_nothing(tmp_path):
         save(tmp_path / "in" / f"{name}.jpg")
     (tmp_path / "in" / "images.csv").write_text(
         "file,lon,lat,heading\na.jpg,7.1,50.1,nan\nb.jpg,inf,50,0\nc.jpg,7,200,0\nd.jpg,east,50,0\n"
-        "a.jpg,8,51,0\n"
+        "a.jpg,8,51,0\na.jpg,8,51,0,0,0\n../e.jpg,8,51,0\n,8,51,0\n"
     )
     views, rejects, _ = scan(tmp_path, coordinates="csv")
     assert [(view.lon, view.heading) for view in views] == [(7.1, None)]
     assert [(one.file, one.reason) for one in rejects] == [
-        (f"{name}.jpg", "no_coordinates") for name in "bcd"
-    ]
+        ("a.jpg", "bad_row"), ("a.jpg", "listed_twice"), ("../e.jpg", "outside_folder"),
+        ("row 7", "no_file"), *((f"{name}.jpg", "no_coordinates") for name in "bcd"),
+    ]  # fmt: skip

@@ -1,14 +1,14 @@
 """Tables on real labels: what captions, pictures and coordinates are worth to each other.
 
-    python -m benchmarks.real_tables --data DATA --output_dir runs/real_tables
-    python -m benchmarks.real_tables ... --only beijing
-    python -m benchmarks.real_tables ... --model runs/real/model        UrbanLN, its towers
-    python -m benchmarks.real_tables ... --clip CLIP_FOLDER             frozen CLIP, if at hand
+    python -m examples.real_tables --data DATA --output_dir runs/real_tables
+    python -m examples.real_tables ... --only beijing
+    python -m examples.real_tables ... --model runs/real/model        UrbanLN, its towers
+    python -m examples.real_tables ... --clip CLIP_FOLDER             frozen CLIP, if at hand
 
 `DATA` holds `urbanclip_toolkit/`, `streetview_nyc/`, `king_county/` and `camvid/`; `python -m
-dataset_builders.importers NAME --help` says what is expected of each. Writes `tables.md`, and the
-rows it is made of. Killed, it goes on with the same command. `docs/real_tables.md` has what came
-out.
+dataset_builders.importers urbanclip --help` and `python -m examples.importers NAME --help` describe
+their layouts. Writes `tables.md` and its rows. Rerun the command to resume. The results are in
+`docs/real_tables.md`.
 """
 
 import argparse
@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataset_builders.coordinates import tile_corner
-from dataset_builders.importers import importer
+from dataset_builders.importers import urbanclip
+from examples.importers import camvid, king_county, streetview_nyc
 from pipelines.captioning.encoder import DEFAULT_ENCODER, SentenceEncoder, sentence_encoder
 from pipelines.common.encoders.colour_texture import ColourTextureEncoder
 from pipelines.common.encoders.transformers_models import load_model_encoder
@@ -42,12 +43,12 @@ from pipelines.evaluation.systems import WITH_COORDINATES
 from pipelines.evaluation.text_tower import TextTower, load_text_tower
 
 PLACES = {
-    "beijing": "urbanclip",
-    "new_york": "streetview_nyc",
-    "king_county": "king_county",
-    "camvid": "camvid",
+    "beijing": urbanclip,
+    "new_york": streetview_nyc,
+    "king_county": king_county,
+    "camvid": camvid,
 }
-FOLDERS = {"urbanclip": "urbanclip_toolkit"}
+FOLDERS = {"beijing": "urbanclip_toolkit", "new_york": "streetview_nyc"}
 CITIES = {"camvid": "cambridge"}  # where the place has another name
 BLOCK_TILES = 16  # Beijing's: about 12.6 km
 # with the seed of the weights: RemoteCLIP, drawn, is the tower of clip-random; another draw tells
@@ -93,9 +94,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     sections = []
     for place in options.only:
-        source = options.data / FOLDERS.get(PLACES[place], PLACES[place])
-        dataset = options.output_dir / PLACES[place]
-        print(importer(PLACES[place]).import_dataset(source=source, output_dir=dataset))
+        source = options.data / FOLDERS.get(place, place)
+        dataset = options.output_dir / PLACES[place].__name__.rpartition(".")[2]
+        print(PLACES[place].import_dataset(source=source, output_dir=dataset))
         tables = captions_of if place == "beijing" else pictures_of
         city = CITIES.get(place, place)
         paths = tables(str(dataset), city, options.output_dir / "embeddings", options)

@@ -1,14 +1,13 @@
 """CamVid: street scenes from a driving car, with a mask of classes for each.
 
 Layout: `images/` and `masks/` (8-bit PNGs of class numbers, one per image, same name). A frame is
-a region without a place. Its targets are the share of each class among the labelled pixels of the
-mask. Its caption is written from the mask by [`caption_from_mask`], not by a person or a model.
+a region without a place. Its indicators are the share of each class among the labelled pixels of
+the mask. Its caption is written from the mask by [`caption_from_mask`], not by a person or a model.
 
 Frames of a drive follow one another by a second: the block split holds out runs of 24 seconds and
 drops 4 seconds around them.
 """
 
-import argparse
 import re
 import zlib
 from collections.abc import Sequence
@@ -19,14 +18,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import shapely
-from PIL import Image
 from scipy import ndimage
 
-from ..errors import SourceError, SplitError
-from ..schema import DatasetMetadata, Indicator, config_name
-from ..splits import Neighbourhood, block_split, random_split, whole_numbers
-from .base import IMAGES_PER_SHARD, ImportReport, SplitColumns, list_images, require, write_plans
-from .image_folder import plan_from_frame
+from dataset_builders.errors import SourceError, SplitError
+from dataset_builders.images import BadImageError, open_image
+from dataset_builders.importers.base import (
+    IMAGES_PER_SHARD,
+    ImportReport,
+    SplitColumns,
+    require,
+    write_plans,
+)
+from dataset_builders.importers.image_folder import plan_from_frame
+from dataset_builders.photos import list_images
+from dataset_builders.schema import DatasetMetadata, Indicator, config_name
+from dataset_builders.splits import Neighbourhood, block_split, random_split, whole_numbers
 
 SUMMARY = "367 street scenes of Cambridge with masks of 11 classes (CamVid)"
 CITY = "cambridge"
@@ -51,10 +57,6 @@ DRIVE_GAP_SECONDS = 1e6
 FRAME_NAME = re.compile(r"(?P<drive>[^_]+)_f?(?P<frame>\d+)")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No flags of its own."""
-
-
 def import_dataset(
     source: str | Path,
     output_dir: str | Path,
@@ -66,12 +68,12 @@ def import_dataset(
 
     Args:
         source: folder with `images/` and `masks/`.
-        output_dir: the dataset folder; an unfinished import there goes on.
-        seed: of the splits and the wording of captions.
-        images_per_shard: rows of a shard.
+        output_dir: the dataset folder; an unfinished import is resumed.
+        seed: seed of the splits and of the wording of captions.
+        images_per_shard: rows per shard.
 
     Raises:
-        SourceError: another layout.
+        SourceError: the folder has another layout.
     """
     source = Path(source)
     require(source, "images", "masks", layout=LAYOUT)
@@ -105,12 +107,11 @@ def read_mask(path: Path) -> np.ndarray:
     """Class numbers `(height, width)`, 0..11.
 
     Raises:
-        SourceError: no file, no such image, or other numbers.
+        SourceError: no file, no image, or other numbers.
     """
     try:
-        with Image.open(path) as image:
-            mask = np.asarray(image)
-    except (OSError, SyntaxError) as error:
+        mask = np.asarray(open_image(path))
+    except (BadImageError, OSError, SyntaxError) as error:
         raise SourceError(f"masks/{path.name} cannot be read: {error}") from error
     if mask.ndim != 2 or mask.max() > UNLABELLED:
         raise SourceError(
@@ -135,7 +136,7 @@ def drive_splits(region_ids: Sequence[str], seed: int) -> SplitColumns:
 
     Args:
         region_ids: names of frames, "<drive>_<number>".
-        seed: of both splits.
+        seed: seed of both splits.
     """
     n = len(region_ids)
     columns = {
@@ -146,7 +147,7 @@ def drive_splits(region_ids: Sequence[str], seed: int) -> SplitColumns:
     try:
         columns["split_random"] = random_split(n, seed)
         seconds = frame_seconds(region_ids)
-        moments = shapely.points(seconds, 0.0)  # frames on a line, a second for a metre
+        moments = shapely.points(seconds, 0.0)  # frames on a line, one metre per second
         near = Neighbourhood(moments, cell_m=0.0, buffer_m=BUFFER_SECONDS)
         split, folds = block_split(seconds, np.zeros(n), BLOCK_SECONDS, seed, neighbourhood=near)
         columns["split_block"] = split
@@ -173,7 +174,7 @@ def frame_seconds(names: Sequence[str]) -> np.ndarray:
 
 # ---- captions -----------------------------------------------------------------------------------
 
-# things are counted as connected areas of this part of the picture at least
+# a connected area counts as a thing if it covers at least this share of the image
 MIN_AREA = {"car": 6e-4, "pedestrian": 4e-4, "bicyclist": 4e-4, "sign": 7e-4, "pole": 9e-4}
 SURFACES = ("building", "tree", "fence", "pavement")
 THIRDS = ("left", "centre", "right")
@@ -211,8 +212,8 @@ def caption_from_mask(mask: np.ndarray, name: str, seed: int = 0) -> str | None:
 
     Args:
         mask: class numbers `(height, width)`.
-        name: of the frame.
-        seed: of the wording.
+        name: name of the frame.
+        seed: seed of the wording.
 
     Returns:
         At most 200 words; None if nothing is labelled.
@@ -413,7 +414,7 @@ def _metadata() -> DatasetMetadata:
         parameters={"importer": "camvid"},
         notes=(
             "The captions are written by a program from the masks, ordered by position in the "
-            "picture; a connected area counts as one thing.",
+            "image; a connected area counts as one thing.",
             "Shares are of labelled pixels, so that they sum to 1; unlabelled ones are left out.",
             "A frame is a region without a place; `split_block` holds out runs of 24 seconds of "
             "video and drops 4 seconds around them, for frames follow one another by a second.",

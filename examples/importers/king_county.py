@@ -1,25 +1,24 @@
-"""House sales of King County with overhead pictures: four houses in each of 250 cells of 1 km.
+"""House sales of King County with overhead images: four houses in each of 250 cells of 1 km.
 
 Layout: `houses.csv` (id, price, log_price, lat, long, cell, sqft_living, sqft_lot, floors, grade,
 condition, yr_built, image) and `z18/`. A region is a cell, and its indicators are means over its
 houses: geometric ones for price and areas, so that evaluation sees the mean logarithm. The lowest
-16 pixels of a picture hold a watermark and are cut off.
+16 pixels of an image hold a watermark and are cut off.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import shapely
 
-from ..errors import SourceError
-from ..images import decode_image, encode_image
-from ..schema import DatasetMetadata, Indicator
-from .base import IMAGES_PER_SHARD, ImportReport, require, write_plans
-from .image_folder import plan_from_frame
+from dataset_builders.errors import SourceError
+from dataset_builders.images import decode_image, encode_image
+from dataset_builders.importers.base import IMAGES_PER_SHARD, ImportReport, require, write_plans
+from dataset_builders.importers.image_folder import plan_from_frame
+from dataset_builders.schema import DatasetMetadata, Indicator
 
-SUMMARY = "1,000 overhead pictures of houses in 250 cells of King County, with prices"
+SUMMARY = "1,000 overhead images of houses in 250 cells of King County, with prices"
 CITY = "king_county"
 LAYOUT = "houses.csv and the folder z18/"
 SOURCE = "https://github.com/anu2421/satellite-property-valuation"
@@ -30,7 +29,7 @@ CELL_M = 1000.0
 # middle latitude of the full data, found from the names of the cells
 CELLS_PER_DEGREE_NORTH = 111.195
 CELLS_PER_DEGREE_EAST = 75.03636
-# a picture of 224 px shows about 45 m
+# an image of 224 px shows about 45 m
 GROUND_RESOLUTION_M = 45 / 224
 INDICATORS = (
     Indicator("price", "USD", "intensity", "Sale price of houses, geometric mean of the cell's."),
@@ -41,10 +40,6 @@ INDICATORS = (
         "grade", "1-13", "intensity", "The county's grade of construction, mean.", "identity"
     ),
 )
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No flags of its own."""
 
 
 def import_dataset(
@@ -58,12 +53,12 @@ def import_dataset(
 
     Args:
         source: folder with `houses.csv`.
-        output_dir: the dataset folder; an unfinished import there goes on.
-        seed: of the splits.
-        images_per_shard: rows of a shard.
+        output_dir: the dataset folder; an unfinished import is resumed.
+        seed: split seed.
+        images_per_shard: rows per shard.
 
     Raises:
-        SourceError: another layout.
+        SourceError: the folder has another layout.
     """
     source = Path(source)
     require(source, "houses.csv", "z18", layout=LAYOUT)
@@ -102,7 +97,7 @@ def import_dataset(
 
 
 def without_watermark(path: Path) -> bytes:
-    """A picture without its lowest 16 rows, as JPEG of quality 95.
+    """An image without its lowest 16 rows, as JPEG of quality 95.
 
     Raises:
         BadImageError: it cannot be used.
@@ -127,9 +122,9 @@ def _cell(name: str) -> shapely.Polygon:
 
 def _metadata() -> DatasetMetadata:
     return DatasetMetadata(
-        title="Overhead pictures of houses in King County",
+        title="Overhead images of houses in King County",
         description=(
-            "Four overhead pictures, each of one house and about 45 m across, in each of 250 cells "
+            "Four overhead images, each of one house and about 45 m across, in each of 250 cells "
             "of 1 km, with sale prices and the houses' data averaged over the four."
         ),
         source=SOURCE,
@@ -137,7 +132,7 @@ def _metadata() -> DatasetMetadata:
         indicators=INDICATORS,
         parameters={"importer": "king_county", "watermark_px": WATERMARK_PX},
         notes=(
-            "The indicators describe the four houses in the pictures, not all houses of the cell.",
+            "The indicators describe the four houses in the images, not all houses of the cell.",
             f"The lowest {WATERMARK_PX} rows of pixels (a watermark) are cut off.",
             "Price, living area and lot area are geometric means, so that ln(y + 1) is the mean "
             "logarithm.",

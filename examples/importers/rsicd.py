@@ -1,11 +1,10 @@
 """RSICD: overhead images with five short human captions each.
 
 Layout: `captions.json` (a list of {file, captions, class, split}) and `images/`. All captions go
-to the table of captions; the image's own caption is its distinct ones joined in random order. The
+to the table of captions; the image's own caption joins its distinct captions in random order. The
 images have no place and no indicator: every image is a region, with its scene class.
 """
 
-import argparse
 import json
 import re
 import zlib
@@ -15,20 +14,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..captions import caption_text, join_sentences, plain_text
-from ..errors import SourceError
-from ..schema import DatasetMetadata, config_name
-from .base import IMAGES_PER_SHARD, ImportReport, require, write_plans
-from .image_folder import plan_from_frame
+from dataset_builders.captions import caption_text, join_sentences, plain_text
+from dataset_builders.errors import SourceError
+from dataset_builders.importers.base import IMAGES_PER_SHARD, ImportReport, require, write_plans
+from dataset_builders.importers.image_folder import plan_from_frame
+from dataset_builders.schema import DatasetMetadata, config_name
 
 SUMMARY = "overhead images with five human captions each (RSICD)"
 CITY = "rsicd"
 LAYOUT = "captions.json and the folder images/"
 SOURCE = "RSICD, https://github.com/201528014227051/RSICD_optimal"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No flags of its own."""
 
 
 def import_dataset(
@@ -42,12 +37,12 @@ def import_dataset(
 
     Args:
         source: folder with `captions.json`.
-        output_dir: the dataset folder; an unfinished import there goes on.
-        seed: of the splits and of the order of captions.
-        images_per_shard: rows of a shard.
+        output_dir: the dataset folder; an unfinished import is resumed.
+        seed: seed of the splits and of the order of captions.
+        images_per_shard: rows per shard.
 
     Raises:
-        SourceError: another layout.
+        SourceError: the folder has another layout.
     """
     source = Path(source)
     require(source, "captions.json", "images", layout=LAYOUT)

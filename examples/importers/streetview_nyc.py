@@ -1,20 +1,19 @@
 """Street views of New York with five indicators of the same places (StreetviewLLM).
 
 Layout: `labels.csv` (split, lat, lon, pop, ndvi, building_height, built_surface, travel_time,
-image) and the pictures it names. Every point is a region: a square of 1 km around it, for the
+image) and the images it names. Every point is a region: a square of 1 km around it, for the
 points lie on a grid of about that step. The labels are rescaled to 0-10 over the area by their
 authors, so they are predicted as they stand.
 """
 
-import argparse
 from pathlib import Path
 
 import pandas as pd
 
-from ..errors import SourceError
-from ..schema import DatasetMetadata, Indicator
-from .base import IMAGES_PER_SHARD, ImportReport, require, write_plans
-from .image_folder import plan_from_frame
+from dataset_builders.errors import SourceError
+from dataset_builders.importers.base import IMAGES_PER_SHARD, ImportReport, require, write_plans
+from dataset_builders.importers.image_folder import plan_from_frame
+from dataset_builders.schema import DatasetMetadata, Indicator
 
 SUMMARY = "1,448 Google street views of New York with five indicators (StreetviewLLM)"
 CITY = "new_york"
@@ -33,14 +32,10 @@ INDICATORS = (
         "travel_time",
         SCALED,
         "intensity",
-        "Travel time to the nearest health care. A control: pictures should not tell it.",
+        "Travel time to the nearest health care. A control: images should not tell it.",
         "identity",
     ),
 )
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No flags of its own."""
 
 
 def import_dataset(
@@ -54,12 +49,12 @@ def import_dataset(
 
     Args:
         source: folder with `labels.csv`.
-        output_dir: the dataset folder; an unfinished import there goes on.
-        seed: of the splits.
-        images_per_shard: rows of a shard.
+        output_dir: the dataset folder; an unfinished import is resumed.
+        seed: split seed.
+        images_per_shard: rows per shard.
 
     Raises:
-        SourceError: another layout.
+        SourceError: the folder has another layout.
     """
     source = Path(source)
     require(source, "labels.csv", "images", layout=LAYOUT)
@@ -73,7 +68,7 @@ def import_dataset(
     ]
     labels["image_id"] = labels["region_id"]
     twice = labels["region_id"].duplicated(keep=False)
-    # two pictures of one point share their region and keep their names
+    # two images of one point share their region and keep their names
     labels.loc[twice, "image_id"] = labels.loc[twice, "file"]
     plan = plan_from_frame(
         labels.assign(source=SOURCE, licence="images of Google and its users"),
@@ -93,7 +88,7 @@ def _metadata() -> DatasetMetadata:
     return DatasetMetadata(
         title="Street views of New York with five indicators",
         description=(
-            "One Google street view a place on a grid of about 1 km, with five indicators of the "
+            "One Google street view per place on a grid of about 1 km, with five indicators of the "
             "same places, each rescaled to 0-10 over the area by its authors."
         ),
         source=SOURCE,
@@ -107,6 +102,6 @@ def _metadata() -> DatasetMetadata:
             "`split_author` is the split that came with the data; `split_random` and "
             "`split_block` (blocks of 10 km) are this project's.",
             "About a fifth of the population labels are zero.",
-            "There is one view a point: it shows a street, not the square kilometre.",
+            "There is one view per point: it shows a street, not the square kilometre.",
         ),
     )

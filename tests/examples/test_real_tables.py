@@ -6,7 +6,7 @@ import geopandas as gpd
 import numpy as np
 import pytest
 
-from benchmarks.real_tables import LEFT_OUT, SMALL_SYSTEMS, in_quarters, section
+from examples.real_tables import LEFT_OUT, SMALL_SYSTEMS, in_quarters, section
 from pipelines.common.encoders.colour_texture import ColourTextureEncoder
 from pipelines.evaluation.baselines.registry import SYSTEMS
 from pipelines.evaluation.cities import City

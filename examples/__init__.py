@@ -1,0 +1,1 @@
+"""Experiments and one-off importers; nothing imports them."""
