@@ -90,9 +90,8 @@ def _title(metadata: DatasetMetadata) -> str:
 
 def _header(root: Path, metadata: DatasetMetadata, tables: Sequence[Table]) -> DatasetCardData:
     licence = metadata.licence.strip().lower()
-    if licence in HUB_LICENCES:
-        licences = {"license": licence}
-    else:
+    licences: dict[str, Any] = {"license": licence}
+    if licence not in HUB_LICENCES:
         licences = {"license": "other", "license_name": metadata.licence or "not stated"}
     images = sum(count_rows(root, *pair) for pair in tables if pair[1] in VIEWS)
     names = [config_name(*pair) for pair in tables]

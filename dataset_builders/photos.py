@@ -340,7 +340,7 @@ def _from_listing(
     exists = pd.Series([os.path.isfile(root / file) for file in frame["file"]], index=frame.index)
     reason[~exists & reason.isna()] = "missing"
     kept = frame.loc[reason.isna()].sort_values("file", ignore_index=True)
-    return Photos(root, kept, [*rejects, *faulty_rows(frame["file"], reason)])
+    return Photos(root, kept, [*faulty_rows(frame["file"], reason), *rejects])
 
 
 def _nothing_placed(source: Any, rejects: Sequence[PhotoReject]) -> str:

@@ -58,7 +58,7 @@ class SeenKeys:
         for run in self._runs:
             place = np.minimum(np.searchsorted(run, hashes), len(run) - 1)
             repeats |= run[place] == hashes
-        fresh = np.sort(hashes[~repeats])
+        fresh = np.sort(hashes[~repeats]).astype(np.uint64)
         # merging runs of similar length keeps the cost at n log n
         while len(fresh) and self._runs and len(self._runs[-1]) <= 2 * len(fresh):
             fresh = np.sort(np.concatenate([self._runs.pop(), fresh]), kind="stable")

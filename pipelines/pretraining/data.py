@@ -448,10 +448,10 @@ def _decoder_version() -> str:
 
 
 def _check_image(image: dict | None, decoder: str) -> dict[str, str]:
-    if image is None:
-        return {"reason": "no_image", "detail": "the image is null"}
     try:
-        decode_image(stored_bytes(image) or b"")
+        if (data := stored_bytes(image)) is None:
+            return {"reason": "no_image", "detail": "the image is null"}
+        decode_image(data)
     except BadImageError as error:
         return {"reason": error.reason, "detail": str(error)}
     return {"reason": "", "detail": ""}

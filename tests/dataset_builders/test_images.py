@@ -13,7 +13,9 @@ from dataset_builders.images import (
     decode_image,
     encode_image,
     storable_bytes,
+    stored_bytes,
 )
+from dataset_builders.photos import exif_position
 
 from .helpers import encoded, picture
 
@@ -89,6 +91,49 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded():
         assert reason(bytes(data)) == "too_large"
     with pytest.raises(BadImageError, match="24 x 16 pixels, more than 100"):
         decode_image(encoded(picture()), max_pixels=100)
+
+
+@pytest.mark.parametrize("name", ["street.eps", "street.jpg"])
+def test_no_codec_that_starts_another_program_is_used(tmp_path, monkeypatch, name):
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    path = tmp_path / name
+    picture().save(path, "EPS")
+    for source in (path, path.read_bytes()):
+        assert reason(source) == "unreadable"
+    with pytest.raises(OSError, match="no image"):
+        exif_position(path)
+    assert not (tmp_path / "started").exists()
+
+
+def test_a_row_opens_files_of_its_dataset_only(tmp_path):
+    own, secret = tmp_path / "dataset", tmp_path / "secret.png"
+    own.mkdir()
+    for path in (own / "a.png", secret):
+        path.write_bytes(encoded(picture()))
+    (own / "link.png").symlink_to(secret)
+    data = encoded(picture(1))
+    assert stored_bytes(None, own) is None
+    assert stored_bytes({"bytes": None, "path": None}, own) is None
+    assert stored_bytes({"bytes": data, "path": str(secret)}) == data
+    assert stored_bytes({"bytes": None, "path": "a.png"}, own) == (own / "a.png").read_bytes()
+    assert stored_bytes({"bytes": None, "path": str(own / "a.png")}, own)
+    outside = (
+        str(secret),
+        "../secret.png",
+        "link.png",
+        "http://127.0.0.1/a.png",
+        "a\0b",
+        "none.png",
+    )
+    for name in outside:
+        with pytest.raises(BadImageError) as refused:
+            stored_bytes({"bytes": None, "path": name}, own)
+        assert refused.value.reason == "outside_dataset"
+    with pytest.raises(BadImageError, match="no file of the dataset"):
+        stored_bytes({"bytes": None, "path": str(own / "a.png")})
 
 
 def test_a_missing_file_says_so(tmp_path):

@@ -10,20 +10,10 @@ import shapely
 from PIL import Image
 
 from dataset_builders.errors import DatasetError, SourceError
-from dataset_builders.importers import NAMES, importer
+from dataset_builders.importers import NAMES
 from dataset_builders.importers.__main__ import main
 from dataset_builders.importers.base import ImageItem, ImportPlan, write_plans
-from dataset_builders.importers.camvid import (
-    BUFFER_SECONDS,
-    CLASSES,
-    caption_from_mask,
-    class_shares,
-    drive_splits,
-    frame_seconds,
-    read_mask,
-)
 from dataset_builders.importers.image_folder import import_dataset
-from dataset_builders.importers.rsicd import joined_caption
 from dataset_builders.importers.tiles import (
     parse_tile_name,
     parse_tile_pair,
@@ -81,9 +71,24 @@ def test_points_become_cells_and_numbers_their_means(tmp_path):
     placed = views.merge(regions[["region_id", "geometry"]], on="region_id")
     points = shapely.points(placed["lon"], placed["lat"])
     assert shapely.dwithin(placed["geometry"].to_numpy(), points, 1e-9).all()
-    known = read_indicators(tmp_path / "out", "paris")
-    assert (known["population"].unit, known["population"].transform) == ("people", "ln1p")
-    assert known["income"].transform == "identity"
+
+
+@pytest.mark.parametrize(
+    ("options", "unit", "kind", "transform"),
+    [
+        # a column named population may hold logarithms: nothing is concluded from its name
+        ({}, "as in the CSV", "intensity", "identity"),
+        ({"ln1p": ["population"]}, "as in the CSV", "intensity", "ln1p"),
+        ({"units": {"population": "ln(people)"}}, "ln(people)", "intensity", "identity"),
+        ({"units": {"population": "people"}}, "people", "count", "ln1p"),
+    ],
+)
+def test_a_unit_is_stated_and_never_guessed(tmp_path, options, unit, kind, transform):
+    report = run(folder(tmp_path / "in", 6), tmp_path / "out", **options)
+    found = read_indicators(tmp_path / "out", "paris")["population"]
+    assert (found.unit, found.kind, found.transform) == (unit, kind, transform)
+    asked = any("--units 'population=people'" in text for text in report.problems)
+    assert asked == ("units" not in options)
 
 
 def test_named_regions_are_kept_and_get_a_square(tmp_path):
@@ -157,8 +162,8 @@ def test_bad_images_and_rows_are_listed_and_nothing_else_is_lost(tmp_path):
     rejects = read_rejects(tmp_path / "out").set_index("item")["reason"].to_dict()
     assert rejects == {
         "empty": "empty", "text": "unreadable", "cut": "truncated", "thin": "aspect_ratio",
-        "moving": "animated", "gone": "missing", "../list.csv": "outside_source",
-        "row 19": "no_file", "00.png": "listed_twice", "alone.jpg": "not_listed",
+        "moving": "animated", "gone": "missing", "../list.csv": "outside_folder",
+        "row 20": "no_file", "00.png": "listed_twice", "alone.jpg": "not_listed",
     }  # fmt: skip
     kept = read_table(tmp_path / "out", "paris", "street_view")["image_id"]
     assert sorted(kept) == [*(f"{i:02}" for i in range(8)), "cmyk", "grey16", "palette"]
@@ -167,6 +172,23 @@ def test_bad_images_and_rows_are_listed_and_nothing_else_is_lost(tmp_path):
     assert report.regions_without_image == {"paris": 6}
     for row in iter_images(tmp_path / "out", "paris", "street_view"):
         assert row["image"]
+
+
+def test_bad_rows_of_a_csv_are_counted_and_end_nothing(tmp_path):
+    source = folder(tmp_path / "in", 8)
+    (source / "list.csv").write_text(
+        "File,Longitude,lat,income\n00.png,2.1,48.1,1\n01.png,inf,48,2\n02.png,2,200,3\n"
+        "03.png,east,48,4\n04.png,,,5\n05.png,2,48,6,too,many\n00.png,2,48,7\n06.png\n"
+    )
+    run(source, tmp_path / "out")
+    rejects = read_rejects(tmp_path / "out")
+    assert sorted(zip(rejects["item"], rejects["reason"], strict=True)) == [
+        ("00.png", "listed_twice"), ("01.png", "bad_coordinates"), ("02.png", "bad_coordinates"),
+        ("03.png", "bad_coordinates"), ("05.png", "bad_row"), ("07.png", "not_listed"),
+    ]  # fmt: skip
+    kept = read_table(tmp_path / "out", "paris", "street_view").set_index("image_id")
+    assert sorted(kept.index) == ["00", "04", "06"]
+    assert kept["lon"].dropna().to_dict() == {"00": 2.1}
 
 
 def test_captions_of_any_length_are_kept_clean_and_empty_ones_are_null(tmp_path):
@@ -203,7 +225,7 @@ def test_equal_images_are_counted_within_and_across_regions(tmp_path):
     report = run(source, tmp_path / "out", cell_m=500.0)
     assert report.duplicate_images == {"paris-street_view": 2}
     assert report.duplicates_across_regions["paris-street_view"] >= 1
-    assert "2 images repeat an earlier one" in str(report)
+    assert "2 duplicate images" in str(report)
     assert len(read_table(tmp_path / "out", "paris", "street_view")) == 6
 
 
@@ -221,10 +243,16 @@ def test_files_that_differ_in_their_suffix_keep_it(tmp_path):
     ("change", "options", "message"),
     [
         (lambda s: (s / "b.csv").write_text("file\n"), {}, "several CSVs"),
-        (lambda s: (s / "list.csv").write_text("path\nx.jpg\n"), {}, "no column 'file'"),
+        (lambda s: (s / "list.csv").write_text("name\nx.jpg\n"), {}, "no column file; it has name"),
+        (lambda s: (s / "list.csv").write_bytes(b"file\n\xff.jpg\n"), {}, "read as UTF-8 CSV"),
         (lambda s: (s / "list.csv").write_text(""), {}, "cannot be read as UTF-8 CSV"),
-        (lambda s: (s / "list.csv").write_text("file\n"), {"ln1p": ["gdp"]}, "no such column"),
-        (lambda s: None, {"csv": "no.csv"}, "holds no such file"),
+        (
+            lambda s: (s / "list.csv").write_text("file\n"),
+            {"ln1p": ["gdp"]},
+            "--ln1p gdp: there",
+        ),
+        (lambda s: None, {"units": {"gdp": "USD"}}, "--units gdp: there is no such numeric"),
+        (lambda s: None, {"csv": "no.csv"}, "no such file"),
     ],
 )
 def test_other_layouts_are_errors_that_say_so(tmp_path, change, options, message):
@@ -279,20 +307,11 @@ def test_the_command_imports_and_reports(tmp_path, capsys):
 
 
 def test_the_command_explains_a_wrong_source_in_a_line(tmp_path, capsys):
-    arguments = ["rsicd", "--source", str(tmp_path), "--output_dir", str(tmp_path / "out")]
+    arguments = ["urbanclip", "--source", str(tmp_path), "--output_dir", str(tmp_path / "out")]
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
-    assert "lacks captions.json, images" in error
-
-
-def test_an_unknown_importer_lists_the_known(capsys):
-    with pytest.raises(SystemExit):
-        main(["urbanfoo"])
-    error = capsys.readouterr().err
-    assert all(name in error for name in NAMES)
-    with pytest.raises(ValueError, match="there are camvid, image_folder"):
-        importer("urbanfoo")
+    assert "lacks tiles" in error
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -302,82 +321,17 @@ def test_every_importer_has_help(name, capsys):
     assert info.value.code == 0
     text = capsys.readouterr().out
     assert "--source" in text
-    assert importer(name).__doc__.splitlines()[0] in text
+    assert "Layout" in text or "CSV" in text
+
+
+def test_units_on_the_command_line_are_pairs(tmp_path, capsys):
+    common = ["image_folder", "--source", str(tmp_path), "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(SystemExit):
+        main([*common, "--city", "a", "--view", "satellite", "--units", "population"])
+    assert "must be COLUMN=UNIT, got 'population'" in capsys.readouterr().err
 
 
 # ---- parts of the importers ----------------------------------------------------------------------
-
-
-def mask_of(*boxes: tuple[str, slice, slice]) -> np.ndarray:
-    """Sky above road, and boxes of classes; 360 x 480."""
-    mask = np.zeros((360, 480), dtype=np.uint8)
-    mask[180:] = CLASSES.index("road")
-    for name, rows, columns in boxes:
-        mask[rows, columns] = CLASSES.index(name)
-    return mask
-
-
-def test_captions_name_what_is_there_where_it_is():
-    mask = mask_of(
-        ("building", slice(20, 200), slice(0, 150)),
-        ("car", slice(250, 330), slice(20, 120)),
-        ("pedestrian", slice(150, 190), slice(400, 415)),
-    )
-    text = caption_from_mask(mask, "a")
-    left, rest = text.index("a car close by"), text.index("a pedestrian in the distance")
-    assert left < rest
-    assert "no cyclists" in text
-    assert "traffic sign" not in text
-    assert "the left side is much more built up" in text
-    assert caption_from_mask(mask[:, ::-1], "a").index("pedestrian") < caption_from_mask(
-        mask[:, ::-1], "a"
-    ).index("a car close by")
-
-
-def test_captions_differ_by_name_and_not_by_run():
-    mask = mask_of(("tree", slice(0, 200), slice(300, 480)))
-    texts = {caption_from_mask(mask, f"frame {i}") for i in range(20)}
-    assert len(texts) > 10
-    assert caption_from_mask(mask, "a", 1) == caption_from_mask(mask, "a", 1)
-    assert caption_from_mask(np.full((9, 9), 11, np.uint8), "a") is None
-
-
-def test_shares_are_of_labelled_pixels():
-    mask = np.array([[0, 0, 1, 11]], dtype=np.uint8)
-    shares = class_shares(mask)
-    assert shares["share_sky"] == pytest.approx(2 / 3)
-    assert sum(shares.values()) == pytest.approx(1)
-    assert np.isnan(list(class_shares(np.full((2, 2), 11, np.uint8)).values())).all()
-
-
-@pytest.mark.parametrize(
-    ("pixels", "message"),
-    [(np.full((8, 8), 12, np.uint8), "up to 12"), (np.zeros((8, 8, 3), np.uint8), "shape")],
-)
-def test_masks_of_other_numbers_are_errors(tmp_path, pixels, message):
-    Image.fromarray(pixels).save(tmp_path / "m.png")
-    with pytest.raises(SourceError, match=message):
-        read_mask(tmp_path / "m.png")
-
-
-def test_frames_of_one_run_are_not_on_both_sides():
-    names = [f"A_{30 * i:05}" for i in range(200)] + [f"B_f{30 * i:05}" for i in range(100)]
-    columns, problems = drive_splits(names, 0)
-    assert not problems
-    split, seconds = columns["split_block"], frame_seconds(names)
-    for one, other in (("train", "test"), ("train", "validation"), ("validation", "test")):
-        gap = np.abs(seconds[split == one][:, None] - seconds[split == other]).min()
-        assert gap > BUFFER_SECONDS
-
-
-def test_joined_captions_are_distinct_and_in_seeded_order():
-    captions = ["a pond .", "a green pond .", "a pond .", "water , trees", ""]
-    joined = joined_caption(captions, "pond_1", 0)
-    assert sorted(joined.split(". ")) == sorted(["a pond", "a green pond", "water, trees."]) or (
-        sorted(joined.rstrip(".").split(". ")) == ["a green pond", "a pond", "water, trees"]
-    )
-    assert joined_caption(captions, "pond_1", 0) == joined
-    assert len({joined_caption(captions, f"pond_{i}", 0) for i in range(30)}) == 6
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,8 @@
 """The importers on the published data they are written for."""
 
 import io
-import itertools
 import json
 
-import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,12 +10,11 @@ import shapely
 from PIL import Image
 
 from dataset_builders.coordinates import tile_corner
-from dataset_builders.importers import importer
+from dataset_builders.importers import urbanclip, urbanvlp
 from dataset_builders.storage import (
     iter_images,
     read_indicators,
     read_regions,
-    read_rejects,
     read_table,
 )
 
@@ -26,16 +23,12 @@ SPLITS = {"train", "validation", "test"}
 
 @pytest.fixture(scope="module")
 def imported(shared_data, tmp_path_factory):
-    """Imports a source once for the module."""
+    """Imports both sources once for the module."""
     done = {}
-
-    def run(name: str, folder: str | None = None):
-        if name not in done:
-            root = tmp_path_factory.mktemp(name) / "dataset"
-            done[name] = root, importer(name).import_dataset(shared_data / (folder or name), root)
-        return done[name]
-
-    return run
+    for module, folder in ((urbanclip, "urbanclip_toolkit"), (urbanvlp, "urbanvlp_sample")):
+        root = tmp_path_factory.mktemp(folder) / "dataset"
+        done[folder] = root, module.import_dataset(shared_data / folder, root)
+    return done
 
 
 def sizes(root, city, view) -> set[tuple[int, int]]:
@@ -48,7 +41,7 @@ def letters(text: str) -> str:
 
 
 def test_urbanclip_keeps_every_tile_and_the_authors_values(imported, shared_data):
-    root, report = imported("urbanclip", "urbanclip_toolkit")
+    root, report = imported["urbanclip_toolkit"]
     regions = read_regions(root, "beijing").set_index("region_id")
     table = pd.read_csv(shared_data / "urbanclip_toolkit/indicators/Beijing.csv")
     ids = ["baidu_" + name[8:-6] for name in table["satellite_img_name"]]
@@ -71,7 +64,7 @@ def test_urbanclip_keeps_every_tile_and_the_authors_values(imported, shared_data
 
 
 def test_urbanclip_geometry_is_the_tile_in_wgs84_and_not_the_toolkits_column(imported):
-    root, _ = imported("urbanclip", "urbanclip_toolkit")
+    root, _ = imported["urbanclip_toolkit"]
     regions = read_regions(root, "beijing")
     sides = np.sqrt(regions["area_m2"])
     assert sides.between(775, 795).all()
@@ -87,7 +80,7 @@ def test_urbanclip_geometry_is_the_tile_in_wgs84_and_not_the_toolkits_column(imp
 
 
 def test_urbanclip_captions_are_whole_sentences_in_their_order(imported, shared_data):
-    root, _ = imported("urbanclip", "urbanclip_toolkit")
+    root, _ = imported["urbanclip_toolkit"]
     captions = read_table(root, "beijing", "captions").set_index("image_id")["text"]
     assert len(captions) == 4592
     content = json.loads(
@@ -104,7 +97,7 @@ def test_urbanclip_captions_are_whole_sentences_in_their_order(imported, shared_
 
 
 def test_urbanvlp(imported):
-    root, report = imported("urbanvlp", "urbanvlp_sample")
+    root, report = imported["urbanvlp_sample"]
     assert report.rejects == {}
     regions = read_regions(root, "beijing")
     assert regions["carbon_urbanvlp"].notna().sum() == 18
@@ -134,7 +127,7 @@ def test_urbanvlp(imported):
 
 
 def test_urbanvlp_values_are_what_their_description_says(imported, shared_data):
-    root, _ = imported("urbanvlp", "urbanvlp_sample")
+    root, _ = imported["urbanvlp_sample"]
     regions = read_regions(root, "beijing").dropna(subset=["carbon_urbanvlp"])
     table = pd.read_csv(shared_data / "urbanclip_toolkit/indicators/Beijing.csv")
     table.index = ["baidu_" + name[8:-6] for name in table["satellite_img_name"]]
@@ -150,10 +143,9 @@ def test_urbanvlp_values_are_what_their_description_says(imported, shared_data):
 
 
 @pytest.mark.parametrize(
-    ("name", "folder", "defects"),
+    ("folder", "defects"),
     [
         (
-            "urbanclip",
             "urbanclip_toolkit",
             {
                 "carbon_urbanclip": "one month, carbon and not carbon dioxide",
@@ -162,7 +154,6 @@ def test_urbanvlp_values_are_what_their_description_says(imported, shared_data):
             },
         ),
         (
-            "urbanvlp",
             "urbanvlp_sample",
             dict.fromkeys(
                 ("carbon_urbanvlp", "population_urbanvlp", "gdp_urbanvlp"), "Do not take exp()"
@@ -170,100 +161,10 @@ def test_urbanvlp_values_are_what_their_description_says(imported, shared_data):
         ),
     ],
 )
-def test_cards_state_the_defects_of_published_labels(imported, name, folder, defects):
-    root, _ = imported(name, folder)
+def test_cards_state_the_defects_of_published_labels(imported, folder, defects):
+    root, _ = imported[folder]
     lines = (root / "README.md").read_text().splitlines()
     for indicator, defect in defects.items():
         (said,) = {line for line in lines if line.startswith(f"- `{indicator}`:")}
         assert defect in said
         assert "1 km" in said  # off the tile
-
-
-def test_camvid(imported):
-    root, report = imported("camvid")
-    assert report.rejects == {}
-    regions = read_regions(root, "cambridge")
-    assert len(regions) == 367
-    shares = regions[list(read_indicators(root, "cambridge"))]
-    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-12)
-    assert shares.mean()["share_road"] == pytest.approx(0.33, abs=0.01)
-    assert regions.geometry.isna().all()
-    views = read_table(root, "cambridge", "street_view")
-    words = views["caption"].str.split().str.len()
-    assert words.between(80, 200).all()
-    assert views["caption"].is_unique
-    assert set(regions["split_block"].dropna()) == SPLITS
-    held = regions.set_index("region_id")["split_block"]
-    names = sorted(held.index)
-    # a frame and the next one of the same drive are never on two sides
-    for one, other in itertools.pairwise(names):
-        if one.split("_")[0] == other.split("_")[0]:
-            assert (
-                len({held[one], held[other]} - {None, np.nan}) < 2
-                or held[[one, other]].isna().any()
-            )
-
-
-def test_streetview_nyc(imported, shared_data):
-    root, report = imported("streetview_nyc")
-    assert report.rejects == {}
-    table = pd.read_csv(shared_data / "streetview_nyc/labels.csv")
-    regions = read_regions(root, "new_york").sort_values(["lat", "lon"])
-    table = table.sort_values(["lat", "lon"])
-    np.testing.assert_allclose(regions["lat"], table["lat"], atol=1e-6)
-    for name, column in (("population", "pop"), ("travel_time", "travel_time")):
-        np.testing.assert_array_equal(regions[name], table[column])
-    assert regions["split_author"].tolist() == table["split"].tolist()
-    assert regions["area_m2"].to_numpy() == pytest.approx(1e6, rel=1e-4)
-    assert set(regions["split_block"].dropna()) == SPLITS
-    assert {one.transform for one in read_indicators(root, "new_york").values()} == {"identity"}
-    assert sizes(root, "new_york", "street_view") == {(300, 300)}
-
-
-def test_king_county(imported, shared_data):
-    root, report = imported("king_county")
-    assert report.rejects == {}
-    houses = pd.read_csv(shared_data / "king_county/houses.csv")
-    regions = read_regions(root, "king_county").set_index("region_id")
-    logs = np.log(houses["price"]).groupby(houses["cell"]).mean()
-    np.testing.assert_allclose(np.log(regions["price"]), logs[regions.index])
-    years = houses.groupby("cell")["yr_built"].mean()
-    np.testing.assert_allclose(regions["year_built"], years[regions.index])
-    # every house lies in its cell
-    shapes = regions.loc[houses["cell"], "geometry"].to_numpy()
-    assert shapely.contains(shapes, shapely.points(houses["long"], houses["lat"])).all()
-    assert regions["area_m2"].to_numpy() == pytest.approx(1e6, rel=0.01)
-    views = read_table(root, "king_county", "satellite")
-    assert (views.groupby("region_id").size() == 4).all()
-    assert sizes(root, "king_county", "satellite") == {(224, 208)}
-
-
-def test_rsicd(imported, shared_data):
-    root, report = imported("rsicd")
-    assert report.rejects == {}
-    records = {
-        record["file"][:-4]: record
-        for record in json.loads((shared_data / "rsicd/captions.json").read_text())
-    }
-    captions = read_table(root, "rsicd", "captions")
-    assert len(captions) == 5 * len(records) == 5465
-    assert set(captions["stage"]) == {"human"}
-    some = captions[captions["image_id"] == "airport_348"]["text"].tolist()
-    assert some == records["airport_348"]["captions"]
-    views = read_table(root, "rsicd", "satellite").set_index("image_id")
-    for image_id, caption in views["caption"].items():
-        texts = {letters(text) for text in records[image_id]["captions"]}
-        assert all(text in letters(caption) for text in texts)
-        distinct = set(records[image_id]["captions"])
-        assert len(letters(caption)) <= sum(len(letters(text)) for text in distinct)
-    regions = read_regions(root, "rsicd").set_index("region_id")
-    assert regions.loc["airport_348", "scene_class"] == "airport"
-    assert regions["split_block"].isna().all()
-    assert read_indicators(root, "rsicd") == {}
-
-
-def test_plain_datasets_code_reads_an_import(imported, tmp_path):
-    root, _ = imported("streetview_nyc")
-    loaded = datasets.load_dataset(str(root), "new_york-street_view", split="train", streaming=True)
-    assert next(iter(loaded))["image"].size == (300, 300)
-    assert len(read_rejects(root)) == 0

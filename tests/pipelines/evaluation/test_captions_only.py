@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from shapely.geometry import box
 
-from dataset_builders.importers import importer
+from dataset_builders.importers import urbanclip
 from dataset_builders.schema import DatasetMetadata
 from dataset_builders.storage import DatasetWriter
 from pipelines.evaluation.captions_only import (
@@ -150,7 +150,7 @@ def toolkit(tmp_path_factory):
         frame[column] = np.expm1(level)
     frame.to_csv(root / "indicators/Beijing.csv", index=False)
     dataset = root / "dataset"
-    importer("urbanclip").import_dataset(source=root, output_dir=dataset)
+    urbanclip.import_dataset(source=root, output_dir=dataset)
     return str(dataset)
 
 

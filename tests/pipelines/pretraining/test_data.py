@@ -85,6 +85,16 @@ def test_bad_rows_are_counted_with_their_reason_and_nothing_else_is_lost(tmp_pat
     ]
 
 
+def test_a_row_opens_no_file_of_this_machine(tmp_path, read):
+    own = tmp_path / "own.jpg"
+    own.write_bytes(encoded_image(3, side=64))
+    rows = image_rows(8)
+    for row, name in zip(rows, (str(own), "http://127.0.0.1:9/own.jpg"), strict=False):
+        row["image"] = {"bytes": None, "path": name}
+    pairs = read(write_dataset(tmp_path / "city", rows))
+    assert pairs.summary()["rejected"] == {"outside_dataset": 2}
+
+
 def test_images_stay_on_disk(pairs_dir, read):
     pairs = read(pairs_dir)
     assert pairs.images.cache_files

@@ -1,0 +1,228 @@
+"""The importers of published collections: their parts on small inputs, and on the real data."""
+
+import io
+import itertools
+import json
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+from PIL import Image
+
+from dataset_builders.errors import SourceError
+from dataset_builders.importers.__main__ import main
+from dataset_builders.storage import (
+    iter_images,
+    read_indicators,
+    read_regions,
+    read_rejects,
+    read_table,
+)
+from examples.importers import NAMES, camvid, king_county, rsicd, streetview_nyc
+from examples.importers.camvid import (
+    BUFFER_SECONDS,
+    CLASSES,
+    caption_from_mask,
+    class_shares,
+    drive_splits,
+    frame_seconds,
+    read_mask,
+)
+from examples.importers.rsicd import joined_caption
+
+SPLITS = {"train", "validation", "test"}
+
+
+@pytest.fixture(scope="module")
+def imported(shared_data, tmp_path_factory):
+    """Imports a source once for the module."""
+    done = {}
+
+    def run(module):
+        name = module.__name__.rpartition(".")[2]
+        if name not in done:
+            root = tmp_path_factory.mktemp(name) / "dataset"
+            done[name] = root, module.import_dataset(shared_data / name, root)
+        return done[name]
+
+    return run
+
+
+def sizes(root, city, view) -> set[tuple[int, int]]:
+    images = (row["image"] for row in iter_images(root, city, view))
+    return {Image.open(io.BytesIO(data)).size for data in images}
+
+
+def letters(text: str) -> str:
+    return "".join(char for char in text if char.isalnum())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_wrong_source_is_explained_in_a_line(tmp_path, capsys, name):
+    arguments = [name, "--source", str(tmp_path), "--output_dir", str(tmp_path / "out")]
+    assert main(arguments, package="examples.importers") == 2
+    assert " lacks " in capsys.readouterr().err
+
+
+def mask_of(*boxes: tuple[str, slice, slice]) -> np.ndarray:
+    """Sky above road, and boxes of classes; 360 x 480."""
+    mask = np.zeros((360, 480), dtype=np.uint8)
+    mask[180:] = CLASSES.index("road")
+    for name, rows, columns in boxes:
+        mask[rows, columns] = CLASSES.index(name)
+    return mask
+
+
+def test_captions_name_what_is_there_where_it_is():
+    mask = mask_of(
+        ("building", slice(20, 200), slice(0, 150)),
+        ("car", slice(250, 330), slice(20, 120)),
+        ("pedestrian", slice(150, 190), slice(400, 415)),
+    )
+    text = caption_from_mask(mask, "a")
+    left, rest = text.index("a car close by"), text.index("a pedestrian in the distance")
+    assert left < rest
+    assert "no cyclists" in text
+    assert "traffic sign" not in text
+    assert "the left side is much more built up" in text
+    assert caption_from_mask(mask[:, ::-1], "a").index("pedestrian") < caption_from_mask(
+        mask[:, ::-1], "a"
+    ).index("a car close by")
+
+
+def test_captions_differ_by_name_and_not_by_run():
+    mask = mask_of(("tree", slice(0, 200), slice(300, 480)))
+    texts = {caption_from_mask(mask, f"frame {i}") for i in range(20)}
+    assert len(texts) > 10
+    assert caption_from_mask(mask, "a", 1) == caption_from_mask(mask, "a", 1)
+    assert caption_from_mask(np.full((9, 9), 11, np.uint8), "a") is None
+
+
+def test_shares_are_of_labelled_pixels():
+    mask = np.array([[0, 0, 1, 11]], dtype=np.uint8)
+    shares = class_shares(mask)
+    assert shares["share_sky"] == pytest.approx(2 / 3)
+    assert sum(shares.values()) == pytest.approx(1)
+    assert np.isnan(list(class_shares(np.full((2, 2), 11, np.uint8)).values())).all()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [(np.full((8, 8), 12, np.uint8), "up to 12"), (np.zeros((8, 8, 3), np.uint8), "shape")],
+)
+def test_masks_of_other_numbers_are_errors(tmp_path, pixels, message):
+    Image.fromarray(pixels).save(tmp_path / "m.png")
+    with pytest.raises(SourceError, match=message):
+        read_mask(tmp_path / "m.png")
+
+
+def test_frames_of_one_run_are_not_on_both_sides():
+    names = [f"A_{30 * i:05}" for i in range(200)] + [f"B_f{30 * i:05}" for i in range(100)]
+    columns, problems = drive_splits(names, 0)
+    assert not problems
+    split, seconds = columns["split_block"], frame_seconds(names)
+    for one, other in (("train", "test"), ("train", "validation"), ("validation", "test")):
+        gap = np.abs(seconds[split == one][:, None] - seconds[split == other]).min()
+        assert gap > BUFFER_SECONDS
+
+
+def test_joined_captions_are_distinct_and_in_seeded_order():
+    captions = ["a pond .", "a green pond .", "a pond .", "water , trees", ""]
+    joined = joined_caption(captions, "pond_1", 0)
+    assert sorted(joined.split(". ")) == sorted(["a pond", "a green pond", "water, trees."]) or (
+        sorted(joined.rstrip(".").split(". ")) == ["a green pond", "a pond", "water, trees"]
+    )
+    assert joined_caption(captions, "pond_1", 0) == joined
+    assert len({joined_caption(captions, f"pond_{i}", 0) for i in range(30)}) == 6
+
+
+def test_camvid(imported):
+    root, report = imported(camvid)
+    assert report.rejects == {}
+    regions = read_regions(root, "cambridge")
+    assert len(regions) == 367
+    shares = regions[list(read_indicators(root, "cambridge"))]
+    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-12)
+    assert shares.mean()["share_road"] == pytest.approx(0.33, abs=0.01)
+    assert regions.geometry.isna().all()
+    views = read_table(root, "cambridge", "street_view")
+    words = views["caption"].str.split().str.len()
+    assert words.between(80, 200).all()
+    assert views["caption"].is_unique
+    assert set(regions["split_block"].dropna()) == SPLITS
+    held = regions.set_index("region_id")["split_block"]
+    names = sorted(held.index)
+    # a frame and the next one of the same drive are never on two sides
+    for one, other in itertools.pairwise(names):
+        if one.split("_")[0] == other.split("_")[0]:
+            assert (
+                len({held[one], held[other]} - {None, np.nan}) < 2
+                or held[[one, other]].isna().any()
+            )
+
+
+def test_streetview_nyc(imported, shared_data):
+    root, report = imported(streetview_nyc)
+    assert report.rejects == {}
+    table = pd.read_csv(shared_data / "streetview_nyc/labels.csv")
+    regions = read_regions(root, "new_york").sort_values(["lat", "lon"])
+    table = table.sort_values(["lat", "lon"])
+    np.testing.assert_allclose(regions["lat"], table["lat"], atol=1e-6)
+    for name, column in (("population", "pop"), ("travel_time", "travel_time")):
+        np.testing.assert_array_equal(regions[name], table[column])
+    assert regions["split_author"].tolist() == table["split"].tolist()
+    assert regions["area_m2"].to_numpy() == pytest.approx(1e6, rel=1e-4)
+    assert set(regions["split_block"].dropna()) == SPLITS
+    assert {one.transform for one in read_indicators(root, "new_york").values()} == {"identity"}
+    assert sizes(root, "new_york", "street_view") == {(300, 300)}
+
+
+def test_king_county(imported, shared_data):
+    root, report = imported(king_county)
+    assert report.rejects == {}
+    houses = pd.read_csv(shared_data / "king_county/houses.csv")
+    regions = read_regions(root, "king_county").set_index("region_id")
+    logs = np.log(houses["price"]).groupby(houses["cell"]).mean()
+    np.testing.assert_allclose(np.log(regions["price"]), logs[regions.index])
+    years = houses.groupby("cell")["yr_built"].mean()
+    np.testing.assert_allclose(regions["year_built"], years[regions.index])
+    # every house lies in its cell
+    shapes = regions.loc[houses["cell"], "geometry"].to_numpy()
+    assert shapely.contains(shapes, shapely.points(houses["long"], houses["lat"])).all()
+    assert regions["area_m2"].to_numpy() == pytest.approx(1e6, rel=0.01)
+    views = read_table(root, "king_county", "satellite")
+    assert (views.groupby("region_id").size() == 4).all()
+    assert sizes(root, "king_county", "satellite") == {(224, 208)}
+
+
+def test_rsicd(imported, shared_data):
+    root, report = imported(rsicd)
+    assert report.rejects == {}
+    records = {
+        record["file"][:-4]: record
+        for record in json.loads((shared_data / "rsicd/captions.json").read_text())
+    }
+    captions = read_table(root, "rsicd", "captions")
+    assert len(captions) == 5 * len(records) == 5465
+    assert set(captions["stage"]) == {"human"}
+    some = captions[captions["image_id"] == "airport_348"]["text"].tolist()
+    assert some == records["airport_348"]["captions"]
+    views = read_table(root, "rsicd", "satellite").set_index("image_id")
+    for image_id, caption in views["caption"].items():
+        texts = {letters(text) for text in records[image_id]["captions"]}
+        assert all(text in letters(caption) for text in texts)
+        distinct = set(records[image_id]["captions"])
+        assert len(letters(caption)) <= sum(len(letters(text)) for text in distinct)
+    regions = read_regions(root, "rsicd").set_index("region_id")
+    assert regions.loc["airport_348", "scene_class"] == "airport"
+    assert regions["split_block"].isna().all()
+    assert read_indicators(root, "rsicd") == {}
+
+
+def test_plain_datasets_code_reads_an_import(imported):
+    root, _ = imported(streetview_nyc)
+    loaded = datasets.load_dataset(str(root), "new_york-street_view", split="train", streaming=True)
+    assert next(iter(loaded))["image"].size == (300, 300)
+    assert len(read_rejects(root)) == 0
