@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from dataset_builders.coordinates import tile_corner
 from dataset_builders.importers import urbanclip
+from dataset_builders.importers.base import import_dataset
 from examples.importers import camvid, king_county, streetview_nyc
 from pipelines.captioning.encoder import DEFAULT_ENCODER, SentenceEncoder, sentence_encoder
 from pipelines.common.encoders.colour_texture import ColourTextureEncoder
@@ -96,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for place in options.only:
         source = options.data / FOLDERS.get(place, place)
         dataset = options.output_dir / PLACES[place].__name__.rpartition(".")[2]
-        print(PLACES[place].import_dataset(source=source, output_dir=dataset))
+        print(import_dataset(PLACES[place].read, source, dataset))
         tables = captions_of if place == "beijing" else pictures_of
         city = CITIES.get(place, place)
         paths = tables(str(dataset), city, options.output_dir / "embeddings", options)

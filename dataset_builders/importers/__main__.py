@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from ..errors import DatasetError, SourceError
-from .base import IMAGES_PER_SHARD
+from .base import IMAGES_PER_SHARD, import_dataset
 
 PACKAGE = "dataset_builders.importers"
 DESCRIPTION = """Import images, captions and indicators into a dataset of Parquet tables.
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None, package: str = PACKAGE) -> int:
         )
     options = vars(parser.parse_args(arguments))
     try:
-        print(modules[options.pop("name")].import_dataset(**options))
+        print(import_dataset(modules[options.pop("name")].read, **options))
     except (DatasetError, SourceError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

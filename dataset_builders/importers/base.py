@@ -1,7 +1,7 @@
 """Shared by all importers: the plan of an import, and writing it so that it can be resumed.
 
-An importer reads its layout into an [`ImportPlan`] (names and numbers, no pixels) and passes it to
-[`write_plans`], which decodes, rejects, stores, splits and reports.
+An importer is a function that reads its layout into plans (names and numbers, no pixels) and the
+metadata of the dataset; [`import_dataset`] decodes, rejects, stores, splits and reports.
 """
 
 import hashlib
@@ -63,8 +63,8 @@ class ImportPlan:
         cell_m: side of a region in metres, for the blocks, and for the buffer between regions that
             are points.
         block_m: side of a block in metres; by default chosen from the extent.
-        splits: computes the split columns of regions sorted by `region_id`; by default from their
-            places.
+        splits: computes the split columns from the regions, sorted by `region_id`, and the split
+            seed; by default from their places.
         sources: the source of each indicator, by its name.
         load: reads the bytes to store from a file.
         notes: findings to report, one sentence each.
@@ -77,10 +77,13 @@ class ImportPlan:
     rejects: Sequence[tuple[str, str, str, str]] = ()
     cell_m: float = 1000.0
     block_m: float | None = None
-    splits: Callable[[pd.DataFrame], SplitColumns] | None = None
+    splits: Callable[[pd.DataFrame, int], SplitColumns] | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
     load: Callable[[Path], bytes] = storable_bytes
     notes: Sequence[str] = ()
+
+
+Imported = tuple[Sequence[ImportPlan], DatasetMetadata]
 
 
 @dataclass(frozen=True)
@@ -119,27 +122,32 @@ class ImportReport:
         return "\n".join([*lines, *[f"  note: {text}" for text in self.problems]])
 
 
-def write_plans(
-    plans: Sequence[ImportPlan],
-    metadata: DatasetMetadata,
+def import_dataset(
+    read: Callable[..., Imported],
+    source: str | Path,
     output_dir: str | Path,
+    *,
     seed: int = 0,
     images_per_shard: int = IMAGES_PER_SHARD,
+    **flags: Any,
 ) -> ImportReport:
-    """Write the tables, the rejects and the card; resumes an interrupted import.
+    """Import a folder into a dataset; an interrupted import is resumed.
 
     Args:
-        plans: one per city.
-        metadata: metadata of the dataset; all that decides its content is in `parameters`.
+        read: the `read` of an importer: one plan per city, and the metadata of the dataset, whose
+            `parameters` hold all that decides its content.
+        source: folder to import.
         output_dir: the dataset folder.
         seed: split seed.
         images_per_shard: rows per shard of images.
+        flags: keyword arguments of `read`.
 
     Raises:
-        SourceError: there is nothing to write.
+        SourceError: the source has another layout, or holds nothing to import.
         DatasetError: `output_dir` holds something else.
         RepeatedIdError: an id stands in two rows of a table.
     """
+    plans, metadata = read(Path(source), **flags)
     if not any(len(plan.regions) for plan in plans):
         raise SourceError("There is nothing to import: no region and no image was found.")
     for plan in plans:
@@ -270,7 +278,7 @@ def _complete_regions(plan: ImportPlan, seed: int) -> tuple[pd.DataFrame, list[s
     for name, text in plan.sources.items():
         regions[f"{name}_source"] = [text if known else None for known in regions[name].notna()]
     if plan.splits is not None:
-        columns, problems = plan.splits(regions)
+        columns, problems = plan.splits(regions, seed)
     else:
         lon, lat = regions["lon"].to_numpy(), regions["lat"].to_numpy()
         columns, problems = region_splits(geometry, lon, lat, plan.cell_m, seed, plan.block_m)
@@ -305,9 +313,10 @@ __all__ = [
     "ImageItem",
     "ImportPlan",
     "ImportReport",
+    "Imported",
     "city_of",
     "geodesic_areas",
+    "import_dataset",
     "require",
     "square_around",
-    "write_plans",
 ]

@@ -27,13 +27,11 @@ from ..regions import grid_cells, polygon_regions
 from ..schema import INDICATORS, VIEWS, DatasetMetadata, Indicator, config_name
 from ..storage import Reject
 from .base import (
-    IMAGES_PER_SHARD,
     ImageItem,
+    Imported,
     ImportPlan,
-    ImportReport,
     require,
     square_around,
-    write_plans,
 )
 
 SUMMARY = "any folder of images with a CSV (file, region_id or lon and lat, caption, numbers)"
@@ -85,9 +83,8 @@ def _unit(text: str) -> tuple[str, str]:
     return name, unit
 
 
-def import_dataset(
-    source: str | Path,
-    output_dir: str | Path,
+def read(
+    source: Path,
     *,
     city: str,
     view: str,
@@ -98,14 +95,11 @@ def import_dataset(
     units: Mapping[str, str] | Iterable[tuple[str, str]] = (),
     ln1p: Iterable[str] = (),
     licence: str = "not stated",
-    seed: int = 0,
-    images_per_shard: int = IMAGES_PER_SHARD,
-) -> ImportReport:
-    """Import a folder of images and its CSV.
+) -> Imported:
+    """Read a folder of images and its CSV.
 
     Args:
         source: the folder.
-        output_dir: the dataset folder; an unfinished import is resumed.
         city: name of the city in the configs.
         view: "street_view" or "satellite".
         csv: file name in the source; by default the only one, and there may be none.
@@ -117,14 +111,12 @@ def import_dataset(
             that indicator, with its kind and transform.
         ln1p: indicators to be predicted as ln(y + 1).
         licence: licence of the images.
-        seed: split seed.
-        images_per_shard: rows per shard.
 
     Raises:
         SourceError: no image, no column `file`, several CSVs and none named, unusable polygons, or
-            a unit or transform for a column that is not there.
+            a unit or transform for a column that does not exist.
     """
-    source, units, ln1p = Path(source), dict(units), set(ln1p)
+    units, ln1p = dict(units), set(ln1p)
     require(source, layout="a folder of images with a CSV")
     frame, rejects, notes = _listing(source, csv)
     numbers, more = _numbers(frame, "CSV")
@@ -167,7 +159,7 @@ def import_dataset(
         indicators=tuple(indicators),
         parameters={"importer": "image_folder", "city": city, "view": view, "cell_m": cell_m},
     )
-    return write_plans([plan], metadata, output_dir, seed, images_per_shard)
+    return [plan], metadata
 
 
 def plan_from_frame(
@@ -191,7 +183,7 @@ def plan_from_frame(
         city: name of the city in the configs.
         view: the view of all images.
         indicators: columns to average over the rows of a region.
-        cell_m: see [`import_dataset`].
+        cell_m: see [`read`].
         polygons: regions that images are placed in: `region_id`, `lon`, `lat`, `area_m2`, geometry
             (EPSG:4326) and indicators.
         region_columns: further columns of regions, `{name: {region_id: value}}`; "geometry" too.

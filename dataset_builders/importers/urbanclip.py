@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import SourceError
 from ..schema import DatasetMetadata, Indicator, config_name
 from ..storage import Reject
-from .base import IMAGES_PER_SHARD, ImportPlan, ImportReport, city_of, require, write_plans
+from .base import Imported, ImportPlan, city_of, require
 from .tiles import (
     published_caption,
     read_tile_rows,
@@ -62,31 +62,41 @@ CSV_COLUMNS = {
 }
 
 
-def import_dataset(
-    source: str | Path,
-    output_dir: str | Path,
-    *,
-    seed: int = 0,
-    images_per_shard: int = IMAGES_PER_SHARD,
-) -> ImportReport:
-    """Import every city of UrbanCLIP's toolkit.
+METADATA = DatasetMetadata(
+    title="UrbanCLIP's satellite tiles, captions and indicators",
+    description=(
+        "Baidu satellite tiles of zoom 16 with the captions and indicators published with "
+        "UrbanCLIP. Most regions have no image: fetch the tiles yourself."
+    ),
+    source=SOURCE,
+    licence="not stated",
+    indicators=INDICATORS,
+    parameters={"importer": "urbanclip"},
+    notes=(
+        "tile_z, tile_x and tile_y are Baidu's: y counts northward from the equator, and the "
+        "numbers are not those of OpenStreetMap or Google.",
+        "Geometry is computed from the tile numbers by Baidu's polynomials, BD-09 and GCJ-02, "
+        "and is WGS-84. The toolkit's column 'WGS84 coordinate' holds BD-09 and is not used.",
+        "The authors read their rasters at that point, which lies 0.8 to 1.3 km off and "
+        "outside the tile. The values here are theirs (`_urbanclip`), for reproduction.",
+        "A tile is no square kilometre: about 785 m a side in Beijing.",
+    ),
+    citation="Yan et al.: UrbanCLIP. WWW 2024.",
+)
 
-    Args:
-        source: the toolkit's folder.
-        output_dir: the dataset folder; an unfinished import is resumed.
-        seed: split seed.
-        images_per_shard: rows per shard.
+
+def read(source: Path) -> Imported:
+    """Read every city of UrbanCLIP's toolkit.
 
     Raises:
         SourceError: the folder has another layout.
     """
-    source = Path(source)
     require(source, "tiles", layout=LAYOUT)
     folders = sorted(path for path in (source / "tiles").iterdir() if path.is_dir())
     if not folders:
         raise SourceError(f"{source / 'tiles'} holds no folder of a city. Expected is {LAYOUT}.")
     plans = [_plan_city(source, folder) for folder in folders]
-    return write_plans(plans, _metadata(), output_dir, seed, images_per_shard)
+    return plans, METADATA
 
 
 def _plan_city(source: Path, folder: Path) -> ImportPlan:
@@ -116,28 +126,4 @@ def _plan_city(source: Path, folder: Path) -> ImportPlan:
         rejects=rejects,
         cell_m=float(np.sqrt(regions["area_m2"].median())),
         sources={one.name: "UrbanCLIP toolkit" for one in INDICATORS},
-    )
-
-
-def _metadata() -> DatasetMetadata:
-    return DatasetMetadata(
-        title="UrbanCLIP's satellite tiles, captions and indicators",
-        description=(
-            "Baidu satellite tiles of zoom 16 with the captions and indicators published with "
-            "UrbanCLIP. Most regions have no image: fetch the tiles yourself."
-        ),
-        source=SOURCE,
-        licence="not stated",
-        indicators=INDICATORS,
-        parameters={"importer": "urbanclip"},
-        notes=(
-            "tile_z, tile_x and tile_y are Baidu's: y counts northward from the equator, and the "
-            "numbers are not those of OpenStreetMap or Google.",
-            "Geometry is computed from the tile numbers by Baidu's polynomials, BD-09 and GCJ-02, "
-            "and is WGS-84. The toolkit's column 'WGS84 coordinate' holds BD-09 and is not used.",
-            "The authors read their rasters at that point, which lies 0.8 to 1.3 km off and "
-            "outside the tile. The values here are theirs (`_urbanclip`), for reproduction.",
-            "A tile is no square kilometre: about 785 m a side in Beijing.",
-        ),
-        citation="Yan et al.: UrbanCLIP. WWW 2024.",
     )

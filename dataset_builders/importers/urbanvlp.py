@@ -29,13 +29,11 @@ from ..schema import INDICATORS as SEVEN
 from ..schema import DatasetMetadata, Indicator, config_name
 from ..storage import Reject
 from .base import (
-    IMAGES_PER_SHARD,
     ImageItem,
+    Imported,
     ImportPlan,
-    ImportReport,
     city_of,
     require,
-    write_plans,
 )
 from .tiles import (
     ZOOM,
@@ -101,27 +99,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def import_dataset(
-    source: str | Path,
-    output_dir: str | Path,
-    *,
-    street_view_crs: str = "wgs84",
-    seed: int = 0,
-    images_per_shard: int = IMAGES_PER_SHARD,
-) -> ImportReport:
-    """Import every city of UrbanVLP's layout.
+def read(source: Path, *, street_view_crs: str = "wgs84") -> Imported:
+    """Read every city of UrbanVLP's layout.
 
     Args:
         source: UrbanVLP's folder.
-        output_dir: the dataset folder; an unfinished import is resumed.
         street_view_crs: "wgs84", "gcj02" or "bd09": coordinate system of the street views' names.
-        seed: split seed.
-        images_per_shard: rows per shard.
 
     Raises:
         SourceError: the folder has another layout.
     """
-    source = Path(source)
     require(source, "urbansat", layout=LAYOUT)
     cities = sorted(
         {path.name for path in source.glob("urbansat/satellite_images/*") if path.is_dir()}
@@ -129,7 +116,7 @@ def import_dataset(
         | {path.name.split("_")[0] for path in source.glob("downstream/*.csv")}
     )
     plans = [_plan_city(source, city, street_view_crs) for city in cities]
-    return write_plans(plans, _metadata(street_view_crs), output_dir, seed, images_per_shard)
+    return plans, _metadata(street_view_crs)
 
 
 def _plan_city(source: Path, name: str, street_view_crs: str) -> ImportPlan:

@@ -23,11 +23,9 @@ from scipy import ndimage
 from dataset_builders.errors import SourceError, SplitError
 from dataset_builders.images import BadImageError, open_image
 from dataset_builders.importers.base import (
-    IMAGES_PER_SHARD,
-    ImportReport,
+    Imported,
     SplitColumns,
     require,
-    write_plans,
 )
 from dataset_builders.importers.image_folder import plan_from_frame
 from dataset_builders.photos import list_images
@@ -57,25 +55,34 @@ DRIVE_GAP_SECONDS = 1e6
 FRAME_NAME = re.compile(r"(?P<drive>[^_]+)_f?(?P<frame>\d+)")
 
 
-def import_dataset(
-    source: str | Path,
-    output_dir: str | Path,
-    *,
-    seed: int = 0,
-    images_per_shard: int = IMAGES_PER_SHARD,
-) -> ImportReport:
-    """Import CamVid.
+METADATA = DatasetMetadata(
+    title="CamVid: street scenes with shares of 11 classes",
+    description=(
+        "Frames filmed from a car in Cambridge, with the share of each of 11 classes in the "
+        "frame's mask as targets, and long captions written from the masks."
+    ),
+    source=SOURCE,
+    licence="cc-by-nc-4.0",
+    indicators=INDICATORS,
+    parameters={"importer": "camvid"},
+    notes=(
+        "The captions are written by a program from the masks, ordered by position in the "
+        "image; a connected area counts as one thing.",
+        "Shares are of labelled pixels, so that they sum to 1; unlabelled ones are left out.",
+        "A frame is a region without a place; `split_block` holds out runs of 24 seconds of "
+        "video and drops 4 seconds around them, for frames follow one another by a second.",
+    ),
+    citation="Brostow, Fauqueur, Cipolla: Semantic Object Classes in Video. Pattern "
+    "Recognition Letters 30(2), 2009.",
+)
 
-    Args:
-        source: folder with `images/` and `masks/`.
-        output_dir: the dataset folder; an unfinished import is resumed.
-        seed: seed of the splits and of the wording of captions.
-        images_per_shard: rows per shard.
+
+def read(source: Path) -> Imported:
+    """Read CamVid.
 
     Raises:
         SourceError: the folder has another layout.
     """
-    source = Path(source)
     require(source, "images", "masks", layout=LAYOUT)
     rows, rejects = [], []
     for path in list_images(source / "images"):
@@ -85,7 +92,7 @@ def import_dataset(
         except SourceError as error:
             rejects.append((config_name(CITY, "regions"), path.stem, "bad_mask", str(error)))
         else:
-            row |= {"caption": caption_from_mask(mask, path.stem, seed), **class_shares(mask)}
+            row |= {"caption": caption_from_mask(mask, path.stem), **class_shares(mask)}
         rows.append({**row, "region_id": path.stem})
     frame = pd.DataFrame(
         rows, columns=["file", "image_id", "region_id", "caption", *(i.name for i in INDICATORS)]
@@ -98,9 +105,9 @@ def import_dataset(
         indicators=INDICATORS,
         rejects=rejects,
         sources={one.name: "CamVid's mask" for one in INDICATORS},
-        splits=lambda regions: drive_splits(regions["region_id"], seed),
+        splits=lambda regions, seed: drive_splits(regions["region_id"], seed),
     )
-    return write_plans([plan], _metadata(), output_dir, seed, images_per_shard)
+    return [plan], METADATA
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -399,26 +406,3 @@ def _sides(mask: np.ndarray, rng: np.random.Generator) -> str:
     if not parts:
         return "Neither side stands out against the other."
     return f"{_pick(rng, 'Of the two sides,', 'Comparing both sides,')} {' while '.join(parts)}."
-
-
-def _metadata() -> DatasetMetadata:
-    return DatasetMetadata(
-        title="CamVid: street scenes with shares of 11 classes",
-        description=(
-            "Frames filmed from a car in Cambridge, with the share of each of 11 classes in the "
-            "frame's mask as targets, and long captions written from the masks."
-        ),
-        source=SOURCE,
-        licence="cc-by-nc-4.0",
-        indicators=INDICATORS,
-        parameters={"importer": "camvid"},
-        notes=(
-            "The captions are written by a program from the masks, ordered by position in the "
-            "image; a connected area counts as one thing.",
-            "Shares are of labelled pixels, so that they sum to 1; unlabelled ones are left out.",
-            "A frame is a region without a place; `split_block` holds out runs of 24 seconds of "
-            "video and drops 4 seconds around them, for frames follow one another by a second.",
-        ),
-        citation="Brostow, Fauqueur, Cipolla: Semantic Object Classes in Video. Pattern "
-        "Recognition Letters 30(2), 2009.",
-    )

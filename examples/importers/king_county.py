@@ -14,7 +14,7 @@ import shapely
 
 from dataset_builders.errors import SourceError
 from dataset_builders.images import decode_image, encode_image
-from dataset_builders.importers.base import IMAGES_PER_SHARD, ImportReport, require, write_plans
+from dataset_builders.importers.base import Imported, require
 from dataset_builders.importers.image_folder import plan_from_frame
 from dataset_builders.schema import DatasetMetadata, Indicator
 
@@ -42,25 +42,31 @@ INDICATORS = (
 )
 
 
-def import_dataset(
-    source: str | Path,
-    output_dir: str | Path,
-    *,
-    seed: int = 0,
-    images_per_shard: int = IMAGES_PER_SHARD,
-) -> ImportReport:
-    """Import the houses of King County.
+METADATA = DatasetMetadata(
+    title="Overhead images of houses in King County",
+    description=(
+        "Four overhead images, each of one house and about 45 m across, in each of 250 cells "
+        "of 1 km, with sale prices and the houses' data averaged over the four."
+    ),
+    source=SOURCE,
+    licence="not stated",
+    indicators=INDICATORS,
+    parameters={"importer": "king_county", "watermark_px": WATERMARK_PX},
+    notes=(
+        "The indicators describe the four houses in the images, not all houses of the cell.",
+        f"The lowest {WATERMARK_PX} rows of pixels (a watermark) are cut off.",
+        "Price, living area and lot area are geometric means, so that ln(y + 1) is the mean "
+        "logarithm.",
+    ),
+)
 
-    Args:
-        source: folder with `houses.csv`.
-        output_dir: the dataset folder; an unfinished import is resumed.
-        seed: split seed.
-        images_per_shard: rows per shard.
+
+def read(source: Path) -> Imported:
+    """Read the houses of King County.
 
     Raises:
         SourceError: the folder has another layout.
     """
-    source = Path(source)
     require(source, "houses.csv", "z18", layout=LAYOUT)
     houses = pd.read_csv(source / "houses.csv")
     missing = [name for name in (*COLUMNS, "image") if name not in houses]
@@ -93,7 +99,7 @@ def import_dataset(
     )
     means = plan.regions[["price", "living_area", "lot_area"]]
     plan.regions[means.columns] = np.exp(means)
-    return write_plans([plan], _metadata(), output_dir, seed, images_per_shard)
+    return [plan], METADATA
 
 
 def without_watermark(path: Path) -> bytes:
@@ -117,24 +123,4 @@ def _cell(name: str) -> shapely.Polygon:
         row / CELLS_PER_DEGREE_NORTH,
         (column + 1) / CELLS_PER_DEGREE_EAST,
         (row + 1) / CELLS_PER_DEGREE_NORTH,
-    )
-
-
-def _metadata() -> DatasetMetadata:
-    return DatasetMetadata(
-        title="Overhead images of houses in King County",
-        description=(
-            "Four overhead images, each of one house and about 45 m across, in each of 250 cells "
-            "of 1 km, with sale prices and the houses' data averaged over the four."
-        ),
-        source=SOURCE,
-        licence="not stated",
-        indicators=INDICATORS,
-        parameters={"importer": "king_county", "watermark_px": WATERMARK_PX},
-        notes=(
-            "The indicators describe the four houses in the images, not all houses of the cell.",
-            f"The lowest {WATERMARK_PX} rows of pixels (a watermark) are cut off.",
-            "Price, living area and lot area are geometric means, so that ln(y + 1) is the mean "
-            "logarithm.",
-        ),
     )

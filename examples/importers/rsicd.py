@@ -16,7 +16,7 @@ import pandas as pd
 
 from dataset_builders.captions import caption_text, join_sentences, plain_text
 from dataset_builders.errors import SourceError
-from dataset_builders.importers.base import IMAGES_PER_SHARD, ImportReport, require, write_plans
+from dataset_builders.importers.base import Imported, require
 from dataset_builders.importers.image_folder import plan_from_frame
 from dataset_builders.schema import DatasetMetadata, config_name
 
@@ -26,25 +26,37 @@ LAYOUT = "captions.json and the folder images/"
 SOURCE = "RSICD, https://github.com/201528014227051/RSICD_optimal"
 
 
-def import_dataset(
-    source: str | Path,
-    output_dir: str | Path,
-    *,
-    seed: int = 0,
-    images_per_shard: int = IMAGES_PER_SHARD,
-) -> ImportReport:
-    """Import RSICD.
+METADATA = DatasetMetadata(
+    title="RSICD: overhead images with human captions",
+    description=(
+        "Overhead images of 224 pixels with five short human captions each, from the RSICD "
+        "collection. They have no place and no indicator: they are for image-text training."
+    ),
+    source=SOURCE,
+    licence="not stated",
+    indicators=(),
+    extra_columns={
+        "regions": {"scene_class": "string", "split_author": "string"},
+        "captions": {"candidate": "int32"},
+    },
+    parameters={"importer": "rsicd"},
+    notes=(
+        "The caption of an image is its distinct human captions joined in random order; all "
+        "five, as they came, are in the table of captions.",
+        "Many captions fit more than one image: credit identical texts in retrieval.",
+        "Every image is a region of its own, with no geometry; `scene_class` is its RSICD class.",
+    ),
+    citation="Lu, Wang, Zheng, Li: Exploring Models and Data for Remote Sensing Image Caption "
+    "Generation. IEEE TGRS 56(4), 2017.",
+)
 
-    Args:
-        source: folder with `captions.json`.
-        output_dir: the dataset folder; an unfinished import is resumed.
-        seed: seed of the splits and of the order of captions.
-        images_per_shard: rows per shard.
+
+def read(source: Path) -> Imported:
+    """Read RSICD.
 
     Raises:
         SourceError: the folder has another layout.
     """
-    source = Path(source)
     require(source, "captions.json", "images", layout=LAYOUT)
     records = _read(source / "captions.json")
     files = [record["file"] for record in records]
@@ -55,7 +67,7 @@ def import_dataset(
             "image_id": ids,
             "region_id": ids,
             "caption": [
-                joined_caption(record["captions"], image_id, seed)
+                joined_caption(record["captions"], image_id)
                 for record, image_id in zip(records, ids, strict=True)
             ],
             "caption_model": "human",
@@ -85,10 +97,10 @@ def import_dataset(
         rejects=rejects,
         captions=captions,
     )
-    return write_plans([plan], _metadata(), output_dir, seed, images_per_shard)
+    return [plan], METADATA
 
 
-def joined_caption(captions: list[str], image_id: str, seed: int) -> str | None:
+def joined_caption(captions: list[str], image_id: str, seed: int = 0) -> str | None:
     """The distinct captions as sentences, in an order drawn from the image's id and the seed."""
     sentences = list(dict.fromkeys(filter(None, map(_sentence, captions))))
     order = np.random.default_rng((seed, zlib.crc32(image_id.encode()))).permutation(len(sentences))
@@ -117,30 +129,3 @@ def _read(path: Path) -> list[dict[str, Any]]:
     ):
         raise SourceError(f"{path} should be a list of objects with `file` and `captions`.")
     return records
-
-
-def _metadata() -> DatasetMetadata:
-    return DatasetMetadata(
-        title="RSICD: overhead images with human captions",
-        description=(
-            "Overhead images of 224 pixels with five short human captions each, from the RSICD "
-            "collection. They have no place and no indicator: they are for image-text training."
-        ),
-        source=SOURCE,
-        licence="not stated",
-        indicators=(),
-        extra_columns={
-            "regions": {"scene_class": "string", "split_author": "string"},
-            "captions": {"candidate": "int32"},
-        },
-        parameters={"importer": "rsicd"},
-        notes=(
-            "The caption of an image is its distinct human captions joined in random order; all "
-            "five, as they came, are in the table of captions.",
-            "Many captions fit more than one image: credit identical texts in retrieval.",
-            "Every image is a region of its own, with no geometry; `scene_class` is its RSICD "
-            "class.",
-        ),
-        citation="Lu, Wang, Zheng, Li: Exploring Models and Data for Remote Sensing Image Caption "
-        "Generation. IEEE TGRS 56(4), 2017.",
-    )

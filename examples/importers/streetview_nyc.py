@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from dataset_builders.errors import SourceError
-from dataset_builders.importers.base import IMAGES_PER_SHARD, ImportReport, require, write_plans
+from dataset_builders.importers.base import Imported, require
 from dataset_builders.importers.image_folder import plan_from_frame
 from dataset_builders.schema import DatasetMetadata, Indicator
 
@@ -38,25 +38,34 @@ INDICATORS = (
 )
 
 
-def import_dataset(
-    source: str | Path,
-    output_dir: str | Path,
-    *,
-    seed: int = 0,
-    images_per_shard: int = IMAGES_PER_SHARD,
-) -> ImportReport:
-    """Import the street views of New York.
+METADATA = DatasetMetadata(
+    title="Street views of New York with five indicators",
+    description=(
+        "One Google street view per place on a grid of about 1 km, with five indicators of the "
+        "same places, each rescaled to 0-10 over the area by its authors."
+    ),
+    source=SOURCE,
+    licence="MIT as stated for the repository; the photos are of Google and its users",
+    indicators=INDICATORS,
+    extra_columns={"regions": {"split_author": "string"}},
+    parameters={"importer": "streetview_nyc", "block_m": BLOCK_M},
+    notes=(
+        "A region is a square of 1 km centred on its point; neighbouring squares overlap a "
+        "little, and their area is not that of the labels.",
+        "`split_author` is the split that came with the data; `split_random` and "
+        "`split_block` (blocks of 10 km) are this project's.",
+        "About a fifth of the population labels are zero.",
+        "There is one view per point: it shows a street, not the square kilometre.",
+    ),
+)
 
-    Args:
-        source: folder with `labels.csv`.
-        output_dir: the dataset folder; an unfinished import is resumed.
-        seed: split seed.
-        images_per_shard: rows per shard.
+
+def read(source: Path) -> Imported:
+    """Read the street views of New York.
 
     Raises:
         SourceError: the folder has another layout.
     """
-    source = Path(source)
     require(source, "labels.csv", "images", layout=LAYOUT)
     labels = pd.read_csv(source / "labels.csv")
     missing = [name for name in (*COLUMNS, "image") if name not in labels]
@@ -81,27 +90,4 @@ def import_dataset(
         sources={one.name: SOURCE for one in INDICATORS},
         block_m=BLOCK_M,
     )
-    return write_plans([plan], _metadata(), output_dir, seed, images_per_shard)
-
-
-def _metadata() -> DatasetMetadata:
-    return DatasetMetadata(
-        title="Street views of New York with five indicators",
-        description=(
-            "One Google street view per place on a grid of about 1 km, with five indicators of the "
-            "same places, each rescaled to 0-10 over the area by its authors."
-        ),
-        source=SOURCE,
-        licence="MIT as stated for the repository; the photos are of Google and its users",
-        indicators=INDICATORS,
-        extra_columns={"regions": {"split_author": "string"}},
-        parameters={"importer": "streetview_nyc", "block_m": BLOCK_M},
-        notes=(
-            "A region is a square of 1 km centred on its point; neighbouring squares overlap a "
-            "little, and their area is not that of the labels.",
-            "`split_author` is the split that came with the data; `split_random` and "
-            "`split_block` (blocks of 10 km) are this project's.",
-            "About a fifth of the population labels are zero.",
-            "There is one view per point: it shows a street, not the square kilometre.",
-        ),
-    )
+    return [plan], METADATA

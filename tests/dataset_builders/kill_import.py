@@ -4,8 +4,7 @@ import os
 import signal
 import sys
 
-from dataset_builders.importers import base
-from dataset_builders.importers.image_folder import import_dataset
+from dataset_builders.importers import base, image_folder
 
 source, output_dir, point, count = *sys.argv[1:4], int(sys.argv[4])
 calls = {"load": 0, "before_rename": 0, "after_rename": 0}
@@ -37,4 +36,5 @@ base.ImportPlan.__dataclass_fields__["load"].default = load_or_die
 base.ImportPlan.__init__.__defaults__ = tuple(
     load_or_die if default is load else default for default in base.ImportPlan.__init__.__defaults__
 )
-import_dataset(source, output_dir, city="gotham", view="street_view", images_per_shard=4)
+options = {"city": "gotham", "view": "street_view", "images_per_shard": 4}
+base.import_dataset(image_folder.read, source, output_dir, **options)

@@ -10,17 +10,15 @@ import shapely
 from PIL import Image
 
 from dataset_builders.errors import DatasetError, SourceError
-from dataset_builders.importers import NAMES
+from dataset_builders.importers import NAMES, image_folder, urbanvlp
 from dataset_builders.importers.__main__ import main
-from dataset_builders.importers.base import ImageItem, ImportPlan, write_plans
-from dataset_builders.importers.image_folder import import_dataset
+from dataset_builders.importers.base import ImageItem, ImportPlan, import_dataset
 from dataset_builders.importers.tiles import (
     parse_tile_name,
     parse_tile_pair,
     read_sentences,
     tile_regions,
 )
-from dataset_builders.importers.urbanvlp import import_dataset as import_urbanvlp
 from dataset_builders.schema import DatasetMetadata
 from dataset_builders.storage import (
     iter_images,
@@ -51,7 +49,7 @@ def folder(root: Path, count: int = 24) -> Path:
 
 def run(source: Path, output: Path, **options):
     options = {"city": "paris", "view": "street_view"} | options
-    return import_dataset(source, output, **options)
+    return import_dataset(image_folder.read, source, output, **options)
 
 
 def test_points_become_cells_and_numbers_their_means(tmp_path):
@@ -128,7 +126,9 @@ def test_an_id_in_two_rows_is_refused_before_anything_is_written(tmp_path, regio
     metadata = DatasetMetadata("t", "d", "s", "l", indicators=())
     with pytest.raises(DatasetError, match=said):
         # one image a shard, so that no shard holds both
-        write_plans([plan], metadata, tmp_path / "out", images_per_shard=1)
+        import_dataset(
+            lambda source: ([plan], metadata), tmp_path, tmp_path / "out", images_per_shard=1
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -385,7 +385,7 @@ def test_urbanvlp_lists_what_it_cannot_read(tmp_path):
         '"(12659,4700)",6.6,"{oops"\n"(12658,4700)",7.5,"{\'a\': 9}"\n'
     )
     (source / "downstream/Beijing_test.csv").write_text('Coordinate,carbon\n"(12658,4700)",8.5\n')
-    import_urbanvlp(source, tmp_path / "out")
+    import_dataset(urbanvlp.read, source, tmp_path / "out")
     regions = read_regions(tmp_path / "out", "beijing").set_index(["tile_x", "tile_y"])
     assert regions.loc[(12658, 4700), "poi"] == 5
     assert regions.loc[(12658, 4700), "carbon_urbanvlp"] == 6.5

@@ -11,6 +11,7 @@ from PIL import Image
 
 from dataset_builders.coordinates import tile_corner
 from dataset_builders.importers import urbanclip, urbanvlp
+from dataset_builders.importers.base import import_dataset
 from dataset_builders.storage import (
     iter_images,
     read_indicators,
@@ -27,7 +28,7 @@ def imported(shared_data, tmp_path_factory):
     done = {}
     for module, folder in ((urbanclip, "urbanclip_toolkit"), (urbanvlp, "urbanvlp_sample")):
         root = tmp_path_factory.mktemp(folder) / "dataset"
-        done[folder] = root, module.import_dataset(shared_data / folder, root)
+        done[folder] = root, import_dataset(module.read, shared_data / folder, root)
     return done
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from dataset_builders.errors import SourceError
 from dataset_builders.importers.__main__ import main
+from dataset_builders.importers.base import import_dataset
 from dataset_builders.storage import (
     iter_images,
     read_indicators,
@@ -44,7 +45,7 @@ def imported(shared_data, tmp_path_factory):
         name = module.__name__.rpartition(".")[2]
         if name not in done:
             root = tmp_path_factory.mktemp(name) / "dataset"
-            done[name] = root, module.import_dataset(shared_data / name, root)
+            done[name] = root, import_dataset(module.read, shared_data / name, root)
         return done[name]
 
     return run

@@ -2,6 +2,7 @@
 
 import pytest
 
+from dataset_builders.importers.base import import_dataset
 from examples.importers import streetview_nyc
 from pipelines.common.encoders import load_encoder
 from pipelines.evaluation.embed import embed
@@ -23,7 +24,7 @@ def scores(shared_data, tmp_path_factory) -> dict[str, float]:
     folder = tmp_path_factory.mktemp("new_york")
     dataset = folder / "dataset"
     source = shared_data / "streetview_nyc"
-    streetview_nyc.import_dataset(source=source, output_dir=dataset)
+    import_dataset(streetview_nyc.read, source, dataset)
     images = open_images(str(dataset), CITY)
     tables = [embed(load_encoder(name), images, folder, name) for name in FLOORS]
     path = probe(

@@ -7,6 +7,7 @@ from PIL import Image
 from shapely.geometry import box
 
 from dataset_builders.importers import urbanclip
+from dataset_builders.importers.base import import_dataset
 from dataset_builders.schema import DatasetMetadata
 from dataset_builders.storage import DatasetWriter
 from pipelines.evaluation.captions_only import (
@@ -150,7 +151,7 @@ def toolkit(tmp_path_factory):
         frame[column] = np.expm1(level)
     frame.to_csv(root / "indicators/Beijing.csv", index=False)
     dataset = root / "dataset"
-    urbanclip.import_dataset(source=root, output_dir=dataset)
+    import_dataset(urbanclip.read, root, dataset)
     return str(dataset)
 
 

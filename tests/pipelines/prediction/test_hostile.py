@@ -7,7 +7,8 @@ import pytest
 import rasterio
 
 from dataset_builders.errors import SourceError
-from dataset_builders.importers.image_folder import import_dataset
+from dataset_builders.importers import image_folder
+from dataset_builders.importers.base import import_dataset
 from pipelines.common.errors import InputError
 from pipelines.prediction.inputs import RegionOptions, from_files
 from pipelines.prediction.predict import Vectors, predict
@@ -75,6 +76,7 @@ def test_a_folder_without_any_position_is_an_error_of_the_importer_too(town, tmp
     (tmp_path / "0000.png").write_bytes((town.photos / "0000.png").read_bytes())
     with pytest.raises(SourceError, match="No image lies in a polygon"):
         import_dataset(
+            image_folder.read,
             tmp_path,
             tmp_path / "dataset",
             city="town",
