@@ -108,7 +108,7 @@ benchmarks: $(INSTALLED)
 	$(RUN) -m benchmarks.evaluation
 	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.segmentation rectangle
 	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.captioning_client
-	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.caption_truth
+	OMP_NUM_THREADS=1 $(RUN) -m examples.caption_truth
 	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.geography
 	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.download
 	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.release pipeline

@@ -179,9 +179,9 @@ def _open(opener: Callable[..., T], component: Component) -> T:
 
 def _open_detector(recipe: Recipe, component: Component) -> PhraseDetector:
     if component.name == "simulated":
-        from .simulated import open_simulated_detector
+        from .simulated import open_detector as open_simulated
 
-        return open_simulated_detector({"dataset_name": recipe.dataset_name, **component.options})
+        return open_simulated(component.options, recipe.dataset_name)
     return _open(open_detector, component)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dataset_builders.synthetic import build_dataset
-from pipelines.captioning.simulated_truth import Truth
+from pipelines.captioning.simulated.truth import Truth
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from typing import Any
 from pipelines.captioning.capture import ParsedCaption, consensus
 from pipelines.captioning.records import Box, Request, Sampling, SourceImage
 from pipelines.captioning.report import write_report
-from pipelines.captioning.simulated import open_simulated_detector, open_simulated_model
+from pipelines.captioning.simulated import open_detector, open_model
 
 from .test_capture import WORDS, encode
 
@@ -41,7 +41,7 @@ def scores() -> list[str]:
 
 def answers(city: str) -> list[str]:
     """Of a simulated model: long, local and merged."""
-    model = open_simulated_model({"name": "synthetic-delta", "dataset_name": city})
+    model = open_model({"name": "synthetic-delta"}, city)
 
     def ask(task: str, **more: Any) -> str:
         request = Request(task, "", b"", Sampling(), STREET, "", "street_view", **more)
@@ -55,7 +55,7 @@ def answers(city: str) -> list[str]:
 
 def detected(city: str) -> str:
     """Scores of a simulated detector."""
-    detector = open_simulated_detector({"dataset_name": city})
+    detector = open_detector({}, city)
     image = SourceImage(STREET, "street_view", "", b"")
     return detector.detect(image, ["tram", "sky", "trees"]).scores.tobytes().hex()
 

@@ -114,7 +114,7 @@ def test_shares_without_a_look_aside_make_the_same_table(city, whole, tmp_path):
 
 
 def test_one_model_at_a_time_makes_the_same_table(city, whole, tmp_path, monkeypatch):
-    from pipelines.captioning.simulated_captioner import SimulatedCaptionModel
+    from pipelines.captioning.simulated import SimulatedCaptionModel
 
     monkeypatch.setattr(SimulatedCaptionModel, "in_process", True, raising=False)
     recipe = make_recipe(recipe_values(city, tmp_path))

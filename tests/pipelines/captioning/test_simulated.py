@@ -1,23 +1,36 @@
-"""Simulated captioners: the same answer to the same request, true but for their known errors."""
+"""Simulated models: the same answer to the same request, true but for their known errors."""
 
 import asyncio
 import re
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from dataset_builders.synthetic import build_dataset
-from dataset_builders.synthetic.captioners import CAPTIONERS
+from dataset_builders.synthetic.captioners import CAPTIONERS, STREET_FANCIES, phrase, reword
+from examples.simulated_judge import judge
 from pipelines.captioning.errors import CaptioningError
 from pipelines.captioning.filters import Answer, Filters
-from pipelines.captioning.records import Box, CaptionModel, Reply, Request, Sampling, Task, View
-from pipelines.captioning.simulated import open_simulated_model
-from pipelines.captioning.simulated_judge import judge
-from pipelines.captioning.simulated_merge import REFUSAL
-from pipelines.captioning.simulated_truth import Truth
+from pipelines.captioning.records import (
+    Box,
+    CaptionModel,
+    PhraseDetector,
+    Reply,
+    Request,
+    Sampling,
+    SourceImage,
+    Task,
+    View,
+)
+from pipelines.captioning.simulated import SimulatedDetector, open_detector, open_model
+from pipelines.captioning.simulated.merge import REFUSAL
+from pipelines.captioning.simulated.truth import Truth
+from pipelines.captioning.simulated.words import padding_stems, stems, vocabulary
 
+THRESHOLD = 0.01
 STREET, TILE = "harborview_001_001_sv0", "harborview_001_001_sat"
 
 
@@ -33,21 +46,22 @@ def _request(task: Task = "describe", image_id: str = STREET, **fields) -> Reque
 
 @pytest.fixture(scope="module")
 def amber(city_with_truth) -> CaptionModel:
-    return open_simulated_model({"name": "synthetic-amber", "dataset_name": city_with_truth})
+    return open_model({"name": "synthetic-amber"}, city_with_truth)
 
 
 @pytest.fixture(scope="module")
 def faultless(city_with_truth) -> CaptionModel:
-    config = {"name": "synthetic-ember", "dataset_name": city_with_truth}
     rates = ("omission", "hallucination", "refusal", "truncation", "disobedience", "forgetting")
-    return open_simulated_model(config | dict.fromkeys(rates, 0.0))
+    return open_model({"name": "synthetic-ember", **dict.fromkeys(rates, 0.0)}, city_with_truth)
 
 
-def test_model_is_one_and_says_that_it_is_simulated(amber):
+def test_models_say_that_they_are_simulated(amber, truth: Truth):
     assert isinstance(amber, CaptionModel)
+    assert isinstance(SimulatedDetector(truth), PhraseDetector)
     assert amber.remote is False
     assert "synthetic" in amber.name
     assert "simulated" in amber.revision
+    assert "simulated" in SimulatedDetector(truth).revision
 
 
 def test_same_request_has_the_same_answer_and_another_seed_another(amber):
@@ -62,7 +76,7 @@ def test_same_request_has_the_same_answer_and_another_seed_another(amber):
 def test_long_captions_have_the_captioners_rate_of_made_up_things(
     city_with_truth, truth: Truth, captioner
 ):
-    model = open_simulated_model({"name": captioner.name, "dataset_name": city_with_truth})
+    model = open_model({"name": captioner.name}, city_with_truth)
     false = true = 0
     for image_id in truth:
         for seed in range(20):
@@ -108,8 +122,7 @@ def test_sky_is_above(faultless):
 
 
 def test_short_captions_are_wrong_at_times(city_with_truth, truth: Truth):
-    config = {"name": "synthetic-amber", "dataset_name": city_with_truth, "hallucination": 0.2}
-    model = open_simulated_model(config)
+    model = open_model({"name": "synthetic-amber", "hallucination": 0.2}, city_with_truth)
     texts = [
         _ask(model, _request("local", STREET, box=Box(0, 0, 200, 300), seed=seed)).text
         for seed in range(30)
@@ -141,14 +154,13 @@ def test_merge_takes_out_what_was_rejected_and_works_in_what_is_new(faultless):
 
 def test_merge_fails_at_its_rates_and_the_guards_find_it(city_with_truth):
     caption = _ask(
-        open_simulated_model({"name": "synthetic-basalt", "dataset_name": city_with_truth}),
+        open_model({"name": "synthetic-basalt"}, city_with_truth),
         _request(),
     ).text
     asked = _request("merge", caption=caption, rejected=("tram",))
 
     def answers(**rates: float) -> list[Reply]:
-        config = {"name": "synthetic-basalt", "dataset_name": city_with_truth, **rates}
-        model = open_simulated_model(config)
+        model = open_model({"name": "synthetic-basalt", **rates}, city_with_truth)
         prompts = [replace(asked, prompt=str(number)) for number in range(60)]
         return [_ask(model, one) for one in prompts]
 
@@ -161,8 +173,8 @@ def test_merge_fails_at_its_rates_and_the_guards_find_it(city_with_truth):
 
 
 def test_merge_keeps_rejected_things_at_its_rate(city_with_truth):
-    config = {"name": "synthetic-basalt", "dataset_name": city_with_truth, "refusal": 0.0}
-    model = open_simulated_model(config | {"truncation": 0.0, "disobedience": 0.3})
+    rates = {"refusal": 0.0, "truncation": 0.0, "disobedience": 0.3}
+    model = open_model({"name": "synthetic-basalt", **rates}, city_with_truth)
     caption = "We see a yellow tram. The view shows a stone fountain. We see a river close by."
     kept = 0
     for number in range(60):
@@ -190,13 +202,13 @@ def test_answers_end_where_the_tokens_end(amber):
 )
 def test_bad_options_of_a_model_are_told(city_with_truth, config, message):
     with pytest.raises(CaptioningError, match=message):
-        open_simulated_model({"dataset_name": city_with_truth, **config})
+        open_model(config, city_with_truth)
 
 
 def test_two_models_may_have_one_captioner(city_with_truth):
-    config = {"captioner": "synthetic-amber", "dataset_name": city_with_truth}
-    one = open_simulated_model({"name": "synthetic-one", **config})
-    other = open_simulated_model({"name": "synthetic-other", "omission": 0.1, **config})
+    config = {"captioner": "synthetic-amber"}
+    one = open_model({"name": "synthetic-one", **config}, city_with_truth)
+    other = open_model({"name": "synthetic-other", "omission": 0.1, **config}, city_with_truth)
     assert one.name == "synthetic-one"
     assert one.revision != other.revision
 
@@ -221,3 +233,130 @@ def test_crops_without_masks_are_told(tmp_path):
     build_dataset(tmp_path, grid_size=3, street_views=0, num_workers=1)
     with pytest.raises(CaptioningError, match="need a dataset built with --with_masks"):
         Truth(tmp_path)["harborview_001_001_sat"].sights(Box(0, 0, 9, 9))
+
+
+def _source(image_id: str) -> SourceImage:
+    view: View = "satellite" if image_id.endswith("_sat") else "street_view"
+    return SourceImage(image_id, view, "0" * 64, b"")
+
+
+def _scores(detector: SimulatedDetector, image_id: str, phrases: list[str]) -> np.ndarray:
+    return detector.detect(_source(image_id), phrases).scores.max(axis=0)
+
+
+@pytest.mark.parametrize("captioner", CAPTIONERS, ids=lambda one: one.name)
+def test_faultless_detector_tells_true_from_made_up_in_any_captioners_words(truth, captioner):
+    detector = SimulatedDetector(truth, miss_rate=0, false_alarm_rate=0)
+    for image_id in truth:
+        one = truth[image_id]
+        told = [reword(phrase(fact, one.view), captioner) for fact in one.facts]
+        assert (_scores(detector, image_id, told) > THRESHOLD).all(), told
+        if one.view == "street_view":
+            lies = [fact for fact in STREET_FANCIES if fact.key not in one.things]
+            made_up = [reword(phrase(fact, one.view), captioner) for fact in lies]
+            assert (_scores(detector, image_id, made_up) < THRESHOLD).all(), made_up
+            nouns = [fact.key for fact in lies]
+            assert (_scores(detector, image_id, nouns) < THRESHOLD).all(), nouns
+
+
+def test_detector_knows_attributes_and_plurals(truth: Truth):
+    detector = SimulatedDetector(truth, miss_rate=0, false_alarm_rate=0)
+    image_id, one = next(
+        (image_id, truth[image_id])
+        for image_id in truth
+        if "tree" in truth[image_id].things and image_id.endswith("sv0")
+    )
+    foliage = {item.attribute for item in one.objects if item.name == "tree"}
+    assert len(foliage) == 1
+    wrong = ({"leafy", "golden", "bare"} - foliage).pop()
+    asked = ["tree", "trees", f"{foliage.pop()} trees", f"{wrong} tree"]
+    assert (_scores(detector, image_id, asked) > THRESHOLD).tolist() == [True, True, True, False]
+
+
+def test_every_attribute_of_the_city_can_be_true_or_false(truth: Truth):
+    objects = [item for image_id in truth for item in truth[image_id].objects]
+    attributes = {item.attribute for item in objects} | {"golden", "leafy", "bare"}
+    known = vocabulary("street_view") | padding_stems()
+    assert {word for word in attributes if not stems(word) <= known} == set()
+
+
+def test_detector_doubts_nothing_that_names_nothing(truth: Truth):
+    detector = SimulatedDetector(truth, miss_rate=1, false_alarm_rate=0)
+    asked = ["overall composition", "picture", "detailed view"]
+    assert (_scores(detector, "harborview_000_000_sv0", asked) > THRESHOLD).all()
+
+
+def test_detector_errs_at_its_rates(truth: Truth):
+    true = false = missed = alarms = 0
+    for seed in range(60):
+        detector = SimulatedDetector(truth, miss_rate=0.1, false_alarm_rate=0.3, seed=seed)
+        for image_id in truth:
+            if image_id.endswith("_sat"):
+                continue
+            things = truth[image_id].things
+            lies = [fact.key for fact in STREET_FANCIES if fact.key not in things]
+            alarms += int((_scores(detector, image_id, lies) >= THRESHOLD).sum())
+            false += len(lies)
+            facts = [phrase(fact, "street_view") for fact in truth[image_id].facts]
+            missed += int((_scores(detector, image_id, facts) < THRESHOLD).sum())
+            true += len(facts)
+    # four standard deviations of a binomial of independent things
+    for count, number, rate in ((missed, true, 0.1), (alarms, false, 0.3)):
+        assert abs(count / number - rate) < 4 * np.sqrt(rate * (1 - rate) / number)
+
+
+def test_detector_misses_a_thing_in_all_its_wordings_or_in_none(truth: Truth):
+    detector = SimulatedDetector(truth, miss_rate=0.5, false_alarm_rate=0.5)
+    outcomes = set()
+    for image_id in truth:
+        if image_id.endswith("_sat"):
+            continue
+        found = _scores(detector, image_id, ["statue", "statues", "bronze statue"]) >= THRESHOLD
+        assert len(set(found.tolist())) == 1
+        outcomes.add(bool(found[0]))
+    assert outcomes == {True, False}
+
+
+def test_scores_do_not_depend_on_what_else_is_asked(truth: Truth):
+    detector = SimulatedDetector(truth)
+    asked = ["tram", "sky", "red car", "dog"]
+    together = detector.detect(_source("harborview_001_001_sv0"), asked).scores
+    for column, one in enumerate(asked):
+        alone = detector.detect(_source("harborview_001_001_sv0"), [one]).scores
+        np.testing.assert_array_equal(alone[:, 0], together[:, column])
+
+
+def test_detection_has_a_box_for_each_patch_and_scores_in_range(truth: Truth):
+    found = SimulatedDetector(truth).detect(_source("harborview_001_001_sv0"), ["sky", "car"])
+    assert found.scores.dtype == found.boxes.dtype == np.float32
+    assert found.scores.shape == (len(found.boxes), 2)
+    assert len(found.boxes) > 1
+    assert found.scores.min() >= 0
+    assert found.scores.max() <= 1
+    assert (found.boxes[:, 2:] > found.boxes[:, :2]).all()
+    assert found.boxes[0].tolist() == [0, 0, 512, 256]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"miss_rate": 1.5}, "`miss_rate` must lie between 0 and 1, got 1.5"),
+        ({"false_alarm_rate": -0.1}, "`false_alarm_rate` must lie between 0 and 1"),
+        ({"threshold": 0}, "`threshold` must lie between 0 and 1, got 0"),
+        ({"mis_rate": 0.1}, "no option mis_rate of the simulated detector"),
+    ],
+)
+def test_bad_options_of_the_detector_are_told(city_with_truth, options, message):
+    with pytest.raises(CaptioningError, match=message):
+        open_detector(options, city_with_truth)
+
+
+def test_every_option_changes_the_revision(truth: Truth):
+    variants = [
+        SimulatedDetector(truth),
+        SimulatedDetector(truth, miss_rate=0.1),
+        SimulatedDetector(truth, false_alarm_rate=0.1),
+        SimulatedDetector(truth, threshold=0.1),
+        SimulatedDetector(truth, seed=1),
+    ]
+    assert len({detector.revision for detector in variants}) == 5

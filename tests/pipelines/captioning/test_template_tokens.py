@@ -13,7 +13,7 @@ from pipelines.captioning.inputs import list_shards
 from pipelines.captioning.passes import ShardFolder
 from pipelines.captioning.recipe import make_recipe
 from pipelines.captioning.run import run
-from pipelines.captioning.simulated_captioner import SimulatedCaptionModel
+from pipelines.captioning.simulated import SimulatedCaptionModel
 from pipelines.captioning.tables import read_candidates, write_candidates
 
 from .runs import recipe_values, rejects, table

@@ -1,9 +1,6 @@
-"""What is true of the images of the embedded synthetic city, for models that are simulated.
+"""What is true of the images of the synthetic city: `truth/` of a dataset folder."""
 
-Reads `truth/` of a dataset folder (see `dataset_builders.synthetic`). Nothing here looks at an
-image: simulated models answer from what was drawn.
-"""
-
+import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping
@@ -21,12 +18,12 @@ from dataset_builders.synthetic.captioners import COVER_PHRASES, SIDE_PHRASES, F
 from dataset_builders.synthetic.satellite import COVER_BITS, COVERS, MARKS
 from dataset_builders.synthetic.scene import CLASSES, SceneObject
 
-from .errors import CaptioningError
-from .records import Box, View
+from ..errors import CaptioningError
+from ..records import Box, View
 
 SIDES = ("left side", "right side")
 MIN_SHARE = 0.05
-"""Of a crop, below which what covers it is not worth a word."""
+"""Share of a crop below which a land cover is not mentioned."""
 MARK_PHRASES = {
     "trees": COVER_PHRASES["trees"],
     "pools": "swimming pools",
@@ -48,9 +45,9 @@ class Sight:
     """Something that can be seen in a part of an image.
 
     Attributes:
-        thing: what it is; see `thing_of`.
-        words: a noun phrase without an article.
-        share: of the part's area, about.
+        thing: What it is; see `thing_of`.
+        words: Noun phrase without an article.
+        share: Approximate share of the part's area.
     """
 
     thing: str
@@ -63,11 +60,11 @@ class ImageTruth:
     """What is true of an image.
 
     Attributes:
-        image_id: of the image.
+        image_id: Identifier of the image.
         view: "street_view" or "satellite".
-        facts: large things first.
-        objects: of a street view: what can be seen in it, about far to near.
-        encoded: PNG of the street view's mask or of the tile's cover; None if it was not stored.
+        facts: Facts, large things first.
+        objects: Objects of a street view, roughly from far to near.
+        encoded: PNG of the street view's mask or of the tile's cover; None if not stored.
     """
 
     image_id: str
@@ -78,7 +75,7 @@ class ImageTruth:
 
     @cached_property
     def things(self) -> frozenset[str]:
-        """What a caption that says everything names."""
+        """What a complete caption names."""
         return frozenset(map(thing_of, self.facts))
 
     @property
@@ -102,10 +99,10 @@ class ImageTruth:
         return sorted(found, key=lambda sight: (-sight.share, sight.thing))
 
     def _on_tile(self, inside: NDArray[np.uint8]) -> Iterator[Sight]:
+        # what is too small for the facts of the tile is not mentioned in a crop either
         ground = np.bincount((inside & COVER_BITS).ravel(), minlength=len(COVERS)) / inside.size
         for name, share in zip(COVERS, ground.tolist(), strict=True):
             words = "railway line" if name == "rail" else COVER_PHRASES.get(name, "")
-            # what is too small for the tile's own facts is none of the crop's
             if words in self.things and share > MIN_SHARE:
                 yield Sight(words, words, share)
         for name, words in MARK_PHRASES.items():
@@ -116,12 +113,12 @@ class ImageTruth:
     def _in_scene(self, box: Box, inside: NDArray[np.uint8]) -> Iterator[Sight]:
         largest: dict[str, tuple[float, SceneObject]] = {}
         for item in self.objects:
-            area = _overlap(item.box, box)
+            shared = _overlap(item.box, box)
             left, top, right, bottom = item.box
-            if 2 * area >= (right - left) * (bottom - top):  # at least half of it is in the crop
-                best = largest.get(item.name)
-                if best is None or area > best[0]:
-                    largest[item.name] = (area, item)
+            if 2 * shared < (right - left) * (bottom - top):  # less than half is in the crop
+                continue
+            if item.name not in largest or shared > largest[item.name][0]:
+                largest[item.name] = (shared, item)
         for area, item in largest.values():
             words = f"{item.attribute} {item.name}".strip()
             yield Sight(HOUSE_THINGS.get(item.name, item.name), words, area / max(inside.size, 1))
@@ -132,26 +129,25 @@ class ImageTruth:
 
 
 class Truth:
-    """The truth of a dataset.
+    """The truth of a dataset, by image.
 
     Args:
-        dataset_name: a folder of the synthetic dataset.
+        dataset_name: Folder of a synthetic dataset.
 
     Raises:
-        CaptioningError: the folder holds no truth, or that of an older build.
+        CaptioningError: the folder holds no truth, or that of an older version.
     """
 
     def __init__(self, dataset_name: str | Path):
         paths = sorted(Path(dataset_name).glob("truth/*/part-*.parquet"))
         if not paths:
             raise CaptioningError(
-                f"{dataset_name} has no truth/: simulated models know only the embedded city. "
+                f"{dataset_name} has no truth/: simulated models know only the synthetic city. "
                 "Build it by `python -m dataset_builders.synthetic --with_masks`."
             )
         self._rows: dict[str, Mapping[str, Any]] = {}
         for path in paths:
-            missing = set(_COLUMNS) - set(pq.read_schema(path).names)
-            if missing:
+            if missing := set(_COLUMNS) - set(pq.read_schema(path).names):
                 raise CaptioningError(
                     f"{path} lacks {', '.join(sorted(missing))}: build the dataset anew, it is of "
                     "an older version."
@@ -160,7 +156,7 @@ class Truth:
                 self._rows[row["image_id"]] = row
 
     def __iter__(self) -> Iterator[str]:
-        """The ids of all images, sorted."""
+        """Identifiers of all images, sorted."""
         return iter(sorted(self._rows))
 
     def __getitem__(self, image_id: str) -> ImageTruth:
@@ -174,37 +170,40 @@ class Truth:
                 f"Nothing is known of image {image_id!r}: simulated models answer for the images "
                 "of the dataset whose truth they were given."
             )
-        return _image_truth(self._rows[image_id])
+        row = self._rows[image_id]
+        objects = tuple(
+            SceneObject(one["name"], one["attribute"], tuple(one["box"]))
+            for one in json.loads(row["objects"])
+        )
+        facts = tuple(Fact(**one) for one in row["statements"])
+        if any(fact.key in SIDES for fact in facts):
+            return ImageTruth(image_id, "street_view", facts, objects, row["mask"])
+        return ImageTruth(image_id, "satellite", facts, objects, row["cover"])
 
 
 @lru_cache(maxsize=4)
 def open_truth(dataset_name: str) -> Truth:
-    """The truth of a dataset folder, read once a process."""
+    """The truth of a dataset folder, read once per process."""
     return Truth(dataset_name)
 
 
 def thing_of(fact: Fact) -> str:
-    """What a fact is about: its key, but for the sides of a street what stands there."""
+    """What a fact is about: its key, or what stands at a side of the street."""
     return fact.value if fact.key in SIDES else fact.key
 
 
-def _image_truth(row: Mapping[str, Any]) -> ImageTruth:
-    objects = tuple(
-        SceneObject(one["name"], one["attribute"], tuple(one["box"]))
-        for one in json.loads(row["objects"])
-    )
-    facts = tuple(Fact(**one) for one in row["statements"])
-    view: View = "street_view" if any(fact.key in SIDES for fact in facts) else "satellite"
-    encoded = row["mask"] if view == "street_view" else row["cover"]
-    return ImageTruth(row["image_id"], view, facts, objects, encoded)
+def rng_of(*parts: object) -> np.random.Generator:
+    """Random numbers that depend on the parts alone, not on process, order or time."""
+    digest = hashlib.sha256("\x1f".join(map(repr, parts)).encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
 def _overlap(one: tuple[int, int, int, int], box: Box) -> float:
-    """Pixels that a left-top-right-bottom rectangle shares with a box."""
+    """Number of pixels that a left-top-right-bottom rectangle shares with a box."""
     left, top, right, bottom = one
     width = min(right, box.left + box.width) - max(left, box.left)
     height = min(bottom, box.top + box.height) - max(top, box.top)
     return float(max(0, width) * max(0, height))
 
 
-__all__ = ["SIDES", "ImageTruth", "Sight", "Truth", "open_truth", "thing_of"]
+__all__ = ["SIDES", "ImageTruth", "Sight", "Truth", "open_truth", "rng_of", "thing_of"]

@@ -1,11 +1,10 @@
-"""Words of the embedded city: what its captioners can say of a picture, and in which words.
+"""What the synthetic city's captioners can say of an image, and in which words.
 
-Shared by the simulated detector, which looks up whether a phrase is true, and by the judge, which
-finds what a caption states. Neither uses a parser of the pipeline.
+No parser of the pipeline is used: what is simulated must not depend on what it tests.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 
 from dataset_builders.synthetic.captioners import (
@@ -31,10 +30,12 @@ from dataset_builders.synthetic.captioners import (
 from dataset_builders.synthetic.scene import OBJECT_CLASSES
 from dataset_builders.synthetic.street_view import SEASONS
 
-from .simulated_truth import HOUSE_THINGS, SIDES, ImageTruth, thing_of
+from .truth import SIDES, ImageTruth, thing_of
 
 WORDING_VERSION = "wording-1"
-"""Goes up with every change of what counts as the same words; part of revisions."""
+"""Raised when other words count as the same; part of revisions."""
+Statements = Sequence[tuple[frozenset[str], str]]
+"""Telling words of a statement, and what it is about."""
 
 _WORD = re.compile(r"[a-z]+(?:-[a-z]+)*")
 _COMMON = (
@@ -71,7 +72,7 @@ def stems(text: str) -> frozenset[str]:
 
 @cache
 def padding_stems() -> frozenset[str]:
-    """Words of the captioners' openings, closings and turns, and of amounts: they show nothing."""
+    """Words of openings, closings, turns of phrase and amounts: they show nothing."""
     texts = [text for one in CAPTIONERS for text in (one.opening, one.closing, *one.joints)]
     amounts = [words for _, words in (*QUANTITIES, *SHARES)]
     others = "ground number lot row side left right end corner piece"
@@ -86,7 +87,7 @@ def padding_sentences() -> Iterator[frozenset[str]]:
 
 
 def telling_stems(text: str) -> frozenset[str]:
-    """The words of a text that can be true or false of a picture."""
+    """The words of a text that can be true or false of an image."""
     return stems(text) - padding_stems()
 
 
@@ -123,7 +124,7 @@ def possible_facts(view: str) -> tuple[Fact, ...]:
 
 
 @cache
-def possible_statements(view: str) -> tuple[tuple[frozenset[str], str], ...]:
+def possible_statements(view: str) -> Statements:
     """The telling words of each possible fact in each wording, and what it is about."""
     return tuple(_statements(possible_facts(view), view))
 
@@ -135,7 +136,7 @@ def vocabulary(view: str) -> frozenset[str]:
     return words | telling_stems(_ATTRIBUTES) if view == "street_view" else words
 
 
-def true_statements(truth: ImageTruth) -> list[tuple[frozenset[str], str]]:
+def true_statements(truth: ImageTruth) -> Statements:
     """The telling words of all that is true of an image, and what it is about; facts first."""
     # the attribute of each object is true, not only the commonest
     objects = {(one.name, one.attribute) for one in truth.objects}
@@ -153,88 +154,8 @@ def _statements(facts: Iterable[Fact], view: str) -> Iterator[tuple[frozenset[st
             yield telling_stems(words), thing_of(fact)
 
 
-# ---- what a text names, word by word ------------------------------------------------------------
-
-# shorter names of things than their facts have
-_SHORT_NAMES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "street_view": {
-        "open fields": ("field",),
-        "detached houses with gardens": ("detached house",),
-        "terraced houses in unbroken rows": ("terraced house",),
-        "apartment blocks of middling height": ("apartment block",),
-        "a dense wall of towers": ("wall of towers", "tower"),
-        "a park with lawns and trees": ("park",),
-        "a sports ground": ("sports ground",),
-        "an open car park": ("car park",),
-        "carriageway": ("avenue", "narrow street", "lane each way", "several lanes"),
-        "season": SEASONS,
-        "sky": ("sky",),
-        "height": ("storey",),
-        "facades": ("facade",),
-        "river": ("river",),
-    },
-    "satellite": {
-        "open fields": ("field",),
-        "detached houses with gardens": ("detached house",),
-        "terraced houses in unbroken rows": ("terraced house",),
-        "apartment blocks of middling height": ("apartment block",),
-        "dense towers with long shadows": ("dense tower", "tower"),
-        "large factory sheds and storage tanks": ("factory shed",),
-        "a park with lawns and trees": ("park",),
-        "sports fields with running tracks": ("sports field", "running track"),
-        "car parks filled with parked cars": ("car park",),
-        "open water": ("water",),
-        "roofs": ("roof",),
-        "street network": ("street network",),
-        "railway line": ("railway",),
-        "swimming pools": ("pool",),
-    },
-}
-
-
-@cache
-def names_of_things(view: str) -> dict[str, str]:
-    """Lower-case words in which a text may name something, to what they name."""
-    names: dict[str, str] = {}
-    for fact in possible_facts(view):
-        thing = thing_of(fact)
-        if view == "street_view" and thing in HOUSE_THINGS:
-            continue  # said with the sides of the street
-        short = _SHORT_NAMES[view].get(thing, ())
-        full = () if thing in ("carriageway", "season", "height", "facades") else (thing,)
-        for plain in (*full, *short):
-            for words in _numbers(plain):
-                for form in (words, *(reword(words, one) for one in CAPTIONERS)):
-                    names.setdefault(form, thing)
-    return names
-
-
-def _numbers(name: str) -> set[str]:
-    """A name in the singular and in the plural, and in the plural as the captioners form it."""
-    last = name.split()[-1]
-    singular = name.removesuffix(last) + stem(last)
-    irregular = {"sky": "skies", "lorry": "lorries", "bus": "buses", "bench": "benches"}
-    plural = name.removesuffix(last) + irregular.get(stem(last), f"{stem(last)}s")
-    forms = {name, singular, plural, f"{singular}s"}
-    return forms - {"buss"}
-
-
-@cache
-def _pattern(view: str) -> re.Pattern[str]:
-    names = sorted(names_of_things(view), key=lambda name: (-len(name), name))
-    return re.compile(r"(?<![\w-])(?:" + "|".join(map(re.escape, names)) + r")(?![\w-])")
-
-
-def named_things(text: str, view: str) -> list[str]:
-    """What a text names, in its order; of names within one another the longest counts."""
-    names = names_of_things(view)
-    return [names[match[0]] for match in _pattern(view).finditer(" ".join(text.lower().split()))]
-
-
 __all__ = [
     "WORDING_VERSION",
-    "named_things",
-    "names_of_things",
     "padding_sentences",
     "padding_stems",
     "possible_facts",

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from benchmarks.caption_truth import (
+from examples.caption_truth import (
     Judged,
     bootstrap,
     candidates_of,
@@ -15,9 +15,9 @@ from benchmarks.caption_truth import (
     report,
     synthetic_recipe,
 )
+from examples.simulated_judge import Judgement
 from pipelines.captioning.run import run
-from pipelines.captioning.simulated_judge import Judgement
-from pipelines.captioning.simulated_truth import Truth
+from pipelines.captioning.simulated.truth import Truth
 
 
 def _judged(

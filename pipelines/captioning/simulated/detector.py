@@ -1,8 +1,7 @@
-"""A simulated open-vocabulary detector with stated error rates, in the place of OWLv2.
+"""A simulated open-vocabulary detector with given error rates, instead of OWLv2.
 
-It looks up whether the truth of the image supports a phrase, errs at the rates it was given, and
-draws a score to match. Its errors are those of the embedded *synthetic* city and no measurement of
-OWLv2.
+It looks up whether the truth of the image supports a phrase, errs at the given rates, and draws a
+score to match. Its errors are assumptions, not measurements of OWLv2.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,12 +11,12 @@ from numpy.typing import NDArray
 
 from dataset_builders.synthetic.scene import HEIGHT, WIDTH, SceneObject
 
-from .errors import CaptioningError
-from .records import Detection, SourceImage
-from .simulated_dice import rng_of
-from .simulated_truth import ImageTruth, Truth
-from .simulated_wording import (
+from ..errors import CaptioningError
+from ..records import Detection, SourceImage
+from .truth import ImageTruth, Truth, rng_of
+from .words import (
     WORDING_VERSION,
+    Statements,
     possible_statements,
     telling_stems,
     true_statements,
@@ -26,26 +25,23 @@ from .simulated_wording import (
 
 RULES_VERSION = "simulated-detector-1"
 TILE_PX = 256
-_ABOVE = (2.0, 6.0)  # beta distribution of scores over the threshold: of what is found
-_JUST_ABOVE = (1.0, 12.0)  # of false alarms
-_BELOW = (1.0, 2.0)  # of scores under it
+# beta distributions of scores: of what is found, of false alarms, and below the threshold
+_ABOVE, _JUST_ABOVE, _BELOW = (2.0, 6.0), (1.0, 12.0), (1.0, 2.0)
 
 
 class SimulatedDetector:
-    """Says whether phrases are true of an image, with known rates of error.
+    """Says whether phrases are true of an image, with known error rates.
 
     An error belongs to a thing in an image, not to a wording: where it misses the trees, it misses
-    "tree", "trees" and "leafy trees" alike, whoever wrote them, as a real detector would.
-
-    Words that name nothing the city could hold ("the overall composition") are given the benefit of
-    the doubt: there is nothing to check them against.
+    "tree", "trees" and "leafy trees" alike, whoever wrote them. Words that name nothing the city
+    could hold ("the overall composition") score above the threshold.
 
     Args:
-        truth: of the dataset.
-        miss_rate: share of true things that score below the threshold.
-        false_alarm_rate: share of things that are not there and score above it.
-        threshold: where the two rates hold, that of the filter.
-        seed: of the errors.
+        truth: Truth of the dataset.
+        miss_rate: Share of true things that score below the threshold.
+        false_alarm_rate: Share of absent things that score above it.
+        threshold: Score at which the two rates hold, that of the filter.
+        seed: Seed of the errors.
 
     Raises:
         CaptioningError: a rate outside [0, 1], or a threshold outside (0, 1).
@@ -78,9 +74,9 @@ class SimulatedDetector:
         boxes = _patches(truth)
         scores = np.empty((len(boxes), len(phrases)), dtype=np.float32)
         places = {thing: number for number, thing in enumerate(boxes)}
-        support = _Support(truth)
+        true = true_statements(truth)
         for column, phrase in enumerate(phrases):
-            thing, is_true = support.of(phrase)
+            thing, is_true = _support(phrase, truth, true)
             rng = rng_of(self.revision, truth.image_id, phrase)
             scores[:, column] = self._threshold * rng.beta(*_BELOW, size=len(boxes)) / 2
             scores[places.get(thing, 0), column] = self._score(
@@ -102,30 +98,20 @@ class SimulatedDetector:
         return float(low + (1 - low) * rng.beta(*(_ABOVE if is_true else _JUST_ABOVE)))
 
 
-class _Support:
-    """Which phrases the truth of an image supports."""
+def _support(phrase: str, truth: ImageTruth, true: Statements) -> tuple[str, bool | None]:
+    """What a phrase is about, and whether it is true; None if it names nothing known.
 
-    def __init__(self, truth: ImageTruth):
-        self._true = true_statements(truth)
-        self._possible = possible_statements(truth.view)
-        self._known = vocabulary(truth.view)
-
-    def of(self, phrase: str) -> tuple[str, bool | None]:
-        """What a phrase is about, and whether it is true; None if it names nothing known.
-
-        It is true if all its words that can be true or false stand together in one true statement:
-        "leafy trees" is not true of bare trees.
-        """
-        words = telling_stems(phrase) & self._known
-        if not words:
-            return "", None
-        for statement, thing in self._true:
+    It is true if all its words that can be true or false stand together in one of the statements
+    that are `true` of the image: "leafy trees" is not true of bare trees.
+    """
+    words = telling_stems(phrase) & vocabulary(truth.view)
+    if not words:
+        return "", None
+    for statements, is_true in ((true, True), (possible_statements(truth.view), False)):
+        for statement, thing in statements:
             if words <= statement:
-                return thing, True
-        for statement, thing in self._possible:
-            if words <= statement:
-                return thing, False
-        return " ".join(sorted(words)), False
+                return thing, is_true
+    return " ".join(sorted(words)), False
 
 
 def _patches(truth: ImageTruth) -> Mapping[str, NDArray[np.float32]]:
@@ -133,8 +119,7 @@ def _patches(truth: ImageTruth) -> Mapping[str, NDArray[np.float32]]:
     size = (WIDTH, HEIGHT) if truth.view == "street_view" else (TILE_PX, TILE_PX)
     largest: dict[str, SceneObject] = {}
     for item in truth.objects:
-        best = largest.get(item.name)
-        if best is None or _area(item) > _area(best):
+        if item.name not in largest or _area(item) > _area(largest[item.name]):
             largest[item.name] = item
     boxes = {"": (0, 0, *size), **{name: item.box for name, item in sorted(largest.items())}}
     return {name: np.array(box, dtype=np.float32) for name, box in boxes.items()}

@@ -1,4 +1,4 @@
-"""The judge of captions of the embedded city: exact, since captions are written from facts."""
+"""The judge of captions of the synthetic city: exact, since captions are written from facts."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,9 @@ from dataset_builders.synthetic.captioners import (
     reference_caption,
     write_caption,
 )
-from pipelines.captioning.simulated_judge import Judgement, judge
-from pipelines.captioning.simulated_truth import Truth, thing_of
-from pipelines.captioning.simulated_wording import named_things, stem
+from examples.simulated_judge import Judgement, judge, named_things
+from pipelines.captioning.simulated.truth import Truth, thing_of
+from pipelines.captioning.simulated.words import stem
 
 
 @pytest.mark.parametrize("captioner", CAPTIONERS, ids=lambda one: one.name)

@@ -1,8 +1,6 @@
-"""The embedded city's captioners as captioning models: known rates of error, no weights.
+"""Captioning models that answer from the truth of the synthetic city, with known error rates.
 
-They answer from the truth of the image that a request names, and err as `captioners.Captioner`
-says: they leave facts out and make some up. Their names and revisions carry the word *synthetic*
-or *simulated*.
+They leave facts out and make some up, as `dataset_builders.synthetic.captioners` says.
 """
 
 from collections.abc import Sequence
@@ -21,11 +19,10 @@ from dataset_builders.synthetic.captioners import (
 )
 from dataset_builders.synthetic.captioners import phrase as words_of
 
-from .errors import CaptioningError
-from .records import Reply, Request
-from .simulated_dice import rng_of
-from .simulated_merge import MergeErrors, merge
-from .simulated_truth import ImageTruth, Sight, Truth
+from ..errors import CaptioningError
+from ..records import Reply, Request
+from .merge import MergeErrors, merge
+from .truth import ImageTruth, Sight, Truth, rng_of
 
 RULES_VERSION = "simulated-captioner-2"
 TOKENS_PER_WORD = 1.3
@@ -38,11 +35,11 @@ class SimulatedCaptionModel:
     """A simulated multimodal model; the same request has the same answer.
 
     Args:
-        name: in the recipe.
-        captioner: whose words and rates of error it has.
-        truth: of the dataset.
-        merge_errors: how often it fails at merging.
-        local_hallucination: rate of made-up things in a short caption, as a share of the rate in a
+        name: Name in the recipe.
+        captioner: Whose words and error rates it has.
+        truth: Truth of the dataset.
+        merge_errors: How often it fails at merging.
+        local_hallucination: Rate of made-up things in a short caption, as a share of the rate in a
             long one. Real models make up more the longer they talk (e.g. arXiv 2510.20229); how
             much more is an assumption.
     """
@@ -93,14 +90,13 @@ class SimulatedCaptionModel:
         """Nothing is held."""
 
     def _local(self, truth: ImageTruth, request: Request, rng: np.random.Generator) -> str:
-        """One sentence on a crop; in the middle of it a small thing is as plain as a large one."""
+        """One sentence on a crop; in its middle a small thing is as plain as a large one."""
         if request.box is None:
             raise CaptioningError("A short caption is of a box, and the request has none.")
         sights = truth.sights(request.box)[: 2 * MAX_SIGHTS]
         chance = omission_chance(self._captioner, Fact("", "", 0.8))
         told = [_noun_phrase(s) for s in sights if rng.uniform() >= chance][:MAX_SIGHTS]
         told += self._made_up(truth, len(told), rng)
-        told = told or ["nothing that stands out"]
         return reword(f"{LOCAL_START} {_listing(told)}.", self._captioner)
 
     def _made_up(self, truth: ImageTruth, number: int, rng: np.random.Generator) -> list[str]:
@@ -112,27 +108,29 @@ class SimulatedCaptionModel:
 
 
 def captioner_named(name: str) -> Captioner:
-    """One of the embedded city's captioners.
+    """One of the synthetic city's captioners.
 
     Raises:
         CaptioningError: there is none of that name.
     """
-    for captioner in CAPTIONERS:
-        if captioner.name == name:
-            return captioner
-    known = ", ".join(captioner.name for captioner in CAPTIONERS)
-    raise CaptioningError(f"There is no simulated captioner {name!r}; there are {known}.")
+    captioners = {captioner.name: captioner for captioner in CAPTIONERS}
+    if name not in captioners:
+        raise CaptioningError(
+            f"There is no simulated captioner {name!r}; there are {', '.join(captioners)}."
+        )
+    return captioners[name]
 
 
 def _noun_phrase(sight: Sight) -> str:
-    if sight.words.endswith("s") or sight.thing in ("open water", "tree cover"):
-        return sight.words
-    if sight.words.startswith("a "):
-        return sight.words
-    return f"{'an' if sight.words[0] in 'aeiou' else 'a'} {sight.words}"
+    words = sight.words
+    if words.endswith("s") or sight.thing in ("open water", "tree cover") or words[:2] == "a ":
+        return words
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def _listing(parts: Sequence[str]) -> str:
+    if not parts:
+        return "nothing that stands out"
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 

@@ -1,14 +1,14 @@
-"""What refinement and consensus are worth where the truth is known: the embedded *synthetic* city.
+"""What refinement and consensus are worth where the truth is known: the *synthetic* city.
 
-    python -m benchmarks.caption_truth --grid_size 8
-    python -m benchmarks.caption_truth --miss_rate 0.05 --false_alarm_rate 0.4
-    python -m benchmarks.caption_truth --local_hallucination 1
+    python -m examples.caption_truth --grid_size 8
+    python -m examples.caption_truth --miss_rate 0.05 --false_alarm_rate 0.4
+    python -m examples.caption_truth --local_hallucination 1
 
 Builds a synthetic city and sends its images through the whole pipeline of
 `configs/captioning/synthetic.yaml`: five simulated captioners that leave out and make up at known
 rates, real segmentation, parser, filter, guards and consensus, and a *simulated* detector with
 stated error rates. Every caption is then judged against what was drawn
-(`pipelines.captioning.simulated_judge`). Intervals are paired bootstraps over images.
+(`examples.simulated_judge`). Intervals are paired bootstraps over images.
 """
 
 import argparse
@@ -29,9 +29,10 @@ from pipelines.captioning.recipe import Recipe, make_recipe
 from pipelines.captioning.records import Candidate
 from pipelines.captioning.run import run
 from pipelines.captioning.simulated import LOCAL_HALLUCINATION
-from pipelines.captioning.simulated_judge import Judgement, judge
-from pipelines.captioning.simulated_truth import ImageTruth, open_truth
+from pipelines.captioning.simulated.truth import ImageTruth, open_truth
 from pipelines.captioning.tables import read_candidates
+
+from .simulated_judge import Judgement, judge
 
 RECIPE = Path(__file__).resolve().parent.parent / "configs" / "captioning" / "synthetic.yaml"
 VIEWS = ("street_view", "satellite")
@@ -286,7 +287,7 @@ def report(
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.caption_truth",
+        prog="python -m examples.caption_truth",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,4 +1,4 @@
-"""How a simulated model rewrites a caption: without what was rejected, with details, and errors."""
+"""How a simulated model merges: the caption without what was rejected, with details and errors."""
 
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -8,8 +8,8 @@ import numpy as np
 
 from dataset_builders.synthetic.captioners import Captioner
 
-from .records import Request
-from .simulated_wording import padding_sentences, stem, stems, telling_stems
+from ..records import Request
+from .words import padding_sentences, stem, stems, telling_stems
 
 REFUSAL = "I'm sorry, but I can't help with that request."
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
@@ -25,10 +25,10 @@ class MergeErrors:
     """How often a simulated model fails at merging; assumptions, fitted to nothing.
 
     Attributes:
-        refusal: it refuses.
-        truncation: its answer breaks off.
-        disobedience: of each rejected thing, it is kept all the same.
-        forgetting: of each true sentence, it is lost in rewriting.
+        refusal: Rate of refusals.
+        truncation: Rate of answers that break off.
+        disobedience: Rate at which a rejected thing is kept all the same.
+        forgetting: Rate at which a true sentence is lost in rewriting.
     """
 
     refusal: float = 0.01

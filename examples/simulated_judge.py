@@ -1,0 +1,168 @@
+"""What a caption of the synthetic city names, and which of it is there.
+
+Exact, because captions are written from facts by templates, so the words for each thing are known.
+Used by no model, and independent of the pipeline's parsers.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from dataset_builders.synthetic.captioners import CAPTIONERS, reword
+from dataset_builders.synthetic.street_view import SEASONS
+from pipelines.captioning.simulated.truth import HOUSE_THINGS, ImageTruth, thing_of
+from pipelines.captioning.simulated.words import (
+    padding_sentences,
+    possible_facts,
+    stem,
+    stems,
+    wordings,
+)
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+_SAME_SENTENCE = 0.8  # share of words, above which a sentence is one of an opening or a closing
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A caption against the truth, by things.
+
+    Attributes:
+        true: things it names that are there.
+        false: things it names that are not there.
+        missed: things that are there and that it does not name.
+    """
+
+    true: frozenset[str]
+    false: frozenset[str]
+    missed: frozenset[str]
+
+    @property
+    def hallucination_rate(self) -> float:
+        """Share of what is not there among what is named; 0 if nothing is."""
+        return len(self.false) / max(1, len(self.true) + len(self.false))
+
+    @property
+    def recall(self) -> float:
+        """Share of what is there that is named."""
+        return len(self.true) / max(1, len(self.true) + len(self.missed))
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of the share of truth in what is named, and of the recall."""
+        right = 2 * len(self.true)
+        return right / max(1, right + len(self.false) + len(self.missed))
+
+
+def judge(text: str, truth: ImageTruth) -> Judgement:
+    """Judge a caption, whoever wrote it.
+
+    Openings and closings of the captioners state nothing. A thing that is part of another (the
+    trees of a park) is not false where the other is there, and is not asked for.
+    """
+    things = truth.things
+    stated = frozenset(
+        thing
+        for sentence in _SENTENCE_END.split(text)
+        if not _is_padding(stems(sentence))
+        for thing in named_things(sentence, truth.view)
+    )
+    return Judgement(stated & things, stated - things - _parts(truth), things - stated)
+
+
+def _parts(truth: ImageTruth) -> frozenset[str]:
+    """Things that come with those that are there: what a true fact names beside itself."""
+    told = [words for fact in truth.facts for words in wordings(fact, truth.view)]
+    # cut at each word that leads to a part: "factory sheds | behind fences"
+    pieces = [piece for words in told for piece in re.split(r" (?:with|behind|and|of|in) ", words)]
+    return frozenset(thing for piece in pieces for thing in named_things(piece, truth.view))
+
+
+@cache
+def _padding() -> tuple[frozenset[str], ...]:
+    return tuple(words for words in padding_sentences() if len(words) > 2)
+
+
+def _is_padding(words: Iterable[str]) -> bool:
+    found = frozenset(words)
+    return any(len(found & one) >= _SAME_SENTENCE * len(found) for one in _padding())
+
+
+# shorter names of things than their facts have
+_SHORT_NAMES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "street_view": {
+        "open fields": ("field",),
+        "detached houses with gardens": ("detached house",),
+        "terraced houses in unbroken rows": ("terraced house",),
+        "apartment blocks of middling height": ("apartment block",),
+        "a dense wall of towers": ("wall of towers", "tower"),
+        "a park with lawns and trees": ("park",),
+        "a sports ground": ("sports ground",),
+        "an open car park": ("car park",),
+        "carriageway": ("avenue", "narrow street", "lane each way", "several lanes"),
+        "season": SEASONS,
+        "sky": ("sky",),
+        "height": ("storey",),
+        "facades": ("facade",),
+        "river": ("river",),
+    },
+    "satellite": {
+        "open fields": ("field",),
+        "detached houses with gardens": ("detached house",),
+        "terraced houses in unbroken rows": ("terraced house",),
+        "apartment blocks of middling height": ("apartment block",),
+        "dense towers with long shadows": ("dense tower", "tower"),
+        "large factory sheds and storage tanks": ("factory shed",),
+        "a park with lawns and trees": ("park",),
+        "sports fields with running tracks": ("sports field", "running track"),
+        "car parks filled with parked cars": ("car park",),
+        "open water": ("water",),
+        "roofs": ("roof",),
+        "street network": ("street network",),
+        "railway line": ("railway",),
+        "swimming pools": ("pool",),
+    },
+}
+
+
+@cache
+def names_of_things(view: str) -> dict[str, str]:
+    """Lower-case words in which a text may name something, to what they name."""
+    names: dict[str, str] = {}
+    for fact in possible_facts(view):
+        thing = thing_of(fact)
+        if view == "street_view" and thing in HOUSE_THINGS:
+            continue  # said with the sides of the street
+        short = _SHORT_NAMES[view].get(thing, ())
+        full = () if thing in ("carriageway", "season", "height", "facades") else (thing,)
+        for plain in (*full, *short):
+            for words in _numbers(plain):
+                for form in (words, *(reword(words, one) for one in CAPTIONERS)):
+                    names.setdefault(form, thing)
+    return names
+
+
+def _numbers(name: str) -> set[str]:
+    """A name in the singular and in the plural, and in the plural as the captioners form it."""
+    last = name.split()[-1]
+    singular = name.removesuffix(last) + stem(last)
+    irregular = {"sky": "skies", "lorry": "lorries", "bus": "buses", "bench": "benches"}
+    plural = name.removesuffix(last) + irregular.get(stem(last), f"{stem(last)}s")
+    forms = {name, singular, plural, f"{singular}s"}
+    return forms - {"buss"}
+
+
+@cache
+def _pattern(view: str) -> re.Pattern[str]:
+    names = sorted(names_of_things(view), key=lambda name: (-len(name), name))
+    return re.compile(r"(?<![\w-])(?:" + "|".join(map(re.escape, names)) + r")(?![\w-])")
+
+
+def named_things(text: str, view: str) -> list[str]:
+    """What a text names, in its order; of names within one another the longest counts."""
+    names = names_of_things(view)
+    return [names[match[0]] for match in _pattern(view).finditer(" ".join(text.lower().split()))]
+
+
+__all__ = ["Judgement", "judge", "named_things"]
