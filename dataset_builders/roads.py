@@ -1,8 +1,8 @@
 """Roads from OpenStreetMap, and points along them where street views are asked for.
 
-Points are set along the *cumulative* length of the merged network. To sample each edge by itself
-is the usual mistake: edges are cut at every junction and shorter than the spacing, so the ends of
-short edges crowd the sample, and its density follows junctions rather than streets.
+Points are set along the cumulative length of the merged network, not along each edge by itself:
+edges are cut at every junction and shorter than the spacing, so that the density of points would
+follow junctions rather than streets.
 """
 
 import hashlib
@@ -35,18 +35,11 @@ COLUMNS = ("osm_id", "highway", "name", "geometry")
 ID_DECIMALS = 6  # of a degree: 0.1 m
 
 
-def read_roads_pbf(path: str | Path, classes: Collection[str] | None = STREETS) -> gpd.GeoDataFrame:
-    """Roads of an OpenStreetMap extract.
-
-    Args:
-        path: an .osm.pbf file.
-        classes: values of `highway` to keep; None keeps all.
-
-    Returns:
-        `osm_id, highway, name, geometry` (lines, EPSG:4326), by `osm_id`.
+def open_extract(path: str | Path) -> Any:
+    """An OpenStreetMap extract (.osm.pbf), opened by pyrosm.
 
     Raises:
-        SourceError: no such file, or no road in it.
+        SourceError: There is no such file.
         MissingExtraError: pyrosm is not installed.
     """
     if not Path(path).is_file():
@@ -55,7 +48,24 @@ def read_roads_pbf(path: str | Path, classes: Collection[str] | None = STREETS) 
         from pyrosm import OSM
     except ImportError as error:
         raise MissingExtraError("pyrosm", "geo") from error
-    found = OSM(str(path)).get_network(network_type="all")
+    return OSM(str(path))
+
+
+def read_roads_pbf(path: str | Path, classes: Collection[str] | None = STREETS) -> gpd.GeoDataFrame:
+    """Roads of an OpenStreetMap extract.
+
+    Args:
+        path: An .osm.pbf file.
+        classes: Values of `highway` to keep; None keeps all.
+
+    Returns:
+        `osm_id, highway, name, geometry` (lines, EPSG:4326), by `osm_id`.
+
+    Raises:
+        SourceError: No such file, or no road in it.
+        MissingExtraError: pyrosm is not installed.
+    """
+    found = open_extract(path).get_network(network_type="all")
     if found is None or len(found) == 0:
         raise SourceError(f"{path} holds no road.")
     return _tidy(found.rename(columns={"id": "osm_id"}), classes, str(path))
@@ -67,21 +77,21 @@ def read_roads_overpass(
     classes: Collection[str] | None = STREETS,
     overpass_url: str | None = None,
 ) -> gpd.GeoDataFrame:
-    """Roads of an area, asked of an Overpass server; answers are cached.
+    """Roads of an area from an Overpass server; responses are cached.
 
-    For more than a city take an extract and [`read_roads_pbf`]: large areas time out.
+    For more than a city use an extract and [`read_roads_pbf`]: large areas time out.
 
     Args:
-        boundary: polygon, EPSG:4326.
-        cache_dir: answers are kept here and not asked for again.
-        classes: values of `highway` to keep; None keeps all.
-        overpass_url: another server than the public one, such as your own.
+        boundary: Polygon, EPSG:4326.
+        cache_dir: Folder of cached responses.
+        classes: Values of `highway` to keep; None keeps all.
+        overpass_url: Server to use instead of the public one.
 
     Returns:
         As [`read_roads_pbf`].
 
     Raises:
-        SourceError: there is no road in the area.
+        SourceError: There is no road in the area.
         MissingExtraError: osmnx is not installed.
     """
     try:
@@ -130,9 +140,9 @@ def sampling_points(
     """Points every so many metres along a road network.
 
     Args:
-        roads: lines with a CRS, as [`read_roads_pbf`] gives them.
-        spacing_m: metres of road between two points.
-        thin_m: of two points nearer than that (dual carriageways) the later is left out; 0 keeps
+        roads: Lines with a CRS, as from [`read_roads_pbf`].
+        spacing_m: Metres of road between two points.
+        thin_m: Of two points nearer than that (dual carriageways) the later is left out; 0 keeps
             all, and then there are `length / spacing_m` points, to within one.
 
     Returns:
@@ -141,7 +151,7 @@ def sampling_points(
         geometry (EPSG:4326), in a fixed order.
 
     Raises:
-        DatasetError: no CRS, no road, or distances that make no sense.
+        DatasetError: No CRS, no road, or impossible distances.
     """
     if roads.crs is None:
         raise DatasetError("The roads have no CRS. Set it with `roads.set_crs(...)`.")
@@ -232,6 +242,7 @@ def _point_id(lon: float, lat: float) -> str:
 __all__: Sequence[str] = [
     "STREETS",
     "network_length_m",
+    "open_extract",
     "read_roads_overpass",
     "read_roads_pbf",
     "sampling_points",

@@ -75,10 +75,10 @@ def correlation_range(
 
 
 def duplicate_groups(keys: Mapping[str, Sequence[Hashable]]) -> list[list[str]]:
-    """Regions that share a picture, directly or by way of others; groups of two and more, sorted.
+    """Regions that share an image, directly or through others; groups of two and more, sorted.
 
     Args:
-        keys: of each region, what names its pictures: hashes of their bytes, panorama ids.
+        keys: For each region, what identifies its images: hashes of their bytes, panorama ids.
     """
     parent = {region: region for region in keys}
 

@@ -1,9 +1,8 @@
-"""Splits of regions; the only place where they are made.
+"""Splits of regions; the only module that draws them.
 
-"random" is the usual 6:2:2 over regions: neighbours of a test region are in training, which
+"random" is the usual 6:2:2 over regions: neighbours of a test region are in training, so it
 measures interpolation. "block" holds out whole square blocks and leaves out the regions that are
-too near to another part. What is too near is decided by [`Neighbourhood`] alone: for stored splits,
-for those that are drawn for an evaluation, and for predictions of held-out folds.
+too near to another part, which [`Neighbourhood`] alone decides.
 """
 
 from typing import Any
@@ -19,47 +18,43 @@ from .errors import SplitError
 NAMES = ("train", "validation", "test")
 FRACTIONS = (0.6, 0.2, 0.2)
 NUM_FOLDS = 5
-# cells a side; labels of neighbouring 1-km cells correlate over about this distance
+# side in cells: labels of 1-km cells correlate over about this distance
 BLOCK_CELLS = 16
 MIN_BLOCK_CELLS = 3
 WANTED_BLOCKS = 25
-# distance of centres, in cells, up to which squares are neighbours: takes the diagonal ones too
+# distance of centres, in cells, up to which squares are neighbours: includes the diagonal ones
 NEIGHBOUR_CELLS = 1.5
 # gap, in cells, up to which geometries touch
 TOUCH_CELLS = 0.01
 ROUNDING = 1e-6
 # longer edges get vertices: what is straight in degrees is bent in metres, here by 0.1 m at 45 N
 EDGE_DEGREES = 0.02
-PAIRS_FROM = 10_000  # regions whose pairs are held at once
+PAIRS_FROM = 10_000
 COLUMNS = ("split_random", "split_block", "fold_block")
 
+Ints = NDArray[np.int64]
 
-def random_split(
-    n: int, seed: int, fractions: tuple[float, float, float] = FRACTIONS
-) -> np.ndarray:
-    """Split n regions at random; each split gets its share to the nearest region, one at least.
+
+def random_split(n: int, seed: int) -> np.ndarray:
+    """Split n regions 6:2:2 at random; each part has its share to the nearest region, at least one.
 
     Args:
-        n: regions, in an order that does not change (sort by `region_id`).
-        seed: of the shuffle.
-        fractions: of train, validation and test.
+        n: Number of regions, in an order that does not change (sort by `region_id`).
+        seed: Seed of the shuffle.
 
     Returns:
         `(n,)` of "train" | "validation" | "test".
 
     Raises:
-        SplitError: fewer than three regions.
+        SplitError: Fewer than three regions.
     """
-    _check_fractions(fractions)
     if n < len(NAMES):
         raise SplitError(f"A split into {', '.join(NAMES)} needs 3 regions at least, got {n}.")
-    counts = [max(1, round(n * fraction)) for fraction in fractions[1:]]
-    while n - sum(counts) < 1:
-        counts[int(np.argmax(counts))] -= 1
-    split = np.full(n, NAMES[0], dtype=object)
+    num_validation, num_test = (max(1, round(n * fraction)) for fraction in FRACTIONS[1:])
     order = np.random.default_rng((seed, n)).permutation(n)
-    split[order[: counts[1]]] = NAMES[2]
-    split[order[counts[1] : sum(counts)]] = NAMES[1]
+    split = np.full(n, NAMES[0], dtype=object)
+    split[order[: num_test + num_validation]] = NAMES[1]
+    split[order[:num_test]] = NAMES[2]
     return split
 
 
@@ -68,32 +63,29 @@ def block_split(
     y_m: np.ndarray,
     block_m: float,
     seed: int,
-    fractions: tuple[float, float, float] = FRACTIONS,
     neighbourhood: "Neighbourhood | None" = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Hold out whole square blocks, with a buffer between the splits.
+    """Hold out whole square blocks, with a buffer between the parts.
 
-    Blocks are drawn in random order, each for the split that lacks most cells; a cell lies in the
-    block of its centre. Then [`apply_buffer`] leaves out what is too near to another split. The
+    Blocks are drawn in random order, each for the part that lacks most cells; a cell lies in the
+    block of its centre. Then [`apply_buffer`] leaves out what is too near to another part. The
     result does not depend on the order of the cells.
 
     Args:
         x_m: `(n,)` cell centres east, metres.
         y_m: `(n,)` cell centres north, metres.
-        block_m: side of a block.
-        seed: of the draw.
-        fractions: of train, validation and test, in cells before the buffer.
-        neighbourhood: of the same cells: which of them are too near to be in different splits; by
-            default no cell is left out.
+        block_m: Side of a block in metres.
+        seed: Seed of the draw.
+        neighbourhood: Which of the same cells are too near to be in different parts; by default no
+            cell is left out.
 
     Returns:
         `(n,)` of "train" | "validation" | "test" | None, and `(n,)` fold numbers 0..4 by whole
         blocks (floats; all NaN if there are fewer than five blocks).
 
     Raises:
-        SplitError: fewer than three blocks, or the buffer leaves a split empty.
+        SplitError: Fewer than three blocks, or the buffer leaves a part empty.
     """
-    _check_fractions(fractions)
     points = np.column_stack([x_m, y_m]).astype(np.float64)
     if len(points) == 0 or not np.isfinite(points).all():
         raise SplitError(
@@ -103,26 +95,25 @@ def block_split(
     if not block_m > 0:
         raise SplitError(f"A block needs a side above 0 m, got {block_m}.")
     margin_m = 0.0 if neighbourhood is None else neighbourhood.centre_distance_m / 2
-    blocks, members = _blocks(points, block_m, margin_m)
-    if len(blocks) < len(NAMES):
-        raise SplitError(
-            f"{len(points)} regions fall into {len(blocks)} block(s) of {block_m:.0f} m; three "
-            "are needed at least. Take smaller blocks, or the random split."
-        )
+    members = _blocks(points, block_m, margin_m)
     sizes = np.bincount(members)
-    rng = np.random.default_rng((seed, len(blocks)))
-    names = np.array(NAMES, dtype=object)
-    split = names[_fill(sizes, np.asarray(fractions), rng)[members]]
+    if len(sizes) < len(NAMES):
+        raise SplitError(
+            f"{len(points)} regions fall into {len(sizes)} block(s) of {block_m:.0f} m; three "
+            "are needed at least. Use smaller blocks, or the random split."
+        )
+    rng = np.random.default_rng((seed, len(sizes)))
+    split = np.array(NAMES, dtype=object)[_fill(sizes, np.asarray(FRACTIONS), rng)[members]]
     folds = np.full(len(points), np.nan)
-    if len(blocks) >= NUM_FOLDS:
+    if len(sizes) >= NUM_FOLDS:
         folds = _fill(sizes, np.full(NUM_FOLDS, 1 / NUM_FOLDS), rng)[members].astype(np.float64)
     if neighbourhood is not None:
         split = apply_buffer(split, neighbourhood)
     empty = [name for name in NAMES if not (split == name).any()]
     if empty:
         raise SplitError(
-            f"{len(blocks)} blocks of {block_m:.0f} m, less the regions that are too near to "
-            f"another part, leave no region for {', '.join(empty)}. Take other blocks, a smaller "
+            f"{len(sizes)} blocks of {block_m:.0f} m, less the regions that are too near to "
+            f"another part, leave no region for {', '.join(empty)}. Use other blocks, a smaller "
             "buffer, or the random split."
         )
     return split, folds
@@ -133,24 +124,24 @@ def block_numbers(
 ) -> np.ndarray:
     """`(n,)` number of the block of each cell, on the grid of [`block_split`]."""
     points = np.column_stack([x_m, y_m]).astype(np.float64)
-    return _blocks(points, block_m, neighbourhood.centre_distance_m / 2)[1]
+    return _blocks(points, block_m, neighbourhood.centre_distance_m / 2)
 
 
 def apply_buffer(split: np.ndarray, neighbourhood: "Neighbourhood") -> np.ndarray:
     """The split less the regions that are too near to another part.
 
-    Training regions near a validation or test region and validation regions near a test region get
-    no part; test regions stay. A split that keeps its distance comes back as it is.
+    Training regions near a validation or test region and validation regions near a test region are
+    left out; test regions stay. A split that keeps its distance is returned unchanged.
 
     Args:
         split: `(n,)` of "train" | "validation" | "test" | None.
-        neighbourhood: of the same regions, in the same order.
+        neighbourhood: The same regions, in the same order.
 
     Returns:
         A new `(n,)` array.
     """
     kept = split.copy()
-    for name, others in (("train", ("validation", "test")), ("validation", ("test",))):
+    for name, others in (("train", NAMES[1:]), ("validation", NAMES[2:])):
         mine = np.flatnonzero(split == name)
         kept[mine[neighbourhood.near(mine, np.flatnonzero(np.isin(split, others)))]] = None
     return kept
@@ -162,26 +153,24 @@ class Neighbourhood:
     Two regions are too near if their geometries are at most `buffer_m` apart, or their centres at
     most `buffer_m` and one and a half typical sides. Without a buffer, these are the regions that
     touch, and those that would if all were squares of the typical side: on a grid of squares, map
-    tiles or hexagons the same ones, the eight or six around a cell. Points have no borders, so that
-    for them the centres decide.
+    tiles or hexagons the eight or six around a cell. For points the centres decide.
 
     Geometries less than 1 % of a typical side apart touch, since the borders of neighbours seldom
-    agree to the last digit. The time and memory that a question takes grow with the regions asked
-    about, not with the pairs that are near. Regions in degrees go through
-    [`region_neighbourhood`].
+    agree to the last digit. For regions in degrees see [`region_neighbourhood`].
 
     Args:
         shapes: `(n,)` shapely geometries in a metric plane. None where the place of a region is
-            not known: such a region is near to none.
-        cell_m: side of a typical region, or spacing of the points, in metres.
-        buffer_m: gap between two regions up to which they are too near, in metres.
-        centres: `(n, 2)` of the regions in the same plane; centroids by default and for NaN.
+            unknown: such a region is near to none.
+        cell_m: Side of a typical region, or spacing of the points, in metres.
+        buffer_m: Gap between two regions up to which they are too near, in metres.
+        centres: `(n, 2)` centres of the regions in the same plane; centroids by default and for
+            NaN.
 
     Attributes:
         placed: `(n,)` whether the place of a region is known.
 
     Raises:
-        SplitError: the side or the buffer is negative or not a number.
+        SplitError: The side or the buffer is negative or not a number.
     """
 
     def __init__(
@@ -192,10 +181,7 @@ class Neighbourhood:
         centres: NDArray[np.float64] | None = None,
     ):
         if not (cell_m >= 0 and buffer_m >= 0):
-            raise SplitError(
-                f"A region's side and the buffer are numbers of metres from 0 up, got {cell_m} and "
-                f"{buffer_m}."
-            )
+            raise SplitError(f"Side and buffer must not be negative, got {cell_m} and {buffer_m}.")
         self.cell_m, self.buffer_m = float(cell_m), float(buffer_m)
         self._shapes = np.asarray(shapes, dtype=object)
         centroids = _centroids(self._shapes)
@@ -220,9 +206,7 @@ class Neighbourhood:
     def take(self, rows: ArrayLike) -> "Neighbourhood":
         """The neighbourhood of some of the regions, in the order of their row numbers."""
         rows = np.asarray(rows)
-        return Neighbourhood(
-            self._shapes[rows], self.cell_m, self.buffer_m, centres=self._centres[rows]
-        )
+        return Neighbourhood(self._shapes[rows], self.cell_m, self.buffer_m, self._centres[rows])
 
     def near(self, rows: ArrayLike, others: ArrayLike) -> NDArray[np.bool_]:
         """Which of some regions are too near to at least one of some others.
@@ -232,15 +216,14 @@ class Neighbourhood:
             others: `(m,)` row numbers of the regions that they must keep away from.
 
         Returns:
-            `(k,)`; False for a region whose place is not known.
+            `(k,)`; False for a region whose place is unknown.
         """
         position, asked, theirs = self._placed_rows(rows, others)
         found = np.zeros(np.size(rows), dtype=bool)
         if len(asked) and len(theirs):
-            distance, _ = cKDTree(self._centres[theirs]).query(
-                self._centres[asked],
-                distance_upper_bound=self.centre_distance_m * (1 + ROUNDING),
-            )
+            reach = self.centre_distance_m * (1 + ROUNDING)
+            tree = cKDTree(self._centres[theirs])
+            distance, _ = tree.query(self._centres[asked], distance_upper_bound=reach)
             hits, _ = shapely.STRtree(self._shapes[theirs]).query_nearest(
                 self._shapes[asked], max_distance=self.gap_m, all_matches=False
             )
@@ -249,15 +232,9 @@ class Neighbourhood:
         return found
 
     def gaps_m(self, rows: ArrayLike, others: ArrayLike) -> NDArray[np.float64]:
-        """Metres from each region to the nearest of some others, geometry to geometry.
+        """Metres from each region to the nearest of some others, border to border.
 
-        Args:
-            rows: `(k,)` row numbers.
-            others: `(m,)` row numbers.
-
-        Returns:
-            `(k,)`; between two points it is the distance of the points. NaN where the place of the
-            region, or of all others, is not known.
+        As [`near`]; NaN where the place of the region, or of all others, is unknown.
         """
         position, asked, theirs = self._placed_rows(rows, others)
         gaps = np.full(np.size(rows), np.nan)
@@ -277,9 +254,7 @@ class Neighbourhood:
             total += tree.query(shapes, predicate="dwithin", distance=self.gap_m).shape[1]
         return total
 
-    def _placed_rows(
-        self, rows: ArrayLike, others: ArrayLike
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    def _placed_rows(self, rows: ArrayLike, others: ArrayLike) -> tuple[Ints, Ints, Ints]:
         """Of the regions that have a place: positions in `rows`, row numbers, and the others'."""
         asked, theirs = (np.asarray(numbers, dtype=np.int64) for numbers in (rows, others))
         position = np.flatnonzero(self.placed[asked])
@@ -299,15 +274,11 @@ def region_neighbourhood(
     Args:
         geometry: `(n,)` shapely geometries (also a GeoSeries), EPSG:4326; None where a region is a
             point. They may reach beyond 180 degrees or have parts on both sides of it.
-        lon: `(n,)` of the regions' centres; NaN where unknown. By default, and where unknown, it is
-            that of the geometry's centroid.
-        lat: `(n,)`.
-        cell_m: side of a typical region; by default the square root of the median area, or for
+        lon: `(n,)` longitudes of the centres; by default, and where NaN, those of the centroids.
+        lat: `(n,)` latitudes.
+        cell_m: Side of a typical region; by default the square root of the median area, or for
             points the median distance to the nearest other.
-        buffer_m: as in [`Neighbourhood`].
-
-    Raises:
-        SplitError: a negative side or buffer.
+        buffer_m: As in [`Neighbourhood`].
     """
     shapes = np.array(geometry, dtype=object)
     missing = shapely.is_missing(shapes) | shapely.is_empty(shapes)
@@ -328,11 +299,7 @@ def region_neighbourhood(
 
 
 def spacing_m(points: np.ndarray) -> float:
-    """Median distance of points to the nearest other; NaN for fewer than two.
-
-    Args:
-        points: `(n, 2)` in metres.
-    """
+    """Median distance of points, `(n, 2)` in metres, to the nearest other; NaN for fewer than 2."""
     if len(points) < 2:
         return float("nan")
     return float(np.median(cKDTree(points).query(points, k=[2])[0]))  # the first is itself
@@ -347,21 +314,19 @@ def local_xy(lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     lon, lat = np.asarray(lon, dtype=np.float64), np.asarray(lat, dtype=np.float64)
     known = np.isfinite(lon) & np.isfinite(lat)
     if not known.any():
-        return np.full(lon.shape, np.nan), np.full(lat.shape, np.nan)
-    # from the extremes, which do not depend on the order of the points
+        return lon * np.nan, lat * np.nan
     lon_0, lat_0 = _middle_lon(lon[known]), float(lat[known].min() + lat[known].max()) / 2
     plane = pyproj.CRS.from_proj4(f"+proj=laea +lon_0={lon_0!r} +lat_0={lat_0!r} +units=m")
     to_plane = pyproj.Transformer.from_crs("EPSG:4326", plane, always_xy=True)
     x, y = to_plane.transform(lon, lat)
-    # pyproj marks what it cannot place with infinity
+    # pyproj gives infinity where it cannot project
     return np.where(np.isfinite(x), x, np.nan), np.where(np.isfinite(y), y, np.nan)
 
 
 def default_block_m(x_m: np.ndarray, y_m: np.ndarray, cell_m: float) -> float:
     """Side of a block in metres: 16 cells where that gives 25 blocks, else a fifth of the extent.
 
-    The extent is the side of the square as large as the cells' bounding box. Blocks are never
-    under 3 cells, for with a buffer of one cell smaller ones leave nothing to train on.
+    At least 3 cells: with a buffer of one cell, smaller blocks leave no training data.
     """
     width = float(np.ptp(x_m)) + cell_m
     height = float(np.ptp(y_m)) + cell_m
@@ -384,12 +349,12 @@ def region_splits(
 
     Args:
         geometry: `(n,)` shapely geometries, EPSG:4326; None where a region is a point.
-        lon: `(n,)` of the region centres, EPSG:4326; NaN where unknown.
-        lat: `(n,)`.
-        cell_m: side of a region.
-        seed: of both splits.
-        block_m: side of a block; [`default_block_m`] by default.
-        buffer_m: as in [`Neighbourhood`]; None leaves no region out.
+        lon: `(n,)` longitudes of the centres, EPSG:4326; NaN where unknown.
+        lat: `(n,)` latitudes.
+        cell_m: Side of a region in metres.
+        seed: Seed of both splits.
+        block_m: Side of a block; [`default_block_m`] by default.
+        buffer_m: As in [`Neighbourhood`]; None leaves no region out.
 
     Returns:
         `split_random`, `split_block` and `fold_block`, each `(n,)`, all None where a split is
@@ -403,18 +368,15 @@ def region_splits(
     except SplitError as error:
         problems.append(f"No random split: {error}")
     x, y = local_xy(lon, lat)
+    usual_m = default_block_m(x, y, cell_m) if n else cell_m
+    if block_m is None:  # an extent without coordinates is NaN; block_split says what is wrong
+        block_m = usual_m if np.isfinite(usual_m) else cell_m
     try:
-        if block_m is None:
-            block_m = default_block_m(x, y, cell_m) if n else cell_m
-        # an extent without coordinates is not a number; block_split says what is wrong
-        block_m = block_m if np.isfinite(block_m) else cell_m
-        neighbourhood = None
+        near = None
         if buffer_m is not None:
-            neighbourhood = region_neighbourhood(
-                geometry, lon, lat, cell_m=cell_m, buffer_m=buffer_m
-            )
-        split, folds = block_split(x, y, block_m, seed, neighbourhood=neighbourhood)
-        columns["split_block"], columns["fold_block"] = split, whole_numbers(folds)
+            near = region_neighbourhood(geometry, lon, lat, cell_m=cell_m, buffer_m=buffer_m)
+        columns["split_block"], folds = block_split(x, y, block_m, seed, near)
+        columns["fold_block"] = whole_numbers(folds)
     except SplitError as error:
         problems.append(f"No block split: {error}")
     return columns, problems
@@ -441,14 +403,13 @@ def _fill(sizes: np.ndarray, fractions: np.ndarray, rng: np.random.Generator) ->
     return part
 
 
-def _blocks(points: np.ndarray, block_m: float, margin_m: float) -> tuple[np.ndarray, np.ndarray]:
-    """The blocks that hold points, `(b, 2)`, and the number of each point's block, `(n,)`.
+def _blocks(points: np.ndarray, block_m: float, margin_m: float) -> np.ndarray:
+    """`(n,)` number of the block of each point, among the blocks that hold any.
 
     The grid starts `margin_m` off the outermost points, so that no row of centres lies on a border.
     """
     index = np.floor((points - points.min(axis=0) + margin_m) / block_m).astype(np.int64)
-    blocks, members = np.unique(index, axis=0, return_inverse=True)
-    return blocks, members.ravel()
+    return np.unique(index, axis=0, return_inverse=True)[1].ravel()
 
 
 def _middle_lon(lon: np.ndarray) -> float:
@@ -468,13 +429,9 @@ def _typical_side(shapes: NDArray[Any]) -> float:
 
 
 def _centroids(shapes: NDArray[Any]) -> NDArray[np.float64]:
-    centroids = shapely.centroid(shapes)
-    return np.column_stack([shapely.get_x(centroids), shapely.get_y(centroids)])
-
-
-def _check_fractions(fractions: tuple[float, float, float]) -> None:
-    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
-        raise SplitError(f"Three fractions above 0 that sum to 1 are needed, got {fractions}.")
+    return np.column_stack(
+        [get(shapely.centroid(shapes)) for get in (shapely.get_x, shapely.get_y)]
+    )
 
 
 __all__ = [

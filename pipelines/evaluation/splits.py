@@ -129,11 +129,11 @@ def draw_split(
     order = np.argsort(regions["region_id"].to_numpy(str), kind="stable")
     split = np.full(len(regions), None, dtype=object)
     if protocol == "random":
-        split[order] = random_split(len(regions), seed, FRACTIONS)
+        split[order] = random_split(len(regions), seed)
     else:
         x, y = place.xy[order].T
         near = place.neighbourhood.take(order)
-        split[order] = block_split(x, y, place.block_m, seed, FRACTIONS, near)[0]
+        split[order] = block_split(x, y, place.block_m, seed, near)[0]
     return split
 
 

@@ -1,247 +1,19 @@
-import itertools
+"""Tables of points as they are sold, downloaded and exported, and their counts by region."""
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pytest
 import shapely
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dataset_builders.assignment import assign_points
 from dataset_builders.coordinates import convert
 from dataset_builders.errors import DatasetError, SourceError
 from dataset_builders.poi import CATEGORIES, category_of_label, category_of_tags
 from dataset_builders.points import count_points, read_complaints, read_points, read_pois_pbf
-from dataset_builders.regions import h3_regions, polygon_regions, square_grid, tile_regions
+from dataset_builders.regions import square_grid
 
 BEIJING = shapely.box(116.2, 39.8, 116.5, 40.0)
-CIRCLE = shapely.Point(120, 30).buffer(0.12)
-FIJI = shapely.box(179.85, -18.2, 180.15, -18.0)
-GRIDS = {
-    "utm": lambda: square_grid(BEIJING, 1000),
-    "laea, ragged": lambda: square_grid(CIRCLE, 700),
-    "large squares": lambda: square_grid(shapely.box(113, 28, 122, 35), 20_000),
-    "antimeridian": lambda: square_grid(FIJI, 1300),
-    "xyz": lambda: tile_regions(BEIJING, 14),
-    "tms": lambda: tile_regions(BEIJING, 14, "tms"),
-    "baidu": lambda: tile_regions(BEIJING, 16, "baidu"),
-    "shuffled, some missing": lambda: square_grid(BEIJING, 1000).sample(frac=0.7, random_state=1),
-    "one": lambda: square_grid(BEIJING, 1000).iloc[[17]],
-    "no ids of a grid": lambda: square_grid(BEIJING, 1000).assign(
-        region_id=lambda frame: [f"r{k:05d}" for k in range(len(frame))]
-    ),
-}
-
-
-def touching(lon, lat, regions):
-    """Pairs of point and region that touch, by geometry alone."""
-    tree = shapely.STRtree(regions.geometry.to_numpy())
-    return tree.query(shapely.points(lon, lat), predicate="intersects")
-
-
-def points_around(regions, count, seed):
-    rng = np.random.default_rng(seed)
-    west, south, east, north = regions.total_bounds
-    if east - west > 180:
-        lon = (rng.uniform(179.8, 180.2, count) + 180) % 360 - 180
-    else:
-        lon = rng.uniform(west - 0.01, east + 0.01, count)
-    return lon, rng.uniform(south - 0.01, north + 0.01, count)
-
-
-def points_on_edges(regions, count, seed):
-    """Corners of regions, and points along their sides (to the last bit, mostly)."""
-    rng = np.random.default_rng(seed)
-    shapes = regions.geometry.to_numpy()[rng.integers(0, len(regions), count)]
-    rings = shapely.get_exterior_ring(shapely.get_geometry(shapes, 0))
-    corners = shapely.get_coordinates(shapely.get_point(rings, 1))
-    along = shapely.line_interpolate_point(rings, rng.random(count), normalized=True)
-    return np.vstack([corners, shapely.get_coordinates(along)]).T
-
-
-@pytest.mark.parametrize("name", GRIDS)
-def test_points_go_where_the_outlines_say(name):
-    regions = GRIDS[name]()
-    lon, lat = points_around(regions, 30_000, 0)
-    found = assign_points(lon, lat, regions)
-    expected = np.full(len(lon), -1)
-    point, region = touching(lon, lat, regions)
-    expected[point] = region
-    assert np.array_equal(found, expected)
-    assert 0 < (found >= 0).mean() < 1 or name == "one"
-
-
-@pytest.mark.parametrize("name", GRIDS)
-def test_no_point_on_a_shared_edge_is_lost_or_doubled(name):
-    regions = GRIDS[name]()
-    lon, lat = points_on_edges(regions, 5000, 1)
-    found = assign_points(lon, lat, regions)
-    # each has one region or none by construction; it is one that it touches, and none only at
-    # the outer rim
-    held = found >= 0
-    geometry = regions.geometry.to_numpy()
-    # 180 and -180 are one meridian
-    off = [
-        shapely.distance(shapely.points(lon[held] + turn, lat[held]), geometry[found[held]])
-        for turn in (-360, 0, 360)
-    ]
-    assert np.min(off, axis=0).max() < 1e-11
-    rim = shapely.boundary(shapely.union_all(shapely.make_valid(geometry)))
-    lost = shapely.points(lon[~held], lat[~held])
-    assert shapely.distance(lost, rim).max(initial=0) < 1e-9
-    point, _ = touching(lon, lat, regions)
-    if len(regions) > 1:
-        assert np.bincount(point).max() > 1  # sjoin would double them
-        assert held.mean() > 0.5
-
-
-@pytest.mark.parametrize("name", ["utm", "large squares", "antimeridian", "tms", "baidu"])
-def test_points_far_away_are_in_no_region(name):
-    regions = GRIDS[name]()
-    rng = np.random.default_rng(2)
-    lon, lat = rng.uniform(-180, 180, 20_000), rng.uniform(-90, 90, 20_000)
-    found = assign_points(lon, lat, regions)
-    expected = np.full(len(lon), -1)
-    point, region = touching(lon, lat, regions)
-    expected[point] = region
-    assert np.array_equal(found, expected)
-    beyond = np.array([1e7, -1e7, 116.3, 400.0])
-    assert (assign_points(beyond, beyond[::-1], regions, check=False) == -1).all()
-
-
-def test_edges_belong_to_the_east_and_the_north():
-    regions = tile_regions(shapely.box(0.01, 0.01, 0.06, 0.06), 14, min_cover=0.0)
-    row = regions.iloc[len(regions) // 2]
-    west, south, east, north = row.geometry.bounds
-    points = [(west, (south + north) / 2), ((west + east) / 2, south), (west, south)]
-    others = [(east, (south + north) / 2), ((west + east) / 2, north), (east, north)]
-    found = assign_points(*np.array(points + others).T, regions)
-    assert (regions["region_id"].iloc[found[:3]] == row["region_id"]).all()
-    assert (regions["region_id"].iloc[found[3:]] != row["region_id"]).all()
-
-
-def test_every_point_of_a_line_across_a_grid_is_found_once():
-    """Points along the very sides of whole rows of squares."""
-    regions = square_grid(BEIJING, 1000, min_cover=0.0)
-    parts = regions["region_id"].str.split("_", expand=True)
-    row = regions[parts[3] == parts[3].unique()[4]]
-    corners = np.stack([shapely.get_coordinates(shape)[0] for shape in row.geometry])
-    steps = np.linspace(0, 1, 501)[:, None]
-    line = np.vstack([a + (b - a) * steps for a, b in itertools.pairwise(corners)])
-    found = assign_points(line[:, 0], line[:, 1], regions)
-    assert (found >= 0).all()
-
-
-@settings(max_examples=25)
-@given(st.integers(0, 10**6), st.sampled_from([150.0, 1000.0, 12_345.6]))
-def test_assignment_anywhere(seed, side):
-    rng = np.random.default_rng(seed)
-    lon, lat = rng.uniform(-179, 178), rng.uniform(-70, 70)
-    size = side / 111_000 * 9
-    regions = square_grid(shapely.box(lon, lat, lon + size * 1.7, lat + size), side)
-    x, y = points_around(regions, 2000, seed)
-    found = assign_points(x, y, regions)
-    expected = np.full(len(x), -1)
-    point, region = touching(x, y, regions)
-    expected[point] = region
-    assert np.array_equal(found, expected)
-
-
-def test_other_polygons_give_shared_points_to_the_first_id():
-    frame = gpd.GeoDataFrame(
-        {"name": ["b", "a"]},
-        geometry=[shapely.box(116, 39, 117, 40), shapely.box(117, 39, 118, 40)],
-        crs="EPSG:4326",
-    )
-    regions = polygon_regions(frame, "name")
-    lon, lat = np.array([116.5, 117.0, 117.5, 118.0, 119.0]), np.full(5, 39.5)
-    found = assign_points(lon, lat, regions)
-    names = regions["region_id"]
-    assert "".join(names.iloc[k] if k >= 0 else "-" for k in found) == "baaa-"
-    turned = assign_points(lon, lat, regions.iloc[::-1])
-    assert [regions.iloc[::-1]["region_id"].iloc[k] for k in turned[:4]] == list("baaa")
-
-
-def test_hexagons_hold_their_points():
-    h3 = pytest.importorskip("h3")
-    regions = h3_regions(BEIJING, 8, min_cover=0.0)
-    lon, lat = points_around(regions, 2000, 3)
-    found = assign_points(lon, lat, regions)
-    names = regions["region_id"].to_numpy()
-    for k in np.flatnonzero(found >= 0):
-        assert names[found[k]] == f"h3_{h3.latlng_to_cell(lat[k], lon[k], 8)}"
-
-
-def test_ids_that_belie_their_outlines_are_not_trusted():
-    regions = square_grid(BEIJING, 1000)
-    moved = regions.assign(geometry=regions.geometry.translate(0.02, 0.01))
-    lon, lat = regions["lon"].to_numpy() + 0.02, regions["lat"].to_numpy() + 0.01
-    assert np.array_equal(assign_points(lon, lat, moved), np.arange(len(regions)))
-
-
-def test_points_without_a_place_and_longitudes_beyond_180():
-    regions = square_grid(FIJI, 1300)
-    lon = regions["lon"].to_numpy()
-    lon = np.r_[np.where(lon < 0, lon + 360, lon), np.nan, np.inf, 0.0]
-    lat = np.r_[regions["lat"].to_numpy(), -18.1, 0.0, 0.0]
-    found = assign_points(lon, lat, regions)
-    assert np.array_equal(found[:-3], np.arange(len(regions)))
-    assert list(found[-3:]) == [-1, -1, -1]
-
-
-def test_nothing_to_assign():
-    regions = square_grid(BEIJING, 1000)
-    assert len(assign_points([], [], regions)) == 0
-    assert list(assign_points([116.3], [39.9], regions.iloc[:0])) == [-1]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda r: ([1.0, 2.0], [1.0], r), "of one length"),
-        (lambda r: ([1.0], [1.0], r.set_crs(None, allow_override=True)), "got no CRS"),
-        (lambda r: ([1.0], [1.0], r.to_crs("EPSG:3857")), "EPSG:4326, got WGS 84 / Pseudo"),
-    ],
-)
-def test_impossible_assignments_are_refused(change, message):
-    with pytest.raises(DatasetError, match=message):
-        assign_points(*change(square_grid(BEIJING, 5000)))
-
-
-WRONG = {
-    "lon and lat are swapped": lambda lon, lat: (lat, lon),
-    "they are in gcj02": lambda lon, lat: convert(lon, lat, "wgs84", "gcj02"),
-    "they are in bd09 ": lambda lon, lat: convert(lon, lat, "wgs84", "bd09"),
-    "they are in bd09mc": lambda lon, lat: convert(lon, lat, "wgs84", "bd09mc"),
-    "Web Mercator": lambda lon, lat: (
-        lon * 111_319.49079327358,
-        np.arcsinh(np.tan(np.radians(lat))) * 6378137.0,
-    ),
-    "in wgs84 and not in gcj02": lambda lon, lat: convert(lon, lat, "gcj02", "wgs84"),
-    "in wgs84 and not in bd09 ": lambda lon, lat: convert(lon, lat, "bd09", "wgs84"),
-}
-
-
-@pytest.mark.parametrize("system", WRONG)
-def test_points_of_another_system_are_found_out(system):
-    """A small town, so that a shift of 500 m leaves it."""
-    town = shapely.box(116.300, 39.900, 116.3045, 39.9035)
-    regions = square_grid(town, 100, min_cover=0.0)
-    rng = np.random.default_rng(0)
-    lon, lat = rng.uniform(116.3, 116.3045, 500), rng.uniform(39.9, 39.9035, 500)
-    assert (assign_points(lon, lat, regions) >= 0).mean() > 0.9
-    wrong = WRONG[system](lon, lat)
-    with pytest.raises(DatasetError, match=system.strip()):
-        assign_points(*wrong, regions)
-    assert (assign_points(*wrong, regions, check=False) >= 0).mean() < 0.5
-
-
-def test_points_of_elsewhere_are_no_other_system():
-    regions = square_grid(BEIJING, 1000)
-    rng = np.random.default_rng(0)
-    found = assign_points(rng.uniform(73, 135, 1000), rng.uniform(18, 53, 1000), regions)
-    assert (found >= 0).mean() < 0.1
 
 
 def table(path, **columns):
@@ -349,24 +121,13 @@ def test_other_bad_tables(tmp_path):
     (tmp_path / "a.xyz").write_text("nothing")
     with pytest.raises(SourceError, match="no CSV"):
         read_points(tmp_path / "a.xyz", coord_system="wgs84")
-
-
-def test_reading_in_chunks_is_reading_at_once(tmp_path, monkeypatch):
-    from dataset_builders import points as room
-
-    rng = np.random.default_rng(0)
-    path = table(
-        tmp_path / "a.csv",
-        id=rng.integers(0, 60, 100),
-        lon=rng.uniform(116.2, 116.5, 100),
-        lat=rng.uniform(39.8, 40, 100),
-    )
-    one = read_points(path, coord_system="wgs84", id_column="id")
-    monkeypatch.setattr(room, "ROWS_AT_ONCE", 7)
-    two = read_points(path, coord_system="wgs84", id_column="id")
-    assert np.array_equal(one.lon, two.lon)
-    assert one.rejects == two.rejects
-    assert len(one) == len(set(pd.read_csv(path)["id"]))
+    for name, content in {
+        "empty.csv": b"",
+        "latin.csv": "lon,lat,caf\u00e9\n1,2,3".encode("latin-1"),
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(SourceError, match=rf"{name} cannot be read as a CSV in UTF-8"):
+            read_points(tmp_path / name, coord_system="wgs84")
 
 
 def test_counts_by_region_add_up(tmp_path):
@@ -488,7 +249,6 @@ def test_complaints_of_new_york(tmp_path, lower):
 
 
 def test_categories_of_labels():
-    assert len(CATEGORIES) == len(set(CATEGORIES)) == 14
     # as they stand in UrbanVLP's tables, one with a blank before it
     names = (
         "Dining and Cuisine",
