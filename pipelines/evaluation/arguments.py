@@ -78,18 +78,6 @@ OUTPUT_DIR/efficiency.json, which report shows when it lies beside the results.
       --model_name_or_path runs/quickstart/model --output_dir runs
   python evaluate.py efficiency --systems resnet18 tile2vec --real_size true ...
 """,
-    "check": """\
-Do the numbers of a results table fit each other? RMSE / sqrt(1 - R2) is the SD of the test labels:
-one number for all systems that were scored on one test set.
-
-  python evaluate.py check runs/results           the rows of all results.jsonl in a folder
-  python evaluate.py check paper                  the tables of the UrbanLN paper
-  python evaluate.py check theirs.json            other printed tables, laid out like
-                                                  pipelines/evaluation/paper_tables.json
-
-Improvements, scores printed twice and means in the text are recomputed too. The exit code is 1 if
-anything does not fit.
-""",
     **language.EXAMPLES,
     **study.EXAMPLES,
 }
@@ -102,7 +90,6 @@ Measure region representations, beside controls, under splits named by their use
   python evaluate.py probe  --help    vectors -> scores of every indicator
   python evaluate.py report --help    scores -> Markdown and pictures
   python evaluate.py efficiency --help  parameters and speed of the systems
-  python evaluate.py check  --help    do the numbers of a results table fit each other?
   python evaluate.py embed_captions --help   captions alone -> one vector a region
   python evaluate.py retrieve  --help  images and texts find each other; search regions by words
   python evaluate.py zero_shot --help  regions scored by prompts, without labels
@@ -144,7 +131,7 @@ class EmbedArguments:
     )
     seed: int = _help(0, "Seed of the weights of --random_init and of the patches of mosaiks.")
     batch_size: int = _help(32, "Images the encoder takes at a time.")
-    chunk_size: int = _help(512, "Images between two points a killed run goes on from.")
+    chunk_size: int = _help(512, "Images between two points from which an interrupted run resumes.")
     num_workers: int | None = _help(
         None, "Threads that decode images. Default: as many as cores, 8 at most."
     )
@@ -253,22 +240,12 @@ class EfficiencyArguments:
     device: str | None = _help(None, "cpu, cuda, cuda:1. Default: what there is.")
 
 
-@dataclass
-class CheckArguments:
-    """Flags of `evaluate.py check`."""
-
-    results: str = _help(
-        "", "results.jsonl, a folder, a JSON file of printed tables, or 'paper'. First word too."
-    )
-
-
 Arguments = (
     EmbedArguments
     | BaselineArguments
     | ProbeArguments
     | ReportArguments
     | EfficiencyArguments
-    | CheckArguments
     | language.LanguageArguments
     | study.StudyArguments
 )
@@ -278,12 +255,9 @@ COMMANDS: dict[str, type] = {
     "probe": ProbeArguments,
     "report": ReportArguments,
     "efficiency": EfficiencyArguments,
-    "check": CheckArguments,
     **language.COMMANDS,
     **study.COMMANDS,
 }
-# commands whose first word may go without its flag
-FIRST_WORD = {"check": "--results"}
 
 
 class _HelpFormatter(ArgumentDefaultsHelpFormatter):
@@ -321,8 +295,6 @@ def parse_arguments(
     command, *rest = argv
     if command not in COMMANDS:
         raise InputError(f"Unknown command {command!r}; known are {', '.join(COMMANDS)}.")
-    if command in FIRST_WORD and rest and not rest[0].startswith("-"):
-        rest = [FIRST_WORD[command], *rest]
     parser = HfArgumentParser(
         cast(Any, COMMANDS[command]),
         prog=f"evaluate.py {command}",

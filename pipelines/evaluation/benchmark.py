@@ -51,7 +51,6 @@ def run_benchmark(
     output_dir: str | Path,
     part: Part = "benchmark",
     dry_run: bool = False,
-    num_workers: int | None = None,
     log: Callable[[str], None] = print,
 ) -> Outcome | None:
     """Do what is left of a benchmark.
@@ -61,7 +60,6 @@ def run_benchmark(
         output_dir: folder that everything goes to; it is resolved.
         part: see [`benchmark_steps`].
         dry_run: list the steps, and do nothing.
-        num_workers: steps at a time, in place of the recipe's.
         log: takes a line.
 
     Returns:
@@ -73,8 +71,7 @@ def run_benchmark(
     recipe = read_recipe(config)
     _check_flags(recipe)
     job = Job(recipe, Path(output_dir).resolve())
-    workers = num_workers or recipe.num_workers
-    runner = Runner(job.run, benchmark_steps(job, part), workers, recipe.threads, log)
+    runner = Runner(job.run, benchmark_steps(job, part), recipe.threads, log)
     if dry_run:
         _show(runner, log)
         return None
@@ -259,12 +256,9 @@ def _show(runner: Runner, log: Callable[[str], None]) -> None:
     states = runner.plan()
     for step, state in states:
         log(f"{state:<6} {step.name}")
-    left = [step for step, state in states if state != "done"]
-    log(
-        f"{len(left)} of {len(states)} steps to do, {runner.workers} at a time: "
-        f"{runner.time_needed(left)} by what others of their kind took here. Logs go to "
-        f"{log_path(runner.root, runner.steps[0]).parent}."
-    )
+    left = sum(state != "done" for _, state in states)
+    folder = log_path(runner.root, runner.steps[0]).parent
+    log(f"{left} of {len(states)} steps to do. Logs go to {folder}.")
 
 
 __all__ = ["Part", "benchmark_steps", "run_benchmark"]

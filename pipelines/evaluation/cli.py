@@ -9,7 +9,6 @@ from dataset_builders.hub_errors import explain
 
 from .arguments import (
     BaselineArguments,
-    CheckArguments,
     EfficiencyArguments,
     EmbedArguments,
     ProbeArguments,
@@ -35,8 +34,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             run_probe(arguments)
         elif isinstance(arguments, EfficiencyArguments):
             run_efficiency(arguments)
-        elif isinstance(arguments, CheckArguments):
-            return run_check(arguments)
         elif isinstance(arguments, LanguageArguments):
             run_language(arguments)
         elif isinstance(arguments, StudyArguments):
@@ -53,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"evaluate.py: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("evaluate.py: stopped; the same command goes on.", file=sys.stderr)
+        print("evaluate.py: stopped. Rerun the command to resume.", file=sys.stderr)
         return 130
     return 0
 
@@ -170,15 +167,6 @@ def run_efficiency(arguments: EfficiencyArguments) -> Path:
     return path
 
 
-def run_check(arguments: CheckArguments) -> int:
-    """`evaluate.py check`: prints the findings; 1 if anything does not fit."""
-    from .checking import check_path
-
-    findings, fits = check_path(arguments.results)
-    print(findings)
-    return 0 if fits else 1
-
-
 def run_language(arguments: LanguageArguments) -> Path:
     """`evaluate.py embed_captions`, `retrieve` or `zero_shot`: the path of what was written."""
     from .language import run
@@ -205,7 +193,6 @@ def default_device() -> str:
 __all__ = [
     "main",
     "run_baseline",
-    "run_check",
     "run_efficiency",
     "run_embed",
     "run_language",

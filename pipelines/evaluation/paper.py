@@ -1,4 +1,4 @@
-"""The paper's own tables, as data: what ours are read beside, and what the checker is tried on.
+"""The paper's own tables, as data, to be read beside ours.
 
 The numbers are those of `paper_tables.json`, which notes where a digit is in doubt. They come from
 other test regions than any result made here.
@@ -25,15 +25,12 @@ class PublishedTable:
         city: whose regions.
         metrics: in the order of print, of `r2`, `rmse`, `mae`.
         scores: system -> indicator -> metric -> value; None where a dash is printed.
-        improvements: system -> indicator -> metric -> percent over the best of the other systems,
-            as printed.
     """
 
     number: int
     city: str
     metrics: tuple[str, ...]
     scores: Mapping[str, Mapping[str, Mapping[str, float] | None]]
-    improvements: Mapping[str, Mapping[str, Mapping[str, float] | None]]
 
     @property
     def indicators(self) -> list[str]:
@@ -50,26 +47,20 @@ class Publication:
         ours: systems that the paper proposes; all others are what it compares them with.
         views: view of each system that has one alone.
         decimals: printed, of scores.
-        improvement_decimals: printed, of improvements.
         tables: of scores.
         mu_sweep: view -> city -> scores at `mu_values`; empty where there is none.
         mu_values: the weights of distillation that were tried.
         statistics: city -> column -> count; None where a dash is printed.
-        averages: improvements that the text gives as means over the indicators of a table.
-        doubts: digits that may be misread or misprinted.
     """
 
     source: str
     ours: tuple[str, ...]
     views: Mapping[str, str]
     decimals: int
-    improvement_decimals: int
     tables: tuple[PublishedTable, ...]
     mu_sweep: Mapping[str, Mapping[str, tuple[float, ...]]]
     mu_values: tuple[float, ...]
     statistics: Mapping[str, Mapping[str, int | None]]
-    averages: tuple[Mapping[str, Any], ...]
-    doubts: tuple[Mapping[str, Any], ...]
 
     def table_of(self, city: str) -> PublishedTable | None:
         """The fullest table of a city."""
@@ -101,7 +92,6 @@ def read_publication(path: Path) -> Publication:
             ours=tuple(values.get("ours", ())),
             views=values.get("views", {}),
             decimals=int(values["decimals"]),
-            improvement_decimals=int(values.get("improvement_decimals", 1)),
             tables=tables,
             mu_sweep={
                 view: {city: tuple(scores) for city, scores in sweep[view].items()}
@@ -110,8 +100,6 @@ def read_publication(path: Path) -> Publication:
             },
             mu_values=tuple(sweep.get("mu", ())),
             statistics=values.get("statistics", {}).get("cities", {}),
-            averages=tuple(values.get("averages_in_text", ())),
-            doubts=tuple(values.get("doubts", ())),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
@@ -128,7 +116,6 @@ def _table(values: Mapping[str, Any]) -> PublishedTable:
         city=values["city"],
         metrics=metrics,
         scores=_named(values["scores"], metrics),
-        improvements=_named(values.get("improvement_percent", {}), metrics),
     )
 
 

@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from .caption_report import caption_blocks
-from .checker import check_rows
-from .checking import spread_lines
 from .city_results import PROTOCOL_TITLES, CityResults, read_cities
 from .clusters import cluster_blocks
 from .conformal import Coverage, measure_coverage
@@ -97,7 +95,7 @@ def write_report(output: Path, echo: Callable[[str], None] = print) -> Path:
         blocks += transfer_blocks(transfer, output, FIGURES_FOLDER)
     blocks += caption_blocks(output.parent, output)
     blocks += efficiency_blocks(output.parent, output, FIGURES_FOLDER)
-    blocks += _recompute_section(cities)
+    blocks += _recompute_section()
     write_tables(output / TABLES_FOLDER, blocks)
     title = next(block.text for block in blocks if isinstance(block, Heading))
     write_html(output / PAGE_FILE, title, blocks)
@@ -187,14 +185,7 @@ def _gain_reference(city: CityResults) -> list[Reference]:
     return [COORDINATES_BY_RIDGE] if beside else []
 
 
-def _recompute_section(cities: Sequence[CityResults]) -> list[Block]:
-    findings = [finding for city in cities for finding in check_rows(city.rows)]
-    bad = [finding for finding in findings if not finding.consistent]
-    verdict = (
-        f"RMSE / sqrt(1 - R²) is one number in each of {len(findings)} tasks."
-        if not bad
-        else f"**RMSE / sqrt(1 - R²) is not one number in {len(bad)} tasks.**"
-    )
+def _recompute_section() -> list[Block]:
     return [
         Heading(2, "To compute it again"),
         Bullets(
@@ -217,8 +208,6 @@ def _recompute_section(cities: Sequence[CityResults]) -> list[Block]:
                 "`tables/*.csv` holds the figures unrounded.",
             )
         ),
-        Text(verdict),
-        *([Bullets(tuple(spread_lines(bad)))] if bad else []),
     ]
 
 

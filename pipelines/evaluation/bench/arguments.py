@@ -12,7 +12,7 @@ encode with every system, probe, carry over from city to city, report: OUTPUT_DI
       --output_dir runs/benchmark_fast
   python evaluate.py benchmark --config configs/benchmark/synthetic.yaml --dry_run true ...
 
-Killed at any point, the same command goes on; a step that fails says why, and the others go on.
+Rerun the command to resume; a step that fails says why, and the others continue.
 OUTPUT_DIR/logs holds what each step said, OUTPUT_DIR/benchmark.json how long it took.
 """,
     "ablate": """\
@@ -50,8 +50,7 @@ class BenchmarkArguments:
 
     config: str = _help("", "YAML recipe, such as configs/benchmark/synthetic.yaml.")
     output_dir: str = _help("", "Everything goes there.")
-    dry_run: bool = _help(False, "List the steps and what is expected of them; do nothing.")
-    num_workers: int | None = _help(None, "Steps at a time. Default: as the recipe says.")
+    dry_run: bool = _help(False, "List the steps and what would be done about each; do nothing.")
 
 
 @dataclass

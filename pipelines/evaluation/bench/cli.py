@@ -26,7 +26,6 @@ def run_study(arguments: StudyArguments, device: str) -> Path | None:
         arguments.output_dir,
         part,
         arguments.dry_run,
-        arguments.num_workers,
         log=lambda line: print(line, flush=True),
     )
     return None

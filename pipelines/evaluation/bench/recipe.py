@@ -119,8 +119,7 @@ class Recipe:
         comparison: all systems on one city.
         transfer: from city to city; none if it is left out.
         probe: flags of `evaluate.py probe`, and those of them that `transfer` has.
-        num_workers: steps at a time.
-        threads: that a step computes with.
+        threads: threads per step.
     """
 
     worlds: Mapping[str, World]
@@ -130,8 +129,7 @@ class Recipe:
     comparison: Comparison
     transfer: CityTransfer | None = None
     probe: Mapping[str, Any] = field(default_factory=dict)
-    num_workers: int = 2
-    threads: int = 1
+    threads: int = 2
 
     @property
     def compared(self) -> tuple[str, ...]:
@@ -173,9 +171,8 @@ def _check(recipe: Recipe) -> None:
     for settings in (recipe.training, *recipe.captions.values()):
         if not settings.path.is_file():
             raise InputError(f"There is no recipe at {settings.path}.")
-    for name, value in (("num_workers", recipe.num_workers), ("threads", recipe.threads)):
-        if value < 1:
-            raise InputError(f"`{name}` must be 1 or more, got {value}.")
+    if recipe.threads < 1:
+        raise InputError(f"`threads` must be 1 or more, got {recipe.threads}.")
 
 
 def _known(where: str, name: str, known: Any) -> None:

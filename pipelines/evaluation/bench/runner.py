@@ -1,34 +1,28 @@
-"""Run steps, several at a time; what is done is passed by, what fails holds up only its own.
+"""Run steps one after another: what is done is skipped, what fails holds up only its own.
 
-Killed at any point, the same call goes on: a step is done when its mark says so, and a mark is
-written after its step has ended well.
+A step is done when its mark says so, and a mark is written after its step has ended well. So a run
+that is interrupted at any point is resumed by the same call.
 """
 
+import fcntl
+import os
+import signal
+import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from subprocess import Popen
+from types import FrameType
 
 from dataset_builders.files import write_json
 
 from ..errors import InputError
 from ..results import code_revision
-from .processes import Lock, start, stop, stoppable, tail
-from .schedule import Durations, check_steps, expected_end
-from .steps import Mark, Marks, Step, clear, log_path, what_lacks
+from .steps import PROJECT, Mark, Marks, Step, clear, log_path, what_lacks
 
-SUMMARY_FILE = "benchmark.json"
-POLL_SECONDS = 0.05
-
-
-@dataclass
-class _Running:
-    step: Step
-    key: str
-    process: "Popen[bytes]"
-    started: float
-    attempts: int
+SUMMARY_FILE, LOCK_FILE = "benchmark.json", ".lock"
+TAIL_LINES, TAIL_BYTES = 12, 1 << 16
 
 
 @dataclass
@@ -39,7 +33,7 @@ class Outcome:
         keys: of the steps that are done, by name.
         ran: names of those that ran now and are done.
         failed: name -> why.
-        blocked: name -> what it waited for in vain.
+        blocked: name -> the step it waited for in vain.
     """
 
     keys: dict[str, str] = field(default_factory=dict)
@@ -47,68 +41,61 @@ class Outcome:
     failed: dict[str, str] = field(default_factory=dict)
     blocked: dict[str, str] = field(default_factory=dict)
 
-    def ended(self, name: str) -> bool:
-        """Nothing more happens to this step."""
-        return name in self.keys or name in self.failed or name in self.blocked
-
 
 class Runner:
     """Runs the steps of a job.
 
     Args:
         run: folder of the job: marks, logs, and what the steps make.
-        steps: each behind those it waits for.
-        workers: steps at a time.
-        threads: that a step computes with.
+        steps: each after those it waits for.
+        threads: threads per step.
         log: takes a line.
 
     Raises:
-        InputError: two steps of one name, or a step that waits for none.
+        InputError: two steps of one name, or a step that waits for an unknown one.
     """
 
     def __init__(
         self,
         run: Path,
         steps: Sequence[Step],
-        workers: int = 1,
         threads: int = 1,
         log: Callable[[str], None] = print,
     ):
-        check_steps(steps)
-        self.root, self.steps, self.workers, self.log = run, list(steps), workers, log
-        self.environment = _environment(threads)
-        self.marks, self.outcome = Marks(run), Outcome()
-        self._running: dict[str, _Running] = {}
-        self._durations = Durations()
-        for step in steps:
-            if (mark := self.marks.read(step)).state == "done":
-                self._durations.add(step.name, mark.seconds)
+        _check(steps)
+        self.root, self.steps, self.threads, self.log = run, list(steps), threads, log
+        self.marks = Marks(run)
 
     def run(self) -> Outcome:
-        """Do all that is not done yet.
-
-        Returns:
-            What is done, what failed, and what could not start because of it.
+        """Run all steps that are not done yet.
 
         Raises:
             InputError: another job works in the folder.
-            KeyboardInterrupt: stopped; so are the steps.
+            KeyboardInterrupt: stopped; so is the current step.
         """
-        lock = Lock(self.root)
-        try:
-            with stoppable():
-                while not all(self.outcome.ended(step.name) for step in self.steps):
-                    self._start_ready(lock)
-                    if not self._collect():
-                        time.sleep(POLL_SECONDS)
-        finally:
-            stop([one.process for one in self._running.values()])
-            lock.release()
-            self._write_summary()
-        return self.outcome
+        outcome = Outcome()
+        with _locked(self.root) as lock, _stoppable():
+            try:
+                for number, step in enumerate(self.steps, 1):
+                    label = f"[{number}/{len(self.steps)}] {step.name}"
+                    if reason := _blocked_by(step, outcome):
+                        outcome.blocked[step.name] = reason
+                        self.log(f"{label} cannot start: {reason}")
+                        continue
+                    key = step.key(self.root, outcome.keys)
+                    if not self.marks.is_done(step, key):
+                        reason = self._run_step(step, key, list(outcome.keys), lock, label)
+                        if reason:
+                            outcome.failed[step.name] = reason
+                            continue
+                        outcome.ran.append(step.name)
+                    outcome.keys[step.name] = key
+            finally:
+                self._write_summary(outcome)
+        return outcome
 
     def plan(self) -> list[tuple[Step, str]]:
-        """Each step with what would be done about it: "done", "go on", "again", or "run"."""
+        """What would be done about each step: "done", "resume", "rerun" or "run"."""
         keys: dict[str, str] = {}
         states = []
         for step in self.steps:
@@ -119,121 +106,42 @@ class Runner:
             elif mark.state == "todo":
                 states.append((step, "run"))
             else:
-                states.append((step, "go on" if mark.key == key else "again"))
+                states.append((step, "resume" if mark.key == key else "rerun"))
         return states
 
-    # ---- starting -------------------------------------------------------------------------------
-
-    def _start_ready(self, lock: Lock) -> None:
-        for step in self.steps:
-            if self.outcome.ended(step.name) or step.name in self._running:
-                continue
-            if not all(self.outcome.ended(name) for name in step.before):
-                continue
-            if reason := self._blocked_by(step):
-                self.outcome.blocked[step.name] = reason
-                self._say(step, f"cannot start: {reason}")
-                continue
-            key = step.key(self.root, self.outcome.keys)
-            if self.marks.is_done(step, key):
-                self.outcome.keys[step.name] = key
-            elif len(self._running) < self.workers:
-                self._start(step, key, lock)
-
-    def _blocked_by(self, step: Step) -> str:
-        lost = [name for name in step.needs if name not in self.outcome.keys]
-        if lost:
-            return f"{lost[0]} is not done"
-        if step.takes and not any(name in self.outcome.keys for name in step.takes):
-            return f"none of {', '.join(step.takes)} is done"
-        return ""
-
-    def _start(self, step: Step, key: str, lock: Lock) -> None:
+    def _run_step(self, step: Step, key: str, done: list[str], lock: int, label: str) -> str:
+        """Why it failed; empty if it is done."""
         before = self.marks.read(step)
         attempts = before.attempts + 1 if before.key == key else 1
-        # what is there though no attempt was made is somebody else's
+        # what is there although no attempt was made belongs to somebody else
         if before.state != "todo" and before.key != key:
             clear(step)
         self.marks.write(step, Mark("started", key, 0.0, attempts, code_revision()))
-        words = step.words(list(self.outcome.keys))
+        self.log(f"{label} {'resumes' if attempts > 1 else 'starts'}")
+        started = time.monotonic()
         log = log_path(self.root, step)
-        process = start(words, log, self.environment, lock)
-        self._running[step.name] = _Running(step, key, process, time.monotonic(), attempts)
-        lock.note([one.process.pid for one in self._running.values()])
-        self._say(step, "goes on" if attempts > 1 else "starts")
-
-    # ---- ending ---------------------------------------------------------------------------------
-
-    def _collect(self) -> bool:
-        ended = [one for one in self._running.values() if one.process.poll() is not None]
-        for one in ended:
-            del self._running[one.step.name]
-            self._finish(one)
-        return bool(ended)
-
-    def _finish(self, one: _Running) -> None:
-        step, seconds = one.step, time.monotonic() - one.started
-        reason = _why_failed(one.process.returncode, step)
-        state = Mark(
-            "failed" if reason else "done",
-            one.key,
-            round(seconds, 2),
-            one.attempts,
-            code_revision(),
-        )
+        reason = _why_failed(_call(step.words(done), log, self.threads, lock), step)
+        seconds = round(time.monotonic() - started, 2)
+        state = Mark("failed" if reason else "done", key, seconds, attempts, code_revision())
         self.marks.write(step, state)
         if reason:
-            self.outcome.failed[step.name] = reason
-            log = log_path(self.root, step)
-            self._say(step, f"FAILED: {reason}. The end of {log}:\n{tail(log)}")
-            return
-        self.outcome.keys[step.name] = one.key
-        self.outcome.ran.append(step.name)
-        self._durations.add(step.name, seconds)
-        self._say(step, f"done in {duration(seconds)}{self._time_left()}")
+            self.log(f"{label} FAILED: {reason}. The end of {log}:\n{tail(log)}")
+        else:
+            self.log(f"{label} done in {seconds:.0f} s")
+        return reason
 
-    def _time_left(self) -> str:
-        left = [step for step in self.steps if not self.outcome.ended(step.name)]
-        return f"; {self.time_needed(left)} left" if left else ""
-
-    def time_needed(self, steps: Sequence[Step]) -> str:
-        """For people: how long the steps may take, by what steps like them took in this folder."""
-        now = time.monotonic()
-        running = {
-            name: max(0.0, self._expected(one.step) - (now - one.started))
-            for name, one in self._running.items()
-        }
-        known = all(self._durations.expected(step.name) is not None for step in steps)
-        end = expected_end(steps, self.workers, self._expected, running)
-        return f"{'about' if known else 'more than'} {duration(end)}"
-
-    def _expected(self, step: Step) -> float:
-        """Seconds; what is done already, or quite unknown, counts nothing."""
-        if self.marks.read(step).state == "done":
-            return 0.0
-        return self._durations.expected(step.name) or 0.0
-
-    def _say(self, step: Step, what: str) -> None:
-        ended = sum(self.outcome.ended(other.name) for other in self.steps)
-        width = len(str(len(self.steps)))
-        self.log(f"[{ended:>{width}}/{len(self.steps)}] {step.name} {what}")
-
-    def _write_summary(self) -> None:
-        steps = {}
-        for step in self.steps:
-            mark = self.marks.read(step)
-            steps[step.name] = vars(mark)
+    def _write_summary(self, outcome: Outcome) -> None:
         values = {
             "code_revision": code_revision(),
-            "failed": self.outcome.failed,
-            "blocked": self.outcome.blocked,
-            "steps": steps,
+            "failed": outcome.failed,
+            "blocked": outcome.blocked,
+            "steps": {step.name: vars(self.marks.read(step)) for step in self.steps},
         }
         write_json(self.root / SUMMARY_FILE, values)
 
 
 def raise_for_failures(outcome: Outcome) -> None:
-    """Say what is missing in what was made.
+    """Say which steps are missing.
 
     Raises:
         InputError: a step failed or could not start.
@@ -243,25 +151,66 @@ def raise_for_failures(outcome: Outcome) -> None:
     parts = [f"{len(outcome.failed)} step(s) failed: {', '.join(outcome.failed)}"]
     if outcome.blocked:
         parts.append(f"{len(outcome.blocked)} could not start: {', '.join(outcome.blocked)}")
-    raise InputError("; ".join(parts) + ". What is done stays done: the same command goes on.")
+    raise InputError("; ".join(parts) + ". Rerun the command to resume.")
 
 
-def duration(seconds: float) -> str:
-    """For people: 42 s, 12 min, 2 h 05 min."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+def tail(log: Path) -> str:
+    """The last lines of a log; of a progress bar its last state."""
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+        lines = file.read().decode(errors="replace").split("\n")
+    lines = [line.rstrip().rsplit("\r", 1)[-1] for line in lines if line.strip()]
+    return "\n".join(f"    | {line[:160]}" for line in lines[-TAIL_LINES:])
 
 
-def _environment(threads: int) -> Mapping[str, str]:
-    return {
+def _check(steps: Sequence[Step]) -> None:
+    seen: set[str] = set()
+    for step in steps:
+        if step.name in seen:
+            raise InputError(f"Two steps are called {step.name!r}.")
+        for name in step.before:
+            if name not in seen:
+                raise InputError(f"The step {step.name!r} waits for {name!r}, an unknown step.")
+        seen.add(step.name)
+
+
+def _blocked_by(step: Step, outcome: Outcome) -> str:
+    lost = [name for name in step.needs if name not in outcome.keys]
+    if lost:
+        return f"{lost[0]} is not done"
+    if step.takes and not any(name in outcome.keys for name in step.takes):
+        return f"none of {', '.join(step.takes)} is done"
+    return ""
+
+
+def _call(words: Sequence[str], log: Path, threads: int, lock: int) -> int:
+    """Run a command from the project's folder, its output appended to a log; its exit code."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {
         "OMP_NUM_THREADS": str(threads),
-        # threads that wait give way to the other steps
         "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
     }
+    with log.open("ab") as output:
+        output.write(f"$ {' '.join(words)}\n".encode())
+        output.flush()
+        process = subprocess.Popen(
+            list(words),
+            cwd=PROJECT,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=(lock,),  # held until the last process has ended
+        )
+        try:
+            return process.wait()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+            raise
 
 
 def _why_failed(code: int, step: Step) -> str:
@@ -272,4 +221,36 @@ def _why_failed(code: int, step: Step) -> str:
     return what_lacks(step)
 
 
-__all__ = ["SUMMARY_FILE", "Outcome", "Runner", "duration", "raise_for_failures"]
+@contextmanager
+def _locked(run: Path) -> Iterator[int]:
+    """Hold the folder; steps inherit the lock, and keep it where the job itself was killed."""
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / LOCK_FILE).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"Another job works in {run}, or a step that one left behind when it was killed. "
+                "Wait for it, or end it."
+            ) from None
+        yield file.fileno()
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Within, a signal to end is a KeyboardInterrupt, so that the current step is ended too."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+__all__ = ["LOCK_FILE", "SUMMARY_FILE", "Outcome", "Runner", "raise_for_failures", "tail"]
