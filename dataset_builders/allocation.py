@@ -1,0 +1,131 @@
+"""Indicators from the attribute of a polygon layer, allocated to regions by area.
+
+Census zones, postcodes or the cells of a population grid rarely nest in regions. Each polygon's
+value is taken to be spread evenly over its area, the usual assumption of areal weighting
+(Goodchild and Lam, Areal interpolation, Geo-Processing 1, 1980): the smaller the polygons compared
+with the regions, the less it matters.
+"""
+
+from pathlib import Path
+from typing import Literal, get_args
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import shapely
+from numpy.typing import NDArray
+
+from .errors import DatasetError, SourceError
+from .globe import check_polygons, refuse, to_degrees
+
+LayerKind = Literal["count", "intensity"]
+ROUNDING = 1e-9
+OVERLAP = 1e-3
+"""Share of a region that the layer may cover twice, as slivers between neighbours do."""
+
+
+def allocate(
+    layer: str | Path | gpd.GeoDataFrame,
+    regions: gpd.GeoDataFrame,
+    column: str,
+    kind: LayerKind,
+    *,
+    min_coverage: float = 0.0,
+) -> pd.DataFrame:
+    """Allocate an attribute of a polygon layer to regions by area.
+
+    Args:
+        layer: Polygons with a CRS that do not overlap, or a file of them that geopandas reads. A
+            null attribute means that the value is unknown there.
+        regions: Polygons with a CRS, indexed as the result.
+        column: Attribute of the layer.
+        kind: "count" for an amount per polygon (people): each polygon gives a region the share of
+            its amount that is its share of area, so amounts are preserved where regions cover the
+            layer. "intensity" for a measurement (median income): the mean over the region,
+            weighted by area.
+        min_coverage: Coverage, in [0, 1], below which a region has no value.
+
+    Returns:
+        `value`, NaN where no polygon with a value lies, and `coverage`, the share of the region's
+        area that lies on polygons with a value.
+
+    Raises:
+        SourceError: The layer cannot be read, or has no such column of numbers.
+        DatasetError: No CRS, polygons that are not valid or overlap, a negative amount, or no
+            polygon touches a region.
+    """
+    if kind not in get_args(LayerKind):
+        raise DatasetError(f"The kind of a layer is one of {get_args(LayerKind)}, got {kind!r}.")
+    frame, name = _read(layer)
+    values = _numbers(frame, column, name)
+    zones, targets = _plane_shapes(frame, name), _plane_shapes(regions, "the table of regions")
+    if kind == "count" and (values < 0).any():
+        raise DatasetError(
+            f"{name} has negative amounts in {column!r}, down to {np.nanmin(values):g}. If that "
+            "marks missing values, make them null; if it is no amount, take kind intensity."
+        )
+    zone, target = shapely.STRtree(targets).query(zones, predicate="intersects")
+    area = shapely.area(shapely.intersection(zones[zone], targets[target]))
+    total = np.bincount(target, area, len(targets))
+    size = shapely.area(targets)
+    refuse(
+        regions.index.to_numpy(),
+        total > size * (1 + OVERLAP),
+        f"lie on polygons of {name} that overlap",
+        "Cut the overlaps, so that nothing counts twice.",
+    )
+    if len(targets) and not total.any():
+        raise DatasetError(f"No polygon of {name} touches a region. Is one of the two CRS wrong?")
+    known = np.isfinite(values[zone])
+    zone, target, area = zone[known], target[known], area[known]
+    covered = np.bincount(target, area, len(targets))
+    weight = area / shapely.area(zones[zone]) if kind == "count" else area
+    with np.errstate(invalid="ignore", divide="ignore"):
+        amount = np.bincount(target, weight * values[zone], len(targets))
+        found = amount if kind == "count" else amount / covered
+        coverage = np.minimum(np.nan_to_num(covered / size), 1.0)
+    coverage[coverage > 1 - ROUNDING] = 1.0
+    valued = (coverage > ROUNDING) & (coverage >= min_coverage)
+    columns = {"value": np.where(valued, found, np.nan), "coverage": coverage}
+    return pd.DataFrame(columns, index=regions.index)
+
+
+def _read(layer: str | Path | gpd.GeoDataFrame) -> tuple[gpd.GeoDataFrame, str]:
+    if isinstance(layer, gpd.GeoDataFrame):
+        return layer, "the layer"
+    path = Path(layer)
+    if not path.is_file():
+        raise SourceError(f"There is no layer of polygons at {path}.")
+    try:
+        is_parquet = path.suffix.lower() in (".parquet", ".geoparquet")
+        return gpd.read_parquet(path) if is_parquet else gpd.read_file(path), path.name
+    except Exception as error:  # GDAL's drivers have their own exceptions
+        raise SourceError(f"{path} is no layer that geopandas reads: {error}") from error
+
+
+def _numbers(frame: gpd.GeoDataFrame, column: str, name: str) -> NDArray[np.float64]:
+    if column not in frame:
+        others = ", ".join(str(other) for other in frame.columns if other != frame.geometry.name)
+        raise SourceError(f"{name} has no attribute {column!r}; it has {others}.")
+    found = pd.to_numeric(frame[column], errors="coerce")
+    text = frame[column].notna() & found.isna()
+    if text.any():
+        example = frame.loc[text, column].iloc[0]
+        raise SourceError(f"{column!r} of {name} holds {example!r}, which is no number.")
+    return np.asarray(found.to_numpy(dtype=np.float64, na_value=np.nan))
+
+
+def _plane_shapes(frame: gpd.GeoDataFrame, name: str) -> NDArray[np.object_]:
+    """Polygons on a plane where areas are true; empty ones for null geometries."""
+    if frame.crs is None:
+        raise DatasetError(f"{name} has no CRS. Set it, as in `frame.set_crs(...)`.")
+    shapes, names = frame.geometry.to_numpy(), frame.index.to_numpy()
+    check_polygons(shapes, names)
+    there = ~(shapely.is_missing(shapes) | shapely.is_empty(shapes))
+    plane = np.full(len(shapes), shapely.Polygon(), dtype=object)
+    degrees = gpd.GeoSeries(to_degrees(shapes[there], frame.crs, names[there]), crs="EPSG:4326")
+    plane[there] = degrees.to_crs("EPSG:6933").to_numpy()
+    return plane
+
+
+__all__ = ["LayerKind", "allocate"]

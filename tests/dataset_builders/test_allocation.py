@@ -1,0 +1,120 @@
+"""Attributes of polygon layers allocated to regions by area, against cases worked by hand."""
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataset_builders.allocation import allocate
+from dataset_builders.errors import DatasetError, SourceError
+
+PLANE = "EPSG:6933"  # metres, areas are true
+
+
+def frame(shapes, crs=PLANE, **columns):
+    return gpd.GeoDataFrame(columns, geometry=list(shapes), crs=crs)
+
+
+ZONES = frame(
+    [shapely.box(0, 0, 1000, 1000), shapely.box(1000, 0, 3000, 1000)],
+    people=[100.0, 600.0],
+    income=[10.0, 40.0],
+)
+
+
+def test_an_amount_is_shared_out_by_area():
+    """A quarter of the first zone, and half of the second one; the third region is beyond."""
+    regions = frame(
+        [
+            shapely.box(750, 0, 1000, 1000),
+            shapely.box(750, 0, 2000, 1000),
+            shapely.box(5000, 0, 6000, 1000),
+        ]
+    )
+    found = allocate(ZONES, regions, "people", "count")
+    assert found["value"].tolist()[:2] == pytest.approx([25, 25 + 300])
+    assert np.isnan(found["value"][2])
+    assert found["coverage"].tolist() == pytest.approx([1, 1, 0])
+
+
+def test_a_measurement_is_averaged_by_area():
+    """A fifth of the region lies in the first zone: 10 / 5 + 40 * 4 / 5."""
+    regions = frame([shapely.box(750, 0, 2000, 1000)])
+    found = allocate(ZONES, regions, "income", "intensity")
+    assert found["value"][0] == pytest.approx(34)
+
+
+def test_a_region_is_known_as_far_as_the_layer_is():
+    layer = ZONES.assign(people=[100.0, None])
+    regions = frame([shapely.box(500, 0, 1500, 1000), shapely.box(0, -1000, 1000, 1000)])
+    found = allocate(layer, regions, "people", "count")
+    assert found["value"].tolist() == pytest.approx([50, 100])
+    assert found["coverage"].tolist() == pytest.approx([0.5, 0.5])
+    assert allocate(layer, regions, "people", "count", min_coverage=0.6)["value"].isna().all()
+    mean = allocate(layer, regions, "income", "intensity")
+    assert mean["value"].tolist() == pytest.approx([25, 10])
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 10**6))
+def test_amounts_are_preserved_where_regions_cover_the_layer(seed):
+    """In any two partitions of one area, also in another CRS."""
+    rng = np.random.default_rng(seed)
+    area = shapely.box(116.0, 39.5, 116.5, 40.0)
+
+    def partition(count):
+        points = shapely.MultiPoint(rng.uniform(area.bounds[:2], area.bounds[2:], (count, 2)))
+        cells = shapely.get_parts(shapely.voronoi_polygons(points, extend_to=area))
+        return frame(shapely.intersection(cells, area), "EPSG:4326")
+
+    layer = partition(12).assign(people=rng.uniform(0, 100, 12))
+    regions = partition(9)
+    dense = layer.set_geometry(layer.geometry.segmentize(0.002)).to_crs("EPSG:32650")
+    found = allocate(dense, regions, "people", "count")
+    assert found["value"].sum() == pytest.approx(layer["people"].sum(), rel=1e-6)
+    mean = allocate(layer, regions, "people", "intensity")["value"]
+    assert mean.between(layer["people"].min() - 1e-9, layer["people"].max() + 1e-9).all()
+
+
+def test_a_grid_across_the_antimeridian():
+    grid = frame([shapely.box(179, -18, 180, -17), shapely.box(-180, -18, -179, -17)], "EPSG:4326")
+    region = frame([shapely.box(179.5, -18, 180.5, -17)], "EPSG:4326")
+    found = allocate(grid.assign(people=[10.0, 30.0]), region, "people", "count")
+    assert found["value"][0] == pytest.approx(20)
+    assert found["coverage"][0] == pytest.approx(1)
+
+
+def test_a_layer_is_read_from_a_geopackage(tmp_path):
+    ZONES.to_file(tmp_path / "grid.gpkg")
+    regions = ZONES.iloc[[1]]
+    found = allocate(tmp_path / "grid.gpkg", regions, "people", "count")
+    assert found["value"].to_dict() == {1: pytest.approx(600)}
+    with pytest.raises(SourceError, match="no layer of polygons at"):
+        allocate(tmp_path / "none.gpkg", regions, "people", "count")
+    (tmp_path / "page.gpkg").write_text("<html/>")
+    with pytest.raises(SourceError, match="no layer that geopandas reads"):
+        allocate(tmp_path / "page.gpkg", regions, "people", "count")
+
+
+BOWTIE = shapely.Polygon([(0, 0), (9, 9), (9, 0), (0, 9)])
+
+
+@pytest.mark.parametrize(
+    ("layer", "options", "error", "message"),
+    [
+        (ZONES, {"column": "age"}, SourceError, "no attribute 'age'; it has people, income"),
+        (ZONES.assign(people="many"), {}, SourceError, "'many', which is no number"),
+        (ZONES.assign(people=[1, -5]), {}, DatasetError, r"negative amounts in 'people', down to"),
+        (ZONES.set_crs(None, allow_override=True), {}, DatasetError, "no CRS"),
+        (ZONES.set_geometry([BOWTIE, BOWTIE]), {}, DatasetError, "are not valid"),
+        (ZONES.iloc[[0, 0, 1]], {}, DatasetError, "lie on polygons of the layer that overlap"),
+        (ZONES.translate(1e5).to_frame("geometry").assign(people=1.0), {}, DatasetError, "touches"),
+        (ZONES, {"kind": "sum"}, DatasetError, "kind of a layer is one of"),
+    ],
+)
+def test_layers_that_cannot_be_allocated(layer, options, error, message):
+    regions = frame([shapely.box(100, 100, 900, 900)])
+    with pytest.raises(error, match=message):
+        allocate(layer, regions, **{"column": "people", "kind": "count"} | options)
