@@ -15,6 +15,7 @@ from dataset_builders.errors import DatasetError  # noqa: E402
 from dataset_builders.globe import EPSG_4326, geodesic_areas, to_degrees, wrap  # noqa: E402
 from dataset_builders.indicators import zonal  # noqa: E402
 from dataset_builders.regions import polygon_regions, square_grid  # noqa: E402
+from tests.dataset_builders.rasters import write_raster as write  # noqa: E402
 
 WGS84 = pyproj.Geod(ellps="WGS84")
 FIJI = "EPSG:3460"
@@ -23,16 +24,6 @@ MOLLWEIDE_150 = "+proj=moll +lon_0=150 +datum=WGS84"
 GOODE = "+proj=igh +datum=WGS84"
 FAR_SIDE = shapely.box(26, 0, 28, 0.5)  # a quarter turn from the middle of UTM zone 50
 JUMP = shapely.Polygon([(179, -18), (-179, -18), (-179, -17), (179, -17)])
-
-
-def write(path, values, transform, crs="EPSG:4326"):
-    profile = {"driver": "GTiff", "count": 1, "dtype": "float64", "nodata": -1}
-    height, width = values.shape
-    with rasterio.open(
-        path, "w", **profile, height=height, width=width, crs=crs, transform=transform
-    ) as dataset:
-        dataset.write(values, 1)
-    return path
 
 
 def noise(height, width):
@@ -181,24 +172,12 @@ def test_a_hundred_metres_a_cell_in_mollweide(tmp_path):
     """As GHSL's rasters are; only the rows around Fiji, of which most columns are no data."""
     step, top, rows = 100.0, -2_100_000.0, 40
     values = np.full((rows, 360_820), 1, dtype="uint8")
-    with rasterio.open(
-        tmp_path / "a.tif",
-        "w",
-        driver="GTiff",
-        height=rows,
-        width=values.shape[1],
-        count=1,
-        dtype="uint8",
-        nodata=255,
-        compress="deflate",
-        crs=MOLLWEIDE,
-        transform=Affine(step, 0, -18_041_000, 0, -step, top),
-    ) as dataset:
-        dataset.write(values, 1)
+    place = Affine(step, 0, -18_041_000, 0, -step, top)
+    path = write(tmp_path / "a.tif", values, place, MOLLWEIDE, 255, compress="deflate")
     to_degrees = pyproj.Transformer.from_crs(MOLLWEIDE, "EPSG:4326", always_xy=True)
     lat = to_degrees.transform([0, 0], [top - 3500, top - 500])[1]
     inside = frame(shapely.box(179.99, lat[0], 180.01, lat[1]))
-    found = zonal(tmp_path / "a.tif", inside, "count").iloc[0]
+    found = zonal(path, inside, "count").iloc[0]
     height = np.diff(np.sin(np.radians(lat)))[0]
     expected = 6378137.0**2 * np.radians(0.02) * height / step**2
     assert found["value"] == pytest.approx(expected, rel=1e-6)
@@ -303,18 +282,6 @@ def test_neighbours_of_a_projected_crs_across_180_do_not_overlap():
         polygon_regions(overlapping, "id")
 
 
-def test_edges_in_metres_are_followed_in_degrees():
-    """A box of 600 km has sides that bend by kilometres; one of 1 km keeps its four corners."""
-    wide = fiji_box(177, -19, -177.5, -14)
-    exact = geodesic_areas([fiji_in_degrees(wide)])[0]
-    found = polygon_regions(frame(wide, crs=FIJI), "id")
-    assert found["area_m2"][0] == pytest.approx(exact, rel=1e-5)
-    small = shapely.box(1_900_000, 4_000_000, 1_901_000, 4_001_000)
-    assert shapely.get_num_coordinates(
-        polygon_regions(frame(small, crs=FIJI), "id").geometry[0]
-    ) == shapely.get_num_coordinates(small)
-
-
 def test_a_boundary_of_a_projected_crs_across_180_has_its_squares(tmp_path):
     boundary = fiji_box(179.3, -17.2, -179.6, -16.4)
     found = square_grid(gpd.GeoSeries([boundary], crs=FIJI), 10_000)
@@ -379,10 +346,3 @@ def test_areas_of_holes_parts_and_none():
     assert both == pytest.approx(one + geodesic_areas([far])[0], rel=1e-12)
     assert empty == 0
     assert np.isnan(none)
-
-
-def test_area_across_the_antimeridian_takes_the_short_way():
-    across = shapely.Polygon([(179.9, 0), (-179.9, 0), (-179.9, 0.2), (179.9, 0.2)])
-    assert geodesic_areas([across])[0] == pytest.approx(
-        geodesic_areas([shapely.box(0, 0, 0.2, 0.2)])[0], rel=1e-9
-    )

@@ -20,6 +20,7 @@ from dataset_builders.indicators import (  # noqa: E402
 )
 from dataset_builders.regions import square_grid  # noqa: E402
 from dataset_builders.schema import INDICATORS  # noqa: E402
+from tests.dataset_builders.rasters import write_raster  # noqa: E402
 
 PLACE = Affine(1 / 120, 0, 116.0, 0, -1 / 120, 40.5)
 WHOLE = gpd.GeoDataFrame(
@@ -31,20 +32,7 @@ WHOLE = gpd.GeoDataFrame(
 
 
 def write(path, values, nodata=-99999.0, crs="EPSG:4326", transform=PLACE):
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        count=1,
-        height=values.shape[0],
-        width=values.shape[1],
-        dtype=values.dtype,
-        crs=crs,
-        transform=transform,
-        nodata=nodata,
-    ) as dataset:
-        dataset.write(values, 1)
-    return path
+    return write_raster(path, values, transform, crs, nodata)
 
 
 def months(folder, year=21, without=(), nodata=None):

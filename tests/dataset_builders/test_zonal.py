@@ -19,31 +19,13 @@ from dataset_builders import zonal as room  # noqa: E402
 from dataset_builders.errors import DatasetError, MissingExtraError  # noqa: E402
 from dataset_builders.indicators import zonal  # noqa: E402
 from dataset_builders.regions import square_grid  # noqa: E402
+from tests.dataset_builders.rasters import write_raster as write  # noqa: E402
 
 NODATA = -99999.0
 UTM = "EPSG:32650"
 # exactextract keeps shares in single precision
 EXACT = 1e-6
 WGS84 = pyproj.Geod(ellps="WGS84")
-
-
-def write(path, values, transform, crs="EPSG:4326", nodata=NODATA, **profile):
-    values = np.atleast_3d(values.T).T if values.ndim == 2 else values
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        count=len(values),
-        height=values.shape[1],
-        width=values.shape[2],
-        dtype=values.dtype,
-        crs=crs,
-        transform=transform,
-        nodata=nodata,
-        **profile,
-    ) as dataset:
-        dataset.write(values)
-    return path
 
 
 def degrees(lon=116.0, lat=40.0, step=1 / 120):
@@ -102,7 +84,7 @@ def by_hand(values, transform, shape):
     return total, covered, shape.area / cell.area
 
 
-@pytest.mark.parametrize("size", [(6, 5), (40, 50), (200, 150)])
+@pytest.mark.parametrize("size", [(6, 5), (200, 150)])
 @pytest.mark.parametrize("place", ["degrees", "metres"])
 def test_mass_is_conserved(tmp_path, size, place):
     transform, crs = (degrees(), "EPSG:4326") if place == "degrees" else (metres(), UTM)
@@ -208,33 +190,6 @@ def test_any_geotransform(tmp_path, name):
             assert np.isnan(count.loc[key, "value"])
 
 
-@pytest.mark.parametrize(
-    "crs",
-    [
-        "EPSG:3857",
-        "EPSG:6933",
-        "+proj=omerc +lat_0=40 +lonc=116 +alpha=40 +gamma=0 +k=1 +datum=WGS84 +units=m",
-        "+proj=aea +lat_1=25 +lat_2=47 +lon_0=105 +ellps=krass +units=m",
-    ],
-)
-def test_any_projection(tmp_path, crs):
-    regions = square_grid(shapely.box(116.1, 39.9, 116.3, 40.05), 4000)
-    to_plane = pyproj.Transformer.from_crs("EPSG:4326", crs, always_xy=True)
-    x, y = to_plane.transform(*shapely.get_coordinates(regions.geometry).T)
-    step = (max(x) - min(x)) / 30
-    transform = Affine(step, 0, min(x) - step, 0, -step, max(y) + step)
-    values = people(int((max(y) - min(y)) / step) + 3, 33, gaps=0.05)
-    path = write(tmp_path / "a.tif", values, transform, crs)
-    found = zonal(path, regions, "count")
-    assert len(regions) > 10
-    for shape, row in zip(regions.geometry[:8], found.itertuples(), strict=False):
-        dense = shapely.segmentize(shape, 1e-3)
-        moved = shapely.transform(dense, lambda xy: np.column_stack(to_plane.transform(*xy.T)))
-        total, covered, extent = by_hand(values, transform, moved)
-        assert row.value == pytest.approx(total, rel=2e-3)
-        assert row.coverage == pytest.approx(covered / extent, rel=2e-3)
-
-
 def test_edges_bent_by_the_projection_are_followed(tmp_path):
     """A degree wide, an edge along a parallel bends by kilometres on a conic plane."""
     crs = "+proj=aea +lat_1=25 +lat_2=47 +lon_0=105 +datum=WGS84 +units=m"
@@ -249,16 +204,6 @@ def test_edges_bent_by_the_projection_are_followed(tmp_path):
     straight = shapely.transform(region, lambda xy: np.column_stack(to_plane.transform(*xy.T)))
     assert abs(straight.area / moved.area - 1) > 1e-4
     assert found["value"][0] == pytest.approx(moved.area / 2000**2, rel=EXACT)
-
-
-def test_the_crs_of_the_regions_does_not_matter(tmp_path):
-    path = write(tmp_path / "a.tif", people(50, 50), degrees(step=1 / 600))
-    regions = square_grid(shapely.box(116.01, 39.93, 116.07, 39.99), 500)
-    one = zonal(path, regions, "count")
-    two = zonal(path, regions.to_crs("EPSG:3857"), "count")
-    three = zonal(path, regions.to_crs(UTM), "count")
-    assert two["value"].to_numpy() == pytest.approx(one["value"], rel=1e-6)
-    assert three["value"].to_numpy() == pytest.approx(one["value"], rel=1e-6)
 
 
 def test_density_times_area(tmp_path):
@@ -341,15 +286,6 @@ def test_number_types_do_not_overflow(tmp_path, dtype):
     assert found["coverage"][0] == pytest.approx(290 / 300)
 
 
-def test_nan_is_no_value_whatever_the_tag(tmp_path):
-    values = np.ones((4, 4))
-    values[0, :2], values[1, 0], values[2, 0] = np.nan, NODATA, np.inf
-    path = write(tmp_path / "a.tif", values, metres(), UTM)
-    found = zonal(path, tiling(raster_bounds(path), 1, 1, UTM), "count")
-    assert found["value"][0] == 12
-    assert found["coverage"][0] == 12 / 16
-
-
 def test_scale_and_offset_are_applied(tmp_path):
     values = np.array([[10, 20], [30, 255]], dtype="uint8")
     path = write(tmp_path / "a.tif", values, metres(), UTM, nodata=255)
@@ -359,17 +295,18 @@ def test_scale_and_offset_are_applied(tmp_path):
     assert found["value"][0] == 105 + 110 + 115
 
 
-def test_a_mask_band_says_what_has_a_value(tmp_path):
-    path = write(tmp_path / "a.tif", np.ones((4, 4)), metres(), UTM, nodata=None)
-    with (
-        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
-        rasterio.open(path, "r+") as dataset,
-    ):
-        mask = np.full((4, 4), 255, dtype="uint8")
-        mask[0] = 0
-        dataset.write_mask(mask)
-    found = zonal(path, tiling(raster_bounds(path), 1, 1, UTM), "count")
-    assert (found["value"][0], found["coverage"][0]) == (12, 0.75)
+def test_what_has_no_value(tmp_path):
+    """A tag, NaN and infinity, and a mask."""
+    values = np.ones((4, 4), dtype="float32")
+    values[0, :2], values[1, 0], values[2, 0] = np.nan, -3.4028235e38, np.inf
+    whole = tiling((440_000, 4_429_600, 440_400, 4_430_000), 1, 1, UTM)
+    path = write(tmp_path / "tag.tif", values, metres(), UTM, nodata=-3.4028234663852886e38)
+    found = zonal(path, whole, "count")
+    assert found.loc[0].tolist() == pytest.approx([12, 12 / 16])
+    path = write(tmp_path / "mask.tif", np.ones((4, 4)), metres(), UTM, nodata=None)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as dataset:
+        dataset.write_mask(np.repeat([[0], [255], [255], [255]], 4, axis=1).astype("uint8"))
+    assert zonal(path, whole, "count").loc[0].tolist() == pytest.approx([12, 0.75])
 
 
 def test_bands_by_number_and_description(tmp_path):
@@ -386,19 +323,6 @@ def test_bands_by_number_and_description(tmp_path):
     for band in (3, 0, "radiance"):
         with pytest.raises(DatasetError, match=f"bands 1 to 2, and {band} is asked for.*'avg_rad'"):
             zonal(path, whole, "intensity", band=band)
-
-
-@pytest.mark.parametrize("far", [0.0, 360.0])
-def test_the_antimeridian(tmp_path, far):
-    """Regions beside 180 on rasters of -180..180 and of 0..360."""
-    values = np.ones((20, 360))
-    path = write(tmp_path / "a.tif", values, Affine(1, 0, far - 180, 0, -1, 0))
-    regions = square_grid(shapely.box(179.6, -18.2, 180.4, -17.8), 5000)
-    found = zonal(path, regions, "intensity")
-    assert found["value"].to_numpy() == pytest.approx(1)
-    assert found["coverage"].to_numpy() == pytest.approx(1, abs=1e-9)
-    across = gpd.GeoDataFrame(geometry=[shapely.box(179, -18, 181, -17)], crs="EPSG:4326")
-    assert zonal(path, across, "count")["value"][0] == pytest.approx(2)
 
 
 def test_the_result_does_not_depend_on_how_much_is_read_at_once(tmp_path, monkeypatch):
