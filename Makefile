@@ -106,7 +106,6 @@ real: $(INSTALLED)
 benchmarks: $(INSTALLED)
 	$(RUN) -m benchmarks.training
 	$(RUN) -m benchmarks.evaluation
-	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.segmentation rectangle
 	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.captioning_client
 	OMP_NUM_THREADS=1 $(RUN) -m examples.caption_truth
 	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.geography

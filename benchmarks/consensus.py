@@ -22,7 +22,6 @@ words of others (synthetic).
 import json
 import os
 import random
-import shutil
 import sys
 import tempfile
 import time
@@ -37,10 +36,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines.captioning.capture import ParsedCaption, consensus
-from pipelines.captioning.capture_matching import Encode, wordnet_synonyms
+from pipelines.captioning.capture import Encode, ParsedCaption, consensus
 from pipelines.captioning.encoder import PhraseCache, SentenceEncoder, sentence_encoder
-from pipelines.captioning.wordnet import PARTS_OF_SPEECH, find_wordnet
+from pipelines.captioning.wordnet import open_wordnet, wordnet_synonyms
 
 CANDIDATES = 15
 IMAGES = 200
@@ -128,9 +126,9 @@ def nltk_synsets() -> Iterator[Callable[[str], list[Any]]]:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "corpora" / "wordnet"
         place.mkdir(parents=True)
-        for part in PARTS_OF_SPEECH:
+        for part in ("noun", "verb", "adj", "adv"):
             for name in (f"index.{part}", f"data.{part}", f"{part}.exc"):
-                shutil.copyfile(find_wordnet() / name, place / name)
+                (place / name).write_bytes((open_wordnet().folder / name).read_bytes())
         names = (f"{number:02d}\tname{number}\t1\n" for number in range(45))
         (place / "lexnames").write_text("".join(names))
         (place / "index.sense").write_text("")
@@ -286,9 +284,7 @@ def matching(number: int = 20) -> None:
 
 def forget_synonyms() -> None:
     """Read WordNet anew, so that no synonym set is known."""
-    from pipelines.captioning import wordnet
-
-    wordnet._open.cache_clear()
+    open_wordnet.cache_clear()
     wordnet_synonyms.cache_clear()
     wordnet_synonyms()
 

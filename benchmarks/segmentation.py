@@ -1,19 +1,15 @@
-"""Salient boxes: speed of the largest rectangle, and what boxes without weights show.
+"""Salient boxes without weights, on street scenes with true masks: purity, classes shown, time.
 
-    export OMP_NUM_THREADS=1
-    python -m benchmarks.segmentation rectangle             # against a pure-Python stack
-    python -m benchmarks.segmentation camvid FOLDER         # boxes of scenes with true masks
+    python -m benchmarks.segmentation FOLDER
 
 The CamVid folder holds `images/*.jpg` and `masks/*.png` of the same names, a mask's values being
-the 11 classes of the SegNet tutorial and 11 for what is not labelled.
+the 11 classes of the SegNet tutorial and 11 for unlabelled pixels.
 """
 
 import argparse
 import time
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +17,8 @@ from PIL import Image
 
 from dataset_builders.images import decode_image
 from pipelines.captioning.records import Box
-from pipelines.captioning.segment import largest_rectangle, open_segmenter, salient_boxes
+from pipelines.captioning.segment import salient_boxes
+from pipelines.captioning.segmenters import open_segmenter
 
 CLASSES = (
     "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian",
@@ -32,63 +29,6 @@ UNLABELLED = CLASSES.index("unlabelled")
 MIN_CLASS_SHARE = 0.01
 
 Truth = NDArray[np.uint8]
-T = TypeVar("T")
-
-
-def python_stack(mask: list[list[bool]]) -> int:
-    """Area of the largest rectangle by a stack of histograms, plain Python over lists."""
-    width = len(mask[0])
-    heights, best = [0] * width, 0
-    for row in mask:
-        stack: list[tuple[int, int]] = []
-        for column in range(width):
-            height = heights[column] = heights[column] + 1 if row[column] else 0
-            start = column
-            while stack and stack[-1][1] >= height:
-                start, tallest = stack.pop()
-                if tallest * (column - start) > best:
-                    best = tallest * (column - start)
-            stack.append((start, height))
-        for start, tallest in stack:
-            if tallest * (width - start) > best:
-                best = tallest * (width - start)
-    return best
-
-
-def rectangle_masks(side: int) -> dict[str, NDArray[np.bool_]]:
-    """Square masks of several kinds, synthetic."""
-    rng = np.random.default_rng(0)
-    rows, columns = np.indices((side, side))
-    holes = np.ones((side, side), bool)
-    for top, left in rng.integers(0, side * 7 // 8, (12, 2)):
-        holes[top : top + rng.integers(20, 120), left : left + rng.integers(20, 120)] = False
-    blob = np.hypot(rows - side / 2, columns - side / 2) < side * (
-        0.35 + 0.08 * np.sin(7 * np.arctan2(rows - side / 2, columns - side / 2))
-    )
-    return {
-        "12 holes": holes,
-        "blob": blob,
-        "all set": np.ones((side, side), bool),
-        "90 % at random": rng.random((side, side)) < 0.9,
-        "50 % at random": rng.random((side, side)) < 0.5,
-    }
-
-
-def benchmark_rectangle(side: int, repeats: int) -> None:
-    """Prints, for each kind of mask, both times and their ratio."""
-    print(f"largest rectangle of ones, {side}x{side}, ms of processor time, least of {repeats}")
-    for name, mask in rectangle_masks(side).items():
-        lists = mask.tolist()
-        ours, python = [], []
-        for _ in range(repeats):
-            seconds, (_, _, height, width) = _timed(partial(largest_rectangle, mask))
-            ours.append(seconds)
-            seconds, area = _timed(partial(python_stack, lists))
-            python.append(seconds)
-            if area != height * width:
-                raise AssertionError(f"{name}: areas {height * width} and {area} differ.")
-        ratio = min(python) / min(ours)
-        print(f"{name:16} {min(ours) * 1e3:7.2f}  Python {min(python) * 1e3:7.1f}  {ratio:5.1f}x")
 
 
 def camvid_scenes(folder: Path) -> Iterator[tuple[Image.Image, Truth]]:
@@ -172,28 +112,11 @@ def _check_disjoint(boxes: Iterable[Box], shape: tuple[int, int]) -> None:
         raise AssertionError("Boxes overlap.")
 
 
-def _timed(function: Callable[[], T]) -> tuple[float, T]:
-    start = time.process_time()
-    result = function()
-    return time.process_time() - start, result
-
-
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parts = parser.add_subparsers(dest="part", required=True)
-    rectangle = parts.add_parser("rectangle")
-    rectangle.add_argument("--side", type=int, default=1024)
-    rectangle.add_argument("--repeats", type=int, default=9)
-    camvid = parts.add_parser("camvid")
-    camvid.add_argument("folder", type=Path)
-    arguments = parser.parse_args()
-    if arguments.part == "rectangle":
-        benchmark_rectangle(arguments.side, arguments.repeats)
-    else:
-        benchmark_camvid(arguments.folder)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path, help="CamVid's images/*.jpg and masks/*.png")
+    benchmark_camvid(parser.parse_args().folder)
 
 
 if __name__ == "__main__":

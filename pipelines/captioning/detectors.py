@@ -1,11 +1,11 @@
 """Open-vocabulary detection: OWLv2 (https://arxiv.org/abs/2306.09683) by transformers.
 
-The image tower runs once for an image, the text tower once for a phrase, however many captions
-name it: what is left for each pair is a product of vectors.
+The image tower runs once per image and the text tower once per phrase, however many captions name
+it; a pair of the two is a product of vectors.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -20,24 +20,24 @@ from .records import Detection, PhraseDetector, SourceImage
 OWLV2 = "google/owlv2-large-patch14-ensemble"
 RULES_VERSION = "owlv2-2"
 MAX_TOKENS = 16
-"""OWLv2's text tower reads no more; longer phrases are not cut in silence but not asked."""
+"""Limit of OWLv2's text tower; longer phrases are not scored, rather than cut silently."""
 PHRASES_AT_A_TIME = 16
-"""Batches of the text tower always have this size, filled up with copies: a phrase's vector then
-does not depend, in its last digits, on which phrases happened to be new together."""
+"""Batches of the text tower are filled up with copies to this size: the last digits of a phrase's
+vector then do not depend on which phrases were new together."""
 
 
 class Owlv2Detector:
-    """Scores of phrases in images. The weights are loaded when it is first asked.
+    """Scores of phrases in images. The weights load when first needed.
 
     Args:
-        model: id on the Hub, or a folder.
-        revision: of the weights.
-        device: as torch names it; the first accelerator, or the CPU, by default.
-        dtype: of the weights.
-        max_phrases: embeddings of phrases that are kept.
+        model: Hub id, or a folder.
+        revision: Of the weights.
+        device: As torch names it; the first accelerator, or the CPU, by default.
+        dtype: Of the weights.
+        max_phrases: Number of phrases whose embeddings are kept.
 
     Attributes:
-        revision: of model and rules.
+        revision: Of model and rules.
     """
 
     def __init__(
@@ -77,11 +77,12 @@ class Owlv2Detector:
         """Score of each phrase at each patch, and the patches' boxes.
 
         Args:
-            source: the image.
-            phrases: asked as they are.
+            source: The image.
+            phrases: Queries, used as they are.
 
         Returns:
-            NaN in the column of a phrase of more than 16 tokens.
+            Scores `(patches, phrases)`, NaN in the column of a phrase of more than 16 tokens, and
+            boxes `(patches, 4)`.
         """
         image = decode_image(source.data)
         pixels = self._processor.image_processor(images=image, return_tensors="pt")["pixel_values"]
@@ -127,11 +128,7 @@ class Owlv2Detector:
 
 
 def _corners(boxes: np.ndarray, long_side: int) -> np.ndarray:
-    """Centre and size in shares of the padded square to xyxy in pixels.
-
-    The image was padded to a square at its right and lower side, so both axes scale by its long
-    side.
-    """
+    """Centre and size, as shares of the image padded to a square, to xyxy in pixels."""
     centre, size = boxes[:, :2], boxes[:, 2:]
     corners = np.concatenate([centre - size / 2, centre + size / 2], axis=1)
     return np.asarray(corners * long_side, dtype=np.float32)
@@ -142,20 +139,18 @@ def open_detector(name: str, **options: Any) -> PhraseDetector:
 
     Args:
         name: "owlv2".
-        options: of [`Owlv2Detector`].
+        options: Options of `Owlv2Detector`.
 
     Raises:
-        CaptioningError: no such detector, or an unknown option.
+        CaptioningError: There is no such detector, or no such option.
     """
-    openers: dict[str, Callable[..., PhraseDetector]] = {"owlv2": Owlv2Detector}
-    if name not in openers:
-        raise CaptioningError(f"Unknown detector {name!r}; use one of {sorted(openers)}.")
+    detectors: dict[str, Any] = {"owlv2": Owlv2Detector}
+    if name not in detectors:
+        raise CaptioningError(f"Unknown detector {name!r}; use one of {sorted(detectors)}.")
     try:
-        return openers[name](**options)
+        return detectors[name](**options)  # type: ignore[no-any-return]
     except TypeError as error:
-        raise CaptioningError(
-            f"The detector {name!r} does not take these options: {error}"
-        ) from error
+        raise CaptioningError(f"Options of the detector {name!r}: {error}.") from error
 
 
 __all__ = ["MAX_TOKENS", "OWLV2", "Owlv2Detector", "open_detector"]

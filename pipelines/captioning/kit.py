@@ -31,7 +31,8 @@ from .records import (
     SourceImage,
 )
 from .scene_graph import open_parser
-from .segment import BOXES_REVISION, open_segmenter, salient_boxes
+from .segment import BOXES_REVISION, salient_boxes
+from .segmenters import open_segmenter
 
 T = TypeVar("T")
 IMAGES_IN_CONSENSUS = 8

@@ -13,10 +13,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .capture_parsing import URBAN_STOP_WORDS
 from .grammar import Attribute, attributes_of, first_of_word, object_name, read_documents
 from .records import Detection, Phrase, PhraseSource, SceneGraph
 from .scene_graph import split_sentences
-from .stop_words import URBAN_STOP_WORDS
 from .text import names_any
 
 RULES_VERSION = "filter-1"

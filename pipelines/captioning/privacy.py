@@ -1,11 +1,11 @@
-"""Personal data: faces and number plates in pictures, addresses and numbers in texts.
+"""Personal data: faces and number plates in images, addresses and numbers in texts.
 
 The detectors are OpenCV's cascades, which its wheel ships: they find large frontal faces and many
-plates, miss others, and see some that are none. A recipe may name a better one. Whatever is found
-is made unrecognisable before the picture leaves the machine, in a way that cannot be undone.
+plates, miss others, and report some false ones. A recipe may name a better detector. Whatever is
+found is made unrecognisable, irreversibly, before the image leaves the machine.
 """
 
-import importlib
+import pkgutil
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -27,34 +27,33 @@ CASCADES = {
     "plates": ("haarcascade_russian_plate_number.xml",),
 }
 LONG_SIDE_PX = 1600
-"""Larger pictures are searched at this size; what is smaller then is not readable either."""
+"""Larger images are searched at this size; what is too small then is not readable either."""
 MOSAIC = 6
-"""Cells across what is found: too few for a face or a plate."""
+"""Cells across a finding: too few to recognise a face or read a plate."""
 MARGIN = 0.15
 JPEG_QUALITY = 95
 PLAIN_INFO = frozenset(
     {"jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi", "progressive", "progression"}
 )
-"""What Pillow reads from a file besides pixels that says nothing of where and by whom."""
+"""Metadata that does not reveal where or by whom a photo was taken."""
 Detector = Callable[[NDArray[np.uint8]], Sequence[tuple[str, Box]]]
-"""From `(H, W, 3)` RGB to what was found ("faces", "plates", ...) and where."""
+"""From `(H, W, 3)` RGB to kinds ("faces", "plates", ...) and boxes."""
 
 
 class Blurrer:
     """Makes faces and number plates unrecognisable.
 
     Args:
-        detector: "package.module:callable", a [`Detector`]; OpenCV's cascades by default.
+        detector: "package.module:callable", a `Detector`; OpenCV's cascades by default.
 
     Raises:
-        CaptioningError: there is no such callable.
+        CaptioningError: There is no such callable.
 
     Attributes:
-        revision: of detector and rules; part of the ledger's keys.
+        revision: Of detector and rules; part of the ledger's keys.
     """
 
     def __init__(self, detector: str | None = None):
-        self._name = detector
         self._given = None if detector is None else _load(detector)
         self.revision = f"{BLURRER_RULES}/{detector or 'opencv-cascades'}"
 
@@ -63,14 +62,14 @@ class Blurrer:
         return self._given or _cascade_detector()
 
     def blur(self, data: bytes) -> tuple[bytes, dict[str, int]]:
-        """The picture without recognisable faces and plates, and how many were found.
+        """The image without recognisable faces and plates, and how many were found.
 
         Args:
-            data: an encoded picture, upright.
+            data: An encoded image, upright.
 
         Returns:
-            The same bytes if nothing was found and they hold no metadata (EXIF, comments, ...); a
-            JPEG without either otherwise.
+            The same bytes if nothing was found and there are no metadata (EXIF, comments, ...);
+            otherwise a JPEG without either.
         """
         image = decode_image(data)
         found = sorted(self._detect(np.asarray(image)))
@@ -85,7 +84,7 @@ class Blurrer:
 
 
 def _mosaic(image: Image.Image, box: Box) -> None:
-    """Cover a box, and a little around it, with a few cells of its mean colours."""
+    """Cover a box and its margin with a few cells of their mean colours."""
     pad_y, pad_x = round(box.height * MARGIN), round(box.width * MARGIN)
     area = (
         max(0, box.left - pad_x),
@@ -102,14 +101,13 @@ def _mosaic(image: Image.Image, box: Box) -> None:
 
 
 def _load(name: str) -> Detector:
-    module_name, _, attribute = name.partition(":")
     try:
-        detector = getattr(importlib.import_module(module_name), attribute)
+        detector = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise CaptioningError(
-            f"`privacy.detector` must be package.module:callable; {name!r} cannot be had: {error}"
+            f"`privacy.detector` must be package.module:callable; {name!r} not found: {error}"
         ) from error
-    if not callable(detector):
+    if ":" not in name or not callable(detector):
         raise CaptioningError(f"`privacy.detector` {name!r} is not callable.")
     return detector  # type: ignore[no-any-return]
 
@@ -119,7 +117,7 @@ def _cascade_detector() -> Detector:
         import cv2
     except ImportError as error:
         raise MissingDependencyError(
-            'To blur faces and plates OpenCV is needed: pip install -e ".[captioning]". Or say '
+            'Blurring faces and plates needs OpenCV: pip install -e ".[captioning]". Or set '
             "`privacy: {blur: never}` in the recipe."
         ) from error
     if not hasattr(cv2, "CascadeClassifier"):
@@ -164,7 +162,7 @@ REPLACEMENTS = {
     "plate": "a number plate",
     "url": "a web address",
 }
-"""What stands in a caption in place of what was found."""
+"""Replacements in a caption for what was found."""
 
 _PATTERNS: dict[str, re.Pattern[str]] = {
     # every repetition is bounded, and none starts within another: linear time
@@ -198,12 +196,12 @@ _PATTERNS: dict[str, re.Pattern[str]] = {
 
 
 def scan_text(text: str) -> tuple[str, ...]:
-    """The kinds of personal data that a text seems to hold, sorted: keys of [`REPLACEMENTS`]."""
+    """The kinds of personal data that a text appears to contain, sorted: keys of `REPLACEMENTS`."""
     return tuple(sorted({kind for kind, _, _ in _findings(text)}))
 
 
 def redact_text(text: str) -> str:
-    """The text with what [`scan_text`] finds replaced by a word for it."""
+    """The text with what `scan_text` finds replaced by a word for it."""
     parts, at = [], 0
     for kind, start, stop in _findings(text):
         if start >= at:

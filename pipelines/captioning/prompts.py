@@ -1,13 +1,13 @@
-"""What models are asked, in versions: change a word and only what it asks for is asked again.
+"""Prompts, in versions: after a change only the answers to the changed prompt are asked anew.
 
-The long prompts ask for what the paper's do (its Figures 7 and 8): functional layout, road network,
-human activity, natural elements. Whatever is written in a picture, or in a caption that another
-model wrote, is content: it is never followed, and it is handed over between marks that it cannot
-close.
+The long prompts ask for the same as the paper's (its Figures 7 and 8): functional layout, road
+network, human activity, natural elements. Text in an image, or in a caption that a model wrote, is
+content and never instructions; captions are passed between delimiters that they cannot close.
 """
 
 import hashlib
 import string
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,14 +93,14 @@ NOTHING = "(none)"
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """A prompt with its places to fill in.
+    """A prompt with fields to fill in.
 
     Attributes:
-        task: which stage asks.
-        view: of which images.
-        text: with {caption}, {details} and {rejected} for a merge, and nothing to fill in
-            otherwise. A brace that is one is written twice.
-        name: tells it from others of its task and view.
+        task: Stage that asks.
+        view: Kind of images.
+        text: With {caption}, {details} and {rejected} for a merge, and no fields otherwise. A
+            literal brace is written twice.
+        name: Distinguishes it from others of its task and view.
     """
 
     task: Task
@@ -110,63 +110,61 @@ class PromptTemplate:
 
     def __post_init__(self) -> None:
         where = f"The prompt {self.name!r} ({self.task}, {self.view})"
-        if self.task not in TASKS or self.view not in VIEWS:
-            raise CaptioningError(f"{where}: a task is one of {TASKS}, a view one of {VIEWS}.")
         if not self.text.strip():
             raise CaptioningError(f"{where} is empty.")
         try:
-            parts = list(string.Formatter().parse(self.text))
+            parts = [part[1:] for part in string.Formatter().parse(self.text)]
         except ValueError as error:
             raise CaptioningError(f"{where} is no template: {error}.") from error
-        found = {name for _, name, _, _ in parts if name is not None}
-        plain = all(not spec and not turn for _, name, spec, turn in parts if name is not None)
-        if found != FIELDS[self.task] or not plain:
-            wanted = ", ".join(f"{{{name}}}" for name in sorted(FIELDS[self.task])) or "nothing"
+        fields = [(name, spec, turn) for name, spec, turn in parts if name is not None]
+        found = {name for name, _, _ in fields}
+        if found != FIELDS[self.task] or any(spec or turn for _, spec, turn in fields):
+            wanted = ", ".join(f"{{{name}}}" for name in sorted(FIELDS[self.task])) or "none"
             raise CaptioningError(
-                f"{where} has {sorted(found)} to fill in, and must have {wanted}. Write a brace "
-                "that is meant as one twice."
+                f"{where} has the fields {sorted(found)}, and must have {wanted}. Write a literal "
+                "brace twice."
             )
 
     @property
     def version(self) -> str:
-        """Readable, with a hash of the text: another text is another version."""
+        """Readable, with a hash of the text."""
         digest = hashlib.sha256(self.text.encode()).hexdigest()[:HASH_LENGTH]
         return f"{self.task}-{self.view}-{self.name}@{digest}"
+
+    def filled(self, **values: str) -> tuple[str, str]:
+        """The prompt, and its version."""
+        return self.text.format(**values), self.version
 
 
 class Prompts:
     """All prompts of a run.
 
     Args:
-        templates: of each task and view one at least; several of "describe" are variants.
+        templates: At least one per task and view; several of "describe" are variants.
     """
 
     def __init__(self, templates: Iterable[PromptTemplate]):
-        self._templates: dict[tuple[Task, View], list[PromptTemplate]] = {}
+        self._templates: dict[tuple[Task, View], list[PromptTemplate]] = defaultdict(list)
         for template in templates:
-            self._templates.setdefault((template.task, template.view), []).append(template)
-        missing = [(t, v) for t in TASKS for v in VIEWS if (t, v) not in self._templates]
-        if missing:
-            raise CaptioningError(f"There is no prompt for {missing}.")
+            self._templates[template.task, template.view].append(template)
 
     @property
     def revision(self) -> str:
-        """Of all of them."""
+        """Of all prompts."""
         versions = sorted(one.version for group in self._templates.values() for one in group)
         return hashlib.sha256(" ".join(versions).encode()).hexdigest()[:16]
 
     def num_variants(self, view: View) -> int:
-        """How many wordings of the long prompt there are."""
+        """Number of wordings of the long prompt."""
         return len(self._templates["describe", view])
 
     def describe(self, view: View, variant: int = 0) -> tuple[str, str]:
-        """The prompt for a long caption, and its version; variants are gone through in turn."""
-        templates = self._templates["describe", view]
-        return _filled(templates[variant % len(templates)])
+        """The prompt for a long caption, and its version; variants are used in turn."""
+        return self._templates["describe", view][variant % self.num_variants(view)].filled()
 
     def local(self, view: View) -> tuple[str, str]:
         """The prompt for a crop, and its version."""
-        return _filled(self._templates["local", view][0])
+        return self._templates["local", view][0].filled()
 
     def merge(
         self, view: View, caption: str, details: Sequence[str], rejected: Sequence[str]
@@ -174,13 +172,12 @@ class Prompts:
         """The prompt for the refined caption, and its version.
 
         Args:
-            view: of the image.
-            caption: the long caption.
-            details: local captions that survived.
-            rejected: phrases that the image does not support.
+            view: Of the image.
+            caption: The long caption.
+            details: Local captions that survived.
+            rejected: Phrases that the image does not support.
         """
-        return _filled(
-            self._templates["merge", view][0],
+        return self._templates["merge", view][0].filled(
             caption=enclosed(caption),
             details="\n".join(f"- {enclosed(one)}" for one in details) or NOTHING,
             rejected="\n".join(f"- {enclosed(one)}" for one in rejected) or NOTHING,
@@ -188,7 +185,7 @@ class Prompts:
 
 
 def enclosed(text: str) -> str:
-    """Text on one line that cannot close the marks it stands between."""
+    """Text on one line that cannot close the delimiters around it."""
     text = " ".join(text.split())
     while OPEN in text or CLOSE in text:
         text = text.replace(OPEN, "<<").replace(CLOSE, ">>")
@@ -196,13 +193,13 @@ def enclosed(text: str) -> str:
 
 
 def load_prompts(mapping: Mapping[str, Any] | None = None) -> Prompts:
-    """The prompts of this project, with those of a recipe in their place.
+    """The prompts of this project, replaced by those of a recipe where it has them.
 
     Args:
-        mapping: `{task: {view: text or list of texts}}`; what it lacks stays as it is.
+        mapping: `{task: {view: text or list of texts}}`.
 
     Raises:
-        CaptioningError: an unknown task or view, or a template with wrong places to fill in.
+        CaptioningError: An unknown task or view, or a template with the wrong fields.
     """
     texts: dict[tuple[Task, View], tuple[str, ...]] = {}
     for view in VIEWS:
@@ -234,10 +231,6 @@ def load_prompts(mapping: Mapping[str, Any] | None = None) -> Prompts:
         for (task, view), several in texts.items()
         for number, text in enumerate(several)
     )
-
-
-def _filled(template: PromptTemplate, **values: str) -> tuple[str, str]:
-    return template.text.format(**values), template.version
 
 
 __all__ = ["PromptTemplate", "Prompts", "enclosed", "load_prompts"]

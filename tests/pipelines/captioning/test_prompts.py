@@ -66,7 +66,7 @@ def test_a_recipe_may_bring_several_wordings():
         ({"merge": {"satellite": "{caption}"}}, "must have {caption}, {details}, {rejected}"),
         (
             {"describe": {"satellite": "Say {this}."}},
-            "'this'.* and must have nothing",
+            "'this'.* and must have none",
         ),
         ({"describe": {"satellite": "Say {"}}, "no template"),
         ({"describe": {"satellite": " "}}, "is empty"),
@@ -81,5 +81,5 @@ def test_wrong_prompts_are_refused(mapping, message):
 
 
 def test_places_to_fill_in_are_plain():
-    with pytest.raises(CaptioningError, match="to fill in"):
+    with pytest.raises(CaptioningError, match="fields"):
         PromptTemplate("merge", "satellite", "{caption!r} {details} {rejected}")

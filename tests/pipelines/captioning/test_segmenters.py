@@ -1,20 +1,11 @@
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from segment_anything import sam_model_registry
-from segment_anything.modeling import (
-    ImageEncoderViT,
-    MaskDecoder,
-    PromptEncoder,
-    Sam,
-    TwoWayTransformer,
-)
 from transformers import (
     Sam2Config,
     Sam2ImageProcessor,
@@ -28,8 +19,8 @@ from transformers import (
 
 from pipelines.captioning.errors import CaptioningError, MissingDependencyError
 from pipelines.captioning.records import Segmenter
-from pipelines.captioning.segment import open_segmenter, salient_boxes
-from pipelines.captioning.segmenters import MaskGenerationSegmenter
+from pipelines.captioning.segment import salient_boxes
+from pipelines.captioning.segmenters import MaskGenerationSegmenter, open_segmenter
 
 # of the weights' noise nearly every mask is let through
 ANY_MASK = {"points_per_side": 4, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
@@ -54,47 +45,6 @@ def picture(width=96, height=64, seed=0):
     pixels[: blocks.shape[0], : blocks.shape[1]] = blocks
     pixels[np.hypot(rows - height / 2, columns - width / 2) < height / 5] = (250, 10, 10)
     return Image.fromarray(pixels)
-
-
-def tiny_sam(checkpoint=None):
-    """SAM's architecture of `segment-anything`, random weights."""
-    assert checkpoint is None, "the package's own loading is not to be used"
-    encoder = ImageEncoderViT(
-        depth=2,
-        embed_dim=32,
-        img_size=SIDE,
-        mlp_ratio=2,
-        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
-        num_heads=2,
-        patch_size=16,
-        qkv_bias=True,
-        use_rel_pos=True,
-        global_attn_indexes=(1,),
-        window_size=2,
-        out_chans=32,
-    )
-    prompts = PromptEncoder(
-        embed_dim=32,
-        image_embedding_size=(SIDE // 16, SIDE // 16),
-        input_image_size=(SIDE, SIDE),
-        mask_in_chans=8,
-    )
-    decoder = MaskDecoder(
-        num_multimask_outputs=3,
-        transformer=TwoWayTransformer(depth=2, embedding_dim=32, mlp_dim=64, num_heads=2),
-        transformer_dim=32,
-        iou_head_depth=2,
-        iou_head_hidden_dim=32,
-    )
-    return Sam(image_encoder=encoder, prompt_encoder=prompts, mask_decoder=decoder)
-
-
-@pytest.fixture
-def sam_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setitem(sam_model_registry, "vit_tiny", tiny_sam)
-    torch.manual_seed(0)
-    torch.save(tiny_sam().state_dict(), tmp_path / "sam_tiny.pth")
-    return tmp_path / "sam_tiny.pth"
 
 
 def save_sam(folder, config_class=SamConfig, model_class=SamModel, **decoder):
@@ -208,53 +158,6 @@ def test_felzenszwalb_gives_no_more_masks_than_asked_for():
     assert alike(few, every[:5])
 
 
-def test_sam_runs_the_real_architecture(sam_checkpoint):
-    image = picture()
-    options = {"checkpoint": sam_checkpoint, "model_type": "vit_tiny", **ANY_MASK}
-    segmenter = open_segmenter("sam", **options)
-    assert isinstance(segmenter, Segmenter)
-    masks = segmenter.masks(image)
-    check_masks(masks, image)
-    assert alike(masks, open_segmenter("sam", **options).masks(image))
-    with ThreadPoolExecutor(4) as pool:  # the predictor holds one image at a time
-        images = [picture(seed=seed) for seed in range(4)]
-        expected = [segmenter.masks(one) for one in images]
-        assert all(map(alike, pool.map(segmenter.masks, images), expected))
-
-
-@pytest.mark.parametrize("layers", [0, 1])
-def test_sam_without_a_good_mask_gives_none(sam_checkpoint, layers):
-    segmenter = open_segmenter(
-        "sam",
-        checkpoint=sam_checkpoint,
-        model_type="vit_tiny",
-        pred_iou_thresh=9.0,
-        crop_n_layers=layers,
-    )
-    assert segmenter.masks(picture()) == []
-
-
-def test_sam_refuses_weights_that_do_not_fit(sam_checkpoint, tmp_path):
-    torch.save({"wrong": torch.zeros(2)}, tmp_path / "other.pth")
-    segmenter = open_segmenter("sam", checkpoint=tmp_path / "other.pth", model_type="vit_tiny")
-    with pytest.raises(CaptioningError, match=r"other.pth is no checkpoint of SAM vit_tiny"):
-        segmenter.masks(picture())
-
-
-def test_sam_does_not_unpickle_objects(sam_checkpoint, tmp_path):
-    torch.save({"model": Image.new("RGB", (1, 1))}, tmp_path / "bad.pth")
-    segmenter = open_segmenter("sam", checkpoint=tmp_path / "bad.pth", model_type="vit_tiny")
-    with pytest.raises(CaptioningError, match=r"bad\.pth is no checkpoint"):
-        segmenter.masks(picture())
-
-
-def test_sam_refuses_what_is_not_there(sam_checkpoint, tmp_path):
-    with pytest.raises(CaptioningError, match=r"no SAM checkpoint .*missing\.pth"):
-        open_segmenter("sam", checkpoint=tmp_path / "missing.pth")
-    with pytest.raises(CaptioningError, match="Unknown SAM model_type 'vit_x'"):
-        open_segmenter("sam", checkpoint=sam_checkpoint, model_type="vit_x")
-
-
 @pytest.mark.parametrize("save", [save_sam, save_sam_hq, save_sam2])
 def test_mask_generation_runs_the_real_architectures(tmp_path, save):
     save(tmp_path / "model")
@@ -301,30 +204,24 @@ def test_mask_generation_refuses_what_is_not_there(tmp_path):
         open_segmenter("mask-generation", checkpoint=tmp_path / "empty")
 
 
-def test_revisions_tell_weights_and_options_apart(sam_checkpoint, tmp_path):
+def test_revisions_tell_weights_and_options_apart(tmp_path):
     save_sam(tmp_path / "one")
     save_sam2(tmp_path / "two")
-    torch.manual_seed(1)
-    torch.save(tiny_sam().state_dict(), tmp_path / "again.pth")
 
-    def sam(checkpoint, **options):
-        return open_segmenter("sam", checkpoint=checkpoint, model_type="vit_tiny", **options)
+    def opened(name, **options):
+        return open_segmenter("mask-generation", checkpoint=tmp_path / name, **options).revision
 
-    opened = [
-        open_segmenter("felzenszwalb"),
-        open_segmenter("felzenszwalb", scale=100),
-        sam(sam_checkpoint),
-        sam(sam_checkpoint, points_per_side=16),
-        sam(tmp_path / "again.pth"),
-        open_segmenter("mask-generation", checkpoint=tmp_path / "one"),
-        open_segmenter("mask-generation", checkpoint=tmp_path / "one", pred_iou_thresh=0.5),
-        open_segmenter("mask-generation", checkpoint=tmp_path / "two"),
+    revisions = [
+        open_segmenter("felzenszwalb").revision,
+        open_segmenter("felzenszwalb", scale=100).revision,
+        opened("one"),
+        opened("one", pred_iou_thresh=0.5),
+        opened("two"),
     ]
-    assert len({one.revision for one in opened}) == len(opened)
-    # where the weights lie does not matter
-    moved = sam_checkpoint.rename(tmp_path / "sam_moved.pth")
-    assert sam(moved).revision == opened[2].revision
-    assert open_segmenter("felzenszwalb", scale=200).revision == opened[0].revision
+    assert len(set(revisions)) == len(revisions)
+    assert open_segmenter("felzenszwalb", scale=200).revision == revisions[0]
+    (tmp_path / "one").rename(tmp_path / "moved")  # where the weights lie does not matter
+    assert opened("moved") == revisions[2]
 
 
 @pytest.mark.parametrize(
@@ -332,7 +229,7 @@ def test_revisions_tell_weights_and_options_apart(sam_checkpoint, tmp_path):
     [
         ("yolo", {}, r"Unknown segmenter 'yolo'; use one of \['felzenszwalb', 'mask-gen"),
         ("felzenszwalb", {"size": 3}, "segmenter 'felzenszwalb': .*argument 'size'"),
-        ("sam", {}, "segmenter 'sam': .*'checkpoint'"),
+        ("mask-generation", {}, "'mask-generation': .*'checkpoint'"),
         ("mask-generation", {"checkpoint": "x", "grid": 1}, "'mask-generation': .*'grid'"),
     ],
 )
@@ -341,13 +238,9 @@ def test_open_segmenter_says_what_does_not_exist(name, options, message):
         open_segmenter(name, **options)
 
 
-@pytest.mark.parametrize(
-    ("name", "package", "extra"),
-    [("felzenszwalb", "skimage", "captioning"), ("sam", "segment_anything", "captioning,sam")],
-)
-def test_open_segmenter_names_the_extra_of_a_missing_package(monkeypatch, name, package, extra):
-    for module in [one for one in sys.modules if one.split(".")[0] == package]:
+def test_open_segmenter_names_the_extra_of_a_missing_package(monkeypatch):
+    for module in [one for one in sys.modules if one.split(".")[0] == "skimage"]:
         monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingDependencyError, match=rf"pip install -e \"\.\[{extra}\]\""):
-        open_segmenter(name, **({"checkpoint": "x"} if name == "sam" else {}))
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install -e \"\.\[captioning\]\""):
+        open_segmenter("felzenszwalb")

