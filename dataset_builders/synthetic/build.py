@@ -1,7 +1,7 @@
 """Renders synthetic cities into the layout of every other dataset.
 
-Resumable: a build that was killed continues with the same arguments and ends with the same files,
-however many processes took part.
+Rerun a killed build with the same arguments to resume it; the files are the same, however many
+processes took part.
 """
 
 import json
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,18 +32,16 @@ from ..splits import region_splits
 from ..storage import DatasetWriter
 from .captioners import (
     CAPTIONERS,
-    Caption,
     Fact,
     reference_caption,
     satellite_facts,
     street_view_facts,
-    truth_record,
     write_caption,
 )
-from .labels import POI_KINDS, Road, indicators, points_of_interest, roads
-from .noise import Floats
+from .labels import POI_KINDS, indicators, points_of_interest, roads
 from .satellite import COVERS, MARKS, TILE_PX, render_tile
-from .street_view import CLASSES, render_street_view
+from .scene import CLASSES
+from .street_view import render_street_view
 from .styles import STYLES
 from .world import CELL_KM, World
 
@@ -51,33 +49,22 @@ SOURCE, LICENCE, PROMPT = "synthetic", "cc0-1.0", "synthetic-1"
 REGIONS_PER_SHARD = 64
 JPEG_QUALITY = 90
 TILE_NUMBER = 99  # in the seeds of captions, where street views count from 0
-CaptionSource = Literal["noisy", "reference"]
-_Row = dict[str, Any]
-_Rows = dict[str, list[_Row]]  # by table
-# the facts in words and in parts; of each captioner, what it made up and what it left out; objects
-# are JSON; masks of street views and covers of satellite tiles are PNG
+ROADS = pa.schema([("region_id", pa.string()), ("highway", pa.string()), ("geometry", pa.binary())])
+POINTS = pa.schema([("region_id", pa.string()), ("kind", pa.string()), ("geometry", pa.binary())])
+_STATEMENT = pa.struct([("key", pa.string()), ("value", pa.string()), ("weight", pa.float64())])
+_ERRORS = pa.struct(
+    [
+        ("model", pa.string()),
+        ("hallucinated", pa.list_(pa.string())),
+        ("omitted", pa.list_(pa.string())),
+    ]
+)
 TRUTH = pa.schema(
     [
         ("image_id", pa.string()),
         ("facts", pa.list_(pa.string())),
-        (
-            "statements",
-            pa.list_(
-                pa.struct([("key", pa.string()), ("value", pa.string()), ("weight", pa.float64())])
-            ),
-        ),
-        (
-            "captions",
-            pa.list_(
-                pa.struct(
-                    [
-                        ("model", pa.string()),
-                        ("hallucinated", pa.list_(pa.string())),
-                        ("omitted", pa.list_(pa.string())),
-                    ]
-                )
-            ),
-        ),
+        ("statements", pa.list_(_STATEMENT)),
+        ("captions", pa.list_(_ERRORS)),
         ("objects", pa.string()),
         ("mask", pa.binary()),
         ("cover", pa.binary()),
@@ -88,7 +75,7 @@ TRUTH = pa.schema(
         ).encode()
     },
 )
-
+"""Facts in words and in parts; errors of each captioner; objects as JSON; mask and cover as PNG."""
 NOTES = (
     "Everything here is synthetic: simulated images, captions and indicators of a city that does "
     "not exist.",
@@ -97,10 +84,14 @@ NOTES = (
     "Labels carry noise that no picture shows, so no encoder can reach R2 = 1.",
 )
 
+CaptionSource = Literal["noisy", "reference"]
+_Cell = tuple[int, int]  # column from the west, row from the south
+_Rows = dict[str, list[dict[str, Any]]]  # by table
+
 
 @dataclass(frozen=True)
-class _Job:
-    """One region to render, in whatever process."""
+class _Options:
+    """How the images of a city are rendered."""
 
     city: str
     grid_size: int
@@ -108,24 +99,6 @@ class _Job:
     street_views: int
     caption_source: CaptionSource
     with_masks: bool
-    column: int
-    row: int
-
-
-@dataclass(frozen=True)
-class _Image:
-    """An image to be captioned."""
-
-    view: str
-    image_id: str
-    number: int
-    facts: list[Fact]
-    objects: tuple[_Row, ...] = ()
-    mask: bytes | None = None
-    cover: bytes | None = None
-
-
-_Pool = Callable[[list[_Job]], list[_Rows]]
 
 
 def build_dataset(
@@ -139,27 +112,27 @@ def build_dataset(
     num_workers: int | None = None,
     progress: bool = False,
 ) -> Path:
-    """Build synthetic cities as a dataset; go on where an earlier build was stopped.
+    """Build synthetic cities as a dataset, or resume a build.
 
     Args:
-        output_dir: the dataset folder.
-        cities: of `STYLES`.
-        grid_size: regions of 1 km a side, 3 at least.
-        street_views: a region.
-        seed: of everything; the same seed is the same bytes.
-        caption_source: "noisy", the image's caption is that of one of the captioners, or
-            "reference", it is true and complete.
-        with_masks: store in `truth/` the street views' masks (PNG, index into `CLASSES`) and the
+        output_dir: Dataset folder.
+        cities: Keys of `STYLES`.
+        grid_size: Regions of 1 km per side, at least 3.
+        street_views: Street views per region.
+        seed: Seed of everything; the same seed gives the same bytes.
+        caption_source: "noisy", captions of simulated captioners with their errors, or
+            "reference", true and complete ones.
+        with_masks: Store in `truth/` the street views' masks (PNG, index into `CLASSES`) and the
             tiles' covers (PNG, index into `COVERS` plus `MARKS`).
-        num_workers: processes; one for each core by default.
-        progress: show a bar.
+        num_workers: Processes; one per core by default.
+        progress: Show a progress bar.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: an unknown city, a grid below 3, or fewer than no views or one worker.
-        DatasetError: the folder holds another dataset.
+        ValueError: A city is unknown, the grid below 3, or a number of views or workers too small.
+        DatasetError: The folder holds another dataset.
     """
     root = Path(output_dir)
     parameters = {
@@ -173,26 +146,29 @@ def build_dataset(
     for name, number, least in (("street_views", street_views, 0), ("num_workers", workers, 1)):
         if number < least:
             raise ValueError(f"`{name}` must be {least} or more, got {number}.")
-    worlds = {city: World(city, grid_size, seed) for city in cities}
+    worlds = [World(city, grid_size, seed) for city in cities]
     writer = DatasetWriter(root, _metadata(cities, parameters))
-    total = len(worlds) * grid_size**2
-    shared = (grid_size, seed, street_views, caption_source, with_masks)
-    with _renderers(workers) as pool, tqdm(total=total, unit="region", disable=not progress) as bar:
-        for world in worlds.values():
+    cells = [(column, row) for row in range(grid_size) for column in range(grid_size)]
+    total = len(worlds) * len(cells)
+    with _mapper(workers) as map_, tqdm(total=total, unit="region", disable=not progress) as bar:
+        for world in worlds:
             bar.set_description(f"{world.city} (synthetic)")
             writer.write_shard(world.city, "regions", 0, _region_rows(world))
             _write_map(writer.files, world)
-            for shard, cells in enumerate(_shards(grid_size)):
-                jobs = [_Job(world.city, *shared, *cell) for cell in cells]
-                _write_shard(writer, shard, jobs, pool)
-                bar.update(len(cells))
+            options = _Options(
+                world.city, grid_size, seed, street_views, caption_source, with_masks
+            )
+            for shard, start in enumerate(range(0, len(cells), REGIONS_PER_SHARD)):
+                of_shard = cells[start : start + REGIONS_PER_SHARD]
+                _write_shard(writer, shard, options, partial(map_, _render, options, of_shard))
+                bar.update(len(of_shard))
     writer.finish()
     write_card(root)
     return root
 
 
 def _metadata(cities: Sequence[str], parameters: dict[str, Any]) -> DatasetMetadata:
-    names = ", ".join(STYLES[city].title for city in cities if city in STYLES)
+    names = ", ".join(STYLES[city].title for city in cities)
     return DatasetMetadata(
         title=f"Synthetic cities: {names}",
         description=(
@@ -206,7 +182,7 @@ def _metadata(cities: Sequence[str], parameters: dict[str, Any]) -> DatasetMetad
         indicators=tuple(INDICATORS.values()),
         extra_columns={
             "regions": {f"poi_{kind}": "float64" for kind in POI_KINDS},
-            # nobody's pictures: the licence gate of `publish` lets them pass
+            # nobody's images: the licence gate of `publish` lets them pass
             **{view: {"redistributable": "bool"} for view in VIEWS},
         },
         parameters=parameters,
@@ -214,30 +190,7 @@ def _metadata(cities: Sequence[str], parameters: dict[str, Any]) -> DatasetMetad
     )
 
 
-@contextmanager
-def _renderers(workers: int) -> Iterator[_Pool]:
-    """Renders lists of jobs, in this process or in several."""
-    if workers == 1:
-        yield lambda jobs: [_render(job) for job in jobs]
-        return
-    # spawned, not forked: the caller may have threads
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _use_one_thread) as pool:
-        yield lambda jobs: list(pool.map(_render, jobs, chunksize=4))
-
-
-def _use_one_thread() -> None:
-    threadpool_limits(1)  # there are as many processes as cores already
-
-
-def _shards(grid_size: int) -> Iterator[list[tuple[int, int]]]:
-    """(column, row) of the regions of each shard, row by row from the south-west."""
-    cells = [(column, row) for row in range(grid_size) for column in range(grid_size)]
-    for start in range(0, len(cells), REGIONS_PER_SHARD):
-        yield cells[start : start + REGIONS_PER_SHARD]
-
-
-# ---- regions ----------------------------------------------------------------------------------
+# ---- regions and the map ----------------------------------------------------------------------
 
 
 def region_id(city: str, column: int, row: int) -> str:
@@ -255,15 +208,13 @@ class _Plane:
         self.to_degrees = pyproj.Transformer.from_crs(utm, "EPSG:4326", always_xy=True)
         x, y = self.to_degrees.transform(style.lon, style.lat, direction="INVERSE")
         # whole kilometres, whatever the size of the grid: a larger city keeps its cells
-        self.origin = (
-            np.round(np.array([x, y]) / 1000) * 1000 - 500 * world.extent_km // 1000 * 1000
-        )
+        whole = np.round(np.array([x, y]) / 1000) * 1000
+        self.origin = whole - 500 * world.extent_km // 1000 * 1000
 
     def degrees(self, x_km: Any, y_km: Any) -> tuple[Any, Any]:
         """lon, lat (EPSG:4326) of places in km."""
-        return self.to_degrees.transform(
-            self.origin[0] + 1000 * np.asarray(x_km), self.origin[1] + 1000 * np.asarray(y_km)
-        )
+        x, y = (self.origin[i] + 1000 * np.asarray(km) for i, km in enumerate((x_km, y_km)))
+        return self.to_degrees.transform(x, y)
 
 
 def _region_rows(world: World) -> Iterator[dict[str, Any]]:
@@ -294,22 +245,34 @@ def _region_rows(world: World) -> Iterator[dict[str, Any]]:
         }
 
 
-ROADS = pa.schema([("region_id", pa.string()), ("highway", pa.string()), ("geometry", pa.binary())])
-POINTS = pa.schema([("region_id", pa.string()), ("kind", pa.string()), ("geometry", pa.binary())])
-
-
 def _write_map(files: WrittenFiles, world: World) -> None:
     """Roads and points of interest, GeoParquet, EPSG:4326; one row of regions is a row group."""
     targets = f"map/{world.city}-roads.parquet", f"map/{world.city}-pois.parquet"
     if all((files.root / name).exists() for name in targets):
         return
-    plane, counts = _Plane(world), indicators(world)["poi"]
+    plane, counts = _Plane(world), indicators(world)["poi"].astype(int)
     with ExitStack() as stack:
         of_roads = stack.enter_context(_geo_writer(files, targets[0], ROADS, "LineString"))
         of_points = stack.enter_context(_geo_writer(files, targets[1], POINTS, "Point"))
         for row in range(world.grid_size):
-            of_roads.write_table(_road_table(world, plane, row))
-            of_points.write_table(_point_table(world, plane, row, counts[row].astype(int)))
+            names = [region_id(world.city, column, row) for column in range(world.grid_size)]
+            found = [roads(world, column, row) for column in range(world.grid_size)]
+            all_roads = [road for of_region in found for road in of_region]
+            points = np.concatenate([np.empty((0, 2)), *(road.points for road in all_roads)])
+            owners = np.repeat(np.arange(len(all_roads)), [len(one.points) for one in all_roads])
+            lines = shapely.linestrings(np.column_stack(plane.degrees(*points.T)), indices=owners)
+            ids = np.repeat(names, [len(of_region) for of_region in found]).tolist()
+            of_roads.write_table(_table(ROADS, ids, [one.highway for one in all_roads], lines))
+
+            places = [
+                points_of_interest(world, column, row, count)
+                for column, count in enumerate(counts[row].tolist())
+            ]
+            points = np.concatenate([np.empty((0, 2)), *(km for km, _ in places)])
+            kinds = [kind for _, of_region in places for kind in of_region]
+            shapes = shapely.points(np.column_stack(plane.degrees(*points.T)))
+            ids = np.repeat(names, counts[row]).tolist()
+            of_points.write_table(_table(POINTS, ids, kinds, shapes))
 
 
 @contextmanager
@@ -331,48 +294,38 @@ def _geo_writer(
         yield writer
 
 
-def _road_table(world: World, plane: "_Plane", row: int) -> pa.Table:
-    names: list[str] = []
-    found: list[Road] = []
-    for column in range(world.grid_size):
-        of_region = roads(world, column, row)
-        names += [region_id(world.city, column, row)] * len(of_region)
-        found += of_region
-    points = np.concatenate([np.empty((0, 2)), *(road.points for road in found)])
-    owners = np.repeat(np.arange(len(found)), [len(road.points) for road in found])
-    lines = shapely.linestrings(np.column_stack(plane.degrees(*points.T)), indices=owners)
-    return _geo_table(ROADS, names, [road.highway for road in found], lines)
-
-
-def _point_table(world: World, plane: "_Plane", row: int, counts: np.ndarray) -> pa.Table:
-    names: list[str] = []
-    kinds: list[str] = []
-    places: list[Floats] = [np.empty((0, 2))]
-    for column, count in enumerate(counts.tolist()):
-        of_region, kinds_of_region = points_of_interest(world, column, row, count)
-        names += [region_id(world.city, column, row)] * count
-        kinds += kinds_of_region
-        places.append(of_region)
-    points = shapely.points(np.column_stack(plane.degrees(*np.concatenate(places).T)))
-    return _geo_table(POINTS, names, kinds, points)
-
-
-def _geo_table(schema: pa.Schema, names: list[str], kinds: list[str], shapes: Any) -> pa.Table:
+def _table(schema: pa.Schema, names: list[str], kinds: list[str], shapes: Any) -> pa.Table:
     columns = [names, kinds, shapely.to_wkb(shapes).tolist()]
-    arrays = [pa.array(c, field.type) for c, field in zip(columns, schema, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=schema)
+    return pa.table(dict(zip(schema.names, columns, strict=True)), schema=schema)
 
 
 # ---- images and captions ----------------------------------------------------------------------
 
 
-def _write_shard(writer: DatasetWriter, shard: int, jobs: list[_Job], pool: _Pool) -> None:
+@contextmanager
+def _mapper(workers: int) -> Iterator[Callable[..., list[_Rows]]]:
+    """Applies `function(options, cell)` to cells, in this process or in several."""
+    if workers == 1:
+        yield lambda function, options, cells: [function(options, cell) for cell in cells]
+        return
+    # spawned, not forked: the caller may have threads; one thread each, as there are processes
+    # for all cores
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, threadpool_limits, (1,)) as pool:
+        yield lambda function, options, cells: list(
+            pool.map(partial(function, options), cells, chunksize=4)
+        )
+
+
+def _write_shard(
+    writer: DatasetWriter, shard: int, options: _Options, render: Callable[[], list[_Rows]]
+) -> None:
     """Tables of one shard; the truth first, for a finished shard is not looked at again."""
-    city = jobs[0].city
-    tables = ("street_view", "satellite", "captions")[0 if jobs[0].street_views else 1 :]
+    city = options.city
+    tables = ("street_view", "satellite", "captions")[0 if options.street_views else 1 :]
     if all(writer.has_shard(city, table, shard) for table in tables):
         return
-    rendered = pool(jobs)
+    rendered = render()
     records = [record for result in rendered for record in result["truth"]]
     with writer.files.writing(f"truth/{city}/part-{shard:05d}.parquet") as temporary:
         pq.write_table(pa.Table.from_pylist(records, TRUTH), temporary)
@@ -387,89 +340,97 @@ def _world(city: str, grid_size: int, seed: int) -> tuple[World, _Plane]:
     return world, _Plane(world)
 
 
-def _render(job: _Job) -> _Rows:
+@dataclass(frozen=True)
+class _Image:
+    """A rendered image; `columns` are those of its view, `truth` what the truth holds of it."""
+
+    view: str
+    image_id: str
+    number: int
+    image: Image.Image
+    facts: list[Fact]
+    columns: dict[str, Any]
+    truth: dict[str, Any]
+
+
+def _images(options: _Options, column: int, row: int) -> Iterator[_Image]:
+    """The images of a region."""
+    world, plane = _world(options.city, options.grid_size, options.seed)
+    name = region_id(options.city, column, row)
+
+    def stored(mask: Image.Image) -> bytes | None:
+        return encode_image(mask, "PNG") if options.with_masks else None
+
+    tile = render_tile(world, column, row)
+    columns = {"ground_resolution_m": 1000 * CELL_KM / TILE_PX}
+    truth: dict[str, Any] = {"objects": "[]", "cover": stored(tile.cover)}
+    facts = satellite_facts(tile)
+    yield _Image("satellite", f"{name}_sat", TILE_NUMBER, tile.image, facts, columns, truth)
+    for number in range(options.street_views):
+        view = render_street_view(world, column, row, number)
+        lon, lat = plane.degrees(view.x_km, view.y_km)
+        columns = {"lon": float(lon), "lat": float(lat), "heading": view.heading}
+        objects = json.dumps([asdict(item) for item in view.objects])
+        truth = {"objects": objects, "mask": stored(view.mask)}
+        facts = street_view_facts(view)
+        yield _Image("street_view", f"{name}_sv{number}", number, view.image, facts, columns, truth)
+
+
+def _render(options: _Options, cell: _Cell) -> _Rows:
     """Everything of one region: rows of the tables, and the truth."""
-    out: _Rows = {name: [] for name in ("street_view", "satellite", "captions", "truth")}
-    _render_tile(job, out)
-    for view in range(job.street_views):
-        _render_view(job, view, out)
-    return out
-
-
-def _render_tile(job: _Job, out: _Rows) -> None:
-    world, _ = _world(job.city, job.grid_size, job.seed)
-    tile = render_tile(world, job.column, job.row)
-    image_id = f"{region_id(job.city, job.column, job.row)}_sat"
-    row = {
-        **_image_columns(job, image_id, tile.image),
-        "ground_resolution_m": 1000 * CELL_KM / TILE_PX,
-    }
-    cover = encode_image(tile.cover, "PNG") if job.with_masks else None
-    image = _Image("satellite", image_id, TILE_NUMBER, satellite_facts(tile), cover=cover)
-    out["satellite"].append(row | _captions(job, world, image, out))
-
-
-def _render_view(job: _Job, view: int, out: _Rows) -> None:
-    world, plane = _world(job.city, job.grid_size, job.seed)
-    scene = render_street_view(world, job.column, job.row, view)
-    lon, lat = plane.degrees(scene.x_km, scene.y_km)
-    image_id = f"{region_id(job.city, job.column, job.row)}_sv{view}"
-    row = {
-        **_image_columns(job, image_id, scene.image),
-        "lon": float(lon),
-        "lat": float(lat),
-        "heading": scene.heading,
-    }
-    mask = encode_image(scene.mask, "PNG") if job.with_masks else None
-    objects = tuple(asdict(item) for item in scene.objects)
-    facts = street_view_facts(scene)
-    image = _Image("street_view", image_id, view, facts, objects, mask)
-    out["street_view"].append(row | _captions(job, world, image, out))
-
-
-def _image_columns(job: _Job, image_id: str, image: Image.Image) -> _Row:
-    encoded = encode_image(image, "JPEG", JPEG_QUALITY)
-    return {
-        "image": {"bytes": encoded, "path": f"{image_id}.jpg"},
-        "image_id": image_id,
-        "region_id": region_id(job.city, job.column, job.row),
-        "source": SOURCE,
-        "licence": LICENCE,
-        "redistributable": True,
-    }
-
-
-def _captions(job: _Job, world: World, image: _Image, out: _Rows) -> _Row:
-    """Candidates and truths of an image; returns the caption columns of its own row."""
-    rng = np.random.default_rng([world.hash_seed, 31, job.column, job.row, image.number])
-    reference = reference_caption(image.facts, image.view)
-    noisy = [write_caption(captioner, image.facts, image.view, rng) for captioner in CAPTIONERS]
-    chosen: Caption = noisy[int(rng.integers(len(noisy)))]
-    if job.caption_source == "reference":
-        chosen = reference
-    for caption in (reference, *noisy):
-        out["captions"].append(
+    world, _ = _world(options.city, options.grid_size, options.seed)
+    rows: _Rows = {name: [] for name in ("street_view", "satellite", "captions", "truth")}
+    for one in _images(options, *cell):
+        rng = np.random.default_rng([world.hash_seed, 31, *cell, one.number])
+        reference = reference_caption(one.facts, one.view)
+        noisy = [write_caption(captioner, one.facts, one.view, rng) for captioner in CAPTIONERS]
+        chosen = noisy[int(rng.integers(len(noisy)))]
+        if options.caption_source == "reference":
+            chosen = reference
+        encoded = encode_image(one.image, "JPEG", JPEG_QUALITY)
+        rows[one.view].append(
             {
-                "image_id": image.image_id,
+                "image": {"bytes": encoded, "path": f"{one.image_id}.jpg"},
+                "image_id": one.image_id,
+                "region_id": region_id(options.city, *cell),
+                "source": SOURCE,
+                "licence": LICENCE,
+                "redistributable": True,
+                **one.columns,
+                "caption": chosen.text,
+                "caption_model": chosen.model,
+            }
+        )
+        rows["captions"] += [
+            {
+                "image_id": one.image_id,
                 "model": caption.model,
                 "prompt_version": PROMPT,
                 "stage": "reference" if caption is reference else "generate",
                 "text": caption.text,
                 "kept": caption is chosen,
             }
+            for caption in (reference, *noisy)
+        ]
+        errors = [
+            {
+                "model": one.model,
+                "hallucinated": _words(one.hallucinated),
+                "omitted": _words(one.omitted),
+            }
+            for one in noisy
+        ]
+        rows["truth"].append(
+            {
+                "image_id": one.image_id,
+                "facts": _words(one.facts),
+                "statements": [asdict(fact) for fact in one.facts],
+                "captions": errors,
+                **one.truth,
+            }
         )
-    out["truth"].append(
-        {
-            "image_id": image.image_id,
-            "facts": [f"{fact.value} {fact.key}" for fact in image.facts],
-            "statements": [asdict(fact) for fact in image.facts],
-            "captions": [truth_record(caption) for caption in noisy],
-            "objects": json.dumps(image.objects),
-            "mask": image.mask,
-            "cover": image.cover,
-        }
-    )
-    return {"caption": chosen.text, "caption_model": chosen.model}
+    return rows
 
 
-__all__ = ["build_dataset", "region_id"]
+def _words(facts: Sequence[Fact]) -> list[str]:
+    return [f"{fact.value} {fact.key}" for fact in facts]

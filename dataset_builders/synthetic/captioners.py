@@ -1,28 +1,26 @@
-"""Writers of captions: a reference that says all facts and nothing else, and five that err.
+"""Writers of captions: a reference that states all facts and nothing else, and five that err.
 
 Each simulated captioner stands for a kind of multimodal model: its own words, order and manner,
-and known rates of leaving facts out and of making them up. Rates of made-up objects are set to the
+and known rates of omitting facts and of making them up. Rates of made-up objects are set to the
 range that CHAIR finds for open models on long captions (Rohrbach et al. 2018, arXiv 1809.02156;
-LLaVA-1.5 says of 6 to 15 % of the objects it names what is not there, e.g. Leng et al. 2023, arXiv
+of the objects that LLaVA-1.5 names, 6 to 15 % are not there, e.g. Leng et al. 2023, arXiv
 2311.16922). Rates of omission are assumptions: detailed captions of open models name about half to
 three quarters of the annotated objects. None is fitted to results of this project.
 
-Form follows the captions that were published for this task (UrbanVLP's and UrbanCLIP's samples of
-Beijing): one or two sentences of manner that fit any picture, some 30 tokens (street views of
-UrbanVLP begin with a "bustling street" seen "from a car", 35 tokens; of 1,200 sentences on
-UrbanCLIP's tiles 714 differ within their first ten), then what fills the picture, then the rest, a
-sentence each, 100 to 200 words in all. So a text cut at 77 tokens keeps the largest things and
-loses more than half of what is told: 61 % of a street view's facts and 55 % of a tile's stand after
-the 77th token (`tests/dataset_builders/test_synthetic_world.py` holds them between 50 and 70 %).
-These parameters were fixed before any system was compared on this world.
+The form follows the captions published for this task (samples of UrbanVLP and UrbanCLIP, Beijing):
+one or two sentences of manner that fit any image, some 30 tokens, then what fills the image, then
+the rest, one sentence each, 100 to 200 words in all. A text cut at 77 tokens thus keeps the largest
+things and loses more than half of the facts: 61 % of those of a street view and 55 % of those of a
+tile come after the 77th token (`tests/dataset_builders/test_synthetic_world.py` keeps them between
+50 and 70 %). These parameters were fixed before any system was compared on this world.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from .roadside import HOUSES
 from .satellite import Tile
 from .street_view import StreetView
 
@@ -31,12 +29,12 @@ REFERENCE = "synthetic-reference"
 
 @dataclass(frozen=True)
 class Fact:
-    """Something true, or made up, of a picture.
+    """A fact about an image, true or made up.
 
     Attributes:
-        key: what it is about ("tree", "river", "storeys"...).
-        value: what is said of it; two facts of one key with different values contradict.
-        weight: how much of the picture it is, 0 to 1: large things are seldom left out.
+        key: Its subject ("tree", "river", "storeys"...).
+        value: What is said of it; two facts of one key with different values contradict.
+        weight: Share of the image that it fills, 0 to 1: large things are seldom omitted.
     """
 
     key: str
@@ -46,13 +44,13 @@ class Fact:
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption and the truth about it.
+    """A caption and its errors.
 
     Attributes:
-        model: who wrote it.
+        model: Name of the captioner.
         text: 100 to 200 words.
-        hallucinated: facts it tells that are not so.
-        omitted: facts it leaves out.
+        hallucinated: Facts that it states and that are not true.
+        omitted: Facts that it does not state.
     """
 
     model: str
@@ -66,14 +64,13 @@ class Captioner:
     """A simulated multimodal model.
 
     Attributes:
-        name: as in the column `model`.
-        omission: probability that a fact of weight one half is left out; see `omission_chance`
-            for the others.
-        hallucination: expected share of made-up facts among the facts that are told.
-        words: replacements of plain words by its own.
-        opening: a sentence or two before the first fact, the same for every picture.
-        joints: how a fact's sentence begins.
-        closing: after the last.
+        name: Name in the column `model`.
+        omission: Probability that a fact of weight one half is omitted; see `omission_chance`.
+        hallucination: Expected share of made-up facts among those stated.
+        words: Replacements of plain words by its own.
+        opening: Text before the first fact, the same for every image.
+        joints: Beginnings of the sentences.
+        closing: Text after the last fact.
     """
 
     name: str
@@ -218,8 +215,6 @@ CROWDING = (
     (1, "crowded together"),
 )
 MESHES = ((0.16, "wide-meshed"), (1, "fine and dense"))
-# said with the sides of the street already
-HOUSES = ("detached house", "terraced house", "apartment block", "tower")
 
 
 def _step(value: float, steps: Sequence[tuple[float, str]], beyond: str = "") -> str:
@@ -227,7 +222,7 @@ def _step(value: float, steps: Sequence[tuple[float, str]], beyond: str = "") ->
 
 
 def street_view_facts(view: StreetView) -> list[Fact]:
-    """What is true of a street view, large things first."""
+    """The facts of a street view, large things first."""
     scene = view.facts
     facts = [
         Fact("left side", SIDE_PHRASES[str(scene["left"])], 0.9),
@@ -241,27 +236,19 @@ def street_view_facts(view: StreetView) -> list[Fact]:
         facts.append(Fact("facades", _step(float(scene["wealth"]), STATES), 0.5))
     if scene["near_river"]:
         facts.append(Fact("river", "close by", 0.4))
-    facts += _object_facts(view)
+    attributes: dict[str, list[str]] = {}
+    for item in view.objects:
+        if item.name not in HOUSES.values():  # told with the sides of the street
+            attributes.setdefault(item.name, []).append(item.attribute)
+    for name, words in attributes.items():
+        usual = max(sorted(set(words)), key=words.count)
+        amount = _step(len(words), QUANTITIES, "a great many")
+        facts.append(Fact(name, f"{amount} {usual}".strip(), min(0.8, 0.25 + 0.06 * len(words))))
     return sorted(facts, key=lambda fact: -fact.weight)
 
 
-def _object_facts(view: StreetView) -> list[Fact]:
-    """One fact for each kind of object: how many, and what most of them are like."""
-    counts: dict[str, list[str]] = {}
-    for item in view.objects:
-        if item.name not in HOUSES:
-            counts.setdefault(item.name, []).append(item.attribute)
-    facts = []
-    for name, attributes in counts.items():
-        usual = max(sorted(set(attributes)), key=attributes.count)
-        amount = _step(len(attributes), QUANTITIES, "a great many")
-        weight = min(0.8, 0.25 + 0.06 * len(attributes))
-        facts.append(Fact(name, f"{amount} {usual}".strip(), weight))
-    return facts
-
-
 def satellite_facts(tile: Tile) -> list[Fact]:
-    """What is true of a satellite tile, large things first."""
+    """The facts of a satellite tile, large things first."""
     facts = [
         Fact(phrase, _step(share, SHARES), min(0.95, 0.3 + share))
         for name, phrase in COVER_PHRASES.items()
@@ -305,7 +292,7 @@ SATELLITE_FANCIES = (
     Fact("round storage tanks", "many"),
     Fact("car parks filled with parked cars", "about a fifth of"),
 )
-STREET_TEMPLATES = {
+TEMPLATES = {
     "left side": "{value} on the left",
     "right side": "{value} on the right",
     "carriageway": "a {value}",
@@ -314,8 +301,6 @@ STREET_TEMPLATES = {
     "height": "buildings of {value}",
     "facades": "facades that are {value}",
     "river": "a river {value}",
-}
-SATELLITE_TEMPLATES = {
     "roofs": "roofs {value}",
     "street network": "a street network that is {value}",
     "railway line": "a railway line {value}",
@@ -333,19 +318,13 @@ MIN_WORDS, MAX_WORDS = 100, 200
 
 
 def phrase(fact: Fact, view: str) -> str:
-    """A fact in plain words, as a caption's sentence has it before the captioner's own words."""
-    templates = STREET_TEMPLATES if view == "street_view" else SATELLITE_TEMPLATES
-    if fact.key in templates:
-        return templates[fact.key].format(value=fact.value)
+    """A fact in plain words, before they are replaced by the captioner's own."""
+    if fact.key in TEMPLATES:
+        return TEMPLATES[fact.key].format(value=fact.value)
     if view == "satellite" and fact.value in {word for _, word in SHARES}:
         return f"{fact.key} over {fact.value} the ground"
-    return f"{fact.value} {_plural(fact.key) if fact.value.startswith(MANY) else fact.key}"
-
-
-def _plural(noun: str) -> str:
-    if noun == "bus":
-        return "buses"
-    return noun if noun.endswith("s") else f"{noun}s"
+    plural = {"bus": "buses"}.get(fact.key, fact.key.removesuffix("s") + "s")
+    return f"{fact.value} {plural if fact.value.startswith(MANY) else fact.key}"
 
 
 def reference_caption(facts: Sequence[Fact], view: str) -> Caption:
@@ -358,42 +337,37 @@ def reference_caption(facts: Sequence[Fact], view: str) -> Caption:
 def write_caption(
     captioner: Captioner, facts: Sequence[Fact], view: str, rng: np.random.Generator
 ) -> Caption:
-    """What a captioner makes of the facts.
+    """A captioner's caption of an image with these facts.
 
     Args:
-        captioner: who writes.
-        facts: the truth.
+        captioner: The writer.
+        facts: The truth.
         view: "street_view" or "satellite".
-        rng: draws what is left out and made up.
+        rng: Source of omissions and inventions.
     """
     left_out = rng.uniform(size=len(facts)) < [omission_chance(captioner, one) for one in facts]
     told = [fact for fact, out in zip(facts, left_out, strict=True) if not out]
     omitted = tuple(fact for fact, out in zip(facts, left_out, strict=True) if out)
-    invented = _invent(captioner, len(told), {fact.key for fact in facts}, view, rng)
+    # made-up facts, of things that are not in the image
+    known = {fact.key for fact in facts}
+    fancies = STREET_FANCIES if view == "street_view" else SATELLITE_FANCIES
+    possible = [fancy for fancy in fancies if fancy.key not in known]
+    # for a share h of all that is told, h / (1 - h) for each true fact
+    odds = captioner.hallucination / (1 - captioner.hallucination)
+    number = min(int(rng.binomial(len(told), odds)), len(possible))
+    chosen = sorted(rng.choice(len(possible), size=number, replace=False).tolist())
+    invented = tuple(possible[index] for index in chosen)
     for fancy in invented:
         told.insert(int(rng.integers(len(told) // 2, len(told) + 1)), fancy)
     return _fit(captioner, told, invented, omitted, view, int(rng.integers(len(DETAILS))))
 
 
 def omission_chance(captioner: Captioner, fact: Fact) -> float:
-    """Probability that the captioner leaves out the fact: what fills the picture is seldom missed.
+    """Probability that the captioner omits the fact: what fills the image is seldom missed.
 
     `2 * omission * (1 - weight)`, so the captioner's rate holds for a weight of one half.
     """
     return min(1.0, 2 * captioner.omission * (1 - fact.weight))
-
-
-def _invent(
-    captioner: Captioner, num_told: int, known: Collection[str], view: str, rng: np.random.Generator
-) -> tuple[Fact, ...]:
-    """Made-up facts, of things that are not in the picture."""
-    fancies = STREET_FANCIES if view == "street_view" else SATELLITE_FANCIES
-    possible = [fancy for fancy in fancies if fancy.key not in known]
-    # for a share h of all that is told, h / (1 - h) for each true fact
-    odds = captioner.hallucination / (1 - captioner.hallucination)
-    number = min(int(rng.binomial(num_told, odds)), len(possible))
-    chosen = sorted(rng.choice(len(possible), size=number, replace=False).tolist())
-    return tuple(possible[index] for index in chosen)
 
 
 def _fit(
@@ -404,7 +378,7 @@ def _fit(
     view: str,
     first_detail: int = 0,
 ) -> Caption:
-    """Write, and leave off the last facts until no more than `MAX_WORDS` remain."""
+    """Write, and drop the last facts until no more than `MAX_WORDS` remain."""
     while len((text := _write(captioner, told, view, first_detail)).split()) > MAX_WORDS:
         last = told.pop()
         if last not in invented:
@@ -414,23 +388,15 @@ def _fit(
 
 
 def _write(captioner: Captioner, facts: Sequence[Fact], view: str, first_detail: int) -> str:
-    sentences = [captioner.opening]
-    for number, fact in enumerate(facts):
-        joint = captioner.joints[number % len(captioner.joints)]
-        sentences.append(f"{joint} {phrase(fact, view)}.")
-    sentences.append(captioner.closing)
+    joints = captioner.joints
+    told = [f"{joints[i % len(joints)]} {phrase(fact, view)}." for i, fact in enumerate(facts)]
+    sentences = [captioner.opening, *told, captioner.closing]
     _pad(sentences, len(facts), first_detail)
-    text = " ".join(part for part in sentences if part)
-    return reword(text, captioner)
-
-
-def reword(text: str, captioner: Captioner) -> str:
-    """Plain words in those of a captioner."""
-    return " ".join(_replace(word, captioner.words) for word in text.split(" "))
+    return reword(" ".join(part for part in sentences if part), captioner)
 
 
 def _pad(sentences: list[str], num_facts: int, first_detail: int) -> None:
-    """Of little, more is made: details are added to the facts' sentences up to `MIN_WORDS`."""
+    """Add details to the facts' sentences until there are `MIN_WORDS`."""
     missing = MIN_WORDS - sum(len(part.split()) for part in sentences)
     turn = 0
     while missing > 0 and num_facts > 0:
@@ -442,34 +408,11 @@ def _pad(sentences: list[str], num_facts: int, first_detail: int) -> None:
         turn += 1
 
 
-def _replace(word: str, words: Mapping[str, str]) -> str:
-    core = word.strip(".,;:")
-    return word.replace(core, words[core]) if core in words else word
+def reword(text: str, captioner: Captioner) -> str:
+    """Plain words replaced by those of a captioner."""
 
+    def own(word: str) -> str:
+        core = word.strip(".,;:")
+        return word.replace(core, captioner.words[core]) if core in captioner.words else word
 
-def truth_record(caption: Caption) -> dict[str, Any]:
-    """For the table of truths: what the caption gets wrong."""
-    return {
-        "model": caption.model,
-        "hallucinated": [f"{fact.value} {fact.key}" for fact in caption.hallucinated],
-        "omitted": [f"{fact.value} {fact.key}" for fact in caption.omitted],
-    }
-
-
-__all__ = [
-    "CAPTIONERS",
-    "MAX_WORDS",
-    "MIN_WORDS",
-    "REFERENCE",
-    "Caption",
-    "Captioner",
-    "Fact",
-    "omission_chance",
-    "phrase",
-    "reference_caption",
-    "reword",
-    "satellite_facts",
-    "street_view_facts",
-    "truth_record",
-    "write_caption",
-]
+    return " ".join(own(word) for word in text.split(" "))

@@ -1,7 +1,7 @@
-"""Indicators, roads and points of a city: what the latents do to the numbers.
+"""Indicators, roads and points of interest of a city: how the latents determine the numbers.
 
 The laws are non-linear and shared by all cities; each label carries multiplicative noise that no
-picture shows (log-normal, or the Poisson noise of a count), so that no encoder can be perfect.
+image shows (log-normal, or the Poisson noise of a count), so that no encoder can be perfect.
 Ranges follow those of 1-km cells in the public tables of this line of work.
 """
 
@@ -9,10 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .noise import Floats
-from .world import AVENUE_EVERY, CELL_KM, RURAL_DENSITY, World
+from .world import AVENUE_EVERY, CELL_KM, RURAL_DENSITY, Floats, World
 
-# standard deviation of the logarithm, by indicator; counts are Poisson beside
 NOISE = {
     "population": 0.18,
     "gdp": 0.25,
@@ -22,6 +20,8 @@ NOISE = {
     "crime": 0.30,
     "poi": 0.20,
 }
+"""Standard deviation of the logarithm of each indicator; counts have Poisson noise as well."""
+COUNTED = ("comments", "crime", "poi", "population")
 POI_KINDS = ("shop", "restaurant", "school", "clinic", "office", "workshop", "playground")
 POI_SHARES = (0.28, 0.24, 0.08, 0.07, 0.17, 0.10, 0.06)
 BRIDGE_KM = 0.3
@@ -51,8 +51,7 @@ def indicators(world: World) -> dict[str, Floats]:
     for name, mean in expected.items():
         sigma = NOISE[name]
         noisy = mean * np.exp(rng.normal(-(sigma**2) / 2, sigma, size=mean.shape))
-        counted = name in ("comments", "crime", "poi", "population")
-        raw[name] = rng.poisson(noisy).astype(float) if counted else noisy
+        raw[name] = rng.poisson(noisy).astype(float) if name in COUNTED else noisy
     return raw
 
 
@@ -61,8 +60,8 @@ class Road:
     """A stretch of road, as a map would have it.
 
     Attributes:
-        highway: class, "primary" or "residential".
-        points: `(n, 2)` in km.
+        highway: Class, "primary" or "residential".
+        points: Line, `(n, 2)` in km.
     """
 
     highway: str
@@ -97,7 +96,7 @@ def roads(world: World, column: int, row: int, step_km: float = 0.02) -> list[Ro
 
 
 def _lines(points: Floats, gap_km: float) -> list[Floats]:
-    """Points in the order of the direction they spread in, parted where there is a gap."""
+    """Points ordered along their main direction, split where there is a gap."""
     if len(points) == 0:
         return []
     along = int(np.argmax(np.ptp(points, axis=0)))
@@ -107,11 +106,8 @@ def _lines(points: Floats, gap_km: float) -> list[Floats]:
 
 
 def points_of_interest(world: World, column: int, row: int, count: int) -> tuple[Floats, list[str]]:
-    """As many points as a region's `poi` says, spread evenly: km `(count, 2)`, and kinds."""
+    """As many points as a region's `poi` says, uniformly placed: km `(count, 2)`, and kinds."""
     rng = np.random.default_rng([world.hash_seed, 11, column, row])
     places = (np.array([column, row]) + rng.uniform(size=(count, 2))) * CELL_KM
     kinds = rng.choice(len(POI_KINDS), size=count, p=POI_SHARES)
     return places, [POI_KINDS[kind] for kind in kinds.tolist()]
-
-
-__all__ = ["NOISE", "POI_KINDS", "Road", "indicators", "points_of_interest", "roads"]

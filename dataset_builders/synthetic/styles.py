@@ -1,4 +1,4 @@
-"""Four cities of different make: street pattern, palette, climate. The laws are shared."""
+"""Four cities that differ in street pattern, palette and climate; their laws are the same."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,27 +11,21 @@ class Style:
     """How a city looks and where it lies.
 
     Attributes:
-        name: of the city, as in config names.
-        title: for people.
-        lon: of the centre, degrees (EPSG:4326); an empty stretch of sea or steppe, no real city.
-        lat: of the centre.
-        streets: pattern of the street network.
-        block_km: side of a block of buildings.
-        spread: how far the city reaches from its centre, as a share of the grid's side.
-        height: factor on the storeys of buildings.
-        sea: whether the south is open water.
-        roofs: colours of pitched roofs.
-        flat_roofs: colours of flat roofs.
-        facades: colours of facades, poor to rich.
-        grass: colour of lawns in summer.
-        soil: colour of bare ground.
-        crop: colour of ripe fields.
-        trees: factor on the number of trees seen from above.
-        industry: how much more, or less, industry than usual.
+        name: Name of the city in config names.
+        lon: Longitude of the centre (EPSG:4326): an empty stretch of sea or steppe, no real city.
+        lat: Latitude of the centre.
+        streets: Pattern of the street network.
+        block_km: Side of a block of buildings.
+        spread: Reach of the city from its centre, as a share of the grid's side.
+        height: Factor on the storeys of buildings.
+        sea: Whether the south is open water.
+        roofs: Colours of pitched roofs; likewise `flat_roofs`, and `facades` from poor to rich.
+        grass: Colour of lawns in summer; likewise bare `soil` and ripe fields, `crop`.
+        trees: Factor on the number of trees seen from above.
+        industry: Added to the latent industry.
     """
 
     name: str
-    title: str
     lon: float
     lat: float
     streets: Literal["grid", "radial", "organic"]
@@ -48,13 +42,17 @@ class Style:
     trees: float
     industry: float
 
+    @property
+    def title(self) -> str:
+        """Name of the city for people."""
+        return f"{self.name.capitalize()} (synthetic)"
+
 
 STYLES: dict[str, Style] = {
     style.name: style
     for style in (
         Style(
             "harborview",
-            "Harborview (synthetic)",
             *(-38.0, 41.0),
             streets="grid",
             block_km=0.22,
@@ -72,7 +70,6 @@ STYLES: dict[str, Style] = {
         ),
         Style(
             "oldgate",
-            "Oldgate (synthetic)",
             *(75.0, 46.5),
             streets="radial",
             block_km=0.20,
@@ -90,7 +87,6 @@ STYLES: dict[str, Style] = {
         ),
         Style(
             "mesaplain",
-            "Mesaplain (synthetic)",
             *(-12.5, 22.0),
             streets="grid",
             block_km=0.30,
@@ -108,7 +104,6 @@ STYLES: dict[str, Style] = {
         ),
         Style(
             "ironford",
-            "Ironford (synthetic)",
             *(60.0, 55.5),
             streets="organic",
             block_km=0.24,

@@ -1,24 +1,105 @@
-"""The world of a synthetic city: latent fields from which pictures, captions and labels follow.
+"""The latent world of a synthetic city, from which images, captions and indicators follow.
 
 Everything is a function of place in kilometres (x east, y north, from the grid's south-west
-corner), so neighbouring pictures fit together and nothing has to be kept in memory.
+corner), so neighbouring images fit together and nothing has to be kept in memory.
 """
 
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .noise import Bools, Floats, Ints, SmoothField, hash_uniform
 from .styles import STYLES, Style
+
+Floats = NDArray[np.floating[Any]]
+Ints = NDArray[np.integer[Any]]
+Bools = NDArray[np.bool_]
 
 CELL_KM = 1.0
 AVENUE_EVERY = 4  # streets
 RURAL_DENSITY = 0.08  # below it there are only avenues
 SAMPLES_PER_SIDE = 5  # of the latents within a region
 SUB_CENTRE_REACH_KM, PARK_REACH_KM = 5.0, 1.5  # beyond, they add less than 1e-5
-PARK_BUILT = 0.08  # of the land of a park
+PARK_BUILT = 0.08  # share of a park's land that counts as built
+WAVES = 40
 LATENTS = ("density", "wealth", "greenness", "industry", "night_life")
+LENGTHS_KM = {
+    **dict(zip(LATENTS, (2.2, 2.6, 1.6, 2.0, 1.4), strict=True)),
+    **{"bend": 3.5, "warp_x": 1.2, "warp_y": 1.2, "shore": 0.35},
+}
+"""Correlation lengths of the random fields: no coordinate predicts one beyond a few kilometres."""
+
+
+class Kind(IntEnum):
+    """What stands on a block."""
+
+    FIELD = 0
+    VILLAS = 1
+    ROWS = 2
+    SLABS = 3
+    TOWERS = 4
+    WORKS = 5
+    PARK = 6
+    SPORTS = 7
+    CAR_PARK = 8
+
+
+KINDS = tuple(kind.name.lower() for kind in Kind)
+STOREYS = (1, 1.6, 2.4, 5.5, 11, 1.5, 1, 1, 1)  # of ordinary buildings, by kind
+BUILDING_STEPS = (0.10, 0.24, 0.42, 0.62)  # densities at which one kind gives way to the next
+
+
+class SmoothField:
+    """A smooth random field of mean 0 and variance about 1, defined at every point of the plane.
+
+    A sum of cosines of random direction and phase whose wave vectors are normal: the field's
+    covariance is a Gaussian of the given length (random Fourier features, Rahimi and Recht 2007).
+
+    Args:
+        rng: Source of the waves.
+        length_km: Correlation length.
+    """
+
+    def __init__(self, rng: np.random.Generator, length_km: float):
+        self.vectors = rng.normal(size=(2, WAVES)) / length_km
+        self.phases = rng.uniform(0, 2 * np.pi, WAVES)
+
+    def __call__(self, x: Floats, y: Floats) -> Floats:
+        """Values at points in km; x and y broadcast.
+
+        An open grid, x `(1, W)` and y `(H, 1)`, is much faster than as many single points,
+        and computed in float32.
+        """
+        if x.ndim == y.ndim == 2 and x.shape[0] == 1 and y.shape[1] == 1:
+            # cos(a + b) = cos a cos b - sin a sin b: one matrix product for the whole grid
+            a = x[0] * self.vectors[0][:, None] + self.phases[:, None]
+            b = y * self.vectors[1]
+            left = np.concatenate([np.cos(b), -np.sin(b)], axis=1) * np.sqrt(2 / WAVES)
+            right = np.concatenate([np.cos(a), np.sin(a)])
+            return left.astype(np.float32) @ right.astype(np.float32)
+        x, y = np.broadcast_arrays(np.asarray(x, float), np.asarray(y, float))
+        points = np.stack([x.ravel(), y.ravel()], axis=1)
+        values = np.cos(points @ self.vectors + self.phases).sum(axis=1)
+        return (values * np.sqrt(2 / WAVES)).reshape(x.shape)
+
+
+def hash_uniform(seed: int, *keys: Ints | int) -> NDArray[np.float64]:
+    """Uniform numbers in [0, 1), a function of the seed and the integer keys alone.
+
+    The finaliser of SplitMix64 (Steele et al. 2014).
+    """
+    arrays = np.broadcast_arrays(*(np.asarray(key, dtype=np.int64) for key in keys))
+    state = np.full(arrays[0].shape, seed & 0xFFFFFFFFFFFF, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        for array in arrays:
+            state = (state ^ array.view(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
+            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            state ^= state >> np.uint64(31)
+    return (state >> np.uint64(11)).astype(np.float64) / 2**53
 
 
 @dataclass(frozen=True)
@@ -37,12 +118,12 @@ class Blocks:
     """Which block of the street network points lie in, and where in it.
 
     Attributes:
-        column: whole number of the block along the first street direction.
-        row: along the second.
-        across: place in the block along the first direction, 0 to 1.
-        along: along the second, 0 to 1.
-        width_m: side of the block along the first direction.
-        depth_m: along the second.
+        column: Number of the block along the first street direction.
+        row: Number along the second.
+        across: Place in the block along the first direction, 0 to 1.
+        along: Place along the second, 0 to 1.
+        width_m: Side of the block along the first direction.
+        depth_m: Side along the second.
     """
 
     column: Ints
@@ -53,27 +134,16 @@ class Blocks:
     depth_m: Floats
 
 
-def _within(places: Floats, x: Floats, y: Floats, reach_km: float) -> Bools:
-    """Which places are so near to any of the points that they matter, `(places,)`."""
-    low = np.array([np.min(x), np.min(y)]) - reach_km
-    high = np.array([np.max(x), np.max(y)]) + reach_km
-    return np.all((places > low) & (places < high), axis=1)
-
-
-def _sigmoid(value: Floats) -> Floats:
-    return 1 / (1 + np.exp(-value))
-
-
 class World:
     """A synthetic city.
 
     Args:
-        city: one of `STYLES`.
-        grid_size: regions a side; the city grows with it.
-        seed: of everything.
+        city: Key of `STYLES`.
+        grid_size: Regions per side; the city grows with it.
+        seed: Seed of everything.
 
     Raises:
-        ValueError: an unknown city, or a grid below 3.
+        ValueError: The city is unknown, or the grid smaller than 3.
     """
 
     def __init__(self, city: str, grid_size: int, seed: int = 0):
@@ -84,24 +154,10 @@ class World:
         self.style: Style = STYLES[city]
         self.city, self.grid_size, self.seed = city, grid_size, seed
         self.extent_km = grid_size * CELL_KM
-        index = sorted(STYLES).index(city)
-        rng = np.random.default_rng([seed, index])
+        # the order of draws defines the city
+        rng = np.random.default_rng([seed, sorted(STYLES).index(city)])
         self.hash_seed = int(rng.integers(2**40))
-        # fields that no coordinate predicts beyond a few kilometres
-        self._fields = {
-            name: SmoothField(rng, length)
-            for name, length in (
-                ("density", 2.2),
-                ("wealth", 2.6),
-                ("greenness", 1.6),
-                ("industry", 2.0),
-                ("night_life", 1.4),
-                ("bend", 3.5),
-                ("warp_x", 1.2),
-                ("warp_y", 1.2),
-                ("shore", 0.35),
-            )
-        }
+        self._fields = {name: SmoothField(rng, length) for name, length in LENGTHS_KM.items()}
         self.centre = (self.extent_km * rng.uniform(0.42, 0.58, size=2)).tolist()
         self.reach = self.style.spread * self.extent_km
         count = max(2, round(grid_size**2 / 90))
@@ -111,20 +167,17 @@ class World:
         self.river_phase = rng.uniform(0, 2 * np.pi, 2).tolist()
         self.rail_at = self.extent_km * rng.uniform(0.25, 0.75)
         self.rail_slope = rng.uniform(-0.35, 0.35)
-        self.parks, self.park_radii = self._lay_parks(rng)
-
-    def _lay_parks(self, rng: np.random.Generator) -> tuple[Floats, Floats]:
-        """Middles and radii in km of the large parks: of some places, those least industrial."""
-        count = max(2, round(self.grid_size**2 / 45))
+        # large parks: middles and radii in km of the least industrial of some places
+        count = max(2, round(grid_size**2 / 45))
         places = self.extent_km * rng.uniform(0.04, 0.96, size=(3 * count, 2))
         industry = self.latents(places[:, 0], places[:, 1]).industry
-        chosen = np.argsort(industry, kind="stable")[:count]
-        return places[chosen], rng.uniform(0.35, 0.85, size=count)
+        self.parks = places[np.argsort(industry, kind="stable")[:count]]
+        self.park_radii = rng.uniform(0.35, 0.85, size=count)
 
     # ---- water, rail, parks --------------------------------------------------------------
 
     def river_distance(self, x: Floats, y: Floats) -> Floats:
-        """Distance in km from the middle of the river, about."""
+        """Approximate distance in km from the middle of the river."""
         bend = 1.3 * np.sin(2 * np.pi * x / 9 + self.river_phase[0])
         bend = bend + 0.5 * np.sin(2 * np.pi * x / 3.7 + self.river_phase[1])
         return np.abs(y - self.river_at - bend)
@@ -165,31 +218,14 @@ class World:
             bumps = np.maximum(bumps, weight * np.exp(-(((x - sx) ** 2 + (y - sy) ** 2) / 1.6)))
         rail = np.exp(-self.rail_distance(x, y) / 0.9)
         river = np.exp(-self.river_distance(x, y) / 0.8)
-        industry = _sigmoid(
-            3.2
-            * (
-                field["industry"]
-                + 1.1 * rail
-                + 0.5 * river
-                - 1.7 * core
-                - 1.0
-                + self.style.industry
-            )
-        )
+        works = field["industry"] + 1.1 * rail + 0.5 * river - 1.7 * core - 1.0
+        industry = _sigmoid(3.2 * (works + self.style.industry))
         density = 0.85 * core + 0.6 * bumps + 0.16 * field["density"]
         density = np.clip(density * (1 - 0.55 * industry), 0.0, 1.0)
         wealth = _sigmoid(1.4 * field["wealth"] + 0.9 * river - 2.2 * industry + 0.2)
         green = 0.55 - 0.5 * density + 0.22 * field["greenness"] + 0.15 * wealth - 0.25 * industry
-        night = _sigmoid(
-            4.5 * density + 1.0 * field["night_life"] + 0.8 * wealth - 2.0 * industry - 2.6
-        )
-        return Latents(
-            density=density,
-            wealth=wealth,
-            greenness=np.clip(green, 0, 1),
-            industry=industry,
-            night_life=night,
-        )
+        night = 4.5 * density + 1.0 * field["night_life"] + 0.8 * wealth - 2.0 * industry - 2.6
+        return Latents(density, wealth, np.clip(green, 0, 1), industry, _sigmoid(night))
 
     @cached_property
     def region_latents(self) -> dict[str, Floats]:
@@ -216,32 +252,25 @@ class World:
 
         # a region without land takes the mean over its water
         fields = {name: mean(getattr(latents, name), land + 1e-9) for name in LATENTS}
+        shares = {"water": water, "park": park, "built": land * np.where(park, PARK_BUILT, 1.0)}
         whole = np.ones_like(land)
-        built = land * np.where(park, PARK_BUILT, 1.0)
-        shares = {"water": water, "park": park, "built": built}
         return {**fields, **{name: mean(value, whole) for name, value in shares.items()}}
 
-    # ---- streets -------------------------------------------------------------------------
+    # ---- blocks of the street network ----------------------------------------------------
 
     def blocks(self, x: Floats, y: Floats) -> Blocks:
         """The block of each point. Streets run along the blocks' borders."""
         u, v, width, depth = self._street_plane(x, y)
         column, row = np.floor(u), np.floor(v)
-        return Blocks(
-            column=column.astype(np.int32),
-            row=row.astype(np.int32),
-            across=u - column,
-            along=v - row,
-            width_m=width,
-            depth_m=depth,
-        )
+        numbers = column.astype(np.int32), row.astype(np.int32)
+        return Blocks(*numbers, u - column, v - row, width, depth)
 
     def block_centres(self, column: Ints, row: Ints) -> tuple[Floats, Floats]:
         """Middle of each block in km."""
         u, v = column + 0.5, row + 0.5
         size = self.style.block_km
         if self.style.streets == "radial":
-            radius, angle = np.abs(u) * size, 2 * np.pi * v / self._sectors(column)
+            radius, angle = np.abs(u) * size, 2 * np.pi * v / _sectors(column)
             return self.centre[0] + radius * np.cos(angle), self.centre[1] + radius * np.sin(angle)
         x, y = u * size, v * size
         warp = self._warp_km
@@ -252,7 +281,31 @@ class World:
         width = np.full(column.shape, 1000 * self.style.block_km)
         if self.style.streets != "radial":
             return width, width
-        return width, 2 * np.pi * (column + 0.5) * width / self._sectors(column)
+        return width, 2 * np.pi * (column + 0.5) * width / _sectors(column)
+
+    def block_kinds(self, column: Ints, row: Ints) -> tuple[Ints, Latents]:
+        """Kind of each block (a `Kind`), from the latents at its middle and dice; the latents."""
+        x, y = self.block_centres(column, row)
+        latents = self.latents(x, y)
+        jitter, die, works_die = (
+            hash_uniform(self.hash_seed + salt, column, row) for salt in (1, 2, 3)
+        )
+        # field, villas, rows, slabs, towers
+        kind = np.digitize(latents.density + 0.14 * (jitter - 0.5), BUILDING_STEPS)
+        urban = latents.density > 0.16
+        kind = np.where(urban & (die < 0.05), Kind.CAR_PARK, kind)
+        kind = np.where(urban & (die > 0.975), Kind.SPORTS, kind)
+        small_park = (die > 0.55) & (die < 0.55 + 0.28 * latents.greenness)
+        kind = np.where((latents.density > 0.12) & small_park, Kind.PARK, kind)
+        works = latents.industry + 0.25 * (works_die - 0.5) > 0.55
+        kind = np.where(works & (die < 0.93), Kind.WORKS, kind)
+        return np.where(self.is_park(x, y), Kind.PARK, kind), latents
+
+    def storeys(self, kind: int, density: Floats, die: Floats) -> Floats:
+        """Storeys of buildings on blocks of a kind, by density and a die of each building."""
+        tall = 1 + 1.3 * np.clip(density - 0.45, 0, 1) * die * (kind == Kind.TOWERS)
+        levels = STOREYS[kind] * tall * (0.75 + 0.5 * die) * self.style.height
+        return np.maximum(1, np.round(levels))
 
     @property
     def _warp_km(self) -> float:
@@ -263,7 +316,7 @@ class World:
         if self.style.streets == "radial":
             dx, dy = x - self.centre[0], y - self.centre[1]
             ring = np.hypot(dx, dy) / size
-            sectors = self._sectors(ring.astype(np.int32)).astype(ring.dtype)
+            sectors = _sectors(ring.astype(np.int32)).astype(ring.dtype)
             turn = np.arctan2(dy, dx) / (2 * np.pi) % 1
             depth = 2000 * np.pi * size * ring / sectors
             return ring, turn * sectors, np.full_like(ring, 1000 * size), depth
@@ -273,24 +326,21 @@ class World:
         side = np.full_like(u, 1000 * size)
         return u, v, side, side
 
-    def _sectors(self, ring: Ints) -> Ints:
-        """Sectors of a ring: four about the centre, then they double with the radius."""
-        last = int(np.max(ring, initial=0))
-        doublings = np.floor(np.log2(np.maximum(np.arange(last + 1) + 0.5, 2) / 2))
-        table = np.where(np.arange(last + 1) == 0, 4, 12 * 2 ** np.minimum(doublings, 8))
-        return table.astype(np.int32)[ring]
 
-    def block_uniform(self, column: Ints, row: Ints, salt: int) -> Floats:
-        """A random number of each block, in [0, 1)."""
-        return hash_uniform(self.hash_seed + salt, column, row)
+def _sectors(ring: Ints) -> Ints:
+    """Sectors of a ring of radial streets: four about the centre, then doubling with the radius."""
+    numbers = np.arange(int(np.max(ring, initial=0)) + 1)
+    doublings = np.floor(np.log2(np.maximum(numbers + 0.5, 2) / 2))
+    table = np.where(numbers == 0, 4, 12 * 2 ** np.minimum(doublings, 8))
+    return table.astype(np.int32)[ring]
 
 
-__all__ = [
-    "AVENUE_EVERY",
-    "CELL_KM",
-    "LATENTS",
-    "RURAL_DENSITY",
-    "Blocks",
-    "Latents",
-    "World",
-]
+def _within(places: Floats, x: Floats, y: Floats, reach_km: float) -> Bools:
+    """Which places are so near to any of the points that they matter, `(places,)`."""
+    low = np.array([np.min(x), np.min(y)]) - reach_km
+    high = np.array([np.max(x), np.max(y)]) + reach_km
+    return np.all((places > low) & (places < high), axis=1)
+
+
+def _sigmoid(value: Floats) -> Floats:
+    return 1 / (1 + np.exp(-value))

@@ -25,12 +25,11 @@ from dataset_builders.synthetic.captioners import (
     street_view_facts,
     write_caption,
 )
-from dataset_builders.synthetic.noise import SmoothField, hash_uniform
 from dataset_builders.synthetic.satellite import render_tile
 from dataset_builders.synthetic.scene import CLASS_INDEX, OBJECT_CLASSES
 from dataset_builders.synthetic.street_view import render_street_view
 from dataset_builders.synthetic.styles import STYLES
-from dataset_builders.synthetic.world import LATENTS, World
+from dataset_builders.synthetic.world import LATENTS, SmoothField, World, hash_uniform
 from pipelines.pretraining.tokenizer import clip_tokenizer
 
 CITIES = sorted(STYLES)

@@ -1,35 +1,22 @@
-"""What stands beside a street: buildings, sheds, fields, trees, lamps and people, far to near."""
+"""What stands, walks and drives beside a street, drawn far to near."""
 
 import numpy as np
 
-from .districts import (
-    CAR_PARK,
-    FIELD,
-    PARK,
-    ROWS,
-    SLABS,
-    SPORTS,
-    TOWERS,
-    VILLAS,
-    WORKS,
-    storeys,
-)
-from .scene import FAR_M, NEAR_M, Canvas, Pixel, Scene, Side, shifted
+from .scene import FAR_M, NEAR_M, Canvas, Pair, Scene, Side, tinted
 from .styles import Colour
-from .vehicles import draw_car
+from .world import Kind
 
 STOREY_M, BAY_M = 3.2, 3.2
 FARTHEST_WINDOW_M, WINDOW_STOREYS = 75.0, 16
-HOUSES = (VILLAS, ROWS, SLABS, TOWERS)
-NAMES = {
-    VILLAS: "detached house",
-    ROWS: "terraced house",
-    SLABS: "apartment block",
-    TOWERS: "tower",
+HOUSES = {
+    Kind.VILLAS: "detached house",
+    Kind.ROWS: "terraced house",
+    Kind.SLABS: "apartment block",
+    Kind.TOWERS: "tower",
 }
-LOT_M = {VILLAS: 22.0, ROWS: 7.5, SLABS: 34.0, TOWERS: 26.0, WORKS: 46.0}
-GAP_M = {VILLAS: 6.0, SLABS: 9.0, TOWERS: 5.0}
-SETBACK_M = {VILLAS: 7.0, ROWS: 1.0, SLABS: 5.0, TOWERS: 2.0, WORKS: 9.0}
+LOT_M = {Kind.VILLAS: 22.0, Kind.ROWS: 7.5, Kind.SLABS: 34.0, Kind.TOWERS: 26.0, Kind.WORKS: 46.0}
+GAP_M = {Kind.VILLAS: 6.0, Kind.SLABS: 9.0, Kind.TOWERS: 5.0}
+SETBACK_M = {Kind.VILLAS: 7.0, Kind.ROWS: 1.0, Kind.SLABS: 5.0, Kind.TOWERS: 2.0, Kind.WORKS: 9.0}
 GLASS, LIT, DARK = (70, 84, 100), (248, 214, 130), (60, 66, 78)
 LEAVES: dict[str, Colour] = {
     "spring": (126, 168, 88),
@@ -38,18 +25,21 @@ LEAVES: dict[str, Colour] = {
     "winter": (112, 100, 88),
 }
 FOLIAGE = {"autumn": "golden", "winter": "bare"}
-SHEETS: tuple[Colour, ...] = ((182, 186, 190), (110, 134, 162), (160, 158, 150), (146, 96, 80))
-SIGNS: tuple[Colour, ...] = (
-    (214, 52, 44),
-    (240, 190, 40),
-    (36, 120, 190),
-    (30, 150, 96),
-    (176, 60, 160),
-)
+SHEETS = ((182, 186, 190), (110, 134, 162), (160, 158, 150), (146, 96, 80))
+SIGNS = ((214, 52, 44), (240, 190, 40), (36, 120, 190), (30, 150, 96), (176, 60, 160))
+CARS: dict[str, Colour] = {
+    "white": (214, 216, 218),
+    "black": (54, 56, 60),
+    "red": (158, 40, 38),
+    "blue": (44, 74, 130),
+    "silver": (186, 184, 176),
+    "green": (92, 108, 84),
+}
+LORRY, BUS, WHEEL = (196, 120, 50), (60, 132, 176), (30, 30, 32)
 
 
 def draw_side(canvas: Canvas, scene: Scene, side: Side) -> list[float]:
-    """Everything on one side of the street.
+    """Draw everything on one side of the street.
 
     Returns:
         The storeys of its buildings.
@@ -59,11 +49,11 @@ def draw_side(canvas: Canvas, scene: Scene, side: Side) -> list[float]:
     for number, lot in enumerate(lots):
         if levels:
             _building(canvas, scene, side, lot, levels[number])
-        elif side.kind == WORKS:
+        elif side.kind == Kind.WORKS:
             _shed(canvas, scene, side, lot)
-        elif side.kind == SPORTS:
+        elif side.kind == Kind.SPORTS:
             _playing_field(canvas, side, lot)
-        elif side.kind == CAR_PARK:
+        elif side.kind == Kind.CAR_PARK:
             _parked_cars(canvas, scene, side, lot)
         _trees(canvas, scene, side, lot)
         _furniture(canvas, scene, side, lot)
@@ -71,7 +61,7 @@ def draw_side(canvas: Canvas, scene: Scene, side: Side) -> list[float]:
     return levels
 
 
-def _lots(side: Side) -> list[Pixel]:
+def _lots(side: Side) -> list[Pair]:
     """Near and far end of each lot in metres, from the farthest on."""
     length, nearest = LOT_M.get(side.kind, 20.0), NEAR_M + 0.5
     ends = np.arange(FAR_M, nearest, -length).tolist()
@@ -80,81 +70,75 @@ def _lots(side: Side) -> list[Pixel]:
 
 def _storeys(scene: Scene, side: Side, count: int) -> list[float]:
     density = np.full(count, scene.latents["density"])
-    return storeys(scene.world, side.kind, density, scene.rng.uniform(size=count)).tolist()
+    return scene.world.storeys(side.kind, density, scene.rng.uniform(size=count)).tolist()
 
 
-def _building(canvas: Canvas, scene: Scene, side: Side, lot: Pixel, level: float) -> None:
+# ---- buildings --------------------------------------------------------------------------------
+
+
+def _building(canvas: Canvas, scene: Scene, side: Side, lot: Pair, level: float) -> None:
     half_gap = GAP_M.get(side.kind, 0.0) / 2
     near, far = lot[0] + half_gap, lot[1] - half_gap
     if far - near < 2:
         return
-    height = STOREY_M * level + (0.6 if side.kind >= SLABS else 0.0)
+    height = STOREY_M * level + (0.6 if side.kind >= Kind.SLABS else 0.0)
     facade = _facade(scene, side)
     x, back = side.at(side.line_m), side.at(side.line_m + 14)
     light = 0.92 if side.sign < 0 else 1.02  # the sun stands to the left
     canvas.front((x, back), (0, height), far, canvas.shade(facade, far, 0.7), "building")
     canvas.wall(x, (0, height), (near, far), canvas.shade(facade, near, light), "building")
     canvas.front((x, back), (0, height), near, canvas.shade(facade, near, 0.8), "building")
-    if side.kind in (VILLAS, ROWS):
+    if side.kind in (Kind.VILLAS, Kind.ROWS):
         _pitched_roof(canvas, scene, side, (near, far), height, facade)
-    shop = side.kind != VILLAS and scene.chance(scene.latents["night_life"])
+    shop = side.kind != Kind.VILLAS and scene.chance(scene.latents["night_life"])
     for floor in range(1 if shop else 0, min(int(level), WINDOW_STOREYS)):
         bottom = floor * STOREY_M + 1.0
         _windows(canvas, scene, side, (near, far), (bottom, bottom + 1.5))
     if shop:
-        _shop(canvas, scene, side, (near, far))
-    state = scene.level(("weathered", "plain", "well-kept"))
-    middle = (near + far) / 2
-    canvas.note(NAMES[side.kind], state, (side.at(side.line_m + 3), middle), (8, height))
+        _windows(canvas, scene, side, (near, far), (0.2, 2.4))
+        sign = canvas.shade(scene.pick(SIGNS), near)
+        canvas.wall(side.at(side.line_m - 0.1), (2.5, 3.3), (near, far), sign, "sign")
+        canvas.note("shop sign", "bright", (x, (near + far) / 2), (2.5, 3.3))
+    wealth = scene.latents["wealth"]
+    state = "weathered" if wealth < 0.35 else "well-kept" if wealth > 0.6 else "plain"
+    place = side.at(side.line_m + 3), (near + far) / 2
+    canvas.note(HOUSES[side.kind], state, place, (8, height))
 
 
 def _facade(scene: Scene, side: Side) -> Colour:
     wealth, facades = scene.latents["wealth"], scene.world.style.facades
     rank = min(0.999, max(0.0, wealth + scene.rng.normal(0, 0.12)))
-    if side.kind == TOWERS and wealth > 0.55 and scene.chance(0.6):
-        return shifted((118, 148, 172), scene.rng.normal(0, 10, 3).tolist())  # glass
-    shift = scene.rng.normal(0, 8)
-    return shifted(facades[int(rank * len(facades))], (shift, shift, shift))
+    if side.kind == Kind.TOWERS and wealth > 0.55 and scene.chance(0.6):
+        return tinted((118, 148, 172), by=scene.rng.normal(0, 10, 3).tolist())  # glass
+    return tinted(facades[int(rank * len(facades))], by=[scene.rng.normal(0, 8)] * 3)
 
 
 def _pitched_roof(
-    canvas: Canvas, scene: Scene, side: Side, lot: Pixel, height: float, facade: Colour
+    canvas: Canvas, scene: Scene, side: Side, lot: Pair, height: float, facade: Colour
 ) -> None:
     near, far = lot
     eaves, ridge, back = (side.at(side.line_m + depth) for depth in (0, 5, 10))
     top = height + 3.0
-    slope = (
-        (eaves, height, near),
-        (eaves, height, far),
-        (ridge, top, far),
-        (ridge, top, near),
-    )
+    slope = ((eaves, height, near), (eaves, height, far), (ridge, top, far), (ridge, top, near))
     canvas.polygon(slope, canvas.shade(scene.pick(scene.world.style.roofs), near), "building")
     gable = ((eaves, height, near), (ridge, top, near), (back, height, near))
     canvas.polygon(gable, canvas.shade(facade, near, 0.85), "building")
 
 
-def _windows(canvas: Canvas, scene: Scene, side: Side, lot: Pixel, rise: Pixel) -> None:
+def _windows(canvas: Canvas, scene: Scene, side: Side, lot: Pair, rise: Pair) -> None:
     near, far = lot
-    evening, x = scene.sky == "evening", side.at(side.line_m - 0.02)
+    x = side.at(side.line_m - 0.02)
     count = max(1, int((far - near) / BAY_M))
     width = (far - near) / count
     for bay in range(count):
         start = near + (bay + 0.25) * width
         if start > FARTHEST_WINDOW_M:
             break
-        pane = GLASS if not evening else DARK if scene.chance(0.4) else LIT
+        pane = GLASS if scene.sky != "evening" else DARK if scene.chance(0.4) else LIT
         canvas.wall(x, rise, (start, start + width / 2), canvas.shade(pane, start))
 
 
-def _shop(canvas: Canvas, scene: Scene, side: Side, lot: Pixel) -> None:
-    _windows(canvas, scene, side, lot, (0.2, 2.4))
-    colour = canvas.shade(scene.pick(SIGNS), lot[0])
-    canvas.wall(side.at(side.line_m - 0.1), (2.5, 3.3), lot, colour, "sign")
-    canvas.note("shop sign", "bright", (side.at(side.line_m), sum(lot) / 2), (2.5, 3.3))
-
-
-def _shed(canvas: Canvas, scene: Scene, side: Side, lot: Pixel) -> None:
+def _shed(canvas: Canvas, scene: Scene, side: Side, lot: Pair) -> None:
     near, far = lot[0] + 4, lot[1] - 6
     if far - near < 3:
         return
@@ -169,21 +153,17 @@ def _shed(canvas: Canvas, scene: Scene, side: Side, lot: Pixel) -> None:
     place = side.at(side.line_m + 4), (near + far) / 2
     canvas.note("factory shed", "corrugated", place, (16, height))
     if scene.chance(0.45):
-        _chimney(canvas, scene, side, near + 3)
+        top, x = scene.rng.uniform(22, 38), side.at(side.line_m + scene.rng.uniform(8, 18))
+        z, span = near + 3, (x - 1.1, x + 1.1)
+        canvas.front(span, (0, top), z, canvas.shade((164, 108, 88), z), "building")
+        canvas.front(span, (top - 3, top - 1.5), z, canvas.shade((226, 222, 214), z))
+        canvas.note("chimney", "tall", (x, z), (2.2, top))
     fence = side.at(side.line_m - 6)
     canvas.wall(fence, (0, 1.9), lot, canvas.shade((128, 132, 134), lot[0]), "fence")
     canvas.note("fence", "grey", (fence, sum(lot) / 2), (3, 1.9))
 
 
-def _chimney(canvas: Canvas, scene: Scene, side: Side, z: float) -> None:
-    top, x = scene.rng.uniform(22, 38), side.at(side.line_m + scene.rng.uniform(8, 18))
-    span = (x - 1.1, x + 1.1)
-    canvas.front(span, (0, top), z, canvas.shade((164, 108, 88), z), "building")
-    canvas.front(span, (top - 3, top - 1.5), z, canvas.shade((226, 222, 214), z))
-    canvas.note("chimney", "tall", (x, z), (2.2, top))
-
-
-def _playing_field(canvas: Canvas, side: Side, lot: Pixel) -> None:
+def _playing_field(canvas: Canvas, side: Side, lot: Pair) -> None:
     near, x = lot[0], side.at(side.line_m + 6)
     canvas.floor((x, side.at(side.line_m + 46)), lot, canvas.shade((84, 146, 72), near), "ground")
     post = canvas.shade((230, 230, 226), near)
@@ -191,21 +171,16 @@ def _playing_field(canvas: Canvas, side: Side, lot: Pixel) -> None:
     canvas.note("playing field", "marked", (side.at(side.line_m + 10), near + 4), (10, 1.5))
 
 
-def _parked_cars(canvas: Canvas, scene: Scene, side: Side, lot: Pixel) -> None:
-    near, far = lot
-    for z in (near + 14, near + 9, near + 4):
-        if z < far and scene.chance(0.7):
-            x = side.at(side.line_m + 6 + scene.rng.uniform(0, 8))
-            draw_car(canvas, scene, x, z)
+# ---- trees, furniture, people -----------------------------------------------------------------
 
 
-def _trees(canvas: Canvas, scene: Scene, side: Side, lot: Pixel) -> None:
+def _trees(canvas: Canvas, scene: Scene, side: Side, lot: Pair) -> None:
     usual = 0.75 * scene.latents["greenness"]
-    chance = {PARK: 0.95, VILLAS: 0.7, FIELD: 0.12}.get(side.kind, usual)
-    step = 5.0 if side.kind == PARK else 9.0
-    for z in np.arange(lot[1], lot[0], -step).tolist():
+    chance = {Kind.PARK: 0.95, Kind.VILLAS: 0.7, Kind.FIELD: 0.12}.get(side.kind, usual)
+    park = side.kind == Kind.PARK
+    for z in np.arange(lot[1], lot[0], -5.0 if park else -9.0).tolist():
         if scene.chance(chance):
-            deep = scene.rng.uniform(0, 14) if side.kind == PARK else scene.rng.uniform(-0.5, 1.0)
+            deep = scene.rng.uniform(0, 14) if park else scene.rng.uniform(-0.5, 1.0)
             _tree(canvas, scene, side.at(side.line_m - 2.0 + deep), z)
 
 
@@ -214,7 +189,7 @@ def _tree(canvas: Canvas, scene: Scene, x: float, z: float) -> None:
     height, crown = rng.uniform(5, 9.5), rng.uniform(1.6, 2.9)
     bark = canvas.shade((88, 70, 56), z)
     canvas.front((x - 0.16, x + 0.16), (0, height - crown), z, bark, "vegetation")
-    leaf = shifted(LEAVES[scene.season], rng.normal(0, 9, 3).tolist())
+    leaf = tinted(LEAVES[scene.season], by=rng.normal(0, 9, 3).tolist())
     count, radius = (3, 0.35 * crown) if bare else (5, 0.62 * crown)
     shifts = rng.normal(0, crown / 2.4, (count, 2)).tolist()
     tones = rng.uniform(0.85, 1.12, count).tolist()
@@ -224,9 +199,9 @@ def _tree(canvas: Canvas, scene: Scene, x: float, z: float) -> None:
     canvas.note("tree", FOLIAGE.get(scene.season, "leafy"), (x, z), (2 * crown, height))
 
 
-def _furniture(canvas: Canvas, scene: Scene, side: Side, lot: Pixel) -> None:
+def _furniture(canvas: Canvas, scene: Scene, side: Side, lot: Pair) -> None:
     walk = side.at(scene.road_m + 1.4)
-    if side.kind != FIELD and scene.chance(0.55):
+    if side.kind != Kind.FIELD and scene.chance(0.55):
         z = scene.rng.uniform(*lot)
         steel = canvas.shade((92, 94, 98), z)
         canvas.front((walk - 0.08, walk + 0.08), (0, 6.5), z, steel, "pole")
@@ -234,13 +209,12 @@ def _furniture(canvas: Canvas, scene: Scene, side: Side, lot: Pixel) -> None:
         canvas.note("street lamp", "tall", (walk, z), (1.0, 6.5))
     if scene.latents["night_life"] > 0.4 and scene.chance(0.3):
         z = scene.rng.uniform(*lot)
-        canvas.front(
-            (walk - 0.9, walk + 0.9), (0.4, 0.8), z, canvas.shade((124, 88, 60), z), "pole"
-        )
+        wood = canvas.shade((124, 88, 60), z)
+        canvas.front((walk - 0.9, walk + 0.9), (0.4, 0.8), z, wood, "pole")
         canvas.note("bench", "wooden", (walk, z), (1.8, 0.8))
 
 
-def _people(canvas: Canvas, scene: Scene, side: Side, lot: Pixel) -> None:
+def _people(canvas: Canvas, scene: Scene, side: Side, lot: Pair) -> None:
     crowd = 2.2 * scene.latents["night_life"] + 0.4 * scene.latents["density"]
     count = scene.rng.poisson(crowd * (lot[1] - lot[0]) / 22)
     for z in sorted(scene.rng.uniform(*lot, size=count).tolist(), reverse=True):
@@ -253,4 +227,51 @@ def _people(canvas: Canvas, scene: Scene, side: Side, lot: Pixel) -> None:
         canvas.note("pedestrian", "walking", (x, z), (0.6, 1.8))
 
 
-__all__ = ["SETBACK_M", "draw_side"]
+# ---- vehicles ---------------------------------------------------------------------------------
+
+
+def draw_traffic(canvas: Canvas, scene: Scene) -> None:
+    """Draw moving and parked cars, buses downtown, lorries by the works."""
+    density, rng, road = scene.latents["density"], scene.rng, scene.road_m
+    count = rng.poisson(0.6 + 6.5 * density + 2.0 * scene.latents["night_life"])
+    for z in sorted(rng.uniform(8, 80, size=count).tolist(), reverse=True):
+        parked = scene.chance(0.45)
+        x = road - 1.1 if parked else rng.uniform(0.3, 0.6) * road
+        x = -x if scene.chance(0.5) else x
+        if Kind.WORKS in scene.kinds and scene.chance(0.4):
+            _large_vehicle(canvas, x, z, "lorry", "orange", LORRY)
+        elif not parked and density > 0.4 and scene.chance(0.12):
+            _large_vehicle(canvas, x, z, "bus", "blue", BUS)
+        else:
+            _car(canvas, scene, x, z)
+
+
+def _parked_cars(canvas: Canvas, scene: Scene, side: Side, lot: Pair) -> None:
+    near, far = lot
+    for z in (near + 14, near + 9, near + 4):
+        if z < far and scene.chance(0.7):
+            _car(canvas, scene, side.at(side.line_m + 6 + scene.rng.uniform(0, 8)), z)
+
+
+def _car(canvas: Canvas, scene: Scene, x: float, z: float) -> None:
+    """A car, seen from behind, `x` metres to the right and `z` ahead."""
+    colour = list(CARS)[int(scene.rng.integers(len(CARS)))]
+    canvas.front((x - 0.9, x + 0.9), (0.3, 1.0), z, canvas.shade(CARS[colour], z), "vehicle")
+    glass = canvas.shade((58, 70, 84), z)
+    canvas.front((x - 0.72, x + 0.72), (1.0, 1.5), z, glass, "vehicle")
+    _wheels(canvas, x, z, 0.65, 0.3)
+    canvas.note("car", colour, (x, z), (1.8, 1.5))
+
+
+def _large_vehicle(
+    canvas: Canvas, x: float, z: float, name: str, attribute: str, colour: Colour
+) -> None:
+    canvas.front((x - 1.2, x + 1.2), (0.5, 3.2), z, canvas.shade(colour, z), "vehicle")
+    canvas.front((x - 1.0, x + 1.0), (1.7, 2.7), z, canvas.shade((56, 66, 78), z))
+    _wheels(canvas, x, z, 0.85, 0.45)
+    canvas.note(name, attribute, (x, z), (2.4, 3.2))
+
+
+def _wheels(canvas: Canvas, x: float, z: float, apart: float, radius: float) -> None:
+    for wheel in (-apart, apart):
+        canvas.ball((x + wheel, radius, z), radius, canvas.shade(WHEEL, z), "vehicle")
