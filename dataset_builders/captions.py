@@ -1,9 +1,9 @@
-"""Caption text: what every caption passes through before it is stored or used.
+"""Cleaning of captions, applied before they are stored or used.
 
-Two things are told apart. Characters that nobody sees are taken out. Tokens of a chat template or
-of a tokenizer (`<|im_start|>`, `</s>`, `[INST]`) around a caption are taken out too: the answer
-within them is whole. One *within* a caption says that a model's server did not stop where the
-answer ended, so nobody knows which part is the caption: such a text is dropped, with a reason.
+Invisible characters are removed, and so are tokens of a chat template or a tokenizer
+(`<|im_start|>`, `</s>`, `[INST]`) before and after a caption. A token *within* a caption means that
+the server did not stop at the end of the answer, so that nobody knows which part is the caption:
+such a text is dropped with a reason.
 """
 
 import re
@@ -16,16 +16,16 @@ DROP_REASONS = {
     EMPTY: "the caption is null or empty",
     TEMPLATE: "a token of a chat template, such as <|im_end|>, stands within the caption",
 }
-"""Why a text is no caption."""
+"""Reasons why a text is no caption."""
 
 DETAIL_LENGTH = 200
 CAPTION_COLUMNS = ("caption", "caption_model", "caption_score")
 
-# directions and invisible marks that change how a text reads, not what it says
+# marks of the reading direction and other invisible characters
 _INVISIBLE = {0x00AD, 0x061C, 0x200B, 0x200E, 0x200F, 0x2060, 0xFEFF, *range(0x202A, 0x202F)}
 _INVISIBLE |= set(range(0x2066, 0x206A))
-# the families in use: ChatML, Llama 3, Phi and Qwen; DeepSeek (with a wide bar); Gemma, SmolVLM and
-# open_clip; Llama 2 and Mistral; sentencepiece and BERT; the places of images
+# ChatML, Llama 3, Phi and Qwen; DeepSeek (with a wide bar); Gemma, SmolVLM and open_clip; Llama 2
+# and Mistral; sentencepiece and BERT; image placeholders
 _TOKEN = (
     r"(?:<[|｜][^\s<>|｜]{1,40}[|｜]>"
     r"|<(?:start|end)_of_[a-zA-Z_]{1,20}>"
@@ -35,7 +35,7 @@ _TOKEN = (
 )
 _HEADER = r"(?:<\|(?:im_start|start_header_id|start_of_role)\|>|<start_of_turn>)"
 _ANY_TOKEN = re.compile(_TOKEN)
-# a header of another speaker begins no answer
+# the header of another speaker does not start an answer
 _BEFORE = re.compile(
     rf"\s*(?:{_HEADER}(?:\s*(?:assistant|model)\b:?|(?!\s*(?:user|system|human|tool)\b))"
     rf"|(?!{_HEADER}){_TOKEN})"
@@ -44,19 +44,19 @@ _AFTER = re.compile(rf"{_HEADER}\s?(?:assistant|model|user|system|human|tool)\b|
 
 
 def clean_caption(text: str | None) -> str | None:
-    """The text as a caption: without invisible characters and tokens around it, on one line.
+    """A text as a caption: on one line, without invisible characters and surrounding tokens.
 
     Returns:
-        The text, or None if it is no caption; [`caption_text`] says why.
+        The caption, or None if the text is none; [`caption_text`] gives the reason.
     """
     return caption_text(text)[0]
 
 
 def caption_text(text: str | None) -> tuple[str | None, str]:
-    """The text as a caption, and why it is none.
+    """A text as a caption, or the reason why it is none.
 
     Returns:
-        The text and "", or None and one of [`DROP_REASONS`].
+        The caption and "", or None and one of [`DROP_REASONS`].
     """
     bare = strip_template(text or "")
     if has_template_token(bare):
@@ -66,9 +66,9 @@ def caption_text(text: str | None) -> tuple[str | None, str]:
 
 
 def plain_text(text: str | None) -> str | None:
-    """Remove control and invisible characters, fold white space.
+    """Remove control and invisible characters, and fold white space.
 
-    Line breaks and tabs become single spaces; lone surrogates, which no file can hold, go.
+    Line breaks and tabs become single spaces; lone surrogates, which no file can hold, are removed.
 
     Returns:
         The text, or None if nothing is left.
@@ -77,7 +77,7 @@ def plain_text(text: str | None) -> str | None:
 
 
 def visible_text(text: str) -> str:
-    """Remove control characters and marks of the reading direction; lines and tabs stay."""
+    """Remove control and invisible characters; line breaks and tabs stay."""
     if text.isprintable():
         return text
     kept = (char if _is_text(char) else " " * char.isspace() for char in text)
@@ -85,9 +85,9 @@ def visible_text(text: str) -> str:
 
 
 def strip_template(text: str) -> str:
-    """Remove tokens of a chat template before and after a text, and the speaker they name.
+    """Remove tokens of a chat template around a text, and the speaker that they name.
 
-    Invisible characters go first, since they could hide a token. White space within stays.
+    Invisible characters are removed first, since they could hide a token. Inner white space stays.
     """
     text = visible_text(text)
     start, stop = 0, len(text)
@@ -101,19 +101,19 @@ def strip_template(text: str) -> str:
 
 
 def has_template_token(text: str) -> bool:
-    """Whether a text holds a token of a chat template or of a tokenizer, spelled out."""
+    """Whether a text contains a token of a chat template or a tokenizer."""
     return _ANY_TOKEN.search(text) is not None
 
 
 def clean_row(table: str, row: Mapping[str, Any]) -> tuple[Mapping[str, Any], str, str]:
-    """A row of a dataset with its caption as it may be stored.
+    """A row of a dataset with its caption cleaned for storage.
 
-    An image loses a text that is no caption; a candidate keeps it, for the record, but is not
-    `kept`.
+    In an image table, a text that is no caption becomes null; in the table of candidates it stays
+    for the record, with `kept` false.
 
     Args:
-        table: one of the layout's.
-        row: by column.
+        table: one of the four tables.
+        row: values by column.
 
     Returns:
         The row, one of [`DROP_REASONS`] or "", and the text that was dropped.
@@ -128,13 +128,13 @@ def clean_row(table: str, row: Mapping[str, Any]) -> tuple[Mapping[str, Any], st
     if table != "captions":
         lost = {name: None for name in CAPTION_COLUMNS if name in row}
         return {**row, **lost}, "" if reason == EMPTY else reason, shown[:DETAIL_LENGTH]
-    if row.get("kept") is False:  # dropped before, for whatever reason
+    if row.get("kept") is False:  # dropped earlier
         return {**row, column: shown}, "", ""
     return {**row, column: shown, "kept": False, "drop_reason": reason}, reason, shown
 
 
 def join_sentences(sentences: list[str]) -> str | None:
-    """One caption of sentences in their order, each ended by a full stop if it has no end.
+    """Join sentences into a caption; a full stop is added where one lacks its end.
 
     Returns:
         The caption, or None if no sentence has text.
