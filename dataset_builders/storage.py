@@ -101,7 +101,7 @@ class DatasetWriter:
         return True
 
     def write_shard(
-        self, city: str, table: str, index: int, rows: Iterable[Mapping[str, Any]] | pa.Table
+        self, city: str, table: str, index: int, rows: Iterable[Mapping[str, Any]]
     ) -> Path:
         """Write a shard, unless it is finished already.
 
@@ -203,7 +203,7 @@ class DatasetWriter:
         temporary: Path,
         name: str,
         table: str,
-        rows: Iterable[Mapping[str, Any]] | pa.Table,
+        rows: Iterable[Mapping[str, Any]],
         seen: SeenKeys,
     ) -> None:
         extra = self.metadata.extra_columns.get(table)
@@ -225,10 +225,10 @@ class DatasetWriter:
             writer.add_key_value_metadata({REJECTS_KEY: json.dumps(self._of_shard)})
 
     def _cleaned(
-        self, name: str, table: str, rows: Iterable[Mapping[str, Any]] | pa.Table
+        self, name: str, table: str, rows: Iterable[Mapping[str, Any]]
     ) -> Iterator[Mapping[str, Any]]:
         """The rows with clean captions; a text that is no caption is rejected."""
-        for row in rows.to_pylist() if isinstance(rows, pa.Table) else rows:
+        for row in rows:
             cleaned, reason, text = clean_row(table, row)
             if reason:
                 self.reject(name, str(row.get("image_id")), reason, text)

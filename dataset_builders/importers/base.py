@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyproj
 import shapely
 from tqdm.auto import tqdm
 
 from ..card import write_card
 from ..errors import SourceError
+from ..globe import WGS84, geodesic_areas
 from ..images import BadImageError, storable_bytes
 from ..schema import VIEWS, DatasetMetadata, config_name
 from ..splits import region_splits
@@ -27,7 +27,6 @@ from ..storage import DatasetWriter, count_rows, iter_images, read_rejects
 from ..unique import require_unique
 
 IMAGES_PER_SHARD = 1000
-WGS84 = pyproj.Geod(ellps="WGS84")
 SplitColumns = tuple[dict[str, np.ndarray], list[str]]
 
 
@@ -210,13 +209,6 @@ def square_around(lon: np.ndarray, lat: np.ndarray, side_m: float) -> np.ndarray
     return squares
 
 
-def geodesic_areas(geometry: np.ndarray) -> np.ndarray:
-    """Areas on the WGS-84 ellipsoid in square metres; NaN for a null geometry."""
-    return np.array(
-        [np.nan if one is None else abs(WGS84.geometry_area_perimeter(one)[0]) for one in geometry]
-    )
-
-
 def _check_ids(plan: ImportPlan) -> None:
     """Refuse repeated ids before anything is decoded."""
     for view, items in plan.images.items():
@@ -315,7 +307,6 @@ __all__ = [
     "ImportReport",
     "Imported",
     "city_of",
-    "geodesic_areas",
     "import_dataset",
     "require",
     "square_around",

@@ -12,9 +12,10 @@ import pandas as pd
 from ..captions import join_sentences
 from ..coordinates import tile_polygons
 from ..errors import SourceError
+from ..globe import geodesic_areas
 from ..photos import list_images, read_csv_rows
 from ..storage import Reject
-from .base import ImageItem, geodesic_areas
+from .base import ImageItem
 
 ZOOM = 16
 TILE_PIXELS = 256

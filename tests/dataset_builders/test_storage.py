@@ -5,7 +5,6 @@ import datasets
 import geopandas as gpd
 import huggingface_hub
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import shapely
@@ -143,6 +142,8 @@ def test_row_groups_are_small_and_pages_are_indexed(dataset):
 
 
 def test_reading_a_table(dataset):
+    rejects = read_rejects(dataset)
+    assert (list(rejects), len(rejects)) == (["table", "item", "reason", "detail"], 0)
     table = read_table(dataset, "gotham", "street_view")
     assert "image" not in table
     assert len(table) == count_rows(dataset, "gotham", "street_view") == 255
@@ -241,14 +242,6 @@ def test_impossible_rows_are_errors_and_leave_no_shard(tmp_path, table, rows, me
     assert not writer.has_shard("gotham", table, 0)
 
 
-def test_an_arrow_table_is_written_like_rows(tmp_path):
-    rows = [{"image_id": "a", "text": "x", "score": 0.5, "kept": True}]
-    for name, content in (("rows", rows), ("arrow", pa.Table.from_pylist(rows))):
-        DatasetWriter(tmp_path / name, METADATA).write_shard("gotham", "captions", 0, content)
-    left, right = (read_table(tmp_path / n, "gotham", "captions") for n in ("rows", "arrow"))
-    assert left.equals(right)
-
-
 @pytest.mark.parametrize("table", ["regions", "street_view", "satellite", "captions"])
 def test_a_table_of_no_rows_loads(tmp_path, cache, table):
     writer = DatasetWriter(tmp_path / "d", METADATA)
@@ -324,12 +317,6 @@ def test_a_build_that_failed_in_a_shard_ends_like_one_that_did_not(tmp_path):
     assert_same_dataset(tmp_path / "straight", tmp_path / "broken")
     rejects = read_rejects(tmp_path / "broken")
     assert rejects["reason"].value_counts().to_dict() == {"truncated": 8, "no_file": 2}
-
-
-def test_rejects_are_written_when_there_are_none(dataset):
-    rejects = read_rejects(dataset)
-    assert list(rejects) == ["table", "item", "reason", "detail"]
-    assert len(rejects) == 0
 
 
 def test_a_second_city_keeps_what_the_first_left_out(tmp_path):
