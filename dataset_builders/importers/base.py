@@ -229,13 +229,14 @@ def _write_city(
         for index, start in enumerate(range(0, len(items), images_per_shard)):
             chunk = items[start : start + images_per_shard]
             before = progress.n
-            rows = _image_rows(writer, plan, view, chunk, progress)
-            writer.write_shard(plan.city, view, index, rows)
+            images = _image_rows(writer, plan, view, chunk, progress)
+            writer.write_shard(plan.city, view, index, images)
             progress.update(len(chunk) - (progress.n - before))
     if plan.captions:
         writer.write_shard(plan.city, "captions", 0, plan.captions)
     regions, problems = _complete_regions(plan, seed)
-    writer.write_shard(plan.city, "regions", 0, regions.to_dict("records"))
+    rows: Any = regions.to_dict("records")
+    writer.write_shard(plan.city, "regions", 0, rows)
     return problems
 
 
