@@ -98,8 +98,8 @@ def test_satellite_pictures_are_made_again(write, provider, tmp_path):
     assert [row["bytes"] for row in one["image"]] == [row["bytes"] for row in other["image"]]
 
 
-def test_a_published_dataset_is_not_filled_in_place(many, tmp_path):
-    publish(many, tmp_path / "out")
+def test_a_published_dataset_is_not_filled_in_place(tmp_path):
+    publish(licensed(tmp_path / "in", lambda n: True), tmp_path / "out")
     before = sorted((tmp_path / "out").rglob("*"))
     with pytest.raises(DatasetError, match="another folder"):
         rehydrate(tmp_path / "out", tmp_path / "four" / ".." / "out")
