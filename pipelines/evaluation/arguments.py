@@ -379,7 +379,6 @@ def _check_language(arguments: language.LanguageArguments) -> None:
 
 def _check_study(arguments: study.StudyArguments) -> None:
     if not isinstance(arguments, study.TransferArguments):
-        _at_least(arguments, num_workers=1)
         return
     if not arguments.embeddings:
         raise InputError("--embeddings is missing: a folder of SOURCE/CITY/LABEL.parquet.")

@@ -11,6 +11,7 @@ import pytest
 
 from pipelines.evaluation.bench.runner import Runner, raise_for_failures, tail
 from pipelines.evaluation.bench.steps import Step
+from pipelines.evaluation.benchmark import run_benchmark
 from pipelines.evaluation.errors import InputError
 
 from . import fake_job
@@ -266,3 +267,12 @@ def test_tail_shows_the_last_state_of_a_progress_bar(tmp_path):
     log = tmp_path / "a.log"
     log.write_bytes(b"first\n 10%|#\r 50%|###\r100%|######\nlast \xff\n")
     assert tail(log).splitlines() == ["    | first", "    | 100%|######", "    | last �"]
+
+
+def test_the_recipes_of_the_project_can_be_planned(tmp_path, capsys):
+    recipe = ROOT / "configs" / "benchmark" / "synthetic_fast.yaml"
+    run_benchmark(recipe, tmp_path, dry_run=True, log=print)
+    told = capsys.readouterr().out
+    assert "run    train-full-s0\n" in told
+    assert told.splitlines()[-1].startswith("58 of 58 steps to do")
+    assert not list(tmp_path.iterdir())
