@@ -76,15 +76,6 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Link:
-    """A page beside this one, and what it shows."""
-
-    path: str
-    title: str
-    about: str
-
-
-@dataclass(frozen=True)
 class Folded:
     """Blocks that the page hides until they are asked for.
 
@@ -99,7 +90,7 @@ class Folded:
     in_markdown: bool = True
 
 
-Block = Heading | Text | Bullets | Picture | Link | Table | Folded
+Block = Heading | Text | Bullets | Picture | Table | Folded
 
 
 def write_markdown(path: Path, blocks: Sequence[Block]) -> None:
@@ -123,8 +114,6 @@ def _markdown(blocks: Iterable[Block]) -> Iterator[str]:
                 yield f"![{alt}]({block.path})"
                 if block.caption:
                     yield f"*{block.caption}*"
-            case Link():
-                yield f"[{block.title}]({block.path}): {block.about}."
             case Table():
                 yield f"**{block.title}**\n\n{to_markdown(block)}"
                 yield from block.notes
@@ -164,9 +153,6 @@ def _html(blocks: Iterable[Block]) -> Iterator[str]:
                     f'<figure><img src="{source}" alt="{alt}" loading="lazy">'
                     f"<figcaption>{_inline(block.caption or block.title)}</figcaption></figure>"
                 )
-            case Link():
-                link = f'<a href="{html.escape(block.path)}">{_inline(block.title)}</a>'
-                yield f"<p>{link}: {_inline(block.about)}.</p>"
             case Table():
                 yield f'<div class="table">{to_html(block)}</div>'
             case Folded():
@@ -206,7 +192,6 @@ __all__ = [
     "Bullets",
     "Folded",
     "Heading",
-    "Link",
     "Picture",
     "Text",
     "tables_of",

@@ -1,7 +1,6 @@
 """Results to a page: tables with controls, pictures, and what must be known to read them.
 
 <output>/report.md, report.html    the same page twice
-<output>/captions.html             captions side by side, where there are any
 <output>/tables/*.tex, *.csv       every table of it; CSV unrounded
 <output>/figures/*.png
 """
@@ -9,7 +8,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from .caption_report import caption_blocks
 from .city_results import PROTOCOL_TITLES, CityResults, read_cities
 from .clusters import cluster_blocks
 from .conformal import Coverage, measure_coverage
@@ -93,7 +91,6 @@ def write_report(output: Path, echo: Callable[[str], None] = print) -> Path:
     transfer = read_transfer(output.parent / TRANSFER_FOLDER)
     if transfer:
         blocks += transfer_blocks(transfer, output, FIGURES_FOLDER)
-    blocks += caption_blocks(output.parent, output)
     blocks += efficiency_blocks(output.parent, output, FIGURES_FOLDER)
     blocks += _recompute_section()
     write_tables(output / TABLES_FOLDER, blocks)

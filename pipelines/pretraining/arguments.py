@@ -56,8 +56,8 @@ class ModelArguments:
     )
     config_overrides: str | None = _help(
         None,
-        "Fields of UrbanLNConfig: a mapping in a recipe, JSON on the command line, or "
-        "'queue_size=1024,text_config.hidden_size=128'. From scratch they describe the model.",
+        "Fields of UrbanLNConfig: a mapping in a recipe, JSON on the command line. From scratch "
+        "they describe the model.",
     )
     position_mode: Literal["ipsi", "resize", "equation2", "midpoint", "none"] = _help(
         "ipsi",
@@ -258,29 +258,18 @@ def parse_arguments(argv: Sequence[str] | None = None) -> PretrainingArguments:
 
 
 def parse_config_overrides(text: str | None) -> dict[str, Any]:
-    """Read `--config_overrides`: JSON, or `a=1,text_config.hidden_size=128`.
+    """Read `--config_overrides`, a JSON object.
 
     Raises:
-        InputError: it is neither.
+        InputError: it is none.
     """
-    if not text:
-        return {}
-    if text.lstrip().startswith("{"):
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InputError(f"--config_overrides is no valid JSON: {error}.") from error
-    overrides: dict[str, Any] = {}
-    for item in text.split(","):
-        path, equals, value = item.partition("=")
-        if not equals:
-            raise InputError(f"--config_overrides: expected 'name=value', got {item!r}.")
-        *parents, name = path.strip().split(".")
-        target = overrides
-        for parent in parents:
-            target = target.setdefault(parent, {})
-        target[name] = yaml.safe_load(value)
-    return _read_numbers(overrides)
+    try:
+        overrides = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        raise InputError(f"--config_overrides is not valid JSON: {error}.") from error
+    if not isinstance(overrides, dict):
+        raise InputError(f"--config_overrides must be a JSON object, got {text}.")
+    return overrides
 
 
 def _read_numbers(value: Any) -> Any:

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from transformers import BertConfig, CLIPForImageClassification, CLIPImageProcessor, CLIPModel
@@ -14,11 +16,19 @@ from pipelines.pretraining.errors import InputError
 from pipelines.pretraining.model import build_model
 from pipelines.pretraining.tokenizer import clip_tokenizer
 
-SMALL_TOWER = "hidden_size=32,{0}.intermediate_size=64,{0}.num_hidden_layers=3"
-SMALL = ",".join(
-    f"{name}." + SMALL_TOWER.format(name) + f",{name}.num_attention_heads=4"
-    for name in ("text_config", "vision_config")
-) + ",vision_config.image_size=32,vision_config.patch_size=16,projection_dim=16"  # fmt: skip
+SMALL_TOWER = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+}
+SMALL = json.dumps(
+    {
+        "text_config": SMALL_TOWER,
+        "vision_config": {**SMALL_TOWER, "image_size": 32, "patch_size": 16},
+        "projection_dim": 16,
+    }
+)
 
 
 def positions(model):
@@ -124,10 +134,10 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ("queue_sise=3", "unknown field 'queue_sise'. Did you mean 'queue_size'"),
-        ("text_config.hiden_size=3", "Did you mean 'text_config.hidden_size'"),
-        ("momentum=2", "`momentum` must lie in"),
-        ("text_config.num_attention_heads=5", "cannot be built"),
+        ('{"queue_sise": 3}', "unknown field 'queue_sise'. Did you mean 'queue_size'"),
+        ('{"text_config": {"hiden_size": 3}}', "Did you mean 'text_config.hidden_size'"),
+        ('{"momentum": 2}', "`momentum` must lie in"),
+        ('{"text_config": {"num_attention_heads": 5}}', "cannot be built"),
     ],
 )
 def test_impossible_fields_are_refused(overrides, message):
@@ -136,7 +146,9 @@ def test_impossible_fields_are_refused(overrides, message):
 
 
 def test_a_checkpoint_decides_its_architecture(clip_dir):
-    args = ModelArguments(model_name_or_path=str(clip_dir), config_overrides="projection_dim=8")
+    args = ModelArguments(
+        model_name_or_path=str(clip_dir), config_overrides='{"projection_dim": 8}'
+    )
     with pytest.raises(InputError, match=r"projection_dim: the checkpoint .* decides"):
         build_model(args)
 
