@@ -8,44 +8,40 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from filelock import FileLock
+
 from dataset_builders.errors import DatasetError
 
-from .errors import (
-    CaptioningError,
-    MissingDependencyError,
-    ModelUnavailableError,
-    StorageError,
-    explain_storage,
-)
+from .errors import USER_ERRORS, CaptioningError, explain_storage
 from .recipe import Recipe, read_recipe
 
 DESCRIPTION = """\
-Long captions for city images: several multimodal models each write several, what the image does
-not support is taken out, and the caption the models agree on is kept.
+Long captions for city images: several multimodal models each write several, phrases that the image
+does not support are removed, and the caption that the models agree on is kept.
 
   python -m pipelines.captioning run     configs/captioning/synthetic.yaml --dataset_name DIR ...
-  python -m pipelines.captioning status  RECIPE.yaml      how far it is, what failed and why
-  python -m pipelines.captioning inspect RECIPE.yaml --image_id ID     all that is known of an image
+  python -m pipelines.captioning status  RECIPE.yaml      progress
+  python -m pipelines.captioning inspect RECIPE.yaml --image_id ID     everything about one image
   python -m pipelines.captioning export  RECIPE.yaml --dataset_dir NEW     a dataset with captions
-  python -m pipelines.captioning presets       models known by name, and how to serve them
+  python -m pipelines.captioning presets       known models, and how to serve them
 
-Kill it at any moment and give the same command again: it goes on, and ends with the same table.
-Give it on several machines that see the same folder, and they share the work.
+Rerun the command to resume after a kill; the tables end up the same.
 """
 RUN = """\
 Do what is left of a run, then write OUTPUT_DIR/report: report.md, report.json, gallery.html.
 
   python -m pipelines.captioning run RECIPE.yaml --dry_run         requests, tokens, price; no call
-  python -m pipelines.captioning run RECIPE.yaml --max_images 20   try it on a few
-  python -m pipelines.captioning run RECIPE.yaml --num_workers 4   processes on this machine
-  python -m pipelines.captioning run RECIPE.yaml --backend ray     actors on a Ray cluster
-  python -m pipelines.captioning run RECIPE.yaml --shard 2/8       every 8th shard, no look aside
-  python -m pipelines.captioning run RECIPE.yaml --retry_failed    ask again where no answer came
+  python -m pipelines.captioning run RECIPE.yaml --max_images 20   a few images
+  python -m pipelines.captioning run RECIPE.yaml --retry_failed    compute failed units again
+  python -m pipelines.captioning run RECIPE.yaml --shard 2/8       job 2 of a Slurm array of 8
+  python -m pipelines.captioning run RECIPE.yaml --backend ray --num_workers 4 --ray_address auto
+
+docs/scaling.md shows one machine, a Slurm array and a Ray cluster.
 """
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; `--help` explains it."""
+    """Command-line arguments; `--help` explains them."""
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.captioning",
         description=DESCRIPTION,
@@ -53,22 +49,26 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = _command(commands, "run", "do what is left of a run, and report", RUN)
-    run.add_argument("--num_workers", type=int, default=1, help="processes, or actors (default 1)")
-    run.add_argument("--backend", choices=("local", "ray"), default="local", help="who works")
     run.add_argument(
         "--shard", type=_share, default=(1, 1), metavar="I/N", help="take the I-th of N shares only"
     )
-    run.add_argument("--retry_failed", action="store_true", help="do again what failed")
-    run.add_argument("--dry_run", action="store_true", help="say what it would take; ask nobody")
-    status = _command(commands, "status", "how far a run is, and what failed")
-    status.add_argument("--json", action="store_true", help="for programs")
-    inspect = _command(commands, "inspect", "all that is known of an image, or of what failed")
-    inspect.add_argument("--image_id", help="of the image")
-    inspect.add_argument("--failed", action="store_true", help="list what failed, and why")
+    run.add_argument("--retry_failed", action="store_true", help="compute failed units again")
+    run.add_argument("--dry_run", action="store_true", help="print the cost; ask no model")
+    run.add_argument("--backend", choices=("local", "ray"), default="local", help="default: local")
+    run.add_argument("--num_workers", type=int, help="Ray actors (default 1)")
+    run.add_argument("--ray_address", help="Ray cluster (default: RAY_ADDRESS, else this machine)")
+    status = _command(commands, "status", "progress of a run")
+    status.add_argument("--json", action="store_true", help="machine-readable")
+    inspect = _command(commands, "inspect", "everything about one image, or all failures")
+    inspect.add_argument("--image_id", help="id of the image")
+    inspect.add_argument("--failed", action="store_true", help="list failures with their reasons")
     export = _command(commands, "export", "write a dataset with the captions of a finished run")
     export.add_argument("--dataset_dir", required=True, help="a new folder")
-    commands.add_parser("presets", help="models known by name, and how to serve them")
-    return parser.parse_args(argv)
+    commands.add_parser("presets", help="known models, and how to serve them")
+    args = parser.parse_args(argv)
+    if args.command == "run" and args.backend == "local" and (args.num_workers or args.ray_address):
+        parser.error("--num_workers and --ray_address need --backend ray")
+    return args
 
 
 def _command(
@@ -84,9 +84,9 @@ def _command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("recipe", help="YAML file; see configs/captioning/")
-    parser.add_argument("--dataset_name", help="in place of the recipe's")
-    parser.add_argument("--output_dir", help="in place of the recipe's")
-    parser.add_argument("--max_images", type=int, help="of each table, only the first ones")
+    parser.add_argument("--dataset_name", help="overrides the recipe's")
+    parser.add_argument("--output_dir", help="overrides the recipe's")
+    parser.add_argument("--max_images", type=int, help="only the first images of each table")
     return parser
 
 
@@ -101,7 +101,7 @@ def _share(text: str) -> tuple[int, int]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; see [`DESCRIPTION`]."""
+    """Command line; user errors are printed on one line, with exit code 1."""
     args = parse_arguments(argv)
     if args.command == "presets":
         from .clients.presets import describe_presets
@@ -111,22 +111,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         overrides = {
-            name: getattr(args, name, None) for name in ("dataset_name", "output_dir", "max_images")
+            name: getattr(args, name) for name in ("dataset_name", "output_dir", "max_images")
         }
         recipe = read_recipe(args.recipe, **overrides)
         command = {"run": _run, "status": _status, "inspect": _inspect, "export": _export}
         with explain_storage(getattr(args, "dataset_dir", recipe.output_dir)):
             command[args.command](recipe, args)
-    except (
-        CaptioningError,
-        DatasetError,
-        MissingDependencyError,
-        ModelUnavailableError,
-        StorageError,
-    ) as error:
+    except (*USER_ERRORS, DatasetError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("Stopped. What is done is kept: the same command goes on.")
+        sys.exit("Stopped. Finished units are kept: rerun the command to resume.")
 
 
 def _run(recipe: Recipe, args: argparse.Namespace) -> None:
@@ -138,24 +132,21 @@ def _run(recipe: Recipe, args: argparse.Namespace) -> None:
         print(estimate(recipe))
         return
     number, total = args.shard
-    done = run(
+    now = run(
         recipe,
-        num_workers=args.num_workers,
         shard=(number - 1, total),
         retry_failed=args.retry_failed,
         progress=True,
         backend=args.backend,
+        num_workers=args.num_workers or 1,
+        ray_address=args.ray_address,
     )
-    if not done.finished:
-        if total == 1:
-            raise CaptioningError(
-                f"The run is not finished: of {done.images} images, by pass: {done.done}. What is "
-                "done is kept: run the same command again."
-            )
-        print(f"This share is done; of {done.images} images, by pass: {done.done}.")
+    if not now.finished:
+        print(f"This share is done; {now.done} of all {now.images} images are.")
         return
-    report = report_run(recipe)
-    print(f"{done.images} images, {done.rejects} rejects. Report: {report}")
+    with FileLock(Path(recipe.output_dir) / ".report.lock"):  # shares may end at the same time
+        report = report_run(recipe)
+    print(f"{now.images} images, {now.rejects} rejects. Report: {report}")
 
 
 def _status(recipe: Recipe, args: argparse.Namespace) -> None:
@@ -165,10 +156,10 @@ def _status(recipe: Recipe, args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(dataclasses.asdict(now) | {"finished": now.finished}))
         return
-    print(f"{recipe.output_dir}: {now.images} images in {now.shards} shards, {now.held} in work")
-    for name, count in now.done.items():
-        print(f"  {name:<24} {count:>9} images  {count / now.images:6.1%}")
-    print(f"  rejects so far: {now.rejects}")
+    print(
+        f"{recipe.output_dir}: {now.done} of {now.images} images done ({now.shards} shards), "
+        f"{now.rejects} rejects"
+    )
 
 
 def _inspect(recipe: Recipe, args: argparse.Namespace) -> None:
@@ -180,10 +171,11 @@ def _inspect(recipe: Recipe, args: argparse.Namespace) -> None:
 
 
 def _export(recipe: Recipe, args: argparse.Namespace) -> None:
-    from .export import export_dataset
+    from .export import export_dataset, is_plain
 
     root = export_dataset(recipe, Path(args.dataset_dir))
-    print(f"Wrote {root}; train on it with: python train.py --dataset_name {root} ...")
+    split = " --split_column none" if is_plain(recipe) else ""
+    print(f"Wrote {root}; train on it with: python train.py --dataset_name {root}{split} ...")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What can go wrong while images are captioned."""
+"""Errors of captioning, and what the errors of a disk mean."""
 
 import errno
 import sqlite3
@@ -29,6 +29,7 @@ _BY_SQLITE_CODE = {
     sqlite3.SQLITE_PERM: _NOT_WRITABLE,
     sqlite3.SQLITE_IOERR: _BROKEN,
 }
+_LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 class CaptioningError(ValueError):
@@ -39,8 +40,8 @@ class RequestFailedError(Exception):
     """A model gave no usable answer, after all retries.
 
     Attributes:
-        reason: a short code, such as "timeout", "http_500", "invalid_json", "empty".
-        attempts: how often it was asked.
+        reason: Short code, such as "timeout", "http_500", "invalid_json", "empty".
+        attempts: Requests made.
     """
 
     def __init__(self, reason: str, detail: str = "", attempts: int = 1):
@@ -51,18 +52,22 @@ class RequestFailedError(Exception):
 
 
 class ModelUnavailableError(Exception):
-    """A model cannot be asked at all: key refused, no such model, weights that do not load.
+    """Raised when retrying is pointless: key refused, no such model, weights that do not load.
 
-    Every further request would fail, so the run stops; what has been done is kept.
+    The run stops; finished units are kept.
     """
 
 
 class MissingDependencyError(ImportError):
-    """A package or data file of an extra is not there; the message says how to get it."""
+    """A package or data file of an extra is missing; the message says how to install it."""
 
 
 class StorageError(Exception):
-    """The disk takes no more: full, read-only, or broken; what has been done is kept."""
+    """The disk is full, read-only or broken; finished units are kept."""
+
+
+USER_ERRORS = (CaptioningError, MissingDependencyError, ModelUnavailableError, StorageError)
+"""Errors that the command line prints on one line."""
 
 
 @contextmanager
@@ -70,10 +75,10 @@ def explain_storage(folder: str | Path) -> Iterator[None]:
     """Raise errors of the disk as a [`StorageError`] that names the cause and the remedy.
 
     Args:
-        folder: that the block writes to.
+        folder: Folder that the block writes to.
 
     Raises:
-        StorageError: the disk is full, the folder cannot be written, or an I/O error.
+        StorageError: The disk is full, the folder cannot be written, or an I/O error.
     """
     try:
         yield
@@ -87,13 +92,13 @@ def explain_storage(folder: str | Path) -> Iterator[None]:
 
 
 def is_storage_error(error: BaseException) -> bool:
-    """Whether the disk is at fault, not the work: no other attempt helps before it is mended."""
+    """Whether the disk is at fault, so that retrying is pointless until it is repaired."""
     return bool(_wording(error))
 
 
-def is_lock_contention(error: sqlite3.Error) -> bool:
-    """Whether another connection holds the database; no other failure of SQLite says so."""
-    return _primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+def is_locked(error: sqlite3.Error) -> bool:
+    """Whether another process holds the database."""
+    return _primary_code(error) in _LOCKED
 
 
 def _wording(error: BaseException) -> str:
@@ -103,17 +108,18 @@ def _wording(error: BaseException) -> str:
 
 
 def _primary_code(error: sqlite3.Error) -> int:
-    """SQLite's result code without the byte that only tells its variants apart."""
+    """SQLite's result code without the byte that only distinguishes variants."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 __all__ = [
+    "USER_ERRORS",
     "CaptioningError",
     "MissingDependencyError",
     "ModelUnavailableError",
     "RequestFailedError",
     "StorageError",
     "explain_storage",
-    "is_lock_contention",
+    "is_locked",
     "is_storage_error",
 ]

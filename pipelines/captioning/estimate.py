@@ -1,20 +1,19 @@
-"""What a run would take, before anybody is asked."""
+"""The cost of a run, before any model is asked."""
 
 from .inputs import list_shards
 from .kit import open_models
-from .passes import plan_passes
 from .recipe import Recipe
 
 TOKENS_OF_AN_IMAGE, TOKENS_OF_A_PROMPT, TOKENS_OF_A_MERGE = 1000, 150, 500
 BOXES_OF_AN_IMAGE = 4
-"""Rough means, for an estimate only; the report has what was counted."""
+"""Rough means, for an estimate only; the report has measured counts."""
 
 
 def estimate(recipe: Recipe) -> str:
     """Images, requests, tokens and price of a run that starts from nothing.
 
-    The tokens of an image differ between models by a factor of ten: after `--max_images 20` the
-    report says what yours takes.
+    Models differ by a factor of ten in the tokens of an image: run with `--max_images 20` and read
+    the measured counts in the report.
     """
     images = sum(shard.count for shard in list_shards(recipe))
     long = recipe.generate.captions_per_model
@@ -26,19 +25,17 @@ def estimate(recipe: Recipe) -> str:
         (long * recipe.generate.max_tokens + merges * recipe.merge.max_tokens) // 2
         + local * recipe.segment.max_tokens // 2
     )
-    models = open_models(recipe)
-    passes = plan_passes(recipe, models)
-    remote = [name for name, model in models.items() if model.remote]
     lines = [
         f"{images} images; of each model about {requests:,} requests, {asked / 1e6:,.1f} million "
-        f"tokens in and {answered / 1e6:,.1f} million out.",
-        f"Passes: {', '.join(one.name for one in passes)}.",
+        f"tokens in and {answered / 1e6:,.1f} million out."
     ]
-    for model in recipe.models:
-        price = asked * float(model.get("price_per_million_input", 0)) / 1e6
-        price += answered * float(model.get("price_per_million_output", 0)) / 1e6
-        where = "images leave this machine" if model["name"] in remote else "on this machine"
-        lines.append(f"  {model['name']}: {where}; price {price:,.2f}")
+    models = open_models(recipe)
+    for config in recipe.models:
+        price = asked * float(config.get("price_per_million_input", 0)) / 1e6
+        price += answered * float(config.get("price_per_million_output", 0)) / 1e6
+        remote = models[config["name"]].remote
+        where = "images leave this machine" if remote else "on this machine"
+        lines.append(f"  {config['name']}: {where}; price {price:,.2f}")
     return "\n".join(lines)
 
 

@@ -1,90 +1,71 @@
 """From a finished run to a dataset: every candidate in a table, the best one beside its image."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataset_builders.captions import clean_caption, clean_row
 from dataset_builders.card import write_card
-from dataset_builders.files import WrittenFiles
+from dataset_builders.errors import SplitError
+from dataset_builders.images import BadImageError, storable_bytes
 from dataset_builders.schema import VIEWS, DatasetMetadata, parse_config_name
+from dataset_builders.splits import random_split
 from dataset_builders.storage import (
     DatasetWriter,
     list_tables,
     read_metadata,
+    read_table,
     table_shards,
 )
-from dataset_builders.storage import (
-    read_rejects as read_build_rejects,
-)
+from dataset_builders.storage import read_rejects as read_build_rejects
 
 from .errors import CaptioningError
-from .inputs import list_shards
+from .inputs import BadRow, list_shards, read_shard
 from .ledger import unit_key
-from .passes import ShardFolder
 from .recipe import Recipe
 from .records import Candidate
-from .tables import AUDIT_COLUMNS, CANDIDATES, read_candidates, read_rejects
+from .shards import ShardFolder
+from .tables import AUDIT_COLUMNS, read_candidates, read_rejects
 
 ROWS_AT_A_TIME = 64
 CANDIDATES_PER_PART = 200_000
-Chosen = Mapping[str, Candidate]
 
 
 def export_dataset(recipe: Recipe, dataset_dir: str | Path) -> Path:
-    """Write a dataset with the captions of a finished run.
+    """Write a dataset with the captions of a finished run, which `train.py` takes.
 
-    From a dataset of this project's layout comes a whole one: `<city>-captions` holds the
-    candidates, and the image tables the chosen caption, its model and its score; an image without
-    one keeps what it had. From a plain set of images come `captions.parquet` (all candidates) and
-    `chosen.csv`.
+    `<city>-captions` holds all candidates; the image tables hold the chosen caption, its model and
+    its score. The other tables are those of the source; an image without a chosen caption keeps
+    what it had. In a dataset from a plain set of images, every image is a region of its own
+    without a location.
 
     Args:
-        recipe: of the run.
-        dataset_dir: a new folder, or that of an export that was stopped.
+        recipe: The run.
+        dataset_dir: New folder, or that of an export that was stopped.
 
     Returns:
         The folder.
 
     Raises:
-        CaptioningError: the run is not finished.
-        DatasetError: the folder holds something else, or a file in the way that no export wrote.
+        CaptioningError: The run is not finished.
+        DatasetError: The folder holds something else, or files that no export wrote.
     """
     shards = list_shards(recipe)
     folders = [ShardFolder(recipe.output_dir, shard) for shard in shards]
     if missing := [folder.shard.name for folder in folders if not folder.candidates.exists()]:
         raise CaptioningError(
             f"The run in {recipe.output_dir} is not finished: {len(missing)} of {len(folders)} "
-            f"shards have no candidates yet, {missing[0]} the first. Run it to its end."
+            f"shards have no candidates yet, {missing[0]} the first. Rerun the command to resume."
         )
     root = Path(dataset_dir)
-    if all(shard.kind == "dataset" for shard in shards):
-        return _export_dataset(recipe, folders, root)
-    return _export_plain(folders, root)
-
-
-# ---- a dataset ----------------------------------------------------------------------------------
-
-
-def _export_dataset(recipe: Recipe, folders: list[ShardFolder], root: Path) -> Path:
-    tables = list_tables(recipe.dataset_name)
-    captioned = {folder.shard.table for folder in folders}
-    cities = sorted({parse_config_name(name)[0] for name in captioned})
-    metadata = _metadata(recipe, read_metadata(recipe.dataset_name, cities[0]), folders)
-    writer = DatasetWriter(root, metadata)
-    for city, table in tables:
-        if table == "captions" and city in cities:
-            continue
-        for index, path in enumerate(table_shards(recipe.dataset_name, city, table)):
-            mine = [folder for folder in folders if folder.shard.source == str(path)]
-            writer.write_shard(city, table, index, _rows(path, mine if table in VIEWS else []))
-    for city in cities:
-        own = [one for one in folders if parse_config_name(one.shard.table)[0] == city]
+    if is_plain(recipe):
+        writer = _write_plain(recipe, folders, root)
+    else:
+        writer = _write_captioned(recipe, folders, root)
+    for city in sorted({_city(folder) for folder in folders}):
+        own = [folder for folder in folders if _city(folder) == city]
         for index, part in enumerate(_parts(own)):
             writer.write_shard(city, "captions", index, _candidate_rows(part))
     _reject(writer, recipe, folders)
@@ -93,11 +74,83 @@ def _export_dataset(recipe: Recipe, folders: list[ShardFolder], root: Path) -> P
     return root
 
 
+def is_plain(recipe: Recipe) -> bool:
+    """Whether the images come without this project's layout."""
+    return any(shard.kind != "dataset" for shard in list_shards(recipe))
+
+
+def _write_captioned(recipe: Recipe, folders: list[ShardFolder], root: Path) -> DatasetWriter:
+    """The tables of the source with captions, but for its table of candidates."""
+    cities = {_city(folder) for folder in folders}
+    source = read_metadata(recipe.dataset_name, min(cities))
+    writer = DatasetWriter(root, _metadata(recipe, source, folders))
+    for city, table in list_tables(recipe.dataset_name):
+        if table == "captions" and city in cities:
+            continue
+        for index, path in enumerate(table_shards(recipe.dataset_name, city, table)):
+            mine = [folder for folder in folders if folder.shard.source == str(path)]
+            rows = _captioned_rows(path, mine if table in VIEWS else [])
+            writer.write_shard(city, table, index, rows)
+    return writer
+
+
+def _captioned_rows(path: Path, folders: list[ShardFolder]) -> Iterator[dict[str, Any]]:
+    chosen = _chosen(folders)
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        for batch in file.iter_batches(ROWS_AT_A_TIME):
+            for row in batch.to_pylist():
+                yield row | chosen.get(row.get("image_id", ""), {})
+
+
+def _write_plain(recipe: Recipe, folders: list[ShardFolder], root: Path) -> DatasetWriter:
+    """A table of images, and one of regions: every image is one."""
+    city, view = parse_config_name(folders[0].shard.table)
+    source = DatasetMetadata(
+        title=f"{city}: {view.replace('_', ' ')} images",
+        description=f"Images of {recipe.dataset_name} with captions.",
+        source=recipe.dataset_name,
+        licence="not stated",
+        indicators=(),
+        notes=(
+            "Every image is a region of its own, without a location and without indicators: the "
+            "dataset is for pretraining. `python -m dataset_builders.importers image_folder` makes "
+            "one with regions.",
+        ),
+    )
+    writer = DatasetWriter(root, _metadata(recipe, source, folders))
+    for index, folder in enumerate(folders):
+        writer.write_shard(city, view, index, _plain_rows(recipe, folder))
+    ids = sorted(read_table(root, city, view, ["image_id"])["image_id"])
+    try:
+        splits: Sequence[str | None] = random_split(len(ids), recipe.seed).tolist()
+    except SplitError:  # too few
+        splits = [None] * len(ids)
+    regions = [
+        {"region_id": region_id, "city": city, "split_random": split}
+        for region_id, split in zip(ids, splits, strict=True)
+    ]
+    writer.write_shard(city, "regions", 0, regions)
+    return writer
+
+
+def _plain_rows(recipe: Recipe, folder: ShardFolder) -> Iterator[dict[str, Any]]:
+    """The images of a shard but for unusable ones, which the run's rejects list."""
+    chosen = _chosen([folder])
+    for row in read_shard(recipe, folder.shard):
+        if isinstance(row, BadRow):
+            continue
+        try:
+            image = {"bytes": storable_bytes(row.data), "path": Path(row.image_id).name}
+        except BadImageError:
+            continue
+        ids = {"image_id": row.image_id, "region_id": row.image_id}
+        yield {"image": image, **ids, **chosen.get(row.image_id, {})}
+
+
 def _metadata(
     recipe: Recipe, source: DatasetMetadata, folders: list[ShardFolder]
 ) -> DatasetMetadata:
-    marks = sorted(path.read_text() for one in folders for path in one.path.glob("*.done.json"))
-    models = ", ".join(recipe.model_names)
+    marks = sorted(str(folder.summary().get("fingerprint")) for folder in folders)
     simulated = " Their models are simulated (synthetic)." if recipe.synthetic else ""
     return replace(
         source,
@@ -106,33 +159,32 @@ def _metadata(
         parameters={**source.parameters, "captions": unit_key("export", marks=marks)[:16]},
         notes=(
             *source.notes,
-            f"Captions: candidates of {models}, checked against the image and chosen by "
-            f"consensus.{simulated}",
+            f"Captions: candidates of {', '.join(recipe.model_names)}, checked against the image "
+            f"and chosen by consensus.{simulated}",
         ),
     )
 
 
-def _chosen(folders: list[ShardFolder]) -> Chosen:
+def _city(folder: ShardFolder) -> str:
+    return parse_config_name(folder.shard.table)[0]
+
+
+def _chosen(folders: list[ShardFolder]) -> dict[str, dict[str, Any]]:
+    """The caption columns of each image that has a chosen candidate."""
+
+    def columns(one: Candidate) -> dict[str, Any]:
+        return {
+            "caption": one.text,
+            "caption_model": one.model,
+            "caption_score": one.scores.score,
+        }
+
     candidates = read_candidates([folder.candidates for folder in folders])
-    return {one.image_id: one for one in candidates if one.chosen}
-
-
-def _rows(path: Path, folders: list[ShardFolder]) -> Iterator[dict[str, Any]]:
-    chosen = _chosen(folders)
-    with pq.ParquetFile(path, pre_buffer=False) as file:
-        for batch in file.iter_batches(ROWS_AT_A_TIME):
-            for row in batch.to_pylist():
-                if best := chosen.get(row.get("image_id", "")):
-                    row |= {
-                        "caption": best.text,
-                        "caption_model": best.model,
-                        "caption_score": best.scores.score,
-                    }
-                yield row
+    return {one.image_id: columns(one) for one in candidates if one.chosen}
 
 
 def _parts(folders: list[ShardFolder]) -> Iterator[list[ShardFolder]]:
-    """The shards, in groups of at most so many candidates."""
+    """The shards in groups of limited numbers of candidates."""
     part: list[ShardFolder] = []
     rows = 0
     for folder in folders:
@@ -154,10 +206,9 @@ def _candidate_rows(folders: list[ShardFolder]) -> Iterator[dict[str, Any]]:
 
 
 def _reject(writer: DatasetWriter, recipe: Recipe, folders: list[ShardFolder]) -> None:
-    """What the source had left out, and what got no caption here."""
-    source = Path(recipe.dataset_name)
-    if source.is_dir():
-        for row in read_build_rejects(source).itertuples():
+    """What the source had left out, and what failed in the run."""
+    if not is_plain(recipe) and Path(recipe.dataset_name).is_dir():
+        for row in read_build_rejects(recipe.dataset_name).itertuples():
             writer.reject(*map(str, (row.table, row.item, row.reason, row.detail)))
     for folder in folders:
         for reject in read_rejects([folder.rejects]):
@@ -165,33 +216,4 @@ def _reject(writer: DatasetWriter, recipe: Recipe, folders: list[ShardFolder]) -
             writer.reject(folder.shard.table, reject.image_id, reject.reason, detail)
 
 
-# ---- a plain set of images ----------------------------------------------------------------------
-
-
-def _export_plain(folders: list[ShardFolder], root: Path) -> Path:
-    files = WrittenFiles(root, "captions")
-    files.check(["captions.parquet", "chosen.csv"])
-    with (
-        files.writing("captions.parquet") as temporary,
-        pq.ParquetWriter(temporary, CANDIDATES, compression="zstd") as writer,
-    ):
-        for folder in folders:
-            rows = [clean_row("captions", row)[0] for row in _candidate_rows([folder])]
-            writer.write_table(pa.Table.from_pylist(rows, CANDIDATES))
-    rows = [
-        {
-            "image_id": one.image_id,
-            "caption": text,
-            "caption_model": one.model,
-            "caption_score": one.scores.score,
-        }
-        for one in read_candidates([folder.candidates for folder in folders])
-        if one.chosen and (text := clean_caption(one.text))
-    ]
-    columns = ["image_id", "caption", "caption_model", "caption_score"]
-    with files.writing("chosen.csv") as temporary:
-        pd.DataFrame(rows, columns=columns).to_csv(temporary, index=False)
-    return root
-
-
-__all__ = ["export_dataset"]
+__all__ = ["export_dataset", "is_plain"]

@@ -1,7 +1,7 @@
-"""Where images come from, cut into shards: the unit of work that one process takes at a time.
+"""The images of a run, divided into shards: what one process takes at a time.
 
 A shard is a range of rows of a Parquet part of a dataset, of files of a folder, or of rows of a
-dataset on the Hub in another layout. Images are read when their turn comes, never all at once.
+dataset on the Hub in another layout. Images are read one by one, never all at once.
 """
 
 import hashlib
@@ -33,14 +33,14 @@ class InputShard:
     """A range of images.
 
     Attributes:
-        name: unique in the run, safe as a folder's name.
-        table: config name of the table, `<city>-<view>`.
-        view: what the images show.
-        kind: how to read it.
+        name: Unique in the run, usable as a folder name.
+        table: Config name of the table, `<city>-<view>`.
+        view: What the images show.
+        kind: How to read it.
         source: Parquet file, folder, or dataset id.
-        start: first row or file.
-        count: rows or files.
-        stamp: changes when the images may have changed.
+        start: First row or file.
+        count: Number of rows or files.
+        stamp: Changes when the images may have changed.
     """
 
     name: str
@@ -55,7 +55,7 @@ class InputShard:
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row without a usable id or image."""
+    """A row without a usable image."""
 
     image_id: str
     reason: str
@@ -66,14 +66,15 @@ def list_shards(recipe: Recipe) -> list[InputShard]:
     """All shards of a run, in a fixed order.
 
     Raises:
-        CaptioningError: there is no such dataset, table or image, or an image id stands in two
-            rows.
+        CaptioningError: There is no such dataset, table or image, or two rows have the same
+            image id.
     """
     root = Path(recipe.dataset_name)
+    in_another_layout = recipe.id_column is not None or recipe.image_column != "image"
     try:
         if root.is_dir() and not (root / DATA_FOLDER).is_dir():
             shards = _folder_shards(recipe, root)
-        elif root.is_dir() or not _is_foreign(recipe):
+        elif root.is_dir() or not in_another_layout:
             shards = _dataset_shards(recipe)
         else:
             shards = _hub_shards(recipe)
@@ -85,7 +86,7 @@ def list_shards(recipe: Recipe) -> list[InputShard]:
 
 
 def read_shard(recipe: Recipe, shard: InputShard) -> Iterator[SourceImage | BadRow]:
-    """The images of a shard, in order; rows that cannot be used come as [`BadRow`]."""
+    """The images of a shard, in order; unusable rows come as [`BadRow`]."""
     readers = {"dataset": _dataset_rows, "folder": _folder_rows, "hub": _hub_rows}
     for image_id, data in readers[shard.kind](recipe, shard):
         if not data:
@@ -94,12 +95,13 @@ def read_shard(recipe: Recipe, shard: InputShard) -> Iterator[SourceImage | BadR
             yield SourceImage(image_id, shard.view, hashlib.sha256(data).hexdigest(), data)
 
 
+def _ranges(recipe: Recipe, total: int) -> list[tuple[int, int]]:
+    """Start and count of each shard of so many images."""
+    size = recipe.run.images_per_shard
+    return [(start, min(size, total - start)) for start in range(0, total, size)]
+
+
 # ---- a dataset in this project's layout ---------------------------------------------------------
-
-
-def _is_foreign(recipe: Recipe) -> bool:
-    """Whoever names columns has a Hub dataset in another layout."""
-    return recipe.id_column is not None or recipe.image_column != "image"
 
 
 def _dataset_shards(recipe: Recipe) -> list[InputShard]:
@@ -108,44 +110,54 @@ def _dataset_shards(recipe: Recipe) -> list[InputShard]:
     _check_known("views", recipe.views, {view for _, view in tables})
     shards = []
     for city, view in tables:
-        if (recipe.cities and city not in recipe.cities) or (
-            recipe.views and view not in recipe.views
-        ):
+        if city not in (recipe.cities or [city]) or view not in (recipe.views or [view]):
             continue
-        left = recipe.max_images
+        table, left = config_name(city, view), recipe.max_images
         for part, path in enumerate(table_shards(recipe.dataset_name, city, view)):
-            rows = pq.read_metadata(path).num_rows
-            total = rows if left is None else min(rows, left)
-            left = None if left is None else left - total
+            total = pq.read_metadata(path).num_rows
+            if left is not None:
+                total = min(total, left)
+                left -= total
             stamp = f"{path.stat().st_size}-{path.stat().st_mtime_ns}"
-            for start, count in _ranges(total, recipe.run.images_per_shard):
-                name = f"{config_name(city, view)}-{part:05d}-{start:06d}"
-                table = config_name(city, view)
-                shards.append(
-                    InputShard(
-                        name, table, cast(View, view), "dataset", str(path), start, count, stamp
-                    )
+            shards += [
+                InputShard(
+                    f"{table}-{part:05d}-{start:06d}",
+                    table,
+                    cast(View, view),
+                    "dataset",
+                    str(path),
+                    start,
+                    count,
+                    stamp,
                 )
+                for start, count in _ranges(recipe, total)
+            ]
     return shards
 
 
 def _dataset_rows(recipe: Recipe, shard: InputShard) -> Iterator[tuple[str, bytes | None]]:
-    first, stop, at = shard.start, shard.start + shard.count, 0
+    wanted = range(shard.start, shard.start + shard.count)
+    columns = ["image.bytes", "image_id"]
     with pq.ParquetFile(shard.source, pre_buffer=False) as file:
-        groups = []
+        at = 0
         for index in range(file.num_row_groups):
             rows = file.metadata.row_group(index).num_rows
-            if at < stop and at + rows > first:
-                groups.append((index, at))
-            at += rows
-        for index, at in groups:
-            columns = ["image.bytes", "image_id"]
+            if at + rows <= wanted.start or at >= wanted.stop:
+                at += rows
+                continue
             for batch in file.iter_batches(ROWS_AT_A_TIME, row_groups=[index], columns=columns):
-                if at + len(batch) > first and at < stop:
-                    wanted = batch.slice(max(0, first - at), min(len(batch), stop - at))
-                    for row in wanted.slice(0, stop - max(first, at)).to_pylist():
-                        yield row["image_id"], (row["image"] or {}).get("bytes")
+                first, stop = max(at, wanted.start), min(at + len(batch), wanted.stop)
+                for row in batch.slice(first - at, max(0, stop - first)).to_pylist():
+                    yield row["image_id"], (row["image"] or {}).get("bytes")
                 at += len(batch)
+
+
+def _check_known(field: str, wanted: tuple[str, ...] | None, known: set[str]) -> None:
+    if unknown := sorted(set(wanted or ()) - known):
+        raise CaptioningError(
+            f"The dataset has no {', '.join(unknown)} among its `{field}`; it has "
+            f"{', '.join(sorted(known))}."
+        )
 
 
 # ---- a folder of images -------------------------------------------------------------------------
@@ -163,20 +175,15 @@ def _files(root: Path) -> list[Path]:
 
 
 def _folder_shards(recipe: Recipe, root: Path) -> list[InputShard]:
-    table = _own_table(recipe, root.name)
     paths = _files(root)[: recipe.max_images]
     shards = []
-    for start, count in _ranges(len(paths), recipe.run.images_per_shard):
+    for start, count in _ranges(recipe, len(paths)):
         content = hashlib.sha256()
         for path in paths[start : start + count]:
             size, changed = path.stat().st_size, path.stat().st_mtime_ns
             content.update(f"{path.relative_to(root).as_posix()} {size} {changed}\n".encode())
-        name = f"{config_name(*table)}-{start:08d}"
-        view = cast(View, table[1])
         stamp = content.hexdigest()[:16]
-        shards.append(
-            InputShard(name, config_name(*table), view, "folder", str(root), start, count, stamp)
-        )
+        shards.append(_plain_shard(recipe, "folder", root.name, start, count, stamp))
     return shards
 
 
@@ -212,22 +219,12 @@ def _loaded(recipe: Recipe) -> Any:
 
 
 def _hub_shards(recipe: Recipe) -> list[InputShard]:
-    city, view = _own_table(recipe, recipe.dataset_name.rpartition("/")[2])
     loaded = _loaded(recipe)
     total = len(loaded) if recipe.max_images is None else min(len(loaded), recipe.max_images)
-    table = config_name(city, view)
+    name, stamp = recipe.dataset_name.rpartition("/")[2], str(loaded._fingerprint)
     return [
-        InputShard(
-            f"{table}-{start:08d}",
-            table,
-            cast(View, view),
-            "hub",
-            recipe.dataset_name,
-            start,
-            count,
-            str(loaded._fingerprint),
-        )
-        for start, count in _ranges(total, recipe.run.images_per_shard)
+        _plain_shard(recipe, "hub", name, start, count, stamp)
+        for start, count in _ranges(recipe, total)
     ]
 
 
@@ -236,38 +233,36 @@ def _hub_rows(recipe: Recipe, shard: InputShard) -> Iterator[tuple[str, bytes | 
     for number in range(shard.start, shard.start + shard.count):
         row = loaded[number]
         image = row[recipe.image_column] or {}
-        data = image.get("bytes")
-        if data is None and image.get("path"):
-            data = Path(image["path"]).read_bytes()
+        data = image.get("bytes") or _read_cached(image.get("path"))
         yield str(number if recipe.id_column is None else row[recipe.id_column]), data
 
 
-def _own_table(recipe: Recipe, name: str) -> tuple[str, str]:
-    """City and view of images that come without a layout."""
+def _read_cached(path: str | None) -> bytes | None:
+    """A file that the library has downloaded; a row may name no other file of this machine."""
+    import datasets
+
+    cache = Path(datasets.config.HF_CACHE_HOME).expanduser().resolve()
+    file = Path(path or "").resolve()
+    return file.read_bytes() if file.is_relative_to(cache) and file.is_file() else None
+
+
+def _plain_shard(
+    recipe: Recipe, kind: Kind, name: str, start: int, count: int, stamp: str
+) -> InputShard:
+    """A shard of images that come without a layout: of one city and one view."""
+    what = f"{recipe.dataset_name!r} is a plain set of images"
     if not recipe.views or len(recipe.views) != 1 or recipe.views[0] not in VIEWS:
         raise CaptioningError(
-            f"{recipe.dataset_name!r} is a plain set of images: say what they show, `views: "
-            f"[street_view]` or `views: [satellite]`; got {recipe.views!r}."
+            f"{what}: say what they show, `views: [street_view]` or `views: [satellite]`; got "
+            f"{recipe.views!r}."
         )
     if recipe.cities and len(recipe.cities) != 1:
-        raise CaptioningError(
-            f"{recipe.dataset_name!r} is a plain set of images, which is one city; got "
-            f"{recipe.cities!r}."
-        )
+        raise CaptioningError(f"{what}, which is one city; got {recipe.cities!r}.")
     plain = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_") or "images"
-    return (recipe.cities[0] if recipe.cities else plain), recipe.views[0]
-
-
-def _check_known(field: str, wanted: tuple[str, ...] | None, known: set[str]) -> None:
-    if unknown := sorted(set(wanted or ()) - known):
-        raise CaptioningError(
-            f"The dataset has no {', '.join(unknown)} among its `{field}`; it has "
-            f"{', '.join(sorted(known))}."
-        )
-
-
-def _ranges(total: int, size: int) -> list[tuple[int, int]]:
-    return [(start, min(size, total - start)) for start in range(0, total, size)]
+    table = config_name(recipe.cities[0] if recipe.cities else plain, recipe.views[0])
+    view = cast(View, recipe.views[0])
+    source = recipe.dataset_name
+    return InputShard(f"{table}-{start:08d}", table, view, kind, source, start, count, stamp)
 
 
 __all__ = ["BadRow", "InputShard", "list_shards", "read_shard"]

@@ -5,9 +5,9 @@ from collections import Counter
 
 from .errors import CaptioningError
 from .inputs import list_shards
-from .passes import ShardFolder
 from .recipe import Recipe
 from .records import Candidate, Phrase
+from .shards import ShardFolder
 from .tables import read_candidates, read_rejects
 
 WIDTH = 100

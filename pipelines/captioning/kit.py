@@ -1,9 +1,9 @@
-"""All that the stages work with, opened from a recipe; models load when they are first asked."""
+"""The parts that a recipe names, opened; models load or connect when they are first asked."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -36,43 +36,26 @@ from .segmenters import open_segmenter
 
 T = TypeVar("T")
 IMAGES_IN_CONSENSUS = 8
-
-
-class Threads:
-    """Threads of their own for calls of one kind; one, where several may not share it.
-
-    Args:
-        name: of the threads.
-        number: how many.
-    """
-
-    def __init__(self, name: str, number: int = 1):
-        self._pool = ThreadPoolExecutor(number, thread_name_prefix=name)
-
-    async def __call__(self, function: Callable[..., T], *args: Any) -> T:
-        """Run a function in one of the threads."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, partial(function, *args))
-
-    def close(self) -> None:
-        """Wait for what runs."""
-        self._pool.shutdown(cancel_futures=True)
+"""Several at once, so that their new phrases are embedded in one batch."""
 
 
 @dataclass(frozen=True)
 class Kit:
-    """What the stages work with.
+    """Everything that the stages call.
 
     Attributes:
-        recipe: the run.
-        models: by name, in the recipe's order.
-        segmenter: finds things.
-        parser: reads sentences.
-        detector: looks for phrases.
-        encode: embeds phrases, each once.
-        prompts: what models are asked.
-        blurrer: makes faces and plates unreadable.
-        filters: keep images and captions out.
+        recipe: The run.
+        models: Models by name, in the recipe's order.
+        segmenter: Finds things in an image.
+        parser: Turns sentences into scene graphs.
+        detector: Scores phrases against an image.
+        encode: Embeds phrases, each once.
+        prompts: Prompt templates.
+        blurrer: Makes faces and number plates unreadable.
+        filters: Drop images and captions.
+        in_parser: Thread of the parser, which is not thread-safe.
+        in_detector: Thread of the detector, which is not thread-safe.
+        in_consensus: Threads that compare captions.
     """
 
     recipe: Recipe
@@ -84,14 +67,15 @@ class Kit:
     prompts: Prompts
     blurrer: Blurrer
     filters: Filters
-    in_parser: Threads = field(default_factory=lambda: Threads("parser"))
-    in_detector: Threads = field(default_factory=lambda: Threads("detector"))
-    # several images at once, so that their new phrases are embedded in one batch
-    in_consensus: Threads = field(default_factory=lambda: Threads("consensus", IMAGES_IN_CONSENSUS))
+    in_parser: ThreadPoolExecutor = field(default_factory=partial(ThreadPoolExecutor, 1))
+    in_detector: ThreadPoolExecutor = field(default_factory=partial(ThreadPoolExecutor, 1))
+    in_consensus: ThreadPoolExecutor = field(
+        default_factory=partial(ThreadPoolExecutor, IMAGES_IN_CONSENSUS)
+    )
 
     @property
     def revisions(self) -> dict[str, str]:
-        """Of all parts: what exactly gives the answers."""
+        """Exact versions of all parts."""
         parts = {
             "segmenter": f"{self.segmenter.revision} {BOXES_REVISION}",
             "parser": self.parser.revision,
@@ -109,39 +93,42 @@ class Kit:
         return blur == "always" or (blur == "remote" and model.remote)
 
     async def close_models(self) -> None:
-        """Let go of the models' memory and connections; they come back when they are asked."""
+        """Release the models' connections and memory."""
         for model in self.models.values():
             await model.close()
 
 
+async def in_threads(pool: ThreadPoolExecutor, function: Callable[..., T], *args: Any) -> T:
+    """Call a function in one of the threads of a pool."""
+    return await asyncio.get_running_loop().run_in_executor(pool, function, *args)
+
+
 @contextmanager
 def open_kit(recipe: Recipe) -> Iterator[Kit]:
-    """Open everything a recipe names.
+    """Open everything that a recipe names.
 
     Raises:
-        CaptioningError: a name or an option that does not exist.
-        MissingDependencyError: a package or a data file is not there.
+        CaptioningError: A name or an option that does not exist.
+        MissingDependencyError: A package or a data file is missing.
     """
-    # bars for the loading of weights would break the run's own
+    # progress bars of loading weights would break the run's own
     transformers.utils.logging.disable_progress_bar()
     _check_boxes(recipe)
-    consensus = recipe.consensus
     kit = Kit(
         recipe=recipe,
         models=open_models(recipe),
         segmenter=_open(open_segmenter, recipe.segment.segmenter),
         parser=_open(open_parser, recipe.filter.parser),
         detector=_open_detector(recipe, recipe.filter.detector),
-        encode=PhraseCache(sentence_encoder(consensus.encoder)),
+        encode=PhraseCache(sentence_encoder(recipe.consensus.encoder)),
         prompts=load_prompts(recipe.prompts),
         blurrer=Blurrer(recipe.privacy.detector),
         filters=open_filters(recipe),
     )
-    try:
+    with ExitStack() as stack:
+        for pool in (kit.in_parser, kit.in_detector, kit.in_consensus):
+            stack.callback(pool.shutdown, cancel_futures=True)
         yield kit
-    finally:
-        for thread in (kit.in_parser, kit.in_detector, kit.in_consensus):
-            thread.close()
 
 
 def open_models(recipe: Recipe) -> dict[str, CaptionModel]:
@@ -167,11 +154,11 @@ def open_filters(recipe: Recipe) -> Filters:
 
 
 def _check_boxes(recipe: Recipe) -> None:
-    """Wrong options now, not at the first image."""
+    """Find wrong options now, not at the first image."""
     try:
         salient_boxes([], (1, 1), **recipe.segment.boxes)
     except TypeError as error:
-        raise CaptioningError(f"`segment.boxes` has an option that is none: {error}") from error
+        raise CaptioningError(f"`segment.boxes` has an unknown option: {error}") from error
 
 
 def _open(opener: Callable[..., T], component: Component) -> T:
@@ -186,4 +173,4 @@ def _open_detector(recipe: Recipe, component: Component) -> PhraseDetector:
     return _open(open_detector, component)
 
 
-__all__ = ["Kit", "Threads", "open_kit", "open_models"]
+__all__ = ["Kit", "in_threads", "open_kit", "open_models"]

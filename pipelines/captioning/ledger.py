@@ -1,13 +1,14 @@
-"""What has been done, unit by unit: the only memory of a run.
+"""The record of finished units: the only state of a run.
 
 A unit is one answer of one stage: a long caption, a local caption, the boxes of an image. Its key
-is a hash of everything it depends on, so a unit that is there need never be done again, whatever
-else has changed, and one whose prompt, model or image has changed is simply not there. Failures
-are units too.
+is a hash of everything the answer depends on. A stored unit is therefore never computed again,
+whatever else changes, and a unit whose prompt, model or image has changed has another key.
+Failures are units too.
 
-A shard has a ledger of its own, which one process at a time may hold: SQLite in WAL mode with an
-exclusive lock, which needs no shared memory and so works on network file systems as well. Each
-unit is committed as it is done: a kill loses only the units in flight.
+Each shard has a ledger: SQLite in WAL mode with an exclusive lock, which needs no shared memory and
+so works on network file systems. The lock is also what keeps two processes from working on the
+same shard; the operating system releases it when its process dies. Each unit is committed when it
+is finished, so a kill loses only the units in flight.
 """
 
 import asyncio
@@ -16,11 +17,13 @@ import json
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, astuple, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .errors import RequestFailedError
+from pydantic import BaseModel
+
+from .errors import CaptioningError, RequestFailedError, is_locked
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS units (
@@ -36,10 +39,9 @@ CREATE TABLE IF NOT EXISTS units (
     finished_at REAL NOT NULL
 ) WITHOUT ROWID
 """
-COLUMNS = "key, stage, image_id, model, result, reason, detail, attempts, seconds, finished_at"
 DETAIL_LENGTH = 500
-HELD_S = 5.0
-"""How long a ledger that another process holds is waited for."""
+LOCK_TIMEOUT_S = 10.0
+"""How long to wait for a ledger that another process holds: one that was killed may still end."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,16 @@ class Unit:
     """One answer, or one failure.
 
     Attributes:
-        key: hash of what it depends on.
-        stage: "segment", "describe", "local", "parse", "filter", "merge" or "consensus".
-        image_id: of the image it was first done for.
-        model: name of the model, empty where none is asked.
-        result: JSON value; None if it failed.
-        reason: why it failed; empty if it did not.
-        detail: what was found.
-        attempts: it took.
-        seconds: it took.
-        finished_at: seconds since 1970.
+        key: Hash of everything the answer depends on.
+        stage: "image", "segment", "describe", "local", "parse", "filter", "merge" or "consensus".
+        image_id: The image it was first computed for.
+        model: Name of the model, empty where none is asked.
+        result: JSON value; None if the unit failed.
+        reason: Why it failed; empty if it did not.
+        detail: What was found.
+        attempts: Requests made.
+        seconds: Wall-clock time spent.
+        finished_at: Seconds since 1970.
     """
 
     key: str
@@ -72,16 +74,20 @@ class Unit:
 
     @property
     def failed(self) -> bool:
-        """There is no result."""
+        """Whether there is no result."""
         return bool(self.reason)
 
 
+COLUMNS = ", ".join(field.name for field in fields(Unit))
+PLACES = ", ".join("?" for _ in fields(Unit))
+
+
 def unit_key(stage: str, **parts: Any) -> str:
-    """Hash of a stage and of all that its answer depends on.
+    """Hash of a stage and of everything its answer depends on.
 
     Args:
-        stage: name of the stage.
-        parts: JSON values, dataclasses, tuples of them.
+        stage: Name of the stage.
+        parts: JSON values, dataclasses, settings of a recipe, and tuples of them.
 
     Returns:
         64 hexadecimal digits, the same in every process.
@@ -93,6 +99,8 @@ def unit_key(stage: str, **parts: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump()
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     if isinstance(value, Mapping):
@@ -101,24 +109,33 @@ def _plain(value: Any) -> Any:
 
 
 class Ledger:
-    """The units of a shard. To be used from one thread.
+    """The units of a shard, held by this process until it is closed. Use it from one thread.
 
     Args:
-        path: of the SQLite file; made if need be.
+        path: SQLite file; created if missing.
 
     Raises:
-        sqlite3.OperationalError: another process holds it, or the disk fails; `errors` tells
-            them apart.
+        CaptioningError: Another process holds it.
+        sqlite3.OperationalError: The disk fails.
     """
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         self._running: dict[str, asyncio.Future[Unit]] = {}
-        self._database = sqlite3.connect(path, isolation_level=None, timeout=HELD_S)
-        self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
-        self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.execute("PRAGMA synchronous = NORMAL")
-        self._database.execute(SCHEMA)
+        self._database = sqlite3.connect(path, isolation_level=None, timeout=LOCK_TIMEOUT_S)
+        try:
+            self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = NORMAL")
+            self._database.execute(SCHEMA)
+        except sqlite3.Error as error:
+            self.close()
+            if not is_locked(error):
+                raise
+            raise CaptioningError(
+                f"Another process is working on the shard {path.parent}. Wait until it ends, or "
+                "give each process a share of its own with --shard I/N."
+            ) from error
 
     def __enter__(self) -> "Ledger":
         return self
@@ -127,47 +144,30 @@ class Ledger:
         self.close()
 
     def close(self) -> None:
-        """Give the file free; safe to call twice."""
+        """Release the file; safe to call twice."""
         self._database.close()
 
     def get(self, key: str) -> Unit | None:
-        """The unit, if it has been done."""
+        """The unit, if it is stored."""
         row = self._database.execute(
             f"SELECT {COLUMNS} FROM units WHERE key = ?", (key,)
         ).fetchone()
         return _unit(row) if row else None
 
     def put(self, unit: Unit) -> None:
-        """Store a unit, durably."""
+        """Store a unit durably."""
         result = None if unit.result is None else json.dumps(unit.result, ensure_ascii=False)
+        stored = replace(unit, result=result, detail=unit.detail[:DETAIL_LENGTH])
         self._database.execute(
-            f"INSERT OR REPLACE INTO units ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                unit.key,
-                unit.stage,
-                unit.image_id,
-                unit.model,
-                result,
-                unit.reason,
-                unit.detail[:DETAIL_LENGTH],
-                unit.attempts,
-                unit.seconds,
-                unit.finished_at,
-            ),
+            f"INSERT OR REPLACE INTO units ({COLUMNS}) VALUES ({PLACES})", astuple(stored)
         )
 
-    def units(self, stage: str | None = None) -> Iterator[Unit]:
+    def units(self) -> Iterator[Unit]:
         """All units, by key."""
-        query = f"SELECT {COLUMNS} FROM units"
-        rows = (
-            self._database.execute(f"{query} ORDER BY key")
-            if stage is None
-            else self._database.execute(f"{query} WHERE stage = ? ORDER BY key", (stage,))
-        )
-        yield from map(_unit, rows)
+        yield from map(_unit, self._database.execute(f"SELECT {COLUMNS} FROM units ORDER BY key"))
 
     def forget_failures(self) -> int:
-        """Let what failed be done again; returns how many units that are."""
+        """Delete failed units, so that they are computed again; returns how many there were."""
         return self._database.execute("DELETE FROM units WHERE reason != ''").rowcount
 
     async def once(
@@ -178,16 +178,16 @@ class Ledger:
         compute: Callable[[], Awaitable[Any]],
         model: str = "",
     ) -> Unit:
-        """The unit, done now if it has not been.
+        """The unit, computed now unless it is stored.
 
-        Two coroutines that want the same unit at the same time do it once.
+        Coroutines that want the same unit at the same time share one computation.
 
         Args:
-            key: from [`unit_key`].
-            stage: as in the key.
-            image_id: for which it is done.
-            compute: gives the result, a JSON value.
-            model: that is asked.
+            key: From [`unit_key`].
+            stage: As in the key.
+            image_id: The image.
+            compute: Gives the result, a JSON value.
+            model: Name of the model that is asked.
 
         Returns:
             The unit; a `RequestFailedError` of `compute` becomes a failed one.
@@ -205,7 +205,7 @@ class Ledger:
             return unit
         except BaseException as error:
             future.set_exception(error)
-            future.exception()  # seen here: nobody else need be waiting
+            future.exception()  # retrieved here: nobody else need be waiting
             raise
         finally:
             del self._running[key]
@@ -213,29 +213,18 @@ class Ledger:
 
 async def _compute(blank: Unit, compute: Callable[[], Awaitable[Any]]) -> Unit:
     started = time.monotonic()
-    result, reason, detail, attempts = None, "", "", 1
     try:
         # through JSON now, so that the first run sees what a resumed one will read
         result = json.loads(json.dumps(await compute(), default=_plain, allow_nan=False))
+        unit = replace(blank, result=result)
     except RequestFailedError as error:
-        reason, detail, attempts = error.reason, error.detail, error.attempts
-    return Unit(
-        blank.key,
-        blank.stage,
-        blank.image_id,
-        blank.model,
-        result,
-        reason,
-        detail,
-        attempts,
-        time.monotonic() - started,
-        time.time(),
-    )
+        unit = replace(blank, reason=error.reason, detail=error.detail, attempts=error.attempts)
+    return replace(unit, seconds=time.monotonic() - started, finished_at=time.time())
 
 
 def _unit(row: tuple[Any, ...]) -> Unit:
-    key, stage, image_id, model, result, *rest = row
-    return Unit(key, stage, image_id, model, None if result is None else json.loads(result), *rest)
+    unit = Unit(*row)
+    return unit if unit.result is None else replace(unit, result=json.loads(unit.result))
 
 
 __all__ = ["Ledger", "Unit", "unit_key"]

@@ -1,7 +1,8 @@
-"""The same shards on a Ray cluster; needs the extra `ray`.
+"""The same shards on a Ray cluster, through Ray Data; needs the extra `ray`.
 
-Actors hold the models, a shard is one batch. Ray only says who takes which shard: the ledgers on
-the file system, which all machines must see, are what makes a run resumable.
+Each row of the Ray dataset is a shard, and an actor with the models takes one at a time. Ray only
+decides who takes which shard and replaces actors that die. The ledgers, on a file system that all
+machines see, make the run resumable.
 """
 
 import asyncio
@@ -9,60 +10,69 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from .errors import MissingDependencyError
+from .errors import USER_ERRORS, CaptioningError, MissingDependencyError
 from .inputs import InputShard
 from .kit import open_kit
-from .passes import Pass, plan_passes
 from .recipe import Recipe
-from .worker import Progress, run_pass
+from .worker import Worker
 
-CPUS_OF_AN_ACTOR = 0.5
+CPUS_PER_ACTOR = 0.5
+"""Below one: actors that take every CPU would leave none to read with, and Ray Data would hang."""
 
 
 class ShardActor:
-    """Holds the models of a pass and brings shards through it.
+    """Holds the models and captions shards.
 
     Args:
-        recipe: the run.
-        number: of the pass.
-        shards: of the run, by their place in batches.
+        recipe: The run.
+        shards: The shards, by their number in batches.
     """
 
-    def __init__(self, recipe: Recipe, number: int, shards: Sequence[InputShard]):
+    def __init__(self, recipe: Recipe, shards: Sequence[InputShard]):
         self._shards = shards
-        # open until the actor's process ends
-        self._stack = ExitStack()
-        self._kit = self._stack.enter_context(open_kit(recipe))
-        passes = plan_passes(recipe, self._kit.models)
-        self._step, self._before = passes[number], passes[:number]
+        kit = ExitStack().enter_context(open_kit(recipe))  # open until the actor's process ends
+        self._worker = Worker(kit)
         self._runner = asyncio.Runner()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Do the shards of a batch.
+        """Caption the shards of a batch.
 
         Args:
-            batch: `{"shard": numbers}`.
+            batch: `{"id": numbers of shards}`.
 
         Returns:
-            The batch with the images of each shard.
+            `{"error": messages}`, one for each shard, empty for a finished one. Returned and not
+            raised, since Ray would wrap it and stop the other shards.
         """
-        mine = [self._shards[int(number)] for number in batch["shard"]]
-        self._runner.run(run_pass(self._kit, self._step, self._before, mine, Progress()))
-        return {"shard": batch["shard"], "images": [shard.count for shard in mine]}
+        return {"error": [self._caption(self._shards[int(number)]) for number in batch["id"]]}
+
+    def _caption(self, shard: InputShard) -> str:
+        try:
+            self._runner.run(self._worker.run([shard]))
+            return ""
+        except USER_ERRORS as error:
+            return str(error)
 
 
 def run_on_ray(
-    recipe: Recipe, shards: Sequence[InputShard], num_workers: int, progress: bool = False
+    recipe: Recipe,
+    shards: Sequence[InputShard],
+    num_workers: int,
+    address: str | None = None,
+    progress: bool = False,
 ) -> None:
-    """Bring shards through all passes on a Ray cluster, or on this machine if there is none.
+    """Caption shards on a Ray cluster.
 
     Args:
-        recipe: the run; `output_dir` and the images must be seen by all machines.
-        shards: which.
-        num_workers: actors.
-        progress: show Ray's own bars.
+        recipe: The run; all machines must see `output_dir` and the images under the same paths.
+        shards: The shards.
+        num_workers: Number of actors.
+        address: Of the cluster; by default that of RAY_ADDRESS, else a cluster on this machine.
+        progress: Show Ray's own bars.
 
     Raises:
+        CaptioningError: There is no such cluster, or shards could not be captioned (the others
+            were).
         MissingDependencyError: Ray is not installed.
     """
     try:
@@ -72,22 +82,22 @@ def run_on_ray(
         raise MissingDependencyError(
             'The Ray backend needs Ray Data: pip install -e ".[ray]"'
         ) from error
-    if not ray.is_initialized():
-        ray.init(log_to_driver=progress, include_dashboard=False)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = progress
-    with open_kit(recipe) as kit:
-        passes: list[Pass] = plan_passes(recipe, kit.models)
-    for number in range(len(passes)):
-        rows = ray.data.range(len(shards), override_num_blocks=len(shards))
-        rows.rename_columns({"id": "shard"}).map_batches(
-            ShardActor,
-            fn_constructor_args=(recipe, number, list(shards)),
-            batch_size=1,
-            # less than one, so that on a small machine something is left to read with
-            num_cpus=CPUS_OF_AN_ACTOR,
-            concurrency=num_workers,
-        ).materialize()
+    try:
+        ray.init(address, log_to_driver=progress, ignore_reinit_error=True)
+    except ConnectionError as error:
+        raise CaptioningError(f"No Ray cluster at {address}: {error}. Start one first.") from error
+    ray.data.DataContext.get_current().enable_progress_bars = progress
+    with open_kit(recipe):
+        pass  # an unknown name or a missing package is found here, not on the cluster
+    rows = ray.data.range(len(shards), override_num_blocks=len(shards)).map_batches(
+        ShardActor,
+        fn_constructor_args=(recipe, list(shards)),
+        batch_size=1,
+        num_cpus=CPUS_PER_ACTOR,
+        concurrency=num_workers,
+    )
+    if errors := sorted({row["error"] for row in rows.take_all() if row["error"]}):
+        raise CaptioningError("\n".join(errors))
 
 
 __all__ = ["ShardActor", "run_on_ray"]

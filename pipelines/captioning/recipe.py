@@ -1,94 +1,114 @@
-"""What a run is told: a YAML file, checked whole before anything starts."""
+"""The recipe of a run: a YAML file, checked as a whole before anything starts."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+import difflib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from dataset_builders.errors import DatasetError
-from dataset_builders.yaml_records import make_record, read_yaml
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from .errors import CaptioningError
 
+Several = BeforeValidator(lambda value: value if isinstance(value, list | tuple) else (value,))
+"""A single value is a sequence of one."""
+AtLeastOne = Annotated[int, Field(ge=1)]
 
-@dataclass(frozen=True)
-class Component:
-    """Something that is chosen by name and made with options of its own."""
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _tuples_for_lists(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+
+class Component(_Settings):
+    """Something chosen by name, with options of its own; a plain text is a name."""
 
     name: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
 
 
-@dataclass(frozen=True)
-class GenerateSettings:
+class GenerateSettings(_Settings):
     """The long captions.
 
     Attributes:
-        captions_per_model: of each image.
-        temperature: of the captions in turn; the list is gone through again if it is shorter.
-        top_p: nucleus of the sampling.
-        max_tokens: of an answer.
-        prompt_variants: how many wordings of the prompt are used in turn.
+        captions_per_model: Captions of each image.
+        temperature: Temperatures of the captions in turn; repeated if there are fewer.
+        top_p: Nucleus of the sampling.
+        max_tokens: Longest answer.
+        prompt_variants: How many wordings of the prompt are used in turn.
     """
 
-    captions_per_model: int = 3
-    temperature: tuple[float, ...] = (0.2, 0.7, 0.9)
+    captions_per_model: AtLeastOne = 3
+    temperature: Annotated[tuple[float, ...], Several, Field(min_length=1)] = (0.2, 0.7, 0.9)
     top_p: float = 0.95
     max_tokens: int = 400
-    prompt_variants: int = 1
+    prompt_variants: AtLeastOne = 1
 
 
-@dataclass(frozen=True)
-class SegmentSettings:
+class SegmentSettings(_Settings):
     """The salient boxes, and their short captions.
 
     Attributes:
-        segmenter: by name, see `segment.open_segmenter`.
-        boxes: options of `segment.salient_boxes`.
-        max_tokens: of a short caption.
-        temperature: of a short caption.
+        segmenter: See `segment.open_segmenter`.
+        boxes: Options of `segment.salient_boxes`.
+        max_tokens: Longest short caption.
+        temperature: Temperature of a short caption.
     """
 
-    segmenter: Component = Component("felzenszwalb")
-    boxes: Mapping[str, Any] = field(default_factory=dict)
+    segmenter: Component = Component(name="felzenszwalb")
+    boxes: Mapping[str, Any] = {}
     max_tokens: int = 64
     temperature: float = 0.2
 
 
-@dataclass(frozen=True)
-class FilterSettings:
+class FilterSettings(_Settings):
     """Which phrases the image supports.
 
     Attributes:
-        parser: of sentences, see `scene_graph.open_parser`.
-        detector: of phrases, see `detectors.open_detector`.
+        parser: Parser of sentences, see `scene_graph.open_parser`.
+        detector: Detector of phrases, see `detectors.open_detector`.
         mode: "independent" (a phrase's own score) or "reference" (arg-max within the sentence).
-        threshold: below it a phrase is dropped.
+        threshold: Phrases that score below it are dropped.
     """
 
-    parser: Component = Component("spacy")
-    detector: Component = Component("owlv2")
+    parser: Component = Component(name="spacy")
+    detector: Component = Component(name="owlv2")
     mode: Literal["independent", "reference"] = "independent"
     threshold: float = 0.01
 
 
-@dataclass(frozen=True)
-class MergeSettings:
+class MergeSettings(_Settings):
     """The refined caption: `max_tokens` and `temperature` of its answer."""
 
     max_tokens: int = 500
     temperature: float = 0.0
 
 
-@dataclass(frozen=True)
-class ConsensusSettings:
+class ConsensusSettings(_Settings):
     """Which caption is kept.
 
     Attributes:
-        weights: alpha, beta, gamma of CAPTURE, for objects, attributes, relations.
-        encoder: of phrases, see `encoder.sentence_encoder`.
-        stop_words: words that are no visual elements: "urban", "reference" or "none".
-        same_model_pairs: let captions of one model vote for one another.
+        weights: Alpha, beta and gamma of CAPTURE, for objects, attributes and relations.
+        encoder: Embeds phrases, see `encoder.sentence_encoder`.
+        stop_words: Words that are no visual elements: "urban", "reference" or "none".
+        same_model_pairs: Whether captions of one model vote for one another.
     """
 
     weights: tuple[float, float, float] = (5.0, 5.0, 2.0)
@@ -97,15 +117,14 @@ class ConsensusSettings:
     same_model_pairs: bool = True
 
 
-@dataclass(frozen=True)
-class PrivacySettings:
+class PrivacySettings(_Settings):
     """Personal data.
 
     Attributes:
-        blur: faces and number plates, in what is sent to "remote" models (those on another
-            machine), "always", or "never".
+        blur: Whether faces and number plates are made unreadable in what is sent to "remote"
+            models (those on another machine), "always", or "never".
         detector: "package.module:callable" that finds the boxes; OpenCV's cascades by default.
-        redact: e-mail addresses, telephone and plate numbers are taken out of captions.
+        redact: Remove e-mail addresses, telephone and plate numbers from captions.
     """
 
     blur: Literal["remote", "always", "never"] = "remote"
@@ -113,60 +132,53 @@ class PrivacySettings:
     redact: bool = True
 
 
-@dataclass(frozen=True)
-class RunSettings:
-    """How the work is cut and paced; nothing here changes a result.
+class RunSettings(_Settings):
+    """How the work is divided and paced; nothing here changes a result.
 
     Attributes:
-        images_per_shard: the unit that a machine leases.
-        images_in_flight: images a process works on at once; memory grows with it.
-        one_model_at_a_time: finish a model's requests of all shards before the next is loaded.
-            Default: if any model runs in this process.
-        lease_timeout_s: a machine that gives no sign of life for so long loses its shard.
-        gallery_size: images shown in the report.
+        images_per_shard: Images that a process takes at a time.
+        images_in_flight: Images that a process works on at once; memory grows with it.
+        gallery_size: Images shown in the report.
     """
 
-    images_per_shard: int = 256
-    images_in_flight: int = 32
-    one_model_at_a_time: bool | None = None
-    lease_timeout_s: float = 120.0
+    images_per_shard: AtLeastOne = 256
+    images_in_flight: AtLeastOne = 32
     gallery_size: int = 48
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(_Settings):
     """A run.
 
     Attributes:
-        dataset_name: a dataset folder, a folder of images, or the id of a dataset on the Hub.
-        output_dir: where the run lives: ledgers, candidates, report.
-        models: a mapping for each model; see `clients.open_model`. Order is priority in ties.
-        cities: of the dataset; all by default. For a folder of images, the name of its city.
-        views: of the dataset; all by default. A folder of images has one.
-        image_column: of a Hub dataset in another layout.
-        id_column: of a Hub dataset in another layout; rows are numbered by default.
-        split: of a Hub dataset in another layout.
-        max_images: of each table, the first ones.
-        seed: of all sampling.
-        synthetic: the models or the images are simulated, and reports have to say so.
-        prompts: further prompt templates by name, see `prompts.load_prompts`.
-        filters: what keeps images and captions out, as names or `{name: options}`; see `filters`.
-        refine: check the captions against the image and rewrite them; without it (an ablation, or a
-            cheap run) the consensus is that of the captions as they were first written.
+        dataset_name: Dataset folder, folder of images, or id of a dataset on the Hub.
+        output_dir: Folder of the run: ledgers, candidates, report.
+        models: A mapping per model; see `clients.open_model`. Their order is priority in ties.
+        cities: Cities of the dataset; all by default. For a folder of images, the city's name.
+        views: Views of the dataset; all by default. A folder of images has one.
+        image_column: Column of a Hub dataset in another layout.
+        id_column: Column of a Hub dataset in another layout; rows are numbered by default.
+        split: Split of a Hub dataset in another layout.
+        max_images: Use only the first images of each table.
+        seed: Seed of all sampling.
+        synthetic: The models or the images are simulated; reports say so.
+        prompts: Further prompt templates by name, see `prompts.load_prompts`.
+        filters: What drops images and captions: names, or `{name: options}`; see `filters`.
+        refine: Check the captions against the image and rewrite them. Without it (an ablation, or
+            a cheap run) the consensus is that of the captions as first written.
     """
 
     dataset_name: str
     output_dir: str
-    models: tuple[Mapping[str, Any], ...]
-    cities: tuple[str, ...] | None = None
-    views: tuple[str, ...] | None = None
+    models: Annotated[tuple[Mapping[str, Any], ...], Field(min_length=1)]
+    cities: Annotated[tuple[str, ...], Several] | None = None
+    views: Annotated[tuple[str, ...], Several] | None = None
     image_column: str = "image"
     id_column: str | None = None
     split: str = "train"
     max_images: int | None = None
     seed: int = 0
     synthetic: bool = False
-    prompts: Mapping[str, Any] = field(default_factory=dict)
+    prompts: Mapping[str, Any] = {}
     filters: tuple[Any, ...] = ("default",)
     refine: bool = True
     generate: GenerateSettings = GenerateSettings()
@@ -177,71 +189,87 @@ class Recipe:
     privacy: PrivacySettings = PrivacySettings()
     run: RunSettings = RunSettings()
 
-    def __post_init__(self) -> None:
-        if not self.models:
-            raise CaptioningError("A recipe needs at least one model; `models` is empty.")
-        unnamed = [model for model in self.models if not model.get("name")]
-        if unnamed:
-            raise CaptioningError(f"Every model needs a `name`; these have none: {unnamed}.")
-        names = [model["name"] for model in self.models]
+    @field_validator("models")
+    @classmethod
+    def _named_once(cls, models: tuple[Mapping[str, Any], ...]) -> tuple[Mapping[str, Any], ...]:
+        names = [model.get("name") for model in models]
+        if not all(names):
+            raise ValueError("every model must have a `name`")
         if len(set(names)) < len(names):
-            raise CaptioningError(f"Two models have one name: {sorted(names)}.")
-        for name, value, least in (
-            ("generate.captions_per_model", self.generate.captions_per_model, 1),
-            ("generate.prompt_variants", self.generate.prompt_variants, 1),
-            ("run.images_per_shard", self.run.images_per_shard, 1),
-            ("run.images_in_flight", self.run.images_in_flight, 1),
-            ("len(generate.temperature)", len(self.generate.temperature), 1),
-        ):
-            if value < least:
-                raise CaptioningError(f"`{name}` must be {least} or more, got {value}.")
+            raise ValueError(f"the names must differ: {', '.join(map(str, names))}")
+        return models
 
     @property
     def model_names(self) -> tuple[str, ...]:
-        """In the order of the recipe, which is their priority."""
+        """Names of the models in order of priority."""
         return tuple(model["name"] for model in self.models)
 
     def outcome_fields(self) -> dict[str, Any]:
-        """All that a result depends on, and nothing else."""
-        values = asdict(self)
-        for name in ("output_dir", "run", "models"):
-            del values[name]
-        return values
+        """Everything that a result depends on, and nothing else."""
+        return self.model_dump(exclude={"output_dir", "run", "models"})
 
 
 def read_recipe(path: str | Path, **overrides: Any) -> Recipe:
     """Read a recipe.
 
     Args:
-        path: of the YAML file.
-        overrides: top-level fields that win over it; those that are None do not.
+        path: YAML file.
+        overrides: Top-level fields that replace those of the file; those that are None do not.
 
     Raises:
-        CaptioningError: no such file, not YAML, an unknown field, or a value of the wrong kind.
+        CaptioningError: No such file, not YAML, unknown fields, or wrong values; all are listed.
     """
+    path = Path(path)
     try:
-        values = read_yaml(path)
-    except DatasetError as error:
-        raise CaptioningError(str(error)) from error
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CaptioningError(f"The recipe {path} cannot be read: {reason}.") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise CaptioningError(f"The recipe {path} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise CaptioningError(f"The recipe {path} must be a mapping, got {type(values).__name__}.")
     values |= {name: value for name, value in overrides.items() if value is not None}
-    return make_recipe(values)
+    return make_recipe(values, f"The recipe {path}")
 
 
-def make_recipe(values: Mapping[str, Any]) -> Recipe:
-    """A recipe from plain values, as a YAML file has them.
+def make_recipe(values: Mapping[str, Any], what: str = "The recipe") -> Recipe:
+    """A recipe from plain values, as in a YAML file.
 
     Raises:
-        CaptioningError: an unknown or missing field, or a value of the wrong kind.
+        CaptioningError: Unknown or missing fields, or wrong values; all are listed.
     """
     try:
-        return make_record(Recipe, values)
-    except DatasetError as error:
-        raise CaptioningError(str(error)) from error
+        return Recipe.model_validate(dict(values))
+    except ValidationError as error:
+        found = [_wording(one) for one in error.errors(include_url=False)]
+        raise CaptioningError("\n  ".join([f"{what} cannot be used:", *found])) from error
 
 
-def with_output_dir(recipe: Recipe, output_dir: str | Path) -> Recipe:
-    """The same recipe in another folder."""
-    return replace(recipe, output_dir=str(output_dir))
+def _wording(error: Mapping[str, Any]) -> str:
+    """One mistake on one line: field, what is wrong, what was given."""
+    *parents, name = error["loc"]
+    place = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        known = _fields_of(parents)
+        close = difflib.get_close_matches(str(name), known, 1)
+        hint = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(known)}."
+        return f"{place}: no such field. {hint}"
+    if error["type"] == "missing":
+        remedy = "too few values" if isinstance(name, int) else "give it in the file or as a flag"
+        return f"{place}: missing, {remedy}"
+    if error["type"] == "model_type":
+        return f"{place}: must be a mapping of {', '.join(_fields_of(error['loc']))}"
+    message = error["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    return f"{place}: {message}, got {error['input']!r}"
+
+
+def _fields_of(place: Sequence[str | int]) -> list[str]:
+    """Names of the fields of the settings at a place in the recipe."""
+    settings: Any = Recipe
+    for name in place:
+        settings = settings.model_fields[name].annotation
+    return list(settings.model_fields)
 
 
 __all__ = [
@@ -256,5 +284,4 @@ __all__ = [
     "SegmentSettings",
     "make_recipe",
     "read_recipe",
-    "with_output_dir",
 ]

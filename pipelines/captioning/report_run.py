@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .inputs import list_shards, read_shard
-from .passes import ShardFolder
 from .recipe import Recipe
 from .records import SourceImage
 from .report import write_report
+from .shards import ShardFolder
 
 REPORT_FOLDER = "report"
 

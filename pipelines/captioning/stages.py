@@ -1,11 +1,11 @@
 """The stages of one image: describe, filter, merge, consensus.
 
-Each asks the ledger first, so going through them again costs nothing where nothing has changed.
-A stage takes candidates and returns new ones; what fails is marked and listed, never left out.
+Each stage asks the ledger first, so repeating it costs nothing where nothing has changed. A stage
+takes candidates and returns new ones; what fails is marked and listed, never dropped silently.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -17,9 +17,8 @@ from .capture import choose, consensus_scores
 from .capture_parsing import parsed_caption, parsing_revision
 from .errors import RequestFailedError
 from .filters import Answer
-from .kit import Kit
+from .kit import Kit, in_threads
 from .ledger import DETAIL_LENGTH, Ledger, Unit, unit_key
-from .passes import Pass
 from .phrases import RULES_VERSION as FILTER_RULES
 from .phrases import phrases_of, score_phrases, texts_to_ask
 from .picture import Picture
@@ -43,63 +42,51 @@ from .segment import BOXES_REVISION, salient_boxes
 from .tables import Reject
 from .text import tidy_caption
 
-Stages = tuple[tuple[Candidate, ...], tuple[Reject, ...]]
 
-
-class ImageStages:
-    """Takes images of a shard through the stages.
+async def caption_image(
+    kit: Kit, ledger: Ledger, source: SourceImage
+) -> tuple[list[Candidate], list[Reject]]:
+    """Take an image through all stages.
 
     Args:
-        kit: models and all.
-        ledger: of the shard.
+        kit: Models and all other parts.
+        ledger: Units of the image's shard.
+        source: The image.
+
+    Returns:
+        Its candidates, one of them chosen unless all were dropped, and what failed on the way.
+
+    Raises:
+        ModelUnavailableError: A model cannot be asked at all.
     """
-
-    def __init__(self, kit: Kit, ledger: Ledger):
-        self._kit = kit
-        self._ledger = ledger
-
-    async def run(self, source: SourceImage, step: Pass) -> Stages:
-        """Bring an image as far as a pass goes.
-
-        Returns:
-            After the last pass, the candidates of the image and what failed on the way; before,
-            nothing.
-        """
-        return await _ImageRun(self._kit, self._ledger, source).run(step)
+    return await _ImageRun(kit, ledger, source).run()
 
 
 class _ImageRun:
-    """One image on its way; gathers what fails."""
+    """One image on its way; collects what fails."""
 
     def __init__(self, kit: Kit, ledger: Ledger, source: SourceImage):
         self.kit, self.recipe, self.ledger = kit, kit.recipe, ledger
         self.source, self.picture = source, Picture(source, kit.blurrer)
         self.rejects: dict[str, Reject] = {}
 
-    async def run(self, step: Pass) -> Stages:
-        seen = await self._once("image", self._look, parts={})
+    async def run(self) -> tuple[list[Candidate], list[Reject]]:
+        seen = await self._once("image", self._look)
         reason, detail = seen.reason, seen.detail
         if not seen.failed:
             reason, detail = await asyncio.to_thread(self._judge_image)
         if reason:
-            return (), (Reject(self.source.image_id, "image", "", reason, detail),)
-        if step.stage == "describe":
-            await self.describe(step.models)
-            return (), ()
-        candidates = await self.describe(self.recipe.model_names)
-        candidates = await self.filter(candidates)
-        if step.stage == "filter":
-            return (), ()
-        if step.stage == "merge":
-            await self.merge([one for one in candidates if one.model in step.models])
-            return (), ()
+            return [], [Reject(self.source.image_id, "image", "", reason, detail)]
+        candidates = await self.describe()
+        if self.recipe.refine and self.kit.filters.phrases:
+            candidates = await self.filter(candidates)
         candidates = await self.consensus(await self.merge(candidates))
         if not any(one.chosen for one in candidates):
             reasons = sorted({one.drop_reason for one in candidates})
-            await self._reject("image", "", "no_caption", ", ".join(reasons))
+            self._reject("image", "", "no_caption", ", ".join(reasons))
         if self.recipe.privacy.redact:
             candidates = [_redacted(one) for one in candidates]
-        return tuple(candidates), tuple(self.rejects.values())
+        return candidates, list(self.rejects.values())
 
     async def _look(self) -> dict[str, int]:
         try:
@@ -113,53 +100,53 @@ class _ImageRun:
 
     # ---- describe -------------------------------------------------------------------------------
 
-    async def describe(self, names: Sequence[str]) -> list[Candidate]:
-        """The long captions of the models, and each model's captions of the salient boxes."""
+    async def describe(self) -> list[Candidate]:
+        """The long captions of all models, and each model's captions of the salient boxes."""
         boxes = await self._boxes() if self.recipe.refine else ()
-        groups = await asyncio.gather(*(self._of_model(self.kit.models[n], boxes) for n in names))
+        models = self.kit.models.values()
+        groups = await asyncio.gather(*(self._of_model(model, boxes) for model in models))
         return [candidate for group in groups for candidate in group]
 
     async def _boxes(self) -> tuple[Box, ...]:
+        settings = dict(self.recipe.segment.boxes)
+
         def find() -> list[dict[str, int]]:
             image = self.picture.image
             masks = self.kit.segmenter.masks(image)
-            shape = (image.height, image.width)
-            return [asdict(box) for box in salient_boxes(masks, shape, **settings)]
+            boxes = salient_boxes(masks, (image.height, image.width), **settings)
+            return [asdict(box) for box in boxes]
 
-        settings = dict(self.recipe.segment.boxes)
-        parts = {
-            "revision": self.kit.segmenter.revision,
-            "rules": BOXES_REVISION,
-            "settings": settings,
-        }
-        unit = await self._once("segment", lambda: asyncio.to_thread(find), parts)
+        unit = await self._once(
+            "segment",
+            lambda: asyncio.to_thread(find),
+            revision=self.kit.segmenter.revision,
+            rules=BOXES_REVISION,
+            settings=settings,
+        )
         return tuple(Box(**box) for box in unit.result)
 
     async def _of_model(self, model: CaptionModel, boxes: Sequence[Box]) -> list[Candidate]:
         number = self.recipe.generate.captions_per_model
-        (captions, usage), candidates = await asyncio.gather(
+        (details, usage), candidates = await asyncio.gather(
             self._details(model, boxes),
             asyncio.gather(*(self._long(model, index) for index in range(number))),
         )
-        # what the boxes cost is booked once, on the model's first caption
-        first = replace(candidates[0], usage=_sum([candidates[0].usage, usage]))
-        return [
-            candidate if candidate.drop_reason else replace(candidate, details=captions)
-            for candidate in (first, *candidates[1:])
-        ]
+        # the cost of the boxes is counted once, on the model's first caption
+        candidates[0] = replace(candidates[0], usage=candidates[0].usage + usage)
+        return [one if one.drop_reason else replace(one, details=details) for one in candidates]
 
     async def _long(self, model: CaptionModel, index: int) -> Candidate:
         settings = self.recipe.generate
-        prompt, version = self.kit.prompts.describe(
-            self.source.view, index % settings.prompt_variants
-        )
+        variant = index % settings.prompt_variants
+        prompt, version = self.kit.prompts.describe(self.source.view, variant)
         sampling = Sampling(
             settings.temperature[index % len(settings.temperature)],
             settings.top_p,
             settings.max_tokens,
             self.recipe.seed + index,
         )
-        blank = Candidate(
+        unit = await self._ask(model, "describe", prompt, sampling)
+        candidate = Candidate(
             self.source.image_id,
             self.source.sha256,
             self.source.view,
@@ -168,21 +155,19 @@ class _ImageRun:
             version,
             index,
             sampling,
-        )
-        unit = await self._ask(model, "describe", prompt, sampling)
-        if unit.failed:
-            return replace(blank, drop_reason=unit.reason, usage=_usage(model, unit))
-        text, flags = tidy_caption(unit.result["text"])
-        answer = Answer(text, unit.result["finish_reason"], prompt)
-        reason = self.kit.filters.text_reason(answer)
-        return replace(
-            blank,
-            text=text,
-            generated=unit.result["text"],
-            finish_reason=unit.result["finish_reason"],
-            flags=tuple(flags),
-            drop_reason=reason,
             usage=_usage(model, unit),
+        )
+        if unit.failed:
+            return replace(candidate, drop_reason=unit.reason)
+        generated, finish_reason = unit.result["text"], unit.result["finish_reason"]
+        text, flags = tidy_caption(generated)
+        return replace(
+            candidate,
+            text=text,
+            generated=generated,
+            finish_reason=finish_reason,
+            flags=tuple(flags),
+            drop_reason=self.kit.filters.text_reason(Answer(text, finish_reason, prompt)),
         )
 
     async def _details(
@@ -194,12 +179,10 @@ class _ImageRun:
         units = await asyncio.gather(
             *(self._ask(model, "local", prompt, sampling, box=box) for box in boxes)
         )
-        details = [
-            await self._local(box, model, unit) for box, unit in zip(boxes, units, strict=True)
-        ]
-        return tuple(details), _sum(_usage(model, unit) for unit in units)
+        details = [self._local(box, model, unit) for box, unit in zip(boxes, units, strict=True)]
+        return tuple(details), sum((_usage(model, unit) for unit in units), Usage())
 
-    async def _local(self, box: Box, model: CaptionModel, unit: Unit) -> LocalCaption:
+    def _local(self, box: Box, model: CaptionModel, unit: Unit) -> LocalCaption:
         if unit.failed:
             return LocalCaption(box, "", unit.reason)
         text = strip_template(unit.result["text"])
@@ -208,41 +191,37 @@ class _ImageRun:
             text, reason = "", "template_token"
         if reason:
             detail = unit.result["text"][:DETAIL_LENGTH]
-            await self._reject("local", model.name, reason, detail, key=unit.key)
+            self._reject("local", model.name, reason, detail, key=unit.key)
         return LocalCaption(box, text, reason)
 
     # ---- filter ---------------------------------------------------------------------------------
 
     async def filter(self, candidates: list[Candidate]) -> list[Candidate]:
         """The visual elements of all captions, and which of them the image supports."""
-        if not self.recipe.refine or not self.kit.filters.phrases:
-            return candidates
         phrases = await asyncio.gather(*(self._phrases(one) for one in candidates))
-        filter = self.recipe.filter
-        parts = {
-            "detector": self.kit.detector.revision,
-            "rules": FILTER_RULES,
-            "mode": filter.mode,
-            "threshold": filter.threshold,
-            "phrases": phrases,
-        }
+        settings = self.recipe.filter
 
         async def score() -> list[list[dict[str, Any]]]:
             texts = texts_to_ask([phrase for group in phrases for phrase in group])
-            if not texts:
-                return [[asdict(phrase) for phrase in group] for group in phrases]
-            detection = await self.kit.in_detector(self.kit.detector.detect, self.source, texts)
-            return [
-                [
-                    asdict(phrase)
-                    for phrase in score_phrases(
-                        group, detection, texts, filter.mode, filter.threshold
-                    )
+            scored = phrases
+            if texts:
+                detect = self.kit.detector.detect
+                found = await in_threads(self.kit.in_detector, detect, self.source, texts)
+                scored = [
+                    score_phrases(group, found, texts, settings.mode, settings.threshold)
+                    for group in phrases
                 ]
-                for group in phrases
-            ]
+            return [[asdict(phrase) for phrase in group] for group in scored]
 
-        unit = await self._once("filter", score, parts)
+        unit = await self._once(
+            "filter",
+            score,
+            detector=self.kit.detector.revision,
+            rules=FILTER_RULES,
+            mode=settings.mode,
+            threshold=settings.threshold,
+            phrases=phrases,
+        )
         return [
             one
             if one.drop_reason
@@ -254,20 +233,19 @@ class _ImageRun:
         if one.drop_reason:
             return ()
         local = [detail.text for detail in one.details]
-        sentences = split_sentences(one.text)
         graphs, *of_local = await asyncio.gather(
             self._graphs(one.text), *(self._graphs(text) for text in local)
         )
-        return phrases_of(sentences, graphs, local, of_local)
+        return phrases_of(split_sentences(one.text), graphs, local, of_local)
 
     async def _graphs(self, text: str) -> list[SceneGraph]:
-        """A graph for each sentence of a text."""
+        """One graph per sentence of a text."""
         if not (sentences := split_sentences(text)):
             return []
         key = unit_key("parse", revision=self.kit.parser.revision, text=text)
 
         async def parse() -> list[dict[str, Any]]:
-            graphs = await self.kit.in_parser(self.kit.parser.parse, sentences)
+            graphs = await in_threads(self.kit.in_parser, self.kit.parser.parse, sentences)
             return [asdict(graph) for graph in graphs]
 
         unit = await self.ledger.once(key, "parse", self.source.image_id, parse)
@@ -276,7 +254,7 @@ class _ImageRun:
     # ---- merge ----------------------------------------------------------------------------------
 
     async def merge(self, candidates: list[Candidate]) -> list[Candidate]:
-        """Each caption rewritten by its own model: without what is not there, with details."""
+        """Each caption rewritten by its own model, without unsupported phrases, with details."""
         return list(await asyncio.gather(*(self._merge(one) for one in candidates)))
 
     async def _merge(self, one: Candidate) -> Candidate:
@@ -288,15 +266,8 @@ class _ImageRun:
         model, settings = self.kit.models[one.model], self.recipe.merge
         prompt, _ = self.kit.prompts.merge(one.view, caption, details, rejected)
         sampling = Sampling(settings.temperature, 1.0, settings.max_tokens, one.sampling.seed)
-        unit = await self._ask(
-            model,
-            "merge",
-            prompt,
-            sampling,
-            caption=caption,
-            details=details,
-            rejected=rejected,
-        )
+        inputs: dict[str, Any] = {"caption": caption, "details": details, "rejected": rejected}
+        unit = await self._ask(model, "merge", prompt, sampling, **inputs)
         merged = (
             fall_back(one, unit.reason, self.kit.filters)
             if unit.failed
@@ -304,33 +275,22 @@ class _ImageRun:
                 one, unit.result["text"], self.kit.filters, unit.result["finish_reason"]
             )
         )
-        return self._private(replace(merged, usage=_sum([one.usage, _usage(model, unit)])))
+        return self._private(replace(merged, usage=one.usage + _usage(model, unit)))
 
     def _private(self, one: Candidate) -> Candidate:
-        """Personal data in the text flagged, and taken out if the recipe says so."""
-        found = scan_text(one.text)
+        """Personal data in the text flagged, and removed if the recipe says so."""
         text = redact_text(one.text) if self.recipe.privacy.redact else one.text
-        return replace(one, text=text, flags=(*one.flags, *found))
+        return replace(one, text=text, flags=(*one.flags, *scan_text(one.text)))
 
     # ---- consensus ------------------------------------------------------------------------------
 
     async def consensus(self, candidates: list[Candidate]) -> list[Candidate]:
-        """CAPTURE of every candidate against the others, and the best of them."""
+        """CAPTURE of every candidate against the others, and the best one chosen."""
         settings = self.recipe.consensus
         candidates = await asyncio.to_thread(lambda: [self._judged(one) for one in candidates])
-        graphs = await asyncio.gather(
-            *(self._graphs("" if one.drop_reason else one.text) for one in candidates)
-        )
         texts = ["" if one.drop_reason else one.text for one in candidates]
         models = [one.model for one in candidates]
-        parts = {
-            "settings": settings,
-            "encoder": self.kit.encode.revision,
-            "parser": self.kit.parser.revision,
-            "capture": [CAPTURE_REVISION, parsing_revision()],
-            "texts": texts,
-            "models": models,
-        }
+        graphs = await asyncio.gather(*(self._graphs(text) for text in texts))
 
         def score() -> list[dict[str, Any]]:
             parsed = [
@@ -349,7 +309,16 @@ class _ImageRun:
             )
             return [asdict(one) for one in scores]
 
-        unit = await self._once("consensus", lambda: self.kit.in_consensus(score), parts)
+        unit = await self._once(
+            "consensus",
+            lambda: in_threads(self.kit.in_consensus, score),
+            settings=settings,
+            encoder=self.kit.encode.revision,
+            parser=self.kit.parser.revision,
+            capture=[CAPTURE_REVISION, parsing_revision()],
+            texts=texts,
+            models=models,
+        )
         scored = [
             one if one.drop_reason else replace(one, stage="consensus", scores=Scores(**fields))
             for one, fields in zip(candidates, unit.result, strict=True)
@@ -366,7 +335,7 @@ class _ImageRun:
 
     # ---- units ----------------------------------------------------------------------------------
 
-    async def _once(self, stage: str, compute: Any, parts: dict[str, Any]) -> Unit:
+    async def _once(self, stage: str, compute: Any, **parts: Any) -> Unit:
         """A unit of this image that asks no captioning model."""
         key = unit_key(stage, image=self.source.sha256, **parts)
         return await self.ledger.once(key, stage, self.source.image_id, compute)
@@ -378,11 +347,13 @@ class _ImageRun:
         prompt: str,
         sampling: Sampling,
         box: Box | None = None,
-        caption: str = "",
-        details: tuple[str, ...] = (),
-        rejected: tuple[str, ...] = (),
+        **inputs: Any,
     ) -> Unit:
-        """One request to a model, unless it has been answered; a failure is listed."""
+        """One request to a model, unless it has been answered; a failure is listed.
+
+        `inputs` are the `caption`, `details` and `rejected` phrases of a merge, which the prompt
+        holds as well.
+        """
         blurred = self.kit.blurred_for(model)
         key = unit_key(
             task,
@@ -398,34 +369,33 @@ class _ImageRun:
             image = await asyncio.to_thread(
                 lambda: self.picture.crop(box, blurred) if box else self.picture.whole(blurred)
             )
+            source = self.source
             request = Request(
                 task,
                 prompt,
                 image,
                 sampling,
-                self.source.image_id,
-                self.source.sha256,
-                self.source.view,
+                source.image_id,
+                source.sha256,
+                source.view,
                 box,
-                caption,
-                details,
-                rejected,
+                **inputs,
             )
             return asdict(await model.complete(request))
 
         unit = await self.ledger.once(key, task, self.source.image_id, ask, model.name)
         if unit.failed:
-            await self._reject(task, model.name, unit.reason, unit.detail, unit.attempts, key)
+            self._reject(task, model.name, unit.reason, unit.detail, unit.attempts, key)
             return unit
-        # on reading, so that an answer that is stored already is cleaned as well
+        # cleaned on reading, so that answers stored by an earlier version are cleaned as well
         return replace(unit, result={**unit.result, "text": visible_text(unit.result["text"])})
 
-    async def _reject(
+    def _reject(
         self, stage: str, model: str, reason: str, detail: str, attempts: int = 1, key: str = ""
     ) -> None:
-        said = visible_text(detail)
-        reject = Reject(self.source.image_id, stage, model, reason, said, attempts)
-        self.rejects[key or f"{stage} {reason}"] = reject
+        self.rejects[key or f"{stage} {reason}"] = Reject(
+            self.source.image_id, stage, model, reason, visible_text(detail), attempts
+        )
 
 
 def _redacted(one: Candidate) -> Candidate:
@@ -440,42 +410,24 @@ def _redacted(one: Candidate) -> Candidate:
 
 
 def _graph(fields: dict[str, Any]) -> SceneGraph:
-    return SceneGraph(
-        tuple(fields["objects"]),
-        tuple((head, word) for head, word in fields["attributes"]),
-        tuple((a, relation, b) for a, relation, b in fields["relations"]),
-    )
+    pairs, triples = map(tuple, fields["attributes"]), map(tuple, fields["relations"])
+    return SceneGraph(tuple(fields["objects"]), tuple(pairs), tuple(triples))
 
 
 def _usage(model: CaptionModel, unit: Unit) -> Usage:
     if unit.failed:
         return Usage(1, unit.attempts, seconds=unit.seconds)
     reply = unit.result
+    prompt_tokens, completion_tokens = reply["prompt_tokens"], reply["completion_tokens"]
+    cost = getattr(model, "cost", None)
     return Usage(
         1,
         reply["attempts"],
-        reply["prompt_tokens"],
-        reply["completion_tokens"],
+        prompt_tokens,
+        completion_tokens,
         reply["seconds"],
-        _price(model, reply),
+        float(cost(prompt_tokens, completion_tokens)) if cost else 0.0,
     )
 
 
-def _price(model: CaptionModel, reply: dict[str, Any]) -> float:
-    cost = getattr(model, "cost", None)
-    return 0.0 if cost is None else float(cost(reply["prompt_tokens"], reply["completion_tokens"]))
-
-
-def _sum(usages: Iterable[Usage]) -> Usage:
-    usages = list(usages)
-    return Usage(
-        sum(one.requests for one in usages),
-        sum(one.attempts for one in usages),
-        sum(one.prompt_tokens for one in usages),
-        sum(one.completion_tokens for one in usages),
-        sum(one.seconds for one in usages),
-        sum(one.cost for one in usages),
-    )
-
-
-__all__ = ["ImageStages"]
+__all__ = ["caption_image"]

@@ -1,19 +1,30 @@
-"""Candidates and rejects as Parquet: the layout's columns first, the audit trail after them."""
+"""Candidates and rejects as Parquet: the dataset's columns first, then the audit trail."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
 from dataset_builders.files import atomic_path
 
-from .records import Box, Candidate, LocalCaption, Phrase, Sampling, Scores, Usage, View
+from .records import Candidate
 
-# the table of captions of every dataset, then what this pipeline knows beyond it
+LAYOUT_COLUMNS: dict[str, str] = {
+    "image_id": "string",
+    "model": "string",
+    "prompt_version": "string",
+    "stage": "string",
+    "text": "string",
+    "score": "float64",
+    "kept": "bool",
+    "drop_reason": "string",
+}
+"""Columns of `<city>-captions` in every dataset."""
 AUDIT_COLUMNS: dict[str, str] = {
     "candidate": "int32",
     "chosen": "bool",
@@ -32,28 +43,24 @@ AUDIT_COLUMNS: dict[str, str] = {
     "sampling": "string",
     "usage": "string",
 }
-_LAYOUT = {
-    "image_id": "string",
-    "model": "string",
-    "prompt_version": "string",
-    "stage": "string",
-    "text": "string",
-    "score": "float64",
-    "kept": "bool",
-    "drop_reason": "string",
+"""Columns that only this pipeline writes; the last five hold JSON."""
+JSON_COLUMNS = ("details", "phrases", "flags", "sampling", "usage")
+SCORE_COLUMNS = {
+    "score": "score",
+    "object_f1": "object_f1",
+    "attribute_f1": "attribute_f1",
+    "relation_f1": "relation_f1",
+    "cross_model_score": "cross_model",
 }
 _TYPES = {"string": pa.string(), "float64": pa.float64(), "bool": pa.bool_(), "int32": pa.int32()}
-CANDIDATES = pa.schema([(name, _TYPES[kind]) for name, kind in (_LAYOUT | AUDIT_COLUMNS).items()])
-REJECTS = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("stage", pa.string()),
-        ("model", pa.string()),
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-        ("attempts", pa.int32()),
-    ]
+CANDIDATES = pa.schema(
+    [(name, _TYPES[kind]) for name, kind in (LAYOUT_COLUMNS | AUDIT_COLUMNS).items()]
 )
+REJECTS = pa.schema(
+    [(name, pa.string()) for name in ("image_id", "stage", "model", "reason", "detail")]
+    + [("attempts", pa.int32())]
+)
+_CANDIDATE = TypeAdapter(Candidate)
 
 
 @dataclass(frozen=True)
@@ -61,12 +68,12 @@ class Reject:
     """Something that could not be done, and why.
 
     Attributes:
-        image_id: of the image.
-        stage: where it failed; "image" if the image itself cannot be used or got no caption.
-        model: that was asked, if any.
-        reason: a short code.
-        detail: what was found.
-        attempts: it took.
+        image_id: The image.
+        stage: Where it failed; "image" if the image itself is unusable or got no caption.
+        model: The model that was asked, if any.
+        reason: Short code.
+        detail: What was found.
+        attempts: Requests made.
     """
 
     image_id: str
@@ -78,10 +85,8 @@ class Reject:
 
 
 def write_candidates(path: Path, candidates: Iterable[Candidate]) -> None:
-    """Write a table of candidates, whole or not at all."""
-    rows = [_row(candidate) for candidate in candidates]
-    with atomic_path(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, CANDIDATES), temporary, compression="zstd")
+    """Write a table of candidates atomically."""
+    _write(path, [_row(one) for one in candidates], CANDIDATES)
 
 
 def read_candidates(paths: Sequence[Path], batch_size: int = 256) -> Iterator[Candidate]:
@@ -93,12 +98,9 @@ def read_candidates(paths: Sequence[Path], batch_size: int = 256) -> Iterator[Ca
 
 
 def write_rejects(path: Path, rejects: Iterable[Reject]) -> None:
-    """Write a table of rejects, whole or not at all; no row is a table too."""
-    rows = sorted(
-        (asdict(reject) for reject in rejects), key=lambda row: tuple(map(str, row.values()))
-    )
-    with atomic_path(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, REJECTS), temporary, compression="zstd")
+    """Write a table of rejects atomically, sorted; it may have no rows."""
+    rows = sorted(map(asdict, rejects), key=lambda row: tuple(map(str, row.values())))
+    _write(path, rows, REJECTS)
 
 
 def read_rejects(paths: Sequence[Path]) -> Iterator[Reject]:
@@ -108,72 +110,27 @@ def read_rejects(paths: Sequence[Path]) -> Iterator[Reject]:
             yield Reject(**row)
 
 
+def _write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema), temporary, compression="zstd")
+
+
 def _row(one: Candidate) -> dict[str, Any]:
-    return {
-        "image_id": one.image_id,
-        "model": one.model,
-        "prompt_version": one.prompt_version,
-        "stage": one.stage,
-        "text": one.text,
-        "score": one.scores.score,
-        "kept": not one.drop_reason,
-        "drop_reason": one.drop_reason or None,
-        "candidate": one.index,
-        "chosen": one.chosen,
-        "view": one.view,
-        "image_sha256": one.image_sha256,
-        "model_revision": one.model_revision,
-        "generated": one.generated,
-        "finish_reason": one.finish_reason,
-        "object_f1": one.scores.object_f1,
-        "attribute_f1": one.scores.attribute_f1,
-        "relation_f1": one.scores.relation_f1,
-        "cross_model_score": one.scores.cross_model,
-        "details": _json([asdict(detail) for detail in one.details]),
-        "phrases": _json([asdict(phrase) for phrase in one.phrases]),
-        "flags": _json(list(one.flags)),
-        "sampling": _json(asdict(one.sampling)),
-        "usage": _json(asdict(one.usage)),
+    row = asdict(one)
+    scores, row["candidate"] = row.pop("scores"), row.pop("index")
+    row |= {column: scores[name] for column, name in SCORE_COLUMNS.items()}
+    row |= {
+        name: json.dumps(row[name], ensure_ascii=False, sort_keys=True) for name in JSON_COLUMNS
     }
+    return row | {"kept": not one.drop_reason, "drop_reason": one.drop_reason or None}
 
 
-def _candidate(row: Mapping[str, Any]) -> Candidate:
-    details = [
-        LocalCaption(Box(**one["box"]), one["text"], one["reason"])
-        for one in json.loads(row["details"])
-    ]
-    view: View = row["view"]
-    return Candidate(
-        image_id=row["image_id"],
-        image_sha256=row["image_sha256"],
-        view=view,
-        model=row["model"],
-        model_revision=row["model_revision"],
-        prompt_version=row["prompt_version"],
-        index=row["candidate"],
-        sampling=Sampling(**json.loads(row["sampling"])),
-        stage=row["stage"],
-        text=row["text"],
-        generated=row["generated"],
-        finish_reason=row["finish_reason"],
-        details=tuple(details),
-        phrases=tuple(Phrase(**one) for one in json.loads(row["phrases"])),
-        flags=tuple(json.loads(row["flags"])),
-        drop_reason=row["drop_reason"] or "",
-        scores=Scores(
-            row["score"],
-            row["object_f1"],
-            row["attribute_f1"],
-            row["relation_f1"],
-            row["cross_model_score"],
-        ),
-        chosen=row["chosen"],
-        usage=Usage(**json.loads(row["usage"])),
-    )
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+def _candidate(row: dict[str, Any]) -> Candidate:
+    row |= {name: json.loads(row[name]) for name in JSON_COLUMNS}
+    row["scores"] = {name: row.pop(column) for column, name in SCORE_COLUMNS.items()}
+    row["index"], row["drop_reason"] = row.pop("candidate"), row["drop_reason"] or ""
+    del row["kept"]
+    return _CANDIDATE.validate_python(row)
 
 
 __all__ = [

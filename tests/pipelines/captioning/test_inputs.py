@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataset_builders.storage import count_rows, iter_images
+from pipelines.captioning import inputs
 from pipelines.captioning.errors import CaptioningError
 from pipelines.captioning.inputs import BadRow, list_shards, read_shard
 from pipelines.captioning.recipe import make_recipe
@@ -75,8 +76,6 @@ def test_a_changed_file_changes_the_stamp(tmp_path):
 def test_a_hub_dataset_in_another_layout_is_read_by_its_columns(tmp_path, monkeypatch):
     import datasets
 
-    from pipelines.captioning import inputs
-
     bytes_of = [{"bytes": b"one", "path": None}, {"bytes": b"two", "path": None}]
     table = datasets.Dataset.from_dict(
         {"photo": bytes_of, "key": ["x", "y"]},
@@ -93,6 +92,23 @@ def test_a_hub_dataset_in_another_layout_is_read_by_its_columns(tmp_path, monkey
     inputs._load.cache_clear()
 
 
+def test_a_row_of_a_dataset_names_no_file_of_this_machine(tmp_path, monkeypatch):
+    import datasets
+
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"private")
+    table = datasets.Dataset.from_dict(
+        {"image": [{"bytes": None, "path": str(secret)}]},
+        features=datasets.Features({"image": datasets.Image()}),
+    )
+    table = table.add_column("key", ["x"])
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: table)
+    inputs._load.cache_clear()
+    recipe = recipe_for("org/photos", id_column="key", views=["street_view"])
+    assert rows(recipe) == [BadRow("x", "missing", "the row has no image")]
+    inputs._load.cache_clear()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -106,10 +122,12 @@ def test_unknown_tables_are_refused(tiny_city, changes, message):
 
 
 def test_a_plain_folder_needs_its_view_and_an_image(tmp_path):
-    with pytest.raises(CaptioningError, match="say what they show"):
-        list_shards(recipe_for(tmp_path))
     with pytest.raises(CaptioningError, match="has no image to caption"):
         list_shards(recipe_for(tmp_path, views=["satellite"]))
+    (tmp_path / "a.png").write_bytes(b"1")
+    inputs._files.cache_clear()
+    with pytest.raises(CaptioningError, match="say what they show"):
+        list_shards(recipe_for(tmp_path))
 
 
 def test_a_dataset_that_is_not_there_is_refused(tmp_path):
@@ -119,8 +137,6 @@ def test_a_dataset_that_is_not_there_is_refused(tmp_path):
 
 def test_an_image_id_in_two_rows_is_refused(tiny_city, tmp_path, monkeypatch):
     import datasets
-
-    from pipelines.captioning import inputs
 
     shutil.copytree(tiny_city, tmp_path / "d")
     shards = tmp_path / "d" / "data" / "harborview-satellite"

@@ -1,23 +1,24 @@
 import asyncio
 import collections
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from dataset_builders.storage import count_rows, iter_images, read_rejects, read_table
+from dataset_builders.storage import iter_images
 from dataset_builders.synthetic import build_dataset
-from pipelines.captioning.export import export_dataset
+from pipelines.captioning import worker
+from pipelines.captioning.inputs import list_shards, read_shard
+from pipelines.captioning.kit import open_kit
 from pipelines.captioning.ledger import Ledger
 from pipelines.captioning.phrases import REASONS
 from pipelines.captioning.recipe import make_recipe
 from pipelines.captioning.report_run import report_run
 from pipelines.captioning.run import run, state
-from tests.processes import ROOT, run_python
+from pipelines.captioning.shards import ShardFolder
+from pipelines.captioning.worker import Worker
+from tests.processes import run_python
 
 from .runs import MODELS, recipe_values, rejects, table, write_recipe
 
@@ -92,55 +93,45 @@ def test_sigkill_and_resume_end_with_the_same_table(city, whole, tmp_path, units
     assert table(tmp_path / "out") == table(whole)
 
 
-def test_sigterm_gives_the_shards_back(city, whole, tmp_path):
+def test_sigterm_stops_the_run_on_one_line(city, whole, tmp_path):
     recipe = write_recipe(tmp_path / "recipe.yaml", recipe_values(city, tmp_path / "out"))
     stopped = run_until(signal.SIGTERM, 30, recipe)
-    assert stopped.returncode > 0
+    assert stopped.returncode == 1
+    assert "Finished units are kept" in stopped.stderr
     assert "Traceback" not in stopped.stderr
-    assert not list((tmp_path / "out").glob("shards/*/lease"))
-    assert not state(make_recipe(recipe_values(city, tmp_path / "out"))).finished
+    assert run(make_recipe(recipe_values(city, tmp_path / "out"))).finished
+    assert table(tmp_path / "out") == table(whole)
 
 
-def test_several_processes_make_the_same_table(city, whole, tmp_path):
-    assert run(make_recipe(recipe_values(city, tmp_path)), num_workers=2).finished
-    assert table(tmp_path) == table(whole)
+SECOND = """
+import sys
+from pipelines.captioning import ledger
+from pipelines.captioning.__main__ import main
+ledger.LOCK_TIMEOUT_S = 0.1
+main(["run", sys.argv[1]])
+"""
 
 
-def test_shares_without_a_look_aside_make_the_same_table(city, whole, tmp_path):
+def test_a_second_process_on_the_same_shard_is_refused_and_spoils_nothing(city, whole, tmp_path):
+    values = recipe_values(city, tmp_path / "out")
+    recipe = write_recipe(tmp_path / "recipe.yaml", values)
+    first = list_shards(make_recipe(values))[0]
+    with Ledger(ShardFolder(tmp_path / "out", first).ledger):
+        refused = run_python("-c", SECOND, recipe)
+    (said,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
+    assert "Another process is working on the shard" in said
+    assert "--shard I/N" in said
+    assert refused.returncode == 1
+    assert "Traceback" not in refused.stderr
+    assert run_python("-c", SECOND, recipe).returncode == 0
+    assert table(tmp_path / "out") == table(whole)
+
+
+def test_shares_make_the_same_table(city, whole, tmp_path):
     recipe = make_recipe(recipe_values(city, tmp_path))
     assert not run(recipe, shard=(0, 2)).finished
     assert run(recipe, shard=(1, 2)).finished
     assert table(tmp_path) == table(whole)
-
-
-def test_one_model_at_a_time_makes_the_same_table(city, whole, tmp_path, monkeypatch):
-    from pipelines.captioning.simulated import SimulatedCaptionModel
-
-    monkeypatch.setattr(SimulatedCaptionModel, "in_process", True, raising=False)
-    recipe = make_recipe(recipe_values(city, tmp_path))
-    assert list(run(recipe).done) == [
-        *(f"describe-{model}" for model in MODELS),
-        "filter",
-        *(f"merge-{model}" for model in MODELS),
-        "consensus",
-    ]
-    assert table(tmp_path) == table(whole)
-
-
-@pytest.mark.slow
-def test_a_ray_cluster_makes_the_same_table(city, whole, tmp_path):
-    pytest.importorskip("ray", reason="Ray is in the extra `ray`")
-    recipe = write_recipe(tmp_path / "recipe.yaml", recipe_values(city, tmp_path / "out"))
-    command = [sys.executable, "-m", "pipelines.captioning", "run", str(recipe)]
-    done = subprocess.run(
-        [*command, "--backend", "ray", "--num_workers", "2"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert table(tmp_path / "out") == table(whole)
 
 
 def units(output: Path) -> dict[str, str]:
@@ -189,28 +180,12 @@ def test_images_that_cannot_be_used_are_listed_and_the_run_goes_on(tmp_path, cit
     assert set(listed) == {"whole.jpg"}
 
 
-def test_the_report_and_the_export_hold_what_was_found(city, whole, tmp_path):
-    recipe = make_recipe(recipe_values(city, whole))
-    report = report_run(recipe)
+def test_the_report_names_the_models_and_says_synthetic(city, whole):
+    report = report_run(make_recipe(recipe_values(city, whole)))
     text = report.read_text()
     assert "synthetic" in text
     assert all(model in text for model in MODELS)
-    gallery = (report.parent / "gallery.html").read_text()
-    assert "data:image/jpeg;base64" in gallery
-    root = export_dataset(recipe, tmp_path / "exported")
-    captions = read_table(root, "harborview", "captions")
-    assert len(captions) == len(table(whole))
-    best = captions[captions["chosen"]].set_index("image_id")
-    for view in ("street_view", "satellite"):
-        images = read_table(root, "harborview", view)
-        assert len(images) == count_rows(city, "harborview", view)
-        for image in images.itertuples():
-            if image.image_id in best.index:
-                assert image.caption == best.loc[image.image_id, "text"]
-                assert image.caption_score == best.loc[image.image_id, "score"]
-    assert len(read_rejects(root)) == 0
-    assert "synthetic" in (root / "README.md").read_text()
-    assert export_dataset(recipe, tmp_path / "exported") == root  # an export goes on, too
+    assert "data:image/jpeg;base64" in (report.parent / "gallery.html").read_text()
 
 
 def test_the_command_line_tells_and_refuses(city, whole, tmp_path):
@@ -238,27 +213,22 @@ def test_the_command_line_tells_and_refuses(city, whole, tmp_path):
     assert "Traceback" not in wrong.stderr
 
 
-def test_memory_of_a_run_is_bounded_by_what_is_in_flight(city):
-    from pipelines.captioning import worker
+def test_no_more_images_are_read_than_are_in_flight(city, tmp_path, monkeypatch):
+    counts = {"read": 0, "done": 0, "ahead": 0}
 
-    # the reader waits for a free place: it is never more than one image ahead
-    seen = {"read": 0, "done": 0, "ahead": 0}
+    def count_done(rejects):
+        counts["done"] += 1
 
-    async def main():
-        gate = asyncio.Semaphore(3)
+    def counted(recipe, shard):
+        for row in read_shard(recipe, shard):
+            counts["read"] += 1
+            counts["ahead"] = max(counts["ahead"], counts["read"] - counts["done"])
+            yield row
 
-        async def one():
-            await asyncio.sleep(0.001)
-            seen["done"] += 1
-            gate.release()
-
-        tasks = []
-        async for _ in worker._read_ahead(iter(range(100))):
-            await gate.acquire()
-            seen["read"] += 1
-            seen["ahead"] = max(seen["ahead"], seen["read"] - seen["done"])
-            tasks.append(asyncio.create_task(one()))
-        await asyncio.gather(*tasks)
-
-    asyncio.run(main())
-    assert seen["ahead"] <= 4
+    monkeypatch.setattr(worker, "read_shard", counted)
+    pace = {"images_per_shard": 6, "images_in_flight": 1}
+    recipe = make_recipe(recipe_values(city, tmp_path, refine=False, run=pace))
+    with open_kit(recipe) as kit:
+        asyncio.run(Worker(kit, count_done).run(list_shards(recipe)))
+    assert counts["done"] == 12
+    assert counts["ahead"] <= 1 + worker.SHARDS_AT_ONCE  # each shard reads one image ahead

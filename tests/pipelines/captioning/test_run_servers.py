@@ -114,7 +114,6 @@ def test_a_refused_key_stops_the_run_and_loses_nothing(city, tmp_path, monkeypat
         recipe = served(city, tmp_path, {"good": good, "closed": closed})
         with pytest.raises(ModelUnavailableError, match="closed"):
             run(recipe)
-        assert not list(tmp_path.glob("shards/*/lease"))
         closed._respond = answer
         assert run(recipe).finished
         # only what was in flight when the run stopped is asked twice

@@ -1,95 +1,48 @@
-import os
-import threading
-import time
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 
-from pipelines.captioning.shards import Lease, LeaseLostError
-from tests.processes import run_python
+from pipelines.captioning.inputs import InputShard
+from pipelines.captioning.recipe import make_recipe
+from pipelines.captioning.shards import ShardFolder, fingerprint
+
+SHARD = InputShard("s", "c-satellite", "satellite", "folder", "x", 0, 3, "stamp")
 
 
-def owner(lease: Path) -> Path:
-    (file,) = lease.iterdir()
-    return file
+def recipe_with(*names, **run):
+    models = [{"name": name} for name in names]
+    return make_recipe({"dataset_name": "d", "output_dir": "o", "models": models, "run": run})
 
 
-def age(lease: Path, seconds: float) -> None:
-    past = time.time() - seconds
-    os.utime(owner(lease), (past, past))
+GIVEN = {"recipe": recipe_with("a"), "revisions": {"model a": "1"}, "shard": SHARD}
 
 
-def move_to_another_machine(lease: Path) -> None:
-    _, pid, token = owner(lease).name.split("--")
-    owner(lease).rename(lease / f"elsewhere--{pid}--{token}")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"recipe": make_recipe(GIVEN["recipe"].model_dump() | {"seed": 1})},
+        {"revisions": {"model a": "2"}},
+        {"revisions": {"model a": "1", "model b": "1"}},
+        {"shard": replace(SHARD, stamp="other")},
+    ],
+)
+def test_fingerprint_changes_with_whatever_the_tables_depend_on(change):
+    assert fingerprint(**(GIVEN | change)) != fingerprint(**GIVEN)
 
 
-def test_lease_is_held_by_one_and_free_after_release(tmp_path):
-    first, second = Lease(tmp_path / "lease"), Lease(tmp_path / "lease")
-    assert first.acquire()
-    assert not second.acquire()
-    first.check()
-    first.release()
-    assert second.acquire()
-    second.release()
-    assert list(tmp_path.iterdir()) == []
+def test_fingerprint_does_not_change_with_the_pace():
+    paced = GIVEN | {"recipe": recipe_with("a", images_in_flight=1)}
+    assert fingerprint(**paced) == fingerprint(**GIVEN)
 
 
-def test_lease_of_a_silent_machine_is_taken_over_and_its_holder_notices(tmp_path):
-    first, second = Lease(tmp_path / "lease", 3600), Lease(tmp_path / "lease", 3600)
-    assert first.acquire()
-    move_to_another_machine(tmp_path / "lease")
-    assert not second.acquire()
-    age(tmp_path / "lease", 3601)
-    assert second.acquire()
-    with pytest.raises(LeaseLostError, match="taken over"):
-        first.check()
-    first.release()  # must not give back what is no longer its own
-    second.check()
-    second.release()
-
-
-def test_lease_of_a_dead_process_of_this_machine_is_free_at_once(tmp_path):
-    script = (
-        "import os, sys; from pathlib import Path; from pipelines.captioning.shards import Lease\n"
-        "assert Lease(Path(sys.argv[1]), 3600).acquire(); os._exit(9)"
-    )
-    assert run_python("-c", script, tmp_path / "lease").returncode == 9
-    assert (tmp_path / "lease").exists()
-    lease = Lease(tmp_path / "lease", 3600)
-    assert lease.acquire()
-    lease.release()
-
-
-def test_heartbeat_keeps_a_lease_alive(tmp_path):
-    lease = Lease(tmp_path / "lease", timeout_s=0.06)
-    assert lease.acquire()
-    age(tmp_path / "lease", 3600)
-    while time.time() - owner(tmp_path / "lease").stat().st_mtime > 1800:  # until it beats
-        time.sleep(0.01)
-    lease.release()
-
-
-def test_of_many_that_try_at_once_one_gets_a_dead_lease(tmp_path):
-    for _ in range(20):
-        dead = Lease(tmp_path / "lease", 3600)
-        assert dead.acquire()
-        dead._stop.set()
-        move_to_another_machine(tmp_path / "lease")
-        age(tmp_path / "lease", 3601)
-        leases = [Lease(tmp_path / "lease", 3600) for _ in range(8)]
-        barrier, won = threading.Barrier(8), []
-
-        def attempt(lease, barrier=barrier, won=won):
-            barrier.wait()
-            if lease.acquire():
-                won.append(lease)
-
-        threads = [threading.Thread(target=attempt, args=(lease,)) for lease in leases]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(won) == 1
-        won[0].check()
-        won[0].release()
+def test_a_shard_is_done_only_for_its_fingerprint(tmp_path):
+    folder = ShardFolder(tmp_path, SHARD)
+    assert not folder.is_done("x")
+    folder.finish("x", {"images": 3})
+    assert folder.is_done("x")
+    assert not folder.is_done("y")
+    assert folder.summary()["images"] == 3
+    folder.marker.write_text("{")  # damaged from outside
+    assert not folder.is_done("x")
+    folder.reopen()
+    assert folder.summary() == {}

@@ -4,15 +4,14 @@ import json
 import re
 from dataclasses import replace
 
-import pandas as pd
 import pytest
 
 from dataset_builders.storage import read_rejects, read_table
-from pipelines.captioning.export import _export_plain, export_dataset
+from pipelines.captioning.export import export_dataset
 from pipelines.captioning.inputs import list_shards
-from pipelines.captioning.passes import ShardFolder
 from pipelines.captioning.recipe import make_recipe
 from pipelines.captioning.run import run
+from pipelines.captioning.shards import ShardFolder
 from pipelines.captioning.simulated import SimulatedCaptionModel
 from pipelines.captioning.tables import read_candidates, write_candidates
 
@@ -101,16 +100,12 @@ def test_an_export_of_older_tables_is_clean_too(leaked, tmp_path):
         others = [one for one in made if one is not best]
         write_candidates(folder.candidates, [replace(best, text=cut + "\x07"), *others])
         root = export_dataset(recipe, tmp_path / "new")
-        plain = _export_plain([folder], tmp_path / "plain")
     finally:
         write_candidates(folder.candidates, made)
     candidates = read_table(root, "harborview", "captions").set_index("model")
     assert candidates.loc[best.model, ["text", "kept", "drop_reason"]].tolist() == [
         *(cut, False, "template_token")
     ]
-    assert pd.read_csv(plain / "chosen.csv").empty
-    (row,) = pd.read_parquet(plain / "captions.parquet").query("chosen").itertuples()
-    assert (row.text, row.kept, row.drop_reason) == (cut, False, "template_token")
     images = read_table(root, "harborview", "street_view").set_index("image_id")
     assert images["caption"].isna()[best.image_id]
     assert (read_rejects(root)["reason"] == "template_token").sum() >= 2

@@ -1,0 +1,84 @@
+from pathlib import Path
+
+import pytest
+
+from dataset_builders.storage import count_rows, iter_images, read_rejects, read_table
+from pipelines.captioning.errors import CaptioningError
+from pipelines.captioning.export import export_dataset
+from pipelines.captioning.inputs import _files
+from pipelines.captioning.recipe import make_recipe
+from pipelines.captioning.run import run
+from pipelines.pretraining.arguments import DataArguments
+from pipelines.pretraining.data import read_pairs
+from pipelines.pretraining.tokenizer import clip_tokenizer
+
+from .runs import recipe_values, table
+
+
+def exported(recipe, folder):
+    """An export, made twice: it resumes."""
+    root = export_dataset(recipe, folder)
+    assert export_dataset(recipe, folder) == root
+    return root
+
+
+def check_captions(images, candidates):
+    best = candidates[candidates["chosen"]].set_index("image_id")
+    assert len(best)
+    for image in images.itertuples():
+        if image.image_id in best.index:
+            assert image.caption == best.loc[image.image_id, "text"]
+            assert image.caption_score == best.loc[image.image_id, "score"]
+
+
+def test_an_export_of_a_dataset_holds_its_tables_and_what_was_found(city_with_truth, tmp_path):
+    recipe = make_recipe(recipe_values(city_with_truth, tmp_path / "run", refine=False))
+    with pytest.raises(CaptioningError, match="4 of 4 shards have no candidates yet"):
+        export_dataset(recipe, tmp_path / "new")
+    assert run(recipe).finished
+    root = exported(recipe, tmp_path / "new")
+    captions = read_table(root, "harborview", "captions")
+    assert len(captions) == len(table(tmp_path / "run"))
+    for view in ("street_view", "satellite"):
+        images = read_table(root, "harborview", view)
+        assert len(images) == count_rows(city_with_truth, "harborview", view)
+        check_captions(images, captions)
+    regions = read_table(root, "harborview", "regions")
+    assert regions.equals(read_table(city_with_truth, "harborview", "regions"))
+    assert len(read_rejects(root)) == 0
+    assert "synthetic" in (root / "README.md").read_text()
+
+
+def by_stem(recipe, shard):
+    for path in _files(Path(shard.source))[shard.start : shard.start + shard.count]:
+        yield path.stem, path.read_bytes()
+
+
+def test_an_export_of_a_plain_folder_is_a_dataset_that_training_takes(city_with_truth, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    stored = list(iter_images(city_with_truth, "harborview", "street_view"))[:5]
+    for row in stored:
+        (photos / f"{row['image_id']}.jpg").write_bytes(row["image"])
+    (photos / "torn.jpg").write_bytes(stored[0]["image"][:2000])
+    changes = {"views": ["street_view"], "max_images": None, "refine": False}
+    values = recipe_values(photos, tmp_path / "run", **changes)
+    truth = {"dataset_name": str(city_with_truth)}
+    values["models"] = [model | truth for model in values["models"]]
+    values["filter"] = {"detector": {"name": "simulated", "options": truth}}
+    recipe = make_recipe(values)
+    with pytest.MonkeyPatch.context() as patch:  # the models know the images without ".jpg"
+        patch.setattr("pipelines.captioning.inputs._folder_rows", by_stem)
+        assert run(recipe).finished
+        root = exported(recipe, tmp_path / "new")
+    images = read_table(root, "photos", "street_view")
+    assert sorted(images["image_id"]) == sorted(row["image_id"] for row in stored)
+    check_captions(images, read_table(root, "photos", "captions"))
+    assert set(read_table(root, "photos", "regions")["split_random"]) == {
+        *("train", "validation", "test")
+    }
+    assert read_rejects(root)["reason"].tolist() == ["truncated"]
+    arguments = DataArguments(dataset_name=str(root), split_column="split_random")
+    pairs = read_pairs(arguments, clip_tokenizer(248), 248, 0)
+    assert len(pairs.train) == 3
+    assert pairs.summary()["rejected"] == {}
