@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -56,17 +57,13 @@ def by_stem(recipe, shard):
 
 def test_an_export_of_a_plain_folder_is_a_dataset_that_training_takes(city_with_truth, tmp_path):
     photos = tmp_path / "photos"
-    photos.mkdir()
+    shutil.copytree(city_with_truth / "truth", photos / "truth")  # for the simulated models
     stored = list(iter_images(city_with_truth, "harborview", "street_view"))
     for row in stored:
         (photos / f"{row['image_id']}.jpg").write_bytes(row["image"])
     (photos / "torn.jpg").write_bytes(stored[0]["image"][:2000])
     changes = {"views": ["street_view"], "max_images": None, "refine": False}
-    values = recipe_values(photos, tmp_path / "run", **changes)
-    truth = {"dataset_name": str(city_with_truth)}
-    values["models"] = [model | truth for model in values["models"]]
-    values["filter"] = {"detector": {"name": "simulated", "options": truth}}
-    recipe = make_recipe(values)
+    recipe = make_recipe(recipe_values(photos, tmp_path / "run", **changes))
     with pytest.MonkeyPatch.context() as patch:  # the models know the images without ".jpg"
         patch.setattr("pipelines.captioning.inputs._folder_rows", by_stem)
         assert run(recipe).finished
