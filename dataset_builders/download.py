@@ -180,7 +180,7 @@ class Fetcher:
         self._hosts: dict[str, Host] = {}
         self._max_attempts = max_attempts
         self._client = new_client(timeout_s, user_agent)
-        self._get_patiently = patiently(max_attempts, backoff_s)(self._get)
+        self._retrying = patiently(max_attempts, backoff_s)
         self._in_a_row = 0
         # contents are checked and synced to the disk beside the requests, several at once
         self._writers = ThreadPoolExecutor(WRITERS)
@@ -245,43 +245,56 @@ class Fetcher:
         import httpx2
 
         try:
-            job = partial(_record, item, await self._get_patiently(item), check, store)
+            fetched, content = await self._retrying.copy()(self._try, item, check, store)
         except (BusyError, httpx2.HTTPError) as error:
             # the message of a client error may hold the whole URL, key and all
             text = str(error) if isinstance(error, BusyError) else type(error).__name__
             verdict = Verdict("failed", f"{text} after {self._max_attempts} attempts")
             answer = _Answer(getattr(error, "code", None), {}, verdict)
-            job = partial(_record, item, answer, check, store)
-        # shielded: what has been answered is kept even if another answer ends the run
-        loop = asyncio.get_running_loop()
-        fetched, content = await asyncio.shield(loop.run_in_executor(self._writers, job))
+            fetched, content = await self._recorded(item, answer, check, store)
         self._in_a_row = self._in_a_row + 1 if fetched.status == "failed" else 0
         if fetched.status in STOPPING or self._in_a_row >= FAILURES_IN_A_ROW:
             raise StoppedError(fetched)
         return fetched, content
 
-    async def _get(self, item: Item) -> _Answer:
-        """One attempt. Redirects are followed, unless they take the key to another host."""
+    async def _try(self, item: Item, check: Check, store: Store | None) -> tuple[Fetched, bytes]:
+        """One attempt. Its slot is held until it is recorded: so much a killed process loses."""
         import httpx2
 
         try:
-            request = self._client.build_request(
-                "GET", item.url, params=dict(item.params) or None, headers=dict(item.headers)
-            )
-            async with self._host(request.url.host).slots:
-                for _ in range(MAX_REDIRECTS + 1):
-                    answer, following = await self._send(item, request)
-                    if following is None:
-                        return answer
-                    if _takes_key_away(item, following):
-                        detail = "it redirects to another host, which must not get the key"
-                        return replace(answer, content=Verdict("denied", detail))
-                    request = following
-            raise httpx2.TooManyRedirects("too many redirects", request=request)
+            url = httpx2.URL(item.url)
+            async with self._host(url.host).slots:
+                return await self._recorded(item, await self._get(item), check, store)
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
             scheme = str(item.url).partition(":")[0]
             shown = f" but {scheme}://" if scheme.isalnum() and len(scheme) < 8 else ""
-            return _Answer(None, {}, Verdict("invalid", f"not an http(s):// address{shown}"))
+            verdict = Verdict("invalid", f"not an http(s):// address{shown}")
+            return await self._recorded(item, _Answer(None, {}, verdict), check, store)
+
+    async def _recorded(
+        self, item: Item, answer: _Answer, check: Check, store: Store | None
+    ) -> tuple[Fetched, bytes]:
+        # shielded: what has been answered is kept even if another answer ends the run
+        job = partial(_record, item, answer, check, store)
+        loop = asyncio.get_running_loop()
+        return await asyncio.shield(loop.run_in_executor(self._writers, job))
+
+    async def _get(self, item: Item) -> _Answer:
+        """The answer. Redirects are followed, unless they take the key to another host."""
+        import httpx2
+
+        request = self._client.build_request(
+            "GET", item.url, params=dict(item.params) or None, headers=dict(item.headers)
+        )
+        for _ in range(MAX_REDIRECTS + 1):
+            answer, following = await self._send(item, request)
+            if following is None:
+                return answer
+            if _takes_key_away(item, following):
+                detail = "it redirects to another host, which must not get the key"
+                return replace(answer, content=Verdict("denied", detail))
+            request = following
+        raise httpx2.TooManyRedirects("too many redirects", request=request)
 
     async def _send(self, item: Item, request: Any) -> tuple[_Answer, Any]:
         """The answer to a request, and the request that it redirects to."""

@@ -6,9 +6,12 @@ import logging
 import time
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from tenacity import AsyncRetrying
 
 MAX_RETRY_AFTER_S = 600.0
 MAX_BACKOFF_S = 60.0
@@ -49,12 +52,12 @@ def _hosts_only(record: logging.LogRecord) -> bool:
     return True
 
 
-def patiently(max_attempts: int, backoff_s: float) -> Any:
+def patiently(max_attempts: int, backoff_s: float) -> "AsyncRetrying":
     """Retries what may succeed later; a host that names a time is waited for as a whole."""
     import httpx2
     from tenacity import (
+        AsyncRetrying,
         RetryCallState,
-        retry,
         retry_if_exception_type,
         stop_after_attempt,
         wait_random_exponential,
@@ -66,7 +69,7 @@ def patiently(max_attempts: int, backoff_s: float) -> Any:
         error = state.outcome.exception() if state.outcome else None
         return 0.0 if getattr(error, "retry_after", None) is not None else backoff(state)
 
-    return retry(
+    return AsyncRetrying(
         stop=stop_after_attempt(max_attempts),
         wait=wait,
         retry=retry_if_exception_type((BusyError, httpx2.HTTPError)),

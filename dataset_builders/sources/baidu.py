@@ -1,8 +1,8 @@
 """Baidu panorama static image API v2.
 
-https://lbsyun.baidu.com/index.php?title=viewstatic: pictures of 1024 x 512 pixels at most;
-coordinates are taken as BD-09 unless `coordtype` says otherwise; errors are JSON with HTTP 200;
-the service is an advanced permission that has to be bought.
+https://lbsyun.baidu.com/index.php?title=viewstatic: images of at most 1024 x 512 pixels;
+coordinates are BD-09 unless `coordtype` says otherwise; errors are JSON with HTTP 200; the service
+is an advanced permission that has to be bought.
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from typing import Any
 from ..download import Fetcher, Item, Limit, Store, Verdict, check_image
 from ..errors import SourceError
 from ..trust import secret_from
-from .street_view import Place, View, read_json
+from .street_view import Place, View, images, read_json
 
 HOST = "https://api.map.baidu.com"
 MAX_WIDTH, MAX_HEIGHT = 1024, 512
@@ -23,15 +23,15 @@ MISSING_CODES = frozenset({"1", "404"})
 
 @dataclass(frozen=True)
 class BaiduPanorama:
-    """One panorama picture for each place, seen along the road.
+    """One panorama image per place, seen along the road.
 
     Attributes:
-        width: pixels, 1024 at most.
-        height: pixels, 512 at most.
-        fov: field of view in degrees; 360 shows everything around.
-        price_per_1000: pictures, as on your price list.
-        base_url: of the service.
-        key_env: environment variable with the key.
+        width: In pixels, at most 1024.
+        height: In pixels, at most 512.
+        fov: Field of view in degrees; 360 shows everything around.
+        price_per_1000: Images, as on your price list.
+        base_url: Of the service.
+        key_env: Environment variable with the key.
     """
 
     width: int = MAX_WIDTH
@@ -57,30 +57,27 @@ class BaiduPanorama:
         self, places: Sequence[Place], fetcher: Fetcher, store: Store
     ) -> AsyncIterator[View]:
         """See [`StreetViewSource`]."""
-        secret = secret_from(self.key_env, self.name)
         by_key = {self._key(place): place for place in places}
-        async for fetched in fetcher.fetch_all(self._items(places, secret), check_panorama):
-            if fetched.status == "ok":
-                yield self._view(by_key[fetched.key])
+        async for key in images(self._items(places), fetcher, check_panorama):
+            yield self._view(by_key[key])
 
     async def pictures(
         self, rows: Sequence[Mapping[str, Any]], fetcher: Fetcher, store: Store
     ) -> AsyncIterator[tuple[str, str]]:
         """See [`StreetViewSource`]; the place that was asked for stands in the row."""
-        secret = secret_from(self.key_env, self.name)
         places = [
             Place(str(row["point_id"]), float(row["lon"]), float(row["lat"]), float(row["heading"]))
             for row in rows
         ]
-        async for fetched in fetcher.fetch_all(self._items(places, secret), check_panorama):
-            if fetched.status == "ok":
-                yield fetched.key, fetched.key
+        async for key in images(self._items(places), fetcher, check_panorama):
+            yield key, key
 
     def _key(self, place: Place) -> str:
         size = f"{self.width}x{self.height}/{self.fov:g}"
         return f"{self.name}/{place.point_id}/{round(place.heading % 360):03d}/{size}"
 
-    def _items(self, places: Sequence[Place], secret: str) -> Iterator[Item]:
+    def _items(self, places: Sequence[Place]) -> Iterator[Item]:
+        secret = secret_from(self.key_env, self.name)
         for place in places:
             params = {
                 "ak": secret,
@@ -94,16 +91,14 @@ class BaiduPanorama:
             yield Item(self._key(place), f"{self.base_url}/panorama/v2", params, secret=secret)
 
     def _view(self, place: Place) -> View:
-        # where the panorama really stands is not told: the place itself is the best known
-        heading = float(round(place.heading % 360))
-        key = self._key(place)
-        return View(
-            key, place.point_id, key, place.lon, place.lat, heading, None, self.name, self.licence
-        )
+        # the position of the panorama is not told: that of the place is the best known
+        key, heading = self._key(place), float(round(place.heading % 360))
+        where = (place.lon, place.lat, heading)
+        return View(key, place.point_id, key, *where, None, self.name, self.licence)
 
 
 def check_panorama(content: bytes, media_type: str) -> Verdict:
-    """A picture, or Baidu's JSON error with HTTP 200."""
+    """An image, or Baidu's JSON error with HTTP 200."""
     if not content.lstrip().startswith(b"{"):
         return check_image(content, media_type)
     answer = read_json(content)

@@ -1,21 +1,22 @@
-"""Google Street View Static API: metadata first, which costs nothing, then the pictures.
+"""Google Street View Static API: metadata first, which is free, then the images.
 
-https://developers.google.com/maps/documentation/streetview: pictures of 640 x 640 pixels at most;
-panorama ids may change, so places are what is kept; storing and publishing pictures is restricted.
+https://developers.google.com/maps/documentation/streetview: images of at most 640 x 640 pixels;
+panorama ids may change, so places are what is kept; storing and publishing images is restricted.
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..download import Fetcher, Item, Limit, Store, check_image
+from ..download import Fetcher, Item, Limit, Store, Verdict
 from ..errors import SourceError
+from ..ledger import Status
 from ..trust import secret_from
-from .street_view import Place, View, json_check, stored_json
+from .street_view import Place, View, images, json_answers, number, read_json
 
 HOST = "https://maps.googleapis.com"
 MAX_PX = 640
-STATUSES = {
+STATUSES: dict[str, Status] = {
     "OK": "ok",
     "ZERO_RESULTS": "missing",
     "NOT_FOUND": "missing",
@@ -28,17 +29,17 @@ STATUSES = {
 
 @dataclass(frozen=True)
 class GoogleStreetView:
-    """Pictures at headings relative to the road, of the panorama nearest to each place.
+    """Images of the panorama nearest to each place, at headings relative to the road.
 
     Attributes:
-        headings: degrees clockwise from the road's direction.
-        size_px: side of the picture, 640 at most.
-        fov: field of view in degrees.
-        radius_m: how far from the place a panorama may be.
-        outdoor_only: no panoramas from inside buildings.
-        price_per_1000: pictures, as on your price list.
-        base_url: of the service.
-        key_env: environment variable with the key.
+        headings: Degrees clockwise from the direction of the road.
+        size_px: Side of the image in pixels, at most 640.
+        fov: Field of view in degrees.
+        radius_m: Largest distance between a place and its panorama, in metres.
+        outdoor_only: Leave out panoramas from inside buildings.
+        price_per_1000: Images, as on your price list.
+        base_url: Of the service.
+        key_env: Environment variable with the key.
     """
 
     headings: tuple[float, ...] = (90.0, 270.0)
@@ -62,78 +63,59 @@ class GoogleStreetView:
 
     @property
     def requests_per_place(self) -> float:
-        """One for the metadata, one for each heading."""
+        """One for the metadata, one per heading."""
         return 1 + len(self.headings)
 
     async def views(
         self, places: Sequence[Place], fetcher: Fetcher, store: Store
     ) -> AsyncIterator[View]:
         """See [`StreetViewSource`]."""
+        by_key = {f"{self.name}/metadata/{self.radius_m}/{p.point_id}": p for p in places}
         secret = secret_from(self.key_env, self.name)
-        check = json_check(STATUSES)
-        by_key = {self._metadata_key(place): place for place in places}
-        async for _ in fetcher.fetch_all(self._metadata_items(places, secret), check):
-            pass
+        questions = (self._question(key, place, secret) for key, place in by_key.items())
+        answers = await json_answers(questions, check_metadata, fetcher, store)
         found: dict[str, View] = {}
         for key, place in by_key.items():
-            for view in self._views_of(place, stored_json(store, key)):
+            for view in self._views_of(place, answers.get(key) or {}):
                 found.setdefault(view.image_id, view)  # two places may share a panorama
-        items = (self._picture_item(view, secret) for view in found.values())
-        async for fetched in fetcher.fetch_all(items, check_image):
-            if fetched.status == "ok":
-                yield found[fetched.key]
+        async for key in images((self._item(one, secret) for one in found), fetcher):
+            yield found[key]
 
     async def pictures(
         self, rows: Sequence[Mapping[str, Any]], fetcher: Fetcher, store: Store
     ) -> AsyncIterator[tuple[str, str]]:
-        """See [`StreetViewSource`]; the panorama, heading and size stand in the id."""
+        """See [`StreetViewSource`]; panorama, heading and size stand in the id."""
         secret = secret_from(self.key_env, self.name)
-        items = (self._item_of_id(str(row["image_id"]), secret) for row in rows)
-        async for fetched in fetcher.fetch_all(items, check_image):
-            if fetched.status == "ok":
-                yield fetched.key, fetched.key
+        items = (self._item(str(row["image_id"]), secret) for row in rows)
+        async for key in images(items, fetcher):
+            yield key, key
 
-    def _metadata_key(self, place: Place) -> str:
-        return f"{self.name}/metadata/{self.radius_m}/{place.point_id}"
+    def _question(self, key: str, place: Place, secret: str) -> Item:
+        params = {
+            "location": f"{place.lat:.7f},{place.lon:.7f}",
+            "radius": str(self.radius_m),
+            "key": secret,
+        }
+        if self.outdoor_only:
+            params["source"] = "outdoor"
+        url = f"{self.base_url}/maps/api/streetview/metadata"
+        return Item(key, url, params, secret=secret)
 
-    def _metadata_items(self, places: Sequence[Place], secret: str) -> Iterator[Item]:
-        for place in places:
-            params = {
-                "location": f"{place.lat:.7f},{place.lon:.7f}",
-                "radius": str(self.radius_m),
-                "key": secret,
-            }
-            if self.outdoor_only:
-                params["source"] = "outdoor"
-            url = f"{self.base_url}/maps/api/streetview/metadata"
-            yield Item(self._metadata_key(place), url, params, secret=secret)
-
-    def _views_of(self, place: Place, answer: dict | None) -> Iterator[View]:
-        location = (answer or {}).get("location") or {}
-        panorama = (answer or {}).get("pano_id")
-        if not panorama or "lat" not in location or "lng" not in location:
+    def _views_of(self, place: Place, answer: Mapping[str, Any]) -> Iterator[View]:
+        location, panorama = answer.get("location"), answer.get("pano_id")
+        if not panorama or not isinstance(location, dict):
             return
-        assert answer is not None
+        lon, lat = number(location.get("lng")), number(location.get("lat"))
+        if lon is None or lat is None:
+            return
+        date, by = answer.get("date"), str(answer.get("copyright", ""))
         for turn in self.headings:
             heading = round((place.heading + turn) % 360, 1)
-            image_id = f"{self.name}/{panorama}/{heading:05.1f}/{self.fov:g}/{self.size_px}"
-            yield View(
-                image_id,
-                place.point_id,
-                image_id,
-                float(location["lng"]),
-                float(location["lat"]),
-                heading,
-                answer.get("date"),
-                self.name,
-                self.licence,
-                str(answer.get("copyright", "")),
-            )
+            one = f"{self.name}/{panorama}/{heading:05.1f}/{self.fov:g}/{self.size_px}"
+            where = (lon, lat, heading)
+            yield View(one, place.point_id, one, *where, date, self.name, self.licence, by)
 
-    def _picture_item(self, view: View, secret: str) -> Item:
-        return self._item_of_id(view.image_id, secret)
-
-    def _item_of_id(self, image_id: str, secret: str) -> Item:
+    def _item(self, image_id: str, secret: str) -> Item:
         _, panorama, heading, fov, size = image_id.split("/")
         params = {
             "size": f"{size}x{size}",
@@ -146,4 +128,14 @@ class GoogleStreetView:
         return Item(image_id, f"{self.base_url}/maps/api/streetview", params, secret=secret)
 
 
-__all__ = ["GoogleStreetView"]
+def check_metadata(content: bytes, media_type: str) -> Verdict:
+    """An answer with a status of Google's own."""
+    answer = read_json(content)
+    if not isinstance(answer, dict):
+        return Verdict("invalid", f"{media_type or 'an answer'} that is no JSON object")
+    said = str(answer.get("status", ""))
+    state = STATUSES.get(said, "invalid")
+    return Verdict(state, f"status {said}" if state != "ok" else "")
+
+
+__all__ = ["GoogleStreetView", "check_metadata"]

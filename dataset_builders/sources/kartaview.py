@@ -1,16 +1,16 @@
-"""KartaView API 2.0: photos near a place, then the pictures themselves.
+"""KartaView API 2.0: the photos near a place, then their images.
 
-https://doc.kartaview.org: open pictures of volunteers, CC BY-SA 4.0. Answers of the interface have
-lost fields over the years, so every one of them is optional here but the id and an address.
+https://doc.kartaview.org: open images of volunteers, CC BY-SA 4.0. The answers have lost fields
+over the years, so all of them are optional here but the id and an address.
 """
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..download import Fetcher, Item, Limit, Store, Verdict, check_image
+from ..download import Fetcher, Item, Limit, Store, Verdict
 from ..errors import SourceError
-from .street_view import Place, View, read_json, stored_json
+from .street_view import Place, View, images, json_answers, number, read_json
 
 HOST = "https://api.openstreetcam.org"
 SIZES = ("fileurlTh", "fileurlLTh", "fileurlProc", "fileurl")
@@ -23,11 +23,11 @@ class KartaView:
     """The nearest photos to each place.
 
     Attributes:
-        per_place: how many at most.
-        radius_m: how far from the place they may be.
-        size: field with the picture's address, one of [`SIZES`].
+        per_place: Largest number of photos per place.
+        radius_m: Largest distance from the place, in metres.
+        size: Field with the address of the image, one of [`SIZES`].
         since: ISO 8601 date; older photos are left out.
-        base_url: of the service.
+        base_url: Of the service.
     """
 
     per_place: int = 1
@@ -54,62 +54,54 @@ class KartaView:
 
     @property
     def requests_per_place(self) -> float:
-        """One for what is near, one for each picture."""
+        """One for what is near, one per image."""
         return 1.0 + self.per_place
 
     async def views(
         self, places: Sequence[Place], fetcher: Fetcher, store: Store
     ) -> AsyncIterator[View]:
         """See [`StreetViewSource`]."""
-        async for _ in fetcher.fetch_all(self._near_items(places), check_answer):
-            pass
+        prefix = f"{self.name}/near/{self.radius_m}/{self.per_place}"
+        by_key = {f"{prefix}/{place.point_id}": place for place in places}
+        questions = (self._question(key, place) for key, place in by_key.items())
+        answers = await json_answers(questions, check_answer, fetcher, store)
         found: dict[str, tuple[View, str]] = {}
-        for place in places:
-            answer = stored_json(store, self._near_key(place))
-            for photo in list(self._photos(answer))[: self.per_place]:
+        for key, place in by_key.items():
+            for photo in list(self._photos(answers.get(key)))[: self.per_place]:
                 view = self._view(photo, place)
                 # a photo that is near to two places belongs to the first
                 found.setdefault(view.key, (view, photo[self.size]))
-        items = (Item(key, address) for key, (_, address) in found.items())
-        async for fetched in fetcher.fetch_all(items, check_image):
-            if fetched.status == "ok":
-                yield found[fetched.key][0]
+        items = (_picture(key, address) for key, (_, address) in found.items())
+        async for key in images(items, fetcher):
+            yield found[key][0]
 
     async def pictures(
         self, rows: Sequence[Mapping[str, Any]], fetcher: Fetcher, store: Store
     ) -> AsyncIterator[tuple[str, str]]:
         """See [`StreetViewSource`]; each photo is asked for its address."""
         ids = [str(row["image_id"]).split("/")[1] for row in rows]
-        items = (Item(self._photo_key(one), f"{self.base_url}/2.0/photo/{one}") for one in ids)
-        async for _ in fetcher.fetch_all(items, check_answer):
-            pass
-        addresses: dict[str, str] = {}
-        for one in ids:
-            for photo in self._photos(stored_json(store, self._photo_key(one))):
-                addresses[self._picture_key(one)] = photo[self.size]
-        wanted = (Item(key, address) for key, address in addresses.items())
-        async for fetched in fetcher.fetch_all(wanted, check_image):
-            if fetched.status == "ok":
-                yield f"{self.name}/{fetched.key.split('/')[2]}", fetched.key
-
-    def _near_key(self, place: Place) -> str:
-        return f"{self.name}/near/{self.radius_m}/{self.per_place}/{place.point_id}"
-
-    def _photo_key(self, one: str) -> str:
-        return f"{self.name}/photo/{one}"
+        questions = [Item(f"{self.name}/photo/{n}", f"{self.base_url}/2.0/photo/{n}") for n in ids]
+        answers = await json_answers(questions, check_answer, fetcher, store)
+        addresses = {
+            self._picture_key(one): photo[self.size]
+            for one, question in zip(ids, questions, strict=True)
+            for photo in self._photos(answers.get(question.key))
+        }
+        items = (_picture(key, address) for key, address in addresses.items())
+        async for key in images(items, fetcher):
+            yield f"{self.name}/{key.split('/')[2]}", key
 
     def _picture_key(self, one: str) -> str:
         return f"{self.name}/picture/{one}/{self.size}"
 
-    def _near_items(self, places: Iterable[Place]) -> Iterator[Item]:
-        for place in places:
-            params = {
-                "lat": f"{place.lat:.7f}",
-                "lng": f"{place.lon:.7f}",
-                "radius": str(self.radius_m),
-                "itemsPerPage": str(max(10, self.per_place)),
-            }
-            yield Item(self._near_key(place), f"{self.base_url}/2.0/photo/", params)
+    def _question(self, key: str, place: Place) -> Item:
+        params = {
+            "lat": f"{place.lat:.7f}",
+            "lng": f"{place.lon:.7f}",
+            "radius": str(self.radius_m),
+            "itemsPerPage": str(max(10, self.per_place)),
+        }
+        return Item(key, f"{self.base_url}/2.0/photo/", params)
 
     def _photos(self, answer: Any) -> Iterator[dict[str, Any]]:
         """The photos of an answer that have an id and an address, in its order."""
@@ -117,7 +109,9 @@ class KartaView:
         data = result.get("data") if isinstance(result, dict) else None
         photos = data if isinstance(data, list) else [data]
         for photo in photos:
-            if not isinstance(photo, dict) or not photo.get("id") or not photo.get(self.size):
+            if not isinstance(photo, dict) or not photo.get("id"):
+                continue
+            if not isinstance(photo.get(self.size), str):
                 continue
             taken = photo.get("shotDate") or photo.get("dateAdded")
             if self.since is None or (taken and str(taken)[:10] >= self.since[:10]):
@@ -125,8 +119,8 @@ class KartaView:
 
     def _view(self, photo: Mapping[str, Any], place: Place) -> View:
         taken = photo.get("shotDate") or photo.get("dateAdded")
-        heading = _number(photo.get("heading"))
-        lon, lat = _number(photo.get("lng")), _number(photo.get("lat"))
+        heading = number(photo.get("heading"))
+        lon, lat = number(photo.get("lng")), number(photo.get("lat"))
         return View(
             f"{self.name}/{photo['id']}",
             place.point_id,
@@ -157,11 +151,9 @@ def check_answer(content: bytes, media_type: str) -> Verdict:
     return Verdict("ok")
 
 
-def _number(value: Any) -> float | None:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
+def _picture(key: str, address: str) -> Item:
+    # no key of the user is asked for: one picture that is refused is no reason to stop
+    return Item(key, address, refused="failed")
 
 
 __all__ = ["KartaView", "check_answer"]

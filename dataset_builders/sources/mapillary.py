@@ -1,8 +1,8 @@
-"""Mapillary API v4: coverage tiles say which pictures there are, entities give them.
+"""Mapillary API v4: coverage tiles tell which images there are, entities give their addresses.
 
 https://www.mapillary.com/developer/api-documentation: entities cannot be searched by place at
-scale, coverage tiles (zoom 14, vector) can. Addresses of pictures expire, so ids are what is kept,
-and a picture is fetched as soon as its address is known.
+scale, coverage tiles (zoom 14, vector) can. Addresses of images expire, so ids are what is kept,
+and an image is downloaded as soon as its address is known.
 """
 
 import datetime
@@ -15,11 +15,11 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from ..coordinates import tile_index
-from ..download import Fetcher, Item, Limit, Store, Verdict, check_image
+from ..download import Fetcher, Item, Limit, Store, Verdict
 from ..errors import MissingExtraError, SourceError
 from ..splits import local_xy
 from ..trust import secret_from
-from .street_view import Place, View, read_json, stored_json
+from .street_view import Place, View, images, json_answers, number, read_json
 
 TILES, GRAPH = "https://tiles.mapillary.com", "https://graph.mapillary.com"
 ZOOM = 14
@@ -30,17 +30,17 @@ BATCH = 500
 
 @dataclass(frozen=True)
 class Mapillary:
-    """The nearest pictures to each place.
+    """The nearest images to each place.
 
     Attributes:
-        per_place: how many at most.
-        radius_m: how far from the place they may be.
-        panoramas: True for panoramas only, False for flat pictures only, None for both.
-        size: of the picture: one of the fields `thumb_..._url`.
-        since: ISO 8601 date; older pictures are left out.
-        tiles_url: of the service.
-        graph_url: of the service.
-        key_env: environment variable with the access token.
+        per_place: Largest number of images per place.
+        radius_m: Largest distance from the place, in metres.
+        panoramas: True for panoramas only, False for flat images only, None for both.
+        size: Of the image: one of [`SIZES`].
+        since: ISO 8601 date; older images are left out.
+        tiles_url: Of the service.
+        graph_url: Of the service.
+        key_env: Environment variable with the access token.
     """
 
     per_place: int = 1
@@ -73,7 +73,7 @@ class Mapillary:
 
     @property
     def requests_per_place(self) -> float:
-        """Address and picture; the tiles hold hundreds of places each."""
+        """Address and image; each tile holds hundreds of places."""
         return 2.0 * self.per_place
 
     async def views(
@@ -108,23 +108,21 @@ class Mapillary:
     async def _fetch(
         self, batch: Mapping[str, Place], fetcher: Fetcher, store: Store, secret: str
     ) -> AsyncIterator[View]:
-        missing = [one for one in batch if store.get(self._picture_key(one)) is None]
-        # an address of an earlier run has expired
-        store.forget([self._entity_key(one) for one in missing])
-        async for _ in fetcher.fetch_all(self._entity_items(batch, secret), check_entity):
-            pass
-        views = {}
-        for one, place in batch.items():
-            entity = stored_json(store, self._entity_key(one))
-            if entity and entity.get(self.size):
-                views[self._picture_key(one)] = self._view(entity, place)
-        items = (
-            Item(key, stored_json(store, self._entity_key(key.split("/")[2]))[self.size])
-            for key in views
+        # addresses expire: an image that is still to come needs a fresh one
+        fresh = [one for one in batch if store.settled(self._picture_key(one)) is None]
+        store.forget(self._entity_key(one) for one in fresh)
+        entities = await json_answers(
+            self._entity_items(batch, secret), check_entity, fetcher, store
         )
-        async for fetched in fetcher.fetch_all(items, check_image):
-            if fetched.status == "ok":
-                yield views[fetched.key]
+        found: dict[str, tuple[View, str]] = {}
+        for one, place in batch.items():
+            entity = entities.get(self._entity_key(one)) or {}
+            if isinstance(address := entity.get(self.size), str):
+                found[self._picture_key(one)] = (self._view(one, entity, place), address)
+        # the address holds no key of the user: one that is refused is no reason to stop
+        items = (Item(key, url, refused="failed") for key, (_, url) in found.items())
+        async for key in images(items, fetcher):
+            yield found[key][0]
 
     def _tile_items(self, tiles: Iterable[tuple[int, int]], secret: str) -> Iterator[Item]:
         for x, y in tiles:
@@ -155,11 +153,17 @@ class Mapillary:
         since = 0.0 if self.since is None else _milliseconds(self.since)
         found: dict[str, tuple[str, float, float]] = {}
         for x, y in tiles:
-            content = store.read(f"{self.name}/tile/{ZOOM}/{x}/{y}")
-            for lon, lat, properties in [] if content is None else decode_tile(content, x, y):
+            key = f"{self.name}/tile/{ZOOM}/{x}/{y}"
+            content = store.read(key)
+            try:
+                pictures = [] if content is None else decode_tile(content, x, y)
+            except ValueError as error:  # stored before tiles were checked
+                store.mark([key], "invalid", str(error))
+                continue
+            for lon, lat, properties in pictures:
                 if self.panoramas is not None and bool(properties.get("is_pano")) != self.panoramas:
                     continue
-                if properties.get("captured_at", 0) >= since:
+                if (number(properties.get("captured_at")) or 0.0) >= since:
                     one = str(properties["id"])
                     found[one] = (one, lon, lat)
         return sorted(found.values())
@@ -180,22 +184,27 @@ class Mapillary:
             k=np.arange(1, self.per_place + 1),
             distance_upper_bound=self.radius_m,
         )
-        for number, rank in np.argwhere(np.isfinite(distances)).tolist():
-            chosen.setdefault(pictures[int(np.asarray(indices)[number, rank])][0], places[number])
+        for row, rank in np.argwhere(np.isfinite(distances)).tolist():
+            chosen.setdefault(pictures[int(np.asarray(indices)[row, rank])][0], places[row])
         return chosen
 
-    def _view(self, entity: Mapping[str, Any], place: Place) -> View:
-        geometry = entity.get("computed_geometry") or entity.get("geometry") or {}
-        lon, lat = geometry.get("coordinates", (place.lon, place.lat))
-        heading = entity.get("computed_compass_angle", entity.get("compass_angle"))
-        taken = entity.get("captured_at")
+    def _view(self, one: str, entity: Mapping[str, Any], place: Place) -> View:
+        geometry = entity.get("computed_geometry") or entity.get("geometry")
+        pair = geometry.get("coordinates") if isinstance(geometry, dict) else None
+        lon, lat = (
+            (number(n) for n in pair) if isinstance(pair, list) and len(pair) == 2 else 2 * (None,)
+        )
+        if lon is None or lat is None:
+            lon, lat = place.lon, place.lat
+        heading = number(entity.get("computed_compass_angle", entity.get("compass_angle")))
+        taken = number(entity.get("captured_at"))
         return View(
-            f"{self.name}/{entity['id']}",
+            f"{self.name}/{one}",
             place.point_id,
-            self._picture_key(str(entity["id"])),
-            float(lon),
-            float(lat),
-            None if heading is None else float(heading) % 360,
+            self._picture_key(one),
+            lon,
+            lat,
+            None if heading is None else heading % 360,
             None if taken is None else _date(taken),
             self.name,
             self.licence,
@@ -210,21 +219,29 @@ def decode_tile(content: bytes, x: int, y: int) -> list[tuple[float, float, dict
         content: a Mapbox vector tile.
         x: column of the tile.
         y: row of the tile, southward.
+
+    Raises:
+        ValueError: The content is no vector tile.
     """
     try:
         import mapbox_vector_tile
     except ImportError as error:
         raise MissingExtraError("mapbox-vector-tile", "geo") from error
-    layer = mapbox_vector_tile.decode(content).get("image") or {}
+    try:
+        layer = mapbox_vector_tile.decode(content).get("image") or {}
+        points = [
+            (*one["geometry"]["coordinates"], one["properties"])
+            for one in layer.get("features", [])
+            if "id" in one["properties"] and one["geometry"]["type"] == "Point"
+        ]
+    except Exception as error:  # the decoder has none of its own
+        raise ValueError("no vector tile") from error
     extent, size = layer.get("extent", 4096), 2.0**ZOOM
     found = []
-    for feature in layer.get("features", []):
-        if "id" not in feature["properties"]:
-            continue
-        across, up = feature["geometry"]["coordinates"]
+    for across, up, properties in points:
         column, row = x + across / extent, y + 1 - up / extent
         lat = np.degrees(np.arctan(np.sinh(np.pi * (1 - 2 * row / size))))
-        found.append((column / size * 360 - 180, float(lat), feature["properties"]))
+        found.append((column / size * 360 - 180, float(lat), properties))
     return found
 
 
@@ -232,6 +249,10 @@ def check_tile(content: bytes, media_type: str) -> Verdict:
     """A vector tile; JSON in its place is an error."""
     if content.lstrip()[:1] in (b"{", b"<"):
         return _check_error(content, media_type)
+    try:
+        decode_tile(content, 0, 0)
+    except ValueError as error:
+        return Verdict("invalid", str(error))
     return Verdict("ok")
 
 
@@ -260,8 +281,11 @@ def _milliseconds(text: str) -> float:
     return moment.replace(tzinfo=moment.tzinfo or datetime.UTC).timestamp() * 1000
 
 
-def _date(milliseconds: Any) -> str:
-    moment = datetime.datetime.fromtimestamp(float(milliseconds) / 1000, datetime.UTC)
+def _date(milliseconds: float) -> str | None:
+    try:
+        moment = datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

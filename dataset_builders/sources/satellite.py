@@ -1,4 +1,4 @@
-"""What all sources of satellite pictures share: regions asked for, and one picture for each."""
+"""What all satellite sources share: regions that are asked for, and one image per region."""
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,22 +11,23 @@ from ..download import Fetched, Fetcher, Limit, Store
 
 PICTURE_PX = 256
 OVERSAMPLING = 2
-"""A picture is warped at twice its size and then halved, so that finer pixels do not alias."""
+"""Images are warped at twice their size and then halved, so that finer pixels do not alias."""
+NO_SQUARE = ("no_square", "a picture is laid on a region with four corners")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A region's picture before it is made.
+    """The image of a region before it is made.
 
     Attributes:
-        region: row of the region.
-        image_id: unique and stable.
-        identity: of the contents it is made of; "" if there is none.
-        reason: why there is none; "" if there is one.
-        detail: what was found.
-        fetched_at: seconds since 1970, of the latest piece.
+        region: Row of the region.
+        image_id: Unique and stable.
+        identity: Of the contents it is made of; "" if there is none.
+        reason: Why there is none; "" if there is one.
+        detail: What was found.
+        fetched_at: Unix time in seconds, of the latest part.
         captured_at: ISO 8601, as precise as it is known; None if unknown.
-        is_tile: it is a tile of the provider, byte for byte.
+        is_tile: It is a tile of the provider, byte for byte.
     """
 
     region: Any
@@ -41,79 +42,56 @@ class Picture:
 
 @runtime_checkable
 class SatelliteSource(Protocol):
-    """A provider of pictures from above."""
+    """A provider of satellite images.
 
-    @property
-    def name(self) -> str:
-        """In the ledger and in the column `source`."""
-        ...
+    Attributes:
+        name: In the ledger and in the column `source`.
+        licence: Of the images, as stored with each.
+        attribution: Required by the provider.
+        redistributable: Whether the images may be published; if not, only ids are.
+        price_per_1000: Requests, in the currency of the recipe.
+        limits: By host.
+        requests_per_item: For the estimate of a plan.
+        kilobytes_per_request: For the estimate of a plan; None for what the recipe says.
+        makeup: How the images are made, for the card; "" if they are taken as they are.
+    """
 
-    @property
-    def licence(self) -> str:
-        """Of the pictures, as stored with each."""
-        ...
-
-    @property
-    def attribution(self) -> str:
-        """That the provider asks for."""
-        ...
-
-    @property
-    def redistributable(self) -> bool:
-        """The pictures may be published; if not, only ids are."""
-        ...
-
-    @property
-    def price_per_1000(self) -> float:
-        """Requests, in the currency of the recipe."""
-        ...
-
-    @property
-    def limits(self) -> Mapping[str, Limit]:
-        """By host."""
-        ...
-
-    @property
-    def requests_per_item(self) -> float:
-        """For the estimate of a plan."""
-        ...
-
-    @property
-    def kilobytes_per_request(self) -> float | None:
-        """For the estimate of a plan; None for what the recipe says."""
-        ...
-
-    @property
-    def makeup(self) -> str:
-        """How the pictures are made, for the card; empty if they are taken as they are."""
-        ...
+    name: str
+    licence: str
+    attribution: str
+    redistributable: bool
+    price_per_1000: float
+    limits: Mapping[str, Limit]
+    requests_per_item: float
+    kilobytes_per_request: float | None
+    makeup: str
 
     def keys(self, regions: gpd.GeoDataFrame) -> list[str]:
-        """Everything the regions need, each once, by its key in the ledger."""
+        """Everything that the regions need, each once, by its key in the ledger."""
         ...
 
     def fetch(
         self, regions: gpd.GeoDataFrame, fetcher: Fetcher, store: Store
     ) -> AsyncIterator[Fetched]:
-        """Fetch what the regions need and the store lacks.
+        """Download what the regions need and the store lacks.
 
         Raises:
-            StoppedError: quota used up or key refused.
-            SourceError: a key is not in the environment, or the source has nothing of the kind.
+            StoppedError: Quota exhausted or key refused.
+            SourceError: A key is not in the environment, or the source has nothing of the kind.
         """
         ...
 
     def pictures(self, regions: gpd.GeoDataFrame, store: Store) -> Iterator[Picture]:
-        """What is known of each region's picture, in the order of the regions."""
+        """What is known of the image of each region, in the order of the regions."""
         ...
 
     def read(self, picture: Picture, store: Store) -> bytes | None:
-        """The encoded picture, 256 x 256 pixels; None if it is not there after all."""
+        """The encoded image, 256 x 256 pixels; None if it is not there after all."""
         ...
 
 
 def square_of(shape: Any) -> shapely.Polygon | None:
-    """The region's outline if a picture can be laid on it: one ring of four corners."""
+    """The outline of a region if an image can be laid on it: one ring of four corners."""
     if not isinstance(shape, shapely.Polygon) or len(shape.exterior.coords) != 5:
         return None
     return shape
@@ -127,6 +105,7 @@ def corners_of(square: shapely.Polygon) -> Any:
 
 
 __all__ = [
+    "NO_SQUARE",
     "OVERSAMPLING",
     "PICTURE_PX",
     "Picture",

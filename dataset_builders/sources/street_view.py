@@ -1,15 +1,16 @@
-"""What all sources of street views share: a place asked for, a view found, and the way between.
+"""What all street-view sources share: places that are asked for, and the views found there.
 
-A source turns points along the roads into views, through the network room and nothing else:
-official interfaces only, keys from the environment, every answer checked.
+A source turns points along the roads into views. It uses official interfaces only, downloads
+through the [`Fetcher`] alone, checks every answer, and takes keys from the environment.
 """
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+import math
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from ..download import Check, Fetcher, Item, Limit, Store, Verdict, check_image
+from ..download import Check, Fetcher, Item, Limit, Store, check_image
 
 
 @dataclass(frozen=True)
@@ -17,10 +18,10 @@ class Place:
     """A point where a view is asked for.
 
     Attributes:
-        point_id: stable, from the coordinates.
+        point_id: Stable, from the coordinates.
         lon: WGS-84.
         lat: WGS-84.
-        heading: of the road, degrees clockwise from north.
+        heading: Of the road, degrees clockwise from north.
     """
 
     point_id: str
@@ -31,19 +32,19 @@ class Place:
 
 @dataclass(frozen=True)
 class View:
-    """A street view that was found and fetched.
+    """A street view that was found and downloaded.
 
     Attributes:
-        image_id: unique and stable: source, picture, heading.
-        point_id: of the place it was asked for.
-        key: of its bytes in the store.
-        lon: where the camera stood, WGS-84.
-        lat: likewise.
-        heading: of the camera, degrees clockwise from north; None if unknown.
+        image_id: Unique and stable: source, image, heading.
+        point_id: Of the place it was asked for.
+        key: Of its bytes in the store.
+        lon: Of the camera, WGS-84.
+        lat: Likewise.
+        heading: Of the camera, degrees clockwise from north; None if unknown.
         captured_at: ISO 8601, as precise as it is known; None if unknown.
-        source: of the picture.
-        licence: of the picture.
-        attribution: that must be shown with it.
+        source: Name of the source.
+        licence: Of the image.
+        attribution: To be shown with it.
     """
 
     image_id: str
@@ -63,12 +64,12 @@ class StreetViewSource(Protocol):
     """A provider of street views.
 
     Attributes:
-        name: in the ledger and in the column `source`.
-        licence: of the pictures.
-        redistributable: they may be published; if not, only ids are.
-        limits: by host.
-        requests_per_place: for the estimate of a plan.
-        price_per_1000: pictures.
+        name: In the ledger and in the column `source`.
+        licence: Of the images.
+        redistributable: Whether the images may be published; if not, only ids are.
+        limits: By host.
+        requests_per_place: For the estimate of a plan.
+        price_per_1000: Images.
     """
 
     name: str
@@ -79,34 +80,49 @@ class StreetViewSource(Protocol):
     price_per_1000: float
 
     def views(self, places: Sequence[Place], fetcher: Fetcher, store: Store) -> AsyncIterator[View]:
-        """The views at the places; what is in the store is not asked for again.
+        """The views at the places; nothing that is in the store is requested again.
 
         Raises:
-            StoppedError: quota used up or key refused.
+            StoppedError: Quota exhausted or key refused.
         """
         ...
 
     def pictures(
         self, rows: Sequence[Mapping[str, Any]], fetcher: Fetcher, store: Store
     ) -> AsyncIterator[tuple[str, str]]:
-        """Fetch pictures again that a dataset names but does not hold.
+        """Download the images that a dataset names but does not hold.
 
         Args:
-            rows: of the table of street views: `image_id`, `lon`, `lat`, `heading`, `point_id`.
-            fetcher: of the pictures.
-            store: that takes them.
+            rows: Of the table of street views: `image_id`, `lon`, `lat`, `heading`, `point_id`.
+            fetcher: Of the images.
+            store: That takes them.
 
         Yields:
-            The id of each picture that was found, and its key in the store.
+            The id of each image that was found, and its key in the store.
         """
         ...
+
+
+async def json_answers(
+    items: Iterable[Item], check: Check, fetcher: Fetcher, store: Store
+) -> dict[str, Any]:
+    """Download JSON answers; returns those that are "ok", by key."""
+    keys = [one.key async for one in fetcher.fetch_all(items, check) if one.status == "ok"]
+    return {key: stored_json(store, key) for key in keys}
+
+
+async def images(items: Iterable[Item], fetcher: Fetcher, check: Check = check_image) -> Any:
+    """Download images; yields the keys of those that are "ok"."""
+    async for fetched in fetcher.fetch_all(items, check):
+        if fetched.status == "ok":
+            yield fetched.key
 
 
 def read_json(content: bytes) -> Any:
     """JSON, or None if it is none."""
     try:
         return json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -116,37 +132,22 @@ def stored_json(store: Store, key: str) -> Any:
     return None if content is None else read_json(content)
 
 
-def json_check(statuses: Mapping[str, str], field_name: str = "status") -> Check:
-    """A check of JSON answers that carry a status of their own.
-
-    Args:
-        statuses: from the provider's words to the ledger's states; others are "invalid".
-        field_name: where the provider puts it.
-    """
-
-    def check(content: bytes, media_type: str) -> Verdict:
-        answer = read_json(content)
-        if not isinstance(answer, dict):
-            return Verdict("invalid", f"{media_type or 'an answer'} that is no JSON object")
-        said = str(answer.get(field_name, ""))
-        state: Any = statuses.get(said, "invalid")
-        return Verdict(state, f"{field_name} {said}" if state != "ok" else "")
-
-    return check
+def number(value: Any) -> float | None:
+    """A finite number, or None: fields of an answer may be missing, or anything."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) else None
 
 
 __all__ = [
-    "Check",
-    "Fetcher",
-    "Item",
-    "Limit",
     "Place",
-    "Store",
     "StreetViewSource",
-    "Verdict",
     "View",
-    "check_image",
-    "json_check",
+    "images",
+    "json_answers",
+    "number",
     "read_json",
     "stored_json",
 ]

@@ -1,7 +1,7 @@
-"""Satellite pictures from map tiles: one picture of 256 x 256 pixels for each region.
+"""Satellite images from map tiles: one image of 256 x 256 pixels per region.
 
-A region that is a tile gets the tile as it is, byte for byte. Any other square gets a picture made
-of the tiles that cover it, laid so that its corners are the picture's corners.
+A region that is a tile gets the tile as it is, byte for byte. Any other square gets an image made
+of the tiles that cover it, laid so that the corners of the square are those of the image.
 """
 
 import io
@@ -23,11 +23,12 @@ from ..errors import SourceError
 from ..files import digest
 from ..images import encode_image
 from ..trust import secret_from
-from .satellite import OVERSAMPLING, PICTURE_PX, Picture, corners_of, square_of
+from .satellite import NO_SQUARE, OVERSAMPLING, PICTURE_PX, Picture, corners_of, square_of
 
 TILE_PX = 256
 PATCHES = 8
-REGIONS_AT_ONCE = 10_000
+QUALITY = 90
+Tile = tuple[int, int]
 PLACEHOLDERS = {"z", "x", "y", "key"}
 # names in WMTS templates for the same numbers
 WMTS_NAMES = {"TileMatrix": "z", "TileCol": "x", "TileRow": "y"}
@@ -38,18 +39,18 @@ class TileSource:
     """A provider of map tiles.
 
     Attributes:
-        name: in the ledger and in the column `source`.
-        url: template with {z}, {x} and {y} (or WMTS's {TileMatrix}, {TileCol}, {TileRow}), and
+        name: In the ledger and in the column `source`.
+        url: Template with {z}, {x} and {y} (or WMTS's {TileMatrix}, {TileCol}, {TileRow}), and
             {key} where the provider takes it in the path.
-        zoom: of the tiles.
+        zoom: Of the tiles.
         scheme: "xyz" (also WMTS in Web Mercator), "tms" or "baidu".
-        licence: of the pictures, as stored with each.
-        attribution: that the provider asks for.
-        redistributable: the pictures may be published; if not, only ids are.
-        key_env: environment variable that holds the key, if one is needed.
-        key_param: query parameter that takes the key; None if the template does.
-        limit: requests that the host is asked to bear.
-        price_per_1000: requests, in the currency of the recipe.
+        licence: Of the images, as stored with each.
+        attribution: Required by the provider.
+        redistributable: Whether the images may be published; if not, only ids are.
+        key_env: Environment variable with the key, if one is needed.
+        key_param: Query parameter that takes the key; None if the template does.
+        limit: Rate and concurrency of requests to the host.
+        price_per_1000: Requests, in the currency of the recipe.
     """
 
     name: str
@@ -63,6 +64,8 @@ class TileSource:
     key_param: str | None = None
     limit: Limit = field(default_factory=Limit)
     price_per_1000: float = 0.0
+
+    requests_per_item, kilobytes_per_request, makeup = 1.0, None, ""
 
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:
@@ -84,71 +87,89 @@ class TileSource:
         return template
 
     @property
-    def limits(self) -> dict[str, Limit]:
+    def limits(self) -> Mapping[str, Limit]:
         """By host."""
         return {urlsplit(self.url).hostname or "": self.limit}
 
-    @property
-    def requests_per_item(self) -> float:
-        """A tile is one request."""
-        return 1.0
-
-    @property
-    def kilobytes_per_request(self) -> float | None:
-        """As the recipe estimates it."""
-        return None
-
-    @property
-    def makeup(self) -> str:
-        """Tiles are taken as they are."""
-        return ""
-
     def keys(self, regions: gpd.GeoDataFrame) -> list[str]:
         """The tiles of all regions, each once, by their keys in the ledger."""
-        return [self.key_of(*tile) for tile in needed_tiles(self, regions)]
+        return [self.key_of(*tile) for tile in self.tiles(regions)]
+
+    def tiles(self, regions: gpd.GeoDataFrame) -> list[Tile]:
+        """The tiles of all regions, each once, sorted."""
+        if self._is_grid(regions):
+            columns, rows = regions["tile_x"].astype(int), regions["tile_y"].astype(int)
+            return sorted({*zip(columns.tolist(), rows.tolist(), strict=True)})
+        squares = (square for shape in regions.geometry if (square := square_of(shape)) is not None)
+        return sorted({tile for square in squares for tile in self.covering(square)})
+
+    def covering(self, square: shapely.Polygon) -> list[Tile]:
+        """The tiles that cover a polygon with four corners, EPSG:4326; sorted."""
+        return _covering(_mesh(self, square))
 
     async def fetch(
         self, regions: gpd.GeoDataFrame, fetcher: Fetcher, store: Store
     ) -> AsyncIterator[Fetched]:
-        """Fetch the tiles of all regions that are not in the store.
-
-        Raises:
-            StoppedError: quota used up or key refused.
-            SourceError: the key is not in the environment.
-        """
-        missing = [
-            tile
-            for tile in needed_tiles(self, regions)
+        """See [`SatelliteSource`]; the tiles that are not in the store."""
+        missing = (
+            self.item(*tile)
+            for tile in self.tiles(regions)
             if store.settled(self.key_of(*tile)) is None
-        ]
-        # a tile that is a region must show something; a piece of a picture may be open sea
-        check = check_image if is_tile_grid(self, regions) else check_piece
-        async for fetched in fetcher.fetch_all(items(self, missing), check):
+        )
+        # a tile that is a region must show something; a part of an image may be open sea
+        check = check_image if self._is_grid(regions) else check_piece
+        async for fetched in fetcher.fetch_all(missing, check):
             yield fetched
 
     def pictures(self, regions: gpd.GeoDataFrame, store: Store) -> Iterator[Picture]:
-        """What is known of each region's picture, in the order of the regions."""
-        whole = is_tile_grid(self, regions)
+        """See [`SatelliteSource`]."""
+        is_grid = self._is_grid(regions)
         for region in regions.itertuples(index=False):
-            if whole:
-                pieces = [(int(region.tile_x), int(region.tile_y))]
-                image_id = self.key_of(*pieces[0])
+            if is_grid:
+                tiles = [(int(region.tile_x), int(region.tile_y))]
+                yield self._picture(region, self.key_of(*tiles[0]), tiles, store, True)
+                continue
+            image_id = f"{self.name}/{self.zoom}/{region.region_id}"
+            if (square := square_of(region.geometry)) is None:
+                yield Picture(region, image_id, "", *NO_SQUARE)
             else:
-                square = square_of(region.geometry)
-                image_id = f"{self.name}/{self.zoom}/{region.region_id}"
-                if square is None:
-                    detail = "a picture is laid on a region with four corners"
-                    yield Picture(region, image_id, "", "no_square", detail)
-                    continue
-                pieces = tiles_of(self, [square])
-            yield _picture(self, region, image_id, pieces, store, whole)
+                yield self._picture(region, image_id, self.covering(square), store, False)
 
     def read(self, picture: Picture, store: Store) -> bytes | None:
-        """The picture; None if a tile is not there."""
+        """See [`SatelliteSource`]."""
         region = picture.region
         if picture.is_tile:
-            return tile_picture(self, int(region.tile_x), int(region.tile_y), store)
-        return region_picture(self, region.geometry, store)
+            return store.read(self.key_of(int(region.tile_x), int(region.tile_y)))
+        return self.mosaic(region.geometry, store)
+
+    def mosaic(self, square: shapely.Polygon, store: Store) -> bytes | None:
+        """The image of a square that is no tile, with the north of its own grid up.
+
+        The square is cut into patches, each a quadrilateral on the plane of the tiles: in degrees a
+        square kilometre is straight to within centimetres, but the plane of Baidu's tiles is not.
+
+        Args:
+            square: EPSG:4326.
+            store: With the tiles.
+
+        Returns:
+            256 x 256 pixels as JPEG; None if a tile is missing.
+        """
+        mesh = _mesh(self, square)
+        contents: dict[Tile, bytes] = {}
+        for tile in _covering(mesh):
+            if (content := store.read(self.key_of(*tile))) is None:
+                return None
+            contents[tile] = content
+        mosaic, origin = _joined(self.scheme, contents)
+        pixels = (mesh - origin) * TILE_PX
+        if self.scheme != "xyz":
+            pixels[..., 1] = mosaic.height - pixels[..., 1]  # rows of images go south
+        size = PICTURE_PX * OVERSAMPLING
+        warped = mosaic.transform(
+            (size, size), Image.Transform.MESH, _patches(pixels, size), Image.Resampling.BILINEAR
+        )
+        return encode_image(warped.reduce(OVERSAMPLING), "JPEG", QUALITY)
 
     def key_of(self, x: int, y: int) -> str:
         """The tile's name in the ledger."""
@@ -165,103 +186,28 @@ class TileSource:
         params = {self.key_param: secret} if self.key_param else {}
         return Item(self.key_of(x, y), url, params, secret=secret)
 
+    def _is_grid(self, regions: gpd.GeoDataFrame) -> bool:
+        """Whether every region is a tile of the source, and the tile its image, byte for byte."""
+        if "tile_z" not in regions or len(regions) == 0:
+            return False
+        schemes = regions["region_id"].str.partition("_")[0]
+        return bool((schemes == self.scheme).all() and (regions["tile_z"] == self.zoom).all())
 
-def is_tile_grid(source: TileSource, regions: gpd.GeoDataFrame) -> bool:
-    """Whether every region is a tile of the source, which then is its picture, byte for byte."""
-    if "tile_z" not in regions or len(regions) == 0:
-        return False
-    schemes = regions["region_id"].str.partition("_")[0]
-    return bool((schemes == source.scheme).all() and (regions["tile_z"] == source.zoom).all())
-
-
-def needed_tiles(source: TileSource, regions: gpd.GeoDataFrame) -> list[tuple[int, int]]:
-    """The tiles of all regions, each once, sorted."""
-    if is_tile_grid(source, regions):
-        pairs = zip(regions["tile_x"].tolist(), regions["tile_y"].tolist(), strict=True)
-        return sorted({(int(x), int(y)) for x, y in pairs})
-    squares = [square for shape in regions.geometry if (square := square_of(shape)) is not None]
-    found: set[tuple[int, int]] = set()
-    for start in range(0, len(squares), REGIONS_AT_ONCE):
-        found.update(tiles_of(source, squares[start : start + REGIONS_AT_ONCE]))
-    return sorted(found)
-
-
-def tiles_of(source: TileSource, regions: Sequence[shapely.Polygon]) -> list[tuple[int, int]]:
-    """The tiles that cover the regions, each once, sorted.
-
-    Args:
-        source: of the tiles.
-        regions: polygons with four corners, EPSG:4326.
-    """
-    found: set[tuple[int, int]] = set()
-    for region in regions:
-        found.update(_covering(_mesh(source, region)))
-    return sorted(found)
-
-
-def items(source: TileSource, tiles: Sequence[tuple[int, int]]) -> Iterator[Item]:
-    """The requests for tiles."""
-    return (source.item(x, y) for x, y in tiles)
-
-
-def tile_picture(source: TileSource, x: int, y: int, store: Store) -> bytes | None:
-    """The picture of a region that is a tile: the tile itself; None if it is not there."""
-    return store.read(source.key_of(x, y))
-
-
-def region_picture(
-    source: TileSource, region: shapely.Polygon, store: Store, quality: int = 90
-) -> bytes | None:
-    """The picture of a square that is no tile, north (of the square's own grid) up.
-
-    The square is cut into patches, each a quadrilateral of the tiles' plane: in degrees a square
-    of a kilometre is straight to within centimetres, but the plane of Baidu's tiles is not.
-
-    Args:
-        source: of the tiles.
-        region: square, EPSG:4326, corners from the south-west counter-clockwise.
-        store: with the tiles fetched.
-        quality: of the JPEG.
-
-    Returns:
-        256 x 256 pixels as JPEG; None if a tile is missing.
-    """
-    mesh = _mesh(source, region)
-    tiles = _covering(mesh)
-    contents: dict[tuple[int, int], bytes] = {}
-    for tile in tiles:
-        if (content := store.read(source.key_of(*tile))) is None:
-            return None
-        contents[tile] = content
-    mosaic, origin = _mosaic(source, contents)
-    pixels = (mesh - origin) * TILE_PX
-    if source.scheme != "xyz":
-        pixels[..., 1] = mosaic.height - pixels[..., 1]  # rows of pictures go south
-    size = PICTURE_PX * OVERSAMPLING
-    warped = mosaic.transform(
-        (size, size), Image.Transform.MESH, _patches(pixels, size), Image.Resampling.BILINEAR
-    )
-    return encode_image(warped.reduce(OVERSAMPLING), "JPEG", quality)
-
-
-def _picture(
-    source: TileSource,
-    region: Any,
-    image_id: str,
-    pieces: list[tuple[int, int]],
-    store: Store,
-    is_tile: bool,
-) -> Picture:
-    found = [store.get(source.key_of(*piece)) for piece in pieces]
-    for piece, one in zip(pieces, found, strict=True):
-        if one is None or one.status != "ok":
-            status = "not_fetched" if one is None else one.status
-            detail = f"tile {source.key_of(*piece)}: {one.detail if one else 'never asked for'}"
-            return Picture(region, image_id, "", status, detail)
-    known = [one for one in found if one is not None]
-    latest = max(one.fetched_at for one in known)
-    identity = digest([one.sha256 for one in known])
-    return Picture(region, image_id, identity, fetched_at=latest, is_tile=is_tile)
+    def _picture(
+        self, region: Any, image_id: str, tiles: Sequence[Tile], store: Store, is_tile: bool
+    ) -> Picture:
+        found: list[Fetched] = []
+        for tile in tiles:
+            one = store.get(key := self.key_of(*tile))
+            if one is None:
+                detail = f"tile {key}: never asked for"
+                return Picture(region, image_id, "", "not_fetched", detail)
+            if one.status != "ok":
+                return Picture(region, image_id, "", one.status, f"tile {key}: {one.detail}")
+            found.append(one)
+        latest = max(one.fetched_at for one in found)
+        identity = digest([one.sha256 for one in found])
+        return Picture(region, image_id, identity, fetched_at=latest, is_tile=is_tile)
 
 
 def _mesh(source: TileSource, region: shapely.Polygon) -> NDArray[np.float64]:
@@ -271,7 +217,7 @@ def _mesh(source: TileSource, region: shapely.Polygon) -> NDArray[np.float64]:
     """
     if square_of(region) is None:
         raise SourceError(
-            "A picture is made of a region with four corners, got a "
+            "An image is made of a region with four corners, got a "
             f"{region.geom_type} with {shapely.get_num_coordinates(region) - 1}. "
             "Take square regions or tiles."
         )
@@ -289,7 +235,7 @@ def _mesh(source: TileSource, region: shapely.Polygon) -> NDArray[np.float64]:
 def _patches(
     pixels: NDArray[np.float64], size: int
 ) -> list[tuple[tuple[int, int, int, int], tuple[float, ...]]]:
-    """For each patch its box in the picture, and its corners in the mosaic."""
+    """For each patch its box in the image, and its corners in the mosaic."""
     edges = np.linspace(0, size, PATCHES + 1).astype(int)
     return [
         (
@@ -301,16 +247,14 @@ def _patches(
     ]
 
 
-def _covering(mesh: NDArray[np.float64]) -> list[tuple[int, int]]:
+def _covering(mesh: NDArray[np.float64]) -> list[Tile]:
     low = np.floor(mesh.min(axis=(0, 1)) + 1e-9).astype(int)
     high = np.ceil(mesh.max(axis=(0, 1)) - 1e-9).astype(int)
     return [(x, y) for x in range(low[0], high[0]) for y in range(low[1], high[1])]
 
 
-def _mosaic(
-    source: TileSource, contents: Mapping[tuple[int, int], bytes]
-) -> tuple[Image.Image, NDArray[np.float64]]:
-    """The tiles as one picture, and the plane's position of its corner of least x and y."""
+def _joined(scheme: str, contents: Mapping[Tile, bytes]) -> tuple[Image.Image, NDArray[np.float64]]:
+    """The tiles as one image, and the position of its corner of least x and y on their plane."""
     columns, rows = (np.array(axis) for axis in zip(*contents, strict=True))
     wide, high = np.ptp(columns) + 1, np.ptp(rows) + 1
     mosaic = Image.new("RGB", (int(wide) * TILE_PX, int(high) * TILE_PX))
@@ -318,17 +262,9 @@ def _mosaic(
         tile: Any = Image.open(io.BytesIO(content)).convert("RGB")
         if tile.size != (TILE_PX, TILE_PX):
             tile = tile.resize((TILE_PX, TILE_PX), Image.Resampling.LANCZOS)  # 512 px tiles
-        down = y - rows.min() if source.scheme == "xyz" else rows.max() - y
+        down = y - rows.min() if scheme == "xyz" else rows.max() - y
         mosaic.paste(tile, (int(x - columns.min()) * TILE_PX, int(down) * TILE_PX))
     return mosaic, np.array([columns.min(), rows.min()], dtype=np.float64)
 
 
-__all__ = [
-    "TileSource",
-    "is_tile_grid",
-    "items",
-    "needed_tiles",
-    "region_picture",
-    "tile_picture",
-    "tiles_of",
-]
+__all__ = ["TileSource"]

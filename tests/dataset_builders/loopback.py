@@ -33,8 +33,8 @@ class Loopback(ThreadingHTTPServer):
     Attributes:
         asked: how often each name was asked for.
         requests: all requests, in order.
-        answers: by name, `(status, headers, body)` in place of the right answer, used up in turn;
-            a number cuts the right answer short.
+        answers: by name or path, `(status, headers, body)` in place of the right answer, used
+            up in turn; a number cuts the right answer short.
         delay_s: before each answer.
     """
 
@@ -86,7 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
         with server.lock:
             server.asked[name] += 1
             server.requests.append(request)
-            planned = server.answers[name]
+            planned = server.answers[name] or server.answers[parts.path]
             fault = planned.pop(0) if planned else None
         time.sleep(server.delay_s)
         cut = fault if isinstance(fault, int) else None

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import re
+import sqlite3
 import sys
 from functools import partial
 from pathlib import Path
@@ -459,3 +460,24 @@ def test_an_unknown_place_is_told(write, provider, tmp_path, capsys):
     path = write(boundary={"place": "Nowhere", "nominatim_url": f"{provider.url}/nominatim"})
     assert main(["plan", str(path), "--output_dir", str(tmp_path / "run")]) == 2
     assert "Nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["truncated", "altered", "missing"])
+def test_damaged_downloads_are_downloaded_anew_by_the_same_build(write, provider, tmp_path, how):
+    recipe, run = read_recipe(write()), tmp_path / "run"
+    first = quick_build(recipe, run).dataset.rename(tmp_path / "first")
+    asked = dict(provider.asked)
+    with sqlite3.connect(run / "cache" / "ledger.sqlite") as database:
+        wanted = "SELECT sha256 FROM fetched WHERE status = 'ok' AND key LIKE ? LIMIT 2"
+        hashes = [
+            sha for one in ("demo/%", "baidu/%") for (sha,) in database.execute(wanted, [one])
+        ]
+    for sha256 in hashes:
+        path = run / "cache" / "content" / sha256[:2] / sha256
+        content = path.read_bytes()
+        path.unlink()
+        if how != "missing":
+            path.write_bytes(content[:-1] if how == "truncated" else content[:-1] + b"\0")
+    _assert_same(quick_build(recipe, run).dataset, first)
+    again = {name: count - asked[name] for name, count in provider.asked.items()}
+    assert sorted(again.values())[-5:] == [0, 1, 1, 1, 1]

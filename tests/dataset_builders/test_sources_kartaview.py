@@ -1,11 +1,7 @@
 """KartaView's interface on the loopback address, with its faults."""
 
 import asyncio
-import collections
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlparse
 
 import pytest
 
@@ -14,79 +10,46 @@ from dataset_builders.errors import SourceError
 from dataset_builders.sources.kartaview import KartaView
 from dataset_builders.sources.street_view import Place, StreetViewSource
 
+from .loopback import Loopback, as_json
 from .provider import drawn
 
 PLACES = [Place(f"p{n}", 11.5 + n / 100, 48.1) for n in range(3)]
 
 
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-
+class Server(Loopback):
     def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.asked = collections.Counter()
-        self.faults = collections.defaultdict(list)
-        self.photos = {}
-        for n, place in enumerate(PLACES):
-            for k in range(3):
-                one = str(100 * n + k)
-                self.photos[one] = {
-                    "id": one,
-                    "lat": str(place.lat + k * 1e-5),
-                    "lng": str(place.lon),
-                    "heading": "370.5",
-                    "shotDate": f"202{k}-05-01 10:00:00",
-                    "fileurlProc": f"{self.url}/files/{one}.jpg",
-                }
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+        super().__init__()
+        self.photos = {
+            str(100 * n + k): {
+                "id": str(100 * n + k),
+                "lat": str(place.lat + k * 1e-5),
+                "lng": str(place.lon),
+                "heading": "370.5",
+                "shotDate": f"202{k}-05-01 10:00:00",
+                "fileurlProc": f"{self.url}/files/{100 * n + k}.jpg",
+            }
+            for n, place in enumerate(PLACES)
+            for k in range(3)
+        }
 
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}"
+    def name(self, request):
+        near = f"@{float(request.query['lng']):.2f}" if "lng" in request.query else ""
+        return request.path + near
 
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_):
-        pass
-
-    def do_GET(self):
-        parts = urlparse(self.path)
-        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        name = parts.path + (f"@{float(query['lng']):.2f}" if "lng" in query else "")
-        self.server.asked[name] += 1
-        status, headers, body = 200, {"Content-Type": "application/json"}, b""
-        if parts.path.startswith("/files/"):
-            headers, body = {"Content-Type": "image/jpeg"}, drawn(parts.path, (64, 48))
-        elif "lng" in query:
-            number = round((float(query["lng"]) - 11.5) * 100)
-            near = [p for one, p in self.server.photos.items() if int(one) // 100 == number]
-            body = json.dumps({"status": {"httpCode": 200}, "result": {"data": near}}).encode()
-        else:
-            photo = self.server.photos.get(parts.path.split("/")[-1])
-            body = json.dumps({"status": {"httpCode": 200}, "result": {"data": photo}}).encode()
-        cut = None
-        if self.server.faults[name]:
-            fault = self.server.faults[name].pop(0)
-            if isinstance(fault, int):
-                cut = fault
-            else:
-                status, headers, body = fault
-        self.send_response(status)
-        for one, value in headers.items():
-            self.send_header(one, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body[:cut])
-        self.close_connection = cut is not None
+    def answer(self, request):
+        if request.path.startswith("/files/"):
+            return 200, {"Content-Type": "image/jpeg"}, drawn(request.path, (64, 48))
+        data = self.photos.get(request.path.split("/")[-1])
+        if "lng" in request.query:
+            number = round((float(request.query["lng"]) - 11.5) * 100)
+            data = [one for name, one in self.photos.items() if int(name) // 100 == number]
+        return as_json({"status": {"httpCode": 200}, "result": {"data": data}})
 
 
 @pytest.fixture
 def server():
     with Server() as one:
         yield one
-        one.shutdown()
 
 
 def views(source, folder, places=PLACES):
@@ -154,9 +117,9 @@ def test_old_photos_can_be_left_out(server, tmp_path):
 
 def test_faults_are_retried_or_left_out(server, tmp_path):
     near = [f"/2.0/photo/@{place.lon:.2f}" for place in PLACES]
-    server.faults[near[0]] = [(429, {"Retry-After": "0"}, b"")]
-    server.faults[near[1]] = [(200, {"Content-Type": "text/html"}, b"<html></html>")]
-    server.faults["/files/200.jpg"] = [100]
+    server.answers[near[0]] = [(429, {"Retry-After": "0"}, b"")]
+    server.answers[near[1]] = [(200, {"Content-Type": "text/html"}, b"<html></html>")]
+    server.answers["/files/200.jpg"] = [100]
     found = views(KartaView(base_url=server.url), tmp_path)
     assert [view.image_id for view in found] == ["kartaview/0", "kartaview/200"]
     assert server.asked["/files/200.jpg"] == 2
@@ -166,9 +129,16 @@ def test_faults_are_retried_or_left_out(server, tmp_path):
 @pytest.mark.parametrize(("code", "said"), [(403, "denied"), (429, "quota")])
 def test_errors_with_http_200_stop_the_run(server, tmp_path, code, said):
     body = json.dumps({"status": {"httpCode": code}}).encode()
-    server.faults[f"/2.0/photo/@{PLACES[0].lon:.2f}"] = [(200, {}, body)]
+    server.answers[f"/2.0/photo/@{PLACES[0].lon:.2f}"] = [(200, {}, body)]
     with pytest.raises(StoppedError, match=said):
         views(KartaView(base_url=server.url), tmp_path)
+
+
+def test_a_photo_that_is_refused_does_not_end_the_run(server, tmp_path):
+    server.answers["/files/0.jpg"] = [(403, {}, b"")]
+    source = KartaView(base_url=server.url)
+    assert [view.image_id for view in views(source, tmp_path)] == ["kartaview/100", "kartaview/200"]
+    assert len(views(source, tmp_path)) == 3  # asked for anew by the next run
 
 
 def test_no_photo_is_no_view(server, tmp_path):

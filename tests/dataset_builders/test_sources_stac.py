@@ -15,9 +15,9 @@ from PIL import Image
 from dataset_builders.city.build import build
 from dataset_builders.city.planning import plan
 from dataset_builders.city.recipe import read_recipe
-from dataset_builders.download import Fetcher, Limit, StoppedError, Store
+from dataset_builders.download import Fetched, Fetcher, Limit, StoppedError, Store
 from dataset_builders.errors import SourceError
-from dataset_builders.sources import stac
+from dataset_builders.sources import remote_geotiff
 from dataset_builders.sources.stac import StacSource
 from dataset_builders.storage import read_metadata, read_rejects, read_table
 
@@ -34,7 +34,6 @@ PART = 2**11  # files are small here
 def catalogue():
     with StacCatalogue() as server:
         yield server
-        server.shutdown()
 
 
 def utm(epsg=32650):
@@ -176,7 +175,7 @@ def test_the_least_cloudy_item_of_all_pages_is_taken(catalogue, tmp_path):
 
 
 def test_only_the_parts_that_are_needed_are_read_and_each_once(catalogue, tmp_path, monkeypatch):
-    monkeypatch.setattr(stac, "PART_BYTES", PART)
+    monkeypatch.setattr(remote_geotiff, "PART_BYTES", PART)
     catalogue.add("A", footprint(), bands(), 3.0)
     wanted = [square(300.0, EAST + 300 * i, NORTH) for i in range(4)]
     found = source(catalogue)
@@ -248,6 +247,17 @@ def test_an_item_without_a_band_is_passed_over(catalogue, tmp_path):
         fetch(tmp_path, found, regions(square()))
 
 
+def test_addresses_of_no_web_server_are_refused_before_anything_is_asked_for(catalogue, tmp_path):
+    catalogue.add("A", footprint(), bands(), 0.0)
+    catalogue.items[0]["assets"]["red"]["href"] = "s3://bucket/A-red.tif?sig=S1GN"
+    with pytest.raises(SourceError, match=r"such as s3://bucket/A-red\.tif, which cannot be read"):
+        fetch(tmp_path, source(catalogue), regions(square()))
+    assert set(catalogue.asked) == {"/search"}
+    catalogue.add("B", footprint(), bands(), 9.0)  # cloudier, and to be had
+    (known,), _ = fetch(tmp_path, source(catalogue), regions(square()))
+    assert json.loads(known.detail)["items"] == ["B"]
+
+
 def test_gaps_are_filled_by_the_next_item_or_the_picture_is_missing(catalogue, tmp_path):
     def west_half(east, north):
         return east < EAST + 500
@@ -297,7 +307,7 @@ def test_a_region_beside_all_items_is_missing(catalogue, tmp_path):
 def test_files_that_cannot_be_read_are_told(
     catalogue, tmp_path, monkeypatch, prepare, reason, detail
 ):
-    monkeypatch.setattr(stac, "PART_BYTES", PART)
+    monkeypatch.setattr(remote_geotiff, "PART_BYTES", PART)
     catalogue.add("A", footprint(), bands(), 1.0)
     prepare(catalogue)
     (known,), _ = fetch(tmp_path, source(catalogue), regions(square()))
@@ -315,14 +325,14 @@ def test_what_fails_for_the_moment_is_asked_for_again(catalogue, tmp_path):
 
 
 def test_a_part_in_the_middle_of_a_file_that_is_lost_is_no_data(catalogue, tmp_path, monkeypatch):
-    monkeypatch.setattr(stac, "PART_BYTES", PART)
+    monkeypatch.setattr(remote_geotiff, "PART_BYTES", PART)
     catalogue.add("A", footprint(), bands(), 1.0)
     fetch(tmp_path / "whole", source(catalogue), regions(square()))
     asked = [name for name in catalogue.asked if name.startswith("/files/A-red.tif")]
     store = Store(tmp_path / "lost")
     last = max(int(name.split("=")[1].split("-")[0]) // PART for name in asked)
     assert last > 0
-    store.put(stac.Fetched(f"waves/A/red/{last}", "missing", 404, detail="HTTP 404"))
+    store.put(Fetched(f"waves/A/red/{last}", "missing", 404, detail="HTTP 404"))
     store.close()
     (known,), _ = fetch(tmp_path / "lost", source(catalogue), regions(square()))
     assert (known.reason, known.detail) == ("missing", "no item here; A: HTTP 404")
@@ -334,6 +344,7 @@ def test_a_part_in_the_middle_of_a_file_that_is_lost_is_no_data(catalogue, tmp_p
         ((200, {}, b'{"features": [], "links": []}'), "no item of 'waves'"),
         ((200, {"Content-Type": "text/html"}, b"<html/>"), "address of a STAC API"),
         ((404, {}, b""), "address of a STAC API"),
+        ((200, {}, b'{"features": [{"id": 1, "bbox": "here"}]}'), "address of a STAC API"),
     ],
 )
 def test_a_catalogue_that_has_nothing_is_told(catalogue, tmp_path, answer, message):

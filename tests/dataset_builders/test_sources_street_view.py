@@ -1,150 +1,97 @@
 import asyncio
-import collections
+import hashlib
 import io
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlparse
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from dataset_builders.coordinates import tile_index, tile_position
-from dataset_builders.download import Fetcher, Limit, StoppedError, Store
+from dataset_builders.download import Fetched, Fetcher, Limit, StoppedError, Store
 from dataset_builders.errors import SourceError
 from dataset_builders.sources.baidu import BaiduPanorama
 from dataset_builders.sources.google import GoogleStreetView
 from dataset_builders.sources.mapillary import Mapillary, decode_tile
 from dataset_builders.sources.street_view import Place, StreetViewSource
 
+from .loopback import Loopback, as_json
+from .provider import drawn
+
 LIMITS = {"127.0.0.1": Limit(2000, 16)}
 PLACES = [Place(f"p{n}", 116.3 + n / 1000, 39.9, heading=30.0) for n in range(4)]
 
 
-def picture(text, size):
-    rng = np.random.default_rng(abs(hash(text)) % 2**32)
-    buffer = io.BytesIO()
-    pixels = rng.integers(0, 256, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8)
-    Image.fromarray(pixels).resize(size).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-class Provider(ThreadingHTTPServer):
-    """Speaks as Google's and Baidu's street view services do."""
-
-    daemon_threads = True
+class Provider(Loopback):
+    """Speaks as the street-view services of Google, Baidu and Mapillary do."""
 
     def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.asked = collections.Counter()
-        self.queries = []
-        self.google_status = {}
-        self.baidu_status = {}
+        super().__init__()
+        self.google_status, self.baidu_status = {}, {}
         self.mapillary_error = None
         self.served = 0
-        threading.Thread(target=self.serve_forever, daemon=True).start()
 
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_):
-        pass
-
-    def do_GET(self):
-        parts = urlparse(self.path)
-        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        self.server.asked[parts.path] += 1
-        self.server.queries.append((parts.path, query))
-        answers = {
-            "/maps/api/streetview/metadata": self.google_metadata,
-            "/maps/api/streetview": self.google_picture,
-            "/panorama/v2": self.baidu_picture,
-        }
-        if parts.path.startswith("/maps/vtp/"):
-            body, kind = self.mapillary_tile(parts.path, query)
-        elif parts.path.startswith("/expiring/"):
-            body, kind = picture(parts.path, (640, 480)), "image/jpeg"
-        else:
-            body, kind = answers.get(parts.path, self.mapillary_entity)(query)
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+    def answer(self, request):
+        path, query = request.path, request.query
+        if path == "/maps/api/streetview/metadata":
+            return as_json(self.google_metadata(query))
+        if path == "/maps/api/streetview":
+            size = tuple(int(side) for side in query["size"].split("x"))
+            return 200, JPEG, drawn(query["pano"] + query["heading"], size)
+        if path == "/panorama/v2":
+            lon = float(query["location"].split(",")[0])
+            if (status := self.baidu_status.get(round(lon, 3))) is not None:
+                return as_json({"status": status, "message": "x"})
+            return 200, JPEG, drawn(query["location"], (int(query["width"]), int(query["height"])))
+        if path.startswith("/maps/vtp/"):
+            assert query["access_token"] == "S3CRET"
+            return 200, {"Content-Type": "application/x-protobuf"}, coverage(path)
+        if path.startswith("/expiring/"):
+            return 200, JPEG, drawn(path.rpartition("/")[2], (640, 480))
+        assert request.headers["Authorization"] == "OAuth S3CRET"
+        return as_json(self.mapillary_entity(int(path[1:])))
 
     def google_metadata(self, query):
         lon = float(query["location"].split(",")[1])
-        status = self.server.google_status.get(round(lon, 3), "OK")
-        answer = {"status": status}
-        if status == "OK":
+        if (status := self.google_status.get(round(lon, 3), "OK")) != "OK":
+            return {"status": status}
+        return {
+            "status": "OK",
             # two places share the last panorama
-            number = min(round((lon - 116.3) * 1000), 2)
-            answer |= {
-                "pano_id": f"PANO{number}",
-                "date": "2024-05",
-                "copyright": "© somebody",
-                "location": {"lat": 39.9001, "lng": lon + 0.0001},
-            }
-        return json.dumps(answer).encode(), "application/json"
+            "pano_id": f"PANO{min(round((lon - 116.3) * 1000), 2)}",
+            "date": "2024-05",
+            "copyright": "© somebody",
+            "location": {"lat": 39.9001, "lng": lon + 0.0001},
+        }
 
-    def google_picture(self, query):
-        size = tuple(int(side) for side in query["size"].split("x"))
-        return picture(query["pano"] + query["heading"], size), "image/jpeg"
-
-    def baidu_picture(self, query):
-        lon = float(query["location"].split(",")[0])
-        if (status := self.server.baidu_status.get(round(lon, 3))) is not None:
-            return json.dumps({"status": status, "message": "x"}).encode(), "application/json"
-        return picture(query["location"], (int(query["width"]), int(query["height"]))), "image/jpeg"
-
-    def mapillary_tile(self, path, query):
-        import mapbox_vector_tile
-
-        assert query["access_token"] == "S3CRET"
-        x, y = (int(part) for part in path.split("/")[-2:])
-        features = []
-        for one, (lon, lat, pano) in PICTURES.items():
-            column, row = tile_position(lon, lat, 14, "xyz")
-            if (int(column), int(row)) == (x, y):
-                spot = (round(float(column - x) * 4096), round(float(y + 1 - row) * 4096))
-                features.append(
-                    {
-                        "geometry": f"POINT({spot[0]} {spot[1]})",
-                        "properties": {
-                            "id": one,
-                            "is_pano": pano,
-                            "captured_at": TAKEN,
-                        },
-                    }
-                )
-        layer = {"name": "image", "features": features}
-        return mapbox_vector_tile.encode([layer]), "application/x-protobuf"
-
-    def mapillary_entity(self, query):
-        one = int(urlparse(self.path).path[1:])
-        assert self.headers["Authorization"] == "OAuth S3CRET"
-        self.server.served += 1
-        if self.server.mapillary_error:
-            return json.dumps({"error": {"code": self.server.mapillary_error}}).encode(), JSON
+    def mapillary_entity(self, one):
+        if self.mapillary_error:
+            return {"error": {"code": self.mapillary_error}}
+        self.served += 1
         lon, lat, _ = PICTURES[one]
-        url = f"{self.server.url}/expiring/{self.server.served}/{one}.jpg"
-        answer = {
+        return {
             "id": str(one),
-            "thumb_1024_url": url,
+            "thumb_1024_url": f"{self.url}/expiring/{self.served}/{one}.jpg",
             "captured_at": TAKEN,
             "compass_angle": 370.0,
             "computed_geometry": {"type": "Point", "coordinates": [lon, lat]},
         }
-        return json.dumps(answer).encode(), JSON
 
 
-JSON, TAKEN = "application/json", 1_600_000_000_000
+def coverage(path):
+    """A coverage tile with the pictures in it."""
+    import mapbox_vector_tile
+
+    x, y = (int(part) for part in path.split("/")[-2:])
+    features = []
+    for one, (lon, lat, pano) in PICTURES.items():
+        column, row = tile_position(lon, lat, 14, "xyz")
+        if (int(column), int(row)) == (x, y):
+            spot = (round(float(column - x) * 4096), round(float(y + 1 - row) * 4096))
+            properties = {"id": one, "is_pano": pano, "captured_at": TAKEN}
+            features.append({"geometry": f"POINT({spot[0]} {spot[1]})", "properties": properties})
+    return mapbox_vector_tile.encode([{"name": "image", "features": features}])
+
+
+JPEG, TAKEN = {"Content-Type": "image/jpeg"}, 1_600_000_000_000
 PICTURES = {
     11: (116.3001, 39.9, False),  # 9 m from p0
     12: (116.3003, 39.9, False),  # 26 m from p0
@@ -158,10 +105,8 @@ def provider(monkeypatch):
     monkeypatch.setenv("MAPILLARY_ACCESS_TOKEN", "S3CRET")
     monkeypatch.setenv("GOOGLE_MAPS_API_KEY", "S3CRET")
     monkeypatch.setenv("BAIDU_MAP_AK", "S3CRET")
-    server = Provider()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with Provider() as server:
+        yield server
 
 
 def views_of(source, folder, places=PLACES):
@@ -193,14 +138,14 @@ def test_google_asks_for_metadata_first_and_shares_panoramas(provider, tmp_path)
     content = Store(tmp_path).read(views[0].key)
     assert Image.open(io.BytesIO(content)).size == (640, 640)
     assert views_of(source, tmp_path) == views
-    assert sum(provider.asked.values()) == 8  # nothing again
+    assert provider.total == 8  # nothing again
 
 
 def test_baidu_gets_wgs84_said_and_the_largest_picture(provider, tmp_path):
     provider.baidu_status = {116.302: "404"}
     views = views_of(BaiduPanorama(base_url=provider.url), tmp_path)
     assert [view.point_id for view in views] == ["p0", "p1", "p3"]
-    assert {query["coordtype"] for _, query in provider.queries} == {"wgs84ll"}
+    assert {one.query["coordtype"] for one in provider.requests} == {"wgs84ll"}
     content = Store(tmp_path).read(views[0].key)
     assert Image.open(io.BytesIO(content)).size == (1024, 512)
 
@@ -230,7 +175,8 @@ def test_google_errors_in_metadata_stop_the_run(provider, tmp_path, status, stat
 def test_a_source_keeps_its_key_to_itself(provider, tmp_path):
     views_of(GoogleStreetView(base_url=provider.url), tmp_path)
     views_of(BaiduPanorama(base_url=provider.url), tmp_path)
-    assert all(query.get("key", query.get("ak")) == "S3CRET" for _, query in provider.queries)
+    for one in provider.requests:
+        assert one.query.get("key", one.query.get("ak")) == "S3CRET"
     assert not any(b"S3CRET" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
 
@@ -240,6 +186,16 @@ def test_a_missing_key_is_named(source, tmp_path, monkeypatch):
     monkeypatch.delenv("BAIDU_MAP_AK", raising=False)
     with pytest.raises(SourceError, match=r"environment variable (GOOGLE_MAPS_API_KEY|BAIDU_MAP)"):
         views_of(source(base_url="http://127.0.0.1:1"), tmp_path)
+
+
+def test_a_key_in_a_status_of_the_answer_is_not_repeated(provider, tmp_path):
+    provider.google_status = dict.fromkeys((116.3, 116.301, 116.302, 116.303), "BAD KEY S3CRET")
+    provider.baidu_status = dict.fromkeys((116.3, 116.301, 116.302, 116.303), "BAD KEY S3CRET")
+    views_of(GoogleStreetView(base_url=provider.url), tmp_path)
+    views_of(BaiduPanorama(base_url=provider.url), tmp_path)
+    store = Store(tmp_path)
+    assert store.counts() == {"invalid": 8}
+    assert {one.detail for one in store.failures()} == {"an answer that repeats the key"}
 
 
 def test_pictures_larger_than_the_provider_gives_are_refused():
@@ -273,14 +229,71 @@ def test_mapillary_takes_the_nearest_pictures(provider, tmp_path, fields, expect
 
 def test_mapillary_keeps_ids_and_never_an_expired_address(provider, tmp_path):
     first = views_of(mapillary(provider), tmp_path)
-    asked = sum(provider.asked.values())
+    asked = provider.total
     assert views_of(mapillary(provider), tmp_path) == first
-    assert sum(provider.asked.values()) == asked  # nothing again
+    assert provider.total == asked  # nothing again
     store = Store(tmp_path)
     store.forget([first[0].key])  # as if killed between address and picture
     views_of(mapillary(provider), tmp_path)
     addresses = [path for path in provider.asked if path.startswith("/expiring/")]
     assert len(addresses) == 3  # a fresh one for the picture that was missing
+
+
+@pytest.mark.parametrize("code", [403, 503])
+def test_a_picture_that_is_not_given_is_asked_for_again_at_a_fresh_address(
+    provider, tmp_path, code
+):
+    provider.answers["/expiring/1/11.jpg"] = [(code, {}, b"")] * 5
+    source = mapillary(provider, panoramas=False)
+    assert views_of(source, tmp_path, PLACES[:1]) == []  # and no word of a key
+    assert Store(tmp_path).counts("mapillary/picture/") == {"failed": 1}
+    addresses = [path for path in provider.asked if path.startswith("/expiring/")]
+    (view,) = views_of(source, tmp_path, PLACES[:1])
+    assert view.image_id == "mapillary/11"
+    fresh = {path for path in provider.asked if path.startswith("/expiring/")} - {*addresses}
+    assert len(fresh) == 1
+
+
+TILE = "mapillary/tile/14"
+
+
+@pytest.mark.parametrize("body", [b"\x1a\xff\xff", b"no tile", bytes(range(256))])
+def test_a_coverage_tile_that_is_none_is_not_kept_as_one(provider, tmp_path, body):
+    x, y = tile_index(116.3, 39.9, 14, "xyz")
+    provider.answers[f"/maps/vtp/mly1_public/2/14/{x}/{y}"] = [(200, {}, body)]
+    assert views_of(mapillary(provider), tmp_path) == []
+    store = Store(tmp_path)
+    assert store.get(f"{TILE}/{x}/{y}").status == "invalid"
+    assert store.forget_failures("mapillary/") == 1
+    assert len(views_of(mapillary(provider), tmp_path)) == 2
+
+
+def test_a_coverage_tile_that_was_stored_unchecked_ends_no_build(provider, tmp_path):
+    views_of(mapillary(provider), tmp_path)
+    x, y = tile_index(116.3, 39.9, 14, "xyz")
+    store, body = Store(tmp_path), b"no tile"
+    sha256 = hashlib.sha256(body).hexdigest()
+    store.put(Fetched(f"{TILE}/{x}/{y}", "ok", 200, sha256, len(body)), body)
+    assert views_of(mapillary(provider), tmp_path) == []
+    assert store.forget_failures("mapillary/") == 1
+    assert len(views_of(mapillary(provider), tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"thumb_1024_url": 5},
+        {"thumb_1024_url": "s3://bucket/key"},
+        {"computed_geometry": {"type": "Point", "coordinates": ["a", None]}},
+        {"computed_geometry": [7]},
+        {"compass_angle": "north", "captured_at": "1e999"},
+    ],
+)
+def test_mapillarys_answers_may_hold_anything(provider, tmp_path, changes):
+    entity = provider.mapillary_entity
+    provider.mapillary_entity = lambda one: entity(one) | changes
+    views = views_of(mapillary(provider, panoramas=False), tmp_path, PLACES[:1])
+    assert len(views) == (0 if "thumb_1024_url" in changes else 1)
 
 
 @pytest.mark.parametrize(("code", "state"), [(4, "quota"), (190, "denied")])

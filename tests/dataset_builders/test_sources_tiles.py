@@ -1,6 +1,7 @@
 import hashlib
 import io
 
+import geopandas as gpd
 import numpy as np
 import pyproj
 import pytest
@@ -10,13 +11,7 @@ from PIL import Image
 from dataset_builders.coordinates import convert, tile_corner, tile_index, tile_polygons
 from dataset_builders.download import Fetched, Store
 from dataset_builders.errors import SourceError
-from dataset_builders.sources.tiles import (
-    TileSource,
-    items,
-    region_picture,
-    tile_picture,
-    tiles_of,
-)
+from dataset_builders.sources.tiles import TileSource
 
 WAVE_M = 200.0  # a whole number of them in every square
 TO_UTM = pyproj.Transformer.from_crs("EPSG:4326", "EPSG:32650", always_xy=True)
@@ -83,9 +78,9 @@ def displacement_px(picture, side_m, east=448_000.0, north=4_417_000.0):
 @pytest.mark.parametrize("side_m", [600.0, 1000.0])
 def test_a_picture_lies_where_its_region_is(tmp_path, source, side_m):
     store, region = Store(tmp_path), square(side_m)
-    for tile in tiles_of(source, [region]):
+    for tile in source.covering(region):
         put(store, source, tile)
-    picture = region_picture(source, region, store, quality=95)
+    picture = source.mosaic(region, store)
     assert Image.open(io.BytesIO(picture)).size == (256, 256)
     assert displacement_px(picture, side_m) < 0.5
 
@@ -93,9 +88,9 @@ def test_a_picture_lies_where_its_region_is(tmp_path, source, side_m):
 def test_the_measure_itself_sees_a_pixel(tmp_path):
     store = Store(tmp_path)
     region = square(1000.0, east=448_004.0)  # one pixel of four metres aside
-    for tile in tiles_of(XYZ, [region]):
+    for tile in XYZ.covering(region):
         put(store, XYZ, tile)
-    picture = region_picture(XYZ, region, store, quality=95)
+    picture = XYZ.mosaic(region, store)
     assert displacement_px(picture, 1000.0) > 0.7
 
 
@@ -107,23 +102,23 @@ def test_a_region_that_is_a_tile_gets_its_bytes_as_they_are(tmp_path, source):
         lon, lat = convert(lon, lat, "wgs84", "bd09")
     tile = tile_index(lon, lat, source.zoom, source.scheme)
     content = put(store, source, tile)
-    assert tile_picture(source, *tile, store) == content
+    assert store.read(source.key_of(*tile)) == content
     (region,) = tile_polygons(*tile, source.zoom, source.scheme)
-    assert tile in tiles_of(source, [region])
+    assert tile in source.covering(region)
 
 
 def test_neighbours_share_their_tiles():
     regions = [square(1000.0, 448_000.0 + 1000 * i, 4_417_000.0) for i in range(6)]
-    together = tiles_of(XYZ, regions)
-    assert len(together) < sum(len(tiles_of(XYZ, [region])) for region in regions)
+    together = XYZ.tiles(gpd.GeoDataFrame(geometry=regions, crs="EPSG:4326"))
+    assert len(together) < sum(len(XYZ.covering(region)) for region in regions)
     assert len(set(together)) == len(together)
 
 
 def test_a_missing_tile_is_no_picture(tmp_path):
     store, region = Store(tmp_path), square()
-    for tile in tiles_of(XYZ, [region])[1:]:
+    for tile in XYZ.covering(region)[1:]:
         put(store, XYZ, tile)
-    assert region_picture(XYZ, region, store) is None
+    assert XYZ.mosaic(region, store) is None
 
 
 def test_wmts_names_and_keys_are_filled_in(monkeypatch):
@@ -133,7 +128,7 @@ def test_wmts_names_and_keys_are_filled_in(monkeypatch):
     with pytest.raises(SourceError, match="environment variable TILE_KEY"):
         source.item(3, 4)
     monkeypatch.setenv("TILE_KEY", "S3CRET")
-    (item,) = items(source, [(3, 4)])
+    item = source.item(3, 4)
     assert item.url == "http://localhost/7/4/3"
     assert item.params == {"tk": "S3CRET"}
     assert "S3CRET" not in repr(item) + repr(source)
@@ -154,4 +149,4 @@ def test_a_template_that_cannot_work_is_refused(fields, message):
 
 def test_a_region_with_more_corners_has_no_picture():
     with pytest.raises(SourceError, match="four corners"):
-        tiles_of(XYZ, [shapely.Point(116, 40).buffer(0.01)])
+        XYZ.covering(shapely.Point(116, 40).buffer(0.01))
