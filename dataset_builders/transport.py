@@ -6,12 +6,9 @@ import logging
 import time
 import zlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .errors import MissingExtraError
-
-if TYPE_CHECKING:
-    from tenacity import AsyncRetrying
 
 MAX_RETRY_AFTER_S = 600.0
 MAX_BACKOFF_S = 60.0
@@ -52,7 +49,7 @@ def _hosts_only(record: logging.LogRecord) -> bool:
     return True
 
 
-def patiently(max_attempts: int, backoff_s: float) -> "AsyncRetrying":
+def patiently(max_attempts: int, backoff_s: float) -> Any:
     """Retries what may succeed later; a host that names a time is waited for as a whole."""
     import httpx2
     from tenacity import (
