@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from .errors import CaptioningError
 from .records import Task, View
 
@@ -89,6 +91,7 @@ _MERGE = (
     f"{_HONESTY}"
 )
 NOTHING = "(none)"
+_RECIPE = TypeAdapter(dict[Task, dict[View, str | list[str]]])
 
 
 @dataclass(frozen=True)
@@ -201,31 +204,27 @@ def load_prompts(mapping: Mapping[str, Any] | None = None) -> Prompts:
     Raises:
         CaptioningError: An unknown task or view, or a template with the wrong fields.
     """
-    texts: dict[tuple[Task, View], tuple[str, ...]] = {}
+    try:
+        given = _RECIPE.validate_python(mapping or {})
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        raise CaptioningError(
+            f"`prompts` maps {', '.join(TASKS)} to {', '.join(VIEWS)}, and these to a text or a "
+            f"list of texts; {place!r} does not."
+        ) from error
+    texts: dict[tuple[Task, View], Sequence[str]] = {}
     for view in VIEWS:
         texts["describe", view] = _DESCRIBE[view]
         texts["local", view] = (_LOCAL[view],)
         texts["merge", view] = (_MERGE.replace("{subject}", _SUBJECT[view]),)
-    for task, views in (mapping or {}).items():
-        if task not in TASKS or not isinstance(views, Mapping):
-            raise CaptioningError(
-                f"`prompts` maps {', '.join(TASKS)} to views, and views to texts; got {task!r}: "
-                f"{views!r}."
-            )
-        for view, given in views.items():
-            if view not in VIEWS:
-                raise CaptioningError(f"A prompt's view is one of {VIEWS}, got {view!r}.")
-            several = [given] if isinstance(given, str) else given
-            if not isinstance(several, Sequence) or not all(isinstance(s, str) for s in several):
+    for task, views in given.items():
+        for view, wordings in views.items():
+            texts[task, view] = [wordings] if isinstance(wordings, str) else wordings
+            if len(texts[task, view]) != 1 and (task != "describe" or not wordings):
                 raise CaptioningError(
-                    f"The prompt {task!r}, {view!r} is a text or a list of texts; got {given!r}."
-                )
-            if task != "describe" and len(several) > 1:
-                raise CaptioningError(
-                    f"Only `describe` has several wordings; {task!r}, {view!r} has {len(several)}. "
+                    f"Only `describe` has several wordings; {task}, {view} has {len(wordings)}. "
                     "Give one."
                 )
-            texts[task, view] = tuple(several)
     return Prompts(
         PromptTemplate(task, view, text, str(number))
         for (task, view), several in texts.items()

@@ -121,7 +121,7 @@ def largest_rectangle(mask: ArrayLike) -> Rectangle:
         previous = row
     heights = rows[:, None] - bounds[:, 0]
     areas = np.multiply(width - bounds[:, 1] - bounds[:, 2], heights, dtype=np.int32)
-    largest = np.nonzero(areas == areas.max())
+    largest = np.unravel_index(np.flatnonzero(areas == areas.max()), areas.shape)
     tops, lefts, found = bounds[:, 0][largest], bounds[:, 1][largest], heights[largest]
     first = np.lexsort((found, lefts, tops))[0]
     top, left, tall = int(tops[first]), int(lefts[first]), int(found[first])

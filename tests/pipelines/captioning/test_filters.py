@@ -14,8 +14,12 @@ from PIL import Image
 from pipelines.captioning.errors import CaptioningError
 from pipelines.captioning.filters import DEFAULT, REASONS, Answer, Filters, RunImages
 from pipelines.captioning.image_filters import ImageTextScore, near_duplicates
+from pipelines.captioning.recipe import make_recipe
 from pipelines.captioning.records import SourceImage
+from pipelines.captioning.run import run
 from pipelines.captioning.text import FLAGS, names_any, tidy_caption
+
+from .runs import recipe_values, rejects, table
 
 GOOD = (
     "The photograph shows a wide street that is lined with trees on both sides. Several cars are "
@@ -310,3 +314,23 @@ def test_image_text_score_is_the_cosine_of_the_models_own_embeddings(tmp_path):
     low, high = (ImageTextScore(str(tmp_path), scores[0] + step) for step in (-0.01, 0.01))
     assert low(scene(1), "a street") == ""
     assert "is below" in high(scene(1), "a street")
+
+
+# ---- a run --------------------------------------------------------------------------------------
+
+
+def test_the_filters_of_a_recipe_act_in_a_run(city_with_truth, tmp_path):
+    chosen = ["too_short", {"near_duplicate": {"max_distance": 63}}]
+    chosen.append({f"{__name__}:no_water": {"word": "street"}})
+    values = recipe_values(city_with_truth, tmp_path, filters=chosen, views=["street_view"])
+    run(make_recipe(values))
+    rows = table(tmp_path)
+    assert {row["image_id"] for row in rows} == {rows[0]["image_id"]}  # all others look like it
+    duplicates = [one for one in rejects(tmp_path) if one["reason"] == "near_duplicate"]
+    assert {one["detail"] for one in duplicates} == {f"looks like {rows[0]['image_id']}"}
+    assert len(duplicates) == 5
+    dropped = {row["drop_reason"] for row in rows if "street" in row["text"]}
+    assert dropped == {"no_water"}
+    # without the phrase filter nothing is asked of the detector, but details are still merged
+    assert {row["phrases"] for row in rows} == {"[]"}
+    assert any(json.loads(row["details"]) for row in rows)

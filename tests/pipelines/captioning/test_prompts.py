@@ -60,9 +60,9 @@ def test_a_recipe_may_bring_several_wordings():
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
-        ({"descibe": {"satellite": "x"}}, "`prompts` maps describe, local, merge"),
-        ({"describe": {"drone": "x"}}, "view is one of"),
-        ({"describe": "x"}, "to views, and views to texts"),
+        ({"descibe": {"satellite": "x"}}, "`prompts` maps describe, local, merge.*'descibe"),
+        ({"describe": {"drone": "x"}}, "'describe.drone"),
+        ({"describe": "x"}, "'describe' does not"),
         ({"merge": {"satellite": "{caption}"}}, "must have {caption}, {details}, {rejected}"),
         (
             {"describe": {"satellite": "Say {this}."}},
@@ -70,8 +70,8 @@ def test_a_recipe_may_bring_several_wordings():
         ),
         ({"describe": {"satellite": "Say {"}}, "no template"),
         ({"describe": {"satellite": " "}}, "is empty"),
-        ({"describe": {"satellite": 5}}, "is a text or a list of texts; got 5"),
-        ({"describe": {"satellite": [None]}}, "a text or a list of texts"),
+        ({"describe": {"satellite": 5}}, "a text or a list of texts; 'describe.satellite"),
+        ({"describe": {"satellite": []}}, "describe, satellite has 0"),
         ({"local": {"satellite": ["One.", "Two."]}}, "Only `describe` has several wordings"),
     ],
 )
