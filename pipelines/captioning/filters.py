@@ -244,9 +244,9 @@ class Filters:
             table = {name: one for name, one in table.items() if name in only}
         return _first(table, answer)[0]
 
-    def caption_reason(self, picture: Picture, text: str) -> tuple[str, str]:
-        """Why a final caption is dropped, with a detail; empty if it is kept."""
-        return _first(self._caption, picture.image, text) if self._caption else ("", "")
+    def caption_reason(self, picture: Picture, text: str) -> str:
+        """Why a final caption is dropped; empty if it is kept."""
+        return _first(self._caption, picture.image, text)[0] if self._caption else ""
 
 
 def _first(table: Table, *subject: Any) -> tuple[str, str]:

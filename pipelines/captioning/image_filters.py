@@ -10,12 +10,16 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from dataset_builders.files import atomic_path
 from dataset_builders.images import BadImageError, decode_image
 
 from .errors import CaptioningError, MissingDependencyError
 from .records import SourceImage
+
+IMAGES_KEPT = 16
+"""Images whose embeddings are kept: those that are worked on at the same time."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +76,12 @@ class NearDuplicate:
             return {}
         key = f"phash {self._max_distance} {self._run.fingerprint()}"
         cache = self._run.folder / "near_duplicates.json"
-        if cache.is_file():
+        try:
             stored = json.loads(cache.read_text(encoding="utf-8"))
             if stored["key"] == key:
                 return dict(stored["duplicates"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # there is none, or a damaged one: it is computed
         found = near_duplicates(self._run.open(), self._max_distance)
         cache.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(cache) as path:
@@ -96,7 +102,7 @@ def near_duplicates(images: Iterable[SourceImage], max_distance: int = 4) -> dic
     import imagehash
 
     hashes, ids, found = np.zeros(1024, np.uint64), list[str](), dict[str, str]()
-    for source in images:
+    for source in tqdm(images, desc="near duplicates", unit="image", disable=None, leave=False):
         try:
             bits = imagehash.phash(decode_image(source.data)).hash
         except BadImageError:
@@ -117,8 +123,8 @@ class ImageTextScore:
     """The cosine of image and caption, by a CLIP, is below `min_score`.
 
     Args:
-        model: Hub id or folder of any image-text model of transformers; a long caption is scored
-            whole only by a model of long texts, otherwise by its first tokens.
+        model: Hub id or folder of any image-text model of transformers. A caption that is longer
+            than the model reads is scored by its first tokens.
         min_score: Lowest cosine that is kept.
         device: As torch names it; the first accelerator, or the CPU, by default.
     """
@@ -126,11 +132,11 @@ class ImageTextScore:
     def __init__(self, model: str, min_score: float = 0.2, device: str | None = None):
         self._name, self._min_score, self._device = model, min_score, device
         self._lock = threading.Lock()
+        self._recent: dict[int, tuple[Image.Image, Any]] = {}
 
-    def __call__(self, image: Image.Image, text: str) -> str:
-        """The score, if it is too low."""
-        score = self.score(image, text)
-        return f"{score:.3f} is below {self._min_score:g}" if score < self._min_score else ""
+    def __call__(self, image: Image.Image, text: str) -> bool:
+        """Whether the score is too low."""
+        return self.score(image, text) < self._min_score
 
     def score(self, image: Image.Image, text: str) -> float:
         """The cosine in [-1, 1]."""
@@ -138,13 +144,21 @@ class ImageTextScore:
 
         with self._lock, torch.inference_mode():
             model, processor = self._loaded
-            inputs = processor(
-                text=[text], images=image, return_tensors="pt", padding=True, truncation=True
-            )
-            output = model(**inputs.to(model.device))
-            return float(
-                torch.cosine_similarity(output.image_embeds, output.text_embeds).cpu().item()
-            )
+            tokens = processor.tokenizer([text], return_tensors="pt", truncation=True)
+            text_embeds = model.get_text_features(**tokens.to(model.device)).pooler_output
+            cosine = torch.cosine_similarity(self._image_embeds(image), text_embeds)
+            return float(cosine.cpu().item())
+
+    def _image_embeds(self, image: Image.Image) -> Any:
+        """The embedding of an image, kept for its other captions."""
+        if id(image) not in self._recent:
+            model, processor = self._loaded
+            pixels = processor.image_processor(images=image, return_tensors="pt")
+            embeds = model.get_image_features(**pixels.to(model.device)).pooler_output
+            if len(self._recent) == IMAGES_KEPT:
+                del self._recent[next(iter(self._recent))]
+            self._recent[id(image)] = image, embeds
+        return self._recent[id(image)][1]
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:

@@ -330,8 +330,7 @@ class _ImageRun:
         """The candidate, dropped if a filter finds that its final text does not fit the image."""
         if one.drop_reason:
             return one
-        reason, _ = self.kit.filters.caption_reason(self.picture, one.text)
-        return replace(one, drop_reason=reason)
+        return replace(one, drop_reason=self.kit.filters.caption_reason(self.picture, one.text))
 
     # ---- units ----------------------------------------------------------------------------------
 
