@@ -3,12 +3,12 @@
 China's maps use GCJ-02, an offset of WGS-84 by some hundred metres; Baidu adds another (BD-09) and
 a Mercator-like plane of its own (BD-09 Mercator). GCJ-02 and BD-09 follow the formulas published
 by eviltransform and coordtransform; the plane follows the polynomials of Baidu's JavaScript API.
-Each has one direction that is a formula; the other is its exact inverse, found by iteration, so
-that a round trip ends where it began (below 1e-9 degrees). Baidu's polynomials change at 15, 30, 45
-and 60 degrees and leave gaps of up to a centimetre there (at 60 degrees ten), which have no exact
-inverse.
+One direction of each is a formula; the other is its exact inverse by iteration, so that a round
+trip returns to its start within 1e-9 degrees. Baidu's polynomials change at 15, 30, 45 and 60
+degrees and leave gaps of up to a centimetre there (ten at 60 degrees), which have no exact inverse.
 
-Nothing is guessed: the caller names both systems.
+No published package covers all of these, vectorised and with exact inverses, so the formulas are
+here. The caller names both systems; nothing is guessed.
 """
 
 import math
@@ -89,23 +89,23 @@ def convert(
 ) -> tuple[Any, Any]:
     """Convert coordinates between two systems.
 
-    The way between WGS-84 and the others is defined only within the customary rectangle around
-    China, which takes in neighbouring land where the maps in use have no offset: say "wgs84" of
-    data from there.
+    The conversion between WGS-84 and the others is defined only within the customary rectangle
+    around China, which includes neighbouring land where maps have no offset: use "wgs84" for data
+    from there.
 
     Args:
-        lon: degrees east; of "bd09mc" x in metres. A number or an array; NaN stays NaN.
-        lat: degrees north; of "bd09mc" y in metres.
+        lon: Degrees east, or x in metres for "bd09mc". A number or an array; NaN stays NaN.
+        lat: Degrees north, or y in metres for "bd09mc".
         source: "wgs84", "gcj02", "bd09" or "bd09mc".
-        target: likewise.
-        outside: what becomes of points where the way is not defined: an error, or NaN.
+        target: As `source`.
+        outside: Result for points where the conversion is undefined: an error, or NaN.
 
     Returns:
         The pair in the target system: floats for numbers, arrays for arrays.
 
     Raises:
-        DatasetError: a point outside the area.
-        ValueError: an unknown system, or a latitude beyond 90 degrees.
+        DatasetError: A point outside the area.
+        ValueError: An unknown system, or a latitude beyond 90 degrees.
     """
     for name in (source, target):
         if name not in SYSTEMS:
@@ -130,14 +130,14 @@ def tile_corner(x: Any, y: Any, z: Any, scheme: str) -> tuple[Any, Any]:
     """South-west corner of map tiles, as (lon, lat) in the scheme's own system.
 
     Args:
-        x: column, a number or an array.
-        y: row: southward from the north in "xyz", northward from the south in "tms", northward
+        x: Column, a number or an array.
+        y: Row: southward from the north in "xyz", northward from the south in "tms", northward
             from the equator in "baidu" (negative south of it).
-        z: zoom.
+        z: Zoom.
         scheme: "xyz" or "tms" (Web Mercator, corner in WGS-84), or "baidu" (corner in BD-09).
 
     Raises:
-        ValueError: an unknown scheme or a zoom that is none.
+        ValueError: An unknown scheme or an impossible zoom.
     """
     x, y, z = _tile_arrays(x, y, z, scheme)
     if scheme == "baidu":
@@ -150,12 +150,12 @@ def tile_corner(x: Any, y: Any, z: Any, scheme: str) -> tuple[Any, Any]:
 
 
 def tile_index(lon: Any, lat: Any, z: Any, scheme: str) -> tuple[Any, Any]:
-    """Column and row of the tile that holds a point; the inverse of [`tile_corner`].
+    """Column and row of the tile that contains a point; the inverse of [`tile_corner`].
 
     Args:
-        lon: in the scheme's own system, a number or an array.
-        lat: likewise.
-        z: zoom.
+        lon: Longitude in the scheme's own system, a number or an array.
+        lat: Latitude likewise.
+        z: Zoom.
         scheme: "xyz", "tms" or "baidu".
 
     Returns:
@@ -168,14 +168,7 @@ def tile_index(lon: Any, lat: Any, z: Any, scheme: str) -> tuple[Any, Any]:
 
 
 def tile_position(lon: Any, lat: Any, z: Any, scheme: str) -> tuple[np.ndarray, np.ndarray]:
-    """Where a point lies in the plane of the tiles, in tiles and fractions of one.
-
-    Args:
-        lon: in the scheme's own system, a number or an array.
-        lat: likewise.
-        z: zoom.
-        scheme: "xyz", "tms" or "baidu".
-    """
+    """Column and row of a point with fractions; arguments as in [`tile_index`]."""
     lon, lat, z = _tile_arrays(lon, lat, z, scheme)
     if scheme == "baidu":
         x_m, y_m = convert(lon, lat, "bd09", "bd09mc")
@@ -192,7 +185,7 @@ def tile_polygons(x: Any, y: Any, z: Any, scheme: str) -> np.ndarray:
     Args:
         x: `(n,)` columns.
         y: `(n,)` rows.
-        z: zoom.
+        z: Zoom.
         scheme: "xyz", "tms" or "baidu".
     """
     x, y = np.atleast_1d(np.asarray(x)), np.atleast_1d(np.asarray(y))
@@ -221,13 +214,13 @@ def _baidu_side_m(z: np.ndarray) -> np.ndarray:
 
 
 def _inverse(forward: Any, x: np.ndarray, y: np.ndarray, guess: Pair) -> Pair:
-    """The point that `forward` takes to (x, y): steps by the miss until it is nil."""
+    """The point that `forward` maps to (x, y), by fixed-point iteration."""
     u, v = guess
     for _ in range(MAX_ITERATIONS):
         found_x, found_y = forward(u, v)
         miss_x, miss_y = x - found_x, y - found_y
         u, v = u + miss_x, v + miss_y
-        # NaN in, NaN out: it never comes nearer
+        # NaN never converges, and stays NaN
         if not np.any(np.maximum(np.abs(miss_x), np.abs(miss_y)) > TOLERANCE_DEGREES):
             break
     return u, v
@@ -331,7 +324,7 @@ def _bd09_to_bd09mc(lon: np.ndarray, lat: np.ndarray) -> Pair:
     shape = lon.shape
     lon, lat = lon.ravel(), lat.ravel()
     guess_x, guess_y = x, y = _polynomial(lon, lat, LL_TO_MC[_bands(lat, BAND_LAT)])
-    # Baidu's own polynomial is off by up to some decimetres: follow the other one back
+    # Baidu's own polynomial is off by some decimetres: invert the other one by Newton's method
     for _ in range(MAX_ITERATIONS):
         c = MC_TO_LL[_bands(y, BAND_Y)]
         found_lon, found_lat = _polynomial(x, y, c)
@@ -341,7 +334,7 @@ def _bd09_to_bd09mc(lon: np.ndarray, lat: np.ndarray) -> Pair:
         x, y = x + step_x, y + step_y
         if not np.any(np.maximum(np.abs(step_x), np.abs(step_y)) > 1e-8):
             break
-    # near 75 degrees the other one jumps by a kilometre: there Baidu's own stands
+    # near 75 degrees the other one jumps by a kilometre: keep Baidu's own there
     lost = np.hypot(x - guess_x, y - guess_y) > MAX_CORRECTION_M
     x, y = np.where(lost, guess_x, x), np.where(lost, guess_y, y)
     return x.reshape(shape), y.reshape(shape)

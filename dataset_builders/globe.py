@@ -160,8 +160,12 @@ def geodesic_areas(geometry: Any) -> Floats:
     """
     shapes = np.asarray(geometry, dtype=object)
     vertices, of_ring, owner, sign = _rings(shapes)
-    rings = np.split(vertices, np.searchsorted(of_ring, np.arange(1, len(owner))))
-    found = [abs(WGS84.polygon_area_perimeter(*ring.T)[0]) for ring in rings if len(ring)]
+    (lon, lat), stops = vertices.T.copy(), np.bincount(of_ring, minlength=len(owner)).cumsum()
+    found = np.zeros(len(owner))
+    start = 0
+    for ring, stop in enumerate(stops.tolist()):
+        found[ring] = abs(WGS84.polygon_area_perimeter(lon[start:stop], lat[start:stop])[0])
+        start = stop
     areas: Floats = np.bincount(owner, sign * found, len(shapes)).astype(np.float64)
     areas[shapely.is_missing(shapes)] = np.nan
     return areas

@@ -114,7 +114,7 @@ def category_of_tags(tags: Mapping[str, Any]) -> str | None:
     """The category of an OpenStreetMap element, or None if it is no point of interest.
 
     Args:
-        tags: of the element.
+        tags: Tags of the element.
     """
     for key in OSM_KEYS:
         value = tags.get(key)

@@ -40,14 +40,14 @@ def square_grid(
     the nominal one to 0.1 %. Corners are shared: two neighbours have bit-equal coordinates.
 
     Args:
-        boundary: a polygon in EPSG:4326, a GeoSeries or GeoDataFrame in any CRS, or a file.
-        side_m: of a square, metres.
-        min_cover: share of a square within the boundary from which it is kept; 0 keeps all that
+        boundary: A polygon in EPSG:4326, a GeoSeries or GeoDataFrame in any CRS, or a file.
+        side_m: Side of a square in metres.
+        min_cover: Share of a square that must lie within the boundary; 0 keeps all squares that
             the boundary touches.
-        plane: "epsg32650", "laea40n120e", as it stands at the head of other regions' ids; chosen
-            by [`choose_plane`][dataset_builders.planes.choose_plane] by default. Give it where a
-            city's boundary may change between a zone and its edge.
-        city: for the column `city`; no such column by default.
+        plane: "epsg32650", "laea40n120e", as at the head of region ids; by default that of
+            [`choose_plane`][dataset_builders.planes.choose_plane]. Set it where a city's boundary
+            may change between a zone and its edge.
+        city: Value of the column `city`; no such column by default.
 
     Returns:
         `region_id` ("epsg32650_1000_447_4417": plane, side, column, row), `lon`, `lat` of the
@@ -56,7 +56,7 @@ def square_grid(
         from south to north, and from west to east within one.
 
     Raises:
-        DatasetError: an impossible boundary, side or plane, or no square is kept.
+        DatasetError: An impossible boundary, side or plane, or no square is kept.
     """
     _check_side(side_m)
     shape = read_boundary(boundary)
@@ -83,21 +83,21 @@ def tile_regions(
 ) -> gpd.GeoDataFrame:
     """Tiles of a web map as regions.
 
-    Tiles are no equal squares: the same zoom is 938 m in Beijing and 1130 m in Shenzhen.
+    Tiles of one zoom differ in size: 938 m in Beijing and 1130 m in Shenzhen.
 
     Args:
-        boundary: as in [`square_grid`].
-        z: zoom.
+        boundary: As in [`square_grid`].
+        z: Zoom.
         scheme: "xyz", "tms" or "baidu".
-        min_cover: as in [`square_grid`].
-        city: as in [`square_grid`].
+        min_cover: As in [`square_grid`].
+        city: As in [`square_grid`].
 
     Returns:
         As [`square_grid`], with `tile_z`, `tile_x` and `tile_y`; ids are "xyz_15_26978_12416".
 
     Raises:
-        DatasetError: an impossible boundary, or no tile is kept; Baidu's tiles outside China.
-        ValueError: an unknown scheme or a zoom that is none.
+        DatasetError: An impossible boundary, or no tile is kept; Baidu's tiles outside China.
+        ValueError: An unknown scheme or an impossible zoom.
     """
     shape = read_boundary(boundary)
     if scheme == "baidu":
@@ -132,19 +132,19 @@ def h3_regions(
     min_cover: float = MIN_COVER,
     city: str | None = None,
 ) -> gpd.GeoDataFrame:
-    """H3 hexagons as regions; neither squares nor of equal area.
+    """H3 cells as regions: hexagons of slightly different areas.
 
     Args:
-        boundary: as in [`square_grid`].
-        resolution: of H3; 8 is about 0.5 km2 in Beijing, 7 about 3.6.
-        min_cover: as in [`square_grid`].
-        city: as in [`square_grid`].
+        boundary: As in [`square_grid`].
+        resolution: H3 resolution; 8 is about 0.5 km2 in Beijing, 7 about 3.6.
+        min_cover: As in [`square_grid`].
+        city: As in [`square_grid`].
 
     Returns:
         As [`square_grid`], by `region_id`, which is "h3_" and the cell's index.
 
     Raises:
-        DatasetError: an impossible boundary or resolution, or no hexagon is kept.
+        DatasetError: An impossible boundary or resolution, or no hexagon is kept.
         MissingExtraError: h3 is not installed.
     """
     try:
@@ -181,18 +181,18 @@ def polygon_regions(
     """Anyone's polygons as regions: districts, census tracts, neighbourhoods.
 
     Args:
-        frame: polygons with a CRS, across the antimeridian or not: see
+        frame: Polygons with a CRS, across the antimeridian or not: see
             [`to_degrees`][dataset_builders.globe.to_degrees].
-        id_column: what becomes `region_id`.
-        city: as in [`square_grid`].
+        id_column: Column that becomes `region_id`.
+        city: As in [`square_grid`].
 
     Returns:
         `region_id`, `lon`, `lat` (of a point within), `area_m2` and geometry (EPSG:4326; two
         parts across the antimeridian), by `region_id`.
 
     Raises:
-        DatasetError: no CRS, ids that are missing or not unique, polygons that are empty, not
-            valid, not clear about their way round the globe, or overlap by more than a thousandth
+        DatasetError: No CRS, ids that are missing or not unique, polygons that are empty, not
+            valid, ambiguous about their way round the globe, or overlap by more than a thousandth
             of the smaller; each with the first ids.
     """
     if frame.crs is None:

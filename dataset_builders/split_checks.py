@@ -1,4 +1,4 @@
-"""How honest a split is: how far labels reach, how near training comes, what is twice."""
+"""Checks of a split: correlation range of labels, distance to training, duplicate images."""
 
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
@@ -11,17 +11,17 @@ from scipy.spatial import cKDTree
 from .errors import SplitError
 
 MAX_PAIRS_FROM = 2000
-"""Regions that pairs are formed of; more are sampled."""
+"""Most regions to form pairs of; more are sampled."""
 BINS = 20
 SILL = 0.95
 
 
 @dataclass(frozen=True)
 class CorrelationRange:
-    """How far a label resembles its surroundings.
+    """Spatial correlation range of a label.
 
     Attributes:
-        range_m: distance at which pairs differ as much as pairs far apart (95 % of the sill); the
+        range_m: Distance at which pairs differ as much as pairs far apart (95 % of the sill); the
             side of a block should not be less. NaN if the label does not vary.
         distance_m: `(bins,)` mean distance of the pairs in each bin.
         semivariance: `(bins,)` half the mean squared difference of their labels.
@@ -44,10 +44,10 @@ def correlation_range(
         x_m: `(n,)` in a metric plane.
         y_m: `(n,)`.
         values: `(n,)`; NaN is left out.
-        seed: of the sample, if there are many regions.
+        seed: Seed of the sample, if there are many regions.
 
     Raises:
-        SplitError: fewer than 10 regions with a value.
+        SplitError: Fewer than 10 regions with a value.
     """
     known = np.flatnonzero(np.isfinite(values))
     if len(known) < 10:
@@ -107,12 +107,12 @@ def keep_together(
     part (the buffer) stay there, unless another of their group is in a part.
 
     Args:
-        region_ids: in the order of `split`.
+        region_ids: Ids in the order of `split`.
         split: `(n,)` of "train", "validation", "test" or None.
-        groups: from [`duplicate_groups`].
+        groups: Groups from [`duplicate_groups`].
 
     Raises:
-        SplitError: a group names a region that is not there.
+        SplitError: A group names a region that the split does not have.
     """
     number = {region: index for index, region in enumerate(region_ids)}
     out = split.copy()
@@ -132,7 +132,7 @@ def nearest_train_distance(
     """Metres from each region of the test part to the nearest of training: `(n_test,)`.
 
     Raises:
-        SplitError: one of the parts is empty.
+        SplitError: One of the parts is empty.
     """
     xy = np.column_stack([x_m, y_m])
     train, test = xy[split == "train"], xy[split == "test"]
