@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 import pyarrow.parquet as pq
 
 from dataset_builders.errors import DatasetError
+from dataset_builders.images import BadImageError, stored_bytes
 from dataset_builders.schema import VIEWS, config_name
 from dataset_builders.storage import DATA_FOLDER, list_tables, table_shards
 from dataset_builders.unique import KEYS_AT_ONCE, key_frame, require_unique
@@ -89,7 +90,9 @@ def read_shard(recipe: Recipe, shard: InputShard) -> Iterator[SourceImage | BadR
     """The images of a shard, in order; unusable rows come as [`BadRow`]."""
     readers = {"dataset": _dataset_rows, "folder": _folder_rows, "hub": _hub_rows}
     for image_id, data in readers[shard.kind](recipe, shard):
-        if not data:
+        if isinstance(data, BadImageError):
+            yield BadRow(image_id, data.reason, str(data))
+        elif not data:
             yield BadRow(image_id, "missing", "the row has no image")
         else:
             yield SourceImage(image_id, shard.view, hashlib.sha256(data).hexdigest(), data)
@@ -228,22 +231,28 @@ def _hub_shards(recipe: Recipe) -> list[InputShard]:
     ]
 
 
-def _hub_rows(recipe: Recipe, shard: InputShard) -> Iterator[tuple[str, bytes | None]]:
-    loaded = _loaded(recipe)
+def _hub_rows(
+    recipe: Recipe, shard: InputShard
+) -> Iterator[tuple[str, bytes | BadImageError | None]]:
+    loaded, folders = _loaded(recipe), _downloads(recipe.dataset_name)
     for number in range(shard.start, shard.start + shard.count):
         row = loaded[number]
-        image = row[recipe.image_column] or {}
-        data = image.get("bytes") or _read_cached(image.get("path"))
+        data: bytes | BadImageError | None
+        try:
+            data = stored_bytes(row[recipe.image_column], *folders)
+        except BadImageError as error:
+            data = error
         yield str(number if recipe.id_column is None else row[recipe.id_column]), data
 
 
-def _read_cached(path: str | None) -> bytes | None:
-    """A file that the library has downloaded; a row may name no other file of this machine."""
+def _downloads(dataset_name: str) -> tuple[Path, Path]:
+    """The folders of a Hub dataset's own files: downloaded, and unpacked from archives."""
     import datasets
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
 
-    cache = Path(datasets.config.HF_CACHE_HOME).expanduser().resolve()
-    file = Path(path or "").resolve()
-    return file.read_bytes() if file.is_relative_to(cache) and file.is_file() else None
+    downloaded = repo_folder_name(repo_id=dataset_name, repo_type="dataset")
+    return Path(constants.HF_HUB_CACHE, downloaded), Path(datasets.config.EXTRACTED_DATASETS_PATH)
 
 
 def _plain_shard(

@@ -92,20 +92,26 @@ def test_a_hub_dataset_in_another_layout_is_read_by_its_columns(tmp_path, monkey
     inputs._load.cache_clear()
 
 
-def test_a_row_of_a_dataset_names_no_file_of_this_machine(tmp_path, monkeypatch):
+def test_a_row_of_a_dataset_names_no_file_but_those_of_its_download(tmp_path, monkeypatch):
     import datasets
+    from huggingface_hub import constants
 
-    secret = tmp_path / "secret.png"
-    secret.write_bytes(b"private")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    secret, own = tmp_path / "hub" / "token", tmp_path / "hub" / "datasets--org--photos" / "a.png"
+    own.parent.mkdir(parents=True)
+    for path in (secret, own):
+        path.write_bytes(path.name.encode())
     table = datasets.Dataset.from_dict(
-        {"image": [{"bytes": None, "path": str(secret)}]},
+        {"image": [{"bytes": None, "path": str(path)} for path in (secret, own)]},
         features=datasets.Features({"image": datasets.Image()}),
     )
-    table = table.add_column("key", ["x"])
+    table = table.add_column("key", ["x", "y"])
     monkeypatch.setattr(datasets, "load_dataset", lambda name, split: table)
     inputs._load.cache_clear()
     recipe = recipe_for("org/photos", id_column="key", views=["street_view"])
-    assert rows(recipe) == [BadRow("x", "missing", "the row has no image")]
+    bad, good = rows(recipe)
+    assert bad == BadRow("x", "outside_dataset", f"'{secret}' is no file of the dataset")
+    assert good.data == b"a.png"
     inputs._load.cache_clear()
 
 
