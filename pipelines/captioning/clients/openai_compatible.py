@@ -7,7 +7,7 @@ last longer than the package waits, and an image that crashes the server is no o
 | fault | response |
 |---|---|
 | 401, 402, an empty account; 403, 404 or a redirect before the first answer, or 20 times in a row; nothing but other 4xx from the start | `ModelUnavailableError` |
-| 429; no connection, 502, 503 or 504, and the list of models is not to be had either | retried without using up attempts; after `outage_timeout_s` the request fails if others were answered meanwhile, and the run ends if none was |
+| 429; no connection; 502, 503 or 504 where the list of models is not to be had either | retried without using up attempts; after `outage_timeout_s` the request fails if others were answered meanwhile, and the run ends if none was |
 | timeouts, 408, 409, 425, other 5xx, lost connections, malformed or empty answers | retried up to `max_attempts` times |
 | other 4xx, refusals, filtered content, reasoning without an answer | the request fails at once |
 
@@ -166,16 +166,12 @@ class _Session:
         try:
             async with asyncio.timeout(self._settings.timeout_s):
                 answer = read_answer(await self._post(body), self._safe)
-        except (TimeoutError, openai.APITimeoutError):
-            raise FaultError(
-                "timeout", f"no answer within {self._settings.timeout_s:g} s"
-            ) from None
+        except TimeoutError as error:
+            raise self._connection_fault(error) from None
+        except openai.APIConnectionError as error:
+            raise self._connection_fault(error.__cause__ or error) from None
         except openai.APIStatusError as error:
             raise await self._refusal(error) from None
-        except openai.APIConnectionError as error:
-            cause = error.__cause__ or error
-            detail = self._safe(f"{type(cause).__name__}: {cause}")[:MAX_DETAIL]
-            raise FaultError("connection", detail, await self._passing_or_down()) from None
         except (openai.OpenAIError, *_MALFORMED) as error:
             raise FaultError("invalid_answer", self._safe(str(error))[:MAX_DETAIL]) from None
         if self._away:
@@ -206,6 +202,17 @@ class _Session:
         message = {"content": text, "reasoning_content": reasoning}
         return {"choices": [{"message": message, "finish_reason": finish_reason}], "usage": usage}
 
+    def _connection_fault(self, cause: BaseException) -> FaultError:
+        """What a connection that failed means: no server, or one that broke off."""
+        import httpx2
+
+        detail = self._safe(f"{type(cause).__name__}: {cause}")[:MAX_DETAIL]
+        if isinstance(cause, (httpx2.ConnectError, httpx2.ConnectTimeout)):
+            return FaultError("connection", detail, "down")
+        if isinstance(cause, (TimeoutError, httpx2.TimeoutException)):
+            return FaultError("timeout", f"no answer within {self._settings.timeout_s:g} s")
+        return FaultError("connection", detail)
+
     async def _refusal(self, error: Any) -> FaultError:
         """What a status other than 200 means.
 
@@ -235,7 +242,7 @@ class _Session:
         return FaultError(reason, detail, "passing" if passing else "final", wait_s)
 
     async def _passing_or_down(self) -> Literal["passing", "down"]:
-        """Whether the server still answers: all servers of this kind list their models."""
+        """Whether a server stands behind the gateway: all of this kind list their models."""
         import openai
 
         try:
