@@ -14,6 +14,7 @@ from ..errors import CaptioningError
 from .presets import find_preset
 
 _RESERVED = ("model", "messages", "temperature", "top_p", "seed", "n", "stream", "stream_options")
+_SERVER_OPTIONS = ("device", "dtype", "batch_size", "processor_options")
 
 
 class ChatSettings(BaseModel):
@@ -145,11 +146,13 @@ def read_settings(config: Mapping[str, Any]) -> ChatSettings:
 def _problem(error: Mapping[str, Any]) -> str:
     """One mistake in a recipe, in words; values are shown only where they cannot be a key."""
     name = ".".join(map(str, error["loc"]))
-    known = [*ChatSettings.model_fields, "client", "preset"]
     if error["type"] == "extra_forbidden":
+        if name in _SERVER_OPTIONS:
+            return f"`{name}` is an option of the server now"
+        known = [*ChatSettings.model_fields, "client", "preset"]
         close = difflib.get_close_matches(name, known, 3)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(known)}"
-        return f"unknown field {name!r}; {hint}"
+        hint = f"did you mean {' or '.join(close)}" if close else f"known: {', '.join(known)}"
+        return f"unknown field {name!r} ({hint})"
     if error["type"] == "missing":
         return f"`{name}` is missing"
     message = error["msg"].removeprefix("Value error, ")

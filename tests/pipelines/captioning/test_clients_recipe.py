@@ -48,6 +48,7 @@ def test_a_new_client_is_one_module_and_one_line(monkeypatch):
     [
         ({"temprature": 1}, "Model 'm': unknown field 'temprature'"),
         ({"max_concurency": 1}, "did you mean max_concurrency"),
+        ({"dtype": "float16"}, "`dtype` is an option of the server now"),
         ({"client": "grpc"}, "has client 'grpc'; available: openai, simulated"),
         ({"max_concurrency": 0}, "`max_concurrency`: input should be greater .* 1, got 0"),
         ({"max_concurrency": "9"}, "`max_concurrency`: input should be a valid integer, got '9'"),
@@ -63,7 +64,7 @@ def test_a_new_client_is_one_module_and_one_line(monkeypatch):
         ({"preset": "internvl3"}, "no preset 'internvl3'.*Did you mean 'internvl3-8b'"),
         (
             {"timeout": 1, "model": 3},
-            "`model`: .*; unknown field 'timeout'; did you mean timeout_s",
+            "`model`: .*; unknown field 'timeout' .did you mean timeout_s",
         ),
     ],
 )
