@@ -34,7 +34,7 @@ Do what is left of a run, then write OUTPUT_DIR/report: report.md, report.json, 
   python -m pipelines.captioning run RECIPE.yaml --max_images 20   a few images
   python -m pipelines.captioning run RECIPE.yaml --retry_failed    compute failed units again
   python -m pipelines.captioning run RECIPE.yaml --shard 2/8       job 2 of a Slurm array of 8
-  python -m pipelines.captioning run RECIPE.yaml --backend ray --num_workers 4 --ray_address auto
+  python -m pipelines.captioning run RECIPE.yaml --backend ray --num_actors 4 --ray_address auto
 
 docs/scaling.md shows one machine, a Slurm array and a Ray cluster.
 """
@@ -55,7 +55,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     run.add_argument("--retry_failed", action="store_true", help="compute failed units again")
     run.add_argument("--dry_run", action="store_true", help="print the cost; ask no model")
     run.add_argument("--backend", choices=("local", "ray"), default="local", help="default: local")
-    run.add_argument("--num_workers", type=int, help="Ray actors (default 1)")
+    run.add_argument("--num_actors", type=int, help="Ray actors (default 1)")
     run.add_argument("--ray_address", help="Ray cluster (default: RAY_ADDRESS, else this machine)")
     status = _command(commands, "status", "progress of a run")
     status.add_argument("--json", action="store_true", help="machine-readable")
@@ -66,8 +66,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     export.add_argument("--dataset_dir", required=True, help="a new folder")
     commands.add_parser("presets", help="known models, and how to serve them")
     args = parser.parse_args(argv)
-    if args.command == "run" and args.backend == "local" and (args.num_workers or args.ray_address):
-        parser.error("--num_workers and --ray_address need --backend ray")
+    if args.command == "run" and args.backend == "local" and (args.num_actors or args.ray_address):
+        parser.error("--num_actors and --ray_address need --backend ray")
     return args
 
 
@@ -138,7 +138,7 @@ def _run(recipe: Recipe, args: argparse.Namespace) -> None:
         retry_failed=args.retry_failed,
         progress=True,
         backend=args.backend,
-        num_workers=args.num_workers or 1,
+        num_actors=args.num_actors or 1,
         ray_address=args.ray_address,
     )
     if not now.finished:

@@ -1,8 +1,7 @@
-"""What flows through the stages, and what a stage may be made of.
+"""The records that pass through the stages, and the protocols of the parts that stages call.
 
-The records are frozen: a stage returns a new one (`dataclasses.replace`). The protocols are all
-that the runner knows of models, so that a server, a local model and a simulated one are the same
-to it.
+Records are frozen: a stage returns a new one (`dataclasses.replace`). The runner knows models only
+by the protocols, so it treats a server and a simulated model alike.
 """
 
 from collections.abc import Sequence
@@ -24,10 +23,10 @@ class SourceImage:
     """An image of the input table.
 
     Attributes:
-        image_id: of the table.
+        image_id: Id in the table.
         view: "street_view" or "satellite".
-        sha256: of the encoded bytes, hexadecimal.
-        data: the encoded bytes, as stored.
+        sha256: Hash of the encoded bytes, hexadecimal.
+        data: Encoded bytes, as stored.
     """
 
     image_id: str
@@ -48,7 +47,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a model draws its answer; temperature 0 is greedy."""
+    """How a model samples its answer; temperature 0 is greedy."""
 
     temperature: float = 0.2
     top_p: float = 1.0
@@ -60,21 +59,20 @@ class Sampling:
 class Request:
     """One question to a captioning model.
 
-    `prompt` and `image` are what a real model gets. The rest says what the question is about: it
-    goes into the ledger, and a simulated model answers from it.
+    A real model gets `prompt` and `image`; a simulated model answers from the other fields.
 
     Attributes:
-        task: which stage asks.
-        prompt: the user's message, text only.
-        image: encoded bytes (JPEG or PNG) of the image or the crop, as they leave the machine.
-        sampling: how to draw the answer.
-        image_id: of the whole image.
-        image_sha256: of the whole image as stored.
+        task: The stage that asks.
+        prompt: The user's message, text only.
+        image: Encoded bytes (JPEG) of the image or the crop, as they leave the machine.
+        sampling: How to sample the answer.
+        image_id: Id of the whole image.
+        image_sha256: Hash of the whole image as stored.
         view: "street_view" or "satellite".
-        box: of the crop, None for the whole image.
-        caption: the long caption, for a merge.
-        details: the local captions that survived, for a merge.
-        rejected: the phrases the image does not support, for a merge.
+        box: The crop; None for the whole image.
+        caption: Long caption, for a merge.
+        details: Local captions without unsupported phrases, for a merge.
+        rejected: Phrases that the image does not support, for a merge.
     """
 
     task: Task
@@ -92,15 +90,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model answered.
+    """The answer of a model.
 
     Attributes:
-        text: as it came, white space at the ends removed; never empty.
-        finish_reason: "stop", "length", "content_filter" or what else the server says.
-        prompt_tokens: counted by the model; 0 if it does not say.
-        completion_tokens: the same.
-        attempts: requests it took.
-        seconds: from the first request to the answer.
+        text: Text as received, stripped; never empty.
+        finish_reason: "stop", "length", "content_filter" or whatever the server reports.
+        prompt_tokens: Counted by the server; 0 if it does not report them.
+        completion_tokens: Likewise.
+        attempts: Requests made.
+        seconds: From the first request to the answer.
     """
 
     text: str
@@ -113,10 +111,10 @@ class Reply:
 
 @dataclass(frozen=True)
 class SceneGraph:
-    """What a sentence says, as the parser read it: heads and words not yet normalised.
+    """Scene graph of a sentence; heads and words are not yet normalised.
 
     Attributes:
-        objects: entity heads.
+        objects: Entity heads.
         attributes: (head, attribute).
         relations: (subject head, relation, object head).
     """
@@ -128,17 +126,17 @@ class SceneGraph:
 
 @dataclass(frozen=True)
 class Phrase:
-    """A visual element that a caption names, and what the detector says of it.
+    """A visual element that a caption names, with the detector's score.
 
     Attributes:
-        text: as it is asked of the detector, such as "red car".
+        text: Query to the detector, such as "red car".
         kind: "object" (bare), "attribute" (with one) or "relation".
-        source: the long caption, or a local one.
-        sentence: number of the sentence in its text, or of the local caption.
-        score: of the detector in [0, 1]; None if it was not asked.
-        kept: the image supports it, or nobody could say.
-        reason: why it was dropped, or why it has no score ("below_threshold", "not_arg_max",
-            "too_long", "relation", ...); empty if it was kept by its score.
+        source: The long caption, or a local one.
+        sentence: Number of the sentence in its text, or of the local caption.
+        score: Score of the detector in [0, 1]; None if it was not asked.
+        kept: Whether the image supports it, or there is no score.
+        reason: Why it was dropped or has no score ("below_threshold", "not_arg_max", "too_long",
+            "relation", ...); empty if it was kept by its score.
     """
 
     text: str
@@ -152,7 +150,7 @@ class Phrase:
 
 @dataclass(frozen=True)
 class LocalCaption:
-    """The short caption of one salient box; `text` is empty where there is none, for a reason."""
+    """The short caption of a salient box; where there is none, `text` is empty with a reason."""
 
     box: Box
     text: str
@@ -161,7 +159,7 @@ class LocalCaption:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a candidate cost: requests, tokens, seconds of waiting, currency units."""
+    """Cost of a candidate: requests, tokens, seconds of waiting, currency units."""
 
     requests: int = 0
     attempts: int = 0
@@ -176,14 +174,14 @@ class Usage:
 
 @dataclass(frozen=True)
 class Scores:
-    """CAPTURE of a candidate against the other candidates of its image, mean over them.
+    """Mean CAPTURE of a candidate against the other candidates of its image.
 
     Attributes:
-        score: the consensus; None if there is no other candidate.
-        object_f1: mean of the objects' F1.
-        attribute_f1: of the attributes.
-        relation_f1: of the relations.
-        cross_model: the mean over candidates of other models only.
+        score: Consensus; None if there is no other candidate.
+        object_f1: Mean F1 of the objects.
+        attribute_f1: Mean F1 of the attributes.
+        relation_f1: Mean F1 of the relations.
+        cross_model: Consensus with candidates of other models only.
     """
 
     score: float | None = None
@@ -195,28 +193,28 @@ class Scores:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A caption on its way through the stages; the one record that flows through.
+    """A caption on its way through the stages.
 
     Attributes:
-        image_id: of the image.
-        image_sha256: of the image's bytes.
+        image_id: The image.
+        image_sha256: Hash of the image's bytes.
         view: "street_view" or "satellite".
-        model: name in the recipe.
-        model_revision: what answered, exactly: model id, revision, quantisation.
-        prompt_version: of the prompt that asked for the long caption.
-        index: which of the model's captions of this image, from 0.
-        sampling: of the long caption.
-        stage: the last one that has been done: "generate", "filter", "merge", "consensus".
-        text: the caption as it stands now.
-        generated: the long caption as the model first wrote it, less control characters.
-        finish_reason: of `text`.
-        details: the local captions of its model.
-        phrases: every visual element of the caption and of the details.
-        flags: what is worth knowing and no reason to drop ("phone_number", "merge_refused", ...).
-        drop_reason: why it takes no part in the consensus; empty if it does.
-        scores: of the consensus.
-        chosen: the best of its image.
-        usage: what it cost.
+        model: Name in the recipe.
+        model_revision: Model id, revision and quantisation.
+        prompt_version: Version of the prompt of the long caption.
+        index: Number of the caption among those of its model and image, from 0.
+        sampling: Sampling of the long caption.
+        stage: Last finished stage: "generate", "filter", "merge" or "consensus".
+        text: The caption at this stage.
+        generated: The long caption as the model wrote it, without control characters.
+        finish_reason: Of `text`.
+        details: Local captions of its model.
+        phrases: Visual elements of the caption and of the details.
+        flags: Findings that are no reason to drop it ("phone_number", "merge_refused", ...).
+        drop_reason: Why it takes no part in the consensus; empty if it does.
+        scores: Consensus.
+        chosen: Whether it is the best of its image.
+        usage: Cost.
     """
 
     image_id: str
@@ -247,12 +245,12 @@ class Candidate:
 
 @runtime_checkable
 class CaptionModel(Protocol):
-    """A multimodal language model, wherever it runs.
+    """A multimodal language model.
 
     Attributes:
-        name: in the recipe, the tables and the reports.
-        revision: what answers, exactly; part of the ledger's keys.
-        remote: images leave this machine.
+        name: Name in the recipe, the tables and the reports.
+        revision: Exact version; part of the ledger's keys.
+        remote: Whether images leave this machine.
     """
 
     name: str
@@ -260,21 +258,21 @@ class CaptionModel(Protocol):
     remote: bool
 
     async def complete(self, request: Request) -> Reply:
-        """Answer; bounds its own concurrency, retries what may pass.
+        """Answer; limits its own concurrency and retries transient failures.
 
         Raises:
-            RequestFailedError: there is no usable answer.
+            RequestFailedError: There is no usable answer.
         """
         ...
 
     async def close(self) -> None:
-        """Let go of connections and memory."""
+        """Release connections and memory."""
         ...
 
 
 @runtime_checkable
 class Segmenter(Protocol):
-    """Finds the things in an image. `revision` is part of the ledger's keys."""
+    """Segments an image. `revision` is part of the ledger's keys."""
 
     revision: str
 
@@ -285,22 +283,22 @@ class Segmenter(Protocol):
 
 @runtime_checkable
 class SceneGraphParser(Protocol):
-    """Reads sentences. `revision` is part of the ledger's keys."""
+    """Turns sentences into scene graphs. `revision` is part of the ledger's keys."""
 
     revision: str
 
     def parse(self, sentences: Sequence[str]) -> list[SceneGraph]:
-        """A graph for each sentence; the same whatever else is in the batch."""
+        """One graph per sentence, which does not depend on the rest of the batch."""
         ...
 
 
 @dataclass(frozen=True)
 class Detection:
-    """What an open-vocabulary detector sees.
+    """Output of an open-vocabulary detector.
 
     Attributes:
-        scores: `(patches, phrases)` float32 in [0, 1]; NaN in the column of a phrase that could
-            not be asked (too long).
+        scores: `(patches, phrases)` float32 in [0, 1]; NaN in the column of a phrase that is too
+            long to be asked.
         boxes: `(patches, 4)` float32, xyxy in pixels of the upright image.
     """
 
@@ -310,12 +308,12 @@ class Detection:
 
 @runtime_checkable
 class PhraseDetector(Protocol):
-    """Looks for phrases in an image. `revision` is part of the ledger's keys."""
+    """Scores phrases against an image. `revision` is part of the ledger's keys."""
 
     revision: str
 
     def detect(self, source: SourceImage, phrases: Sequence[str]) -> Detection:
-        """The image tower runs once, however many phrases there are."""
+        """Score all phrases in one pass over the image."""
         ...
 
 

@@ -52,7 +52,7 @@ def run(
     retry_failed: bool = False,
     progress: bool = False,
     backend: Literal["local", "ray"] = "local",
-    num_workers: int = 1,
+    num_actors: int = 1,
     ray_address: str | None = None,
 ) -> RunState:
     """Do what is left of a run.
@@ -63,7 +63,7 @@ def run(
         retry_failed: Compute failed units again.
         progress: Show a bar.
         backend: "local": this process; "ray": actors of Ray Data.
-        num_workers: Actors of the Ray backend.
+        num_actors: Actors of the Ray backend.
         ray_address: Ray cluster; by default that of RAY_ADDRESS, else this machine.
 
     Returns:
@@ -83,7 +83,7 @@ def run(
     if backend == "ray":
         from .on_ray import run_on_ray
 
-        run_on_ray(recipe, mine, num_workers, ray_address, progress)
+        run_on_ray(recipe, mine, num_actors, ray_address, progress)
     else:
         try:
             asyncio.run(_work(recipe, mine, progress))

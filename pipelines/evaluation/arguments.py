@@ -36,7 +36,8 @@ The encoder is the Hub id or folder of any vision or image-text model of the tra
 A vector is the model's own pooled output (image features; else its trained pooler; else the CLS
 token; else the mean over positions); `pooling` in the table's metadata says which.
 
-Rerun the command to resume. Images that cannot be used are listed with the reason in
+Rerun the command to resume. `--shard I/N` and `--backend ray` use several machines, see
+docs/scaling.md. Images that cannot be used are listed with the reason in
 LABEL.rejects.parquet.
 """,
     "baseline": """\
@@ -134,6 +135,12 @@ class EmbedArguments:
     chunk_size: int = _help(512, "Images between two points from which an interrupted run resumes.")
     num_workers: int | None = _help(
         None, "Threads that decode images. Default: as many as cores, 8 at most."
+    )
+    shard: str = _help("1/1", "I/N: embed the I-th of N shares only, as one job of N.")
+    backend: Literal["local", "ray"] = _help("local", "Embed in this process, or by Ray actors.")
+    num_actors: int = _help(1, "Ray actors, each with a GPU if the cluster has any.")
+    ray_address: str | None = _help(
+        None, "Ray cluster. Default: that of RAY_ADDRESS, else this machine."
     )
     device: str | None = _help(None, "cpu, cuda, cuda:1, mps. Default: what there is.")
     mixed_precision: Literal["no", "bf16", "fp16"] = _help("no", "Precision of the encoder.")
@@ -357,7 +364,12 @@ def _check_embed(arguments: EmbedArguments) -> None:
         )
     arguments.encoder = arguments.encoder or arguments.model_name_or_path
     _check_label(arguments.label)
-    _at_least(arguments, batch_size=1, chunk_size=1, num_workers=1, seed=0)
+    _at_least(arguments, batch_size=1, chunk_size=1, num_workers=1, num_actors=1, seed=0)
+    share = re.fullmatch(r"(\d+)/(\d+)", arguments.shard)
+    if not share or not 1 <= int(share[1]) <= int(share[2]):
+        raise InputError(f"--shard must be I/N, I from 1 to N, such as 2/8; got {arguments.shard}.")
+    if arguments.backend == "ray" and arguments.shard != "1/1":
+        raise InputError("--shard is for independent jobs; --backend ray divides the work itself.")
 
 
 def _check_baseline(arguments: BaselineArguments) -> None:

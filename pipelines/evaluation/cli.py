@@ -3,7 +3,9 @@
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dataset_builders.hub_errors import explain
 
@@ -18,6 +20,9 @@ from .arguments import (
 from .bench.arguments import StudyArguments
 from .errors import InputError
 from .language_arguments import LanguageArguments
+
+if TYPE_CHECKING:
+    from pipelines.common.encoders import Encoder
 
 MAX_DECODING_THREADS = 8
 
@@ -57,21 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_embed(arguments: EmbedArguments) -> Path:
     """`evaluate.py embed`: returns the table's path."""
-    from pipelines.common.encoders import load_encoder
-
     from .embed import EmbedSettings, embed
     from .sources import open_images
     from .trainings import parse_training
 
-    source = open_images(arguments.dataset_name, arguments.city)
-    encoder = load_encoder(
-        arguments.encoder,
-        random_init=arguments.random_init,
-        seed=arguments.seed,
-        device=arguments.device or default_device(),
-        precision=arguments.mixed_precision,
-        trust_remote_code=arguments.trust_remote_code,
-    )
+    open_source = partial(open_images, arguments.dataset_name, arguments.city)
+    open_encoder = partial(_load_encoder, arguments)
     label = Path(arguments.encoder).resolve().name
     label += "-random-init" if arguments.random_init else ""
     workers = arguments.num_workers or min(os.cpu_count() or 1, MAX_DECODING_THREADS)
@@ -79,7 +75,43 @@ def run_embed(arguments: EmbedArguments) -> Path:
     output = Path(arguments.output_dir) / arguments.city
     training = parse_training(arguments.training, seed=arguments.seed)
     name = arguments.label or label
-    return embed(encoder, source, output, name, settings, training=training)
+    write_parts = None
+    if arguments.backend == "ray":
+        from .embed_on_ray import embed_parts_on_ray
+
+        write_parts = partial(
+            embed_parts_on_ray,
+            open_encoder,
+            open_source,
+            settings=settings,
+            num_actors=arguments.num_actors,
+            address=arguments.ray_address,
+        )
+    number, total = (int(part) for part in arguments.shard.split("/"))
+    return embed(
+        open_encoder(),
+        open_source(),
+        output,
+        name,
+        settings,
+        training=training,
+        share=(number - 1, total),
+        write_parts=write_parts,
+    )
+
+
+def _load_encoder(arguments: EmbedArguments) -> "Encoder":
+    """The encoder of `evaluate.py embed`, on a device of this machine."""
+    from pipelines.common.encoders import load_encoder
+
+    return load_encoder(
+        arguments.encoder,
+        random_init=arguments.random_init,
+        seed=arguments.seed,
+        device=arguments.device or default_device(),
+        precision=arguments.mixed_precision,
+        trust_remote_code=arguments.trust_remote_code,
+    )
 
 
 def run_baseline(arguments: BaselineArguments) -> Path:

@@ -1,8 +1,9 @@
-"""Images to one vector a region: streamed, resumable, in constant memory.
+"""Images to one vector per region: streamed, resumable, in constant memory.
 
 Threads decode and prepare images while the encoder works on the batch before. Every `chunk_size`
-images their sums by region become a part file; a killed run goes on after the last whole part. As
-batches never cross a part, the table is the same however often the run was stopped.
+images their sums by region become a part file. The parts lie in a folder named for the encoder and
+the images, so a rerun finds those that are finished. As batches never cross a part, the table is
+the same however often the run was stopped, and whichever processes wrote the parts.
 """
 
 import json
@@ -21,10 +22,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dataset_builders.files import atomic_path, digest, write_json
+from dataset_builders.files import atomic_path, digest
 from dataset_builders.images import BadImageError, decode_image
 from dataset_builders.schema import VIEWS
 from pipelines.common.encoders import Encoder
@@ -41,7 +43,7 @@ from .trainings import Training
 
 Row = dict[str, Any]
 
-PART_NAME = re.compile(r"(plan\.json|[a-z_]+-\d{6}\.parquet)|\.(plan\.json|.*\.parquet)\.tmp")
+PART_NAME = re.compile(r"[a-z_]+-\d{6}\.(parquet|lock)|table\.lock|\..*\.parquet\.tmp")
 REJECT_SCHEMA = pa.schema([(name, pa.string()) for name in ("table", "item", "reason", "detail")])
 
 
@@ -134,31 +136,36 @@ def embed(
     settings: EmbedSettings | None = None,
     log: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
     training: Training | None = None,
+    share: tuple[int, int] = (0, 1),
+    write_parts: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write `<output>/<label>.parquet` and `<label>.rejects.parquet`.
 
-    Run again, it goes on where it was stopped; a finished table is left alone unless encoder or
-    images have changed.
+    Rerun it to resume; a finished table is left alone unless encoder or images have changed.
 
     Args:
-        encoder: images to vectors.
-        source: the images.
-        output: folder of the city's tables.
-        label: name of the system.
-        settings: how it is streamed.
-        log: takes messages for the user.
-        training: which training of which system the encoder is.
+        encoder: Images to vectors.
+        source: The images.
+        output: Folder of the city's tables.
+        label: Name of the system.
+        settings: How images are streamed.
+        log: Takes messages for the user.
+        training: Which training of which system the encoder is.
+        share: `(i, n)`: write every n-th part, starting at the i-th. The share that finds all
+            parts finished writes the table.
+        write_parts: Writes all parts into a folder, in place of this process.
 
     Returns:
-        The table's path.
+        The table's path; the table exists once all shares are finished.
 
     Raises:
-        InputError: there is no image, none that gives a vector, or another file of that name.
+        InputError: There is no image, none that gives a vector, another file of that name, or
+            another process at the same part.
     """
     settings = settings or EmbedSettings()
     if not any(source.num_images.values()):
         raise InputError("The dataset has neither street views nor satellite images of this city.")
-    path, parts = output / f"{label}.parquet", output / f".{label}.parts"
+    path = output / f"{label}.parquet"
     plan = {
         "encoder": encoder.fingerprint,
         "images": source.fingerprint,
@@ -166,67 +173,104 @@ def embed(
         "chunk_size": settings.chunk_size,
     }
     fingerprint = digest(plan)
+    parts = output / f".{label}-{fingerprint}.parts"
     if known := earlier_metadata(path):
         if known.get("fingerprint") == fingerprint:
             log(f"{path} is there already, from the same encoder and images.")
             rename_training(path, training)
-            _remove_parts(parts)
+            _remove_parts(output, label)
             return path
         log(f"{path} came from another encoder or other images: it will be replaced.")
-    _prepare_parts_folder(parts, plan, log)
-    totals = {
-        view: _embed_view(encoder, source, view, parts, settings)
-        for view in VIEWS
-        if source.num_images[view]
-    }
-    _write(encoder, source, path, label, fingerprint, totals, training)
-    _remove_parts(parts)
-    log(_summary(path, source, totals))
+    if finished := len(list(parts.glob("*.parquet"))):
+        log(f"Resuming from {finished} parts of an earlier run.")
+    parts.mkdir(parents=True, exist_ok=True)
+    if write_parts:
+        write_parts(parts)
+    else:
+        embed_parts(encoder, source, parts, settings, share)
+    with FileLock(parts / "table.lock"):  # shares may end at the same time
+        if earlier_metadata(path).get("fingerprint") != fingerprint:
+            files = {view: _part_files(source, view, parts, settings) for view in VIEWS}
+            if missing := [one for paths in files.values() for one in paths if not one.is_file()]:
+                log(f"This share is done; {len(missing)} parts are left to other shares.")
+                return path
+            totals = {view: _merged(paths) for view, paths in files.items() if paths}
+            _write(encoder, source, path, label, fingerprint, totals, training)
+            log(_summary(path, source, totals))
+    _remove_parts(output, label)
     return path
 
 
-def _prepare_parts_folder(parts: Path, plan: dict[str, Any], log: Callable[[str], None]) -> None:
-    """Keep the parts of this very plan, drop those of another."""
-    plan_file = parts / "plan.json"
-    if plan_file.is_file():
-        if json.loads(plan_file.read_text(encoding="utf-8")) == plan:
-            log(f"Going on from {len(list(parts.glob('*.parquet')))} parts of an earlier run.")
-            return
-        log(f"The parts in {parts} belong to another encoder or other images: starting anew.")
-    _remove_parts(parts)
-    write_json(plan_file, plan)
+def embed_parts(
+    encoder: Encoder,
+    source: Source,
+    parts: Path,
+    settings: EmbedSettings,
+    share: tuple[int, int] = (0, 1),
+) -> None:
+    """Write the parts of a share; finished ones are left alone.
+
+    Args:
+        encoder: Images to vectors.
+        source: The images.
+        parts: Folder of the parts.
+        settings: How images are streamed.
+        share: `(i, n)`: every n-th part, starting at the i-th.
+
+    Raises:
+        InputError: Another process is working on one of the parts.
+    """
+    for view in VIEWS:
+        files = _part_files(source, view, parts, settings)
+        own = range(share[0], len(files), share[1])
+        todo = {number: files[number] for number in own if not files[number].is_file()}
+        if todo:
+            _embed_view(encoder, source, view, todo, settings)
 
 
-def _remove_parts(parts: Path) -> None:
-    """Delete the parts of a run, and their folder unless something else lies in it."""
-    for path in parts.glob("*") if parts.is_dir() else ():
-        if PART_NAME.fullmatch(path.name):
-            path.unlink()
-    if parts.is_dir() and not any(parts.iterdir()):
-        parts.rmdir()
+def _part_files(source: Source, view: str, parts: Path, settings: EmbedSettings) -> list[Path]:
+    """The part files of a view, whether they are written or not."""
+    number = -(-source.num_images[view] // settings.chunk_size)
+    return [parts / f"{view}-{index:06d}.parquet" for index in range(number)]
+
+
+def _remove_parts(output: Path, label: str) -> None:
+    """Delete the parts of this label, and their folders unless something else lies in them."""
+    name = re.compile(rf"\.{re.escape(label)}-[0-9a-f]{{16}}\.parts")
+    for folder in [one for one in output.glob(".*.parts") if name.fullmatch(one.name)]:
+        for path in folder.glob("*"):
+            if PART_NAME.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _embed_view(
-    encoder: Encoder, source: Source, view: str, parts: Path, settings: EmbedSettings
-) -> Part:
-    known_regions = frozenset(source.region_ids)
-    rows = iter(source.open_view(view))
-    total = source.num_images[view]
-    files: list[Path] = []
+    encoder: Encoder, source: Source, view: str, todo: dict[int, Path], settings: EmbedSettings
+) -> None:
+    """Write parts of a view, by their number."""
+    known_regions, size = frozenset(source.region_ids), settings.chunk_size
+    rows = (row for place, row in enumerate(source.open_view(view)) if place // size in todo)
+    total = sum(min(size, source.num_images[view] - number * size) for number in todo)
     with (
         ThreadPoolExecutor(settings.num_workers, initializer=torch.set_num_threads, initargs=(1,))
         as pool,
         tqdm(total=total, desc=f"embed {view}", unit="image", mininterval=1.0) as bar,
     ):  # fmt: skip
         prepared = _Lookahead(rows, pool, encoder, known_regions, settings)
-        for index in range(-(-total // settings.chunk_size)):
-            path = parts / f"{view}-{index:06d}.parquet"
-            files.append(path)
-            if path.is_file():
-                bar.update(prepared.skip(settings.chunk_size))
-                continue
-            part = _embed_chunk(encoder, prepared, view, settings, bar)
-            _write_part(path, part, encoder.dim)
+        for path in todo.values():
+            try:
+                with FileLock(path.with_suffix(".lock"), timeout=0):
+                    part = _embed_chunk(encoder, prepared, view, settings, bar)
+                    _write_part(path, part, encoder.dim)
+            except Timeout as error:
+                raise InputError(
+                    f"Another process is working on {path}. Wait until it ends, or give each "
+                    "process a share of its own with --shard I/N."
+                ) from error
+
+
+def _merged(files: Iterable[Path]) -> Part:
     merged = Part()
     for path in files:
         merged.merge(_read_part(path))
@@ -251,12 +295,6 @@ class _Lookahead:
         self.known_regions = known_regions
         self.depth = 2 * settings.batch_size + settings.num_workers
         self.pending: deque[tuple[Row, Future[torch.Tensor]]] = deque()
-
-    def skip(self, n: int) -> int:
-        """Pass over n rows without decoding; only before any row has been taken."""
-        if self.pending:
-            raise RuntimeError("A part is missing before one that exists.")
-        return sum(1 for _ in islice(self.rows, n))
 
     def take(self, n: int) -> Iterator[tuple[Row, Future[torch.Tensor]]]:
         """The next n rows; fewer at the end of the stream."""
@@ -406,4 +444,4 @@ def _summary(path: Path, source: Source, totals: dict[str, Part]) -> str:
     return "\n".join(lines)
 
 
-__all__ = ["EmbedSettings", "Part", "Reject", "Source", "embed"]
+__all__ = ["EmbedSettings", "Part", "Reject", "Source", "embed", "embed_parts"]

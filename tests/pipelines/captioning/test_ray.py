@@ -32,7 +32,7 @@ def whole(city_with_truth, tmp_path_factory):
 def start(city_with_truth, tmp_path):
     """Starts the command; whatever it leaves behind is killed."""
     recipe = write_recipe(tmp_path / "r.yaml", recipe_values(city_with_truth, tmp_path / "out"))
-    arguments = ["run", str(recipe), "--backend", "ray", "--num_workers", "2"]
+    arguments = ["run", str(recipe), "--backend", "ray", "--num_actors", "2"]
     started = []
     sockets = tempfile.mkdtemp(prefix="ray")  # the paths of sockets may not be long
 

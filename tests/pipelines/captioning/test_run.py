@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from dataset_builders.storage import iter_images
-from dataset_builders.synthetic import build_dataset
 from pipelines.captioning import worker
 from pipelines.captioning.inputs import list_shards, read_shard
 from pipelines.captioning.kit import open_kit
@@ -25,10 +24,8 @@ from .runs import MODELS, recipe_values, rejects, table, write_recipe
 
 
 @pytest.fixture(scope="module")
-def city(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("captioned_city")
-    build_dataset(folder, grid_size=3, street_views=1, with_masks=True, num_workers=1)
-    return folder
+def city(city_with_truth):
+    return city_with_truth
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,8 @@
+import os
 import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 
 import numpy as np
@@ -18,7 +22,7 @@ from pipelines.evaluation.embedding_tables import read_embeddings
 from pipelines.evaluation.errors import InputError
 from pipelines.evaluation.sources import open_images
 from tests.pipelines.evaluation.toy import CITY, build_toy
-from tests.processes import run_python
+from tests.processes import ROOT, run_python, start_python
 
 SETTINGS = EmbedSettings(batch_size=8, chunk_size=24, num_workers=2)
 
@@ -107,26 +111,21 @@ def test_a_finished_table_is_left_alone_and_another_encoder_replaces_it(
 
 @pytest.mark.parametrize("as_parquet", [True, False])
 def test_a_table_of_somebody_else_is_not_replaced(tmp_path, toy_dataset, as_parquet):
-    path, parts = tmp_path / "x.parquet", tmp_path / ".x.parts"
+    path = tmp_path / "x.parquet"
     path.write_bytes(b"mine")
     if as_parquet:
         pq.write_table(pa.table({"mine": [1]}), path)
     before = path.read_bytes()
-    parts.mkdir()
-    (parts / "thesis.txt").write_text("mine")
     source, encoder = open_images(str(toy_dataset), CITY), ColourTextureEncoder()
     with pytest.raises(InputError, match="is no embedding table, or a damaged one: move"):
         embed(encoder, source, tmp_path, "x", SETTINGS)
     assert path.read_bytes() == before
-    path.unlink()
-    embed(encoder, source, tmp_path, "x", SETTINGS)
-    assert [one.name for one in parts.iterdir()] == ["thesis.txt"]
 
 
 KILLS = [
     ("embed._add_batch", 5),  # in the middle of a part
     ("os.fsync", 3),  # a part is written but not yet in place
-    ("embed._remove_parts", 2),  # the table is there, the parts too
+    ("embed._remove_parts", 1),  # the table is there, the parts too
 ]
 
 
@@ -138,11 +137,10 @@ def test_killed_and_run_again_ends_with_the_same_table(
     killed = run_python("-m", script, toy_dataset, tiny_model_dir, tmp_path, where, n)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     again = embed(model_encoder, open_images(str(toy_dataset), CITY), tmp_path, "urbanln", SETTINGS)
-    assert pq.read_table(again).equals(pq.read_table(toy_table))
-    assert without_seconds(read_embeddings(again)) == without_seconds(read_embeddings(toy_table))
-    rejects = "urbanln.rejects.parquet"
-    assert again.with_name(rejects).read_bytes() == toy_table.with_name(rejects).read_bytes()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["urbanln.parquet", rejects]
+    same_table(again, toy_table)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        *("urbanln.parquet", "urbanln.rejects.parquet")
+    ]
 
 
 def test_parts_that_are_there_are_not_encoded_again(tmp_path, toy_dataset, monkeypatch):
@@ -158,10 +156,77 @@ def test_parts_that_are_there_are_not_encoded_again(tmp_path, toy_dataset, monke
     monkeypatch.setattr(embedding, "_add_batch", stop_at_six)
     with pytest.raises(KeyboardInterrupt):
         embed(encoder, source, tmp_path, "x", SETTINGS)
+    (parts,) = tmp_path.glob(".x-*.parts")
+    (parts / "thesis.txt").write_text("mine")
     calls["n"] = 100
     embed(encoder, source, tmp_path, "x", SETTINGS)
+    assert [one.name for one in parts.iterdir()] == ["thesis.txt"]
     total = -(-129 // 24) * 3 + -(-64 // 24) * 3  # about three batches a part
     assert calls["n"] - 100 <= total - 3  # one part of three batches was kept
+
+
+def same_table(path, other):
+    assert pq.read_table(path).equals(pq.read_table(other))
+    assert without_seconds(read_embeddings(path)) == without_seconds(read_embeddings(other))
+    rejects = "urbanln.rejects.parquet"
+    assert path.with_name(rejects).read_bytes() == other.with_name(rejects).read_bytes()
+
+
+def test_shares_make_the_same_table(tmp_path, toy_dataset, toy_table, model_encoder):
+    source, log = open_images(str(toy_dataset), CITY), []
+    for number in (2, 0, 1):
+        path = embed(
+            model_encoder, source, tmp_path, "urbanln", SETTINGS, log.append, share=(number, 3)
+        )
+        assert path.exists() == (number == 1)
+    assert "parts are left to other shares" in log[0]
+    same_table(path, toy_table)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_second_process_on_the_same_part_is_refused(
+    tmp_path, toy_dataset, toy_table, model_encoder
+):
+    source = open_images(str(toy_dataset), CITY)
+    fingerprint = read_embeddings(toy_table).metadata["fingerprint"]
+    parts = tmp_path / f".urbanln-{fingerprint}.parts"
+    parts.mkdir()
+    hold = (
+        "import sys, time; from filelock import FileLock\n"
+        "with FileLock(sys.argv[1]): print('held', flush=True); time.sleep(600)"
+    )
+    lock = parts / "street_view-000001.lock"
+    holder, said = start_python("-c", hold, lock, output=tmp_path / "said"), tmp_path / "said.out"
+    try:
+        while not said.exists() or "held" not in said.read_text():
+            assert holder.is_alive()
+            time.sleep(0.01)
+        with pytest.raises(InputError, match=r"Another process is working on .*000001"):
+            embed(model_encoder, source, tmp_path, "urbanln", SETTINGS)
+    finally:
+        holder.kill()
+        holder.join()
+    same_table(embed(model_encoder, source, tmp_path, "urbanln", SETTINGS), toy_table)
+
+
+@pytest.mark.slow
+def test_ray_actors_make_the_same_table(tmp_path, toy_dataset, tiny_model_dir, toy_table):
+    pytest.importorskip("ray", reason="Ray is in the extra `ray`")
+    command = [
+        *(sys.executable, "evaluate.py", "embed", "--encoder", str(tiny_model_dir)),
+        *("--dataset_name", str(toy_dataset), "--city", CITY, "--output_dir", str(tmp_path)),
+        *("--label", "urbanln", "--batch_size", "8", "--chunk_size", "24", "--device", "cpu"),
+        *("--backend", "ray", "--num_actors", "2"),
+    ]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    same_table(tmp_path / CITY / "urbanln.parquet", toy_table)
 
 
 def test_no_more_images_are_held_than_two_batches(tmp_path, model_encoder, toy_dataset):
