@@ -19,7 +19,7 @@ from .styles import STYLES
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; see the module's docstring."""
+    """Command line of the package; see this module's docstring."""
     parser = argparse.ArgumentParser(
         prog="python -m dataset_builders.synthetic",
         description=__doc__,
@@ -29,36 +29,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--cities", nargs="+", default=["harborview"], help=f"all, or some of {', '.join(STYLES)}"
     )
-    parser.add_argument("--grid_size", type=int, default=20, help="regions of 1 km a side")
-    parser.add_argument("--street_views", type=int, default=3, help="street views a region")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed is the same city")
+    parser.add_argument("--grid_size", type=int, default=20, help="regions of 1 km per side")
+    parser.add_argument("--street_views", type=int, default=3, help="street views per region")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same city")
     parser.add_argument(
         "--caption_source",
         choices=("noisy", "reference"),
         default="noisy",
-        help="the images' captions: of a simulated captioner with its errors, or true ones",
+        help="captions of simulated captioners with their errors, or true and complete ones",
     )
     parser.add_argument(
         "--with_masks", action="store_true", help="store masks and covers in truth/"
     )
     parser.add_argument("--num_workers", type=int, default=None, help="processes (default: cores)")
     args = parser.parse_args(argv)
-    cities = list(STYLES) if args.cities == ["all"] else args.cities
+    args.cities = list(STYLES) if args.cities == ["all"] else args.cities
     try:
-        root = build_dataset(
-            args.output_dir,
-            cities,
-            args.grid_size,
-            args.street_views,
-            args.seed,
-            args.caption_source,
-            args.with_masks,
-            args.num_workers,
-            progress=True,
-        )
+        root = build_dataset(**vars(args), progress=True)
     except ValueError as error:
         parser.error(str(error))
-    print(f"Built {', '.join(STYLES[city].title for city in cities)} in {root}; see its README.md.")
+    titles = ", ".join(STYLES[city].title for city in args.cities)
+    print(f"Built {titles} in {root}; see its README.md.")
 
 
 if __name__ == "__main__":

@@ -95,8 +95,8 @@ class _Options:
 
     city: str
     grid_size: int
-    seed: int
     street_views: int
+    seed: int
     caption_source: CaptionSource
     with_masks: bool
 
@@ -135,7 +135,7 @@ def build_dataset(
         DatasetError: The folder holds another dataset.
     """
     root = Path(output_dir)
-    parameters = {
+    parameters: dict[str, Any] = {
         "grid_size": grid_size,
         "street_views": street_views,
         "seed": seed,
@@ -155,9 +155,7 @@ def build_dataset(
             bar.set_description(f"{world.city} (synthetic)")
             writer.write_shard(world.city, "regions", 0, _region_rows(world))
             _write_map(writer.files, world)
-            options = _Options(
-                world.city, grid_size, seed, street_views, caption_source, with_masks
-            )
+            options = _Options(world.city, **parameters)
             for shard, start in enumerate(range(0, len(cells), REGIONS_PER_SHARD)):
                 of_shard = cells[start : start + REGIONS_PER_SHARD]
                 _write_shard(writer, shard, options, partial(map_, _render, options, of_shard))

@@ -44,8 +44,15 @@ def draw_side(canvas: Canvas, scene: Scene, side: Side) -> list[float]:
     Returns:
         The storeys of its buildings.
     """
-    lots = _lots(side)
-    levels = _storeys(scene, side, len(lots)) if side.kind in HOUSES else []
+    # near and far end of each lot in metres, from the farthest on
+    length, nearest = LOT_M.get(side.kind, 20.0), NEAR_M + 0.5
+    ends = np.arange(FAR_M, nearest, -length).tolist()
+    lots = [(max(nearest, far - length), far) for far in ends if far > 5]
+    levels: list[float] = []
+    if side.kind in HOUSES:
+        density = np.full(len(lots), scene.latents["density"])
+        dice = scene.rng.uniform(size=len(lots))
+        levels = scene.world.storeys(side.kind, density, dice).tolist()
     for number, lot in enumerate(lots):
         if levels:
             _building(canvas, scene, side, lot, levels[number])
@@ -59,18 +66,6 @@ def draw_side(canvas: Canvas, scene: Scene, side: Side) -> list[float]:
         _furniture(canvas, scene, side, lot)
         _people(canvas, scene, side, lot)
     return levels
-
-
-def _lots(side: Side) -> list[Pair]:
-    """Near and far end of each lot in metres, from the farthest on."""
-    length, nearest = LOT_M.get(side.kind, 20.0), NEAR_M + 0.5
-    ends = np.arange(FAR_M, nearest, -length).tolist()
-    return [(max(nearest, far - length), far) for far in ends if far > 5]
-
-
-def _storeys(scene: Scene, side: Side, count: int) -> list[float]:
-    density = np.full(count, scene.latents["density"])
-    return scene.world.storeys(side.kind, density, scene.rng.uniform(size=count)).tolist()
 
 
 # ---- buildings --------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Builds a synthetic city and kills itself at the given rename; run by test_synthetic.py."""
+"""Builds a synthetic city and kills itself before or after a rename; run by test_synthetic.py."""
 
 import os
 import signal
@@ -7,17 +7,14 @@ import sys
 from dataset_builders.synthetic.__main__ import main
 
 kill_at, when, *arguments = sys.argv[1:]
-renames = 0
-replace = os.replace
+replace, renames = os.replace, iter(range(1, 10**6))
 
 
 def replace_or_die(*args):
-    global renames
-    renames += 1
-    if renames == int(kill_at) and when == "before":
-        os.kill(os.getpid(), signal.SIGKILL)
-    replace(*args)
-    if renames == int(kill_at):
+    last = next(renames) == int(kill_at)
+    if not last or when == "after":
+        replace(*args)
+    if last:
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -1,4 +1,4 @@
-"""The world behind the synthetic cities: its fields, its laws, its pictures, its captions."""
+"""The world behind the synthetic cities: fields, laws, images and captions."""
 
 import itertools
 import math
@@ -124,25 +124,13 @@ def test_labels_are_not_linear_in_the_latents():
 @pytest.mark.parametrize("name", ["gdp", "night_light", "carbon", "population"])
 def test_noise_of_labels_is_the_declared_one(monkeypatch, name):
     world = World("ironford", 30)
-    noisy = labels.indicators(world)[name]
+    noisy, declared = labels.indicators(world)[name], labels.NOISE[name]
     monkeypatch.setitem(labels.NOISE, name, 0.0)
     expected = labels.indicators(world)[name]
     enough = expected > 500 if name == "population" else expected > 0  # beyond Poisson's part
     ratio = np.log(noisy[enough] / expected[enough])
-    declared = {"gdp": 0.25, "night_light": 0.12, "carbon": 0.22, "population": 0.18}[name]
     assert ratio.std() == pytest.approx(declared, rel=0.12)
     assert np.exp(ratio).mean() == pytest.approx(1, abs=0.03)
-
-
-def test_a_city_may_have_forty_thousand_regions():
-    latents = World("oldgate", 200).region_latents
-    assert latents["density"].shape == (200, 200)
-
-
-@pytest.mark.parametrize(("city", "grid_size"), [("nowhere", 5), ("oldgate", 2)])
-def test_unknown_cities_and_tiny_grids_are_refused(city, grid_size):
-    with pytest.raises(ValueError, match=r"`(city|grid_size)` must be"):
-        World(city, grid_size)
 
 
 # ---- pictures ---------------------------------------------------------------------------------
@@ -234,14 +222,10 @@ def test_captions_are_long_and_tell_most_facts_after_the_context_of_clip(view):
     assert len(beginnings) > 0.8 * len(of_view) * len(CAPTIONERS)
 
 
-def test_the_reference_caption_is_long():
-    for view, facts in _facts():
-        assert MIN_WORDS <= len(reference_caption(facts, view).text.split()) <= MAX_WORDS
-
-
 def test_the_reference_tells_all_facts_and_nothing_else():
     for view, facts in _facts():
         caption = reference_caption(facts, view)
+        assert MIN_WORDS <= len(caption.text.split()) <= MAX_WORDS
         assert not caption.hallucinated
         assert len(caption.omitted) <= 1  # only where all would be more than 200 words
         assert caption.text.count("It shows") == len(facts) - len(caption.omitted)
@@ -265,18 +249,3 @@ def test_captioners_err_at_their_declared_rates(captioner):
     told = invented + true
     error = math.sqrt(captioner.hallucination / told)
     assert invented / told == pytest.approx(captioner.hallucination, abs=4 * error)
-
-
-def test_omission_rate_holds_for_a_weight_of_one_half():
-    fact = _facts()[0][1][0]
-    half = type(fact)("tree", "a single leafy", 0.5)
-    assert omission_chance(CAPTIONERS[0], half) == CAPTIONERS[0].omission
-
-
-def test_captioners_write_differently():
-    view, facts = _facts()[1]
-    rng = np.random.default_rng(0)
-    texts = [write_caption(captioner, facts, view, rng).text for captioner in CAPTIONERS]
-    sets = [set(text.lower().split()) for text in texts]
-    for one, other in itertools.combinations(sets, 2):
-        assert len(one & other) / len(one | other) < 0.7
