@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(recipe: Recipe, args: argparse.Namespace) -> None:
     from .estimate import estimate
-    from .report_run import report_run
+    from .report import report_run
     from .run import run
 
     if args.dry_run:

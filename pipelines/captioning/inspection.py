@@ -1,13 +1,12 @@
-"""All that is known of one image, or of what failed, as text."""
+"""Everything about one image of a run, or about its failures, as text."""
 
 import textwrap
 from collections import Counter
 
 from .errors import CaptioningError
-from .inputs import list_shards
 from .recipe import Recipe
-from .records import Candidate, Phrase
-from .shards import ShardFolder
+from .records import Candidate
+from .shards import finished_shards
 from .tables import read_candidates, read_rejects
 
 WIDTH = 100
@@ -17,21 +16,20 @@ def describe_image(recipe: Recipe, image_id: str) -> str:
     """The candidates of an image with scores, dropped phrases and reasons; the chosen one first.
 
     Raises:
-        CaptioningError: the image is not in what is finished of the run.
+        CaptioningError: No finished shard has the image.
     """
-    found: list[Candidate] = []
-    failures = []
-    for folder in _finished(recipe):
-        found += [one for one in read_candidates([folder.candidates]) if one.image_id == image_id]
-        failures += [one for one in read_rejects([folder.rejects]) if one.image_id == image_id]
+    folders = finished_shards(recipe)
+    candidates = read_candidates([folder.candidates for folder in folders])
+    found = [one for one in candidates if one.image_id == image_id]
+    rejects = read_rejects([folder.rejects for folder in folders])
+    failures = [one for one in rejects if one.image_id == image_id]
     if not found and not failures:
         raise CaptioningError(
-            f"No image {image_id!r} in what is finished of {recipe.output_dir}. "
-            "See `status` for how far it is."
+            f"No image {image_id!r} in the finished shards of {recipe.output_dir}. "
+            "See `status` for the progress."
         )
-    ranked = sorted(found, key=lambda one: (not one.chosen, -(one.scores.score or 0)))
     lines = [f"{image_id}: {len(found)} candidates, {len(failures)} failures"]
-    for one in ranked:
+    for one in sorted(found, key=lambda one: (not one.chosen, -(one.scores.score or 0))):
         lines += _describe(one)
     lines += [
         f"failed: {one.stage} {one.model}: {one.reason} after {one.attempts} attempts {one.detail}"
@@ -41,8 +39,8 @@ def describe_image(recipe: Recipe, image_id: str) -> str:
 
 
 def describe_failures(recipe: Recipe) -> str:
-    """What failed: counts by stage, model and reason, then every one."""
-    rejects = [one for folder in _finished(recipe) for one in read_rejects([folder.rejects])]
+    """Failures: counts by stage, model and reason, then every one."""
+    rejects = list(read_rejects([folder.rejects for folder in finished_shards(recipe)]))
     counts = Counter((one.stage, one.model, one.reason) for one in rejects)
     lines = [f"{len(rejects)} rejects"]
     lines += [f"  {n:>7}  {' '.join(filter(None, key))}" for key, n in sorted(counts.items())]
@@ -50,11 +48,6 @@ def describe_failures(recipe: Recipe) -> str:
         f"{one.image_id}: {one.stage} {one.model} {one.reason} {one.detail}" for one in rejects
     ]
     return "\n".join(lines)
-
-
-def _finished(recipe: Recipe) -> list[ShardFolder]:
-    folders = [ShardFolder(recipe.output_dir, shard) for shard in list_shards(recipe)]
-    return [folder for folder in folders if folder.candidates.exists()]
 
 
 def _describe(one: Candidate) -> list[str]:
@@ -67,15 +60,13 @@ def _describe(one: Candidate) -> list[str]:
         lines += textwrap.wrap(
             one.generated, WIDTH, initial_indent="    ", subsequent_indent="    "
         )
-    lines += [f"  dropped: {_phrase(phrase)}" for phrase in one.phrases if not phrase.kept]
+    for phrase in one.phrases:
+        if not phrase.kept:
+            score = "" if phrase.score is None else f" {phrase.score:.4f}"
+            lines.append(f"  dropped: {phrase.text!r} ({phrase.source}){score} {phrase.reason}")
     if one.flags:
         lines.append(f"  flags: {', '.join(one.flags)}")
     return lines
-
-
-def _phrase(phrase: Phrase) -> str:
-    score = "" if phrase.score is None else f" {phrase.score:.4f}"
-    return f"{phrase.text!r} ({phrase.source}){score} {phrase.reason}"
 
 
 __all__ = ["describe_failures", "describe_image"]

@@ -1,7 +1,7 @@
 """The report of a run: tables in Markdown, the same numbers as JSON, failures as CSV, a gallery."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,45 @@ from pipelines.common.csv_files import write_csv
 from pipelines.common.pages import page_environment
 
 from .gallery import ReadImages, write_gallery
+from .inputs import read_shard
+from .recipe import Recipe
+from .records import SourceImage
+from .shards import finished_shards
 from .summary import CountTokens, Findings, examine
 
+REPORT_FOLDER = "report"
 REPORT_FILE, JSON_FILE, GALLERY_FILE = "report.md", "report.json", "gallery.html"
 FAILURES_FILE = "without_caption.csv"
 DASH = "–"
 # an underscore within a word is no markup
 MARKUP = re.compile(r"[\\`*\[\]<>|#&!~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 TABLE = re.compile(r"^\|.*\n\|(?: ?-).*\n(?:\|.*\n)*", re.MULTILINE)
+
+
+def report_run(recipe: Recipe) -> Path:
+    """Write the report of the finished shards of a run.
+
+    Returns:
+        The path of report.md.
+    """
+    finished = finished_shards(recipe)
+
+    def images(wanted: frozenset[str]) -> Iterator[SourceImage]:
+        for folder in finished:
+            for row in read_shard(recipe, folder.shard):
+                if isinstance(row, SourceImage) and row.image_id in wanted:
+                    yield row
+
+    return write_report(
+        Path(recipe.output_dir) / REPORT_FOLDER,
+        [folder.candidates for folder in finished],
+        [folder.rejects for folder in finished],
+        images,
+        gallery_size=recipe.run.gallery_size,
+        seed=recipe.seed,
+        synthetic=recipe.synthetic,
+        title=f"Captions of {Path(recipe.dataset_name).name}",
+    )
 
 
 def write_report(
@@ -112,4 +143,4 @@ def _aligned(table: str) -> str:
     return "".join(f"| {line} |\n" for line in lines)
 
 
-__all__ = ["markdown", "write_report"]
+__all__ = ["markdown", "report_run", "write_report"]

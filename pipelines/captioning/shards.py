@@ -7,7 +7,7 @@ from typing import Any
 
 from dataset_builders.files import write_json
 
-from .inputs import InputShard
+from .inputs import InputShard, list_shards
 from .ledger import unit_key
 from .recipe import Recipe
 
@@ -56,6 +56,12 @@ class ShardFolder:
         self.marker.unlink(missing_ok=True)
 
 
+def finished_shards(recipe: Recipe) -> list[ShardFolder]:
+    """The shards of a run that have their tables."""
+    folders = [ShardFolder(recipe.output_dir, shard) for shard in list_shards(recipe)]
+    return [folder for folder in folders if folder.candidates.exists()]
+
+
 def fingerprint(recipe: Recipe, revisions: Mapping[str, str], shard: InputShard) -> str:
     """Hash of everything that the tables of a shard depend on.
 
@@ -74,4 +80,4 @@ def fingerprint(recipe: Recipe, revisions: Mapping[str, str], shard: InputShard)
     )
 
 
-__all__ = ["ShardFolder", "fingerprint"]
+__all__ = ["ShardFolder", "fingerprint", "finished_shards"]

@@ -14,7 +14,7 @@ from pipelines.captioning.kit import open_kit
 from pipelines.captioning.ledger import Ledger
 from pipelines.captioning.phrases import REASONS
 from pipelines.captioning.recipe import make_recipe
-from pipelines.captioning.report_run import report_run
+from pipelines.captioning.report import report_run
 from pipelines.captioning.run import run, state
 from pipelines.captioning.shards import ShardFolder
 from pipelines.captioning.worker import Worker
