@@ -21,9 +21,10 @@ from ..card import write_card
 from ..errors import SourceError
 from ..globe import WGS84, geodesic_areas
 from ..images import BadImageError, storable_bytes
+from ..photos import read_csv_rows
 from ..schema import VIEWS, DatasetMetadata, config_name
 from ..splits import region_splits
-from ..storage import DatasetWriter, count_rows, iter_images, read_rejects
+from ..storage import DatasetWriter, Reject, count_rows, iter_images, read_rejects
 from ..unique import require_unique
 
 IMAGES_PER_SHARD = 1000
@@ -73,7 +74,7 @@ class ImportPlan:
     regions: pd.DataFrame
     images: Mapping[str, Sequence[ImageItem]]
     captions: Sequence[Mapping[str, Any]] = ()
-    rejects: Sequence[tuple[str, str, str, str]] = ()
+    rejects: Sequence[Reject] = ()
     cell_m: float = 1000.0
     block_m: float | None = None
     splits: Callable[[pd.DataFrame, int], SplitColumns] | None = None
@@ -187,6 +188,33 @@ def require(source: Path, *names: str, layout: str) -> None:
             f"{source} lacks {', '.join(missing)}. Expected is {layout}; the folder holds "
             f"{', '.join(sorted(path.name for path in source.iterdir())[:10]) or 'nothing'}."
         )
+
+
+def read_columns(
+    path: Path, text: Sequence[str], numbers: Sequence[str], table: str
+) -> tuple[pd.DataFrame, list[Reject]]:
+    """Columns of a CSV, as text and as numbers; text that is no number becomes NaN.
+
+    Args:
+        path: the CSV.
+        text: names of columns of text.
+        numbers: names of numeric columns.
+        table: config name of the rejects.
+
+    Returns:
+        The columns, and the rows with too many fields as rejects.
+
+    Raises:
+        SourceError: it cannot be read, or lacks a column.
+    """
+    frame, bad = read_csv_rows(path)
+    if missing := [name for name in (*text, *numbers) if name not in frame]:
+        raise SourceError(
+            f"{path} has no column {', '.join(missing)}; it has {', '.join(frame.columns)}."
+        )
+    values = {name: pd.to_numeric(frame[name], errors="coerce") for name in numbers}
+    rejects = [(table, one.file, one.reason, f"{path.name}: {one.detail}") for one in bad]
+    return frame[list(text)].assign(**values), rejects
 
 
 def square_around(lon: np.ndarray, lat: np.ndarray, side_m: float) -> np.ndarray:
@@ -309,6 +337,7 @@ __all__ = [
     "Imported",
     "city_of",
     "import_dataset",
+    "read_columns",
     "require",
     "square_around",
 ]

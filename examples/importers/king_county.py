@@ -14,15 +14,15 @@ import shapely
 
 from dataset_builders.errors import SourceError
 from dataset_builders.images import decode_image, encode_image
-from dataset_builders.importers.base import Imported, require
+from dataset_builders.importers.base import Imported, read_columns, require
 from dataset_builders.importers.image_folder import plan_from_frame
-from dataset_builders.schema import DatasetMetadata, Indicator
+from dataset_builders.schema import DatasetMetadata, Indicator, config_name
 
 SUMMARY = "1,000 overhead images of houses in 250 cells of King County, with prices"
 CITY = "king_county"
 LAYOUT = "houses.csv and the folder z18/"
 SOURCE = "https://github.com/anu2421/satellite-property-valuation"
-COLUMNS = ("id", "price", "lat", "long", "cell", "sqft_living", "sqft_lot", "grade", "yr_built")
+TEXT, NUMBERS = ("id", "cell", "image"), ("price", "sqft_living", "sqft_lot", "grade", "yr_built")
 WATERMARK_PX = 16
 CELL_M = 1000.0
 # cells are named floor(lat * a), floor(lon * b): a is 1 km of 6371 km's sphere; b that at the
@@ -68,14 +68,13 @@ def read(source: Path) -> Imported:
         SourceError: the folder has another layout.
     """
     require(source, "houses.csv", "z18", layout=LAYOUT)
-    houses = pd.read_csv(source / "houses.csv")
-    missing = [name for name in (*COLUMNS, "image") if name not in houses]
-    if missing:
-        raise SourceError(f"{source / 'houses.csv'} has no column {', '.join(missing)}.")
+    table = config_name(CITY, "satellite")
+    houses, rejects = read_columns(source / "houses.csv", TEXT, NUMBERS, table)
+    houses = houses.dropna(subset=["cell"])
     frame = pd.DataFrame(
         {
             "file": houses["image"],
-            "image_id": houses["id"].astype(str),
+            "image_id": houses["id"],
             "region_id": houses["cell"],
             "price": np.log(houses["price"]),
             "living_area": np.log(houses["sqft_living"]),
@@ -96,6 +95,7 @@ def read(source: Path) -> Imported:
         region_columns={"geometry": {name: _cell(name) for name in set(houses["cell"])}},
         sources={one.name: SOURCE for one in INDICATORS},
         load=without_watermark,
+        rejects=rejects,
     )
     means = plan.regions[["price", "living_area", "lot_area"]]
     plan.regions[means.columns] = np.exp(means)

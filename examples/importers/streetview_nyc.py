@@ -8,12 +8,9 @@ authors, so they are predicted as they stand.
 
 from pathlib import Path
 
-import pandas as pd
-
-from dataset_builders.errors import SourceError
-from dataset_builders.importers.base import Imported, require
+from dataset_builders.importers.base import Imported, read_columns, require
 from dataset_builders.importers.image_folder import plan_from_frame
-from dataset_builders.schema import DatasetMetadata, Indicator
+from dataset_builders.schema import DatasetMetadata, Indicator, config_name
 
 SUMMARY = "1,448 Google street views of New York with five indicators (StreetviewLLM)"
 CITY = "new_york"
@@ -21,7 +18,7 @@ CELL_M = 1000.0
 BLOCK_M = 10_000.0
 LAYOUT = "labels.csv and the folder images/ of StreetviewLLM's New York set"
 SOURCE = "https://github.com/Jasper0122/StreetviewLLM"
-COLUMNS = ("split", "lat", "lon", "pop", "ndvi", "building_height", "built_surface", "travel_time")
+NUMBERS = ("lat", "lon", "pop", "ndvi", "building_height", "built_surface", "travel_time")
 SCALED = "0-10, rescaled over the area"
 INDICATORS = (
     Indicator("population", SCALED, "density", "Population around the point.", "identity"),
@@ -67,10 +64,8 @@ def read(source: Path) -> Imported:
         SourceError: the folder has another layout.
     """
     require(source, "labels.csv", "images", layout=LAYOUT)
-    labels = pd.read_csv(source / "labels.csv")
-    missing = [name for name in (*COLUMNS, "image") if name not in labels]
-    if missing:
-        raise SourceError(f"{source / 'labels.csv'} has no column {', '.join(missing)}.")
+    table = config_name(CITY, "street_view")
+    labels, rejects = read_columns(source / "labels.csv", ("split", "image"), NUMBERS, table)
     labels = labels.rename(columns={"pop": "population", "image": "file", "split": "split_author"})
     labels["region_id"] = [
         f"{lat:.6f}_{lon:.6f}" for lat, lon in zip(labels["lat"], labels["lon"], strict=True)
@@ -89,5 +84,6 @@ def read(source: Path) -> Imported:
         region_columns={"split_author": labels.set_index("region_id")["split_author"].to_dict()},
         sources={one.name: SOURCE for one in INDICATORS},
         block_m=BLOCK_M,
+        rejects=rejects,
     )
     return [plan], METADATA

@@ -188,11 +188,6 @@ def test_a_broken_exif_block_does_not_cost_the_image():
     np.testing.assert_array_equal(pixels(decoded), pixels(picture()))
 
 
-def test_a_still_of_an_animated_format_is_kept():
-    for format in ("GIF", "WEBP", "PNG"):
-        assert decode_image(encoded(picture(), format)).size == (24, 16)
-
-
 def test_the_first_page_of_a_tiff_and_the_picture_of_an_mpo_are_taken():
     for format in ("TIFF", "MPO"):
         red, blue = Image.new("RGB", (16, 16), "red"), Image.new("RGB", (16, 16), "blue")

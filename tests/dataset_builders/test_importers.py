@@ -17,7 +17,6 @@ from dataset_builders.importers.tiles import (
     parse_tile_name,
     parse_tile_pair,
     read_sentences,
-    tile_regions,
 )
 from dataset_builders.schema import DatasetMetadata
 from dataset_builders.storage import (
@@ -351,10 +350,6 @@ def test_tile_pairs():
     assert parse_tile_pair("(12659,4738)") == (12659, 4738)
     assert parse_tile_pair("(40.1, 116.4)") is None
     assert parse_tile_pair(float("nan")) is None
-
-
-def test_no_tiles_make_no_regions():
-    assert len(tile_regions([])) == 0
 
 
 def test_sentences_are_grouped_by_image_in_order(tmp_path):

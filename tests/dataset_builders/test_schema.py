@@ -1,9 +1,7 @@
-import datasets
 import pytest
 
 from dataset_builders.errors import DatasetError
 from dataset_builders.schema import (
-    INDICATORS,
     TABLES,
     DatasetMetadata,
     Indicator,
@@ -28,23 +26,6 @@ def test_a_city_that_is_no_folder_name_is_refused(city):
 def test_other_names_are_no_configs(name):
     with pytest.raises(DatasetError, match="<city>-<table>"):
         parse_config_name(name)
-
-
-def test_the_seven_indicators_are_columns_of_regions_with_their_sources():
-    columns = features("regions")
-    assert list(INDICATORS) == [
-        "population", "gdp", "night_light", "comments", "carbon", "crime", "poi",
-    ]  # fmt: skip
-    for name in INDICATORS:
-        assert columns[name] == datasets.Value("float64")
-        assert columns[f"{name}_source"] == datasets.Value("string")
-    assert "population" not in features("satellite")
-
-
-def test_other_indicators_replace_the_seven():
-    columns = features("regions", [Indicator("ndvi", "1", "intensity", "green", "identity")])
-    assert "ndvi" in columns
-    assert "population" not in columns
 
 
 def test_an_indicator_named_like_a_column_is_refused():

@@ -92,20 +92,16 @@ def test_load_dataset_reads_images_and_columns(dataset, cache, streaming):
     assert rows[3]["caption_score"] is None
 
 
-def test_load_dataset_reads_regions_with_wkb(dataset, cache):
+def test_load_dataset_and_geopandas_read_regions(dataset, cache):
+    frame = gpd.read_parquet(dataset / "data/gotham-regions/part-00000.parquet")
+    assert frame.crs.to_epsg() == 4326
+    assert frame.geometry[:4].geom_equals(gpd.GeoSeries(SQUARES, crs=4326)).all()
+    assert frame.geometry[4] is None
     loaded = datasets.load_dataset(str(dataset), "gotham-regions", split="train", cache_dir=cache)
     assert loaded.features["population"] == datasets.Value("float64")
     assert shapely.from_wkb(loaded[2]["geometry"]).equals(SQUARES[2])
     assert loaded[4]["geometry"] is None
     assert loaded[0]["ndvi"] is None
-
-
-def test_geopandas_reads_the_same_file(dataset):
-    path = dataset / "data/gotham-regions/part-00000.parquet"
-    frame = gpd.read_parquet(path)
-    assert frame.crs.to_epsg() == 4326
-    assert frame.geometry[:4].geom_equals(gpd.GeoSeries(SQUARES, crs=4326)).all()
-    assert frame.geometry[4] is None
 
 
 def test_the_schema_carries_all_keys_and_valid_geoparquet(dataset):

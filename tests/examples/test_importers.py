@@ -67,6 +67,24 @@ def test_a_wrong_source_is_explained_in_a_line(tmp_path, capsys, name):
     assert " lacks " in capsys.readouterr().err
 
 
+def test_bad_rows_of_a_csv_are_counted_and_end_nothing(tmp_path):
+    (tmp_path / "in" / "images").mkdir(parents=True)
+    names = ["split", *streetview_nyc.NUMBERS, "image"]
+    rows = [f"train,40.{n},-73.{n},1,2,3,4,5,images/{n}.png" for n in range(3)]
+    rows[1] += ",more"
+    rows[2] = rows[2].replace("40.2", "north")
+    for n in range(3):
+        Image.new("RGB", (32, 32), (n, 0, 0)).save(tmp_path / "in" / "images" / f"{n}.png")
+    path = tmp_path / "in" / "labels.csv"
+    path.write_text("\n".join([",".join(names), *rows]))
+    import_dataset(streetview_nyc.read, tmp_path / "in", tmp_path / "out")
+    assert read_rejects(tmp_path / "out")["reason"].tolist() == ["bad_row"]
+    assert read_regions(tmp_path / "out", "new_york")["population"].tolist() == [1.0, 1.0]
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(SourceError, match="cannot be read as UTF-8 CSV"):
+        import_dataset(streetview_nyc.read, tmp_path / "in", tmp_path / "other")
+
+
 def mask_of(*boxes: tuple[str, slice, slice]) -> np.ndarray:
     """Sky above road, and boxes of classes; 360 x 480."""
     mask = np.zeros((360, 480), dtype=np.uint8)
