@@ -6,6 +6,7 @@ import gzip
 import logging
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -289,26 +290,27 @@ def test_an_outage_that_lasts_ends_the_run(kind):
 
 
 def test_one_request_without_capacity_fails_while_others_are_answered():
-    starved = threading.Event()
+    answered = threading.Event()
 
     def respond(call: Call) -> Response:
-        if call.json["seed"] == 0:
-            return error(429)
-        return chat(hold=starved if call.json["seed"] == 2 else None)
+        if call.json["seed"] == 1:
+            return chat()
+        return replace(error(429), hold=answered if call.number > 1 else None)
 
-    async def main(server: LoopbackServer):
-        model = model_at(server.url, outage_timeout_s=0.2)
+    async def main():
+        model = model_at(server.url, outage_timeout_s=0.3)
         poor = asyncio.create_task(model.complete(request(sampling=Sampling(seed=0))))
-        while not server.calls:
+        while len(server.calls) < 2:
             await asyncio.sleep(0.01)
-        while not poor.done():
-            await model.complete(request(sampling=Sampling(seed=1)))
+        await model.complete(request(sampling=Sampling(seed=1)))
+        await asyncio.sleep(0.3)
+        answered.set()
         with pytest.raises(RequestFailedError, match="http_429"):
             await poor
         await model.close()
 
     with LoopbackServer(respond) as server:
-        asyncio.run(main(server))
+        asyncio.run(main())
 
 
 def test_an_image_that_crashes_the_server_is_rejected():
