@@ -1,8 +1,9 @@
 """How a simulated model merges: the caption without what was rejected, with details and errors."""
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 
@@ -40,22 +41,19 @@ class MergeErrors:
 def merge(
     captioner: Captioner, request: Request, errors: MergeErrors, rng: np.random.Generator
 ) -> tuple[str, str]:
-    """The rewritten caption and why it ends.
+    """The rewritten caption and its finish reason.
 
-    Looks at nothing but the request: what the merging model knows is the caption, the details and
-    the rejected phrases.
+    Looks at nothing but the request: the merging model knows the caption, the details and the
+    rejected phrases.
     """
     accident = rng.uniform()
     if accident < errors.refusal:
         return REFUSAL, "stop"
-    rejected = _obeyed(request.rejected, errors.disobedience, rng)
-    sentences = [
-        rewritten
-        for sentence in _SENTENCE_END.split(request.caption)
-        for rewritten in _rewrite(captioner, sentence, rejected, errors.forgetting, rng)
-    ]
+    writer = _Writer(captioner, request.rejected, errors, rng)
+    rewritten = map(writer.rewrite, _SENTENCE_END.split(request.caption))
+    sentences = [sentence for sentence in rewritten if sentence]
     # new things before the closing sentence
-    sentences[-1:-1] = _news(captioner, request.details, " ".join(sentences), rejected, rng)
+    sentences[-1:-1] = writer.news(request.details, " ".join(sentences))
     text = " ".join(sentences) or REFUSAL
     if accident < errors.refusal + errors.truncation:
         words = text.split()
@@ -63,73 +61,57 @@ def merge(
     return text, "stop"
 
 
-def _obeyed(
-    rejected: Sequence[str], disobedience: float, rng: np.random.Generator
-) -> list[tuple[str, frozenset[str]]]:
-    """Main noun and all words of each phrase that is to go; one die for each main noun."""
-    phrases = [(_last_stem(phrase), stems(phrase)) for phrase in rejected]
-    heads = sorted({head for head, _ in phrases})
-    kept = {head for head in heads if rng.uniform() < disobedience}
-    return [(head, words) for head, words in phrases if words and head not in kept]
+class _Writer:
+    """Rewrites sentences in a captioner's words, without what was rejected."""
 
+    def __init__(
+        self,
+        captioner: Captioner,
+        rejected: Sequence[str],
+        errors: MergeErrors,
+        rng: np.random.Generator,
+    ):
+        self._captioner, self._errors, self._rng = captioner, errors, rng
+        self._padding = frozenset(padding_sentences())
+        # main noun and all words of each phrase that is to go; one die for each main noun
+        phrases = [(_last_stem(phrase), stems(phrase)) for phrase in rejected]
+        heads = sorted({head for head, _ in phrases})
+        kept = {head for head in heads if rng.uniform() < errors.disobedience}
+        self._rejected = [(head, words) for head, words in phrases if words and head not in kept]
 
-def _rewrite(
-    captioner: Captioner,
-    sentence: str,
-    rejected: Collection[tuple[str, frozenset[str]]],
-    forgetting: float,
-    rng: np.random.Generator,
-) -> Iterator[str]:
-    """The sentence in new words, cut short, or not at all."""
-    if stems(sentence) in _padding():
-        yield sentence
-        return
-    forgotten = rng.uniform() < forgetting
-    joint = captioner.joints[int(rng.integers(len(captioner.joints)))]
-    core = _without(_core(captioner, sentence), rejected)
-    if core and not forgotten:
-        yield f"{joint} {core}."
+    def rewrite(self, sentence: str) -> str:
+        """The sentence in new words, cut short, or empty."""
+        if stems(sentence) in self._padding:
+            return sentence
+        forgotten = self._rng.uniform() < self._errors.forgetting
+        joint = self._joint()
+        for start in sorted(self._captioner.joints, key=len, reverse=True):
+            if sentence.startswith(start + " "):
+                sentence = sentence[len(start) + 1 :]
+                break
+        core = self._allowed(sentence.strip().rstrip("."))
+        return f"{joint} {core}." if core and not forgotten else ""
 
+    def news(self, details: Sequence[str], said: str) -> Iterator[str]:
+        """A sentence for each thing of the details that has not been said."""
+        known = set(telling_stems(said))
+        for detail in details:
+            for part in _DETAIL_PARTS.split(_DETAIL_START.sub("", detail.strip().rstrip("."))):
+                telling = telling_stems(part)
+                allowed = self._allowed(part)
+                if allowed and telling and not telling <= known:
+                    yield f"{self._joint()} {allowed}."
+                    known |= telling
 
-def _core(captioner: Captioner, sentence: str) -> str:
-    """What a sentence tells, without its turn of phrase."""
-    for joint in sorted(captioner.joints, key=len, reverse=True):
-        if sentence.startswith(joint + " "):
-            sentence = sentence[len(joint) + 1 :]
-            break
-    return sentence.strip().rstrip(".")
+    def _joint(self) -> str:
+        return self._captioner.joints[int(self._rng.integers(len(self._captioner.joints)))]
 
-
-def _without(core: str, rejected: Collection[tuple[str, frozenset[str]]]) -> str:
-    """A statement without the part that names something rejected; empty if it is the main one."""
-    found = stems(core)
-    gone = {head for head, words in rejected if words <= found}
-    parts = _PART.split(core)
-    kept: list[str] = []
-    for part in parts:
-        if stems(part) & gone:
-            break
-        kept.append(part)
-    return " ".join(kept)
-
-
-def _news(
-    captioner: Captioner,
-    details: Sequence[str],
-    said: str,
-    rejected: Collection[tuple[str, frozenset[str]]],
-    rng: np.random.Generator,
-) -> Iterator[str]:
-    """A sentence for each thing of the details that has not been said."""
-    known = set(telling_stems(said))
-    for detail in details:
-        for part in _DETAIL_PARTS.split(_DETAIL_START.sub("", detail.strip().rstrip("."))):
-            telling = telling_stems(part)
-            part = _without(part, rejected)
-            if part and telling and not telling <= known:
-                joint = captioner.joints[int(rng.integers(len(captioner.joints)))]
-                yield f"{joint} {part}."
-                known |= telling
+    def _allowed(self, core: str) -> str:
+        """A statement up to the part that names something rejected; empty if it is the first."""
+        found = stems(core)
+        gone = {head for head, words in self._rejected if words <= found}
+        kept = takewhile(lambda part: not stems(part) & gone, _PART.split(core))
+        return " ".join(kept)
 
 
 def _last_stem(phrase: str) -> str:
@@ -137,8 +119,4 @@ def _last_stem(phrase: str) -> str:
     return stem(words[-1]) if words else ""
 
 
-def _padding() -> frozenset[frozenset[str]]:
-    return frozenset(padding_sentences())
-
-
-__all__ = ["MergeErrors", "merge"]
+__all__ = ["REFUSAL", "MergeErrors", "merge"]
