@@ -4,6 +4,7 @@ A block whose first line is `# file: NAME` is written there; bash and python are
 applied. Variables of the shell blocks have defaults for a reader and small values here.
 """
 
+import base64
 import json
 import os
 import re
@@ -173,3 +174,33 @@ def test_add_a_street_view_source(workspace):
         )
         server.shutdown()
     assert said == f"archive/7 7.405 43.7351 {len(server.picture)} bytes\n"
+
+
+class Ollama(BaseHTTPRequestHandler):
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        size = len(base64.b64decode(asked["images"][0]))
+        said = f"A street of {size} bytes, {asked['options']['num_predict']} tokens at most."
+        body = json.dumps({"response": said, "done_reason": "stop", "eval_count": 9}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_add_a_caption_model(workspace):
+    Image.new("RGB", (96, 64), "grey").save(workspace / "street.jpg")
+    size = (workspace / "street.jpg").stat().st_size
+    with ThreadingHTTPServer(("127.0.0.1", 0), Ollama) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        (said,) = follow(
+            "add_a_caption_model",
+            workspace,
+            replace=[('"base_url": "http://localhost:11434"', f'"base_url": "{address}"')],
+        )
+        server.shutdown()
+    assert said == f"A street of {size} bytes, 512 tokens at most. 9\n"
