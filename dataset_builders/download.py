@@ -12,7 +12,7 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 from urllib.parse import unquote_plus
@@ -143,15 +143,6 @@ class Host:
         self._resumes_at = max(self._resumes_at, time.monotonic() + seconds)
 
 
-@dataclass(frozen=True)
-class _Answer:
-    """The outcome of an attempt: the content, or a verdict that is settled without one."""
-
-    code: int | None
-    headers: Mapping[str, str]
-    content: bytes | Verdict
-
-
 class Fetcher:
     """Downloads items, each at most once over all runs.
 
@@ -246,40 +237,27 @@ class Fetcher:
 
         try:
             fetched, content = await self._retrying.copy()(self._try, item, check, store)
-        except (BusyError, httpx2.HTTPError) as error:
-            # the message of a client error may hold the whole URL, key and all
-            text = str(error) if isinstance(error, BusyError) else type(error).__name__
-            verdict = Verdict("failed", f"{text} after {self._max_attempts} attempts")
-            answer = _Answer(getattr(error, "code", None), {}, verdict)
-            fetched, content = await self._recorded(item, answer, check, store)
+        except (BusyError, httpx2.HTTPError, httpx2.InvalidURL) as error:
+            fetched, content = _lost(item, error, self._max_attempts), b""
+            if store is not None:
+                store.put(fetched)
         self._in_a_row = self._in_a_row + 1 if fetched.status == "failed" else 0
         if fetched.status in STOPPING or self._in_a_row >= FAILURES_IN_A_ROW:
             raise StoppedError(fetched)
         return fetched, content
 
     async def _try(self, item: Item, check: Check, store: Store | None) -> tuple[Fetched, bytes]:
-        """One attempt. Its slot is held until it is recorded: so much a killed process loses."""
+        """One attempt. Its slot is held until it is recorded: a killed process loses no more."""
         import httpx2
 
-        try:
-            url = httpx2.URL(item.url)
-            async with self._host(url.host).slots:
-                return await self._recorded(item, await self._get(item), check, store)
-        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
-            scheme = str(item.url).partition(":")[0]
-            shown = f" but {scheme}://" if scheme.isalnum() and len(scheme) < 8 else ""
-            verdict = Verdict("invalid", f"not an http(s):// address{shown}")
-            return await self._recorded(item, _Answer(None, {}, verdict), check, store)
+        async with self._host(httpx2.URL(item.url).host).slots:
+            response, content = await self._get(item)
+            job = partial(_record, item, response, content, check, store)
+            # shielded: what has been answered is kept even if another answer ends the run
+            loop = asyncio.get_running_loop()
+            return await asyncio.shield(loop.run_in_executor(self._writers, job))
 
-    async def _recorded(
-        self, item: Item, answer: _Answer, check: Check, store: Store | None
-    ) -> tuple[Fetched, bytes]:
-        # shielded: what has been answered is kept even if another answer ends the run
-        job = partial(_record, item, answer, check, store)
-        loop = asyncio.get_running_loop()
-        return await asyncio.shield(loop.run_in_executor(self._writers, job))
-
-    async def _get(self, item: Item) -> _Answer:
+    async def _get(self, item: Item) -> tuple[Any, bytes | Verdict]:
         """The answer. Redirects are followed, unless they take the key to another host."""
         import httpx2
 
@@ -287,17 +265,16 @@ class Fetcher:
             "GET", item.url, params=dict(item.params) or None, headers=dict(item.headers)
         )
         for _ in range(MAX_REDIRECTS + 1):
-            answer, following = await self._send(item, request)
-            if following is None:
-                return answer
-            if _takes_key_away(item, following):
+            response, content = await self._send(item, request)
+            if response.next_request is None:
+                return response, content
+            request = response.next_request
+            if _takes_key_away(item, request):
                 detail = "it redirects to another host, which must not get the key"
-                return replace(answer, content=Verdict("denied", detail))
-            request = following
+                return response, Verdict("denied", detail)
         raise httpx2.TooManyRedirects("too many redirects", request=request)
 
-    async def _send(self, item: Item, request: Any) -> tuple[_Answer, Any]:
-        """The answer to a request, and the request that it redirects to."""
+    async def _send(self, item: Item, request: Any) -> tuple[Any, bytes | Verdict]:
         import httpx2
 
         if request.url.scheme not in ("http", "https") or not request.url.host:
@@ -305,19 +282,18 @@ class Fetcher:
         host = self._host(request.url.host)
         await host.turn()
         response = await self._client.send(request, stream=True)
-        code, headers = response.status_code, response.headers
-        content: bytes | Verdict
         async with contextlib.aclosing(response):
+            content: bytes | Verdict
             try:
                 content = await read(response, item.max_bytes)
             except UnusableAnswerError as error:
-                whole = "Range" in item.headers and code == 200
-                content = Verdict("invalid", WHOLE_FILE if whole else str(error))
-        if code in RETRIED_CODES:
-            busy = BusyError(code, retry_after(headers))
+                is_whole = "Range" in item.headers and response.status_code == 200
+                content = Verdict("invalid", WHOLE_FILE if is_whole else str(error))
+        if response.status_code in RETRIED_CODES:
+            busy = BusyError(response.status_code, retry_after(response.headers))
             host.pause(busy.retry_after or 0.0)
             raise busy
-        return _Answer(code, headers, content), response.next_request
+        return response, content
 
     def _host(self, name: str) -> Host:
         if name not in self._hosts:
@@ -347,27 +323,51 @@ def check_piece(content: bytes, media_type: str) -> Verdict:
     return Verdict("ok", verdict.detail) if verdict.status == "blank" else verdict
 
 
+def _lost(item: Item, error: Exception, attempts: int) -> Fetched:
+    """The state of an item without an answer."""
+    import httpx2
+
+    status: Status = "failed"
+    # the message of a client error may hold the whole URL, key and all
+    text = str(error) if isinstance(error, BusyError) else type(error).__name__
+    detail = f"{text} after {attempts} attempts"
+    if isinstance(error, (httpx2.InvalidURL, httpx2.UnsupportedProtocol)):
+        scheme = str(item.url).partition(":")[0]
+        shown = f" but {scheme}://" if scheme.isalnum() and len(scheme) < 8 else ""
+        status, detail = "invalid", f"not an http(s):// address{shown}"
+    code = getattr(error, "code", None)
+    return Fetched(item.key, status, code, detail=detail, fetched_at=time.time())
+
+
 def _record(
-    item: Item, answer: _Answer, check: Check, store: Store | None
+    item: Item, response: Any, content: bytes | Verdict, check: Check, store: Store | None
 ) -> tuple[Fetched, bytes]:
     """Judge an answer and record the state of the item."""
-    verdict, content, sha256, detail = _judge(item, answer, check), b"", None, ""
+    verdict = _judge(item, response, content, check)
+    body, sha256, detail = b"", None, verdict.detail
     if verdict.status == "ok":
-        content = cast(bytes, answer.content)
-        sha256 = hashlib.sha256(content).hexdigest()
+        body = cast(bytes, content)
+        sha256 = hashlib.sha256(body).hexdigest()
         # of a part of a file: which part it is, and of how many bytes
-        detail = answer.headers.get("content-range", "")
-    detail = _shown(item, verdict.detail or detail)
+        detail = detail or response.headers.get("content-range", "")
+    if item.secret and any(item.secret in one for one in (detail, unquote_plus(detail))):
+        detail = "an answer that repeats the key"
     fetched = Fetched(
-        item.key, verdict.status, answer.code, sha256, len(content), detail, time.time()
+        item.key,
+        verdict.status,
+        response.status_code,
+        sha256,
+        len(body),
+        detail[:MAX_DETAIL],
+        time.time(),
     )
     if store is not None:
-        store.put(fetched, content or None)
-    return fetched, content
+        store.put(fetched, body or None)
+    return fetched, body
 
 
-def _judge(item: Item, answer: _Answer, check: Check) -> Verdict:
-    code, content = answer.code, answer.content
+def _judge(item: Item, response: Any, content: bytes | Verdict, check: Check) -> Verdict:
+    code = response.status_code
     if code in DENIED_CODES:
         return Verdict(item.refused, f"the server refuses the request (HTTP {code})")
     if code in MISSING_CODES:
@@ -378,14 +378,7 @@ def _judge(item: Item, answer: _Answer, check: Check) -> Verdict:
         return Verdict("invalid", f"HTTP {code}")
     if not content:
         return Verdict("invalid", "an empty answer")
-    return check(content, answer.headers.get("content-type", ""))
-
-
-def _shown(item: Item, detail: str) -> str:
-    """A detail that may quote the answer, which may repeat the key."""
-    if item.secret and any(item.secret in one for one in (detail, unquote_plus(detail))):
-        return "an answer that repeats the key"
-    return detail[:MAX_DETAIL]
+    return check(content, response.headers.get("content-type", ""))
 
 
 def _takes_key_away(item: Item, request: Any) -> bool:

@@ -55,7 +55,7 @@ def patiently(max_attempts: int, backoff_s: float) -> Any:
     from tenacity import (
         AsyncRetrying,
         RetryCallState,
-        retry_if_exception_type,
+        retry_if_exception,
         stop_after_attempt,
         wait_random_exponential,
     )
@@ -66,10 +66,14 @@ def patiently(max_attempts: int, backoff_s: float) -> Any:
         error = state.outcome.exception() if state.outcome else None
         return 0.0 if getattr(error, "retry_after", None) is not None else backoff(state)
 
+    def is_transient(error: BaseException) -> bool:
+        is_web = not isinstance(error, httpx2.UnsupportedProtocol)
+        return isinstance(error, (BusyError, httpx2.HTTPError)) and is_web
+
     return AsyncRetrying(
         stop=stop_after_attempt(max_attempts),
         wait=wait,
-        retry=retry_if_exception_type((BusyError, httpx2.HTTPError)),
+        retry=retry_if_exception(is_transient),
         reraise=True,
     )
 
