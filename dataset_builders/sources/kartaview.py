@@ -10,7 +10,7 @@ from typing import Any
 
 from ..download import Fetcher, Item, Limit, Store, Verdict
 from ..errors import SourceError
-from .street_view import Place, View, images, json_answers, number, read_json
+from .street_view import Place, View, batched, images, json_answers, number, read_json
 
 HOST = "https://api.openstreetcam.org"
 SIZES = ("fileurlTh", "fileurlLTh", "fileurlProc", "fileurl")
@@ -79,17 +79,18 @@ class KartaView:
         self, rows: Sequence[Mapping[str, Any]], fetcher: Fetcher, store: Store
     ) -> AsyncIterator[tuple[str, str]]:
         """See [`StreetViewSource`]; each photo is asked for its address."""
-        ids = [str(row["image_id"]).split("/")[1] for row in rows]
-        questions = [Item(f"{self.name}/photo/{n}", f"{self.base_url}/2.0/photo/{n}") for n in ids]
-        answers = await json_answers(questions, check_answer, fetcher, store)
-        addresses = {
-            self._picture_key(one): photo[self.size]
-            for one, question in zip(ids, questions, strict=True)
-            for photo in self._photos(answers.get(question.key))
-        }
-        items = (_picture(key, address) for key, address in addresses.items())
-        async for key in images(items, fetcher):
-            yield f"{self.name}/{key.split('/')[2]}", key
+        for batch in batched(str(row["image_id"]).split("/")[1] for row in rows):
+            ids = {f"{self.name}/photo/{one}": one for one in batch}
+            questions = (Item(key, f"{self.base_url}/2.0/photo/{one}") for key, one in ids.items())
+            answers = await json_answers(questions, check_answer, fetcher, store)
+            addresses = {
+                self._picture_key(ids[key]): photo[self.size]
+                for key, answer in answers.items()
+                for photo in self._photos(answer)
+            }
+            items = (_picture(key, address) for key, address in addresses.items())
+            async for key in images(items, fetcher):
+                yield f"{self.name}/{key.split('/')[2]}", key
 
     def _picture_key(self, one: str) -> str:
         return f"{self.name}/picture/{one}/{self.size}"
@@ -121,18 +122,13 @@ class KartaView:
         taken = photo.get("shotDate") or photo.get("dateAdded")
         heading = number(photo.get("heading"))
         lon, lat = number(photo.get("lng")), number(photo.get("lat"))
-        return View(
-            f"{self.name}/{photo['id']}",
-            place.point_id,
-            self._picture_key(str(photo["id"])),
-            place.lon if lon is None else lon,
-            place.lat if lat is None else lat,
-            None if heading is None else heading % 360,
-            None if taken is None else str(taken).replace(" ", "T"),
-            self.name,
-            self.licence,
-            "KartaView contributors",
-        )
+        if lon is None or lat is None:
+            lon, lat = place.lon, place.lat
+        where = (lon, lat, None if heading is None else heading % 360)
+        taken_at = None if taken is None else str(taken).replace(" ", "T")
+        key, image_id = self._picture_key(str(photo["id"])), f"{self.name}/{photo['id']}"
+        by = "KartaView contributors"
+        return View(image_id, place.point_id, key, *where, taken_at, self.name, self.licence, by)
 
 
 def check_answer(content: bytes, media_type: str) -> Verdict:

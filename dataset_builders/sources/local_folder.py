@@ -112,32 +112,12 @@ class LocalFolder:
             except (OSError, ValueError) as error:
                 yield PhotoReject(file, "no_coordinates", str(error))
             else:
-                yield self._view(file, content, lon, lat, place, store)
-
-    def _view(
-        self,
-        file: str,
-        content: bytes,
-        lon: float,
-        lat: float,
-        place: Mapping[str, Any],
-        store: Store,
-    ) -> View:
-        key = f"{self.name}/{file}"
-        digest = hashlib.sha256(content).hexdigest()
-        store.put(Fetched(key, "ok", None, digest, len(content), "", time.time()), content)
-        heading = heading_degrees(place.get("heading"))
-        return View(
-            key,
-            key,
-            key,
-            float(lon),
-            float(lat),
-            heading,
-            place.get("captured_at"),
-            self.name,
-            self.licence,
-        )
+                key, sha256 = f"{self.name}/{file}", hashlib.sha256(content).hexdigest()
+                now = time.time()
+                store.put(Fetched(key, "ok", None, sha256, len(content), "", now), content)
+                where = (float(lon), float(lat), heading_degrees(place.get("heading")))
+                taken = place.get("captured_at")
+                yield View(key, key, key, *where, taken, self.name, self.licence)
 
     def _place(self, path: Path, row: Mapping[str, Any] | None) -> Mapping[str, Any]:
         if self.coordinates == "exif":

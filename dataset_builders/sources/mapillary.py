@@ -6,7 +6,6 @@ and an image is downloaded as soon as its address is known.
 """
 
 import datetime
-import itertools
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,13 +18,12 @@ from ..download import Fetcher, Item, Limit, Store, Verdict
 from ..errors import MissingExtraError, SourceError
 from ..splits import local_xy
 from ..trust import secret_from
-from .street_view import Place, View, images, json_answers, number, read_json
+from .street_view import Place, View, batched, images, json_answers, number, read_json
 
 TILES, GRAPH = "https://tiles.mapillary.com", "https://graph.mapillary.com"
 ZOOM = 14
 FIELDS = "id,captured_at,compass_angle,computed_compass_angle,geometry,computed_geometry,{size}"
 SIZES = ("thumb_256_url", "thumb_1024_url", "thumb_2048_url", "thumb_original_url")
-BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -87,10 +85,8 @@ class Mapillary:
         async for _ in fetcher.fetch_all(self._tile_items(around, secret), check_tile):
             pass
         chosen = self._nearest(places, self._coverage(around, store))
-        ids = iter(chosen.items())
-        # in batches, so that an address is used before it expires
-        while batch := dict(itertools.islice(ids, BATCH)):
-            async for view in self._fetch(batch, fetcher, store, secret):
+        for batch in batched(chosen.items()):
+            async for view in self._fetch(dict(batch), fetcher, store, secret):
                 yield view
 
     async def pictures(
@@ -98,11 +94,10 @@ class Mapillary:
     ) -> AsyncIterator[tuple[str, str]]:
         """See [`StreetViewSource`]; entities are asked for a fresh address."""
         secret = secret_from(self.key_env, self.name)
-        ids = iter(str(row["image_id"]).split("/")[1] for row in rows)
-        while batch := list(itertools.islice(ids, BATCH)):
-            # only the ids count: the views made on the way are those of the dataset
-            places = {one: Place("", 0.0, 0.0) for one in batch}
-            async for view in self._fetch(places, fetcher, store, secret):
+        # only the ids count: the views made on the way are those of the dataset
+        ids = ((str(row["image_id"]).split("/")[1], Place("", 0.0, 0.0)) for row in rows)
+        for batch in batched(ids):
+            async for view in self._fetch(dict(batch), fetcher, store, secret):
                 yield view.image_id, view.key
 
     async def _fetch(
@@ -111,9 +106,8 @@ class Mapillary:
         # addresses expire: an image that is still to come needs a fresh one
         fresh = [one for one in batch if store.settled(self._picture_key(one)) is None]
         store.forget(self._entity_key(one) for one in fresh)
-        entities = await json_answers(
-            self._entity_items(batch, secret), check_entity, fetcher, store
-        )
+        questions = self._entity_items(batch, secret)
+        entities = await json_answers(questions, check_entity, fetcher, store)
         found: dict[str, tuple[View, str]] = {}
         for one, place in batch.items():
             entity = entities.get(self._entity_key(one)) or {}
@@ -191,25 +185,14 @@ class Mapillary:
     def _view(self, one: str, entity: Mapping[str, Any], place: Place) -> View:
         geometry = entity.get("computed_geometry") or entity.get("geometry")
         pair = geometry.get("coordinates") if isinstance(geometry, dict) else None
-        lon, lat = (
-            (number(n) for n in pair) if isinstance(pair, list) and len(pair) == 2 else 2 * (None,)
-        )
+        lon, lat = map(number, pair if isinstance(pair, list) and len(pair) == 2 else (None, None))
         if lon is None or lat is None:
             lon, lat = place.lon, place.lat
         heading = number(entity.get("computed_compass_angle", entity.get("compass_angle")))
-        taken = number(entity.get("captured_at"))
-        return View(
-            f"{self.name}/{one}",
-            place.point_id,
-            self._picture_key(one),
-            lon,
-            lat,
-            None if heading is None else heading % 360,
-            None if taken is None else _date(taken),
-            self.name,
-            self.licence,
-            "Mapillary contributors",
-        )
+        where = (lon, lat, None if heading is None else heading % 360)
+        taken, key = _date(number(entity.get("captured_at"))), self._picture_key(one)
+        image_id, by = f"{self.name}/{one}", "Mapillary contributors"
+        return View(image_id, place.point_id, key, *where, taken, self.name, self.licence, by)
 
 
 def decode_tile(content: bytes, x: int, y: int) -> list[tuple[float, float, dict[str, Any]]]:
@@ -232,7 +215,7 @@ def decode_tile(content: bytes, x: int, y: int) -> list[tuple[float, float, dict
         points = [
             (*one["geometry"]["coordinates"], one["properties"])
             for one in layer.get("features", [])
-            if "id" in one["properties"] and one["geometry"]["type"] == "Point"
+            if str(one["properties"].get("id")).isdigit() and one["geometry"]["type"] == "Point"
         ]
     except Exception as error:  # the decoder has none of its own
         raise ValueError("no vector tile") from error
@@ -281,9 +264,9 @@ def _milliseconds(text: str) -> float:
     return moment.replace(tzinfo=moment.tzinfo or datetime.UTC).timestamp() * 1000
 
 
-def _date(milliseconds: float) -> str | None:
+def _date(milliseconds: float | None) -> str | None:
     try:
-        moment = datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.UTC)
+        moment = datetime.datetime.fromtimestamp(float(milliseconds or "nan") / 1000, datetime.UTC)
     except (ValueError, OverflowError, OSError):
         return None
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -4,13 +4,17 @@ A source turns points along the roads into views. It uses official interfaces on
 through the [`Fetcher`] alone, checks every answer, and takes keys from the environment.
 """
 
+import itertools
 import json
 import math
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from ..download import Check, Fetcher, Item, Limit, Store, check_image
+
+T = TypeVar("T")
+BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -103,12 +107,19 @@ class StreetViewSource(Protocol):
         ...
 
 
+def batched(values: Iterable[T]) -> Iterator[list[T]]:
+    """Some hundred values at a time: memory stays flat, addresses are used before they expire."""
+    source = iter(values)
+    while batch := list(itertools.islice(source, BATCH)):
+        yield batch
+
+
 async def json_answers(
     items: Iterable[Item], check: Check, fetcher: Fetcher, store: Store
 ) -> dict[str, Any]:
     """Download JSON answers; returns those that are "ok", by key."""
     keys = [one.key async for one in fetcher.fetch_all(items, check) if one.status == "ok"]
-    return {key: stored_json(store, key) for key in keys}
+    return {key: stored_json(store, key) for key in sorted(keys)}
 
 
 async def images(items: Iterable[Item], fetcher: Fetcher, check: Check = check_image) -> Any:
@@ -145,6 +156,7 @@ __all__ = [
     "Place",
     "StreetViewSource",
     "View",
+    "batched",
     "images",
     "json_answers",
     "number",
