@@ -1,7 +1,7 @@
 """The filters of a recipe: what keeps an image or a caption out, and why.
 
 A filter is a function that returns something true for what must not be kept; its name is the reason
-in the tables, its docstring the explanation. There are three kinds, one table each:
+in the tables of a run. There are three kinds, one table each:
 
 * `TEXT_FILTERS`, called with an `Answer`, look at the text of every answer;
 * `IMAGE_FILTERS`, called with an image and its id, look at an image before a model is asked;
@@ -180,13 +180,6 @@ REFINED_FILTERS: Table = {"shorter": shorter, "restored": restored}
 
 DEFAULT = (*TEXT_FILTERS, PHRASES)
 """What "default" in a recipe's list stands for, and what applies without a list."""
-REASONS = {"empty": "There is no text."} | {
-    name: str(one.__doc__).partition("\n")[0]
-    for table in (TEXT_FILTERS, REFINED_FILTERS, IMAGE_FILTERS, CAPTION_FILTERS)
-    for name, one in table.items()
-}
-"""Explanations of the reasons."""
-
 Entry = str | Mapping[str, Mapping[str, Any]]
 
 
@@ -293,4 +286,4 @@ def _resolved(name: str) -> Callable[..., Any]:
     )
 
 
-__all__ = ["DEFAULT", "REASONS", "Answer", "Filters", "RunImages"]
+__all__ = ["DEFAULT", "Answer", "Filters", "RunImages"]

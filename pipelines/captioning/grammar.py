@@ -155,7 +155,7 @@ def object_name(noun: Any) -> str:
 
 
 def compound(noun: Any) -> list[Any]:
-    """The tokens of a noun and the compounds right before it."""
+    """The tokens of a noun and of the compounds directly before it."""
     tokens = [noun]
     while tokens[0].i > 0:
         before = tokens[0].nbor(-1)
@@ -166,7 +166,7 @@ def compound(noun: Any) -> list[Any]:
 
 
 def attributes_of(document: Any) -> list[Attribute]:
-    """What is said of the nouns of a document."""
+    """The attributes of the nouns of a document."""
     found: list[Attribute] = []
     for token in document:
         word = _attribute_text(token)
@@ -190,12 +190,12 @@ def relations_of(document: Any) -> Iterator[tuple[str, str, str]]:
 
 
 def _prepositional(token: Any) -> Iterator[tuple[str, str, str]]:
-    """Relations by the preposition before this noun."""
+    """Relations given by the preposition before a noun."""
     words, governor = [token.head.lower_], token.head.head
-    # "in front of": climb over the noun of place; "out of", "next to": over the first preposition
+    # "in front of": skip the noun of place; "out of", "next to": skip the first preposition
     while governor.pos_ in ("ADP", "ADV") or _is_bare_place(governor):
         words.insert(0, governor.lower_)
-        if governor.head == governor:  # tokens are made anew, so never `is`
+        if governor.head == governor:  # spaCy creates tokens anew: `is` never holds
             return
         governor = governor.head
     if governor.pos_ in NOUNS:
@@ -205,7 +205,7 @@ def _prepositional(token: Any) -> Iterator[tuple[str, str, str]]:
     if governor.pos_ not in ("VERB", "AUX", "ADJ"):
         return
     if words == ["with"] and (things := _objects_before(governor, token)):
-        # "shows a street with trees": it is the street that has them
+        # "shows a street with trees": the street has them
         yield from _triples(things, "with", _meant_all(token))
         return
     if governor.lemma_ not in COPULAS:
@@ -229,9 +229,9 @@ def _triples(
 
 
 def _subjects(word: Any) -> list[Any]:
-    """The nouns that do, undergo or are what a verb or a predicate says."""
+    """The subjects of a verb or a predicate."""
     for _ in range(len(word.doc)):
-        # the parser may hang the subject on the auxiliary: "the street is lined with trees"
+        # the subject may depend on the auxiliary: "the street is lined with trees"
         auxiliaries = [child for child in word.children if child.dep_ in ("aux", "auxpass")]
         own = [
             child
@@ -255,7 +255,7 @@ def _subjects(word: Any) -> list[Any]:
 
 
 def _attribute_text(token: Any) -> str:
-    """The attribute that a token can be: an adjective or a participle, in lower case; or ""."""
+    """The token as an attribute, if it is an adjective or a participle; otherwise ""."""
     if not token.is_alpha and "-" not in token.text:
         return ""
     if token.lower_ in POINTERS:
@@ -319,7 +319,7 @@ def _is_bare_place(token: Any) -> bool:
 
 
 def _counted(noun: Any) -> list[Any]:
-    """What a noun of amount counts, such as the cars in "a lot of cars"; else nothing."""
+    """The nouns that a noun of amount counts: the cars in "a lot of cars"."""
     if noun.lemma_.lower() not in AMOUNTS:
         return []
     return [
@@ -332,13 +332,13 @@ def _counted(noun: Any) -> list[Any]:
 
 
 def _meant(noun: Any) -> list[Any]:
-    """A noun, or what it counts."""
+    """The noun, or the nouns that it counts."""
     counted = _counted(noun)
     return [meant for thing in counted for meant in _meant_all(thing)] if counted else [noun]
 
 
 def _meant_all(noun: Any) -> list[Any]:
-    """A noun and those joined to it by "and" or commas, each as what it counts."""
+    """The noun and those joined to it by "and" or commas, or the nouns that these count."""
     joined = [child for child in noun.children if child.dep_ == "conj" and _is_head(child)]
     return [*_meant(noun), *(meant for child in joined for meant in _meant_all(child))]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipelines.captioning.errors import CaptioningError
-from pipelines.captioning.filters import DEFAULT, REASONS, Answer, Filters, RunImages
+from pipelines.captioning.filters import DEFAULT, TEXT_FILTERS, Answer, Filters, RunImages
 from pipelines.captioning.image_filters import ImageTextScore, near_duplicates
 from pipelines.captioning.recipe import make_recipe
 from pipelines.captioning.records import SourceImage
@@ -77,7 +77,6 @@ def test_a_good_caption_passes_untouched():
 )
 def test_every_bad_answer_has_its_reason(text, expected):
     assert reason(tidy_caption(text)[0]) == expected
-    assert REASONS[expected].endswith(".")
 
 
 def test_an_answer_cut_by_the_limit_ends_with_its_last_whole_sentence():
@@ -170,7 +169,7 @@ def test_words_are_compared_whole():
 def test_any_text_is_tidied_and_judged(text, finish_reason):
     tidied, flags = tidy_caption(text)
     assert set(flags) <= set(FLAGS)
-    assert reason(tidied, finish_reason) in {"", *REASONS}
+    assert reason(tidied, finish_reason) in {"", "empty", *TEXT_FILTERS}
 
 
 def test_long_hostile_texts_take_no_time():
