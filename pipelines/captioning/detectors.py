@@ -14,6 +14,7 @@ import torch
 
 from dataset_builders.images import decode_image
 
+from .components import filled, open_component
 from .errors import CaptioningError
 from .records import Detection, PhraseDetector, SourceImage
 
@@ -117,8 +118,12 @@ class Owlv2Detector:
         self._queries.update(dict.fromkeys(phrases))
         if not short:
             return
-        filled = (short * PHRASES_AT_A_TIME)[:PHRASES_AT_A_TIME]
-        inputs = tokenizer(filled, padding="max_length", max_length=MAX_TOKENS, return_tensors="pt")
+        inputs = tokenizer(
+            filled(short, PHRASES_AT_A_TIME),
+            padding="max_length",
+            max_length=MAX_TOKENS,
+            return_tensors="pt",
+        )
         output = self._model.owlv2.get_text_features(
             input_ids=inputs["input_ids"].to(self._device),
             attention_mask=inputs["attention_mask"].to(self._device),
@@ -144,13 +149,7 @@ def open_detector(name: str, **options: Any) -> PhraseDetector:
     Raises:
         CaptioningError: There is no such detector, or no such option.
     """
-    detectors: dict[str, Any] = {"owlv2": Owlv2Detector}
-    if name not in detectors:
-        raise CaptioningError(f"Unknown detector {name!r}; use one of {sorted(detectors)}.")
-    try:
-        return detectors[name](**options)  # type: ignore[no-any-return]
-    except TypeError as error:
-        raise CaptioningError(f"Options of the detector {name!r}: {error}.") from error
+    return open_component("detector", {"owlv2": Owlv2Detector}, name, options)  # type: ignore[no-any-return]
 
 
 __all__ = ["MAX_TOKENS", "OWLV2", "Owlv2Detector", "open_detector"]

@@ -1,18 +1,16 @@
 """Phrases to vectors: a sentence encoder whose output depends on the phrase alone, and its cache.
 
-The output of a network varies by about 1e-7 with the shape of the batch, and which phrases share a
-batch depends on what has been seen before; a resumed run would differ from an uninterrupted one. So
-batches have fixed shapes: the length depends on the phrase's own, and the last batch is filled up
-with copies. Vectors are rounded to multiples of 2^-22, so that dot products in float64 are exact in
-any order of summation. Processors of another kind can still differ by about 1e-7.
+Which phrases share a batch depends on what has been seen before; so that a resumed run equals an
+uninterrupted one, batches have fixed shapes (`components.batches`), and vectors are rounded to
+multiples of 2^-22, which makes dot products in float64 exact in any order of summation. Processors
+of another kind can still differ by about 1e-7.
 """
 
 import hashlib
 import importlib.util
 import logging
 import threading
-from collections import OrderedDict, defaultdict
-from collections.abc import Iterator
+from collections import OrderedDict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from huggingface_hub import HfApi, try_to_load_from_cache
 from numpy.typing import NDArray
 
 from .capture import Encode
+from .components import batches, filled
 from .errors import CaptioningError, MissingDependencyError
 
 logger = logging.getLogger(__name__)
@@ -59,13 +58,16 @@ class SentenceEncoder:
             return found
         longest = self.model.max_seq_length // _LENGTH_STEP * _LENGTH_STEP
         tokens = self.model.tokenizer(phrases, truncation=True, max_length=longest)
-        for numbers, length, size in _batches(tokens["input_ids"]):
-            filled = [
-                {name: values[number] for name, values in tokens.items()}
-                for number in (numbers * size)[:size]
-            ]
+        lengths = [len(ids) for ids in tokens["input_ids"]]
+        for numbers, length in batches(lengths, _LENGTH_STEP, _batch_size):
             features = self.model.tokenizer.pad(
-                filled, padding="max_length", max_length=length, return_tensors="pt"
+                [
+                    {name: values[number] for name, values in tokens.items()}
+                    for number in filled(numbers, _batch_size(length))
+                ],
+                padding="max_length",
+                max_length=length,
+                return_tensors="pt",
             )
             with torch.inference_mode():
                 on_device = {name: value.to(self.model.device) for name, value in features.items()}
@@ -166,15 +168,8 @@ def _is_available(name: str) -> bool:
     return True
 
 
-def _batches(tokens: list[list[int]]) -> Iterator[tuple[list[int], int, int]]:
-    """Numbers of phrases, and the shape of their batch: length in tokens, rows with copies."""
-    by_length = defaultdict(list)
-    for number, ids in enumerate(tokens):
-        by_length[-(-len(ids) // _LENGTH_STEP) * _LENGTH_STEP].append(number)
-    for length, numbers in sorted(by_length.items()):
-        size = max(_BATCH_PHRASES, _BATCH_TOKENS // length)
-        for start in range(0, len(numbers), size):
-            yield numbers[start : start + size], length, size
+def _batch_size(length: int) -> int:
+    return max(_BATCH_PHRASES, _BATCH_TOKENS // length)
 
 
 def _wheel_folder() -> Path | None:

@@ -6,13 +6,12 @@ other parser, by grammar, is in `grammar`.
 """
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import chain
 from typing import Any, TypeVar
 
-from .errors import CaptioningError
+from .components import batches, filled, open_component
 from .records import SceneGraph, SceneGraphParser
 
 SENTENCE_RULES = "sentences-1"
@@ -104,15 +103,13 @@ def open_parser(name: str, **options: Any) -> SceneGraphParser:
         options: Options of `FactualParser` (such as `model`, `device`) or `grammar.SpacyParser`.
 
     Raises:
-        CaptioningError: There is no parser of that name.
+        CaptioningError: There is no parser of that name, or it has no such option.
         MissingDependencyError: Its packages are not installed.
     """
     from .grammar import SpacyParser
 
-    parsers: dict[str, Any] = {"factual": FactualParser, "spacy": SpacyParser}
-    if name not in parsers:
-        raise CaptioningError(f"Unknown parser {name!r}; use one of {sorted(parsers)}.")
-    return parsers[name](**options)  # type: ignore[no-any-return]
+    parsers = {"factual": FactualParser, "spacy": SpacyParser}
+    return open_component("parser", parsers, name, options)  # type: ignore[no-any-return]
 
 
 def _line_spans(text: str, start: int, end: int) -> list[tuple[int, int]]:
@@ -167,9 +164,8 @@ class FactualParser:
     A sentence longer than the model was trained on is read in pieces, whose graphs are merged; so
     is one whose graph is longer than the model writes.
 
-    The output of a network varies in its last digits with the shape of the batch, which can turn a
-    tie of beams. So batches are filled up with copies to `batch_size` sentences, padded to a length
-    that depends on the sentence alone: a graph does not depend on what else is read.
+    Batches have fixed shapes (`components.batches`), since the last digits of an output can turn a
+    tie of beams: a graph does not depend on what else is read.
 
     Args:
         model: Hub id or folder.
@@ -223,13 +219,13 @@ class FactualParser:
         return len(self._tokenizer(PREFIX + sentence)["input_ids"])
 
     def _read(self, sentences: list[str]) -> dict[str, SceneGraph]:
-        graphs = {}
-        for length, batch in self._batches(sentences):
-            filled = (batch * self._batch_size)[: self._batch_size]
-            for sentence, (text, ended) in zip(batch, self._generate(filled, length), strict=False):
-                graphs[sentence] = (
-                    parse_graph_string(text) if ended else self._halved(sentence, text)
-                )
+        graphs, lengths = {}, [self._num_tokens(sentence) for sentence in sentences]
+        for numbers, length in batches(lengths, LENGTH_STEP, lambda _: self._batch_size):
+            batch = [sentences[number] for number in numbers]
+            written = self._generate(filled(batch, self._batch_size), length)
+            for sentence, (text, ended) in zip(batch, written, strict=False):
+                graph = parse_graph_string(text) if ended else self._halved(sentence, text)
+                graphs[sentence] = graph
         return graphs
 
     def _halved(self, sentence: str, text: str) -> SceneGraph:
@@ -240,16 +236,6 @@ class FactualParser:
             return parse_graph_string(text[: text.rfind(")") + 1])
         graphs = self._read(sorted(halves))
         return merge_graphs(graphs[half] for half in halves)
-
-    def _batches(self, sentences: list[str]) -> Iterator[tuple[int, list[str]]]:
-        """Batches of sentences, with the length in tokens to which they are padded."""
-        by_length: dict[int, list[str]] = defaultdict(list)
-        for sentence in sentences:
-            steps = -(-self._num_tokens(sentence) // LENGTH_STEP)
-            by_length[steps * LENGTH_STEP].append(sentence)
-        for length, several in sorted(by_length.items()):
-            for start in range(0, len(several), self._batch_size):
-                yield length, several[start : start + self._batch_size]
 
     def _generate(self, sentences: list[str], length: int) -> list[tuple[str, bool]]:
         """The graph string of each sentence, and whether it is complete."""

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .components import open_component
 from .errors import CaptioningError, MissingDependencyError
 from .records import Segmenter
 
@@ -34,16 +35,11 @@ def open_segmenter(name: str, **options: Any) -> Segmenter:
         CaptioningError: There is no segmenter of that name, or it has no such option.
         MissingDependencyError: Its packages are not installed.
     """
-    segmenters: dict[str, Any] = {
+    segmenters = {
         "felzenszwalb": FelzenszwalbSegmenter,
         "mask-generation": MaskGenerationSegmenter,
     }
-    if name not in segmenters:
-        raise CaptioningError(f"Unknown segmenter {name!r}; use one of {sorted(segmenters)}.")
-    try:
-        return segmenters[name](**options)  # type: ignore[no-any-return]
-    except TypeError as error:
-        raise CaptioningError(f"Options of the segmenter {name!r}: {error}.") from error
+    return open_component("segmenter", segmenters, name, options)  # type: ignore[no-any-return]
 
 
 class FelzenszwalbSegmenter:
