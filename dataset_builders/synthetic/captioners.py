@@ -179,22 +179,13 @@ COVER_PHRASES = {
 PLURAL_QUANTITIES = ((4, "a few"), (8, "several"), (15, "many"))
 QUANTITIES = ((1, "a single"), (2, "two"), *PLURAL_QUANTITIES)
 SHARES = (
-    (0.04, "a trace of"),
-    (0.12, "a small part of"),
-    (0.25, "about a fifth of"),
-    (0.42, "about a third of"),
-    (0.6, "about half of"),
-    (0.85, "most of"),
-    (2.0, "nearly all of"),
-)
+    (0.04, "a trace of"), (0.12, "a small part of"), (0.25, "about a fifth of"),
+    (0.42, "about a third of"), (0.6, "about half of"), (0.85, "most of"), (2.0, "nearly all of"),
+)  # fmt: skip
 STOREYS = (
-    (1.5, "one storey"),
-    (2.5, "two storeys"),
-    (4, "three or four storeys"),
-    (7, "five to seven storeys"),
-    (12, "about ten storeys"),
-    (99, "well over ten storeys"),
-)
+    (1.5, "one storey"), (2.5, "two storeys"), (4, "three or four storeys"),
+    (7, "five to seven storeys"), (12, "about ten storeys"), (99, "well over ten storeys"),
+)  # fmt: skip
 ROADS = {
     "avenue": "wide avenue with several lanes",
     "street": "narrow street with one lane each way",
@@ -265,33 +256,22 @@ def satellite_facts(tile: Tile) -> list[Fact]:
     return sorted(facts, key=lambda fact: -fact.weight)
 
 
+# what captioners make up
 STREET_FANCIES = (
-    Fact("fountain", "a stone"),
-    Fact("tram", "a yellow"),
-    Fact("market stall", "several colourful"),
-    Fact("bicycle", "a few parked"),
-    Fact("river", "close by"),
-    Fact("chimney", "a single tall"),
-    Fact("scaffolding", "a large"),
-    Fact("dog", "a small brown"),
-    Fact("shop sign", "many bright"),
-    Fact("bus", "a single blue"),
-    Fact("statue", "a bronze"),
-    Fact("crane", "a tall red"),
-)
+    Fact("fountain", "a stone"), Fact("tram", "a yellow"),
+    Fact("market stall", "several colourful"), Fact("bicycle", "a few parked"),
+    Fact("river", "close by"), Fact("chimney", "a single tall"), Fact("scaffolding", "a large"),
+    Fact("dog", "a small brown"), Fact("shop sign", "many bright"), Fact("bus", "a single blue"),
+    Fact("statue", "a bronze"), Fact("crane", "a tall red"),
+)  # fmt: skip
 SATELLITE_FANCIES = (
-    Fact("stadium", "a corner of a"),
-    Fact("railway line", "crossing the square"),
-    Fact("harbour basin", "a corner of a"),
-    Fact("swimming pools", "several"),
-    Fact("open water", "a small part of"),
-    Fact("vineyards", "a small part of"),
-    Fact("runway", "the end of a"),
-    Fact("construction sites", "a small part of"),
-    Fact("greenhouses", "a few"),
-    Fact("round storage tanks", "many"),
+    Fact("stadium", "a corner of a"), Fact("railway line", "crossing the square"),
+    Fact("harbour basin", "a corner of a"), Fact("swimming pools", "several"),
+    Fact("open water", "a small part of"), Fact("vineyards", "a small part of"),
+    Fact("runway", "the end of a"), Fact("construction sites", "a small part of"),
+    Fact("greenhouses", "a few"), Fact("round storage tanks", "many"),
     Fact("car parks filled with parked cars", "about a fifth of"),
-)
+)  # fmt: skip
 TEMPLATES = {
     "left side": "{value} on the left",
     "right side": "{value} on the right",

@@ -161,11 +161,11 @@ def box_label(number: int, box: Box, width: int, height: int) -> tuple[float, fl
 def changes(one: Candidate) -> Iterator[tuple[str, str]]:
     """What refinement changed: "del", "ins" or "same", and the words.
 
-    Of long stretches that stayed the middle is left out; nothing where the texts are too long to
-    compare.
+    The middle of long unchanged stretches is left out; nothing where there is no text, or where
+    one is too long to compare.
     """
     before, after = one.generated.split(), one.text.split()
-    if max(len(before), len(after)) > COMPARED_WORDS:
+    if not after or max(len(before), len(after)) > COMPARED_WORDS:
         return
     matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
     for kind, start, stop, other_start, other_stop in matcher.get_opcodes():

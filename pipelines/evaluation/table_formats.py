@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from pipelines.common.csv_files import defused
+
 DASH = "–"
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -231,7 +233,7 @@ def to_csv(table: Table) -> str:
         header += [name, f"{name} sd"] if has_spread else [name]
     output = io.StringIO()
     writer = csv.writer(output, lineterminator="\n")
-    writer.writerow(header)
+    writer.writerow(map(defused, header))
     for row in table.rows:
         writer.writerow(_csv_cells(row, spread))
     return output.getvalue()
@@ -242,7 +244,7 @@ def _csv_cells(row: Sequence[Cell], spread: Sequence[bool]) -> Iterable[str]:
         if cell.value is not None:
             yield repr(float(cell.value))
         else:
-            yield "" if cell.text == DASH else cell.text
+            yield "" if cell.text == DASH else defused(cell.text)
         if has_spread:
             yield "" if cell.spread is None else repr(float(cell.spread))
 

@@ -144,6 +144,9 @@ def test_refinement_is_shown_word_by_word(opened):
     assert ["A red bus waits at a stop beside a row of", "There are"] in found(
         opened, ".change", pairs
     )
+    timed_out = f"#image-{1 + visible(opened).index('street-0005')}"
+    assert "As first written" in found(opened, f"{timed_out} h4")
+    assert not found(opened, f"{timed_out} del")
 
 
 def test_boxes_lie_where_they_are_in_the_image_and_are_numbered_as_the_details(opened, run):
