@@ -47,8 +47,23 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("recipe", help="YAML file; see configs/captioning/")
+    shared.add_argument("--dataset_name", help="overrides the recipe's")
+    shared.add_argument("--output_dir", help="overrides the recipe's")
+    shared.add_argument("--max_images", type=int, help="only the first images of each table")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    run = _command(commands, "run", "do what is left of a run, and report", RUN)
+
+    def command(name: str, summary: str, description: str = "") -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            parents=[shared],
+            help=summary,
+            description=description or summary,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    run = command("run", "do what is left of a run, and report", RUN)
     run.add_argument(
         "--shard", type=_share, default=(1, 1), metavar="I/N", help="take the I-th of N shares only"
     )
@@ -57,37 +72,18 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     run.add_argument("--backend", choices=("local", "ray"), default="local", help="default: local")
     run.add_argument("--num_actors", type=int, help="Ray actors (default 1)")
     run.add_argument("--ray_address", help="Ray cluster (default: RAY_ADDRESS, else this machine)")
-    status = _command(commands, "status", "progress of a run")
+    status = command("status", "progress of a run")
     status.add_argument("--json", action="store_true", help="machine-readable")
-    inspect = _command(commands, "inspect", "everything about one image, or all failures")
+    inspect = command("inspect", "everything about one image, or all failures")
     inspect.add_argument("--image_id", help="id of the image")
     inspect.add_argument("--failed", action="store_true", help="list failures with their reasons")
-    export = _command(commands, "export", "write a dataset with the captions of a finished run")
+    export = command("export", "write a dataset with the captions of a finished run")
     export.add_argument("--dataset_dir", required=True, help="a new folder")
     commands.add_parser("presets", help="known models, and how to serve them")
     args = parser.parse_args(argv)
     if args.command == "run" and args.backend == "local" and (args.num_actors or args.ray_address):
         parser.error("--num_actors and --ray_address need --backend ray")
     return args
-
-
-def _command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
-    name: str,
-    summary: str,
-    description: str = "",
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name,
-        help=summary,
-        description=description or summary,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("recipe", help="YAML file; see configs/captioning/")
-    parser.add_argument("--dataset_name", help="overrides the recipe's")
-    parser.add_argument("--output_dir", help="overrides the recipe's")
-    parser.add_argument("--max_images", type=int, help="only the first images of each table")
-    return parser
 
 
 def _share(text: str) -> tuple[int, int]:

@@ -6,30 +6,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_NO_ROOM = "No room to write in {folder}: {error}. Free some space there"
-_NOT_WRITABLE = "{folder} cannot be written: {error}. Make it writable, or name another folder"
-_NO_ACCESS = "Access refused while working in {folder}: {error}. Grant it"
-_NO_FOLDER = "{folder} cannot hold files: {error}. Name another folder"
-_BROKEN = "Reading or writing failed in {folder}: {error}. Check the disk"
-_BY_ERRNO = {
-    errno.ENOSPC: _NO_ROOM,
-    errno.EDQUOT: _NO_ROOM,
-    errno.EFBIG: _NO_ROOM,
-    errno.EROFS: _NOT_WRITABLE,
-    errno.EACCES: _NO_ACCESS,
-    errno.EPERM: _NO_ACCESS,
-    errno.EEXIST: _NO_FOLDER,
-    errno.ENOTDIR: _NO_FOLDER,
-    errno.EIO: _BROKEN,
+_DISK_ERRNOS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EIO,
 }
-_BY_SQLITE_CODE = {
-    sqlite3.SQLITE_FULL: _NO_ROOM,
-    sqlite3.SQLITE_READONLY: _NOT_WRITABLE,
-    sqlite3.SQLITE_CANTOPEN: _NOT_WRITABLE,
-    sqlite3.SQLITE_PERM: _NOT_WRITABLE,
-    sqlite3.SQLITE_IOERR: _BROKEN,
+_DISK_CODES = {
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_IOERR,
 }
-_LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 class CaptioningError(ValueError):
@@ -72,7 +66,7 @@ USER_ERRORS = (CaptioningError, MissingDependencyError, ModelUnavailableError, S
 
 @contextmanager
 def explain_storage(folder: str | Path) -> Iterator[None]:
-    """Raise errors of the disk as a [`StorageError`] that names the cause and the remedy.
+    """Raise errors of the disk as a [`StorageError`].
 
     Args:
         folder: Folder that the block writes to.
@@ -86,25 +80,21 @@ def explain_storage(folder: str | Path) -> Iterator[None]:
         if not is_storage_error(error):
             raise
         raise StorageError(
-            f"{_wording(error).format(folder=folder, error=error)}, then run the same command "
-            "again: what is done is kept."
+            f"Cannot work in {folder}: {error}. Free some space there, make it writable or name "
+            "another folder, then rerun the command to resume: finished units are kept."
         ) from error
 
 
 def is_storage_error(error: BaseException) -> bool:
     """Whether the disk is at fault, so that retrying is pointless until it is repaired."""
-    return bool(_wording(error))
+    if isinstance(error, sqlite3.Error):
+        return _primary_code(error) in _DISK_CODES
+    return isinstance(error, OSError) and error.errno in _DISK_ERRNOS
 
 
 def is_locked(error: sqlite3.Error) -> bool:
     """Whether another process holds the database."""
-    return _primary_code(error) in _LOCKED
-
-
-def _wording(error: BaseException) -> str:
-    if isinstance(error, sqlite3.Error):
-        return _BY_SQLITE_CODE.get(_primary_code(error), "")
-    return _BY_ERRNO.get(error.errno or 0, "") if isinstance(error, OSError) else ""
+    return _primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _primary_code(error: sqlite3.Error) -> int:

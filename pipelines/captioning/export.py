@@ -30,7 +30,8 @@ from .shards import ShardFolder
 from .tables import AUDIT_COLUMNS, read_candidates, read_rejects
 
 ROWS_AT_A_TIME = 64
-CANDIDATES_PER_PART = 200_000
+SHARDS_PER_PART = 50
+"""About 200,000 candidates of 15 per image."""
 
 
 def export_dataset(recipe: Recipe, dataset_dir: str | Path) -> Path:
@@ -66,8 +67,9 @@ def export_dataset(recipe: Recipe, dataset_dir: str | Path) -> Path:
         writer = _write_captioned(recipe, folders, root)
     for city in sorted({_city(folder) for folder in folders}):
         own = [folder for folder in folders if _city(folder) == city]
-        for index, part in enumerate(_parts(own)):
-            writer.write_shard(city, "captions", index, _candidate_rows(part))
+        for index, start in enumerate(range(0, len(own), SHARDS_PER_PART)):
+            rows = _candidate_rows(own[start : start + SHARDS_PER_PART])
+            writer.write_shard(city, "captions", index, rows)
     _reject(writer, recipe, folders)
     writer.finish()
     write_card(root)
@@ -181,21 +183,6 @@ def _chosen(folders: list[ShardFolder]) -> dict[str, dict[str, Any]]:
 
     candidates = read_candidates([folder.candidates for folder in folders])
     return {one.image_id: columns(one) for one in candidates if one.chosen}
-
-
-def _parts(folders: list[ShardFolder]) -> Iterator[list[ShardFolder]]:
-    """The shards in groups of limited numbers of candidates."""
-    part: list[ShardFolder] = []
-    rows = 0
-    for folder in folders:
-        count = pq.read_metadata(folder.candidates).num_rows
-        if part and rows + count > CANDIDATES_PER_PART:
-            yield part
-            part, rows = [], 0
-        part.append(folder)
-        rows += count
-    if part:
-        yield part
 
 
 def _candidate_rows(folders: list[ShardFolder]) -> Iterator[dict[str, Any]]:

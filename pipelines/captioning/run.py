@@ -7,7 +7,6 @@ at any moment and resumed anywhere, and ends with the same tables.
 import asyncio
 import errno
 import os
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,10 +84,7 @@ def run(
 
         run_on_ray(recipe, mine, num_actors, ray_address, progress)
     else:
-        try:
-            asyncio.run(_work(recipe, mine, progress))
-        except asyncio.CancelledError as error:
-            raise KeyboardInterrupt from error
+        asyncio.run(_work(recipe, mine, progress))
     return state(recipe)
 
 
@@ -112,24 +108,12 @@ def _make_writable_folder(folder: Path) -> None:
 
 
 async def _work(recipe: Recipe, shards: Sequence[InputShard], show: bool) -> None:
-    _stop_on_signals()
     with open_kit(recipe) as kit:
         done = sum(one.shard.count for one in _folders(recipe, shards) if _is_done(kit, one))
         total = sum(shard.count for shard in shards)
         with tqdm(total=total, initial=done, unit="image", disable=not show) as bar:
             await Worker(kit, _counter(bar)).run(shards)
         await kit.close_models()
-
-
-def _stop_on_signals() -> None:
-    """Let SIGTERM and SIGINT cancel the work; finished units are kept."""
-    task = asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        try:
-            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-        except (NotImplementedError, RuntimeError, ValueError):
-            return  # not the main thread, or Windows
 
 
 def _counter(bar: tqdm) -> Callable[[int], None]:

@@ -11,20 +11,10 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
 from dataset_builders.files import atomic_path
+from dataset_builders.schema import features
 
 from .records import Candidate
 
-LAYOUT_COLUMNS: dict[str, str] = {
-    "image_id": "string",
-    "model": "string",
-    "prompt_version": "string",
-    "stage": "string",
-    "text": "string",
-    "score": "float64",
-    "kept": "bool",
-    "drop_reason": "string",
-}
-"""Columns of `<city>-captions` in every dataset."""
 AUDIT_COLUMNS: dict[str, str] = {
     "candidate": "int32",
     "chosen": "bool",
@@ -43,7 +33,7 @@ AUDIT_COLUMNS: dict[str, str] = {
     "sampling": "string",
     "usage": "string",
 }
-"""Columns that only this pipeline writes; the last five hold JSON."""
+"""Columns beyond those of `<city>-captions` in every dataset; the last five hold JSON."""
 JSON_COLUMNS = ("details", "phrases", "flags", "sampling", "usage")
 SCORE_COLUMNS = {
     "score": "score",
@@ -52,10 +42,7 @@ SCORE_COLUMNS = {
     "relation_f1": "relation_f1",
     "cross_model_score": "cross_model",
 }
-_TYPES = {"string": pa.string(), "float64": pa.float64(), "bool": pa.bool_(), "int32": pa.int32()}
-CANDIDATES = pa.schema(
-    [(name, _TYPES[kind]) for name, kind in (LAYOUT_COLUMNS | AUDIT_COLUMNS).items()]
-)
+CANDIDATES = features("captions", (), AUDIT_COLUMNS).arrow_schema.remove_metadata()
 REJECTS = pa.schema(
     [(name, pa.string()) for name in ("image_id", "stage", "model", "reason", "detail")]
     + [("attempts", pa.int32())]

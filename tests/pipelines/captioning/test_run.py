@@ -91,16 +91,6 @@ def test_sigkill_and_resume_end_with_the_same_table(city, whole, tmp_path, units
     assert table(tmp_path / "out") == table(whole)
 
 
-def test_sigterm_stops_the_run_on_one_line(city, whole, tmp_path):
-    recipe = write_recipe(tmp_path / "recipe.yaml", recipe_values(city, tmp_path / "out"))
-    stopped = run_until(signal.SIGTERM, 30, recipe)
-    assert stopped.returncode == 1
-    assert "Finished units are kept" in stopped.stderr
-    assert "Traceback" not in stopped.stderr
-    assert run(make_recipe(recipe_values(city, tmp_path / "out"))).finished
-    assert table(tmp_path / "out") == table(whole)
-
-
 SECOND = """
 import sys
 from pipelines.captioning import ledger
