@@ -26,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"train.py: error: {error}", file=sys.stderr)
         return 2
+    except FloatingPointError as error:
+        print(f"train.py: error: {error}", file=sys.stderr)
+        return 1
     except Exception as error:
         said = explain(error)  # wherever in the work the Hub was asked
         if said is None:

@@ -4,6 +4,7 @@ Whatever is written appears whole or not at all: it is written beside its place 
 starts with `.tmp-`, and then renamed.
 """
 
+import hashlib
 import json
 import os
 import random
@@ -26,6 +27,7 @@ from .arguments import ModelArguments
 from .errors import InputError
 from .model import merge_lora, save_lora
 
+CHECKSUMS = "sha256"  # key of the state file
 STATE_FILE, ARGUMENTS_FILE = "trainer_state.json", "train_arguments.yaml"
 TRACKER = "urbanln"  # name of the run in trackers, and of its folder in logs/
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
@@ -139,20 +141,61 @@ class TrainingState:
 
 
 def save_state(folder: Path, state: TrainingState) -> None:
-    """Write it, last of all files: a folder without it is no checkpoint."""
-    write_atomically(folder / STATE_FILE, json.dumps(vars(state), indent=2))
+    """Write it with the checksums of all files, last: without it there is no checkpoint."""
+    files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+    text = json.dumps({**vars(state), CHECKSUMS: files}, indent=2)
+    write_atomically(folder / STATE_FILE, text)
 
 
 def load_state(folder: Path) -> TrainingState:
     """Read it.
 
     Raises:
-        InputError: `folder` is no complete checkpoint.
+        InputError: `folder` is no complete checkpoint, or one of its files is damaged.
     """
     path = folder / STATE_FILE
     if not path.is_file():
         raise InputError(f"{folder} is no complete training checkpoint: it lacks {STATE_FILE}.")
-    return TrainingState(**json.loads(path.read_text(encoding="utf-8")))
+    if damaged := find_damage(folder):
+        raise InputError(
+            f"The training checkpoint {folder} is damaged ({damaged}): name another by "
+            "--resume_from_checkpoint."
+        )
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values.pop(CHECKSUMS, None)
+    return TrainingState(**values)
+
+
+def find_damage(folder: Path) -> str:
+    """The first file of a checkpoint that is missing or altered; empty where all are whole."""
+    try:
+        values = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        files = values.get(CHECKSUMS, {})
+        return next((n for n, known in files.items() if _sha256(folder / n) != known), "")
+    except (OSError, ValueError, AttributeError) as error:
+        name = Path(getattr(error, "filename", None) or STATE_FILE).name
+        return f"{name}: {type(error).__name__}"
+
+
+def set_damaged_aside(output_dir: Path) -> list[Path]:
+    """Rename the latest checkpoints that are damaged, down to the first that is whole.
+
+    Returns:
+        Their new names, `damaged-checkpoint-<step>`.
+    """
+    renamed = []
+    for folder in reversed(find_checkpoints(output_dir)):
+        if not find_damage(folder):
+            break
+        aside = folder.with_name(f"damaged-{folder.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        renamed.append(folder.rename(aside))
+    return renamed
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_identity(saved: dict[str, Any], current: dict[str, Any], folder: Path) -> None:
@@ -315,6 +358,7 @@ __all__ = [
     "check_output_dir",
     "checkpoint_folder",
     "find_checkpoints",
+    "find_damage",
     "folder_written_atomically",
     "load_process_state",
     "load_state",
@@ -327,6 +371,7 @@ __all__ = [
     "save_process_state",
     "save_state",
     "save_weights",
+    "set_damaged_aside",
     "swap_in",
     "write_atomically",
 ]

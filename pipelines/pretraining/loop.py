@@ -383,7 +383,7 @@ class Pretrainer:
         if stopped:
             self._say(
                 f"Stopped by SIGTERM after step {state.step} of {self.max_steps}; the state is "
-                "saved. The same command goes on."
+                "saved. Rerun the command to resume."
             )
         else:
             self._say(f"Done: the model is in {self.output_dir} (best step {state.best_step}).")
@@ -399,6 +399,8 @@ class Pretrainer:
             ckpt.remove_leftovers(self.output_dir)
             if self.args.run.overwrite_output_dir:
                 ckpt.remove_run(self.output_dir)
+            for folder in ckpt.set_damaged_aside(self.output_dir):
+                self._say(f"A checkpoint is damaged and set aside as {folder}.")
         self.accelerator.wait_for_everyone()
 
     def _prepare_model(self, model: Any) -> None:
@@ -434,7 +436,7 @@ class Pretrainer:
             ckpt.load_weights(folder, self.student.model, self.optimizer, self.accelerator.scaler)
             sums = ckpt.load_process_state(folder, self.accelerator.process_index)
             self.sums = {name: value.to(self.device) for name, value in sums.items()}
-            self._say(f"Going on from {folder} (step {state.step} of {self.max_steps}).")
+            self._say(f"Resuming from {folder} (step {state.step} of {self.max_steps}).")
         if self.accelerator.is_main_process:
             self.log.keep_until(self.state.step if folder is not None else None)
         self.accelerator.wait_for_everyone()

@@ -20,6 +20,7 @@ HEAD_WIDTH = 64
 # ViT-H, g and bigG of open_clip have heads of 80, 88 and 104: from here on it must be said
 MAX_WIDTH_OF_KNOWN_HEADS = 1024
 PRESERVED_POSITIONS = 20
+CLIP_VOCABULARY = 49408
 RESIDUAL_POSITIONS = "positional_embedding_res"  # Long-CLIP's trained copy of the table
 # what tells the architecture, and its number of dimensions
 DIMENSIONS = {
@@ -114,6 +115,12 @@ def read_architecture(
     if side * side != patches:
         raise ReleaseError(f"The image tower has {patches} patches, which is no square.")
     vocabulary, text_width = state["token_embedding.weight"].shape
+    if vocabulary != CLIP_VOCABULARY:
+        raise ReleaseError(
+            f"The text tower has {vocabulary:,} tokens, where CLIP's tokenizer has "
+            f"{CLIP_VOCABULARY:,}: models of another tokenizer, such as MetaCLIP 2 worldwide, have "
+            "no counterpart in CLIPModel."
+        )
     vision: dict[str, Any] = {
         "hidden_size": width,
         "intermediate_size": state["visual.transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
@@ -220,7 +227,7 @@ def _check_kind(state: State) -> None:
         "take a ViT of the same family, such as ViT-B-32 or ViT-L-14",
         "visual.trunk.": "an image tower of timm, which CLIPModel has not: take a ViT of "
         "OpenAI's kind",
-        "vision_model.": "in Hugging Face form already: load it with CLIPModel.from_pretrained",
+        "vision_model.": "in Hugging Face form already: load it with AutoModel.from_pretrained",
     }
     for prefix, meaning in kinds.items():
         if any(key.startswith(prefix) for key in state):

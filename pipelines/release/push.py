@@ -3,11 +3,15 @@
 Cards are written in a temporary folder: a push, dry or not, leaves the folder it reads as it is.
 """
 
+import json
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import yaml
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from dataset_builders.errors import DatasetError
@@ -45,6 +49,10 @@ PUBLISHED = (
     "openvino/*",
     "export.json",
 )
+
+
+# these name folders of the machine that trained
+WITH_PATHS = ("training_summary.json", "train_arguments.yaml", "adapter/adapter_config.json")
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,8 @@ def push_model(
     root = Path(folder)
     with tempfile.TemporaryDirectory() as name:
         card = write_model_card(read_run(root, results, system), repo_id, Path(name)).parent
+        for file in WITH_PATHS:
+            _copy_without_paths(root / file, card / file)
         files = {
             path.relative_to(one).as_posix(): path
             for one in (root, card)
@@ -149,6 +159,8 @@ def push_adapter(
         card = Path(name) / CARD_FILE
         write_adapter_card(root, repo_id, card)
         files = {CARD_FILE: card, **{one: root / ADAPTER_FOLDER / one for one in ADAPTER_FILES}}
+        config = ADAPTER_FILES[0]
+        files[config] = _copy_without_paths(files[config], Path(name) / config)
         return push_files(
             files,
             repo_id,
@@ -238,6 +250,25 @@ def push_files(
             raise
         raise ReleaseError(said) from error
     return Pushed(repo_id, sizes, card, commit.commit_url)
+
+
+def _copy_without_paths(source: Path, target: Path) -> Path:
+    """A copy of a JSON or YAML file in which paths of this machine are folder names."""
+    if source.is_file():
+        values = yaml.safe_load(source.read_text(encoding="utf-8"))
+        shown = {key: _without_path(value) for key, value in values.items()}
+        is_yaml = source.suffix == ".yaml"
+        text = yaml.safe_dump(shown, sort_keys=False) if is_yaml else json.dumps(shown, indent=2)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+    return target
+
+
+def _without_path(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_path(one) for one in value]
+    is_path = isinstance(value, str) and (os.path.isabs(value) or os.path.exists(value))
+    return Path(value).name if is_path else value
 
 
 def published_files(root: Path) -> list[Path]:

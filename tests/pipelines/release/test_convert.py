@@ -258,6 +258,13 @@ def test_files_that_are_no_plain_tensors_are_refused(tmp_path, monkeypatch):
         read_state_dict("absent.pt")
 
 
+def test_a_model_of_another_tokenizer_is_refused():
+    state = open_clip_model(quick_gelu=False).state_dict()
+    state["token_embedding.weight"] = torch.zeros(901_629, 1).expand(-1, 64)
+    with pytest.raises(ReleaseError, match="901,629 tokens, where CLIP's tokenizer has 49,408"):
+        convert_state_dict(state, "gelu")
+
+
 def test_folder_in_use_and_a_strange_tokenizer_are_refused_and_nothing_is_left(tmp_path):
     torch.save(open_clip_model(quick_gelu=False).state_dict(), tmp_path / "w.pt")
     (tmp_path / "full").mkdir()

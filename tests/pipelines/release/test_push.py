@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from huggingface_hub import DatasetCard, ModelCard
 
 from dataset_builders.publish import publish
@@ -132,6 +133,21 @@ def test_a_model_is_pushed_and_pulled_by_its_name_and_its_examples_run(hub, fold
     assert count == 3
     run_outside(hub, tmp_path, PULL.format(repo=REPO) + code + EXAMPLES)
     assert (tmp_path / "copy" / "model.safetensors").read_bytes() == files["model.safetensors"]
+
+
+def test_paths_of_this_machine_are_not_published(hub, folder, tmp_path):
+    home = tmp_path / "home" / "someone"
+    summary = {"dataset_name": str(home / "city"), "steps": 3, "tables": ["lyon-satellite"]}
+    (folder / "training_summary.json").write_text(json.dumps(summary))
+    recipe = {"dataset_name": str(home / "city"), "output_dir": str(home / "run"), "seed": 1}
+    (folder / "train_arguments.yaml").write_text(yaml.safe_dump(recipe))
+    assert push(hub, tmp_path, folder).returncode == 0
+    files = hub.files(KEY)
+    assert json.loads(files["training_summary.json"]) == {**summary, "dataset_name": "city"}
+    assert yaml.safe_load(files["train_arguments.yaml"]) == {
+        "dataset_name": "city", "output_dir": "run", "seed": 1
+    }  # fmt: skip
+    assert not [name for name, content in files.items() if b"someone" in content]
 
 
 ADAPTED = """
