@@ -199,7 +199,7 @@ class _Session:
                 reasoning += choice["delta"].get("reasoning_content") or ""
                 finish_reason = choice.get("finish_reason") or finish_reason
         if finish_reason is None:
-            raise FaultError("truncated_stream", text[-80:])
+            raise FaultError("truncated_stream", self._safe(text)[-80:])
         message = {"content": text, "reasoning_content": reasoning}
         return {"choices": [{"message": message, "finish_reason": finish_reason}], "usage": usage}
 

@@ -406,6 +406,13 @@ def test_the_key_is_sent_and_shown_nowhere(monkeypatch, caplog):
         assert KEY not in text
 
 
+def test_the_key_is_not_shown_where_a_stream_is_cut(monkeypatch):
+    monkeypatch.setenv("TEST_MODEL_KEY", KEY)
+    with LoopbackServer([chat_stream(["It is ", KEY], done=False)]) as server:
+        (failed,) = ask(server, stream=True, max_attempts=1, api_key_env="TEST_MODEL_KEY")
+    assert (failed.reason, failed.detail) == ("truncated_stream", "It is ***")
+
+
 def test_rejects_bytes_that_are_no_image():
     async def main():
         model = model_at("http://127.0.0.1:9/v1")
