@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -104,6 +104,28 @@ def read_answer(response: Any, safe: Callable[[str], str] = str) -> tuple[str, s
     return text, finish_reason, asked, answered
 
 
+def join_stream(pieces: Sequence[Any]) -> dict[str, Any]:
+    """The pieces of a streamed chat completion as one response.
+
+    Raises:
+        FaultError: they end too early, or are not of the protocol's form.
+    """
+    message = {"content": "", "reasoning_content": ""}
+    finish_reason, usage = None, None
+    try:
+        for piece in pieces:
+            usage = piece.get("usage") or usage
+            for choice in piece.get("choices") or ():
+                finish_reason = choice.get("finish_reason") or finish_reason
+                for name in message:
+                    message[name] += choice["delta"].get(name) or ""
+    except (AttributeError, TypeError, KeyError):
+        raise FaultError("invalid_answer", "stream of another form") from None
+    if finish_reason is None:
+        raise FaultError("truncated_stream", f"ended after {len(pieces)} pieces")
+    return {"choices": [{"message": message, "finish_reason": finish_reason}], "usage": usage}
+
+
 def _shown(response: Any, safe: Callable[[str], str]) -> str:
     """The beginning of a response, in one line."""
     return " ".join(safe(str(response)).split())[:MAX_DETAIL]
@@ -138,4 +160,12 @@ def error_detail(body: str) -> str:
     return " ".join(text.split())
 
 
-__all__ = ["MAX_DETAIL", "FaultError", "error_detail", "media_type", "plain_text", "read_answer"]
+__all__ = [
+    "MAX_DETAIL",
+    "FaultError",
+    "error_detail",
+    "join_stream",
+    "media_type",
+    "plain_text",
+    "read_answer",
+]

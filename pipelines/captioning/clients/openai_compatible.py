@@ -27,7 +27,15 @@ from typing import Any, Literal
 
 from ..errors import MissingDependencyError, ModelUnavailableError, RequestFailedError
 from ..records import Reply, Request
-from .messages import MAX_DETAIL, FaultError, error_detail, media_type, plain_text, read_answer
+from .messages import (
+    MAX_DETAIL,
+    FaultError,
+    error_detail,
+    join_stream,
+    media_type,
+    plain_text,
+    read_answer,
+)
 from .settings import ChatSettings, read_settings
 
 MAX_ANSWER_BYTES = 16 * 2**20
@@ -116,8 +124,8 @@ class _Session:
         self._away = False
 
     async def complete(self, request: Request) -> Reply:
-        body = self._body(request)
         async with self._slots:
+            body = self._body(request)  # not before: it holds the image once more
             started, waiting_since = time.monotonic(), 0.0
             attempts = counted = 0
             while True:
@@ -162,12 +170,13 @@ class _Session:
 
     async def _attempt(self, body: Mapping[str, Any]) -> tuple[str, str, int, int]:
         """Ask once; the answer as `messages.read_answer` gives it."""
+        import httpx2
         import openai
 
         try:
             async with asyncio.timeout(self._settings.timeout_s):
                 answer = read_answer(await self._post(body), self._safe)
-        except TimeoutError as error:
+        except (TimeoutError, httpx2.HTTPError) as error:  # the latter within a stream
             raise self._connection_fault(error) from None
         except openai.APIConnectionError as error:
             raise self._connection_fault(error.__cause__ or error) from None
@@ -188,20 +197,8 @@ class _Session:
         asked = {name: body[name] for name in ("model", "messages")}
         others = {name: value for name, value in body.items() if name not in asked}
         others["stream_options"] = {"include_usage": True}
-        text, reasoning, finish_reason, usage = "", "", None, None
-        async for chunk in await self.client.chat.completions.create(
-            **asked, extra_body=others, stream=True
-        ):
-            piece = chunk.to_dict()
-            usage = piece.get("usage") or usage
-            for choice in piece.get("choices") or ():
-                text += choice["delta"].get("content") or ""
-                reasoning += choice["delta"].get("reasoning_content") or ""
-                finish_reason = choice.get("finish_reason") or finish_reason
-        if finish_reason is None:
-            raise FaultError("truncated_stream", self._safe(text)[-80:])
-        message = {"content": text, "reasoning_content": reasoning}
-        return {"choices": [{"message": message, "finish_reason": finish_reason}], "usage": usage}
+        stream = await self.client.chat.completions.create(**asked, extra_body=others, stream=True)
+        return join_stream([chunk.to_dict(warnings=False) async for chunk in stream])
 
     def _connection_fault(self, cause: BaseException) -> FaultError:
         """What a connection that failed means: no server, or one that broke off."""
