@@ -85,7 +85,6 @@ def write_gallery(
         title=title,
         style=_resource("gallery.css"),
         script=_resource("gallery.js"),
-        images="data:",
         summary=found.summary,
         entries=entries,
         models=sorted({one.model for one in shown}),

@@ -4,9 +4,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader
-
 from dataset_builders.files import atomic_path
+from pipelines.common.pages import page_environment
 
 from .maps import data_address, indicator_maps
 
@@ -23,13 +22,9 @@ STATUSES = {
 
 def write_page(found: "Predictions", path: Path) -> None:
     """Write the page."""
-    environment = Environment(
-        loader=PackageLoader("pipelines.prediction", "templates"), autoescape=True
-    )
     sections = [_section(found, number) for number in range(len(found.verdicts))]
-    text = environment.get_template("predictions.html.j2").render(
-        found=found, sections=sections, statuses=STATUSES
-    )
+    template = page_environment(__package__).get_template("predictions.html.j2")
+    text = template.render(found=found, sections=sections, statuses=STATUSES)
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
