@@ -37,8 +37,9 @@ MAX_BYTES = 2**26
 """Default size limit of an answer, after decompression."""
 MAX_REDIRECTS = 20
 MAX_DETAIL = 300
-BURST_S = 0.05
-"""Requests that are late by up to this long are caught up with in a burst."""
+BURST_S, HEADROOM = 0.03, 0.97
+"""Requests that are late by up to `BURST_S` are caught up with in a burst, which the rest of the
+rate leaves room for."""
 WRITERS = 8
 FAILURES_IN_A_ROW = 50
 WHOLE_FILE = "the server sends whole files, not the part that was asked for"
@@ -128,7 +129,7 @@ class Host:
 
         burst = max(1.0, limit.per_second * BURST_S)
         self.slots = asyncio.Semaphore(limit.at_once)
-        self._rate = AsyncLimiter(burst, burst / limit.per_second)
+        self._rate = AsyncLimiter(burst, burst / (HEADROOM * limit.per_second))
         self._resumes_at = 0.0
 
     async def turn(self) -> None:
@@ -306,7 +307,7 @@ def check_image(content: bytes, media_type: str) -> Verdict:
     from .images import BadImageError, decode_image
 
     if media_type.startswith(("text/", "application/json")):
-        return Verdict("invalid", f"{media_type} in place of a picture")
+        return Verdict("invalid", f"{media_type} in place of an image")
     try:
         image = decode_image(content)
     except BadImageError as error:

@@ -1,24 +1,24 @@
-"""What can go wrong while a dataset is built or read."""
+"""Errors of building and reading datasets."""
 
 
 class DatasetError(ValueError):
-    """A dataset folder, table or row is not what it should be."""
+    """Raised when a dataset folder, table, row or setting is invalid."""
 
 
 class SourceError(ValueError):
-    """What is to be imported is not laid out as the importer expects."""
+    """Raised when a source of data is missing, or not laid out as expected."""
 
 
 class SplitError(ValueError):
-    """There are too few regions or blocks for the split that was asked for."""
+    """Raised when there are too few regions or blocks for a split."""
 
 
 class MissingExtraError(ImportError):
-    """A package that is only installed with an extra.
+    """Raised when a package is missing that is only installed with an extra.
 
     Args:
-        package: that is missing.
-        extra: that brings it.
+        package: Name of the missing package.
+        extra: Name of the extra that installs it.
     """
 
     def __init__(self, package: str, extra: str):

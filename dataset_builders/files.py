@@ -1,4 +1,4 @@
-"""Files that are whole or absent, what this program may replace or delete, and fingerprints."""
+"""Atomic writes, files that this program may replace or delete, and fingerprints."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ NAMES_SHOWN = 5
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which takes its place, synced, once the block is done.
+    """A temporary path beside `path` that replaces it, synced to the disk, after the block.
 
     A process killed within the block leaves `path` as it was.
     """
@@ -41,20 +41,19 @@ def write_json(path: Path, value: Any) -> None:
 
 
 class ForeignFileError(DatasetError):
-    """A file stands in the way that this program did not write, or that was changed since."""
+    """Raised when a file in the way was not written by this program, or was changed since."""
 
 
 class WrittenFiles:
-    """The files of a folder that this program wrote, and therefore may replace or delete.
+    """The files of a folder that this program wrote, and may therefore replace or delete.
 
-    They are listed in the folder itself, in `.urbanln-<kind>.jsonl`: name and SHA-256 of each. A
-    file that is not listed, or whose content was changed since, belongs to somebody else: it is
-    never replaced and never deleted, whoever names the folder. Lines are only ever appended, before
-    the file they are about takes its place, so a killed process leaves nothing unlisted.
+    The folder lists them in `.urbanln-<kind>.jsonl`, by name and SHA-256. A file that is not
+    listed, or was changed since, belongs to somebody else: it is never replaced or deleted. Lines
+    are only appended, each before its file takes its place, so a kill leaves nothing unlisted.
 
     Args:
-        root: the folder; it need not exist.
-        kind: what the files make up. Only files of the same kind are known.
+        root: The folder; it need not exist.
+        kind: What the files make up. Only files of the same kind are known.
     """
 
     def __init__(self, root: str | Path, kind: str):
@@ -66,13 +65,13 @@ class WrittenFiles:
         return sorted(self._read())
 
     def check(self, names: Iterable[str]) -> None:
-        """Make sure that files may be replaced or deleted; those that do not exist may.
+        """Check that files may be replaced or deleted; those that do not exist may.
 
         Args:
-            names: relative to the folder.
+            names: Relative to the folder.
 
         Raises:
-            ForeignFileError: one is there and is not as this program wrote it.
+            ForeignFileError: One is there and is not as this program wrote it.
         """
         known = self._read()
         foreign = [name for name in names if self._is_foreign(name, known.get(name, set()))]
@@ -86,10 +85,10 @@ class WrittenFiles:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        """As [`atomic_path`], for a file that is listed.
+        """Like [`atomic_path`], for a file that is listed.
 
         Raises:
-            ForeignFileError: see [`check`].
+            ForeignFileError: See [`check`].
         """
         self.check([name])
         with atomic_path(self.root / name) as temporary:
@@ -101,10 +100,10 @@ class WrittenFiles:
         """A temporary folder whose files move here once the block is done; hidden ones do not.
 
         Args:
-            whole: also delete the listed files that the block did not write anew.
+            whole: Also delete the listed files that the block did not write again.
 
         Raises:
-            ForeignFileError: see [`check`]; nothing has been touched then.
+            ForeignFileError: See [`check`]; nothing has been touched then.
         """
         root = self.root.resolve()
         root.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +123,7 @@ class WrittenFiles:
         """Delete files, and the folders that this leaves empty.
 
         Raises:
-            ForeignFileError: see [`check`]; nothing has been deleted then.
+            ForeignFileError: See [`check`]; nothing has been deleted then.
         """
         names = list(names)
         self.check(names)
@@ -144,7 +143,7 @@ class WrittenFiles:
         return not (inside and plain and _sha256(path) in hashes)
 
     def _read(self) -> dict[str, set[str]]:
-        """SHA-256 of all that was written, by name; a line that a kill cut off is passed over."""
+        """SHA-256 of all that was written, by name; lines cut off by a kill are skipped."""
         found: dict[str, set[str]] = {}
         if not self._list.is_file():
             return found

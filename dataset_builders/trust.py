@@ -1,11 +1,10 @@
-"""Which hosts and environment variables a recipe may name, and how a key reaches a request.
+"""Which hosts and environment variables a recipe may name.
 
-A key never stands in a recipe, which is published: an address holds the placeholder `{key}` (or
+Recipes are published, so they hold no keys: an address holds the placeholder `{key}` (or
 `key_param` names the query parameter), and `key_env` names the environment variable with the value.
 
-The recipe that the user gives may name any host and any variable. The recipe inside a downloaded
-dataset was written by somebody else: it may only name the hosts in `KEY_OF_HOST`, each with its own
-variable.
+The user's own recipe may name any host and variable. The recipe in a downloaded dataset was written
+by somebody else: it may only name the hosts in `KEY_OF_HOST`, each with its own variable.
 """
 
 import os
@@ -32,7 +31,7 @@ KEY_OF_HOST: Mapping[str, str | None] = {
     "earth-search.aws.element84.com": None,
     "planetarycomputer.microsoft.com": None,
 }
-"""Known providers by host, over HTTPS: the one variable whose value may be sent there, if any."""
+"""Known providers by host, over HTTPS: the only variable whose value may be sent there, if any."""
 
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://[^\s\"'<>]+", re.IGNORECASE)
 ADDRESS_HOST = re.compile(r"^[^/?#]*(//[^/?#]*)?")
@@ -47,14 +46,14 @@ SECRET_NAME = re.compile(
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 HEX = re.compile(r"[0-9a-f]+|[0-9A-F]+")
 RANDOM_HEX, RANDOM_TEXT = 32, 20
-"""Characters of a run of about 100 random bits or more: a key, or the hash that stands for one."""
+"""Lengths of a run of about 100 random bits: a key, or a hash that serves as one."""
 
 
 def secret_from(variable: str, source: str) -> str:
     """The value of an environment variable that holds a key.
 
     Raises:
-        SourceError: the variable is not set.
+        SourceError: The variable is not set.
     """
     if not (secret := os.environ.get(variable, "")):
         raise SourceError(f"{source!r} needs a key: set the environment variable {variable}.")
@@ -62,7 +61,7 @@ def secret_from(variable: str, source: str) -> str:
 
 
 def variables_of(values: Any) -> set[str]:
-    """The variables that a recipe may use: those it names, and those of the known providers."""
+    """The variables of a recipe: those it names, and those of the known providers."""
     named = {str(value) for name, value in _leaves(values) if _last(name) == "key_env"}
     return named | {name for name in KEY_OF_HOST.values() if name is not None}
 
@@ -71,11 +70,10 @@ def check_known(sources: Iterable[Any]) -> None:
     """Check the sources of a recipe that came with a downloaded dataset.
 
     Args:
-        sources: of satellite or street-view images.
+        sources: Of satellite or street-view images.
 
     Raises:
-        DatasetError: a source names a host that is no known provider, or a variable that is not
-            the one of this host.
+        DatasetError: A source names an unknown host, or a variable that is not that of the host.
     """
     if found := _unknown(sources):
         raise DatasetError(
@@ -87,7 +85,7 @@ def check_known(sources: Iterable[Any]) -> None:
 
 
 def question_about(sources: Iterable[Any]) -> str | None:
-    """What to ask before the user's own recipe is used: hosts and variables that are not known."""
+    """What to ask before the user's own recipe is used: about unknown hosts and variables."""
     found = _unknown(sources)
     return f"The recipe {found}. Go on?" if found else None
 
@@ -95,15 +93,15 @@ def question_about(sources: Iterable[Any]) -> str | None:
 def check_addresses(values: Any) -> None:
     """Check that no address in a recipe holds a key.
 
-    Found are user names and passwords before the host, values of query parameters with names such
-    as `access_token`, `key` or `sig`, and, in fields whose name ends in `url`, long random runs of
-    letters and digits. UUIDs are taken as the ids of resources.
+    Keys are user names and passwords before the host, values of query parameters with names such as
+    `access_token`, `key` or `sig`, and, in fields whose name ends in `url`, long random runs of
+    letters and digits. UUIDs are taken for the ids of resources.
 
     Args:
-        values: a recipe, or a part of it, as mappings, sequences and texts.
+        values: A recipe, or a part of it, as mappings, sequences and texts.
 
     Raises:
-        DatasetError: an address holds a key, or `key_env` is a key itself. The message names the
+        DatasetError: An address holds a key, or `key_env` is a key itself. The message names the
             field, never the key.
     """
     for name, value in _leaves(values):
@@ -124,10 +122,10 @@ def check_addresses(values: Any) -> None:
 
 
 def check_recipe_file(path: Path) -> dict[str, Any]:
-    """Check the addresses of a recipe file, also those in its comments; returns its values.
+    """Check the addresses of a recipe file, including its comments; returns its values.
 
     Raises:
-        DatasetError: see [`check_addresses`]; or the file is not a YAML mapping.
+        DatasetError: See [`check_addresses`]; or the file is not a YAML mapping.
     """
     values = read_yaml(path)
     check_addresses(values)
@@ -152,7 +150,7 @@ def _last(name: str) -> str:
 
 
 def _unknown(sources: Iterable[Any]) -> str:
-    """What sources send to hosts that are not known to get it, each once; "" if nothing."""
+    """What the sources send to unknown hosts, each once; "" if nothing."""
     said: dict[str, None] = {}
     for source in sources:
         variable = getattr(source, "key_env", None)
@@ -179,12 +177,12 @@ def _host(address: str) -> str:
 
 
 def _shown(text: str) -> str:
-    """A text of a stranger, safe to print."""
+    """A text of somebody else, safe to print."""
     return ascii(text)[1:-1]
 
 
 def _key_in(address: str, is_address: bool) -> str | None:
-    """What in an address is a key, in words that do not repeat it."""
+    """Where an address holds a key, without repeating it."""
     if USER.search(address):
         return "a user name or password before the host"
     text = unquote(address)
@@ -198,7 +196,7 @@ def _key_in(address: str, is_address: bool) -> str | None:
 
 
 def _is_random(text: str) -> bool:
-    """Whether a text has a run of letters and digits that is long and mixed like a key."""
+    """Whether a text has a run of letters and digits as long and mixed as a key."""
     for run in re.findall(r"[A-Za-z0-9]+", text):
         turns = len(re.findall(r"(?<=[0-9])(?=[A-Za-z])|(?<=[A-Za-z])(?=[0-9])", run))
         if turns >= 4 and len(run) >= (RANDOM_HEX if HEX.fullmatch(run) else RANDOM_TEXT):

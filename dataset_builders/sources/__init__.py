@@ -1,1 +1,1 @@
-"""Where pictures come from: one file for each kind of provider."""
+"""Providers of images, one file each."""

@@ -49,7 +49,7 @@ class BaiduPanorama:
     def __post_init__(self) -> None:
         if not (10 <= self.width <= MAX_WIDTH and 10 <= self.height <= MAX_HEIGHT):
             raise SourceError(
-                f"Baidu gives pictures from 10 x 10 to {MAX_WIDTH} x {MAX_HEIGHT} px, got "
+                f"Baidu gives images from 10 x 10 to {MAX_WIDTH} x {MAX_HEIGHT} px, got "
                 f"{self.width} x {self.height}."
             )
 

@@ -59,7 +59,7 @@ class GoogleStreetView:
 
     def __post_init__(self) -> None:
         if not 1 <= self.size_px <= MAX_PX:
-            raise SourceError(f"Google gives pictures up to {MAX_PX} px, got {self.size_px}.")
+            raise SourceError(f"Google gives images up to {MAX_PX} px, got {self.size_px}.")
 
     @property
     def requests_per_place(self) -> float:

@@ -148,7 +148,7 @@ def check_answer(content: bytes, media_type: str) -> Verdict:
 
 
 def _picture(key: str, address: str) -> Item:
-    # no key of the user is asked for: one picture that is refused is no reason to stop
+    # it holds no key of the user: one image that is refused is no reason to stop
     return Item(key, address, refused="failed")
 
 

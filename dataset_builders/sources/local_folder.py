@@ -1,4 +1,4 @@
-"""Street views that lie in a folder, placed by their EXIF data, by a CSV, or by their names."""
+"""Street views in a folder, located by their EXIF data, by a CSV file, or by their names."""
 
 import hashlib
 import re
@@ -38,15 +38,15 @@ class LocalFolder:
     """A folder of images with coordinates.
 
     Attributes:
-        folder: searched with all below it.
-        coordinates: where they are: "exif", "csv" or "file_name".
-        coord_system: of the coordinates; never guessed. EXIF is always "wgs84".
-        csv_name: in the folder: columns `file` (relative to the folder), `lon`, `lat`, and if
-            there are any `heading` and `captured_at`.
-        pattern: of the names without suffix: a regular expression with the groups `lon` and `lat`,
-            and if there are any `heading` and `captured_at`.
-        licence: of the images.
-        redistributable: they may be published.
+        folder: Searched with all its subfolders.
+        coordinates: Where they are: "exif", "csv" or "file_name".
+        coord_system: Of the coordinates; never guessed. EXIF is always "wgs84".
+        csv_name: File in the folder, with the columns `file` (relative to the folder), `lon`,
+            `lat`, and optionally `heading` and `captured_at`.
+        pattern: Regular expression for the names without suffix, with the groups `lon` and `lat`,
+            and optionally `heading` and `captured_at`.
+        licence: Of the images.
+        redistributable: Whether the images may be published; if not, only ids are.
     """
 
     folder: str

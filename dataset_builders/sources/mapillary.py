@@ -80,7 +80,7 @@ class Mapillary:
         """See [`StreetViewSource`]."""
         secret = secret_from(self.key_env, self.name)
         tiles = sorted({tile_index(p.lon, p.lat, ZOOM, "xyz") for p in places})
-        # a place near the edge of a tile may have its picture beyond it
+        # a place near the edge of a tile may have its image beyond it
         around = sorted({(x + i, y + j) for x, y in tiles for i in (-1, 0, 1) for j in (-1, 0, 1)})
         async for _ in fetcher.fetch_all(self._tile_items(around, secret), check_tile):
             pass
@@ -143,7 +143,7 @@ class Mapillary:
     def _coverage(
         self, tiles: Iterable[tuple[int, int]], store: Store
     ) -> list[tuple[str, float, float]]:
-        """Id, lon and lat of all pictures of the tiles that are wanted, sorted."""
+        """Id, lon and lat of all wanted images of the tiles, sorted."""
         since = 0.0 if self.since is None else _milliseconds(self.since)
         found: dict[str, tuple[str, float, float]] = {}
         for x, y in tiles:
@@ -165,7 +165,7 @@ class Mapillary:
     def _nearest(
         self, places: Sequence[Place], pictures: Sequence[tuple[str, float, float]]
     ) -> dict[str, Place]:
-        """The nearest pictures of each place; one that is near to two belongs to the first."""
+        """The nearest images of each place; one that is near two belongs to the first."""
         if not pictures or not places:
             return {}
         lon = np.array([p.lon for p in places] + [one[1] for one in pictures])
@@ -196,12 +196,12 @@ class Mapillary:
 
 
 def decode_tile(content: bytes, x: int, y: int) -> list[tuple[float, float, dict[str, Any]]]:
-    """Lon, lat (WGS-84) and properties of the pictures in a coverage tile.
+    """Lon, lat (WGS-84) and properties of the images in a coverage tile.
 
     Args:
-        content: a Mapbox vector tile.
-        x: column of the tile.
-        y: row of the tile, southward.
+        content: A Mapbox vector tile.
+        x: Column of the tile.
+        y: Row of the tile, southward.
 
     Raises:
         ValueError: The content is no vector tile.

@@ -12,7 +12,7 @@ from ..download import Fetched, Fetcher, Limit, Store
 PICTURE_PX = 256
 OVERSAMPLING = 2
 """Images are warped at twice their size and then halved, so that finer pixels do not alias."""
-NO_SQUARE = ("no_square", "a picture is laid on a region with four corners")
+NO_SQUARE = ("no_square", "an image is laid on a region with four corners")
 
 
 @dataclass(frozen=True)

@@ -292,7 +292,7 @@ class StacSource:
         if 1 - gap < self.min_valid:
             # what failed for the moment may be there the next time
             is_final = all(one.status != "failed" for one in problems)
-            detail = f"{gap:.0%} of the picture without data" if used else "no item here"
+            detail = f"{gap:.0%} of the image without data" if used else "no item here"
             detail = "; ".join([detail, *map(str, problems)])
             status: Status = "missing" if is_final else "failed"
             fetched, content = Fetched(key, status, detail=detail, fetched_at=now), None

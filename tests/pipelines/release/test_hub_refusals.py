@@ -61,9 +61,9 @@ class Evil:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("pytorch_model.bin", "evil", "may run code and is refused"),
-        ("model.safetensors", b"<html>please log in</html>", "no whole safetensors file"),
-        ("model.safetensors", "half", "no whole safetensors file"),
+        ("pytorch_model.bin", "evil", "which may run code"),
+        ("model.safetensors", b"<html>please log in</html>", "no complete safetensors file"),
+        ("model.safetensors", "half", "no complete safetensors file"),
         (None, None, "model.safetensors"),
     ],
 )
