@@ -160,20 +160,30 @@ class Archive(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-def test_add_a_street_view_source(workspace):
+@pytest.fixture
+def archive(workspace):
+    """The address of a server of images."""
     pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(workspace / "picture.jpg")
     with ThreadingHTTPServer(("127.0.0.1", 0), Archive) as server:
         server.picture = (workspace / "picture.jpg").read_bytes()
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        (said,) = follow(
-            "add_a_street_view_source",
-            workspace,
-            replace=[('Archive("https://archive.example.org")', f'Archive("{address}")')],
-        )
+        yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
-    assert said == f"archive/7 7.405 43.7351 {len(server.picture)} bytes\n"
+
+
+def test_add_a_street_view_source(workspace, archive):
+    replace = [('Archive("https://archive.example.org")', f'Archive("{archive}")')]
+    (said,) = follow("add_a_street_view_source", workspace, replace=replace)
+    size = (workspace / "picture.jpg").stat().st_size
+    assert said == f"archive/7 7.405 43.7351 {size} bytes\n"
+
+
+def test_add_a_satellite_source(workspace, archive):
+    replace = [("https://wms.example.org", archive)]
+    (said,) = follow("add_a_satellite_source", workspace, replace=replace)
+    count, _, images, _ = said.split()
+    assert 4 <= int(count) == int(images)
 
 
 class Ollama(BaseHTTPRequestHandler):
