@@ -65,11 +65,6 @@ def test_sentence_encoder_gives_vectors_whose_cosines_are_exact(encoder):
         assert products[row, column] == math.fsum(vectors[row] * vectors[column])
 
 
-def test_sentence_encoder_of_nothing_is_empty(encoder):
-    assert encoder([]).shape == (0, 384)
-    assert PhraseCache(encoder)([]).shape == (0, 384)
-
-
 def test_sentence_encoder_asks_in_batches_of_few_shapes(encoder, monkeypatch):
     shapes = set()
     forward = encoder.model.forward
