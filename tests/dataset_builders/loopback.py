@@ -1,5 +1,6 @@
 """A loopback server whose answers, and whose faults, a test writes down."""
 
+import asyncio
 import collections
 import json
 import threading
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlparse
+
+from dataset_builders.download import Fetcher, Limit, Store
 
 JSON = {"Content-Type": "application/json"}
 
@@ -72,6 +75,22 @@ class Loopback(ThreadingHTTPServer):
         raise NotImplementedError
 
 
+def with_fetcher(folder, job, **settings):
+    """What the coroutine `job(fetcher, store)` returns, for a store in a folder."""
+
+    async def main():
+        store = Store(folder)
+        settings.setdefault("limits", {"127.0.0.1": Limit(1000, 32)})
+        settings.setdefault("backoff_s", 0.01)
+        try:
+            async with Fetcher(store, **settings) as fetcher:
+                return await job(fetcher, store)
+        finally:
+            store.close()
+
+    return asyncio.run(main())
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -108,4 +127,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = cut is not None
 
 
-__all__ = ["JSON", "Loopback", "Request", "as_json"]
+__all__ = ["JSON", "Loopback", "Request", "as_json", "with_fetcher"]

@@ -33,10 +33,9 @@ from dataset_builders.errors import DatasetError
 from dataset_builders.ledger import DamagedStoreError
 from tests.clock import FakeTime
 
-from .loopback import Loopback
+from .loopback import Loopback, with_fetcher
 
 ROOT = Path(__file__).resolve().parents[2]
-FAST = Limit(1000, 32)
 PNG = {"Content-Type": "image/png"}
 
 
@@ -147,17 +146,10 @@ def items(server, kind, numbers, **fields):
 
 
 def fetch(folder, wanted, check=check_image, **settings):
-    async def main():
-        store = Store(folder)
-        settings.setdefault("limits", {"127.0.0.1": FAST})
-        settings.setdefault("backoff_s", 0.01)
-        try:
-            async with Fetcher(store, **settings) as fetcher:
-                return {one.key: one async for one in fetcher.fetch_all(wanted, check)}
-        finally:
-            store.close()
+    async def job(fetcher, _):
+        return {one.key: one async for one in fetcher.fetch_all(wanted, check)}
 
-    return asyncio.run(main())
+    return with_fetcher(folder, job, **settings)
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,15 @@
 """KartaView's interface on the loopback address, with its faults."""
 
-import asyncio
 import json
 
 import pytest
 
-from dataset_builders.download import Fetcher, Limit, StoppedError, Store
+from dataset_builders.download import StoppedError, Store
 from dataset_builders.errors import SourceError
 from dataset_builders.sources.kartaview import KartaView
 from dataset_builders.sources.street_view import Place, StreetViewSource
 
-from .loopback import Loopback, as_json
+from .loopback import Loopback, as_json, with_fetcher
 from .provider import drawn
 
 PLACES = [Place(f"p{n}", 11.5 + n / 100, 48.1) for n in range(3)]
@@ -53,30 +52,18 @@ def server():
 
 
 def views(source, folder, places=PLACES):
-    async def main():
-        store = Store(folder)
-        try:
-            limits = {"127.0.0.1": Limit(2000, 8)}
-            async with Fetcher(store, limits, backoff_s=0.01) as fetcher:
-                return [one async for one in source.views(places, fetcher, store)]
-        finally:
-            store.close()
+    async def job(fetcher, store):
+        return [one async for one in source.views(places, fetcher, store)]
 
-    return sorted(asyncio.run(main()), key=lambda view: view.image_id)
+    return sorted(with_fetcher(folder, job), key=lambda view: view.image_id)
 
 
 def rehydrate(source, folder, ids):
-    async def main():
-        store = Store(folder)
-        try:
-            async with Fetcher(store, {"127.0.0.1": Limit(2000, 8)}) as fetcher:
-                rows = [{"image_id": one} for one in ids]
-                found = [pair async for pair in source.pictures(rows, fetcher, store)]
-                return {one: store.read(key) for one, key in found}
-        finally:
-            store.close()
+    async def job(fetcher, store):
+        rows = [{"image_id": one} for one in ids]
+        return {one: store.read(key) async for one, key in source.pictures(rows, fetcher, store)}
 
-    return asyncio.run(main())
+    return with_fetcher(folder, job)
 
 
 def test_the_nearest_photos_come_with_what_is_known_of_them(server, tmp_path):

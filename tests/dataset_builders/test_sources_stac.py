@@ -1,6 +1,5 @@
 """A catalogue on the loopback address, its GeoTIFFs written here, read part by part."""
 
-import asyncio
 import io
 import json
 
@@ -15,12 +14,13 @@ from PIL import Image
 from dataset_builders.city.build import build
 from dataset_builders.city.planning import plan
 from dataset_builders.city.recipe import read_recipe
-from dataset_builders.download import Fetched, Fetcher, Limit, StoppedError, Store
+from dataset_builders.download import Fetched, StoppedError, Store
 from dataset_builders.errors import SourceError
 from dataset_builders.sources import remote_geotiff
 from dataset_builders.sources.stac import StacSource
 from dataset_builders.storage import read_metadata, read_rejects, read_table
 
+from .loopback import with_fetcher
 from .stac_catalogue import SIGNATURE, StacCatalogue
 from .test_sources_tiles import displacement_px, square, waves
 
@@ -100,21 +100,13 @@ def regions(*shapes):
 def fetch(folder, found, wanted, **options):
     """Fetch; returns what is known of each region, and the encoded pictures."""
 
-    async def main():
-        store = Store(folder)
-        options.setdefault("limits", {"127.0.0.1": Limit(1000, 8)})
-        options.setdefault("backoff_s", 0.01)
-        try:
-            async with Fetcher(store, **options) as fetcher:
-                async for _ in found.fetch(wanted, fetcher, store):
-                    pass
-        finally:
-            known = list(found.pictures(wanted, store))
-            read = [None if one.reason else found.read(one, store) for one in known]
-            store.close()
-        return known, read
+    async def job(fetcher, store):
+        async for _ in found.fetch(wanted, fetcher, store):
+            pass
+        known = list(found.pictures(wanted, store))
+        return known, [None if one.reason else found.read(one, store) for one in known]
 
-    return asyncio.run(main())
+    return with_fetcher(folder, job, **options)
 
 
 @pytest.mark.parametrize("epsg", [32650, 32649], ids=["same zone", "turned by the next zone"])

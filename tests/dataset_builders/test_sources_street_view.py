@@ -1,4 +1,3 @@
-import asyncio
 import hashlib
 import io
 
@@ -6,17 +5,16 @@ import pytest
 from PIL import Image
 
 from dataset_builders.coordinates import tile_index, tile_position
-from dataset_builders.download import Fetched, Fetcher, Limit, StoppedError, Store
+from dataset_builders.download import Fetched, StoppedError, Store
 from dataset_builders.errors import SourceError
 from dataset_builders.sources.baidu import BaiduPanorama
 from dataset_builders.sources.google import GoogleStreetView
 from dataset_builders.sources.mapillary import Mapillary, decode_tile
 from dataset_builders.sources.street_view import Place, StreetViewSource
 
-from .loopback import Loopback, as_json
+from .loopback import Loopback, as_json, with_fetcher
 from .provider import drawn
 
-LIMITS = {"127.0.0.1": Limit(2000, 16)}
 PLACES = [Place(f"p{n}", 116.3 + n / 1000, 39.9, heading=30.0) for n in range(4)]
 
 
@@ -110,15 +108,10 @@ def provider(monkeypatch):
 
 
 def views_of(source, folder, places=PLACES):
-    async def main():
-        store = Store(folder)
-        try:
-            async with Fetcher(store, LIMITS, backoff_s=0.01) as fetcher:
-                return [view async for view in source.views(places, fetcher, store)]
-        finally:
-            store.close()
+    async def job(fetcher, store):
+        return [view async for view in source.views(places, fetcher, store)]
 
-    return sorted(asyncio.run(main()), key=lambda view: view.image_id)
+    return sorted(with_fetcher(folder, job), key=lambda view: view.image_id)
 
 
 def test_google_asks_for_metadata_first_and_shares_panoramas(provider, tmp_path):
