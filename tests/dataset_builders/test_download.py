@@ -1,24 +1,17 @@
 import asyncio
-import email.utils
-import gzip
 import hashlib
-import io
 import logging
 import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 import tracemalloc
 from pathlib import Path
-from urllib.parse import urlencode
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from dataset_builders import download, transport
+from dataset_builders import download
 from dataset_builders.download import (
     Fetcher,
     Host,
@@ -30,103 +23,11 @@ from dataset_builders.download import (
     check_image,
 )
 from dataset_builders.errors import DatasetError
-from dataset_builders.ledger import DamagedStoreError
 from tests.clock import FakeTime
 
-from .loopback import Loopback, with_fetcher
+from .download_server import PNG, Server, fetch, items, picture, zipped
 
 ROOT = Path(__file__).resolve().parents[2]
-PNG = {"Content-Type": "image/png"}
-
-
-def picture(seed: int, format: str = "PNG", size: int = 32) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format)
-    return buffer.getvalue()
-
-
-def blank() -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (32, 32), (9, 9, 9)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def zipped(body: bytes) -> tuple[int, dict[str, str], bytes]:
-    return 200, {**PNG, "Content-Encoding": "gzip"}, gzip.compress(body)
-
-
-class Server(Loopback):
-    """Answers by the name in the path: /ok/7, /flaky/3, /quota/1, ...
-
-    Attributes:
-        done: what is held goes when this is set.
-        five: and what comes in fives when so many are there.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.moments, self.elsewhere, self.now, self.most = [], "", 0, 0
-        self.done, self.five = threading.Event(), threading.Barrier(5)
-
-    def __exit__(self, *_):
-        self.done.set()
-        super().__exit__()
-
-    def answer(self, request):
-        _, kind, number = request.path.split("/")
-        with self.lock:
-            self.moments.append(time.monotonic())
-            self.now += 1
-            self.most = max(self.most, self.now)
-        try:
-            return self.made(kind, int(number), self.asked[request.path], request)
-        finally:
-            with self.lock:
-                self.now -= 1
-
-    def made(self, kind, number, times, request):
-        right = (200, PNG, picture(number))
-        if kind in ("quota", "denied"):
-            # three of four slots are at what is held: so all that came before is settled
-            while sum(path.startswith("/held/") for path in list(self.asked)) < 3:
-                time.sleep(0.001)
-        if kind == "slow":
-            time.sleep(0.05)
-        elif kind == "held":
-            self.done.wait()
-        elif kind == "fives":
-            self.five.wait()
-        later = email.utils.formatdate(time.time() + 1, usegmt=True)
-        first = {
-            "busy": (429, {"Retry-After": "0.2"}, b""),
-            "dated": (503, {"Retry-After": later}, b""),
-        }
-        query = urlencode(request.query)
-        always = {
-            "moved": (302, {"Location": f"/ok/{number}"}, b""),
-            "away": (302, {"Location": f"{self.elsewhere}/ok/{number}?{query}"}, b""),
-            "nowhere": (302, {"Location": "s3://bucket/key"}, b""),
-            "round": (302, {"Location": request.path}, b""),
-            "dead": (503, {}, b""),
-            "gone": (404, {}, b""),
-            "html": (200, {"Content-Type": "text/html"}, b"<html>please log in</html>"),
-            "broken": (200, {"Content-Type": "image/jpeg"}, picture(number, "JPEG", 64)[:-200]),
-            "blank": (200, PNG, blank()),
-            "same": (200, PNG, picture(0)),
-            "empty": (200, PNG, b""),
-            "quota": (200, {"Content-Type": "application/json"}, b'{"message": "quota"}'),
-            "denied": (403, {}, b""),
-            "zipped": zipped(picture(number)),
-            "torn": (*zipped(picture(number))[:2], gzip.compress(picture(number))[:-20]),
-            "noise": (*zipped(b"")[:2], b"no gzip data at all"),
-            "other": (200, {**PNG, "Content-Encoding": "br"}, picture(number)),
-        }
-        if kind == "flaky":
-            return right if times >= 3 else (500, {}, b"")
-        if kind in first and times == 1:
-            return first[kind]
-        return always.get(kind, right)
 
 
 @pytest.fixture
@@ -139,17 +40,6 @@ def server():
 def other():
     with Server() as one:
         yield one
-
-
-def items(server, kind, numbers, **fields):
-    return [Item(f"{kind}/{n}", f"{server.url}/{kind}/{n}", **fields) for n in numbers]
-
-
-def fetch(folder, wanted, check=check_image, **settings):
-    async def job(fetcher, _):
-        return {one.key: one async for one in fetcher.fetch_all(wanted, check)}
-
-    return with_fetcher(folder, job, **settings)
 
 
 @pytest.mark.parametrize(
@@ -216,26 +106,6 @@ def test_retry_after_holds_back_every_request_to_the_host(server, tmp_path):
     assert np.diff(server.moments).max() >= 0.19
 
 
-@pytest.mark.parametrize("zone", ["-0000", "GMT", "+0200"])
-def test_a_date_to_wait_for_is_in_its_own_zone(monkeypatch, zone):
-    monkeypatch.setenv("TZ", "Asia/Shanghai")
-    time.tzset()
-    try:
-        hour = "02" if zone == "+0200" else "00"
-        monkeypatch.setattr(transport.time, "time", lambda: 1_767_225_600.0)  # 2026-01-01 UTC
-        text = f"Thu, 01 Jan 2026 {hour}:01:00 {zone}"
-        assert transport.retry_after({"retry-after": text}) == 60.0
-    finally:
-        monkeypatch.undo()
-        time.tzset()
-
-
-@pytest.mark.parametrize("text", ["", "soon", "Thu, 99 Jan 2026 00:00:00 GMT"])
-def test_a_time_to_wait_for_that_nobody_understands_is_passed_over(text):
-    assert transport.retry_after({"retry-after": text}) is None
-    assert transport.retry_after({"retry-after": "1e9"}) == transport.MAX_RETRY_AFTER_S
-
-
 def test_a_second_run_asks_for_what_failed_and_for_nothing_else(server, tmp_path):
     wanted = [
         *items(server, "ok", range(5)),
@@ -272,53 +142,6 @@ def test_a_host_that_never_answers_stops_everything(server, tmp_path):
     pairs = zip(items(server, "dead", range(60)), items(server, "ok", range(60)), strict=True)
     found = fetch(tmp_path / "mixed", [one for pair in pairs for one in pair], max_attempts=1)
     assert sum(one.status == "ok" for one in found.values()) == 60
-
-
-# ---- the store ----------------------------------------------------------------------------------
-
-
-def damage(path: Path, how: str) -> None:
-    content = path.read_bytes()
-    path.unlink()
-    if how != "missing":
-        path.write_bytes(content[:-1] if how == "truncated" else content[:-1] + b"\0")
-
-
-@pytest.mark.parametrize("how", ["missing", "truncated", "altered"])
-def test_a_damaged_content_is_set_aside_counted_and_fetched_again(server, tmp_path, how):
-    wanted = items(server, "ok", range(3))
-    found = fetch(tmp_path, wanted)
-    store = Store(tmp_path)
-    for key in ("ok/0", "ok/1"):
-        damage(store.path(found[key].sha256), how)
-    # one that is read tells of all
-    with pytest.raises(DamagedStoreError, match=r"^2 downloads stored in .* missing or altered"):
-        store.read("ok/0")
-    assert store.counts() == {"failed": 2, "ok": 1}
-    assert len(list((tmp_path / "damaged").glob("*"))) == (0 if how == "missing" else 2)
-    fetch(tmp_path, wanted)
-    assert [store.read(f"ok/{n}") for n in range(3)] == [picture(n) for n in range(3)]
-    assert server.asked == {"/ok/0": 2, "/ok/1": 2, "/ok/2": 1}
-
-
-@pytest.mark.parametrize("how", ["missing", "truncated"])
-def test_a_content_that_is_not_there_in_full_is_fetched_again_before_it_is_read(
-    server, tmp_path, how
-):
-    found = fetch(tmp_path, items(server, "ok", [1]))
-    damage(Store(tmp_path).path(found["ok/1"].sha256), how)
-    fetch(tmp_path, items(server, "ok", [1]))
-    assert Store(tmp_path).read("ok/1") == picture(1)
-
-
-def test_the_same_picture_too_often_is_a_placeholder(server, tmp_path):
-    fetch(tmp_path, [*items(server, "same", range(6)), *items(server, "ok", range(1, 4))])
-    store = Store(tmp_path)
-    assert store.mark_placeholders("same/", 6) == 0
-    assert store.mark_placeholders("same/", 5) == 6
-    assert store.counts() == {"ok": 3, "placeholder": 6}
-    assert store.read("same/0") is None
-    assert store.forget_failures() == 6
 
 
 # ---- keys ---------------------------------------------------------------------------------------

@@ -1,0 +1,27 @@
+"""How long a server asks to wait."""
+
+import time
+
+import pytest
+
+from dataset_builders import transport
+
+
+@pytest.mark.parametrize("zone", ["-0000", "GMT", "+0200"])
+def test_a_date_to_wait_for_is_in_its_own_zone(monkeypatch, zone):
+    monkeypatch.setenv("TZ", "Asia/Shanghai")
+    time.tzset()
+    try:
+        hour = "02" if zone == "+0200" else "00"
+        monkeypatch.setattr(transport.time, "time", lambda: 1_767_225_600.0)  # 2026-01-01 UTC
+        text = f"Thu, 01 Jan 2026 {hour}:01:00 {zone}"
+        assert transport.retry_after({"retry-after": text}) == 60.0
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize("text", ["", "soon", "Thu, 99 Jan 2026 00:00:00 GMT"])
+def test_a_time_to_wait_for_that_nobody_understands_is_passed_over(text):
+    assert transport.retry_after({"retry-after": text}) is None
+    assert transport.retry_after({"retry-after": "1e9"}) == transport.MAX_RETRY_AFTER_S
