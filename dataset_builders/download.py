@@ -154,6 +154,9 @@ class Fetcher:
         backoff_s: Longest wait before the second attempt; doubles per attempt.
         timeout_s: Longest time without a byte.
         user_agent: Says who asks, and how to reach them; ASCII.
+
+    Attributes:
+        failed: Number of items without an answer so far; the next run requests them again.
     """
 
     def __init__(
@@ -173,7 +176,7 @@ class Fetcher:
         self._max_attempts = max_attempts
         self._client = new_client(timeout_s, user_agent)
         self._retrying = patiently(max_attempts, backoff_s)
-        self._in_a_row = 0
+        self._in_a_row = self.failed = 0
         # contents are checked and synced to the disk beside the requests, several at once
         self._writers = ThreadPoolExecutor(WRITERS)
 
@@ -242,6 +245,7 @@ class Fetcher:
             fetched, content = _lost(item, error, self._max_attempts), b""
             if store is not None:
                 store.put(fetched)
+        self.failed += fetched.status == "failed"
         self._in_a_row = self._in_a_row + 1 if fetched.status == "failed" else 0
         if fetched.status in STOPPING or self._in_a_row >= FAILURES_IN_A_ROW:
             raise StoppedError(fetched)

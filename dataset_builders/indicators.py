@@ -45,6 +45,7 @@ class RasterSource:
         nodata: "tag" demands the file's nodata tag; "gapless" says that every cell of a file
             without a tag holds a value; a number marks cells without one where files lack the tag.
         nodata_is_zero: cells without a value hold 0, in files that were not clipped.
+        band: from 1; may be left out where the file has but one.
         area_unit: of a density.
         crs: that the product is published in; files in another were resampled and are refused.
             None takes any.
@@ -64,6 +65,7 @@ class RasterSource:
     period: str = ""
     nodata: float | Literal["tag", "gapless"] = "tag"
     nodata_is_zero: bool = False
+    band: int | None = None
     area_unit: AreaUnit = "km2"
     crs: str | None = None
     licence: str = "unknown"
@@ -182,8 +184,8 @@ def find_raster(path: str | Path) -> RasterSource:
     hints = " or ".join(f"{examples[one].name} ({examples[one].example})" for one in near)
     raise DatasetError(
         f"{name} is no raster that is known here, and its cells could hold anything. Nearest are "
-        f"{hints}; all are {', '.join(RASTERS)}. If it is none of them describe it: "
-        "`source=RasterSource(name=..., indicator=..., kind=..., cell_unit=..., unit=...)`."
+        f"{hints}; all are {', '.join(RASTERS)}. If it is none of them, describe it by its `kind`, "
+        "`cell_unit` and `unit`: in a recipe under `raster`, in Python as a RasterSource."
     )
 
 
@@ -238,6 +240,7 @@ def raster_indicator(
             file,
             regions,
             source.kind,
+            band=source.band,
             nodata=_check_file(source, file),
             nodata_is_zero=source.nodata_is_zero,
             area_unit=source.area_unit,
@@ -298,7 +301,7 @@ def _check_file(source: RasterSource, file: Path) -> float | Literal["none"] | N
     """What [`zonal`] is to take for no value, if the file is as the product was published."""
     with open_raster(file) as dataset:
         crs = dataset.crs and pyproj.CRS.from_user_input(dataset.crs.to_wkt())
-        tagged = has_gaps(dataset, 1)
+        tagged = has_gaps(dataset, source.band or 1)
     if (
         source.crs is not None
         and crs is not None

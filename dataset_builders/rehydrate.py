@@ -4,7 +4,7 @@ import asyncio
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,14 @@ from tqdm import tqdm
 
 from .card import RECIPE_FILE, write_card
 from .city.fetching import fetch_satellite, open_fetcher
+from .city.images import satellite_row, sha256_of
 from .city.recipe import CityRecipe, NetworkSettings, read_recipe
-from .city.satellite import picture_row
-from .city.shards import sha256_of
 from .download import Store
 from .errors import DatasetError
 from .files import WrittenFiles
 from .parquet import ROW_GROUP_SIZE
 from .schema import VIEWS, DatasetMetadata, config_name
+from .sources.local_folder import LocalFolder
 from .storage import (
     DATA_FOLDER,
     FILES_KIND,
@@ -143,10 +143,10 @@ def _downloaded_recipe(root: Path, lost: Lost) -> CityRecipe:
             "own with --recipe."
         )
     recipe = read_recipe(root / RECIPE_FILE)
-    views = tuple(one for one in recipe.street_view if one["provider"] != "folder")
+    views = tuple(one for one in recipe.street_view if not isinstance(one, LocalFolder))
     # rates and contact address are the user's own
     network = NetworkSettings(placeholders_above=recipe.network.placeholders_above)
-    recipe = replace(recipe, street_view=views, network=network)
+    recipe = recipe.model_copy(update={"street_view": views, "network": network})
     check_known(_needed(recipe, root, lost))
     return recipe
 
@@ -155,10 +155,10 @@ def _needed(recipe: CityRecipe, root: Path, lost: Lost) -> Iterator[Any]:
     """The sources that missing images come from."""
     for (city, view), mask in lost.items():
         if mask.any() and view == "satellite":
-            yield from filter(None, [recipe.open_satellite()])
+            yield from filter(None, [recipe.satellite])
         elif mask.any():
             names = set(read_table(root, city, view, ["source"])["source"][mask])
-            yield from (one for one in recipe.open_street_views() if one.name in names)
+            yield from (one for one in recipe.street_view if one.name in names)
 
 
 async def _fetch_views(
@@ -168,12 +168,12 @@ async def _fetch_views(
     keys: dict[str, str] = {}
     columns = ["image_id", "lon", "lat", "heading", "point_id", "source"]
     rows = read_table(root, city, "street_view", columns)
-    for source in recipe.open_street_views():
+    for source in recipe.street_view_sources():
         mine: Any = rows[(rows["source"] == source.name) & lost].to_dict("records")
         if not mine:
             continue
         with tqdm(total=len(mine), desc=source.name, unit="image") as bar:
-            async with open_fetcher(recipe.network, store, dict(source.limits)) as fetcher:
+            async with open_fetcher(recipe.network, store, source.limits) as fetcher:
                 async for image_id, key in source.pictures(mine, fetcher, store):
                     keys[image_id] = key
                     bar.update()
@@ -184,7 +184,7 @@ def _fetch_satellite(
     recipe: CityRecipe, root: Path, city: str, lost: NDArray[np.bool_], store: Store
 ) -> Read:
     """Fetch what the missing satellite images are made of."""
-    source = recipe.open_satellite()
+    source = recipe.satellite_source()
     wanted = read_table(root, city, "satellite", ["region_id"])["region_id"][lost]
     if source is None or wanted.empty:
         return lambda image_id: None
@@ -195,7 +195,7 @@ def _fetch_satellite(
 
     def read(image_id: str) -> bytes | None:
         one = by_id.get(image_id)
-        row = "" if one is None or one.reason else picture_row(source, one, store)
+        row = "" if one is None or one.reason else satellite_row(source, one, store)
         return None if isinstance(row, str) else row["image"]["bytes"]
 
     return read

@@ -1,81 +1,124 @@
-"""Everything a city needs from the network, fetched once: tiles, and views along its roads.
+"""Everything a city needs from the network, fetched once: map tiles, and views along its roads.
 
-A run that is stopped goes on where it was: the ledger knows every answer, and a batch of places
-whose views are known is not gone through again.
+The ledger knows every answer, so a stopped run resumes. A batch of places whose views are all known
+is not asked for again.
 """
 
 import asyncio
 import json
-import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 from tqdm import tqdm
 
 from ..download import Fetcher, Limit, Store
 from ..files import digest, write_json
+from ..photos import PhotoReject
+from ..sources.local_folder import LocalFolder
 from ..sources.satellite import SatelliteSource
 from ..sources.street_view import Place, StreetViewSource, View
 from .recipe import CityRecipe, NetworkSettings
 
 PLACES_AT_ONCE = 500
-BATCH_NAME = re.compile(r"\d+-(\d{6}-)?[0-9a-f]{16}\.json")  # of `batch_files`
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Places that a source is asked for at once.
+
+    Attributes:
+        source: Of street views.
+        places: That it is asked for. A local folder has its images whatever the places.
+        file: JSON file that keeps the answer once every item has one; until then, and if items
+            failed, it lies beside it as `.partial`.
+    """
+
+    source: StreetViewSource
+    places: Sequence[Place]
+    file: Path
+
+    @property
+    def is_complete(self) -> bool:
+        """Nothing is left to ask for; what a local folder holds is looked up in every build."""
+        return not isinstance(self.source, LocalFolder) and self.file.exists()
+
+    def views(self) -> list[View]:
+        """The views that were found."""
+        return [View(**values) for values in self._read()["views"]]
+
+    def rejects(self) -> list[PhotoReject]:
+        """The files of a local folder that are no street views."""
+        return [PhotoReject(**values) for values in self._read()["rejects"]]
+
+    def write(self, views: Sequence[View], rejects: Sequence[PhotoReject], complete: bool) -> None:
+        """Keep the answer."""
+        views = sorted(views, key=lambda view: view.image_id)
+        answer = {"views": [*map(asdict, views)], "rejects": [*map(asdict, rejects)]}
+        write_json(self.file if complete else self._partial, answer)
+        if complete:
+            self._partial.unlink(missing_ok=True)
+
+    @property
+    def _partial(self) -> Path:
+        return self.file.with_suffix(".partial")
+
+    def _read(self) -> Any:
+        file = self.file if self.file.exists() else self._partial
+        return json.loads(file.read_text(encoding="utf-8"))
+
+
+def batches(
+    recipe: CityRecipe, places: Sequence[Place], cache: Path
+) -> Iterator[tuple[StreetViewSource, list[Batch]]]:
+    """The sources of street views in their order, each with its batches."""
+    for number, source in enumerate(recipe.street_view_sources()):
+        stamp = asdict(recipe.street_view[number])
+        starts = range(0, len(places), PLACES_AT_ONCE)
+        chunks = [places[start : start + PLACES_AT_ONCE] for start in starts]
+        if isinstance(source, LocalFolder):
+            chunks = [()]
+        yield (
+            source,
+            [
+                Batch(source, some, cache / "views" / f"{number}-{index:06d}-{name}.json")
+                for index, some in enumerate(chunks)
+                for name in [digest(stamp, [asdict(place) for place in some])]
+            ],
+        )
+
+
+def forget_batches(cache: Path) -> None:
+    """Let the places of all batches be asked for again."""
+    for path in (cache / "views").glob("[0-9]*-*.*"):
+        path.unlink()
 
 
 def fetch_all(
     recipe: CityRecipe, regions: gpd.GeoDataFrame, places: Sequence[Place], cache: Path
 ) -> None:
-    """Fetch what is missing of a city's pictures.
+    """Fetch a city's images that are missing.
 
     Raises:
-        StoppedError: quota used up or key refused; what is there is kept.
-        SourceError: a key is not in the environment.
+        StoppedError: Quota used up or key refused; what was fetched is kept.
+        SourceError: A key is not in the environment.
     """
-    store = Store(cache)
-    try:
-        if (source := recipe.open_satellite()) is not None:
+    with closing(Store(cache)) as store:
+        if (source := recipe.satellite_source()) is not None:
             asyncio.run(fetch_satellite(recipe, source, regions, store))
-        for number, views in enumerate(recipe.open_street_views()):
-            asyncio.run(_fetch_views(recipe, number, views, places, store, cache))
-    finally:
-        store.close()
+        for views, some in batches(recipe, places, cache):
+            asyncio.run(_fetch_views(recipe, views, some, store))
 
 
-def batch_files(
-    recipe: CityRecipe, number: int, places: Sequence[Place], cache: Path
-) -> Iterator[tuple[Path, Sequence[Place]]]:
-    """The batches of places of a source of street views, each with the file of its views."""
-    stamp = dict(recipe.street_view[number])
-    # a folder has its pictures whether or not there are roads
-    if stamp["provider"] == "folder":
-        yield cache / "views" / f"{number}-{digest(stamp)}.json", places
-        return
-    for start in range(0, len(places), PLACES_AT_ONCE):
-        batch = places[start : start + PLACES_AT_ONCE]
-        name = digest(stamp, [asdict(place) for place in batch])
-        yield cache / "views" / f"{number}-{start // PLACES_AT_ONCE:06d}-{name}.json", batch
-
-
-def forget_batches(cache: Path) -> None:
-    """Let the places of all batches be asked for again."""
-    for path in (cache / "views").glob("*.json"):
-        if BATCH_NAME.fullmatch(path.name):
-            path.unlink()
-
-
-def read_views(file: Path) -> list[View]:
-    """The views of a batch."""
-    return [View(**values) for values in json.loads(file.read_text(encoding="utf-8"))]
-
-
-def open_fetcher(settings: NetworkSettings, store: Store, limits: dict[str, Limit]) -> Fetcher:
-    """A fetcher as polite as the recipe says; its limits win over the source's own."""
+def open_fetcher(settings: NetworkSettings, store: Store, limits: Mapping[str, Limit]) -> Fetcher:
+    """A fetcher with the recipe's limits, which override the source's own."""
     return Fetcher(
         store,
-        limits | dict(settings.limits),
+        {**limits, **settings.limits},
         max_attempts=settings.max_attempts,
         timeout_s=settings.timeout_s,
         user_agent=settings.user_agent,
@@ -85,61 +128,55 @@ def open_fetcher(settings: NetworkSettings, store: Store, limits: dict[str, Limi
 async def fetch_satellite(
     recipe: CityRecipe, source: SatelliteSource, regions: gpd.GeoDataFrame, store: Store
 ) -> None:
-    """Fetch what the pictures of all regions need and the store lacks."""
+    """Fetch what the images of all regions need and the store lacks."""
     keys = source.keys(regions)
     done = sum(store.settled(key) is not None for key in keys)
     with tqdm(total=len(keys), initial=done, desc=source.name, unit="item") as bar:
-        async with open_fetcher(recipe.network, store, dict(source.limits)) as fetcher:
+        async with open_fetcher(recipe.network, store, source.limits) as fetcher:
             async for _ in source.fetch(regions, fetcher, store):
                 bar.update()
     store.mark_placeholders(f"{source.name}/", recipe.network.placeholders_above)
 
 
 async def _fetch_views(
-    recipe: CityRecipe,
-    number: int,
-    source: StreetViewSource,
-    places: Sequence[Place],
-    store: Store,
-    cache: Path,
+    recipe: CityRecipe, source: StreetViewSource, all_batches: Sequence[Batch], store: Store
 ) -> None:
-    batches = list(batch_files(recipe, number, places, cache))
-    # what failed for the moment is asked for again
-    again = any(one.status == "failed" for one in store.failures(f"{source.name}/"))
-    is_folder = recipe.street_view[number]["provider"] == "folder"
-    todo = [pair for pair in batches if again or is_folder or not pair[0].exists()]
-    total, left = (sum(len(batch) for _, batch in some) for some in (batches, todo))
+    todo = [batch for batch in all_batches if not batch.is_complete]
+    total, left = (sum(len(one.places) for one in some) for some in (all_batches, todo))
     with tqdm(total=total, initial=total - left, desc=source.name, unit="place") as bar:
-        async with open_fetcher(recipe.network, store, dict(source.limits)) as fetcher:
-            for file, batch in todo:
-                found = [view async for view in source.views(batch, fetcher, store)]
-                found.sort(key=lambda view: view.image_id)
-                write_json(file, [asdict(view) for view in found])
-                bar.update(len(batch))
-    _mark_placeholders([file for file, _ in batches], store, recipe.network.placeholders_above)
+        async with open_fetcher(recipe.network, store, source.limits) as fetcher:
+            for batch in todo:
+                failed = fetcher.failed
+                found: list[View | PhotoReject] = (
+                    list(source.scan(store))
+                    if isinstance(source, LocalFolder)
+                    else [view async for view in source.views(batch.places, fetcher, store)]
+                )
+                views = [one for one in found if isinstance(one, View)]
+                rejects = [one for one in found if isinstance(one, PhotoReject)]
+                batch.write(views, rejects, complete=fetcher.failed == failed)
+                bar.update(len(batch.places))
+    _mark_placeholders(all_batches, store, recipe.network.placeholders_above)
 
 
-def _mark_placeholders(files: Sequence[Path], store: Store, more_than: int) -> None:
-    """Pictures that came for many places are a provider's way to say that there is none."""
-    count: Counter[str] = Counter()
-    seen: set[str] = set()
-    for file in files:
-        for view in read_views(file):
-            fetched = store.get(view.key)
-            if fetched is not None and fetched.sha256 is not None and view.key not in seen:
-                seen.add(view.key)
-                count[fetched.sha256] += fetched.status == "ok"
-    often = {sha256 for sha256, number in count.items() if number > more_than}
-    if often:
-        keys = [key for key in seen if (one := store.get(key)) and one.sha256 in often]
-        store.mark(sorted(keys), "placeholder", "the same picture as many others")
+def _mark_placeholders(some: Sequence[Batch], store: Store, more_than: int) -> None:
+    """Images that came for many places are a provider's way to say that there is none."""
+    known = {
+        view.key: fetched.sha256
+        for batch in some
+        for view in batch.views()
+        if (fetched := store.get(view.key)) is not None and fetched.status == "ok"
+    }
+    count = Counter(known.values())
+    often = sorted(key for key, sha256 in known.items() if count[sha256] > more_than)
+    store.mark(often, "placeholder", "the same picture as many others")
 
 
 __all__ = [
-    "batch_files",
+    "Batch",
+    "batches",
     "fetch_all",
     "fetch_satellite",
     "forget_batches",
     "open_fetcher",
-    "read_views",
 ]

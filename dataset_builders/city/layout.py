@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def city_boundary(recipe: CityRecipe, cache: Path) -> shapely.Geometry:
         return read_boundary(recipe.path(settings.file))
     if settings.bbox is not None:
         return read_boundary(shapely.box(*settings.bbox))
-    file = cache / f"boundary-{digest(asdict(settings))}.geojson"
+    file = cache / f"boundary-{digest(settings.model_dump())}.geojson"
     if not file.exists():
         with atomic_path(file) as temporary:
             _geocode(settings, cache).to_file(temporary, driver="GeoJSON")

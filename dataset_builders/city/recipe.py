@@ -1,17 +1,16 @@
 """What a city's dataset is made of: a YAML file, checked whole before anything is fetched."""
 
-import typing
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
 
 from ..download import USER_AGENT, Limit
-from ..errors import DatasetError
 from ..files import digest
-from ..indicators import RASTERS, RasterSource
 from ..roads import STREETS
-from ..schema import CITY_PATTERN, INDICATORS, Indicator, Kind, Transform
+from ..schema import CITY_PATTERN
 from ..sources.baidu import BaiduPanorama
 from ..sources.google import GoogleStreetView
 from ..sources.kartaview import KartaView
@@ -22,27 +21,32 @@ from ..sources.stac import StacSource
 from ..sources.street_view import StreetViewSource
 from ..sources.tiles import TileSource
 from ..trust import check_addresses
-from ..yaml_records import make_record, read_yaml, unknown_name
+from ..yaml_records import Record, make_record, read_yaml
+from .readers import ComplaintSettings, PlaceSettings, PointSettings, RasterSettings
 
-SATELLITE: dict[str, type[Any]] = {"tiles": TileSource, "stac": StacSource}
-STREET_VIEW: dict[str, type[Any]] = {
-    "google": GoogleStreetView,
-    "baidu": BaiduPanorama,
-    "mapillary": Mapillary,
-    "kartaview": KartaView,
-    "folder": LocalFolder,
-}
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+SatelliteProvider = Annotated[TileSource | StacSource, Field(discriminator="provider")]
+StreetViewProvider = Annotated[
+    GoogleStreetView | BaiduPanorama | Mapillary | KartaView | LocalFolder,
+    Field(discriminator="provider"),
+]
+IndicatorSettings = Annotated[
+    RasterSettings | PointSettings | ComplaintSettings | PlaceSettings,
+    Field(discriminator="reader"),
+]
 
 
-@dataclass(frozen=True)
-class BoundarySettings:
-    """The outline of the city: one of the three.
+class BoundarySettings(Record):
+    """The outline of the city: exactly one of `file`, `place` and `bbox`.
 
     Attributes:
-        file: that geopandas reads.
-        place: a name that Nominatim (OpenStreetMap) knows, such as "Beijing, China".
-        bbox: west, south, east, north in degrees, EPSG:4326.
-        nominatim_url: another server than the public one.
+        file: Any file that geopandas reads.
+        place: Name that Nominatim (OpenStreetMap) knows, such as "Beijing, China".
+        bbox: West, south, east, north in degrees, EPSG:4326.
+        nominatim_url: Nominatim server to use instead of the public one.
     """
 
     file: str | None = None
@@ -50,244 +54,164 @@ class BoundarySettings:
     bbox: tuple[float, float, float, float] | None = None
     nominatim_url: str | None = None
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         given = [name for name in ("file", "place", "bbox") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise DatasetError(
-                f"A boundary is one of file, place and bbox; got {', '.join(given) or 'none'}."
-            )
+            said = ", ".join(given) or "none"
+            raise ValueError(f"A boundary is one of file, place and bbox; got {said}.")
+        return self
 
 
-@dataclass(frozen=True)
-class RegionSettings:
-    """What the city is cut into.
+class RegionSettings(Record):
+    """What the city is divided into.
 
     Attributes:
         scheme: "squares" in metres, map "tiles", "h3" hexagons, or your own "polygons".
-        side_m: of a square.
-        plane: of the squares ("epsg32650"), so that another boundary gives the same squares.
-        zoom: of tiles.
-        tile_scheme: of tiles: "xyz", "tms" or "baidu".
-        resolution: of H3.
-        file: of polygons.
-        id_column: of polygons: what becomes `region_id`.
-        min_cover: share of a region within the boundary from which it is kept.
+        side_m: Side of a square.
+        plane: Plane of the squares ("epsg32650"), so that another boundary gives the same squares.
+        zoom: Zoom level of tiles.
+        tile_scheme: Numbering of tiles: "xyz", "tms" or "baidu".
+        resolution: H3 resolution.
+        file: File of polygons.
+        id_column: Column of the polygons that becomes `region_id`.
+        min_cover: Share of a region that must lie within the boundary.
     """
 
     scheme: Literal["squares", "tiles", "h3", "polygons"] = "squares"
-    side_m: float = 1000.0
+    side_m: Positive = 1000.0
     plane: str | None = None
-    zoom: int | None = None
+    zoom: Annotated[int, Field(ge=0, le=24)] | None = None
     tile_scheme: Literal["xyz", "tms", "baidu"] = "xyz"
-    resolution: int | None = None
+    resolution: Annotated[int, Field(ge=0, le=15)] | None = None
     file: str | None = None
     id_column: str | None = None
-    min_cover: float = 0.5
+    min_cover: Share = 0.5
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         needs = {"tiles": ("zoom",), "h3": ("resolution",), "polygons": ("file", "id_column")}
         missing = [name for name in needs.get(self.scheme, ()) if getattr(self, name) is None]
         if missing:
-            raise DatasetError(f"Regions of scheme {self.scheme!r} need {', '.join(missing)}.")
+            raise ValueError(f"Regions of scheme {self.scheme!r} need {', '.join(missing)}.")
+        return self
 
 
-@dataclass(frozen=True)
-class RoadSettings:
-    """The roads that street views are taken along: an extract, or Overpass.
+class RoadSettings(Record):
+    """The roads along which street views are taken.
 
     Attributes:
-        pbf: an OpenStreetMap extract (.osm.pbf); asked of Overpass if there is none.
-        overpass_url: another server than the public one.
-        classes: values of `highway`.
-        spacing_m: metres of road between two points.
-        thin_m: of two points nearer than that one is left out.
+        pbf: OpenStreetMap extract (.osm.pbf); without one, Overpass is asked.
+        overpass_url: Overpass server to use instead of the public one.
+        classes: Values of the tag `highway`.
+        spacing_m: Metres of road between two points.
+        thin_m: Of two points closer than this, one is dropped.
     """
 
     pbf: str | None = None
     overpass_url: str | None = None
     classes: tuple[str, ...] = STREETS
-    spacing_m: float = 500.0
-    thin_m: float = 50.0
+    spacing_m: Positive = 500.0
+    thin_m: NotNegative = 50.0
 
-
-@dataclass(frozen=True)
-class IndicatorSettings:
-    """A column of numbers, and where it comes from.
-
-    Attributes:
-        name: of the column: one of the layout's, or another with `unit` and `description`.
-        reader: "raster"; "points" of a table; "complaints" of the NYPD; "osm_pois" of an extract.
-        files: of the source; patterns (`odiac*_21??.tif`) are taken together.
-        product: a raster that is known, by its name; by its file's name if left out.
-        raster: a raster that is not known, described.
-        min_coverage: regions that a raster covers less have no value.
-        zero_where_no_data: of a raster whose cells without a value hold 0 (worldpop_constrained):
-            regions without a single cell that has one are 0 too. They have no value by default,
-            since a file that was clipped to a boundary looks the same beyond it.
-        coord_system: of points: "wgs84", "gcj02", "bd09" or "bd09mc"; never guessed.
-        lon: column of points.
-        lat: column of points.
-        id_column: of points; each value counts once.
-        count_column: of points: what each counts for.
-        category_column: of points: labels of the fourteen categories.
-        date_column: of points.
-        year: of points and complaints.
-        covered: a file of polygons: where the source has points at all; elsewhere the indicator
-            is missing, not 0.
-        by_category: also a column for each of the fourteen categories.
-        min_inside: share of the points that must lie in the regions.
-        unit: of a column that the layout does not know.
-        description: of a column that the layout does not know.
-        transform: what is predicted of such a column.
-        kind: of such a column.
-        licence: of the source, for the card.
-        attribution: of the source, for the card.
-    """
-
-    name: str
-    reader: Literal["raster", "points", "complaints", "osm_pois"]
-    files: tuple[str, ...]
-    product: str | None = None
-    raster: Mapping[str, Any] | None = None
-    min_coverage: float = 0.5
-    zero_where_no_data: bool = False
-    coord_system: str | None = None
-    lon: str = "lon"
-    lat: str = "lat"
-    id_column: str | None = None
-    count_column: str | None = None
-    category_column: str | None = None
-    date_column: str | None = None
-    year: int | None = None
-    covered: str | None = None
-    by_category: bool = False
-    min_inside: float = 0.5
-    unit: str | None = None
-    description: str | None = None
-    transform: Transform = "ln1p"
-    kind: Kind = "count"
-    licence: str = "unknown"
-    attribution: str = ""
-
-    def __post_init__(self) -> None:
-        if self.name not in INDICATORS and (self.unit is None or self.description is None):
-            raise DatasetError(
-                f"The indicator {self.name!r} is none of {', '.join(INDICATORS)}: give its `unit` "
-                "and its `description`."
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.thin_m >= self.spacing_m:
+            raise ValueError(
+                f"`thin_m` must be below `spacing_m`, got {self.thin_m:g} and {self.spacing_m:g}."
             )
-        if self.reader == "points" and self.coord_system is None:
-            raise DatasetError(
-                f"The points of {self.name!r} need their `coord_system` (wgs84, gcj02, bd09 or "
-                "bd09mc): shifts of 500 m hang on it, so it is never guessed."
-            )
-        if self.product is not None and self.product not in RASTERS:
-            raise DatasetError(unknown_name(f"product {self.product}", self.product, [*RASTERS]))
-        _ = self.raster_source  # a wrong description is found before anything starts
-
-    @property
-    def raster_source(self) -> RasterSource | str | None:
-        """The raster product: described, by name, or None to know it by its file's name."""
-        if self.raster is None:
-            return self.product
-        values = {"name": self.name, "indicator": self.name, **self.raster}
-        return make_record(RasterSource, values, f"indicators.{self.name}.raster")
-
-    @property
-    def indicator(self) -> Indicator:
-        """As the dataset's metadata has it."""
-        if self.name in INDICATORS:
-            known = INDICATORS[self.name]
-            return replace(known, description=self.description or known.description)
-        unit, text = str(self.unit), str(self.description)
-        return Indicator(self.name, unit, self.kind, text, self.transform)
+        return self
 
 
-@dataclass(frozen=True)
-class SplitSettings:
+class SplitSettings(Record):
     """Which regions train, validate and test.
 
     Attributes:
-        seed: of all splits.
-        block_m: side of a block; by default no less than any label's correlation range, as far as
-            the city is large enough for three blocks in a row.
-        buffer_cells: width of the strip between two parts that is in neither, in regions: 1 leaves
-            out the regions that touch another part, and each further one those within one more side
-            of a typical region (the square root of the median area). 0 leaves out none.
+        seed: Split seed.
+        block_m: Side of a block. By default at least the longest correlation range of a label, as
+            far as three blocks fit in a row.
+        buffer_cells: Width of the buffer between two parts, in regions: 1 drops the regions that
+            touch another part, and each further one those within one more side of a typical region
+            (the square root of the median area). 0 drops none.
     """
 
     seed: int = 0
-    block_m: float | None = None
-    buffer_cells: float = 1.0
+    block_m: Positive | None = None
+    buffer_cells: NotNegative = 1.0
 
 
-@dataclass(frozen=True)
-class NetworkSettings:
-    """How politely things are fetched.
+class NetworkSettings(Record):
+    """Rates, retries and user agent of all requests.
 
     Attributes:
-        contact: e-mail address or page, for the user agent.
-        max_attempts: for each item and run.
-        timeout_s: without a byte.
-        limits: by host: `{api.map.baidu.com: {per_second: 10, at_once: 8}}`.
-        placeholders_above: so many items with the same bytes are believed; more are "no picture
-            here" in the provider's words.
+        contact: E-mail address or page, for the user agent.
+        max_attempts: Attempts per item and run.
+        timeout_s: Seconds without a byte after which an attempt fails.
+        limits: Limits by host: `{api.map.baidu.com: {per_second: 10, at_once: 8}}`.
+        placeholders_above: Identical images of more items than this are the provider's way of
+            saying "no image here".
     """
 
     contact: str = ""
-    max_attempts: int = 5
-    timeout_s: float = 30.0
-    limits: Mapping[str, Limit] = field(default_factory=dict)
-    placeholders_above: int = 20
+    max_attempts: Annotated[int, Field(ge=1)] = 5
+    timeout_s: Positive = 30.0
+    limits: Mapping[str, Limit] = {}
+    placeholders_above: Annotated[int, Field(ge=0)] = 20
 
     @property
     def user_agent(self) -> str:
-        """Says who asks."""
+        """Who is asking."""
         return f"{USER_AGENT} {self.contact}".strip()
 
+    @field_validator("contact")
+    @classmethod
+    def _is_ascii(cls, contact: str) -> str:
+        if not contact.isascii():
+            raise ValueError(f"A user agent is ASCII, got {contact!r}.")
+        return contact
 
-@dataclass(frozen=True)
-class CostSettings:
-    """When a build asks before it starts.
+
+class CostSettings(Record):
+    """Estimated sizes, and the thresholds above which a build asks before it starts.
 
     Attributes:
-        currency: of all prices in the recipe.
-        ask_above_price: in that currency.
-        ask_above_requests: of all sources together.
-        ask_above_gb: to be downloaded.
-        satellite_kb: a tile takes, for the estimate.
-        street_view_kb: a picture takes, for the estimate.
+        currency: Currency of all prices in the recipe.
+        ask_above_price: Price in that currency.
+        ask_above_requests: Requests to all sources.
+        ask_above_gb: Gigabytes to download.
+        satellite_kb: Size of a map tile.
+        street_view_kb: Size of a street view.
     """
 
     currency: str = "USD"
-    ask_above_price: float = 0.0
-    ask_above_requests: int = 20_000
-    ask_above_gb: float = 5.0
-    satellite_kb: float = 16.0
-    street_view_kb: float = 120.0
+    ask_above_price: NotNegative = 0.0
+    ask_above_requests: Annotated[int, Field(ge=0)] = 20_000
+    ask_above_gb: NotNegative = 5.0
+    satellite_kb: NotNegative = 16.0
+    street_view_kb: NotNegative = 120.0
 
 
-@dataclass(frozen=True)
-class CityRecipe:
+class CityRecipe(Record):
     """A city's dataset.
 
     Attributes:
-        city: name in the configs, a-z, 0-9 and _.
-        boundary: of the city.
-        regions: what it is cut into.
-        title: of the card.
-        description: of the card.
-        roads: needed where street views are asked for along them.
-        satellite: a mapping with `provider` ("tiles" or "stac") and its fields.
-        street_view: mappings with `provider` and its fields, in the order they are asked.
-        indicators: the targets.
-        splits: of the regions.
-        network: politeness.
-        costs: when to ask.
-        synthetic: something in it is simulated.
-        licence: of the dataset as it is published.
+        city: Name in the dataset's configs, a-z, 0-9 and _.
+        boundary: Outline of the city.
+        regions: What it is divided into.
+        title: Title of the card.
+        description: Description on the card.
+        roads: Needed where street views are fetched along them.
+        satellite: A `provider` ("tiles" or "stac") and its fields.
+        street_view: `provider`s and their fields, in the order they are asked.
+        indicators: Prediction targets: a `reader` and its fields each.
+        splits: Of the regions.
+        network: Rates, retries, user agent.
+        costs: Estimates and thresholds.
+        synthetic: Whether any part is simulated.
+        licence: Licence of the dataset as it is published.
         citation: BibTeX or a line.
-        notes: what a user must know, one sentence each.
-        data_dir: folder that relative paths start from; the recipe's own by default.
+        notes: Caveats, one sentence each.
+        data_dir: Folder that relative paths start from; the recipe's own by default.
     """
 
     city: str
@@ -296,8 +220,8 @@ class CityRecipe:
     title: str = ""
     description: str = ""
     roads: RoadSettings | None = None
-    satellite: Mapping[str, Any] | None = None
-    street_view: tuple[Mapping[str, Any], ...] = ()
+    satellite: SatelliteProvider | None = None
+    street_view: tuple[StreetViewProvider, ...] = ()
     indicators: tuple[IndicatorSettings, ...] = ()
     splits: SplitSettings = SplitSettings()
     network: NetworkSettings = NetworkSettings()
@@ -308,100 +232,81 @@ class CityRecipe:
     notes: tuple[str, ...] = ()
     data_dir: str = "."
 
-    def __post_init__(self) -> None:
-        if not CITY_PATTERN.fullmatch(self.city):
-            raise DatasetError(f"A city is named with a-z, 0-9 and _ only, got {self.city!r}.")
-        names = [one.name for one in self.indicators]
+    @field_validator("city")
+    @classmethod
+    def _is_a_name(cls, city: str) -> str:
+        if not CITY_PATTERN.fullmatch(city):
+            raise ValueError(f"A city is named with a-z, 0-9 and _ only, got {city!r}.")
+        return city
+
+    @field_validator("indicators")
+    @classmethod
+    def _have_names_of_their_own(cls, indicators: Sequence[Any]) -> Sequence[Any]:
+        names = [one.name for one in indicators]
         if len(set(names)) < len(names):
-            raise DatasetError(f"Two indicators have one name: {', '.join(sorted(names))}.")
-        _check_provider("satellite", [self.satellite] if self.satellite else [], SATELLITE)
-        _check_provider("street_view", self.street_view, STREET_VIEW)
+            raise ValueError(f"Two indicators have one name: {', '.join(sorted(names))}.")
+        return indicators
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         if self.satellite is not None and self.regions.scheme == "h3":
-            raise DatasetError(
-                "Satellite pictures are laid on squares, and hexagons are none: take another "
-                "scheme of regions, or leave `satellite` out."
+            raise ValueError(
+                "Satellite images are laid on squares, and H3 cells are hexagons, not squares: use "
+                "another scheme of regions, or leave `satellite` out."
             )
-        if self.roads is None and any(one["provider"] != "folder" for one in self.street_view):
-            raise DatasetError("Street views are taken along roads: the recipe needs `roads`.")
-        check_addresses(asdict(self))
+        if self.roads is None and any(not isinstance(v, LocalFolder) for v in self.street_view):
+            raise ValueError("Street views are fetched along roads: the recipe needs `roads`.")
+        return self
 
     def path(self, name: str) -> Path:
         """A path of the recipe; relative ones start from `data_dir`."""
         return Path(self.data_dir) / Path(name).expanduser()
 
-    def open_satellite(self) -> SatelliteSource | None:
-        """The source of the satellite pictures, if there is one."""
-        if self.satellite is None:
-            return None
-        return typing.cast(SatelliteSource, _open("satellite", self.satellite, SATELLITE))
+    def satellite_source(self) -> SatelliteSource | None:
+        """The source of satellite images, if there is one."""
+        source: Any = self.satellite
+        return source
 
-    def open_street_views(self) -> list[StreetViewSource]:
-        """The sources of street views, in their order."""
-        return [self.open_street_view(number) for number in range(len(self.street_view))]
+    def street_view_sources(self) -> list[StreetViewSource]:
+        """The sources of street views in their order, local folders with their full paths."""
+        found: list[Any] = [
+            replace(one, folder=str(self.path(one.folder))) if isinstance(one, LocalFolder) else one
+            for one in self.street_view
+        ]
+        return found
 
-    def open_street_view(self, number: int) -> StreetViewSource:
-        """A source of street views, by its place in the recipe."""
-        values = dict(self.street_view[number])
-        if values["provider"] == "folder":
-            values["folder"] = str(self.path(str(values.get("folder", "."))))
-        where = f"street_view[{number}]"
-        return typing.cast(StreetViewSource, _open(where, values, STREET_VIEW))
-
-    def open_online(self) -> list[SatelliteSource | StreetViewSource]:
-        """All sources but the local folders."""
-        views = [n for n, one in enumerate(self.street_view) if one["provider"] != "folder"]
-        satellite = [one for one in (self.open_satellite(),) if one is not None]
-        return [*satellite, *(self.open_street_view(number) for number in views)]
+    def online_sources(self) -> list[SatelliteSource | StreetViewSource]:
+        """All sources except local folders."""
+        sources: list[Any] = [self.satellite, *self.street_view]
+        return [one for one in sources if one is not None and not isinstance(one, LocalFolder)]
 
     def fingerprint(self) -> str:
         """Equal for recipes that give equal datasets from equal files and answers."""
-        values = asdict(self)
-        for name in ("network", "costs", "data_dir"):
-            del values[name]
-        return digest(values)
+        return digest(self.model_dump(exclude={"network", "costs", "data_dir"}))
 
 
 def read_recipe(path: str | Path, data_dir: str | Path | None = None) -> CityRecipe:
     """Read a city's recipe.
 
     Args:
-        path: of the YAML file.
-        data_dir: in place of the recipe's.
+        path: YAML file.
+        data_dir: Folder that relative paths start from, instead of the recipe's.
 
     Raises:
-        DatasetError: no such file, not YAML, an unknown field (the nearest known one is named), or
-            an impossible value.
+        DatasetError: No such file, not YAML, or mistakes, all of which are listed: unknown fields
+            (with the nearest known one), missing ones, impossible values, keys in addresses.
     """
     values = read_yaml(path)
     if data_dir is None:
         data_dir = Path(path).parent / str(values.get("data_dir", "."))
-    recipe = make_record(CityRecipe, {**values, "data_dir": str(data_dir)})
-    recipe.open_online()  # a folder need not be there to plan on another machine
-    return recipe
-
-
-def _check_provider(where: str, values: typing.Sequence[Any], known: Mapping[str, Any]) -> None:
-    for one in values:
-        if not isinstance(one, Mapping) or "provider" not in one:
-            raise DatasetError(f"`{where}` needs a `provider`: {', '.join(known)}.")
-        if one["provider"] not in known:
-            raise DatasetError(
-                unknown_name(f"{where}.provider: {one['provider']}", one["provider"], [*known])
-            )
-
-
-def _open(where: str, values: Mapping[str, Any], known: Mapping[str, type[Any]]) -> Any:
-    options = {name: value for name, value in values.items() if name != "provider"}
-    return make_record(known[values["provider"]], options, where)
+    check_addresses(values)
+    return make_record(CityRecipe, {**values, "data_dir": str(data_dir)})
 
 
 __all__ = [
-    "SATELLITE",
-    "STREET_VIEW",
     "BoundarySettings",
     "CityRecipe",
     "CostSettings",
-    "IndicatorSettings",
     "NetworkSettings",
     "RegionSettings",
     "RoadSettings",

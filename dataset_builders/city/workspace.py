@@ -1,6 +1,5 @@
 """The folder of a city's build: what is kept where."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..download import Store
@@ -9,52 +8,29 @@ from ..errors import DatasetError
 BUILD_MARKER, LEDGER_FILE = ".urbanln-build", "ledger.sqlite"
 
 
-@dataclass(frozen=True)
 class Workspace:
     """A build's folder.
 
-        <root>/plan/       what it will cost, and a map of what will be asked for
-        <root>/cache/      the ledger, what was fetched, roads: never published, never fetched twice
-        <root>/dataset/    the dataset, for `load_dataset`
-        <root>/report/     coverage, splits, pictures
-        <root>/published/  the dataset as it may leave this machine
-
     Attributes:
-        root: of all.
+        root: Folder of all the others.
+        plan: What the build will cost, and a map of what will be requested.
+        cache: The ledger, what was fetched, roads: never published, never fetched twice.
+        dataset: The dataset, for `load_dataset`.
+        report: Coverage, splits, images.
+        published: The dataset as it may leave this machine.
     """
 
-    root: Path
-
-    @property
-    def plan(self) -> Path:
-        """What it will cost."""
-        return self.root / "plan"
-
-    @property
-    def cache(self) -> Path:
-        """What was fetched."""
-        return self.root / "cache"
-
-    @property
-    def dataset(self) -> Path:
-        """The dataset."""
-        return self.root / "dataset"
-
-    @property
-    def report(self) -> Path:
-        """Pictures and numbers of the finished dataset."""
-        return self.root / "report"
-
-    @property
-    def published(self) -> Path:
-        """What may leave this machine."""
-        return self.root / "published"
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+        self.plan, self.cache, self.dataset, self.report, self.published = (
+            self.root / name for name in ("plan", "cache", "dataset", "report", "published")
+        )
 
     def claim(self) -> None:
-        """Make the folder a build's, before anything is written.
+        """Mark the folder as a build's, before anything is written.
 
         Raises:
-            DatasetError: it has a folder of a name that a build uses, and no build made it.
+            DatasetError: It has a folder of a name that a build uses, and no build made it.
         """
         own = (self.plan, self.cache, self.dataset, self.report, self.published)
         marks = (self.root / BUILD_MARKER, self.cache / LEDGER_FILE)

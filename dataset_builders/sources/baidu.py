@@ -7,7 +7,7 @@ is an advanced permission that has to be bought.
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from ..download import Fetcher, Item, Limit, Store, Verdict, check_image
 from ..errors import SourceError
@@ -34,6 +34,7 @@ class BaiduPanorama:
         key_env: Environment variable with the key.
     """
 
+    provider: Literal["baidu"] = "baidu"
     width: int = MAX_WIDTH
     height: int = MAX_HEIGHT
     fov: float = 180.0

@@ -6,7 +6,7 @@ panorama ids may change, so places are what is kept; storing and publishing imag
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from ..download import Fetcher, Item, Limit, Store, Verdict
 from ..errors import SourceError
@@ -42,6 +42,7 @@ class GoogleStreetView:
         key_env: Environment variable with the key.
     """
 
+    provider: Literal["google"] = "google"
     headings: tuple[float, ...] = (90.0, 270.0)
     size_px: int = MAX_PX
     fov: float = 90.0

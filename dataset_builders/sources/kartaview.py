@@ -6,7 +6,7 @@ over the years, so all of them are optional here but the id and an address.
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from ..download import Fetcher, Item, Limit, Store, Verdict
 from ..errors import SourceError
@@ -30,6 +30,7 @@ class KartaView:
         base_url: Of the service.
     """
 
+    provider: Literal["kartaview"] = "kartaview"
     per_place: int = 1
     radius_m: int = 50
     size: str = "fileurlProc"

@@ -51,6 +51,7 @@ class LocalFolder:
 
     folder: str
     coordinates: Literal["exif", "csv", "file_name"]
+    provider: Literal["folder"] = "folder"
     coord_system: str = "wgs84"
     csv_name: str = "images.csv"
     pattern: str = URBANVLP_NAMES
@@ -62,8 +63,6 @@ class LocalFolder:
     price_per_1000: float = 0.0
 
     def __post_init__(self) -> None:
-        if not Path(self.folder).is_dir():
-            raise SourceError(f"There is no folder {self.folder}.")
         if self.coord_system not in SYSTEMS:
             raise SourceError(
                 f"`coord_system` must be one of {SYSTEMS}, got {self.coord_system!r}. Coordinates "
@@ -71,7 +70,10 @@ class LocalFolder:
             )
         if self.coordinates == "exif" and self.coord_system != "wgs84":
             raise SourceError("Coordinates in EXIF data are wgs84 by their standard.")
-        groups = set(re.compile(self.pattern).groupindex)
+        try:
+            groups = set(re.compile(self.pattern).groupindex)
+        except re.error as error:
+            raise SourceError(f"`pattern` is no regular expression: {error}.") from error
         if self.coordinates == "file_name" and not {"lon", "lat"} <= groups:
             raise SourceError(f"The pattern needs groups `lon` and `lat`; it has {sorted(groups)}.")
 
@@ -92,15 +94,26 @@ class LocalFolder:
             if isinstance(found, View) and found.image_id in wanted:
                 yield found.image_id, found.key
 
+    def paths(self) -> list[Path]:
+        """The image files of the folder, sorted.
+
+        Raises:
+            SourceError: There is no such folder.
+        """
+        root = Path(self.folder)
+        if not root.is_dir():
+            raise SourceError(f"There is no folder {root}.")
+        return sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
+
     def scan(self, store: Store) -> Iterator[View | PhotoReject]:
         """Every image of the folder, sorted by name: as a view, or why it is none.
 
         Rows of the CSV that cannot be used come first.
         """
-        root = Path(self.folder)
+        root, paths = Path(self.folder), self.paths()
         table, rejects = self._table() if self.coordinates == "csv" else ({}, [])
         yield from rejects
-        for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES):
+        for path in paths:
             file = path.relative_to(root).as_posix()
             try:
                 content = path.read_bytes()

@@ -8,7 +8,7 @@ and an image is downloaded as soon as its address is known.
 import datetime
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -41,6 +41,7 @@ class Mapillary:
         key_env: Environment variable with the access token.
     """
 
+    provider: Literal["mapillary"] = "mapillary"
     per_place: int = 1
     radius_m: float = 50.0
     panoramas: bool | None = None

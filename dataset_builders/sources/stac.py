@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qsl, urljoin, urlsplit
 
 import geopandas as gpd
@@ -78,6 +78,7 @@ class StacSource:
     collection: str
     datetime: str
     stretch: tuple[float, float]
+    provider: Literal["stac"] = "stac"
     assets: tuple[str, ...] = ("red", "green", "blue")
     max_cloud: float = 20.0
     min_valid: float = 1.0

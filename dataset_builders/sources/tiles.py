@@ -8,7 +8,7 @@ import io
 import string
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import geopandas as gpd
@@ -56,6 +56,7 @@ class TileSource:
     name: str
     url: str
     zoom: int
+    provider: Literal["tiles"] = "tiles"
     scheme: str = "xyz"
     licence: str = "unknown"
     attribution: str = ""

@@ -7,6 +7,7 @@ import logging
 import re
 import sqlite3
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -17,12 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from dataset_builders.__main__ import _agrees, main
+from dataset_builders.__main__ import _ask, _NothingFetchedError, main
 from dataset_builders.city.build import build, retry_failed
 from dataset_builders.city.planning import plan
-from dataset_builders.city.progress import progress
+from dataset_builders.city.progress import describe
 from dataset_builders.city.recipe import read_recipe
 from dataset_builders.download import StoppedError
+from dataset_builders.sources import local_folder
 from dataset_builders.storage import read_metadata, read_regions, read_rejects, read_table
 
 from ..processes import run_python
@@ -264,9 +266,9 @@ def test_faults_are_retried_listed_and_asked_for_again(write, provider, tmp_path
     provider.answers[tiles[3]] = [(404, {}, b"none")]
     provider.answers[tiles[4]] = [100]  # cut off
     report = quick_build(recipe, tmp_path / "run")
-    counts = {one.name: one.counts for one in progress(recipe, tmp_path / "run")}
-    assert counts["demo"]["invalid"] == 1
-    assert counts["demo"]["missing"] == 1
+    said = describe(recipe, tmp_path / "run")
+    assert re.search("demo: 1 invalid, 1 missing, .* ok", said)
+    assert "1 invalid: text/html in place of a picture" in said
     assert report.rejects["invalid"] >= 1
     assert provider.asked[tiles[0]] == provider.asked[tiles[1]] == provider.asked[tiles[4]] == 2
     assert retry_failed(recipe, tmp_path / "run") == 1
@@ -337,15 +339,15 @@ def test_a_plan_counts_and_fetches_no_picture(write, provider, tmp_path):
     recipe = read_recipe(write())
     found = plan(recipe, tmp_path / "run")
     assert not any(name.startswith(("/tiles", "/maps", "/pano")) for name in provider.asked)
-    by_name = {one.name: one for one in found.sources}
+    by_name = found.sources.set_index("name")
     # metadata and one picture at each place; one request at each
-    assert by_name["google"].requests == 2 * found.points
-    assert by_name["baidu"].requests == found.points
-    assert by_name["google"].price == pytest.approx(found.points * 7 / 1000)
-    assert by_name["demo"].hours * 3600 == pytest.approx(by_name["demo"].items / 2000)
+    assert by_name.requests["google"] == 2 * found.points
+    assert by_name.requests["baidu"] == found.points
+    assert by_name.price["google"] == pytest.approx(found.points * 7 / 1000)
+    assert by_name.hours["demo"] * 3600 == pytest.approx(by_name["items"]["demo"] / 2000)
     assert (tmp_path / "run" / "plan" / "regions.png").exists()
     quick_build(recipe, tmp_path / "run")
-    assert plan(recipe, tmp_path / "run", draw=False).requests == 0
+    assert plan(recipe, tmp_path / "run", draw=False).total("requests") == 0
 
 
 def test_the_plan_is_no_less_than_what_is_asked(write, provider, tmp_path):
@@ -354,7 +356,7 @@ def test_the_plan_is_no_less_than_what_is_asked(write, provider, tmp_path):
     before = sum(provider.asked.values())
     quick_build(recipe, tmp_path / "run")
     asked = sum(provider.asked.values()) - before
-    assert 0.7 * found.requests <= asked <= found.requests
+    assert 0.7 * found.total("requests") <= asked <= found.total("requests")
 
 
 def test_the_command_line_asks_before_it_spends(write, tmp_path, capsys, monkeypatch):
@@ -394,13 +396,13 @@ def test_a_wrong_key_stops_the_build_and_is_not_kept(write, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(("answer", "agreed"), [("y", True), (" Yes ", True), ("", False)])
-def test_a_person_is_asked_and_the_answer_counts(monkeypatch, capsys, answer, agreed):
+def test_a_person_is_asked_and_the_answer_counts(monkeypatch, answer, agreed):
     asked = []
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or answer)
-    assert _agrees("This will take 3 GB. Go on?") is agreed
-    assert asked == ["This will take 3 GB. Go on? [y/N] "]
-    assert ("Nothing was fetched." in capsys.readouterr().out) is not agreed
+    with nullcontext() if agreed else pytest.raises(_NothingFetchedError, match="1"):
+        _ask("This will take 3 GB. Continue?")
+    assert asked == ["This will take 3 GB. Continue? [y/N] "]
 
 
 @pytest.mark.parametrize(
@@ -428,23 +430,78 @@ def test_a_build_lies_beside_others_by_its_recipes_name(write, tmp_path, monkeyp
     assert "testville-regions: 2 rows" in capsys.readouterr().out
 
 
-def test_bars_go_on_at_their_percentage(write, provider, tmp_path, monkeypatch, capsys):
+def test_a_plan_refuses_what_a_build_would_refuse(write, tmp_path, capsys):
+    path = write(
+        indicators=[
+            {"name": "gdp", "reader": "raster", "files": "mco_ppp_2020_UNadj.tif"},
+            {"name": "comments", "reader": "points", "files": "comments.csv",
+             "coord_system": "wgs84", "count_column": "stars"},
+        ]
+    )  # fmt: skip
+    for command in ("plan", "build"):
+        assert main([command, str(path), "--output_dir", str(tmp_path / "run")]) == 2
+        said = capsys.readouterr().err
+        assert "gives the indicator 'population', and the recipe calls it 'gdp'" in said
+        assert "no column 'stars'" in said
+    path = write(street_view=[{"provider": "folder", "folder": "no", "coordinates": "exif"}])
+    assert main(["plan", str(path), "--output_dir", str(tmp_path / "run")]) == 2
+    assert "There is no folder" in capsys.readouterr().err
+
+
+def test_a_band_of_a_described_raster_is_read(write, tmp_path):
+    path = tmp_path / "data" / "lights.tif"
+    raster = {"kind": "intensity", "cell_unit": "radiance", "unit": "nW", "nodata": "gapless"}
+    lights = {"name": "night_light", "reader": "raster", "files": path.name}
+    recipe = write(indicators=[lights | {"raster": raster | {"band": 2}}], street_view=[])
+    transform = rasterio.transform.from_origin(TOWN[0] - 0.01, TOWN[3] + 0.01, 0.001, 0.001)
+    profile = {"driver": "GTiff", "height": 40, "width": 40, "count": 2, "dtype": "float32"}
+    with rasterio.open(path, "w", **profile, crs="EPSG:4326", transform=transform) as file:
+        file.write(np.full((40, 40), 1, "float32"), 1)
+        file.write(np.full((40, 40), 7, "float32"), 2)
+    report = quick_build(read_recipe(recipe), tmp_path / "run", limit=3)
+    found = read_regions(report.dataset, "testville")["night_light"].tolist()
+    assert found == pytest.approx([7.0, 7.0, 7.0])
+
+
+def test_a_failed_item_lets_its_own_batch_be_asked_again(write, provider, tmp_path, monkeypatch):
     monkeypatch.setattr("dataset_builders.city.fetching.PLACES_AT_ONCE", 10)
-    recipe = read_recipe(write(street_view=[_recipe(provider.url)["street_view"][1]]))
-    provider.quota = 60
-    with pytest.raises(StoppedError, match="quota"):
-        quick_build(recipe, tmp_path / "run")
-    views = len(list((tmp_path / "run" / "cache" / "views").iterdir()))
-    places = plan(recipe, tmp_path / "run", draw=False).points
-    provider.quota = None
-    capsys.readouterr()
+    network = {"limits": {"127.0.0.1": FAST}, "max_attempts": 1}
+    recipe = read_recipe(
+        write(street_view=_recipe(provider.url)["street_view"][1:], network=network)
+    )
+    quick_build(recipe, tmp_path / "whole")
+    panorama = next(name for name in sorted(provider.asked) if name.startswith("/panorama/"))
+    provider.answers[panorama] = [(500, {}, b"oops")]
     quick_build(recipe, tmp_path / "run")
-    said = capsys.readouterr().err
-    # the first that a bar shows: all tiles were there, and the batches that were gone through
-    assert re.search(r"demo: +(\d+)%", said)[1] == "100"
-    first = re.search(r"baidu: +(\d+)%\|[^|]*\| (\d+)/(\d+)", said)
-    assert (int(first[2]), int(first[3])) == (10 * views, places)
-    assert 0 < int(first[1]) < 100
+    views = tmp_path / "run" / "cache" / "views"
+    complete = {one.name: one.stat().st_mtime_ns for one in views.glob("*.json")}
+    assert len(complete) > 1
+    assert len(list(views.glob("*.partial"))) == 1
+    quick_build(recipe, tmp_path / "run")
+    assert not list(views.glob("*.partial"))
+    assert len(list(views.glob("*.json"))) == len(complete) + 1
+    assert {name: (views / name).stat().st_mtime_ns for name in complete} == complete
+    _assert_same(tmp_path / "run" / "dataset", tmp_path / "whole" / "dataset")
+
+
+def test_local_photos_are_decoded_once_a_build(write, tmp_path, monkeypatch):
+    photos = tmp_path / "data" / "photos"
+    recipe = write(
+        street_view=[{"provider": "folder", "folder": "photos", "coordinates": "file_name"}],
+        roads=None,
+    )
+    photos.mkdir()
+    for number in range(3):
+        (photos / f"p{number}_7.406{number},43.735_202405_0.jpg").write_bytes(_noise())
+    (photos / "broken.jpg").write_bytes(b"no image")
+    decoded = collections.Counter()
+    decode = local_folder.decode_image
+    monkeypatch.setattr(
+        local_folder, "decode_image", lambda content: decoded.update([content]) or decode(content)
+    )
+    report = quick_build(read_recipe(recipe), tmp_path / "run", limit=4)
+    assert decoded.total() == 4
+    assert report.rejects["unreadable"] == 1
 
 
 def test_points_in_another_system_are_told_by_its_name(write, tmp_path, capsys):

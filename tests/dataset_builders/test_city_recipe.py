@@ -25,10 +25,9 @@ def test_a_recipe_that_ships_is_right(path, tmp_path):
     (tmp_path / "photos").mkdir()
     found = read_recipe(path, tmp_path)
     assert found.city == path.stem
-    satellite = found.open_satellite()
-    assert satellite is not None
-    assert satellite.attribution
-    assert found.open_street_views()
+    assert found.satellite is not None
+    assert found.satellite.attribution
+    assert found.street_view
     assert {one.name for one in found.indicators} >= {"population"}
 
 
@@ -38,7 +37,7 @@ def test_a_recipe_that_ships_is_right(path, tmp_path):
         ({"regoins": {}}, "Did you mean 'regions'"),
         ({"regions": {"side": 500}}, "Did you mean 'side_m'"),
         ({"regions": {"scheme": "tiles"}}, "need zoom"),
-        ({"regions": {"scheme": "circles"}}, "must be one of"),
+        ({"regions": {"scheme": "circles"}}, "must be one of 'squares'"),
         ({"boundary": {}}, "one of file, place and bbox"),
         ({"boundary": {"place": "A", "file": "b"}}, "one of file, place and bbox"),
         ({"satellite": {"provider": "tile"}}, "Did you mean 'tiles'"),
@@ -46,9 +45,9 @@ def test_a_recipe_that_ships_is_right(path, tmp_path):
         (
             {
                 "regions": {"scheme": "h3", "resolution": 8},
-                "satellite": {"provider": "tiles", "name": "a", "url": "b", "zoom": 1},
+                "satellite": {"provider": "tiles", "name": "a", "url": "b/{x}/{y}/{z}", "zoom": 1},
             },
-            "hexagons are none",
+            "hexagons, not squares",
         ),
         ({"street_view": [{"provider": "google"}]}, "needs `roads`"),
         ({"street_view": [{"provider": "googel"}], "roads": {}}, "Did you mean 'google'"),
@@ -61,7 +60,7 @@ def test_a_recipe_that_ships_is_right(path, tmp_path):
             "coord_system",
         ),
         (
-            {"indicators": [{"name": "trees", "reader": "points", "files": "a.csv"}]},
+            {"indicators": [{"name": "trees", "reader": "osm_pois", "files": "a.pbf"}]},
             "`unit` and its `description`",
         ),
         (
@@ -88,6 +87,49 @@ def test_a_recipe_that_ships_is_right(path, tmp_path):
 def test_a_wrong_recipe_is_refused_with_a_hint(tmp_path, changes, message):
     with pytest.raises((DatasetError, SourceError), match=message):
         recipe(tmp_path, **changes)
+
+
+def test_all_mistakes_are_told_at_once_in_the_words_of_yaml(tmp_path):
+    raster = {"kind": "sum", "cell_unit": "x", "nodata": "gapls"}
+    with pytest.raises(DatasetError) as caught:
+        recipe(
+            tmp_path,
+            regoins={},
+            satellite={"provider": "tile"},
+            street_view=[
+                {"provider": "google", "size": 64},
+                {"provider": "google", "size_px": 999},
+            ],
+            indicators=[{"name": "gdp", "reader": "raster", "files": "a.tif", "raster": raster}],
+            splits={"seed": True},
+            network={"limits": {"a.b": {"per_secnod": 3}}},
+        )
+    said = str(caught.value)
+    assert said.startswith("9 mistakes in the recipe:")
+    for line in (
+        "no field 'regoins' in a recipe. Did you mean 'regions'?",
+        "`satellite.provider` must not be 'tile'. Did you mean 'tiles'?",
+        "no field 'street_view[0].size' in a recipe. Did you mean 'size_px'?",
+        "street_view[1]: Google gives pictures up to 640 px, got 999.",
+        "`indicators[0].raster.kind` must be one of 'count', 'density', 'intensity', got 'sum'.",
+        "raster.nodata` must be a number or be one of 'tag', 'gapless', got 'gapls'.",
+        "`indicators[0].raster` lacks unit",
+        "`splits.seed` must be a whole number, got true.",
+        "'network.limits.a.b.per_secnod' in a recipe. Did you mean 'per_second'?",
+    ):
+        assert line in said
+
+
+def test_an_item_stands_for_a_list_of_one(tmp_path):
+    found = recipe(
+        tmp_path,
+        roads={"classes": "primary"},
+        street_view={"provider": "google", "headings": 90},
+        indicators={"name": "poi", "reader": "osm_pois", "files": "a.osm.pbf"},
+    )
+    assert found.roads.classes == ("primary",)
+    assert found.street_view[0].headings == (90.0,)
+    assert found.indicators[0].files == ("a.osm.pbf",)
 
 
 def test_beijings_regions_are_the_tiles_of_the_line_of_work():

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataset_builders.city.recipe import SplitSettings
-from dataset_builders.city.shards import ShardLedger
 from dataset_builders.city.splitting import split_regions
+from dataset_builders.city.tables import ShardLedger
 from dataset_builders.regions import square_grid
 from dataset_builders.schema import INDICATORS, DatasetMetadata
 from dataset_builders.splits import local_xy

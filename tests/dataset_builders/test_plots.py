@@ -123,7 +123,7 @@ def test_a_contact_sheet_shows_every_image(tmp_path):
         images.append((f"a name that is far too long for its picture {level}", buffer.getvalue()))
     colours = colours_of(contact_sheet(images, tmp_path / "sheet.png", columns=3, title="x"))
     assert {f"#{level:02x}0000" for level in (40, 90, 140, 190, 240)} <= colours
-    with pytest.raises(DatasetError, match="one image"):
+    with pytest.raises(DatasetError, match="at least one image"):
         contact_sheet([], tmp_path / "none.png")
 
 

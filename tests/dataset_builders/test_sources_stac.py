@@ -388,9 +388,9 @@ def test_a_city_is_built_with_pictures_of_a_catalogue(catalogue, tmp_path):
         )
     )
     found = plan(read_recipe(recipe), tmp_path / "run", draw=False)
-    (only,) = found.sources
-    assert only.items == only.left == found.regions
-    assert only.requests == 6 * found.regions
+    (only,) = found.sources.to_dict("records")
+    assert only["items"] == only["left"] == found.regions
+    assert only["requests"] == 6 * found.regions
     report = build(read_recipe(recipe), tmp_path / "run", draw=False)
     rows = read_table(report.dataset, "waves", "satellite")
     # the item ends within the city: what it leaves open is listed

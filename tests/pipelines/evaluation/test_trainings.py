@@ -57,7 +57,7 @@ def test_parse_training_takes_json_alone():
         ('{"groop": "net"}', "Did you mean 'group'"),
         ("{}", "lacks group"),
         ("[1]", "must be a mapping"),
-        ('{"group": "net", "seed": "one"}', "must be int"),
+        ('{"group": "net", "seed": "one"}', "must be a whole number"),
     ):
         with pytest.raises(InputError, match=message):
             parse_training(text)

@@ -47,7 +47,7 @@ def test_overrides_stand_above_the_recipe():
         ("zzz", "cpu", {}, "no system 'zzz'. There are: clip, "),
         ("tile2vec", "huge", {}, "--size is one of paper, cpu, got 'huge'"),
         ("tile2vec", "cpu", {"margn": 1.0}, "no field 'margn'.* Did you mean 'margin'"),
-        ("tile2vec", "cpu", {"epochs": "many"}, "`epochs` must be int, got 'many'"),
+        ("tile2vec", "cpu", {"epochs": "many"}, "`epochs` must be a whole number, got 'many'"),
         ("tile2vec", "cpu", {"view": "thermal"}, "`view` must be one of .*got 'thermal'"),
         ("tile2vec", "cpu", {"depths": [1]}, "one number a stage each"),
         ("tile2vec", "cpu", {"image_size": 0}, "must be 1 or more"),

@@ -5,7 +5,7 @@ import pytest
 import shapely
 from PIL import Image
 
-from dataset_builders.city.split_page import (
+from dataset_builders.city.split_report import (
     split_numbers,
     split_page,
     train_distances,

@@ -1,0 +1,205 @@
+"""The images of a city on their way to its tables: each with its region, or why it has none."""
+
+import datetime
+import hashlib
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+
+from ..assignment import assign_points
+from ..download import Store, check_image
+from ..sources.local_folder import LocalFolder
+from ..sources.satellite import PICTURE_PX, Picture, SatelliteSource
+from ..sources.street_view import Place, StreetViewSource, View
+from ..storage import Reject
+from .fetching import batches
+from .recipe import CityRecipe
+
+REGIONS_PER_SHARD = 500
+
+
+@dataclass(frozen=True)
+class CityImage:
+    """An image that was found.
+
+    Attributes:
+        image_id: Of the image.
+        region_id: Where it belongs; None outside all regions.
+        names: What names its content: regions that share one share the image.
+        identity: Equal for equal rows.
+        reason: Why it is left out; "" if it is not.
+        detail: What was found instead.
+        row: Makes the row of the table, or returns why there is none after all.
+    """
+
+    image_id: str
+    region_id: str | None
+    names: tuple[str, ...]
+    identity: str
+    reason: str
+    detail: str
+    row: Callable[[], dict[str, Any] | str]
+
+
+def satellite_images(
+    recipe: CityRecipe, regions: gpd.GeoDataFrame, store: Store
+) -> Iterator[list[CityImage]]:
+    """The satellite images of all regions, shard by shard."""
+    source = recipe.satellite_source()
+    if source is None:
+        return
+    pictures = source.pictures(regions, store)
+    while some := list(itertools.islice(pictures, REGIONS_PER_SHARD)):
+        yield [
+            CityImage(
+                one.image_id,
+                str(one.region.region_id),
+                (one.identity,) if one.identity else (),
+                one.identity,
+                one.reason,
+                one.detail,
+                partial(satellite_row, source, one, store),
+            )
+            for one in some
+        ]
+
+
+def street_view_images(
+    recipe: CityRecipe,
+    regions: gpd.GeoDataFrame,
+    places: Sequence[Place],
+    store: Store,
+    cache: Path,
+) -> Iterator[list[CityImage]]:
+    """The street views of all sources, batch by batch; an image that comes twice is kept once."""
+    seen: set[str] = set()
+    for batch in itertools.chain.from_iterable(some for _, some in batches(recipe, places, cache)):
+        views = [view for view in batch.views() if view.image_id not in seen]
+        seen.update(view.image_id for view in views)
+        if views:
+            yield list(_placed(batch.source, views, regions, store))
+
+
+def folder_rejects(recipe: CityRecipe, places: Sequence[Place], cache: Path) -> list[Reject]:
+    """Files of local folders that are no street views, and why."""
+    return [
+        (f"{recipe.city}-street_view", one.file, one.reason, one.detail)
+        for source, some in batches(recipe, places, cache)
+        if isinstance(source, LocalFolder)
+        for batch in some
+        for one in batch.rejects()
+    ]
+
+
+def satellite_row(source: SatelliteSource, picture: Picture, store: Store) -> dict[str, Any] | str:
+    """The row of a satellite image, or why there is none after all."""
+    region = picture.region
+    content = source.read(picture, store)
+    if content is None:
+        return "missing"
+    verdict = check_image(content, "image/jpeg")
+    if verdict.status != "ok":
+        return verdict.status
+    return {
+        "image": {"bytes": content, "path": None},
+        "image_id": picture.image_id,
+        "region_id": region.region_id,
+        "tile_z": region.tile_z if picture.is_tile else None,
+        "tile_x": region.tile_x if picture.is_tile else None,
+        "tile_y": region.tile_y if picture.is_tile else None,
+        "ground_resolution_m": math.sqrt(region.area_m2) / PICTURE_PX,
+        "captured_at": picture.captured_at,
+        "source": source.name,
+        "licence": source.licence,
+        "attribution": source.attribution,
+        "redistributable": source.redistributable,
+        "fetched_at": _moment(picture.fetched_at),
+        "sha256": sha256_of(content),
+    }
+
+
+def sha256_of(content: bytes) -> str:
+    """Fingerprint of an image, as the column `sha256` has it."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def _placed(
+    source: StreetViewSource, views: Sequence[View], regions: gpd.GeoDataFrame, store: Store
+) -> Iterator[CityImage]:
+    """Each view in the region where its camera stood."""
+    lon, lat = (np.array([getattr(view, name) for view in views]) for name in ("lon", "lat"))
+    # a camera may stand beyond the edge of the regions, so nothing is concluded from those outside
+    found = assign_points(lon, lat, regions, check=isinstance(source, LocalFolder))
+    names = regions["region_id"].to_numpy()
+    for view, number in zip(views, found.tolist(), strict=True):
+        fetched = store.get(view.key)
+        if fetched is None or fetched.status != "ok" or fetched.sha256 is None:
+            lost = "not_fetched" if fetched is None else fetched.status
+            yield CityImage(view.image_id, None, (), "", lost, "", lambda: "")
+            continue
+        sha256, moment = fetched.sha256, _moment(fetched.fetched_at)
+        region_id = None if number < 0 else str(names[number])
+        yield CityImage(
+            view.image_id,
+            region_id,
+            (sha256, f"panorama {_panorama(source, view)}"),
+            sha256,
+            "outside" if region_id is None else "",
+            "",
+            partial(_view_row, source, view, region_id, sha256, moment, store),
+        )
+
+
+def _panorama(source: StreetViewSource, view: View) -> str:
+    """What two views of one panorama share: their id up to the heading."""
+    if isinstance(source, LocalFolder):
+        return view.image_id
+    return "/".join(view.image_id.split("/")[:2])
+
+
+def _view_row(
+    source: StreetViewSource,
+    view: View,
+    region_id: str | None,
+    sha256: str,
+    fetched_at: str,
+    store: Store,
+) -> dict[str, Any]:
+    return {
+        "image": {"bytes": store.content(sha256), "path": None},
+        "image_id": view.image_id,
+        "region_id": region_id,
+        "lon": view.lon,
+        "lat": view.lat,
+        "heading": view.heading,
+        "captured_at": view.captured_at,
+        "source": view.source,
+        "licence": view.licence,
+        "attribution": view.attribution,
+        "redistributable": source.redistributable,
+        "fetched_at": fetched_at,
+        "point_id": view.point_id,
+        "sha256": sha256,
+    }
+
+
+def _moment(seconds: float) -> str:
+    """Seconds since 1970 as ISO 8601."""
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+__all__ = [
+    "CityImage",
+    "folder_rejects",
+    "satellite_images",
+    "satellite_row",
+    "sha256_of",
+    "street_view_images",
+]
