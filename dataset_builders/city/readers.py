@@ -14,6 +14,7 @@ import geopandas as gpd
 import pandas as pd
 from pydantic import Field, field_validator, model_validator
 
+from ..allocation import LayerKind, allocate
 from ..boundaries import read_boundary
 from ..errors import DatasetError
 from ..indicators import RASTERS, RasterSource, find_raster, raster_indicator
@@ -105,6 +106,19 @@ class IndicatorSettings(Record):
     def sample(self, regions: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
         """The regions that show whether the files can be read; all of them by default."""
         return regions
+
+    def only(self, files: Sequence[Path]) -> Path:
+        """The file of a source that has but one.
+
+        Raises:
+            DatasetError: There are several.
+        """
+        if len(files) != 1:
+            raise DatasetError(
+                f"The source of {self.name!r} must be one file, got {len(files)}: "
+                f"{', '.join(file.name for file in files[:3])}."
+            )
+        return files[0]
 
     def reading(
         self,
@@ -204,6 +218,36 @@ class RasterSettings(IndicatorSettings):
         ]
 
 
+class PolygonSettings(IndicatorSettings):
+    """An indicator from an attribute of a polygon layer that need not nest in the regions.
+
+    An indicator of kind "count" is shared out by area; of any other kind it is averaged by area.
+
+    Attributes:
+        column: Attribute of the layer.
+        min_coverage: Regions that the layer covers less have no value.
+    """
+
+    reader: Literal["polygons"]
+    column: str
+    min_coverage: Share = 0.5
+
+    def read(self, files: Sequence[Path], regions: gpd.GeoDataFrame, resolve: Resolve) -> Reading:
+        """See [`IndicatorSettings.read`]."""
+        file = self.only(files)
+        kind: LayerKind = "count" if self.indicator.kind == "count" else "intensity"
+        found = allocate(file, regions, self.column, kind, min_coverage=self.min_coverage)
+        source = f"{self.column} of {file.name}, allocated by area"
+        columns = {
+            self.name: found["value"],
+            f"{self.name}_source": pd.Series(source, found.index).where(
+                found["value"].notna(), None
+            ),
+            f"{self.name}_coverage": found["coverage"],
+        }
+        return self.reading(pd.DataFrame(columns), self.licence)
+
+
 class CountedSettings(IndicatorSettings):
     """An indicator that counts points in each region.
 
@@ -224,12 +268,7 @@ class CountedSettings(IndicatorSettings):
 
     def read(self, files: Sequence[Path], regions: gpd.GeoDataFrame, resolve: Resolve) -> Reading:
         """See [`IndicatorSettings.read`]."""
-        if len(files) != 1:
-            raise DatasetError(
-                f"The points of {self.name!r} must be in one file, got {len(files)}: "
-                f"{', '.join(file.name for file in files[:3])}."
-            )
-        points = self.read_points(files[0])
+        points = self.read_points(self.only(files))
         counts = count_points(
             points,
             regions,
@@ -327,6 +366,7 @@ __all__ = [
     "IndicatorSettings",
     "PlaceSettings",
     "PointSettings",
+    "PolygonSettings",
     "RasterSettings",
     "Reading",
 ]

@@ -22,7 +22,13 @@ from ..sources.street_view import StreetViewSource
 from ..sources.tiles import TileSource
 from ..trust import check_addresses
 from ..yaml_records import Record, make_record, read_yaml
-from .readers import ComplaintSettings, PlaceSettings, PointSettings, RasterSettings
+from .readers import (
+    ComplaintSettings,
+    PlaceSettings,
+    PointSettings,
+    PolygonSettings,
+    RasterSettings,
+)
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -34,7 +40,7 @@ StreetViewProvider = Annotated[
     Field(discriminator="provider"),
 ]
 IndicatorSettings = Annotated[
-    RasterSettings | PointSettings | ComplaintSettings | PlaceSettings,
+    RasterSettings | PolygonSettings | PointSettings | ComplaintSettings | PlaceSettings,
     Field(discriminator="reader"),
 ]
 

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import shapely
 import yaml
 
 from dataset_builders.__main__ import _ask, _NothingFetchedError, main
@@ -461,6 +462,29 @@ def test_a_band_of_a_described_raster_is_read(write, tmp_path):
     report = quick_build(read_recipe(recipe), tmp_path / "run", limit=3)
     found = read_regions(report.dataset, "testville")["night_light"].tolist()
     assert found == pytest.approx([7.0, 7.0, 7.0])
+
+
+def test_an_attribute_of_polygons_is_shared_out_by_area(write, tmp_path):
+    """A grid that does not nest in the regions: 50 people in each cell of 0.001 degrees."""
+    west, south, _, _ = TOWN
+    lon, lat = (axis.ravel() for axis in np.meshgrid(np.arange(-5, 20), np.arange(-5, 20)))
+    left, lower = west + lon / 1000, south + lat / 1000
+    cells = shapely.box(left, lower, left + 0.001, lower + 0.001)
+    grid = gpd.GeoDataFrame({"people": np.full(len(cells), 50)}, geometry=cells, crs="EPSG:4326")
+    population = {
+        "name": "population",
+        "reader": "polygons",
+        "files": "grid.gpkg",
+        "column": "people",
+    }
+    path = write(indicators=[population], street_view=[], roads=None)
+    grid.to_file(tmp_path / "data" / "grid.gpkg")
+    report = quick_build(read_recipe(path), tmp_path / "run", limit=4)
+    regions = read_regions(report.dataset, "testville")
+    cell_m2 = gpd.GeoSeries(cells[:1], crs="EPSG:4326").to_crs("EPSG:6933").area[0]
+    expected = regions["area_m2"] / cell_m2 * 50
+    np.testing.assert_allclose(regions["population"], expected, rtol=1e-3)
+    assert regions["population_source"].eq("people of grid.gpkg, allocated by area").all()
 
 
 def test_a_failed_item_lets_its_own_batch_be_asked_again(write, provider, tmp_path, monkeypatch):
