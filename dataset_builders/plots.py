@@ -12,6 +12,7 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import shapely
 from PIL import Image, ImageDraw
 
 from .errors import DatasetError
@@ -29,21 +30,26 @@ CLASS_COLOURS = ("#4c78a8", "#d1495b", "#54a24b", "#f2b544", "#7f5aa2", "#8c6d46
 FILL, GREY, EDGE = "#dce6f0", "#d9d9d9", "#5c5c5c"
 MOST_OUTLINES = 1500
 """Regions whose outlines are drawn; of more they would cover the map."""
+MOST_POLYGONS = 50_000
+"""Regions that a map of the plan draws as polygons; a million of them take minutes."""
 CELL_PX, GAP_PX = 160, 8
 MOST_TICKS = 4
 
 
 def plot_regions(regions: gpd.GeoDataFrame, path: str | Path, title: str = "") -> Path:
-    """The outlines of regions.
+    """The outlines of regions; a dot for each where there are very many.
 
     Args:
         regions: Polygons with a CRS.
         path: PNG file.
         title: Title; says "synthetic" where the data are.
     """
-    frame = _degrees(regions)
+    frame, style = _degrees(regions), {}
+    if len(frame) > MOST_POLYGONS:
+        frame = frame.set_geometry(shapely.centroid(frame.geometry.to_numpy()), crs=frame.crs)
+        style = {"marker": "s", "markersize": 1.5}
     with _map(path, title) as axes:
-        _draw(frame, axes, color=FILL)
+        _draw(frame, axes, color=FILL, **style)
     return Path(path)
 
 

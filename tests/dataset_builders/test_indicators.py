@@ -140,17 +140,18 @@ def test_a_city_says_how_many_regions_have_no_data(tmp_path):
     values = np.ones((60, 60), "float32")
     values[:, 30:] = -99999
     write(tmp_path / CONSTRAINED, values)
-    found = read_targets(population_recipe(tmp_path), WHOLE)
+    (found,) = read_targets(population_recipe(tmp_path), WHOLE)
     assert found.columns["population"].isna().tolist() == [False, True]
     (note,) = found.notes
     assert "1 of 2 regions lie on no cell of worldpop_constrained that has a value" in note
     assert "`zero_where_no_data: true`" in note
-    asked = read_targets(population_recipe(tmp_path, zero_where_no_data=True), WHOLE)
+    (asked,) = read_targets(population_recipe(tmp_path, zero_where_no_data=True), WHOLE)
     assert asked.columns["population"].tolist() == pytest.approx([1800, 0])
     assert "1 of 2 regions" in asked.notes[0]
     assert "1 of them are 0, as the recipe says" in asked.notes[0]
     write(tmp_path / CONSTRAINED, np.ones((60, 60), "float32"))
-    assert read_targets(population_recipe(tmp_path), WHOLE).notes == ()
+    (found,) = read_targets(population_recipe(tmp_path), WHOLE)
+    assert not found.notes
 
 
 def test_a_real_raster_clipped_to_a_city_gives_no_zeros_beyond_it(shared_data):
