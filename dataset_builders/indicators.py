@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import geopandas as gpd
 import numpy as np
@@ -18,7 +18,7 @@ import pandas as pd
 import pyproj
 
 from .errors import DatasetError
-from .rasters import has_gaps, open_raster
+from .rasters import find_band, has_gaps, open_raster
 from .schema import Indicator, Kind
 from .zonal import AreaUnit, ZonalKind, zonal
 
@@ -30,27 +30,26 @@ class RasterSource:
     """A raster product: what a cell holds.
 
     Attributes:
-        name: of the product.
-        indicator: the column its values go to.
-        kind: "count" an amount in the cell, "density" an amount per area, "intensity" a
-            measurement.
-        cell_unit: of what a cell holds, in words.
-        unit: of the indicator, after `factor`.
-        factor: from the cells' unit to the indicator's.
-        pattern: of the file's name, as a regular expression that takes all of it; the group
-            `year` (or `yy`, two digits) gives the period, `month` the month.
-        example: of such a name.
-        files: that make up a value: 1, or 12 months that are added up.
-        period: where the name does not say it.
-        nodata: "tag" demands the file's nodata tag; "gapless" says that every cell of a file
+        name: Name of the product.
+        indicator: Column that its values go to.
+        kind: "count" an amount per cell, "density" an amount per area, "intensity" a measurement.
+        cell_unit: Unit of what a cell holds, in words.
+        unit: Unit of the indicator, after `factor`.
+        factor: From the cells' unit to the indicator's.
+        pattern: Regular expression for the whole name of a file; the group `year` (or `yy`, two
+            digits) gives the period, `month` the month.
+        example: Example of such a name.
+        files: Number of files per value: 1, or 12 months that are summed.
+        period: Period, where the name does not say it.
+        nodata: "tag" demands the file's nodata tag; "gapless" means that every cell of a file
             without a tag holds a value; a number marks cells without one where files lack the tag.
-        nodata_is_zero: cells without a value hold 0, in files that were not clipped.
-        band: from 1; may be left out where the file has but one.
-        area_unit: of a density.
-        crs: that the product is published in; files in another were resampled and are refused.
-            None takes any.
-        licence: of the product.
-        reference: paper or page.
+        nodata_is_zero: Cells without a value hold 0, in files that were not clipped.
+        band: Number of the band, from 1, or its description; not needed where there is only one.
+        area_unit: Unit of the area of a density.
+        crs: CRS that the product is published in; files in another were resampled and are refused.
+            None accepts any.
+        licence: Licence of the product.
+        reference: Paper or page.
     """
 
     name: str
@@ -65,7 +64,7 @@ class RasterSource:
     period: str = ""
     nodata: float | Literal["tag", "gapless"] = "tag"
     nodata_is_zero: bool = False
-    band: int | None = None
+    band: int | str | None = None
     area_unit: AreaUnit = "km2"
     crs: str | None = None
     licence: str = "unknown"
@@ -75,7 +74,7 @@ class RasterSource:
         """The indicator that this product gives, for a dataset's metadata.
 
         Args:
-            title: what it is, in a sentence.
+            title: What it is, in a sentence.
         """
         text = f"{title} From {self.name}: {self.cell_unit}."
         # of a density the amount in the region is stored
@@ -83,90 +82,62 @@ class RasterSource:
         return Indicator(self.indicator, self.unit, kind, text)
 
 
-RASTERS: dict[str, RasterSource] = {
-    source.name: source
-    for source in (
-        RasterSource(
-            "worldpop",
-            "population",
-            "count",
-            "people in the cell, 100 m",
-            "people",
-            pattern=r"[a-z]{3}_ppp_(?P<year>\d{4})(_unadj)?\.tif",
-            example="chn_ppp_2020_UNadj.tif",
-            crs="EPSG:4326",
-            licence="CC-BY-4.0",
-            reference="https://www.worldpop.org (unconstrained, no value on water)",
-        ),
-        RasterSource(
-            "worldpop_1km",
-            "population",
-            "count",
-            "people in the cell, 1 km",
-            "people",
-            pattern=r"[a-z]{3}_ppp_(?P<year>\d{4})_1km_aggregated(_unadj)?\.tif",
-            example="chn_ppp_2020_1km_Aggregated_UNadj.tif",
-            crs="EPSG:4326",
-            licence="CC-BY-4.0",
-            reference="https://www.worldpop.org",
-        ),
-        RasterSource(
-            "worldpop_constrained",
-            "population",
-            "count",
-            "people in the cell, 100 m; unsettled cells have no value and count 0",
-            "people",
-            pattern=r"[a-z]{3}_(ppp_(?P<year>\d{4})(_unadj)?_constrained"
-            r"|pop_(?P<year2>\d{4})_cn_100m_r\d{4}[a-z]_v\d+)\.tif",
-            example="chn_ppp_2020_UNadj_constrained.tif",
-            nodata_is_zero=True,
-            crs="EPSG:4326",
-            licence="CC-BY-4.0",
-            reference="https://www.worldpop.org/methods/top_down_constrained_vs_unconstrained",
-        ),
-        RasterSource(
-            "cngdp",
-            "gdp",
-            "density",
-            "10,000 CNY per km2, 1 km",
-            "million CNY",
-            factor=0.01,
-            pattern=r"cngdp(?P<year>\d{4})\.tif",
-            example="cngdp2010.tif",
-            reference="Xu, China GDP spatial distribution, 1 km grid, RESDC",
-        ),
-        RasterSource(
-            "vnl",
-            "night_light",
-            "intensity",
-            "mean radiance of a year, nW/cm2/sr, 15 arc seconds",
-            "nW/cm2/sr",
-            pattern=r"vnl_(v\d+_)?npp_(?P<year>\d{4})_.*\.average(_masked)?(\.dat)?\.tif",
-            example="VNL_v21_npp_2020_global_vcmslcfg_c202205302300.average_masked.dat.tif",
-            # masked background is a radiance of 0
-            nodata="gapless",
-            crs="EPSG:4326",
-            licence="CC-BY-4.0",
-            reference="Elvidge et al. 2021, Annual time series of global VIIRS nighttime lights",
-        ),
-        RasterSource(
-            "odiac",
-            "carbon",
-            "count",
-            "tonnes of carbon in the cell in a month, 30 arc seconds",
-            "tonnes CO2 a year",
-            factor=CO2_PER_CARBON,
-            pattern=r"odiac\d{4}[a-z]?_1km_excl_intl_(?P<yy>\d{2})(?P<month>\d{2})\.tif",
-            example="odiac2022_1km_excl_intl_2101.tif",
-            files=12,
-            # land and sea alike hold a number
-            nodata="gapless",
-            crs="EPSG:4326",
-            licence="CC-BY-4.0",
-            reference="Oda, Maksyutov and Andres 2018, doi:10.5194/essd-10-87-2018",
-        ),
-    )
-}
+def _published(name: str, indicator: str, kind: ZonalKind, **fields: Any) -> RasterSource:
+    """A product in degrees, free to use with credit."""
+    defaults = {"crs": "EPSG:4326", "licence": "CC-BY-4.0"}
+    return RasterSource(name, indicator, kind, **defaults | fields)
+
+
+_PRODUCTS = (
+    _published(
+        "worldpop", "population", "count",
+        cell_unit="people in the cell, 100 m", unit="people",
+        pattern=r"[a-z]{3}_ppp_(?P<year>\d{4})(_unadj)?\.tif",
+        example="chn_ppp_2020_UNadj.tif",
+        reference="https://www.worldpop.org (unconstrained, no value on water)",
+    ),
+    _published(
+        "worldpop_1km", "population", "count",
+        cell_unit="people in the cell, 1 km", unit="people",
+        pattern=r"[a-z]{3}_ppp_(?P<year>\d{4})_1km_aggregated(_unadj)?\.tif",
+        example="chn_ppp_2020_1km_Aggregated_UNadj.tif",
+        reference="https://www.worldpop.org",
+    ),
+    _published(
+        "worldpop_constrained", "population", "count", nodata_is_zero=True,
+        cell_unit="people in the cell, 100 m; unsettled cells have no value and count 0",
+        unit="people",
+        pattern=r"[a-z]{3}_(ppp_(?P<year>\d{4})(_unadj)?_constrained"
+        r"|pop_(?P<year2>\d{4})_cn_100m_r\d{4}[a-z]_v\d+)\.tif",
+        example="chn_ppp_2020_UNadj_constrained.tif",
+        reference="https://www.worldpop.org/methods/top_down_constrained_vs_unconstrained",
+    ),
+    RasterSource(
+        "cngdp", "gdp", "density",
+        cell_unit="10,000 CNY per km2, 1 km", unit="million CNY", factor=0.01,
+        pattern=r"cngdp(?P<year>\d{4})\.tif",
+        example="cngdp2010.tif",
+        reference="Xu, China GDP spatial distribution, 1 km grid, RESDC",
+    ),
+    _published(
+        # masked background is a radiance of 0
+        "vnl", "night_light", "intensity", nodata="gapless",
+        cell_unit="mean radiance of a year, nW/cm2/sr, 15 arc seconds", unit="nW/cm2/sr",
+        pattern=r"vnl_(v\d+_)?npp_(?P<year>\d{4})_.*\.average(_masked)?(\.dat)?\.tif",
+        example="VNL_v21_npp_2020_global_vcmslcfg_c202205302300.average_masked.dat.tif",
+        reference="Elvidge et al. 2021, Annual time series of global VIIRS nighttime lights",
+    ),
+    _published(
+        # land and sea alike hold a number
+        "odiac", "carbon", "count", nodata="gapless", files=12, factor=CO2_PER_CARBON,
+        cell_unit="tonnes of carbon in the cell in a month, 30 arc seconds",
+        unit="tonnes CO2 a year",
+        pattern=r"odiac\d{4}[a-z]?_1km_excl_intl_(?P<yy>\d{2})(?P<month>\d{2})\.tif",
+        example="odiac2022_1km_excl_intl_2101.tif",
+        reference="Oda, Maksyutov and Andres 2018, doi:10.5194/essd-10-87-2018",
+    ),
+)  # fmt: skip
+RASTERS: dict[str, RasterSource] = {source.name: source for source in _PRODUCTS}
 
 
 def find_raster(path: str | Path) -> RasterSource:
@@ -200,12 +171,12 @@ def raster_indicator(
     """The column of an indicator from the files of a raster product.
 
     Args:
-        paths: a file; of a monthly product the twelve of one year.
-        regions: polygons with a CRS.
-        source: the product, or a known one's name; by the file's name by default.
-        min_coverage: see [`zonal`].
-        zero_where_no_data: of a product whose cells without a value hold 0, regions without a
-            single cell that has one are 0 too. They have no value by default, since a file that
+        paths: A file; for a monthly product the twelve of one year.
+        regions: Polygons with a CRS.
+        source: The product, or a known one's name; by default recognised by the file's name.
+        min_coverage: See [`zonal`].
+        zero_where_no_data: For a product whose cells without a value hold 0: regions without a
+            single cell that has one are 0, too. By default they have no value, since a file that
             was clipped to a boundary looks the same beyond it.
 
     Returns:
@@ -214,9 +185,9 @@ def raster_indicator(
         is taken for 0.
 
     Raises:
-        DatasetError: an unknown product, other files than it consists of, another CRS,
-            `zero_where_no_data` of a product whose gaps are unknown, or what [`zonal`] raises.
-        MissingExtraError: rasterio is not installed.
+        DatasetError: An unknown product, other files than it consists of, another CRS,
+            `zero_where_no_data` for a product whose gaps are unknown, or what [`zonal`] raises.
+        MissingExtraError: rasterio or exactextract is not installed.
     """
     files = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
     if not files:
@@ -275,20 +246,18 @@ def _check_files(source: RasterSource, files: Sequence[Path]) -> str:
         )
     groups = [match.groupdict() for match in matches if match is not None]
     years = sorted({_year(group) for group in groups})
-    months = [group["month"] for group in groups if group.get("month")]
-    if source.files == 12 and months:
-        missing = sorted({f"{month:02d}" for month in range(1, 13)} - set(months))
-        if missing or len(files) != 12 or len(years) != 1:
-            raise DatasetError(
-                f"A value of {source.name} is the sum of the twelve months of one year; got "
-                f"{len(files)} file(s) of {', '.join(years)}, without the month(s) "
-                f"{', '.join(missing) or 'none'}."
-            )
-    elif len(files) != source.files:
+    months = {group["month"] for group in groups if group.get("month")}
+    if len(files) == source.files and (not months or (len(months) == 12 and len(years) == 1)):
+        return source.period or " ".join(years)
+    if not months:
         raise DatasetError(
             f"A value of {source.name} is made of {source.files} file(s), got {len(files)}."
         )
-    return source.period or " ".join(years)
+    missing = sorted({f"{month:02d}" for month in range(1, 13)} - months)
+    raise DatasetError(
+        f"A value of {source.name} is the sum of the twelve months of one year; got {len(files)} "
+        f"file(s) of {', '.join(years)}, without the month(s) {', '.join(missing) or 'none'}."
+    )
 
 
 def _year(group: dict[str, str]) -> str:
@@ -298,10 +267,10 @@ def _year(group: dict[str, str]) -> str:
 
 
 def _check_file(source: RasterSource, file: Path) -> float | Literal["none"] | None:
-    """What [`zonal`] is to take for no value, if the file is as the product was published."""
+    """`nodata` for [`zonal`], if the file is as the product was published."""
     with open_raster(file) as dataset:
         crs = dataset.crs and pyproj.CRS.from_user_input(dataset.crs.to_wkt())
-        tagged = has_gaps(dataset, source.band or 1)
+        tagged = has_gaps(dataset, find_band(dataset, source.band))
     if (
         source.crs is not None
         and crs is not None

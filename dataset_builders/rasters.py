@@ -135,7 +135,7 @@ class Band:
         window, k = Window(column, row, width, height), self.number - 1
         found = self.dataset.read(self.number, window=window, masked=self.nodata != "none")
         raw, missing = np.ma.getdata(found), np.ma.getmaskarray(found)
-        if isinstance(self.nodata, int | float) and not np.isnan(self.nodata):
+        if self.nodata is not None and not isinstance(self.nodata, str):
             missing = missing | (raw == np.array(self.nodata).astype(raw.dtype))
         values = raw.astype(np.float64)
         values[missing | ~np.isfinite(values)] = np.nan

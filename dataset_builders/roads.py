@@ -6,7 +6,8 @@ follow junctions rather than streets.
 """
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,25 @@ def open_extract(path: str | Path) -> Any:
     except ImportError as error:
         raise MissingExtraError("pyrosm", "geo") from error
     return OSM(str(path))
+
+
+@contextmanager
+def osmnx_with(**changes: Any) -> Iterator[Any]:
+    """The module osmnx, with some of its global settings changed for a while.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        import osmnx
+    except ImportError as error:
+        raise MissingExtraError("osmnx", "geo") from error
+    before = {name: getattr(osmnx.settings, name) for name in changes}
+    vars(osmnx.settings).update(changes)
+    try:
+        yield osmnx
+    finally:
+        vars(osmnx.settings).update(before)
 
 
 def read_roads_pbf(path: str | Path, classes: Collection[str] | None = STREETS) -> gpd.GeoDataFrame:
@@ -94,24 +114,15 @@ def read_roads_overpass(
         SourceError: There is no road in the area.
         MissingExtraError: osmnx is not installed.
     """
-    try:
-        import osmnx
-    except ImportError as error:
-        raise MissingExtraError("osmnx", "geo") from error
-    settings: dict[str, Any] = {"use_cache": True, "cache_folder": str(cache_dir)}
+    changes: dict[str, Any] = {"use_cache": True, "cache_folder": str(cache_dir)}
     if overpass_url is not None:
-        settings |= {"overpass_url": overpass_url, "overpass_rate_limit": False}
-    before = {name: getattr(osmnx.settings, name) for name in settings}
-    try:
-        for name, value in settings.items():
-            setattr(osmnx.settings, name, value)
+        changes |= {"overpass_url": overpass_url, "overpass_rate_limit": False}
+    with osmnx_with(**changes) as osmnx:
         tags: dict[str, Any] = {"highway": sorted(classes) if classes else True}
-        found = osmnx.features_from_polygon(boundary, tags).reset_index()
-    except osmnx._errors.InsufficientResponseError as error:
-        raise SourceError(f"OpenStreetMap has no road there: {error}") from error
-    finally:
-        for name, value in before.items():
-            setattr(osmnx.settings, name, value)
+        try:
+            found = osmnx.features_from_polygon(boundary, tags).reset_index()
+        except osmnx._errors.InsufficientResponseError as error:
+            raise SourceError(f"OpenStreetMap has no road there: {error}") from error
     return _tidy(found.rename(columns={"id": "osm_id"}), classes, "the area")
 
 
@@ -239,10 +250,11 @@ def _point_id(lon: float, lat: float) -> str:
     return hashlib.sha256(place.encode()).hexdigest()[:16]
 
 
-__all__: Sequence[str] = [
+__all__ = [
     "STREETS",
     "network_length_m",
     "open_extract",
+    "osmnx_with",
     "read_roads_overpass",
     "read_roads_pbf",
     "sampling_points",

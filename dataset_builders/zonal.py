@@ -282,16 +282,16 @@ def _region_shapes(
 
 
 def _no_overlap(dataset: Any, shapes: NDArray[Any], crs: pyproj.CRS) -> str:
-    def text(bounds: Any) -> str:
-        return "(" + ", ".join(f"{value:.6g}" for value in bounds) + ")"
-
-    inside = shapely.total_bounds(shapes)
     there = pyproj.CRS.from_user_input(dataset.crs.to_wkt())
+    inside = shapely.total_bounds(shapes)
     moved = pyproj.Transformer.from_crs(crs, there, always_xy=True).transform_bounds(*inside)
+    raster, regions, same = (
+        "(" + ", ".join(f"{value:.6g}" for value in bounds) + ")"
+        for bounds in (raster_bounds(dataset), inside, moved)
+    )
     return (
-        f"No region touches {dataset.name}. The raster spans {text(raster_bounds(dataset))} in "
-        f"{there.name}; the regions span {text(inside)} in {crs.name}, which is {text(moved)} "
-        "there. Is one of the two CRS wrong?"
+        f"No region touches {dataset.name}. The raster spans {raster} in {there.name}; the regions "
+        f"span {regions} in {crs.name}, which is {same} there. Is one of the two CRS wrong?"
     )
 
 

@@ -1,7 +1,5 @@
 """Where things are: a city's boundary, its regions, its roads and the points along them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,10 @@ import shapely
 
 from ..assignment import assign_points
 from ..boundaries import read_boundary
-from ..errors import DatasetError, MissingExtraError, SourceError
+from ..errors import DatasetError, SourceError
 from ..files import atomic_path, digest
 from ..regions import h3_regions, polygon_regions, square_grid, tile_regions
-from ..roads import read_roads_overpass, read_roads_pbf, sampling_points
+from ..roads import osmnx_with, read_roads_overpass, read_roads_pbf, sampling_points
 from ..sources.street_view import Place
 from ..splits import local_xy
 from .recipe import BoundarySettings, CityRecipe
@@ -113,14 +111,10 @@ def city_regions(recipe: CityRecipe, boundary: shapely.Geometry) -> gpd.GeoDataF
 
 
 def _geocode(settings: BoundarySettings, cache: Path) -> gpd.GeoDataFrame:
-    try:
-        import osmnx
-    except ImportError as error:
-        raise MissingExtraError("osmnx", "geo") from error
     changes: dict[str, Any] = {"use_cache": True, "cache_folder": str(cache / "osm")}
     if settings.nominatim_url is not None:
         changes["nominatim_url"] = settings.nominatim_url
-    with _osmnx_settings(osmnx.settings, changes):
+    with osmnx_with(**changes) as osmnx:
         try:
             return osmnx.geocode_to_gdf(str(settings.place))[["geometry"]]
         except (osmnx._errors.InsufficientResponseError, TypeError) as error:
@@ -133,18 +127,6 @@ def _geocode(settings: BoundarySettings, cache: Path) -> gpd.GeoDataFrame:
                 f"Nominatim could not be asked for {settings.place!r}: {type(error).__name__}. "
                 "Try again later, or give a `file` or a `bbox`."
             ) from error
-
-
-@contextmanager
-def _osmnx_settings(settings: Any, changes: dict[str, Any]) -> Iterator[None]:
-    before = {name: getattr(settings, name) for name in changes}
-    try:
-        for name, value in changes.items():
-            setattr(settings, name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(settings, name, value)
 
 
 def _roads(recipe: CityRecipe, regions: gpd.GeoDataFrame, cache: Path) -> gpd.GeoDataFrame:

@@ -249,6 +249,19 @@ def test_a_raster_that_the_caller_describes(tmp_path):
         raster_indicator(path, WHOLE, replace(source, nodata="tag"))
 
 
+@pytest.mark.parametrize("band", [2, "looks"])
+def test_a_band_of_a_product_by_number_and_description(tmp_path, band):
+    """Only the second band has values everywhere."""
+    values = np.stack([np.full((60, 60), np.nan), np.full((60, 60), 5.0)])
+    path = write(tmp_path / "viirs.tif", values)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.descriptions = ("radiance", "looks")
+    source = RasterSource("viirs", "looks", "intensity", "number", "number", band=band)
+    assert raster_indicator(path, WHOLE, source)["looks"].tolist() == pytest.approx([5, 5])
+    with pytest.raises(DatasetError, match="2 bands; say which"):
+        raster_indicator(path, WHOLE, replace(source, band=None))
+
+
 def test_known_rasters_are_taken_as_they_were_published(tmp_path):
     place = Affine(1000, 0, 400_000, 0, -1000, 4_500_000)
     path = write(
