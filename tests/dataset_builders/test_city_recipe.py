@@ -110,7 +110,7 @@ def test_all_mistakes_are_told_at_once_in_the_words_of_yaml(tmp_path):
         "no field 'regoins' in a recipe. Did you mean 'regions'?",
         "`satellite.provider` must not be 'tile'. Did you mean 'tiles'?",
         "no field 'street_view[0].size' in a recipe. Did you mean 'size_px'?",
-        "street_view[1]: Google gives pictures up to 640 px, got 999.",
+        "street_view[1]: Google gives images up to 640 px, got 999.",
         "`indicators[0].raster.kind` must be one of 'count', 'density', 'intensity', got 'sum'.",
         "raster.nodata` must be a number or be one of 'tag', 'gapless', got 'gapls'.",
         "`indicators[0].raster` lacks unit",
