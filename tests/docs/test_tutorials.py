@@ -214,3 +214,8 @@ def test_add_a_caption_model(workspace):
         )
         server.shutdown()
     assert said == f"A street of {size} bytes, 512 tokens at most. 9\n"
+
+
+def test_add_a_caption_filter(workspace):
+    (said,) = follow("add_a_caption_filter", workspace)
+    assert said == "{'too_dark': 4}\n"
