@@ -1,50 +1,29 @@
 """The recipe of a run: a YAML file, checked as a whole before anything starts."""
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator
+
+from dataset_builders.errors import DatasetError
+from dataset_builders.yaml_records import Record, make_record, read_yaml
 
 from .errors import CaptioningError
 
-Several = BeforeValidator(lambda value: value if isinstance(value, list | tuple) else (value,))
-"""A single value is a sequence of one."""
 AtLeastOne = Annotated[int, Field(ge=1)]
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _tuples_for_lists(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
-
-
-class Component(_Settings):
+@dataclass(frozen=True)
+class Component:
     """Something chosen by name, with options of its own; a plain text is a name."""
 
     name: str
-    options: Mapping[str, Any] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_alone(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
-class GenerateSettings(_Settings):
+class GenerateSettings(Record):
     """The long captions.
 
     Attributes:
@@ -56,13 +35,20 @@ class GenerateSettings(_Settings):
     """
 
     captions_per_model: AtLeastOne = 3
-    temperature: Annotated[tuple[float, ...], Several, Field(min_length=1)] = (0.2, 0.7, 0.9)
+    temperature: tuple[float, ...] = (0.2, 0.7, 0.9)
     top_p: float = 0.95
     max_tokens: int = 400
     prompt_variants: AtLeastOne = 1
 
+    @field_validator("temperature")
+    @classmethod
+    def _not_empty(cls, temperatures: tuple[float, ...]) -> tuple[float, ...]:
+        if not temperatures:
+            raise ValueError("needs at least one value")
+        return temperatures
 
-class SegmentSettings(_Settings):
+
+class SegmentSettings(Record):
     """The salient boxes, and their short captions.
 
     Attributes:
@@ -72,13 +58,13 @@ class SegmentSettings(_Settings):
         temperature: Temperature of a short caption.
     """
 
-    segmenter: Component = Component(name="felzenszwalb")
+    segmenter: Component = Component("felzenszwalb")
     boxes: Mapping[str, Any] = {}
     max_tokens: int = 64
     temperature: float = 0.2
 
 
-class FilterSettings(_Settings):
+class FilterSettings(Record):
     """Which phrases the image supports.
 
     Attributes:
@@ -88,20 +74,20 @@ class FilterSettings(_Settings):
         threshold: Phrases that score below it are dropped.
     """
 
-    parser: Component = Component(name="spacy")
-    detector: Component = Component(name="owlv2")
+    parser: Component = Component("spacy")
+    detector: Component = Component("owlv2")
     mode: Literal["independent", "reference"] = "independent"
     threshold: float = 0.01
 
 
-class MergeSettings(_Settings):
+class MergeSettings(Record):
     """The refined caption: `max_tokens` and `temperature` of its answer."""
 
     max_tokens: int = 500
     temperature: float = 0.0
 
 
-class ConsensusSettings(_Settings):
+class ConsensusSettings(Record):
     """Which caption is kept.
 
     Attributes:
@@ -117,7 +103,7 @@ class ConsensusSettings(_Settings):
     same_model_pairs: bool = True
 
 
-class PrivacySettings(_Settings):
+class PrivacySettings(Record):
     """Personal data.
 
     Attributes:
@@ -132,7 +118,7 @@ class PrivacySettings(_Settings):
     redact: bool = True
 
 
-class RunSettings(_Settings):
+class RunSettings(Record):
     """How the work is divided and paced; nothing here changes a result.
 
     Attributes:
@@ -146,7 +132,7 @@ class RunSettings(_Settings):
     gallery_size: int = 48
 
 
-class Recipe(_Settings):
+class Recipe(Record):
     """A run.
 
     Attributes:
@@ -169,9 +155,9 @@ class Recipe(_Settings):
 
     dataset_name: str
     output_dir: str
-    models: Annotated[tuple[Mapping[str, Any], ...], Field(min_length=1)]
-    cities: Annotated[tuple[str, ...], Several] | None = None
-    views: Annotated[tuple[str, ...], Several] | None = None
+    models: tuple[Mapping[str, Any], ...]
+    cities: tuple[str, ...] | None = None
+    views: tuple[str, ...] | None = None
     image_column: str = "image"
     id_column: str | None = None
     split: str = "train"
@@ -192,6 +178,8 @@ class Recipe(_Settings):
     @field_validator("models")
     @classmethod
     def _named_once(cls, models: tuple[Mapping[str, Any], ...]) -> tuple[Mapping[str, Any], ...]:
+        if not models:
+            raise ValueError("a recipe needs at least one model")
         names = [model.get("name") for model in models]
         if not all(names):
             raise ValueError("every model must have a `name`")
@@ -219,57 +207,24 @@ def read_recipe(path: str | Path, **overrides: Any) -> Recipe:
     Raises:
         CaptioningError: No such file, not YAML, unknown fields, or wrong values; all are listed.
     """
-    path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CaptioningError(f"The recipe {path} cannot be read: {reason}.") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise CaptioningError(f"The recipe {path} is not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise CaptioningError(f"The recipe {path} must be a mapping, got {type(values).__name__}.")
+        values = read_yaml(path)
+    except DatasetError as error:
+        raise CaptioningError(str(error)) from error
     values |= {name: value for name, value in overrides.items() if value is not None}
-    return make_recipe(values, f"The recipe {path}")
+    return make_recipe(values)
 
 
-def make_recipe(values: Mapping[str, Any], what: str = "The recipe") -> Recipe:
+def make_recipe(values: Mapping[str, Any]) -> Recipe:
     """A recipe from plain values, as in a YAML file.
 
     Raises:
         CaptioningError: Unknown or missing fields, or wrong values; all are listed.
     """
     try:
-        return Recipe.model_validate(dict(values))
-    except ValidationError as error:
-        found = [_wording(one) for one in error.errors(include_url=False)]
-        raise CaptioningError("\n  ".join([f"{what} cannot be used:", *found])) from error
-
-
-def _wording(error: Mapping[str, Any]) -> str:
-    """One mistake on one line: field, what is wrong, what was given."""
-    *parents, name = error["loc"]
-    place = ".".join(map(str, error["loc"]))
-    if error["type"] == "extra_forbidden":
-        known = _fields_of(parents)
-        close = difflib.get_close_matches(str(name), known, 1)
-        hint = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(known)}."
-        return f"{place}: no such field. {hint}"
-    if error["type"] == "missing":
-        remedy = "too few values" if isinstance(name, int) else "give it in the file or as a flag"
-        return f"{place}: missing, {remedy}"
-    if error["type"] == "model_type":
-        return f"{place}: must be a mapping of {', '.join(_fields_of(error['loc']))}"
-    message = error["msg"].removeprefix("Value error, ").replace("Input should", "must")
-    return f"{place}: {message}, got {error['input']!r}"
-
-
-def _fields_of(place: Sequence[str | int]) -> list[str]:
-    """Names of the fields of the settings at a place in the recipe."""
-    settings: Any = Recipe
-    for name in place:
-        settings = settings.model_fields[name].annotation
-    return list(settings.model_fields)
+        return make_record(Recipe, values)
+    except DatasetError as error:
+        raise CaptioningError(str(error)) from error
 
 
 __all__ = [

@@ -38,7 +38,7 @@ def test_nested_fields_are_converted(tmp_path):
     }
     path.write_text(yaml.safe_dump(values))
     recipe = read_recipe(path, output_dir="elsewhere", max_images=None)
-    assert recipe.segment.segmenter == Component(name="sam")
+    assert recipe.segment.segmenter == Component("sam")
     assert recipe.filter.detector.options == {"model": "x"}
     assert recipe.filter.threshold == 1.0
     assert recipe.generate.temperature == (0.0, 1.0)
@@ -49,13 +49,14 @@ def test_nested_fields_are_converted(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"generate": {"captions_per_model": "3"}}, "captions_per_model: must be a valid int.*'3'"),
-        ({"generate": {"captions_per_model": True}}, "must be a valid integer, got True"),
+        ({"generate": {"captions_per_model": "3"}}, "captions_per_model` must be a whole number"),
+        ({"generate": {"captions_per_model": True}}, "must be a whole number, got true"),
         ({"generate": {"captions_per_model": 0}}, "must be greater than or equal to 1, got 0"),
-        ({"generate": 3}, "generate: must be a mapping of captions_per_model"),
-        ({"filter": {"mode": "both"}}, "filter.mode: must be 'independent' or 'reference'"),
-        ({"consensus": {"weights": [1, 2]}}, "consensus.weights.2: missing, too few values"),
-        ({"models": []}, "models: Tuple should have at least 1 item"),
+        ({"generate": 3}, "`generate` must be a mapping"),
+        ({"filter": {"mode": "both"}}, "`filter.mode` must be one of 'independent', 'reference'"),
+        ({"consensus": {"weights": [1, 2]}}, "`consensus.weights` must have 3 values"),
+        ({"generate": {"temperature": []}}, "generate.temperature: needs at least one value"),
+        ({"models": []}, "models: a recipe needs at least one model"),
         ({"models": [{"preset": "x"}]}, "every model must have a `name`"),
         ({"models": [{"name": "a"}, {"name": "a"}]}, "names must differ: a, a"),
     ],
@@ -78,11 +79,11 @@ def test_all_mistakes_are_told_at_once():
     lines = str(refused.value).splitlines()
     assert len(lines) == 1 + 5
     for found in (
-        "output_dir: missing",
-        "generat: no such field. Did you mean 'generate'?",
-        "generate.captions_per_modl: no such field. Did you mean 'captions_per_model'?",
-        "generate.temperature.0: must be a valid number, got 'hot'",
-        "filter.mode: must be",
+        "lacks output_dir",
+        "no field 'generat' in a recipe. Did you mean 'generate'?",
+        "no field 'generate.captions_per_modl' in a recipe. Did you mean 'captions_per_model'?",
+        "`generate.temperature[0]` must be a number, got 'hot'",
+        "`filter.mode` must be",
     ):
         assert sum(found in line for line in lines) == 1
 
