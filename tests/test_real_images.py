@@ -1,4 +1,4 @@
-"""The commands of README's section "On real images", run as written (make real; minutes)."""
+"""The commands of the section "On real images" of docs/results.md, run as written (make real; minutes)."""
 
 import json
 import os
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(0)]  # trains for as long as
 @pytest.fixture(scope="module")
 def run(shared_data) -> Path:
     """Runs the block; the folder is kept between runs, for every step goes on where it was."""
-    section = (ROOT / "README.md").read_text().split("## On real images")[1]
+    section = (ROOT / "docs" / "results.md").read_text().split("## On real images")[1]
     block = re.search(r"```bash\n(.*?)```", section, flags=re.DOTALL)
     assert block is not None
     out = ROOT / "runs" / "real"
