@@ -1,4 +1,4 @@
-"""The commands of the section "On real images" of docs/results.md, run as written (make real; minutes)."""
+"""The block of "On real images" in docs/results.md, run as written (make real; minutes)."""
 
 import json
 import os
