@@ -164,6 +164,7 @@ def test_secrets_are_neither_stored_nor_shown(server, tmp_path):
 def test_secrets_are_not_logged_whatever_is_logged(server, tmp_path, caplog, kind):
     server.elsewhere = server.url  # the Location repeats the query
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="httpx2")  # whatever another client has set
     (item,) = items(server, kind, [1], params={"ak": "S3CRET"}, headers={"X-Key": "S3CRET"})
     fetch(tmp_path, [item, Item("x", f"{server.url}/S3CRET/1")])
     assert "HTTP Request: GET 127.0.0.1" in caplog.text

@@ -3,6 +3,8 @@ import shutil
 import datasets
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import CLIPImageProcessor
@@ -88,10 +90,15 @@ def test_bad_rows_are_counted_with_their_reason_and_nothing_else_is_lost(tmp_pat
 def test_a_row_opens_no_file_of_this_machine(tmp_path, read):
     own = tmp_path / "own.jpg"
     own.write_bytes(encoded_image(3, side=64))
-    rows = image_rows(8)
-    for row, name in zip(rows, (str(own), "http://127.0.0.1:9/own.jpg"), strict=False):
-        row["image"] = {"bytes": None, "path": name}
-    pairs = read(write_dataset(tmp_path / "city", rows))
+    root = write_dataset(tmp_path / "city", image_rows(8))
+    path = root / "data" / "harborview-street_view" / "part-00000.parquet"
+    table = pq.read_table(path)
+    images = table["image"].to_pylist()
+    for index, name in enumerate((str(own), "http://127.0.0.1:9/own.jpg")):
+        images[index] = {"bytes": None, "path": name}
+    column = pa.array(images, table.schema.field("image").type)
+    pq.write_table(table.set_column(table.schema.get_field_index("image"), "image", column), path)
+    pairs = read(root)
     assert pairs.summary()["rejected"] == {"outside_dataset": 2}
 
 

@@ -280,7 +280,7 @@ def test_an_interrupted_push_leaves_no_half_model(hub, folder, tmp_path, where, 
     hub.faults[where] = [fault] * 50
     done = push(hub, tmp_path, folder)
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
-    assert "Try the same command again" in done.stderr
+    assert "Run the same command again" in done.stderr
     assert hub.files(KEY) == {}
     hub.faults.clear()
     hub.asked.clear()
