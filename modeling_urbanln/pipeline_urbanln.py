@@ -9,18 +9,21 @@ pipe(load_dataset(DATASET, "city-satellite", split="train"))  # a table, region 
 """
 
 import io
+import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from transformers.image_utils import PIL, load_image
+from transformers.image_utils import PIL
 from transformers.pipelines.base import ChunkPipeline
 
 TASK = "urban-region-feature-extraction"
 VIEWS = ("street_view", "satellite")
 COUNTS = {"street_view": "n_street_views", "satellite": "n_satellite"}
 RETURN_TYPES = ("numpy", "torch", "table")
-MAX_PIXELS = 80_000_000
+MAX_PIXELS, MAX_BYTES = 80_000_000, 64 * 2**20
+# others start programs (EPS: Ghostscript) or are seldom tried
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 BATCH_SIZE = 16
 # what `datasets` hands out for an image that is not decoded
 UNDECODED = {"bytes", "path"}
@@ -210,15 +213,20 @@ def read_image(image: Any, timeout: float | None = None) -> Any:
         ValueError: it is none, or too large; says what it is.
     """
     if isinstance(image, Mapping) and set(image) == UNDECODED:
-        image = image["bytes"] or image["path"]
+        if image["bytes"] is None:  # whoever made the dataset would choose what is read here
+            raise ValueError(
+                f"An image of a dataset without bytes, only a path: {image['path']!r}. Let "
+                "`datasets` decode the column (`Image(decode=True)`)."
+            )
+        image = image["bytes"]
     opened: Any
     try:
         if isinstance(image, bytes | bytearray):
-            opened = PIL.Image.open(io.BytesIO(image))
+            opened = _open(io.BytesIO(image))
         elif isinstance(image, str) and image.startswith(("http://", "https://")):
-            opened = _fetched(image, timeout)
+            opened = _open(io.BytesIO(_fetched(image, timeout)))
         elif isinstance(image, str) or hasattr(image, "__fspath__"):
-            opened = PIL.Image.open(image)
+            opened = _open(image)
         elif isinstance(image, PIL.Image.Image):
             opened = image
         else:
@@ -234,14 +242,25 @@ def read_image(image: Any, timeout: float | None = None) -> Any:
         raise ValueError(f"Not an image: {_said(image)} ({error}). Give {FORMS}.") from error
 
 
-def _fetched(address: str, timeout: float | None) -> Any:
-    """An image from its address; what fails on the way is an OSError, whichever client asked."""
+def _open(source: Any) -> Any:
+    PIL.Image.init()  # does nothing the second time
+    known = [name for name in IMAGE_FORMATS if name in PIL.Image.OPEN]
+    return PIL.Image.open(source, formats=known)
+
+
+def _fetched(address: str, timeout: float | None) -> bytes:
+    """The content of an address; what fails on the way is an OSError."""
+    request = urllib.request.Request(address, headers={"User-Agent": "urbanln"})
     try:
-        return load_image(address, timeout=timeout)
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            content: bytes = answer.read(MAX_BYTES + 1)
+    except (OSError, ValueError):
         raise
-    except Exception as error:  # of a client that the library chooses, and has changed
+    except Exception as error:  # of http.client
         raise OSError(f"{type(error).__name__}: {error}") from error
+    if len(content) > MAX_BYTES:
+        raise OSError(f"more than {MAX_BYTES:,} bytes")
+    return content
 
 
 def _check_size(image: Any) -> None:
