@@ -5,6 +5,7 @@ import collections
 import json
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,7 +31,7 @@ def as_json(value: Any) -> tuple[int, dict[str, str], bytes]:
     return 200, JSON, json.dumps(value).encode()
 
 
-class Loopback(ThreadingHTTPServer):
+class Loopback(ThreadingHTTPServer, ABC):
     """Answers GET requests, each by [`answer`] under the name that [`name`] gives it.
 
     Attributes:
@@ -71,8 +72,9 @@ class Loopback(ThreadingHTTPServer):
     def name(self, request: Request) -> str:
         return request.path
 
+    @abstractmethod
     def answer(self, request: Request) -> tuple[int, dict[str, str], bytes]:
-        raise NotImplementedError
+        """Status, headers and body of the right answer."""
 
 
 def with_fetcher(folder, job, **settings):
