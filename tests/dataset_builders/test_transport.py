@@ -25,3 +25,22 @@ def test_a_date_to_wait_for_is_in_its_own_zone(monkeypatch, zone):
 def test_a_time_to_wait_for_that_nobody_understands_is_passed_over(text):
     assert transport.retry_after({"retry-after": text}) is None
     assert transport.retry_after({"retry-after": "1e9"}) == transport.MAX_RETRY_AFTER_S
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("3", 3.0),
+        (" 0.5 ", 0.5),
+        ("Thu, 01 Jan 1970 00:16:50 GMT", 10.0),
+        ("Thu, 01 Jan 1970 00:16:50 -0000", 10.0),
+        ("Thu, 01 Jan 1970 00:16:30 GMT", 0.0),
+        ("9e9", transport.MAX_RETRY_AFTER_S),
+        ("nan", 0.0),
+        ("-5", 0.0),
+        ("Mon, 99 Foo", None),
+    ],
+)
+def test_a_time_to_wait_for_is_seconds_or_a_date(monkeypatch, value, expected):
+    monkeypatch.setattr(transport.time, "time", lambda: 1000.0)
+    assert transport.retry_after({"retry-after": value}) == expected

@@ -16,14 +16,14 @@ Before a retry the client waits as long as the server asks (`Retry-After`), or b
 
 import asyncio
 import base64
-import email.utils
 import logging
 import os
 import random
 import time
 from collections.abc import AsyncIterator, Mapping
-from datetime import UTC
 from typing import Any, Literal
+
+from dataset_builders.transport import retry_after
 
 from ..errors import MissingDependencyError, ModelUnavailableError, RequestFailedError
 from ..records import Reply, Request
@@ -40,7 +40,6 @@ from .settings import ChatSettings, read_settings
 
 MAX_ANSWER_BYTES = 16 * 2**20
 """Bound of a response; captions have a few kilobytes."""
-MAX_RETRY_AFTER_S = 600.0
 MAX_REFUSALS = 20
 """Refusals without an answer in between after which the model, not the images, is to blame."""
 PROBE_TIMEOUT_S = 10.0
@@ -219,7 +218,7 @@ class _Session:
         """
         status, said = error.status_code, error.response.text
         reason, detail = f"http_{status}", self._safe(error_detail(said))[:MAX_DETAIL]
-        wait_s = _retry_after(error.response.headers)
+        wait_s = retry_after(error.response.headers) or 0.0
         if status in _GATEWAY_CODES:
             return FaultError(reason, detail, await self._passing_or_down(), wait_s)
         passing = status in _PASSING_CODES or status >= 500
@@ -348,22 +347,6 @@ def _client(settings: ChatSettings, key: str) -> Any:
             event_hooks={"response": [bound]},
         ),
     )
-
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds that a server asks to wait (RFC 9110, 10.2.3), at most `MAX_RETRY_AFTER_S`."""
-    value = headers.get("retry-after", "").strip()
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            moment = email.utils.parsedate_to_datetime(value)
-        except (TypeError, ValueError):
-            return 0.0
-        if moment.tzinfo is None:  # "-0000" means UTC
-            moment = moment.replace(tzinfo=UTC)
-        seconds = moment.timestamp() - time.time()
-    return min(seconds, MAX_RETRY_AFTER_S) if seconds > 0 else 0.0
 
 
 __all__ = ["OpenAICompatibleModel", "open_model"]

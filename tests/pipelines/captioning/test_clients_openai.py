@@ -5,7 +5,6 @@ import base64
 import gzip
 import logging
 import threading
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -209,27 +208,6 @@ def test_waits_as_long_as_the_server_asks():
         (reply,) = ask(server)
     assert reply.attempts == 2
     assert server.calls[1].at - server.calls[0].at >= 0.5
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ("3", 3.0),
-        (" 0.5 ", 0.5),
-        ("Thu, 01 Jan 1970 00:16:50 GMT", 10.0),
-        ("Thu, 01 Jan 1970 00:16:50 -0000", 10.0),
-        ("Thu, 01 Jan 1970 00:16:30 GMT", 0.0),
-        ("9e9", openai_compatible.MAX_RETRY_AFTER_S),
-        ("nan", 0.0),
-        ("-5", 0.0),
-        ("soon", 0.0),
-        ("Mon, 99 Foo", 0.0),
-        ("", 0.0),
-    ],
-)
-def test_retry_after_is_seconds_or_a_date(monkeypatch, value, expected):
-    monkeypatch.setattr(time, "time", lambda: 1000.0)
-    assert openai_compatible._retry_after({"retry-after": value}) == expected
 
 
 def test_want_of_capacity_uses_up_no_attempt():
