@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image
 from tqdm import tqdm
 
@@ -74,19 +75,25 @@ class NearDuplicate:
     def _duplicates(self) -> dict[str, str]:
         if self._run is None:
             return {}
-        key = f"phash {self._max_distance} {self._run.fingerprint()}"
-        cache = self._run.folder / "near_duplicates.json"
-        try:
-            stored = json.loads(cache.read_text(encoding="utf-8"))
-            if stored["key"] == key:
-                return dict(stored["duplicates"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # there is none, or a damaged one: it is computed
-        found = near_duplicates(self._run.open(), self._max_distance)
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(cache) as path:
-            path.write_text(json.dumps({"key": key, "duplicates": found}), encoding="utf-8")
-        return found
+        folder = self._run.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".near_duplicates.lock"):  # shards may start at the same time
+            return _stored_duplicates(self._run, self._max_distance)
+
+
+def _stored_duplicates(run: RunImages, max_distance: int) -> dict[str, str]:
+    key = f"phash {max_distance} {run.fingerprint()}"
+    cache = run.folder / "near_duplicates.json"
+    try:
+        stored = json.loads(cache.read_text(encoding="utf-8"))
+        if stored["key"] == key:
+            return dict(stored["duplicates"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # there is none, or a damaged one: it is computed
+    found = near_duplicates(run.open(), max_distance)
+    with atomic_path(cache) as path:
+        path.write_text(json.dumps({"key": key, "duplicates": found}), encoding="utf-8")
+    return found
 
 
 def near_duplicates(images: Iterable[SourceImage], max_distance: int = 4) -> dict[str, str]:

@@ -1,8 +1,10 @@
 import io
 import itertools
 import json
+import threading
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -251,6 +253,26 @@ def source(name, image, **options):
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", **options)
     return SourceImage(name, "satellite", name, buffer.getvalue())
+
+
+def test_shards_that_start_together_look_for_near_duplicates_once(tmp_path):
+    images = [source("a", scene(1)), source("b", scene(1).resize((180, 190)))]
+    reads, together = [], threading.Barrier(4)
+
+    def read():
+        reads.append(1)
+        time.sleep(0.3)  # the others arrive meanwhile
+        return images
+
+    def judge(_):
+        filters = Filters(["near_duplicate"])
+        filters.prepare(RunImages(read, lambda: "v1", tmp_path))
+        together.wait()
+        return filters.image_reason(type("Picture", (), {"image": scene(1)})(), "b")
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(judge, range(4))) == {("near_duplicate", "looks like a")}
+    assert reads == [1]
 
 
 def test_near_duplicates_are_found_whatever_their_size_and_compression(tmp_path):
