@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -255,24 +256,19 @@ def source(name, image, **options):
     return SourceImage(name, "satellite", name, buffer.getvalue())
 
 
-def test_shards_that_start_together_look_for_near_duplicates_once(tmp_path):
-    images = [source("a", scene(1)), source("b", scene(1).resize((180, 190)))]
-    reads, together = [], threading.Barrier(4)
-
-    def read():
-        reads.append(1)
-        time.sleep(0.3)  # the others arrive meanwhile
-        return images
-
-    def judge(_):
-        filters = Filters(["near_duplicate"])
-        filters.prepare(RunImages(read, lambda: "v1", tmp_path))
-        together.wait()
-        return filters.image_reason(type("Picture", (), {"image": scene(1)})(), "b")
-
-    with ThreadPoolExecutor(4) as pool:
-        assert set(pool.map(judge, range(4))) == {("near_duplicate", "looks like a")}
-    assert reads == [1]
+def test_a_shard_waits_for_the_near_duplicates_that_another_process_looks_for(tmp_path):
+    read = threading.Event()
+    filters = Filters(["near_duplicate"])
+    filters.prepare(RunImages(lambda: [read.set()], lambda: "v1", tmp_path))
+    picture = type("Picture", (), {"image": scene(1)})()
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(tmp_path / ".near_duplicates.lock"):
+            reason = pool.submit(filters.image_reason, picture, "b")
+            assert not read.wait(0.5)
+            found = {"key": "phash 4 v1", "duplicates": {"b": "a"}}
+            (tmp_path / "near_duplicates.json").write_text(json.dumps(found))
+        assert reason.result() == ("near_duplicate", "looks like a")
+    assert not read.is_set()
 
 
 def test_near_duplicates_are_found_whatever_their_size_and_compression(tmp_path):
