@@ -31,8 +31,8 @@ from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from pipelines.common.encoders.transformers_models import ModelEncoder
-from pipelines.evaluation.embed import EmbedSettings, Source, embed
-from pipelines.evaluation.probing import (
+from pipelines.evaluation.embed.images import EmbedSettings, Source, embed
+from pipelines.evaluation.probe.models import (
     MLPSettings,
     RidgeSettings,
     batch_order,
@@ -41,7 +41,7 @@ from pipelines.evaluation.probing import (
     initial_weights,
     num_batches,
 )
-from pipelines.evaluation.tasks import Task
+from pipelines.evaluation.probe.tasks import Task
 
 TINY_TOWER = {
     "hidden_size": 32,

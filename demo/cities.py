@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dataset_builders.errors import DatasetError
 from dataset_builders.schema import VIEWS
 from dataset_builders.unique import RepeatedIdError
-from pipelines.evaluation.embedding_tables import (
+from pipelines.evaluation.embed.tables import (
     BOTH,
     EmbeddingTable,
     read_embeddings,

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.common.encoders import BUILT_IN, Encoder, load_encoder
+from pipelines.evaluation.embed.text_tower import TextTower, load_text_tower
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.text_tower import TextTower, load_text_tower
 
 WEIGHTS = "*.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.evaluation.nearest import plain_keys, top_k, unit
+from pipelines.evaluation.search.nearest import plain_keys, top_k, unit
 
 Vectors = NDArray[np.floating]
 

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipelines.evaluation.embedding_tables import BOTH, write_embeddings
+from pipelines.evaluation.embed.tables import BOTH, write_embeddings
+from pipelines.evaluation.embed.text_tower import TextTower
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.prompts import Prompts, read_prompts
-from pipelines.evaluation.text_tower import TextTower
-from pipelines.evaluation.zero_shot import score_view
+from pipelines.evaluation.search.prompts import Prompts, read_prompts
+from pipelines.evaluation.search.zero_shot import score_view
 from pipelines.prediction.predict import predict_new
 
 from .cities import VIEW_TITLES, Cities, ShownCity

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.evaluation.predictions import RESULTS_FILE
-from pipelines.evaluation.results import ResultRow, read_rows
+from pipelines.evaluation.probe.predictions import RESULTS_FILE
+from pipelines.evaluation.probe.results import ResultRow, read_rows
 
 COORDINATES = "coordinates"
 

@@ -7,9 +7,9 @@ import matplotlib
 import numpy as np
 
 from dataset_builders.captions import plain_text
+from pipelines.evaluation.embed.text_tower import TextTower
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.nearest import unit
-from pipelines.evaluation.text_tower import TextTower
+from pipelines.evaluation.search.nearest import unit
 
 from .choropleth import outline
 from .cities import VIEW_TITLES, Cities, ShownCity

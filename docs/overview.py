@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pipelines.evaluation.predictions import PREDICTIONS_FOLDER, current_predictions
+from pipelines.evaluation.probe.predictions import PREDICTIONS_FOLDER, current_predictions
 
 CITY, INDICATOR, CAPTION_CHARACTERS = "harborview", "population", 330
 WANTED = {"system": "urbanln", "view": "satellite", "probe": "ridge", "protocol": "block"}

@@ -28,20 +28,20 @@ from examples.importers import camvid, king_county, streetview_nyc
 from pipelines.captioning.encoder import DEFAULT_ENCODER, SentenceEncoder, sentence_encoder
 from pipelines.common.encoders.colour_texture import ColourTextureEncoder
 from pipelines.common.encoders.transformers_models import load_model_encoder
+from pipelines.evaluation.analysis.bootstrap import COORDINATES, Difference, Reference, compare
+from pipelines.evaluation.analysis.conformal import Coverage, measure_coverage
 from pipelines.evaluation.baselines.run import run_baseline
-from pipelines.evaluation.captions_only import embed_text_tower, embed_tfidf
-from pipelines.evaluation.cities import City
-from pipelines.evaluation.conformal import Coverage, measure_coverage
-from pipelines.evaluation.embed import embed
-from pipelines.evaluation.embedding_tables import read_embeddings, write_embeddings
-from pipelines.evaluation.probe import ProbeSettings, probe
-from pipelines.evaluation.region_captions import RegionCaptions, read_captions
-from pipelines.evaluation.results import ResultRow, read_rows
-from pipelines.evaluation.sources import open_city, open_images
-from pipelines.evaluation.splits import geography
-from pipelines.evaluation.statistics import COORDINATES, Difference, Reference, compare
-from pipelines.evaluation.systems import WITH_COORDINATES
-from pipelines.evaluation.text_tower import TextTower, load_text_tower
+from pipelines.evaluation.embed.captions import embed_text_tower, embed_tfidf
+from pipelines.evaluation.embed.images import embed
+from pipelines.evaluation.embed.region_captions import RegionCaptions, read_captions
+from pipelines.evaluation.embed.sources import open_city, open_images
+from pipelines.evaluation.embed.tables import read_embeddings, write_embeddings
+from pipelines.evaluation.embed.text_tower import TextTower, load_text_tower
+from pipelines.evaluation.probe.city import City
+from pipelines.evaluation.probe.results import ResultRow, read_rows
+from pipelines.evaluation.probe.run import ProbeSettings, probe
+from pipelines.evaluation.probe.splits import geography
+from pipelines.evaluation.probe.systems import WITH_COORDINATES
 
 PLACES = {
     "beijing": urbanclip,

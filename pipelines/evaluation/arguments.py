@@ -11,10 +11,10 @@ from transformers import HfArgumentParser
 
 from pipelines.common.encoders import BUILT_IN
 
-from . import language_arguments as language
 from .baselines.registry import SYSTEMS
 from .bench import arguments as study
 from .errors import InputError
+from .search import arguments as language
 
 _BUILT_IN = "\n".join(f"  {name:<20}{one.summary}" for name, one in BUILT_IN.items())
 EXAMPLES = {

@@ -19,7 +19,7 @@ from .arguments import (
 )
 from .bench.arguments import StudyArguments
 from .errors import InputError
-from .language_arguments import LanguageArguments
+from .search.arguments import LanguageArguments
 
 if TYPE_CHECKING:
     from pipelines.common.encoders import Encoder
@@ -62,9 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_embed(arguments: EmbedArguments) -> Path:
     """`evaluate.py embed`: returns the table's path."""
-    from .embed import EmbedSettings, embed
-    from .sources import open_images
-    from .trainings import parse_training
+    from .embed.images import EmbedSettings, embed
+    from .embed.sources import open_images
+    from .embed.trainings import parse_training
 
     open_source = partial(open_images, arguments.dataset_name, arguments.city)
     open_encoder = partial(_load_encoder, arguments)
@@ -77,7 +77,7 @@ def run_embed(arguments: EmbedArguments) -> Path:
     name = arguments.label or label
     write_parts = None
     if arguments.backend == "ray":
-        from .embed_on_ray import embed_parts_on_ray
+        from .embed.on_ray import embed_parts_on_ray
 
         write_parts = partial(
             embed_parts_on_ray,
@@ -119,7 +119,7 @@ def run_baseline(arguments: BaselineArguments) -> Path:
     import yaml
 
     from .baselines.run import run_baseline
-    from .trainings import parse_training
+    from .embed.trainings import parse_training
 
     # as the recipe's file would read the same words
     pairs = (setting.split("=", 1) for setting in arguments.settings)
@@ -141,10 +141,10 @@ def run_baseline(arguments: BaselineArguments) -> Path:
 
 def run_probe(arguments: ProbeArguments) -> Path:
     """`evaluate.py probe`: returns the path of results.jsonl."""
-    from .embedding_tables import read_embeddings
-    from .probe import ProbeSettings, probe
-    from .probing import MLPSettings
-    from .sources import open_city
+    from .embed.sources import open_city
+    from .embed.tables import read_embeddings
+    from .probe.models import MLPSettings
+    from .probe.run import ProbeSettings, probe
 
     # a glob over the folder of embeddings also finds the rejects beside them
     paths = [Path(name) for name in arguments.embeddings if not name.endswith(".rejects.parquet")]
@@ -173,7 +173,7 @@ def run_probe(arguments: ProbeArguments) -> Path:
 
 def run_report(arguments: ReportArguments) -> Path:
     """`evaluate.py report`: prints the tables, returns the path of report.md."""
-    from .report import write_report
+    from .report.report import write_report
 
     report = write_report(Path(arguments.output_dir))
     print(f"Report: {report}")
@@ -182,7 +182,7 @@ def run_report(arguments: ReportArguments) -> Path:
 
 def run_efficiency(arguments: EfficiencyArguments) -> Path:
     """`evaluate.py efficiency`: returns the path of efficiency.json."""
-    from .efficiency import measure_efficiency
+    from .analysis.efficiency import measure_efficiency
 
     path = measure_efficiency(
         Path(arguments.output_dir),
@@ -201,7 +201,7 @@ def run_efficiency(arguments: EfficiencyArguments) -> Path:
 
 def run_language(arguments: LanguageArguments) -> Path:
     """`evaluate.py embed_captions`, `retrieve` or `zero_shot`: the path of what was written."""
-    from .language import run
+    from .search.commands import run
 
     return run(arguments, arguments.device or default_device())
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.evaluation.conformal import METHODS
-from pipelines.evaluation.controls import coordinate_basis, tree_coordinates
+from pipelines.evaluation.analysis.conformal import METHODS
+from pipelines.evaluation.probe.controls import coordinate_basis, tree_coordinates
 
 from .cross_fit import FEWEST_FOLDS, Folds, Near, cross_fit, fit_all, make_folds
 from .labels import Indicator

@@ -12,7 +12,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from pipelines.evaluation.controls import LEAVES, MAX_TREES, NEIGHBOURS, SHRINKAGE
+from pipelines.evaluation.probe.controls import LEAVES, MAX_TREES, NEIGHBOURS, SHRINKAGE
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]

@@ -22,8 +22,8 @@ from dataset_builders.split_checks import correlation_range
 from dataset_builders.splits import block_numbers, default_block_m, local_xy, region_neighbourhood
 from pipelines.common.encoders import Encoder
 from pipelines.common.errors import InputError
-from pipelines.evaluation.embed import EmbedSettings, embed
-from pipelines.evaluation.embedding_tables import COUNT_COLUMNS, read_embeddings
+from pipelines.evaluation.embed.images import EmbedSettings, embed
+from pipelines.evaluation.embed.tables import COUNT_COLUMNS, read_embeddings
 
 from .estimate import (
     FEWEST_FOLDS,

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from dataset_builders.errors import SplitError
 from dataset_builders.split_checks import correlation_range
+from pipelines.evaluation.analysis.bootstrap import drawn_r2, interval
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.statistics import drawn_r2, interval
-from pipelines.evaluation.verdicts import (
+from pipelines.evaluation.report.verdicts import (
     ANSWERS,
     FEWEST_DISTRICTS,
     FEWEST_REGIONS,

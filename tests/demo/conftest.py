@@ -16,7 +16,7 @@ pytest.importorskip("gradio", reason="gradio is not installed (extra `demo`)")
 from dataset_builders.storage import iter_images, read_table
 from demo.settings import DemoSettings
 from pipelines.common.encoders.transformers_models import load_model_encoder
-from pipelines.evaluation.embedding_tables import write_embeddings
+from pipelines.evaluation.embed.tables import write_embeddings
 
 HOSTILE = "<img src=x onerror='window.hacked=1'>${window.hacked=2}{{constructor}}</script>"
 

@@ -26,9 +26,9 @@ from demo.region_card import region_card
 from demo.reported import Report
 from demo.search_tab import Search
 from demo.settings import DemoSettings
-from pipelines.evaluation.embedding_tables import EmbeddingTable, read_embeddings, write_embeddings
+from pipelines.evaluation.embed.tables import EmbeddingTable, read_embeddings, write_embeddings
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.nearest import unit
+from pipelines.evaluation.search.nearest import unit
 from pipelines.prediction.inputs import Inputs
 from pipelines.prediction.labels import Indicator
 from pipelines.prediction.predict import predict_new

@@ -9,13 +9,13 @@ import pytest
 from examples.real_tables import LEFT_OUT, SMALL_SYSTEMS, in_quarters, section
 from pipelines.common.encoders.colour_texture import ColourTextureEncoder
 from pipelines.evaluation.baselines.registry import SYSTEMS
-from pipelines.evaluation.cities import City
-from pipelines.evaluation.embed import embed
-from pipelines.evaluation.embedding_tables import read_embeddings
-from pipelines.evaluation.probe import ProbeSettings, probe
-from pipelines.evaluation.results import read_rows
-from pipelines.evaluation.sources import open_city, open_images
-from pipelines.evaluation.splits import block_ids, draw_split, geography
+from pipelines.evaluation.embed.images import embed
+from pipelines.evaluation.embed.sources import open_city, open_images
+from pipelines.evaluation.embed.tables import read_embeddings
+from pipelines.evaluation.probe.city import City
+from pipelines.evaluation.probe.results import read_rows
+from pipelines.evaluation.probe.run import ProbeSettings, probe
+from pipelines.evaluation.probe.splits import block_ids, draw_split, geography
 from tests.pipelines.evaluation.toy import CITY, build_toy
 
 

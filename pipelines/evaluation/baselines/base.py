@@ -50,7 +50,7 @@ class RegionData:
             seen.
         poi_categories: names of the columns of `poi`.
         poi_left_out: columns of the table of regions that are not among `poi`, for they would give
-            an indicator away ([`poi`][pipelines.evaluation.poi]).
+            an indicator away ([`poi`][pipelines.evaluation.embed.poi]).
         mobility: `(N, N)` trips from row to column; None where there is none.
         synthetic: the city is simulated.
         fingerprint: equal for equal content.

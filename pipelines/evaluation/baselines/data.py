@@ -14,10 +14,10 @@ from dataset_builders.files import digest
 from dataset_builders.schema import VIEWS
 from dataset_builders.storage import iter_images, read_indicators, read_regions, read_table
 
-from ..embed import Source
-from ..poi import PREFIX, poi_columns, training_columns
-from ..sources import open_images
-from ..splits import geography
+from ..embed.images import Source
+from ..embed.poi import PREFIX, poi_columns, training_columns
+from ..embed.sources import open_images
+from ..probe.splits import geography
 from .base import RegionData, View
 from .pixels import LeftOut, decode_view
 

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from dataset_builders.files import digest
 from dataset_builders.schema import VIEWS
 
-from ..embedding_tables import earlier_metadata, rename_training, write_embeddings
+from ..embed.poi import POI, PREFIX
+from ..embed.tables import earlier_metadata, rename_training, write_embeddings
+from ..embed.trainings import Training
 from ..errors import InputError
-from ..poi import POI, PREFIX
-from ..trainings import Training
 from .base import RegionData, RegionEncoder
 from .data import load_region_data
 from .registry import build, read_settings

@@ -32,9 +32,9 @@ def run_study(arguments: StudyArguments, device: str) -> Path | None:
 
 
 def _transfer(arguments: TransferArguments, device: str) -> Path:
-    from ..probe import ProbeSettings
-    from ..probing import MLPSettings
-    from ..transfer import transfer_matrix
+    from ..probe.models import MLPSettings
+    from ..probe.run import ProbeSettings
+    from ..probe.transfer import transfer_matrix
 
     given: dict[str, Any] = {
         "learning_rates": arguments.mlp_learning_rates and tuple(arguments.mlp_learning_rates),

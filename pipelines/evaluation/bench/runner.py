@@ -18,7 +18,7 @@ from types import FrameType
 from dataset_builders.files import write_json
 
 from ..errors import InputError
-from ..results import code_revision
+from ..probe.results import code_revision
 from .steps import PROJECT, Mark, Marks, Step, clear, log_path, what_lacks
 
 SUMMARY_FILE, LOCK_FILE = "benchmark.json", ".lock"

@@ -5,11 +5,11 @@ import pytest
 from dataset_builders.importers.base import import_dataset
 from examples.importers import streetview_nyc
 from pipelines.common.encoders import load_encoder
-from pipelines.evaluation.embed import embed
-from pipelines.evaluation.embedding_tables import read_embeddings
-from pipelines.evaluation.probe import ProbeSettings, probe
-from pipelines.evaluation.results import read_rows
-from pipelines.evaluation.sources import open_city, open_images
+from pipelines.evaluation.embed.images import embed
+from pipelines.evaluation.embed.sources import open_city, open_images
+from pipelines.evaluation.embed.tables import read_embeddings
+from pipelines.evaluation.probe.results import read_rows
+from pipelines.evaluation.probe.run import ProbeSettings, probe
 
 CITY = "new_york"
 # R2 of population in held-out blocks of 10 km; coordinates alone are below zero

@@ -15,7 +15,7 @@ from dataset_builders.storage import iter_images
 from pipelines.common.encoders import load_encoder
 from pipelines.common.errors import InputError
 from pipelines.evaluation.cli import main
-from pipelines.evaluation.embedding_tables import read_embeddings
+from pipelines.evaluation.embed.tables import read_embeddings
 from tests.pipelines.evaluation.toy import CITY, build_toy
 
 SIDE, PATCH, WIDTH = 32, 8, 32

@@ -8,9 +8,9 @@ import signal
 import sys
 from pathlib import Path
 
-import pipelines.evaluation.embed as embed
+import pipelines.evaluation.embed.images as embed
 from pipelines.common.encoders.transformers_models import load_model_encoder
-from pipelines.evaluation.sources import open_images
+from pipelines.evaluation.embed.sources import open_images
 
 MODULES = {"embed": embed, "os": os}
 SETTINGS = embed.EmbedSettings(batch_size=8, chunk_size=24, num_workers=2)

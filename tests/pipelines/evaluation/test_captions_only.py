@@ -10,18 +10,18 @@ from dataset_builders.importers import urbanclip
 from dataset_builders.importers.base import import_dataset
 from dataset_builders.schema import DatasetMetadata
 from dataset_builders.storage import DatasetWriter
-from pipelines.evaluation.captions_only import (
+from pipelines.evaluation.cli import main
+from pipelines.evaluation.embed.captions import (
     TfidfSettings,
     embed_text_tower,
     embed_tfidf,
     tfidf_vectors,
 )
-from pipelines.evaluation.cli import main
-from pipelines.evaluation.embedding_tables import read_embeddings
+from pipelines.evaluation.embed.region_captions import read_captions
+from pipelines.evaluation.embed.tables import read_embeddings
+from pipelines.evaluation.embed.text_tower import load_text_tower
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.region_captions import read_captions
-from pipelines.evaluation.results import read_rows
-from pipelines.evaluation.text_tower import load_text_tower
+from pipelines.evaluation.probe.results import read_rows
 
 COLUMNS = ("image_id", "region_id", "caption")
 SMALL = TfidfSettings(dim=4, min_captions=1)

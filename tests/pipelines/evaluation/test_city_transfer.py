@@ -7,15 +7,15 @@ from shapely.geometry import Point
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from pipelines.evaluation.cities import City, Target
-from pipelines.evaluation.city_transfer import CityTables, transfer_encoder, transfer_probe
-from pipelines.evaluation.embedding_tables import EmbeddingTable
+from pipelines.evaluation.embed.tables import EmbeddingTable
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.predictions import VALIDATION_FOLDER, read_predictions
-from pipelines.evaluation.probe import ProbeSettings
-from pipelines.evaluation.probing import MLPSettings, RidgeSettings
-from pipelines.evaluation.results import read_rows
-from pipelines.evaluation.splits import draw_split, geography
+from pipelines.evaluation.probe.city import City, Target
+from pipelines.evaluation.probe.city_transfer import CityTables, transfer_encoder, transfer_probe
+from pipelines.evaluation.probe.models import MLPSettings, RidgeSettings
+from pipelines.evaluation.probe.predictions import VALIDATION_FOLDER, read_predictions
+from pipelines.evaluation.probe.results import read_rows
+from pipelines.evaluation.probe.run import ProbeSettings
+from pipelines.evaluation.probe.splits import draw_split, geography
 
 WEIGHTS = np.array([1.0, -2.0, 0.5, 0.0])
 FAST = ProbeSettings(

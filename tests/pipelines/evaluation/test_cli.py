@@ -2,7 +2,7 @@ import pytest
 
 from pipelines.evaluation.arguments import parse_arguments
 from pipelines.evaluation.cli import main
-from pipelines.evaluation.embedding_tables import read_embeddings
+from pipelines.evaluation.embed.tables import read_embeddings
 from pipelines.evaluation.errors import InputError
 from tests.pipelines.evaluation.toy import CITY
 from tests.processes import run_python

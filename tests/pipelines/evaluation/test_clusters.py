@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
-from pipelines.evaluation.clusters import by_size, cluster
+from pipelines.evaluation.analysis.clusters import by_size, cluster
 from pipelines.evaluation.errors import InputError
 
 

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.evaluation.conformal import (
+from pipelines.evaluation.analysis.conformal import (
     block_half_width,
     measure_coverage,
     split_half_width,
 )
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.predictions import (
+from pipelines.evaluation.probe.predictions import (
     PREDICTIONS_FOLDER,
     VALIDATION_FOLDER,
     current_predictions,

@@ -4,7 +4,7 @@ from scipy.fft import dctn
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.neighbors import KNeighborsRegressor
 
-from pipelines.evaluation.controls import (
+from pipelines.evaluation.probe.controls import (
     NEIGHBOURS,
     coordinate_basis,
     fit_boosting,
@@ -12,7 +12,7 @@ from pipelines.evaluation.controls import (
     fit_mean,
     tree_coordinates,
 )
-from pipelines.evaluation.tasks import Task
+from pipelines.evaluation.probe.tasks import Task
 
 
 @pytest.fixture

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipelines.evaluation import efficiency
-from pipelines.evaluation.documents import tables_of
-from pipelines.evaluation.efficiency import (
+from pipelines.evaluation.analysis import efficiency
+from pipelines.evaluation.analysis.efficiency import (
     measure,
     measure_efficiency,
     modules_of,
@@ -16,8 +15,9 @@ from pipelines.evaluation.efficiency import (
     running_modules,
     subset,
 )
-from pipelines.evaluation.efficiency_report import efficiency_blocks
 from pipelines.evaluation.errors import InputError
+from pipelines.evaluation.report.documents import tables_of
+from pipelines.evaluation.report.efficiency import efficiency_blocks
 from tests.pipelines.evaluation.baselines.toy_pairs import toy_city
 
 

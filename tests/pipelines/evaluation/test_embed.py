@@ -16,11 +16,11 @@ from dataset_builders.images import BadImageError, decode_image
 from dataset_builders.storage import iter_images
 from pipelines.common.encoders.colour_texture import COLOUR_TEXTURE_DIM, ColourTextureEncoder
 from pipelines.common.encoders.transformers_models import load_model_encoder
-from pipelines.evaluation import embed as embedding
-from pipelines.evaluation.embed import EmbedSettings, Source, embed
-from pipelines.evaluation.embedding_tables import read_embeddings
+from pipelines.evaluation.embed import images as embedding
+from pipelines.evaluation.embed.images import EmbedSettings, Source, embed
+from pipelines.evaluation.embed.sources import open_images
+from pipelines.evaluation.embed.tables import read_embeddings
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.sources import open_images
 from tests.pipelines.evaluation.toy import CITY, build_toy
 from tests.processes import ROOT, run_python, start_python
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipelines.evaluation.embedding_tables import read_embeddings, write_embeddings
+from pipelines.evaluation.embed.tables import read_embeddings, write_embeddings
 
 IDS = ["a", "b", "c"]
 COUNTS = {"street_view": np.array([2, 0, 1]), "satellite": np.array([1, 1, 0])}

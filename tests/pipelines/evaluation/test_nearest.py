@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from pipelines.evaluation.nearest import (
+from pipelines.evaluation.search.nearest import (
     Keys,
     Relevance,
     chance_recall,

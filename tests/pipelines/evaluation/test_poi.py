@@ -13,16 +13,16 @@ from dataset_builders.schema import DatasetMetadata, Indicator
 from dataset_builders.storage import DatasetWriter
 from pipelines.evaluation.baselines.data import load_region_data
 from pipelines.evaluation.baselines.run import run_baseline
-from pipelines.evaluation.cities import City, Target
-from pipelines.evaluation.city_results import read_city
-from pipelines.evaluation.city_transfer import CityTables, transfer_probe
-from pipelines.evaluation.embedding_tables import EmbeddingTable, read_embeddings
+from pipelines.evaluation.embed.poi import gives_away, poi_columns, training_columns
+from pipelines.evaluation.embed.sources import open_city
+from pipelines.evaluation.embed.tables import EmbeddingTable, read_embeddings
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.limits import limits
-from pipelines.evaluation.poi import gives_away, poi_columns, training_columns
-from pipelines.evaluation.probe import ProbeSettings, probe
-from pipelines.evaluation.results import read_rows
-from pipelines.evaluation.sources import open_city
+from pipelines.evaluation.probe.city import City, Target
+from pipelines.evaluation.probe.city_transfer import CityTables, transfer_probe
+from pipelines.evaluation.probe.results import read_rows
+from pipelines.evaluation.probe.run import ProbeSettings, probe
+from pipelines.evaluation.report.frame import read_city
+from pipelines.evaluation.report.limits import limits
 from tests.pipelines.evaluation.toy import picture
 
 SIDE = 12

@@ -7,19 +7,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.common.encoders.colour_texture import ColourTextureEncoder
-from pipelines.evaluation.city_results import read_city
-from pipelines.evaluation.embed import EmbedSettings, embed
-from pipelines.evaluation.embedding_tables import read_embeddings, write_embeddings
+from pipelines.evaluation.embed.images import EmbedSettings, embed
+from pipelines.evaluation.embed.sources import open_city, open_images
+from pipelines.evaluation.embed.tables import read_embeddings, write_embeddings
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.predictions import (
+from pipelines.evaluation.probe.models import MLPSettings
+from pipelines.evaluation.probe.predictions import (
     PREDICTIONS_FOLDER,
     VALIDATION_FOLDER,
     read_predictions,
 )
-from pipelines.evaluation.probe import ProbeSettings, default_seeds, probe, transform_labels
-from pipelines.evaluation.probing import MLPSettings
-from pipelines.evaluation.results import KEY, code_revision, read_rows
-from pipelines.evaluation.sources import open_city, open_images
+from pipelines.evaluation.probe.results import KEY, code_revision, read_rows
+from pipelines.evaluation.probe.run import ProbeSettings, default_seeds, probe, transform_labels
+from pipelines.evaluation.report.frame import read_city
 from pipelines.evaluation.urban_regression.metrics import regression_metrics
 from tests.pipelines.evaluation.toy import CITY, build_toy
 
@@ -139,7 +139,7 @@ def test_regions_without_a_vector_are_left_out_for_all_and_counted(results):
 def test_a_second_run_computes_nothing_and_more_seeds_only_the_new(
     city, tables, tmp_path, monkeypatch
 ):
-    from pipelines.evaluation import probe as module
+    from pipelines.evaluation.probe import run as module
 
     settings = replace(FAST, probes=("ridge",), views=("satellite",))
     path = probe(city, tables, tmp_path, settings, quiet)

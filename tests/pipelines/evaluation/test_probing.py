@@ -8,9 +8,9 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from pipelines.evaluation import probing
-from pipelines.evaluation.controls import fit_boosting, fit_coordinates, fit_mean
-from pipelines.evaluation.probing import (
+from pipelines.evaluation.probe import models as probing
+from pipelines.evaluation.probe.controls import fit_boosting, fit_coordinates, fit_mean
+from pipelines.evaluation.probe.models import (
     MLPSettings,
     RidgeSettings,
     batch_order,
@@ -19,7 +19,7 @@ from pipelines.evaluation.probing import (
     initial_weights,
     num_batches,
 )
-from pipelines.evaluation.tasks import Task
+from pipelines.evaluation.probe.tasks import Task
 
 SMALL = MLPSettings(
     weight_decays=(1e-2,), batch_size=16, max_epochs=30, patience=12, hidden_sizes=(24, 12)

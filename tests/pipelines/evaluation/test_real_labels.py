@@ -7,10 +7,10 @@ import geopandas as gpd
 import numpy as np
 import pytest
 
-from pipelines.evaluation.cities import City, Target, transform_labels
-from pipelines.evaluation.controls import fit_coordinates
-from pipelines.evaluation.probe import ProbeSettings, make_cells
-from pipelines.evaluation.splits import geography
+from pipelines.evaluation.probe.city import City, Target, transform_labels
+from pipelines.evaluation.probe.controls import fit_coordinates
+from pipelines.evaluation.probe.run import ProbeSettings, make_cells
+from pipelines.evaluation.probe.splits import geography
 from pipelines.evaluation.urban_regression.metrics import regression_metrics
 
 COLUMNS = {

@@ -11,30 +11,30 @@ import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from pipelines.evaluation import differences, plots
-from pipelines.evaluation.city_results import read_city
+from pipelines.evaluation.analysis.bootstrap import COORDINATES, Interval, Reference, compare
 from pipelines.evaluation.cli import main
-from pipelines.evaluation.differences import cached_differences
+from pipelines.evaluation.embed.trainings import Training
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.limits import distance_table, limits
-from pipelines.evaluation.paper import paper_tables
-from pipelines.evaluation.predictions import (
+from pipelines.evaluation.probe.predictions import (
     PREDICTIONS_FOLDER,
     VALIDATION_FOLDER,
     current_predictions,
 )
-from pipelines.evaluation.statistics import COORDINATES, Interval, Reference, compare
-from pipelines.evaluation.table_formats import to_markdown
-from pipelines.evaluation.tables import (
+from pipelines.evaluation.report import differences, plots
+from pipelines.evaluation.report.differences import cached_differences
+from pipelines.evaluation.report.frame import read_city
+from pipelines.evaluation.report.limits import distance_table, limits
+from pipelines.evaluation.report.paper import paper_tables
+from pipelines.evaluation.report.table_formats import to_markdown
+from pipelines.evaluation.report.tables import (
     difference_table,
     score_table,
     spread_table,
     statistics_table,
     systems_table,
 )
-from pipelines.evaluation.trainings import Training
-from pipelines.evaluation.verdict_table import best_views, validation_errors, verdicts
-from pipelines.evaluation.verdicts import ANSWERS, answer, score
+from pipelines.evaluation.report.verdict_table import best_views, validation_errors, verdicts
+from pipelines.evaluation.report.verdicts import ANSWERS, answer, score
 from tests.pipelines.evaluation.toy import CITY, build_toy
 
 FAST = ["--seeds", "2", "--mlp_max_epochs", "3", "--mlp_weight_decays", "0.01"]
@@ -291,7 +291,7 @@ def test_panels_do_not_overlap(drawn_scatter):
 
 
 def test_a_report_needs_no_torch():
-    code = "import sys, pipelines.evaluation.report; print('torch' in sys.modules)"
+    code = "import sys, pipelines.evaluation.report.report; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

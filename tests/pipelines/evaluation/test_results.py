@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.results import ResultRow, ResultStore, code_revision, read_rows
+from pipelines.evaluation.probe.results import ResultRow, ResultStore, code_revision, read_rows
 
 ROW = ResultRow(
     system="clip",

@@ -10,10 +10,10 @@ import shapely
 
 from pipelines.evaluation.cli import main
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.gallery import Gallery, Pairs, all_captions, own_captions
-from pipelines.evaluation.nearest import unit
-from pipelines.evaluation.retrieval import Hit, retrieval_metrics, search_regions
-from pipelines.evaluation.search_page import Place, to_csv, to_geojson, to_html
+from pipelines.evaluation.search.gallery import Gallery, Pairs, all_captions, own_captions
+from pipelines.evaluation.search.nearest import unit
+from pipelines.evaluation.search.page import Place, to_csv, to_geojson, to_html
+from pipelines.evaluation.search.retrieval import Hit, retrieval_metrics, search_regions
 from pipelines.pretraining.retrieval import retrieval_metrics as training_metrics
 
 ABOUT = {"dataset": "d", "city": "town", "synthetic": True, "encoder": "e", "view": "satellite"}

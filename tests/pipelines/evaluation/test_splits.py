@@ -4,7 +4,7 @@ import pytest
 
 from dataset_builders.storage import read_regions
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.splits import block_ids, draw_split, geography, stored_neighbours
+from pipelines.evaluation.probe.splits import block_ids, draw_split, geography, stored_neighbours
 from tests.pipelines.evaluation.toy import CITY, build_toy
 from tests.wards import make_wards, touching_pairs
 

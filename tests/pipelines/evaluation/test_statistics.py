@@ -5,12 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.predictions import PREDICTIONS_FOLDER, current_predictions
-from pipelines.evaluation.probe import ProbeSettings, probe
-from pipelines.evaluation.results import read_rows
-from pipelines.evaluation.sources import open_city
-from pipelines.evaluation.statistics import (
+from pipelines.evaluation.analysis.bootstrap import (
     COORDINATES,
     MEAN,
     PairedSplit,
@@ -19,7 +14,12 @@ from pipelines.evaluation.statistics import (
     draw_blocks,
     paired_bootstrap,
 )
-from pipelines.evaluation.trainings import Training
+from pipelines.evaluation.embed.sources import open_city
+from pipelines.evaluation.embed.trainings import Training
+from pipelines.evaluation.errors import InputError
+from pipelines.evaluation.probe.predictions import PREDICTIONS_FOLDER, current_predictions
+from pipelines.evaluation.probe.results import read_rows
+from pipelines.evaluation.probe.run import ProbeSettings, probe
 from pipelines.evaluation.urban_regression.metrics import regression_metrics
 from tests.pipelines.evaluation.toy import CITY, build_toy
 
@@ -185,9 +185,9 @@ def noisy(table, label, seed, training=None):
 def place(tmp_path_factory):
     """A city, and a table of its vectors."""
     from pipelines.common.encoders.colour_texture import ColourTextureEncoder
-    from pipelines.evaluation.embed import EmbedSettings, embed
-    from pipelines.evaluation.embedding_tables import read_embeddings
-    from pipelines.evaluation.sources import open_images
+    from pipelines.evaluation.embed.images import EmbedSettings, embed
+    from pipelines.evaluation.embed.sources import open_images
+    from pipelines.evaluation.embed.tables import read_embeddings
 
     base = tmp_path_factory.mktemp("statistics")
     dataset = str(build_toy(base / "dataset", side=12, street_views=1))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.evaluation.documents import (
+from pipelines.evaluation.report.documents import (
     Bullets,
     Folded,
     Heading,
@@ -19,7 +19,7 @@ from pipelines.evaluation.documents import (
     write_markdown,
     write_tables,
 )
-from pipelines.evaluation.table_formats import (
+from pipelines.evaluation.report.table_formats import (
     Cell,
     Table,
     latex,

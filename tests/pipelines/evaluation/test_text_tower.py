@@ -5,8 +5,8 @@ from safetensors.torch import load_file, save_file
 
 from modeling_urbanln import UrbanLNProcessor
 from pipelines.common.encoders.transformers_models import load_model_encoder
+from pipelines.evaluation.embed.text_tower import cached_vectors, load_text_tower
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.text_tower import cached_vectors, load_text_tower
 
 TEXTS = ["a railway", "old low-rise housing beside a railway", "parks " * 300, "a railway"]
 

@@ -2,13 +2,12 @@ import json
 
 import pytest
 
-from pipelines.evaluation.embedding_tables import (
+from pipelines.evaluation.embed.tables import (
     read_embeddings,
     rename_training,
     write_embeddings,
 )
-from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.trainings import (
+from pipelines.evaluation.embed.trainings import (
     Training,
     check_trainings,
     groups,
@@ -16,6 +15,7 @@ from pipelines.evaluation.trainings import (
     parse_training,
     training_of,
 )
+from pipelines.evaluation.errors import InputError
 
 NET = Training("net", 1, "base", "less", {"mu": 0.3, "captions": "raw"})
 SYSTEMS = {

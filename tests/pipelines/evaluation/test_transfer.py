@@ -3,10 +3,11 @@ import json
 import pandas as pd
 import pytest
 
-from pipelines.evaluation import cli, transfer
-from pipelines.evaluation.embedding_tables import write_embeddings
+from pipelines.evaluation import cli
+from pipelines.evaluation.embed.tables import write_embeddings
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.results import read_rows
+from pipelines.evaluation.probe import transfer
+from pipelines.evaluation.probe.results import read_rows
 
 from .test_city_transfer import FAST, make_city
 

@@ -3,8 +3,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipelines.evaluation.documents import Picture, tables_of
-from pipelines.evaluation.transfer_report import read_transfer, transfer_blocks
+from pipelines.evaluation.report.documents import Picture, tables_of
+from pipelines.evaluation.report.transfer import read_transfer, transfer_blocks
 
 CITIES = ("north", "south")
 SHIFT = {"population": 0.0, "gdp": 0.2}

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.evaluation.cities import City
 from pipelines.evaluation.cli import main
-from pipelines.evaluation.embedding_tables import read_embeddings, write_embeddings
+from pipelines.evaluation.embed.sources import open_city, open_images
+from pipelines.evaluation.embed.tables import read_embeddings, write_embeddings
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.sources import open_city, open_images
+from pipelines.evaluation.probe.city import City
 
 CITY = "harborview"
 

@@ -4,13 +4,13 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from pipelines.evaluation.city_results import CityResults
-from pipelines.evaluation.documents import Picture, tables_of
-from pipelines.evaluation.paper import paper_tables
-from pipelines.evaluation.results import ResultRow
-from pipelines.evaluation.statistics import MEAN, Difference, Interval, Reference
-from pipelines.evaluation.trainings import Training
-from pipelines.evaluation.variants import (
+from pipelines.evaluation.analysis.bootstrap import MEAN, Difference, Interval, Reference
+from pipelines.evaluation.embed.trainings import Training
+from pipelines.evaluation.probe.results import ResultRow
+from pipelines.evaluation.report.documents import Picture, tables_of
+from pipelines.evaluation.report.frame import CityResults
+from pipelines.evaluation.report.paper import paper_tables
+from pipelines.evaluation.report.variants import (
     ablation_table,
     direction,
     method_references,

@@ -6,13 +6,13 @@ import pytest
 import yaml
 from scipy.stats import spearmanr
 
-from pipelines.evaluation.cities import City, Target
 from pipelines.evaluation.cli import main
-from pipelines.evaluation.embedding_tables import read_embeddings
+from pipelines.evaluation.embed.sources import open_city
+from pipelines.evaluation.embed.tables import read_embeddings
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.prompts import DEFAULT_PROMPTS, Attribute, Prompts, read_prompts
-from pipelines.evaluation.sources import open_city
-from pipelines.evaluation.zero_shot import agreements, score_view, spearman
+from pipelines.evaluation.probe.city import City, Target
+from pipelines.evaluation.search.prompts import DEFAULT_PROMPTS, Attribute, Prompts, read_prompts
+from pipelines.evaluation.search.zero_shot import agreements, score_view, spearman
 
 TEMPLATES = {"street_view": ["a photo of {}."], "satellite": ["{} from above.", "{}."]}
 CONTENT = {

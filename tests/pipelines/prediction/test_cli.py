@@ -12,7 +12,7 @@ from tests.processes import run_python
 
 DIES = """
 import os, signal, sys
-import pipelines.evaluation.embed as embed
+import pipelines.evaluation.embed.images as embed
 write = embed._write_part
 def write_and_die(*arguments):
     write(*arguments)

@@ -16,8 +16,8 @@ pytest.importorskip("gradio")
 
 from dataset_builders.files import ForeignFileError
 from pipelines.common.encoders.transformers_models import load_model_encoder
-from pipelines.evaluation.embed import EmbedSettings, embed
-from pipelines.evaluation.sources import open_images
+from pipelines.evaluation.embed.images import EmbedSettings, embed
+from pipelines.evaluation.embed.sources import open_images
 from pipelines.release.__main__ import main
 from pipelines.release.errors import ReleaseError
 from pipelines.release.space import SpaceSources, write_space

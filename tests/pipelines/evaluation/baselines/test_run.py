@@ -8,7 +8,7 @@ from dataset_builders.synthetic import build_dataset
 from pipelines.evaluation.baselines import run, tile2vec
 from pipelines.evaluation.baselines.run import run_baseline
 from pipelines.evaluation.cli import main
-from pipelines.evaluation.embedding_tables import read_embeddings
+from pipelines.evaluation.embed.tables import read_embeddings
 from pipelines.evaluation.errors import InputError
 from tests.pipelines.evaluation.toy import CITY, build_toy
 

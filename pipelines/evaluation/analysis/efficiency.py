@@ -1,0 +1,389 @@
+"""How large systems are, and how fast they encode: counted and measured, on the machine at hand.
+
+Parameters are counted where they work: those that training runs through or that the system holds
+(`total`), those that training has given a gradient (`trainable`), and those that run when a region
+is encoded (`inference`). Speeds are of the encoder alone, from decoded pixels to vectors; reading
+and decoding images is all systems' same work. One thread of a processor is timed by the time that
+it computes, so that other work on the machine does not count. A batch is of regions, each with its
+images; a system may cut it into smaller ones of its own.
+"""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dataset_builders.files import write_json
+from pipelines.common.encoders.transformers_models import ModelEncoder, load_model_encoder
+
+from ..baselines.base import RegionData, RegionEncoder
+from ..baselines.data import load_region_data
+from ..baselines.image_text import pixel_values
+from ..baselines.registry import make, read_settings
+from ..errors import InputError
+from ..probe.results import EFFICIENCY_FILE
+
+BATCHES = (1, 128)
+REPEATS, MOST_REPEATS = 3, 50
+# one pass teaches a system nothing, but runs through all that training runs through
+SHORT = ("epochs", "simclr_epochs", "satellite_epochs", "street_view_epochs", "fusion_epochs")
+METHOD, REAL_METHOD, REAL_CLIP = "urbanln", "urbanln-vitb16", "clip-vitb16"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Of one batch size.
+
+    Attributes:
+        regions: asked for at a time.
+        images: of them.
+        seconds: median of the repeats.
+        repeats: how often it was measured.
+    """
+
+    regions: int
+    images: int
+    seconds: float
+    repeats: int
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """A system, counted and measured.
+
+    Attributes:
+        system: its name.
+        size: what its numbers are of: a recipe's size, a checkpoint, or the real architecture.
+        image_size: side of the images that it sees, pixels.
+        total: parameters of training and of what is kept.
+        trainable: those with a gradient.
+        inference: those that run when a region is encoded.
+        speeds: one a batch size.
+    """
+
+    system: str
+    size: str
+    image_size: int
+    total: int
+    trainable: int
+    inference: int
+    speeds: tuple[Speed, ...]
+
+
+Encode = Callable[[RegionData], Any]
+
+
+def measure_efficiency(
+    output: Path,
+    dataset_name: str,
+    city: str,
+    systems: Sequence[str],
+    size: str = "cpu",
+    model_name_or_path: str | None = None,
+    real_size: bool = False,
+    min_seconds: float = 2.0,
+    device: str = "cpu",
+    log: Callable[[str], None] = print,
+) -> Path:
+    """Measure systems on regions of a city, and write `<output>/efficiency.json`.
+
+    Args:
+        output: folder of the file, and of decoded pixels.
+        dataset_name: folder or Hub id; with captions, which some systems read in training.
+        city: whose images are encoded: the largest batch must find as many regions.
+        systems: of `evaluate.py baseline`.
+        size: of their recipes.
+        model_name_or_path: an UrbanLN checkpoint that is measured too.
+        real_size: measure UrbanLN and CLIP as ViT-B/16 too, with drawn weights.
+        min_seconds: that each batch size is measured for, at least.
+        device: where they run.
+        log: takes a line.
+
+    Raises:
+        InputError: no such system or checkpoint, or the city has too few regions.
+    """
+    found = []
+
+    def data_of(image_size: int) -> RegionData:
+        data = load_region_data(dataset_name, city, image_size, output / "pixels")
+        if len(data.region_ids) < max(BATCHES):
+            raise InputError(
+                f"{city} has {len(data.region_ids)} regions; a batch of {max(BATCHES)} cannot be "
+                "measured on them."
+            )
+        return data
+
+    def add(one: Efficiency) -> None:
+        found.append(one)
+        per_second = ", ".join(f"{s.images / s.seconds:,.1f} at {s.regions}" for s in one.speeds)
+        log(f"{one.system}: {one.total:,} parameters, {per_second} regions: images/s")
+
+    for name in systems:
+        add(_measure_system(name, size, data_of, device, min_seconds))
+    if model_name_or_path:
+        add(_measure_checkpoint(model_name_or_path, data_of, device, min_seconds))
+    for model in _real_models() if real_size else ():
+        add(_measure_real(*model, data_of, device, min_seconds))
+    write_json(
+        output / EFFICIENCY_FILE,
+        {
+            "machine": machine(device),
+            "dataset_name": dataset_name,
+            "city": city,
+            "systems": [asdict(one) for one in found],
+        },
+    )
+    return output / EFFICIENCY_FILE
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What the speeds are of."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = names[0].partition(":")[2].strip() if names else model
+    name = model if device == "cpu" else torch.cuda.get_device_name(device)
+    return {
+        "device": name,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "clock": "processor time" if _alone(device) else "wall clock",
+        "load": os.getloadavg()[0],
+        "torch": torch.__version__,
+        "precision": "float32",
+    }
+
+
+# ---- systems ------------------------------------------------------------------------------------
+
+
+def _measure_system(
+    name: str,
+    size: str,
+    data_of: Callable[[int], RegionData],
+    device: str,
+    min_seconds: float,
+) -> Efficiency:
+    settings = read_settings(name, size)
+    short = {field.name: 1 for field in fields(settings) if field.name in SHORT}
+    encoder: RegionEncoder = make(name, size, 0, device, **short)
+    data = data_of(settings.image_size)
+    with running_modules() as trained:
+        encoder.fit(data)
+    first = subset(data, 1)
+    with running_modules() as used:
+        encoder.encode(first)
+    held = list(modules_of(encoder))
+    known = parameters([*trained, *used, *held])
+    return Efficiency(
+        encoder.name,
+        f"recipe, {size}",
+        settings.image_size,
+        sum(p.numel() for p in known),
+        sum(p.numel() for p in known if p.grad is not None),
+        sum(p.numel() for p in parameters(used)),
+        measure(encoder.encode, data, device, min_seconds),
+    )
+
+
+def _measure_checkpoint(
+    path: str, data_of: Callable[[int], RegionData], device: str, min_seconds: float
+) -> Efficiency:
+    from modeling_urbanln import UrbanLNConfig, UrbanLNForPreTraining
+
+    encoder = load_model_encoder(path, device=device)
+    config = UrbanLNConfig.from_pretrained(path)
+    trained = UrbanLNForPreTraining(config)
+    vision: Any = config.vision_config  # the library types it as optional
+    image_size = int(vision.image_size)
+    return _measure_model(
+        METHOD, "checkpoint", encoder, trained, data_of(image_size), image_size, min_seconds
+    )
+
+
+def _real_models() -> Iterator[tuple[str, nn.Module, nn.Module]]:
+    """Name, the model that encodes and the one that is trained; weights are drawn."""
+    from transformers import CLIPConfig, CLIPModel
+
+    from modeling_urbanln import UrbanLNConfig, UrbanLNForPreTraining, UrbanLNModel
+
+    base = CLIPConfig(vision_config={"patch_size": 16})
+    config = UrbanLNConfig(vision_config={"patch_size": 16})
+    yield REAL_METHOD, UrbanLNModel(config), UrbanLNForPreTraining(config)
+    clip = CLIPModel(base).requires_grad_(False)
+    yield REAL_CLIP, clip, clip
+
+
+def _measure_real(
+    name: str,
+    model: nn.Module,
+    trained: nn.Module,
+    data_of: Callable[[int], RegionData],
+    device: str,
+    min_seconds: float,
+) -> Efficiency:
+    from transformers import CLIPImageProcessor
+
+    encoder = ModelEncoder(model.to(device).eval(), CLIPImageProcessor(), name, random_init=True)
+    size = 224
+    return _measure_model(name, "ViT-B/16", encoder, trained, data_of(size), size, min_seconds)
+
+
+def _measure_model(
+    name: str,
+    size: str,
+    encoder: ModelEncoder,
+    trained: nn.Module,
+    data: RegionData,
+    image_size: int,
+    min_seconds: float,
+) -> Efficiency:
+    def encode(part: RegionData) -> list[Any]:
+        return [
+            encoder.encode(pixel_values(view.pixels, image_size, str(encoder.device)))
+            for view in part.views.values()
+        ]
+
+    with running_modules() as used:
+        encode(subset(data, 1))
+    own = list(trained.parameters())
+    return Efficiency(
+        name,
+        size,
+        image_size,
+        sum(p.numel() for p in own),
+        sum(p.numel() for p in own if p.requires_grad),
+        sum(p.numel() for p in parameters(used)),
+        measure(encode, data, str(encoder.device), min_seconds),
+    )
+
+
+# ---- counting and timing ------------------------------------------------------------------------
+
+
+@contextmanager
+def running_modules() -> Iterator[list[nn.Module]]:
+    """The modules whose forward runs meanwhile, each once."""
+    seen: dict[int, nn.Module] = {}
+
+    def note(module: nn.Module, _: Any) -> None:
+        seen[id(module)] = module
+        if isinstance(module, nn.MultiheadAttention):  # takes the weights of its parts by hand
+            seen.update({id(part): part for part in module.modules()})
+
+    found: list[nn.Module] = []
+    handle = nn.modules.module.register_module_forward_pre_hook(note)
+    try:
+        yield found
+    finally:
+        handle.remove()
+        found += seen.values()
+
+
+def parameters(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
+    """Their own parameters, not those of their parts, each once."""
+    found = {id(p): p for module in modules for p in module.parameters(recurse=False)}
+    return list(found.values())
+
+
+def modules_of(holder: Any) -> Iterator[nn.Module]:
+    """The modules that an object holds as attributes, or in lists and mappings of them."""
+    for value in vars(holder).values():
+        for one in (
+            value.values() if isinstance(value, dict) else value if _is_list(value) else [value]
+        ):
+            if isinstance(one, nn.Module):
+                yield from one.modules()
+            elif isinstance(one, ModelEncoder):
+                yield from one.model.modules()
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple))
+
+
+def subset(data: RegionData, regions: int) -> RegionData:
+    """The first regions that have images of every view, with those images alone."""
+    have = np.logical_and.reduce(
+        [np.isin(np.arange(len(data.region_ids)), view.region) for view in data.views.values()]
+    )
+    rows = np.flatnonzero(have)[:regions]
+    if len(rows) < regions:
+        raise InputError(f"{data.city} has {len(rows)} regions with images of every view only.")
+    views = {}
+    for name, view in data.views.items():
+        own = np.flatnonzero(np.isin(view.region, rows))
+        views[name] = replace(
+            view,
+            image_ids=[view.image_ids[i] for i in own],
+            region=np.searchsorted(rows, view.region[own]),
+            pixels=np.array(view.pixels[own]),
+            captions=[view.captions[i] for i in own],
+            lonlat=view.lonlat[own],
+            heading=view.heading[own],
+        )
+    return replace(
+        data,
+        region_ids=[data.region_ids[row] for row in rows],
+        xy=data.xy[rows],
+        lonlat=data.lonlat[rows],
+        views=views,
+        poi=None if data.poi is None else data.poi[rows],
+        mobility=None if data.mobility is None else data.mobility[np.ix_(rows, rows)],
+    )
+
+
+def measure(encode: Encode, data: RegionData, device: str, min_seconds: float) -> tuple[Speed, ...]:
+    """Median seconds of a call at each batch size, after one that warms up."""
+    speeds = []
+    clock = time.process_time if _alone(device) else time.perf_counter
+    for regions in BATCHES:
+        part = subset(data, regions)
+        given = encode(part)
+        # of the views that it sees: one vector a region may be of both
+        seen = (
+            set(given) if isinstance(given, dict) and set(given) <= set(part.views) else part.views
+        )
+        images = sum(len(part.views[name].image_ids) for name in seen)
+        times: list[float] = []
+        while len(times) < REPEATS or (sum(times) < min_seconds and len(times) < MOST_REPEATS):
+            _wait(device)
+            start = clock()
+            encode(part)
+            _wait(device)
+            times.append(clock() - start)
+        speeds.append(Speed(regions, images, statistics.median(times), len(times)))
+    return tuple(speeds)
+
+
+def _alone(device: str) -> bool:
+    return device == "cpu" and torch.get_num_threads() == 1
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.accelerator.synchronize()
+
+
+__all__ = [
+    "BATCHES",
+    "Efficiency",
+    "Speed",
+    "machine",
+    "measure",
+    "measure_efficiency",
+    "modules_of",
+    "parameters",
+    "running_modules",
+    "subset",
+]

@@ -1,0 +1,447 @@
+"""Images to one vector per region: streamed, resumable, in constant memory.
+
+Threads decode and prepare images while the encoder works on the batch before. Every `chunk_size`
+images their sums by region become a part file. The parts lie in a folder named for the encoder and
+the images, so a rerun finds those that are finished. As batches never cross a part, the table is
+the same however often the run was stopped, and whichever processes wrote the parts.
+"""
+
+import json
+import re
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from dataset_builders.files import atomic_path, digest
+from dataset_builders.images import BadImageError, decode_image
+from dataset_builders.schema import VIEWS
+from pipelines.common.encoders import Encoder
+
+from ..errors import InputError
+from .tables import (
+    METADATA_KEY,
+    earlier_metadata,
+    read_metadata,
+    rename_training,
+    write_embeddings,
+)
+from .trainings import Training
+
+Row = dict[str, Any]
+
+PART_NAME = re.compile(r"[a-z_]+-\d{6}\.(parquet|lock)|table\.lock|\..*\.parquet\.tmp")
+REJECT_SCHEMA = pa.schema([(name, pa.string()) for name in ("table", "item", "reason", "detail")])
+
+
+@dataclass(frozen=True)
+class Reject:
+    """An image that gave no vector, and why."""
+
+    table: str
+    item: str
+    reason: str
+    detail: str
+
+
+@dataclass
+class Part:
+    """Sums over the images of one chunk, by region.
+
+    Attributes:
+        sums: region_id -> `(dim,)` float64.
+        counts: region_id -> images.
+        rejects: images that gave no vector.
+        seconds: spent.
+    """
+
+    sums: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    rejects: list[Reject] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def add(self, region_id: str, vector: NDArray[np.floating]) -> None:
+        """Count one image's vector in."""
+        if region_id in self.sums:
+            self.sums[region_id] += vector
+        else:
+            self.sums[region_id] = vector.astype(np.float64)
+        self.counts[region_id] += 1
+
+    def merge(self, other: "Part") -> None:
+        """Count another part in."""
+        for region_id, total in other.sums.items():
+            if region_id in self.sums:
+                self.sums[region_id] += total
+            else:
+                self.sums[region_id] = total
+        self.counts.update(other.counts)
+        self.rejects += other.rejects
+        self.seconds += other.seconds
+
+
+@dataclass(frozen=True)
+class EmbedSettings:
+    """How images are streamed; none of it but `batch_size` and `chunk_size` can touch a vector.
+
+    Attributes:
+        batch_size: images the encoder takes at a time.
+        chunk_size: images a part file covers: what a kill can cost.
+        num_workers: threads that decode.
+    """
+
+    batch_size: int = 32
+    chunk_size: int = 512
+    num_workers: int = 2
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the images come from.
+
+    Attributes:
+        region_ids: of the city, in the dataset's order.
+        num_images: view -> number of images, 0 where the dataset has no such table.
+        open_view: view -> a new iterator of rows with `image_id`, `region_id`, `image` (encoded
+            bytes), the same rows in the same order every time.
+        fingerprint: equal for equal images.
+        description: for the table's metadata: dataset, city, synthetic...
+    """
+
+    region_ids: list[str]
+    num_images: dict[str, int]
+    open_view: Callable[[str], Iterable[Row]]
+    fingerprint: str
+    description: dict[str, Any]
+
+
+def embed(
+    encoder: Encoder,
+    source: Source,
+    output: Path,
+    label: str,
+    settings: EmbedSettings | None = None,
+    log: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+    training: Training | None = None,
+    share: tuple[int, int] = (0, 1),
+    write_parts: Callable[[Path], None] | None = None,
+) -> Path:
+    """Write `<output>/<label>.parquet` and `<label>.rejects.parquet`.
+
+    Rerun it to resume; a finished table is left alone unless encoder or images have changed.
+
+    Args:
+        encoder: Images to vectors.
+        source: The images.
+        output: Folder of the city's tables.
+        label: Name of the system.
+        settings: How images are streamed.
+        log: Takes messages for the user.
+        training: Which training of which system the encoder is.
+        share: `(i, n)`: write every n-th part, starting at the i-th. The share that finds all
+            parts finished writes the table.
+        write_parts: Writes all parts into a folder, in place of this process.
+
+    Returns:
+        The table's path; the table exists once all shares are finished.
+
+    Raises:
+        InputError: There is no image, none that gives a vector, another file of that name, or
+            another process at the same part.
+    """
+    settings = settings or EmbedSettings()
+    if not any(source.num_images.values()):
+        raise InputError("The dataset has neither street views nor satellite images of this city.")
+    path = output / f"{label}.parquet"
+    plan = {
+        "encoder": encoder.fingerprint,
+        "images": source.fingerprint,
+        "batch_size": settings.batch_size,
+        "chunk_size": settings.chunk_size,
+    }
+    fingerprint = digest(plan)
+    parts = output / f".{label}-{fingerprint}.parts"
+    if known := earlier_metadata(path):
+        if known.get("fingerprint") == fingerprint:
+            log(f"{path} is there already, from the same encoder and images.")
+            rename_training(path, training)
+            _remove_parts(output, label)
+            return path
+        log(f"{path} came from another encoder or other images: it will be replaced.")
+    if finished := len(list(parts.glob("*.parquet"))):
+        log(f"Resuming from {finished} parts of an earlier run.")
+    parts.mkdir(parents=True, exist_ok=True)
+    if write_parts:
+        write_parts(parts)
+    else:
+        embed_parts(encoder, source, parts, settings, share)
+    with FileLock(parts / "table.lock"):  # shares may end at the same time
+        if earlier_metadata(path).get("fingerprint") != fingerprint:
+            files = {view: _part_files(source, view, parts, settings) for view in VIEWS}
+            if missing := [one for paths in files.values() for one in paths if not one.is_file()]:
+                log(f"This share is done; {len(missing)} parts are left to other shares.")
+                return path
+            totals = {view: _merged(paths) for view, paths in files.items() if paths}
+            _write(encoder, source, path, label, fingerprint, totals, training)
+            log(_summary(path, source, totals))
+    _remove_parts(output, label)
+    return path
+
+
+def embed_parts(
+    encoder: Encoder,
+    source: Source,
+    parts: Path,
+    settings: EmbedSettings,
+    share: tuple[int, int] = (0, 1),
+) -> None:
+    """Write the parts of a share; finished ones are left alone.
+
+    Args:
+        encoder: Images to vectors.
+        source: The images.
+        parts: Folder of the parts.
+        settings: How images are streamed.
+        share: `(i, n)`: every n-th part, starting at the i-th.
+
+    Raises:
+        InputError: Another process is working on one of the parts.
+    """
+    for view in VIEWS:
+        files = _part_files(source, view, parts, settings)
+        own = range(share[0], len(files), share[1])
+        todo = {number: files[number] for number in own if not files[number].is_file()}
+        if todo:
+            _embed_view(encoder, source, view, todo, settings)
+
+
+def _part_files(source: Source, view: str, parts: Path, settings: EmbedSettings) -> list[Path]:
+    """The part files of a view, whether they are written or not."""
+    number = -(-source.num_images[view] // settings.chunk_size)
+    return [parts / f"{view}-{index:06d}.parquet" for index in range(number)]
+
+
+def _remove_parts(output: Path, label: str) -> None:
+    """Delete the parts of this label, and their folders unless something else lies in them."""
+    name = re.compile(rf"\.{re.escape(label)}-[0-9a-f]{{16}}\.parts")
+    for folder in [one for one in output.glob(".*.parts") if name.fullmatch(one.name)]:
+        for path in folder.glob("*"):
+            if PART_NAME.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _embed_view(
+    encoder: Encoder, source: Source, view: str, todo: dict[int, Path], settings: EmbedSettings
+) -> None:
+    """Write parts of a view, by their number."""
+    known_regions, size = frozenset(source.region_ids), settings.chunk_size
+    rows = (row for place, row in enumerate(source.open_view(view)) if place // size in todo)
+    total = sum(min(size, source.num_images[view] - number * size) for number in todo)
+    with (
+        ThreadPoolExecutor(settings.num_workers, initializer=torch.set_num_threads, initargs=(1,))
+        as pool,
+        tqdm(total=total, desc=f"embed {view}", unit="image", mininterval=1.0) as bar,
+    ):  # fmt: skip
+        prepared = _Lookahead(rows, pool, encoder, known_regions, settings)
+        for path in todo.values():
+            try:
+                with FileLock(path.with_suffix(".lock"), timeout=0):
+                    part = _embed_chunk(encoder, prepared, view, settings, bar)
+                    _write_part(path, part, encoder.dim)
+            except Timeout as error:
+                raise InputError(
+                    f"Another process is working on {path}. Wait until it ends, or give each "
+                    "process a share of its own with --shard I/N."
+                ) from error
+
+
+def _merged(files: Iterable[Path]) -> Part:
+    merged = Part()
+    for path in files:
+        merged.merge(_read_part(path))
+    return merged
+
+
+class _Lookahead:
+    """Rows of a stream with their prepared tensor, worked on ahead of time by threads.
+
+    At most two batches and a row a thread are held at a time, however long the stream is.
+    """
+
+    def __init__(
+        self,
+        rows: Iterator[Row],
+        pool: ThreadPoolExecutor,
+        encoder: Encoder,
+        known_regions: frozenset[str],
+        settings: EmbedSettings,
+    ):
+        self.rows, self.pool, self.encoder = rows, pool, encoder
+        self.known_regions = known_regions
+        self.depth = 2 * settings.batch_size + settings.num_workers
+        self.pending: deque[tuple[Row, Future[torch.Tensor]]] = deque()
+
+    def take(self, n: int) -> Iterator[tuple[Row, Future[torch.Tensor]]]:
+        """The next n rows; fewer at the end of the stream."""
+        for _ in range(n):
+            self._fill()
+            if not self.pending:
+                return
+            yield self.pending.popleft()
+
+    def _fill(self) -> None:
+        for row in islice(self.rows, self.depth - len(self.pending)):
+            light = {name: value for name, value in row.items() if name != "image"}
+            self.pending.append((light, self.pool.submit(self._prepare, row)))
+
+    def _prepare(self, row: Row) -> torch.Tensor:
+        if row["region_id"] not in self.known_regions:
+            raise BadImageError("unknown_region", f"region_id is {row['region_id']!r}")
+        if not row["image"]:
+            raise BadImageError("empty", "no bytes")
+        return self.encoder.prepare(decode_image(row["image"]))
+
+
+def _embed_chunk(
+    encoder: Encoder, prepared: _Lookahead, view: str, settings: EmbedSettings, bar: tqdm
+) -> Part:
+    part = Part()
+    start = time.perf_counter()
+    batch: list[tuple[Row, torch.Tensor]] = []
+    for row, future in prepared.take(settings.chunk_size):
+        try:
+            batch.append((row, future.result()))
+        except BadImageError as error:
+            part.rejects.append(Reject(view, str(row["image_id"]), error.reason, str(error)))
+            bar.update()
+        if len(batch) == settings.batch_size:
+            _add_batch(encoder, batch, view, part)
+            bar.update(len(batch))
+            batch = []
+    if batch:
+        _add_batch(encoder, batch, view, part)
+        bar.update(len(batch))
+    part.seconds = time.perf_counter() - start
+    return part
+
+
+def _add_batch(
+    encoder: Encoder, batch: list[tuple[Row, torch.Tensor]], view: str, part: Part
+) -> None:
+    vectors = encoder.encode(torch.stack([tensor for _, tensor in batch]))
+    for (row, _), vector in zip(batch, vectors, strict=True):
+        if np.isfinite(vector).all():
+            part.add(row["region_id"], vector)
+        else:
+            detail = "the encoder gave nan or infinite numbers"
+            part.rejects.append(Reject(view, str(row["image_id"]), "not_finite", detail))
+
+
+def _write_part(path: Path, part: Part, dim: int) -> None:
+    ids = list(part.sums)
+    flat = np.concatenate([part.sums[i] for i in ids]) if ids else np.empty(0)
+    table = pa.table(
+        {
+            "region_id": pa.array(ids, pa.string()),
+            "count": pa.array([part.counts[i] for i in ids], pa.int64()),
+            "sum": pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float64()), dim),
+        }
+    )
+    rest = {"seconds": part.seconds, "rejects": [vars(reject) for reject in part.rejects]}
+    with atomic_path(path) as temporary:
+        pq.write_table(table.replace_schema_metadata({METADATA_KEY: json.dumps(rest)}), temporary)
+
+
+def _read_part(path: Path) -> Part:
+    table = pq.read_table(path)
+    rest = read_metadata(table.schema) or {}
+    sums = table["sum"].combine_chunks()
+    matrix = sums.flatten().to_numpy().reshape(len(table), sums.type.list_size).copy()
+    ids = table["region_id"].to_pylist()
+    return Part(
+        dict(zip(ids, matrix, strict=True)),
+        Counter(dict(zip(ids, table["count"].to_pylist(), strict=True))),
+        [Reject(**reject) for reject in rest["rejects"]],
+        rest["seconds"],
+    )
+
+
+def _write(
+    encoder: Encoder,
+    source: Source,
+    path: Path,
+    label: str,
+    fingerprint: str,
+    totals: dict[str, Part],
+    training: Training | None,
+) -> None:
+    rejects = [reject for part in totals.values() for reject in part.rejects]
+    reasons = Counter(f"{reject.table}: {reject.reason}" for reject in rejects)
+    if not any(part.sums for part in totals.values()):
+        raise InputError(
+            f"No image gave a vector; all {len(rejects)} were left out: {dict(reasons)}. Check the "
+            "dataset with its own rejects.parquet."
+        )
+    counts, vectors = {}, {}
+    for view in VIEWS:
+        part = totals.get(view, Part())
+        counts[view] = np.array([part.counts[i] for i in source.region_ids], dtype=np.int64)
+        mean = np.zeros((len(source.region_ids), encoder.dim), dtype=np.float32)
+        for row, region_id in enumerate(source.region_ids):
+            if counts[view][row]:
+                mean[row] = part.sums[region_id] / counts[view][row]
+        vectors[view] = mean
+    _write_rejects(path.with_name(f"{label}.rejects.parquet"), rejects)
+    metadata = {
+        "label": label,
+        "encoder": encoder.name,
+        "pooling": encoder.pooling,
+        "random_init": encoder.random_init,
+        "dim": encoder.dim,
+        "fingerprint": fingerprint,
+        "images": {view: int(counts[view].sum()) for view in VIEWS},
+        "regions_without": {view: int((counts[view] == 0).sum()) for view in VIEWS},
+        "rejects": dict(reasons),
+        "seconds": round(sum(part.seconds for part in totals.values()), 3),
+        **source.description,
+        **(training.metadata() if training else {}),
+    }
+    write_embeddings(path, source.region_ids, counts, vectors, metadata)
+
+
+def _write_rejects(path: Path, rejects: list[Reject]) -> None:
+    table = pa.Table.from_pylist([vars(reject) for reject in rejects], schema=REJECT_SCHEMA)
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def _summary(path: Path, source: Source, totals: dict[str, Part]) -> str:
+    lines = [f"Wrote {path}: {len(source.region_ids)} regions."]
+    for view, part in totals.items():
+        line = f"  {view}: {sum(part.counts.values())} images of {len(part.sums)} regions"
+        without = len(source.region_ids) - len(part.sums)
+        if without:
+            line += f"; {without} regions have none"
+        if part.rejects:
+            reasons = Counter(reject.reason for reject in part.rejects)
+            line += f"; left out {dict(reasons)}, see {path.stem}.rejects.parquet"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+__all__ = ["EmbedSettings", "Part", "Reject", "Source", "embed", "embed_parts"]

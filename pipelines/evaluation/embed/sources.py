@@ -1,0 +1,114 @@
+"""A dataset folder as what embedding and probing take."""
+
+from pathlib import Path
+
+import numpy as np
+
+from dataset_builders.errors import DatasetError
+from dataset_builders.files import digest
+from dataset_builders.schema import VIEWS, config_name
+from dataset_builders.storage import (
+    count_rows,
+    iter_images,
+    list_cities,
+    read_indicators,
+    read_metadata,
+    read_regions,
+    read_table,
+    table_shards,
+)
+
+from ..errors import InputError
+from ..probe.city import City, Target, transform_labels
+from .images import Source
+
+FOOTER_BYTES = 1 << 16
+
+
+def open_images(dataset_name: str, city: str) -> Source:
+    """The images of a city, streamed from a dataset folder or Hub repository.
+
+    Raises:
+        InputError: there is no such dataset, city or column, or an id stands in two rows.
+    """
+    _check_city(dataset_name, city)
+    try:
+        region_ids = read_table(dataset_name, city, "regions", ["region_id"])["region_id"].tolist()
+        num_images = {view: _count(dataset_name, city, view) for view in VIEWS}
+        synthetic = read_metadata(dataset_name, city).synthetic
+    except DatasetError as error:
+        raise InputError(str(error)) from error
+    return Source(
+        region_ids=region_ids,
+        num_images=num_images,
+        open_view=lambda view: iter_images(dataset_name, city, view),
+        fingerprint=digest(city, region_ids, *(_fingerprint(dataset_name, city, v) for v in VIEWS)),
+        description={"dataset": str(dataset_name), "city": city, "synthetic": synthetic},
+    )
+
+
+def open_city(dataset_name: str, city: str) -> City:
+    """Regions and indicators of a city.
+
+    Raises:
+        InputError: there is no such dataset, city or column, it has no indicator, or an id stands
+            in two rows.
+    """
+    _check_city(dataset_name, city)
+    try:
+        regions = read_regions(dataset_name, city)
+        indicators = read_indicators(dataset_name, city)
+        metadata = read_metadata(dataset_name, city)
+    except DatasetError as error:
+        raise InputError(str(error)) from error
+    if not indicators:
+        raise InputError(f"{dataset_name} has no indicator to predict for {city!r}.")
+    targets = []
+    for name, indicator in indicators.items():
+        if name not in regions:
+            raise InputError(
+                f"The indicator {name!r} is announced in the metadata of {dataset_name} but the "
+                f"table {config_name(city, 'regions')!r} has no such column."
+            )
+        raw = regions[name].to_numpy(np.float64, na_value=np.nan)
+        y, invalid = transform_labels(raw, indicator.transform)
+        targets.append(Target(name, indicator.unit, indicator.transform, y, invalid))
+    block_m = metadata.parameters.get("block_m")
+    return City(city, str(dataset_name), metadata.synthetic, regions, targets, block_m)
+
+
+def _check_city(dataset_name: str, city: str) -> None:
+    try:
+        cities = list_cities(dataset_name)
+    except DatasetError as error:
+        raise InputError(str(error)) from error
+    if city not in cities:
+        raise InputError(f"{dataset_name} has no city {city!r}; it has: {', '.join(cities)}.")
+
+
+def _count(dataset_name: str, city: str, view: str) -> int:
+    try:
+        rows = count_rows(dataset_name, city, view)
+    except DatasetError:  # the city is there, so what is missing is this table
+        return 0
+    table_shards(dataset_name, city, view)  # checks the ids before anything is encoded
+    return rows
+
+
+def _fingerprint(dataset_name: str, city: str, table: str) -> str:
+    """Of a table's files by name, size and end: a Parquet footer changes with the content."""
+    root = Path(dataset_name)
+    if not root.is_dir():
+        from huggingface_hub import snapshot_download
+
+        root = Path(snapshot_download(dataset_name, repo_type="dataset", local_files_only=True))
+    parts: list[str | int | bytes] = []
+    for path in sorted((root / "data" / config_name(city, table)).glob("*.parquet")):
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            file.seek(max(0, size - FOOTER_BYTES))
+            parts += [path.name, size, file.read()]
+    return digest(*parts)
+
+
+__all__ = ["open_city", "open_images"]

@@ -1,0 +1,222 @@
+"""The table of region vectors: where embedding and probing meet.
+
+One Parquet file a system: `region_id`, `n_street_views`, `n_satellite` and for each view that the
+system sees a fixed-size list of float32, null where the region has no image of it. A system that
+makes one vector of both views has a column `both`. The schema metadata `urbanln` says where the
+vectors come from; its `uses` names all that the system has seen ("poi", "captions"...), its
+`poi_columns` the counts of points of interest among it, its `training` of which system it is one
+training ([`trainings`]).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from dataset_builders.files import atomic_path, digest
+from dataset_builders.schema import VIEWS
+from dataset_builders.unique import RepeatedIdError, require_unique
+
+from ..errors import InputError
+from .poi import POI
+from .trainings import METADATA_NAME, Training
+
+METADATA_KEY = b"urbanln"
+COUNT_COLUMNS = {"street_view": "n_street_views", "satellite": "n_satellite"}
+BOTH = "both"
+COLUMNS = (*VIEWS, BOTH)  # of vectors
+NOT_VECTORS = "{path} is no embedding table ({why}). Make one with `python evaluate.py embed`."
+
+
+@dataclass(frozen=True)
+class EmbeddingTable:
+    """Vectors of a city's regions by one encoder.
+
+    Attributes:
+        label: name of the system in tables and plots.
+        metadata: of the file: encoder, city, dataset, rejects...
+        region_ids: `(N,)`.
+        vectors: column -> `(N, D)` float32, rows of nan where the region has no image.
+        hash: of the vectors.
+    """
+
+    label: str
+    metadata: dict[str, Any]
+    region_ids: list[str]
+    vectors: dict[str, NDArray[np.float32]]
+    hash: str
+
+    @property
+    def views(self) -> list[str]:
+        """The views that any region has a vector of, `both` last."""
+        return [view for view in COLUMNS if self.has(view).any()]
+
+    @property
+    def uses(self) -> list[str]:
+        """What the system has seen: as the metadata says, else the views themselves."""
+        return sorted(self.metadata.get("uses", [view for view in self.views if view != BOTH]))
+
+    @property
+    def inputs(self) -> list[str]:
+        """The columns of the table of regions that the system has seen.
+
+        A table that does not say which counts of points of interest they were has seen all.
+        """
+        return self.metadata.get("poi_columns", [POI]) if POI in self.uses else []
+
+    def has(self, view: str) -> NDArray[np.bool_]:
+        """Which regions have a vector of this view (`both`: a fused one, or one of each view)."""
+        none = np.full((len(self.region_ids), 1), np.nan)
+        columns = [self.vectors.get(name, none) for name in self._columns(view)]
+        return np.logical_and.reduce([np.isfinite(values).all(1) for values in columns])
+
+    def matrix(self, view: str) -> NDArray[np.float64]:
+        """`(N, D)` of a view; of `both`, the fused vectors or else the two views side by side."""
+        columns = [self.vectors[name] for name in self._columns(view)]
+        return np.concatenate(columns, axis=1).astype(np.float64)
+
+    def _columns(self, view: str) -> Sequence[str]:
+        return VIEWS if view == BOTH and BOTH not in self.vectors else (view,)
+
+
+def write_embeddings(
+    path: Path,
+    region_ids: Sequence[str],
+    counts: Mapping[str, NDArray[np.int64]],
+    vectors: Mapping[str, NDArray[np.float32]],
+    metadata: dict[str, Any],
+) -> None:
+    """Write a table atomically.
+
+    Args:
+        path: of the Parquet file.
+        region_ids: of length N.
+        counts: view -> `(N,)` images pooled, 0 where not given; a region with 0 gets a null vector.
+        vectors: any of `satellite`, `street_view` and `both` (fused) -> `(N, D)`; a row that is not
+            finite becomes null.
+        metadata: for the schema's `urbanln` entry, JSON; `uses` lists what the system has seen.
+
+    Raises:
+        ValueError: vectors of an unknown view, or of another number of regions.
+        InputError: a region stands in two rows.
+    """
+    _require_unique(region_ids, str(path), "Give each region one row.")
+    columns: dict[str, Any] = {"region_id": pa.array(region_ids, pa.string())}
+    nothing = np.zeros(len(region_ids), dtype=np.int64)
+    for view in VIEWS:
+        columns[COUNT_COLUMNS[view]] = pa.array(counts.get(view, nothing), pa.int32())
+    for view, values in vectors.items():
+        if view not in COLUMNS or len(values) != len(region_ids):
+            raise ValueError(
+                f"Vectors must be of {', '.join(COLUMNS)} and of {len(region_ids)} regions, got "
+                f"{view!r} of shape {values.shape}."
+            )
+    for view in [name for name in COLUMNS if name in vectors]:
+        values = vectors[view]
+        absent = ~np.isfinite(values).all(1)
+        if view != BOTH:
+            absent |= counts.get(view, nothing) == 0
+        flat = pa.array(np.ascontiguousarray(values, np.float32).reshape(-1))
+        columns[view] = pa.FixedSizeListArray.from_arrays(
+            flat, values.shape[1], mask=pa.array(absent)
+        )
+    table = pa.table(columns).replace_schema_metadata({METADATA_KEY: json.dumps(metadata)})
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def read_embeddings(path: Path) -> EmbeddingTable:
+    """Read a table.
+
+    Raises:
+        InputError: the file is missing or is no such table, or a region stands in two rows.
+    """
+    if not path.is_file():
+        raise InputError(f"There is no embedding table at {path}. Check --embeddings.")
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowInvalid as error:
+        raise InputError(NOT_VECTORS.format(path=path, why=f"not Parquet: {error}")) from error
+    metadata = read_metadata(table.schema)
+    views = [view for view in COLUMNS if view in table.column_names]
+    if metadata is None or "region_id" not in table.column_names or not views:
+        why = (
+            "no `urbanln` metadata" if metadata is None else "no column of vectors or no region_id"
+        )
+        raise InputError(NOT_VECTORS.format(path=path, why=why))
+    vectors = {view: _matrix(table[view].combine_chunks()) for view in views}
+    region_ids = table["region_id"].to_pylist()
+    _require_unique(region_ids, str(path), "Make the table again with `python evaluate.py embed`.")
+    content = digest(region_ids, views, *(vectors[view].tobytes() for view in views))
+    return EmbeddingTable(metadata["label"], metadata, region_ids, vectors, content)
+
+
+def read_metadata(schema: pa.Schema) -> dict[str, Any] | None:
+    """The `urbanln` entry of a schema's metadata."""
+    raw = (schema.metadata or {}).get(METADATA_KEY)
+    return None if raw is None else json.loads(raw)
+
+
+def earlier_metadata(path: Path) -> dict[str, Any]:
+    """Metadata of the table that a new one would replace; empty where there is none.
+
+    Raises:
+        InputError: the file is damaged or no such table, and so not to be replaced.
+    """
+    if not path.exists():
+        return {}
+    try:
+        metadata = read_metadata(pq.read_schema(path))
+    except (pa.ArrowInvalid, OSError):
+        metadata = None
+    if metadata is None:
+        raise InputError(
+            f"{path} is there and is no embedding table, or a damaged one: move it away, or give "
+            "another --output_dir or --label."
+        )
+    return metadata
+
+
+def rename_training(path: Path, training: Training | None) -> None:
+    """Have a table say of which training it is, its vectors as they are."""
+    table = pq.read_table(path)
+    known = read_metadata(table.schema) or {}
+    metadata = {name: value for name, value in known.items() if name != METADATA_NAME}
+    metadata |= training.metadata() if training else {}
+    if metadata != known:
+        table = table.replace_schema_metadata({METADATA_KEY: json.dumps(metadata)})
+        with atomic_path(path) as temporary:
+            pq.write_table(table, temporary)
+
+
+def _require_unique(region_ids: Sequence[str], where: str, remedy: str) -> None:
+    try:
+        require_unique([pd.DataFrame({"region_id": region_ids}, dtype=object)], where, remedy)
+    except RepeatedIdError as error:
+        raise InputError(str(error)) from error
+
+
+def _matrix(column: pa.FixedSizeListArray) -> NDArray[np.float32]:
+    values = np.full((len(column), column.type.list_size), np.nan, dtype=np.float32)
+    valid = np.asarray(column.is_valid())
+    # flatten() passes over nulls
+    values[valid] = column.flatten().to_numpy().reshape(-1, column.type.list_size)
+    return values
+
+
+__all__ = [
+    "BOTH",
+    "EmbeddingTable",
+    "earlier_metadata",
+    "read_embeddings",
+    "read_metadata",
+    "rename_training",
+    "write_embeddings",
+]

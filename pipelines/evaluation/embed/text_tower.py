@@ -1,0 +1,183 @@
+"""The text tower of a checkpoint: texts to projected vectors, and how many of them were cut."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import CLIPModel
+
+from dataset_builders.files import atomic_path, digest
+from modeling_urbanln import clean_text
+
+from ..errors import InputError
+
+IMAGE_SIDE = ("vision_model.", "visual_projection.")
+TOKENIZED_AT_ONCE = 10_000
+
+
+class TextTower:
+    """Encodes texts with a checkpoint's `get_text_features`: projected, not normalised.
+
+    Args:
+        model: in eval mode, on its device.
+        tokenizer: the checkpoint's own.
+        name: for tables.
+        random_init: its weights are drawn, not trained.
+
+    Attributes:
+        max_length: tokens that are read of a text.
+        logit_scale: what the checkpoint multiplies cosines with.
+        fingerprint: equal for towers that give equal vectors.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, name: str, random_init: bool = False):
+        self.model, self.tokenizer, self.name, self.random_init = (
+            model,
+            tokenizer,
+            name,
+            random_init,
+        )
+        text_config = getattr(model.config, "text_config", model.config)
+        positions = getattr(text_config, "max_position_embeddings", tokenizer.model_max_length)
+        self.max_length = int(min(tokenizer.model_max_length, positions))
+        self.device = next(model.parameters()).device
+        self.logit_scale = (
+            float(model.logit_scale.detach().exp()) if hasattr(model, "logit_scale") else 1.0
+        )
+        self.fingerprint = _fingerprint(model, tokenizer, self.max_length)
+
+    @torch.inference_mode()
+    def encode(self, texts: Sequence[str], batch_size: int = 64) -> NDArray[np.float32]:
+        """Text features, `(N, D)`; texts of about one length are batched together.
+
+        Raises:
+            InputError: there is no text.
+        """
+        if not texts:
+            raise InputError("There is no text to encode.")
+        texts = self._cleaned(texts)
+        lengths = self._lengths(texts)
+        order = np.argsort(lengths, kind="stable")
+        vectors: NDArray[np.float32] | None = None
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            found = self._encode_batch([texts[row] for row in rows])
+            if vectors is None:
+                vectors = np.empty((len(texts), found.shape[1]), np.float32)
+            vectors[rows] = found
+        assert vectors is not None
+        return vectors
+
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        """How many texts are longer than the tower reads."""
+        return int((self._lengths(self._cleaned(texts)) > self.max_length).sum())
+
+    def _cleaned(self, texts: Sequence[str]) -> list[str]:
+        """As the tower's training data were: CLIP's tokenizer in transformers leaves it out."""
+        is_clip = isinstance(self.model, CLIPModel)
+        return [clean_text(text) for text in texts] if is_clip else list(texts)
+
+    def _lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        lengths: list[int] = []
+        for start in range(0, len(texts), TOKENIZED_AT_ONCE):
+            part = list(texts[start : start + TOKENIZED_AT_ONCE])
+            lengths += map(len, self.tokenizer(part, truncation=False, verbose=False)["input_ids"])
+        return np.array(lengths)
+
+    def _encode_batch(self, texts: list[str]) -> NDArray[np.float32]:
+        tokens = self.tokenizer(
+            texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
+        ).to(self.device)
+        features = self.model.get_text_features(
+            input_ids=tokens["input_ids"], attention_mask=tokens.get("attention_mask")
+        )
+        pooled = features if isinstance(features, torch.Tensor) else features.pooler_output
+        return pooled.float().cpu().numpy()
+
+
+def load_text_tower(
+    model_name_or_path: str,
+    *,
+    random_init: bool = False,
+    seed: int = 0,
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+) -> TextTower:
+    """Load the text side of a checkpoint, or draw weights for its architecture.
+
+    Args:
+        model_name_or_path: Hub id or folder: UrbanLN, CLIP, or another model of the library with
+            `get_text_features`.
+        random_init: take the configuration only.
+        seed: of the drawn weights: those of `load_model_encoder` with the same seed.
+        device: where it runs.
+        trust_remote_code: run code that comes with the checkpoint.
+
+    Raises:
+        InputError: there is no such checkpoint, it has no text tower, or weights of it are missing.
+    """
+    import transformers
+
+    import modeling_urbanln  # noqa: F401 - registers the auto classes
+
+    name, trust = model_name_or_path, trust_remote_code
+    try:
+        # a query may spell out a special token, which must not end it
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            name, trust_remote_code=trust, split_special_tokens=True
+        )
+        if random_init:
+            config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=trust)
+            transformers.set_seed(seed)
+            model = transformers.AutoModel.from_config(config, trust_remote_code=trust)
+            missing = []
+        else:
+            model, report = transformers.AutoModel.from_pretrained(
+                name, trust_remote_code=trust, output_loading_info=True
+            )
+            missing = sorted(k for k in report["missing_keys"] if not k.startswith(IMAGE_SIDE))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"No usable checkpoint at {name!r} (--model_name_or_path): {error}"
+        ) from error
+    if not hasattr(model, "get_text_features"):
+        raise InputError(
+            f"{name!r} is a {type(model).__name__}, which has no get_text_features. Texts need "
+            "UrbanLN, CLIP or another image-text model of the transformers library."
+        )
+    if missing:
+        raise InputError(
+            f"{len(missing)} weights of the text side of {name!r} are missing "
+            f"({', '.join(missing[:3])}...). Is it the folder of a finished model?"
+        )
+    title = f"{Path(name).name} ({type(model).__name__})"
+    return TextTower(model.float().to(device).eval(), tokenizer, title, random_init)
+
+
+def cached_vectors(
+    folder: Path, tower: TextTower, texts: Sequence[str], batch_size: int = 64
+) -> NDArray[np.float32]:
+    """Vectors of the texts, read from the folder where the same tower has encoded the same ones."""
+    path = folder / f"texts-{digest(tower.fingerprint, list(texts))}.npy"
+    if not path.is_file():
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.save(file, tower.encode(texts, batch_size), allow_pickle=False)
+    return np.load(path, allow_pickle=False)
+
+
+def _fingerprint(model: Any, tokenizer: Any, max_length: int) -> str:
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    sha = hashlib.sha256(digest(vocabulary, max_length).encode())
+    for key, value in sorted(model.state_dict().items()):
+        if not key.startswith(IMAGE_SIDE):
+            sha.update(key.encode())
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            sha.update(flat.view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()[:16]
+
+
+__all__ = ["TextTower", "cached_vectors", "load_text_tower"]

@@ -1,0 +1,227 @@
+"""Predictions of single regions, one Parquet file a batch of rows; what intervals rest on."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from dataset_builders.files import atomic_path, digest
+
+from ..errors import InputError
+from .results import KEY, ResultRow
+from .systems import CONTROL_NAMES, WITH_COORDINATES
+from .tasks import Fit, Task
+
+SUMMARY_FILE, RESULTS_FILE, REGIONS_FILE = "probe.json", "results.jsonl", "regions.parquet"
+BLOCK_COLUMN = "block_id"  # of regions.parquet
+PREDICTIONS_FOLDER = "predictions"  # of test regions
+VALIDATION_FOLDER = "validation_predictions"
+SYSTEM = ["system", "view", "probe"]
+CODED = ("indicator", *SYSTEM, "region_id", "embedding_hash")  # words that are few
+SORTED = ["indicator", "split_seed", *SYSTEM, "probe_seed", "region_id"]
+
+
+def write_predictions(
+    output: Path,
+    region_ids: NDArray[np.object_],
+    rows: Sequence[ResultRow],
+    tasks: Sequence[Task],
+    fits: Sequence[Fit],
+) -> None:
+    """Write what the rows rest on: a file of test and one of validation predictions.
+
+    Args:
+        output: folder of the city's results.
+        region_ids: `(N,)` of the regions that the tasks index.
+        rows: one a task.
+        tasks: see [`Task`].
+        fits: one a task.
+    """
+    name = digest([row.key for row in rows])
+    tested = [(task.test, fit.predictions) for task, fit in zip(tasks, fits, strict=True)]
+    _write(output / PREDICTIONS_FOLDER / f"{name}.parquet", region_ids, rows, tasks, tested)
+    validated = [
+        (task.validation, fit.validation_predictions) for task, fit in zip(tasks, fits, strict=True)
+    ]
+    _write(output / VALIDATION_FOLDER / f"{name}.parquet", region_ids, rows, tasks, validated)
+
+
+def _write(
+    path: Path,
+    region_ids: NDArray[np.object_],
+    rows: Sequence[ResultRow],
+    tasks: Sequence[Task],
+    parts: Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]],
+) -> None:
+    lengths = [len(index) for index, _ in parts]
+    columns: dict[str, Any] = {
+        name: pa.array(np.repeat([getattr(row, name) for row in rows], lengths).tolist())
+        for name in KEY
+    }
+    columns["region_id"] = np.concatenate([region_ids[index] for index, _ in parts])
+    columns["truth"] = np.concatenate(
+        [task.y[index] for task, (index, _) in zip(tasks, parts, strict=True)]
+    )
+    columns["prediction"] = np.concatenate([values for _, values in parts])
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.table(columns), temporary)
+
+
+def read_predictions(folder: Path, wanted: Mapping[str, Any]) -> pd.DataFrame:
+    """Predictions of the rows whose fields have these values, each region once a row.
+
+    Args:
+        folder: `PREDICTIONS_FOLDER` or `VALIDATION_FOLDER` of a city's results.
+        wanted: of the fields of `KEY`.
+
+    Returns:
+        The fields of `KEY`, region_id, truth and prediction, in a fixed order.
+    """
+    found = pads.dataset(folder, format="parquet")
+    condition = pads.scalar(True)
+    for name, value in wanted.items():
+        condition &= pads.field(name) == value
+    frame = found.to_table(filter=condition).to_pandas()
+    # a killed run may have left predictions that the next one wrote again
+    frame = frame.drop_duplicates([*KEY, "region_id"])
+    return frame.sort_values([*KEY, "region_id"], ignore_index=True)
+
+
+def current_predictions(folder: Path, part: str) -> pd.DataFrame:
+    """Predictions that compare with the latest run of `probe`, with the block of each region.
+
+    Args:
+        folder: of one city's results.
+        part: `PREDICTIONS_FOLDER` or `VALIDATION_FOLDER`.
+
+    Returns:
+        As [`read_predictions`], with `block_id`.
+
+    Raises:
+        InputError: there are none.
+    """
+    summary = _summary(folder, part)
+    frame = read_predictions(folder / part, {"table_hash": summary["table_hash"]})
+    hashes = embedding_hashes(summary)
+    frame = frame[frame["system"].map(hashes) == frame["embedding_hash"]]
+    regions = pd.read_parquet(folder / REGIONS_FILE, columns=["region_id", BLOCK_COLUMN])
+    return frame.merge(regions, on="region_id")
+
+
+@dataclass(frozen=True)
+class PredictedSplit:
+    """The test (or validation) regions of one split, predicted by everyone.
+
+    Attributes:
+        protocol: of the split.
+        indicator: what is predicted.
+        split_seed: of the split.
+        truth: `(n,)`.
+        blocks: `(n,)` number of each region's block, the same in all splits.
+        predictions: label, view and probe -> `(draws, n)`, a row a seed of the probe.
+    """
+
+    protocol: str
+    indicator: str
+    split_seed: int
+    truth: NDArray[np.float64]
+    blocks: NDArray[np.int64]
+    predictions: dict[tuple[str, str, str], NDArray[np.float64]]
+
+
+def predicted_splits(
+    folder: Path, protocol: str, part: str = PREDICTIONS_FOLDER
+) -> list[PredictedSplit]:
+    """Predictions that compare with the latest run of `probe`, by indicator and split.
+
+    Reads millions of predictions by the codes of their names, not as so many words.
+
+    Args:
+        folder: of one city's results.
+        protocol: of the splits.
+        part: `PREDICTIONS_FOLDER` or `VALIDATION_FOLDER`.
+
+    Raises:
+        InputError: there are no results, or predictions of one split are of different regions.
+    """
+    summary = _summary(folder, part)
+    format_ = pads.ParquetFileFormat(dictionary_columns=set(CODED))
+    table = pads.dataset(folder / part, format=format_).to_table(
+        columns=[*SORTED, "embedding_hash", "truth", "prediction"],
+        filter=(pads.field("table_hash") == summary["table_hash"])
+        & (pads.field("protocol") == protocol),
+    )
+    frame = table.unify_dictionaries().to_pandas()
+    hashes = embedding_hashes(summary)
+    known = frame["system"].map(hashes).astype(object) == frame["embedding_hash"].astype(object)
+    frame = frame[known]
+    # a killed run may have left predictions that the next one wrote again
+    frame = frame.sort_values(SORTED, ignore_index=True).drop_duplicates(SORTED)
+    regions = pd.read_parquet(folder / REGIONS_FILE, columns=["region_id", BLOCK_COLUMN])
+    blocks = regions.set_index("region_id")[BLOCK_COLUMN]
+    return [
+        _predicted(protocol, str(indicator), int(split), group, blocks)
+        for (indicator, split), group in frame.groupby(["indicator", "split_seed"], observed=True)
+    ]
+
+
+def _predicted(
+    protocol: str, indicator: str, split_seed: int, frame: pd.DataFrame, blocks: pd.Series
+) -> PredictedSplit:
+    found = dict(list(frame.groupby(SYSTEM, observed=True)))
+    own = {
+        name: one["prediction"].to_numpy().reshape(one["probe_seed"].nunique(), -1)
+        for name, one in found.items()
+    }
+    first = next(iter(found.values()))
+    n = len(first) // first["probe_seed"].nunique()
+    ids = first["region_id"].to_numpy()[:n]
+    for name, one in found.items():
+        if not np.array_equal(one["region_id"].to_numpy().reshape(-1, n)[-1], ids):
+            raise InputError(
+                f"{' '.join(map(str, name))} is predicted on other regions than the others in "
+                f"split {split_seed} of {indicator}, {protocol}. Remove the predictions and rows "
+                "of the city and run `python evaluate.py probe` again."
+            )
+    truth = first["truth"].to_numpy()[:n]
+    return PredictedSplit(
+        protocol, indicator, split_seed, truth, blocks.loc[ids].to_numpy(), cast(Any, own)
+    )
+
+
+def _summary(folder: Path, part: str) -> dict[str, Any]:
+    if not (folder / SUMMARY_FILE).is_file() or not (folder / part).is_dir():
+        raise InputError(f"No results in {folder}. Run `python evaluate.py probe` first.")
+    found: dict[str, Any] = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+    return found
+
+
+def embedding_hashes(summary: Mapping[str, Any]) -> dict[str, str]:
+    """System -> hash of the vectors that a probe.json speaks of; controls have none."""
+    hashes = {name: system["embedding_hash"] for name, system in summary["systems"].items()}
+    hashes |= {WITH_COORDINATES + name: known for name, known in hashes.items()}
+    return hashes | dict.fromkeys(CONTROL_NAMES, "")
+
+
+__all__ = [
+    "BLOCK_COLUMN",
+    "PREDICTIONS_FOLDER",
+    "REGIONS_FILE",
+    "RESULTS_FILE",
+    "SUMMARY_FILE",
+    "VALIDATION_FOLDER",
+    "PredictedSplit",
+    "current_predictions",
+    "embedding_hashes",
+    "predicted_splits",
+    "read_predictions",
+    "write_predictions",
+]

@@ -1,0 +1,103 @@
+"""The commands that read texts: embed_captions, retrieve, zero_shot."""
+
+import os
+from pathlib import Path
+
+from pipelines.common.encoders.transformers_models import ModelEncoder, load_model_encoder
+
+from ..embed.images import EmbedSettings, embed
+from ..embed.sources import open_city, open_images
+from ..embed.tables import read_embeddings
+from ..embed.text_tower import TextTower, load_text_tower
+from .arguments import (
+    EmbedCaptionsArguments,
+    LanguageArguments,
+    RetrieveArguments,
+    ZeroShotArguments,
+)
+
+MAX_DECODING_THREADS = 8
+
+
+def run(arguments: LanguageArguments, device: str) -> Path:
+    """Run one of the commands; returns the path of its main file."""
+    if isinstance(arguments, EmbedCaptionsArguments):
+        return run_embed_captions(arguments, device)
+    if isinstance(arguments, RetrieveArguments):
+        return run_retrieve(arguments, device)
+    return run_zero_shot(arguments, device)
+
+
+def run_embed_captions(arguments: EmbedCaptionsArguments, device: str) -> Path:
+    """`evaluate.py embed_captions`: returns the table's path."""
+    from ..embed.captions import TFIDF_LABEL, TOWER_LABEL, embed_text_tower, embed_tfidf
+    from ..embed.region_captions import read_captions
+
+    captions = read_captions(arguments.dataset_name, arguments.city)
+    output = Path(arguments.output_dir) / arguments.city
+    if arguments.encoder == "tfidf":
+        return embed_tfidf(captions, output, arguments.label or TFIDF_LABEL)
+    tower = load_text_tower(
+        str(arguments.model_name_or_path),
+        device=device,
+        trust_remote_code=arguments.trust_remote_code,
+    )
+    label = arguments.label or TOWER_LABEL
+    return embed_text_tower(captions, tower, output, label, arguments.batch_size)
+
+
+def run_retrieve(arguments: RetrieveArguments, device: str) -> Path:
+    """`evaluate.py retrieve`: prints what was found; returns the path of the JSON or HTML file."""
+    from .gallery import all_captions, open_gallery, own_captions
+    from .page import write_search
+    from .retrieval import measure, metrics_table, search_regions
+
+    encoder, tower, label = _towers(arguments, device)
+    output = Path(arguments.output_dir) / arguments.city
+    dataset, city, view = arguments.dataset_name, arguments.city, arguments.view
+    gallery = open_gallery(encoder, dataset, city, view, output, label, _streaming(arguments))
+    if arguments.query is None:
+        name = label if arguments.captions == "own" else f"{label}-all-captions"
+        pairs = own_captions(gallery) if arguments.captions == "own" else all_captions(gallery)
+        print(metrics_table(measure(gallery, pairs, tower, output, name)))
+        return output / f"retrieval-{view}-{name}.json"
+    hits = search_regions(arguments.query, gallery, tower.encode, arguments.top)
+    for rank, hit in enumerate(hits, start=1):
+        print(f"{rank:4d}  {hit.score:.4f}  {hit.region_id}  ({hit.image_id})")
+    paths = write_search(arguments.query, hits, gallery, output / "search")
+    print("\n".join(f"Wrote {path}" for path in paths))
+    return paths[-1]
+
+
+def run_zero_shot(arguments: ZeroShotArguments, device: str) -> Path:
+    """`evaluate.py zero_shot`: prints the table; returns the path of the embedding table."""
+    from .prompts import DEFAULT_PROMPTS, read_prompts
+    from .zero_shot import agreement_table, zero_shot
+
+    prompts = read_prompts(Path(arguments.prompts) if arguments.prompts else DEFAULT_PROMPTS)
+    city = open_city(arguments.dataset_name, arguments.city)
+    encoder, tower, label = _towers(arguments, device)
+    output = Path(arguments.output_dir) / arguments.city
+    source = open_images(arguments.dataset_name, arguments.city)
+    path = embed(encoder, source, output, label, _streaming(arguments))
+    table, scale = read_embeddings(path), tower.logit_scale
+    found = zero_shot(table, city, prompts, tower.encode, scale, output, label)
+    print(agreement_table(found))
+    return output / f"zero-shot-{label}.parquet"
+
+
+def _towers(
+    arguments: RetrieveArguments | ZeroShotArguments, device: str
+) -> tuple[ModelEncoder, TextTower, str]:
+    name, trust = str(arguments.model_name_or_path), arguments.trust_remote_code
+    encoder = load_model_encoder(name, device=device, trust_remote_code=trust)
+    tower = load_text_tower(name, device=device, trust_remote_code=trust)
+    return encoder, tower, arguments.label or Path(name).resolve().name
+
+
+def _streaming(arguments: RetrieveArguments | ZeroShotArguments) -> EmbedSettings:
+    workers = arguments.num_workers or min(os.cpu_count() or 1, MAX_DECODING_THREADS)
+    return EmbedSettings(arguments.batch_size, num_workers=workers)
+
+
+__all__ = ["run", "run_embed_captions", "run_retrieve", "run_zero_shot"]
