@@ -32,7 +32,7 @@ Next:
 endef
 export NEXT
 
-.PHONY: help install system quickstart demo test test-slow lint style types suite real benchmarks clean
+.PHONY: help install system quickstart demo test test-slow lint style types suite real benchmarks docs clean
 
 help:
 	@echo "make quickstart   build a synthetic city, pretrain, embed, probe, report (minutes on 2 cores)"
@@ -41,6 +41,7 @@ help:
 	@echo "make test-slow    the slower proofs"
 	@echo "make real         the whole job on real images (set URBANLN_SHARED_DATA to their folder)"
 	@echo "make benchmarks   speed and memory, as ratios"
+	@echo "make docs         the documentation as a site, in build/docs"
 	@echo "make lint         ruff and mypy"
 	@echo "make clean        remove runs and caches (not .venv)"
 
@@ -111,6 +112,9 @@ benchmarks: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.geography
 	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.download
 	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.release pipeline
+
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 clean:
 	rm -rf runs build .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

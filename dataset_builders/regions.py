@@ -45,8 +45,7 @@ def square_grid(
         min_cover: Share of a square that must lie within the boundary; 0 keeps all squares that
             the boundary touches.
         plane: "epsg32650", "laea40n120e", as at the head of region ids; by default that of
-            [`choose_plane`][dataset_builders.planes.choose_plane]. Set it where a city's boundary
-            may change between a zone and its edge.
+            `choose_plane`. Set it where a city's boundary may change between a zone and its edge.
         city: Value of the column `city`; no such column by default.
 
     Returns:

@@ -73,7 +73,7 @@ class UrbanLNModel(CLIPModel):
     A saved folder loads with `AutoModel.from_pretrained(folder, trust_remote_code=True)`, also
     where this package is not installed.
 
-    Example:
+    Examples:
         >>> from modeling_urbanln import UrbanLNModel, UrbanLNProcessor
         >>> model = UrbanLNModel.from_clip_pretrained("openai/clip-vit-base-patch16")
         >>> processor = UrbanLNProcessor.from_clip_pretrained("openai/clip-vit-base-patch16")
@@ -315,7 +315,7 @@ class UrbanLNForPreTraining(UrbanLNModel):
     `clamp_logit_scale_()` and `update_momentum_encoder()`, and after each batch `enqueue(...)`.
     What is published is `to_base()`: the twin and the queues live in training checkpoints.
 
-    Example:
+    Examples:
         >>> model = UrbanLNForPreTraining.from_clip_pretrained("openai/clip-vit-base-patch16")
         >>> output = model(**inputs, sample_ids=ids)
         >>> output.loss.backward(); optimizer.step()

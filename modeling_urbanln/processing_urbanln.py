@@ -56,7 +56,7 @@ class UrbanLNProcessor(CLIPProcessor):
         image_processor: a CLIP image processor.
         tokenizer: a CLIP tokenizer; its `split_special_tokens` is set, and saved with it.
 
-    Example:
+    Examples:
         >>> processor = UrbanLNProcessor.from_pretrained("org/urbanln-vitb16")
         >>> inputs = processor(text=["a wide street"], images=[image], return_tensors="pt")
     """

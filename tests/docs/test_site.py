@@ -1,0 +1,39 @@
+"""The documentation builds without a warning, and its notebook runs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOK = ROOT / "docs" / "photos_to_a_map.ipynb"
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "api" / "modeling_urbanln.html").read_text(encoding="utf-8")
+    assert "distillation_weight" in page  # docstrings were read, not only their headings
+
+
+def test_the_notebook_names_no_path_of_a_machine():
+    assert "/.venv/" not in NOTEBOOK.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = nbformat.read(NOTEBOOK, 4)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=1800, resources=resources).execute()
+    assert (tmp_path / "runs" / "notebook" / "map" / "predictions.gpkg").is_file()
