@@ -15,7 +15,7 @@ from pipelines.evaluation.embed.tables import read_embeddings
 from pipelines.evaluation.probe.city import City
 from pipelines.evaluation.probe.results import read_rows
 from pipelines.evaluation.probe.run import ProbeSettings, probe
-from pipelines.evaluation.probe.splits import block_ids, draw_split, geography
+from pipelines.evaluation.probe.splits import BlockSplitter, block_ids, geography
 from tests.pipelines.evaluation.toy import CITY, build_toy
 
 
@@ -34,8 +34,8 @@ def test_a_quarter_is_trained_on_the_others():
     place = geography(city.regions, city.block_m)
     blocks = block_ids(place)
     assert len(np.unique(blocks)) == 4
-    split = draw_split(city.regions, place, "block", seed=0)
-    tested, trained = (set(blocks[split == part]) for part in ("test", "train"))
+    split = BlockSplitter(city.regions, place).split(seed=0)
+    tested, trained = (set(blocks[rows]) for rows in (split.test, split.train))
     assert len(tested) == 1
     assert tested.isdisjoint(trained)
 

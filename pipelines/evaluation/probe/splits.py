@@ -1,10 +1,13 @@
 """Which regions train, validate and test, for every protocol and split seed.
 
-Splits are drawn over all regions of the city by `dataset_builders.splits`, before any system is
-looked at, so that they do not depend on who is compared. Seed 0 is the split stored in the dataset.
+Three splitters behind one interface, [`Splitter`]: random, block and city. Splits are drawn over
+all regions of a city by `dataset_builders.splits`, before any system is looked at, so that they do
+not depend on who is compared. Seed 0 is the split stored in the dataset.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import geopandas as gpd
 import numpy as np
@@ -23,6 +26,7 @@ from dataset_builders.splits import (
 )
 
 from ..errors import InputError
+from .tasks import Indices
 
 PROTOCOLS = {"random": "interpolation", "block": "new district"}
 FRACTIONS = (0.6, 0.2, 0.2)
@@ -101,44 +105,136 @@ def block_ids(place: Geography) -> NDArray[np.int64]:
     return np.unique(blocks, return_inverse=True)[1]
 
 
-def draw_split(
-    regions: gpd.GeoDataFrame, place: Geography, protocol: str, seed: int
-) -> NDArray[np.object_]:
-    """One split of all regions.
+class Split(NamedTuple):
+    """One split: increasing row numbers of the three parts; other rows are in none of them."""
 
-    Args:
-        regions: of a city.
-        place: from [`geography`].
-        protocol: one of `PROTOCOLS`.
-        seed: 0 takes the split stored in the dataset, where there is one. Of a stored block split
-            the regions that are too near to another part are left out.
+    train: Indices
+    validation: Indices
+    test: Indices
 
-    Returns:
-        `(N,)` of "train", "validation", "test" or None (too near to another block's regions).
+    @classmethod
+    def of(cls, parts: NDArray[np.object_]) -> "Split":
+        """From `(N,)` of "train", "validation", "test" or None."""
+        return cls(*(np.flatnonzero(parts == part) for part in cls._fields))
+
+    def parts(self, n: int) -> NDArray[np.object_]:
+        """`(n,)` of "train", "validation", "test" or None."""
+        parts = np.full(n, None, dtype=object)
+        for part, rows in self._asdict().items():
+            parts[rows] = part
+        return parts
+
+
+class Splitter(Protocol):
+    """What draws the splits of a protocol."""
+
+    def split(self, seed: int) -> Split:
+        """Draw the split of a seed.
+
+        Raises:
+            SplitError: Too few regions or blocks, or regions without a place.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class CityRegions:
+    """The regions of one city that are compared.
+
+    Attributes:
+        regions: All regions of the city: splits are drawn over all of them.
+        place: Their geography, from [`geography`].
+        kept: Rows of the regions that are compared, in order; None for all. The rows of a split
+            count these.
+    """
+
+    regions: gpd.GeoDataFrame
+    place: Geography
+    kept: Indices | None = None
+
+    def order(self) -> NDArray[np.int64]:
+        """Rows by region_id, so that a split does not depend on the order of the dataset."""
+        return np.argsort(self.regions["region_id"].to_numpy(str), kind="stable")
+
+    def chosen(self, parts: NDArray[np.object_]) -> Split:
+        """The split of the compared regions, from the parts of all regions."""
+        return Split.of(parts if self.kept is None else parts[self.kept])
+
+
+class RandomSplitter(CityRegions):
+    """Regions at random, 6:2:2; seed 0 is the split stored in the dataset, where there is one."""
+
+    def split(self, seed: int) -> Split:
+        """See [`Splitter.split`]."""
+        parts = _stored(self.regions, "random") if seed == STORED_SEED else None
+        if parts is None:
+            parts = np.full(len(self.regions), None, dtype=object)
+            parts[self.order()] = random_split(len(parts), seed)
+        return self.chosen(parts)
+
+
+class BlockSplitter(CityRegions):
+    """Whole blocks; regions too near to another part's are in no part, stored or drawn."""
+
+    def split(self, seed: int) -> Split:
+        """See [`Splitter.split`]."""
+        near = self.place.neighbourhood
+        stored = _stored(self.regions, "block") if seed == STORED_SEED else None
+        if stored is not None:
+            return self.chosen(apply_buffer(stored, near))
+        order = self.order()
+        parts = np.full(len(order), None, dtype=object)
+        x, y = self.place.xy[order].T
+        parts[order] = block_split(x, y, self.place.block_m, seed, near.take(order))[0]
+        return self.chosen(parts)
+
+
+@dataclass(frozen=True)
+class CitySplitter:
+    """All regions of the source cities train and validate, those of the target are tested.
+
+    The rows of a split count the regions of the sources, one city after the other, then the
+    target's. A source's random validation split of the seed validates; the rest of it trains.
+
+    Attributes:
+        sources: The compared regions of each source city.
+        num_target: Number of compared regions of the target.
+    """
+
+    sources: Sequence[RandomSplitter]
+    num_target: int
+
+    def split(self, seed: int) -> Split:
+        """See [`Splitter.split`]."""
+        train, validation, start = [], [], 0
+        for source in self.sources:
+            own = source.split(seed)
+            train.append(start + np.union1d(own.train, own.test))  # nothing is tested here
+            validation.append(start + own.validation)
+            start += len(source.regions) if source.kept is None else len(source.kept)
+        tested = np.arange(start, start + self.num_target)
+        return Split(np.concatenate(train), np.concatenate(validation), tested)
+
+
+SPLITTERS: Mapping[str, type[RandomSplitter] | type[BlockSplitter]] = {
+    "random": RandomSplitter,
+    "block": BlockSplitter,
+}
+
+
+def splitter_within(protocol: str, regions: CityRegions) -> Splitter:
+    """The splitter of a protocol within one city.
 
     Raises:
-        InputError: the protocol is unknown.
-        SplitError: too few regions or blocks, or regions without a place.
+        InputError: The protocol is unknown.
     """
-    if protocol not in PROTOCOLS:
-        raise InputError(f"Unknown protocol {protocol!r}; known are {', '.join(PROTOCOLS)}.")
-    stored = _stored(regions, protocol) if seed == STORED_SEED else None
-    if stored is not None:
-        return stored if protocol == "random" else apply_buffer(stored, place.neighbourhood)
-    # by region_id, so that the order of rows in the dataset does not matter
-    order = np.argsort(regions["region_id"].to_numpy(str), kind="stable")
-    split = np.full(len(regions), None, dtype=object)
-    if protocol == "random":
-        split[order] = random_split(len(regions), seed)
-    else:
-        x, y = place.xy[order].T
-        near = place.neighbourhood.take(order)
-        split[order] = block_split(x, y, place.block_m, seed, near)[0]
-    return split
+    if protocol not in SPLITTERS:
+        raise InputError(f"Unknown protocol {protocol!r}; known are {', '.join(SPLITTERS)}.")
+    return SPLITTERS[protocol](regions.regions, regions.place, regions.kept)
 
 
 def stored_neighbours(regions: gpd.GeoDataFrame, place: Geography) -> dict[str, int]:
-    """Regions of the stored block split that [`draw_split`] leaves out, counted by stored part.
+    """Regions of the stored block split that [`BlockSplitter`] leaves out, counted by stored part.
 
     Empty where the stored parts keep their distance.
     """
@@ -161,9 +257,15 @@ __all__ = [
     "FRACTIONS",
     "PROTOCOLS",
     "SPLIT_RULE",
+    "BlockSplitter",
+    "CityRegions",
+    "CitySplitter",
     "Geography",
+    "RandomSplitter",
+    "Split",
+    "Splitter",
     "block_ids",
-    "draw_split",
     "geography",
+    "splitter_within",
     "stored_neighbours",
 ]

@@ -168,16 +168,21 @@ def make_systems(
     systems += _poi_controls(city, kept)
     wanted = city.regions["region_id"].to_numpy()[kept]
     for table in tables:
-        position = {region_id: row for row, region_id in enumerate(table.region_ids)}
-        rows = [position[region_id] for region_id in wanted]
         for view in views[table.label]:
-            X, uses, inputs = table.matrix(view)[rows], tuple(table.uses), tuple(table.inputs)
+            X = vectors_of(table, view, wanted)
+            uses, inputs = tuple(table.uses), tuple(table.inputs)
             systems.append(System(table.label, view, table.hash, tuple(probes), X, uses, inputs))
             if gain:
                 beside = np.concatenate([X, basis], axis=1)
                 name, also = WITH_COORDINATES + table.label, sorted({*uses, "coordinates"})
                 systems.append(System(name, view, table.hash, gain, beside, tuple(also), inputs))
     return systems
+
+
+def vectors_of(table: EmbeddingTable, view: str, region_ids: Sequence[str]) -> NDArray[np.float64]:
+    """`(N, D)` vectors of a table's view, of these regions in this order."""
+    position = {region_id: row for row, region_id in enumerate(table.region_ids)}
+    return table.matrix(view)[[position[region_id] for region_id in region_ids]]
 
 
 def _poi_controls(city: City, kept: NDArray[np.int64]) -> list[System]:
@@ -228,5 +233,6 @@ __all__ = [
     "common_regions",
     "left_out_inputs",
     "make_systems",
+    "vectors_of",
     "views_of",
 ]

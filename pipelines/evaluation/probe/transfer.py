@@ -1,32 +1,40 @@
-"""The source x target matrix: from folders of vectors to rows and one table.
+"""From city to city: an encoder learnt elsewhere, or an encoder and a probe learnt elsewhere.
 
+Two questions that are often taken for one:
+
+- `city-encoder`: the encoder saw the source city, the probe is trained and tested within the
+  target city: are the vectors any good there?
+- `city`: the probe, too, saw the source cities alone; it is tested on all regions of the target:
+  what is known of a city of which no label is known?
+
+[`transfer_matrix`] asks both of every source and target of a folder of vectors:
 `<embeddings>/<source>/<city>/<label>.parquet` are the vectors of a city's regions by an encoder
-that learnt in the source; several sources are joined by "+". Each source is carried to each target
-in the two ways of [`city_transfer`]: the encoder alone, and the encoder with its probe.
+that learnt in the source; several sources are joined by "+".
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from dataset_builders.files import write_json
+from dataset_builders.files import digest, write_json
 from pipelines.common.csv_files import write_csv
 
 from ..embed.sources import open_city
-from ..embed.tables import read_embeddings
+from ..embed.tables import EmbeddingTable, read_embeddings
 from ..embed.trainings import groups
 from ..errors import InputError
-from .city_transfer import (
-    CityTables,
-    Transfer,
-    transfer_encoder,
-    transfer_probe,
-)
-from .results import CITY, CITY_ENCODER, JOINT, TRANSFER_FILE, ResultRow
-from .run import ProbeSettings
-from .systems import NO_VIEW
+from .city import City, Target
+from .loop import Comparison, ProbeSettings, compute, make_cells, skip
+from .predictions import RESULTS_FILE
+from .results import CITY, CITY_ENCODER, JOINT, TRANSFER_FILE, ResultRow, ResultStore, read_rows
+from .run import hash_table
+from .splits import CityRegions, CitySplitter, RandomSplitter, geography, splitter_within
+from .systems import NO_VIEW, System, common_regions, vectors_of, views_of
 
 SKIPPED_FILE = "transfer_skipped.json"
 SCORES = ("r2", "rmse", "mae", "spearman", "label_sd_test", "n_test")
@@ -38,13 +46,223 @@ TITLES = {
 
 
 @dataclass(frozen=True)
-class SourceTables:
-    """The vectors of cities' regions by encoders that learnt in one source.
+class CityTables:
+    """A city, and the vectors of its regions by each encoder.
 
     Attributes:
-        name: of the source; its cities joined by "+".
-        cities: name -> regions, indicators and vectors.
+        city: regions and indicators.
+        tables: one an encoder; the labels name the same encoders in all cities.
     """
+
+    city: City
+    tables: Sequence[EmbeddingTable]
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What a transfer gave.
+
+    Attributes:
+        rows: those asked for, whether computed now or before.
+        skipped: indicators that could not be scored, each with the reason.
+    """
+
+    rows: list[ResultRow]
+    skipped: list[dict[str, Any]]
+
+
+def transfer_encoder(
+    source_city: str,
+    target: CityTables,
+    output: Path,
+    settings: ProbeSettings | None = None,
+    within: str = "random",
+) -> Transfer:
+    """Probe vectors of encoders that learnt in another city: rows of the protocol `city-encoder`.
+
+    Args:
+        source_city: where the encoders learnt.
+        target: the city, and its regions' vectors by those encoders.
+        output: folder of the results; rows that are there are not computed again.
+        settings: probes, seeds, views and grids; its protocols are not looked at.
+        within: `random` or `block`, the split of the target's regions.
+
+    Raises:
+        InputError: no view or region is left, or a setting is unknown.
+    """
+    settings = settings or ProbeSettings()
+    views = views_of(target.tables, settings.views)
+    kept, _ = common_regions(target.city, target.tables, views)
+    settings = settings.for_regions(len(kept))
+    place = geography(target.city.regions, target.city.block_m)
+    splitter = splitter_within(within, CityRegions(target.city.regions, place, kept))
+    comparison = Comparison(
+        city=target.city.name,
+        source_city=source_city,
+        synthetic=target.city.synthetic,
+        table_hash=digest(CITY_ENCODER, within, hash_table(target.city, kept, place, settings)),
+        region_ids=target.city.regions["region_id"].to_numpy()[kept],
+        targets=[replace(one, y=one.y[kept]) for one in target.city.targets],
+        systems=_systems([target], [kept], views, settings),
+        splitters={CITY_ENCODER: splitter},
+    )
+    return _compute(comparison, output, settings)
+
+
+def transfer_probe(
+    sources: Sequence[CityTables],
+    target: CityTables,
+    output: Path,
+    settings: ProbeSettings | None = None,
+) -> Transfer:
+    """Train on all regions of the source cities, test on the target: rows of the protocol `city`.
+
+    Vectors and labels are standardised on the sources' training regions. Of the sources' regions,
+    those of each city's random validation split stop training and choose hyper-parameters, and the
+    rest train; with the split seed another fifth validates. No label of the target is seen. The
+    mean of the sources' labels is the control.
+
+    Args:
+        sources: one at least; their tables are by the same encoders as the target's.
+        target: the city that is scored.
+        output: folder of the results; rows that are there are not computed again.
+        settings: probes, seeds, views and grids; its protocols are not looked at.
+
+    Raises:
+        InputError: the target is among the sources, encoders differ between cities, or an indicator
+            has another unit or transform in another city.
+    """
+    settings = settings or ProbeSettings()
+    sources = sorted(sources, key=lambda source: source.city.name)
+    cities = [*sources, target]
+    views = _shared_views(cities, settings)
+    kept = [common_regions(one.city, one.tables, views)[0] for one in cities]
+    settings = settings.for_regions(len(kept[-1]))
+    regions = [
+        RandomSplitter(one.city.regions, geography(one.city.regions, one.city.block_m), rows)
+        for one, rows in zip(cities, kept, strict=True)
+    ]
+    hashes = [
+        hash_table(one.city, rows, own.place, settings)
+        for one, rows, own in zip(cities, kept, regions, strict=True)
+    ]
+    ids = [one.city.regions["region_id"].to_numpy()[k] for one, k in zip(cities, kept, strict=True)]
+    # regions of two sources may have one name
+    named = [[f"{one.city.name}/{i}" for i in own] for one, own in zip(sources, ids, strict=False)]
+    labels = {one.name: _labels(cities, kept, one) for one in target.city.targets}
+    comparison = Comparison(
+        city=target.city.name,
+        source_city=JOINT.join(source.city.name for source in sources),
+        synthetic=target.city.synthetic,
+        table_hash=digest(CITY, hashes),
+        region_ids=np.concatenate([*(np.array(n, dtype=object) for n in named), ids[-1]]),
+        targets=[
+            replace(one, y=y) for one in target.city.targets if (y := labels[one.name]) is not None
+        ],
+        systems=_systems(cities, kept, views, settings),
+        splitters={CITY: CitySplitter(regions[:-1], len(kept[-1]))},
+    )
+    found = _compute(comparison, output, settings)
+    absent = [
+        skip(name, CITY, seed, "a source has no such indicator")
+        for name, y in labels.items()
+        if y is None
+        for seed in range(settings.seeds or 0)
+    ]
+    return replace(found, skipped=[*found.skipped, *absent])
+
+
+def _compute(comparison: Comparison, output: Path, settings: ProbeSettings) -> Transfer:
+    cells, skipped = make_cells(comparison.targets, comparison.splitters, settings)
+    store = ResultStore(output / RESULTS_FILE)
+    compute(comparison, cells, store, settings, progress=lambda batches, **_: batches)
+    hashes = {system.hash for system in comparison.systems}
+    rows = [
+        row
+        for row in read_rows(store.path)
+        if row.table_hash == comparison.table_hash
+        and row.embedding_hash in hashes
+        and row.source_city == comparison.source_city
+    ]
+    return Transfer(rows, skipped)
+
+
+def _shared_views(cities: Sequence[CityTables], settings: ProbeSettings) -> dict[str, list[str]]:
+    """The views that each encoder has in every city."""
+    names = [one.city.name for one in cities]
+    if len(cities) < 2 or len(set(names)) < len(names):
+        raise InputError(f"A transfer needs a target and other cities as sources, got {names}.")
+    found = [views_of(one.tables, settings.views) for one in cities]
+    labels = [sorted(views) for views in found]
+    if any(own != labels[0] for own in labels):
+        raise InputError(
+            "All cities must be encoded by the same encoders under the same labels, got "
+            + "; ".join(f"{n}: {', '.join(own)}" for n, own in zip(names, labels, strict=True))
+        )
+    shared = {
+        label: [view for view in found[0][label] if all(view in views[label] for views in found)]
+        for label in labels[0]
+    }
+    without = [label for label, views in shared.items() if not views]
+    if without:
+        raise InputError(f"{without[0]} has no view that all of {', '.join(names)} have.")
+    return shared
+
+
+def _systems(
+    cities: Sequence[CityTables],
+    kept: Sequence[NDArray[np.int64]],
+    views: dict[str, list[str]],
+    settings: ProbeSettings,
+) -> list[System]:
+    """The mean, and every encoder's vectors of all cities' regions one below the other."""
+    systems = [System("mean", NO_VIEW, "", ("mean",), np.zeros((sum(map(len, kept)), 0)))]
+    for label, own in views.items():
+        tables = [next(t for t in one.tables if t.label == label) for one in cities]
+        embedding_hash = tables[0].hash if len(tables) == 1 else digest([t.hash for t in tables])
+        uses = tuple(sorted({use for table in tables for use in table.uses}))
+        inputs = tuple(sorted({column for table in tables for column in table.inputs}))
+        for view in own:
+            parts = [
+                vectors_of(table, view, one.city.regions["region_id"].to_numpy()[rows])
+                for table, one, rows in zip(tables, cities, kept, strict=True)
+            ]
+            widths = {part.shape[1] for part in parts}
+            if len(widths) > 1:
+                raise InputError(
+                    f"The {view} vectors of {label} have {sorted(widths)} numbers in different "
+                    "cities: they are not of one encoder."
+                )
+            X = np.concatenate(parts)
+            systems.append(System(label, view, embedding_hash, settings.probes, X, uses, inputs))
+    return systems
+
+
+def _labels(
+    cities: Sequence[CityTables], kept: Sequence[NDArray[np.int64]], indicator: Target
+) -> NDArray[np.float64] | None:
+    """Labels of all cities' regions, or None where a city has no such indicator."""
+    parts = []
+    for one, rows in zip(cities, kept, strict=True):
+        same = next((t for t in one.city.targets if t.name == indicator.name), None)
+        if same is None:
+            return None
+        if (same.unit, same.transform) != (indicator.unit, indicator.transform):
+            raise InputError(
+                f"{indicator.name} is in {same.unit} ({same.transform}) in {one.city.name}, but in "
+                f"{indicator.unit} ({indicator.transform}) in {cities[-1].city.name}: labels must "
+                "be on one scale to be carried over."
+            )
+        parts.append(same.y[rows])
+    return np.concatenate(parts)
+
+
+# ---- the matrix of a folder ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SourceTables:
+    """The vectors of cities by encoders that learnt in one source (cities joined by "+")."""
 
     name: str
     cities: dict[str, CityTables]
@@ -216,4 +434,14 @@ def matrices(table: pd.DataFrame) -> list[str]:
     return texts
 
 
-__all__ = ["SourceTables", "matrices", "read_sources", "summarise", "transfer_matrix"]
+__all__ = [
+    "CityTables",
+    "SourceTables",
+    "Transfer",
+    "matrices",
+    "read_sources",
+    "summarise",
+    "transfer_encoder",
+    "transfer_matrix",
+    "transfer_probe",
+]

@@ -11,7 +11,7 @@ from dataset_builders.split_checks import nearest_train_distance
 from dataset_builders.storage import read_metadata, read_regions
 
 from ..probe.results import ResultRow
-from ..probe.splits import PROTOCOLS, draw_split, geography
+from ..probe.splits import PROTOCOLS, CityRegions, geography, splitter_within
 from .frame import TRAINED, CityResults
 from .table_formats import Cell, Table, number
 
@@ -105,15 +105,15 @@ def distance_table(city: CityResults) -> Table | None:
     body = []
     for protocol in (p for p in PROTOCOLS if p in city.protocols):
         distances, near, gaps = [], [], []
+        splitter = splitter_within(protocol, CityRegions(regions, place))
         for seed in sorted({row.split_seed for row in city.of(protocol)}):
             try:
-                split = draw_split(regions, place, protocol, seed)
-                distances.append(nearest_train_distance(x, y, split))
+                split = splitter.split(seed)
+                distances.append(nearest_train_distance(x, y, split.parts(len(x))))
             except SplitError:
                 continue
-            test, train = (np.flatnonzero(split == part) for part in ("test", "train"))
-            near.append(place.neighbourhood.near(test, train))
-            gaps.append(place.neighbourhood.gaps_m(test, train).min())
+            near.append(place.neighbourhood.near(split.test, split.train))
+            gaps.append(place.neighbourhood.gaps_m(split.test, split.train).min())
         if distances:
             metres = np.concatenate(distances)
             cells = [number(float(np.percentile(metres, p)), form=",.0f") for p in PERCENTILES]

@@ -11,6 +11,8 @@ from pipelines.evaluation.embed.images import EmbedSettings, embed
 from pipelines.evaluation.embed.sources import open_city, open_images
 from pipelines.evaluation.embed.tables import read_embeddings, write_embeddings
 from pipelines.evaluation.errors import InputError
+from pipelines.evaluation.probe.city import transform_labels
+from pipelines.evaluation.probe.loop import default_seeds
 from pipelines.evaluation.probe.models import MLPSettings
 from pipelines.evaluation.probe.predictions import (
     PREDICTIONS_FOLDER,
@@ -18,7 +20,7 @@ from pipelines.evaluation.probe.predictions import (
     read_predictions,
 )
 from pipelines.evaluation.probe.results import KEY, code_revision, read_rows
-from pipelines.evaluation.probe.run import ProbeSettings, default_seeds, probe, transform_labels
+from pipelines.evaluation.probe.run import ProbeSettings, probe
 from pipelines.evaluation.report.frame import read_city
 from pipelines.evaluation.urban_regression.metrics import regression_metrics
 from tests.pipelines.evaluation.toy import CITY, build_toy
@@ -139,7 +141,7 @@ def test_regions_without_a_vector_are_left_out_for_all_and_counted(results):
 def test_a_second_run_computes_nothing_and_more_seeds_only_the_new(
     city, tables, tmp_path, monkeypatch
 ):
-    from pipelines.evaluation.probe import run as module
+    from pipelines.evaluation.probe import loop as module
 
     settings = replace(FAST, probes=("ridge",), views=("satellite",))
     path = probe(city, tables, tmp_path, settings, quiet)

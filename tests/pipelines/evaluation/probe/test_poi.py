@@ -18,9 +18,9 @@ from pipelines.evaluation.embed.sources import open_city
 from pipelines.evaluation.embed.tables import EmbeddingTable, read_embeddings
 from pipelines.evaluation.errors import InputError
 from pipelines.evaluation.probe.city import City, Target
-from pipelines.evaluation.probe.city_transfer import CityTables, transfer_probe
 from pipelines.evaluation.probe.results import read_rows
 from pipelines.evaluation.probe.run import ProbeSettings, probe
+from pipelines.evaluation.probe.transfer import CityTables, transfer_probe
 from pipelines.evaluation.report.frame import read_city
 from pipelines.evaluation.report.limits import limits
 from tests.pipelines.evaluation.toy import picture

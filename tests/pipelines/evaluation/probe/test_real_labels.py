@@ -9,8 +9,8 @@ import pytest
 
 from pipelines.evaluation.probe.city import City, Target, transform_labels
 from pipelines.evaluation.probe.controls import fit_coordinates
-from pipelines.evaluation.probe.run import ProbeSettings, make_cells
-from pipelines.evaluation.probe.splits import geography
+from pipelines.evaluation.probe.loop import ProbeSettings, make_cells
+from pipelines.evaluation.probe.splits import CityRegions, geography, splitter_within
 from pipelines.evaluation.urban_regression.metrics import regression_metrics
 
 COLUMNS = {
@@ -48,8 +48,9 @@ def beijing(shared_data):
 def scores(beijing):
     """Mean R2 over splits, by protocol and indicator."""
     place = geography(beijing.regions, beijing.block_m)
-    everyone = np.arange(len(beijing.regions))
-    cells, skipped = make_cells(beijing, everyone, place, ProbeSettings(seeds=SPLITS))
+    settings, regions = ProbeSettings(seeds=SPLITS), CityRegions(beijing.regions, place)
+    splitters = {name: splitter_within(name, regions) for name in settings.protocols}
+    cells, skipped = make_cells(beijing.targets, splitters, settings)
     assert not skipped
     found = {}
     for cell, fit in zip(

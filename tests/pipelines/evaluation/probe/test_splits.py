@@ -4,9 +4,23 @@ import pytest
 
 from dataset_builders.storage import read_regions
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.probe.splits import block_ids, draw_split, geography, stored_neighbours
+from pipelines.evaluation.probe.splits import (
+    CityRegions,
+    CitySplitter,
+    RandomSplitter,
+    block_ids,
+    geography,
+    splitter_within,
+    stored_neighbours,
+)
 from tests.pipelines.evaluation.toy import CITY, build_toy
 from tests.wards import make_wards, touching_pairs
+
+
+def drawn_parts(regions, place, protocol, seed):
+    """The part of each region, None where it is in none."""
+    split = splitter_within(protocol, CityRegions(regions, place)).split(seed)
+    return split.parts(len(regions))
 
 
 @pytest.fixture(scope="module")
@@ -18,27 +32,27 @@ def test_seed_0_is_the_stored_split_and_others_are_drawn(regions):
     stored = ["train", "validation", "test", "test"] * 100
     with_stored = regions.assign(split_random=stored, split_block=None)
     place = geography(with_stored)
-    assert draw_split(with_stored, place, "random", 0).tolist() == stored
-    drawn = [draw_split(with_stored, place, "random", seed).tolist() for seed in (1, 1, 2)]
+    assert drawn_parts(with_stored, place, "random", 0).tolist() == stored
+    drawn = [drawn_parts(with_stored, place, "random", seed).tolist() for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert drawn[0] != stored
     # nothing is stored for blocks: seed 0 is drawn too
-    assert set(draw_split(with_stored, place, "block", 0)) == {"train", "validation", "test", None}
+    assert set(drawn_parts(with_stored, place, "block", 0)) == {"train", "validation", "test", None}
 
 
 @pytest.mark.parametrize("protocol", ["random", "block"])
 def test_a_split_does_not_depend_on_the_order_of_regions(regions, protocol):
     order = np.random.default_rng(0).permutation(len(regions))
     shuffled = regions.iloc[order].reset_index(drop=True)
-    split = draw_split(regions, geography(regions), protocol, 3)
-    other = draw_split(shuffled, geography(shuffled), protocol, 3)
+    split = drawn_parts(regions, geography(regions), protocol, 3)
+    other = drawn_parts(shuffled, geography(shuffled), protocol, 3)
     assert other.tolist() == split[order].tolist()
 
 
 @pytest.mark.parametrize("seed", range(1, 6))
 def test_held_out_blocks_have_no_training_neighbour(regions, seed):
     place = geography(regions)
-    split = draw_split(regions, place, "block", seed)
+    split = drawn_parts(regions, place, "block", seed)
     train, test = (np.flatnonzero(split == name) for name in ("train", "test"))
     # 20 in a row, by region_id
     (row, column), (their_row, their_column) = (np.divmod(rows, 20) for rows in (train, test))
@@ -51,7 +65,7 @@ def test_held_out_blocks_have_no_training_neighbour(regions, seed):
 @pytest.mark.parametrize("seed", range(5))
 def test_drawn_blocks_of_uneven_polygons_do_not_touch(seed):
     wards = make_wards(seed)
-    split = draw_split(wards, geography(wards), "block", seed)
+    split = drawn_parts(wards, geography(wards), "block", seed)
     assert touching_pairs(wards, split, "train", "test") == 0
     assert touching_pairs(wards, split, "validation", "test") == 0
 
@@ -62,7 +76,7 @@ def test_of_a_stored_split_the_regions_that_touch_another_part_are_left_out():
     stored[::50] = None
     leaky = wards.assign(split_block=stored)
     place = geography(leaky)
-    split = draw_split(leaky, place, "block", 0)
+    split = drawn_parts(leaky, place, "block", 0)
     assert touching_pairs(leaky, stored, "train", "test") > 0
     assert touching_pairs(leaky, split, "train", "test") == 0
     left_out = (split == None) & (stored != None)  # noqa: E711
@@ -71,14 +85,14 @@ def test_of_a_stored_split_the_regions_that_touch_another_part_are_left_out():
     # what is left out once is not missed a second time, and the random protocol is as stored
     assert stored_neighbours(wards.assign(split_block=split), place) == {}
     same = wards.assign(split_random=stored)
-    assert draw_split(same, place, "random", 0).tolist() == stored.tolist()
+    assert drawn_parts(same, place, "random", 0).tolist() == stored.tolist()
 
 
 @pytest.mark.parametrize("seed", range(1, 6))
 def test_a_split_holds_out_blocks_whole(regions, seed):
     place = geography(regions)
     blocks = block_ids(place)
-    split = draw_split(regions, place, "block", seed)
+    split = drawn_parts(regions, place, "block", seed)
     assert len(set(blocks)) >= 9
     for block in set(blocks):
         assert len({name for name in split[blocks == block] if name is not None}) <= 1
@@ -103,20 +117,34 @@ def test_regions_without_a_place_have_no_geography(regions):
     place = geography(nowhere)
     assert not place.complete(np.arange(3))
     assert pd.isna(place.block_m)
-    assert len(draw_split(nowhere, place, "random", 1)) == len(regions)
+    assert len(drawn_parts(nowhere, place, "random", 1)) == len(regions)
 
 
 def test_an_unknown_protocol_is_named(regions):
     with pytest.raises(InputError, match="Unknown protocol 'fold'"):
-        draw_split(regions, geography(regions), "fold", 0)
+        drawn_parts(regions, geography(regions), "fold", 0)
 
 
 def test_drawn_blocks_are_as_large_as_the_datasets_own(regions):
     larger = 2 * geography(regions).block_m
     assert geography(regions, larger).block_m == larger
     held = {
-        block_m: draw_split(regions, geography(regions, block_m), "block", 1)
+        block_m: drawn_parts(regions, geography(regions, block_m), "block", 1)
         for block_m in (None, larger)
     }
     # the larger the blocks, the fewer cells lie in a buffer between them
     assert (held[larger] == None).sum() < (held[None] == None).sum()  # noqa: E711
+
+
+def test_cities_train_on_the_sources_and_test_the_target(regions):
+    place = geography(regions)
+    kept = np.arange(0, len(regions), 2)
+    sources = [RandomSplitter(regions, place), RandomSplitter(regions, place, kept)]
+    split = CitySplitter(sources, num_target=5).split(3)
+    whole, half = sources[0].split(3), sources[1].split(3)
+    n = len(regions)
+    assert split.test.tolist() == list(range(n + n // 2, n + n // 2 + 5))
+    assert split.validation.tolist() == [*whole.validation, *(n + half.validation)]
+    assert sorted([*split.train, *split.validation]) == list(range(n + n // 2))
+    # the compared regions of a city are split as all of them are
+    assert half.parts(len(kept)).tolist() == whole.parts(n)[kept].tolist()

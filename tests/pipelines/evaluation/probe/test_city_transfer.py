@@ -10,12 +10,12 @@ from sklearn.preprocessing import StandardScaler
 from pipelines.evaluation.embed.tables import EmbeddingTable
 from pipelines.evaluation.errors import InputError
 from pipelines.evaluation.probe.city import City, Target
-from pipelines.evaluation.probe.city_transfer import CityTables, transfer_encoder, transfer_probe
 from pipelines.evaluation.probe.models import MLPSettings, RidgeSettings
 from pipelines.evaluation.probe.predictions import VALIDATION_FOLDER, read_predictions
 from pipelines.evaluation.probe.results import read_rows
 from pipelines.evaluation.probe.run import ProbeSettings
-from pipelines.evaluation.probe.splits import draw_split, geography
+from pipelines.evaluation.probe.splits import RandomSplitter, geography
+from pipelines.evaluation.probe.transfer import CityTables, transfer_encoder, transfer_probe
 
 WEIGHTS = np.array([1.0, -2.0, 0.5, 0.0])
 FAST = ProbeSettings(
@@ -58,9 +58,11 @@ def test_a_probe_of_other_cities_equals_scikit_learns(cities, tmp_path):
     for seed in range(2):
         X, y = [], []
         for source in sources:
-            split = draw_split(source.city.regions, geography(source.city.regions), "random", seed)
-            X.append(source.tables[0].matrix("satellite")[split != "validation"])
-            y.append(source.city.targets[0].y[split != "validation"])
+            regions = source.city.regions
+            split = RandomSplitter(regions, geography(regions)).split(seed)
+            trained = [*split.train, *split.test]
+            X.append(source.tables[0].matrix("satellite")[trained])
+            y.append(source.city.targets[0].y[trained])
         scaler = StandardScaler().fit(np.concatenate(X))
         model = Ridge(1.0).fit(scaler.transform(np.concatenate(X)), np.concatenate(y))
         predictions = model.predict(scaler.transform(target.tables[0].matrix("satellite")))
