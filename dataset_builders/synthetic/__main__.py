@@ -13,8 +13,9 @@ roads and points of interest as a map would have them.
 
 import argparse
 from collections.abc import Sequence
+from typing import get_args
 
-from .build import build_dataset
+from .build import CaptionSource, build_dataset
 from .styles import STYLES
 
 
@@ -32,16 +33,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--grid_size", type=int, default=20, help="regions of 1 km per side")
     parser.add_argument("--street_views", type=int, default=3, help="street views per region")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same city")
+    sources = "captions of simulated captioners with their errors, or true and complete ones"
     parser.add_argument(
-        "--caption_source",
-        choices=("noisy", "reference"),
-        default="noisy",
-        help="captions of simulated captioners with their errors, or true and complete ones",
+        "--caption_source", choices=get_args(CaptionSource), default="noisy", help=sources
     )
-    parser.add_argument(
-        "--with_masks", action="store_true", help="store masks and covers in truth/"
-    )
-    parser.add_argument("--num_workers", type=int, default=None, help="processes (default: cores)")
+    parser.add_argument("--with_masks", action="store_true", help="masks and covers in truth/")
+    parser.add_argument("--num_workers", type=int, help="processes (default: one per core)")
     args = parser.parse_args(argv)
     args.cities = list(STYLES) if args.cities == ["all"] else args.cities
     try:

@@ -9,11 +9,11 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -49,30 +49,23 @@ SOURCE, LICENCE, PROMPT = "synthetic", "cc0-1.0", "synthetic-1"
 REGIONS_PER_SHARD = 64
 JPEG_QUALITY = 90
 TILE_NUMBER = 99  # in the seeds of captions, where street views count from 0
-ROADS = pa.schema([("region_id", pa.string()), ("highway", pa.string()), ("geometry", pa.binary())])
-POINTS = pa.schema([("region_id", pa.string()), ("kind", pa.string()), ("geometry", pa.binary())])
-_STATEMENT = pa.struct([("key", pa.string()), ("value", pa.string()), ("weight", pa.float64())])
-_ERRORS = pa.struct(
-    [
-        ("model", pa.string()),
-        ("hallucinated", pa.list_(pa.string())),
-        ("omitted", pa.list_(pa.string())),
-    ]
-)
+_TEXT, _TEXTS = pa.string(), pa.list_(pa.string())
+_STATEMENT = pa.struct({"key": _TEXT, "value": _TEXT, "weight": pa.float64()})
+_ERRORS = pa.struct({"model": _TEXT, "hallucinated": _TEXTS, "omitted": _TEXTS})
 TRUTH = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("facts", pa.list_(pa.string())),
-        ("statements", pa.list_(_STATEMENT)),
-        ("captions", pa.list_(_ERRORS)),
-        ("objects", pa.string()),
-        ("mask", pa.binary()),
-        ("cover", pa.binary()),
-    ],
+    {
+        "image_id": _TEXT,
+        "facts": _TEXTS,
+        "statements": pa.list_(_STATEMENT),
+        "captions": pa.list_(_ERRORS),
+        "objects": _TEXT,
+        "mask": pa.binary(),
+        "cover": pa.binary(),
+    },
     metadata={
-        b"urbanln": json.dumps(
+        "urbanln": json.dumps(
             {"synthetic": True, "classes": CLASSES, "covers": COVERS, "marks": MARKS}
-        ).encode()
+        )
     },
 )
 """Facts in words and in parts; errors of each captioner; objects as JSON; mask and cover as PNG."""
@@ -87,18 +80,6 @@ NOTES = (
 CaptionSource = Literal["noisy", "reference"]
 _Cell = tuple[int, int]  # column from the west, row from the south
 _Rows = dict[str, list[dict[str, Any]]]  # by table
-
-
-@dataclass(frozen=True)
-class _Options:
-    """How the images of a city are rendered."""
-
-    city: str
-    grid_size: int
-    street_views: int
-    seed: int
-    caption_source: CaptionSource
-    with_masks: bool
 
 
 def build_dataset(
@@ -149,20 +130,46 @@ def build_dataset(
     worlds = [World(city, grid_size, seed) for city in cities]
     writer = DatasetWriter(root, _metadata(cities, parameters))
     cells = [(column, row) for row in range(grid_size) for column in range(grid_size)]
+    tables = ("street_view", "satellite", "captions")[0 if street_views else 1 :]
     total = len(worlds) * len(cells)
     with _mapper(workers) as map_, tqdm(total=total, unit="region", disable=not progress) as bar:
         for world in worlds:
             bar.set_description(f"{world.city} (synthetic)")
             writer.write_shard(world.city, "regions", 0, _region_rows(world))
             _write_map(writer.files, world)
-            options = _Options(world.city, **parameters)
+            render = partial(_render, world.city, **parameters)
             for shard, start in enumerate(range(0, len(cells), REGIONS_PER_SHARD)):
                 of_shard = cells[start : start + REGIONS_PER_SHARD]
-                _write_shard(writer, shard, options, partial(map_, _render, options, of_shard))
+                # the truth is written first, for a finished shard is not looked at again
+                if not all(writer.has_shard(world.city, table, shard) for table in tables):
+                    rows = list(map_(render, of_shard))
+                    _write_truth(writer.files, world.city, shard, rows)
+                    for table in tables:
+                        of_table = (row for region in rows for row in region[table])
+                        writer.write_shard(world.city, table, shard, of_table)
                 bar.update(len(of_shard))
     writer.finish()
     write_card(root)
     return root
+
+
+@contextmanager
+def _mapper(workers: int) -> Iterator[Callable[..., Iterator[_Rows]]]:
+    """`map` in this process, or in several."""
+    if workers == 1:
+        yield map
+        return
+    # spawned, not forked: the caller may have threads; one thread each, as there are processes
+    # for all cores
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, threadpool_limits, (1,)) as pool:
+        yield partial(pool.map, chunksize=4)
+
+
+def _write_truth(files: WrittenFiles, city: str, shard: int, rows: Sequence[_Rows]) -> None:
+    records = [record for region in rows for record in region["truth"]]
+    with files.writing(f"truth/{city}/part-{shard:05d}.parquet") as temporary:
+        pq.write_table(pa.Table.from_pylist(records, TRUTH), temporary)
 
 
 def _metadata(cities: Sequence[str], parameters: dict[str, Any]) -> DatasetMetadata:
@@ -186,9 +193,6 @@ def _metadata(cities: Sequence[str], parameters: dict[str, Any]) -> DatasetMetad
         parameters=parameters,
         notes=NOTES,
     )
-
-
-# ---- regions and the map ----------------------------------------------------------------------
 
 
 def region_id(city: str, column: int, row: int) -> str:
@@ -244,92 +248,40 @@ def _region_rows(world: World) -> Iterator[dict[str, Any]]:
 
 
 def _write_map(files: WrittenFiles, world: World) -> None:
-    """Roads and points of interest, GeoParquet, EPSG:4326; one row of regions is a row group."""
-    targets = f"map/{world.city}-roads.parquet", f"map/{world.city}-pois.parquet"
-    if all((files.root / name).exists() for name in targets):
-        return
-    plane, counts = _Plane(world), indicators(world)["poi"].astype(int)
-    with ExitStack() as stack:
-        of_roads = stack.enter_context(_geo_writer(files, targets[0], ROADS, "LineString"))
-        of_points = stack.enter_context(_geo_writer(files, targets[1], POINTS, "Point"))
-        for row in range(world.grid_size):
-            names = [region_id(world.city, column, row) for column in range(world.grid_size)]
-            found = [roads(world, column, row) for column in range(world.grid_size)]
-            all_roads = [road for of_region in found for road in of_region]
-            points = np.concatenate([np.empty((0, 2)), *(road.points for road in all_roads)])
-            owners = np.repeat(np.arange(len(all_roads)), [len(one.points) for one in all_roads])
-            lines = shapely.linestrings(np.column_stack(plane.degrees(*points.T)), indices=owners)
-            ids = np.repeat(names, [len(of_region) for of_region in found]).tolist()
-            of_roads.write_table(_table(ROADS, ids, [one.highway for one in all_roads], lines))
+    """Points of interest and roads, GeoParquet, EPSG:4326; one row of regions is a row group."""
+    plane, cells = _Plane(world), range(world.grid_size)
+    counts = indicators(world)["poi"].astype(int).tolist()
 
-            places = [
-                points_of_interest(world, column, row, count)
-                for column, count in enumerate(counts[row].tolist())
-            ]
-            points = np.concatenate([np.empty((0, 2)), *(km for km, _ in places)])
-            kinds = [kind for _, of_region in places for kind in of_region]
-            shapes = shapely.points(np.column_stack(plane.degrees(*points.T)))
-            ids = np.repeat(names, counts[row]).tolist()
-            of_points.write_table(_table(POINTS, ids, kinds, shapes))
+    def places(column: int, row: int) -> Iterator[tuple[str, np.ndarray]]:
+        points, kinds = points_of_interest(world, column, row, counts[row][column])
+        return zip(kinds, points[:, None], strict=True)
 
-
-@contextmanager
-def _geo_writer(
-    files: WrittenFiles, name: str, schema: pa.Schema, kind: str
-) -> Iterator[pq.ParquetWriter]:
-    """A writer of GeoParquet whose file appears when it is whole."""
-    column = {
-        "encoding": "WKB",
-        "geometry_types": [kind],
-        "crs": pyproj.CRS.from_epsg(4326).to_json_dict(),
-    }
-    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
-    notes = {b"geo": json.dumps(geo).encode(), b"urbanln": json.dumps({"synthetic": True}).encode()}
-    with (
-        files.writing(name) as temporary,
-        pq.ParquetWriter(temporary, schema.with_metadata(notes)) as writer,
+    for name, kind, geometry, shape, found in (
+        ("pois", "kind", "Point", shapely.points, places),
+        ("roads", "highway", "LineString", shapely.linestrings, partial(roads, world)),
     ):
-        yield writer
+        target = f"map/{world.city}-{name}.parquet"
+        if (files.root / target).exists():
+            continue
+        schema = pa.schema({"region_id": _TEXT, kind: _TEXT, "geometry": pa.binary()})
+        schema = schema.with_metadata(_geo_metadata(geometry))
+        with files.writing(target) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+            for row in cells:
+                owned = [(column, *item) for column in cells for item in found(column, row)]
+                points = [km for _, _, km in owned]
+                degrees = plane.degrees(*np.concatenate([np.empty((0, 2)), *points]).T)
+                owners = np.repeat(np.arange(len(owned)), [len(km) for km in points])
+                shapes = shape(np.column_stack(degrees), indices=owners)
+                ids = [region_id(world.city, column, row) for column, _, _ in owned]
+                columns = [ids, [of for _, of, _ in owned], shapely.to_wkb(shapes).tolist()]
+                writer.write_table(pa.table(columns, schema=schema))
 
 
-def _table(schema: pa.Schema, names: list[str], kinds: list[str], shapes: Any) -> pa.Table:
-    columns = [names, kinds, shapely.to_wkb(shapes).tolist()]
-    return pa.table(dict(zip(schema.names, columns, strict=True)), schema=schema)
-
-
-# ---- images and captions ----------------------------------------------------------------------
-
-
-@contextmanager
-def _mapper(workers: int) -> Iterator[Callable[..., list[_Rows]]]:
-    """Applies `function(options, cell)` to cells, in this process or in several."""
-    if workers == 1:
-        yield lambda function, options, cells: [function(options, cell) for cell in cells]
-        return
-    # spawned, not forked: the caller may have threads; one thread each, as there are processes
-    # for all cores
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, threadpool_limits, (1,)) as pool:
-        yield lambda function, options, cells: list(
-            pool.map(partial(function, options), cells, chunksize=4)
-        )
-
-
-def _write_shard(
-    writer: DatasetWriter, shard: int, options: _Options, render: Callable[[], list[_Rows]]
-) -> None:
-    """Tables of one shard; the truth first, for a finished shard is not looked at again."""
-    city = options.city
-    tables = ("street_view", "satellite", "captions")[0 if options.street_views else 1 :]
-    if all(writer.has_shard(city, table, shard) for table in tables):
-        return
-    rendered = render()
-    records = [record for result in rendered for record in result["truth"]]
-    with writer.files.writing(f"truth/{city}/part-{shard:05d}.parquet") as temporary:
-        pq.write_table(pa.Table.from_pylist(records, TRUTH), temporary)
-    for table in tables:
-        rows = (row for result in rendered for row in result[table])
-        writer.write_shard(city, table, shard, rows)
+def _geo_metadata(geometry: str) -> dict[str, str]:
+    crs = pyproj.CRS.from_epsg(4326).to_json_dict()
+    column = {"encoding": "WKB", "geometry_types": [geometry], "crs": crs}
+    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+    return {"geo": json.dumps(geo), "urbanln": json.dumps({"synthetic": True})}
 
 
 @cache
@@ -338,8 +290,7 @@ def _world(city: str, grid_size: int, seed: int) -> tuple[World, _Plane]:
     return world, _Plane(world)
 
 
-@dataclass(frozen=True)
-class _Image:
+class _Image(NamedTuple):
     """A rendered image; `columns` are those of its view, `truth` what the truth holds of it."""
 
     view: str
@@ -351,21 +302,22 @@ class _Image:
     truth: dict[str, Any]
 
 
-def _images(options: _Options, column: int, row: int) -> Iterator[_Image]:
+def _images(
+    world: World, plane: _Plane, cell: _Cell, street_views: int, with_masks: bool
+) -> Iterator[_Image]:
     """The images of a region."""
-    world, plane = _world(options.city, options.grid_size, options.seed)
-    name = region_id(options.city, column, row)
+    name = region_id(world.city, *cell)
 
     def stored(mask: Image.Image) -> bytes | None:
-        return encode_image(mask, "PNG") if options.with_masks else None
+        return encode_image(mask, "PNG") if with_masks else None
 
-    tile = render_tile(world, column, row)
+    tile = render_tile(world, *cell)
     columns = {"ground_resolution_m": 1000 * CELL_KM / TILE_PX}
     truth: dict[str, Any] = {"objects": "[]", "cover": stored(tile.cover)}
     facts = satellite_facts(tile)
     yield _Image("satellite", f"{name}_sat", TILE_NUMBER, tile.image, facts, columns, truth)
-    for number in range(options.street_views):
-        view = render_street_view(world, column, row, number)
+    for number in range(street_views):
+        view = render_street_view(world, *cell, number)
         lon, lat = plane.degrees(view.x_km, view.y_km)
         columns = {"lon": float(lon), "lat": float(lat), "heading": view.heading}
         objects = json.dumps([asdict(item) for item in view.objects])
@@ -374,23 +326,30 @@ def _images(options: _Options, column: int, row: int) -> Iterator[_Image]:
         yield _Image("street_view", f"{name}_sv{number}", number, view.image, facts, columns, truth)
 
 
-def _render(options: _Options, cell: _Cell) -> _Rows:
+def _render(
+    city: str,
+    cell: _Cell,
+    grid_size: int,
+    street_views: int,
+    seed: int,
+    caption_source: CaptionSource,
+    with_masks: bool,
+) -> _Rows:
     """Everything of one region: rows of the tables, and the truth."""
-    world, _ = _world(options.city, options.grid_size, options.seed)
-    rows: _Rows = {name: [] for name in ("street_view", "satellite", "captions", "truth")}
-    for one in _images(options, *cell):
+    world, plane = _world(city, grid_size, seed)
+    rows: _Rows = {name: [] for name in (*VIEWS, "captions", "truth")}
+    for one in _images(world, plane, cell, street_views, with_masks):
         rng = np.random.default_rng([world.hash_seed, 31, *cell, one.number])
         reference = reference_caption(one.facts, one.view)
         noisy = [write_caption(captioner, one.facts, one.view, rng) for captioner in CAPTIONERS]
-        chosen = noisy[int(rng.integers(len(noisy)))]
-        if options.caption_source == "reference":
-            chosen = reference
+        drawn = noisy[int(rng.integers(len(noisy)))]
+        chosen = reference if caption_source == "reference" else drawn
         encoded = encode_image(one.image, "JPEG", JPEG_QUALITY)
         rows[one.view].append(
             {
                 "image": {"bytes": encoded, "path": f"{one.image_id}.jpg"},
                 "image_id": one.image_id,
-                "region_id": region_id(options.city, *cell),
+                "region_id": region_id(city, *cell),
                 "source": SOURCE,
                 "licence": LICENCE,
                 "redistributable": True,
@@ -410,20 +369,13 @@ def _render(options: _Options, cell: _Cell) -> _Rows:
             }
             for caption in (reference, *noisy)
         ]
-        errors = [
-            {
-                "model": one.model,
-                "hallucinated": _words(one.hallucinated),
-                "omitted": _words(one.omitted),
-            }
-            for one in noisy
-        ]
+        errors = [(one.model, _words(one.hallucinated), _words(one.omitted)) for one in noisy]
         rows["truth"].append(
             {
                 "image_id": one.image_id,
                 "facts": _words(one.facts),
                 "statements": [asdict(fact) for fact in one.facts],
-                "captions": errors,
+                "captions": [dict(zip(_ERRORS.names, error, strict=True)) for error in errors],
                 **one.truth,
             }
         )

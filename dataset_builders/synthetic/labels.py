@@ -5,7 +5,7 @@ image shows (log-normal, or the Poisson noise of a count), so that no encoder ca
 Ranges follow those of 1-km cells in the public tables of this line of work.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -55,14 +55,8 @@ def indicators(world: World) -> dict[str, Floats]:
     return raw
 
 
-@dataclass(frozen=True)
-class Road:
-    """A stretch of road, as a map would have it.
-
-    Attributes:
-        highway: Class, "primary" or "residential".
-        points: Line, `(n, 2)` in km.
-    """
+class Road(NamedTuple):
+    """A stretch of road: its class, "primary" or "residential", and its line, `(n, 2)` in km."""
 
     highway: str
     points: Floats
@@ -78,7 +72,7 @@ def roads(world: World, column: int, row: int, step_km: float = 0.02) -> list[Ro
     x, y = (column * CELL_KM + steps)[None, :], (row * CELL_KM + steps)[:, None]
     blocks = world.blocks(x, y)
     dry = ~world.is_water(x, y)
-    street = dry & ~world.is_park(x, y) & (world.latents(x, y).density >= RURAL_DENSITY)
+    street = dry & ~world.is_park(x, y) & (world.latents(x, y)["density"] >= RURAL_DENSITY)
     avenue = dry | (world.river_distance(x, y) < BRIDGE_KM)
     points = np.stack(np.broadcast_arrays(x, y), axis=-1)
     found = []

@@ -25,8 +25,7 @@ class Land:
         world: The city.
         streets: Place of each pixel in the street network, all `(pixels,)`.
         block: Number of each pixel's block, `(pixels,)`; the others are by block.
-        column: Column in the street network.
-        row: Row in the street network.
+        column: Place in the street network, with `row`.
         kind: A `Kind`.
         open: No streets but avenues: fields and large parks.
         latents: Latents at the middle.
@@ -62,23 +61,25 @@ class Part:
 
     Attributes:
         kind: Kind of the blocks.
+        canvas: What is painted on.
         pixels: Numbers of the pixels, `(n,)`.
-        x_m: Metres from the block's border along the first street direction, `(n,)`.
-        y_m: Metres along the second.
-        width_m: Side of the pixel's block along the first direction, `(n,)`.
-        depth_m: Side along the second, at the block's middle.
+        x_m: Metres from the block's border along the first street direction, `(n,)`; `y_m` along
+            the second.
+        width_m: Side of the pixel's block along the first direction, `(n,)`; `depth_m` along the
+            second, at the block's middle.
     """
 
-    def __init__(self, land: Land, kind: int):
-        self.world, self.kind = land.world, kind
+    def __init__(self, land: Land, kind: int, canvas: Canvas):
+        self.style, self.kind, self.canvas = land.world.style, kind, canvas
+        self.storeys, self._seed = land.world.storeys, land.world.hash_seed
         blocks = np.flatnonzero(land.kind == kind)
         self.pixels = np.flatnonzero((land.kind == kind)[land.block])
         numbers = np.zeros(land.kind.size, np.int32)
         numbers[blocks] = np.arange(len(blocks), dtype=np.int32)
         self._block = numbers[land.block[self.pixels]]
         self._column, self._row = land.column[blocks], land.row[blocks]
-        self._latents = {name: value[blocks] for name, value in vars(land.latents).items()}
-        size = self.world.block_size_m(self._column)
+        self._latents = {name: value[blocks] for name, value in land.latents.items()}
+        size = land.world.block_size_m(self._column)
         self._sizes = tuple(side.astype(np.float32) for side in size)
         self.is_open = land.open[blocks][self._block]
         self.width_m, self.depth_m = (side[self._block] for side in self._sizes)
@@ -99,25 +100,38 @@ class Part:
         Returns:
             Metres from the middle of each pixel's cell in both directions, and a die of the cell.
         """
-        counts = [
-            np.maximum(1, np.round(side / size)).astype(np.int32)
-            for side, size in zip(self._sizes, (width_m, depth_m), strict=True)
-        ]
-        offsets, indices = [], []
-        for place, side, count in zip((self.x_m, self.y_m), self._sizes, counts, strict=True):
+        counts, offsets, indices = [], [], []
+        for place, side, wanted in (
+            (self.x_m, self._sizes[0], width_m),
+            (self.y_m, self._sizes[1], depth_m),
+        ):
+            count = np.maximum(1, np.round(side / wanted)).astype(np.int32)
             size = (side / count)[self._block]
             index = np.minimum((place / size).astype(np.int32), count[self._block] - 1)
             offsets.append(place - (index + np.float32(0.5)) * size)
             indices.append(index)
+            counts.append(np.arange(int(count.max())))
         # a table of all cells: far fewer than pixels
-        across, along = (np.arange(int(count.max())) for count in counts)
-        table = self._dice(salt, across[:, None], along)
+        table = self._dice(salt, counts[0][:, None], counts[1])
         return offsets[0], offsets[1], table[self._block, indices[0], indices[1]]
+
+    def paint(
+        self,
+        colour: Floats | Colour,
+        where: Bools | Ints | slice = slice(None),
+        height_m: Floats | float | None = None,
+    ) -> Ints:
+        """Paint the part's pixels, or some of them, and raise them; returns their numbers."""
+        pixels = self.pixels[where]
+        self.canvas.colour[pixels] = colour
+        if height_m is not None:
+            self.canvas.height[pixels] = height_m
+        return pixels
 
     def _dice(self, salt: int, *cells: Ints) -> Floats:
         shape = (-1, *[1] * len(cells))
         column, row = self._column.reshape(shape), self._row.reshape(shape)
-        return hash_uniform(self.world.hash_seed + salt, column, row, *cells).astype(np.float32)
+        return hash_uniform(self._seed + salt, column, row, *cells).astype(np.float32)
 
 
 def mixed(one: Colour, other: Colour, weight: Floats) -> Floats:
@@ -132,80 +146,75 @@ def _pick(colours: Sequence[Colour], uniform: Floats) -> Floats:
 
 
 def _ground(part: Part, paved: float) -> Floats:
-    style = part.world.style
-    grass = mixed(style.soil, style.grass, 0.35 + 0.65 * part.latent("greenness"))
+    grass = mixed(part.style.soil, part.style.grass, 0.35 + 0.65 * part.latent("greenness"))
     return grass + (np.asarray(PAVEMENT, np.float32) - grass) * np.float32(paved)
 
 
-def _plant(part: Part, canvas: Canvas, share: Floats, salt: int) -> None:
+def _plant(part: Part, share: Floats, salt: int) -> None:
     """Trees on a jittered lattice of 9 m, where nothing is built; `share` is by pixel."""
     u, v, die = part.cells(9.0, 9.0, salt)
-    share = share * np.float32(part.world.style.trees)
+    share = share * np.float32(part.style.trees)
     likely = np.flatnonzero(die < share)
     u, v, die, share = u[likely], v[likely], die[likely], share[likely]
     shift = 4.0 * (die * 977 % 1 - 0.5)
     crown = np.hypot(u - shift, v + shift) < 2.6 + 2.2 * die
     pixels = part.pixels[likely]
-    tree = crown & (canvas.height[pixels] == 0) & ~canvas.pool[pixels]
-    canvas.colour[pixels[tree]] = mixed(TREE_DARK, TREE, die[tree] / np.maximum(share[tree], 1e-6))
-    canvas.tree[pixels[tree]] = True
+    tree = crown & (part.canvas.height[pixels] == 0) & ~part.canvas.pool[pixels]
+    shade = mixed(TREE_DARK, TREE, die[tree] / np.maximum(share[tree], 1e-6))
+    part.canvas.tree[part.paint(shade, likely[tree])] = True
 
 
-def _field(part: Part, canvas: Canvas) -> None:
-    die, style = part.die(11), part.world.style
+def _field(part: Part) -> None:
+    die, grass = part.die(11), part.style.grass
     furrow = 0.5 + 0.5 * np.sin(np.where(die > 0.5, part.x_m, part.y_m) * (2 * np.pi / 14))
-    red, green, blue = (int(0.85 * value) for value in style.grass)
-    colours = [style.grass, style.crop, style.soil, (red, green, blue)]
-    canvas.colour[part.pixels] = _pick(colours, die) * (0.90 + 0.12 * furrow[:, None])
-    _plant(part, canvas, 0.10 * part.latent("greenness"), 12)
+    red, green, blue = (int(0.85 * value) for value in grass)
+    colours = [grass, part.style.crop, part.style.soil, (red, green, blue)]
+    part.paint(_pick(colours, die) * (0.90 + 0.12 * furrow[:, None]))
+    _plant(part, 0.10 * part.latent("greenness"), 12)
 
 
-def _villas(part: Part, canvas: Canvas) -> None:
+def _villas(part: Part) -> None:
     wealth = part.latent("wealth")
     u, v, die = part.cells(34.0, 40.0, 21)
-    canvas.colour[part.pixels] = _ground(part, 0.08)
+    part.paint(_ground(part, 0.08))
     roof = (np.abs(u) < 7.5 + 3.5 * wealth) & (np.abs(v + 4) < 6.0) & (die > 0.10)
     pool = ~roof & (np.abs(u - 7) < 3.5) & (np.abs(v - 11) < 2.3)
     pool &= (wealth > 0.6) & (die > 0.45)
-    canvas.colour[part.pixels[pool]] = POOL
-    canvas.pool[part.pixels[pool]] = True
-    _pitched_roofs(part, canvas, roof, v, die)
-    _plant(part, canvas, 0.35 * (0.3 + part.latent("greenness") + 0.4 * wealth), 22)
+    part.canvas.pool[part.paint(POOL, pool)] = True
+    _pitched_roofs(part, roof, v, die)
+    _plant(part, 0.35 * (0.3 + part.latent("greenness") + 0.4 * wealth), 22)
 
 
-def _rows(part: Part, canvas: Canvas) -> None:
+def _rows(part: Part) -> None:
     u, v, die = part.cells(13.0, 36.0, 21)
-    canvas.colour[part.pixels] = _ground(part, 0.35)
-    roof = (np.abs(u) < 6.2) & (np.abs(v + 4) < 6.0) & (die > 0.03)
-    _pitched_roofs(part, canvas, roof, v, die)
-    share = 0.12 * (0.3 + part.latent("greenness") + 0.4 * part.latent("wealth"))
-    _plant(part, canvas, share, 22)
+    part.paint(_ground(part, 0.35))
+    _pitched_roofs(part, (np.abs(u) < 6.2) & (np.abs(v + 4) < 6.0) & (die > 0.03), v, die)
+    _plant(part, 0.12 * (0.3 + part.latent("greenness") + 0.4 * part.latent("wealth")), 22)
 
 
-def _pitched_roofs(part: Part, canvas: Canvas, roof: Bools, v: Floats, die: Floats) -> None:
+def _pitched_roofs(part: Part, roof: Bools, v: Floats, die: Floats) -> None:
     chosen = np.flatnonzero(roof)
     slope = np.where(v[chosen] + 4 > 0, np.float32(1.06), np.float32(0.86))
     worn = 0.84 + 0.22 * part.latent("wealth")[chosen]
-    tiles = _pick(part.world.style.roofs, die[chosen] * 7 % 1)
-    canvas.colour[part.pixels[chosen]] = tiles * (slope * worn)[:, None]
-    canvas.height[part.pixels[chosen]] = 6.5
+    tiles = _pick(part.style.roofs, die[chosen] * 7 % 1)
+    part.paint(tiles * (slope * worn)[:, None], chosen, 6.5)
 
 
-def _slabs(part: Part, canvas: Canvas) -> None:
+def _slabs(part: Part) -> None:
     u, v, die = part.cells(62.0, 34.0, 31)
-    canvas.colour[part.pixels] = _ground(part, 0.5)
+    part.paint(_ground(part, 0.5))
     half = np.full(len(u), 25.0, np.float32), np.full(len(u), 7.0, np.float32)
-    _flat_roofs(part, canvas, np.stack([u, v]), np.stack(half), die)
+    _flat_roofs(part, np.stack([u, v]), np.stack(half), die)
 
 
-def _towers(part: Part, canvas: Canvas) -> None:
+def _towers(part: Part) -> None:
     u, v, die = part.cells(52.0, 52.0, 31)
-    canvas.colour[part.pixels] = _ground(part, 0.75)
+    part.paint(_ground(part, 0.75))
     half = 15 + 6 * (die * 13 % 1), 14 + 7 * (die * 29 % 1)
-    _flat_roofs(part, canvas, np.stack([u, v]), np.stack(half), die)
+    _flat_roofs(part, np.stack([u, v]), np.stack(half), die)
 
 
-def _flat_roofs(part: Part, canvas: Canvas, place: Floats, half: Floats, die: Floats) -> None:
+def _flat_roofs(part: Part, place: Floats, half: Floats, die: Floats) -> None:
     """Roofs with a dark rim and a hut for the lift, and trees between them.
 
     `place` and `half`, both `(2, pixels)`: from the middle of the cell, and half the roof's sides.
@@ -216,38 +225,33 @@ def _flat_roofs(part: Part, canvas: Canvas, place: Floats, half: Floats, die: Fl
     rim = np.max(place - half, axis=0) > -2.2
     hut = np.all(place < 4, axis=0)
     shade = 0.86 + 0.18 * part.latent("wealth")[chosen] - 0.10 * rim - 0.22 * hut
-    top = _pick(part.world.style.flat_roofs, die[chosen] * 7 % 1)
-    canvas.colour[part.pixels[chosen]] = top * shade.astype(np.float32)[:, None]
-    levels = part.world.storeys(part.kind, part.latent("density")[chosen], die[chosen])
-    canvas.height[part.pixels[chosen]] = 3.2 * levels
-    _plant(part, canvas, 0.45 * part.latent("greenness"), 32)
+    top = _pick(part.style.flat_roofs, die[chosen] * 7 % 1)
+    levels = part.storeys(part.kind, part.latent("density")[chosen], die[chosen])
+    part.paint(top * shade.astype(np.float32)[:, None], chosen, 3.2 * levels)
+    _plant(part, 0.45 * part.latent("greenness"), 32)
 
 
-def _works(part: Part, canvas: Canvas) -> None:
+def _works(part: Part) -> None:
     u, v, die = part.cells(118.0, 84.0, 41)
-    concrete = np.asarray(CONCRETE, np.float32)
-    canvas.colour[part.pixels] = concrete * (0.86 + 0.14 * die[:, None])
+    part.paint(np.asarray(CONCRETE, np.float32) * (0.86 + 0.14 * die[:, None]))
     u, v = np.abs(u), np.abs(v)
     shed = np.flatnonzero((u < 48) & (v < 30) & (die > 0.22))
     seam = np.where(np.floor(v[shed] / 10) % 2 == 0, np.float32(1.0), np.float32(0.86))
-    canvas.colour[part.pixels[shed]] = _pick(SHEETS, die[shed] * 5 % 1) * seam[:, None]
-    canvas.height[part.pixels[shed]] = 11.0
-    tank = part.pixels[(die <= 0.22) & (np.hypot(u - 22, v - 18) < 12)]
-    canvas.colour[tank], canvas.height[tank], canvas.tank[tank] = TANK, 14.0, True
+    part.paint(_pick(SHEETS, die[shed] * 5 % 1) * seam[:, None], shed, 11.0)
+    tank = (die <= 0.22) & (np.hypot(u - 22, v - 18) < 12)
+    part.canvas.tank[part.paint(TANK, tank, 14.0)] = True
     _, _, box = part.cells(12.0, 4.0, 43)
     stacked = (v > 33) & (box > 0.55)
-    canvas.colour[part.pixels[stacked]] = _pick(BOXES, box[stacked] * 11 % 1)
-    canvas.height[part.pixels[stacked]] = 3.0
+    part.paint(_pick(BOXES, box[stacked] * 11 % 1), stacked, 3.0)
 
 
-def _park(part: Part, canvas: Canvas) -> None:
+def _park(part: Part) -> None:
     """Small parks have a round path; in large ones groves, meadows and ponds alternate."""
     die, large = part.die(53), part.is_open
     mown = 0.95 + 0.05 * np.sign(np.sin(part.x_m / 8))
-    lawn = mixed(part.world.style.grass, LAWN, np.full(len(die), 0.5, np.float32))
-    canvas.colour[part.pixels] = lawn * mown[:, None]
-    share = np.where(large, 1.1 * die, 0.35 + 0.45 * part.latent("greenness"))
-    _plant(part, canvas, share, 52)
+    lawn = mixed(part.style.grass, LAWN, np.full(len(die), 0.5, np.float32))
+    part.paint(lawn * mown[:, None])
+    _plant(part, np.where(large, 1.1 * die, 0.35 + 0.45 * part.latent("greenness")), 52)
     radius = np.hypot(part.x_m - part.width_m / 2, part.y_m - part.depth_m / 2)
     path = np.abs(radius - (0.30 + 0.1 * die) * part.width_m) < 2.4
     path = np.where(large, np.abs(part.x_m - part.width_m / 2) < 1.6, path)
@@ -255,32 +259,30 @@ def _park(part: Part, canvas: Canvas) -> None:
     pond = radius < np.where(large, 0.34, 0.17) * part.width_m
     pond &= die > np.where(large, 0.8, 0.55)
     for mask, colour in ((path, PATH), (pond, SHALLOW)):
-        canvas.colour[part.pixels[mask]] = colour
-        canvas.tree[part.pixels[mask]] = False
+        part.canvas.tree[part.paint(colour, mask)] = False
 
 
-def _sports(part: Part, canvas: Canvas) -> None:
+def _sports(part: Part) -> None:
     u, v = part.x_m - part.width_m / 2, part.y_m - part.depth_m / 2
-    canvas.colour[part.pixels] = _ground(part, 0.4)
+    part.paint(_ground(part, 0.4))
     reach = np.hypot(np.maximum(np.abs(u) - 42, 0), v)
     pitch = (np.abs(u) < 52) & (np.abs(v) < 32)
     line = (np.abs(np.abs(u) - 50) < 1) | (np.abs(np.abs(v) - 30) < 1) | (np.abs(u) < 1)
     line |= np.abs(np.hypot(u, v) - 10) < 1
-    stripe = np.where(np.floor(u / 9) % 2 == 0, np.float32(1.0), np.float32(0.9))
-    turf = np.asarray(TURF, np.float32) * stripe[:, None]
-    canvas.colour[part.pixels[(reach > 36) & (reach < 46)]] = TRACK
-    canvas.colour[part.pixels[pitch]] = turf[pitch]
-    canvas.colour[part.pixels[pitch & line]] = LINE
+    stripe = np.where(np.floor(u[pitch] / 9) % 2 == 0, np.float32(1.0), np.float32(0.9))
+    part.paint(TRACK, (reach > 36) & (reach < 46))
+    part.paint(np.asarray(TURF, np.float32) * stripe[:, None], pitch)
+    part.paint(LINE, pitch & line)
 
 
-def _car_park(part: Part, canvas: Canvas) -> None:
-    canvas.colour[part.pixels] = np.asarray(ASPHALT, np.float32) * np.float32(1.04)
+def _car_park(part: Part) -> None:
+    part.paint(np.asarray(ASPHALT, np.float32) * np.float32(1.04))
     u, v, die = part.cells(3.0, 6.0, 61)
     parked = np.floor(part.y_m / 6).astype(np.int32) % 3 != 1  # every third row is an aisle
     slot = parked & (np.abs(u) < 1.2) & (np.abs(v) < 2.6)
     car = slot & (die < 0.25 + 0.55 * part.latent("night_life"))
-    canvas.colour[part.pixels[car]] = _pick(CARS, die[car] * 17 % 1)
-    canvas.colour[part.pixels[parked & (np.abs(u) >= 1.25)]] = SLOT
+    part.paint(_pick(CARS, die[car] * 17 % 1), car)
+    part.paint(SLOT, parked & (np.abs(u) >= 1.25))
 
 
 # by Kind

@@ -19,7 +19,7 @@ STREET_M, AVENUE_M = 9.0, 24.0
 PAVEMENT_M, MEDIAN_M, RAIL_M = 3.5, 1.2, 11.0
 SUN_SLOPE = 1.25  # metres of height per metre of shadow along a diagonal step
 SHADOW = 0.58
-POOL_M2, TANK_M2 = 32.0, 450.0
+COUNTED_M2 = {"pools": 32.0, "tanks": 450.0}  # area of one
 RIVER, AVENUE, MEDIAN = (52, 84, 104), (132, 130, 126), (210, 206, 190)
 RAIL_BED, RAIL = (122, 112, 104), (84, 78, 76)
 # in a tile's cover: what the ground is in the low four bits, what stands on it in the others
@@ -34,8 +34,7 @@ class Tile:
 
     Attributes:
         image: `TILE_PX` x `TILE_PX`, RGB, north up.
-        shares: Shares of the area by kind of block, and `water`, `road`, `rail`, `trees`,
-            `building`.
+        shares: Shares of the area by `COVERS`, and of `trees` and `building`.
         counts: Approximate numbers of `pools` and `tanks`.
         cover: What each pixel of the image shows: index into `COVERS`, plus `MARKS`.
     """
@@ -60,19 +59,26 @@ def render_tile(world: World, column: float, row: float) -> Tile:
     land = _land(world, x, y)
     canvas = Canvas(SIDE * SIDE)
     for kind in np.unique(land.kind).tolist():
-        PAINTERS[kind](Part(land, kind), canvas)
+        PAINTERS[kind](Part(land, kind, canvas))
     road, bridge = _paint_roads(land, canvas)
     water, rail = _paint_lines(world, x, y, bridge, canvas)
     image = Image.fromarray(_inner(_light(canvas))).reduce(SUPERSAMPLE)
-    # later ones lie over earlier ones
-    grounds = {"rail": rail, "road": road & ~water, "water": water}
-    free = ~(water | road | rail)
-    return Tile(image, *_measure(land, canvas, grounds, free), _cover(land, canvas, grounds, free))
+    cover = _cover(land, canvas, road & ~water, water, rail)
+    shares = np.bincount((cover & COVER_BITS).ravel(), minlength=len(COVERS)) / INNER**2
+    marked = {name: int(np.count_nonzero(cover & bit)) for name, bit in MARKS.items()}
+    return Tile(
+        image,
+        dict(zip(COVERS, shares.tolist(), strict=True))
+        | {name: marked[name] / INNER**2 for name in ("trees", "building")}
+        # with what roads hide of it
+        | {"rail": int(np.count_nonzero(_inner(rail))) / INNER**2},
+        {name: round(marked[name] * PIXEL_M**2 / size) for name, size in COUNTED_M2.items()},
+        Image.fromarray(cover[::SUPERSAMPLE, ::SUPERSAMPLE]),
+    )
 
 
 def _land(world: World, x: Floats, y: Floats) -> Land:
-    grid = world.blocks(x, y)
-    streets = Blocks(**{name: value.ravel() for name, value in vars(grid).items()})
+    streets = Blocks(*(value.ravel() for value in world.blocks(x, y)))
     west, south = int(streets.column.min()), int(streets.row.min())
     depth = int(streets.row.max()) - south + 1
     key = (streets.column - west) * depth + (streets.row - south)
@@ -83,7 +89,7 @@ def _land(world: World, x: Floats, y: Floats) -> Land:
     column, row = (keys // depth + west).astype(np.int32), (keys % depth + south).astype(np.int32)
     kind, latents = world.block_kinds(column, row)
     park = world.is_park(*world.block_centres(column, row))
-    open_land = park | (latents.density < RURAL_DENSITY)
+    open_land = park | (latents["density"] < RURAL_DENSITY)
     return Land(world, streets, numbers[key], column, row, kind, open_land, latents)
 
 
@@ -92,51 +98,27 @@ def _inner(pixels: np.ndarray) -> np.ndarray:
     return pixels.reshape(SIDE, SIDE, *pixels.shape[1:])[:INNER, :INNER]
 
 
-def _measure(
-    land: Land, canvas: Canvas, grounds: dict[str, Bools], free: Bools
-) -> tuple[dict[str, float], dict[str, int]]:
-    """Shares of the tile's area, and counts, by what is on its pixels."""
-
-    def area(mask: Bools) -> int:
-        return int(np.count_nonzero(_inner(mask)))
-
-    blocks = _inner(np.where(free, land.block, len(land.kind))).ravel()
-    by_block = np.bincount(blocks, minlength=len(land.kind) + 1)[:-1]
-    by_kind = np.bincount(land.kind, weights=by_block, minlength=len(KINDS)) / INNER**2
-    standing = {"trees": canvas.tree & free, "building": (canvas.height > 0) & free}
-    shares = {name: area(mask) / INNER**2 for name, mask in (grounds | standing).items()}
-    sizes = {"pools": (canvas.pool, POOL_M2), "tanks": (canvas.tank, TANK_M2)}
-    counts = {
-        name: round(area(mask & free) * PIXEL_M**2 / size_m2)
-        for name, (mask, size_m2) in sizes.items()
-    }
-    return dict(zip(KINDS, by_kind.tolist(), strict=True)) | shares, counts
-
-
-def _cover(land: Land, canvas: Canvas, grounds: dict[str, Bools], free: Bools) -> Image.Image:
-    """What each pixel of the image shows, by one of the pixels it is reduced from."""
+def _cover(land: Land, canvas: Canvas, road: Bools, water: Bools, rail: Bools) -> np.ndarray:
+    """What each pixel of the tile shows, `(INNER, INNER)`: index into `COVERS`, plus `MARKS`."""
     cover = land.kind[land.block].astype(np.uint8)
-    for name, mask in grounds.items():
+    for name, mask in (("rail", rail), ("road", road), ("water", water)):  # over one another
         cover[mask] = COVERS.index(name)
+    free = cover < len(KINDS)
     marks = (canvas.tree, canvas.height > 0, canvas.pool, canvas.tank)
     for bit, mask in zip(MARKS.values(), marks, strict=True):
         cover[mask & free] |= np.uint8(bit)
-    return Image.fromarray(_inner(cover)[::SUPERSAMPLE, ::SUPERSAMPLE])
-
-
-# ---- roads, water, rail, light ----------------------------------------------------------------
+    return _inner(cover)
 
 
 def _paint_roads(land: Land, canvas: Canvas) -> tuple[Bools, Bools]:
     """Streets along the borders of blocks; returns all roads, and avenues that may bridge."""
     streets = land.streets
     street_m = np.where(land.open, 0.0, STREET_M / 2).astype(np.float32)[land.block]
-    families = (
+    distances, avenues, gaps = [], [], []
+    for index, place, size in (
         (streets.column, streets.across, streets.width_m),
         (streets.row, streets.along, streets.depth_m),
-    )
-    distances, avenues, gaps = [], [], []
-    for index, place, size in families:
+    ):
         border = index + (place > 0.5)  # number of the nearest street
         avenues.append(border % AVENUE_EVERY == 0)
         distances.append(np.minimum(place, 1 - place) * size)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -19,25 +20,12 @@ CLASSES = (
 )
 CLASS_INDEX = {name: index for index, name in enumerate(CLASSES)}
 OBJECT_CLASSES = {
-    "zebra crossing": "road",
-    "pothole": "road",
-    "detached house": "building",
-    "terraced house": "building",
-    "apartment block": "building",
-    "tower": "building",
-    "factory shed": "building",
-    "chimney": "building",
-    "shop sign": "sign",
-    "fence": "fence",
-    "playing field": "ground",
-    "tree": "vegetation",
-    "street lamp": "pole",
-    "pedestrian": "person",
-    "bench": "pole",
-    "car": "vehicle",
-    "lorry": "vehicle",
-    "bus": "vehicle",
-}
+    "zebra crossing": "road", "pothole": "road", "detached house": "building",
+    "terraced house": "building", "apartment block": "building", "tower": "building",
+    "factory shed": "building", "chimney": "building", "shop sign": "sign", "fence": "fence",
+    "playing field": "ground", "tree": "vegetation", "street lamp": "pole", "pedestrian": "person",
+    "bench": "pole", "car": "vehicle", "lorry": "vehicle", "bus": "vehicle",
+}  # fmt: skip
 """Class in the mask of every kind of object that is listed."""
 SKY_COLOURS: dict[str, tuple[Colour, Colour]] = {
     "clear": ((92, 148, 212), (200, 222, 240)),
@@ -51,17 +39,11 @@ Pair = tuple[float, float]
 
 @dataclass(frozen=True)
 class SceneObject:
-    """An object in an image.
-
-    Attributes:
-        name: Key of `OBJECT_CLASSES`.
-        attribute: A word that describes it, or "".
-        box: Left, top, right, bottom in pixels of the image.
-    """
+    """An object: a key of `OBJECT_CLASSES`, a word that describes it or "", its box in pixels."""
 
     name: str
     attribute: str
-    box: tuple[int, int, int, int]
+    box: tuple[int, int, int, int]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
@@ -97,17 +79,11 @@ class Scene:
 
 @dataclass(frozen=True)
 class Side:
-    """One side of the street.
+    """A side of the street."""
 
-    Attributes:
-        sign: -1 left, 1 right.
-        kind: Kind of its blocks.
-        line_m: Distance from the middle of the road to the buildings.
-    """
-
-    sign: int
+    sign: int  # -1 left, 1 right
     kind: Kind
-    line_m: float
+    line_m: float  # from the middle of the road to the buildings
 
     def at(self, distance_m: float) -> float:
         """Metres right of the camera, at a distance from the middle of the road."""
@@ -129,11 +105,17 @@ def blended(one: Sequence[float], other: Sequence[float], weight: float) -> Colo
     return red, green, blue
 
 
+class Paint(NamedTuple):
+    """A colour, the class it has in the mask (None leaves the mask as it is), and its lightness."""
+
+    colour: Sequence[float]
+    kind: str | None = None
+    factor: float = 1.0
+
+
 @dataclass
 class Canvas:
     """Image and mask, drawn in metres: x right of the camera, y above the ground, z ahead.
-
-    A class of None leaves the mask as it is.
 
     Attributes:
         sky: Key of `SKY_COLOURS`; far things take on its colour.
@@ -149,39 +131,32 @@ class Canvas:
         self.draw = ImageDraw.Draw(self.image)
         self._draw_mask = ImageDraw.Draw(self.mask)
 
-    def shade(self, colour: Sequence[float], z: float, factor: float = 1.0) -> Colour:
-        """Darker or lighter, and hazier with distance."""
-        fog = min(0.65, max(0.0, (z - 20) / 170))
-        haze = SKY_COLOURS[self.sky][1]
-        return tinted(colour, factor * (1 - fog), [value * fog for value in haze])
-
-    def polygon(self, points: Sequence[Point], colour: Colour, kind: str | None = None) -> None:
-        """A polygon of points (x, y, z) in metres."""
+    def polygon(self, points: Sequence[Point], paint: Paint, seen_at: float | None = None) -> None:
+        """A polygon of points (x, y, z) in metres; hazy as at its first point, if not told."""
         pixels = [value for point in points for value in _project(*point)]
-        self._fill("polygon", pixels, colour, kind)
+        self._fill("polygon", pixels, paint, seen_at or points[0][2])
 
-    def front(self, x: Pair, y: Pair, z: float, colour: Colour, kind: str | None = None) -> None:
+    def front(self, x: Pair, y: Pair, z: float, paint: Paint) -> None:
         """A rectangle that faces the camera: from `x[0]` to `x[1]`, from `y[0]` to `y[1]`."""
         box = [*_project(min(x), y[1], z), *_project(max(x), y[0], z)]
-        self._fill("rectangle", box, colour, kind)
+        self._fill("rectangle", box, paint, z)
 
-    def wall(self, x: float, y: Pair, z: Pair, colour: Colour, kind: str | None = None) -> None:
+    def wall(self, x: float, y: Pair, z: Pair, paint: Paint) -> None:
         """A rectangle that runs along the road."""
         (low, high), (near, far) = y, z
-        points = ((x, low, near), (x, low, far), (x, high, far), (x, high, near))
-        self.polygon(points, colour, kind)
+        self.polygon(((x, low, near), (x, low, far), (x, high, far), (x, high, near)), paint)
 
-    def floor(self, x: Pair, z: Pair, colour: Colour, kind: str | None = None) -> None:
+    def floor(self, x: Pair, z: Pair, paint: Paint, seen_at: float | None = None) -> None:
         """A rectangle on the ground."""
         (left, right), (near, far) = x, z
-        points = ((left, 0, near), (right, 0, near), (right, 0, far), (left, 0, far))
-        self.polygon(points, colour, kind)
+        corners = ((left, 0, near), (right, 0, near), (right, 0, far), (left, 0, far))
+        self.polygon(corners, paint, seen_at)
 
-    def ball(self, centre: Point, radius: float, colour: Colour, kind: str | None = None) -> None:
+    def ball(self, centre: Point, radius: float, paint: Paint) -> None:
         """A disc that faces the camera."""
         x, y, z = centre
         box = [*_project(x - radius, y + radius, z), *_project(x + radius, y - radius, z)]
-        self._fill("ellipse", box, colour, kind)
+        self._fill("ellipse", box, paint, z)
 
     def note(self, name: str, attribute: str, place: Pair, size: Pair) -> None:
         """List an object, if enough of it is in the image.
@@ -202,20 +177,20 @@ class Canvas:
 
     def visible_objects(self) -> list[SceneObject]:
         """The listed objects that nothing nearer hides: the mask shows their class in their box."""
-        mask = np.asarray(self.mask)
-
-        def is_visible(item: SceneObject) -> bool:
+        mask, visible = np.asarray(self.mask), []
+        for item in self.objects:
             left, top, right, bottom = item.box
-            return bool(
-                (mask[top:bottom, left:right] == CLASS_INDEX[OBJECT_CLASSES[item.name]]).any()
-            )
+            shown = mask[top:bottom, left:right] == CLASS_INDEX[OBJECT_CLASSES[item.name]]
+            visible += [item] * bool(shown.any())
+        return visible
 
-        return [item for item in self.objects if is_visible(item)]
-
-    def _fill(self, shape: str, pixels: list[float], colour: Colour, kind: str | None) -> None:
+    def _fill(self, shape: str, pixels: list[float], paint: Paint, z: float) -> None:
+        fog = min(0.65, max(0.0, (z - 20) / 170))
+        haze = [value * fog for value in SKY_COLOURS[self.sky][1]]
+        colour = tinted(paint.colour, paint.factor * (1 - fog), haze)
         getattr(self.draw, shape)([value * SCALE for value in pixels], fill=colour)
-        if kind is not None:
-            getattr(self._draw_mask, shape)(pixels, fill=CLASS_INDEX[kind])
+        if paint.kind is not None:
+            getattr(self._draw_mask, shape)(pixels, fill=CLASS_INDEX[paint.kind])
 
 
 def _project(x: float, y: float, z: float) -> Pair:

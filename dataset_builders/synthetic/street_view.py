@@ -13,6 +13,7 @@ from .scene import (
     SKY_COLOURS,
     WIDTH,
     Canvas,
+    Paint,
     Scene,
     SceneObject,
     Side,
@@ -26,7 +27,8 @@ SEASONS = ("spring", "summer", "autumn", "winter")
 SKIES, SKY_CHANCES = tuple(SKY_COLOURS), (0.5, 0.35, 0.15)
 AVENUE_M, STREET_M, VERGE_M = 9.5, 5.0, 4.5
 SIDE_KM = 0.09  # from the camera to the blocks at both sides
-WITHERED, PAINT, CLOUD = (150, 148, 132), (222, 220, 206), (236, 241, 246)
+WITHERED, CLOUD = (150, 148, 132), (236, 241, 246)
+PAINT, STRIPE, HOLE = Paint((222, 220, 206)), Paint((236, 236, 230)), Paint((84, 84, 86))
 NEAR_RIVER_KM = 0.2
 SENSOR_NOISE = 3.0
 
@@ -40,8 +42,7 @@ class StreetView:
         mask: Same size, index into `CLASSES`.
         objects: Objects that can be seen, roughly far to near.
         facts: Facts of the scene as a whole: season, sky, surroundings, storeys...
-        x_km: Place of the camera.
-        y_km: Place of the camera.
+        x_km: Place of the camera, with `y_km`.
         heading: Degrees clockwise from north.
     """
 
@@ -85,7 +86,6 @@ def render_street_view(world: World, column: int, row: int, view: int) -> Street
         "right": KINDS[scene.kinds[1]],
         "road": "avenue" if scene.road_m == AVENUE_M else "street",
         "wealth": scene.latents["wealth"],
-        "greenness": scene.latents["greenness"],
         "storeys": float(np.mean(levels)) if levels else 0.0,
         "near_river": float(river_km < NEAR_RIVER_KM),
     }
@@ -97,7 +97,7 @@ def render_street_view(world: World, column: int, row: int, view: int) -> Street
 
 def _scene(world: World, rng: np.random.Generator, x: float, y: float, heading: float) -> Scene:
     latents = world.latents(np.array([x]), np.array([y]))
-    local = {name: float(value[0]) for name, value in vars(latents).items()}
+    local = {name: float(value[0]) for name, value in latents.items()}
     avenue = rng.uniform() < 0.2 + 0.5 * local["density"]
     angle = np.radians(heading)
     right = np.array([np.cos(angle), -np.sin(angle)]) * SIDE_KM
@@ -130,36 +130,35 @@ def _draw_sky(canvas: Canvas, scene: Scene) -> None:
 
 def _draw_ground(canvas: Canvas, scene: Scene) -> None:
     road, wealth, rng = scene.road_m, scene.latents["wealth"], scene.rng
+    walk = Paint((168, 162, 154), "pavement", 0.8 + 0.3 * wealth)
     for sign, kind in zip((-1, 1), scene.kinds, strict=True):
-        colour, name = _ground(scene, kind)
-        canvas.floor((sign * road, sign * 400), (NEAR_M, 400), canvas.shade(colour, 10), name)
+        canvas.floor((sign * road, sign * 400), (NEAR_M, 400), _ground(scene, kind), 10)
         if kind != Kind.FIELD:
-            walk = canvas.shade((168, 162, 154), 10, 0.8 + 0.3 * wealth)
-            canvas.floor((sign * road, sign * (road + 3)), (NEAR_M, 300), walk, "pavement")
+            canvas.floor((sign * road, sign * (road + 3)), (NEAR_M, 300), walk, 10)
     tone = 104 + 12 * rng.normal()
-    canvas.floor((-road, road), (NEAR_M, 400), canvas.shade((tone, tone, tone + 4), 8), "road")
+    canvas.floor((-road, road), (NEAR_M, 400), Paint((tone, tone, tone + 4), "road"), 8)
     for ahead in range(4, 90, 6):
         for x in (-road / 2, 0.0, road / 2) if road == AVENUE_M else (0.0,):
-            canvas.floor((x - 0.1, x + 0.1), (ahead, ahead + 3), canvas.shade(PAINT, ahead))
+            canvas.floor((x - 0.1, x + 0.1), (ahead, ahead + 3), PAINT)
     if scene.chance(0.15 + 0.6 * scene.latents["density"]):
         z = rng.uniform(6, 16)
         for x in np.arange(-road + 0.4, road - 0.6, 1.2).tolist():
-            canvas.floor((x, x + 0.6), (z, z + 3), canvas.shade((236, 236, 230), z))
+            canvas.floor((x, x + 0.6), (z, z + 3), STRIPE)
         canvas.note("zebra crossing", "white", (0, z), (2 * road, 0.6))
     if wealth < 0.35:
         for _ in range(rng.integers(3, 9)):
             x, z = rng.uniform(-road, road), rng.uniform(4, 25)
             hole = ((x, 0, z), (x + 1.1, 0, z + 0.2), (x + 0.9, 0, z + 1.2), (x - 0.2, 0, z + 0.8))
-            canvas.polygon(hole, canvas.shade((84, 84, 86), z))
+            canvas.polygon(hole, HOLE)
         canvas.note("pothole", "patched", (0, 8), (road, 0.5))
 
 
-def _ground(scene: Scene, kind: Kind) -> tuple[Colour, str]:
-    """Colour and class of the ground on a side."""
+def _ground(scene: Scene, kind: Kind) -> Paint:
+    """The ground on a side."""
     style, latents = scene.world.style, scene.latents
     if kind in (Kind.TOWERS, Kind.WORKS, Kind.CAR_PARK):
-        return tinted((150, 148, 146), 0.85 + 0.25 * latents["wealth"]), "ground"
+        return Paint(tinted((150, 148, 146), 0.85 + 0.25 * latents["wealth"]), "ground")
     open_kinds = (Kind.PARK, Kind.VILLAS, Kind.SPORTS, Kind.FIELD)
     green = 0.9 if kind in open_kinds else 0.5 * latents["greenness"]
-    lawn = WITHERED if scene.season == "winter" else style.grass
-    return blended(style.soil, lawn, green), "vegetation" if green > 0.6 else "ground"
+    lawn: Colour = WITHERED if scene.season == "winter" else style.grass
+    return Paint(blended(style.soil, lawn, green), "vegetation" if green > 0.6 else "ground")

@@ -12,16 +12,13 @@ class Style:
 
     Attributes:
         name: Name of the city in config names.
-        lon: Longitude of the centre (EPSG:4326): an empty stretch of sea or steppe, no real city.
-        lat: Latitude of the centre.
-        streets: Pattern of the street network.
-        block_km: Side of a block of buildings.
+        lon: Centre (EPSG:4326), with `lat`: an empty stretch of sea or steppe, no real city.
+        streets: Pattern of the street network; `block_km` is the side of a block of buildings.
         spread: Reach of the city from its centre, as a share of the grid's side.
-        height: Factor on the storeys of buildings.
+        height: Factor on storeys; likewise `trees`, on the number of trees seen from above.
         sea: Whether the south is open water.
-        roofs: Colours of pitched roofs; likewise `flat_roofs`, and `facades` from poor to rich.
-        grass: Colour of lawns in summer; likewise bare `soil` and ripe fields, `crop`.
-        trees: Factor on the number of trees seen from above.
+        roofs: Colours of pitched roofs; likewise `flat_roofs`, `facades` from poor to rich, `grass`
+            in summer, bare `soil` and ripe `crop`.
         industry: Added to the latent industry.
     """
 

@@ -4,10 +4,9 @@ Everything is a function of place in kilometres (x east, y north, from the grid'
 corner), so neighbouring images fit together and nothing has to be kept in memory.
 """
 
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,8 @@ from .styles import STYLES, Style
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
 Bools = NDArray[np.bool_]
+Latents = dict[str, Floats]
+"""The fields of `LATENTS` at the same points, each in [0, 1]."""
 
 CELL_KM = 1.0
 AVENUE_EVERY = 4  # streets
@@ -36,15 +37,7 @@ LENGTHS_KM = {
 class Kind(IntEnum):
     """What stands on a block."""
 
-    FIELD = 0
-    VILLAS = 1
-    ROWS = 2
-    SLABS = 3
-    TOWERS = 4
-    WORKS = 5
-    PARK = 6
-    SPORTS = 7
-    CAR_PARK = 8
+    FIELD, VILLAS, ROWS, SLABS, TOWERS, WORKS, PARK, SPORTS, CAR_PARK = range(9)
 
 
 KINDS = tuple(kind.name.lower() for kind in Kind)
@@ -102,28 +95,11 @@ def hash_uniform(seed: int, *keys: Ints | int) -> NDArray[np.float64]:
     return (state >> np.uint64(11)).astype(np.float64) / 2**53
 
 
-@dataclass(frozen=True)
-class Latents:
-    """Latent fields, each in [0, 1], at the same points."""
-
-    density: Floats
-    wealth: Floats
-    greenness: Floats
-    industry: Floats
-    night_life: Floats
-
-
-@dataclass(frozen=True)
-class Blocks:
+class Blocks(NamedTuple):
     """Which block of the street network points lie in, and where in it.
 
-    Attributes:
-        column: Number of the block along the first street direction.
-        row: Number along the second.
-        across: Place in the block along the first direction, 0 to 1.
-        along: Place along the second, 0 to 1.
-        width_m: Side of the block along the first direction.
-        depth_m: Side along the second.
+    Along the first and the second street direction: number of the block (`column`, `row`), place in
+    it from 0 to 1 (`across`, `along`), and its sides in metres.
     """
 
     column: Ints
@@ -154,6 +130,7 @@ class World:
         self.style: Style = STYLES[city]
         self.city, self.grid_size, self.seed = city, grid_size, seed
         self.extent_km = grid_size * CELL_KM
+        self._warp_km = 0.16 if self.style.streets == "organic" else 0.02
         # the order of draws defines the city
         rng = np.random.default_rng([seed, sorted(STYLES).index(city)])
         self.hash_seed = int(rng.integers(2**40))
@@ -170,11 +147,9 @@ class World:
         # large parks: middles and radii in km of the least industrial of some places
         count = max(2, round(grid_size**2 / 45))
         places = self.extent_km * rng.uniform(0.04, 0.96, size=(3 * count, 2))
-        industry = self.latents(places[:, 0], places[:, 1]).industry
+        industry = self.latents(places[:, 0], places[:, 1])["industry"]
         self.parks = places[np.argsort(industry, kind="stable")[:count]]
         self.park_radii = rng.uniform(0.35, 0.85, size=count)
-
-    # ---- water, rail, parks --------------------------------------------------------------
 
     def river_distance(self, x: Floats, y: Floats) -> Floats:
         """Approximate distance in km from the middle of the river."""
@@ -206,8 +181,6 @@ class World:
             inside |= np.hypot(x - px, y - py) < radius + wobble
         return inside
 
-    # ---- latents -------------------------------------------------------------------------
-
     def latents(self, x: Floats, y: Floats) -> Latents:
         """The latent fields at points in km."""
         field = {name: self._fields[name](x, y) for name in LATENTS}
@@ -225,7 +198,8 @@ class World:
         wealth = _sigmoid(1.4 * field["wealth"] + 0.9 * river - 2.2 * industry + 0.2)
         green = 0.55 - 0.5 * density + 0.22 * field["greenness"] + 0.15 * wealth - 0.25 * industry
         night = 4.5 * density + 1.0 * field["night_life"] + 0.8 * wealth - 2.0 * industry - 2.6
-        return Latents(density, wealth, np.clip(green, 0, 1), industry, _sigmoid(night))
+        fields = (density, wealth, np.clip(green, 0, 1), industry, _sigmoid(night))
+        return dict(zip(LATENTS, fields, strict=True))
 
     @cached_property
     def region_latents(self) -> dict[str, Floats]:
@@ -237,7 +211,6 @@ class World:
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def _latents_of_row(self, row: int) -> dict[str, Floats]:
-        """The same of one row of regions: `(grid_size,)` each."""
         offsets = (np.arange(SAMPLES_PER_SIDE) + 0.5) / SAMPLES_PER_SIDE * CELL_KM
         columns = np.arange(self.grid_size)[:, None] * CELL_KM
         x, y = (columns + offsets).reshape(1, -1), (row * CELL_KM + offsets)[:, None]
@@ -251,19 +224,17 @@ class World:
             return total / weights.reshape(shape).sum(axis=(0, 2))
 
         # a region without land takes the mean over its water
-        fields = {name: mean(getattr(latents, name), land + 1e-9) for name in LATENTS}
+        fields = {name: mean(latents[name], land + 1e-9) for name in LATENTS}
         shares = {"water": water, "park": park, "built": land * np.where(park, PARK_BUILT, 1.0)}
         whole = np.ones_like(land)
         return {**fields, **{name: mean(value, whole) for name, value in shares.items()}}
-
-    # ---- blocks of the street network ----------------------------------------------------
 
     def blocks(self, x: Floats, y: Floats) -> Blocks:
         """The block of each point. Streets run along the blocks' borders."""
         u, v, width, depth = self._street_plane(x, y)
         column, row = np.floor(u), np.floor(v)
-        numbers = column.astype(np.int32), row.astype(np.int32)
-        return Blocks(*numbers, u - column, v - row, width, depth)
+        column_number, row_number = column.astype(np.int32), row.astype(np.int32)
+        return Blocks(column_number, row_number, u - column, v - row, width, depth)
 
     def block_centres(self, column: Ints, row: Ints) -> tuple[Floats, Floats]:
         """Middle of each block in km."""
@@ -287,17 +258,18 @@ class World:
         """Kind of each block (a `Kind`), from the latents at its middle and dice; the latents."""
         x, y = self.block_centres(column, row)
         latents = self.latents(x, y)
+        density = latents["density"]
         jitter, die, works_die = (
             hash_uniform(self.hash_seed + salt, column, row) for salt in (1, 2, 3)
         )
         # field, villas, rows, slabs, towers
-        kind = np.digitize(latents.density + 0.14 * (jitter - 0.5), BUILDING_STEPS)
-        urban = latents.density > 0.16
+        kind = np.digitize(density + 0.14 * (jitter - 0.5), BUILDING_STEPS)
+        urban = density > 0.16
         kind = np.where(urban & (die < 0.05), Kind.CAR_PARK, kind)
         kind = np.where(urban & (die > 0.975), Kind.SPORTS, kind)
-        small_park = (die > 0.55) & (die < 0.55 + 0.28 * latents.greenness)
-        kind = np.where((latents.density > 0.12) & small_park, Kind.PARK, kind)
-        works = latents.industry + 0.25 * (works_die - 0.5) > 0.55
+        small_park = (die > 0.55) & (die < 0.55 + 0.28 * latents["greenness"])
+        kind = np.where((density > 0.12) & small_park, Kind.PARK, kind)
+        works = latents["industry"] + 0.25 * (works_die - 0.5) > 0.55
         kind = np.where(works & (die < 0.93), Kind.WORKS, kind)
         return np.where(self.is_park(x, y), Kind.PARK, kind), latents
 
@@ -307,11 +279,8 @@ class World:
         levels = STOREYS[kind] * tall * (0.75 + 0.5 * die) * self.style.height
         return np.maximum(1, np.round(levels))
 
-    @property
-    def _warp_km(self) -> float:
-        return 0.16 if self.style.streets == "organic" else 0.02
-
     def _street_plane(self, x: Floats, y: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+        """Place in the plane of streets, where blocks are unit squares, and sides in metres."""
         size = self.style.block_km
         if self.style.streets == "radial":
             dx, dy = x - self.centre[0], y - self.centre[1]
