@@ -44,14 +44,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption and its errors.
-
-    Attributes:
-        model: Name of the captioner.
-        text: 100 to 200 words.
-        hallucinated: Facts that it states and that are not true.
-        omitted: Facts that it does not state.
-    """
+    """A caption of 100 to 200 words, what it makes up and what it leaves out."""
 
     model: str
     text: str
@@ -83,78 +76,53 @@ class Captioner:
 
 
 OPENINGS = {
-    "street": (
-        "This picture was taken from the middle of a public road, at the height of a driver's eye, "
-        "and looks straight along the way ahead."
-    ),
-    "satellite": (
-        "This picture was taken from high above, looking straight down, with north at its upper "
-        "edge, and covers a square of land."
-    ),
+    "street_view": "This picture was taken from the middle of a public road, at the height of a "
+    "driver's eye, and looks straight along the way ahead.",
+    "satellite": "This picture was taken from high above, looking straight down, with north at its "
+    "upper edge, and covers a square of land.",
 }
-
-CAPTIONERS: tuple[Captioner, ...] = (
+CAPTIONERS = (
     Captioner(
-        "synthetic-amber",
-        omission=0.40,
-        hallucination=0.15,
-        words={"building": "edifice", "trees": "greenery", "cars": "vehicles", "road": "roadway"},
-        opening=(
-            "The image depicts a scene of daily life in an urban or suburban setting. The "
-            "atmosphere appears ordinary, suggesting a place that is lived in and used every day."
-        ),
-        joints=("The scene includes", "It also features", "One can notice", "In addition one sees"),
-        closing="Overall, the image gives a sense of the character of the neighbourhood.",
+        "synthetic-amber", 0.40, 0.15,
+        {"building": "edifice", "trees": "greenery", "cars": "vehicles", "road": "roadway"},
+        "The image depicts a scene of daily life in an urban or suburban setting. The "
+        "atmosphere appears ordinary, suggesting a place that is lived in and used every day.",
+        ("The scene includes", "It also features", "One can notice", "In addition one sees"),
+        "Overall, the image gives a sense of the character of the neighbourhood.",
     ),
     Captioner(
-        "synthetic-basalt",
-        omission=0.30,
-        hallucination=0.10,
-        words={"building": "structure", "houses": "homes", "cars": "automobiles"},
-        opening=(
-            "In this detailed view the composition leads the eye across the frame, and the light "
-            "is even enough to make out how the place is laid out."
-        ),
-        joints=("We see", "The view shows", "Further on we find", "We can make out"),
-        closing="Together these elements form a coherent picture of the area.",
+        "synthetic-basalt", 0.30, 0.10,
+        {"building": "structure", "houses": "homes", "cars": "automobiles"},
+        "In this detailed view the composition leads the eye across the frame, and the light "
+        "is even enough to make out how the place is laid out.",
+        ("We see", "The view shows", "Further on we find", "We can make out"),
+        "Together these elements form a coherent picture of the area.",
     ),
     Captioner(
-        "synthetic-cedar",
-        omission=0.25,
-        hallucination=0.07,
-        words={"street": "road", "many": "numerous", "wide-meshed": "coarse"},
-        opening=(
-            "Layout and function: the picture documents a part of a city, and its elements are "
-            "listed below in the order in which they take up space."
-        ),
-        joints=("Observed:", "Present:", "Recorded:", "Identified:"),
-        closing="No further elements could be identified with confidence.",
+        "synthetic-cedar", 0.25, 0.07,
+        {"street": "road", "many": "numerous", "wide-meshed": "coarse"},
+        "Layout and function: the picture documents a part of a city, and its elements are "
+        "listed below in the order in which they take up space.",
+        ("Observed:", "Present:", "Recorded:", "Identified:"),
+        "No further elements could be identified with confidence.",
     ),
     Captioner(
-        "synthetic-delta",
-        omission=0.45,
-        hallucination=0.12,
-        words={"building": "block", "trees": "planting", "pavement": "sidewalk"},
-        opening=(
-            "A photo. It shows a place in a city on an ordinary day. To describe it one has to say "
-            "what is there, one thing after another."
-        ),
-        joints=("It has", "You can see", "Also", "And"),
-        closing="That is what the photo shows.",
+        "synthetic-delta", 0.45, 0.12,
+        {"building": "block", "trees": "planting", "pavement": "sidewalk"},
+        "A photo. It shows a place in a city on an ordinary day. To describe it one has to say "
+        "what is there, one thing after another.",
+        ("It has", "You can see", "Also", "And"),
+        "That is what the photo shows.",
     ),
     Captioner(
-        "synthetic-ember",
-        omission=0.22,
-        hallucination=0.06,
-        words={"houses": "dwellings", "wide": "broad"},
-        opening=(
-            "The photograph presents an urban landscape whose mood is calm and matter-of-fact, and "
-            "whose structure becomes legible step by step."
-        ),
-        joints=("It shows", "The frame contains", "Attention is drawn to", "Beyond that one finds"),
-        closing="These traits together tell much about how the place is used.",
+        "synthetic-ember", 0.22, 0.06,
+        {"houses": "dwellings", "wide": "broad"},
+        "The photograph presents an urban landscape whose mood is calm and matter-of-fact, and "
+        "whose structure becomes legible step by step.",
+        ("It shows", "The frame contains", "Attention is drawn to", "Beyond that one finds"),
+        "These traits together tell much about how the place is used.",
     ),
-)
+)  # fmt: skip
 
 SIDE_PHRASES = {
     "field": "open fields",
@@ -196,15 +164,13 @@ SKIES = {
     "evening": "in the colours of evening",
 }
 STATES = (
-    (0.35, "worn and in need of repair"),
-    (0.6, "plain but in order"),
+    (0.35, "worn and in need of repair"), (0.6, "plain but in order"),
     (1, "well kept and freshly painted"),
-)
+)  # fmt: skip
 CROWDING = (
-    (0.12, "few and far between"),
-    (0.3, "at some distance from one another"),
+    (0.12, "few and far between"), (0.3, "at some distance from one another"),
     (1, "crowded together"),
-)
+)  # fmt: skip
 MESHES = ((0.16, "wide-meshed"), (1, "fine and dense"))
 
 
@@ -309,8 +275,7 @@ def phrase(fact: Fact, view: str) -> str:
 
 def reference_caption(facts: Sequence[Fact], view: str) -> Caption:
     """All facts, nothing else, in plain words."""
-    opening = OPENINGS["street" if view == "street_view" else "satellite"]
-    plain = Captioner(REFERENCE, 0.0, 0.0, {}, opening, ("It shows",), "")
+    plain = Captioner(REFERENCE, 0.0, 0.0, {}, OPENINGS[view], ("It shows",), "")
     return _fit(plain, list(facts), (), (), view)
 
 
