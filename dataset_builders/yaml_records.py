@@ -62,6 +62,25 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return values
 
 
+def read_layered_yaml(path: str | Path) -> dict[str, Any]:
+    """Like [`read_yaml`], for a file of one's own that may build on another.
+
+    A key `base` names the other file, beside it: its values hold where this one gives none, and
+    mappings are merged key by key.
+    """
+    values = read_yaml(path)
+    base = values.pop("base", None)
+    return values if base is None else _merged(read_yaml(Path(path).parent / str(base)), values)
+
+
+def _merged(under: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    for name, value in over.items():
+        below = under.get(name)
+        both = isinstance(value, dict) and isinstance(below, dict)
+        under[name] = _merged(below, value) if both else value
+    return under
+
+
 def make_record(kind: type[T], values: Any, where: str = "") -> T:
     """A [`Record`] or dataclass from a mapping, its fields from theirs.
 
@@ -245,6 +264,7 @@ __all__ = [
     "Record",
     "make_record",
     "nearest",
+    "read_layered_yaml",
     "read_yaml",
     "unknown_name",
 ]

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import yaml
 from transformers import HfArgumentParser
+
+from dataset_builders.errors import DatasetError
+from dataset_builders.yaml_records import read_layered_yaml
 
 from .errors import InputError
 
@@ -186,7 +188,9 @@ class RunArguments:
     _argument_group_name = "run"
 
     output_dir: str = _help("", "Where everything is written.")
-    config: str | None = _help(None, "YAML recipe with any of these flags as keys.")
+    config: str | None = _help(
+        None, "YAML recipe with any of these flags as keys; `base` names one it builds on."
+    )
     overwrite_output_dir: bool = _help(
         False, "Start anew, removing the earlier run in OUTPUT_DIR, where it would go on."
     )
@@ -326,11 +330,9 @@ def _recipe_flags(path: Path | None, names: Sequence[str]) -> list[str]:
     if not path.is_file():
         raise InputError(f"There is no recipe at {str(path)!r} (--config).")
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is no valid YAML: {error}") from error
-    if not isinstance(recipe, dict):
-        raise InputError(f"{path}: expected keys and values, got {type(recipe).__name__}.")
+        recipe = read_layered_yaml(path)
+    except DatasetError as error:
+        raise InputError(str(error)) from error
     flags: list[str] = []
     for key, value in recipe.items():
         if key not in names or key == "config":

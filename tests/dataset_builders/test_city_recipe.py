@@ -8,6 +8,7 @@ import yaml
 from dataset_builders.city.layout import city_boundary, city_regions
 from dataset_builders.city.recipe import read_recipe
 from dataset_builders.errors import DatasetError, SourceError
+from dataset_builders.yaml_records import read_layered_yaml
 
 CITIES = Path(__file__).parents[2] / "configs" / "cities"
 SHIPPED = sorted(CITIES.glob("*.yaml"))
@@ -87,6 +88,15 @@ def test_a_recipe_that_ships_is_right(path, tmp_path):
 def test_a_wrong_recipe_is_refused_with_a_hint(tmp_path, changes, message):
     with pytest.raises((DatasetError, SourceError), match=message):
         recipe(tmp_path, **changes)
+
+
+def test_a_recipe_of_ones_own_may_build_on_another_and_a_downloaded_one_may_not(tmp_path):
+    (tmp_path / "under.yaml").write_text("shared: {a: 1, b: [2]}\nkept: x\n")
+    over = tmp_path / "over.yaml"
+    over.write_text("base: under.yaml\nshared: {b: [3]}\n")
+    assert read_layered_yaml(over) == {"shared": {"a": 1, "b": [3]}, "kept": "x"}
+    with pytest.raises(DatasetError, match="no field 'base'"):
+        recipe(tmp_path, base="under.yaml")
 
 
 def test_all_mistakes_are_told_at_once_in_the_words_of_yaml(tmp_path):

@@ -1,7 +1,8 @@
 """The systems by name, and their recipes: configs/baselines/<system>.yaml.
 
 A recipe has two sizes: `paper`, the hyper-parameters of the system's own public code or paper, and
-`cpu`, a small one that a processor trains in about a minute from random weights.
+`cpu`, a small one that a processor trains in about a minute from random weights. Settings that both
+have are under `shared`; a variant names the recipe that it varies as its `base`.
 """
 
 import difflib
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from dataset_builders.errors import DatasetError
-from dataset_builders.yaml_records import make_record, read_yaml, unknown_name
+from dataset_builders.yaml_records import make_record, read_layered_yaml, unknown_name
 
 from ..errors import InputError
 from .base import RegionEncoder
@@ -54,13 +55,14 @@ def read_settings(name: str, size: str, **overrides: Any) -> Any:
         raise InputError(f"--size is one of {', '.join(SIZES)}, got {size!r}.")
     path = RECIPES / f"{name}.yaml"
     try:
-        recipe = read_yaml(path)
+        recipe = read_layered_yaml(path)
+        shared = recipe.pop("shared", None) or {}
         for key in recipe:
             if key not in SIZES:
                 raise InputError(f"{path}: {unknown_name(str(key), str(key), list(SIZES))}")
         if size not in recipe:
             raise InputError(f"{path} has no size {size!r}, only {', '.join(recipe)}.")
-        return make_record(module.Settings, {**(recipe[size] or {}), **overrides})
+        return make_record(module.Settings, {**shared, **(recipe[size] or {}), **overrides})
     except DatasetError as error:
         raise InputError(f"{path}, size {size}: {error}") from error
 

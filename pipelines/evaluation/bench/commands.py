@@ -12,7 +12,7 @@ import yaml
 
 from dataset_builders.errors import DatasetError
 from dataset_builders.files import atomic_path
-from dataset_builders.yaml_records import read_yaml, unknown_name
+from dataset_builders.yaml_records import read_layered_yaml, unknown_name
 
 from ..baselines.registry import RECIPES
 from ..errors import InputError
@@ -242,7 +242,7 @@ def _merged(settings: Settings) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return read_yaml(path)
+        return read_layered_yaml(path)
     except DatasetError as error:
         raise InputError(str(error)) from error
 

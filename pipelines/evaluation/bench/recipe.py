@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dataset_builders.errors import DatasetError
-from dataset_builders.yaml_records import make_record, read_yaml, unknown_name
+from dataset_builders.yaml_records import make_record, read_layered_yaml, unknown_name
 
 from ..baselines.registry import SYSTEMS
 from ..errors import InputError
@@ -145,7 +145,7 @@ def read_recipe(path: str | Path) -> Recipe:
             wrong kind, or a name of something that there is not.
     """
     try:
-        recipe = make_record(Recipe, read_yaml(path))
+        recipe = make_record(Recipe, read_layered_yaml(path))
     except DatasetError as error:
         raise InputError(f"{path}: {error}") from error
     _check(recipe)

@@ -54,8 +54,8 @@ def test_recipes_of_the_project_are_valid(path):
     [
         ("learning_rat: 1\n", "unknown key 'learning_rat'.* 'learning_rate'"),
         ("learning_rate: fast\n", "invalid float value: 'fast'"),
-        ("- a\n- b\n", "expected keys and values, got list"),
-        ("a: [\n", "no valid YAML"),
+        ("- a\n- b\n", "must be a mapping, got list"),
+        ("a: [\n", "is not YAML"),
         ("lr_scheduler_type: step\n", "invalid choice"),
     ],
 )

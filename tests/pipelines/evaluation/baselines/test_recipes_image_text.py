@@ -2,8 +2,8 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-import yaml
 
+from dataset_builders.yaml_records import read_layered_yaml
 from pipelines.evaluation.baselines.registry import make, read_settings
 
 RECIPES = Path(__file__).resolve().parents[4] / "configs" / "baselines"
@@ -28,8 +28,10 @@ def test_recipe_makes_the_system_of_its_name(system, size):
 
 @pytest.mark.parametrize("system", NAMES)
 def test_recipe_for_drawn_weights_says_every_value(system):
-    said = yaml.safe_load((RECIPES / f"{system}.yaml").read_text())["cpu"]
-    assert set(said) == {field.name for field in fields(read_settings(system, "cpu"))}
+    recipe = read_layered_yaml(RECIPES / f"{system}.yaml")
+    assert {*recipe.get("shared", {}), *recipe["cpu"]} == {
+        field.name for field in fields(read_settings(system, "cpu"))
+    }
 
 
 def test_variants_differ_in_what_their_name_says_alone():
