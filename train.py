@@ -15,8 +15,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (2: something given cannot be used)."""
     from dataset_builders.hub_errors import explain
+    from pipelines.common.errors import InputError
     from pipelines.pretraining.arguments import parse_arguments
-    from pipelines.pretraining.errors import InputError
 
     try:
         arguments = parse_arguments(argv)
@@ -31,9 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:
         said = explain(error)  # wherever in the work the Hub was asked
-        if said is None:
+        if said is None and not isinstance(error, OSError):
             raise
-        print(f"train.py: error: {said}", file=sys.stderr)
+        print(f"train.py: error: {said or error}", file=sys.stderr)
         return 2
     return 0
 

@@ -23,9 +23,9 @@ from PIL import Image
 from transformers import pipeline as make_pipeline
 
 from modeling_urbanln import UrbanLNConfig, UrbanLNModel, UrbanLNProcessor
+from pipelines.common.tokenizer import clip_tokenizer
 from pipelines.release.convert import image_processor
 from pipelines.release.export import export
-from pipelines.release.tokenizer import load_tokenizer
 
 RECIPE = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "patch_size": 16}
@@ -67,7 +67,7 @@ def save_model(folder: Path, small: bool) -> Path:
     model = UrbanLNModel(UrbanLNConfig(**fields))
     vision: Any = model.config.vision_config
     model.save_pretrained(folder)
-    UrbanLNProcessor(image_processor(vision.image_size), load_tokenizer(None, 248)).save_pretrained(
+    UrbanLNProcessor(image_processor(vision.image_size), clip_tokenizer(248)).save_pretrained(
         folder
     )
     return folder

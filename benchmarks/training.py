@@ -21,11 +21,11 @@ from accelerate import Accelerator
 from transformers import CLIPConfig, CLIPModel
 
 from modeling_urbanln import UrbanLNForPreTraining
-from pipelines.pretraining.data import tokenize
+from pipelines.common.tokenizer import clip_tokenizer
+from pipelines.pretraining.batches import tokenize
 from pipelines.pretraining.optim import adamw
 from pipelines.pretraining.sampling import BatchPlan
 from pipelines.pretraining.step import Student, train_step
-from pipelines.pretraining.tokenizer import clip_tokenizer
 
 VITB16 = {
     "text_config": {"max_position_embeddings": 77},

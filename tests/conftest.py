@@ -126,7 +126,7 @@ def tiny_model_dir(tmp_path_factory) -> Path:
     from transformers import CLIPImageProcessor
 
     from modeling_urbanln import UrbanLNConfig, UrbanLNModel, UrbanLNProcessor
-    from pipelines.pretraining.tokenizer import clip_tokenizer
+    from pipelines.common.tokenizer import clip_tokenizer
 
     folder = tmp_path_factory.mktemp("tiny_model")
     torch.manual_seed(0)

@@ -1,7 +1,7 @@
-"""All kept captions of an image, one of them drawn each epoch.
+"""All kept captions of an image, one of which is drawn in each epoch.
 
 LaCLIP (arXiv 2305.20088) and DataCompDR (arXiv 2311.17049) train on a caption drawn anew each time
-from several of an image; here the draw prefers those that the captioning models agree on.
+from several of an image; here the draw prefers captions that the captioning models agree on.
 """
 
 import logging
@@ -18,12 +18,12 @@ import pyarrow.compute as pc
 from dataset_builders.captions import clean_caption
 from dataset_builders.schema import parse_config_name
 
-from .errors import InputError
+from ..common.errors import InputError
 
 CANDIDATE_COLUMNS = ("image_id", "text", "score", "kept")
 VIEW_COLUMN = "view"
 ROWS_AT_A_TIME = 1024
-# tells its numbers from those of the order (seed, epoch) and of the sentences (seed, epoch, pair)
+# distinct from the streams of the order (seed, epoch) and of the sentences (seed, epoch, pair)
 DRAW_STREAM = (0, 1)
 
 logger = logging.getLogger(__name__)
@@ -34,19 +34,19 @@ LoadTable = Callable[[str], datasets.Dataset | None]
 
 @dataclass
 class CaptionCandidates:
-    """The captions that each of N pairs is drawn from; M in all, texts on disk.
+    """The M captions that the captions of N pairs are drawn from; their texts stay on disk.
 
-    The chance of a candidate is its score over the sum of its image's scores. One without a score
-    gets the mean of those that have one; where none has, or all are 0, all have the same chance.
+    The chance of a candidate is its score over the sum of its image's scores. A candidate without
+    a score gets the mean of the others; if none has one, or all are 0, chances are equal.
 
     Attributes:
-        table: the candidates of all cities, memory-mapped.
-        rows: `(M,)`, the row of each in `table`, those of a pair together.
+        table: Candidates of all cities, memory-mapped.
+        rows: `(M,)`, row of each candidate in `table`, grouped by pair.
         num_tokens: `(M,)`, start and end token included, at most the model's length.
         offsets: `(N + 1,)`: pair i has the candidates `offsets[i]` to `offsets[i + 1]`. A pair
-            without any has none, and keeps the caption of its image.
-        cumulative: `(M,)`, chance of a candidate and those before it of its pair.
-        best_num_tokens: `(N,)`, of the image's caption.
+            without any keeps the caption of its image.
+        cumulative: `(M,)`, chance of a candidate and of those before it of its pair.
+        best_num_tokens: `(N,)`, length of the image's own caption.
     """
 
     table: datasets.Dataset
@@ -58,31 +58,31 @@ class CaptionCandidates:
     _cached: tuple[tuple[int, int], np.ndarray] | None = field(default=None, init=False, repr=False)
 
     def draw(self, seed: int, epoch: int) -> np.ndarray:
-        """The candidate of each pair in an epoch: `(N,)`; -1 where it has none.
+        """The candidate of each pair in an epoch: `(N,)`; -1 where a pair has none.
 
-        A pure function of seed, epoch and the pair's number, so that any process, worker or
-        resumed run draws the same.
+        A pure function of seed and epoch, so that any process, worker or resumed run draws the
+        same.
         """
         if self._cached is None or self._cached[0] != (seed, epoch):
             self._cached = ((seed, epoch), self._draw(seed, epoch))
         return self._cached[1]
 
     def texts(self, drawn: np.ndarray) -> list[str]:
-        """The texts of drawn candidates, cleaned; none of them -1."""
+        """The cleaned texts of drawn candidates, none of which is -1."""
         if not len(drawn):
             return []
         # cleaned before it was counted, so that something is left
         return [clean_caption(text) or "" for text in self.table[self.rows[drawn].tolist()]["text"]]
 
     def epoch_num_tokens(self, seed: int, epoch: int) -> np.ndarray:
-        """Length of the caption that each pair has in an epoch: `(N,)`."""
+        """Length of the caption of each pair in an epoch: `(N,)`."""
         drawn = self.draw(seed, epoch)
         if not len(self.num_tokens):
             return self.best_num_tokens
         return np.where(drawn < 0, self.best_num_tokens, self.num_tokens[drawn])
 
     def update_digest(self, digest: Any) -> None:
-        """Add all that a draw depends on to a hash."""
+        """Add everything a draw depends on to a hash."""
         for numbers in (self.offsets, self.cumulative):
             digest.update(np.ascontiguousarray(numbers).tobytes())
         for start in range(0, len(self.rows), ROWS_AT_A_TIME):
@@ -109,18 +109,18 @@ def read_candidates(
     max_length: int,
     by_score: bool = True,
 ) -> CaptionCandidates:
-    """Read `<city>-captions` of every city that has pairs: rows that are kept and have a text.
+    """Read the kept rows of `<city>-captions` for the training pairs of every city.
 
     Args:
-        listing: a row per pair: table, image_id, split; candidates are for the training pairs.
-        best_num_tokens: `(N,)`, of the images' own captions.
-        load_table: a table by its config name; None if it has no rows.
-        count_tokens: of cleaned texts.
-        max_length: of the model, in tokens.
-        by_score: draw in proportion to the scores; else each candidate has the same chance.
+        listing: One row per pair: table, image_id, split.
+        best_num_tokens: `(N,)`, length of the images' own captions.
+        load_table: Loads a table by its config name; None if it has no rows.
+        count_tokens: Counts the tokens of cleaned texts.
+        max_length: Maximum length of a text, in tokens.
+        by_score: Draw in proportion to the scores; otherwise chances are equal.
 
     Raises:
-        InputError: there is no such table, it lacks a column, or holds nothing for these images.
+        InputError: There is no such table, it lacks a column, or holds nothing for these images.
     """
     cities = sorted({parse_config_name(name)[0] for name in listing["table"].unique()})
     parts = {city: _load(city, load_table) for city in cities}
@@ -157,7 +157,7 @@ def read_candidates(
 
 
 def _lengths(table: datasets.Dataset, owners: np.ndarray, count: CountTokens) -> np.ndarray:
-    """Tokens of each text that is used; 0 where nothing is left of it."""
+    """Tokens of each used text; 0 if nothing is left of it after cleaning."""
     lengths = np.zeros(len(table), dtype=np.int32)
     texts = table.with_format("arrow")
     for start in range(0, len(table), ROWS_AT_A_TIME):
@@ -193,7 +193,7 @@ def _missing(name: str, what: str) -> str:
 
 
 def _owners(listing: pd.DataFrame, parts: Mapping[str, datasets.Dataset]) -> np.ndarray:
-    """The training pair that each row of the candidates is of; -1 for rows of no use."""
+    """The training pair of each candidate row; -1 for rows that are not used."""
     cities, views = zip(*(parse_config_name(name) for name in listing["table"]), strict=True)
     ids = pa.array(listing["image_id"].astype("string"), type=pa.large_string())
     # the text of an id can hold any character, so it comes last
@@ -229,7 +229,7 @@ def _column(table: datasets.Dataset, name: str, type: pa.DataType) -> pa.Chunked
 
 
 def _cumulative(scores: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Chances that add up, within each pair: `(M,)`, the last of a pair is 1."""
+    """Cumulative chances within each pair: `(M,)`; the last of a pair is 1."""
     counts = np.diff(offsets)
     owner = np.repeat(np.arange(len(counts)), counts)
     known = np.isfinite(scores)
@@ -249,24 +249,23 @@ def _cumulative(scores: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 def random_captions(
     listing: pd.DataFrame,
-    captions: Sequence[str],
     load_table: LoadTable,
     count_tokens: CountTokens,
     max_length: int,
     seed: int,
 ) -> list[str]:
-    """One of all kept candidates of each image, drawn once: no consensus, and no draw anew.
+    """One of all kept candidates of each image, drawn once and with equal chances.
 
     Args:
-        listing: a row per pair: table, image_id.
-        captions: the images' own; an image without candidates keeps its own.
-        load_table: see [`read_candidates`].
-        count_tokens: see there.
-        max_length: see there.
-        seed: of the draw.
+        listing: One row per pair: table, image_id, caption; an image without candidates keeps its
+            own caption.
+        load_table: See [`read_candidates`].
+        count_tokens: See there.
+        max_length: See there.
+        seed: Seed of the draw.
 
     Raises:
-        InputError: see there.
+        InputError: See there.
     """
     candidates = read_candidates(
         listing.assign(split="train").reset_index(drop=True),
@@ -278,7 +277,8 @@ def random_captions(
     )
     drawn = candidates.draw(seed, 0)
     found = iter(candidates.texts(drawn[drawn >= 0]))
-    return [next(found) if row >= 0 else own for row, own in zip(drawn, captions, strict=True)]
+    own = listing["caption"]
+    return [next(found) if row >= 0 else text for row, text in zip(drawn, own, strict=True)]
 
 
 __all__ = ["CaptionCandidates", "random_captions", "read_candidates"]

@@ -1,7 +1,7 @@
-"""What a run leaves on disk: training states, published models, the log of metrics.
+"""What a run leaves on disk: training states and published models.
 
-Whatever is written appears whole or not at all: it is written beside its place under a name that
-starts with `.tmp-`, and then renamed.
+Whatever is written appears whole or not at all: folders are written beside their place under a
+name that starts with `.tmp-` and then renamed, files likewise by [`atomic_path`].
 """
 
 import hashlib
@@ -21,17 +21,24 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
+from dataset_builders.files import write_json
 from modeling_urbanln import UrbanLNForPreTraining, UrbanLNProcessor
 
+from ..common.errors import InputError
 from .arguments import ModelArguments
-from .errors import InputError
 from .model import merge_lora, save_lora
 
 CHECKSUMS = "sha256"  # key of the state file
 STATE_FILE, ARGUMENTS_FILE = "trainer_state.json", "train_arguments.yaml"
-TRACKER = "urbanln"  # name of the run in trackers, and of its folder in logs/
+WEIGHTS_FILE, OPTIMIZER_FILE, SCALER_FILE = (
+    "training_model.safetensors",
+    "optimizer.pt",
+    "scaler.pt",
+)
+LOCK_FILE = ".train.lock"
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 TEMPORARY = ".tmp-"
+UNFINISHED = (f"{TEMPORARY}*", ".*.tmp")  # what a killed run may leave, ours and atomic_path's
 OWN_FILES = (
     "metrics.jsonl",
     "rejects.parquet",
@@ -39,11 +46,63 @@ OWN_FILES = (
     "training_summary.json",
     "model.safetensors",
 )
-OWN_FOLDERS = ("last", "adapter", f"logs/{TRACKER}")
+OWN_FOLDERS = ("last", "adapter", "logs/urbanln")
+
+
+@dataclass
+class TrainingState:
+    """The state of a run that all processes share, beside weights and optimizer.
+
+    Attributes:
+        step: Steps done; the position in the data follows from it.
+        best_step: Steps after which the best model was published, None before the first.
+        best_metric: Validation retrieval of the best model.
+        seconds: Time spent so far.
+        identity: Settings and data that must not change for a run to be resumed.
+    """
+
+    step: int
+    best_step: int | None
+    best_metric: float | None
+    seconds: float
+    identity: dict[str, Any]
+
+
+def check_output_dir(output_dir: Path) -> None:
+    """Refuse a folder that holds something else than a run, none of which may be lost.
+
+    Raises:
+        InputError: It is not empty and no run has begun there.
+    """
+    if not output_dir.exists() or (output_dir / ARGUMENTS_FILE).is_file():
+        return
+    ours = [output_dir / LOCK_FILE, *_unfinished(output_dir)]
+    if not output_dir.is_dir() or set(output_dir.iterdir()).difference(ours):
+        raise InputError(
+            f"--output_dir {output_dir} is not empty and holds no run of train.py (it has no "
+            f"{ARGUMENTS_FILE}), and files in it would be replaced: give a new folder."
+        )
+
+
+def remove_unfinished(output_dir: Path) -> None:
+    """Remove what a killed run had begun to write."""
+    for path in _unfinished(output_dir):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def remove_run(output_dir: Path) -> None:
+    """Remove an earlier run, and no file of anybody else."""
+    for folder in [*find_checkpoints(output_dir), *(output_dir / name for name in OWN_FOLDERS)]:
+        shutil.rmtree(folder, ignore_errors=True)
+    for name in OWN_FILES:
+        (output_dir / name).unlink(missing_ok=True)
+
+
+# ---- training states ------------------------------------------------------------------------
 
 
 def checkpoint_folder(output_dir: Path, step: int) -> Path:
-    """Where the training state after `step` steps lies."""
+    """Folder of the training state after `step` steps."""
     return output_dir / f"checkpoint-{step}"
 
 
@@ -57,101 +116,69 @@ def find_checkpoints(output_dir: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file that is never half there."""
-    temporary = path.with_name(TEMPORARY + path.name)
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def remove_old_checkpoints(output_dir: Path, limit: int) -> None:
+    """Keep the latest `limit` training states."""
+    for folder in find_checkpoints(output_dir)[:-limit]:
+        gone = folder.with_name(f"{TEMPORARY}old-{folder.name}")
+        folder.replace(gone)  # half removed it would look whole
+        shutil.rmtree(gone)
 
 
-@contextmanager
-def folder_written_atomically(folder: Path) -> Iterator[Path]:
-    """Give a fresh folder to write in; at the end it takes the place of `folder`."""
-    temporary = folder.with_name(TEMPORARY + folder.name)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    yield temporary
-    swap_in(temporary, folder)
+def save_weights(folder: Path, model: UrbanLNForPreTraining, optimizer: Any, scaler: Any) -> None:
+    """Write student, teacher, queues, and the states of optimizer and loss scaler."""
+    tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(tensors, folder / WEIGHTS_FILE)
+    torch.save(optimizer.state_dict(), folder / OPTIMIZER_FILE)
+    if scaler is not None:
+        torch.save(scaler.state_dict(), folder / SCALER_FILE)
 
 
-def swap_in(temporary: Path, folder: Path) -> None:
-    """Rename a complete folder to its name, in the place of an earlier one."""
-    _sync_to_disk(temporary)
-    if folder.exists():
-        old = folder.with_name(f"{TEMPORARY}old-{folder.name}")
-        shutil.rmtree(old, ignore_errors=True)
-        folder.replace(old)
-        temporary.replace(folder)
-        shutil.rmtree(old)
-    else:
-        temporary.replace(folder)
+def load_weights(folder: Path, model: UrbanLNForPreTraining, optimizer: Any, scaler: Any) -> None:
+    """Read what [`save_weights`] wrote."""
+    model.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=True)
+    optimizer.load_state_dict(_load(folder / OPTIMIZER_FILE))
+    if scaler is not None:
+        scaler.load_state_dict(_load(folder / SCALER_FILE))
 
 
-def check_output_dir(output_dir: Path) -> None:
-    """Refuse a folder that holds something else than a run, none of which may be lost.
-
-    Raises:
-        InputError: it is not empty and no run has begun there.
-    """
-    if not output_dir.exists() or (output_dir / ARGUMENTS_FILE).is_file():
-        return
-    if not output_dir.is_dir() or any(
-        not path.name.startswith(TEMPORARY) for path in output_dir.iterdir()
-    ):
-        raise InputError(
-            f"--output_dir {output_dir} is not empty and holds no run of train.py (it has no "
-            f"{ARGUMENTS_FILE}), and files in it would be replaced: give a new folder."
-        )
+def save_process_state(folder: Path, rank: int, sums: dict[str, torch.Tensor]) -> None:
+    """Write the state of one process: random states, and sums of losses not logged yet."""
+    numpy_state: Any = np.random.get_state(legacy=True)
+    version, keys, position, has_gauss, gauss = numpy_state
+    state = {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [version, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],
+        "python": random.getstate(),
+        "sums": {name: value.cpu() for name, value in sums.items()},
+    }
+    torch.save(state, folder / f"process-{rank}.pt")
 
 
-def remove_leftovers(output_dir: Path) -> None:
-    """Remove what a killed run had begun to write."""
-    for path in output_dir.glob(TEMPORARY + "*"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def remove_run(output_dir: Path) -> None:
-    """Remove an earlier run, and nothing that is not ours."""
-    for folder in [*find_checkpoints(output_dir), *(output_dir / name for name in OWN_FOLDERS)]:
-        shutil.rmtree(folder, ignore_errors=True)
-    for name in OWN_FILES:
-        (output_dir / name).unlink(missing_ok=True)
-
-
-@dataclass
-class TrainingState:
-    """Everything of a run that is the same in all processes, beside weights and optimizer.
-
-    Attributes:
-        step: steps done; the position in the data follows from it.
-        best_step: after how many steps the best model was published, None before the first.
-        best_metric: its validation retrieval.
-        seconds: time spent so far.
-        identity: what must be equal for a run to go on.
-    """
-
-    step: int
-    best_step: int | None
-    best_metric: float | None
-    seconds: float
-    identity: dict[str, Any]
+def load_process_state(folder: Path, rank: int) -> dict[str, torch.Tensor]:
+    """Restore the random states and return the sums."""
+    state = _load(folder / f"process-{rank}.pt")
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    version, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((version, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    random.setstate(state["python"])
+    sums: dict[str, torch.Tensor] = state["sums"]
+    return sums
 
 
 def save_state(folder: Path, state: TrainingState) -> None:
-    """Write it with the checksums of all files, last: without it there is no checkpoint."""
+    """Write the shared state and the checksums of all files; last, as it marks completeness."""
     files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
-    text = json.dumps({**vars(state), CHECKSUMS: files}, indent=2)
-    write_atomically(folder / STATE_FILE, text)
+    write_json(folder / STATE_FILE, {**vars(state), CHECKSUMS: files})
 
 
 def load_state(folder: Path) -> TrainingState:
-    """Read it.
+    """Read the shared state.
 
     Raises:
-        InputError: `folder` is no complete checkpoint, or one of its files is damaged.
+        InputError: `folder` is not a complete checkpoint, or one of its files is damaged.
     """
     path = folder / STATE_FILE
     if not path.is_file():
@@ -167,7 +194,7 @@ def load_state(folder: Path) -> TrainingState:
 
 
 def find_damage(folder: Path) -> str:
-    """The first file of a checkpoint that is missing or altered; empty where all are whole."""
+    """The first missing or altered file of a checkpoint; empty if all are whole."""
     try:
         values = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         files = values.get(CHECKSUMS, {})
@@ -193,16 +220,11 @@ def set_damaged_aside(output_dir: Path) -> list[Path]:
     return renamed
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def check_identity(saved: dict[str, Any], current: dict[str, Any], folder: Path) -> None:
-    """Refuse to go on with a run that would not be the same run.
+    """Refuse to resume with other settings or data.
 
     Raises:
-        InputError: with every difference.
+        InputError: They differ; the message lists every difference.
     """
     current = json.loads(json.dumps(current))
     differences = [
@@ -212,61 +234,13 @@ def check_identity(saved: dict[str, Any], current: dict[str, Any], folder: Path)
     ]
     if differences:
         raise InputError(
-            f"{folder} belongs to another run: {'; '.join(differences)}. Go on with the same "
+            f"{folder} belongs to another run: {'; '.join(differences)}. Resume with the same "
             "settings, start anew with --overwrite_output_dir or another --output_dir, or start "
             "from its weights with --model_name_or_path."
         )
 
 
-def save_weights(folder: Path, model: UrbanLNForPreTraining, optimizer: Any, scaler: Any) -> None:
-    """Write student, teacher, queues, and the state of optimizer and loss scaler."""
-    tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
-    save_file(tensors, folder / "training_model.safetensors")
-    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
-    if scaler is not None:
-        torch.save(scaler.state_dict(), folder / "scaler.pt")
-
-
-def load_weights(folder: Path, model: UrbanLNForPreTraining, optimizer: Any, scaler: Any) -> None:
-    """Read what [`save_weights`] wrote."""
-    model.load_state_dict(load_file(folder / "training_model.safetensors"), strict=True)
-    optimizer.load_state_dict(_load(folder / "optimizer.pt"))
-    if scaler is not None:
-        scaler.load_state_dict(_load(folder / "scaler.pt"))
-
-
-def save_process_state(folder: Path, rank: int, sums: dict[str, torch.Tensor]) -> None:
-    """Write what each process has its own of: random states, and sums of losses to be logged."""
-    numpy_state: Any = np.random.get_state(legacy=True)
-    version, keys, position, has_gauss, gauss = numpy_state
-    state = {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [version, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],
-        "python": random.getstate(),
-        "sums": {name: value.cpu() for name, value in sums.items()},
-    }
-    torch.save(state, folder / f"process-{rank}.pt")
-
-
-def load_process_state(folder: Path, rank: int) -> dict[str, torch.Tensor]:
-    """Set the random states; returns the sums."""
-    state = _load(folder / f"process-{rank}.pt")
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
-    version, keys, position, has_gauss, gauss = state["numpy"]
-    np.random.set_state((version, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
-    random.setstate(state["python"])
-    return state["sums"]
-
-
-def remove_old_checkpoints(output_dir: Path, limit: int) -> None:
-    """Keep the latest `limit` training states."""
-    for folder in find_checkpoints(output_dir)[:-limit]:
-        gone = folder.with_name(f"{TEMPORARY}old-{folder.name}")
-        folder.replace(gone)  # half removed it would look whole
-        shutil.rmtree(gone)
+# ---- published models -----------------------------------------------------------------------
 
 
 def save_model(
@@ -274,12 +248,15 @@ def save_model(
 ) -> None:
     """Write the model as it is published: weights, config, processor, code; LoRA merged."""
     base = model.to_base()
-    transformers_logging.disable_progress_bar()  # of the shards it writes: there is one
+    transformers_logging.disable_progress_bar()  # of writing a single shard
     if args.lora_rank:
         base.save_pretrained(folder, state_dict=merge_lora(base))
         save_lora(base, args, folder / "adapter")
     else:
         base.save_pretrained(folder)
+    tokenizer: Any = processor.tokenizer
+    # part of tokenizer.json; calls of the tokenizer change it
+    tokenizer.backend_tokenizer.enable_truncation(tokenizer.model_max_length)
     processor.save_pretrained(folder)
     transformers_logging.enable_progress_bar()
 
@@ -303,39 +280,34 @@ def publish(
     temporary.rmdir()
 
 
-class MetricsLog:
-    """Rows of numbers, one JSON object a line.
+@contextmanager
+def folder_written_atomically(folder: Path) -> Iterator[Path]:
+    """Provide a fresh folder to write in, which replaces `folder` at the end."""
+    temporary = folder.with_name(TEMPORARY + folder.name)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    yield temporary
+    swap_in(temporary, folder)
 
-    Args:
-        path: where.
-    """
 
-    def __init__(self, path: Path):
-        self.path = path
+def swap_in(temporary: Path, folder: Path) -> None:
+    """Rename a complete folder to its name, in place of an earlier one."""
+    _sync_to_disk(temporary)
+    old = folder.with_name(f"{TEMPORARY}old-{folder.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.replace(old)
+    temporary.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
-    def append(self, row: dict[str, Any]) -> None:
-        """Add a row, on disk when this returns."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
 
-    def rows(self) -> list[dict[str, Any]]:
-        """All rows; a line that a kill left unfinished is none."""
-        rows = []
-        for line in (
-            self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ()
-        ):
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return rows
+def _unfinished(output_dir: Path) -> list[Path]:
+    return [path for pattern in UNFINISHED for path in output_dir.glob(pattern)]
 
-    def keep_until(self, step: int | None) -> None:
-        """Drop the rows of later steps, which will come again; None drops all."""
-        rows = [row for row in self.rows() if step is not None and row["step"] <= step]
-        write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _load(path: Path) -> Any:
@@ -352,7 +324,6 @@ def _sync_to_disk(folder: Path) -> None:
 
 
 __all__ = [
-    "MetricsLog",
     "TrainingState",
     "check_identity",
     "check_output_dir",
@@ -364,14 +335,13 @@ __all__ = [
     "load_state",
     "load_weights",
     "publish",
-    "remove_leftovers",
     "remove_old_checkpoints",
     "remove_run",
+    "remove_unfinished",
     "save_model",
     "save_process_state",
     "save_state",
     "save_weights",
     "set_damaged_aside",
     "swap_in",
-    "write_atomically",
 ]

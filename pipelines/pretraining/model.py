@@ -28,9 +28,9 @@ from modeling_urbanln import (
     load_clip,
 )
 
+from ..common.errors import InputError
+from ..common.tokenizer import clip_tokenizer
 from .arguments import ModelArguments, parse_config_overrides
-from .errors import InputError
-from .tokenizer import clip_tokenizer
 
 CLIP_POSITIONS = 77
 SETTINGS = (
@@ -172,6 +172,15 @@ def save_lora(base: UrbanLNModel, args: ModelArguments, folder: Path) -> None:
     save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
+def count_parameters(model: UrbanLNForPreTraining) -> dict[str, int]:
+    """Parameters of the student: `num_parameters` and `num_trained_parameters`."""
+    student = [p for n, p in model.named_parameters() if not n.startswith("momentum_encoder.")]
+    return {
+        "num_parameters": sum(p.numel() for p in student),
+        "num_trained_parameters": sum(p.numel() for p in student if p.requires_grad),
+    }
+
+
 def compile_towers(model: UrbanLNForPreTraining) -> None:
     """Compile both towers of student and teacher in place; names of weights do not change."""
     for towers in (model, model.momentum_encoder):
@@ -277,6 +286,7 @@ __all__ = [
     "add_lora",
     "build_model",
     "compile_towers",
+    "count_parameters",
     "lora_config",
     "merge_lora",
     "save_lora",

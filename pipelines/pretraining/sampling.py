@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .errors import InputError
+from ..common.errors import InputError
 
 BUCKET_BATCHES = 8  # batches sorted by length together: more saves padding, fewer mixes better
 

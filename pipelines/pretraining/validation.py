@@ -1,4 +1,6 @@
-"""Image-text retrieval of a model in training on the validation pairs."""
+"""Image-text retrieval on the validation pairs: recall at k in both directions, beside chance."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -7,9 +9,10 @@ from accelerate.utils import gather_object
 
 from modeling_urbanln import UrbanLNModel
 
-from .data import PairBatches, batch_loader
-from .retrieval import retrieval_metrics
+from .batches import PairBatches, batch_loader
 from .sampling import BatchIndices
+
+CHUNK = 1024  # queries compared at a time
 
 
 @torch.no_grad()
@@ -66,4 +69,70 @@ def _unit(embeds: torch.Tensor) -> np.ndarray:
     return torch.nn.functional.normalize(embeds.float(), dim=-1).cpu().numpy()
 
 
-__all__ = ["validate"]
+def retrieval_metrics(
+    image_embeds: np.ndarray,
+    text_embeds: np.ndarray,
+    texts: Sequence[str],
+    ks: Sequence[int] = (1, 5),
+) -> dict[str, float]:
+    """Recall at k of N image-text pairs, where pair i is row i of both.
+
+    A query finds what it should if its own counterpart, or one with the identical text, is among
+    the k nearest. Among equal similarities a wrong candidate goes first: a model that maps
+    everything to one point finds nothing.
+
+    Args:
+        image_embeds: `(N, D)`, L2-normalised.
+        text_embeds: `(N, D)`, L2-normalised.
+        texts: N captions.
+        ks: for which k.
+
+    Returns:
+        `image_to_text_recall_at_<k>`, `text_to_image_recall_at_<k>`, `chance_recall_at_<k>` (of a
+        random order) for each k, and `mean_recall`, the mean of all recalls.
+    """
+    _, groups = np.unique(np.asarray(texts, dtype=object).astype(str), return_inverse=True)
+    directions = {
+        "image_to_text": first_hits(image_embeds, text_embeds, groups),
+        "text_to_image": first_hits(text_embeds, image_embeds, groups),
+    }
+    metrics = {
+        f"{name}_recall_at_{k}": float((ranks < k).mean())
+        for name, ranks in directions.items()
+        for k in ks
+    }
+    mean_recall = float(np.mean(list(metrics.values())))
+    chance = {f"chance_recall_at_{k}": chance_recall(groups, k) for k in ks}
+    return {**metrics, **chance, "mean_recall": mean_recall}
+
+
+def first_hits(queries: np.ndarray, candidates: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """How many wrong candidates come before the first right one, for each query: `(N,)`.
+
+    Args:
+        queries: `(N, D)`.
+        candidates: `(N, D)`.
+        groups: `(N,)`; candidates of a query's own group are right.
+    """
+    ranks = np.empty(len(queries), dtype=np.int64)
+    for start in range(0, len(queries), CHUNK):
+        part = slice(start, start + CHUNK)
+        scores = queries[part] @ candidates.T
+        right = groups[part, None] == groups[None, :]
+        best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
+        ranks[part] = (~right & (scores >= best)).sum(axis=1)
+    return ranks
+
+
+def chance_recall(groups: np.ndarray, k: int) -> float:
+    """Expected recall at k of a random order of N candidates."""
+    total = len(groups)
+    _, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    wrong = total - counts[inverse]
+    miss = np.ones(total)
+    for drawn in range(min(k, total)):
+        miss *= np.clip(wrong - drawn, 0, None) / (total - drawn)
+    return float((1 - miss).mean())
+
+
+__all__ = ["chance_recall", "first_hits", "retrieval_metrics", "validate"]

@@ -12,7 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 from dataset_builders.errors import DatasetError, MissingExtraError
 from dataset_builders.hub_errors import explain
 
-from .errors import ReleaseError
+from ..common.errors import InputError
 
 FORMATS = ("onnx", "int8", "openvino", "sentence_transformers")
 DESCRIPTION = """\
@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _check_name(getattr(args, "repo", None))
         run = {"convert": _convert, "export": _export, "card": _card, "push": _push}[args.command]
         run(args)
-    except (DatasetError, MissingExtraError, ReleaseError) as error:
+    except (DatasetError, MissingExtraError, InputError) as error:
         _refuse(str(error))
     except Exception as error:
         said = explain(error)  # wherever in the work the Hub was asked
@@ -180,9 +180,9 @@ def _check_name(repo_id: str | None) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise ReleaseError(str(explain(error, repo_id))) from error
+        raise InputError(str(explain(error, repo_id))) from error
     if "/" not in repo_id:
-        raise ReleaseError(f"{repo_id!r} lacks its owner: give org/name (--repo).")
+        raise InputError(f"{repo_id!r} lacks its owner: give org/name (--repo).")
 
 
 def _refuse(said: str) -> NoReturn:
@@ -217,7 +217,7 @@ def _export(args: argparse.Namespace) -> None:
     images = [Path(name) for name in args.images]
     output = args.output_dir or args.model_name_or_path
     if not args.output_dir and not Path(output).is_dir():
-        raise ReleaseError(f"{output} is no folder here: say by --output_dir where to write.")
+        raise InputError(f"{output} is no folder here: say by --output_dir where to write.")
     for one in export(args.model_name_or_path, output, args.formats, images):
         print(
             f"{one.file}: cosine {one.min_cosine:.6f} at least, difference "
@@ -256,7 +256,7 @@ def _push_space(args: argparse.Namespace, common: dict[str, Any]) -> Any:
     from .space import SpaceSources, push_space
 
     if not (args.dataset_name and args.embeddings):
-        raise ReleaseError("A Space needs --dataset_name and --embeddings.")
+        raise InputError("A Space needs --dataset_name and --embeddings.")
     sources = SpaceSources(args.run, args.dataset_name, args.embeddings, args.results, args.city)
     return push_space(args.space, args.repo, sources, **common)
 

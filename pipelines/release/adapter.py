@@ -5,7 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from .errors import ReleaseError
+from ..common.errors import InputError
 from .model_card import LICENCE, LIMITS, is_hub_id
 from .runs import SUMMARY
 
@@ -22,12 +22,12 @@ def write_adapter_card(run: Path, repo_id: str, path: Path) -> None:
         path: of the card.
 
     Raises:
-        ReleaseError: there is no adapter.
+        InputError: there is no adapter.
     """
     folder = run / ADAPTER_FOLDER
     missing = [name for name in ADAPTER_FILES if not (folder / name).exists()]
     if missing:
-        raise ReleaseError(
+        raise InputError(
             f"{folder} lacks {', '.join(missing)}: it is no adapter. `train.py --lora_rank 8` "
             "trains one."
         )

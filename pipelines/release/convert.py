@@ -5,14 +5,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from modeling_urbanln import UrbanLNConfig, UrbanLNModel, UrbanLNProcessor
 
-from .errors import ReleaseError
+from ..common.errors import InputError
+from ..common.tokenizer import clip_tokenizer
 from .openai_naming import HiddenAct, State, read_architecture, to_hugging_face
 from .state_dicts import read_state_dict
-from .tokenizer import load_tokenizer
 
 
 def convert_state_dict(
@@ -36,7 +36,7 @@ def convert_state_dict(
         A [`UrbanLNModel`] for Long-CLIP, else a `CLIPModel`; float32, in eval mode.
 
     Raises:
-        ReleaseError: missing or unexpected weights, which are listed, or another architecture.
+        InputError: missing or unexpected weights, which are listed, or another architecture.
     """
     architecture = read_architecture(state, hidden_act, vision_heads, text_heads)
     weights = to_hugging_face(state)
@@ -47,13 +47,13 @@ def convert_state_dict(
         model = CLIPModel(CLIPConfig(**architecture.config))
     missing = sorted(set(model.state_dict()) - set(weights))
     if missing:
-        raise ReleaseError(
+        raise InputError(
             f"{len(missing)} weights are missing, by the names of CLIPModel: {', '.join(missing)}."
         )
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
-        raise ReleaseError(f"Weights of this checkpoint do not fit one another: {error}") from error
+        raise InputError(f"Weights of this checkpoint do not fit one another: {error}") from error
     return model.eval()
 
 
@@ -80,18 +80,18 @@ def convert_checkpoint(
         text_heads: see [`convert_state_dict`].
 
     Raises:
-        ReleaseError: the file, the folder or the tokenizer cannot be used.
+        InputError: the file, the folder or the tokenizer cannot be used.
     """
     output_dir = Path(output_dir)
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise ReleaseError(f"{output_dir} is not empty: give a new folder (--output_dir).")
+        raise InputError(f"{output_dir} is not empty: give a new folder (--output_dir).")
     model = convert_state_dict(read_state_dict(path), hidden_act, vision_heads, text_heads)
     # Any: the library types these as optional
     text: Any = model.config.text_config
     vision: Any = model.config.vision_config
-    entries = load_tokenizer(tokenizer, text.max_position_embeddings)
+    entries = _load_tokenizer(tokenizer, text.max_position_embeddings)
     if len(entries) != text.vocab_size:
-        raise ReleaseError(
+        raise InputError(
             f"The tokenizer has {len(entries)} entries and the model {text.vocab_size}: give the "
             "model's own by --tokenizer FOLDER_OR_ID."
         )
@@ -106,6 +106,17 @@ def convert_checkpoint(
             output_dir.rmdir()
         shutil.move(folder, output_dir)
     return model
+
+
+def _load_tokenizer(name_or_path: str | None, max_length: int) -> CLIPTokenizer:
+    if name_or_path is None:
+        return clip_tokenizer(max_length)
+    try:
+        return CLIPTokenizer.from_pretrained(name_or_path, model_max_length=max_length)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"No usable tokenizer at {name_or_path!r} (--tokenizer): {error}"
+        ) from error
 
 
 def image_processor(size: int) -> CLIPImageProcessor:

@@ -25,7 +25,7 @@ from dataset_builders.errors import MissingExtraError
 from dataset_builders.files import WrittenFiles, write_json
 from dataset_builders.hub_errors import explain
 
-from .errors import ReleaseError
+from ..common.errors import InputError
 from .towers import INPUTS, OUTPUTS, TEXT, VISION, make_tower, sample_inputs
 
 FORMATS = ("onnx", "int8", "openvino", "sentence_transformers")
@@ -71,16 +71,16 @@ def export(
         images: real pictures that the vision tower is checked on, beside noise.
 
     Raises:
-        ReleaseError: no such model, an unknown format, or an export that is too far off; nothing
+        InputError: no such model, an unknown format, or an export that is too far off; nothing
             is written then.
         ForeignFileError: a file in the way was not written so, or was edited since.
         MissingExtraError: a package of the extra is missing.
     """
     unknown = set(formats) - set(FORMATS)
     if unknown:
-        raise ReleaseError(f"Formats are {', '.join(FORMATS)}; got {', '.join(sorted(unknown))}.")
+        raise InputError(f"Formats are {', '.join(FORMATS)}; got {', '.join(sorted(unknown))}.")
     if "int8" in formats and "onnx" not in formats:
-        raise ReleaseError("int8 is made of the ONNX export: ask for both.")
+        raise InputError("int8 is made of the ONNX export: ask for both.")
     files = WrittenFiles(output_dir, FILES_KIND)
     files.check([EXPORT_FILE])  # now, and not when all else is done
     model, processor = _load(model_name_or_path)
@@ -107,11 +107,9 @@ def _load(name: str) -> tuple[Any, Any]:
         model = transformers.AutoModel.from_pretrained(name)
         processor = transformers.AutoProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise ReleaseError(
-            f"No usable model at {name!r}: {explain(error, name) or error}"
-        ) from error
+        raise InputError(f"No usable model at {name!r}: {explain(error, name) or error}") from error
     if not hasattr(model, "get_image_features"):
-        raise ReleaseError(f"{name!r} is a {type(model).__name__}: only UrbanLN and CLIP export.")
+        raise InputError(f"{name!r} is a {type(model).__name__}: only UrbanLN and CLIP export.")
     return model.float().eval(), processor
 
 
@@ -180,7 +178,7 @@ def _to_onnx(model: Any, tower: torch.nn.Module, name: str, path: Path) -> None:
             dynamic_shapes=dict.fromkeys(INPUTS[name], axes),
         )
     if program is None:
-        raise ReleaseError("torch could not export the model to ONNX.")
+        raise InputError("torch could not export the model to ONNX.")
     program.save(path)
 
 
@@ -294,7 +292,7 @@ def _refuse_far(checks: Sequence[Check]) -> None:
         is_int8 = one.file.endswith("_int8.onnx")
         good = one.min_cosine >= MIN_COSINE_INT8 if is_int8 else one.max_difference < MAX_DIFFERENCE
         if not good:
-            raise ReleaseError(
+            raise InputError(
                 f"{one.file} is too far from the model: cosine {one.min_cosine:.4f}, difference "
                 f"{one.max_difference:.2g}. Do not publish it; leave its format out."
             )

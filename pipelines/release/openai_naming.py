@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from .errors import ReleaseError
+from ..common.errors import InputError
 
 HiddenAct = Literal["gelu", "quick_gelu"]
 State = dict[str, torch.Tensor]
@@ -92,31 +92,31 @@ def read_architecture(
         text_heads: attention heads of the text tower, likewise.
 
     Raises:
-        ReleaseError: the image tower is no ViT of CLIP's, weights that tell the shape are
+        InputError: the image tower is no ViT of CLIP's, weights that tell the shape are
             missing, or the number of heads must be given.
     """
     if hidden_act not in ("gelu", "quick_gelu"):
-        raise ReleaseError(f"hidden_act must be 'gelu' or 'quick_gelu', got {hidden_act!r}.")
+        raise InputError(f"hidden_act must be 'gelu' or 'quick_gelu', got {hidden_act!r}.")
     _check_kind(state)
     missing = [key for key in DIMENSIONS if key not in state]
     if missing:
-        raise ReleaseError(
+        raise InputError(
             f"This is no whole CLIP with OpenAI's names: {', '.join(missing)} missing. It begins "
             f"with {', '.join(sorted(state)[:5])}."
         )
     for key, dimensions in DIMENSIONS.items():
         if state[key].ndim != dimensions:
-            raise ReleaseError(
+            raise InputError(
                 f"{key} should have {dimensions} dimensions, got shape {tuple(state[key].shape)}."
             )
     width, _, patch, _ = state["visual.conv1.weight"].shape
     patches = state["visual.positional_embedding"].shape[0] - 1
     side = math.isqrt(patches)
     if side * side != patches:
-        raise ReleaseError(f"The image tower has {patches} patches, which is no square.")
+        raise InputError(f"The image tower has {patches} patches, which is no square.")
     vocabulary, text_width = state["token_embedding.weight"].shape
     if vocabulary != CLIP_VOCABULARY:
-        raise ReleaseError(
+        raise InputError(
             f"The text tower has {vocabulary:,} tokens, where CLIP's tokenizer has "
             f"{CLIP_VOCABULARY:,}: models of another tokenizer, such as MetaCLIP 2 worldwide, have "
             "no counterpart in CLIPModel."
@@ -146,7 +146,7 @@ def read_architecture(
     for name, tower in (("vision", vision), ("text", text)):
         heads = tower["num_attention_heads"]
         if heads < 1 or tower["hidden_size"] % heads:
-            raise ReleaseError(
+            raise InputError(
                 f"{heads} heads do not divide the {name} tower's width of "
                 f"{tower['hidden_size']}: give --{name}_heads."
             )
@@ -165,7 +165,7 @@ def to_hugging_face(state: State) -> State:
     the others of the trained one.
 
     Raises:
-        ReleaseError: a name that is not CLIP's; all of them are listed.
+        InputError: a name that is not CLIP's; all of them are listed.
     """
     state = _merge_long_positions(state)
     renamed: State = {}
@@ -179,7 +179,7 @@ def to_hugging_face(state: State) -> State:
         else:
             renamed |= {name: part.float().contiguous() for name, part in parts.items()}
     if unexpected:
-        raise ReleaseError(
+        raise InputError(
             f"{len(unexpected)} weights are not of OpenAI's CLIP: {', '.join(sorted(unexpected))}."
             " Other text towers, poolers and heads of open_clip have no counterpart in CLIPModel."
         )
@@ -213,7 +213,7 @@ def _merge_long_positions(state: State) -> State:
     state = dict(state)
     trained, frozen = state.pop(RESIDUAL_POSITIONS), state["positional_embedding"]
     if trained.shape != frozen.shape:
-        raise ReleaseError(
+        raise InputError(
             f"Long-CLIP's two position tables differ in shape: positional_embedding is "
             f"{tuple(frozen.shape)}, {RESIDUAL_POSITIONS} is {tuple(trained.shape)}."
         )
@@ -231,7 +231,7 @@ def _check_kind(state: State) -> None:
     }
     for prefix, meaning in kinds.items():
         if any(key.startswith(prefix) for key in state):
-            raise ReleaseError(f"This checkpoint is {meaning}.")
+            raise InputError(f"This checkpoint is {meaning}.")
 
 
 def _num_blocks(state: State, tower: str) -> int:
@@ -242,7 +242,7 @@ def _num_blocks(state: State, tower: str) -> int:
 
 def _default_heads(width: int, tower: str) -> int:
     if width % HEAD_WIDTH or width > MAX_WIDTH_OF_KNOWN_HEADS:
-        raise ReleaseError(
+        raise InputError(
             f"The {tower} tower is {width} wide, and its number of attention heads cannot be told "
             f"from the weights: give --{tower}_heads (of open_clip: width over head_width)."
         )

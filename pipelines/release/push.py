@@ -19,8 +19,8 @@ from dataset_builders.hub_errors import explain
 from dataset_builders.publish import files_of
 from dataset_builders.publish import push as push_published
 
+from ..common.errors import InputError
 from .adapter import ADAPTER_FILES, ADAPTER_FOLDER, write_adapter_card
-from .errors import ReleaseError
 from .model_card import CARD_FILE, write_model_card
 from .runs import read_run
 
@@ -109,7 +109,7 @@ def push_model(
         dry_run: list the files, send nothing.
 
     Raises:
-        ReleaseError: no finished model, scores without controls, or an answer of the Hub that
+        InputError: no finished model, scores without controls, or an answer of the Hub that
             cannot be mended here; says what to do, and never the token.
     """
     root = Path(folder)
@@ -152,7 +152,7 @@ def push_adapter(
         dry_run: likewise.
 
     Raises:
-        ReleaseError: there is no adapter, or the Hub refuses.
+        InputError: there is no adapter, or the Hub refuses.
     """
     root = Path(folder)
     with tempfile.TemporaryDirectory() as name:
@@ -191,7 +191,7 @@ def push_dataset(
         dry_run: likewise.
 
     Raises:
-        ReleaseError: the folder did not pass the gate, or the Hub refuses.
+        InputError: the folder did not pass the gate, or the Hub refuses.
     """
     root = Path(folder)
     try:
@@ -204,7 +204,7 @@ def push_dataset(
             dry_run=dry_run,
         )
     except DatasetError as error:
-        raise ReleaseError(str(error)) from error
+        raise InputError(str(error)) from error
     card = (root / CARD_FILE).read_text(encoding="utf-8")
     return Pushed(repo_id, tuple(files_of(root)), card, commit)
 
@@ -231,7 +231,7 @@ def push_files(
         dry_run: send nothing.
 
     Raises:
-        ReleaseError: the Hub refuses.
+        InputError: the Hub refuses.
     """
     sizes = tuple((name, path.stat().st_size) for name, path in sorted(files.items()))
     card = files[CARD_FILE].read_text(encoding="utf-8")
@@ -248,7 +248,7 @@ def push_files(
         said = explain(error, repo_id)
         if said is None:
             raise
-        raise ReleaseError(said) from error
+        raise InputError(said) from error
     return Pushed(repo_id, sizes, card, commit.commit_url)
 
 

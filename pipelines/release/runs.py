@@ -12,7 +12,7 @@ from dataset_builders.errors import DatasetError
 from dataset_builders.schema import DatasetMetadata
 from dataset_builders.storage import list_cities, read_metadata
 
-from .errors import ReleaseError
+from ..common.errors import InputError
 from .scores import CityScores, read_scores
 
 SUMMARY, ARGUMENTS, METRICS = "training_summary.json", "train_arguments.yaml", "metrics.jsonl"
@@ -64,7 +64,7 @@ def read_run(
         system: see [`read_scores`][pipelines.release.scores.read_scores].
 
     Raises:
-        ReleaseError: the folder holds no finished model, or the results hold a system without
+        InputError: the folder holds no finished model, or the results hold a system without
             its controls and intervals.
     """
     folder = Path(folder)
@@ -74,7 +74,7 @@ def read_run(
     if missing:
         pickled = sorted(path.name for path in folder.glob("*.bin")) if folder.is_dir() else []
         hint = f" Weights in pickle ({pickled[0]}) are not published." if pickled else ""
-        raise ReleaseError(f"{folder} lacks {', '.join(missing)}: it is no finished model.{hint}")
+        raise InputError(f"{folder} lacks {', '.join(missing)}: it is no finished model.{hint}")
     arguments = _read(folder / ARGUMENTS, yaml.safe_load)
     summary = _read(folder / SUMMARY, json.loads)
     cities = () if results is None else read_scores(Path(results), system)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import ReleaseError
+from ..common.errors import InputError
 
 ROWS, SUMMARY, DIFFERENCES = "results.jsonl", "probe.json", "differences"
 PROBE = "ridge"  # the card shows one probe; the report has the others
@@ -129,12 +129,12 @@ def read_scores(results: Path, system: str | None = None) -> tuple[CityScores, .
         system: of the model, as the report names it; needed where several were trained.
 
     Raises:
-        ReleaseError: no results, a system without its controls, intervals that are missing or of
+        InputError: no results, a system without its controls, intervals that are missing or of
             other rows, or no way to tell which system is the model.
     """
     files = sorted(results.glob(f"*/{ROWS}"))
     if not files:
-        raise ReleaseError(
+        raise InputError(
             f"There are no results in {results} (CITY/{ROWS}). Give the --output_dir of "
             "`evaluate.py probe`."
         )
@@ -197,9 +197,9 @@ def _which(
     }
     if system is not None and system not in group.values():
         known = ", ".join(dict.fromkeys(group.values()))
-        raise ReleaseError(f"{folder} has no system {system!r}; it has {known}.")
+        raise InputError(f"{folder} has no system {system!r}; it has {known}.")
     if system is None and len(trained) != 1:
-        raise ReleaseError(
+        raise InputError(
             f"{folder} has {len(trained)} trained UrbanLN systems ({', '.join(trained)}): say by "
             "--system NAME which of them is this model."
         )
@@ -242,7 +242,7 @@ def _check_controls(found: CityScores, folder: Path) -> None:
         systems = {s for p, _, s, _ in found.scores if p == protocol}
         absent = [name for name in NEEDED if name not in systems]
         if absent:
-            raise ReleaseError(
+            raise InputError(
                 f"{folder} has scores under {protocol!r} without the control {', '.join(absent)}: "
                 "a model's score is not shown without them. Run `evaluate.py probe` again."
             )
@@ -257,7 +257,7 @@ def _check_gains(found: CityScores, folder: Path) -> None:
         control = found.scores[protocol, "none", "coordinates", indicator]
         stale = gain and abs(score.mean - control.mean - gain.estimate) > ROUNDING
         if gain is None or stale:
-            raise ReleaseError(
+            raise InputError(
                 f"{folder} has {'an outdated' if stale else 'no'} interval of {system!r} against "
                 f"coordinates ({indicator}, {protocol}): a score is not shown without it. Run "
                 "`evaluate.py report` on this folder first."

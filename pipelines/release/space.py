@@ -22,7 +22,7 @@ from dataset_builders.errors import DatasetError
 from dataset_builders.files import WrittenFiles, write_json
 from dataset_builders.publish import MARKER, check_gate, files_of, publish
 
-from .errors import ReleaseError
+from ..common.errors import InputError
 from .model_card import CARD_FILE, LICENCE, is_hub_id
 from .push import Pushed, published_files, push_files
 from .runs import read_run
@@ -90,7 +90,7 @@ def write_space(folder: str | Path, repo_id: str, sources: SpaceSources) -> Path
         The folder.
 
     Raises:
-        ReleaseError: the folder holds something else, or a source is missing, too large or not to
+        InputError: the folder holds something else, or a source is missing, too large or not to
             be passed on.
         ForeignFileError: a file in the way was not written so, or was edited since.
         MissingExtraError: Gradio, whose version is written down, is not installed.
@@ -105,7 +105,7 @@ def _open_folder(root: Path) -> WrittenFiles:
     """The files of an earlier Space in the folder, which must hold that or nothing."""
     files = WrittenFiles(root, FILES_KIND)
     if root.exists() and not files.names() and (not root.is_dir() or any(root.iterdir())):
-        raise ReleaseError(
+        raise InputError(
             f"{root.resolve()} is not empty and was not written by this command: give a new "
             "folder (--space)."
         )
@@ -134,7 +134,7 @@ def _compose(root: Path, repo_id: str, sources: SpaceSources) -> None:
     _write_card(root, repo_id, version, shown)
     size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
     if size > MAX_BYTES:
-        raise ReleaseError(
+        raise InputError(
             f"The Space would take {size / 1e6:,.0f} MB, and {MAX_BYTES / 1e6:,.0f} are the most. "
             "Push model and dataset to the Hub and give their ids in place of the folders."
         )
@@ -162,7 +162,7 @@ def push_space(
         dry_run: write it in a temporary folder, list the files, send nothing.
 
     Raises:
-        ReleaseError: see [`write_space`]; or the Hub refuses.
+        InputError: see [`write_space`]; or the Hub refuses.
     """
     if dry_run:
         _open_folder(Path(folder))
@@ -213,7 +213,7 @@ def _dataset(name: str, root: Path) -> str:
         else:
             publish(name, target)
     except DatasetError as error:
-        raise ReleaseError(f"The dataset cannot be shown: {error}") from error
+        raise InputError(f"The dataset cannot be shown: {error}") from error
     return f"../{DATA}/dataset"
 
 
@@ -234,7 +234,7 @@ def _model(name: str, root: Path) -> str:
 def _check_city(city: str, root: Path) -> None:
     known = sorted(path.name for path in (root / DATA / "embeddings").iterdir())
     if city not in known:
-        raise ReleaseError(f"There are no vectors of {city!r}, but of {', '.join(known)} (--city).")
+        raise InputError(f"There are no vectors of {city!r}, but of {', '.join(known)} (--city).")
 
 
 def _embeddings(names: Sequence[str], root: Path) -> str:
@@ -247,7 +247,7 @@ def _embeddings(names: Sequence[str], root: Path) -> str:
         if not path.name.endswith(".rejects.parquet")
     ]
     if not found:
-        raise ReleaseError(
+        raise InputError(
             f"There are no vectors in {', '.join(names)}: give tables of `evaluate.py embed`, or "
             "folders of them (--embeddings)."
         )
@@ -261,7 +261,7 @@ def _embeddings(names: Sequence[str], root: Path) -> str:
 def _results(results: Path, root: Path) -> str:
     cities = sorted(path.parent for path in results.glob("*/probe.json"))
     if not cities:
-        raise ReleaseError(f"There are no results in {results}: give the folder of `probe`.")
+        raise InputError(f"There are no results in {results}: give the folder of `probe`.")
     for city in cities:
         target = root / DATA / "results" / city.name
         target.mkdir(parents=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .errors import ReleaseError
+from ..common.errors import InputError
 
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 DISTRIBUTED_PREFIX = "module."
@@ -24,11 +24,11 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         path: `.safetensors`, or `.pt`, `.pth`, `.bin`, which are read with `weights_only=True`.
 
     Raises:
-        ReleaseError: there is no such file, or it holds something other than tensors by name.
+        InputError: there is no such file, or it holds something other than tensors by name.
     """
     path = Path(path)
     if not path.is_file():
-        raise ReleaseError(f"There is no weight file {path}: give a .pt, .bin or .safetensors.")
+        raise InputError(f"There is no weight file {path}: give a .pt, .bin or .safetensors.")
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -36,7 +36,7 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         try:
             return _without_prefix(load_file(path))
         except SafetensorError as error:
-            raise ReleaseError(f"{path} is no whole safetensors file: {error}") from error
+            raise InputError(f"{path} is no whole safetensors file: {error}") from error
     return _without_prefix(_unwrapped(_unpickled(path), path))
 
 
@@ -47,13 +47,13 @@ def _unpickled(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
         if "TorchScript" in str(error):
-            raise ReleaseError(
+            raise InputError(
                 f"{path} is a TorchScript program (OpenAI publishes CLIP so), which is code and "
                 "is not run here. The same weights are on the Hub in Hugging Face form, such as "
                 "openai/clip-vit-base-patch16; or save `torch.jit.load(file).state_dict()` as "
                 "safetensors yourself and convert that."
             ) from error
-        raise ReleaseError(
+        raise InputError(
             f"{path} does not load as plain tensors (weights_only=True): it is damaged, or holds "
             "Python objects, which may run code and are refused. Save its state dict as "
             "safetensors where you trust it."
@@ -66,12 +66,12 @@ def _unwrapped(content: Any, path: Path) -> dict[str, torch.Tensor]:
             content = content[key]
             break
     if not isinstance(content, Mapping):
-        raise ReleaseError(
+        raise InputError(
             f"{path} holds a {type(content).__name__}, not tensors by name (a state dict)."
         )
     others = sorted(str(k) for k, v in content.items() if not isinstance(v, torch.Tensor))
     if others:
-        raise ReleaseError(
+        raise InputError(
             f"{path} holds more than tensors: {', '.join(others[:5])}. Of a training checkpoint "
             f"give the state dict, alone or under one of the keys {', '.join(WRAPPERS)}."
         )

@@ -30,7 +30,7 @@ from dataset_builders.synthetic.scene import CLASS_INDEX, OBJECT_CLASSES
 from dataset_builders.synthetic.street_view import render_street_view
 from dataset_builders.synthetic.styles import STYLES
 from dataset_builders.synthetic.world import LATENTS, SmoothField, World, hash_uniform
-from pipelines.pretraining.tokenizer import clip_tokenizer
+from pipelines.common.tokenizer import clip_tokenizer
 
 CITIES = sorted(STYLES)
 CONTEXT_OF_CLIP = 77

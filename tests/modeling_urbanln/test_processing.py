@@ -6,7 +6,7 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPTokenizer
 
 from modeling_urbanln import TruncationReport, UrbanLNProcessor
-from pipelines.pretraining.tokenizer import clip_tokenizer
+from pipelines.common.tokenizer import clip_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from PIL import Image
 from pipelines.captioning.detectors import Owlv2Detector, open_detector
 from pipelines.captioning.errors import CaptioningError
 from pipelines.captioning.records import PhraseDetector, SourceImage
-from pipelines.pretraining.tokenizer import clip_tokenizer
+from pipelines.common.tokenizer import clip_tokenizer
 
 PHRASES = ["car", "a red car", "trees along the street", "zebra crossing"]
 LONG = "a very long phrase that goes on and on about one red car by the side of the road"

@@ -9,9 +9,9 @@ from pipelines.captioning.export import export_dataset
 from pipelines.captioning.inputs import _files
 from pipelines.captioning.recipe import make_recipe
 from pipelines.captioning.run import run
+from pipelines.common.tokenizer import clip_tokenizer
 from pipelines.pretraining.arguments import DataArguments
 from pipelines.pretraining.data import read_pairs
-from pipelines.pretraining.tokenizer import clip_tokenizer
 
 from .runs import recipe_values, table
 

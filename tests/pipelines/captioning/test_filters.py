@@ -302,7 +302,7 @@ def test_image_text_score_is_the_cosine_of_the_models_own_embeddings(tmp_path):
     import torch
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
-    from pipelines.pretraining.tokenizer import clip_tokenizer
+    from pipelines.common.tokenizer import clip_tokenizer
 
     tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     torch.manual_seed(0)

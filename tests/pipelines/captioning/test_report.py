@@ -116,7 +116,7 @@ def test_scores_that_are_null_are_left_out_of_the_means(examined):
 
 
 def test_clip_token_counter_equals_the_trainers_tokenizer():
-    from pipelines.pretraining.tokenizer import clip_tokenizer
+    from pipelines.common.tokenizer import clip_tokenizer
 
     tokenizer = clip_tokenizer()
     count = clip_token_counter()

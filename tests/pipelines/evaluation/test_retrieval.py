@@ -14,7 +14,7 @@ from pipelines.evaluation.search.gallery import Gallery, Pairs, all_captions, ow
 from pipelines.evaluation.search.nearest import unit
 from pipelines.evaluation.search.page import Place, to_csv, to_geojson, to_html
 from pipelines.evaluation.search.retrieval import Hit, retrieval_metrics, search_regions
-from pipelines.pretraining.retrieval import retrieval_metrics as training_metrics
+from pipelines.pretraining.validation import retrieval_metrics as training_metrics
 
 ABOUT = {"dataset": "d", "city": "town", "synthetic": True, "encoder": "e", "view": "satellite"}
 

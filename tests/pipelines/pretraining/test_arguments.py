@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.common.errors import InputError
 from pipelines.pretraining.arguments import parse_arguments, parse_config_overrides
-from pipelines.pretraining.errors import InputError
 
 NEEDED = ["--dataset_name", "d", "--output_dir", "o", "--model_name_or_path", "m"]
 RECIPES = sorted((Path(__file__).resolve().parents[3] / "configs").glob("*.yaml"))

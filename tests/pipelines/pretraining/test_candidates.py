@@ -8,12 +8,13 @@ import torch
 from transformers import CLIPImageProcessor
 
 from modeling_urbanln import UrbanLNProcessor
+from pipelines.common.errors import InputError
+from pipelines.common.tokenizer import clip_tokenizer
 from pipelines.pretraining.arguments import DataArguments, parse_arguments
-from pipelines.pretraining.data import PairBatches, batch_loader, read_pairs
-from pipelines.pretraining.errors import InputError
+from pipelines.pretraining.batches import PairBatches, batch_loader
+from pipelines.pretraining.data import read_pairs
 from pipelines.pretraining.loop import Pretrainer, pretrain
 from pipelines.pretraining.sampling import BatchIndices, BatchPlan
-from pipelines.pretraining.tokenizer import clip_tokenizer
 
 from .conftest import image_rows, write_dataset
 from .test_train import assert_same_run, rows

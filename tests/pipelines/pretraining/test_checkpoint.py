@@ -4,10 +4,12 @@ import random
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
+from pipelines.common.errors import InputError
 from pipelines.pretraining import checkpoint as ckpt
 from pipelines.pretraining.arguments import parse_arguments
-from pipelines.pretraining.errors import InputError
+from pipelines.pretraining.log import RunLog
 from pipelines.pretraining.loop import pretrain
 
 STATE = ckpt.TrainingState(step=4, best_step=2, best_metric=0.5, seconds=1.0, identity={"seed": 0})
@@ -32,7 +34,7 @@ def test_only_whole_checkpoints_are_found_latest_last(tmp_path):
         "checkpoint-9",
         "checkpoint-10",
     ]
-    ckpt.remove_leftovers(tmp_path)
+    ckpt.remove_unfinished(tmp_path)
     assert not (tmp_path / ".tmp-checkpoint-12").exists()
     with pytest.raises(InputError, match="no complete training checkpoint"):
         ckpt.load_state(tmp_path / "checkpoint-11")
@@ -70,7 +72,7 @@ def test_a_folder_of_something_else_is_no_place_for_a_run(tiny_flags, tmp_path, 
 
 def test_what_a_kill_left_before_the_arguments_were_written_is_no_obstacle(tmp_path):
     ckpt.check_output_dir(tmp_path / "new")
-    (tmp_path / ".tmp-train_arguments.yaml").touch()
+    (tmp_path / ".train_arguments.yaml.tmp").touch()
     ckpt.check_output_dir(tmp_path)
 
 
@@ -113,16 +115,16 @@ def test_random_states_come_back(tmp_path):
 
 
 def test_the_log_drops_later_rows_and_an_unfinished_line(tmp_path):
-    log = ckpt.MetricsLog(tmp_path / "metrics.jsonl")
+    log = RunLog(Accelerator(cpu=True), tmp_path / "metrics.jsonl")
     for step in (1, 2, 3):
-        log.append({"step": step, "loss": 0.1 * step})
+        log.record({"step": step, "loss": 0.1 * step})
     with log.path.open("a") as file:
         file.write('{"step": 4, "lo')
     log.keep_until(2)
     assert [row["step"] for row in log.rows()] == [1, 2]
-    log.append({"step": 3})
+    log.record({"step": 3})
     assert [json.loads(line)["step"] for line in log.path.read_text().splitlines()] == [1, 2, 3]
-    log.keep_until(None)
+    log.keep_until(-1)
     assert log.rows() == []
 
 

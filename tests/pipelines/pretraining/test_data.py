@@ -10,17 +10,17 @@ import torch
 from transformers import CLIPImageProcessor
 
 from modeling_urbanln import UrbanLNProcessor
+from pipelines.common.errors import InputError
+from pipelines.common.tokenizer import clip_tokenizer
 from pipelines.pretraining.arguments import DataArguments
-from pipelines.pretraining.data import (
+from pipelines.pretraining.batches import (
     PairBatches,
     batch_loader,
-    read_pairs,
     shuffle_sentences,
     tokenize,
 )
-from pipelines.pretraining.errors import InputError
+from pipelines.pretraining.data import read_pairs
 from pipelines.pretraining.sampling import BatchIndices, BatchPlan
-from pipelines.pretraining.tokenizer import clip_tokenizer
 
 from .conftest import encoded_image, image_rows, long_caption, write_dataset
 

@@ -10,11 +10,11 @@ from modeling_urbanln import (
     UrbanLNProcessor,
     stretch_position_embeddings,
 )
+from pipelines.common.errors import InputError
+from pipelines.common.tokenizer import clip_tokenizer
 from pipelines.pretraining import checkpoint
 from pipelines.pretraining.arguments import ModelArguments
-from pipelines.pretraining.errors import InputError
 from pipelines.pretraining.model import build_model
-from pipelines.pretraining.tokenizer import clip_tokenizer
 
 SMALL_TOWER = {
     "hidden_size": 32,

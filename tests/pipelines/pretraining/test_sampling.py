@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.pretraining.errors import InputError
+from pipelines.common.errors import InputError
 from pipelines.pretraining.sampling import BatchPlan
 
 

@@ -16,10 +16,11 @@ from transformers import AutoModel, AutoProcessor
 
 import train
 from modeling_urbanln import UrbanLNModel
+from pipelines.common.errors import InputError
 from pipelines.pretraining.arguments import parse_arguments
 from pipelines.pretraining.checkpoint import STATE_FILE
-from pipelines.pretraining.errors import InputError
 from pipelines.pretraining.loop import Pretrainer, pretrain
+from pipelines.pretraining.process import only_run
 from tests.processes import run_python
 
 from .conftest import image_rows, write_dataset
@@ -317,3 +318,12 @@ def test_the_command_line_says_what_is_wrong_in_one_line(tiny_flags, capsys):
     assert "Did you mean 'learning_rate'?" in errors[0]
     assert "One step takes 80 pairs" in errors[1]
     assert "there are only 38" in errors[1]
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tiny_flags, tmp_path):
+    with (
+        only_run(tmp_path / "out"),
+        pytest.raises(InputError, match=r"Another train\.py is writing to --output_dir"),
+    ):
+        run(tiny_flags())
+    run(tiny_flags("--max_train_steps", "2"))

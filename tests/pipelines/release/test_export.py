@@ -12,9 +12,9 @@ from transformers import AutoModel, AutoProcessor
 
 import modeling_urbanln  # noqa: F401 - registers the auto classes
 from dataset_builders.files import ForeignFileError
+from pipelines.common.errors import InputError
 from pipelines.release import export as exporting
 from pipelines.release.__main__ import FORMATS
-from pipelines.release.errors import ReleaseError
 from pipelines.release.export import Check, export
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -112,21 +112,21 @@ def test_int8_is_smaller_where_weights_are_many(exported):
     ("formats", "message"), [(["onxx"], "Formats are"), (["int8"], "made of the ONNX export")]
 )
 def test_wrong_formats_are_told(tiny_model_dir, tmp_path, formats, message):
-    with pytest.raises(ReleaseError, match=message):
+    with pytest.raises(InputError, match=message):
         export(str(tiny_model_dir), tmp_path, formats)
 
 
 def test_what_is_no_model_is_told(tmp_path):
-    with pytest.raises(ReleaseError, match="No usable model"):
+    with pytest.raises(InputError, match="No usable model"):
         export(str(tmp_path), tmp_path / "out")
 
 
 def test_an_export_that_is_far_off_is_refused():
     exact = Check("onnx/text_model.onnx", 1e-2, 0.999, 3, "noise")
-    with pytest.raises(ReleaseError, match="too far from the model"):
+    with pytest.raises(InputError, match="too far from the model"):
         exporting._refuse_far([exact])
     exporting._refuse_far([Check("onnx/text_model_int8.onnx", 1e-2, 0.995, 3, "noise")])
-    with pytest.raises(ReleaseError, match="too far"):
+    with pytest.raises(InputError, match="too far"):
         exporting._refuse_far([Check("onnx/text_model_int8.onnx", 1e-2, 0.98, 3, "noise")])
 
 

@@ -9,8 +9,8 @@ import yaml
 from huggingface_hub import ModelCard
 
 import modeling_urbanln  # noqa: F401 - registers the task
+from pipelines.common.errors import InputError
 from pipelines.release.__main__ import main
-from pipelines.release.errors import ReleaseError
 from pipelines.release.model_card import write_model_card
 from pipelines.release.runs import read_run
 
@@ -160,7 +160,7 @@ def test_several_indicators_keep_their_names_in_the_index(folder, tmp_path):
     ],
 )
 def test_a_score_without_an_interval_of_these_rows_is_refused(folder, tmp_path, gains, said):
-    with pytest.raises(ReleaseError, match=f"{said}.*evaluate.py report"):
+    with pytest.raises(InputError, match=f"{said}.*evaluate.py report"):
         read_run(folder, write_results(tmp_path / "results", gains=gains))
 
 
@@ -199,10 +199,10 @@ def test_trainings_are_one_row_and_variants_an_ablation(folder, tmp_path):
 def test_which_of_several_systems_is_the_model_has_to_be_said(folder, tmp_path):
     systems = {**SYSTEMS, "urbanln-b": system()}
     results = write_results(tmp_path / "results", systems=systems)
-    with pytest.raises(ReleaseError, match=r"2 trained UrbanLN systems .*--system"):
+    with pytest.raises(InputError, match=r"2 trained UrbanLN systems .*--system"):
         read_run(folder, results)
     assert read_run(folder, results, "urbanln").cities[0].model == "urbanln"
-    with pytest.raises(ReleaseError, match="no system 'urbanlm'; it has random-init, urbanln"):
+    with pytest.raises(InputError, match="no system 'urbanlm'; it has random-init, urbanln"):
         read_run(folder, results, "urbanlm")
 
 
@@ -217,19 +217,19 @@ def test_exports_stand_with_their_checks(folder):
 @pytest.mark.parametrize("control", ["mean", "coordinates"])
 def test_scores_without_their_controls_are_refused(folder, tmp_path, control):
     rows = [one for one in ROWS if one["system"] != control]
-    with pytest.raises(ReleaseError, match=f"without the control {control}"):
+    with pytest.raises(InputError, match=f"without the control {control}"):
         read_run(folder, write_results(tmp_path / "results", rows))
 
 
 def test_pickled_weights_are_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     torch.save({}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ReleaseError, match="Weights in pickle"):
+    with pytest.raises(InputError, match="Weights in pickle"):
         read_run(tmp_path)
 
 
 def test_results_that_are_not_there_are_told(folder, tmp_path):
-    with pytest.raises(ReleaseError, match="no results"):
+    with pytest.raises(InputError, match="no results"):
         read_run(folder, tmp_path)
 
 

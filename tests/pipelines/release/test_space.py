@@ -16,10 +16,10 @@ pytest.importorskip("gradio")
 
 from dataset_builders.files import ForeignFileError
 from pipelines.common.encoders.transformers_models import load_model_encoder
+from pipelines.common.errors import InputError
 from pipelines.evaluation.embed.images import EmbedSettings, embed
 from pipelines.evaluation.embed.sources import open_images
 from pipelines.release.__main__ import main
-from pipelines.release.errors import ReleaseError
 from pipelines.release.space import SpaceSources, write_space
 
 REPO = "org/urbanln-demo"
@@ -128,7 +128,7 @@ def test_a_checkout_is_no_space_though_it_holds_demo_json(vectors, tmp_path, cap
             dry_run(checkout, vectors)
         assert "was not written by this command" in capsys.readouterr().err
     else:
-        with pytest.raises(ReleaseError, match="was not written by this command"):
+        with pytest.raises(InputError, match="was not written by this command"):
             write_space(checkout, REPO, hub_sources(vectors))
     assert contents(checkout) == before
     assert list(tmp_path.iterdir()) == [checkout]
@@ -171,12 +171,12 @@ def test_a_space_is_written_again_and_what_others_put_there_stays(vectors, tmp_p
 def test_what_is_missing_is_told(tiny_model_dir, tiny_city, vectors, tmp_path, changed, said):
     sources = {"model": str(tiny_model_dir), "dataset_name": str(tiny_city)}
     sources |= {"embeddings": [str(vectors)], **changed}
-    with pytest.raises(ReleaseError, match=said):
+    with pytest.raises(InputError, match=said):
         write_space(tmp_path / "space", REPO, SpaceSources(**sources))
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(ReleaseError, match="was not written by this command"):
+    with pytest.raises(InputError, match="was not written by this command"):
         write_space(tmp_path, REPO, SpaceSources("org/model", "org/captions", []))
     assert (tmp_path / "mine.txt").exists()

@@ -1,6 +1,6 @@
 import pytest
 
-from pipelines.pretraining.tokenizer import clip_tokenizer
+from pipelines.common.tokenizer import clip_tokenizer
 
 
 @pytest.mark.parametrize(

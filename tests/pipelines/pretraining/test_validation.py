@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.pretraining import retrieval
-from pipelines.pretraining.retrieval import chance_recall, first_hits, retrieval_metrics
+from pipelines.pretraining import validation
+from pipelines.pretraining.validation import chance_recall, first_hits, retrieval_metrics
 
 
 def unit(rows):
@@ -44,7 +44,7 @@ def test_chunks_change_nothing(monkeypatch):
     images, texts = unit(rng.normal(size=(23, 5))), unit(rng.normal(size=(23, 5)))
     groups = rng.integers(0, 12, 23)
     whole = first_hits(images, texts, groups)
-    monkeypatch.setattr(retrieval, "CHUNK", 7)
+    monkeypatch.setattr(validation, "CHUNK", 7)
     assert np.array_equal(first_hits(images, texts, groups), whole)
 
 

@@ -1,8 +1,0 @@
-"""The error for what a user gave and can mend."""
-
-
-class InputError(ValueError):
-    """An argument, a checkpoint or a dataset that cannot be used; the message says what to do."""
-
-
-__all__ = ["InputError"]

@@ -1,0 +1,120 @@
+"""Metrics of a run: in metrics.jsonl, in trackers and in the terminal."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from dataset_builders.files import atomic_path
+
+TRACKER = "urbanln"  # name of the run in trackers, and of its folder in logs/
+# of a log line: short name, name in metrics.jsonl, decimals
+SHOWN_METRICS = (
+    ("loss", "loss", 3),
+    ("L_C", "contrastive_loss", 3),
+    ("L_D", "distillation_loss", 3),
+    ("scale", "logit_scale", 1),
+    ("entropy", "target_entropy", 2),
+    ("images/s", "images_per_second", 1),
+)
+
+
+class RunLog:
+    """Records rows of metrics and shows progress; only the main process writes.
+
+    Args:
+        accelerator: Holds the trackers.
+        path: Of metrics.jsonl, one JSON object per line.
+    """
+
+    def __init__(self, accelerator: Accelerator, path: Path):
+        self.accelerator = accelerator
+        self.path = path
+        self.bar: tqdm | None = None
+        self.max_steps = 0
+
+    def record(self, row: dict[str, Any]) -> None:
+        """Add a row, on disk when this returns, and send it to the trackers."""
+        if self.accelerator.is_main_process:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        values = {name: value for name, value in row.items() if name != "step"}
+        self.accelerator.log(values, step=row["step"])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows, without a line that a kill left unfinished."""
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        rows = []
+        for line in text.splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return rows
+
+    def keep_until(self, step: int) -> None:
+        """Drop the rows of later steps, which will be recorded again; -1 drops all."""
+        if self.accelerator.is_main_process:
+            rows = [row for row in self.rows() if row["step"] <= step]
+            with atomic_path(self.path) as temporary:
+                temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def say(self, text: str) -> None:
+        """Print a line on the standard error, above the progress bar."""
+        if self.accelerator.is_main_process:
+            with tqdm.external_write_mode(sys.stderr):
+                print(text, file=sys.stderr, flush=True)
+
+    def start(self, step: int, max_steps: int) -> None:
+        """Show a progress bar, in a terminal."""
+        self.max_steps = max_steps
+        hidden = not self.accelerator.is_main_process or not sys.stderr.isatty()
+        self.bar = tqdm(
+            total=max_steps, initial=step, desc="Pretraining", unit="step", disable=hidden
+        )
+
+    def advance(self) -> None:
+        """Count a step."""
+        assert self.bar is not None
+        self.bar.update()
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self.bar is not None:
+            self.bar.close()
+
+    def record_losses(self, row: dict[str, Any]) -> None:
+        """Record the losses of a step, and show them beside the bar or as a line."""
+        self.record(row)
+        shown = {
+            short: f"{row[name]:.{digits}f}"
+            for short, name, digits in SHOWN_METRICS
+            if name in row  # without a teacher some are not
+        }
+        assert self.bar is not None
+        self.bar.set_postfix(shown)
+        if self.bar.disable:
+            text = "  ".join(f"{name} {value}" for name, value in shown.items())
+            self.say(f"step {row['step']}/{self.max_steps}  {text}")
+
+    def record_retrieval(self, row: dict[str, Any], improved: bool) -> None:
+        """Record and print the retrieval of a step."""
+        self.record(row)
+        self.say(
+            f"step {row['step']}/{self.max_steps}  validation: "
+            f"image to text R@1 {row['image_to_text_recall_at_1']:.3f} "
+            f"R@5 {row['image_to_text_recall_at_5']:.3f}, "
+            f"text to image R@1 {row['text_to_image_recall_at_1']:.3f} "
+            f"R@5 {row['text_to_image_recall_at_5']:.3f} "
+            f"(chance {row['chance_recall_at_1']:.3f}, {row['chance_recall_at_5']:.3f})"
+            f"{'  best so far' if improved else ''}"
+        )
+
+
+__all__ = ["TRACKER", "RunLog"]

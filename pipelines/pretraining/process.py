@@ -1,0 +1,85 @@
+"""The process of a run: its accelerator, its lock on the output folder, and SIGTERM."""
+
+import contextlib
+import importlib.util
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from filelock import FileLock, Timeout
+
+from ..common.errors import InputError
+from .arguments import PretrainingArguments
+from .checkpoint import LOCK_FILE, check_output_dir
+
+
+def make_accelerator(args: PretrainingArguments) -> Accelerator:
+    """The accelerator of a run.
+
+    Raises:
+        InputError: A tracker is not installed.
+    """
+    trackers = [name for name in args.run.report_to if name != "none"]
+    for name in trackers:
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f"--report_to {name}: it is not installed; pip install {name}.")
+    return Accelerator(
+        mixed_precision=args.optimization.mixed_precision,
+        cpu=args.run.use_cpu or not torch.accelerator.is_available(),
+        log_with=cast(Any, trackers) or None,
+        project_dir=str(Path(args.run.output_dir) / "logs"),
+        # enqueue() leaves the same buffers everywhere: nothing to send before each forward
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+
+
+def device_name(device: torch.device) -> str:
+    """Product name of a GPU; "cpu" for a processor."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@contextlib.contextmanager
+def only_run(output_dir: Path) -> Iterator[None]:
+    """Keep other runs out of the output folder; the first process of a run holds the lock.
+
+    Raises:
+        InputError: The folder holds something else than a run, or another run writes to it.
+    """
+    check_output_dir(output_dir)
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    output_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(output_dir / LOCK_FILE)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(
+            f"Another train.py is writing to --output_dir {output_dir}: wait until it ends, or "
+            "give another folder."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def on_sigterm(handler: Callable[..., None]) -> Iterator[None]:
+    """Call the handler on SIGTERM within the block, if this thread receives signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+__all__ = ["device_name", "make_accelerator", "on_sigterm", "only_run"]
