@@ -8,8 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPModel
 
+from pipelines.common.encoders.geoclip import LocationEncoder
+
 from .image_text import end_states, info_nce, text_states
-from .location import LocationEncoder
 
 ViewFusion = Literal["mean", "pixel25"]
 LOCATION_DIM = 512  # of GeoCLIP's encoder

@@ -265,7 +265,8 @@ def skip(indicator: str, protocol: str, split_seed: int, reason: str) -> dict[st
 def _make_task(y: NDArray[np.float64], split: Split) -> Task:
     """The labelled regions of each part of a split."""
     labelled = np.isfinite(y)
-    return Task(y, split.train, *(rows[labelled[rows]] for rows in split))
+    train, validation, test = (rows[labelled[rows]] for rows in split)
+    return Task(y, split.train, train, validation, test)
 
 
 def _why_not(task: Task) -> str | None:

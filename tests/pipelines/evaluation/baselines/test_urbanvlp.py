@@ -5,17 +5,17 @@ import pyproj
 import pytest
 import torch
 
+from pipelines.common.encoders.geoclip import (
+    SIGMAS,
+    FourierFeatures,
+    LocationEncoder,
+    equal_earth,
+)
 from pipelines.evaluation.baselines.image_text import (
     clip_model,
     info_nce,
     pixel_values,
     tokenize,
-)
-from pipelines.evaluation.baselines.location import (
-    SIGMAS,
-    FourierFeatures,
-    LocationEncoder,
-    equal_earth,
 )
 from pipelines.evaluation.baselines.two_views import (
     RegionBatch,

@@ -1,0 +1,173 @@
+"""GeoCLIP's location encoder: random Fourier features of a projected place at three scales.
+
+Vivanco Cepeda et al. 2023, https://arxiv.org/abs/2309.16020, section 3.2; UrbanVLP uses it. It was
+trained to match photos of the whole world to where they were taken: with its trained weights it is
+a control, coordinates that know the world. The weights come in the Python package `geoclip` (MIT)
+and are accepted with one SHA-256 only; none of the package's code is run.
+"""
+
+import hashlib
+import math
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import nn
+
+from ..errors import InputError
+from .weights import fingerprint
+
+# coefficients of the Equal Earth projection (Savric, Patterson and Jenny 2019)
+A1, A2, A3, A4 = 1.340264, -0.081106, 0.000893, 0.003796
+SCALE = 66.50336  # divided by 180, GeoCLIP's: x and y lie within about -1 to 1
+SIGMAS = (1.0, 16.0, 256.0)
+NUM_FREQUENCIES = 256
+DIM, WIDTH = 512, 1024  # of the trained encoder
+SHA256 = "94b80ae3af89fca78539e129dd2929d321247f5ceeeb0a31bc2c31041a253394"
+PLACES_AT_ONCE = 4096
+
+
+def equal_earth(lonlat: torch.Tensor) -> torch.Tensor:
+    """Project longitude and latitude to a plane where areas are equal.
+
+    Args:
+        lonlat: `(N, 2)` degrees.
+
+    Returns:
+        `(N, 2)`, x to the east and y to the north, within about -1 to 1.
+    """
+    # in GeoCLIP's order of operations: in float32, another one changes the finest frequencies
+    lon, lat = torch.deg2rad(lonlat).unbind(dim=1)
+    root = math.sqrt(3)
+    theta = torch.asin(root / 2 * torch.sin(lat))
+    stretch = 3 * (9 * A4 * theta**8 + 7 * A3 * theta**6 + 3 * A2 * theta**2 + A1)
+    x = 2 * root * lon * torch.cos(theta) / stretch
+    y = A4 * theta**9 + A3 * theta**7 + A2 * theta**3 + A1 * theta
+    return torch.stack([x, y], dim=1) * SCALE / 180
+
+
+class FourierFeatures(nn.Module):
+    """`[cos(2 pi B v), sin(2 pi B v)]` with B drawn once from a normal distribution.
+
+    Args:
+        sigma: deviation of B: large ones tell near places apart.
+    """
+
+    frequencies: torch.Tensor
+
+    def __init__(self, sigma: float):
+        super().__init__()
+        self.register_buffer("frequencies", sigma * torch.randn(NUM_FREQUENCIES, 2))
+
+    def forward(self, places: torch.Tensor) -> torch.Tensor:
+        """`(N, 2)` to `(N, 512)`."""
+        angles = 2 * math.pi * places @ self.frequencies.T
+        return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class LocationEncoder(nn.Module):
+    """The sum of three capsules, one a scale.
+
+    Args:
+        dim: of the result.
+        width: of a capsule's three hidden layers; GeoCLIP has 1,024.
+    """
+
+    def __init__(self, dim: int, width: int):
+        super().__init__()
+        self.capsules = nn.ModuleList(
+            nn.Sequential(
+                FourierFeatures(sigma),
+                nn.Linear(2 * NUM_FREQUENCIES, width),
+                nn.ReLU(),
+                nn.Linear(width, width),
+                nn.ReLU(),
+                nn.Linear(width, width),
+                nn.ReLU(),
+                nn.Linear(width, dim),
+            )
+            for sigma in SIGMAS
+        )
+
+    def forward(self, lonlat: torch.Tensor) -> torch.Tensor:
+        """Encode `(N, 2)` longitudes and latitudes in degrees to `(N, dim)` float32.
+
+        The trained weights expect float32, as GeoCLIP was trained.
+        """
+        places = equal_earth(lonlat).float()
+        return torch.stack([capsule(places) for capsule in self.capsules]).sum(dim=0)
+
+
+def load_location_encoder() -> LocationEncoder:
+    """Load the encoder with GeoCLIP's weights, in eval mode.
+
+    Raises:
+        InputError: The package `geoclip` is not installed, or its weights are not the known ones.
+    """
+    path = _weights_path()
+    got = hashlib.sha256(path.read_bytes()).hexdigest()
+    if got != SHA256:
+        raise InputError(
+            f"{path} has the SHA-256 {got}, not {SHA256}: it is damaged or another version's. "
+            'Reinstall it: pip install -e ".[geoclip]"'
+        )
+    published = torch.load(path, map_location="cpu", weights_only=True)
+    encoder = LocationEncoder(DIM, WIDTH)
+    encoder.load_state_dict({_our_name(name): value for name, value in published.items()})
+    return encoder.eval()
+
+
+@torch.inference_mode()
+def encode_places(
+    lon: ArrayLike, lat: ArrayLike, device: str = "cpu"
+) -> tuple[NDArray[np.float32], str]:
+    """Encode places by GeoCLIP's location encoder.
+
+    Args:
+        lon: `(N,)` degrees, WGS-84.
+        lat: `(N,)` degrees.
+        device: Device the encoder runs on.
+
+    Returns:
+        `(N, 512)` vectors, and the fingerprint of the weights.
+
+    Raises:
+        InputError: See [`load_location_encoder`].
+    """
+    encoder = load_location_encoder().to(device)
+    lonlat = torch.as_tensor(np.stack([lon, lat], axis=1), dtype=torch.float32, device=device)
+    vectors = torch.cat([encoder(places) for places in lonlat.split(PLACES_AT_ONCE)])
+    return vectors.cpu().numpy(), fingerprint("geoclip-location-1", encoder.state_dict())
+
+
+def _weights_path() -> Path:
+    # found without an import: the package imports all of what it trains with
+    package = find_spec("geoclip")
+    for folder in (package.submodule_search_locations or ()) if package else ():
+        path = Path(folder) / "model" / "weights" / "location_encoder_weights.pth"
+        if path.is_file():
+            return path
+    raise InputError(
+        "GeoCLIP's location encoder needs the optional extra `geoclip`: "
+        'pip install -e ".[geoclip]"'
+    )
+
+
+def _our_name(name: str) -> str:
+    """Of a tensor: `LocEnc0.capsule.1.weight` is `capsules.0.1.weight`, the head layer 7."""
+    scale, part, *rest = name.removeprefix("LocEnc").split(".")
+    if part == "head":
+        return f"capsules.{scale}.7.{rest[-1]}"
+    return f"capsules.{scale}.{rest[0]}.{'frequencies' if rest[1] == 'b' else rest[1]}"
+
+
+__all__ = [
+    "SIGMAS",
+    "FourierFeatures",
+    "LocationEncoder",
+    "encode_places",
+    "equal_earth",
+    "load_location_encoder",
+]
