@@ -42,12 +42,39 @@ def sum_cells(
     return np.nan_to_num(found["sum"].to_numpy(float)), found["count"].to_numpy(float)
 
 
-class _Cells(RasterSource):  # type: ignore[misc]
-    """A window of a band, its cells being 1 x 1."""
+def covered_cells(
+    polygons: NDArray[Any], window: Window
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Find the cells that polygons cover, and the covered share of each.
 
-    def __init__(self, band: Band, window: Window, fill: bool):
+    Args:
+        polygons: `(n,)` polygons in columns and rows, as `window`.
+        window: Cells to look at.
+
+    Returns:
+        For every pair of a polygon and a cell: the polygon's number, the cell's number in the
+        window (row by row from the top left), and the share of the cell that is covered.
+    """
+    found = exact_extract(
+        _Empty(window),
+        _Polygons(polygons),
+        ["cell_id", "coverage"],
+        include_cols=["id"],
+        max_cells_in_memory=CELLS_AT_ONCE,
+        output="pandas",
+    )
+    numbers = found["id"].to_numpy(np.int64)
+    cells, shares = (found[name].to_list() for name in ("cell_id", "coverage"))
+    owner = np.repeat(numbers, [len(one) for one in cells])
+    return owner, np.concatenate(cells), np.concatenate(shares)
+
+
+class _Empty(RasterSource):  # type: ignore[misc]
+    """A window of 1 x 1 cells that hold nothing."""
+
+    def __init__(self, window: Window):
         super().__init__()
-        self.band, self.window, self.fill = band, window, fill
+        self.window = window
 
     def res(self) -> tuple[float, float]:
         return 1.0, 1.0
@@ -60,6 +87,17 @@ class _Cells(RasterSource):  # type: ignore[misc]
 
     def srs_wkt(self) -> None:
         return None
+
+    def read_window(self, x: int, y: int, width: int, height: int) -> NDArray[Any]:
+        return np.zeros((height, width), np.uint8)
+
+
+class _Cells(_Empty):
+    """A window of a band, its cells being 1 x 1."""
+
+    def __init__(self, band: Band, window: Window, fill: bool):
+        super().__init__(window)
+        self.band, self.fill = band, fill
 
     def read_window(self, x: int, y: int, width: int, height: int) -> NDArray[np.float64]:
         left, _, _, top = self.window
@@ -99,4 +137,4 @@ class _Polygons(FeatureSource):  # type: ignore[misc]
         return None
 
 
-__all__ = ["sum_cells"]
+__all__ = ["Window", "covered_cells", "sum_cells"]

@@ -134,7 +134,7 @@ def _totals(
         raise MissingExtraError("exactextract", "geo") from error
     columns = ("total", "known", "measured", "extent")
     found: dict[str, Floats] = {name: np.zeros(len(shapes)) for name in columns}
-    plane = _CellPlane(band.dataset, crs)
+    plane = CellPlane(band.dataset, crs)
     touches = False
     for chosen in _chunks(shapes, np.flatnonzero(there)):
         pieces, of_piece = plane.place(shapes[chosen], names[chosen])
@@ -155,7 +155,7 @@ def _totals(
     return found
 
 
-class _CellPlane:
+class CellPlane:
     """The plane of a raster's cells: columns to the east, rows from the last one up.
 
     Regions in another CRS go by way of the globe, where they are cut on the far side of the
@@ -295,4 +295,4 @@ def _no_overlap(dataset: Any, shapes: NDArray[Any], crs: pyproj.CRS) -> str:
     )
 
 
-__all__ = ["AreaUnit", "ZonalKind", "zonal"]
+__all__ = ["AreaUnit", "CellPlane", "ZonalKind", "zonal"]

@@ -27,11 +27,15 @@ Encode every image of a city and average the vectors by region: OUTPUT_DIR/CITY/
   python evaluate.py embed --encoder openai/clip-vit-base-patch16 --label clip-b16 ...
   python evaluate.py embed --encoder facebook/dinov2-base ...
   python evaluate.py embed --encoder colour_texture ...
+  python evaluate.py embed --encoder raster --raster alphaearth/*.tiff --label alphaearth ...
 
 The encoder is the Hub id or folder of any vision or image-text model of the transformers library
 (UrbanLN, CLIP, SigLIP 2, ViT, DINOv2, DINOv3, ConvNeXt, timm's...), or built in:
 
 {_BUILT_IN}
+
+`raster` reads precomputed Earth embeddings (AlphaEarth, TESSERA, any many-band GeoTIFF) and
+averages them over each region by area; see docs/tutorials/earth_embeddings.md.
 
 A vector is the model's own pooled output (image features; else its trained pooler; else the CLS
 token; else the mean over positions); `pooling` in the table's metadata says which.
@@ -115,10 +119,21 @@ class EmbedArguments:
     output_dir: str = _help("", "The table goes to OUTPUT_DIR/CITY/LABEL.parquet.")
     encoder: str = _help(
         "",
-        "Name of a built-in encoder, or folder or Hub id of a model (a folder with the name of a "
-        "built-in encoder is given as ./NAME).",
+        "Name of a built-in encoder, folder or Hub id of a model (a folder with the name of a "
+        "built-in encoder is given as ./NAME), or raster.",
     )
     model_name_or_path: str = _help("", "The same as --encoder.")
+    raster: list[str] = field(
+        default_factory=lambda: [],
+        metadata={"help": "Files of --encoder raster, of which every cell is a vector."},
+    )
+    raster_layout: Literal["auto", "plain", "alphaearth", "tessera"] = _help(
+        "auto", "How the files store vectors; auto tells it from the files."
+    )
+    raster_nodata: float | None = _help(
+        None, "Value of cells without data, where the files do not say."
+    )
+    min_coverage: float = _help(0.1, "Share of a region that --raster must cover.")
     label: str | None = _help(
         None, "Name of the system in tables and plots. Default: the encoder's name."
     )
@@ -363,6 +378,7 @@ def _check_embed(arguments: EmbedArguments) -> None:
             f"{_BUILT_IN}"
         )
     arguments.encoder = arguments.encoder or arguments.model_name_or_path
+    _check_raster(arguments)
     _check_label(arguments.label)
     _at_least(arguments, batch_size=1, chunk_size=1, num_workers=1, num_actors=1, seed=0)
     share = re.fullmatch(r"(\d+)/(\d+)", arguments.shard)
@@ -370,6 +386,18 @@ def _check_embed(arguments: EmbedArguments) -> None:
         raise InputError(f"--shard must be I/N, I from 1 to N, such as 2/8; got {arguments.shard}.")
     if arguments.backend == "ray" and arguments.shard != "1/1":
         raise InputError("--shard is for independent jobs; --backend ray divides the work itself.")
+
+
+def _check_raster(arguments: EmbedArguments) -> None:
+    if (arguments.encoder == "raster") != bool(arguments.raster):
+        raise InputError(
+            "--encoder raster and --raster FILES belong together: the files of which every cell "
+            "is a vector."
+        )
+    if arguments.raster and (arguments.shard != "1/1" or arguments.backend != "local"):
+        raise InputError("--shard and --backend divide images; rasters are read by one process.")
+    if not 0 <= arguments.min_coverage <= 1:
+        raise InputError(f"--min_coverage lies in [0, 1], got {arguments.min_coverage}.")
 
 
 def _check_baseline(arguments: BaselineArguments) -> None:

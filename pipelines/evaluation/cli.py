@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_embed(arguments: EmbedArguments) -> Path:
     """`evaluate.py embed`: returns the table's path."""
+    if arguments.raster:
+        return _embed_raster(arguments)
     from .embed.images import EmbedSettings, embed
     from .embed.sources import open_images
     from .embed.trainings import parse_training
@@ -97,6 +99,24 @@ def run_embed(arguments: EmbedArguments) -> Path:
         training=training,
         share=(number - 1, total),
         write_parts=write_parts,
+    )
+
+
+def _embed_raster(arguments: EmbedArguments) -> Path:
+    """`evaluate.py embed --encoder raster`: returns the table's path."""
+    from .embed.raster import RasterSettings, embed_raster
+    from .embed.sources import open_regions
+    from .embed.trainings import parse_training
+
+    regions, description = open_regions(arguments.dataset_name, arguments.city)
+    return embed_raster(
+        arguments.raster,
+        regions,
+        Path(arguments.output_dir) / arguments.city,
+        arguments.label or arguments.encoder,
+        description,
+        RasterSettings(arguments.raster_layout, arguments.raster_nodata, arguments.min_coverage),
+        training=parse_training(arguments.training),
     )
 
 

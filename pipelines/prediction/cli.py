@@ -22,6 +22,10 @@ square of several regions that is held out whole, so that scores tell of places 
   python evaluate.py predict --images photos --side_m 500 --labels population.tif \\
       --aggregate sum --indicator population --unit people --output_dir runs/predict
 
+  # no photos: precomputed Earth embeddings (AlphaEarth, TESSERA, any many-band GeoTIFF)
+  python evaluate.py predict --encoder raster --raster alphaearth/*.tiff --regions tracts.gpkg \\
+      --region_id tract --indicator building_height --unit m --output_dir runs/predict
+
   # a dataset folder brings regions, labels and units
   python evaluate.py predict --images runs/quickstart/dataset --output_dir runs/predict
 
@@ -40,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     )
     inputs = top.add_argument_group("images and regions")
     add = inputs.add_argument
-    add("--images", required=True, help="folder of photos, or a dataset folder")
+    add("--images", help="folder of photos, or a dataset folder; not needed with --raster")
     add("--csv", help="CSV of positions in the folder, where there are several")
     add("--city", help="city of a dataset that has several")
     add("--regions", help="polygon file (GeoPackage, GeoJSON, Shapefile, GeoParquet)")
@@ -72,10 +76,24 @@ def parser() -> argparse.ArgumentParser:
     add = model.add_argument
     add(
         "--encoder",
-        help="efficientnet_lite0, mosaiks, colour_texture, or Hub id or folder of a vision or "
-        "image-text model; default: efficientnet_lite0 where there is no Hub",
+        help="efficientnet_lite0, mosaiks, colour_texture, raster, or Hub id or folder of a vision "
+        "or image-text model; default: efficientnet_lite0 where there is no Hub",
     )
     add("--model_name_or_path", dest="encoder", help=argparse.SUPPRESS)
+    add("--raster", nargs="+", default=[], help="files of which every cell is a vector")
+    add(
+        "--raster_layout",
+        choices=("auto", "plain", "alphaearth", "tessera"),
+        default="auto",
+        help="how they store vectors (default: auto, as the files tell)",
+    )
+    add("--raster_nodata", type=float, help="value of cells without data, if the files do not say")
+    add(
+        "--min_coverage",
+        type=float,
+        default=0.1,
+        help="share of a region that rasters must cover (default: 0.1)",
+    )
     add("--batch_size", type=int, default=32, help="images per forward pass (default: 32)")
     add("--num_workers", type=int, help="threads that decode images (default: cores, at most 8)")
     add("--device", help="cpu, cuda, cuda:1, mps (default: what there is)")
@@ -120,6 +138,8 @@ def run(argv: Sequence[str]) -> int:
     """Parse the flags and predict."""
     arguments = parser().parse_args(argv)
     _check(arguments)
+    from pipelines.evaluation.embed.raster import RasterSettings
+
     from .predict import predict_regions
 
     names, units = arguments.indicator, arguments.unit
@@ -131,6 +151,10 @@ def run(argv: Sequence[str]) -> int:
         arguments.region_id,
         indicators,
         arguments.encoder,
+        rasters=arguments.raster,
+        raster_settings=RasterSettings(
+            arguments.raster_layout, arguments.raster_nodata, arguments.min_coverage
+        ),
         labels=arguments.labels,
         side_m=arguments.side_m,
         h3_resolution=arguments.h3_resolution,
@@ -166,6 +190,8 @@ def _check(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and not value > least:
             wrong.append(f"--{name} must be above {least:g}, got {value}")
+    if not 0 <= arguments.min_coverage <= 1:
+        wrong.append(f"--min_coverage lies in [0, 1], got {arguments.min_coverage}")
     for name in ("batch_size", "num_workers"):
         value = getattr(arguments, name)
         if value is not None and value < 1:

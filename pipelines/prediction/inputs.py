@@ -27,6 +27,8 @@ from .regions import read_regions
 IMAGES_VIEW = "street_view"
 """Table that images from files go to; an encoder treats both views alike."""
 
+NO_PHOTOS = Photos(Path(), pd.DataFrame({"file": [], "lon": [], "lat": []}))
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -40,6 +42,7 @@ class Inputs:
         block_m: side of the blocks that a dataset holds out; None where it names none.
         synthetic: the data is simulated.
         notes: what else was left out, one sentence each.
+        region_rejects: regions that take no part, and why.
     """
 
     regions: gpd.GeoDataFrame
@@ -49,6 +52,7 @@ class Inputs:
     block_m: float | None = None
     synthetic: bool = False
     notes: Sequence[str] = ()
+    region_rejects: Sequence[PhotoReject] = ()
 
 
 @dataclass(frozen=True)
@@ -127,12 +131,12 @@ def from_dataset(
 
 
 def from_files(
-    images: str | Path | pd.DataFrame, units: Mapping[str, str], options: RegionOptions
+    images: str | Path | pd.DataFrame | None, units: Mapping[str, str], options: RegionOptions
 ) -> Inputs:
     """Photos, polygons and labels of one's own.
 
     Args:
-        images: see [`dataset_builders.photos.find_photos`].
+        images: see [`dataset_builders.photos.find_photos`]; None for polygons alone.
         units: unit of each indicator.
         options: where regions and labels come from.
 
@@ -140,7 +144,7 @@ def from_files(
         InputError: anything that cannot be used; the message says what to do.
     """
     try:
-        photos = find_photos(images, options.csv)
+        photos = NO_PHOTOS if images is None else find_photos(images, options.csv)
     except SourceError as error:
         raise InputError(str(error)) from error
     regions, own = read_regions(
@@ -150,7 +154,7 @@ def from_files(
         side_m=options.side_m,
         h3_resolution=options.h3_resolution,
     )
-    rows = _place(photos, regions)
+    rows = np.empty(0, np.int64) if images is None else _place(photos, regions)
     raw, notes = read_labels(
         options.labels, list(units), regions, own, options.region_id, options.aggregate
     )

@@ -16,7 +16,7 @@ STATUSES = {
     "held_out": "labelled; predicted by a model that has not seen the district",
     "unlabelled": "no label; predicted by a model of all labelled regions",
     "unlike_training": "no label, and images unlike all labelled ones: do not rely on it",
-    "no_image": "no usable image, so no prediction",
+    "no_image": "no usable image or raster cell, so no prediction",
 }
 
 

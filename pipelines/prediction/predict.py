@@ -12,18 +12,16 @@ from typing import Any, Literal, get_args
 import geopandas as gpd
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dataset_builders.errors import SplitError
-from dataset_builders.photos import PhotoReject
-from dataset_builders.schema import VIEWS
 from dataset_builders.split_checks import correlation_range
 from dataset_builders.splits import block_numbers, default_block_m, local_xy, region_neighbourhood
 from pipelines.common.encoders import Encoder
 from pipelines.common.errors import InputError
-from pipelines.evaluation.embed.images import EmbedSettings, embed
-from pipelines.evaluation.embed.tables import COUNT_COLUMNS, read_embeddings
+from pipelines.evaluation.embed.images import EmbedSettings
+from pipelines.evaluation.embed.raster import ENCODER as RASTER
+from pipelines.evaluation.embed.raster import RasterSettings
 
 from .estimate import (
     FEWEST_FOLDS,
@@ -40,9 +38,9 @@ from .estimate import (
 from .inputs import Inputs, RegionOptions, from_dataset, from_files, is_dataset
 from .labels import Aggregate, Indicator, Labels, Transform
 from .outputs import write_outputs
+from .vectors import Vectors, average_rasters, embed_regions
 from .verdict import Verdict, judge, raw_interval
 
-LABEL = "vectors"
 CHUNK_SIZE = 128
 """Images between two points that an interrupted run resumes from."""
 FEWEST_LABELLED = 16
@@ -51,23 +49,6 @@ DISTRICTS_IN_A_ROW = 4
 Protocol = Literal["block", "random"]
 RESERVED = ("region_id", "n_images", "geometry", "fid", "geom")
 """Columns of the result, and those that a GeoPackage adds."""
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """Vectors of the regions with an image.
-
-    Attributes:
-        rows: `(M,)` their positions among all regions, ascending.
-        X: `(M, D)`; NaN in the numbers of a view that a region lacks.
-        counts: `(M,)` images behind each vector.
-        rejects: images that gave no vector, and why.
-    """
-
-    rows: NDArray[np.int64]
-    X: NDArray[np.floating]
-    counts: NDArray[np.int64]
-    rejects: Sequence[PhotoReject] = ()
 
 
 @dataclass(frozen=True)
@@ -94,12 +75,14 @@ class Predictions:
 
 
 def predict_regions(
-    images: str | Path | pd.DataFrame,
+    images: str | Path | pd.DataFrame | None = None,
     regions: str | Path | gpd.GeoDataFrame | None = None,
     region_id: str | None = None,
     indicators: Mapping[str, str] | Sequence[str] | None = None,
     encoder: str | Encoder | None = None,
     *,
+    rasters: Sequence[str | Path] = (),
+    raster_settings: RasterSettings | None = None,
     labels: Labels = None,
     side_m: float | None = None,
     h3_resolution: int | None = None,
@@ -125,12 +108,16 @@ def predict_regions(
     Args:
         images: Folder of photos with a CSV (`file`, `lon`, `lat`) or with positions in their EXIF
             data, a frame with these columns, or a dataset folder, which brings regions and labels.
+            None with `encoder="raster"` and polygons.
         regions: Polygon file or frame with a CRS.
         region_id: Column of the regions' unique ids.
         indicators: Unit of each indicator to predict, such as `{"building_height": "m"}`. Of a
             dataset names are enough, and by default all are predicted.
         encoder: Built-in encoder (`efficientnet_lite0`, `mosaiks`, `colour_texture`), or Hub id or
-            folder of a vision or image-text model. By default `efficientnet_lite0`.
+            folder of a vision or image-text model. By default `efficientnet_lite0`. "raster" takes
+            no images but averages `rasters` over the regions.
+        rasters: Files of which every cell is a vector, such as AlphaEarth's.
+        raster_settings: How they are read.
         labels: Table by region id, points, or raster; by default columns of the regions.
         side_m: Side of squares over the images in place of `regions`, metres.
         h3_resolution: Resolution of H3 cells over the images in place of `regions`.
@@ -152,11 +139,11 @@ def predict_regions(
         log: Takes messages for the user.
 
     Returns:
-        A row per region, sorted by id (EPSG:4326): `region_id`, `n_images`, and for each indicator,
-        in raw units, `<indicator>` as given, `<indicator>_predicted`, `<indicator>_low` and
-        `<indicator>_high` (ends of the 90 % interval, block-conformal under "block") and
-        `<indicator>_status`: "held_out", "unlabelled", "no_image" or "unlike_training". `attrs`
-        holds the verdicts.
+        A row per region, sorted by id (EPSG:4326): `region_id`, `n_images` (cells of rasters), and
+        for each indicator, in raw units, `<indicator>` as given, `<indicator>_predicted`,
+        `<indicator>_low` and `<indicator>_high` (ends of the 90 % interval, block-conformal under
+        "block") and `<indicator>_status`: "held_out", "unlabelled", "no_image" or
+        "unlike_training". `attrs` holds the verdicts.
 
     Raises:
         InputError: Something given cannot be used; the message says what to do.
@@ -165,19 +152,30 @@ def predict_regions(
     options = RegionOptions(
         csv, regions, region_id, side_m, h3_resolution, labels, aggregate, transform
     )
+    if (encoder == RASTER) != bool(rasters) or (images is None and not rasters):
+        raise InputError(
+            "Give images (--images), or --encoder raster with --raster FILES: rasters of which "
+            "every cell is a vector take the place of images."
+        )
     inputs = _read_inputs(images, indicators, city, options)
-    eyes = _encoder(encoder, device, seed, trust_remote_code, log)
-    settings = EmbedSettings(batch_size, CHUNK_SIZE, num_workers)
     keep = tempfile.TemporaryDirectory() if output_dir is None else nullcontext(str(output_dir))
     with keep as folder:
-        vectors = embed_regions(eyes, inputs, Path(folder), settings, log)
+        if rasters:
+            vectors, inputs = average_rasters(rasters, inputs, Path(folder), raster_settings, log)
+            name, made = RASTER, f"area-weighted mean of {len(rasters)} files"
+        else:
+            eyes = _encoder(encoder, device, seed, trust_remote_code, log)
+            settings = EmbedSettings(batch_size, CHUNK_SIZE, num_workers)
+            vectors = embed_regions(eyes, inputs, Path(folder), settings, log)
+            name, made = eyes.name, eyes.pooling
     found = predict(inputs, vectors, protocol=protocol, block_m=block_m, seed=seed)
-    found.notes.insert(0, f"Encoder: {eyes.name} ({eyes.pooling}, {eyes.dim} numbers per image).")
-    found = replace(found, encoder=eyes.name)
+    found.notes.insert(0, f"Encoder: {name} ({made}, {vectors.X.shape[1]} numbers per region).")
+    found = replace(found, encoder=name)
     for line in [*(verdict.sentence for verdict in found.verdicts), *found.notes]:
         log(line)
     if output_dir is not None:
-        write_outputs(found, [*inputs.rejects, *vectors.rejects], Path(output_dir), log)
+        rejects = [*inputs.rejects, *inputs.region_rejects, *vectors.rejects]
+        write_outputs(found, rejects, Path(output_dir), log)
     return found.table
 
 
@@ -363,6 +361,11 @@ def _read_inputs(
                 "--regions, --region_id, --side_m, --h3_resolution, --csv and --labels."
             )
         return from_dataset(str(images), city, units, options.transform)
+    if images is None and (options.regions is None or options.csv is not None):
+        raise InputError(
+            "Without images --regions FILE names the polygons; --side_m and --h3_resolution lay "
+            "cells over images, and --csv places images."
+        )
     if city is not None:
         raise InputError(
             f"--city {city} names a city of a dataset folder, and {images} is none: leave it out."
@@ -408,28 +411,6 @@ def _encoder(
         device=device or default_device(),
         trust_remote_code=trust_remote_code,
     )
-
-
-def embed_regions(
-    encoder: Encoder,
-    inputs: Inputs,
-    folder: Path,
-    settings: EmbedSettings,
-    log: Callable[[str], None],
-) -> Vectors:
-    """Mean vectors of the regions' images, views side by side; resumes what lies in the folder."""
-    path = embed(encoder, inputs.source, folder / "embeddings", LABEL, settings, log)
-    table = read_embeddings(path)
-    images = pq.read_table(path, columns=list(COUNT_COLUMNS.values()))
-    counts = sum(images[name].to_numpy() for name in images.column_names)
-    X = np.concatenate([table.vectors[view] for view in table.views if view in VIEWS], axis=1)
-    row_of = {name: row for row, name in enumerate(inputs.regions["region_id"])}
-    rows = np.array([row_of[name] for name in table.region_ids])
-    kept = np.flatnonzero(np.isfinite(X).any(1))
-    kept = kept[np.argsort(rows[kept])]
-    unusable = pq.read_table(path.with_name(f"{LABEL}.rejects.parquet")).to_pylist()
-    rejects = [PhotoReject(one["item"], one["reason"], one["detail"]) for one in unusable]
-    return Vectors(rows[kept], X[kept], np.asarray(counts)[kept], rejects)
 
 
 def _fault(indicator: Indicator, labelled: int, place: Place) -> str | None:
@@ -498,8 +479,6 @@ def _table(inputs: Inputs, vectors: Vectors, estimates: Sequence[Estimate]) -> g
 
 __all__ = [
     "Predictions",
-    "Vectors",
-    "embed_regions",
     "make_place",
     "predict",
     "predict_new",

@@ -102,6 +102,8 @@ def load_encoder(
         "device": device,
         "precision": precision,
     }
+    if name == "raster":
+        raise InputError("The encoder 'raster' reads files and no images: give them by --raster.")
     if name in BUILT_IN:
         if random_init and not BUILT_IN[name].trained:
             raise InputError(f"The encoder {name!r} has no trained weights: leave out random_init.")

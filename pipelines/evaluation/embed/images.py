@@ -32,6 +32,7 @@ from dataset_builders.schema import VIEWS
 from pipelines.common.encoders import Encoder
 
 from ..errors import InputError
+from .rejects import Reject, write_rejects
 from .tables import (
     METADATA_KEY,
     earlier_metadata,
@@ -44,17 +45,6 @@ from .trainings import Training
 Row = dict[str, Any]
 
 PART_NAME = re.compile(r"[a-z_]+-\d{6}\.(parquet|lock)|table\.lock|\..*\.parquet\.tmp")
-REJECT_SCHEMA = pa.schema([(name, pa.string()) for name in ("table", "item", "reason", "detail")])
-
-
-@dataclass(frozen=True)
-class Reject:
-    """An image that gave no vector, and why."""
-
-    table: str
-    item: str
-    reason: str
-    detail: str
 
 
 @dataclass
@@ -406,7 +396,7 @@ def _write(
             if counts[view][row]:
                 mean[row] = part.sums[region_id] / counts[view][row]
         vectors[view] = mean
-    _write_rejects(path.with_name(f"{label}.rejects.parquet"), rejects)
+    write_rejects(path.with_name(f"{label}.rejects.parquet"), rejects)
     metadata = {
         "label": label,
         "encoder": encoder.name,
@@ -424,12 +414,6 @@ def _write(
     write_embeddings(path, source.region_ids, counts, vectors, metadata)
 
 
-def _write_rejects(path: Path, rejects: list[Reject]) -> None:
-    table = pa.Table.from_pylist([vars(reject) for reject in rejects], schema=REJECT_SCHEMA)
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary)
-
-
 def _summary(path: Path, source: Source, totals: dict[str, Part]) -> str:
     lines = [f"Wrote {path}: {len(source.region_ids)} regions."]
     for view, part in totals.items():
@@ -444,4 +428,4 @@ def _summary(path: Path, source: Source, totals: dict[str, Part]) -> str:
     return "\n".join(lines)
 
 
-__all__ = ["EmbedSettings", "Part", "Reject", "Source", "embed", "embed_parts"]
+__all__ = ["EmbedSettings", "Part", "Source", "embed", "embed_parts"]

@@ -1,7 +1,9 @@
 """A dataset folder as what embedding and probing take."""
 
 from pathlib import Path
+from typing import Any
 
+import geopandas as gpd
 import numpy as np
 
 from dataset_builders.errors import DatasetError
@@ -45,6 +47,23 @@ def open_images(dataset_name: str, city: str) -> Source:
         fingerprint=digest(city, region_ids, *(_fingerprint(dataset_name, city, v) for v in VIEWS)),
         description={"dataset": str(dataset_name), "city": city, "synthetic": synthetic},
     )
+
+
+def open_regions(dataset_name: str, city: str) -> tuple[gpd.GeoDataFrame, dict[str, Any]]:
+    """Regions of a city in the dataset's order, and what a table of their vectors says of it.
+
+    Raises:
+        InputError: There is no such dataset or city, or a region has no geometry.
+    """
+    _check_city(dataset_name, city)
+    try:
+        regions = read_regions(dataset_name, city)
+        synthetic = read_metadata(dataset_name, city).synthetic
+    except DatasetError as error:
+        raise InputError(str(error)) from error
+    if not regions.geometry.notna().any():
+        raise InputError(f"The regions of {city!r} have no geometry, so no raster reaches them.")
+    return regions, {"dataset": str(dataset_name), "city": city, "synthetic": synthetic}
 
 
 def open_city(dataset_name: str, city: str) -> City:
@@ -111,4 +130,4 @@ def _fingerprint(dataset_name: str, city: str, table: str) -> str:
     return digest(*parts)
 
 
-__all__ = ["open_city", "open_images"]
+__all__ = ["open_city", "open_images", "open_regions"]

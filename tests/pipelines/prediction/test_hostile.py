@@ -11,7 +11,8 @@ from dataset_builders.importers import image_folder
 from dataset_builders.importers.base import import_dataset
 from pipelines.common.errors import InputError
 from pipelines.prediction.inputs import RegionOptions, from_files
-from pipelines.prediction.predict import Vectors, predict
+from pipelines.prediction.predict import predict
+from pipelines.prediction.vectors import Vectors
 from tests.pipelines.prediction.test_predict import run
 from tests.pipelines.prediction.test_predict_new import grid
 

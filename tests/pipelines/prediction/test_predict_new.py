@@ -9,7 +9,8 @@ from sklearn.linear_model import Ridge as Reference
 from pipelines.prediction.inputs import Inputs
 from pipelines.prediction.labels import Indicator
 from pipelines.prediction.models import ALPHAS
-from pipelines.prediction.predict import Vectors, predict, predict_new, predictable
+from pipelines.prediction.predict import predict, predict_new, predictable
+from pipelines.prediction.vectors import Vectors
 
 SIDE = 12
 

@@ -1,0 +1,70 @@
+"""Predictions from rasters of which every cell is a vector, with no photos."""
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+from rasterio.transform import from_origin
+
+from pipelines.common.errors import InputError
+from pipelines.prediction import predict_regions
+from pipelines.prediction.cli import main
+from tests.pipelines.prediction.conftest import CRS, ORIGIN, SIDE
+
+
+@pytest.fixture(scope="module")
+def embeddings(town, tmp_path_factory):
+    """Squares of 100 m whose vector follows the height of their tract; one row of tracts lacks."""
+    values = np.kron(town.values.reshape(SIDE, SIDE)[::-1], np.ones((5, 5)))
+    rng = np.random.default_rng(0)
+    bands = np.stack([values, values**2 / 60, rng.normal(size=values.shape)])
+    bands += rng.normal(0, 2, bands.shape)
+    bands[:, :5] = np.nan
+    path = tmp_path_factory.mktemp("raster") / "vectors.tif"
+    height, width = values.shape
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        count=3,
+        height=height,
+        width=width,
+        dtype="float32",
+        crs=CRS,
+        transform=from_origin(ORIGIN[0], ORIGIN[1] + 100 * height, 100, 100),
+    ) as file:
+        file.write(bands.astype(np.float32))
+    return path
+
+
+def test_the_command_needs_no_photos(town, embeddings, tmp_path, capsys):
+    command = [
+        *("--encoder", "raster", "--raster", str(embeddings), "--regions", str(town.tracts)),
+        *("--region_id", "tract", "--indicator", "height", "--unit", "m"),
+        *("--output_dir", str(tmp_path)),
+    ]
+    assert main(command) == 0
+    said = capsys.readouterr().err
+    table = gpd.read_parquet(tmp_path / "predictions.parquet")
+    assert (table["height_status"] == "no_image").sum() == SIDE
+    assert f"{SIDE} regions take no part: no data." in said
+    assert len(gpd.pd.read_parquet(tmp_path / "rejects.parquet")) == SIDE
+    hidden = table["height"].isna().to_numpy() & table["height_predicted"].notna().to_numpy()
+    error = np.abs(table["height_predicted"] - town.values)[hidden]
+    assert error.median() < 3
+    assert set(table["n_images"]) == {0, 25}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"encoder": "colour_texture"}, "--encoder raster with --raster"),
+        ({"rasters": ()}, "--encoder raster with --raster"),
+        ({"regions": None, "side_m": 500}, "Without images --regions"),
+    ],
+)
+def test_what_does_not_go_together_is_an_error(town, embeddings, changed, said):
+    arguments = {"regions": town.tracts, "region_id": "tract", "indicators": {"height": "m"}}
+    arguments |= {"encoder": "raster", "rasters": [embeddings]}
+    with pytest.raises(InputError, match=said):
+        predict_regions(**(arguments | changed))
