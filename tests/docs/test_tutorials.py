@@ -219,3 +219,19 @@ def test_add_a_caption_model(workspace):
 def test_add_a_caption_filter(workspace):
     (said,) = follow("add_a_caption_filter", workspace)
     assert said == "{'too_dark': 4}\n"
+
+
+def test_earth_embeddings(workspace):
+    from tests.pipelines.evaluation.toy import CITY, build_toy
+
+    dataset = build_toy(workspace / "toy")
+    follow(
+        "earth_embeddings",
+        workspace,
+        DATASET=dataset,
+        CITY=CITY,
+        INDICATOR="green_share",
+        BLOCK_M=1500,
+    )
+    assert (workspace / "runs/map/predictions.gpkg").is_file()
+    assert (workspace / f"runs/results/{CITY}/results.jsonl").is_file()

@@ -31,8 +31,9 @@ import shapely
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dataset_builders.errors import DatasetError
+from dataset_builders.errors import DatasetError, MissingExtraError
 from dataset_builders.files import digest
+from dataset_builders.rasters import import_rasterio
 from dataset_builders.zonal import CellPlane
 
 from ..errors import InputError
@@ -47,6 +48,8 @@ VIEW = "satellite"
 PAIRS_AT_ONCE = 1 << 22
 """Pairs of a region and a cell that are held at a time."""
 NUMBERS_AT_ONCE = 1 << 23
+CACHE_MB = 256
+"""Of GDAL's blocks: the blocks that neighbouring windows share are decoded once."""
 TOUCHING = 1e-6
 """Share of a region that rounding leaves where it only touches cells."""
 
@@ -127,7 +130,17 @@ def region_means(
         InputError: A raster cannot be used, they do not belong together, a band holds no value, or
             no region lies on them.
     """
-    settings = settings or RasterSettings()
+    try:
+        rasterio = import_rasterio()
+    except MissingExtraError as error:
+        raise InputError(str(error)) from error
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
+        return _region_means(paths, regions, settings or RasterSettings())
+
+
+def _region_means(
+    paths: Sequence[str | Path], regions: gpd.GeoDataFrame, settings: RasterSettings
+) -> RegionMeans:
     rasters = open_rasters(paths, settings.layout, settings.nodata)
     shapes, names = regions.geometry.to_numpy(), regions["region_id"].to_numpy()
     there = np.flatnonzero(~(shapely.is_missing(shapes) | shapely.is_empty(shapes)))
