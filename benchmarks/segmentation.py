@@ -18,7 +18,7 @@ from PIL import Image
 from dataset_builders.images import decode_image
 from pipelines.captioning.records import Box
 from pipelines.captioning.segment import salient_boxes
-from pipelines.captioning.segmenters import open_segmenter
+from pipelines.captioning.segmenters import FelzenszwalbSegmenter
 
 CLASSES = (
     "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian",
@@ -52,7 +52,7 @@ def random_box(box: Box, shape: tuple[int, int], rng: np.random.Generator) -> Bo
 
 def benchmark_camvid(folder: Path) -> None:
     """Prints purity of boxes and of random ones, classes shown, and time."""
-    segmenter, rng = open_segmenter("felzenszwalb"), np.random.default_rng(0)
+    segmenter, rng = FelzenszwalbSegmenter(), np.random.default_rng(0)
     numbers, areas, found, drawn, seconds = [], [], [], [], []
     there, shown, by_chance = np.zeros((3, len(CLASSES)), int)
     for image, truth in camvid_scenes(folder):

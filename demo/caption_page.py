@@ -20,7 +20,6 @@ SHOWN_CHARACTERS = 8_000
 LISTED = 1_000
 REASONS = {
     "below_threshold": "not seen in the image",
-    "not_arg_max": "another phrase fits better",
     "too_long": "too long to be checked",
 }
 

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 
 from dataset_builders.synthetic import build_dataset
 from pipelines.captioning.inputs import list_shards
+from pipelines.captioning.ledger import ShardFolder
 from pipelines.captioning.recipe import Recipe, make_recipe
 from pipelines.captioning.records import Candidate
 from pipelines.captioning.run import run
-from pipelines.captioning.shards import ShardFolder
 from pipelines.captioning.simulated import LOCAL_HALLUCINATION
 from pipelines.captioning.simulated.truth import ImageTruth, open_truth
 from pipelines.captioning.tables import read_candidates

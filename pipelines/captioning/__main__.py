@@ -5,6 +5,8 @@ import dataclasses
 import json
 import logging
 import sys
+import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from dataset_builders.errors import DatasetError
 
 from .errors import USER_ERRORS, CaptioningError, explain_storage
 from .recipe import Recipe, read_recipe
+from .records import Candidate
 
 DESCRIPTION = """\
 Long captions for city images: several multimodal models each write several, phrases that the image
@@ -38,6 +41,8 @@ Do what is left of a run, then write OUTPUT_DIR/report: report.md, report.json, 
 
 docs/scaling.md shows one machine, a Slurm array and a Ray cluster.
 """
+TOKENS_OF_A_REQUEST, TOKENS_OF_A_MERGE, BOXES_OF_AN_IMAGE = 1150, 500, 4
+"""Rough means, for an estimate only; the report has measured counts."""
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -120,12 +125,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(recipe: Recipe, args: argparse.Namespace) -> None:
-    from .estimate import estimate
     from .report import report_run
     from .run import run
 
     if args.dry_run:
-        print(estimate(recipe))
+        print(_estimate(recipe))
         return
     number, total = args.shard
     now = run(
@@ -145,6 +149,33 @@ def _run(recipe: Recipe, args: argparse.Namespace) -> None:
     print(f"{now.images} images, {now.rejects} rejects. Report: {report}")
 
 
+def _estimate(recipe: Recipe) -> str:
+    """Images, requests, tokens and price of a run that starts from nothing."""
+    from .inputs import list_shards
+    from .kit import open_models
+
+    images = sum(shard.count for shard in list_shards(recipe))
+    long = recipe.generate.captions_per_model
+    local, merges = (BOXES_OF_AN_IMAGE, long) if recipe.refine else (0, 0)
+    requests = images * (long + local + merges)
+    asked = requests * TOKENS_OF_A_REQUEST + images * merges * TOKENS_OF_A_MERGE
+    answered = images * (
+        long * recipe.generate.max_tokens
+        + merges * recipe.merge.max_tokens
+        + local * recipe.segment.max_tokens
+    )
+    lines = [
+        f"{images} images; of each model about {requests:,} requests, {asked / 1e6:,.1f} million "
+        f"tokens in and {answered / 2e6:,.1f} million out. Models differ by a factor of ten: run "
+        "with --max_images 20 and read the measured counts in the report."
+    ]
+    for name, model in open_models(recipe).items():
+        where = "images leave this machine" if model.remote else "on this machine"
+        price = model.cost(asked, answered // 2) if hasattr(model, "cost") else 0.0
+        lines.append(f"  {name}: {where}; price {price:,.2f}")
+    return "\n".join(lines)
+
+
 def _status(recipe: Recipe, args: argparse.Namespace) -> None:
     from .run import state
 
@@ -159,11 +190,47 @@ def _status(recipe: Recipe, args: argparse.Namespace) -> None:
 
 
 def _inspect(recipe: Recipe, args: argparse.Namespace) -> None:
-    from .inspection import describe_failures, describe_image
+    """Everything about one image, or all failures by stage, model and reason."""
+    from .ledger import finished_shards
+    from .tables import read_candidates, read_rejects
 
     if bool(args.image_id) == args.failed:
         raise CaptioningError("Give either --image_id ID or --failed.")
-    print(describe_failures(recipe) if args.failed else describe_image(recipe, args.image_id))
+    folders = finished_shards(recipe)
+    rejects = list(read_rejects([folder.rejects for folder in folders]))
+    if args.failed:
+        print(f"{len(rejects)} rejects")
+        counts = Counter(" ".join((one.stage, one.model, one.reason)) for one in rejects)
+        for text, times in sorted(counts.items()):
+            print(f"{times:>7}  {text}")
+    else:
+        candidates = read_candidates([folder.candidates for folder in folders])
+        found = [one for one in candidates if one.image_id == args.image_id]
+        rejects = [one for one in rejects if one.image_id == args.image_id]
+        if not found and not rejects:
+            raise CaptioningError(
+                f"No image {args.image_id!r} in the finished shards of {recipe.output_dir}. "
+                "See `status` for the progress."
+            )
+        for one in sorted(found, key=lambda one: (not one.chosen, -(one.scores.score or 0))):
+            _print_candidate(one)
+    for reject in rejects:
+        print(" ".join(map(str, dataclasses.astuple(reject))))
+
+
+def _print_candidate(one: Candidate) -> None:
+    score = "" if one.scores.score is None else f" consensus {one.scores.score:.3f}"
+    state = "CHOSEN" if one.chosen else one.drop_reason or "kept"
+    print(f"\n{one.candidate_id} [{state}]{score} {one.prompt_version} {one.model_revision}")
+    print(textwrap.indent(textwrap.fill(one.text, 96), "  "))
+    if one.generated != one.text:
+        print("  as generated:")
+        print(textwrap.indent(textwrap.fill(one.generated, 96), "    "))
+    for phrase in one.phrases:
+        if not phrase.kept:
+            print(f"  dropped: {phrase.text!r} ({phrase.source}) {phrase.score} {phrase.reason}")
+    if one.flags:
+        print(f"  flags: {', '.join(one.flags)}")
 
 
 def _export(recipe: Recipe, args: argparse.Namespace) -> None:

@@ -167,7 +167,6 @@ def consensus_scores(
     models: Sequence[Hashable],
     texts: Sequence[str] | None = None,
     weights: Sequence[float] = WEIGHTS,
-    same_model_pairs: bool = True,
     synonyms: Synonyms | None = None,
 ) -> list[Scores]:
     """The consensus with its parts, as stored with each candidate.
@@ -181,8 +180,6 @@ def consensus_scores(
         texts: Text of each candidate; those with the same text are equal. By default those with the
             same content.
         weights: As in `capture_score`.
-        same_model_pairs: Compare captions of one model with one another. `Scores.cross_model` is
-            the mean without such pairs in any case.
         synonyms: As in `capture_score`.
 
     Returns:
@@ -213,9 +210,7 @@ def consensus_scores(
             continue
         model, number = own
         across = [pairs[number, other] for voter, other in voters if voter != model]
-        counted = across
-        if same_model_pairs:
-            counted = [pairs[number, vote[1]] for vote in voters if vote != own]
+        counted = [pairs[number, vote[1]] for vote in voters if vote != own]
         names = ("score", "object_f1", "attribute_f1", "relation_f1")
         means = {name: _mean(getattr(score, name) for score in counted) for name in names}
         found.append(Scores(**means, cross_model=_mean(score.score for score in across)))
@@ -417,16 +412,3 @@ def _normalised(weights: Sequence[float]) -> list[float]:
             f"negative and not all 0; got {tuple(weights)}."
         )
     return [value / total for value in values]
-
-
-__all__ = [
-    "REVISION",
-    "WEIGHTS",
-    "CaptureScore",
-    "Encode",
-    "ParsedCaption",
-    "capture_score",
-    "choose",
-    "consensus",
-    "consensus_scores",
-]

@@ -5,24 +5,16 @@ parser may invent things, but their words are not among the nouns of the text. T
 nouns with NLTK's tagger; here spaCy does. The two disagree on few words.
 """
 
-import ast
-import importlib.util
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
-from pathlib import Path
-from typing import Literal
+from collections.abc import Collection, Iterable, Sequence
 
 from .capture import ParsedCaption
-from .errors import CaptioningError, MissingDependencyError
 from .grammar import language_revision, tag_documents
 from .records import SceneGraph
 from .wordnet import ADJECTIVE, open_wordnet
 
 RULES_VERSION = "parsed-1"
 """Changes whenever the rules change; part of `parsing_revision`."""
-
-StopWords = Literal["urban", "reference", "none"]
 
 # Words about the picture and speech about it; impressions; parts and amounts. What a city consists
 # of stays, however abstract: facade, intersection, traffic, infrastructure, neighborhood, layout.
@@ -48,7 +40,9 @@ URBAN_STOP_WORDS = frozenset(_URBAN.split())
 
 
 def parsed_caption(
-    sentences: Sequence[str], graphs: Sequence[SceneGraph], stop_words: StopWords = "urban"
+    sentences: Sequence[str],
+    graphs: Sequence[SceneGraph],
+    stop_words: Collection[str] = URBAN_STOP_WORDS,
 ) -> ParsedCaption:
     """The content of a caption, as CAPTURE compares it.
 
@@ -60,14 +54,12 @@ def parsed_caption(
     Args:
         sentences: Sentences of the caption.
         graphs: One graph per sentence.
-        stop_words: Name of a list, see `stop_words_of`.
+        stop_words: Words that are no visual elements.
 
     Raises:
         MissingDependencyError: WordNet or the tagger is missing.
-        CaptioningError: There is no such list of stop words.
     """
     nouns = set(map(_thing, nouns_of(sentences)))
-    ignored = stop_words_of(stop_words)
 
     def backed(thing: str) -> bool:
         return thing in nouns or all(word in nouns for word in thing.split(" "))
@@ -85,7 +77,7 @@ def parsed_caption(
         if " of" not in attribute and backed(thing):
             attributes[thing].add(attribute)
     return ParsedCaption(
-        frozenset(one for one in objects if one not in ignored and backed(one)),
+        frozenset(one for one in objects if one not in stop_words and backed(one)),
         {thing: frozenset(words) for thing, words in attributes.items()},
         frozenset(one for one in relations if backed(one[0]) and backed(one[2])),
     )
@@ -102,41 +94,6 @@ def nouns_of(texts: Iterable[str]) -> list[str]:
     return [token.text for text in documents for token in text if token.tag_.startswith("NN")]
 
 
-@lru_cache(maxsize=3)
-def stop_words_of(name: StopWords) -> frozenset[str]:
-    """A list of words that are no objects of a caption.
-
-    Args:
-        name: "urban" (ours, for captions of cities), "reference" (that of CAPTURE's reference
-            implementation, read from its package without importing it; it also removes *facade,
-            intersection, traffic, infrastructure*, ...) or "none".
-
-    Raises:
-        MissingDependencyError: The reference's package is not installed.
-        CaptioningError: There is no list of that name.
-    """
-    if name == "urban":
-        return URBAN_STOP_WORDS
-    if name == "none":
-        return frozenset()
-    if name != "reference":
-        raise CaptioningError(f'Unknown stop words {name!r}; use "urban", "reference" or "none".')
-    package = importlib.util.find_spec("capture_metric")
-    if package is None or package.origin is None:
-        raise MissingDependencyError(
-            "The reference's stop words are those of its own package: "
-            '`pip install --no-deps capture-metric==0.1.13`. Or use the stop words "urban".'
-        )
-    source = (Path(package.origin).parent / "stop_words.py").read_text(encoding="utf-8")
-    for statement in ast.parse(source).body:
-        if isinstance(statement, ast.Assign):
-            return frozenset(ast.literal_eval(statement.value))
-    raise CaptioningError(f"{package.origin} is an unknown version of capture-metric: no words.")
-
-
 def _thing(head: str) -> str:
     *before, last = head.lower().split() or [""]
     return " ".join([*before, open_wordnet().singular(last)])
-
-
-__all__ = ["URBAN_STOP_WORDS", "nouns_of", "parsed_caption", "parsing_revision", "stop_words_of"]

@@ -1,7 +1,7 @@
 """Phrases to vectors: a sentence encoder whose output depends on the phrase alone, and its cache.
 
 Which phrases share a batch depends on what has been seen before; so that a resumed run equals an
-uninterrupted one, batches have fixed shapes (`components.batches`), and vectors are rounded to
+uninterrupted one, batches have fixed shapes (`batches`), and vectors are rounded to
 multiples of 2^-22, which makes dot products in float64 exact in any order of summation. Processors
 of another kind can still differ by about 1e-7.
 """
@@ -20,8 +20,8 @@ import numpy as np
 from huggingface_hub import HfApi, try_to_load_from_cache
 from numpy.typing import NDArray
 
+from .batches import batches, filled
 from .capture import Encode
-from .components import batches, filled
 from .errors import CaptioningError, MissingDependencyError
 
 logger = logging.getLogger(__name__)
@@ -186,6 +186,3 @@ def _digest(model: Any) -> str:
         digest.update(name.encode())
         digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]
-
-
-__all__ = ["DEFAULT_ENCODER", "ROUNDING", "PhraseCache", "SentenceEncoder", "sentence_encoder"]

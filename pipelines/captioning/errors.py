@@ -1,10 +1,12 @@
-"""Errors of captioning, and what the errors of a disk mean."""
+"""Errors of captioning, what the errors of a disk mean, and names that cannot be imported."""
 
 import errno
+import pkgutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _DISK_ERRNOS = {
     errno.ENOSPC,
@@ -102,14 +104,22 @@ def _primary_code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-__all__ = [
-    "USER_ERRORS",
-    "CaptioningError",
-    "MissingDependencyError",
-    "ModelUnavailableError",
-    "RequestFailedError",
-    "StorageError",
-    "explain_storage",
-    "is_locked",
-    "is_storage_error",
-]
+def load_callable(name: str, field: str) -> Callable[..., Any]:
+    """A function or class that a recipe names.
+
+    Args:
+        name: "package.module:callable".
+        field: The recipe's field, for the error.
+
+    Raises:
+        CaptioningError: There is no such callable.
+    """
+    try:
+        found = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise CaptioningError(
+            f"`{field}`: {name!r} cannot be imported as package.module:callable: {error}."
+        ) from error
+    if ":" not in name or not callable(found):
+        raise CaptioningError(f"`{field}`: {name!r} is no callable, package.module:callable.")
+    return found  # type: ignore[no-any-return]

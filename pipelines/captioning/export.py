@@ -23,10 +23,9 @@ from dataset_builders.storage import read_rejects as read_build_rejects
 
 from .errors import CaptioningError
 from .inputs import BadRow, list_shards, read_shard
-from .ledger import unit_key
+from .ledger import ShardFolder, unit_key
 from .recipe import Recipe
 from .records import Candidate
-from .shards import ShardFolder
 from .tables import AUDIT_COLUMNS, read_candidates, read_rejects
 
 ROWS_AT_A_TIME = 64
@@ -138,7 +137,7 @@ def _write_plain(recipe: Recipe, folders: list[ShardFolder], root: Path) -> Data
 def _plain_rows(recipe: Recipe, folder: ShardFolder) -> Iterator[dict[str, Any]]:
     """The images of a shard but for unusable ones, which the run's rejects list."""
     chosen = _chosen([folder])
-    for row in read_shard(recipe, folder.shard):
+    for row in read_shard(folder.shard):
         if isinstance(row, BadRow):
             continue
         try:
@@ -201,6 +200,3 @@ def _reject(writer: DatasetWriter, recipe: Recipe, folders: list[ShardFolder]) -
         for reject in read_rejects([folder.rejects]):
             detail = " ".join(part for part in (reject.stage, reject.model, reject.detail) if part)
             writer.reject(folder.shard.table, reject.image_id, reject.reason, detail)
-
-
-__all__ = ["export_dataset", "is_plain"]

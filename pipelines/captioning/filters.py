@@ -13,18 +13,18 @@ filter. The phrase filter, which rewrites captions instead of dropping them, is 
 """
 
 import inspect
-import pkgutil
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
+from PIL import Image
+
 from dataset_builders.captions import has_template_token
 
-from .errors import CaptioningError
+from .errors import CaptioningError, load_callable
 from .image_filters import ImageTextScore, NearDuplicate, RunImages
-from .picture import Picture
 from .text import SENTENCE_END, names_any, words_of
 
 MIN_SHARE = 0.7
@@ -189,6 +189,7 @@ class Filters:
     Args:
         entries: Names, or `{name: options}`; "default" stands for `DEFAULT`. Answers without any
             text are dropped whatever the list says.
+        run: All images of the run, for the filters that compare them.
 
     Raises:
         CaptioningError: There is no such filter, or it has no such option.
@@ -197,7 +198,7 @@ class Filters:
         phrases: Whether phrases are checked against the image.
     """
 
-    def __init__(self, entries: Iterable[Entry] = DEFAULT):
+    def __init__(self, entries: Iterable[Entry] = DEFAULT, run: RunImages | None = None):
         self.phrases = False
         self._image: Table = {}
         self._text: Table = {}
@@ -212,16 +213,13 @@ class Filters:
             else:
                 function = CAPTION_FILTERS.get(name) or _resolved(name)
                 self._caption[name.rpartition(":")[2]] = _made(name, function, options)
-
-    def prepare(self, run: RunImages) -> None:
-        """Tell the filters that compare images which images there are."""
         for one in self._image.values():
-            if hasattr(one, "prepare"):
+            if run is not None and hasattr(one, "prepare"):
                 one.prepare(run)
 
-    def image_reason(self, picture: Picture, image_id: str) -> tuple[str, str]:
+    def image_reason(self, image: Image.Image, image_id: str) -> tuple[str, str]:
         """Why no model is asked about an image, with a detail; empty if it is."""
-        return _first(self._image, picture.image, image_id) if self._image else ("", "")
+        return _first(self._image, image, image_id)
 
     def text_reason(self, answer: Answer, only: Collection[str] | None = None) -> str:
         """Why an answer cannot be used; empty if it can.
@@ -237,9 +235,9 @@ class Filters:
             table = {name: one for name, one in table.items() if name in only}
         return _first(table, answer)[0]
 
-    def caption_reason(self, picture: Picture, text: str) -> str:
+    def caption_reason(self, image: Image.Image, text: str) -> str:
         """Why a final caption is dropped; empty if it is kept."""
-        return _first(self._caption, picture.image, text)[0] if self._caption else ""
+        return _first(self._caption, image, text)[0]
 
 
 def _first(table: Table, *subject: Any) -> tuple[str, str]:
@@ -276,14 +274,8 @@ def _made(name: str, function: Callable[..., Any], options: Mapping[str, Any]) -
 
 def _resolved(name: str) -> Callable[..., Any]:
     if ":" in name:
-        try:
-            return pkgutil.resolve_name(name)  # type: ignore[no-any-return]
-        except (ImportError, AttributeError, ValueError) as error:
-            raise CaptioningError(f"The filter {name!r} cannot be imported: {error}.") from error
+        return load_callable(name, "filters")
     known = ", ".join([*DEFAULT, *IMAGE_FILTERS, *CAPTION_FILTERS])
     raise CaptioningError(
         f"Unknown filter {name!r}; use {known}, or a function of yours, package.module:function."
     )
-
-
-__all__ = ["DEFAULT", "Answer", "Filters", "RunImages"]

@@ -341,19 +341,3 @@ def _meant_all(noun: Any) -> list[Any]:
     """The noun and those joined to it by "and" or commas, or the nouns that these count."""
     joined = [child for child in noun.children if child.dep_ == "conj" and _is_head(child)]
     return [*_meant(noun), *(meant for child in joined for meant in _meant_all(child))]
-
-
-__all__ = [
-    "RULES_VERSION",
-    "Attribute",
-    "SpacyParser",
-    "attributes_of",
-    "first_of_word",
-    "graph_of",
-    "language_revision",
-    "object_name",
-    "object_nouns",
-    "read_documents",
-    "relations_of",
-    "tag_documents",
-]

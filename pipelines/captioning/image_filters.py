@@ -180,6 +180,3 @@ class ImageTextScore:
             raise CaptioningError(
                 f"The filter `image_text_score` cannot load {self._name!r}: {error}"
             ) from error
-
-
-__all__ = ["ImageTextScore", "NearDuplicate", "RunImages", "near_duplicates"]

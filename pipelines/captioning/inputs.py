@@ -1,7 +1,7 @@
 """The images of a run, divided into shards: what one process takes at a time.
 
-A shard is a range of rows of a Parquet part of a dataset, of files of a folder, or of rows of a
-dataset on the Hub in another layout. Images are read one by one, never all at once.
+A shard is a range of rows of a Parquet part of a dataset, or of files of a folder. Images are read
+one by one, never all at once.
 """
 
 import hashlib
@@ -10,15 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import pyarrow.parquet as pq
 
 from dataset_builders.errors import DatasetError
-from dataset_builders.images import BadImageError, stored_bytes
 from dataset_builders.schema import VIEWS, config_name
 from dataset_builders.storage import DATA_FOLDER, list_tables, table_shards
-from dataset_builders.unique import KEYS_AT_ONCE, key_frame, require_unique
 
 from .errors import CaptioningError
 from .recipe import Recipe
@@ -26,7 +24,7 @@ from .records import SourceImage, View
 
 IMAGE_SUFFIXES = frozenset({".avif", ".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 ROWS_AT_A_TIME = 16
-Kind = Literal["dataset", "folder", "hub"]
+Kind = Literal["dataset", "folder"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class InputShard:
         table: Config name of the table, `<city>-<view>`.
         view: What the images show.
         kind: How to read it.
-        source: Parquet file, folder, or dataset id.
+        source: Parquet file, or folder.
         start: First row or file.
         count: Number of rows or files.
         stamp: Changes when the images may have changed.
@@ -67,18 +65,12 @@ def list_shards(recipe: Recipe) -> list[InputShard]:
     """All shards of a run, in a fixed order.
 
     Raises:
-        CaptioningError: There is no such dataset, table or image, or two rows have the same
-            image id.
+        CaptioningError: There is no such dataset, table or image.
     """
     root = Path(recipe.dataset_name)
-    in_another_layout = recipe.id_column is not None or recipe.image_column != "image"
     try:
-        if root.is_dir() and not (root / DATA_FOLDER).is_dir():
-            shards = _folder_shards(recipe, root)
-        elif root.is_dir() or not in_another_layout:
-            shards = _dataset_shards(recipe)
-        else:
-            shards = _hub_shards(recipe)
+        plain = root.is_dir() and not (root / DATA_FOLDER).is_dir()
+        shards = _folder_shards(recipe, root) if plain else _dataset_shards(recipe)
     except DatasetError as error:
         raise CaptioningError(str(error)) from error
     if not shards:
@@ -86,16 +78,14 @@ def list_shards(recipe: Recipe) -> list[InputShard]:
     return shards
 
 
-def read_shard(recipe: Recipe, shard: InputShard) -> Iterator[SourceImage | BadRow]:
+def read_shard(shard: InputShard) -> Iterator[SourceImage | BadRow]:
     """The images of a shard, in order; unusable rows come as [`BadRow`]."""
-    readers = {"dataset": _dataset_rows, "folder": _folder_rows, "hub": _hub_rows}
-    for image_id, data in readers[shard.kind](recipe, shard):
-        if isinstance(data, BadImageError):
-            yield BadRow(image_id, data.reason, str(data))
-        elif not data:
-            yield BadRow(image_id, "missing", "the row has no image")
-        else:
+    rows = _dataset_rows(shard) if shard.kind == "dataset" else _folder_rows(shard)
+    for image_id, data in rows:
+        if data:
             yield SourceImage(image_id, shard.view, hashlib.sha256(data).hexdigest(), data)
+        else:
+            yield BadRow(image_id, "missing", "the row has no image")
 
 
 def _ranges(recipe: Recipe, total: int) -> list[tuple[int, int]]:
@@ -138,7 +128,7 @@ def _dataset_shards(recipe: Recipe) -> list[InputShard]:
     return shards
 
 
-def _dataset_rows(recipe: Recipe, shard: InputShard) -> Iterator[tuple[str, bytes | None]]:
+def _dataset_rows(shard: InputShard) -> Iterator[tuple[str, bytes | None]]:
     wanted = range(shard.start, shard.start + shard.count)
     columns = ["image.bytes", "image_id"]
     with pq.ParquetFile(shard.source, pre_buffer=False) as file:
@@ -179,86 +169,26 @@ def _files(root: Path) -> list[Path]:
 
 def _folder_shards(recipe: Recipe, root: Path) -> list[InputShard]:
     paths = _files(root)[: recipe.max_images]
+    table, view = _plain_table(recipe, root.name)
     shards = []
     for start, count in _ranges(recipe, len(paths)):
         content = hashlib.sha256()
         for path in paths[start : start + count]:
             size, changed = path.stat().st_size, path.stat().st_mtime_ns
             content.update(f"{path.relative_to(root).as_posix()} {size} {changed}\n".encode())
-        stamp = content.hexdigest()[:16]
-        shards.append(_plain_shard(recipe, "folder", root.name, start, count, stamp))
+        name, stamp = f"{table}-{start:08d}", content.hexdigest()[:16]
+        shards.append(InputShard(name, table, view, "folder", str(root), start, count, stamp))
     return shards
 
 
-def _folder_rows(recipe: Recipe, shard: InputShard) -> Iterator[tuple[str, bytes | None]]:
+def _folder_rows(shard: InputShard) -> Iterator[tuple[str, bytes]]:
     root = Path(shard.source)
     for path in _files(root)[shard.start : shard.start + shard.count]:
         yield path.relative_to(root).as_posix(), path.read_bytes()
 
 
-# ---- a dataset on the Hub in another layout -----------------------------------------------------
-
-
-@lru_cache(maxsize=1)
-def _load(dataset_name: str, split: str, image_column: str, id_column: str | None) -> Any:
-    import datasets
-
-    loaded = datasets.load_dataset(dataset_name, split=split)
-    for name in {image_column, id_column} - {None}:
-        if name not in loaded.column_names:
-            raise CaptioningError(
-                f"{dataset_name!r} has no column {name!r}; it has "
-                f"{', '.join(loaded.column_names)}. Set `image_column` and `id_column`."
-            )
-    if id_column is not None:
-        ids = loaded.select_columns([id_column]).with_format("arrow").iter(KEYS_AT_ONCE)
-        require_unique((key_frame(part, [id_column]) for part in ids), repr(dataset_name))
-    # encoded bytes, as they are stored
-    return loaded.cast_column(image_column, datasets.Image(decode=False))
-
-
-def _loaded(recipe: Recipe) -> Any:
-    return _load(recipe.dataset_name, recipe.split, recipe.image_column, recipe.id_column)
-
-
-def _hub_shards(recipe: Recipe) -> list[InputShard]:
-    loaded = _loaded(recipe)
-    total = len(loaded) if recipe.max_images is None else min(len(loaded), recipe.max_images)
-    name, stamp = recipe.dataset_name.rpartition("/")[2], str(loaded._fingerprint)
-    return [
-        _plain_shard(recipe, "hub", name, start, count, stamp)
-        for start, count in _ranges(recipe, total)
-    ]
-
-
-def _hub_rows(
-    recipe: Recipe, shard: InputShard
-) -> Iterator[tuple[str, bytes | BadImageError | None]]:
-    loaded, folders = _loaded(recipe), _downloads(recipe.dataset_name)
-    for number in range(shard.start, shard.start + shard.count):
-        row = loaded[number]
-        data: bytes | BadImageError | None
-        try:
-            data = stored_bytes(row[recipe.image_column], *folders)
-        except BadImageError as error:
-            data = error
-        yield str(number if recipe.id_column is None else row[recipe.id_column]), data
-
-
-def _downloads(dataset_name: str) -> tuple[Path, Path]:
-    """The folders of a Hub dataset's own files: downloaded, and unpacked from archives."""
-    import datasets
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
-    downloaded = repo_folder_name(repo_id=dataset_name, repo_type="dataset")
-    return Path(constants.HF_HUB_CACHE, downloaded), Path(datasets.config.EXTRACTED_DATASETS_PATH)
-
-
-def _plain_shard(
-    recipe: Recipe, kind: Kind, name: str, start: int, count: int, stamp: str
-) -> InputShard:
-    """A shard of images that come without a layout: of one city and one view."""
+def _plain_table(recipe: Recipe, name: str) -> tuple[str, View]:
+    """Config name and view of images that come without a layout: of one city and one view."""
     what = f"{recipe.dataset_name!r} is a plain set of images"
     if not recipe.views or len(recipe.views) != 1 or recipe.views[0] not in VIEWS:
         raise CaptioningError(
@@ -268,10 +198,5 @@ def _plain_shard(
     if recipe.cities and len(recipe.cities) != 1:
         raise CaptioningError(f"{what}, which is one city; got {recipe.cities!r}.")
     plain = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_") or "images"
-    table = config_name(recipe.cities[0] if recipe.cities else plain, recipe.views[0])
     view = cast(View, recipe.views[0])
-    source = recipe.dataset_name
-    return InputShard(f"{table}-{start:08d}", table, view, kind, source, start, count, stamp)
-
-
-__all__ = ["BadRow", "InputShard", "list_shards", "read_shard"]
+    return config_name(recipe.cities[0] if recipe.cities else plain, view), view

@@ -1,9 +1,10 @@
 """The parts that a recipe names, opened; models load or connect when they are first asked."""
 
 import asyncio
+import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,29 +15,30 @@ import transformers
 from .capture import REVISION as CAPTURE_REVISION
 from .capture_parsing import parsing_revision
 from .clients import open_model
-from .detectors import open_detector
 from .encoder import PhraseCache, sentence_encoder
 from .errors import CaptioningError
-from .filters import Filters, RunImages
+from .filters import Filters
+from .image_filters import RunImages
 from .inputs import list_shards, read_shard
 from .phrases import RULES_VERSION as FILTER_RULES
 from .privacy import Blurrer
-from .prompts import Prompts, load_prompts
+from .prompts import Prompts
 from .recipe import Component, Recipe
-from .records import (
-    CaptionModel,
-    PhraseDetector,
-    SceneGraphParser,
-    Segmenter,
-    SourceImage,
-)
-from .scene_graph import open_parser
-from .segment import BOXES_REVISION, salient_boxes
-from .segmenters import open_segmenter
+from .records import CaptionModel, PhraseDetector, SceneGraphParser, Segmenter, SourceImage
+from .segment import BOXES_REVISION
 
 T = TypeVar("T")
 IMAGES_IN_CONSENSUS = 8
 """Several at once, so that their new phrases are embedded in one batch."""
+PARTS = {
+    "segmenter": {
+        "felzenszwalb": "segmenters:FelzenszwalbSegmenter",
+        "mask-generation": "segmenters:MaskGenerationSegmenter",
+    },
+    "parser": {"factual": "scene_graph:FactualParser", "spacy": "grammar:SpacyParser"},
+    "detector": {"owlv2": "detectors:Owlv2Detector", "simulated": "simulated:open_detector"},
+}
+"""Parts by kind and name, as module:callable of this package. To add one, add a line."""
 
 
 @dataclass(frozen=True)
@@ -113,22 +115,22 @@ def open_kit(recipe: Recipe) -> Iterator[Kit]:
     """
     # progress bars of loading weights would break the run's own
     transformers.utils.logging.disable_progress_bar()
-    _check_boxes(recipe)
     kit = Kit(
         recipe=recipe,
         models=open_models(recipe),
-        segmenter=_open(open_segmenter, recipe.segment.segmenter),
-        parser=_open(open_parser, recipe.filter.parser),
-        detector=_open_detector(recipe, recipe.filter.detector),
+        segmenter=open_part("segmenter", recipe.segment.segmenter),
+        parser=open_part("parser", recipe.filter.parser),
+        detector=open_part("detector", recipe.filter.detector, recipe.dataset_name),
         encode=PhraseCache(sentence_encoder(recipe.consensus.encoder)),
-        prompts=load_prompts(recipe.prompts),
+        prompts=Prompts(recipe.prompts),
         blurrer=Blurrer(recipe.privacy.detector),
-        filters=open_filters(recipe),
+        filters=Filters(recipe.filters, _run_images(recipe)),
     )
-    with ExitStack() as stack:
-        for pool in (kit.in_parser, kit.in_detector, kit.in_consensus):
-            stack.callback(pool.shutdown, cancel_futures=True)
+    try:
         yield kit
+    finally:
+        for pool in (kit.in_parser, kit.in_detector, kit.in_consensus):
+            pool.shutdown(cancel_futures=True)
 
 
 def open_models(recipe: Recipe) -> dict[str, CaptionModel]:
@@ -136,41 +138,38 @@ def open_models(recipe: Recipe) -> dict[str, CaptionModel]:
     return {model["name"]: open_model(model, recipe.dataset_name) for model in recipe.models}
 
 
-def open_filters(recipe: Recipe) -> Filters:
-    """The filters of a recipe, which may look at all its images."""
+def open_part(kind: str, component: Component, dataset_name: str = "") -> Any:
+    """A segmenter, parser or detector by its name.
 
+    Args:
+        kind: A key of `PARTS`.
+        component: Name and options.
+        dataset_name: Dataset of the run; only the simulated detector uses it.
+
+    Raises:
+        CaptioningError: There is no part of that name, or it has no such option.
+        MissingDependencyError: Its packages are not installed.
+    """
+    if component.name not in PARTS[kind]:
+        raise CaptioningError(
+            f"Unknown {kind} {component.name!r}; use one of {sorted(PARTS[kind])}."
+        )
+    options = dict(component.options)
+    if component.name == "simulated":
+        options["dataset_name"] = dataset_name
+    try:
+        part = pkgutil.resolve_name(f"{__package__}.{PARTS[kind][component.name]}")
+        return part(**options)
+    except TypeError as error:
+        raise CaptioningError(f"Options of the {kind} {component.name!r}: {error}.") from error
+
+
+def _run_images(recipe: Recipe) -> RunImages:
     def images() -> Iterator[SourceImage]:
         for shard in list_shards(recipe):
-            for row in read_shard(recipe, shard):
-                if isinstance(row, SourceImage):
-                    yield row
+            yield from (row for row in read_shard(shard) if isinstance(row, SourceImage))
 
     def fingerprint() -> str:
         return " ".join(f"{shard.name} {shard.stamp}" for shard in list_shards(recipe))
 
-    filters = Filters(recipe.filters)
-    filters.prepare(RunImages(images, fingerprint, Path(recipe.output_dir)))
-    return filters
-
-
-def _check_boxes(recipe: Recipe) -> None:
-    """Find wrong options now, not at the first image."""
-    try:
-        salient_boxes([], (1, 1), **recipe.segment.boxes)
-    except TypeError as error:
-        raise CaptioningError(f"`segment.boxes` has an unknown option: {error}") from error
-
-
-def _open(opener: Callable[..., T], component: Component) -> T:
-    return opener(component.name, **component.options)
-
-
-def _open_detector(recipe: Recipe, component: Component) -> PhraseDetector:
-    if component.name == "simulated":
-        from .simulated import open_detector as open_simulated
-
-        return open_simulated(component.options, recipe.dataset_name)
-    return _open(open_detector, component)
-
-
-__all__ = ["Kit", "in_threads", "open_kit", "open_models"]
+    return RunImages(images, fingerprint, Path(recipe.output_dir))

@@ -1,4 +1,4 @@
-"""The record of finished units: the only state of a run.
+"""The record of finished units and shards: the only state of a run.
 
 A unit is one answer of one stage: a long caption, a local caption, the boxes of an image. Its key
 is a hash of everything the answer depends on. A stored unit is therefore never computed again,
@@ -23,7 +23,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from dataset_builders.files import write_json
+
 from .errors import CaptioningError, RequestFailedError, is_locked
+from .inputs import InputShard, list_shards
+from .recipe import Recipe
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS units (
@@ -40,6 +44,8 @@ CREATE TABLE IF NOT EXISTS units (
 ) WITHOUT ROWID
 """
 DETAIL_LENGTH = 500
+CODE_VERSION = 4
+"""Raised when the same units would give different tables."""
 LOCK_TIMEOUT_S = 10.0
 """How long to wait for a ledger that another process holds: one that was killed may still end."""
 
@@ -50,7 +56,7 @@ class Unit:
 
     Attributes:
         key: Hash of everything the answer depends on.
-        stage: "image", "segment", "describe", "local", "parse", "filter", "merge" or "consensus".
+        stage: "segment", "describe", "local", "parse", "filter", "merge" or "consensus".
         image_id: The image it was first computed for.
         model: Name of the model, empty where none is asked.
         result: JSON value; None if the unit failed.
@@ -227,4 +233,68 @@ def _unit(row: tuple[Any, ...]) -> Unit:
     return unit if unit.result is None else replace(unit, result=json.loads(unit.result))
 
 
-__all__ = ["Ledger", "Unit", "unit_key"]
+# ---- shards -------------------------------------------------------------------------------------
+
+
+class ShardFolder:
+    """The files of a shard.
+
+    Args:
+        output_dir: Folder of the run.
+        shard: The shard.
+
+    Attributes:
+        ledger: Answers of all stages; held by one process at a time.
+        candidates: Table of candidates, once the shard is finished.
+        rejects: Table of rejects, once the shard is finished.
+    """
+
+    def __init__(self, output_dir: str | Path, shard: InputShard):
+        self.shard = shard
+        path = Path(output_dir) / "shards" / shard.name
+        self.ledger = path / "units.sqlite"
+        self.candidates = path / "candidates.parquet"
+        self.rejects = path / "rejects.parquet"
+        self.marker = path / "done.json"
+
+    def is_done(self, fingerprint: str) -> bool:
+        """Whether the tables are those that the fingerprint stands for."""
+        return self.summary().get("fingerprint") == fingerprint
+
+    def summary(self) -> dict[str, Any]:
+        """Counts of a finished shard (`images`, `rejects`); empty if it is unfinished."""
+        try:
+            return dict(json.loads(self.marker.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            return {}
+
+    def finish(self, fingerprint: str, counts: Mapping[str, int]) -> None:
+        """Mark the shard as finished."""
+        write_json(self.marker, {"fingerprint": fingerprint, **counts})
+
+    def reopen(self) -> None:
+        """Mark the shard as unfinished; its stored answers stay."""
+        self.marker.unlink(missing_ok=True)
+
+
+def finished_shards(recipe: Recipe) -> list[ShardFolder]:
+    """The shards of a run that have their tables."""
+    folders = [ShardFolder(recipe.output_dir, shard) for shard in list_shards(recipe)]
+    return [folder for folder in folders if folder.candidates.exists()]
+
+
+def fingerprint(recipe: Recipe, revisions: Mapping[str, str], shard: InputShard) -> str:
+    """Hash of everything that the tables of a shard depend on.
+
+    Args:
+        recipe: The run.
+        revisions: Of models, parser, detector, segmenter, encoder and prompts.
+        shard: The images.
+    """
+    return unit_key(
+        "shard",
+        code=CODE_VERSION,
+        recipe=recipe.outcome_fields(),
+        revisions=dict(revisions),
+        images=shard,
+    )

@@ -1,38 +1,21 @@
-"""Phrases of a caption: which it names, which the image supports, and the text without the others.
-
-`score_phrases` has two modes: in the paper each phrase is judged by its own score; in the reference
-implementation the phrases of a sentence compete for each patch of the image.
-"""
+"""Phrases of a caption: which it names, which the image supports, the text without the others."""
 
 import re
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .capture_parsing import URBAN_STOP_WORDS
 from .grammar import Attribute, attributes_of, first_of_word, object_name, read_documents
-from .records import Detection, Phrase, PhraseSource, SceneGraph
+from .records import Phrase, PhraseSource, SceneGraph
 from .scene_graph import split_sentences
 from .text import names_any
 
 RULES_VERSION = "filter-1"
 """Changes whenever the phrases that are asked or kept change; part of the ledger's keys."""
 THRESHOLD = 0.01
-NMS_IOU = 0.1
-Mode = Literal["independent", "reference"]
-REASONS = {
-    "relation": "Relations are not asked of the detector.",
-    "not_visual": "It names nothing that has a shape: the picture, an impression, an amount.",
-    "too_long": "The phrase has more tokens than the detector reads.",
-    "below_threshold": "Its score is below the threshold: the image does not support it.",
-    "not_arg_max": "Wherever it is seen, another phrase of its sentence scores higher.",
-}
-"""Why a phrase was dropped, or has no score."""
-
 # A detector finds no "scene" and no "sense of calm": if asked, these would be rejected and take
 # "The scene shows a street" with them.
 _MORE = """
@@ -101,91 +84,31 @@ def texts_to_ask(phrases: Collection[Phrase]) -> list[str]:
 
 def score_phrases(
     phrases: Sequence[Phrase],
-    detection: Detection,
     texts: Sequence[str],
-    mode: Mode = "independent",
+    scores: NDArray[np.float32],
     threshold: float = THRESHOLD,
 ) -> tuple[Phrase, ...]:
-    """The phrases with their scores, and whether they are kept.
+    """The phrases with their scores; those below the threshold are not kept.
 
     Args:
         phrases: From `phrases_of`.
-        detection: Of `texts`.
-        texts: The columns of the detection, including all of `texts_to_ask(phrases)`.
-        mode: "independent": a phrase's score is its maximum over the patches, and it is dropped
-            below the threshold (the paper). "reference": the maximum over the patches where it
-            scores highest among its sentence's phrases, after class-agnostic suppression of
-            overlapping boxes. A thing with attributes competes through these alone ("red car", not
-            "car") and gets the best of their scores.
+        texts: The texts that were asked, including all of `texts_to_ask(phrases)`.
+        scores: The detector's score of each text; NaN for one that it cannot read.
         threshold: Lowest score that is kept.
     """
     threshold = float(np.float32(threshold))  # as exact as the scores
-    column = {text: number for number, text in enumerate(texts)}
-    with np.errstate(invalid="ignore"):
-        own = detection.scores.max(axis=0) if len(detection.scores) else np.zeros(len(texts))
-    asked = [one for one in phrases if not one.reason and not np.isnan(own[column[one.text]])]
-    if mode == "reference":
-        scores = _competition(asked, detection, column, threshold)
-    else:
-        scores = {one: float(own[column[one.text]]) for one in asked}
+    score_of = dict(zip(texts, scores.tolist(), strict=True))
     scored = []
     for one in phrases:
         if one.reason:
             scored.append(one)
-        elif one not in scores:
+        elif np.isnan(score := score_of[one.text]):
             scored.append(replace(one, reason="too_long"))
         else:
-            reason = "" if scores[one] >= threshold else "below_threshold"
-            if reason and own[column[one.text]] >= threshold:
-                reason = "not_arg_max"
-            scored.append(replace(one, score=scores[one], kept=not reason, reason=reason))
+            kept = score >= threshold
+            reason = "" if kept else "below_threshold"
+            scored.append(replace(one, score=score, kept=kept, reason=reason))
     return tuple(scored)
-
-
-def _competition(
-    phrases: Sequence[Phrase], detection: Detection, column: dict[str, int], threshold: float
-) -> dict[Phrase, float]:
-    """The score of each phrase where it is the best of its sentence; 0 where it is nowhere."""
-    groups: dict[tuple[PhraseSource, int], list[Phrase]] = defaultdict(list)
-    for one in phrases:
-        groups[one.source, one.sentence].append(one)
-    best: dict[Phrase, float] = {}
-    for group in groups.values():
-        said = _attributes(group)
-        rivals = [one for one in group if one not in said]
-        scores = detection.scores[:, [column[one.text] for one in rivals]]
-        top, winner = scores.max(axis=1), scores.argmax(axis=1)
-        patches = _suppress(detection.boxes, top, threshold)
-        for number, one in enumerate(rivals):
-            won = patches[winner[patches] == number]
-            best[one] = float(top[won].max()) if len(won) else 0.0
-        for one, attributes in said.items():
-            best[one] = max(best[attribute] for attribute in attributes)
-    return best
-
-
-def _attributes(group: Sequence[Phrase]) -> dict[Phrase, list[Phrase]]:
-    """The objects that have attributes, with their attributes' phrases."""
-    objects = sorted((one for one in group if one.kind == "object"), key=lambda one: -len(one.text))
-    said: dict[Phrase, list[Phrase]] = defaultdict(list)
-    for one in group:
-        if one.kind == "attribute":  # a "red traffic light" is no "light"
-            heads = (head for head in objects if one.text.endswith(f" {head.text}"))
-            if (head := next(heads, None)) is not None:
-                said[head].append(one)
-    return dict(said)
-
-
-def _suppress(
-    boxes: NDArray[np.float32], scores: NDArray[np.float32], threshold: float
-) -> NDArray[np.int64]:
-    """The patches over the threshold that overlap no better one."""
-    import torch
-    from torchvision.ops import nms
-
-    over = np.flatnonzero(scores >= threshold)
-    kept = nms(torch.from_numpy(boxes[over]), torch.from_numpy(scores[over]), NMS_IOU)
-    return np.asarray(over[kept.numpy()])
 
 
 # ---- the text without the others ----------------------------------------------------------------
@@ -350,16 +273,3 @@ def _join(before: str, after: str) -> str:
         before += "n" if _VOWEL.match(after) else ""
     space = before and before[-1] not in '("“-' and after[:1] not in ',.;:!?)"”'
     return f"{before} {after}" if space else before + after
-
-
-__all__ = [
-    "REASONS",
-    "RULES_VERSION",
-    "attribute_mentions",
-    "cut",
-    "literal_mentions",
-    "phrases_of",
-    "remove_phrases",
-    "score_phrases",
-    "texts_to_ask",
-]

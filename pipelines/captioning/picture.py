@@ -40,18 +40,13 @@ class Picture:
     def whole(self, blurred: bool) -> bytes:
         """The encoded image, without metadata."""
         with self._lock:
-            return self._blurred[0] if blurred else self._plain
+            return self._blurred if blurred else self._plain
 
     def crop(self, box: Box, blurred: bool) -> bytes:
         """The encoded surroundings of a box."""
         with self._lock:
             image = self._blurred_image if blurred else self._image
             return encode_image(crop(image, box), "JPEG", JPEG_QUALITY)
-
-    def findings(self) -> dict[str, int]:
-        """How many faces and plates were made unreadable."""
-        with self._lock:
-            return dict(self._blurred[1])
 
     @cached_property
     def _image(self) -> Image.Image:
@@ -64,12 +59,9 @@ class Picture:
         return encode_image(self._image, "JPEG", JPEG_QUALITY)
 
     @cached_property
-    def _blurred(self) -> tuple[bytes, dict[str, int]]:
+    def _blurred(self) -> bytes:
         return self._blurrer.blur(self._plain)
 
     @cached_property
     def _blurred_image(self) -> Image.Image:
-        return decode_image(self._blurred[0])
-
-
-__all__ = ["Picture"]
+        return decode_image(self._blurred)

@@ -5,7 +5,6 @@ plates, miss others, and report some false ones. A recipe may name a better dete
 found is made unrecognisable, irreversibly, before the image leaves the machine.
 """
 
-import pkgutil
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -18,14 +17,15 @@ from PIL import Image
 
 from dataset_builders.images import decode_image, encode_image
 
-from .errors import CaptioningError, MissingDependencyError
+from .errors import MissingDependencyError, load_callable
 from .records import Box
 
 BLURRER_RULES = "blur-2"
-CASCADES = {
-    "faces": ("haarcascade_frontalface_default.xml", "haarcascade_profileface.xml"),
-    "plates": ("haarcascade_russian_plate_number.xml",),
-}
+CASCADES = (
+    "haarcascade_frontalface_default.xml",
+    "haarcascade_profileface.xml",
+    "haarcascade_russian_plate_number.xml",
+)
 LONG_SIDE_PX = 1600
 """Larger images are searched at this size; what is too small then is not readable either."""
 MOSAIC = 6
@@ -36,8 +36,8 @@ PLAIN_INFO = frozenset(
     {"jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi", "progressive", "progression"}
 )
 """Metadata that does not reveal where or by whom a photo was taken."""
-Detector = Callable[[NDArray[np.uint8]], Sequence[tuple[str, Box]]]
-"""From `(H, W, 3)` RGB to kinds ("faces", "plates", ...) and boxes."""
+Detector = Callable[[NDArray[np.uint8]], Sequence[Box]]
+"""From `(H, W, 3)` RGB to the boxes of what must not be recognised."""
 
 
 class Blurrer:
@@ -54,15 +54,15 @@ class Blurrer:
     """
 
     def __init__(self, detector: str | None = None):
-        self._given = None if detector is None else _load(detector)
+        self._given = load_callable(detector, "privacy.detector") if detector else None
         self.revision = f"{BLURRER_RULES}/{detector or 'opencv-cascades'}"
 
     @cached_property
     def _detect(self) -> Detector:
         return self._given or _cascade_detector()
 
-    def blur(self, data: bytes) -> tuple[bytes, dict[str, int]]:
-        """The image without recognisable faces and plates, and how many were found.
+    def blur(self, data: bytes) -> bytes:
+        """The image without recognisable faces and plates.
 
         Args:
             data: An encoded image, upright.
@@ -75,12 +75,9 @@ class Blurrer:
         found = sorted(self._detect(np.asarray(image)))
         plain = image.info.keys() <= PLAIN_INFO
         image.info.clear()  # else the encoder writes the comment again
-        counts: dict[str, int] = {}
-        for kind, box in found:
-            counts[kind] = counts.get(kind, 0) + 1
+        for box in found:
             _mosaic(image, box)
-        keep = plain and not found
-        return (data if keep else encode_image(image, "JPEG", JPEG_QUALITY)), counts
+        return data if plain and not found else encode_image(image, "JPEG", JPEG_QUALITY)
 
 
 def _mosaic(image: Image.Image, box: Box) -> None:
@@ -100,18 +97,6 @@ def _mosaic(image: Image.Image, box: Box) -> None:
     image.paste(small.resize(part.size, Image.Resampling.NEAREST), area[:2])
 
 
-def _load(name: str) -> Detector:
-    try:
-        detector = pkgutil.resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise CaptioningError(
-            f"`privacy.detector` must be package.module:callable; {name!r} not found: {error}"
-        ) from error
-    if ":" not in name or not callable(detector):
-        raise CaptioningError(f"`privacy.detector` {name!r} is not callable.")
-    return detector  # type: ignore[no-any-return]
-
-
 def _cascade_detector() -> Detector:
     try:
         import cv2
@@ -126,13 +111,9 @@ def _cascade_detector() -> Detector:
             "name a detector in the recipe."
         )
     folder = Path(cv2.data.haarcascades)  # type: ignore[attr-defined]
-    cascades = [
-        (kind, cv2.CascadeClassifier(str(folder / file)))
-        for kind, files in CASCADES.items()
-        for file in files
-    ]
+    cascades = [cv2.CascadeClassifier(str(folder / file)) for file in CASCADES]
 
-    def detect(pixels: NDArray[np.uint8]) -> list[tuple[str, Box]]:
+    def detect(pixels: NDArray[np.uint8]) -> list[Box]:
         height, width = pixels.shape[:2]
         scale = max(1.0, max(height, width) / LONG_SIDE_PX)
         grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
@@ -141,8 +122,8 @@ def _cascade_detector() -> Detector:
             grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
         grey = cv2.equalizeHist(grey)
         return [
-            (kind, _box(found, scale))
-            for kind, cascade in cascades
+            _box(found, scale)
+            for cascade in cascades
             for found in cascade.detectMultiScale(grey, 1.1, 4, minSize=(16, 16))
         ]
 
@@ -218,6 +199,3 @@ def _findings(text: str) -> Iterator[tuple[str, int, int]]:
     ]
     for start, stop, kind in sorted(found):
         yield kind, start, -stop
-
-
-__all__ = ["REPLACEMENTS", "Blurrer", "Detector", "redact_text", "scan_text"]

@@ -11,6 +11,7 @@ from dataset_builders.errors import DatasetError
 from dataset_builders.yaml_records import Record, make_record, read_yaml
 
 from .errors import CaptioningError
+from .records import Task, View
 
 AtLeastOne = Annotated[int, Field(ge=1)]
 
@@ -31,14 +32,12 @@ class GenerateSettings(Record):
         temperature: Temperatures of the captions in turn; repeated if there are fewer.
         top_p: Nucleus of the sampling.
         max_tokens: Longest answer.
-        prompt_variants: How many wordings of the prompt are used in turn.
     """
 
     captions_per_model: AtLeastOne = 3
     temperature: tuple[float, ...] = (0.2, 0.7, 0.9)
     top_p: float = 0.95
     max_tokens: int = 400
-    prompt_variants: AtLeastOne = 1
 
     @field_validator("temperature")
     @classmethod
@@ -52,14 +51,12 @@ class SegmentSettings(Record):
     """The salient boxes, and their short captions.
 
     Attributes:
-        segmenter: See `segment.open_segmenter`.
-        boxes: Options of `segment.salient_boxes`.
+        segmenter: A name in `kit.PARTS`.
         max_tokens: Longest short caption.
         temperature: Temperature of a short caption.
     """
 
     segmenter: Component = Component("felzenszwalb")
-    boxes: Mapping[str, Any] = {}
     max_tokens: int = 64
     temperature: float = 0.2
 
@@ -68,15 +65,13 @@ class FilterSettings(Record):
     """Which phrases the image supports.
 
     Attributes:
-        parser: Parser of sentences, see `scene_graph.open_parser`.
-        detector: Detector of phrases, see `detectors.open_detector`.
-        mode: "independent" (a phrase's own score) or "reference" (arg-max within the sentence).
+        parser: Parser of sentences, a name in `kit.PARTS`.
+        detector: Detector of phrases, a name in `kit.PARTS`.
         threshold: Phrases that score below it are dropped.
     """
 
     parser: Component = Component("spacy")
     detector: Component = Component("owlv2")
-    mode: Literal["independent", "reference"] = "independent"
     threshold: float = 0.01
 
 
@@ -93,14 +88,10 @@ class ConsensusSettings(Record):
     Attributes:
         weights: Alpha, beta and gamma of CAPTURE, for objects, attributes and relations.
         encoder: Embeds phrases, see `encoder.sentence_encoder`.
-        stop_words: Words that are no visual elements: "urban", "reference" or "none".
-        same_model_pairs: Whether captions of one model vote for one another.
     """
 
     weights: tuple[float, float, float] = (5.0, 5.0, 2.0)
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
-    stop_words: Literal["urban", "reference", "none"] = "urban"
-    same_model_pairs: bool = True
 
 
 class PrivacySettings(Record):
@@ -136,18 +127,15 @@ class Recipe(Record):
     """A run.
 
     Attributes:
-        dataset_name: Dataset folder, folder of images, or id of a dataset on the Hub.
+        dataset_name: Folder or Hub id of a dataset in this project's layout, or a folder of images.
         output_dir: Folder of the run: ledgers, candidates, report.
         models: A mapping per model; see `clients.open_model`. Their order is priority in ties.
         cities: Cities of the dataset; all by default. For a folder of images, the city's name.
         views: Views of the dataset; all by default. A folder of images has one.
-        image_column: Column of a Hub dataset in another layout.
-        id_column: Column of a Hub dataset in another layout; rows are numbered by default.
-        split: Split of a Hub dataset in another layout.
         max_images: Use only the first images of each table.
         seed: Seed of all sampling.
         synthetic: The models or the images are simulated; reports say so.
-        prompts: Further prompt templates by name, see `prompts.load_prompts`.
+        prompts: `{task: {view: text}}` instead of the prompts of `prompts`.
         filters: What drops images and captions: names, or `{name: options}`; see `filters`.
         refine: Check the captions against the image and rewrite them. Without it (an ablation, or
             a cheap run) the consensus is that of the captions as first written.
@@ -158,13 +146,10 @@ class Recipe(Record):
     models: tuple[Mapping[str, Any], ...]
     cities: tuple[str, ...] | None = None
     views: tuple[str, ...] | None = None
-    image_column: str = "image"
-    id_column: str | None = None
-    split: str = "train"
     max_images: int | None = None
     seed: int = 0
     synthetic: bool = False
-    prompts: Mapping[str, Any] = {}
+    prompts: Mapping[Task, Mapping[View, str]] = {}
     filters: tuple[Any, ...] = ("default",)
     refine: bool = True
     generate: GenerateSettings = GenerateSettings()
@@ -225,18 +210,3 @@ def make_recipe(values: Mapping[str, Any]) -> Recipe:
         return make_record(Recipe, values)
     except DatasetError as error:
         raise CaptioningError(str(error)) from error
-
-
-__all__ = [
-    "Component",
-    "ConsensusSettings",
-    "FilterSettings",
-    "GenerateSettings",
-    "MergeSettings",
-    "PrivacySettings",
-    "Recipe",
-    "RunSettings",
-    "SegmentSettings",
-    "make_recipe",
-    "read_recipe",
-]

@@ -6,7 +6,7 @@ by the protocols, so it treats a server and a simulated model alike.
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,8 +135,8 @@ class Phrase:
         sentence: Number of the sentence in its text, or of the local caption.
         score: Score of the detector in [0, 1]; None if it was not asked.
         kept: Whether the image supports it, or there is no score.
-        reason: Why it was dropped or has no score ("below_threshold", "not_arg_max", "too_long",
-            "relation", ...); empty if it was kept by its score.
+        reason: Why it was dropped ("below_threshold") or has no score: "too_long" for the
+            detector; a "relation", which it cannot judge; "not_visual", such as "scene".
     """
 
     text: str
@@ -243,9 +243,8 @@ class Candidate:
         return f"{self.model}#{self.index}"
 
 
-@runtime_checkable
 class CaptionModel(Protocol):
-    """A multimodal language model.
+    """A multimodal language model; a method `cost(prompt_tokens, completion_tokens)` is optional.
 
     Attributes:
         name: Name in the recipe, the tables and the reports.
@@ -270,7 +269,6 @@ class CaptionModel(Protocol):
         ...
 
 
-@runtime_checkable
 class Segmenter(Protocol):
     """Segments an image. `revision` is part of the ledger's keys."""
 
@@ -281,7 +279,6 @@ class Segmenter(Protocol):
         ...
 
 
-@runtime_checkable
 class SceneGraphParser(Protocol):
     """Turns sentences into scene graphs. `revision` is part of the ledger's keys."""
 
@@ -292,46 +289,11 @@ class SceneGraphParser(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Detection:
-    """Output of an open-vocabulary detector.
-
-    Attributes:
-        scores: `(patches, phrases)` float32 in [0, 1]; NaN in the column of a phrase that is too
-            long to be asked.
-        boxes: `(patches, 4)` float32, xyxy in pixels of the upright image.
-    """
-
-    scores: NDArray[np.float32]
-    boxes: NDArray[np.float32]
-
-
-@runtime_checkable
 class PhraseDetector(Protocol):
     """Scores phrases against an image. `revision` is part of the ledger's keys."""
 
     revision: str
 
-    def detect(self, source: SourceImage, phrases: Sequence[str]) -> Detection:
-        """Score all phrases in one pass over the image."""
+    def detect(self, source: SourceImage, phrases: Sequence[str]) -> NDArray[np.float32]:
+        """Score of each phrase in [0, 1]; NaN for one that is too long to be asked."""
         ...
-
-
-__all__ = [
-    "Box",
-    "Candidate",
-    "CaptionModel",
-    "Detection",
-    "LocalCaption",
-    "Phrase",
-    "PhraseDetector",
-    "Reply",
-    "Request",
-    "Sampling",
-    "SceneGraph",
-    "SceneGraphParser",
-    "Scores",
-    "Segmenter",
-    "SourceImage",
-    "Usage",
-]

@@ -23,11 +23,6 @@ def plain_removal(one: Candidate) -> str:
     return _less(one.text, [phrase for phrase in one.phrases if not phrase.kept])
 
 
-def merge_inputs(one: Candidate, filters: Filters) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """The caption, the supported details and the rejected phrases of a merge prompt."""
-    return one.text, supported_details(one, filters), rejected_phrases(one)
-
-
 def supported_details(one: Candidate, filters: Filters) -> tuple[str, ...]:
     """The local captions less what the image does not support.
 
@@ -92,13 +87,3 @@ def _less(text: str, rejected: Sequence[Phrase]) -> str:
     things = [phrase.text for phrase in rejected if phrase.kind != "attribute"]
     attributes = [phrase.text for phrase in rejected if phrase.kind == "attribute"]
     return remove_phrases(text, things, attributes)
-
-
-__all__ = [
-    "apply_merge",
-    "fall_back",
-    "merge_inputs",
-    "plain_removal",
-    "rejected_phrases",
-    "supported_details",
-]

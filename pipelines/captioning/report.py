@@ -1,30 +1,43 @@
-"""The report of a run: tables in Markdown, the same numbers as JSON, failures as CSV, a gallery."""
+"""The report of a run: counts, reasons and costs as Markdown and JSON, and examples."""
 
+import hashlib
+import heapq
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from dataset_builders.files import atomic_path, write_json
-from pipelines.common.csv_files import write_csv
 from pipelines.common.pages import page_environment
 
-from .gallery import ReadImages, write_gallery
+from .gallery import Example, ReadImages, write_gallery
 from .inputs import read_shard
+from .ledger import finished_shards
 from .recipe import Recipe
-from .records import SourceImage
-from .shards import finished_shards
-from .summary import CountTokens, Findings, examine
+from .records import Candidate, SourceImage
+from .tables import read_candidates, read_rejects
 
 REPORT_FOLDER = "report"
-REPORT_FILE, JSON_FILE, GALLERY_FILE = "report.md", "report.json", "gallery.html"
-FAILURES_FILE = "without_caption.csv"
-DASH = "–"
+GALLERY_SHARES = {"without a caption": 0.4, "lowest consensus": 0.3, "random sample": 1.0}
+"""Largest share of the gallery that each reason to show an image may take, in this order."""
 # an underscore within a word is no markup
 MARKUP = re.compile(r"[\\`*\[\]<>|#&!~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
-TABLE = re.compile(r"^\|.*\n\|(?: ?-).*\n(?:\|.*\n)*", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What came of a run.
+
+    Attributes:
+        summary: Numbers of the run and of each model.
+        examples: Number of the table and id of the images to show, with the reason.
+    """
+
+    summary: dict[str, Any]
+    examples: dict[tuple[int, str], str]
 
 
 def report_run(recipe: Recipe) -> Path:
@@ -37,110 +50,191 @@ def report_run(recipe: Recipe) -> Path:
 
     def images(wanted: frozenset[str]) -> Iterator[SourceImage]:
         for folder in finished:
-            for row in read_shard(recipe, folder.shard):
+            for row in read_shard(folder.shard):
                 if isinstance(row, SourceImage) and row.image_id in wanted:
                     yield row
 
+    title = f"Captions of {Path(recipe.dataset_name).name}"
     return write_report(
         Path(recipe.output_dir) / REPORT_FOLDER,
         [folder.candidates for folder in finished],
         [folder.rejects for folder in finished],
         images,
-        gallery_size=recipe.run.gallery_size,
-        seed=recipe.seed,
-        synthetic=recipe.synthetic,
-        title=f"Captions of {Path(recipe.dataset_name).name}",
+        f"{title} (synthetic)" if recipe.synthetic else title,
+        recipe.synthetic,
+        recipe.run.gallery_size,
     )
 
 
 def write_report(
     output_dir: Path,
     parts: Sequence[Path],
-    rejects: Sequence[Path] = (),
-    images: ReadImages | None = None,
-    count_tokens: CountTokens | None = None,
-    gallery_size: int = 50,
-    seed: int = 0,
+    rejects: Sequence[Path],
+    images: ReadImages,
+    title: str,
     synthetic: bool = False,
-    title: str = "Captions",
-    currency: str = "",
+    gallery_size: int = 48,
 ) -> Path:
-    """Write report.md, report.json, without_caption.csv and gallery.html.
+    """Write report.md, report.json and gallery.html.
 
     Args:
         output_dir: Folder of the report; made if need be.
         parts: Tables of candidates; the rows of an image are adjacent.
         rejects: Tables of rejects.
-        images: Yields the images of given ids; without it the gallery has no images.
-        count_tokens: Number of tokens of a text; CLIP's, start and end included, by default.
-        gallery_size: Images in the gallery; 0 writes none.
-        seed: Seed of the random part of the gallery.
-        synthetic: Whether images or models are simulated; stated in titles, tables and gallery.
+        images: Yields the images of given ids.
         title: Title of the report.
-        currency: Currency of the costs.
+        synthetic: Whether images or models are simulated; stated in the report and the gallery.
+        gallery_size: Images in the gallery; 0 writes none.
 
     Returns:
         The path of report.md.
     """
-    if synthetic and "synthetic" not in title.lower():
-        title = f"{title} (synthetic)"
-    found = examine(parts, rejects, count_tokens, synthetic, gallery_size, seed)
+    found = examine(parts, rejects, gallery_size)
+    summary = {"title": title, "synthetic": synthetic, **found.summary}
     if gallery_size:
-        write_gallery(output_dir / GALLERY_FILE, parts, found, images, title)
-    write_json(output_dir / JSON_FILE, {"title": title, **found.summary})
-    failures = pd.DataFrame(found.failures.items(), columns=["image_id", "reasons"])
-    write_csv(output_dir / FAILURES_FILE, failures)
-    path = output_dir / REPORT_FILE
+        examples = _read_examples(parts, found.examples)
+        write_gallery(output_dir / "gallery.html", examples, images, summary)
+    write_json(output_dir / "report.json", summary)
+    environment = page_environment(__package__)
+    environment.filters["cell"] = _cell
+    environment.filters["share"] = lambda n, of: f"{n:,} ({n / of:.1%})" if of else f"{n:,}"
+    text = environment.get_template("report.md.j2").render(**summary, gallery=bool(gallery_size))
+    path = output_dir / "report.md"
     with atomic_path(path) as temporary:
-        # a lone surrogate, which no file can hold, is shown as what it is
-        text = markdown(found, title, gallery=bool(gallery_size), currency=currency)
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        temporary.write_text(text, encoding="utf-8")
     return path
 
 
-def markdown(found: Findings, title: str, gallery: bool = True, currency: str = "") -> str:
-    """The text of report.md."""
-    environment = page_environment(__package__)
-    environment.filters |= {
-        "cell": _cell,
-        "spread": lambda spread: _number(spread["mean"], ".3f", f" ± {spread['sd'] or 0:.3f}"),
-        "number": _number,
-        "of": lambda part, whole: f"{part:,} ({part / whole:.1%})" if whole else f"{part:,}",
+def examine(
+    parts: Sequence[Path], rejects: Sequence[Path] = (), gallery_size: int = 48
+) -> Findings:
+    """Count what came of a run, and choose images to look at; memory does not grow with the run.
+
+    Args:
+        parts: Tables of candidates; the rows of an image are adjacent.
+        rejects: Tables of rejects.
+        gallery_size: Number of images to choose.
+    """
+    views, words = Counter[str](), Counter[int]()
+    models: defaultdict[str, _ModelTally] = defaultdict(_ModelTally)
+    ranked: dict[str, list[_Ranked]] = {why: [] for why in GALLERY_SHARES}
+    for part, path in enumerate(parts):
+        for image_id, group in _images_of(path):
+            views[group[0].view] += 1
+            for one in group:
+                models[one.model].add(one)
+            best = next((one for one in group if one.chosen), None)
+            if best is None:
+                _offer(ranked["without a caption"], gallery_size, 0.0, part, image_id)
+                continue
+            words[len(best.text.split())] += 1
+            _offer(ranked["random sample"], gallery_size, 0.0, part, image_id)
+            if best.scores.score is not None:
+                _offer(ranked["lowest consensus"], gallery_size, best.scores.score, part, image_id)
+    listed = list(read_rejects(rejects))
+    # an image that could not be used has no candidate: only its reject tells of it
+    unusable = sum(one.stage == "image" and one.reason != "no_caption" for one in listed)
+    captioned = words.total()
+    summary = {
+        "images": views.total() + unusable,
+        "captioned": captioned,
+        "without_caption": views.total() + unusable - captioned,
+        "views": _sorted(views),
+        "mean_words": sum(n * times for n, times in words.items()) / max(1, captioned),
+        "models": [models[name].summary(name, captioned) for name in sorted(models)],
+        "rejects": _sorted(Counter(f"{one.stage}: {one.reason}" for one in listed)),
     }
-    text = environment.get_template("report.md.j2").render(
-        **found.summary,
-        title=title,
-        gallery=GALLERY_FILE if gallery else "",
-        failures_file=FAILURES_FILE,
-        currency=currency,
-    )
-    return TABLE.sub(lambda match: _aligned(match[0]), text)
+    return Findings(summary, _choices(ranked, gallery_size))
 
 
-def _number(value: float | None, form: str = ",", after: str = "") -> str:
-    return DASH if value is None else f"{value:{form}}{after}"
+class _ModelTally:
+    """Adds up the candidates of a model."""
+
+    def __init__(self) -> None:
+        self.numbers, self.dropped = Counter[str](), Counter[str]()
+        self.revisions: set[str] = set()
+
+    def add(self, one: Candidate) -> None:
+        self.revisions.add(one.model_revision)
+        self.dropped.update([one.drop_reason] if one.drop_reason else [])
+        self.numbers.update(
+            {
+                "candidates": 1,
+                "kept": int(not one.drop_reason),
+                "refined": int(not one.drop_reason and one.text != one.generated),
+                "phrases": len(one.phrases),
+                "phrases_dropped": sum(not phrase.kept for phrase in one.phrases),
+                "chosen": int(one.chosen),
+                "scored": int(one.scores.score is not None),
+                "score": one.scores.score or 0.0,
+                **vars(one.usage),
+            }
+        )
+
+    def summary(self, name: str, captioned: int) -> dict[str, Any]:
+        numbers = dict(self.numbers)
+        scored, score = numbers.pop("scored"), numbers.pop("score")
+        return {
+            "model": name,
+            "revisions": sorted(self.revisions),
+            **numbers,
+            "share_of_chosen": numbers["chosen"] / captioned if captioned else None,
+            "mean_consensus": score / scored if scored else None,
+            "dropped": _sorted(self.dropped),
+        }
+
+
+# ---- examples -----------------------------------------------------------------------------------
+
+_Ranked = tuple[float, bytes, int, str]  # rank, then by lot; number of the table, id
+
+
+def _offer(ranked: list[_Ranked], size: int, rank: float, part: int, image_id: str) -> None:
+    """Remember an image if it is among the `size` of least rank."""
+    lot = hashlib.sha256(image_id.encode("utf-8", "surrogatepass")).digest()
+    ranked.append((rank, lot, part, image_id))
+    if len(ranked) > 2 * size:
+        ranked[:] = heapq.nsmallest(size, ranked)
+
+
+def _choices(ranked: dict[str, list[_Ranked]], size: int) -> dict[tuple[int, str], str]:
+    chosen: dict[tuple[int, str], str] = {}
+    for why, share in GALLERY_SHARES.items():
+        images = [(part, image_id) for *_, part, image_id in sorted(ranked[why])]
+        fresh = [image for image in images if image not in chosen]
+        room = min(round(size * share), size - len(chosen))
+        chosen |= dict.fromkeys(fresh[:room], why)
+    return chosen
+
+
+def _read_examples(parts: Sequence[Path], wanted: dict[tuple[int, str], str]) -> list[Example]:
+    """The images to show with their candidates, by the reason why."""
+    found = [
+        Example(image_id, wanted[part, image_id], sorted(group, key=_order))
+        for part in sorted({part for part, _ in wanted})
+        for image_id, group in _images_of(parts[part])
+        if (part, image_id) in wanted
+    ]
+    reasons = list(GALLERY_SHARES)
+    return sorted(found, key=lambda one: reasons.index(one.why))
+
+
+def _order(one: Candidate) -> tuple[bool, bool, float]:
+    """The chosen caption first, then by score, then the dropped."""
+    return not one.chosen, bool(one.drop_reason), -(one.scores.score or 0.0)
+
+
+def _images_of(path: Path) -> Iterator[tuple[str, list[Candidate]]]:
+    """Ids and candidates of the images of a table, in stored order."""
+    for image_id, group in groupby(read_candidates([path]), key=lambda one: one.image_id):
+        yield image_id, list(group)
+
+
+def _sorted(counts: Counter[str]) -> dict[str, int]:
+    """Counts, largest first, ties by name: the same in every run."""
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _cell(text: Any) -> str:
     """Text from outside, as text: it can neither end the cell nor be read as markup."""
     return MARKUP.sub(lambda match: f"&#{ord(match[0])};", " ".join(str(text).split()))
-
-
-def _aligned(table: str) -> str:
-    """A Markdown table whose columns are aligned in plain text too; numbers to the right."""
-    rows = [line.strip("|").split("|") for line in table.splitlines()]
-    cells = [[cell.strip() for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    right = [rule.endswith(":") for rule in cells[1]]
-    cells[1] = ["-" * (width - one) + ":" * one for width, one in zip(widths, right, strict=True)]
-    lines = [
-        " | ".join(
-            cell.rjust(width) if one else cell.ljust(width)
-            for cell, width, one in zip(row, widths, right, strict=True)
-        )
-        for row in cells
-    ]
-    return "".join(f"| {line} |\n" for line in lines)
-
-
-__all__ = ["markdown", "report_run", "write_report"]

@@ -1,4 +1,4 @@
-"""Scene graphs of text: splitting sentences, FACTUAL's parser, and opening a parser by name.
+"""Scene graphs of text: splitting sentences, and FACTUAL's parser.
 
 FACTUAL (https://arxiv.org/abs/2305.17497) is a flan-T5 that writes graph strings. The checkpoint is
 loaded with transformers itself, since its authors' package does not run with transformers 5. The
@@ -11,8 +11,8 @@ from functools import cached_property
 from itertools import chain
 from typing import Any, TypeVar
 
-from .components import batches, filled, open_component
-from .records import SceneGraph, SceneGraphParser
+from .batches import batches, filled
+from .records import SceneGraph
 
 SENTENCE_RULES = "sentences-1"
 """Version of `split_sentences`; part of the parsers' revisions."""
@@ -95,23 +95,6 @@ def merge_graphs(graphs: Iterable[SceneGraph]) -> SceneGraph:
     )
 
 
-def open_parser(name: str, **options: Any) -> SceneGraphParser:
-    """The parser of that name.
-
-    Args:
-        name: "factual" or "spacy".
-        options: Options of `FactualParser` (such as `model`, `device`) or `grammar.SpacyParser`.
-
-    Raises:
-        CaptioningError: There is no parser of that name, or it has no such option.
-        MissingDependencyError: Its packages are not installed.
-    """
-    from .grammar import SpacyParser
-
-    parsers = {"factual": FactualParser, "spacy": SpacyParser}
-    return open_component("parser", parsers, name, options)  # type: ignore[no-any-return]
-
-
 def _line_spans(text: str, start: int, end: int) -> list[tuple[int, int]]:
     marker = _LIST_MARKER.match(text, start, end)
     start = marker.end() if marker else start
@@ -155,16 +138,14 @@ CHECKPOINT = "lizhuang144/flan-t5-base-VG-factual-sg"
 PREFIX = "Generate Scene Graph: "
 MAX_INPUT_TOKENS, MAX_OUTPUT_TOKENS, BEAMS = 64, 128, 5
 LENGTH_STEP = 8
-MIN_WORDS_OF_A_HALF = 4
 
 
 class FactualParser:
     """Turns sentences into scene graphs by the FACTUAL model, which loads when first needed.
 
-    A sentence longer than the model was trained on is read in pieces, whose graphs are merged; so
-    is one whose graph is longer than the model writes.
+    A sentence longer than the model was trained on is read in pieces, whose graphs are merged.
 
-    Batches have fixed shapes (`components.batches`), since the last digits of an output can turn a
+    Batches have fixed shapes (`batches`), since the last digits of an output can turn a
     tie of beams: a graph does not depend on what else is read.
 
     Args:
@@ -186,7 +167,7 @@ class FactualParser:
     ):
         self._name, self._revision, self._device = model, revision, device
         self._batch_size = batch_size
-        self.revision = f"factual-2/{model}@{revision}/beams-{BEAMS}/{SENTENCE_RULES}"
+        self.revision = f"factual-3/{model}@{revision}/beams-{BEAMS}/{SENTENCE_RULES}"
 
     @cached_property
     def _model(self) -> Any:
@@ -224,18 +205,11 @@ class FactualParser:
             batch = [sentences[number] for number in numbers]
             written = self._generate(filled(batch, self._batch_size), length)
             for sentence, (text, ended) in zip(batch, written, strict=False):
-                graph = parse_graph_string(text) if ended else self._halved(sentence, text)
-                graphs[sentence] = graph
+                # where the model did not end, it repeats itself, and its last fact is incomplete
+                graphs[sentence] = parse_graph_string(
+                    text if ended else text[: text.rfind(")") + 1]
+                )
         return graphs
-
-    def _halved(self, sentence: str, text: str) -> SceneGraph:
-        """The graph of a sentence whose graph string was cut off."""
-        halves = _halves(sentence)
-        if min(len(half.split()) for half in halves) < MIN_WORDS_OF_A_HALF:
-            # the model repeats itself; the last fact is incomplete
-            return parse_graph_string(text[: text.rfind(")") + 1])
-        graphs = self._read(sorted(halves))
-        return merge_graphs(graphs[half] for half in halves)
 
     def _generate(self, sentences: list[str], length: int) -> list[tuple[str, bool]]:
         """The graph string of each sentence, and whether it is complete."""
@@ -268,14 +242,3 @@ def _halves(sentence: str) -> tuple[str, str]:
         return sentence[:middle], sentence[middle:]
     middle = len(words) // 2
     return " ".join(words[:middle]), " ".join(words[middle:])
-
-
-__all__ = [
-    "SENTENCE_RULES",
-    "FactualParser",
-    "merge_graphs",
-    "open_parser",
-    "parse_graph_string",
-    "sentence_spans",
-    "split_sentences",
-]

@@ -56,21 +56,9 @@ def salient_boxes(
         Half-open boxes inside the image, no two of which share a pixel.
 
     Raises:
-        CaptioningError: An option is out of range, or a mask has another shape than the image.
+        CaptioningError: A mask has another shape than the image.
         ValueError: A mask contains other values than 0 and 1.
     """
-    shares = {
-        "min_mask_area": min_mask_area,
-        "max_mask_area": max_mask_area,
-        "duplicate_iou": duplicate_iou,
-        "min_box_area": min_box_area,
-        "min_side": min_side,
-    }
-    for name, share in shares.items():
-        if not 0 <= share <= 1:
-            raise CaptioningError(f"{name} is a share in [0, 1], got {share}.")
-    if max_boxes < 0:
-        raise CaptioningError(f"max_boxes is not negative, got {max_boxes}.")
     pixels = shape[0] * shape[1]
     regions = [_region(mask, shape) for mask in masks]
     least, most = max(min_mask_area * pixels, 1), max_mask_area * pixels
@@ -141,7 +129,7 @@ def crop(image: Image.Image, box: Box, margin: float = 0.02) -> Image.Image:
             reference); clipped at the image's edge.
 
     Raises:
-        CaptioningError: The box is empty or not inside the image, or the margin is negative.
+        CaptioningError: The box is empty or not inside the image.
     """
     bottom, right = box.top + box.height, box.left + box.width
     if not (0 <= box.top < bottom <= image.height and 0 <= box.left < right <= image.width):
@@ -149,8 +137,6 @@ def crop(image: Image.Image, box: Box, margin: float = 0.02) -> Image.Image:
             f"{box} is empty or not inside an image of {image.width}x{image.height} pixels; boxes "
             "belong to the upright image."
         )
-    if margin < 0:
-        raise CaptioningError(f"The margin of a crop is not negative, got {margin}.")
     across, down = (int(side * margin) for side in image.size)
     return image.crop(
         (
@@ -273,6 +259,3 @@ def _disjoint(
 
 def _inside(array: NDArray[np.bool_], box: Box) -> NDArray[np.bool_]:
     return array[box.top : box.top + box.height, box.left : box.left + box.width]
-
-
-__all__ = ["BOXES_REVISION", "crop", "largest_rectangle", "salient_boxes"]

@@ -4,42 +4,26 @@ All take an upright RGB image (`dataset_builders.images.decode_image`) and may b
 several threads; models take one image at a time.
 """
 
-import hashlib
 import json
 import threading
 from functools import cached_property
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .components import open_component
-from .errors import CaptioningError, MissingDependencyError
-from .records import Segmenter
+from .errors import MissingDependencyError
 
 Masks = list[NDArray[np.bool_]]
-MODEL_SUFFIXES = (".json", ".safetensors", ".bin")
-
-
-def open_segmenter(name: str, **options: Any) -> Segmenter:
-    """The segmenter of that name.
-
-    Args:
-        name: "felzenszwalb" or "mask-generation".
-        options: Options of `FelzenszwalbSegmenter` or `MaskGenerationSegmenter`.
-
-    Raises:
-        CaptioningError: There is no segmenter of that name, or it has no such option.
-        MissingDependencyError: Its packages are not installed.
-    """
-    segmenters = {
-        "felzenszwalb": FelzenszwalbSegmenter,
-        "mask-generation": MaskGenerationSegmenter,
-    }
-    return open_component("segmenter", segmenters, name, options)  # type: ignore[no-any-return]
+REFERENCE_OPTIONS: dict[str, float] = {
+    "points_per_crop": 8,
+    "pred_iou_thresh": 0.66,
+    "stability_score_thresh": 0.86,
+    "crops_n_layers": 1,
+    "points_per_batch": 64,
+}
 
 
 class FelzenszwalbSegmenter:
@@ -72,22 +56,18 @@ class FelzenszwalbSegmenter:
                 'scikit-image is not installed; pip install -e ".[captioning]", or name another '
                 "segmenter."
             ) from error
-        self._options: dict[str, Any] = {
-            "scale": float(scale),
-            "sigma": float(sigma),
-            "min_area": float(min_area),
-            "max_side": int(max_side),
-            "max_masks": int(max_masks),
-        }
+        self._options = {"scale": scale, "sigma": sigma, "min_area": min_area}
+        self._max_side, self._max_masks = max_side, max_masks
+        options = {**self._options, "max_side": max_side, "max_masks": max_masks}
         rules = f"felzenszwalb-1 scikit-image-{version('scikit-image')}"
-        self.revision = f"{rules} {json.dumps(self._options, sort_keys=True)}"
+        self.revision = f"{rules} {json.dumps(options, sort_keys=True)}"
 
     def masks(self, image: Image.Image) -> Masks:
         """The regions, largest first."""
         from skimage.segmentation import felzenszwalb
 
         options, small = self._options, image.convert("RGB")
-        small.thumbnail((options["max_side"],) * 2, Image.Resampling.BOX)
+        small.thumbnail((self._max_side,) * 2, Image.Resampling.BOX)
         labels = felzenszwalb(
             np.asarray(small),
             scale=options["scale"],
@@ -98,51 +78,32 @@ class FelzenszwalbSegmenter:
         full = np.asarray(
             Image.fromarray(labels.astype(np.int32)).resize(image.size, Image.Resampling.NEAREST)
         )
-        return [full == number for number in order[: options["max_masks"]]]
+        return [full == number for number in order[: self._max_masks]]
 
 
 class MaskGenerationSegmenter:
     """Any checkpoint of transformers' `mask-generation`: SAM, SAM-HQ, SAM 2, ...
 
-    Defaults are those of the reference
-    (https://github.com/foundation-multimodal-models/CAPTURE, generate_stage2_bbox.py).
-
     Args:
         checkpoint: Folder, or id on the Hub.
         revision: Branch, tag or commit on the Hub.
         device: "cuda" where there is one, by default.
-        points_per_side: Points along each side of the image.
-        pred_iou_thresh: Lowest quality of a mask by the model's own estimate, in [0, 1].
-        stability_score_thresh: Lowest IoU of a mask with itself under a shifted cutoff.
-        crop_n_layers: Layers of crops that are searched again; layer i has 4**i crops.
-        points_per_batch: Points per forward pass; limits memory.
-
-    Raises:
-        CaptioningError: There is no such checkpoint.
+        options: Options of the pipeline's call, above those of the reference
+            (https://github.com/foundation-multimodal-models/CAPTURE, generate_stage2_bbox.py).
     """
 
     def __init__(
         self,
-        checkpoint: str | Path,
-        revision: str | None = None,
+        checkpoint: str,
+        revision: str = "main",
         device: str | None = None,
-        points_per_side: int = 8,
-        pred_iou_thresh: float = 0.66,
-        stability_score_thresh: float = 0.86,
-        crop_n_layers: int = 1,
-        points_per_batch: int = 64,
+        **options: float,
     ):
-        self._checkpoint, self._revision, self._device = str(checkpoint), revision, device
-        self._options = {
-            "points_per_crop": points_per_side,
-            "pred_iou_thresh": pred_iou_thresh,
-            "stability_score_thresh": stability_score_thresh,
-            "crops_n_layers": crop_n_layers,
-            "points_per_batch": points_per_batch,
-        }
+        self._checkpoint, self._commit, self._device = checkpoint, revision, device
+        self._options = REFERENCE_OPTIONS | options
         self._lock = threading.Lock()
-        options = json.dumps(self._options, sort_keys=True)
-        self.revision = f"mask-generation-1 {self._weights()} {options}"
+        used = json.dumps(self._options, sort_keys=True)
+        self.revision = f"mask-generation-2 {checkpoint}@{revision} {used}"
 
     def masks(self, image: Image.Image) -> Masks:
         """The masks in the pipeline's order."""
@@ -167,20 +128,6 @@ class MaskGenerationSegmenter:
         size = self._pipeline.image_processor.size
         return None if size.get("longest_edge") else (size["width"], size["height"])
 
-    def _weights(self) -> str:
-        """Exact version of the weights: the Hub's commit, or a digest of the files of a folder."""
-        from transformers import AutoConfig
-
-        try:
-            config = AutoConfig.from_pretrained(self._checkpoint, revision=self._revision)
-        except (OSError, ValueError) as error:
-            raise CaptioningError(
-                f"There is no mask-generation checkpoint {self._checkpoint!r} (revision "
-                f"{self._revision}): {error}"
-            ) from error
-        folder = Path(self._checkpoint)
-        return _folder_digest(folder) if folder.is_dir() else f"{folder}@{config._commit_hash}"
-
     @cached_property
     def _pipeline(self) -> Any:
         import torch
@@ -189,20 +136,6 @@ class MaskGenerationSegmenter:
         return pipeline(
             "mask-generation",
             model=self._checkpoint,
-            revision=self._revision,
+            revision=self._commit,
             device=self._device or ("cuda" if torch.cuda.is_available() else "cpu"),
         )
-
-
-def _folder_digest(folder: Path) -> str:
-    """Digest of configuration and weights."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in MODEL_SUFFIXES:
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-            digest.update(f"{path.name} {content}\n".encode())
-    return digest.hexdigest()[:16]
-
-
-__all__ = ["FelzenszwalbSegmenter", "MaskGenerationSegmenter", "open_segmenter"]

@@ -15,7 +15,6 @@ from dataset_builders.images import BadImageError
 from .capture import REVISION as CAPTURE_REVISION
 from .capture import choose, consensus_scores
 from .capture_parsing import parsed_caption, parsing_revision
-from .errors import RequestFailedError
 from .filters import Answer
 from .kit import Kit, in_threads
 from .ledger import DETAIL_LENGTH, Ledger, Unit, unit_key
@@ -36,7 +35,7 @@ from .records import (
     SourceImage,
     Usage,
 )
-from .refine import apply_merge, fall_back, merge_inputs
+from .refine import apply_merge, fall_back, rejected_phrases, supported_details
 from .scene_graph import split_sentences
 from .segment import BOXES_REVISION, salient_boxes
 from .tables import Reject
@@ -71,10 +70,10 @@ class _ImageRun:
         self.rejects: dict[str, Reject] = {}
 
     async def run(self) -> tuple[list[Candidate], list[Reject]]:
-        seen = await self._once("image", self._look)
-        reason, detail = seen.reason, seen.detail
-        if not seen.failed:
+        try:
             reason, detail = await asyncio.to_thread(self._judge_image)
+        except BadImageError as error:
+            reason, detail = error.reason, str(error)
         if reason:
             return [], [Reject(self.source.image_id, "image", "", reason, detail)]
         candidates = await self.describe()
@@ -88,15 +87,8 @@ class _ImageRun:
             candidates = [_redacted(one) for one in candidates]
         return candidates, list(self.rejects.values())
 
-    async def _look(self) -> dict[str, int]:
-        try:
-            image = await asyncio.to_thread(lambda: self.picture.image)
-        except BadImageError as error:
-            raise RequestFailedError(error.reason, str(error)) from error
-        return {"width": image.width, "height": image.height}
-
     def _judge_image(self) -> tuple[str, str]:
-        return self.kit.filters.image_reason(self.picture, self.source.image_id)
+        return self.kit.filters.image_reason(self.picture.image, self.source.image_id)
 
     # ---- describe -------------------------------------------------------------------------------
 
@@ -108,20 +100,16 @@ class _ImageRun:
         return [candidate for group in groups for candidate in group]
 
     async def _boxes(self) -> tuple[Box, ...]:
-        settings = dict(self.recipe.segment.boxes)
-
         def find() -> list[dict[str, int]]:
             image = self.picture.image
             masks = self.kit.segmenter.masks(image)
-            boxes = salient_boxes(masks, (image.height, image.width), **settings)
-            return [asdict(box) for box in boxes]
+            return [asdict(box) for box in salient_boxes(masks, (image.height, image.width))]
 
         unit = await self._once(
             "segment",
             lambda: asyncio.to_thread(find),
             revision=self.kit.segmenter.revision,
             rules=BOXES_REVISION,
-            settings=settings,
         )
         return tuple(Box(**box) for box in unit.result)
 
@@ -137,8 +125,7 @@ class _ImageRun:
 
     async def _long(self, model: CaptionModel, index: int) -> Candidate:
         settings = self.recipe.generate
-        variant = index % settings.prompt_variants
-        prompt, version = self.kit.prompts.describe(self.source.view, variant)
+        prompt, version = self.kit.prompts.describe(self.source.view)
         sampling = Sampling(
             settings.temperature[index % len(settings.temperature)],
             settings.top_p,
@@ -174,7 +161,7 @@ class _ImageRun:
         self, model: CaptionModel, boxes: Sequence[Box]
     ) -> tuple[tuple[LocalCaption, ...], Usage]:
         settings = self.recipe.segment
-        prompt, _ = self.kit.prompts.local(self.source.view)
+        prompt = self.kit.prompts.local(self.source.view)
         sampling = Sampling(settings.temperature, 1.0, settings.max_tokens, self.recipe.seed)
         units = await asyncio.gather(
             *(self._ask(model, "local", prompt, sampling, box=box) for box in boxes)
@@ -199,18 +186,15 @@ class _ImageRun:
     async def filter(self, candidates: list[Candidate]) -> list[Candidate]:
         """The visual elements of all captions, and which of them the image supports."""
         phrases = await asyncio.gather(*(self._phrases(one) for one in candidates))
-        settings = self.recipe.filter
+        threshold = self.recipe.filter.threshold
 
         async def score() -> list[list[dict[str, Any]]]:
             texts = texts_to_ask([phrase for group in phrases for phrase in group])
             scored = phrases
             if texts:
                 detect = self.kit.detector.detect
-                found = await in_threads(self.kit.in_detector, detect, self.source, texts)
-                scored = [
-                    score_phrases(group, found, texts, settings.mode, settings.threshold)
-                    for group in phrases
-                ]
+                scores = await in_threads(self.kit.in_detector, detect, self.source, texts)
+                scored = [score_phrases(group, texts, scores, threshold) for group in phrases]
             return [[asdict(phrase) for phrase in group] for group in scored]
 
         unit = await self._once(
@@ -218,8 +202,7 @@ class _ImageRun:
             score,
             detector=self.kit.detector.revision,
             rules=FILTER_RULES,
-            mode=settings.mode,
-            threshold=settings.threshold,
+            threshold=threshold,
             phrases=phrases,
         )
         return [
@@ -260,21 +243,19 @@ class _ImageRun:
     async def _merge(self, one: Candidate) -> Candidate:
         if one.drop_reason:
             return one
-        caption, details, rejected = merge_inputs(one, self.kit.filters)
+        details, rejected = supported_details(one, self.kit.filters), rejected_phrases(one)
         if not details and not rejected:
             return self._private(replace(one, stage="merge"))
         model, settings = self.kit.models[one.model], self.recipe.merge
-        prompt, _ = self.kit.prompts.merge(one.view, caption, details, rejected)
+        prompt = self.kit.prompts.merge(one.view, one.text, details, rejected)
         sampling = Sampling(settings.temperature, 1.0, settings.max_tokens, one.sampling.seed)
-        inputs: dict[str, Any] = {"caption": caption, "details": details, "rejected": rejected}
+        inputs: dict[str, Any] = {"caption": one.text, "details": details, "rejected": rejected}
         unit = await self._ask(model, "merge", prompt, sampling, **inputs)
-        merged = (
-            fall_back(one, unit.reason, self.kit.filters)
-            if unit.failed
-            else apply_merge(
-                one, unit.result["text"], self.kit.filters, unit.result["finish_reason"]
-            )
-        )
+        if unit.failed:
+            merged = fall_back(one, unit.reason, self.kit.filters)
+        else:
+            text, finish_reason = unit.result["text"], unit.result["finish_reason"]
+            merged = apply_merge(one, text, self.kit.filters, finish_reason)
         return self._private(replace(merged, usage=one.usage + _usage(model, unit)))
 
     def _private(self, one: Candidate) -> Candidate:
@@ -294,9 +275,7 @@ class _ImageRun:
 
         def score() -> list[dict[str, Any]]:
             parsed = [
-                parsed_caption(split_sentences(text), of_text, settings.stop_words)
-                if text
-                else None
+                parsed_caption(split_sentences(text), of_text) if text else None
                 for text, of_text in zip(texts, graphs, strict=True)
             ]
             scores = consensus_scores(
@@ -305,14 +284,13 @@ class _ImageRun:
                 models=models,
                 texts=texts,
                 weights=settings.weights,
-                same_model_pairs=settings.same_model_pairs,
             )
             return [asdict(one) for one in scores]
 
         unit = await self._once(
             "consensus",
             lambda: in_threads(self.kit.in_consensus, score),
-            settings=settings,
+            weights=settings.weights,
             encoder=self.kit.encode.revision,
             parser=self.kit.parser.revision,
             capture=[CAPTURE_REVISION, parsing_revision()],
@@ -330,7 +308,9 @@ class _ImageRun:
         """The candidate, dropped if a filter finds that its final text does not fit the image."""
         if one.drop_reason:
             return one
-        return replace(one, drop_reason=self.kit.filters.caption_reason(self.picture, one.text))
+        return replace(
+            one, drop_reason=self.kit.filters.caption_reason(self.picture.image, one.text)
+        )
 
     # ---- units ----------------------------------------------------------------------------------
 
@@ -427,6 +407,3 @@ def _usage(model: CaptionModel, unit: Unit) -> Usage:
         reply["seconds"],
         float(cost(prompt_tokens, completion_tokens)) if cost else 0.0,
     )
-
-
-__all__ = ["caption_image"]

@@ -118,15 +118,3 @@ def _candidate(row: dict[str, Any]) -> Candidate:
     row["index"], row["drop_reason"] = row.pop("candidate"), row["drop_reason"] or ""
     del row["kept"]
     return _CANDIDATE.validate_python(row)
-
-
-__all__ = [
-    "AUDIT_COLUMNS",
-    "CANDIDATES",
-    "REJECTS",
-    "Reject",
-    "read_candidates",
-    "read_rejects",
-    "write_candidates",
-    "write_rejects",
-]

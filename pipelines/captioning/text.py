@@ -5,15 +5,6 @@ from collections.abc import Collection
 
 from dataset_builders.captions import has_template_token, strip_template, visible_text
 
-FLAGS = {
-    "cut_to_sentence": "An incomplete sentence at the end was cut off.",
-    "markup_removed": "Headings, bullets or emphasis were removed.",
-    "preamble_removed": "An opening remark to the user was removed.",
-    "speculation": "The text speculates: suggesting, gives a sense of, ...",
-    "template_removed": "Chat template tokens around the text were removed.",
-}
-"""Notes on a caption that is kept."""
-
 # patterns never scan a run of white space from each of its positions: linear time
 SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*(?=\s|$)")
 _WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
@@ -54,7 +45,9 @@ def tidy_caption(text: str) -> tuple[str, tuple[str, ...]]:
     drops it.
 
     Returns:
-        The text, and the flags of `FLAGS` that apply, sorted.
+        The text, and flags, sorted: "cut_to_sentence" (an incomplete sentence at the end),
+        "markup_removed" (headings, bullets, emphasis), "preamble_removed" (a remark to the user),
+        "speculation" (it remains: suggesting, gives a sense of), "template_removed".
     """
     flags = set()
     bare = strip_template(text)
@@ -114,6 +107,3 @@ def _stem(word: str) -> str:
     if word.endswith("ies") and len(word) > 4:
         return word[:-3] + "y"
     return word[: -2 if _ES.search(word) else -1]
-
-
-__all__ = ["FLAGS", "SENTENCE_END", "names_any", "tidy_caption", "words_of"]

@@ -183,6 +183,3 @@ def wordnet_synonyms() -> Callable[[str, str], bool]:
         return one in other or other in one or not names(one).isdisjoint(names(other))
 
     return synonyms
-
-
-__all__ = ["ADJECTIVE", "NOUN", "VERSION", "WordNet", "open_wordnet", "wordnet_synonyms"]

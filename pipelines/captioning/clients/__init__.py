@@ -10,7 +10,6 @@ from typing import Any
 
 from ..errors import CaptioningError
 from ..records import CaptionModel
-from .presets import PRESETS
 
 CLIENTS = {
     "openai": "pipelines.captioning.clients.openai_compatible",
@@ -27,20 +26,10 @@ def open_model(config: Mapping[str, Any], dataset_name: str = "") -> CaptionMode
         dataset_name: Dataset of the run; only simulated models use it.
 
     Raises:
-        CaptioningError: unknown client, unknown or missing field, or invalid value.
+        CaptioningError: Unknown client, unknown or missing field, or invalid value.
     """
     values = dict(config)
     client = values.pop("client", "openai")
-    if client == "in_process":
-        preset = PRESETS.get(values.get("preset", ""))
-        served = values.get("model") or (preset.model if preset else "MODEL")
-        raise CaptioningError(
-            f"Model {values.get('name', '?')!r} has client 'in_process', which is gone: models "
-            f"run in a server. Start one, for example\n"
-            f"  transformers serve {served} --port 8000      (or: vllm serve {served})\n"
-            f"and in the recipe replace `client` by `base_url: http://localhost:8000/v1`; device, "
-            f"dtype, batch size and processor options are the server's."
-        )
     if client not in CLIENTS:
         raise CaptioningError(
             f"Model {values.get('name', '?')!r} has client {client!r}; available: "
@@ -51,4 +40,4 @@ def open_model(config: Mapping[str, Any], dataset_name: str = "") -> CaptionMode
     return model
 
 
-__all__ = ["CLIENTS", "PRESETS", "open_model"]
+__all__ = ["CLIENTS", "open_model"]

@@ -1,13 +1,13 @@
 """A model behind any server that speaks the OpenAI chat protocol.
 
 vLLM, SGLang, `transformers serve` and the paid services do. Connections, authentication and the
-protocol are the `openai` package's. Retries are not: every attempt has to be counted, an outage may
-last longer than the package waits, and an image that crashes the server is no outage.
+protocol are the `openai` package's. Retries are not: every attempt has to be counted, and an outage
+may last longer than the package waits.
 
 | fault | response |
 |---|---|
-| 401, 402, an empty account; 403, 404 or a redirect before the first answer, or 20 times in a row; nothing but other 4xx from the start | `ModelUnavailableError` |
-| 429; no connection; 502, 503 or 504 where the list of models is not to be had either | retried without using up attempts; after `outage_timeout_s` the request fails if others were answered meanwhile, and the run ends if none was |
+| 401, 402, an empty account; 403, 404 or a redirect before the first answer | `ModelUnavailableError` |
+| 429, 502, 503, 504, no connection | retried without using up attempts; after `outage_timeout_s` the request fails if others were answered meanwhile, and the run ends if none was |
 | timeouts, 408, 409, 425, other 5xx, lost connections, malformed or empty answers | retried up to `max_attempts` times |
 | other 4xx, refusals, filtered content, reasoning without an answer | the request fails at once |
 
@@ -16,46 +16,150 @@ Before a retry the client waits as long as the server asks (`Retry-After`), or b
 
 import asyncio
 import base64
+import ipaddress
+import json
 import logging
 import os
 import random
+import re
 import time
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
+from pydantic import Field, field_validator
+
+from dataset_builders.errors import DatasetError
 from dataset_builders.transport import retry_after
+from dataset_builders.yaml_records import Record, make_record
 
-from ..errors import MissingDependencyError, ModelUnavailableError, RequestFailedError
-from ..records import Reply, Request
-from .messages import (
-    MAX_DETAIL,
-    FaultError,
-    error_detail,
-    join_stream,
-    media_type,
-    plain_text,
-    read_answer,
+from ..errors import (
+    CaptioningError,
+    MissingDependencyError,
+    ModelUnavailableError,
+    RequestFailedError,
 )
-from .settings import ChatSettings, read_settings
+from ..records import Reply, Request
+from .answers import MAX_DETAIL, FaultError, error_detail, read_answer
+from .presets import find_preset
 
-MAX_ANSWER_BYTES = 16 * 2**20
-"""Bound of a response; captions have a few kilobytes."""
-MAX_REFUSALS = 20
-"""Refusals without an answer in between after which the model, not the images, is to blame."""
-PROBE_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 10.0
+BACKOFF_S, MAX_BACKOFF_S = 1.0, 60.0
+"""Longest wait before the second attempt, which doubles with every further one; and its bound."""
 RAMP_S = 0.003
 """Delay between the first requests: sent together, they would be answered together, and the server
 would idle while this process works through the answers."""
+RESERVED = (
+    *("model", "messages", "temperature", "top_p", "seed", "n", "stream", "stream_options"),
+    *("max_tokens", "max_completion_tokens"),
+)
+"""Fields of a request that `extra_body` may not set."""
 
 _STOPPING_CODES = frozenset({401, 402})
 _DOUBTFUL_CODES = frozenset({301, 302, 303, 307, 308, 403, 404})
 """A wrong address, model or key; or, with some services, an image that they reject."""
-_GATEWAY_CODES = frozenset({502, 503, 504})
+_AWAY_CODES = frozenset({429, 502, 503, 504})
 _PASSING_CODES = frozenset({408, 409, 425})
-_MALFORMED = (ValueError, RecursionError)
-"""What JSON that is none, or too deep, raises."""
+# tokens of chat templates; a space after the first character makes them text
+_CONTROL = re.compile(
+    r"<(?=\|[^|<>\s]{1,64}\|>)"  # ChatML and its kin: <|im_end|>
+    r"|<(?=/?(?:image|img|video|audio|s|bos|eos|pad|unk|IMG_CONTEXT|image_placeholder|"
+    r"start_of_turn|end_of_turn|start_of_image)>)"
+    r"|<(?=\uff5c)"  # DeepSeek's full-width bars
+    r"|\[(?=/?INST\])"
+)
+_Positive = Annotated[int, Field(ge=1)]
+_Price = Annotated[float, Field(ge=0)]
 
 logger = logging.getLogger(__name__)
+
+
+class ChatSettings(Record):
+    """Fields of a model in a recipe.
+
+    Attributes:
+        name: Name in the recipe, the tables and the reports.
+        model: Name of the model at the server, usually its id on the Hub.
+        base_url: Address of the server, up to and including `/v1`.
+        revision: Commit, tag, quantisation or date of the model. Servers do not tell what they
+            serve; what is written here goes into the tables and into the ledger's keys.
+        api_key_env: Name of the environment variable that holds the key; no key by default.
+        max_concurrency: Maximum number of simultaneous requests.
+        timeout_s: Maximum duration of an attempt, in seconds.
+        max_attempts: Attempts per request; waiting for a server does not count.
+        outage_timeout_s: How long a server may be unreachable or out of capacity.
+        max_tokens_field: Name of the token limit; newer services want "max_completion_tokens".
+        omit: Sampling fields that the service refuses.
+        extra_body: Further fields of every request; part of the revision.
+        price_per_million_input: Price of a million prompt tokens, in any currency.
+        price_per_million_output: Price of a million completion tokens, in the same currency.
+    """
+
+    name: str = Field(min_length=1)
+    model: str = Field(min_length=1)
+    base_url: str
+    revision: str = Field("main", min_length=1)
+    api_key_env: str | None = None
+    max_concurrency: _Positive = 16
+    timeout_s: float = Field(300.0, gt=0)
+    max_attempts: _Positive = 5
+    outage_timeout_s: float = Field(1800.0, ge=0)
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    omit: tuple[Literal["temperature", "top_p", "seed"], ...] = ()
+    extra_body: Mapping[str, Any] = {}
+    price_per_million_input: _Price = 0.0
+    price_per_million_output: _Price = 0.0
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_address(cls, value: str) -> str:
+        url = urlsplit(value)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ValueError("must be like http://localhost:8000/v1")
+        if url.username or url.password or url.query or url.fragment:
+            raise ValueError(
+                "holds more than host and path. A key belongs into an environment variable that "
+                "`api_key_env` names"
+            )
+        return value
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _key_is_set(cls, value: str | None) -> str | None:
+        if value is None:
+            return value
+        if not value.isidentifier():  # not shown: it may be the key itself
+            raise ValueError("must be the name of an environment variable, not the key")
+        key = os.environ.get(value, "")
+        if not key:
+            raise ValueError(f"names the environment variable {value}, which is not set")
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise ValueError(f"names {value}, which holds white space or other non-key characters")
+        return value
+
+    @field_validator("extra_body")
+    @classmethod
+    def _nothing_reserved(cls, value: Mapping[str, Any]) -> Mapping[str, Any]:
+        if taken := sorted(set(RESERVED) & set(value)):
+            raise ValueError(f"may not set {', '.join(taken)}: other fields of the recipe do")
+        return value
+
+    @property
+    def remote(self) -> bool:
+        """Whether images leave this machine."""
+        host = urlsplit(self.base_url).hostname or ""
+        try:
+            return not ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host != "localhost"
+
+    @property
+    def exact_revision(self) -> str:
+        """What answers: model, revision, and what else changes answers; not the address."""
+        given = {"omit": sorted(self.omit), "extra_body": self.extra_body}
+        given = {name: value for name, value in given.items() if value}
+        exact = f"{self.model}@{self.revision}"
+        return f"{exact} {json.dumps(given, sort_keys=True)}" if given else exact
 
 
 class OpenAICompatibleModel:
@@ -75,15 +179,12 @@ class OpenAICompatibleModel:
         self.remote = settings.remote
         self._session: _Session | None = None
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r}, {self.revision!r})"
-
     async def complete(self, request: Request) -> Reply:
         """Ask until there is an answer.
 
         Raises:
-            RequestFailedError: no answer; the module says what is retried.
-            ModelUnavailableError: no request can succeed.
+            RequestFailedError: No answer; the module says what is retried.
+            ModelUnavailableError: No request can succeed.
         """
         loop = asyncio.get_running_loop()
         if self._session is None or self._session.loop is not loop:
@@ -103,8 +204,33 @@ class OpenAICompatibleModel:
 
 
 def open_model(config: Mapping[str, Any], dataset_name: str = "") -> OpenAICompatibleModel:
-    """Open a model from its fields in a recipe; see `settings.read_settings`."""
-    return OpenAICompatibleModel(read_settings(config))
+    """Open a model from its fields in a recipe.
+
+    Args:
+        config: Fields of `ChatSettings`; `preset`, a name in `presets.PRESETS`, gives `model` and
+            what else the preset sets.
+        dataset_name: Not used.
+
+    Raises:
+        CaptioningError: Unknown or missing fields, or invalid values; all of them are named.
+    """
+    values = dict(config)
+    if (name := values.pop("preset", None)) is not None:
+        preset = find_preset(name)
+        values = {"model": preset.model, "extra_body": dict(preset.extra_body), **values}
+    try:
+        where = f"models[{values.get('name', '?')}]"
+        return OpenAICompatibleModel(make_record(ChatSettings, values, where))
+    except DatasetError as error:
+        raise CaptioningError(str(error)) from None
+
+
+def plain_text(prompt: str) -> str:
+    """A prompt without control tokens of chat templates: `<|im_end|>` becomes `< |im_end|>`.
+
+    Prompts quote captions, and captions may quote what is written in an image.
+    """
+    return _CONTROL.sub(lambda found: found.group() + " ", prompt)
 
 
 class _Session:
@@ -119,8 +245,8 @@ class _Session:
         for number in range(settings.max_concurrency):
             self.loop.call_later(number * RAMP_S, self._slots.release)
         self._answered_at = 0.0
-        self._refusals = 0
         self._away = False
+        self._label = f"Model {settings.name!r} ({settings.model}) at {settings.base_url}"
 
     async def complete(self, request: Request) -> Reply:
         async with self._slots:
@@ -134,24 +260,20 @@ class _Session:
                     return Reply(*answer, attempts=attempts, seconds=time.monotonic() - started)
                 except FaultError as error:
                     fault = error
-                if fault.kind in ("down", "busy"):
-                    now = time.monotonic()
-                    waiting_since = waiting_since or now
-                    self._check_outage(waiting_since, now, fault, attempts)
+                if fault.kind == "away":
+                    waiting_since = waiting_since or time.monotonic()
+                    self._check_outage(waiting_since, fault, attempts)
                 else:
                     waiting_since, counted = 0.0, counted + 1
                     if fault.kind == "final" or counted >= self._settings.max_attempts:
                         raise RequestFailedError(fault.reason, fault.detail, attempts)
-                await asyncio.sleep(max(fault.wait_s, self._backoff(attempts)))
+                longest = min(MAX_BACKOFF_S, BACKOFF_S * 2.0 ** min(attempts - 1, 64))
+                await asyncio.sleep(max(fault.wait_s, longest * random.uniform(0.5, 1.0)))
 
     def _body(self, request: Request) -> dict[str, Any]:
         """The body of a chat request."""
-        try:
-            kind = media_type(request.image)
-        except ValueError as error:
-            raise RequestFailedError("bad_image", str(error), 0) from error
         settings, sampling = self._settings, request.sampling
-        url = f"data:{kind};base64,{base64.b64encode(request.image).decode()}"
+        url = f"data:image/jpeg;base64,{base64.b64encode(request.image).decode()}"
         content = [
             {"type": "image_url", "image_url": {"url": url}},
             {"type": "text", "text": plain_text(request.prompt)},
@@ -165,39 +287,30 @@ class _Session:
             "seed": sampling.seed,
         }
         kept = {name: value for name, value in fields.items() if name not in settings.omit}
-        return kept | settings.extra_body
+        return {**kept, **settings.extra_body}
 
     async def _attempt(self, body: Mapping[str, Any]) -> tuple[str, str, int, int]:
-        """Ask once; the answer as `messages.read_answer` gives it."""
-        import httpx2
+        """Ask once; the answer as `read_answer` gives it."""
         import openai
 
         try:
             async with asyncio.timeout(self._settings.timeout_s):
-                answer = read_answer(await self._post(body), self._safe)
-        except (TimeoutError, httpx2.HTTPError) as error:  # the latter within a stream
+                # `chat.completions.create` takes half as long again, for types that servers do
+                # not keep
+                response = await self.client.post("/chat/completions", cast_to=object, body=body)
+                answer = read_answer(response, self._safe)
+        except TimeoutError as error:
             raise self._connection_fault(error) from None
         except openai.APIConnectionError as error:
             raise self._connection_fault(error.__cause__ or error) from None
         except openai.APIStatusError as error:
-            raise await self._refusal(error) from None
-        except (openai.OpenAIError, *_MALFORMED) as error:
+            raise self._refusal(error) from None
+        except (openai.OpenAIError, ValueError, RecursionError) as error:  # JSON that is none
             raise FaultError("invalid_answer", self._safe(str(error))[:MAX_DETAIL]) from None
         if self._away:
             logger.warning("%s answers again.", self._label)
-        self._answered_at, self._refusals, self._away = time.monotonic(), 0, False
+        self._answered_at, self._away = time.monotonic(), False
         return answer
-
-    async def _post(self, body: Mapping[str, Any]) -> Any:
-        """The response to a chat request, as parsed JSON or as text."""
-        if not self._settings.stream:
-            # `chat.completions.create` takes half as long again, for types that servers do not keep
-            return await self.client.post("/chat/completions", cast_to=object, body=body)
-        asked = {name: body[name] for name in ("model", "messages")}
-        others = {name: value for name, value in body.items() if name not in asked}
-        others["stream_options"] = {"include_usage": True}
-        stream = await self.client.chat.completions.create(**asked, extra_body=others, stream=True)
-        return join_stream([chunk.to_dict(warnings=False) async for chunk in stream])
 
     def _connection_fault(self, cause: BaseException) -> FaultError:
         """What a connection that failed means: no server, or one that broke off."""
@@ -205,64 +318,44 @@ class _Session:
 
         detail = self._safe(f"{type(cause).__name__}: {cause}")[:MAX_DETAIL]
         if isinstance(cause, (httpx2.ConnectError, httpx2.ConnectTimeout)):
-            return FaultError("connection", detail, "down")
+            return FaultError("connection", detail, "away")
         if isinstance(cause, (TimeoutError, httpx2.TimeoutException)):
             return FaultError("timeout", f"no answer within {self._settings.timeout_s:g} s")
         return FaultError("connection", detail)
 
-    async def _refusal(self, error: Any) -> FaultError:
+    def _refusal(self, error: Any) -> FaultError:
         """What a status other than 200 means.
 
         Raises:
-            ModelUnavailableError: every request would be refused.
+            ModelUnavailableError: Every request would be refused.
         """
-        status, said = error.status_code, error.response.text
+        status, said = error.status_code, error.response.text[:4096]
         reason, detail = f"http_{status}", self._safe(error_detail(said))[:MAX_DETAIL]
-        wait_s = retry_after(error.response.headers) or 0.0
-        if status in _GATEWAY_CODES:
-            return FaultError(reason, detail, await self._passing_or_down(), wait_s)
-        passing = status in _PASSING_CODES or status >= 500
-        self._refusals += not passing and status != 429
-        doubtful, never = status in _DOUBTFUL_CODES, not self._answered_at
         if (
             status in _STOPPING_CODES
-            or (status == 429 and "insufficient_quota" in said[:4096])
-            or (doubtful and never)
-            or (self._refusals >= MAX_REFUSALS and (doubtful or never))
+            or (status == 429 and "insufficient_quota" in said)
+            or (status in _DOUBTFUL_CODES and not self._answered_at)
         ):
             raise ModelUnavailableError(
                 f"{self._label} refuses: HTTP {status} {detail} Check `base_url`, `model` and the "
                 f"key that `api_key_env` names, then run the same command again."
             ) from None
-        if status == 429:
-            return FaultError(reason, detail, "busy", wait_s)
+        wait_s = retry_after(error.response.headers) or 0.0
+        if status in _AWAY_CODES:
+            return FaultError(reason, detail, "away", wait_s)
+        passing = status in _PASSING_CODES or status >= 500
         return FaultError(reason, detail, "passing" if passing else "final", wait_s)
 
-    async def _passing_or_down(self) -> Literal["passing", "down"]:
-        """Whether a server stands behind the gateway: all of this kind list their models."""
-        import openai
-
-        try:
-            async with asyncio.timeout(PROBE_TIMEOUT_S):
-                await self.client.get("/models", cast_to=object)
-        except openai.APIStatusError as error:
-            return "down" if error.status_code in _GATEWAY_CODES else "passing"
-        except (TimeoutError, openai.APIConnectionError):
-            return "down"
-        except (openai.OpenAIError, *_MALFORMED):
-            pass
-        return "passing"
-
-    def _check_outage(self, since: float, now: float, fault: FaultError, attempts: int) -> None:
+    def _check_outage(self, since: float, fault: FaultError, attempts: int) -> None:
         """Give up when the server has been out of reach or capacity for too long.
 
         Raises:
-            RequestFailedError: other requests were answered meanwhile.
-            ModelUnavailableError: none was.
+            RequestFailedError: Other requests were answered meanwhile.
+            ModelUnavailableError: None was.
         """
         patience = self._settings.outage_timeout_s
         said = f"{fault.reason} {fault.detail}".strip()
-        if now - since < patience:
+        if time.monotonic() - since < patience:
             if not self._away:
                 logger.warning(
                     "%s does not answer (%s); waiting up to %.0f s.", self._label, said, patience
@@ -276,21 +369,9 @@ class _Session:
                 f"wait for capacity, then run the same command again: what is done is kept."
             )
 
-    def _backoff(self, attempt: int) -> float:
-        """Seconds before the next attempt: doubling, capped, drawn from the upper half."""
-        settings = self._settings
-        # beyond 64 doublings the cap is reached, and beyond 1023 the power overflows
-        longest = min(settings.max_backoff_s, settings.backoff_s * 2.0 ** min(attempt - 1, 64))
-        return longest * random.uniform(0.5, 1.0)  # moves moments, never results
-
     def _safe(self, text: str) -> str:
         """What a server said, without the key: some repeat it."""
         return text.replace(self._key, "***") if self._key else text
-
-    @property
-    def _label(self) -> str:
-        settings = self._settings
-        return f"Model {settings.name!r} ({settings.model}) at {settings.base_url}"
 
 
 def _client(settings: ChatSettings, key: str) -> Any:
@@ -302,51 +383,23 @@ def _client(settings: ChatSettings, key: str) -> Any:
         raise MissingDependencyError(
             'The openai package is needed to ask servers: pip install -e ".[captioning]"'
         ) from error
-
-    class Bounded(httpx2.AsyncByteStream):
-        def __init__(self, stream: Any):
-            self._stream = stream
-
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            size = 0
-            async for chunk in self._stream:
-                size += len(chunk)
-                if size > MAX_ANSWER_BYTES:
-                    raise ValueError(f"more than {MAX_ANSWER_BYTES} bytes")
-                yield chunk
-
-        async def aclose(self) -> None:
-            await self._stream.aclose()
-
-    async def bound(response: Any) -> None:
-        if response.headers.get("content-encoding", "identity") != "identity":
-            raise ValueError("compressed, which was not asked for")  # it could hold gigabytes
-        response.stream = Bounded(response.stream)
-
     # their debugging output holds headers and status lines, in which a server may repeat the key
     for name in ("httpx2", "httpcore2"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    omit = openai.Omit()
-    headers: dict[str, Any] = {"OpenAI-Organization": omit, "OpenAI-Project": omit}
     connections = settings.max_concurrency + 1
+    omit: Any = openai.Omit()
     return openai.AsyncOpenAI(
         api_key=key or "EMPTY",  # anything, or it would send the environment's OPENAI_API_KEY
         admin_api_key="",
         base_url=settings.base_url,
         max_retries=0,
-        default_headers=headers | {"Accept-Encoding": "identity"},
+        default_headers={"OpenAI-Organization": omit, "OpenAI-Project": omit},
         http_client=httpx2.AsyncClient(
             # what stays on this machine must not go through a proxy that the environment names
             trust_env=settings.remote,
-            timeout=httpx2.Timeout(
-                settings.timeout_s, connect=settings.connect_timeout_s, pool=None
-            ),
+            timeout=httpx2.Timeout(settings.timeout_s, connect=CONNECT_TIMEOUT_S, pool=None),
             limits=httpx2.Limits(
                 max_connections=connections, max_keepalive_connections=connections
             ),
-            event_hooks={"response": [bound]},
         ),
     )
-
-
-__all__ = ["OpenAICompatibleModel", "open_model"]

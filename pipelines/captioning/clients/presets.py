@@ -1,8 +1,9 @@
 """Models by name, each with the command that serves it.
 
-None of them was run for this repository: names, commands and licences are those of the projects'
-own documentation, so read the model card before you publish captions. Commits are not pinned; put
-the one that you serve into `revision`, which is part of every table.
+None of them was run for this repository: names and commands are those of the projects' own
+documentation, and so are licences, with the page that states them; where that page could not be
+consulted, the entry says so. Read the model card before you publish captions. Commits are not
+pinned; put the one that you serve into `revision`, which is part of every table.
 """
 
 import difflib
@@ -25,6 +26,7 @@ class Preset:
         model: Name that the server of `serve_command` gives it.
         serve_command: Shell commands that start an OpenAI-compatible server.
         licence: Licence of code and weights.
+        source: Page that states the licence.
         remarks: What else to know.
         extra_body: Further fields of every request.
     """
@@ -33,6 +35,7 @@ class Preset:
     model: str
     serve_command: str
     licence: str
+    source: str
     remarks: str
     extra_body: Mapping[str, Any] = field(default_factory=dict)
 
@@ -47,7 +50,8 @@ PAPER = (
         "# model.generate(image, [llama.format_prompt(prompt)]): POST /v1/chat/completions gives\n"
         "# {'choices': [{'message': {'content': text}, 'finish_reason': 'stop'}]}, and GET\n"
         "# /v1/models answers anything",
-        "code GPL-3.0; needs the weights of LLaMA 1 (7B), which are for research only",
+        "code GPL-3.0 (not verified); needs the weights of LLaMA 1 (7B), for research only",
+        "https://github.com/OpenGVLab/LLaMA-Adapter",
         "Neither transformers, vLLM nor SGLang runs it. Sees 224 x 224 pixels.",
     ),
     Preset(
@@ -57,7 +61,8 @@ PAPER = (
         "# tower, then\n"
         "vllm serve ./ShareGPT4V-7B-hf --served-model-name Lin-Chen/ShareGPT4V-7B "
         f"--max-model-len 4096 {_ONE_IMAGE}",
-        "code Apache-2.0, data CC BY-NC 4.0, language model under Llama 2's licence: research only",
+        "code Apache-2.0, data CC BY-NC 4.0; checkpoint for research only, under Llama's terms",
+        "https://github.com/InternLM/InternLM-XComposer/tree/main/projects/ShareGPT4V",
         "The published checkpoint's type, share4v, is registered nowhere. Sees 336 x 336 pixels.",
     ),
     Preset(
@@ -67,6 +72,7 @@ PAPER = (
         "--mm-processor-kwargs '{\"max_pixels\": 1003520}'\n"
         "# small runs: transformers serve Qwen/Qwen2.5-VL-7B-Instruct",
         "Apache-2.0",
+        "https://huggingface.co/Qwen/Qwen2.5-VL-7B-Instruct",
         "One token per 28 x 28 pixels: `max_pixels` 1003520 bounds an image at 1280 tokens.",
     ),
     Preset(
@@ -76,6 +82,7 @@ PAPER = (
         '\'{"architectures": ["DeepseekVLV2ForCausalLM"]}\' --chat-template '
         f"template_deepseek_vl2.jinja {_ONE_IMAGE}",
         "code MIT, weights under the DeepSeek Model License (commercial use allowed)",
+        "https://github.com/deepseek-ai/DeepSeek-VL2",
         "The checkpoint has no chat template; vLLM brings it among its examples. Context of 4096 "
         "tokens.",
     ),
@@ -84,7 +91,8 @@ PAPER = (
         "OpenGVLab/InternVL3-8B",
         f"vllm serve OpenGVLab/InternVL3-8B --trust-remote-code --max-model-len 8192 {_ONE_IMAGE} "
         "--mm-processor-kwargs '{\"max_dynamic_patch\": 6}'",
-        "code MIT, weights Apache-2.0 (built on Qwen2.5)",
+        "Apache-2.0",
+        "https://huggingface.co/OpenGVLab/InternVL3-8B",
         "256 tokens per tile of 448 x 448 pixels. `transformers serve` needs the checkpoint "
         "OpenGVLab/InternVL3-8B-hf.",
     ),
@@ -99,6 +107,7 @@ CURRENT = (
         "# or: python -m sglang.launch_server --model-path Qwen/Qwen3-VL-8B-Instruct --port 8000\n"
         "# small runs: transformers serve Qwen/Qwen3-VL-8B-Instruct",
         "Apache-2.0",
+        "https://huggingface.co/Qwen/Qwen3-VL-8B-Instruct",
         "Needs vLLM 0.11 or newer.",
     ),
     Preset(
@@ -106,6 +115,7 @@ CURRENT = (
         "Qwen/Qwen3.5-9B",
         f"vllm serve Qwen/Qwen3.5-9B --max-model-len 8192 {_ONE_IMAGE} --reasoning-parser qwen3",
         "Apache-2.0",
+        "https://huggingface.co/Qwen/Qwen3.5-9B",
         "Needs vLLM 0.17 or newer. Reasons by default; the preset turns that off.",
         {"chat_template_kwargs": {"enable_thinking": False}},
     ),
@@ -115,6 +125,7 @@ CURRENT = (
         f"vllm serve OpenGVLab/InternVL3_5-8B --trust-remote-code --max-model-len 8192 "
         f"{_ONE_IMAGE}",
         "Apache-2.0",
+        "https://huggingface.co/OpenGVLab/InternVL3_5-8B-Instruct",
         "256 tokens per tile of 448 x 448 pixels.",
     ),
     Preset(
@@ -123,6 +134,7 @@ CURRENT = (
         f"vllm serve google/gemma-3-12b-it --max-model-len 8192 {_ONE_IMAGE}\n"
         "# small runs: transformers serve google/gemma-3-12b-it",
         "Gemma Terms of Use, to be accepted on the Hub",
+        "https://ai.google.dev/gemma/terms",
         "Sees 896 x 896 pixels as 256 tokens.",
     ),
     Preset(
@@ -130,7 +142,8 @@ CURRENT = (
         "zai-org/GLM-4.5V-FP8",
         f"vllm serve zai-org/GLM-4.5V-FP8 --tensor-parallel-size 4 --enable-expert-parallel "
         f"--max-model-len 16384 --reasoning-parser glm45 {_ONE_IMAGE}",
-        "MIT",
+        "MIT (not verified)",
+        "https://huggingface.co/zai-org/GLM-4.5V-FP8",
         "Four GPUs of 80 GB; vLLM 0.12 or newer. Reasons by default; the preset turns that off.",
         {"chat_template_kwargs": {"enable_thinking": False}},
     ),
@@ -164,8 +177,6 @@ def describe_presets() -> str:
         parts.append(f"{title}; no command was run for this repository.\n")
         for one in presets:
             command = textwrap.indent(one.serve_command, "    ")
-            parts.append(f"{one.name}: {one.model} ({one.licence})\n  {one.remarks}\n{command}\n")
+            head = f"{one.name}: {one.model}\n  Licence: {one.licence}; {one.source}"
+            parts.append(f"{head}\n  {one.remarks}\n{command}\n")
     return "\n".join(parts)
-
-
-__all__ = ["CURRENT", "PAPER", "PRESETS", "Preset", "describe_presets", "find_preset"]

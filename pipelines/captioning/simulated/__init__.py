@@ -10,19 +10,17 @@ CPU. What comes of it is *synthetic*.
 """
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
+from dataset_builders.synthetic.captioners import CAPTIONERS
+
 from ..errors import CaptioningError
-from .captioner import SimulatedCaptionModel, captioner_named
 from .detector import SimulatedDetector
-from .merge import MergeErrors
+from .models import MergeErrors, SimulatedCaptionModel
 from .truth import open_truth
 
 LOCAL_HALLUCINATION = 0.5
-_RATES = ("omission", "hallucination")
-_MERGE_RATES = tuple(field.name for field in fields(MergeErrors))
-_DETECTOR_OPTIONS = ("miss_rate", "false_alarm_rate", "threshold", "seed")
 
 
 def open_model(config: Mapping[str, Any], dataset_name: str) -> SimulatedCaptionModel:
@@ -35,13 +33,16 @@ def open_model(config: Mapping[str, Any], dataset_name: str) -> SimulatedCaption
         dataset_name: Folder of a synthetic dataset, with `truth/`.
 
     Raises:
-        CaptioningError: no such captioner, an unknown option, a rate out of range, or no truth.
+        CaptioningError: No such captioner, an unknown option, a rate out of range, or no truth.
     """
     options = dict(config)
     name = options.pop("name")
-    captioner = captioner_named(options.pop("captioner", name))
-    known = (*_RATES, "local_hallucination", *_MERGE_RATES)
-    _check_options(options, known, f"the simulated model {name!r}")
+    wanted = options.pop("captioner", name)
+    captioners = {captioner.name: captioner for captioner in CAPTIONERS}
+    if wanted not in captioners:
+        raise CaptioningError(
+            f"There is no simulated captioner {wanted!r}; there are {', '.join(captioners)}."
+        )
     for option, value in options.items():
         highest = 0.9 if option == "hallucination" else 1.0  # one statement in ten has to be true
         if not 0 <= value <= highest:
@@ -49,33 +50,27 @@ def open_model(config: Mapping[str, Any], dataset_name: str) -> SimulatedCaption
                 f"`{option}` of {name!r} must lie between 0 and {highest}, got {value}."
             )
     local = options.pop("local_hallucination", LOCAL_HALLUCINATION)
-    rates = {option: options.pop(option) for option in _RATES if option in options}
-    return SimulatedCaptionModel(
-        name, replace(captioner, **rates), open_truth(dataset_name), MergeErrors(**options), local
-    )
+    own = ("omission", "hallucination")
+    rates = {option: options.pop(option) for option in own if option in options}
+    try:
+        errors = MergeErrors(**options)
+    except TypeError as error:
+        raise CaptioningError(f"Options of the simulated model {name!r}: {error}.") from error
+    captioner = replace(captioners[wanted], **rates)
+    return SimulatedCaptionModel(name, captioner, open_truth(dataset_name), errors, local)
 
 
-def open_detector(options: Mapping[str, Any], dataset_name: str) -> SimulatedDetector:
+def open_detector(dataset_name: str, **options: Any) -> SimulatedDetector:
     """Open a simulated detector.
 
     Args:
-        options: Options of `SimulatedDetector`; `dataset_name` may be among them.
         dataset_name: Folder of a synthetic dataset, with `truth/`.
+        options: Options of `SimulatedDetector`.
 
     Raises:
-        CaptioningError: an unknown option, a rate out of range, or no truth.
+        CaptioningError: A rate out of range, or no truth.
     """
-    values = dict(options)
-    truth = open_truth(values.pop("dataset_name", dataset_name))
-    _check_options(values, _DETECTOR_OPTIONS, "the simulated detector")
-    return SimulatedDetector(truth, **values)
-
-
-def _check_options(options: Mapping[str, Any], known: tuple[str, ...], whose: str) -> None:
-    if unknown := sorted(set(options) - set(known)):
-        raise CaptioningError(
-            f"There is no option {', '.join(unknown)} of {whose}; there are {', '.join(known)}."
-        )
+    return SimulatedDetector(open_truth(dataset_name), **options)
 
 
 __all__ = ["SimulatedCaptionModel", "SimulatedDetector", "open_detector", "open_model"]

@@ -4,15 +4,13 @@ It looks up whether the truth of the image supports a phrase, errs at the given 
 score to match. Its errors are assumptions, not measurements of OWLv2.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dataset_builders.synthetic.scene import HEIGHT, WIDTH, SceneObject
-
 from ..errors import CaptioningError
-from ..records import Detection, SourceImage
+from ..records import SourceImage
 from .truth import ImageTruth, Truth, rng_of
 from .words import (
     WORDING_VERSION,
@@ -24,7 +22,6 @@ from .words import (
 )
 
 RULES_VERSION = "simulated-detector-1"
-TILE_PX = 256
 # beta distributions of scores: of what is found, of false alarms, and below the threshold
 _ABOVE, _JUST_ABOVE, _BELOW = (2.0, 6.0), (1.0, 12.0), (1.0, 2.0)
 
@@ -44,7 +41,7 @@ class SimulatedDetector:
         seed: Seed of the errors.
 
     Raises:
-        CaptioningError: a rate outside [0, 1], or a threshold outside (0, 1).
+        CaptioningError: A rate outside [0, 1], or a threshold outside (0, 1).
     """
 
     def __init__(
@@ -55,34 +52,36 @@ class SimulatedDetector:
         threshold: float = 0.01,
         seed: int = 0,
     ):
-        for name, rate in (("miss_rate", miss_rate), ("false_alarm_rate", false_alarm_rate)):
-            if not 0 <= rate <= 1:
-                raise CaptioningError(f"`{name}` must lie between 0 and 1, got {rate}.")
-        if not 0 < threshold < 1:
-            raise CaptioningError(f"`threshold` must lie between 0 and 1, got {threshold}.")
+        rates = (miss_rate, false_alarm_rate)
+        if not all(0 <= rate <= 1 for rate in rates) or not 0 < threshold < 1:
+            raise CaptioningError(
+                "`miss_rate`, `false_alarm_rate` and `threshold` of the simulated detector lie "
+                f"between 0 and 1, got {miss_rate}, {false_alarm_rate} and {threshold}."
+            )
         self._truth = truth
-        self._miss_rate, self._false_alarm_rate = miss_rate, false_alarm_rate
-        self._threshold, self._seed = threshold, seed
+        self._miss_rate, self._false_alarm_rate = rates
+        self._threshold = threshold
         self.revision = (
             f"{RULES_VERSION}/{WORDING_VERSION}/miss={miss_rate}/false_alarm={false_alarm_rate}"
             f"/threshold={threshold}/seed={seed}"
         )
 
-    def detect(self, source: SourceImage, phrases: Sequence[str]) -> Detection:
-        """Score phrases: a patch for the whole image, and one for each thing that has a box."""
+    def detect(self, source: SourceImage, phrases: Sequence[str]) -> NDArray[np.float32]:
+        """Score of each phrase."""
         truth = self._truth[source.image_id]
-        boxes = _patches(truth)
-        scores = np.empty((len(boxes), len(phrases)), dtype=np.float32)
-        places = {thing: number for number, thing in enumerate(boxes)}
         true = true_statements(truth)
-        for column, phrase in enumerate(phrases):
+        # patches: the whole image, and one per kind of object
+        patches = ["", *sorted({item.name for item in truth.objects})]
+        found = np.empty(len(phrases), dtype=np.float32)
+        for number, phrase in enumerate(phrases):
             thing, is_true = _support(phrase, truth, true)
             rng = rng_of(self.revision, truth.image_id, phrase)
-            scores[:, column] = self._threshold * rng.beta(*_BELOW, size=len(boxes)) / 2
-            scores[places.get(thing, 0), column] = self._score(
+            scores = self._threshold * rng.beta(*_BELOW, size=len(patches)) / 2
+            scores[patches.index(thing) if thing in patches else 0] = self._score(
                 rng, self._is_found(truth.image_id, thing, is_true), is_true is not False
             )
-        return Detection(scores, np.array(list(boxes.values()), dtype=np.float32))
+            found[number] = scores.max()
+        return found
 
     def _is_found(self, image_id: str, thing: str, is_true: bool | None) -> bool:
         if is_true is None:
@@ -112,22 +111,3 @@ def _support(phrase: str, truth: ImageTruth, true: Statements) -> tuple[str, boo
             if words <= statement:
                 return thing, is_true
     return " ".join(sorted(words)), False
-
-
-def _patches(truth: ImageTruth) -> Mapping[str, NDArray[np.float32]]:
-    """Box (xyxy) of the whole image, under the empty name, and of the largest of each object."""
-    size = (WIDTH, HEIGHT) if truth.view == "street_view" else (TILE_PX, TILE_PX)
-    largest: dict[str, SceneObject] = {}
-    for item in truth.objects:
-        if item.name not in largest or _area(item) > _area(largest[item.name]):
-            largest[item.name] = item
-    boxes = {"": (0, 0, *size), **{name: item.box for name, item in sorted(largest.items())}}
-    return {name: np.array(box, dtype=np.float32) for name, box in boxes.items()}
-
-
-def _area(item: SceneObject) -> int:
-    left, top, right, bottom = item.box
-    return (right - left) * (bottom - top)
-
-
-__all__ = ["SimulatedDetector"]

@@ -22,13 +22,7 @@ from ..errors import CaptioningError
 from ..records import Box, View
 
 SIDES = ("left side", "right side")
-MIN_SHARE = 0.05
-"""Share of a crop below which a land cover is not mentioned."""
-MARK_PHRASES = {
-    "trees": COVER_PHRASES["trees"],
-    "pools": "swimming pools",
-    "tanks": "round storage tanks",
-}
+COLUMNS = ["image_id", "statements", "objects", "mask", "cover"]
 # as objects they are named one by one, in facts by the side of the street
 HOUSE_THINGS = {
     "detached house": SIDE_PHRASES["villas"],
@@ -36,8 +30,13 @@ HOUSE_THINGS = {
     "apartment block": SIDE_PHRASES["slabs"],
     "tower": SIDE_PHRASES["towers"],
 }
-_MIN_MARK_SHARE = {"trees": 0.15, "pools": 0.004, "tanks": 0.01}
-_COLUMNS = ["image_id", "statements", "objects", "mask", "cover"]
+# marks of a tile: their words, and the share of a crop below which they are not mentioned
+MARK_PHRASES = {
+    "trees": (COVER_PHRASES["trees"], 0.15),
+    "pools": ("swimming pools", 0.004),
+    "tanks": ("round storage tanks", 0.01),
+}
+MIN_COVER_SHARE, MIN_SKY_SHARE = 0.05, 0.3
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class ImageTruth:
     """What is true of an image.
 
     Attributes:
-        image_id: Identifier of the image.
+        image_id: Id of the image.
         view: "street_view" or "satellite".
         facts: Facts, large things first.
         objects: Objects of a street view, roughly from far to near.
@@ -83,7 +82,7 @@ class ImageTruth:
         """`(H, W)` index into `CLASSES`, or the cover of a tile.
 
         Raises:
-            CaptioningError: the dataset was built without masks.
+            CaptioningError: The dataset was built without masks.
         """
         if self.encoded is None:
             raise CaptioningError(
@@ -103,11 +102,11 @@ class ImageTruth:
         ground = np.bincount((inside & COVER_BITS).ravel(), minlength=len(COVERS)) / inside.size
         for name, share in zip(COVERS, ground.tolist(), strict=True):
             words = "railway line" if name == "rail" else COVER_PHRASES.get(name, "")
-            if words in self.things and share > MIN_SHARE:
+            if words in self.things and share > MIN_COVER_SHARE:
                 yield Sight(words, words, share)
-        for name, words in MARK_PHRASES.items():
+        for name, (words, least) in MARK_PHRASES.items():
             share = float(np.mean((inside & MARKS[name]) > 0))
-            if words in self.things and share > _MIN_MARK_SHARE[name]:
+            if words in self.things and share > least:
                 yield Sight(words, words, share)
 
     def _in_scene(self, box: Box, inside: NDArray[np.uint8]) -> Iterator[Sight]:
@@ -124,7 +123,7 @@ class ImageTruth:
             yield Sight(HOUSE_THINGS.get(item.name, item.name), words, area / max(inside.size, 1))
         sky = float(np.mean(inside == CLASSES.index("sky")))
         for fact in self.facts:
-            if fact.key == "sky" and sky > 0.3:
+            if fact.key == "sky" and sky > MIN_SKY_SHARE:
                 yield Sight("sky", f"sky that is {fact.value}", sky)
 
 
@@ -135,7 +134,7 @@ class Truth:
         dataset_name: Folder of a synthetic dataset.
 
     Raises:
-        CaptioningError: the folder holds no truth, or that of an older version.
+        CaptioningError: The folder holds no truth.
     """
 
     def __init__(self, dataset_name: str | Path):
@@ -145,25 +144,18 @@ class Truth:
                 f"{dataset_name} has no truth/: simulated models know only the synthetic city. "
                 "Build it by `python -m dataset_builders.synthetic --with_masks`."
             )
-        self._rows: dict[str, Mapping[str, Any]] = {}
-        for path in paths:
-            if missing := set(_COLUMNS) - set(pq.read_schema(path).names):
-                raise CaptioningError(
-                    f"{path} lacks {', '.join(sorted(missing))}: build the dataset anew, it is of "
-                    "an older version."
-                )
-            for row in pq.read_table(path, columns=_COLUMNS).to_pylist():
-                self._rows[row["image_id"]] = row
+        rows = (row for path in paths for row in pq.read_table(path, columns=COLUMNS).to_pylist())
+        self._rows: dict[str, Mapping[str, Any]] = {row["image_id"]: row for row in rows}
 
     def __iter__(self) -> Iterator[str]:
-        """Identifiers of all images, sorted."""
+        """Ids of all images, sorted."""
         return iter(sorted(self._rows))
 
     def __getitem__(self, image_id: str) -> ImageTruth:
         """The truth of an image.
 
         Raises:
-            CaptioningError: there is no such image.
+            CaptioningError: There is no such image.
         """
         if image_id not in self._rows:
             raise CaptioningError(
@@ -204,6 +196,3 @@ def _overlap(one: tuple[int, int, int, int], box: Box) -> float:
     width = min(right, box.left + box.width) - max(left, box.left)
     height = min(bottom, box.top + box.height) - max(top, box.top)
     return float(max(0, width) * max(0, height))
-
-
-__all__ = ["SIDES", "ImageTruth", "Sight", "Truth", "open_truth", "rng_of", "thing_of"]

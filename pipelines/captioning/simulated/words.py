@@ -37,7 +37,7 @@ WORDING_VERSION = "wording-1"
 Statements = Sequence[tuple[frozenset[str], str]]
 """Telling words of a statement, and what it is about."""
 
-_WORD = re.compile(r"[a-z]+(?:-[a-z]+)*")
+WORD = re.compile(r"[a-z]+(?:-[a-z]+)*")
 _COMMON = (
     "a an and are as at be by for from in into is it its of on one or out over so that the their "
     "there these this those to two which while with"
@@ -66,7 +66,7 @@ def stem(word: str) -> str:
 
 def stems(text: str) -> frozenset[str]:
     """The words of a text without plurals, function words left out."""
-    words = _WORD.findall(text.lower())
+    words = WORD.findall(text.lower())
     return frozenset(stem(word) for word in words if word not in _FUNCTION_WORDS)
 
 
@@ -152,18 +152,3 @@ def _statements(facts: Iterable[Fact], view: str) -> Iterator[tuple[frozenset[st
     for fact in facts:
         for words in wordings(fact, view):
             yield telling_stems(words), thing_of(fact)
-
-
-__all__ = [
-    "WORDING_VERSION",
-    "padding_sentences",
-    "padding_stems",
-    "possible_facts",
-    "possible_statements",
-    "stem",
-    "stems",
-    "telling_stems",
-    "true_statements",
-    "vocabulary",
-    "wordings",
-]

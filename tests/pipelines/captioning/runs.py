@@ -8,6 +8,13 @@ import pyarrow.parquet as pq
 import yaml
 
 MODELS = ("synthetic-amber", "synthetic-cedar")
+FEW = {
+    "max_images": 2,
+    "refine": False,
+    "views": ["satellite"],
+    "run": {"images_per_shard": 2, "images_in_flight": 2, "gallery_size": 1},
+}
+"""A run that takes a second."""
 
 
 def recipe_values(dataset: Path, output_dir: Path, **changes: Any) -> dict[str, Any]:
@@ -18,8 +25,8 @@ def recipe_values(dataset: Path, output_dir: Path, **changes: Any) -> dict[str, 
         "models": [{"name": name, "client": "simulated"} for name in MODELS],
         "generate": {"captions_per_model": 2},
         "filter": {"detector": "simulated"},
-        "max_images": 6,
-        "run": {"images_per_shard": 4, "images_in_flight": 4, "gallery_size": 4},
+        "max_images": 3,
+        "run": {"images_per_shard": 2, "images_in_flight": 4, "gallery_size": 4},
     }
     return values | changes
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import gzip
 import logging
 import threading
 from dataclasses import replace
@@ -11,13 +10,18 @@ from typing import Any
 import pytest
 
 from pipelines.captioning.clients import open_model, openai_compatible
-from pipelines.captioning.clients.openai_compatible import MAX_REFUSALS
 from pipelines.captioning.errors import ModelUnavailableError, RequestFailedError
 from pipelines.captioning.records import Request, Sampling
-from tests.servers import Call, LoopbackServer, Response, chat, chat_stream, error
+from tests.servers import Call, LoopbackServer, Response, chat, error
 
 JPEG = b"\xff\xd8\xff" + bytes(range(256)) * 700
 KEY = "sk-very-secret-0123456789"
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch):
+    monkeypatch.setattr(openai_compatible, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(openai_compatible, "MAX_BACKOFF_S", 0.05)
 
 
 def request(**changes) -> Request:
@@ -34,7 +38,7 @@ def request(**changes) -> Request:
 
 
 def model_at(url: str, **changes) -> Any:
-    quick = {"backoff_s": 0.01, "max_backoff_s": 0.05, "max_attempts": 4, "timeout_s": 600}
+    quick = {"max_attempts": 4, "timeout_s": 600}
     return open_model({"name": "m", "model": "org/model", "base_url": url} | quick | changes)
 
 
@@ -85,22 +89,12 @@ def test_names_fields_as_the_service_wants_them():
     assert body["max_completion_tokens"] == 64
 
 
-def test_joins_streams():
-    with LoopbackServer([chat_stream(["A ", "tall", " tree."], "length")]) as server:
-        (reply,) = ask(server, stream=True)
-    assert (reply.text, reply.finish_reason) == ("A tall tree.", "length")
-    assert (reply.prompt_tokens, reply.completion_tokens) == (100, 20)
-    body = server.calls[0].json
-    assert (body["stream"], body["max_tokens"], body["seed"]) == (True, 64, 11)
-
-
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
         pytest.param(error(408), "http_408", id="408"),
         pytest.param(error(409), "http_409", id="409"),
         pytest.param(error(500), "http_500", id="500"),
-        pytest.param(error(503), "http_503", id="503 of a server that is up"),
         pytest.param(Response(disconnect=True), "connection", id="disconnect"),
         pytest.param(chat(cut=30), "connection", id="cut short"),
         pytest.param(Response(body=chat().body[:50]), "invalid_answer", id="truncated JSON"),
@@ -130,26 +124,6 @@ def test_retries_what_may_pass(fault, reason):
     assert (failed.reason, failed.attempts, len(server.calls)) == (reason, 2, 2)
 
 
-@pytest.mark.parametrize(
-    ("fault", "reason"),
-    [
-        (chat_stream(["A", " cut"], done=False), "truncated_stream"),
-        (replace(chat_stream(["A", " cut"]), cut=150), "connection"),
-        (Response(body=b'data: {"choices": [3]}\n\ndata: [DONE]\n\n'), "invalid_answer"),
-        (Response(body=b"data: {oh\n\n"), "invalid_answer"),
-        (Response(body=b'data: {"error": {"message": "no memory"}}\n\n'), "invalid_answer"),
-    ],
-)
-def test_retries_a_stream_that_breaks(fault, reason):
-    with LoopbackServer([fault, chat_stream(["Ok."])]) as server:
-        (reply,) = ask(server, stream=True)
-    assert (reply.text, reply.attempts) == ("Ok.", 2)
-    with LoopbackServer([fault]) as server:
-        (failed,) = ask(server, stream=True, max_attempts=1)
-    assert isinstance(failed, RequestFailedError)
-    assert failed.reason == reason
-
-
 def test_retries_a_server_that_hangs():
     done = threading.Event()
     with LoopbackServer([chat(hold=done)]) as server:
@@ -159,7 +133,7 @@ def test_retries_a_server_that_hangs():
     assert (failed.reason, failed.attempts) == ("timeout", 2)
 
 
-@pytest.mark.parametrize("status", [400, 405, 413, 415, 422])
+@pytest.mark.parametrize("status", [400, 413, 422])
 def test_gives_up_at_once_what_would_fail_again(status):
     with LoopbackServer([error(status, "The image\nis too large.")]) as server:
         (failed,) = ask(server)
@@ -168,7 +142,7 @@ def test_gives_up_at_once_what_would_fail_again(status):
     assert failed.attempts == len(server.calls) == 1
 
 
-@pytest.mark.parametrize("status", [401, 402, 403, 404, 307])
+@pytest.mark.parametrize("status", [401, 403, 404, 307])
 def test_stops_the_run_when_every_request_would_fail(status):
     with LoopbackServer([error(status, "no such thing")]) as server:
         (failed,) = ask(server)
@@ -179,41 +153,11 @@ def test_stops_the_run_when_every_request_would_fail(status):
     assert len(server.calls) == 1
 
 
-def test_stops_the_run_when_the_account_is_empty():
-    body = b'{"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}}'
-    with LoopbackServer([chat(), Response(429, body)]) as server:
-        results = ask(server, 2, max_concurrency=1)
-    assert isinstance(results[1], ModelUnavailableError)
-    assert len(server.calls) == 2
-
-
-@pytest.mark.parametrize(
-    ("script", "failures"),
-    [
-        ([chat(), error(403)], MAX_REFUSALS - 1),  # at some services, an image that they dislike
-        ([error(400)], MAX_REFUSALS - 1),  # no request was ever good
-        ([chat(), error(400)], MAX_REFUSALS + 1),  # many bad images, after a good one
-    ],
-)
-def test_many_refusals_stop_the_run_unless_images_are_to_blame(script, failures):
-    with LoopbackServer(script) as server:
-        results = ask(server, MAX_REFUSALS + len(script), max_concurrency=1)
-    kinds = [type(one) for one in results[len(script) - 1 :]]
-    assert kinds[:failures] == [RequestFailedError] * failures
-    assert set(kinds[failures:]) <= {ModelUnavailableError}
-
-
 def test_waits_as_long_as_the_server_asks():
     with LoopbackServer([error(429, Retry_After="0.5"), chat()]) as server:
         (reply,) = ask(server)
     assert reply.attempts == 2
     assert server.calls[1].at - server.calls[0].at >= 0.5
-
-
-def test_want_of_capacity_uses_up_no_attempt():
-    with LoopbackServer([*[error(429)] * 9, chat()]) as server:
-        (reply,) = ask(server, max_attempts=1)
-    assert reply.attempts == 10
 
 
 def test_bounds_and_fills_its_concurrency():
@@ -256,19 +200,11 @@ def test_a_server_that_dies_and_comes_back_costs_no_request(caplog):
     assert caplog.text.count("does not answer") == caplog.text.count("answers again") == 1
 
 
-class Gateway(LoopbackServer):
-    """Stands before a server that is down."""
-
-    def answer(self, method: str, path: str, headers: Any, body: bytes) -> Response:
-        response = super().answer(method, path, headers, body)
-        return error(502) if method == "GET" else response
-
-
 @pytest.mark.parametrize("kind", ["stopped", "behind a gateway", "without capacity"])
 def test_an_outage_that_lasts_ends_the_run(kind):
     server = {
         "stopped": LoopbackServer([]),
-        "behind a gateway": Gateway([error(503)]),
+        "behind a gateway": LoopbackServer([error(503)]),
         "without capacity": LoopbackServer([error(429)]),
     }[kind]
     with server:
@@ -303,45 +239,6 @@ def test_one_request_without_capacity_fails_while_others_are_answered():
 
     with LoopbackServer(respond) as server:
         asyncio.run(main())
-
-
-def test_an_image_that_crashes_the_server_is_rejected():
-    """Each attempt ends the server, which is away for a while and then comes back."""
-
-    async def main(server: LoopbackServer):
-        model = model_at(server.url, max_attempts=3)
-        task = asyncio.create_task(model.complete(request()))
-        for number in range(1, 4):
-            while len(server.calls) < number:
-                await asyncio.sleep(0.01)
-            await asyncio.to_thread(server.stop)
-            await asyncio.sleep(0.1)
-            await asyncio.to_thread(server.start)
-        with pytest.raises(RequestFailedError, match="connection") as failed:
-            await task
-        await model.close()
-        return failed.value.attempts
-
-    crash = threading.Event()  # never answers
-    with LoopbackServer([chat(hold=crash)]) as server:
-        attempts = asyncio.run(main(server))
-        crash.set()
-    assert len(server.calls) == 3
-    assert attempts >= 3
-
-
-def test_answers_are_bounded(monkeypatch):
-    monkeypatch.setattr(openai_compatible, "MAX_ANSWER_BYTES", 100_000)
-    packed = {"Content-Encoding": "gzip"}
-    for fault in (
-        Response(body=b" " * 1_000_000),
-        error(500, "x" * 1_000_000),
-        Response(body=gzip.compress(b" " * 10_000_000), headers=packed),
-    ):
-        with LoopbackServer([fault]) as server:
-            (failed,) = ask(server, max_attempts=1)
-        assert failed.reason == "invalid_answer"
-        assert "more than 100000 bytes" in failed.detail or "compressed" in failed.detail
 
 
 def test_opens_again_after_close_and_in_another_loop():
@@ -396,21 +293,3 @@ def test_the_key_is_sent_and_shown_nowhere(monkeypatch, caplog):
     shown += [repr(rejected), repr(answered), repr(stopped), str(rejected), caplog.text]
     for text in shown:
         assert KEY not in text
-
-
-def test_the_key_is_not_shown_where_a_stream_is_cut(monkeypatch):
-    monkeypatch.setenv("TEST_MODEL_KEY", KEY)
-    with LoopbackServer([chat_stream(["It is ", KEY], done=False)]) as server:
-        (failed,) = ask(server, stream=True, max_attempts=1, api_key_env="TEST_MODEL_KEY")
-    assert failed.reason == "truncated_stream"
-    assert KEY not in failed.detail
-
-
-def test_rejects_bytes_that_are_no_image():
-    async def main():
-        model = model_at("http://127.0.0.1:9/v1")
-        with pytest.raises(RequestFailedError, match="bad_image: not a JPEG, PNG or WebP"):
-            await model.complete(request(image=b"GIF89a"))
-        await model.close()
-
-    asyncio.run(main())

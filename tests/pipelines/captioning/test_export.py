@@ -50,7 +50,7 @@ def test_an_export_of_a_dataset_holds_its_tables_and_what_was_found(city_with_tr
     assert "synthetic" in (root / "README.md").read_text()
 
 
-def by_stem(recipe, shard):
+def by_stem(shard):
     for path in _files(Path(shard.source))[shard.start : shard.start + shard.count]:
         yield path.stem, path.read_bytes()
 

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipelines.captioning.errors import CaptioningError
-from pipelines.captioning.filters import DEFAULT, TEXT_FILTERS, Answer, Filters, RunImages
-from pipelines.captioning.image_filters import ImageTextScore, near_duplicates
+from pipelines.captioning.filters import DEFAULT, TEXT_FILTERS, Answer, Filters
+from pipelines.captioning.image_filters import ImageTextScore, RunImages, near_duplicates
 from pipelines.captioning.recipe import make_recipe
 from pipelines.captioning.records import SourceImage
 from pipelines.captioning.run import run
-from pipelines.captioning.text import FLAGS, names_any, tidy_caption
+from pipelines.captioning.text import names_any, tidy_caption
 
 from .runs import recipe_values, rejects, table
 
@@ -110,23 +110,6 @@ def test_what_can_be_mended_is_mended_and_flagged(answer, flag):
     text, flags = tidy_caption(answer)
     assert text == GOOD
     assert flag in flags
-    assert flag in FLAGS
-
-
-def test_characters_that_nobody_sees_go():
-    assert tidy_caption(GOOD.replace(" wide", "\x00 wide\x07\u202e")) == (GOOD, ())
-
-
-def test_quotes_around_the_whole_are_removed_and_guesses_flagged():
-    assert tidy_caption(f'"{GOOD}"')[0] == GOOD
-    text, flags = tidy_caption(GOOD[:-1] + ", suggesting a busy day.")
-    assert flags == ("speculation",)
-    assert reason(text) == ""
-
-
-def test_a_colon_in_a_first_sentence_is_no_preamble():
-    text = "Here are two kinds of houses side by side: low ones of brick, and towers of glass."
-    assert tidy_caption(text) == (text, ())
 
 
 def test_an_echo_of_the_prompt_is_found():
@@ -170,8 +153,7 @@ def test_words_are_compared_whole():
 
 @given(st.text(max_size=300), st.sampled_from(["stop", "length"]))
 def test_any_text_is_tidied_and_judged(text, finish_reason):
-    tidied, flags = tidy_caption(text)
-    assert set(flags) <= set(FLAGS)
+    tidied, _ = tidy_caption(text)
     assert reason(tidied, finish_reason) in {"", "empty", *TEXT_FILTERS}
 
 
@@ -221,9 +203,9 @@ def test_a_recipe_chooses_its_filters_and_their_options():
 
 def test_a_function_outside_the_package_is_a_caption_filter():
     filters = Filters([{f"{__name__}:no_water": {"word": "sea"}}])
-    picture = type("Picture", (), {"image": Image.new("RGB", (8, 8))})()
-    assert filters.caption_reason(picture, "By the sea.") == "no_water"
-    assert filters.caption_reason(picture, "By the water.") == ""
+    image = Image.new("RGB", (8, 8))
+    assert filters.caption_reason(image, "By the sea.") == "no_water"
+    assert filters.caption_reason(image, "By the water.") == ""
 
 
 @pytest.mark.parametrize(
@@ -258,12 +240,11 @@ def source(name, image, **options):
 
 def test_a_shard_waits_for_the_near_duplicates_that_another_process_looks_for(tmp_path):
     read = threading.Event()
-    filters = Filters(["near_duplicate"])
-    filters.prepare(RunImages(lambda: [read.set()], lambda: "v1", tmp_path))
-    picture = type("Picture", (), {"image": scene(1)})()
+    run_images = RunImages(lambda: [read.set()], lambda: "v1", tmp_path)
+    filters = Filters(["near_duplicate"], run_images)
     with ThreadPoolExecutor(1) as pool:
         with FileLock(tmp_path / ".near_duplicates.lock"):
-            reason = pool.submit(filters.image_reason, picture, "b")
+            reason = pool.submit(filters.image_reason, scene(1), "b")
             assert not read.wait(0.5)
             found = {"key": "phash 4 v1", "duplicates": {"b": "a"}}
             (tmp_path / "near_duplicates.json").write_text(json.dumps(found))
@@ -288,10 +269,8 @@ def test_near_duplicates_are_found_whatever_their_size_and_compression(tmp_path)
         return images
 
     def judged():
-        filters = Filters(["near_duplicate"])
-        filters.prepare(RunImages(read, lambda: "v1", Path(tmp_path)))
-        picture = type("Picture", (), {"image": scene(0)})()
-        return {name: filters.image_reason(picture, name) for name in ("sea", "again")}
+        filters = Filters(["near_duplicate"], RunImages(read, lambda: "v1", Path(tmp_path)))
+        return {name: filters.image_reason(scene(0), name) for name in ("sea", "again")}
 
     assert judged() == {"sea": ("", ""), "again": ("near_duplicate", "looks like 07")}
     assert judged()["sea"] == ("", "")
@@ -350,7 +329,7 @@ def test_the_filters_of_a_recipe_act_in_a_run(city_with_truth, tmp_path):
     assert {row["image_id"] for row in rows} == {rows[0]["image_id"]}  # all others look like it
     duplicates = [one for one in rejects(tmp_path) if one["reason"] == "near_duplicate"]
     assert {one["detail"] for one in duplicates} == {f"looks like {rows[0]['image_id']}"}
-    assert len(duplicates) == 5
+    assert len(duplicates) == 2
     dropped = {row["drop_reason"] for row in rows if "street" in row["text"]}
     assert dropped == {"no_water"}
     # without the phrase filter nothing is asked of the detector, but details are still merged

@@ -1,10 +1,13 @@
 import asyncio
 import time
+from dataclasses import replace
 
 import pytest
 
 from pipelines.captioning.errors import RequestFailedError
-from pipelines.captioning.ledger import Ledger, unit_key
+from pipelines.captioning.inputs import InputShard
+from pipelines.captioning.ledger import Ledger, ShardFolder, fingerprint, unit_key
+from pipelines.captioning.recipe import make_recipe
 from pipelines.captioning.records import Box, Sampling
 from tests.processes import start_python
 
@@ -27,11 +30,6 @@ def test_unit_key_depends_on_every_part_and_on_nothing_else():
         unit_key("local", box=Box(1, 2, 3, 4), sampling=Sampling(seed=1), prompt="b"),
     ]
     assert len({key, *others}) == 5
-
-
-def test_unit_key_refuses_what_has_no_fixed_text():
-    with pytest.raises(TypeError, match="set"):
-        unit_key("local", words={"a"})
 
 
 def test_once_computes_once_and_remembers_over_a_reopening(tmp_path):
@@ -91,11 +89,6 @@ def test_an_unexpected_error_is_no_unit(tmp_path):
         assert ledger.get("k") is None
 
 
-def test_a_result_with_nan_is_refused(tmp_path):
-    with Ledger(tmp_path / "units.sqlite") as ledger, pytest.raises(ValueError, match="JSON"):
-        once(ledger, "k", lambda: answer(float("nan")))
-
-
 KILLED = """
 import asyncio, sys
 from pathlib import Path
@@ -118,7 +111,7 @@ def test_sigkill_loses_no_unit_that_was_done(tmp_path):
     said = tmp_path / "said.out"
     process = start_python("-c", KILLED, path, output=tmp_path / "said")
     try:
-        while not said.exists() or said.read_text().count("\n") < 50:
+        while not said.exists() or said.read_text().count("\n") < 20:
             assert process.is_alive()
             time.sleep(0.001)
     finally:
@@ -127,3 +120,34 @@ def test_sigkill_loses_no_unit_that_was_done(tmp_path):
     last = said.read_text().count("\n") - 1
     with Ledger(path) as ledger:
         assert [unit.result for unit in ledger.units()][: last + 1] == list(range(last + 1))
+
+
+# ---- shards -------------------------------------------------------------------------------------
+
+SHARD = InputShard("s", "c-satellite", "satellite", "folder", "x", 0, 3, "stamp")
+RECIPE = make_recipe({"dataset_name": "d", "output_dir": "o", "models": [{"name": "a"}]})
+
+
+def test_fingerprint_changes_with_whatever_the_tables_depend_on_but_not_with_the_pace():
+    given = {"recipe": RECIPE, "revisions": {"model a": "1"}, "shard": SHARD}
+    changes = [
+        {"recipe": RECIPE.model_copy(update={"seed": 1})},
+        {"revisions": {"model a": "2"}},
+        {"revisions": {"model a": "1", "model b": "1"}},
+        {"shard": replace(SHARD, stamp="other")},
+    ]
+    assert len({fingerprint(**(given | change)) for change in [{}, *changes]}) == 5
+    paced = make_recipe(RECIPE.model_dump() | {"run": {"images_in_flight": 1}, "output_dir": "b"})
+    assert fingerprint(**(given | {"recipe": paced})) == fingerprint(**given)
+
+
+def test_a_shard_is_done_only_for_its_fingerprint(tmp_path):
+    folder = ShardFolder(tmp_path, SHARD)
+    assert not folder.is_done("x")
+    folder.finish("x", {"images": 3})
+    assert folder.is_done("x")
+    assert not folder.is_done("y")
+    folder.marker.write_text("{")  # damaged from outside
+    assert not folder.is_done("x")
+    folder.reopen()
+    assert folder.summary() == {}

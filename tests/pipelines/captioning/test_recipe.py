@@ -3,7 +3,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipelines.captioning.__main__ import main
 from pipelines.captioning.errors import CaptioningError
+from pipelines.captioning.kit import open_part
 from pipelines.captioning.recipe import Component, make_recipe, read_recipe
 
 MINIMAL = {"dataset_name": "city", "output_dir": "out", "models": [{"name": "m"}]}
@@ -13,19 +15,23 @@ RECIPES = sorted((Path(__file__).resolve().parents[3] / "configs" / "captioning"
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_the_recipes_of_the_project_open(path, tiny_city):
-    from pipelines.captioning.estimate import estimate
+def test_the_recipes_of_the_project_open(path, city_with_truth, capsys):
+    main(["run", str(path), "--dataset_name", str(city_with_truth), "--dry_run"])
+    assert "images; of each model about" in capsys.readouterr().out
 
-    assert "images; of each model about" in estimate(read_recipe(path, dataset_name=str(tiny_city)))
 
-
-def test_wrong_options_of_boxes_are_found_before_the_first_image(tiny_city, tmp_path):
-    from pipelines.captioning.kit import open_kit
-
-    values = MINIMAL | {"models": [{"name": "m", "model": "m", "base_url": "http://localhost/v1"}]}
-    recipe = make_recipe(values | {"segment": {"boxes": {"max_boxs": 3}}})
-    with pytest.raises(CaptioningError, match="max_boxs"), open_kit(recipe):
-        pass
+@pytest.mark.parametrize(
+    ("kind", "component", "message"),
+    [
+        ("segmenter", Component("yolo"), r"Unknown segmenter 'yolo'; use one of \['felzenszwalb',"),
+        ("segmenter", Component("felzenszwalb", {"size": 3}), "'felzenszwalb': .*argument 'size'"),
+        ("parser", Component("punkt"), r"'punkt'.*'factual', 'spacy'"),
+        ("detector", Component("owlv2", {"checkpoint": "x"}), "Options of the detector 'owlv2'"),
+    ],
+)
+def test_a_part_that_does_not_exist_is_refused(kind, component, message):
+    with pytest.raises(CaptioningError, match=message):
+        open_part(kind, component)
 
 
 def test_nested_fields_are_converted(tmp_path):
@@ -53,9 +59,10 @@ def test_nested_fields_are_converted(tmp_path):
         ({"generate": {"captions_per_model": True}}, "must be a whole number, got true"),
         ({"generate": {"captions_per_model": 0}}, "must be greater than or equal to 1, got 0"),
         ({"generate": 3}, "`generate` must be a mapping"),
-        ({"filter": {"mode": "both"}}, "`filter.mode` must be one of 'independent', 'reference'"),
+        ({"filter": {"threshold": "low"}}, "`filter.threshold` must be a number"),
         ({"consensus": {"weights": [1, 2]}}, "`consensus.weights` must have 3 values"),
         ({"generate": {"temperature": []}}, "generate.temperature: needs at least one value"),
+        ({"prompts": {"descibe": {"satellite": "x"}}}, "'describe', 'local', 'merge'"),
         ({"models": []}, "models: a recipe needs at least one model"),
         ({"models": [{"preset": "x"}]}, "every model must have a `name`"),
         ({"models": [{"name": "a"}, {"name": "a"}]}, "names must differ: a, a"),
@@ -72,7 +79,7 @@ def test_all_mistakes_are_told_at_once():
         "models": [{"name": "m"}],
         "generat": {},
         "generate": {"captions_per_modl": 3, "temperature": ["hot"]},
-        "filter": {"mode": "both"},
+        "filter": {"threshold": "low"},
     }
     with pytest.raises(CaptioningError) as refused:
         make_recipe(wrong)
@@ -83,7 +90,7 @@ def test_all_mistakes_are_told_at_once():
         "no field 'generat' in a recipe. Did you mean 'generate'?",
         "no field 'generate.captions_per_modl' in a recipe. Did you mean 'captions_per_model'?",
         "`generate.temperature[0]` must be a number, got 'hot'",
-        "`filter.mode` must be",
+        "`filter.threshold` must be",
     ):
         assert sum(found in line for line in lines) == 1
 

@@ -3,24 +3,24 @@ import collections
 import json
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from dataset_builders.storage import iter_images
-from pipelines.captioning import worker
+from pipelines.captioning import ledger as ledger_module
+from pipelines.captioning import run as run_module
+from pipelines.captioning.__main__ import main
+from pipelines.captioning.errors import CaptioningError
 from pipelines.captioning.inputs import list_shards, read_shard
 from pipelines.captioning.kit import open_kit
-from pipelines.captioning.ledger import Ledger
-from pipelines.captioning.phrases import REASONS
+from pipelines.captioning.ledger import Ledger, ShardFolder
 from pipelines.captioning.recipe import make_recipe
-from pipelines.captioning.report import report_run
-from pipelines.captioning.run import run, state
-from pipelines.captioning.shards import ShardFolder
-from pipelines.captioning.worker import Worker
-from tests.processes import run_python
+from pipelines.captioning.run import Worker, run, state
+from tests.processes import run_python, start_python
 
-from .runs import MODELS, recipe_values, rejects, table, write_recipe
+from .runs import FEW, MODELS, recipe_values, rejects, table, write_recipe
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_every_image_has_its_candidates_and_one_of_them_is_chosen(whole):
     by_image = collections.defaultdict(list)
     for row in rows:
         by_image[row["image_id"]].append(row)
-    assert len(by_image) == 12
+    assert len(by_image) == 6
     for several in by_image.values():
         assert [(one["model"], one["candidate"]) for one in several] == [
             (model, index) for model in MODELS for index in range(2)
@@ -52,7 +52,7 @@ def test_every_image_has_its_candidates_and_one_of_them_is_chosen(whole):
         assert {one["stage"] for one in several if one["kept"]} == {"consensus"}
     phrases = [phrase for row in rows for phrase in json.loads(row["phrases"])]
     reasons = {phrase["reason"] for phrase in phrases}
-    assert {"", "relation", "below_threshold"} <= reasons <= {"", *REASONS}
+    assert {"", "relation", "below_threshold"} <= reasons
     assert all(json.loads(row["details"]) for row in rows)
 
 
@@ -67,7 +67,7 @@ def test_without_refinement_the_consensus_is_that_of_the_captions_as_first_writt
     assert [row["text"] for row in rows] != [row["text"] for row in table(whole)]
     kept = [row for row in rows if row["kept"]]
     assert all(row["text"] == row["generated"] and row["score"] > 0 for row in kept)
-    assert sum(row["chosen"] for row in rows) == 12
+    assert sum(row["chosen"] for row in rows) == 6
 
 
 def test_the_same_run_again_asks_nobody_and_changes_nothing(city, whole):
@@ -81,45 +81,47 @@ def run_until(number: int, units: int, recipe: Path):
     return run_python("-m", "tests.pipelines.captioning.kill_run", int(number), units, recipe)
 
 
-@pytest.mark.parametrize("units", [1, 120])
-def test_sigkill_and_resume_end_with_the_same_table(city, whole, tmp_path, units):
+def test_sigkill_and_resume_end_with_the_same_table(city, whole, tmp_path):
     recipe = write_recipe(tmp_path / "recipe.yaml", recipe_values(city, tmp_path / "out"))
-    killed = run_until(signal.SIGKILL, units, recipe)
+    killed = run_until(signal.SIGKILL, 60, recipe)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not state(make_recipe(recipe_values(city, tmp_path / "out"))).finished
     assert run(make_recipe(recipe_values(city, tmp_path / "out"))).finished
     assert table(tmp_path / "out") == table(whole)
 
 
-SECOND = """
-import sys
-from pipelines.captioning import ledger
-from pipelines.captioning.__main__ import main
-ledger.LOCK_TIMEOUT_S = 0.1
-main(["run", sys.argv[1]])
+HOLD = """
+import sys, time
+from pathlib import Path
+from pipelines.captioning.ledger import Ledger
+with Ledger(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
 """
 
 
-def test_a_second_process_on_the_same_shard_is_refused_and_spoils_nothing(city, whole, tmp_path):
-    values = recipe_values(city, tmp_path / "out")
-    recipe = write_recipe(tmp_path / "recipe.yaml", values)
-    first = list_shards(make_recipe(values))[0]
-    with Ledger(ShardFolder(tmp_path / "out", first).ledger):
-        refused = run_python("-c", SECOND, recipe)
-    (said,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
-    assert "Another process is working on the shard" in said
-    assert "--shard I/N" in said
-    assert refused.returncode == 1
-    assert "Traceback" not in refused.stderr
-    assert run_python("-c", SECOND, recipe).returncode == 0
-    assert table(tmp_path / "out") == table(whole)
+def test_two_processes_do_not_work_on_the_same_shard(city, tmp_path, monkeypatch):
+    recipe = make_recipe(recipe_values(city, tmp_path / "out", **FEW))
+    monkeypatch.setattr(ledger_module, "LOCK_TIMEOUT_S", 0.1)
+    path = ShardFolder(tmp_path / "out", list_shards(recipe)[0]).ledger
+    holder = start_python("-c", HOLD, path, output=tmp_path / "held")
+    try:
+        while not (tmp_path / "held.out").exists() or not (tmp_path / "held.out").read_text():
+            assert holder.is_alive()
+            time.sleep(0.01)
+        with pytest.raises(CaptioningError, match=r"Another process is .*--shard I/N"):
+            run(recipe)
+    finally:
+        holder.kill()
+        holder.join()
+    assert run(recipe).finished
 
 
-def test_shares_make_the_same_table(city, whole, tmp_path):
-    recipe = make_recipe(recipe_values(city, tmp_path))
+def test_shares_make_the_same_table(city, tmp_path):
+    recipe = make_recipe(recipe_values(city, tmp_path, refine=False, max_images=3))
     assert not run(recipe, shard=(0, 2)).finished
     assert run(recipe, shard=(1, 2)).finished
-    assert table(tmp_path) == table(whole)
+    assert [row["kept"] for row in table(tmp_path)] == [True] * 2 * 3 * 4
 
 
 def units(output: Path) -> dict[str, str]:
@@ -131,20 +133,14 @@ def units(output: Path) -> dict[str, str]:
 
 
 def test_a_changed_prompt_redoes_what_depends_on_it_and_nothing_else(city, tmp_path):
-    values = recipe_values(city, tmp_path, max_images=2)
+    values = recipe_values(city, tmp_path, max_images=1)
     assert run(make_recipe(values)).finished
     before = units(tmp_path)
     prompts = {"describe": {"satellite": "Describe this satellite image."}}
     assert run(make_recipe(values | {"prompts": prompts})).finished
     new = collections.Counter(stage for key, stage in units(tmp_path).items() if key not in before)
-    assert new["describe synthetic-amber"] == 2 * 2  # two captions of two satellite images
-    assert not {stage for stage in new if stage.split()[0] in ("image", "segment", "local")}
-    assert run(make_recipe(values)).finished
-    assert (
-        not set(units(tmp_path))
-        - set(before)
-        - {key for key, stage in units(tmp_path).items() if key not in before}
-    )
+    assert new["describe synthetic-amber"] == 2  # of the satellite image
+    assert not {stage for stage in new if stage.split()[0] in ("segment", "local")}
 
 
 def test_images_that_cannot_be_used_are_listed_and_the_run_goes_on(tmp_path, city):
@@ -165,37 +161,24 @@ def test_images_that_cannot_be_used_are_listed_and_the_run_goes_on(tmp_path, cit
     assert set(listed) == {"whole.jpg"}
 
 
-def test_the_report_names_the_models_and_says_synthetic(city, whole):
-    report = report_run(make_recipe(recipe_values(city, whole)))
-    text = report.read_text()
-    assert "synthetic" in text
-    assert all(model in text for model in MODELS)
-    assert "data:image/jpeg;base64" in (report.parent / "gallery.html").read_text()
-
-
-def test_the_command_line_tells_and_refuses(city, whole, tmp_path):
+def test_the_command_line_tells_and_refuses(city, whole, tmp_path, capsys):
     recipe = write_recipe(tmp_path / "recipe.yaml", recipe_values(city, whole))
 
-    def call(*arguments):
-        command, *options = arguments
-        return run_python("-m", "pipelines.captioning", command, recipe, *options)
+    def call(command, *options):
+        main([command, str(recipe), *options])
+        return capsys.readouterr().out
 
-    status = call("status", "--json")
-    assert json.loads(status.stdout.splitlines()[-1])["finished"] is True
-    image_id = table(whole)[0]["image_id"]
-    shown = call("inspect", "--image_id", image_id).stdout
+    assert json.loads(call("status", "--json").splitlines()[-1])["finished"] is True
+    shown = call("inspect", "--image_id", table(whole)[0]["image_id"])
     assert shown.count("[CHOSEN]") == 1
     assert "dropped:" in shown
-    assert "0 rejects" in call("inspect", "--failed").stdout
-    dry = call("run", "--dry_run").stdout
-    assert "12 images" in dry
-    unknown = call("inspect", "--image_id", "nowhere")
-    assert unknown.returncode != 0
-    assert "No image 'nowhere'" in unknown.stderr
+    assert "0 rejects" in call("inspect", "--failed")
+    assert "6 images" in call("run", "--dry_run")
+    with pytest.raises(SystemExit, match=r"^error: No image 'nowhere'"):
+        call("inspect", "--image_id", "nowhere")
     recipe.write_text(recipe.read_text().replace("synthetic: true", "sinthetic: true"))
-    wrong = call("run")
-    assert "Did you mean 'synthetic'?" in wrong.stderr
-    assert "Traceback" not in wrong.stderr
+    with pytest.raises(SystemExit, match="Did you mean 'synthetic'"):
+        call("run")
 
 
 def test_no_more_images_are_read_than_are_in_flight(city, tmp_path, monkeypatch):
@@ -204,16 +187,16 @@ def test_no_more_images_are_read_than_are_in_flight(city, tmp_path, monkeypatch)
     def count_done(rejects):
         counts["done"] += 1
 
-    def counted(recipe, shard):
-        for row in read_shard(recipe, shard):
+    def counted(shard):
+        for row in read_shard(shard):
             counts["read"] += 1
             counts["ahead"] = max(counts["ahead"], counts["read"] - counts["done"])
             yield row
 
-    monkeypatch.setattr(worker, "read_shard", counted)
-    pace = {"images_per_shard": 6, "images_in_flight": 1}
+    monkeypatch.setattr(run_module, "read_shard", counted)
+    pace = {"images_per_shard": 3, "images_in_flight": 1}
     recipe = make_recipe(recipe_values(city, tmp_path, refine=False, run=pace))
     with open_kit(recipe) as kit:
         asyncio.run(Worker(kit, count_done).run(list_shards(recipe)))
-    assert counts["done"] == 12
-    assert counts["ahead"] <= 1 + worker.SHARDS_AT_ONCE  # each shard reads one image ahead
+    assert counts["done"] == 6
+    assert counts["ahead"] <= 1 + run_module.SHARDS_AT_ONCE  # each shard reads one image ahead

@@ -1,6 +1,3 @@
-import sys
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -10,19 +7,15 @@ from transformers import (
     Sam2ImageProcessor,
     Sam2Model,
     SamConfig,
-    SamHQConfig,
-    SamHQModel,
     SamImageProcessor,
     SamModel,
 )
 
-from pipelines.captioning.errors import CaptioningError, MissingDependencyError
-from pipelines.captioning.records import Segmenter
 from pipelines.captioning.segment import salient_boxes
-from pipelines.captioning.segmenters import MaskGenerationSegmenter, open_segmenter
+from pipelines.captioning.segmenters import FelzenszwalbSegmenter, MaskGenerationSegmenter
 
 # of the weights' noise nearly every mask is let through
-ANY_MASK = {"points_per_side": 4, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
+ANY_MASK = {"points_per_crop": 4, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
 SIDE = 64
 PROMPTS = {"hidden_size": 32, "image_size": SIDE, "patch_size": 16, "mask_input_channels": 8}
 DECODER = {
@@ -46,7 +39,7 @@ def picture(width=96, height=64, seed=0):
     return Image.fromarray(pixels)
 
 
-def save_sam(folder, config_class=SamConfig, model_class=SamModel, **decoder):
+def save_sam(folder):
     vision = {
         "hidden_size": 32,
         "output_channels": 32,
@@ -59,23 +52,19 @@ def save_sam(folder, config_class=SamConfig, model_class=SamModel, **decoder):
         "global_attn_indexes": [1],
         "window_size": 2,
     }
-    config = config_class(
+    config = SamConfig(
         vision_config=vision,
         prompt_encoder_config=PROMPTS,
-        mask_decoder_config={**DECODER, **decoder},
+        mask_decoder_config=DECODER,
     )
     torch.manual_seed(0)
-    model_class(config).save_pretrained(folder)
+    SamModel(config).save_pretrained(folder)
     SamImageProcessor(
         size={"longest_edge": SIDE},
         pad_size={"height": SIDE, "width": SIDE},
         mask_size={"longest_edge": 16},
         mask_pad_size={"height": 16, "width": 16},
     ).save_pretrained(folder)
-
-
-def save_sam_hq(folder):
-    save_sam(folder, SamHQConfig, SamHQModel, vit_dim=32)
 
 
 def save_sam2(folder):
@@ -115,15 +104,9 @@ def check_masks(masks, image):
         assert mask.any()
 
 
-def alike(one, other):
-    return len(one) == len(other) and all(map(np.array_equal, one, other))
-
-
 def test_felzenszwalb_finds_blocks_of_even_colour():
     image = picture(960, 640)
-    segmenter = open_segmenter("felzenszwalb")
-    assert isinstance(segmenter, Segmenter)
-    masks = segmenter.masks(image)
+    masks = FelzenszwalbSegmenter().masks(image)
     check_masks(masks, image)
     # every pixel is in one region
     assert (np.sum(masks, axis=0) == 1).all()
@@ -138,29 +121,23 @@ def test_felzenszwalb_finds_blocks_of_even_colour():
 @pytest.mark.parametrize("size", [(8, 8), (1, 40), (40, 1), (2000, 100), (321, 319)])
 def test_felzenszwalb_masks_have_the_size_of_the_image(size):
     image = Image.effect_noise(size, 90).convert("RGB")
-    check_masks(open_segmenter("felzenszwalb").masks(image), image)
+    check_masks(FelzenszwalbSegmenter().masks(image), image)
 
 
-@pytest.mark.parametrize("save", [save_sam, save_sam_hq, save_sam2])
+@pytest.mark.parametrize("save", [save_sam, save_sam2])
 def test_mask_generation_runs_the_real_architectures(tmp_path, save):
     save(tmp_path / "model")
     image = picture()
-    segmenter = open_segmenter("mask-generation", checkpoint=tmp_path / "model", **ANY_MASK)
-    assert isinstance(segmenter, Segmenter)
-    masks = segmenter.masks(image)
-    check_masks(masks, image)
-    assert alike(masks, segmenter.masks(image))
-    strict = open_segmenter(
-        "mask-generation", checkpoint=tmp_path / "model", points_per_side=4, pred_iou_thresh=9.0
-    )
-    assert strict.masks(image) == []
+    check_masks(MaskGenerationSegmenter(str(tmp_path / "model"), **ANY_MASK).masks(image), image)
+    options = {"points_per_crop": 4, "pred_iou_thresh": 9.0}
+    assert MaskGenerationSegmenter(str(tmp_path / "model"), **options).masks(image) == []
 
 
 @pytest.mark.parametrize("save", [save_sam, save_sam2])
 def test_mask_generation_asks_everywhere_in_an_oblong_image(tmp_path, monkeypatch, save):
     save(tmp_path / "model")
-    options: dict[str, Any] = {**ANY_MASK, "crop_n_layers": 0}
-    segmenter = MaskGenerationSegmenter(tmp_path / "model", **options)
+    options = {**ANY_MASK, "crops_n_layers": 0}
+    segmenter = MaskGenerationSegmenter(str(tmp_path / "model"), **options)
     seen = {}
     model = segmenter._pipeline.model
     forward = model.forward
@@ -177,53 +154,3 @@ def test_mask_generation_asks_everywhere_in_an_oblong_image(tmp_path, monkeypatc
     lowest, highest = seen["points"].min(0).values, seen["points"].max(0).values
     assert torch.allclose(lowest, torch.tensor([SIDE, height]) / 8.0)
     assert torch.allclose(highest, torch.tensor([SIDE, height]) * 7 / 8.0)
-
-
-def test_mask_generation_refuses_what_is_not_there(tmp_path):
-    with pytest.raises(CaptioningError, match="no mask-generation checkpoint 'nobody/nothing'"):
-        open_segmenter("mask-generation", checkpoint="nobody/nothing")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(CaptioningError, match=r"no mask-generation checkpoint .*empty"):
-        open_segmenter("mask-generation", checkpoint=tmp_path / "empty")
-
-
-def test_revisions_tell_weights_and_options_apart(tmp_path):
-    save_sam(tmp_path / "one")
-    save_sam2(tmp_path / "two")
-
-    def opened(name, **options):
-        return open_segmenter("mask-generation", checkpoint=tmp_path / name, **options).revision
-
-    revisions = [
-        open_segmenter("felzenszwalb").revision,
-        open_segmenter("felzenszwalb", scale=100).revision,
-        opened("one"),
-        opened("one", pred_iou_thresh=0.5),
-        opened("two"),
-    ]
-    assert len(set(revisions)) == len(revisions)
-    assert open_segmenter("felzenszwalb", scale=200).revision == revisions[0]
-    (tmp_path / "one").rename(tmp_path / "moved")  # where the weights lie does not matter
-    assert opened("moved") == revisions[2]
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("yolo", {}, r"Unknown segmenter 'yolo'; use one of \['felzenszwalb', 'mask-gen"),
-        ("felzenszwalb", {"size": 3}, "segmenter 'felzenszwalb': .*argument 'size'"),
-        ("mask-generation", {}, "'mask-generation': .*'checkpoint'"),
-        ("mask-generation", {"checkpoint": "x", "grid": 1}, "'mask-generation': .*'grid'"),
-    ],
-)
-def test_open_segmenter_says_what_does_not_exist(name, options, message):
-    with pytest.raises(CaptioningError, match=message):
-        open_segmenter(name, **options)
-
-
-def test_open_segmenter_names_the_extra_of_a_missing_package(monkeypatch):
-    for module in [one for one in sys.modules if one.split(".")[0] == "skimage"]:
-        monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, "skimage", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install -e \"\.\[captioning\]\""):
-        open_segmenter("felzenszwalb")

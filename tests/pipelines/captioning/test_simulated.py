@@ -5,8 +5,6 @@ import re
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from dataset_builders.synthetic import build_dataset
@@ -17,7 +15,6 @@ from pipelines.captioning.filters import Answer, Filters
 from pipelines.captioning.records import (
     Box,
     CaptionModel,
-    PhraseDetector,
     Reply,
     Request,
     Sampling,
@@ -25,10 +22,9 @@ from pipelines.captioning.records import (
     Task,
     View,
 )
-from pipelines.captioning.simulated import SimulatedDetector, open_detector, open_model
-from pipelines.captioning.simulated.merge import REFUSAL
+from pipelines.captioning.simulated import SimulatedDetector, open_model
+from pipelines.captioning.simulated.models import REFUSAL
 from pipelines.captioning.simulated.truth import Truth
-from pipelines.captioning.simulated.words import padding_stems, stems, vocabulary
 
 THRESHOLD = 0.01
 STREET, TILE = "harborview_001_001_sv0", "harborview_001_001_sat"
@@ -55,15 +51,6 @@ def faultless(city_with_truth) -> CaptionModel:
     return open_model({"name": "synthetic-ember", **dict.fromkeys(rates, 0.0)}, city_with_truth)
 
 
-def test_models_say_that_they_are_simulated(amber, truth: Truth):
-    assert isinstance(amber, CaptionModel)
-    assert isinstance(SimulatedDetector(truth), PhraseDetector)
-    assert amber.remote is False
-    assert "synthetic" in amber.name
-    assert "simulated" in amber.revision
-    assert "simulated" in SimulatedDetector(truth).revision
-
-
 def test_same_request_has_the_same_answer_and_another_seed_another(amber):
     first = _ask(amber, _request())
     assert _ask(amber, _request()) == first
@@ -79,12 +66,12 @@ def test_long_captions_have_the_captioners_rate_of_made_up_things(
     model = open_model({"name": captioner.name}, city_with_truth)
     false = true = 0
     for image_id in truth:
-        for seed in range(20):
+        for seed in range(8):
             text = _ask(model, _request(image_id=image_id, seed=seed)).text
             assert 100 <= len(text.split()) <= 200
             found = judge(text, truth[image_id])
             false, true = false + len(found.false), true + len(found.true)
-    assert false / (false + true) == pytest.approx(captioner.hallucination, rel=0.25)
+    assert false / (false + true) == pytest.approx(captioner.hallucination, rel=0.35)
 
 
 def test_rates_of_a_model_can_be_set(faultless, truth: Truth):
@@ -112,23 +99,6 @@ def test_short_captions_say_what_is_in_the_crop_and_only_that(faultless, truth: 
             said |= found.true
     assert {"sky", "tree"} <= said
     assert "tree cover" in said
-
-
-def test_sky_is_above(faultless):
-    top = _ask(faultless, _request("local", box=Box(0, 0, 60, 512))).text
-    bottom = _ask(faultless, _request("local", box=Box(200, 0, 56, 512))).text
-    assert "sky" in top
-    assert "sky" not in bottom
-
-
-def test_short_captions_are_wrong_at_times(city_with_truth, truth: Truth):
-    model = open_model({"name": "synthetic-amber", "hallucination": 0.2}, city_with_truth)
-    texts = [
-        _ask(model, _request("local", STREET, box=Box(0, 0, 200, 300), seed=seed)).text
-        for seed in range(30)
-    ]
-    wrong = [text for text in texts if judge(text, truth[STREET]).false]
-    assert 0 < len(wrong) < 30
 
 
 def test_merge_takes_out_what_was_rejected_and_works_in_what_is_new(faultless):
@@ -172,30 +142,11 @@ def test_merge_fails_at_its_rates_and_the_guards_find_it(city_with_truth):
     assert all(len(one.text.split()) < len(caption.split()) for one in cut)
 
 
-def test_merge_keeps_rejected_things_at_its_rate(city_with_truth):
-    rates = {"refusal": 0.0, "truncation": 0.0, "disobedience": 0.3}
-    model = open_model({"name": "synthetic-basalt", **rates}, city_with_truth)
-    caption = "We see a yellow tram. The view shows a stone fountain. We see a river close by."
-    kept = 0
-    for number in range(60):
-        request = _request("merge", caption=caption, rejected=("tram", "yellow tram"))
-        text = _ask(model, replace(request, prompt=str(number))).text
-        kept += "yellow tram" in text
-    assert 8 <= kept <= 30
-
-
-def test_answers_end_where_the_tokens_end(amber):
-    request = replace(_request(), sampling=Sampling(max_tokens=40))
-    reply = _ask(amber, request)
-    assert reply.finish_reason == "length"
-    assert reply.completion_tokens <= 40
-
-
 @pytest.mark.parametrize(
     ("config", "message"),
     [
         ({"name": "qwen"}, "no simulated captioner 'qwen'; there are synthetic-amber"),
-        ({"name": "synthetic-amber", "temper": 1}, "no option temper of .*'synthetic-amber'"),
+        ({"name": "synthetic-amber", "temper": 1}, "Options of .*'synthetic-amber': .*'temper'"),
         ({"name": "synthetic-amber", "omission": 1.5}, "`omission` of .* 1.0, got 1.5"),
         ({"name": "synthetic-amber", "hallucination": 1}, "`hallucination` of .* 0.9, got 1"),
     ],
@@ -205,27 +156,10 @@ def test_bad_options_of_a_model_are_told(city_with_truth, config, message):
         open_model(config, city_with_truth)
 
 
-def test_two_models_may_have_one_captioner(city_with_truth):
-    config = {"captioner": "synthetic-amber"}
-    one = open_model({"name": "synthetic-one", **config}, city_with_truth)
-    other = open_model({"name": "synthetic-other", "omission": 0.1, **config}, city_with_truth)
-    assert one.name == "synthetic-one"
-    assert one.revision != other.revision
-
-
 def test_unknown_image_and_folder_without_truth_are_told(amber, tmp_path):
     with pytest.raises(CaptioningError, match="Nothing is known of image 'elsewhere_sv0'"):
         _ask(amber, _request(image_id="elsewhere_sv0"))
     with pytest.raises(CaptioningError, match="has no truth/"):
-        Truth(tmp_path)
-
-
-def test_truth_of_an_older_build_is_told(city_with_truth, tmp_path):
-    table = pq.read_table(next(city_with_truth.glob("truth/*/*.parquet")))
-    path = tmp_path / "truth" / "harborview" / "part-00000.parquet"
-    path.parent.mkdir(parents=True)
-    pq.write_table(pa.table(table.drop_columns(["statements", "cover"])), path)
-    with pytest.raises(CaptioningError, match="lacks cover, statements: build the dataset anew"):
         Truth(tmp_path)
 
 
@@ -241,7 +175,7 @@ def _source(image_id: str) -> SourceImage:
 
 
 def _scores(detector: SimulatedDetector, image_id: str, phrases: list[str]) -> np.ndarray:
-    return detector.detect(_source(image_id), phrases).scores.max(axis=0)
+    return detector.detect(_source(image_id), phrases)
 
 
 @pytest.mark.parametrize("captioner", CAPTIONERS, ids=lambda one: one.name)
@@ -259,27 +193,6 @@ def test_faultless_detector_tells_true_from_made_up_in_any_captioners_words(trut
             assert (_scores(detector, image_id, nouns) < THRESHOLD).all(), nouns
 
 
-def test_detector_knows_attributes_and_plurals(truth: Truth):
-    detector = SimulatedDetector(truth, miss_rate=0, false_alarm_rate=0)
-    image_id, one = next(
-        (image_id, truth[image_id])
-        for image_id in truth
-        if "tree" in truth[image_id].things and image_id.endswith("sv0")
-    )
-    foliage = {item.attribute for item in one.objects if item.name == "tree"}
-    assert len(foliage) == 1
-    wrong = ({"leafy", "golden", "bare"} - foliage).pop()
-    asked = ["tree", "trees", f"{foliage.pop()} trees", f"{wrong} tree"]
-    assert (_scores(detector, image_id, asked) > THRESHOLD).tolist() == [True, True, True, False]
-
-
-def test_every_attribute_of_the_city_can_be_true_or_false(truth: Truth):
-    objects = [item for image_id in truth for item in truth[image_id].objects]
-    attributes = {item.attribute for item in objects} | {"golden", "leafy", "bare"}
-    known = vocabulary("street_view") | padding_stems()
-    assert {word for word in attributes if not stems(word) <= known} == set()
-
-
 def test_detector_doubts_nothing_that_names_nothing(truth: Truth):
     detector = SimulatedDetector(truth, miss_rate=1, false_alarm_rate=0)
     asked = ["overall composition", "picture", "detailed view"]
@@ -288,7 +201,7 @@ def test_detector_doubts_nothing_that_names_nothing(truth: Truth):
 
 def test_detector_errs_at_its_rates(truth: Truth):
     true = false = missed = alarms = 0
-    for seed in range(60):
+    for seed in range(20):
         detector = SimulatedDetector(truth, miss_rate=0.1, false_alarm_rate=0.3, seed=seed)
         for image_id in truth:
             if image_id.endswith("_sat"):
@@ -320,43 +233,8 @@ def test_detector_misses_a_thing_in_all_its_wordings_or_in_none(truth: Truth):
 def test_scores_do_not_depend_on_what_else_is_asked(truth: Truth):
     detector = SimulatedDetector(truth)
     asked = ["tram", "sky", "red car", "dog"]
-    together = detector.detect(_source("harborview_001_001_sv0"), asked).scores
+    together = _scores(detector, STREET, asked)
     for column, one in enumerate(asked):
-        alone = detector.detect(_source("harborview_001_001_sv0"), [one]).scores
-        np.testing.assert_array_equal(alone[:, 0], together[:, column])
-
-
-def test_detection_has_a_box_for_each_patch_and_scores_in_range(truth: Truth):
-    found = SimulatedDetector(truth).detect(_source("harborview_001_001_sv0"), ["sky", "car"])
-    assert found.scores.dtype == found.boxes.dtype == np.float32
-    assert found.scores.shape == (len(found.boxes), 2)
-    assert len(found.boxes) > 1
-    assert found.scores.min() >= 0
-    assert found.scores.max() <= 1
-    assert (found.boxes[:, 2:] > found.boxes[:, :2]).all()
-    assert found.boxes[0].tolist() == [0, 0, 512, 256]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"miss_rate": 1.5}, "`miss_rate` must lie between 0 and 1, got 1.5"),
-        ({"false_alarm_rate": -0.1}, "`false_alarm_rate` must lie between 0 and 1"),
-        ({"threshold": 0}, "`threshold` must lie between 0 and 1, got 0"),
-        ({"mis_rate": 0.1}, "no option mis_rate of the simulated detector"),
-    ],
-)
-def test_bad_options_of_the_detector_are_told(city_with_truth, options, message):
-    with pytest.raises(CaptioningError, match=message):
-        open_detector(options, city_with_truth)
-
-
-def test_every_option_changes_the_revision(truth: Truth):
-    variants = [
-        SimulatedDetector(truth),
-        SimulatedDetector(truth, miss_rate=0.1),
-        SimulatedDetector(truth, false_alarm_rate=0.1),
-        SimulatedDetector(truth, threshold=0.1),
-        SimulatedDetector(truth, seed=1),
-    ]
-    assert len({detector.revision for detector in variants}) == 5
+        assert _scores(detector, STREET, [one]) == together[column]
+    with pytest.raises(CaptioningError, match=r"lie between 0 and 1, got 1.5, 0.2 and 0.01"):
+        SimulatedDetector(truth, miss_rate=1.5)

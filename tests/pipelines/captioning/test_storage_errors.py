@@ -2,25 +2,16 @@
 
 import os
 import resource
-import subprocess
-import sys
 
 import pytest
 
-from pipelines.captioning import worker
+from pipelines.captioning import run as run_module
 from pipelines.captioning.__main__ import main
 from pipelines.captioning.ledger import Ledger
 from pipelines.captioning.recipe import make_recipe
-from pipelines.captioning.run import run, state
+from pipelines.captioning.run import run
 
-from .runs import recipe_values, table, write_recipe
-
-FEW = {
-    "max_images": 2,
-    "refine": False,
-    "views": ["satellite"],
-    "run": {"images_per_shard": 2, "images_in_flight": 2, "gallery_size": 1},
-}
+from .runs import FEW, recipe_values, table, write_recipe
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +62,7 @@ def test_a_full_ledger_is_told_and_the_rerun_ends_with_the_same_table(
 
 
 def test_a_table_that_cannot_be_written_ends_the_run(recipe, undisturbed, tmp_path, monkeypatch):
-    write = worker.write_candidates
+    write = run_module.write_candidates
 
     def write_small(path, candidates):
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -82,7 +73,7 @@ def test_a_table_that_cannot_be_written_ends_the_run(recipe, undisturbed, tmp_pa
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     with monkeypatch.context() as small:
-        small.setattr(worker, "write_candidates", write_small)
+        small.setattr(run_module, "write_candidates", write_small)
         check_full(error_line("run", recipe), tmp_path / "out")
         assert not list(tmp_path.glob("out/shards/*/candidates.parquet"))
     main(["run", str(recipe)])
@@ -100,32 +91,3 @@ def test_a_folder_that_is_read_only_is_named(recipe, tmp_path):
 def test_a_folder_that_is_a_file_is_named(recipe, tmp_path):
     (tmp_path / "out").write_text("notes")
     assert error_line("run", recipe).startswith(f"error: Cannot work in {tmp_path / 'out'}: ")
-
-
-def mount(folder, options):
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    return subprocess.run(command, capture_output=True).returncode == 0
-
-
-def test_a_disk_of_its_own_full_then_read_only_then_larger(
-    city_with_truth, undisturbed, tmp_path, monkeypatch
-):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if sys.platform != "linux" or os.geteuid() != 0 or not mount(disk, "size=40k"):
-        pytest.skip("only root may mount a small disk")
-    try:
-        values = recipe_values(city_with_truth, disk / "out", **FEW)
-        recipe = write_recipe(tmp_path / "recipe.yaml", values)
-        check_full(error_line("run", recipe), disk / "out")
-        assert not state(make_recipe(values)).finished
-        assert mount(disk, "remount,ro")
-        assert error_line("run", recipe).startswith(f"error: Cannot work in {disk / 'out'}: ")
-        assert mount(disk, "remount,rw,size=8m")
-        main(["run", str(recipe)])
-        assert table(disk / "out") == undisturbed
-        assert mount(disk, "remount,ro")
-        said = error_line("export", recipe, "--dataset_dir", disk / "new")
-        assert said.startswith(f"error: Cannot work in {disk / 'new'}: ")
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)

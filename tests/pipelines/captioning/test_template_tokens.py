@@ -6,14 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from dataset_builders.storage import read_rejects, read_table
-from pipelines.captioning.export import export_dataset
-from pipelines.captioning.inputs import list_shards
 from pipelines.captioning.recipe import make_recipe
 from pipelines.captioning.run import run
-from pipelines.captioning.shards import ShardFolder
 from pipelines.captioning.simulated import SimulatedCaptionModel
-from pipelines.captioning.tables import read_candidates, write_candidates
 
 from .runs import recipe_values, rejects, table
 
@@ -88,24 +83,3 @@ def test_what_nobody_sees_reaches_no_table(leaked):
     assert (
         "<|endoftext|>" in {row["model"]: row for row in table(leaked[0])}[MODELS[1]]["generated"]
     )
-
-
-def test_an_export_of_older_tables_is_clean_too(leaked, tmp_path):
-    output, recipe = leaked
-    (folder,) = (ShardFolder(output, shard) for shard in list_shards(recipe))
-    made = list(read_candidates([folder.candidates]))
-    best = next(one for one in made if one.chosen)
-    cut = best.text + "<|endoftext|> And more."
-    try:
-        others = [one for one in made if one is not best]
-        write_candidates(folder.candidates, [replace(best, text=cut + "\x07"), *others])
-        root = export_dataset(recipe, tmp_path / "new")
-    finally:
-        write_candidates(folder.candidates, made)
-    candidates = read_table(root, "harborview", "captions").set_index("model")
-    assert candidates.loc[best.model, ["text", "kept", "drop_reason"]].tolist() == [
-        *(cut, False, "template_token")
-    ]
-    images = read_table(root, "harborview", "street_view").set_index("image_id")
-    assert images["caption"].isna()[best.image_id]
-    assert (read_rejects(root)["reason"] == "template_token").sum() >= 2

