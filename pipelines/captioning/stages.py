@@ -6,7 +6,7 @@ takes candidates and returns new ones; what fails is marked and listed, never dr
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from dataset_builders.captions import has_template_token, strip_template, visible_text
@@ -28,6 +28,7 @@ from .records import (
     CaptionModel,
     LocalCaption,
     Phrase,
+    Reply,
     Request,
     Sampling,
     SceneGraph,
@@ -100,10 +101,9 @@ class _ImageRun:
         return [candidate for group in groups for candidate in group]
 
     async def _boxes(self) -> tuple[Box, ...]:
-        def find() -> list[dict[str, int]]:
+        def find() -> tuple[Box, ...]:
             image = self.picture.image
-            masks = self.kit.segmenter.masks(image)
-            return [asdict(box) for box in salient_boxes(masks, (image.height, image.width))]
+            return salient_boxes(self.kit.segmenter.masks(image), (image.height, image.width))
 
         unit = await self._once(
             "segment",
@@ -188,14 +188,13 @@ class _ImageRun:
         phrases = await asyncio.gather(*(self._phrases(one) for one in candidates))
         threshold = self.recipe.filter.threshold
 
-        async def score() -> list[list[dict[str, Any]]]:
+        async def score() -> list[tuple[Phrase, ...]]:
             texts = texts_to_ask([phrase for group in phrases for phrase in group])
-            scored = phrases
-            if texts:
-                detect = self.kit.detector.detect
-                scores = await in_threads(self.kit.in_detector, detect, self.source, texts)
-                scored = [score_phrases(group, texts, scores, threshold) for group in phrases]
-            return [[asdict(phrase) for phrase in group] for group in scored]
+            if not texts:
+                return phrases
+            detect = self.kit.detector.detect
+            scores = await in_threads(self.kit.in_detector, detect, self.source, texts)
+            return [score_phrases(group, texts, scores, threshold) for group in phrases]
 
         unit = await self._once(
             "filter",
@@ -227,9 +226,8 @@ class _ImageRun:
             return []
         key = unit_key("parse", revision=self.kit.parser.revision, text=text)
 
-        async def parse() -> list[dict[str, Any]]:
-            graphs = await in_threads(self.kit.in_parser, self.kit.parser.parse, sentences)
-            return [asdict(graph) for graph in graphs]
+        async def parse() -> list[SceneGraph]:
+            return await in_threads(self.kit.in_parser, self.kit.parser.parse, sentences)
 
         unit = await self.ledger.once(key, "parse", self.source.image_id, parse)
         return [_graph(fields) for fields in unit.result]
@@ -273,19 +271,14 @@ class _ImageRun:
         models = [one.model for one in candidates]
         graphs = await asyncio.gather(*(self._graphs(text) for text in texts))
 
-        def score() -> list[dict[str, Any]]:
+        def score() -> list[Scores]:
             parsed = [
                 parsed_caption(split_sentences(text), of_text) if text else None
                 for text, of_text in zip(texts, graphs, strict=True)
             ]
-            scores = consensus_scores(
-                parsed,
-                self.kit.encode,
-                models=models,
-                texts=texts,
-                weights=settings.weights,
+            return consensus_scores(
+                parsed, self.kit.encode, models=models, texts=texts, weights=settings.weights
             )
-            return [asdict(one) for one in scores]
 
         unit = await self._once(
             "consensus",
@@ -344,23 +337,13 @@ class _ImageRun:
             blurred=self.kit.blurrer.revision if blurred else "",
         )
 
-        async def ask() -> dict[str, Any]:
+        async def ask() -> Reply:
             image = await asyncio.to_thread(
                 lambda: self.picture.crop(box, blurred) if box else self.picture.whole(blurred)
             )
-            source = self.source
-            request = Request(
-                task,
-                prompt,
-                image,
-                sampling,
-                source.image_id,
-                source.sha256,
-                source.view,
-                box,
-                **inputs,
-            )
-            return asdict(await model.complete(request))
+            one = self.source
+            ids = (one.image_id, one.sha256, one.view)
+            return await model.complete(Request(task, prompt, image, sampling, *ids, box, **inputs))
 
         unit = await self.ledger.once(key, task, self.source.image_id, ask, model.name)
         if unit.failed:
@@ -396,14 +379,7 @@ def _graph(fields: dict[str, Any]) -> SceneGraph:
 def _usage(model: CaptionModel, unit: Unit) -> Usage:
     if unit.failed:
         return Usage(1, unit.attempts, seconds=unit.seconds)
-    reply = unit.result
-    prompt_tokens, completion_tokens = reply["prompt_tokens"], reply["completion_tokens"]
-    cost = getattr(model, "cost", None)
-    return Usage(
-        1,
-        reply["attempts"],
-        prompt_tokens,
-        completion_tokens,
-        reply["seconds"],
-        float(cost(prompt_tokens, completion_tokens)) if cost else 0.0,
-    )
+    reply = Reply(**unit.result)
+    tokens = (reply.prompt_tokens, reply.completion_tokens)
+    cost = float(model.cost(*tokens)) if hasattr(model, "cost") else 0.0
+    return Usage(1, reply.attempts, *tokens, reply.seconds, cost)
