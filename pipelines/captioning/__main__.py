@@ -7,7 +7,7 @@ import logging
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from filelock import FileLock
@@ -153,6 +153,7 @@ def _estimate(recipe: Recipe) -> str:
     """Images, requests, tokens and price of a run that starts from nothing."""
     from .inputs import list_shards
     from .kit import open_models
+    from .stages import REFINED, SHORT
 
     images = sum(shard.count for shard in list_shards(recipe))
     long = recipe.generate.captions_per_model
@@ -160,9 +161,7 @@ def _estimate(recipe: Recipe) -> str:
     requests = images * (long + local + merges)
     asked = requests * TOKENS_OF_A_REQUEST + images * merges * TOKENS_OF_A_MERGE
     answered = images * (
-        long * recipe.generate.max_tokens
-        + merges * recipe.merge.max_tokens
-        + local * recipe.segment.max_tokens
+        long * recipe.generate.max_tokens + merges * REFINED.max_tokens + local * SHORT.max_tokens
     )
     lines = [
         f"{images} images; of each model about {requests:,} requests, {asked / 1e6:,.1f} million "
@@ -199,10 +198,9 @@ def _inspect(recipe: Recipe, args: argparse.Namespace) -> None:
     folders = finished_shards(recipe)
     rejects = list(read_rejects([folder.rejects for folder in folders]))
     if args.failed:
-        print(f"{len(rejects)} rejects")
         counts = Counter(" ".join((one.stage, one.model, one.reason)) for one in rejects)
-        for text, times in sorted(counts.items()):
-            print(f"{times:>7}  {text}")
+        lines = [f"{len(rejects)} rejects"]
+        lines += [f"{times:>7}  {text}" for text, times in sorted(counts.items())]
     else:
         candidates = read_candidates([folder.candidates for folder in folders])
         found = [one for one in candidates if one.image_id == args.image_id]
@@ -212,25 +210,25 @@ def _inspect(recipe: Recipe, args: argparse.Namespace) -> None:
                 f"No image {args.image_id!r} in the finished shards of {recipe.output_dir}. "
                 "See `status` for the progress."
             )
-        for one in sorted(found, key=lambda one: (not one.chosen, -(one.scores.score or 0))):
-            _print_candidate(one)
-    for reject in rejects:
-        print(" ".join(map(str, dataclasses.astuple(reject))))
+        found.sort(key=lambda one: (not one.chosen, -(one.scores.score or 0)))
+        lines = [line for one in found for line in _described(one)]
+    lines += [" ".join(map(str, dataclasses.astuple(reject))) for reject in rejects]
+    print("\n".join(lines))
 
 
-def _print_candidate(one: Candidate) -> None:
+def _described(one: Candidate) -> Iterator[str]:
     score = "" if one.scores.score is None else f" consensus {one.scores.score:.3f}"
     state = "CHOSEN" if one.chosen else one.drop_reason or "kept"
-    print(f"\n{one.candidate_id} [{state}]{score} {one.prompt_version} {one.model_revision}")
-    print(textwrap.indent(textwrap.fill(one.text, 96), "  "))
+    yield f"\n{one.candidate_id} [{state}]{score} {one.prompt_version} {one.model_revision}"
+    yield textwrap.indent(textwrap.fill(one.text, 96), "  ")
     if one.generated != one.text:
-        print("  as generated:")
-        print(textwrap.indent(textwrap.fill(one.generated, 96), "    "))
+        yield "  as generated:"
+        yield textwrap.indent(textwrap.fill(one.generated, 96), "    ")
     for phrase in one.phrases:
         if not phrase.kept:
-            print(f"  dropped: {phrase.text!r} ({phrase.source}) {phrase.score} {phrase.reason}")
+            yield f"  dropped: {phrase.text!r} ({phrase.source}) {phrase.score:.4f} {phrase.reason}"
     if one.flags:
-        print(f"  flags: {', '.join(one.flags)}")
+        yield f"  flags: {', '.join(one.flags)}"
 
 
 def _export(recipe: Recipe, args: argparse.Namespace) -> None:

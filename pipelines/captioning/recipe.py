@@ -48,17 +48,9 @@ class GenerateSettings(Record):
 
 
 class SegmentSettings(Record):
-    """The salient boxes, and their short captions.
-
-    Attributes:
-        segmenter: A name in `kit.PARTS`.
-        max_tokens: Longest short caption.
-        temperature: Temperature of a short caption.
-    """
+    """The salient boxes: `segmenter`, a name in `kit.PARTS`."""
 
     segmenter: Component = Component("felzenszwalb")
-    max_tokens: int = 64
-    temperature: float = 0.2
 
 
 class FilterSettings(Record):
@@ -73,13 +65,6 @@ class FilterSettings(Record):
     parser: Component = Component("spacy")
     detector: Component = Component("owlv2")
     threshold: float = 0.01
-
-
-class MergeSettings(Record):
-    """The refined caption: `max_tokens` and `temperature` of its answer."""
-
-    max_tokens: int = 500
-    temperature: float = 0.0
 
 
 class ConsensusSettings(Record):
@@ -155,7 +140,6 @@ class Recipe(Record):
     generate: GenerateSettings = GenerateSettings()
     segment: SegmentSettings = SegmentSettings()
     filter: FilterSettings = FilterSettings()
-    merge: MergeSettings = MergeSettings()
     consensus: ConsensusSettings = ConsensusSettings()
     privacy: PrivacySettings = PrivacySettings()
     run: RunSettings = RunSettings()

@@ -42,6 +42,10 @@ from .segment import BOXES_REVISION, salient_boxes
 from .tables import Reject
 from .text import tidy_caption
 
+SHORT = Sampling(temperature=0.2, top_p=1.0, max_tokens=64)
+REFINED = Sampling(temperature=0.0, top_p=1.0, max_tokens=500)
+"""How captions of boxes, and refined captions, are sampled; the recipe says it of long ones."""
+
 
 async def caption_image(
     kit: Kit, ledger: Ledger, source: SourceImage
@@ -160,9 +164,8 @@ class _ImageRun:
     async def _details(
         self, model: CaptionModel, boxes: Sequence[Box]
     ) -> tuple[tuple[LocalCaption, ...], Usage]:
-        settings = self.recipe.segment
         prompt = self.kit.prompts.local(self.source.view)
-        sampling = Sampling(settings.temperature, 1.0, settings.max_tokens, self.recipe.seed)
+        sampling = replace(SHORT, seed=self.recipe.seed)
         units = await asyncio.gather(
             *(self._ask(model, "local", prompt, sampling, box=box) for box in boxes)
         )
@@ -244,9 +247,9 @@ class _ImageRun:
         details, rejected = supported_details(one, self.kit.filters), rejected_phrases(one)
         if not details and not rejected:
             return self._private(replace(one, stage="merge"))
-        model, settings = self.kit.models[one.model], self.recipe.merge
+        model = self.kit.models[one.model]
         prompt = self.kit.prompts.merge(one.view, one.text, details, rejected)
-        sampling = Sampling(settings.temperature, 1.0, settings.max_tokens, one.sampling.seed)
+        sampling = replace(REFINED, seed=one.sampling.seed)
         inputs: dict[str, Any] = {"caption": one.text, "details": details, "rejected": rejected}
         unit = await self._ask(model, "merge", prompt, sampling, **inputs)
         if unit.failed:

@@ -1,5 +1,4 @@
 import asyncio
-import time
 from dataclasses import replace
 
 import pytest
@@ -9,7 +8,6 @@ from pipelines.captioning.inputs import InputShard
 from pipelines.captioning.ledger import Ledger, ShardFolder, fingerprint, unit_key
 from pipelines.captioning.recipe import make_recipe
 from pipelines.captioning.records import Box, Sampling
-from tests.processes import start_python
 
 
 def once(ledger, key, compute, **kwargs):
@@ -87,39 +85,6 @@ def test_an_unexpected_error_is_no_unit(tmp_path):
         with pytest.raises(KeyError):
             once(ledger, "k", broken)
         assert ledger.get("k") is None
-
-
-KILLED = """
-import asyncio, sys
-from pathlib import Path
-from pipelines.captioning.ledger import Ledger
-
-async def main():
-    with Ledger(Path(sys.argv[1])) as ledger:
-        for number in range(10**6):
-            async def compute(number=number):
-                return number
-            await ledger.once(f"{number:07d}", "describe", "image", compute)
-            print(number, flush=True)
-
-asyncio.run(main())
-"""
-
-
-def test_sigkill_loses_no_unit_that_was_done(tmp_path):
-    path = tmp_path / "units.sqlite"
-    said = tmp_path / "said.out"
-    process = start_python("-c", KILLED, path, output=tmp_path / "said")
-    try:
-        while not said.exists() or said.read_text().count("\n") < 20:
-            assert process.is_alive()
-            time.sleep(0.001)
-    finally:
-        process.kill()
-    process.join()
-    last = said.read_text().count("\n") - 1
-    with Ledger(path) as ledger:
-        assert [unit.result for unit in ledger.units()][: last + 1] == list(range(last + 1))
 
 
 # ---- shards -------------------------------------------------------------------------------------

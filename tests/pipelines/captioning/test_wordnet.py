@@ -81,7 +81,7 @@ def test_lemma_is_the_shortest_base_form_as_in_the_reference(words):
 def test_wordnet_is_found_where_nltk_puts_it_unpacked_or_not(copied, tmp_path, monkeypatch):
     expected = open_wordnet().synonyms("road")
     (tmp_path / "corpora").mkdir()
-    with zipfile.ZipFile(tmp_path / "corpora/wordnet.zip", "w", zipfile.ZIP_DEFLATED) as file:
+    with zipfile.ZipFile(tmp_path / "corpora/wordnet.zip", "w") as file:
         for name in FILES:
             file.write(copied / name, f"wordnet/{name}")
     for folder in (copied.parents[1], tmp_path):
