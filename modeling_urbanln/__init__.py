@@ -13,13 +13,10 @@ from transformers import (
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .clip_checkpoints import load_clip
 from .configuration_urbanln import UrbanLNConfig, UrbanLNTextConfig
-from .modeling_urbanln import (
-    UrbanLNForPreTraining,
-    UrbanLNForPreTrainingOutput,
-    UrbanLNModel,
-    load_clip,
-)
+from .distillation_urbanln import MomentumDistillationMixin, UrbanLNForPreTrainingOutput
+from .modeling_urbanln import UrbanLNForPreTraining, UrbanLNModel
 from .momentum import EmbeddingQueue, MomentumKeys, update_momentum_
 from .pipeline_urbanln import TASK, UrbanRegionFeatureExtractionPipeline
 from .positional import stretch_position_embeddings
@@ -48,6 +45,7 @@ UrbanLNProcessor.register_for_auto_class("AutoProcessor")
 
 __all__ = [
     "EmbeddingQueue",
+    "MomentumDistillationMixin",
     "MomentumKeys",
     "TruncationReport",
     "UrbanLNConfig",

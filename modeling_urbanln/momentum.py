@@ -92,6 +92,7 @@ class EmbeddingQueue(nn.Module):
     def __init__(self, size: int, dim: int):
         super().__init__()
         self.size = size
+        self._is_full = False  # once it is, its length is known without asking the device
         self.register_buffer("image_queue", torch.zeros(size, dim))
         self.register_buffer("text_queue", torch.zeros(size, dim))
         self.register_buffer("id_queue", torch.full((size,), UNKNOWN_ID, dtype=torch.int64))
@@ -99,7 +100,15 @@ class EmbeddingQueue(nn.Module):
         self.register_buffer("queue_fill", torch.zeros((), dtype=torch.int64))
 
     def __len__(self) -> int:
-        return max(0, int(self.queue_fill))
+        if self._is_full:
+            return self.size
+        filled = max(0, int(self.queue_fill))
+        self._is_full = 0 < self.size == filled
+        return filled
+
+    def _load_from_state_dict(self, *args) -> None:
+        self._is_full = False
+        super()._load_from_state_dict(*args)
 
     @property
     def started(self) -> bool:
@@ -109,6 +118,7 @@ class EmbeddingQueue(nn.Module):
     @torch.no_grad()
     def clear(self) -> None:
         """Forget all entries."""
+        self._is_full = False
         self.queue_ptr.zero_()
         self.queue_fill.zero_()
 

@@ -1,15 +1,12 @@
 """Processor of UrbanLN: CLIP's, for texts of up to 248 tokens."""
 
+import functools
 import html
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, CLIPProcessor
 from transformers.utils import logging
-
-try:
-    import ftfy
-except ImportError:
-    ftfy = None  # type: ignore[assignment]
 
 MAX_LENGTH = 248
 
@@ -108,14 +105,21 @@ def clean_text(text: str) -> str:
     "the city's park" with a typographic apostrophe has 8 tokens there and 6 here. Repairing needs
     the package `ftfy`; without it only the HTML entities are replaced, and a warning is logged.
     """
-    if ftfy is None:
-        logger.warning_once(
+    return html.unescape(html.unescape(_text_repair()(text))).strip()
+
+
+@functools.cache
+def _text_repair() -> Callable[[str], str]:
+    """`ftfy.fix_text`, imported when first needed, as it is slow to import."""
+    try:
+        from ftfy import fix_text
+    except ImportError:
+        logger.warning(
             "UrbanLN's texts are cleaned by `ftfy`, which is not installed: typographic quotes and "
             "mis-decoded characters give other tokens than in training. Run `pip install ftfy`."
         )
-    else:
-        text = ftfy.fix_text(text)
-    return html.unescape(html.unescape(text)).strip()
+        return str
+    return fix_text
 
 
 __all__ = ["MAX_LENGTH", "TruncationReport", "UrbanLNProcessor", "clean_text"]

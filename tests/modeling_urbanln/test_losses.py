@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from modeling_urbanln.losses import (
-    entropy,
     momentum_distillation_losses,
     positive_targets,
 )
@@ -95,19 +94,6 @@ def test_targets_spread_over_equal_ids_and_never_over_unknown_ones():
     third = 1 / 3
     expected = torch.tensor([[third, third, 0, 0, third, 0], [0, 0, 1, 0, 0, 0]])
     torch.testing.assert_close(targets, expected)
-
-
-@given(ids=st.lists(st.integers(-1, 2), min_size=1, max_size=8))
-def test_targets_are_distributions(ids):
-    ids = torch.tensor(ids)
-    targets = positive_targets(len(ids), 0, ids, ids)
-    torch.testing.assert_close(targets.sum(dim=1), torch.ones(len(ids)))
-    assert (targets.diagonal() > 0).all()
-
-
-def test_entropy_is_zero_for_one_hot_and_log_n_for_uniform():
-    assert entropy(torch.eye(4)) == 0
-    torch.testing.assert_close(entropy(torch.full((2, 8), 1 / 8)), torch.tensor(8.0).log())
 
 
 def test_loss_does_not_depend_on_the_order_of_the_batch():

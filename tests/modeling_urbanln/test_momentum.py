@@ -29,13 +29,6 @@ def test_queue_equals_a_deque(size, batches):
         assert held.text[:, 0].tolist() == [-i for i in held.ids.tolist()]
 
 
-def test_queue_survives_a_wrap_that_others_lose():
-    queue = EmbeddingQueue(5, 1)
-    for start, count in ((1, 3), (4, 3), (7, 2)):
-        queue.enqueue(keys(start, count))
-    assert sorted(queue.keys().ids.tolist()) == [4, 5, 6, 7, 8]
-
-
 def test_queue_comes_back_from_its_state():
     queue, other = EmbeddingQueue(4, 1), EmbeddingQueue(4, 1)
     queue.enqueue(keys(0, 6))
