@@ -22,7 +22,8 @@ from pipelines.evaluation.embed.tables import (
 from pipelines.evaluation.errors import InputError
 from pipelines.prediction.inputs import Inputs, from_dataset
 from pipelines.prediction.labels import Indicator
-from pipelines.prediction.predict import Predictions, Protocol, predict, predictable
+from pipelines.prediction.place import Protocol
+from pipelines.prediction.predict import Predictions, predict, predictable
 from pipelines.prediction.vectors import Vectors
 
 from .neighbours import Neighbours, side_by_side

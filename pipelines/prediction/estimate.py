@@ -7,37 +7,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.evaluation.analysis.conformal import METHODS
+from pipelines.evaluation.analysis.reach import unlike
 from pipelines.evaluation.probe.controls import coordinate_basis, tree_coordinates
 
-from .cross_fit import FEWEST_FOLDS, Folds, Near, cross_fit, fit_all, make_folds
+from .cross_fit import FEWEST_FOLDS, Folds, cross_fit, fit_all, make_folds
 from .labels import Indicator
 from .models import Floats, Model, NearestNeighbours, Ridge, Trees
+from .place import Place
 
 LEVEL = 0.9
 FEWEST_ERRORS = 8
 """Held-out errors below which no interval is given."""
 HELD_OUT, UNLABELLED, NO_IMAGE, UNLIKE = "held_out", "unlabelled", "no_image", "unlike_training"
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the regions lie and which of them may be trained on beside which.
-
-    Attributes:
-        xy: `(N, 2)` local metres.
-        districts: `(N,)` number of the square block that a region lies in.
-        groups: `(N,)` what is held out together: the districts, or each region alone.
-        near: see [`pipelines.prediction.cross_fit.Folds`].
-        protocol: "block" (whole districts are held out) or "random".
-        block_m: side of a district, metres.
-    """
-
-    xy: Floats
-    districts: NDArray[np.int64]
-    groups: NDArray[np.int64]
-    near: Near
-    protocol: str
-    block_m: float
 
 
 @dataclass(frozen=True)
@@ -93,11 +74,6 @@ def estimate(
         shared = [indicators[k] for k in members]
         found.update(zip(members, _estimate_shared(X, place, shared, mask), strict=True))
     return [found[k] for k in range(len(indicators))]
-
-
-def num_districts(usable: NDArray[np.bool_], place: Place) -> int:
-    """Districts with a usable region."""
-    return len(np.unique(place.districts[usable]))
 
 
 def _estimate_shared(
@@ -194,50 +170,14 @@ def _error(predicted: Floats, y: Floats) -> float:
 def status(X: NDArray[np.floating], estimate: Estimate) -> NDArray[np.object_]:
     """`(N,)` status of each region with an image: "held_out", "unlabelled" or "unlike_training".
 
-    The last is a region without a label that is further from every labelled one, in the
-    standardised space of vectors, than labelled regions are from those of other folds. The
-    threshold is the upper whisker (third quartile plus 1.5 interquartile ranges) of those
-    distances, as in the area of applicability of Meyer and Pebesma (2021,
-    doi:10.1111/2041-210X.13650), without its weights.
+    The last is a region without a label outside the area of applicability: see
+    [`pipelines.evaluation.analysis.reach.unlike`].
     """
     folds = estimate.folds.number
     found = np.where(folds >= 0, HELD_OUT, UNLABELLED).astype(object)
     rows = np.flatnonzero(folds < 0)
     found[rows[unlike(X, folds, rows)]] = UNLIKE
     return found
-
-
-def unlike(
-    X: NDArray[np.floating], folds: NDArray[np.int64], rows: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """Which rows are further from all labelled rows than those are from other folds."""
-    if not len(rows):
-        return np.zeros(0, dtype=bool)
-    labelled = np.flatnonzero(folds >= 0)
-    mean = np.nanmean(X[labelled], axis=0)
-    scale = np.nanstd(X[labelled], axis=0)
-    scale = np.where(scale > 0, scale, 1.0)
-
-    def standard(some: NDArray[np.int64]) -> Floats:
-        return np.nan_to_num((X[some] - mean) / scale)
-
-    own = np.concatenate(
-        [
-            _nearest(standard(labelled[folds[labelled] == name]), standard(others))
-            for name in np.unique(folds[labelled])
-            if len(others := labelled[folds[labelled] != name])
-        ]
-        or [np.zeros(1)]
-    )
-    low, high = np.quantile(own, [0.25, 0.75])
-    return _nearest(standard(rows), standard(labelled)) > high + 1.5 * (high - low)
-
-
-def _nearest(rows: Floats, others: Floats) -> Floats:
-    from sklearn.neighbors import NearestNeighbors
-
-    distance, _ = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(others).kneighbors(rows)
-    return distance[:, 0]
 
 
 __all__ = [
@@ -248,10 +188,7 @@ __all__ = [
     "UNLABELLED",
     "UNLIKE",
     "Estimate",
-    "Place",
     "estimate",
     "estimate_new",
-    "num_districts",
     "status",
-    "unlike",
 ]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dataset_builders.files import atomic_path
 from pipelines.common.pages import page_environment
+from pipelines.evaluation.analysis.reach import draw_reach
 
 from .maps import data_address, indicator_maps
 
@@ -43,6 +44,7 @@ def _section(found: "Predictions", number: int) -> dict[str, Any]:
         "verdict": verdict,
         "counts": [(name, counts[name]) for name in STATUSES if counts[name]],
         "map": data_address(picture),
+        "reach": data_address(draw_reach(verdict.reach)) if verdict.reach else None,
         "scores": [(name, score.text, k == winner) for k, (name, score) in enumerate(scores)],
     }
 

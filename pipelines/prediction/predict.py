@@ -7,46 +7,32 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dataset_builders.errors import SplitError
-from dataset_builders.split_checks import correlation_range
-from dataset_builders.splits import block_numbers, default_block_m, local_xy, region_neighbourhood
 from pipelines.common.encoders import Encoder
 from pipelines.common.errors import InputError
+from pipelines.evaluation.analysis.reach import Reach, covered_by_decile, morans_i
 from pipelines.evaluation.embed.images import EmbedSettings
 from pipelines.evaluation.embed.raster import ENCODER as RASTER
 from pipelines.evaluation.embed.raster import RasterSettings
 
-from .estimate import (
-    FEWEST_FOLDS,
-    NO_IMAGE,
-    UNLABELLED,
-    UNLIKE,
-    Estimate,
-    Place,
-    estimate,
-    estimate_new,
-    num_districts,
-    status,
-)
+from .cross_fit import FEWEST_FOLDS
+from .estimate import NO_IMAGE, UNLABELLED, UNLIKE, Estimate, estimate, estimate_new, status
 from .inputs import Inputs, RegionOptions, from_dataset, from_files, is_dataset
 from .labels import Aggregate, Indicator, Labels, Transform
 from .outputs import write_outputs
+from .place import Place, Protocol, make_place, num_districts
 from .vectors import Vectors, average_rasters, embed_regions
 from .verdict import Verdict, judge, raw_interval
 
 CHUNK_SIZE = 128
 """Images between two points that an interrupted run resumes from."""
 FEWEST_LABELLED = 16
-DISTRICTS_IN_A_ROW = 4
-"""A city is cut into no fewer by default, however far its labels reach."""
-Protocol = Literal["block", "random"]
 RESERVED = ("region_id", "n_images", "geometry", "fid", "geom")
 """Columns of the result, and those that a GeoPackage adds."""
 
@@ -215,7 +201,11 @@ def predict(
             f"once its district of {place.block_m:,.0f} m and what touches it are taken away. Use "
             "a larger --block_m, or more labels."
         )
-    verdicts = [judge(one, place) for one in estimates]
+    statuses = [status(vectors.X, one) for one in estimates]
+    verdicts = [
+        judge(one, place, _reach(one, place, whole, vectors.rows, found))
+        for whole, one, found in zip(inputs.indicators, estimates, statuses, strict=True)
+    ]
     rejects = Counter(reject.reason for reject in (*inputs.rejects, *vectors.rejects))
     notes = [
         *(f"{n:,} images take no part: {why.replace('_', ' ')}." for why, n in rejects.items()),
@@ -223,8 +213,9 @@ def predict(
         _protocol_note(place),
     ]
     for verdict in verdicts:
-        notes += [f"{verdict.indicator}: {note}" for note in verdict.notes]
-    table = _table(inputs, vectors, estimates)
+        lines = verdict.reach.lines if verdict.reach else []
+        notes += [f"{verdict.indicator}: {note}" for note in (*verdict.notes, *lines)]
+    table = _table(inputs, vectors, estimates, statuses)
     table.attrs["verdicts"] = [verdict.as_dict() for verdict in verdicts]
     return Predictions(table, verdicts, notes, "", inputs.synthetic, vectors.X, estimates)
 
@@ -265,61 +256,6 @@ def predictable(inputs: Inputs, vectors: Vectors, protocol: Protocol = "block") 
         if _fault(one, int(np.isfinite(whole.y).sum()), place) is None
     ]
     return replace(inputs, indicators=kept)
-
-
-def make_place(
-    regions: gpd.GeoDataFrame,
-    indicators: Sequence[Indicator],
-    protocol: Protocol = "block",
-    block_m: float | None = None,
-    seed: int = 0,
-) -> Place:
-    """Districts of regions, and which regions touch.
-
-    Args:
-        regions: With an image.
-        indicators: Of them.
-        protocol: See [`predict_regions`].
-        block_m: Side of a district, metres; chosen from the extent of the labelled regions by
-            default.
-        seed: Seed of the folds of the random protocol.
-    """
-    x, y = local_xy(regions["lon"].to_numpy(float), regions["lat"].to_numpy(float))
-    neighbourhood = region_neighbourhood(regions.geometry, regions["lon"], regions["lat"])
-    if block_m is None:
-        block_m = _default_block_m(x, y, neighbourhood.cell_m, indicators)
-    districts = block_numbers(x, y, block_m, neighbourhood)
-    xy = np.column_stack([x, y])
-    if protocol == "random":
-        groups = np.random.default_rng(seed).permutation(len(x))
-        return Place(xy, districts, groups, _none_near, protocol, block_m)
-    return Place(xy, districts, districts, neighbourhood.near, protocol, block_m)
-
-
-def _default_block_m(
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
-    cell_m: float,
-    indicators: Sequence[Indicator],
-) -> float:
-    """As wide as the labels resemble one another, where that leaves enough districts."""
-    labelled = np.logical_or.reduce([np.isfinite(one.y) for one in indicators])
-    if not labelled.any():
-        return cell_m
-    x, y = x[labelled], y[labelled]
-    usual = float(default_block_m(x, y, cell_m))
-    widest = float(np.sqrt((np.ptp(x) + cell_m) * (np.ptp(y) + cell_m))) / DISTRICTS_IN_A_ROW
-    reach = [usual]
-    for one in indicators:
-        try:
-            reach.append(correlation_range(x, y, one.y[labelled]).range_m)
-        except SplitError:  # too few labels to tell
-            continue
-    return min(float(np.nanmax(reach)), max(usual, widest))
-
-
-def _none_near(rows: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
-    return np.zeros(len(rows), dtype=bool)
 
 
 def _check_choices(
@@ -455,7 +391,31 @@ def _protocol_note(place: Place) -> str:
     )
 
 
-def _table(inputs: Inputs, vectors: Vectors, estimates: Sequence[Estimate]) -> gpd.GeoDataFrame:
+def _reach(
+    estimate: Estimate,
+    place: Place,
+    whole: Indicator,
+    rows: NDArray[np.int64],
+    statuses: NDArray[np.object_],
+) -> Reach:
+    has_image = np.zeros(len(whole.y), dtype=bool)
+    has_image[rows] = True
+    residual = np.where(estimate.is_held_out, estimate.value - estimate.indicator.y, np.nan)
+    return Reach(
+        whole.name,
+        morans_i(place.xy, residual),
+        int(np.isin(statuses, (UNLABELLED, UNLIKE)).sum()),
+        int((statuses == UNLIKE).sum()),
+        covered_by_decile(whole.y, has_image),
+    )
+
+
+def _table(
+    inputs: Inputs,
+    vectors: Vectors,
+    estimates: Sequence[Estimate],
+    statuses: Sequence[NDArray[np.object_]],
+) -> gpd.GeoDataFrame:
     n = len(inputs.regions)
 
     def of_all(values: NDArray[Any], elsewhere: Any) -> NDArray[Any]:
@@ -467,13 +427,13 @@ def _table(inputs: Inputs, vectors: Vectors, estimates: Sequence[Estimate]) -> g
         "region_id": inputs.regions["region_id"].to_numpy(str).astype(object),
         "n_images": of_all(vectors.counts, 0),
     }
-    for whole, one in zip(inputs.indicators, estimates, strict=True):
+    for whole, one, found in zip(inputs.indicators, estimates, statuses, strict=True):
         name = whole.name
         low, high = raw_interval(one)
         columns[name] = whole.raw
         columns[f"{name}_predicted"] = of_all(one.indicator.to_raw(one.value), np.nan)
         columns[f"{name}_low"], columns[f"{name}_high"] = of_all(low, np.nan), of_all(high, np.nan)
-        columns[f"{name}_status"] = of_all(status(vectors.X, one), NO_IMAGE)
+        columns[f"{name}_status"] = of_all(found, NO_IMAGE)
     return gpd.GeoDataFrame(columns, geometry=inputs.regions.geometry.to_numpy(), crs="EPSG:4326")
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from dataset_builders.errors import SplitError
 from dataset_builders.split_checks import correlation_range
 from pipelines.evaluation.analysis.bootstrap import drawn_r2, interval
+from pipelines.evaluation.analysis.reach import Reach
 from pipelines.evaluation.errors import InputError
 from pipelines.evaluation.report.verdicts import (
     ANSWERS,
@@ -19,7 +20,8 @@ from pipelines.evaluation.report.verdicts import (
     score,
 )
 
-from .estimate import LEVEL, Estimate, Place
+from .estimate import LEVEL, Estimate
+from .place import Place
 
 WIDE = 0.5
 """Share of the city's range from which single regions are not to be planned with."""
@@ -48,6 +50,7 @@ class Verdict:
         districts: they lie in.
         block_m: side of a district, metres.
         notes: what else a reader must know, one sentence each.
+        reach: where errors cluster, which regions are unlike the labelled ones, whom images miss.
     """
 
     indicator: str
@@ -68,13 +71,14 @@ class Verdict:
     districts: int
     block_m: float
     notes: tuple[str, ...]
+    reach: Reach | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self)
+        return {**asdict(self), "reach": self.reach and self.reach.as_dict()}
 
 
-def judge(estimate: Estimate, place: Place) -> Verdict:
+def judge(estimate: Estimate, place: Place, reach: Reach | None = None) -> Verdict:
     """Score an estimate on its held-out regions."""
     y = estimate.indicator.y
     systems = np.stack([estimate.value, estimate.location, estimate.both])
@@ -104,6 +108,7 @@ def judge(estimate: Estimate, place: Place) -> Verdict:
         districts,
         place.block_m,
         tuple(notes),
+        reach,
     )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from pipelines.prediction.cross_fit import make_folds
 from pipelines.prediction.labels import Indicator
-from pipelines.prediction.predict import make_place
+from pipelines.prediction.place import make_place
 from tests.wards import make_wards, touching_pairs
 
 

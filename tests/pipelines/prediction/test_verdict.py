@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from pipelines.prediction.cross_fit import Folds
-from pipelines.prediction.estimate import Estimate, Place
+from pipelines.prediction.estimate import Estimate
 from pipelines.prediction.labels import Indicator, as_indicators
+from pipelines.prediction.place import Place
 from pipelines.prediction.verdict import judge
 
 

@@ -1,0 +1,83 @@
+"""Moran's I, coverage by decile and the area of applicability, by hand and on made-up errors."""
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+
+from pipelines.evaluation.analysis.reach import (
+    Reach,
+    covered_by_decile,
+    draw_reach,
+    morans_i,
+    unlike,
+)
+
+
+def test_morans_i_equals_its_formula_on_a_dense_matrix():
+    rng = np.random.default_rng(0)
+    xy, z = rng.uniform(0, 1e4, (60, 2)), rng.normal(size=60)
+    weights = np.zeros((60, 60))
+    distance = cdist(xy, xy) + np.diag(np.full(60, np.inf))
+    for row, nearest in enumerate(np.argsort(distance, axis=1)[:, :5]):
+        weights[row, nearest] = 1 / 5
+    centred = z - z.mean()
+    expected = 60 / weights.sum() * (centred @ weights @ centred) / (centred @ centred)
+    found = morans_i(xy, z, neighbours=5)
+    assert found.value == pytest.approx(expected, abs=1e-12)
+
+
+def test_clustered_errors_are_told_from_scattered_ones():
+    rng = np.random.default_rng(1)
+    xy = rng.uniform(0, 1e4, (400, 2))
+    scattered = rng.normal(size=400)
+    clustered = np.sin(xy[:, 0] / 2000) + 0.3 * scattered
+    assert morans_i(xy, clustered).value > 0.5
+    assert morans_i(xy, clustered).p == pytest.approx(0.001)
+    assert abs(morans_i(xy, scattered).value) < 0.1
+    assert morans_i(xy, scattered).p > 0.01
+
+
+def test_regions_without_a_residual_are_left_out_and_few_are_not_judged():
+    xy = np.random.default_rng(2).uniform(0, 1e4, (60, 2))
+    residual = np.arange(60.0)
+    residual[30:] = np.nan
+    assert morans_i(xy, residual).value == morans_i(xy[:30], residual[:30]).value
+    assert morans_i(xy[:29], residual[:29]) is None
+    assert morans_i(xy, np.zeros(60)) is None
+    assert morans_i(np.zeros((40, 2)), residual[:40][::-1]) is not None  # all at one place
+
+
+def test_coverage_by_decile_by_hand():
+    labels = np.r_[np.arange(20.0), np.nan]
+    has_image = np.r_[np.arange(20) >= 3, True]
+    assert covered_by_decile(labels, has_image) == (0.0, 0.5, *[1.0] * 8)
+
+
+def test_equal_labels_share_a_decile():
+    labels = np.r_[np.zeros(5), 1.0, 2, 3, 4, 5]
+    covered = covered_by_decile(labels, np.r_[True, np.zeros(9, bool)])
+    assert covered[2] == 0.2  # the mean rank of five zeros among ten
+    assert np.isnan([*covered[:2], *covered[3:5]]).all()
+    assert covered[5:] == (0.0,) * 5
+
+
+def test_a_row_far_from_all_labelled_ones_is_unlike_them():
+    rng = np.random.default_rng(3)
+    X = np.r_[rng.normal(size=(100, 4)), rng.normal(size=(3, 4)), [[30.0] * 4]]
+    folds = np.r_[np.arange(100) % 5, [-1] * 4]
+    assert unlike(X, folds, np.arange(100, 104)).tolist() == [False, False, False, True]
+
+
+def test_the_lines_say_what_was_found():
+    rng = np.random.default_rng(4)
+    xy = rng.uniform(0, 1e4, (200, 2))
+    moran = morans_i(xy, xy[:, 0])
+    reach = Reach("population", moran, 50, 5, (0.4, *[0.7] * 8, 0.98))
+    assert [line.split()[0] for line in reach.lines] == ["Errors", "5", "Images"]
+    assert "resemble one another" in reach.lines[0]
+    assert "5 of 50 regions without a label (10%)" in reach.lines[1]
+    assert "40% of the labelled regions in the lowest tenth of population" in reach.lines[2]
+    assert draw_reach(reach).startswith(b"\x89PNG")
+    silent = Reach("population", None, 0, 0, (float("nan"),) * 10)
+    assert silent.lines == []
+    assert silent.as_dict()["covered"] == [None] * 10
