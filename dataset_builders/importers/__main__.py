@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from ..errors import DatasetError, SourceError
-from .base import IMAGES_PER_SHARD, import_dataset
+from .base import import_dataset
 
 PACKAGE = "dataset_builders.importers"
 DESCRIPTION = """Import images, captions and indicators into a dataset of Parquet tables.
@@ -41,12 +41,6 @@ def main(arguments: Sequence[str] | None = None, package: str = PACKAGE) -> int:
         if hasattr(module, "add_arguments"):
             module.add_arguments(command)
         command.add_argument("--seed", type=int, default=0, help="split seed (default 0)")
-        command.add_argument(
-            "--images_per_shard",
-            type=int,
-            default=IMAGES_PER_SHARD,
-            help=f"rows per Parquet file (default {IMAGES_PER_SHARD})",
-        )
     options = vars(parser.parse_args(arguments))
     try:
         print(import_dataset(modules[options.pop("name")].read, **options))

@@ -33,14 +33,7 @@ SplitColumns = tuple[dict[str, np.ndarray], list[str]]
 
 @dataclass(frozen=True)
 class ImageItem:
-    """An image to import.
-
-    Attributes:
-        image_id: its id, unique in its table.
-        region_id: id of the region it shows.
-        path: its file.
-        columns: further columns of its table.
-    """
+    """An image to import: ids, file, and further columns of its table."""
 
     image_id: str
     region_id: str
@@ -88,15 +81,15 @@ Imported = tuple[Sequence[ImportPlan], DatasetMetadata]
 
 @dataclass(frozen=True)
 class ImportReport:
-    """Result of an import.
+    """Result of an import; `str()` says all of it.
 
     Attributes:
         output_dir: the dataset folder.
         written: number of rows by config name.
         rejects: number of items left out by reason; `rejects.parquet` lists them.
         regions_without_image: number of regions without an image, by city; they are kept.
-        duplicate_images: number of images whose bytes equal an earlier one's, by config name.
-        duplicates_across_regions: those among them that lie in another region than the first.
+        duplicate_images: by config name, the number of images whose bytes equal an earlier one's,
+            and how many of those lie in another region.
         problems: notes, and splits that could not be made, one sentence each.
     """
 
@@ -104,22 +97,29 @@ class ImportReport:
     written: dict[str, int]
     rejects: dict[str, int]
     regions_without_image: dict[str, int]
-    duplicate_images: dict[str, int]
-    duplicates_across_regions: dict[str, int]
+    duplicate_images: dict[str, tuple[int, int]]
     problems: list[str]
 
     def __str__(self) -> str:
-        lines = [f"Dataset in {self.output_dir}"]
-        lines += [f"  {name}: {rows:,} rows" for name, rows in self.written.items()]
-        for city, count in self.regions_without_image.items():
-            lines += [f"  {city}: {count:,} regions have no image"] * (count > 0)
-        for name, count in self.duplicate_images.items():
-            across = self.duplicates_across_regions[name]
-            text = f"  {name}: {count:,} duplicate images, {across:,} in another region"
-            lines += [text] * (count > 0)
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.rejects.items())
-        lines.append(f"  left out: {reasons or 'nothing'}" + " (rejects.parquet)" * bool(reasons))
-        return "\n".join([*lines, *[f"  note: {text}" for text in self.problems]])
+        return "\n  ".join(
+            [
+                f"Dataset in {self.output_dir}",
+                *(f"{name}: {rows:,} rows" for name, rows in self.written.items()),
+                *(
+                    f"{city}: {count:,} regions have no image"
+                    for city, count in self.regions_without_image.items()
+                    if count
+                ),
+                *(
+                    f"{name}: {count:,} duplicate images, {across:,} in another region"
+                    for name, (count, across) in self.duplicate_images.items()
+                    if count
+                ),
+                f"left out: {f'{reasons} (rejects.parquet)' if reasons else 'nothing'}",
+                *(f"note: {text}" for text in self.problems),
+            ]
+        )
 
 
 def import_dataset(
@@ -153,17 +153,13 @@ def import_dataset(
     for plan in plans:
         _check_ids(plan)
     planned = sum(len(items) for plan in plans for items in plan.images.values())
-    parameters = {
-        **metadata.parameters,
-        "seed": seed,
-        "images_per_shard": images_per_shard,
-        "images": planned,
-    }
-    writer = DatasetWriter(output_dir, replace(metadata, parameters=parameters))
+    own = {"seed": seed, "images_per_shard": images_per_shard, "images": planned}
+    writer = DatasetWriter(output_dir, replace(metadata, parameters={**metadata.parameters, **own}))
     problems = [note for plan in plans for note in plan.notes]
     with tqdm(total=planned, desc="Importing images", unit="image") as progress:
         for plan in plans:
-            problems += _write_city(writer, plan, seed, images_per_shard, progress)
+            _write_images(writer, plan, images_per_shard, progress)
+            problems += _write_regions(writer, plan, seed)
     writer.finish()
     write_card(output_dir)
     return _report(Path(output_dir), plans, problems)
@@ -193,16 +189,13 @@ def require(source: Path, *names: str, layout: str) -> None:
 def read_columns(
     path: Path, text: Sequence[str], numbers: Sequence[str], table: str
 ) -> tuple[pd.DataFrame, list[Reject]]:
-    """Columns of a CSV, as text and as numbers; text that is no number becomes NaN.
+    """A CSV as text, with some columns as numbers, and its rows with too many fields as rejects.
 
     Args:
         path: the CSV.
-        text: names of columns of text.
-        numbers: names of numeric columns.
+        text: names of columns that it must have.
+        numbers: names of numeric columns that it must have; text becomes NaN.
         table: config name of the rejects.
-
-    Returns:
-        The columns, and the rows with too many fields as rejects.
 
     Raises:
         SourceError: it cannot be read, or lacks a column.
@@ -214,7 +207,7 @@ def read_columns(
         )
     values = {name: pd.to_numeric(frame[name], errors="coerce") for name in numbers}
     rejects = [(table, one.file, one.reason, f"{path.name}: {one.detail}") for one in bad]
-    return frame[list(text)].assign(**values), rejects
+    return frame.assign(**values), rejects
 
 
 def square_around(lon: np.ndarray, lat: np.ndarray, side_m: float) -> np.ndarray:
@@ -246,26 +239,21 @@ def _check_ids(plan: ImportPlan) -> None:
     require_unique([regions], config_name(plan.city, "regions"), "Give each region one row.")
 
 
-def _write_city(
-    writer: DatasetWriter, plan: ImportPlan, seed: int, images_per_shard: int, progress: tqdm
-) -> list[str]:
-    """Write one city; returns the splits that could not be made."""
+def _write_images(
+    writer: DatasetWriter, plan: ImportPlan, images_per_shard: int, progress: tqdm
+) -> None:
     for reject in plan.rejects:
         writer.reject(*reject)
     for view in VIEWS:
         items = plan.images.get(view, ())
         for index, start in enumerate(range(0, len(items), images_per_shard)):
             chunk = items[start : start + images_per_shard]
-            before = progress.n
-            images = _image_rows(writer, plan, view, chunk, progress)
-            writer.write_shard(plan.city, view, index, images)
-            progress.update(len(chunk) - (progress.n - before))
+            done = progress.n + len(chunk)
+            rows = _image_rows(writer, plan, view, chunk, progress)
+            writer.write_shard(plan.city, view, index, rows)
+            progress.update(done - progress.n)  # those of a shard that was there
     if plan.captions:
         writer.write_shard(plan.city, "captions", 0, plan.captions)
-    regions, problems = _complete_regions(plan, seed)
-    rows: Any = regions.to_dict("records")
-    writer.write_shard(plan.city, "regions", 0, rows)
-    return problems
 
 
 def _image_rows(
@@ -282,12 +270,15 @@ def _image_rows(
         progress.update()
 
 
-def _complete_regions(plan: ImportPlan, seed: int) -> tuple[pd.DataFrame, list[str]]:
-    """The table of regions with centre, area, sources and splits, sorted by `region_id`."""
+def _write_regions(writer: DatasetWriter, plan: ImportPlan, seed: int) -> list[str]:
+    """Write the regions, sorted, with centre, area, sources and splits.
+
+    Returns:
+        The splits that could not be made.
+    """
     regions = plan.regions.sort_values("region_id", ignore_index=True).assign(city=plan.city)
-    for name in ("geometry", "lon", "lat", "area_m2"):
-        if name not in regions:
-            regions[name] = None if name == "geometry" else np.nan
+    if "geometry" not in regions:
+        regions["geometry"] = None
     geometry = regions["geometry"].to_numpy(dtype=object)
     centres = shapely.centroid(geometry)
     for name, values in (
@@ -295,7 +286,8 @@ def _complete_regions(plan: ImportPlan, seed: int) -> tuple[pd.DataFrame, list[s
         ("lat", shapely.get_y(centres)),
         ("area_m2", geodesic_areas(geometry)),
     ):
-        regions[name] = regions[name].astype(np.float64).fillna(pd.Series(values))
+        given = regions.get(name, pd.Series(np.nan, regions.index))
+        regions[name] = given.astype(np.float64).fillna(pd.Series(values))
     for name, text in plan.sources.items():
         regions[f"{name}_source"] = [text if known else None for known in regions[name].notna()]
     if plan.splits is not None:
@@ -304,29 +296,30 @@ def _complete_regions(plan: ImportPlan, seed: int) -> tuple[pd.DataFrame, list[s
         lon, lat = regions["lon"].to_numpy(), regions["lat"].to_numpy()
         columns, problems = region_splits(geometry, lon, lat, plan.cell_m, seed, plan.block_m)
     regions = regions.assign(**columns)
-    return regions.astype(object).where(regions.notna(), None), [
-        f"{plan.city}: {problem}" for problem in problems
-    ]
+    rows: Any = regions.astype(object).where(regions.notna(), None).to_dict("records")
+    writer.write_shard(plan.city, "regions", 0, rows)
+    return [f"{plan.city}: {problem}" for problem in problems]
 
 
 def _report(output_dir: Path, plans: Sequence[ImportPlan], problems: list[str]) -> ImportReport:
-    written, without, repeated, across = {}, {}, {}, {}
+    written, without, duplicates = {}, {}, {}
     for plan in plans:
         seen: set[str] = set()
         views = [view for view in VIEWS if plan.images.get(view)]
         for view in views:
-            name, first = config_name(plan.city, view), dict[bytes, str]()
-            repeated[name] = across[name] = 0
+            first: dict[bytes, str] = {}
+            repeated = across = 0
             for row in iter_images(output_dir, plan.city, view, ("region_id",)):
                 digest, region = hashlib.sha256(row["image"]).digest(), row["region_id"]
-                repeated[name] += digest in first
-                across[name] += first.setdefault(digest, region) != region
+                repeated += digest in first
+                across += first.setdefault(digest, region) != region
                 seen.add(region)
+            duplicates[config_name(plan.city, view)] = repeated, across
         for table in ("regions", *views, *["captions"] * bool(plan.captions)):
             written[config_name(plan.city, table)] = count_rows(output_dir, plan.city, table)
         without[plan.city] = int((~plan.regions["region_id"].isin(seen)).sum())
-    reasons = Counter(read_rejects(output_dir)["reason"])
-    return ImportReport(output_dir, written, dict(reasons), without, repeated, across, problems)
+    reasons = dict(Counter(read_rejects(output_dir)["reason"]))
+    return ImportReport(output_dir, written, reasons, without, duplicates, problems)
 
 
 __all__ = [

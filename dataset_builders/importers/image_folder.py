@@ -24,28 +24,14 @@ from ..assignment import assign_points
 from ..errors import DatasetError, SourceError
 from ..photos import exif_positions, faulty_rows, file_faults, find_csv, read_listing
 from ..regions import grid_cells, polygon_regions
-from ..schema import INDICATORS, VIEWS, DatasetMetadata, Indicator, config_name
+from ..schema import INDICATORS, VIEWS, DatasetMetadata, Indicator, config_name, features
 from ..storage import Reject
-from .base import (
-    ImageItem,
-    Imported,
-    ImportPlan,
-    require,
-    square_around,
-)
+from .base import ImageItem, Imported, ImportPlan, require, square_around
 
 SUMMARY = "any folder of images with a CSV (file, region_id or lon and lat, caption, numbers)"
 CELL_M = 1000.0
 DESCRIBING = ("file", "region_id", "lon", "lat", "caption", "heading", "captured_at", "licence")
 POLYGON_COLUMNS = ("region_id", "lon", "lat", "area_m2", "geometry")
-IMAGE_COLUMNS = (
-    *("captured_at", "source", "licence"),
-    *("caption", "caption_model", "caption_score"),
-)
-VIEW_COLUMNS = {
-    "street_view": ("lon", "lat", "heading", *IMAGE_COLUMNS),
-    "satellite": ("tile_z", "tile_x", "tile_y", "ground_resolution_m", *IMAGE_COLUMNS),
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,24 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--csv", help="file name in the source; the only CSV there by default")
     parser.add_argument("--regions", help="polygon file: each image belongs to the one it lies in")
     parser.add_argument("--region_id", help="column of the polygons' unique ids")
-    parser.add_argument(
-        "--cell_m", type=float, help=f"side of a region in metres (default {CELL_M:g} for a grid)"
-    )
-    parser.add_argument(
-        "--units",
-        nargs="*",
-        default=[],
-        type=_unit,
-        metavar="COLUMN=UNIT",
-        help="units of indicators; values are never converted",
-    )
-    parser.add_argument(
-        "--ln1p",
-        nargs="*",
-        default=[],
-        metavar="COLUMN",
-        help="indicators that evaluation predicts as ln(y + 1): raw values, not yet logged",
-    )
+    side = f"side of a region in metres (default {CELL_M:g} for a grid)"
+    parser.add_argument("--cell_m", type=float, help=side)
+    several: dict[str, Any] = {"nargs": "*", "default": []}
+    units = "units of indicators; values are never converted"
+    parser.add_argument("--units", type=_unit, metavar="COLUMN=UNIT", help=units, **several)
+    logged = "indicators that evaluation predicts as ln(y + 1): raw values, not yet logged"
+    parser.add_argument("--ln1p", metavar="COLUMN", help=logged, **several)
     parser.add_argument("--licence", default="not stated", help="licence of the images")
 
 
@@ -119,12 +94,13 @@ def read(
     units, ln1p = dict(units), set(ln1p)
     require(source, layout="a folder of images with a CSV")
     frame, rejects, notes = _listing(source, csv)
-    numbers, more = _numbers(frame, "CSV")
+    numbers, left_out = _numbers(frame, "CSV")
+    notes += left_out
     polygons, of_polygons = None, list[str]()
     if regions is not None:
-        polygons, found = _read_polygons(Path(regions), region_id)
+        polygons, left_out = _read_polygons(Path(regions), region_id)
         of_polygons = list(polygons.columns.drop(list(POLYGON_COLUMNS)))
-        more += found
+        notes += left_out
     if twice := sorted(set(numbers) & set(of_polygons)):
         raise SourceError(f"Both the CSV and the polygons have {', '.join(twice)}: rename one.")
     for flag, names in (("units", units), ("ln1p", ln1p)):
@@ -132,7 +108,7 @@ def read(
             raise SourceError(f"--{flag} {', '.join(unknown)}: there is no such numeric column.")
     indicators = [_indicator(name, units, ln1p, "CSV") for name in numbers]
     indicators += [_indicator(name, units, ln1p, "polygons") for name in of_polygons]
-    more += [
+    notes += [
         f"The column {one.name!r} is stored as given, without a unit. If it holds "
         f"{INDICATORS[one.name].unit} and no logarithms, give --units "
         f"'{one.name}={INDICATORS[one.name].unit}'."
@@ -149,7 +125,7 @@ def read(
         cell_m=cell_m,
         polygons=polygons,
         rejects=[(config_name(city, view), one.file, one.reason, one.detail) for one in rejects],
-        notes=[*notes, *more],
+        notes=notes,
     )
     metadata = DatasetMetadata(
         title=f"{city}: {view.replace('_', ' ')} images",
@@ -204,7 +180,8 @@ def plan_from_frame(
         cell_m = cell_m or float(np.sqrt(polygons["area_m2"].median()))
     for name, values in (region_columns or {}).items():
         regions[name] = regions["region_id"].map(values)
-    kept = [name for name in VIEW_COLUMNS[view] if name in frame]
+    own = set(features(view)) - {"image", "image_id", "region_id"}
+    kept = [name for name in frame if name in own]
     columns: Any = frame[kept].astype(object).where(frame[kept].notna(), None).to_dict("records")
     ids = zip(frame["image_id"], frame["region_id"], frame["file"], columns, strict=True)
     items = [ImageItem(image, region, root / file, fields) for image, region, file, fields in ids]
@@ -240,12 +217,10 @@ def _checked(frame: pd.DataFrame, table: str) -> tuple[pd.DataFrame, list[Reject
     frame = frame.assign(file=pd.Series(files, index=frame.index, dtype=object))
     reason = file_faults(frame["file"])
     for name, bound in (("lon", 180), ("lat", 90), ("heading", np.inf)):
-        if name not in frame:
-            frame = frame if name == "heading" else frame.assign(**{name: np.nan})
-            continue
-        values = pd.to_numeric(frame[name], errors="coerce").astype(np.float64)
+        given = frame.get(name, pd.Series(np.nan, frame.index))
+        values = pd.to_numeric(given, errors="coerce").astype(np.float64)
         if name != "heading":
-            bad = (frame[name].notna() & values.isna()) | (values.abs() > bound)
+            bad = (given.notna() & values.isna()) | (values.abs() > bound)
             reason[bad & reason.isna()] = "bad_coordinates"
         frame[name] = values.where(np.isfinite(values))
     rejects = [(table, one.file, one.reason, "") for one in faulty_rows(frame["file"], reason)]
@@ -281,9 +256,7 @@ def _regions_of(frame: pd.DataFrame, names: list[str], cell_m: float | None) -> 
         # the centre of a cell, not of the images in it
         return regions.drop(columns=["lon", "lat"])
     if cell_m is not None:
-        regions["geometry"] = square_around(
-            regions["lon"].to_numpy(), regions["lat"].to_numpy(), cell_m
-        )
+        regions["geometry"] = square_around(regions["lon"], regions["lat"], cell_m)
     return regions
 
 
@@ -302,11 +275,9 @@ def _read_polygons(path: Path, region_id: str | None) -> tuple[gpd.GeoDataFrame,
         polygons = polygon_regions(frame, region_id)
     except DatasetError as error:
         raise SourceError(f"--regions {path}: {error}") from error
-    own = pd.DataFrame(frame.drop(columns=frame.geometry.name)).set_index(
-        frame[region_id].astype(str)
-    )
-    own = own.drop(columns=region_id).loc[polygons["region_id"]].reset_index(drop=True)
-    numbers, notes = _numbers(own, "Polygons")
+    own = pd.DataFrame(frame.drop(columns=[frame.geometry.name, region_id]))
+    own = own.set_axis(frame[region_id].astype(str)).loc[polygons["region_id"]]
+    numbers, notes = _numbers(own.reset_index(drop=True), "Polygons")
     return polygons.assign(**numbers), notes
 
 
@@ -314,9 +285,8 @@ def _in_polygons(
     frame: pd.DataFrame, polygons: gpd.GeoDataFrame, table: str
 ) -> tuple[pd.DataFrame, list[Reject]]:
     """The rows that lie in a polygon, with its `region_id`, and the others as rejects."""
-    lon, lat = frame["lon"].to_numpy(float), frame["lat"].to_numpy(float)
     try:
-        rows = assign_points(lon, lat, polygons)
+        rows = assign_points(frame["lon"].to_numpy(), frame["lat"].to_numpy(), polygons)
     except DatasetError as error:
         raise SourceError(f"The images do not lie in the polygons: {error}") from error
     if not (rows >= 0).any():

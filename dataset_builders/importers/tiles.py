@@ -13,9 +13,10 @@ from ..captions import join_sentences
 from ..coordinates import tile_polygons
 from ..errors import SourceError
 from ..globe import geodesic_areas
-from ..photos import list_images, read_csv_rows
+from ..photos import list_images
+from ..schema import DatasetMetadata, config_name
 from ..storage import Reject
-from .base import ImageItem
+from .base import ImageItem, ImportPlan, city_of, read_columns
 
 ZOOM = 16
 TILE_PIXELS = 256
@@ -23,6 +24,61 @@ TILE_NAME = re.compile(r"(?:.*/)?(?P<z>\d+)_(?P<x>-?\d+)_(?P<y>-?\d+)_s(?:\.\w+)
 TILE_PAIR = re.compile(r"\(\s*(?P<x>-?\d+)\s*,\s*(?P<y>-?\d+)\s*\)")
 BAD_NAME = ("bad_name", "expected 16_<x>_<y>_s.jpg")
 Tile = tuple[int, int]
+
+
+def plan_tiles(
+    folder: str,
+    images: Path,
+    captions: Path,
+    values: Mapping[Tile, Mapping[str, Any]],
+    metadata: DatasetMetadata,
+    *,
+    indicator_source: str,
+    rejects: Sequence[Reject],
+    street_views: Sequence[ImageItem] = (),
+) -> ImportPlan:
+    """Plan the import of a city of tiles; every tile that has anything is a region.
+
+    Args:
+        folder: name of the city's folder.
+        images: folder of its tiles; other files in it become rejects.
+        captions: file of its captions, by sentences; it need not exist.
+        values: indicators and extra columns of regions, by tile.
+        metadata: of the dataset; its importer is the model of the captions.
+        indicator_source: where the indicators are from.
+        rejects: of the values and street views.
+        street_views: images in regions that `values` has.
+    """
+    city, model = city_of(folder), metadata.parameters["importer"]
+    found: list[Reject] = []
+    files = _images(images, config_name(city, "satellite"), found)
+    texts = _captions(captions, config_name(city, "captions"), found)
+    regions = _regions({*files, *texts, *values})
+    names = [one.name for one in metadata.indicators]
+    names += metadata.extra_columns.get("regions", {})
+    rows = {tile_region_id(tile): row for tile, row in values.items()}
+    table = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=names)
+    captioned = [(_image_id(tile), text) for tile, text in sorted(texts.items())]
+    captioned += [
+        (view.image_id, view.columns["caption"])
+        for view in street_views
+        if "caption" in view.columns
+    ]
+    return ImportPlan(
+        city=city,
+        regions=regions.join(table, on="region_id"),
+        images={
+            "satellite": list(_items(files, texts, regions, metadata.source, model)),
+            "street_view": street_views,
+        },
+        captions=[
+            {"image_id": image, "model": model, "stage": "published", "text": text, "kept": True}
+            for image, text in captioned
+        ],
+        rejects=[*found, *rejects],
+        cell_m=float(np.sqrt(regions["area_m2"].median())),
+        sources={one.name: indicator_source for one in metadata.indicators},
+    )
 
 
 def parse_tile_name(name: str) -> Tile | None:
@@ -39,19 +95,78 @@ def parse_tile_pair(text: Any) -> Tile | None:
     return (int(match["x"]), int(match["y"])) if match else None
 
 
-def tile_id(tile: Tile) -> str:
-    """Image id of a tile: its published name without the suffix."""
+def tile_region_id(tile: Tile) -> str:
+    """Region id of a tile; it names the map, since others number their tiles otherwise."""
+    return f"baidu_{_image_id(tile)}"
+
+
+def read_tile_rows(
+    path: Path, coordinate: str, columns: Mapping[str, str], table: str, rejects: list[Reject]
+) -> Iterator[tuple[Tile, dict[str, float], Mapping[str, Any]]]:
+    """The rows of a CSV: tile, numbers by their new names, and all columns as text.
+
+    Args:
+        path: the CSV.
+        coordinate: column of the tiles, "(x,y)".
+        columns: new names of the numeric columns, by those of the CSV; text becomes NaN.
+        table: config name of the rejects.
+        rejects: extended by rows without a tile, with too many fields, or of a tile listed before,
+            and by text that is no number.
+
+    Raises:
+        SourceError: it cannot be read, or lacks the column of the tiles.
+    """
+    frame, bad = read_columns(path, [coordinate], [], table)
+    rejects += bad
+    listed: set[Tile] = set()
+    for row in frame.to_dict("records"):
+        tile = parse_tile_pair(row[coordinate])
+        if tile is None:
+            item, detail = str(row[coordinate]), f"{path.name}: expected (x,y)"
+            rejects.append((table, item, "bad_tile", detail))
+            continue
+        item = tile_region_id(tile)
+        if tile in listed:
+            rejects.append((table, item, "listed_twice", path.name))
+            continue
+        listed.add(tile)
+        numbers = {}
+        for column, name in columns.items():
+            if column in row:
+                numbers[name] = float(pd.to_numeric(row[column], errors="coerce"))
+                if np.isnan(numbers[name]) and pd.notna(row[column]):
+                    rejects.append((table, item, "bad_number", f"{column}: {row[column]!r}"))
+        yield tile, numbers, row
+
+
+def read_sentences(path: Path) -> dict[str, list[str]]:
+    """Sentences of each image in their order, from nested lists of {"image", "caption"}.
+
+    The lists may be nested in any way; a sentence belongs to the image it names.
+
+    Raises:
+        SourceError: not JSON, or JSON of another kind.
+    """
+    try:
+        records = list(_flatten(json.loads(path.read_text(encoding="utf-8"))))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise SourceError(f"{path} is no JSON: {error}") from error
+    sentences: dict[str, list[str]] = {}
+    for record in records:
+        if not isinstance(record, dict) or "image" not in record or "caption" not in record:
+            raise SourceError(f"{path} should hold {{'image', 'caption'}} only, got {record!r}.")
+        sentences.setdefault(str(record["image"]), []).append(record["caption"] or "")
+    return sentences
+
+
+def _image_id(tile: Tile) -> str:
+    """Its published name without the suffix."""
     return f"{ZOOM}_{tile[0]}_{tile[1]}"
 
 
-def tile_region_id(tile: Tile) -> str:
-    """Region id of a tile; it names the map, since others number their tiles otherwise."""
-    return f"baidu_{tile_id(tile)}"
-
-
-def tile_regions(tiles: Iterable[Tile]) -> pd.DataFrame:
+def _regions(tiles: Iterable[Tile]) -> pd.DataFrame:
     """One row per tile, sorted: geometry (WGS-84), area, tile numbers."""
-    ordered = sorted(set(tiles))
+    ordered = sorted(tiles)
     x, y = np.array(ordered, dtype=np.int64).reshape(-1, 2).T
     geometry = tile_polygons(x, y, ZOOM, "baidu") if ordered else np.array([], dtype=object)
     return pd.DataFrame(
@@ -66,8 +181,7 @@ def tile_regions(tiles: Iterable[Tile]) -> pd.DataFrame:
     )
 
 
-def tile_images(folder: Path, table: str, rejects: list[Reject]) -> dict[Tile, Path]:
-    """Images of a folder by tile; other files are added to the rejects."""
+def _images(folder: Path, table: str, rejects: list[Reject]) -> dict[Tile, Path]:
     images: dict[Tile, Path] = {}
     for path in list_images(folder):
         tile = parse_tile_name(path.name)
@@ -80,8 +194,7 @@ def tile_images(folder: Path, table: str, rejects: list[Reject]) -> dict[Tile, P
     return images
 
 
-def tile_captions(path: Path, table: str, rejects: list[Reject]) -> dict[Tile, str]:
-    """Whole captions by tile, from a file of sentences; none if there is no such file."""
+def _captions(path: Path, table: str, rejects: list[Reject]) -> dict[Tile, str]:
     captions: dict[Tile, str] = {}
     for name, sentences in (read_sentences(path) if path.exists() else {}).items():
         tile, caption = parse_tile_name(name), join_sentences(sentences)
@@ -94,107 +207,26 @@ def tile_captions(path: Path, table: str, rejects: list[Reject]) -> dict[Tile, s
     return captions
 
 
-def satellite_items(
+def _items(
     images: Mapping[Tile, Path],
     captions: Mapping[Tile, str],
     regions: pd.DataFrame,
     source: str,
     model: str,
-) -> list[ImageItem]:
-    """The images to import, by tile, with their captions."""
+) -> Iterator[ImageItem]:
     areas = regions.set_index("region_id")["area_m2"]
-    items = []
     for tile, path in sorted(images.items()):
+        region = tile_region_id(tile)
         columns = {
             "tile_z": ZOOM,
             "tile_x": tile[0],
             "tile_y": tile[1],
-            "ground_resolution_m": float(np.sqrt(areas[tile_region_id(tile)])) / TILE_PIXELS,
+            "ground_resolution_m": float(np.sqrt(areas[region])) / TILE_PIXELS,
             "source": source,
         }
         if tile in captions:
             columns |= {"caption": captions[tile], "caption_model": model}
-        items.append(ImageItem(tile_id(tile), tile_region_id(tile), path, columns))
-    return items
-
-
-def published_caption(image_id: str, model: str, text: str) -> dict[str, Any]:
-    """The row of a published caption in the table of candidates."""
-    return {
-        "image_id": image_id,
-        "model": model,
-        "stage": "published",
-        "text": text,
-        "kept": True,
-    }
-
-
-def read_tile_rows(
-    path: Path, coordinate: str, required: Sequence[str], table: str, rejects: list[Reject]
-) -> Iterator[tuple[Tile, dict[str, Any]]]:
-    """The rows of a CSV by tile, as text; rows that cannot be used are added to the rejects.
-
-    Args:
-        path: the CSV.
-        coordinate: column of the tiles, "(x,y)".
-        required: further columns that it must have.
-        table: config name of the rejects.
-        rejects: extended by rows without a tile, with too many fields, or of a tile listed before.
-
-    Raises:
-        SourceError: it cannot be read, or lacks a column.
-    """
-    frame, bad = read_csv_rows(path)
-    rejects += [(table, one.file, one.reason, f"{path.name}: {one.detail}") for one in bad]
-    if missing := [name for name in (coordinate, *required) if name not in frame]:
-        raise SourceError(
-            f"{path} has no column {', '.join(missing)}; it has {', '.join(frame.columns)}."
-        )
-    listed: set[Tile] = set()
-    for row in frame.to_dict("records"):
-        tile = parse_tile_pair(row[coordinate])
-        if tile is None:
-            item, detail = str(row[coordinate]), f"{path.name}: expected (x,y)"
-            rejects.append((table, item, "bad_tile", detail))
-        elif tile in listed:
-            rejects.append((table, tile_region_id(tile), "listed_twice", path.name))
-        else:
-            listed.add(tile)
-            yield tile, {str(name): value for name, value in row.items()}
-
-
-def row_numbers(
-    row: Mapping[str, Any], columns: Mapping[str, str], item: str, table: str, rejects: list[Reject]
-) -> dict[str, float]:
-    """The numbers of a row, renamed; text that is no number becomes NaN and a reject."""
-    found = {}
-    for column, name in columns.items():
-        if column in row:
-            found[name] = float(pd.to_numeric(row[column], errors="coerce"))
-            if np.isnan(found[name]) and pd.notna(row[column]):
-                rejects.append((table, item, "bad_number", f"{column}: {row[column]!r}"))
-    return found
-
-
-def read_sentences(path: Path) -> dict[str, list[str]]:
-    """Sentences of each image in their order, from nested lists of {"image", "caption"}.
-
-    The lists may be nested in any way; a sentence belongs to the image it names.
-
-    Raises:
-        SourceError: not JSON, or JSON of another kind.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        records = list(_flatten(content))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SourceError(f"{path} is no JSON: {error}") from error
-    sentences: dict[str, list[str]] = {}
-    for record in records:
-        if not isinstance(record, dict) or "image" not in record or "caption" not in record:
-            raise SourceError(f"{path} should hold {{'image', 'caption'}} only, got {record!r}.")
-        sentences.setdefault(str(record["image"]), []).append(record["caption"] or "")
-    return sentences
+        yield ImageItem(_image_id(tile), region, path, columns)
 
 
 def _flatten(content: Any) -> Iterator[Any]:

@@ -12,48 +12,23 @@ under names that end in `_urbanclip`.
 
 from pathlib import Path
 
-import numpy as np
-
 from ..errors import SourceError
 from ..schema import DatasetMetadata, Indicator, config_name
 from ..storage import Reject
 from .base import Imported, ImportPlan, city_of, require
-from .tiles import (
-    published_caption,
-    read_tile_rows,
-    row_numbers,
-    satellite_items,
-    tile_captions,
-    tile_id,
-    tile_images,
-    tile_region_id,
-    tile_regions,
-)
+from .tiles import plan_tiles, read_tile_rows
 
 SUMMARY = "UrbanCLIP's toolkit: Baidu tiles with captions, carbon, population, GDP"
 LAYOUT = "tiles/<City>/, and optionally captions/ and indicators/, of UrbanCLIP's toolkit"
-MODEL = "urbanclip"
 SOURCE = "https://github.com/siruzhong/UrbanCLIP-Dataset-Toolkit"
 PLACE = "One pixel read at the tile's south-west corner in BD-09 taken for WGS-84, off by 1 km."
+CARBON = "ODIAC 2022, one month, carbon and not carbon dioxide, per 1-km pixel."
+PEOPLE = "WorldPop, per 1-km pixel; negatives and no-data became 0."
+GDP = "A raster of 2010 per 1-km pixel; a sixth of all values is exactly 10,000."
 INDICATORS = (
-    Indicator(
-        "carbon_urbanclip",
-        "tonnes carbon, December 2021",
-        "count",
-        f"ODIAC 2022, one month, carbon and not carbon dioxide, per 1-km pixel. {PLACE}",
-    ),
-    Indicator(
-        "population_urbanclip",
-        "people",
-        "count",
-        f"WorldPop, per 1-km pixel; negatives and no-data became 0. {PLACE}",
-    ),
-    Indicator(
-        "gdp_urbanclip",
-        "million CNY",
-        "count",
-        f"A raster of 2010 per 1-km pixel; a sixth of all values is exactly 10,000. {PLACE}",
-    ),
+    Indicator("carbon_urbanclip", "tonnes carbon, December 2021", "count", f"{CARBON} {PLACE}"),
+    Indicator("population_urbanclip", "people", "count", f"{PEOPLE} {PLACE}"),
+    Indicator("gdp_urbanclip", "million CNY", "count", f"{GDP} {PLACE}"),
 )
 CSV_COLUMNS = {
     "carbon_emissions (ton)": "carbon_urbanclip",
@@ -100,30 +75,18 @@ def read(source: Path) -> Imported:
 
 
 def _plan_city(source: Path, folder: Path) -> ImportPlan:
-    city = city_of(folder.name)
     rejects: list[Reject] = []
-    images = tile_images(folder, config_name(city, "satellite"), rejects)
-    path = source / "captions" / f"{folder.name}_captions.json"
-    captions = tile_captions(path, config_name(city, "captions"), rejects)
-    path, table = source / "indicators" / f"{folder.name}.csv", config_name(city, "regions")
-    values = {}
-    if path.exists():
-        # "BD09 coordinate" is no coordinate, but column and row of the tile
-        for tile, row in read_tile_rows(path, "BD09 coordinate", [*CSV_COLUMNS], table, rejects):
-            item = tile_region_id(tile)
-            values[tile] = row_numbers(row, CSV_COLUMNS, item, table, rejects)
-    regions = tile_regions({*images, *captions, *values})
-    for name in CSV_COLUMNS.values():
-        found = {tile_region_id(tile): row[name] for tile, row in values.items()}
-        regions[name] = regions["region_id"].map(found).astype(np.float64)
-    return ImportPlan(
-        city=city,
-        regions=regions,
-        images={"satellite": satellite_items(images, captions, regions, SOURCE, MODEL)},
-        captions=[
-            published_caption(tile_id(tile), MODEL, text) for tile, text in sorted(captions.items())
-        ],
+    path = source / "indicators" / f"{folder.name}.csv"
+    table = config_name(city_of(folder.name), "regions")
+    # "BD09 coordinate" is no coordinate, but column and row of the tile
+    rows = read_tile_rows(path, "BD09 coordinate", CSV_COLUMNS, table, rejects)
+    values = {tile: numbers for tile, numbers, _ in rows} if path.exists() else {}
+    return plan_tiles(
+        folder.name,
+        folder,
+        source / "captions" / f"{folder.name}_captions.json",
+        values,
+        METADATA,
+        indicator_source="UrbanCLIP toolkit",
         rejects=rejects,
-        cell_m=float(np.sqrt(regions["area_m2"].median())),
-        sources={one.name: "UrbanCLIP toolkit" for one in INDICATORS},
     )

@@ -19,39 +19,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 from ..captions import EMPTY, caption_text
 from ..coordinates import SYSTEMS, convert, tile_index
 from ..photos import list_images
 from ..schema import INDICATORS as SEVEN
 from ..schema import DatasetMetadata, Indicator, config_name
 from ..storage import Reject
-from .base import (
-    ImageItem,
-    Imported,
-    ImportPlan,
-    city_of,
-    require,
-)
-from .tiles import (
-    ZOOM,
-    Tile,
-    published_caption,
-    read_tile_rows,
-    row_numbers,
-    satellite_items,
-    tile_captions,
-    tile_id,
-    tile_images,
-    tile_region_id,
-    tile_regions,
-)
+from .base import ImageItem, Imported, ImportPlan, city_of, require
+from .tiles import ZOOM, Tile, plan_tiles, read_tile_rows, tile_region_id
 
 SUMMARY = "UrbanVLP: Baidu tiles and street views with captions, downstream tables"
 LAYOUT = "the folders urbansat/ and urbansv/ or downstream/ of UrbanVLP"
-MODEL = "urbanvlp"
+MODEL, PARTS = "urbanvlp", ("train", "test")
 SOURCE = "https://github.com/CityMind-Lab/UrbanVLP"
 STREET_VIEW_NAME = re.compile(
     r"(?P<id>[^_]+)_(?P<lon>-?[\d.]+),(?P<lat>-?[\d.]+)_(?P<date>\d{6})_(?P<heading>-?[\d.]+)"
@@ -115,44 +94,23 @@ def read(source: Path, *, street_view_crs: str = "wgs84") -> Imported:
         | {path.name for path in source.glob("urbansv/streetview_images/*") if path.is_dir()}
         | {path.name.split("_")[0] for path in source.glob("downstream/*.csv")}
     )
-    plans = [_plan_city(source, city, street_view_crs) for city in cities]
-    return plans, _metadata(street_view_crs)
+    metadata = _metadata(street_view_crs)
+    return [_plan_city(source, city, street_view_crs, metadata) for city in cities], metadata
 
 
-def _plan_city(source: Path, name: str, street_view_crs: str) -> ImportPlan:
-    city = city_of(name)
+def _plan_city(source: Path, name: str, crs: str, metadata: DatasetMetadata) -> ImportPlan:
     rejects: list[Reject] = []
-    folder = source / "urbansat/satellite_images" / name
-    images = tile_images(folder, config_name(city, "satellite"), rejects)
-    path = source / "urbansat/satellite_texts" / f"{name}.json"
-    captions = tile_captions(path, config_name(city, "captions"), rejects)
-    views, tiles = _street_views(source / "urbansv", name, street_view_crs, rejects)
+    views, tiles = _street_views(source / "urbansv", name, crs, rejects)
     values = _read_downstream(source / "downstream", name, rejects)
-    regions = tile_regions({*images, *captions, *tiles, *values})
-    columns = [*(one.name for one in INDICATORS), "split_author"]
-    table = pd.DataFrame.from_dict(
-        {tile_region_id(tile): row for tile, row in values.items()}, orient="index"
-    ).reindex(columns=columns)
-    regions = regions.join(table, on="region_id")
-    texts = [
-        published_caption(tile_id(tile), MODEL, text) for tile, text in sorted(captions.items())
-    ]
-    texts += [
-        published_caption(item.image_id, MODEL, item.columns["caption"])
-        for item in views
-        if "caption" in item.columns
-    ]
-    return ImportPlan(
-        city=city,
-        regions=regions,
-        images={
-            "satellite": satellite_items(images, captions, regions, SOURCE, MODEL),
-            "street_view": views,
-        },
-        captions=texts,
+    return plan_tiles(
+        name,
+        source / "urbansat/satellite_images" / name,
+        source / "urbansat/satellite_texts" / f"{name}.json",
+        {tile: {} for tile in tiles} | values,
+        metadata,
+        indicator_source="UrbanVLP",
         rejects=rejects,
-        cell_m=float(np.sqrt(regions["area_m2"].median())),
-        sources={one.name: "UrbanVLP" for one in INDICATORS},
+        street_views=views,
     )
 
 
@@ -210,18 +168,17 @@ def _read_downstream(folder: Path, city: str, rejects: list[Reject]) -> dict[Til
     """Values of each tile from the four tables, and the authors' split."""
     table = config_name(city_of(city), "regions")
     values: dict[Tile, dict[str, Any]] = {}
-    for part in ("train", "test"):
-        for path in (folder / f"{city}_{part}.csv", folder / f"{city}_{part}_w_houseprice.csv"):
-            rows = read_tile_rows(path, "Coordinate", [], table, rejects) if path.exists() else ()
-            for tile, row in rows:
-                item = tile_region_id(tile)
-                known = values.setdefault(tile, {"split_author": part})
-                if known["split_author"] != part:
-                    rejects.append((table, item, "listed_twice", path.name))
-                    continue
-                known |= row_numbers(row, CSV_COLUMNS, item, table, rejects)
-                if "poi" in row:
-                    known |= _poi(row["poi"], item, table, rejects)
+    names = [f"{city}_{part}{more}.csv" for part in PARTS for more in ("", "_w_houseprice")]
+    for path in (folder / name for name in names if (folder / name).exists()):
+        part = path.stem.removeprefix(f"{city}_").removesuffix("_w_houseprice")
+        for tile, numbers, row in read_tile_rows(path, "Coordinate", CSV_COLUMNS, table, rejects):
+            known = values.setdefault(tile, {"split_author": part})
+            if known["split_author"] != part:
+                rejects.append((table, tile_region_id(tile), "listed_twice", path.name))
+                continue
+            known |= numbers
+            if "poi" in row:
+                known |= _poi(row["poi"], tile_region_id(tile), table, rejects)
     return values
 
 
