@@ -13,10 +13,10 @@ stated error rates. Every caption is then judged against what was drawn
 
 import argparse
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -41,17 +41,8 @@ RESAMPLES = 4000
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Judged:
-    """A candidate, judged.
-
-    Attributes:
-        model: who wrote it.
-        chosen: by the consensus.
-        dropped: it took no part in the consensus.
-        before: the caption as the model first wrote it.
-        after: the refined one.
-    """
+class Judged(NamedTuple):
+    """A model's candidate, judged as first written and as refined; a dropped one had no vote."""
 
     model: str
     chosen: bool
@@ -60,8 +51,7 @@ class Judged:
     after: Judgement
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
     """An estimate and its 95 % interval."""
 
     value: float
@@ -73,8 +63,7 @@ class Difference:
         return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]"
 
 
-@dataclass(frozen=True)
-class Refinement:
+class Refinement(NamedTuple):
     """What refinement did to the captions of some images.
 
     Attributes:
@@ -94,8 +83,7 @@ class Refinement:
     gross_loss: Difference
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """Mean F1 against the truth of a way to choose a caption, and what consensus has more."""
 
     name: str
@@ -110,90 +98,61 @@ def judged_images(
     found: dict[str, list[list[Judged]]] = {view: [] for view in VIEWS}
     for image_id, group in groupby(candidates, key=lambda one: one.image_id):
         truth = truth_of(image_id)
-        found[truth.view].append(
-            [
-                Judged(
-                    one.model,
-                    one.chosen,
-                    bool(one.drop_reason),
-                    judge(one.generated, truth),
-                    judge(one.text, truth),
-                )
-                for one in group
-            ]
-        )
+        judged = []
+        for one in group:
+            before, after = judge(one.generated, truth), judge(one.text, truth)
+            judged.append(Judged(one.model, one.chosen, bool(one.drop_reason), before, after))
+        found[truth.view].append(judged)
     return found
 
 
 def refinement(images: Sequence[Sequence[Judged]]) -> Refinement:
     """Counts over all candidates that took part in the consensus."""
-    # columns: false, true, missed before; the same after; true things lost
-    counts = np.array(
-        [
-            np.sum(
-                [
-                    [
-                        *_counts(one.before),
-                        *_counts(one.after),
-                        len(one.before.true - one.after.true),
-                    ]
-                    for one in image
-                    if not one.dropped
-                ],
-                axis=0,
-            )
-            for image in images
-        ],
-        dtype=np.float64,
-    )
-    total = counts.sum(axis=0)
+    counts = np.array([np.sum([_counts(one) for one in image], axis=0) for image in images], float)
+    false, true, missed, false_after, true_after, missed_after, _ = counts.sum(axis=0)
     return Refinement(
         captions=sum(not one.dropped for image in images for one in image),
-        rate=(total[0] / (total[0] + total[1]), total[3] / (total[3] + total[4])),
-        recall=(total[1] / (total[1] + total[2]), total[4] / (total[4] + total[5])),
+        rate=(false / (false + true), false_after / (false_after + true_after)),
+        recall=(true / (true + missed), true_after / (true_after + missed_after)),
         cut=bootstrap(counts, lambda sums: 1 - sums[:, 3] / sums[:, 0]),
         net_loss=bootstrap(counts, lambda sums: 1 - sums[:, 4] / sums[:, 1]),
         gross_loss=bootstrap(counts, lambda sums: sums[:, 6] / sums[:, 1]),
     )
 
 
+def _counts(one: Judged) -> list[int]:
+    """False, true and missed things before; the same after; true things lost."""
+    if one.dropped:
+        return [0] * 7
+    found = [len(v) for j in (one.before, one.after) for v in (j.false, j.true, j.missed)]
+    return [*found, len(one.before.true - one.after.true)]
+
+
 def choices(images: Sequence[Sequence[Judged]]) -> list[Choice]:
     """Consensus against other ways to choose, on images that have a choice."""
     kept = [[one for one in image if not one.dropped] for image in images]
     kept = [image for image in kept if any(one.chosen for one in image)]
-    consensus = np.array([next(one.after.f1 for one in image if one.chosen) for image in kept])
-    ways: dict[str, Floats] = {
-        "consensus": consensus,
-        "random choice": np.array([np.mean([one.after.f1 for one in image]) for image in kept]),
-        "random choice, not refined": np.array(
-            [np.mean([one.before.f1 for one in image]) for image in kept]
-        ),
+    scores: dict[str, list[Any]] = {
+        "consensus": [next(one.after.f1 for one in image if one.chosen) for image in kept],
+        "random choice": [np.mean([one.after.f1 for one in image]) for image in kept],
+        "random choice, not refined": [np.mean([one.before.f1 for one in image]) for image in kept],
     }
-    singles = dict(_singles(kept))
-    best = max(sorted(singles), key=lambda model: float(np.nanmean(singles[model])))
-    for model, scores in singles.items():
-        ways[f"only {model}" + (" (the best single one)" if model == best else "")] = scores
-    ways["oracle"] = np.array([max(one.after.f1 for one in image) for image in kept])
-    return [_choice(name, scores, consensus) for name, scores in ways.items()]
+    singles = {}
+    for model in sorted({one.model for image in kept for one in image}):
+        # expected F1 of any of its captions; NaN where all were dropped
+        own = [[one.after.f1 for one in image if one.model == model] for image in kept]
+        singles[model] = [np.mean(f1) if f1 else np.nan for f1 in own]
+    best = max(singles, key=lambda model: float(np.nanmean(singles[model])))
+    for model, f1 in singles.items():
+        scores[f"only {model}" + (" (the best single one)" if model == best else "")] = f1
+    scores["oracle"] = [max(one.after.f1 for one in image) for image in kept]
+    return [_choice(name, np.array(f1), scores["consensus"]) for name, f1 in scores.items()]
 
 
-def _singles(images: Sequence[Sequence[Judged]]) -> Iterator[tuple[str, Floats]]:
-    """Expected F1 of any of a model's captions of each image; NaN where all were dropped."""
-    for model in sorted({one.model for image in images for one in image}):
-        scores = [[one.after.f1 for one in image if one.model == model] for image in images]
-        yield model, np.array([np.mean(own) if own else np.nan for own in scores])
-
-
-def _choice(name: str, scores: Floats, consensus: Floats) -> Choice:
-    both = ~np.isnan(scores)
-    gains = (consensus - scores)[both][:, None]
-    count = len(gains)
-    gain = bootstrap(gains, lambda sums: sums[:, 0] / count)
+def _choice(name: str, scores: Floats, consensus: Sequence[float]) -> Choice:
+    gains = (consensus - scores)[~np.isnan(scores), None]
+    gain = bootstrap(gains, lambda sums: sums[:, 0] / len(gains))
     return Choice(name, float(np.nanmean(scores)), gain)
-
-
-def _counts(one: Judgement) -> tuple[int, int, int]:
-    return len(one.false), len(one.true), len(one.missed)
 
 
 def bootstrap(rows: Floats, statistic: Callable[[Floats], Floats]) -> Difference:
@@ -209,9 +168,6 @@ def bootstrap(rows: Floats, statistic: Callable[[Floats], Floats]) -> Difference
         low, high = np.nanquantile(statistic(weights @ rows), (0.025, 0.975))
         value = statistic(rows.sum(axis=0)[None])[0]
     return Difference(float(value), float(low), float(high))
-
-
-# ---- the run ------------------------------------------------------------------------------------
 
 
 def synthetic_recipe(
@@ -291,20 +247,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--grid_size", type=int, default=8, help="regions of 1 km a side")
-    parser.add_argument("--street_views", type=int, default=1, help="street views a region")
-    parser.add_argument("--seed", type=int, default=0, help="of the city and of the detector")
-    parser.add_argument("--miss_rate", type=float, default=0.03, help="of the simulated detector")
-    parser.add_argument(
-        "--false_alarm_rate", type=float, default=0.2, help="of the simulated detector"
-    )
-    parser.add_argument(
-        "--local_hallucination",
-        type=float,
-        default=LOCAL_HALLUCINATION,
-        help="rate of made-up things in short captions over that in long ones",
-    )
-    parser.add_argument("--work_dir", type=Path, default=None, help="keep the run here")
+    add = parser.add_argument
+    add("--grid_size", type=int, default=8, help="regions of 1 km per side")
+    add("--street_views", type=int, default=1, help="street views per region")
+    add("--seed", type=int, default=0, help="of the city and of the detector")
+    add("--miss_rate", type=float, default=0.03, help="of the simulated detector")
+    add("--false_alarm_rate", type=float, default=0.2, help="of the simulated detector")
+    ratio = "rate of made-up things in short captions over that in long ones"
+    add("--local_hallucination", type=float, default=LOCAL_HALLUCINATION, help=ratio)
+    add("--work_dir", type=Path, help="keep the run here")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
         root = args.work_dir or Path(temporary)
@@ -317,11 +268,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             num_workers=1,
             progress=True,
         )
-        detector = {
-            "miss_rate": args.miss_rate,
-            "false_alarm_rate": args.false_alarm_rate,
-            "seed": args.seed,
-        }
+        names = ("miss_rate", "false_alarm_rate", "seed")
+        detector = {name: getattr(args, name) for name in names}
         models = {"local_hallucination": args.local_hallucination}
         recipe = synthetic_recipe(dataset, root / "captions", detector, models)
         run(recipe, progress=True)

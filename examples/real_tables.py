@@ -13,7 +13,7 @@ their layouts. Writes `tables.md` and its rows. Rerun the command to resume. The
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from examples.importers import camvid, king_county, streetview_nyc
 from pipelines.captioning.encoder import DEFAULT_ENCODER, SentenceEncoder, sentence_encoder
 from pipelines.common.encoders.colour_texture import ColourTextureEncoder
 from pipelines.common.encoders.transformers_models import load_model_encoder
-from pipelines.evaluation.analysis.bootstrap import COORDINATES, Difference, Reference, compare
+from pipelines.evaluation.analysis.bootstrap import COORDINATES, Reference, compare
 from pipelines.evaluation.analysis.conformal import Coverage, measure_coverage
 from pipelines.evaluation.baselines.run import run_baseline
 from pipelines.evaluation.embed.captions import embed_text_tower, embed_tfidf
@@ -43,24 +43,19 @@ from pipelines.evaluation.probe.run import ProbeSettings, probe
 from pipelines.evaluation.probe.splits import geography
 from pipelines.evaluation.probe.systems import WITH_COORDINATES
 
+# importer, folder of the data, and city of each place
 PLACES = {
-    "beijing": urbanclip,
-    "new_york": streetview_nyc,
-    "king_county": king_county,
-    "camvid": camvid,
+    "beijing": (urbanclip, "urbanclip_toolkit", "beijing"),
+    "new_york": (streetview_nyc, "streetview_nyc", "new_york"),
+    "king_county": (king_county, "king_county", "king_county"),
+    "camvid": (camvid, "camvid", "cambridge"),
 }
-FOLDERS = {"beijing": "urbanclip_toolkit", "new_york": "streetview_nyc"}
-CITIES = {"camvid": "cambridge"}  # where the place has another name
 BLOCK_TILES = 16  # Beijing's: about 12.6 km
 # with the seed of the weights: RemoteCLIP, drawn, is the tower of clip-random; another draw tells
 # how much is chance
 SMALL_SYSTEMS = {
-    "clip-random": 0,
-    "remoteclip": 1,
-    "resnet18": 0,
-    "tile2vec": 0,
-    "simclr-adjacency": 0,
-}
+    "clip-random": 0, "remoteclip": 1, "resnet18": 0, "tile2vec": 0, "simclr-adjacency": 0,
+}  # fmt: skip
 NEED_PLACES = ("tile2vec", "simclr-adjacency")
 LEFT_OUT = {
     "clip": "its weights are on the Hub; `--clip FOLDER` adds it",
@@ -95,11 +90,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     sections = []
     for place in options.only:
-        source = options.data / FOLDERS.get(place, place)
-        dataset = options.output_dir / PLACES[place].__name__.rpartition(".")[2]
-        print(import_dataset(PLACES[place].read, source, dataset))
+        importer, folder, city = PLACES[place]
+        dataset = options.output_dir / importer.__name__.rpartition(".")[2]
+        print(import_dataset(importer.read, options.data / folder, dataset))
         tables = captions_of if place == "beijing" else pictures_of
-        city = CITIES.get(place, place)
         paths = tables(str(dataset), city, options.output_dir / "embeddings", options)
         sections += made_of(str(dataset), place, paths, options.output_dir, options.seeds)
     path = options.output_dir / "tables.md"
@@ -111,7 +105,7 @@ def made_of(
     dataset: str, place: str, paths: Sequence[Path], output: Path, seeds: int | None
 ) -> list[str]:
     """Probe the tables of a place; its sections."""
-    city = open_city(dataset, CITIES.get(place, place))
+    city = open_city(dataset, PLACES[place][2])
     tables = [read_embeddings(path) for path in paths]
     results = output / "results" / place
     if place == "camvid":  # frames have no place
@@ -194,9 +188,8 @@ def shuffled(captions: RegionCaptions, seed: int = 0) -> RegionCaptions:
         view: replace(own, region=rng.permutation(own.region))
         for view, own in captions.views.items()
     }
-    return replace(
-        captions, views=views, fingerprint=f"{captions.fingerprint}, shuffled by seed {seed}"
-    )
+    name = f"{captions.fingerprint}, shuffled by seed {seed}"
+    return replace(captions, views=views, fingerprint=name)
 
 
 def in_blocks(city: City, tiles: float) -> City:
@@ -242,7 +235,7 @@ def misplaced(city: City, tfidf: Path, output_dir: Path, seeds: int | None) -> s
 
 def section(title: str, results: Path) -> str:
     """The tables of a place in Markdown: scores, differences, gains, intervals."""
-    latest = _latest_table(results)
+    latest = json.loads((results / "probe.json").read_text(encoding="utf-8"))["table_hash"]
     rows = [row for row in read_rows(results / "results.jsonl") if row.table_hash == latest]
     systems = {row.system for row in rows}
     parts = [f"## {title}"]
@@ -265,38 +258,25 @@ def left_out() -> str:
     return "\n".join([*lines, *(f"- {name}: {reason}." for name, reason in LEFT_OUT.items())])
 
 
-def _latest_table(results: Path) -> str:
-    """Of the latest run's table."""
-    return str(json.loads((results / "probe.json").read_text(encoding="utf-8"))["table_hash"])
-
-
 def scores(rows: Sequence[ResultRow], protocol: str, metric: str) -> str:
     """A metric, mean and SD over splits, of all systems."""
-    alone = [row for row in rows if not row.system.startswith(WITH_COORDINATES)]
-    rows = [row for row in alone if row.protocol == protocol]
-    indicators = list(dict.fromkeys(row.indicator for row in rows))
+    rows = [row for row in rows if row.protocol == protocol]
+    rows = [row for row in rows if not row.system.startswith(WITH_COORDINATES)]
     seeds = sorted({row.split_seed for row in rows})
-    lines = [f"{TITLES[metric]}, {protocol}, splits {seeds[0]} to {seeds[-1]}:", ""]
-    lines += _head(["system", "probe", *indicators])
-    found: dict[tuple[str, str, str], list[float]] = {}
+    found: dict[tuple[str, ...], dict[str, list[float]]] = {}
     for row in rows:
-        value = getattr(row, metric)
-        found.setdefault((row.system, row.probe, row.indicator), []).append(value)
-    for name, probe_name in dict.fromkeys((row.system, row.probe) for row in rows):
-        cells = [_mean(found.get((name, probe_name, indicator), [])) for indicator in indicators]
-        lines.append(_line([name, probe_name, *cells]))
-    for title, value_of in (
-        ("n of the test set", lambda row: row.n_test),
-        ("its labels' SD", lambda row: row.label_sd_test),
-    ):
-        lines.append(_line([title, "", *(_span(rows, one, value_of) for one in indicators)]))
-    return "\n".join(lines)
-
-
-def _mean(values: Sequence[float]) -> str:
-    if not np.isfinite(values).any():
-        return "–"
-    return f"{np.nanmean(values):.2f} ± {np.nanstd(values, ddof=1):.2f}"
+        values = found.setdefault((row.system, row.probe), {})
+        values.setdefault(row.indicator, []).append(getattr(row, metric))
+    cells = {
+        key: {name: _mean(values) for name, values in own.items()} for key, own in found.items()
+    }
+    for title, field in (("n of the test set", "n_test"), ("its labels' SD", "label_sd_test")):
+        of: dict[str, list[float]] = {}
+        for row in rows:
+            of.setdefault(row.indicator, []).append(getattr(row, field))
+        cells[title, ""] = {name: _span(values) for name, values in of.items()}
+    title = f"{TITLES[metric]}, {protocol}, splits {seeds[0]} to {seeds[-1]}:"
+    return _table(title, ("system", "probe"), cells)
 
 
 def differences(results: Path, reference: Reference, protocol: str, gains: bool = False) -> str:
@@ -308,72 +288,51 @@ def differences(results: Path, reference: Reference, protocol: str, gains: bool 
         protocol: of the splits.
         gains: those of vectors beside coordinates; else those of all others.
     """
-    own = [
-        one
-        for one in compare(results, reference)
-        if one.protocol == protocol and one.system.startswith(WITH_COORDINATES) == gains
-    ]
+    cells: dict[tuple[str, ...], dict[str, str]] = {}
+    for one in compare(results, reference):
+        if one.protocol == protocol and one.system.startswith(WITH_COORDINATES) == gains:
+            i = one.intervals["r2"]
+            text = f"{i.estimate:+.2f} [{i.low:+.2f}, {i.high:+.2f}]" + " *" * i.excludes_zero
+            cells.setdefault((one.system, one.probe), {})[one.indicator] = text
     what = "R2 of coordinates and vector" if gains else "R2"
     how = f"{reference.system} ({reference.probe})" if reference.probe else reference.system
-    return "\n".join([f"{what} less that of {how}, {protocol}, 95 % interval:", "", *_table(own)])
-
-
-def _table(own: Sequence[Difference]) -> list[str]:
-    indicators = list(dict.fromkeys(one.indicator for one in own))
-    found = {(one.system, one.probe, one.indicator): one.intervals["r2"] for one in own}
-    lines = _head(["system", "probe", *indicators])
-    for name, probe_name in dict.fromkeys((one.system, one.probe) for one in own):
-        intervals = [found.get((name, probe_name, indicator)) for indicator in indicators]
-        cells = [
-            f"{i.estimate:+.2f} [{i.low:+.2f}, {i.high:+.2f}]" + " *" * i.excludes_zero
-            if i
-            else "–"
-            for i in intervals
-        ]
-        lines.append(_line([name, probe_name, *cells]))
-    return lines
+    title = f"{what} less that of {how}, {protocol}, 95 % interval:"
+    return _table(title, ("system", "probe"), cells)
 
 
 def covered(coverage: Iterable[Coverage], protocol: str) -> str:
     """Coverage of 90 % prediction intervals on test regions, and their half-width."""
-    own = [
-        one
-        for one in coverage
-        if one.protocol == protocol
-        and one.probe != "mlp"
-        and not one.system.startswith(WITH_COORDINATES)
-    ]
-    indicators = list(dict.fromkeys(one.indicator for one in own))
-    found: Mapping[tuple[str, str, str, str], Coverage] = {
-        (one.system, one.probe, one.method, one.indicator): one for one in own
-    }
-    lines = [f"Coverage of 90 % intervals on test regions, half-width, {protocol}:", ""]
-    lines += _head(["system", "probe", "quantile over", *indicators])
-    for key in dict.fromkeys((one.system, one.probe, one.method) for one in own):
-        cells = [_coverage(found.get((*key, indicator))) for indicator in indicators]
-        name, probe_name, method = key
-        over = {"split": "regions", "block": "blocks"}[method]
-        lines.append(_line([name, probe_name, over, *cells]))
-    return "\n".join(lines)
+    cells: dict[tuple[str, ...], dict[str, str]] = {}
+    for one in coverage:
+        alone = one.probe != "mlp" and not one.system.startswith(WITH_COORDINATES)
+        if one.protocol == protocol and alone:
+            over = {"split": "regions", "block": "blocks"}[one.method]
+            text = f"{100 * one.coverage:.0f} %, ±{one.half_width:.2f}"
+            cells.setdefault((one.system, one.probe, over), {})[one.indicator] = text
+    title = f"Coverage of 90 % intervals on test regions, half-width, {protocol}:"
+    return _table(title, ("system", "probe", "quantile over"), cells)
 
 
-def _coverage(one: Coverage | None) -> str:
-    return f"{100 * one.coverage:.0f} %, ±{one.half_width:.2f}" if one else "–"
+def _table(
+    title: str, heads: Sequence[str], cells: Mapping[tuple[str, ...], Mapping[str, str]]
+) -> str:
+    """A Markdown table: a row for each key, a column for each indicator."""
+    names = list(dict.fromkeys(name for row in cells.values() for name in row))
+    lines = [[*heads, *names], ["---"] * (len(heads) + len(names))]
+    lines += [[*key, *(row.get(name, "–") for name in names)] for key, row in cells.items()]
+    return "\n".join([title, "", *("| " + " | ".join(line) + " |" for line in lines)])
 
 
-def _span(rows: Sequence[ResultRow], indicator: str, value: Callable[[ResultRow], float]) -> str:
-    values = [value(row) for row in rows if row.indicator == indicator]
+def _mean(values: Sequence[float]) -> str:
+    if not np.isfinite(values).any():
+        return "–"
+    return f"{np.nanmean(values):.2f} ± {np.nanstd(values, ddof=1):.2f}"
+
+
+def _span(values: Sequence[float]) -> str:
     low, high = min(values), max(values)
     form = "{:d}" if isinstance(low, int) else "{:.2f}"
     return form.format(low) if low == high else f"{form.format(low)} to {form.format(high)}"
-
-
-def _head(names: Sequence[str]) -> list[str]:
-    return [_line(names), _line(["---"] * len(names))]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 __all__ = ["main"]

@@ -291,7 +291,7 @@ def _world(city: str, grid_size: int, seed: int) -> tuple[World, _Plane]:
 
 
 class _Image(NamedTuple):
-    """A rendered image; `columns` are those of its view, `truth` what the truth holds of it."""
+    """A rendered image; `columns` are of its view's table, `truth` is of the truth's."""
 
     view: str
     image_id: str

@@ -23,6 +23,7 @@ import numpy as np
 from .roadside import HOUSES
 from .satellite import Tile
 from .street_view import StreetView
+from .world import KINDS
 
 REFERENCE = "synthetic-reference"
 
@@ -180,18 +181,19 @@ def _step(value: float, steps: Sequence[tuple[float, str]], beyond: str = "") ->
 
 def street_view_facts(view: StreetView) -> list[Fact]:
     """The facts of a street view, large things first."""
-    scene = view.facts
+    scene = view.scene
+    left, right = (SIDE_PHRASES[KINDS[kind]] for kind in scene.kinds)
     facts = [
-        Fact("left side", SIDE_PHRASES[str(scene["left"])], 0.9),
-        Fact("right side", SIDE_PHRASES[str(scene["right"])], 0.9),
-        Fact("carriageway", ROADS[str(scene["road"])], 0.8),
-        Fact("season", str(scene["season"]), 0.5),
-        Fact("sky", SKIES[str(scene["sky"])], 0.6),
+        Fact("left side", left, 0.9),
+        Fact("right side", right, 0.9),
+        Fact("carriageway", ROADS[scene.road], 0.8),
+        Fact("season", scene.season, 0.5),
+        Fact("sky", SKIES[scene.sky], 0.6),
     ]
-    if float(scene["storeys"]) > 0:
-        facts.append(Fact("height", _step(float(scene["storeys"]), STOREYS), 0.7))
-        facts.append(Fact("facades", _step(float(scene["wealth"]), STATES), 0.5))
-    if scene["near_river"]:
+    if view.storeys > 0:
+        facts.append(Fact("height", _step(view.storeys, STOREYS), 0.7))
+        facts.append(Fact("facades", _step(scene.latents["wealth"], STATES), 0.5))
+    if view.near_river:
         facts.append(Fact("river", "close by", 0.4))
     attributes: dict[str, list[str]] = {}
     for item in view.objects:

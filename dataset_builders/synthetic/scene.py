@@ -13,6 +13,7 @@ from .world import Kind, World
 WIDTH, HEIGHT = 512, 256
 SCALE = 2  # the image is drawn larger, then reduced
 EYE_M, FAR_M, NEAR_M = 2.4, 130.0, 3.0
+ROAD_M = {"avenue": 9.5, "street": 5.0}
 SMALLEST_PX = (3, 4)  # of an object that is listed
 CLASSES = (
     *("sky", "building", "road", "pavement", "vegetation", "vehicle"),
@@ -56,7 +57,7 @@ class Scene:
         kinds: Kinds of the blocks to the left and to the right.
         season: "spring", "summer", "autumn" or "winter".
         sky: Key of `SKY_COLOURS`.
-        road_m: Distance from the middle of the road to its kerb.
+        road: "avenue" or "street".
         rng: Source of what the latents leave open.
     """
 
@@ -65,8 +66,13 @@ class Scene:
     kinds: tuple[Kind, Kind]
     season: str
     sky: str
-    road_m: float
+    road: str
     rng: np.random.Generator
+
+    @property
+    def road_m(self) -> float:
+        """Distance from the middle of the road to its kerb."""
+        return ROAD_M[self.road]
 
     def pick(self, choices: Sequence[Colour]) -> Colour:
         """One of the colours."""

@@ -21,11 +21,11 @@ from .scene import (
     tinted,
 )
 from .styles import Colour
-from .world import CELL_KM, KINDS, Kind, World
+from .world import CELL_KM, Kind, World
 
 SEASONS = ("spring", "summer", "autumn", "winter")
 SKIES, SKY_CHANCES = tuple(SKY_COLOURS), (0.5, 0.35, 0.15)
-AVENUE_M, STREET_M, VERGE_M = 9.5, 5.0, 4.5
+VERGE_M = 4.5
 SIDE_KM = 0.09  # from the camera to the blocks at both sides
 WITHERED, CLOUD = (150, 148, 132), (236, 241, 246)
 PAINT, STRIPE, HOLE = Paint((222, 220, 206)), Paint((236, 236, 230)), Paint((84, 84, 86))
@@ -41,7 +41,9 @@ class StreetView:
         image: `WIDTH` x `HEIGHT`, RGB.
         mask: Same size, index into `CLASSES`.
         objects: Objects that can be seen, roughly far to near.
-        facts: Facts of the scene as a whole: season, sky, surroundings, storeys...
+        scene: Season, sky and surroundings.
+        storeys: Mean of the buildings; 0 where there are none.
+        near_river: Whether a river is close by.
         x_km: Place of the camera, with `y_km`.
         heading: Degrees clockwise from north.
     """
@@ -49,7 +51,9 @@ class StreetView:
     image: Image.Image
     mask: Image.Image
     objects: list[SceneObject]
-    facts: dict[str, str | float]
+    scene: Scene
+    storeys: float
+    near_river: bool
     x_km: float
     y_km: float
     heading: float
@@ -78,21 +82,20 @@ def render_street_view(world: World, column: int, row: int, view: int) -> Street
         line_m = scene.road_m + VERGE_M + SETBACK_M.get(kind, 3.0)
         levels += draw_side(canvas, scene, Side(sign, kind, line_m))
     draw_traffic(canvas, scene)
-    river_km = world.river_distance(np.array([x]), np.array([y]))[0]
-    facts: dict[str, str | float] = {
-        "season": scene.season,
-        "sky": scene.sky,
-        "left": KINDS[scene.kinds[0]],
-        "right": KINDS[scene.kinds[1]],
-        "road": "avenue" if scene.road_m == AVENUE_M else "street",
-        "wealth": scene.latents["wealth"],
-        "storeys": float(np.mean(levels)) if levels else 0.0,
-        "near_river": float(river_km < NEAR_RIVER_KM),
-    }
+    river_km = float(world.river_distance(np.array([x]), np.array([y]))[0])
     image = np.asarray(canvas.image.reduce(SCALE), dtype=np.float32)
     image = image + SENSOR_NOISE * rng.standard_normal((HEIGHT, WIDTH, 1), dtype=np.float32)
-    shown = Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
-    return StreetView(shown, canvas.mask, canvas.visible_objects(), facts, x, y, heading)
+    return StreetView(
+        image=Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)),
+        mask=canvas.mask,
+        objects=canvas.visible_objects(),
+        scene=scene,
+        storeys=float(np.mean(levels)) if levels else 0.0,
+        near_river=river_km < NEAR_RIVER_KM,
+        x_km=x,
+        y_km=y,
+        heading=heading,
+    )
 
 
 def _scene(world: World, rng: np.random.Generator, x: float, y: float, heading: float) -> Scene:
@@ -109,7 +112,7 @@ def _scene(world: World, rng: np.random.Generator, x: float, y: float, heading: 
         kinds=(Kind(kinds[0]), Kind(kinds[1])),
         season=SEASONS[int(rng.integers(len(SEASONS)))],
         sky=SKIES[int(rng.choice(len(SKIES), p=SKY_CHANCES))],
-        road_m=AVENUE_M if avenue else STREET_M,
+        road="avenue" if avenue else "street",
         rng=rng,
     )
 
@@ -138,7 +141,7 @@ def _draw_ground(canvas: Canvas, scene: Scene) -> None:
     tone = 104 + 12 * rng.normal()
     canvas.floor((-road, road), (NEAR_M, 400), Paint((tone, tone, tone + 4), "road"), 8)
     for ahead in range(4, 90, 6):
-        for x in (-road / 2, 0.0, road / 2) if road == AVENUE_M else (0.0,):
+        for x in (-road / 2, 0.0, road / 2) if scene.road == "avenue" else (0.0,):
             canvas.floor((x - 0.1, x + 0.1), (ahead, ahead + 3), PAINT)
     if scene.chance(0.15 + 0.6 * scene.latents["density"]):
         z = rng.uniform(6, 16)

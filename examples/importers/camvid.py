@@ -11,9 +11,8 @@ drops 4 seconds around them.
 import re
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,11 +21,7 @@ from scipy import ndimage
 
 from dataset_builders.errors import SourceError, SplitError
 from dataset_builders.images import BadImageError, open_image
-from dataset_builders.importers.base import (
-    Imported,
-    SplitColumns,
-    require,
-)
+from dataset_builders.importers.base import Imported, SplitColumns, require
 from dataset_builders.importers.image_folder import plan_from_frame
 from dataset_builders.photos import list_images
 from dataset_builders.schema import DatasetMetadata, Indicator, config_name
@@ -41,13 +36,10 @@ CLASSES = (
     "bicyclist",
 )  # fmt: skip
 UNLABELLED = 11
+UNIT, PART = "share of labelled pixels", "Part of the view that is"
 INDICATORS = tuple(
-    Indicator(
-        f"share_{name}", "share of labelled pixels", "share", f"Part of the view that is {name}.",
-        "identity",
-    )
-    for name in CLASSES
-)  # fmt: skip
+    Indicator(f"share_{name}", UNIT, "share", f"{PART} {name}.", "identity") for name in CLASSES
+)
 FRAMES_PER_SECOND = 30
 BLOCK_SECONDS, BUFFER_SECONDS = 24.0, 4.0
 # between two drives, so that no block or buffer spans both
@@ -179,31 +171,58 @@ def frame_seconds(names: Sequence[str]) -> np.ndarray:
     )
 
 
-# ---- captions -----------------------------------------------------------------------------------
-
 # a connected area counts as a thing if it covers at least this share of the image
 MIN_AREA = {"car": 6e-4, "pedestrian": 4e-4, "bicyclist": 4e-4, "sign": 7e-4, "pole": 9e-4}
-SURFACES = ("building", "tree", "fence", "pavement")
-THIRDS = ("left", "centre", "right")
+MOVERS = ("car", "pedestrian", "bicyclist")
+NAMES = {
+    "car": ("a car", "cars"), "pedestrian": ("a pedestrian", "pedestrians"),
+    "bicyclist": ("a cyclist", "cyclists"), "sign": ("a traffic sign", "traffic signs"),
+    "pole": ("a pole", "poles"),
+}  # fmt: skip
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 FULL_WORDS = 200
 FRACTIONS = (
     (0.04, "a sliver"), (0.09, "a small part"), (0.16, "about an eighth"), (0.22, "about a fifth"),
     (0.29, "about a quarter"), (0.41, "about a third"), (0.6, "about half"), (1.01, "most"),
 )  # fmt: skip
-PLURALS = {
-    "car": "cars", "pedestrian": "pedestrians", "bicyclist": "cyclists", "sign": "traffic signs",
-    "pole": "poles",
-}  # fmt: skip
-SINGULARS = {
-    "car": "a car", "pedestrian": "a pedestrian", "bicyclist": "a cyclist",
-    "sign": "a traffic sign", "pole": "a pole",
-}  # fmt: skip
-NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+DISTANCES = {"near": "close by", "midway": "further down the street", "far": "in the distance"}
+PLACES = {
+    "left": ("On the left", "To the left", "At the left side"),
+    "centre": ("In the centre", "In the middle", "Straight ahead"),
+    "right": ("On the right", "To the right", "At the right side"),
+}
+SURFACES = {
+    "building": {
+        "large": ("a tall wall of facades", "buildings that fill this side"),
+        "broad": ("a row of buildings", "several facades"),
+        "small": ("a glimpse of a building", "a bit of facade"),
+    },
+    "tree": {
+        "large": ("dense foliage", "a mass of trees"),
+        "broad": ("a stand of trees", "some leafy trees"),
+        "small": ("a little greenery", "a few branches"),
+    },
+    "fence": {
+        "large": ("a long fence",),
+        "broad": ("a fence", "a wall or fence"),
+        "small": ("a bit of fence", "a low fence"),
+    },
+    "pavement": {
+        "large": ("a wide expanse of pavement",),
+        "broad": ("a broad pavement", "a wide sidewalk"),
+        "small": ("a narrow pavement", "a strip of sidewalk"),
+    },
+}
+OPENINGS = {
+    "built": ("a built-up street", "a town street lined with buildings", "an urban street"),
+    "leafy": ("a leafy street", "a street with much greenery", "a tree-lined road"),
+    "open": ("an open road", "a wide, open road", "a road with little beside it"),
+    "mixed": ("a mixed street of buildings and trees", "a suburban road", "a town road"),
+}
 
 
-@dataclass(frozen=True)
-class Thing:
-    """A connected area of one class: which third it is in and how near."""
+class Thing(NamedTuple):
+    """A connected area of one class: which third it is in, how near, and its share of the image."""
 
     name: str
     third: str
@@ -230,14 +249,13 @@ def caption_from_mask(mask: np.ndarray, name: str, seed: int = 0) -> str | None:
     rng = np.random.default_rng((seed, zlib.crc32(name.encode())))
     shares = {key.removeprefix("share_"): value for key, value in class_shares(mask).items()}
     things = _things(mask)
-    sentences: list[str | None] = [_opening(shares, rng), _ground(shares, rng)]
-    for third, part in zip(THIRDS, np.array_split(mask, 3, axis=1), strict=True):
+    sentences = [_opening(shares, rng), _ground(shares, rng)]
+    for third, part in zip(PLACES, np.array_split(mask, 3, axis=1), strict=True):
         sentences += _third(third, part, [one for one in things if one.third == third], rng)
-    sentences.append(_nearest(things, rng))
-    sentences += [_counts(things, rng), _sides(mask, rng)]
+    sentences += [_nearest(things, rng), _counts(things, rng), _sides(mask, rng)]
     kept: list[str] = []
     for sentence in sentences:
-        if sentence and len(" ".join([*kept, sentence]).split()) <= FULL_WORDS:
+        if len(" ".join([*kept, sentence]).split()) <= FULL_WORDS:
             kept.append(sentence)
     return " ".join(kept)
 
@@ -254,7 +272,7 @@ def _things(mask: np.ndarray) -> list[Thing]:
             middle = (box[1].start + box[1].stop) / 2 / width
             bottom = box[0].stop / height
             distance = "near" if bottom > 0.72 else "far" if bottom < 0.56 else "midway"
-            third = THIRDS[min(2, int(middle * 3))]
+            third = list(PLACES)[min(2, int(middle * 3))]
             found.append(Thing(name, third, distance, areas[label] / mask.size))
     return found
 
@@ -272,16 +290,9 @@ def _join(parts: Sequence[str]) -> str:
 
 
 def _opening(shares: dict[str, float], rng: np.random.Generator) -> str:
-    if shares["building"] > 0.3:
-        kind = _pick(
-            rng, "a built-up street", "a town street lined with buildings", "an urban street"
-        )
-    elif shares["tree"] > 0.2:
-        kind = _pick(rng, "a leafy street", "a street with much greenery", "a tree-lined road")
-    elif shares["building"] + shares["tree"] < 0.15:
-        kind = _pick(rng, "an open road", "a wide, open road", "a road with little beside it")
-    else:
-        kind = _pick(rng, "a mixed street of buildings and trees", "a suburban road", "a town road")
+    built, green = shares["building"], shares["tree"]
+    bare = "open" if built + green < 0.15 else "mixed"
+    kind = _pick(rng, *OPENINGS["built" if built > 0.3 else "leafy" if green > 0.2 else bare])
     view = _pick(rng, "seen from a driving car", "seen by a driver", "filmed from a moving car")
     start = _pick(rng, "The picture shows", "This is", "The scene is", "The camera looks along")
     return f"{start} {kind} {view}."
@@ -289,8 +300,8 @@ def _opening(shares: dict[str, float], rng: np.random.Generator) -> str:
 
 def _ground(shares: dict[str, float], rng: np.random.Generator) -> str:
     road, sky, walls = (_fraction(shares[key]) for key in ("road", "sky", "building"))
-    parts = [f"the roadway takes up {road} of the view", f"the sky {sky}"]
-    parts[1] += _pick(rng, " above it", " overhead", " at the top")
+    above = _pick(rng, "above it", "overhead", "at the top")
+    parts = [f"the roadway takes up {road} of the view", f"the sky {sky} {above}"]
     if shares["building"] > 0.04:
         parts.append(f"buildings fill {walls}")
     if shares["tree"] > 0.04:
@@ -302,11 +313,7 @@ def _ground(shares: dict[str, float], rng: np.random.Generator) -> str:
 def _third(
     third: str, part: np.ndarray, things: list[Thing], rng: np.random.Generator
 ) -> list[str]:
-    place = {
-        "left": _pick(rng, "On the left", "To the left", "At the left side"),
-        "centre": _pick(rng, "In the centre", "In the middle", "Straight ahead"),
-        "right": _pick(rng, "On the right", "To the right", "At the right side"),
-    }[third]
+    place = {name: _pick(rng, *words) for name, words in PLACES.items()}[third]
     share = {name: float((part == CLASSES.index(name)).mean()) for name in SURFACES}
     surfaces = sorted((name for name in SURFACES if share[name] > 0.02), key=lambda n: -share[n])
     phrases = [_surface(name, share[name], rng) for name in surfaces]
@@ -314,7 +321,11 @@ def _third(
     if phrases:
         verb = _pick(rng, "one sees", "the view meets", "the eye falls on")
         sentences.append(f"{place} {verb} {_join(phrases)}.")
-    objects = _objects(things)
+    objects = [
+        f"{_join(counted)} {words}"
+        for distance, words in DISTANCES.items()
+        if (counted := _counted([one for one in things if one.distance == distance]))
+    ]
     if objects:
         also = _pick(rng, "Also there:", "This part also has", "It also holds")
         sentences.append(f"{also if phrases else f'{place} one sees'} {_join(objects)}.")
@@ -322,74 +333,45 @@ def _third(
 
 
 def _surface(name: str, share: float, rng: np.random.Generator) -> str:
-    size = "large" if share > 0.35 else "broad" if share > 0.15 else "small"
-    return {
-        "building": {
-            "large": _pick(rng, "a tall wall of facades", "buildings that fill this side"),
-            "broad": _pick(rng, "a row of buildings", "several facades"),
-            "small": _pick(rng, "a glimpse of a building", "a bit of facade"),
-        },
-        "tree": {
-            "large": _pick(rng, "dense foliage", "a mass of trees"),
-            "broad": _pick(rng, "a stand of trees", "some leafy trees"),
-            "small": _pick(rng, "a little greenery", "a few branches"),
-        },
-        "fence": {
-            "large": "a long fence",
-            "broad": _pick(rng, "a fence", "a wall or fence"),
-            "small": _pick(rng, "a bit of fence", "a low fence"),
-        },
-        "pavement": {
-            "large": "a wide expanse of pavement",
-            "broad": _pick(rng, "a broad pavement", "a wide sidewalk"),
-            "small": _pick(rng, "a narrow pavement", "a strip of sidewalk"),
-        },
-    }[name][size]
+    # a word is drawn for every surface, so that one does not change the words of the others
+    drawn = {
+        (surface, size): _pick(rng, *words)
+        for surface, sizes in SURFACES.items()
+        for size, words in sizes.items()
+    }
+    return drawn[name, "large" if share > 0.35 else "broad" if share > 0.15 else "small"]
 
 
-def _objects(things: list[Thing]) -> list[str]:
-    where = {"near": "close by", "midway": "further down the street", "far": "in the distance"}
-    phrases = []
-    for distance, words in where.items():
-        names = [one.name for one in things if one.distance == distance]
-        parts = [_counted(name, names.count(name)) for name in MIN_AREA if name in names]
-        if parts:
-            phrases.append(f"{_join(parts)} {words}")
-    return phrases
+def _counted(things: Sequence[Thing]) -> list[str]:
+    """How many there are of each kind."""
+    names = [one.name for one in things]
+    found = []
+    for name, (one, several) in NAMES.items():
+        count = names.count(name)
+        number = NUMBERS[count] if count < len(NUMBERS) else "many"
+        found += [one if count == 1 else f"{number} {several}"] * bool(count)
+    return found
 
 
-def _counted(name: str, count: int) -> str:
-    if count == 1:
-        return SINGULARS[name]
-    number = NUMBERS[count] if count < len(NUMBERS) else "many"
-    return f"{number} {PLURALS[name]}"
-
-
-def _nearest(things: list[Thing], rng: np.random.Generator) -> str | None:
-    movers = [one for one in things if one.name in ("car", "pedestrian", "bicyclist")]
+def _nearest(things: list[Thing], rng: np.random.Generator) -> str:
+    movers = [one for one in things if one.name in MOVERS]
     if not movers:
         return _pick(rng, "Hardly anything is on the move here.", "The street lies almost empty.")
     largest = max(movers, key=lambda one: (one.area, one.name))
     side = "in the centre" if largest.third == "centre" else f"on the {largest.third}"
     verb = _pick(rng, "The largest of those on the move or parked is", "What stands out most is")
-    return (
-        f"{verb} {SINGULARS[largest.name]} {side}, taking {_fraction(largest.area)} of the frame."
-    )
+    name, area = NAMES[largest.name][0], _fraction(largest.area)
+    return f"{verb} {name} {side}, taking {area} of the frame."
 
 
 def _counts(things: list[Thing], rng: np.random.Generator) -> str:
-    names = [one.name for one in things]
-    parts = [_counted(name, names.count(name)) for name in MIN_AREA if name in names]
-    missing = [PLURALS[name] for name in ("car", "pedestrian", "bicyclist") if name not in names]
-    text = (
-        f"In all {_pick(rng, 'the scene has', 'the view has', 'one counts')} {_join(parts)}"
-        if parts
-        else ""
-    )
-    if missing:
-        absent = " or ".join(missing)
-        text += f", but no {absent} to speak of" if text else f"There are no {absent} to speak of"
-    return f"{text}."
+    present = {one.name for one in things}
+    absent = " or ".join(NAMES[name][1] for name in MOVERS if name not in present)
+    if not things:
+        return f"There are no {absent} to speak of."
+    start = _pick(rng, "the scene has", "the view has", "one counts")
+    but = f", but no {absent} to speak of" if absent else ""
+    return f"In all {start} {_join(_counted(things))}{but}."
 
 
 def _sides(mask: np.ndarray, rng: np.random.Generator) -> str:

@@ -9,7 +9,6 @@ houses: geometric ones for price and areas, so that evaluation sees the mean log
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import shapely
 
 from dataset_builders.errors import SourceError
@@ -23,6 +22,11 @@ CITY = "king_county"
 LAYOUT = "houses.csv and the folder z18/"
 SOURCE = "https://github.com/anu2421/satellite-property-valuation"
 TEXT, NUMBERS = ("id", "cell", "image"), ("price", "sqft_living", "sqft_lot", "grade", "yr_built")
+NAMES = {
+    "image": "file", "id": "image_id", "cell": "region_id", "price": "price",
+    "sqft_living": "living_area", "sqft_lot": "lot_area", "yr_built": "year_built",
+}  # fmt: skip
+LOGGED = ["price", "living_area", "lot_area"]
 WATERMARK_PX = 16
 CELL_M = 1000.0
 # cells are named floor(lat * a), floor(lon * b): a is 1 km of 6371 km's sphere; b that at the
@@ -71,34 +75,21 @@ def read(source: Path) -> Imported:
     table = config_name(CITY, "satellite")
     houses, rejects = read_columns(source / "houses.csv", TEXT, NUMBERS, table)
     houses = houses.dropna(subset=["cell"])
-    frame = pd.DataFrame(
-        {
-            "file": houses["image"],
-            "image_id": houses["id"],
-            "region_id": houses["cell"],
-            "price": np.log(houses["price"]),
-            "living_area": np.log(houses["sqft_living"]),
-            "lot_area": np.log(houses["sqft_lot"]),
-            "year_built": houses["yr_built"],
-            "grade": houses["grade"],
-            "ground_resolution_m": GROUND_RESOLUTION_M,
-            "source": SOURCE,
-        }
-    )
+    houses = houses.rename(columns=NAMES)[[*NAMES.values(), "grade"]]
+    houses[LOGGED] = np.log(houses[LOGGED])
     plan = plan_from_frame(
-        frame,
+        houses.assign(ground_resolution_m=GROUND_RESOLUTION_M, source=SOURCE),
         source,
         city=CITY,
         view="satellite",
         indicators=INDICATORS,
         cell_m=CELL_M,
-        region_columns={"geometry": {name: _cell(name) for name in set(houses["cell"])}},
+        region_columns={"geometry": {name: _cell(name) for name in set(houses["region_id"])}},
         sources={one.name: SOURCE for one in INDICATORS},
         load=without_watermark,
         rejects=rejects,
     )
-    means = plan.regions[["price", "living_area", "lot_area"]]
-    plan.regions[means.columns] = np.exp(means)
+    plan.regions[LOGGED] = np.exp(plan.regions[LOGGED])
     return [plan], METADATA
 
 

@@ -58,42 +58,40 @@ def read(source: Path) -> Imported:
         SourceError: the folder has another layout.
     """
     require(source, "captions.json", "images", layout=LAYOUT)
-    records = _read(source / "captions.json")
-    files = [record["file"] for record in records]
-    ids = [Path(file).stem for file in files]
-    frame = pd.DataFrame(
-        {
-            "file": [f"images/{file}" for file in files],
-            "image_id": ids,
-            "region_id": ids,
-            "caption": [
-                joined_caption(record["captions"], image_id)
-                for record, image_id in zip(records, ids, strict=True)
-            ],
-            "caption_model": "human",
-            "source": SOURCE,
-        }
+    records = pd.DataFrame(_read(source / "captions.json"))
+    ids = [Path(file).stem for file in records["file"]]
+    pairs = zip(records["captions"], ids, strict=True)
+    frame = records.assign(
+        file="images/" + records["file"],
+        image_id=ids,
+        region_id=ids,
+        caption=[joined_caption(captions, image_id) for captions, image_id in pairs],
+        caption_model="human",
+        source=SOURCE,
     )
-    table = config_name(CITY, "captions")
     captions, rejects = [], []
     # of a file that is listed twice, the first record, as for the images
-    first = dict(reversed(list(zip(ids, records, strict=True))))
-    for image_id, record in reversed(first.items()):
-        for number, text in enumerate(record["captions"]):
+    first = frame.drop_duplicates("image_id")
+    for image_id, texts in zip(first["image_id"], first["captions"], strict=True):
+        for number, text in enumerate(texts):
             cleaned, reason = caption_text(text)
             if cleaned is None:
-                rejects.append((table, image_id, reason, f"caption {number}"))
+                reject = config_name(CITY, "captions"), image_id, reason, f"caption {number}"
+                rejects.append(reject)
             else:
                 captions.append(_candidate(image_id, number, cleaned))
-    classes = {image_id: record.get("class") for image_id, record in zip(ids, records, strict=True)}
-    splits = {image_id: record.get("split") for image_id, record in zip(ids, records, strict=True)}
+    by_id = frame.drop_duplicates("image_id", keep="last").set_index("image_id")
+    by_id = by_id.reindex(columns=["class", "split"]).astype(object)
     plan = plan_from_frame(
         frame,
         source,
         city=CITY,
         view="satellite",
         indicators=(),
-        region_columns={"scene_class": classes, "split_author": splits},
+        region_columns={
+            "scene_class": by_id["class"].to_dict(),
+            "split_author": by_id["split"].to_dict(),
+        },
         rejects=rejects,
         captions=captions,
     )

@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from dataset_builders.storage import iter_images
+
 
 def picture(seed: int = 0, size: tuple[int, int] = (24, 16)) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
@@ -35,3 +37,13 @@ def assert_same_dataset(one: Path, other: Path) -> None:
         assert table.equals(right[name], check_metadata=True), name
     assert (one / "README.md").read_text() == (other / "README.md").read_text()
     assert sorted(p.name for p in one.rglob("*")) == sorted(p.name for p in other.rglob("*"))
+
+
+def sizes(root: Path, city: str, view: str) -> set[tuple[int, int]]:
+    """Widths and heights of the images of a table."""
+    images = (row["image"] for row in iter_images(root, city, view))
+    return {Image.open(io.BytesIO(data)).size for data in images}
+
+
+def letters(text: str) -> str:
+    return "".join(char for char in text if char.isalnum())

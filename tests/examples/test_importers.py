@@ -1,6 +1,5 @@
 """The importers of published collections: their parts on small inputs, and on the real data."""
 
-import io
 import itertools
 import json
 
@@ -15,7 +14,6 @@ from dataset_builders.errors import SourceError
 from dataset_builders.importers.__main__ import main
 from dataset_builders.importers.base import import_dataset
 from dataset_builders.storage import (
-    iter_images,
     read_indicators,
     read_regions,
     read_rejects,
@@ -32,6 +30,7 @@ from examples.importers.camvid import (
     read_mask,
 )
 from examples.importers.rsicd import joined_caption
+from tests.dataset_builders.helpers import letters, sizes
 
 SPLITS = {"train", "validation", "test"}
 
@@ -49,15 +48,6 @@ def imported(shared_data, tmp_path_factory):
         return done[name]
 
     return run
-
-
-def sizes(root, city, view) -> set[tuple[int, int]]:
-    images = (row["image"] for row in iter_images(root, city, view))
-    return {Image.open(io.BytesIO(data)).size for data in images}
-
-
-def letters(text: str) -> str:
-    return "".join(char for char in text if char.isalnum())
 
 
 @pytest.mark.parametrize("name", NAMES)
