@@ -7,8 +7,7 @@ A simulated world is rendered region by region into the layout of every other da
 tiles, street views, captions, indicators. Rerun the command to resume a killed build; the files are
 the same, however many processes took part.
 
-Beside the dataset: `truth/`, what each image shows and what each caption gets wrong; and `map/`,
-roads and points of interest as a map would have them.
+Beside the dataset, `truth/`: what each image shows and what each caption gets wrong.
 """
 
 import argparse

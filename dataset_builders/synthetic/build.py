@@ -38,7 +38,7 @@ from .captioners import (
     street_view_facts,
     write_caption,
 )
-from .labels import POI_KINDS, indicators, points_of_interest, roads
+from .labels import POI_KINDS, indicators, poi_kinds
 from .satellite import COVERS, MARKS, TILE_PX, render_tile
 from .scene import CLASSES
 from .street_view import render_street_view
@@ -136,7 +136,6 @@ def build_dataset(
         for world in worlds:
             bar.set_description(f"{world.city} (synthetic)")
             writer.write_shard(world.city, "regions", 0, _region_rows(world))
-            _write_map(writer.files, world)
             render = partial(_render, world.city, **parameters)
             for shard, start in enumerate(range(0, len(cells), REGIONS_PER_SHARD)):
                 of_shard = cells[start : start + REGIONS_PER_SHARD]
@@ -232,7 +231,7 @@ def _region_rows(world: World) -> Iterator[dict[str, Any]]:
     for index, (column, row) in enumerate(zip(columns.tolist(), rows.tolist(), strict=True)):
         polygon = polygons[index]
         labels = {name: float(field[row, column]) for name, field in values.items()}
-        _, kinds = points_of_interest(world, column, row, int(labels["poi"]))
+        kinds = poi_kinds(world, column, row, int(labels["poi"]))
         yield {
             "region_id": region_id(world.city, column, row),
             "city": world.city,
@@ -245,43 +244,6 @@ def _region_rows(world: World) -> Iterator[dict[str, Any]]:
             **{name: column_values[index] for name, column_values in splits.items()},
             **{f"poi_{kind}": float(kinds.count(kind)) for kind in POI_KINDS},
         }
-
-
-def _write_map(files: WrittenFiles, world: World) -> None:
-    """Points of interest and roads, GeoParquet, EPSG:4326; one row of regions is a row group."""
-    plane, cells = _Plane(world), range(world.grid_size)
-    counts = indicators(world)["poi"].astype(int).tolist()
-
-    def places(column: int, row: int) -> Iterator[tuple[str, np.ndarray]]:
-        points, kinds = points_of_interest(world, column, row, counts[row][column])
-        return zip(kinds, points[:, None], strict=True)
-
-    for name, kind, geometry, shape, found in (
-        ("pois", "kind", "Point", shapely.points, places),
-        ("roads", "highway", "LineString", shapely.linestrings, partial(roads, world)),
-    ):
-        target = f"map/{world.city}-{name}.parquet"
-        if (files.root / target).exists():
-            continue
-        schema = pa.schema({"region_id": _TEXT, kind: _TEXT, "geometry": pa.binary()})
-        schema = schema.with_metadata(_geo_metadata(geometry))
-        with files.writing(target) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-            for row in cells:
-                owned = [(column, *item) for column in cells for item in found(column, row)]
-                points = [km for _, _, km in owned]
-                degrees = plane.degrees(*np.concatenate([np.empty((0, 2)), *points]).T)
-                owners = np.repeat(np.arange(len(owned)), [len(km) for km in points])
-                shapes = shape(np.column_stack(degrees), indices=owners)
-                ids = [region_id(world.city, column, row) for column, _, _ in owned]
-                columns = [ids, [of for _, of, _ in owned], shapely.to_wkb(shapes).tolist()]
-                writer.write_table(pa.table(columns, schema=schema))
-
-
-def _geo_metadata(geometry: str) -> dict[str, str]:
-    crs = pyproj.CRS.from_epsg(4326).to_json_dict()
-    column = {"encoding": "WKB", "geometry_types": [geometry], "crs": crs}
-    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
-    return {"geo": json.dumps(geo), "urbanln": json.dumps({"synthetic": True})}
 
 
 @cache

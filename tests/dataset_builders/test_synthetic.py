@@ -45,15 +45,11 @@ def test_same_seed_gives_the_same_bytes_for_one_and_two_processes(city, tmp_path
     assert _files(tmp_path / "again") == _files(city)
 
 
-# renames: regions, points, roads, truth, street views, satellite, captions, rejects, card
-@pytest.mark.parametrize(("kill_at", "when"), [(2, "before"), (6, "after")])
+# renames: regions, truth, street views, satellite, captions, rejects, card
+@pytest.mark.parametrize(("kill_at", "when"), [(2, "before"), (4, "after")])
 def test_a_killed_build_goes_on_and_ends_with_the_same_files(city, tmp_path, kill_at, when):
-    arguments = [
-        "--output_dir",
-        tmp_path,
-        *["--cities", "oldgate", "--grid_size", "3", "--seed", "4"],
-    ]
-    arguments += ["--street_views", "1", "--with_masks", "--num_workers", "1"]
+    options = "--cities oldgate --grid_size 3 --seed 4 --street_views 1 --with_masks"
+    arguments = [*options.split(), "--num_workers", "1", "--output_dir", tmp_path]
     script = "tests.dataset_builders.kill_synthetic"
     killed = run_python("-m", script, kill_at, when, *arguments)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -62,9 +58,11 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_files(city, tmp_path, kil
     assert _files(tmp_path) == _files(city)
 
 
-def test_a_finished_build_is_not_rendered_again(city):
+def test_a_finished_build_is_not_rendered_again_nor_mixed_with_another(city):
     before = {path: os.stat(path).st_mtime_ns for path in city.rglob("part-*.parquet")}
     build_dataset(city, ["oldgate"], 3, 1, seed=4, with_masks=True, num_workers=1)
+    with pytest.raises(DatasetError, match="was built with"):
+        build_dataset(city, ["oldgate"], 3, 2, seed=4, with_masks=True, num_workers=1)
     assert before == {path: os.stat(path).st_mtime_ns for path in city.rglob("part-*.parquet")}
 
 
@@ -105,26 +103,11 @@ def test_regions_are_square_kilometres_side_by_side(city):
     assert regions.geometry.contains(geopandas.GeoSeries(inside, crs=regions.crs)).all()
 
 
-def test_the_map_lies_on_the_regions_and_counts_the_points_of_interest(city):
-    regions = geopandas.read_parquet(city / "data" / "oldgate-regions").set_index("region_id")
-    points = geopandas.read_parquet(city / "map" / "oldgate-pois.parquet")
-    assert points.crs == "EPSG:4326"
-    counted = points.groupby("region_id").size().reindex(regions.index, fill_value=0)
-    assert counted.tolist() == regions["poi"].astype(int).tolist()
-    by_kind = points.groupby(["region_id", "kind"]).size().unstack(fill_value=0)
-    by_kind = by_kind.reindex(index=regions.index, columns=list(POI_KINDS), fill_value=0)
+def test_kinds_of_points_of_interest_add_up_to_their_number(city):
+    regions = geopandas.read_parquet(city / "data" / "oldgate-regions")
     columns = regions[[f"poi_{kind}" for kind in POI_KINDS]]
-    assert columns.to_numpy().tolist() == by_kind.to_numpy().tolist()
     assert columns.sum(axis=1).tolist() == regions["poi"].tolist()
-    # in metres: edges are straight in another projection
-    outlines = regions.geometry.to_crs(regions.estimate_utm_crs()).buffer(5)
-    homes = outlines.loc[points["region_id"]].reset_index(drop=True)
-    assert points.geometry.to_crs(outlines.crs).reset_index(drop=True).within(homes).all()
-    roads = geopandas.read_parquet(city / "map" / "oldgate-roads.parquet")
-    assert set(roads["highway"]) <= {"primary", "residential"}
-    lines = roads.geometry.to_crs(outlines.crs).reset_index(drop=True)
-    assert lines.within(outlines.loc[roads["region_id"]].reset_index(drop=True)).all()
-    assert lines.length.median() > 100
+    assert (columns.sum() > 0).all()
 
 
 def test_masks_are_stored_on_request_only(city, tmp_path):
@@ -193,8 +176,3 @@ def test_bad_arguments_are_told_and_nothing_is_written(tmp_path, capsys, argumen
         main(["--output_dir", str(folder), *arguments])
     assert re.search(message, capsys.readouterr().err.replace("\n", " "))
     assert not folder.exists()
-
-
-def test_other_parameters_do_not_mix_with_a_finished_folder(city):
-    with pytest.raises(DatasetError, match="was built with"):
-        build_dataset(city, ["oldgate"], 3, 2, seed=4, with_masks=True, num_workers=1)
