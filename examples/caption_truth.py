@@ -137,7 +137,7 @@ def choices(images: Sequence[Sequence[Judged]]) -> list[Choice]:
         "random choice": [np.mean([one.after.f1 for one in image]) for image in kept],
         "random choice, not refined": [np.mean([one.before.f1 for one in image]) for image in kept],
     }
-    singles = {}
+    singles: dict[str, list[Any]] = {}
     for model in sorted({one.model for image in kept for one in image}):
         # expected F1 of any of its captions; NaN where all were dropped
         own = [[one.after.f1 for one in image if one.model == model] for image in kept]

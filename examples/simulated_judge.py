@@ -90,14 +90,17 @@ def _is_padding(words: Iterable[str]) -> bool:
 
 
 # shorter names of things than their facts have
+_OF_BOTH_VIEWS = {
+    "open fields": ("field",),
+    "detached houses with gardens": ("detached house",),
+    "terraced houses in unbroken rows": ("terraced house",),
+    "apartment blocks of middling height": ("apartment block",),
+    "a park with lawns and trees": ("park",),
+}
 _SHORT_NAMES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "street_view": {
-        "open fields": ("field",),
-        "detached houses with gardens": ("detached house",),
-        "terraced houses in unbroken rows": ("terraced house",),
-        "apartment blocks of middling height": ("apartment block",),
+        **_OF_BOTH_VIEWS,
         "a dense wall of towers": ("wall of towers", "tower"),
-        "a park with lawns and trees": ("park",),
         "a sports ground": ("sports ground",),
         "an open car park": ("car park",),
         "carriageway": ("avenue", "narrow street", "lane each way", "several lanes"),
@@ -108,13 +111,9 @@ _SHORT_NAMES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "river": ("river",),
     },
     "satellite": {
-        "open fields": ("field",),
-        "detached houses with gardens": ("detached house",),
-        "terraced houses in unbroken rows": ("terraced house",),
-        "apartment blocks of middling height": ("apartment block",),
+        **_OF_BOTH_VIEWS,
         "dense towers with long shadows": ("dense tower", "tower"),
         "large factory sheds and storage tanks": ("factory shed",),
-        "a park with lawns and trees": ("park",),
         "sports fields with running tracks": ("sports field", "running track"),
         "car parks filled with parked cars": ("car park",),
         "open water": ("water",),

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import shapely
+from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
 from ..card import write_card
@@ -25,7 +26,6 @@ from ..photos import read_csv_rows
 from ..schema import VIEWS, DatasetMetadata, config_name
 from ..splits import region_splits
 from ..storage import DatasetWriter, Reject, count_rows, iter_images, read_rejects
-from ..unique import require_unique
 
 IMAGES_PER_SHARD = 1000
 SplitColumns = tuple[dict[str, np.ndarray], list[str]]
@@ -150,8 +150,6 @@ def import_dataset(
     plans, metadata = read(Path(source), **flags)
     if not any(len(plan.regions) for plan in plans):
         raise SourceError("There is nothing to import: no region and no image was found.")
-    for plan in plans:
-        _check_ids(plan)
     planned = sum(len(items) for plan in plans for items in plan.images.values())
     own = {"seed": seed, "images_per_shard": images_per_shard, "images": planned}
     writer = DatasetWriter(output_dir, replace(metadata, parameters={**metadata.parameters, **own}))
@@ -210,7 +208,7 @@ def read_columns(
     return frame.assign(**values), rejects
 
 
-def square_around(lon: np.ndarray, lat: np.ndarray, side_m: float) -> np.ndarray:
+def square_around(lon: ArrayLike, lat: ArrayLike, side_m: float) -> np.ndarray:
     """Squares centred on points: `(n,)` polygons in EPSG:4326, null where a coordinate is NaN.
 
     Args:
@@ -218,25 +216,16 @@ def square_around(lon: np.ndarray, lat: np.ndarray, side_m: float) -> np.ndarray
         lat: `(n,)`, EPSG:4326.
         side_m: side of a square in metres.
     """
-    lon, lat = np.asarray(lon, dtype=np.float64), np.asarray(lat, dtype=np.float64)
-    squares = np.full(len(lon), None, dtype=object)
-    known = np.flatnonzero(np.isfinite(lon) & np.isfinite(lat))
+    x, y = np.asarray(lon, dtype=np.float64), np.asarray(lat, dtype=np.float64)
+    squares = np.full(len(x), None, dtype=object)
+    known = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
     if len(known) == 0:
         return squares
-    x, y, half = lon[known], lat[known], np.full(len(known), side_m / 2)
+    x, y, half = x[known], y[known], np.full(len(known), side_m / 2)
     edges = [WGS84.fwd(x, y, np.full(len(known), angle), half) for angle in (90, 0)]
     d_lon, d_lat = edges[0][0] - x, edges[1][1] - y
     squares[known] = shapely.box(x - d_lon, y - d_lat, x + d_lon, y + d_lat)
     return squares
-
-
-def _check_ids(plan: ImportPlan) -> None:
-    """Refuse repeated ids before anything is decoded."""
-    for view, items in plan.images.items():
-        keys = pd.DataFrame({"image_id": [item.image_id for item in items]}, dtype=object)
-        require_unique([keys], config_name(plan.city, view), "Give each image an id of its own.")
-    regions = plan.regions[["region_id"]]
-    require_unique([regions], config_name(plan.city, "regions"), "Give each region one row.")
 
 
 def _write_images(

@@ -102,7 +102,7 @@ def tile_region_id(tile: Tile) -> str:
 
 def read_tile_rows(
     path: Path, coordinate: str, columns: Mapping[str, str], table: str, rejects: list[Reject]
-) -> Iterator[tuple[Tile, dict[str, float], Mapping[str, Any]]]:
+) -> Iterator[tuple[Tile, dict[str, float], Mapping[Any, Any]]]:
     """The rows of a CSV: tile, numbers by their new names, and all columns as text.
 
     Args:

@@ -15,7 +15,7 @@ import argparse
 import ast
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +101,12 @@ def read(source: Path, *, street_view_crs: str = "wgs84") -> Imported:
 def _plan_city(source: Path, name: str, crs: str, metadata: DatasetMetadata) -> ImportPlan:
     rejects: list[Reject] = []
     views, tiles = _street_views(source / "urbansv", name, crs, rejects)
-    values = _read_downstream(source / "downstream", name, rejects)
+    values = _read_downstream(source / "downstream", name, tiles, rejects)
     return plan_tiles(
         name,
         source / "urbansat/satellite_images" / name,
         source / "urbansat/satellite_texts" / f"{name}.json",
-        {tile: {} for tile in tiles} | values,
+        values,
         metadata,
         indicator_source="UrbanVLP",
         rejects=rejects,
@@ -164,16 +164,18 @@ def _street_view_caption(
     return {"caption": caption, "caption_model": MODEL}
 
 
-def _read_downstream(folder: Path, city: str, rejects: list[Reject]) -> dict[Tile, dict[str, Any]]:
-    """Values of each tile from the four tables, and the authors' split."""
+def _read_downstream(
+    folder: Path, city: str, tiles: Iterable[Tile], rejects: list[Reject]
+) -> dict[Tile, dict[str, Any]]:
+    """Values of each tile from the four tables, and the authors' split; none for other tiles."""
     table = config_name(city_of(city), "regions")
-    values: dict[Tile, dict[str, Any]] = {}
+    values: dict[Tile, dict[str, Any]] = {tile: {} for tile in tiles}
     names = [f"{city}_{part}{more}.csv" for part in PARTS for more in ("", "_w_houseprice")]
     for path in (folder / name for name in names if (folder / name).exists()):
         part = path.stem.removeprefix(f"{city}_").removesuffix("_w_houseprice")
         for tile, numbers, row in read_tile_rows(path, "Coordinate", CSV_COLUMNS, table, rejects):
-            known = values.setdefault(tile, {"split_author": part})
-            if known["split_author"] != part:
+            known = values.setdefault(tile, {})
+            if known.setdefault("split_author", part) != part:
                 rejects.append((table, tile_region_id(tile), "listed_twice", path.name))
                 continue
             known |= numbers

@@ -1,6 +1,7 @@
 """Satellite tiles: every pixel is computed from its place, so that tiles join without a seam."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -78,7 +79,8 @@ def render_tile(world: World, column: float, row: float) -> Tile:
 
 
 def _land(world: World, x: Floats, y: Floats) -> Land:
-    streets = Blocks(*(value.ravel() for value in world.blocks(x, y)))
+    flat: Any = (value.ravel() for value in world.blocks(x, y))
+    streets = Blocks(*flat)
     west, south = int(streets.column.min()), int(streets.row.min())
     depth = int(streets.row.max()) - south + 1
     key = (streets.column - west) * depth + (streets.row - south)

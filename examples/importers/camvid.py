@@ -10,7 +10,7 @@ drops 4 seconds around them.
 
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -191,7 +191,7 @@ PLACES = {
     "centre": ("In the centre", "In the middle", "Straight ahead"),
     "right": ("On the right", "To the right", "At the right side"),
 }
-SURFACES = {
+SURFACES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "building": {
         "large": ("a tall wall of facades", "buildings that fill this side"),
         "broad": ("a row of buildings", "several facades"),

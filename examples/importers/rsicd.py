@@ -65,7 +65,7 @@ def read(source: Path) -> Imported:
         file="images/" + records["file"],
         image_id=ids,
         region_id=ids,
-        caption=[joined_caption(captions, image_id) for captions, image_id in pairs],
+        caption=np.array([joined_caption(texts, image_id) for texts, image_id in pairs], object),
         caption_model="human",
         source=SOURCE,
     )

@@ -81,19 +81,7 @@ def test_names_within_longer_names_do_not_count():
     assert named_things("Scars and streetcars.", "street_view") == []
 
 
-@pytest.mark.parametrize(
-    ("plural", "singular"),
-    [
-        ("houses", "house"),
-        ("homes", "home"),
-        ("buses", "bus"),
-        ("storeys", "storey"),
-        ("benches", "bench"),
-        ("lorrys", "lorry"),
-        ("skies", "sky"),
-        ("grass", "grass"),
-        ("bus", "bus"),
-    ],
-)
-def test_stem_takes_plurals_off(plural, singular):
-    assert stem(plural) == singular
+def test_stem_takes_plurals_off():
+    plurals = "houses homes buses storeys benches lorrys skies grass bus"
+    singulars = "house home bus storey bench lorry sky grass bus"
+    assert [stem(word) for word in plurals.split()] == singulars.split()
