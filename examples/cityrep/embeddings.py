@@ -1,0 +1,124 @@
+"""Vectors of files: a many-band raster per city, and this project's tables of regions."""
+
+from collections.abc import Iterator
+from glob import escape, glob
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import rasterio
+from rasterio.enums import Resampling
+from rasterio.errors import RasterioError
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window
+
+from dataset_builders.files import digest
+from dataset_builders.splits import spacing_m
+from pipelines.common.errors import InputError
+from pipelines.evaluation.embed.sources import open_city
+from pipelines.evaluation.embed.tables import read_embeddings
+
+from .systems import NoVectorsError, Vector
+from .tasks import Ints, Task
+
+NUMBERS_AT_ONCE = 2**25  # 128 MiB
+
+
+class RasterVectors:
+    """A raster per city whose bands are the components, averaged by area over each cell.
+
+    As the release aligns rasters: values as they stand where the grid is that of the labels, else
+    the mean weighted by area; nodata is left out.
+
+    Args:
+        name: In tables.
+        pattern: Path with `{city}`, or of one raster for all cities.
+
+    Raises:
+        InputError: There is no such file, one cannot be read, or they differ in their bands.
+    """
+
+    def __init__(self, name: str, pattern: str):
+        self.name, self.pattern = name, pattern
+        paths = sorted(map(Path, glob("*".join(map(escape, pattern.split("{city}"))))))
+        if not paths:
+            raise InputError(f"--raster {name}: no file at {pattern}.")
+        bands = {path.name: self._bands(path) for path in paths}
+        if len(set(bands.values())) > 1:
+            counts = ", ".join(f"{path} has {count}" for path, count in bands.items())
+            raise InputError(f"--raster {name}: the rasters differ in their bands: {counts}.")
+        stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+        self.fingerprint = digest(stamps)
+
+    def chunks(self, task: Task) -> Iterator[tuple[Ints, Vector]]:
+        """See [`systems.Vectors`]; a few rows of the grid at a time."""
+        path, grid = Path(self.pattern.replace("{city}", task.city)), task.grid
+        if not path.is_file():
+            raise NoVectorsError(f"{self.name} has no raster for {task.city}: no file at {path}.")
+        shape = {"transform": grid.transform, "width": grid.width, "height": grid.height}
+        mean = {"resampling": Resampling.average, "nodata": np.nan, "dtype": "float32"}
+        with rasterio.open(path) as file, WarpedVRT(file, crs=grid.crs, **shape, **mean) as warped:
+            height = max(1, NUMBERS_AT_ONCE // (grid.width * file.count))
+            for top in range(0, grid.height, height):
+                window = Window(0, top, grid.width, min(height, grid.height - top))
+                rows = np.flatnonzero((task.row >= top) & (task.row < top + height))
+                if len(rows):
+                    part = warped.read(window=window)
+                    yield rows, part[:, task.row[rows] - top, task.col[rows]].T
+
+    def _bands(self, path: Path) -> int:
+        try:
+            with rasterio.open(path) as file:
+                if file.crs is None:
+                    raise InputError(f"--raster {self.name}: {path} has no CRS.")
+                return int(file.count)
+        except RasterioError as error:
+            raise InputError(f"--raster {self.name}: {path} cannot be read: {error}") from error
+
+
+class TableVectors:
+    """A table of `python evaluate.py embed`: a cell has the vector of the region that holds it.
+
+    A cell in no region takes the nearest one, if that is no farther than the usual distance of two
+    neighbouring regions' centres.
+
+    Args:
+        name: In tables.
+        path: Of the table, whose metadata name the dataset and the city.
+        dataset: Where the dataset is, if it has moved.
+
+    Raises:
+        InputError: The table or the dataset cannot be read, or has no vector.
+    """
+
+    def __init__(self, name: str, path: Path, dataset: str | None = None):
+        self.name, table = name, read_embeddings(path)
+        if not table.views:
+            raise InputError(f"--table {name}: {path} holds no vector.")
+        self.city, self.fingerprint = str(table.metadata.get("city")), table.hash
+        city = open_city(dataset or str(table.metadata.get("dataset")), self.city)
+        rows = {region: row for row, region in enumerate(table.region_ids)}
+        regions = city.regions[city.regions["region_id"].isin(rows)]
+        self.vectors = table.matrix(table.views[0])[[rows[one] for one in regions["region_id"]]]
+        self.regions = regions[["geometry"]].reset_index(drop=True)
+
+    def chunks(self, task: Task) -> Iterator[tuple[Ints, Vector]]:
+        """See [`systems.Vectors`]."""
+        if task.city != self.city:
+            raise NoVectorsError(f"{self.name} is a table of {self.city}, not of {task.city}.")
+        plane = self.regions.estimate_utm_crs()
+        regions = self.regions.to_crs(plane)
+        middles = regions.centroid
+        reach = spacing_m(np.column_stack([middles.x, middles.y])) if len(regions) > 1 else None
+        height = max(1, NUMBERS_AT_ONCE // self.vectors.shape[1])
+        for start in range(0, len(task), height):
+            lonlat = task.lonlat[start : start + height]
+            points = gpd.GeoDataFrame(geometry=gpd.points_from_xy(*lonlat.T, crs="EPSG:4326"))
+            near = gpd.sjoin_nearest(points.to_crs(plane), regions, max_distance=reach)
+            near = near[~near.index.duplicated()]["index_right"]  # a cell on an edge: the first
+            found = np.full((len(lonlat), self.vectors.shape[1]), np.nan, np.float32)
+            found[near.index] = self.vectors[near]
+            yield np.arange(start, start + len(lonlat)), found
+
+
+__all__ = ["RasterVectors", "TableVectors"]

@@ -1,0 +1,176 @@
+"""Tasks by systems by splits: missing rows are computed, the others are kept."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dataset_builders.files import digest
+from pipelines.common.errors import InputError
+
+from .heads import fit_mlp, fit_ridge
+from .scores import Row, Store, block_sums, r2_rmse
+from .splits import BUFFER_M, PROTOCOLS, SEEDS, Split, block_ids, draw_split
+from .systems import CONTROLS, NoVectorsError, Vectors, aligned
+from .tasks import Floats, Skipped, Task, find_tasks, read_task
+
+FORMAT = 1  # of what a row means
+ROWS_FILE, SCRATCH = "results.jsonl", "vectors"
+
+Splits = dict[tuple[str, int], Split]  # by protocol and seed
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is scored, and how.
+
+    Attributes:
+        cities: All by default.
+        tasks: All by default.
+        protocols: Of `splits.PROTOCOLS`.
+        seeds: Of the splits, and of the MLP head.
+        controls: Names of `systems.CONTROLS`.
+        head: `ridge` or `mlp`, for vectors.
+        buffer_m: Of the protocol `buffered`.
+        device: Where the MLP is trained.
+    """
+
+    cities: Sequence[str] | None = None
+    tasks: Sequence[str] | None = None
+    protocols: Sequence[str] = PROTOCOLS
+    seeds: Sequence[int] = SEEDS
+    controls: Sequence[str] = tuple(CONTROLS)
+    head: str = "ridge"
+    buffer_m: float = BUFFER_M
+    device: str = "cpu"
+
+
+@dataclass
+class Scored:
+    """Rows of this run's settings, and what could not be scored."""
+
+    rows: list[Row] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+def run(
+    data: Path,
+    output: Path,
+    settings: Settings,
+    vectors: Sequence[Vectors] = (),
+    progress: bool = True,
+) -> Scored:
+    """Score all systems on all tasks.
+
+    Args:
+        data: Folder of the release.
+        output: Rows are appended to its `results.jsonl`; those that are there are not computed
+            again, unless labels, vectors or settings have changed.
+        settings: See [`Settings`].
+        vectors: Systems besides the controls.
+        progress: Show a progress bar.
+
+    Raises:
+        InputError: There is no task to score, or a system's files are damaged.
+    """
+    folders, skipped = find_tasks(data, settings.cities, settings.tasks)
+    found, store = Scored(skipped=skipped), Store(output / ROWS_FILE)
+    systems: list[str | Vectors] = [*settings.controls, *vectors]
+    with tqdm(total=len(folders) * len(systems), unit="system", disable=not progress) as bar:
+        for folder in folders:
+            task = read_task(folder)
+            splits, unsplit = _splits(task, settings)
+            found.skipped += unsplit
+            for system in systems:
+                bar.set_description(f"{task.task_id} {_name(system)}")
+                try:
+                    found.rows += _score(task, system, splits, settings, store, output / SCRATCH)
+                except NoVectorsError as error:
+                    found.skipped.append(Skipped(task.task_id, str(error)))
+                bar.update()
+    return found
+
+
+def _name(system: str | Vectors) -> str:
+    return system if isinstance(system, str) else system.name
+
+
+def _splits(task: Task, settings: Settings) -> tuple[Splits, list[Skipped]]:
+    splits, skipped = Splits(), []
+    for protocol in settings.protocols:
+        try:
+            for seed in settings.seeds:
+                splits[protocol, seed] = draw_split(task, protocol, seed, settings.buffer_m)
+        except InputError as error:
+            skipped.append(Skipped(task.task_id, f"{protocol}, seed {seed}: {error}"))
+    return splits, skipped
+
+
+def _score(
+    task: Task,
+    system: str | Vectors,
+    splits: Splits,
+    settings: Settings,
+    store: Store,
+    scratch: Path,
+) -> list[Row]:
+    """The rows of one system on one task; the missing ones are computed and stored."""
+    vectors, head = ("", "") if isinstance(system, str) else (system.fingerprint, settings.head)
+    keys = {}
+    for protocol, seed in splits:
+        buffer_m = settings.buffer_m if protocol == "buffered" else 0.0
+        fingerprint = digest(FORMAT, task.fingerprint, vectors, buffer_m)
+        cell = (task.city, task.name, protocol, _name(system), head, str(seed))
+        keys[protocol, seed] = (*cell, fingerprint)
+    missing = {where: splits[where] for where, key in keys.items() if key not in store.rows}
+    for part, predictions, absent in _predict(task, system, missing, settings, scratch):
+        store.append(
+            _row(task, splits[where], predicted, absent, keys[where])
+            for where, predicted in zip(part, predictions, strict=True)
+        )
+    return [store.rows[key] for key in keys.values()]
+
+
+def _predict(
+    task: Task, system: str | Vectors, splits: Splits, settings: Settings, scratch: Path
+) -> Iterator[tuple[Splits, list[Floats], int]]:
+    """Splits, their predictions and how many cells have no vector; of an MLP one by one."""
+    if not splits:
+        return
+    if isinstance(system, str):
+        yield splits, CONTROLS[system](task, list(splits.values())), 0
+        return
+    with aligned(system, task, scratch) as (X, absent):
+        if settings.head == "ridge":
+            yield splits, fit_ridge(X, task.target, list(splits.values())), absent
+            return
+        for (protocol, seed), split in splits.items():
+            predicted = fit_mlp(X, task.target, split, seed, settings.device)
+            yield {(protocol, seed): split}, [predicted], absent
+
+
+def _row(task: Task, split: Split, predicted: Floats, absent: int, key: tuple[str, ...]) -> Row:
+    truth = task.target[split.test].astype(float)
+    sums = block_sums(truth, predicted, block_ids(task)[split.test])
+    r2, rmse = r2_rmse(sums.sum(0))
+    city, name, protocol, system, head, seed, fingerprint = key
+    return Row(
+        city=city,
+        task=name,
+        protocol=protocol,
+        system=system,
+        head=head,
+        seed=int(seed),
+        n_train=len(split.train),
+        n_validation=len(split.validation),
+        n_test=len(split.test),
+        missing=absent,
+        r2=float(r2),
+        rmse=float(rmse),
+        fingerprint=fingerprint,
+        sums=[[block, *sums[block].tolist()] for block in sums[:, 0].nonzero()[0].tolist()],
+    )
+
+
+__all__ = ["Scored", "Settings", "run"]

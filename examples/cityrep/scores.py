@@ -1,0 +1,179 @@
+"""Result rows that a killed run keeps, and intervals from their blocks.
+
+A row holds, for each block, the count of its test cells and their sums of y, y squared and squared
+errors. R2 and RMSE of any draw of blocks follow from these sums, so neither the predictions nor a
+matrix of cells by blocks (`analysis/bootstrap.py`) is kept for 340,000 cells.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipelines.common.errors import InputError
+from pipelines.evaluation.analysis.bootstrap import REPLICATES, draw_blocks
+
+from .tasks import Floats, Ints
+
+BLOCKS = 100
+COLUMNS = ("city", "task", "protocol", "system", "head", "seed")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One system on one task under one split.
+
+    Attributes:
+        city: City.
+        task: What is predicted.
+        protocol: `random`, `block` or `buffered`.
+        system: Name of the system.
+        head: `ridge`, `mlp`, or empty for a control.
+        seed: Of the split.
+        n_train: Cells trained on.
+        n_validation: Cells that chose hyper-parameters.
+        n_test: Cells scored.
+        missing: Cells of the task without a vector; they have zeros.
+        r2: Coefficient of determination.
+        rmse: Root mean squared error of the z-scored target.
+        fingerprint: Of labels, vectors and settings.
+        sums: Of each block with test cells: `[block, n, sum y, sum y^2, sum (y - prediction)^2]`.
+    """
+
+    city: str
+    task: str
+    protocol: str
+    system: str
+    head: str
+    seed: int
+    n_train: int
+    n_validation: int
+    n_test: int
+    missing: int
+    r2: float
+    rmse: float
+    fingerprint: str
+    sums: list[list[float]]
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What tells this row from every other."""
+        return (*(str(getattr(self, name)) for name in COLUMNS), self.fingerprint)
+
+
+def block_sums(truth: Floats, predicted: Floats, blocks: Ints) -> NDArray[np.float64]:
+    """`(100, 4)`: per block, the count and the sums of y, y squared and squared errors."""
+    parts = (np.ones_like(truth), truth, np.square(truth), np.square(predicted - truth))
+    return np.stack([np.bincount(blocks, part, minlength=BLOCKS) for part in parts], axis=1)
+
+
+def r2_rmse(sums: Floats) -> tuple[Floats, Floats]:
+    """R2 and RMSE of totals `(..., 4)`; nan where there is nothing to score."""
+    n, total, square, error = np.moveaxis(sums, -1, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        spread = square - np.square(total) / n
+        return 1 - error / np.where(spread > 1e-9 * square, spread, np.nan), np.sqrt(error / n)
+
+
+class Store:
+    """Rows in a JSON Lines file: appended whole, found again by key.
+
+    A line that a kill cut off is removed, and its row computed again.
+
+    Args:
+        path: The file; it need not exist.
+
+    Raises:
+        InputError: A line is no row.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.rows = path, dict[tuple[str, ...], Row]()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = path.read_bytes() if path.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            os.truncate(path, len(whole))
+        names = {field.name for field in fields(Row)}
+        for number, line in enumerate(whole.splitlines(), start=1):
+            try:
+                values = json.loads(line)
+                if set(values) != names:
+                    raise ValueError("other fields")
+            except (ValueError, TypeError) as error:
+                raise InputError(
+                    f"{path}, line {number} is no row of this program ({error}). Remove the line, "
+                    "or give another --output_dir."
+                ) from error
+            row = Row(**values)
+            self.rows[row.key] = row
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Add rows in one write, on the disk before it returns."""
+        rows = list(rows)
+        payload = "".join(json.dumps(asdict(row)) + "\n" for row in rows).encode()
+        with self.path.open("ab", buffering=0) as file:
+            if file.write(payload) < len(payload):
+                raise OSError(f"The disk is full: {self.path} was not written whole")
+            os.fsync(file.fileno())
+        self.rows |= {row.key: row for row in rows}
+
+
+def frame(rows: Sequence[Row]) -> pd.DataFrame:
+    """The rows as a table, without their sums."""
+    names = [field.name for field in fields(Row) if field.name not in ("sums", "fingerprint")]
+    table = pd.DataFrame([{name: getattr(row, name) for name in names} for row in rows])
+    return table.sort_values(list(COLUMNS), ignore_index=True) if len(table) else table
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """R2 of a system on a task, mean over the splits, in the sample and in every draw of blocks.
+
+    Attributes:
+        values: `(1 + draws,)`; the first is the sample.
+        rows: The splits' rows.
+    """
+
+    values: Floats
+    rows: Sequence[Row]
+
+
+def draw(cells: Mapping[str, Sequence[Row]], replicates: int = REPLICATES) -> dict[str, Drawn]:
+    """R2 of all systems of one task and protocol, under the same draws of blocks.
+
+    A block that several splits test counts in all of them at once. Splits that a draw leaves
+    nothing of are left out of that draw's mean.
+
+    Args:
+        cells: Rows of the splits by system. Systems compare on the seeds that all have.
+        replicates: Number of draws.
+    """
+    seeds = set.intersection(*({row.seed for row in rows} for rows in cells.values()))
+    kept = {name: [row for row in rows if row.seed in seeds] for name, rows in cells.items()}
+    sums = {name: np.stack([_dense(row) for row in rows]) for name, rows in kept.items()}
+    any_rows = next(iter(kept.values()))
+    used = np.flatnonzero(next(iter(sums.values()))[:, :, 0].sum(0))
+    chance = zlib.crc32(f"{any_rows[0].city} {any_rows[0].task}".encode())
+    counts = np.concatenate([np.ones((1, len(used))), draw_blocks(len(used), replicates, chance)])
+    drawn = {}
+    for name, own in sums.items():
+        r2, _ = r2_rmse(np.einsum("sbk,rb->rsk", own[:, used], counts))
+        drawn[name] = Drawn(np.nanmean(r2, axis=1), kept[name])
+    return drawn
+
+
+def _dense(row: Row) -> Floats:
+    dense = np.zeros((BLOCKS, 4))
+    for block, *values in row.sums:
+        dense[int(block)] = values
+    return dense
+
+
+__all__ = ["Drawn", "Row", "Store", "block_sums", "draw", "frame", "r2_rmse"]

@@ -1,0 +1,103 @@
+"""CityRep's splits to the sample, and the same blocks with a buffer between them.
+
+`random` and `block` are the release's: 20 % of the cells, or of the non-empty blocks of a 10 x 10
+grid over the span of rows and columns, are tested, and 10 % of the rest validates, drawn by
+scikit-learn's `train_test_split`. `buffered` has the test cells of `block` and leaves out the
+training cells near a validation or test cell, and the validation cells near a test cell.
+
+`pipelines/evaluation/probe/splits.py` compares geometries, one per region; a raster of 300,000
+cells needs none, so the buffer is a distance transform of the grid.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+from sklearn.model_selection import train_test_split
+
+from dataset_builders.splits import NEIGHBOUR_CELLS
+from pipelines.common.errors import InputError
+
+from .tasks import Ints, Task
+
+SEEDS = (42, 24, 7, 0, 100)
+PROTOCOLS = ("random", "block", "buffered")
+BLOCKS_A_SIDE = 10
+TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1
+BUFFER_M = 1000.0  # the coarsest sources (MODIS, GDP) have cells of about a kilometre
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of a task to train on, to choose hyper-parameters on, and to score."""
+
+    train: Ints
+    validation: Ints
+    test: Ints
+
+
+def block_ids(task: Task, side: int = BLOCKS_A_SIDE) -> Ints:
+    """`(N,)` number of each cell's block."""
+    return _bins(task.row, side) * side + _bins(task.col, side)
+
+
+def draw_split(task: Task, protocol: str, seed: int, buffer_m: float = BUFFER_M) -> Split:
+    """One split.
+
+    Args:
+        task: Cells.
+        protocol: One of `PROTOCOLS`.
+        seed: `random_state` of both draws.
+        buffer_m: Of `buffered`, a distance of centres in metres; one and a half cells at least.
+
+    Raises:
+        InputError: Fewer than three blocks hold cells, or the buffer leaves a part empty.
+    """
+    if protocol == "random":
+        return _draw(np.arange(len(task)), seed)
+    blocks = block_ids(task)
+    names = np.unique(blocks)
+    if len(names) < 3:
+        raise InputError(f"{task.task_id} lies in {len(names)} block(s); a split needs 3 at least.")
+    drawn = _draw(names, seed)
+    parts = [np.flatnonzero(np.isin(blocks, part)) for part in vars(drawn).values()]
+    split = Split(*parts)
+    return split if protocol == "block" else _buffered(task, split, buffer_m)
+
+
+def _draw(units: Ints, seed: int) -> Split:
+    rest, test = train_test_split(units, test_size=TEST_SHARE, random_state=seed)
+    train, validation = train_test_split(rest, test_size=VALIDATION_SHARE, random_state=seed)
+    return Split(train, validation, test)
+
+
+def _bins(index: Ints, side: int) -> Ints:
+    span = max(float(index.max() - index.min()), 1e-12)
+    return np.clip(np.floor((index - index.min()) / span * side), 0, side - 1).astype(np.int64)
+
+
+def _buffered(task: Task, split: Split, buffer_m: float) -> Split:
+    distance = max(buffer_m, NEIGHBOUR_CELLS * max(task.cell_m))
+    near_test = _near(task, split.test, distance)
+    near_validation = _near(task, split.validation, distance)
+    train = split.train[~(near_test | near_validation)[split.train]]
+    kept = replace(split, train=train, validation=split.validation[~near_test[split.validation]])
+    empty = [name for name, rows in vars(kept).items() if not len(rows)]
+    if empty:
+        raise InputError(
+            f"{task.task_id}: a buffer of {distance:.0f} m leaves no cell for {', '.join(empty)}. "
+            "Give a smaller --buffer_m, or leave out the protocol `buffered`."
+        )
+    return kept
+
+
+def _near(task: Task, rows: Ints, distance_m: float) -> NDArray[np.bool_]:
+    """`(N,)`: whether a cell's centre is within the distance of the centre of any of these rows."""
+    row, col = task.row - task.row.min(), task.col - task.col.min()
+    outside = np.ones((row.max() + 1, col.max() + 1), dtype=bool)
+    outside[row[rows], col[rows]] = False
+    return (distance_transform_edt(outside, sampling=task.cell_m) <= distance_m)[row, col]
+
+
+__all__ = ["BUFFER_M", "PROTOCOLS", "SEEDS", "Split", "block_ids", "draw_split"]

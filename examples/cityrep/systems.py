@@ -1,0 +1,191 @@
+"""What predicts: controls that see a place alone, and vectors that a head is trained on.
+
+Both are registries: a new control is a function of a task, its splits and their seeds; new vectors
+are a [`Vectors`].
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from pipelines.common.encoders.geoclip import SHA256, encode_places
+from pipelines.common.errors import InputError
+from pipelines.evaluation.probe.controls import coordinate_basis, fit_boosting, tree_coordinates
+from pipelines.evaluation.probe.tasks import Task as ProbeTask
+
+from .heads import fit_ridge
+from .splits import Split
+from .tasks import Floats, Ints, Task
+
+ROWS_AT_ONCE = 16_384
+NEIGHBOURS = 20
+LEAVES = (16, 128)  # of a tree; validation chooses
+FREQUENCIES, SHORTEST, LONGEST = 64, 0.001, 360.0  # of the release's PE, degrees
+NORM_EPSILON, NO_VECTOR = 1e-6, 1e-8  # of the release
+
+Vector = NDArray[np.float32]
+Control = Callable[[Task, Sequence[Split]], list[Floats]]
+
+
+class Vectors(Protocol):
+    """A system that has one vector per cell.
+
+    Attributes:
+        name: In tables.
+        fingerprint: Of everything but the task that the vectors depend on.
+    """
+
+    name: str
+    fingerprint: str
+
+    def chunks(self, task: Task) -> Iterator[tuple[Ints, Vector]]:
+        """Rows of the task and their vectors `(n, D)`, nan where there is none.
+
+        Raises:
+            NoVectorsError: The system has nothing for this city.
+        """
+
+
+class NoVectorsError(InputError):
+    """A system that has nothing for a city; others are scored all the same."""
+
+
+def predict_mean(task: Task, splits: Sequence[Split]) -> list[Floats]:
+    """The mean of the training cells."""
+    return [np.full(len(one.test), task.target[one.train].mean(dtype=float)) for one in splits]
+
+
+def predict_neighbours(task: Task, splits: Sequence[Split]) -> list[Floats]:
+    """The 20 nearest training cells, weighted by the inverse of their distance."""
+    found = []
+    for split in splits:
+        tree = cKDTree(task.metres[split.train])
+        labels = task.target[split.train].astype(np.float64)
+        distance, nearest = tree.query(
+            task.metres[split.test], k=np.arange(1, min(NEIGHBOURS, len(labels)) + 1)
+        )
+        weights = 1 / np.maximum(distance, 1e-9)
+        found.append((weights * labels[nearest]).sum(1) / weights.sum(1))
+    return found
+
+
+def predict_trees(task: Task, splits: Sequence[Split]) -> list[Floats]:
+    """Gradient-boosted trees on x, y and the diagonals."""
+    target = task.target.astype(np.float64)
+    tasks = [ProbeTask(target, s.train, s.train, s.validation, s.test) for s in splits]
+    return [fit.predictions for fit in fit_boosting(tree_coordinates(task.metres), tasks, LEAVES)]
+
+
+def predict_waves(task: Task, splits: Sequence[Split]) -> list[Floats]:
+    """Ridge regression on products of cosines of x and y."""
+    return fit_ridge(coordinate_basis(task.metres).astype(np.float32), task.target, splits)
+
+
+@dataclass
+class PositionalEncoding:
+    """CityRep's row PE: Sphere2Vec's sphereC features of longitude and latitude.
+
+    For 64 wavelengths s from 0.001 to 360 degrees in geometric steps, `sin(lat/s)`,
+    `cos(lat/s) cos(lon/s)` and `cos(lat/s) sin(lon/s)`. Mai et al. 2023,
+    https://arxiv.org/abs/2306.17624; parameters of the release's embedding manifest.
+    """
+
+    name: str = "pe"
+    fingerprint: str = "sphereC 64 0.001 360"
+
+    def chunks(self, task: Task) -> Iterator[tuple[Ints, Vector]]:
+        """See [`Vectors`]."""
+        scales = np.geomspace(SHORTEST, LONGEST, FREQUENCIES)
+        for start in range(0, len(task), ROWS_AT_ONCE):
+            angles = np.radians(task.lonlat[start : start + ROWS_AT_ONCE, :, None] / scales)
+            lon, lat = angles[:, 0], angles[:, 1]
+            waves = [np.sin(lat), np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon)]
+            vectors = np.stack(waves, axis=-1).reshape(len(angles), -1)
+            yield np.arange(start, start + len(angles)), vectors.astype(np.float32)
+
+
+@dataclass
+class GeoCLIP:
+    """GeoCLIP's location encoder, coordinates that know the world: 512 numbers per place."""
+
+    name: str = "geoclip"
+    fingerprint: str = SHA256
+
+    def chunks(self, task: Task) -> Iterator[tuple[Ints, Vector]]:
+        """See [`Vectors`]."""
+        for start in range(0, len(task), ROWS_AT_ONCE):
+            lon, lat = task.lonlat[start : start + ROWS_AT_ONCE].T
+            yield np.arange(start, start + len(lon)), encode_places(lon, lat)[0]
+
+
+CONTROLS: dict[str, Control] = {
+    "mean": predict_mean,
+    "coordinates-knn": predict_neighbours,
+    "coordinates-trees": predict_trees,
+    "coordinates-ridge": predict_waves,
+}
+ENCODERS: dict[str, Callable[[], Vectors]] = {"pe": PositionalEncoding, "geoclip": GeoCLIP}
+COORDINATES = tuple(name for name in CONTROLS if name.startswith("coordinates"))
+
+
+@contextmanager
+def aligned(system: Vectors, task: Task, scratch: Path) -> Iterator[tuple[Vector, int]]:
+    """The vectors of a task's cells as a memory map, each of length 1 as in the release.
+
+    A cell without a vector gets zeros, as in the release: it is scored by the intercept.
+
+    Args:
+        system: Whose vectors.
+        task: Whose cells.
+        scratch: Folder for the memory map, which is deleted after the block.
+
+    Yields:
+        `(N, D)` float32, and how many cells have no vector.
+
+    Raises:
+        NoVectorsError: No cell has one.
+        InputError: A component is missing for every cell, where others are not.
+    """
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        matrix, there, finite = None, 0, np.zeros(0, np.int64)
+        for rows, vectors in system.chunks(task):
+            if matrix is None:
+                path, shape = Path(folder) / "vectors.npy", (len(task), vectors.shape[1])
+                matrix = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+                finite = np.zeros(shape[1], np.int64)
+            known = np.isfinite(vectors)
+            finite += known.sum(0)
+            vectors = np.where(known.all(1, keepdims=True), vectors, 0).astype(np.float32)
+            norm = np.linalg.norm(vectors, axis=1, keepdims=True)
+            there += int((norm > NO_VECTOR).sum())
+            matrix[rows] = vectors / np.maximum(norm, NORM_EPSILON)
+        if finite.any() and not finite.all():
+            bands = ", ".join(str(one + 1) for one in np.flatnonzero(finite == 0)[:5])
+            raise InputError(
+                f"{system.name}: component {bands} has no number anywhere in {task.city}. Give "
+                "vectors without it."
+            )
+        if matrix is None or not there:
+            raise NoVectorsError(f"{system.name} has no vector for any cell of {task.task_id}.")
+        yield matrix, len(task) - there
+        del matrix
+
+
+__all__ = [
+    "CONTROLS",
+    "COORDINATES",
+    "ENCODERS",
+    "Control",
+    "NoVectorsError",
+    "PositionalEncoding",
+    "Vectors",
+    "aligned",
+]

@@ -1,0 +1,94 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from examples.cityrep.tasks import find_tasks, read_published, read_task
+from pipelines.common.errors import InputError
+
+from .conftest import HEIGHT, WIDTH, smooth_field, write_task
+
+
+def test_a_sample_is_a_finite_cell_of_the_first_band_in_row_major_order(release):
+    task = read_task(release / "labels" / "north.nightlight.2024")
+    assert len(task) == HEIGHT * WIDTH - 42 - 1
+    assert (np.diff(task.row * WIDTH + task.col) > 0).all()
+    assert np.array_equal(task.values, smooth_field(2)[task.row, task.col])
+    assert task.lonlat[0] == pytest.approx([10.0 + 7.5 * 0.01, 50.0 - 0.005])
+    assert abs(task.target.mean()) < 1e-5
+    assert task.target.std() == pytest.approx(1, abs=1e-5)
+    assert task.cell_m == pytest.approx((1112, 716.5), rel=1e-3)
+
+
+def test_a_table_of_samples_is_read_like_its_raster(release):
+    folder = release / "labels" / "south.pm25.2022"
+    raster = read_task(folder)
+    columns = {name: getattr(raster, name) for name in ("row", "col", "x", "y")}
+    samples = pd.DataFrame({"sample_id": np.arange(len(raster)), **columns, "label": raster.values})
+    samples.to_parquet(folder / "samples.parquet")
+    (folder / "labels.tif").unlink()
+    table = read_task(folder)
+    assert np.array_equal(table.values, raster.values)
+    assert np.array_equal(table.col, raster.col)
+    assert table.grid.transform.almost_equals(raster.grid.transform, precision=1e-9)
+    samples.drop(columns="label").to_parquet(folder / "samples.parquet")
+    with pytest.raises(InputError, match="lacks the columns label"):
+        read_task(folder)
+
+
+def test_what_is_not_there_is_named(release):
+    folders, skipped = find_tasks(release, ["north", "south"], ["pm25", "nightlight"])
+    assert [path.name for path in folders] == [
+        "north.nightlight.2024",
+        "north.pm25.2022",
+        "south.pm25.2022",
+    ]
+    assert [(one.task_id, one.reason) for one in skipped] == [
+        ("south.nightlight", "south has no task nightlight")
+    ]
+    with pytest.raises(InputError, match="No task of the city paris"):
+        find_tasks(release, ["paris"], None)
+    with pytest.raises(InputError, match=r"Unknown task happiness; known: population, gdp"):
+        find_tasks(release, None, ["happiness"])
+    with pytest.raises(InputError, match="Nothing to score: south has no task gdp"):
+        find_tasks(release, ["south"], ["gdp"])
+    with pytest.raises(InputError, match=r"No CityRep task in .*expected folders <city>"):
+        find_tasks(release / "published", None, None)
+
+
+def test_labels_of_another_kind_are_skipped_by_name(release):
+    write_task(release, "north.happiness.2024", smooth_field()[None])
+    folders, skipped = find_tasks(release, ["north"], None)
+    assert all("happiness" not in path.name for path in folders)
+    assert ("north.happiness.2024", True) in [
+        (one.task_id, "unknown task 'happiness'" in one.reason) for one in skipped
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task_type": "classification"}, "is a task of classification; only regression"),
+        ({"n_samples": 5}, "has 677 samples, but its task.json announces 5"),
+    ],
+)
+def test_a_task_that_would_not_be_the_benchmarks_is_an_error(release, change, message):
+    folder = write_task(release, "north.gdp.2024", smooth_field()[None], **change)
+    with pytest.raises(InputError, match=message):
+        read_task(folder)
+
+
+def test_damaged_files_are_one_error(release):
+    folder = release / "labels" / "north.pm25.2022"
+    (folder / "labels.tif").write_bytes(b"II*\0not a raster")
+    with pytest.raises(InputError, match=r"The labels of north.pm25.2022 cannot be read"):
+        read_task(folder)
+    (folder / "labels.tif").unlink()
+    with pytest.raises(InputError, match=r"neither samples.parquet nor labels.tif"):
+        read_task(folder)
+    (folder / "task.json").write_text("{")
+    with pytest.raises(InputError, match=r"task.json cannot be read"):
+        read_task(folder)
+    summary = release / "published" / "random_summary.csv"
+    pd.read_csv(summary).drop(columns="R2").to_csv(summary, index=False)
+    with pytest.raises(InputError, match="lacks the columns R2"):
+        read_published(release / "published")
