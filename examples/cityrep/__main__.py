@@ -13,12 +13,16 @@ Your own embeddings, one GeoTIFF per city whose bands are the components, and a 
 
 The benchmark's own head, and its published row PE computed again (minutes to hours on a CPU):
 
-    python -m examples.cityrep ... --encoders pe --head mlp --tasks pm25 --protocols block random
+    python -m examples.cityrep ... --systems pe --head mlp --tasks pm25
 
-Protocols: `block` and `random` are the benchmark's, to the sample; `buffered` is `block` without
-the training cells near another part. Writes `page.html`, `scores.csv` (one row per city, task,
-protocol, system and seed), `summary.csv` (with intervals), `beaten.csv` (where coordinates beat a
-published model) and `skipped.csv`.
+Systems: `mean`, `coordinates` (by nearest neighbours, trees and ridge), `pe` (the benchmark's
+positional encoding), `geoclip` (its location encoder). Protocols: `cityrep_block` and
+`cityrep_random` are the benchmark's, to the sample; `block` is `cityrep_block` without the training
+cells near another part.
+
+Writes `page.html`, `scores.csv` (one row per city, task, protocol, system, probe and seed; errors
+of z-scored labels), `summary.csv` (with intervals), `beaten.csv` (where coordinates beat a published
+model) and `skipped.csv`.
 """
 
 import argparse
@@ -29,12 +33,13 @@ from pathlib import Path
 from pipelines.common.errors import InputError
 
 from .splits import BUFFER_M, PROTOCOLS, SEEDS
-from .systems import CONTROLS, ENCODERS, Vectors
+from .systems import CONTROLS, ENCODERS, Control, Vectors
 from .tasks import TASKS, read_published
 
 
 def parser() -> argparse.ArgumentParser:
     """Command-line arguments."""
+    names = [*dict.fromkeys(control.name for control in CONTROLS), *ENCODERS]
     made = argparse.ArgumentParser(
         prog="python -m examples.cityrep",
         description=__doc__,
@@ -46,10 +51,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--tasks", nargs="+", metavar="TASK", help=f"default: {' '.join(TASKS)}")
     made.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS))
     made.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), help="of the splits")
-    made.add_argument("--controls", nargs="*", choices=CONTROLS, default=list(CONTROLS))
-    made.add_argument(
-        "--encoders", nargs="*", choices=ENCODERS, default=[], help="vectors made of coordinates"
-    )
+    made.add_argument("--systems", nargs="*", choices=names, default=["mean", "coordinates"])
     made.add_argument(
         "--raster",
         nargs="+",
@@ -62,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--dataset", help="of the tables, where it is not where they say")
     made.add_argument("--head", choices=("ridge", "mlp"), default="ridge", help="on vectors")
-    made.add_argument("--buffer_m", type=float, default=BUFFER_M, help="of `buffered`, in metres")
+    made.add_argument("--buffer_m", type=float, default=BUFFER_M, help="of `block`, in metres")
     made.add_argument("--device", default="cpu", help="of the MLP head")
     return made
 
@@ -85,7 +87,6 @@ def _run(arguments: argparse.Namespace) -> None:
     from .report import write_report
     from .run import Settings, run
 
-    names = [*arguments.controls, *arguments.encoders]
     if not arguments.buffer_m >= 0:
         raise InputError(f"--buffer_m must not be negative, got {arguments.buffer_m}.")
     published = read_published(arguments.data / "published")
@@ -94,31 +95,32 @@ def _run(arguments: argparse.Namespace) -> None:
         tasks=arguments.tasks,
         protocols=arguments.protocols,
         seeds=arguments.seeds,
-        controls=arguments.controls,
         head=arguments.head,
         buffer_m=arguments.buffer_m,
         device=arguments.device,
     )
-    scored = run(arguments.data, arguments.output_dir, settings, _vectors(arguments, names))
+    scored = run(arguments.data, arguments.output_dir, settings, _systems(arguments))
     page = write_report(scored, published, arguments.output_dir, arguments.buffer_m)
     for one in scored.skipped:
         print(f"Not scored: {one.task_id}: {one.reason}", file=sys.stderr)
     print(f"{len(scored.rows)} rows. Page: {page}")
 
 
-def _vectors(arguments: argparse.Namespace, names: list[str]) -> list[Vectors]:
-    vectors: list[Vectors] = [ENCODERS[name]() for name in arguments.encoders]
+def _systems(arguments: argparse.Namespace) -> list[Control | Vectors]:
+    names = list(arguments.systems)
+    systems: list[Control | Vectors] = [one for one in CONTROLS if one.name in names]
+    systems += [ENCODERS[name]() for name in names if name in ENCODERS]
     if arguments.raster or arguments.table:
         from .embeddings import RasterVectors, TableVectors
 
         for text in arguments.raster:
-            vectors.append(RasterVectors(*_named(text, "--raster", names)))
+            systems.append(RasterVectors(*_named(text, "--raster", names)))
         for text in arguments.table:
             name, path = _named(text, "--table", names)
-            vectors.append(TableVectors(name, Path(path), arguments.dataset))
-    if not vectors and not arguments.controls:
-        raise InputError("Nothing to score: give --controls, --encoders, --raster or --table.")
-    return vectors
+            systems.append(TableVectors(name, Path(path), arguments.dataset))
+    if not systems:
+        raise InputError("Nothing to score: give --systems, --raster or --table.")
+    return systems
 
 
 def _named(text: str, flag: str, names: list[str]) -> tuple[str, str]:

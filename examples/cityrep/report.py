@@ -14,15 +14,14 @@ from pipelines.evaluation.analysis.bootstrap import interval
 
 from .run import Scored
 from .scores import Drawn, Row, draw, frame
-from .systems import COORDINATES
 from .tasks import TASKS
 
-REFERENCE = "coordinates-knn"
+REFERENCE = "coordinates (knn)"
 MEAN = "mean of cities"
 TITLES = {
-    "block": "Blocks: the benchmark's protocol",
-    "buffered": "Blocks with a buffer: this project's protocol",
-    "random": "Random cells: the benchmark's diagnostic",
+    "cityrep_block": "Blocks: the benchmark's protocol",
+    "block": "Blocks with a buffer: this project's protocol",
+    "cityrep_random": "Random cells: the benchmark's diagnostic",
 }
 CELL = ["protocol", "task", "city"]
 SCORES = ["r2", "low", "high", "gain", "gain_low", "gain_high"]
@@ -39,7 +38,7 @@ def write_report(scored: Scored, published: pd.DataFrame, output: Path, buffer_m
     theirs = published_means(summary, published)
     beaten = beaten_models(summary, theirs)
     skipped = pd.DataFrame([vars(one) for one in scored.skipped], columns=["task_id", "reason"])
-    write_csv(output / "scores.csv", frame(scored.rows).round({"r2": 6, "rmse": 6}))
+    write_csv(output / "scores.csv", frame(scored.rows).round({"r2": 6, "rmse": 6, "mae": 6}))
     write_csv(output / "summary.csv", summary.round(4))
     write_csv(output / "beaten.csv", beaten.round(4))
     write_csv(output / "skipped.csv", skipped)
@@ -67,7 +66,7 @@ def summarise(rows: Sequence[Row]) -> pd.DataFrame:
     """
     cells: dict[tuple[str, str], dict[str, dict[str, list[Row]]]] = {}
     for row in rows:
-        system = f"{row.system} ({row.head})" if row.head else row.system
+        system = row.system if row.system == row.probe else f"{row.system} ({row.probe})"
         systems = cells.setdefault((row.protocol, row.task), {}).setdefault(row.city, {})
         systems.setdefault(system, []).append(row)
     lines: list[dict[str, Any]] = []
@@ -77,7 +76,8 @@ def summarise(rows: Sequence[Row]) -> pd.DataFrame:
             for system, one in own.items():
                 place = {"protocol": protocol, "task": task, "city": city, "system": system}
                 lines.append(place | _scores(one, own.get(REFERENCE)))
-    columns = dict.fromkeys([*CELL, "system", *SCORES, *COUNTS, *(name for one in lines for name in one)])
+    columns = dict.fromkeys([*CELL, "system", *SCORES, *COUNTS])
+    columns |= dict.fromkeys(name for line in lines for name in line)
     return pd.DataFrame(lines, columns=list(columns))
 
 
@@ -121,7 +121,7 @@ def beaten_models(summary: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
     `clearly`: the published mean lies below the interval of the control. The published scores are
     means and spreads over seeds, so the two cannot be paired.
     """
-    ours = summary[summary["system"].isin(COORDINATES)]
+    ours = summary[summary["system"].str.startswith("coordinates ")]
     names = {"r2": "model_r2", "r2_sd": "model_r2_sd"}
     pairs = ours.merge(theirs[[*CELL, "model", "r2", "r2_sd"]].rename(columns=names), on=CELL)
     pairs = pairs[pairs["r2"] > pairs["model_r2"]]

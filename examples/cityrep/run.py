@@ -10,14 +10,15 @@ from dataset_builders.files import digest
 from pipelines.common.errors import InputError
 
 from .heads import fit_mlp, fit_ridge
-from .scores import Row, Store, block_sums, r2_rmse
+from .scores import Row, Store, block_sums, metrics
 from .splits import BUFFER_M, PROTOCOLS, SEEDS, Split, block_ids, draw_split
-from .systems import CONTROLS, NoVectorsError, Vectors, aligned
+from .systems import CONTROLS, Control, NoVectorsError, Vectors, aligned
 from .tasks import Floats, Skipped, Task, find_tasks, read_task
 
-FORMAT = 1  # of what a row means
+FORMAT = 2  # of what a row means
 ROWS_FILE, SCRATCH = "results.jsonl", "vectors"
 
+System = Control | Vectors
 Splits = dict[tuple[str, int], Split]  # by protocol and seed
 
 
@@ -30,9 +31,8 @@ class Settings:
         tasks: All by default.
         protocols: Of `splits.PROTOCOLS`.
         seeds: Of the splits, and of the MLP head.
-        controls: Names of `systems.CONTROLS`.
-        head: `ridge` or `mlp`, for vectors.
-        buffer_m: Of the protocol `buffered`.
+        head: `ridge` or `mlp`: the probe of vectors.
+        buffer_m: Of the protocol `block`.
         device: Where the MLP is trained.
     """
 
@@ -40,7 +40,6 @@ class Settings:
     tasks: Sequence[str] | None = None
     protocols: Sequence[str] = PROTOCOLS
     seeds: Sequence[int] = SEEDS
-    controls: Sequence[str] = tuple(CONTROLS)
     head: str = "ridge"
     buffer_m: float = BUFFER_M
     device: str = "cpu"
@@ -58,7 +57,7 @@ def run(
     data: Path,
     output: Path,
     settings: Settings,
-    vectors: Sequence[Vectors] = (),
+    systems: Sequence[System] = CONTROLS,
     progress: bool = True,
 ) -> Scored:
     """Score all systems on all tasks.
@@ -68,7 +67,7 @@ def run(
         output: Rows are appended to its `results.jsonl`; those that are there are not computed
             again, unless labels, vectors or settings have changed.
         settings: See [`Settings`].
-        vectors: Systems besides the controls.
+        systems: Controls and vectors.
         progress: Show a progress bar.
 
     Raises:
@@ -76,24 +75,19 @@ def run(
     """
     folders, skipped = find_tasks(data, settings.cities, settings.tasks)
     found, store = Scored(skipped=skipped), Store(output / ROWS_FILE)
-    systems: list[str | Vectors] = [*settings.controls, *vectors]
     with tqdm(total=len(folders) * len(systems), unit="system", disable=not progress) as bar:
         for folder in folders:
             task = read_task(folder)
             splits, unsplit = _splits(task, settings)
             found.skipped += unsplit
             for system in systems:
-                bar.set_description(f"{task.task_id} {_name(system)}")
+                bar.set_description(f"{task.task_id} {system.name}")
                 try:
                     found.rows += _score(task, system, splits, settings, store, output / SCRATCH)
                 except NoVectorsError as error:
                     found.skipped.append(Skipped(task.task_id, str(error)))
                 bar.update()
     return found
-
-
-def _name(system: str | Vectors) -> str:
-    return system if isinstance(system, str) else system.name
 
 
 def _splits(task: Task, settings: Settings) -> tuple[Splits, list[Skipped]]:
@@ -109,19 +103,20 @@ def _splits(task: Task, settings: Settings) -> tuple[Splits, list[Skipped]]:
 
 def _score(
     task: Task,
-    system: str | Vectors,
+    system: System,
     splits: Splits,
     settings: Settings,
     store: Store,
     scratch: Path,
 ) -> list[Row]:
     """The rows of one system on one task; the missing ones are computed and stored."""
-    vectors, head = ("", "") if isinstance(system, str) else (system.fingerprint, settings.head)
+    control = isinstance(system, Control)
+    probe, vectors = (system.probe, "") if control else (settings.head, system.fingerprint)
     keys = {}
     for protocol, seed in splits:
-        buffer_m = settings.buffer_m if protocol == "buffered" else 0.0
+        buffer_m = settings.buffer_m if protocol == "block" else 0.0
         fingerprint = digest(FORMAT, task.fingerprint, vectors, buffer_m)
-        cell = (task.city, task.name, protocol, _name(system), head, str(seed))
+        cell = (task.city, task.name, protocol, system.name, probe, str(seed))
         keys[protocol, seed] = (*cell, fingerprint)
     missing = {where: splits[where] for where, key in keys.items() if key not in store.rows}
     for part, predictions, absent in _predict(task, system, missing, settings, scratch):
@@ -133,13 +128,13 @@ def _score(
 
 
 def _predict(
-    task: Task, system: str | Vectors, splits: Splits, settings: Settings, scratch: Path
+    task: Task, system: System, splits: Splits, settings: Settings, scratch: Path
 ) -> Iterator[tuple[Splits, list[Floats], int]]:
     """Splits, their predictions and how many cells have no vector; of an MLP one by one."""
     if not splits:
         return
-    if isinstance(system, str):
-        yield splits, CONTROLS[system](task, list(splits.values())), 0
+    if isinstance(system, Control):
+        yield splits, system.predict(task, list(splits.values())), 0
         return
     with aligned(system, task, scratch) as (X, absent):
         if settings.head == "ridge":
@@ -153,14 +148,14 @@ def _predict(
 def _row(task: Task, split: Split, predicted: Floats, absent: int, key: tuple[str, ...]) -> Row:
     truth = task.target[split.test].astype(float)
     sums = block_sums(truth, predicted, block_ids(task)[split.test])
-    r2, rmse = r2_rmse(sums.sum(0))
-    city, name, protocol, system, head, seed, fingerprint = key
+    r2, rmse, mae = metrics(sums.sum(0))
+    city, name, protocol, system, probe, seed, fingerprint = key
     return Row(
         city=city,
         task=name,
         protocol=protocol,
         system=system,
-        head=head,
+        probe=probe,
         seed=int(seed),
         n_train=len(split.train),
         n_validation=len(split.validation),
@@ -168,6 +163,7 @@ def _row(task: Task, split: Split, predicted: Floats, absent: int, key: tuple[st
         missing=absent,
         r2=float(r2),
         rmse=float(rmse),
+        mae=float(mae),
         fingerprint=fingerprint,
         sums=[[block, *sums[block].tolist()] for block in sums[:, 0].nonzero()[0].tolist()],
     )

@@ -1,8 +1,8 @@
 """Result rows that a killed run keeps, and intervals from their blocks.
 
-A row holds, for each block, the count of its test cells and their sums of y, y squared and squared
-errors. R2 and RMSE of any draw of blocks follow from these sums, so neither the predictions nor a
-matrix of cells by blocks (`analysis/bootstrap.py`) is kept for 340,000 cells.
+A row holds, for each block, the count of its test cells and the sums of y, y squared, squared and
+absolute errors. Scores under any draw of blocks follow from these sums, so that neither predictions
+nor a matrix of cells by blocks (`analysis/bootstrap.py`) is kept for 340,000 cells.
 """
 
 import json
@@ -22,7 +22,7 @@ from pipelines.evaluation.analysis.bootstrap import REPLICATES, draw_blocks
 from .tasks import Floats, Ints
 
 BLOCKS = 100
-COLUMNS = ("city", "task", "protocol", "system", "head", "seed")
+COLUMNS = ("city", "task", "protocol", "system", "probe", "seed")
 
 
 @dataclass(frozen=True)
@@ -32,32 +32,34 @@ class Row:
     Attributes:
         city: City.
         task: What is predicted.
-        protocol: `random`, `block` or `buffered`.
+        protocol: Of `splits.PROTOCOLS`.
         system: Name of the system.
-        head: `ridge`, `mlp`, or empty for a control.
+        probe: `ridge` or `mlp` for vectors; how a control predicts.
         seed: Of the split.
-        n_train: Cells trained on.
-        n_validation: Cells that chose hyper-parameters.
         n_test: Cells scored.
-        missing: Cells of the task without a vector; they have zeros.
         r2: Coefficient of determination.
         rmse: Root mean squared error of the z-scored target.
+        mae: Mean absolute error of the z-scored target.
+        n_train: Cells trained on.
+        n_validation: Cells that chose hyper-parameters.
+        missing: Cells of the task without a vector; they have zeros.
         fingerprint: Of labels, vectors and settings.
-        sums: Of each block with test cells: `[block, n, sum y, sum y^2, sum (y - prediction)^2]`.
+        sums: Of each block with test cells: `[block, n, sum y, sum y^2, sum error^2, sum |error|]`.
     """
 
     city: str
     task: str
     protocol: str
     system: str
-    head: str
+    probe: str
     seed: int
-    n_train: int
-    n_validation: int
     n_test: int
-    missing: int
     r2: float
     rmse: float
+    mae: float
+    n_train: int
+    n_validation: int
+    missing: int
     fingerprint: str
     sums: list[list[float]]
 
@@ -68,17 +70,19 @@ class Row:
 
 
 def block_sums(truth: Floats, predicted: Floats, blocks: Ints) -> NDArray[np.float64]:
-    """`(100, 4)`: per block, the count and the sums of y, y squared and squared errors."""
-    parts = (np.ones_like(truth), truth, np.square(truth), np.square(predicted - truth))
+    """`(100, 5)`: per block, what the sums of a [`Row`] hold."""
+    error = predicted - truth
+    parts = (np.ones_like(truth), truth, np.square(truth), np.square(error), np.abs(error))
     return np.stack([np.bincount(blocks, part, minlength=BLOCKS) for part in parts], axis=1)
 
 
-def r2_rmse(sums: Floats) -> tuple[Floats, Floats]:
-    """R2 and RMSE of totals `(..., 4)`; nan where there is nothing to score."""
-    n, total, square, error = np.moveaxis(sums, -1, 0)
+def metrics(sums: Floats) -> tuple[Floats, Floats, Floats]:
+    """R2, RMSE and MAE of totals `(..., 5)`; nan where there is nothing to score."""
+    n, total, square, error, absolute = np.moveaxis(sums, -1, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         spread = square - np.square(total) / n
-        return 1 - error / np.where(spread > 1e-9 * square, spread, np.nan), np.sqrt(error / n)
+        r2 = 1 - error / np.where(spread > 1e-9 * square, spread, np.nan)
+        return r2, np.sqrt(error / n), absolute / n
 
 
 class Store:
@@ -164,16 +168,16 @@ def draw(cells: Mapping[str, Sequence[Row]], replicates: int = REPLICATES) -> di
     counts = np.concatenate([np.ones((1, len(used))), draw_blocks(len(used), replicates, chance)])
     drawn = {}
     for name, own in sums.items():
-        r2, _ = r2_rmse(np.einsum("sbk,rb->rsk", own[:, used], counts))
+        r2, *_ = metrics(np.einsum("sbk,rb->rsk", own[:, used], counts))
         drawn[name] = Drawn(np.nanmean(r2, axis=1), kept[name])
     return drawn
 
 
 def _dense(row: Row) -> Floats:
-    dense = np.zeros((BLOCKS, 4))
+    dense = np.zeros((BLOCKS, 5))
     for block, *values in row.sums:
         dense[int(block)] = values
     return dense
 
 
-__all__ = ["Drawn", "Row", "Store", "block_sums", "draw", "frame", "r2_rmse"]
+__all__ = ["Drawn", "Row", "Store", "block_sums", "draw", "frame", "metrics"]

@@ -1,9 +1,10 @@
 """CityRep's splits to the sample, and the same blocks with a buffer between them.
 
-`random` and `block` are the release's: 20 % of the cells, or of the non-empty blocks of a 10 x 10
-grid over the span of rows and columns, are tested, and 10 % of the rest validates, drawn by
-scikit-learn's `train_test_split`. `buffered` has the test cells of `block` and leaves out the
-training cells near a validation or test cell, and the validation cells near a test cell.
+`cityrep_random` and `cityrep_block` are the release's: 20 % of the cells, or of the non-empty
+blocks of a 10 x 10 grid over the span of rows and columns, are tested, and 10 % of the rest
+validates, drawn by scikit-learn's `train_test_split`. `block`, this project's, has the test cells
+of `cityrep_block` and leaves out the training cells near a validation or test cell, and the
+validation cells near a test cell.
 
 `pipelines/evaluation/probe/splits.py` compares geometries, one per region; a raster of 300,000
 cells needs none, so the buffer is a distance transform of the grid.
@@ -22,7 +23,7 @@ from pipelines.common.errors import InputError
 from .tasks import Ints, Task
 
 SEEDS = (42, 24, 7, 0, 100)
-PROTOCOLS = ("random", "block", "buffered")
+PROTOCOLS = ("cityrep_block", "cityrep_random", "block")
 BLOCKS_A_SIDE = 10
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1
 BUFFER_M = 1000.0  # the coarsest sources (MODIS, GDP) have cells of about a kilometre
@@ -49,12 +50,12 @@ def draw_split(task: Task, protocol: str, seed: int, buffer_m: float = BUFFER_M)
         task: Cells.
         protocol: One of `PROTOCOLS`.
         seed: `random_state` of both draws.
-        buffer_m: Of `buffered`, a distance of centres in metres; one and a half cells at least.
+        buffer_m: Of `block`, a distance of centres in metres; one and a half cells at least.
 
     Raises:
         InputError: Fewer than three blocks hold cells, or the buffer leaves a part empty.
     """
-    if protocol == "random":
+    if protocol == "cityrep_random":
         return _draw(np.arange(len(task)), seed)
     blocks = block_ids(task)
     names = np.unique(blocks)
@@ -63,7 +64,7 @@ def draw_split(task: Task, protocol: str, seed: int, buffer_m: float = BUFFER_M)
     drawn = _draw(names, seed)
     parts = [np.flatnonzero(np.isin(blocks, part)) for part in vars(drawn).values()]
     split = Split(*parts)
-    return split if protocol == "block" else _buffered(task, split, buffer_m)
+    return split if protocol == "cityrep_block" else _buffered(task, split, buffer_m)
 
 
 def _draw(units: Ints, seed: int) -> Split:
@@ -87,7 +88,7 @@ def _buffered(task: Task, split: Split, buffer_m: float) -> Split:
     if empty:
         raise InputError(
             f"{task.task_id}: a buffer of {distance:.0f} m leaves no cell for {', '.join(empty)}. "
-            "Give a smaller --buffer_m, or leave out the protocol `buffered`."
+            "Give a smaller --buffer_m, or leave out the protocol `block`."
         )
     return kept
 

@@ -1,7 +1,6 @@
 """What predicts: controls that see a place alone, and vectors that a head is trained on.
 
-Both are registries: a new control is a function of a task, its splits and their seeds; new vectors
-are a [`Vectors`].
+`CONTROLS` and `ENCODERS` are the registries.
 """
 
 import tempfile
@@ -31,7 +30,21 @@ FREQUENCIES, SHORTEST, LONGEST = 64, 0.001, 360.0  # of the release's PE, degree
 NORM_EPSILON, NO_VECTOR = 1e-6, 1e-8  # of the release
 
 Vector = NDArray[np.float32]
-Control = Callable[[Task, Sequence[Split]], list[Floats]]
+
+
+@dataclass(frozen=True)
+class Control:
+    """A system that sees a place alone, or nothing, and predicts by itself.
+
+    Attributes:
+        name: In tables.
+        probe: How it predicts.
+        predict: A task and splits to the predictions of each split's test cells.
+    """
+
+    name: str
+    probe: str
+    predict: Callable[[Task, Sequence[Split]], list[Floats]]
 
 
 class Vectors(Protocol):
@@ -125,14 +138,13 @@ class GeoCLIP:
             yield np.arange(start, start + len(lon)), encode_places(lon, lat)[0]
 
 
-CONTROLS: dict[str, Control] = {
-    "mean": predict_mean,
-    "coordinates-knn": predict_neighbours,
-    "coordinates-trees": predict_trees,
-    "coordinates-ridge": predict_waves,
-}
+CONTROLS = (
+    Control("mean", "mean", predict_mean),
+    Control("coordinates", "knn", predict_neighbours),
+    Control("coordinates", "trees", predict_trees),
+    Control("coordinates", "ridge", predict_waves),
+)
 ENCODERS: dict[str, Callable[[], Vectors]] = {"pe": PositionalEncoding, "geoclip": GeoCLIP}
-COORDINATES = tuple(name for name in CONTROLS if name.startswith("coordinates"))
 
 
 @contextmanager
@@ -181,7 +193,6 @@ def aligned(system: Vectors, task: Task, scratch: Path) -> Iterator[tuple[Vector
 
 __all__ = [
     "CONTROLS",
-    "COORDINATES",
     "ENCODERS",
     "Control",
     "NoVectorsError",

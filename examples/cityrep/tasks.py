@@ -24,7 +24,7 @@ from dataset_builders.files import digest
 from pipelines.common.errors import InputError
 
 TASKS = ("population", "gdp", "nightlight", "pm25", "lst_day_mean", "road_density")
-SUMMARIES = {"block": "spatial_summary.csv", "random": "random_summary.csv"}
+SUMMARIES = {"cityrep_block": "spatial_summary.csv", "cityrep_random": "random_summary.csv"}
 COLUMNS = ("row", "col", "x", "y", "label")
 ZSCORE_EPSILON = 1e-6  # of the release, added to the standard deviation
 LAYOUT = "folders <city>.<task>.<year>, each with task.json and labels.tif or samples.parquet"
@@ -137,7 +137,9 @@ def find_tasks(
     Raises:
         InputError: There is no task, or a city or a task that is asked for is not there.
     """
-    roots = [root for root in (data / "labels", data / "tasks", data) if root.is_dir()]
+    roots = [
+        data / name for name in ("labels", "tasks", "data/tasks", ".") if (data / name).is_dir()
+    ]
     folders = sorted(path.parent for path in roots[0].glob("*/task.json")) if roots else []
     found = {tuple(path.name.split(".")[:2]): path for path in folders if path.name.count(".") == 2}
     if not found:

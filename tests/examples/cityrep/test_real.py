@@ -29,8 +29,7 @@ def test_the_published_row_pe_is_computed_again(data, tmp_path):
     settings = Settings(
         cities=["jakarta"],
         tasks=["pm25"],
-        protocols=("block", "random"),
-        controls=(),
+        protocols=("cityrep_block", "cityrep_random"),
         head="mlp",
     )
     rows = run(data, tmp_path, settings, [PositionalEncoding()], progress=False).rows

@@ -27,7 +27,7 @@ def test_blocks_are_held_out_whole_by_count_of_blocks(task):
     blocks = block_ids(task)
     assert blocks.min() >= 0
     assert blocks.max() == 99
-    split = draw_split(task, "block", 42)
+    split = draw_split(task, "cityrep_block", 42)
     train, validation, test = (set(blocks[rows]) for rows in vars(split).values())
     assert not train & validation
     assert not train & test
@@ -37,8 +37,8 @@ def test_blocks_are_held_out_whole_by_count_of_blocks(task):
 
 def test_the_buffer_leaves_out_what_is_near_another_part_and_no_test_cell(task):
     buffer_m = 2500.0
-    block = draw_split(task, "block", 7)
-    split = draw_split(task, "buffered", 7, buffer_m)
+    block = draw_split(task, "cityrep_block", 7)
+    split = draw_split(task, "block", 7, buffer_m)
     assert np.array_equal(split.test, block.test)
     # the plane's cells are a little narrower in the north: one grid spacing serves all rows
     height, width = task.cell_m
@@ -54,8 +54,8 @@ def test_the_buffer_leaves_out_what_is_near_another_part_and_no_test_cell(task):
 
 def test_splits_that_cannot_be_are_errors(task):
     with pytest.raises(InputError, match="a buffer of 90000 m leaves no cell for train"):
-        draw_split(task, "buffered", 42, 90_000)
+        draw_split(task, "block", 42, 90_000)
     arrays = {name: getattr(task, name)[:2] for name in ("values", "row", "col", "x", "y")}
     small = replace(task, **arrays)
     with pytest.raises(InputError, match="a split needs 3 at least"):
-        draw_split(small, "block", 42)
+        draw_split(small, "cityrep_block", 42)

@@ -28,7 +28,7 @@ def vectors_of(system, task, tmp_path):
 def test_neighbours_are_weighted_by_distance_as_scikit_learn_does(task):
     jitter = np.random.default_rng(0).uniform(-CELL / 9, CELL / 9, len(task))  # no ties
     task = replace(task, x=task.x + jitter, y=task.y + jitter[::-1])
-    split = draw_split(task, "block", 42)
+    split = draw_split(task, "cityrep_block", 42)
     model = KNeighborsRegressor(20, weights="distance")
     model.fit(task.metres[split.train], task.target[split.train])
     expected = model.predict(task.metres[split.test])
