@@ -21,8 +21,8 @@ positional encoding), `geoclip` (its location encoder). Protocols: `cityrep_bloc
 cells near another part.
 
 Writes `page.html`, `scores.csv` (one row per city, task, protocol, system, probe and seed; errors
-of z-scored labels), `summary.csv` (with intervals), `beaten.csv` (where coordinates beat a published
-model) and `skipped.csv`.
+of z-scored labels), `summary.csv` (with intervals), `beaten.csv` (where coordinates beat a
+published model) and `skipped.csv`.
 """
 
 import argparse

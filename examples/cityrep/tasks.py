@@ -127,7 +127,7 @@ class Skipped:
 def find_tasks(
     data: Path, cities: Sequence[str] | None, names: Sequence[str] | None
 ) -> tuple[list[Path], list[Skipped]]:
-    """Folders of the tasks to score, smallest first within a city.
+    """Folders of the tasks to score, and what is not scored.
 
     Args:
         data: Folder of the release, or its `labels` or `tasks`.
