@@ -110,8 +110,10 @@ def _score(
     scratch: Path,
 ) -> list[Row]:
     """The rows of one system on one task; the missing ones are computed and stored."""
-    control = isinstance(system, Control)
-    probe, vectors = (system.probe, "") if control else (settings.head, system.fingerprint)
+    if isinstance(system, Control):
+        probe, vectors = system.probe, ""
+    else:
+        probe, vectors = settings.head, system.fingerprint
     keys = {}
     for protocol, seed in splits:
         buffer_m = settings.buffer_m if protocol == "block" else 0.0
