@@ -39,7 +39,7 @@ def write_report(scored: Scored, published: pd.DataFrame, output: Path, buffer_m
     beaten = beaten_models(summary, theirs)
     skipped = pd.DataFrame([vars(one) for one in scored.skipped], columns=["task_id", "reason"])
     write_csv(output / "scores.csv", frame(scored.rows).round({"r2": 6, "rmse": 6, "mae": 6}))
-    write_csv(output / "summary.csv", summary.round(4))
+    write_csv(output / "summary.csv", _beside(summary, theirs, beaten).round(4))
     write_csv(output / "beaten.csv", beaten.round(4))
     write_csv(output / "skipped.csv", skipped)
     template = page_environment(__package__).get_template("cityrep.html.j2")
@@ -128,6 +128,18 @@ def beaten_models(summary: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
     pairs["clearly"] = pairs["low"] > pairs["model_r2"]
     columns = [*CELL, "system", "r2", "low", "high", "model", *names.values(), "clearly"]
     return pairs[columns]
+
+
+def _beside(summary: pd.DataFrame, theirs: pd.DataFrame, beaten: pd.DataFrame) -> pd.DataFrame:
+    """The summary with the best published model of a cell, and how many a control beats."""
+    best = theirs.sort_values("r2").groupby(CELL, as_index=False).last()
+    names = {"model": "published_best", "r2": "published_r2", "r2_sd": "published_r2_sd"}
+    line = [*CELL, "system"]
+    counts = beaten.groupby(line, as_index=False).agg(
+        beaten=("model", "size"), clearly_beaten=("clearly", "sum")
+    )
+    wide = summary.merge(best[[*CELL, *names]].rename(columns=names), on=CELL, how="left")
+    return wide.merge(counts, on=line, how="left")
 
 
 def _sections(summary: pd.DataFrame, theirs: pd.DataFrame) -> Iterator[dict[str, Any]]:
