@@ -27,52 +27,31 @@ PLAN = """\
 Count regions, points, requests, gigabytes, hours at the rate limits and money, source by source,
 and draw maps in OUTPUT_DIR/plan. Only the outline of a place and its roads are requested, where the
 recipe names no files for them. What `build` would refuse, `plan` refuses.
-
-  python -m dataset_builders plan configs/cities/lyon.yaml --data_dir data
-  python -m dataset_builders plan configs/cities/lyon.yaml --data_dir data --limit 20
 """
 BUILD = """\
-Fetch what is missing and write OUTPUT_DIR/dataset, its card, and maps in OUTPUT_DIR/report.
-
-  python -m dataset_builders build CITY.yaml --output_dir runs/city --dry_run
-  python -m dataset_builders build CITY.yaml --output_dir runs/city --limit 20
-  python -m dataset_builders build CITY.yaml --output_dir runs/city --max_cost 50
-
-Above the thresholds of the recipe (`costs`) it asks first; --yes answers.
+Fetch what is missing and write OUTPUT_DIR/dataset, its card, and maps in OUTPUT_DIR/report. Above
+the thresholds of the recipe (`costs`) it asks first; --yes answers.
 """
 STATUS = """\
 List for each source how many items are in each state (ok, missing, blank, placeholder, quota,
 denied, invalid, failed) with the most frequent reasons, and the number of rows of each table.
 Nothing is requested.
-
-  python -m dataset_builders status CITY.yaml --output_dir runs/city
 """
 RETRY_FAILED = """\
 Forget what failed (blank, placeholder, invalid, failed), so that the next build requests it again.
 Images that were fetched, and those the provider says it does not have, are not requested again.
-
-  python -m dataset_builders retry-failed CITY.yaml --output_dir runs/city
-  python -m dataset_builders build        CITY.yaml --output_dir runs/city
 """
 PUBLISH = """\
 Write OUTPUT_DIR/published from OUTPUT_DIR/dataset: shards of 300 to 500 MB and a card. Images of
 sources that may not be redistributed are left out: their rows keep ids and metadata, and
 `rehydrate` fetches the images again with the user's own key.
-
-  python -m dataset_builders publish CITY.yaml --output_dir runs/city
-  python -m dataset_builders publish CITY.yaml --output_dir runs/city --push_to_hub org/name
 """
 REHYDRATE = """\
 Fetch again, with your own keys, the images of which a dataset holds ids only, and write the dataset
-with them. Rerun the command to resume.
-
-  python -m dataset_builders rehydrate FOLDER --output_dir NEW_FOLDER
-  python -m dataset_builders rehydrate FOLDER --output_dir NEW_FOLDER --recipe MY.yaml
-
-The dataset's own recipe.yaml was written by somebody else, so it may only name known providers
-(Google, Baidu, Mapillary, KartaView, the map services of configs/cities/), each with its own key.
-Other hosts, variables and local folders need a recipe of your own. Before anything is sent to an
-unknown host, the command names host and variable and asks; --yes answers.
+with them. The dataset's own recipe.yaml was written by somebody else, so it may only name known
+providers (Google, Baidu, Mapillary, the map services of configs/cities/), each with its own key.
+Other hosts, variables and local folders need a recipe of your own (--recipe); the command then
+names host and variable and asks.
 """
 KNOWN_ERRORS = (DatasetError, MissingExtraError, SourceError, SplitError)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from .errors import DatasetError, SourceError
 from .globe import check_polygons, refuse, to_degrees
+from .layers import read_layer
 
 LayerKind = Literal["count", "intensity"]
 ROUNDING = 1e-9
@@ -56,7 +57,9 @@ def allocate(
     """
     if kind not in get_args(LayerKind):
         raise DatasetError(f"The kind of a layer is one of {get_args(LayerKind)}, got {kind!r}.")
-    frame, name = _read(layer)
+    is_frame = isinstance(layer, gpd.GeoDataFrame)
+    name = "the layer" if is_frame else Path(layer).name
+    frame = layer if is_frame else read_layer(layer, "layer of polygons")
     values = _numbers(frame, column, name)
     zones, targets = _plane_shapes(frame, name), _plane_shapes(regions, "the table of regions")
     if kind == "count" and (values < 0).any():
@@ -88,19 +91,6 @@ def allocate(
     valued = (coverage > ROUNDING) & (coverage >= min_coverage)
     columns = {"value": np.where(valued, found, np.nan), "coverage": coverage}
     return pd.DataFrame(columns, index=regions.index)
-
-
-def _read(layer: str | Path | gpd.GeoDataFrame) -> tuple[gpd.GeoDataFrame, str]:
-    if isinstance(layer, gpd.GeoDataFrame):
-        return layer, "the layer"
-    path = Path(layer)
-    if not path.is_file():
-        raise SourceError(f"There is no layer of polygons at {path}.")
-    try:
-        is_parquet = path.suffix.lower() in (".parquet", ".geoparquet")
-        return gpd.read_parquet(path) if is_parquet else gpd.read_file(path), path.name
-    except Exception as error:  # GDAL's drivers have their own exceptions
-        raise SourceError(f"{path} is no layer that geopandas reads: {error}") from error
 
 
 def _numbers(frame: gpd.GeoDataFrame, column: str, name: str) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ import shapely
 from pyproj.exceptions import ProjError
 
 from .errors import DatasetError
+from .layers import read_layer
 
 Boundary: TypeAlias = shapely.Geometry | gpd.GeoSeries | gpd.GeoDataFrame | str | os.PathLike[str]
 MAX_LATITUDE = 85.0
@@ -28,11 +29,12 @@ def read_boundary(boundary: Boundary) -> shapely.Geometry:
             any CRS, whose rows are merged; or the path of a file that geopandas reads.
 
     Raises:
-        DatasetError: There is none, it is no polygon, crosses itself, has no CRS, reaches beyond
+        SourceError: There is no such file, or geopandas does not read it.
+        DatasetError: It is empty, no polygon, crosses itself, has no CRS, reaches beyond
             85 degrees of latitude, or its coordinates do not match its CRS.
     """
     if isinstance(boundary, str | os.PathLike):
-        boundary = _read_file(Path(boundary))
+        boundary = read_layer(Path(boundary), "boundary")
     if isinstance(boundary, gpd.GeoDataFrame | gpd.GeoSeries):
         shape = _merged(boundary.geometry)
     elif isinstance(boundary, shapely.Geometry):
@@ -44,23 +46,6 @@ def read_boundary(boundary: Boundary) -> shapely.Geometry:
         )
     _check_degrees(shape)
     return _across_antimeridian(shape)
-
-
-def _read_file(path: Path) -> gpd.GeoDataFrame:
-    """Any file of geometries that geopandas reads, GeoParquet included.
-
-    Raises:
-        DatasetError: There is none, or geopandas does not read it.
-    """
-    if not path.exists():
-        raise DatasetError(f"There is no boundary file at {path}.")
-    try:
-        is_parquet = path.suffix.lower() in (".parquet", ".geoparquet")
-        return gpd.read_parquet(path) if is_parquet else gpd.read_file(path)
-    except Exception as error:  # GDAL's drivers have their own exceptions
-        raise DatasetError(
-            f"{path} is no file of polygons that geopandas reads: {error}"
-        ) from error
 
 
 def _merged(series: gpd.GeoSeries) -> shapely.Geometry:

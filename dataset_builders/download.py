@@ -30,7 +30,6 @@ from .transport import (
 
 STOPPING: frozenset[Status] = frozenset({"quota", "denied"})
 RETRIED_CODES = frozenset({408, 425, 429, 500, 502, 503, 504})
-OK_CODES = frozenset({200, 206})
 MISSING_CODES = frozenset({204, 404, 410})
 DENIED_CODES = frozenset({401, 403})
 MAX_BYTES = 2**26
@@ -42,7 +41,6 @@ BURST_S, HEADROOM = 0.03, 0.97
 rate leaves room for."""
 WRITERS = 8
 FAILURES_IN_A_ROW = 50
-WHOLE_FILE = "the server sends whole files, not the part that was asked for"
 USER_AGENT = "UrbanLN-dataset-builders/0.1 (research; +https://github.com/urbanln/urbanln)"
 
 
@@ -292,8 +290,7 @@ class Fetcher:
             try:
                 content = await read(response, item.max_bytes)
             except UnusableAnswerError as error:
-                is_whole = "Range" in item.headers and response.status_code == 200
-                content = Verdict("invalid", WHOLE_FILE if is_whole else str(error))
+                content = Verdict("invalid", str(error))
         if response.status_code in RETRIED_CODES:
             busy = BusyError(response.status_code, retry_after(response.headers))
             host.pause(busy.retry_after or 0.0)
@@ -353,8 +350,6 @@ def _record(
     if verdict.status == "ok":
         body = cast(bytes, content)
         sha256 = hashlib.sha256(body).hexdigest()
-        # of a part of a file: which part it is, and of how many bytes
-        detail = detail or response.headers.get("content-range", "")
     if item.secret and any(item.secret in one for one in (detail, unquote_plus(detail))):
         detail = "an answer that repeats the key"
     fetched = Fetched(
@@ -379,7 +374,7 @@ def _judge(item: Item, response: Any, content: bytes | Verdict, check: Check) ->
         return Verdict("missing", f"HTTP {code}")
     if isinstance(content, Verdict):
         return content
-    if code not in OK_CODES:
+    if code != 200:
         return Verdict("invalid", f"HTTP {code}")
     if not content:
         return Verdict("invalid", "an empty answer")

@@ -7,7 +7,7 @@ aside, and its items are requested again.
 import hashlib
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +19,7 @@ Status = Literal["ok", "missing", "blank", "placeholder", "quota", "denied", "in
 FINAL: frozenset[Status] = frozenset({"ok", "missing", "blank", "placeholder", "invalid"})
 """States that another request would not change; "failed" items are requested by the next run."""
 
+KEYS_AT_ONCE = 10_000
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS fetched (
     key TEXT PRIMARY KEY,
@@ -99,9 +100,20 @@ class Store:
     def settled(self, key: str) -> Fetched | None:
         """The state of an item that need not be requested, its content being there in full."""
         known = self.get(key)
-        if known is None or known.status not in FINAL:
-            return None
-        return known if known.sha256 is None or self._has(known.sha256, known.size) else None
+        return known if known is not None and self._is_settled(known) else None
+
+    def unsettled(self, keys: Sequence[str]) -> list[str]:
+        """Those of some items that must be requested, in their order."""
+        settled: set[str] = set()
+        for start in range(0, len(keys), KEYS_AT_ONCE):
+            some = keys[start : start + KEYS_AT_ONCE]
+            marks = ",".join("?" * len(some))
+            query = f"SELECT * FROM fetched WHERE key IN ({marks})"
+            rows = self._database.execute(query, some).fetchall()
+            settled.update(
+                one.key for one in (Fetched(*row) for row in rows) if self._is_settled(one)
+            )
+        return [key for key in keys if key not in settled]
 
     def put(self, fetched: Fetched, content: bytes | None = None) -> None:
         """Record the state of an item; its content first, so that the ledger is never ahead."""
@@ -214,6 +226,11 @@ class Store:
             "HAVING count(*) > ?)",
             (len(prefix), prefix, len(prefix), prefix, more_than),
         ).rowcount
+
+    def _is_settled(self, known: Fetched) -> bool:
+        """Whether another request would change nothing, its content being there in full."""
+        is_there = known.sha256 is None or self._has(known.sha256, known.size)
+        return known.status in FINAL and is_there
 
     def _has(self, sha256: str, size: int) -> bool:
         path = self.path(sha256)

@@ -13,7 +13,6 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import shapely
-from PIL import Image, ImageDraw
 
 from .errors import DatasetError
 from .files import atomic_path
@@ -32,7 +31,7 @@ MOST_OUTLINES = 1500
 """Regions whose outlines are drawn; of more they would cover the map."""
 MOST_POLYGONS = 50_000
 """Regions that a map of the plan draws as polygons; a million of them take minutes."""
-CELL_PX, GAP_PX = 160, 8
+THUMBNAIL_PX, LABEL_LENGTH = 160, 24
 MOST_TICKS = 4
 
 
@@ -49,7 +48,7 @@ def plot_regions(regions: gpd.GeoDataFrame, path: str | Path, title: str = "") -
         frame = frame.set_geometry(shapely.centroid(frame.geometry.to_numpy()), crs=frame.crs)
         style = {"marker": "s", "markersize": 1.5}
     with _map(path, title) as axes:
-        _draw(frame, axes, color=FILL, **style)
+        frame.plot(ax=axes, color=FILL, **_outlines(frame), **style)
     return Path(path)
 
 
@@ -68,7 +67,7 @@ def plot_indicator(
     if name not in regions:
         raise DatasetError(f"There is no indicator {name!r}; columns: {', '.join(regions)}.")
     with _map(path, title) as axes:
-        _draw_values(_degrees(regions), regions[name].to_numpy(dtype=float), name, axes, log)
+        _colour_by_value(_degrees(regions), regions[name].to_numpy(dtype=float), name, axes, log)
     return Path(path)
 
 
@@ -85,7 +84,7 @@ def plot_coverage(
     """
     values = regions["region_id"].map(counts).to_numpy(dtype=float)
     with _map(path, title) as axes:
-        _draw_values(_degrees(regions), np.where(values > 0, values, np.nan), "images", axes)
+        _colour_by_value(_degrees(regions), np.where(values > 0, values, np.nan), "images", axes)
     return Path(path)
 
 
@@ -103,8 +102,7 @@ def plot_splits(regions: gpd.GeoDataFrame, column: str, path: str | Path, title:
     frame = _degrees(regions)
     parts = frame[column].astype(object).fillna("buffer")
     with _map(path, title) as axes:
-        _draw(frame, axes, color=[SPLIT_COLOURS.get(part, GREY) for part in parts])
-        _legend_of_classes(axes, parts, SPLIT_COLOURS)
+        _colour_by_class(frame, parts, SPLIT_COLOURS, axes, **_outlines(frame))
     return Path(path)
 
 
@@ -120,15 +118,13 @@ def plot_points(
         title: Title.
     """
     roads, points = _degrees(roads), _degrees(points)
-    is_classed = "highway" in points
-    kinds = points["highway"].astype(str) if is_classed else pd.Series("point", points.index)
+    kinds = points.get("highway", pd.Series("point", points.index)).astype(str)
     last = len(CLASS_COLOURS) - 1
     names = kinds.value_counts().index
     colours = {name: CLASS_COLOURS[min(rank, last)] for rank, name in enumerate(names)}
     with _map(path, title) as axes:
         roads.plot(ax=axes, color="#b0b0b0", linewidth=0.7)
-        points.plot(ax=axes, color=kinds.map(colours), markersize=14, zorder=3)
-        _legend_of_classes(axes, kinds, colours)
+        _colour_by_class(points, kinds, colours, axes, markersize=14, zorder=3)
     return Path(path)
 
 
@@ -146,8 +142,7 @@ def plot_distances(distances: Mapping[str, np.ndarray], path: str | Path, title:
         for (name, values), colour in zip(distances.items(), CLASS_COLOURS, strict=False):
             label = f"{name} (median {np.median(values) / 1000:.2f} km)"
             axes.hist(values / 1000, edges, color=colour, alpha=0.6, label=label)
-        axes.set_xlabel("km to the nearest training region")
-        axes.set_ylabel("test regions")
+        axes.set(xlabel="km to the nearest training region", ylabel="test regions")
         axes.legend(frameon=False)
     return Path(path)
 
@@ -170,27 +165,20 @@ def contact_sheet(
         raise DatasetError("A contact sheet needs at least one image.")
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
-    step, top, line = CELL_PX + GAP_PX, 28 if title else GAP_PX, 14
-    sheet = Image.new("RGB", (columns * step + GAP_PX, top + rows * (step + line)), "white")
-    draw = ImageDraw.Draw(sheet)
-    draw.text((GAP_PX, 8), title, fill="black")
-    for number, (name, data) in enumerate(images):
-        left, upper = GAP_PX + number % columns * step, top + number // columns * (step + line)
-        small = decode_image(data)
-        small.thumbnail((CELL_PX, CELL_PX))
-        sheet.paste(small, (left, upper + CELL_PX - small.height))
-        draw.text((left, upper + CELL_PX + 1), _shortened(draw, name), fill="#333333")
-    with atomic_path(Path(path)) as temporary:
-        sheet.save(temporary, "PNG", optimize=True)
+    with _figure(path, title, (1.6 * columns, 1.8 * rows)) as axes:
+        axes.set_axis_off()
+        for number, (name, content) in enumerate(images):
+            row, column = divmod(number, columns)
+            place = (column / columns, 1 - (row + 0.9) / rows, 0.94 / columns, 0.8 / rows)
+            cell = axes.inset_axes(place)
+            thumbnail = decode_image(content)
+            thumbnail.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+            cell.imshow(thumbnail)
+            cell.set_axis_off()
+            is_long = len(name) > LABEL_LENGTH
+            label = name[: LABEL_LENGTH - 1] + "…" if is_long else name
+            cell.set_title(label, fontsize=6, y=-0.12, parse_math=False)
     return Path(path)
-
-
-def _shortened(draw: ImageDraw.ImageDraw, name: str) -> str:
-    """The name, cut to the width of a thumbnail."""
-    kept = len(name)
-    while kept > 4 and draw.textlength(name[:kept] + "…" * (kept < len(name))) > CELL_PX:
-        kept -= 1
-    return name[:kept] + "…" * (kept < len(name))
 
 
 def _degrees(frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
@@ -201,25 +189,22 @@ def _degrees(frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     return frame.to_crs("EPSG:4326").reset_index(drop=True)
 
 
-def _draw(frame: gpd.GeoDataFrame, axes: Any, **style: Any) -> None:
-    width = 0.4 if len(frame) < MOST_OUTLINES else 0.0
-    frame.plot(ax=axes, edgecolor=EDGE, linewidth=width, **style)
+def _outlines(frame: gpd.GeoDataFrame) -> dict[str, Any]:
+    return {"edgecolor": EDGE, "linewidth": 0.4 if len(frame) < MOST_OUTLINES else 0.0}
 
 
-def _draw_values(
+def _colour_by_value(
     frame: gpd.GeoDataFrame, values: np.ndarray, name: str, axes: Any, log: bool = False
 ) -> None:
     """Regions coloured by a value, with a bar in raw units."""
-    shown = np.log1p(values) if log else values
-    known = np.isfinite(shown)
+    frame = frame.assign(_value=np.log1p(values) if log else values)
+    known, style = np.isfinite(values), _outlines(frame)
     if not known.all():
-        _draw(frame[~known], axes, color=GREY)
+        frame[~known].plot(ax=axes, color=GREY, **style)
         _legend(axes, {"missing": GREY})
     if not known.any():
         return
-    low, high = shown[known].min(), shown[known].max()
-    some = frame[known].assign(_value=shown[known])
-    _draw(some, axes, column="_value", cmap="viridis", vmin=low, vmax=max(high, low + 1e-9))
+    frame[known].plot(ax=axes, column="_value", cmap="viridis", **style)
     bar = axes.figure.colorbar(axes.collections[-1], ax=axes, shrink=0.8)
     bar.set_label(name, parse_math=False)
     if log:
@@ -227,8 +212,11 @@ def _draw_values(
         bar.set_ticks(places, labels=labels)
 
 
-def _legend_of_classes(axes: Any, kinds: pd.Series, colours: Mapping[str, str]) -> None:
-    """Each class with its number."""
+def _colour_by_class(
+    frame: gpd.GeoDataFrame, kinds: pd.Series, colours: Mapping[str, str], axes: Any, **style: Any
+) -> None:
+    """Shapes coloured by their class, with the number of each in the legend."""
+    frame.plot(ax=axes, color=[colours.get(kind, GREY) for kind in kinds], **style)
     counts = kinds.value_counts()
     _legend(axes, {f"{k} ({counts[k]})": colour for k, colour in colours.items() if k in counts})
 
@@ -247,14 +235,11 @@ def _map(path: str | Path, title: str) -> Iterator[Any]:
     """The axes of a map in degrees, saved once they are drawn on."""
     with _figure(path, title, (7, 6)) as axes:
         yield axes
-        axes.set_xlabel("longitude")
-        axes.set_ylabel("latitude")
+        axes.set(xlabel="longitude", ylabel="latitude")
         axes.ticklabel_format(useOffset=False)
         (west, east), (south, north) = axes.get_xlim(), axes.get_ylim()
-        squeeze = math.cos(math.radians((south + north) / 2))
-        axes.set_aspect(1 / squeeze)
         # labels of a narrow map would be written over one another
-        ticks = MOST_TICKS * (east - west) * squeeze / (north - south)
+        ticks = MOST_TICKS * (east - west) / (north - south) / axes.get_aspect()
         axes.locator_params(axis="x", nbins=round(min(max(ticks, 1), MOST_TICKS)), min_n_ticks=1)
 
 

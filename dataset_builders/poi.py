@@ -1,10 +1,9 @@
-"""Fourteen categories of points of interest, and what other maps call them.
+"""Fourteen categories of points of interest, by the tags of OpenStreetMap.
 
 The categories are those of UrbanVLP's labels (CityMind-Lab/UrbanVLP), which are the fourteen top
 groups that Chinese POI tables are commonly sold by.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,25 +23,6 @@ CATEGORIES = (
     "science_education_and_culture",
     "companies_and_enterprises",
 )
-
-# the tables' own names first, then AMap's and Baidu's top levels
-_CHINESE = {
-    "dining_and_cuisine": "餐饮美食 餐饮服务 餐饮 美食",
-    "leisure_and_entertainment": "休闲娱乐",
-    "sports_and_fitness": "运动健身 体育休闲服务",
-    "business_and_residential": "商务住宅 房地产",
-    "healthcare": "医疗保健 医疗保健服务 医疗",
-    "financial_institutions": "金融机构 金融保险服务 金融",
-    "tourist_attractions": "旅游景点 风景名胜",
-    "lifestyle_services": "生活服务 丽人",
-    "shopping_and_consumption": "购物消费 购物服务 购物",
-    "automobile_related": "汽车相关 汽车服务 汽车销售 汽车维修 摩托车服务",
-    "hotel_accommodation": "酒店住宿 住宿服务 酒店",
-    "transport_facilities": "交通设施 交通设施服务",
-    "science_education_and_culture": "科教文化 科教文化服务 教育培训 文化传媒",
-    "companies_and_enterprises": "公司企业",
-}
-_LABELS = {word: name for name, words in _CHINESE.items() for word in words.split()}
 
 # (key, values) in the order they are tried; "*" is any value
 _OSM: tuple[tuple[str, str, str], ...] = (
@@ -91,25 +71,6 @@ OSM_KEYS = tuple(dict.fromkeys(key for key, _, _ in _OSM))
 _TAGS = {(key, value): name for key, values, name in reversed(_OSM) for value in values.split()}
 
 
-def category_of_label(label: Any) -> str | None:
-    """The category of a label: one of ours, UrbanVLP's, or AMap's and Baidu's top level.
-
-    Args:
-        label: "Dining and Cuisine", "餐饮服务", or a path of levels of which the first counts
-            ("餐饮服务;中餐厅;火锅店").
-
-    Returns:
-        One of [`CATEGORIES`], or None.
-    """
-    if not isinstance(label, str):
-        return None
-    first = re.split(r"[;|/>:；]", label.strip())[0].strip()
-    if first in _LABELS:
-        return _LABELS[first]
-    slug = re.sub(r"[^a-z]+", "_", first.lower()).strip("_")
-    return slug if slug in CATEGORIES else None
-
-
 def category_of_tags(tags: Mapping[str, Any]) -> str | None:
     """The category of an OpenStreetMap element, or None if it is no point of interest.
 
@@ -126,4 +87,4 @@ def category_of_tags(tags: Mapping[str, Any]) -> str | None:
     return None
 
 
-__all__ = ["CATEGORIES", "OSM_KEYS", "category_of_label", "category_of_tags"]
+__all__ = ["CATEGORIES", "OSM_KEYS", "category_of_tags"]

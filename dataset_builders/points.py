@@ -15,18 +15,12 @@ from numpy.typing import NDArray
 from .assignment import assign_points
 from .coordinates import SYSTEMS, convert
 from .errors import DatasetError, SourceError
-from .poi import CATEGORIES, OSM_KEYS, category_of_label, category_of_tags
+from .layers import read_layer
+from .poi import CATEGORIES, OSM_KEYS, category_of_tags
 from .roads import open_extract
 from .storage import Reject
 
 MIN_INSIDE = 0.5
-COMPLAINTS = {
-    "lon": "Longitude",
-    "lat": "Latitude",
-    "id_column": "CMPLNT_NUM",
-    "date_column": "RPT_DT",
-}
-"""Columns of the NYPD complaint data (Historic and Current, data.cityofnewyork.us)."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +74,6 @@ def read_points(
     lat: str = "lat",
     id_column: str | None = None,
     count_column: str | None = None,
-    category_column: str | None = None,
     date_column: str | None = None,
     year: int | None = None,
 ) -> Points:
@@ -99,8 +92,6 @@ def read_points(
         lat: Column of a CSV.
         id_column: Column of which each value counts once.
         count_column: Weight of a point, such as a place's number of reviews; 1 by default.
-        category_column: Labels, see [`category_of_label`][dataset_builders.poi.category_of_label].
-            OpenStreetMap's tags need none.
         date_column: Needed with `year`.
         year: Year of the rows to take; all by default.
 
@@ -112,40 +103,21 @@ def read_points(
         raise DatasetError(f"`coord_system` is one of {SYSTEMS}, got {coord_system!r}.")
     if (year is not None) and date_column is None:
         raise DatasetError("To take one `year` the `date_column` must be named.")
-    columns = {
-        "x": lon,
-        "y": lat,
-        "id": id_column,
-        "count": count_column,
-        "category": category_column,
-        "date": date_column if year is not None else None,
-    }
-    wanted = {role: name for role, name in columns.items() if name is not None}
+    wanted = {"id": id_column, "count": count_column}
+    wanted["date"] = date_column if year is not None else None
+    wanted = {role: name for role, name in wanted.items() if name is not None}
     if isinstance(path, gpd.GeoDataFrame):
-        return _usable(
-            source or "a GeoDataFrame", _places(path, wanted, "the table"), coord_system, year
-        )
-    file = Path(path)
-    if not file.is_file():
-        raise SourceError(f"There is no table of points at {file}.")
-    if set(file.suffixes) & {".csv", ".tsv", ".txt"}:
-        rows = _read_csv(file, wanted)
+        name, rows = "a GeoDataFrame", _places(path, wanted, "the table")
+    elif set(Path(path).suffixes) & {".csv", ".tsv", ".txt"}:
+        name, rows = Path(path).name, _read_csv(Path(path), {"x": lon, "y": lat, **wanted})
     else:
-        rows = _places(_read_geometries(file), wanted, file.name)
-    return _usable(source or file.name, rows, coord_system, year)
-
-
-def read_complaints(path: str | Path, year: int | None = None) -> Points:
-    """Crimes of New York: [`read_points`] with the columns of the NYPD's complaint CSV.
-
-    Args:
-        path: "NYPD_Complaint_Data_Historic.csv" or "..._Current__Year_To_Date_.csv", as
-            downloaded, or with the API's lower-case columns.
-        year: Year of the report (`RPT_DT`); all by default.
-    """
-    when = "all years" if year is None else str(year)
-    source = f"NYPD complaints, {when} ({Path(path).name})"
-    return read_points(path, coord_system="wgs84", source=source, year=year, **COMPLAINTS)
+        name = Path(path).name
+        rows = _places(read_layer(path, "table of points"), wanted, name)
+    if year is not None:
+        # "12/31/2019", "2019-12-31T00:00:00", "20191231"
+        years = rows["date"].astype(str).str.extract(r"(\d{4})", expand=False)
+        rows = rows[(years == str(year)).to_numpy(dtype=bool, na_value=False)]
+    return _usable(source or name, rows, coord_system)
 
 
 def read_pois_pbf(path: str | Path) -> Points:
@@ -167,14 +139,9 @@ def read_pois_pbf(path: str | Path) -> Points:
     if found is None or len(found) == 0:
         raise SourceError(f"{path} holds no point of interest.")
     item = found["osm_type"].astype(str) + "/" + found["id"].astype(str)
-    frame = found[["geometry"]].assign(category=_tag_categories(found), item=item)
-    return read_points(
-        frame[frame["category"].notna()].sort_values("item"),
-        coord_system="wgs84",
-        source=f"OpenStreetMap ({Path(path).name})",
-        id_column="item",
-        category_column="category",
-    )
+    frame = found[pd.notna(_tag_categories(found))].assign(item=item).sort_values("item")
+    source = f"OpenStreetMap ({Path(path).name})"
+    return read_points(frame, coord_system="wgs84", source=source, id_column="item")
 
 
 def count_points(
@@ -204,7 +171,7 @@ def count_points(
     """
     if by_category and points.category is None:
         raise DatasetError(
-            f"The points of {points.source} have no categories; name their column when reading."
+            f"The points of {points.source} have no categories, as those of OpenStreetMap have."
         )
     if len(points) == 0 and min_inside > 0:
         raise DatasetError(f"{points.source} holds no point.")
@@ -241,6 +208,8 @@ def count_points(
 
 def _read_csv(path: Path, wanted: dict[str, str]) -> pd.DataFrame:
     """The wanted columns as text, named by their roles, and `item`: the id or the file's line."""
+    if not path.is_file():
+        raise SourceError(f"There is no table of points at {path}.")
     options: dict[str, Any] = {"sep": "\t" if ".tsv" in path.suffixes else ","}
     options["encoding"] = "utf-8-sig"
     try:
@@ -254,26 +223,17 @@ def _read_csv(path: Path, wanted: dict[str, str]) -> pd.DataFrame:
     return rows.assign(item=rows["id"] if "id" in rows else frame.index + 2)
 
 
-def _read_geometries(path: Path) -> gpd.GeoDataFrame:
-    try:
-        is_parquet = path.suffix.lower() in (".parquet", ".geoparquet")
-        return gpd.read_parquet(path) if is_parquet else gpd.read_file(path)
-    except Exception as error:  # GDAL's drivers have their own exceptions
-        raise SourceError(f"{path} is no CSV and no file that geopandas reads: {error}") from error
-
-
 def _places(frame: gpd.GeoDataFrame, wanted: dict[str, str], name: str) -> pd.DataFrame:
     """Points of geometries, and the wanted columns, as from [`_read_csv`]."""
     if frame.crs is None:
         raise DatasetError(f"{name} has no CRS. Set it, as in `frame.set_crs(...)`.")
-    wanted = {role: column for role, column in wanted.items() if role not in ("x", "y")}
     names = _find_columns(wanted, list(frame.columns), name)
     shapes = frame.geometry.to_crs("EPSG:4326").to_numpy()
     there = ~(shapely.is_missing(shapes) | shapely.is_empty(shapes))
     xy = np.full((len(frame), 2), np.nan)
     xy[there] = shapely.get_coordinates(shapely.point_on_surface(shapes[there]))
     rows = pd.DataFrame({role: frame[column] for role, column in names.items()}, frame.index)
-    if "category" not in rows and any(key in frame for key in OSM_KEYS):
+    if any(key in frame for key in OSM_KEYS):
         rows["category"] = _tag_categories(frame)
     item = rows.get("id", frame.index)
     return rows.assign(x=xy[:, 0], y=xy[:, 1], item=item)
@@ -301,58 +261,48 @@ def _find_columns(wanted: dict[str, str], have: list[Any], name: str) -> dict[st
     return found
 
 
-def _usable(name: str, rows: pd.DataFrame, coord_system: str, year: int | None) -> Points:
+def _usable(name: str, rows: pd.DataFrame, coord_system: str) -> Points:
     """The rows that can be counted, as points in WGS-84; the others are listed."""
-    if year is not None:
-        # "12/31/2019", "2019-12-31T00:00:00", "20191231"
-        years = rows["date"].astype(str).str.extract(r"(\d{4})", expand=False)
-        rows = rows[(years == str(year)).to_numpy(dtype=bool, na_value=False)]
     x, y = (_numbers(rows[column]) for column in ("x", "y"))
-    reason = np.full(len(rows), "", dtype=object)
-
-    def mark(which: Any, text: str) -> int:
-        """Give rows that are still usable a reason why not; returns how many."""
-        marked = (reason == "") & np.asarray(which, dtype=bool)
-        reason[marked] = text
-        return int(np.count_nonzero(marked))
-
-    mark(~(np.isfinite(x) & np.isfinite(y)), "no_place")
-    mark((x == 0) & (y == 0), "zero_place")
-    placed = np.count_nonzero(reason == "")
-    is_degrees = coord_system != "bd09mc"
-    beyond = mark(is_degrees & ((np.abs(x) > 180) | (np.abs(y) > 90)), "beyond_the_globe")
-    lon, lat = np.full(len(x), np.nan), np.full(len(x), np.nan)
-    rest = reason == ""
-    lon[rest], lat[rest] = convert(x[rest], y[rest], coord_system, "wgs84", outside="nan")
-    abroad = mark(~(np.isfinite(lon) & np.isfinite(lat)), "outside_china")
-    if placed and beyond > placed / 2:
-        raise DatasetError(
-            f"{beyond} of {placed} points of {name} lie beyond the globe as degrees of "
-            f"{coord_system}. Are the columns of lon and lat swapped, or are they metres?"
-        )
-    if placed and abroad > placed / 2:
-        raise DatasetError(
-            f"{abroad} of {placed} points of {name} lie outside China, where {coord_system} is not "
-            "defined. Are they in wgs84?"
-        )
     weight = _numbers(rows["count"]) if "count" in rows else np.ones(len(rows))
-    mark(~np.isfinite(weight), "no_count")
-    mark(weight < 0, "negative_count")
+    has_place, is_zero = np.isfinite(x) & np.isfinite(y), (x == 0) & (y == 0)
+    beyond = (np.abs(x) > 180) | (np.abs(y) > 90) if coord_system != "bd09mc" else ~has_place
+    lon, lat = np.full(len(x), np.nan), np.full(len(x), np.nan)
+    good = has_place & ~is_zero & ~beyond
+    lon[good], lat[good] = convert(x[good], y[good], coord_system, "wgs84", outside="nan")
+    abroad = good & ~(np.isfinite(lon) & np.isfinite(lat))
+    placed = np.count_nonzero(has_place & ~is_zero)
+    for which, what in (
+        (
+            has_place & beyond,
+            f"beyond the globe as degrees of {coord_system}. Are the columns of lon and lat "
+            "swapped, or are they metres?",
+        ),
+        (abroad, f"outside China, where {coord_system} is not defined. Are they in wgs84?"),
+    ):
+        if placed and (count := np.count_nonzero(which)) > placed / 2:
+            raise DatasetError(f"{count} of {placed} points of {name} lie {what}")
+    faults = {
+        "no_place": ~has_place,
+        "zero_place": is_zero,
+        "beyond_the_globe": beyond,
+        "outside_china": abroad,
+        "no_count": ~np.isfinite(weight),
+        "negative_count": weight < 0,
+    }
+    reason = np.select(list(faults.values()), list(faults), "").astype(object)
     items = rows["item"].astype(str)
     if "id" in rows:
-        mark(items.where(reason == "").duplicated(), "duplicate")
-    rejects = [
-        (name, items.iloc[k], str(reason[k]), f"({x[k]:g}, {y[k]:g})")
-        for k in np.flatnonzero(reason != "")
-    ]
+        reason[(reason == "") & items.where(reason == "").duplicated()] = "duplicate"
     good = reason == ""
     if not good.any():
         counts = ", ".join(f"{n} {why}" for why, n in Counter(reason).items())
         raise SourceError(f"{name} holds no usable point{f' ({counts})' if counts else ''}.")
-    category = None
-    if "category" in rows:
-        known = {label: category_of_label(label) for label in rows["category"].unique()}
-        category = np.array([known[label] for label in rows["category"][good]], dtype=object)
+    rejects = [
+        (name, items.iloc[k], str(reason[k]), f"({x[k]:g}, {y[k]:g})")
+        for k in np.flatnonzero(~good)
+    ]
+    category = rows["category"].to_numpy(dtype=object)[good] if "category" in rows else None
     return Points(name, lon[good], lat[good], weight[good], category, tuple(rejects))
 
 
@@ -363,11 +313,9 @@ def _numbers(column: Any) -> NDArray[np.float64]:
 
 
 __all__ = [
-    "COMPLAINTS",
     "PointCounts",
     "Points",
     "count_points",
-    "read_complaints",
     "read_points",
     "read_pois_pbf",
 ]

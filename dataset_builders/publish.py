@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from .card import CARD_FILE, FIGURES, MARKER, PLACEHOLDER, RECIPE_FILE, write_card
 from .errors import DatasetError
-from .files import WrittenFiles, digest, write_json
+from .files import WrittenFiles
 from .hub_errors import explain
 from .leaks import check_leaks
 from .parquet import GEO_KEY, ROW_GROUP_SIZE, geo_metadata, open_writer
@@ -30,19 +30,18 @@ from .storage import (
     DATA_FOLDER,
     REJECTS_FILE,
     count_rows,
-    iter_images,
     list_tables,
     read_metadata,
     read_regions,
+    sample_images,
     table_shards,
 )
 from .trust import check_recipe_file, variables_of
 
 TARGET_BYTES = 400_000_000
-PROGRESS = ".publish.json"
+UNFINISHED = ".unfinished"
 FILES_KIND = "published"
 HUB_VARIABLE = "HF_TOKEN"
-FOOTER_BYTES = 1 << 16
 SHEET_SIZE = 24
 
 
@@ -82,7 +81,7 @@ def publish(
 ) -> Published:
     """Write a built dataset in the form in which it may be published.
 
-    Call it again after a kill: it resumes at the unfinished shard and ends with the same bytes.
+    Call it again after a kill: it starts anew and ends with the same bytes.
 
     Args:
         dataset: folder of a finished dataset.
@@ -100,8 +99,7 @@ def publish(
     if not (source / REJECTS_FILE).exists():
         raise DatasetError(f"{source} holds no finished dataset: complete its build first.")
     _check_recipe(source)
-    _start(target, _fingerprint(source, target_bytes))
-    files = WrittenFiles(target, FILES_KIND)
+    files = _cleared(target)
     tables = list_tables(source)
     withheld: Counter[str] = Counter()
     for city, table in tables:
@@ -125,7 +123,7 @@ def publish(
         temporary.write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
     write_card(target, FILES_KIND)
     _check_keys(target)
-    (target / PROGRESS).unlink()
+    (target / UNFINISHED).unlink()
     return published
 
 
@@ -204,7 +202,7 @@ def check_gate(folder: str | Path) -> None:
             removed; an image may not be redistributed; or a file holds a key.
     """
     root = Path(folder)
-    if (root / PROGRESS).exists():
+    if (root / UNFINISHED).exists():
         raise DatasetError(f"Publishing {root} did not finish. Rerun the command.")
     if not (root / MARKER).exists():
         raise DatasetError(
@@ -281,36 +279,17 @@ def _forbidden(rows: pa.Table) -> pa.BooleanArray:
     return pc.and_not(held, allowed)
 
 
-def _start(target: Path, fingerprint: str) -> None:
-    """Resume publishing this input, or clear what was published from another one."""
-    progress = target / PROGRESS
-    if progress.exists():
-        if json.loads(progress.read_text())["of"] == fingerprint:
-            return
-    elif target.is_dir() and any(target.iterdir()) and not (target / MARKER).exists():
+def _cleared(target: Path) -> WrittenFiles:
+    """The files of the folder, those of an earlier run deleted: their licences may have changed."""
+    files, unfinished = WrittenFiles(target, FILES_KIND), target / UNFINISHED
+    is_ours = (target / MARKER).exists() or unfinished.exists()
+    if target.is_dir() and any(target.iterdir()) and not is_ours:
         raise DatasetError(f"{target} is not empty and holds no published dataset.")
-    # images of an earlier input may be forbidden by now. The fingerprint is written last, so that
-    # a kill before it clears again.
-    files = WrittenFiles(target, FILES_KIND)
     files.check(files.names())
-    write_json(progress, {"of": ""})
+    target.mkdir(parents=True, exist_ok=True)
+    unfinished.touch()
     files.delete(files.names())
-    write_json(progress, {"of": fingerprint})
-
-
-def _fingerprint(source: Path, target_bytes: int) -> str:
-    """Digest of the dataset's files by name, size, time and footer.
-
-    A licence that is withdrawn may change neither size nor footer.
-    """
-    parts: list[Any] = [target_bytes]
-    for path in sorted((source / DATA_FOLDER).rglob("part-*.parquet")):
-        known = path.stat()
-        with path.open("rb") as file:
-            file.seek(max(0, known.st_size - FOOTER_BYTES))
-            parts += [f"{path.parent.name}/{path.name}", known.st_size, known.st_mtime_ns]
-            parts.append(file.read())
-    return digest(*parts)
+    return files
 
 
 def _repack(source: Path, target: Path, city: str, table: str, target_bytes: int) -> Counter[str]:
@@ -326,13 +305,7 @@ def _repack(source: Path, target: Path, city: str, table: str, target_bytes: int
         schema = schema.with_metadata({**schema.metadata, GEO_KEY: geo_metadata(whole)})
     total = count_rows(source, city, table)
     with tqdm(total=total, desc=name, unit="row", disable=total == 0) as bar:
-        done = sorted((target / DATA_FOLDER / name).glob("part-*.parquet"))
-        for path in done:
-            rows = pq.read_metadata(path).num_rows
-            bar.update(rows)
-            while rows > 0:
-                rows -= len(next(groups))
-        group, number = next(groups, None), len(done)
+        group, number = next(groups, None), 0
         # a table without rows is a table all the same
         while group is not None or number == 0:
             part = f"{DATA_FOLDER}/{name}/part-{number:05d}.parquet"
@@ -393,13 +366,7 @@ def _draw(target: Path, tables: list[tuple[str, str]], figures: Path) -> None:
     for city, table in tables:
         if table not in VIEWS:
             continue
-        step = max(1, count_rows(target, city, table) // SHEET_SIZE)
-        images = [
-            (row["region_id"], row["image"])
-            for number, row in enumerate(iter_images(target, city, table))
-            if number % step == 0 and row["image"]
-        ][:SHEET_SIZE]
-        if images:
+        if images := sample_images(target, city, table, SHEET_SIZE):
             title = f"{city}: {table.replace('_', ' ')}"
             contact_sheet(images, figures / f"{city}-{table}.png", title=title)
 

@@ -29,7 +29,6 @@ from .storage import (
     FILES_KIND,
     METADATA_KEY,
     REJECTS_FILE,
-    DatasetWriter,
     list_tables,
     read_metadata,
     read_regions,
@@ -38,6 +37,7 @@ from .storage import (
     table_shards,
 )
 from .trust import check_known
+from .writer import DatasetWriter
 
 NOT_FETCHED = "not_fetched_again"
 Lost = Mapping[tuple[str, str], NDArray[np.bool_]]

@@ -71,12 +71,12 @@ def osmnx_with(**changes: Any) -> Iterator[Any]:
         vars(osmnx.settings).update(before)
 
 
-def read_roads_pbf(path: str | Path, classes: Collection[str] | None = STREETS) -> gpd.GeoDataFrame:
+def read_roads_pbf(path: str | Path, classes: Collection[str] = STREETS) -> gpd.GeoDataFrame:
     """Roads of an OpenStreetMap extract.
 
     Args:
         path: An .osm.pbf file.
-        classes: Values of `highway` to keep; None keeps all.
+        classes: Values of `highway` to keep.
 
     Returns:
         `osm_id, highway, name, geometry` (lines, EPSG:4326), by `osm_id`.
@@ -94,7 +94,7 @@ def read_roads_pbf(path: str | Path, classes: Collection[str] | None = STREETS) 
 def read_roads_overpass(
     boundary: shapely.Geometry,
     cache_dir: str | Path,
-    classes: Collection[str] | None = STREETS,
+    classes: Collection[str] = STREETS,
     overpass_url: str | None = None,
 ) -> gpd.GeoDataFrame:
     """Roads of an area from an Overpass server; responses are cached.
@@ -104,7 +104,7 @@ def read_roads_overpass(
     Args:
         boundary: Polygon, EPSG:4326.
         cache_dir: Folder of cached responses.
-        classes: Values of `highway` to keep; None keeps all.
+        classes: Values of `highway` to keep.
         overpass_url: Server to use instead of the public one.
 
     Returns:
@@ -118,7 +118,7 @@ def read_roads_overpass(
     if overpass_url is not None:
         changes |= {"overpass_url": overpass_url, "overpass_rate_limit": False}
     with osmnx_with(**changes) as osmnx:
-        tags: dict[str, Any] = {"highway": sorted(classes) if classes else True}
+        tags: dict[str, Any] = {"highway": sorted(classes)}
         try:
             found = osmnx.features_from_polygon(boundary, tags).reset_index()
         except osmnx._errors.InsufficientResponseError as error:
@@ -126,14 +126,11 @@ def read_roads_overpass(
     return _tidy(found.rename(columns={"id": "osm_id"}), classes, "the area")
 
 
-def _tidy(
-    found: gpd.GeoDataFrame, classes: Collection[str] | None, source: str
-) -> gpd.GeoDataFrame:
+def _tidy(found: gpd.GeoDataFrame, classes: Collection[str], source: str) -> gpd.GeoDataFrame:
     lines = found[found.geometry.geom_type.isin(["LineString", "MultiLineString"])].copy()
     if "name" not in lines:
         lines["name"] = None
-    if classes is not None:
-        lines = lines[lines["highway"].isin(list(classes))]
+    lines = lines[lines["highway"].isin(list(classes))]
     if len(lines) == 0:
         kinds = ", ".join(sorted(found["highway"].dropna().unique())) or "none"
         raise SourceError(f"{source} has no road of the classes asked for; it has {kinds}.")

@@ -12,7 +12,6 @@ from .errors import DatasetError
 
 TABLES = ("regions", "street_view", "satellite", "captions")
 VIEWS = ("street_view", "satellite")
-SPLIT_COLUMNS = ("split_random", "split_block", "fold_block")
 CITY_PATTERN = re.compile(r"[a-z0-9_]+")
 
 Kind = Literal["count", "density", "intensity", "share", "rate"]
@@ -260,7 +259,6 @@ def key_columns(table: str, columns: Iterable[str]) -> list[str]:
 __all__ = [
     "INDICATORS",
     "REQUIRED",
-    "SPLIT_COLUMNS",
     "TABLES",
     "VIEWS",
     "DatasetMetadata",

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,38 +15,43 @@ BINS = 20
 SILL = 0.95
 
 
-@dataclass(frozen=True)
-class CorrelationRange:
-    """Spatial correlation range of a label.
-
-    Attributes:
-        range_m: Distance at which pairs differ as much as pairs far apart (95 % of the sill); the
-            side of a block should not be less. NaN if the label does not vary.
-        distance_m: `(bins,)` mean distance of the pairs in each bin.
-        semivariance: `(bins,)` half the mean squared difference of their labels.
-    """
-
-    range_m: float
-    distance_m: NDArray[np.float64]
-    semivariance: NDArray[np.float64]
-
-
 def correlation_range(
     x_m: NDArray[np.float64], y_m: NDArray[np.float64], values: NDArray[np.float64], seed: int = 0
-) -> CorrelationRange:
-    """Estimate the correlation range of a label by its empirical variogram.
+) -> float:
+    """Distance at which pairs of regions differ as much as pairs far apart (95 % of the sill).
 
-    Matheron's estimator, pairs up to half the extent in bins of equal width; the sill is the mean
-    of the bins beyond the middle (Cressie, Statistics for Spatial Data, 1993, section 2.4).
+    The side of a block should not be less. The sill is the mean of the bins of the [`variogram`]
+    beyond the middle.
 
     Args:
         x_m: `(n,)` in a metric plane.
         y_m: `(n,)`.
-        values: `(n,)`; NaN is left out.
+        values: `(n,)` labels; NaN is left out.
         seed: Seed of the sample, if there are many regions.
+
+    Returns:
+        Metres; NaN if the label does not vary.
 
     Raises:
         SplitError: Fewer than 10 regions with a value.
+    """
+    distance, semivariance = variogram(x_m, y_m, values, seed)
+    sill = float(semivariance[len(semivariance) // 2 :].mean()) if len(semivariance) else 0.0
+    reached = np.flatnonzero(semivariance >= SILL * sill)
+    return float(distance[reached[0]]) if sill > 0 and len(reached) else float("nan")
+
+
+def variogram(
+    x_m: NDArray[np.float64], y_m: NDArray[np.float64], values: NDArray[np.float64], seed: int = 0
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Empirical variogram by Matheron's estimator, of pairs up to half the extent.
+
+    Cressie, Statistics for Spatial Data, 1993, section 2.4. For arguments see
+    [`correlation_range`].
+
+    Returns:
+        `(bins,)` mean distance of the pairs in each bin of equal width, and `(bins,)` half the mean
+        squared difference of their labels.
     """
     known = np.flatnonzero(np.isfinite(values))
     if len(known) < 10:
@@ -61,17 +65,12 @@ def correlation_range(
     edges = np.linspace(0, np.linalg.norm(np.ptp(xy, axis=0)) / 2, BINS + 1)
     bins = np.digitize(distance, edges) - 1
     inside = (bins >= 0) & (bins < BINS)
-    count = np.bincount(bins[inside], minlength=BINS)
-    with np.errstate(invalid="ignore"):
-        mean_distance = np.bincount(bins[inside], distance[inside], BINS) / count
-        semivariance = np.bincount(bins[inside], half[inside], BINS) / count
+    count, sum_of_distances, sum_of_halves = (
+        np.bincount(bins[inside], weights, BINS)
+        for weights in (None, distance[inside], half[inside])
+    )
     filled = count > 0
-    mean_distance, semivariance = mean_distance[filled], semivariance[filled]
-    far = semivariance[len(semivariance) // 2 :]
-    sill = float(far.mean()) if len(far) else 0.0
-    reached = np.flatnonzero(semivariance >= SILL * sill)
-    range_m = float(mean_distance[reached[0]]) if sill > 0 and len(reached) else float("nan")
-    return CorrelationRange(range_m, mean_distance, semivariance)
+    return sum_of_distances[filled] / count[filled], sum_of_halves[filled] / count[filled]
 
 
 def duplicate_groups(keys: Mapping[str, Sequence[Hashable]]) -> list[list[str]]:
@@ -142,9 +141,9 @@ def nearest_train_distance(
 
 
 __all__ = [
-    "CorrelationRange",
     "correlation_range",
     "duplicate_groups",
     "keep_together",
     "nearest_train_distance",
+    "variogram",
 ]

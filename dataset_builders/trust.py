@@ -24,12 +24,10 @@ KEY_OF_HOST: Mapping[str, str | None] = {
     "tiles.mapillary.com": "MAPILLARY_ACCESS_TOKEN",
     "graph.mapillary.com": "MAPILLARY_ACCESS_TOKEN",
     **{f"t{number}.tianditu.gov.cn": "TIANDITU_KEY" for number in range(8)},
-    "api.openstreetcam.org": None,
     "basemap.nationalmap.gov": None,
     "data.geopf.fr": None,
     "wmts.geo.admin.ch": None,
     "earth-search.aws.element84.com": None,
-    "planetarycomputer.microsoft.com": None,
 }
 """Known providers by host, over HTTPS: the only variable whose value may be sent there, if any."""
 

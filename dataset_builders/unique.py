@@ -8,12 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from .errors import DatasetError
 from .schema import key_columns
@@ -27,43 +25,20 @@ class RepeatedIdError(DatasetError):
     """An id occurs in more than one row of a table."""
 
 
-class SeenKeys:
-    """The keys of the rows seen so far, at 8 bytes per key.
+def repeats(keys: pd.DataFrame, seen: set[int]) -> pd.DataFrame:
+    """The rows whose key an earlier row has, in this call or one before.
 
     Keys are compared by a 64-bit hash: the probability that two of ten million different keys are
     taken for equal is 3e-6.
+
+    Args:
+        keys: One column per key column.
+        seen: Hashes of the keys before; those of `keys` are added.
     """
-
-    def __init__(self) -> None:
-        self._runs: list[NDArray[np.uint64]] = []  # sorted, each over twice as long as the next
-
-    def __len__(self) -> int:
-        return sum(map(len, self._runs))
-
-    def copy(self) -> "SeenKeys":
-        """An independent copy; costs nothing, since runs are never changed."""
-        other = SeenKeys()
-        other._runs = list(self._runs)
-        return other
-
-    def add(self, keys: pd.DataFrame) -> pd.DataFrame:
-        """Add the keys of some rows, one column per key column.
-
-        Returns:
-            The rows whose key an earlier row has, in this call or one before.
-        """
-        hashes = pd.util.hash_pandas_object(keys, index=False, categorize=False).to_numpy()
-        repeats = np.ones(len(hashes), dtype=bool)
-        repeats[np.unique(hashes, return_index=True)[1]] = False
-        for run in self._runs:
-            place = np.minimum(np.searchsorted(run, hashes), len(run) - 1)
-            repeats |= run[place] == hashes
-        fresh = np.sort(hashes[~repeats]).astype(np.uint64)
-        # merging runs of similar length keeps the cost at n log n
-        while len(fresh) and self._runs and len(self._runs[-1]) <= 2 * len(fresh):
-            fresh = np.sort(np.concatenate([self._runs.pop(), fresh]), kind="stable")
-        self._runs += [fresh] * bool(len(fresh))
-        return keys[repeats]
+    hashes = pd.util.hash_pandas_object(keys, index=False, categorize=False)
+    known = hashes.duplicated() | hashes.map(seen.__contains__)
+    seen.update(hashes.tolist())
+    return keys[known.to_numpy(dtype=bool)]
 
 
 def key_frame(rows: pa.Table, columns: Sequence[str]) -> pd.DataFrame:
@@ -73,7 +48,7 @@ def key_frame(rows: pa.Table, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def require_unique(
-    parts: Iterable[pd.DataFrame], where: str, remedy: str = REMEDY, seen: SeenKeys | None = None
+    parts: Iterable[pd.DataFrame], where: str, remedy: str = REMEDY, seen: set[int] | None = None
 ) -> None:
     """Refuse a table in which two rows have the same key.
 
@@ -81,22 +56,22 @@ def require_unique(
         parts: the keys of the rows, one column per key column; read one part at a time.
         where: name of the table, for the message.
         remedy: what to do about it, for the message.
-        seen: keys of earlier rows; those of `parts` are added.
+        seen: hashes of earlier keys, see [`repeats`].
 
     Raises:
         RepeatedIdError: gives the number of repeats and the first of them.
     """
-    seen = SeenKeys() if seen is None else seen
-    found = [repeats for part in parts if len(repeats := seen.add(part))]
+    seen = set() if seen is None else seen
+    found = [twice for part in parts if len(twice := repeats(part, seen))]
     if not found:
         return
-    repeats = pd.concat(found)
-    distinct = repeats.drop_duplicates()
+    rows = pd.concat(found)
+    distinct = rows.drop_duplicates()
     shown = [" + ".join(map(str, key)) for key in distinct.head(SHOWN).itertuples(index=False)]
     more = ", ..." if len(distinct) > SHOWN else ""
     raise RepeatedIdError(
-        f"{where}: {_count(len(repeats), 'row')} {'repeat' if len(repeats) > 1 else 'repeats'} the "
-        f"{' + '.join(map(str, repeats.columns))} of an earlier row ({', '.join(shown)}{more}; "
+        f"{where}: {_count(len(rows), 'row')} {'repeat' if len(rows) > 1 else 'repeats'} the "
+        f"{' + '.join(map(str, rows.columns))} of an earlier row ({', '.join(shown)}{more}; "
         f"{_count(len(distinct), 'id')} in all). Each must be unique in the whole table. {remedy}"
     )
 
@@ -135,8 +110,8 @@ __all__ = [
     "KEYS_AT_ONCE",
     "REMEDY",
     "RepeatedIdError",
-    "SeenKeys",
     "key_frame",
+    "repeats",
     "require_unique",
     "require_unique_shards",
     "shard_keys",

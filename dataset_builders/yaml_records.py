@@ -1,10 +1,9 @@
-"""YAML files as records: checked by pydantic, every mistake reported at once, in YAML's words."""
+"""YAML files as records: checked by pydantic, every mistake reported at once by its path."""
 
 import difflib
 import json
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,20 +18,17 @@ CONFIG = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=Fals
 MAX_SHOWN = 60
 TAGS = ("provider", "reader")
 """Fields that choose among kinds of records."""
-KINDS = {
-    "bool_type": "true or false",
-    "dataclass_type": "a mapping",
-    "dict_type": "a mapping",
-    "float_type": "a number",
-    "int_from_float": "a whole number",
-    "int_type": "a whole number",
-    "mapping_type": "a mapping",
-    "model_type": "a mapping",
-    "string_type": "text",
-    "tuple_type": "a list",
-}
-"""What pydantic's types of errors miss, as a reader of YAML knows it."""
 UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+MISSING = ("missing", "missing_argument")
+WORDS = {
+    "a valid array": "a list",
+    "a valid tuple": "a list",
+    "a valid string": "text",
+    "a valid boolean": "true or false",
+    "a valid integer": "a whole number",
+    "an object": "a mapping",
+}
+"""Pydantic's words, as a reader of YAML knows them."""
 
 
 class Record(BaseModel):
@@ -96,18 +92,21 @@ def make_record(kind: type[T], values: Any, where: str = "") -> T:
             the nearest known one), missing ones, and values of the wrong kind.
     """
     try:
-        text = json.dumps({"record": values}, default=str)
+        content = json.loads(json.dumps({"record": values}, default=str))
     except (ValueError, TypeError, RecursionError) as error:
         raise DatasetError(f"{where or 'The recipe'} cannot be read: {error}.") from error
-    holder, content = _holder(typing.cast(Any, kind)), json.loads(text)
-    try:
-        found: Any = _validated(holder, content)
-    except ValidationError as error:
-        said = list(dict.fromkeys(_mistakes(kind, content["record"], where, error)))
-        if len(said) > 1:
-            said = [f"{len(said)} mistakes in {where or 'the recipe'}:", *said]
-        raise DatasetError("\n  ".join(said)) from error
-    return typing.cast(T, found.record)
+    holder = _holder(typing.cast(Any, kind))
+    while True:
+        try:
+            # as JSON, where lists are tuples and nothing else is converted
+            return typing.cast(Any, holder.model_validate_json(json.dumps(content))).record
+        except ValidationError as error:
+            found = error.errors(include_url=False)
+            if not any(_spell_out(holder, content, one) for one in found):
+                said = list(_mistakes(holder, content["record"], where, found))
+                if len(said) > 1:
+                    said = [f"{len(said)} mistakes in {where or 'the recipe'}:", *said]
+                raise DatasetError("\n  ".join(said)) from error
 
 
 def unknown_name(path: str, name: str, known: Iterable[str]) -> str:
@@ -123,77 +122,76 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" There are: {', '.join(known)}."
 
 
-def _validated(holder: type[BaseModel], content: Any) -> BaseModel:
-    """The record; its shorthands are written in full in `content`."""
-    while True:
-        try:
-            # as JSON, where lists are tuples and nothing else is converted
-            return holder.model_validate_json(json.dumps(content))
-        except ValidationError as error:
-            if not any(_spell_out(holder, content, one) for one in error.errors()):
-                raise
-
-
-def _spell_out(holder: type[BaseModel], content: Any, one: Mapping[str, Any]) -> bool:
-    """Whether an error was about a shorthand, which is now written in full."""
-    _, value, (parent, key) = _follow(content, one["loc"])
-    if one["type"] == "tuple_type" and value is not None and not isinstance(value, list):
-        parent[key] = [value]
-    elif one["type"] in ("dataclass_type", "model_type") and isinstance(value, str):
-        (record,) = _records_at(holder, one["loc"])
-        parent[key] = {next(iter(_hints(record))): value}
-    else:
-        return False
-    return True
-
-
 @cache
 def _holder(kind: type[Any]) -> type[BaseModel]:
     """A model that holds a record: dataclasses inside it take its configuration."""
     return create_model("Holder", __config__=CONFIG, record=(kind, ...))
 
 
-def _mistakes(kind: type[Any], values: Any, where: str, error: ValidationError) -> Iterator[str]:
+@cache
+def _fields(holder: type[BaseModel]) -> dict[str, dict[str, Any]]:
+    """The fields of all records that may be in a file, by the names of their classes."""
+    classes = holder.model_json_schema()["$defs"].items()
+    return {name: one.get("properties", {}) for name, one in classes}
+
+
+def _known_beside(holder: type[BaseModel], name: str, mapping: Mapping[str, Any]) -> list[str]:
+    """The fields of the class that a mapping with an unknown field is most like."""
+
+    def likeness(fields: Mapping[str, Any]) -> tuple[int, int]:
+        consts = [one for one in fields if "const" in fields[one]]
+        tags = sum(fields[one]["const"] == mapping.get(one) for one in consts)
+        return tags, len(fields.keys() & (mapping.keys() - {name}))
+
+    known = list(max(_fields(holder).values(), key=likeness))
+    everything = sorted({one for fields in _fields(holder).values() for one in fields})
+    return known if difflib.get_close_matches(name, known, 1) else everything
+
+
+def _spell_out(holder: type[BaseModel], content: Any, one: Mapping[str, Any]) -> bool:
+    """Whether a mistake is a shorthand, which is now written in full."""
+    _, value, (parent, key) = _follow(content, one["loc"])
+    if one["type"] == "tuple_type" and value is not None and not isinstance(value, list):
+        parent[key] = [value]
+    elif one["type"] in ("dataclass_type", "model_type") and isinstance(value, str):
+        parent[key] = {next(iter(_fields(holder)[one["ctx"]["class_name"]])): value}
+    else:
+        return False
+    return True
+
+
+def _mistakes(
+    holder: type[BaseModel], values: Any, where: str, errors: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
     """Each mistake as a sentence; alternatives for one value are one mistake."""
     expected: dict[str, list[str]] = {}
-    got: dict[str, Any] = {}
-    for one in error.errors():
+    got: dict[str, str] = {}
+    for one in errors:
         steps, ctx = one["loc"][1:], one.get("ctx", {})
         path, value, _ = _follow(values, steps, where)
-        name, quoted = str(steps[-1]) if steps else "", f"`{path}`" if path else "The recipe"
+        quoted = f"`{path}`" if path else "The recipe"
         if one["type"] in UNKNOWN:
-            known = {field: None for one in _records_at(kind, steps[:-1]) for field in _hints(one)}
-            yield unknown_name(path, name, known)
-        elif one["type"] == "missing" and isinstance(steps[-1], int):
-            expected[quoted], got[quoted] = [f"have {steps[-1] + 1} values"], value
-        elif one["type"] in ("missing", "missing_argument"):
-            yield f"{quoted} lacks {name}: give it in the file or as a flag."
-        elif one["type"] in ("union_tag_not_found", "union_tag_invalid"):
-            field = ctx["discriminator"].strip("'")
-            tags = _tags(_records_at(kind, steps), field)
-            if "tag" not in ctx:
-                yield f"{quoted} needs a `{field}`: {', '.join(tags)}."
-                continue
-            hint = nearest(ctx["tag"], tags)
-            yield f"`{path}.{field}` must not be {_shown(ctx['tag'])}.{hint}"
+            mapping = _follow(values, steps[:-1])[1]
+            yield unknown_name(path, steps[-1], _known_beside(holder, steps[-1], mapping))
+        elif one["type"] in MISSING and not isinstance(steps[-1], int):
+            yield f"{quoted} lacks {steps[-1]}: give it in the file or as a flag."
+        elif one["type"] == "union_tag_not_found":
+            yield f"{quoted} needs a `{ctx['discriminator'].strip(chr(39))}`."
+        elif one["type"] == "union_tag_invalid":
+            tags = [tag.strip("'") for tag in ctx["expected_tags"].split(", ")]
+            field, hint = ctx["discriminator"].strip("'"), nearest(ctx["tag"], tags)
+            yield f"`{path}.{field}` must not be {ctx['tag']!r}.{hint}"
         elif one["type"] == "value_error":
             yield f"{path}: {ctx['error']}" if path else str(ctx["error"])
         else:
-            expected.setdefault(quoted, []).append(_wanted(one, ctx))
-            got[quoted] = value
+            text = str(one["msg"])
+            for theirs, ours in WORDS.items():
+                text = text.replace(theirs, ours)
+            text = text.removeprefix("Input should ").removeprefix("Value should ")
+            expected.setdefault(quoted, []).append(text)
+            got[quoted] = _shown(value)
     for quoted, wanted in expected.items():
-        shown = _shown(got[quoted])
-        yield f"{quoted} must {' or '.join(dict.fromkeys(wanted))}, got {shown}."
-
-
-def _wanted(one: Mapping[str, Any], ctx: Mapping[str, Any]) -> str:
-    if one["type"] in KINDS:
-        return f"be {KINDS[one['type']]}"
-    if one["type"] == "literal_error":
-        return f"be one of {ctx['expected'].replace(' or ', ', ')}"
-    if one["type"] == "too_long":
-        return f"have {ctx['max_length']} values"
-    return str(one["msg"]).removeprefix("Input should ").removeprefix("Value should ")
+        yield f"{quoted} must {' or '.join(dict.fromkeys(wanted))}, got {got[quoted]}."
 
 
 def _follow(values: Any, steps: Sequence[Any], where: str = "") -> tuple[str, Any, tuple[Any, Any]]:
@@ -209,49 +207,12 @@ def _follow(values: Any, steps: Sequence[Any], where: str = "") -> tuple[str, An
             continue
         if is_mapping and step in values:
             path = f"{path}.{step}" if path else str(step)
-        elif isinstance(values, list | tuple) and isinstance(step, int) and step < len(values):
+        elif isinstance(values, list) and isinstance(step, int) and step < len(values):
             path = f"{path}[{step}]"
         else:
             continue
         values, place = values[step], (values, step)
     return path, values, place
-
-
-def _records_at(kind: Any, steps: Sequence[Any]) -> list[Any]:
-    """The classes of records that may stand at a place; a tag chooses among them."""
-    found = [kind]
-    for step in steps:
-        tagged = [one for one in found if step in _tags_of(one)]
-        inner = [_hints(one)[step] for one in found if step in _hints(one)]
-        if tagged and len(found) > 1:
-            found = tagged
-        elif inner:
-            found = [record for hint in inner for record in _records_in(hint)]
-    return found
-
-
-def _records_in(hint: Any) -> Iterator[Any]:
-    if isinstance(hint, type) and (is_dataclass(hint) or issubclass(hint, BaseModel)):
-        yield hint
-    for inner in typing.get_args(hint):
-        yield from _records_in(inner)
-
-
-@cache
-def _hints(record: Any) -> dict[str, Any]:
-    """The fields of a record, in their order, with their types."""
-    hints = typing.get_type_hints(record, include_extras=True)
-    is_model = issubclass(record, BaseModel)
-    names = list(record.model_fields) if is_model else [one.name for one in fields(record)]
-    return {name: hints[name] for name in names}
-
-
-def _tags(records: Iterable[Any], field: str) -> list[str]:
-    return [tag for one in records for tag in typing.get_args(_hints(one).get(field))]
-
-
-def _tags_of(record: Any) -> list[Any]:
-    return [tag for field in TAGS for tag in _tags([record], field)]
 
 
 def _shown(value: Any) -> str:

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from dataset_builders.__main__ import main as build
-from dataset_builders.storage import DatasetWriter, read_metadata
+from dataset_builders.storage import read_metadata
+from dataset_builders.writer import DatasetWriter
 from pipelines.evaluation import cli
 from train import main as train
 

@@ -4,40 +4,40 @@ A build that is killed at any moment resumes with the same call. Nothing is fetc
 dataset ends as if the build had never been stopped.
 """
 
+import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import geopandas as gpd
 import pandas as pd
 from tqdm import tqdm
 
 from ..card import CARD_FILE, write_card
 from ..download import Store
-from ..files import WrittenFiles
+from ..files import WrittenFiles, digest
 from ..ledger import DamagedStoreError
 from ..schema import DatasetMetadata, config_name
 from ..split_checks import duplicate_groups
 from ..storage import (
     FILES_KIND,
     REJECTS_FILE,
-    DatasetWriter,
     count_rows,
     list_tables,
     read_rejects,
 )
+from ..writer import DatasetWriter
 from .fetching import fetch_all, forget_batches
-from .images import folder_rejects, satellite_images, street_view_images
+from .images import CityImage, folder_rejects, satellite_images, street_view_images
 from .layout import Layout, city_regions, lay_out
-from .planning import Plan, estimate
+from .planning import Plan, estimate, read_targets
 from .readers import Reading
 from .recipe import CityRecipe
 from .report import write_report
 from .splitting import split_regions
-from .tables import ShardLedger, write_images, write_regions
-from .targets import read_targets
 from .workspace import Workspace
 
 IMAGE_COLUMNS = {
@@ -47,6 +47,7 @@ IMAGE_COLUMNS = {
     "sha256": "string",
 }
 RECIPE_FILE = "recipe.yaml"
+REGIONS_AT_ONCE = 2000
 
 
 @dataclass(frozen=True)
@@ -170,14 +171,14 @@ def _write(
     city, regions, places = recipe.city, layout.regions, layout.places
     metadata = _metadata(recipe, readings, limit)
     writer = DatasetWriter(space.dataset, metadata)
-    ledger = ShardLedger(space.cache / "shards.json", space.dataset)
-    names: dict[str, list[str]] = {region_id: [] for region_id in regions["region_id"]}
+    # hashes of what names the images of each region
+    names: dict[str, list[int]] = {region_id: [] for region_id in regions["region_id"]}
     for view, shards in (
         ("satellite", satellite_images(recipe, regions, store)),
         ("street_view", street_view_images(recipe, regions, places, store, space.cache)),
     ):
-        for region_id, content in write_images((city, view), shards, writer, ledger):
-            names[region_id] += content
+        for region_id, content in _write_images((city, view), shards, writer):
+            names[region_id] += map(hash, content)
     targets = pd.concat([pd.DataFrame(index=regions.index), *(r.columns for r in readings)], axis=1)
     indicators = metadata.indicators
     groups = duplicate_groups(names)
@@ -187,7 +188,7 @@ def _write(
     notes = (*metadata.notes, *splits.notes)
     complete = replace(metadata, parameters=parameters, notes=notes)
     columns = pd.concat([targets, pd.DataFrame(splits.columns, regions.index)], axis=1)
-    write_regions(city, regions, columns, DatasetWriter(space.dataset, complete), ledger)
+    _write_regions(city, regions, columns, DatasetWriter(space.dataset, complete))
     # rejects follow what was found by this build, not by those before
     writer.files.delete([REJECTS_FILE, CARD_FILE])
     rows = [reject for one in readings for reject in one.rejects]
@@ -195,6 +196,51 @@ def _write(
         writer.reject(*reject)
     writer.finish()
     return (*(note for one in readings for note in one.notes), *splits.notes)
+
+
+def _write_images(
+    table: tuple[str, str], shards: Iterable[list[CityImage]], writer: DatasetWriter
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Write a table of images; yields of each its region, and what names the image's content."""
+    count, name = 0, config_name(*table)
+
+    def rows(images: list[CityImage]) -> Iterator[dict[str, Any]]:
+        for one in images:
+            row = one.reason or one.row()
+            if isinstance(row, str):
+                writer.reject(name, one.image_id, row, one.detail)
+            else:
+                yield row
+
+    for images in tqdm(shards, desc=f"{name} table", unit="shard"):
+        made_of = [[one.image_id, one.region_id, one.identity, one.reason] for one in images]
+        writer.write_shard(*table, count, rows(images), made_of)
+        count += 1
+        for one in images:
+            if one.region_id is not None and not one.reason:
+                yield one.region_id, one.names
+    writer.remove_shards_from(*table, count)
+
+
+def _write_regions(
+    city: str, regions: gpd.GeoDataFrame, columns: pd.DataFrame, writer: DatasetWriter
+) -> None:
+    """Write the table of regions with its indicators and splits, indexed like them."""
+    frame = pd.concat([pd.DataFrame(regions), columns], axis=1).assign(city=city)
+    made_of = [
+        digest([{**row, "geometry": row["geometry"].wkb_hex} for row in rows])
+        for rows in _in_chunks(frame)
+    ]
+    rows = itertools.chain.from_iterable(_in_chunks(frame))
+    writer.write_shard(city, "regions", 0, rows, made_of)
+
+
+def _in_chunks(frame: pd.DataFrame) -> Iterator[list[dict[str, Any]]]:
+    """The rows of a table, which as dictionaries would take far more memory than the table."""
+    for start in range(0, len(frame), REGIONS_AT_ONCE):
+        chunk = frame.iloc[start : start + REGIONS_AT_ONCE].astype(object)
+        rows: Any = chunk.where(chunk.notna(), None).to_dict("records")
+        yield rows
 
 
 def _metadata(

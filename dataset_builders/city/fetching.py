@@ -21,7 +21,7 @@ from ..files import digest, write_json
 from ..photos import PhotoReject
 from ..sources.local_folder import LocalFolder
 from ..sources.satellite import SatelliteSource
-from ..sources.street_view import Place, StreetViewSource, View
+from ..sources.street_view import Place, StreetViewSource, View, batched
 from .recipe import CityRecipe, NetworkSettings
 
 PLACES_AT_ONCE = 500
@@ -29,11 +29,11 @@ PLACES_AT_ONCE = 500
 
 @dataclass(frozen=True)
 class Batch:
-    """Places that a source is asked for at once.
+    """Places that a source is asked for at once, or some files of a local folder.
 
     Attributes:
         source: Of street views.
-        places: That it is asked for. A local folder has its images whatever the places.
+        places: That it is asked for.
         file: JSON file that keeps the answer once every item has one; until then, and if items
             failed, it lies beside it as `.partial`.
     """
@@ -41,11 +41,6 @@ class Batch:
     source: StreetViewSource
     places: Sequence[Place]
     file: Path
-
-    @property
-    def is_complete(self) -> bool:
-        """Nothing is left to ask for; what a local folder holds is looked up in every build."""
-        return not isinstance(self.source, LocalFolder) and self.file.exists()
 
     def views(self) -> list[View]:
         """The views that were found."""
@@ -55,10 +50,11 @@ class Batch:
         """The files of a local folder that are no street views."""
         return [PhotoReject(**values) for values in self._read()["rejects"]]
 
-    def write(self, views: Sequence[View], rejects: Sequence[PhotoReject], complete: bool) -> None:
+    def write(self, found: Sequence[View | PhotoReject], complete: bool = True) -> None:
         """Keep the answer."""
-        views = sorted(views, key=lambda view: view.image_id)
-        answer = {"views": [*map(asdict, views)], "rejects": [*map(asdict, rejects)]}
+        views = sorted((v for v in found if isinstance(v, View)), key=lambda view: view.image_id)
+        rejects = [asdict(one) for one in found if isinstance(one, PhotoReject)]
+        answer = {"views": [*map(asdict, views)], "rejects": rejects}
         write_json(self.file if complete else self._partial, answer)
         if complete:
             self._partial.unlink(missing_ok=True)
@@ -75,13 +71,18 @@ class Batch:
 def batches(
     recipe: CityRecipe, places: Sequence[Place], cache: Path
 ) -> Iterator[tuple[StreetViewSource, list[Batch]]]:
-    """The sources of street views in their order, each with its batches."""
+    """The sources of street views in their order, each with its batches.
+
+    Those of a local folder are known once it has been fetched.
+    """
     for number, source in enumerate(recipe.street_view_sources()):
+        if isinstance(source, LocalFolder):
+            files = sorted((cache / "views").glob(f"{number}-??????-folder.json"))
+            yield source, [Batch(source, (), file) for file in files]
+            continue
         stamp = asdict(recipe.street_view[number])
         starts = range(0, len(places), PLACES_AT_ONCE)
         chunks = [places[start : start + PLACES_AT_ONCE] for start in starts]
-        if isinstance(source, LocalFolder):
-            chunks = [()]
         yield (
             source,
             [
@@ -110,8 +111,12 @@ def fetch_all(
     with closing(Store(cache)) as store:
         if (source := recipe.satellite_source()) is not None:
             asyncio.run(fetch_satellite(recipe, source, regions, store))
-        for views, some in batches(recipe, places, cache):
-            asyncio.run(_fetch_views(recipe, views, some, store))
+        for number, (views, some) in enumerate(batches(recipe, places, cache)):
+            if isinstance(views, LocalFolder):
+                _scan_folder(views, number, cache, store)
+                store.mark_placeholders(f"{views.name}/", recipe.network.placeholders_above)
+            else:
+                asyncio.run(_fetch_views(recipe, views, some, store))
 
 
 def open_fetcher(settings: NetworkSettings, store: Store, limits: Mapping[str, Limit]) -> Fetcher:
@@ -130,7 +135,7 @@ async def fetch_satellite(
 ) -> None:
     """Fetch what the images of all regions need and the store lacks."""
     keys = source.keys(regions)
-    done = sum(store.settled(key) is not None for key in keys)
+    done = len(keys) - len(store.unsettled(keys))
     with tqdm(total=len(keys), initial=done, desc=source.name, unit="item") as bar:
         async with open_fetcher(recipe.network, store, source.limits) as fetcher:
             async for _ in source.fetch(regions, fetcher, store):
@@ -138,23 +143,27 @@ async def fetch_satellite(
     store.mark_placeholders(f"{source.name}/", recipe.network.placeholders_above)
 
 
+def _scan_folder(source: LocalFolder, number: int, cache: Path, store: Store) -> None:
+    """Look up what a local folder holds, in every build; files are few at a time in memory."""
+    for earlier in (cache / "views").glob(f"{number}-??????-folder.json"):
+        earlier.unlink()
+    with tqdm(desc=source.name, unit="file") as bar:
+        for index, found in enumerate(batched(source.scan(store))):
+            Batch(source, (), cache / "views" / f"{number}-{index:06d}-folder.json").write(found)
+            bar.update(len(found))
+
+
 async def _fetch_views(
     recipe: CityRecipe, source: StreetViewSource, all_batches: Sequence[Batch], store: Store
 ) -> None:
-    todo = [batch for batch in all_batches if not batch.is_complete]
+    todo = [batch for batch in all_batches if not batch.file.exists()]
     total, left = (sum(len(one.places) for one in some) for some in (all_batches, todo))
     with tqdm(total=total, initial=total - left, desc=source.name, unit="place") as bar:
         async with open_fetcher(recipe.network, store, source.limits) as fetcher:
             for batch in todo:
                 failed = fetcher.failed
-                found: list[View | PhotoReject] = (
-                    list(source.scan(store))
-                    if isinstance(source, LocalFolder)
-                    else [view async for view in source.views(batch.places, fetcher, store)]
-                )
-                views = [one for one in found if isinstance(one, View)]
-                rejects = [one for one in found if isinstance(one, PhotoReject)]
-                batch.write(views, rejects, complete=fetcher.failed == failed)
+                found = [view async for view in source.views(batch.places, fetcher, store)]
+                batch.write(found, complete=fetcher.failed == failed)
                 bar.update(len(batch.places))
     _mark_placeholders(all_batches, store, recipe.network.placeholders_above)
 

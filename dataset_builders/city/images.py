@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -172,20 +172,13 @@ def _view_row(
     fetched_at: str,
     store: Store,
 ) -> dict[str, Any]:
+    columns = {name: value for name, value in asdict(view).items() if name != "key"}
     return {
+        **columns,
         "image": {"bytes": store.content(sha256), "path": None},
-        "image_id": view.image_id,
         "region_id": region_id,
-        "lon": view.lon,
-        "lat": view.lat,
-        "heading": view.heading,
-        "captured_at": view.captured_at,
-        "source": view.source,
-        "licence": view.licence,
-        "attribution": view.attribution,
         "redistributable": source.redistributable,
         "fetched_at": fetched_at,
-        "point_id": view.point_id,
         "sha256": sha256,
     }
 

@@ -10,8 +10,9 @@ import shapely
 
 from ..assignment import assign_points
 from ..boundaries import read_boundary
-from ..errors import DatasetError, SourceError
+from ..errors import SourceError
 from ..files import atomic_path, digest
+from ..layers import read_layer
 from ..regions import h3_regions, polygon_regions, square_grid, tile_regions
 from ..roads import osmnx_with, read_roads_overpass, read_roads_pbf, sampling_points
 from ..sources.street_view import Place
@@ -101,10 +102,7 @@ def city_regions(recipe: CityRecipe, boundary: shapely.Geometry) -> gpd.GeoDataF
     if settings.scheme == "h3":
         return h3_regions(boundary, int(settings.resolution or 0), min_cover=cover, city=city)
     if settings.scheme == "polygons":
-        path = recipe.path(str(settings.file))
-        if not path.exists():
-            raise DatasetError(f"There is no file of polygons at {path} (regions.file).")
-        frame = gpd.read_parquet(path) if path.suffix == ".parquet" else gpd.read_file(path)
+        frame = read_layer(recipe.path(str(settings.file)), "file of polygons (regions.file)")
         return polygon_regions(frame, str(settings.id_column), city=city)
     plane = settings.plane
     return square_grid(boundary, settings.side_m, min_cover=cover, plane=plane, city=city)

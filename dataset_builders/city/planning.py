@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import geopandas as gpd
 import pandas as pd
-from tqdm import tqdm
 
 from ..download import Limit, Store
-from ..errors import DatasetError
+from ..errors import DatasetError, SourceError
 from ..files import write_json
 from ..plots import plot_points, plot_regions
 from ..roads import network_length_m
@@ -20,8 +20,8 @@ from ..sources.satellite import SatelliteSource
 from ..sources.street_view import StreetViewSource
 from .fetching import batches
 from .layout import Layout, lay_out
+from .readers import Reading
 from .recipe import CityRecipe
-from .targets import indicator_files, read_targets
 from .workspace import Workspace
 
 PLAN_FILE = "plan.json"
@@ -109,6 +109,32 @@ def plan(
     return estimate(recipe, layout, space, draw=draw)
 
 
+def read_targets(
+    recipe: CityRecipe, regions: gpd.GeoDataFrame, *, check_only: bool = False
+) -> list[Reading]:
+    """Read every indicator of a recipe.
+
+    Args:
+        recipe: Of the city.
+        regions: Polygons with `region_id`, EPSG:4326.
+        check_only: Read no more regions than it takes to know that the files can be read.
+
+    Raises:
+        DatasetError: A missing file, an unknown raster, a table without its columns, or points that
+            lie elsewhere. The message lists what is wrong with any indicator.
+    """
+    found, wrong = [], []
+    for one in recipe.indicators:
+        some = one.sample(regions) if check_only else regions
+        try:
+            found.append(one.read(recipe.files(one), some, recipe.path))
+        except (DatasetError, SourceError) as error:
+            wrong.append(str(error))
+    if wrong:
+        raise DatasetError("\n  ".join(wrong))
+    return found
+
+
 def estimate(recipe: CityRecipe, layout: Layout, space: Workspace, *, draw: bool = True) -> Plan:
     """The plan of a city that is laid out; see [`plan`]."""
     rows = []
@@ -123,7 +149,7 @@ def estimate(recipe: CityRecipe, layout: Layout, space: Workspace, *, draw: bool
         0.0 if layout.roads is None else network_length_m(layout.roads) / 1000,
         len(layout.places),
         pd.DataFrame(rows, columns=list(COLUMNS)),
-        {one.name: [f.name for f in indicator_files(recipe, one)] for one in recipe.indicators},
+        {one.name: [f.name for f in recipe.files(one)] for one in recipe.indicators},
         recipe.costs.currency,
     )
     if draw:
@@ -173,7 +199,7 @@ def _satellite(
     recipe: CityRecipe, source: SatelliteSource, layout: Layout, store: Store
 ) -> tuple[Any, ...]:
     keys = source.keys(layout.regions)
-    left = sum(store.settled(key) is None for key in tqdm(keys, desc="ledger", leave=False))
+    left = len(store.unsettled(keys))
     requests = math.ceil(left * source.requests_per_item)
     size_kb = source.kilobytes_per_request or recipe.costs.satellite_kb
     costs = _costs(recipe, source, requests, requests, size_kb)
@@ -187,7 +213,7 @@ def _street_views(
         if isinstance(source, LocalFolder):
             source.paths()  # a missing folder is reported now
             continue
-        left = sum(len(one.places) for one in some if not one.is_complete)
+        left = sum(len(one.places) for one in some if not one.file.exists())
         requests = math.ceil(left * source.requests_per_place)
         # metadata is no image: what a place brings is what is paid for and stored
         images = left * _images_per_place(source)
@@ -223,4 +249,4 @@ def _draw(recipe: CityRecipe, layout: Layout, folder: Path) -> None:
         plot_points(layout.roads, layout.points, folder / "points.png", title)
 
 
-__all__ = ["PLAN_FILE", "Plan", "check_costs", "duration", "estimate", "plan"]
+__all__ = ["PLAN_FILE", "Plan", "check_costs", "duration", "estimate", "plan", "read_targets"]

@@ -18,12 +18,15 @@ from ..allocation import LayerKind, allocate
 from ..boundaries import read_boundary
 from ..errors import DatasetError
 from ..indicators import RASTERS, RasterSource, find_raster, raster_indicator
-from ..points import Points, count_points, read_complaints, read_points, read_pois_pbf
+from ..points import Points, count_points, read_points, read_pois_pbf
 from ..schema import INDICATORS, Indicator, Kind, Transform
 from ..storage import Reject
 from ..yaml_records import Record, nearest
 
 Share = Annotated[float, Field(ge=0, le=1)]
+POINT_COLUMNS = (
+    *("coord_system", "lon", "lat", "id_column", "count_column", "date_column", "year"),
+)
 Resolve = Callable[[str], Path]
 """From a path of the recipe to the file."""
 
@@ -298,7 +301,6 @@ class PointSettings(CountedSettings):
         lat: Column of latitudes.
         id_column: Column of which each value counts once.
         count_column: Column with the weight of each point.
-        category_column: Column with labels of the fourteen categories.
         date_column: Column of dates, needed with `year`.
         year: Year of the rows that count; all by default.
     """
@@ -309,7 +311,6 @@ class PointSettings(CountedSettings):
     lat: str = "lat"
     id_column: str | None = None
     count_column: str | None = None
-    category_column: str | None = None
     date_column: str | None = None
     year: int | None = None
 
@@ -321,32 +322,7 @@ class PointSettings(CountedSettings):
 
     def read_points(self, file: Path) -> Points:
         """See [`CountedSettings.read_points`]."""
-        return read_points(
-            file,
-            coord_system=self.coord_system,
-            lon=self.lon,
-            lat=self.lat,
-            id_column=self.id_column,
-            count_column=self.count_column,
-            category_column=self.category_column,
-            date_column=self.date_column,
-            year=self.year,
-        )
-
-
-class ComplaintSettings(CountedSettings):
-    """Crimes of New York from the NYPD's complaint table.
-
-    Attributes:
-        year: Year of the reports; all by default.
-    """
-
-    reader: Literal["complaints"]
-    year: int | None = None
-
-    def read_points(self, file: Path) -> Points:
-        """See [`CountedSettings.read_points`]."""
-        return read_complaints(file, self.year)
+        return read_points(file, **self.model_dump(include=set(POINT_COLUMNS)))
 
 
 class PlaceSettings(CountedSettings):
@@ -361,7 +337,6 @@ class PlaceSettings(CountedSettings):
 
 
 __all__ = [
-    "ComplaintSettings",
     "CountedSettings",
     "IndicatorSettings",
     "PlaceSettings",

@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ..download import USER_AGENT, Limit
+from ..errors import DatasetError
 from ..files import digest
 from ..roads import STREETS
 from ..schema import CITY_PATTERN
 from ..sources.baidu import BaiduPanorama
 from ..sources.google import GoogleStreetView
-from ..sources.kartaview import KartaView
 from ..sources.local_folder import LocalFolder
 from ..sources.mapillary import Mapillary
 from ..sources.satellite import SatelliteSource
@@ -23,7 +23,6 @@ from ..sources.tiles import TileSource
 from ..trust import check_addresses
 from ..yaml_records import Record, make_record, read_yaml
 from .readers import (
-    ComplaintSettings,
     PlaceSettings,
     PointSettings,
     PolygonSettings,
@@ -36,11 +35,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 SatelliteProvider = Annotated[TileSource | StacSource, Field(discriminator="provider")]
 StreetViewProvider = Annotated[
-    GoogleStreetView | BaiduPanorama | Mapillary | KartaView | LocalFolder,
+    GoogleStreetView | BaiduPanorama | Mapillary | LocalFolder,
     Field(discriminator="provider"),
 ]
 IndicatorSettings = Annotated[
-    RasterSettings | PolygonSettings | PointSettings | ComplaintSettings | PlaceSettings,
+    RasterSettings | PolygonSettings | PointSettings | PlaceSettings,
     Field(discriminator="reader"),
 ]
 
@@ -267,6 +266,25 @@ class CityRecipe(Record):
     def path(self, name: str) -> Path:
         """A path of the recipe; relative ones start from `data_dir`."""
         return Path(self.data_dir) / Path(name).expanduser()
+
+    def files(self, indicator: Any) -> list[Path]:
+        """The files of an indicator, patterns expanded, each once, sorted.
+
+        Raises:
+            DatasetError: A file is missing, or no file matches a pattern.
+        """
+        found: set[Path] = set()
+        for name in indicator.files:
+            path = self.path(name)
+            is_pattern = any(sign in path.name for sign in "*?[")
+            matches = list(path.parent.glob(path.name)) if is_pattern else [path]
+            if not (matches := [match for match in matches if match.is_file()]):
+                raise DatasetError(
+                    f"There is no file {path} for the indicator {indicator.name!r}. Paths of a "
+                    "recipe start from its `data_dir` (--data_dir)."
+                )
+            found.update(matches)
+        return sorted(found)
 
     def satellite_source(self) -> SatelliteSource | None:
         """The source of satellite images, if there is one."""

@@ -2,8 +2,6 @@
 
 from collections import Counter
 
-import numpy as np
-
 from ..files import write_json
 from ..plots import (
     contact_sheet,
@@ -15,12 +13,11 @@ from ..plots import (
 )
 from ..schema import VIEWS
 from ..storage import (
-    count_rows,
-    iter_images,
     list_tables,
     read_indicators,
     read_regions,
     read_table,
+    sample_images,
 )
 from .layout import Layout
 from .recipe import CityRecipe
@@ -48,7 +45,7 @@ def write_report(space: Workspace, recipe: CityRecipe, layout: Layout) -> None:
             title = said + view.replace("_", " ")
             counts = Counter(read_table(dataset, city, view, ["region_id"])["region_id"])
             plot_coverage(regions, counts, folder / f"coverage_{view}.png", f"{title} images")
-            if images := _sample(space, city, view):
+            if images := sample_images(dataset, city, view, SHEET_SIZE):
                 contact_sheet(images, folder / f"contact_sheet_{view}.png", title=title)
     if layout.roads is not None and layout.points is not None and len(layout.points):
         title = f"{said}roads and points along them"
@@ -62,17 +59,6 @@ def write_report(space: Workspace, recipe: CityRecipe, layout: Layout) -> None:
         figures = {name.replace("_", " "): folder / f"{name}.png" for name in names}
         page = split_page(f"{said}splits", numbers, figures)
         (folder / "split_report.html").write_text(page, encoding="utf-8")
-
-
-def _sample(space: Workspace, city: str, view: str) -> list[tuple[str, bytes]]:
-    """Some images from the whole table, each with the name of its region."""
-    count = count_rows(space.dataset, city, view)
-    wanted = set(np.linspace(0, count - 1, min(SHEET_SIZE, count)).astype(int).tolist())
-    return [
-        (row["region_id"], row["image"])
-        for number, row in enumerate(iter_images(space.dataset, city, view))
-        if number in wanted and row["image"]
-    ]
 
 
 __all__ = ["write_report"]

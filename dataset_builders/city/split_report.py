@@ -7,17 +7,18 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..errors import SplitError
 from ..schema import VIEWS
 from ..split_checks import duplicate_groups, nearest_train_distance
+from ..splits import NAMES as PARTS
 from ..splits import local_xy, region_neighbourhood
 from ..storage import list_tables, read_indicators, read_metadata, read_table
 from .splitting import correlation_ranges
 
 SPLITS = ("split_random", "split_block")
-PARTS = ("train", "validation", "test")
 
 
 def train_distances(regions: gpd.GeoDataFrame) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def train_distances(regions: gpd.GeoDataFrame) -> dict[str, Any]:
     found = {}
     for column in SPLITS:
         try:
-            found[column] = nearest_train_distance(x, y, _parts(regions, column))
+            found[column] = nearest_train_distance(x, y, regions[column].to_numpy(dtype=object))
         except SplitError:  # a split that could not be made
             continue
     return found
@@ -41,10 +42,9 @@ def train_gaps(regions: gpd.GeoDataFrame) -> dict[str, dict[str, Any]]:
     near = region_neighbourhood(regions.geometry, regions["lon"], regions["lat"])
     found = {}
     for column in SPLITS:
-        parts = _parts(regions, column)
         train, test = (
-            rows[near.placed[rows]]
-            for rows in (np.flatnonzero(parts == "train"), np.flatnonzero(parts == "test"))
+            np.flatnonzero((regions[column] == part).to_numpy(dtype=bool) & near.placed)
+            for part in ("train", "test")
         )
         if len(train) and len(test):
             found[column] = {
@@ -87,6 +87,19 @@ def split_page(title: str, numbers: Mapping[str, Any], figures: Mapping[str, Pat
         numbers: From [`split_numbers`].
         figures: PNG files by what they show; they are embedded in the page.
     """
+    labelled = {
+        f"{name}, {column}": parts
+        for name, splits in numbers["labelled"].items()
+        for column, parts in splits.items()
+    }
+    ranges = numbers["correlation_range_m"].items()
+    tables = {
+        "regions": numbers["counts"],
+        "labelled": labelled,
+        "distances": numbers["nearest_train_distance_m"],
+        "gaps": numbers["train_gap"],
+        "ranges": {name: {"correlation range, m": metres} for name, metres in ranges},
+    }
     environment = Environment(
         loader=PackageLoader("dataset_builders.city", "templates"),
         autoescape=True,
@@ -94,22 +107,27 @@ def split_page(title: str, numbers: Mapping[str, Any], figures: Mapping[str, Pat
     )
     return environment.get_template("split_report.html.j2").render(
         title=title,
+        block_m=numbers["block_m"],
+        duplicates=numbers["duplicates"],
+        touching_pairs=numbers["train_gap"].get("split_block", {}).get("touching_pairs"),
+        tables={name: _html_table(rows) for name, rows in tables.items()},
         maps={name: _data_uri(path) for name, path in figures.items() if path.exists()},
-        **numbers,
     )
 
 
-def _parts(regions: gpd.GeoDataFrame, column: str) -> Any:
-    return regions[column].astype(object).where(regions[column].notna(), None).to_numpy()
+def _html_table(rows: Mapping[str, Mapping[str, float]]) -> str:
+    """A table of whole numbers with a head, its texts escaped."""
+    frame = pd.DataFrame.from_dict(dict(rows), orient="index")
+    frame.columns = [str(name).replace("_", " ") for name in frame.columns]
+    return frame.to_html(border=0, float_format="{:,.0f}".format) if len(frame) else ""
 
 
 def _counts(regions: gpd.GeoDataFrame) -> dict[str, dict[str, int]]:
     """Regions in each part of each split."""
     counts = {}
     for column in SPLITS:
-        parts = _parts(regions, column)
-        found = {part: int(np.count_nonzero(parts == part)) for part in PARTS}
-        counts[column] = found | {"none": len(parts) - sum(found.values())}
+        found = {part: int((regions[column] == part).sum()) for part in PARTS}
+        counts[column] = found | {"none": len(regions) - sum(found.values())}
     return counts
 
 
@@ -121,17 +139,12 @@ def _duplicates(dataset: Path, city: str, regions: gpd.GeoDataFrame) -> dict[str
             rows = read_table(dataset, city, view, ["region_id", "sha256"])
             for region_id, sha256 in zip(rows["region_id"], rows["sha256"], strict=True):
                 keys[region_id].append(sha256)
-    groups = duplicate_groups(keys)
-    straddling = {}
-    for column in SPLITS:
-        part_of = dict(zip(regions["region_id"], _parts(regions, column), strict=True))
-        parts = [{part_of[name] for name in group} - {None} for group in groups]
-        straddling[column] = sum(len(one) > 1 for one in parts)
-    return {
-        "groups": len(groups),
-        "regions": sum(len(group) for group in groups),
-        "straddling": straddling,
+    groups, part_of = duplicate_groups(keys), regions.set_index("region_id")
+    straddling = {
+        column: sum(part_of.loc[group, column].nunique() > 1 for group in groups)
+        for column in SPLITS
     }
+    return {"groups": len(groups), "regions": sum(map(len, groups)), "straddling": straddling}
 
 
 def _data_uri(path: Path) -> str:

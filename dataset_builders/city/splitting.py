@@ -94,11 +94,11 @@ def correlation_ranges(
         values = targets[one.name].to_numpy(dtype=float)
         values = np.log1p(values) if one.transform == "ln1p" else values
         try:
-            range_m = correlation_range(x, y, values).range_m
+            range_m = correlation_range(x, y, values)
         except SplitError:  # fewer regions with a label than an estimate needs
             continue
         if np.isfinite(range_m):
-            found[one.name] = float(range_m)
+            found[one.name] = range_m
     return found
 
 

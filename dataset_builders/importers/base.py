@@ -25,7 +25,8 @@ from ..images import BadImageError, storable_bytes
 from ..photos import read_csv_rows
 from ..schema import VIEWS, DatasetMetadata, config_name
 from ..splits import region_splits
-from ..storage import DatasetWriter, Reject, count_rows, iter_images, read_rejects
+from ..storage import Reject, count_rows, iter_images, read_rejects
+from ..writer import DatasetWriter
 
 IMAGES_PER_SHARD = 1000
 SplitColumns = tuple[dict[str, np.ndarray], list[str]]

@@ -36,7 +36,6 @@ class GoogleStreetView:
         size_px: Side of the image in pixels, at most 640.
         fov: Field of view in degrees.
         radius_m: Largest distance between a place and its panorama, in metres.
-        outdoor_only: Leave out panoramas from inside buildings.
         price_per_1000: Images, as on your price list.
         base_url: Of the service.
         key_env: Environment variable with the key.
@@ -47,7 +46,6 @@ class GoogleStreetView:
     size_px: int = MAX_PX
     fov: float = 90.0
     radius_m: int = 50
-    outdoor_only: bool = True
     price_per_1000: float = 7.0
     base_url: str = HOST
     key_env: str = "GOOGLE_MAPS_API_KEY"
@@ -95,10 +93,9 @@ class GoogleStreetView:
         params = {
             "location": f"{place.lat:.7f},{place.lon:.7f}",
             "radius": str(self.radius_m),
+            "source": "outdoor",  # none from inside buildings
             "key": secret,
         }
-        if self.outdoor_only:
-            params["source"] = "outdoor"
         url = f"{self.base_url}/maps/api/streetview/metadata"
         return Item(key, url, params, secret=secret)
 

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import geopandas as gpd
+import numpy as np
 import shapely
+from numpy.typing import NDArray
 
 from ..download import Fetched, Fetcher, Limit, Store
 
@@ -90,18 +92,20 @@ class SatelliteSource(Protocol):
         ...
 
 
-def square_of(shape: Any) -> shapely.Polygon | None:
-    """The outline of a region if an image can be laid on it: one ring of four corners."""
-    if not isinstance(shape, shapely.Polygon) or len(shape.exterior.coords) != 5:
-        return None
-    return shape
+def are_squares(shapes: Any) -> NDArray[np.bool_]:
+    """Which regions an image can be laid on: `(n,)`, polygons with an outline of four corners."""
+    shapes = np.asarray(shapes, dtype=object)
+    # 5 coordinates, the first being the last
+    return shapely.get_num_coordinates(shapely.get_exterior_ring(shapes)) == 5
 
 
-def corners_of(square: shapely.Polygon) -> Any:
-    """South-west, south-east, north-east and north-west of a square: `(4, 2)` degrees."""
-    ring = shapely.get_coordinates(shapely.orient_polygons(square).exterior)[:-1]
-    start = int((ring - ring.mean(axis=0)).sum(axis=1).argmin())
-    return ring[[(start + number) % len(ring) for number in range(len(ring))]]
+def corners_of(squares: Any) -> NDArray[np.float64]:
+    """South-west, south-east, north-east and north-west of squares: `(n, 4, 2)` degrees."""
+    outlines = shapely.get_exterior_ring(shapely.orient_polygons(np.asarray(squares, dtype=object)))
+    rings = shapely.get_coordinates(outlines).reshape(-1, 5, 2)[:, :4]
+    first = (rings - rings.mean(axis=1, keepdims=True)).sum(axis=2).argmin(axis=1)
+    order = (first[:, None] + np.arange(4)) % 4
+    return np.take_along_axis(rings, order[:, :, None], axis=1)
 
 
 __all__ = [
@@ -110,6 +114,6 @@ __all__ = [
     "PICTURE_PX",
     "Picture",
     "SatelliteSource",
+    "are_squares",
     "corners_of",
-    "square_of",
 ]

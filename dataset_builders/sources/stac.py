@@ -1,12 +1,10 @@
 """Satellite images from a STAC catalogue, such as Sentinel-2 or NAIP.
 
 The catalogue is searched once for a window of time. Each region gets the least cloudy item that
-covers it; where none covers it whole, the next ones fill the gaps. Only the parts of the
-cloud-optimised GeoTIFFs that the regions need are read, each once, through the [`Fetcher`] and into
-its ledger. Signed addresses expire, so neither they nor the answers of a search are stored.
+covers it; where none covers it whole, the next ones fill the gaps. GDAL reads only those parts of
+the cloud-optimised GeoTIFFs that a region needs; the finished image goes into the ledger.
 
-pystac-client and rio-tiler are not used: they open addresses themselves, past rates, retries and
-ledger, and rio-tiler reads boxes along the axes of a grid, where regions may lie turned.
+rio-tiler is not used: it reads boxes along the axes of a grid, where regions may lie turned.
 
 https://github.com/radiantearth/stac-api-spec, https://www.cogeo.org
 """
@@ -15,38 +13,55 @@ import asyncio
 import datetime as dt
 import hashlib
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 from urllib.parse import parse_qsl, urljoin, urlsplit
 
 import geopandas as gpd
 import numpy as np
+import pyproj
 import shapely
 from PIL import Image
 
-from ..download import Fetched, Fetcher, Item, Limit, Store, Verdict
+from ..download import USER_AGENT, Fetched, Fetcher, Item, Limit, StoppedError, Store, Verdict
 from ..errors import SourceError
 from ..files import digest
 from ..images import encode_image
 from ..ledger import Status
 from ..rasters import import_rasterio
-from .remote_geotiff import PART_BYTES, SIZE_PX, RemoteFiles, UnreadableError, warped
-from .satellite import NO_SQUARE, OVERSAMPLING, Picture, square_of
+from .satellite import NO_SQUARE, OVERSAMPLING, PICTURE_PX, Picture, are_squares, corners_of
 from .street_view import read_json
 
 SEARCH_LIMIT = 100
 MAX_PAGES = 1000
-SIGNED_FOR_S = 600.0
-"""How long a signature is used; providers grant an hour or more."""
 ITEMS_PER_REGION = 6
 """Largest number of items in an image; what they leave open is missing."""
-REGIONS_AT_ONCE = 8
+SIZE_PX = PICTURE_PX * OVERSAMPLING
+BENT_PX = 0.25
+"""A region that the plane of an item bends by more has no image."""
 LOOKS = ("collection", "datetime", "stretch", "assets", "max_cloud", "min_valid")
 """Fields on which the images depend."""
+GDAL_OPTIONS = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "CPL_VSIL_CURL_USE_HEAD": "NO",
+    "GDAL_HTTP_MAX_RETRY": "4",
+    "GDAL_HTTP_RETRY_DELAY": "1",
+    "GDAL_HTTP_TIMEOUT": "60",
+    "GDAL_HTTP_USERAGENT": USER_AGENT,
+}
+
+
+class UnreadableError(Exception):
+    """A file of an item that cannot be read, now ("failed") or at all."""
+
+    def __init__(self, status: Status, detail: str):
+        super().__init__(detail)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -64,12 +79,10 @@ class StacSource:
         assets: Of red, green and blue; or one asset, whose first three bands these are.
         max_cloud: In per cent of an item; items without a cloud cover count as cloudless.
         min_valid: Share of an image that must have data; the rest is black.
-        sign_url: Address that signs those of the assets (`?href=...`), as the Planetary Computer
-            requires.
         licence: Of the images, as stored with each.
         attribution: Required by the provider.
         redistributable: Whether the images may be published; if not, only ids are.
-        limit: Rate and concurrency of requests to each host.
+        limit: Rate of searches, and number of regions that are read at a time.
         price_per_1000: Requests, in the currency of the recipe.
     """
 
@@ -82,14 +95,13 @@ class StacSource:
     assets: tuple[str, ...] = ("red", "green", "blue")
     max_cloud: float = 20.0
     min_valid: float = 1.0
-    sign_url: str | None = None
     licence: str = "unknown"
     attribution: str = ""
     redistributable: bool = False
     limit: Limit = field(default_factory=Limit)
     price_per_1000: float = 0.0
 
-    kilobytes_per_request = PART_BYTES / 1000
+    kilobytes_per_request = 500.0
 
     def __post_init__(self) -> None:
         if len(self.assets) not in (1, 3):
@@ -101,22 +113,20 @@ class StacSource:
             raise SourceError(f"The stretch of {self.name!r} goes upwards, got {self.stretch}.")
         if not 0 < self.min_valid <= 1:
             raise SourceError(f"`min_valid` lies in (0, 1], got {self.min_valid}.")
-        for url in filter(None, (self.url, self.sign_url)):
-            if not _is_web(url):
-                raise SourceError(f"The url of {self.name!r} starts with https://, got {url!r}.")
+        if not _is_web(self.url):
+            raise SourceError(f"The url of {self.name!r} starts with https://, got {self.url!r}.")
         first, last = self._window()
         if first > last:
             raise SourceError(f"The window of {self.name!r} ends before it starts.")
 
     @property
     def limits(self) -> Mapping[str, Limit]:
-        """By host, of the catalogue; the hosts of the assets have the default limit."""
-        urls = filter(None, (self.url, self.sign_url))
-        return {urlsplit(url).hostname or "": self.limit for url in urls}
+        """By host, of the catalogue."""
+        return {urlsplit(self.url).hostname or "": self.limit}
 
     @property
     def requests_per_item(self) -> float:
-        """At most: the head of each file and a block of it; neighbours share both."""
+        """At most: the head of each file and a block of it."""
         return 2.0 * len(self.assets)
 
     @property
@@ -131,8 +141,8 @@ class StacSource:
 
     def keys(self, regions: gpd.GeoDataFrame) -> list[str]:
         """The images of all regions, by their keys in the ledger."""
-        rows = regions.itertuples(index=False)
-        return [self._key(one) for one in rows if square_of(one.geometry)]
+        laid = regions[are_squares(regions.geometry.to_numpy())]
+        return [self._key(one) for one in laid.itertuples(index=False)]
 
     async def fetch(
         self, regions: gpd.GeoDataFrame, fetcher: Fetcher, store: Store
@@ -143,40 +153,30 @@ class StacSource:
             StoppedError: Quota exhausted or key refused.
             SourceError: Nothing in the window, or no item has the assets.
         """
-        todo = [
-            region
-            for region in regions.itertuples(index=False)
-            if square_of(region.geometry) and store.settled(self._key(region)) is None
-        ]
-        if not todo:
+        todo = regions[are_squares(regions.geometry.to_numpy())]
+        missing = set(store.unsettled(self.keys(todo)))
+        rows = [row for row in todo.itertuples(index=False) if self._key(row) in missing]
+        if not rows:
             return
         import_rasterio()
-        bounds = shapely.total_bounds(np.array([region.geometry for region in todo]))
+        bounds = shapely.total_bounds(np.array([row.geometry for row in rows]))
         scenes = self._usable(await self._search(bounds, fetcher))
-        files = RemoteFiles(fetcher, store, _Signatures(self, fetcher).sign)
-        with ThreadPoolExecutor(REGIONS_AT_ONCE) as threads:
-            for start in range(0, len(todo), REGIONS_AT_ONCE):
+        loop, at_once = asyncio.get_running_loop(), self.limit.at_once
+        with ThreadPoolExecutor(at_once) as threads:
+            for start in range(0, len(rows), at_once):
+                some = rows[start : start + at_once]
                 jobs = [
-                    asyncio.get_running_loop().run_in_executor(
-                        threads, self._make, region, scenes, files
-                    )
-                    for region in todo[start : start + REGIONS_AT_ONCE]
+                    loop.run_in_executor(threads, self._make, one, scenes, store) for one in some
                 ]
-                try:
-                    made = await asyncio.gather(*jobs)
-                except BaseException:
-                    # threads that wait for the loop must end before the loop waits for them
-                    files.stop()
-                    await asyncio.gather(*jobs, return_exceptions=True)
-                    raise
-                for fetched in made:
-                    yield fetched
+                for made in await asyncio.gather(*jobs):
+                    yield made
 
     def pictures(self, regions: gpd.GeoDataFrame, store: Store) -> Iterator[Picture]:
         """See [`SatelliteSource`]."""
-        for region in regions.itertuples(index=False):
+        is_square = are_squares(regions.geometry.to_numpy())
+        for region, laid in zip(regions.itertuples(index=False), is_square, strict=True):
             image_id, known = f"{self.name}/{region.region_id}", store.get(self._key(region))
-            if not square_of(region.geometry):
+            if not laid:
                 yield Picture(region, image_id, "", *NO_SQUARE)
             elif known is None:
                 yield Picture(region, image_id, "", "not_fetched")
@@ -193,8 +193,8 @@ class StacSource:
 
     def _key(self, region: Any) -> str:
         """Of the image of a region; other settings, or another outline, make another image."""
-        values = asdict(self)
-        stamp = digest({name: values[name] for name in LOOKS}, shapely.to_wkb(region.geometry))
+        looks = {name: getattr(self, name) for name in LOOKS}
+        stamp = digest(looks, shapely.to_wkb(region.geometry))
         return f"{self.name}/{region.region_id}/{stamp}"
 
     def _window(self) -> tuple[dt.datetime, dt.datetime]:
@@ -268,7 +268,7 @@ class StacSource:
         clear.sort(key=lambda one: one.taken_at, reverse=True)
         return sorted(clear, key=lambda one: one.cloud)
 
-    def _make(self, region: Any, scenes: Sequence["_Scene"], files: RemoteFiles) -> Fetched:
+    def _make(self, region: Any, scenes: Sequence["_Scene"], store: Store) -> Fetched:
         """Lay the items over one another, the best on top, until nothing is open; store that."""
         square = region.geometry
         canvas = np.zeros((3, SIZE_PX, SIZE_PX), dtype=np.float64)
@@ -277,7 +277,7 @@ class StacSource:
         problems: list[UnreadableError] = []
         for scene in _candidates(scenes, square)[:ITEMS_PER_REGION]:
             try:
-                values = self._bands(scene, square, files)
+                values = self._bands(scene, square)
             except UnreadableError as error:
                 problems.append(UnreadableError(error.status, f"{scene.name}: {error}"))
                 continue
@@ -306,16 +306,26 @@ class StacSource:
             detail = json.dumps({"items": names, "captured_at": used[0].taken_at or None})
             sha256 = hashlib.sha256(content).hexdigest()
             fetched = Fetched(key, "ok", 200, sha256, len(content), detail, now)
-        files.store.put(fetched, content)
+        store.put(fetched, content)
         return fetched
 
-    def _bands(self, scene: "_Scene", square: shapely.Polygon, files: RemoteFiles) -> Any:
-        """Red, green and blue over the square, `(3, SIZE_PX, SIZE_PX)`; masked."""
-        count = 3 if len(self.assets) == 1 else 1
-        layers = [
-            warped(files, f"{self.name}/{scene.name}/{name}", scene.hrefs[name], square, count)
-            for name in self.assets
-        ]
+    def _bands(self, scene: "_Scene", square: shapely.Polygon) -> Any:
+        """Red, green and blue over the square, `(3, SIZE_PX, SIZE_PX)`; masked.
+
+        Raises:
+            UnreadableError: A file cannot be read, or is not what it should be.
+            StoppedError: The server refuses access.
+        """
+        count, layers = (3 if len(self.assets) == 1 else 1), []
+        for name in self.assets:
+            try:
+                layers.append(_warped(scene.hrefs[name], square, count))
+            except UnreadableError as error:
+                detail = f"asset {name}: {error}"
+                if error.status == "denied":
+                    where = f"{self.name}/{scene.name}/{name}"
+                    raise StoppedError(Fetched(where, "denied", 403, detail=detail)) from error
+                raise UnreadableError(error.status, detail) from error
         return np.ma.concatenate(layers).astype(np.float64)
 
 
@@ -330,28 +340,6 @@ class _Scene:
     hrefs: Mapping[str, str] = field(repr=False)
 
 
-class _Signatures:
-    """Addresses signed by the provider, and used until they expire; not stored anywhere."""
-
-    def __init__(self, source: StacSource, fetcher: Fetcher):
-        self._source, self._fetcher = source, fetcher
-        self._signed: dict[str, tuple[float, str]] = {}
-
-    async def sign(self, href: str) -> str:
-        """The address of an asset, signed if the provider requires it."""
-        if (sign_url := self._source.sign_url) is None:
-            return href
-        until, signed = self._signed.get(href, (0.0, ""))
-        if time.monotonic() >= until:
-            item = Item(f"{self._source.name}/signature", sign_url, {"href": href})
-            answered, content = await self._fetcher.ask(item, check_signature)
-            if answered.status != "ok":
-                raise UnreadableError(answered.status, answered.detail)
-            signed = str(json.loads(content)["href"])
-            self._signed[href] = (time.monotonic() + SIGNED_FOR_S, signed)
-        return signed
-
-
 def check_search(content: bytes, media_type: str) -> Verdict:
     """A page of items."""
     try:
@@ -361,12 +349,71 @@ def check_search(content: bytes, media_type: str) -> Verdict:
     return Verdict("ok")
 
 
-def check_signature(content: bytes, media_type: str) -> Verdict:
-    """An address that was signed."""
-    answer = read_json(content)
-    if not isinstance(answer, dict) or not isinstance(answer.get("href"), str):
-        return Verdict("invalid", f"{media_type or 'an answer'} without an address")
-    return Verdict("ok")
+def _warped(href: str, square: shapely.Polygon, count: int) -> Any:
+    """The first bands of a GeoTIFF over a square, the north of its own grid up.
+
+    Returns:
+        A masked array `(count, SIZE_PX, SIZE_PX)`.
+
+    Raises:
+        UnreadableError: It cannot be read, or is not what it should be.
+    """
+    rasterio = import_rasterio()
+    from rasterio.enums import ColorInterp, Resampling
+    from rasterio.vrt import WarpedVRT
+
+    try:
+        with rasterio.Env(**GDAL_OPTIONS), rasterio.open(href, driver="GTiff") as dataset:
+            if dataset.crs is None or dataset.count < count:
+                detail = "no CRS" if dataset.crs is None else f"{dataset.count} bands, not {count}"
+                raise UnreadableError("invalid", detail)
+            gaps = dataset.nodata is None and ColorInterp.alpha not in dataset.colorinterp
+            with WarpedVRT(
+                dataset,
+                crs=dataset.crs,
+                transform=_laid(square, dataset.crs),
+                width=SIZE_PX,
+                height=SIZE_PX,
+                resampling=Resampling.bilinear,
+                add_alpha=gaps,
+            ) as laid:
+                return laid.read(list(range(1, count + 1)), masked=True)
+    except (rasterio.errors.RasterioError, OSError) as error:
+        raise _unreadable(error) from None  # GDAL's messages hold addresses, signatures and all
+
+
+def _unreadable(error: BaseException) -> UnreadableError:
+    """What an error of GDAL says of a file, without its address."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    codes = re.findall(
+        r"(?:HTTP response code|HTTP error code ?): ?(\d{3})", " ".join(map(str, chain))
+    )
+    code = int(codes[-1]) if codes else 0
+    if code in (401, 403):
+        return UnreadableError("denied", f"HTTP {code}")
+    if code == 429 or code >= 500:
+        return UnreadableError("failed", f"HTTP {code}")
+    return UnreadableError("invalid", f"HTTP {code}" if code else "no GeoTIFF that can be read")
+
+
+def _laid(square: shapely.Polygon, crs: Any) -> Any:
+    """The affine map from the pixels of an image to a plane that best meets the corners."""
+    from affine import Affine
+
+    plane = pyproj.CRS.from_user_input(crs.to_wkt())
+    to_plane = pyproj.Transformer.from_crs("EPSG:4326", plane, always_xy=True)
+    xy = np.column_stack(to_plane.transform(*corners_of([square])[0].T))
+    design = np.array([(0, 1, 1), (1, 1, 1), (1, 0, 1), (0, 0, 1)], dtype=float) * SIZE_PX
+    design[:, 2] = 1
+    solution, *_ = np.linalg.lstsq(design, xy, rcond=None)
+    off = np.abs(design @ solution - xy).max()
+    pixel = np.sqrt(abs(np.linalg.det(solution[:2]))) * OVERSAMPLING
+    if not off <= BENT_PX * pixel:
+        detail = f"the region is bent by {off / pixel:.1f} pixels on the plane of the items"
+        raise UnreadableError("invalid", detail)
+    return Affine(*solution.T.ravel())
 
 
 def _candidates(scenes: Sequence[_Scene], square: shapely.Polygon) -> list[_Scene]:
@@ -412,4 +459,4 @@ def _is_web(url: str) -> bool:
     return urlsplit(url).scheme in ("http", "https")
 
 
-__all__ = ["StacSource", "check_search", "check_signature"]
+__all__ = ["StacSource", "check_search"]

@@ -23,11 +23,12 @@ from ..errors import SourceError
 from ..files import digest
 from ..images import encode_image
 from ..trust import secret_from
-from .satellite import NO_SQUARE, OVERSAMPLING, PICTURE_PX, Picture, corners_of, square_of
+from .satellite import NO_SQUARE, OVERSAMPLING, PICTURE_PX, Picture, are_squares, corners_of
 
 TILE_PX = 256
 PATCHES = 8
 QUALITY = 90
+SQUARES_AT_ONCE = 10_000
 Tile = tuple[int, int]
 PLACEHOLDERS = {"z", "x", "y", "key"}
 # names in WMTS templates for the same numbers
@@ -99,24 +100,24 @@ class TileSource:
     def tiles(self, regions: gpd.GeoDataFrame) -> list[Tile]:
         """The tiles of all regions, each once, sorted."""
         if self._is_grid(regions):
-            columns, rows = regions["tile_x"].astype(int), regions["tile_y"].astype(int)
-            return sorted({*zip(columns.tolist(), rows.tolist(), strict=True)})
-        squares = (square for shape in regions.geometry if (square := square_of(shape)) is not None)
-        return sorted({tile for square in squares for tile in self.covering(square)})
+            return _distinct(regions[["tile_x", "tile_y"]].to_numpy(dtype=np.int64))
+        shapes = regions.geometry.to_numpy()
+        squares = shapes[are_squares(shapes)]
+        starts = range(0, len(squares), SQUARES_AT_ONCE)
+        parts = [self.covering(squares[start : start + SQUARES_AT_ONCE]) for start in starts]
+        return sorted(set().union(*parts))
 
-    def covering(self, square: shapely.Polygon) -> list[Tile]:
-        """The tiles that cover a polygon with four corners, EPSG:4326; sorted."""
-        return _covering(_mesh(self, square))
+    def covering(self, squares: Any) -> list[Tile]:
+        """The tiles that cover some polygons of four corners, EPSG:4326; sorted."""
+        return _covering(_meshes(self, squares))
 
     async def fetch(
         self, regions: gpd.GeoDataFrame, fetcher: Fetcher, store: Store
     ) -> AsyncIterator[Fetched]:
         """See [`SatelliteSource`]; the tiles that are not in the store."""
-        missing = (
-            self.item(*tile)
-            for tile in self.tiles(regions)
-            if store.settled(self.key_of(*tile)) is None
-        )
+        tiles = self.tiles(regions)
+        todo = set(store.unsettled([self.key_of(*tile) for tile in tiles]))
+        missing = (self.item(*tile) for tile in tiles if self.key_of(*tile) in todo)
         # a tile that is a region must show something; a part of an image may be open sea
         check = check_image if self._is_grid(regions) else check_piece
         async for fetched in fetcher.fetch_all(missing, check):
@@ -125,16 +126,19 @@ class TileSource:
     def pictures(self, regions: gpd.GeoDataFrame, store: Store) -> Iterator[Picture]:
         """See [`SatelliteSource`]."""
         is_grid = self._is_grid(regions)
-        for region in regions.itertuples(index=False):
+        is_square = are_squares(regions.geometry.to_numpy())
+        for region, laid in zip(regions.itertuples(index=False), is_square, strict=True):
             if is_grid:
                 tiles = [(int(region.tile_x), int(region.tile_y))]
                 yield self._picture(region, self.key_of(*tiles[0]), tiles, store, True)
                 continue
             image_id = f"{self.name}/{self.zoom}/{region.region_id}"
-            if (square := square_of(region.geometry)) is None:
-                yield Picture(region, image_id, "", *NO_SQUARE)
+            if laid:
+                yield self._picture(
+                    region, image_id, self.covering([region.geometry]), store, False
+                )
             else:
-                yield self._picture(region, image_id, self.covering(square), store, False)
+                yield Picture(region, image_id, "", *NO_SQUARE)
 
     def read(self, picture: Picture, store: Store) -> bytes | None:
         """See [`SatelliteSource`]."""
@@ -156,9 +160,9 @@ class TileSource:
         Returns:
             256 x 256 pixels as JPEG; None if a tile is missing.
         """
-        mesh = _mesh(self, square)
+        mesh = _meshes(self, [square])[0]
         contents: dict[Tile, bytes] = {}
-        for tile in _covering(mesh):
+        for tile in _covering(mesh[None]):
             if (content := store.read(self.key_of(*tile))) is None:
                 return None
             contents[tile] = content
@@ -211,18 +215,18 @@ class TileSource:
         return Picture(region, image_id, identity, fetched_at=latest, is_tile=is_tile)
 
 
-def _mesh(source: TileSource, region: shapely.Polygon) -> NDArray[np.float64]:
-    """A grid of points over the square, in tiles: `(PATCHES + 1, PATCHES + 1, 2)`.
+def _meshes(source: TileSource, squares: Any) -> NDArray[np.float64]:
+    """Grids of points over squares, in tiles: `(n, PATCHES + 1, PATCHES + 1, 2)`.
 
-    The first row is the north side, the first column the west side.
+    The first row of each is the north side, the first column the west side.
     """
-    if square_of(region) is None:
+    if not are_squares(squares).all():
         raise SourceError(
-            "An image is made of a region with four corners, got a "
-            f"{region.geom_type} with {shapely.get_num_coordinates(region) - 1}. "
-            "Take square regions or tiles."
+            "An image is made of a region with four corners. Take square regions or tiles."
         )
-    south_west, south_east, north_east, north_west = corners_of(region)
+    south_west, south_east, north_east, north_west = (
+        corner[:, None, None] for corner in np.moveaxis(corners_of(squares), 1, 0)
+    )
     ticks = np.linspace(0, 1, PATCHES + 1)
     east, south = ticks[None, :, None], ticks[:, None, None]
     north_side = north_west + (north_east - north_west) * east
@@ -248,10 +252,18 @@ def _patches(
     ]
 
 
-def _covering(mesh: NDArray[np.float64]) -> list[Tile]:
-    low = np.floor(mesh.min(axis=(0, 1)) + 1e-9).astype(int)
-    high = np.ceil(mesh.max(axis=(0, 1)) - 1e-9).astype(int)
-    return [(x, y) for x in range(low[0], high[0]) for y in range(low[1], high[1])]
+def _covering(meshes: NDArray[np.float64]) -> list[Tile]:
+    low = np.floor(meshes.min(axis=(1, 2)) + 1e-9).astype(int)
+    high = np.ceil(meshes.max(axis=(1, 2)) - 1e-9).astype(int)
+    widest = np.arange((high - low).max())
+    steps = np.stack(np.meshgrid(widest, widest), axis=-1).reshape(-1, 2)
+    tiles = low[:, None] + steps
+    return _distinct(tiles[(tiles < high[:, None]).all(axis=2)])
+
+
+def _distinct(tiles: NDArray[np.int64]) -> list[Tile]:
+    """Tiles `(n, 2)`, each once, sorted."""
+    return [(x, y) for x, y in np.unique(tiles, axis=0).tolist()]
 
 
 def _joined(scheme: str, contents: Mapping[Tile, bytes]) -> tuple[Image.Image, NDArray[np.float64]]:

@@ -29,7 +29,7 @@ from ..files import WrittenFiles
 from ..images import encode_image
 from ..schema import INDICATORS, VIEWS, DatasetMetadata
 from ..splits import region_splits
-from ..storage import DatasetWriter
+from ..writer import DatasetWriter
 from .captioners import (
     CAPTIONERS,
     Fact,

@@ -13,13 +13,13 @@ from dataset_builders.images import BadImageError, storable_bytes
 from dataset_builders.schema import VIEWS, DatasetMetadata, parse_config_name
 from dataset_builders.splits import random_split
 from dataset_builders.storage import (
-    DatasetWriter,
     list_tables,
     read_metadata,
     read_table,
     table_shards,
 )
 from dataset_builders.storage import read_rejects as read_build_rejects
+from dataset_builders.writer import DatasetWriter
 
 from .errors import CaptioningError
 from .inputs import BadRow, list_shards, read_shard

@@ -87,7 +87,7 @@ def _default_block_m(
     reach = [usual]
     for one in indicators:
         try:
-            reach.append(correlation_range(x, y, one.y[labelled]).range_m)
+            reach.append(correlation_range(x, y, one.y[labelled]))
         except SplitError:  # too few labels to tell
             continue
     return min(float(np.nanmax(reach)), max(usual, widest))

@@ -205,7 +205,7 @@ def _notes(estimate: Estimate, place: Place, rows: NDArray[np.int64]) -> list[st
         )
     try:
         x, y = place.xy[rows].T
-        reach = correlation_range(x, y, estimate.indicator.y[rows]).range_m
+        reach = correlation_range(x, y, estimate.indicator.y[rows])
     except SplitError:
         reach = np.nan
     if place.protocol == "block" and reach > place.block_m * (1 + 1e-9):

@@ -9,19 +9,20 @@ GEOJSON = {"Content-Type": "application/geo+json"}
 
 
 class StacCatalogue(Loopback):
-    """`/search` in pages of two items, `/sign`, and files under `/files/`.
+    """`/search` in pages of two items, and files under `/files/`.
 
     Attributes:
         items: features in the order of the pages.
         files: by name.
         signed: files are only given to addresses with a signature.
-        ranges: parts are given; if not, every answer is the whole file.
+        broken: end of the names of files of which only the first part is there.
+        busy: number of files' requests that are answered with 503 before the first is served.
     """
 
     def __init__(self):
         super().__init__()
         self.items, self.files = [], {}
-        self.signed, self.ranges = False, True
+        self.signed, self.busy, self.broken = False, 0, "none"
 
     @property
     def searches(self):
@@ -58,18 +59,20 @@ class StacCatalogue(Loopback):
         path, query = request.path, request.query
         if path == "/search":
             return 200, GEOJSON, json.dumps(self.search(query)).encode()
-        if path == "/sign":
-            signed = {"href": f"{query['href']}?{SIGNATURE}", "msft:expiry": "2027-01-01"}
-            return 200, GEOJSON, json.dumps(signed).encode()
+        if self.busy:
+            self.busy -= 1
+            return 503, {}, b""
         content = self.files.get(path.removeprefix("/files/"))
         if content is None:
             return 404, {}, b""
         if self.signed and query.get("sig") != "S1GN+ATURE=":
             return 403, {"Content-Type": "application/xml"}, b"<Error/>"
         headers = {"Content-Type": "image/tiff"}
-        if not self.ranges:
-            return 200, headers, content
+        if "Range" not in request.headers:
+            return 200, headers | {"Accept-Ranges": "bytes"}, content
         first, last = map(int, request.headers["Range"].removeprefix("bytes=").split("-"))
+        if first and path.endswith(self.broken):
+            return 404, {}, b""
         last = min(last, len(content) - 1)
         headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
         return 206, headers, content[first : last + 1]

@@ -94,7 +94,7 @@ def test_a_layer_is_read_from_a_geopackage(tmp_path):
     with pytest.raises(SourceError, match="no layer of polygons at"):
         allocate(tmp_path / "none.gpkg", regions, "people", "count")
     (tmp_path / "page.gpkg").write_text("<html/>")
-    with pytest.raises(SourceError, match="no layer that geopandas reads"):
+    with pytest.raises(SourceError, match="no layer of polygons that geopandas reads"):
         allocate(tmp_path / "page.gpkg", regions, "people", "count")
 
 

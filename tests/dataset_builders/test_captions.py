@@ -15,7 +15,8 @@ from dataset_builders.captions import (
     strip_template,
 )
 from dataset_builders.schema import DatasetMetadata
-from dataset_builders.storage import DatasetWriter, read_rejects, read_table
+from dataset_builders.storage import read_rejects, read_table
+from dataset_builders.writer import DatasetWriter
 
 STREET = "A wide street."
 MARKS = (

@@ -6,7 +6,7 @@ from huggingface_hub import DatasetCard
 
 from dataset_builders.card import write_card
 from dataset_builders.errors import DatasetError
-from dataset_builders.storage import DatasetWriter
+from dataset_builders.writer import DatasetWriter
 
 from .test_storage import METADATA, build
 

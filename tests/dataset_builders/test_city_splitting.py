@@ -1,7 +1,5 @@
 """The splits of a city, and its shards that follow what they are made of."""
 
-import json
-
 import geopandas as gpd
 import numpy as np
 import pandas as pd
@@ -12,11 +10,11 @@ from hypothesis import strategies as st
 
 from dataset_builders.city.recipe import SplitSettings
 from dataset_builders.city.splitting import split_regions
-from dataset_builders.city.tables import ShardLedger
 from dataset_builders.regions import square_grid
 from dataset_builders.schema import INDICATORS, DatasetMetadata
 from dataset_builders.splits import local_xy
-from dataset_builders.storage import DatasetWriter, read_table
+from dataset_builders.storage import read_table
+from dataset_builders.writer import DatasetWriter
 
 POPULATION = INDICATORS["population"]
 GRID = square_grid(shapely.box(7.0, 43.0, 7.25, 43.18), 500, plane="epsg32632")
@@ -95,45 +93,38 @@ def test_regions_in_another_order_are_split_the_same():
     assert set(one.columns) == {"split_random", "split_block", "fold_block"}
 
 
-def metadata(seed=0):
-    return DatasetMetadata("t", "d", "s", "l", indicators=(), parameters={"seed": seed})
+def writer(folder, seed=0):
+    return DatasetWriter(
+        folder, DatasetMetadata("t", "d", "s", "l", indicators=(), parameters={"seed": seed})
+    )
 
 
 def rows(*names):
-    return [{"region_id": name, "city": "a"} for name in names]
+    return ({"region_id": name, "city": "a"} for name in names)
 
 
 def test_a_shard_is_remade_when_what_it_is_made_of_changes(tmp_path):
-    ledger = ShardLedger(tmp_path / "shards.json", tmp_path / "data")
     made = []
 
     def write(names, seed=0):
-        def give():
-            made.append(names)
-            return rows(*names)
-
-        writer = DatasetWriter(tmp_path / "data", metadata(seed))
-        ledger.write(writer, ("a", "regions"), 0, json.dumps(names), give)
+        given = (made.append(names) or row for row in rows(*names))
+        writer(tmp_path, seed).write_shard("a", "regions", 0, given, made_of=names)
 
     write(["x"])
     write(["x"])
     assert made == [["x"]]
-    write(["x", "y"])
-    assert read_table(tmp_path / "data", "a", "regions")["region_id"].tolist() == ["x", "y"]
-    write(["x", "y"], seed=1)
-    assert made == [["x"], ["x", "y"], ["x", "y"]]
-    # another process knows what this one knew
-    ledger = ShardLedger(tmp_path / "shards.json", tmp_path / "data")
-    write(["x", "y"], seed=1)
-    assert len(made) == 3
+    write(["y", "z"])
+    assert read_table(tmp_path, "a", "regions")["region_id"].tolist() == ["y", "z"]
+    write(["y", "z"], seed=1)
+    write(["y", "z"], seed=1)
+    assert len(made) == 5
 
 
 def test_shards_that_are_no_more_are_removed(tmp_path):
-    ledger = ShardLedger(tmp_path / "shards.json", tmp_path / "data")
-    writer = DatasetWriter(tmp_path / "data", metadata())
+    one = writer(tmp_path)
     for index in range(3):
-        ledger.write(writer, ("a", "regions"), index, "", lambda i=index: rows(f"r{i}"))
-    ledger.drop_beyond(("a", "regions"), 1)
-    assert read_table(tmp_path / "data", "a", "regions")["region_id"].tolist() == ["r0"]
-    ledger.drop_beyond(("a", "regions"), 0)
-    assert not (tmp_path / "data" / "data" / "a-regions").exists()
+        one.write_shard("a", "regions", index, rows(f"r{index}"), made_of=index)
+    one.remove_shards_from("a", "regions", 1)
+    assert read_table(tmp_path, "a", "regions")["region_id"].tolist() == ["r0"]
+    one.remove_shards_from("a", "regions", 0)
+    assert not (tmp_path / "data" / "a-regions").exists()

@@ -9,8 +9,8 @@ import shapely
 rasterio = pytest.importorskip("rasterio")
 from affine import Affine  # noqa: E402
 
+from dataset_builders.city.planning import read_targets  # noqa: E402
 from dataset_builders.city.recipe import read_recipe  # noqa: E402
-from dataset_builders.city.targets import read_targets  # noqa: E402
 from dataset_builders.errors import DatasetError  # noqa: E402
 from dataset_builders.indicators import (  # noqa: E402
     RASTERS,

@@ -9,8 +9,8 @@ import shapely
 from dataset_builders.assignment import assign_points
 from dataset_builders.coordinates import convert
 from dataset_builders.errors import DatasetError, SourceError
-from dataset_builders.poi import CATEGORIES, category_of_label, category_of_tags
-from dataset_builders.points import count_points, read_complaints, read_points, read_pois_pbf
+from dataset_builders.poi import CATEGORIES, category_of_tags
+from dataset_builders.points import count_points, read_points, read_pois_pbf
 from dataset_builders.regions import square_grid
 
 BEIJING = shapely.box(116.2, 39.8, 116.5, 40.0)
@@ -119,7 +119,7 @@ def test_other_bad_tables(tmp_path):
     with pytest.raises(DatasetError, match="`date_column`"):
         read_points(swapped, coord_system="wgs84", year=2020)
     (tmp_path / "a.xyz").write_text("nothing")
-    with pytest.raises(SourceError, match="no CSV"):
+    with pytest.raises(SourceError, match="no table of points"):
         read_points(tmp_path / "a.xyz", coord_system="wgs84")
     for name, content in {
         "empty.csv": b"",
@@ -166,18 +166,17 @@ def test_regions_without_points_are_zero_where_the_source_covers_and_null_elsewh
 
 def test_counts_by_category(tmp_path):
     regions = square_grid(BEIJING, 5000)
-    labels = ["餐饮服务;中餐厅;火锅店", "Dining and Cuisine", "医疗保健服务", "no such", "酒店"]
-    place = regions.iloc[3]
-    path = table(tmp_path / "a.csv", lon=[place["lon"]] * 5, lat=[place["lat"]] * 5, type=labels)
-    points = read_points(path, coord_system="wgs84", category_column="type")
+    place = shapely.Point(regions["lon"][3], regions["lat"][3])
+    tags = ["restaurant", "cafe", "hospital", "bench", None]
+    frame = gpd.GeoDataFrame({"amenity": tags}, geometry=[place] * 5, crs="EPSG:4326")
+    points = read_points(frame, coord_system="wgs84")
     counts = count_points(points, regions, "poi", by_category=True)
     row = counts.columns.iloc[3]
     assert row["poi"] == 5
     assert row["poi_dining_and_cuisine"] == 2
-    assert row["poi_healthcare"] == row["poi_hotel_accommodation"] == 1
-    assert sum(row[f"poi_{name}"] for name in CATEGORIES) == 4
-    assert counts.unknown_categories == 1
-    without = read_points(path, coord_system="wgs84")
+    assert sum(row[f"poi_{name}"] for name in CATEGORIES) == 3
+    assert counts.unknown_categories == 2
+    without = read_points(frame[["geometry"]], coord_system="wgs84")
     with pytest.raises(DatasetError, match="no categories"):
         count_points(without, regions, "poi", by_category=True)
 
@@ -211,64 +210,26 @@ def test_pois_of_a_real_extract(shared_data):
         read_pois_pbf(shared_data / "osm" / "none.osm.pbf")
 
 
-def complaints(path, lower=False, **changes):
-    """Rows as data.cityofnewyork.us gives them."""
+@pytest.mark.parametrize("lower", [False, True])
+def test_complaints_of_new_york_are_points_of_a_year(tmp_path, lower):
+    """Rows and columns as data.cityofnewyork.us gives them; its interface writes them small."""
     columns = {
         "CMPLNT_NUM": ["700381962", "642234217", "242465164", "242465164", "39468181", "1", "2"],
-        "CMPLNT_FR_DT": ["12/31/2018"] * 7,
         "RPT_DT": ["05/28/2019"] * 4 + ["02/20/2008", "06/01/2019", "07/01/2019"],
-        "LAW_CAT_CD": ["FELONY"] * 7,
-        "X_COORD_CD": ["1,007,522"] * 7,
         "Latitude": ["40.828848", "40.697", "40.664239", "40.664239", "40.6", "", "0"],
         "Longitude": ["-73.916661", "-73.784", "-73.908425", "-73.908425", "-73.9", "", "0"],
-        "Lat_Lon": ["(40.828848, -73.916661)"] * 7,
-    } | changes
-    if lower:
-        columns = {name.lower(): values for name, values in columns.items()}
-    return table(path, **columns)
-
-
-@pytest.mark.parametrize("lower", [False, True])
-def test_complaints_of_new_york(tmp_path, lower):
-    path = complaints(tmp_path / "NYPD_Complaint_Data_Historic.csv", lower)
-    points = read_complaints(path, 2019)
+    }
+    rows = {name.lower() if lower else name: values for name, values in columns.items()}
+    path = table(tmp_path / "complaints.csv", **rows)
+    named = {"lon": "Longitude", "lat": "Latitude", "id_column": "CMPLNT_NUM"}
+    named |= {"date_column": "RPT_DT", "coord_system": "wgs84"}
+    points = read_points(path, year=2019, **named)
     assert points.lon == pytest.approx([-73.916661, -73.784, -73.908425])
-    assert sorted(reason for _, _, reason, _ in points.rejects) == [
-        "duplicate",
-        "no_place",
-        "zero_place",
-    ]
-    assert len(read_complaints(path)) == 4
-    assert points.source == "NYPD complaints, 2019 (NYPD_Complaint_Data_Historic.csv)"
-    regions = square_grid(shapely.box(-74.05, 40.55, -73.7, 40.92), 5000)
-    assert count_points(points, regions, "crime").columns["crime"].sum() == 3
+    reasons = sorted(reason for _, _, reason, _ in points.rejects)
+    assert reasons == ["duplicate", "no_place", "zero_place"]
+    assert len(read_points(path, **named)) == 4
     with pytest.raises(SourceError, match="no usable point"):
-        read_complaints(path, 1999)
-    with pytest.raises(SourceError, match="no column 'CMPLNT_NUM'"):
-        read_complaints(table(tmp_path / "b.csv", Latitude=[1], Longitude=[1]))
-
-
-def test_categories_of_labels():
-    # as they stand in UrbanVLP's tables, one with a blank before it
-    names = (
-        "Dining and Cuisine",
-        "Leisure and Entertainment",
-        "Sports and Fitness",
-        " Business and Residential",
-        "Healthcare",
-        "Financial Institutions",
-        "Tourist Attractions",
-        "Lifestyle Services",
-        "Shopping and Consumption",
-        "Automobile Related",
-        "Hotel Accommodation",
-        "Transport Facilities",
-        "Science, Education and Culture",
-        "Companies and Enterprises",
-    )
-    assert tuple(category_of_label(name) for name in names) == CATEGORIES
-    for label in ("", "森林", None, 7, float("nan")):
-        assert category_of_label(label) is None
+        read_points(path, year=1999, **named)
 
 
 @pytest.mark.parametrize(

@@ -18,12 +18,13 @@ from dataset_builders.city.recipe import read_recipe
 from dataset_builders.errors import DatasetError
 from dataset_builders.publish import check_gate, publish, push
 from dataset_builders.schema import DatasetMetadata
-from dataset_builders.storage import DatasetWriter, read_table
+from dataset_builders.storage import read_table
+from dataset_builders.writer import DatasetWriter
 
 from ..hub_server import HubServer
 from ..processes import run_python
 from .provider import drawn
-from .town import CITY, KEY, images, licensed
+from .town import CITY, KEY, images, licensed, recipe_values
 
 
 @pytest.fixture
@@ -105,8 +106,8 @@ def test_shards_are_of_the_size_asked_for(many, tmp_path):
     assert len(gpd.read_parquet(tmp_path / "one" / "data" / f"{CITY}-regions")) == 250
 
 
-@pytest.mark.parametrize("count", [3, 7, 10])
-def test_a_killed_publish_goes_on_to_the_same_bytes(many, tmp_path, count):
+@pytest.mark.parametrize("count", [3, 9])
+def test_a_killed_publish_ends_with_the_same_bytes(many, tmp_path, count):
     script = Path(__file__).with_name("kill_publish.py")
     killed = run_python(script, many, tmp_path / "out", count)
     assert killed.returncode == -9, killed.stderr
@@ -225,23 +226,6 @@ def test_the_card_of_a_dataset_without_licences_says_that_its_pictures_are_out(t
     exec(block.replace("path/to/this/folder", str(tmp_path / "out")), {})
 
 
-def test_a_licence_that_is_withdrawn_between_kill_and_resume_counts(tmp_path):
-    # two row groups: the words of the first are beyond the footer that is compared
-    source = licensed(tmp_path / "in", lambda n: n % 2 == 0, 200, (64, 64))
-    script = Path(__file__).with_name("kill_publish.py")
-    assert run_python(script, source, tmp_path / "out", 6).returncode == -9
-    assert (tmp_path / "out" / "data" / f"{CITY}-satellite" / "part-00000.parquet").exists()
-    other = licensed(tmp_path / "other", lambda n: n % 2 == (n < 100), 200, (64, 64))
-    name = Path("data") / f"{CITY}-satellite" / "part-00000.parquet"
-    assert (source / name).stat().st_size == (other / name).stat().st_size
-    (source / name).write_bytes((other / name).read_bytes())
-    publish(source, tmp_path / "out", target_bytes=50_000)
-    after = images(tmp_path / "out", "satellite")
-    assert (after["image"].notna() == after["redistributable"]).all()
-    words = [n % 2 == (n < 100) for n in range(200)]
-    assert after["redistributable"].tolist() == words
-
-
 def test_shards_of_an_earlier_push_do_not_stay(many, tmp_path):
     publish(many, tmp_path / "four", target_bytes=50_000)
     publish(many, tmp_path / "one")
@@ -261,9 +245,7 @@ def test_shards_of_an_earlier_push_do_not_stay(many, tmp_path):
 
 @pytest.mark.parametrize("flag", [[], ["--push_to_hub", "org/town"]])
 def test_an_address_with_a_key_is_not_published(write, provider, tmp_path, capsys, flag):
-    from .test_city_build import _recipe
-
-    satellite = _recipe(provider.url)["satellite"]
+    satellite = recipe_values(provider.url)["satellite"]
     build(read_recipe(write()), tmp_path / "run", draw=False, recipe_text="city: testville")
     satellite["url"] += "?access_token=pk.S3CRET"
     path, run = write(satellite=satellite), str(tmp_path / "run")

@@ -18,7 +18,7 @@ from dataset_builders.rehydrate import rehydrate
 from dataset_builders.storage import read_rejects, read_table
 
 from .provider import CityProvider, drawn
-from .town import CITY, KEY, images, licensed
+from .town import CITY, KEY, images, licensed, recipe_values
 
 
 def test_pictures_are_fetched_again_with_ones_own_key(
@@ -85,9 +85,7 @@ def test_pictures_that_are_gone_or_changed_are_counted(
 
 
 def test_satellite_pictures_are_made_again(write, provider, tmp_path):
-    from .test_city_build import _recipe
-
-    satellite = {**_recipe(provider.url)["satellite"], "redistributable": False}
+    satellite = {**recipe_values(provider.url)["satellite"], "redistributable": False}
     path = write(satellite=satellite, street_view=[], roads=None)
     build(read_recipe(path), tmp_path / "run", draw=False, recipe_text=path.read_text())
     dataset = tmp_path / "run" / "dataset"
@@ -173,9 +171,7 @@ def test_satellite_images_of_an_unknown_host_need_a_recipe_of_ones_own(
     provider,
     tmp_path,
 ):
-    from .test_city_build import _recipe
-
-    satellite = {**_recipe(provider.url)["satellite"], "redistributable": False}
+    satellite = {**recipe_values(provider.url)["satellite"], "redistributable": False}
     path = write(satellite=satellite, street_view=[], roads=None)
     build(read_recipe(path), tmp_path / "run", draw=False, recipe_text=path.read_text())
     publish(tmp_path / "run" / "dataset", tmp_path / "out")

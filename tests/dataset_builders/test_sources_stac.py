@@ -14,9 +14,9 @@ from PIL import Image
 from dataset_builders.city.build import build
 from dataset_builders.city.planning import plan
 from dataset_builders.city.recipe import read_recipe
-from dataset_builders.download import Fetched, StoppedError, Store
+from dataset_builders.download import StoppedError
 from dataset_builders.errors import SourceError
-from dataset_builders.sources import remote_geotiff
+from dataset_builders.sources import stac
 from dataset_builders.sources.stac import StacSource
 from dataset_builders.storage import read_metadata, read_rejects, read_table
 
@@ -27,7 +27,6 @@ from .test_sources_tiles import displacement_px, square, waves
 rasterio = pytest.importorskip("rasterio")
 EAST, NORTH = 448_000.0, 4_417_000.0
 ASSETS = ("red", "green", "blue")
-PART = 2**11  # files are small here
 
 
 @pytest.fixture
@@ -166,40 +165,19 @@ def test_the_least_cloudy_item_of_all_pages_is_taken(catalogue, tmp_path):
     assert shapely.box(west, south, east, north).buffer(1e-5).covers(square())
 
 
-def test_only_the_parts_that_are_needed_are_read_and_each_once(catalogue, tmp_path, monkeypatch):
-    monkeypatch.setattr(remote_geotiff, "PART_BYTES", PART)
+def test_what_was_made_is_not_asked_for_again(catalogue, tmp_path):
     catalogue.add("A", footprint(), bands(), 3.0)
-    wanted = [square(300.0, EAST + 300 * i, NORTH) for i in range(4)]
-    found = source(catalogue)
-    fetch(tmp_path, found, regions(*wanted))
-    files = {name: count for name, count in catalogue.asked.items() if "/files/" in name}
-    assert set(files.values()) == {1}
-    read = len(files) * PART
-    assert read < sum(len(content) for content in catalogue.files.values()) / 2
+    found, wanted = source(catalogue), [square(300.0, EAST + 300 * i, NORTH) for i in range(3)]
+    fetch(tmp_path, found, regions(*wanted[:2]))
     before = dict(catalogue.asked)
-    fetch(tmp_path, found, regions(*wanted))
+    fetch(tmp_path, found, regions(*wanted[:2]))
     assert catalogue.asked == before
-    # a further region finds the heads of the files, and what its neighbours had
-    fetch(tmp_path, found, regions(*wanted, square(300.0, EAST + 300, NORTH + 100)))
-    again = {name for name, count in catalogue.asked.items() if count > before.get(name, count)}
-    assert again == {"/search"}
+    (*_, last), _ = fetch(tmp_path, found, regions(*wanted))
+    assert last.reason == ""
+    assert catalogue.asked["/search"] == 2
 
 
-def test_signatures_are_asked_for_and_never_kept(catalogue, tmp_path):
-    catalogue.signed = True
-    catalogue.add("A", footprint(), bands(), 3.0)
-    found = source(catalogue, sign_url=f"{catalogue.url}/sign")
-    (known,), (picture,) = fetch(tmp_path, found, regions(square()))
-    assert displacement_px(picture, 1000.0) < 0.5
-    assert catalogue.asked["/sign"] == 3
-    for path in tmp_path.rglob("*"):
-        if path.is_file():
-            assert b"S1GN" not in path.read_bytes(), path
-    assert "S1GN" not in repr(known)
-    assert SIGNATURE
-
-
-def test_signed_addresses_in_the_search_itself_work_too(catalogue, tmp_path):
+def test_a_signature_in_an_address_is_used_and_not_kept(catalogue, tmp_path):
     catalogue.signed = True
     catalogue.add("A", footprint(), bands(), 3.0)
     for asset in catalogue.items[0]["assets"].values():
@@ -217,16 +195,6 @@ def test_without_a_signature_the_run_stops(catalogue, tmp_path):
     with pytest.raises(StoppedError, match="permissions") as caught:
         fetch(tmp_path, source(catalogue), regions(*many))
     assert "S1GN" not in str(caught.value)
-
-
-def test_a_busy_server_is_waited_for(catalogue, tmp_path):
-    catalogue.add("A", footprint(), bands(), 3.0)
-    busy = (429, {"Retry-After": "0.1"}, b"")
-    catalogue.answers["/search"] = [busy]
-    catalogue.answers["/files/A-red.tif"] = [busy, (503, {}, b"")]
-    (known,), (picture,) = fetch(tmp_path, source(catalogue), regions(square()))
-    assert known.reason == ""
-    assert displacement_px(picture, 1000.0) < 0.5
 
 
 def test_an_item_without_a_band_is_passed_over(catalogue, tmp_path):
@@ -277,57 +245,34 @@ def test_a_region_beside_all_items_is_missing(catalogue, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("prepare", "reason", "detail"),
-    [
-        (lambda server: setattr(server, "ranges", False), "missing", "whole files"),
-        (
-            lambda server: server.files.update({"A-red.tif": b"no picture" * 9}),
-            "missing",
-            "asset red is no GeoTIFF",
-        ),
-        (lambda server: server.files.pop("A-red.tif"), "missing", "A: HTTP 404"),
-        (
-            lambda server: server.answers["/files/A-red.tif"].append(
-                (200, {"Content-Type": "text/html"}, b"<html>please log in</html>")
-            ),
-            "missing",
-            "text/html in place of a GeoTIFF",
-        ),
-    ],
-    ids=["no ranges", "no picture", "no file", "a page"],
+    ("content", "detail"),
+    [(b"no picture" * 9, "asset red: no GeoTIFF"), (None, "asset red: HTTP 404")],
+    ids=["no picture", "no file"],
 )
-def test_files_that_cannot_be_read_are_told(
-    catalogue, tmp_path, monkeypatch, prepare, reason, detail
-):
-    monkeypatch.setattr(remote_geotiff, "PART_BYTES", PART)
+def test_a_file_that_cannot_be_read_is_told(catalogue, tmp_path, content, detail):
     catalogue.add("A", footprint(), bands(), 1.0)
-    prepare(catalogue)
+    catalogue.files["A-red.tif"] = content
     (known,), _ = fetch(tmp_path, source(catalogue), regions(square()))
-    assert known.reason == reason
+    assert known.reason == "missing"
     assert detail in known.detail
 
 
-def test_what_fails_for_the_moment_is_asked_for_again(catalogue, tmp_path):
-    catalogue.add("A", footprint(), bands(), 1.0)
-    catalogue.answers["/files/A-red.tif"] = [(503, {}, b"")] * 2
-    (known,), _ = fetch(tmp_path, source(catalogue), regions(square()), max_attempts=2)
-    assert known.reason == "failed"
-    (known,), _ = fetch(tmp_path, source(catalogue), regions(square()), max_attempts=2)
+def test_a_busy_server_is_waited_for(catalogue, tmp_path, monkeypatch):
+    monkeypatch.setitem(stac.GDAL_OPTIONS, "GDAL_HTTP_RETRY_DELAY", "0.1")
+    catalogue.add("A", footprint(), bands(), 3.0)
+    catalogue.answers["/search"] = [(429, {"Retry-After": "0.1"}, b"")]
+    catalogue.busy = 2
+    (known,), (picture,) = fetch(tmp_path, source(catalogue), regions(square()))
     assert known.reason == ""
+    assert displacement_px(picture, 1000.0) < 0.5
 
 
-def test_a_part_in_the_middle_of_a_file_that_is_lost_is_no_data(catalogue, tmp_path, monkeypatch):
-    monkeypatch.setattr(remote_geotiff, "PART_BYTES", PART)
+def test_what_fails_for_the_moment_is_asked_for_again(catalogue, tmp_path, monkeypatch):
+    monkeypatch.setitem(stac.GDAL_OPTIONS, "GDAL_HTTP_MAX_RETRY", "0")
     catalogue.add("A", footprint(), bands(), 1.0)
-    fetch(tmp_path / "whole", source(catalogue), regions(square()))
-    asked = [name for name in catalogue.asked if name.startswith("/files/A-red.tif")]
-    store = Store(tmp_path / "lost")
-    last = max(int(name.split("=")[1].split("-")[0]) // PART for name in asked)
-    assert last > 0
-    store.put(Fetched(f"waves/A/red/{last}", "missing", 404, detail="HTTP 404"))
-    store.close()
-    (known,), _ = fetch(tmp_path / "lost", source(catalogue), regions(square()))
-    assert (known.reason, known.detail) == ("missing", "no item here; A: HTTP 404")
+    catalogue.busy = 1
+    (known,), _ = fetch(tmp_path, source(catalogue), regions(square()))
+    assert (known.reason, known.detail) == ("failed", "no item here; A: asset red: HTTP 503")
 
 
 @pytest.mark.parametrize(
@@ -406,3 +351,11 @@ def test_a_city_is_built_with_pictures_of_a_catalogue(catalogue, tmp_path):
     again = build(read_recipe(recipe), tmp_path / "run", draw=False)
     assert again.rows == report.rows
     assert catalogue.asked == asked
+
+
+def test_a_file_that_breaks_off_in_the_middle_has_no_data(catalogue, tmp_path):
+    catalogue.add("A", footprint(), bands(pixel=2.0), 1.0)
+    catalogue.broken = "red.tif"
+    (known,), _ = fetch(tmp_path, source(catalogue), regions(square()))
+    assert known.reason == "missing"
+    assert "asset red" in known.detail

@@ -16,7 +16,6 @@ from dataset_builders.errors import DatasetError
 from dataset_builders.parquet import ROW_GROUP_SIZE
 from dataset_builders.schema import DatasetMetadata, Indicator
 from dataset_builders.storage import (
-    DatasetWriter,
     count_rows,
     iter_images,
     list_cities,
@@ -26,6 +25,7 @@ from dataset_builders.storage import (
     read_rejects,
     read_table,
 )
+from dataset_builders.writer import DatasetWriter
 
 from .helpers import assert_same_dataset, encoded, picture
 

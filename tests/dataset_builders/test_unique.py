@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from dataset_builders.publish import publish
 from dataset_builders.schema import DatasetMetadata, key_columns
 from dataset_builders.storage import (
-    DatasetWriter,
     count_rows,
     iter_images,
     read_regions,
     read_table,
     table_shards,
 )
-from dataset_builders.unique import RepeatedIdError, SeenKeys, require_unique
+from dataset_builders.unique import RepeatedIdError, repeats, require_unique
+from dataset_builders.writer import DatasetWriter
 
 from .helpers import encoded, picture
 
@@ -128,20 +128,11 @@ def test_captions_are_told_apart_by_their_number_where_they_have_one():
 
 @given(st.lists(st.lists(st.integers(0, 40).map(str), max_size=9), max_size=12))
 def test_keys_in_parts_are_judged_as_the_whole_is(parts):
-    seen = SeenKeys()
-    found = [repeat for part in parts for repeat in seen.add(pd.DataFrame({"id": part}))["id"]]
+    seen: set[int] = set()
+    found = [twice for part in parts for twice in repeats(pd.DataFrame({"id": part}), seen)["id"]]
     whole = pd.DataFrame({"id": [key for part in parts for key in part]}, dtype=object)
     assert found == whole["id"][whole.duplicated()].tolist()
     assert len(seen) == whole["id"].nunique()
-
-
-def test_keys_take_eight_bytes_each_however_they_come():
-    seen = SeenKeys()
-    for start in range(0, 20_000, 50):
-        keys = pd.DataFrame({"id": [f"{'long' * 20}{n}" for n in range(start, start + 50)]})
-        assert seen.add(keys).empty
-    assert sum(run.nbytes for run in seen._runs) == 8 * 20_000
-    assert len(seen._runs) < 12
 
 
 def test_the_message_names_table_number_examples_and_remedy():

@@ -11,8 +11,9 @@ from dataset_builders.city.workspace import Workspace
 from dataset_builders.errors import DatasetError
 from dataset_builders.files import ForeignFileError, WrittenFiles
 from dataset_builders.publish import publish
-from dataset_builders.storage import DatasetWriter, read_metadata
+from dataset_builders.storage import read_metadata
 from dataset_builders.synthetic import build_dataset
+from dataset_builders.writer import DatasetWriter
 
 from .test_storage import METADATA, build
 

@@ -1,41 +1,133 @@
-"""A town that is built once, and a larger dataset of drawn images, for what is published."""
+"""A town with every provider on the loopback address, built once, and datasets of drawn images."""
 
+import collections
+import contextlib
+import io
+import logging
 import shutil
+from functools import partial
+from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
+import rasterio
+import yaml
 
+from dataset_builders.__main__ import main
 from dataset_builders.city.build import build
 from dataset_builders.city.recipe import read_recipe
 from dataset_builders.schema import DatasetMetadata
-from dataset_builders.storage import DatasetWriter
+from dataset_builders.writer import DatasetWriter
 
-from .provider import CityProvider, drawn
-from .test_city_build import KEY, write_recipe
+from .provider import TOWN, CityProvider, drawn
 
-CITY = "testville"
+CITY, KEY = "testville", "S3CRET"
+FAST = {"per_second": 2000, "at_once": 16}
+
+
+def recipe_values(url):
+    """The town's recipe."""
+    return {
+        "city": CITY,
+        "boundary": {"place": "Testville", "nominatim_url": f"{url}/nominatim"},
+        "regions": {"side_m": 200, "plane": "epsg32632"},
+        "roads": {"overpass_url": f"{url}/overpass", "spacing_m": 120, "thin_m": 20},
+        "satellite": {
+            "provider": "tiles",
+            "name": "demo",
+            "url": url + "/tiles/{z}/{x}/{y}.jpg",
+            "zoom": 17,
+            "licence": "cc0-1.0",
+            "attribution": "a demo",
+            "redistributable": True,
+        },
+        "street_view": [
+            {"provider": "google", "base_url": url, "size_px": 64, "headings": [90]},
+            {"provider": "baidu", "base_url": url, "width": 64, "height": 32},
+        ],
+        "indicators": [
+            {"name": "population", "reader": "raster", "files": "mco_ppp_2020_UNadj.tif"},
+            {"name": "comments", "reader": "points", "files": "comments.csv",
+             "coord_system": "wgs84", "count_column": "reviews"},
+        ],
+        "network": {"limits": {"127.0.0.1": FAST}},
+        "costs": {"ask_above_price": 100},
+        "data_dir": "data",
+    }  # fmt: skip
+
+
+def write_recipe(folder, url, **changes):
+    """Write the town's recipe and the files that it names; returns the recipe's path."""
+    data = folder / "data"
+    data.mkdir(exist_ok=True)
+    _write_population(data / "mco_ppp_2020_UNadj.tif")
+    _write_comments(data / "comments.csv")
+    path = folder / "town.yaml"
+    path.write_text(yaml.safe_dump(recipe_values(url) | changes))
+    return path
+
+
+def quick_build(recipe, folder, **options):
+    """Build without maps, from a recipe or its path."""
+    recipe = recipe if hasattr(recipe, "city") else read_recipe(recipe)
+    return build(recipe, folder, draw=False, **options)
+
+
+@pytest.fixture
+def provider(monkeypatch):
+    """The town's providers, for one test."""
+    monkeypatch.setenv("GOOGLE_MAPS_API_KEY", KEY)
+    monkeypatch.setenv("BAIDU_MAP_AK", KEY)
+    with CityProvider(KEY) as server:
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def write(provider, tmp_path):
+    """Writes the town's recipe and its files; returns the recipe's path."""
+    return partial(write_recipe, tmp_path, provider.url)
 
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
-    """The town, built once, and what its provider was asked for."""
-    folder = tmp_path_factory.mktemp("built")
+    """The town, built once: `provider`, `recipe`, the folder `run`, `asked` and what was `said`.
+
+    Nothing in `run` may be changed: `again(folder)` copies it for another build.
+    """
+    folder, log = tmp_path_factory.mktemp("built"), io.StringIO()
+    handler, root = logging.StreamHandler(log), logging.getLogger()
     with CityProvider(KEY) as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("GOOGLE_MAPS_API_KEY", KEY)
         patch.setenv("BAIDU_MAP_AK", KEY)
-        path = write_recipe(folder, server.url)
-        report = build(read_recipe(path), folder / "run", draw=False, recipe_text=path.read_text())
+        path, run = write_recipe(folder, server.url), folder / "run"
+        root.addHandler(handler)
+        level = root.level
+        root.setLevel(logging.DEBUG)
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            assert main(["build", str(path), "--output_dir", str(run), "--yes"]) == 0
+        root.setLevel(level)
+        root.removeHandler(handler)
+        yield SimpleNamespace(
+            provider=server,
+            path=path,
+            recipe=read_recipe(path),
+            run=run,
+            dataset=run / "dataset",
+            asked=collections.Counter(server.asked),
+            said=log.getvalue(),
+            again=lambda target: shutil.copytree(run, target / "run"),
+        )
         server.shutdown()
-    return report.dataset, server.asked
 
 
 @pytest.fixture
 def town(built, write, provider, tmp_path):
     """The town as if it had been built from the test's own provider: the recipe alone names it."""
-    dataset, asked = built
-    provider.asked.update(asked)
+    provider.asked.update(built.asked)
     folder = tmp_path / "run" / "dataset"
-    shutil.copytree(dataset, folder)
+    shutil.copytree(built.dataset, folder)
     (folder / "recipe.yaml").write_text(write().read_text())
     return folder
 
@@ -68,3 +160,28 @@ def licensed(folder, allowed, count=40, size=(32, 32)):
     writer.write_shard(CITY, "satellite", 0, rows)
     writer.finish()
     return folder
+
+
+def _write_population(path):
+    west, _, _, north = TOWN
+    transform = rasterio.transform.from_origin(west - 0.005, north + 0.005, 1 / 1200, 1 / 1200)
+    values = np.random.default_rng(0).gamma(2, 20, (24, 28)).astype("float32")
+    profile = {"driver": "GTiff", "height": 24, "width": 28, "count": 1, "dtype": "float32"}
+    with rasterio.open(
+        path, "w", **profile, crs="EPSG:4326", transform=transform, nodata=-99999
+    ) as file:
+        file.write(values, 1)
+
+
+def _write_comments(path):
+    rng = np.random.default_rng(1)
+    west, south, east, north = TOWN
+    frame = pd.DataFrame(
+        {
+            "lon": rng.uniform(west, east, 200),
+            "lat": rng.uniform(south, north, 200),
+            "reviews": rng.integers(0, 50, 200),
+        }
+    )
+    frame.loc[0, "reviews"] = -1
+    frame.to_csv(path, index=False)

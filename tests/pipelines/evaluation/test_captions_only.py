@@ -9,7 +9,7 @@ from shapely.geometry import box
 from dataset_builders.importers import urbanclip
 from dataset_builders.importers.base import import_dataset
 from dataset_builders.schema import DatasetMetadata
-from dataset_builders.storage import DatasetWriter
+from dataset_builders.writer import DatasetWriter
 from pipelines.evaluation.cli import main
 from pipelines.evaluation.embed.captions import (
     TfidfSettings,

@@ -8,7 +8,7 @@ from PIL import Image
 from shapely.geometry import box
 
 from dataset_builders.schema import DatasetMetadata, Indicator
-from dataset_builders.storage import DatasetWriter
+from dataset_builders.writer import DatasetWriter
 
 CITY = "toytown"
 CELL = 0.01  # degrees, about a kilometre

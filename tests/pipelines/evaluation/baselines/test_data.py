@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from dataset_builders.schema import DatasetMetadata
-from dataset_builders.storage import DatasetWriter, iter_images
+from dataset_builders.storage import iter_images
+from dataset_builders.writer import DatasetWriter
 from pipelines.evaluation.baselines import pixels
 from pipelines.evaluation.baselines.data import load_region_data
 from pipelines.evaluation.baselines.pixels import LeftOut, decode_view, square

@@ -10,7 +10,7 @@ from shapely.geometry import Point
 from sklearn.linear_model import LinearRegression
 
 from dataset_builders.schema import DatasetMetadata, Indicator
-from dataset_builders.storage import DatasetWriter
+from dataset_builders.writer import DatasetWriter
 from pipelines.evaluation.baselines.data import load_region_data
 from pipelines.evaluation.baselines.run import run_baseline
 from pipelines.evaluation.embed.poi import gives_away, poi_columns, training_columns

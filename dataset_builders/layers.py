@@ -1,0 +1,30 @@
+"""Files of geometries: any that geopandas reads, GeoParquet included."""
+
+from pathlib import Path
+
+import geopandas as gpd
+
+from .errors import SourceError
+
+
+def read_layer(path: str | Path, what: str = "layer") -> gpd.GeoDataFrame:
+    """The rows of a file of geometries.
+
+    Args:
+        path: GeoPackage, GeoJSON, Shapefile, GeoParquet, ...
+        what: What it should be, for the message.
+
+    Raises:
+        SourceError: There is none, or geopandas does not read it.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise SourceError(f"There is no {what} at {path}.")
+    try:
+        is_parquet = path.suffix.lower() in (".parquet", ".geoparquet")
+        return gpd.read_parquet(path) if is_parquet else gpd.read_file(path)
+    except Exception as error:  # GDAL's drivers have their own exceptions
+        raise SourceError(f"{path} is no {what} that geopandas reads: {error}") from error
+
+
+__all__ = ["read_layer"]
