@@ -5,6 +5,7 @@ python -m benchmarks.geography zonal       # against exactextract as it is docum
 python -m benchmarks.geography points      # 1 million points against geopandas.sjoin
 python -m benchmarks.geography squares     # 1 million squares: seconds and peak memory
 python -m benchmarks.geography memory      # zonal statistics of 10,000 against 100,000 regions
+python -m benchmarks.geography plan        # the plan of a million regions with map tiles
 python -m benchmarks.geography build       # a whole build of 10,000 against 100,000 regions
 """
 
@@ -139,6 +140,24 @@ def make_squares() -> None:
     print(json.dumps(done))
 
 
+def plan_city(folder: str) -> None:
+    """Plan a city of a million squares with map tiles; prints seconds (a child's job)."""
+    from dataset_builders.city.planning import plan
+    from dataset_builders.city.recipe import read_recipe
+
+    url = "https://tiles.example.org/{z}/{x}/{y}.jpg"
+    recipe = {
+        "city": "city",
+        "boundary": {"bbox": [116.0, 39.5, 117.18, 40.4]},
+        "regions": {"side_m": 100},
+        "satellite": {"provider": "tiles", "name": "tiles", "url": url, "zoom": 17},
+    }
+    path = Path(folder) / "city.json"
+    path.write_text(json.dumps(recipe))
+    seconds, found = seconds_of(plan, read_recipe(path), Path(folder) / "city")
+    print(json.dumps({"count": found.regions, "seconds": seconds, "peak_mb": peak_mb()}))
+
+
 def sum_regions(count: int, path: str) -> None:
     """Zonal statistics of so many squares; prints peaks in MB (a child's job)."""
     import rasterio  # noqa: F401  (not to be counted)
@@ -202,6 +221,16 @@ def squares() -> None:
     )
 
 
+def plan() -> None:
+    """The plan of a million regions, of whose tiles none has been fetched."""
+    with tempfile.TemporaryDirectory() as folder:
+        done = child("plan_city", folder)
+    print(
+        f"plan of {done['count']:,} regions with map tiles: {done['seconds']:.1f} s, peak memory "
+        f"{done['peak_mb']:.0f} MB"
+    )
+
+
 def memory() -> None:
     """Peak memory of zonal statistics of ten times as many regions."""
     with tempfile.TemporaryDirectory() as folder:
@@ -236,6 +265,9 @@ def main() -> None:
     if name == "sum_regions":
         sum_regions(int(rest[0]), rest[1])
         return
+    if name == "plan_city":
+        plan_city(rest[0])
+        return
     if name == "build_city":
         build_city(int(rest[0]), rest[1])
         return
@@ -244,6 +276,7 @@ def main() -> None:
         "points": point_speed,
         "squares": squares,
         "memory": memory,
+        "plan": plan,
         "build": build_memory,
     }
     for part in [parts[name]] if name else parts.values():

@@ -20,7 +20,9 @@ Ints = NDArray[np.int64]
 Position = Callable[[Floats, Floats], tuple[Floats, Floats]]
 
 
-def assign_points(lon: Any, lat: Any, regions: gpd.GeoDataFrame, *, check: bool = True) -> Ints:
+def assign_points(
+    lon: Any, lat: Any, regions: "gpd.GeoDataFrame | RegionIndex", *, check: bool = True
+) -> Ints:
     """The region of each point.
 
     Of several regions that hold a point (shared edges, overlaps) the one with the first
@@ -29,7 +31,8 @@ def assign_points(lon: Any, lat: Any, regions: gpd.GeoDataFrame, *, check: bool 
     Args:
         lon: `(n,)`, EPSG:4326; NaN where unknown.
         lat: `(n,)`.
-        regions: Polygons in EPSG:4326, split at the antimeridian, with `region_id`.
+        regions: Polygons in EPSG:4326, split at the antimeridian, with `region_id`; or their index,
+            where it is used several times.
         check: Look for another coordinate system if most of the points lie outside.
 
     Returns:
@@ -44,33 +47,38 @@ def assign_points(lon: Any, lat: Any, regions: gpd.GeoDataFrame, *, check: bool 
         raise DatasetError(
             f"`lon` and `lat` are two arrays of one length, got shapes {lon.shape} and {lat.shape}."
         )
-    if regions.crs is None or not regions.crs.equals("EPSG:4326", ignore_axis_order=True):
-        name = "no CRS" if regions.crs is None else regions.crs.name
-        raise DatasetError(f"Points are assigned to regions in EPSG:4326, got {name}.")
+    index = regions if isinstance(regions, RegionIndex) else RegionIndex(regions)
     found = np.full(len(lon), -1, dtype=np.int64)
     known = np.flatnonzero(np.isfinite(lon) & np.isfinite(lat))
-    if len(regions) == 0 or len(known) == 0:
+    if len(index.shapes) == 0 or len(known) == 0:
         return found
-    search = _Search(regions)
-    found[known] = search(lon[known], lat[known])
+    found[known] = index.find(lon[known], lat[known])
     if check and len(known) >= MIN_POINTS_TO_JUDGE:
         inside = np.count_nonzero(found >= 0) / len(known)
         if inside < 0.5:
-            _suggest_system(lon[known], lat[known], inside, search)
+            _suggest_system(lon[known], lat[known], inside, index)
     return found
 
 
-class _Search:
-    """Positions of the regions of points, by a search tree."""
+class RegionIndex:
+    """A search tree of regions, for [`assign_points`].
+
+    Raises:
+        DatasetError: The regions have no CRS, or another one than EPSG:4326.
+    """
 
     def __init__(self, regions: gpd.GeoDataFrame):
+        if regions.crs is None or not regions.crs.equals("EPSG:4326", ignore_axis_order=True):
+            name = "no CRS" if regions.crs is None else regions.crs.name
+            raise DatasetError(f"Points are assigned to regions in EPSG:4326, got {name}.")
         ids = np.asarray(regions.get("region_id", regions.index), dtype=object).astype(str)
         self.order = np.argsort(ids, kind="stable")
         self.shapes = regions.geometry.to_numpy()[self.order]
         shapely.prepare(self.shapes)
         self.tree = shapely.STRtree(self.shapes)
 
-    def __call__(self, lon: Floats, lat: Floats) -> Ints:
+    def find(self, lon: Floats, lat: Floats) -> Ints:
+        """Positions of rows of the regions, -1 for points outside all of them."""
         lon = np.where(np.abs(lon) > 180, (lon + 180.0) % 360.0 - 180.0, lon)
         none = len(self.shapes)
         first = np.full(len(lon), none)
@@ -82,9 +90,7 @@ class _Search:
         return np.append(self.order, -1)[first]
 
 
-def _suggest_system(
-    lon: Floats, lat: Floats, inside: float, search: Callable[[Floats, Floats], Ints]
-) -> None:
+def _suggest_system(lon: Floats, lat: Floats, inside: float, index: RegionIndex) -> None:
     """Raise if points would lie within the regions in another coordinate system."""
     chosen = np.unique(np.linspace(0, len(lon) - 1, 5000).astype(np.int64))
     lon, lat = lon[chosen], lat[chosen]
@@ -96,7 +102,7 @@ def _suggest_system(
             continue
         good = np.isfinite(x) & np.isfinite(y)
         if good.any():
-            shares[name] = float(np.count_nonzero(search(x[good], y[good]) >= 0)) / len(lon)
+            shares[name] = float(np.count_nonzero(index.find(x[good], y[good]) >= 0)) / len(lon)
     if not shares:
         return
     likely = max(shares, key=lambda name: shares[name])
@@ -128,4 +134,4 @@ def _readings() -> dict[str, Position]:
     }
 
 
-__all__ = ["assign_points"]
+__all__ = ["RegionIndex", "assign_points"]

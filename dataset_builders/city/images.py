@@ -13,7 +13,7 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 
-from ..assignment import assign_points
+from ..assignment import RegionIndex, assign_points
 from ..download import Store, check_image
 from ..sources.local_folder import LocalFolder
 from ..sources.satellite import PICTURE_PX, Picture, SatelliteSource
@@ -80,11 +80,12 @@ def street_view_images(
 ) -> Iterator[list[CityImage]]:
     """The street views of all sources, batch by batch; an image that comes twice is kept once."""
     seen: set[str] = set()
+    index, names = RegionIndex(regions), regions["region_id"].to_numpy()
     for batch in itertools.chain.from_iterable(some for _, some in batches(recipe, places, cache)):
         views = [view for view in batch.views() if view.image_id not in seen]
         seen.update(view.image_id for view in views)
         if views:
-            yield list(_placed(batch.source, views, regions, store))
+            yield list(_placed(batch.source, views, index, names, store))
 
 
 def folder_rejects(recipe: CityRecipe, places: Sequence[Place], cache: Path) -> list[Reject]:
@@ -131,13 +132,16 @@ def sha256_of(content: bytes) -> str:
 
 
 def _placed(
-    source: StreetViewSource, views: Sequence[View], regions: gpd.GeoDataFrame, store: Store
+    source: StreetViewSource,
+    views: Sequence[View],
+    index: RegionIndex,
+    names: Any,
+    store: Store,
 ) -> Iterator[CityImage]:
     """Each view in the region where its camera stood."""
     lon, lat = (np.array([getattr(view, name) for view in views]) for name in ("lon", "lat"))
     # a camera may stand beyond the edge of the regions, so nothing is concluded from those outside
-    found = assign_points(lon, lat, regions, check=isinstance(source, LocalFolder))
-    names = regions["region_id"].to_numpy()
+    found = assign_points(lon, lat, index, check=isinstance(source, LocalFolder))
     for view, number in zip(views, found.tolist(), strict=True):
         fetched = store.get(view.key)
         if fetched is None or fetched.status != "ok" or fetched.sha256 is None:
