@@ -24,6 +24,7 @@ WORDS = {
     "a valid array": "a list",
     "a valid tuple": "a list",
     "a valid string": "text",
+    "a valid number": "a number",
     "a valid boolean": "true or false",
     "a valid integer": "a whole number",
     "an object": "a mapping",
@@ -184,14 +185,25 @@ def _mistakes(
         elif one["type"] == "value_error":
             yield f"{path}: {ctx['error']}" if path else str(ctx["error"])
         else:
-            text = str(one["msg"])
-            for theirs, ours in WORDS.items():
-                text = text.replace(theirs, ours)
-            text = text.removeprefix("Input should ").removeprefix("Value should ")
-            expected.setdefault(quoted, []).append(text)
+            expected.setdefault(quoted, []).append(_wanted(one))
             got[quoted] = _shown(value)
     for quoted, wanted in expected.items():
         yield f"{quoted} must {' or '.join(dict.fromkeys(wanted))}, got {got[quoted]}."
+
+
+def _wanted(one: Mapping[str, Any]) -> str:
+    """What a value must be, as a reader of YAML says it."""
+    ctx = one.get("ctx", {})
+    if one["type"] == "literal_error":
+        return f"be one of {ctx['expected'].replace(' or ', ', ')}"
+    if one["type"] in MISSING:
+        return f"have {one['loc'][-1] + 1} values"
+    if one["type"] == "too_long":
+        return f"have {ctx['max_length']} values"
+    text = str(one["msg"]).removeprefix("Input should ").removeprefix("Value should ")
+    for theirs, ours in WORDS.items():
+        text = text.replace(theirs, ours)
+    return text
 
 
 def _follow(values: Any, steps: Sequence[Any], where: str = "") -> tuple[str, Any, tuple[Any, Any]]:
