@@ -229,8 +229,11 @@ def shard_metadata(path: Path) -> DatasetMetadata:
 
 
 def stored_metadata(path: Path) -> dict[bytes, bytes]:
-    """The metadata in the schema of a shard; nothing if there is none."""
-    return (pq.read_schema(path).metadata or {}) if path.exists() else {}
+    """The metadata in the schema of a shard; nothing if there is none, or it cannot be read."""
+    try:
+        return pq.read_schema(path).metadata or {}
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return {}
 
 
 __all__ = [
