@@ -3,7 +3,7 @@
     export OMP_NUM_THREADS=1
     python -m benchmarks.training momentum    # the teacher's update, fused against a loop
     python -m benchmarks.training padding     # padding to the batch against padding to 248
-    python -m benchmarks.training step        # a whole step against its parts
+    python -m benchmarks.training step        # a whole step against its parts and open_clip's
 
 Models have their real shapes and random weights: the time does not depend on the values.
 """
@@ -87,7 +87,11 @@ def interleaved(repeats: int, **functions: Callable[[], object]) -> dict[str, fl
 
 
 def benchmark_step(architecture: dict, batch_size: int, repeats: int) -> None:
-    """A step of the training loop against the student's passes plus the teacher's."""
+    """A step of the training loop against its passes, and against a plain CLIP step of open_clip.
+
+    The plain step is of open_clip's model of the same shape, its loss and the same optimizer, on
+    the same pixels and tokens; it has neither teacher nor queue.
+    """
     accelerator = Accelerator(cpu=True)
     model = make_model(architecture).train()
     optimizer = accelerator.prepare(adamw(model, 1e-6, 0.01))
@@ -112,13 +116,50 @@ def benchmark_step(architecture: dict, batch_size: int, repeats: int) -> None:
             accelerator, student, optimizer, [batch], learning_rate=1e-6, distillation_weight=0.5
         )
 
-    seconds = interleaved(repeats, parts=parts, step=step)
+    plain = plain_clip_step(config, inputs)
+    seconds = interleaved(repeats, parts=parts, step=step, plain=plain)
     print(
         f"step: {seconds['step']:.3f} s, its parts {seconds['parts']:.3f} s, "
-        f"ratio {seconds['step'] / seconds['parts']:.3f} "
+        f"ratio {seconds['step'] / seconds['parts']:.3f}, open_clip's plain step "
+        f"{seconds['plain']:.3f} s, ratio {seconds['step'] / seconds['plain']:.3f} "
         f"({sum(p.numel() for p in model.parameters()) // 2 / 1e6:.1f}M parameters, "
         f"batch {batch_size}, {tokens['input_ids'].shape[1]} tokens, queue 4096)"
     )
+
+
+def plain_clip_step(config: Any, inputs: dict[str, torch.Tensor]) -> Callable[[], None]:
+    """A step of open_clip's own model and loss, in the shape of this configuration."""
+    import open_clip
+
+    vision, text = config.vision_config, config.text_config
+    model = open_clip.CLIP(
+        config.projection_dim,
+        open_clip.CLIPVisionCfg(
+            layers=vision.num_hidden_layers,
+            width=vision.hidden_size,
+            head_width=vision.hidden_size // vision.num_attention_heads,
+            mlp_ratio=vision.intermediate_size / vision.hidden_size,
+            patch_size=vision.patch_size,
+            image_size=vision.image_size,
+        ),
+        open_clip.CLIPTextCfg(
+            context_length=text.max_position_embeddings,
+            vocab_size=text.vocab_size,
+            width=text.hidden_size,
+            heads=text.num_attention_heads,
+            layers=text.num_hidden_layers,
+        ),
+        quick_gelu=True,
+    ).train()
+    optimizer, loss = adamw(model, 1e-6, 0.01), open_clip.ClipLoss()
+
+    def step() -> None:
+        loss(*model(inputs["pixel_values"], inputs["input_ids"])).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
 
 
 def benchmark_momentum(repeats: int) -> None:

@@ -82,12 +82,16 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    convert = commands.add_parser(
-        "convert",
-        help="weights of other projects to a Hugging Face folder",
-        description=CONVERT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+
+    def add_command(name: str, help: str, description: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=help,
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    convert = add_command("convert", "weights of other projects to a Hugging Face folder", CONVERT)
     convert.add_argument("weights", metavar="WEIGHTS", help=".pt, .pth, .bin or .safetensors")
     convert.add_argument("--output_dir", required=True, help="a new folder")
     convert.add_argument(
@@ -102,33 +106,18 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
             type=int,
             help=f"attention heads of the {tower} tower (default: its width / 64)",
         )
-    export = commands.add_parser(
-        "export",
-        help="ONNX, int8, OpenVINO, sentence-transformers",
-        description=EXPORT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    export = add_command("export", "ONNX, int8, OpenVINO, sentence-transformers", EXPORT)
     export.add_argument("model_name_or_path", metavar="MODEL", help="folder or Hub id")
     export.add_argument("--output_dir", help="default: the model's own folder")
     export.add_argument(
         "--formats", nargs="+", choices=FORMATS, default=FORMATS, help="all of them"
     )
     export.add_argument("--images", nargs="*", default=[], help="real pictures to check on")
-    card = commands.add_parser(
-        "card",
-        help="a model's card, from its run and its scores",
-        description=CARD,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    card = add_command("card", "a model's card, from its run and its scores", CARD)
     card.add_argument("run", metavar="MODEL", help="the --output_dir of train.py")
     _add_results(card)
     card.add_argument("--repo", required=True, help="org/name, as the examples call the model")
-    push = commands.add_parser(
-        "push",
-        help="a model, an adapter, a dataset or a Space to the Hub",
-        description=PUSH,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    push = add_command("push", "a model, an adapter, a dataset or a Space to the Hub", PUSH)
     push.add_argument("run", metavar="FOLDER", help="the --output_dir of train.py; see above")
     kinds = push.add_mutually_exclusive_group()
     kinds.add_argument("--adapter", action="store_true", help="its LoRA adapter alone")
@@ -233,32 +222,22 @@ def _card(args: argparse.Namespace) -> None:
 
 
 def _push(args: argparse.Namespace) -> None:
-    from .push import push_adapter, push_dataset, push_model
+    from .push import Destination, push_adapter, push_dataset, push_model
 
-    common: dict[str, Any] = {
-        "private": args.private,
-        "tag": args.tag,
-        "message": args.message,
-        "dry_run": args.dry_run,
-    }
+    to = Destination(args.repo, args.private, args.tag, args.message, args.dry_run)
     if args.adapter:
-        print(push_adapter(args.run, args.repo, **common))
+        print(push_adapter(args.run, to))
     elif args.dataset:
-        print(push_dataset(args.run, args.repo, **common))
+        print(push_dataset(args.run, to))
     elif args.space:
-        print(_push_space(args, common))
+        from .space import SpaceSources, push_space
+
+        if not (args.dataset_name and args.embeddings):
+            raise InputError("A Space needs --dataset_name and --embeddings.")
+        shown = (args.run, args.dataset_name, args.embeddings, args.results, args.city)
+        print(push_space(args.space, SpaceSources(*shown), to))
     else:
-        results = {"results": args.results, "system": args.system}
-        print(push_model(args.run, args.repo, **results, **common))
-
-
-def _push_space(args: argparse.Namespace, common: dict[str, Any]) -> Any:
-    from .space import SpaceSources, push_space
-
-    if not (args.dataset_name and args.embeddings):
-        raise InputError("A Space needs --dataset_name and --embeddings.")
-    sources = SpaceSources(args.run, args.dataset_name, args.embeddings, args.results, args.city)
-    return push_space(args.space, args.repo, sources, **common)
+        print(push_model(args.run, to, args.results, args.system))
 
 
 if __name__ == "__main__":

@@ -20,8 +20,13 @@ from dataset_builders.publish import files_of
 from dataset_builders.publish import push as push_published
 
 from ..common.errors import InputError
-from .adapter import ADAPTER_FILES, ADAPTER_FOLDER, write_adapter_card
-from .model_card import CARD_FILE, write_model_card
+from .model_card import (
+    ADAPTER_FILES,
+    ADAPTER_FOLDER,
+    CARD_FILE,
+    write_adapter_card,
+    write_model_card,
+)
 from .runs import read_run
 
 # what a user of the model needs; checkpoints, pairs and ledgers of the training stay at home
@@ -56,14 +61,33 @@ WITH_PATHS = ("training_summary.json", "train_arguments.yaml", "adapter/adapter_
 
 
 @dataclass(frozen=True)
+class Destination:
+    """A repository of the Hub, and how to push to it.
+
+    Attributes:
+        repo_id: "org/name"; created if necessary.
+        private: Create it as a private repository.
+        tag: Name for the commit, such as "v1".
+        message: Commit message; a default by what is pushed.
+        dry_run: List the files and send nothing.
+    """
+
+    repo_id: str
+    private: bool = False
+    tag: str | None = None
+    message: str | None = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
 class Pushed:
     """What was pushed, or would be.
 
     Attributes:
         repo_id: "org/name".
-        files: path and size in bytes of each.
-        card: the text of README.md.
-        commit: its address; None for a dry run.
+        files: Path and size in bytes of each file.
+        card: Text of README.md.
+        commit: Address of the commit; None for a dry run.
     """
 
     repo_id: str
@@ -84,37 +108,28 @@ class Pushed:
 
 def push_model(
     folder: str | Path,
-    repo_id: str,
-    *,
+    to: Destination,
     results: str | Path | None = None,
     system: str | None = None,
-    private: bool = False,
-    tag: str | None = None,
-    message: str | None = None,
-    dry_run: bool = False,
 ) -> Pushed:
-    """Push a model, in one commit: the Hub has it whole or not at all.
+    """Push a model in one commit: the Hub has all of it or nothing.
 
     The card is written anew from the run; a README.md in the folder is neither sent nor changed.
-    Large files go first and are not sent twice, so the same call after an interruption goes on.
+    Large files go first and are not sent twice, so an interrupted call can be repeated.
 
     Args:
-        folder: that `train.py` wrote.
-        repo_id: "org/name"; made if need be.
-        results: the `--output_dir` of `evaluate.py probe` and `report`, for the card.
-        system: label of the model in the results.
-        private: of a repository that is made.
-        tag: name for the commit.
-        message: of the commit.
-        dry_run: list the files, send nothing.
+        folder: Output folder of `train.py`.
+        to: Where to push.
+        results: The `--output_dir` of `evaluate.py probe` and `report`, for the card.
+        system: Label of the model in the results.
 
     Raises:
-        InputError: no finished model, scores without controls, or an answer of the Hub that
-            cannot be mended here; says what to do, and never the token.
+        InputError: There is no finished model, scores lack their controls, or the Hub refuses;
+            the message says what to do, and never the token.
     """
     root = Path(folder)
     with tempfile.TemporaryDirectory() as name:
-        card = write_model_card(read_run(root, results, system), repo_id, Path(name)).parent
+        card = write_model_card(read_run(root, results, system), to.repo_id, Path(name)).parent
         for file in WITH_PATHS:
             _copy_without_paths(root / file, card / file)
         files = {
@@ -122,134 +137,89 @@ def push_model(
             for one in (root, card)
             for path in published_files(one)
         }
-        return push_files(
-            files,
-            repo_id,
-            private=private,
-            tag=tag,
-            message=message or "Upload UrbanLN",
-            dry_run=dry_run,
-        )
+        return push_files(files, to, "Upload UrbanLN")
 
 
-def push_adapter(
-    folder: str | Path,
-    repo_id: str,
-    *,
-    private: bool = False,
-    tag: str | None = None,
-    message: str | None = None,
-    dry_run: bool = False,
-) -> Pushed:
-    """Push the LoRA adapter of a training alone, as `PeftModel.from_pretrained` takes it.
+def push_adapter(folder: str | Path, to: Destination) -> Pushed:
+    """Push the LoRA adapter of a training alone, for `PeftModel.from_pretrained`.
 
     Args:
-        folder: that `train.py --lora_rank` wrote.
-        repo_id: see [`push_model`], as the others.
-        private: likewise.
-        tag: likewise.
-        message: likewise.
-        dry_run: likewise.
+        folder: Output folder of `train.py --lora_rank`.
+        to: Where to push.
 
     Raises:
-        InputError: there is no adapter, or the Hub refuses.
+        InputError: There is no adapter, or the Hub refuses.
     """
     root = Path(folder)
     with tempfile.TemporaryDirectory() as name:
         card = Path(name) / CARD_FILE
-        write_adapter_card(root, repo_id, card)
+        write_adapter_card(root, to.repo_id, card)
         files = {CARD_FILE: card, **{one: root / ADAPTER_FOLDER / one for one in ADAPTER_FILES}}
         config = ADAPTER_FILES[0]
         files[config] = _copy_without_paths(files[config], Path(name) / config)
-        return push_files(
-            files,
-            repo_id,
-            private=private,
-            tag=tag,
-            message=message or "Upload an UrbanLN adapter",
-            dry_run=dry_run,
-        )
+        return push_files(files, to, "Upload an UrbanLN adapter")
 
 
-def push_dataset(
-    folder: str | Path,
-    repo_id: str,
-    *,
-    private: bool = False,
-    tag: str | None = None,
-    message: str | None = None,
-    dry_run: bool = False,
-) -> Pushed:
-    """Push a published dataset, past its licence gate.
+def push_dataset(folder: str | Path, to: Destination) -> Pushed:
+    """Push a published dataset, which has passed its licence gate.
 
     Args:
-        folder: that `python -m dataset_builders publish` wrote.
-        repo_id: see [`push_model`], as the others.
-        private: likewise.
-        tag: likewise.
-        message: likewise.
-        dry_run: likewise.
+        folder: Output folder of `python -m dataset_builders publish`.
+        to: Where to push.
 
     Raises:
-        InputError: the folder did not pass the gate, or the Hub refuses.
+        InputError: The folder did not pass the gate, or the Hub refuses.
     """
     root = Path(folder)
     try:
         commit = push_published(
             root,
-            repo_id,
-            private=private,
-            tag=tag,
-            message=message or "Upload the dataset",
-            dry_run=dry_run,
+            to.repo_id,
+            private=to.private,
+            tag=to.tag,
+            message=to.message or "Upload the dataset",
+            dry_run=to.dry_run,
         )
     except DatasetError as error:
         raise InputError(str(error)) from error
     card = (root / CARD_FILE).read_text(encoding="utf-8")
-    return Pushed(repo_id, tuple(files_of(root)), card, commit)
+    return Pushed(to.repo_id, tuple(files_of(root)), card, commit)
 
 
 def push_files(
-    files: Mapping[str, Path],
-    repo_id: str,
-    *,
-    repo_type: str = "model",
-    private: bool = False,
-    tag: str | None = None,
-    message: str,
-    dry_run: bool = False,
+    files: Mapping[str, Path], to: Destination, message: str, repo_type: str = "model"
 ) -> Pushed:
     """Push files in one commit.
 
     Args:
-        files: by name in the repository; README.md is the card.
-        repo_id: see [`push_model`], as the others.
+        files: Files by name in the repository; README.md is the card.
+        to: Where to push.
+        message: Commit message if the destination has none.
         repo_type: "model" or "space".
-        private: of a repository that is made.
-        tag: name for the commit.
-        message: of the commit.
-        dry_run: send nothing.
 
     Raises:
-        InputError: the Hub refuses.
+        InputError: The Hub refuses.
     """
     sizes = tuple((name, path.stat().st_size) for name, path in sorted(files.items()))
     card = files[CARD_FILE].read_text(encoding="utf-8")
-    if dry_run:
-        return Pushed(repo_id, sizes, card)
+    if to.dry_run:
+        return Pushed(to.repo_id, sizes, card)
     api, sdk = HfApi(), "gradio" if repo_type == "space" else None
+    kind: dict[str, Any] = {"repo_id": to.repo_id, "repo_type": repo_type}
     try:
         operations = [CommitOperationAdd(name, path) for name, path in sorted(files.items())]
-        api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk)
-        commit = api.create_commit(repo_id, operations, repo_type=repo_type, commit_message=message)
-        if tag is not None:
-            api.create_tag(repo_id, tag=tag, repo_type=repo_type, exist_ok=True)
+        api.create_repo(**kind, private=to.private, exist_ok=True, space_sdk=sdk)
+        commit = api.create_commit(
+            **kind, operations=operations, commit_message=to.message or message
+        )
+        if to.tag is not None:
+            api.create_tag(**kind, tag=to.tag, exist_ok=True)
     except Exception as error:
-        said = explain(error, repo_id)
+        said = explain(error, to.repo_id)
         if said is None:
             raise
         raise InputError(said) from error
-    return Pushed(repo_id, sizes, card, commit.commit_url)
+    return Pushed(to.repo_id, sizes, card, commit.commit_url)
 
 
 def _copy_without_paths(source: Path, target: Path) -> Path:
@@ -279,6 +249,7 @@ def published_files(root: Path) -> list[Path]:
 
 __all__ = [
     "CARD_FILE",
+    "Destination",
     "Pushed",
     "published_files",
     "push_adapter",

@@ -43,6 +43,9 @@ class Score:
     seeds: int
     n_test: float
 
+    def __str__(self) -> str:
+        return f"{self.mean:.2f} ± {self.sd:.2f}"
+
 
 @dataclass(frozen=True)
 class Gain:
@@ -61,6 +64,9 @@ class Gain:
     low: float
     high: float
     blocks: int
+
+    def __str__(self) -> str:
+        return f"{self.estimate:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,24 @@ class CityScores:
     def views(self) -> list[str]:
         """Those of the model, in their order."""
         return list(dict.fromkeys(v for _, v, s, _ in self.scores if s == self.model))
+
+    def title(self, system: str) -> str:
+        """What the card calls a system."""
+        if system == self.model:
+            count = self.trainings.get(system, 1)
+            return f"**{system}** (this model{f', {count} trainings' if count > 1 else ''})"
+        return f"{system} (control)" if system in CONTROLS or system in self.untrained else system
+
+    def score(self, protocol: str, view: str, system: str, indicator: str) -> Score | None:
+        """The score of a system; controls that see no images have one for all views."""
+        own = "none" if system in CONTROLS else view
+        return self.scores.get((protocol, own, system, indicator))
+
+    def references(self, protocol: str, view: str) -> list[str]:
+        """What the model was compared with."""
+        cells = [(self.model, protocol, view, one) for one in self.indicators]
+        known = [gain.reference for cell in cells for gain in self.gains.get(cell, [])]
+        return list(dict.fromkeys(known))
 
     def gain(
         self, system: str, protocol: str, view: str, indicator: str, reference: str

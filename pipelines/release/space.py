@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import RepoCard, SpaceCardData
+from huggingface_hub import SpaceCard, SpaceCardData
 
 from dataset_builders.errors import DatasetError
 from dataset_builders.files import WrittenFiles, write_json
 from dataset_builders.publish import MARKER, check_gate, files_of, publish
 
 from ..common.errors import InputError
-from .model_card import CARD_FILE, LICENCE, is_hub_id
-from .push import Pushed, published_files, push_files
+from .model_card import CARD_FILE, LICENCE, TEMPLATES, is_hub_id
+from .push import Destination, Pushed, published_files, push_files
 from .runs import read_run
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -44,17 +44,6 @@ FILES_KIND = "space"
 RESULT_FILES = ("results.jsonl", "probe.json", "regions.parquet")
 # of a Space without paid storage, with room for the history
 MAX_BYTES = 900_000_000
-TEXT = """\
-# {title}
-
-{warning}A map of a city with what a model makes of its pictures: click a region for its pictures, \
-captions, predicted indicators with intervals and its most similar regions; search regions by \
-words; try pictures of your own. Uploads are deleted within two hours.
-
-Predictions are of a light probe on frozen vectors. They are no facts about the people who live in \
-a region, and not for decisions about them.
-
-On your own machine: `pip install -r requirements.txt gradio=={version}` and `python app.py`."""
 
 
 @dataclass(frozen=True)
@@ -140,47 +129,28 @@ def _compose(root: Path, repo_id: str, sources: SpaceSources) -> None:
         )
 
 
-def push_space(
-    folder: str | Path,
-    repo_id: str,
-    sources: SpaceSources,
-    *,
-    private: bool = False,
-    tag: str | None = None,
-    message: str | None = None,
-    dry_run: bool = False,
-) -> Pushed:
+def push_space(folder: str | Path, sources: SpaceSources, to: Destination) -> Pushed:
     """Write a Space and push it in one commit.
 
     Args:
-        folder: see [`write_space`].
-        repo_id: "org/name"; made if need be.
-        sources: what it shows.
-        private: of a repository that is made.
-        tag: name for the commit.
-        message: of the commit.
-        dry_run: write it in a temporary folder, list the files, send nothing.
+        folder: Folder of the Space, see [`write_space`]; a dry run does not write to it.
+        sources: What the Space shows.
+        to: Where to push.
 
     Raises:
-        InputError: see [`write_space`]; or the Hub refuses.
+        InputError: See [`write_space`]; or the Hub refuses.
     """
-    if dry_run:
+    message = "Upload the demo"
+    if to.dry_run:
         _open_folder(Path(folder))
         with tempfile.TemporaryDirectory() as name:
             staged = Path(name)
-            _compose(staged, repo_id, sources)
-            files = {one: staged / one for one, _ in files_of(staged)}
-            return push_files(files, repo_id, message="", dry_run=True)
-    root = write_space(folder, repo_id, sources)
+            _compose(staged, to.repo_id, sources)
+            return push_files({one: staged / one for one, _ in files_of(staged)}, to, message)
+    root = write_space(folder, to.repo_id, sources)
     names = WrittenFiles(root, FILES_KIND).names()
-    return push_files(
-        {name: root / name for name in names if (root / name).is_file()},
-        repo_id,
-        repo_type="space",
-        private=private,
-        tag=tag,
-        message=message or "Upload the demo",
-    )
+    files = {name: root / name for name in names if (root / name).is_file()}
+    return push_files(files, to, message, repo_type="space")
 
 
 def _gradio_version() -> str:
@@ -287,9 +257,10 @@ def _write_card(root: Path, repo_id: str, version: str, shown: dict[str, Any]) -
         datasets=[name for name in [shown["dataset_name"]] if is_hub_id(name)] or None,
         tags=["urban", "geospatial", "urbanln", *["synthetic"] * _synthetic(root)],
     )
-    warning = "> **Synthetic.** The city is simulated; nothing was observed.\n\n"
-    text = TEXT.format(title=title, version=version, warning=warning * _synthetic(root))
-    RepoCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n").save(root / CARD_FILE)
+    template = TEMPLATES / "space_card.md.j2"
+    synthetic = _synthetic(root)
+    card = SpaceCard.from_template(data, template, name=title, gradio=version, synthetic=synthetic)
+    card.save(root / CARD_FILE)
 
 
 def _synthetic(root: Path) -> bool:

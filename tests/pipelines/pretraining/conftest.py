@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
 from PIL import Image
+from transformers import CLIPImageProcessor
+
+from modeling_urbanln import UrbanLNProcessor
+from pipelines.common.tokenizer import clip_tokenizer
 
 COLOURS = ("red", "green", "blue", "white", "black", "yellow", "orange", "purple")
 PLACES = ("a park", "a wide road", "tall offices", "small houses", "a river", "a factory")
@@ -81,11 +85,63 @@ def write_dataset(
     return root
 
 
+SCORES = (0.6, 0.3, 0.1)
+
+
+def candidate_rows(n: int, texts: int = 3) -> list[dict]:
+    """Three kept candidates an image, of one, two and three sentences, and one that is not."""
+    made = []
+    for i in range(n):
+        for k in range(texts):
+            text = " ".join([f"Candidate {k} of image {i}."] * (k + 1))
+            made.append(
+                {"image_id": f"image-{i:04d}", "text": text, "score": SCORES[k], "kept": True}
+            )
+        made.append({"image_id": f"image-{i:04d}", "text": "Dropped.", "score": 0.9, "kept": False})
+    return made
+
+
+def write_candidates(root: Path, made: list[dict], city: str = "harborview") -> Path:
+    text = datasets.Value("string")
+    kinds = {
+        "image_id": text,
+        "text": text,
+        "score": datasets.Value("float64"),
+        "kept": datasets.Value("bool"),
+        "view": text,
+    }
+    names = [name for name in kinds if name in made[0]]
+    folder = root / "data" / f"{city}-captions"
+    folder.mkdir(parents=True, exist_ok=True)
+    datasets.Dataset.from_dict(
+        {name: [row[name] for row in made] for name in names},
+        features=datasets.Features({name: kinds[name] for name in names}),
+    ).to_parquet(folder / "part-00000.parquet")
+    return root
+
+
 @pytest.fixture(autouse=True)
 def _fresh_accelerate():
     """A process has one accelerate state; every run of these tests sets its own."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return clip_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def processor(tokenizer):
+    images = CLIPImageProcessor(size={"height": 16, "width": 16}, do_center_crop=False)
+    return UrbanLNProcessor(images, tokenizer)
+
+
+@pytest.fixture(scope="session")
+def candidates_dir(tmp_path_factory) -> Path:
+    root = write_dataset(tmp_path_factory.mktemp("several"), image_rows(40))
+    return write_candidates(root, candidate_rows(40))
 
 
 @pytest.fixture(scope="session")

@@ -30,11 +30,6 @@ def test_flags_win_over_the_recipe_and_the_recipe_over_defaults(recipe):
     assert values["num_train_epochs"] == 3
 
 
-def test_a_flag_list_replaces_the_list_of_the_recipe(recipe):
-    config = recipe("views: [street_view, satellite]\n")
-    assert parse_arguments([*config, *NEEDED, "--views", "satellite"]).data.views == ["satellite"]
-
-
 def test_booleans_of_a_recipe_can_be_switched_both_ways(recipe):
     config = recipe("group_by_length: false\nshuffle_sentences: true\n")
     data = parse_arguments([*config, *NEEDED]).data

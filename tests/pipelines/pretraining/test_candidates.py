@@ -1,74 +1,19 @@
 from collections import Counter
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPImageProcessor
 
-from modeling_urbanln import UrbanLNProcessor
 from pipelines.common.errors import InputError
-from pipelines.common.tokenizer import clip_tokenizer
 from pipelines.pretraining.arguments import DataArguments, parse_arguments
 from pipelines.pretraining.batches import PairBatches, batch_loader
 from pipelines.pretraining.data import read_pairs
-from pipelines.pretraining.loop import Pretrainer, pretrain
+from pipelines.pretraining.loop import pretrain
 from pipelines.pretraining.sampling import BatchIndices, BatchPlan
 
-from .conftest import image_rows, write_dataset
-from .test_train import assert_same_run, rows
-
-SCORES = (0.6, 0.3, 0.1)
-
-
-def candidate_rows(n: int, texts: int = 3) -> list[dict]:
-    """Three kept candidates an image, of one, two and three sentences, and one that is not."""
-    made = []
-    for i in range(n):
-        for k in range(texts):
-            text = " ".join([f"Candidate {k} of image {i}."] * (k + 1))
-            made.append(
-                {"image_id": f"image-{i:04d}", "text": text, "score": SCORES[k], "kept": True}
-            )
-        made.append({"image_id": f"image-{i:04d}", "text": "Dropped.", "score": 0.9, "kept": False})
-    return made
-
-
-def write_candidates(root: Path, made: list[dict], city: str = "harborview") -> Path:
-    text = datasets.Value("string")
-    kinds = {
-        "image_id": text,
-        "text": text,
-        "score": datasets.Value("float64"),
-        "kept": datasets.Value("bool"),
-        "view": text,
-    }
-    names = [name for name in kinds if name in made[0]]
-    folder = root / "data" / f"{city}-captions"
-    folder.mkdir(parents=True, exist_ok=True)
-    datasets.Dataset.from_dict(
-        {name: [row[name] for row in made] for name in names},
-        features=datasets.Features({name: kinds[name] for name in names}),
-    ).to_parquet(folder / "part-00000.parquet")
-    return root
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return clip_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def processor(tokenizer):
-    images = CLIPImageProcessor(size={"height": 16, "width": 16}, do_center_crop=False)
-    return UrbanLNProcessor(images, tokenizer)
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory) -> Path:
-    root = write_dataset(tmp_path_factory.mktemp("several"), image_rows(40))
-    return write_candidates(root, candidate_rows(40))
+from .conftest import SCORES, candidate_rows, image_rows, write_candidates, write_dataset
+from .test_train import rows
 
 
 def read(root: Path, tokenizer, **settings):
@@ -81,14 +26,14 @@ def drawn_texts(pairs, epoch: int, seed: int = 5) -> list[str]:
     return pairs.candidates.texts(drawn[drawn >= 0])
 
 
-def test_best_is_the_default_and_reads_no_candidates(dataset, tokenizer):
-    pairs = read(dataset, tokenizer, caption_sampling="best")
+def test_best_is_the_default_and_reads_no_candidates(candidates_dir, tokenizer):
+    pairs = read(candidates_dir, tokenizer, caption_sampling="best")
     assert DataArguments().caption_sampling == "best"
     assert pairs.candidates is None
 
 
-def test_candidates_are_drawn_in_proportion_to_their_scores(dataset, tokenizer):
-    pairs = read(dataset, tokenizer)
+def test_candidates_are_drawn_in_proportion_to_their_scores(candidates_dir, tokenizer):
+    pairs = read(candidates_dir, tokenizer)
     counts = Counter(text[:11] for epoch in range(400) for text in drawn_texts(pairs, epoch))
     assert counts.total() == 400 * len(pairs.train)
     assert set(counts) == {f"Candidate {k}" for k in range(3)}  # none that is not kept
@@ -97,8 +42,8 @@ def test_candidates_are_drawn_in_proportion_to_their_scores(dataset, tokenizer):
         assert counts[f"Candidate {k}"] / counts.total() == pytest.approx(share, abs=5 * sd)
 
 
-def test_every_training_image_draws_one_of_its_own(dataset, tokenizer):
-    pairs = read(dataset, tokenizer)
+def test_every_training_image_draws_one_of_its_own(candidates_dir, tokenizer):
+    pairs = read(candidates_dir, tokenizer)
     own = [pairs.listing["image_id"][index] for index in pairs.train]
     for epoch in range(20):
         named = [text.split("image ")[1].split(".")[0] for text in drawn_texts(pairs, epoch)]
@@ -127,8 +72,8 @@ def test_chances_of_unusual_scores(tmp_path, tokenizer, scores, shares):
     assert seen == {f"Candidate {k}" for k in range(3) if shares[k]}
 
 
-def test_draws_are_a_function_of_seed_epoch_and_pair(dataset, tokenizer):
-    one, two = read(dataset, tokenizer), read(dataset, tokenizer)
+def test_draws_are_a_function_of_seed_epoch_and_pair(candidates_dir, tokenizer):
+    one, two = read(candidates_dir, tokenizer), read(candidates_dir, tokenizer)
     far = [one.candidates.draw(5, epoch) for epoch in range(8)][7]
     np.testing.assert_array_equal(far, two.candidates.draw(5, 7))
     assert (far != one.candidates.draw(5, 6)).any()
@@ -154,8 +99,10 @@ def test_an_image_without_candidates_keeps_its_caption(tmp_path, tokenizer, proc
     np.testing.assert_array_equal(lengths[:5], pairs.num_tokens[:5])
 
 
-def test_batches_hold_the_drawn_captions_and_no_seed_the_images_own(dataset, tokenizer, processor):
-    pairs = read(dataset, tokenizer)
+def test_batches_hold_the_drawn_captions_and_no_seed_the_images_own(
+    candidates_dir, tokenizer, processor
+):
+    pairs = read(candidates_dir, tokenizer)
     batch = BatchIndices(3, pairs.train[[4, 0, 7]])
     got = PairBatches(pairs, processor, draw_seed=5)[batch]
     drawn = pairs.candidates.draw(5, 3)[batch.indices]
@@ -164,12 +111,12 @@ def test_batches_hold_the_drawn_captions_and_no_seed_the_images_own(dataset, tok
         for row, mask in zip(got["input_ids"], got["attention_mask"], strict=True)
     ] == [text.lower().replace(" ", "") for text in pairs.candidates.texts(drawn)]
     own = PairBatches(pairs, processor)[batch]["input_ids"]
-    best = read(dataset, tokenizer, caption_sampling="best")
+    best = read(candidates_dir, tokenizer, caption_sampling="best")
     assert torch.equal(own, PairBatches(best, processor)[batch]["input_ids"])
 
 
-def test_batches_are_grouped_by_the_length_of_what_is_drawn(dataset, tokenizer, processor):
-    pairs = read(dataset, tokenizer)
+def test_batches_are_grouped_by_the_length_of_what_is_drawn(candidates_dir, tokenizer, processor):
+    pairs = read(candidates_dir, tokenizer)
 
     def lengths(epoch: int) -> np.ndarray:
         return pairs.candidates.epoch_num_tokens(5, epoch)[pairs.train]
@@ -188,8 +135,8 @@ def test_batches_are_grouped_by_the_length_of_what_is_drawn(dataset, tokenizer, 
     assert np.mean(spread) < 0.7 * np.mean(by_own)
 
 
-def test_workers_draw_the_same(dataset, tokenizer, processor):
-    pairs = read(dataset, tokenizer)
+def test_workers_draw_the_same(candidates_dir, tokenizer, processor):
+    pairs = read(candidates_dir, tokenizer)
 
     def load(num_workers):
         plan = BatchPlan(pairs.train, pairs.num_tokens[pairs.train], 4, seed=1)
@@ -238,32 +185,15 @@ def test_what_cannot_be_drawn_from_is_refused(tmp_path, tokenizer):
         parse_arguments(["--dataset_name", "a", "--output_dir", "b", "--caption_sampling", "worst"])
 
 
-def test_training_on_candidates_resumes_exactly(dataset, tiny_flags, tmp_path):
-    more = ["--caption_sampling", "score", "--max_train_steps", "8", "--shuffle_sentences"]
-    pretrain(parse_arguments(tiny_flags(*more, dataset=dataset, output_dir=tmp_path / "whole")))
-    folder = tmp_path / "parts"
-    trainer = Pretrainer(parse_arguments(tiny_flags(*more, dataset=dataset, output_dir=folder)))
-    due = trainer._due
-
-    def stop_after_five_steps(every: int) -> bool:
-        trainer.stop_signal = trainer.state.step >= 5
-        return due(every)
-
-    trainer._due = stop_after_five_steps  # type: ignore[method-assign]
-    assert not trainer.run()["completed"]
-    assert trainer.state.step == 5
-    resumed = parse_arguments(tiny_flags(*more, dataset=dataset, output_dir=folder))
-    assert pretrain(resumed)["completed"]
-    assert_same_run(folder, tmp_path / "whole", "checkpoint-8")
-
-
-def test_validation_uses_the_best_caption_and_training_the_drawn(dataset, tiny_flags, tmp_path):
+def test_validation_uses_the_best_caption_and_training_the_drawn(
+    candidates_dir, tiny_flags, tmp_path
+):
     flags = ["--max_train_steps", "2"]
     logs = {}
     for sampling in ("best", "score"):
         folder = tmp_path / sampling
         more = [*flags, "--caption_sampling", sampling]
-        pretrain(parse_arguments(tiny_flags(*more, dataset=dataset, output_dir=folder)))
+        pretrain(parse_arguments(tiny_flags(*more, dataset=candidates_dir, output_dir=folder)))
         logs[sampling] = rows(folder)
     # before the first step only the validation's captions count
     assert logs["best"][0] == logs["score"][0]
@@ -284,8 +214,8 @@ def test_a_run_of_other_candidates_is_refused(tiny_flags, tmp_path):
         pretrain(parse_arguments(tiny_flags(*flags, dataset=root)))
 
 
-def test_random_draws_once_of_all_kept_candidates_also_for_validation(dataset, tokenizer):
-    pairs = read(dataset, tokenizer, caption_sampling="random")
+def test_random_draws_once_of_all_kept_candidates_also_for_validation(candidates_dir, tokenizer):
+    pairs = read(candidates_dir, tokenizer, caption_sampling="random")
     assert pairs.candidates is None
     captions = pairs.captions.to_pylist()
     drawn = Counter(text.split()[1] for text in captions)
@@ -296,15 +226,6 @@ def test_random_draws_once_of_all_kept_candidates_also_for_validation(dataset, t
         assert f"of image {int(image_id[-4:])}." in text
     assert len(pairs.validation) == 10
     assert {captions[i].split()[1] for i in pairs.validation} != {"0"}
-
-
-def test_random_is_drawn_by_the_seed(dataset, tokenizer):
-    def captions(seed: int) -> list[str]:
-        args = DataArguments(dataset_name=str(dataset), caption_sampling="random")
-        return read_pairs(args, tokenizer, 248, seed).captions.to_pylist()
-
-    assert captions(1) == captions(1)
-    assert captions(1) != captions(2)
 
 
 def test_random_keeps_the_own_caption_of_an_image_without_candidates(tmp_path, tokenizer):

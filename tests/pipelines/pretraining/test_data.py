@@ -7,11 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from transformers import CLIPImageProcessor
 
-from modeling_urbanln import UrbanLNProcessor
 from pipelines.common.errors import InputError
-from pipelines.common.tokenizer import clip_tokenizer
 from pipelines.pretraining.arguments import DataArguments
 from pipelines.pretraining.batches import (
     PairBatches,
@@ -23,17 +20,6 @@ from pipelines.pretraining.data import read_pairs
 from pipelines.pretraining.sampling import BatchIndices, BatchPlan
 
 from .conftest import encoded_image, image_rows, long_caption, write_dataset
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return clip_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def processor(tokenizer):
-    images = CLIPImageProcessor(size={"height": 16, "width": 16}, do_center_crop=False)
-    return UrbanLNProcessor(images, tokenizer)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_wi
 from modeling_urbanln import UrbanLNForPreTraining
 from pipelines.pretraining.optim import (
     adamw,
-    distillation_weight_at,
     learning_rate_at,
     parameter_groups,
 )
@@ -15,13 +14,6 @@ from pipelines.pretraining.optim import (
 def model(tiny_config):
     torch.manual_seed(0)
     return UrbanLNForPreTraining(tiny_config)
-
-
-def test_groups_hold_every_trained_parameter_once_and_no_teacher(model):
-    groups = parameter_groups(model, 0.1)
-    grouped = [id(p) for group in groups for p in group["params"]]
-    student = [p for n, p in model.named_parameters() if not n.startswith("momentum_encoder.")]
-    assert sorted(grouped) == sorted(id(p) for p in student)
 
 
 def test_biases_norms_positions_class_embedding_and_temperature_do_not_decay(model):
@@ -77,9 +69,3 @@ def test_the_warmup_rises_evenly_from_above_zero_to_the_peak():
     assert constant == 1.0
     with pytest.raises(ValueError, match="got 'stairs'"):
         learning_rate_at(0, peak=1.0, max_steps=1, schedule="stairs")
-
-
-def test_the_distillation_weight_rises_and_stays():
-    values = [distillation_weight_at(s, weight=0.5, warmup_steps=5) for s in (0, 1, 5, 9)]
-    assert values == pytest.approx([0, 0.1, 0.5, 0.5])
-    assert distillation_weight_at(0, weight=0.5) == 0.5

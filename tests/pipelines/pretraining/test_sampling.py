@@ -66,13 +66,6 @@ def test_processes_share_what_one_process_would_take():
         assert np.array_equal(whole.indices, np.concatenate([first.indices, second.indices]))
 
 
-def test_epochs_and_seeds_differ():
-    plan = make_plan()
-    first, second = plan.step_batches(0), plan.step_batches(plan.steps_per_epoch)
-    assert not np.array_equal(first, second)
-    assert not np.array_equal(first, make_plan(seed=1).step_batches(0))
-
-
 def test_grouping_by_length_saves_most_of_the_padding():
     def padding(plan):
         batches = [plan.num_tokens[plan.step_batches(step)[0]] for step in range(60)]
