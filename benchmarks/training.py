@@ -143,7 +143,7 @@ def plain_clip_step(config: Any, inputs: dict[str, torch.Tensor]) -> Callable[[]
             image_size=vision.image_size,
         ),
         open_clip.CLIPTextCfg(
-            context_length=text.max_position_embeddings,
+            context_length=inputs["input_ids"].shape[1],  # open_clip pads all texts to it
             vocab_size=text.vocab_size,
             width=text.hidden_size,
             heads=text.num_attention_heads,
