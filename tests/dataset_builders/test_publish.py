@@ -153,9 +153,8 @@ def test_a_folder_of_something_else_is_not_written_to(town, tmp_path):
         publish(town, tmp_path / "out")
 
 
-def test_a_dataset_is_pushed_and_loaded_by_its_name(write, tmp_path):
-    path, run = write(), tmp_path / "run"
-    assert main(["build", str(path), "--output_dir", str(run), "--yes"]) == 0
+def test_a_dataset_is_pushed_and_loaded_by_its_name(built, tmp_path):
+    path, run = built.path, built.again(tmp_path)
     with HubServer() as hub:
         options = {"cwd": tmp_path, **hub.environment(tmp_path / "home")}
         command = ["-m", "dataset_builders", "publish", path]
@@ -246,7 +245,6 @@ def test_shards_of_an_earlier_push_do_not_stay(many, tmp_path):
 @pytest.mark.parametrize("flag", [[], ["--push_to_hub", "org/town"]])
 def test_an_address_with_a_key_is_not_published(write, provider, tmp_path, capsys, flag):
     satellite = recipe_values(provider.url)["satellite"]
-    build(read_recipe(write()), tmp_path / "run", draw=False, recipe_text="city: testville")
     satellite["url"] += "?access_token=pk.S3CRET"
     path, run = write(satellite=satellite), str(tmp_path / "run")
     assert main(["build", str(path), "--output_dir", run, "--yes"]) == 2
