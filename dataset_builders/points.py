@@ -103,9 +103,9 @@ def read_points(
         raise DatasetError(f"`coord_system` is one of {SYSTEMS}, got {coord_system!r}.")
     if (year is not None) and date_column is None:
         raise DatasetError("To take one `year` the `date_column` must be named.")
-    wanted = {"id": id_column, "count": count_column}
-    wanted["date"] = date_column if year is not None else None
-    wanted = {role: name for role, name in wanted.items() if name is not None}
+    date = date_column if year is not None else None
+    roles = {"id": id_column, "count": count_column, "date": date}
+    wanted = {role: column for role, column in roles.items() if column is not None}
     if isinstance(path, gpd.GeoDataFrame):
         name, rows = "a GeoDataFrame", _places(path, wanted, "the table")
     elif set(Path(path).suffixes) & {".csv", ".tsv", ".txt"}:

@@ -73,8 +73,8 @@ def read_layered_yaml(path: str | Path) -> dict[str, Any]:
 def _merged(under: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in over.items():
         below = under.get(name)
-        both = isinstance(value, dict) and isinstance(below, dict)
-        under[name] = _merged(below, value) if both else value
+        is_nested = isinstance(below, dict) and isinstance(value, dict)
+        under[name] = _merged(dict(below or {}), value) if is_nested else value
     return under
 
 
@@ -139,12 +139,13 @@ def _fields(holder: type[BaseModel]) -> dict[str, dict[str, Any]]:
 def _known_beside(holder: type[BaseModel], name: str, mapping: Mapping[str, Any]) -> list[str]:
     """The fields of the class that a mapping with an unknown field is most like."""
 
-    def likeness(fields: Mapping[str, Any]) -> tuple[int, int]:
+    def likeness(fields: dict[str, Any]) -> tuple[int, int]:
         consts = [one for one in fields if "const" in fields[one]]
         tags = sum(fields[one]["const"] == mapping.get(one) for one in consts)
         return tags, len(fields.keys() & (mapping.keys() - {name}))
 
-    known = list(max(_fields(holder).values(), key=likeness))
+    classes: list[dict[str, Any]] = list(_fields(holder).values())
+    known = list(max(classes, key=likeness))
     everything = sorted({one for fields in _fields(holder).values() for one in fields})
     return known if difflib.get_close_matches(name, known, 1) else everything
 

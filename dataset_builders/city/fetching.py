@@ -143,13 +143,14 @@ async def fetch_satellite(
     store.mark_placeholders(f"{source.name}/", recipe.network.placeholders_above)
 
 
-def _scan_folder(source: LocalFolder, number: int, cache: Path, store: Store) -> None:
+def _scan_folder(source: Any, number: int, cache: Path, store: Store) -> None:
     """Look up what a local folder holds, in every build; files are few at a time in memory."""
     for earlier in (cache / "views").glob(f"{number}-??????-folder.json"):
         earlier.unlink()
     with tqdm(desc=source.name, unit="file") as bar:
         for index, found in enumerate(batched(source.scan(store))):
-            Batch(source, (), cache / "views" / f"{number}-{index:06d}-folder.json").write(found)
+            file = cache / "views" / f"{number}-{index:06d}-folder.json"
+            Batch(source, (), file).write(found)
             bar.update(len(found))
 
 
