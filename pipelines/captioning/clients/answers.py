@@ -45,9 +45,8 @@ def read_answer(response: Any, safe: Callable[[str], str] = str) -> tuple[str, s
     if isinstance(response, str):
         with suppress(ValueError):
             response = json.loads(response)
-    shown = " ".join(safe(str(response)[:4096]).split())[:MAX_DETAIL]
     if not isinstance(response, dict):
-        raise FaultError("invalid_answer", shown)
+        raise FaultError("invalid_answer", _shown(response, safe))
     if error := response.get("error"):  # some gateways answer 200 and an error
         raise FaultError("server_error", safe(error_detail(json.dumps({"error": error}))))
     try:
@@ -55,7 +54,7 @@ def read_answer(response: Any, safe: Callable[[str], str] = str) -> tuple[str, s
         message, finish_reason = choice["message"], safe(str(choice.get("finish_reason") or "stop"))
         text, thoughts = _without_thoughts(safe(_text(message.get("content"))))
     except (AttributeError, TypeError, IndexError, KeyError):
-        raise FaultError("invalid_answer", shown) from None
+        raise FaultError("invalid_answer", _shown(response, safe)) from None
     if not text:
         refusal = safe(_text(message.get("refusal")))
         if refusal or finish_reason == "content_filter":
@@ -83,6 +82,11 @@ def error_detail(body: str) -> str:
         error = error.get("message", error) if isinstance(error, dict) else error
         text = error if isinstance(error, str) else json.dumps(error)
     return " ".join(text.split())
+
+
+def _shown(response: Any, safe: Callable[[str], str]) -> str:
+    """The beginning of a response, in one line."""
+    return " ".join(safe(str(response)).split())[:MAX_DETAIL]
 
 
 def _without_thoughts(text: str) -> tuple[str, Any]:

@@ -23,7 +23,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -43,6 +43,8 @@ from ..records import Reply, Request
 from .answers import MAX_DETAIL, FaultError, error_detail, read_answer
 from .presets import find_preset
 
+MAX_ANSWER_BYTES = 16 * 2**20
+"""Bound of a response; captions have a few kilobytes."""
 CONNECT_TIMEOUT_S = 10.0
 BACKOFF_S, MAX_BACKOFF_S = 1.0, 60.0
 """Longest wait before the second attempt, which doubles with every further one; and its bound."""
@@ -383,6 +385,27 @@ def _client(settings: ChatSettings, key: str) -> Any:
         raise MissingDependencyError(
             'The openai package is needed to ask servers: pip install -e ".[captioning]"'
         ) from error
+
+    class Bounded(httpx2.AsyncByteStream):
+        def __init__(self, stream: Any):
+            self._stream = stream
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            size = 0
+            async for chunk in self._stream:
+                size += len(chunk)
+                if size > MAX_ANSWER_BYTES:
+                    raise ValueError(f"more than {MAX_ANSWER_BYTES} bytes")
+                yield chunk
+
+        async def aclose(self) -> None:
+            await self._stream.aclose()
+
+    async def bound(response: Any) -> None:
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise ValueError("compressed, which was not asked for")  # it could hold gigabytes
+        response.stream = Bounded(response.stream)
+
     # their debugging output holds headers and status lines, in which a server may repeat the key
     for name in ("httpx2", "httpcore2"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -393,7 +416,11 @@ def _client(settings: ChatSettings, key: str) -> Any:
         admin_api_key="",
         base_url=settings.base_url,
         max_retries=0,
-        default_headers={"OpenAI-Organization": omit, "OpenAI-Project": omit},
+        default_headers={
+            "OpenAI-Organization": omit,
+            "OpenAI-Project": omit,
+            "Accept-Encoding": "identity",
+        },
         http_client=httpx2.AsyncClient(
             # what stays on this machine must not go through a proxy that the environment names
             trust_env=settings.remote,
@@ -401,5 +428,6 @@ def _client(settings: ChatSettings, key: str) -> Any:
             limits=httpx2.Limits(
                 max_connections=connections, max_keepalive_connections=connections
             ),
+            event_hooks={"response": [bound]},
         ),
     )

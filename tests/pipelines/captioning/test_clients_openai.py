@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gzip
 import logging
 import threading
 from dataclasses import replace
@@ -239,6 +240,20 @@ def test_one_request_without_capacity_fails_while_others_are_answered():
 
     with LoopbackServer(respond) as server:
         asyncio.run(main())
+
+
+def test_answers_are_bounded(monkeypatch):
+    monkeypatch.setattr(openai_compatible, "MAX_ANSWER_BYTES", 100_000)
+    packed = {"Content-Encoding": "gzip"}
+    for fault in (
+        Response(body=b" " * 1_000_000),
+        error(500, "x" * 1_000_000),
+        Response(body=gzip.compress(b" " * 10_000_000), headers=packed),
+    ):
+        with LoopbackServer([fault]) as server:
+            (failed,) = ask(server, max_attempts=1)
+        assert failed.reason == "invalid_answer"
+        assert "more than 100000 bytes" in failed.detail or "compressed" in failed.detail
 
 
 def test_opens_again_after_close_and_in_another_loop():
