@@ -67,6 +67,12 @@ labels; nearest neighbours by coordinates): OUTPUT_DIR/CITY/results.jsonl.
   python evaluate.py probe --embeddings runs/embeddings/harborview/*.parquet \\
       --dataset_name runs/quickstart/dataset --city harborview --output_dir runs/results
   python evaluate.py probe ... --views satellite --protocols block --seeds 10
+  python evaluate.py probe ... --beside alphaearth poi_counts --controls geoclip
+
+Every table is also probed beside the coordinates, and with --beside next to another table: the
+report begins with what it adds to each. All columns are standardised on the training regions and
+the ridge probe penalises them alike. Regions that any table lacks are left out for all tables, and
+counted.
 
 Rows that are there are not computed again: add tables or seeds and run it once more.
 """,
@@ -216,6 +222,21 @@ class ProbeArguments:
         metadata={
             "help": "street_view, satellite, both. A system takes part in those it has; all are "
             "compared on the regions that have them all. Default: all three."
+        },
+    )
+    beside: list[str] = field(
+        default_factory=lambda: [],
+        metadata={
+            "help": "What each table is put next to, besides the coordinates: labels of tables of "
+            "--embeddings, poi_counts (the dataset's columns poi_<category>), or a control of "
+            "--controls. Default: coordinates alone."
+        },
+    )
+    controls: list[str] = field(
+        default_factory=lambda: [],
+        metadata={
+            "help": "More controls. geoclip: the regions' places, encoded by GeoCLIP's location "
+            "encoder; it needs the extra `geoclip`. Default: none."
         },
     )
     seeds: int | None = _help(
@@ -438,6 +459,8 @@ def _check_probe(arguments: ProbeArguments) -> None:
         raise InputError("--embeddings is missing: the tables that `evaluate.py embed` wrote.")
     _choices(arguments, protocols=("random", "block"), probes=("mlp", "ridge"))
     _choices(arguments, views=("street_view", "satellite", "both"))
+    if arguments.controls:
+        _choices(arguments, controls=("geoclip",))
     names = ("seeds", "probe_seeds", "mlp_max_epochs", "mlp_patience", "mlp_batch_size")
     _at_least(arguments, **dict.fromkeys(names, 1))
     for name in ("mlp_learning_rates", "mlp_weight_decays"):

@@ -164,7 +164,7 @@ def run_probe(arguments: ProbeArguments) -> Path:
     from .embed.sources import open_city
     from .embed.tables import read_embeddings
     from .probe.models import MLPSettings
-    from .probe.run import ProbeSettings, probe
+    from .probe.run import ProbeSettings, compared_regions, probe
 
     # a glob over the folder of embeddings also finds the rejects beside them
     paths = [Path(name) for name in arguments.embeddings if not name.endswith(".rejects.parquet")]
@@ -184,9 +184,12 @@ def run_probe(arguments: ProbeArguments) -> Path:
             patience=arguments.mlp_patience,
         ),
         device=arguments.device or default_device(),
+        beside=tuple(arguments.beside),
+        controls=tuple(arguments.controls),
     )
     output = Path(arguments.output_dir) / arguments.city
     path = probe(city, tables, output, settings)
+    print(compared_regions(output))
     print(f"Results: {path}\nNext: python evaluate.py report --output_dir {arguments.output_dir}")
     return path
 

@@ -22,7 +22,6 @@ PROBE = "ridge"  # the card shows one probe; the report has the others
 # the probe of each control that stands in the card
 CONTROLS = {"mean": "mean", "coordinates": "knn", "poi_counts": "gbm"}
 NEEDED = ("mean", "coordinates")
-WITH_COORDINATES = "coordinates+"
 ROUNDING = 1e-6
 Cell = tuple[str, str, str, str]  # protocol, view, system, indicator
 
@@ -238,7 +237,7 @@ def _rows(folder: Path, summary: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         name = row["system"]
         if row["r2"] is None or row["table_hash"] != summary["table_hash"]:
             continue
-        if row.get("source_city") or name.startswith(WITH_COORDINATES):
+        if row.get("source_city") or row.get("beside"):
             continue
         if name in vectors and vectors[name] != row["embedding_hash"]:
             continue

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ..embed.trainings import groups
 from ..errors import InputError
 from ..probe.predictions import PREDICTIONS_FOLDER, SUMMARY_FILE, PredictedSplit, predicted_splits
-from ..probe.systems import WITH_COORDINATES
+from ..probe.systems import joint_name, split_name
 
 Array = NDArray[np.float64]
 Name = tuple[str, str, str]  # system, view, probe
@@ -331,13 +331,13 @@ def drawn_cells(
 def _grouping(
     splits: Sequence[PredictedSplit], systems: Mapping[str, Mapping[str, object]]
 ) -> Callable[[Name], Name]:
-    labels = {name[0].removeprefix(WITH_COORDINATES) for one in splits for name in one.predictions}
+    labels = {split_name(name[0])[1] for one in splits for name in one.predictions}
     group = groups(labels, systems)
 
     def of(name: Name) -> Name:
         label, view, probe = name
-        own = label.removeprefix(WITH_COORDINATES)
-        return label.removesuffix(own) + group[own], view, probe
+        beside, own = split_name(label)
+        return joint_name(beside, group[own]), view, probe
 
     return of
 

@@ -77,6 +77,11 @@ class EmbeddingTable:
         columns = [self.vectors.get(name, none) for name in self._columns(view)]
         return np.logical_and.reduce([np.isfinite(values).all(1) for values in columns])
 
+    def incomplete(self, view: str) -> NDArray[np.bool_]:
+        """Which regions have a vector of this view some of whose numbers are not finite."""
+        finite = [np.isfinite(self.vectors[name]) for name in self._columns(view)]
+        return np.logical_or.reduce([known.any(1) & ~known.all(1) for known in finite])
+
     def matrix(self, view: str) -> NDArray[np.float64]:
         """`(N, D)` of a view; of `both`, the fused vectors or else the two views side by side."""
         columns = [self.vectors[name] for name in self._columns(view)]

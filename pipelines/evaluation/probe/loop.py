@@ -53,6 +53,9 @@ class ProbeSettings:
         mlp: the MLP probe.
         ridge: the ridge probe.
         device: where the probes are trained.
+        beside: what the vectors of every system are also put beside, with the ridge probe: labels
+            of tables, or names of controls. Coordinates are always among it.
+        controls: more controls, of `systems.EXTRA_CONTROLS`.
     """
 
     protocols: tuple[str, ...] = ("random", "block")
@@ -63,6 +66,8 @@ class ProbeSettings:
     mlp: MLPSettings = field(default_factory=MLPSettings)
     ridge: RidgeSettings = field(default_factory=RidgeSettings)
     device: str = "cpu"
+    beside: tuple[str, ...] = ()
+    controls: tuple[str, ...] = ()
 
     def for_regions(self, num_regions: int) -> "ProbeSettings":
         """With the number of splits that suits so many regions, where none is set."""
@@ -86,7 +91,7 @@ class Comparison:
         table_hash: Hash of all that rows must share to be comparable.
         region_ids: `(N,)` ids of the regions that are compared, of one city or of several.
         targets: Indicators; each `y` is `(N,)`.
-        systems: Systems and controls; each `X` is `(N, D)`.
+        systems: Systems and controls; each with `(N, D)` features.
         splitters: Protocol, as the rows name it, to what draws its splits of the N regions.
     """
 
@@ -178,7 +183,7 @@ def _run_batch(
         return
     tasks = [cells[i].task for i in missing]
     start = time.perf_counter()
-    fits = _fit(system.X, probe_name, tasks, settings)
+    fits = _fit(system.features, probe_name, tasks, settings)
     seconds = (time.perf_counter() - start) / len(missing)
     rows = [
         _row(fields[i], task, fit, seconds)
@@ -290,6 +295,7 @@ def _system_fields(system: System, probe_name: str, settings: ProbeSettings) -> 
     """The fields of a row that say who was probed, and how."""
     return {
         "system": system.name,
+        "beside": system.beside,
         "view": system.view,
         "probe": probe_name,
         "embedding_hash": system.hash,

@@ -17,7 +17,7 @@ from dataset_builders.files import atomic_path, digest
 
 from ..errors import InputError
 from .results import KEY, ResultRow
-from .systems import CONTROL_NAMES, WITH_COORDINATES
+from .systems import CONTROL_NAMES, COORDINATES, joint_hash, joint_name
 from .tasks import Fit, Task
 
 SUMMARY_FILE, RESULTS_FILE, REGIONS_FILE = "probe.json", "results.jsonl", "regions.parquet"
@@ -205,10 +205,16 @@ def _summary(folder: Path, part: str) -> dict[str, Any]:
 
 
 def embedding_hashes(summary: Mapping[str, Any]) -> dict[str, str]:
-    """System -> hash of the vectors that a probe.json speaks of; controls have none."""
-    hashes = {name: system["embedding_hash"] for name, system in summary["systems"].items()}
-    hashes |= {WITH_COORDINATES + name: known for name, known in hashes.items()}
-    return hashes | dict.fromkeys(CONTROL_NAMES, "")
+    """System -> hash of the vectors that a probe.json speaks of; most controls have none."""
+    own = {name: system["embedding_hash"] for name, system in summary["systems"].items()}
+    own |= summary["controls"]
+    beside = {COORDINATES: ""} | {name: one["hash"] for name, one in summary["beside"].items()}
+    joint = {
+        joint_name(other, name): joint_hash(known, their)
+        for other, their in beside.items()
+        for name, known in own.items()
+    }
+    return dict.fromkeys(CONTROL_NAMES, "") | own | joint
 
 
 __all__ = [

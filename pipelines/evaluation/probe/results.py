@@ -17,7 +17,7 @@ PACKAGE = "urbanln"
 CITY, CITY_ENCODER = "city", "city-encoder"  # protocols of a transfer
 JOINT = "+"  # between the names of source cities
 TRANSFER_FILE, EFFICIENCY_FILE = "transfer.csv", "efficiency.json"
-FORMAT_VERSION = 2  # of what a row means; a new one starts a new table
+FORMAT_VERSION = 3  # of what a row means; a new one starts a new table
 KEY = (
     "table_hash",
     "embedding_hash",
@@ -38,8 +38,8 @@ class ResultRow:
     """One probe of one system on one indicator under one split.
 
     Attributes:
-        system: label of the embedding table, `coordinates+<label>` (the vector beside functions of
-            the place), or a control: `mean`, `coordinates`, `poi_counts`.
+        system: label of the embedding table; `<beside>+<label>`, its vectors beside others; or a
+            control: `mean`, `coordinates`, `poi_counts`, `geoclip`.
         view: `street_view`, `satellite`, `both`; `none` for controls that see no image.
         city: whose regions are scored.
         source_city: what was learnt elsewhere, and where; several are joined by "+". Empty where
@@ -68,6 +68,8 @@ class ResultRow:
         uses: what the system has seen: views, "captions", "coordinates", "poi"...
         seconds: of computation, this row's share of its batch.
         synthetic: the data is simulated.
+        beside: what the vectors stand beside: `coordinates` (functions of the place), the label of
+            another table, or a control; empty where they are alone.
         format_version: of what a row means.
     """
 
@@ -98,6 +100,7 @@ class ResultRow:
     uses: list[str]
     seconds: float
     synthetic: bool
+    beside: str = ""
     format_version: int = FORMAT_VERSION
 
     @property

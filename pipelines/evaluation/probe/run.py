@@ -32,7 +32,14 @@ from .splits import (
     splitter_within,
     stored_neighbours,
 )
-from .systems import VIEW_CHOICES, common_regions, left_out_inputs, make_systems, views_of
+from .systems import (
+    VIEW_CHOICES,
+    check_beside,
+    common_regions,
+    left_out_inputs,
+    make_systems,
+    views_of,
+)
 
 
 def probe(
@@ -58,14 +65,20 @@ def probe(
         The path of results.jsonl.
 
     Raises:
-        InputError: no region or no view is left to compare on, or tables do not fit together.
+        InputError: no region or no view is left to compare on, tables do not fit together, or
+            there is nothing of a name that systems are to be put beside.
     """
     settings = settings or ProbeSettings()
-    views = views_of(tables, settings.views)
-    kept, dropped = common_regions(city, tables, views)
+    views = views_of(tables, settings.views, settings.controls)
+    check_beside(settings.beside, city, tables, settings.controls, settings.probes)
+    needed = {*settings.beside, *settings.controls}
+    kept, dropped = common_regions(city, tables, views, needed)
     settings = settings.for_regions(len(kept))
     place = geography(city.regions, city.block_m)
     own = CityRegions(city.regions, place, kept)
+    systems = make_systems(
+        city, tables, views, kept, place, settings.probes, settings.beside, settings.controls
+    )
     comparison = Comparison(
         city=city.name,
         source_city="",
@@ -73,11 +86,11 @@ def probe(
         table_hash=hash_table(city, kept, place, settings),
         region_ids=city.regions["region_id"].to_numpy()[kept],
         targets=[replace(target, y=target.y[kept]) for target in city.targets],
-        systems=make_systems(city, tables, views, kept, place, settings.probes),
+        systems=systems,
         splitters={name: splitter_within(name, own) for name in settings.protocols},
     )
     cells, skipped = make_cells(comparison.targets, comparison.splitters, settings)
-    skipped += leaking_cells(comparison.systems, cells)
+    skipped += leaking_cells(systems, cells)
     store = ResultStore(output / RESULTS_FILE)  # refuses rows of another version first
     _write_regions(output / REGIONS_FILE, city, comparison.targets, kept, place)
     summary = {
@@ -94,11 +107,25 @@ def probe(
         "left_out_inputs": left_out_inputs(city),
         "settings": asdict(settings),
         "systems": {table.label: _describe(table, views) for table in tables},
+        "controls": {one.name: one.hash for one in systems if one.name in settings.controls},
+        "beside": {
+            one.name: {"view": one.view, "hash": one.beside_hash}
+            for one in systems  # of several views the last
+            if one.name in settings.beside
+        },
         **_describe_place(city, kept, place),
     }
     write_json(output / SUMMARY_FILE, _with_earlier(output / SUMMARY_FILE, summary))
     compute(comparison, cells, store, settings, progress)
     return store.path
+
+
+def compared_regions(output: Path) -> str:
+    """How many regions the latest run compared, and why others were left out, in a line."""
+    regions = json.loads((output / SUMMARY_FILE).read_text(encoding="utf-8"))["regions"]
+    line = f"Compared: {regions['compared']:,} of {regions['all']:,} regions"
+    dropped = "; ".join(f"{n:,} {reason}" for reason, n in regions["dropped"].items())
+    return f"{line}. Left out: {dropped}." if dropped else f"{line}."
 
 
 def hash_table(
@@ -164,9 +191,11 @@ def _with_earlier(path: Path, summary: dict[str, Any]) -> dict[str, Any]:
     earlier = json.loads(path.read_text(encoding="utf-8"))
     if earlier["table_hash"] != summary["table_hash"]:
         return summary
-    systems = {**earlier["systems"], **summary["systems"]}
+    merged = {
+        name: {**earlier[name], **summary[name]} for name in ("systems", "controls", "beside")
+    }
     new = [item for item in summary["skipped"] if item not in earlier["skipped"]]
-    return {**summary, "systems": systems, "skipped": [*earlier["skipped"], *new]}
+    return {**summary, **merged, "skipped": [*earlier["skipped"], *new]}
 
 
-__all__ = ["ProbeSettings", "hash_table", "probe"]
+__all__ = ["ProbeSettings", "compared_regions", "hash_table", "probe"]

@@ -216,7 +216,7 @@ def _systems(
     settings: ProbeSettings,
 ) -> list[System]:
     """The mean, and every encoder's vectors of all cities' regions one below the other."""
-    systems = [System("mean", NO_VIEW, "", ("mean",), np.zeros((sum(map(len, kept)), 0)))]
+    systems = [System("mean", NO_VIEW, "", ("mean",), (np.zeros((sum(map(len, kept)), 0)),))]
     for label, own in views.items():
         tables = [next(t for t in one.tables if t.label == label) for one in cities]
         embedding_hash = tables[0].hash if len(tables) == 1 else digest([t.hash for t in tables])
@@ -234,7 +234,7 @@ def _systems(
                     "cities: they are not of one encoder."
                 )
             X = np.concatenate(parts)
-            systems.append(System(label, view, embedding_hash, settings.probes, X, uses, inputs))
+            systems.append(System(label, view, embedding_hash, settings.probes, (X,), uses, inputs))
     return systems
 
 

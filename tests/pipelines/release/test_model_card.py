@@ -42,7 +42,7 @@ ROWS = [
     # what the card must not mix in
     row("coordinates", "none", 0.9, probe="gbm"),
     row("urbanln", "satellite", 0.9, probe="mlp"),
-    row("coordinates+urbanln", "satellite", 0.9),
+    row("coordinates+urbanln", "satellite", 0.9, beside="coordinates"),
     row("urbanln", "satellite", 0.9, table_hash="of other regions"),
     row("urbanln", "satellite", 0.9, embedding_hash="of earlier weights"),
 ]

@@ -85,11 +85,11 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path):
 def test_rows_of_another_format_are_told(tmp_path):
     path = tmp_path / "results.jsonl"
     ResultStore(path).append(ROWS)
-    newer = path.read_text().replace('"format_version": 2', '"format_version": 3')
-    older = path.read_text().replace(', "format_version": 2', "")
-    for text, found in ((newer, 3), (older, 1)):
+    newer = path.read_text().replace('"format_version": 3', '"format_version": 4')
+    older = path.read_text().replace(', "format_version": 3', "")
+    for text, found in ((newer, 4), (older, 1)):
         path.write_text(text)
-        with pytest.raises(InputError, match=f"rows of format {found}; .* format 2.*--output_dir"):
+        with pytest.raises(InputError, match=f"rows of format {found}; .* format 3.*--output_dir"):
             ResultStore(path)
 
 
