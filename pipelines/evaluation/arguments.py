@@ -1,14 +1,11 @@
 """What evaluate.py can be told."""
 
-import difflib
 import re
-from argparse import ArgumentDefaultsHelpFormatter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, cast
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from transformers import HfArgumentParser
-
+from pipelines.common.command_line import argument, parse_dataclasses
 from pipelines.common.encoders import BUILT_IN
 
 from .baselines.registry import SYSTEMS
@@ -35,7 +32,8 @@ The encoder is the Hub id or folder of any vision or image-text model of the tra
 {_BUILT_IN}
 
 `raster` reads precomputed Earth embeddings (AlphaEarth, TESSERA, any many-band GeoTIFF) and
-averages them over each region by area; see docs/tutorials/earth_embeddings.md.
+averages them over each region by area; see docs/tutorials/earth_embeddings.md. `geoclip` encodes
+the place of each region by GeoCLIP's location encoder, a control that sees no image.
 
 A vector is the model's own pooled output (image features; else its trained pooler; else the CLS
 token; else the mean over positions); `pooling` in the table's metadata says which.
@@ -112,175 +110,153 @@ Measure region representations, beside controls, under splits named by their use
 LABEL_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def _help(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass
 class EmbedArguments:
     """Flags of `evaluate.py embed`."""
 
-    dataset_name: str = _help("", "Folder or Hub id of a dataset.")
-    city: str = _help("", "City of the dataset.")
-    output_dir: str = _help("", "The table goes to OUTPUT_DIR/CITY/LABEL.parquet.")
-    encoder: str = _help(
+    dataset_name: str = argument("", "Folder or Hub id of a dataset.")
+    city: str = argument("", "City of the dataset.")
+    output_dir: str = argument("", "The table goes to OUTPUT_DIR/CITY/LABEL.parquet.")
+    encoder: str = argument(
         "",
         "Name of a built-in encoder, folder or Hub id of a model (a folder with the name of a "
-        "built-in encoder is given as ./NAME), or raster.",
+        "built-in encoder is given as ./NAME), raster, or geoclip.",
     )
-    model_name_or_path: str = _help("", "The same as --encoder.")
-    raster: list[str] = field(
-        default_factory=lambda: [],
-        metadata={"help": "Files of --encoder raster, of which every cell is a vector."},
-    )
-    raster_layout: Literal["auto", "plain", "alphaearth", "tessera"] = _help(
+    model_name_or_path: str = argument("", "The same as --encoder.")
+    raster: list[str] = argument([], "Files of --encoder raster, of which every cell is a vector.")
+    raster_layout: Literal["auto", "plain", "alphaearth", "tessera"] = argument(
         "auto", "How the files store vectors; auto tells it from the files."
     )
-    raster_nodata: float | None = _help(
+    raster_nodata: float | None = argument(
         None, "Value of cells without data, where the files do not say."
     )
-    min_coverage: float = _help(0.1, "Share of a region that --raster must cover.")
-    label: str | None = _help(
+    min_coverage: float = argument(0.1, "Share of a region that --raster must cover.")
+    label: str | None = argument(
         None, "Name of the system in tables and plots. Default: the encoder's name."
     )
-    training: str | None = _help(
+    training: str | None = argument(
         None,
         "JSON: of which system this is one training, such as "
         '\'{"group": "urbanln", "seed": 1}\'. The trainings of a group are one row of the report.',
     )
-    random_init: bool = _help(
+    random_init: bool = argument(
         False, "Initialise the weights randomly instead of loading them: an untrained control."
     )
-    seed: int = _help(0, "Seed of the weights of --random_init and of the patches of mosaiks.")
-    batch_size: int = _help(32, "Images the encoder takes at a time.")
-    chunk_size: int = _help(512, "Images between two points from which an interrupted run resumes.")
-    num_workers: int | None = _help(
+    seed: int = argument(0, "Seed of the weights of --random_init and of the patches of mosaiks.")
+    batch_size: int = argument(32, "Images the encoder takes at a time.")
+    chunk_size: int = argument(
+        512, "Images between two points from which an interrupted run resumes."
+    )
+    num_workers: int | None = argument(
         None, "Threads that decode images. Default: as many as cores, 8 at most."
     )
-    shard: str = _help("1/1", "I/N: embed the I-th of N shares only, as one job of N.")
-    backend: Literal["local", "ray"] = _help("local", "Embed in this process, or by Ray actors.")
-    num_actors: int = _help(1, "Ray actors, each with a GPU if the cluster has any.")
-    ray_address: str | None = _help(
+    shard: str = argument("1/1", "I/N: embed the I-th of N shares only, as one job of N.")
+    backend: Literal["local", "ray"] = argument("local", "Embed in this process, or by Ray actors.")
+    num_actors: int = argument(1, "Ray actors, each with a GPU if the cluster has any.")
+    ray_address: str | None = argument(
         None, "Ray cluster. Default: that of RAY_ADDRESS, else this machine."
     )
-    device: str | None = _help(None, "cpu, cuda, cuda:1, mps. Default: what there is.")
-    mixed_precision: Literal["no", "bf16", "fp16"] = _help("no", "Precision of the encoder.")
-    trust_remote_code: bool = _help(False, "Run code that comes with the checkpoint.")
+    device: str | None = argument(None, "cpu, cuda, cuda:1, mps. Default: what there is.")
+    mixed_precision: Literal["no", "bf16", "fp16"] = argument("no", "Precision of the encoder.")
+    trust_remote_code: bool = argument(False, "Run code that comes with the checkpoint.")
 
 
 @dataclass
 class BaselineArguments:
     """Flags of `evaluate.py baseline`."""
 
-    system: str = _help("", f"One of {', '.join(SYSTEMS)}.")
-    size: Literal["cpu", "paper"] = _help("cpu", "Of its recipe: small, or as published.")
-    dataset_name: str = _help("", "Folder or Hub id of a dataset.")
-    city: str = _help("", "City of the dataset.")
-    output_dir: str = _help("", "The table goes to OUTPUT_DIR/CITY/LABEL.parquet.")
-    label: str | None = _help(
+    system: str = argument("", f"One of {', '.join(SYSTEMS)}.")
+    size: Literal["cpu", "paper"] = argument("cpu", "Of its recipe: small, or as published.")
+    dataset_name: str = argument("", "Folder or Hub id of a dataset.")
+    city: str = argument("", "City of the dataset.")
+    output_dir: str = argument("", "The table goes to OUTPUT_DIR/CITY/LABEL.parquet.")
+    label: str | None = argument(
         None, "Name of the system in tables and plots. Default: the system's, with its variant."
     )
-    training: str | None = _help(
+    training: str | None = argument(
         None,
         "JSON: of which system this is one training (its seed is --seed), such as "
         '\'{"group": "tile2vec"}\'. The trainings of a group are one row of the report.',
     )
-    seed: int = _help(0, "Of weights, pairs and batches.")
-    settings: list[str] = field(
-        default_factory=lambda: [],
-        metadata={"help": "key=value ..., which stand above the recipe's. Default: none."},
+    seed: int = argument(0, "Of weights, pairs and batches.")
+    settings: list[str] = argument(
+        [], "key=value ..., which stand above the recipe's. Default: none."
     )
-    cache_dir: str | None = _help(
+    cache_dir: str | None = argument(
         None, "Where decoded pixels lie, for all systems. Default: OUTPUT_DIR/pixels."
     )
-    device: str | None = _help(None, "cpu, cuda, cuda:1, mps. Default: what there is.")
+    device: str | None = argument(None, "cpu, cuda, cuda:1, mps. Default: what there is.")
 
 
 @dataclass
 class ProbeArguments:
     """Flags of `evaluate.py probe`."""
 
-    embeddings: list[str] = field(
-        default_factory=lambda: [],
-        metadata={"help": "Embedding tables; rejects tables among them are passed by."},
+    embeddings: list[str] = argument(
+        [], "Embedding tables; rejects tables among them are passed by."
     )
-    dataset_name: str = _help("", "Folder or Hub id of the dataset with the indicators.")
-    city: str = _help("", "City of the dataset.")
-    output_dir: str = _help("", "Results go to OUTPUT_DIR/CITY/.")
-    protocols: list[str] = field(
-        default_factory=lambda: ["random", "block"],
-        metadata={
-            "help": "random: regions at random, an interpolation; block: whole districts held out."
-        },
+    dataset_name: str = argument("", "Folder or Hub id of the dataset with the indicators.")
+    city: str = argument("", "City of the dataset.")
+    output_dir: str = argument("", "Results go to OUTPUT_DIR/CITY/.")
+    protocols: list[str] = argument(
+        ["random", "block"],
+        "random: regions at random, an interpolation; block: whole districts held out.",
     )
-    probes: list[str] = field(
-        default_factory=lambda: ["mlp", "ridge"],
-        metadata={"help": "mlp (one hidden layer of 256), ridge."},
+    probes: list[str] = argument(["mlp", "ridge"], "mlp (one hidden layer of 256), ridge.")
+    views: list[str] | None = argument(
+        None,
+        "street_view, satellite, both. A system takes part in those it has; all are "
+        "compared on the regions that have them all. Default: all three.",
     )
-    views: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "street_view, satellite, both. A system takes part in those it has; all are "
-            "compared on the regions that have them all. Default: all three."
-        },
+    beside: list[str] = argument(
+        [],
+        "What each table is put next to, besides the coordinates: labels of tables of "
+        "--embeddings, poi_counts (the dataset's columns poi_<category>), or a control of "
+        "--controls. Default: coordinates alone.",
     )
-    beside: list[str] = field(
-        default_factory=lambda: [],
-        metadata={
-            "help": "What each table is put next to, besides the coordinates: labels of tables of "
-            "--embeddings, poi_counts (the dataset's columns poi_<category>), or a control of "
-            "--controls. Default: coordinates alone."
-        },
+    controls: list[str] = argument(
+        [],
+        "More controls. geoclip: the regions' places, encoded by GeoCLIP's location "
+        "encoder; it needs the extra `geoclip`. Default: none.",
     )
-    controls: list[str] = field(
-        default_factory=lambda: [],
-        metadata={
-            "help": "More controls. geoclip: the regions' places, encoded by GeoCLIP's location "
-            "encoder; it needs the extra `geoclip`. Default: none."
-        },
-    )
-    seeds: int | None = _help(
+    seeds: int | None = argument(
         None,
         "Splits: number 0 is the dataset's own, others are drawn. Default: 5, or 10 where fewer "
         "than 1,000 regions are compared.",
     )
-    probe_seeds: int = _help(1, "Draws of MLP weights and batches for each split.")
-    mlp_learning_rates: list[float] = field(
-        default_factory=lambda: [1e-3], metadata={"help": "Grid of the MLP, chosen on validation."}
-    )
-    mlp_weight_decays: list[float] = field(
-        default_factory=lambda: [1e-2, 1.0],
-        metadata={"help": "Grid of the MLP, chosen on validation."},
-    )
-    mlp_max_epochs: int = _help(200, "Upper limit of the MLP's training.")
-    mlp_patience: int = _help(48, "Steps without better validation until the MLP stops.")
-    mlp_batch_size: int = _help(128, "Largest batch of the MLP.")
-    device: str | None = _help(None, "cpu, cuda, cuda:1. Default: what there is.")
+    probe_seeds: int = argument(1, "Draws of MLP weights and batches for each split.")
+    mlp_learning_rates: list[float] = argument([1e-3], "Grid of the MLP, chosen on validation.")
+    mlp_weight_decays: list[float] = argument([1e-2, 1.0], "Grid of the MLP, chosen on validation.")
+    mlp_max_epochs: int = argument(200, "Upper limit of the MLP's training.")
+    mlp_patience: int = argument(48, "Steps without better validation until the MLP stops.")
+    mlp_batch_size: int = argument(128, "Largest batch of the MLP.")
+    device: str | None = argument(None, "cpu, cuda, cuda:1. Default: what there is.")
 
 
 @dataclass
 class ReportArguments:
     """Flags of `evaluate.py report`."""
 
-    output_dir: str = _help("", "The --output_dir that was given to probe.")
+    output_dir: str = argument("", "The --output_dir that was given to probe.")
 
 
 @dataclass
 class EfficiencyArguments:
     """Flags of `evaluate.py efficiency`."""
 
-    dataset_name: str = _help("", "Folder or Hub id of a dataset; with captions for some systems.")
-    city: str = _help("", "City of the dataset, of 128 regions or more.")
-    output_dir: str = _help("", "efficiency.json goes there.")
-    model_name_or_path: str | None = _help(None, "An UrbanLN checkpoint, measured too.")
-    systems: list[str] = field(
-        default_factory=lambda: ["resnet18", "tile2vec", "urbanclip-full", "urbanvlp"],
-        metadata={"help": f"Some of {', '.join(SYSTEMS)}."},
+    dataset_name: str = argument(
+        "", "Folder or Hub id of a dataset; with captions for some systems."
     )
-    size: Literal["cpu", "paper"] = _help("cpu", "Of their recipes.")
-    real_size: bool = _help(False, "Also UrbanLN and CLIP as ViT-B/16, with drawn weights.")
-    min_seconds: float = _help(2.0, "That each batch size is measured for, at least.")
-    device: str | None = _help(None, "cpu, cuda, cuda:1. Default: what there is.")
+    city: str = argument("", "City of the dataset, of 128 regions or more.")
+    output_dir: str = argument("", "efficiency.json goes there.")
+    model_name_or_path: str | None = argument(None, "An UrbanLN checkpoint, measured too.")
+    systems: list[str] = argument(
+        ["resnet18", "tile2vec", "urbanclip-full", "urbanvlp"], f"Some of {', '.join(SYSTEMS)}."
+    )
+    size: Literal["cpu", "paper"] = argument("cpu", "Of their recipes.")
+    real_size: bool = argument(False, "Also UrbanLN and CLIP as ViT-B/16, with drawn weights.")
+    min_seconds: float = argument(2.0, "That each batch size is measured for, at least.")
+    device: str | None = argument(None, "cpu, cuda, cuda:1. Default: what there is.")
 
 
 Arguments = (
@@ -303,26 +279,6 @@ COMMANDS: dict[str, type] = {
 }
 
 
-class _HelpFormatter(ArgumentDefaultsHelpFormatter):
-    """Examples as written; defaults only where they say something."""
-
-    def _get_help_string(self, action: Any) -> str | None:
-        if action.default in (None, "", False) or "efault" in (action.help or ""):
-            return action.help
-        return super()._get_help_string(action)
-
-    def _format_action_invocation(self, action: Any) -> str:
-        # the parser also takes hyphens for underscores: one spelling is enough to read
-        known, action.option_strings = action.option_strings, action.option_strings[:1]
-        try:
-            return super()._format_action_invocation(action)
-        finally:
-            action.option_strings = known
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "".join(indent + line for line in text.splitlines(keepends=True))
-
-
 def parse_arguments(
     argv: Sequence[str],
 ) -> Arguments:
@@ -338,36 +294,14 @@ def parse_arguments(
     command, *rest = argv
     if command not in COMMANDS:
         raise InputError(f"Unknown command {command!r}; known are {', '.join(COMMANDS)}.")
-    parser = HfArgumentParser(
-        cast(Any, COMMANDS[command]),
-        prog=f"evaluate.py {command}",
+    (arguments,) = parse_dataclasses(
+        rest,
+        {"arguments": COMMANDS[command]},
+        program=f"evaluate.py {command}",
         description=EXAMPLES[command],
-        formatter_class=_HelpFormatter,
-        allow_abbrev=False,
     )
-    parser.error = _raise_input_error(command)  # type: ignore[method-assign, assignment]
-    arguments, unknown = parser.parse_args_into_dataclasses(
-        rest, return_remaining_strings=True, look_for_args_file=False
-    )
-    if unknown:
-        raise InputError(f"Unknown argument {unknown[0]!r}.{_nearest(command, unknown[0])}")
     _check(arguments)
     return arguments
-
-
-def _nearest(command: str, name: str) -> str:
-    names = [field.name for field in fields(COMMANDS[command])]
-    close = difflib.get_close_matches(name.lstrip("-").replace("-", "_"), names, n=1, cutoff=0.6)
-    hint = f" `python evaluate.py {command} --help` lists all."
-    return f" Did you mean '--{close[0]}'?" if close else hint
-
-
-def _raise_input_error(command: str) -> Any:
-    def error(message: str) -> None:
-        hint = f" `python evaluate.py {command} --help` lists all."
-        raise InputError(message[0].upper() + message[1:] + "." + hint)
-
-    return error
 
 
 def _check(
@@ -415,8 +349,11 @@ def _check_raster(arguments: EmbedArguments) -> None:
             "--encoder raster and --raster FILES belong together: the files of which every cell "
             "is a vector."
         )
-    if arguments.raster and (arguments.shard != "1/1" or arguments.backend != "local"):
-        raise InputError("--shard and --backend divide images; rasters are read by one process.")
+    divided = arguments.shard != "1/1" or arguments.backend != "local"
+    if divided and arguments.encoder in ("raster", "geoclip"):
+        raise InputError(f"--shard and --backend divide images; {arguments.encoder} reads none.")
+    if arguments.random_init and arguments.encoder == "geoclip":
+        raise InputError("--random_init is for encoders of images, not for geoclip.")
     if not 0 <= arguments.min_coverage <= 1:
         raise InputError(f"--min_coverage lies in [0, 1], got {arguments.min_coverage}.")
 

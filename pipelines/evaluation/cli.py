@@ -64,6 +64,8 @@ def run_embed(arguments: EmbedArguments) -> Path:
     """`evaluate.py embed`: returns the table's path."""
     if arguments.raster:
         return _embed_raster(arguments)
+    if arguments.encoder == "geoclip":
+        return _embed_places(arguments)
     from .embed.images import EmbedSettings, embed
     from .embed.sources import open_images
     from .embed.trainings import parse_training
@@ -117,6 +119,23 @@ def _embed_raster(arguments: EmbedArguments) -> Path:
         description,
         RasterSettings(arguments.raster_layout, arguments.raster_nodata, arguments.min_coverage),
         training=parse_training(arguments.training),
+    )
+
+
+def _embed_places(arguments: EmbedArguments) -> Path:
+    """`evaluate.py embed --encoder geoclip`: returns the table's path."""
+    from .embed.places import embed_places
+    from .embed.sources import open_regions
+    from .embed.trainings import parse_training
+
+    regions, description = open_regions(arguments.dataset_name, arguments.city, shapes=False)
+    return embed_places(
+        regions,
+        Path(arguments.output_dir) / arguments.city,
+        arguments.label or arguments.encoder,
+        description,
+        training=parse_training(arguments.training),
+        device=arguments.device or default_device(),
     )
 
 

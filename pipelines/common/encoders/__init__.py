@@ -104,6 +104,11 @@ def load_encoder(
     }
     if name == "raster":
         raise InputError("The encoder 'raster' reads files and no images: give them by --raster.")
+    if name == "geoclip":
+        raise InputError(
+            "The encoder 'geoclip' encodes the places of regions and no images: use it in "
+            "`evaluate.py embed`, or as a control by `evaluate.py probe --controls geoclip`."
+        )
     if name in BUILT_IN:
         if random_init and not BUILT_IN[name].trained:
             raise InputError(f"The encoder {name!r} has no trained weights: leave out random_init.")

@@ -1,7 +1,9 @@
 """What the commands that run other commands can be told: benchmark, ablate, transfer."""
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
+
+from pipelines.common.command_line import argument
 
 EXAMPLES = {
     "benchmark": """\
@@ -40,17 +42,13 @@ computed again.
 }
 
 
-def _help(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass
 class BenchmarkArguments:
     """Flags of `evaluate.py benchmark`."""
 
-    config: str = _help("", "YAML recipe, such as configs/benchmark/synthetic.yaml.")
-    output_dir: str = _help("", "Everything goes there.")
-    dry_run: bool = _help(False, "List the steps and what would be done about each; do nothing.")
+    config: str = argument("", "YAML recipe, such as configs/benchmark/synthetic.yaml.")
+    output_dir: str = argument("", "Everything goes there.")
+    dry_run: bool = argument(False, "List the steps and what would be done about each; do nothing.")
 
 
 @dataclass
@@ -62,37 +60,32 @@ class AblateArguments(BenchmarkArguments):
 class TransferArguments:
     """Flags of `evaluate.py transfer`."""
 
-    embeddings: str = _help("", "Folder of SOURCE/CITY/LABEL.parquet.")
-    dataset_name: str = _help("", "Folder or Hub id of the dataset with the cities' indicators.")
-    output_dir: str = _help("", "Results go to OUTPUT_DIR/CITY/, by target.")
-    sources: list[str] | None = field(
-        default=None, metadata={"help": "Folders of EMBEDDINGS. Default: all."}
+    embeddings: str = argument("", "Folder of SOURCE/CITY/LABEL.parquet.")
+    dataset_name: str = argument("", "Folder or Hub id of the dataset with the cities' indicators.")
+    output_dir: str = argument("", "Results go to OUTPUT_DIR/CITY/, by target.")
+    sources: list[str] | None = argument(None, "Folders of EMBEDDINGS. Default: all.")
+    targets: list[str] | None = argument(
+        None, "Cities that are scored. Default: all that have vectors."
     )
-    targets: list[str] | None = field(
-        default=None, metadata={"help": "Cities that are scored. Default: all that have vectors."}
-    )
-    within: Literal["random", "block"] = _help(
+    within: Literal["random", "block"] = argument(
         "random", "Split of the target's regions, where the probe is trained at home."
     )
-    probes: list[str] = field(
-        default_factory=lambda: ["mlp", "ridge"],
-        metadata={"help": "mlp (one hidden layer of 256), ridge."},
+    probes: list[str] = argument(["mlp", "ridge"], "mlp (one hidden layer of 256), ridge.")
+    views: list[str] | None = argument(
+        None, "street_view, satellite, both. Default: all there are."
     )
-    views: list[str] | None = field(
-        default=None, metadata={"help": "street_view, satellite, both. Default: all there are."}
-    )
-    seeds: int | None = _help(
+    seeds: int | None = argument(
         None, "Splits. Default: 5, or 10 where fewer than 1,000 regions are scored."
     )
-    probe_seeds: int = _help(1, "Draws of MLP weights and batches for each split.")
-    mlp_learning_rates: list[float] | None = field(
-        default=None, metadata={"help": "Grid of the MLP. Default: that of probe."}
+    probe_seeds: int = argument(1, "Draws of MLP weights and batches for each split.")
+    mlp_learning_rates: list[float] | None = argument(
+        None, "Grid of the MLP. Default: that of probe."
     )
-    mlp_weight_decays: list[float] | None = field(
-        default=None, metadata={"help": "Grid of the MLP. Default: that of probe."}
+    mlp_weight_decays: list[float] | None = argument(
+        None, "Grid of the MLP. Default: that of probe."
     )
-    mlp_max_epochs: int | None = _help(None, "Upper limit of the MLP's. Default: that of probe.")
-    device: str | None = _help(None, "cpu, cuda, cuda:1. Default: what there is.")
+    mlp_max_epochs: int | None = argument(None, "Upper limit of the MLP's. Default: that of probe.")
+    device: str | None = argument(None, "cpu, cuda, cuda:1. Default: what there is.")
 
 
 StudyArguments = BenchmarkArguments | TransferArguments

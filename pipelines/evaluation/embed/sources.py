@@ -49,11 +49,18 @@ def open_images(dataset_name: str, city: str) -> Source:
     )
 
 
-def open_regions(dataset_name: str, city: str) -> tuple[gpd.GeoDataFrame, dict[str, Any]]:
+def open_regions(
+    dataset_name: str, city: str, shapes: bool = True
+) -> tuple[gpd.GeoDataFrame, dict[str, Any]]:
     """Regions of a city in the dataset's order, and what a table of their vectors says of it.
 
+    Args:
+        dataset_name: Folder or Hub id of a dataset.
+        city: City of the dataset.
+        shapes: Whether the regions need a geometry.
+
     Raises:
-        InputError: There is no such dataset or city, or a region has no geometry.
+        InputError: There is no such dataset or city, or no region has the geometry it needs.
     """
     _check_city(dataset_name, city)
     try:
@@ -61,7 +68,7 @@ def open_regions(dataset_name: str, city: str) -> tuple[gpd.GeoDataFrame, dict[s
         synthetic = read_metadata(dataset_name, city).synthetic
     except DatasetError as error:
         raise InputError(str(error)) from error
-    if not regions.geometry.notna().any():
+    if shapes and not regions.geometry.notna().any():
         raise InputError(f"The regions of {city!r} have no geometry, so no raster reaches them.")
     return regions, {"dataset": str(dataset_name), "city": city, "synthetic": synthetic}
 

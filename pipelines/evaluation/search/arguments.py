@@ -1,7 +1,9 @@
 """What the commands that read texts can be told: embed_captions, retrieve, zero_shot."""
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
+
+from pipelines.common.command_line import argument
 
 from ..errors import InputError
 
@@ -42,34 +44,30 @@ A score is what pictures look like to the model, with the prejudices of what it 
 }
 
 
-def _help(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass
 class _CityArguments:
-    dataset_name: str = _help("", "Folder or Hub id of a dataset.")
-    city: str = _help("", "City of the dataset.")
-    output_dir: str = _help("", "Files go to OUTPUT_DIR/CITY/.")
-    model_name_or_path: str | None = _help(
+    dataset_name: str = argument("", "Folder or Hub id of a dataset.")
+    city: str = argument("", "City of the dataset.")
+    output_dir: str = argument("", "Files go to OUTPUT_DIR/CITY/.")
+    model_name_or_path: str | None = argument(
         None, "Folder or Hub id of an UrbanLN, CLIP or other image-text checkpoint."
     )
-    label: str | None = _help(
+    label: str | None = argument(
         None, "Name of the system in tables and files. Default: the checkpoint's name."
     )
-    batch_size: int = _help(32, "Images or texts that are encoded at a time.")
-    device: str | None = _help(None, "cpu, cuda, cuda:1, mps. Default: what there is.")
-    trust_remote_code: bool = _help(False, "Run code that comes with the checkpoint.")
+    batch_size: int = argument(32, "Images or texts that are encoded at a time.")
+    device: str | None = argument(None, "cpu, cuda, cuda:1, mps. Default: what there is.")
+    trust_remote_code: bool = argument(False, "Run code that comes with the checkpoint.")
 
 
 @dataclass
 class EmbedCaptionsArguments(_CityArguments):
     """Flags of `evaluate.py embed_captions`."""
 
-    label: str | None = _help(
+    label: str | None = argument(
         None, "Name of the system in tables. Default: captions-tfidf or captions-text-tower."
     )
-    encoder: Literal["tfidf", "text_tower"] = _help(
+    encoder: Literal["tfidf", "text_tower"] = argument(
         "tfidf", "'tfidf': weighted words, 256 axes; 'text_tower': that of a checkpoint."
     )
 
@@ -78,21 +76,23 @@ class EmbedCaptionsArguments(_CityArguments):
 class RetrieveArguments(_CityArguments):
     """Flags of `evaluate.py retrieve`."""
 
-    view: Literal["satellite", "street_view"] = _help("satellite", "The images that are searched.")
-    query: str | None = _help(None, "Search regions by these words instead of measuring.")
-    captions: Literal["own", "all"] = _help(
+    view: Literal["satellite", "street_view"] = argument(
+        "satellite", "The images that are searched."
+    )
+    query: str | None = argument(None, "Search regions by these words instead of measuring.")
+    captions: Literal["own", "all"] = argument(
         "own", "'own': the caption beside each image; 'all': every kept one of the captions table."
     )
-    top: int = _help(10, "How many regions a query shows.")
-    num_workers: int | None = _help(None, "Threads that decode images. Default: as embed.")
+    top: int = argument(10, "How many regions a query shows.")
+    num_workers: int | None = argument(None, "Threads that decode images. Default: as embed.")
 
 
 @dataclass
 class ZeroShotArguments(_CityArguments):
     """Flags of `evaluate.py zero_shot`."""
 
-    prompts: str | None = _help(None, "A file like configs/zero_shot/prompts.yaml, the default.")
-    num_workers: int | None = _help(None, "Threads that decode images. Default: as embed.")
+    prompts: str | None = argument(None, "A file like configs/zero_shot/prompts.yaml, the default.")
+    num_workers: int | None = argument(None, "Threads that decode images. Default: as embed.")
 
 
 LanguageArguments = EmbedCaptionsArguments | RetrieveArguments | ZeroShotArguments

@@ -20,7 +20,7 @@ PROBE = ["probe", "--embeddings", "e", *EMBED[1:]]
         ([*EMBED, "--encoder", "colour_texture", "--model_name_or_path", "m"], "got both"),
         ([*EMBED, "--model_name_or_path", "m", "--label", "a/b"], "--label must be made of"),
         ([*EMBED, "--model_name_or_path", "m", "--batch_size", "0"], "at least 1, got 0"),
-        ([*EMBED, "--model_name", "m"], "Unknown argument '--model_name'.*--model_name_or_path"),
+        ([*EMBED, "--model_name", "m"], "argument '--model_name'.*mean 'model_name_or_path'"),
         (["probe", *EMBED[1:]], "--embeddings is missing"),
         ([*PROBE, "--protocols", "city"], "--protocols takes some of random, block"),
         ([*PROBE, "--views", "satellite", "satellite"], "each once"),

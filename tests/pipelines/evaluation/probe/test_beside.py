@@ -9,10 +9,12 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
+from pipelines.common.encoders.geoclip import encode_places
 from pipelines.evaluation import cli
 from pipelines.evaluation.analysis.added import added_rows, added_table
 from pipelines.evaluation.analysis.bootstrap import DrawnCell, DrawnScores, draw_blocks
-from pipelines.evaluation.embed.tables import EmbeddingTable
+from pipelines.evaluation.embed.sources import open_city
+from pipelines.evaluation.embed.tables import EmbeddingTable, read_embeddings
 from pipelines.evaluation.embed.trainings import Training
 from pipelines.evaluation.errors import InputError
 from pipelines.evaluation.probe.city import City
@@ -24,8 +26,9 @@ from pipelines.evaluation.probe.run import ProbeSettings, compared_regions, prob
 from pipelines.evaluation.probe.splits import BlockSplitter, geography
 from pipelines.evaluation.report.frame import read_city
 from pipelines.evaluation.urban_regression.metrics import regression_metrics
+from tests.pipelines.evaluation.toy import CITY, build_toy
 
-from .test_city_transfer import make_city
+from .test_transfer import make_city
 
 ALPHA = 3.0
 SETTINGS = ProbeSettings(
@@ -277,3 +280,25 @@ def test_the_summary_names_what_stands_beside(folder):
     earth = {"view": "satellite", "hash": "earth00000000000/satellite"}
     assert summary["beside"] == {"earth": earth}
     assert summary["controls"] == {}
+
+
+def test_places_are_embedded_as_a_table_that_others_stand_beside(tmp_path, capsys):
+    pytest.importorskip("geoclip")
+    dataset = build_toy(tmp_path / "dataset", side=6, street_views=1)
+    words = ["--dataset_name", str(dataset), "--city", CITY, "--output_dir"]
+    assert cli.main(["embed", "--encoder", "geoclip", *words, str(tmp_path)]) == 0
+    table = read_embeddings(tmp_path / CITY / "geoclip.parquet")
+    assert (table.label, table.views, table.uses) == (
+        "geoclip",
+        ["both"],
+        ["coordinates", "geoclip"],
+    )
+    regions = open_city(str(dataset), CITY).regions
+    expected, _ = encode_places(regions["lon"].to_numpy(), regions["lat"].to_numpy())
+    np.testing.assert_array_equal(table.vectors["both"], expected)
+    path = str(tmp_path / CITY / "geoclip.parquet")
+    words = ["probe", "--embeddings", path, *words, str(tmp_path / "results"), "--probes", "ridge"]
+    assert cli.main([*words, "--protocols", "random", "--seeds", "1"]) == 0
+    assert "Compared: 36 of 36 regions." in capsys.readouterr().out
+    assert cli.main([*words, "--controls", "geoclip"]) == 2
+    assert "The label 'geoclip' is that of a control" in capsys.readouterr().err

@@ -210,9 +210,14 @@ def test_the_control_of_one_indicator_keeps_the_columns_of_another(tmp_path):
     vectors = {"satellite": np.random.default_rng(2).normal(size=(N, 3)).astype(np.float32)}
     table = EmbeddingTable("noise", {"uses": ["satellite"]}, ids, vectors, "1" * 16)
     city = City("t", "made", True, regions, targets)
-    r2 = scored(probe(city, [table], tmp_path, FAST, quiet))
+    path = probe(city, [table], tmp_path, FAST, quiet)
+    r2 = scored(path)
     assert max(r2["poi_counts", "poi_food"]) < 0.3
     assert min(r2["poi_counts", "comments"]) > 0.7
+    # rows of other counts do not compare
+    other = replace(city, regions=regions.assign(poi_shop=2.0))
+    probe(other, [table], tmp_path, FAST, quiet)
+    assert len({row.table_hash for row in read_rows(path)}) == 2
 
 
 def test_an_encoder_of_several_cities_has_seen_what_it_saw_in_each(dataset, pg_simclr, tmp_path):
