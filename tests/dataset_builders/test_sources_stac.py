@@ -16,7 +16,7 @@ from dataset_builders.city.planning import plan
 from dataset_builders.city.recipe import read_recipe
 from dataset_builders.download import StoppedError
 from dataset_builders.errors import SourceError
-from dataset_builders.sources import stac
+from dataset_builders.sources import geotiff
 from dataset_builders.sources.stac import StacSource
 from dataset_builders.storage import read_metadata, read_rejects, read_table
 
@@ -258,7 +258,7 @@ def test_a_file_that_cannot_be_read_is_told(catalogue, tmp_path, content, detail
 
 
 def test_a_busy_server_is_waited_for(catalogue, tmp_path, monkeypatch):
-    monkeypatch.setitem(stac.GDAL_OPTIONS, "GDAL_HTTP_RETRY_DELAY", "0.1")
+    monkeypatch.setitem(geotiff.GDAL_OPTIONS, "GDAL_HTTP_RETRY_DELAY", "0.1")
     catalogue.add("A", footprint(), bands(), 3.0)
     catalogue.answers["/search"] = [(429, {"Retry-After": "0.1"}, b"")]
     catalogue.busy = 2
@@ -268,7 +268,7 @@ def test_a_busy_server_is_waited_for(catalogue, tmp_path, monkeypatch):
 
 
 def test_what_fails_for_the_moment_is_asked_for_again(catalogue, tmp_path, monkeypatch):
-    monkeypatch.setitem(stac.GDAL_OPTIONS, "GDAL_HTTP_MAX_RETRY", "0")
+    monkeypatch.setitem(geotiff.GDAL_OPTIONS, "GDAL_HTTP_MAX_RETRY", "0")
     catalogue.add("A", footprint(), bands(), 1.0)
     catalogue.busy = 1
     (known,), _ = fetch(tmp_path, source(catalogue), regions(square()))
