@@ -12,7 +12,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from pipelines.evaluation.report.plots import MISSING_COLOUR, PERCENTILES, RESIDUALS, VALUES
+from pipelines.evaluation.report.figures import MISSING_COLOUR, PERCENTILES, RESIDUALS, VALUES
 from pipelines.prediction.estimate import UNLIKE
 from pipelines.prediction.labels import Indicator
 from pipelines.prediction.predict import Predictions

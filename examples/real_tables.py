@@ -34,10 +34,10 @@ from pipelines.evaluation.baselines.run import run_baseline
 from pipelines.evaluation.embed.captions import embed_text_tower, embed_tfidf
 from pipelines.evaluation.embed.images import embed
 from pipelines.evaluation.embed.region_captions import RegionCaptions, read_captions
-from pipelines.evaluation.embed.sources import open_city, open_images
+from pipelines.evaluation.embed.sources import open_images
 from pipelines.evaluation.embed.tables import read_embeddings, write_embeddings
 from pipelines.evaluation.embed.text_tower import TextTower, load_text_tower
-from pipelines.evaluation.probe.city import City
+from pipelines.evaluation.probe.city import City, open_city
 from pipelines.evaluation.probe.results import ResultRow, read_rows
 from pipelines.evaluation.probe.run import ProbeSettings, probe
 from pipelines.evaluation.probe.splits import geography

@@ -23,6 +23,14 @@ PIPELINES = sorted(
     if path.is_dir() and (path / "__init__.py").exists()
 )
 PIPELINES_BELOW = {"prediction": {"evaluation"}}
+# rooms of evaluation in the order of the data, each with those it may import
+EVALUATION_ROOMS = {
+    "embed": (),
+    "probe": ("embed",),
+    "analysis": ("embed", "probe"),
+    "search": ("embed", "probe", "analysis"),
+    "report": ("embed", "probe", "analysis"),
+}
 # ftfy: CLIP's own cleaning of text, left out with a warning where it is not installed
 MODEL_MAY_IMPORT = {"torch", "transformers", "huggingface_hub", "ftfy", *sys.stdlib_module_names}
 # a vocabulary and a library that tell the tests from the outside world
@@ -89,6 +97,15 @@ def test_pipelines_never_import_one_another(name):
     below = {name, "common"} | PIPELINES_BELOW.get(name, set())
     others = tuple(f"pipelines.{other}" for other in PIPELINES if other not in below)
     assert not violations(python_files(f"pipelines/{name}"), (*others, "benchmarks", "demo"))
+
+
+@pytest.mark.parametrize("room", EVALUATION_ROOMS)
+def test_data_flows_one_way_through_the_rooms_of_evaluation(room):
+    below = EVALUATION_ROOMS[room]
+    others = [other for other in EVALUATION_ROOMS if other != room and other not in below]
+    files = python_files(f"pipelines/evaluation/{room}")
+    assert files
+    assert not violations(files, tuple(f"pipelines.evaluation.{other}" for other in others))
 
 
 def test_nothing_imports_benchmarks_examples_or_demo():

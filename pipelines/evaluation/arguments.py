@@ -83,7 +83,7 @@ Tables, scatter plots and maps from the results of all cities in OUTPUT_DIR: OUT
 Count the parameters of systems and measure how fast they encode, on this machine:
 OUTPUT_DIR/efficiency.json, which report shows when it lies beside the results.
 
-  python evaluate.py efficiency --dataset_name runs/captioned --city harborview \
+  python evaluate.py efficiency --dataset_name runs/captioned --city harborview \\
       --model_name_or_path runs/quickstart/model --output_dir runs
   python evaluate.py efficiency --systems resnet18 tile2vec --real_size true ...
 """,

@@ -180,8 +180,8 @@ def run_baseline(arguments: BaselineArguments) -> Path:
 
 def run_probe(arguments: ProbeArguments) -> Path:
     """`evaluate.py probe`: returns the path of results.jsonl."""
-    from .embed.sources import open_city
     from .embed.tables import read_embeddings
+    from .probe.city import open_city
     from .probe.models import MLPSettings
     from .probe.run import ProbeSettings, compared_regions, probe
 

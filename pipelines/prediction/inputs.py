@@ -19,7 +19,8 @@ from dataset_builders.schema import VIEWS
 from dataset_builders.storage import list_cities
 from pipelines.common.errors import InputError
 from pipelines.evaluation.embed.images import Row, Source
-from pipelines.evaluation.embed.sources import open_city, open_images
+from pipelines.evaluation.embed.sources import open_images
+from pipelines.evaluation.probe.city import open_city
 
 from .labels import Aggregate, Indicator, Labels, Transform, as_indicators, read_labels
 from .regions import read_regions

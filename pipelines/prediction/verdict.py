@@ -10,8 +10,7 @@ from dataset_builders.errors import SplitError
 from dataset_builders.split_checks import correlation_range
 from pipelines.evaluation.analysis.bootstrap import drawn_r2, interval
 from pipelines.evaluation.analysis.reach import Reach
-from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.report.verdicts import (
+from pipelines.evaluation.analysis.verdicts import (
     ANSWERS,
     FEWEST_DISTRICTS,
     FEWEST_REGIONS,
@@ -19,6 +18,7 @@ from pipelines.evaluation.report.verdicts import (
     answer,
     score,
 )
+from pipelines.evaluation.errors import InputError
 
 from .estimate import LEVEL, Estimate
 from .place import Place

@@ -3,7 +3,7 @@
 Read from the files that `evaluate.py probe` and `evaluate.py report` leave:
 
 <results>/<city>/results.jsonl, probe.json    rows, and which of them compare
-<results>/<city>/differences/*.json           intervals of differences between systems
+<results>/<city>/differences.json              intervals of differences between systems
 """
 
 import json
@@ -17,7 +17,7 @@ import numpy as np
 
 from ..common.errors import InputError
 
-ROWS, SUMMARY, DIFFERENCES = "results.jsonl", "probe.json", "differences"
+ROWS, SUMMARY, DIFFERENCES = "results.jsonl", "probe.json", "differences.json"
 PROBE = "ridge"  # the card shows one probe; the report has the others
 # the probe of each control that stands in the card
 CONTROLS = {"mean": "mean", "coordinates": "knn", "poi_counts": "gbm"}
@@ -245,18 +245,18 @@ def _rows(folder: Path, summary: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def _read_gains(folder: Path) -> dict[tuple[str, str, str, str], list[Gain]]:
+def _read_gains(path: Path) -> dict[tuple[str, str, str, str], list[Gain]]:
     """Each system against each reference; coordinates come as their nearest neighbours."""
     gains: dict[tuple[str, str, str, str], list[Gain]] = defaultdict(list)
-    for path in sorted(folder.glob("*.json")):
-        for one in json.loads(path.read_text(encoding="utf-8"))["differences"]:
-            probes = (one["probe"], one["reference_probe"])
-            if probes != (PROBE, CONTROLS.get(one["reference"], PROBE)):
-                continue
-            r2 = one["intervals"]["r2"]
-            gains[one["system"], one["protocol"], one["view"], one["indicator"]].append(
-                Gain(one["reference"], r2["estimate"], r2["low"], r2["high"], one["blocks"])
-            )
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    for one in found:
+        probes = (one["probe"], one["reference_probe"])
+        if probes != (PROBE, CONTROLS.get(one["reference"], PROBE)):
+            continue
+        r2 = one["intervals"]["r2"]
+        gains[one["system"], one["protocol"], one["view"], one["indicator"]].append(
+            Gain(one["reference"], r2["estimate"], r2["low"], r2["high"], one["blocks"])
+        )
     return gains
 
 

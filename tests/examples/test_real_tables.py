@@ -10,9 +10,9 @@ from examples.real_tables import LEFT_OUT, SMALL_SYSTEMS, in_quarters, section
 from pipelines.common.encoders.colour_texture import ColourTextureEncoder
 from pipelines.evaluation.baselines.registry import SYSTEMS
 from pipelines.evaluation.embed.images import embed
-from pipelines.evaluation.embed.sources import open_city, open_images
+from pipelines.evaluation.embed.sources import open_images
 from pipelines.evaluation.embed.tables import read_embeddings
-from pipelines.evaluation.probe.city import City
+from pipelines.evaluation.probe.city import City, open_city
 from pipelines.evaluation.probe.results import read_rows
 from pipelines.evaluation.probe.run import ProbeSettings, probe
 from pipelines.evaluation.probe.splits import BlockSplitter, block_ids, geography

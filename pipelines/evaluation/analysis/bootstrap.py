@@ -1,24 +1,24 @@
-"""How sure a difference between two systems is: a paired bootstrap over blocks of regions.
+"""Paired block bootstrap of a score, and of the difference between two systems.
 
-Neighbouring regions err alike, so regions are not drawn one by one but by the blocks of the block
-protocol, for random splits too. A region is tested in several splits, so a drawn block counts in
-all splits at once: taking the splits for independent would make intervals too narrow.
+Neighbouring regions have similar errors, so blocks of the block protocol are resampled instead of
+regions, under random splits too. A region is tested in several splits, and a resampled block counts
+in all of them at once: treating splits as independent would make the intervals too narrow.
 
-A system that was trained from several seeds is scored training by training, and what is compared is
-the mean of those scores, never the score of a mean prediction: that would be another system, an
-ensemble. All trainings are scored under the same drawn blocks. What is not in the interval is the
-chance of training: how far the trainings are apart is told beside it.
+A system with several trainings is scored training by training, under the same resampled blocks, and
+goes by the mean of those scores. The mean prediction would be another system, an ensemble. The
+interval does not cover the randomness of training, which is reported beside it.
 """
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..embed.trainings import groups
+from ..embed.trainings import members
 from ..errors import InputError
 from ..probe.predictions import PREDICTIONS_FOLDER, SUMMARY_FILE, PredictedSplit, predicted_splits
 from ..probe.systems import joint_name, split_name
@@ -31,23 +31,7 @@ LEVEL = 0.95
 METRICS = ("r2", "rmse")
 ROUNDING = 1e-12  # below it, equal scores differ by their order of summation
 MEAN = "mean"  # in place of an indicator: over all of them
-
-
-@dataclass(frozen=True)
-class PairedSplit:
-    """The test regions of one split, predicted by two systems.
-
-    Attributes:
-        truth: `(n,)`.
-        first: `(n,)` predictions of the one, or `(k, n)` of its k trainings.
-        second: `(n,)` predictions of the other, or `(k, n)`.
-        blocks: `(n,)` number of each region's block, the same in all splits.
-    """
-
-    truth: Array
-    first: Array
-    second: Array
-    blocks: NDArray[np.int64]
+DIFFERENCES_FILE = "differences.json"  # of a city, where the report writes them
 
 
 @dataclass(frozen=True)
@@ -159,46 +143,6 @@ class DrawnCell:
 COORDINATES = Reference("coordinates", "none", "knn")
 
 
-def paired_bootstrap(
-    splits: Sequence[PairedSplit],
-    replicates: int = REPLICATES,
-    level: float = LEVEL,
-    seed: int = 0,
-) -> dict[str, Interval]:
-    """Differences of R2 and RMSE, means over splits, with percentile intervals.
-
-    A replicate draws as many blocks as there are, with replacement, and weighs every region by how
-    often its block was drawn.
-
-    Args:
-        splits: one at least.
-        replicates: of the bootstrap.
-        level: of the interval.
-        seed: of the draws.
-
-    Returns:
-        For each of `METRICS`, the interval of `first - second`.
-
-    Raises:
-        InputError: there is no split, or the regions all lie in one block.
-    """
-    if not splits:
-        raise InputError("The two systems share no split, so there is nothing to compare.")
-    names, counts = _draws((split.blocks for split in splits), replicates, seed)
-    found: dict[str, list[Array]] = {metric: [] for metric in METRICS}
-    for split in splits:
-        numbers = np.searchsorted(names, split.blocks)
-        both = [np.atleast_2d(one) for one in (split.first, split.second)]
-        scores = _scores(split.truth, np.concatenate(both), numbers, counts)
-        for metric, values in scores.items():
-            first, second = values[: len(both[0])], values[len(both[0]) :]
-            found[metric].append(first.mean(0) - second.mean(0))
-    return {
-        metric: interval(_mean_over_splits(np.stack(values)), level)
-        for metric, values in found.items()
-    }
-
-
 def draw_blocks(num_blocks: int, replicates: int, seed: int) -> Array:
     """How often each block is drawn, `(replicates, num_blocks)`; rows sum to `num_blocks`."""
     rng = np.random.default_rng(seed)
@@ -236,14 +180,18 @@ def drawn_r2(
     Raises:
         InputError: the regions all lie in one block.
     """
-    names, counts = _draws([blocks], replicates, seed)
+    names, counts = draw_counts([blocks], replicates, seed)
     return _scores(truth, predictions, np.searchsorted(names, blocks), counts)["r2"]
 
 
-def _draws(
+def draw_counts(
     blocks: Iterable[NDArray[np.int64]], replicates: int, seed: int
 ) -> tuple[NDArray[np.int64], Array]:
-    """Names of the blocks in order, and how often each counts: in the sample, then in each draw."""
+    """Numbers of the blocks, and how often each counts: in the sample, then in each draw.
+
+    Raises:
+        InputError: The regions all lie in one block.
+    """
     names = np.unique(np.concatenate(list(blocks)))
     if len(names) < 2:
         raise InputError("All test regions lie in one block: no interval can be drawn from it.")
@@ -276,9 +224,6 @@ def _mean_over_splits(values: Array) -> Array:
         return np.where(defined, values, 0.0).sum(0) / defined.sum(0)
 
 
-# ---- a folder of results ------------------------------------------------------------------------
-
-
 def drawn_cells(
     folder: Path,
     replicates: int = REPLICATES,
@@ -303,16 +248,16 @@ def drawn_cells(
     if not (folder / SUMMARY_FILE).is_file() or not (folder / PREDICTIONS_FOLDER).is_dir():
         raise InputError(f"No results in {folder}. Run `python evaluate.py probe` first.")
     systems = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))["systems"]
+    group_of = group_names(systems)
     for protocol in ("block", "random"):
         splits = predicted_splits(folder, protocol)
         if not splits:
             continue
-        names, counts = _draws((split.blocks for split in splits), replicates, seed)
+        names, counts = draw_counts((split.blocks for split in splits), replicates, seed)
         by_indicator: dict[str, list[PredictedSplit]] = {}
         for split in splits:
             by_indicator.setdefault(split.indicator, []).append(split)
         for own in by_indicator.values():
-            group_of = _grouping(own, systems)
             kept = [
                 replace(
                     split,
@@ -325,29 +270,39 @@ def drawn_cells(
                 for split in own
             ]
             if kept := [split for split in kept if split.predictions]:
-                yield _drawn(kept, names, counts, group_of)
+                yield draw_cell(kept, names, counts, group_of)
 
 
-def _grouping(
-    splits: Sequence[PredictedSplit], systems: Mapping[str, Mapping[str, object]]
-) -> Callable[[Name], Name]:
-    labels = {split_name(name[0])[1] for one in splits for name in one.predictions}
-    group = groups(labels, systems)
+def group_names(systems: Mapping[str, Mapping[str, Any]]) -> Callable[[Name], Name]:
+    """Name of a training -> name of the system it is a training of; a control is its own.
+
+    Args:
+        systems: Label -> metadata of its table, as in probe.json.
+    """
+    known = {label: group for group, labels in members(systems).items() for label in labels}
 
     def of(name: Name) -> Name:
         label, view, probe = name
         beside, own = split_name(label)
-        return joint_name(beside, group[own]), view, probe
+        return joint_name(beside, known.get(own, own)), view, probe
 
     return of
 
 
-def _drawn(
+def draw_cell(
     splits: Sequence[PredictedSplit],
     names: NDArray[np.int64],
     counts: Array,
-    group_of: Callable[[Name], Name],
+    group_of: Callable[[Name], Name] = lambda name: name,
 ) -> DrawnCell:
+    """Score all systems on one indicator under the same draws.
+
+    Args:
+        splits: Of one protocol and indicator.
+        names: `(B,)` numbers of the blocks, ascending.
+        counts: `(1 + draws, B)` how often each block counts, see [`draw_counts`].
+        group_of: Name of a training -> name of its system.
+    """
     found: dict[Name, dict[int, dict[str, Array]]] = {}
     for split in splits:
         numbers = np.searchsorted(names, split.blocks)
@@ -474,18 +429,20 @@ def _mean_difference(
 
 __all__ = [
     "COORDINATES",
+    "DIFFERENCES_FILE",
     "MEAN",
     "Difference",
     "DrawnCell",
     "DrawnScores",
     "Interval",
-    "PairedSplit",
     "Reference",
     "compare",
     "compare_all",
     "draw_blocks",
+    "draw_cell",
+    "draw_counts",
     "drawn_cells",
     "drawn_r2",
+    "group_names",
     "interval",
-    "paired_bootstrap",
 ]

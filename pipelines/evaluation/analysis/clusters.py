@@ -1,36 +1,26 @@
-"""What region vectors know of a city without being asked: three clusters, told by nothing but them.
+"""Clusters of region vectors, made without a look at any label.
 
-The vectors are standardised and brought to their main axes; K-means makes three clusters of them.
-How firm they are is measured: by the silhouette, by how far other starts of K-means agree, and by
-how far another training of the same system agrees. The clusters are named by their size alone: what
-they stand for is the reader's to see.
+The vectors are standardised and projected on their principal axes; K-means makes three clusters.
+Their stability is measured: by the silhouette, by the agreement between other starts of K-means,
+and between other trainings of the same system. Clusters are named by their size alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
-
-from dataset_builders.log_ticks import compact
 
 from ..embed.tables import EmbeddingTable, read_embeddings
 from ..errors import InputError
-from ..probe.predictions import REGIONS_FILE
-from ..report.cluster_plots import draw_clusters
-from ..report.documents import Block, Heading, Picture, Text
-from ..report.frame import VIEW_NAMES, CityResults, best_key, slug
-from ..report.table_formats import Cell, Table, number
 
 NUM_CLUSTERS = 3
 VARIANCE_KEPT = 0.9
 MAX_AXES = 50
 STARTS = 10
-NAMES = "ABC"
-SHOWN = "population"  # whose distribution is drawn for each cluster, where the city has it
 
 
 @dataclass(frozen=True)
@@ -39,12 +29,12 @@ class Clusters:
 
     Attributes:
         labels: `(N,)` of 0, 1, 2; 0 is the largest.
-        axes: `(N, 2)` the two main axes.
-        shares: of the variance on each of the two.
-        num_axes: that K-means saw.
-        silhouette: mean over regions, of -1 to 1.
-        stability: mean adjusted Rand index over pairs of single starts of K-means; 1 is the same.
-        least_stability: the least of them.
+        axes: `(N, 2)` the first two principal axes.
+        shares: Share of the variance on each of the two.
+        num_axes: Number of axes K-means is given.
+        silhouette: Mean over regions, from -1 to 1.
+        stability: Mean adjusted Rand index over pairs of single starts of K-means; 1 is the same.
+        least_stability: The least of them.
     """
 
     labels: NDArray[np.int64]
@@ -57,19 +47,19 @@ class Clusters:
 
 
 def cluster(X: NDArray[np.float64], seed: int = 0, num_clusters: int = NUM_CLUSTERS) -> Clusters:
-    """Main axes, and K-means on them.
+    """Project vectors on their principal axes, and cluster them by K-means.
 
     Args:
         X: `(N, D)` vectors.
-        seed: of K-means; that of the pairs of starts follow.
-        num_clusters: to make.
+        seed: Seed of K-means; those of the single starts follow.
+        num_clusters: Number of clusters.
 
     Raises:
-        InputError: there are too few regions, or all vectors are the same.
+        InputError: There are too few regions, or all vectors are the same.
     """
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA
-    from sklearn.metrics import adjusted_rand_score, silhouette_score
+    from sklearn.metrics import silhouette_score
 
     spread = X.std(0)
     if len(X) <= num_clusters or not spread.any():
@@ -87,7 +77,7 @@ def cluster(X: NDArray[np.float64], seed: int = 0, num_clusters: int = NUM_CLUST
         KMeans(num_clusters, n_init=1, random_state=seed + start).fit_predict(points)
         for start in range(STARTS)
     ]
-    agreement = [adjusted_rand_score(a, b) for a, b in combinations(singles, 2)]
+    agreement = agreements(singles)
     flat = np.pad(points, ((0, 0), (0, max(0, 2 - num_axes))))
     shares = [*pca.explained_variance_ratio_, 0.0]
     return Clusters(
@@ -102,124 +92,61 @@ def cluster(X: NDArray[np.float64], seed: int = 0, num_clusters: int = NUM_CLUST
 
 
 def by_size(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The same clusters, numbered from the largest."""
+    """Renumber clusters from the largest."""
     counts = np.bincount(labels)
     order = np.argsort(-counts, kind="stable")
     return np.argsort(order)[labels]
 
 
-def cluster_blocks(city: CityResults, embeddings: Path, output: Path, folder: str) -> list[Block]:
-    """Figure and table of a city's clusters; nothing where no system saw an image.
-
-    Args:
-        city: whose regions.
-        embeddings: folder of the city's embedding tables.
-        output: where the page lies.
-        folder: of the pictures, below it.
-    """
-    key = best_key(city, city.rows)
-    if key is None:
-        return []
-    system, view, _ = key
-    title = f"{city.title}: clusters of {system}, {VIEW_NAMES[view]}"
-    blocks: list[Block] = [Heading(3, title)]
-    tables = find_tables(city, embeddings, system)
-    if not tables:
-        return [
-            *blocks,
-            Text(f"Not drawn: the vectors that were probed do not lie in `{embeddings.name}`."),
-        ]
-    regions = pd.read_parquet(city.folder / REGIONS_FILE)
-    regions = regions[regions["region_id"].isin(_with_vectors(tables, view))]
-    try:
-        found = [cluster(_vectors(table, view, regions["region_id"])) for table in tables]
-    except InputError as error:
-        return [*blocks, Text(f"Not drawn: {error}")]
-    first = found[0]
-    indicator = SHOWN if SHOWN in city.indicators else city.indicators[0]
-    about = city.summary["indicators"][indicator]
-    path = f"{folder}/{slug(city.name, 'clusters')}.png"
-    draw_clusters(
-        output / path, title, first.axes, first.shares, first.labels,
-        regions[indicator].to_numpy(float), indicator, about["unit"], about["transform"],
-        city.folder / REGIONS_FILE, regions["region_id"].tolist(),
-    )  # fmt: skip
-    blocks.append(
-        Picture(
-            path,
-            title,
-            f"Left: the two main axes of the vectors. Middle: density of {indicator} in each "
-            "cluster. Right: where they lie. Clusters are named by size; labels were not seen.",
-        )
-    )
-    return [*blocks, _table(city, title, found, regions)]
-
-
-def find_tables(city: CityResults, embeddings: Path, system: str) -> list[EmbeddingTable]:
-    """The tables that a system's rows were computed from, by training; those that are there."""
-    found = []
-    for label in city.members[system]:
-        path = embeddings / f"{label}.parquet"
-        if path.is_file():
-            table = read_embeddings(path)
-            if table.hash == city.summary["systems"][label]["embedding_hash"]:
-                found.append(table)
-    return found
-
-
-def _with_vectors(tables: Sequence[EmbeddingTable], view: str) -> set[str]:
-    """Regions that all trainings have a vector of."""
-    own = [
-        {name for name, has in zip(t.region_ids, t.has(view), strict=True) if has} for t in tables
-    ]
-    return set.intersection(*own)
-
-
-def _vectors(table: EmbeddingTable, view: str, region_ids: pd.Series) -> NDArray[np.float64]:
-    position = {name: row for row, name in enumerate(table.region_ids)}
-    return table.matrix(view)[[position[name] for name in region_ids]]
-
-
-def _table(
-    city: CityResults, title: str, found: Sequence[Clusters], regions: pd.DataFrame
-) -> Table:
+def agreements(partitions: Sequence[NDArray[np.int64]]) -> list[float]:
+    """Adjusted Rand index of every pair of partitions."""
     from sklearn.metrics import adjusted_rand_score
 
-    first = found[0]
-    body = []
-    for number_of in range(NUM_CLUSTERS):
-        mine = first.labels == number_of
-        cells = (_median(regions.loc[mine, name], city.summary["indicators"][name]["transform"])
-                 for name in city.indicators)  # fmt: skip
-        share = number(100 * mine.mean(), form=".0f")
-        body.append((Cell(NAMES[number_of]), number(int(mine.sum()), form="d"), share, *cells))
-    notes = [
-        "Medians in raw units.",
-        f"K-means on {first.num_axes} main axes ({VARIANCE_KEPT:.0%} of the variance, at most "
-        f"{MAX_AXES}); the two that are drawn hold {first.shares[0]:.0%} and "
-        f"{first.shares[1]:.0%}. "
-        f"Silhouette {first.silhouette:.2f}. Adjusted Rand index between {STARTS} single starts: "
-        f"mean {first.stability:.2f}, least {first.least_stability:.2f}.",
+    return [float(adjusted_rand_score(a, b)) for a, b in combinations(partitions, 2)]
+
+
+def find_tables(
+    folder: Path, labels: Sequence[str], systems: Mapping[str, Mapping[str, Any]]
+) -> list[EmbeddingTable]:
+    """The embedding tables of some labels that are still the ones that were probed.
+
+    Args:
+        folder: Of a city's embedding tables.
+        labels: Trainings of one system.
+        systems: Label -> what probe.json says of its table.
+    """
+    paths = {label: folder / f"{label}.parquet" for label in labels}
+    found = {label: read_embeddings(path) for label, path in paths.items() if path.is_file()}
+    return [t for label, t in found.items() if t.hash == systems[label]["embedding_hash"]]
+
+
+def cluster_trainings(
+    tables: Sequence[EmbeddingTable], view: str, region_ids: Sequence[str]
+) -> tuple[list[str], list[Clusters]]:
+    """Cluster the regions by each training of a system.
+
+    Args:
+        tables: One per training.
+        view: Of the vectors.
+        region_ids: Regions to cluster, where all trainings have a vector.
+
+    Returns:
+        The regions, and their clusters by each training.
+
+    Raises:
+        InputError: There are too few regions, or all vectors are the same.
+    """
+    rows = [{name: row for row, name in enumerate(table.region_ids)} for table in tables]
+    has = [table.has(view) for table in tables]
+    kept = [
+        name
+        for name in region_ids
+        if all(name in row and own[row[name]] for row, own in zip(rows, has, strict=True))
     ]
-    if len(found) > 1:
-        pairs = [adjusted_rand_score(a.labels, b.labels) for a, b in combinations(found, 2)]
-        notes.append(
-            f"Between the {len(found)} trainings of the system: mean {np.mean(pairs):.2f}, least "
-            f"{np.min(pairs):.2f}."
-        )
-    return Table(
-        name=slug(city.name, "clusters"),
-        title=title,
-        header=("cluster", "regions", "%", *city.indicators),
-        rows=tuple(body),
-        notes=tuple(notes),
-    )
+    return kept, [
+        cluster(table.matrix(view)[[row[name] for name in kept]])
+        for table, row in zip(tables, rows, strict=True)
+    ]
 
 
-def _median(values: pd.Series, transform: str) -> Cell:
-    median = float(values.median())
-    median = float(np.expm1(median)) if transform == "ln1p" else median
-    return Cell(compact(median), median) if np.isfinite(median) else number(None)
-
-
-__all__ = ["Clusters", "by_size", "cluster", "cluster_blocks", "find_tables"]
+__all__ = ["Clusters", "agreements", "by_size", "cluster", "cluster_trainings", "find_tables"]

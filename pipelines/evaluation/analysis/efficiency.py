@@ -152,7 +152,8 @@ def machine(device: str) -> dict[str, Any]:
     if cpuinfo.is_file():
         names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         model = names[0].partition(":")[2].strip() if names else model
-    name = model if device == "cpu" else torch.cuda.get_device_name(device)
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else model
+    name = name if device.startswith(("cpu", "cuda")) else f"{name} ({device})"
     return {
         "device": name,
         "cores": os.cpu_count(),

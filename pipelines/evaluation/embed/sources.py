@@ -1,10 +1,9 @@
-"""A dataset folder as what embedding and probing take."""
+"""The images and regions of a dataset as the embedding loop takes them."""
 
 from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
-import numpy as np
 
 from dataset_builders.errors import DatasetError
 from dataset_builders.files import digest
@@ -13,7 +12,6 @@ from dataset_builders.storage import (
     count_rows,
     iter_images,
     list_cities,
-    read_indicators,
     read_metadata,
     read_regions,
     read_table,
@@ -21,7 +19,6 @@ from dataset_builders.storage import (
 )
 
 from ..errors import InputError
-from ..probe.city import City, Target, transform_labels
 from .images import Source
 
 FOOTER_BYTES = 1 << 16
@@ -33,7 +30,7 @@ def open_images(dataset_name: str, city: str) -> Source:
     Raises:
         InputError: there is no such dataset, city or column, or an id stands in two rows.
     """
-    _check_city(dataset_name, city)
+    check_city(dataset_name, city)
     try:
         region_ids = read_table(dataset_name, city, "regions", ["region_id"])["region_id"].tolist()
         num_images = {view: _count(dataset_name, city, view) for view in VIEWS}
@@ -62,7 +59,7 @@ def open_regions(
     Raises:
         InputError: There is no such dataset or city, or no region has the geometry it needs.
     """
-    _check_city(dataset_name, city)
+    check_city(dataset_name, city)
     try:
         regions = read_regions(dataset_name, city)
         synthetic = read_metadata(dataset_name, city).synthetic
@@ -73,37 +70,8 @@ def open_regions(
     return regions, {"dataset": str(dataset_name), "city": city, "synthetic": synthetic}
 
 
-def open_city(dataset_name: str, city: str) -> City:
-    """Regions and indicators of a city.
-
-    Raises:
-        InputError: there is no such dataset, city or column, it has no indicator, or an id stands
-            in two rows.
-    """
-    _check_city(dataset_name, city)
-    try:
-        regions = read_regions(dataset_name, city)
-        indicators = read_indicators(dataset_name, city)
-        metadata = read_metadata(dataset_name, city)
-    except DatasetError as error:
-        raise InputError(str(error)) from error
-    if not indicators:
-        raise InputError(f"{dataset_name} has no indicator to predict for {city!r}.")
-    targets = []
-    for name, indicator in indicators.items():
-        if name not in regions:
-            raise InputError(
-                f"The indicator {name!r} is announced in the metadata of {dataset_name} but the "
-                f"table {config_name(city, 'regions')!r} has no such column."
-            )
-        raw = regions[name].to_numpy(np.float64, na_value=np.nan)
-        y, invalid = transform_labels(raw, indicator.transform)
-        targets.append(Target(name, indicator.unit, indicator.transform, y, invalid))
-    block_m = metadata.parameters.get("block_m")
-    return City(city, str(dataset_name), metadata.synthetic, regions, targets, block_m)
-
-
-def _check_city(dataset_name: str, city: str) -> None:
+def check_city(dataset_name: str, city: str) -> None:
+    """Raise an InputError where there is no such dataset or city."""
     try:
         cities = list_cities(dataset_name)
     except DatasetError as error:
@@ -137,4 +105,4 @@ def _fingerprint(dataset_name: str, city: str, table: str) -> str:
     return digest(*parts)
 
 
-__all__ = ["open_city", "open_images", "open_regions"]
+__all__ = ["check_city", "open_images", "open_regions"]

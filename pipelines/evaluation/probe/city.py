@@ -7,8 +7,12 @@ import geopandas as gpd
 import numpy as np
 from numpy.typing import NDArray
 
+from dataset_builders.errors import DatasetError
+from dataset_builders.schema import config_name
+from dataset_builders.storage import read_indicators, read_metadata, read_regions
 from dataset_builders.unique import RepeatedIdError, require_unique
 
+from ..embed.sources import check_city
 from ..errors import InputError
 
 
@@ -85,4 +89,34 @@ def transform_labels(raw: NDArray[np.float64], transform: str) -> tuple[NDArray[
     return (np.log1p(y) if transform == "ln1p" else y), int((present & ~usable).sum())
 
 
-__all__ = ["City", "Target", "transform_labels"]
+def open_city(dataset_name: str, city: str) -> City:
+    """Regions and indicators of a city.
+
+    Raises:
+        InputError: there is no such dataset, city or column, it has no indicator, or an id stands
+            in two rows.
+    """
+    check_city(dataset_name, city)
+    try:
+        regions = read_regions(dataset_name, city)
+        indicators = read_indicators(dataset_name, city)
+        metadata = read_metadata(dataset_name, city)
+    except DatasetError as error:
+        raise InputError(str(error)) from error
+    if not indicators:
+        raise InputError(f"{dataset_name} has no indicator to predict for {city!r}.")
+    targets = []
+    for name, indicator in indicators.items():
+        if name not in regions:
+            raise InputError(
+                f"The indicator {name!r} is announced in the metadata of {dataset_name} but the "
+                f"table {config_name(city, 'regions')!r} has no such column."
+            )
+        raw = regions[name].to_numpy(np.float64, na_value=np.nan)
+        y, invalid = transform_labels(raw, indicator.transform)
+        targets.append(Target(name, indicator.unit, indicator.transform, y, invalid))
+    block_m = metadata.parameters.get("block_m")
+    return City(city, str(dataset_name), metadata.synthetic, regions, targets, block_m)
+
+
+__all__ = ["City", "Target", "open_city", "transform_labels"]

@@ -24,11 +24,10 @@ from numpy.typing import NDArray
 from dataset_builders.files import digest, write_json
 from pipelines.common.csv_files import write_csv
 
-from ..embed.sources import open_city
 from ..embed.tables import EmbeddingTable, read_embeddings
 from ..embed.trainings import groups
 from ..errors import InputError
-from .city import City, Target
+from .city import City, Target, open_city
 from .loop import Comparison, ProbeSettings, compute, make_cells, skip
 from .predictions import RESULTS_FILE
 from .results import CITY, CITY_ENCODER, JOINT, TRANSFER_FILE, ResultRow, ResultStore, read_rows

@@ -1,71 +1,446 @@
-"""The pictures of a city's section: prediction against truth, and maps."""
+"""The figures of a report, each drawn from data frames to a PNG file."""
 
+import math
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from ..probe.predictions import PREDICTIONS_FOLDER, REGIONS_FILE, read_predictions
-from ..probe.splits import PROTOCOLS
-from .documents import Block, Picture, Text
-from .frame import CityResults, best_key, by_run, slug, what
-from .plots import draw_maps, draw_scatter
+import geopandas as gpd
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import Normalize, TwoSlopeNorm
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from dataset_builders.files import atomic_path
+from dataset_builders.log_ticks import raw_ticks
+
+from ..analysis.clusters import Clusters
+
+MAX_COLUMNS = 4
+TITLE_WIDTH = 30  # characters, of a panel
+CHARACTERS_PER_INCH = 11  # of a figure's title
+BLUE, ORANGE, GREEN, RED, GREY = "#1f5f8b", "#c77700", "#3f7f4f", "#b5482f", "#8a8a8a"
+LINE_COLOUR, MISSING_COLOUR = "#444444", "#c4c4c4"
+VALUES, RESIDUALS, R2_COLOURS = "viridis", "RdBu_r", "RdBu"
+PERCENTILES = (2, 98)
+DARK = 0.6  # R2 beyond which a number is written in white
+CUT = -1.0  # lowest R2 that an axis shows
+STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.dpi": 150,
+    "savefig.facecolor": "white",
+}
 
 
-def prediction_figures(city: CityResults, protocol: str, output: Path, folder: str) -> list[Block]:
-    """Scatter plot and maps of the best trained system; nothing where no system saw an image.
+@contextmanager
+def drawing(path: Path, title: str, size: tuple[float, float]) -> Iterator[Figure]:
+    """A figure in the report's style, saved at the end."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
+        wrapped = textwrap.fill(title, max(int(size[0] * CHARACTERS_PER_INCH), 20))
+        figure.suptitle(wrapped.replace("$", r"\$"), fontsize=11)
+        yield figure
+        save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG, whole or not at all."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+
+
+def _grid(figure: Figure, names: Sequence[str], **options: Any) -> Iterator[tuple[str, Axes]]:
+    """Axes for each name, in rows of up to four."""
+    columns = math.ceil(len(names) / math.ceil(len(names) / MAX_COLUMNS))
+    rows = math.ceil(len(names) / columns)
+    grid = figure.subplots(rows, columns, squeeze=False, **options)
+    for axes in grid.flat[len(names) :]:
+        axes.set_axis_off()
+    return zip(names, grid.flat, strict=False)
+
+
+def _size(panels: int, width: float, height: float) -> tuple[float, float]:
+    rows = math.ceil(panels / MAX_COLUMNS)
+    return width * math.ceil(panels / rows), height * rows
+
+
+def draw_scatter(
+    path: Path,
+    title: str,
+    predictions: pd.DataFrame,
+    scores: Mapping[str, pd.Series],
+    indicators: Mapping[str, Mapping[str, str]],
+) -> None:
+    """Prediction against truth, one panel per indicator, in raw units.
 
     Args:
-        city: whose predictions.
-        protocol: of the splits.
-        output: where the page lies.
-        folder: of the pictures, below it.
+        path: Of the PNG.
+        title: Above all panels.
+        predictions: Columns indicator, truth, prediction.
+        scores: Indicator -> R2 by split.
+        indicators: Name -> unit and transform.
     """
-    rows = city.of(protocol)
-    key = best_key(city, rows)
-    if key is None:
-        return []
-    system, view, probe = key
-    label = city.members[system][0]
-    wanted = {
-        "table_hash": city.summary["table_hash"],
-        "embedding_hash": city.summary["systems"][label]["embedding_hash"],
-        "protocol": protocol,
-        "system": label,
-        "view": view,
-        "probe": probe,
-    }
-    predictions = read_predictions(city.folder / PREDICTIONS_FOLDER, wanted)
-    title = f"{city.title}, {PROTOCOLS[protocol]}: {what(key)}"
-    mine = [row for row in rows if (row.system, row.view, row.probe) == (label, view, probe)]
-    scores = {name: series for (_, name), series in by_run(city, mine, "r2").items()}
-    trainings = len(city.members[system])
-    one_of = f" Predictions of the first of its {trainings} trainings." if trainings > 1 else ""
-    indicators = city.summary["indicators"]
-    scatter, maps = (
-        f"{folder}/{slug(city.name, protocol)}-{kind}.png" for kind in ("scatter", "map")
-    )
-    (output / folder).mkdir(parents=True, exist_ok=True)
-    draw_scatter(output / scatter, title, predictions, scores, indicators)
-    blocks: list[Block] = [
-        Picture(
-            scatter,
-            f"{title}: prediction against truth",
-            f"Test predictions of {what(key)} over all splits, in the view and by the probe of its "
-            "highest mean R². Values are in raw units; where they are scored as ln(y + 1), so are "
-            f"the axes.{one_of}",
-        )
-    ]
-    if draw_maps(output / maps, title, city.folder / REGIONS_FILE, predictions, indicators):
-        blocks.append(
-            Picture(
-                maps,
-                f"{title}: maps of truth, prediction and residual",
-                "Prediction: mean over the splits in which a region is tested. Residual: "
-                "prediction less truth; where ln(y + 1) is predicted, the factor (prediction + 1) "
-                "/ (truth + 1). Grey: never tested, or no label.",
-            )
-        )
+    names = [name for name in indicators if (predictions["indicator"] == name).any()]
+    width, height = _size(len(names), 2.9, 3.0)
+    with drawing(path, title, (max(width, 4.5), height + 0.5)) as figure:
+        for name, axes in _grid(figure, names):
+            chosen = predictions[predictions["indicator"] == name]
+            _scatter_panel(axes, chosen, name, scores[name], indicators[name])
+        figure.supxlabel("truth", fontsize=10)
+        figure.supylabel("prediction (test regions)", fontsize=10)
+
+
+def _scatter_panel(
+    axes: Axes, chosen: pd.DataFrame, name: str, scores: pd.Series, indicator: Mapping[str, str]
+) -> None:
+    truth, prediction = chosen["truth"].to_numpy(), chosen["prediction"].to_numpy()
+    low, high = _limits(np.concatenate([truth, prediction]), (0, 100))
+    margin = 0.04 * (high - low)
+    limits = (low - margin, high + margin)
+    axes.plot(limits, limits, color=LINE_COLOUR, linewidth=0.8, linestyle="--", zorder=1)
+    alpha = float(np.clip(6 / math.sqrt(len(truth)), 0.08, 0.7))
+    axes.scatter(truth, prediction, s=9, color=BLUE, alpha=alpha, linewidths=0, rasterized=True)
+    axes.set(xlim=limits, ylim=limits, aspect="equal")
+    if indicator["transform"] == "ln1p":
+        _label_in_raw_units(axes.xaxis)
+        _label_in_raw_units(axes.yaxis)
     else:
-        blocks.append(Text("No map: the dataset gives no geometry of its regions."))
-    return blocks
+        axes.locator_params(nbins=5)
+    axes.set_title(_panel_title(name, indicator["unit"]), loc="left")
+    spread = f" ± {scores.std():.2f}" if len(scores) > 1 else ""
+    text = f"R² {scores.mean():.2f}{spread}"
+    axes.text(0.04, 0.96, text, transform=axes.transAxes, va="top")
 
 
-__all__ = ["prediction_figures"]
+def draw_maps(
+    path: Path,
+    title: str,
+    regions_path: Path,
+    predictions: pd.DataFrame,
+    indicators: Mapping[str, Mapping[str, str]],
+) -> bool:
+    """Maps of truth, prediction and residual, a row per indicator.
+
+    Args:
+        path: Of the PNG.
+        title: Above all panels.
+        regions_path: GeoParquet with region_id, geometry and a column of labels per indicator.
+        predictions: Columns indicator, region_id, prediction; averaged by region.
+        indicators: Name -> unit and transform.
+
+    Returns:
+        Whether there was any geometry to draw.
+    """
+    regions = _read_regions(regions_path)
+    if regions.empty:
+        return False
+    names = [name for name in indicators if (predictions["indicator"] == name).any()]
+    left, bottom, right, top = regions.total_bounds
+    shape = float(np.clip((top - bottom) / max(right - left, 1.0), 0.5, 1.6))
+    size = (10, (2.75 * shape + 0.45) * len(names) + 0.5)
+    with drawing(path, title, size) as figure:
+        grid = figure.subplots(len(names), 3, squeeze=False)
+        for row, name in zip(grid, names, strict=True):
+            of_indicator = predictions[predictions["indicator"] == name]
+            means = of_indicator.groupby("region_id")["prediction"].mean()
+            _map_row(figure, row, regions, means, name, indicators[name])
+    return True
+
+
+def _read_regions(path: Path) -> gpd.GeoDataFrame:
+    """The regions with an outline, in metres: a map in degrees is distorted."""
+    regions = gpd.read_parquet(path)
+    regions = regions[regions.geometry.notna() & ~regions.geometry.is_empty]
+    return regions if regions.empty else regions.to_crs(regions.estimate_utm_crs())
+
+
+def _plot_regions(axes: Axes, regions: gpd.GeoDataFrame, **options: Any) -> None:
+    axes.set_axis_off()
+    # outlines in the colour of the area leave no white seams; points are sized by their number
+    size = float(np.clip(12_000 / len(regions), 2, 60))
+    regions.plot(ax=axes, edgecolor="face", linewidth=0.2, markersize=size, **options)
+
+
+def _map_row(
+    figure: Figure,
+    row: Any,
+    regions: gpd.GeoDataFrame,
+    means: pd.Series,
+    name: str,
+    indicator: Mapping[str, str],
+) -> None:
+    joined = regions[["region_id", "geometry"]].assign(truth=regions[name])
+    joined["prediction"] = joined["region_id"].map(means)
+    joined["residual"] = joined["prediction"] - joined["truth"]
+    # one scale for both, so that a flat prediction looks flat
+    shared = Normalize(*_limits(joined["truth"].dropna().to_numpy(), PERCENTILES))
+    reach = max(float(np.nanpercentile(joined["residual"].abs(), PERCENTILES[1])), 1e-9)
+    norms = (shared, shared, TwoSlopeNorm(0, -reach, reach))
+    for axes, column, norm in zip(row, ("truth", "prediction", "residual"), norms, strict=True):
+        colours = RESIDUALS if column == "residual" else VALUES
+        missing = {"color": MISSING_COLOUR}
+        _plot_regions(axes, joined, column=column, cmap=colours, norm=norm, missing_kwds=missing)
+        if column != "truth":  # prediction has the same scale
+            bar = _colour_bar(figure, axes, norm, colours, extend="both")
+            bar.ax.tick_params(labelsize=8)
+            if indicator["transform"] == "ln1p":
+                _label_bar(bar, column, reach)
+        axes.set_title(column, loc="left")
+    row[0].set_title(f"{_panel_title(name, indicator['unit'])}: truth", loc="left")
+
+
+def _colour_bar(figure: Figure, axes: Any, norm: Any, colours: str, extend: Any) -> Colorbar:
+    mappable = matplotlib.cm.ScalarMappable(norm, colours)
+    bar = figure.colorbar(mappable, ax=axes, shrink=0.8, pad=0.02, extend=extend)
+    bar.outline.set_visible(False)  # type: ignore[operator]  # untyped in matplotlib
+    return bar
+
+
+def _label_bar(bar: Colorbar, column: str, reach: float) -> None:
+    """Raw values; of residuals on the scale of ln(y + 1), the factor they stand for."""
+    if column != "residual":
+        _label_in_raw_units(bar.ax.yaxis)
+        return
+    factor = f"{math.exp(0.9 * reach):.3g}"
+    place = math.log(float(factor))
+    bar.set_ticks([-place, 0, place], labels=[f"÷ {factor}", "equal", f"× {factor}"])
+
+
+# ---- scores -------------------------------------------------------------------------------------
+
+
+def draw_intervals(
+    path: Path, title: str, panels: Mapping[str, pd.DataFrame], label: str, cut: float | None = None
+) -> None:
+    """Estimates with their intervals, a row per name; all panels share the names on the left.
+
+    Args:
+        path: Of the PNG.
+        title: Above all panels.
+        panels: Name -> columns name, estimate, low, high, colour, and `seeds`, a list of the
+            estimates of single training seeds.
+        label: Of the axis.
+        cut: Lowest value that is shown.
+    """
+    names = list(dict.fromkeys(name for frame in panels.values() for name in frame["name"]))
+    width, height = _size(len(panels), 3.2 if len(panels) < 3 else 2.3, 0.27 * len(names) + 0.75)
+    name_width = 0.075 * max(map(len, names))
+    with drawing(path, title, (width + name_width, height + 0.7)) as figure:
+        for panel, axes in _grid(figure, list(panels), sharey=True, sharex=cut is not None):
+            _interval_panel(axes, panel, panels[panel], names, cut)
+        figure.supxlabel(label, fontsize=10)
+
+
+def _interval_panel(
+    axes: Axes, title: str, frame: pd.DataFrame, names: Sequence[str], cut: float | None
+) -> None:
+    axes.axvline(0, color=LINE_COLOUR, linewidth=0.8, zorder=1)
+    for row in frame.itertuples():
+        y = names.index(row.name)
+        axes.plot([row.low, row.high], [y, y], color=row.colour, linewidth=1.6, zorder=3)
+        axes.plot(row.estimate, y, "o", ms=5.5, color=row.colour, zorder=4)
+        seeds = list(row.seeds)
+        axes.plot(seeds, [y] * len(seeds), "o", ms=3, mfc="white", mec="black", mew=0.7, zorder=5)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", color="#eeeeee", linewidth=0.8, zorder=0)
+    if cut is not None and axes.get_xlim()[0] < cut:
+        axes.set_xlim(left=cut)
+    axes.locator_params(axis="x", nbins=5)
+    axes.set_title(_readable(title), loc="left", fontweight="bold")
+
+
+def draw_curves(
+    path: Path, title: str, panels: Mapping[str, pd.DataFrame], x_label: str, y_label: str
+) -> None:
+    """A panel per indicator, a curve with its band per view.
+
+    Args:
+        path: Of the PNG.
+        title: Above all panels.
+        panels: Name -> columns curve, x, estimate, low, high.
+        x_label: Of the setting.
+        y_label: Of the estimates.
+    """
+    with drawing(path, title, (max(4.6 * len(panels), 6.5), 4.0)) as figure:
+        for name, axes in _grid(figure, list(panels)):
+            axes.axhline(0, color=LINE_COLOUR, linewidth=0.8, zorder=1)
+            curves = panels[name].groupby("curve", sort=False)
+            for colour, (curve, own) in zip((BLUE, ORANGE, GREEN), curves, strict=False):
+                band = own["low"], own["high"]
+                axes.fill_between(own["x"], *band, color=colour, alpha=0.18, linewidth=0)
+                axes.plot(own["x"], own["estimate"], "-o", ms=4, color=colour, label=curve)
+            axes.set_xticks(sorted(set(panels[name]["x"])))
+            axes.set_xlabel(x_label)
+            axes.set_title(_readable(name), loc="left", fontweight="bold")
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+        figure.supylabel(y_label, fontsize=10)
+
+
+def draw_matrices(path: Path, title: str, panels: Mapping[str, pd.DataFrame]) -> None:
+    """R2 by source and target as heat maps on one colour scale, each number in its place."""
+    first = next(iter(panels.values()))
+    wide = max(0.75 * first.shape[1] + 0.6, 2.1)
+    names = 0.075 * max(map(len, first.index))
+    width, height = _size(len(panels), wide, 0.42 * len(first) + 1.3)
+    norm = TwoSlopeNorm(0, CUT, 1.0)
+    with drawing(path, title, (max(width + names + 0.9, 5.5), height + 0.8)) as figure:
+        for name, axes in _grid(figure, list(panels), sharey=True):
+            values = panels[name].to_numpy(float)
+            axes.set_facecolor(MISSING_COLOUR)
+            axes.imshow(np.ma.masked_invalid(values), cmap=R2_COLOURS, norm=norm, aspect="auto")
+            for row, column in zip(*np.nonzero(np.isfinite(values)), strict=True):
+                value = values[row, column]
+                colour = "white" if abs(value) > DARK else "black"
+                axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour)
+            axes.set_xticks(range(values.shape[1]), panels[name].columns, rotation=30, ha="right")
+            axes.set_yticks(range(len(values)), panels[name].index)
+            axes.tick_params(length=0)
+            axes.spines[:].set_visible(False)
+            axes.set_title(_readable(name), loc="left", fontweight="bold")
+        _colour_bar(figure, figure.axes, norm, R2_COLOURS, extend="min").set_label("R²")
+        figure.supxlabel("scored in", fontsize=10)
+        figure.supylabel("learnt in", fontsize=10)
+
+
+def draw_bars(path: Path, title: str, panels: Mapping[str, pd.DataFrame]) -> None:
+    """Horizontal bars on logarithmic axes, a row per name, a bar per column of a panel."""
+    names = list(next(iter(panels.values())).index)
+    with drawing(path, title, (10, 0.42 * len(names) + 1.6)) as figure:
+        for name, axes in _grid(figure, list(panels), sharey=True):
+            height = 0.8 / panels[name].shape[1]
+            for number, column in enumerate(panels[name]):
+                y = np.arange(len(names)) - 0.4 + height * (number + 0.5)
+                values = panels[name][column].where(panels[name][column] > 0)
+                colour = ("#9db8cc", BLUE, ORANGE)[number % 3]
+                axes.barh(y, values, 0.9 * height, color=colour, label=column)
+            axes.set_xscale("log")
+            axes.set_yticks(range(len(names)), names)
+            axes.set_ylim(len(names) - 0.4, -0.6)
+            axes.tick_params(axis="y", length=0)
+            axes.set_xlabel(name)
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+
+
+def draw_clusters(
+    path: Path,
+    title: str,
+    found: Clusters,
+    regions: pd.DataFrame,
+    indicator: tuple[str, str, str],
+    regions_path: Path,
+) -> None:
+    """Clusters on their principal axes, the density of an indicator in each, and a map.
+
+    Args:
+        path: Of the PNG.
+        title: Above all panels.
+        found: Clusters of the regions.
+        regions: `(N,)` region_id and the indicator.
+        indicator: Name, unit and transform.
+        regions_path: GeoParquet with region_id and geometry.
+    """
+    name, unit, transform = indicator
+    colours = dict(enumerate((BLUE, ORANGE, GREEN)))
+    with drawing(path, title, (11, 3.9)) as figure:
+        scatter, density, place = figure.subplots(1, 3, width_ratios=(1, 1, 1.05))
+        for number, colour in colours.items():
+            mine = found.labels == number
+            scatter.scatter(*found.axes[mine].T, s=10, color=colour, alpha=0.7, linewidths=0)
+            _density(density, regions.loc[mine, name].to_numpy(float), colour)
+        scatter.set_xlabel(f"first principal axis ({found.shares[0]:.0%} of the variance)")
+        scatter.set_ylabel(f"second ({found.shares[1]:.0%})")
+        scatter.set_title("vectors", loc="left", fontweight="bold")
+        density.set_xlabel(_panel_title(name, unit))
+        density.set_ylabel("density")
+        density.set_ylim(bottom=0)
+        density.set_title(_readable(name), loc="left", fontweight="bold")
+        if transform == "ln1p":
+            _label_in_raw_units(density.xaxis)
+        place.set_axis_off()
+        place.set_title("map", loc="left", fontweight="bold")
+        outlines = _read_regions(regions_path)
+        if outlines.empty:
+            place.text(0.5, 0.5, "no geometry", ha="center", transform=place.transAxes)
+        else:
+            number_of = dict(zip(regions["region_id"], found.labels, strict=True))
+            shown = outlines["region_id"].map(number_of).map(colours).fillna(MISSING_COLOUR)
+            _plot_regions(place, outlines, color=shown.tolist())
+        handles = [
+            Patch(
+                color=colour, label=f"cluster {'ABC'[i]}, {int((found.labels == i).sum())} regions"
+            )
+            for i, colour in colours.items()
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+
+
+def _density(axes: Axes, values: NDArray[np.float64], colour: str) -> None:
+    """A Gaussian kernel by Scott's rule; a line where all values are one."""
+    from scipy.stats import gaussian_kde
+
+    values = values[np.isfinite(values)]
+    if len(set(values)) < 2:
+        for value in set(values):
+            axes.axvline(value, color=colour, linewidth=1.5)
+        return
+    margin = 0.15 * np.ptp(values)
+    x = np.linspace(values.min() - margin, values.max() + margin, 200)
+    y = gaussian_kde(values)(x)
+    axes.plot(x, y, color=colour, linewidth=1.5)
+    axes.fill_between(x, y, color=colour, alpha=0.18, linewidth=0)
+
+
+def _label_in_raw_units(axis: Axis) -> None:
+    """Write raw values at the ticks of an axis that shows ln(y + 1)."""
+    places, labels = raw_ticks(*axis.get_view_interval())
+    axis.set_ticks(places, labels=labels)
+
+
+def _panel_title(name: str, unit: str) -> str:
+    """An indicator and its unit in two lines at most, as plain text."""
+    title = textwrap.fill(f"{_readable(name)} ({unit})", TITLE_WIDTH, max_lines=2, placeholder=" …")
+    return title.replace("$", r"\$")
+
+
+def _limits(values: NDArray[np.float64], percentiles: tuple[int, int]) -> tuple[float, float]:
+    low, high = np.percentile(values, percentiles)
+    return (float(low), float(high)) if high > low else (float(low) - 0.5, float(low) + 0.5)
+
+
+def _readable(name: str) -> str:
+    return name.replace("_", " ")
+
+
+__all__ = [
+    "BLUE",
+    "CUT",
+    "GREY",
+    "MISSING_COLOUR",
+    "PERCENTILES",
+    "RED",
+    "RESIDUALS",
+    "VALUES",
+    "draw_bars",
+    "draw_clusters",
+    "draw_curves",
+    "draw_intervals",
+    "draw_maps",
+    "draw_matrices",
+    "draw_scatter",
+    "save",
+]

@@ -1,46 +1,38 @@
-"""The results of a city as tables and figures read them: which rows compare, and who is who."""
+"""All result rows in one tidy DataFrame, and the names and the order of those who are compared."""
 
 import json
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
 from pipelines.common.encoders import BUILT_IN
 
+from ..analysis.bootstrap import Name, Reference
 from ..embed.tables import BOTH
 from ..embed.trainings import Training, members, training_of
 from ..probe.predictions import RESULTS_FILE, SUMMARY_FILE, embedding_hashes
 from ..probe.results import CITY, CITY_ENCODER, ResultRow, read_rows
-from ..probe.systems import CONTROL_NAMES, NO_VIEW, WITH_COORDINATES
+from ..probe.systems import CONTROL_NAMES, NO_VIEW, split_name
 
-METRICS = ("r2", "rmse", "mae", "spearman")
+LOWER_IS_BETTER = ("rmse", "mae")
 METRIC_TITLES = {
     "r2": "R²",
     "rmse": "RMSE",
     "mae": "MAE",
     "spearman": "Spearman's rank correlation",
 }
-LOWER_IS_BETTER = ("rmse", "mae")
 PROTOCOL_TITLES = {
     "random": "Interpolation (`random`: 6:2:2 of the regions at random)",
     "block": "New district (`block`: whole districts held out)",
     CITY_ENCODER: "New city for the encoder (`city-encoder`: the probe learns in the city itself)",
     CITY: "New city (`city`: encoder and probe know other cities alone)",
 }
-PROBE_NAMES = {
-    "mlp": "MLP",
-    "ridge": "ridge",
-    "mean": "–",
-    "knn": "k-NN",
-    "gbm": "trees",
-}
+PROBE_NAMES = {"mlp": "MLP", "ridge": "ridge", "mean": "–", "knn": "k-NN", "gbm": "trees"}
 VIEW_NAMES = {"street_view": "street view", "satellite": "satellite", BOTH: "both", NO_VIEW: "–"}
 VIEW_ORDER = (NO_VIEW, "street_view", "satellite", BOTH)
 CONTROL_TITLES = {
@@ -48,41 +40,42 @@ CONTROL_TITLES = {
     "coordinates": "coordinates only (control)",
     "poi_counts": "points of interest (control)",
 }
-# systems whose weights are never trained here: drawn weights make them controls
+# frozen encoders are controls where their weights are random
 FROZEN = ("clip", "clip-random", "clip-stretched", "remoteclip", "resnet18")
 UNTRAINED_ENCODERS = tuple(name for name, one in BUILT_IN.items() if not one.trained)
-RANDOM_WEIGHTS = "random weights"  # what a table's metadata calls them
+RANDOM_WEIGHTS = "random weights"  # as the metadata of a table has it
 KINDS = len(CONTROL_NAMES)
 SIMPLE, DRAWN, BESIDE, TRAINED, METHOD, VARIANT = range(KINDS, KINDS + 6)
 
-Key = tuple[str, str, str]  # system, view, probe
-RUN = ["training", "split_seed"]  # the levels of a series of scores
+Key = tuple[str, str, str, str]  # the values of KEY
+KEY = ["system", "beside", "view", "probe"]
+CELL = [*KEY, "indicator"]
 
 
 @dataclass(frozen=True)
 class CityResults:
-    """What the report of one city draws on.
+    """The results of one city.
 
     Attributes:
-        folder: the city's results.
-        summary: its probe.json.
-        rows: the rows that compare with one another.
-        outdated: rows left out, for they belong to other regions, labels, settings or vectors.
+        folder: Folder of the results.
+        summary: The city's probe.json.
+        frame: The rows that compare with the latest run of `probe`, see [`read_results`].
+        outdated: Number of rows left out: of other regions, labels, settings or vectors.
     """
 
     folder: Path
     summary: dict[str, Any]
-    rows: list[ResultRow]
+    frame: pd.DataFrame
     outdated: int = 0
 
     @property
     def name(self) -> str:
-        """Of the city, as its dataset spells it."""
+        """Name of the city, as its dataset spells it."""
         return str(self.summary["city"])
 
     @property
     def synthetic(self) -> bool:
-        """Whether it is simulated."""
+        """Whether the city is simulated."""
         return bool(self.summary["synthetic"])
 
     @property
@@ -92,19 +85,23 @@ class CityResults:
 
     @property
     def indicators(self) -> list[str]:
-        """Those with a result, in the dataset's order."""
-        have = {row.indicator for row in self.rows}
-        return [name for name in self.summary["indicators"] if name in have]
+        """Indicators with a result, in the dataset's order."""
+        return self.ordered(self.frame["indicator"])
 
     @property
     def protocols(self) -> list[str]:
-        """Those with a result, in the order of `PROTOCOL_TITLES`."""
-        have = {row.protocol for row in self.rows}
+        """Protocols with a result, in the order of `PROTOCOL_TITLES`."""
+        have = set(self.frame["protocol"])
         return [name for name in PROTOCOL_TITLES if name in have]
 
-    def of(self, protocol: str) -> list[ResultRow]:
+    def ordered(self, indicators: Any) -> list[str]:
+        """Some indicators in the dataset's order."""
+        have = set(indicators)
+        return [name for name in self.summary["indicators"] if name in have]
+
+    def of(self, protocol: str) -> pd.DataFrame:
         """The rows of a protocol."""
-        return [row for row in self.rows if row.protocol == protocol]
+        return self.frame[self.frame["protocol"] == protocol]
 
     @cached_property
     def members(self) -> dict[str, list[str]]:
@@ -118,18 +115,8 @@ class CityResults:
         named = {one.variant_of for one in trainings if one and one.variant_of}
         return sorted(named & set(self.members))
 
-    @cached_property
-    def _groups(self) -> dict[str, str]:
-        return {label: system for system, own in self.members.items() for label in own}
-
-    def system_of(self, label: str) -> str:
-        """The system that a row's label is a training of; a control is its own."""
-        beside = WITH_COORDINATES if label.startswith(WITH_COORDINATES) else ""
-        own = label.removeprefix(WITH_COORDINATES)
-        return beside + self._groups.get(own, own)
-
     def metadata(self, system: str) -> dict[str, Any]:
-        """Of the table of a system's first training; empty for controls."""
+        """Metadata of the table of a system's first training; empty for controls."""
         labels = self.members.get(system)
         return self.summary["systems"][labels[0]] if labels else {}
 
@@ -137,11 +124,11 @@ class CityResults:
         """A system's first training."""
         return training_of(self.metadata(system))
 
-    def rank(self, system: str) -> int:
-        """Controls first: nothing seen, places only, drawn weights; variants last."""
+    def rank(self, system: str, beside: str = "") -> int:
+        """Controls first, then trained systems, the method and its variants."""
         if system in CONTROL_NAMES:
             return CONTROL_NAMES.index(system)
-        if system.startswith(WITH_COORDINATES):
+        if beside:
             return BESIDE
         metadata, training = self.metadata(system), self.training(system)
         if metadata.get("encoder") in UNTRAINED_ENCODERS:
@@ -154,26 +141,39 @@ class CityResults:
 
     def order(self, key: Key) -> tuple[Any, ...]:
         """To sort the rows of a table by."""
-        system, view, probe = key
-        return self.rank(system), system, VIEW_ORDER.index(view), probe != "mlp", probe
+        system, beside, view, probe = key
+        rank = self.rank(system, beside)
+        return rank, beside, system, VIEW_ORDER.index(view), probe != "mlp", probe
 
-    def system_title(self, system: str) -> str:
-        """As it stands in a table."""
+    def system_title(self, system: str, beside: str = "") -> str:
+        """Name of a system in a table."""
         if system in CONTROL_TITLES:
             return CONTROL_TITLES[system]
-        if system.startswith(WITH_COORDINATES):
-            return f"coordinates and {system.removeprefix(WITH_COORDINATES)}"
+        if beside:
+            return f"{beside} and {system}"
         return system if self.rank(system) >= TRAINED else f"{system} (control)"
+
+    def references(self) -> list[Reference]:
+        """What all are compared with: coordinates; frozen CLIP, or else random initialisation.
+
+        Of several randomly initialised systems, the one with the architecture of the method.
+        """
+        names = sorted(self.members)
+        frozen = [name for name in names if is_frozen_clip(self.metadata(name))]
+        drawn = [name for name in names if is_untrained(self.metadata(name))]
+        drawn.sort(key=lambda name: not self.metadata(name).get("random_init"))
+        found = [Reference("coordinates", NO_VIEW, "knn"), *map(Reference, frozen or drawn[:1])]
+        return [one for one in found if one.system in set(self.frame["system"])]
 
 
 def is_untrained(metadata: Mapping[str, Any]) -> bool:
-    """Whether a system's weights were drawn and never trained."""
+    """Whether a system's weights are random."""
     drawn = metadata.get("pretrained") == RANDOM_WEIGHTS and metadata.get("system") in FROZEN
     return bool(metadata.get("random_init")) or drawn
 
 
 def is_frozen_clip(metadata: Mapping[str, Any]) -> bool:
-    """Whether a system is a published CLIP, as it is."""
+    """Whether a system is a published CLIP, unchanged."""
     named = metadata.get("system") in ("clip", "clip-stretched")
     plain = str(metadata.get("encoder", "")).endswith("(CLIPModel)")
     return (named or plain) and not is_untrained(metadata)
@@ -185,113 +185,124 @@ def city_title(name: str, synthetic: bool) -> str:
     return f"{title} (synthetic)" if synthetic else title
 
 
-def what(key: Key) -> str:
+def key_of(name: Name) -> Key:
+    """The key of a system that [`bootstrap`] names."""
+    system, view, probe = name
+    beside, own = split_name(system)
+    return own, beside, view, probe
+
+
+def what(city: CityResults, key: Key) -> str:
     """System, view and probe in words."""
-    system, view, probe = key
-    return f"{system}, {VIEW_NAMES[view]}, {PROBE_NAMES[probe]}"
+    system, beside, view, probe = key
+    return f"{city.system_title(system, beside)}, {VIEW_NAMES[view]}, {PROBE_NAMES[probe]}"
 
 
 def slug(*parts: str) -> str:
-    """For names of files."""
+    """Parts as a file name."""
     return re.sub(r"[^a-z0-9.]+", "-", "-".join(parts).lower()).strip("-")
 
 
+def read_results(output: Path) -> pd.DataFrame:
+    """All result rows of all cities in a folder, one line per row.
+
+    Args:
+        output: The folder that `probe` was given.
+
+    Returns:
+        The fields of `ResultRow`, of which `system` is the system that the row is a training of.
+        More columns: `label`, the training's own name; `beside`, what its vectors are added to
+        (empty where they are alone); `current`, whether the row compares with the latest run.
+    """
+    folders = sorted(path.parent for path in output.glob(f"*/{SUMMARY_FILE}"))
+    return pd.concat([_read_rows(folder, _summary(folder)) for folder in folders] or [_frame([])])
+
+
 def read_city(folder: Path) -> CityResults:
-    """The results of one city that compare with the latest run of `probe`."""
-    summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
-    hashes = embedding_hashes(summary)
-    rows, outdated = [], 0
-    for row in read_rows(folder / RESULTS_FILE):
-        if row.source_city:  # a transfer's: of another table
-            continue
-        current = row.table_hash == summary["table_hash"]
-        if current and hashes.get(row.system) == row.embedding_hash:
-            rows.append(row)
-        else:
-            outdated += 1
-    return CityResults(folder, summary, rows, outdated)
+    """The results of one city."""
+    summary = _summary(folder)
+    frame = _read_rows(folder, summary)
+    current = frame[frame["current"]].reset_index(drop=True)
+    return CityResults(folder, summary, current, len(frame) - len(current))
 
 
 def read_cities(output: Path) -> list[CityResults]:
     """All cities of a folder that have results."""
     folders = sorted(path.parent for path in output.glob(f"*/{SUMMARY_FILE}"))
-    return [city for city in map(read_city, folders) if city.rows]
+    return [city for city in map(read_city, folders) if len(city.frame)]
 
 
-def read_transfers(output: Path) -> list[ResultRow]:
-    """The rows from city to city below a folder; of a pair's tables, the one written last."""
-    rows = [
-        row
-        for path in sorted(output.glob(f"**/{RESULTS_FILE}"))
-        for row in read_rows(path)
-        if row.source_city
-    ]
-    # one system's vectors may be older than another's, its table never
-    last = {(row.protocol, row.source_city, row.city, row.system): row for row in rows}
-    return [
-        row
-        for row in rows
-        if (kept := last[row.protocol, row.source_city, row.city, row.system])
-        and (row.table_hash, row.embedding_hash) == (kept.table_hash, kept.embedding_hash)
-    ]
+def _summary(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+    return found
 
 
-def by_run(
-    city: CityResults, rows: Iterable[ResultRow], metric: str
-) -> dict[tuple[Key, str], pd.Series]:
-    """Key and indicator -> score by training and split seed; probe seeds of both are averaged.
-
-    The key's system is the group; `training` is the label of each of its tables.
-    """
-    collected: dict[tuple[Key, str], dict[tuple[str, int], list[float]]] = {}
-    for row in rows:
-        name = ((city.system_of(row.system), row.view, row.probe), row.indicator)
-        runs = collected.setdefault(name, {})
-        runs.setdefault((row.system, row.split_seed), []).append(getattr(row, metric))
-    return {name: _means(runs) for name, runs in collected.items()}
-
-
-def _means(runs: dict[tuple[str, int], list[float]]) -> pd.Series:
-    """Of the known scores of each run; by hand, for a report has thousands of cells."""
-    names = sorted(runs)
-    known = ([score for score in runs[name] if not math.isnan(score)] for name in names)
-    means = [fmean(scores) if scores else math.nan for scores in known]
-    return pd.Series(means, index=pd.MultiIndex.from_tuples(names, names=RUN), name="score")
+def _read_rows(folder: Path, summary: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows of a city but those of a transfer, which belong to another table."""
+    frame = _frame([row for row in read_rows(folder / RESULTS_FILE) if not row.source_city])
+    labels = frame["system"].astype(str)
+    vectors = labels.map(embedding_hashes(summary))
+    beside, own = (labels.map(lambda name, i=i: split_name(name)[i]) for i in (0, 1))
+    groups = {label: system for system, ls in members(summary["systems"]).items() for label in ls}
+    return frame.assign(
+        label=labels,
+        system=own.map(groups).fillna(own),
+        beside=beside,
+        current=(frame["table_hash"] == summary["table_hash"])
+        & (vectors == frame["embedding_hash"]),
+    )
 
 
-def spreads(scores: pd.Series) -> tuple[float, float, float]:
-    """Standard deviations (n - 1) of the scores of [`by_run`]; nan where there is one value alone.
+def _frame(rows: Sequence[ResultRow]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [vars(row) for row in rows], columns=[one.name for one in fields(ResultRow)]
+    )
+
+
+def run_scores(frame: pd.DataFrame, metric: str) -> pd.Series:
+    """Score by cell, training and split; probe seeds are averaged.
 
     Returns:
-        Over all splits and trainings; over splits, of the means over trainings; over trainings, of
-        the means over splits.
+        Indexed by `CELL`, `label` and `split_seed`.
     """
-    table = scores.unstack("split_seed")  # training x split
-    of_splits, of_trainings = table.mean(axis=0), table.mean(axis=1)
-    return float(scores.std()), float(of_splits.std()), float(of_trainings.std())
+    return frame.groupby([*CELL, "label", "split_seed"])[metric].mean()
 
 
-def best_key(city: CityResults, rows: Sequence[ResultRow]) -> Key | None:
+def spreads(scores: pd.Series) -> pd.DataFrame:
+    """Standard deviations (n - 1) of [`run_scores`] by cell; nan of one value alone.
+
+    Returns:
+        `splits`: over splits, of the means over trainings; `training`: over trainings, of the means
+        over splits; `trainings`: how many there are.
+    """
+    by = {"splits": "split_seed", "training": "label"}
+    parts = {
+        name: scores.groupby([*CELL, level]).mean().groupby(CELL).std()
+        for name, level in by.items()
+    }
+    count = scores.reset_index().groupby(CELL)["label"].nunique()
+    return pd.DataFrame({**parts, "trainings": count})
+
+
+def best_key(city: CityResults, frame: pd.DataFrame) -> Key | None:
     """The method whose variants are compared, else the best trained system, else the best control.
 
     In the view and by the probe of the highest mean R2 over indicators.
     """
-    scores = by_run(city, (row for row in rows if row.view != NO_VIEW), "r2")
-    ranks = {name: city.rank(name[0][0]) for name in scores}
-    ranks = {name: rank for name, rank in ranks.items() if rank not in (BESIDE, VARIANT)}
-    if not ranks:
-        return None
-    scores = {name: scores[name] for name, rank in ranks.items() if rank == max(ranks.values())}
-    means: dict[Key, list[float]] = {}
-    for (key, _), series in scores.items():
-        means.setdefault(key, []).append(float(series.mean()))
-    finite = {key: sum(own) / len(own) for key, own in means.items() if own}
-    return max(sorted(finite), key=lambda key: finite[key] if finite[key] == finite[key] else -1e9)
+    seen = frame[(frame["view"] != NO_VIEW) & (frame["beside"] == "")]
+    means = run_scores(seen, "r2").groupby(CELL).mean().groupby(KEY).mean()
+    ranks = {key: city.rank(key[0]) for key in means.index}
+    best = max((rank for rank in ranks.values() if rank != VARIANT), default=None)
+    own = {key: means[key] for key, rank in ranks.items() if rank == best}
+    return max(
+        sorted(own), key=lambda key: own[key] if own[key] == own[key] else -1e9, default=None
+    )
 
 
 __all__ = [
+    "CELL",
+    "KEY",
     "LOWER_IS_BETTER",
-    "METRICS",
     "METRIC_TITLES",
     "PROBE_NAMES",
     "PROTOCOL_TITLES",
@@ -300,13 +311,14 @@ __all__ = [
     "CityResults",
     "Key",
     "best_key",
-    "by_run",
     "city_title",
     "is_frozen_clip",
     "is_untrained",
+    "key_of",
     "read_cities",
     "read_city",
-    "read_transfers",
+    "read_results",
+    "run_scores",
     "slug",
     "spreads",
     "what",

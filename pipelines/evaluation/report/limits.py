@@ -1,26 +1,94 @@
-"""What must be known before a number is believed: what was left out, how near training came."""
+"""What a city's scores rest on: its regions, systems and splits, and what was left out."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from dataset_builders.errors import DatasetError, SplitError
 from dataset_builders.split_checks import nearest_train_distance
 from dataset_builders.storage import read_metadata, read_regions
 
-from ..probe.results import ResultRow
+from ..embed.trainings import training_of
+from ..probe.predictions import REGIONS_FILE
 from ..probe.splits import PROTOCOLS, CityRegions, geography, splitter_within
-from .frame import TRAINED, CityResults
-from .table_formats import Cell, Table, number
+from .frame import CELL, CityResults, slug
+from .rendering import DASH, Table, numbers, words
 
 PERCENTILES = (5, 50, 95)
-TRUNCATION_KEYS = ("truncation_rate", "num_truncated_captions")
+
+
+def statistics_table(cities: Sequence[CityResults]) -> Table:
+    """Regions, images and labelled regions of each city."""
+    labels = [pd.read_parquet(city.folder / REGIONS_FILE) for city in cities]
+    systems = [list(city.summary["systems"].values()) for city in cities]
+    images = {
+        view: [max(one.get("images", {}).get(view, 0) for one in own) for own in systems]
+        for view in ("street_view", "satellite")
+    }
+    simulated = [city.name.replace("_", " ").title() for city in cities if city.synthetic]
+    mark = f" ({', '.join(simulated)}: synthetic)" if simulated else ""
+    columns = {
+        "regions": [city.summary["regions"]["all"] for city in cities],
+        "compared": [city.summary["regions"]["compared"] for city in cities],
+        "street views": images["street_view"],
+        "satellite images": images["satellite"],
+    }
+    indicators = dict.fromkeys(name for city in cities for name in city.summary["indicators"])
+    counted = [
+        numbers(i, [int(one[i].notna().sum()) if i in one else None for one in labels], ",.0f")
+        for i in indicators
+    ]
+    return Table(
+        "statistics",
+        f"Statistics of the datasets{mark}",
+        [
+            words("city", (city.title for city in cities)),
+            *(numbers(name, values, form=",.0f") for name, values in columns.items()),
+            *counted,
+        ],
+        notes=["Labels are counted among the regions that are compared."],
+    )
+
+
+def systems_table(city: CityResults) -> Table:
+    """Who is compared: what made the vectors, of how many images, and what was left out."""
+    names = sorted(city.members, key=lambda name: (city.rank(name), name))
+    own = [city.metadata(name) for name in names]
+
+    def seeds(name: str) -> str:
+        trainings = (training_of(city.summary["systems"][label]) for label in city.members[name])
+        return ", ".join(str(one.seed) for one in trainings if one) or DASH
+
+    def differs(name: str) -> str:
+        one = city.training(name)
+        return f"{one.variant_of}, but {one.differs}" if one and one.variant_of else DASH
+
+    def left_out(metadata: Mapping[str, Mapping[str, int]]) -> str:
+        return ", ".join(f"{why} {n}" for why, n in metadata.get("rejects", {}).items()) or "0"
+
+    weights = [o.get("pretrained") or ("random" if o.get("random_init") else DASH) for o in own]
+    columns = [
+        words("system", names),
+        words("encoder", (one.get("encoder", DASH) for one in own)),
+        words("weights", weights),
+        words("training seeds", map(seeds, names)),
+        words("has seen", (", ".join(one.get("uses", ())) or DASH for one in own)),
+        numbers("vector size", (one.get("dim") for one in own), form=".0f"),
+        *(
+            numbers(title, (one.get("images", {}).get(view) for one in own), form=",.0f")
+            for view, title in (("street_view", "street views"), ("satellite", "satellite"))
+        ),
+        words("left out", map(left_out, own)),
+        words("differs from", map(differs, names)),
+    ]
+    return Table(slug(city.name, "systems"), f"Systems, {city.title}", columns)
 
 
 def limits(city: CityResults) -> list[str]:
-    """Sentences: what is simulated, what was dropped and why, what is not known."""
+    """Sentences on what is simulated, what was dropped and why, and what is not known."""
     summary = city.summary
     lines = []
     if city.synthetic:
@@ -60,7 +128,6 @@ def limits(city: CityResults) -> list[str]:
 
 
 def _of_systems(city: CityResults) -> Iterable[str]:
-    unknown = []
     for name in sorted(city.members):
         own = city.metadata(name)  # of all trainings: images and captions are the same
         without = {view: n for view, n in own.get("regions_without", {}).items() if n}
@@ -72,23 +139,13 @@ def _of_systems(city: CityResults) -> Iterable[str]:
             yield (
                 f"{name}: learnt without {', '.join(columns)}, which would give an indicator away."
             )
-        rate = own.get("truncation_rate")
-        if rate is not None:
-            yield f"{name}: {rate:.1%} of the captions it learnt from were cut at its text limit."
-        elif city.rank(name) >= TRAINED and "captions" in own.get("uses", ("captions",)):
-            unknown.append(name)
-    if unknown:
-        yield (
-            "How many captions were cut at the text limit is not recorded in the tables of "
-            f"{', '.join(unknown)}; `training_summary.json` of a checkpoint says it"
-        )
 
 
 def distance_table(city: CityResults) -> Table | None:
-    """How far test regions are from training, for each protocol and over its splits.
+    """How far test regions are from training regions, per protocol, over its splits.
 
-    The splits are drawn again from the dataset: None where its folder is not at hand or its regions
-    have no place.
+    Splits are drawn again from the dataset: None where its folder is not at hand or its regions
+    have no location.
     """
     name = city.summary["dataset_name"]
     if not Path(name).is_dir():
@@ -101,67 +158,69 @@ def distance_table(city: CityResults) -> Table | None:
     place = geography(regions, block_m)
     if not np.isfinite(place.xy).all():
         return None
-    x, y = place.xy.T
-    body = []
-    for protocol in (p for p in PROTOCOLS if p in city.protocols):
-        distances, near, gaps = [], [], []
-        splitter = splitter_within(protocol, CityRegions(regions, place))
-        for seed in sorted({row.split_seed for row in city.of(protocol)}):
-            try:
-                split = splitter.split(seed)
-                distances.append(nearest_train_distance(x, y, split.parts(len(x))))
-            except SplitError:
-                continue
-            near.append(place.neighbourhood.near(split.test, split.train))
-            gaps.append(place.neighbourhood.gaps_m(split.test, split.train).min())
-        if distances:
-            metres = np.concatenate(distances)
-            cells = [number(float(np.percentile(metres, p)), form=",.0f") for p in PERCENTILES]
-            share = number(100 * float(np.concatenate(near).mean()), form=".0f")
-            gap = number(float(min(gaps)), form=",.0f")
-            body.append((Cell(protocol), *cells, share, gap))
-    if not body:
+    found = {
+        protocol: row
+        for protocol in PROTOCOLS
+        if protocol in city.protocols
+        and (row := _distances(city, CityRegions(regions, place), protocol)) is not None
+    }
+    if not found:
         return None
+    shown = ("5 %", "median", "95 %", "with a neighbour in training, %", "smallest gap")
     return Table(
-        name=f"{city.name.replace('_', '-')}-distance",
-        title=f"Metres from a test region to the nearest of training, {city.title}",
-        header=(
-            "protocol",
-            "5 %",
-            "median",
-            "95 %",
-            "with a neighbour in training, %",
-            "smallest gap",
-        ),
-        rows=tuple(body),
-        notes=(
-            f"Over all splits and regions, from centre to centre; a region's side is about "
+        slug(city.name, "distance"),
+        f"Metres from a test region to the nearest training region, {city.title}",
+        [
+            words("protocol", found),
+            *(
+                numbers(name, column, form=",.0f")
+                for name, column in zip(shown, zip(*found.values(), strict=True), strict=True)
+            ),
+        ],
+        notes=[
+            "Over all splits and regions, from centre to centre; the side of a region is about "
             f"{place.cell_m:.0f} m. A neighbour touches the region or has its centre within "
-            f"{place.buffer_m:.0f} m; the smallest gap is from border to border.",
-        ),
+            f"{place.buffer_m:.0f} m; the smallest gap is from border to border."
+        ],
     )
 
 
-def seeds_note(city: CityResults, rows: list[ResultRow], protocol: str) -> str:
-    """How often splits were drawn, and how blocks were made."""
-    seeds = {row.split_seed for row in rows}
-    draws = len({row.probe_seed // 1000 for row in rows})
-    text = f"{len(seeds)} splits (seeds {min(seeds)} to {max(seeds)}"
+def _distances(city: CityResults, regions: CityRegions, protocol: str) -> list[float] | None:
+    """Percentiles, share with a neighbour in training, smallest gap; None without any split."""
+    place = regions.place
+    distances, near, gaps = [], [], []
+    splitter = splitter_within(protocol, regions)
+    for seed in sorted(city.of(protocol)["split_seed"].unique()):
+        try:
+            split = splitter.split(int(seed))
+            parts = split.parts(len(place.xy))
+            distances.append(nearest_train_distance(*place.xy.T, parts))
+        except SplitError:
+            continue
+        near.append(place.neighbourhood.near(split.test, split.train))
+        gaps.append(place.neighbourhood.gaps_m(split.test, split.train).min())
+    if not distances:
+        return None
+    percentiles = np.percentile(np.concatenate(distances), PERCENTILES).tolist()
+    return [*percentiles, 100 * float(np.concatenate(near).mean()), float(min(gaps))]
+
+
+def seeds_note(city: CityResults, rows: pd.DataFrame, protocol: str) -> str:
+    """How many splits there are, and how blocks were made."""
+    seeds = sorted(rows["split_seed"].unique())
+    draws = (rows["probe_seed"] // 1000).nunique()
+    text = f"{len(seeds)} splits (seeds {seeds[0]} to {seeds[-1]}"
     text += ", 0 is the one stored in the dataset" if 0 in seeds else ""
-    text += f"), {draws} draw(s) of MLP weights each."
+    text += f"), {draws} initialisation{'s' * (draws > 1)} of the MLP each."
     if protocol == "block" and city.summary["block_m"]:
         text += (
-            f" Drawn blocks have sides of {city.summary['block_m']:.0f} m; regions that touch a "
-            "held-out one, or whose centre is within "
-            f"{city.summary['buffer_m']:.0f} m of one's, are left out of training."
+            f" Blocks have sides of {city.summary['block_m']:.0f} m; regions that touch a held-out "
+            f"one, or whose centre is within {city.summary['buffer_m']:.0f} m of one's, are left "
+            "out of training."
         )
-    counts = Counter((row.system, row.view, row.probe, row.indicator) for row in rows)
-    splits = {key: set[int]() for key in counts}
-    for row in rows:
-        splits[row.system, row.view, row.probe, row.indicator].add(row.split_seed)
-    if len({len(own) for own in splits.values()}) > 1:
+    if rows.groupby([*CELL, "label"])["split_seed"].nunique().nunique() > 1:
         text += " **Not all rows have all splits: run `probe` again to complete them.**"
     return text
 
 
-__all__ = ["distance_table", "limits", "seeds_note"]
+__all__ = ["distance_table", "limits", "seeds_note", "statistics_table", "systems_table"]

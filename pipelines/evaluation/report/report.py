@@ -1,211 +1,427 @@
-"""Results to a page: tables with controls, pictures, and what must be known to read them.
+"""From results to a page: tables with controls, figures, and what must be known to read them.
 
-<output>/report.md, report.html    the same page twice
-<output>/tables/*.tex, *.csv       every table of it; CSV unrounded
+<output>/report.html, report.md    the same report twice
+<output>/tables/*.csv              every table of it, unrounded
 <output>/figures/*.png
+<output>/CITY/differences.json     differences to the references, with intervals
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..analysis.bootstrap import Reference
-from ..analysis.clusters import cluster_blocks
-from ..analysis.conformal import Coverage, measure_coverage
-from ..errors import InputError
-from ..probe.systems import WITH_COORDINATES
-from .differences import cached_differences, references
-from .documents import (
-    Block,
-    Bullets,
-    Folded,
-    Heading,
-    Text,
-    write_html,
-    write_markdown,
-    write_tables,
+import pandas as pd
+
+from dataset_builders.files import write_json
+
+from ..analysis.bootstrap import (
+    DIFFERENCES_FILE,
+    DrawnCell,
+    Interval,
+    Name,
+    Reference,
+    compare_all,
+    drawn_cells,
+    group_names,
 )
-from .efficiency import efficiency_blocks
-from .figures import prediction_figures
-from .frame import PROTOCOL_TITLES, CityResults, read_cities
-from .limits import distance_table, limits, seeds_note
-from .paper import Publication, paper_tables
-from .table_formats import to_markdown
+from ..analysis.clusters import cluster_trainings, find_tables
+from ..analysis.conformal import Coverage, measure_coverage
+from ..analysis.verdicts import (
+    Errors,
+    Overall,
+    best_of_indicator,
+    best_views,
+    mean_difference,
+    overall,
+    score,
+    validation_errors,
+    verdicts,
+)
+from ..errors import InputError
+from ..probe.predictions import PREDICTIONS_FOLDER, REGIONS_FILE, read_predictions
+from ..probe.splits import PROTOCOLS
+from ..probe.systems import CONTROL_NAMES, NO_VIEW
+from ..urban_regression.metrics import METRICS
+from .figures import BLUE, CUT, GREY, draw_clusters, draw_intervals, draw_maps, draw_scatter
+from .frame import (
+    METHOD,
+    PROTOCOL_TITLES,
+    TRAINED,
+    VIEW_NAMES,
+    CityResults,
+    best_key,
+    key_of,
+    read_cities,
+    run_scores,
+    slug,
+    what,
+)
+from .limits import distance_table, limits, seeds_note, statistics_table, systems_table
+from .other_results import (
+    TRANSFER_FOLDER,
+    efficiency_section,
+    read_transfer,
+    retrieval_table,
+    transfer_section,
+    zero_shot_table,
+)
+from .rendering import Block, Bullets, Figure, Section, write_report_files
 from .tables import (
+    QUESTIONS,
+    cluster_table,
     coverage_table,
     difference_table,
+    differences_frame,
     gain_table,
+    overall_table,
     score_table,
     spread_table,
-    statistics_table,
-    systems_table,
+    verdict_table,
 )
-from .transfer import read_transfer, transfer_blocks
-from .variants import method_references, studies, variant_blocks
-from .verdict_table import Errors, best_views, validation_errors, verdict_table
+from .variants import studies, variants_section
 
-REPORT_FILE, PAGE_FILE = "report.md", "report.html"
-TABLES_FOLDER, FIGURES_FOLDER = "tables", "figures"
-# beside the results, where the benchmark lays them
-EMBEDDINGS_FOLDER, TRANSFER_FOLDER = "embeddings", "transfer/results"
-COORDINATES_BY_RIDGE = Reference("coordinates", "none", "ridge")
-READING = Text(
+FIGURES_FOLDER = "figures"
+EMBEDDINGS_FOLDER = "embeddings"  # beside the results
+COORDINATES_BY_RIDGE = Reference("coordinates", NO_VIEW, "ridge")
+SHOWN = "population"  # its density is drawn for each cluster, where the city has it
+READING = (
     "How to read the tables: a light probe predicts each indicator from frozen region vectors. "
     "Scores are means ± SD over splits, and over training seeds where there are several; bold is "
     "the best of a column, controls included. Counts, densities and intensities are scored on the "
     "scale ln(y + 1). All systems share regions, labels and splits; hyper-parameters are chosen on "
     "validation regions from one grid. The controls are the mean label, coordinates alone (k-NN, "
-    "trees, ridge), counts of points of interest, colour and texture, and untrained weights: a "
+    "trees, ridge), counts of points of interest, colour and texture, and random initialisation: a "
     "system that does not beat them has learned nothing useful."
 )
+RECOMPUTE = (
+    "`CITY/results.jsonl` holds one row per system, view, probe, indicator, protocol, split seed "
+    "and probe seed. Rows with the `table_hash` of `CITY/probe.json` compare.",
+    "A cell of a table: take the rows of its system, view, probe, indicator and protocol, of all "
+    "trainings that `CITY/probe.json` counts to its group; average the score over probe seeds "
+    "within each split seed and training; mean and standard deviation (n - 1) over splits and "
+    "trainings are shown. `tables/*-spread.csv` holds the two spreads apart.",
+    "R² = 1 - Σ(y - p)² / Σ(y - ȳ)², ȳ of the test regions; RMSE = √mean (y - p)²; MAE = "
+    "mean |y - p|; label SD = √mean (y - ȳ)². `CITY/predictions/*.parquet` holds y and p of every "
+    "row.",
+    "A difference: R² of one system, mean over its trainings, less R² of the other within each "
+    "split, then the mean; its interval is the 2.5 and 97.5 percentile of 2,000 draws of the "
+    "blocks named `block_id` in `CITY/regions.parquet`, with replacement, the same draw for both "
+    "systems and all splits. `CITY/differences.json` holds them all.",
+    "`tables/*.csv` holds the figures unrounded.",
+)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What is computed once of a city.
+
+    Attributes:
+        errors: Protocol -> validation errors of every system.
+        cells: Drawn scores of the controls and of every system in its best view.
+        best: Every system that sees images, in its best view, lowest validation error first.
+        differences: Of R2 to each reference, see [`tables.differences_frame`].
+        coverage: Of prediction intervals.
+    """
+
+    errors: Mapping[str, Errors]
+    cells: Sequence[DrawnCell]
+    best: Sequence[Name]
+    differences: pd.DataFrame
+    coverage: Sequence[Coverage]
 
 
 def write_report(output: Path, echo: Callable[[str], None] = print) -> Path:
     """Write the report of all cities in a folder.
 
     Args:
-        output: the folder that `probe` was given.
-        echo: takes the tables of R2.
+        output: The folder that `probe` was given.
+        echo: Takes the tables of R2.
 
     Returns:
         The path of report.md.
 
     Raises:
-        InputError: there are no results, or rows of models without their controls.
+        InputError: There are no results, or rows of models without their controls.
     """
     cities = read_cities(output)
     if not cities:
         raise InputError(f"No results in {output}. Run `python evaluate.py probe` first.")
-    paper = paper_tables()
-    errors = {
-        city.name: {protocol: validation_errors(city, protocol) for protocol in city.protocols}
-        for city in cities
-    }
-    verdicts = verdict_table(cities, errors)
-    blocks = [*_title(cities), *([verdicts] if verdicts else []), READING]
-    blocks.append(Folded("Datasets", (statistics_table(cities, paper),)))
-    for city in cities:
-        blocks += _city_section(city, output, paper, errors[city.name])
-        for protocol in city.protocols:
-            echo(f"\n{city.title}: {PROTOCOL_TITLES[protocol]}, R²\n")
-            echo(to_markdown(score_table(city, protocol, "r2")))
+    blocks: list[Block] = [_city_section(city, output, echo) for city in cities]
     transfer = read_transfer(output.parent / TRANSFER_FOLDER)
-    if transfer:
-        blocks += transfer_blocks(transfer, output, FIGURES_FOLDER)
-    blocks += efficiency_blocks(output.parent, output, FIGURES_FOLDER)
-    blocks += _recompute_section()
-    write_tables(output / TABLES_FOLDER, blocks)
-    title = next(block.text for block in blocks if isinstance(block, Heading))
-    write_html(output / PAGE_FILE, title, blocks)
-    write_markdown(output / REPORT_FILE, blocks)
-    return output / REPORT_FILE
-
-
-def _title(cities: Sequence[CityResults]) -> list[Block]:
-    simulated = [city.title for city in cities if city.synthetic]
+    if transfer is not None:
+        blocks.append(transfer_section(transfer, output, FIGURES_FOLDER))
+    efficiency = efficiency_section(output.parent, output, FIGURES_FOLDER)
+    blocks += [efficiency] if efficiency else []
+    datasets = Section("Datasets", [statistics_table(cities)])
+    blocks += [datasets, Section("How to recompute a number", [READING, Bullets(RECOMPUTE)])]
+    simulated = ", ".join(city.title for city in cities if city.synthetic)
     mark = " (synthetic)" if simulated else ""
-    blocks: list[Block] = [Heading(1, f"Indicators predicted from region vectors{mark}")]
-    if simulated:
-        blocks.append(
-            Text(
-                f"**{', '.join(simulated)}: synthetic data.** Images, captions and indicators are "
-                "simulated: these scores say whether the code works, not how real cities look.",
-                banner=True,
-            )
-        )
-    return blocks
+    banner = (
+        f"**{simulated}: synthetic data.** Images, captions and indicators are simulated: these "
+        "scores say whether the code works, not how real cities look."
+    )
+    report = Section(f"Indicators predicted from region vectors{mark}", blocks)
+    write_report_files(report, banner if simulated else "", output)
+    return output / "report.md"
 
 
-def _city_section(
-    city: CityResults, output: Path, paper: Publication, errors: Mapping[str, Errors]
-) -> list[Block]:
-    blocks: list[Block] = [
-        Heading(2, city.title),
-        Text(f"Dataset: `{city.summary['dataset_name']}`."),
-        Folded("Systems", (systems_table(city),)),
-    ]
-    measured = measure_coverage(city.folder)
+def _analyse(city: CityResults) -> Analysis:
+    group_of = group_names(city.summary["systems"])
+    errors = {one: validation_errors(city.folder, one, group_of) for one in city.protocols}
+    best = best_views(
+        {(name, f"{one} {i}"): e for one, own in errors.items() for (name, i), e in own.items()}
+    )
+
+    def wanted(protocol: str, indicator: str, name: Name) -> bool:
+        chosen = best_of_indicator(errors[protocol], indicator)
+        return name[0] in CONTROL_NAMES or name in (chosen, *best)
+
+    beside = (city.frame["beside"] != "").any()
+    references = dict.fromkeys(
+        [
+            *city.references(),
+            *([COORDINATES_BY_RIDGE] if beside else []),
+            *(Reference(name) for name in city.methods if name in set(city.frame["system"])),
+        ]
+    )
+    found = [one for own in compare_all(city.folder, list(references)) for one in own]
+    write_json(city.folder / DIFFERENCES_FILE, [asdict(one) for one in found])
+    cells = list(drawn_cells(city.folder, wanted=wanted))
+    coverage = measure_coverage(city.folder)
+    return Analysis(errors, cells, best, differences_frame(found), coverage)
+
+
+# ---- a city -------------------------------------------------------------------------------------
+
+
+def _city_section(city: CityResults, output: Path, echo: Callable[[str], None]) -> Section:
+    analysis = _analyse(city)
+    sections = []
     for protocol in city.protocols:
-        blocks += _protocol_section(city, protocol, measured, output, paper, errors[protocol])
-    embeddings = output.parent / EMBEDDINGS_FOLDER / city.name
-    blocks += cluster_blocks(city, embeddings, output, FIGURES_FOLDER)
-    blocks.append(Heading(3, f"{city.title}: limits"))
-    blocks.append(Bullets(tuple(limits(city))))
+        sections.append(_protocol_section(city, protocol, analysis, output))
+        echo(f"\n{city.title}: {PROTOCOL_TITLES[protocol]}, R²\n")
+        echo(score_table(city, protocol, "r2").markdown())
+    more: list[Block] = [*_cluster_sections(city, output)]
+    found = retrieval_table(output, city), zero_shot_table(output, city)
+    if any(found):
+        title = f"{city.title}: retrieval and zero-shot scores"
+        more.append(Section(title, [table for table in found if table]))
     distances = distance_table(city)
-    if distances:
-        blocks.append(distances)
-    else:
-        blocks.append(
-            Text("How far test is from training is not known: the dataset's folder is not at hand.")
-        )
+    unknown = "How far test is from training is not known: the dataset's folder is not at hand."
+    about = [
+        f"Dataset: `{city.summary['dataset_name']}`.",
+        Bullets(limits(city)),
+        distances or unknown,
+        systems_table(city),
+    ]
+    blocks = [*_summary_blocks(city, analysis, output), *sections, *more]
+    return Section(city.title, [*blocks, Section(f"{city.title}: data and limits", about)])
+
+
+def _summary_blocks(city: CityResults, analysis: Analysis, output: Path) -> list[Block]:
+    """A sentence, systems against controls with intervals, a figure of it, and single answers."""
+    names = dict.fromkeys(name for cell in analysis.cells for name in cell.systems)
+    shown = [n for n in names if n[0] in CONTROL_NAMES or n in analysis.best]
+    found = overall(analysis.cells, shown)
+    labels = pd.read_parquet(city.folder / REGIONS_FILE)
+    labelled = {name: int(labels[name].notna().sum()) for name in city.indicators}
+    answers = sorted(
+        verdicts(analysis.cells, analysis.errors, labelled),
+        key=lambda one: (one.protocol != "block", city.indicators.index(one.indicator)),
+    )
+    blocks: list[Block] = [*_sentences(city, analysis, found)]
+    if found:
+        blocks += [overall_table(city, found), _overall_figure(city, found, output)]
+    if answers:
+        blocks.append(verdict_table(city, answers))
     return blocks
+
+
+def _sentences(city: CityResults, analysis: Analysis, found: Sequence[Overall]) -> Sequence[str]:
+    """How the trained system compares with location alone and the best control, per protocol."""
+    ranks = {name: city.rank(key_of(name)[0]) for name in analysis.best}
+    candidates = [name for name in analysis.best if ranks[name] == METHOD]
+    candidates += [name for name in analysis.best if ranks[name] == TRAINED]
+    if not candidates:
+        return ["**No trained system is among the results: all rows are controls.**"]
+    texts = []
+    for protocol, question in QUESTIONS.items():
+        own = {one.name: one for one in found if one.protocol == protocol}
+        system = own.get(candidates[0])
+        controls = [
+            one for name, one in own.items()
+            if name not in candidates and city.rank(*key_of(name)[:2]) < TRAINED
+        ]  # fmt: skip
+        if system is None or not controls:
+            continue
+        best = max(controls, key=lambda one: one.r2.estimate)
+        text = (
+            f"**{question.capitalize()}**: {what(city, key_of(system.name))}, reaches a mean R² of "
+            f"{score(system.r2).text} over {system.indicators} indicators"
+        )
+        if system.gain:
+            text += f", {_compared(system.gain, 'location alone')}"
+        gap = mean_difference(analysis.cells, protocol, system.name, best.name)
+        if gap:
+            text += f", and {_compared(gap, f'the best control, {what(city, key_of(best.name))}')}"
+        texts.append(text + ".")
+    return texts
+
+
+def _compared(gap: Interval, other: str) -> str:
+    said = "not significantly different from"
+    if gap.excludes_zero:
+        said = "better than" if gap.estimate > 0 else "worse than"
+    return f"{said} {other} ({gap.estimate:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}])"
+
+
+def _overall_figure(city: CityResults, found: Sequence[Overall], output: Path) -> Figure:
+    ordered = sorted(found, key=lambda one: city.order(key_of(one.name)))
+    panels = {}
+    for protocol, question in QUESTIONS.items():
+        own = [one for one in ordered if one.protocol == protocol]
+        if own:
+            keys = [key_of(one.name) for one in own]
+            panels[question] = pd.DataFrame(
+                {
+                    "name": [what(city, key).replace(", –", "") for key in keys],
+                    **{e: [getattr(one.r2, e) for one in own] for e in ("estimate", "low", "high")},
+                    "colour": [BLUE if city.rank(*k[:2]) >= TRAINED else GREY for k in keys],
+                    "seeds": [[] for _ in own],
+                }
+            )
+    path = f"{FIGURES_FOLDER}/{slug(city.name, 'overall')}.png"
+    title = f"Systems against controls, {city.title}"
+    draw_intervals(output / path, title, panels, "R², mean over indicators", cut=CUT)
+    caption = f"{title}. Lines: 95 % intervals over districts, cut at {CUT:g}. Grey: controls."
+    return Figure(path, title, caption)
+
+
+# ---- a protocol ---------------------------------------------------------------------------------
 
 
 def _protocol_section(
-    city: CityResults,
-    protocol: str,
-    measured: Sequence[Coverage],
-    output: Path,
-    paper: Publication,
-    errors: Errors,
-) -> list[Block]:
+    city: CityResults, protocol: str, analysis: Analysis, output: Path
+) -> Section:
+    own = analysis.differences
+    where = f"{city.title}, {PROTOCOLS[protocol]}"
+    views = {key_of(name) for name in best_views(analysis.errors[protocol])}
     blocks: list[Block] = [
-        Heading(3, f"{city.title}: {PROTOCOL_TITLES[protocol]}"),
-        Text(seeds_note(city, city.of(protocol), protocol)),
-        score_table(city, protocol, "r2", paper, views=best_views(errors)),
+        seeds_note(city, city.of(protocol), protocol),
+        score_table(city, protocol, "r2", views=views),
+        *_prediction_figures(city, protocol, output),
     ]
-    others = [score_table(city, protocol, m, paper) for m in ("r2", "rmse", "mae", "spearman")]
-    spread = spread_table(city, protocol)
-    others += [spread] if spread else []
-    blocks.append(Folded("All views and probes; RMSE, MAE and rank correlation", tuple(others)))
-    wanted = [*references(city), *_gain_reference(city), *method_references(city)]
-    compared = cached_differences(city, list(dict.fromkeys(wanted)))
+    scores = [score_table(city, protocol, metric) for metric in METRICS]
+    everything = [*scores, spread_table(city, protocol)]
     differences = [
-        difference_table(city, protocol, reference.system, compared[reference])
-        for reference in references(city)
+        difference_table(city, protocol, one.system, _to(own, one)) for one in city.references()
     ]
-    differences.append(gain_table(city, protocol, compared.get(COORDINATES_BY_RIDGE, ())))
-    told = tuple(table for table in differences if table)
-    if _gain_reference(city):
-        told += (score_table(city, protocol, "r2", beside=True),)
-    if told:
-        blocks.append(Folded("Differences to the controls, with intervals", told))
-    intervals = coverage_table(city, protocol, measured)
-    blocks += [Folded("Prediction intervals and their coverage", (intervals,))] if intervals else []
-    blocks += prediction_figures(city, protocol, output, FIGURES_FOLDER)
-    for study in studies(city, protocol, compared):
-        blocks += variant_blocks(study, output, FIGURES_FOLDER, paper)
+    differences.append(gain_table(city, protocol, _to(own, COORDINATES_BY_RIDGE)))
+    if (city.frame["beside"] != "").any():
+        differences.append(score_table(city, protocol, "r2", beside=True))
+    for title, tables in (
+        ("all views, probes and metrics", everything),
+        ("differences to the controls, with intervals", differences),
+        ("coverage of prediction intervals", [coverage_table(city, protocol, analysis.coverage)]),
+    ):
+        known = [table for table in tables if table]
+        blocks += [Section(f"{where}: {title}", known, folded=True)] if known else []
+    blocks += [
+        variants_section(study, output, FIGURES_FOLDER) for study in studies(city, protocol, own)
+    ]
+    return Section(f"{city.title}: {PROTOCOL_TITLES[protocol]}", blocks)
+
+
+def _to(differences: pd.DataFrame, reference: Reference) -> pd.DataFrame:
+    """Differences to one reference, by its probe where that is given."""
+    own = differences[differences["reference"] == reference.system]
+    return own if reference.probe is None else own[own["reference_probe"] == reference.probe]
+
+
+def _prediction_figures(city: CityResults, protocol: str, output: Path) -> list[Block]:
+    """Scatter plot and maps of the best trained system; nothing where no system saw an image."""
+    rows = city.of(protocol)
+    key = best_key(city, rows)
+    if key is None:
+        return []
+    system, _, view, probe = key
+    label = city.members[system][0]
+    wanted = {
+        "table_hash": city.summary["table_hash"],
+        "embedding_hash": city.summary["systems"][label]["embedding_hash"],
+        "protocol": protocol,
+        "system": label,
+        "view": view,
+        "probe": probe,
+    }
+    predictions = read_predictions(city.folder / PREDICTIONS_FOLDER, wanted)
+    title = f"{city.title}, {PROTOCOLS[protocol]}: {what(city, key)}"
+    own = (rows[["label", "beside", "view", "probe"]] == [label, "", view, probe]).all(axis=1)
+    scores = dict(list(run_scores(rows[own], "r2").groupby("indicator")))
+    trainings = len(city.members[system])
+    one_of = f" Predictions of the first of its {trainings} trainings." if trainings > 1 else ""
+    indicators = city.summary["indicators"]
+    scatter, maps = (
+        f"{FIGURES_FOLDER}/{slug(city.name, protocol)}-{kind}.png" for kind in ("scatter", "map")
+    )
+    draw_scatter(output / scatter, title, predictions, scores, indicators)
+    blocks: list[Block] = [
+        Figure(
+            scatter,
+            f"{title}: prediction against truth",
+            f"Test predictions of {what(city, key)} over all splits, in the view and by the probe "
+            "of its highest mean R². Values are in raw units; where they are scored as ln(y + 1), "
+            f"so are the axes.{one_of}",
+        )
+    ]
+    if draw_maps(output / maps, title, city.folder / REGIONS_FILE, predictions, indicators):
+        figure = Figure(
+            maps,
+            f"{title}: maps of truth, prediction and residual",
+            "Prediction: mean over the splits in which a region is tested. Residual: prediction "
+            "less truth; where ln(y + 1) is predicted, the factor (prediction + 1) / (truth + 1). "
+            "Grey: never tested, or no label.",
+        )
+        blocks.append(Section(f"{title}: maps", [figure], folded=True))
+    else:
+        blocks.append("No map: the dataset gives no geometry of its regions.")
     return blocks
 
 
-def _gain_reference(city: CityResults) -> list[Reference]:
-    beside = any(row.system.startswith(WITH_COORDINATES) for row in city.rows)
-    return [COORDINATES_BY_RIDGE] if beside else []
+# ---- clusters -----------------------------------------------------------------------------------
 
 
-def _recompute_section() -> list[Block]:
-    return [
-        Heading(2, "To compute it again"),
-        Bullets(
-            (
-                "`CITY/results.jsonl` holds a row a system, view, probe, indicator, protocol, "
-                "split seed and probe seed. Rows of one `table_hash`, that of `CITY/probe.json`, "
-                "compare.",
-                "A cell of a table: take the rows of its system, view, probe, indicator and "
-                "protocol, of all trainings that `CITY/probe.json` counts to its group; average "
-                "the score over probe seeds within each split seed and training; the mean and the "
-                "standard deviation (n - 1) over splits and trainings are what is shown. "
-                "`tables/*-spread.csv` holds the two spreads apart.",
-                "R² = 1 - Σ(y - p)² / Σ(y - ȳ)², ȳ of the test regions; RMSE = √mean (y - p)²; "
-                "MAE = mean |y - p|; label SD = √mean (y - ȳ)². `CITY/predictions/*.parquet` holds "
-                "y and p of every row.",
-                "A difference: R² of the one, mean over its trainings, less R² of the other within "
-                "each split, then the mean; its interval is the 2.5 and 97.5 percentile of 2,000 "
-                "draws of the blocks named `block_id` in `CITY/regions.parquet`, with replacement, "
-                "the same draw for both systems and all splits.",
-                "`tables/*.csv` holds the figures unrounded.",
-            )
-        ),
-    ]
+def _cluster_sections(city: CityResults, output: Path) -> list[Section]:
+    """Figure and table of a city's clusters; nothing where no system saw an image."""
+    key = best_key(city, city.frame)
+    if key is None:
+        return []
+    system, _, view, _ = key
+    title = f"{city.title}: clusters of {system}, {VIEW_NAMES[view]}"
+    folder = output.parent / EMBEDDINGS_FOLDER / city.name
+    tables = find_tables(folder, city.members[system], city.summary["systems"])
+    if not tables:
+        missing = f"Not drawn: the vectors that were probed are not in `{folder.name}`."
+        return [Section(title, [missing])]
+    regions = pd.read_parquet(city.folder / REGIONS_FILE)
+    try:
+        kept, found = cluster_trainings(tables, view, regions["region_id"].tolist())
+    except InputError as error:
+        return [Section(title, [f"Not drawn: {error}"])]
+    regions = regions[regions["region_id"].isin(kept)]
+    indicator = SHOWN if SHOWN in city.indicators else city.indicators[0]
+    about = city.summary["indicators"][indicator]
+    named = indicator, about["unit"], about["transform"]
+    path = f"{FIGURES_FOLDER}/{slug(city.name, 'clusters')}.png"
+    regions_path = city.folder / REGIONS_FILE
+    draw_clusters(output / path, title, found[0], regions, named, regions_path)
+    figure = Figure(
+        path,
+        title,
+        f"Left: the two principal axes of the vectors. Middle: density of {indicator} in each "
+        "cluster. Right: where they lie. Clusters are named by size; labels were not seen.",
+    )
+    return [Section(title, [figure, cluster_table(city, title, found, regions)])]
 
 
 __all__ = ["write_report"]

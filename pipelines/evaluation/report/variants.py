@@ -1,34 +1,35 @@
-"""A method with one thing changed at a time, against the method: ablations, and the sweep of mu.
+"""A method with one thing changed at a time, against the method: ablations, and the sweep of µ.
 
-A difference comes with two uncertainties, told apart: the interval says what the draw of blocks of
-regions explains, and the differences of the single training seeds say what the chance of training
-does. Directions are reported as they are found.
+A difference comes with two uncertainties, kept apart: its interval covers the draw of blocks of
+regions, and the differences of the single training seeds show the randomness of training.
 """
 
-import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os.path import commonprefix
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from ..analysis.bootstrap import MEAN, Difference, Interval, Reference
+from ..analysis.bootstrap import MEAN
+from ..embed.trainings import training_of
 from ..probe.splits import PROTOCOLS
-from .bar_plots import Bar, Curve, draw_bars, draw_curves
-from .documents import Block, Folded, Heading, Picture, Text
-from .frame import PROBE_NAMES, VIEW_NAMES, VIEW_ORDER, CityResults, by_run, slug
-from .paper import Publication
-from .table_formats import DASH, Cell, Table, number, words
-from .tables import PAPER_MARK
+from .figures import BLUE, GREY, RED, draw_curves, draw_intervals
+from .frame import (
+    CELL,
+    PROBE_NAMES,
+    VIEW_NAMES,
+    VIEW_ORDER,
+    CityResults,
+    run_scores,
+    slug,
+)
+from .rendering import DASH, Block, Figure, Section, Table, intervals, numbers, words
+from .tables import with_mean
 
 MU = "distillation_weight"
-SWEPT_IN_PAPER = "population"  # the indicator of its table 4
-SWEEP_NOTE = (
-    "Rows in italics: the paper's table 4, from its own regions and splits. The numbers are not "
-    "directly comparable; which µ is best is."
-)
-Cells = Mapping[tuple[str, str, str, str], Difference]  # system, view, probe, indicator
+POPULATION = "population"  # swept beside the mean, where the city has it
+WHERE = ["view", "probe", "indicator"]
 
 
 @dataclass(frozen=True)
@@ -36,27 +37,31 @@ class Study:
     """The variants of one method under one protocol.
 
     Attributes:
-        city: whose results.
-        protocol: of the splits.
-        method: what they are variants of.
-        differences: variant, view, probe and indicator (or `mean`) -> difference to the method.
-        scores: system, view, probe and indicator -> R2 by training and split.
+        city: Whose results.
+        protocol: Of the splits.
+        method: The system they are variants of.
+        differences: R2 of each variant less that of the method, see [`tables.differences_frame`].
+        scores: R2 by `CELL`, training and split, the mean over indicators among the indicators.
     """
 
     city: CityResults
     protocol: str
     method: str
-    differences: Cells
-    scores: Mapping[tuple[str, str, str, str], pd.Series]
+    differences: pd.DataFrame
+    scores: pd.Series
+
+    @property
+    def where(self) -> str:
+        """City and protocol in words."""
+        return f"{self.city.title}, {PROTOCOLS[self.protocol]}"
 
     @property
     def variants(self) -> list[str]:
         """All that have results here, by the order of the table."""
-        found = {name for name, *_ in self.differences}
-        return sorted(found, key=lambda name: (self.city.rank(name), name))
+        return sorted(self.differences["system"].unique(), key=lambda n: (self.city.rank(n), n))
 
     def mu(self, system: str) -> float | None:
-        """Of the method, or of a variant that changes nothing but mu; else None."""
+        """µ of the method, or of a variant that changes nothing else; otherwise None."""
         own, method = self.city.training(system), self.city.training(self.method)
         if own is None or method is None or own.changes(method) - {MU}:
             return None
@@ -70,24 +75,33 @@ class Study:
 
     @property
     def swept(self) -> dict[float, str]:
-        """Mu -> system; the method's own among them. Empty where nothing is swept."""
+        """µ -> system, the method among them. Empty where nothing is swept."""
         found = {mu: name for name in self.variants if (mu := self.mu(name)) is not None}
         own = self.mu(self.method)
-        if not found or own is None:
-            return {}
-        return dict(sorted({**found, own: self.method}.items()))
+        return (
+            dict(sorted({**found, own: self.method}.items())) if found and own is not None else {}
+        )
 
     @property
     def cells(self) -> list[tuple[str, str]]:
         """Views and probes that there are, in order."""
-        found = {(view, probe) for _, view, probe, _ in self.differences}
+        found = set(zip(self.differences["view"], self.differences["probe"], strict=True))
         return sorted(found, key=lambda cell: (cell[1] != "mlp", VIEW_ORDER.index(cell[0])))
 
     @property
     def indicators(self) -> list[str]:
-        """Those with a difference, `mean` last."""
-        known = {indicator for *_, indicator in self.differences}
-        return [name for name in (*self.city.indicators, MEAN) if name in known]
+        """Those with a difference, the mean over them last."""
+        return with_mean(self.city, self.differences["indicator"].unique())
+
+    @property
+    def overall(self) -> str:
+        """The mean over indicators; where there is one indicator, that."""
+        return self.indicators[-1]
+
+    @property
+    def swept_indicators(self) -> list[str]:
+        """Those that the sweep is shown on."""
+        return [name for name in (POPULATION, self.overall) if name in self.indicators]
 
     def short(self, system: str) -> str:
         """A variant's name without what all names begin with."""
@@ -95,321 +109,267 @@ class Study:
         return system.removeprefix(shared) or system
 
     def r2(self, system: str, view: str, probe: str, indicator: str) -> pd.Series:
-        """By training and split; `mean`: over the indicators that are scored."""
-        if indicator != MEAN:
-            return self.scores[system, view, probe, indicator]
-        own = [self.scores[system, view, probe, name] for name in self.indicators if name != MEAN]
-        return pd.concat(own, axis=1).mean(axis=1)
+        """By training and split; empty where the system is not scored."""
+        index = self.scores.index
+        return self.scores[
+            (index.get_level_values("system") == system)
+            & (index.get_level_values("view") == view)
+            & (index.get_level_values("probe") == probe)
+            & (index.get_level_values("indicator") == indicator)
+        ]
 
-    def by_seed(self, variant: str, view: str, probe: str, indicator: str) -> dict[int, float]:
-        """Training seed -> R2 of the variant less that of the method, of seeds that both have."""
-        mine, full = (
-            {self._seed(label): mean for label, mean in scores.groupby("training").mean().items()}
-            for scores in (
-                self.r2(system, view, probe, indicator) for system in (variant, self.method)
-            )
-        )
-        return {seed: float(mine[seed] - full[seed]) for seed in sorted(mine) if seed in full}
+    def by_seed(self, variant: str, view: str, probe: str, indicator: str) -> list[float]:
+        """R2 of the variant less that of the method, for each training seed of both."""
+        systems = self.city.summary["systems"]
+        seeds = {label: one.seed for label in systems if (one := training_of(systems[label]))}
+        means = [
+            self.r2(system, view, probe, indicator).groupby("label").mean().rename(index=seeds)
+            for system in (variant, self.method)
+        ]
+        return (means[0] - means[1]).dropna().sort_index().tolist()
 
-    def _seed(self, label: object) -> int:
-        return int(self.city.summary["systems"][label]["training"]["seed"])
-
-
-def method_references(city: CityResults) -> list[Reference]:
-    """The methods that variants are compared with."""
-    known = {city.system_of(row.system) for row in city.rows}
-    return [Reference(name) for name in city.methods if name in known]
+    def of(self, view: str, probe: str, indicator: str) -> pd.DataFrame:
+        """The differences of one view, probe and indicator by system."""
+        wanted = (self.differences[WHERE] == [view, probe, indicator]).all(axis=1)
+        return self.differences[wanted].set_index("system")
 
 
-def studies(
-    city: CityResults, protocol: str, compared: Mapping[Reference, Sequence[Difference]]
-) -> list[Study]:
+def studies(city: CityResults, protocol: str, differences: pd.DataFrame) -> list[Study]:
     """The variants of each method, where there are any.
 
     Args:
-        city: whose results.
-        protocol: of the splits.
-        compared: differences to each of [`method_references`], and to others.
+        city: Whose results.
+        protocol: Of the splits.
+        differences: To each method and to others.
     """
+    scores = run_scores(city.of(protocol), "r2")
     found = []
-    scores = by_run(city, city.of(protocol), "r2")
-    for reference in method_references(city):
-        cells = {
-            (one.system, one.view, one.probe, one.indicator): one
-            for one in compared[reference]
-            if one.protocol == protocol
-            and (training := city.training(one.system))
-            and training.variant_of == reference.system
-        }
-        if cells:
-            flat = {(*key, indicator): one for (key, indicator), one in scores.items()}
-            found.append(Study(city, protocol, reference.system, cells, flat))
+    for method in city.methods:
+        variants = [
+            name for name in city.members
+            if (one := city.training(name)) and one.variant_of == method
+        ]  # fmt: skip
+        own = differences[
+            (differences["reference"] == method)
+            & (differences["protocol"] == protocol)
+            & (differences["beside"] == "")
+            & differences["system"].isin(variants)
+        ]
+        if len(own):
+            indicators = scores.index.get_level_values("indicator")
+            kept = scores[indicators.isin(own["indicator"])].reset_index()
+            by = [name for name in [*CELL, "label", "split_seed"] if name != "indicator"]
+            mean = kept.groupby(by, as_index=False)["r2"].mean().assign(indicator=MEAN)
+            index = [*CELL, "label", "split_seed"]
+            both = pd.concat([kept, mean]).set_index(index)["r2"]
+            found.append(Study(city, protocol, method, own, both))
     return found
 
 
-# ---- ablations ----------------------------------------------------------------------------------
+# ---- tables -------------------------------------------------------------------------------------
 
 
 def ablation_table(study: Study, probe: str) -> Table:
-    """What each variant's R2, averaged over indicators, is above or below that of the method."""
-    body = []
-    views = [view for view, own in study.cells if own == probe]
+    """R2 of each variant, mean over indicators, above or below that of the method."""
+    rows = []
     for variant in study.ablated:
-        training = study.city.training(variant)
-        for view in views:
-            one = study.differences.get((variant, view, probe, _overall(study)))
-            if one is not None:
-                names = words(study.short(variant), training.differs if training else DASH)
-                body.append((*names, *_ablation_cells(study, one)))
+        for view in (view for view, own in study.cells if own == probe):
+            where = view, probe, study.overall
+            found = study.of(*where)
+            if variant in found.index:
+                one = found.loc[variant]
+                full, mine = (study.r2(s, *where).mean() for s in (study.method, variant))
+                seeds = study.by_seed(variant, *where)
+                rows.append(
+                    {
+                        "variant": variant,
+                        "view": VIEW_NAMES[view],
+                        "full": full,
+                        "mine": mine,
+                        "change": 100 * one["estimate"] / full if full > 0 else np.nan,
+                        "seeds": ", ".join(f"{value:+.3f}" for value in seeds) or DASH,
+                        **one[["estimate", "low", "high"]],
+                    }
+                )
+    frame = pd.DataFrame(rows)
+    trainings = [study.city.training(variant) for variant in frame["variant"]]
+    ends = [frame[name] for name in ("estimate", "low", "high")]
     return Table(
-        name=slug(study.city.name, study.protocol, "ablation", probe),
-        title=f"{study.method} less one thing at a time, mean R² over indicators by "
-        f"{PROBE_NAMES[probe]}, {study.city.title}, {PROTOCOLS[study.protocol]}",
-        header=(
-            "variant", "differs in", "view", "R² of the method", "R²", "difference, 95 % interval",
-            "change, %", "by training seed", "direction",
-        ),
-        rows=tuple(body),
-        notes=(
+        slug(study.city.name, study.protocol, "ablation", probe),
+        f"{study.method} less one thing at a time, mean R² over indicators by "
+        f"{PROBE_NAMES[probe]}, {study.where}",
+        [
+            words("variant", map(study.short, frame["variant"])),
+            words("differs in", (one.differs if one else DASH for one in trainings)),
+            words("view", frame["view"]),
+            numbers("R² of the method", frame["full"]),
+            numbers("R²", frame["mine"]),
+            intervals("difference, 95 % interval", *ends),
+            numbers("change, %", frame["change"], form="+.1f"),
+            words("by training seed", frame["seeds"]),
+            words("direction", map(direction, *ends[1:])),
+        ],
+        notes=[
             "Interval: paired bootstrap over blocks of regions, all training seeds scored under "
             "the same draws. By training seed: the difference of each seed's own pair of "
             "trainings; where their signs differ, another seed could turn the direction. Direction "
-            "is told where the interval does not hold 0.",
-        ),
-    )  # fmt: skip
-
-
-def _overall(study: Study) -> str:
-    """Where there is one indicator alone, it is its own mean."""
-    return MEAN if MEAN in study.indicators else study.indicators[0]
-
-
-def _ablation_cells(study: Study, one: Difference) -> tuple[Cell, ...]:
-    where = one.view, one.probe, one.indicator
-    full, mine = (float(study.r2(system, *where).mean()) for system in (study.method, one.system))
-    interval = one.intervals["r2"]
-    change = 100 * interval.estimate / full if full > 0 else math.nan
-    seeds = study.by_seed(one.system, *where)
-    return (
-        Cell(VIEW_NAMES[one.view]),
-        number(full),
-        number(mine),
-        interval_cell(interval),
-        number(change, form="+.1f"),
-        Cell(", ".join(f"{value:+.3f}" for value in seeds.values()) or DASH),
-        Cell(direction(interval)),
+            "is given where the interval excludes 0."
+        ],
     )
 
 
-def interval_cell(interval: Interval) -> Cell:
-    """An estimate with its interval; bold where that does not hold 0."""
-    text = f"{interval.estimate:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
-    return Cell(text, interval.estimate, best=interval.excludes_zero)
-
-
-def direction(interval: Interval) -> str:
-    """Of a variant against the method, as found."""
-    if not interval.excludes_zero:
-        return "not told apart"
-    return "higher" if interval.estimate > 0 else "lower"
+def direction(low: float, high: float) -> str:
+    """Of a variant against the method, by the interval of the difference."""
+    return "higher" if low > 0 else "lower" if high < 0 else "not significant"
 
 
 def variant_differences(study: Study) -> Table:
     """Every variant, view and probe: the difference on each indicator."""
-    body = []
-    for variant in study.variants:
-        for view, probe in study.cells:
-            found = [
-                study.differences.get((variant, view, probe, name)) for name in study.indicators
-            ]
-            names = words(study.short(variant), VIEW_NAMES[view], PROBE_NAMES[probe])
-            cells = (Cell(DASH) if one is None else interval_cell(one.intervals["r2"])
-                     for one in found)  # fmt: skip
-            body.append((*names, *cells))
+    wide = study.differences.set_index([*CELL])[["estimate", "low", "high"]].unstack("indicator")
+    order = {cell: number for number, cell in enumerate(study.cells)}
+    keys = [
+        (v, "", *cell) for v in study.variants for cell in order if (v, "", *cell) in wide.index
+    ]
+    wide = wide.loc[keys]
     return Table(
-        name=slug(study.city.name, study.protocol, "variants"),
-        title=f"R² of each variant less that of {study.method}, {study.city.title}, "
-        f"{PROTOCOLS[study.protocol]}",
-        header=("variant", "view", "probe", *study.indicators),
-        rows=tuple(body),
-        notes=("95 % intervals by a paired bootstrap over blocks; bold where 0 is not in it.",),
+        slug(study.city.name, study.protocol, "variants"),
+        f"R² of each variant less that of {study.method}, {study.where}",
+        [
+            words("variant", (study.short(key[0]) for key in keys)),
+            words("view", (VIEW_NAMES[key[2]] for key in keys)),
+            words("probe", (PROBE_NAMES[key[3]] for key in keys)),
+            *(
+                intervals(name, *(wide[end, name] for end in ("estimate", "low", "high")))
+                for name in study.indicators
+            ),
+        ],
+        notes=["95 % intervals by a paired bootstrap over blocks; bold where they exclude 0."],
     )
 
 
-# ---- the sweep of mu ----------------------------------------------------------------------------
-
-
-def sweep_table(study: Study, paper: Publication) -> Table | None:
-    """R2 by mu, population and the mean over indicators; the paper's table 4 below."""
+def sweep_table(study: Study) -> Table | None:
+    """R2 by µ: population and the mean over indicators; None where nothing is swept."""
     swept = study.swept
     if not swept:
         return None
-    printed = _printed_sweep(study, paper)
-    grid = sorted({*swept, *(paper.mu_values if printed else ())})
-    body = []
-    for view, probe in study.cells:
-        for indicator in [n for n in (SWEPT_IN_PAPER, _overall(study)) if n in study.indicators]:
-            cells = []
-            for mu in grid:
-                system = swept.get(mu)
-                known = system is not None and (system, view, probe) in _known(study)
-                scores = study.r2(system, view, probe, indicator) if system and known else None
-                cells.append(
-                    Cell(DASH)
-                    if scores is None
-                    else number(float(scores.mean()), float(scores.std()))
-                )
-            names = words(_named(indicator), VIEW_NAMES[view], PROBE_NAMES[probe])
-            body.append((*names, *_mark_best(cells)))
-    for view, own in printed.items():
-        values = dict(zip(paper.mu_values, own, strict=True))
-        names = words(f"population ({PAPER_MARK})", VIEW_NAMES[view], "", soft=True)
-        body.append((*names, *(number(values.get(mu), soft=True) for mu in grid)))
+    rows = [(i, *cell) for cell in study.cells for i in study.swept_indicators]
+    found = [
+        [study.r2(system, view, probe, indicator) for indicator, view, probe in rows]
+        for system in swept.values()
+    ]
+    means = np.array([[one.mean() for one in column] for column in found])
+    filled = np.where(np.isnan(means), -np.inf, means)
     return Table(
-        name=slug(study.city.name, study.protocol, "mu"),
-        title=f"R² by the weight of self-distillation µ, {study.city.title}, "
-        f"{PROTOCOLS[study.protocol]}",
-        header=("indicator", "view", "probe", *(f"µ = {mu:g}" for mu in grid)),
-        rows=tuple(body),
-        notes=(
-            "Mean ± SD over splits and training seeds; the best of a row is bold. "
-            "Differences with intervals stand in the figure, and among all variants' below.",
-            *([SWEEP_NOTE] if printed else []),
-        ),
+        slug(study.city.name, study.protocol, "mu"),
+        f"R² by the weight of self-distillation µ, {study.where}",
+        [
+            words("indicator", (_named(row[0]) for row in rows)),
+            words("view", (VIEW_NAMES[row[1]] for row in rows)),
+            words("probe", (PROBE_NAMES[row[2]] for row in rows)),
+            *(
+                numbers(
+                    f"µ = {mu:g}",
+                    means[number],
+                    spread=[one.std() for one in column],
+                    bold=(filled[number] == filled.max(0)).tolist(),
+                )
+                for number, (mu, column) in enumerate(zip(swept, found, strict=True))
+            ),
+        ],
+        notes=[
+            "Mean ± SD over splits and training seeds; the best of a row is bold. Differences with "
+            "intervals are in the figure, and among those of all variants below."
+        ],
     )
-
-
-def _printed_sweep(study: Study, paper: Publication) -> dict[str, tuple[float, ...]]:
-    """View -> the paper's own sweep, where the city is one of its own."""
-    city = study.city
-    found = {view: own.get(city.name) for view, own in paper.mu_sweep.items()}
-    return {view: own for view, own in found.items() if own and not city.synthetic}
-
-
-def _known(study: Study) -> set[tuple[str, str, str]]:
-    return {(system, view, probe) for system, view, probe, _ in study.scores}
 
 
 def _named(indicator: str) -> str:
     return "mean of all indicators" if indicator == MEAN else indicator
 
 
-def _mark_best(cells: Sequence[Cell]) -> list[Cell]:
-    best = max((cell.value for cell in cells if cell.value is not None), default=None)
-    return [
-        Cell(cell.text, cell.value, cell.spread, best=cell.value is not None and cell.value == best)
-        for cell in cells
-    ]
-
-
 # ---- the section --------------------------------------------------------------------------------
 
 
-def variant_blocks(study: Study, output: Path, folder: str, paper: Publication) -> list[Block]:
+def variants_section(study: Study, output: Path, folder: str) -> Section:
     """Tables and figures of the variants of a method.
 
     Args:
-        study: the variants.
-        output: where the page lies.
-        folder: of the pictures, below it.
-        paper: whose sweep stands beside ours.
+        study: The variants.
+        output: Folder of the report.
+        folder: Of the figures, below it.
     """
-    where = f"{study.city.title}, {PROTOCOLS[study.protocol]}"
-    blocks: list[Block] = [Heading(4, f"{where}: variants of {study.method}")]
+    blocks: list[Block] = []
     probes = list(dict.fromkeys(probe for _, probe in study.cells))
     if study.ablated:
         first, *others = [ablation_table(study, probe) for probe in probes]
         blocks.append(first)
-        blocks += [_bars(study, view, probes[0], output, folder)
-                   for view, probe in study.cells if probe == probes[0]]  # fmt: skip
-        blocks += [Folded("The same by the other probe", tuple(others))] if others else []
-    sweep = sweep_table(study, paper)
+        views = [view for view, probe in study.cells if probe == probes[0]]
+        blocks += [_ablation_figure(study, view, probes[0], output, folder) for view in views]
+        if others:
+            blocks.append(Section(f"{study.where}: ablation by the other probe", others, True))
+    sweep = sweep_table(study)
     if sweep:
-        blocks.append(sweep)
-        blocks.append(_curves(study, probes[0], output, folder, paper))
-    blocks.append(Folded("All variants, indicator by indicator", (variant_differences(study),)))
-    if len(study.by_seed(study.variants[0], *study.cells[0], study.indicators[-1])) < 2:
-        blocks.append(
-            Text("One training seed alone: how much of a difference is the chance of training is "
-                 "not known.")
-        )  # fmt: skip
-    return blocks
+        blocks += [sweep, _sweep_figure(study, probes[0], output, folder)]
+    title = f"{study.where}: all variants, indicator by indicator"
+    blocks.append(Section(title, [variant_differences(study)], folded=True))
+    if len(study.by_seed(study.variants[0], *study.cells[0], study.overall)) < 2:
+        blocks.append("With one training seed, the randomness of training is not known.")
+    return Section(f"{study.where}: variants of {study.method}", blocks)
 
 
-def _bars(study: Study, view: str, probe: str, output: Path, folder: str) -> Picture:
-    panels: dict[str, list[Bar]] = {}
-    order = [name for name in study.indicators if name == MEAN]
-    order += [name for name in study.indicators if name != MEAN]
-    for indicator in order:
-        for variant in study.ablated:
-            one = study.differences.get((variant, view, probe, indicator))
-            if one is not None:
-                seeds = study.by_seed(variant, view, probe, indicator).values()
-                bar = Bar(study.short(variant), one.intervals["r2"], tuple(seeds))
-                panels.setdefault(_named(indicator), []).append(bar)
+def _ablation_figure(study: Study, view: str, probe: str, output: Path, folder: str) -> Figure:
+    panels = {}
+    for indicator in sorted(study.indicators, key=lambda name: name != MEAN):
+        found = study.of(view, probe, indicator)
+        own = found.loc[[name for name in study.ablated if name in found.index]]
+        if len(own):
+            panels[_named(indicator)] = own.assign(
+                name=[study.short(name) for name in own.index],
+                colour=[_colour(*ends) for ends in zip(own["low"], own["high"], strict=True)],
+                seeds=[study.by_seed(name, view, probe, indicator) for name in own.index],
+            )
     path = f"{folder}/{slug(study.city.name, study.protocol, 'ablation', view)}.png"
     title = (
-        f"{study.city.title}, {PROTOCOLS[study.protocol]}: R² less that of {study.method}, "
-        f"{VIEW_NAMES[view]}, {PROBE_NAMES[probe]}"
+        f"{study.where}: R² less that of {study.method}, {VIEW_NAMES[view]}, {PROBE_NAMES[probe]}"
     )
-    draw_bars(output / path, title, panels, "R² of the variant less R² of the method")
-    return Picture(
+    draw_intervals(output / path, title, panels, "R² of the variant less R² of the method")
+    return Figure(
         path,
         title,
-        f"{title}. Bars with 95 % intervals over blocks of regions; dots are the single training "
-        "seeds. Left of 0: the variant is worse than the method. Pale: the interval holds 0.",
+        f"{title}, with 95 % intervals over blocks of regions; hollow dots are the single training "
+        "seeds. Left of 0: the variant is worse than the method. Grey: the interval includes 0.",
     )
 
 
-def _curves(study: Study, probe: str, output: Path, folder: str, paper: Publication) -> Picture:
-    zero = Interval(0.0, 0.0, 0.0)
-    own = study.mu(study.method)
-    panels: dict[str, list[Curve]] = {}
-    for indicator in [n for n in (SWEPT_IN_PAPER, _overall(study)) if n in study.indicators]:
-        for view in [view for view, known in study.cells if known == probe]:
-            found = {
-                system: one
-                for (system, *cell), one in study.differences.items()
-                if cell == [view, probe, indicator]
-            }
-            points = {
-                mu: zero if system == study.method else found[system].intervals["r2"]
-                for mu, system in study.swept.items()
-                if system == study.method or system in found
-            }
-            curve = Curve(VIEW_NAMES[view], tuple(points), tuple(points.values()))
-            panels.setdefault(_named(indicator), []).append(curve)
-    printed = _printed_sweep(study, paper)
-    if own in paper.mu_values and SWEPT_IN_PAPER in panels:
-        at = paper.mu_values.index(own)
-        for view, scores in printed.items():
-            differences = (score - scores[at] for score in scores)
-            panels[SWEPT_IN_PAPER].append(
-                Curve(f"{VIEW_NAMES[view]}, {PAPER_MARK}", paper.mu_values,
-                      tuple(Interval(v, v, v) for v in differences), printed=True)
-            )  # fmt: skip
+def _colour(low: float, high: float) -> str:
+    return BLUE if low > 0 else RED if high < 0 else GREY
+
+
+def _sweep_figure(study: Study, probe: str, output: Path, folder: str) -> Figure:
+    ends = ["estimate", "low", "high"]
+    systems = pd.Series(study.swept, name="system").rename_axis("x").reset_index()
+    panels = {}
+    for indicator in study.swept_indicators:
+        curves = []
+        for view in (view for view, own in study.cells if own == probe):
+            found = study.of(view, probe, indicator)[ends]
+            found.loc[study.method] = 0.0
+            curves.append(systems.join(found, on="system").assign(curve=VIEW_NAMES[view]))
+        panels[_named(indicator)] = pd.concat(curves).dropna()
     path = f"{folder}/{slug(study.city.name, study.protocol, 'mu')}.png"
-    title = (
-        f"{study.city.title}, {PROTOCOLS[study.protocol]}: R² by µ less that at µ = {own:g}, "
-        f"{PROBE_NAMES[probe]}"
-    )
+    own = study.mu(study.method)
+    title = f"{study.where}: R² by µ less that at µ = {own:g}, {PROBE_NAMES[probe]}"
     draw_curves(output / path, title, panels, "weight of self-distillation µ", "difference of R²")
-    return Picture(
-        path,
-        title,
-        f"{title}. Bands: 95 % intervals over blocks of regions, of the difference."
-        + (f" Dotted: {PAPER_MARK} for this city." if printed else ""),
-    )
+    caption = f"{title}. Bands: 95 % intervals of the difference, over blocks of regions."
+    return Figure(path, title, caption)
 
 
 __all__ = [
     "Study",
     "ablation_table",
     "direction",
-    "interval_cell",
-    "method_references",
     "studies",
     "sweep_table",
-    "variant_blocks",
     "variant_differences",
+    "variants_section",
 ]

@@ -6,9 +6,10 @@ from pathlib import Path
 from pipelines.common.encoders.transformers_models import ModelEncoder, load_model_encoder
 
 from ..embed.images import EmbedSettings, embed
-from ..embed.sources import open_city, open_images
+from ..embed.sources import open_images
 from ..embed.tables import read_embeddings
 from ..embed.text_tower import TextTower, load_text_tower
+from ..probe.city import open_city
 from .arguments import (
     EmbedCaptionsArguments,
     LanguageArguments,

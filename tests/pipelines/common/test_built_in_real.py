@@ -6,8 +6,9 @@ from dataset_builders.importers.base import import_dataset
 from examples.importers import streetview_nyc
 from pipelines.common.encoders import load_encoder
 from pipelines.evaluation.embed.images import embed
-from pipelines.evaluation.embed.sources import open_city, open_images
+from pipelines.evaluation.embed.sources import open_images
 from pipelines.evaluation.embed.tables import read_embeddings
+from pipelines.evaluation.probe.city import open_city
 from pipelines.evaluation.probe.results import read_rows
 from pipelines.evaluation.probe.run import ProbeSettings, probe
 

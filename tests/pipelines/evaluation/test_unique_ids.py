@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.evaluation.cli import main
-from pipelines.evaluation.embed.sources import open_city, open_images
+from pipelines.evaluation.embed.sources import open_images
 from pipelines.evaluation.embed.tables import read_embeddings, write_embeddings
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.probe.city import City
+from pipelines.evaluation.probe.city import City, open_city
 
 CITY = "harborview"
 

@@ -61,14 +61,12 @@ GAIN = {"system": "urbanln", "view": "satellite", "probe": "ridge", "reference":
 
 def write_results(folder, rows=ROWS, city="lyon", systems=SYSTEMS, gains=(GAIN,), synthetic=False):
     """What `evaluate.py probe` and `report` leave."""
-    (folder / city / "differences").mkdir(parents=True)
+    (folder / city).mkdir(parents=True)
     (folder / city / "results.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
     known = {name: {**own, "embedding_hash": f"e-{name}"} for name, own in systems.items()}
     summary = {"synthetic": synthetic, "table_hash": "t", "indicators": {"gdp": {}, "carbon": {}}}
     (folder / city / "probe.json").write_text(json.dumps({**summary, "systems": known}))
-    (folder / city / "differences" / "coordinates-none-knn.json").write_text(
-        json.dumps({"key": "k", "differences": list(gains)})
-    )
+    (folder / city / "differences.json").write_text(json.dumps(list(gains)))
     (folder / "figures").mkdir()
     (folder / "figures" / f"{city}-block-map.png").write_bytes(b"a picture")
     return folder

@@ -14,10 +14,9 @@ from dataset_builders.writer import DatasetWriter
 from pipelines.evaluation.baselines.data import load_region_data
 from pipelines.evaluation.baselines.run import run_baseline
 from pipelines.evaluation.embed.poi import gives_away, poi_columns, training_columns
-from pipelines.evaluation.embed.sources import open_city
 from pipelines.evaluation.embed.tables import EmbeddingTable, read_embeddings
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.probe.city import City, Target
+from pipelines.evaluation.probe.city import City, Target, open_city
 from pipelines.evaluation.probe.results import read_rows
 from pipelines.evaluation.probe.run import ProbeSettings, probe
 from pipelines.evaluation.probe.transfer import CityTables, transfer_probe

@@ -7,10 +7,10 @@ import pytest
 
 from pipelines.common.encoders.colour_texture import ColourTextureEncoder
 from pipelines.evaluation.embed.images import EmbedSettings, embed
-from pipelines.evaluation.embed.sources import open_city, open_images
+from pipelines.evaluation.embed.sources import open_images
 from pipelines.evaluation.embed.tables import read_embeddings, write_embeddings
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.probe.city import transform_labels
+from pipelines.evaluation.probe.city import open_city, transform_labels
 from pipelines.evaluation.probe.loop import default_seeds
 from pipelines.evaluation.probe.models import MLPSettings
 from pipelines.evaluation.probe.predictions import (
@@ -174,23 +174,24 @@ def test_systems_of_separate_runs_meet_in_one_table(city, tables, tmp_path):
         probe(city, [table], tmp_path, settings, quiet)
     found = read_city(tmp_path)
     assert found.outdated == 0
-    assert {row.system for row in found.rows} >= {"colour_texture", "oracle", "mean"}
+    assert set(found.frame["system"]) >= {"colour_texture", "oracle", "mean"}
     # new vectors under an old name: the old rows no longer count
     changed = replace(tables[1], hash="f" * 16)
     probe(city, [changed], tmp_path, settings, quiet)
     found = read_city(tmp_path)
     assert found.outdated == 2 * 2 * 2 * 2  # its vectors alone, and beside the coordinates
-    assert {row.embedding_hash for row in found.rows if row.system == "oracle"} == {"f" * 16}
+    hashes = found.frame.groupby("system")["embedding_hash"].unique()
+    assert hashes["oracle"].tolist() == ["f" * 16]
 
 
 def test_other_labels_or_settings_do_not_compare(city, tables, tmp_path):
     settings = replace(FAST, probes=("ridge",), views=("satellite",))
     probe(city, tables[:1], tmp_path, settings, quiet)
-    first = len(read_city(tmp_path).rows)
+    first = len(read_city(tmp_path).frame)
     other = [replace(target, y=target.y + 1) for target in city.targets]
     probe(replace(city, targets=other), tables[:1], tmp_path, settings, quiet)
     found = read_city(tmp_path)
-    assert found.outdated == first == len(found.rows)
+    assert found.outdated == first == len(found.frame)
 
 
 def test_probe_seeds_vary_the_mlp_alone(city, tables, tmp_path):

@@ -16,7 +16,7 @@ from pipelines.evaluation.probe.predictions import (
     VALIDATION_FOLDER,
     current_predictions,
 )
-from tests.pipelines.evaluation.test_statistics import folder, place  # noqa: F401
+from tests.pipelines.evaluation.analysis.test_bootstrap import folder, place  # noqa: F401
 
 
 def test_split_takes_the_rank_of_the_textbook():

@@ -1,6 +1,5 @@
 import json
 
-import matplotlib.image
 import numpy as np
 import pytest
 import torch
@@ -16,8 +15,6 @@ from pipelines.evaluation.analysis.efficiency import (
     subset,
 )
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.report.documents import tables_of
-from pipelines.evaluation.report.efficiency import efficiency_blocks
 from tests.pipelines.evaluation.baselines.toy_pairs import toy_city
 
 
@@ -112,20 +109,6 @@ def test_frozen_systems_train_nothing_and_trained_ones_do(measured):
     # the text side and the decoder are trained, and not needed to encode an image
     assert urbanclip["inference"] < urbanclip["trainable"] <= urbanclip["total"]
     assert len(said) == 3
-
-
-def test_the_report_shows_what_was_measured(measured, tmp_path):
-    folder, _ = measured
-    assert efficiency_blocks(tmp_path, tmp_path, "figures") == []
-    blocks = efficiency_blocks(folder, tmp_path, "figures")
-    (table,) = tables_of(blocks)
-    (one, *_) = json.loads((folder / "efficiency.json").read_text())["systems"]
-    assert table.rows[0][3].value == one["total"]
-    speed = one["speeds"][1]
-    assert table.rows[0][8].value == pytest.approx(speed["images"] / speed["seconds"])
-    assert table.rows[0][9].value == pytest.approx(speed["regions"] / speed["seconds"])
-    pixels = matplotlib.image.imread(tmp_path / "figures" / "efficiency.png")
-    assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 50
 
 
 def test_a_city_too_small_for_the_batch_is_told(monkeypatch, tmp_path):

@@ -1,22 +1,22 @@
+import json
 from dataclasses import replace
 
 import matplotlib.image
 import numpy as np
+import pandas as pd
 import pytest
 
-from pipelines.evaluation.analysis.bootstrap import MEAN, Difference, Interval, Reference
+from pipelines.evaluation.analysis.bootstrap import MEAN, Difference, Interval
 from pipelines.evaluation.embed.trainings import Training
 from pipelines.evaluation.probe.results import ResultRow
-from pipelines.evaluation.report.documents import Picture, tables_of
 from pipelines.evaluation.report.frame import CityResults
-from pipelines.evaluation.report.paper import paper_tables
+from pipelines.evaluation.report.tables import differences_frame
 from pipelines.evaluation.report.variants import (
     ablation_table,
     direction,
-    method_references,
     studies,
     sweep_table,
-    variant_blocks,
+    variants_section,
 )
 
 BASE = {"captions": "refined", "distillation_weight": 0.5, "position_mode": "ipsi"}
@@ -84,17 +84,18 @@ def study(tmp_path):
         for split in SPLITS
         for indicator in INDICATORS
     ]
-    city = CityResults(tmp_path, summary, rows)
-    compared = {
-        Reference("net-full"): [
-            difference(name, indicator, -0.05, 0.05)
-            for name in SYSTEMS
-            if name != "net-full"
-            for indicator in (*INDICATORS, MEAN)
-        ]
-    }
-    assert method_references(city) == [Reference("net-full")]
-    (found,) = studies(city, "block", compared)
+    frame = pd.DataFrame(map(vars, rows))
+    groups = frame["system"].str.rpartition("-s")[0]
+    frame = frame.assign(label=frame["system"], system=groups, beside="")
+    city = CityResults(tmp_path, summary, frame)
+    compared = [
+        difference(name, indicator, -0.05, 0.05)
+        for name in SYSTEMS
+        if name != "net-full"
+        for indicator in (*INDICATORS, MEAN)
+    ]
+    assert city.methods == ["net-full"]
+    (found,) = studies(city, "block", differences_frame(compared))
     return found
 
 
@@ -104,62 +105,56 @@ def test_steps_of_the_sweep_change_nothing_but_mu(study):
     assert study.short("net-no-ipsi") == "no-ipsi"
 
 
-def test_an_ablation_is_told_with_its_interval_and_every_seed(study):
+def test_a_method_without_distillation_is_swept_too(study):
+    systems = json.loads(json.dumps(study.city.summary["systems"]))
+    for label, own in systems.items():
+        mu = 0 if label.startswith("net-full") else 0.3
+        own["training"]["settings"] = {**BASE, "distillation_weight": mu}
+    city = replace(study.city, summary={**study.city.summary, "systems": systems})
+    found = replace(study, city=city).swept
+    assert found[0.0] == "net-full"
+    assert set(found) == {0.0, 0.3}
+
+
+def test_an_ablation_is_shown_with_its_interval_and_every_seed(study):
     table = ablation_table(study, "mlp")
-    cells = {line[0].text: dict(zip(table.header, line, strict=True)) for line in table.rows}
-    line = cells["no-ipsi"]
+    cells = table.frame().set_index("variant")
+    line = cells.loc["no-ipsi"]
     full = np.mean([r2("net-full", s, k, i) for s in SEEDS for k in SPLITS for i in INDICATORS])
     # -0.2 and -0.2 + 0.25 by hand
-    assert line["by training seed"].text == "-0.200, +0.050"
-    assert line["R² of the method"].value == pytest.approx(full)
-    assert line["R²"].value == pytest.approx(full - 0.075)
-    assert line["difference, 95 % interval"].text == "-0.075 [-0.125, -0.025]"
-    assert line["change, %"].value == pytest.approx(100 * -0.075 / full)
-    assert (line["direction"].text, line["differs in"].text) == ("lower", "77 positions")
-    assert cells["mu-0"]["direction"].text == "not told apart"
-    assert "synthetic" in table.title.lower()
-    assert not any("paper" in note for note in table.notes)
+    assert line["by training seed"] == "-0.200, +0.050"
+    assert line["R² of the method"] == pytest.approx(full)
+    assert line["R²"] == pytest.approx(full - 0.075)
+    assert "-0.075 \\[-0.125, -0.025\\]" in table.markdown()
+    assert line["change, %"] == pytest.approx(100 * -0.075 / full)
+    assert (line["direction"], line["differs in"]) == ("lower", "77 positions")
+    assert cells.loc["mu-0", "direction"] == "not significant"
+    assert direction(0.02, 0.2) == "higher"
+    assert "synthetic" in table.title
 
 
-def test_directions_are_reported_as_found():
-    assert direction(Interval(0.1, 0.02, 0.2)) == "higher"
-    assert direction(Interval(-0.1, -0.2, -0.02)) == "lower"
-    assert direction(Interval(-0.1, -0.2, 0.0)) == "not told apart"
-
-
-def test_the_sweep_stands_above_the_papers_own_of_the_same_city(study):
-    table = sweep_table(study, paper_tables())
-    assert table.header[3:] == ("µ = 0", "µ = 0.3", "µ = 0.5"), "no number of the paper"
-    assert not any(cell.soft for line in table.rows for cell in line)
-    summary = {**study.city.summary, "city": "beijing", "synthetic": False}
-    study = replace(study, city=replace(study.city, summary=summary))
-    table = sweep_table(study, paper_tables())
-    assert table.header[3:] == ("µ = 0", "µ = 0.3", "µ = 0.4", "µ = 0.5", "µ = 0.6")
-    population, mean, *printed = table.rows
+def test_the_sweep_is_the_mean_over_trainings_and_splits(study):
+    frame = sweep_table(study).frame()
+    assert frame["indicator"].tolist() == ["population", "mean of all indicators"]
     own = [r2("net-mu-0.3", s, k, "population") for s in SEEDS for k in SPLITS]
-    assert population[4].value == pytest.approx(np.mean(own))
-    assert population[4].spread == pytest.approx(np.std(own, ddof=1))
-    assert [cell.text for cell in population if cell.best] == [population[4].text]
-    assert population[5].text == "–", "not trained here"
-    assert mean[0].text == "mean of all indicators"
-    assert mean[6].value == pytest.approx(population[6].value - 0.05)
-    assert len(printed) == 2, "a view each"
-    assert all(cell.soft for line in printed for cell in line)
-    assert [cell.text for cell in printed[0]][3:] == ["–", "0.687", "0.697", "0.705", "0.692"]
+    assert frame["µ = 0.3"][0] == pytest.approx(np.mean(own))
+    assert frame["µ = 0.3 sd"][0] == pytest.approx(np.std(own, ddof=1))
+    assert frame["µ = 0.5"][1] == pytest.approx(frame["µ = 0.5"][0] - 0.05)
+    (best,) = [c.name for c in sweep_table(study).columns[3:] if c.bold[0]]
+    assert best == "µ = 0.3"
 
 
-def test_the_section_draws_what_it_tells(study, tmp_path):
-    (tmp_path / "figures").mkdir()
-    blocks = variant_blocks(study, tmp_path, "figures", paper_tables())
-    pictures = [block for block in blocks if isinstance(block, Picture)]
-    assert [p.path for p in pictures] == [
+def test_the_section_draws_what_it_says(study, tmp_path):
+    section = variants_section(study, tmp_path, "figures")
+    figures = list(section.figures())
+    assert [one.path for one in figures] == [
         "figures/town-block-ablation-satellite.png",
         "figures/town-block-mu.png",
     ]
-    for picture in pictures:
-        assert "(synthetic)" in picture.title
-        pixels = matplotlib.image.imread(tmp_path / picture.path)
+    for one in figures:
+        assert "(synthetic)" in one.title
+        pixels = matplotlib.image.imread(tmp_path / one.path)
         assert pixels.shape[1] > 600
         assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 50
-    names = {table.name for table in tables_of(blocks)}
-    assert names == {"town-block-ablation-mlp", "town-block-mu", "town-block-variants"}
+    names = [table.name for table in section.tables()]
+    assert names == ["town-block-ablation-mlp", "town-block-mu", "town-block-variants"]

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
-from pipelines.evaluation.analysis.clusters import by_size, cluster
+from pipelines.evaluation.analysis.clusters import agreements, cluster, cluster_trainings
+from pipelines.evaluation.embed.tables import EmbeddingTable
 from pipelines.evaluation.errors import InputError
 
 
@@ -29,22 +30,26 @@ def test_clusters_that_are_not_there_are_not_called_firm():
     assert found.stability < 0.9
 
 
-def test_clusters_do_not_depend_on_the_scale_of_a_number():
+def test_scale_and_constant_dimensions_do_not_matter():
     X, _ = blobs()
-    stretched = X * np.geomspace(1e-3, 1e3, X.shape[1])
-    assert (cluster(X).labels == cluster(stretched).labels).all()
+    stretched = np.column_stack([X * np.geomspace(1e-3, 1e3, X.shape[1]), np.full(len(X), 7.0)])
+    found = cluster(stretched)
+    assert (cluster(X).labels == found.labels).all()
+    assert np.bincount(found.labels).tolist() == [50, 30, 20], "the largest comes first"
 
 
-def test_the_largest_cluster_comes_first():
+def test_regions_without_a_vector_are_left_out():
     X, _ = blobs()
-    assert np.bincount(cluster(X).labels).tolist() == [50, 30, 20]
-    assert by_size(np.array([2, 2, 0, 1, 1, 1])).tolist() == [1, 1, 2, 0, 0, 0]
-
-
-def test_numbers_that_never_change_are_left_out():
-    X, truth = blobs()
-    found = cluster(np.column_stack([X, np.full(len(X), 7.0)]))
-    assert adjusted_rand_score(truth, found.labels) == 1
+    ids = [f"r{i}" for i in range(len(X))]
+    tables = []
+    for missing in (3, 5):
+        vectors = X.astype(np.float32).copy()
+        vectors[missing] = np.nan
+        tables.append(EmbeddingTable("t", {}, ids, {"satellite": vectors}, "h"))
+    kept, found = cluster_trainings(tables, "satellite", ids)
+    assert kept == [name for name in ids if name not in ("r3", "r5")]
+    assert [len(one.labels) for one in found] == [98, 98]
+    assert agreements([one.labels for one in found]) == [1]
 
 
 def test_too_few_regions_are_told():

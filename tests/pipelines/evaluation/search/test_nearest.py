@@ -65,12 +65,6 @@ def test_first_hits_are_those_of_the_full_matrix(search, block_keys, block_queri
     assert np.array_equal(relevance.num_right(), right.sum(1))
 
 
-def test_first_hits_put_wrong_keys_of_equal_score_first():
-    one_point = np.ones((5, 4), np.float32) / 2
-    alone = Relevance(csr_array(np.eye(5, dtype=bool)), np.arange(5), np.arange(5))
-    assert first_hits(one_point, plain_keys(one_point), alone).tolist() == [4] * 5
-
-
 def test_first_hits_of_one_point_are_the_worst_for_any_block_size():
     # products of many blocks differ in their last digits: they are equal all the same
     vectors = np.repeat(unit(np.random.default_rng(0).normal(size=(1, 100))), 200, axis=0)
@@ -79,18 +73,15 @@ def test_first_hits_of_one_point_are_the_worst_for_any_block_size():
         assert (first_hits(vectors, plain_keys(vectors), alone, block, 17) == 199).all()
 
 
-def test_first_hits_want_something_to_find():
+def test_what_cannot_be_searched_is_an_error():
     queries = np.ones((2, 1), np.float32)
     relevance = Relevance(csr_array(np.array([[True], [False]])), np.arange(2), np.zeros(2, int))
     with pytest.raises(ValueError, match="1 queries have no right key"):
         first_hits(queries, plain_keys(queries), relevance)
-
-
-def test_keys_want_an_owner_each():
     with pytest.raises(ValueError, match="Each owner needs one key at least"):
         Keys(np.ones((3, 1), np.float32), np.array([0, 2, 2, 3]))
     with pytest.raises(ValueError, match="k must be at least 1"):
-        top_k(np.ones((1, 1), np.float32), plain_keys(np.ones((1, 1), np.float32)), 0)
+        top_k(queries, plain_keys(queries), 0)
 
 
 def test_chance_recall_is_that_of_random_orders():

@@ -1,18 +1,19 @@
 import csv
 import html
-import io
 import json
 import re
 
+import geopandas as gpd
 import numpy as np
 import pytest
 import shapely
 
+from pipelines.common.csv_files import write_csv
 from pipelines.evaluation.cli import main
 from pipelines.evaluation.errors import InputError
 from pipelines.evaluation.search.gallery import Gallery, Pairs, all_captions, own_captions
 from pipelines.evaluation.search.nearest import unit
-from pipelines.evaluation.search.page import Place, to_csv, to_geojson, to_html
+from pipelines.evaluation.search.page import hits_table, to_geojson, to_html
 from pipelines.evaluation.search.retrieval import Hit, retrieval_metrics, search_regions
 from pipelines.pretraining.validation import retrieval_metrics as training_metrics
 
@@ -76,12 +77,9 @@ def gallery(**changes) -> Gallery:
     return Gallery(**{**fields, **changes})
 
 
-def test_own_captions_leave_out_images_without():
+def test_captions_are_those_of_images_that_have_one(toy_dataset):
     found = own_captions(gallery())
     assert (found.texts, found.image.tolist()) == (["a lake", "a mill"], [0, 2])
-
-
-def test_all_captions_need_their_table(toy_dataset):
     about = {**ABOUT, "dataset": str(toy_dataset), "city": "toytown"}
     with pytest.raises(InputError, match="has no table 'toytown-captions'"):
         all_captions(gallery(description=about))
@@ -101,15 +99,18 @@ def test_search_finds_the_region_of_the_nearest_image():
 EVIL = '<script>alert("x")</script>\u202e & <img src=x onerror=alert(1)>'
 
 
-def evil_page() -> str:
-    hit = Hit(EVIL, f"image{EVIL}", 0.5, EVIL)
-    places = {EVIL: Place(1.0, 2.0, shapely.box(1, 2, 3, 4))}
-    about = {**ABOUT, "city": "town", "encoder": EVIL}
-    return to_html(EVIL, [hit], places, {hit.image_id: b"jpeg"}, about)
+def regions_of(*rows):
+    """Regions of (region_id, lon, lat, geometry)."""
+    ids, lon, lat, shapes = zip(*rows, strict=True)
+    columns = {"region_id": ids, "lon": np.array(lon, float), "lat": np.array(lat, float)}
+    return gpd.GeoDataFrame(columns, geometry=list(shapes), crs="EPSG:4326")
 
 
 def test_the_page_escapes_all_that_comes_from_outside():
-    page = evil_page()
+    table = hits_table(
+        [Hit(EVIL, f"image{EVIL}", 0.5, EVIL)], regions_of((EVIL, 1, 2, shapely.box(1, 2, 3, 4)))
+    )
+    page = to_html(EVIL, table, {f"image{EVIL}": b"jpeg"}, {**ABOUT, "encoder": EVIL})
     assert "<script" not in page
     assert "onerror" in page  # as text alone
     assert len(re.findall(r"<img ", page)) == 1
@@ -119,30 +120,22 @@ def test_the_page_escapes_all_that_comes_from_outside():
     assert "Synthetic" in page
 
 
-def test_a_page_without_a_picture_says_so():
-    page = to_html("q", [Hit("r", "i", 0.5, None)], {"r": Place(None, None, None)}, {}, ABOUT)
-    assert "No picture" in page
-    assert "<img" not in page
-
-
-def test_a_spreadsheet_reads_no_formula():
-    hit = Hit("=1+1", "@x", 0.25, '=HYPERLINK("http://a"), "b"')
-    rows = list(csv.reader(io.StringIO(to_csv([hit], {"=1+1": Place(None, None, None)}))))
-    assert rows[1] == ["1", "'=1+1", "0.250000", "", "", "'@x", '\'=HYPERLINK("http://a"), "b"']
-
-
-def test_geojson_has_outlines_points_or_nothing():
-    hits = [Hit(name, "i", 0.5, None) for name in ("box", "point", "nowhere")]
-    places = {
-        "box": Place(2.0, 3.0, shapely.box(1, 2, 3, 4)),
-        "point": Place(2.0, 3.0, None),
-        "nowhere": Place(None, None, None),
-    }
-    found = json.loads(to_geojson("\ud800 query", hits, places, ABOUT))
+def test_files_have_outlines_points_or_nothing_and_no_formula(tmp_path):
+    hits = [Hit(name, "@x", 0.25, "=1+1") for name in ("=box", "point", "nowhere")]
+    rows = ("=box", 2, 3, shapely.box(1, 2, 3, 4)), ("point", 2, 3, None)
+    table = hits_table(hits, regions_of(("nowhere", np.nan, np.nan, None), *rows))
+    found = json.loads(to_geojson("\ud800 query", table, ABOUT))
     kinds = [one["geometry"] and one["geometry"]["type"] for one in found["features"]]
     assert kinds == ["Polygon", "Point", None]
     assert [one["properties"]["rank"] for one in found["features"]] == [1, 2, 3]
     assert found["synthetic"] is True
+    write_csv(tmp_path / "t.csv", table.drop(columns="geometry"))
+    lines = list(csv.reader((tmp_path / "t.csv").open()))
+    assert lines[1] == ["1", "'=box", "0.250000", "2.0", "3.0", "'@x", "'=1+1"]
+    assert lines[3][3:5] == ["", ""]
+    page = to_html("q", table, {}, ABOUT)
+    assert page.count("No picture") == 3
+    assert "nan" not in page
 
 
 @pytest.fixture(scope="module")
@@ -180,12 +173,6 @@ def test_the_command_searches_and_draws(retrieve, tmp_path, capsys):
     assert all(row["region_id"] in shown for row in rows)
     scores = [float(row["score"]) for row in rows]
     assert scores == sorted(scores, reverse=True)
-
-
-def test_the_command_wants_a_checkpoint(capsys):
-    where = ["--dataset_name", "d", "--city", "c", "--output_dir", "o"]
-    assert main(["retrieve", *where]) == 2
-    assert "--model_name_or_path is missing" in capsys.readouterr().err
 
 
 def test_the_command_names_the_views_there_are(retrieve, tmp_path, capsys, toy_dataset):

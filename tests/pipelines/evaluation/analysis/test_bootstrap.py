@@ -8,20 +8,23 @@ from hypothesis import strategies as st
 from pipelines.evaluation.analysis.bootstrap import (
     COORDINATES,
     MEAN,
-    PairedSplit,
     Reference,
     compare,
     draw_blocks,
-    paired_bootstrap,
+    draw_cell,
+    draw_counts,
+    interval,
 )
-from pipelines.evaluation.embed.sources import open_city
 from pipelines.evaluation.embed.trainings import Training
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.probe.predictions import PREDICTIONS_FOLDER, current_predictions
+from pipelines.evaluation.probe.city import open_city
+from pipelines.evaluation.probe.predictions import PredictedSplit
 from pipelines.evaluation.probe.results import read_rows
 from pipelines.evaluation.probe.run import ProbeSettings, probe
 from pipelines.evaluation.urban_regression.metrics import regression_metrics
 from tests.pipelines.evaluation.toy import CITY, build_toy
+
+FIRST, SECOND = ("first", "both", "ridge"), ("second", "both", "ridge")
 
 
 def make_splits(rng, regions=120, blocks=12, splits=3, share=0.4, shift=0.0, spread=0.0):
@@ -32,13 +35,33 @@ def make_splits(rng, regions=120, blocks=12, splits=3, share=0.4, shift=0.0, spr
     first = truth + rng.normal(0, 0.5, regions) + common
     second = truth + rng.normal(0, 0.5 + shift, regions)
     made = []
-    for _ in range(splits):
+    for seed in range(splits):
         rows = rng.permutation(regions)[: int(share * regions)]
-        made.append(PairedSplit(truth[rows], first[rows], second[rows], of_region[rows] * 7 + 3))
+        predictions = {FIRST: first[None, rows], SECOND: second[None, rows]}
+        blocks_of = of_region[rows] * 7 + 3
+        made.append(PredictedSplit("block", "gdp", seed, truth[rows], blocks_of, predictions))
     return made
 
 
-def by_a_plain_loop(splits, replicates, seed, level=0.95):
+def paired(splits, replicates=2000, seed=0):
+    """Intervals of the difference of the two; trainings are named `first-0`, `first-1`..."""
+    names, counts = draw_counts((one.blocks for one in splits), replicates, seed)
+    cell = draw_cell(splits, names, counts, lambda n: (n[0].partition("-")[0], *n[1:]))
+    first, second = cell.systems[FIRST], cell.systems[SECOND]
+    return {metric: interval(first.less(second, metric)) for metric in ("r2", "rmse")}
+
+
+def trainings(split, *predictions):
+    """The split with several trainings in the place of the first system."""
+    named = {(f"first-{i}", *FIRST[1:]): one[None] for i, one in enumerate(predictions)}
+    return replace(split, predictions={**named, SECOND: split.predictions[SECOND]})
+
+
+def scores_of(split, rows, name):
+    return regression_metrics(split.predictions[name][0][rows], split.truth[rows])
+
+
+def by_a_plain_loop(splits, replicates, seed):
     """The same draws, each region written down as often as its block was drawn."""
     names = sorted({block for split in splits for block in split.blocks.tolist()})
     values = {"r2": [], "rmse": []}
@@ -50,68 +73,47 @@ def by_a_plain_loop(splits, replicates, seed, level=0.95):
                 rows += np.flatnonzero(split.blocks == name).tolist() * int(times)
             if len(rows) < 2:
                 continue
-            first, second = (
-                regression_metrics(p[rows], split.truth[rows]) for p in (split.first, split.second)
-            )
+            first, second = (scores_of(split, rows, name) for name in (FIRST, SECOND))
             for metric, found in scores.items():
                 found.append(first[metric] - second[metric])
         for metric, found in scores.items():
             values[metric].append(np.mean(found))
-    tail = (1 - level) / 2
-    return {metric: np.quantile(v, [tail, 1 - tail]) for metric, v in values.items()}
+    return {metric: np.quantile(v, [0.025, 0.975]) for metric, v in values.items()}
 
 
 @settings(max_examples=10)
 @given(st.integers(0, 1000))
 def test_bootstrap_equals_a_plain_loop(seed):
-    splits = make_splits(np.random.default_rng(seed), regions=60, blocks=6)
-    fast = paired_bootstrap(splits, 60, seed=seed)
+    splits = make_splits(np.random.default_rng(seed), regions=60, blocks=6, shift=0.2)
+    fast = paired(splits, 60, seed=seed)
     slow = by_a_plain_loop(splits, 60, seed)
-    for metric, interval in fast.items():
-        assert (interval.low, interval.high) == pytest.approx(tuple(slow[metric]))
-
-
-def test_estimate_is_the_mean_difference_of_the_scores():
-    splits = make_splits(np.random.default_rng(1), shift=0.2)
-    intervals = paired_bootstrap(splits, 50)
-    for metric, interval in intervals.items():
-        differences = [
-            regression_metrics(s.first, s.truth)[metric]
-            - regression_metrics(s.second, s.truth)[metric]
-            for s in splits
-        ]
-        assert interval.estimate == pytest.approx(np.mean(differences))
+    for metric, found in fast.items():
+        assert (found.low, found.high) == pytest.approx(tuple(slow[metric]))
+        first, second = (
+            np.mean([scores_of(s, slice(None), name)[metric] for s in splits])
+            for name in (FIRST, SECOND)
+        )
+        assert found.estimate == pytest.approx(first - second)
 
 
 def test_equal_predictions_differ_by_nothing():
-    splits = [replace(s, second=s.first) for s in make_splits(np.random.default_rng(0))]
-    for interval in paired_bootstrap(splits, 100).values():
-        assert (interval.estimate, interval.low, interval.high) == (0, 0, 0)
-        assert not interval.excludes_zero
-
-
-@settings(max_examples=20)
-@given(st.integers(0, 1000))
-def test_exchanging_the_two_turns_the_sign(seed):
-    splits = make_splits(np.random.default_rng(seed), shift=0.3)
-    one = paired_bootstrap(splits, 50)
-    other = paired_bootstrap([replace(s, first=s.second, second=s.first) for s in splits], 50)
-    for metric, interval in one.items():
-        assert interval.estimate == pytest.approx(-other[metric].estimate)
-        assert interval.low == pytest.approx(-other[metric].high)
+    splits = make_splits(np.random.default_rng(0))
+    twins = [replace(s, predictions=dict.fromkeys((FIRST, SECOND), s.truth[None])) for s in splits]
+    for found in paired(twins, 100).values():
+        assert (found.estimate, found.low, found.high) == (0, 0, 0)
+        assert not found.excludes_zero
 
 
 def test_common_errors_of_blocks_widen_the_interval():
     splits = make_splits(np.random.default_rng(0), regions=400, blocks=20, spread=0.8)
-    by_block = paired_bootstrap(splits)["rmse"]
-    alone = paired_bootstrap([replace(s, blocks=np.arange(len(s.blocks))) for s in splits])["rmse"]
+    by_block = paired(splits)["rmse"]
+    alone = paired([replace(s, blocks=np.arange(len(s.blocks))) for s in splits])["rmse"]
     assert by_block.high - by_block.low > 1.5 * (alone.high - alone.low)
 
 
 def test_a_split_told_twice_is_no_more_certain():
     split = make_splits(np.random.default_rng(0), splits=1)[0]
-    once, twice = paired_bootstrap([split]), paired_bootstrap([split, split])
-    assert once == twice
+    assert paired([split]) == paired([split, replace(split, split_seed=1)])
 
 
 def coverage(draw_joint, runs=150):
@@ -126,8 +128,8 @@ def coverage(draw_joint, runs=150):
         )
         if not draw_joint:  # as if no two splits had a block in common
             splits = [replace(s, blocks=s.blocks + 1000 * k) for k, s in enumerate(splits)]
-        interval = paired_bootstrap(splits, 300, seed=run)["rmse"]
-        hits += interval.low <= truth <= interval.high
+        found = paired(splits, 300, seed=run)["rmse"]
+        hits += found.low <= truth <= found.high
     return hits / runs
 
 
@@ -137,37 +139,23 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
     assert naive < honest - 0.1, "splits that share regions are not independent"
 
 
-def test_what_cannot_be_compared_is_told():
-    with pytest.raises(InputError, match="share no split"):
-        paired_bootstrap([])
-    one = make_splits(np.random.default_rng(0), blocks=1)
+def test_one_block_is_too_few():
     with pytest.raises(InputError, match="in one block"):
-        paired_bootstrap(one)
+        paired(make_splits(np.random.default_rng(0), blocks=1))
 
 
 def test_trainings_are_scored_one_by_one_and_then_averaged():
     rng = np.random.default_rng(3)
     splits = make_splits(rng, regions=60, blocks=6)
-    trained = [
-        replace(s, first=np.stack([s.first, s.first + rng.normal(0, 0.4, len(s.first))]))
-        for s in splits
-    ]
-    joint = paired_bootstrap(trained, 80)
-    single = [paired_bootstrap([replace(s, first=s.first[i]) for s in trained], 80) for i in (0, 1)]
-    for metric, interval in joint.items():
-        assert interval.estimate == pytest.approx(np.mean([one[metric].estimate for one in single]))
-    as_one = [replace(s, first=s.first.mean(0)) for s in trained]
-    assert paired_bootstrap(as_one, 80)["r2"].estimate > joint["r2"].estimate, "an ensemble is more"
-
-
-def test_trainings_on_both_sides_share_their_draws():
-    splits = make_splits(np.random.default_rng(0))
-    both = [
-        replace(s, first=np.stack([s.first, s.second]), second=np.stack([s.second, s.first]))
-        for s in splits
-    ]
-    for interval in paired_bootstrap(both, 100).values():
-        assert (interval.estimate, interval.low, interval.high) == (0, 0, 0)
+    own = [(one := s.predictions[FIRST][0], one + rng.normal(0, 0.4, len(one))) for s in splits]
+    joint, *single = (
+        paired([trainings(s, *(o[i] for i in which)) for s, o in zip(splits, own, strict=True)], 80)
+        for which in ((0, 1), (0,), (1,))
+    )
+    for metric, found in joint.items():
+        assert found.estimate == pytest.approx(np.mean([one[metric].estimate for one in single]))
+    ensemble = [trainings(s, np.mean(o, axis=0)) for s, o in zip(splits, own, strict=True)]
+    assert paired(ensemble, 80)["r2"].estimate > joint["r2"].estimate, "an ensemble is more"
 
 
 # ------------------------------------------------------------------------ a folder
@@ -318,13 +306,6 @@ def test_coordinates_are_the_reference_of_every_view(folder):
     assert ("coordinates", "none", "gbm") in systems
     assert ("noisy", "both", "ridge") in systems
     assert ("coordinates", "none", "knn") not in systems
-
-
-def test_blocks_are_those_of_the_block_protocol(folder):
-    frame = current_predictions(folder, PREDICTIONS_FOLDER)
-    blocks = frame.groupby("region_id")["block_id"].nunique()
-    assert (blocks == 1).all()
-    assert frame["block_id"].nunique() > 3
 
 
 def test_a_reference_that_is_not_there_is_told(folder, tmp_path):

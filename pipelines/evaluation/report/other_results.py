@@ -1,0 +1,321 @@
+"""What other commands left beside the results: transfer, retrieval, zero-shot, efficiency."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..analysis.bootstrap import MEAN
+from ..probe.results import CITY, CITY_ENCODER, EFFICIENCY_FILE, JOINT, TRANSFER_FILE
+from ..probe.systems import NO_VIEW
+from .figures import draw_bars, draw_matrices
+from .frame import (
+    CONTROL_TITLES,
+    PROBE_NAMES,
+    VIEW_NAMES,
+    VIEW_ORDER,
+    CityResults,
+    city_title,
+    slug,
+)
+from .rendering import DASH, Block, Column, Figure, Section, Table, intervals, numbers, words
+
+TRANSFERS = {
+    CITY_ENCODER: "Encoder of the source, probe of the target (`city-encoder`)",
+    CITY: "Encoder and probe of the source (`city`)",
+}
+TRANSFER_FOLDER = "transfer/results"  # beside the results, where `benchmark` puts it
+MATRIX = ["system", "view", "probe"]
+DIRECTIONS = {
+    "image_to_text": "image → text",
+    "text_to_image": "text → image",
+    "text_to_region": "text → region",
+}
+SIZES = ("total", "trainable", "inference")
+
+
+# ---- from city to city --------------------------------------------------------------------------
+
+
+def read_transfer(folder: Path) -> pd.DataFrame | None:
+    """What `evaluate.py transfer` wrote, the trainings of a system averaged; None without it.
+
+    Returns:
+        Columns protocol, source, target, system, view, probe, indicator, synthetic, r2, trainings.
+    """
+    path = folder / TRANSFER_FILE
+    if not path.is_file():
+        return None
+    lines = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    lines["label"] = lines["system"]
+    lines["system"] = lines["group"].fillna(lines["system"])
+    by = ["protocol", "source", "target", *MATRIX, "indicator", "synthetic"]
+    cells = lines.groupby(by, sort=False)
+    return cells.agg(r2=("r2", "mean"), trainings=("label", "nunique")).reset_index()
+
+
+def matrix(part: pd.DataFrame, indicator: str = MEAN) -> pd.DataFrame:
+    """R2 by source and target, single cities first; by default the mean over indicators."""
+    if indicator != MEAN:
+        part = part[part["indicator"] == indicator]
+    wide = part.pivot_table(index="source", columns="target", values="r2", aggfunc="mean")
+    return wide.loc[sorted(wide.index, key=lambda name: (name.count(JOINT), name))]
+
+
+def transfer_section(results: pd.DataFrame, output: Path, folder: str) -> Section:
+    """Tables and heat maps.
+
+    Args:
+        results: Of [`read_transfer`].
+        output: Folder of the report.
+        folder: Of the figures, below it.
+    """
+    mark = " (synthetic)" if results["synthetic"].any() else ""
+    trainings = int(results["trainings"].max())
+    seeds = f" Mean over {trainings} training seeds." if trainings > 1 else ""
+    blocks: list[Block] = [
+        "Does an encoder trained in one city give good vectors of another, where a probe is "
+        "trained on them? And how well is a city predicted of which no label is known? In the "
+        f"first, a source that is its own target is the encoder's score at home.{seeds}"
+    ]
+    for protocol, question in TRANSFERS.items():
+        own = results[results["protocol"] == protocol]
+        if (own["view"] != NO_VIEW).any():
+            figures = _transfer_figures(own, protocol, mark, output, folder)
+            blocks.append(
+                Section(question + mark, [_transfer_table(own, protocol, mark), *figures])
+            )
+    return Section(f"From city to city{mark}", blocks)
+
+
+def _order(key: tuple[str, str, str]) -> tuple[Any, ...]:
+    system, view, probe = key
+    return view != NO_VIEW, probe != "mlp", system, VIEW_ORDER.index(view)
+
+
+def _transfer_table(own: pd.DataFrame, protocol: str, mark: str) -> Table:
+    targets = sorted(own["target"].unique())
+    parts = dict(list(own.groupby(MATRIX)))
+    rows = pd.concat(
+        {key: matrix(parts[key]).reindex(columns=targets) for key in sorted(parts, key=_order)}
+    )
+    systems, views, probes, sources = (rows.index.get_level_values(level) for level in range(4))
+    return Table(
+        f"transfer-{protocol}",
+        f"{TRANSFERS[protocol].replace('`', '')}, mean R² over indicators{mark}",
+        [
+            words("system", (CONTROL_TITLES.get(name, name) for name in systems)),
+            words("view", (VIEW_NAMES[name] for name in views)),
+            words("probe", (PROBE_NAMES[name] for name in probes)),
+            words("learnt in", map(_city, sources)),
+            *(numbers(_city(name), rows[name]) for name in targets),
+        ],
+        notes=[
+            "Columns: the city that is scored. Negative: worse than the mean of the scored city's "
+            "own labels, which is not known beforehand."
+        ],
+    )
+
+
+def _transfer_figures(
+    own: pd.DataFrame, protocol: str, mark: str, output: Path, folder: str
+) -> Iterator[Block]:
+    """By the first probe: views side by side, and indicators in a folded section."""
+    seen = own[own["view"] != NO_VIEW]
+    first = min(seen["probe"], key=lambda probe: probe != "mlp")
+    question = TRANSFERS[protocol].split(" (")[0]
+    for system, part in seen[seen["probe"] == first].groupby("system"):
+        title = f"{question}{mark}: {system}, {PROBE_NAMES[first]}"
+        views = {
+            view: part[part["view"] == view] for view in VIEW_ORDER if view in set(part["view"])
+        }
+        panels = {VIEW_NAMES[view]: matrix(one) for view, one in views.items()}
+        names = (protocol, str(system))
+        yield _heat_map(f"{title}, mean R² over indicators", panels, names, output, folder)
+        single = [
+            _heat_map(
+                f"{title}, {VIEW_NAMES[view]}, R² of each indicator",
+                {name: matrix(one, name) for name in one["indicator"].unique()},
+                (*names, view),
+                output,
+                folder,
+            )
+            for view, one in views.items()
+        ]
+        yield Section(f"{title}: indicator by indicator", single, folded=True)
+
+
+def _heat_map(
+    title: str,
+    panels: dict[str, pd.DataFrame],
+    names: Sequence[str],
+    output: Path,
+    folder: str,
+) -> Figure:
+    rows = list(dict.fromkeys(name for one in panels.values() for name in one.index))
+    columns = sorted({name for one in panels.values() for name in one.columns})
+    shown = {
+        name: one.reindex(index=rows, columns=columns).rename(index=_city, columns=_city)
+        for name, one in panels.items()
+    }
+    path = f"{folder}/{slug('transfer', *names)}.png"
+    draw_matrices(output / path, title, shown)
+    caption = f"{title}. White: as good as the mean of the scored labels. Grey: no such transfer."
+    return Figure(path, title, caption)
+
+
+def _city(name: str) -> str:
+    return " + ".join(city_title(part, synthetic=False) for part in name.split(JOINT))
+
+
+# ---- retrieval and zero-shot scores -------------------------------------------------------------
+
+
+def _read_all(output: Path, city: CityResults, pattern: str) -> list[dict[str, Any]]:
+    """JSON files of a city in the folder of the results and in those the documentation names."""
+    folders = [output, *(output.parent / name for name in ("retrieval", "zero_shot", "embeddings"))]
+    found = [path for one in folders for path in sorted((one / city.name).glob(pattern))]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in found]
+
+
+def retrieval_table(output: Path, city: CityResults) -> Table | None:
+    """What `evaluate.py retrieve` measured of a city, beside chance; None without it."""
+    found = _read_all(output, city, "retrieval-*.json")
+    rows = [(one, name, one["directions"][name]) for one in found for name in DIRECTIONS]
+    if not rows:
+        return None
+    ks = sorted(int(key.removeprefix("recall_at_")) for key in rows[0][2] if key.startswith("rec"))
+    return Table(
+        slug(city.name, "retrieval"),
+        f"Retrieval between images and captions, {city.title}",
+        [
+            words("model", (one["name"] for one, _, _ in rows)),
+            words("view", (VIEW_NAMES[one["view"]] for one, _, _ in rows)),
+            words("direction", (DIRECTIONS[name] for _, name, _ in rows)),
+            *(
+                numbers(name, (own[key] for _, _, own in rows), group=f"recall at {k}")
+                for k in ks
+                for name, key in (("model", f"recall_at_{k}"), ("chance", f"chance_recall_at_{k}"))
+            ),
+            numbers("median rank", (own["median_rank"] for _, _, own in rows), form=",g"),
+            numbers("queries", (own["queries"] for _, _, own in rows), form=",.0f"),
+            numbers("candidates", (own["candidates"] for _, _, own in rows), form=",.0f"),
+        ],
+        notes=[
+            "Chance: a random order of the candidates. A caption of several images may find any of "
+            "them."
+        ],
+    )
+
+
+def zero_shot_table(output: Path, city: CityResults) -> Table | None:
+    """Agreement of prompts with indicators, without any label; None where there is nothing."""
+    found = _read_all(output, city, "zero-shot-*.json")
+    rows = [(one, agreement) for one in found for agreement in one["agreement"]]
+    if not rows:
+        return None
+    frame = pd.DataFrame([agreement for _, agreement in rows])
+    null = [
+        f"{low:+.2f} to {high:+.2f}" for low, high in frame[["null_low", "null_high"]].to_numpy()
+    ]
+    columns = [
+        words("model", (one["model"] for one, _ in rows)),
+        words("view", frame["view"].map(VIEW_NAMES)),
+        words("score", frame["score"]),
+        words("indicator", frame["indicator"]),
+        numbers("regions", frame["n"], form=",.0f"),
+        intervals("rank correlation, 95 % interval", frame["spearman"],
+                  *(pd.to_numeric(frame[end]) for end in ("low", "high"))),
+        words("95 % of shuffled labels", null),
+        numbers("p", frame["p_value"]),
+    ]  # fmt: skip
+    notes = [
+        "Spearman's rank correlation of the score of a prompt with an indicator; interval by a "
+        "bootstrap over blocks of regions. Shuffled labels take regions for exchangeable, which "
+        f"neighbours are not. {DASH}: all regions lie in one block.",
+        "Scores reflect what images look like to the model, with the biases of its training data.",
+    ]
+    title = f"Zero-shot scores against indicators, {city.title}"
+    return Table(slug(city.name, "zero-shot"), title, columns, notes=notes)
+
+
+# ---- efficiency ---------------------------------------------------------------------------------
+
+
+def efficiency_section(run: Path, output: Path, folder: str) -> Section | None:
+    """Table and figure of what `evaluate.py efficiency` measured; None where it did not.
+
+    Args:
+        run: Folder of efficiency.json.
+        output: Folder of the report.
+        folder: Of the figures, below it.
+    """
+    path = run / EFFICIENCY_FILE
+    if not path.is_file():
+        return None
+    measured = json.loads(path.read_text(encoding="utf-8"))
+    systems, where = pd.DataFrame(measured["systems"]), measured["machine"]
+    title = "Size and speed of the encoders"
+    machine = (
+        f"{where['device']}, {where['cores']} cores, {where['threads']} threads, "
+        f"{where['precision']}, torch {where['torch']}, {where['clock']}"
+    )
+    speeds = {
+        f"batch of {batch[0]['regions']} region{'s' * (batch[0]['regions'] > 1)}": pd.DataFrame(
+            batch
+        )
+        for batch in zip(*systems["speeds"], strict=True)
+    }
+    names = systems["system"] + " (" + systems["size"] + ")"
+    panels = {
+        "parameters": systems[list(SIZES)].set_axis(names),
+        "images per second": pd.DataFrame(
+            {name: one["images"] / one["seconds"] for name, one in speeds.items()}
+        ).set_axis(names),
+    }
+    picture = f"{folder}/efficiency.png"
+    draw_bars(output / picture, title, panels)
+    return Section(
+        title,
+        [
+            f"Measured on: {machine}. The load of the machine was {where['load']:.1f} at the end; "
+            "above the number of cores, other work ran at the same time, and a wall clock "
+            "understates the speed.",
+            _efficiency_table(title, systems, speeds),
+            Figure(picture, title, f"{title}, both axes logarithmic. {machine}."),
+        ],
+    )
+
+
+def _efficiency_table(title: str, systems: pd.DataFrame, speeds: dict[str, pd.DataFrame]) -> Table:
+    columns: list[Column] = [
+        words("system", systems["system"]),
+        words("size", systems["size"]),
+        numbers("pixels", systems["image_size"], form=".0f"),
+        *(numbers(kind, systems[kind], form=",.0f", group="parameters") for kind in SIZES),
+    ]
+    columns += [
+        numbers(f"{kind}/s", one[kind] / one["seconds"], form=",.1f", group=batch)
+        for batch, one in speeds.items()
+        for kind in ("images", "regions")
+    ]
+    notes = [
+        "Total: parameters of training and of what is kept, UrbanLN's teacher among them. "
+        "Trainable: those with a gradient. Inference: those that run when a region is encoded. "
+        "Speed is from decoded pixels to vectors; a batch is of regions, each with its images of "
+        "the views that the system sees."
+    ]
+    return Table("efficiency", title, columns, notes=notes)
+
+
+__all__ = [
+    "TRANSFER_FOLDER",
+    "efficiency_section",
+    "matrix",
+    "read_transfer",
+    "retrieval_table",
+    "transfer_section",
+    "zero_shot_table",
+]

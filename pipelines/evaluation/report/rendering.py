@@ -1,0 +1,322 @@
+"""A report as sections of text, tables and figures, and its three notations: HTML, Markdown, CSV.
+
+Names come from datasets and models: each notation escapes them in its own way.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup, escape
+
+from dataset_builders.files import atomic_path
+from pipelines.common.csv_files import write_csv
+from pipelines.common.pages import page_environment, printable
+
+DASH = "–"
+TEMPLATE = "report.html.j2"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table, a value per row.
+
+    Attributes:
+        name: Header.
+        text: As shown.
+        values: Unrounded numbers or words, as in the CSV file; None where there is nothing.
+        spread: Standard deviations of the numbers; empty where there are none.
+        bold: Which values stand out; empty where none does.
+        numeric: Whether the values are numbers.
+        group: Header over several columns.
+    """
+
+    name: str
+    text: Sequence[str]
+    values: Sequence[Any]
+    spread: Sequence[float] = ()
+    bold: Sequence[bool] = ()
+    numeric: bool = True
+    group: str = ""
+
+    @property
+    def full_name(self) -> str:
+        """Header with the group's before it."""
+        return f"{self.group} {self.name}".strip()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table, whatever it is written in.
+
+    Attributes:
+        name: File name without suffix: lower-case letters, digits and hyphens.
+        title: What it shows, and that it is synthetic where it is.
+        columns: Of equal lengths.
+        footer: Rows below the others that are no results, as texts.
+        notes: Sentences below the table.
+    """
+
+    name: str
+    title: str
+    columns: Sequence[Column]
+    footer: Sequence[Sequence[str]] = ()
+    notes: Sequence[str] = ()
+
+    def frame(self) -> pd.DataFrame:
+        """Unrounded numbers; a column `<name> sd` beside those that have a spread."""
+        parts: list[tuple[str, list[Any]]] = []
+        for number, column in enumerate(self.columns):
+            below = [row[number] for row in self.footer]
+            parts.append((column.full_name, [*column.values, *below]))
+            if any(map(math.isfinite, column.spread)):
+                spread = [value if math.isfinite(value) else None for value in column.spread]
+                parts.append((f"{column.full_name} sd", [*spread, *[None] * len(below)]))
+        frame = pd.DataFrame(dict(enumerate(values for _, values in parts)), dtype=object)
+        return frame.set_axis([name for name, _ in parts], axis=1)
+
+    def html(self) -> Markup:
+        """The table element, escaped; cells of numbers hold `<span class="n">`."""
+        heads = [(str(escape(one.group)), _html(one.name, one.numeric)) for one in self.columns]
+        grouped = any(group for group, _ in heads)
+        shown = pd.DataFrame(
+            {
+                number: [
+                    *map(_html, one.text, [one.numeric] * len(one.text), _bold(one)),
+                    *(_html(row[number], one.numeric, soft=True) for row in self.footer),
+                ]
+                for number, one in enumerate(self.columns)
+            }
+        )
+        # headers stay unique by their number, which is not shown
+        styler = shown.style.hide(axis="index")
+        if grouped:
+            shown.columns = pd.MultiIndex.from_arrays([[g for g, _ in heads], range(len(heads))])
+            styler = shown.style.hide(axis="index")
+        styler.relabel_index([head for _, head in heads], axis="columns", level=1 if grouped else 0)
+        return Markup(styler.to_html(exclude_styles=True))
+
+    def markdown(self) -> str:
+        """The table alone, with aligned columns."""
+        cells = [
+            [
+                markdown_text(one.full_name),
+                *map(_markdown, one.text, _bold(one)),
+                *(_soft(row[number]) for row in self.footer),
+            ]
+            for number, one in enumerate(self.columns)
+        ]
+        widths = [max(3, *map(len, column)) for column in cells]
+        lines = [
+            "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
+            for row in zip(*cells, strict=True)
+        ]
+        rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+        return "\n".join([lines[0], rule, *lines[1:]])
+
+
+@dataclass(frozen=True)
+class Figure:
+    """An image file, its path relative to the page."""
+
+    path: str
+    title: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """A list of sentences."""
+
+    items: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands below it.
+
+    Attributes:
+        title: The heading.
+        blocks: Texts, lists, tables, figures, and sections of their own; texts may hold `code`
+            and **strong**.
+        folded: Whether the page hides the blocks until they are asked for.
+    """
+
+    title: str
+    blocks: "Sequence[Block]" = field(default=())
+    folded: bool = False
+
+    @property
+    def anchor(self) -> str:
+        """Its address within the page."""
+        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+
+    def tables(self) -> Iterator[Table]:
+        """All tables below the heading."""
+        for block in self.blocks:
+            if isinstance(block, Table):
+                yield block
+            elif isinstance(block, Section):
+                yield from block.tables()
+
+    def figures(self) -> Iterator[Figure]:
+        """All figures below the heading."""
+        for block in self.blocks:
+            if isinstance(block, Figure):
+                yield block
+            elif isinstance(block, Section):
+                yield from block.figures()
+
+
+Block = str | Bullets | Table | Figure | Section
+
+
+# ---- columns ------------------------------------------------------------------------------------
+
+
+def words(name: str, values: Iterable[Any]) -> Column:
+    """A column of texts."""
+    texts = ["" if value is None else str(value) for value in values]
+    return Column(name, texts, [None if t == DASH else t for t in texts], numeric=False)
+
+
+def numbers(
+    name: str,
+    values: Iterable[Any],
+    form: str = ".3f",
+    spread: Iterable[float] = (),
+    bold: Sequence[bool] = (),
+    group: str = "",
+) -> Column:
+    """A column of numbers with standard deviations; a dash where there is none."""
+    known = [None if v is None or not math.isfinite(v) else float(v) for v in values]
+    sds = [sd if v is not None else math.nan for v, sd in zip(known, spread, strict=False)]
+    texts = [DASH if value is None else format(value, form) for value in known]
+    texts = [
+        f"{t} ± {format(sd, form)}" if math.isfinite(sd) else t
+        for t, sd in zip(texts, sds or [math.nan] * len(texts), strict=True)
+    ]
+    return Column(name, texts, known, sds, bold, group=group)
+
+
+def intervals(name: str, estimate: Any, low: Any, high: Any) -> Column:
+    """A column of differences with their intervals, where known; bold where these exclude 0."""
+    rows = list(zip(estimate, low, high, strict=True))
+    plain = numbers(name, (row[0] for row in rows), form="+.3f")
+    texts = [
+        f"{text} [{lo:+.3f}, {hi:+.3f}]" if text != DASH and math.isfinite(hi - lo) else text
+        for text, (_, lo, hi) in zip(plain.text, rows, strict=True)
+    ]
+    return replace(plain, text=texts, bold=[lo > 0 or hi < 0 for _, lo, hi in rows])
+
+
+def _bold(column: Column) -> Sequence[bool]:
+    return column.bold or [False] * len(column.text)
+
+
+# ---- notations ----------------------------------------------------------------------------------
+
+
+def _html(text: str, numeric: bool, bold: bool = False, soft: bool = False) -> str:
+    """Text of a cell; intervals and standard deviations are set apart."""
+    parts = re.fullmatch(r"(.*?)( \[.*\]| ± .*)?", text, re.DOTALL)
+    head, tail = parts.groups() if parts and numeric else (text, None)
+    found = escape(printable(head))
+    found = Markup("<strong>{}</strong>").format(found) if bold else found
+    if tail:
+        kind = "interval" if tail.startswith(" [") else "sd"
+        found += Markup('<span class="{}">{}</span>').format(kind, tail)
+    if soft:
+        found = Markup("<em>{}</em>").format(found)
+    return str(Markup('<span class="n">{}</span>').format(found) if numeric else found)
+
+
+def markdown_text(text: str) -> str:
+    """Text with what Markdown would take for a mark escaped; names with underscores stay whole."""
+    for mark in "\\`*<>|[]":
+        text = text.replace(mark, "\\" + mark)
+    return " ".join(text.split())
+
+
+def _markdown(text: str, bold: bool) -> str:
+    head, sign, rest = text.partition(" ± ")
+    shown = markdown_text(head)
+    shown = f"**{shown}**" if bold else shown
+    return f"{shown} ± {markdown_text(rest)}" if sign else shown
+
+
+def _soft(text: str) -> str:
+    return f"*{markdown_text(text)}*" if text else ""
+
+
+def inline(text: str) -> Markup:
+    """A text with `code` and **strong** as HTML; all else in it is escaped."""
+    found = str(escape(printable(text)))
+    found = re.sub(r"`([^`]+)`", r"<code>\1</code>", found)
+    return Markup(re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", found))
+
+
+def write_report_files(report: Section, banner: str, output: Path) -> None:
+    """Write `report.html`, `report.md` and `tables/<name>.csv`.
+
+    Args:
+        report: The whole report.
+        banner: What a reader must know first; empty where there is nothing.
+        output: Folder of the report; figures lie beside it.
+    """
+    environment = page_environment(__package__)
+    environment.filters["inline"] = inline
+    kinds = {"Section": Section, "Table": Table, "Figure": Figure, "Bullets": Bullets}
+    environment.tests |= {n.lower(): lambda one, k=k: isinstance(one, k) for n, k in kinds.items()}
+    assert environment.loader is not None
+    style, _, _ = environment.loader.get_source(environment, "report.css")
+    page = environment.get_template(TEMPLATE).render(
+        title=report.title, report=report, banner=banner, style=style, images="'self' data: file:"
+    )
+    text = "\n\n".join(_markdown_blocks(report, banner)) + "\n"
+    for name, content in (("report.html", page), ("report.md", text)):
+        with atomic_path(output / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    for table in report.tables():
+        write_csv(output / "tables" / f"{table.name}.csv", table.frame())
+
+
+def _markdown_blocks(section: Section, banner: str = "", level: int = 1) -> Iterator[str]:
+    yield f"**{section.title}**" if section.folded else f"{'#' * level} {section.title}"
+    if banner:
+        yield f"> {banner}"
+    for block in section.blocks:
+        match block:
+            case str():
+                yield block
+            case Bullets():
+                yield "\n".join(f"- {item}" for item in block.items)
+            case Table():
+                yield f"**{block.title}**\n\n{block.markdown()}"
+                yield from block.notes
+            case Figure():
+                alt = block.title.replace("[", "(").replace("]", ")")
+                yield f"![{alt}]({block.path})"
+                yield f"*{block.caption}*"
+            case Section():
+                yield from _markdown_blocks(block, level=min(level + 1, 4))
+
+
+__all__ = [
+    "DASH",
+    "Block",
+    "Bullets",
+    "Column",
+    "Figure",
+    "Section",
+    "Table",
+    "inline",
+    "intervals",
+    "numbers",
+    "words",
+    "write_report_files",
+]
