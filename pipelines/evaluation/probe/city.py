@@ -12,7 +12,6 @@ from dataset_builders.schema import config_name
 from dataset_builders.storage import read_indicators, read_metadata, read_regions
 from dataset_builders.unique import RepeatedIdError, require_unique
 
-from ..embed.sources import check_city
 from ..errors import InputError
 
 
@@ -96,6 +95,8 @@ def open_city(dataset_name: str, city: str) -> City:
         InputError: there is no such dataset, city or column, it has no indicator, or an id stands
             in two rows.
     """
+    from ..embed.sources import check_city  # imports torch, which reports do without
+
     check_city(dataset_name, city)
     try:
         regions = read_regions(dataset_name, city)
