@@ -204,7 +204,7 @@ def _map_row(
 def _colour_bar(figure: Figure, axes: Any, norm: Any, colours: str, extend: Any) -> Colorbar:
     mappable = matplotlib.cm.ScalarMappable(norm, colours)
     bar = figure.colorbar(mappable, ax=axes, shrink=0.8, pad=0.02, extend=extend)
-    bar.outline.set_visible(False)  # type: ignore[operator]  # untyped in matplotlib
+    bar.outline.set_visible(False)
     return bar
 
 

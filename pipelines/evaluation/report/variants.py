@@ -78,9 +78,9 @@ class Study:
         """µ -> system, the method among them. Empty where nothing is swept."""
         found = {mu: name for name in self.variants if (mu := self.mu(name)) is not None}
         own = self.mu(self.method)
-        return (
-            dict(sorted({**found, own: self.method}.items())) if found and own is not None else {}
-        )
+        if not found or own is None:
+            return {}
+        return dict(sorted({**found, own: self.method}.items()))
 
     @property
     def cells(self) -> list[tuple[str, str]]:
@@ -142,7 +142,8 @@ def studies(city: CityResults, protocol: str, differences: pd.DataFrame) -> list
         protocol: Of the splits.
         differences: To each method and to others.
     """
-    scores = run_scores(city.of(protocol), "r2")
+    rows = city.of(protocol)
+    scores = run_scores(rows[rows["beside"] == ""], "r2")
     found = []
     for method in city.methods:
         variants = [

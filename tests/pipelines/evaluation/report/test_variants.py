@@ -87,6 +87,8 @@ def study(tmp_path):
     frame = pd.DataFrame(map(vars, rows))
     groups = frame["system"].str.rpartition("-s")[0]
     frame = frame.assign(label=frame["system"], system=groups, beside="")
+    added = frame.assign(beside="coordinates", label="coordinates+" + frame["label"], r2=9.0)
+    frame = pd.concat([frame, added])  # vectors added to coordinates are another system
     city = CityResults(tmp_path, summary, frame)
     compared = [
         difference(name, indicator, -0.05, 0.05)
