@@ -15,8 +15,8 @@ from rasterio.windows import Window
 from dataset_builders.files import digest
 from dataset_builders.splits import spacing_m
 from pipelines.common.errors import InputError
-from pipelines.evaluation.embed.sources import open_city
 from pipelines.evaluation.embed.tables import read_embeddings
+from pipelines.evaluation.probe.city import open_city
 
 from .systems import NoVectorsError, Vector
 from .tasks import Ints, Task

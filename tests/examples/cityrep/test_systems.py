@@ -104,7 +104,7 @@ def test_rasters_that_cannot_be_used_are_errors(task, tmp_path):
 
 
 def test_a_table_gives_each_cell_the_vector_of_its_region(task, tmp_path, tiny_city):
-    from pipelines.evaluation.embed.sources import open_city
+    from pipelines.evaluation.probe.city import open_city
 
     regions = open_city(str(tiny_city), "harborview").regions
     ids = regions["region_id"].tolist()
