@@ -10,9 +10,11 @@ from examples.cityrep.scores import Store, block_sums, draw, metrics
 from examples.cityrep.splits import SEEDS, block_ids, draw_split
 from examples.cityrep.systems import CONTROLS, predict_neighbours
 from examples.cityrep.tasks import read_task
-from pipelines.evaluation.analysis.bootstrap import PairedSplit, interval, paired_bootstrap
+from pipelines.evaluation.analysis.bootstrap import draw_cell, draw_counts, interval
+from pipelines.evaluation.probe.predictions import PredictedSplit
 
 FAST = CONTROLS[:2]
+KNN, MEAN_LABEL = ("coordinates", "none", "knn"), ("mean", "none", "mean")
 
 
 def test_one_command_leaves_a_page_and_its_rows(release, tmp_path, cityrep):
@@ -93,15 +95,18 @@ def test_scores_and_intervals_from_block_sums_equal_those_from_predictions(relea
         truth = task.target[split.test].astype(float)
         mean = np.full(len(truth), task.target[split.train].mean())
         knn = predict_neighbours(task, [split])[0]
-        splits.append(PairedSplit(truth, knn, mean, blocks[split.test]))
+        predictions = {KNN: np.asarray(knn)[None], MEAN_LABEL: mean[None]}
+        own = blocks[split.test]
+        splits.append(PredictedSplit("cityrep_block", "pm25", seed, truth, own, predictions))
     row = next(one for one in scored.rows if one.probe == "knn" and one.seed == 42)
     first = splits[0]
-    sums = block_sums(first.truth, first.first, first.blocks).sum(0)
+    sums = block_sums(first.truth, first.predictions[KNN][0], first.blocks).sum(0)
     assert (row.r2, row.rmse) == pytest.approx(tuple(map(float, metrics(sums)[:2])))
     cells = {name: [one for one in scored.rows if one.probe == name] for name in ("mean", "knn")}
     drawn = draw(cells, replicates=4000)
     found = interval(drawn["knn"].values - drawn["mean"].values)
-    expected = paired_bootstrap(splits, replicates=4000)["r2"]
+    systems = draw_cell(splits, *draw_counts((s.blocks for s in splits), 4000, seed=0)).systems
+    expected = interval(systems[KNN].less(systems[MEAN_LABEL], "r2"))
     assert found.estimate == pytest.approx(expected.estimate, abs=1e-6)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.05)
     line = summarise(scored.rows).set_index("system").loc["coordinates (knn)"]
