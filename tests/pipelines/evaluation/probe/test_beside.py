@@ -13,11 +13,10 @@ from pipelines.common.encoders.geoclip import encode_places
 from pipelines.evaluation import cli
 from pipelines.evaluation.analysis.added import added_rows, added_table
 from pipelines.evaluation.analysis.bootstrap import DrawnCell, DrawnScores, draw_blocks
-from pipelines.evaluation.embed.sources import open_city
 from pipelines.evaluation.embed.tables import EmbeddingTable, read_embeddings
 from pipelines.evaluation.embed.trainings import Training
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.probe.city import City
+from pipelines.evaluation.probe.city import City, open_city
 from pipelines.evaluation.probe.controls import coordinate_basis
 from pipelines.evaluation.probe.models import RidgeSettings
 from pipelines.evaluation.probe.predictions import PREDICTIONS_FOLDER, current_predictions
