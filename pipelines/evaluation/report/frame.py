@@ -131,7 +131,8 @@ class CityResults:
         if beside:
             return BESIDE
         metadata, training = self.metadata(system), self.training(system)
-        if metadata.get("encoder") in UNTRAINED_ENCODERS:
+        # what has no table of vectors is a control
+        if system not in self.members or metadata.get("encoder") in UNTRAINED_ENCODERS:
             return SIMPLE
         if is_untrained(metadata):
             return DRAWN
