@@ -8,8 +8,8 @@ from typing import Any, Literal
 from pipelines.common.command_line import argument, parse_dataclasses
 from pipelines.common.encoders import BUILT_IN
 
-from .baselines.registry import SYSTEMS
-from .bench import arguments as study
+from .baselines.registry import FROZEN, SYSTEMS
+from .benchmark import arguments as study
 from .errors import InputError
 from .search import arguments as language
 
@@ -48,15 +48,16 @@ OUTPUT_DIR/CITY/LABEL.parquet, which `evaluate.py probe` takes beside those of e
 
   python evaluate.py baseline --system tile2vec --dataset_name runs/quickstart/dataset \\
       --city harborview --output_dir runs/embeddings
-  python evaluate.py baseline --system resnet18 --size paper ...   weights by name, from the Hub
-  python evaluate.py baseline --system clip --settings model_name_or_path=FOLDER ...
-  for system in tile2vec simclr-adjacency resnet18; do
+  python evaluate.py baseline --system tile2vec --size paper ...
+  for system in tile2vec simclr-adjacency pg-simclr; do
     python evaluate.py baseline --system $system ...; done         pixels are decoded once for all
 
 Systems are the files of configs/baselines/. Each has two sizes: `paper`, the hyper-parameters of
 its own code or paper, and `cpu`, small and from random weights, a minute or two on one core. The
 table says what differs from the published system and what it has seen of a city. A table that is
-there is not computed again.
+there is not computed again. Frozen encoders have no recipe: `clip`, `clip-random`,
+`clip-stretched`, `remoteclip`, `resnet18` are `evaluate.py embed` by Hub id, or by the folder of
+--settings model_name_or_path=FOLDER.
 """,
     "probe": """\
 Predict every indicator from every embedding table, beside the controls (mean of the training
@@ -85,7 +86,7 @@ OUTPUT_DIR/efficiency.json, which report shows when it lies beside the results.
 
   python evaluate.py efficiency --dataset_name runs/captioned --city harborview \\
       --model_name_or_path runs/quickstart/model --output_dir runs
-  python evaluate.py efficiency --systems resnet18 tile2vec --real_size true ...
+  python evaluate.py efficiency --systems pg-simclr tile2vec --real_size true ...
 """,
     **language.EXAMPLES,
     **study.EXAMPLES,
@@ -165,7 +166,7 @@ class EmbedArguments:
 class BaselineArguments:
     """Flags of `evaluate.py baseline`."""
 
-    system: str = argument("", f"One of {', '.join(SYSTEMS)}.")
+    system: str = argument("", f"One of {', '.join([*SYSTEMS, *FROZEN])}.")
     size: Literal["cpu", "paper"] = argument("cpu", "Of its recipe: small, or as published.")
     dataset_name: str = argument("", "Folder or Hub id of a dataset.")
     city: str = argument("", "City of the dataset.")
@@ -251,7 +252,7 @@ class EfficiencyArguments:
     output_dir: str = argument("", "efficiency.json goes there.")
     model_name_or_path: str | None = argument(None, "An UrbanLN checkpoint, measured too.")
     systems: list[str] = argument(
-        ["resnet18", "tile2vec", "urbanclip-full", "urbanvlp"], f"Some of {', '.join(SYSTEMS)}."
+        ["tile2vec", "urbanclip-full", "urbanvlp"], f"Some of {', '.join(SYSTEMS)}."
     )
     size: Literal["cpu", "paper"] = argument("cpu", "Of their recipes.")
     real_size: bool = argument(False, "Also UrbanLN and CLIP as ViT-B/16, with drawn weights.")
@@ -360,7 +361,7 @@ def _check_raster(arguments: EmbedArguments) -> None:
 
 def _check_baseline(arguments: BaselineArguments) -> None:
     if not arguments.system:
-        raise InputError(f"--system is missing: one of {', '.join(SYSTEMS)}.")
+        raise InputError(f"--system is missing: one of {', '.join([*SYSTEMS, *FROZEN])}.")
     _check_label(arguments.label)
     for setting in arguments.settings:
         if "=" not in setting:

@@ -17,7 +17,8 @@ from .arguments import (
     ReportArguments,
     parse_arguments,
 )
-from .bench.arguments import StudyArguments
+from .baselines.registry import FROZEN, RANDOM
+from .benchmark.arguments import StudyArguments
 from .errors import InputError
 from .search.arguments import LanguageArguments
 
@@ -155,6 +156,8 @@ def _load_encoder(arguments: EmbedArguments) -> "Encoder":
 
 def run_baseline(arguments: BaselineArguments) -> Path:
     """`evaluate.py baseline`: returns the table's path."""
+    if arguments.system in FROZEN:
+        return run_embed(_frozen(arguments))
     import yaml
 
     from .baselines.run import run_baseline
@@ -175,6 +178,28 @@ def run_baseline(arguments: BaselineArguments) -> Path:
         device=arguments.device or default_device(),
         cache_dir=arguments.cache_dir,
         overrides=overrides,
+    )
+
+
+def _frozen(arguments: BaselineArguments) -> EmbedArguments:
+    """The flags of `evaluate.py embed` for a frozen encoder of the paper's tables."""
+    settings = dict(setting.split("=", 1) for setting in arguments.settings)
+    encoder = settings.pop("model_name_or_path", FROZEN[arguments.system])
+    if settings:
+        raise InputError(
+            f"{arguments.system} is a frozen encoder with one setting, model_name_or_path (a "
+            f"folder or Hub id); got {', '.join(settings)}."
+        )
+    return EmbedArguments(
+        dataset_name=arguments.dataset_name,
+        city=arguments.city,
+        output_dir=arguments.output_dir,
+        encoder=encoder,
+        label=arguments.label or arguments.system,
+        training=arguments.training,
+        random_init=arguments.system.endswith(RANDOM),
+        seed=arguments.seed,
+        device=arguments.device,
     )
 
 
@@ -250,7 +275,7 @@ def run_language(arguments: LanguageArguments) -> Path:
 
 def run_study(arguments: StudyArguments) -> None:
     """`evaluate.py benchmark | ablate | transfer`."""
-    from .bench.cli import run_study
+    from .benchmark.cli import run_study
 
     run_study(arguments, default_device())
 

@@ -228,11 +228,15 @@ def _modules_an_image_passes(encoder: ModelEncoder) -> set[str]:
     return used
 
 
+TEXT_SIDE = ("text_model.", "text_projection.", "logit_scale", "logit_bias")
+"""Weights that no image passes."""
+
+
 def _fingerprint(model: Any, image_processor: Any, precision: str) -> str:
     state = model.state_dict().items()
     return fingerprint(
         f"{image_processor.to_json_string()}{precision}",
-        {key: value for key, value in state if not key.startswith("text_model.")},
+        {key: value for key, value in state if not key.startswith(TEXT_SIDE)},
     )
 
 

@@ -340,7 +340,6 @@ def subset(data: RegionData, regions: int) -> RegionData:
         lonlat=data.lonlat[rows],
         views=views,
         poi=None if data.poi is None else data.poi[rows],
-        mobility=None if data.mobility is None else data.mobility[np.ix_(rows, rows)],
     )
 
 

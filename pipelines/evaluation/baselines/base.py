@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Use = Literal["satellite", "street_view", "captions", "coordinates", "poi", "mobility"]
+Use = Literal["satellite", "street_view", "captions", "coordinates", "poi"]
 FUSED = "both"
 
 
@@ -51,7 +51,6 @@ class RegionData:
         poi_categories: names of the columns of `poi`.
         poi_left_out: columns of the table of regions that are not among `poi`, for they would give
             an indicator away ([`poi`][pipelines.evaluation.embed.poi]).
-        mobility: `(N, N)` trips from row to column; None where there is none.
         synthetic: the city is simulated.
         fingerprint: equal for equal content.
     """
@@ -65,7 +64,6 @@ class RegionData:
     poi: NDArray[np.float64] | None = None
     poi_categories: tuple[str, ...] = ()
     poi_left_out: tuple[str, ...] = ()
-    mobility: NDArray[np.float64] | None = None
     synthetic: bool = False
     fingerprint: str = ""
 

@@ -3,12 +3,12 @@
 Yong and Zhou, "MuseCL: Predicting Urban Socioeconomic Indicators via Multi-Semantic Contrastive
 Learning" (IJCAI 2024, https://arxiv.org/abs/2407.09523); code at XixianYong/MuseCL. Both networks
 learn from triplets at margin 5: the positive of a satellite image is of the region with the most
-alike points of interest, that of a street view of the one with the most alike trips. Additive
+alike points of interest. The paper's positive of a street view is of the region with the most
+alike trips of taxis, which no public data has; here it is by points of interest too. Additive
 attention over the two vectors then learns to tell the points of interest.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from dataset_builders.files import digest
 
 from ..errors import InputError
-from .base import FUSED, Provenance, RegionData, Use
+from .base import FUSED, Provenance, RegionData
 from .image_text import checkpoint_fingerprint
 from .sampling import Images, Rows, Shuffled, most_alike, poi_of, view_of
 from .training import num_steps, train, turn_and_flip
@@ -33,7 +33,6 @@ class Settings(TrunkSettings):
     """Of [`MuseCL`]; what is not here is in [`TrunkSettings`].
 
     Attributes:
-        street_view_positives: "mobility", as published, or "poi" for a city without trips.
         dim: of a vector.
         margin: of the triplets, in units of distance.
         learning_rate: of Adam (amsgrad).
@@ -49,7 +48,6 @@ class Settings(TrunkSettings):
         fusion_batch_size: regions.
     """
 
-    street_view_positives: Literal["mobility", "poi"] = "mobility"
     dim: int = 128
     margin: float = 5.0
     learning_rate: float = 5e-4
@@ -116,17 +114,16 @@ class MuseCL:
         losses: of every training step: "satellite", "street_view", "fusion".
     """
 
+    name = "musecl-nomob"
+
     def __init__(self, settings: Settings, seed: int, device: str):
         self.settings, self.seed, self.device = settings, seed, device
-        with_trips = settings.street_view_positives == "mobility"
-        self.name = "musecl" if with_trips else "musecl-nomob"
         weights = checkpoint_fingerprint(settings.model_name_or_path)
         self.fingerprint = digest("musecl-1", asdict(settings), weights, seed)
-        uses: frozenset[Use] = frozenset({"satellite", "street_view", "poi"})
         self.provenance = Provenance(
             source="Yong and Zhou 2024 (arXiv 2407.09523); XixianYong/MuseCL",
             differs=_differences(settings),
-            uses=uses | {"mobility"} if with_trips else uses,
+            uses=frozenset({"satellite", "street_view", "poi"}),
             pretrained=settings.model_name_or_path,
         )
         self.losses: dict[str, list[float]] = {}
@@ -137,14 +134,12 @@ class MuseCL:
         """Train the network of each view, then the fusion on their vectors.
 
         Raises:
-            InputError: a view, the points or the trips are missing, or there is no such
-                checkpoint.
+            InputError: a view or the points are missing, or there is no such checkpoint.
         """
         poi = self._poi(data)
-        likeness = {"satellite": poi, "street_view": self._street_view_likeness(data, poi)}
         self.losses, self._networks = {}, {}
         for view in VIEWS:
-            self._networks[view] = self._train_view(data, view, likeness[view])
+            self._networks[view] = self._train_view(data, view, poi)
         vectors, present = self._stack(data)
         rows = np.flatnonzero(present.any(axis=1))
         self._fusion = self._train_fusion(vectors, present, poi, rows)
@@ -170,20 +165,6 @@ class MuseCL:
         """ln(1 + count) of each category, standardised over regions."""
         logs = np.log1p(poi_of(data, self.name))
         return (logs - logs.mean(axis=0)) / np.maximum(logs.std(axis=0), 1e-9)
-
-    def _street_view_likeness(
-        self, data: RegionData, poi: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        if self.settings.street_view_positives == "poi":
-            return poi
-        if data.mobility is None:
-            raise InputError(
-                f"{self.name} needs trips between regions, and {data.city} has none. "
-                "--system musecl-nomob takes its points of interest instead."
-            )
-        # unit vectors: the nearest one is that of the largest cosine
-        trips = np.concatenate([data.mobility, data.mobility.T], axis=1)
-        return trips / np.maximum(np.linalg.norm(trips, axis=1, keepdims=True), 1e-9)
 
     def _train_view(
         self, data: RegionData, name: str, likeness: NDArray[np.float64]
@@ -279,13 +260,10 @@ def _differences(settings: Settings) -> tuple[str, ...]:
         "Points of interest are ln(1 + count) by category, standardised, in place of the mean of "
         "word2vec vectors; the most alike region is the nearest by them.",
         "Triplets are drawn anew at every step, and each tile is turned by itself.",
+        "Without mobility: positives of street views are by points of interest too.",
     ]
     if settings.model_name_or_path is None:
         differs.append("Random weights to start from, in place of ImageNet's.")
-    if settings.street_view_positives == "poi":
-        differs.append(
-            "A variant without mobility: positives of street views are by points of interest too."
-        )
     if settings.fusion_batch_size > 1:
         differs.append(
             f"The fusion learns from {settings.fusion_batch_size} regions a step, not from one."

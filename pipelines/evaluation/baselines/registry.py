@@ -20,16 +20,21 @@ Size = Literal["paper", "cpu"]
 SIZES: tuple[str, ...] = get_args(Size)
 RECIPES = Path(__file__).resolve().parents[3] / "configs" / "baselines"
 
+# frozen encoders of the paper's tables, which learn nothing from a city: `embed` does them. They
+# are Hub ids; `-random` says that the weights are initialised randomly
+RANDOM = "-random"
+FROZEN: dict[str, str] = {
+    "clip": "openai/clip-vit-base-patch16",
+    "clip-random": "openai/clip-vit-base-patch16",
+    "clip-stretched": "BeichenZhang/LongCLIP-B",
+    "remoteclip": "BiliSakura/Remote-CLIP-ViT-L-14",
+    "resnet18": "microsoft/resnet-18",
+}
+
 # module of each, imported when it is asked for; one module may serve several recipes
 SYSTEMS: dict[str, str] = {
-    "clip": "clip",
-    "clip-random": "clip",
-    "clip-stretched": "clip",
-    "musecl": "musecl",
     "musecl-nomob": "musecl",
     "pg-simclr": "pg_simclr",
-    "remoteclip": "remoteclip",
-    "resnet18": "resnet",
     "simclr-adjacency": "pg_simclr",
     "tile2vec": "tile2vec",
     "urbanclip": "urbanclip",
@@ -91,11 +96,20 @@ def build(name: str, settings: Any, seed: int, device: str) -> RegionEncoder:
 
 
 def _module(name: str) -> Any:
+    if name in FROZEN:
+        raise InputError(
+            f"{name} is a frozen encoder and learns nothing from a city: use `python evaluate.py "
+            f"embed --encoder {FROZEN[name]}`."
+        )
     if name not in SYSTEMS:
-        close = difflib.get_close_matches(name, SYSTEMS, 1)
-        hint = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(SYSTEMS)}."
+        close = difflib.get_close_matches(name, [*SYSTEMS, *FROZEN], 1)
+        hint = (
+            f"Did you mean {close[0]!r}?"
+            if close
+            else f"There are: {', '.join([*SYSTEMS, *FROZEN])}."
+        )
         raise InputError(f"There is no system {name!r}. {hint}")
     return importlib.import_module(f".{SYSTEMS[name]}", __package__)
 
 
-__all__ = ["SIZES", "SYSTEMS", "Size", "build", "make", "read_settings"]
+__all__ = ["FROZEN", "RANDOM", "SIZES", "SYSTEMS", "Size", "build", "make", "read_settings"]

@@ -49,38 +49,36 @@ PART_NAME = re.compile(r"[a-z_]+-\d{6}\.(parquet|lock)|table\.lock|\..*\.parquet
 
 @dataclass
 class Part:
-    """Sums over the images of one chunk, by region.
+    """What one chunk of images gave.
 
     Attributes:
-        sums: region_id -> `(dim,)` float64.
-        counts: region_id -> images.
-        rejects: images that gave no vector.
-        seconds: spent.
+        region_ids: Region of each image with a vector.
+        vectors: Of these images, each `(dim,)`.
+        rejects: Images that gave no vector.
+        seconds: Spent.
     """
 
-    sums: dict[str, NDArray[np.float64]] = field(default_factory=dict)
-    counts: Counter[str] = field(default_factory=Counter)
+    region_ids: list[str] = field(default_factory=list)
+    vectors: list[NDArray[np.floating]] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     seconds: float = 0.0
 
-    def add(self, region_id: str, vector: NDArray[np.floating]) -> None:
-        """Count one image's vector in."""
-        if region_id in self.sums:
-            self.sums[region_id] += vector
-        else:
-            self.sums[region_id] = vector.astype(np.float64)
-        self.counts[region_id] += 1
 
-    def merge(self, other: "Part") -> None:
-        """Count another part in."""
-        for region_id, total in other.sums.items():
-            if region_id in self.sums:
-                self.sums[region_id] += total
-            else:
-                self.sums[region_id] = total
-        self.counts.update(other.counts)
-        self.rejects += other.rejects
-        self.seconds += other.seconds
+@dataclass
+class Totals:
+    """Sums over all images of a view.
+
+    Attributes:
+        sums: `(N, dim)` float64.
+        counts: `(N,)` images by region.
+        rejects: Images that gave no vector.
+        seconds: Spent.
+    """
+
+    sums: NDArray[np.float64]
+    counts: NDArray[np.int64]
+    rejects: list[Reject] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -184,7 +182,9 @@ def embed(
             if missing := [one for paths in files.values() for one in paths if not one.is_file()]:
                 log(f"This share is done; {len(missing)} parts are left to other shares.")
                 return path
-            totals = {view: _merged(paths) for view, paths in files.items() if paths}
+            totals = {
+                view: _total(paths, source, encoder.dim) for view, paths in files.items() if paths
+            }
             _write(encoder, source, path, label, fingerprint, totals, training)
             log(_summary(path, source, totals))
     _remove_parts(output, label)
@@ -260,11 +260,18 @@ def _embed_view(
                 ) from error
 
 
-def _merged(files: Iterable[Path]) -> Part:
-    merged = Part()
+def _total(files: Iterable[Path], source: Source, dim: int) -> Totals:
+    """The parts of a view, added up in their order."""
+    row_of = {region_id: row for row, region_id in enumerate(source.region_ids)}
+    total = Totals(np.zeros((len(row_of), dim)), np.zeros(len(row_of), np.int64))
     for path in files:
-        merged.merge(_read_part(path))
-    return merged
+        table, rest = _read_part(path)
+        rows = [row_of[region_id] for region_id in table["region_id"].to_pylist()]
+        total.sums[rows] += table["sum"].combine_chunks().flatten().to_numpy().reshape(-1, dim)
+        total.counts[rows] += table["count"].to_numpy()
+        total.rejects += [Reject(**reject) for reject in rest["rejects"]]
+        total.seconds += rest["seconds"]
+    return total
 
 
 class _Lookahead:
@@ -336,20 +343,23 @@ def _add_batch(
     vectors = encoder.encode(torch.stack([tensor for _, tensor in batch]))
     for (row, _), vector in zip(batch, vectors, strict=True):
         if np.isfinite(vector).all():
-            part.add(row["region_id"], vector)
+            part.region_ids.append(row["region_id"])
+            part.vectors.append(vector)
         else:
             detail = "the encoder gave nan or infinite numbers"
             part.rejects.append(Reject(view, str(row["image_id"]), "not_finite", detail))
 
 
 def _write_part(path: Path, part: Part, dim: int) -> None:
-    ids = list(part.sums)
-    flat = np.concatenate([part.sums[i] for i in ids]) if ids else np.empty(0)
+    """Write the sums of a chunk by region."""
+    ids, row = np.unique(np.array(part.region_ids, dtype=object), return_inverse=True)
+    sums = np.zeros((len(ids), dim))
+    np.add.at(sums, row, np.reshape(part.vectors, (-1, dim)))
     table = pa.table(
         {
             "region_id": pa.array(ids, pa.string()),
-            "count": pa.array([part.counts[i] for i in ids], pa.int64()),
-            "sum": pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float64()), dim),
+            "count": pa.array(np.bincount(row, minlength=len(ids)), pa.int64()),
+            "sum": pa.FixedSizeListArray.from_arrays(pa.array(sums.ravel(), pa.float64()), dim),
         }
     )
     rest = {"seconds": part.seconds, "rejects": [vars(reject) for reject in part.rejects]}
@@ -357,18 +367,16 @@ def _write_part(path: Path, part: Part, dim: int) -> None:
         pq.write_table(table.replace_schema_metadata({METADATA_KEY: json.dumps(rest)}), temporary)
 
 
-def _read_part(path: Path) -> Part:
-    table = pq.read_table(path)
-    rest = read_metadata(table.schema) or {}
-    sums = table["sum"].combine_chunks()
-    matrix = sums.flatten().to_numpy().reshape(len(table), sums.type.list_size).copy()
-    ids = table["region_id"].to_pylist()
-    return Part(
-        dict(zip(ids, matrix, strict=True)),
-        Counter(dict(zip(ids, table["count"].to_pylist(), strict=True))),
-        [Reject(**reject) for reject in rest["rejects"]],
-        rest["seconds"],
-    )
+def _read_part(path: Path) -> tuple[pa.Table, dict[str, Any]]:
+    """A part's table, and its rejects and seconds."""
+    try:
+        table = pq.read_table(path)
+        return table, read_metadata(table.schema) or {}
+    except (pa.ArrowInvalid, OSError) as error:
+        path.unlink()
+        raise InputError(
+            f"{path} was damaged and has been removed ({error}). Rerun the command to resume."
+        ) from error
 
 
 def _write(
@@ -377,25 +385,24 @@ def _write(
     path: Path,
     label: str,
     fingerprint: str,
-    totals: dict[str, Part],
+    totals: dict[str, Totals],
     training: Training | None,
 ) -> None:
-    rejects = [reject for part in totals.values() for reject in part.rejects]
+    rejects = [reject for total in totals.values() for reject in total.rejects]
     reasons = Counter(f"{reject.table}: {reject.reason}" for reject in rejects)
-    if not any(part.sums for part in totals.values()):
+    if not any(total.counts.any() for total in totals.values()):
         raise InputError(
             f"No image gave a vector; all {len(rejects)} were left out: {dict(reasons)}. Check the "
             "dataset with its own rejects.parquet."
         )
-    counts, vectors = {}, {}
-    for view in VIEWS:
-        part = totals.get(view, Part())
-        counts[view] = np.array([part.counts[i] for i in source.region_ids], dtype=np.int64)
-        mean = np.zeros((len(source.region_ids), encoder.dim), dtype=np.float32)
-        for row, region_id in enumerate(source.region_ids):
-            if counts[view][row]:
-                mean[row] = part.sums[region_id] / counts[view][row]
-        vectors[view] = mean
+    regions = len(source.region_ids)
+    counts = {
+        view: totals[view].counts if view in totals else np.zeros(regions, np.int64)
+        for view in VIEWS
+    }
+    vectors = {view: np.zeros((regions, encoder.dim), np.float32) for view in VIEWS}
+    for view, total in totals.items():
+        vectors[view][:] = total.sums / np.maximum(total.counts, 1)[:, None]
     write_rejects(path.with_name(f"{label}.rejects.parquet"), rejects)
     metadata = {
         "label": label,
@@ -407,22 +414,22 @@ def _write(
         "images": {view: int(counts[view].sum()) for view in VIEWS},
         "regions_without": {view: int((counts[view] == 0).sum()) for view in VIEWS},
         "rejects": dict(reasons),
-        "seconds": round(sum(part.seconds for part in totals.values()), 3),
+        "seconds": round(sum(total.seconds for total in totals.values()), 3),
         **source.description,
         **(training.metadata() if training else {}),
     }
     write_embeddings(path, source.region_ids, counts, vectors, metadata)
 
 
-def _summary(path: Path, source: Source, totals: dict[str, Part]) -> str:
+def _summary(path: Path, source: Source, totals: dict[str, Totals]) -> str:
     lines = [f"Wrote {path}: {len(source.region_ids)} regions."]
-    for view, part in totals.items():
-        line = f"  {view}: {sum(part.counts.values())} images of {len(part.sums)} regions"
-        without = len(source.region_ids) - len(part.sums)
-        if without:
+    for view, total in totals.items():
+        seen = int((total.counts > 0).sum())
+        line = f"  {view}: {total.counts.sum()} images of {seen} regions"
+        if without := len(source.region_ids) - seen:
             line += f"; {without} regions have none"
-        if part.rejects:
-            reasons = Counter(reject.reason for reject in part.rejects)
+        if total.rejects:
+            reasons = Counter(reject.reason for reject in total.rejects)
             line += f"; left out {dict(reasons)}, see {path.stem}.rejects.parquet"
         lines.append(line)
     return "\n".join(lines)

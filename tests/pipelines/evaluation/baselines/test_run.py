@@ -96,13 +96,13 @@ def test_systems_share_the_decoded_pixels(toy, tmp_path):
     _run(toy, tmp_path, cache_dir=tmp_path / "pixels")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "pixels").rglob("*.npy")}
     run_baseline(
-        "clip-random",
+        "simclr-adjacency",
         "cpu",
         str(toy),
         CITY,
         tmp_path,
         cache_dir=tmp_path / "pixels",
-        overrides={"image_size": 32, "patch_size": 16, "width": 32, "layers": 1},
+        overrides={**TINY, "simclr_epochs": 1},
         log=lambda line: None,
     )
     assert len(before) == 2
@@ -165,6 +165,23 @@ def test_the_command_tells_what_is_wrong(toy, tmp_path, capsys, flags, message):
     given = ["--dataset_name", str(toy), "--city", CITY, "--output_dir", str(tmp_path)]
     assert main(["baseline", *given, *flags]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_frozen_encoder_is_embedded_under_its_label(toy, tmp_path, tiny_model_dir):
+    given = ["--dataset_name", str(toy), "--city", CITY, "--output_dir", str(tmp_path)]
+    folder = ["--settings", f"model_name_or_path={tiny_model_dir}", "--device", "cpu"]
+    assert main(["baseline", "--system", "clip", *given, *folder]) == 0
+    assert main(["baseline", "--system", "clip-random", "--seed", "1", *given, *folder]) == 0
+    embed = ["embed", "--encoder", str(tiny_model_dir), "--label", "same", "--device", "cpu"]
+    assert main([*embed, *given]) == 0
+    clip, drawn, same = (
+        read_embeddings(tmp_path / CITY / f"{label}.parquet")
+        for label in ("clip", "clip-random", "same")
+    )
+    assert clip.label == "clip"
+    assert clip.hash == same.hash != drawn.hash
+    assert drawn.metadata["random_init"]
+    assert main(["baseline", "--system", "clip", *given, "--settings", "width=3"]) == 2
 
 
 def test_help_of_the_command_teaches(capsys):

@@ -10,8 +10,6 @@ from pipelines.evaluation.baselines.image_text import (
     END,
     ImageTextSettings,
     clip_model,
-    info_nce,
-    pixel_values,
     tokenize,
     train_pairs,
 )
@@ -86,23 +84,6 @@ def test_losses_are_info_nce_and_the_cross_entropy_of_the_next_token(coca, image
             p = output.logits[row, place].softmax(dim=0)
             terms.append(-torch.log(p[tokens.ids[row, place + 1]]).item())
     assert losses["caption_loss"].item() == pytest.approx(np.mean(terms), rel=1e-5)
-
-
-def test_info_nce_is_log_b_where_nothing_is_told_apart():
-    same = torch.ones(5, 3)
-    assert info_nce(same, same, torch.tensor(7.0)).item() == pytest.approx(np.log(5), rel=1e-6)
-
-
-def test_text_embedding_ignores_what_pads_it(coca, images):
-    short = tokenize(TEXTS[:1], 20, False)
-    padded = torch.cat([short.ids, torch.full((1, 3), END)], dim=1)
-    mask = torch.cat([short.mask, torch.zeros(1, 3, dtype=torch.bool)], dim=1)
-    torch.manual_seed(0)
-    model = CoCa(clip_model(TINY, short.vocab_size), 5, 2, 1, 2).eval()
-    with torch.no_grad():
-        plain = model(images[:1], short.ids, short.mask).text_embeds
-        longer = model(images[:1], padded, mask).text_embeds
-    assert torch.allclose(plain, longer, atol=1e-6)
 
 
 def test_text_embedding_is_that_of_clip(tiny_clip):
@@ -223,16 +204,6 @@ def test_mean_by_region_averages_images_of_a_region():
     with np.errstate(all="raise"):
         pooled = mean_by_region(vectors, np.array([2, 2, 0]), 3)
     np.testing.assert_array_equal(pooled, [[5, 5], [np.nan, np.nan], [2, 4]])
-
-
-def test_images_of_another_size_are_resized_whole():
-    pixels = np.zeros((1, 40, 40, 3), np.uint8)
-    pixels[:, :, 20:] = 255
-    values = pixel_values(pixels, 10, "cpu")
-    assert values.shape == (1, 3, 10, 10)
-    red = values[0, 0, 5] * 0.26862954 + 0.48145466
-    assert red[:4].max() == pytest.approx(0, abs=1e-5)
-    assert red[6:].min() == pytest.approx(1, abs=1e-5)
 
 
 def test_what_cannot_be_learnt_from_is_said():

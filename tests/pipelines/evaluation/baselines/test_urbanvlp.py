@@ -1,16 +1,9 @@
 from dataclasses import replace
 
 import numpy as np
-import pyproj
 import pytest
 import torch
 
-from pipelines.common.encoders.geoclip import (
-    SIGMAS,
-    FourierFeatures,
-    LocationEncoder,
-    equal_earth,
-)
 from pipelines.evaluation.baselines.image_text import (
     clip_model,
     info_nce,
@@ -131,39 +124,6 @@ def test_token_loss_equals_a_loop_over_tokens():
     assert loss == pytest.approx((rows.mean() + columns.mean()) / 2, rel=1e-6)
 
 
-def test_equal_earth_is_that_of_proj():
-    lonlat = np.array([[116.4, 39.9], [-74.0, 40.7], [0.0, 0.0], [151.2, -33.9], [179.0, 85.0]])
-    projection = pyproj.Proj("+proj=eqearth +R=1")
-    expected = np.stack(projection(*lonlat.T), axis=1) * 66.50336 / 180
-    np.testing.assert_allclose(equal_earth(torch.tensor(lonlat)), expected, atol=1e-6)
-    assert np.abs(expected).max() < 1
-
-
-def test_fourier_features_follow_the_formula():
-    torch.manual_seed(0)
-    features = FourierFeatures(sigma=16.0)
-    places = torch.randn(5, 2)
-    angles = 2 * np.pi * places.numpy() @ features.frequencies.numpy().T
-    expected = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
-    result = features(places)
-    assert result.shape == (5, 512)
-    np.testing.assert_allclose(result, expected, atol=1e-4)
-    assert features.frequencies.std().item() == pytest.approx(16, rel=0.1)
-    assert "frequencies" in features.state_dict()
-    assert not list(features.parameters())
-
-
-def test_location_encoder_is_the_sum_of_its_scales_and_tells_places_100_m_apart():
-    torch.manual_seed(0)
-    encoder = LocationEncoder(dim=7, width=16)
-    lonlat = torch.tensor([[116.4, 39.9], [116.401, 39.9]], dtype=torch.float64)
-    parts = [capsule(equal_earth(lonlat).float()) for capsule in encoder.capsules]
-    assert len(parts) == len(SIGMAS) == 3
-    assert torch.allclose(encoder(lonlat), parts[0] + parts[1] + parts[2])
-    finest = encoder.capsules[2][0](equal_earth(lonlat).float())
-    assert (finest[0] - finest[1]).norm() > 0.1
-
-
 @pytest.mark.parametrize("coordinates", [True, False])
 def test_urbanvlp_learns_a_toy_city(coordinates):
     data = toy_city(32)
@@ -264,19 +224,6 @@ def test_street_views_without_captions_leave_the_first_loss_alone():
     system = fitted(silent, epochs=1)
     assert np.isfinite(vectors(system, silent)).all()
     assert system.losses[0] < fitted(data, epochs=1).losses[0]
-
-
-def test_same_seed_same_vectors_and_another_seed_others():
-    data = toy_city(8)
-    first, again, other = (vectors(fitted(data, seed, epochs=1), data) for seed in (3, 3, 4))
-    np.testing.assert_array_equal(first, again)
-    assert np.abs(first - other).max() > 1e-3
-    prints = {
-        UrbanVLP(TINY, 3, "cpu").fingerprint,
-        UrbanVLP(TINY, 4, "cpu").fingerprint,
-        UrbanVLP(replace(TINY, coordinates=False), 3, "cpu").fingerprint,
-    }
-    assert len(prints) == 3
 
 
 def test_what_cannot_be_learnt_from_is_said():

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from pipelines.evaluation.baselines import clip, musecl, pg_simclr, resnet, tile2vec
+from pipelines.evaluation.baselines import musecl, pg_simclr, tile2vec
 from pipelines.evaluation.baselines.base import RegionData
 
 from .toy_pairs import toy_view
@@ -14,7 +14,6 @@ TILE2VEC = tile2vec.Settings(**TRUNK, batch_size=12, epochs=3)
 SIMCLR = pg_simclr.Settings(**TRUNK, batch_size=12, simclr_epochs=1, epochs=2, learning_rate=2e-3)
 MUSECL = musecl.Settings(
     **TRUNK,
-    street_view_positives="poi",
     dim=8,
     num_triplets=48,
     satellite_epochs=1,
@@ -25,12 +24,9 @@ MUSECL = musecl.Settings(
     fusion_epochs=4,
     learning_rate=2e-3,
 )
-CLIP = clip.Settings(image_size=32, patch_size=16, width=16, layers=1, head_width=8)
 SYSTEMS = {
-    "clip-random": (clip.SYSTEM, CLIP),
     "musecl-nomob": (musecl.SYSTEM, MUSECL),
     "pg-simclr": (pg_simclr.SYSTEM, SIMCLR),
-    "resnet18-random-weights": (resnet.SYSTEM, resnet.Settings(**TRUNK)),
     "simclr-adjacency": (
         pg_simclr.SYSTEM,
         dataclasses.replace(SIMCLR, positives=("adjacency",)),

@@ -18,7 +18,7 @@ def run_study(arguments: StudyArguments, device: str) -> Path | None:
     """
     if isinstance(arguments, TransferArguments):
         return _transfer(arguments, device)
-    from ..benchmark import Part, run_benchmark
+    from .plan import Part, run_benchmark
 
     part: Part = "ablate" if isinstance(arguments, AblateArguments) else "benchmark"
     run_benchmark(

@@ -133,7 +133,7 @@ KILLS = [
 def test_killed_and_run_again_ends_with_the_same_table(
     where, n, tmp_path, toy_dataset, tiny_model_dir, toy_table, model_encoder
 ):
-    script = "tests.pipelines.evaluation.kill_embed"
+    script = "tests.pipelines.evaluation.embed.kill_embed"
     killed = run_python("-m", script, toy_dataset, tiny_model_dir, tmp_path, where, n)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     again = embed(model_encoder, open_images(str(toy_dataset), CITY), tmp_path, "urbanln", SETTINGS)

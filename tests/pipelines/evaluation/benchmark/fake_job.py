@@ -1,14 +1,13 @@
 """A job of three small steps, run as a process of its own so that it can be killed.
 
-python -m tests.pipelines.evaluation.bench.fake_job RUN
+python -m tests.pipelines.evaluation.benchmark.fake_job RUN
 """
 
 import signal
 import sys
 from pathlib import Path
 
-from pipelines.evaluation.bench.runner import Runner
-from pipelines.evaluation.bench.steps import Step
+from pipelines.evaluation.benchmark.runner import Runner, Step
 
 # its first attempt waits to be killed; every attempt leaves a line
 SLOW = """

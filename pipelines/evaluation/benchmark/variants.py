@@ -7,9 +7,9 @@ A variant's table is labelled `urbanln-<variant>-s<seed>`, and says that it is o
 from collections.abc import Sequence
 from typing import Any
 
-from .bench.commands import Job
-from .bench.recipe import FULL
-from .bench.steps import Step
+from .commands import Job
+from .recipe import FULL
+from .runner import Step
 
 GROUP = "urbanln-{variant}"
 LABEL = GROUP + "-s{seed}"

@@ -17,7 +17,7 @@ from dataset_builders.yaml_records import read_layered_yaml, unknown_name
 from ..baselines.registry import RECIPES
 from ..errors import InputError
 from .recipe import Recipe, Settings
-from .steps import PROJECT, Step
+from .runner import PROJECT, Step
 
 FLAG = re.compile(r"^\s+--(\w+)", re.MULTILINE)
 

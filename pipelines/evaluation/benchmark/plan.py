@@ -1,7 +1,7 @@
 """The synthetic benchmark: cities, captions, every system, probes, from city to city, report.
 
 A recipe becomes a list of the project's own command lines, each a step that is done once
-([`bench.runner`]); what this module knows is which steps there are, and what waits for what.
+(see `runner`); what this module knows is which steps there are, and what waits for what.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,13 +9,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
-from .ablate import LABEL, ablation_steps, captions_used, training_metadata, world_steps
-from .arguments import ProbeArguments
-from .bench.arguments import TransferArguments
-from .bench.commands import Job, check_flags, flags, python, training_flags
-from .bench.recipe import FULL, Recipe, read_recipe
-from .bench.runner import Outcome, Runner, raise_for_failures
-from .bench.steps import Step, log_path
+from ..arguments import ProbeArguments
+from .arguments import TransferArguments
+from .commands import Job, check_flags, flags, python, training_flags
+from .recipe import FULL, Recipe, read_recipe
+from .runner import Outcome, Runner, Step, raise_for_failures
+from .variants import LABEL, ablation_steps, captions_used, training_metadata, world_steps
 
 Part = Literal["benchmark", "ablate"]
 
@@ -257,7 +256,7 @@ def _show(runner: Runner, log: Callable[[str], None]) -> None:
     for step, state in states:
         log(f"{state:<6} {step.name}")
     left = sum(state != "done" for _, state in states)
-    folder = log_path(runner.root, runner.steps[0]).parent
+    folder = runner.log_path(runner.steps[0]).parent
     log(f"{left} of {len(states)} steps to do. Logs go to {folder}.")
 
 

@@ -10,7 +10,7 @@ from dataset_builders.yaml_records import make_record, read_layered_yaml, unknow
 
 from ..baselines.registry import SYSTEMS
 from ..errors import InputError
-from .steps import PROJECT
+from .runner import PROJECT
 
 FULL = "full"
 
