@@ -41,7 +41,7 @@ from pipelines.evaluation.probe.city import City, open_city
 from pipelines.evaluation.probe.results import ResultRow, read_rows
 from pipelines.evaluation.probe.run import ProbeSettings, probe
 from pipelines.evaluation.probe.splits import geography
-from pipelines.evaluation.probe.systems import WITH_COORDINATES
+from pipelines.evaluation.probe.systems import split_name
 
 # importer, folder of the data, and city of each place
 PLACES = {
@@ -251,7 +251,7 @@ def left_out() -> str:
 def scores(rows: Sequence[ResultRow], protocol: str, metric: str) -> str:
     """A metric, mean and SD over splits, of all systems."""
     rows = [row for row in rows if row.protocol == protocol]
-    rows = [row for row in rows if not row.system.startswith(WITH_COORDINATES)]
+    rows = [row for row in rows if not row.beside]
     seeds = sorted({row.split_seed for row in rows})
     found: dict[tuple[str, ...], dict[str, list[float]]] = {}
     for row in rows:
@@ -280,7 +280,8 @@ def differences(results: Path, reference: Reference, protocol: str, gains: bool 
     """
     cells: dict[tuple[str, ...], dict[str, str]] = {}
     for one in compare(results, reference):
-        if one.protocol == protocol and one.system.startswith(WITH_COORDINATES) == gains:
+        beside = "coordinates" if gains else ""
+        if one.protocol == protocol and split_name(one.system)[0] == beside:
             i = one.intervals["r2"]
             text = f"{i.estimate:+.2f} [{i.low:+.2f}, {i.high:+.2f}]" + " *" * i.excludes_zero
             cells.setdefault((one.system, one.probe), {})[one.indicator] = text
@@ -294,7 +295,7 @@ def covered(coverage: Iterable[Coverage], protocol: str) -> str:
     """Coverage of 90 % prediction intervals on test regions, and their half-width."""
     cells: dict[tuple[str, ...], dict[str, str]] = {}
     for one in coverage:
-        alone = one.probe != "mlp" and not one.system.startswith(WITH_COORDINATES)
+        alone = one.probe != "mlp" and not split_name(one.system)[0]
         if one.protocol == protocol and alone:
             over = {"split": "regions", "block": "blocks"}[one.method]
             text = f"{100 * one.coverage:.0f} %, ±{one.half_width:.2f}"

@@ -24,7 +24,6 @@ ALWAYS_THERE = ("mean", COORDINATES, POI_COUNTS)
 EXTRA_CONTROLS = (GEOCLIP,)  # only where asked for
 CONTROL_NAMES = (*ALWAYS_THERE, *EXTRA_CONTROLS)
 SEPARATOR = "+"  # between what stands beside a system and the system; no label contains it
-WITH_COORDINATES = COORDINATES + SEPARATOR
 JOINT_PROBE = "ridge"  # of vectors beside others
 
 
@@ -195,13 +194,13 @@ def check_beside(
                 f"--beside {POI_COUNTS}: the regions of {city.name!r} have no column "
                 "poi_<category>."
             )
-        if name in EXTRA_CONTROLS and name not in controls:
+        if name in EXTRA_CONTROLS and name not in known:
             raise InputError(f"--beside {name}: add `--controls {name}`.")
         if name not in known:
             raise InputError(
                 f"--beside: no table is labelled {name!r}; there are {', '.join(known)}."
             )
-        if list(trainings) == [name]:
+        if [*trainings, *controls] == [name]:
             raise InputError(
                 f"--beside {name}: a table adds nothing to itself; give another table."
             )
@@ -302,34 +301,49 @@ def make_systems(
         controls: of `EXTRA_CONTROLS`.
     """
     ridge = tuple(probe for probe in probes if probe == JOINT_PROBE)
-    nothing = (np.zeros((len(kept), 0)),)
-    systems = [System("mean", NO_VIEW, "", ("mean",), nothing)]
-    others: list[System] = []  # what systems are put beside
-    if place.complete(kept):
-        xy, seen = place.xy[kept], (COORDINATES,)
-        smooth = System(COORDINATES, NO_VIEW, "", ridge, (coordinate_basis(xy),), seen)
-        systems += [
-            System(COORDINATES, NO_VIEW, "", ("knn",), (xy,), seen),
-            System(COORDINATES, NO_VIEW, "", ("gbm",), (tree_coordinates(xy),), seen),
-            smooth,
-        ]
-        others.append(smooth)
-    systems += _poi_controls(city, kept)
-    if POI_COUNTS in beside:
-        counts = [_for_ridge(one, ridge) for one in _poi_controls(city, kept)]
-        systems += counts
-        others += counts
+    mean = System("mean", NO_VIEW, "", ("mean",), (np.zeros((len(kept), 0)),))
+    places = _coordinates(place.xy[kept], ridge) if place.complete(kept) else []
+    counts = _poi_controls(city, kept)
+    for_ridge = [_for_ridge(one, ridge) for one in counts] if POI_COUNTS in beside else []
     own = [_geoclip(city, kept, tuple(probes))] if GEOCLIP in controls else []
-    wanted = city.regions["region_id"].to_numpy()[kept]
-    for table in tables:
-        for view in views[table.label]:
-            X = vectors_of(table, view, wanted)
-            uses, inputs = tuple(table.uses), tuple(table.inputs)
-            own.append(System(table.label, view, table.hash, tuple(probes), (X,), uses, inputs))
+    own += _table_systems(city, tables, views, kept, tuple(probes))
     by_name = {system.name: system for system in own}  # the last view of each
-    others += [by_name[name] for name in beside if name in by_name]
+    others = [*places[-1:], *for_ridge, *(by_name[name] for name in beside if name in by_name)]
     joint = [one.next_to(other) for other in others for one in own if one.name != other.name]
-    return [*systems, *own, *(system for system in joint if system.probes)]
+    alone = [mean, *places, *counts, *for_ridge, *own]
+    return [*alone, *(system for system in joint if system.probes)]
+
+
+def _coordinates(xy: NDArray[np.float64], ridge: tuple[str, ...]) -> list[System]:
+    """The control of places, by each of its probes; that of vectors beside others comes last."""
+    blocks = {("knn",): xy, ("gbm",): tree_coordinates(xy), ridge: coordinate_basis(xy)}
+    return [
+        System(COORDINATES, NO_VIEW, "", probes, (X,), (COORDINATES,))
+        for probes, X in blocks.items()
+    ]
+
+
+def _table_systems(
+    city: City,
+    tables: Sequence[EmbeddingTable],
+    views: Mapping[str, Sequence[str]],
+    kept: NDArray[np.int64],
+    probes: tuple[str, ...],
+) -> list[System]:
+    wanted = city.regions["region_id"].to_numpy()[kept]
+    return [
+        System(
+            name=table.label,
+            view=view,
+            hash=table.hash,
+            probes=probes,
+            blocks=(vectors_of(table, view, wanted),),
+            uses=tuple(table.uses),
+            inputs=tuple(table.inputs),
+        )
+        for table in tables
+        for view in views[table.label]
+    ]
 
 
 def vectors_of(table: EmbeddingTable, view: str, region_ids: Sequence[str]) -> NDArray[np.float64]:
@@ -399,7 +413,6 @@ __all__ = [
     "JOINT_PROBE",
     "NO_VIEW",
     "VIEW_CHOICES",
-    "WITH_COORDINATES",
     "System",
     "check_beside",
     "common_regions",

@@ -4,6 +4,7 @@
 <output>/tables/*.csv              every table of it, unrounded
 <output>/figures/*.png
 <output>/CITY/differences.json     differences to the references, with intervals
+<output>/CITY/added.csv            what vectors add to location and to other tables, with intervals
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,8 +41,9 @@ from ..analysis.verdicts import (
 from ..errors import InputError
 from ..probe.predictions import PREDICTIONS_FOLDER, REGIONS_FILE, read_predictions
 from ..probe.splits import PROTOCOLS
-from ..probe.systems import CONTROL_NAMES, NO_VIEW
+from ..probe.systems import CONTROL_NAMES
 from ..urban_regression.metrics import METRICS
+from .added import added_tables
 from .figures import BLUE, CUT, GREY, draw_clusters, draw_intervals, draw_maps, draw_scatter
 from .frame import (
     METHOD,
@@ -72,7 +74,6 @@ from .tables import (
     coverage_table,
     difference_table,
     differences_frame,
-    gain_table,
     overall_table,
     score_table,
     spread_table,
@@ -82,7 +83,6 @@ from .variants import studies, variants_section
 
 FIGURES_FOLDER = "figures"
 EMBEDDINGS_FOLDER = "embeddings"  # beside the results
-COORDINATES_BY_RIDGE = Reference("coordinates", NO_VIEW, "ridge")
 SHOWN = "population"  # its density is drawn for each cluster, where the city has it
 READING = (
     "How to read the tables: a light probe predicts each indicator from frozen region vectors. "
@@ -176,11 +176,9 @@ def _analyse(city: CityResults) -> Analysis:
         chosen = best_of_indicator(errors[protocol], indicator)
         return name[0] in CONTROL_NAMES or name in (chosen, *best)
 
-    beside = (city.frame["beside"] != "").any()
     references = dict.fromkeys(
         [
             *city.references(),
-            *([COORDINATES_BY_RIDGE] if beside else []),
             *(Reference(name) for name in city.methods if name in set(city.frame["system"])),
         ]
     )
@@ -219,7 +217,7 @@ def _city_section(city: CityResults, output: Path, echo: Callable[[str], None]) 
 
 
 def _summary_blocks(city: CityResults, analysis: Analysis, output: Path) -> list[Block]:
-    """A sentence, systems against controls with intervals, a figure of it, and single answers."""
+    """A sentence, what vectors add, systems against controls, a figure, and single answers."""
     names = dict.fromkeys(name for cell in analysis.cells for name in cell.systems)
     shown = [n for n in names if n[0] in CONTROL_NAMES or n in analysis.best]
     found = overall(analysis.cells, shown)
@@ -229,7 +227,7 @@ def _summary_blocks(city: CityResults, analysis: Analysis, output: Path) -> list
         verdicts(analysis.cells, analysis.errors, labelled),
         key=lambda one: (one.protocol != "block", city.indicators.index(one.indicator)),
     )
-    blocks: list[Block] = [*_sentences(city, analysis, found)]
+    blocks: list[Block] = [*_sentences(city, analysis, found), *added_tables(city)]
     if found:
         blocks += [overall_table(city, found), _overall_figure(city, found, output)]
     if answers:
@@ -316,7 +314,6 @@ def _protocol_section(
     differences = [
         difference_table(city, protocol, one.system, _to(own, one)) for one in city.references()
     ]
-    differences.append(gain_table(city, protocol, _to(own, COORDINATES_BY_RIDGE)))
     if (city.frame["beside"] != "").any():
         differences.append(score_table(city, protocol, "r2", beside=True))
     for title, tables in (

@@ -74,7 +74,8 @@ def score_table(
         InputError: There is a row of a model on an indicator but none of the controls.
     """
     rows = city.of(protocol)
-    rows = rows[(rows["view"] == NO_VIEW) | ((rows["beside"] != "") == beside)]
+    joint = rows["beside"] != ""
+    rows = rows[(joint == beside) | ((rows["view"] == NO_VIEW) & ~joint)]
     require_controls(city, rows)
     cells = run_scores(rows, metric).groupby(CELL)
     mean, sd = cells.mean().unstack("indicator"), cells.std().unstack("indicator")
@@ -83,7 +84,7 @@ def score_table(
         keys = [key for key in keys if key[2] == NO_VIEW or key in views]
     mean, sd = mean.loc[keys], sd.loc[keys]
     indicators = city.ordered(mean.columns)
-    kind = " of vectors beside coordinates" if beside else ""
+    kind = " of vectors beside others" if beside else ""
     shown = ", each system in its best view" if views is not None else ""
     return Table(
         slug(city.name, protocol, metric, *(["beside"] * beside), *(["best"] * bool(views))),
@@ -219,14 +220,6 @@ def difference_table(
     found = differences[(differences["protocol"] == protocol) & (differences["beside"] == "")]
     name, title = slug(city.name, protocol, "r2-to", reference), f"R² less that of {reference}"
     return _differences(city, protocol, found, name, title)
-
-
-def gain_table(city: CityResults, protocol: str, differences: pd.DataFrame) -> Table | None:
-    """What vectors add to coordinates: R2 of both, by ridge, less that of coordinates by ridge."""
-    beside = differences["beside"] == "coordinates"
-    found = differences[(differences["protocol"] == protocol) & beside]
-    title = "R² of coordinates and vector less that of coordinates alone"
-    return _differences(city, protocol, found, slug(city.name, protocol, "gain"), title)
 
 
 def _differences(
@@ -419,7 +412,6 @@ __all__ = [
     "coverage_table",
     "difference_table",
     "differences_frame",
-    "gain_table",
     "name_columns",
     "overall_table",
     "require_controls",

@@ -23,6 +23,7 @@ from pipelines.evaluation.probe.predictions import PREDICTIONS_FOLDER, current_p
 from pipelines.evaluation.probe.results import read_rows
 from pipelines.evaluation.probe.run import ProbeSettings, compared_regions, probe
 from pipelines.evaluation.probe.splits import BlockSplitter, geography
+from pipelines.evaluation.report.added import added_tables
 from pipelines.evaluation.report.frame import read_city
 from pipelines.evaluation.urban_regression.metrics import regression_metrics
 from tests.pipelines.evaluation.toy import CITY, build_toy
@@ -167,6 +168,22 @@ def test_added_equals_a_plain_loop_over_blocks(folder):
         assert row[["added", "low", "high"]].tolist() == pytest.approx(expected)
         assert row["added"] == pytest.approx(row["r2"] - row["without"])
     assert found.loc["clip", "earth", "mean"]["low"] > 0  # the labels follow from both
+
+
+def test_the_reports_table_has_alone_added_to_location_and_added_to_the_other(folder):
+    city = read_city(folder)
+    (shown,) = added_tables(city)
+    assert "What vectors add" in shown.title
+    parts = ("alone", "added to location", "added to earth")
+    groups = ("mean", "population", "gdp")
+    names = [column.full_name for column in shown.columns]
+    assert names == ["system", "view", *(f"{group} {part}" for group in groups for part in parts)]
+    row = list(shown.columns[0].text).index("clip")
+    written = pd.read_csv(folder / "added.csv", keep_default_na=False)
+    own = written.query("system == 'clip' and beside == 'earth' and indicator == 'gdp'").iloc[0]
+    estimate, low, high = (float(own[name]) for name in ("added", "low", "high"))
+    assert shown.columns[-1].text[row] == f"{estimate:+.3f} [{low:+.3f}, {high:+.3f}]"
+    assert shown.columns[-1].text[list(shown.columns[0].text).index("earth")] == "–"
 
 
 def _r2(frame: pd.DataFrame, system: str, times: dict[int, int]) -> float:

@@ -210,10 +210,16 @@ def test_the_report_says_synthetic_what_was_left_out_and_shows_figures(run):
     assert f'id="{CITY}-block-spearman"' in page
 
 
-def test_the_report_begins_with_systems_against_controls(run):
+def test_the_report_begins_with_what_is_added_then_systems_against_controls(run):
     text = (run / "report.md").read_text()
-    first = next(line for line in text.splitlines() if line.startswith("|"))
-    assert [cell.strip() for cell in first.strip("|").split("|")] == [
+    heads = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("| system")
+    ]
+    added = ["system", "view", "mean alone", "mean added to location"]
+    assert [head[:4] for head in heads[:2]] == [added, added]  # of either protocol
+    assert heads[2] == [
         "system", "view", "probe", "new districts R²", "new districts less location alone",
         "between labelled regions R²", "between labelled regions less location alone",
     ]  # fmt: skip
