@@ -64,13 +64,15 @@ Outputs are the projected features (for probes) and the same of unit length (for
 extra `export`.
 """
 CONVERT = """\
-Convert weights with OpenAI's names (open_clip's ViT, RemoteCLIP, OpenAI's CLIP, Long-CLIP) to a
+Convert weights with OpenAI's names (open_clip's ViT, RemoteCLIP, OpenAI's CLIP, Long-CLIP, and
+DGTRS-CLIP, which is published as LRSCLIP too) or FG-CLIP's folder (version 1, for long texts) to a
 folder that AutoModel and AutoProcessor load; `evaluate.py embed` and `train.py` take it too.
 
-The weights do not tell their activation, and the wrong one gives a model that works a little
-worse and says nothing:
+Weights with OpenAI's names do not tell their activation, and the wrong one gives a model that works
+a little worse and says nothing:
   gelu        RemoteCLIP; open_clip's models trained on LAION, DataComp and the like
-  quick_gelu  OpenAI's weights; Long-CLIP; open_clip's models whose name ends in -quickgelu
+  quick_gelu  OpenAI's weights; Long-CLIP; DGTRS-CLIP; open_clip's models named -quickgelu
+FG-CLIP's config.json tells it: leave --hidden_act out.
 """
 
 
@@ -92,10 +94,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         )
 
     convert = add_command("convert", "weights of other projects to a Hugging Face folder", CONVERT)
-    convert.add_argument("weights", metavar="WEIGHTS", help=".pt, .pth, .bin or .safetensors")
+    convert.add_argument(
+        "weights", metavar="WEIGHTS", help=".pt, .pth, .bin or .safetensors; or FG-CLIP's folder"
+    )
     convert.add_argument("--output_dir", required=True, help="a new folder")
     convert.add_argument(
-        "--hidden_act", required=True, choices=("gelu", "quick_gelu"), help="activation; see above"
+        "--hidden_act", choices=("gelu", "quick_gelu"), help="activation; see above"
     )
     convert.add_argument(
         "--tokenizer", help="folder or Hub id (default: CLIP's own, which needs no network)"
@@ -196,7 +200,7 @@ def _convert(args: argparse.Namespace) -> None:
         f"Wrote {args.output_dir}: {type(model).__name__}, images of {vision.image_size} pixels in "
         f"patches of {vision.patch_size}, texts of up to {text.max_position_embeddings} tokens, "
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} million weights, "
-        f"{args.hidden_act}."
+        f"{vision.hidden_act}."
     )
 
 

@@ -1,4 +1,4 @@
-"""OpenAI's names of CLIP's weights, which open_clip, RemoteCLIP and Long-CLIP share, in and out.
+"""OpenAI's names of CLIP's weights, which open_clip, RemoteCLIP and Long-CLIP share.
 
 Everything a configuration needs is read from the shapes, but for the number of attention heads,
 which leaves no trace in them, and the activation.
@@ -79,7 +79,7 @@ class Architecture:
 
 def read_architecture(
     state: State,
-    hidden_act: HiddenAct,
+    hidden_act: HiddenAct | None,
     vision_heads: int | None = None,
     text_heads: int | None = None,
 ) -> Architecture:
@@ -95,9 +95,12 @@ def read_architecture(
         InputError: the image tower is no ViT of CLIP's, weights that tell the shape are
             missing, or the number of heads must be given.
     """
-    if hidden_act not in ("gelu", "quick_gelu"):
-        raise InputError(f"hidden_act must be 'gelu' or 'quick_gelu', got {hidden_act!r}.")
     _check_kind(state)
+    if hidden_act not in ("gelu", "quick_gelu"):
+        raise InputError(
+            f"The weights do not tell their activation: give --hidden_act gelu or quick_gelu (see "
+            f"--help), got {hidden_act!r}."
+        )
     missing = [key for key in DIMENSIONS if key not in state]
     if missing:
         raise InputError(
@@ -211,14 +214,26 @@ def _merge_long_positions(state: State) -> State:
     if RESIDUAL_POSITIONS not in state:
         return state
     state = dict(state)
-    trained, frozen = state.pop(RESIDUAL_POSITIONS), state["positional_embedding"]
+    trained = state.pop(RESIDUAL_POSITIONS)
+    return state | {"positional_embedding": merge_positions(state["positional_embedding"], trained)}
+
+
+def merge_positions(frozen: torch.Tensor, trained: torch.Tensor) -> torch.Tensor:
+    """One table of text positions from Long-CLIP's two: the frozen one up to row 20.
+
+    Args:
+        frozen: stretched positions that were not trained, `(positions, width)`.
+        trained: its trained copy, of the same shape.
+
+    Raises:
+        InputError: the shapes differ.
+    """
     if trained.shape != frozen.shape:
         raise InputError(
-            f"Long-CLIP's two position tables differ in shape: positional_embedding is "
-            f"{tuple(frozen.shape)}, {RESIDUAL_POSITIONS} is {tuple(trained.shape)}."
+            f"The two tables of text positions differ in shape: the frozen one is "
+            f"{tuple(frozen.shape)}, the trained one {tuple(trained.shape)}."
         )
-    merged = torch.cat([frozen[:PRESERVED_POSITIONS], trained[PRESERVED_POSITIONS:]])
-    return state | {"positional_embedding": merged}
+    return torch.cat([frozen[:PRESERVED_POSITIONS], trained[PRESERVED_POSITIONS:]])
 
 
 def _check_kind(state: State) -> None:
@@ -227,6 +242,9 @@ def _check_kind(state: State) -> None:
         "take a ViT of the same family, such as ViT-B-32 or ViT-L-14",
         "visual.trunk.": "an image tower of timm, which CLIPModel has not: take a ViT of "
         "OpenAI's kind",
+        "text_model.head.": "of SigLIP's architecture, as FG-CLIP 2 is, which CLIPModel has not: "
+        "use its image tower frozen, by evaluate.py embed --encoder FOLDER_OR_ID (FG-CLIP 2 with "
+        "--trust_remote_code)",
         "vision_model.": "in Hugging Face form already: load it with AutoModel.from_pretrained",
     }
     for prefix, meaning in kinds.items():
@@ -249,4 +267,12 @@ def _default_heads(width: int, tower: str) -> int:
     return width // HEAD_WIDTH
 
 
-__all__ = ["Architecture", "HiddenAct", "State", "read_architecture", "to_hugging_face"]
+__all__ = [
+    "CLIP_VOCABULARY",
+    "Architecture",
+    "HiddenAct",
+    "State",
+    "merge_positions",
+    "read_architecture",
+    "to_hugging_face",
+]

@@ -1,5 +1,6 @@
 """Reading of weight files from other projects, without running what may be hidden in them."""
 
+import json
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from ..common.errors import InputError
 
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 DISTRIBUTED_PREFIX = "module."
+OF_A_FOLDER = ("model.safetensors", "pytorch_model.bin")
 
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
@@ -21,12 +23,15 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     distributed training are taken off.
 
     Args:
-        path: `.safetensors`, or `.pt`, `.pth`, `.bin`, which are read with `weights_only=True`.
+        path: `.safetensors`, or `.pt`, `.pth`, `.bin`, which are read with `weights_only=True`; or
+            a folder in Hugging Face form with one weight file.
 
     Raises:
         InputError: there is no such file, or it holds something other than tensors by name.
     """
     path = Path(path)
+    if path.is_dir():
+        path = _weight_file(path)
     if not path.is_file():
         raise InputError(f"There is no weight file {path}: give a .pt, .bin or .safetensors.")
     if path.suffix == ".safetensors":
@@ -38,6 +43,32 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         except SafetensorError as error:
             raise InputError(f"{path} is no whole safetensors file: {error}") from error
     return _without_prefix(_unwrapped(_unpickled(path), path))
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The `config.json` of a folder in Hugging Face form, or beside a weight file.
+
+    Raises:
+        InputError: there is none, or it is no JSON object.
+    """
+    path = Path(path)
+    file = (path if path.is_dir() else path.parent) / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{file}, which belongs to these weights, cannot be read: {error}"
+        ) from error
+    if not isinstance(config, dict):
+        raise InputError(f"{file} holds a {type(config).__name__}, not a configuration.")
+    return config
+
+
+def _weight_file(folder: Path) -> Path:
+    found = [folder / name for name in OF_A_FOLDER if (folder / name).is_file()]
+    if not found:
+        raise InputError(f"{folder} has no {' or '.join(OF_A_FOLDER)}: give the weight file.")
+    return found[0]
 
 
 def _unpickled(path: Path) -> Any:
@@ -84,4 +115,4 @@ def _without_prefix(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return state
 
 
-__all__ = ["read_state_dict"]
+__all__ = ["read_config", "read_state_dict"]

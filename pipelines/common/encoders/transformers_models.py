@@ -168,13 +168,14 @@ def _read_model(
     name: str, config: Any, trust_remote_code: bool, seed: int | None
 ) -> tuple[Any, list[str]]:
     """The model, and the weights that its checkpoint lacks; with a seed, no checkpoint is read."""
-    from transformers import AutoModel, set_seed
+    from transformers import set_seed
 
+    auto_class = _auto_class(config)
     try:
         if seed is not None:
             set_seed(seed)
-            return AutoModel.from_config(config, trust_remote_code=trust_remote_code), []
-        model, report = AutoModel.from_pretrained(
+            return auto_class.from_config(config, trust_remote_code=trust_remote_code), []
+        model, report = auto_class.from_pretrained(
             name, config=config, trust_remote_code=trust_remote_code, output_loading_info=True
         )
     except Exception as error:
@@ -189,6 +190,19 @@ def _read_model(
         model.pooler = None
         missing = [key for key in missing if not key.startswith("pooler.")]
     return model, missing
+
+
+def _auto_class(config: Any) -> Any:
+    """`AutoModel`, or the only auto class that the checkpoint's own code is registered for.
+
+    FG-CLIP 2 is registered for `AutoModelForCausalLM`.
+    """
+    import transformers
+
+    own = [name for name in getattr(config, "auto_map", None) or {} if name.startswith("AutoModel")]
+    if not own or "AutoModel" in own or type(config) in transformers.MODEL_MAPPING:
+        return transformers.AutoModel
+    return getattr(transformers, own[0], transformers.AutoModel)
 
 
 def _check_architecture(model: Any, name: str) -> None:

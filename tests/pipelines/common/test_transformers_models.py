@@ -1,5 +1,7 @@
 """Models of the transformers library as encoders: tiny ones of the real classes, from disk."""
 
+import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 import torch
 import transformers as hf
 from PIL import Image
+from transformers import dynamic_module_utils
 
 from dataset_builders.images import BadImageError, decode_image
 from dataset_builders.storage import iter_images
@@ -85,6 +88,13 @@ def siglip2():
     return hf.Siglip2Model(hf.Siglip2Config(text_config=TEXT, vision_config=vision))
 
 
+def tipsv2():
+    text = {**TOWER, "vocab_size": 60}
+    vision = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4}
+    vision |= {"image_size": SIDE, "patch_size": PATCH}
+    return hf.Tipsv2Model(hf.Tipsv2Config(text_config=text, vision_config=vision))
+
+
 def first_token(model, inputs):
     return model(**inputs).last_hidden_state[:, 0]
 
@@ -95,13 +105,26 @@ FAMILIES = {
         "image_features",
         lambda m, x: m.visual_projection(m.vision_model(**x).pooler_output),
     ),
-    "siglip": Family(siglip, "image_features", lambda m, x: m.vision_model(**x).pooler_output),
+    # SigLIP 2 of a fixed resolution is published as this architecture too
+    "siglip": Family(
+        siglip,
+        "image_features",
+        lambda m, x: m.vision_model(**x).pooler_output,
+        lambda: hf.SiglipImageProcessor(size=SQUARE),
+    ),
     # images of any shape: padded patches, their mask, and the shape in patches
     "siglip2": Family(
         siglip2,
         "image_features",
         lambda m, x: m.vision_model(**x).pooler_output,
         lambda: hf.Siglip2ImageProcessor(patch_size=PATCH, max_num_patches=16),
+    ),
+    # the first of two class tokens; pixels from 0 to 1
+    "tipsv2": Family(
+        tipsv2,
+        "image_features",
+        lambda m, x: first_token(m.vision_model, x),
+        lambda: hf.Tipsv2ImageProcessor(size=SQUARE),
     ),
     "vit": Family(
         lambda: hf.ViTModel(hf.ViTConfig(**VISION)),
@@ -138,6 +161,7 @@ FAMILIES = {
         lambda: hf.DINOv3ViTModel(hf.DINOv3ViTConfig(**VISION, num_register_tokens=4)),
         "pooler_output",
         first_token,
+        lambda: hf.DINOv3ViTImageProcessor(size=SQUARE),
     ),
     "convnext": Family(
         lambda: hf.ConvNextForImageClassification(hf.ConvNextConfig(**STAGES, image_size=SIDE)),
@@ -235,6 +259,37 @@ def test_images_of_several_shapes_are_encoded_in_one_batch_as_alone(tmp_path):
     prepared = [encoder.prepare(image) for image in images]
     alone = np.concatenate([encoder.encode(one[None]) for one in prepared])
     np.testing.assert_allclose(encoder.encode(torch.stack(prepared)), alone, atol=1e-5)
+
+
+OWN_CODE = """
+from transformers import Siglip2Config, Siglip2Model
+
+class Config(Siglip2Config):
+    model_type = "own"
+
+class Model(Siglip2Model):
+    config_class = Config
+"""
+
+
+def test_code_of_a_checkpoint_registered_for_another_auto_class(tmp_path, monkeypatch):
+    """As FG-CLIP 2 is published: for AutoModelForCausalLM alone."""
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    folder = tmp_path / "own"
+    save(FAMILIES["siglip2"], folder)
+    expected = load_encoder(str(folder))
+    (folder / "own_code.py").write_text(OWN_CODE)
+    config = json.loads((folder / "config.json").read_text())
+    auto_map = {"AutoConfig": "own_code.Config", "AutoModelForCausalLM": "own_code.Model"}
+    (folder / "config.json").write_text(
+        json.dumps(config | {"model_type": "own", "auto_map": auto_map})
+    )
+    with pytest.raises(InputError, match="trust_remote_code"):
+        load_encoder(str(folder))
+    encoder = load_encoder(str(folder), trust_remote_code=True)
+    batch = expected.prepare(Image.new("RGB", (40, 30), (200, 100, 0)))[None]
+    np.testing.assert_array_equal(encoder.encode(batch), expected.encode(batch))
 
 
 def test_an_untrained_pooler_leaves_no_trace(tmp_path):

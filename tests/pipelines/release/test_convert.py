@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -6,12 +7,12 @@ from open_clip import CLIPTextCfg, CLIPVisionCfg
 from open_clip.model import CLIP
 from PIL import Image
 from safetensors.torch import save_file
-from transformers import AutoModel, AutoProcessor, CLIPModel
+from transformers import AutoModel, AutoProcessor, CLIPConfig, CLIPModel
 
 from modeling_urbanln import UrbanLNModel, UrbanLNProcessor
 from pipelines.common.encoders.transformers_models import load_model_encoder
 from pipelines.common.errors import InputError
-from pipelines.release.convert import convert_checkpoint, convert_state_dict
+from pipelines.release.convert import convert_checkpoint, convert_state_dict, image_processor
 from pipelines.release.state_dicts import read_state_dict
 from tests.processes import run_python
 
@@ -131,6 +132,98 @@ def test_long_clip_with_tables_of_two_lengths_is_refused():
     state["positional_embedding_res"] = torch.zeros(248, 64)
     with pytest.raises(InputError, match=r"\(77, 64\).*\(248, 64\)"):
         convert_state_dict(state, "quick_gelu")
+
+
+def save_fg_clip(folder: Path, **changes: torch.Tensor | None) -> CLIPModel:
+    """Save FG-CLIP's folder; return the CLIP that its code makes of it for long texts.
+
+    `changes` are weights to save instead, by the end of their name; those of None are left out.
+    """
+    torch.manual_seed(0)
+    tower = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    tower |= {"num_attention_heads": 4, "hidden_act": "gelu"}
+    ids = {"bos_token_id": END - 1, "eos_token_id": END, "pad_token_id": END}
+    config = CLIPConfig(
+        text_config={**tower, **ids, "max_position_embeddings": 248},
+        vision_config={**tower, "image_size": 32, "patch_size": 8},
+        projection_dim=16,
+    )
+    clip = randomise(CLIPModel(config)).eval()
+    state = clip.state_dict()
+    name = "text_model.embeddings.position_embedding"
+    table = state[f"{name}.weight"]
+    unused = torch.full((248, 32), 9.0)
+    state |= {
+        f"{name}_ori.weight": torch.cat([table[:20], unused[20:]]),
+        f"{name}_res.weight": torch.cat([unused[:20], table[20:]]),
+        f"{name}.weight": torch.randn(77, 32),
+        "text_filip_projection.weight": state["text_projection.weight"],
+        "text_projection.weight": torch.randn(16, 32),
+        "logit_scale_finegraind": torch.tensor(3.0),
+        "logit_scale_hardneg": torch.tensor(3.0),
+        "text_model.embeddings.position_ids": torch.arange(248)[None],
+    }
+    for end, value in changes.items():
+        key = next(key for key in state if key.removesuffix(".weight").endswith(end))
+        state |= {key: value}
+    folder.mkdir()
+    kept = {key: value for key, value in state.items() if value is not None}
+    save_file(kept, folder / "model.safetensors")
+    fields = config.to_dict() | {"architectures": ["FGCLIPModel"]}
+    fields["text_config"] |= {"max_position_embeddings": 77, "eos_token_id": 2}
+    fields["auto_map"] = {"AutoModelForCausalLM": "modeling_fgclip.FGCLIPModel"}
+    (folder / "config.json").write_text(json.dumps(fields))
+    image_processor(32).save_pretrained(folder)
+    return clip
+
+
+def test_fg_clip_becomes_its_model_of_long_texts(tmp_path, caplog):
+    clip = save_fg_clip(tmp_path / "fg")
+    converted = convert_checkpoint(tmp_path / "fg", tmp_path / "out")
+    loaded = AutoModel.from_pretrained(tmp_path / "out").eval()
+
+    pixels, ids = inputs(length=248)
+    batch = {"pixel_values": pixels, "input_ids": torch.where(ids == 0, END, ids)}
+    with torch.no_grad():
+        expected = clip(**batch)
+        for model in (converted, loaded):
+            assert isinstance(model, UrbanLNModel)
+            found = model(**batch)
+            for name in ("image_embeds", "text_embeds", "logits_per_image"):
+                torch.testing.assert_close(getattr(found, name), getattr(expected, name))
+    assert "left out" in caplog.text
+    assert "logit_scale_finegraind and logit_scale_hardneg" in caplog.text
+    processor = AutoProcessor.from_pretrained(tmp_path / "out")
+    assert len(processor(text="a road " * 200)["input_ids"]) == 248
+    # images have one tower: as published it gives the same vectors, without its code
+    picture = Image.new("RGB", (50, 40), (200, 100, 0))
+    vectors = []
+    for folder in ("fg", "out"):
+        encoder = load_model_encoder(str(tmp_path / folder))
+        vectors.append(torch.tensor(encoder.encode(encoder.prepare(picture)[None])))
+    torch.testing.assert_close(*vectors)
+
+
+def test_fg_clip_that_cannot_be_converted_is_refused(tmp_path):
+    fg, out = tmp_path / "fg", tmp_path / "out"
+    save_fg_clip(fg)
+    with pytest.raises(InputError, match=r"leave out --hidden_act"):
+        convert_checkpoint(fg, out, hidden_act="gelu")
+    (fg / "config.json").unlink()
+    with pytest.raises(InputError, match=r"config\.json, which belongs to these weights"):
+        convert_checkpoint(fg / "model.safetensors", out)
+    (fg / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"no model\.safetensors or pytorch_model\.bin"):
+        convert_checkpoint(fg, out)
+    save_fg_clip(tmp_path / "one_table", position_embedding_ori=None)
+    with pytest.raises(InputError, match=r"no text_model\..*position_embedding_ori\.weight"):
+        convert_checkpoint(tmp_path / "one_table", out)
+    save_fg_clip(tmp_path / "short", position_embedding_res=torch.zeros(77, 32))
+    with pytest.raises(InputError, match=r"\(248, 32\).*\(77, 32\)"):
+        convert_checkpoint(tmp_path / "short", out)
+    save_file({"text_model.head.weight": torch.zeros(2, 2)}, tmp_path / "fg2.safetensors")
+    with pytest.raises(InputError, match=r"as FG-CLIP 2 is.*embed --encoder"):
+        convert_checkpoint(tmp_path / "fg2.safetensors", out)
 
 
 @pytest.mark.parametrize(
