@@ -1,0 +1,164 @@
+"""What 1,448 street views of New York add to what is known of a place anyway.
+
+  python -m examples.new_york --data DATA --output_dir runs/new_york --model runs/real/model
+
+Builds two datasets from the recipe `configs/cities/new_york_real.yaml`: square kilometres, and what
+lies within 500 m of a photo and nearer to it than to any other photo. Then it embeds the photos by
+every encoder that needs no download, and probes each alone, beside the coordinates and beside
+GeoCLIP's location encoder, on random splits and on held-out districts. The scores with their
+intervals are in OUTPUT_DIR/new_york.csv. Rerun the command to resume.
+
+DATA holds the folders `streetview_nyc` (StreetviewLLM's photos) and `cityrep/labels` (CityRep's
+rasters), as their authors publish them.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import shapely
+import yaml
+
+from dataset_builders.files import atomic_path
+from pipelines.common.errors import InputError
+from pipelines.evaluation.analysis.added import added_table
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPE = ROOT / "configs" / "cities" / "new_york_real.yaml"
+KILOMETRES, PLACES = "new_york", "new_york_places"
+AROUND_M, PLANE = 500.0, "EPSG:32618"
+ENCODERS = ("efficientnet_lite0", "mosaiks", "colour_texture")
+SCORES = "new_york.csv"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Build both datasets, embed, probe, report."""
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.new_york",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of the collections")
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/new_york"))
+    parser.add_argument("--model", help="an UrbanLN, which is also taken with random weights")
+    parser.add_argument("--seeds", type=int, default=10, help="splits of each protocol")
+    arguments = parser.parse_args(argv)
+    try:
+        table = run(arguments.data, arguments.output_dir, arguments.model, arguments.seeds)
+    except (InputError, subprocess.CalledProcessError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(summary(table).to_string())
+    print(f"Scores: {arguments.output_dir / SCORES}")
+    return 0
+
+
+def run(data: Path, output: Path, model: str | None, seeds: int) -> pd.DataFrame:
+    """Everything, for both kinds of regions.
+
+    Args:
+        data: Folder of the collections.
+        output: Folder of the results.
+        model: Folder of an UrbanLN.
+        seeds: Splits of each protocol.
+
+    Returns:
+        The rows of [`added_table`] with the column `city` before them.
+    """
+    photos = data / "streetview_nyc" / "labels.csv"
+    if not photos.is_file():
+        raise InputError(f"There is no {photos}: --data names the folder of the collections.")
+    output.mkdir(parents=True, exist_ok=True)
+    recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    write_places(photos, recipe["boundary"]["bbox"], output / "places.gpkg")
+    of_places = {
+        **recipe,
+        "city": PLACES,
+        "title": "UrbanLN New York, around each photo",
+        "regions": {
+            "scheme": "polygons",
+            "file": str((output / "places.gpkg").resolve()),
+            "id_column": "place",
+        },
+    }
+    (output / f"{PLACES}.yaml").write_text(yaml.safe_dump(of_places), encoding="utf-8")
+    tables = []
+    for city, path in ((KILOMETRES, RECIPE), (PLACES, output / f"{PLACES}.yaml")):
+        dataset = output / city
+        _command("-m dataset_builders build", path, data_dir=data, output_dir=dataset)
+        _probe(dataset / "dataset", city, output, model, seeds)
+        tables.append(added_table(output / "results" / city).assign(city=city))
+    _command("evaluate.py report", output_dir=output / "results")
+    table = pd.concat(tables, ignore_index=True)
+    table = table[["city", *table.columns.drop("city")]]
+    with atomic_path(output / SCORES) as temporary:
+        table.round(4).to_csv(temporary, index=False)
+    return table
+
+
+def write_places(photos: Path, bbox: list[float], output: Path) -> None:
+    """Write what lies within 500 m of a photo and nearer to it than to any other.
+
+    Args:
+        photos: CSV with `lon`, `lat` and `image`.
+        bbox: West, south, east, north in degrees; photos beyond are left out.
+        output: GeoPackage with the column `place`, EPSG:4326.
+    """
+    table = pd.read_csv(photos)
+    west, south, east, north = bbox
+    table = table[table["lon"].between(west, east) & table["lat"].between(south, north)]
+    points = gpd.GeoSeries(gpd.points_from_xy(table["lon"], table["lat"]), crs=4326).to_crs(PLANE)
+    around = shapely.buffer(points.to_numpy(), AROUND_M)
+    cells = shapely.get_parts(
+        shapely.voronoi_polygons(
+            shapely.MultiPoint(list(points)), extend_to=shapely.union_all(around)
+        )
+    )
+    photo, cell = shapely.STRtree(cells).query(points.to_numpy(), predicate="within")
+    own = np.empty(len(points), dtype=object)
+    own[photo] = cells[cell]
+    places = gpd.GeoDataFrame(
+        {"place": table["image"].map(lambda name: Path(name).stem)},
+        geometry=gpd.GeoSeries(shapely.intersection(own, around), crs=PLANE).to_crs(4326).values,
+    )
+    with atomic_path(output) as temporary:
+        places.to_file(temporary, driver="GPKG")
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """R2 in held-out districts, alone, by system and indicator."""
+    alone = table[(table["protocol"] == "block") & (table["beside"] == "")]
+    return alone.pivot_table(index=["city", "system"], columns="indicator", values="r2").round(2)
+
+
+def _probe(dataset: Path, city: str, output: Path, model: str | None, seeds: int) -> None:
+    embeddings = output / "embeddings"
+    known = {"dataset_name": dataset, "city": city}
+    for encoder in (*ENCODERS, "geoclip"):
+        _command("evaluate.py embed", encoder=encoder, output_dir=embeddings, **known)
+    if model is not None:
+        own = {"model_name_or_path": model, "output_dir": embeddings, **known}
+        _command("evaluate.py embed", label="urbanln", **own)
+        _command("evaluate.py embed --random_init", label="random-init", **own)
+    _command(
+        f"evaluate.py probe --probes ridge --beside geoclip --seeds {seeds} --embeddings",
+        *sorted((embeddings / city).glob("*.parquet")),
+        output_dir=output / "results",
+        **known,
+    )
+
+
+def _command(name: str, *arguments: Path, **options: object) -> None:
+    """Run a command of the project as a user would."""
+    words = [*name.split(), *map(str, arguments)]
+    for option, value in options.items():
+        words += [f"--{option}", str(value)]
+    subprocess.run([sys.executable, *words], check=True, cwd=ROOT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
