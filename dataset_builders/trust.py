@@ -24,6 +24,7 @@ KEY_OF_HOST: Mapping[str, str | None] = {
     "tiles.mapillary.com": "MAPILLARY_ACCESS_TOKEN",
     "graph.mapillary.com": "MAPILLARY_ACCESS_TOKEN",
     **{f"t{number}.tianditu.gov.cn": "TIANDITU_KEY" for number in range(8)},
+    "api.openstreetcam.org": None,
     "basemap.nationalmap.gov": None,
     "data.geopf.fr": None,
     "wmts.geo.admin.ch": None,

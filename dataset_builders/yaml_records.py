@@ -139,13 +139,13 @@ def _fields(holder: type[BaseModel]) -> dict[str, dict[str, Any]]:
 def _known_beside(holder: type[BaseModel], name: str, mapping: Mapping[str, Any]) -> list[str]:
     """The fields of the class that a mapping with an unknown field is most like."""
 
-    def likeness(fields: dict[str, Any]) -> tuple[int, int]:
+    def likeness(fields: Mapping[str, Any]) -> tuple[int, int]:
         consts = [one for one in fields if "const" in fields[one]]
         tags = sum(fields[one]["const"] == mapping.get(one) for one in consts)
         return tags, len(fields.keys() & (mapping.keys() - {name}))
 
     classes: list[dict[str, Any]] = list(_fields(holder).values())
-    known = list(max(classes, key=likeness))
+    known = list(classes[max(range(len(classes)), key=lambda one: likeness(classes[one]))])
     everything = sorted({one for fields in _fields(holder).values() for one in fields})
     return known if difflib.get_close_matches(name, known, 1) else everything
 

@@ -71,8 +71,12 @@ class MomentumDistillationMixin(nn.Module):
     """
 
     base_class: type
+    config: Any
+    logit_scale: Any
+    queue: Any
+    post_init: Any
     _keys_to_ignore_on_load_missing = [rf"^{TWIN}\.", rf"^{QUEUE}\."]  # noqa: RUF012
-    _keys_to_ignore_on_load_unexpected = []  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected: list[str] = []  # noqa: RUF012
 
     def __init__(self, config: Any):
         super().__init__(config)

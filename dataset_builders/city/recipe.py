@@ -14,6 +14,7 @@ from ..roads import STREETS
 from ..schema import CITY_PATTERN
 from ..sources.baidu import BaiduPanorama
 from ..sources.google import GoogleStreetView
+from ..sources.kartaview import KartaView
 from ..sources.local_folder import LocalFolder
 from ..sources.mapillary import Mapillary
 from ..sources.satellite import SatelliteSource
@@ -35,7 +36,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 SatelliteProvider = Annotated[TileSource | StacSource, Field(discriminator="provider")]
 StreetViewProvider = Annotated[
-    GoogleStreetView | BaiduPanorama | Mapillary | LocalFolder,
+    GoogleStreetView | BaiduPanorama | Mapillary | KartaView | LocalFolder,
     Field(discriminator="provider"),
 ]
 IndicatorSettings = Annotated[

@@ -33,6 +33,8 @@ class Mapillary:
     Attributes:
         per_place: Largest number of images per place.
         radius_m: Largest distance from the place, in metres.
+        panoramas: True for panoramas only, False for flat images only, None for both.
+        since: ISO 8601 date; older images are left out.
         size: Of the image: one of [`SIZES`].
         tiles_url: Of the service.
         graph_url: Of the service.
@@ -42,6 +44,8 @@ class Mapillary:
     provider: Literal["mapillary"] = "mapillary"
     per_place: int = 1
     radius_m: float = 50.0
+    panoramas: bool | None = None
+    since: str | None = None
     size: str = "thumb_1024_url"
     tiles_url: str = TILES
     graph_url: str = GRAPH
@@ -141,6 +145,7 @@ class Mapillary:
         self, tiles: Iterable[tuple[int, int]], store: Store
     ) -> list[tuple[str, float, float]]:
         """Id, lon and lat of all wanted images of the tiles, sorted."""
+        since = 0.0 if self.since is None else _milliseconds(self.since)
         found: dict[str, tuple[str, float, float]] = {}
         for x, y in tiles:
             key = f"{self.name}/tile/{ZOOM}/{x}/{y}"
@@ -151,8 +156,11 @@ class Mapillary:
                 store.mark([key], "invalid", str(error))
                 continue
             for lon, lat, properties in pictures:
-                one = str(properties["id"])
-                found[one] = (one, lon, lat)
+                if self.panoramas is not None and bool(properties.get("is_pano")) != self.panoramas:
+                    continue
+                if (number(properties.get("captured_at")) or 0.0) >= since:
+                    one = str(properties["id"])
+                    found[one] = (one, lon, lat)
         return sorted(found.values())
 
     def _nearest(
@@ -250,6 +258,11 @@ def _check_error(content: bytes, media_type: str) -> Verdict:
     if code in (10, 102, 190, 200):
         return Verdict("denied", f"error {code}")
     return Verdict("invalid", f"error {code}" if code else f"{media_type} that says nothing")
+
+
+def _milliseconds(text: str) -> float:
+    moment = datetime.datetime.fromisoformat(text)
+    return moment.replace(tzinfo=moment.tzinfo or datetime.UTC).timestamp() * 1000
 
 
 def _date(milliseconds: float | None) -> str | None:

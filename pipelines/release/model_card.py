@@ -74,7 +74,7 @@ def write_model_card(run: Run, repo_id: str, folder: Path | None = None) -> Path
             shutil.copyfile(figure, temporary)
     card = ModelCard.from_template(
         _data(run, repo_id),
-        TEMPLATES / "model_card.md.j2",
+        str(TEMPLATES / "model_card.md.j2"),
         run=run,
         repo_id=repo_id,
         name=repo_id.split("/")[-1],
@@ -172,7 +172,7 @@ def write_adapter_card(run: Path, repo_id: str, path: Path) -> None:
     summary = json.loads(summary_path.read_text(encoding="utf-8")) if summary_path.exists() else {}
     ModelCard.from_template(
         data,
-        TEMPLATES / "adapter_card.md.j2",
+        str(TEMPLATES / "adapter_card.md.j2"),
         repo_id=repo_id,
         name=repo_id.split("/")[-1],
         base=base,

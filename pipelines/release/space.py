@@ -257,7 +257,7 @@ def _write_card(root: Path, repo_id: str, version: str, shown: dict[str, Any]) -
         datasets=[name for name in [shown["dataset_name"]] if is_hub_id(name)] or None,
         tags=["urban", "geospatial", "urbanln", *["synthetic"] * _synthetic(root)],
     )
-    template = TEMPLATES / "space_card.md.j2"
+    template = str(TEMPLATES / "space_card.md.j2")
     synthetic = _synthetic(root)
     card = SpaceCard.from_template(data, template, name=title, gradio=version, synthetic=synthetic)
     card.save(root / CARD_FILE)

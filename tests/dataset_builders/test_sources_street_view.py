@@ -207,7 +207,9 @@ def mapillary(provider, **fields):
     [
         ({}, {"11": "p0", "13": "p1"}),
         ({"per_place": 2}, {"11": "p0", "12": "p0", "13": "p1"}),
-        ({"per_place": 2, "radius_m": 20}, {"11": "p0", "13": "p1"}),
+        ({"panoramas": True}, {"13": "p1"}),
+        ({"panoramas": False, "radius_m": 20}, {"11": "p0"}),
+        ({"since": "2021-01-01"}, {}),
     ],
 )
 def test_mapillary_takes_the_nearest_pictures(provider, tmp_path, fields, expected):
@@ -235,7 +237,7 @@ def test_a_picture_that_is_not_given_is_asked_for_again_at_a_fresh_address(
     provider, tmp_path, code
 ):
     provider.answers["/expiring/1/11.jpg"] = [(code, {}, b"")] * 5
-    source = mapillary(provider)
+    source = mapillary(provider, panoramas=False)
     assert views_of(source, tmp_path, PLACES[:1]) == []  # and no word of a key
     assert Store(tmp_path).counts("mapillary/picture/") == {"failed": 1}
     addresses = [path for path in provider.asked if path.startswith("/expiring/")]
@@ -283,7 +285,7 @@ def test_a_coverage_tile_that_was_stored_unchecked_ends_no_build(provider, tmp_p
 def test_mapillarys_answers_may_hold_anything(provider, tmp_path, changes):
     entity = provider.mapillary_entity
     provider.mapillary_entity = lambda one: entity(one) | changes
-    views = views_of(mapillary(provider), tmp_path, PLACES[:1])
+    views = views_of(mapillary(provider, panoramas=False), tmp_path, PLACES[:1])
     assert len(views) == (0 if "thumb_1024_url" in changes else 1)
 
 

@@ -238,8 +238,7 @@ def _grid_of(raster: EmbeddingRaster, grids: list[_Grid], n: int) -> _Grid:
     for grid in grids:
         if grid.rasters[0].offset(raster) is not None:
             return grid
-    zeros = [np.zeros(n) for _ in range(3)]
-    grids.append(_Grid([], *zeros, np.zeros((n, raster.dim))))
+    grids.append(_Grid([], np.zeros(n), np.zeros(n), np.zeros(n), np.zeros((n, raster.dim))))
     return grids[-1]
 
 
@@ -385,7 +384,7 @@ def _combine(grids: Sequence[_Grid], layout: Layout, min_coverage: float) -> Reg
 def _rejects(ids: Sequence[str], found: RegionMeans, min_coverage: float) -> list[Reject]:
     """The regions without a vector, and why."""
     rejects = []
-    for row in np.flatnonzero(~np.isfinite(found.vectors).all(1)):
+    for row in np.flatnonzero(~np.isfinite(found.vectors).all(1)).tolist():
         if found.inside[row] < TOUCHING:
             reason, detail = "outside_raster", "no raster reaches this region"
         elif found.coverage[row] <= 0:

@@ -1,0 +1,156 @@
+"""KartaView API 2.0: the photos near a place, then their images.
+
+https://doc.kartaview.org: open images of volunteers, CC BY-SA 4.0. The answers have lost fields
+over the years, so all of them are optional here but the id and an address.
+"""
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..download import Fetcher, Item, Limit, Store, Verdict
+from ..errors import SourceError
+from .street_view import Place, View, batched, images, json_answers, number, read_json
+
+HOST = "https://api.openstreetcam.org"
+SIZES = ("fileurlTh", "fileurlLTh", "fileurlProc", "fileurl")
+"""Addresses of a photo, from the smallest thumbnail to the original."""
+DENIED, QUOTA = (401, 403), (429,)
+
+
+@dataclass(frozen=True)
+class KartaView:
+    """The nearest photos to each place.
+
+    Attributes:
+        per_place: Largest number of photos per place.
+        radius_m: Largest distance from the place, in metres.
+        size: Field with the address of the image, one of [`SIZES`].
+        since: ISO 8601 date; older photos are left out.
+        base_url: Of the service.
+    """
+
+    provider: Literal["kartaview"] = "kartaview"
+    per_place: int = 1
+    radius_m: int = 50
+    size: str = "fileurlProc"
+    since: str | None = None
+    base_url: str = HOST
+    limits: Mapping[str, Limit] = field(
+        default_factory=lambda: {"api.openstreetcam.org": Limit(2, 4)}
+    )
+    name: str = "kartaview"
+    licence: str = "cc-by-sa-4.0"
+    redistributable: bool = True
+    price_per_1000: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.size not in SIZES:
+            raise SourceError(f"`size` must be one of {SIZES}, got {self.size!r}.")
+        if self.per_place < 1 or self.radius_m <= 0:
+            raise SourceError(
+                "`per_place` must be 1 or more and `radius_m` above 0, got "
+                f"{self.per_place} and {self.radius_m}."
+            )
+
+    @property
+    def requests_per_place(self) -> float:
+        """One for what is near, one per image."""
+        return 1.0 + self.per_place
+
+    async def views(
+        self, places: Sequence[Place], fetcher: Fetcher, store: Store
+    ) -> AsyncIterator[View]:
+        """See [`StreetViewSource`]."""
+        prefix = f"{self.name}/near/{self.radius_m}/{self.per_place}"
+        by_key = {f"{prefix}/{place.point_id}": place for place in places}
+        questions = (self._question(key, place) for key, place in by_key.items())
+        answers = await json_answers(questions, check_answer, fetcher, store)
+        found: dict[str, tuple[View, str]] = {}
+        for key, place in by_key.items():
+            for photo in list(self._photos(answers.get(key)))[: self.per_place]:
+                view = self._view(photo, place)
+                # a photo that is near to two places belongs to the first
+                found.setdefault(view.key, (view, photo[self.size]))
+        items = (_picture(key, address) for key, (_, address) in found.items())
+        async for key in images(items, fetcher):
+            yield found[key][0]
+
+    async def pictures(
+        self, rows: Sequence[Mapping[str, Any]], fetcher: Fetcher, store: Store
+    ) -> AsyncIterator[tuple[str, str]]:
+        """See [`StreetViewSource`]; each photo is asked for its address."""
+        for batch in batched(str(row["image_id"]).split("/")[1] for row in rows):
+            ids = {f"{self.name}/photo/{one}": one for one in batch}
+            questions = (Item(key, f"{self.base_url}/2.0/photo/{one}") for key, one in ids.items())
+            answers = await json_answers(questions, check_answer, fetcher, store)
+            addresses = {
+                self._picture_key(ids[key]): photo[self.size]
+                for key, answer in answers.items()
+                for photo in self._photos(answer)
+            }
+            items = (_picture(key, address) for key, address in addresses.items())
+            async for key in images(items, fetcher):
+                yield f"{self.name}/{key.split('/')[2]}", key
+
+    def _picture_key(self, one: str) -> str:
+        return f"{self.name}/picture/{one}/{self.size}"
+
+    def _question(self, key: str, place: Place) -> Item:
+        params = {
+            "lat": f"{place.lat:.7f}",
+            "lng": f"{place.lon:.7f}",
+            "radius": str(self.radius_m),
+            "itemsPerPage": str(max(10, self.per_place)),
+        }
+        return Item(key, f"{self.base_url}/2.0/photo/", params)
+
+    def _photos(self, answer: Any) -> Iterator[dict[str, Any]]:
+        """The photos of an answer that have an id and an address, in its order."""
+        result = answer.get("result") if isinstance(answer, dict) else None
+        data = result.get("data") if isinstance(result, dict) else None
+        photos = data if isinstance(data, list) else [data]
+        for photo in photos:
+            if not isinstance(photo, dict) or not photo.get("id"):
+                continue
+            if not isinstance(photo.get(self.size), str):
+                continue
+            taken = photo.get("shotDate") or photo.get("dateAdded")
+            if self.since is None or (taken and str(taken)[:10] >= self.since[:10]):
+                yield photo
+
+    def _view(self, photo: Mapping[str, Any], place: Place) -> View:
+        taken = photo.get("shotDate") or photo.get("dateAdded")
+        heading = number(photo.get("heading"))
+        lon, lat = number(photo.get("lng")), number(photo.get("lat"))
+        if lon is None or lat is None:
+            lon, lat = place.lon, place.lat
+        where = (lon, lat, None if heading is None else heading % 360)
+        taken_at = None if taken is None else str(taken).replace(" ", "T")
+        key, image_id = self._picture_key(str(photo["id"])), f"{self.name}/{photo['id']}"
+        by = "KartaView contributors"
+        return View(image_id, place.point_id, key, *where, taken_at, self.name, self.licence, by)
+
+
+def check_answer(content: bytes, media_type: str) -> Verdict:
+    """An answer with a result; errors may come as JSON with HTTP 200."""
+    answer = read_json(content)
+    if not isinstance(answer, dict):
+        return Verdict("invalid", f"{media_type or 'an answer'} that is no JSON object")
+    status = answer.get("status")
+    code = status.get("httpCode") if isinstance(status, dict) else None
+    if code in DENIED:
+        return Verdict("denied", f"httpCode {code}")
+    if code in QUOTA:
+        return Verdict("quota", f"httpCode {code}")
+    if "result" not in answer or (isinstance(code, int) and code >= 400):
+        return Verdict("invalid", f"httpCode {code}" if code else "JSON without a result")
+    return Verdict("ok")
+
+
+def _picture(key: str, address: str) -> Item:
+    # it holds no key of the user: one image that is refused is no reason to stop
+    return Item(key, address, refused="failed")
+
+
+__all__ = ["KartaView", "check_answer"]

@@ -1,0 +1,144 @@
+"""KartaView's interface on the loopback address, with its faults."""
+
+import json
+
+import pytest
+
+from dataset_builders.download import StoppedError, Store
+from dataset_builders.errors import SourceError
+from dataset_builders.sources.kartaview import KartaView
+from dataset_builders.sources.street_view import Place, StreetViewSource
+
+from .loopback import Loopback, as_json, with_fetcher
+from .provider import drawn
+
+PLACES = [Place(f"p{n}", 11.5 + n / 100, 48.1) for n in range(3)]
+
+
+class Server(Loopback):
+    def __init__(self):
+        super().__init__()
+        self.photos = {
+            str(100 * n + k): {
+                "id": str(100 * n + k),
+                "lat": str(place.lat + k * 1e-5),
+                "lng": str(place.lon),
+                "heading": "370.5",
+                "shotDate": f"202{k}-05-01 10:00:00",
+                "fileurlProc": f"{self.url}/files/{100 * n + k}.jpg",
+            }
+            for n, place in enumerate(PLACES)
+            for k in range(3)
+        }
+
+    def name(self, request):
+        near = f"@{float(request.query['lng']):.2f}" if "lng" in request.query else ""
+        return request.path + near
+
+    def answer(self, request):
+        if request.path.startswith("/files/"):
+            return 200, {"Content-Type": "image/jpeg"}, drawn(request.path, (64, 48))
+        data = self.photos.get(request.path.split("/")[-1])
+        if "lng" in request.query:
+            number = round((float(request.query["lng"]) - 11.5) * 100)
+            data = [one for name, one in self.photos.items() if int(name) // 100 == number]
+        return as_json({"status": {"httpCode": 200}, "result": {"data": data}})
+
+
+@pytest.fixture
+def server():
+    with Server() as one:
+        yield one
+
+
+def views(source, folder, places=PLACES):
+    async def job(fetcher, store):
+        return [one async for one in source.views(places, fetcher, store)]
+
+    return sorted(with_fetcher(folder, job), key=lambda view: view.image_id)
+
+
+def rehydrate(source, folder, ids):
+    async def job(fetcher, store):
+        rows = [{"image_id": one} for one in ids]
+        return {one: store.read(key) async for one, key in source.pictures(rows, fetcher, store)}
+
+    return with_fetcher(folder, job)
+
+
+def test_the_nearest_photos_come_with_what_is_known_of_them(server, tmp_path):
+    source = KartaView(base_url=server.url, per_place=2)
+    assert isinstance(source, StreetViewSource)
+    found = views(source, tmp_path)
+    assert [view.image_id for view in found] == [
+        f"kartaview/{n}" for n in sorted(["0", "1", "100", "101", "200", "201"])
+    ]
+    first = found[0]
+    assert (first.heading, first.captured_at) == (pytest.approx(10.5), "2020-05-01T10:00:00")
+    assert first.licence == "cc-by-sa-4.0"
+    assert first.attribution == "KartaView contributors"
+
+
+def test_a_second_run_asks_for_nothing(server, tmp_path):
+    source = KartaView(base_url=server.url)
+    found = views(source, tmp_path)
+    asked = dict(server.asked)
+    assert views(source, tmp_path) == found
+    assert server.asked == asked
+
+
+def test_missing_fields_are_no_trouble(server, tmp_path):
+    server.photos["0"] = {"id": "0", "fileurlProc": f"{server.url}/files/0.jpg"}
+    server.photos["100"] = {"id": "100"}  # no address
+    server.photos["200"] |= {"heading": None, "lat": "north"}
+    found = {view.image_id: view for view in views(KartaView(base_url=server.url), tmp_path)}
+    assert set(found) == {"kartaview/0", "kartaview/101", "kartaview/200"}
+    assert (found["kartaview/0"].lon, found["kartaview/0"].heading) == (PLACES[0].lon, None)
+    assert found["kartaview/200"].lat == PLACES[2].lat
+
+
+def test_old_photos_can_be_left_out(server, tmp_path):
+    found = views(KartaView(base_url=server.url, per_place=3, since="2022-01-01"), tmp_path)
+    assert {view.captured_at[:4] for view in found} == {"2022"}
+
+
+def test_faults_are_retried_or_left_out(server, tmp_path):
+    near = [f"/2.0/photo/@{place.lon:.2f}" for place in PLACES]
+    server.answers[near[0]] = [(429, {"Retry-After": "0"}, b"")]
+    server.answers[near[1]] = [(200, {"Content-Type": "text/html"}, b"<html></html>")]
+    server.answers["/files/200.jpg"] = [100]
+    found = views(KartaView(base_url=server.url), tmp_path)
+    assert [view.image_id for view in found] == ["kartaview/0", "kartaview/200"]
+    assert server.asked["/files/200.jpg"] == 2
+    assert Store(tmp_path).counts("kartaview/near/") == {"invalid": 1, "ok": 2}
+
+
+@pytest.mark.parametrize(("code", "said"), [(403, "denied"), (429, "quota")])
+def test_errors_with_http_200_stop_the_run(server, tmp_path, code, said):
+    body = json.dumps({"status": {"httpCode": code}}).encode()
+    server.answers[f"/2.0/photo/@{PLACES[0].lon:.2f}"] = [(200, {}, body)]
+    with pytest.raises(StoppedError, match=said):
+        views(KartaView(base_url=server.url), tmp_path)
+
+
+def test_a_photo_that_is_refused_does_not_end_the_run(server, tmp_path):
+    server.answers["/files/0.jpg"] = [(403, {}, b"")]
+    source = KartaView(base_url=server.url)
+    assert [view.image_id for view in views(source, tmp_path)] == ["kartaview/100", "kartaview/200"]
+    assert len(views(source, tmp_path)) == 3  # asked for anew by the next run
+
+
+def test_no_photo_is_no_view(server, tmp_path):
+    assert views(KartaView(base_url=server.url), tmp_path, [Place("far", 12.9, 48.1)]) == []
+
+
+def test_pictures_are_fetched_again_by_their_ids(server, tmp_path):
+    found = rehydrate(KartaView(base_url=server.url), tmp_path, ["kartaview/1", "kartaview/777"])
+    assert found == {"kartaview/1": drawn("/files/1.jpg", (64, 48))}
+
+
+def test_impossible_settings_are_refused():
+    with pytest.raises(SourceError, match="size"):
+        KartaView(size="large")
+    with pytest.raises(SourceError, match="per_place"):
+        KartaView(per_place=0)
