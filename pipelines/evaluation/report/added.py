@@ -56,7 +56,9 @@ def _table(city: CityResults, protocol: str, found: pd.DataFrame) -> Table:
 
 def _columns(own: pd.DataFrame, keys: pd.MultiIndex) -> list[Column]:
     """Of one indicator: R2 alone, and what is added to each of the others."""
-    parts = {beside: part.set_index(ROW).reindex(keys) for beside, part in own.groupby("beside")}
+    parts = {
+        str(beside): part.set_index(ROW).reindex(keys) for beside, part in own.groupby("beside")
+    }
     columns = [numbers("alone", parts.pop("")["r2"])]
     for beside in sorted(parts, key=lambda name: (name != COORDINATES, name)):
         name = "added to location" if beside == COORDINATES else f"added to {beside}"

@@ -247,6 +247,7 @@ def _interval_panel(
     axes: Axes, title: str, frame: pd.DataFrame, names: Sequence[str], cut: float | None
 ) -> None:
     axes.axvline(0, color=LINE_COLOUR, linewidth=0.8, zorder=1)
+    row: Any  # a named tuple of the columns
     for row in frame.itertuples():
         y = names.index(row.name)
         axes.plot([row.low, row.high], [y, y], color=row.colour, linewidth=1.6, zorder=3)

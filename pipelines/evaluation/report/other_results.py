@@ -97,8 +97,8 @@ def _order(key: tuple[str, str, str]) -> tuple[Any, ...]:
 
 def _transfer_table(own: pd.DataFrame, protocol: str, mark: str) -> Table:
     targets = sorted(own["target"].unique())
-    parts = dict(list(own.groupby(MATRIX)))
-    rows = pd.concat(
+    parts: dict[Any, pd.DataFrame] = dict(list(own.groupby(MATRIX)))
+    rows: pd.DataFrame = pd.concat(
         {key: matrix(parts[key]).reindex(columns=targets) for key in sorted(parts, key=_order)}
     )
     systems, views, probes, sources = (rows.index.get_level_values(level) for level in range(4))

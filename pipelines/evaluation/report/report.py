@@ -10,6 +10,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -206,13 +207,13 @@ def _city_section(city: CityResults, output: Path, echo: Callable[[str], None]) 
         more.append(Section(title, [table for table in found if table]))
     distances = distance_table(city)
     unknown = "How far test is from training is not known: the dataset's folder is not at hand."
-    about = [
+    about: list[Block] = [
         f"Dataset: `{city.summary['dataset_name']}`.",
         Bullets(limits(city)),
         distances or unknown,
         systems_table(city),
     ]
-    blocks = [*_summary_blocks(city, analysis, output), *sections, *more]
+    blocks: list[Block] = [*_summary_blocks(city, analysis, output), *sections, *more]
     return Section(city.title, [*blocks, Section(f"{city.title}: data and limits", about)])
 
 
@@ -354,7 +355,7 @@ def _prediction_figures(city: CityResults, protocol: str, output: Path) -> list[
     predictions = read_predictions(city.folder / PREDICTIONS_FOLDER, wanted)
     title = f"{city.title}, {PROTOCOLS[protocol]}: {what(city, key)}"
     own = (rows[["label", "beside", "view", "probe"]] == [label, "", view, probe]).all(axis=1)
-    scores = dict(list(run_scores(rows[own], "r2").groupby("indicator")))
+    scores: dict[Any, pd.Series] = dict(list(run_scores(rows[own], "r2").groupby("indicator")))
     trainings = len(city.members[system])
     one_of = f" Predictions of the first of its {trainings} trainings." if trainings > 1 else ""
     indicators = city.summary["indicators"]

@@ -291,14 +291,15 @@ def overall_table(city: CityResults, found: Sequence[Overall]) -> Table:
 def verdict_table(city: CityResults, found: Sequence[Verdict]) -> Table:
     """A row per protocol and indicator: do images predict better than location alone?"""
     systems = [key_of(one.system) for one in found]
+    answers = [one.answer for one in found]
     return Table(
         slug(city.name, "verdicts"),
         f"Do images predict better than location alone? {city.title}",
         [
             words("predicting", (QUESTIONS[one.protocol] for one in found)),
             words("indicator", (one.indicator for one in found)),
-            Column("images better?", *[[one.answer for one in found]] * 2, numeric=False,
-                   bold=[one.answer == "yes" for one in found]),
+            Column("images better?", answers, answers, numeric=False,
+                   bold=[answer == "yes" for answer in answers]),
             _scores("images, R²", [one.images for one in found]),
             _scores("location alone, R²", [one.location for one in found]),
             words("best image system", (what(city, key) for key in systems)),

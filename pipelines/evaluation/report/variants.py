@@ -7,6 +7,7 @@ regions, and the differences of the single training seeds show the randomness of
 from dataclasses import dataclass
 from os.path import commonprefix
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -320,14 +321,16 @@ def variants_section(study: Study, output: Path, folder: str) -> Section:
 
 def _ablation_figure(study: Study, view: str, probe: str, output: Path, folder: str) -> Figure:
     panels = {}
+    seeds: Any
     for indicator in sorted(study.indicators, key=lambda name: name != MEAN):
         found = study.of(view, probe, indicator)
         own = found.loc[[name for name in study.ablated if name in found.index]]
         if len(own):
+            seeds = [study.by_seed(name, view, probe, indicator) for name in own.index]
             panels[_named(indicator)] = own.assign(
                 name=[study.short(name) for name in own.index],
                 colour=[_colour(*ends) for ends in zip(own["low"], own["high"], strict=True)],
-                seeds=[study.by_seed(name, view, probe, indicator) for name in own.index],
+                seeds=seeds,
             )
     path = f"{folder}/{slug(study.city.name, study.protocol, 'ablation', view)}.png"
     title = (
