@@ -126,7 +126,7 @@ def write_places(photos: Path, bbox: list[float], output: Path) -> None:
         geometry=gpd.GeoSeries(shapely.intersection(own, around), crs=PLANE).to_crs(4326).values,
     )
     with atomic_path(output) as temporary:
-        places.to_file(temporary, driver="GPKG")
+        places.to_file(temporary, layer="places", driver="GPKG")
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
