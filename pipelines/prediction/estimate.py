@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.evaluation.analysis.conformal import METHODS
-from pipelines.evaluation.analysis.reach import unlike
 from pipelines.evaluation.probe.controls import coordinate_basis, tree_coordinates
+from pipelines.evaluation.probe.reach import unlike
 
 from .cross_fit import FEWEST_FOLDS, Folds, cross_fit, fit_all, make_folds
 from .labels import Indicator
@@ -171,7 +171,7 @@ def status(X: NDArray[np.floating], estimate: Estimate) -> NDArray[np.object_]:
     """`(N,)` status of each region with an image: "held_out", "unlabelled" or "unlike_training".
 
     The last is a region without a label outside the area of applicability: see
-    [`pipelines.evaluation.analysis.reach.unlike`].
+    [`pipelines.evaluation.probe.reach.unlike`].
     """
     folds = estimate.folds.number
     found = np.where(folds >= 0, HELD_OUT, UNLABELLED).astype(object)

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from pipelines.common.encoders import Encoder
 from pipelines.common.errors import InputError
-from pipelines.evaluation.analysis.reach import Reach, covered_by_decile, morans_i
+from pipelines.evaluation.analysis.reach import Reach, morans_i
 from pipelines.evaluation.embed.images import EmbedSettings
 from pipelines.evaluation.embed.raster import ENCODER as RASTER
 from pipelines.evaluation.embed.raster import RasterSettings
+from pipelines.evaluation.probe.reach import covered_by_decile
 
 from .cross_fit import FEWEST_FOLDS
 from .estimate import NO_IMAGE, UNLABELLED, UNLIKE, Estimate, estimate, estimate_new, status

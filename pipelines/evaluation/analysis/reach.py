@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..probe.reach import DECILES
+
 Floats = NDArray[np.float64]
 NEIGHBOURS, PERMUTATIONS = 8, 999
 FEWEST_RESIDUALS = 30
-DECILES = 10
 CHANCE = 0.05
 STRONG = 0.3
 """Moran's I from which whole quarters, not single neighbours, err together."""
@@ -46,10 +47,11 @@ class Reach:
     Attributes:
         indicator: what is predicted.
         moran: of the held-out residuals; None for fewer than [`FEWEST_RESIDUALS`].
-        predicted: regions without a label that were predicted.
-        unlike: those whose vectors are unlike all labelled ones.
+        predicted: regions that were predicted and not learnt from.
+        unlike: those whose vectors are unlike all that were learnt from.
         covered: shares of the labelled regions that have an image, by decile of the label from the
             lowest; NaN for a decile that ties leave empty.
+        asked: which regions `predicted` counts.
     """
 
     indicator: str
@@ -57,6 +59,7 @@ class Reach:
     predicted: int
     unlike: int
     covered: tuple[float, ...]
+    asked: str = "regions without a label"
 
     @property
     def lines(self) -> list[str]:
@@ -74,8 +77,8 @@ class Reach:
             )
         if self.predicted:
             found.append(
-                f"{self.unlike:,} of {self.predicted:,} regions without a label "
-                f"({self.unlike / self.predicted:.0%}) look like no labelled region."
+                f"{self.unlike:,} of {self.predicted:,} {self.asked} "
+                f"({self.unlike / self.predicted:.0%}) look like none that was learnt from."
             )
         lowest, highest = self.covered[0], self.covered[-1]
         if np.isfinite(lowest) and np.isfinite(highest):
@@ -137,72 +140,15 @@ def morans_i(
     return Moran(value, (larger + 1) / (permutations + 1), z, lag)
 
 
-def covered_by_decile(labels: Floats, has_image: NDArray[np.bool_]) -> tuple[float, ...]:
-    """Share of regions with an image in each decile of a label, from the lowest.
-
-    Equal labels share a decile, that of their mean rank; a decile may so be empty (NaN).
-
-    Args:
-        labels: `(N,)`; NaN where a region has none.
-        has_image: `(N,)` whether a region has a usable image.
-    """
-    from scipy.stats import rankdata
-
-    known = np.isfinite(labels)
-    if not known.any():
-        return (float("nan"),) * DECILES
-    rank = (rankdata(labels[known]) - 0.5) / known.sum()
-    decile = np.minimum((rank * DECILES).astype(int), DECILES - 1)
-    count = np.bincount(decile, minlength=DECILES)
-    seen = np.bincount(decile, weights=has_image[known], minlength=DECILES)
-    with np.errstate(invalid="ignore"):
-        return tuple((seen / count).tolist())
-
-
-def unlike(
-    X: NDArray[np.floating], folds: NDArray[np.int64], rows: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """Which rows are further from all labelled rows than those are from other folds.
-
-    Distances are Euclidean in the standardised space of vectors. The threshold is the upper whisker
-    (third quartile plus 1.5 interquartile ranges) of the labelled rows' distances to the nearest of
-    another fold, as in the area of applicability of Meyer and Pebesma (2021,
-    doi:10.1111/2041-210X.13650), without its weights.
-
-    Args:
-        X: `(N, D)` vectors; NaN in the numbers of a view that a row lacks.
-        folds: `(N,)` fold of a labelled row; below 0 without a label.
-        rows: `(M,)` rows that are asked about.
-    """
-    if not len(rows):
-        return np.zeros(0, dtype=bool)
-    labelled = np.flatnonzero(folds >= 0)
-    mean = np.nanmean(X[labelled], axis=0)
-    scale = np.nanstd(X[labelled], axis=0)
-    scale = np.where(scale > 0, scale, 1.0)
-
-    def standard(some: NDArray[np.int64]) -> Floats:
-        return np.nan_to_num((X[some] - mean) / scale)
-
-    own = np.concatenate(
-        [
-            _nearest(standard(labelled[folds[labelled] == name]), standard(others))
-            for name in np.unique(folds[labelled])
-            if len(others := labelled[folds[labelled] != name])
-        ]
-        or [np.zeros(1)]
-    )
-    low, high = np.quantile(own, [0.25, 0.75])
-    return _nearest(standard(rows), standard(labelled)) > high + 1.5 * (high - low)
-
-
 def draw_reach(reach: Reach) -> bytes:
     """Coverage by decile, and residuals against those of the neighbours, as a small PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 2.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.bar(np.arange(1, DECILES + 1), np.nan_to_num(reach.covered), color="#4c78a8")
+    left.bar(np.arange(1, DECILES + 1), reach.covered, color="#4c78a8")
+    for empty in np.flatnonzero(np.isnan(reach.covered)):
+        left.text(empty + 1, 0.02, "–", ha="center")  # not a share of 0
     left.set(ylim=(0, 1), xlabel="decile of the label", ylabel="share with an image")
     left.set_xticks([1, 5, 10])
     if reach.moran is not None:
@@ -214,19 +160,4 @@ def draw_reach(reach: Reach) -> bytes:
     return buffer.getvalue()
 
 
-def _nearest(rows: Floats, others: Floats) -> Floats:
-    from sklearn.neighbors import NearestNeighbors
-
-    distance, _ = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(others).kneighbors(rows)
-    found: Floats = distance[:, 0]
-    return found
-
-
-__all__ = [
-    "Moran",
-    "Reach",
-    "covered_by_decile",
-    "draw_reach",
-    "morans_i",
-    "unlike",
-]
+__all__ = ["Moran", "Reach", "draw_reach", "morans_i"]

@@ -151,6 +151,11 @@ def sees_images(name: Name) -> bool:
     return name[1] != NO_VIEW and not split_name(name[0])[0]
 
 
+def is_control(name: Name) -> bool:
+    """Whether a system is beside no other and sees no image."""
+    return name[1] == NO_VIEW and not split_name(name[0])[0]
+
+
 def best_of_indicator(errors: Errors, indicator: str) -> Name | None:
     """The image system with the lowest validation error on an indicator."""
     own = [name for name, other in errors if other == indicator and sees_images(name)]
@@ -247,6 +252,7 @@ __all__ = [
     "answer",
     "best_of_indicator",
     "best_views",
+    "is_control",
     "mean_difference",
     "overall",
     "score",

@@ -6,7 +6,7 @@ left out for all, and counted.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from dataset_builders.errors import SplitError
 from dataset_builders.files import atomic_path, digest, write_json
 
 from ..embed.poi import poi_columns
@@ -22,9 +23,11 @@ from ..embed.tables import EmbeddingTable
 from .city import City
 from .loop import Comparison, ProbeSettings, compute, leaking_cells, make_cells
 from .predictions import BLOCK_COLUMN, REGIONS_FILE, RESULTS_FILE, SUMMARY_FILE
+from .reach import measure_reach
 from .results import FORMAT_VERSION, ResultStore, code_revision
 from .splits import (
     SPLIT_RULE,
+    STORED_SEED,
     CityRegions,
     Geography,
     block_ids,
@@ -34,6 +37,7 @@ from .splits import (
 )
 from .systems import (
     VIEW_CHOICES,
+    System,
     check_beside,
     common_regions,
     left_out_inputs,
@@ -52,7 +56,8 @@ def probe(
     """Compute the cells that are not in `<output>/results.jsonl` yet.
 
     Beside the rows it writes `predictions/`, the test predictions in Parquet; `regions.parquet`,
-    places and labels for maps; and `probe.json`: what was left out and why.
+    places and labels for maps; and `probe.json`: what was left out and why, and how far vectors
+    reach.
 
     Args:
         city: regions and indicators.
@@ -106,7 +111,7 @@ def probe(
         "skipped": skipped,
         "left_out_inputs": left_out_inputs(city),
         "settings": asdict(settings),
-        "systems": {table.label: _describe(table, views) for table in tables},
+        "systems": _describe(city, tables, systems, own),
         "controls": {one.name: one.hash for one in systems if one.name in settings.controls},
         "beside": {
             one.name: {"view": one.view, "hash": one.beside_hash}
@@ -165,13 +170,30 @@ def _write_regions(
         regions.assign(**labels, **{BLOCK_COLUMN: block_ids(place)[kept]}).to_parquet(temporary)
 
 
-def _describe(table: EmbeddingTable, views: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    return {
-        **table.metadata,
-        "embedding_hash": table.hash,
-        "views": views[table.label],
-        "uses": table.uses,
-    }
+def _describe(
+    city: City, tables: Sequence[EmbeddingTable], systems: Sequence[System], own: CityRegions
+) -> dict[str, dict[str, Any]]:
+    """Each system: what made its vectors, and how far they reach in the first split by blocks."""
+    kept = np.arange(len(own.regions)) if own.kept is None else own.kept
+    blocks = block_ids(own.place)[kept]
+    try:
+        split = splitter_within("block", own).split(STORED_SEED)
+    except SplitError:
+        split = None
+    found = {}
+    for table in tables:
+        views = {one.view: one for one in systems if one.name == table.label}
+        found[table.label] = {
+            **table.metadata,
+            "embedding_hash": table.hash,
+            "views": list(views),
+            "uses": table.uses,
+            "reach": {
+                view: measure_reach(city, table, one, kept, split, blocks)
+                for view, one in views.items()
+            },
+        }
+    return found
 
 
 def _describe_place(city: City, kept: NDArray[np.int64], place: Geography) -> dict[str, Any]:

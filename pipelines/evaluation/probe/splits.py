@@ -257,6 +257,7 @@ __all__ = [
     "FRACTIONS",
     "PROTOCOLS",
     "SPLIT_RULE",
+    "STORED_SEED",
     "BlockSplitter",
     "CityRegions",
     "CitySplitter",

@@ -410,6 +410,7 @@ __all__ = [
     "CONTROL_NAMES",
     "COORDINATES",
     "EXTRA_CONTROLS",
+    "GEOCLIP",
     "JOINT_PROBE",
     "NO_VIEW",
     "VIEW_CHOICES",

@@ -15,9 +15,15 @@ from pipelines.common.encoders import BUILT_IN
 from ..analysis.bootstrap import Name, Reference
 from ..embed.tables import BOTH
 from ..embed.trainings import Training, members, training_of
-from ..probe.predictions import RESULTS_FILE, SUMMARY_FILE, embedding_hashes
+from ..probe.predictions import (
+    PREDICTIONS_FOLDER,
+    RESULTS_FILE,
+    SUMMARY_FILE,
+    embedding_hashes,
+    read_predictions,
+)
 from ..probe.results import CITY, CITY_ENCODER, ResultRow, read_rows
-from ..probe.systems import CONTROL_NAMES, NO_VIEW, split_name
+from ..probe.systems import CONTROL_NAMES, COORDINATES, GEOCLIP, NO_VIEW, split_name
 
 LOWER_IS_BETTER = ("rmse", "mae")
 METRIC_TITLES = {
@@ -140,6 +146,11 @@ class CityResults:
             return METHOD
         return VARIANT if training and training.variant_of else TRAINED
 
+    def is_place(self, system: str) -> bool:
+        """Whether a system's vectors are of places alone, and tell nothing of images."""
+        uses = set(self.metadata(system).get("uses", ()))
+        return COORDINATES in uses and uses <= {COORDINATES, GEOCLIP}
+
     def order(self, key: Key) -> tuple[Any, ...]:
         """To sort the rows of a table by."""
         system, beside, view, probe = key
@@ -233,6 +244,31 @@ def read_cities(output: Path) -> list[CityResults]:
     return [city for city in map(read_city, folders) if len(city.frame)]
 
 
+def predictions_of(city: CityResults, protocol: str, key: Key, **more: Any) -> pd.DataFrame:
+    """Test predictions of a system that is beside no other, of the first of its trainings.
+
+    Args:
+        city: Its results.
+        protocol: Of the splits.
+        key: System, view and probe.
+        more: Values of other fields of the rows.
+
+    Returns:
+        As [`read_predictions`].
+    """
+    system, _, view, probe = key
+    label = city.members[system][0]
+    wanted = {
+        "table_hash": city.summary["table_hash"],
+        "embedding_hash": city.summary["systems"][label]["embedding_hash"],
+        "protocol": protocol,
+        "system": label,
+        "view": view,
+        "probe": probe,
+    }
+    return read_predictions(city.folder / PREDICTIONS_FOLDER, wanted | more)
+
+
 def _summary(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
     return found
@@ -316,6 +352,7 @@ __all__ = [
     "is_frozen_clip",
     "is_untrained",
     "key_of",
+    "predictions_of",
     "read_cities",
     "read_city",
     "read_results",

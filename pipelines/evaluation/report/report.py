@@ -33,6 +33,7 @@ from ..analysis.verdicts import (
     Overall,
     best_of_indicator,
     best_views,
+    is_control,
     mean_difference,
     overall,
     score,
@@ -40,9 +41,8 @@ from ..analysis.verdicts import (
     verdicts,
 )
 from ..errors import InputError
-from ..probe.predictions import PREDICTIONS_FOLDER, REGIONS_FILE, read_predictions
+from ..probe.predictions import REGIONS_FILE
 from ..probe.splits import PROTOCOLS
-from ..probe.systems import CONTROL_NAMES
 from ..urban_regression.metrics import METRICS
 from .added import added_tables
 from .figures import BLUE, CUT, GREY, draw_clusters, draw_intervals, draw_maps, draw_scatter
@@ -54,6 +54,7 @@ from .frame import (
     CityResults,
     best_key,
     key_of,
+    predictions_of,
     read_cities,
     run_scores,
     slug,
@@ -68,6 +69,7 @@ from .other_results import (
     transfer_section,
     zero_shot_table,
 )
+from .reach import reach_sections
 from .rendering import Block, Bullets, Figure, Section, write_report_files
 from .tables import (
     QUESTIONS,
@@ -118,6 +120,7 @@ class Analysis:
 
     Attributes:
         errors: Protocol -> validation errors of every system.
+        of_images: The same without the systems that know places alone.
         cells: Drawn scores of the controls and of every system in its best view.
         best: Every system that sees images, in its best view, lowest validation error first.
         differences: Of R2 to each reference, see [`tables.differences_frame`].
@@ -125,6 +128,7 @@ class Analysis:
     """
 
     errors: Mapping[str, Errors]
+    of_images: Mapping[str, Errors]
     cells: Sequence[DrawnCell]
     best: Sequence[Name]
     differences: pd.DataFrame
@@ -169,13 +173,17 @@ def write_report(output: Path, echo: Callable[[str], None] = print) -> Path:
 def _analyse(city: CityResults) -> Analysis:
     group_of = group_names(city.summary["systems"])
     errors = {one: validation_errors(city.folder, one, group_of) for one in city.protocols}
+    of_images = {
+        one: {key: error for key, error in own.items() if not city.is_place(key[0][0])}
+        for one, own in errors.items()
+    }
     best = best_views(
         {(name, f"{one} {i}"): e for one, own in errors.items() for (name, i), e in own.items()}
     )
 
     def wanted(protocol: str, indicator: str, name: Name) -> bool:
-        chosen = best_of_indicator(errors[protocol], indicator)
-        return name[0] in CONTROL_NAMES or name in (chosen, *best)
+        chosen = best_of_indicator(of_images[protocol], indicator)
+        return is_control(name) or name in (chosen, *best)
 
     references = dict.fromkeys(
         [
@@ -187,7 +195,7 @@ def _analyse(city: CityResults) -> Analysis:
     write_json(city.folder / DIFFERENCES_FILE, [asdict(one) for one in found])
     cells = list(drawn_cells(city.folder, wanted=wanted))
     coverage = measure_coverage(city.folder)
-    return Analysis(errors, cells, best, differences_frame(found), coverage)
+    return Analysis(errors, of_images, cells, best, differences_frame(found), coverage)
 
 
 # ---- a city -------------------------------------------------------------------------------------
@@ -200,7 +208,9 @@ def _city_section(city: CityResults, output: Path, echo: Callable[[str], None]) 
         sections.append(_protocol_section(city, protocol, analysis, output))
         echo(f"\n{city.title}: {PROTOCOL_TITLES[protocol]}, R²\n")
         echo(score_table(city, protocol, "r2").markdown())
-    more: list[Block] = [*_cluster_sections(city, output)]
+    errors = analysis.of_images.get("block", {})
+    more: list[Block] = [*reach_sections(city, errors, output, FIGURES_FOLDER)]
+    more += _cluster_sections(city, output)
     found = retrieval_table(output, city), zero_shot_table(output, city)
     if any(found):
         title = f"{city.title}: retrieval and zero-shot scores"
@@ -220,12 +230,12 @@ def _city_section(city: CityResults, output: Path, echo: Callable[[str], None]) 
 def _summary_blocks(city: CityResults, analysis: Analysis, output: Path) -> list[Block]:
     """A sentence, what vectors add, systems against controls, a figure, and single answers."""
     names = dict.fromkeys(name for cell in analysis.cells for name in cell.systems)
-    shown = [n for n in names if n[0] in CONTROL_NAMES or n in analysis.best]
+    shown = [n for n in names if is_control(n) or n in analysis.best]
     found = overall(analysis.cells, shown)
     labels = pd.read_parquet(city.folder / REGIONS_FILE)
     labelled = {name: int(labels[name].notna().sum()) for name in city.indicators}
     answers = sorted(
-        verdicts(analysis.cells, analysis.errors, labelled),
+        verdicts(analysis.cells, analysis.of_images, labelled),
         key=lambda one: (one.protocol != "block", city.indicators.index(one.indicator)),
     )
     blocks: list[Block] = [*_sentences(city, analysis, found), *added_tables(city)]
@@ -344,15 +354,7 @@ def _prediction_figures(city: CityResults, protocol: str, output: Path) -> list[
         return []
     system, _, view, probe = key
     label = city.members[system][0]
-    wanted = {
-        "table_hash": city.summary["table_hash"],
-        "embedding_hash": city.summary["systems"][label]["embedding_hash"],
-        "protocol": protocol,
-        "system": label,
-        "view": view,
-        "probe": probe,
-    }
-    predictions = read_predictions(city.folder / PREDICTIONS_FOLDER, wanted)
+    predictions = predictions_of(city, protocol, key)
     title = f"{city.title}, {PROTOCOLS[protocol]}: {what(city, key)}"
     own = (rows[["label", "beside", "view", "probe"]] == [label, "", view, probe]).all(axis=1)
     scores: dict[Any, pd.Series] = dict(list(run_scores(rows[own], "r2").groupby("indicator")))

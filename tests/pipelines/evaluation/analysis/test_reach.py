@@ -1,16 +1,10 @@
-"""Moran's I, coverage by decile and the area of applicability, by hand and on made-up errors."""
+"""Moran's I by its formula and on made-up errors, and what is said of a map's reach."""
 
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from pipelines.evaluation.analysis.reach import (
-    Reach,
-    covered_by_decile,
-    draw_reach,
-    morans_i,
-    unlike,
-)
+from pipelines.evaluation.analysis.reach import Reach, draw_reach, morans_i
 
 
 def test_morans_i_equals_its_formula_on_a_dense_matrix():
@@ -45,27 +39,6 @@ def test_regions_without_a_residual_are_left_out_and_few_are_not_judged():
     assert morans_i(xy[:29], residual[:29]) is None
     assert morans_i(xy, np.zeros(60)) is None
     assert morans_i(np.zeros((40, 2)), residual[:40][::-1]) is not None  # all at one place
-
-
-def test_coverage_by_decile_by_hand():
-    labels = np.r_[np.arange(20.0), np.nan]
-    has_image = np.r_[np.arange(20) >= 3, True]
-    assert covered_by_decile(labels, has_image) == (0.0, 0.5, *[1.0] * 8)
-
-
-def test_equal_labels_share_a_decile():
-    labels = np.r_[np.zeros(5), 1.0, 2, 3, 4, 5]
-    covered = covered_by_decile(labels, np.r_[True, np.zeros(9, bool)])
-    assert covered[2] == 0.2  # the mean rank of five zeros among ten
-    assert np.isnan([*covered[:2], *covered[3:5]]).all()
-    assert covered[5:] == (0.0,) * 5
-
-
-def test_a_row_far_from_all_labelled_ones_is_unlike_them():
-    rng = np.random.default_rng(3)
-    X = np.r_[rng.normal(size=(100, 4)), rng.normal(size=(3, 4)), [[30.0] * 4]]
-    folds = np.r_[np.arange(100) % 5, [-1] * 4]
-    assert unlike(X, folds, np.arange(100, 104)).tolist() == [False, False, False, True]
 
 
 def test_the_lines_say_what_was_found():

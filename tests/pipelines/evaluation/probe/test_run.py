@@ -18,8 +18,10 @@ from pipelines.evaluation.probe.predictions import (
     VALIDATION_FOLDER,
     read_predictions,
 )
+from pipelines.evaluation.probe.reach import covered_by_decile
 from pipelines.evaluation.probe.results import KEY, code_revision, read_rows
 from pipelines.evaluation.probe.run import ProbeSettings, probe
+from pipelines.evaluation.probe.splits import BlockSplitter, geography
 from pipelines.evaluation.report.frame import read_city
 from pipelines.evaluation.urban_regression.metrics import regression_metrics
 from tests.pipelines.evaluation.toy import CITY, build_toy
@@ -124,6 +126,29 @@ def test_regions_without_a_vector_are_left_out_for_all_and_counted(results):
     # region 0 has no street view, which only "both" needs: one set of regions for all all the same
     assert regions["dropped"] == {"no both vector in table colour_texture": 1}
     assert regions["compared"] == regions["all"] - 1
+
+
+def test_coverage_is_of_all_regions_and_held_out_ones_unlike_training_are_counted(
+    city, tables, tmp_path
+):
+    """A held-out district whose vectors are like no others, and a region without any."""
+    place = geography(city.regions)
+    held_out = BlockSplitter(city.regions, place).split(0).test
+    vectors = {view: own.copy() for view, own in tables[1].vectors.items()}
+    for own in vectors.values():
+        own[held_out[:4]] += 1000
+        own[0] = np.nan
+    odd = replace(tables[1], vectors=vectors)
+    settings = replace(FAST, seeds=1, probes=("ridge",), protocols=("random",))
+    path = probe(city, [odd], tmp_path / CITY, settings, quiet)
+    summary = json.loads((path.parent / "probe.json").read_text())
+    measured = summary["systems"]["oracle"]["reach"]["both"]["population"]
+    assert measured["outside"] == len(set(held_out) - {0})
+    assert 4 - (0 in held_out[:4]) <= measured["unlike"] < measured["outside"]
+    has = np.arange(len(city.regions)) > 0
+    population = next(one.y for one in city.targets if one.name == "population")
+    assert measured["covered"] == list(covered_by_decile(population, has))
+    assert min(measured["covered"]) < 1
 
 
 def test_a_second_run_computes_nothing_and_more_seeds_only_the_new(

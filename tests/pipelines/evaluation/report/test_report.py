@@ -10,12 +10,15 @@ import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from dataset_builders.splits import local_xy
 from pipelines.evaluation.analysis.bootstrap import Interval, Reference, compare, group_names
+from pipelines.evaluation.analysis.reach import morans_i
 from pipelines.evaluation.analysis.verdicts import (
     ANSWERS,
     answer,
     best_of_indicator,
     best_views,
+    is_control,
     score,
     validation_errors,
 )
@@ -198,6 +201,7 @@ def test_the_report_says_synthetic_what_was_left_out_and_shows_figures(run):
     assert "paper" not in text.lower()
     drawn = {f"{CITY}-{p}-{k}.png" for p in ("block", "random") for k in ("map", "scatter")}
     drawn |= {f"{CITY}-clusters.png", f"{CITY}-overall.png"}
+    drawn |= {f"{CITY}-reach-population.png", f"{CITY}-reach-green-share.png"}
     assert {path.name for path in (run / "figures").iterdir()} == drawn
     page = (run / "report.html").read_text()
     for name in drawn:
@@ -239,9 +243,61 @@ def test_the_mean_over_indicators_is_that_of_the_rows(run, city):
         assert gain == "" or float(gain) == pytest.approx(means[probe] - means.max())
 
 
+def test_reach_is_of_the_residuals_in_new_districts_and_of_what_probe_measured(run, city):
+    frame = table_of(run, "reach").set_index("indicator")
+    assert set(frame.index) == {"population", "green_share"}
+    assert set(frame["system"]) <= {
+        f"colour_texture (control), {view}, {probe}"
+        for view in ("street view", "satellite", "both") for probe in ("ridge", "MLP")
+    }  # fmt: skip
+    _, view, probe = frame.loc["population", "system"].split(", ")
+    tested = current_predictions(run / CITY, PREDICTIONS_FOLDER)
+    names = ["colour_texture", view.replace(" ", "_"), probe.lower(), "block", "population"]
+    fields = ["system", "view", "probe", "protocol", "indicator"]
+    tested = tested[(tested[fields] == names).all(1)]
+    residual = (tested["prediction"] - tested["truth"]).groupby(tested["region_id"]).mean()
+    regions = city.folder / "regions.parquet"
+    place = pd.read_parquet(regions).set_index("region_id").loc[residual.index]
+    xy = np.stack(local_xy(place["lon"], place["lat"]), axis=1)
+    expected = morans_i(xy, residual.to_numpy())
+    assert float(frame.loc["population", "Moran's I"]) == pytest.approx(expected.value)
+    measured = city.metadata("colour_texture")["reach"][names[1]]["population"]
+    unlike = measured["unlike"] / measured["outside"]
+    assert float(frame.loc["population", "regions unlike training"]) == pytest.approx(unlike)
+    assert (
+        f"of {measured['outside']} regions of held-out districts" in (run / "report.md").read_text()
+    )
+
+
+def test_vectors_of_places_answer_nothing_about_images(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "r")
+    summary = json.loads((folder / CITY / "probe.json").read_text())
+    summary["systems"]["colour_texture"]["uses"] = ["coordinates", "geoclip"]
+    (folder / CITY / "probe.json").write_text(json.dumps(summary))
+    shutil.rmtree(folder / "tables")
+    assert main(["report", "--output_dir", str(folder)]) == 0
+    tables = {path.name for path in (folder / "tables").iterdir()}
+    assert f"{CITY}-overall.csv" in tables
+    assert not tables & {f"{CITY}-verdicts.csv", f"{CITY}-reach.csv"}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (("coordinates", "none", "knn"), True),
+        (("an_atlas", "none", "ridge"), True),
+        (("coordinates+an_atlas", "none", "ridge"), False),
+        (("urbanln", "both", "ridge"), False),
+    ],
+)
+def test_controls_are_known_by_their_view_and_need_no_list(name, expected):
+    assert is_control(name) is expected
+
+
 def test_a_report_without_the_dataset_says_what_it_cannot_know(run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "r")
     summary = json.loads((folder / CITY / "probe.json").read_text())
+    del summary["systems"]["colour_texture"]["reach"]  # as of earlier runs
     (folder / CITY / "probe.json").write_text(json.dumps({**summary, "dataset_name": "gone/away"}))
     results = folder / CITY / "results.jsonl"
     lines = results.read_text().splitlines(keepends=True)
@@ -252,6 +308,7 @@ def test_a_report_without_the_dataset_says_what_it_cannot_know(run, tmp_path):
     assert "How far test is from training is not known" in text
     assert "1 rows of results.jsonl were computed on other regions" in text
     assert "Not all rows have all splits" in text
+    assert "how far the results reach" not in text
 
 
 def test_real_data_is_not_called_synthetic_and_no_geometry_means_no_map(tmp_path):

@@ -1,0 +1,153 @@
+"""How far vectors reach: which regions have them, and which are unlike all that is learnt from.
+
+Measured where the vectors, the labels of all regions and the split are together, and kept in
+`probe.json`, so that a report needs none of them.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ..embed.tables import EmbeddingTable
+from .city import City
+from .splits import Split
+from .systems import System
+
+Floats = NDArray[np.float64]
+DECILES = 10
+MOST_REGIONS = 1000
+"""Regions of the training and of the test part that are compared; more are drawn from."""
+
+
+def covered_by_decile(labels: Floats, has_image: NDArray[np.bool_]) -> tuple[float, ...]:
+    """Share of regions with an image in each decile of a label, from the lowest.
+
+    Equal labels share a decile, that of their mean rank; a decile may so be empty (NaN).
+
+    Args:
+        labels: `(N,)`; NaN where a region has none.
+        has_image: `(N,)` whether a region has a usable image.
+    """
+    from scipy.stats import rankdata
+
+    known = np.isfinite(labels)
+    if not known.any():
+        return (float("nan"),) * DECILES
+    rank = (rankdata(labels[known]) - 0.5) / known.sum()
+    decile = np.minimum((rank * DECILES).astype(int), DECILES - 1)
+    count = np.bincount(decile, minlength=DECILES)
+    seen = np.bincount(decile, weights=has_image[known], minlength=DECILES)
+    with np.errstate(invalid="ignore"):
+        return tuple((seen / count).tolist())
+
+
+def unlike(
+    X: NDArray[np.floating], folds: NDArray[np.int64], rows: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which rows are further from all labelled rows than those are from other folds.
+
+    Distances are Euclidean in the standardised space of vectors. The threshold is the upper whisker
+    (third quartile plus 1.5 interquartile ranges) of the labelled rows' distances to the nearest of
+    another fold, as in the area of applicability of Meyer and Pebesma (2021,
+    doi:10.1111/2041-210X.13650), without its weights.
+
+    Args:
+        X: `(N, D)` vectors; NaN in the numbers of a view that a row lacks.
+        folds: `(N,)` fold of a labelled row; below 0 without a label.
+        rows: `(M,)` rows that are asked about.
+    """
+    if not len(rows):
+        return np.zeros(0, dtype=bool)
+    labelled = np.flatnonzero(folds >= 0)
+    mean = np.nanmean(X[labelled], axis=0)
+    scale = np.nanstd(X[labelled], axis=0)
+    Z = np.nan_to_num((X - mean) / np.where(scale > 0, scale, 1.0))
+    own = np.concatenate(
+        [
+            _nearest(Z[labelled[folds[labelled] == name]], Z[others])
+            for name in np.unique(folds[labelled])
+            if len(others := labelled[folds[labelled] != name])
+        ]
+        or [np.zeros(1)]
+    )
+    low, high = np.quantile(own, [0.25, 0.75])
+    found: NDArray[np.bool_] = _nearest(Z[rows], Z[labelled]) > high + 1.5 * (high - low)
+    return found
+
+
+def _nearest(rows: Floats, others: Floats) -> Floats:
+    from sklearn.neighbors import NearestNeighbors
+
+    distance, _ = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(others).kneighbors(rows)
+    found: Floats = distance[:, 0]
+    return found
+
+
+def measure_reach(
+    city: City,
+    table: EmbeddingTable,
+    system: System,
+    kept: NDArray[np.int64],
+    split: Split | None,
+    blocks: NDArray[np.int64],
+) -> dict[str, dict[str, Any]]:
+    """Coverage and unlike regions of a table's view, for each indicator.
+
+    Coverage is of all regions of the city that have a label, compared or not. Unlike regions are
+    those of the test part, labelled or not, whose vectors are unlike all labelled ones of the
+    training part, see [`unlike`]; of more than [`MOST_REGIONS`] of either, so many are drawn.
+
+    Args:
+        city: its regions and labels.
+        table: the vectors.
+        system: the same in one view, of the regions that are compared.
+        kept: rows of the city's regions that are compared.
+        split: of the compared regions, by blocks; None where none can be drawn.
+        blocks: `(len(kept),)` number of each region's block.
+
+    Returns:
+        Indicator -> `covered`, ten shares from the lowest decile, None for one that is empty;
+        `outside`, the number of regions asked about; `unlike`, those that are.
+    """
+    has = pd.Series(table.has(system.view), index=table.region_ids)
+    has_image = has.reindex(city.regions["region_id"], fill_value=False).to_numpy(bool)
+    known: dict[bytes, tuple[int, int]] = {}  # indicators often share their labelled regions
+    found = {}
+    for target in city.targets:
+        labelled = np.isfinite(target.y[kept])
+        key = labelled.tobytes()
+        if split is not None and key not in known:
+            known[key] = _count_unlike(system, labelled, split, blocks)
+        outside, different = known.get(key, (0, 0))
+        shares = covered_by_decile(target.y, has_image)
+        found[target.name] = {
+            "covered": [None if np.isnan(share) else share for share in shares],
+            "outside": outside,
+            "unlike": different,
+        }
+    return found
+
+
+def _count_unlike(
+    system: System, labelled: NDArray[np.bool_], split: Split, blocks: NDArray[np.int64]
+) -> tuple[int, int]:
+    """How many regions of the test part are asked about, and how many of them are unlike."""
+    learnt, asked = _some(split.train[labelled[split.train]]), _some(split.test)
+    if len(np.unique(blocks[learnt])) < 2:  # nothing tells how far districts are from each other
+        return 0, 0
+    rows = np.concatenate([learnt, asked])
+    X = np.concatenate([block[rows] for block in system.blocks], axis=1)
+    folds = np.concatenate([blocks[learnt], np.full(len(asked), -1)])
+    found = unlike(X, folds, np.arange(len(learnt), len(folds)))
+    return len(asked), int(found.sum())
+
+
+def _some(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    if len(rows) <= MOST_REGIONS:
+        return rows
+    return np.sort(np.random.default_rng(0).choice(rows, MOST_REGIONS, replace=False))
+
+
+__all__ = ["DECILES", "MOST_REGIONS", "covered_by_decile", "measure_reach", "unlike"]
