@@ -8,7 +8,7 @@ to stand beside. Rerun the command to resume.
 
 Your own embeddings, one GeoTIFF per city whose bands are the components, and a table of regions:
 
-    python -m examples.cityrep ... --raster mine=embeddings/{city}.tif
+    python -m examples.cityrep ... --raster mine=embeddings/{city}.tif other=other/{city}.tif
     python -m examples.cityrep ... --table urbanln=runs/x/embeddings/new_york/urbanln.parquet
 
 The benchmark's own head, and its published row PE computed again (minutes to hours on a CPU):
@@ -16,64 +16,84 @@ The benchmark's own head, and its published row PE computed again (minutes to ho
     python -m examples.cityrep ... --systems pe --head mlp --tasks pm25
 
 Systems: `mean`, `coordinates` (by nearest neighbours, trees and ridge), `pe` (the benchmark's
-positional encoding), `geoclip` (its location encoder). Protocols: `cityrep_block` and
+positional encoding), `geoclip` (GeoCLIP's location encoder). Protocols: `cityrep_block` and
 `cityrep_random` are the benchmark's, to the sample; `block` is `cityrep_block` without the training
-cells near another part.
+cells near another part. Seeds of the benchmark: 42, 24, 7, 0 and 100.
 
 Writes `page.html`, `scores.csv` (one row per city, task, protocol, system, probe and seed; errors
 of z-scored labels), `summary.csv` (with intervals), `beaten.csv` (where coordinates beat a
-published model) and `skipped.csv`.
+published model) and `skipped.csv`. They show this command's settings; rows of others are kept.
 """
 
-import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
+from pipelines.common.command_line import argument, did_you_mean, parse_dataclasses
 from pipelines.common.errors import InputError
 
 from .splits import BUFFER_M, PROTOCOLS, SEEDS
 from .systems import CONTROLS, ENCODERS, Control, Vectors
-from .tasks import TASKS, read_published
+from .tasks import TASKS, damaged_tasks, find_tasks, read_published
+
+PROGRAM = "python -m examples.cityrep"
+SYSTEMS = (*dict.fromkeys(control.name for control in CONTROLS), *ENCODERS)
+NO_SYSTEM = "none"
+MOST_SEED = 2**32 - 1  # of scikit-learn
 
 
-def parser() -> argparse.ArgumentParser:
+@dataclass
+class Arguments:
     """Command-line arguments."""
-    names = [*dict.fromkeys(control.name for control in CONTROLS), *ENCODERS]
-    made = argparse.ArgumentParser(
-        prog="python -m examples.cityrep",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+
+    data: Path = argument(None, "Folder of the release.")
+    output_dir: Path = argument(None, "Folder of the page and the rows.")
+    cities: list[str] | None = argument(None, "Default: all there are.")
+    tasks: list[str] | None = argument(None, f"Default: {', '.join(TASKS)}.")
+    protocols: list[str] = argument(list(PROTOCOLS), "Splits.")
+    seeds: list[int] = argument(list(SEEDS), "Of the splits.")
+    systems: list[str] = argument(
+        ["mean", "coordinates"],
+        f"Of {', '.join(SYSTEMS)}; {NO_SYSTEM}: --raster and --table alone.",
     )
-    made.add_argument("--data", type=Path, required=True, help="folder of the release")
-    made.add_argument("--output_dir", type=Path, required=True)
-    made.add_argument("--cities", nargs="+", metavar="CITY", help="default: all there are")
-    made.add_argument("--tasks", nargs="+", metavar="TASK", help=f"default: {' '.join(TASKS)}")
-    made.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS))
-    made.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), help="of the splits")
-    made.add_argument("--systems", nargs="*", choices=names, default=["mean", "coordinates"])
-    made.add_argument(
-        "--raster",
-        nargs="+",
-        default=[],
-        metavar="NAME=PATH",
-        help="many-band GeoTIFFs, {city} in the path; averaged by area over each cell",
+    raster: list[str] | None = argument(
+        None,
+        "NAME=PATH ...: many-band GeoTIFFs, {city} in the path; averaged by area over each cell.",
     )
-    made.add_argument(
-        "--table", nargs="+", default=[], metavar="NAME=FILE", help="Parquet of `evaluate.py embed`"
-    )
-    made.add_argument("--dataset", help="of the tables, where it is not where they say")
-    made.add_argument("--head", choices=("ridge", "mlp"), default="ridge", help="on vectors")
-    made.add_argument("--buffer_m", type=float, default=BUFFER_M, help="of `block`, in metres")
-    made.add_argument("--device", default="cpu", help="of the MLP head")
-    return made
+    table: list[str] | None = argument(None, "NAME=FILE ...: tables of `evaluate.py embed`.")
+    dataset: str | None = argument(None, "Of the tables, where it is not where they say.")
+    head: Literal["ridge", "mlp"] = argument("ridge", "Of vectors.")
+    buffer_m: float = argument(BUFFER_M, "Of the protocol `block`, in metres.")
+    device: str = argument("cpu", "Of the MLP head: cpu, cuda, cuda:1, mps.")
+
+
+class Problems(list[str]):
+    """What a user has to correct, collected so that all of it is told at once."""
+
+    def attempt(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The result of a call, or None if it raises what a user can correct."""
+        try:
+            return function(*arguments)
+        except (InputError, OSError) as error:
+            self.append(str(error))
+
+    def check(self) -> None:
+        """Raise if there are any.
+
+        Raises:
+            InputError: All of them, on one line.
+        """
+        if self:
+            raise InputError(" ".join(self).replace("\n", " "))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; a user error is one line and exit code 2."""
-    arguments = parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        _run(arguments)
+        _run(_parse(argv))
     except (InputError, OSError) as error:
         print(f"examples.cityrep: {error}", file=sys.stderr)
         return 2
@@ -83,55 +103,97 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _parse(argv: Sequence[str]) -> Arguments:
+    parts = {"arguments": Arguments}
+    (arguments,) = parse_dataclasses(argv, parts, program=PROGRAM, description=str(__doc__))
+    for flag in ("--raster", "--table"):
+        if sum(one.partition("=")[0] == flag for one in argv) > 1:
+            raise InputError(f"Give {flag} once, with all its NAME=PATH behind it.")
+    return arguments  # type: ignore[no-any-return]
+
+
+def _run(arguments: Arguments) -> None:
     from .report import write_report
     from .run import Settings, run
 
-    if not arguments.buffer_m >= 0:
-        raise InputError(f"--buffer_m must not be negative, got {arguments.buffer_m}.")
-    published = read_published(arguments.data / "published")
+    problems = Problems(_wrong_values(arguments))
+    systems = _systems(arguments, problems)
+    published = None
+    if data := arguments.data:
+        published = problems.attempt(read_published, data / "published")
+        found = problems.attempt(find_tasks, data, arguments.cities, arguments.tasks)
+        problems += damaged_tasks(found[0]) if found else []
+    problems.check()
     settings = Settings(
         cities=arguments.cities,
         tasks=arguments.tasks,
-        protocols=arguments.protocols,
-        seeds=arguments.seeds,
+        protocols=list(dict.fromkeys(arguments.protocols)),
+        seeds=list(dict.fromkeys(arguments.seeds)),
         head=arguments.head,
         buffer_m=arguments.buffer_m,
         device=arguments.device,
     )
-    scored = run(arguments.data, arguments.output_dir, settings, _systems(arguments))
-    page = write_report(scored, published, arguments.output_dir, arguments.buffer_m)
+    scored = run(data, arguments.output_dir, settings, systems)
     for one in scored.skipped:
         print(f"Not scored: {one.task_id}: {one.reason}", file=sys.stderr)
+    if not scored.rows:
+        raise InputError("Nothing was scored, for the reasons above.")
+    page = write_report(scored, published, arguments.output_dir, arguments.buffer_m)
     print(f"{len(scored.rows)} rows. Page: {page}")
 
 
-def _systems(arguments: argparse.Namespace) -> list[Control | Vectors]:
-    names = list(arguments.systems)
-    systems: list[Control | Vectors] = [one for one in CONTROLS if one.name in names]
-    systems += [ENCODERS[name]() for name in names if name in ENCODERS]
-    if arguments.raster or arguments.table:
-        from .embeddings import RasterVectors, TableVectors
+def _wrong_values(arguments: Arguments) -> list[str]:
+    wrong = [f"--{one} is missing." for one in ("data", "output_dir") if not vars(arguments)[one]]
+    for flag, known in (("protocols", PROTOCOLS), ("systems", (*SYSTEMS, NO_SYSTEM))):
+        for name in vars(arguments)[flag]:
+            if name not in known:
+                hint = did_you_mean(name, known)
+                wrong.append(f"--{flag} takes {', '.join(known)}, got {name!r}.{hint}")
+    if out := [seed for seed in arguments.seeds if not 0 <= seed <= MOST_SEED]:
+        wrong.append(f"--seeds must lie from 0 to {MOST_SEED}, got {out[0]}.")
+    if not arguments.buffer_m >= 0:
+        wrong.append(f"--buffer_m must not be negative, got {arguments.buffer_m}.")
+    if arguments.head == "mlp" and (reason := _unusable(arguments.device)):
+        wrong.append(f"--device {arguments.device} cannot be used here: {reason}.")
+    return wrong
 
-        for text in arguments.raster:
-            systems.append(RasterVectors(*_named(text, "--raster", names)))
-        for text in arguments.table:
-            name, path = _named(text, "--table", names)
-            systems.append(TableVectors(name, Path(path), arguments.dataset))
-    if not systems:
-        raise InputError("Nothing to score: give --systems, --raster or --table.")
+
+def _unusable(device: str) -> str | None:
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        return str(error).partition("\n")[0].rstrip(".")
+    return None
+
+
+def _systems(arguments: Arguments, problems: Problems) -> list[Control | Vectors]:
+    names = [name for name in dict.fromkeys(arguments.systems) if name in SYSTEMS]
+    systems: list[Any] = [one for one in CONTROLS if one.name in names]
+    systems += [problems.attempt(ENCODERS[name]) for name in names if name in ENCODERS]
+    taken = {*SYSTEMS}
+    for flag, texts in (("--raster", arguments.raster), ("--table", arguments.table)):
+        for text in texts or ():
+            name, separator, path = text.partition("=")
+            if not (name and separator and path):
+                problems.append(f"{flag} takes NAME=PATH, got {text!r}.")
+            elif name in taken:
+                problems.append(f"{flag}: the name {name!r} is taken; give another.")
+            else:
+                taken.add(name)
+                systems.append(problems.attempt(_vectors, flag, name, path, arguments.dataset))
+    if not systems and not problems:
+        problems.append("Nothing to score: give --systems, --raster or --table.")
     return systems
 
 
-def _named(text: str, flag: str, names: list[str]) -> tuple[str, str]:
-    """Name and path of `NAME=PATH`; a name is added to those that are taken."""
-    name, separator, path = text.partition("=")
-    if not (name and separator and path):
-        raise InputError(f"{flag} takes NAME=PATH, got {text!r}.")
-    if name in names:
-        raise InputError(f"{flag}: the name {name!r} is taken; give another.")
-    names.append(name)
-    return name, path
+def _vectors(flag: str, name: str, path: str, dataset: str | None) -> Vectors:
+    from .embeddings import RasterVectors, TableVectors
+
+    if flag == "--raster":
+        return RasterVectors(name, path)
+    return TableVectors(name, Path(path).expanduser(), dataset)
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ class RasterVectors:
     """
 
     def __init__(self, name: str, pattern: str):
-        self.name, self.pattern = name, pattern
-        paths = sorted(map(Path, glob("*".join(map(escape, pattern.split("{city}"))))))
+        self.name, self.pattern = name, str(Path(pattern).expanduser())
+        paths = sorted(map(Path, glob("*".join(map(escape, self.pattern.split("{city}"))))))
         if not paths:
             raise InputError(f"--raster {name}: no file at {pattern}.")
         bands = {path.name: self._bands(path) for path in paths}
@@ -57,14 +57,20 @@ class RasterVectors:
             raise NoVectorsError(f"{self.name} has no raster for {task.city}: no file at {path}.")
         shape = {"transform": grid.transform, "width": grid.width, "height": grid.height}
         mean = {"resampling": Resampling.average, "nodata": np.nan, "dtype": "float32"}
-        with rasterio.open(path) as file, WarpedVRT(file, crs=grid.crs, **shape, **mean) as warped:
-            height = max(1, NUMBERS_AT_ONCE // (grid.width * file.count))
-            for top in range(0, grid.height, height):
-                window = Window(0, top, grid.width, min(height, grid.height - top))
-                rows = np.flatnonzero((task.row >= top) & (task.row < top + height))
-                if len(rows):
-                    part = warped.read(window=window)
-                    yield rows, part[:, task.row[rows] - top, task.col[rows]].T
+        try:
+            with (
+                rasterio.open(path) as file,
+                WarpedVRT(file, crs=grid.crs, **shape, **mean) as warped,
+            ):
+                height = max(1, NUMBERS_AT_ONCE // (grid.width * file.count))
+                for top in range(0, grid.height, height):
+                    rows = np.flatnonzero((task.row >= top) & (task.row < top + height))
+                    if len(rows):
+                        window = Window(0, top, grid.width, min(height, grid.height - top))
+                        part = warped.read(window=window)
+                        yield rows, part[:, task.row[rows] - top, task.col[rows]].T
+        except RasterioError as error:
+            raise InputError(self._unreadable(path, error)) from error
 
     def _bands(self, path: Path) -> int:
         try:
@@ -73,7 +79,10 @@ class RasterVectors:
                     raise InputError(f"--raster {self.name}: {path} has no CRS.")
                 return int(file.count)
         except RasterioError as error:
-            raise InputError(f"--raster {self.name}: {path} cannot be read: {error}") from error
+            raise InputError(self._unreadable(path, error)) from error
+
+    def _unreadable(self, path: Path, error: Exception) -> str:
+        return f"--raster {self.name}: {path} cannot be read: {error}."
 
 
 class TableVectors:
@@ -92,13 +101,22 @@ class TableVectors:
     """
 
     def __init__(self, name: str, path: Path, dataset: str | None = None):
+        if not path.is_file():
+            raise InputError(f"--table {name}: no file at {path}.")
         self.name, table = name, read_embeddings(path)
         if not table.views:
             raise InputError(f"--table {name}: {path} holds no vector.")
         self.city, self.fingerprint = str(table.metadata.get("city")), table.hash
-        city = open_city(dataset or str(table.metadata.get("dataset")), self.city)
+        dataset = dataset or table.metadata.get("dataset")
+        if not dataset:
+            raise InputError(f"--table {name}: {path} names no dataset. Give --dataset.")
+        city = open_city(str(dataset), self.city)
         rows = {region: row for row, region in enumerate(table.region_ids)}
         regions = city.regions[city.regions["region_id"].isin(rows)]
+        if regions.empty:
+            raise InputError(
+                f"--table {name}: none of its regions is in {dataset}. Give its own --dataset."
+            )
         self.vectors = table.matrix(table.views[0])[[rows[one] for one in regions["region_id"]]]
         self.regions = regions[["geometry"]].reset_index(drop=True)
 

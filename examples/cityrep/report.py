@@ -1,31 +1,23 @@
-"""Scores with intervals, beside the published rows, as CSV files and one page."""
+"""Scores with intervals, beside the published rows, as CSV files; `page.py` shows them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from dataset_builders.files import atomic_path
 from pipelines.common.csv_files import write_csv
-from pipelines.common.pages import page_environment
 from pipelines.evaluation.analysis.bootstrap import interval
 
+from .page import CELL, MEAN, PROTOCOL_TITLES, REFERENCE, write_page
 from .run import Scored
 from .scores import Drawn, Row, draw, frame
-from .tasks import TASKS
+from .tasks import SEES
 
-REFERENCE = "coordinates (knn)"
-MEAN = "mean of cities"
-TITLES = {
-    "cityrep_block": "Blocks: the benchmark's protocol",
-    "block": "Blocks with a buffer: this project's protocol",
-    "cityrep_random": "Random cells: the benchmark's diagnostic",
-}
-CELL = ["protocol", "task", "city"]
 SCORES = ["r2", "low", "high", "gain", "gain_low", "gain_high"]
-COUNTS = ["n_train", "n_test", "missing", "rmse", "r2_sd"]
+WHOLE = ["n_train", "n_test", "missing"]
+COUNTS = [*WHOLE, "rmse", "r2_sd"]
 
 
 def write_report(scored: Scored, published: pd.DataFrame, output: Path, buffer_m: float) -> Path:
@@ -42,19 +34,10 @@ def write_report(scored: Scored, published: pd.DataFrame, output: Path, buffer_m
     write_csv(output / "summary.csv", _beside(summary, theirs, beaten).round(4))
     write_csv(output / "beaten.csv", beaten.round(4))
     write_csv(output / "skipped.csv", skipped)
-    template = page_environment(__package__).get_template("cityrep.html.j2")
-    text = template.render(
-        sections=list(_sections(summary, theirs)),
-        beaten=_by_control(beaten),
-        absent=summary[summary["missing"] > 0].to_dict("records"),
-        skipped=skipped.to_dict("records"),
-        cities=[city for city in summary["city"].unique() if city != MEAN],
-        buffer_m=buffer_m,
+    tables = {"summary": summary, "theirs": theirs, "beaten": beaten, "skipped": skipped}
+    return write_page(
+        output / "page.html", **tables, verdicts=verdicts(summary, theirs), buffer_m=buffer_m
     )
-    path = output / "page.html"
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return path
 
 
 def summarise(rows: Sequence[Row]) -> pd.DataFrame:
@@ -70,7 +53,9 @@ def summarise(rows: Sequence[Row]) -> pd.DataFrame:
         systems = cells.setdefault((row.protocol, row.task), {}).setdefault(row.city, {})
         systems.setdefault(system, []).append(row)
     lines: list[dict[str, Any]] = []
-    for protocol, task in sorted(cells, key=lambda cell: (list(TITLES).index(cell[0]), cell[1])):
+    for protocol, task in sorted(
+        cells, key=lambda cell: (list(PROTOCOL_TITLES).index(cell[0]), cell[1])
+    ):
         drawn = {city: draw(systems) for city, systems in cells[protocol, task].items()}
         for city, own in [*drawn.items(), (MEAN, _mean_of(drawn))]:
             for system, one in own.items():
@@ -78,7 +63,7 @@ def summarise(rows: Sequence[Row]) -> pd.DataFrame:
                 lines.append(place | _scores(one, own.get(REFERENCE)))
     columns = dict.fromkeys([*CELL, "system", *SCORES, *COUNTS])
     columns |= dict.fromkeys(name for line in lines for name in line)
-    return pd.DataFrame(lines, columns=list(columns))
+    return pd.DataFrame(lines, columns=list(columns)).astype(dict.fromkeys(WHOLE, "Int64"))
 
 
 def _scores(one: Drawn, reference: Drawn | None) -> dict[str, Any]:
@@ -107,12 +92,52 @@ def _mean_of(cities: dict[str, dict[str, Drawn]]) -> dict[str, Drawn]:
 def published_means(summary: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     """The published rows of the cells that are scored, and their means over the same cities.
 
-    `r2_sd` is over seeds; of a mean, it is over cities.
+    `r2_sd` is over seeds; of a mean, it is over cities. `sees`: what a model is given. A model that
+    lacks one of the cities has no mean.
     """
-    own = published.merge(summary[CELL].drop_duplicates(), on=CELL)
+    cells = summary.loc[summary["city"] != MEAN, CELL].drop_duplicates()
+    own = published.merge(cells, on=CELL)
     groups = own.groupby(["protocol", "task", "model"], as_index=False)
-    means = groups.agg(r2=("r2", "mean"), r2_sd=("r2", lambda values: values.std(ddof=0)))
-    return pd.concat([own, means.assign(city=MEAN)], ignore_index=True)
+    means = groups.agg(
+        r2=("r2", "mean"), r2_sd=("r2", lambda values: values.std(ddof=0)), cities=("city", "size")
+    )
+    cities = cells.groupby(["protocol", "task"], as_index=False).agg(all_cities=("city", "size"))
+    means = means.merge(cities, on=["protocol", "task"])
+    means = means[(means["cities"] == means["all_cities"]) & (means["all_cities"] > 1)]
+    both = pd.concat(
+        [own, means[["protocol", "task", "model", "r2", "r2_sd"]].assign(city=MEAN)],
+        ignore_index=True,
+    )
+    return both.assign(sees=both["model"].map(SEES).fillna("not known"))
+
+
+def verdicts(summary: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
+    """The 20 nearest neighbours beside the best published model that sees images or maps.
+
+    `verdict`: `location_ahead` where that model's mean lies below the interval of the neighbours,
+    `location_first` where it lies below their score alone, `model_first` above the score and
+    `model_ahead` above the interval. `rank` is the neighbours' place among `of`: those models and
+    themselves. One control is compared, chosen before scores were seen, not the best of several.
+    """
+    ours = summary.loc[summary["system"] == REFERENCE, [*CELL, "r2", "low", "high"]]
+    models = theirs[theirs["sees"] != SEES["PE"]]
+    best = models.sort_values("r2").groupby(CELL, as_index=False).last()
+    names = {"r2": "model_r2", "r2_sd": "model_r2_sd"}
+    found = ours.merge(best[[*CELL, "model", "sees", *names]].rename(columns=names), on=CELL)
+    scores = {cell: own["r2"] for cell, own in models.groupby(CELL)}
+    cells = list(found[CELL].itertuples(index=False, name=None))
+    above = [int((scores[cell] > r2).sum()) for cell, r2 in zip(cells, found["r2"], strict=True)]
+    theirs_r2 = found["model_r2"]
+    kinds = {
+        "location_ahead": theirs_r2 < found["low"],
+        "location_first": theirs_r2 < found["r2"],
+        "model_ahead": theirs_r2 > found["high"],
+    }
+    return found.assign(
+        verdict=np.select(list(kinds.values()), list(kinds), "model_first"),
+        rank=[1 + number for number in above],
+        of=[1 + len(scores[cell]) for cell in cells],
+    )
 
 
 def beaten_models(summary: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
@@ -142,35 +167,4 @@ def _beside(summary: pd.DataFrame, theirs: pd.DataFrame, beaten: pd.DataFrame) -
     return wide.merge(counts, on=line, how="left")
 
 
-def _sections(summary: pd.DataFrame, theirs: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """For each protocol, a table per task: systems by cities, the best mean first."""
-    bounds = zip(summary["low"], summary["high"], strict=True)
-    ours = summary.assign(ours=True, spread=[f"{low:.2f} to {high:.2f}" for low, high in bounds])
-    spreads = [f"± {spread:.3f}" for spread in theirs["r2_sd"]]
-    other = theirs.rename(columns={"model": "system"}).assign(ours=False, spread=spreads)
-    lines = pd.concat([ours, other], ignore_index=True)
-    for protocol, title in TITLES.items():
-        tables = []
-        for task in TASKS:
-            part = lines[(lines["protocol"] == protocol) & (lines["task"] == task)]
-            if not len(part):
-                continue
-            cities = sorted(part["city"].unique(), key=lambda city: (city != MEAN, city))
-            systems = []
-            for (system, own), cells in part.groupby(["system", "ours"]):
-                by_city = {cell["city"]: cell for cell in cells.to_dict("records")}
-                systems.append((system, own, [by_city.get(city) for city in cities]))
-            systems.sort(key=lambda one: -one[2][0]["r2"] if one[2][0] else np.inf)
-            tables.append({"task": task, "cities": cities, "systems": systems})
-        if tables:
-            yield {"title": title, "tables": tables}
-
-
-def _by_control(beaten: pd.DataFrame) -> list[list[dict[Any, Any]]]:
-    """For each control, the models below it: of the means over cities where there are any."""
-    shown = beaten[beaten["city"] == MEAN]
-    groups = (shown if len(shown) else beaten).groupby([*CELL, "system"], sort=False)
-    return [own.sort_values("model_r2", ascending=False).to_dict("records") for _, own in groups]
-
-
-__all__ = ["MEAN", "REFERENCE", "beaten_models", "published_means", "summarise", "write_report"]
+__all__ = ["beaten_models", "published_means", "summarise", "verdicts", "write_report"]

@@ -16,7 +16,7 @@ from .systems import CONTROLS, Control, NoVectorsError, Vectors, aligned
 from .tasks import Floats, Skipped, Task, find_tasks, read_task
 
 FORMAT = 2  # of what a row means
-ROWS_FILE, SCRATCH = "results.jsonl", "vectors"
+ROWS_FILE = "results.jsonl"
 
 System = Control | Vectors
 Splits = dict[tuple[str, int], Split]  # by protocol and seed
@@ -83,7 +83,7 @@ def run(
             for system in systems:
                 bar.set_description(f"{task.task_id} {system.name}")
                 try:
-                    found.rows += _score(task, system, splits, settings, store, output / SCRATCH)
+                    found.rows += _score(task, system, splits, settings, store, output)
                 except NoVectorsError as error:
                     found.skipped.append(Skipped(task.task_id, str(error)))
                 bar.update()

@@ -59,8 +59,6 @@ def draw_split(task: Task, protocol: str, seed: int, buffer_m: float = BUFFER_M)
         return _draw(np.arange(len(task)), seed)
     blocks = block_ids(task)
     names = np.unique(blocks)
-    if len(names) < 3:
-        raise InputError(f"{task.task_id} lies in {len(names)} block(s); a split needs 3 at least.")
     drawn = _draw(names, seed)
     parts = [np.flatnonzero(np.isin(blocks, part)) for part in vars(drawn).values()]
     split = Split(*parts)
@@ -68,6 +66,8 @@ def draw_split(task: Task, protocol: str, seed: int, buffer_m: float = BUFFER_M)
 
 
 def _draw(units: Ints, seed: int) -> Split:
+    if len(units) < 3:
+        raise InputError(f"A split needs 3 cells in 3 blocks at least, got {len(units)}.")
     rest, test = train_test_split(units, test_size=TEST_SHARE, random_state=seed)
     train, validation = train_test_split(rest, test_size=VALIDATION_SHARE, random_state=seed)
     return Split(train, validation, test)

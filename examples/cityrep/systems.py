@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from pipelines.common.encoders.geoclip import SHA256, encode_places
+from pipelines.common.encoders.geoclip import SHA256, encode_places, load_location_encoder
 from pipelines.common.errors import InputError
 from pipelines.evaluation.probe.controls import coordinate_basis, fit_boosting, tree_coordinates
 from pipelines.evaluation.probe.tasks import Task as ProbeTask
@@ -126,10 +126,17 @@ class PositionalEncoding:
 
 @dataclass
 class GeoCLIP:
-    """GeoCLIP's location encoder, coordinates that know the world: 512 numbers per place."""
+    """GeoCLIP's location encoder, coordinates that know the world: 512 numbers per place.
+
+    Raises:
+        InputError: Its weights are not installed.
+    """
 
     name: str = "geoclip"
     fingerprint: str = SHA256
+
+    def __post_init__(self) -> None:
+        load_location_encoder()
 
     def chunks(self, task: Task) -> Iterator[tuple[Ints, Vector]]:
         """See [`Vectors`]."""
@@ -156,22 +163,20 @@ def aligned(system: Vectors, task: Task, scratch: Path) -> Iterator[tuple[Vector
     Args:
         system: Whose vectors.
         task: Whose cells.
-        scratch: Folder for the memory map, which is deleted after the block.
+        scratch: Folder for the memory map, which goes with the block, or with the process.
 
     Yields:
         `(N, D)` float32, and how many cells have no vector.
 
     Raises:
-        NoVectorsError: No cell has one.
-        InputError: A component is missing for every cell, where others are not.
+        NoVectorsError: No cell has one, or a component is missing for every cell.
     """
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+    with tempfile.TemporaryFile(dir=scratch) as file:
         matrix, there, finite = None, 0, np.zeros(0, np.int64)
         for rows, vectors in system.chunks(task):
             if matrix is None:
-                path, shape = Path(folder) / "vectors.npy", (len(task), vectors.shape[1])
-                matrix = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+                shape = (len(task), vectors.shape[1])
+                matrix = np.memmap(file, np.float32, "w+", shape=shape)
                 finite = np.zeros(shape[1], np.int64)
             known = np.isfinite(vectors)
             finite += known.sum(0)
@@ -181,7 +186,7 @@ def aligned(system: Vectors, task: Task, scratch: Path) -> Iterator[tuple[Vector
             matrix[rows] = vectors / np.maximum(norm, NORM_EPSILON)
         if finite.any() and not finite.all():
             bands = ", ".join(str(one + 1) for one in np.flatnonzero(finite == 0)[:5])
-            raise InputError(
+            raise NoVectorsError(
                 f"{system.name}: component {bands} has no number anywhere in {task.city}. Give "
                 "vectors without it."
             )

@@ -17,6 +17,7 @@ import pandas as pd
 import pyproj
 import rasterio
 from numpy.typing import NDArray
+from pyproj.exceptions import ProjError
 from rasterio.errors import RasterioError
 from rasterio.transform import Affine, xy
 
@@ -24,10 +25,25 @@ from dataset_builders.files import digest
 from pipelines.common.errors import InputError
 
 TASKS = ("population", "gdp", "nightlight", "pm25", "lst_day_mean", "road_density")
+# what the published models are given: `baselines/registry/models.json` of the release
+SEES = {
+    "PE": "location",
+    "Space2Vec": "location, points of interest",
+    "CaLLiPer": "location, points of interest",
+    "SatCLIP": "location, satellite",
+    "Place2Vec": "points of interest",
+    "CityFM": "points of interest, map",
+    "Urban2Vec": "points of interest, street view",
+    "MuseCL": "points of interest, satellite, street view",
+    "AETHER": "points of interest, satellite",
+    "AlphaEarth": "satellite",
+    "TESSERA": "satellite",
+}
 SUMMARIES = {"cityrep_block": "spatial_summary.csv", "cityrep_random": "random_summary.csv"}
 COLUMNS = ("row", "col", "x", "y", "label")
 ZSCORE_EPSILON = 1e-6  # of the release, added to the standard deviation
 LAYOUT = "folders <city>.<task>.<year>, each with task.json and labels.tif or samples.parquet"
+SHOWN = 5  # damaged tasks in a message
 M_PER_DEGREE = 6_371_008.8 * np.pi / 180
 
 Floats = NDArray[np.float64]
@@ -41,7 +57,7 @@ class Grid:
     transform: Affine
     width: int
     height: int
-    crs: Any
+    crs: pyproj.CRS
 
 
 @dataclass(frozen=True)
@@ -88,7 +104,7 @@ class Task:
     @cached_property
     def lonlat(self) -> Floats:
         """`(N, 2)` centres of the cells, EPSG:4326."""
-        crs = pyproj.CRS.from_user_input(self.grid.crs)
+        crs = self.grid.crs
         if crs.equals("EPSG:4326", ignore_axis_order=True):
             return np.column_stack([self.x, self.y])
         to_degrees = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
@@ -137,33 +153,62 @@ def find_tasks(
     Raises:
         InputError: There is no task, or a city or a task that is asked for is not there.
     """
-    roots = [
-        data / name for name in ("labels", "tasks", "data/tasks", ".") if (data / name).is_dir()
-    ]
-    folders = sorted(path.parent for path in roots[0].glob("*/task.json")) if roots else []
-    found = {tuple(path.name.split(".")[:2]): path for path in folders if path.name.count(".") == 2}
-    if not found:
+    if not data.is_dir():
+        raise InputError(f"There is no folder {data}: --data takes the folder of the release.")
+    here = _folders(data)
+    if not here:
         raise InputError(f"No CityRep task in {data}: expected {LAYOUT}.")
-    here = sorted({city for city, _ in found})
-    if missing := sorted(set(cities or ()) - set(here)):
-        raise InputError(f"No task of the city {', '.join(missing)} in {data}; cities: {here}.")
+    latest = {tuple(path.name.split(".")[:2]): path for path in here}  # of several years
+    known_cities, problems = sorted({city for city, _ in latest}), []
+    if missing := sorted(set(cities or ()) - set(known_cities)):
+        problems.append(
+            f"No task of the city {', '.join(missing)} in {data}; cities: {', '.join(known_cities)}"
+        )
     if unknown := sorted(set(names or ()) - set(TASKS)):
-        raise InputError(f"Unknown task {', '.join(unknown)}; known: {', '.join(TASKS)}.")
+        problems.append(f"Unknown task {', '.join(unknown)}; known: {', '.join(TASKS)}")
+    if problems:
+        raise InputError(". ".join(problems) + ".")
     kept, skipped = [], []
-    for (city, name), path in found.items():
+    for path in here:
+        city, name, _ = path.name.split(".")
         if (cities and city not in cities) or (names and name not in names):
             continue
-        if name in TASKS:
-            kept.append(path)
+        if name not in TASKS:
+            reason = f"no task of regression that is measured here: {', '.join(TASKS)}"
+            skipped.append(Skipped(path.name, reason))
+        elif (later := latest[city, name]) != path:
+            skipped.append(Skipped(path.name, f"{later.name} is scored instead"))
         else:
-            skipped.append(Skipped(path.name, f"unknown task {name!r}; known: {', '.join(TASKS)}"))
-    for city in cities or here:
-        for name in names or TASKS:
-            if (city, name) not in found:
+            kept.append(path)
+    for city in dict.fromkeys(cities or known_cities):
+        for name in dict.fromkeys(names or TASKS):
+            if (city, name) not in latest:
                 skipped.append(Skipped(f"{city}.{name}", f"{city} has no task {name}"))
     if not kept:
         raise InputError(f"Nothing to score: {'; '.join(one.reason for one in skipped)}.")
     return kept, skipped
+
+
+def _folders(data: Path) -> list[Path]:
+    """Folders of tasks, in the first place that has any; `<city>.<task>.<year>` in order."""
+    for name in ("labels", "tasks", "data/tasks", "."):
+        found = [path for path in (data / name).glob("*.*.*") if path.is_dir()]
+        if found := sorted(path for path in found if path.name.count(".") == 2):
+            return found
+    return []
+
+
+def damaged_tasks(folders: Sequence[Path]) -> list[str]:
+    """What is wrong with the tasks that cannot be read: the first five, and how many more."""
+    problems = []
+    for folder in folders:
+        try:
+            read_task(folder)
+        except InputError as error:
+            problems.append(str(error))
+    if more := problems[SHOWN:]:
+        problems[SHOWN:] = [f"{len(more)} more tasks cannot be read."]
+    return problems
 
 
 def read_task(folder: Path) -> Task:
@@ -175,31 +220,40 @@ def read_task(folder: Path) -> Task:
     """
     try:
         meta = json.loads((folder / "task.json").read_text(encoding="utf-8"))
+        if not isinstance(meta, dict):
+            raise ValueError("it holds no JSON object")
     except (OSError, ValueError) as error:
-        raise InputError(f"{folder / 'task.json'} cannot be read: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{folder / 'task.json'} cannot be read: {reason}.") from error
     if (kind := meta.get("task_type")) != "regression":
         raise InputError(f"{folder.name} is a task of {kind}; only regression is measured here.")
     samples, raster = folder / "samples.parquet", folder / "labels.tif"
     if not samples.is_file() and not raster.is_file():
-        raise InputError(f"{folder} has neither samples.parquet nor labels.tif.")
+        raise InputError(
+            f"{folder} has neither samples.parquet nor labels.tif. Fetch them, or choose others by "
+            "--cities and --tasks."
+        )
     try:
         read = _from_samples if samples.is_file() else _from_raster
         task = read(folder.name, samples if samples.is_file() else raster, meta)
-    except (RasterioError, OSError, ValueError) as error:
-        raise InputError(f"The labels of {folder.name} cannot be read: {error}") from error
+    except (RasterioError, ProjError, OSError, ValueError) as error:
+        raise InputError(f"The labels of {folder.name} cannot be read: {error}.") from error
     announced = meta.get("n_samples", len(task))
     if len(task) != announced:
         raise InputError(
             f"{folder.name} has {len(task)} samples, but its task.json announces {announced}: its "
             "splits would not be those of the benchmark. Fetch the task's labels again."
         )
+    if not len(task) or np.ptp(task.values) == 0:
+        raise InputError(f"{folder.name} has nothing to predict: all its labels are equal.")
     return task
 
 
 def _from_raster(task_id: str, path: Path, meta: dict[str, Any]) -> Task:
     with rasterio.open(path) as file:
         band = file.read(1)
-        grid = Grid(file.transform, file.width, file.height, file.crs or meta.get("crs"))
+        crs = pyproj.CRS.from_user_input(file.crs or meta.get("crs"))
+        grid = Grid(file.transform, file.width, file.height, crs)
         nodata = file.nodata
     valid = np.isfinite(band)
     if nodata is not None and np.isfinite(nodata):
@@ -215,10 +269,13 @@ def _from_samples(task_id: str, path: Path, meta: dict[str, Any]) -> Task:
         raise ValueError(f"{path.name} lacks the columns {', '.join(missing)}")
     row, col = (table[name].to_numpy(np.int64) for name in ("row", "col"))
     x, y = (table[name].to_numpy(np.float64) for name in ("x", "y"))
+    if not np.isfinite([x, y]).all() or len(set(row)) < 2 or len(set(col)) < 2:
+        raise ValueError(f"the cells of {path.name} make no grid: check row, col, x and y")
     # the grid that puts the centres of cells where the table has them
     (dx, left), (dy, top) = np.polyfit(col, x, 1), np.polyfit(row, y, 1)
     transform = Affine(dx, 0, left - dx / 2, 0, dy, top - dy / 2)
-    grid = Grid(transform, int(col.max()) + 1, int(row.max()) + 1, meta.get("crs", "EPSG:4326"))
+    crs = pyproj.CRS.from_user_input(meta.get("crs", "EPSG:4326"))
+    grid = Grid(transform, int(col.max()) + 1, int(row.max()) + 1, crs)
     values = table["label"].to_numpy(np.float32)
     if not np.isfinite(values).all():
         raise ValueError(f"{path.name} has {int((~np.isfinite(values)).sum())} empty labels")
@@ -231,14 +288,19 @@ def read_published(folder: Path) -> pd.DataFrame:
     `r2_sd` is over the five seeds. Empty where the folder has no summary.
 
     Raises:
-        InputError: A summary lacks a column.
+        InputError: A summary cannot be read, or lacks a column.
     """
     parts = []
     for protocol, name in SUMMARIES.items():
         if not (folder / name).is_file():
             continue
-        table = pd.read_csv(folder / name)
         wanted = {"model_label": "model", "R2": "r2", "R2_std": "r2_sd", "n_samples": "n"}
+        try:
+            table = pd.read_csv(folder / name)
+            numbers = {one: pd.to_numeric(table[one]) for one in ("R2", "R2_std") if one in table}
+            table = table.assign(**numbers)
+        except (ValueError, OSError) as error:
+            raise InputError(f"{folder / name} cannot be read: {error}.") from error
         columns = ["task_id", "city", "task", *wanted]
         if missing := [column for column in columns if column not in table]:
             raise InputError(f"{folder / name} lacks the columns {', '.join(missing)}.")
@@ -248,4 +310,14 @@ def read_published(folder: Path) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[names] if parts else pd.DataFrame(columns=names)
 
 
-__all__ = ["TASKS", "Grid", "Skipped", "Task", "find_tasks", "read_published", "read_task"]
+__all__ = [
+    "SEES",
+    "TASKS",
+    "Grid",
+    "Skipped",
+    "Task",
+    "damaged_tasks",
+    "find_tasks",
+    "read_published",
+    "read_task",
+]

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from examples.cityrep.report import MEAN, summarise
+from examples.cityrep.page import MEAN, REFERENCE
+from examples.cityrep.report import published_means, summarise, verdicts
 from examples.cityrep.run import Settings, run
 from examples.cityrep.scores import Store, block_sums, draw, metrics
 from examples.cityrep.splits import SEEDS, block_ids, draw_split
@@ -12,6 +13,8 @@ from examples.cityrep.systems import CONTROLS, predict_neighbours
 from examples.cityrep.tasks import read_task
 from pipelines.evaluation.analysis.bootstrap import draw_cell, draw_counts, interval
 from pipelines.evaluation.probe.predictions import PredictedSplit
+
+from .conftest import HEIGHT, ORIGINS, WIDTH, write_raster
 
 FAST = CONTROLS[:2]
 KNN, MEAN_LABEL = ("coordinates", "none", "knn"), ("mean", "none", "mean")
@@ -54,6 +57,8 @@ def test_one_command_leaves_a_page_and_its_rows(release, tmp_path, cityrep):
         "coordinates (knn)",
         "pe (ridge)",
         "south has no task nightlight",
+        "At a glance",
+        "published</span>",
     ):
         assert text in page
     assert "<script" not in page
@@ -124,21 +129,95 @@ def test_sums_of_blocks_add_up():
 
 
 @pytest.mark.parametrize(
-    ("more", "message"),
+    ("more", "messages"),
     [
-        (("--cities", "paris"), "No task of the city paris"),
-        (("--raster", "mine"), "--raster takes NAME=PATH, got 'mine'"),
-        (("--raster", "mean=x.tif"), "the name 'mean' is taken"),
-        (("--table", "x=nothing.parquet"), "There is no embedding table at nothing.parquet"),
-        (("--systems",), "Nothing to score: give --systems"),
-        (("--buffer_m", "-1"), "--buffer_m must not be negative"),
+        (("--raster", "mine"), ["--raster takes NAME=PATH, got 'mine'"]),
+        (("--raster", "coordinates=x.tif"), ["the name 'coordinates' is taken"]),
+        (("--raster", "a=x.tif", "--raster=b=y.tif"), ["Give --raster once"]),
+        (("--table", "x=nothing.parquet"), ["--table x: no file at nothing.parquet"]),
+        (("--systems", "none"), ["Nothing to score: give --systems"]),
+        (("--seeds", "x"), ["invalid int value: 'x'"]),
+        (("--head", "mlp", "--device", "tpu9"), ["--device tpu9 cannot be used here"]),
+        (
+            ("--cities", "paris", "--tasks", "joy", "--systems", "coordinate", "--protocols", "x"),
+            ["city paris", "Unknown task joy", "Did you mean 'coordinates'?", "--protocols takes"],
+        ),
+        (
+            ("--seeds", "-1", "--buffer_m", "-1", "--raster", "e=no.tif"),
+            ["--seeds must lie from 0", "--buffer_m must not", "--raster e: no file at no.tif"],
+        ),
     ],
 )
-def test_what_a_user_can_correct_is_one_line(release, tmp_path, cityrep, more, message):
+def test_what_a_user_can_correct_is_told_at_once(release, tmp_path, cityrep, more, messages):
     code, errors = cityrep("--data", release, "--output_dir", tmp_path / "out", *more)
     assert code == 2
-    assert message in errors
+    assert all(message in errors for message in messages), errors
     assert errors.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_damaged_tasks_are_told_before_anything_is_scored(release, tmp_path, cityrep):
+    labels = release / "labels"
+    (labels / "north.nightlight.2024" / "task.json").write_text("[]")
+    (labels / "north.pm25.2022" / "labels.tif").unlink()
+    (labels / "south.pm25.2022" / "task.json").unlink()
+    (release / "published" / "random_summary.csv").write_bytes(b"\xff")
+    code, errors = cityrep("--data", release, "--output_dir", tmp_path / "out")
+    assert code == 2
+    assert errors.count("\n") == 1
+    for text in ("no JSON object", "neither samples.parquet", "No such file", "random_summary.csv"):
+        assert text in errors
+
+
+def test_vectors_of_half_a_city_or_none_are_counted(release, tmp_path, cityrep):
+    bands = np.random.default_rng(0).uniform(1, 2, (3, HEIGHT, WIDTH)).astype(np.float32)
+    write_raster(tmp_path / "north.tif", bands[:, :, : WIDTH // 2], ORIGINS["north"])
+    bands[1] = np.nan
+    write_raster(tmp_path / "south.tif", bands, ORIGINS["south"])
+    out = tmp_path / "out"
+    command = ("--data", release, "--output_dir", out, "--tasks", "pm25", "--seeds", 42, 42)
+    own = ("--raster", f"own={tmp_path}/{{city}}.tif")
+    code, errors = cityrep(*command, "--systems", "coordinates", "coordinates", *own)
+    assert code == 0
+    assert "own: component 2 has no number anywhere in south" in errors
+    scores = pd.read_csv(out / "scores.csv")
+    assert not scores.duplicated(["city", "task", "protocol", "system", "probe", "seed"]).any()
+    assert (scores.loc[scores["system"] == "own", "missing"] > 300).all()
+    page = (out / "page.html").read_text()
+    assert "Cells without a vector" in page
+    assert "component 2 has no number" in page
+    code, errors = cityrep(*command, "--systems", "none", "--cities", "south", *own)
+    assert code == 2
+    assert "Nothing was scored" in errors
+
+
+def test_the_neighbours_beside_the_best_model_that_sees_more_than_location():
+    cell = {"protocol": "cityrep_block", "task": "pm25"}
+    ours = {
+        "a": (0.6, 0.5, 0.7),
+        "b": (0.4, 0.2, 0.5),
+        "c": (0.3, 0.2, 0.4),
+        "d": (0.2, 0.1, 0.25),
+    }
+    summary = pd.DataFrame(
+        [
+            {**cell, "city": city, "system": REFERENCE, "r2": r2, "low": low, "high": high}
+            for city, (r2, low, high) in ours.items()
+        ]
+    )
+    published = pd.DataFrame(
+        [
+            {**cell, "city": city, "model": model, "r2": r2, "r2_sd": 0.1}
+            for city in ours
+            for model, r2 in (("PE", 0.9), ("TESSERA", 0.35), ("SatCLIP", 0.1))
+        ]
+    )
+    found = verdicts(summary, published_means(summary, published)).set_index("city")
+    expected = ["location_ahead", "location_first", "model_first", "model_ahead"]
+    assert found.loc[list(ours), "verdict"].tolist() == expected
+    assert found["model"].unique().tolist() == ["TESSERA"]
+    assert found.loc[list(ours), "rank"].tolist() == [1, 1, 2, 2]
+    assert found["of"].unique().tolist() == [3]
 
 
 def test_a_buffer_that_leaves_nothing_is_counted(release, tmp_path):

@@ -57,5 +57,5 @@ def test_splits_that_cannot_be_are_errors(task):
         draw_split(task, "block", 42, 90_000)
     arrays = {name: getattr(task, name)[:2] for name in ("values", "row", "col", "x", "y")}
     small = replace(task, **arrays)
-    with pytest.raises(InputError, match="a split needs 3 at least"):
+    with pytest.raises(InputError, match="A split needs 3 cells in 3 blocks"):
         draw_split(small, "cityrep_block", 42)

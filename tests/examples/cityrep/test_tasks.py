@@ -55,13 +55,14 @@ def test_what_is_not_there_is_named(release):
         find_tasks(release / "published", None, None)
 
 
-def test_labels_of_another_kind_are_skipped_by_name(release):
+def test_labels_of_another_kind_or_an_earlier_year_are_skipped_by_name(release):
     write_task(release, "north.happiness.2024", smooth_field()[None])
+    write_task(release, "north.pm25.2020", smooth_field()[None])
     folders, skipped = find_tasks(release, ["north"], None)
-    assert all("happiness" not in path.name for path in folders)
-    assert ("north.happiness.2024", True) in [
-        (one.task_id, "unknown task 'happiness'" in one.reason) for one in skipped
-    ]
+    assert [path.name for path in folders] == ["north.nightlight.2024", "north.pm25.2022"]
+    reasons = {one.task_id: one.reason for one in skipped}
+    assert "no task of regression" in reasons["north.happiness.2024"]
+    assert reasons["north.pm25.2020"] == "north.pm25.2022 is scored instead"
 
 
 @pytest.mark.parametrize(
