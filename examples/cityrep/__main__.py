@@ -118,7 +118,7 @@ def _run(arguments: Arguments) -> None:
 
     problems = Problems(_wrong_values(arguments))
     systems = _systems(arguments, problems)
-    published = None
+    published: Any = None
     if data := arguments.data:
         published = problems.attempt(read_published, data / "published")
         found = problems.attempt(find_tasks, data, arguments.cities, arguments.tasks)
@@ -144,6 +144,8 @@ def _run(arguments: Arguments) -> None:
 
 def _wrong_values(arguments: Arguments) -> list[str]:
     wrong = [f"--{one} is missing." for one in ("data", "output_dir") if not vars(arguments)[one]]
+    if arguments.output_dir and arguments.output_dir.is_file():
+        wrong.append(f"--output_dir {arguments.output_dir} is a file; give a folder.")
     for flag, known in (("protocols", PROTOCOLS), ("systems", (*SYSTEMS, NO_SYSTEM))):
         for name in vars(arguments)[flag]:
             if name not in known:

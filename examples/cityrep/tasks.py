@@ -245,14 +245,17 @@ def read_task(folder: Path) -> Task:
             "splits would not be those of the benchmark. Fetch the task's labels again."
         )
     if not len(task) or np.ptp(task.values) == 0:
-        raise InputError(f"{folder.name} has nothing to predict: all its labels are equal.")
+        raise InputError(f"{folder.name} has nothing to predict: no label, or all are equal.")
     return task
 
 
 def _from_raster(task_id: str, path: Path, meta: dict[str, Any]) -> Task:
     with rasterio.open(path) as file:
         band = file.read(1)
-        crs = pyproj.CRS.from_user_input(file.crs or meta.get("crs"))
+        known = file.crs or meta.get("crs")
+        if known is None:
+            raise ValueError("no CRS; write it into labels.tif or task.json")
+        crs = pyproj.CRS.from_user_input(known)
         grid = Grid(file.transform, file.width, file.height, crs)
         nodata = file.nodata
     valid = np.isfinite(band)

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -5,7 +7,7 @@ import pytest
 from examples.cityrep.tasks import find_tasks, read_published, read_task
 from pipelines.common.errors import InputError
 
-from .conftest import HEIGHT, WIDTH, smooth_field, write_task
+from .conftest import HEIGHT, ORIGINS, WIDTH, smooth_field, write_raster, write_task
 
 
 def test_a_sample_is_a_finite_cell_of_the_first_band_in_row_major_order(release):
@@ -63,6 +65,19 @@ def test_labels_of_another_kind_or_an_earlier_year_are_skipped_by_name(release):
     reasons = {one.task_id: one.reason for one in skipped}
     assert "no task of regression" in reasons["north.happiness.2024"]
     assert reasons["north.pm25.2020"] == "north.pm25.2022 is scored instead"
+
+
+def test_labels_that_cannot_be_placed_or_predicted_are_errors(release):
+    folder = release / "labels" / "north.pm25.2022"
+    (folder / "task.json").write_text(json.dumps({"task_type": "regression"}))
+    for value in (1, -9999):
+        flat = np.full((1, HEIGHT, WIDTH), value, np.float32)
+        write_raster(folder / "labels.tif", flat, ORIGINS["north"], nodata=-9999)
+        with pytest.raises(InputError, match="no label, or all are equal"):
+            read_task(folder)
+    write_raster(folder / "labels.tif", smooth_field()[None], ORIGINS["north"], crs=None)
+    with pytest.raises(InputError, match="no CRS; write it into"):
+        read_task(folder)
 
 
 @pytest.mark.parametrize(
