@@ -6,13 +6,16 @@ Builds two datasets from the recipe `configs/cities/new_york_real.yaml`: square 
 lies within 500 m of a photo and nearer to it than to any other photo. Then it embeds the photos by
 every encoder that needs no download, and probes each alone, beside the coordinates and beside
 GeoCLIP's location encoder, on random splits and on held-out districts. The scores with their
-intervals are in OUTPUT_DIR/new_york.csv. Rerun the command to resume.
+intervals are in OUTPUT_DIR/new_york.csv; `--docs docs` puts them and their table into the
+documentation. Rerun the command to resume.
 
 DATA holds the folders `streetview_nyc` (StreetviewLLM's photos) and `cityrep/labels` (CityRep's
 rasters), as their authors publish them.
 """
 
 import argparse
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +36,9 @@ KILOMETRES, PLACES = "new_york", "new_york_places"
 AROUND_M, PLANE = 500.0, "EPSG:32618"
 ENCODERS = ("efficientnet_lite0", "mosaiks", "colour_texture")
 SCORES = "new_york.csv"
+IMAGES, LOCATION = "efficientnet_lite0", "coordinates"
+TITLES = {KILOMETRES: "square kilometres", PLACES: "around each photo"}
+TABLE = re.compile(r"(<!-- table: new_york -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,14 +52,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output_dir", type=Path, default=Path("runs/new_york"))
     parser.add_argument("--model", help="an UrbanLN, which is also taken with random weights")
     parser.add_argument("--seeds", type=int, default=10, help="splits of each protocol")
+    parser.add_argument("--docs", type=Path, help="folder of the documentation to bring up to date")
     arguments = parser.parse_args(argv)
     try:
         table = run(arguments.data, arguments.output_dir, arguments.model, arguments.seeds)
     except (InputError, subprocess.CalledProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(summary(table).to_string())
+    print(markdown(table))
     print(f"Scores: {arguments.output_dir / SCORES}")
+    if arguments.docs is not None:
+        write_docs(table, arguments.docs)
     return 0
 
 
@@ -67,7 +76,8 @@ def run(data: Path, output: Path, model: str | None, seeds: int) -> pd.DataFrame
         seeds: Splits of each protocol.
 
     Returns:
-        The rows of [`added_table`] with the column `city` before them.
+        The rows of [`added_table`] with the column `city` before them, and the other controls of
+        location as systems.
     """
     photos = data / "streetview_nyc" / "labels.csv"
     if not photos.is_file():
@@ -91,7 +101,8 @@ def run(data: Path, output: Path, model: str | None, seeds: int) -> pd.DataFrame
         dataset = output / city
         _command("-m dataset_builders build", path, data_dir=data, output_dir=dataset)
         _probe(dataset / "dataset", city, output, model, seeds)
-        tables.append(added_table(output / "results" / city).assign(city=city))
+        results = output / "results" / city
+        tables += [one.assign(city=city) for one in (added_table(results), _by_place(results))]
     _command("evaluate.py report", output_dir=output / "results")
     table = pd.concat(tables, ignore_index=True)
     table = table[["city", *table.columns.drop("city")]]
@@ -129,10 +140,54 @@ def write_places(photos: Path, bbox: list[float], output: Path) -> None:
         places.to_file(temporary, layer="places", driver="GPKG")
 
 
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """R2 in held-out districts, alone, by system and indicator."""
-    alone = table[(table["protocol"] == "block") & (table["beside"] == "")]
-    return alone.pivot_table(index=["city", "system"], columns="indicator", values="r2").round(2)
+def markdown(table: pd.DataFrame) -> str:
+    """Of held-out districts: location and photos alone, and what photos add, as Markdown.
+
+    "Coordinates" is the best of k-NN, trees and ridge on the coordinates, indicator by indicator.
+    """
+    table = table[table["protocol"] == "block"]
+    lines = [
+        "| regions | indicator | coordinates | GeoCLIP's places | photos | photos added to "
+        "coordinates | photos added to GeoCLIP |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for (city, indicator), own in table.groupby(["city", "indicator"], sort=False):
+        alone = own[own["beside"] == ""].set_index("system")["r2"]
+        if indicator == "mean":
+            continue
+        location = alone[alone.index.str.startswith(LOCATION)].max()
+        photos = own[own["system"] == IMAGES].set_index("beside")
+        cells = [f"{value:.2f}" for value in (location, alone["geoclip"], alone[IMAGES])]
+        cells += [_interval(photos.loc[beside]) for beside in (LOCATION, "geoclip")]
+        name = str(indicator).replace("_", " ")
+        lines.append(f"| {TITLES[str(city)]} | {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def write_docs(table: pd.DataFrame, docs: Path) -> None:
+    """Bring `results/new_york.csv` and the table in `results.md` up to date."""
+    page = docs / "results.md"
+    text, found = TABLE.subn(rf"\g<1>{markdown(table)}\g<2>", page.read_text(encoding="utf-8"))
+    if not found:
+        raise InputError(f"{page} has no place for the table: the comment `table: new_york`.")
+    page.write_text(text, encoding="utf-8")
+    table.round(4).to_csv(docs / "results" / SCORES, index=False)
+
+
+def _interval(row: pd.Series) -> str:
+    text = f"{row['added']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
+    return f"**{text}**" if row["low"] > 0 else text
+
+
+def _by_place(folder: Path) -> pd.DataFrame:
+    """Mean R2 of nearest neighbours and of trees on the coordinates, in the columns of the rest."""
+    lines = (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = pd.DataFrame([json.loads(line) for line in lines])
+    rows = rows[(rows["system"] == LOCATION) & rows["probe"].isin(("knn", "gbm"))]
+    rows = rows.assign(system=LOCATION + " (" + rows["probe"] + ")", beside="")
+    keys = ["protocol", "system", "view", "beside", "indicator"]
+    found = rows.groupby(keys, sort=False)["r2"].agg(r2="mean", splits="count")
+    return found.reset_index()
 
 
 def _probe(dataset: Path, city: str, output: Path, model: str | None, seeds: int) -> None:

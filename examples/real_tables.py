@@ -7,8 +7,8 @@
 
 `DATA` holds `urbanclip_toolkit/`, `streetview_nyc/`, `king_county/` and `camvid/`; `python -m
 dataset_builders.importers urbanclip --help` and `python -m examples.importers NAME --help` describe
-their layouts. Writes `tables.md` and its rows. Rerun the command to resume. The results are in
-`docs/real_tables.md`.
+their layouts. Writes `tables.md` and the same as one tidy table, `tables.csv`. Rerun the command to
+resume. The results are in `docs/results/real_tables.csv`.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from dataset_builders.coordinates import tile_corner
@@ -66,6 +67,7 @@ LEFT_OUT = {
 }
 SHUFFLED, SENTENCES = "captions-shuffled", "captions-minilm"
 BY_RIDGE = Reference("coordinates", "none", "ridge")
+KEYS = ("system", "probe", "quantile over")  # columns of a table that are no indicator
 TITLES = {"r2": "R2", "rmse": "RMSE", "mae": "MAE", "spearman": "Spearman"}
 
 
@@ -93,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sections += made_of(str(dataset), place, paths, options.output_dir, options.seeds)
     path = options.output_dir / "tables.md"
     path.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    cells(path.read_text(encoding="utf-8")).to_csv(path.with_suffix(".csv"), index=False)
     print(f"Tables: {path}")
 
 
@@ -302,6 +305,33 @@ def covered(coverage: Iterable[Coverage], protocol: str) -> str:
             cells.setdefault((one.system, one.probe, over), {})[one.indicator] = text
     title = f"Coverage of 90 % intervals on test regions, half-width, {protocol}:"
     return _table(title, ("system", "probe", "quantile over"), cells)
+
+
+def cells(text: str) -> pd.DataFrame:
+    """The tables of a Markdown text as one tidy table, a row for each cell.
+
+    Args:
+        text: Headings of level 2, titles that end in a colon, and their tables.
+    """
+    rows: list[dict[str, str]] = []
+    section, title, heads = "", "", list[str]()
+    for line in text.splitlines():
+        if line.startswith("## "):
+            section = line[3:]
+        elif line.endswith(":") and not line.startswith("|"):
+            title, heads = line[:-1], []
+        elif line.startswith("|") and not set(line) <= set("|- "):
+            values = [value.strip() for value in line.strip("|").split("|")]
+            if not heads:
+                heads = values
+                continue
+            own = dict(zip(heads, values, strict=True))
+            known = {name: own.pop(name) for name in KEYS if name in own}
+            rows += [
+                {"section": section, "table": title, **known, "indicator": name, "value": value}
+                for name, value in own.items()
+            ]
+    return pd.DataFrame(rows)
 
 
 def _table(

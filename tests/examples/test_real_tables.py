@@ -6,7 +6,7 @@ import geopandas as gpd
 import numpy as np
 import pytest
 
-from examples.real_tables import LEFT_OUT, SMALL_SYSTEMS, in_quarters, section
+from examples.real_tables import LEFT_OUT, SMALL_SYSTEMS, cells, in_quarters, section
 from pipelines.common.encoders.colour_texture import ColourTextureEncoder
 from pipelines.evaluation.baselines.registry import FROZEN, RANDOM, SYSTEMS
 from pipelines.evaluation.embed.images import embed
@@ -50,6 +50,13 @@ def results(tmp_path_factory):
     city = replace(open_city(dataset, CITY), block_m=None)
     probe(city, [read_embeddings(path)], folder / "results", settings)
     return folder / "results"
+
+
+def test_the_tidy_table_holds_every_cell():
+    text = "## city\n\nR2, block:\n\n| system | probe | rent | gdp |\n| --- | --- | --- | --- |\n"
+    found = cells(text + "| mean | mean | 0.1 | – |\n| coordinates | knn | 0.2 | 0.3 |\n")
+    assert found["value"].tolist() == ["0.1", "–", "0.2", "0.3"]
+    assert found.iloc[3].tolist() == ["city", "R2, block", "coordinates", "knn", "gdp", "0.3"]
 
 
 def test_a_section_holds_what_its_rows_say(results):
