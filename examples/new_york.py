@@ -18,7 +18,9 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -29,13 +31,14 @@ import yaml
 from dataset_builders.files import atomic_path
 from pipelines.common.errors import InputError
 from pipelines.evaluation.analysis.added import added_table
+from pipelines.evaluation.report.frame import slug
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "configs" / "cities" / "new_york_real.yaml"
 KILOMETRES, PLACES = "new_york", "new_york_places"
 AROUND_M, PLANE = 500.0, "EPSG:32618"
 ENCODERS = ("efficientnet_lite0", "mosaiks", "colour_texture")
-SCORES = "new_york.csv"
+SCORES, REACH = "new_york.csv", "new_york_reach.csv"
 IMAGES, LOCATION = "efficientnet_lite0", "coordinates"
 TITLES = {KILOMETRES: "square kilometres", PLACES: "around each photo"}
 TABLE = re.compile(r"(<!-- table: new_york -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -62,7 +65,9 @@ def main(argv: list[str] | None = None) -> int:
     print(markdown(table))
     print(f"Scores: {arguments.output_dir / SCORES}")
     if arguments.docs is not None:
-        write_docs(table, arguments.docs)
+        folder = arguments.output_dir / "results" / "tables"
+        reaches = {city: folder / f"{slug(city)}-reach.csv" for city in (KILOMETRES, PLACES)}
+        write_docs(table, reaches, arguments.docs)
     return 0
 
 
@@ -156,27 +161,31 @@ def markdown(table: pd.DataFrame) -> str:
         if indicator == "mean":
             continue
         location = alone[alone.index.str.startswith(LOCATION)].max()
-        photos = own[own["system"] == IMAGES].set_index("beside")
+        photos = {row.beside: row for row in own[own["system"] == IMAGES].itertuples()}
         cells = [f"{value:.2f}" for value in (location, alone["geoclip"], alone[IMAGES])]
-        cells += [_interval(photos.loc[beside]) for beside in (LOCATION, "geoclip")]
+        cells += [_interval(photos[beside]) for beside in (LOCATION, "geoclip")]
         name = str(indicator).replace("_", " ")
         lines.append(f"| {TITLES[str(city)]} | {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def write_docs(table: pd.DataFrame, docs: Path) -> None:
-    """Bring `results/new_york.csv` and the table in `results.md` up to date."""
+def write_docs(table: pd.DataFrame, reaches: Mapping[str, Path], docs: Path) -> None:
+    """Bring the files `results/new_york*.csv` and the table in `results.md` up to date."""
     page = docs / "results.md"
     text, found = TABLE.subn(rf"\g<1>{markdown(table)}\g<2>", page.read_text(encoding="utf-8"))
     if not found:
         raise InputError(f"{page} has no place for the table: the comment `table: new_york`.")
     page.write_text(text, encoding="utf-8")
     table.round(4).to_csv(docs / "results" / SCORES, index=False)
+    reach = {city: pd.read_csv(path) for city, path in reaches.items()}
+    pd.concat(reach, names=["city"]).reset_index(level=0).round(4).to_csv(
+        docs / "results" / REACH, index=False
+    )
 
 
-def _interval(row: pd.Series) -> str:
-    text = f"{row['added']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
-    return f"**{text}**" if row["low"] > 0 else text
+def _interval(row: Any) -> str:
+    text = f"{row.added:+.2f} [{row.low:+.2f}, {row.high:+.2f}]"
+    return f"**{text}**" if row.low > 0 else text
 
 
 def _by_place(folder: Path) -> pd.DataFrame:
