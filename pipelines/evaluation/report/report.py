@@ -264,9 +264,13 @@ def _sentences(city: CityResults, analysis: Analysis, found: Sequence[Overall]) 
         if system is None or not controls:
             continue
         best = max(controls, key=lambda one: one.r2.estimate)
+        mean = score(system.r2)
+        reached = (
+            "has no estimable mean R²" if mean.r2 is None else f"reaches a mean R² of {mean.text}"
+        )
         text = (
-            f"**{question.capitalize()}**: {what(city, key_of(system.name))}, reaches a mean R² of "
-            f"{score(system.r2).text} over {system.indicators} indicators"
+            f"**{question.capitalize()}**: {what(city, key_of(system.name))}, {reached} over "
+            f"{system.indicators} indicators"
         )
         if system.gain:
             text += f", {_compared(system.gain, 'location alone')}"
