@@ -1,4 +1,4 @@
-"""HTTP for [`download`]: the client, answers read within bounds, and what is tried again."""
+"""HTTP for [`download`]: the client, answers read within bounds, and waiting between attempts."""
 
 import datetime as dt
 import email.utils
