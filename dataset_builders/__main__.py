@@ -50,8 +50,8 @@ REHYDRATE = """\
 Fetch again, with your own keys, the images of which a dataset holds ids only, and write the dataset
 with them. The dataset's own recipe.yaml was written by somebody else, so it may only name known
 providers (Google, Baidu, Mapillary, KartaView, the map services of configs/cities/), each with its
-own key. Other hosts, variables and local folders need a recipe of your own (--recipe); the command then
-names host and variable and asks.
+own key. Other hosts, variables and local folders need a recipe of your own (--recipe); the command
+then names host and variable and asks.
 """
 KNOWN_ERRORS = (DatasetError, MissingExtraError, SourceError, SplitError)
 
