@@ -5,7 +5,7 @@ python -m benchmarks.release pipeline           # against the model by hand, and
 python -m benchmarks.release pipeline --small   # the model of configs/quickstart.yaml
 python -m benchmarks.release int8 FOLDER        # on the pictures of a folder
 
-ViT-B/16 with drawn weights. Ratios are of processor time on one thread (OMP_NUM_THREADS=1), the
+A randomly initialised ViT-B/16. Ratios are of processor time on one thread (OMP_NUM_THREADS=1), the
 least of several runs that take turns.
 """
 
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def save_model(folder: Path, small: bool) -> Path:
-    """A model with drawn weights and its processor."""
+    """A randomly initialised model and its processor."""
     torch.manual_seed(0)
     fields: dict[str, Any] = {"vision_config": BASE}
     if small:

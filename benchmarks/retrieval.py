@@ -5,7 +5,7 @@ python -m benchmarks.retrieval search           # 1,000,000 x 512 float32, mappe
 python -m benchmarks.retrieval recall           # 10,000 pairs, in blocks against the full matrix
 
 `--keys`, `--dim` and `--repeats` change the sizes. A million vectors take 2 GB of disk for the time
-of the run, and as much page cache: the first search, which reads the disk, is told apart.
+of the run, and as much page cache: the first search, which reads the disk, is reported separately.
 """
 
 import argparse
