@@ -4,7 +4,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
 
 POSITION_MODES = ("ipsi", "equation2", "midpoint", "resize", "none")
-CONTRASTIVE_KEYS = ("teacher", "student")
+CONTRASTIVE_KEYS = ("teacher", "both", "student")
 # a saved folder carries the code, and so loads for these tasks where the package is not installed
 AUTO_MAP = {
     "AutoModelForPreTraining": "modeling_urbanln.UrbanLNForPreTraining",
@@ -37,8 +37,10 @@ class UrbanLNConfig(CLIPConfig):
         distillation_warmup_steps: optimizer steps over which mu rises linearly from 0 (0: no ramp).
         momentum: m of the teacher's moving average, `teacher = m * teacher + (1 - m) * student`.
         queue_size: K, how many earlier teacher embeddings of each modality serve as keys.
-        contrastive_keys: `"teacher"` for the paper's loss; `"student"` for CLIP's own loss within
-            the batch, without teacher, queue and pseudo-targets (mu must be 0).
+        contrastive_keys: `"teacher"` for the paper's loss, whose keys get no gradient; `"both"` for
+            the student's keys of the batch, with gradient, beside the teacher's of the queue;
+            `"student"` for CLIP's own loss within the batch, without teacher, queue and
+            pseudo-targets (mu must be 0).
         num_preserved_positions: the first text positions, which stretching leaves untouched.
         position_ratio: how many new positions each later one became.
         position_mode: how the positions were stretched (`"none"`: they were not).

@@ -289,8 +289,22 @@ class MomentumDistillationMixin(nn.Module):
         query_ids = _known_ids(sample_ids, image_m)
         targets = positive_targets(keys.ids.shape[0], key_offset, query_ids, keys.ids)
         scale = _clamped_scale(self.logit_scale)
+        student_keys = None
+        if self.config.contrastive_keys == "both":
+            student_keys = (
+                _with_own(keys.image, image_embeds, key_offset),
+                _with_own(keys.text, text_embeds, key_offset),
+            )
         return momentum_distillation_losses(
-            image_embeds, text_embeds, image_m, text_m, keys.image, keys.text, targets, scale
+            image_embeds,
+            text_embeds,
+            image_m,
+            text_m,
+            keys.image,
+            keys.text,
+            targets,
+            scale,
+            student_keys,
         )
 
     @staticmethod
@@ -316,6 +330,11 @@ def _clamped_scale(logit_scale: torch.Tensor) -> torch.Tensor:
     log_scale = logit_scale.float()
     excess = (log_scale.clamp(MIN_LOG_SCALE, MAX_LOG_SCALE) - log_scale).detach()
     return (log_scale + excess).exp()
+
+
+def _with_own(keys: torch.Tensor, own: torch.Tensor, offset: int) -> torch.Tensor:
+    """The keys with those of this batch replaced by the student's, which carry a gradient."""
+    return torch.cat([keys[:offset], own, keys[offset + own.shape[0] :]])
 
 
 def _known_ids(sample_ids: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:

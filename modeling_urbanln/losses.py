@@ -87,6 +87,7 @@ def momentum_distillation_losses(
     text_keys: torch.Tensor,
     targets: torch.Tensor,
     scale: torch.Tensor,
+    student_keys: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> dict[str, torch.Tensor]:
     """L_C of equation (4), L_D of equation (5), and the entropy of the pseudo-targets.
 
@@ -99,12 +100,15 @@ def momentum_distillation_losses(
         text_keys: the texts of the same keys, `(M, D)`.
         targets: `(B, M)` of [`positive_targets`].
         scale: 1 / tau, a scalar.
+        student_keys: image and text keys that the student's queries meet, each `(M, D)`, where
+            these differ from the teacher's.
 
     Returns:
         `contrastive_loss`, `distillation_loss` and `target_entropy`, scalars.
     """
-    logits_i2t = scale * image_embeds @ text_keys.T  # (B, M)
-    logits_t2i = scale * text_embeds @ image_keys.T
+    met_images, met_texts = student_keys or (image_keys, text_keys)
+    logits_i2t = scale * image_embeds @ met_texts.T  # (B, M)
+    logits_t2i = scale * text_embeds @ met_images.T
     with torch.no_grad():
         probs_i2t = (scale * image_embeds_m @ text_keys.T).softmax(dim=1)
         probs_t2i = (scale * text_embeds_m @ image_keys.T).softmax(dim=1)

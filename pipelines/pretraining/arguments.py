@@ -74,10 +74,12 @@ class ModelArguments:
     queue_size: int | None = argument(
         None, "K, earlier teacher embeddings that serve as keys. Default: 4096."
     )
-    contrastive_keys: Literal["teacher", "student"] | None = argument(
+    contrastive_keys: Literal["teacher", "both", "student"] | None = argument(
         None,
-        "'student': CLIP's own loss within the batch, without teacher and queue (implies "
-        "--distillation_weight 0 and --queue_size 0). Default: teacher.",
+        "'teacher': the paper's, keys without gradient. 'both': the student's of the batch, with "
+        "gradient, and the teacher's of the queue. 'student': CLIP's own loss within the batch, "
+        "without teacher and queue (implies --distillation_weight 0 and --queue_size 0). "
+        "Default: teacher.",
     )
     train_last_k_blocks: int | None = argument(
         None,
@@ -339,6 +341,11 @@ def _check(values: dict[str, Any]) -> None:
                     f"--contrastive_keys student excludes --{name} {values[name]}: there is no "
                     "teacher and no key beyond the batch."
                 )
+    if values["contrastive_keys"] == "both" and values["gradient_caching"]:
+        raise InputError(
+            "--contrastive_keys both excludes --gradient_caching: the keys of the other batches "
+            "would carry no gradient, and the result would not be that of one large batch."
+        )
     if values["lora_rank"] and values["train_last_k_blocks"] is not None:
         raise InputError("--lora_rank and --train_last_k_blocks exclude one another.")
 

@@ -115,7 +115,7 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     if not optimizer.step_was_skipped:  # float16: the scale was too large
         student.model.clamp_logit_scale_()
-        if student.model.config.contrastive_keys == "teacher":
+        if student.model.config.contrastive_keys != "student":
             student.model.update_momentum_encoder()
     return {**metrics, "grad_norm": grad_norm.detach().float()}
 

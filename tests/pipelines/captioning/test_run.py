@@ -10,14 +10,14 @@ import pytest
 
 from dataset_builders.storage import iter_images
 from pipelines.captioning import ledger as ledger_module
-from pipelines.captioning import run as run_module
+from pipelines.captioning import worker as worker_module
 from pipelines.captioning.__main__ import main
 from pipelines.captioning.errors import CaptioningError
 from pipelines.captioning.inputs import list_shards, read_shard
 from pipelines.captioning.kit import open_kit
 from pipelines.captioning.ledger import Ledger, ShardFolder
 from pipelines.captioning.recipe import make_recipe
-from pipelines.captioning.run import Worker, run, state
+from pipelines.captioning.run import run, state
 from tests.processes import run_python, start_python
 
 from .runs import FEW, MODELS, recipe_values, rejects, table, write_recipe
@@ -193,10 +193,10 @@ def test_no_more_images_are_read_than_are_in_flight(city, tmp_path, monkeypatch)
             counts["ahead"] = max(counts["ahead"], counts["read"] - counts["done"])
             yield row
 
-    monkeypatch.setattr(run_module, "read_shard", counted)
+    monkeypatch.setattr(worker_module, "read_shard", counted)
     pace = {"images_per_shard": 3, "images_in_flight": 1}
     recipe = make_recipe(recipe_values(city, tmp_path, refine=False, run=pace))
     with open_kit(recipe) as kit:
-        asyncio.run(Worker(kit, count_done).run(list_shards(recipe)))
+        asyncio.run(worker_module.Worker(kit, count_done).run(list_shards(recipe)))
     assert counts["done"] == 6
-    assert counts["ahead"] <= 1 + run_module.SHARDS_AT_ONCE  # each shard reads one image ahead
+    assert counts["ahead"] <= 1 + worker_module.SHARDS_AT_ONCE  # each shard reads one image ahead

@@ -5,7 +5,7 @@ import resource
 
 import pytest
 
-from pipelines.captioning import run as run_module
+from pipelines.captioning import worker as worker_module
 from pipelines.captioning.__main__ import main
 from pipelines.captioning.ledger import Ledger
 from pipelines.captioning.recipe import make_recipe
@@ -62,7 +62,7 @@ def test_a_full_ledger_is_told_and_the_rerun_ends_with_the_same_table(
 
 
 def test_a_table_that_cannot_be_written_ends_the_run(recipe, undisturbed, tmp_path, monkeypatch):
-    write = run_module.write_candidates
+    write = worker_module.write_candidates
 
     def write_small(path, candidates):
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -73,7 +73,7 @@ def test_a_table_that_cannot_be_written_ends_the_run(recipe, undisturbed, tmp_pa
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     with monkeypatch.context() as small:
-        small.setattr(run_module, "write_candidates", write_small)
+        small.setattr(worker_module, "write_candidates", write_small)
         check_full(error_line("run", recipe), tmp_path / "out")
         assert not list(tmp_path.glob("out/shards/*/candidates.parquet"))
     main(["run", str(recipe)])

@@ -68,6 +68,7 @@ def test_a_bad_recipe_is_refused(recipe, text, message):
         (["--validation_split_percentage", "100"], r"must lie in \[0, 100\), got 100"),
         (["--lora_rank", "4", "--train_last_k_blocks", "1"], "exclude one another"),
         (["--contrastive_keys", "student", "--queue_size", "8"], "excludes --queue_size 8"),
+        (["--contrastive_keys", "both", "--gradient_caching"], "excludes --gradient_caching"),
         (["--max_eval_samples", "1"], "must be at least 2"),
         (["--dataset_name", ""], "--dataset_name is missing"),
     ],

@@ -73,6 +73,49 @@ def test_student_keys_train_by_clips_own_loss_without_a_teacher(accelerator, tin
     assert_same_gradients(gradients(model), gradients(clip))
 
 
+def test_keys_of_both_are_clips_own_loss_where_the_queue_is_empty(accelerator, tiny_config):
+    tiny_config.contrastive_keys = "both"
+    batch = {**make_batch(6), "sample_ids": torch.arange(6)}
+    model = make_model(tiny_config, filled_queue=False)
+    clip = make_model(tiny_config, filled_queue=False).to_base()
+    with torch.no_grad():  # another teacher than the student
+        for parameter in model.momentum_encoder.parameters():
+            parameter.mul_(0.7)
+    losses = accumulate_gradients(accelerator, Student(model, model), [batch], 0.0)
+    clip.train()
+    inputs = {name: value for name, value in batch.items() if name != "sample_ids"}
+    expected = clip(**inputs, return_loss=True).loss
+    expected.backward()
+    assert losses["loss"].item() == pytest.approx(expected.item(), abs=1e-5)
+    assert_same_gradients(gradients(model), gradients(clip))
+
+
+def test_keys_of_both_are_the_students_batch_and_the_teachers_queue(tiny_config):
+    tiny_config.contrastive_keys = "both"
+    batch, model = make_batch(5), make_model(tiny_config)
+    with torch.no_grad():
+        for parameter in model.momentum_encoder.parameters():
+            parameter.mul_(0.7)
+    output = model(**batch)
+    image, text, scale = output.image_embeds, output.text_embeds, model.logit_scale.exp()
+    queue, ids = model.queue.keys(), batch["sample_ids"]
+    key_ids = torch.cat([ids, queue.ids])
+    hard = (ids[:, None] == key_ids) & (ids[:, None] >= 0)
+    hard |= torch.eye(5, len(key_ids), dtype=torch.bool)
+    hard = hard / hard.sum(dim=1, keepdim=True)
+    contrastive = distillation = 0.0
+    for query, own, other, teacher, teacher_own in (
+        (image, text, queue.text, output.image_embeds_m, output.text_embeds_m),
+        (text, image, queue.image, output.text_embeds_m, output.image_embeds_m),
+    ):
+        log_p = (scale * query @ torch.cat([own, other]).T).log_softmax(dim=1)
+        q = (scale * teacher @ torch.cat([teacher_own, other]).T).softmax(dim=1)
+        contrastive -= (hard * log_p).sum(dim=1).mean() / 2
+        distillation += (q * (q.log() - log_p)).sum(dim=1).mean() / 2
+    assert output.contrastive_loss.item() == pytest.approx(contrastive.item(), abs=1e-4)
+    assert output.distillation_loss.item() == pytest.approx(distillation.item(), abs=1e-4)
+
+
 @pytest.mark.parametrize("count", [2, 4])
 def test_gradient_caching_gives_the_gradient_of_one_large_batch(accelerator, tiny_config, count):
     batch = make_batch(12)

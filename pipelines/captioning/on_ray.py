@@ -1,0 +1,65 @@
+"""A run on a Ray cluster: each actor captions one shard at a time."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from pipelines.common.errors import InputError
+from pipelines.common.on_ray import map_pieces
+
+from .errors import USER_ERRORS, CaptioningError
+from .inputs import InputShard
+from .kit import open_kit
+from .recipe import Recipe
+from .worker import Worker
+
+GPUS_PER_ACTOR = 0.1
+"""For detector and segmenter; most of the GPU is left to the servers of the models."""
+
+
+class ShardActor:
+    """Captions shards; an actor holds the models and takes one shard at a time.
+
+    Args:
+        recipe: The run.
+        shards: The shards, by their number in batches.
+    """
+
+    def __init__(self, recipe: Recipe, shards: Sequence[InputShard]):
+        self._shards = shards
+        self._stack = ExitStack()  # holds the kit open until the actor's process ends
+        self._worker = Worker(self._stack.enter_context(open_kit(recipe)))
+        self._runner = asyncio.Runner()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Caption the shards of a batch; see `map_pieces`."""
+        return {"error": [self._caption(self._shards[int(number)]) for number in batch["id"]]}
+
+    def _caption(self, shard: InputShard) -> str:
+        try:
+            self._runner.run(self._worker.run([shard]))
+            return ""
+        except USER_ERRORS as error:
+            return str(error)
+
+
+def caption_on_ray(
+    recipe: Recipe, shards: Sequence[InputShard], actors: int, address: str | None, progress: bool
+) -> None:
+    """Caption shards with so many actors; see `run`.
+
+    Raises:
+        CaptioningError: Some shards could not be captioned; the others were.
+    """
+    with open_kit(recipe):
+        pass  # an unknown name or a missing package is found here, not on the cluster
+    arguments = (recipe, list(shards))
+    try:
+        errors = map_pieces(
+            ShardActor, arguments, len(shards), actors, GPUS_PER_ACTOR, address, progress
+        )
+    except InputError as error:
+        raise CaptioningError(str(error)) from error
+    if errors:
+        raise CaptioningError("\n".join(errors))

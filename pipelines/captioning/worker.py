@@ -1,0 +1,137 @@
+"""One process of a run: takes shards of images through all stages, into ledgers and tables.
+
+A process works in one event loop: requests to models run concurrently; decoding, segmentation,
+parsing, detection and comparison run in threads. Memory is bounded by `images_in_flight` and by the
+candidates of two shards.
+"""
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from .errors import (
+    MissingDependencyError,
+    ModelUnavailableError,
+    explain_storage,
+    is_storage_error,
+)
+from .inputs import BadRow, InputShard, read_shard
+from .kit import Kit
+from .ledger import Ledger, ShardFolder, fingerprint
+from .records import Candidate, SourceImage
+from .stages import caption_image
+from .tables import Reject, write_candidates, write_rejects
+
+SHARDS_AT_ONCE = 2
+"""So that the last images of one shard do not leave the models idle."""
+MAX_INTERNAL_ERRORS = 20
+
+logger = logging.getLogger(__name__)
+
+Outcome = tuple[Sequence[Candidate], Sequence[Reject]]
+
+
+def done_mark(kit: Kit, shard: InputShard) -> str:
+    """What a finished shard is marked with: changes with the recipe, the models and its images."""
+    return fingerprint(kit.recipe, kit.revisions, shard)
+
+
+class Worker:
+    """Takes shards through all stages.
+
+    Args:
+        kit: Models and all other parts.
+        on_image: Called after each image with the number of its rejects.
+    """
+
+    def __init__(self, kit: Kit, on_image: Callable[[int], object] = lambda _: None):
+        self._kit = kit
+        self._on_image = on_image
+        self._places = asyncio.Semaphore(kit.recipe.run.images_in_flight)
+        self._internal_errors = 0  # images in a row that broke the code
+
+    async def run(self, shards: Sequence[InputShard]) -> None:
+        """Write the tables of all shards; finished ones are left alone.
+
+        Raises:
+            CaptioningError: Another process is working on a shard.
+            ModelUnavailableError: A model cannot be asked at all; finished units are kept.
+            StorageError: The disk is full or cannot be written; finished units are kept.
+        """
+        at_once = asyncio.Semaphore(SHARDS_AT_ONCE)
+
+        async def one(shard: InputShard) -> None:
+            async with at_once:
+                await self._shard(shard)
+
+        with explain_storage(self._kit.recipe.output_dir):
+            async with _task_group() as group:
+                for shard in shards:
+                    group.create_task(one(shard))
+
+    async def _shard(self, shard: InputShard) -> None:
+        folder = ShardFolder(self._kit.recipe.output_dir, shard)
+        mark = done_mark(self._kit, shard)
+        if folder.is_done(mark):
+            return
+        with Ledger(folder.ledger) as ledger:
+            if folder.is_done(mark):  # by the process that held the ledger until now
+                return
+            outcomes = await self._images(shard, ledger)
+            rejects = [one for _, failed in outcomes for one in failed]
+            write_candidates(folder.candidates, [one for found, _ in outcomes for one in found])
+            write_rejects(folder.rejects, rejects)
+            folder.finish(mark, {"images": len(outcomes), "rejects": len(rejects)})
+
+    async def _images(self, shard: InputShard, ledger: Ledger) -> list[Outcome]:
+        async def one(row: SourceImage | BadRow) -> Outcome:
+            try:
+                outcome = await self._image(row, ledger)
+                self._on_image(len(outcome[1]))
+                return outcome
+            finally:
+                self._places.release()
+
+        tasks = []
+        async with _task_group() as group:
+            async for row in _read_ahead(read_shard(shard)):
+                await self._places.acquire()
+                tasks.append(group.create_task(one(row)))
+        return [task.result() for task in tasks]
+
+    async def _image(self, row: SourceImage | BadRow, ledger: Ledger) -> Outcome:
+        if isinstance(row, BadRow):
+            return (), [Reject(row.image_id, "image", "", row.reason, row.detail)]
+        try:
+            outcome = await caption_image(self._kit, ledger, row)
+            self._internal_errors = 0
+            return outcome
+        except (MissingDependencyError, ModelUnavailableError, sqlite3.Error):
+            raise
+        except Exception as error:  # one image that breaks the code must not end days of work
+            self._internal_errors += 1
+            if is_storage_error(error) or self._internal_errors > MAX_INTERNAL_ERRORS:
+                raise
+            logger.exception("%s is left out: %r", row.image_id, error)
+            return (), [Reject(row.image_id, "image", "", "internal_error", repr(error))]
+
+
+@asynccontextmanager
+async def _task_group() -> AsyncIterator[asyncio.TaskGroup]:
+    """A task group that raises the first error itself, not a group of errors."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except ExceptionGroup as errors:
+        first = errors.exceptions[0]
+        raise first from first.__cause__
+
+
+async def _read_ahead(rows: Iterator[Any]) -> AsyncIterator[Any]:
+    """The rows of an iterator, read in a thread."""
+    done = object()
+    while (row := await asyncio.to_thread(next, rows, done)) is not done:
+        yield row
