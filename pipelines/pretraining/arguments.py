@@ -135,6 +135,11 @@ class DataArguments:
     shuffle_sentences: bool = argument(
         False, "Draw the order of a caption's sentences anew every epoch (independent sentences)."
     )
+    short_caption_probability: float = argument(
+        0.0,
+        "Chance that one sentence of a caption, drawn anew every epoch, stands for the whole; keeps "
+        "the model good at short texts such as search queries.",
+    )
     group_by_length: bool = argument(
         True, "Put captions of like length in a batch, so that little is spent on padding."
     )
@@ -332,8 +337,9 @@ def _check(values: dict[str, Any]) -> None:
             "--validation_split_percentage must lie in [0, 100), got "
             f"{values['validation_split_percentage']}."
         )
-    if not 0 <= values["warmup_ratio"] <= 1:
-        raise InputError(f"--warmup_ratio must lie in [0, 1], got {values['warmup_ratio']}.")
+    for name in ("warmup_ratio", "short_caption_probability"):
+        if not 0 <= values[name] <= 1:
+            raise InputError(f"--{name} must lie in [0, 1], got {values[name]}.")
     if values["contrastive_keys"] == "student":
         for name in ("distillation_weight", "queue_size", "gradient_caching"):
             if values[name]:

@@ -15,12 +15,27 @@ from .data import PairTable
 from .sampling import BatchIndices
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])\s*")
+# distinct from the streams of the order (seed, epoch) and of the sentences (seed, epoch, pair)
+SHORT_STREAM = 2
+
+
+def split_sentences(caption: str) -> list[str]:
+    """The sentences of a caption, which always has one."""
+    return [part for part in SENTENCE_END.split(caption) if part]
 
 
 def shuffle_sentences(caption: str, rng: np.random.Generator) -> str:
     """The caption with its sentences in another order."""
-    sentences = [part for part in SENTENCE_END.split(caption) if part]
+    sentences = split_sentences(caption)
     return " ".join(sentences[index] for index in rng.permutation(len(sentences)))
+
+
+def shorten(caption: str, probability: float, rng: np.random.Generator) -> str:
+    """With this probability one of the caption's sentences in its place."""
+    if rng.random() >= probability:
+        return caption
+    sentences = split_sentences(caption)
+    return sentences[int(rng.integers(len(sentences)))]
 
 
 def tokenize(
@@ -62,6 +77,7 @@ class PairBatches(Dataset):
             leaves it.
         draw_seed: draw one of each image's candidates anew from this seed and the epoch; None
             takes the image's own caption.
+        short: seed and probability of [`shorten`]; None leaves captions as they are.
     """
 
     def __init__(
@@ -71,12 +87,14 @@ class PairBatches(Dataset):
         pad_to_multiple_of: int | None = None,
         shuffle_seed: int | None = None,
         draw_seed: int | None = None,
+        short: tuple[int, float] | None = None,
     ):
         self.pairs = pairs
         self.processor = processor
         self.pad_to_multiple_of = pad_to_multiple_of
         self.shuffle_seed = shuffle_seed
         self.draw_seed = draw_seed
+        self.short = short
 
     def __getitem__(self, batch: BatchIndices) -> dict[str, torch.Tensor]:
         """`input_ids`, `attention_mask`, `pixel_values` and `sample_ids` of a batch."""
@@ -100,15 +118,24 @@ class PairBatches(Dataset):
             places = np.flatnonzero(drawn >= 0)
             for place, text in zip(places.tolist(), candidates.texts(drawn[places]), strict=True):
                 captions[place] = text
-        if self.shuffle_seed is None:
-            return captions
-        # seeded by the pair, not by the worker: any number of workers draws the same
-        return [
-            shuffle_sentences(
-                caption, np.random.default_rng((self.shuffle_seed, batch.epoch, index))
-            )
-            for index, caption in zip(batch.indices.tolist(), captions, strict=True)
-        ]
+        pairs = list(zip(batch.indices.tolist(), captions, strict=True))
+        if self.shuffle_seed is not None:
+            pairs = [
+                (index, shuffle_sentences(text, self._rng(self.shuffle_seed, batch, index)))
+                for index, text in pairs
+            ]
+        if self.short is not None:
+            seed, probability = self.short
+            pairs = [
+                (index, shorten(text, probability, self._rng(seed, batch, index, SHORT_STREAM)))
+                for index, text in pairs
+            ]
+        return [text for _, text in pairs]
+
+    @staticmethod
+    def _rng(seed: int, batch: BatchIndices, *stream: int) -> np.random.Generator:
+        """Seeded by the pair, not by the worker: any number of workers draws the same."""
+        return np.random.default_rng((seed, batch.epoch, *stream))
 
 
 def batch_loader(
@@ -146,4 +173,4 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
-__all__ = ["PairBatches", "batch_loader", "shuffle_sentences", "tokenize"]
+__all__ = ["PairBatches", "batch_loader", "shorten", "shuffle_sentences", "tokenize"]

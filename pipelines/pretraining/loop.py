@@ -230,6 +230,7 @@ class Pretrainer:
             args.data.pad_to_multiple_of,
             shuffle_seed=args.run.seed if args.data.shuffle_sentences else None,
             draw_seed=args.run.seed,
+            short=(args.run.seed, args.data.short_caption_probability),
         )
         rank = self.accelerator.process_index
         plan = self.plan.process_batches(rank, self.state.step, self.max_steps)

@@ -28,8 +28,9 @@ def open_model(config: Mapping[str, Any], dataset_name: str) -> SimulatedCaption
 
     Args:
         config: `name`; `captioner`, whose words and rates it has (its name by default); `omission`
-            and `hallucination` instead of that captioner's own; `local_hallucination`, see
-            `SimulatedCaptionModel`; and the rates of `MergeErrors`.
+            and `hallucination` instead of that captioner's own; `opening`, the text before its
+            first fact; `local_hallucination`, see `SimulatedCaptionModel`; and the rates of
+            `MergeErrors`.
         dataset_name: Folder of a synthetic dataset, with `truth/`.
 
     Raises:
@@ -43,6 +44,7 @@ def open_model(config: Mapping[str, Any], dataset_name: str) -> SimulatedCaption
         raise CaptioningError(
             f"There is no simulated captioner {wanted!r}; there are {', '.join(captioners)}."
         )
+    own = {"opening": str(options.pop("opening"))} if "opening" in options else {}
     for option, value in options.items():
         highest = 0.9 if option == "hallucination" else 1.0  # one statement in ten has to be true
         if not 0 <= value <= highest:
@@ -50,13 +52,12 @@ def open_model(config: Mapping[str, Any], dataset_name: str) -> SimulatedCaption
                 f"`{option}` of {name!r} must lie between 0 and {highest}, got {value}."
             )
     local = options.pop("local_hallucination", LOCAL_HALLUCINATION)
-    own = ("omission", "hallucination")
-    rates = {option: options.pop(option) for option in own if option in options}
+    rates = {one: options.pop(one) for one in ("omission", "hallucination") if one in options}
     try:
         errors = MergeErrors(**options)
     except TypeError as error:
         raise CaptioningError(f"Options of the simulated model {name!r}: {error}.") from error
-    captioner = replace(captioners[wanted], **rates)
+    captioner = replace(captioners[wanted], **rates, **own)
     return SimulatedCaptionModel(name, captioner, open_truth(dataset_name), errors, local)
 
 

@@ -12,6 +12,7 @@ from itertools import takewhile
 import numpy as np
 
 from dataset_builders.synthetic.captioners import (
+    CAPTIONERS,
     SATELLITE_FANCIES,
     STREET_FANCIES,
     Captioner,
@@ -84,6 +85,8 @@ class SimulatedCaptionModel:
             f"{RULES_VERSION}/{captioner.name}/omission={captioner.omission}"
             f"/hallucination={captioner.hallucination}/local={local_hallucination}/{merge_errors}"
         )
+        if captioner.opening not in (known.opening for known in CAPTIONERS):
+            self.revision += f"/opening={captioner.opening}"
         self._local_rate = local_hallucination * captioner.hallucination
         self._captioner, self._truth, self._errors = captioner, truth, merge_errors
 

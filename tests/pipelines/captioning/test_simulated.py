@@ -74,6 +74,16 @@ def test_long_captions_have_the_captioners_rate_of_made_up_things(
     assert false / (false + true) == pytest.approx(captioner.hallucination, rel=0.35)
 
 
+def test_the_opening_of_a_model_can_be_set_and_moves_its_facts(city_with_truth):
+    name = "synthetic-amber"
+    texts = {
+        opening: _ask(open_model({"name": name, "opening": opening}, city_with_truth), _request())
+        for opening in ("", "A photo.")
+    }
+    assert texts[""].text.startswith("The scene includes")
+    assert texts["A photo."].text.startswith("A photo. The scene includes")
+
+
 def test_rates_of_a_model_can_be_set(faultless, truth: Truth):
     for image_id in (STREET, TILE):
         found = judge(_ask(faultless, _request(image_id=image_id)).text, truth[image_id])

@@ -1,4 +1,5 @@
 import shutil
+from collections import Counter
 
 import datasets
 import numpy as np
@@ -13,6 +14,7 @@ from pipelines.pretraining.arguments import DataArguments
 from pipelines.pretraining.batches import (
     PairBatches,
     batch_loader,
+    shorten,
     shuffle_sentences,
     tokenize,
 )
@@ -248,12 +250,22 @@ def test_sentences_change_places_and_none_is_lost():
     assert shuffle_sentences("no full stop", rng) == "no full stop"
 
 
+def test_a_share_of_captions_is_one_of_their_sentences():
+    caption = "One car. Two trees! Is it 3.5 m wide? A bus; a van."
+    rng = np.random.default_rng(0)
+    drawn = Counter(shorten(caption, 0.3, rng) for _ in range(2000))
+    assert drawn.pop(caption) == pytest.approx(1400, abs=80)
+    assert set(drawn) == {"One car.", "Two trees!", "Is it 3.5 m wide?", "A bus; a van."}
+    assert min(drawn.values()) == pytest.approx(150, abs=45)
+    assert shorten("no full stop", 1.0, rng) == "no full stop"
+
+
 def test_workers_and_their_number_change_nothing(pairs_dir, read, processor):
     pairs = read(pairs_dir)
 
     def load(num_workers):
         plan = BatchPlan(pairs.train, pairs.num_tokens[pairs.train], 4, seed=1)
-        batches = PairBatches(pairs, processor, shuffle_seed=7)
+        batches = PairBatches(pairs, processor, shuffle_seed=7, short=(7, 0.5))
         loader = batch_loader(batches, plan.process_batches(0, 5, 20), num_workers, False)
         torch.manual_seed(num_workers)
         state = torch.get_rng_state()
@@ -271,7 +283,7 @@ def test_workers_and_their_number_change_nothing(pairs_dir, read, processor):
 def test_sentences_are_drawn_anew_every_epoch(pairs_dir, read, processor):
     pairs = read(pairs_dir)
     indices = np.flatnonzero(pairs.num_tokens > 60)[:4]
-    batches = PairBatches(pairs, processor, shuffle_seed=7)
+    batches = PairBatches(pairs, processor, shuffle_seed=7, short=(7, 0.5))
     first, second = (batches[BatchIndices(epoch, indices)]["input_ids"] for epoch in (0, 1))
     assert torch.equal(first, batches[BatchIndices(0, indices)]["input_ids"])
     assert not torch.equal(first, second)

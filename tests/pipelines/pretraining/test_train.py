@@ -198,10 +198,16 @@ def test_training_learns_to_retrieve_what_it_has_seen(tiny_flags, tmp_path):
     "more",
     [
         ["--gradient_caching", "--shuffle_sentences", "--dataloader_num_workers", "2"],
-        ["--caption_sampling", "score", "--shuffle_sentences"],
+        [
+            "--caption_sampling",
+            "score",
+            "--shuffle_sentences",
+            "--short_caption_probability",
+            "0.5",
+        ],
         ["--lora_rank", "2", "--mixed_precision", "bf16", "--gradient_checkpointing"],
         ["--train_last_k_blocks", "1", "--positives", "region", "--split_column", "split_block"],
-        ["--validation_split_percentage", "0", "--distillation_warmup_steps", "3"],
+        ["--contrastive_keys", "both", "--distillation_warmup_steps", "3"],
         ["--mixed_precision", "fp16", "--logging_steps", "3"],
     ],
     ids=["caching", "candidates", "lora-bf16", "last-block", "no-validation", "fp16"],
