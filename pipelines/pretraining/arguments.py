@@ -137,7 +137,7 @@ class DataArguments:
     )
     short_caption_probability: float = argument(
         0.0,
-        "Chance that one sentence of a caption, drawn anew every epoch, stands for the whole; keeps "
+        "Chance that one sentence of a caption, drawn anew every epoch, replaces it; keeps "
         "the model good at short texts such as search queries.",
     )
     group_by_length: bool = argument(
