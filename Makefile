@@ -32,13 +32,14 @@ Next:
 endef
 export NEXT
 
-.PHONY: help install system quickstart demo test test-slow lint style types suite real benchmarks docs clean
+.PHONY: help install system quickstart base demo test test-slow lint style types suite real benchmarks docs clean
 
 help:
 	@echo "make quickstart   build a synthetic city, pretrain, embed, probe, report (minutes on 2 cores)"
 	@echo "make demo         a page to try the quickstart's model on: map, search, your own images"
 	@echo "make test         lint, types and the test suite"
 	@echo "make test-slow    the slower proofs"
+	@echo "make base         rebuild the small synthetic CLIP that the quickstart starts from (an hour)"
 	@echo "make real         the whole job on real images (set URBANLN_SHARED_DATA to their folder)"
 	@echo "make benchmarks   speed and memory, as ratios"
 	@echo "make docs         the documentation as a site, in build/docs"
@@ -112,6 +113,9 @@ benchmarks: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.geography
 	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.download
 	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.release pipeline
+
+base: $(INSTALLED)
+	$(RUN) -m examples.synthetic_base --output_dir models/urbanln-base-synthetic --work_dir runs/base
 
 docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
