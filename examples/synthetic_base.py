@@ -1,11 +1,11 @@
 """Rebuild `models/urbanln-base-synthetic`, the small CLIP that the quickstart starts from.
 
-    python -m examples.synthetic_base --output_dir models/urbanln-base-synthetic --work_dir runs/base
+    python -m examples.synthetic_base --output_dir FOLDER --work_dir runs/base
 
-Twelve simulated cities that nothing else in the project uses are rendered with true captions; a CLIP
-of 77 text positions is trained on them by CLIP's own loss (`configs/base_synthetic.yaml`) and saved
-in CLIP's own format, in float16, with its card. Rerun the command to resume. About an hour on two
-cores.
+Twelve simulated cities that nothing else in the project uses are rendered with true captions; a
+CLIP of 77 text positions is trained on them by CLIP's own loss (`configs/base_synthetic.yaml`) and
+saved in CLIP's own format, in float16, with its card. Rerun the command to resume. About an hour on
+two cores.
 """
 
 import argparse
@@ -69,6 +69,7 @@ def _measured(run: Path) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Command line; see the module."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
