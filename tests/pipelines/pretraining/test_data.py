@@ -283,7 +283,7 @@ def test_workers_and_their_number_change_nothing(pairs_dir, read, processor):
 def test_sentences_are_drawn_anew_every_epoch(pairs_dir, read, processor):
     pairs = read(pairs_dir)
     indices = np.flatnonzero(pairs.num_tokens > 60)[:4]
-    batches = PairBatches(pairs, processor, shuffle_seed=7, short=(7, 0.5))
+    batches = PairBatches(pairs, processor, shuffle_seed=7)
     first, second = (batches[BatchIndices(epoch, indices)]["input_ids"] for epoch in (0, 1))
     assert torch.equal(first, batches[BatchIndices(0, indices)]["input_ids"])
     assert not torch.equal(first, second)
