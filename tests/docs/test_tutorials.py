@@ -81,6 +81,7 @@ def test_every_tutorial_is_followed_here():
     assert {path.stem for path in (ROOT / "docs" / "tutorials").glob("*.md")} == tested
 
 
+@pytest.mark.slow
 def test_bring_your_own_city(workspace, tiny_model_dir):
     photos = workspace / "my_photos"
     photos.mkdir()
@@ -101,6 +102,7 @@ def test_bring_your_own_city(workspace, tiny_model_dir):
     assert len(found) > 40
 
 
+@pytest.mark.slow
 def test_fine_tune_with_lora(workspace, tiny_model_dir, tiny_city):
     (said,) = follow(
         "fine_tune_with_lora",
@@ -216,11 +218,13 @@ def test_add_a_caption_model(workspace):
     assert said == f"A street of {size} bytes, 512 tokens at most. 9\n"
 
 
+@pytest.mark.slow
 def test_add_a_caption_filter(workspace):
     (said,) = follow("add_a_caption_filter", workspace)
     assert said == "{'too_dark': 4}\n"
 
 
+@pytest.mark.slow
 def test_earth_embeddings(workspace):
     from tests.pipelines.evaluation.toy import CITY, build_toy
 

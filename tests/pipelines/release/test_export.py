@@ -130,6 +130,7 @@ def test_an_export_that_is_far_off_is_refused():
         exporting._refuse_far([Check("onnx/text_model_int8.onnx", 1e-2, 0.98, 3, "noise")])
 
 
+@pytest.mark.slow
 def test_openvino_alone_leaves_no_onnx_and_what_is_somebody_elses(tiny_model_dir, tmp_path):
     theirs = tmp_path / "onnx" / "vision_model.onnx"
     theirs.parent.mkdir()
