@@ -12,7 +12,7 @@ from .errors import DatasetError
 
 TABLES = ("regions", "street_view", "satellite", "captions")
 VIEWS = ("street_view", "satellite")
-CITY_PATTERN = re.compile(r"[a-z0-9_]+")
+CITY_PATTERN = re.compile(r"[a-z0-9_]+(-[0-9]+)?")
 
 Kind = Literal["count", "density", "intensity", "share", "rate"]
 Transform = Literal["ln1p", "identity"]
@@ -119,12 +119,15 @@ def config_name(city: str, table: str) -> str:
     """`"<city>-<table>"`, the configuration name for `load_dataset`.
 
     Raises:
-        DatasetError: no such table, or a city name with characters other than a-z, 0-9 and _.
+        DatasetError: no such table, or a city name with characters other than a-z, 0-9 and _; at
+            its end, a hyphen and a number may stand.
     """
     if table not in TABLES:
         raise DatasetError(f"A table is one of {TABLES}, got {table!r}.")
     if not CITY_PATTERN.fullmatch(city):
-        raise DatasetError(f"A city is named with a-z, 0-9 and _ only, got {city!r}.")
+        raise DatasetError(
+            f"A city is named with a-z, 0-9 and _, and at most -<number> at the end, got {city!r}."
+        )
     return f"{city}-{table}"
 
 

@@ -14,8 +14,9 @@ import argparse
 from collections.abc import Sequence
 from typing import get_args
 
+from .acquisition import Acquisition
 from .build import CaptionSource, build_dataset
-from .styles import STYLES
+from .styles import STYLES, city_title
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -26,9 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--output_dir", required=True, help="dataset folder")
-    parser.add_argument(
-        "--cities", nargs="+", default=["harborview"], help=f"all, or some of {', '.join(STYLES)}"
-    )
+    names = f"all, or some of {', '.join(STYLES)}; harborview-7 is one with a seed of its own"
+    parser.add_argument("--cities", nargs="+", default=["harborview"], help=names)
     parser.add_argument("--grid_size", type=int, default=20, help="regions of 1 km per side")
     parser.add_argument("--street_views", type=int, default=3, help="street views per region")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same city")
@@ -37,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--caption_source", choices=get_args(CaptionSource), default="noisy", help=sources
     )
     parser.add_argument("--with_masks", action="store_true", help="masks and covers in truth/")
+    taken = "images of many dates, sensors and weathers, or all taken alike"
+    parser.add_argument(
+        "--acquisition", choices=get_args(Acquisition), default="realistic", help=taken
+    )
     parser.add_argument("--num_workers", type=int, help="processes (default: one per core)")
     args = parser.parse_args(argv)
     args.cities = list(STYLES) if args.cities == ["all"] else args.cities
@@ -44,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         root = build_dataset(**vars(args), progress=True)
     except ValueError as error:
         parser.error(str(error))
-    titles = ", ".join(STYLES[city].title for city in args.cities)
+    titles = ", ".join(city_title(city) for city in args.cities)
     print(f"Built {titles} in {root}; see its README.md.")
 
 

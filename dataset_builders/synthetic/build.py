@@ -30,6 +30,7 @@ from ..images import encode_image
 from ..schema import INDICATORS, VIEWS, DatasetMetadata
 from ..splits import region_splits
 from ..writer import DatasetWriter
+from .acquisition import Acquisition
 from .captioners import (
     CAPTIONERS,
     Fact,
@@ -42,7 +43,7 @@ from .labels import POI_KINDS, indicators, poi_kinds
 from .satellite import COVERS, MARKS, TILE_PX, render_tile
 from .scene import CLASSES
 from .street_view import render_street_view
-from .styles import STYLES
+from .styles import city_title
 from .world import CELL_KM, World
 
 SOURCE, LICENCE, PROMPT = "synthetic", "cc0-1.0", "synthetic-1"
@@ -76,6 +77,16 @@ NOTES = (
     "them.",
     "Labels carry noise that no picture shows, so no encoder can reach R2 = 1.",
 )
+ACQUISITION_NOTES: dict[Acquisition, str] = {
+    "realistic": (
+        "Acquisition is realistic: date, sun, haze, sensor and roof materials vary from tile to "
+        "tile, light, weather and camera between street views, independently of the indicators."
+    ),
+    "plain": (
+        "Acquisition is plain: one sun, one season and one sensor, and lighter roofs where the "
+        "wealthy live, so colours tell more than those of real images."
+    ),
+}
 
 CaptionSource = Literal["noisy", "reference"]
 _Cell = tuple[int, int]  # column from the west, row from the south
@@ -90,6 +101,7 @@ def build_dataset(
     seed: int = 0,
     caption_source: CaptionSource = "noisy",
     with_masks: bool = False,
+    acquisition: Acquisition = "realistic",
     num_workers: int | None = None,
     progress: bool = False,
 ) -> Path:
@@ -97,7 +109,7 @@ def build_dataset(
 
     Args:
         output_dir: Dataset folder.
-        cities: Keys of `STYLES`.
+        cities: Keys of `STYLES`, or `<style>-<seed>`: a city with a seed of its own.
         grid_size: Regions of 1 km per side, at least 3.
         street_views: Street views per region.
         seed: Seed of everything; the same seed gives the same bytes.
@@ -105,6 +117,8 @@ def build_dataset(
             "reference", true and complete ones.
         with_masks: Store in `truth/` the street views' masks (PNG, index into `CLASSES`) and the
             tiles' covers (PNG, index into `COVERS` plus `MARKS`).
+        acquisition: "realistic", images of many dates, sensors and weathers, or "plain", all taken
+            alike; see `acquisition`. Only the images differ.
         num_workers: Processes; one per core by default.
         progress: Show a progress bar.
 
@@ -112,7 +126,8 @@ def build_dataset(
         The folder.
 
     Raises:
-        ValueError: A city is unknown, the grid below 3, or a number of views or workers too small.
+        ValueError: A city or an acquisition is unknown, the grid below 3, or a number of views or
+            workers too small.
         DatasetError: The folder holds another dataset.
     """
     root = Path(output_dir)
@@ -122,7 +137,12 @@ def build_dataset(
         "seed": seed,
         "caption_source": caption_source,
         "with_masks": with_masks,
+        "acquisition": acquisition,
     }
+    if acquisition not in ACQUISITION_NOTES:
+        raise ValueError(
+            f"`acquisition` must be one of {list(ACQUISITION_NOTES)}, got {acquisition!r}."
+        )
     workers = (os.cpu_count() or 1) if num_workers is None else num_workers
     for name, number, least in (("street_views", street_views, 0), ("num_workers", workers, 1)):
         if number < least:
@@ -172,7 +192,7 @@ def _write_truth(files: WrittenFiles, city: str, shard: int, rows: Sequence[_Row
 
 
 def _metadata(cities: Sequence[str], parameters: dict[str, Any]) -> DatasetMetadata:
-    names = ", ".join(STYLES[city].title for city in cities)
+    names = ", ".join(city_title(city) for city in cities)
     return DatasetMetadata(
         title=f"Synthetic cities: {names}",
         description=(
@@ -190,7 +210,7 @@ def _metadata(cities: Sequence[str], parameters: dict[str, Any]) -> DatasetMetad
             **{view: {"redistributable": "bool"} for view in VIEWS},
         },
         parameters=parameters,
-        notes=NOTES,
+        notes=(*NOTES, ACQUISITION_NOTES[parameters["acquisition"]]),
     )
 
 
@@ -253,19 +273,28 @@ def _world(city: str, grid_size: int, seed: int) -> tuple[World, _Plane]:
 
 
 class _Image(NamedTuple):
-    """A rendered image; `columns` are of its view's table, `truth` is of the truth's."""
+    """A rendered image, and the quality of its JPEG.
+
+    `columns` are of its view's table, `truth` is of the truth's.
+    """
 
     view: str
     image_id: str
     number: int
     image: Image.Image
+    quality: int
     facts: list[Fact]
     columns: dict[str, Any]
     truth: dict[str, Any]
 
 
 def _images(
-    world: World, plane: _Plane, cell: _Cell, street_views: int, with_masks: bool
+    world: World,
+    plane: _Plane,
+    cell: _Cell,
+    street_views: int,
+    with_masks: bool,
+    acquisition: Acquisition,
 ) -> Iterator[_Image]:
     """The images of a region."""
     name = region_id(world.city, *cell)
@@ -273,19 +302,24 @@ def _images(
     def stored(mask: Image.Image) -> bytes | None:
         return encode_image(mask, "PNG") if with_masks else None
 
-    tile = render_tile(world, *cell)
+    tile = render_tile(world, *cell, acquisition)
     columns = {"ground_resolution_m": 1000 * CELL_KM / TILE_PX}
     truth: dict[str, Any] = {"objects": "[]", "cover": stored(tile.cover)}
     facts = satellite_facts(tile)
-    yield _Image("satellite", f"{name}_sat", TILE_NUMBER, tile.image, facts, columns, truth)
+    image_id = f"{name}_sat"
+    yield _Image(
+        "satellite", image_id, TILE_NUMBER, tile.image, JPEG_QUALITY, facts, columns, truth
+    )
     for number in range(street_views):
-        view = render_street_view(world, *cell, number)
+        view = render_street_view(world, *cell, number, acquisition)
+        quality = view.shot.quality if view.shot else JPEG_QUALITY
         lon, lat = plane.degrees(view.x_km, view.y_km)
         columns = {"lon": float(lon), "lat": float(lat), "heading": view.heading}
         objects = json.dumps([asdict(item) for item in view.objects])
         truth = {"objects": objects, "mask": stored(view.mask)}
         facts = street_view_facts(view)
-        yield _Image("street_view", f"{name}_sv{number}", number, view.image, facts, columns, truth)
+        image_id = f"{name}_sv{number}"
+        yield _Image("street_view", image_id, number, view.image, quality, facts, columns, truth)
 
 
 def _render(
@@ -296,17 +330,18 @@ def _render(
     seed: int,
     caption_source: CaptionSource,
     with_masks: bool,
+    acquisition: Acquisition,
 ) -> _Rows:
     """Everything of one region: rows of the tables, and the truth."""
     world, plane = _world(city, grid_size, seed)
     rows: _Rows = {name: [] for name in (*VIEWS, "captions", "truth")}
-    for one in _images(world, plane, cell, street_views, with_masks):
+    for one in _images(world, plane, cell, street_views, with_masks, acquisition):
         rng = np.random.default_rng([world.hash_seed, 31, *cell, one.number])
         reference = reference_caption(one.facts, one.view)
         noisy = [write_caption(captioner, one.facts, one.view, rng) for captioner in CAPTIONERS]
         drawn = noisy[int(rng.integers(len(noisy)))]
         chosen = reference if caption_source == "reference" else drawn
-        encoded = encode_image(one.image, "JPEG", JPEG_QUALITY)
+        encoded = encode_image(one.image, "JPEG", one.quality)
         rows[one.view].append(
             {
                 "image": {"bytes": encoded, "path": f"{one.image_id}.jpg"},

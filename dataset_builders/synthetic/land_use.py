@@ -5,16 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .styles import Colour
+from .styles import Colour, Style
 from .world import Blocks, Bools, Floats, Ints, Latents, World, hash_uniform
 
 POOL, SHALLOW, LAWN = (84, 176, 196), (70, 104, 118), (86, 128, 66)
 TURF, TRACK, LINE, SLOT = (86, 142, 70), (178, 92, 66), (236, 238, 232), (206, 206, 202)
-TREE, TREE_DARK, PATH, TANK = (52, 88, 46), (38, 68, 38), (198, 184, 150), (226, 226, 222)
+PATH, TANK = (198, 184, 150), (226, 226, 222)
 PAVEMENT, CONCRETE, ASPHALT = (156, 152, 146), (170, 170, 170), (112, 112, 114)
 CARS = ((210, 212, 214), (60, 62, 66), (150, 40, 38), (50, 80, 130), (180, 178, 170))
 SHEETS = ((206, 208, 210), (120, 146, 176), (172, 170, 164), (150, 96, 80))
 BOXES = ((176, 72, 48), (62, 96, 140), (196, 160, 60), (110, 128, 96))
+OWN_ROOFS = 0.3  # share of buildings whose roof is not their block's, where wealth does not choose
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Land:
 
     Attributes:
         world: The city.
+        style: Its palette, as on the day of the image.
         streets: Place of each pixel in the street network, all `(pixels,)`.
         block: Number of each pixel's block, `(pixels,)`; the others are by block.
         column: Place in the street network, with `row`.
@@ -32,6 +34,7 @@ class Land:
     """
 
     world: World
+    style: Style
     streets: Blocks
     block: Ints
     column: Ints
@@ -70,7 +73,7 @@ class Part:
     """
 
     def __init__(self, land: Land, kind: int, canvas: Canvas):
-        self.style, self.kind, self.canvas = land.world.style, kind, canvas
+        self.style, self.kind, self.canvas = land.style, kind, canvas
         self.storeys, self._seed = land.world.storeys, land.world.hash_seed
         blocks = np.flatnonzero(land.kind == kind)
         self.pixels = np.flatnonzero((land.kind == kind)[land.block])
@@ -160,7 +163,10 @@ def _plant(part: Part, share: Floats, salt: int) -> None:
     crown = np.hypot(u - shift, v + shift) < 2.6 + 2.2 * die
     pixels = part.pixels[likely]
     tree = crown & (part.canvas.height[pixels] == 0) & ~part.canvas.pool[pixels]
-    shade = mixed(TREE_DARK, TREE, die[tree] / np.maximum(share[tree], 1e-6))
+    shade = mixed(*part.style.crowns, die[tree] / np.maximum(share[tree], 1e-6))
+    if part.style.crown_cover < 1:
+        ground = part.canvas.colour[pixels[tree]]
+        shade = ground + np.float32(part.style.crown_cover) * (shade - ground)
     part.canvas.tree[part.paint(shade, likely[tree])] = True
 
 
@@ -195,9 +201,18 @@ def _rows(part: Part) -> None:
 def _pitched_roofs(part: Part, roof: Bools, v: Floats, die: Floats) -> None:
     chosen = np.flatnonzero(roof)
     slope = np.where(v[chosen] + 4 > 0, np.float32(1.06), np.float32(0.86))
-    worn = 0.84 + 0.22 * part.latent("wealth")[chosen]
-    tiles = _pick(part.style.roofs, die[chosen] * 7 % 1)
-    part.paint(tiles * (slope * worn)[:, None], chosen, 6.5)
+    tiles, lightness = _roofing(part, part.style.roofs, chosen, die[chosen])
+    part.paint(tiles * (slope * (0.84 + 0.22 * lightness))[:, None], chosen, 6.5)
+
+
+def _roofing(
+    part: Part, colours: Sequence[Colour], chosen: Ints, die: Floats
+) -> tuple[Floats, Floats]:
+    """Colours of roofs, and how light they are, from 0 to 1; `die` is of their buildings."""
+    if part.style.roofs_by_wealth:
+        return _pick(colours, die * 7 % 1), part.latent("wealth")[chosen]
+    own = die * 31 % 1 < OWN_ROOFS
+    return _pick(colours, np.where(own, die * 7 % 1, part.die(24)[chosen])), die * 53 % 1
 
 
 def _slabs(part: Part) -> None:
@@ -224,8 +239,8 @@ def _flat_roofs(part: Part, place: Floats, half: Floats, die: Floats) -> None:
     place, half = place[:, chosen], half[:, chosen]
     rim = np.max(place - half, axis=0) > -2.2
     hut = np.all(place < 4, axis=0)
-    shade = 0.86 + 0.18 * part.latent("wealth")[chosen] - 0.10 * rim - 0.22 * hut
-    top = _pick(part.style.flat_roofs, die[chosen] * 7 % 1)
+    top, lightness = _roofing(part, part.style.flat_roofs, chosen, die[chosen])
+    shade = 0.86 + 0.18 * lightness - 0.10 * rim - 0.22 * hut
     levels = part.storeys(part.kind, part.latent("density")[chosen], die[chosen])
     part.paint(top * shade.astype(np.float32)[:, None], chosen, 3.2 * levels)
     _plant(part, 0.45 * part.latent("greenness"), 32)

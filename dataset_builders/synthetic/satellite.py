@@ -1,25 +1,25 @@
 """Satellite tiles: every pixel is computed from its place, so that tiles join without a seam."""
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from .acquisition import Acquisition, Overpass, develop, draw_overpass, dressed
 from .land_use import ASPHALT, PAINTERS, PAVEMENT, SHALLOW, Canvas, Land, Part, mixed
+from .styles import Style
 from .world import AVENUE_EVERY, CELL_KM, KINDS, RURAL_DENSITY, Blocks, Bools, Floats, World
 
 TILE_PX = 256
 SUPERSAMPLE = 2
-MARGIN_PX = 12  # to the east and south: shadows fall in from beyond the tile
 INNER = TILE_PX * SUPERSAMPLE
-SIDE = (TILE_PX + MARGIN_PX) * SUPERSAMPLE
 PIXEL_KM = CELL_KM / INNER
 PIXEL_M = 1000 * PIXEL_KM
 STREET_M, AVENUE_M = 9.0, 24.0
 PAVEMENT_M, MEDIAN_M, RAIL_M = 3.5, 1.2, 11.0
-SUN_SLOPE = 1.25  # metres of height per metre of shadow along a diagonal step
-SHADOW = 0.58
+SHADOW, SHADING_M = 0.58, 60.0  # of higher buildings the shadow is cut off
 COUNTED_M2 = {"pools": 32.0, "tanks": 450.0}  # area of one
 RIVER, AVENUE, MEDIAN = (52, 84, 104), (132, 130, 126), (210, 206, 190)
 RAIL_BED, RAIL = (122, 112, 104), (84, 78, 76)
@@ -27,6 +27,44 @@ RAIL_BED, RAIL = (122, 112, 104), (84, 78, 76)
 COVERS = (*KINDS, "road", "water", "rail")
 COVER_BITS = 0x0F
 MARKS = {"trees": 0x10, "building": 0x20, "pools": 0x40, "tanks": 0x80}
+
+
+class _Frame(NamedTuple):
+    """A tile's pixels and, toward the sun, a margin from which shadows fall in.
+
+    Attributes:
+        east: Pixels to the east in a step to the sun: -1, 0 or 1; `south` likewise.
+        slope: Metres of height per metre of a step that a building needs to hide the sun.
+        margin: Width of the margin in pixels.
+    """
+
+    east: int = 1
+    south: int = 1
+    slope: float = 1.25
+    margin: int = 24
+
+    @classmethod
+    def of(cls, overpass: Overpass) -> "_Frame":
+        """Toward the sun of an overpass, to the next of eight directions."""
+        angle = np.radians(45 * round(overpass.azimuth / 45))
+        east, south = round(np.sin(angle)), -round(np.cos(angle))
+        slope = float(np.tan(np.radians(overpass.elevation)) * np.hypot(east, south))
+        return cls(east, south, slope, math.ceil(SHADING_M / (slope * PIXEL_M)))
+
+    def steps_km(self, direction: int) -> Floats:
+        """Middles of the pixels from the tile's edge, along an axis of `east` or `south`."""
+        reach = direction * self.margin
+        return (np.arange(min(0, reach), INNER + max(0, reach)) + 0.5) * PIXEL_KM
+
+    def shaped(self, pixels: np.ndarray) -> np.ndarray:
+        """All pixels as rows from the north and columns from the west."""
+        rows, columns = (INNER + self.margin * abs(way) for way in (self.south, self.east))
+        return pixels.reshape(rows, columns, *pixels.shape[1:])
+
+    def inner(self, pixels: np.ndarray) -> np.ndarray:
+        """The tile itself, `(INNER, INNER, ...)`, without its margin."""
+        top, left = (self.margin * (way < 0) for way in (self.south, self.east))
+        return self.shaped(pixels)[top : top + INNER, left : left + INNER]
 
 
 @dataclass(frozen=True)
@@ -46,25 +84,33 @@ class Tile:
     cover: Image.Image
 
 
-def render_tile(world: World, column: float, row: float) -> Tile:
+def render_tile(
+    world: World, column: float, row: float, acquisition: Acquisition = "plain"
+) -> Tile:
     """The tile of a region: `CELL_KM` a side.
 
     Args:
         world: The city.
         column: Column of the region, from the west; a fraction is a tile between two regions.
         row: Row of the region, from the south.
+        acquisition: Sun, season, haze, sensor and roofs that vary, or "plain", always the same.
     """
-    steps = (np.arange(SIDE) + 0.5) * PIXEL_KM
-    x = (column * CELL_KM + steps).astype(np.float32)[None, :]
-    y = ((row + 1) * CELL_KM - steps).astype(np.float32)[:, None]
-    land = _land(world, x, y)
-    canvas = Canvas(SIDE * SIDE)
+    frame, style, overpass = _Frame(), world.style, None
+    if acquisition == "realistic":
+        overpass = draw_overpass(world, column, row)
+        frame, style = _Frame.of(overpass), dressed(style, overpass.day)
+    x = (column * CELL_KM + frame.steps_km(frame.east)).astype(np.float32)[None, :]
+    y = ((row + 1) * CELL_KM - frame.steps_km(frame.south)).astype(np.float32)[:, None]
+    land = _land(world, style, x, y)
+    canvas = Canvas(x.size * y.size)
     for kind in np.unique(land.kind).tolist():
         PAINTERS[kind](Part(land, kind, canvas))
     road, bridge = _paint_roads(land, canvas)
     water, rail = _paint_lines(world, x, y, bridge, canvas)
-    image = Image.fromarray(_inner(_light(canvas))).reduce(SUPERSAMPLE)
-    cover = _cover(land, canvas, road & ~water, water, rail)
+    image = Image.fromarray(frame.inner(_light(canvas, frame))).reduce(SUPERSAMPLE)
+    if overpass:
+        image = Image.fromarray(develop(np.asarray(image), overpass))
+    cover = frame.inner(_cover(land, canvas, road & ~water, water, rail))
     shares = np.bincount((cover & COVER_BITS).ravel(), minlength=len(COVERS)) / INNER**2
     marked = {name: int(np.count_nonzero(cover & bit)) for name, bit in MARKS.items()}
     return Tile(
@@ -72,13 +118,13 @@ def render_tile(world: World, column: float, row: float) -> Tile:
         dict(zip(COVERS, shares.tolist(), strict=True))
         | {name: marked[name] / INNER**2 for name in ("trees", "building")}
         # with what roads hide of it
-        | {"rail": int(np.count_nonzero(_inner(rail))) / INNER**2},
+        | {"rail": int(np.count_nonzero(frame.inner(rail))) / INNER**2},
         {name: round(marked[name] * PIXEL_M**2 / size) for name, size in COUNTED_M2.items()},
         Image.fromarray(cover[::SUPERSAMPLE, ::SUPERSAMPLE]),
     )
 
 
-def _land(world: World, x: Floats, y: Floats) -> Land:
+def _land(world: World, style: Style, x: Floats, y: Floats) -> Land:
     flat: Any = (value.ravel() for value in world.blocks(x, y))
     streets = Blocks(*flat)
     west, south = int(streets.column.min()), int(streets.row.min())
@@ -92,16 +138,11 @@ def _land(world: World, x: Floats, y: Floats) -> Land:
     kind, latents = world.block_kinds(column, row)
     park = world.is_park(*world.block_centres(column, row))
     open_land = park | (latents["density"] < RURAL_DENSITY)
-    return Land(world, streets, numbers[key], column, row, kind, open_land, latents)
-
-
-def _inner(pixels: np.ndarray) -> np.ndarray:
-    """The tile itself, `(INNER, INNER, ...)`, without its margin."""
-    return pixels.reshape(SIDE, SIDE, *pixels.shape[1:])[:INNER, :INNER]
+    return Land(world, style, streets, numbers[key], column, row, kind, open_land, latents)
 
 
 def _cover(land: Land, canvas: Canvas, road: Bools, water: Bools, rail: Bools) -> np.ndarray:
-    """What each pixel of the tile shows, `(INNER, INNER)`: index into `COVERS`, plus `MARKS`."""
+    """What each pixel shows: index into `COVERS`, plus `MARKS`."""
     cover = land.kind[land.block].astype(np.uint8)
     for name, mask in (("rail", rail), ("road", road), ("water", water)):  # over one another
         cover[mask] = COVERS.index(name)
@@ -109,7 +150,7 @@ def _cover(land: Land, canvas: Canvas, road: Bools, water: Bools, rail: Bools) -
     marks = (canvas.tree, canvas.height > 0, canvas.pool, canvas.tank)
     for bit, mask in zip(MARKS.values(), marks, strict=True):
         cover[mask & free] |= np.uint8(bit)
-    return _inner(cover)
+    return cover
 
 
 def _paint_roads(land: Land, canvas: Canvas) -> tuple[Bools, Bools]:
@@ -153,17 +194,21 @@ def _paint_lines(
     return water & ~rail, rail
 
 
-def _light(canvas: Canvas) -> np.ndarray:
-    """Colours with shadows to the north-west, as long as the buildings are high."""
-    height = canvas.height.reshape(SIDE, SIDE)
+def _light(canvas: Canvas, frame: _Frame) -> np.ndarray:
+    """Colours with shadows away from the sun, as long as the buildings are high."""
+    # turned so that the sun stands to the south-east, south or east
+    turned = tuple(slice(None, None, -1 if way < 0 else 1) for way in (frame.south, frame.east))
+    height = frame.shaped(canvas.height)[turned]
     highest, above = float(height.max()), height + 2
     shadow = np.zeros_like(height, dtype=bool)
-    for step in range(1, MARGIN_PX * SUPERSAMPLE, 2):
-        needed = step * PIXEL_M * SUN_SLOPE
+    rows, columns = height.shape
+    for step in range(1, frame.margin, 2):
+        needed = step * PIXEL_M * frame.slope
         if needed > highest:
             break
-        caster = height[step:, step:]
-        shadow[:-step, :-step] |= (caster > needed) & (caster > above[:-step, :-step])
+        down, right = step * abs(frame.south), step * abs(frame.east)
+        caster, near = height[down:, right:], np.s_[: rows - down, : columns - right]
+        shadow[near] |= (caster > needed) & (caster > above[near])
     colour = canvas.colour
-    colour[shadow.ravel()] *= np.float32(SHADOW)
+    colour[shadow[turned].ravel()] *= np.float32(SHADOW)
     return np.clip(colour, 0, 255, out=colour).astype(np.uint8)

@@ -125,10 +125,12 @@ class Canvas:
 
     Attributes:
         sky: Key of `SKY_COLOURS`; far things take on its colour.
+        visibility_km: Distance at which they are lost in it; by default a haze of about 0.5 km.
         objects: Objects listed so far.
     """
 
     sky: str
+    visibility_km: float | None = None
     objects: list[SceneObject] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -192,6 +194,9 @@ class Canvas:
 
     def _fill(self, shape: str, pixels: list[float], paint: Paint, z: float) -> None:
         fog = min(0.65, max(0.0, (z - 20) / 170))
+        if self.visibility_km is not None:
+            # Koschmieder's law: at this distance, 2 % of the contrast are left
+            fog = 1 - np.exp(-3.912e-3 * z / self.visibility_km)
         haze = [value * fog for value in SKY_COLOURS[self.sky][1]]
         colour = tinted(paint.colour, paint.factor * (1 - fog), haze)
         getattr(self.draw, shape)([value * SCALE for value in pixels], fill=colour)

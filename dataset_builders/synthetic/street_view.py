@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from .roadside import SETBACK_M, draw_side, draw_traffic
+from .acquisition import Acquisition, Shot, draw_shot, expose
+from .roadside import SETBACK_M, WITHERED, draw_side, draw_traffic
 from .scene import (
     HEIGHT,
     NEAR_M,
@@ -27,7 +28,7 @@ SEASONS = ("spring", "summer", "autumn", "winter")
 SKIES, SKY_CHANCES = tuple(SKY_COLOURS), (0.5, 0.35, 0.15)
 VERGE_M = 4.5
 SIDE_KM = 0.09  # from the camera to the blocks at both sides
-WITHERED, CLOUD = (150, 148, 132), (236, 241, 246)
+CLOUD = (236, 241, 246)
 PAINT, STRIPE, HOLE = Paint((222, 220, 206)), Paint((236, 236, 230)), Paint((84, 84, 86))
 NEAR_RIVER_KM = 0.2
 SENSOR_NOISE = 3.0
@@ -46,6 +47,7 @@ class StreetView:
         near_river: Whether a river is close by.
         x_km: Place of the camera, with `y_km`.
         heading: Degrees clockwise from north.
+        shot: How it is taken; None if plainly.
     """
 
     image: Image.Image
@@ -57,9 +59,12 @@ class StreetView:
     x_km: float
     y_km: float
     heading: float
+    shot: Shot | None
 
 
-def render_street_view(world: World, column: int, row: int, view: int) -> StreetView:
+def render_street_view(
+    world: World, column: int, row: int, view: int, acquisition: Acquisition = "plain"
+) -> StreetView:
     """A view from a street of a region.
 
     Args:
@@ -67,6 +72,7 @@ def render_street_view(world: World, column: int, row: int, view: int) -> Street
         column: Column of the region, from the west.
         row: Row of the region, from the south.
         view: Number of the view; the same number is the same image.
+        acquisition: Light, weather and camera that vary, or "plain", always the same.
     """
     rng = np.random.default_rng([world.hash_seed, column, row, view])
     # a dry place in the region: the first of some, or the first of all where none is dry
@@ -74,7 +80,9 @@ def render_street_view(world: World, column: int, row: int, view: int) -> Street
     x, y = places[np.argmax(~world.is_water(places[:, 0], places[:, 1]))].tolist()
     heading = float(rng.choice([0.0, 90.0, 180.0, 270.0]) + rng.normal(0, 3)) % 360
     scene = _scene(world, rng, x, y, heading)
-    canvas = Canvas(scene.sky)
+    realistic = acquisition == "realistic"
+    shot = draw_shot(world, column, row, view, scene.sky) if realistic else None
+    canvas = Canvas(scene.sky, shot.visibility_km if shot else None)
     _draw_sky(canvas, scene)
     _draw_ground(canvas, scene)
     levels: list[float] = []
@@ -83,8 +91,10 @@ def render_street_view(world: World, column: int, row: int, view: int) -> Street
         levels += draw_side(canvas, scene, Side(sign, kind, line_m))
     draw_traffic(canvas, scene)
     river_km = float(world.river_distance(np.array([x]), np.array([y]))[0])
-    image = np.asarray(canvas.image.reduce(SCALE), dtype=np.float32)
-    image = image + SENSOR_NOISE * rng.standard_normal((HEIGHT, WIDTH, 1), dtype=np.float32)
+    reduced = canvas.image.reduce(SCALE)
+    image = expose(reduced, shot) if shot else np.asarray(reduced, dtype=np.float32)
+    noise = rng.standard_normal((HEIGHT, WIDTH, 1), dtype=np.float32)
+    image = image + (shot.noise if shot else SENSOR_NOISE) * noise
     return StreetView(
         image=Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)),
         mask=canvas.mask,
@@ -95,6 +105,7 @@ def render_street_view(world: World, column: int, row: int, view: int) -> Street
         x_km=x,
         y_km=y,
         heading=heading,
+        shot=shot,
     )
 
 

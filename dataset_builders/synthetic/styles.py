@@ -1,5 +1,6 @@
 """Four cities that differ in street pattern, palette and climate; their laws are the same."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +21,9 @@ class Style:
         roofs: Colours of pitched roofs; likewise `flat_roofs`, `facades` from poor to rich, `grass`
             in summer, bare `soil` and ripe `crop`.
         industry: Added to the latent industry.
+        crowns: Colours of trees from above, dark and light, with `crown_cover`, the share of a
+            crown through which the ground does not show.
+        roofs_by_wealth: Whether roofs are lighter where the wealthy live.
     """
 
     name: str
@@ -38,11 +42,9 @@ class Style:
     crop: Colour
     trees: float
     industry: float
-
-    @property
-    def title(self) -> str:
-        """Name of the city for people."""
-        return f"{self.name.capitalize()} (synthetic)"
+    crowns: tuple[Colour, Colour] = ((38, 68, 38), (52, 88, 46))
+    crown_cover: float = 1.0
+    roofs_by_wealth: bool = True
 
 
 _CITIES = (
@@ -81,3 +83,23 @@ _CITIES = (
 )  # fmt: skip
 STYLES = {style.name: style for style in _CITIES}
 """The cities by name."""
+
+
+def parse_city(city: str) -> tuple[Style, int | None]:
+    """Style and own seed of a city's name: "harborview" has none, "harborview-7" has 7.
+
+    Raises:
+        ValueError: There is no such style, or the rest is not a number.
+    """
+    style, dash, seed = city.partition("-")
+    if style not in STYLES or (dash and not re.fullmatch("[0-9]+", seed)):
+        raise ValueError(
+            f"`city` must be one of {sorted(STYLES)}, or one of them with a seed of its own, "
+            f"<style>-<seed>; got {city!r}."
+        )
+    return STYLES[style], int(seed) if dash else None
+
+
+def city_title(city: str) -> str:
+    """Name of a city for people, "Harborview 7 (synthetic)"."""
+    return f"{city.capitalize().replace('-', ' ')} (synthetic)"

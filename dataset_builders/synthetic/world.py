@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .styles import STYLES, Style
+from .styles import STYLES, Style, parse_city
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
@@ -114,25 +114,25 @@ class World:
     """A synthetic city.
 
     Args:
-        city: Key of `STYLES`.
+        city: Key of `STYLES`, or `<style>-<seed>`: a city with a seed of its own.
         grid_size: Regions per side; the city grows with it.
-        seed: Seed of everything.
+        seed: Seed of everything, where the city has none of its own.
 
     Raises:
         ValueError: The city is unknown, or the grid smaller than 3.
     """
 
     def __init__(self, city: str, grid_size: int, seed: int = 0):
-        if city not in STYLES:
-            raise ValueError(f"`city` must be one of {sorted(STYLES)}, got {city!r}.")
+        style, own_seed = parse_city(city)
         if grid_size < 3:
             raise ValueError(f"`grid_size` must be 3 at least, got {grid_size}.")
-        self.style: Style = STYLES[city]
+        seed = seed if own_seed is None else own_seed
+        self.style: Style = style
         self.city, self.grid_size, self.seed = city, grid_size, seed
         self.extent_km = grid_size * CELL_KM
         self._warp_km = 0.16 if self.style.streets == "organic" else 0.02
         # the order of draws defines the city
-        rng = np.random.default_rng([seed, sorted(STYLES).index(city)])
+        rng = np.random.default_rng([seed, sorted(STYLES).index(style.name)])
         self.hash_seed = int(rng.integers(2**40))
         self._fields = {name: SmoothField(rng, length) for name, length in LENGTHS_KM.items()}
         self.centre = (self.extent_km * rng.uniform(0.42, 0.58, size=2)).tolist()

@@ -11,12 +11,13 @@ from dataset_builders.schema import (
 )
 
 
+@pytest.mark.parametrize("city", ["new_york", "harborview-7"])
 @pytest.mark.parametrize("table", TABLES)
-def test_config_names_round_trip(table):
-    assert parse_config_name(config_name("new_york", table)) == ("new_york", table)
+def test_config_names_round_trip(city, table):
+    assert parse_config_name(config_name(city, table)) == (city, table)
 
 
-@pytest.mark.parametrize("city", ["New York", "", "a-b", "../x"])
+@pytest.mark.parametrize("city", ["New York", "", "a-b", "-7", "../x"])
 def test_a_city_that_is_no_folder_name_is_refused(city):
     with pytest.raises(DatasetError, match="A city is named with"):
         config_name(city, "regions")

@@ -21,7 +21,7 @@ from dataset_builders.synthetic.captioners import CAPTIONERS
 from dataset_builders.synthetic.labels import POI_KINDS, indicators
 from dataset_builders.synthetic.satellite import COVER_BITS, COVERS, MARKS, TILE_PX, render_tile
 from dataset_builders.synthetic.scene import CLASSES, HEIGHT, WIDTH
-from dataset_builders.synthetic.styles import STYLES
+from dataset_builders.synthetic.styles import city_title
 from dataset_builders.synthetic.world import World
 from tests.processes import run_python
 
@@ -89,7 +89,7 @@ def test_everything_says_synthetic(city):
     regions = pq.read_table(city / "data" / "oldgate-regions").to_pylist()
     assert {row[f"{name}_source"] for row in regions for name in indicators(World("oldgate", 3))}
     assert all(row[key] == "synthetic" for row in regions for key in row if key.endswith("_source"))
-    assert all("synthetic" in style.title for style in STYLES.values())
+    assert city_title("harborview-7") == "Harborview 7 (synthetic)"
     assert all(captioner.name.startswith("synthetic-") for captioner in CAPTIONERS)
 
 
@@ -154,6 +154,36 @@ def test_truth_lists_the_facts_and_what_each_caption_gets_wrong(city):
     assert made_up > 0
 
 
+def test_acquisition_changes_the_images_and_nothing_else(city, tmp_path):
+    options = {"seed": 4, "with_masks": True, "num_workers": 1}
+    plain = build_dataset(tmp_path, ["oldgate"], 3, 1, acquisition="plain", **options)
+    for folder in ("data/oldgate-regions", "data/oldgate-captions", "truth/oldgate"):
+        one, other = (pq.read_table(root / folder) for root in (city, plain))
+        assert one.equals(other), folder
+    for view in ("satellite", "street_view"):
+        one, other = (pq.read_table(root / "data" / f"oldgate-{view}") for root in (city, plain))
+        assert one.drop_columns("image").equals(other.drop_columns("image"))
+        pairs = zip(one["image"].to_pylist(), other["image"].to_pylist(), strict=True)
+        assert all(a["bytes"] != b["bytes"] for a, b in pairs)
+    for root, name in ((city, "realistic"), (plain, "plain")):
+        assert f"Acquisition is {name}" in (root / "README.md").read_text()
+
+
+def test_cities_with_seeds_of_their_own_stand_side_by_side(city, tmp_path):
+    root = build_dataset(tmp_path, ["oldgate-4", "oldgate-5"], 3, 1, seed=0, num_workers=1)
+    same, other = (
+        [row["image"]["bytes"] for row in pq.read_table(root / "data" / name).to_pylist()]
+        for name in ("oldgate-4-satellite", "oldgate-5-satellite")
+    )
+    first = pq.read_table(city / "data" / "oldgate-satellite")["image"].to_pylist()
+    assert same == [image["bytes"] for image in first]
+    assert not set(same) & set(other)
+    cache = str(tmp_path / "cache")
+    found = datasets.load_dataset(str(root), "oldgate-5-street_view", cache_dir=cache)["train"]
+    assert found["region_id"][4] == "oldgate-5_001_001"
+    assert "Oldgate 4 (synthetic), Oldgate 5 (synthetic)" in (root / "README.md").read_text()
+
+
 def test_reference_captions_on_request(tmp_path):
     build_dataset(tmp_path, ["oldgate"], 3, 0, caption_source="reference", num_workers=1)
     rows = pq.read_table(tmp_path / "data" / "oldgate-satellite", columns=["caption_model"])
@@ -165,6 +195,7 @@ def test_reference_captions_on_request(tmp_path):
     ("arguments", "message"),
     [
         (["--cities", "atlantis"], "one of .*harborview.*got 'atlantis'"),
+        (["--cities", "harborview-x"], "one of .*harborview.*<style>-<seed>.*got 'harborview-x'"),
         (["--grid_size", "2"], "`grid_size` must be 3 at least, got 2"),
         (["--street_views", "-1"], "`street_views` must be 0 or more, got -1"),
         (["--num_workers", "0"], "`num_workers` must be 1 or more, got 0"),

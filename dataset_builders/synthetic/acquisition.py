@@ -1,0 +1,252 @@
+"""How images are taken: sun, season, haze and sensor of tiles; weather and camera of street views.
+
+All of it is drawn from the seed and the place, never from a latent, so it tells nothing about an
+indicator. What an image shows, its facts and its captions have generators of their own and stay as
+they are. The ranges were fixed before anything was measured with them; [A] marks an assumption for
+which no figure was found.
+
+- Dates within one mosaic reach from July to November: metadata of NAIP tiles m_4010421_ne (2011),
+  m_4107435_ne (2019), m_3210503_sw (2018), https://naipeuwest.blob.core.windows.net/naip/v002.
+- Sun above 30 degrees: survey of mapping agencies,
+  https://goobi.tib.eu/viewer/!fulltext/1049147073/424.
+- Greenery seen differs by half between seasons: Zhao et al. 2025,
+  https://ual.sg/publication/2025-ceus-svi-seasonality.
+- Aerosol optical depth and Angstrom exponent: doi:10.3878/j.issn.1006-9585.2011.10034.
+- Causes of colour differences within mosaics: De Carvalho et al. 2013, doi:10.3390/rs5062763. Their
+  size is [A]; the usual colour augmentation, 0.8 to 1.2, is the upper bound.
+- Reflectance of roofs: Parker et al. 2000, FSEC-CR-670-00; pixels are 255 rho^(1/2.2).
+- Visual range: Koschmieder's law at a contrast of 2 %, https://glossary.ametsoc.org.
+- White balance errs: Afifi et al. 2019, arXiv:1912.06960; cameras differ: INTEL-TAU,
+  arXiv:1910.10404. Size of both, and of all other differences between cameras: [A].
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from .roadside import LEAVES, WITHERED
+from .styles import Colour, Style
+from .world import CELL_KM, Floats, World
+
+Acquisition = Literal["realistic", "plain"]
+Pixels = NDArray[np.uint8]
+Channels = tuple[float, ...]
+
+SCENE_KM2 = 16.0  # [A]; smaller than the blocks of the splits, so that no scene names a district
+DRIVE_CELLS = 3  # [A]: regions per side that one camera car covers in a drive
+# streams of random numbers, beyond every column of a grid
+PLACES, OVERPASS, TILE, DRIVE, VIEW = range(10_041, 10_046)
+LOWEST_SUN = 30.0  # degrees
+NOON_HOURS = 2.0  # before and after noon, solar time
+CHANNEL_NM = np.array([660.0, 550.0, 480.0])
+AIRLIGHT = np.array([190.0, 200.0, 215.0])
+MID_GREY = 128.0
+EVERGREEN_LATITUDE, LEAFLESS_LATITUDE = 20.0, 40.0  # [A]: no seasons, and full ones
+MIDDLES = {"spring": 105, "summer": 196, "autumn": 288, "winter": 15}  # days of the year
+# [A], by season in this order: pixels that a crown covers; lawns from green to withered
+CROWN_COVER, WITHER = (0.85, 1.0, 0.85, 0.55), (0.0, 0.2, 0.3, 0.8)
+# red tile, dark, brown and white shingle, aluminium; bitumen, gravel, aluminium, white membrane
+PITCHED = ((186, 124, 102), (104, 101, 98), (140, 119, 100), (150, 147, 143), (192, 195, 196))
+FLAT = ((104, 101, 98), (126, 123, 118), (192, 195, 196), (224, 224, 220))
+KELVIN = {"clear": (5000, 6500), "overcast": (6500, 8000), "evening": (3000, 4000)}
+DAYLIGHT_KELVIN = 6500.0
+MIST_CHANCE, MIST_KM = 0.1, (1.0, 4.0)  # [A]
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+@dataclass(frozen=True)
+class Overpass:
+    """A flight or an orbit, which takes many tiles at one moment with one sensor.
+
+    Attributes:
+        number: Number in the city.
+        day: Day of the year, from 1.
+        elevation: Elevation of the sun in degrees; `azimuth` is clockwise from north.
+        aerosol: Optical depth of the haze at 550 nm; `angstrom` is the exponent of its decrease
+            with the wavelength.
+        gain: Of the sensor, by channel; `contrast` is about mid-grey.
+        tile_gain: What is left of the difference of a tile from others of the overpass, by channel.
+    """
+
+    number: int
+    day: int
+    elevation: float
+    azimuth: float
+    aerosol: float
+    angstrom: float
+    gain: Channels
+    contrast: float
+    tile_gain: Channels = (1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Shot:
+    """The light, the weather and the camera of a street view.
+
+    Attributes:
+        light: Cast of the light that white balance leaves, by channel.
+        visibility_km: Distance at which things fade into the sky.
+        exposure: Error of exposure in stops.
+        vignette: Loss of light in the corners, as a share.
+        blur: Radius in pixels.
+        noise: Standard deviation of the noise, of 255.
+        saturation: Factor; `gamma` is the exponent of the tone curve.
+        quality: Of the JPEG.
+    """
+
+    light: Channels
+    visibility_km: float
+    exposure: float
+    vignette: float
+    blur: float
+    noise: float
+    saturation: float
+    gamma: float
+    quality: int
+
+
+def draw_overpass(world: World, column: float, row: float) -> Overpass:
+    """The overpass that takes a region's tile: that of the tile's centre, so no tile has a seam.
+
+    The overpasses share out the city as the cells of a Voronoi diagram, one per `SCENE_KM2`.
+    """
+    count = max(1, round(world.extent_km**2 / SCENE_KM2))
+    places = _rng(world, PLACES).uniform(0, world.extent_km, (count, 2))
+    centre = (np.array([column, row]) + 0.5) * CELL_KM
+    number = int(np.argmin(np.linalg.norm(places - centre, axis=1)))
+    rng = _rng(world, OVERPASS, number)
+    day, elevation, azimuth = _sun(rng, world.style.lat)
+    gain = _normal(rng, 1.0, 0.10) * np.exp(_normal(rng, 0.0, [0.05, 0, 0.05]))
+    return Overpass(
+        number=number,
+        day=day,
+        elevation=elevation,
+        azimuth=azimuth,
+        aerosol=float(np.clip(rng.lognormal(np.log(0.2), 0.6), 0.05, 1.0)),
+        angstrom=float(_normal(rng, 1.2, 0.2)),
+        gain=tuple(gain.tolist()),
+        contrast=rng.uniform(0.85, 1.15),
+        tile_gain=tuple(
+            _normal(_rng(world, TILE, int(column), int(row)), 1.0, [0.02] * 3).tolist()
+        ),
+    )
+
+
+def draw_shot(world: World, column: int, row: int, view: int, sky: str) -> Shot:
+    """How a street view is taken: the camera is that of its drive, the light that of its sky."""
+    rng = _rng(world, VIEW, column, row, view)
+    cast = _black_body(rng.uniform(*KELVIN[sky])) / _black_body(DAYLIGHT_KELVIN)
+    light = (cast / cast[1]) ** (1 - _normal(rng, 0.8, 0.1))
+    mist = rng.uniform() < MIST_CHANCE
+    visibility = rng.uniform(*MIST_KM) if mist else rng.lognormal(np.log(15.0), 0.5)
+    camera = _rng(world, DRIVE, column // DRIVE_CELLS, row // DRIVE_CELLS)
+    return Shot(
+        light=tuple(light.tolist()),
+        visibility_km=float(visibility),
+        exposure=float(_normal(camera, 0.0, 0.25)),
+        vignette=camera.uniform(0.0, 0.2),
+        blur=camera.uniform(0.0, 0.8),
+        noise=camera.uniform(2.0, 8.0),
+        saturation=camera.uniform(0.75, 1.15),
+        gamma=camera.uniform(0.9, 1.1),
+        quality=int(camera.integers(75, 96)),
+    )
+
+
+def develop(pixels: Pixels, overpass: Overpass) -> Pixels:
+    """Colours of a tile as the sensor records them.
+
+    Haze swallows light on the way down and up and adds its own, more of it in the blue; half of
+    what it scatters is taken to go forward [A].
+
+    Args:
+        pixels: RGB, `(height, width, 3)`.
+        overpass: How it is taken.
+    """
+    depth = overpass.aerosol * (CHANNEL_NM / 550.0) ** -overpass.angstrom
+    through = np.exp(-0.5 * depth * (1 + 1 / np.sin(np.radians(overpass.elevation))))
+    values = np.arange(256.0)[:, None]
+    seen = (values * through + AIRLIGHT * (1 - through)) * overpass.gain * overpass.tile_gain
+    table = MID_GREY + overpass.contrast * (seen - MID_GREY)
+    return np.clip(np.round(table), 0, 255).astype(np.uint8)[pixels, np.arange(3)]
+
+
+def expose(image: Image.Image, shot: Shot) -> Floats:
+    """Colours of a street view as the camera records them, `(height, width, 3)`, without noise."""
+    pixels = np.asarray(image.filter(ImageFilter.GaussianBlur(shot.blur)))
+    values = np.arange(256.0)[:, None] / 255
+    light = np.multiply(shot.light, 2**shot.exposure) ** (1 / 2.2)  # as encoded
+    table = (255 * (values * light) ** shot.gamma).astype(np.float32)
+    y, x = (np.linspace(-1, 1, side, dtype=np.float32) ** 2 for side in pixels.shape[:2])
+    corner = 1 - np.float32(shot.vignette / 2) * (y[:, None] + x)
+    seen = table[pixels, np.arange(3)] * corner[..., None]
+    grey = (seen @ LUMA)[..., None]
+    return grey + np.float32(shot.saturation) * (seen - grey)
+
+
+def dressed(style: Style, day: int) -> Style:
+    """The palette of a city on a day of the year: plants by season, roofs of many materials.
+
+    Half of the roofs have the city's own colours [A], the others any material's.
+    """
+    span = LEAFLESS_LATITUDE - EVERGREEN_LATITUDE
+    strength = min(1.0, max(0.0, (style.lat - EVERGREEN_LATITUDE) / span))
+
+    def on_day(plain: Any, by_season: Any) -> Floats:
+        columns = np.asarray(by_season, float).reshape(len(MIDDLES), -1).T
+        days = list(MIDDLES.values())
+        seasonal = np.array([np.interp(day, days, column, period=365) for column in columns])
+        return plain + strength * (seasonal - plain)
+
+    leaf = [np.divide(LEAVES[season], LEAVES["summer"]) for season in MIDDLES]
+    grass, withered = np.array(style.grass), np.array(WITHERED)
+    dark, light = (_colour(on_day(1.0, leaf) * crown) for crown in style.crowns)
+    return replace(
+        style,
+        grass=_colour(on_day(grass, [grass + dry * (withered - grass) for dry in WITHER])),
+        # sown, ripe, ploughed
+        crop=_colour(on_day(np.array(style.crop), [grass, style.crop, style.soil, style.soil])),
+        crowns=(dark, light),
+        crown_cover=float(on_day(1.0, CROWN_COVER)[0]),
+        roofs=2 * style.roofs + PITCHED,
+        flat_roofs=2 * style.flat_roofs + FLAT,
+        roofs_by_wealth=False,
+    )
+
+
+def _sun(rng: np.random.Generator, latitude: float) -> tuple[int, float, float]:
+    """A day of the year and the sun's elevation and azimuth on it, in degrees."""
+    days = np.arange(1, 366)
+    tilts = -23.44 * np.cos(2 * np.pi * (days + 10) / 365)  # declination, to about 0.5 degrees
+    day = int(rng.choice(days[90 - np.abs(latitude - tilts) >= LOWEST_SUN]))
+    phi, tilt = np.radians(latitude), np.radians(tilts[day - 1])
+    steep, flat = np.sin(phi) * np.sin(tilt), np.cos(phi) * np.cos(tilt)
+    lowest = np.sin(np.radians(LOWEST_SUN))
+    latest = np.arccos(np.clip((lowest - steep) / flat, -1, 1))  # the sun sinks below
+    hour = rng.uniform(-1, 1) * min(latest, np.radians(15 * NOON_HOURS))
+    elevation = np.arcsin(steep + flat * np.cos(hour))
+    west = np.arctan2(np.sin(hour), np.cos(hour) * np.sin(phi) - np.tan(tilt) * np.cos(phi))
+    return day, float(np.degrees(elevation)), float(180 + np.degrees(west))
+
+
+def _black_body(kelvin: float) -> Floats:
+    """Radiance by channel, up to a factor (Planck's law)."""
+    return 1 / np.expm1(1.4388e7 / (CHANNEL_NM * kelvin))
+
+
+def _normal(rng: np.random.Generator, mean: float, spread: float | Sequence[float]) -> Any:
+    """Normal numbers within two standard deviations."""
+    return mean + np.multiply(spread, np.clip(rng.normal(size=np.shape(spread)), -2, 2))
+
+
+def _rng(world: World, *keys: int) -> np.random.Generator:
+    return np.random.default_rng([world.hash_seed, *keys])
+
+
+def _colour(values: Floats) -> Colour:
+    red, green, blue = np.round(values).astype(int).tolist()
+    return red, green, blue
