@@ -10,25 +10,49 @@ from transformers import (
     AutoTokenizer,
     CLIPImageProcessor,
     CLIPTokenizer,
+    Siglip2Tokenizer,
+    SiglipImageProcessor,
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .clip_checkpoints import load_clip
-from .configuration_urbanln import UrbanLNConfig, UrbanLNTextConfig
+from .clip_checkpoints import load_clip, remedy
+from .configuration_urbanln import SelfDistillationFields, UrbanLNConfig, UrbanLNTextConfig
 from .distillation_urbanln import MomentumDistillationMixin, UrbanLNForPreTrainingOutput
 from .modeling_urbanln import UrbanLNForPreTraining, UrbanLNModel
+from .modeling_urbanln_siglip import (
+    UrbanLNSiglipConfig,
+    UrbanLNSiglipForPreTraining,
+    UrbanLNSiglipModel,
+)
 from .momentum import EmbeddingQueue, MomentumKeys, update_momentum_
 from .pipeline_urbanln import TASK, UrbanRegionFeatureExtractionPipeline
 from .positional import stretch_position_embeddings
 from .processing_urbanln import TruncationReport, UrbanLNProcessor, clean_text
 
-AutoConfig.register(UrbanLNConfig.model_type, UrbanLNConfig)
-AutoModel.register(UrbanLNConfig, UrbanLNModel)
-AutoModelForPreTraining.register(UrbanLNConfig, UrbanLNForPreTraining)
-AutoModelForZeroShotImageClassification.register(UrbanLNConfig, UrbanLNModel)
-AutoProcessor.register(UrbanLNConfig, UrbanLNProcessor)
-AutoImageProcessor.register(UrbanLNConfig, fast_image_processor_class=CLIPImageProcessor)
-AutoTokenizer.register(UrbanLNConfig, CLIPTokenizer)
+
+def _register(config, model, pretraining, image_processor, tokenizer) -> None:
+    AutoConfig.register(config.model_type, config)
+    AutoModel.register(config, model)
+    AutoModelForPreTraining.register(config, pretraining)
+    AutoModelForZeroShotImageClassification.register(config, model)
+    AutoProcessor.register(config, UrbanLNProcessor)
+    AutoImageProcessor.register(config, fast_image_processor_class=image_processor)
+    AutoTokenizer.register(config, tokenizer)
+    # saved folders carry this code, so that they load where the package is not installed
+    config.register_for_auto_class("AutoConfig")
+    model.register_for_auto_class("AutoModel")
+    pretraining.register_for_auto_class("AutoModelForPreTraining")
+
+
+_register(UrbanLNConfig, UrbanLNModel, UrbanLNForPreTraining, CLIPImageProcessor, CLIPTokenizer)
+_register(
+    UrbanLNSiglipConfig,
+    UrbanLNSiglipModel,
+    UrbanLNSiglipForPreTraining,
+    SiglipImageProcessor,
+    Siglip2Tokenizer,
+)
+UrbanLNProcessor.register_for_auto_class("AutoProcessor")
 
 PIPELINE_REGISTRY.register_pipeline(
     TASK,
@@ -37,26 +61,25 @@ PIPELINE_REGISTRY.register_pipeline(
     type="multimodal",
 )
 
-# saved folders carry this code, so that they load where the package is not installed
-UrbanLNConfig.register_for_auto_class("AutoConfig")
-UrbanLNModel.register_for_auto_class("AutoModel")
-UrbanLNForPreTraining.register_for_auto_class("AutoModelForPreTraining")
-UrbanLNProcessor.register_for_auto_class("AutoProcessor")
-
 __all__ = [
     "EmbeddingQueue",
     "MomentumDistillationMixin",
     "MomentumKeys",
+    "SelfDistillationFields",
     "TruncationReport",
     "UrbanLNConfig",
     "UrbanLNForPreTraining",
     "UrbanLNForPreTrainingOutput",
     "UrbanLNModel",
     "UrbanLNProcessor",
+    "UrbanLNSiglipConfig",
+    "UrbanLNSiglipForPreTraining",
+    "UrbanLNSiglipModel",
     "UrbanLNTextConfig",
     "UrbanRegionFeatureExtractionPipeline",
     "clean_text",
     "load_clip",
+    "remedy",
     "stretch_position_embeddings",
     "update_momentum_",
 ]

@@ -1,23 +1,31 @@
-"""Loading of CLIP checkpoints, which refuses any that would leave weights at random."""
+"""Loading of CLIP and SigLIP checkpoints, which refuses any that would leave weights at random."""
 
 import os
+from typing import Any
 
-from transformers import CLIPConfig, CLIPModel, PreTrainedConfig
-
-from .configuration_urbanln import UrbanLNConfig
+from transformers import CLIPModel, PreTrainedConfig
 
 LEGACY_EOS_TOKEN_ID, CLIP_EOS_TOKEN_ID, CLIP_VOCAB_SIZE = 2, 49407, 49408
+GEMMA_VOCAB_SIZE = 256_000
+STRETCHED = "UrbanLN's positions are stretched already: load it with `{}.from_pretrained`."
+REMEDIES = {
+    "urbanln": STRETCHED.format("UrbanLNModel"),
+    "urbanln_sig": STRETCHED.format("UrbanLNSiglipModel"),
+    "siglip2": "This SigLIP 2 is for images of any shape (NaFlex): use one of a fixed resolution, "
+    "such as 'google/siglip2-base-patch16-224', with UrbanLNSiglipModel.",
+}
 
 
-def load_clip(name_or_path: str | os.PathLike, **kwargs) -> CLIPModel:
+def load_clip(name_or_path: str | os.PathLike, *, model_class: Any = CLIPModel, **kwargs) -> Any:
     """Load a CLIP checkpoint, and refuse one that would leave any weight at random.
 
     `CLIPModel.from_pretrained` takes the folder of any model, and initialises at random what it
     does not find there.
 
     Args:
-        name_or_path: Hub id or local folder of a `CLIPModel`.
-        **kwargs: further arguments of `CLIPModel.from_pretrained`, such as `dtype`.
+        name_or_path: Hub id or local folder of a `model_class`.
+        model_class: `CLIPModel`, or another dual encoder such as `SiglipModel`.
+        **kwargs: further arguments of `from_pretrained`, such as `dtype`.
 
     Raises:
         OSError: there is no such checkpoint.
@@ -25,15 +33,14 @@ def load_clip(name_or_path: str | os.PathLike, **kwargs) -> CLIPModel:
             unexpected or of another shape.
     """
     config, _ = PreTrainedConfig.get_config_dict(name_or_path)
-    model_type = config.get("model_type")
-    if model_type != CLIPConfig.model_type:
+    model_type, needed = config.get("model_type"), model_class.config_class.model_type
+    if model_type != needed:
         raise ValueError(
-            f"{str(name_or_path)!r} is not a CLIP checkpoint: its config.json has model_type "
-            f"{model_type!r} and architectures {config.get('architectures')}, where "
-            f"{CLIPConfig.model_type!r} and ['CLIPModel'] are needed. "
-            f"{remedy(is_stretched=model_type == UrbanLNConfig.model_type)}"
+            f"{str(name_or_path)!r} is no checkpoint of a {model_class.__name__}: its config.json "
+            f"has model_type {model_type!r} and architectures {config.get('architectures')}, where "
+            f"{needed!r} and {[model_class.__name__]} are needed. {remedy(model_type)}"
         )
-    clip, report = CLIPModel.from_pretrained(
+    model, report = model_class.from_pretrained(
         name_or_path, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
     )
     faults = {
@@ -45,22 +52,19 @@ def load_clip(name_or_path: str | os.PathLike, **kwargs) -> CLIPModel:
         found = "; ".join(f"{what}: {_first(keys)}" for what, keys in faults.items() if keys)
         raise ValueError(
             f"The weights of {str(name_or_path)!r} (architectures {config.get('architectures')}) "
-            f"do not make a complete CLIPModel ({found}). Use a checkpoint saved by "
-            "`CLIPModel.save_pretrained`."
+            f"do not make a complete {model_class.__name__} ({found}). Use a checkpoint saved by "
+            f"`{model_class.__name__}.save_pretrained`."
         )
-    return clip
+    return model
 
 
-def remedy(is_stretched: bool) -> str:
-    """What to do with a checkpoint that is not a `CLIPModel`'s."""
-    if is_stretched:
-        return (
-            "UrbanLN's positions are stretched already: load it with "
-            "`UrbanLNModel.from_pretrained`."
-        )
-    return (
-        "Use the checkpoint of a whole CLIPModel, such as 'openai/clip-vit-base-patch16'; convert "
-        "OpenCLIP's weights to CLIP's Hugging Face form first."
+def remedy(model_type: str | None) -> str:
+    """What to do with a checkpoint that is of another model_type than needed."""
+    return REMEDIES.get(
+        str(model_type),
+        "Use the checkpoint of a whole CLIPModel, such as 'openai/clip-vit-base-patch16', with "
+        "UrbanLNModel, or of a whole SiglipModel, such as 'google/siglip2-base-patch16-224', with "
+        "UrbanLNSiglipModel; convert OpenCLIP's weights to CLIP's Hugging Face form first.",
     )
 
 
@@ -69,11 +73,18 @@ def _first(keys: list[str], most: int = 5) -> str:
     return ", ".join(keys[:most]) + more
 
 
-def true_eos_token_id(text_config: dict) -> int | None:
-    """The end token; OpenAI's checkpoints name token 2, and pooling needs the true one."""
-    given = text_config.get("eos_token_id")
-    legacy = given == LEGACY_EOS_TOKEN_ID and text_config.get("vocab_size") == CLIP_VOCAB_SIZE
-    return CLIP_EOS_TOKEN_ID if legacy else given
+def true_special_tokens(text_config: dict) -> dict[str, int]:
+    """The special tokens of the training, where a checkpoint's configuration states others.
+
+    OpenAI's checkpoints name token 2 as the end, and pooling needs the true one. SigLIP 2's leave
+    the tokens of SigLIP's vocabulary; they have Gemma's, whose padding is read by the model.
+    """
+    vocab_size = text_config.get("vocab_size")
+    if vocab_size == GEMMA_VOCAB_SIZE:
+        return {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+    if vocab_size == CLIP_VOCAB_SIZE and text_config.get("eos_token_id") == LEGACY_EOS_TOKEN_ID:
+        return {"eos_token_id": CLIP_EOS_TOKEN_ID}
+    return {}
 
 
-__all__ = ["load_clip", "remedy", "true_eos_token_id"]
+__all__ = ["load_clip", "remedy", "true_special_tokens"]

@@ -1,15 +1,13 @@
 """Configuration of UrbanLN: CLIP's own, with longer text and the settings of self-distillation."""
 
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
 
 POSITION_MODES = ("ipsi", "equation2", "midpoint", "resize", "none")
 CONTRASTIVE_KEYS = ("teacher", "both", "student")
-# a saved folder carries the code, and so loads for these tasks where the package is not installed
-AUTO_MAP = {
-    "AutoModelForPreTraining": "modeling_urbanln.UrbanLNForPreTraining",
-    "AutoModelForZeroShotImageClassification": "modeling_urbanln.UrbanLNModel",
-}
 PIPELINES = {
     "urban-region-feature-extraction": {
         "impl": "pipeline_urbanln.UrbanRegionFeatureExtractionPipeline",
@@ -19,18 +17,9 @@ PIPELINES = {
 }
 
 
-@strict
-class UrbanLNTextConfig(CLIPTextConfig):
-    """CLIP's text configuration with 248 positions (77 stretched by four after the first 20)."""
-
-    max_position_embeddings: int = 248
-
-
-@strict
-class UrbanLNConfig(CLIPConfig):
-    """Configuration of [`UrbanLNModel`] and [`UrbanLNForPreTraining`].
-
-    Everything of `CLIPConfig`, and:
+@dataclass(init=False, repr=False, eq=False)
+class SelfDistillationFields:
+    """Fields that UrbanLN adds to the configuration of a dual encoder, before it among the bases.
 
     Args:
         distillation_weight: mu of equation (6); 0 leaves the contrastive loss alone.
@@ -50,13 +39,9 @@ class UrbanLNConfig(CLIPConfig):
         ValueError: a value outside its range, with the value that was got.
     """
 
-    model_type = "urbanln"
-    sub_configs_defaults = {  # noqa: RUF012 - transformers' own class attribute
-        "vision_config": CLIPVisionConfig,
-        "text_config": UrbanLNTextConfig,
-    }
+    # a saved folder carries the code, and so loads for these tasks without the package
+    task_classes: ClassVar[dict[str, str]]
 
-    text_config: dict | CLIPTextConfig | None = None
     distillation_weight: float | int = 0.5
     distillation_warmup_steps: int = 0
     momentum: float | int = 0.995
@@ -67,12 +52,10 @@ class UrbanLNConfig(CLIPConfig):
     position_mode: str = "ipsi"
     freeze_preserved_positions: bool = True
 
-    def __post_init__(self, **kwargs):
-        """Read any CLIP text configuration as ours, so that 77 positions are saved as 77."""
-        if isinstance(self.text_config, PreTrainedConfig):
-            self.text_config = UrbanLNTextConfig(**self.text_config.to_dict())
+    def __post_init__(self: Any, **kwargs):
+        """Name the code that loads a saved folder."""
         super().__post_init__(**kwargs)
-        self.auto_map = {**AUTO_MAP, **(getattr(self, "auto_map", None) or {})}
+        self.auto_map = {**self.task_classes, **(getattr(self, "auto_map", None) or {})}
         self.custom_pipelines = {**PIPELINES, **(getattr(self, "custom_pipelines", None) or {})}
 
     def validate_architecture(self):
@@ -101,4 +84,37 @@ class UrbanLNConfig(CLIPConfig):
             )
 
 
-__all__ = ["POSITION_MODES", "UrbanLNConfig", "UrbanLNTextConfig"]
+@strict
+class UrbanLNTextConfig(CLIPTextConfig):
+    """CLIP's text configuration with 248 positions (77 stretched by four after the first 20)."""
+
+    max_position_embeddings: int = 248
+
+
+@strict
+class UrbanLNConfig(SelfDistillationFields, CLIPConfig):
+    """Configuration of [`UrbanLNModel`] and [`UrbanLNForPreTraining`].
+
+    Everything of `CLIPConfig`, and the fields of [`SelfDistillationFields`].
+    """
+
+    model_type = "urbanln"
+    task_classes = {  # noqa: RUF012
+        "AutoModelForPreTraining": "modeling_urbanln.UrbanLNForPreTraining",
+        "AutoModelForZeroShotImageClassification": "modeling_urbanln.UrbanLNModel",
+    }
+    sub_configs_defaults = {  # noqa: RUF012 - transformers' own class attribute
+        "vision_config": CLIPVisionConfig,
+        "text_config": UrbanLNTextConfig,
+    }
+
+    text_config: dict | CLIPTextConfig | None = None
+
+    def __post_init__(self, **kwargs):
+        """Read any CLIP text configuration as ours, so that 77 positions are saved as 77."""
+        if isinstance(self.text_config, PreTrainedConfig):
+            self.text_config = UrbanLNTextConfig(**self.text_config.to_dict())
+        super().__post_init__(**kwargs)
+
+
+__all__ = ["POSITION_MODES", "SelfDistillationFields", "UrbanLNConfig", "UrbanLNTextConfig"]

@@ -60,8 +60,8 @@ class MomentumDistillationMixin(nn.Module):
     """Adds a momentum twin, two queues and their loss to a dual encoder of transformers.
 
     It comes before the encoder among the bases and needs of it `get_image_features`,
-    `get_text_features` and `logit_scale`, and of its configuration the fields that
-    [`UrbanLNConfig`] adds to CLIP's:
+    `get_text_features` and `logit_scale`, and of its configuration [`SelfDistillationFields`] and
+    `projection_dim`, the width of the embeddings:
 
         class NewForPreTraining(MomentumDistillationMixin, NewModel):
             base_class = NewModel
@@ -120,8 +120,9 @@ class MomentumDistillationMixin(nn.Module):
         for name, module in self.named_children():
             if name not in (TWIN, QUEUE):
                 setattr(base, name, module)
-        for name, parameter in self.named_parameters(recurse=False):
-            setattr(base, name, parameter)
+        own = (*self.named_parameters(recurse=False), *self.named_buffers(recurse=False))
+        for name, tensor in own:
+            setattr(base, name, tensor)
         return base.train(self.training)
 
     def train(self, mode: bool = True) -> "MomentumDistillationMixin":

@@ -1,14 +1,21 @@
-"""Processor of UrbanLN: CLIP's, for texts of up to 248 tokens."""
+"""Processor of UrbanLN: CLIP's or SigLIP 2's, for texts of up to 248 or 196 tokens."""
 
 import functools
 import html
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, CLIPProcessor
+from transformers import (
+    AutoImageProcessor,
+    AutoTokenizer,
+    BatchFeature,
+    CLIPProcessor,
+    GemmaTokenizer,
+    Siglip2Tokenizer,
+)
 from transformers.utils import logging
 
-MAX_LENGTH = 248
+MAX_LENGTH, SIGLIP_MAX_LENGTH = 248, 196
 
 logger = logging.get_logger(__name__)
 
@@ -45,13 +52,13 @@ class UrbanLNProcessor(CLIPProcessor):
     """Images to `pixel_values`, texts to `input_ids` and `attention_mask`.
 
     Texts are cleaned as CLIP's training data were (see [`clean_text`]), padded to the longest of
-    the call and truncated at the tokenizer's `model_max_length` (248; the end token is kept). A
+    the call and truncated at the tokenizer's `model_max_length` (the end token is kept). A
     special token spelled out in a text, such as `<|endoftext|>`, is read as characters, as
     open_clip does: read as a token, it would silently end the text.
 
     Args:
-        image_processor: a CLIP image processor.
-        tokenizer: a CLIP tokenizer; its `split_special_tokens` is set, and saved with it.
+        image_processor: the image processor of the checkpoint.
+        tokenizer: its tokenizer; its `split_special_tokens` is set, and saved with it.
 
     Examples:
         >>> processor = UrbanLNProcessor.from_pretrained("org/urbanln-vitb16")
@@ -68,10 +75,27 @@ class UrbanLNProcessor(CLIPProcessor):
 
     @classmethod
     def from_clip_pretrained(
-        cls, name_or_path: str, max_length: int = MAX_LENGTH
+        cls, name_or_path: str, max_length: int | None = None
     ) -> "UrbanLNProcessor":
-        """The processor of any CLIP checkpoint, with room for `max_length` tokens."""
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, model_max_length=max_length)
+        """The processor of any CLIP or SigLIP 2 checkpoint, with room for long text.
+
+        SigLIP 2 has Gemma's tokenizer and was trained on lower-cased text, padded on the right.
+
+        Args:
+            name_or_path: Hub id or local folder.
+            max_length: Tokens of a text; 248 for CLIP and 196 for SigLIP 2 where not given.
+        """
+        tokenizer = AutoTokenizer.from_pretrained(
+            name_or_path, model_max_length=max_length or MAX_LENGTH
+        )
+        if isinstance(tokenizer, GemmaTokenizer | Siglip2Tokenizer):
+            tokenizer = Siglip2Tokenizer.from_pretrained(
+                name_or_path,
+                model_max_length=max_length or SIGLIP_MAX_LENGTH,
+                padding_side="right",
+                add_bos_token=False,
+                add_eos_token=True,
+            )
         return cls(AutoImageProcessor.from_pretrained(name_or_path), tokenizer)
 
     def __call__(self, images=None, text=None, **kwargs) -> BatchFeature:

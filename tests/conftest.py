@@ -138,6 +138,57 @@ def tiny_model_dir(tmp_path_factory) -> Path:
     return folder
 
 
+def tiny_siglip_tokenizer():
+    """Gemma's tokenizer with few entries, set as SigLIP 2's checkpoints on the Hub have it."""
+    from transformers import GemmaTokenizer
+
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    pieces += [f"<0x{byte:02X}>" for byte in range(256)]
+    pieces += ["\u2581", *map(chr, range(33, 127)), "th", "the", "\u2581a"]
+    return GemmaTokenizer(
+        vocab={piece: number for number, piece in enumerate(pieces)},
+        merges=[("t", "h"), ("th", "e"), ("\u2581", "a")],
+        add_bos_token=False,
+        add_eos_token=True,
+        padding_side="right",
+        model_input_names=["input_ids"],
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_siglip_dir(tmp_path_factory) -> Path:
+    """A checkpoint of a SigLIP 2 of fixed resolution: 64 text positions, random weights."""
+    from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel
+
+    folder = tmp_path_factory.mktemp("tiny_siglip")
+    fields, tokenizer = tiny_config_fields(), tiny_siglip_tokenizer()
+    special = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+    text_config = {**fields["text_config"], **special, "vocab_size": len(tokenizer)}
+    config = SiglipConfig(text_config=text_config, vision_config=fields["vision_config"])
+    torch.manual_seed(0)
+    model = SiglipModel(config)
+    with torch.no_grad():
+        model.logit_scale.fill_(3.0)
+        model.logit_bias.fill_(-5.0)
+        for parameter in model.text_model.embeddings.parameters():
+            parameter.normal_(0, 0.5)  # wide enough that a text depends on its positions
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    SiglipImageProcessor(size={"height": 30, "width": 30}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_siglip_model_dir(tiny_siglip_dir, tmp_path_factory) -> Path:
+    """A saved tiny UrbanLNSiglipModel with its processor."""
+    from modeling_urbanln import UrbanLNProcessor, UrbanLNSiglipModel
+
+    folder = tmp_path_factory.mktemp("tiny_siglip_model")
+    UrbanLNSiglipModel.from_clip_pretrained(tiny_siglip_dir, queue_size=32).save_pretrained(folder)
+    UrbanLNProcessor.from_clip_pretrained(tiny_siglip_dir).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_city(tmp_path_factory) -> Path:
     """A small synthetic dataset: the city "harborview" with 6 x 6 regions."""

@@ -45,8 +45,9 @@ class ModelArguments:
 
     model_name_or_path: str | None = argument(
         None,
-        "Folder or Hub id of an UrbanLN model, or of any CLIP checkpoint, whose text positions are "
-        "then stretched. Without it a model is trained from scratch, from --config_overrides.",
+        "Folder or Hub id of an UrbanLN model, or of any CLIP or SigLIP 2 checkpoint of a fixed "
+        "resolution, whose text positions are then stretched. Without it a model is trained from "
+        "scratch, from --config_overrides.",
     )
     config_overrides: str | None = argument(
         None,
@@ -55,12 +56,15 @@ class ModelArguments:
     )
     position_mode: Literal["ipsi", "resize", "equation2", "midpoint", "none"] = argument(
         "ipsi",
-        "How a CLIP checkpoint's text positions are stretched; 'none' cuts texts at 77 tokens.",
+        "How a checkpoint's text positions are stretched; 'none' cuts texts at CLIP's 77 tokens or "
+        "SigLIP's 64.",
     )
     num_preserved_positions: int = argument(
         20, "First text positions that stretching leaves alone."
     )
-    position_ratio: int = argument(4, "New positions for each later one: 77 become 248.")
+    position_ratio: int = argument(
+        4, "New positions for each later one: 77 become 248, 64 become 196."
+    )
     freeze_preserved_positions: bool | None = argument(
         None, "Keep the preserved positions out of training. Default: yes, but not from scratch."
     )
@@ -329,8 +333,8 @@ def _check(values: dict[str, Any]) -> None:
             raise InputError(f"--{name} is missing.")
     if not values["model_name_or_path"] and not values["config_overrides"]:
         raise InputError(
-            "Nothing to train: give --model_name_or_path (an UrbanLN or CLIP checkpoint), or "
-            "--config_overrides to train from scratch."
+            "Nothing to train: give --model_name_or_path (a checkpoint of UrbanLN, CLIP or SigLIP "
+            "2), or --config_overrides to train from scratch."
         )
     if not 0 <= values["validation_split_percentage"] < 100:
         raise InputError(

@@ -1,4 +1,4 @@
-"""The model that is trained: from an UrbanLN or CLIP checkpoint or from scratch; what of it."""
+"""The model that is trained: from a checkpoint of a dual encoder or from scratch; what of it."""
 
 import dataclasses
 import difflib
@@ -16,6 +16,7 @@ from transformers import (
     CLIPModel,
     CLIPTextConfig,
     CLIPVisionConfig,
+    SiglipConfig,
     set_seed,
 )
 
@@ -25,14 +26,21 @@ from modeling_urbanln import (
     UrbanLNForPreTraining,
     UrbanLNModel,
     UrbanLNProcessor,
+    UrbanLNSiglipForPreTraining,
     load_clip,
+    remedy,
 )
 
 from ..common.errors import InputError
 from ..common.tokenizer import clip_tokenizer
 from .arguments import ModelArguments, parse_config_overrides
 
-CLIP_POSITIONS = 77
+# by the model_type of the checkpoint that training starts from
+BACKBONES: dict[str, Any] = {
+    CLIPConfig.model_type: UrbanLNForPreTraining,
+    SiglipConfig.model_type: UrbanLNSiglipForPreTraining,
+}
+TRAINED = {model.config_class.model_type: model for model in BACKBONES.values()}
 SETTINGS = (
     "contrastive_keys",
     "distillation_weight",
@@ -40,6 +48,8 @@ SETTINGS = (
     "momentum",
     "queue_size",
 )
+# of CLIP, and of SigLIP
+PROJECTIONS = ("text_projection", "visual_projection", "text_model.head", "vision_model.head")
 ARCHITECTURE = (
     "text_config",
     "vision_config",
@@ -59,7 +69,7 @@ def build_model(
         seed: of the weights from scratch, and of LoRA adapters.
 
     Raises:
-        InputError: a checkpoint that is neither UrbanLN nor CLIP, or fields no config knows.
+        InputError: a checkpoint of another architecture, or fields no config knows.
     """
     set_seed(seed)
     overrides = parse_config_overrides(args.config_overrides)
@@ -103,8 +113,7 @@ def train_last_blocks(model: UrbanLNForPreTraining, k: int) -> None:
         *(layer for tower in towers for layer in _last(tower.encoder.layers, k)),
         model.text_model.final_layer_norm,
         model.vision_model.post_layernorm,
-        model.text_projection,
-        model.visual_projection,
+        *(module for name, module in model.named_modules() if name in PROJECTIONS),
     ]
     for module in trained:
         module.requires_grad_(True)
@@ -194,12 +203,13 @@ def _from_scratch(
     """Random weights at CLIP's 77 positions, stretched like those of a checkpoint."""
     architecture = {name: overrides.pop(name) for name in ARCHITECTURE if name in overrides}
     architecture["text_config"] = {
-        "max_position_embeddings": CLIP_POSITIONS,
+        "max_position_embeddings": UrbanLNModel.source_positions,
         **architecture.get("text_config", {}),
     }
     clip = CLIPModel(CLIPConfig(**architecture))
     # rows that nothing was learnt for are worth nothing frozen
-    model = _stretched(clip, args, {"freeze_preserved_positions": False, **overrides})
+    overrides = {"freeze_preserved_positions": False, **overrides}
+    model = _stretched(clip, UrbanLNForPreTraining, args, overrides)
     vision_config: Any = clip.config.vision_config
     side = vision_config.image_size
     # the whole picture: a centre crop would take half of a wide street view away
@@ -223,36 +233,36 @@ def _from_checkpoint(
         raise InputError(f"--model_name_or_path {name!r} cannot be read: {said}") from error
     if model_type is None:
         raise InputError(f"--model_name_or_path {name!r} cannot be read: no model's config.json.")
-    if model_type == UrbanLNConfig.model_type:
-        model = UrbanLNForPreTraining.from_pretrained(name, dtype=torch.float32, **overrides)
+    if model_type in TRAINED:
+        model = TRAINED[model_type].from_pretrained(name, dtype=torch.float32, **overrides)
         return model, UrbanLNProcessor.from_pretrained(name)
-    if model_type != CLIPConfig.model_type:
+    if model_type not in BACKBONES:
+        known = ", ".join((*TRAINED, *BACKBONES))
         raise InputError(
             f"--model_name_or_path {name!r} is a checkpoint of another architecture: its "
-            f"model_type is {model_type!r}, and UrbanLN starts from 'urbanln' or 'clip'."
+            f"model_type is {model_type!r}, and training starts from {known}. {remedy(model_type)}"
         )
+    model_class = BACKBONES[model_type]
     try:
-        clip = load_clip(name, dtype=torch.float32)
+        source = load_clip(name, model_class=model_class.source_class, dtype=torch.float32)
     except ValueError as error:
         raise InputError(f"--model_name_or_path: {error}") from error
-    model = _stretched(clip, args, overrides)
+    model = _stretched(source, model_class, args, overrides)
     return model, UrbanLNProcessor.from_clip_pretrained(name, max_length=_positions(model))
 
 
 def _stretched(
-    clip: CLIPModel, args: ModelArguments, overrides: dict[str, Any]
+    source: Any, model_class: Any, args: ModelArguments, overrides: dict[str, Any]
 ) -> UrbanLNForPreTraining:
-    """A table of more than CLIP's 77 positions has been stretched already: it stays."""
-    text_config: Any = clip.config.text_config
-    longer = text_config.max_position_embeddings > CLIP_POSITIONS
-    model = UrbanLNForPreTraining.from_clip_pretrained(
-        clip,
+    """A table of more positions than usual has been stretched already: it stays."""
+    longer = source.config.text_config.max_position_embeddings > model_class.source_positions
+    model: UrbanLNForPreTraining = model_class.from_clip_pretrained(
+        source,
         num_preserved=args.num_preserved_positions,
         ratio=args.position_ratio,
         mode="none" if longer else args.position_mode,
         **overrides,
     )
-    assert isinstance(model, UrbanLNForPreTraining)
     return model
 
 

@@ -5,14 +5,15 @@ import math
 import torch
 from torch import nn
 
-NO_DECAY_NAMES = ("position_embedding", "class_embedding", "logit_scale")
+NO_DECAY_NAMES = ("position_embedding", "class_embedding", "probe", "logit_scale")
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Trainable parameters in two groups, with and without weight decay.
 
-    Without: biases, norms, the temperature, position embeddings and the class embedding. Decay
-    would also move the position rows that are kept out of training.
+    Without: biases, norms, the temperature, position embeddings and what pools an image (CLIP's
+    class embedding, SigLIP's probe). Decay would also move the position rows that are kept out of
+    training.
     """
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []

@@ -65,7 +65,7 @@ def export(
     """Export a model and check what came out.
 
     Args:
-        model_name_or_path: folder or Hub id of an UrbanLN or CLIP model.
+        model_name_or_path: folder or Hub id of an UrbanLN, CLIP or SigLIP model.
         output_dir: see the module.
         formats: of [`FORMATS`]; "int8" needs "onnx".
         images: real pictures that the vision tower is checked on, beside noise.
@@ -109,7 +109,9 @@ def _load(name: str) -> tuple[Any, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"No usable model at {name!r}: {explain(error, name) or error}") from error
     if not hasattr(model, "get_image_features"):
-        raise InputError(f"{name!r} is a {type(model).__name__}: only UrbanLN and CLIP export.")
+        raise InputError(
+            f"{name!r} is a {type(model).__name__}: only UrbanLN, CLIP and SigLIP export."
+        )
     return model.float().eval(), processor
 
 
@@ -244,7 +246,7 @@ def _check(
 
 
 def _export_sentence_transformers(model: Any, processor: Any, output: Path) -> Check:
-    """A folder for SentenceTransformer: the same weights as a plain CLIP of as many positions."""
+    """A folder for SentenceTransformer: the same weights as the plain CLIP or SigLIP."""
     try:
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.base.modules import Transformer
@@ -254,9 +256,13 @@ def _export_sentence_transformers(model: Any, processor: Any, output: Path) -> C
 
     folder = output / "sentence_transformers"
     with tempfile.TemporaryDirectory() as plain:
-        _plain_clip(model).save_pretrained(plain)
+        _plain(model).save_pretrained(plain)
         CLIPProcessor(processor.image_processor, processor.tokenizer).save_pretrained(plain)
-        SentenceTransformer(modules=[Transformer(plain)], device="cpu").save(str(folder))
+        # a plain SigLIP does not pad texts to full length by itself
+        is_masked = "attention_mask" in processor.tokenizer.model_input_names
+        settings = {} if is_masked else {"text": {"padding": "max_length"}}
+        transformer = Transformer(plain, processing_kwargs=settings)
+        SentenceTransformer(modules=[transformer], device="cpu").save(str(folder))
     loaded = SentenceTransformer(str(folder), device="cpu")
     texts = ["a street with trees", "a factory beside a river, " * 60]
     image = Image.fromarray(np.arange(64 * 48 * 3, dtype=np.uint8).reshape(48, 64, 3))
@@ -273,18 +279,15 @@ def _export_sentence_transformers(model: Any, processor: Any, output: Path) -> C
     return Check(folder.name, far, near, len(found), "texts and an image")
 
 
-def _plain_clip(model: Any) -> Any:
-    from transformers import CLIPConfig, CLIPModel
-
-    fields = {
-        "text_config": model.config.text_config.to_dict(),
-        "vision_config": model.config.vision_config.to_dict(),
-        "projection_dim": model.config.projection_dim,
-    }
+def _plain(model: Any) -> Any:
+    """The model as one of the library's own, of as many positions."""
+    plain_class = getattr(model, "source_class", type(model))
+    names = ("text_config", "vision_config", "projection_dim")
+    fields = {name: value for name, value in model.config.to_dict().items() if name in names}
     fields["text_config"].pop("model_type", None)
-    clip = CLIPModel(CLIPConfig(**fields)).eval()
-    clip.load_state_dict(model.state_dict())
-    return clip
+    plain = plain_class(plain_class.config_class(**fields)).eval()
+    plain.load_state_dict(model.state_dict())
+    return plain
 
 
 def _refuse_far(checks: Sequence[Check]) -> None:

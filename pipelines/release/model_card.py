@@ -19,6 +19,7 @@ CARD_FILE, FILES_KIND = "README.md", "card"
 ADAPTER_FOLDER = "adapter"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 LICENCE = "apache-2.0"
+SIGLIP = "urbanln_sig"  # model_type of UrbanLNSiglipModel
 PAPER = "https://arxiv.org/abs/2511.07062"
 USES = {"random": "interpolation", "block": "new districts", "city": "new cities"}
 SHOWN_ARGUMENTS = (
@@ -76,6 +77,7 @@ def write_model_card(run: Run, repo_id: str, folder: Path | None = None) -> Path
         _data(run, repo_id),
         str(TEMPLATES / "model_card.md.j2"),
         run=run,
+        backbone=_backbone(run),
         repo_id=repo_id,
         name=repo_id.split("/")[-1],
         paper=PAPER,
@@ -91,6 +93,7 @@ def write_model_card(run: Run, repo_id: str, folder: Path | None = None) -> Path
 
 def _data(run: Run, repo_id: str) -> ModelCardData:
     results = list(_eval_results(run)) or None
+    synthetic = ["synthetic"] * run.synthetic
     dataset, base = run.summary.get("dataset_name"), run.arguments.get("model_name_or_path")
     return ModelCardData(
         language="en",
@@ -98,11 +101,15 @@ def _data(run: Run, repo_id: str) -> ModelCardData:
         library_name="transformers",
         base_model=base if is_hub_id(base) else None,
         pipeline_tag="image-feature-extraction",
-        tags=["urban", "geospatial", "clip", "urbanln", *["synthetic"] * run.synthetic],
+        tags=["urban", "geospatial", _backbone(run).lower(), "urbanln", *synthetic],
         datasets=[str(dataset)] if is_hub_id(dataset) else None,
         model_name=repo_id.split("/")[-1] if results else None,
         eval_results=results,
     )
+
+
+def _backbone(run: Run) -> str:
+    return "SigLIP" if run.config.get("model_type") == SIGLIP else "CLIP"
 
 
 def is_hub_id(name: Any) -> bool:

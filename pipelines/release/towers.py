@@ -15,7 +15,7 @@ class VisionTower(nn.Module):
     """Pixels to projected features and unit vectors, `(B, dim)` each.
 
     Args:
-        model: UrbanLN or CLIP.
+        model: UrbanLN, CLIP or SigLIP.
     """
 
     def __init__(self, model: Any):
@@ -32,14 +32,16 @@ class TextTower(nn.Module):
     """Tokens to projected features and unit vectors, `(B, dim)` each.
 
     Args:
-        model: UrbanLN or CLIP.
+        model: UrbanLN, CLIP or SigLIP.
     """
 
     def __init__(self, model: Any):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Encode `(B, length)`."""
         features = self.model.get_text_features(
             input_ids=input_ids, attention_mask=attention_mask
@@ -56,7 +58,7 @@ def sample_inputs(model: Any, name: str, batch: int, length: int, seed: int) -> 
     """Inputs as the processor makes them: noise of the right size, or ids that end and are padded.
 
     Args:
-        model: UrbanLN or CLIP.
+        model: UrbanLN, CLIP or SigLIP.
         name: of the tower.
         batch: rows.
         length: tokens.
@@ -67,7 +69,7 @@ def sample_inputs(model: Any, name: str, batch: int, length: int, seed: int) -> 
         size = model.config.vision_config.image_size
         return {"pixel_values": torch.randn(batch, 3, size, size, generator=generator)}
     text = model.config.text_config
-    ids = torch.randint(1, text.eos_token_id - 1, (batch, length), generator=generator)
+    ids = torch.randint(1, text.vocab_size - 2, (batch, length), generator=generator)
     mask = torch.ones_like(ids)
     for row in range(batch):
         # texts of a batch end at different places

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 from transformers import (
@@ -37,7 +38,7 @@ processor = AutoProcessor.from_pretrained(folder, **options)
 inputs = processor(text=["a street with trees"], images=[green], return_tensors="pt")
 assert processor.truncation_report("a street").num_truncated == 0
 twin = AutoModelForPreTraining.from_pretrained(folder, **options)
-assert type(twin).__name__ == "UrbanLNForPreTraining"
+assert type(twin).__name__ == type(model).__name__.replace("Model", "ForPreTraining")
 features = pipeline("image-feature-extraction", model=folder, **options)(green)
 scores = pipeline("zero-shot-image-classification", model=folder, **options)(
     green, candidate_labels=["a park", "a factory"])
@@ -66,7 +67,9 @@ def test_auto_classes_know_a_saved_folder(tiny_model_dir):
     assert AutoImageProcessor.from_pretrained(tiny_model_dir).size == {"height": 30, "width": 30}
 
 
-def test_a_saved_folder_works_where_the_package_is_unknown(tiny_model_dir, tmp_path):
+@pytest.mark.parametrize("folder", ["tiny_model_dir", "tiny_siglip_model_dir"])
+def test_a_saved_folder_works_where_the_package_is_unknown(folder, tmp_path, request):
+    tiny_model_dir = request.getfixturevalue(folder)
     image = Image.new("RGB", (64, 48), "green")
     model = AutoModel.from_pretrained(tiny_model_dir).eval()
     processor = AutoProcessor.from_pretrained(tiny_model_dir)

@@ -23,7 +23,8 @@ def long_clip_row(source: np.ndarray, e: int, keep: int, ratio: int) -> np.ndarr
 
 
 @pytest.mark.parametrize(
-    ("rows", "keep", "ratio"), [(77, 20, 4), (77, 20, 1), (77, 0, 3), (40, 39, 5), (16, 5, 2)]
+    ("rows", "keep", "ratio"),
+    [(77, 20, 4), (64, 20, 4), (77, 20, 1), (77, 0, 3), (40, 39, 5), (16, 5, 2)],
 )
 def test_ipsi_equals_long_clip_on_every_row(rows, keep, ratio):
     source = table(rows)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from transformers import CLIPModel
 
 from dataset_builders.files import atomic_path, digest
-from modeling_urbanln import clean_text
+from modeling_urbanln import UrbanLNSiglipModel, clean_text
 
 from ..errors import InputError
 
@@ -78,8 +78,8 @@ class TextTower:
 
     def _cleaned(self, texts: Sequence[str]) -> list[str]:
         """As the tower's training data were: CLIP's tokenizer in transformers leaves it out."""
-        is_clip = isinstance(self.model, CLIPModel)
-        return [clean_text(text) for text in texts] if is_clip else list(texts)
+        is_cleaned = isinstance(self.model, CLIPModel | UrbanLNSiglipModel)
+        return [clean_text(text) for text in texts] if is_cleaned else list(texts)
 
     def _lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
         lengths: list[int] = []

@@ -2,7 +2,13 @@ import json
 
 import pytest
 import torch
-from transformers import BertConfig, CLIPForImageClassification, CLIPImageProcessor, CLIPModel
+from transformers import (
+    BertConfig,
+    CLIPForImageClassification,
+    CLIPImageProcessor,
+    CLIPModel,
+    Siglip2Config,
+)
 
 from modeling_urbanln import (
     UrbanLNForPreTraining,
@@ -118,6 +124,24 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
     BertConfig().save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"another architecture: its model_type is 'bert'"):
         build_model(ModelArguments(model_name_or_path=str(tmp_path)))
+
+
+def test_a_naflex_siglip_is_told_what_to_use(tmp_path):
+    Siglip2Config().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"'siglip2', and training starts from .*\(NaFlex\)"):
+        build_model(ModelArguments(model_name_or_path=str(tmp_path)))
+
+
+def test_only_the_last_block_of_a_siglip_is_trained(tiny_siglip_dir):
+    args = ModelArguments(model_name_or_path=str(tiny_siglip_dir), train_last_k_blocks=1)
+    model, processor = build_model(args)
+    assert positions(model).shape == (196, 32)
+    assert processor.tokenizer.model_max_length == 196
+    model(**{**inputs(model), "input_ids": torch.ones(3, 60, dtype=torch.long)}).loss.backward()
+    trained = {n for n, p in model.named_parameters() if p.grad is not None}
+    assert trained == {n for n, p in model.named_parameters() if p.requires_grad}
+    assert {name.split(".")[3] for name in trained if ".layers." in name} == {"1"}
+    assert {"logit_scale", "text_model.head.weight", "vision_model.head.probe"} <= trained
 
 
 def test_a_clip_checkpoint_without_all_its_weights_is_refused(tiny_clip, tmp_path):

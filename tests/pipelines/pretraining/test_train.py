@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 
 import train
-from modeling_urbanln import UrbanLNModel
+from modeling_urbanln import UrbanLNModel, UrbanLNSiglipModel
 from pipelines.common.errors import InputError
 from pipelines.pretraining.arguments import parse_arguments
 from pipelines.pretraining.checkpoint import STATE_FILE
@@ -62,6 +62,19 @@ def assert_same_run(got: Path, expected: Path, checkpoint: str):
     for summary in summaries:
         del summary["seconds"]
     assert summaries[0] == summaries[1]
+
+
+def run_until_step(step, flags):
+    """Ask a run in this process to stop after a step, as SIGTERM does; its summary."""
+    trainer = Pretrainer(parse_arguments(flags))
+    due = trainer._due
+
+    def due_or_stop(every):
+        trainer.stop_signal = trainer.state.step >= step
+        return due(every)
+
+    trainer._due = due_or_stop
+    return trainer.run()
 
 
 def run_until(number, step, flags):
@@ -219,19 +232,35 @@ def test_options_run_and_resume_exactly(candidates_dir, tiny_flags, tmp_path, mo
         )
 
     run(flags("whole"))
-    trainer = Pretrainer(parse_arguments(flags("parts")))
-    due = trainer._due
-
-    def stop_after_five_steps(every):
-        trainer.stop_signal = trainer.state.step >= 5
-        return due(every)
-
-    trainer._due = stop_after_five_steps
-    assert not trainer.run()["completed"]
-    assert trainer.state.step == 5
+    stopped = run_until_step(5, flags("parts"))
+    assert not stopped["completed"]
+    assert stopped["steps"] == 5
     assert run(flags("parts"))["completed"]
     assert_same_run(tmp_path / "parts", tmp_path / "whole", "checkpoint-8")
     AutoModel.from_pretrained(tmp_path / "parts")
+
+
+@pytest.mark.parametrize(
+    "more", [["--gradient_caching"], ["--lora_rank", "2"]], ids=["caching", "lora"]
+)
+def test_a_siglip_checkpoint_trains_and_resumes_exactly(
+    tiny_siglip_dir, tiny_flags, tmp_path, more
+):
+    start = ["--model_name_or_path", str(tiny_siglip_dir), "--config_overrides", "{}"]
+
+    def flags(name):
+        return tiny_flags(*start, *more, "--max_train_steps", "6", output_dir=tmp_path / name)
+
+    run(flags("whole"))
+    assert not run_until_step(4, flags("parts"))["completed"]
+    assert run(flags("parts"))["completed"]
+    assert_same_run(tmp_path / "parts", tmp_path / "whole", "checkpoint-6")
+    published = AutoModel.from_pretrained(tmp_path / "parts")
+    assert isinstance(published, UrbanLNSiglipModel)
+    inputs = AutoProcessor.from_pretrained(tmp_path / "parts")(text="the road " * 50)
+    assert len(inputs["input_ids"]) == 196
+    start = ["--model_name_or_path", str(tmp_path / "parts"), "--config_overrides", "{}"]
+    assert run(flags("further"))["completed"]
 
 
 @pytest.mark.slow

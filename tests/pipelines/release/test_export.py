@@ -59,6 +59,23 @@ def test_every_format_is_checked_against_torch(exported):
     assert by_file["onnx/vision_model.onnx"].vectors == 1 + 3 + 3
 
 
+def test_a_siglip_exports_alike_and_reads_texts_at_full_length(tiny_siglip_model_dir, tmp_path):
+    checks = export(str(tiny_siglip_model_dir), tmp_path)
+    assert len(checks) == 7
+    for one in checks:
+        assert one.min_cosine > (0.99 if "int8" in one.file else 0.999999)
+    model = AutoModel.from_pretrained(tiny_siglip_model_dir).eval()
+    inputs = AutoProcessor.from_pretrained(tiny_siglip_model_dir)(text=["a"], return_tensors="pt")
+    with torch.no_grad():
+        expected = model(**inputs).text_embeds.numpy()
+    session = onnxruntime.InferenceSession(str(tmp_path / "onnx" / "text_model.onnx"))
+    names = {one.name for one in session.get_inputs()}
+    ids = inputs["input_ids"].numpy()
+    fed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    found = session.run(["text_embeds"], {name: fed[name] for name in names})[0]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 def test_onnx_takes_any_batch_and_any_length(exported, tiny_model_dir):
     folder, _ = exported
     model = AutoModel.from_pretrained(tiny_model_dir).eval()

@@ -35,8 +35,11 @@ def hub():
 
 @pytest.fixture
 def folder(tiny_model_dir, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(tiny_model_dir, folder)
+    return as_of_a_run(tiny_model_dir, tmp_path / "run")
+
+
+def as_of_a_run(model_dir, folder):
+    shutil.copytree(model_dir, folder)
     (folder / "training_summary.json").write_text(json.dumps(SUMMARY))
     # what a training leaves beside the model
     (folder / "checkpoint-10").mkdir()
@@ -99,7 +102,7 @@ inputs = processor(text=["a park"], images=[image], return_tensors="pt")
 with torch.no_grad():
     embeds = model(**inputs).image_embeds[0]
 features = pipeline("image-feature-extraction", model="{repo}", trust_remote_code=True)(image)
-torch.testing.assert_close(torch.tensor(features).reshape(-1, 16)[0], embeds)
+torch.testing.assert_close(torch.tensor(features).reshape(-1, {dim})[0], embeds)
 zero = pipeline("zero-shot-image-classification", model="{repo}", trust_remote_code=True)
 scores = zero(image, candidate_labels=["a park", "a road"])
 assert abs(sum(one["score"] for one in scores) - 1) < 1e-5
@@ -112,13 +115,19 @@ else:
     raise AssertionError("code was run without a word of trust")
 """
 EXAMPLES = """
-assert found[0]["vector"].shape == (16,)
+assert found[0]["vector"].shape == ({dim},)
 assert abs(found[1]["similarity"].sum().item() - 1) < 1e-5
-assert found[2]["vectors"].shape == (1, 16)
+assert found[2]["vectors"].shape == (1, {dim})
 """
 
 
-def test_a_model_is_pushed_and_pulled_by_its_name_and_its_examples_run(hub, folder, tmp_path):
+@pytest.mark.parametrize(
+    ("model_dir", "dim"), [("tiny_model_dir", 16), ("tiny_siglip_model_dir", 32)]
+)
+def test_a_model_is_pushed_and_pulled_by_its_name_and_its_examples_run(
+    hub, model_dir, dim, tmp_path, request
+):
+    folder = as_of_a_run(request.getfixturevalue(model_dir), tmp_path / "run")
     export(str(folder), folder, ["onnx"])
     results = write_results(tmp_path / "results")
     done = push(hub, tmp_path, folder, "--results", str(results), "--tag", "v1")
@@ -132,7 +141,7 @@ def test_a_model_is_pushed_and_pulled_by_its_name_and_its_examples_run(hub, fold
     assert card.data.eval_results
     count, code = examples(card)
     assert count == 3
-    run_outside(hub, tmp_path, PULL.format(repo=REPO) + code + EXAMPLES)
+    run_outside(hub, tmp_path, (PULL + "{code}" + EXAMPLES).format(repo=REPO, dim=dim, code=code))
     assert (tmp_path / "copy" / "model.safetensors").read_bytes() == files["model.safetensors"]
 
 

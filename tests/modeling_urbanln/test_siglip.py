@@ -1,0 +1,205 @@
+"""UrbanLN on SigLIP 2: equal to SigLIP where nothing is changed, and trained as on CLIP."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    AutoModel,
+    AutoModelForPreTraining,
+    AutoProcessor,
+    AutoTokenizer,
+    Siglip2Config,
+    Siglip2Model,
+    SiglipConfig,
+    SiglipModel,
+)
+
+from modeling_urbanln import (
+    UrbanLNModel,
+    UrbanLNProcessor,
+    UrbanLNSiglipConfig,
+    UrbanLNSiglipForPreTraining,
+    UrbanLNSiglipModel,
+    stretch_position_embeddings,
+)
+
+POSITIONS = "text_model.embeddings.position_embedding.weight"
+TEXTS = ["A park.", "the wide road with tall offices", "Ships; &amp; a crane " * 30]
+
+
+@pytest.fixture
+def siglip(tiny_siglip_dir):
+    return SiglipModel.from_pretrained(tiny_siglip_dir).eval()
+
+
+@pytest.fixture
+def model(tiny_siglip_dir):
+    return UrbanLNSiglipForPreTraining.from_clip_pretrained(tiny_siglip_dir, queue_size=8)
+
+
+@pytest.fixture
+def inputs(tiny_siglip_dir):
+    processor = UrbanLNProcessor.from_clip_pretrained(tiny_siglip_dir)
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randn(3, 3, 30, 30, generator=generator)
+    return {**processor(text=TEXTS, return_tensors="pt"), "pixel_values": pixels}
+
+
+def test_64_positions_become_196_and_the_rest_stays(siglip, tiny_siglip_dir):
+    model = UrbanLNSiglipModel.from_clip_pretrained(tiny_siglip_dir)
+    for name, value in siglip.state_dict().items():
+        expected = stretch_position_embeddings(value) if name == POSITIONS else value
+        assert torch.equal(model.state_dict()[name], expected), name
+    assert model.state_dict()[POSITIONS].shape == (196, 32)
+    assert model.config.text_config.max_position_embeddings == 196
+    assert model.config.projection_dim == 32
+
+
+def test_unstretched_it_equals_siglip_for_texts_of_any_padding(siglip, tiny_siglip_dir, inputs):
+    model = UrbanLNSiglipModel.from_clip_pretrained(siglip, mode="none").eval()
+    processor = UrbanLNProcessor.from_clip_pretrained(tiny_siglip_dir, max_length=64)
+    full = processor(text=TEXTS, padding="max_length", return_tensors="pt")["input_ids"]
+    assert full.shape == (3, 64)
+    expected = siglip(input_ids=full, pixel_values=inputs["pixel_values"])
+    got = model(input_ids=full, pixel_values=inputs["pixel_values"])
+    torch.testing.assert_close(got.image_embeds, expected.image_embeds)
+    torch.testing.assert_close(got.text_embeds, expected.text_embeds)
+    torch.testing.assert_close(got.logits_per_image, expected.logits_per_image - siglip.logit_bias)
+    for length in (9, 40):
+        short = full[:1, :length]
+        mask = (short != 0).long()
+        embeds = model(input_ids=short, attention_mask=mask).text_embeds
+        torch.testing.assert_close(embeds, expected.text_embeds[:1])
+    with pytest.raises(ValueError, match="`sequence length`: 65 and max_position_embeddings: 64"):
+        model.get_text_features(torch.ones(1, 65, dtype=torch.long))
+
+
+def test_texts_are_lower_cased_cleaned_and_end_with_eos(tiny_siglip_dir, tmp_path):
+    processor = UrbanLNProcessor.from_clip_pretrained(tiny_siglip_dir)
+    processor.save_pretrained(tmp_path)
+    UrbanLNSiglipConfig().save_pretrained(tmp_path)
+    for tokenizer in (processor.tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
+        ids = tokenizer("The PARK")["input_ids"]
+        assert tokenizer.convert_ids_to_tokens(ids) == ["the", "▁", *"park", "<eos>"]
+        spelled = tokenizer("a<eos>b")["input_ids"]
+        assert spelled.count(1) == 1
+        assert spelled[-1] == 1
+    again = AutoProcessor.from_pretrained(tmp_path)
+    for one in (processor, again):
+        found = one(text=TEXTS, return_tensors="pt")
+        assert "attention_mask" not in found
+        assert found["input_ids"].shape == (3, 196)
+        assert found["input_ids"][0, 8:].sum() == 0
+        assert found["input_ids"][2, -1] == 1
+        assert one.truncation_report(TEXTS).num_truncated == 1
+
+
+@pytest.mark.parametrize("vocab_size", [256_000, 32_000])
+def test_the_padding_of_gemmas_vocabulary_is_mended(vocab_size):
+    small = {"hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1}
+    small["num_attention_heads"] = 1
+    config = SiglipConfig(
+        text_config={**small, "vocab_size": vocab_size},
+        vision_config={**small, "image_size": 32},
+    )
+    model = UrbanLNSiglipModel.from_clip_pretrained(SiglipModel(config))
+    assert model.config.text_config.pad_token_id == (0 if vocab_size == 256_000 else 1)
+
+
+def test_it_trains_as_on_clip_and_comes_back(model, inputs, tmp_path):
+    ids = torch.arange(3)
+    output = model(**inputs, sample_ids=ids)
+    output.loss.backward()
+    gradient = model.state_dict(keep_vars=True)[POSITIONS].grad.abs().sum(dim=1)
+    assert (gradient[:20] == 0).all()
+    assert (gradient[20:] > 0).all()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    with torch.no_grad():
+        for parameter in model.text_model.parameters():
+            parameter.add_(0.01)
+    model.update_momentum_encoder()
+    model.enqueue(output.image_embeds_m, output.text_embeds_m, ids)
+    model.save_pretrained(tmp_path / "training")
+    loaded = UrbanLNSiglipForPreTraining.from_pretrained(tmp_path / "training")
+    assert all(torch.equal(loaded.state_dict()[k], v) for k, v in model.state_dict().items())
+    assert "logit_bias" not in dict(loaded.named_parameters())
+    torch.testing.assert_close(loaded(**inputs).loss, model(**inputs).loss)
+
+    model.to_base().save_pretrained(tmp_path / "published")
+    published = load_file(tmp_path / "published" / "model.safetensors")
+    assert published["logit_bias"] == -5
+    assert not any(name.startswith(("momentum_encoder", "queue")) for name in published)
+    assert type(AutoModel.from_pretrained(tmp_path / "published")) is UrbanLNSiglipModel
+    fresh = AutoModelForPreTraining.from_pretrained(tmp_path / "published")
+    assert type(fresh) is UrbanLNSiglipForPreTraining
+    assert len(fresh.queue) == 0
+
+
+def test_keys_of_a_window_make_accumulation_exact(model, inputs):
+    ids = torch.tensor([0, 1, 1])
+    model.enqueue(*torch.nn.functional.normalize(torch.randn(2, 5, 32), dim=-1), torch.arange(5))
+    model(**inputs, sample_ids=ids).loss.backward()
+    expected = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    keys = model.encode_momentum_keys(
+        inputs["input_ids"], None, inputs["pixel_values"], sample_ids=ids
+    )
+    for row in range(3):
+        part = {name: value[row : row + 1] for name, value in inputs.items()}
+        output = model(**part, sample_ids=ids[row : row + 1], momentum_keys=keys, key_offset=row)
+        (output.loss / 3).backward()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(model.get_parameter(name).grad, gradient, atol=1e-6, rtol=1e-4)
+
+
+def naflex():
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    small["num_attention_heads"] = 1
+    text_config, vision_config = {**small, "vocab_size": 9}, {**small, "num_patches": 4}
+    return Siglip2Model(Siglip2Config(text_config=text_config, vision_config=vision_config))
+
+
+@pytest.mark.parametrize("from_folder", [False, True])
+def test_the_wrong_checkpoint_at_each_door_is_told(siglip, tiny_clip, tmp_path, from_folder):
+    stretched = UrbanLNSiglipModel.from_clip_pretrained(siglip)
+    for door, wrong, remedy in (
+        (UrbanLNModel, siglip, "a whole SiglipModel, .* with UrbanLNSiglipModel"),
+        (UrbanLNModel, stretched, "stretched already: .*UrbanLNSiglipModel.from_pretrained"),
+        (UrbanLNSiglipModel, tiny_clip, "a whole CLIPModel, .* with UrbanLNModel"),
+        (UrbanLNSiglipModel, stretched, "stretched already: .*UrbanLNSiglipModel.from_pretrained"),
+        (UrbanLNSiglipModel, naflex(), "NaFlex.*google/siglip2-base-patch16-224"),
+    ):
+        given = wrong
+        if from_folder:
+            given = tmp_path / f"{door.__name__}-{type(wrong).__name__}"
+            wrong.save_pretrained(given)
+        needed = door.source_class.__name__
+        with pytest.raises(ValueError, match=f"{needed}.*{type(wrong).__name__}.*{remedy}"):
+            door.from_clip_pretrained(given)
+
+
+def test_a_long_table_is_not_stretched_again(siglip, tiny_clip):
+    for door, source, positions in (
+        (UrbanLNSiglipModel, siglip, 196),
+        (UrbanLNModel, tiny_clip, 248),
+    ):
+        config = source.config
+        config.text_config.max_position_embeddings = positions
+        longer = type(source)(config)
+        with pytest.raises(ValueError, match=rf"has {positions} text positions.*mode='none'"):
+            door.from_clip_pretrained(longer)
+        assert len(door.from_clip_pretrained(longer, mode="none").state_dict()[POSITIONS]) == (
+            positions
+        )
+
+
+def test_impossible_values_are_refused_and_the_file_names_its_code(tmp_path):
+    with pytest.raises(Exception, match=r"`momentum` must lie in \[0, 1\], got 2"):
+        UrbanLNSiglipConfig(momentum=2)
+    UrbanLNSiglipConfig(queue_size=7).save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["queue_size"] == 7
+    assert set(written["custom_pipelines"]) == {"urban-region-feature-extraction"}
+    assert all("siglip" in code for code in written["auto_map"].values())
