@@ -5,8 +5,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .download import StoppedError
-from .errors import DatasetError, MissingExtraError, SourceError, SplitError
+from .commands import run_command
+from .errors import DatasetError
+from .files import locked
 
 DESCRIPTION = """\
 A city's dataset from its boundary: regions, satellite images, street views along the roads,
@@ -53,7 +54,6 @@ providers (Google, Baidu, Mapillary, KartaView, the map services of configs/citi
 own key. Other hosts, variables and local folders need a recipe of your own (--recipe); the command
 then names host and variable and asks.
 """
-KNOWN_ERRORS = (DatasetError, MissingExtraError, SourceError, SplitError)
 
 
 class _NothingFetchedError(Exception):
@@ -61,25 +61,23 @@ class _NothingFetchedError(Exception):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; user errors are printed on standard error, with exit code 2."""
+    """Run a command; returns the exit code, see [`run_command`].
+
+    A provider's quota that is used up, or a key that is refused, is exit code 3.
+    """
     arguments = _parser().parse_args(argv)
     if arguments.output_dir is None:
         arguments.output_dir = Path("runs") / arguments.recipe.stem
-    try:
-        arguments.run(arguments)
-    except _NothingFetchedError as error:
-        print("Nothing was fetched.")
-        return int(error.args[0])
-    except StoppedError as error:
-        print(f"stopped: {error}", file=sys.stderr)
-        return 3
-    except KNOWN_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; rerun the command to resume.", file=sys.stderr)
-        return 130
-    return 0
+
+    def work() -> int:
+        try:
+            arguments.run(arguments)
+        except _NothingFetchedError as error:
+            print("Nothing was fetched.")
+            return int(error.args[0])
+        return 0
+
+    return run_command(work)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -182,9 +180,10 @@ def _build(arguments: argparse.Namespace) -> None:
             _ask(question)
 
     text = arguments.recipe.read_text(encoding="utf-8")
-    report = build(
-        recipe, arguments.output_dir, limit=arguments.limit, recipe_text=text, confirm=confirm
-    )
+    with locked(arguments.output_dir):
+        report = build(
+            recipe, arguments.output_dir, limit=arguments.limit, recipe_text=text, confirm=confirm
+        )
     print(report)
     print(f"Report: {arguments.output_dir / 'report'}")
 
@@ -208,7 +207,8 @@ def _retry_failed(arguments: argparse.Namespace) -> None:
     from .city.recipe import read_recipe
 
     recipe = read_recipe(arguments.recipe, arguments.data_dir)
-    count = retry_failed(recipe, arguments.output_dir)
+    with locked(arguments.output_dir):
+        count = retry_failed(recipe, arguments.output_dir)
     print(f"{count:,} items will be requested again by the next build.")
 
 
@@ -221,7 +221,8 @@ def _publish(arguments: argparse.Namespace) -> None:
         raise DatasetError("--dry_run lists what --push_to_hub ORG/NAME would send: give both.")
     read_recipe(arguments.recipe, arguments.data_dir)
     space = Workspace(arguments.output_dir)
-    print(publish(space.dataset, space.published))
+    with locked(space.root):  # also out of the build
+        print(publish(space.dataset, space.published))
     if arguments.push_to_hub is None:
         return
     if arguments.dry_run:
@@ -241,7 +242,8 @@ def _rehydrate(arguments: argparse.Namespace) -> None:
     question = question_about(recipe.online_sources()) if recipe is not None else None
     if question and not arguments.yes:
         _ask(question)
-    print(rehydrate(arguments.dataset, arguments.output_dir, recipe=recipe))
+    with locked(arguments.output_dir):
+        print(rehydrate(arguments.dataset, arguments.output_dir, recipe=recipe))
 
 
 if __name__ == "__main__":

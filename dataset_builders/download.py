@@ -94,6 +94,8 @@ class Verdict:
 class StoppedError(DatasetError):
     """Raised when further requests are pointless: quota, key, or no answers. Results are kept."""
 
+    exit_code = 3
+
     def __init__(self, fetched: Fetched):
         self.fetched = fetched
         key, detail = fetched.key, fetched.detail

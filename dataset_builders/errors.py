@@ -1,19 +1,33 @@
-"""Errors of building and reading datasets."""
+"""Errors of building and reading datasets, and what all errors for users have in common."""
 
 
-class DatasetError(ValueError):
+class ReportedError(Exception):
+    """Raised for what a user can act on; a command prints the message and no traceback.
+
+    Attributes:
+        exit_code: Of a command that it ends; 2 where something that was given cannot be used.
+    """
+
+    exit_code = 2
+
+
+class DatasetError(ReportedError, ValueError):
     """Raised when a dataset folder, table, row or setting is invalid."""
 
 
-class SourceError(ValueError):
+class SourceError(ReportedError, ValueError):
     """Raised when a source of data is missing, or not laid out as expected."""
 
 
-class SplitError(ValueError):
+class SplitError(ReportedError, ValueError):
     """Raised when there are too few regions or blocks for a split."""
 
 
-class MissingExtraError(ImportError):
+class InUseError(ReportedError):
+    """Raised when another run writes to the same folder."""
+
+
+class MissingExtraError(ReportedError, ImportError):
     """Raised when a package is missing that is only installed with an extra.
 
     Args:
@@ -28,4 +42,11 @@ class MissingExtraError(ImportError):
         )
 
 
-__all__ = ["DatasetError", "MissingExtraError", "SourceError", "SplitError"]
+__all__ = [
+    "DatasetError",
+    "InUseError",
+    "MissingExtraError",
+    "ReportedError",
+    "SourceError",
+    "SplitError",
+]

@@ -1,32 +1,150 @@
-"""Atomic writes, files that this program may replace or delete, and fingerprints."""
+"""Locks, atomic writes, files that this program may replace or delete, and fingerprints."""
 
+import contextlib
+import datetime as dt
+import errno
+import fcntl
 import hashlib
+import itertools
 import json
 import os
+import re
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from .errors import DatasetError
+from .errors import DatasetError, InUseError
 
 NAMES_SHOWN = 5
+LOCK_FILE = ".urbanln.lock"
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # of some network file systems
+REMEDY = "Wait until it ends, or give another folder."
+ORPHANS_S = 10.0
+"""How long to wait for what a killed run leaves: PyTorch's workers end within 5 seconds."""
+_HOST = socket.gethostname()
+_HOST_DIGITS = hashlib.sha256(_HOST.encode()).hexdigest()[:6]
+_TEMPORARY = re.compile(r"\..+\.([0-9a-f]{6})-(\d+)-\d+\.tmp")
+_numbers = itertools.count()
+
+
+@contextmanager
+def locked(folder: Path, name: str = LOCK_FILE, remedy: str = REMEDY) -> Iterator[int]:
+    """Keep other runs out of a folder, and remove what killed ones had begun to write there.
+
+    The operating system releases the lock of a process that dies.
+
+    Args:
+        folder: Created if it does not exist.
+        name: Of the lock's file, which is there within the block only.
+        remedy: What to do if another run holds it.
+
+    Yields:
+        The lock's file descriptor: a process that inherits it shares the lock.
+
+    Raises:
+        InUseError: Another run holds the lock; the message names it.
+        OSError: The folder cannot be written.
+    """
+    path, is_new = folder / name, not folder.exists()
+    with _acquire(path, remedy) as file:
+        try:
+            now = dt.datetime.now().astimezone().isoformat(" ", "seconds")
+            file.truncate(0)
+            file.write(json.dumps({"host": _HOST, "pid": os.getpid(), "since": now}))
+            file.flush()
+            for left in folder.rglob(".*.tmp"):
+                if _is_abandoned(left):
+                    left.unlink(missing_ok=True)
+            yield file.fileno()
+        finally:
+            path.unlink(missing_ok=True)
+            if is_new and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _acquire(path: Path, remedy: str) -> TextIO:
+    patience = time.monotonic() + ORPHANS_S
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            said = _holder(file.read())
+            file.close()
+            if not _has_ended(said.get("host"), said.get("pid")) or time.monotonic() > patience:
+                who = ", ".join(f"{key} {value}" for key, value in said.items())
+                raise InUseError(
+                    f"Another run writes to {path.parent}{f' ({who})' if who else ''}. {remedy}"
+                ) from None
+            time.sleep(0.1)
+            continue
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                file.close()
+                raise
+        with contextlib.suppress(FileNotFoundError):  # the holder removes it when it ends
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()
+
+
+def _holder(text: str) -> dict[str, Any]:
+    """Host, process and start of who holds a lock; nothing if it has not said so yet."""
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError):
+        return {}
+
+
+def _has_ended(host: Any, pid: Any) -> bool:
+    """Whether a process was one of this machine, and is none any more."""
+    if host not in (_HOST, _HOST_DIGITS) or not isinstance(pid, int):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # somebody else's
+        return False
+    return False
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether a temporary file is left from a process that was killed."""
+    name = _TEMPORARY.fullmatch(path.name)
+    return name is not None and _has_ended(name[1], int(name[2]))
+
+
+def contents(folder: Path) -> list[Path]:
+    """What lies in a folder, if there is one, besides its lock and temporary files."""
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [p for p in found if p.name != LOCK_FILE and not _TEMPORARY.fullmatch(p.name)]
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that replaces it, synced to the disk, after the block.
 
-    A process killed within the block leaves `path` as it was.
+    A process killed within the block leaves `path` as it was, and so does an error. No two blocks
+    have the same temporary path.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    yield temporary
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    mark = f"{_HOST_DIGITS}-{os.getpid()}-{next(_numbers)}"
+    temporary = path.with_name(f".{path.name}.{mark}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -38,6 +156,23 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically; nan is not allowed."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def append(path: Path, content: bytes) -> None:
+    """Append to a file, on the disk before this returns; all of it or nothing.
+
+    Raises:
+        OSError: The disk is full; the file is as it was.
+    """
+    with path.open("ab", buffering=0) as file:
+        size, rest = file.seek(0, os.SEEK_END), memoryview(content)
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
+            raise
 
 
 class ForeignFileError(DatasetError):
@@ -162,11 +297,8 @@ class WrittenFiles:
             return
         lines = [json.dumps({"name": name, "sha256": hashes[name]}) for name in fresh]
         self.root.mkdir(parents=True, exist_ok=True)
-        with self._list.open("ab") as file:
-            # begins a line of its own also after one that was cut off
-            file.write("".join(f"\n{line}" for line in lines).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        # begins a line of its own also after one that was cut off
+        append(self._list, "".join(f"\n{line}" for line in lines).encode() + b"\n")
 
 
 def _shown_files(folder: Path) -> dict[str, Path]:
@@ -189,4 +321,14 @@ def digest(*parts: Any) -> str:
     return sha.hexdigest()[:16]
 
 
-__all__ = ["ForeignFileError", "WrittenFiles", "atomic_path", "digest", "write_json"]
+__all__ = [
+    "LOCK_FILE",
+    "ForeignFileError",
+    "WrittenFiles",
+    "append",
+    "atomic_path",
+    "contents",
+    "digest",
+    "locked",
+    "write_json",
+]

@@ -24,8 +24,10 @@ def explain(error: BaseException, name: str | None = None) -> str | None:
     Returns:
         What happened and what to do; None if the error has another cause.
     """
-    chain = list(_causes(error))
-    names = {base.__name__ for one in chain for base in type(one).__mro__}
+    chain = list(causes(error))
+    bases = {base for one in chain for base in type(one).__mro__}
+    # a refused connection of the system may be to any host
+    names = {base.__name__ for base in bases if base.__module__ != "builtins"}
     codes = [getattr(getattr(one, "response", None), "status_code", None) for one in chain]
     code = next((one for one in codes if one is not None), None)
     what = f" for {name}" if name else ""
@@ -46,15 +48,16 @@ def explain(error: BaseException, name: str | None = None) -> str | None:
         )
     if "SafetensorError" in names:
         return f"The weights{what} are no complete safetensors file: download or copy them again."
-    if names & UNREACHABLE and "BrokenPipeError" not in names:
+    if names & UNREACHABLE:
         return f"The Hub could not be reached{what}. {AGAIN}"
     return None
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those that it was raised from."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
-__all__ = ["explain"]
+__all__ = ["AGAIN", "causes", "explain"]

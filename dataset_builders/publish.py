@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from .card import CARD_FILE, FIGURES, MARKER, PLACEHOLDER, RECIPE_FILE, write_card
 from .errors import DatasetError
-from .files import WrittenFiles
+from .files import WrittenFiles, contents
 from .hub_errors import explain
 from .leaks import check_leaks
 from .parquet import GEO_KEY, ROW_GROUP_SIZE, geo_metadata, open_writer
@@ -283,7 +283,7 @@ def _cleared(target: Path) -> WrittenFiles:
     """The files of the folder, those of an earlier run deleted: their licences may have changed."""
     files, unfinished = WrittenFiles(target, FILES_KIND), target / UNFINISHED
     is_ours = (target / MARKER).exists() or unfinished.exists()
-    if target.is_dir() and any(target.iterdir()) and not is_ours:
+    if contents(target) and not is_ours:
         raise DatasetError(f"{target} is not empty and holds no published dataset.")
     files.check(files.names())
     target.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from .captions import clean_row
 from .errors import DatasetError
-from .files import WrittenFiles, digest
+from .files import WrittenFiles, contents, digest
 from .parquet import GEO_KEY, ROW_GROUP_SIZE, geo_metadata, open_writer, row_groups
 from .schema import DatasetMetadata, config_name, features, key_columns, parse_config_name
 from .storage import (
@@ -62,8 +62,7 @@ class DatasetWriter:
         self._of_shard: list[Reject] | None = None
         # by city and table: the number of shards, from the first, and hashes of their rows' keys
         self._seen: dict[tuple[str, str], tuple[int, set[int]]] = {}
-        has_files = self.root.is_dir() and any(self.root.iterdir())
-        if has_files and not (self.root / DATA_FOLDER).is_dir():
+        if contents(self.root) and not (self.root / DATA_FOLDER).is_dir():
             raise DatasetError(
                 f"{self.root} is not empty and holds no dataset (no folder {DATA_FOLDER!r}). "
                 "Give an empty or a new folder."

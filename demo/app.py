@@ -12,7 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from dataset_builders.errors import DatasetError, MissingExtraError
+from dataset_builders.commands import run_command
+from dataset_builders.errors import MissingExtraError
 from pipelines.evaluation.errors import InputError
 
 from .settings import DemoSettings, parse_arguments
@@ -73,23 +74,21 @@ def launch_options() -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Start the demo; user errors are printed on one line, with exit code 2."""
-    try:
+    """Start the demo; returns the exit code, see [`run_command`]."""
+
+    def work() -> None:
         settings, port = parse_arguments(argv)
         app = build_app(settings)
         options = launch_options()
         app.queue(default_concurrency_limit=2, max_size=64)
-        app.launch(server_port=port, **options)
-    except (InputError, DatasetError, MissingExtraError) as error:
-        print(f"demo: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # Gradio's, where the port is taken
-        print(
-            f"demo: the page cannot be served ({error}). Give another --server_port.",
-            file=sys.stderr,
-        )
-        return 2
-    return 0
+        try:
+            app.launch(server_port=port, **options)
+        except OSError as error:  # Gradio's, where the port is taken
+            raise InputError(
+                f"the page cannot be served ({error}). Give another --server_port."
+            ) from error
+
+    return run_command(work, "demo")
 
 
 def _gradio() -> Any:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from ..errors import DatasetError, SourceError
+from ..commands import run_command
+from ..files import locked
 from .base import import_dataset
 
 PACKAGE = "dataset_builders.importers"
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None, package: str = PACKAGE) -> int:
         package: the package whose `NAMES` are the importers.
 
     Returns:
-        The exit code: 2 for an error that the user can correct.
+        The exit code; see [`run_command`].
     """
     modules = {name: import_module(f"{package}.{name}") for name in import_module(package).NAMES}
     parser = argparse.ArgumentParser(prog=f"python -m {package}", description=DESCRIPTION)
@@ -42,12 +43,13 @@ def main(arguments: Sequence[str] | None = None, package: str = PACKAGE) -> int:
             module.add_arguments(command)
         command.add_argument("--seed", type=int, default=0, help="split seed (default 0)")
     options = vars(parser.parse_args(arguments))
-    try:
-        print(import_dataset(modules[options.pop("name")].read, **options))
-    except (DatasetError, SourceError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    read = modules[options.pop("name")].read
+
+    def work() -> None:
+        with locked(options["output_dir"]):
+            print(import_dataset(read, **options))
+
+    return run_command(work)
 
 
 if __name__ == "__main__":

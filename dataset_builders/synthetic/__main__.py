@@ -11,15 +11,19 @@ Beside the dataset, `truth/`: what each image shows and what each caption gets w
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import get_args
 
+from ..commands import run_command
+from ..files import locked
 from .acquisition import Acquisition
 from .build import CaptionSource, build_dataset
 from .styles import STYLES, city_title
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the package; see this module's docstring."""
     parser = argparse.ArgumentParser(
         prog="python -m dataset_builders.synthetic",
@@ -44,13 +48,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--num_workers", type=int, help="processes (default: one per core)")
     args = parser.parse_args(argv)
     args.cities = list(STYLES) if args.cities == ["all"] else args.cities
-    try:
-        root = build_dataset(**vars(args), progress=True)
-    except ValueError as error:
-        parser.error(str(error))
-    titles = ", ".join(city_title(city) for city in args.cities)
-    print(f"Built {titles} in {root}; see its README.md.")
+
+    def work() -> None:
+        with locked(Path(args.output_dir)):
+            root = build_dataset(**vars(args), progress=True)
+        titles = ", ".join(city_title(city) for city in args.cities)
+        print(f"Built {titles} in {root}; see its README.md.")
+
+    return run_command(work)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -25,6 +25,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from ..card import write_card
+from ..errors import DatasetError
 from ..files import WrittenFiles
 from ..images import encode_image
 from ..schema import INDICATORS, VIEWS, DatasetMetadata
@@ -126,9 +127,8 @@ def build_dataset(
         The folder.
 
     Raises:
-        ValueError: A city or an acquisition is unknown, the grid below 3, or a number of views or
-            workers too small.
-        DatasetError: The folder holds another dataset.
+        DatasetError: A city or an acquisition is unknown, the grid below 3, a number of views or
+            workers too small, or the folder holds another dataset.
     """
     root = Path(output_dir)
     parameters: dict[str, Any] = {
@@ -140,13 +140,13 @@ def build_dataset(
         "acquisition": acquisition,
     }
     if acquisition not in ACQUISITION_NOTES:
-        raise ValueError(
+        raise DatasetError(
             f"`acquisition` must be one of {list(ACQUISITION_NOTES)}, got {acquisition!r}."
         )
     workers = (os.cpu_count() or 1) if num_workers is None else num_workers
     for name, number, least in (("street_views", street_views, 0), ("num_workers", workers, 1)):
         if number < least:
-            raise ValueError(f"`{name}` must be {least} or more, got {number}.")
+            raise DatasetError(f"`{name}` must be {least} or more, got {number}.")
     worlds = [World(city, grid_size, seed) for city in cities]
     writer = DatasetWriter(root, _metadata(cities, parameters))
     cells = [(column, row) for row in range(grid_size) for column in range(grid_size)]

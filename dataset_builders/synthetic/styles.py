@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from ..errors import DatasetError
+
 Colour = tuple[int, int, int]
 
 
@@ -89,11 +91,11 @@ def parse_city(city: str) -> tuple[Style, int | None]:
     """Style and own seed of a city's name: "harborview" has none, "harborview-7" has 7.
 
     Raises:
-        ValueError: There is no such style, or the rest is not a number.
+        DatasetError: There is no such style, or the rest is not a number.
     """
     style, dash, seed = city.partition("-")
     if style not in STYLES or (dash and not re.fullmatch("[0-9]+", seed)):
-        raise ValueError(
+        raise DatasetError(
             f"`city` must be one of {sorted(STYLES)}, or one of them with a seed of its own, "
             f"<style>-<seed>; got {city!r}."
         )

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import DatasetError
 from .styles import STYLES, Style, parse_city
 
 Floats = NDArray[np.floating[Any]]
@@ -125,7 +126,7 @@ class World:
     def __init__(self, city: str, grid_size: int, seed: int = 0):
         style, own_seed = parse_city(city)
         if grid_size < 3:
-            raise ValueError(f"`grid_size` must be 3 at least, got {grid_size}.")
+            raise DatasetError(f"`grid_size` must be 3 at least, got {grid_size}.")
         seed = seed if own_seed is None else own_seed
         self.style: Style = style
         self.city, self.grid_size, self.seed = city, grid_size, seed

@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from dataset_builders.commands import run_command
 from pipelines.common.command_line import argument, did_you_mean, parse_dataclasses
 from pipelines.common.errors import InputError
 
@@ -90,17 +91,9 @@ class Problems(list[str]):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; a user error is one line and exit code 2."""
-    argv = sys.argv[1:] if argv is None else argv
-    try:
-        _run(_parse(argv))
-    except (InputError, OSError) as error:
-        print(f"examples.cityrep: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("examples.cityrep: stopped. Rerun the command to resume.", file=sys.stderr)
-        return 130
-    return 0
+    """Run the command; returns the exit code, see [`run_command`]."""
+    words = sys.argv[1:] if argv is None else argv
+    return run_command(lambda: _run(_parse(words)), "examples.cityrep")
 
 
 def _parse(argv: Sequence[str]) -> Arguments:

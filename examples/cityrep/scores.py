@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dataset_builders.files import append
 from pipelines.common.errors import InputError
 from pipelines.evaluation.analysis.bootstrap import REPLICATES, draw_blocks
 
@@ -119,13 +120,9 @@ class Store:
             self.rows[row.key] = row
 
     def append(self, rows: Iterable[Row]) -> None:
-        """Add rows in one write, on the disk before it returns."""
+        """Add rows, all or none, on the disk before it returns."""
         rows = list(rows)
-        payload = "".join(json.dumps(asdict(row)) + "\n" for row in rows).encode()
-        with self.path.open("ab", buffering=0) as file:
-            if file.write(payload) < len(payload):
-                raise OSError(f"The disk is full: {self.path} was not written whole")
-            os.fsync(file.fileno())
+        append(self.path, "".join(json.dumps(asdict(row)) + "\n" for row in rows).encode())
         self.rows |= {row.key: row for row in rows}
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from dataset_builders.errors import DatasetError
+from dataset_builders.commands import run_command
+from dataset_builders.files import locked
 
-from .errors import USER_ERRORS, CaptioningError, explain_storage
+from .errors import CaptioningError
 from .recipe import Recipe, read_recipe
 from .records import Candidate
 
@@ -101,27 +102,23 @@ def _share(text: str) -> tuple[int, int]:
     return number, total
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; user errors are printed on one line, with exit code 1."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code, see [`run_command`]."""
     args = parse_arguments(argv)
+    return run_command(lambda: _call(args))
+
+
+def _call(args: argparse.Namespace) -> None:
     if args.command == "presets":
         from .clients.presets import describe_presets
 
         print(describe_presets())
         return
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        overrides = {
-            name: getattr(args, name) for name in ("dataset_name", "output_dir", "max_images")
-        }
-        recipe = read_recipe(args.recipe, **overrides)
-        command = {"run": _run, "status": _status, "inspect": _inspect, "export": _export}
-        with explain_storage(getattr(args, "dataset_dir", recipe.output_dir)):
-            command[args.command](recipe, args)
-    except (*USER_ERRORS, DatasetError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("Stopped. Finished units are kept: rerun the command to resume.")
+    overrides = {name: getattr(args, name) for name in ("dataset_name", "output_dir", "max_images")}
+    recipe = read_recipe(args.recipe, **overrides)
+    command = {"run": _run, "status": _status, "inspect": _inspect, "export": _export}
+    command[args.command](recipe, args)
 
 
 def _run(recipe: Recipe, args: argparse.Namespace) -> None:
@@ -234,10 +231,11 @@ def _described(one: Candidate) -> Iterator[str]:
 def _export(recipe: Recipe, args: argparse.Namespace) -> None:
     from .export import export_dataset, is_plain
 
-    root = export_dataset(recipe, Path(args.dataset_dir))
+    with locked(Path(args.dataset_dir)):
+        root = export_dataset(recipe, Path(args.dataset_dir))
     split = " --split_column none" if is_plain(recipe) else ""
     print(f"Wrote {root}; train on it with: python train.py --dataset_name {root}{split} ...")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,9 +6,9 @@ whatever else changes, and a unit whose prompt, model or image has changed has a
 Failures are units too.
 
 Each shard has a ledger: SQLite in WAL mode with an exclusive lock, which needs no shared memory and
-so works on network file systems. The lock is also what keeps two processes from working on the
-same shard; the operating system releases it when its process dies. Each unit is committed when it
-is finished, so a kill loses only the units in flight.
+so works on network file systems. A lock on its folder keeps two processes from working on the same
+shard; the operating system releases it when its process dies. Each unit is committed when it is
+finished, so a kill loses only the units in flight.
 """
 
 import asyncio
@@ -17,15 +17,16 @@ import json
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, astuple, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from dataset_builders.files import write_json
+from dataset_builders.files import locked, write_json
 
-from .errors import CaptioningError, RequestFailedError, is_locked
+from .errors import RequestFailedError
 from .inputs import InputShard, list_shards
 from .recipe import Recipe
 
@@ -46,8 +47,7 @@ CREATE TABLE IF NOT EXISTS units (
 DETAIL_LENGTH = 500
 CODE_VERSION = 4
 """Raised when the same units would give different tables."""
-LOCK_TIMEOUT_S = 10.0
-"""How long to wait for a ledger that another process holds: one that was killed may still end."""
+SHARES = "Wait until it ends, or give each process a share of its own with --shard I/N."
 
 
 @dataclass(frozen=True)
@@ -121,27 +121,22 @@ class Ledger:
         path: SQLite file; created if missing.
 
     Raises:
-        CaptioningError: Another process holds it.
+        InUseError: Another process holds it.
+        OSError: The folder cannot be written.
         sqlite3.OperationalError: The disk fails.
     """
 
     def __init__(self, path: Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._running: dict[str, asyncio.Future[Unit]] = {}
-        self._database = sqlite3.connect(path, isolation_level=None, timeout=LOCK_TIMEOUT_S)
-        try:
+        with ExitStack() as stack:
+            stack.enter_context(locked(path.parent, remedy=SHARES))
+            self._database = sqlite3.connect(path, isolation_level=None)
+            stack.callback(self._database.close)
             self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = NORMAL")
             self._database.execute(SCHEMA)
-        except sqlite3.Error as error:
-            self.close()
-            if not is_locked(error):
-                raise
-            raise CaptioningError(
-                f"Another process is working on the shard {path.parent}. Wait until it ends, or "
-                "give each process a share of its own with --shard I/N."
-            ) from error
+            self._stack = stack.pop_all()
 
     def __enter__(self) -> "Ledger":
         return self
@@ -151,7 +146,7 @@ class Ledger:
 
     def close(self) -> None:
         """Release the file; safe to call twice."""
-        self._database.close()
+        self._stack.close()
 
     def get(self, key: str) -> Unit | None:
         """The unit, if it is stored."""

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from dataset_builders import machine_errors
+from dataset_builders.errors import ReportedError
 from pipelines.common.errors import InputError
 from pipelines.common.on_ray import map_pieces
 
-from .errors import USER_ERRORS, CaptioningError
+from .errors import CaptioningError
 from .inputs import InputShard
 from .kit import open_kit
 from .recipe import Recipe
@@ -40,8 +42,12 @@ class ShardActor:
         try:
             self._runner.run(self._worker.run([shard]))
             return ""
-        except USER_ERRORS as error:
+        except ReportedError as error:
             return str(error)
+        except Exception as error:
+            if said := machine_errors.explain(error):
+                return said
+            raise
 
 
 def caption_on_ray(

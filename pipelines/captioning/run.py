@@ -6,16 +6,12 @@ at any moment and resumed anywhere, and ends with the same tables.
 """
 
 import asyncio
-import errno
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from tqdm.auto import tqdm
 
-from .errors import explain_storage
 from .inputs import InputShard, list_shards
 from .kit import Kit, open_kit
 from .ledger import Ledger, ShardFolder
@@ -71,19 +67,15 @@ def run(
         Progress of the whole run.
 
     Raises:
-        CaptioningError: The recipe or its images cannot be used, another process is working on the
-            same shard, or (Ray) some shards could not be captioned; the others were.
+        CaptioningError: The recipe or its images cannot be used, or (Ray) some shards could not be
+            captioned; the others were.
+        InUseError: Another process is working on the same shard.
         ModelUnavailableError: A model cannot be asked at all.
-        StorageError: The disk is full, or the run's folder cannot be written.
+        OSError: The disk is full, or the run's folder cannot be written. So does `sqlite3.Error`.
     """
     mine = list_shards(recipe)[shard[0] :: shard[1]]
-    with explain_storage(recipe.output_dir):
-        folder = Path(recipe.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):  # SQLite would only say "disk I/O error"
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-        if retry_failed:
-            _forget_failures(recipe, mine)
+    if retry_failed:
+        _forget_failures(recipe, mine)
     if backend == "ray":
         caption_on_ray(recipe, mine, num_actors, ray_address, progress)
     else:

@@ -12,11 +12,11 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from dataset_builders.machine_errors import explain
+
 from .errors import (
     MissingDependencyError,
     ModelUnavailableError,
-    explain_storage,
-    is_storage_error,
 )
 from .inputs import BadRow, InputShard, read_shard
 from .kit import Kit
@@ -57,9 +57,9 @@ class Worker:
         """Write the tables of all shards; finished ones are left alone.
 
         Raises:
-            CaptioningError: Another process is working on a shard.
+            InUseError: Another process is working on a shard.
             ModelUnavailableError: A model cannot be asked at all; finished units are kept.
-            StorageError: The disk is full or cannot be written; finished units are kept.
+            OSError: The disk is full or cannot be written; finished units are kept.
         """
         at_once = asyncio.Semaphore(SHARDS_AT_ONCE)
 
@@ -67,10 +67,9 @@ class Worker:
             async with at_once:
                 await self._shard(shard)
 
-        with explain_storage(self._kit.recipe.output_dir):
-            async with _task_group() as group:
-                for shard in shards:
-                    group.create_task(one(shard))
+        async with _task_group() as group:
+            for shard in shards:
+                group.create_task(one(shard))
 
     async def _shard(self, shard: InputShard) -> None:
         folder = ShardFolder(self._kit.recipe.output_dir, shard)
@@ -113,7 +112,8 @@ class Worker:
             raise
         except Exception as error:  # one image that breaks the code must not end days of work
             self._internal_errors += 1
-            if is_storage_error(error) or self._internal_errors > MAX_INTERNAL_ERRORS:
+            is_disk = isinstance(error, OSError) and explain(error)
+            if is_disk or self._internal_errors > MAX_INTERNAL_ERRORS:
                 raise
             logger.exception("%s is left out: %r", row.image_id, error)
             return (), [Reject(row.image_id, "image", "", "internal_error", repr(error))]

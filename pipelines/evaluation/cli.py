@@ -3,11 +3,13 @@
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dataset_builders.hub_errors import explain
+from dataset_builders.commands import run_command
+from dataset_builders.files import locked
 
 from .arguments import (
     BaselineArguments,
@@ -29,8 +31,9 @@ MAX_DECODING_THREADS = 8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; what a user can mend is told in a line, with exit code 2."""
-    try:
+    """Run a command; returns the exit code, see [`run_command`]."""
+
+    def work() -> None:
         arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
         if isinstance(arguments, EmbedArguments):
             run_embed(arguments)
@@ -46,19 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             run_study(arguments)
         else:
             run_report(arguments)
-    except InputError as error:
-        print(f"evaluate.py: {error}", file=sys.stderr)
-        return 2
-    except Exception as error:
-        said = explain(error)  # wherever in the work the Hub was asked
-        if said is None:
-            raise
-        print(f"evaluate.py: {said}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("evaluate.py: stopped. Rerun the command to resume.", file=sys.stderr)
-        return 130
-    return 0
+
+    return run_command(work, "evaluate.py")
 
 
 def run_embed(arguments: EmbedArguments) -> Path:
@@ -93,16 +85,18 @@ def run_embed(arguments: EmbedArguments) -> Path:
             address=arguments.ray_address,
         )
     number, total = (int(part) for part in arguments.shard.split("/"))
-    return embed(
-        open_encoder(),
-        open_source(),
-        output,
-        name,
-        settings,
-        training=training,
-        share=(number - 1, total),
-        write_parts=write_parts,
-    )
+    # shares lock the parts that they write
+    with locked(output, f".{name}.lock") if total == 1 else nullcontext():
+        return embed(
+            open_encoder(),
+            open_source(),
+            output,
+            name,
+            settings,
+            training=training,
+            share=(number - 1, total),
+            write_parts=write_parts,
+        )
 
 
 def _embed_raster(arguments: EmbedArguments) -> Path:
@@ -112,15 +106,13 @@ def _embed_raster(arguments: EmbedArguments) -> Path:
     from .embed.trainings import parse_training
 
     regions, description = open_regions(arguments.dataset_name, arguments.city)
-    return embed_raster(
-        arguments.raster,
-        regions,
-        Path(arguments.output_dir) / arguments.city,
-        arguments.label or arguments.encoder,
-        description,
-        RasterSettings(arguments.raster_layout, arguments.raster_nodata, arguments.min_coverage),
-        training=parse_training(arguments.training),
-    )
+    output, label = Path(arguments.output_dir) / arguments.city, arguments.label or "raster"
+    how = RasterSettings(arguments.raster_layout, arguments.raster_nodata, arguments.min_coverage)
+    training = parse_training(arguments.training)
+    with locked(output, f".{label}.lock"):
+        return embed_raster(
+            arguments.raster, regions, output, label, description, how, training=training
+        )
 
 
 def _embed_places(arguments: EmbedArguments) -> Path:
@@ -130,14 +122,10 @@ def _embed_places(arguments: EmbedArguments) -> Path:
     from .embed.trainings import parse_training
 
     regions, description = open_regions(arguments.dataset_name, arguments.city, shapes=False)
-    return embed_places(
-        regions,
-        Path(arguments.output_dir) / arguments.city,
-        arguments.label or arguments.encoder,
-        description,
-        training=parse_training(arguments.training),
-        device=arguments.device or default_device(),
-    )
+    output, label = Path(arguments.output_dir) / arguments.city, arguments.label or "geoclip"
+    training, device = parse_training(arguments.training), arguments.device or default_device()
+    with locked(output, f".{label}.lock"):
+        return embed_places(regions, output, label, description, training=training, device=device)
 
 
 def _load_encoder(arguments: EmbedArguments) -> "Encoder":
@@ -166,19 +154,21 @@ def run_baseline(arguments: BaselineArguments) -> Path:
     # as the recipe's file would read the same words
     pairs = (setting.split("=", 1) for setting in arguments.settings)
     overrides = {key.strip(): yaml.safe_load(value) for key, value in pairs}
-    return run_baseline(
-        arguments.system,
-        arguments.size,
-        arguments.dataset_name,
-        arguments.city,
-        arguments.output_dir,
-        label=arguments.label,
-        training=parse_training(arguments.training, seed=arguments.seed),
-        seed=arguments.seed,
-        device=arguments.device or default_device(),
-        cache_dir=arguments.cache_dir,
-        overrides=overrides,
-    )
+    folder = Path(arguments.output_dir) / arguments.city
+    with locked(folder, f".{arguments.label or arguments.system}.lock"):
+        return run_baseline(
+            arguments.system,
+            arguments.size,
+            arguments.dataset_name,
+            arguments.city,
+            arguments.output_dir,
+            label=arguments.label,
+            training=parse_training(arguments.training, seed=arguments.seed),
+            seed=arguments.seed,
+            device=arguments.device or default_device(),
+            cache_dir=arguments.cache_dir,
+            overrides=overrides,
+        )
 
 
 def _frozen(arguments: BaselineArguments) -> EmbedArguments:
@@ -232,7 +222,8 @@ def run_probe(arguments: ProbeArguments) -> Path:
         controls=tuple(arguments.controls),
     )
     output = Path(arguments.output_dir) / arguments.city
-    path = probe(city, tables, output, settings)
+    with locked(output):
+        path = probe(city, tables, output, settings)
     print(compared_regions(output))
     print(f"Results: {path}\nNext: python evaluate.py report --output_dir {arguments.output_dir}")
     return path

@@ -114,27 +114,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; a user error is one line and exit code 2."""
-    from pipelines.common.errors import InputError
+    """Run the command; returns the exit code, see [`run_command`]."""
+    from dataset_builders.commands import run_command
 
-    try:
-        return run(sys.argv[2:] if argv is None else argv)
-    except InputError as error:
-        print(f"evaluate.py predict: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("evaluate.py predict: stopped. Rerun the command to resume.", file=sys.stderr)
-        return 130
-    except OSError as error:
-        print(
-            f"evaluate.py predict: {error}. Free the space or mend the permission, and rerun the "
-            "command to resume.",
-            file=sys.stderr,
-        )
-        return 1
+    words = sys.argv[2:] if argv is None else argv
+    return run_command(lambda: run(words), "evaluate.py predict")
 
 
-def run(argv: Sequence[str]) -> int:
+def run(argv: Sequence[str]) -> None:
     """Parse the flags and predict."""
     arguments = parser().parse_args(argv)
     _check(arguments)
@@ -171,7 +158,6 @@ def run(argv: Sequence[str]) -> int:
         device=arguments.device,
         trust_remote_code=arguments.trust_remote_code,
     )
-    return 0
 
 
 def _check(arguments: argparse.Namespace) -> None:

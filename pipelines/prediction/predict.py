@@ -4,7 +4,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dataset_builders.files import locked
 from pipelines.common.encoders import Encoder
 from pipelines.common.errors import InputError
 from pipelines.evaluation.analysis.reach import Reach, morans_i
@@ -145,24 +146,28 @@ def predict_regions(
             "every cell is a vector take the place of images."
         )
     inputs = _read_inputs(images, indicators, city, options)
-    keep = tempfile.TemporaryDirectory() if output_dir is None else nullcontext(str(output_dir))
-    with keep as folder:
+    with ExitStack() as keep:
+        if output_dir is None:
+            folder = Path(keep.enter_context(tempfile.TemporaryDirectory()))
+        else:
+            folder = Path(output_dir)
+            keep.enter_context(locked(folder))
         if rasters:
-            vectors, inputs = average_rasters(rasters, inputs, Path(folder), raster_settings, log)
+            vectors, inputs = average_rasters(rasters, inputs, folder, raster_settings, log)
             name, made = RASTER, f"area-weighted mean of {len(rasters)} files"
         else:
             eyes = _encoder(encoder, device, seed, trust_remote_code, log)
             settings = EmbedSettings(batch_size, CHUNK_SIZE, num_workers)
-            vectors = embed_regions(eyes, inputs, Path(folder), settings, log)
+            vectors = embed_regions(eyes, inputs, folder, settings, log)
             name, made = eyes.name, eyes.pooling
-    found = predict(inputs, vectors, protocol=protocol, block_m=block_m, seed=seed)
-    found.notes.insert(0, f"Encoder: {name} ({made}, {vectors.X.shape[1]} numbers per region).")
-    found = replace(found, encoder=name)
-    for line in [*(verdict.sentence for verdict in found.verdicts), *found.notes]:
-        log(line)
-    if output_dir is not None:
-        rejects = [*inputs.rejects, *inputs.region_rejects, *vectors.rejects]
-        write_outputs(found, rejects, Path(output_dir), log)
+        found = predict(inputs, vectors, protocol=protocol, block_m=block_m, seed=seed)
+        found.notes.insert(0, f"Encoder: {name} ({made}, {vectors.X.shape[1]} numbers per region).")
+        found = replace(found, encoder=name)
+        for line in [*(verdict.sentence for verdict in found.verdicts), *found.notes]:
+            log(line)
+        if output_dir is not None:
+            rejects = [*inputs.rejects, *inputs.region_rejects, *vectors.rejects]
+            write_outputs(found, rejects, folder, log)
     return found.table
 
 

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
-from dataset_builders.files import write_json
+from dataset_builders.files import contents, write_json
 from modeling_urbanln import UrbanLNForPreTraining, UrbanLNProcessor
 
 from ..common.errors import InputError
@@ -35,10 +35,8 @@ WEIGHTS_FILE, OPTIMIZER_FILE, SCALER_FILE = (
     "optimizer.pt",
     "scaler.pt",
 )
-LOCK_FILE = ".train.lock"
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 TEMPORARY = ".tmp-"
-UNFINISHED = (f"{TEMPORARY}*", ".*.tmp")  # what a killed run may leave, ours and atomic_path's
 OWN_FILES = (
     "metrics.jsonl",
     "rejects.parquet",
@@ -76,8 +74,8 @@ def check_output_dir(output_dir: Path) -> None:
     """
     if not output_dir.exists() or (output_dir / ARGUMENTS_FILE).is_file():
         return
-    ours = [output_dir / LOCK_FILE, *_unfinished(output_dir)]
-    if not output_dir.is_dir() or set(output_dir.iterdir()).difference(ours):
+    others = [path for path in contents(output_dir) if not path.name.startswith(TEMPORARY)]
+    if not output_dir.is_dir() or others:
         raise InputError(
             f"--output_dir {output_dir} is not empty and holds no run of train.py (it has no "
             f"{ARGUMENTS_FILE}), and files in it would be replaced: give a new folder."
@@ -85,8 +83,8 @@ def check_output_dir(output_dir: Path) -> None:
 
 
 def remove_unfinished(output_dir: Path) -> None:
-    """Remove what a killed run had begun to write."""
-    for path in _unfinished(output_dir):
+    """Remove folders that a killed run had begun to write."""
+    for path in output_dir.glob(f"{TEMPORARY}*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
@@ -299,10 +297,6 @@ def swap_in(temporary: Path, folder: Path) -> None:
         folder.replace(old)
     temporary.replace(folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _unfinished(output_dir: Path) -> list[Path]:
-    return [path for pattern in UNFINISHED for path in output_dir.glob(pattern)]
 
 
 def _sha256(path: Path) -> str:

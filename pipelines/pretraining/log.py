@@ -1,7 +1,6 @@
 """Metrics of a run: in metrics.jsonl, in trackers and in the terminal."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from dataset_builders.files import atomic_path
+from dataset_builders.files import append, atomic_path
 
 TRACKER = "urbanln"  # name of the run in trackers, and of its folder in logs/
 # of a log line: short name, name in metrics.jsonl, decimals
@@ -40,10 +39,7 @@ class RunLog:
     def record(self, row: dict[str, Any]) -> None:
         """Add a row, on disk when this returns, and send it to the trackers."""
         if self.accelerator.is_main_process:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            append(self.path, (json.dumps(row) + "\n").encode())
         values = {name: value for name, value in row.items() if name != "step"}
         self.accelerator.log(values, step=row["step"])
 

@@ -12,6 +12,7 @@ import torch
 import yaml
 from accelerate.utils import set_seed
 
+from dataset_builders.errors import ReportedError
 from dataset_builders.files import atomic_path, write_json
 
 from . import checkpoint as ckpt
@@ -47,6 +48,12 @@ FREE_ARGUMENTS = (
 NOT_OF_RECIPE = ("config", "overwrite_output_dir", "resume_from_checkpoint")
 
 
+class DivergedError(ReportedError, FloatingPointError):
+    """Raised when the loss is not a number any more."""
+
+    exit_code = 1
+
+
 def pretrain(args: PretrainingArguments) -> dict[str, Any]:
     """Train, from the start or from the last checkpoint in the output folder, and publish.
 
@@ -57,9 +64,9 @@ def pretrain(args: PretrainingArguments) -> dict[str, Any]:
         The summary that is also written to training_summary.json.
 
     Raises:
-        InputError: An argument, checkpoint or dataset cannot be used, or another run writes to
-            the output folder.
-        FloatingPointError: The loss is not a number any more.
+        InputError: An argument, checkpoint or dataset cannot be used.
+        InUseError: Another run writes to the output folder.
+        DivergedError: The loss is not a number any more.
     """
     with only_run(Path(args.run.output_dir)):
         return Pretrainer(args).run()
@@ -186,7 +193,7 @@ class Pretrainer:
         del values["steps"]
         self.sums = {}
         if not math.isfinite(values["loss"]):
-            raise FloatingPointError(
+            raise DivergedError(
                 f"The loss is {values['loss']} at step {self.state.step}. A lower --learning_rate, "
                 "a longer --warmup_steps or --mixed_precision bf16 in place of fp16 may help."
             )

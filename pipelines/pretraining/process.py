@@ -11,11 +11,12 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from filelock import FileLock, Timeout
+
+from dataset_builders.files import locked
 
 from ..common.errors import InputError
 from .arguments import PretrainingArguments
-from .checkpoint import LOCK_FILE, check_output_dir
+from .checkpoint import check_output_dir
 
 
 def make_accelerator(args: PretrainingArguments) -> Accelerator:
@@ -48,25 +49,12 @@ def only_run(output_dir: Path) -> Iterator[None]:
     """Keep other runs out of the output folder; the first process of a run holds the lock.
 
     Raises:
-        InputError: The folder holds something else than a run, or another run writes to it.
+        InputError: The folder holds something else than a run.
+        InUseError: Another run writes to it.
     """
     check_output_dir(output_dir)
-    if os.environ.get("RANK", "0") != "0":
+    with locked(output_dir) if os.environ.get("RANK", "0") == "0" else contextlib.nullcontext():
         yield
-        return
-    output_dir.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(output_dir / LOCK_FILE)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise InputError(
-            f"Another train.py is writing to --output_dir {output_dir}: wait until it ends, or "
-            "give another folder."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextlib.contextmanager

@@ -4,12 +4,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from dataset_builders.errors import DatasetError, MissingExtraError
+from dataset_builders.commands import run_command
 from dataset_builders.hub_errors import explain
 
 from ..common.errors import InputError
@@ -150,20 +150,16 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; see [`DESCRIPTION`]. What cannot be done is a sentence, with exit code 2."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code, see [`run_command`]."""
     args = parse_arguments(argv)
-    try:
+
+    def work() -> None:
         _check_name(getattr(args, "repo", None))
         run = {"convert": _convert, "export": _export, "card": _card, "push": _push}[args.command]
         run(args)
-    except (DatasetError, MissingExtraError, InputError) as error:
-        _refuse(str(error))
-    except Exception as error:
-        said = explain(error)  # wherever in the work the Hub was asked
-        if said is None and not isinstance(error, OSError):
-            raise
-        _refuse(said or str(error))
+
+    return run_command(work)
 
 
 def _check_name(repo_id: str | None) -> None:
@@ -176,11 +172,6 @@ def _check_name(repo_id: str | None) -> None:
         raise InputError(str(explain(error, repo_id))) from error
     if "/" not in repo_id:
         raise InputError(f"{repo_id!r} lacks its owner: give org/name (--repo).")
-
-
-def _refuse(said: str) -> NoReturn:
-    print(f"error: {said}", file=sys.stderr)
-    sys.exit(2)
 
 
 def _convert(args: argparse.Namespace) -> None:
@@ -245,4 +236,4 @@ def _push(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -19,4 +19,4 @@ def replace_or_die(*args):
 
 
 os.replace = replace_or_die  # type: ignore[assignment]
-main(arguments)
+sys.exit(main(arguments))

@@ -6,7 +6,6 @@ it has ended well its mark, `steps/NAME.json`, holds the key; a mark with that k
 outputs on the disk, mean that it is done. So the same call resumes an interrupted job.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -21,13 +20,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from dataset_builders.files import digest, write_json
+from dataset_builders.files import digest, locked, write_json
 
 from ..errors import InputError
 from ..probe.results import code_revision
 
 PROJECT = Path(__file__).resolve().parents[3]
-SUMMARY_FILE, LOCK_FILE = "benchmark.json", ".lock"
+SUMMARY_FILE = "benchmark.json"
+LEFT_BEHIND = "Wait until it ends, and the step that it left behind if it was killed."
 TAIL_LINES, TAIL_BYTES = 12, 1 << 16
 
 
@@ -145,11 +145,12 @@ class Runner:
         """Run all steps that are not done yet.
 
         Raises:
-            InputError: Another job works in the folder.
+            InUseError: Another job works in the folder, or a step that one left behind.
             KeyboardInterrupt: Stopped; so is the current step.
         """
         outcome = Outcome()
-        with _locked(self.root) as lock, _stoppable():
+        # steps inherit the lock, and keep it where the job itself is killed
+        with locked(self.root, remedy=LEFT_BEHIND) as lock, _stoppable():
             try:
                 for number, step in enumerate(self.steps, 1):
                     label = f"[{number}/{len(self.steps)}] {step.name}"
@@ -309,21 +310,6 @@ def _why_failed(code: int) -> str:
     if code < 0:
         return f"ended by signal {-code}" + (" (out of memory?)" if code == -9 else "")
     return f"exit code {code}" if code else ""
-
-
-@contextmanager
-def _locked(run: Path) -> Iterator[int]:
-    """Hold the folder; steps inherit the lock, and keep it where the job itself was killed."""
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / LOCK_FILE).open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"Another job works in {run}, or a step that one left behind when it was killed. "
-                "Wait for it, or end it."
-            ) from None
-        yield file.fileno()
 
 
 @contextmanager

@@ -22,11 +22,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dataset_builders.files import atomic_path, digest
+from dataset_builders.files import atomic_path, digest, locked
 from dataset_builders.images import BadImageError, decode_image
 from dataset_builders.schema import VIEWS
 from pipelines.common.encoders import Encoder
@@ -44,7 +44,8 @@ from .trainings import Training
 
 Row = dict[str, Any]
 
-PART_NAME = re.compile(r"[a-z_]+-\d{6}\.(parquet|lock)|table\.lock|\..*\.parquet\.tmp")
+SHARES = "Wait until it ends, or give each process a share of its own with --shard I/N."
+PART_NAME = re.compile(r"[a-z_]+-\d{6}\.(parquet|lock)|table\.lock|\..*\.tmp")
 
 
 @dataclass
@@ -147,8 +148,8 @@ def embed(
         The table's path; the table exists once all shares are finished.
 
     Raises:
-        InputError: There is no image, none that gives a vector, another file of that name, or
-            another process at the same part.
+        InputError: There is no image, none that gives a vector, or another file of that name.
+        InUseError: Another process is working on one of the parts.
     """
     settings = settings or EmbedSettings()
     if not any(source.num_images.values()):
@@ -208,7 +209,7 @@ def embed_parts(
         share: `(i, n)`: every n-th part, starting at the i-th.
 
     Raises:
-        InputError: Another process is working on one of the parts.
+        InUseError: Another process is working on one of the parts.
     """
     for view in VIEWS:
         files = _part_files(source, view, parts, settings)
@@ -249,15 +250,9 @@ def _embed_view(
     ):  # fmt: skip
         prepared = _Lookahead(rows, pool, encoder, known_regions, settings)
         for path in todo.values():
-            try:
-                with FileLock(path.with_suffix(".lock"), timeout=0):
-                    part = _embed_chunk(encoder, prepared, view, settings, bar)
-                    _write_part(path, part, encoder.dim)
-            except Timeout as error:
-                raise InputError(
-                    f"Another process is working on {path}. Wait until it ends, or give each "
-                    "process a share of its own with --shard I/N."
-                ) from error
+            with locked(path.parent, path.with_suffix(".lock").name, SHARES):
+                part = _embed_chunk(encoder, prepared, view, settings, bar)
+                _write_part(path, part, encoder.dim)
 
 
 def _total(files: Iterable[Path], source: Source, dim: int) -> Totals:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dataset_builders.errors import ReportedError
 from pipelines.common.encoders import Encoder
 from pipelines.common.errors import InputError
 from pipelines.common.on_ray import map_pieces
@@ -41,7 +42,7 @@ class ShareActor:
         try:
             embed_parts(*self._work, (number, self._num_shares))
             return ""
-        except InputError as error:
+        except ReportedError as error:
             return str(error)
 
 

@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from dataset_builders.files import append
+
 from ..errors import InputError
 
 PACKAGE = "urbanln"
@@ -131,10 +133,11 @@ class ResultStore:
         self.keys = {row.key for row in read_rows(self.path)}
 
     def append(self, rows: Iterable[ResultRow]) -> None:
-        """Add rows in one write, and see them on the disk before returning.
+        """Add rows, all or none, and see them on the disk before returning.
 
         Raises:
             ValueError: a row whose key is there already.
+            OSError: the disk is full.
         """
         rows = list(rows)
         keys = [row.key for row in rows]
@@ -142,9 +145,7 @@ class ResultStore:
         if known or len(set(keys)) < len(keys):
             raise ValueError(f"These rows are in {self.path} already: {sorted(known)[:3]}.")
         payload = "".join(_to_line(row) for row in rows).encode()
-        with self.path.open("ab", buffering=0) as file:
-            file.write(payload)
-            os.fsync(file.fileno())
+        append(self.path, payload)
         self.keys.update(keys)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dataset_builders.files import digest, write_json
+from dataset_builders.files import digest, locked, write_json
 from pipelines.common.csv_files import write_csv
 
 from ..embed.tables import EmbeddingTable, read_embeddings
@@ -316,7 +316,9 @@ def transfer_matrix(
     rows, skipped = [], []
     for source in read_sources(embeddings, dataset_name, sources):
         for name in _targets(source, targets):
-            for part in _carry(source, name, output / name, within, settings):
+            with locked(output / name):
+                parts = list(_carry(source, name, output / name, within, settings))
+            for part in parts:
                 rows += [_cell(row, source, within) for row in part.rows]
                 skipped += [{"source": source.name, "target": name, **one} for one in part.skipped]
     if not rows:

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from dataset_builders.files import locked
 from pipelines.common.encoders.transformers_models import ModelEncoder, load_model_encoder
 
 from ..embed.images import EmbedSettings, embed
@@ -36,15 +37,17 @@ def run_embed_captions(arguments: EmbedCaptionsArguments, device: str) -> Path:
 
     captions = read_captions(arguments.dataset_name, arguments.city)
     output = Path(arguments.output_dir) / arguments.city
-    if arguments.encoder == "tfidf":
-        return embed_tfidf(captions, output, arguments.label or TFIDF_LABEL)
-    tower = load_text_tower(
-        str(arguments.model_name_or_path),
-        device=device,
-        trust_remote_code=arguments.trust_remote_code,
-    )
-    label = arguments.label or TOWER_LABEL
-    return embed_text_tower(captions, tower, output, label, arguments.batch_size)
+    is_tfidf = arguments.encoder == "tfidf"
+    label = arguments.label or (TFIDF_LABEL if is_tfidf else TOWER_LABEL)
+    with locked(output, f".{label}.lock"):
+        if is_tfidf:
+            return embed_tfidf(captions, output, label)
+        tower = load_text_tower(
+            str(arguments.model_name_or_path),
+            device=device,
+            trust_remote_code=arguments.trust_remote_code,
+        )
+        return embed_text_tower(captions, tower, output, label, arguments.batch_size)
 
 
 def run_retrieve(arguments: RetrieveArguments, device: str) -> Path:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from dataset_builders.files import atomic_path, locked
 from pipelines.common.errors import InputError
 from pipelines.pretraining import checkpoint as ckpt
 from pipelines.pretraining.arguments import parse_arguments
@@ -65,8 +66,9 @@ def test_a_folder_of_something_else_is_no_place_for_a_run(tiny_flags, tmp_path, 
 
 def test_what_a_kill_left_before_the_arguments_were_written_is_no_obstacle(tmp_path):
     ckpt.check_output_dir(tmp_path / "new")
-    (tmp_path / ".train_arguments.yaml.tmp").touch()
-    ckpt.check_output_dir(tmp_path)
+    with locked(tmp_path), atomic_path(tmp_path / ckpt.ARGUMENTS_FILE) as temporary:
+        temporary.touch()
+        ckpt.check_output_dir(tmp_path)
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):

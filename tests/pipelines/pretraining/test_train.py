@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 
 import train
+from dataset_builders.errors import InUseError
 from modeling_urbanln import UrbanLNModel, UrbanLNSiglipModel
 from pipelines.common.errors import InputError
 from pipelines.pretraining.arguments import parse_arguments
@@ -352,7 +353,7 @@ def test_the_command_line_says_what_is_wrong_in_one_line(tiny_flags, capsys):
 def test_a_second_run_in_the_same_folder_is_refused(tiny_flags, tmp_path):
     with (
         only_run(tmp_path / "out"),
-        pytest.raises(InputError, match=r"Another train\.py is writing to --output_dir"),
+        pytest.raises(InUseError, match=r"Another run writes to .*out \(host"),
     ):
         run(tiny_flags())
     run(tiny_flags("--max_train_steps", "2"))

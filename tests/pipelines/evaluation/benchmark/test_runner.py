@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from dataset_builders import files
+from dataset_builders.errors import InUseError
 from pipelines.evaluation.benchmark.plan import run_benchmark
 from pipelines.evaluation.benchmark.runner import Runner, Step, raise_for_failures, tail
 from pipelines.evaluation.errors import InputError
@@ -209,12 +211,13 @@ def wait_until_gone(pid: int) -> None:
             time.sleep(0.02)
 
 
-def test_a_job_killed_in_a_step_goes_on_and_does_nothing_twice(tmp_path):
+def test_a_job_killed_in_a_step_goes_on_and_does_nothing_twice(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "ORPHANS_S", 0.1)
     process = start_job(tmp_path)
     process.kill()
     process.wait()
     (orphan,) = steps_left_behind(tmp_path)
-    with pytest.raises(InputError, match="or a step that one left behind"):
+    with pytest.raises(InUseError, match="and the step that it left behind"):
         Runner(tmp_path, fake_job.steps(tmp_path)).run()
     os.kill(orphan, signal.SIGKILL)
     wait_until_gone(orphan)

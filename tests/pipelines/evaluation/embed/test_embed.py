@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
+from dataset_builders.errors import InUseError
 from dataset_builders.images import BadImageError, decode_image
 from dataset_builders.storage import iter_images
 from pipelines.common.encoders.colour_texture import COLOUR_TEXTURE_DIM, ColourTextureEncoder
@@ -201,7 +202,7 @@ def test_a_second_process_on_the_same_part_is_refused(
         while not said.exists() or "held" not in said.read_text():
             assert holder.is_alive()
             time.sleep(0.01)
-        with pytest.raises(InputError, match=r"Another process is working on .*000001"):
+        with pytest.raises(InUseError, match=r"Another run .*--shard I/N"):
             embed(model_encoder, source, tmp_path, "urbanln", SETTINGS)
     finally:
         holder.kill()

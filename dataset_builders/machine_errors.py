@@ -1,0 +1,70 @@
+"""Errors of the machine that a command runs on, with what to do about them."""
+
+import errno
+import re
+
+from .hub_errors import causes
+
+# libraries in other languages pass on no error number, but the system's words
+ADVICE: tuple[tuple[set[int], str, str], ...] = (
+    (
+        {errno.ENOSPC, errno.EDQUOT, errno.EFBIG},
+        r"No space left|disk is full|File too large|quota exceeded|requested and \d+ written"
+        r"|PytorchStreamWriter|inline_container",
+        "Free some space there or give another folder",
+    ),
+    (
+        {errno.EROFS, errno.EACCES, errno.EPERM},
+        r"Read-only file system|readonly database|Permission denied|unable to open database file",
+        "Make it readable and writable or give another folder",
+    ),
+    (
+        {errno.EMFILE, errno.ENFILE},
+        r"Too many open files",
+        "Raise the limit (`ulimit -n 65536`) or use fewer workers",
+    ),
+    (
+        {errno.ENOMEM},
+        r"MemoryError|out of memory|annot allocate memory|BrokenProcessPool|DataLoader worker",
+        "There is not enough memory: use fewer workers or smaller batches",
+    ),
+    ({errno.EIO}, r"disk I/O error|Input/output error", "Check the disk or give another folder"),
+    (
+        {
+            errno.ECONNREFUSED,
+            errno.ECONNRESET,
+            errno.ETIMEDOUT,
+            errno.ENETUNREACH,
+            errno.EHOSTUNREACH,
+        },
+        r"gaierror|Connection (refused|reset)|ConnectError|ConnectionError",
+        "Check the network and that the server runs",
+    ),
+)
+
+
+def explain(error: BaseException) -> str | None:
+    """Explain an error of disk, memory, network or permissions.
+
+    Args:
+        error: That was caught.
+
+    Returns:
+        What happened and what to do, on one line; None if the error has another cause.
+    """
+    for one in causes(error):
+        text = f"{type(one).__name__}: {one}"
+        for codes, words, advice in ADVICE:
+            if getattr(one, "errno", None) in codes or re.search(words, text):
+                return f"{_what(one)}. {advice}, then rerun the command to resume."
+    return None
+
+
+def _what(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.strerror}: {error.filename}"
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+__all__ = ["explain"]
