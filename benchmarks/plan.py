@@ -1,0 +1,243 @@
+"""Memory and hours of pretraining on a GPU, computed before one is rented.
+
+    python -m benchmarks.plan --images 30000                  # every GPU of the table
+    python -m benchmarks.plan --images 30000 --gpu a10 l4 --per_device_train_batch_size 128
+
+Further flags are those of train.py. A step of the training loop runs on fake tensors, which have
+shapes but no values, while torch's FlopCounterMode counts its floating-point operations, and the
+tensors that live at a time are summed. Hours are operations over the GPU's peak times the utilisation.
+"""
+
+import argparse
+import json
+import sys
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from modeling_urbanln import UrbanLNForPreTraining
+from pipelines.common.errors import InputError
+from pipelines.pretraining.arguments import PretrainingArguments, parse_arguments
+from pipelines.pretraining.model import build_model
+from pipelines.pretraining.optim import adamw
+from pipelines.pretraining.step import Batch, Student, train_step
+
+# dense bfloat16 TFLOP/s (data sheets print twice that, "with sparsity") and memory in GB, from
+# https://www.nvidia.com/en-us/data-center/{h200,h100,a100,l4,tesla-t4}/ and .../products/a10-gpu/;
+# rtx4090: https://images.nvidia.com/aem-dam/Solutions/geforce/ada/nvidia-ada-gpu-architecture.pdf
+GPUS = {
+    "h200": (989.5, 141),
+    "h100": (989.5, 80),  # SXM; the PCIe card has 756
+    "a100-80": (312, 80),
+    "a100-40": (312, 40),
+    "rtx4090": (165.2, 24),
+    "a10": (125, 24),
+    "l4": (121, 24),
+    "t4": (65, 16),  # float16: it has no bfloat16
+}
+# Shares of the peak. NVIDIA's CLIP ViT-g/14 trains 559 images/s on 8 A100 and 935 on 8 H100
+# (https://docs.nvidia.com/nemo-framework/user-guide/latest/multimodalmodels/clip/perf.html); at
+# three forward passes of 581 GFLOP, as open_clip counts them, that is .39 and .21.
+LOW, UTILISATION, HIGH = 0.2, 0.3, 0.4
+USABLE = 0.9  # of the memory; the rest is for CUDA's context and the allocator's gaps
+CAPTION_TOKENS = 160  # mean length of batches grouped by length, see benchmarks/README.md
+# JPEGs per second that one AVX2 core decodes and prepares: measured, unlike all the rest
+DECODED = {"256x256": 618, "1024x512": 84}
+SHAPES: dict[str, dict] = {  # where they differ from CLIPConfig's defaults
+    "openai/clip-vit-base-patch16": {"vision_config": {"patch_size": 16}},
+    "openai/clip-vit-base-patch32": {"projection_dim": 512},
+}
+ATTENTION = {  # the counter knows attention on a GPU alone
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
+        lambda *shapes, **_: sdpa_flop_count(*shapes[:3])
+    ),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda *shapes, **_: sdpa_backward_flop_count(*shapes[:4])
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Operations per pair: of each tower's forward pass and of a training step; bytes of a step."""
+
+    image: float
+    caption: float
+    step: float
+    memory: float
+    memory_per_pair: float
+
+
+class PeakMemory(TorchDispatchMode):
+    """The most bytes that are held at a time: by these tensors, and by what is made within."""
+
+    def __init__(self, tensors: Iterable[torch.Tensor]):
+        super().__init__()
+        self.sizes: dict[int, int] = {}
+        self.held = self.peak = 0
+        for tensor in tensors:
+            self.add(tensor)
+
+    def add(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self.sizes:
+            self.sizes[storage._cdata] = storage.nbytes()
+            self.held += storage.nbytes()
+            self.peak = max(self.peak, self.held)
+            weakref.finalize(storage, self.remove, storage._cdata)
+
+    def remove(self, storage: int) -> None:
+        self.held -= self.sizes.pop(storage)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        made = func(*args, **kwargs or {})
+        tree_map_only(torch.Tensor, self.add, made)
+        return made
+
+
+def count_flops(function: Callable[[], object]) -> int:
+    """Floating-point operations of a call; a multiplication and an addition are two."""
+    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+def count_step(
+    accelerator: Accelerator, model: UrbanLNForPreTraining, *batches: Batch
+) -> tuple[int, list[int]]:
+    """Operations of a training step of the first batch, and peak bytes of one of each batch.
+
+    Real tensors give the same as fake ones.
+    """
+    student = Student(accelerator.prepare_model(model, device_placement=False), model)
+    optimizer = accelerator.prepare(adamw(model, 1e-6, 0.01))
+    model.queue.queue_fill = torch.tensor(model.queue.size)  # full, as for most of a run
+
+    def step(batch: Batch) -> None:
+        train_step(
+            accelerator, student, optimizer, [batch], learning_rate=1e-6, distillation_weight=0.5
+        )
+
+    flops = count_flops(lambda: step(batches[0]))  # from now on AdamW has its moments
+    moments = [value for state in optimizer.state.values() for value in state.values()]
+    peaks = []
+    for batch in batches:
+        held = [*model.parameters(), *model.buffers(), *moments, *batch.values()]
+        with PeakMemory(held) as memory:
+            step(batch)
+        peaks.append(memory.peak)
+    return flops, peaks
+
+
+def make_model(args: PretrainingArguments) -> UrbanLNForPreTraining:
+    """The recipe's model in the shape of its checkpoint; needs no weights."""
+    model_args, name = args.model, args.model.model_name_or_path
+    if name is not None:
+        if name not in SHAPES:
+            raise InputError(f"--model_name_or_path {name}: known are {', '.join(SHAPES)}.")
+        shape = json.dumps(SHAPES[name])
+        model_args = replace(model_args, model_name_or_path=None, config_overrides=shape)
+    model, _ = build_model(model_args)
+    if args.optimization.gradient_checkpointing:
+        enable_checkpointing(model)
+    return model.train()
+
+
+def make_batch(model: UrbanLNForPreTraining, pairs: int, caption_tokens: int) -> Batch:
+    """A batch of the model's shapes, all zeros."""
+    config: Any = model.config
+    side = config.vision_config.image_size
+    input_ids = torch.zeros(pairs, caption_tokens, dtype=torch.int64)
+    return {
+        "input_ids": input_ids,
+        "attention_mask": torch.ones_like(input_ids),
+        "pixel_values": torch.zeros(pairs, 3, side, side),
+        "sample_ids": torch.zeros(pairs, dtype=torch.int64),
+    }
+
+
+def count(args: PretrainingArguments, caption_tokens: int) -> Counts:
+    """Count the recipe's step at its batch size, and its memory also at twice that size."""
+    pairs = args.optimization.per_device_train_batch_size
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")  # as many bytes as fp16
+    with torch.device("meta"):
+        model = make_model(args)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model.to_empty(device="cpu")
+        batch = make_batch(model, pairs, caption_tokens)
+        with torch.no_grad():
+            image = count_flops(lambda: model.get_image_features(batch["pixel_values"]))
+            caption = count_flops(lambda: model.get_text_features(batch["input_ids"]))
+        double = make_batch(model, 2 * pairs, caption_tokens)
+        step, (memory, twice) = count_step(accelerator, model, batch, double)
+    return Counts(image / pairs, caption / pairs, step / pairs, memory, (twice - memory) / pairs)
+
+
+def tabulate(counts: Counts, batch: int, pairs: int, images: int, use: float) -> pd.DataFrame:
+    """A row per GPU: `pairs` trained and `images` embedded at `use` of its peak."""
+    table = pd.DataFrame.from_dict(GPUS, orient="index", columns=["TFLOP/s", "GB"])
+    speed = table["TFLOP/s"] * 1e12 * use
+    more = (USABLE * table["GB"] * 1e9 - counts.memory) / counts.memory_per_pair
+    table["largest batch"] = ((batch + more) // 8 * 8).clip(lower=0).astype(int)
+    table["training, h"] = pairs * counts.step / speed / 3600
+    for share in (HIGH, LOW):
+        table[f"at {share}"] = table["training, h"] * use / share
+    table["embedding, h"] = images * counts.image / speed / 3600
+    table["pairs/s"] = (speed / counts.step).astype(int)
+    for size, rate in DECODED.items():
+        table[f"cores, {size}"] = np.ceil(table["pairs/s"] / rate).astype(int)
+    return table
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the plan; returns the exit code (2: something given cannot be used)."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, required=True, help="training images")
+    parser.add_argument("--gpu", nargs="+", choices=GPUS, default=list(GPUS), help="default: all")
+    parser.add_argument("--config", default="configs/vitb16.yaml", help="recipe of train.py")
+    parser.add_argument("--caption_tokens", type=int, default=CAPTION_TOKENS, help="of a batch")
+    parser.add_argument("--utilisation", type=float, default=UTILISATION, help="of the peak")
+    options, flags = parser.parse_known_args(argv)
+    needed = ["--config", options.config, "--dataset_name", "-", "--output_dir", "-"]
+    try:
+        args = parse_arguments([*needed, *flags])
+        if args.optimization.mixed_precision == "no":
+            raise InputError("The peaks are those of --mixed_precision bf16 and fp16, got no.")
+        counts = count(args, options.caption_tokens)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    chosen = args.optimization
+    batch = chosen.per_device_train_batch_size
+    window = batch * chosen.gradient_accumulation_steps
+    steps = chosen.max_train_steps or options.images // window * chosen.num_train_epochs
+    table = tabulate(counts, batch, steps * window, options.images, options.utilisation)
+    print(
+        f"Computed, not measured: {options.config}, {options.images:,} images, captions of "
+        f"{options.caption_tokens} tokens\n"
+        f"computed: GFLOP per pair: image tower {counts.image / 1e9:.1f}, text tower "
+        f"{counts.caption / 1e9:.1f}, training step {counts.step / 1e9:.1f}\n"
+        f"computed: {steps:,} steps of {window}; peak memory {counts.memory / 1e9:.1f} GB at batch "
+        f"{batch}, {counts.memory_per_pair / 1e6:.1f} MB per further pair\n"
+        f"computed: at {options.utilisation} of the peak, {USABLE:.0%} of the memory\n"
+        f"{table.loc[options.gpu].round(2).to_string()}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

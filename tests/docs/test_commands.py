@@ -1,0 +1,66 @@
+"""Flags in the documentation's commands are known to their programs, run by a test or not."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from benchmarks import plan
+from dataset_builders import __main__ as builders
+from dataset_builders.importers import __main__ as importers
+from pipelines.captioning.__main__ import parse_arguments as parse_captioning
+from pipelines.evaluation.arguments import parse_arguments as parse_evaluation
+from pipelines.pretraining.arguments import parse_arguments as parse_training
+from pipelines.release.__main__ import parse_arguments as parse_release
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FIELD, RECORD = "\x1f", "\x1e"
+# no program is found, so that bash hands over each with its arguments as it would have got them
+SHELL = r"""command_not_found_handle() {
+  printf '%s\x1f' "$@" >>"$CALLS"; printf '\x1e' >>"$CALLS"
+}"""
+
+
+def calls(page: Path, folder: Path) -> list[list[str]]:
+    """Every program that a page's shell blocks call, and its arguments; none is run."""
+    script = "\n".join([SHELL, *BLOCK.findall(page.read_text(encoding="utf-8"))])
+    found = folder / "calls"
+    found.touch()
+    environment = {"PATH": "/nowhere", "CALLS": str(found), "SLURM_ARRAY_TASK_ID": "1"}
+    bash = [str(shutil.which("bash")), "-c", script]
+    subprocess.run(bash, cwd=folder, env=environment, capture_output=True, check=False)
+    return [call.split(FIELD)[:-1] for call in found.read_text().split(RECORD)[:-1]]
+
+
+@pytest.fixture
+def programs(monkeypatch):
+    """What reads the arguments of each program."""
+    counts = plan.Counts(1.0, 1.0, 1.0, 1.0, 1.0)
+    monkeypatch.setattr(plan, "count", lambda *_: counts)
+    monkeypatch.setattr(importers, "import_dataset", lambda *_, **__: "")
+    return {
+        "train.py": parse_training,
+        "evaluate.py": parse_evaluation,
+        "benchmarks.plan": plan.main,
+        "dataset_builders": lambda argv: builders._parser().parse_args(argv),
+        "dataset_builders.importers": importers.main,
+        "pipelines.captioning": parse_captioning,
+        "pipelines.release": parse_release,
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_program_knows_its_flags(page, programs, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    called = calls(page, tmp_path)
+    for call in called:
+        for place, word in enumerate(call):
+            if word in programs:  # behind python, accelerate launch, timeout
+                assert programs[word](call[place + 1 :]) != 2, call
+                break
+    if page.stem == "train_on_a_gpu":
+        assert set(programs) - {"dataset_builders"} <= {word for call in called for word in call}
