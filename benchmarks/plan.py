@@ -3,16 +3,16 @@
     python -m benchmarks.plan --images 30000                  # every GPU of the table
     python -m benchmarks.plan --images 30000 --gpu a10 l4 --per_device_train_batch_size 128
 
-Further flags are those of train.py. A step of the training loop runs on fake tensors, which have
-shapes but no values, while torch's FlopCounterMode counts its floating-point operations, and the
-tensors that live at a time are summed. Hours are operations over the GPU's peak times the utilisation.
+Further flags are those of train.py. Steps of the training loop run on fake tensors, which have no
+values: torch's FlopCounterMode counts their floating-point operations, PeakMemory their bytes.
+Hours are operations over the GPU's peak times the utilisation.
 """
 
 import argparse
 import json
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,30 +21,25 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from modeling_urbanln import UrbanLNForPreTraining
 from pipelines.common.errors import InputError
 from pipelines.pretraining.arguments import PretrainingArguments, parse_arguments
-from pipelines.pretraining.model import build_model
+from pipelines.pretraining.model import build_model, enable_checkpointing
 from pipelines.pretraining.optim import adamw
 from pipelines.pretraining.step import Batch, Student, train_step
 
 # dense bfloat16 TFLOP/s (data sheets print twice that, "with sparsity") and memory in GB, from
 # https://www.nvidia.com/en-us/data-center/{h200,h100,a100,l4,tesla-t4}/ and .../products/a10-gpu/;
-# rtx4090: https://images.nvidia.com/aem-dam/Solutions/geforce/ada/nvidia-ada-gpu-architecture.pdf
+# rtx4090: https://images.nvidia.com/aem-dam/Solutions/geforce/ada/nvidia-ada-gpu-architecture.pdf.
+# h100 is the SXM card (PCIe: 756); t4 has float16 and no bfloat16.
 GPUS = {
-    "h200": (989.5, 141),
-    "h100": (989.5, 80),  # SXM; the PCIe card has 756
-    "a100-80": (312, 80),
-    "a100-40": (312, 40),
-    "rtx4090": (165.2, 24),
-    "a10": (125, 24),
-    "l4": (121, 24),
-    "t4": (65, 16),  # float16: it has no bfloat16
-}
+    "h200": (989.5, 141), "h100": (989.5, 80), "a100-80": (312, 80), "a100-40": (312, 40),
+    "rtx4090": (165.2, 24), "a10": (125, 24), "l4": (121, 24), "t4": (65, 16),
+}  # fmt: skip
 # Shares of the peak. NVIDIA's CLIP ViT-g/14 trains 559 images/s on 8 A100 and 935 on 8 H100
 # (https://docs.nvidia.com/nemo-framework/user-guide/latest/multimodalmodels/clip/perf.html); at
 # three forward passes of 581 GFLOP, as open_clip counts them, that is .39 and .21.
@@ -53,16 +48,14 @@ USABLE = 0.9  # of the memory; the rest is for CUDA's context and the allocator'
 CAPTION_TOKENS = 160  # mean length of batches grouped by length, see benchmarks/README.md
 # JPEGs per second that one AVX2 core decodes and prepares: measured, unlike all the rest
 DECODED = {"256x256": 618, "1024x512": 84}
-SHAPES: dict[str, dict] = {  # where they differ from CLIPConfig's defaults
-    "openai/clip-vit-base-patch16": {"vision_config": {"patch_size": 16}},
-    "openai/clip-vit-base-patch32": {"projection_dim": 512},
-}
-ATTENTION = {  # the counter knows attention on a GPU alone
+# the known checkpoint, and where it differs from CLIPConfig's defaults
+VITB16, SHAPE = "openai/clip-vit-base-patch16", {"vision_config": {"patch_size": 16}}
+ATTENTION: dict[Any, Any] = {  # the counter knows attention on a GPU alone
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
-        lambda *shapes, **_: sdpa_flop_count(*shapes[:3])
+        lambda *shapes, **_: flop_counter.sdpa_flop_count(*shapes[:3])
     ),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-        lambda *shapes, **_: sdpa_backward_flop_count(*shapes[:4])
+        lambda *shapes, **_: flop_counter.sdpa_backward_flop_count(*shapes[:4])
     ),
 }
 
@@ -79,29 +72,23 @@ class Counts:
 
 
 class PeakMemory(TorchDispatchMode):
-    """The most bytes that are held at a time: by these tensors, and by what is made within."""
+    """Counts the bytes of the tensors that live at a time; `peak` is the most."""
 
-    def __init__(self, tensors: Iterable[torch.Tensor]):
+    def __init__(self) -> None:
         super().__init__()
         self.sizes: dict[int, int] = {}
-        self.held = self.peak = 0
-        for tensor in tensors:
-            self.add(tensor)
+        self.peak = 0
 
     def add(self, tensor: torch.Tensor) -> None:
+        """Count the storage of a tensor until it is freed."""
         storage = tensor.untyped_storage()
         if storage._cdata not in self.sizes:
             self.sizes[storage._cdata] = storage.nbytes()
-            self.held += storage.nbytes()
-            self.peak = max(self.peak, self.held)
-            weakref.finalize(storage, self.remove, storage._cdata)
+            self.peak = max(self.peak, sum(self.sizes.values()))
+            weakref.finalize(storage, self.sizes.pop, storage._cdata)
 
-    def remove(self, storage: int) -> None:
-        self.held -= self.sizes.pop(storage)
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation, and count what it makes."""
         made = func(*args, **kwargs or {})
         tree_map_only(torch.Tensor, self.add, made)
         return made
@@ -109,7 +96,7 @@ class PeakMemory(TorchDispatchMode):
 
 def count_flops(function: Callable[[], object]) -> int:
     """Floating-point operations of a call; a multiplication and an addition are two."""
-    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
+    with flop_counter.FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
         function()
     return counter.get_total_flops()
 
@@ -117,25 +104,21 @@ def count_flops(function: Callable[[], object]) -> int:
 def count_step(
     accelerator: Accelerator, model: UrbanLNForPreTraining, *batches: Batch
 ) -> tuple[int, list[int]]:
-    """Operations of a training step of the first batch, and peak bytes of one of each batch.
-
-    Real tensors give the same as fake ones.
-    """
+    """Operations of a training step of the first batch, and peak bytes of a step of each."""
     student = Student(accelerator.prepare_model(model, device_placement=False), model)
     optimizer = accelerator.prepare(adamw(model, 1e-6, 0.01))
     model.queue.queue_fill = torch.tensor(model.queue.size)  # full, as for most of a run
+    settings = {"learning_rate": 1e-6, "distillation_weight": 0.5}
 
     def step(batch: Batch) -> None:
-        train_step(
-            accelerator, student, optimizer, [batch], learning_rate=1e-6, distillation_weight=0.5
-        )
+        train_step(accelerator, student, optimizer, [batch], **settings)
 
     flops = count_flops(lambda: step(batches[0]))  # from now on AdamW has its moments
-    moments = [value for state in optimizer.state.values() for value in state.values()]
     peaks = []
     for batch in batches:
-        held = [*model.parameters(), *model.buffers(), *moments, *batch.values()]
-        with PeakMemory(held) as memory:
+        with PeakMemory() as memory:
+            held = (model.state_dict(), optimizer.state_dict(), batch)
+            tree_map_only(torch.Tensor, memory.add, held)
             step(batch)
         peaks.append(memory.peak)
     return flops, peaks
@@ -144,10 +127,10 @@ def count_step(
 def make_model(args: PretrainingArguments) -> UrbanLNForPreTraining:
     """The recipe's model in the shape of its checkpoint; needs no weights."""
     model_args, name = args.model, args.model.model_name_or_path
-    if name is not None:
-        if name not in SHAPES:
-            raise InputError(f"--model_name_or_path {name}: known are {', '.join(SHAPES)}.")
-        shape = json.dumps(SHAPES[name])
+    if name not in (None, VITB16):
+        raise InputError(f"--model_name_or_path {name}: only the shape of {VITB16} is known here.")
+    if name == VITB16:
+        shape = json.dumps(SHAPE)
         model_args = replace(model_args, model_name_or_path=None, config_overrides=shape)
     model, _ = build_model(model_args)
     if args.optimization.gradient_checkpointing:
@@ -160,12 +143,9 @@ def make_batch(model: UrbanLNForPreTraining, pairs: int, caption_tokens: int) ->
     config: Any = model.config
     side = config.vision_config.image_size
     input_ids = torch.zeros(pairs, caption_tokens, dtype=torch.int64)
-    return {
-        "input_ids": input_ids,
-        "attention_mask": torch.ones_like(input_ids),
-        "pixel_values": torch.zeros(pairs, 3, side, side),
-        "sample_ids": torch.zeros(pairs, dtype=torch.int64),
-    }
+    mask, pixels = torch.ones_like(input_ids), torch.zeros(pairs, 3, side, side)
+    names = ("input_ids", "attention_mask", "pixel_values", "sample_ids")
+    return dict(zip(names, (input_ids, mask, pixels, input_ids[:, 0]), strict=True))
 
 
 def count(args: PretrainingArguments, caption_tokens: int) -> Counts:
@@ -176,11 +156,10 @@ def count(args: PretrainingArguments, caption_tokens: int) -> Counts:
         model = make_model(args)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")
-        batch = make_batch(model, pairs, caption_tokens)
+        batch, double = (make_batch(model, size, caption_tokens) for size in (pairs, 2 * pairs))
         with torch.no_grad():
             image = count_flops(lambda: model.get_image_features(batch["pixel_values"]))
             caption = count_flops(lambda: model.get_text_features(batch["input_ids"]))
-        double = make_batch(model, 2 * pairs, caption_tokens)
         step, (memory, twice) = count_step(accelerator, model, batch, double)
     return Counts(image / pairs, caption / pairs, step / pairs, memory, (twice - memory) / pairs)
 
@@ -193,8 +172,8 @@ def tabulate(counts: Counts, batch: int, pairs: int, images: int, use: float) ->
     table["largest batch"] = ((batch + more) // 8 * 8).clip(lower=0).astype(int)
     table["training, h"] = pairs * counts.step / speed / 3600
     for share in (HIGH, LOW):
-        table[f"at {share}"] = table["training, h"] * use / share
-    table["embedding, h"] = images * counts.image / speed / 3600
+        table[f"h at {share}"] = table["training, h"] * use / share
+    table["embedding, min"] = images * counts.image / speed / 60
     table["pairs/s"] = (speed / counts.step).astype(int)
     for size, rate in DECODED.items():
         table[f"cores, {size}"] = np.ceil(table["pairs/s"] / rate).astype(int)
@@ -204,7 +183,7 @@ def tabulate(counts: Counts, batch: int, pairs: int, images: int, use: float) ->
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the plan; returns the exit code (2: something given cannot be used)."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--images", type=int, required=True, help="training images")
     parser.add_argument("--gpu", nargs="+", choices=GPUS, default=list(GPUS), help="default: all")
@@ -217,13 +196,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parse_arguments([*needed, *flags])
         if args.optimization.mixed_precision == "no":
             raise InputError("The peaks are those of --mixed_precision bf16 and fp16, got no.")
+        chosen = args.optimization
+        batch = chosen.per_device_train_batch_size
+        window = batch * chosen.gradient_accumulation_steps
+        if options.images < window:
+            raise InputError(f"One step takes {window} pairs, got --images {options.images}.")
         counts = count(args, options.caption_tokens)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    chosen = args.optimization
-    batch = chosen.per_device_train_batch_size
-    window = batch * chosen.gradient_accumulation_steps
     steps = chosen.max_train_steps or options.images // window * chosen.num_train_epochs
     table = tabulate(counts, batch, steps * window, options.images, options.utilisation)
     print(

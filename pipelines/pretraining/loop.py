@@ -20,7 +20,7 @@ from .arguments import PretrainingArguments
 from .batches import PairBatches, batch_loader
 from .data import read_pairs
 from .log import TRACKER, RunLog
-from .model import build_model, compile_towers, count_parameters
+from .model import build_model, compile_towers, count_parameters, enable_checkpointing
 from .optim import adamw, distillation_weight_at, learning_rate_at
 from .process import device_name, make_accelerator, on_sigterm, only_run
 from .sampling import BatchPlan
@@ -358,11 +358,7 @@ class Pretrainer:
     def _prepare_model(self, model: Any) -> None:
         optimization = self.args.optimization
         if optimization.gradient_checkpointing:
-            # renamed in the course of transformers 5
-            enable = getattr(
-                model, "activation_checkpointing_enable", model.gradient_checkpointing_enable
-            )
-            enable({"use_reentrant": False})
+            enable_checkpointing(model)
         if optimization.torch_compile:
             compile_towers(model)
         model.to(self.device)

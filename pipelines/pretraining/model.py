@@ -190,6 +190,13 @@ def count_parameters(model: UrbanLNForPreTraining) -> dict[str, int]:
     }
 
 
+def enable_checkpointing(model: UrbanLNForPreTraining) -> None:
+    """Let layers compute their activations again in the backward pass instead of keeping them."""
+    # renamed in the course of transformers 5
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})
+
+
 def compile_towers(model: UrbanLNForPreTraining) -> None:
     """Compile both towers of student and teacher in place; names of weights do not change."""
     for towers in (model, model.momentum_encoder):
@@ -297,6 +304,7 @@ __all__ = [
     "build_model",
     "compile_towers",
     "count_parameters",
+    "enable_checkpointing",
     "lora_config",
     "merge_lora",
     "save_lora",

@@ -12,6 +12,7 @@ from dataset_builders import __main__ as builders
 from dataset_builders.importers import __main__ as importers
 from pipelines.captioning.__main__ import parse_arguments as parse_captioning
 from pipelines.evaluation.arguments import parse_arguments as parse_evaluation
+from pipelines.prediction.cli import parser as prediction_parser
 from pipelines.pretraining.arguments import parse_arguments as parse_training
 from pipelines.release.__main__ import parse_arguments as parse_release
 
@@ -36,6 +37,11 @@ def calls(page: Path, folder: Path) -> list[list[str]]:
     return [call.split(FIELD)[:-1] for call in found.read_text().split(RECORD)[:-1]]
 
 
+def parse_evaluate(argv: list[str]) -> object:
+    predicts = argv[0] == "predict"
+    return prediction_parser().parse_args(argv[1:]) if predicts else parse_evaluation(argv)
+
+
 @pytest.fixture
 def programs(monkeypatch):
     """What reads the arguments of each program."""
@@ -44,7 +50,7 @@ def programs(monkeypatch):
     monkeypatch.setattr(importers, "import_dataset", lambda *_, **__: "")
     return {
         "train.py": parse_training,
-        "evaluate.py": parse_evaluation,
+        "evaluate.py": parse_evaluate,
         "benchmarks.plan": plan.main,
         "dataset_builders": lambda argv: builders._parser().parse_args(argv),
         "dataset_builders.importers": importers.main,
