@@ -108,10 +108,11 @@ def count_step(
     student = Student(accelerator.prepare_model(model, device_placement=False), model)
     optimizer = accelerator.prepare(adamw(model, 1e-6, 0.01))
     model.queue.queue_fill = torch.tensor(model.queue.size)  # full, as for most of a run
-    settings = {"learning_rate": 1e-6, "distillation_weight": 0.5}
 
     def step(batch: Batch) -> None:
-        train_step(accelerator, student, optimizer, [batch], **settings)
+        train_step(
+            accelerator, student, optimizer, [batch], learning_rate=1e-6, distillation_weight=0.5
+        )
 
     flops = count_flops(lambda: step(batches[0]))  # from now on AdamW has its moments
     peaks = []
