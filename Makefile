@@ -5,6 +5,7 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 OUT ?= runs/quickstart
 CITY ?= harborview
+BASE := models/urbanln-base-synthetic
 CODE := modeling_urbanln dataset_builders pipelines benchmarks examples demo tests train.py evaluate.py
 
 export TOKENIZERS_PARALLELISM := false
@@ -35,7 +36,7 @@ export NEXT
 .PHONY: help install system quickstart base demo test test-slow lint style types suite real benchmarks docs clean
 
 help:
-	@echo "make quickstart   build a synthetic city, pretrain, embed, probe, report (minutes on 2 cores)"
+	@echo "make quickstart   build a synthetic city, adapt the base to it, embed, probe, report (minutes on 2 cores)"
 	@echo "make demo         a page to try the quickstart's model on: map, search, your own images"
 	@echo "make test         lint, types and the test suite"
 	@echo "make test-slow    the slower proofs"
@@ -67,6 +68,7 @@ quickstart: $(INSTALLED)
 	$(RUN) train.py --config configs/quickstart.yaml --dataset_name $(OUT)/dataset --output_dir $(OUT)/model
 	$(RUN) evaluate.py embed --model_name_or_path $(OUT)/model --dataset_name $(OUT)/dataset --city $(CITY) --output_dir $(OUT)/embeddings --label urbanln
 	$(RUN) evaluate.py embed --model_name_or_path $(OUT)/model --random_init --dataset_name $(OUT)/dataset --city $(CITY) --output_dir $(OUT)/embeddings --label random-init
+	$(RUN) evaluate.py embed --model_name_or_path $(BASE) --dataset_name $(OUT)/dataset --city $(CITY) --output_dir $(OUT)/embeddings --label base-frozen
 	$(RUN) evaluate.py embed --encoder colour_texture --dataset_name $(OUT)/dataset --city $(CITY) --output_dir $(OUT)/embeddings
 	$(RUN) evaluate.py probe --embeddings $(OUT)/embeddings/$(CITY)/*.parquet --dataset_name $(OUT)/dataset --city $(CITY) --output_dir $(OUT)/results --seeds 5 --mlp_weight_decays 0.01
 	$(RUN) evaluate.py report --output_dir $(OUT)/results
@@ -116,7 +118,7 @@ benchmarks: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.release pipeline
 
 base: $(INSTALLED)
-	$(RUN) -m examples.synthetic_base --output_dir models/urbanln-base-synthetic --work_dir runs/base
+	$(RUN) -m examples.synthetic_base --output_dir $(BASE) --work_dir runs/base
 
 docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict

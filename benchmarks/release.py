@@ -27,7 +27,7 @@ from pipelines.common.tokenizer import clip_tokenizer
 from pipelines.release.convert import image_processor
 from pipelines.release.export import export
 
-RECIPE = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
+RECIPE = Path(__file__).resolve().parents[1] / "configs" / "base_synthetic.yaml"
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "patch_size": 16}
 ARCHITECTURE = ("text_config", "vision_config", "projection_dim")
 TASK = "urban-region-feature-extraction"

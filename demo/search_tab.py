@@ -21,9 +21,10 @@ from .region_card import region_button
 
 LONGEST_QUERY = 2_000  # characters
 EXAMPLES = (
-    "a dense district of tall buildings",
-    "a river with trees on both banks",
-    "quiet houses with gardens",
+    "a dense district of tall towers",
+    "houses with gardens",
+    "factory sheds",
+    "open fields",
 )
 SINGLE = ("satellite", "street_view")  # a text has the length of one view's vectors
 
