@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 from huggingface_hub import ModelCard, ModelCardData
-from transformers import CLIPConfig, CLIPModel, CLIPProcessor
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
 from dataset_builders.synthetic import build_dataset
 from dataset_builders.synthetic.styles import STYLES
-from modeling_urbanln import UrbanLNModel, UrbanLNProcessor
+from modeling_urbanln import UrbanLNModel
+from pipelines.common.tokenizer import clip_tokenizer
 from pipelines.pretraining.arguments import parse_arguments
 from pipelines.pretraining.loop import pretrain
 
@@ -31,6 +32,7 @@ GRID_SIZE = 30
 RECIPE = "configs/base_synthetic.yaml"
 CARD = Path(__file__).with_name("synthetic_base_card.md.j2")
 WEIGHTS = "model.safetensors"
+CLIP_POSITIONS = 77
 
 
 def to_clip(model: UrbanLNModel) -> CLIPModel:
@@ -46,9 +48,12 @@ def to_clip(model: UrbanLNModel) -> CLIPModel:
 
 def write_base(run: Path, output_dir: Path) -> None:
     """Write a trained run as a CLIP checkpoint with its card."""
-    processor = UrbanLNProcessor.from_pretrained(run)
-    to_clip(UrbanLNModel.from_pretrained(run)).save_pretrained(output_dir)
-    CLIPProcessor(processor.image_processor, processor.tokenizer).save_pretrained(output_dir)
+    clip = to_clip(UrbanLNModel.from_pretrained(run))
+    clip.save_pretrained(output_dir)
+    vision: Any = clip.config.vision_config
+    side = vision.image_size
+    images = CLIPImageProcessor(size={"height": side, "width": side}, do_center_crop=False)
+    CLIPProcessor(images, clip_tokenizer(CLIP_POSITIONS)).save_pretrained(output_dir)
     card = ModelCard.from_template(
         ModelCardData(license="apache-2.0", library_name="transformers", tags=["synthetic"]),
         template_path=str(CARD),

@@ -96,6 +96,8 @@ class UrbanLNProcessor(CLIPProcessor):
                 add_bos_token=False,
                 add_eos_token=True,
             )
+        # a tokenizer that was saved after use keeps the limit of its last call
+        tokenizer.init_kwargs.pop("max_length", None)
         return cls(AutoImageProcessor.from_pretrained(name_or_path), tokenizer)
 
     def __call__(self, images=None, text=None, **kwargs) -> BatchFeature:

@@ -11,8 +11,8 @@ which no figure was found.
   https://goobi.tib.eu/viewer/!fulltext/1049147073/424.
 - Greenery seen differs by half between seasons: Zhao et al. 2025,
   https://ual.sg/publication/2025-ceus-svi-seasonality.
-- Aerosol optical depth and Angstrom exponent: doi:10.3878/j.issn.1006-9585.2011.10034; the spread of
-  the depth, and that of visual range, are [A].
+- Aerosol optical depth and Angstrom exponent: doi:10.3878/j.issn.1006-9585.2011.10034; the spread
+  of the depth, and that of the visual range, are [A].
 - Causes of colour differences within mosaics: De Carvalho et al. 2013, doi:10.3390/rs5062763. Their
   size is [A]; the usual colour augmentation, 0.8 to 1.2, is the upper bound.
 - Reflectance of roofs: Parker et al. 2000, FSEC-CR-670-00; pixels are 255 rho^(1/2.2).
