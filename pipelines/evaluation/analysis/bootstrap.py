@@ -6,7 +6,7 @@ in all of them at once: treating splits as independent would make the intervals 
 
 A system with several trainings is scored training by training, under the same resampled blocks, and
 goes by the mean of those scores. The mean prediction would be another system, an ensemble. The
-interval does not cover the randomness of training, which is reported beside it.
+interval does not cover the randomness of training; [`claims`] draws the trainings too.
 """
 
 import json
@@ -229,6 +229,7 @@ def drawn_cells(
     replicates: int = REPLICATES,
     seed: int = 0,
     wanted: Callable[[str, str, Name], bool] = lambda protocol, indicator, name: True,
+    by_training: bool = False,
 ) -> Iterator[DrawnCell]:
     """Every system of a results folder under the same draws, indicator by indicator.
 
@@ -241,6 +242,7 @@ def drawn_cells(
         replicates: of the bootstrap.
         seed: of the draws.
         wanted: tells by protocol, indicator and name which systems to score.
+        by_training: keep the trainings of a system apart, by their labels.
 
     Raises:
         InputError: there are no results.
@@ -248,7 +250,7 @@ def drawn_cells(
     if not (folder / SUMMARY_FILE).is_file() or not (folder / PREDICTIONS_FOLDER).is_dir():
         raise InputError(f"No results in {folder}. Run `python evaluate.py probe` first.")
     systems = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))["systems"]
-    group_of = group_names(systems)
+    group_of = (lambda name: name) if by_training else group_names(systems)
     for protocol in ("block", "random"):
         splits = predicted_splits(folder, protocol)
         if not splits:

@@ -7,19 +7,21 @@ from pipelines.common.command_line import argument
 
 EXAMPLES = {
     "benchmark": """\
-The synthetic benchmark from end to end: build cities, caption them, train UrbanLN and its variants,
-encode with every system, probe, carry over from city to city, report: OUTPUT_DIR/results/report.md.
+The synthetic benchmark from end to end: build a city, caption it, train UrbanLN and its variants,
+encode with every system, probe, report: OUTPUT_DIR/results/report.md, with a verdict per claim.
 
   python evaluate.py benchmark --config configs/benchmark/synthetic_fast.yaml \\
       --output_dir runs/benchmark_fast
   python evaluate.py benchmark --config configs/benchmark/synthetic.yaml --dry_run true ...
 
-Rerun the command to resume; a step that fails says why, and the others continue.
-OUTPUT_DIR/logs holds what each step said, OUTPUT_DIR/benchmark.json how long it took.
+Rerun the command to resume; a step that fails says why, and the others continue. A step is redone
+where its command or a recipe has changed. OUTPUT_DIR/logs holds what each step said and how long it
+took. configs/benchmark/systems.yaml compares published systems, and carries UrbanLN from city to
+city.
 """,
     "ablate": """\
-UrbanLN with one thing taken away at a time, from the recipe of a benchmark: nothing but cities,
-captions, variants, probes and report. What a benchmark in OUTPUT_DIR has done is not done again.
+The variants of a benchmark's recipe alone: nothing but city, captions, variants, probe and report.
+What a benchmark in OUTPUT_DIR has done is not done again.
 
   python evaluate.py ablate --config configs/benchmark/synthetic_fast.yaml \\
       --output_dir runs/benchmark_fast
@@ -48,7 +50,7 @@ class BenchmarkArguments:
 
     config: str = argument("", "YAML recipe, such as configs/benchmark/synthetic.yaml.")
     output_dir: str = argument("", "Everything goes there.")
-    dry_run: bool = argument(False, "List the steps and what would be done about each; do nothing.")
+    dry_run: bool = argument(False, "List the steps and their commands; do nothing.")
 
 
 @dataclass

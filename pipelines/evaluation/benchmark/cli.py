@@ -18,14 +18,13 @@ def run_study(arguments: StudyArguments, device: str) -> Path | None:
     """
     if isinstance(arguments, TransferArguments):
         return _transfer(arguments, device)
-    from .plan import Part, run_benchmark
+    from .steps import run_benchmark
 
-    part: Part = "ablate" if isinstance(arguments, AblateArguments) else "benchmark"
     run_benchmark(
         arguments.config,
         arguments.output_dir,
-        part,
-        arguments.dry_run,
+        whole=not isinstance(arguments, AblateArguments),
+        dry_run=arguments.dry_run,
         log=lambda line: print(line, flush=True),
     )
     return None

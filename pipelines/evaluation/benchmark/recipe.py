@@ -1,13 +1,18 @@
-"""What the benchmark is told: a YAML file, checked whole before anything starts."""
+"""What the benchmark is told: a YAML file, checked as a whole before anything starts."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from dataset_builders.errors import DatasetError
-from dataset_builders.yaml_records import make_record, read_layered_yaml, unknown_name
+from dataset_builders.yaml_records import make_record, nearest, read_layered_yaml
 
+from ..arguments import ProbeArguments
 from ..baselines.registry import SYSTEMS
 from ..errors import InputError
 from .runner import PROJECT
@@ -16,95 +21,42 @@ FULL = "full"
 
 
 @dataclass(frozen=True)
-class World:
-    """Synthetic cities that are built and captioned together.
-
-    Attributes:
-        cities: their names.
-        grid_size: regions of 1 km along a side.
-        street_views: of each region.
-        seed: of the cities.
-    """
-
-    cities: tuple[str, ...]
-    grid_size: int
-    street_views: int = 1
-    seed: int = 0
-
-
-@dataclass(frozen=True)
 class Settings:
-    """A recipe of another command, and what stands above it.
-
-    Attributes:
-        recipe: its file, from the project's folder.
-        set: keys that win over the file's.
-    """
+    """A recipe of another command, from the project's folder, and keys that win over the file's."""
 
     recipe: str
     set: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def path(self) -> Path:
-        """Of the recipe's file."""
-        return PROJECT / self.recipe
+    def merged(self) -> dict[str, Any]:
+        """The recipe as the command gets it; mappings are merged one level deep."""
+        values = read_layered_yaml(PROJECT / self.recipe)
+        for name, value in self.set.items():
+            both = isinstance(value, dict) and isinstance(values.get(name), dict)
+            values[name] = {**values[name], **value} if both else value
+        return values
 
 
 @dataclass(frozen=True)
 class Variant:
-    """UrbanLN, or UrbanLN with one thing taken away.
+    """The method with one thing changed, and what is claimed of the difference.
 
     Attributes:
-        differs: from the full method, in words.
-        captions: which of the recipe's captions it is trained on.
-        train: flags of train.py above those of all.
+        differs: From `against`, in words.
+        captions: Which of the recipe's captions it is trained on.
+        train: Flags of train.py that win over those of all variants.
+        against: The variant it is compared with.
+        claim: What the comparison is to show; empty: it is shown without a verdict.
+        expected: Where the variant scores, if the claim holds.
+        curve: Name of a curve that it is a point of -> its place on the x axis.
     """
 
     differs: str
     captions: str
     train: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All systems on one city.
-
-    Attributes:
-        world: that has the city.
-        city: where they are compared.
-        seeds: of the training, for every variant.
-        variants: by name; all of the recipe's by default.
-        baselines: systems of `evaluate.py baseline`.
-        baseline_seeds: of their training.
-        baseline_captions: that baselines read.
-        size: of the baselines' recipes.
-    """
-
-    world: str
-    city: str
-    seeds: tuple[int, ...]
-    baseline_captions: str
-    variants: tuple[str, ...] | None = None
-    baselines: tuple[str, ...] = ()
-    baseline_seeds: tuple[int, ...] = (0,)
-    size: Literal["cpu", "paper"] = "cpu"
-
-
-@dataclass(frozen=True)
-class CityTransfer:
-    """From city to city.
-
-    Attributes:
-        world: whose cities are sources and targets.
-        variant: that is trained in each.
-        seeds: of the training.
-        leave_one_out: also train on all cities but one.
-    """
-
-    world: str
-    variant: str = FULL
-    seeds: tuple[int, ...] = (0,)
-    leave_one_out: bool = True
+    against: str = FULL
+    claim: str = ""
+    expected: Literal["lower", "higher"] = "lower"
+    curve: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -112,81 +64,77 @@ class Recipe:
     """The benchmark.
 
     Attributes:
-        worlds: by name.
-        captions: ways of making captions by name, recipes of `python -m pipelines.captioning`.
-        training: of all variants, a recipe of train.py.
-        variants: by name; `full` is the method.
-        comparison: all systems on one city.
-        transfer: from city to city; none if it is left out.
-        probe: flags of `evaluate.py probe`, and those of them that `transfer` has.
-        threads: threads per step.
+        world: Flags of `python -m dataset_builders.synthetic`; systems are compared on the first
+            of its cities.
+        captions: Name -> a recipe of `python -m pipelines.captioning`.
+        training: A recipe of train.py, for all variants.
+        variants: Name -> variant; `full` is the method.
+        seeds: Training seeds of every system.
+        baselines: Systems of `evaluate.py baseline`; they read the captions of `full`.
+        transfer: Also train the method in each city and in all but one, and score each by each.
+        probe: Flags of `evaluate.py probe`, and those of them that `transfer` has.
+        jobs: Steps that run at a time.
+        threads: Threads per step.
     """
 
-    worlds: Mapping[str, World]
+    world: Mapping[str, Any]
     captions: Mapping[str, Settings]
     training: Settings
     variants: Mapping[str, Variant]
-    comparison: Comparison
-    transfer: CityTransfer | None = None
+    seeds: tuple[int, ...]
+    baselines: tuple[str, ...] = ()
+    transfer: bool = False
     probe: Mapping[str, Any] = field(default_factory=dict)
-    threads: int = 2
+    jobs: int = 2
+    threads: int = 1
 
     @property
-    def compared(self) -> tuple[str, ...]:
-        """The variants that are compared, by name."""
-        return self.comparison.variants or tuple(self.variants)
+    def cities(self) -> tuple[str, ...]:
+        """Cities of the world."""
+        return tuple(self.world["cities"])
 
 
 def read_recipe(path: str | Path) -> Recipe:
     """Read a recipe.
 
     Raises:
-        InputError: no such file, an unknown field (the nearest known one is named), a value of the
-            wrong kind, or a name of something that there is not.
+        InputError: There is no such file, a field or flag is unknown (the nearest known one is
+            named), a value is of the wrong kind, or a name stands for nothing.
     """
     try:
         recipe = make_record(Recipe, read_layered_yaml(path))
+        for settings in (recipe.training, *recipe.captions.values()):
+            settings.merged()
     except DatasetError as error:
         raise InputError(f"{path}: {error}") from error
-    _check(recipe)
+    if min(recipe.jobs, recipe.threads, len(recipe.seeds)) < 1 or not recipe.world.get("cities"):
+        raise InputError(f"{path}: needs `world.cities`, `seeds`, `jobs` and `threads`.")
+    for where, names, known in _names(recipe):
+        for name in names:
+            if name not in known:
+                raise InputError(f"{path}, `{where}`: no {name!r}.{nearest(name, sorted(known))}")
     return recipe
 
 
-def _check(recipe: Recipe) -> None:
-    comparison = recipe.comparison
-    _known("comparison.world", comparison.world, recipe.worlds)
-    _known("comparison.city", comparison.city, recipe.worlds[comparison.world].cities)
-    _known("comparison.baseline_captions", comparison.baseline_captions, recipe.captions)
-    for name in recipe.compared:
-        _known("comparison.variants", name, recipe.variants)
-    for name in comparison.baselines:
-        _known("comparison.baselines", name, SYSTEMS)
+def _names(recipe: Recipe) -> Iterable[tuple[str, Iterable[str], Iterable[str]]]:
+    """Where names stand in the recipe, the names, and those that there are."""
+    flags = _training_flags()
+    yield "variants", [FULL], recipe.variants
+    yield "baselines", recipe.baselines, SYSTEMS
+    yield "probe", recipe.probe, [flag.name for flag in fields(ProbeArguments)]
+    yield "training.set", recipe.training.set, flags
     for name, variant in recipe.variants.items():
-        _known(f"variants.{name}.captions", variant.captions, recipe.captions)
-    if recipe.transfer:
-        _known("transfer.world", recipe.transfer.world, recipe.worlds)
-        _known("transfer.variant", recipe.transfer.variant, recipe.variants)
-        if len(recipe.worlds[recipe.transfer.world].cities) < 2:
-            raise InputError("transfer.world must have two cities or more.")
-    for settings in (recipe.training, *recipe.captions.values()):
-        if not settings.path.is_file():
-            raise InputError(f"There is no recipe at {settings.path}.")
-    if recipe.threads < 1:
-        raise InputError(f"`threads` must be 1 or more, got {recipe.threads}.")
+        yield f"variants.{name}.captions", [variant.captions], recipe.captions
+        yield f"variants.{name}.against", [variant.against], recipe.variants
+        yield f"variants.{name}.train", variant.train, flags
 
 
-def _known(where: str, name: str, known: Any) -> None:
-    if name not in known:
-        raise InputError(f"`{where}`: {unknown_name(name, name, list(known))}")
+@cache
+def _training_flags() -> list[str]:
+    """Flags of train.py: another pipeline is known by its command line alone."""
+    command = [sys.executable, "train.py", "--help"]
+    told = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+    return re.findall(r"^\s+--(\w+)", told, re.MULTILINE)
 
 
-__all__ = [
-    "FULL",
-    "CityTransfer",
-    "Comparison",
-    "Recipe",
-    "Settings",
-    "Variant",
-    "World",
-    "read_recipe",
-]
+__all__ = ["FULL", "Recipe", "Settings", "Variant", "read_recipe"]

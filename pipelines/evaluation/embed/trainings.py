@@ -8,7 +8,7 @@ training, and the report shows one row a system.
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from dataset_builders.errors import DatasetError
 from dataset_builders.yaml_records import make_record
@@ -27,7 +27,10 @@ class Training:
         seed: of this one.
         variant_of: the group that this system is a variant of, and is compared with.
         differs: from that one, in words.
-        settings: those that tell the variants of a system apart.
+        settings: what it was trained with, for readers.
+        claim: what the comparison is to show, in words.
+        expected: where this system scores if the claim holds.
+        curve: name of a curve that this system is a point of -> its place on the x axis.
     """
 
     group: str
@@ -35,15 +38,13 @@ class Training:
     variant_of: str | None = None
     differs: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    claim: str = ""
+    expected: Literal["lower", "higher"] = "lower"
+    curve: Mapping[str, float] = field(default_factory=dict)
 
     def metadata(self) -> dict[str, Any]:
         """The entry of a table's metadata."""
         return {METADATA_NAME: asdict(self)}
-
-    def changes(self, other: "Training") -> set[str]:
-        """Names of the settings that another training has otherwise."""
-        names = {*self.settings, *other.settings}
-        return {name for name in names if self.settings.get(name) != other.settings.get(name)}
 
 
 def training_of(metadata: Mapping[str, Any]) -> Training | None:

@@ -116,10 +116,11 @@ class CityResults:
 
     @cached_property
     def methods(self) -> list[str]:
-        """The systems that others are variants of."""
-        trainings = (training_of(own) for own in self.summary["systems"].values())
-        named = {one.variant_of for one in trainings if one and one.variant_of}
-        return sorted(named & set(self.members))
+        """The systems that others are variants of, and that are variants of none."""
+        trainings = [training_of(own) for own in self.summary["systems"].values()]
+        named = {one.variant_of for one in trainings if one}
+        variants = {one.group for one in trainings if one and one.variant_of}
+        return sorted((named - variants) & set(self.members))
 
     def metadata(self, system: str) -> dict[str, Any]:
         """Metadata of the table of a system's first training; empty for controls."""

@@ -26,6 +26,7 @@ from ..analysis.bootstrap import (
     drawn_cells,
     group_names,
 )
+from ..analysis.claims import variant_differences
 from ..analysis.clusters import cluster_trainings, find_tables
 from ..analysis.conformal import Coverage, measure_coverage
 from ..analysis.verdicts import (
@@ -82,7 +83,7 @@ from .tables import (
     spread_table,
     verdict_table,
 )
-from .variants import studies, variants_section
+from .variants import Study, studies, variants_section
 
 FIGURES_FOLDER = "figures"
 EMBEDDINGS_FOLDER = "embeddings"  # beside the results
@@ -125,6 +126,7 @@ class Analysis:
         best: Every system that sees images, in its best view, lowest validation error first.
         differences: Of R2 to each reference, see [`tables.differences_frame`].
         coverage: Of prediction intervals.
+        variants: Protocol -> the variants under it.
     """
 
     errors: Mapping[str, Errors]
@@ -133,6 +135,7 @@ class Analysis:
     best: Sequence[Name]
     differences: pd.DataFrame
     coverage: Sequence[Coverage]
+    variants: Mapping[str, Study]
 
 
 def write_report(output: Path, echo: Callable[[str], None] = print) -> Path:
@@ -185,17 +188,12 @@ def _analyse(city: CityResults) -> Analysis:
         chosen = best_of_indicator(of_images[protocol], indicator)
         return is_control(name) or name in (chosen, *best)
 
-    references = dict.fromkeys(
-        [
-            *city.references(),
-            *(Reference(name) for name in city.methods if name in set(city.frame["system"])),
-        ]
-    )
-    found = [one for own in compare_all(city.folder, list(references)) for one in own]
+    found = [one for own in compare_all(city.folder, city.references()) for one in own]
     write_json(city.folder / DIFFERENCES_FILE, [asdict(one) for one in found])
     cells = list(drawn_cells(city.folder, wanted=wanted))
     coverage = measure_coverage(city.folder)
-    return Analysis(errors, of_images, cells, best, differences_frame(found), coverage)
+    variants = studies(city, variant_differences(city.folder))
+    return Analysis(errors, of_images, cells, best, differences_frame(found), coverage, variants)
 
 
 # ---- a city -------------------------------------------------------------------------------------
@@ -338,9 +336,8 @@ def _protocol_section(
     ):
         known = [table for table in tables if table]
         blocks += [Section(f"{where}: {title}", known, folded=True)] if known else []
-    blocks += [
-        variants_section(study, output, FIGURES_FOLDER) for study in studies(city, protocol, own)
-    ]
+    if study := analysis.variants.get(protocol):
+        blocks.append(variants_section(study, output, FIGURES_FOLDER))
     return Section(f"{city.title}: {PROTOCOL_TITLES[protocol]}", blocks)
 
 

@@ -1,55 +1,50 @@
-"""A method with one thing changed at a time, against the method: ablations, and the sweep of µ.
+"""Claims: each variant against what it differs from in one thing, and a verdict by its interval.
 
-A difference comes with two uncertainties, kept apart: its interval covers the draw of blocks of
-regions, and the differences of the single training seeds show the randomness of training.
+Intervals are over blocks of regions and training seeds together, see `analysis.claims`. The
+retrieval of a training is read from `models/LABEL/metrics.jsonl` beside the results, where
+`evaluate.py benchmark` puts it.
 """
 
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from os.path import commonprefix
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ..analysis.bootstrap import MEAN
-from ..embed.trainings import training_of
+from ..analysis.claims import VariantDifference
+from ..embed.trainings import Training, training_of
 from ..probe.splits import PROTOCOLS
 from .figures import BLUE, GREY, RED, draw_curves, draw_intervals
-from .frame import (
-    CELL,
-    PROBE_NAMES,
-    VIEW_NAMES,
-    VIEW_ORDER,
-    CityResults,
-    run_scores,
-    slug,
-)
+from .frame import CELL, KEY, PROBE_NAMES, VIEW_NAMES, VIEW_ORDER, CityResults, run_scores, slug
 from .rendering import DASH, Block, Figure, Section, Table, intervals, numbers, words
 from .tables import with_mean
 
-MU = "distillation_weight"
-POPULATION = "population"  # swept beside the mean, where the city has it
-WHERE = ["view", "probe", "indicator"]
+MODELS_FOLDER, METRICS_FILE = "models", "metrics.jsonl"
+RECALLS = {
+    "image to text": "image_to_text_recall_at_5",
+    "text to image": "text_to_image_recall_at_5",
+}
+ENDS = ["estimate", "low", "high"]
 
 
 @dataclass(frozen=True)
 class Study:
-    """The variants of one method under one protocol.
+    """The variants under one protocol.
 
     Attributes:
         city: Whose results.
-        protocol: Of the splits.
-        method: The system they are variants of.
-        differences: R2 of each variant less that of the method, see [`tables.differences_frame`].
-        scores: R2 by `CELL`, training and split, the mean over indicators among the indicators.
+        protocol: Protocol of the splits.
+        rows: A row per variant, view, probe and indicator: the fields of `VariantDifference`, its
+            interval as estimate, low and high.
     """
 
     city: CityResults
     protocol: str
-    method: str
-    differences: pd.DataFrame
-    scores: pd.Series
+    rows: pd.DataFrame
 
     @property
     def where(self) -> str:
@@ -57,323 +52,219 @@ class Study:
         return f"{self.city.title}, {PROTOCOLS[self.protocol]}"
 
     @property
-    def variants(self) -> list[str]:
-        """All that have results here, by the order of the table."""
-        return sorted(self.differences["system"].unique(), key=lambda n: (self.city.rank(n), n))
+    def probes(self) -> list[str]:
+        """The MLP first."""
+        return sorted(self.rows["probe"].unique(), key=lambda name: (name != "mlp", name))
 
-    def mu(self, system: str) -> float | None:
-        """µ of the method, or of a variant that changes nothing else; otherwise None."""
-        own, method = self.city.training(system), self.city.training(self.method)
-        if own is None or method is None or own.changes(method) - {MU}:
-            return None
-        value = own.settings.get(MU)
-        return None if value is None else float(value)
-
-    @property
-    def ablated(self) -> list[str]:
-        """The variants that take something away: all but steps of the sweep, of which 0 is one."""
-        return [name for name in self.variants if self.mu(name) in (None, 0.0)]
-
-    @property
-    def swept(self) -> dict[float, str]:
-        """µ -> system, the method among them. Empty where nothing is swept."""
-        found = {mu: name for name in self.variants if (mu := self.mu(name)) is not None}
-        own = self.mu(self.method)
-        if not found or own is None:
-            return {}
-        return dict(sorted({**found, own: self.method}.items()))
-
-    @property
-    def cells(self) -> list[tuple[str, str]]:
-        """Views and probes that there are, in order."""
-        found = set(zip(self.differences["view"], self.differences["probe"], strict=True))
-        return sorted(found, key=lambda cell: (cell[1] != "mlp", VIEW_ORDER.index(cell[0])))
-
-    @property
-    def indicators(self) -> list[str]:
-        """Those with a difference, the mean over them last."""
-        return with_mean(self.city, self.differences["indicator"].unique())
-
-    @property
-    def overall(self) -> str:
-        """The mean over indicators; where there is one indicator, that."""
-        return self.indicators[-1]
-
-    @property
-    def swept_indicators(self) -> list[str]:
-        """Those that the sweep is shown on."""
-        return [name for name in (POPULATION, self.overall) if name in self.indicators]
+    def training(self, system: str) -> Training:
+        """A variant's first training."""
+        found = self.city.training(system)
+        assert found is not None
+        return found
 
     def short(self, system: str) -> str:
-        """A variant's name without what all names begin with."""
-        shared = commonprefix([*self.variants, self.method])  # noqa: RUF071 - names, no paths
+        """A system's name without what all names begin with."""
+        names = [*self.rows["system"], *self.rows["reference"]]
+        shared = commonprefix(names)  # noqa: RUF071 - names, no paths
         return system.removeprefix(shared) or system
 
-    def r2(self, system: str, view: str, probe: str, indicator: str) -> pd.Series:
-        """By training and split; empty where the system is not scored."""
-        index = self.scores.index
-        return self.scores[
-            (index.get_level_values("system") == system)
-            & (index.get_level_values("view") == view)
-            & (index.get_level_values("probe") == probe)
-            & (index.get_level_values("indicator") == indicator)
-        ]
+    def of(self, probe: str, indicator: str = MEAN) -> pd.DataFrame:
+        """The rows of a probe and an indicator, in the order in which the systems were given."""
+        own = self.rows[(self.rows["probe"] == probe) & (self.rows["indicator"] == indicator)]
+        trainings = map(training_of, self.city.summary["systems"].values())
+        order = list(dict.fromkeys(one.group for one in trainings if one))
+        views = own["view"].map(VIEW_ORDER.index)
+        rank = own["system"].map(order.index)
+        return own.assign(rank=rank, place=views).sort_values(["rank", "place"], ignore_index=True)
 
-    def by_seed(self, variant: str, view: str, probe: str, indicator: str) -> list[float]:
-        """R2 of the variant less that of the method, for each training seed of both."""
-        systems = self.city.summary["systems"]
-        seeds = {label: one.seed for label in systems if (one := training_of(systems[label]))}
-        means = [
-            self.r2(system, view, probe, indicator).groupby("label").mean().rename(index=seeds)
-            for system in (variant, self.method)
-        ]
-        return (means[0] - means[1]).dropna().sort_index().tolist()
-
-    def of(self, view: str, probe: str, indicator: str) -> pd.DataFrame:
-        """The differences of one view, probe and indicator by system."""
-        wanted = (self.differences[WHERE] == [view, probe, indicator]).all(axis=1)
-        return self.differences[wanted].set_index("system")
+    def scores(self) -> pd.Series:
+        """Mean R2 over the indicators of the rows, by `KEY`."""
+        rows = self.city.of(self.protocol)
+        rows = rows[rows["indicator"].isin(self.rows["indicator"])]
+        return run_scores(rows, "r2").groupby(CELL).mean().groupby(KEY).mean()
 
 
-def studies(city: CityResults, protocol: str, differences: pd.DataFrame) -> list[Study]:
-    """The variants of each method, where there are any.
+def studies(city: CityResults, found: Sequence[VariantDifference]) -> dict[str, Study]:
+    """Protocol -> the variants under it, where there are any."""
+    rows = [{**asdict(one), **asdict(one.difference)} for one in found]
+    frame = pd.DataFrame(rows, columns=[*VariantDifference.__annotations__, *ENDS])
+    return {name: Study(city, name, own) for name, own in frame.groupby("protocol")}
+
+
+def verdict(low: float, high: float, training: Training) -> str:
+    """What the interval of a difference says of the claim, or of the direction without one."""
+    if not low > 0 and not high < 0:
+        return "not significant"
+    direction = "higher" if low > 0 else "lower"
+    if not training.claim:
+        return direction
+    return "holds" if direction == training.expected else "does not hold"
+
+
+def read_recalls(models: Path, labels: Sequence[str]) -> dict[str, float]:
+    """Recall@5 of the published step of some trainings, their mean; nan where one is not known."""
+    found = []
+    for label in labels:
+        path = models / label / METRICS_FILE
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        rows = [row for row in map(json.loads, lines) if "mean_recall" in row]
+        best = max(rows, key=lambda row: row["mean_recall"], default={})
+        found.append([best.get(name, np.nan) for name in RECALLS.values()])
+    means = np.mean(found, axis=0) if found else [np.nan] * len(RECALLS)
+    return dict(zip(RECALLS, map(float, means), strict=True))
+
+
+def claims_table(study: Study, probe: str, models: Path) -> Table:
+    """A row per variant and view: what is claimed, the difference, and the verdict.
 
     Args:
-        city: Whose results.
-        protocol: Of the splits.
-        differences: To each method and to others.
+        study: The variants.
+        probe: Probe of the scores.
+        models: Folder of the trainings, by label.
     """
-    rows = city.of(protocol)
-    scores = run_scores(rows[rows["beside"] == ""], "r2")
-    found = []
-    for method in city.methods:
-        variants = [
-            name for name in city.members
-            if (one := city.training(name)) and one.variant_of == method
-        ]  # fmt: skip
-        own = differences[
-            (differences["reference"] == method)
-            & (differences["protocol"] == protocol)
-            & (differences["beside"] == "")
-            & differences["system"].isin(variants)
+    rows, scores = study.of(probe), study.scores()
+    trainings = [study.training(name) for name in rows["system"]]
+    r2 = {
+        side: [
+            scores[name, "", view, probe]
+            for name, view in zip(rows[side], rows["view"], strict=True)
         ]
-        if len(own):
-            indicators = scores.index.get_level_values("indicator")
-            kept = scores[indicators.isin(own["indicator"])].reset_index()
-            by = [name for name in [*CELL, "label", "split_seed"] if name != "indicator"]
-            mean = kept.groupby(by, as_index=False)["r2"].mean().assign(indicator=MEAN)
-            index = [*CELL, "label", "split_seed"]
-            both = pd.concat([kept, mean]).set_index(index)["r2"]
-            found.append(Study(city, protocol, method, own, both))
-    return found
-
-
-# ---- tables -------------------------------------------------------------------------------------
-
-
-def ablation_table(study: Study, probe: str) -> Table:
-    """R2 of each variant, mean over indicators, above or below that of the method."""
-    rows = []
-    for variant in study.ablated:
-        for view in (view for view, own in study.cells if own == probe):
-            where = view, probe, study.overall
-            found = study.of(*where)
-            if variant in found.index:
-                one = found.loc[variant]
-                full, mine = (study.r2(s, *where).mean() for s in (study.method, variant))
-                seeds = study.by_seed(variant, *where)
-                rows.append(
-                    {
-                        "variant": variant,
-                        "view": VIEW_NAMES[view],
-                        "full": full,
-                        "mine": mine,
-                        "change": 100 * one["estimate"] / full if full > 0 else np.nan,
-                        "seeds": ", ".join(f"{value:+.3f}" for value in seeds) or DASH,
-                        **one[["estimate", "low", "high"]],
-                    }
-                )
-    frame = pd.DataFrame(rows)
-    trainings = [study.city.training(variant) for variant in frame["variant"]]
-    ends = [frame[name] for name in ("estimate", "low", "high")]
+        for side in ("reference", "system")
+    }
+    recalls = {
+        name: read_recalls(models, study.city.members[name]) for name in rows["system"].unique()
+    }
+    said = [verdict(*one) for one in zip(rows["low"], rows["high"], trainings, strict=True)]
     return Table(
-        slug(study.city.name, study.protocol, "ablation", probe),
-        f"{study.method} less one thing at a time, mean R² over indicators by "
-        f"{PROBE_NAMES[probe]}, {study.where}",
+        slug(study.city.name, study.protocol, "claims", probe),
+        f"Claims: mean R² over indicators by {PROBE_NAMES[probe]}, {study.where}",
         [
-            words("variant", map(study.short, frame["variant"])),
-            words("differs in", (one.differs if one else DASH for one in trainings)),
-            words("view", frame["view"]),
-            numbers("R² of the method", frame["full"]),
-            numbers("R²", frame["mine"]),
-            intervals("difference, 95 % interval", *ends),
-            numbers("change, %", frame["change"], form="+.1f"),
-            words("by training seed", frame["seeds"]),
-            words("direction", map(direction, *ends[1:])),
+            words("claim", (one.claim or DASH for one in trainings)),
+            words("variant", map(study.short, rows["system"])),
+            words("against", map(study.short, rows["reference"])),
+            words("view", map(VIEW_NAMES.get, rows["view"])),
+            numbers("R² of what it is against", r2["reference"]),
+            numbers("R²", r2["system"]),
+            intervals("difference, 95 % interval", *(rows[end] for end in ENDS)),
+            words("by training seed", (", ".join(f"{v:+.3f}" for v in s) for s in rows["seeds"])),
+            words("verdict", said),
+            *(
+                numbers(name, (recalls[own][name] for own in rows["system"]), group="recall@5")
+                for name in RECALLS
+            ),
         ],
         notes=[
-            "Interval: paired bootstrap over blocks of regions, all training seeds scored under "
-            "the same draws. By training seed: the difference of each seed's own pair of "
-            "trainings; where their signs differ, another seed could turn the direction. Direction "
-            "is given where the interval excludes 0."
+            "Difference: the variant less what it is against, training seed by training seed. "
+            "Interval: 2.5 and 97.5 percentile of draws of blocks of regions and of training seeds "
+            "together, both with replacement, deviations of S seeds times √(S / (S - 1)); a claim "
+            "holds or does not hold where it excludes 0. With few seeds it is too narrow where "
+            "training varies more than blocks do: where signs differ between seeds, another seed "
+            "could turn it. Of many rows, one in twenty excludes 0 by chance.",
+            "Recall@5: retrieval among held-out images by the captions the variant was trained on, "
+            "mean over training seeds.",
         ],
     )
 
 
-def direction(low: float, high: float) -> str:
-    """Of a variant against the method, by the interval of the difference."""
-    return "higher" if low > 0 else "lower" if high < 0 else "not significant"
-
-
-def variant_differences(study: Study) -> Table:
-    """Every variant, view and probe: the difference on each indicator."""
-    wide = study.differences.set_index([*CELL])[["estimate", "low", "high"]].unstack("indicator")
-    order = {cell: number for number, cell in enumerate(study.cells)}
-    keys = [
-        (v, "", *cell) for v in study.variants for cell in order if (v, "", *cell) in wide.index
-    ]
-    wide = wide.loc[keys]
+def differences_table(study: Study) -> Table:
+    """Every variant, view and probe: what it differs in, and the difference on each indicator."""
+    indicators = with_mean(study.city, study.rows["indicator"].unique())
+    first = pd.concat([study.of(probe) for probe in study.probes], ignore_index=True)
+    keys = first[["system", "view", "probe"]]
+    columns = []
+    for name in indicators:
+        own = study.rows[study.rows["indicator"] == name]
+        own = keys.merge(own, how="left")
+        columns.append(intervals(name, *(own[end] for end in ENDS)))
+    differs = (study.training(name).differs or DASH for name in keys["system"])
     return Table(
         slug(study.city.name, study.protocol, "variants"),
-        f"R² of each variant less that of {study.method}, {study.where}",
+        f"R² of each variant less that of what it is against, {study.where}",
         [
-            words("variant", (study.short(key[0]) for key in keys)),
-            words("view", (VIEW_NAMES[key[2]] for key in keys)),
-            words("probe", (PROBE_NAMES[key[3]] for key in keys)),
-            *(
-                intervals(name, *(wide[end, name] for end in ("estimate", "low", "high")))
-                for name in study.indicators
-            ),
+            words("variant", map(study.short, keys["system"])),
+            words("against", map(study.short, first["reference"])),
+            words("differs in", differs),
+            words("view", map(VIEW_NAMES.get, keys["view"])),
+            words("probe", map(PROBE_NAMES.get, keys["probe"])),
+            *columns,
         ],
-        notes=["95 % intervals by a paired bootstrap over blocks; bold where they exclude 0."],
+        notes=["95 % intervals over blocks and training seeds; bold where they exclude 0."],
     )
-
-
-def sweep_table(study: Study) -> Table | None:
-    """R2 by µ: population and the mean over indicators; None where nothing is swept."""
-    swept = study.swept
-    if not swept:
-        return None
-    rows = [(i, *cell) for cell in study.cells for i in study.swept_indicators]
-    found = [
-        [study.r2(system, view, probe, indicator) for indicator, view, probe in rows]
-        for system in swept.values()
-    ]
-    means = np.array([[one.mean() for one in column] for column in found])
-    filled = np.where(np.isnan(means), -np.inf, means)
-    return Table(
-        slug(study.city.name, study.protocol, "mu"),
-        f"R² by the weight of self-distillation µ, {study.where}",
-        [
-            words("indicator", (_named(row[0]) for row in rows)),
-            words("view", (VIEW_NAMES[row[1]] for row in rows)),
-            words("probe", (PROBE_NAMES[row[2]] for row in rows)),
-            *(
-                numbers(
-                    f"µ = {mu:g}",
-                    means[number],
-                    spread=[one.std() for one in column],
-                    bold=(filled[number] == filled.max(0)).tolist(),
-                )
-                for number, (mu, column) in enumerate(zip(swept, found, strict=True))
-            ),
-        ],
-        notes=[
-            "Mean ± SD over splits and training seeds; the best of a row is bold. Differences with "
-            "intervals are in the figure, and among those of all variants below."
-        ],
-    )
-
-
-def _named(indicator: str) -> str:
-    return "mean of all indicators" if indicator == MEAN else indicator
-
-
-# ---- the section --------------------------------------------------------------------------------
 
 
 def variants_section(study: Study, output: Path, folder: str) -> Section:
-    """Tables and figures of the variants of a method.
+    """Tables and figures of the variants.
 
     Args:
         study: The variants.
         output: Folder of the report.
-        folder: Of the figures, below it.
+        folder: Folder of the figures, below it.
     """
-    blocks: list[Block] = []
-    probes = list(dict.fromkeys(probe for _, probe in study.cells))
-    if study.ablated:
-        first, *others = [ablation_table(study, probe) for probe in probes]
-        blocks.append(first)
-        views = [view for view, probe in study.cells if probe == probes[0]]
-        blocks += [_ablation_figure(study, view, probes[0], output, folder) for view in views]
-        if others:
-            blocks.append(Section(f"{study.where}: ablation by the other probe", others, True))
-    sweep = sweep_table(study)
-    if sweep:
-        blocks += [sweep, _sweep_figure(study, probes[0], output, folder)]
+    models, (probe, *others) = output.parent / MODELS_FOLDER, study.probes
+    blocks: list[Block] = [claims_table(study, probe, models)]
+    blocks += [_claims_figure(study, probe, output, folder), *_curves(study, probe, output, folder)]
+    if others:
+        tables = [claims_table(study, other, models) for other in others]
+        blocks.append(Section(f"{study.where}: claims by the other probe", tables, folded=True))
     title = f"{study.where}: all variants, indicator by indicator"
-    blocks.append(Section(title, [variant_differences(study)], folded=True))
-    if len(study.by_seed(study.variants[0], *study.cells[0], study.overall)) < 2:
+    blocks.append(Section(title, [differences_table(study)], folded=True))
+    if study.rows["seeds"].map(len).max() < 2:
         blocks.append("With one training seed, the randomness of training is not known.")
-    return Section(f"{study.where}: variants of {study.method}", blocks)
+    return Section(f"{study.where}: claims", blocks)
 
 
-def _ablation_figure(study: Study, view: str, probe: str, output: Path, folder: str) -> Figure:
-    panels = {}
-    seeds: Any
-    for indicator in sorted(study.indicators, key=lambda name: name != MEAN):
-        found = study.of(view, probe, indicator)
-        own = found.loc[[name for name in study.ablated if name in found.index]]
-        if len(own):
-            seeds = [study.by_seed(name, view, probe, indicator) for name in own.index]
-            panels[_named(indicator)] = own.assign(
-                name=[study.short(name) for name in own.index],
-                colour=[_colour(*ends) for ends in zip(own["low"], own["high"], strict=True)],
-                seeds=seeds,
-            )
-    path = f"{folder}/{slug(study.city.name, study.protocol, 'ablation', view)}.png"
-    title = (
-        f"{study.where}: R² less that of {study.method}, {VIEW_NAMES[view]}, {PROBE_NAMES[probe]}"
+def _claims_figure(study: Study, probe: str, output: Path, folder: str) -> Figure:
+    rows = study.of(probe)
+    shown = rows.assign(
+        name=[
+            f"{study.short(own)} - {study.short(other)}"
+            for own, other in zip(rows["system"], rows["reference"], strict=True)
+        ],
+        colour=[
+            BLUE if low > 0 else RED if high < 0 else GREY
+            for low, high in zip(rows["low"], rows["high"], strict=True)
+        ],
     )
-    draw_intervals(output / path, title, panels, "R² of the variant less R² of the method")
+    panels = {VIEW_NAMES[own["view"].iloc[0]]: own for _, own in shown.groupby("place")}
+    path = f"{folder}/{slug(study.city.name, study.protocol, 'claims')}.png"
+    title = f"{study.where}: R² of variants less what they are against, {PROBE_NAMES[probe]}"
+    draw_intervals(output / path, title, panels, "difference of R², mean over indicators")
     return Figure(
         path,
         title,
-        f"{title}, with 95 % intervals over blocks of regions; hollow dots are the single training "
-        "seeds. Left of 0: the variant is worse than the method. Grey: the interval includes 0.",
+        f"{title}, with 95 % intervals over blocks of regions and training seeds; hollow dots are "
+        "the single training seeds. Grey: the interval includes 0.",
     )
 
 
-def _colour(low: float, high: float) -> str:
-    return BLUE if low > 0 else RED if high < 0 else GREY
-
-
-def _sweep_figure(study: Study, probe: str, output: Path, folder: str) -> Figure:
-    ends = ["estimate", "low", "high"]
-    systems = pd.Series(study.swept, name="system").rename_axis("x").reset_index()
-    panels = {}
-    for indicator in study.swept_indicators:
-        curves = []
-        for view in (view for view, own in study.cells if own == probe):
-            found = study.of(view, probe, indicator)[ends]
-            found.loc[study.method] = 0.0
-            curves.append(systems.join(found, on="system").assign(curve=VIEW_NAMES[view]))
-        panels[_named(indicator)] = pd.concat(curves).dropna()
-    path = f"{folder}/{slug(study.city.name, study.protocol, 'mu')}.png"
-    own = study.mu(study.method)
-    title = f"{study.where}: R² by µ less that at µ = {own:g}, {PROBE_NAMES[probe]}"
-    draw_curves(output / path, title, panels, "weight of self-distillation µ", "difference of R²")
-    caption = f"{title}. Bands: 95 % intervals of the difference, over blocks of regions."
-    return Figure(path, title, caption)
+def _curves(study: Study, probe: str, output: Path, folder: str) -> list[Figure]:
+    """A figure per curve that variants are points of; what they are against lies at 0."""
+    rows = study.of(probe)
+    points = []
+    for row in rows.to_dict("records"):
+        for curve, x in study.training(row["system"]).curve.items():
+            points.append({**row, "name": curve, "x": x})
+            if (own := study.training(row["reference"]).curve).get(curve) is not None:
+                points.append({**row, "name": curve, "x": own[curve], **dict.fromkeys(ENDS, 0.0)})
+    figures = []
+    for curve, own in pd.DataFrame(points).groupby("name", sort=False) if points else ():
+        own = own.assign(curve=own["view"].map(VIEW_NAMES)).sort_values(["place", "x"])
+        own = own.drop_duplicates(["curve", "x"])
+        path = f"{folder}/{slug(study.city.name, study.protocol, 'curve', curve)}.png"
+        title = f"{study.where}: difference of R² by {curve}, {PROBE_NAMES[probe]}"
+        draw_curves(output / path, title, {"mean over indicators": own}, curve, "difference of R²")
+        names = sorted({study.short(name) for name in own["system"]})
+        about = f"{title}. Bands: 95 % intervals. Variants: {', '.join(names)}."
+        figures.append(Figure(path, title, about))
+    return figures
 
 
 __all__ = [
     "Study",
-    "ablation_table",
-    "direction",
+    "claims_table",
+    "differences_table",
+    "read_recalls",
     "studies",
-    "sweep_table",
-    "variant_differences",
     "variants_section",
+    "verdict",
 ]

@@ -1,14 +1,18 @@
-"""A job of three small steps, run as a process of its own so that it can be killed.
+"""Three small steps, run as a process of its own so that it can be killed.
 
 python -m tests.pipelines.evaluation.benchmark.fake_job RUN
 """
 
-import signal
 import sys
 from pathlib import Path
 
 from pipelines.evaluation.benchmark.runner import Runner, Step
 
+NOTE = """
+import pathlib, sys
+with pathlib.Path(sys.argv[1]).open("a") as file:
+    file.write(" ".join(sys.argv[2:]) + "\\n")
+"""
 # its first attempt waits to be killed; every attempt leaves a line
 SLOW = """
 import pathlib, sys, time
@@ -19,29 +23,23 @@ while len(count.read_text().splitlines()) < 2:
     time.sleep(0.02)
 pathlib.Path(sys.argv[2]).write_text("done")
 """
-NOTE = """
-import pathlib, sys
-with pathlib.Path(sys.argv[1]).open("a") as file:
-    file.write("attempt\\n")
-"""
+
+
+def note(run: Path, name: str, *words: str, **fields) -> Step:
+    """A step that adds a line to <run>/<name>.txt."""
+    path = run / f"{name}.txt"
+    return Step(name, (sys.executable, "-c", NOTE, str(path), *words), path, **fields)
 
 
 def steps(run: Path) -> list[Step]:
-    first, slow, last = run / "first.txt", run / "slow.txt", run / "last.txt"
+    slow = run / "slow.txt"
+    command = (sys.executable, "-c", SLOW, str(run / "attempts.txt"), str(slow))
     return [
-        Step("first", (sys.executable, "-c", NOTE, str(first)), outputs=(first,)),
-        Step(
-            "slow",
-            (sys.executable, "-c", SLOW, str(run / "attempts.txt"), str(slow)),
-            needs=("first",),
-            outputs=(slow,),
-        ),
-        Step("last", (sys.executable, "-c", NOTE, str(last)), needs=("slow",), outputs=(last,)),
+        note(run, "first"),
+        Step("slow", command, slow, ("first",)),
+        note(run, "last", needs=("slow",)),
     ]
 
 
 if __name__ == "__main__":
-    # a suite in the background of a shell ignores it, and so would all that it starts
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    folder = Path(sys.argv[1])
-    Runner(folder, steps(folder)).run()
+    Runner(Path(sys.argv[1]), steps(Path(sys.argv[1])))()

@@ -1,4 +1,3 @@
-import json
 import os
 import signal
 import subprocess
@@ -9,194 +8,117 @@ from pathlib import Path
 
 import pytest
 
-from dataset_builders import files
 from dataset_builders.errors import InUseError
-from pipelines.evaluation.benchmark.plan import run_benchmark
-from pipelines.evaluation.benchmark.runner import Runner, Step, raise_for_failures, tail
+from pipelines.evaluation.benchmark.recipe import read_recipe
+from pipelines.evaluation.benchmark.runner import Runner, Step
+from pipelines.evaluation.benchmark.steps import run_benchmark
 from pipelines.evaluation.errors import InputError
 
 from . import fake_job
+from .fake_job import note
 
 ROOT = Path(__file__).resolve().parents[4]
-APPEND = """
-import pathlib, sys
-path = pathlib.Path(sys.argv[1])
-path.parent.mkdir(parents=True, exist_ok=True)
-with path.open("a") as file:
-    file.write(" ".join(sys.argv[2:]) + "\\n")
-"""
+RECIPE = ROOT / "configs" / "benchmark" / "synthetic_fast.yaml"
 
 
-def append(run: Path, name: str, *words: str, **fields) -> Step:
-    """A step that adds a line to <run>/<name>.txt."""
-    path = run / f"{name}.txt"
-    command = (sys.executable, "-c", APPEND, str(path), *words)
-    return Step(name, command, outputs=(path,), **fields)
-
-
-def broken(name: str, code: str, **fields) -> Step:
-    return Step(name, (sys.executable, "-c", code), **fields)
+def broken(run: Path, name: str, code: str) -> Step:
+    return Step(name, (sys.executable, "-c", code), run / f"{name}.txt")
 
 
 def lines(run: Path, name: str) -> list[str]:
     return (run / f"{name}.txt").read_text().splitlines()
 
 
-def go(run: Path, steps: list[Step], **settings):
+def go(run: Path, steps: list[Step]) -> tuple[dict[str, str], str]:
     said: list[str] = []
-    outcome = Runner(run, steps, log=said.append, **settings).run()
-    return outcome, "\n".join(said)
+    lost = Runner(run, steps, log=said.append)()
+    return lost, "\n".join(said)
 
 
-def test_runner_passes_by_what_is_done(tmp_path):
-    steps = [append(tmp_path, "a"), append(tmp_path, "b", needs=("a",))]
-    first, said = go(tmp_path, steps)
-    assert first.ran == ["a", "b"]
-    assert "[2/2] b done in" in said
-    again, said = go(tmp_path, steps)
-    assert (again.ran, list(again.keys)) == ([], ["a", "b"])
-    assert said == ""
-    assert lines(tmp_path, "a") == lines(tmp_path, "b") == [""]
+def test_what_is_done_is_skipped_wherever_the_folder_lies(tmp_path):
+    def steps(run: Path) -> list[Step]:
+        return [note(run, "a"), note(run, "b", needs=("a",)), note(run, "c")]
 
-
-def test_runner_does_again_what_has_changed_and_what_hangs_on_it(tmp_path):
-    def steps(word: str) -> list[Step]:
-        a = append(tmp_path, "a", word, clears=(tmp_path / "a.txt",))
-        return [a, append(tmp_path, "b", needs=("a",)), append(tmp_path, "c")]
-
-    go(tmp_path, steps("one"))
-    outcome, _ = go(tmp_path, steps("two"))
-    assert outcome.ran == ["a", "b"]
-    assert lines(tmp_path, "a") == ["two"]  # cleared before
-    assert lines(tmp_path, "b") == ["", ""]  # shared: added to
-    assert lines(tmp_path, "c") == [""]
-
-
-def test_runner_clears_nothing_before_its_first_attempt(tmp_path):
-    (tmp_path / "a.txt").write_text("mine\n")
-    go(tmp_path, [append(tmp_path, "a", "one", clears=(tmp_path / "a.txt",))])
-    assert lines(tmp_path, "a") == ["mine", "one"]
-
-
-def test_runner_does_again_what_was_removed(tmp_path):
-    steps = [append(tmp_path, "a"), append(tmp_path, "b", needs=("a",))]
-    go(tmp_path, steps)
-    (tmp_path / "a.txt").unlink()
-    outcome, _ = go(tmp_path, steps)
-    assert outcome.ran == ["a"]  # the same command makes the same: b still stands
-
-
-def test_settings_read_from_files_are_part_of_the_key(tmp_path):
-    one = append(tmp_path, "a", settings={"steps": 1})
-    two = append(tmp_path, "a", settings={"steps": 2})
-    assert one.key(tmp_path, {}) != two.key(tmp_path, {})
-
-
-def test_a_job_that_was_moved_is_still_done(tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
-    go(here, [append(here, "a")])
+    lost, said = go(here, steps(here))
+    assert lost == {}
+    assert "0 of 3 steps left" in said
     here.rename(there)
-    outcome, _ = go(there, [append(there, "a")])
-    assert outcome.ran == []
+    assert go(there, steps(there)) == ({}, "")
+    (there / "a.txt").unlink()  # the same command makes the same: b still stands
+    assert go(there, steps(there))[1].startswith("a: ")
+    assert lines(there, "a") == lines(there, "b") == lines(there, "c") == [""]
 
 
-def test_a_failure_holds_up_only_what_needs_it(tmp_path):
-    steps = [
-        broken("bad", "import sys; print('the reason\\nwhy'); sys.exit(3)"),
-        append(tmp_path, "other"),
-        append(tmp_path, "after", needs=("bad",)),
-        append(tmp_path, "beyond", needs=("after",)),
-        append(tmp_path, "table", "of", takes={"bad": ("bad",), "other": ("other",)}),
-    ]
-    outcome, said = go(tmp_path, steps)
-    assert outcome.ran == ["other", "table"]
-    assert outcome.failed == {"bad": "exit code 3"}
-    assert outcome.blocked == {"after": "bad is not done", "beyond": "after is not done"}
-    assert "bad FAILED: exit code 3" in said
-    assert "    | the reason\n    | why" in said
-    assert lines(tmp_path, "table") == ["of other"]
-    summary = json.loads((tmp_path / "benchmark.json").read_text())
-    assert summary["failed"] == outcome.failed
-    assert summary["steps"]["bad"]["state"] == "failed"
-    with pytest.raises(InputError, match=r"1 step\(s\) failed: bad; 2 could not start: after"):
-        raise_for_failures(outcome)
+def test_a_changed_setting_redoes_the_step_and_its_dependants(tmp_path):
+    def steps(word: str, settings: int) -> list[Step]:
+        a = note(tmp_path, "a", word, clears=tmp_path / "a.txt", settings=settings)
+        return [a, note(tmp_path, "b", needs=("a",)), note(tmp_path, "c")]
+
+    (tmp_path / "a.txt").write_text("mine\n")
+    go(tmp_path, steps("one", 1))
+    assert lines(tmp_path, "a") == ["mine", "one"]  # nothing is cleared before the first attempt
+    go(tmp_path, steps("two", 1))
+    go(tmp_path, steps("two", 2))
+    assert lines(tmp_path, "a") == ["two"]  # cleared before each
+    assert lines(tmp_path, "b") == ["", "", ""]
+    assert lines(tmp_path, "c") == [""]
+    states = [state for _, state in Runner(tmp_path, steps("three", 2)).plan()]
+    assert states == ["redo", "redo", "done"]
 
 
-def test_a_table_is_made_anew_once_what_it_lacked_is_there(tmp_path):
+def test_a_failed_step_holds_up_only_what_needs_it(tmp_path):
     def steps(code: str) -> list[Step]:
-        takes = {"shaky": ("shaky",), "other": ("other",)}
-        shaky = broken("shaky", code)
-        return [shaky, append(tmp_path, "other"), append(tmp_path, "table", takes=takes)]
+        return [
+            broken(tmp_path, "bad", code),
+            note(tmp_path, "other"),
+            note(tmp_path, "after", needs=("bad",)),
+            note(tmp_path, "table", takes={"bad": ("bad",), "other": ("other",)}),
+            note(tmp_path, "nothing", takes={"bad": ()}),
+        ]
 
-    go(tmp_path, steps("raise SystemExit(1)"))
-    outcome, _ = go(tmp_path, steps("pass"))
-    assert outcome.ran == ["shaky", "table"]
-    assert lines(tmp_path, "table") == ["other", "shaky other"]
-
-
-def test_a_table_of_nothing_is_not_made(tmp_path):
-    steps = [broken("bad", "raise SystemExit(1)"), append(tmp_path, "table", takes={"bad": ()})]
-    outcome, said = go(tmp_path, steps)
-    assert outcome.blocked == {"table": "none of bad is done"}
-    assert "table cannot start: none of bad is done" in said
-
-
-def test_a_command_that_ends_well_without_its_output_has_failed(tmp_path):
-    outcome, _ = go(tmp_path, [broken("a", "pass", outputs=(tmp_path / "nothing",))])
-    assert outcome.failed == {"a": f"{tmp_path / 'nothing'} is not there"}
-
-
-@pytest.mark.parametrize(("content", "done"), [("true", True), ("false", False)])
-def test_a_command_that_was_asked_to_stop_is_not_done(tmp_path, content, done):
-    path = tmp_path / "summary.json"
-    write = f"open({str(path)!r}, 'w').write('{{\"completed\": {content}}}')"
-    outcome, _ = go(tmp_path, [broken("a", write, completed=path)])
-    assert ("a" in outcome.keys) == done
-    if not done:
-        assert "was stopped before its end" in outcome.failed["a"]
+    progress = r"print('the reason\n 1%|#\r99%|##\nwhy'); raise SystemExit(3)"
+    lost, said = go(tmp_path, steps(progress))
+    assert lost == {
+        "bad": "exit code 3",
+        "after": "bad is not done",
+        "nothing": "bad is not done",
+    }
+    assert "bad FAILED (exit code 3). The end of" in said
+    assert "    | the reason\n    | 99%|##\n    | why" in said
+    assert "after cannot start: bad is not done" in said
+    assert lines(tmp_path, "table") == ["other"]
+    assert "why" in (tmp_path / "logs" / "bad.log").read_text()
+    write = f"open({str(tmp_path / 'bad.txt')!r}, 'w')"
+    assert go(tmp_path, steps(write))[0] == {}
+    assert lines(tmp_path, "table") == ["other", "bad other"]
+    assert lines(tmp_path, "other") == [""]
 
 
-def test_a_step_that_is_killed_says_so(tmp_path):
-    outcome, _ = go(tmp_path, [broken("a", "import os; os.kill(os.getpid(), 9)")])
-    assert outcome.failed == {"a": "ended by signal 9 (out of memory?)"}
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [("pass", "a.txt is not there"), ("import os; os.kill(os.getpid(), 9)", "signal 9")],
+)
+def test_a_step_without_its_output_has_failed(tmp_path, code, reason):
+    assert go(tmp_path, [broken(tmp_path, "a", code)])[0]["a"].endswith(reason)
 
 
-def test_plan_says_what_would_be_done_and_does_nothing(tmp_path):
-    steps = [
-        append(tmp_path, "done"),
-        broken("bad", "raise SystemExit(1)"),
-        append(tmp_path, "later", needs=("bad",)),
-    ]
-    go(tmp_path, steps)
-    changed = [append(tmp_path, "done", "other"), *steps[1:]]
-    before = sorted(tmp_path.rglob("*"))
-    assert [state for _, state in Runner(tmp_path, steps).plan()] == ["done", "resume", "run"]
-    assert [state for _, state in Runner(tmp_path, changed).plan()] == ["rerun", "resume", "run"]
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_runner_refuses_steps_that_cannot_be_ordered(tmp_path):
-    with pytest.raises(InputError, match="'b' waits for 'a', an unknown step"):
-        Runner(tmp_path, [append(tmp_path, "b", needs=("a",))])
-    with pytest.raises(InputError, match="Two steps are called 'a'"):
-        Runner(tmp_path, [append(tmp_path, "a"), append(tmp_path, "a")])
-
-
-# ---- killed -------------------------------------------------------------------------------------
-
-
-def start_job(run: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", fake_job.__name__, str(run)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    attempts = run / "attempts.txt"
-    while not (attempts.exists() and attempts.read_text() and steps_left_behind(run)):
-        assert process.poll() is None, "the job ended before it could be killed"
-        time.sleep(0.02)
-    return process
+def test_independent_steps_run_side_by_side(tmp_path):
+    """Each waits for the other's file."""
+    code = """
+import pathlib, sys, time
+pathlib.Path(sys.argv[1]).touch()
+while not pathlib.Path(sys.argv[2]).exists():
+    time.sleep(0.01)
+"""
+    a, b = tmp_path / "a", tmp_path / "b"
+    command = sys.executable, "-c", code
+    steps = [Step("a", (*command, str(a), str(b)), a), Step("b", (*command, str(b), str(a)), b)]
+    assert go(tmp_path, steps)[0] == {}
 
 
 def steps_left_behind(run: Path) -> list[int]:
-    """Children of jobs in this folder, by their command lines."""
+    """Children of runners in this folder, by their command lines."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
@@ -205,55 +127,55 @@ def steps_left_behind(run: Path) -> list[int]:
     return found
 
 
-def wait_until_gone(pid: int) -> None:
-    with suppress(FileNotFoundError, ProcessLookupError):
-        while ") Z " not in Path(f"/proc/{pid}/stat").read_text():
-            time.sleep(0.02)
-
-
-def test_a_job_killed_in_a_step_goes_on_and_does_nothing_twice(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "ORPHANS_S", 0.1)
-    process = start_job(tmp_path)
+def test_a_run_killed_in_a_step_resumes_and_does_nothing_twice(tmp_path):
+    command = [sys.executable, "-m", fake_job.__name__, str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    attempts = tmp_path / "attempts.txt"
+    while not (attempts.exists() and attempts.read_text() and steps_left_behind(tmp_path)):
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.02)
     process.kill()
     process.wait()
     (orphan,) = steps_left_behind(tmp_path)
-    with pytest.raises(InUseError, match="and the step that it left behind"):
-        Runner(tmp_path, fake_job.steps(tmp_path)).run()
+    with pytest.raises(InUseError, match="the steps that it left behind"):
+        Runner(tmp_path, fake_job.steps(tmp_path))()
     os.kill(orphan, signal.SIGKILL)
-    wait_until_gone(orphan)
-    outcome, said = go(tmp_path, fake_job.steps(tmp_path))
-    assert outcome.ran == ["slow", "last"]
-    assert "slow resumes" in said
-    assert lines(tmp_path, "first") == lines(tmp_path, "last") == ["attempt"]
+    while steps_left_behind(tmp_path):
+        time.sleep(0.02)
+    lost, said = go(tmp_path, fake_job.steps(tmp_path))
+    assert lost == {}
+    assert [line.partition(":")[0] for line in said.splitlines()] == ["slow", "last"]
+    assert lines(tmp_path, "first") == lines(tmp_path, "last") == [""]
     assert lines(tmp_path, "attempts") == ["attempt", "attempt"]
-    mark = json.loads((tmp_path / "steps" / "slow.json").read_text())
-    assert (mark["state"], mark["attempts"]) == ("done", 2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM])
-def test_a_job_that_is_asked_to_stop_takes_its_steps_with_it(tmp_path, number):
-    process = start_job(tmp_path)
-    (step,) = steps_left_behind(tmp_path)
-    process.send_signal(number)
-    assert process.wait() != 0
-    wait_until_gone(step)
-    outcome, _ = go(tmp_path, fake_job.steps(tmp_path))
-    assert outcome.ran == ["slow", "last"]
-
-
-# ---- small things -------------------------------------------------------------------------------
-
-
-def test_tail_shows_the_last_state_of_a_progress_bar(tmp_path):
-    log = tmp_path / "a.log"
-    log.write_bytes(b"first\n 10%|#\r 50%|###\r100%|######\nlast \xff\n")
-    assert tail(log).splitlines() == ["    | first", "    | 100%|######", "    | last �"]
-
-
-def test_the_recipes_of_the_project_can_be_planned(tmp_path, capsys):
-    recipe = ROOT / "configs" / "benchmark" / "synthetic_fast.yaml"
-    run_benchmark(recipe, tmp_path, dry_run=True, log=print)
-    told = capsys.readouterr().out
-    assert "run    train-full-s0\n" in told
-    assert told.splitlines()[-1].startswith("55 of 55 steps to do")
+def test_a_dry_run_lists_every_command_and_does_nothing(tmp_path, capsys):
+    run_benchmark(RECIPE, tmp_path, dry_run=True)
+    told = capsys.readouterr().out.splitlines()
+    (train,) = [line for line in told if line.startswith("run train-noise-30-in-batch-s0: ")]
+    assert f"--dataset_name {tmp_path}/captioned/noise-30 " in train
+    assert "--contrastive_keys student" in train
+    (probe,) = [line for line in told if line.startswith("run probe: ")]
+    assert probe.endswith("--embeddings ...")
+    assert told[-1].startswith(f"{len(told) - 1} of {len(told) - 1} steps to do")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("variants: {x: {differs: a, captions: raw, train: {momentun: 1}}}", "'momentum'"),
+        ("variants: {x: {differs: a, captions: rau}}", "'raw'"),
+        ("variants: {x: {differs: a, captions: raw, against: ful}}", "'full'"),
+        ("probe: {seed: 1}", "'seeds'"),
+        ("baselines: [tile3vec]", "'tile2vec'"),
+        ("training: {recipe: gone.yaml}", "gone.yaml cannot be read"),
+        ("seeds: []", "needs `world.cities`, `seeds`"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_before_the_start(tmp_path, text, message):
+    recipe = tmp_path / "recipe.yaml"
+    base = os.path.relpath(RECIPE.with_name("synthetic.yaml"), tmp_path)
+    recipe.write_text(f"base: {base}\n{text}")
+    with pytest.raises(InputError, match=message):
+        read_recipe(recipe)

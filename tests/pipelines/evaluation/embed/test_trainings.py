@@ -30,11 +30,6 @@ def test_a_training_survives_the_metadata():
     assert training_of({"label": "x"}) is None
 
 
-def test_changes_are_the_settings_that_differ():
-    other = Training("base", 1, settings={"mu": 0.5, "captions": "raw", "queue": 3})
-    assert NET.changes(other) == other.changes(NET) == {"mu", "queue"}
-
-
 def test_members_stand_in_the_order_of_seeds():
     assert members(SYSTEMS) == {"b": ["b-s2", "b-s10"], "alone": ["alone"]}
     assert groups(["b-s2", "mean"], SYSTEMS) == {"b-s2": "b", "mean": "mean"}

@@ -1,162 +1,151 @@
 import json
-from dataclasses import replace
 
 import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
 
-from pipelines.evaluation.analysis.bootstrap import MEAN, Difference, Interval
+from pipelines.evaluation.analysis.bootstrap import MEAN, Interval
+from pipelines.evaluation.analysis.claims import VariantDifference
 from pipelines.evaluation.embed.trainings import Training
 from pipelines.evaluation.probe.results import ResultRow
-from pipelines.evaluation.report.frame import CityResults
-from pipelines.evaluation.report.tables import differences_frame
+from pipelines.evaluation.report.frame import METHOD, VARIANT, CityResults
 from pipelines.evaluation.report.variants import (
-    ablation_table,
-    direction,
+    claims_table,
+    read_recalls,
     studies,
-    sweep_table,
     variants_section,
+    verdict,
 )
 
-BASE = {"captions": "refined", "distillation_weight": 0.5, "position_mode": "ipsi"}
-SYSTEMS = {
-    "net-full": ("", {}),
-    "net-no-ipsi": ("77 positions", {"position_mode": "none"}),
-    "net-mu-0": ("mu = 0", {"distillation_weight": 0}),
-    "net-mu-0.3": ("mu = 0.3", {"distillation_weight": 0.3}),
-    "net-no-msd": ("in-batch", {"distillation_weight": 0, "captions": "raw"}),
+MU = "weight mu"
+TRAININGS = {  # variant -> what it is against, claim, expected, curve
+    "net-full": (None, "", "lower", {MU: 0.5}),
+    "net-mu-0": ("net-full", "pseudo-targets help", "lower", {MU: 0}),
+    "net-both": ("net-full", "keys of both are better", "higher", {}),
+    "net-noise": ("net-full", "", "lower", {}),
+    "net-noise-in-batch": ("net-noise", "robust to noise", "lower", {"made up": 0.3}),
 }
-SHIFT = {
-    "net-full": 0.0,
-    "net-no-ipsi": -0.2,
-    "net-mu-0": 0.01,
-    "net-mu-0.3": 0.02,
-    "net-no-msd": 0,
-}
-INDICATORS = ("population", "gdp")
-SEEDS, SPLITS = (0, 1), (0, 1, 2)
+SCORES = dict(zip(TRAININGS, (0.6, 0.5, 0.5, 0.4, 0.1), strict=True))
+INDICATORS, SEEDS = ("population", "gdp"), (0, 1)
 
 
 def training(name, seed):
-    differs, changes = SYSTEMS[name]
-    base = "net-full" if changes else None
-    return Training(name, seed, base, differs, {**BASE, **changes})
+    against, claim, expected, curve = TRAININGS[name]
+    return Training(name, seed, against, f"it is {name}", {}, claim, expected, curve)
 
 
-def r2(name, seed, split, indicator):
-    """Seed 1 of `net-no-ipsi` is better than its own method, though the mean is worse."""
-    value = 0.6 + 0.05 * split - 0.1 * (indicator == "gdp") + 0.02 * seed + SHIFT[name]
-    return value + (0.25 * seed if name == "net-no-ipsi" else 0.0)
+def r2(name, seed, indicator):
+    return SCORES[name] + 0.02 * seed - 0.1 * (indicator == "gdp")
 
 
-def row(name, seed, split, indicator):
+def row(name, seed, indicator):
     return ResultRow(
-        f"{name}-s{seed}", "satellite", "town", "", indicator, "people", "ln1p", "block", "mlp",
-        split, split, 60, 20, 20, r2(name, seed, split, indicator), 0.5, 0.4, 0.7, 1.0, {},
+        f"{name}-s{seed}", "satellite", "town", "", indicator, "people", "ln1p", "block", "ridge",
+        0, 0, 60, 20, 20, r2(name, seed, indicator), 0.5, 0.4, 0.7, 1.0, {},
         "t", "e", "c", "r", ["satellite"], 0.1, True,
     )  # fmt: skip
 
 
-def difference(name, indicator, low, high):
-    names = INDICATORS if indicator == MEAN else (indicator,)
-    own = np.mean([r2(name, s, k, i) for s in SEEDS for k in SPLITS for i in names])
-    full = np.mean([r2("net-full", s, k, i) for s in SEEDS for k in SPLITS for i in names])
-    estimate = float(own - full)
-    interval = Interval(estimate, estimate + low, estimate + high)
-    where = ("satellite", "mlp")
-    return Difference(name, *where, "net-full", *where, "block", indicator, 3, 9, {"r2": interval})
+def difference(name, indicator, width=0.05):
+    against = TRAININGS[name][0]
+    mean = SCORES[name] - SCORES[against]
+    found = Interval(mean, mean - width, mean + width)
+    where = ("satellite", "ridge", "block")
+    return VariantDifference(name, against, *where, indicator, (mean - 0.01, mean + 0.01), found)
 
 
 @pytest.fixture
 def study(tmp_path):
     systems = {
         f"{name}-s{seed}": {"encoder": "net", **training(name, seed).metadata()}
-        for name in SYSTEMS
         for seed in SEEDS
+        for name in TRAININGS
     }
     indicators = {name: {"unit": "people", "transform": "ln1p"} for name in INDICATORS}
     summary = {"city": "town", "synthetic": True, "systems": systems, "indicators": indicators}
-    rows = [
-        row(name, seed, split, indicator)
-        for name in SYSTEMS
-        for seed in SEEDS
-        for split in SPLITS
-        for indicator in INDICATORS
-    ]
+    rows = [row(name, s, i) for name in TRAININGS for s in SEEDS for i in INDICATORS]
     frame = pd.DataFrame(map(vars, rows))
     groups = frame["system"].str.rpartition("-s")[0]
     frame = frame.assign(label=frame["system"], system=groups, beside="")
     added = frame.assign(beside="coordinates", label="coordinates+" + frame["label"], r2=9.0)
-    frame = pd.concat([frame, added])  # vectors added to coordinates are another system
-    city = CityResults(tmp_path, summary, frame)
-    compared = [
-        difference(name, indicator, -0.05, 0.05)
-        for name in SYSTEMS
-        if name != "net-full"
-        for indicator in (*INDICATORS, MEAN)
-    ]
-    assert city.methods == ["net-full"]
-    (found,) = studies(city, "block", differences_frame(compared))
+    city = CityResults(tmp_path, summary, pd.concat([frame, added]))
+    variants = [name for name in TRAININGS if name != "net-full"]
+    compared = [difference(name, one) for name in variants for one in (*INDICATORS, MEAN)]
+    (found,) = studies(city, compared).values()
     return found
 
 
-def test_steps_of_the_sweep_change_nothing_but_mu(study):
-    assert study.swept == {0.0: "net-mu-0", 0.3: "net-mu-0.3", 0.5: "net-full"}
-    assert study.ablated == ["net-mu-0", "net-no-ipsi", "net-no-msd"]
-    assert study.short("net-no-ipsi") == "no-ipsi"
+def write_metrics(folder, best, label="net-mu-0-s0"):
+    """Three validations, of which the second is the best."""
+    (folder / label).mkdir(parents=True)
+    lines = [{"step": 5, "loss": 1.0}]
+    for recall in (0.1, best, 0.05):
+        names = ("image_to_text_recall_at_5", "text_to_image_recall_at_5", "mean_recall")
+        lines.append(dict.fromkeys(names, recall))
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / label / "metrics.jsonl").write_text(text)
 
 
-def test_a_method_without_distillation_is_swept_too(study):
-    systems = json.loads(json.dumps(study.city.summary["systems"]))
-    for label, own in systems.items():
-        mu = 0 if label.startswith("net-full") else 0.3
-        own["training"]["settings"] = {**BASE, "distillation_weight": mu}
-    city = replace(study.city, summary={**study.city.summary, "systems": systems})
-    found = replace(study, city=city).swept
-    assert found[0.0] == "net-full"
-    assert set(found) == {0.0, 0.3}
+def test_a_variant_of_a_variant_is_no_method(study):
+    assert study.city.methods == ["net-full"]
+    assert study.city.rank("net-full") == METHOD
+    assert study.city.rank("net-noise") == study.city.rank("net-noise-in-batch") == VARIANT
 
 
-def test_an_ablation_is_shown_with_its_interval_and_every_seed(study):
-    table = ablation_table(study, "mlp")
-    cells = table.frame().set_index("variant")
-    line = cells.loc["no-ipsi"]
-    full = np.mean([r2("net-full", s, k, i) for s in SEEDS for k in SPLITS for i in INDICATORS])
-    # -0.2 and -0.2 + 0.25 by hand
-    assert line["by training seed"] == "-0.200, +0.050"
-    assert line["R² of the method"] == pytest.approx(full)
-    assert line["R²"] == pytest.approx(full - 0.075)
-    assert "-0.075 \\[-0.125, -0.025\\]" in table.markdown()
-    assert line["change, %"] == pytest.approx(100 * -0.075 / full)
-    assert (line["direction"], line["differs in"]) == ("lower", "77 positions")
-    assert cells.loc["mu-0", "direction"] == "not significant"
-    assert direction(0.02, 0.2) == "higher"
+def test_every_claim_has_its_difference_and_a_verdict(study, tmp_path):
+    for seed, best in enumerate((0.5, 0.7)):
+        write_metrics(tmp_path, best, f"net-mu-0-s{seed}")
+    table = claims_table(study, "ridge", tmp_path)
     assert "synthetic" in table.title
+    cells = table.frame().set_index("variant")
+    verdicts = dict(cells["verdict"])
+    assert verdicts == {
+        "mu-0": "holds",
+        "both": "does not hold",
+        "noise": "lower",  # claims nothing
+        "noise-in-batch": "holds",
+    }
+    line = cells.loc["noise-in-batch"]
+    assert line["against"] == "noise"
+    assert line["claim"] == "robust to noise"
+    # mean over seeds and indicators, by hand
+    assert line["R² of what it is against"] == pytest.approx(0.4 + 0.01 - 0.05)
+    assert line["R²"] == pytest.approx(0.1 + 0.01 - 0.05)
+    assert line["by training seed"] == "-0.310, -0.290"
+    assert "-0.300 \\[-0.350, -0.250\\]" in table.markdown()
+    assert cells.loc["mu-0", "recall@5 image to text"] == pytest.approx(0.6)
+    assert line["recall@5 text to image"] is None
 
 
-def test_the_sweep_is_the_mean_over_trainings_and_splits(study):
-    frame = sweep_table(study).frame()
-    assert frame["indicator"].tolist() == ["population", "mean of all indicators"]
-    own = [r2("net-mu-0.3", s, k, "population") for s in SEEDS for k in SPLITS]
-    assert frame["µ = 0.3"][0] == pytest.approx(np.mean(own))
-    assert frame["µ = 0.3 sd"][0] == pytest.approx(np.std(own, ddof=1))
-    assert frame["µ = 0.5"][1] == pytest.approx(frame["µ = 0.5"][0] - 0.05)
-    (best,) = [c.name for c in sweep_table(study).columns[3:] if c.bold[0]]
-    assert best == "µ = 0.3"
+def test_a_verdict_needs_an_interval_without_zero():
+    lower, higher = training("net-mu-0", 0), training("net-both", 0)
+    assert verdict(-0.1, 0.1, lower) == verdict(-0.1, 0.1, higher) == "not significant"
+    assert verdict(np.nan, np.nan, lower) == "not significant"
+    assert verdict(0.1, 0.2, lower) == verdict(-0.2, -0.1, higher) == "does not hold"
+    assert verdict(0.1, 0.2, higher) == verdict(-0.2, -0.1, lower) == "holds"
+    assert verdict(0.1, 0.2, training("net-noise", 0)) == "higher"
+
+
+def test_a_recall_is_of_the_published_step_and_unknown_where_one_is_missing(tmp_path):
+    write_metrics(tmp_path, 0.4)
+    assert read_recalls(tmp_path, ["net-mu-0-s0"])["image to text"] == 0.4
+    assert np.isnan(read_recalls(tmp_path, ["net-mu-0-s0", "gone"])["image to text"])
 
 
 def test_the_section_draws_what_it_says(study, tmp_path):
-    section = variants_section(study, tmp_path, "figures")
+    section = variants_section(study, tmp_path / "results", "figures")
     figures = list(section.figures())
     assert [one.path for one in figures] == [
-        "figures/town-block-ablation-satellite.png",
-        "figures/town-block-mu.png",
+        "figures/town-block-claims.png",
+        "figures/town-block-curve-weight-mu.png",
+        "figures/town-block-curve-made-up.png",
     ]
     for one in figures:
         assert "(synthetic)" in one.title
-        pixels = matplotlib.image.imread(tmp_path / one.path)
+        pixels = matplotlib.image.imread(tmp_path / "results" / one.path)
         assert pixels.shape[1] > 600
         assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 50
-    names = [table.name for table in section.tables()]
-    assert names == ["town-block-ablation-mlp", "town-block-mu", "town-block-variants"]
+    tables = list(section.tables())
+    assert [table.name for table in tables] == ["town-block-claims-ridge", "town-block-variants"]
+    assert tables[1].frame()["differs in"].tolist()[0] == "it is net-mu-0"

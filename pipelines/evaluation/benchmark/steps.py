@@ -1,0 +1,266 @@
+"""The benchmark as the project's own commands: city, captions, trainings, vectors, probe, report.
+
+Everything lies in one folder: world/ and captioned/ (datasets), models/ and embeddings/ by the
+label of the training, results/ (rows and report), transfer/, logs/. The report finds the retrieval
+of a training in models/LABEL/metrics.jsonl.
+"""
+
+import json
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dataset_builders.files import atomic_path
+from dataset_builders.yaml_records import read_yaml
+
+from ..baselines.registry import RECIPES
+from ..errors import InputError
+from .arguments import TransferArguments
+from .recipe import FULL, Recipe, read_recipe
+from .runner import PROJECT, Runner, Step
+
+GROUP = "urbanln-"
+
+
+def run_benchmark(
+    config: str | Path,
+    output_dir: str | Path,
+    whole: bool = True,
+    dry_run: bool = False,
+    log: Callable[[str], None] = print,
+) -> None:
+    """Run what is left of a benchmark.
+
+    Args:
+        config: Path of the recipe.
+        output_dir: Folder of everything.
+        whole: Controls, baselines and transfer too, not only the variants.
+        dry_run: List the steps and their commands, and do nothing.
+        log: Takes a line.
+
+    Raises:
+        InputError: The recipe is wrong, or, at the end, steps have failed.
+    """
+    recipe, run = read_recipe(config), Path(output_dir).resolve()
+    runner = Runner(run, list(_Plan(recipe, run).steps(whole)), recipe.jobs, recipe.threads, log)
+    states = runner.plan()
+    if dry_run:
+        for step, state in states:
+            command = shlex.join(step.command).replace(sys.executable, "python")
+            log(f"{state} {step.name}: {command}{' ...' if any(step.takes.values()) else ''}")
+    left = sum(state != "done" for _, state in states)
+    log(f"{left} of {len(states)} steps to do; logs are in {run / 'logs'}.")
+    if dry_run:
+        return
+    for name, settings in recipe.captions.items():
+        with atomic_path(run / "recipes" / f"{name}.yaml") as temporary:
+            temporary.write_text(yaml.safe_dump(settings.merged()), encoding="utf-8")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that running steps are ended too
+    lost = runner()
+    log(f"The steps took {runner.seconds() / 60:.0f} minutes, one after another.")
+    if lost:
+        raise InputError(
+            f"{len(lost)} steps are not done ({', '.join(lost)}). Rerun the command to resume."
+        )
+    log(f"Report: {run / 'results' / 'report.md'}")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which commands make what of a recipe in the folder `run`."""
+
+    recipe: Recipe
+    run: Path
+
+    def steps(self, whole: bool) -> Iterator[Step]:
+        """All steps, or those of the variants; seed by seed: what stops early has whole seeds."""
+        recipe, city = self.recipe, self.recipe.cities[0]
+        yield self.build()
+        for captions in dict.fromkeys(one.captions for one in recipe.variants.values()):
+            yield from self.caption(captions)
+        embeds: list[Step] = []
+        for seed in recipe.seeds:
+            for name in recipe.variants:
+                model = self.run / "models" / f"{GROUP}{name}-s{seed}"
+                train = self.train(name, seed, f"{name}-s{seed}", [city], model)
+                embeds.append(self.embed(train, name, seed, f"{name}-s{seed}", city, model))
+                yield from (train, embeds[-1])
+        if whole:
+            others = [*self.controls(), *self.baselines()]
+            embeds += others
+            yield from others
+        results = self.run / "results"
+        place = self.place(city, results)
+        yield self.evaluate(
+            "probe",
+            "probe",
+            results / city / "results.jsonl",
+            {**recipe.probe, **place},
+            ("build",),
+            last="--embeddings",
+            takes={step.name: (str(step.output),) for step in embeds},
+        )
+        transfer = list(self.transfer()) if whole and recipe.transfer else []
+        yield from transfer
+        report, takes = results / "report.md", {step.name: () for step in transfer[-1:]}
+        place = {"output_dir": results}
+        takes["probe"] = ()
+        yield self.evaluate("report", "report", report, place, ("probe",), takes=takes)
+
+    # ---- data -----------------------------------------------------------------------------------
+
+    def build(self) -> Step:
+        folder = self.run / "world"
+        command = _python("-m", "dataset_builders.synthetic", "--with_masks", "--num_workers", "1")
+        command += _flags({"output_dir": folder, **self.recipe.world})
+        return Step("build", command, folder / "README.md", clears=folder)
+
+    def caption(self, name: str) -> Iterator[Step]:
+        output, dataset = self.run / "captioning" / name, self.run / "captioned" / name
+        places = _flags({"dataset_name": self.run / "world", "output_dir": output})
+        places = (str(self.run / "recipes" / f"{name}.yaml"), *places)
+        program = _python("-m", "pipelines.captioning")
+        yield Step(
+            f"caption-{name}",
+            (*program, "run", *places),
+            output / "report" / "report.md",
+            ("build",),
+            clears=output,
+            settings=self.recipe.captions[name].merged(),
+        )
+        command = (*program, "export", *places, *_flags({"dataset_dir": dataset}))
+        needs = (f"caption-{name}",)
+        yield Step(f"export-{name}", command, dataset / "README.md", needs, clears=dataset)
+
+    def place(self, city: str, output: Path, captions: str = "") -> dict[str, Any]:
+        dataset = self.run / "captioned" / captions if captions else self.run / "world"
+        return {"dataset_name": dataset, "city": city, "output_dir": output}
+
+    # ---- systems --------------------------------------------------------------------------------
+
+    def train(self, variant: str, seed: int, name: str, cities: Sequence[str], model: Path) -> Step:
+        """Train a variant on some cities."""
+        own, training = self.recipe.variants[variant], self.recipe.training
+        values = {
+            **training.set,
+            **own.train,
+            "dataset_name": self.run / "captioned" / own.captions,
+            "cities": cities,
+            "output_dir": model,
+            "seed": seed,
+        }
+        return Step(
+            f"train-{name}",
+            _python("train.py", "--config", str(PROJECT / training.recipe), *_flags(values)),
+            model / "training_summary.json",
+            (f"export-{own.captions}",),
+            clears=model,
+            settings=training.merged(),
+        )
+
+    def embed(
+        self, train: Step, variant: str, seed: int, name: str, city: str, model: Path,
+        folder: str = "embeddings",
+    ) -> Step:  # fmt: skip
+        """Encode a city with a training, which its table tells all about."""
+        own, label = self.recipe.variants[variant], f"{GROUP}{variant}-s{seed}"
+        training: dict[str, Any] = {"group": f"{GROUP}{variant}", "seed": seed, "curve": own.curve}
+        training["settings"] = {"captions": own.captions, **own.train}
+        if variant != FULL:
+            training["variant_of"] = f"{GROUP}{own.against}"
+            training |= {"differs": own.differs, "claim": own.claim, "expected": own.expected}
+        values = {"model_name_or_path": model, "training": training}
+        return self.table("embed", name, city, values, train.name, label, folder)
+
+    def table(
+        self, command: str, name: str, city: str, values: Mapping[str, Any], needs: str,
+        label: str = "", folder: str = "embeddings", **more: Any,
+    ) -> Step:  # fmt: skip
+        """A command that makes a table of vectors."""
+        output = self.run / folder
+        values = {**self.place(city, output), "label": label or name, **values}
+        path = output / city / f"{label or name}.parquet"
+        return self.evaluate(f"embed-{name}", command, path, values, (needs,), clears=path, **more)
+
+    def evaluate(
+        self, name: str, command: str, output: Path, values: Mapping[str, Any],
+        needs: tuple[str, ...], last: str = "", **more: Any,
+    ) -> Step:  # fmt: skip
+        words = _python("evaluate.py", command, *_flags(values), *last.split())
+        return Step(name, words, output, needs, **more)
+
+    def controls(self) -> Iterator[Step]:
+        """Encoders that learnt nothing here: colours, the base as it is, random initialisation."""
+        city, seeds = self.recipe.cities[0], self.recipe.seeds
+        yield self.table("embed", "colour_texture", city, {"encoder": "colour_texture"}, "build")
+        if base := self.recipe.training.merged().get("model_name_or_path"):
+            yield self.table("embed", "base-frozen", city, {"model_name_or_path": base}, "build")
+        model = self.run / "models" / f"{GROUP}{FULL}-s{seeds[0]}"  # it says which architecture
+        for seed in seeds:
+            values = {"model_name_or_path": model, "random_init": True, "seed": seed}
+            values["training"] = {"group": "random-init", "seed": seed}
+            needs = f"train-{FULL}-s{seeds[0]}"
+            yield self.table("embed", f"random-init-s{seed}", city, values, needs)
+
+    def baselines(self) -> Iterator[Step]:
+        """Published systems, and beside them the words of the captions alone."""
+        recipe, city = self.recipe, self.recipe.cities[0]
+        captions = recipe.variants[FULL].captions
+        place = self.place(city, self.run / "embeddings", captions)
+        for seed in recipe.seeds:
+            for system in recipe.baselines:
+                values = {**place, "system": system, "seed": seed, "cache_dir": self.run / "pixels"}
+                values["training"] = {"group": system, "seed": seed}
+                name, settings = f"{system}-s{seed}", read_yaml(RECIPES / f"{system}.yaml")
+                needs = f"export-{captions}"
+                yield self.table("baseline", name, city, values, needs, settings=settings)
+        if recipe.baselines:
+            yield self.table("embed_captions", "captions-tfidf", city, place, f"export-{captions}")
+
+    def transfer(self) -> Iterator[Step]:
+        """The method from each city, and from all but one; every city by each."""
+        recipe, seed, folder = self.recipe, self.recipe.seeds[0], self.run / "transfer"
+        sources = [[city] for city in recipe.cities]
+        if len(sources) > 2:
+            sources += [[one for one in recipe.cities if one != left] for left in recipe.cities]
+        takes: dict[str, tuple[str, ...]] = {}
+        for source in sources:
+            name = "+".join(source)
+            model = folder / "models" / name
+            train = self.train(FULL, seed, f"from-{name}", source, model)
+            yield train
+            for city in recipe.cities:
+                place = f"from-{name}-{city}", city, model, f"transfer/embeddings/{name}"
+                yield (step := self.embed(train, FULL, seed, *place))
+                takes[step.name] = ()
+        known = {flag.name for flag in fields(TransferArguments)}
+        values = {name: value for name, value in recipe.probe.items() if name in known}
+        values["embeddings"] = folder / "embeddings"
+        values |= {"dataset_name": self.run / "world", "output_dir": folder / "results"}
+        table = folder / "results" / "transfer.csv"
+        yield self.evaluate("transfer", "transfer", table, values, (), takes=takes)
+
+
+def _python(*words: str) -> tuple[str, ...]:
+    return sys.executable, *words
+
+
+def _flags(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Values as words of a command line: lists as several, mappings as JSON."""
+    words: list[str] = []
+    for name, value in values.items():
+        words.append(f"--{name}")
+        if isinstance(value, list | tuple):
+            words += map(str, value)
+        else:
+            words.append(json.dumps(value) if isinstance(value, Mapping | bool) else str(value))
+    return tuple(words)
+
+
+__all__ = ["run_benchmark"]
