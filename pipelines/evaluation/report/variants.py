@@ -1,7 +1,7 @@
 """Claims: each variant against what it differs from in one thing, and a verdict by its interval.
 
 Intervals are over blocks of regions and training seeds together, see `analysis.claims`. The
-retrieval of a training is read from `models/LABEL/metrics.jsonl` beside the results, where
+retrieval of a training is read from its folder `models/LABEL` beside the results, where
 `evaluate.py benchmark` puts it.
 """
 
@@ -23,7 +23,8 @@ from .frame import CELL, KEY, PROBE_NAMES, VIEW_NAMES, VIEW_ORDER, CityResults, 
 from .rendering import DASH, Block, Figure, Section, Table, intervals, numbers, words
 from .tables import with_mean
 
-MODELS_FOLDER, METRICS_FILE = "models", "metrics.jsonl"
+MODELS_FOLDER = "models"
+SUMMARY_FILE, METRICS_FILE = "training_summary.json", "metrics.jsonl"
 RECALLS = {
     "image to text": "image_to_text_recall_at_5",
     "text to image": "text_to_image_recall_at_5",
@@ -105,13 +106,15 @@ def read_recalls(models: Path, labels: Sequence[str]) -> dict[str, float]:
     """Recall@5 of the published step of some trainings, their mean; nan where one is not known."""
     found = []
     for label in labels:
-        path = models / label / METRICS_FILE
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        rows = [row for row in map(json.loads, lines) if "mean_recall" in row]
-        best = max(rows, key=lambda row: row["mean_recall"], default={})
-        found.append([best.get(name, np.nan) for name in RECALLS.values()])
-    means = np.mean(found, axis=0) if found else [np.nan] * len(RECALLS)
-    return dict(zip(RECALLS, map(float, means), strict=True))
+        summary, metrics = (models / label / name for name in (SUMMARY_FILE, METRICS_FILE))
+        row: dict[str, float] = {}
+        if summary.is_file() and metrics.is_file():
+            step = json.loads(summary.read_text(encoding="utf-8")).get("best_step")
+            lines = map(json.loads, metrics.read_text(encoding="utf-8").splitlines())
+            rows = [one for one in lines if one["step"] == step and "mean_recall" in one]
+            row = rows[-1] if rows else row
+        found.append([row.get(name, np.nan) for name in RECALLS.values()])
+    return dict(zip(RECALLS, np.mean(found, axis=0).tolist(), strict=True))
 
 
 def claims_table(study: Study, probe: str, models: Path) -> Table:
