@@ -11,6 +11,8 @@ import os
 import re
 import shutil
 import socket
+import sqlite3
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -175,6 +177,52 @@ def append(path: Path, content: bytes) -> None:
             raise
 
 
+def set_aside(path: Path) -> None:
+    """Rename a damaged file to `<name>.damaged-<time>`, and say so; it can be made again then."""
+    aside = path.with_name(f"{path.name}.damaged-{dt.datetime.now():%Y%m%d-%H%M%S-%f}")
+    path.replace(aside)
+    print(f"{path} is damaged: kept as {aside.name}, and made again.", file=sys.stderr)
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; None if there is none. A damaged file is set aside."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError):
+        set_aside(path)
+        return None
+
+
+def open_database(path: Path, *, exclusive: bool = False) -> sqlite3.Connection:
+    """Open an SQLite database in WAL mode, each statement a transaction of its own.
+
+    A damaged one is set aside. The connection may be used from several threads.
+
+    Args:
+        path: The file; created if missing.
+        exclusive: For this connection alone, which needs no shared memory.
+    """
+    while True:
+        database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            if exclusive:
+                database.execute("PRAGMA locking_mode = EXCLUSIVE")
+            (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+            if found == "ok":
+                database.execute("PRAGMA journal_mode = WAL")
+                database.execute("PRAGMA synchronous = NORMAL")
+                return database
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                raise
+        database.close()
+        set_aside(path)
+        for end in ("-wal", "-shm"):
+            path.with_name(path.name + end).unlink(missing_ok=True)
+
+
 class ForeignFileError(DatasetError):
     """Raised when a file in the way was not written by this program, or was changed since."""
 
@@ -218,6 +266,17 @@ class WrittenFiles:
                 "deleted: move them away, or give another folder."
             )
 
+    def altered(self, names: Iterable[str]) -> list[str]:
+        """Those of some files that are there, listed, and not as this program wrote them."""
+        known = self._read()
+        return [one for one in names if one in known and self._is_foreign(one, known[one])]
+
+    def set_damaged_aside(self, name: str) -> None:
+        """Set a Parquet file aside that is not as this program wrote it; others are left alone."""
+        path = self.root / name
+        if self.altered([name]) and was_parquet(path):
+            set_aside(path)
+
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
         """Like [`atomic_path`], for a file that is listed.
@@ -228,7 +287,7 @@ class WrittenFiles:
         self.check([name])
         with atomic_path(self.root / name) as temporary:
             yield temporary
-            self._append({name: _sha256(temporary)})
+            self._append({name: file_sha256(temporary)})
 
     @contextmanager
     def staging(self, *, whole: bool = False) -> Iterator[Path]:
@@ -249,7 +308,7 @@ class WrittenFiles:
             gone = set(self.names()) - set(found) if whole else set()
             self.check([*sorted(found), *sorted(gone)])
             self.delete(gone)
-            self._append({name: _sha256(path) for name, path in found.items()})
+            self._append({name: file_sha256(path) for name, path in found.items()})
             for name, path in found.items():
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.move(path, root / name)
@@ -275,7 +334,7 @@ class WrittenFiles:
             return False
         inside = path.resolve().is_relative_to(self.root.resolve())
         plain = path.is_file() and not path.is_symlink()
-        return not (inside and plain and _sha256(path) in hashes)
+        return not (inside and plain and file_sha256(path) in hashes)
 
     def _read(self) -> dict[str, set[str]]:
         """SHA-256 of all that was written, by name; lines cut off by a kill are skipped."""
@@ -301,13 +360,23 @@ class WrittenFiles:
         append(self._list, "".join(f"\n{line}" for line in lines).encode() + b"\n")
 
 
+def was_parquet(path: Path) -> bool:
+    """Whether a file begins or ends like a Parquet file, or holds nothing: only zeros, or no bytes.
+
+    Such a file in place of a table is a damaged table, and any other is somebody's.
+    """
+    content = path.read_bytes()
+    return content[:4] == b"PAR1" or content[-4:] == b"PAR1" or not content.strip(b"\0")
+
+
 def _shown_files(folder: Path) -> dict[str, Path]:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     named = {path.relative_to(folder).as_posix(): path for path in files}
     return {name: named[name] for name in named if not any(p[0] == "." for p in name.split("/"))}
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -329,6 +398,11 @@ __all__ = [
     "atomic_path",
     "contents",
     "digest",
+    "file_sha256",
     "locked",
+    "open_database",
+    "read_json",
+    "set_aside",
+    "was_parquet",
     "write_json",
 ]

@@ -5,7 +5,6 @@ aside, and its items are requested again.
 """
 
 import hashlib
-import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from .errors import DatasetError
-from .files import atomic_path
+from .files import atomic_path, open_database
 
 Status = Literal["ok", "missing", "blank", "placeholder", "quota", "denied", "invalid", "failed"]
 FINAL: frozenset[Status] = frozenset({"ok", "missing", "blank", "placeholder", "invalid"})
@@ -80,12 +79,8 @@ class Store:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         # SQLite serialises statements, whichever thread they come from
-        self._database = sqlite3.connect(
-            self.folder / "ledger.sqlite", isolation_level=None, check_same_thread=False
-        )
+        self._database = open_database(self.folder / "ledger.sqlite")
         self._writing = [threading.Lock() for _ in range(256)]
-        self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.execute("PRAGMA synchronous = NORMAL")
         self._database.execute(SCHEMA)
 
     def close(self) -> None:

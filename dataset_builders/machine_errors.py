@@ -28,6 +28,12 @@ ADVICE: tuple[tuple[set[int], str, str], ...] = (
         r"MemoryError|out of memory|annot allocate memory|BrokenProcessPool|DataLoader worker",
         "There is not enough memory: use fewer workers or smaller batches",
     ),
+    (
+        set(),
+        r"JSONDecodeError|thrift|CRC checksum|Unexpected end of stream|Parquet magic bytes"
+        r"|[Cc]orrupt|malformed|not a database",
+        "A file is damaged: make it again with the command that wrote it",
+    ),
     ({errno.EIO}, r"disk I/O error|Input/output error", "Check the disk or give another folder"),
     (
         {

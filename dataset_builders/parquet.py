@@ -13,6 +13,7 @@ import pyproj
 import shapely
 
 from .errors import DatasetError
+from .files import atomic_path, set_aside, was_parquet
 from .schema import REQUIRED
 
 # an image takes about 100 kB, and the Hub's viewer wants row groups below 100 MB
@@ -25,8 +26,45 @@ def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     """A writer with page index and statistics; images are stored as they are, all else as ZSTD."""
     compression = {name: "NONE" if name == "image.bytes" else "ZSTD" for name in _leaves(schema)}
     return pq.ParquetWriter(
-        path, schema, compression=compression, write_page_index=True, write_statistics=True
+        path,
+        schema,
+        compression=compression,
+        write_page_index=True,
+        write_page_checksum=True,
+        write_statistics=True,
     )
+
+
+def write_parquet(path: Path, table: pa.Table, **options: Any) -> None:
+    """Write a table atomically, with a checksum for each page.
+
+    Args:
+        path: The file.
+        table: The table.
+        options: Of `pyarrow.parquet.write_table`.
+    """
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, write_page_checksum=True, **options)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a Parquet file is there and agrees with its checksums; a damaged one is set aside.
+
+    A file that never was a Parquet file passes: it is somebody else's.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for _ in file.iter_batches():
+                pass
+    except FileNotFoundError:
+        return False
+    except (pa.ArrowInvalid, OSError) as error:
+        if getattr(error, "errno", None):  # of the disk
+            raise
+        if was_parquet(path):
+            set_aside(path)
+            return False
+    return True
 
 
 def row_groups(
@@ -101,4 +139,12 @@ def _leaves(schema: pa.Schema) -> list[str]:
     return leaves
 
 
-__all__ = ["GEO_KEY", "ROW_GROUP_SIZE", "geo_metadata", "open_writer", "row_groups"]
+__all__ = [
+    "GEO_KEY",
+    "ROW_GROUP_SIZE",
+    "geo_metadata",
+    "is_whole",
+    "open_writer",
+    "row_groups",
+    "write_parquet",
+]

@@ -36,6 +36,9 @@ from .storage import (
     sample_images,
     table_shards,
 )
+from .storage import (
+    FILES_KIND as SOURCE_KIND,
+)
 from .trust import check_recipe_file, variables_of
 
 TARGET_BYTES = 400_000_000
@@ -98,6 +101,12 @@ def publish(
     source, target = Path(dataset), Path(output)
     if not (source / REJECTS_FILE).exists():
         raise DatasetError(f"{source} holds no finished dataset: complete its build first.")
+    shards = [path.relative_to(source).as_posix() for path in source.rglob("*.parquet")]
+    if altered := WrittenFiles(source, SOURCE_KIND).altered(shards):
+        raise DatasetError(
+            f"{source} is not as it was built: {', '.join(altered[:5])} damaged or changed. Build "
+            "the dataset again."
+        )
     _check_recipe(source)
     files = _cleared(target)
     tables = list_tables(source)

@@ -67,6 +67,7 @@ class DatasetWriter:
                 f"{self.root} is not empty and holds no dataset (no folder {DATA_FOLDER!r}). "
                 "Give an empty or a new folder."
             )
+        self.files.set_damaged_aside(REJECTS_FILE)
         self.files.check([CARD_FILE, REJECTS_FILE])  # before the work, not after it
         (self.root / DATA_FOLDER).mkdir(parents=True, exist_ok=True)
 
@@ -77,6 +78,7 @@ class DatasetWriter:
             DatasetError: it is, but was built with other parameters.
         """
         path = self.root / shard_name(city, table, index)
+        self.files.set_damaged_aside(shard_name(city, table, index))
         if not path.exists():
             return False
         found = dict(shard_metadata(path).parameters)
@@ -123,6 +125,7 @@ class DatasetWriter:
         if made_of is None:
             is_done = self.has_shard(city, table, index)
         else:
+            self.files.set_damaged_aside(name)
             stamp = digest(made_of, json.loads(self.metadata.to_json())).encode()
             is_done = stored_metadata(self.root / name).get(STAMP_KEY) == stamp
         if is_done:

@@ -5,7 +5,6 @@ is not asked for again.
 """
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -17,7 +16,7 @@ import geopandas as gpd
 from tqdm import tqdm
 
 from ..download import Fetcher, Limit, Store
-from ..files import digest, write_json
+from ..files import digest, read_json, write_json
 from ..photos import PhotoReject
 from ..sources.local_folder import LocalFolder
 from ..sources.satellite import SatelliteSource
@@ -63,9 +62,13 @@ class Batch:
     def _partial(self) -> Path:
         return self.file.with_suffix(".partial")
 
+    def is_complete(self) -> bool:
+        """Whether the answer is kept, and every item has one."""
+        return read_json(self.file) is not None
+
     def _read(self) -> Any:
-        file = self.file if self.file.exists() else self._partial
-        return json.loads(file.read_text(encoding="utf-8"))
+        nothing: dict[str, Any] = {"views": [], "rejects": []}
+        return read_json(self.file) or read_json(self._partial) or nothing
 
 
 def batches(
@@ -157,7 +160,7 @@ def _scan_folder(source: Any, number: int, cache: Path, store: Store) -> None:
 async def _fetch_views(
     recipe: CityRecipe, source: StreetViewSource, all_batches: Sequence[Batch], store: Store
 ) -> None:
-    todo = [batch for batch in all_batches if not batch.file.exists()]
+    todo = [batch for batch in all_batches if not batch.is_complete()]
     total, left = (sum(len(one.places) for one in some) for some in (all_batches, todo))
     with tqdm(total=total, initial=total - left, desc=source.name, unit="place") as bar:
         async with open_fetcher(recipe.network, store, source.limits) as fetcher:

@@ -11,8 +11,9 @@ import shapely
 from ..assignment import assign_points
 from ..boundaries import read_boundary
 from ..errors import SourceError
-from ..files import atomic_path, digest
+from ..files import atomic_path, digest, read_json
 from ..layers import read_layer
+from ..parquet import is_whole
 from ..regions import h3_regions, polygon_regions, square_grid, tile_regions
 from ..roads import osmnx_with, read_roads_overpass, read_roads_pbf, sampling_points
 from ..sources.street_view import Place
@@ -86,7 +87,7 @@ def city_boundary(recipe: CityRecipe, cache: Path) -> shapely.Geometry:
     if settings.bbox is not None:
         return read_boundary(shapely.box(*settings.bbox))
     file = cache / f"boundary-{digest(settings.model_dump())}.geojson"
-    if not file.exists():
+    if read_json(file) is None:
         with atomic_path(file) as temporary:
             _geocode(settings, cache).to_file(temporary, driver="GeoJSON")
     return read_boundary(file)
@@ -143,7 +144,7 @@ def _roads(recipe: CityRecipe, regions: gpd.GeoDataFrame, cache: Path) -> gpd.Ge
             )
         stamp += [pbf.name, pbf.stat().st_size, pbf.stat().st_mtime_ns]
     file = cache / f"roads-{digest(stamp)}.parquet"
-    if file.exists():
+    if is_whole(file):
         return gpd.read_parquet(file)
     if settings.pbf is not None:
         roads = read_roads_pbf(recipe.path(settings.pbf), settings.classes)

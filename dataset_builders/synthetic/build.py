@@ -159,8 +159,10 @@ def build_dataset(
             render = partial(_render, world.city, **parameters)
             for shard, start in enumerate(range(0, len(cells), REGIONS_PER_SHARD)):
                 of_shard = cells[start : start + REGIONS_PER_SHARD]
-                # the truth is written first, for a finished shard is not looked at again
-                if not all(writer.has_shard(world.city, table, shard) for table in tables):
+                truth = _truth_name(world.city, shard)
+                writer.files.set_damaged_aside(truth)
+                is_done = (root / truth).exists()
+                if not is_done or not all(writer.has_shard(world.city, t, shard) for t in tables):
                     rows = list(map_(render, of_shard))
                     _write_truth(writer.files, world.city, shard, rows)
                     for table in tables:
@@ -185,9 +187,13 @@ def _mapper(workers: int) -> Iterator[Callable[..., Iterator[_Rows]]]:
         yield partial(pool.map, chunksize=4)
 
 
+def _truth_name(city: str, shard: int) -> str:
+    return f"truth/{city}/part-{shard:05d}.parquet"
+
+
 def _write_truth(files: WrittenFiles, city: str, shard: int, rows: Sequence[_Rows]) -> None:
     records = [record for region in rows for record in region["truth"]]
-    with files.writing(f"truth/{city}/part-{shard:05d}.parquet") as temporary:
+    with files.writing(_truth_name(city, shard)) as temporary:
         pq.write_table(pa.Table.from_pylist(records, TRUTH), temporary)
 
 

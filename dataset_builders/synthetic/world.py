@@ -120,7 +120,7 @@ class World:
         seed: Seed of everything, where the city has none of its own.
 
     Raises:
-        ValueError: The city is unknown, or the grid smaller than 3.
+        DatasetError: The city is unknown, or the grid smaller than 3.
     """
 
     def __init__(self, city: str, grid_size: int, seed: int = 0):

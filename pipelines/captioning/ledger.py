@@ -14,7 +14,6 @@ finished, so a kill loses only the units in flight.
 import asyncio
 import hashlib
 import json
-import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -24,7 +23,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from dataset_builders.files import locked, write_json
+from dataset_builders.files import file_sha256, locked, open_database, set_aside, write_json
 
 from .errors import RequestFailedError
 from .inputs import InputShard, list_shards
@@ -130,11 +129,8 @@ class Ledger:
         self._running: dict[str, asyncio.Future[Unit]] = {}
         with ExitStack() as stack:
             stack.enter_context(locked(path.parent, remedy=SHARES))
-            self._database = sqlite3.connect(path, isolation_level=None)
+            self._database = open_database(path, exclusive=True)
             stack.callback(self._database.close)
-            self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = NORMAL")
             self._database.execute(SCHEMA)
             self._stack = stack.pop_all()
 
@@ -251,6 +247,7 @@ class ShardFolder:
         self.candidates = path / "candidates.parquet"
         self.rejects = path / "rejects.parquet"
         self.marker = path / "done.json"
+        self._tables = (self.candidates, self.rejects)
 
     def is_done(self, fingerprint: str) -> bool:
         """Whether the tables are those that the fingerprint stands for."""
@@ -263,13 +260,29 @@ class ShardFolder:
         except (OSError, ValueError):
             return {}
 
+    def has_whole_tables(self) -> bool:
+        """Whether the tables are there as they were written; damaged ones are set aside."""
+        hashes = self.summary().get("sha256", {})
+        whole = [_is_whole(path, hashes.get(path.name)) for path in self._tables]
+        return all(whole)
+
     def finish(self, fingerprint: str, counts: Mapping[str, int]) -> None:
         """Mark the shard as finished."""
-        write_json(self.marker, {"fingerprint": fingerprint, **counts})
+        hashes = {path.name: file_sha256(path) for path in self._tables}
+        write_json(self.marker, {"fingerprint": fingerprint, **counts, "sha256": hashes})
 
     def reopen(self) -> None:
         """Mark the shard as unfinished; its stored answers stay."""
         self.marker.unlink(missing_ok=True)
+
+
+def _is_whole(path: Path, sha256: str | None) -> bool:
+    if not path.exists():
+        return False
+    if sha256 is None or file_sha256(path) == sha256:
+        return True
+    set_aside(path)
+    return False
 
 
 def finished_shards(recipe: Recipe) -> list[ShardFolder]:

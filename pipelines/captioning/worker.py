@@ -74,11 +74,11 @@ class Worker:
     async def _shard(self, shard: InputShard) -> None:
         folder = ShardFolder(self._kit.recipe.output_dir, shard)
         mark = done_mark(self._kit, shard)
-        if folder.is_done(mark):
+        if folder.is_done(mark) and folder.has_whole_tables():
             return
         with Ledger(folder.ledger) as ledger:
-            if folder.is_done(mark):  # by the process that held the ledger until now
-                return
+            if folder.is_done(mark) and folder.has_whole_tables():
+                return  # by the process that held the ledger until now
             outcomes = await self._images(shard, ledger)
             rejects = [one for _, failed in outcomes for one in failed]
             write_candidates(folder.candidates, [one for found, _ in outcomes for one in found])

@@ -4,7 +4,6 @@ Whatever is written appears whole or not at all: folders are written beside thei
 name that starts with `.tmp-` and then renamed, files likewise by [`atomic_path`].
 """
 
-import hashlib
 import json
 import os
 import random
@@ -21,14 +20,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
-from dataset_builders.files import contents, write_json
+from dataset_builders.files import contents, digest, file_sha256, write_json
 from modeling_urbanln import UrbanLNForPreTraining, UrbanLNProcessor
 
 from ..common.errors import InputError
 from .arguments import ModelArguments
 from .model import merge_lora, save_lora
 
-CHECKSUMS = "sha256"  # key of the state file
+CHECKSUMS, OWN_CHECKSUM = "sha256", "digest"  # keys of the state file: of others, and of itself
 STATE_FILE, ARGUMENTS_FILE = "trainer_state.json", "train_arguments.yaml"
 WEIGHTS_FILE, OPTIMIZER_FILE, SCALER_FILE = (
     "training_model.safetensors",
@@ -168,8 +167,9 @@ def load_process_state(folder: Path, rank: int) -> dict[str, torch.Tensor]:
 
 def save_state(folder: Path, state: TrainingState) -> None:
     """Write the shared state and the checksums of all files; last, as it marks completeness."""
-    files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
-    write_json(folder / STATE_FILE, {**vars(state), CHECKSUMS: files})
+    files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
+    values = {**vars(state), CHECKSUMS: files}
+    write_json(folder / STATE_FILE, {**values, OWN_CHECKSUM: digest(values)})
 
 
 def load_state(folder: Path) -> TrainingState:
@@ -187,7 +187,9 @@ def load_state(folder: Path) -> TrainingState:
             "--resume_from_checkpoint."
         )
     values = json.loads(path.read_text(encoding="utf-8"))
-    values.pop(CHECKSUMS, None)
+    values = {
+        name: value for name, value in values.items() if name not in (CHECKSUMS, OWN_CHECKSUM)
+    }
     return TrainingState(**values)
 
 
@@ -195,8 +197,10 @@ def find_damage(folder: Path) -> str:
     """The first missing or altered file of a checkpoint; empty if all are whole."""
     try:
         values = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        if values.pop(OWN_CHECKSUM, None) not in (None, digest(values)):
+            return STATE_FILE
         files = values.get(CHECKSUMS, {})
-        return next((n for n, known in files.items() if _sha256(folder / n) != known), "")
+        return next((n for n, known in files.items() if file_sha256(folder / n) != known), "")
     except (OSError, ValueError, AttributeError) as error:
         name = Path(getattr(error, "filename", None) or STATE_FILE).name
         return f"{name}: {type(error).__name__}"
@@ -297,11 +301,6 @@ def swap_in(temporary: Path, folder: Path) -> None:
         folder.replace(old)
     temporary.replace(folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _load(path: Path) -> Any:

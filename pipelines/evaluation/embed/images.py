@@ -26,8 +26,9 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dataset_builders.files import atomic_path, digest, locked
+from dataset_builders.files import digest, locked
 from dataset_builders.images import BadImageError, decode_image
+from dataset_builders.parquet import is_whole, write_parquet
 from dataset_builders.schema import VIEWS
 from pipelines.common.encoders import Encoder
 
@@ -45,7 +46,7 @@ from .trainings import Training
 Row = dict[str, Any]
 
 SHARES = "Wait until it ends, or give each process a share of its own with --shard I/N."
-PART_NAME = re.compile(r"[a-z_]+-\d{6}\.(parquet|lock)|table\.lock|\..*\.tmp")
+PART_NAME = re.compile(r"[a-z_]+-\d{6}\.(parquet|lock)|table\.lock|\..*\.tmp|.*\.damaged-.*")
 
 
 @dataclass
@@ -180,7 +181,7 @@ def embed(
     with FileLock(parts / "table.lock"):  # shares may end at the same time
         if earlier_metadata(path).get("fingerprint") != fingerprint:
             files = {view: _part_files(source, view, parts, settings) for view in VIEWS}
-            if missing := [one for paths in files.values() for one in paths if not one.is_file()]:
+            if missing := [one for paths in files.values() for one in paths if not is_whole(one)]:
                 log(f"This share is done; {len(missing)} parts are left to other shares.")
                 return path
             totals = {
@@ -214,7 +215,7 @@ def embed_parts(
     for view in VIEWS:
         files = _part_files(source, view, parts, settings)
         own = range(share[0], len(files), share[1])
-        todo = {number: files[number] for number in own if not files[number].is_file()}
+        todo = {number: files[number] for number in own if not is_whole(files[number])}
         if todo:
             _embed_view(encoder, source, view, todo, settings)
 
@@ -358,20 +359,13 @@ def _write_part(path: Path, part: Part, dim: int) -> None:
         }
     )
     rest = {"seconds": part.seconds, "rejects": [vars(reject) for reject in part.rejects]}
-    with atomic_path(path) as temporary:
-        pq.write_table(table.replace_schema_metadata({METADATA_KEY: json.dumps(rest)}), temporary)
+    write_parquet(path, table.replace_schema_metadata({METADATA_KEY: json.dumps(rest)}))
 
 
 def _read_part(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     """A part's table, and its rejects and seconds."""
-    try:
-        table = pq.read_table(path)
-        return table, read_metadata(table.schema) or {}
-    except (pa.ArrowInvalid, OSError) as error:
-        path.unlink()
-        raise InputError(
-            f"{path} was damaged and has been removed ({error}). Rerun the command to resume."
-        ) from error
+    table = pq.read_table(path)
+    return table, read_metadata(table.schema) or {}
 
 
 def _write(

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from dataset_builders.files import atomic_path
+from dataset_builders.parquet import write_parquet
 
 SCHEMA = pa.schema([(name, pa.string()) for name in ("table", "item", "reason", "detail")])
 
@@ -25,8 +24,7 @@ class Reject:
 def write_rejects(path: Path, rejects: Sequence[Reject]) -> None:
     """Write the rejects atomically; a table without rows if there are none."""
     table = pa.Table.from_pylist([vars(reject) for reject in rejects], schema=SCHEMA)
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary)
+    write_parquet(path, table)
 
 
 __all__ = ["Reject", "write_rejects"]

@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from dataset_builders.files import atomic_path, digest
+from dataset_builders.files import digest
+from dataset_builders.parquet import is_whole, write_parquet
 from dataset_builders.schema import VIEWS
 from dataset_builders.unique import RepeatedIdError, require_unique
 
@@ -133,8 +134,7 @@ def write_embeddings(
             flat, values.shape[1], mask=pa.array(absent)
         )
     table = pa.table(columns).replace_schema_metadata({METADATA_KEY: json.dumps(metadata)})
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary)
+    write_parquet(path, table)
 
 
 def read_embeddings(path: Path) -> EmbeddingTable:
@@ -146,8 +146,8 @@ def read_embeddings(path: Path) -> EmbeddingTable:
     if not path.is_file():
         raise InputError(f"There is no embedding table at {path}. Check --embeddings.")
     try:
-        table = pq.read_table(path)
-    except pa.ArrowInvalid as error:
+        table = pq.read_table(path, page_checksum_verification=True)
+    except (pa.ArrowInvalid, OSError) as error:
         raise InputError(NOT_VECTORS.format(path=path, why=f"not Parquet: {error}")) from error
     metadata = read_metadata(table.schema)
     views = [view for view in COLUMNS if view in table.column_names]
@@ -172,10 +172,12 @@ def read_metadata(schema: pa.Schema) -> dict[str, Any] | None:
 def earlier_metadata(path: Path) -> dict[str, Any]:
     """Metadata of the table that a new one would replace; empty where there is none.
 
+    A damaged table is set aside.
+
     Raises:
-        InputError: the file is damaged or no such table, and so not to be replaced.
+        InputError: the file is no such table, and so not to be replaced.
     """
-    if not path.exists():
+    if not is_whole(path):
         return {}
     try:
         metadata = read_metadata(pq.read_schema(path))
@@ -183,8 +185,8 @@ def earlier_metadata(path: Path) -> dict[str, Any]:
         metadata = None
     if metadata is None:
         raise InputError(
-            f"{path} is there and is no embedding table, or a damaged one: move it away, or give "
-            "another --output_dir or --label."
+            f"{path} is there and is no embedding table: move it away, or give another "
+            " --output_dir or --label."
         )
     return metadata
 
@@ -197,8 +199,7 @@ def rename_training(path: Path, training: Training | None) -> None:
     metadata |= training.metadata() if training else {}
     if metadata != known:
         table = table.replace_schema_metadata({METADATA_KEY: json.dumps(metadata)})
-        with atomic_path(path) as temporary:
-            pq.write_table(table, temporary)
+        write_parquet(path, table)
 
 
 def _require_unique(region_ids: Sequence[str], where: str, remedy: str) -> None:

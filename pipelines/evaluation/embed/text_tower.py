@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from transformers import CLIPModel
 
-from dataset_builders.files import atomic_path, digest
+from dataset_builders.files import digest
+from dataset_builders.parquet import is_whole, write_parquet
 from modeling_urbanln import UrbanLNSiglipModel, clean_text
 
 from ..errors import InputError
@@ -162,11 +165,13 @@ def cached_vectors(
     folder: Path, tower: TextTower, texts: Sequence[str], batch_size: int = 64
 ) -> NDArray[np.float32]:
     """Vectors of the texts, read from the folder where the same tower has encoded the same ones."""
-    path = folder / f"texts-{digest(tower.fingerprint, list(texts))}.npy"
-    if not path.is_file():
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.save(file, tower.encode(texts, batch_size), allow_pickle=False)
-    return np.load(path, allow_pickle=False)
+    path = folder / f"texts-{digest(tower.fingerprint, list(texts))}.parquet"
+    if not is_whole(path):
+        found = tower.encode(texts, batch_size)
+        column = pa.FixedSizeListArray.from_arrays(pa.array(found.ravel()), found.shape[1])
+        write_parquet(path, pa.table({"vector": column}))
+    column = pq.read_table(path)["vector"].combine_chunks()
+    return column.flatten().to_numpy().reshape(len(texts), -1)
 
 
 def _fingerprint(model: Any, tokenizer: Any, max_length: int) -> str:

@@ -1,7 +1,6 @@
 """Predictions of single regions, one Parquet file a batch of rows; what intervals rest on."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -10,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from dataset_builders.files import atomic_path, digest
+from dataset_builders.files import digest, read_json
+from dataset_builders.parquet import is_whole, write_parquet
 
 from ..errors import InputError
 from .results import KEY, ResultRow
@@ -71,8 +70,29 @@ def _write(
         [task.y[index] for task, (index, _) in zip(tasks, parts, strict=True)]
     )
     columns["prediction"] = np.concatenate([values for _, values in parts])
-    with atomic_path(path) as temporary:
-        pq.write_table(pa.table(columns), temporary)
+    write_parquet(path, pa.table(columns))
+
+
+def unpredicted(output: Path, rows: Iterable[ResultRow]) -> set[tuple[Any, ...]]:
+    """Keys of the rows whose predictions are damaged or gone; damaged files are set aside.
+
+    None are missed where the folders of predictions were removed as a whole.
+    """
+    folders = [output / PREDICTIONS_FOLDER, output / VALIDATION_FOLDER]
+    if not all(folder.is_dir() for folder in folders):
+        return set()
+    tested, validated = map(_predicted_keys, folders)
+    return {
+        row.key
+        for row in rows
+        if row.key not in tested or (row.n_validation and row.key not in validated)
+    }
+
+
+def _predicted_keys(folder: Path) -> set[tuple[Any, ...]]:
+    files = [path for path in folder.glob("*.parquet") if is_whole(path)]
+    frames = [pd.read_parquet(path, columns=list(KEY)).drop_duplicates() for path in files]
+    return {key for frame in frames for key in frame.itertuples(index=False, name=None)}
 
 
 def read_predictions(folder: Path, wanted: Mapping[str, Any]) -> pd.DataFrame:
@@ -198,9 +218,9 @@ def _predicted(
 
 
 def _summary(folder: Path, part: str) -> dict[str, Any]:
-    if not (folder / SUMMARY_FILE).is_file() or not (folder / part).is_dir():
+    found: dict[str, Any] | None = read_json(folder / SUMMARY_FILE)
+    if found is None or not (folder / part).is_dir():
         raise InputError(f"No results in {folder}. Run `python evaluate.py probe` first.")
-    found: dict[str, Any] = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
     return found
 
 
@@ -229,5 +249,6 @@ __all__ = [
     "embedding_hashes",
     "predicted_splits",
     "read_predictions",
+    "unpredicted",
     "write_predictions",
 ]

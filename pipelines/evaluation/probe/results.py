@@ -2,16 +2,15 @@
 
 import json
 import math
-import os
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from dataset_builders.files import append
+from dataset_builders.files import append, atomic_path, set_aside
 
 from ..errors import InputError
 
@@ -119,8 +118,8 @@ def row_key(values: Mapping[str, Any]) -> tuple[Any, ...]:
 class ResultStore:
     """The rows of a results.jsonl; one process writes at a time.
 
-    A line torn by a kill is cut off when the file is opened for writing, so that its cell is
-    computed again.
+    A line torn by a kill is cut off when the file is opened for writing, and a file with a damaged
+    line is set aside and its other lines kept, so that such cells are computed again.
 
     Args:
         path: the file; need not exist.
@@ -129,7 +128,7 @@ class ResultStore:
     def __init__(self, path: Path):
         self.path = path
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        _cut_torn_line(self.path)
+        _keep_whole_lines(self.path)
         self.keys = {row.key for row in read_rows(self.path)}
 
     def append(self, rows: Iterable[ResultRow]) -> None:
@@ -148,45 +147,60 @@ class ResultStore:
         append(self.path, payload)
         self.keys.update(keys)
 
+    def drop(self, keys: Collection[tuple[Any, ...]]) -> None:
+        """Drop rows, so that their cells are computed again."""
+        if not keys:
+            return
+        rows = [row for row in read_rows(self.path) if row.key not in keys]
+        with atomic_path(self.path) as temporary:
+            temporary.write_text("".join(map(_to_line, rows)), encoding="utf-8")
+        self.keys = {row.key for row in rows}
+
 
 def read_rows(path: Path) -> Iterator[ResultRow]:
     """The rows of a file; none where it is missing. A torn last line is left out.
 
     Raises:
-        InputError: rows of another version of this code.
-        ValueError: a line that is no result row, other than a torn last one.
+        InputError: rows of another version of this code, or a line that is no result row, other
+            than a torn last one.
     """
     if not path.exists():
         return
-    names = {field.name for field in fields(ResultRow)}
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith("\n"):
                 return
-            try:
-                values = json.loads(line)
-                _check_version(path, values)
-                if set(values) != names:
-                    raise ValueError(f"its fields are {sorted(values)}")
-            except InputError:
-                raise
-            except ValueError as error:
-                raise ValueError(
-                    f"{path}, line {number} is no result row: {error}. Remove the line (its cell "
-                    "is computed again) or the file."
-                ) from error
+            values = _values(line)
+            _check_version(path, values)
+            if set(values) != NAMES:
+                raise InputError(
+                    f"{path}, line {number} is no result row. Run `python evaluate.py probe` "
+                    "again: it sets the damaged file aside and computes the cell again."
+                )
             restored: dict[str, Any] = {k: math.nan if v is None else v for k, v in values.items()}
             yield ResultRow(**restored)
 
 
-def _check_version(path: Path, values: Any) -> None:
+def _values(line: str | bytes) -> dict[str, Any]:
+    """The fields of a line; none if it is damaged."""
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _check_version(path: Path, values: dict[str, Any]) -> None:
     # the first version did not say so
-    found = values.get("format_version", 1) if isinstance(values, dict) else FORMAT_VERSION
+    found = values.get("format_version", 1) if values else FORMAT_VERSION
     if found != FORMAT_VERSION:
         raise InputError(
             f"{path} holds rows of format {found}; this version writes format {FORMAT_VERSION}, "
             "and the two do not compare. Give another --output_dir, or remove the file."
         )
+
+
+NAMES = {field.name for field in fields(ResultRow)}
 
 
 @lru_cache
@@ -223,15 +237,15 @@ def _to_line(row: ResultRow) -> str:
     return json.dumps(values, allow_nan=False) + "\n"
 
 
-def _cut_torn_line(path: Path) -> None:
-    if not path.exists():
+def _keep_whole_lines(path: Path) -> None:
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    whole = [line for line in lines if line.endswith(b"\n") and _values(line)]
+    if whole == lines:
         return
-    with path.open("r+b") as file:
-        content = file.read()
-        end = content.rfind(b"\n") + 1
-        if end < len(content):
-            file.truncate(end)
-            os.fsync(file.fileno())
+    if whole != lines[:-1]:
+        set_aside(path)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(b"".join(whole))
 
 
 __all__ = [

@@ -16,15 +16,21 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dataset_builders.errors import SplitError
-from dataset_builders.files import atomic_path, digest, write_json
+from dataset_builders.files import atomic_path, digest, read_json, write_json
 
 from ..embed.poi import poi_columns
 from ..embed.tables import EmbeddingTable
 from .city import City
 from .loop import Comparison, ProbeSettings, compute, leaking_cells, make_cells
-from .predictions import BLOCK_COLUMN, REGIONS_FILE, RESULTS_FILE, SUMMARY_FILE
+from .predictions import (
+    BLOCK_COLUMN,
+    REGIONS_FILE,
+    RESULTS_FILE,
+    SUMMARY_FILE,
+    unpredicted,
+)
 from .reach import measure_reach
-from .results import FORMAT_VERSION, ResultStore, code_revision
+from .results import FORMAT_VERSION, ResultStore, code_revision, read_rows
 from .splits import (
     SPLIT_RULE,
     STORED_SEED,
@@ -97,6 +103,7 @@ def probe(
     cells, skipped = make_cells(comparison.targets, comparison.splitters, settings)
     skipped += leaking_cells(systems, cells)
     store = ResultStore(output / RESULTS_FILE)  # refuses rows of another version first
+    store.drop(unpredicted(output, read_rows(store.path)))
     _write_regions(output / REGIONS_FILE, city, comparison.targets, kept, place)
     summary = {
         "city": city.name,
@@ -208,10 +215,8 @@ def _describe_place(city: City, kept: NDArray[np.int64], place: Geography) -> di
 
 def _with_earlier(path: Path, summary: dict[str, Any]) -> dict[str, Any]:
     """Keep the systems of earlier runs that compare with this one: same regions, same settings."""
-    if not path.is_file():
-        return summary
-    earlier = json.loads(path.read_text(encoding="utf-8"))
-    if earlier["table_hash"] != summary["table_hash"]:
+    earlier = read_json(path) or {}
+    if earlier.get("table_hash") != summary["table_hash"]:
         return summary
     merged = {
         name: {**earlier[name], **summary[name]} for name in ("systems", "controls", "beside")

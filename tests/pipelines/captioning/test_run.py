@@ -17,6 +17,7 @@ from pipelines.captioning.kit import open_kit
 from pipelines.captioning.ledger import Ledger, ShardFolder
 from pipelines.captioning.recipe import make_recipe
 from pipelines.captioning.run import run, state
+from tests.damage import damage
 from tests.processes import run_python, start_python
 
 from .runs import FEW, MODELS, recipe_values, rejects, table, write_recipe
@@ -73,6 +74,21 @@ def test_the_same_run_again_asks_nobody_and_changes_nothing(city, whole):
     files = {path: path.stat().st_mtime_ns for path in whole.rglob("*.parquet")}
     assert run(make_recipe(recipe_values(city, whole))).finished
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*.parquet")} == files
+
+
+def test_damaged_tables_and_ledgers_are_made_again(city, tmp_path):
+    recipe = make_recipe(recipe_values(city, tmp_path, **FEW))
+    assert run(recipe).finished
+    before = table(tmp_path)
+    for name, how in (("candidates", "flip"), ("rejects", "truncate"), ("candidates", "gone")):
+        damage(next(tmp_path.glob(f"shards/*/{name}.parquet")), how)
+        assert run(recipe).finished
+        assert table(tmp_path) == before
+    damage(next(tmp_path.glob("shards/*/units.sqlite")), "zero")
+    next(tmp_path.glob("shards/*/done.json")).unlink()
+    assert run(recipe).finished
+    assert table(tmp_path) == before
+    assert len(list(tmp_path.glob("shards/*/*.damaged-*"))) == 3
 
 
 def run_until(number: int, units: int, recipe: Path):

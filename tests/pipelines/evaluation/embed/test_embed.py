@@ -22,6 +22,7 @@ from pipelines.evaluation.embed.images import EmbedSettings, Source, embed
 from pipelines.evaluation.embed.sources import open_images
 from pipelines.evaluation.embed.tables import read_embeddings
 from pipelines.evaluation.errors import InputError
+from tests.damage import damage
 from tests.pipelines.evaluation.toy import CITY, build_toy
 from tests.processes import ROOT, run_python, start_python
 
@@ -118,7 +119,7 @@ def test_a_table_of_somebody_else_is_not_replaced(tmp_path, toy_dataset, as_parq
         pq.write_table(pa.table({"mine": [1]}), path)
     before = path.read_bytes()
     source, encoder = open_images(str(toy_dataset), CITY), ColourTextureEncoder()
-    with pytest.raises(InputError, match="is no embedding table, or a damaged one: move"):
+    with pytest.raises(InputError, match="is no embedding table: move"):
         embed(encoder, source, tmp_path, "x", SETTINGS)
     assert path.read_bytes() == before
 
@@ -208,6 +209,18 @@ def test_a_second_process_on_the_same_part_is_refused(
         holder.kill()
         holder.join()
     same_table(embed(model_encoder, source, tmp_path, "urbanln", SETTINGS), toy_table)
+
+
+def test_damaged_parts_and_tables_are_made_again(tmp_path, toy_dataset, toy_table, model_encoder):
+    source = open_images(str(toy_dataset), CITY)
+    parts = tmp_path / f".urbanln-{read_embeddings(toy_table).metadata['fingerprint']}.parts"
+    embedding.embed_parts(model_encoder, source, parts, SETTINGS)
+    for path, how in zip(sorted(parts.glob("*.parquet")), ("flip", "zero", "gone"), strict=False):
+        damage(path, how)
+    same_table(embed(model_encoder, source, tmp_path, "urbanln", SETTINGS), toy_table)
+    damage(tmp_path / "urbanln.parquet", "flip")
+    same_table(embed(model_encoder, source, tmp_path, "urbanln", SETTINGS), toy_table)
+    assert len(list(tmp_path.glob("urbanln.parquet.damaged-*"))) == 1
 
 
 @pytest.mark.slow

@@ -73,13 +73,15 @@ def test_a_key_cannot_be_written_twice(tmp_path):
         store.append([ROWS[1], ROWS[1]])
 
 
-def test_a_broken_line_in_the_middle_is_named(tmp_path):
+def test_a_broken_line_is_told_and_set_aside_for_its_cell_to_be_computed_again(tmp_path):
     path = tmp_path / "results.jsonl"
     ResultStore(path).append(ROWS)
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], lines[1][:40], *lines[2:]]) + "\n")
-    with pytest.raises(ValueError, match="line 2 is no result row"):
+    with pytest.raises(InputError, match="line 2 is no result row"):
         list(read_rows(path))
+    assert ResultStore(path).keys == {row.key for row in ROWS} - {ROWS[1].key}
+    assert len(list(tmp_path.glob("results.jsonl.damaged-*"))) == 1
 
 
 def test_rows_of_another_format_are_told(tmp_path):

@@ -17,6 +17,7 @@ from pipelines.evaluation.probe.predictions import (
     PREDICTIONS_FOLDER,
     VALIDATION_FOLDER,
     read_predictions,
+    unpredicted,
 )
 from pipelines.evaluation.probe.reach import covered_by_decile
 from pipelines.evaluation.probe.results import KEY, code_revision, read_rows
@@ -24,6 +25,7 @@ from pipelines.evaluation.probe.run import ProbeSettings, probe
 from pipelines.evaluation.probe.splits import BlockSplitter, geography
 from pipelines.evaluation.report.frame import read_city
 from pipelines.evaluation.urban_regression.metrics import regression_metrics
+from tests.damage import damage
 from tests.pipelines.evaluation.toy import CITY, build_toy
 
 FAST = ProbeSettings(
@@ -191,6 +193,22 @@ def test_stopped_anywhere_it_goes_on_to_the_same_rows(city, tables, tmp_path, re
     assert set(rows) == set(expected)
     for key, row in rows.items():
         assert row.r2 == pytest.approx(expected[key].r2, abs=1e-5)
+
+
+def test_damaged_files_are_set_aside_and_made_again(city, tables, tmp_path):
+    settings = replace(FAST, probes=("ridge",), views=("satellite",))
+    probe(city, tables, tmp_path, settings, quiet)
+    before = {row.key: row.r2 for row in read_rows(tmp_path / "results.jsonl")}
+    predictions = sorted((tmp_path / PREDICTIONS_FOLDER).glob("*.parquet"))
+    validation = sorted((tmp_path / VALIDATION_FOLDER).glob("*.parquet"))
+    files = [*predictions[:2], validation[2], tmp_path / "probe.json"]
+    for path, how in zip(files, ("flip", "gone", "zero", "truncate"), strict=True):
+        damage(path, how)
+    probe(city, tables, tmp_path, settings, quiet)
+    assert {row.key: row.r2 for row in read_rows(tmp_path / "results.jsonl")} == before
+    assert len(list(tmp_path.rglob("*.damaged-*"))) == 3
+    assert len(read_city(tmp_path).rows) == len(before)
+    assert unpredicted(tmp_path, read_rows(tmp_path / "results.jsonl")) == set()
 
 
 def test_systems_of_separate_runs_meet_in_one_table(city, tables, tmp_path):
