@@ -4,6 +4,7 @@ import contextlib
 import datetime as dt
 import errno
 import fcntl
+import functools
 import hashlib
 import itertools
 import json
@@ -29,9 +30,15 @@ REMEDY = "Wait until it ends, or give another folder."
 ORPHANS_S = 10.0
 """How long to wait for what a killed run leaves: PyTorch's workers end within 5 seconds."""
 _HOST = socket.gethostname()
-_HOST_DIGITS = hashlib.sha256(_HOST.encode()).hexdigest()[:6]
 _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{6})-(\d+)-\d+\.tmp")
 _numbers = itertools.count()
+
+
+@functools.cache
+def _machine() -> str:
+    """6 hex digits for the host, and for the container: their processes are numbered apart."""
+    container = "/proc/self/ns/pid"
+    return digest(_HOST, os.readlink(container) if os.path.lexists(container) else "")[:6]
 
 
 @contextmanager
@@ -107,7 +114,7 @@ def _holder(text: str) -> dict[str, Any]:
 
 def _has_ended(host: Any, pid: Any) -> bool:
     """Whether a process was one of this machine, and is none any more."""
-    if host not in (_HOST, _HOST_DIGITS) or not isinstance(pid, int):
+    if host not in (_HOST, _machine()) or not isinstance(pid, int):
         return False
     try:
         os.kill(pid, 0)
@@ -138,7 +145,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     have the same temporary path.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    mark = f"{_HOST_DIGITS}-{os.getpid()}-{next(_numbers)}"
+    mark = f"{_machine()}-{os.getpid()}-{next(_numbers)}"
     temporary = path.with_name(f".{path.name}.{mark}.tmp")
     try:
         yield temporary
