@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from dataset_builders.files import write_json
+from dataset_builders.files import read_json, set_aside, write_json
 from dataset_builders.images import BadImageError, decode_image
 
 SAVE_EVERY = 512  # images
@@ -66,13 +66,25 @@ def decode_view(
     path.parent.mkdir(parents=True, exist_ok=True)
     # of two runs at a time one decodes, and the other waits for it
     with FileLock(path.with_suffix(".lock")):
-        if not path.is_file():
+        if read_json(listed) is None or not _is_readable(path):
             left_out = _decode(rows, total, view, size, known_regions, path)
             write_json(listed, [asdict(one) for one in left_out])
             _partial(path).replace(path)
             _progress(path).unlink(missing_ok=True)
     left_out = [LeftOut(**one) for one in json.loads(listed.read_text(encoding="utf-8"))]
     return np.load(path, mmap_mode="r"), left_out
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether the file is there and as long as its header says; a damaged one is set aside."""
+    if not path.is_file():
+        return False
+    try:
+        np.load(path, mmap_mode="r")
+    except (ValueError, EOFError):
+        set_aside(path)
+        return False
+    return True
 
 
 def square(image: Image.Image, view: str, size: int) -> NDArray[np.uint8]:
@@ -141,9 +153,9 @@ def _header(shape: tuple[int, ...]) -> bytes:
 
 def _earlier(path: Path) -> tuple[int, list[LeftOut]]:
     """Rows that an earlier run has read, and what it left out."""
-    if not (_progress(path).is_file() and _partial(path).is_file()):
+    saved = read_json(_progress(path))
+    if saved is None or not _partial(path).is_file():
         return 0, []
-    saved = json.loads(_progress(path).read_text(encoding="utf-8"))
     return saved["done"], [LeftOut(**one) for one in saved["left_out"]]
 
 
