@@ -95,6 +95,10 @@ def _predicted_keys(folder: Path) -> set[tuple[Any, ...]]:
     return {key for frame in frames for key in frame.itertuples(index=False, name=None)}
 
 
+def _files(folder: Path) -> list[str]:
+    return sorted(map(str, folder.glob("*.parquet")))  # and none that was set aside
+
+
 def read_predictions(folder: Path, wanted: Mapping[str, Any]) -> pd.DataFrame:
     """Predictions of the rows whose fields have these values, each region once a row.
 
@@ -105,7 +109,7 @@ def read_predictions(folder: Path, wanted: Mapping[str, Any]) -> pd.DataFrame:
     Returns:
         The fields of `KEY`, region_id, truth and prediction, in a fixed order.
     """
-    found = pads.dataset(folder, format="parquet")
+    found = pads.dataset(_files(folder), format="parquet")
     condition = pads.scalar(True)
     for name, value in wanted.items():
         condition &= pads.field(name) == value
@@ -174,7 +178,7 @@ def predicted_splits(
     """
     summary = _summary(folder, part)
     format_ = pads.ParquetFileFormat(dictionary_columns=set(CODED))
-    table = pads.dataset(folder / part, format=format_).to_table(
+    table = pads.dataset(_files(folder / part), format=format_).to_table(
         columns=[*SORTED, "embedding_hash", "truth", "prediction"],
         filter=(pads.field("table_hash") == summary["table_hash"])
         & (pads.field("protocol") == protocol),

@@ -109,6 +109,9 @@ def test_fingerprint_changes_with_whatever_the_tables_depend_on_but_not_with_the
 def test_a_shard_is_done_only_for_its_fingerprint(tmp_path):
     folder = ShardFolder(tmp_path, SHARD)
     assert not folder.is_done("x")
+    folder.candidates.parent.mkdir(parents=True)
+    for path in (folder.candidates, folder.rejects):
+        path.write_bytes(b"table")
     folder.finish("x", {"images": 3})
     assert folder.is_done("x")
     assert not folder.is_done("y")
