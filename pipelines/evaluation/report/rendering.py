@@ -30,6 +30,7 @@ class Column:
         text: As shown.
         values: Unrounded numbers or words, as in the CSV file; None where there is nothing.
         spread: Standard deviations of the numbers; empty where there are none.
+        ends: Lower and upper ends of the numbers' intervals; empty where there are none.
         bold: Which values stand out; empty where none does.
         numeric: Whether the values are numbers.
         group: Header over several columns.
@@ -39,6 +40,7 @@ class Column:
     text: Sequence[str]
     values: Sequence[Any]
     spread: Sequence[float] = ()
+    ends: Sequence[tuple[float, float]] = ()
     bold: Sequence[bool] = ()
     numeric: bool = True
     group: str = ""
@@ -68,7 +70,7 @@ class Table:
     notes: Sequence[str] = ()
 
     def frame(self) -> pd.DataFrame:
-        """Unrounded numbers; a column `<name> sd` beside those that have a spread."""
+        """Unrounded numbers; `<name> sd`, or `<name> low` and `high`, beside those with any."""
         parts: list[tuple[str, list[Any]]] = []
         for number, column in enumerate(self.columns):
             below = [row[number] for row in self.footer]
@@ -76,6 +78,9 @@ class Table:
             if any(map(math.isfinite, column.spread)):
                 spread = [value if math.isfinite(value) else None for value in column.spread]
                 parts.append((f"{column.full_name} sd", [*spread, *[None] * len(below)]))
+            for end, values in zip(("low", "high"), zip(*column.ends, strict=True), strict=False):
+                known = [value if math.isfinite(value) else None for value in values]
+                parts.append((f"{column.full_name} {end}", [*known, *[None] * len(below)]))
         frame = pd.DataFrame(dict(enumerate(values for _, values in parts)), dtype=object)
         return frame.set_axis([name for name, _ in parts], axis=1)
 
@@ -200,7 +205,7 @@ def numbers(
         f"{t} ± {format(sd, form)}" if math.isfinite(sd) else t
         for t, sd in zip(texts, sds or [math.nan] * len(texts), strict=True)
     ]
-    return Column(name, texts, known, sds, bold, group=group)
+    return Column(name, texts, known, sds, bold=bold, group=group)
 
 
 def intervals(name: str, estimate: Any, low: Any, high: Any) -> Column:
@@ -211,7 +216,8 @@ def intervals(name: str, estimate: Any, low: Any, high: Any) -> Column:
         f"{text} [{lo:+.3f}, {hi:+.3f}]" if text != DASH and math.isfinite(hi - lo) else text
         for text, (_, lo, hi) in zip(plain.text, rows, strict=True)
     ]
-    return replace(plain, text=texts, bold=[lo > 0 or hi < 0 for _, lo, hi in rows])
+    ends = [(float(lo), float(hi)) for _, lo, hi in rows]
+    return replace(plain, text=texts, ends=ends, bold=[lo > 0 or hi < 0 for lo, hi in ends])
 
 
 def _bold(column: Column) -> Sequence[bool]:

@@ -6,10 +6,11 @@ retrieval of a training is read from its folder `models/LABEL` beside the result
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from os.path import commonprefix
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -89,7 +90,7 @@ def studies(city: CityResults, found: Sequence[VariantDifference]) -> dict[str, 
     """Protocol -> the variants under it, where there are any."""
     rows = [{**asdict(one), **asdict(one.difference)} for one in found]
     frame = pd.DataFrame(rows, columns=[*VariantDifference.__annotations__, *ENDS])
-    return {name: Study(city, name, own) for name, own in frame.groupby("protocol")}
+    return {str(name): Study(city, str(name), own) for name, own in frame.groupby("protocol")}
 
 
 def verdict(low: float, high: float, training: Training) -> str:
@@ -247,16 +248,19 @@ def _curves(study: Study, probe: str, output: Path, folder: str) -> list[Figure]
     for row in rows.to_dict("records"):
         for curve, x in study.training(row["system"]).curve.items():
             points.append({**row, "name": curve, "x": x})
-            if (own := study.training(row["reference"]).curve).get(curve) is not None:
-                points.append({**row, "name": curve, "x": own[curve], **dict.fromkeys(ENDS, 0.0)})
+            known = study.training(row["reference"]).curve
+            if curve in known:
+                place: dict[Hashable, Any] = {"name": curve, "x": known[curve]}
+                points.append({**row, **place, **dict.fromkeys(ENDS, 0.0)})
     figures = []
-    for curve, own in pd.DataFrame(points).groupby("name", sort=False) if points else ():
-        own = own.assign(curve=own["view"].map(VIEW_NAMES)).sort_values(["place", "x"])
-        own = own.drop_duplicates(["curve", "x"])
-        path = f"{folder}/{slug(study.city.name, study.protocol, 'curve', curve)}.png"
-        title = f"{study.where}: difference of R² by {curve}, {PROBE_NAMES[probe]}"
-        draw_curves(output / path, title, {"mean over indicators": own}, curve, "difference of R²")
-        names = sorted({study.short(name) for name in own["system"]})
+    for name, own in pd.DataFrame(points).groupby("name", sort=False) if points else ():
+        shown = own.assign(curve=own["view"].map(VIEW_NAMES)).sort_values(["place", "x"])
+        shown = shown.drop_duplicates(["curve", "x"])
+        path = f"{folder}/{slug(study.city.name, study.protocol, 'curve', str(name))}.png"
+        title = f"{study.where}: difference of R² by {name}, {PROBE_NAMES[probe]}"
+        panels = {"mean over indicators": shown}
+        draw_curves(output / path, title, panels, str(name), "difference of R²")
+        names = sorted({study.short(system) for system in shown["system"]})
         about = f"{title}. Bands: 95 % intervals. Variants: {', '.join(names)}."
         figures.append(Figure(path, title, about))
     return figures

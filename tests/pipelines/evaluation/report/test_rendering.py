@@ -108,9 +108,10 @@ def test_the_files_hold_the_same_report(tmp_path):
     files = {path.name: path for path in (tmp_path / "tables").iterdir()}
     assert set(files) == {"inner.csv", "t.csv"}
     header, first, *_, last = csv.reader(files["t.csv"].open())
-    assert header == ["system", "'=one gdp", "'=one gdp sd", "gdp"], "no formula"
-    assert first == [NASTY, "0.12345", "0.01", "-0.5"], "unrounded"
-    assert last == ["n test", "180", "", ""]
+    names = ["system", "'=one gdp", "'=one gdp sd", "gdp", "gdp low", "gdp high"]
+    assert header == names, "no formula"
+    assert first == [NASTY, "0.12345", "0.01", "-0.5", "-0.6", "-0.4"], "unrounded"
+    assert last == ["n test", "180", *[""] * 4]
 
 
 @pytest.mark.parametrize(
