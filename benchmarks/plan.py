@@ -133,10 +133,11 @@ def make_model(args: PretrainingArguments) -> UrbanLNForPreTraining:
     if name == VITB16:
         shape = json.dumps(SHAPE)
         model_args = replace(model_args, model_name_or_path=None, config_overrides=shape)
-    model, _ = build_model(model_args)
+    model: Any = build_model(model_args)[0]
     if args.optimization.gradient_checkpointing:
         enable_checkpointing(model)
-    return model.train()
+    trained: UrbanLNForPreTraining = model.train()
+    return trained
 
 
 def make_batch(model: UrbanLNForPreTraining, pairs: int, caption_tokens: int) -> Batch:

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
@@ -43,7 +42,7 @@ def to_clip(model: UrbanLNModel) -> CLIPModel:
     fields["text_config"].pop("model_type", None)
     clip = CLIPModel(CLIPConfig(**fields, projection_dim=model.config.projection_dim))
     clip.load_state_dict(model.state_dict())
-    return clip.to(torch.float16)
+    return clip.half()
 
 
 def write_base(run: Path, output_dir: Path) -> None:

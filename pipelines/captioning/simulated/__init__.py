@@ -44,7 +44,7 @@ def open_model(config: Mapping[str, Any], dataset_name: str) -> SimulatedCaption
         raise CaptioningError(
             f"There is no simulated captioner {wanted!r}; there are {', '.join(captioners)}."
         )
-    own = {"opening": str(options.pop("opening"))} if "opening" in options else {}
+    own: dict[str, Any] = {"opening": str(options.pop("opening"))} if "opening" in options else {}
     for option, value in options.items():
         highest = 0.9 if option == "hallucination" else 1.0  # one statement in ten has to be true
         if not 0 <= value <= highest:

@@ -118,7 +118,7 @@ class CityResults:
     def methods(self) -> list[str]:
         """The systems that others are variants of, and that are variants of none."""
         trainings = [training_of(own) for own in self.summary["systems"].values()]
-        named = {one.variant_of for one in trainings if one}
+        named = {one.variant_of for one in trainings if one and one.variant_of}
         variants = {one.group for one in trainings if one and one.variant_of}
         return sorted((named - variants) & set(self.members))
 
