@@ -7,7 +7,6 @@ from importlib import import_module
 from pathlib import Path
 
 from ..commands import run_command
-from ..files import locked
 from .base import import_dataset
 
 PACKAGE = "dataset_builders.importers"
@@ -46,8 +45,7 @@ def main(arguments: Sequence[str] | None = None, package: str = PACKAGE) -> int:
     read = modules[options.pop("name")].read
 
     def work() -> None:
-        with locked(options["output_dir"]):
-            print(import_dataset(read, **options))
+        print(import_dataset(read, **options))
 
     return run_command(work)
 

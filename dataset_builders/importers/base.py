@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from ..card import write_card
 from ..errors import SourceError
+from ..files import locked
 from ..globe import WGS84, geodesic_areas
 from ..images import BadImageError, storable_bytes
 from ..photos import read_csv_rows
@@ -147,20 +148,23 @@ def import_dataset(
         SourceError: the source has another layout, or holds nothing to import.
         DatasetError: `output_dir` holds something else.
         RepeatedIdError: an id stands in two rows of a table.
+        InUseError: another run writes to the folder.
     """
-    plans, metadata = read(Path(source), **flags)
-    if not any(len(plan.regions) for plan in plans):
-        raise SourceError("There is nothing to import: no region and no image was found.")
-    planned = sum(len(items) for plan in plans for items in plan.images.values())
-    own = {"seed": seed, "images_per_shard": images_per_shard, "images": planned}
-    writer = DatasetWriter(output_dir, replace(metadata, parameters={**metadata.parameters, **own}))
-    problems = [note for plan in plans for note in plan.notes]
-    with tqdm(total=planned, desc="Importing images", unit="image") as progress:
-        for plan in plans:
-            _write_images(writer, plan, images_per_shard, progress)
-            problems += _write_regions(writer, plan, seed)
-    writer.finish()
-    write_card(output_dir)
+    with locked(Path(output_dir)):
+        plans, metadata = read(Path(source), **flags)
+        if not any(len(plan.regions) for plan in plans):
+            raise SourceError("There is nothing to import: no region and no image was found.")
+        planned = sum(len(items) for plan in plans for items in plan.images.values())
+        own = {"seed": seed, "images_per_shard": images_per_shard, "images": planned}
+        metadata = replace(metadata, parameters={**metadata.parameters, **own})
+        writer = DatasetWriter(output_dir, metadata)
+        problems = [note for plan in plans for note in plan.notes]
+        with tqdm(total=planned, desc="Importing images", unit="image") as progress:
+            for plan in plans:
+                _write_images(writer, plan, images_per_shard, progress)
+                problems += _write_regions(writer, plan, seed)
+        writer.finish()
+        write_card(output_dir)
     return _report(Path(output_dir), plans, problems)
 
 

@@ -13,11 +13,9 @@ Beside the dataset, `truth/`: what each image shows and what each caption gets w
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import get_args
 
 from ..commands import run_command
-from ..files import locked
 from .acquisition import Acquisition
 from .build import CaptionSource, build_dataset
 from .styles import STYLES, city_title
@@ -50,8 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.cities = list(STYLES) if args.cities == ["all"] else args.cities
 
     def work() -> None:
-        with locked(Path(args.output_dir)):
-            root = build_dataset(**vars(args), progress=True)
+        root = build_dataset(**vars(args), progress=True)
         titles = ", ".join(city_title(city) for city in args.cities)
         print(f"Built {titles} in {root}; see its README.md.")
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from ..card import write_card
 from ..errors import DatasetError
-from ..files import WrittenFiles
+from ..files import WrittenFiles, locked
 from ..images import encode_image
 from ..schema import INDICATORS, VIEWS, DatasetMetadata
 from ..splits import region_splits
@@ -129,6 +129,7 @@ def build_dataset(
     Raises:
         DatasetError: A city or an acquisition is unknown, the grid below 3, a number of views or
             workers too small, or the folder holds another dataset.
+        InUseError: Another run writes to the folder.
     """
     root = Path(output_dir)
     parameters: dict[str, Any] = {
@@ -148,29 +149,35 @@ def build_dataset(
         if number < least:
             raise DatasetError(f"`{name}` must be {least} or more, got {number}.")
     worlds = [World(city, grid_size, seed) for city in cities]
-    writer = DatasetWriter(root, _metadata(cities, parameters))
-    cells = [(column, row) for row in range(grid_size) for column in range(grid_size)]
-    tables = ("street_view", "satellite", "captions")[0 if street_views else 1 :]
-    total = len(worlds) * len(cells)
-    with _mapper(workers) as map_, tqdm(total=total, unit="region", disable=not progress) as bar:
-        for world in worlds:
-            bar.set_description(f"{world.city} (synthetic)")
-            writer.write_shard(world.city, "regions", 0, _region_rows(world))
-            render = partial(_render, world.city, **parameters)
-            for shard, start in enumerate(range(0, len(cells), REGIONS_PER_SHARD)):
-                of_shard = cells[start : start + REGIONS_PER_SHARD]
-                truth = _truth_name(world.city, shard)
-                writer.files.set_damaged_aside(truth)
-                is_done = (root / truth).exists()
-                if not is_done or not all(writer.has_shard(world.city, t, shard) for t in tables):
-                    rows = list(map_(render, of_shard))
-                    _write_truth(writer.files, world.city, shard, rows)
-                    for table in tables:
-                        of_table = (row for region in rows for row in region[table])
-                        writer.write_shard(world.city, table, shard, of_table)
-                bar.update(len(of_shard))
-    writer.finish()
-    write_card(root)
+    with locked(root):
+        writer = DatasetWriter(root, _metadata(cities, parameters))
+        cells = [(column, row) for row in range(grid_size) for column in range(grid_size)]
+        tables = ("street_view", "satellite", "captions")[0 if street_views else 1 :]
+        total = len(worlds) * len(cells)
+        with (
+            _mapper(workers) as map_,
+            tqdm(total=total, unit="region", disable=not progress) as bar,
+        ):
+            for world in worlds:
+                bar.set_description(f"{world.city} (synthetic)")
+                writer.write_shard(world.city, "regions", 0, _region_rows(world))
+                render = partial(_render, world.city, **parameters)
+                for shard, start in enumerate(range(0, len(cells), REGIONS_PER_SHARD)):
+                    of_shard = cells[start : start + REGIONS_PER_SHARD]
+                    truth = _truth_name(world.city, shard)
+                    writer.files.set_damaged_aside(truth)
+                    is_done = (root / truth).exists()
+                    if not is_done or not all(
+                        writer.has_shard(world.city, t, shard) for t in tables
+                    ):
+                        rows = list(map_(render, of_shard))
+                        _write_truth(writer.files, world.city, shard, rows)
+                        for table in tables:
+                            of_table = (row for region in rows for row in region[table])
+                            writer.write_shard(world.city, table, shard, of_table)
+                    bar.update(len(of_shard))
+        writer.finish()
+        write_card(root)
     return root
 
 
@@ -272,7 +279,7 @@ def _region_rows(world: World) -> Iterator[dict[str, Any]]:
         }
 
 
-@cache
+@lru_cache(maxsize=1)
 def _world(city: str, grid_size: int, seed: int) -> tuple[World, _Plane]:
     world = World(city, grid_size, seed)
     return world, _Plane(world)

@@ -15,7 +15,7 @@ import yaml
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from dataset_builders.errors import DatasetError
-from dataset_builders.hub_errors import explain
+from dataset_builders.hub_errors import AGAIN, explain
 from dataset_builders.publish import files_of
 from dataset_builders.publish import push as push_published
 
@@ -218,7 +218,9 @@ def push_files(
         said = explain(error, to.repo_id)
         if said is None:
             raise
-        raise InputError(said) from error
+        failure = InputError(said)
+        failure.exit_code = 1 if said.endswith(AGAIN) else 2
+        raise failure from error
     return Pushed(to.repo_id, sizes, card, commit.commit_url)
 
 
