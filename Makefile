@@ -70,7 +70,7 @@ quickstart: $(INSTALLED)
 	$(RUN) evaluate.py embed --model_name_or_path $(OUT)/model --random_init --dataset_name $(OUT)/dataset --city $(CITY) --output_dir $(OUT)/embeddings --label random-init
 	$(RUN) evaluate.py embed --model_name_or_path $(BASE) --dataset_name $(OUT)/dataset --city $(CITY) --output_dir $(OUT)/embeddings --label base-frozen
 	$(RUN) evaluate.py embed --encoder colour_texture --dataset_name $(OUT)/dataset --city $(CITY) --output_dir $(OUT)/embeddings
-	$(RUN) evaluate.py probe --embeddings $(OUT)/embeddings/$(CITY)/*.parquet --dataset_name $(OUT)/dataset --city $(CITY) --output_dir $(OUT)/results --seeds 5 --probes ridge
+	OMP_NUM_THREADS=1 $(RUN) evaluate.py probe --embeddings $(OUT)/embeddings/$(CITY)/*.parquet --dataset_name $(OUT)/dataset --city $(CITY) --output_dir $(OUT)/results --seeds 5 --probes ridge
 	$(RUN) evaluate.py report --output_dir $(OUT)/results
 	@echo "$$NEXT"
 
