@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from transformers import CLIPModel
+from transformers import CLIPModel, Siglip2Model, SiglipModel
 
 from dataset_builders.files import digest
 from dataset_builders.parquet import is_whole, write_parquet
@@ -92,12 +92,17 @@ class TextTower:
         return np.array(lengths)
 
     def _encode_batch(self, texts: list[str]) -> NDArray[np.float32]:
+        # SigLIP pools the last position and was trained on padded texts without a mask
+        is_padded = isinstance(self.model, SiglipModel | Siglip2Model)
         tokens = self.tokenizer(
-            texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
+            texts,
+            padding="max_length" if is_padded else True,
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
         ).to(self.device)
-        features = self.model.get_text_features(
-            input_ids=tokens["input_ids"], attention_mask=tokens.get("attention_mask")
-        )
+        mask = None if is_padded else tokens.get("attention_mask")
+        features = self.model.get_text_features(input_ids=tokens["input_ids"], attention_mask=mask)
         pooled = features if isinstance(features, torch.Tensor) else features.pooler_output
         return pooled.float().cpu().numpy()
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
+from threadpoolctl import threadpool_limits
 
 from .tasks import Array, Fit, Task
 
@@ -16,6 +17,7 @@ LEAVES = (4, 16)  # of a tree
 MAX_TREES = 100
 SHRINKAGE = 0.1
 BASIS_SIDE = 8
+ROWS_PER_THREAD = 10_000  # with fewer, the threads of a tree wait for each other longer than they work
 
 
 def fit_mean(tasks: Sequence[Task]) -> list[Fit]:
@@ -61,7 +63,8 @@ def fit_boosting(
     Returns:
         One `Fit` a task, in order; its hyper-parameters are `leaves` and `trees`.
     """
-    return [_fit_boosting(X, task, leaves) for task in tasks]
+    with threadpool_limits(1 + len(X) // ROWS_PER_THREAD, user_api="openmp"):
+        return [_fit_boosting(X, task, leaves) for task in tasks]
 
 
 def tree_coordinates(xy: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -30,6 +30,16 @@ def test_vectors_do_not_depend_on_batches(tower):
     np.testing.assert_array_equal(whole[0], whole[3])
 
 
+def test_texts_of_a_siglip_are_padded_as_it_was_trained(tiny_siglip_dir):
+    tower = load_text_tower(str(tiny_siglip_dir))
+    texts = ["a railway", "parks and old houses"]
+    with torch.inference_mode():
+        ids = tower.tokenizer(texts, padding="max_length", max_length=64, return_tensors="pt")
+        wanted = tower.model.get_text_features(input_ids=ids["input_ids"]).pooler_output
+    np.testing.assert_allclose(tower.encode(texts), wanted.numpy(), atol=1e-5)
+    np.testing.assert_allclose(tower.encode(texts[:1]), wanted[:1].numpy(), atol=1e-5)
+
+
 def test_texts_that_are_cut_are_counted(tower):
     assert tower.max_length == 248
     assert tower.count_truncated(TEXTS) == 1
