@@ -17,7 +17,7 @@ LEAVES = (4, 16)  # of a tree
 MAX_TREES = 100
 SHRINKAGE = 0.1
 BASIS_SIDE = 8
-ROWS_PER_THREAD = 10_000  # with fewer, the threads of a tree wait for each other longer than they work
+ROWS_PER_THREAD = 10_000  # with fewer, threads wait for each other longer than they work
 
 
 def fit_mean(tasks: Sequence[Task]) -> list[Fit]:
