@@ -158,7 +158,7 @@ def test_merge_fails_at_its_rates_and_the_guards_find_it(city_with_truth):
         ({"name": "qwen"}, "no simulated captioner 'qwen'; there are synthetic-amber"),
         ({"name": "synthetic-amber", "temper": 1}, "Options of .*'synthetic-amber': .*'temper'"),
         ({"name": "synthetic-amber", "omission": 1.5}, "`omission` of .* 1.0, got 1.5"),
-        ({"name": "synthetic-amber", "hallucination": 1}, "`hallucination` of .* 0.9, got 1"),
+        ({"name": "synthetic-amber", "hallucination": 0.6}, "`hallucination` of .* 0.5, got 0.6"),
     ],
 )
 def test_bad_options_of_a_model_are_told(city_with_truth, config, message):
