@@ -33,13 +33,14 @@ Next:
 endef
 export NEXT
 
-.PHONY: help install system quickstart base demo test test-slow lint style types suite real benchmarks docs clean
+.PHONY: help install system quickstart base demo test test-slow torture lint style types suite real benchmarks docs clean
 
 help:
 	@echo "make quickstart   build a synthetic city, adapt the base to it, embed, probe, report (minutes on 2 cores)"
 	@echo "make demo         a page to try the quickstart's model on: map, search, your own images"
 	@echo "make test         lint, types and the test suite"
 	@echo "make test-slow    the slower proofs"
+	@echo "make torture      300 faults in the middle of the commands (40 minutes on 2 cores)"
 	@echo "make base         rebuild the small synthetic CLIP that the quickstart starts from (an hour)"
 	@echo "make real         the whole job on real images (set URBANLN_SHARED_DATA to their folder)"
 	@echo "make benchmarks   speed and memory, as ratios"
@@ -104,6 +105,9 @@ suite: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -m slow
+
+torture: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(RUN) -m tests.torture --faults 300 --output_dir runs/torture
 
 real: $(INSTALLED)
 	$(RUN) -m pytest -m real -s

@@ -29,6 +29,11 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(list(HEAVY))
 
 
+def preload(*modules: str) -> None:
+    """Let the server import more than `HEAVY`; before the first process is started."""
+    _context.set_forkserver_preload([*HEAVY, *modules])
+
+
 def start_python(
     *arguments: object, output: Path, cwd: Path = ROOT, **environment: object
 ) -> ForkServerProcess:
@@ -87,4 +92,4 @@ def _python(arguments: list[str], output: str, cwd: str, variables: dict[str, st
             atexit._run_exitfuncs()
 
 
-__all__ = ["run_python", "start_python"]
+__all__ = ["preload", "run_python", "start_python"]

@@ -165,12 +165,13 @@ def embed(
     fingerprint = digest(plan)
     parts = output / f".{label}-{fingerprint}.parts"
     if known := earlier_metadata(path):
-        if known.get("fingerprint") == fingerprint:
+        if known.get("fingerprint") == fingerprint and is_whole(_rejects_path(path)):
             log(f"{path} is there already, from the same encoder and images.")
             rename_training(path, training)
             _remove_parts(output, label)
             return path
-        log(f"{path} came from another encoder or other images: it will be replaced.")
+        if known.get("fingerprint") != fingerprint:
+            log(f"{path} came from another encoder or other images: it will be replaced.")
     if finished := len(list(parts.glob("*.parquet"))):
         log(f"Resuming from {finished} parts of an earlier run.")
     parts.mkdir(parents=True, exist_ok=True)
@@ -179,7 +180,8 @@ def embed(
     else:
         embed_parts(encoder, source, parts, settings, share)
     with FileLock(parts / "table.lock"):  # shares may end at the same time
-        if earlier_metadata(path).get("fingerprint") != fingerprint:
+        same = earlier_metadata(path).get("fingerprint") == fingerprint
+        if not (same and is_whole(_rejects_path(path))):
             files = {view: _part_files(source, view, parts, settings) for view in VIEWS}
             if missing := [one for paths in files.values() for one in paths if not is_whole(one)]:
                 log(f"This share is done; {len(missing)} parts are left to other shares.")
@@ -368,6 +370,10 @@ def _read_part(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     return table, read_metadata(table.schema) or {}
 
 
+def _rejects_path(table: Path) -> Path:
+    return table.with_suffix(".rejects.parquet")
+
+
 def _write(
     encoder: Encoder,
     source: Source,
@@ -392,7 +398,7 @@ def _write(
     vectors = {view: np.zeros((regions, encoder.dim), np.float32) for view in VIEWS}
     for view, total in totals.items():
         vectors[view][:] = total.sums / np.maximum(total.counts, 1)[:, None]
-    write_rejects(path.with_name(f"{label}.rejects.parquet"), rejects)
+    write_rejects(_rejects_path(path), rejects)
     metadata = {
         "label": label,
         "encoder": encoder.name,
