@@ -16,6 +16,9 @@ from .errors import DatasetError
 T = TypeVar("T")
 CONFIG = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 MAX_SHOWN = 60
+MAX_DEPTH, MAX_VALUES = 50, 100_000
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's, where it is built in: Python's takes time in the square of the depth."""
 TAGS = ("provider", "reader")
 """Fields that choose among kinds of records."""
 UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
@@ -46,17 +49,33 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DatasetError(f"The recipe {path} cannot be read: {reason}.") from error
-    except yaml.YAMLError as error:
-        raise DatasetError(f"The recipe {path} is not YAML: {error}") from error
     except RecursionError as error:
         raise DatasetError(f"The recipe {path} is nested too deeply.") from error
+    except Exception as error:  # what makes a date or a number of a text has its own exceptions
+        raise DatasetError(f"The recipe {path} is not YAML: {error}") from error
     if not isinstance(values, dict):
         raise DatasetError(f"The recipe {path} must be a mapping, got {type(values).__name__}.")
+    _check_size(values, path)
     return values
+
+
+def _check_size(values: Any, path: Path) -> None:
+    """Refuse what a few lines of YAML can hold by naming one value many times, or within itself."""
+    waiting, count = [(values, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        count += 1
+        if depth > MAX_DEPTH or count > MAX_VALUES:
+            raise DatasetError(
+                f"The recipe {path} is nested too deeply, or holds more than {MAX_VALUES:,} values."
+            )
+        inner = value.values() if isinstance(value, dict) else value
+        if isinstance(value, (dict, list)):
+            waiting += [(one, depth + 1) for one in inner]
 
 
 def read_layered_yaml(path: str | Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from dataset_builders.errors import DatasetError
 from dataset_builders.hub_errors import AGAIN, explain
 from dataset_builders.publish import files_of
 from dataset_builders.publish import push as push_published
+from dataset_builders.yaml_records import read_yaml
 
 from ..common.errors import InputError
 from .model_card import (
@@ -227,7 +228,7 @@ def push_files(
 def _copy_without_paths(source: Path, target: Path) -> Path:
     """A copy of a JSON or YAML file in which paths of this machine are folder names."""
     if source.is_file():
-        values = yaml.safe_load(source.read_text(encoding="utf-8"))
+        values = read_yaml(source)
         shown = {key: _without_path(value) for key, value in values.items()}
         is_yaml = source.suffix == ".yaml"
         text = yaml.safe_dump(shown, sort_keys=False) if is_yaml else json.dumps(shown, indent=2)

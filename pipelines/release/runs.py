@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dataset_builders.errors import DatasetError
 from dataset_builders.schema import DatasetMetadata
 from dataset_builders.storage import list_cities, read_metadata
+from dataset_builders.yaml_records import read_yaml
 
 from ..common.errors import InputError
 from .scores import CityScores, read_scores
@@ -75,7 +74,7 @@ def read_run(
         pickled = sorted(path.name for path in folder.glob("*.bin")) if folder.is_dir() else []
         hint = f" Weights in pickle ({pickled[0]}) are not published." if pickled else ""
         raise InputError(f"{folder} lacks {', '.join(missing)}: it is no finished model.{hint}")
-    arguments = _read(folder / ARGUMENTS, yaml.safe_load)
+    arguments = read_yaml(folder / ARGUMENTS) if (folder / ARGUMENTS).exists() else {}
     summary = _read(folder / SUMMARY, json.loads)
     cities = () if results is None else read_scores(Path(results), system)
     figures = [] if results is None else sorted((Path(results) / FIGURES).glob("*.png"))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 MAX_DETAIL = 300
+MAX_TOKENS = 2**31
+"""Counts of tokens beyond it are no counts, and no column would hold them."""
 _ONLY_REASONING = (
     "the model spent its tokens on reasoning and wrote no caption. Raise `max_tokens`, or turn the "
     "reasoning off, for many models by "
@@ -69,7 +71,7 @@ def read_answer(response: Any, safe: Callable[[str], str] = str) -> tuple[str, s
         usage.get(name) if isinstance(usage, dict) else 0
         for name in ("prompt_tokens", "completion_tokens")
     ]
-    asked, answered = (n if isinstance(n, int) and n > 0 else 0 for n in counts)
+    asked, answered = (n if isinstance(n, int) and 0 < n < MAX_TOKENS else 0 for n in counts)
     return text, finish_reason, asked, answered
 
 

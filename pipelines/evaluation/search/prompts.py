@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from dataset_builders.errors import DatasetError
 from dataset_builders.schema import VIEWS
+from dataset_builders.yaml_records import read_yaml
 
 from ..errors import InputError
 
@@ -53,10 +53,10 @@ def read_prompts(path: Path = DEFAULT_PROMPTS) -> Prompts:
         InputError: no such file, or not of that form.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = read_yaml(path)
+    except DatasetError as error:
         raise InputError(f"No prompts in {path} (--prompts): {error}") from error
-    if not isinstance(content, dict) or set(content) != {"templates", "attributes"}:
+    if set(content) != {"templates", "attributes"}:
         raise _wrong(path, "it needs `templates` and `attributes`, and nothing else")
     templates, attributes = content["templates"], content["attributes"]
     if not isinstance(templates, dict) or set(templates) != set(VIEWS):

@@ -1,0 +1,21 @@
+"""A short run with the tests; `make fuzz` takes URBANLN_FUZZ times as many inputs and counts."""
+
+import os
+
+from . import harness
+
+harness.TIMES = int(os.environ.get("URBANLN_FUZZ", "1"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    if harness.TIMES == 1 or not harness.COUNTS:
+        return
+    line = "{:<44} {:>8} {:>9} {:>8} {:>11} {:>7}".format
+    terminalreporter.write_sep("=", "fuzzing")
+    terminalreporter.write_line(line("door", "inputs", "accepted", "refused", "tracebacks", "+MB"))
+    total = harness.Count()
+    for door, one in sorted(harness.COUNTS.items()):
+        for name in vars(total):
+            setattr(total, name, getattr(total, name) + getattr(one, name))
+        terminalreporter.write_line(line(door, *map(round, vars(one).values())))
+    terminalreporter.write_line(line("all", *map(round, vars(total).values())))

@@ -1,0 +1,155 @@
+"""Fuzzing of the doors: whatever comes from outside is used or refused, and never a traceback."""
+
+import copy
+import resource
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import hypothesis
+from hypothesis import strategies as st
+
+from dataset_builders.errors import ReportedError
+from dataset_builders.hub_errors import causes
+from dataset_builders.machine_errors import explain
+
+TIMES = 1
+"""Inputs of a long run for each of a short one; the conftest reads it from the environment."""
+
+
+@dataclass
+class Count:
+    """What became of the inputs at a door; memory in MB above what there was before."""
+
+    inputs: int = 0
+    accepted: int = 0
+    refused: int = 0
+    tracebacks: int = 0
+    memory: float = 0.0
+
+
+COUNTS: dict[str, Count] = defaultdict(Count)
+
+
+def inputs(number: int, times: int | None = None) -> Callable:
+    """Settings of a test that takes so many inputs, in a long run so many times more."""
+    factor = TIMES if times is None or TIMES == 1 else times
+    return hypothesis.settings(
+        max_examples=number * factor,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+
+
+def knock(door: str, call: Callable[[], Any], *refusals: type[BaseException]) -> Any:
+    """What comes in at a door, or None if it is refused.
+
+    Args:
+        door: Name in the table of counts.
+        call: Reads an input.
+        refusals: Errors by which the door says no, beside those that every command reports.
+    """
+    count, before = COUNTS[door], _peak_mb()
+    count.inputs += 1
+    try:
+        found = call()
+    except Exception as error:
+        is_memory = any(isinstance(one, MemoryError) for one in causes(error))
+        is_said = isinstance(error, (ReportedError, *refusals)) or explain(error) is not None
+        if is_memory or not is_said:
+            count.tracebacks += 1
+            raise
+        count.refused += 1
+        return None
+    finally:
+        count.memory += _peak_mb() - before
+    count.accepted += 1
+    return found
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@st.composite
+def damaged(draw: Callable, whole: bytes) -> bytes:
+    """A file after some of its bytes were changed, cut, moved or repeated."""
+    data = bytearray(whole)
+    for _ in range(draw(st.integers(0, 4))):
+        start = draw(st.integers(0, max(len(data) - 1, 0)))
+        stop = start + draw(st.integers(1, 40))
+        how = draw(st.sampled_from(("flip", "write", "cut", "drop", "repeat", "splice")))
+        if how == "flip" and data:
+            data[start] ^= 1 << draw(st.integers(0, 7))
+        elif how == "write":
+            data[start:stop] = draw(st.binary(max_size=8))
+        elif how == "cut":
+            del data[start:]
+        elif how == "drop":
+            del data[start:stop]
+        elif how == "repeat":
+            data[start:start] = data[start:stop]
+        elif how == "splice":
+            data[start:start] = whole[draw(st.integers(0, len(whole))) :][:40]
+    return bytes(data)
+
+
+def nested(depth: int) -> list:
+    """A list in a list in a list..."""
+    value: list = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+TEXTS = st.text(max_size=12) | st.sampled_from(
+    (
+        "",
+        " ",
+        "\x00",
+        "\ud800",
+        "=1+1",
+        "@x",
+        "$x_{",
+        "100 % of $",
+        "a/b",
+        "../x",
+        "http://[::1",
+        "é",
+    )
+)
+ODD = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from((10**400, -(2**63), 2**64, 1e308, 181, -91.0))
+    | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+"""What no door expects: any value that JSON can hold."""
+
+
+@st.composite
+def altered(draw: Callable, valid: Any, odd: st.SearchStrategy = ODD) -> Any:
+    """A nested value of which up to three parts are gone, or something else."""
+    value = copy.deepcopy(valid)
+    for _ in range(draw(st.integers(0, 3))):
+        value = _alter(draw, value, odd)
+    return value
+
+
+def _alter(draw: Callable, value: Any, odd: st.SearchStrategy) -> Any:
+    if not isinstance(value, (dict, list)) or not value or draw(st.integers(0, 7)) == 0:
+        return draw(odd)
+    keys = sorted(value, key=str) if isinstance(value, dict) else range(len(value))
+    key = draw(st.sampled_from(keys))
+    if draw(st.integers(0, 7)) == 0:
+        del value[key]
+    else:
+        value[key] = _alter(draw, value[key], odd)
+    return value

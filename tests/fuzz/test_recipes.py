@@ -1,0 +1,110 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dataset_builders.city.recipe import read_recipe as read_city_recipe
+from dataset_builders.trust import check_recipe_file
+from pipelines.captioning.recipe import read_recipe as read_captioning_recipe
+from pipelines.evaluation.search.prompts import read_prompts
+
+from .harness import altered, damaged, inputs, knock
+
+ROOT = Path(__file__).resolve().parents[2]
+CITY = {
+    "city": "town",
+    "boundary": {"bbox": [116.3, 39.8, 116.4, 39.9]},
+    "regions": {"scheme": "squares", "side_m": 1000.0},
+    "roads": {"spacing_m": 500.0, "classes": ["residential"]},
+    "satellite": {
+        "provider": "tiles",
+        "name": "tiles",
+        "url": "https://tiles.example/{z}/{x}/{y}.jpg?token={key}",
+        "zoom": 16,
+        "key_env": "TILES_KEY",
+        "limit": {"per_second": 2.0, "at_once": 4},
+    },
+    "street_view": [{"provider": "kartaview", "since": "2020-01-01"}],
+    "indicators": [
+        {"reader": "raster", "name": "population", "product": "worldpop", "files": ["a.tif"]},
+        {"reader": "points", "name": "crime", "files": "b.csv", "coord_system": "wgs84"},
+    ],
+    "network": {"limits": {"tiles.example": {"per_second": 1.0}}},
+    "notes": ["one", "two"],
+}
+CAPTIONS = {
+    "dataset_name": "folder",
+    "output_dir": "out",
+    "models": [{"name": "a", "preset": "qwen3-vl-8b"}, {"name": "b", "base_url": "http://x/v1"}],
+    "generate": {"captions_per_model": 2, "temperature": [0.2, 0.7]},
+    "filter": {"parser": "spacy", "detector": {"name": "owlv2", "options": {"x": 1}}},
+    "consensus": {"weights": [5, 5, 2]},
+    "prompts": {"generate": {"satellite": "Describe."}},
+}
+PROMPTS = yaml.safe_load((ROOT / "configs/zero_shot/prompts.yaml").read_text())
+DOORS = {
+    "recipe of a city": (CITY, read_city_recipe),
+    "recipe of captions": (CAPTIONS, read_captioning_recipe),
+    "recipe for the Hub": (CITY, check_recipe_file),
+    "prompts": (PROMPTS, read_prompts),
+}
+TEXTS = {door: yaml.safe_dump(valid).encode() for door, (valid, _) in DOORS.items()}
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 30)
+)
+HOSTILE = (
+    LAUGHS,  # a billion laughs: ten to the thirtieth values
+    "a: &a [*a]",
+    "a: &a {b: *a}",
+    "a: " + "[" * 5000,
+    "- " * 5000,
+    "a: 2024-13-45",
+    "a: !!timestamp x",
+    "a: !!bool maybe",
+    "a: !!int x",
+    "a: !!float {}",
+    "a: 0x_",
+    "a: !!python/object/apply:os.system [id]",
+    "? [1, 2]\n: 3",
+    "1: 2",
+    "city: .nan",
+    "a: " + "9" * 5000,
+    "\ud800",
+)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    return tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+
+
+@pytest.mark.parametrize("door", DOORS)
+@inputs(20)
+@given(data=st.data())
+def test_recipes(door, file, data):
+    valid, read = DOORS[door]
+    file.write_text(json.dumps(data.draw(altered(valid))))  # which is YAML too
+    knock(door, lambda: read(file))
+
+
+@pytest.mark.parametrize("door", DOORS)
+@inputs(20)
+@given(data=st.data())
+def test_texts(door, file, data):
+    read = DOORS[door][1]
+    file.write_bytes(data.draw(damaged(TEXTS[door]) | st.sampled_from(HOSTILE).map(encoded)))
+    knock(door, lambda: read(file))
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_texts(door, text, file):
+    file.write_bytes(encoded(text))
+    knock(door, lambda: DOORS[door][1](file))
+
+
+def encoded(text: str) -> bytes:
+    return text.encode(errors="surrogatepass")
