@@ -1,8 +1,17 @@
-# Everything here sets itself up: a .venv is made once and used again while setup.cfg stays the same.
+# Everything here sets itself up: a .venv is made once and used again while setup.cfg and the lock
+# stay the same.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+# exact versions with hashes; LOCK= (empty) takes the newest that setup.cfg allows
+LOCK ?= requirements.lock
+LOCK_FITS := import platform, sys; fits = (3, 11, 5) <= sys.version_info < (3, 13) and \
+  (sys.platform, platform.machine()) == ("linux", "x86_64"); sys.exit(not fits)
+COMPILE := $(VENV)/bin/uv pip compile setup.cfg --quiet --extra dev --generate-hashes \
+  --python-version 3.11.5 --python-platform x86_64-manylinux_2_28 --no-python-downloads \
+  --no-emit-index-url --annotation-style line --custom-compile-command \
+  "make lock    (for CPython 3.11.5 to 3.12 on Linux x86_64)"
 OUT ?= runs/quickstart
 CITY ?= harborview
 BASE := models/urbanln-base-synthetic
@@ -33,7 +42,7 @@ Next:
 endef
 export NEXT
 
-.PHONY: help install system quickstart base demo test test-slow torture lint style types suite real benchmarks docs clean
+.PHONY: help install system quickstart base demo test test-slow test-newest test-minimum torture lint style types suite real benchmarks docs lock sbom clean
 
 help:
 	@echo "make quickstart   build a synthetic city, adapt the base to it, embed, probe, report (minutes on 2 cores)"
@@ -41,21 +50,30 @@ help:
 	@echo "make test         lint, types and the test suite"
 	@echo "make test-slow    the slower proofs"
 	@echo "make torture      300 faults in the middle of the commands (40 minutes on 2 cores)"
+	@echo "make test-newest  the suite with the newest versions that setup.cfg allows; test-minimum: with the oldest"
 	@echo "make base         rebuild the small synthetic CLIP that the quickstart starts from (an hour)"
 	@echo "make real         the whole job on real images (set URBANLN_SHARED_DATA to their folder)"
 	@echo "make benchmarks   speed and memory, as ratios"
 	@echo "make docs         the documentation as a site, in build/docs"
 	@echo "make lint         ruff and mypy"
+	@echo "make lock         requirements.lock from setup.cfg; UPGRADE=--upgrade for newer versions"
+	@echo "make sbom         what the lock holds, as CycloneDX, in build/sbom.cdx.json"
 	@echo "make clean        remove runs and caches (not .venv)"
 
 install: $(INSTALLED)
 
-$(INSTALLED): setup.cfg pyproject.toml
+$(INSTALLED): setup.cfg pyproject.toml $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "UrbanLN needs Python 3.11 or newer; got $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet --editable ".[dev]"
+	@if [ -n "$(LOCK)" ] && $(RUN) -c '$(LOCK_FITS)'; then \
+	  echo "Installing the versions of $(LOCK)"; \
+	  $(RUN) -m pip install --quiet --no-deps --require-hashes -r $(LOCK) && \
+	  $(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .; \
+	else \
+	  echo "Installing the newest versions that setup.cfg allows (the lock is for Python 3.11 and 3.12 on Linux x86_64)"; \
+	  $(RUN) -m pip install --quiet --upgrade pip && $(RUN) -m pip install --quiet --editable ".[dev]"; \
+	fi
 	@touch $@
 
 # What is no Python package: a browser, and that on CI machines only. Tests that miss it are skipped
@@ -109,6 +127,27 @@ test-slow: $(INSTALLED)
 torture: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(RUN) -m tests.torture --faults 300 --output_dir runs/torture
 
+# both in an environment of their own, made anew (8 GB each)
+test-newest:
+	rm -rf .venv-newest
+	@$(MAKE) --no-print-directory VENV=.venv-newest LOCK= suite
+
+test-minimum: build/minimum.lock
+	rm -rf .venv-minimum
+	@$(MAKE) --no-print-directory VENV=.venv-minimum LOCK=$< suite
+
+build/minimum.lock: setup.cfg $(INSTALLED)
+	@mkdir -p build
+	$(COMPILE) --resolution lowest-direct --upgrade --output-file $@
+
+lock: $(INSTALLED)
+	$(COMPILE) $(UPGRADE) --output-file requirements.lock
+
+# the tool runs in an environment of its own: it needs much that the project does not
+sbom: $(INSTALLED)
+	@mkdir -p build
+	$(VENV)/bin/uv tool run --from cyclonedx-bom==7.5.0 cyclonedx-py requirements --output-reproducible --output-file build/sbom.cdx.json requirements.lock
+
 real: $(INSTALLED)
 	$(RUN) -m pytest -m real -s
 
@@ -129,4 +168,4 @@ docs: $(INSTALLED)
 
 clean:
 	rm -rf runs build .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
