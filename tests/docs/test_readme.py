@@ -34,7 +34,8 @@ def clone(tmp_path) -> Path:
     folder = tmp_path / "urbanln"
     subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
     (folder / ".venv").symlink_to(ROOT / ".venv")
-    for name in ("setup.cfg", "pyproject.toml", "requirements.lock"):  # older than the environment: nothing to install
+    # older than the environment: nothing to install
+    for name in ("setup.cfg", "pyproject.toml", "requirements.lock"):
         os.utime(folder / name, (0, 0))
     town = make_town(tmp_path / "town")
     shutil.copytree(town.photos, folder / "photos")
