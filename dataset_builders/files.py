@@ -12,11 +12,10 @@ import os
 import re
 import shutil
 import socket
-import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -24,6 +23,7 @@ from typing import Any, TextIO
 from .errors import DatasetError, InUseError
 
 NAMES_SHOWN = 5
+CHECKSUM = "digest"  # name of the entry, or column, that the others are checked against
 LOCK_FILE = ".urbanln.lock"
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # of some network file systems
 REMEDY = "Wait until it ends, or give another folder."
@@ -167,6 +167,30 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def signed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON values with a checksum as their last entry."""
+    return {**values, CHECKSUM: digest(json.loads(json.dumps(values)))}
+
+
+def verified(value: Any) -> Any:
+    """JSON without its checksum; values that have none pass as they are.
+
+    Raises:
+        ValueError: They are not those that [`signed`] was given.
+    """
+    if not isinstance(value, dict) or CHECKSUM not in value:
+        return value
+    values = {name: one for name, one in value.items() if name != CHECKSUM}
+    if value[CHECKSUM] != digest(values):
+        raise ValueError("The JSON is corrupt: it does not match its checksum.")
+    return values
+
+
+def write_state(path: Path, values: Mapping[str, Any]) -> None:
+    """Write JSON that a later run reads back: atomically, and with a checksum."""
+    write_json(path, signed(values))
+
+
 def append(path: Path, content: bytes) -> None:
     """Append to a file, on the disk before this returns; all of it or nothing.
 
@@ -192,42 +216,14 @@ def set_aside(path: Path) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; None if there is none. A damaged file is set aside."""
+    """Read JSON without its checksum; None if there is none. A damaged file is set aside."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return verified(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError):
         set_aside(path)
         return None
-
-
-def open_database(path: Path, *, exclusive: bool = False) -> sqlite3.Connection:
-    """Open an SQLite database in WAL mode, each statement a transaction of its own.
-
-    A damaged one is set aside. The connection may be used from several threads.
-
-    Args:
-        path: The file; created if missing.
-        exclusive: For this connection alone, which needs no shared memory.
-    """
-    while True:
-        database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        try:
-            if exclusive:
-                database.execute("PRAGMA locking_mode = EXCLUSIVE")
-            (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
-            if found == "ok":
-                database.execute("PRAGMA journal_mode = WAL")
-                database.execute("PRAGMA synchronous = NORMAL")
-                return database
-        except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                raise
-        database.close()
-        set_aside(path)
-        for end in ("-wal", "-shm"):
-            path.with_name(path.name + end).unlink(missing_ok=True)
 
 
 class ForeignFileError(DatasetError):
@@ -398,6 +394,7 @@ def digest(*parts: Any) -> str:
 
 
 __all__ = [
+    "CHECKSUM",
     "LOCK_FILE",
     "ForeignFileError",
     "WrittenFiles",
@@ -407,9 +404,11 @@ __all__ = [
     "digest",
     "file_sha256",
     "locked",
-    "open_database",
     "read_json",
     "set_aside",
+    "signed",
+    "verified",
     "was_parquet",
     "write_json",
+    "write_state",
 ]

@@ -7,12 +7,13 @@ aside, and its items are requested again.
 import hashlib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from .database import open_database, row_checksum
 from .errors import DatasetError
-from .files import atomic_path, open_database
+from .files import CHECKSUM, atomic_path
 
 Status = Literal["ok", "missing", "blank", "placeholder", "quota", "denied", "invalid", "failed"]
 FINAL: frozenset[Status] = frozenset({"ok", "missing", "blank", "placeholder", "invalid"})
@@ -55,6 +56,9 @@ class Fetched:
     fetched_at: float = 0.0
 
 
+COLUMNS = ", ".join(field.name for field in fields(Fetched))
+
+
 class DamagedStoreError(DatasetError):
     """Raised when stored contents are missing or do not match their hash.
 
@@ -79,9 +83,8 @@ class Store:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         # SQLite serialises statements, whichever thread they come from
-        self._database = open_database(self.folder / "ledger.sqlite")
+        self._database = open_database(self.folder / "ledger.sqlite", SCHEMA)
         self._writing = [threading.Lock() for _ in range(256)]
-        self._database.execute(SCHEMA)
 
     def close(self) -> None:
         """Close the ledger."""
@@ -89,7 +92,8 @@ class Store:
 
     def get(self, key: str) -> Fetched | None:
         """The state of an item, if it is known."""
-        row = self._database.execute("SELECT * FROM fetched WHERE key = ?", (key,)).fetchone()
+        query = f"SELECT {COLUMNS} FROM fetched WHERE key = ?"
+        row = self._database.execute(query, (key,)).fetchone()
         return Fetched(*row) if row else None
 
     def settled(self, key: str) -> Fetched | None:
@@ -103,7 +107,7 @@ class Store:
         for start in range(0, len(keys), KEYS_AT_ONCE):
             some = keys[start : start + KEYS_AT_ONCE]
             marks = ",".join("?" * len(some))
-            query = f"SELECT * FROM fetched WHERE key IN ({marks})"
+            query = f"SELECT {COLUMNS} FROM fetched WHERE key IN ({marks})"
             rows = self._database.execute(query, some).fetchall()
             settled.update(
                 one.key for one in (Fetched(*row) for row in rows) if self._is_settled(one)
@@ -118,8 +122,11 @@ class Store:
                 if not self._has(fetched.sha256, len(content)):
                     with atomic_path(path) as temporary:
                         temporary.write_bytes(content)
+        values = astuple(fetched)
         self._database.execute(
-            "INSERT OR REPLACE INTO fetched VALUES (?, ?, ?, ?, ?, ?, ?)", astuple(fetched)
+            f"INSERT OR REPLACE INTO fetched ({COLUMNS}, {CHECKSUM}) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (*values, row_checksum(values)),
         )
 
     def path(self, sha256: str) -> Path:
@@ -158,11 +165,13 @@ class Store:
             if (path := self.path(sha256)).exists():
                 (self.folder / "damaged").mkdir(exist_ok=True)
                 path.replace(self.folder / "damaged" / sha256)
-            count += self._database.execute(
-                "UPDATE fetched SET status = 'failed', sha256 = NULL, detail = 'the stored content "
-                "was missing or altered' WHERE status = 'ok' AND sha256 = ?",
+            count += self._change(
+                "status = 'ok' AND sha256 = ?",
                 (sha256,),
-            ).rowcount
+                status="failed",
+                sha256=None,
+                detail="the stored content was missing or altered",
+            )
         return count
 
     def counts(self, prefix: str = "") -> dict[str, int]:
@@ -177,7 +186,7 @@ class Store:
     def failures(self, prefix: str = "") -> Iterator[Fetched]:
         """Items that are neither "ok" nor "missing", by key."""
         rows = self._database.execute(
-            "SELECT * FROM fetched WHERE substr(key, 1, ?) = ? "
+            f"SELECT {COLUMNS} FROM fetched WHERE substr(key, 1, ?) = ? "
             "AND status NOT IN ('ok', 'missing') ORDER BY key",
             (len(prefix), prefix),
         )
@@ -196,10 +205,8 @@ class Store:
 
     def mark(self, keys: Iterable[str], status: Status, detail: str) -> None:
         """Correct the state of items."""
-        self._database.executemany(
-            "UPDATE fetched SET status = ?, detail = ? WHERE key = ?",
-            [(status, detail, key) for key in keys],
-        )
+        for key in keys:
+            self._change("key = ?", (key,), status=status, detail=detail)
 
     def mark_placeholders(self, prefix: str, more_than: int) -> int:
         """Mark contents shared by many items as placeholders ("no image here").
@@ -213,14 +220,21 @@ class Store:
         Returns:
             How many items were marked.
         """
-        return self._database.execute(
-            "UPDATE fetched SET status = 'placeholder', detail = 'the same picture as many others' "
-            "WHERE status = 'ok' AND detail = '' AND substr(key, 1, ?) = ? "
-            "AND sha256 IN (SELECT sha256 FROM "
-            "fetched WHERE status = 'ok' AND substr(key, 1, ?) = ? GROUP BY sha256 "
+        return self._change(
+            "status = 'ok' AND detail = '' AND substr(key, 1, ?) = ? AND sha256 IN (SELECT sha256 "
+            "FROM fetched WHERE status = 'ok' AND substr(key, 1, ?) = ? GROUP BY sha256 "
             "HAVING count(*) > ?)",
             (len(prefix), prefix, len(prefix), prefix, more_than),
-        ).rowcount
+            status="placeholder",
+            detail="the same picture as many others",
+        )
+
+    def _change(self, where: str, values: Sequence[Any], **changes: Any) -> int:
+        query = f"SELECT {COLUMNS} FROM fetched WHERE {where}"
+        rows = self._database.execute(query, values).fetchall()
+        for row in rows:
+            self.put(replace(Fetched(*row), **changes))
+        return len(rows)
 
     def _is_settled(self, known: Fetched) -> bool:
         """Whether another request would change nothing, its content being there in full."""

@@ -13,12 +13,14 @@ import pyproj
 import shapely
 
 from .errors import DatasetError
-from .files import atomic_path, set_aside, was_parquet
+from .files import atomic_path, digest, set_aside, was_parquet
 from .schema import REQUIRED
 
 # an image takes about 100 kB, and the Hub's viewer wants row groups below 100 MB
 ROW_GROUP_SIZE = 100
 GEO_KEY = b"geo"
+CHECKSUM_KEY = b"digest"
+NOT_CHECKED = {CHECKSUM_KEY, b"ARROW:schema"}  # the latter is added when the file is written
 SHAPES_AT_ONCE = 2000
 
 
@@ -36,15 +38,46 @@ def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 def write_parquet(path: Path, table: pa.Table, **options: Any) -> None:
-    """Write a table atomically, with a checksum for each page.
+    """Write a table atomically, with a checksum for each page and one for the metadata.
 
     Args:
         path: The file.
         table: The table.
         options: Of `pyarrow.parquet.write_table`.
     """
+    known = dict(table.schema.metadata or {})
+    table = table.replace_schema_metadata(
+        {**known, CHECKSUM_KEY: _header_digest(known, table.schema, len(table))}
+    )
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, write_page_checksum=True, **options)
+
+
+def read_parquet(path: Path) -> pa.Table:
+    """Read a table, checked against the checksums of its pages and of its metadata.
+
+    Raises:
+        OSError: It is damaged. So does `pyarrow.ArrowInvalid`.
+    """
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        _check_header(file)
+        return file.read()
+
+
+def _header_digest(metadata: Mapping[bytes, bytes], schema: pa.Schema, rows: int) -> str:
+    # of nested types the outermost alone: Parquet names what they hold in its own way
+    columns = [(field.name, str(field.type).partition("<")[0]) for field in schema]
+    known = sorted(item for item in metadata.items() if item[0] not in NOT_CHECKED)
+    return digest(columns, rows, *(part for item in known for part in item))
+
+
+def _check_header(file: pq.ParquetFile) -> None:
+    """Check what the checksums of pages leave out; tables without a checksum of it pass."""
+    metadata = file.metadata.metadata or {}
+    groups = map(file.metadata.row_group, range(file.num_row_groups))
+    found = _header_digest(metadata, file.schema_arrow, sum(group.num_rows for group in groups))
+    if metadata.get(CHECKSUM_KEY, found.encode()) != found.encode():
+        raise pa.ArrowInvalid("The metadata is corrupt: it does not match its checksum.")
 
 
 def is_whole(path: Path) -> bool:
@@ -54,8 +87,9 @@ def is_whole(path: Path) -> bool:
     """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            for _ in file.iter_batches():
-                pass
+            _check_header(file)
+            for number in range(file.num_row_groups):
+                file.read_row_group(number)
     except FileNotFoundError:
         return False
     except (pa.ArrowInvalid, OSError) as error:
@@ -145,6 +179,7 @@ __all__ = [
     "geo_metadata",
     "is_whole",
     "open_writer",
+    "read_parquet",
     "row_groups",
     "write_parquet",
 ]

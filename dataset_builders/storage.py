@@ -64,7 +64,7 @@ def read_table(
         columns = [name for name in pq.read_schema(paths[0]).names if name != "image"]
     parts = []
     for path in paths:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             _check_columns(path, file.schema_arrow.names, columns)
             parts.append(file.read(columns=list(columns)).replace_schema_metadata(None))
     return pa.concat_tables(parts).select(list(columns)).to_pandas()

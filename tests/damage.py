@@ -1,5 +1,6 @@
 """What happens to files on disks that fail."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 HOW = ("flip", "truncate", "zero", "empty", "gone")
@@ -20,3 +21,11 @@ def damage(path: Path, how: str) -> None:
         "empty": b"",
     }
     path.write_bytes(changed[how])
+
+
+def altered(content: bytes, only: bytes = b"") -> Iterator[bytes]:
+    """A content with one bit changed, for each of its bytes, or each of these: digits stay such."""
+    for at, byte in enumerate(content):
+        if not only or byte in only:
+            changed = byte ^ (1 if byte in b"0123456789" else 4)
+            yield content[:at] + bytes([changed]) + content[at + 1 :]

@@ -16,7 +16,7 @@ import geopandas as gpd
 from tqdm import tqdm
 
 from ..download import Fetcher, Limit, Store
-from ..files import digest, read_json, write_json
+from ..files import digest, read_json, write_state
 from ..photos import PhotoReject
 from ..sources.local_folder import LocalFolder
 from ..sources.satellite import SatelliteSource
@@ -54,7 +54,7 @@ class Batch:
         views = sorted((v for v in found if isinstance(v, View)), key=lambda view: view.image_id)
         rejects = [asdict(one) for one in found if isinstance(one, PhotoReject)]
         answer = {"views": [*map(asdict, views)], "rejects": rejects}
-        write_json(self.file if complete else self._partial, answer)
+        write_state(self.file if complete else self._partial, answer)
         if complete:
             self._partial.unlink(missing_ok=True)
 

@@ -158,7 +158,7 @@ def _roads(recipe: CityRecipe, regions: gpd.GeoDataFrame, cache: Path) -> gpd.Ge
             f"({east:g}, {north:g}). Is it the extract of another place?"
         )
     with atomic_path(file) as temporary:
-        roads.to_parquet(temporary)
+        roads.to_parquet(temporary, write_page_checksum=True)
     return roads
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..download import Limit, Store
 from ..errors import DatasetError, SourceError
-from ..files import write_json
+from ..files import write_state
 from ..plots import plot_points, plot_regions
 from ..roads import network_length_m
 from ..sources.local_folder import LocalFolder
@@ -154,7 +154,7 @@ def estimate(recipe: CityRecipe, layout: Layout, space: Workspace, *, draw: bool
     )
     if draw:
         sources = found.sources.to_dict("records")
-        write_json(space.plan / PLAN_FILE, vars(found) | {"sources": sources})
+        write_state(space.plan / PLAN_FILE, vars(found) | {"sources": sources})
         _draw(recipe, layout, space.plan)
     return found
 

@@ -1,6 +1,5 @@
 """How far a build is: what was fetched of each source, and what failed and why."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from ..download import Store
 from ..errors import DatasetError
+from ..files import read_json
 from ..schema import config_name
 from ..storage import DATA_FOLDER, count_rows, list_tables
 from .planning import PLAN_FILE
@@ -57,10 +57,8 @@ def _lines(store: Store, name: str, planned: int | None) -> Iterator[str]:
 
 def _planned(path: Path) -> dict[str, int]:
     """Items by source, if a plan can be read."""
-    try:
-        return {one["name"]: one["items"] for one in json.loads(path.read_text())["sources"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+    found = read_json(path) or {"sources": []}
+    return {one["name"]: one["items"] for one in found["sources"]}
 
 
 __all__ = ["describe"]

@@ -1,6 +1,5 @@
 """Filters that look at images: near duplicates, and the agreement of image and caption."""
 
-import json
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from filelock import FileLock
 from PIL import Image
 from tqdm import tqdm
 
-from dataset_builders.files import atomic_path
+from dataset_builders.files import read_json, write_state
 from dataset_builders.images import BadImageError, decode_image
 
 from .errors import CaptioningError, MissingDependencyError
@@ -84,15 +83,11 @@ class NearDuplicate:
 def _stored_duplicates(run: RunImages, max_distance: int) -> dict[str, str]:
     key = f"phash {max_distance} {run.fingerprint()}"
     cache = run.folder / "near_duplicates.json"
-    try:
-        stored = json.loads(cache.read_text(encoding="utf-8"))
-        if stored["key"] == key:
-            return dict(stored["duplicates"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # there is none, or a damaged one: it is computed
+    stored = read_json(cache) or {}
+    if stored.get("key") == key:
+        return dict(stored["duplicates"])
     found = near_duplicates(run.open(), max_distance)
-    with atomic_path(cache) as path:
-        path.write_text(json.dumps({"key": key, "duplicates": found}), encoding="utf-8")
+    write_state(cache, {"key": key, "duplicates": found})
     return found
 
 

@@ -131,7 +131,7 @@ def _dataset_shards(recipe: Recipe) -> list[InputShard]:
 def _dataset_rows(shard: InputShard) -> Iterator[tuple[str, bytes | None]]:
     wanted = range(shard.start, shard.start + shard.count)
     columns = ["image.bytes", "image_id"]
-    with pq.ParquetFile(shard.source, pre_buffer=False) as file:
+    with pq.ParquetFile(shard.source, pre_buffer=False, page_checksum_verification=True) as file:
         at = 0
         for index in range(file.num_row_groups):
             rows = file.metadata.row_group(index).num_rows

@@ -23,7 +23,15 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from dataset_builders.files import file_sha256, locked, open_database, set_aside, write_json
+from dataset_builders.database import open_database, row_checksum
+from dataset_builders.files import (
+    CHECKSUM,
+    file_sha256,
+    locked,
+    read_json,
+    set_aside,
+    write_state,
+)
 
 from .errors import RequestFailedError
 from .inputs import InputShard, list_shards
@@ -129,9 +137,8 @@ class Ledger:
         self._running: dict[str, asyncio.Future[Unit]] = {}
         with ExitStack() as stack:
             stack.enter_context(locked(path.parent, remedy=SHARES))
-            self._database = open_database(path, exclusive=True)
+            self._database = open_database(path, SCHEMA, exclusive=True)
             stack.callback(self._database.close)
-            self._database.execute(SCHEMA)
             self._stack = stack.pop_all()
 
     def __enter__(self) -> "Ledger":
@@ -155,8 +162,10 @@ class Ledger:
         """Store a unit durably."""
         result = None if unit.result is None else json.dumps(unit.result, ensure_ascii=False)
         stored = replace(unit, result=result, detail=unit.detail[:DETAIL_LENGTH])
+        values = astuple(stored)
         self._database.execute(
-            f"INSERT OR REPLACE INTO units ({COLUMNS}) VALUES ({PLACES})", astuple(stored)
+            f"INSERT OR REPLACE INTO units ({COLUMNS}, {CHECKSUM}) VALUES ({PLACES}, ?)",
+            (*values, row_checksum(values)),
         )
 
     def units(self) -> Iterator[Unit]:
@@ -255,10 +264,7 @@ class ShardFolder:
 
     def summary(self) -> dict[str, Any]:
         """Counts of a finished shard (`images`, `rejects`); empty if it is unfinished."""
-        try:
-            return dict(json.loads(self.marker.read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            return {}
+        return dict(read_json(self.marker) or {})
 
     def has_whole_tables(self) -> bool:
         """Whether the tables are there as they were written; damaged ones are set aside."""
@@ -269,7 +275,7 @@ class ShardFolder:
     def finish(self, fingerprint: str, counts: Mapping[str, int]) -> None:
         """Mark the shard as finished."""
         hashes = {path.name: file_sha256(path) for path in self._tables}
-        write_json(self.marker, {"fingerprint": fingerprint, **counts, "sha256": hashes})
+        write_state(self.marker, {"fingerprint": fingerprint, **counts, "sha256": hashes})
 
     def reopen(self) -> None:
         """Mark the shard as unfinished; its stored answers stay."""

@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
-from dataset_builders.files import contents, digest, file_sha256, write_json
+from dataset_builders.files import contents, file_sha256, verified, write_state
 from modeling_urbanln import UrbanLNForPreTraining, UrbanLNProcessor
 
 from ..common.errors import InputError
 from .arguments import ModelArguments
 from .model import merge_lora, save_lora
 
-CHECKSUMS, OWN_CHECKSUM = "sha256", "digest"  # keys of the state file: of others, and of itself
+CHECKSUMS = "sha256"  # key of the state file: of the others
 STATE_FILE, ARGUMENTS_FILE = "trainer_state.json", "train_arguments.yaml"
+METRICS_FILE = "metrics.jsonl"
 WEIGHTS_FILE, OPTIMIZER_FILE, SCALER_FILE = (
     "training_model.safetensors",
     "optimizer.pt",
@@ -37,7 +38,7 @@ WEIGHTS_FILE, OPTIMIZER_FILE, SCALER_FILE = (
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 TEMPORARY = ".tmp-"
 OWN_FILES = (
-    "metrics.jsonl",
+    METRICS_FILE,
     "rejects.parquet",
     "pairs.parquet",
     "training_summary.json",
@@ -63,6 +64,9 @@ class TrainingState:
     best_metric: float | None
     seconds: float
     identity: dict[str, Any]
+
+
+NAMES = {field.name for field in fields(TrainingState)}
 
 
 def check_output_dir(output_dir: Path) -> None:
@@ -168,8 +172,7 @@ def load_process_state(folder: Path, rank: int) -> dict[str, torch.Tensor]:
 def save_state(folder: Path, state: TrainingState) -> None:
     """Write the shared state and the checksums of all files; last, as it marks completeness."""
     files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
-    values = {**vars(state), CHECKSUMS: files}
-    write_json(folder / STATE_FILE, {**values, OWN_CHECKSUM: digest(values)})
+    write_state(folder / STATE_FILE, {**vars(state), CHECKSUMS: files})
 
 
 def load_state(folder: Path) -> TrainingState:
@@ -186,24 +189,25 @@ def load_state(folder: Path) -> TrainingState:
             f"The training checkpoint {folder} is damaged ({damaged}): name another by "
             "--resume_from_checkpoint."
         )
-    values = json.loads(path.read_text(encoding="utf-8"))
-    values = {
-        name: value for name, value in values.items() if name not in (CHECKSUMS, OWN_CHECKSUM)
-    }
-    return TrainingState(**values)
+    values = _read_state(folder)
+    return TrainingState(**{name: values[name] for name in NAMES})
 
 
 def find_damage(folder: Path) -> str:
     """The first missing or altered file of a checkpoint; empty if all are whole."""
     try:
-        values = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-        if values.pop(OWN_CHECKSUM, None) not in (None, digest(values)):
+        values = _read_state(folder)
+        if set(values) - {CHECKSUMS} != NAMES:
             return STATE_FILE
         files = values.get(CHECKSUMS, {})
         return next((n for n, known in files.items() if file_sha256(folder / n) != known), "")
     except (OSError, ValueError, AttributeError) as error:
         name = Path(getattr(error, "filename", None) or STATE_FILE).name
         return f"{name}: {type(error).__name__}"
+
+
+def _read_state(folder: Path) -> Any:
+    return verified(json.loads((folder / STATE_FILE).read_text(encoding="utf-8")))
 
 
 def set_damaged_aside(output_dir: Path) -> list[Path]:

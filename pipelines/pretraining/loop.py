@@ -84,7 +84,7 @@ class Pretrainer:
         self.output_dir = Path(args.run.output_dir)
         self.accelerator = make_accelerator(args)
         self.device = self.accelerator.device
-        self.log = RunLog(self.accelerator, self.output_dir / "metrics.jsonl")
+        self.log = RunLog(self.accelerator, self.output_dir / ckpt.METRICS_FILE)
         self._prepare_output_dir()
 
         model, self.processor = build_model(args.model, args.run.seed)
@@ -291,6 +291,8 @@ class Pretrainer:
         ckpt.save_process_state(temporary, accelerator.process_index, self.sums)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
+            if self.log.path.exists():
+                shutil.copyfile(self.log.path, temporary / ckpt.METRICS_FILE)
             ckpt.save_state(temporary, self.state)
             ckpt.swap_in(temporary, folder)
             ckpt.remove_old_checkpoints(self.output_dir, self.args.run.save_total_limit)
@@ -394,6 +396,8 @@ class Pretrainer:
             sums = ckpt.load_process_state(folder, self.accelerator.process_index)
             self.sums = {name: value.to(self.device) for name, value in sums.items()}
             self.log.say(f"Resuming from {folder} (step {state.step} of {self.max_steps}).")
+            if (saved := folder / ckpt.METRICS_FILE).is_file() and self.accelerator.is_main_process:
+                shutil.copyfile(saved, self.log.path)  # what is here may have been damaged since
         self.log.keep_until(-1 if folder is None else self.state.step)
         self.accelerator.wait_for_everyone()
 

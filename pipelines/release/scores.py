@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from dataset_builders.files import verified
+
 from ..common.errors import InputError
 
 ROWS, SUMMARY, DIFFERENCES = "results.jsonl", "probe.json", "differences.json"
@@ -165,7 +167,7 @@ def read_scores(results: Path, system: str | None = None) -> tuple[CityScores, .
 
 
 def _read_city(folder: Path, system: str | None) -> CityScores:
-    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    summary = verified(json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
     systems: Mapping[str, Mapping[str, Any]] = summary["systems"]
     group = {
         label: (own.get("training") or {}).get("group", label) for label, own in systems.items()
@@ -233,7 +235,7 @@ def _rows(folder: Path, summary: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The rows of one probe a system that compare with one another."""
     vectors = {name: own["embedding_hash"] for name, own in summary["systems"].items()}
     for line in (folder / ROWS).read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+        row = verified(json.loads(line))
         name = row["system"]
         if row["r2"] is None or row["table_hash"] != summary["table_hash"]:
             continue

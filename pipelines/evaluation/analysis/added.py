@@ -7,7 +7,6 @@ score of both less that of the others alone, on the same splits, with an interva
 block bootstrap of [`bootstrap`].
 """
 
-import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..probe.predictions import SUMMARY_FILE
+from ..probe.predictions import read_summary
 from ..probe.systems import COORDINATES, JOINT_PROBE, NO_VIEW, split_name
 from .bootstrap import LEVEL, MEAN, REPLICATES, Array, DrawnCell, Name, drawn_cells, interval
 
@@ -58,7 +57,7 @@ def added_table(folder: Path, replicates: int = REPLICATES, level: float = LEVEL
 
 def companions(folder: Path) -> dict[str, Name]:
     """What the systems of a results folder stand beside -> the row that it has alone."""
-    summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+    summary = read_summary(folder)
     views = {name: str(one["view"]) for name, one in summary["beside"].items()}
     return {
         name: (name, view, JOINT_PROBE) for name, view in {COORDINATES: NO_VIEW, **views}.items()

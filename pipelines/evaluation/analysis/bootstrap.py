@@ -9,7 +9,6 @@ goes by the mean of those scores. The mean prediction would be another system, a
 interval does not cover the randomness of training; [`claims`] draws the trainings too.
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +19,13 @@ from numpy.typing import NDArray
 
 from ..embed.trainings import members
 from ..errors import InputError
-from ..probe.predictions import PREDICTIONS_FOLDER, SUMMARY_FILE, PredictedSplit, predicted_splits
+from ..probe.predictions import (
+    NO_RESULTS,
+    PREDICTIONS_FOLDER,
+    PredictedSplit,
+    predicted_splits,
+    read_summary,
+)
 from ..probe.systems import joint_name, split_name
 
 Array = NDArray[np.float64]
@@ -247,9 +252,9 @@ def drawn_cells(
     Raises:
         InputError: there are no results.
     """
-    if not (folder / SUMMARY_FILE).is_file() or not (folder / PREDICTIONS_FOLDER).is_dir():
-        raise InputError(f"No results in {folder}. Run `python evaluate.py probe` first.")
-    systems = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))["systems"]
+    if not (folder / PREDICTIONS_FOLDER).is_dir():
+        raise InputError(NO_RESULTS.format(folder))
+    systems = read_summary(folder)["systems"]
     group_of = (lambda name: name) if by_training else group_names(systems)
     for protocol in ("block", "random"):
         splits = predicted_splits(folder, protocol)

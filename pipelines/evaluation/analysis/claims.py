@@ -8,7 +8,6 @@ tails all the same: where training varies much more than blocks do, the interval
 less often than it says, and the differences of the single seeds are to be read beside it.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..embed.trainings import training_of
-from ..probe.predictions import SUMMARY_FILE
+from ..probe.predictions import read_summary
 from .bootstrap import MEAN, REPLICATES, Array, DrawnCell, Interval, drawn_cells, interval
 
 
@@ -71,7 +70,7 @@ def variant_differences(folder: Path, replicates: int = REPLICATES) -> list[Vari
         folder: Results of one city.
         replicates: Draws of the bootstrap.
     """
-    systems = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))["systems"]
+    systems = read_summary(folder)["systems"]
     trainings = {label: one for label, own in systems.items() if (one := training_of(own))}
     references = {one.group: one.variant_of for one in trainings.values() if one.variant_of}
     compared = {*references, *references.values()}

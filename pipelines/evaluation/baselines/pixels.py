@@ -4,8 +4,8 @@ A satellite image is resized whole, for all of its region counts. A street view 
 shorter side and cut to the middle square, as CLIP's own processor does.
 """
 
-import json
 import os
+import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from dataset_builders.files import read_json, set_aside, write_json
+from dataset_builders.files import file_sha256, read_json, set_aside, write_state
 from dataset_builders.images import BadImageError, decode_image
 
 SAVE_EVERY = 512  # images
@@ -66,25 +66,26 @@ def decode_view(
     path.parent.mkdir(parents=True, exist_ok=True)
     # of two runs at a time one decodes, and the other waits for it
     with FileLock(path.with_suffix(".lock")):
-        if read_json(listed) is None or not _is_readable(path):
+        if (left_out := _stored(listed, path)) is None:
             left_out = _decode(rows, total, view, size, known_regions, path)
-            write_json(listed, [asdict(one) for one in left_out])
+            named, sha256 = [asdict(one) for one in left_out], file_sha256(_partial(path))
+            write_state(listed, {"left_out": named, "sha256": sha256})
             _partial(path).replace(path)
             _progress(path).unlink(missing_ok=True)
-    left_out = [LeftOut(**one) for one in json.loads(listed.read_text(encoding="utf-8"))]
     return np.load(path, mmap_mode="r"), left_out
 
 
-def _is_readable(path: Path) -> bool:
-    """Whether the file is there and as long as its header says; a damaged one is set aside."""
-    if not path.is_file():
-        return False
-    try:
-        np.load(path, mmap_mode="r")
-    except (ValueError, EOFError):
+def _stored(listed: Path, path: Path) -> list[LeftOut] | None:
+    """What was left out of the pixels; None if they are not there, or damaged and set aside."""
+    known = read_json(listed)
+    if known is None or not path.is_file():
+        return None
+    if isinstance(known, list):  # of a version that kept no checksum
+        known = {"left_out": known, "sha256": None}
+    if known["sha256"] not in (None, file_sha256(path)):
         set_aside(path)
-        return False
-    return True
+        return None
+    return [LeftOut(**one) for one in known["left_out"]]
 
 
 def square(image: Image.Image, view: str, size: int) -> NDArray[np.uint8]:
@@ -106,8 +107,8 @@ def _decode(
     known_regions: frozenset[str],
     path: Path,
 ) -> list[LeftOut]:
-    done, left_out = _earlier(path)
     bytes_each = size * size * 3
+    done, left_out, crc = _earlier(path, bytes_each)
     with (
         _partial(path).open("r+b" if done else "w+b") as file,
         tqdm(total=total, initial=done, desc=f"decode {view}", unit="image", disable=None) as bar,
@@ -119,7 +120,9 @@ def _decode(
             if number < done:
                 continue
             try:
-                file.write(_pixels(row, view, size, known_regions).tobytes())
+                pixels = _pixels(row, view, size, known_regions).tobytes()
+                crc = zlib.crc32(pixels, crc)
+                file.write(pixels)
             except BadImageError as error:
                 image_id = str(row["image_id"])
                 left_out.append(LeftOut(number, image_id, error.reason, str(error)))
@@ -127,7 +130,7 @@ def _decode(
             bar.update()
             if done % SAVE_EVERY == 0:
                 _sync(file)
-                _save(path, done, left_out)
+                _save(path, done, left_out, crc)
         file.seek(0)
         file.write(_header((done - len(left_out), size, size, 3)))
         _sync(file)
@@ -151,16 +154,25 @@ def _header(shape: tuple[int, ...]) -> bytes:
     return start + text.ljust(HEADER_BYTES - 11).encode("latin1") + b"\n"
 
 
-def _earlier(path: Path) -> tuple[int, list[LeftOut]]:
-    """Rows that an earlier run has read, and what it left out."""
-    saved = read_json(_progress(path))
+def _earlier(path: Path, bytes_each: int) -> tuple[int, list[LeftOut], int]:
+    """Rows that an earlier run has read, what it left out, and the checksum of the rest."""
+    saved, crc = read_json(_progress(path)), 0
     if saved is None or not _partial(path).is_file():
-        return 0, []
-    return saved["done"], [LeftOut(**one) for one in saved["left_out"]]
+        return 0, [], 0
+    left_out = [LeftOut(**one) for one in saved["left_out"]]
+    with _partial(path).open("rb") as file:
+        file.seek(HEADER_BYTES)
+        for _ in range(saved["done"] - len(left_out)):
+            crc = zlib.crc32(file.read(bytes_each), crc)
+    if saved.get("crc32", crc) != crc:
+        set_aside(_partial(path))
+        return 0, [], 0
+    return saved["done"], left_out, crc
 
 
-def _save(path: Path, done: int, left_out: list[LeftOut]) -> None:
-    write_json(_progress(path), {"done": done, "left_out": [asdict(one) for one in left_out]})
+def _save(path: Path, done: int, left_out: list[LeftOut], crc: int) -> None:
+    named = [asdict(one) for one in left_out]
+    write_state(_progress(path), {"done": done, "left_out": named, "crc32": crc})
 
 
 def _sync(file: Any) -> None:

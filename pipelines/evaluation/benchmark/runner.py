@@ -18,7 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from dataset_builders.files import digest, locked, write_json
+from dataset_builders.files import digest, locked, read_json, write_state
 
 PROJECT = Path(__file__).resolve().parents[3]
 LEFT_BEHIND = "Wait until it ends, and the steps that it left behind if it was killed."
@@ -151,16 +151,14 @@ class Runner:
         return self.run / "logs" / f"{step.name}{ending}"
 
     def _stamp(self, step: Step) -> dict[str, Any]:
-        path = self._path(step, ".json")
-        found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-        return found
+        return dict(read_json(self._path(step, ".json")) or {})
 
     def _start(
         self, step: Step, key: str, done: Mapping[str, str], lock: int
     ) -> subprocess.Popen[bytes]:
         if self.state(step, key) == "redo" and step.clears and step.clears.exists():
             shutil.rmtree(step.clears) if step.clears.is_dir() else step.clears.unlink()
-        write_json(self._path(step, ".json"), {"key": key, "seconds": None})
+        write_state(self._path(step, ".json"), {"key": key, "seconds": None})
         words = step.words(done)
         environment = {
             "OMP_NUM_THREADS": str(self.threads),
@@ -190,7 +188,7 @@ class Runner:
             path = self._path(step, ".log")
             self.log(f"{step.name} FAILED ({reason}). The end of {path}:\n{_tail(path)}")
         else:
-            write_json(self._path(step, ".json"), {"key": key, "seconds": seconds})
+            write_state(self._path(step, ".json"), {"key": key, "seconds": seconds})
             self.log(f"{step.name}: {seconds:.0f} s; {left} of {len(self.steps)} steps left")
         return reason
 

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dataset_builders.files import digest
-from dataset_builders.parquet import is_whole, write_parquet
+from dataset_builders.parquet import is_whole, read_parquet, write_parquet
 from dataset_builders.schema import VIEWS
 from dataset_builders.unique import RepeatedIdError, require_unique
 
@@ -146,7 +146,7 @@ def read_embeddings(path: Path) -> EmbeddingTable:
     if not path.is_file():
         raise InputError(f"There is no embedding table at {path}. Check --embeddings.")
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
+        table = read_parquet(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(NOT_VECTORS.format(path=path, why=f"not Parquet: {error}")) from error
     metadata = read_metadata(table.schema)
@@ -193,7 +193,7 @@ def earlier_metadata(path: Path) -> dict[str, Any]:
 
 def rename_training(path: Path, training: Training | None) -> None:
     """Have a table say of which training it is, its vectors as they are."""
-    table = pq.read_table(path)
+    table = read_parquet(path)
     known = read_metadata(table.schema) or {}
     metadata = {name: value for name, value in known.items() if name != METADATA_NAME}
     metadata |= training.metadata() if training else {}

@@ -19,6 +19,7 @@ from .results import KEY, ResultRow
 from .systems import CONTROL_NAMES, COORDINATES, joint_hash, joint_name
 from .tasks import Fit, Task
 
+NO_RESULTS = "No results in {}. Run `python evaluate.py probe` first."
 SUMMARY_FILE, RESULTS_FILE, REGIONS_FILE = "probe.json", "results.jsonl", "regions.parquet"
 BLOCK_COLUMN = "block_id"  # of regions.parquet
 PREDICTIONS_FOLDER = "predictions"  # of test regions
@@ -222,9 +223,21 @@ def _predicted(
 
 
 def _summary(folder: Path, part: str) -> dict[str, Any]:
+    found = read_summary(folder)
+    if not (folder / part).is_dir():
+        raise InputError(NO_RESULTS.format(folder))
+    return found
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The probe.json of a city's results; a damaged one is set aside.
+
+    Raises:
+        InputError: There is none.
+    """
     found: dict[str, Any] | None = read_json(folder / SUMMARY_FILE)
-    if found is None or not (folder / part).is_dir():
-        raise InputError(f"No results in {folder}. Run `python evaluate.py probe` first.")
+    if found is None:
+        raise InputError(NO_RESULTS.format(folder))
     return found
 
 

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from dataset_builders.files import append, atomic_path, set_aside
+from dataset_builders.files import append, atomic_path, set_aside, signed, verified
 
 from ..errors import InputError
 
@@ -172,7 +172,7 @@ def read_rows(path: Path) -> Iterator[ResultRow]:
                 return
             values = _values(line)
             _check_version(path, values)
-            if set(values) != NAMES:
+            if not values:
                 raise InputError(
                     f"{path}, line {number} is no result row. Run `python evaluate.py probe` "
                     "again: it sets the damaged file aside and computes the cell again."
@@ -182,12 +182,13 @@ def read_rows(path: Path) -> Iterator[ResultRow]:
 
 
 def _values(line: str | bytes) -> dict[str, Any]:
-    """The fields of a line; none if it is damaged."""
+    """The fields of a line, without its checksum; none if it is damaged."""
     try:
-        values = json.loads(line)
-    except ValueError:
+        values = verified(json.loads(line))
+        is_row = values.get("format_version") != FORMAT_VERSION or set(values) == NAMES
+    except (ValueError, AttributeError):
         return {}
-    return values if isinstance(values, dict) else {}
+    return values if is_row else {}
 
 
 def _check_version(path: Path, values: dict[str, Any]) -> None:
@@ -234,7 +235,7 @@ def _to_line(row: ResultRow) -> str:
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in asdict(row).items()
     }
-    return json.dumps(values, allow_nan=False) + "\n"
+    return json.dumps(signed(values), allow_nan=False) + "\n"
 
 
 def _keep_whole_lines(path: Path) -> None:

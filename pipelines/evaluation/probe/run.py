@@ -5,7 +5,6 @@ takes part in the views it has; regions that lack a vector of any system in any 
 left out for all, and counted.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dataset_builders.errors import SplitError
-from dataset_builders.files import atomic_path, digest, read_json, write_json
+from dataset_builders.files import atomic_path, digest, read_json, write_state
 
 from ..embed.poi import poi_columns
 from ..embed.tables import EmbeddingTable
@@ -27,6 +26,7 @@ from .predictions import (
     REGIONS_FILE,
     RESULTS_FILE,
     SUMMARY_FILE,
+    read_summary,
     unpredicted,
 )
 from .reach import measure_reach
@@ -127,14 +127,14 @@ def probe(
         },
         **_describe_place(city, kept, place),
     }
-    write_json(output / SUMMARY_FILE, _with_earlier(output / SUMMARY_FILE, summary))
+    write_state(output / SUMMARY_FILE, _with_earlier(output / SUMMARY_FILE, summary))
     compute(comparison, cells, store, settings, progress)
     return store.path
 
 
 def compared_regions(output: Path) -> str:
     """How many regions the latest run compared, and why others were left out, in a line."""
-    regions = json.loads((output / SUMMARY_FILE).read_text(encoding="utf-8"))["regions"]
+    regions = read_summary(output)["regions"]
     line = f"Compared: {regions['compared']:,} of {regions['all']:,} regions"
     dropped = "; ".join(f"{n:,} {reason}" for reason, n in regions["dropped"].items())
     return f"{line}. Left out: {dropped}." if dropped else f"{line}."
@@ -174,7 +174,9 @@ def _write_regions(
     regions = city.regions.iloc[kept][["region_id", "lon", "lat", "geometry"]]
     labels = {target.name: target.y for target in targets}
     with atomic_path(path) as temporary:
-        regions.assign(**labels, **{BLOCK_COLUMN: block_ids(place)[kept]}).to_parquet(temporary)
+        regions.assign(**labels, **{BLOCK_COLUMN: block_ids(place)[kept]}).to_parquet(
+            temporary, write_page_checksum=True
+        )
 
 
 def _describe(

@@ -1,6 +1,5 @@
 """All result rows in one tidy DataFrame, and the names and the order of those who are compared."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -21,6 +20,7 @@ from ..probe.predictions import (
     SUMMARY_FILE,
     embedding_hashes,
     read_predictions,
+    read_summary,
 )
 from ..probe.results import CITY, CITY_ENCODER, ResultRow, read_rows
 from ..probe.systems import CONTROL_NAMES, COORDINATES, GEOCLIP, NO_VIEW, split_name
@@ -228,12 +228,14 @@ def read_results(output: Path) -> pd.DataFrame:
         (empty where they are alone); `current`, whether the row compares with the latest run.
     """
     folders = sorted(path.parent for path in output.glob(f"*/{SUMMARY_FILE}"))
-    return pd.concat([_read_rows(folder, _summary(folder)) for folder in folders] or [_frame([])])
+    return pd.concat(
+        [_read_rows(folder, read_summary(folder)) for folder in folders] or [_frame([])]
+    )
 
 
 def read_city(folder: Path) -> CityResults:
     """The results of one city."""
-    summary = _summary(folder)
+    summary = read_summary(folder)
     frame = _read_rows(folder, summary)
     current = frame[frame["current"]].reset_index(drop=True)
     return CityResults(folder, summary, current, len(frame) - len(current))
@@ -268,11 +270,6 @@ def predictions_of(city: CityResults, protocol: str, key: Key, **more: Any) -> p
         "probe": probe,
     }
     return read_predictions(city.folder / PREDICTIONS_FOLDER, wanted | more)
-
-
-def _summary(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
-    return found
 
 
 def _read_rows(folder: Path, summary: Mapping[str, Any]) -> pd.DataFrame:

@@ -19,9 +19,10 @@ from dataset_builders.errors import InUseError
 from modeling_urbanln import UrbanLNModel, UrbanLNSiglipModel
 from pipelines.common.errors import InputError
 from pipelines.pretraining.arguments import parse_arguments
-from pipelines.pretraining.checkpoint import STATE_FILE
+from pipelines.pretraining.checkpoint import STATE_FILE, find_damage, load_state
 from pipelines.pretraining.loop import Pretrainer, pretrain
 from pipelines.pretraining.process import only_run
+from tests.damage import altered, damage
 from tests.processes import run_python
 
 from .conftest import image_rows, write_dataset
@@ -135,6 +136,27 @@ def test_a_run_killed_again_and_again_ends_the_same(long_flags, uninterrupted, t
         assert killed.returncode == -signal.SIGKILL, killed.stderr
     run(long_flags(tmp_path))
     assert_same_run(tmp_path, uninterrupted, "checkpoint-40")
+
+
+def test_an_altered_state_is_told(uninterrupted, tmp_path):
+    shutil.copytree(uninterrupted / "checkpoint-40", tmp_path / "checkpoint-40")
+    path = tmp_path / "checkpoint-40" / STATE_FILE
+    whole = load_state(path.parent)
+    for content in altered(path.read_bytes(), only=b"0123456789estx_"):
+        path.write_bytes(content)
+        damaged = find_damage(path.parent)
+        assert damaged.startswith(STATE_FILE) or (not damaged and load_state(path.parent) == whole)
+
+
+def test_altered_metrics_are_restored_from_the_checkpoint(long_flags, uninterrupted, tmp_path):
+    output_dir = tmp_path / "out"
+    shutil.copytree(uninterrupted, output_dir)
+    path = output_dir / "metrics.jsonl"
+    before = path.read_bytes()
+    damage(path, "flip")
+    assert path.read_bytes() != before
+    run(long_flags(output_dir))
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["training_model.safetensors", STATE_FILE])
