@@ -15,16 +15,19 @@ def read_layer(path: str | Path, what: str = "layer") -> gpd.GeoDataFrame:
         what: What it should be, for the message.
 
     Raises:
-        SourceError: There is none, or geopandas does not read it.
+        SourceError: There is none, geopandas does not read it, or it has no geometry.
     """
     path = Path(path)
     if not path.exists():
         raise SourceError(f"There is no {what} at {path}.")
     try:
         is_parquet = path.suffix.lower() in (".parquet", ".geoparquet")
-        return gpd.read_parquet(path) if is_parquet else gpd.read_file(path)
+        frame = gpd.read_parquet(path) if is_parquet else gpd.read_file(path)
     except Exception as error:  # GDAL's drivers have their own exceptions
         raise SourceError(f"{path} is no {what} that geopandas reads: {error}") from error
+    if not isinstance(frame, gpd.GeoDataFrame) or frame.active_geometry_name is None:
+        raise SourceError(f"{path} holds a table without geometry, and so is no {what}.")
+    return frame
 
 
 __all__ = ["read_layer"]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,25 @@ def is_whole(path: Path) -> bool:
     return True
 
 
+@contextmanager
+def open_shard(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file of a dataset, whoever wrote it; pages are checked as they are read.
+
+    Raises:
+        DatasetError: It is none, or damaged; also while it is read.
+    """
+    try:
+        with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None):  # of the disk
+            raise
+        raise DatasetError(
+            f"{path} is no whole Parquet file ({error}). Make it again with the command that wrote "
+            "it, or download it again."
+        ) from error
+
+
 def row_groups(
     rows: Iterator[Mapping[str, Any]], schema: pa.Schema, table: str
 ) -> Iterator[pa.Table]:
@@ -178,6 +198,7 @@ __all__ = [
     "ROW_GROUP_SIZE",
     "geo_metadata",
     "is_whole",
+    "open_shard",
     "open_writer",
     "read_parquet",
     "row_groups",

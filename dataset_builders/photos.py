@@ -1,6 +1,10 @@
 """Photos in a folder: the files, a CSV that lists them, and where each was taken."""
 
+import gzip
+import lzma
 import os
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,6 +27,8 @@ COLUMN_NAMES = {
     "lat": ("lat", "latitude"),
 }
 """Accepted names of the columns of a listing, the preferred one first."""
+NO_CSV = (ValueError, EOFError, gzip.BadGzipFile, zlib.error, zipfile.BadZipFile, lzma.LZMAError)
+"""What pandas raises of a file that is no CSV in UTF-8, or no whole archive of one."""
 POSITION = ("file", "lon", "lat")
 GPS, DIRECTION = ExifTags.IFD.GPSInfo, ExifTags.GPS.GPSImgDirection
 
@@ -166,7 +172,7 @@ def read_csv_rows(path: Path) -> tuple[pd.DataFrame, list[PhotoReject]]:
             frame = pd.read_csv(path, **options)
         except pd.errors.ParserError:  # a ragged row: the slower engine can pass over it
             frame = pd.read_csv(path, engine="python", on_bad_lines=leave_out, **options)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except NO_CSV as error:
         raise SourceError(f"{path} cannot be read as UTF-8 CSV: {error}") from error
     frame.columns = [str(name).strip() for name in frame.columns]
     return frame, bad
@@ -357,6 +363,7 @@ def _nothing_placed(source: Any, rejects: Sequence[PhotoReject]) -> str:
 
 
 __all__ = [
+    "NO_CSV",
     "PhotoReject",
     "Photos",
     "degrees",

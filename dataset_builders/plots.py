@@ -177,7 +177,7 @@ def contact_sheet(
             cell.set_axis_off()
             is_long = len(name) > LABEL_LENGTH
             label = name[: LABEL_LENGTH - 1] + "…" if is_long else name
-            cell.set_title(label, fontsize=6, y=-0.12, parse_math=False)
+            cell.set_title(label, fontsize=6, y=-0.12)
     return Path(path)
 
 
@@ -206,7 +206,7 @@ def _colour_by_value(
         return
     frame[known].plot(ax=axes, column="_value", cmap="viridis", **style)
     bar = axes.figure.colorbar(axes.collections[-1], ax=axes, shrink=0.8)
-    bar.set_label(name, parse_math=False)
+    bar.set_label(name)
     if log:
         places, labels = raw_ticks(*bar.ax.get_ylim())
         bar.set_ticks(places, labels=labels)
@@ -225,9 +225,7 @@ def _legend(axes: Any, colours: Mapping[str, str]) -> None:
     from matplotlib.patches import Patch
 
     handles = [Patch(color=colour, label=name) for name, colour in colours.items()]
-    legend = axes.figure.legend(handles=handles, loc="outside right upper", frameon=False)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    axes.figure.legend(handles=handles, loc="outside right upper", frameon=False)
 
 
 @contextmanager
@@ -248,17 +246,19 @@ def _figure(path: str | Path, title: str, size: tuple[float, float]) -> Iterator
     """The axes of a figure, saved once they are drawn on."""
     if Path(path).suffix != ".png":
         raise DatasetError(f"A figure is written as .png, got {Path(path).name!r}.")
+    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.set_title(title, parse_math=False)
-    yield axes
-    with atomic_path(Path(path)) as temporary:
-        # the aspect is set after the layout: nothing that sticks out is cut
-        figure.savefig(temporary, format="png", dpi=130, bbox_inches="tight")
+    with rc_context({"text.parse_math": False}):  # names and units are anybody's, and no formulas
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        axes.set_title(title)
+        yield axes
+        with atomic_path(Path(path)) as temporary:
+            # the aspect is set after the layout: nothing that sticks out is cut
+            figure.savefig(temporary, format="png", dpi=130, bbox_inches="tight")
 
 
 __all__ = [

@@ -16,8 +16,9 @@ from .assignment import assign_points
 from .coordinates import SYSTEMS, convert
 from .errors import DatasetError, SourceError
 from .layers import read_layer
+from .photos import NO_CSV
 from .poi import CATEGORIES, OSM_KEYS, category_of_tags
-from .roads import open_extract
+from .roads import read_extract
 from .storage import Reject
 
 MIN_INSIDE = 0.5
@@ -133,9 +134,8 @@ def read_pois_pbf(path: str | Path) -> Points:
         SourceError: No such file, or no point of interest in it.
         MissingExtraError: pyrosm is not installed.
     """
-    found = open_extract(path).get_data_by_custom_criteria(
-        custom_filter=dict.fromkeys(OSM_KEYS, True), osm_keys_to_keep=list(OSM_KEYS)
-    )
+    wanted = {"custom_filter": dict.fromkeys(OSM_KEYS, True), "osm_keys_to_keep": list(OSM_KEYS)}
+    found = read_extract(path, lambda extract: extract.get_data_by_custom_criteria(**wanted))
     if found is None or len(found) == 0:
         raise SourceError(f"{path} holds no point of interest.")
     item = found["osm_type"].astype(str) + "/" + found["id"].astype(str)
@@ -217,7 +217,7 @@ def _read_csv(path: Path, wanted: dict[str, str]) -> pd.DataFrame:
         names = _find_columns(wanted, header, path.name)
         used = sorted(set(names.values()))
         frame = pd.read_csv(path, usecols=used, dtype=str, **options)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except NO_CSV as error:
         raise SourceError(f"{path} cannot be read as a CSV in UTF-8: {error}") from error
     rows = pd.DataFrame({role: frame[name] for role, name in names.items()})
     return rows.assign(item=rows["id"] if "id" in rows else frame.index + 2)

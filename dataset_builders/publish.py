@@ -23,7 +23,7 @@ from .errors import DatasetError
 from .files import WrittenFiles, contents
 from .hub_errors import explain
 from .leaks import check_leaks
-from .parquet import GEO_KEY, ROW_GROUP_SIZE, geo_metadata, open_writer
+from .parquet import GEO_KEY, ROW_GROUP_SIZE, geo_metadata, open_shard, open_writer
 from .plots import contact_sheet, plot_splits
 from .schema import VIEWS, config_name, parse_config_name
 from .storage import (
@@ -265,7 +265,7 @@ def _check_keys(root: Path) -> None:
 def _check_images(root: Path) -> None:
     for city, table in list_tables(root):
         for path in table_shards(root, city, table) if table in VIEWS else ():
-            with pq.ParquetFile(path, pre_buffer=False) as file:
+            with open_shard(path) as file:
                 stated = "redistributable" in file.schema_arrow.names
                 columns = ["image.bytes", *["redistributable"] * stated]
                 count = sum(
@@ -327,7 +327,7 @@ def _repack(source: Path, target: Path, city: str, table: str, target_bytes: int
 def _gated(paths: list[Path], withheld: Counter[str]) -> Iterator[pa.Table]:
     """Row groups without the images that may not be redistributed."""
     for path in paths:
-        with pq.ParquetFile(path, pre_buffer=False) as file:
+        with open_shard(path) as file:
             for batch in file.iter_batches(batch_size=ROW_GROUP_SIZE):
                 group = pa.Table.from_batches([batch])
                 yield _gate(group, withheld) if "image" in group.column_names else group

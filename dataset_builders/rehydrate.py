@@ -21,7 +21,7 @@ from .city.recipe import CityRecipe, NetworkSettings, read_recipe
 from .download import Store
 from .errors import DatasetError
 from .files import WrittenFiles
-from .parquet import ROW_GROUP_SIZE
+from .parquet import ROW_GROUP_SIZE, open_shard
 from .schema import VIEWS, DatasetMetadata, config_name
 from .sources.local_folder import LocalFolder
 from .storage import (
@@ -233,7 +233,7 @@ def _copy(root: Path, target: Path, pair: tuple[str, str]) -> None:
 
 
 def _rows(path: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
-    with pq.ParquetFile(path, pre_buffer=False) as file:
+    with open_shard(path) as file:
         for batch in file.iter_batches(ROW_GROUP_SIZE, columns=columns):
             yield from pa.Table.from_batches([batch]).to_pylist()
 

@@ -6,7 +6,7 @@ follow junctions rather than streets.
 """
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,11 @@ COLUMNS = ("osm_id", "highway", "name", "geometry")
 ID_DECIMALS = 6  # of a degree: 0.1 m
 
 
-def open_extract(path: str | Path) -> Any:
-    """An OpenStreetMap extract (.osm.pbf), opened by pyrosm.
+def read_extract(path: str | Path, read: Callable[[Any], Any]) -> Any:
+    """What a function reads of an OpenStreetMap extract (.osm.pbf), opened by pyrosm.
 
     Raises:
-        SourceError: There is no such file.
+        SourceError: There is no such file, or it is cut or none.
         MissingExtraError: pyrosm is not installed.
     """
     if not Path(path).is_file():
@@ -49,7 +49,10 @@ def open_extract(path: str | Path) -> Any:
         from pyrosm import OSM
     except ImportError as error:
         raise MissingExtraError("pyrosm", "geo") from error
-    return OSM(str(path))
+    try:
+        return read(OSM(str(path)))
+    except Exception as error:  # of a cut file it raises whatever its parser does
+        raise SourceError(f"{path} cannot be read as an .osm.pbf extract: {error!r}") from error
 
 
 @contextmanager
@@ -85,7 +88,7 @@ def read_roads_pbf(path: str | Path, classes: Collection[str] = STREETS) -> gpd.
         SourceError: No such file, or no road in it.
         MissingExtraError: pyrosm is not installed.
     """
-    found = open_extract(path).get_network(network_type="all")
+    found = read_extract(path, lambda extract: extract.get_network(network_type="all"))
     if found is None or len(found) == 0:
         raise SourceError(f"{path} holds no road.")
     return _tidy(found.rename(columns={"id": "osm_id"}), classes, str(path))
@@ -123,6 +126,13 @@ def read_roads_overpass(
             found = osmnx.features_from_polygon(boundary, tags).reset_index()
         except osmnx._errors.InsufficientResponseError as error:
             raise SourceError(f"OpenStreetMap has no road there: {error}") from error
+        except OSError:  # of the network
+            raise
+        except Exception as error:  # whatever osmnx makes of an answer that is none
+            raise SourceError(
+                f"Overpass gave no usable answer: {error!r}. Rerun it later; if that does not "
+                f"help, remove its cached answers in {cache_dir}."
+            ) from error
     return _tidy(found.rename(columns={"id": "osm_id"}), classes, "the area")
 
 
@@ -250,8 +260,8 @@ def _point_id(lon: float, lat: float) -> str:
 __all__ = [
     "STREETS",
     "network_length_m",
-    "open_extract",
     "osmnx_with",
+    "read_extract",
     "read_roads_overpass",
     "read_roads_pbf",
     "sampling_points",

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 import datasets
+import pyarrow as pa
 
 from .errors import DatasetError
 
@@ -105,14 +106,23 @@ class DatasetMetadata:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "DatasetMetadata":
-        """Read what [`to_json`] wrote; unknown keys are ignored."""
-        fields = json.loads(text)
-        known = {key: fields[key] for key in cls.__dataclass_fields__ if key in fields}
-        known["indicators"] = tuple(
-            Indicator(name=name, **values) for name, values in fields["indicators"].items()
-        )
-        known["notes"] = tuple(known.get("notes", ()))
-        return cls(**known)
+        """Read what [`to_json`] wrote; unknown keys are ignored.
+
+        Raises:
+            DatasetError: it is something else.
+        """
+        try:
+            fields = json.loads(text)
+            known = {key: fields[key] for key in cls.__dataclass_fields__ if key in fields}
+            known["indicators"] = tuple(
+                Indicator(name=name, **values) for name, values in fields["indicators"].items()
+            )
+            known["notes"] = tuple(known.get("notes", ()))
+            return cls(**known)
+        except DatasetError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise DatasetError(f"The metadata of the dataset cannot be read: {error!r}.") from error
 
 
 def config_name(city: str, table: str) -> str:
@@ -178,6 +188,46 @@ def features(
     )
 
 
+def check_types(table: str, columns: pa.Schema, where: str) -> None:
+    """Refuse a table in which a column of the layout holds values of another kind.
+
+    Args:
+        table: one of [`TABLES`].
+        columns: of a Parquet file; those that the layout does not have may hold anything.
+        where: name of the table, for the message.
+
+    Raises:
+        DatasetError: names the column, and what it holds.
+    """
+    expected = features(table, ()).arrow_schema
+    for name in [one for one in expected.names if one in columns.names]:
+        found, wanted = columns.field(name).type, _kind(expected.field(name).type)
+        allowed = {wanted} if wanted == "images" else {wanted, "nothing"}
+        if name.endswith("_id"):  # of somebody else's table
+            allowed.add("numbers")
+        if _kind(found) not in allowed:
+            raise DatasetError(f"{where}: the column {name!r} must hold {wanted}, not {found}.")
+
+
+def _kind(dtype: pa.DataType) -> str:
+    if pa.types.is_dictionary(dtype):
+        return _kind(dtype.value_type)
+    if pa.types.is_struct(dtype):
+        names = [child.name for child in dtype.fields]
+        is_image = "bytes" in names and _kind(dtype.field("bytes").type) == "bytes"
+        return "images" if is_image else str(dtype)
+    for kind, checks in _KINDS.items():
+        if any(check(dtype) for check in checks):
+            return kind
+    return str(dtype)
+
+
+_KINDS = {
+    "text": (pa.types.is_string, pa.types.is_large_string),
+    "numbers": (pa.types.is_integer, pa.types.is_floating),
+    "bytes": (pa.types.is_binary, pa.types.is_large_binary),
+    "nothing": (pa.types.is_null,),
+}
 _TILE = [("tile_z", "int32"), ("tile_x", "int32"), ("tile_y", "int32")]
 _IMAGE_ORIGIN = [("captured_at", "string"), ("source", "string"), ("licence", "string")]
 _CAPTION = [("caption", "string"), ("caption_model", "string"), ("caption_score", "float64")]
@@ -266,6 +316,7 @@ __all__ = [
     "VIEWS",
     "DatasetMetadata",
     "Indicator",
+    "check_types",
     "config_name",
     "features",
     "key_columns",

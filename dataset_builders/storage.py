@@ -20,6 +20,7 @@ import shapely
 
 from .errors import DatasetError
 from .hub_errors import explain
+from .parquet import open_shard
 from .schema import VIEWS, DatasetMetadata, Indicator, config_name, parse_config_name
 from .unique import require_unique_shards
 
@@ -64,7 +65,7 @@ def read_table(
         columns = [name for name in pq.read_schema(paths[0]).names if name != "image"]
     parts = []
     for path in paths:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with open_shard(path) as file:
             _check_columns(path, file.schema_arrow.names, columns)
             parts.append(file.read(columns=list(columns)).replace_schema_metadata(None))
     return pa.concat_tables(parts).select(list(columns)).to_pandas()
@@ -73,7 +74,10 @@ def read_table(
 def read_regions(dataset_name: str | Path, city: str) -> gpd.GeoDataFrame:
     """The regions of a city, EPSG:4326; the geometry is null where a region has no place."""
     frame = read_table(dataset_name, city, "regions")
-    geometry = shapely.from_wkb(frame.pop("geometry").to_numpy(dtype=object))
+    try:
+        geometry = shapely.from_wkb(frame.pop("geometry").to_numpy(dtype=object))
+    except (KeyError, shapely.errors.ShapelyError) as error:
+        raise DatasetError(f"{dataset_name} has no usable outlines of regions: {error}") from error
     return gpd.GeoDataFrame(frame, geometry=gpd.GeoSeries(geometry, crs="EPSG:4326"))
 
 
@@ -133,7 +137,7 @@ def iter_images(
     if view not in VIEWS:
         raise DatasetError(f"A view is one of {VIEWS}, got {view!r}.")
     for path in table_shards(dataset_name, city, view):
-        with pq.ParquetFile(path, pre_buffer=False) as file:
+        with open_shard(path) as file:
             _check_columns(path, file.schema_arrow.names, columns)
             wanted = list(dict.fromkeys(["image.bytes", *columns]))
             for batch in file.iter_batches(batch_size=batch_size, columns=wanted):

@@ -11,10 +11,10 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from .errors import DatasetError
-from .schema import key_columns
+from .parquet import open_shard
+from .schema import check_types, key_columns
 
 KEYS_AT_ONCE = 1 << 16
 SHOWN = 3
@@ -77,12 +77,13 @@ def require_unique(
 
 
 def require_unique_shards(paths: Sequence[Path], table: str, where: str) -> None:
-    """Refuse a table in Parquet files in which two rows have the same key.
+    """Refuse a table in Parquet files in which two rows have the same key, or values none has.
 
     The outcome is cached, by path, size and time of every file.
 
     Raises:
         RepeatedIdError: see [`require_unique`].
+        DatasetError: see [`check_types`][dataset_builders.schema.check_types].
     """
     stats = [(str(path), path.stat()) for path in paths]
     files = tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
@@ -91,7 +92,7 @@ def require_unique_shards(paths: Sequence[Path], table: str, where: str) -> None
 
 def shard_keys(path: Path, table: str) -> Iterator[pd.DataFrame]:
     """The keys of a Parquet file's rows in parts; nothing if it has no id."""
-    with pq.ParquetFile(path, pre_buffer=False) as file:
+    with open_shard(path) as file:
         if columns := key_columns(table, file.schema_arrow.names):
             for batch in file.iter_batches(KEYS_AT_ONCE, columns=columns):
                 yield key_frame(pa.Table.from_batches([batch]), columns)
@@ -99,6 +100,9 @@ def shard_keys(path: Path, table: str) -> Iterator[pd.DataFrame]:
 
 @lru_cache(maxsize=64)
 def _check_files(where: str, table: str, files: tuple[tuple[str, int, int], ...]) -> None:
+    for path, _, _ in files:
+        with open_shard(Path(path)) as file:
+            check_types(table, file.schema_arrow, where)
     require_unique((keys for path, _, _ in files for keys in shard_keys(Path(path), table)), where)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipelines.common.csv_files import write_csv
 from pipelines.evaluation.embed.tables import BOTH, write_embeddings
 from pipelines.evaluation.embed.text_tower import TextTower
 from pipelines.evaluation.errors import InputError
@@ -96,7 +97,7 @@ def write_files(upload: Upload, vectors: Mapping[str, Floats], towers: Towers) -
     rows = {view: vector[None] for view, vector in vectors.items()}
     write_embeddings(folder / "region.parquet", [REGION_ID], counts, rows, metadata)
     table = pd.DataFrame({"dimension": np.arange(towers.encoder.dim), **vectors})
-    table.to_csv(folder / "region.csv", index=False, float_format="%.7g")
+    write_csv(folder / "region.csv", table, float_format="%.7g")
     return [str(folder / name) for name in ("region.parquet", "region.csv")]
 
 

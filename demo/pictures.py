@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from dataset_builders.images import BadImageError, decode_image, encode_image
+from dataset_builders.parquet import open_shard
 from dataset_builders.storage import table_shards
 
 THUMBNAIL_SIDE, PICTURE_SIDE = 192, 768  # pixels, at most
@@ -60,7 +60,7 @@ class Pictures:
         self._groups: list[tuple[Path, int]] = []
         sizes: list[int] = []
         for path in table_shards(dataset_name, city, view):
-            with pq.ParquetFile(path) as file:
+            with open_shard(path) as file:
                 ids.append(file.read(columns=list(COLUMNS)).replace_schema_metadata(None))
                 for group in range(file.num_row_groups):
                     self._groups.append((path, group))
@@ -124,7 +124,7 @@ class Pictures:
 @lru_cache(KEPT_GROUPS)
 def _read_group(path: Path, group: int) -> pa.Table:
     """A row group holds a hundred pictures, and look-alikes often lie in the same few groups."""
-    with pq.ParquetFile(path, pre_buffer=False) as file:
+    with open_shard(path) as file:
         have = [name for name in ("image", *COLUMNS, *SHOWN) if name in file.schema_arrow.names]
         return file.read_row_group(group, columns=have, use_threads=False)
 

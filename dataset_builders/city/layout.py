@@ -121,7 +121,7 @@ def _geocode(settings: BoundarySettings, cache: Path) -> gpd.GeoDataFrame:
                 f"Nominatim knows no area called {settings.place!r} (boundary.place): {error}. "
                 "Give a `file` or a `bbox`."
             ) from error
-        except (OSError, osmnx._errors.ResponseStatusCodeError) as error:
+        except Exception as error:  # of the network, or an answer that is none
             raise SourceError(
                 f"Nominatim could not be asked for {settings.place!r}: {type(error).__name__}. "
                 "Try again later, or give a `file` or a `bbox`."

@@ -22,6 +22,7 @@ import pandas as pd
 
 from ..assignment import assign_points
 from ..errors import DatasetError, SourceError
+from ..layers import read_layer
 from ..photos import exif_positions, faulty_rows, file_faults, find_csv, read_listing
 from ..regions import grid_cells, polygon_regions
 from ..schema import INDICATORS, VIEWS, DatasetMetadata, Indicator, config_name, features
@@ -262,10 +263,7 @@ def _regions_of(frame: pd.DataFrame, names: list[str], cell_m: float | None) -> 
 
 def _read_polygons(path: Path, region_id: str | None) -> tuple[gpd.GeoDataFrame, list[str]]:
     """Polygons with their numeric columns, and notes on the other columns."""
-    try:
-        frame = gpd.read_parquet(path) if path.suffix == ".parquet" else gpd.read_file(path)
-    except Exception as error:  # GDAL's drivers have their own exceptions
-        raise SourceError(f"--regions {path} cannot be read as polygons: {error}") from error
+    frame = read_layer(path, "file of polygons (--regions)")
     if region_id is None:
         raise SourceError(
             f"--region_id is missing: the column of {path.name} that names its polygons; it has "

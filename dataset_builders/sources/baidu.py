@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ..download import Fetcher, Item, Limit, Store, Verdict, check_image
 from ..errors import SourceError
 from ..trust import secret_from
-from .street_view import Place, View, images, read_json
+from .street_view import Place, View, images, number, read_json
 
 HOST = "https://api.map.baidu.com"
 MAX_WIDTH, MAX_HEIGHT = 1024, 512
@@ -66,9 +66,11 @@ class BaiduPanorama:
         self, rows: Sequence[Mapping[str, Any]], fetcher: Fetcher, store: Store
     ) -> AsyncIterator[tuple[str, str]]:
         """See [`StreetViewSource`]; the place that was asked for stands in the row."""
+        wheres = ([number(row[name]) for name in ("lon", "lat", "heading")] for row in rows)
         places = [
-            Place(str(row["point_id"]), float(row["lon"]), float(row["lat"]), float(row["heading"]))
-            for row in rows
+            Place(str(row["point_id"]), *where)
+            for row, where in zip(rows, wheres, strict=True)
+            if None not in where
         ]
         async for key in images(self._items(places), fetcher, check_panorama):
             yield key, key

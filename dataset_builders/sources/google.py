@@ -12,7 +12,16 @@ from ..download import Fetcher, Item, Limit, Store, Verdict
 from ..errors import SourceError
 from ..ledger import Status
 from ..trust import secret_from
-from .street_view import Place, View, images, json_answers, number, read_json
+from .street_view import (
+    Place,
+    View,
+    id_parts,
+    images,
+    is_id,
+    json_answers,
+    number,
+    read_json,
+)
 
 HOST = "https://maps.googleapis.com"
 MAX_PX = 640
@@ -85,7 +94,7 @@ class GoogleStreetView:
     ) -> AsyncIterator[tuple[str, str]]:
         """See [`StreetViewSource`]; panorama, heading and size stand in the id."""
         secret = secret_from(self.key_env, self.name)
-        items = (self._item(str(row["image_id"]), secret) for row in rows)
+        items = (self._item("/".join(parts), secret) for parts in id_parts(rows, 5))
         async for key in images(items, fetcher):
             yield key, key
 
@@ -101,12 +110,13 @@ class GoogleStreetView:
 
     def _views_of(self, place: Place, answer: Mapping[str, Any]) -> Iterator[View]:
         location, panorama = answer.get("location"), answer.get("pano_id")
-        if not panorama or not isinstance(location, dict):
+        if not is_id(panorama) or not isinstance(location, dict):
             return
         lon, lat = number(location.get("lng")), number(location.get("lat"))
         if lon is None or lat is None:
             return
         date, by = answer.get("date"), str(answer.get("copyright", ""))
+        date = date if isinstance(date, str) else None
         for turn in self.headings:
             heading = round((place.heading + turn) % 360, 1)
             one = f"{self.name}/{panorama}/{heading:05.1f}/{self.fov:g}/{self.size_px}"
@@ -118,7 +128,7 @@ class GoogleStreetView:
         params = {
             "size": f"{size}x{size}",
             "pano": panorama,
-            "heading": f"{float(heading)}",
+            "heading": f"{number(heading) or 0.0}",
             "fov": fov,
             "return_error_code": "true",
             "key": secret,

@@ -10,7 +10,17 @@ from typing import Any, Literal
 
 from ..download import Fetcher, Item, Limit, Store, Verdict
 from ..errors import SourceError
-from .street_view import Place, View, batched, images, json_answers, number, read_json
+from .street_view import (
+    Place,
+    View,
+    batched,
+    id_parts,
+    images,
+    is_id,
+    json_answers,
+    number,
+    read_json,
+)
 
 HOST = "https://api.openstreetcam.org"
 SIZES = ("fileurlTh", "fileurlLTh", "fileurlProc", "fileurl")
@@ -80,7 +90,7 @@ class KartaView:
         self, rows: Sequence[Mapping[str, Any]], fetcher: Fetcher, store: Store
     ) -> AsyncIterator[tuple[str, str]]:
         """See [`StreetViewSource`]; each photo is asked for its address."""
-        for batch in batched(str(row["image_id"]).split("/")[1] for row in rows):
+        for batch in batched(one for _, one in id_parts(rows, 2)):
             ids = {f"{self.name}/photo/{one}": one for one in batch}
             questions = (Item(key, f"{self.base_url}/2.0/photo/{one}") for key, one in ids.items())
             answers = await json_answers(questions, check_answer, fetcher, store)
@@ -111,7 +121,7 @@ class KartaView:
         data = result.get("data") if isinstance(result, dict) else None
         photos = data if isinstance(data, list) else [data]
         for photo in photos:
-            if not isinstance(photo, dict) or not photo.get("id"):
+            if not isinstance(photo, dict) or not is_id(photo.get("id")):
                 continue
             if not isinstance(photo.get(self.size), str):
                 continue

@@ -18,7 +18,16 @@ from ..download import Fetcher, Item, Limit, Store, Verdict
 from ..errors import MissingExtraError, SourceError
 from ..splits import local_xy
 from ..trust import secret_from
-from .street_view import Place, View, batched, images, json_answers, number, read_json
+from .street_view import (
+    Place,
+    View,
+    batched,
+    id_parts,
+    images,
+    json_answers,
+    number,
+    read_json,
+)
 
 TILES, GRAPH = "https://tiles.mapillary.com", "https://graph.mapillary.com"
 ZOOM = 14
@@ -96,7 +105,7 @@ class Mapillary:
         """See [`StreetViewSource`]; entities are asked for a fresh address."""
         secret = secret_from(self.key_env, self.name)
         # only the ids count: the views made on the way are those of the dataset
-        ids = ((str(row["image_id"]).split("/")[1], Place("", 0.0, 0.0)) for row in rows)
+        ids = ((one, Place("", 0.0, 0.0)) for _, one in id_parts(rows, 2))
         for batch in batched(ids):
             async for view in self._fetch(dict(batch), fetcher, store, secret):
                 yield view.image_id, view.key
@@ -218,15 +227,15 @@ def decode_tile(content: bytes, x: int, y: int) -> list[tuple[float, float, dict
             for one in layer.get("features", [])
             if str(one["properties"].get("id")).isdigit() and one["geometry"]["type"] == "Point"
         ]
+        extent, size = layer.get("extent", 4096), 2.0**ZOOM
+        found = []
+        for across, up, properties in points:
+            column, row = x + across / extent, y + 1 - up / extent
+            lat = np.degrees(np.arctan(np.sinh(np.pi * (1 - 2 * row / size))))
+            found.append((column / size * 360 - 180, float(lat), properties))
+        return found
     except Exception as error:  # the decoder has none of its own
         raise ValueError("no vector tile") from error
-    extent, size = layer.get("extent", 4096), 2.0**ZOOM
-    found = []
-    for across, up, properties in points:
-        column, row = x + across / extent, y + 1 - up / extent
-        lat = np.degrees(np.arctan(np.sinh(np.pi * (1 - 2 * row / size))))
-        found.append((column / size * 360 - 180, float(lat), properties))
-    return found
 
 
 def check_tile(content: bytes, media_type: str) -> Verdict:

@@ -216,7 +216,7 @@ class StacSource:
                     f"{self.name!r} could not be searched ({self.url}): {answered.status}, "
                     f"{answered.detail}. Is that the address of a STAC API?"
                 )
-            answer = json.loads(content)
+            answer = read_json(content)
             found |= {scene.name: scene for scene in _scenes(answer, urljoin(self.url, url))}
             url, params = _next(answer, url)
         return list(found.values())
@@ -323,8 +323,10 @@ class _Scene:
 def check_search(content: bytes, media_type: str) -> Verdict:
     """A page of items."""
     try:
-        list(_scenes(read_json(content), ""))
-    except (AttributeError, KeyError, TypeError, ValueError, shapely.errors.ShapelyError):
+        answer = read_json(content)
+        list(_scenes(answer, "https://catalogue/"))
+        _next(answer, "https://catalogue/search")
+    except Exception:  # whatever is not as the specification has it
         return Verdict("invalid", f"{media_type or 'an answer'} that is no list of STAC items")
     return Verdict("ok")
 

@@ -7,6 +7,7 @@ through the [`Fetcher`] alone, checks every answer, and takes keys from the envi
 import itertools
 import json
 import math
+import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -15,6 +16,8 @@ from ..download import Check, Fetcher, Item, Limit, Store, check_image
 
 T = TypeVar("T")
 BATCH = 500
+HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
+ID = re.compile(r"(?!\.+$)[\w.=:-]{1,200}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -130,11 +133,29 @@ async def images(items: Iterable[Item], fetcher: Fetcher, check: Check = check_i
 
 
 def read_json(content: bytes) -> Any:
-    """JSON, or None if it is none."""
+    """JSON, or None if it is none; of halves of surrogate pairs, which no file can hold, "?"."""
     try:
-        return json.loads(content)
+        text = content.decode("utf-8-sig")
+        if HALF_PAIR.search(text):
+            text = (
+                json.dumps(json.loads(text), ensure_ascii=False).encode(errors="replace").decode()
+            )
+        return json.loads(text)
     except (ValueError, RecursionError):
         return None
+
+
+def id_parts(rows: Iterable[Mapping[str, Any]], count: int) -> Iterator[list[str]]:
+    """The parts of the image ids of a dataset; those of another form name nothing to ask for."""
+    for row in rows:
+        parts = str(row["image_id"]).split("/")
+        if len(parts) == count and all(map(is_id, parts)):
+            yield parts
+
+
+def is_id(value: Any) -> bool:
+    """Whether a value of an answer or a dataset can be part of an address and of a key."""
+    return isinstance(value, (str, int)) and ID.fullmatch(str(value)) is not None
 
 
 def stored_json(store: Store, key: str) -> Any:
@@ -147,7 +168,7 @@ def number(value: Any) -> float | None:
     """A finite number, or None: fields of an answer may be missing, or anything."""
     try:
         found = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return found if math.isfinite(found) else None
 
@@ -157,7 +178,9 @@ __all__ = [
     "StreetViewSource",
     "View",
     "batched",
+    "id_parts",
     "images",
+    "is_id",
     "json_answers",
     "number",
     "read_json",

@@ -4,7 +4,6 @@ A region that is a tile gets the tile as it is, byte for byte. Any other square 
 of the tiles that cover it, laid so that the corners of the square are those of the image.
 """
 
-import io
 import string
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from ..coordinates import SCHEMES, convert, tile_position
 from ..download import Fetched, Fetcher, Item, Limit, Store, check_image, check_piece
 from ..errors import SourceError
 from ..files import digest
-from ..images import encode_image
+from ..images import decode_image, encode_image
 from ..trust import secret_from
 from .satellite import NO_SQUARE, OVERSAMPLING, PICTURE_PX, Picture, are_squares, corners_of
 
@@ -272,7 +271,7 @@ def _joined(scheme: str, contents: Mapping[Tile, bytes]) -> tuple[Image.Image, N
     wide, high = np.ptp(columns) + 1, np.ptp(rows) + 1
     mosaic = Image.new("RGB", (int(wide) * TILE_PX, int(high) * TILE_PX))
     for (x, y), content in contents.items():
-        tile: Any = Image.open(io.BytesIO(content)).convert("RGB")
+        tile = decode_image(content)
         if tile.size != (TILE_PX, TILE_PX):
             tile = tile.resize((TILE_PX, TILE_PX), Image.Resampling.LANCZOS)  # 512 px tiles
         down = y - rows.min() if scheme == "xyz" else rows.max() - y

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from dataset_builders.card import write_card
 from dataset_builders.errors import SplitError
 from dataset_builders.images import BadImageError, storable_bytes
+from dataset_builders.parquet import open_shard
 from dataset_builders.schema import VIEWS, DatasetMetadata, parse_config_name
 from dataset_builders.splits import random_split
 from dataset_builders.storage import (
@@ -97,7 +98,7 @@ def _write_captioned(recipe: Recipe, folders: list[ShardFolder], root: Path) -> 
 
 def _captioned_rows(path: Path, folders: list[ShardFolder]) -> Iterator[dict[str, Any]]:
     chosen = _chosen(folders)
-    with pq.ParquetFile(path, pre_buffer=False) as file:
+    with open_shard(path) as file:
         for batch in file.iter_batches(ROWS_AT_A_TIME):
             for row in batch.to_pylist():
                 yield row | chosen.get(row.get("image_id", ""), {})

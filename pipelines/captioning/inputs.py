@@ -15,6 +15,7 @@ from typing import Literal, cast
 import pyarrow.parquet as pq
 
 from dataset_builders.errors import DatasetError
+from dataset_builders.parquet import open_shard
 from dataset_builders.schema import VIEWS, config_name
 from dataset_builders.storage import DATA_FOLDER, list_tables, table_shards
 
@@ -131,7 +132,7 @@ def _dataset_shards(recipe: Recipe) -> list[InputShard]:
 def _dataset_rows(shard: InputShard) -> Iterator[tuple[str, bytes | None]]:
     wanted = range(shard.start, shard.start + shard.count)
     columns = ["image.bytes", "image_id"]
-    with pq.ParquetFile(shard.source, pre_buffer=False, page_checksum_verification=True) as file:
+    with open_shard(shard.source) as file:
         at = 0
         for index in range(file.num_row_groups):
             rows = file.metadata.row_group(index).num_rows

@@ -7,12 +7,16 @@ import pandas as pd
 
 from dataset_builders.files import atomic_path
 
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\n")
 
 
 def defused(value: Any) -> Any:
     """A text that a spreadsheet would run as a formula, with an apostrophe in front."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
+    if not isinstance(value, str):
+        return value
+    # a carriage return is not quoted, and what follows it would start a line
+    text = value.replace("\r\n", "\n").replace("\r", "\n")
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
 def write_csv(path: Path, table: pd.DataFrame, **options: Any) -> None:

@@ -10,7 +10,8 @@ import pandas as pd
 import shapely
 
 from dataset_builders.assignment import assign_points
-from dataset_builders.errors import DatasetError
+from dataset_builders.errors import DatasetError, SourceError
+from dataset_builders.layers import read_layer
 from dataset_builders.regions import h3_regions, polygon_regions, square_grid
 from pipelines.common.errors import InputError
 
@@ -92,17 +93,10 @@ def read_polygons(source: str | Path | gpd.GeoDataFrame) -> gpd.GeoDataFrame:
             f"Polygons are a file or a GeoDataFrame, got a {type(source).__name__}. Make one by "
             "`geopandas.GeoDataFrame(frame, geometry=..., crs=...)`."
         )
-    path = Path(source)
-    if not path.exists():
-        raise InputError(f"There is no file of regions at {path}. Check --regions.")
     try:
-        is_parquet = path.suffix.lower() in PARQUETS
-        frame = gpd.read_parquet(path) if is_parquet else gpd.read_file(path)
-    except Exception as error:  # GDAL's drivers have their own exceptions
-        raise InputError(f"{path} cannot be read as a file of polygons: {error}") from error
-    if not isinstance(frame, gpd.GeoDataFrame):
-        raise InputError(f"{path} holds a table without geometry; --regions needs polygons.")
-    return frame
+        return read_layer(source, "file of polygons")
+    except SourceError as error:
+        raise InputError(str(error)) from error
 
 
 def _polygons(

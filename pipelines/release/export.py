@@ -24,6 +24,7 @@ from PIL import Image
 from dataset_builders.errors import MissingExtraError
 from dataset_builders.files import WrittenFiles, write_json
 from dataset_builders.hub_errors import explain
+from dataset_builders.images import decode_image
 
 from ..common.errors import InputError
 from .towers import INPUTS, OUTPUTS, TEXT, VISION, make_tower, sample_inputs
@@ -123,7 +124,7 @@ def _samples(
         for length in (*LENGTHS, most) if name == TEXT else (1,):
             yield "noise", sample_inputs(model, name, batch, min(length, most), seed)
     if name == VISION and images:
-        opened = [Image.open(path).convert("RGB") for path in images]
+        opened = [decode_image(path) for path in images]
         pixels = processor.image_processor(images=opened, return_tensors="pt")
         yield "images", {"pixel_values": pixels["pixel_values"]}
 

@@ -36,6 +36,7 @@ def inputs(number: int, times: int | None = None) -> Callable:
     """Settings of a test that takes so many inputs, in a long run so many times more."""
     factor = TIMES if times is None or TIMES == 1 else times
     return hypothesis.settings(
+        phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
         max_examples=number * factor,
         derandomize=True,
         database=None,
@@ -52,7 +53,7 @@ def knock(door: str, call: Callable[[], Any], *refusals: type[BaseException]) ->
         call: Reads an input.
         refusals: Errors by which the door says no, beside those that every command reports.
     """
-    count, before = COUNTS[door], _peak_mb()
+    count, before = COUNTS[door], peak_mb()
     count.inputs += 1
     try:
         found = call()
@@ -65,12 +66,12 @@ def knock(door: str, call: Callable[[], Any], *refusals: type[BaseException]) ->
         count.refused += 1
         return None
     finally:
-        count.memory += _peak_mb() - before
+        count.memory += peak_mb() - before
     count.accepted += 1
     return found
 
 
-def _peak_mb() -> float:
+def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -18,7 +18,7 @@ from dataset_builders.images import (
 )
 from dataset_builders.photos import exif_position
 
-from .harness import ODD, _peak_mb, damaged, inputs, knock
+from .harness import ODD, damaged, inputs, knock, peak_mb
 
 GPS = ExifTags.GPS
 MODES = {
@@ -101,11 +101,11 @@ def test_images(name, mode, data):
 )
 @example(40_000, 40_000, 8, 2, bytes(64))
 def test_sizes_that_a_header_claims(width, height, bits, colour, pixels):
-    content, before = png_of(width, height, bits, colour, pixels), _peak_mb()
+    content, before = png_of(width, height, bits, colour, pixels), peak_mb()
     image = knock("images", lambda: decode_image(content), BadImageError)
     assert image is None or image.width * image.height <= MAX_PIXELS
     if width * height > MAX_PIXELS:
-        assert _peak_mb() - before < 50
+        assert peak_mb() - before < 50
 
 
 ODD_VALUES = (

@@ -147,15 +147,13 @@ def read_embeddings(path: Path) -> EmbeddingTable:
         raise InputError(f"There is no embedding table at {path}. Check --embeddings.")
     try:
         table = read_parquet(path)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise InputError(NOT_VECTORS.format(path=path, why=f"not Parquet: {error}")) from error
     metadata = read_metadata(table.schema)
     views = [view for view in COLUMNS if view in table.column_names]
-    if metadata is None or "region_id" not in table.column_names or not views:
-        why = (
-            "no `urbanln` metadata" if metadata is None else "no column of vectors or no region_id"
-        )
+    if why := _fault(table, metadata, views):
         raise InputError(NOT_VECTORS.format(path=path, why=why))
+    assert metadata is not None
     vectors = {view: _matrix(table[view].combine_chunks()) for view in views}
     region_ids = table["region_id"].to_pylist()
     _require_unique(region_ids, str(path), "Make the table again with `python evaluate.py embed`.")
@@ -163,10 +161,30 @@ def read_embeddings(path: Path) -> EmbeddingTable:
     return EmbeddingTable(metadata["label"], metadata, region_ids, vectors, content)
 
 
+def _fault(table: pa.Table, metadata: dict[str, Any] | None, views: Sequence[str]) -> str:
+    """Why a table holds no vectors of regions; nothing if it does."""
+    if metadata is None or not isinstance(metadata.get("label"), str):
+        return "no `urbanln` metadata" if metadata is None else "no label in its metadata"
+    if "region_id" not in table.column_names or not views:
+        return "no column of vectors or no region_id"
+    types = [table.schema.field(view).type for view in views]
+    if not all(
+        pa.types.is_fixed_size_list(one) and pa.types.is_floating(one.value_type) for one in types
+    ):
+        return "vectors that are no lists of one length"
+    ids = table["region_id"]
+    is_text = pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type)
+    return "" if is_text and not ids.null_count else "region_id that is no text, or null"
+
+
 def read_metadata(schema: pa.Schema) -> dict[str, Any] | None:
-    """The `urbanln` entry of a schema's metadata."""
+    """The `urbanln` entry of a schema's metadata; None if there is none, or not as we write it."""
     raw = (schema.metadata or {}).get(METADATA_KEY)
-    return None if raw is None else json.loads(raw)
+    try:
+        found = None if raw is None else json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def earlier_metadata(path: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
 from dataset_builders.files import atomic_path
@@ -41,6 +42,8 @@ STYLE: Any = {
     "axes.spines.right": False,
     "figure.dpi": 150,
     "savefig.facecolor": "white",
+    # names and units are anybody's, and no formulas
+    "text.parse_math": False,
 }
 
 
@@ -50,7 +53,7 @@ def drawing(path: Path, title: str, size: tuple[float, float]) -> Iterator[Figur
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
         wrapped = textwrap.fill(title, max(int(size[0] * CHARACTERS_PER_INCH), 20))
-        figure.suptitle(wrapped.replace("$", r"\$"), fontsize=11)
+        figure.suptitle(wrapped, fontsize=11)
         yield figure
         save(figure, path)
 
@@ -330,6 +333,8 @@ def draw_bars(path: Path, title: str, panels: Mapping[str, pd.DataFrame]) -> Non
                 colour = ("#9db8cc", BLUE, ORANGE)[number % 3]
                 axes.barh(y, values, 0.9 * height, color=colour, label=column)
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(LogFormatter())
+            axes.xaxis.set_minor_formatter(LogFormatter(labelOnlyBase=True))
             axes.set_yticks(range(len(names)), names)
             axes.set_ylim(len(names) - 0.4, -0.6)
             axes.tick_params(axis="y", length=0)
@@ -414,8 +419,8 @@ def _label_in_raw_units(axis: Axis) -> None:
 
 def _panel_title(name: str, unit: str) -> str:
     """An indicator and its unit in two lines at most, as plain text."""
-    title = textwrap.fill(f"{_readable(name)} ({unit})", TITLE_WIDTH, max_lines=2, placeholder=" …")
-    return title.replace("$", r"\$")
+    named = f"{_readable(name)} ({unit})"
+    return textwrap.fill(named, TITLE_WIDTH, max_lines=2, placeholder=" …")
 
 
 def _limits(values: NDArray[np.float64], percentiles: tuple[int, int]) -> tuple[float, float]:
