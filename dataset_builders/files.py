@@ -30,7 +30,8 @@ REMEDY = "Wait until it ends, or give another folder."
 ORPHANS_S = 10.0
 """How long to wait for what a killed run leaves: PyTorch's workers end within 5 seconds."""
 _HOST = socket.gethostname()
-_TEMPORARY = re.compile(r"\..+\.([0-9a-f]{6})-(\d+)-\d+\.tmp")
+# some libraries want an ending of their own
+_TEMPORARY = re.compile(r"\..+\.([0-9a-f]{6})-(\d+)-\d+\.(tmp|gpkg)(-journal|-wal|-shm)?")
 _numbers = itertools.count()
 
 
@@ -66,9 +67,7 @@ def locked(folder: Path, name: str = LOCK_FILE, remedy: str = REMEDY) -> Iterato
             file.truncate(0)
             file.write(json.dumps({"host": _HOST, "pid": os.getpid(), "since": now}))
             file.flush()
-            for left in folder.rglob(".*.tmp"):
-                if _is_abandoned(left):
-                    left.unlink(missing_ok=True)
+            _remove_abandoned(folder)
             yield file.fileno()
         finally:
             path.unlink(missing_ok=True)
@@ -125,8 +124,14 @@ def _has_ended(host: Any, pid: Any) -> bool:
     return False
 
 
+def _remove_abandoned(folder: Path) -> None:
+    for left in [*folder.rglob(".*"), *folder.parent.glob(f".{folder.name}.*")]:
+        if _is_abandoned(left):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+
+
 def _is_abandoned(path: Path) -> bool:
-    """Whether a temporary file is left from a process that was killed."""
+    """Whether a temporary file or folder is left from a process that was killed."""
     name = _TEMPORARY.fullmatch(path.name)
     return name is not None and _has_ended(name[1], int(name[2]))
 
@@ -137,6 +142,11 @@ def contents(folder: Path) -> list[Path]:
     return [p for p in found if p.name != LOCK_FILE and not _TEMPORARY.fullmatch(p.name)]
 
 
+def _mark() -> str:
+    """The end of a temporary name: whose it is, and that nobody else has it."""
+    return f"{_machine()}-{os.getpid()}-{next(_numbers)}.tmp"
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that replaces it, synced to the disk, after the block.
@@ -145,8 +155,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     have the same temporary path.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    mark = f"{_machine()}-{os.getpid()}-{next(_numbers)}"
-    temporary = path.with_name(f".{path.name}.{mark}.tmp")
+    temporary = path.with_name(f".{path.name}.{_mark()}")
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -304,7 +313,8 @@ class WrittenFiles:
         """
         root = self.root.resolve()
         root.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as folder:
+        names = {"prefix": f".{root.name}.", "suffix": f".{_mark()}"}
+        with tempfile.TemporaryDirectory(dir=root.parent, **names) as folder:
             staged = Path(folder)
             yield staged
             found = _shown_files(staged)

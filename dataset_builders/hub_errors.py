@@ -46,7 +46,7 @@ def explain(error: BaseException, name: str | None = None) -> str | None:
             f"The weights{what} are a pickle that holds more than tensors, which may run code, and "
             "are refused. Ask for safetensors."
         )
-    if "SafetensorError" in names:
+    if "SafetensorError" in names and "I/O error" not in str(chain):  # of a disk, which is full
         return f"The weights{what} are no complete safetensors file: download or copy them again."
     if names & UNREACHABLE:
         return f"The Hub could not be reached{what}. {AGAIN}"

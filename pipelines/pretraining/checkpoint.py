@@ -20,7 +20,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
-from dataset_builders.files import contents, file_sha256, verified, write_state
+from dataset_builders.files import (
+    atomic_path,
+    contents,
+    file_sha256,
+    read_json,
+    verified,
+    write_state,
+)
 from modeling_urbanln import UrbanLNForPreTraining, UrbanLNProcessor
 
 from ..common.errors import InputError
@@ -36,9 +43,11 @@ WEIGHTS_FILE, OPTIMIZER_FILE, SCALER_FILE = (
     "scaler.pt",
 )
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
+PUBLISHED_FILE = ".urbanln-published.json"  # step and checksums of the best model
 TEMPORARY = ".tmp-"
 OWN_FILES = (
     METRICS_FILE,
+    PUBLISHED_FILE,
     "rejects.parquet",
     "pairs.parquet",
     "training_summary.json",
@@ -272,18 +281,62 @@ def publish(
     model: UrbanLNForPreTraining,
     processor: UrbanLNProcessor,
     args: ModelArguments,
+    step: int,
 ) -> None:
     """Write the model into `output_dir` itself, each file replaced whole, the weights last."""
     temporary = output_dir / f"{TEMPORARY}best"
     shutil.rmtree(temporary, ignore_errors=True)
     save_model(temporary, model, processor, args)
     _sync_to_disk(temporary)
+    files = {
+        path.relative_to(temporary).as_posix(): file_sha256(path)
+        for path in temporary.rglob("*")
+        if path.is_file()
+    }
+    write_state(output_dir / PUBLISHED_FILE, {"step": step, CHECKSUMS: files})
     for path in sorted(temporary.iterdir(), key=lambda path: path.suffix == ".safetensors"):
         if path.is_dir():
             swap_in(path, output_dir / path.name)
         else:
             path.replace(output_dir / path.name)
     temporary.rmdir()
+
+
+def mend_published(output_dir: Path, best_step: int | None) -> Path | None:
+    """Copy damaged files of the best model from last/ where they are equal there.
+
+    A published model of another step is that of a run which was killed before its next checkpoint,
+    and will be published again.
+
+    Returns:
+        The checkpoint to publish the weights from, if they are damaged.
+
+    Raises:
+        InputError: They are, and there is no such checkpoint.
+    """
+    known = read_json(output_dir / PUBLISHED_FILE) or {}
+    if best_step is None or known.get("step") != best_step:
+        return None
+    damaged = ""
+    for name, sha256 in known[CHECKSUMS].items():
+        path, last = output_dir / name, output_dir / "last" / name
+        if path.is_file() and file_sha256(path) == sha256:
+            continue
+        if last.is_file() and file_sha256(last) == sha256:
+            with atomic_path(path) as temporary:
+                shutil.copyfile(last, temporary)
+        else:
+            damaged = name
+    if not damaged:
+        return None
+    folder = checkpoint_folder(output_dir, best_step)
+    if find_damage(folder):
+        raise InputError(
+            f"{output_dir / damaged} of the best model (step {best_step}) is damaged or gone, and "
+            f"there is no whole {folder}. Restore one of them, delete {PUBLISHED_FILE} to do "
+            "without (the last model is in last/), or train anew with --overwrite_output_dir."
+        )
+    return folder
 
 
 @contextmanager
@@ -331,6 +384,7 @@ __all__ = [
     "load_process_state",
     "load_state",
     "load_weights",
+    "mend_published",
     "publish",
     "remove_old_checkpoints",
     "remove_run",

@@ -276,7 +276,8 @@ class Pretrainer:
 
     def _publish(self) -> None:
         if self.accelerator.is_main_process:
-            ckpt.publish(self.output_dir, self.student.model, self.processor, self.args.model)
+            model, args = self.student.model, self.args.model
+            ckpt.publish(self.output_dir, model, self.processor, args, self.state.step)
 
     def _save(self) -> None:
         """Write the training state; each process adds its own part."""
@@ -391,6 +392,7 @@ class Pretrainer:
         if folder is not None:
             state = ckpt.load_state(folder)
             ckpt.check_identity(state.identity, self.state.identity, folder)
+            self._publish_again(state.best_step)
             self.state = state
             ckpt.load_weights(folder, self.student.model, self.optimizer, self.accelerator.scaler)
             sums = ckpt.load_process_state(folder, self.accelerator.process_index)
@@ -400,6 +402,14 @@ class Pretrainer:
                 shutil.copyfile(saved, self.log.path)  # what is here may have been damaged since
         self.log.keep_until(-1 if folder is None else self.state.step)
         self.accelerator.wait_for_everyone()
+
+    def _publish_again(self, best: int | None) -> None:
+        """Mend the best model from the checkpoint of its step."""
+        if folder := ckpt.mend_published(self.output_dir, best):
+            self.state = ckpt.load_state(folder)
+            ckpt.load_weights(folder, self.student.model, self.optimizer, self.accelerator.scaler)
+            self._publish()
+            self.log.say(f"The best model was damaged: published again from {folder}.")
 
     def _announce(self) -> None:
         pairs = self.pairs.summary()

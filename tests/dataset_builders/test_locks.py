@@ -43,17 +43,21 @@ def test_a_second_run_is_refused_by_name_and_a_killed_one_is_cleared_away(tmp_pa
     folder, mine = tmp_path / "out", ".mine.tmp"
     holder = start_holder(folder, tmp_path)
     (folder / mine).touch()
+    (half,) = (folder / "a").iterdir()
+    half.with_suffix(".gpkg-journal").touch()  # of a library that wants its own ending
+    (tmp_path / half.name.replace("table.parquet", "out")).mkdir()  # a staging folder beside
     who = rf"{folder} \(host {socket.gethostname()}, pid {holder.pid}, since \d{{4}}-"
     with pytest.raises(InUseError, match=who), locked(folder):
         pass
     with locked(folder, ".table.lock"):  # of something else in the same folder
-        assert len(list((folder / "a").iterdir())) == 1
+        assert len(list((folder / "a").iterdir())) == 2
     os.kill(holder.pid, signal.SIGKILL)
     holder.join()
     with locked(folder):
         assert json.loads((folder / LOCK_FILE).read_text())["pid"] == os.getpid()
         assert [path.name for path in contents(folder)] == [mine, "a"]
         assert not list((folder / "a").iterdir())
+        assert not list(tmp_path.glob(".out.*"))
     assert not (folder / LOCK_FILE).exists()
 
 

@@ -6,16 +6,16 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow.parquet as pq
 
-CLOCKS = {"seconds", "fetched_at", "images_per_second", "since", "created_at", "code_revision"}
+CLOCKS = {"seconds", "fetched_at", "images_per_second", "since"}
 """Keys and columns that hold what a clock said."""
 STATE = re.compile(
-    r"(^|/)(cache/|\.urbanln[^/]*$|[^/]*\.(lock|sqlite|sqlite-wal|sqlite-shm)$)|\.lock$"
-    r"|damaged-|\.tmp$"
+    r"(^|/)(cache/|plan/plan\.json$|\.urbanln[^/]*$|[^/]*\.(lock|sqlite|sqlite-wal|sqlite-shm)$)|\.lock$"
+    r"|damaged-|\.tmp$|(^|/)checkpoint-\d+/"
 )
-"""What a run keeps for itself: locks, downloads, ledgers, and what it has set aside."""
+"""What a run keeps for itself: locks, downloads, what is left to fetch, states to resume from, and
+what it has set aside."""
 MOMENTS = re.compile(
     r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d(\.\d+)?)?|\b\d+([.,]\d+)? ?(s|seconds|ms|minutes)\b"
     r"|127\.0\.0\.1:\d+"
@@ -57,7 +57,7 @@ def _parquet(path: Path) -> Any:
 def _geopackage(path: Path) -> Any:
     import pyogrio
 
-    return pyogrio.read_dataframe(path).to_wkt().to_dict("records")
+    return pyogrio.read_dataframe(path, layer=path.stem).to_wkt().to_dict("records")
 
 
 def _text(path: Path) -> Any:
@@ -72,13 +72,6 @@ def _lines(path: Path) -> Any:
     """Of rows with a key, the last counts: those that were computed again are equal."""
     rows = [_plain(line) for line in path.read_text().splitlines()]
     return sorted({repr(row) for row in rows}) if path.name == "results.jsonl" else rows
-
-
-def _optimizer(path: Path) -> Any:
-    import torch
-
-    state = torch.load(path, weights_only=True)
-    return pd.json_normalize({"state": str(state)}).to_dict()
 
 
 def _plain(value: Any) -> Any:
@@ -97,7 +90,7 @@ def _plain(value: Any) -> Any:
     return MOMENTS.sub("*", value)
 
 
-READERS = {".parquet": _parquet, ".gpkg": _geopackage, ".jsonl": _lines, ".pt": _optimizer}
+READERS = {".parquet": _parquet, ".gpkg": _geopackage, ".jsonl": _lines}
 
 
 __all__ = ["artefacts", "differences", "files"]

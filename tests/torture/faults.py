@@ -226,6 +226,9 @@ class _Ordeal:
             if one.code not in (0, -signal.SIGKILL, -signal.SIGTERM) and not one.refused:
                 self.notes.append(f"exit code {one.code}: {one.last[-300:]}")
                 return "unclear"
+            if self.fault.kind in ("disk_full", "read_only") and one.code in (2, 3):
+                self.notes.append(f"exit code {one.code} where the machine is at fault")
+                return "unclear"
         return None
 
     def _rerun(self) -> str:

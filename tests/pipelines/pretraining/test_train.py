@@ -30,6 +30,7 @@ from .two_processes import run_two
 
 ROOT = Path(__file__).resolve().parents[3]
 TIMES = ("images_per_second",)
+SUMMARY = "training_summary.json"
 
 
 def run(flags):
@@ -175,6 +176,23 @@ def test_a_damaged_checkpoint_is_set_aside_and_an_older_one_resumed(
     assert run(long_flags(output_dir))["completed"]
     assert (output_dir / "damaged-checkpoint-40").is_dir()
     assert_same_run(output_dir, uninterrupted, "checkpoint-40")
+
+
+def test_damaged_files_of_a_finished_run_are_mended_or_told(tiny_flags, tmp_path):
+    out, flags = tmp_path / "out", ["--checkpointing_steps", "2", "--save_total_limit", "9"]
+    best = run(tiny_flags(*flags))["best_step"]
+    before = {path: path.read_bytes() for path in out.glob("*.*") if path.name != SUMMARY}
+    damage(out / "model.safetensors", "flip")
+    damage(out / "losses.py", "gone")
+    damage(out / "metrics.jsonl", "empty")
+    run(tiny_flags(*flags))
+    assert {path: path.read_bytes() for path in before} == before
+    shutil.rmtree(out / f"checkpoint-{best}")
+    run(tiny_flags(*flags))
+    damage(out / "model.safetensors", "flip")
+    assert best < 8
+    with pytest.raises(InputError, match=r"model.safetensors of the best model .* is damaged"):
+        run(tiny_flags(*flags))
 
 
 def test_a_finished_run_is_not_done_again(tiny_flags, tmp_path):
