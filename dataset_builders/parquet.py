@@ -78,7 +78,10 @@ def _check_header(file: pq.ParquetFile) -> None:
     groups = map(file.metadata.row_group, range(file.num_row_groups))
     found = _header_digest(metadata, file.schema_arrow, sum(group.num_rows for group in groups))
     if metadata.get(CHECKSUM_KEY, found.encode()) != found.encode():
-        raise pa.ArrowInvalid("The metadata is corrupt: it does not match its checksum.")
+        raise pa.ArrowInvalid(
+            "The metadata is corrupt: it does not match its checksum. If you edited it, remove the "
+            "key `digest` of the metadata"
+        )
 
 
 def is_whole(path: Path) -> bool:

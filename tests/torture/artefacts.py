@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-CLOCKS = {"seconds", "fetched_at", "images_per_second", "since"}
-"""Keys and columns that hold what a clock said."""
+CLOCKS = {"seconds", "fetched_at", "images_per_second", "since", "digest"}
+"""Keys and columns that hold what a clock said, or a checksum of it."""
 STATE = re.compile(
     r"(^|/)(cache/|plan/plan\.json$|\.urbanln[^/]*$|[^/]*\.(lock|sqlite|sqlite-wal|sqlite-shm)$)|\.lock$"
     r"|damaged-|\.tmp$|(^|/)checkpoint-\d+/"
@@ -50,8 +50,10 @@ def _fingerprint(path: Path) -> str:
 
 def _parquet(path: Path) -> Any:
     table = pq.read_table(path)
-    metadata = {k: _plain(v.decode()) for k, v in (table.schema.metadata or {}).items()}
-    return table.schema.names, sorted(metadata.items(), key=str), _plain(table.to_pylist())
+    metadata = {
+        key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()
+    }
+    return table.schema.names, sorted(_plain(metadata).items()), _plain(table.to_pylist())
 
 
 def _geopackage(path: Path) -> Any:

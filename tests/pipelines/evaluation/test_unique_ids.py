@@ -69,6 +69,11 @@ def test_a_table_of_vectors_has_each_region_once(tmp_path):
     assert not path.exists()
     write_embeddings(path, ["a", "b", "c"], counts, vectors, {"label": "x"})
     table = pq.read_table(path)
-    pq.write_table(pa.concat_tables([table, table]), path)
+    doubled = pa.concat_tables([table, table])
+    pq.write_table(doubled, path)
+    with pytest.raises(InputError, match="If you edited it, remove the key `digest`"):
+        read_embeddings(path)
+    kept = {key: value for key, value in table.schema.metadata.items() if key != b"digest"}
+    pq.write_table(doubled.replace_schema_metadata(kept), path)
     with pytest.raises(InputError, match=r"3 rows repeat .*evaluate\.py embed"):
         read_embeddings(path)
