@@ -42,13 +42,14 @@ Next:
 endef
 export NEXT
 
-.PHONY: help install system quickstart base demo test test-slow test-newest test-minimum torture lint style types suite real benchmarks docs lock sbom clean
+.PHONY: help install system quickstart base demo test test-slow test-newest test-minimum torture fuzz lint style types suite real benchmarks docs lock sbom clean
 
 help:
 	@echo "make quickstart   build a synthetic city, adapt the base to it, embed, probe, report (minutes on 2 cores)"
 	@echo "make demo         a page to try the quickstart's model on: map, search, your own images"
 	@echo "make test         lint, types and the test suite"
 	@echo "make test-slow    the slower proofs"
+	@echo "make fuzz         100,000 hostile inputs at everything that reads what others wrote"
 	@echo "make torture      300 faults in the middle of the commands (40 minutes on 2 cores)"
 	@echo "make test-newest  the suite with the newest versions that setup.cfg allows; test-minimum: with the oldest"
 	@echo "make base         rebuild the small synthetic CLIP that the quickstart starts from (an hour)"
@@ -123,6 +124,10 @@ suite: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -m slow
+
+# without the stop at the first failure, so that the table is of all
+fuzz: $(INSTALLED)
+	URBANLN_FUZZ=50 OMP_NUM_THREADS=1 $(RUN) -m pytest tests/fuzz
 
 torture: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(RUN) -m tests.torture --faults 300 --output_dir runs/torture

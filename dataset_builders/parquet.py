@@ -106,7 +106,7 @@ def is_whole(path: Path) -> bool:
 
 
 @contextmanager
-def open_shard(path: Path) -> Iterator[pq.ParquetFile]:
+def open_shard(path: str | Path) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file of a dataset, whoever wrote it; pages are checked as they are read.
 
     Raises:

@@ -138,7 +138,7 @@ def iter_images(
         raise DatasetError(f"A view is one of {VIEWS}, got {view!r}.")
     for path in table_shards(dataset_name, city, view):
         with open_shard(path) as file:
-            _check_columns(path, file.schema_arrow.names, columns)
+            _check_columns(path, file.schema_arrow.names, ["image", *columns])
             wanted = list(dict.fromkeys(["image.bytes", *columns]))
             for batch in file.iter_batches(batch_size=batch_size, columns=wanted):
                 for row in batch.to_pylist():

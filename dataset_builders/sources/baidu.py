@@ -68,9 +68,9 @@ class BaiduPanorama:
         """See [`StreetViewSource`]; the place that was asked for stands in the row."""
         wheres = ([number(row[name]) for name in ("lon", "lat", "heading")] for row in rows)
         places = [
-            Place(str(row["point_id"]), *where)
-            for row, where in zip(rows, wheres, strict=True)
-            if None not in where
+            Place(str(row["point_id"]), lon, lat, heading)
+            for row, (lon, lat, heading) in zip(rows, wheres, strict=True)
+            if lon is not None and lat is not None and heading is not None
         ]
         async for key in images(self._items(places), fetcher, check_panorama):
             yield key, key

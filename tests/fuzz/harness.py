@@ -5,6 +5,7 @@ import resource
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -14,6 +15,7 @@ from dataset_builders.errors import ReportedError
 from dataset_builders.hub_errors import causes
 from dataset_builders.machine_errors import explain
 
+FOLDER = Path(__file__).parent
 TIMES = 1
 """Inputs of a long run for each of a short one; the conftest reads it from the environment."""
 

@@ -42,7 +42,7 @@ CAPTIONS = {
     "generate": {"captions_per_model": 2, "temperature": [0.2, 0.7]},
     "filter": {"parser": "spacy", "detector": {"name": "owlv2", "options": {"x": 1}}},
     "consensus": {"weights": [5, 5, 2]},
-    "prompts": {"generate": {"satellite": "Describe."}},
+    "prompts": {"describe": {"satellite": "Describe."}},
 }
 PROMPTS = yaml.safe_load((ROOT / "configs/zero_shot/prompts.yaml").read_text())
 DOORS = {
@@ -79,6 +79,12 @@ HOSTILE = (
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     return tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_valid_recipes(door, file):
+    file.write_bytes(TEXTS[door])
+    assert knock(door, lambda: DOORS[door][1](file)) is not None
 
 
 @pytest.mark.parametrize("door", DOORS)

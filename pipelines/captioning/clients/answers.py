@@ -32,6 +32,9 @@ class FaultError(Exception):
     kind: Literal["passing", "final", "away"] = "passing"
     wait_s: float = 0.0
 
+    def __post_init__(self) -> None:
+        self.reason, self.detail = _storable(self.reason), _storable(self.detail)
+
 
 def read_answer(response: Any, safe: Callable[[str], str] = str) -> tuple[str, str, int, int]:
     """Text, finish reason, prompt tokens and completion tokens of a chat completion.
@@ -53,7 +56,8 @@ def read_answer(response: Any, safe: Callable[[str], str] = str) -> tuple[str, s
         raise FaultError("server_error", safe(error_detail(json.dumps({"error": error}))))
     try:
         choice = response["choices"][0]
-        message, finish_reason = choice["message"], safe(str(choice.get("finish_reason") or "stop"))
+        message = choice["message"]
+        finish_reason = safe(_text(choice.get("finish_reason"))) or "stop"
         text, thoughts = _without_thoughts(safe(_text(message.get("content"))))
     except (AttributeError, TypeError, IndexError, KeyError):
         raise FaultError("invalid_answer", _shown(response, safe)) from None
@@ -103,7 +107,9 @@ def _text(content: Any) -> str:
     """A string, or a list of parts, as text that can be stored."""
     if isinstance(content, list):
         content = "".join(_text(part.get("text")) for part in content if isinstance(part, dict))
-    if not isinstance(content, str):
-        return ""
-    # halves of surrogate pairs have no UTF-8
-    return content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return _storable(content) if isinstance(content, str) else ""
+
+
+def _storable(text: str) -> str:
+    """A text without halves of surrogate pairs, which have no UTF-8."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -152,7 +152,7 @@ def _read_configuration(name: str, trust_remote_code: bool) -> tuple[Any, Any]:
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
         kind = f" (model_type {config.model_type})"
         processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except (ImportError, OSError, ValueError) as error:
+    except Exception as error:  # somebody else's JSON, taken as it is
         said = _one_line(explain(error, name) or str(error))
         raise InputError(f"No usable checkpoint at {name!r}{kind}: {said}. {ADVICE}") from error
     if hasattr(config, "mask_ratio"):
@@ -170,21 +170,19 @@ def _read_model(
     """The model, and the weights that its checkpoint lacks; with a seed, no checkpoint is read."""
     from transformers import set_seed
 
-    auto_class = _auto_class(config)
     try:
+        auto_class = _auto_class(config)
         if seed is not None:
             set_seed(seed)
             return auto_class.from_config(config, trust_remote_code=trust_remote_code), []
         model, report = auto_class.from_pretrained(
             name, config=config, trust_remote_code=trust_remote_code, output_loading_info=True
         )
+    except MemoryError:
+        raise
     except Exception as error:
-        said = explain(error, name)
-        if said is None and not isinstance(
-            error, ImportError | OSError | ValueError | RuntimeError
-        ):
-            raise
-        raise InputError(f"The weights of {name!r} do not load: {said or error}") from error
+        said = explain(error, name) or f"{type(error).__name__}: {error}"
+        raise InputError(f"The weights of {name!r} do not load: {said}") from error
     missing = sorted(report["missing_keys"])
     if any(key.startswith("pooler.") for key in missing):
         model.pooler = None

@@ -148,7 +148,9 @@ def load_text_tower(
                 name, trust_remote_code=trust, output_loading_info=True
             )
             missing = sorted(k for k in report["missing_keys"] if not k.startswith(IMAGE_SIDE))
-    except (OSError, ValueError, RuntimeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # of somebody else's JSON and weights
         raise InputError(
             f"No usable checkpoint at {name!r} (--model_name_or_path): {error}"
         ) from error
