@@ -260,7 +260,10 @@ class Fetcher:
             job = partial(_record, item, response, content, check, store)
             # shielded: what has been answered is kept even if another answer ends the run
             loop = asyncio.get_running_loop()
-            return await asyncio.shield(loop.run_in_executor(self._writers, job))
+            written = loop.run_in_executor(self._writers, job)
+            # nobody may be left to see that it fails, too
+            written.add_done_callback(lambda done: done.cancelled() or done.exception())
+            return await asyncio.shield(written)
 
     async def _get(self, item: Item) -> tuple[Any, bytes | Verdict]:
         """The answer. Redirects are followed, unless they take the key to another host."""

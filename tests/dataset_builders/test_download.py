@@ -1,10 +1,13 @@
 import asyncio
+import errno
+import gc
 import hashlib
 import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 import tracemalloc
 from pathlib import Path
 
@@ -142,6 +145,20 @@ def test_a_host_that_never_answers_stops_everything(server, tmp_path):
     pairs = zip(items(server, "dead", range(60)), items(server, "ok", range(60)), strict=True)
     found = fetch(tmp_path / "mixed", [one for pair in pairs for one in pair], max_attempts=1)
     assert sum(one.status == "ok" for one in found.values()) == 60
+
+
+def test_a_full_disk_ends_the_run_with_one_error(server, tmp_path, monkeypatch, caplog):
+    together = threading.Barrier(4)
+
+    def full(*_):
+        together.wait()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Store, "put", full)
+    with pytest.raises(OSError, match="No space left"):
+        fetch(tmp_path, items(server, "ok", range(4)), limits={"127.0.0.1": Limit(1000, 4)})
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 # ---- keys ---------------------------------------------------------------------------------------

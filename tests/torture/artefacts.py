@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 CLOCKS = {"seconds", "fetched_at", "images_per_second", "since", "digest"}
-"""Keys and columns that hold what a clock said, or a checksum of it."""
+"""Keys and columns that hold what a clock said, or a checksum of values that hold it."""
 STATE = re.compile(
     r"(^|/)(cache/|plan/plan\.json$|\.urbanln[^/]*$|[^/]*\.(lock|sqlite|sqlite-wal|sqlite-shm)$)|\.lock$"
     r"|damaged-|\.tmp$|(^|/)checkpoint-\d+/"
@@ -50,10 +50,8 @@ def _fingerprint(path: Path) -> str:
 
 def _parquet(path: Path) -> Any:
     table = pq.read_table(path)
-    metadata = {
-        key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()
-    }
-    return table.schema.names, sorted(_plain(metadata).items()), _plain(table.to_pylist())
+    metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
+    return table.schema.names, _plain(dict(sorted(metadata.items()))), _plain(table.to_pylist())
 
 
 def _geopackage(path: Path) -> Any:
