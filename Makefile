@@ -137,13 +137,11 @@ test-newest:
 	rm -rf .venv-newest
 	@$(MAKE) --no-print-directory VENV=.venv-newest LOCK= suite
 
-test-minimum: build/minimum.lock
+test-minimum: $(INSTALLED)
 	rm -rf .venv-minimum
-	@$(MAKE) --no-print-directory VENV=.venv-minimum LOCK=$< suite
-
-build/minimum.lock: setup.cfg $(INSTALLED)
 	@mkdir -p build
-	$(COMPILE) --resolution lowest-direct --upgrade --output-file $@
+	$(COMPILE) --resolution lowest-direct --upgrade --output-file build/minimum.lock
+	@$(MAKE) --no-print-directory VENV=.venv-minimum LOCK=build/minimum.lock suite
 
 lock: $(INSTALLED)
 	$(COMPILE) $(UPGRADE) --output-file requirements.lock

@@ -183,8 +183,11 @@ def plan_from_frame(
         regions[name] = regions["region_id"].map(values)
     own = set(features(view)) - {"image", "image_id", "region_id"}
     kept = [name for name in frame if name in own]
-    columns: Any = frame[kept].astype(object).where(frame[kept].notna(), None).to_dict("records")
-    ids = zip(frame["image_id"], frame["region_id"], frame["file"], columns, strict=True)
+    columns: Any = (
+        frame[kept].astype(object).where(frame[kept].notna(), None).reset_index(drop=True)
+    )
+    records = columns.to_dict("index").values()  # one a row, where there is no column too
+    ids = zip(frame["image_id"], frame["region_id"], frame["file"], records, strict=True)
     items = [ImageItem(image, region, root / file, fields) for image, region, file, fields in ids]
     items.sort(key=lambda item: (item.region_id, item.image_id))
     return ImportPlan(

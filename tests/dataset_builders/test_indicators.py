@@ -111,6 +111,7 @@ def test_regions_without_any_data_are_null_unless_zero_is_asked_for(tmp_path):
     regions = WHOLE.copy()
     regions.loc[9] = ["beyond", shapely.box(117, 40, 117.25, 40.5)]
     regions.loc[11] = ["half beyond", shapely.box(116.4, 40, 116.6, 40.5)]
+    regions = regions.set_crs(WHOLE.crs)  # some versions of pandas lose it with a new row
     found = raster_indicator(path, regions, min_coverage=0.5)
     assert found["population"].fillna(-1).tolist() == pytest.approx([1800, -1, -1, -1])
     assert found["population_source"].isna().tolist() == [False, True, True, True]
