@@ -313,8 +313,7 @@ class WrittenFiles:
         """
         root = self.root.resolve()
         root.parent.mkdir(parents=True, exist_ok=True)
-        names = {"prefix": f".{root.name}.", "suffix": f".{_mark()}"}
-        with tempfile.TemporaryDirectory(dir=root.parent, **names) as folder:
+        with tempfile.TemporaryDirectory(f".{_mark()}", f".{root.name}.", root.parent) as folder:
             staged = Path(folder)
             yield staged
             found = _shown_files(staged)

@@ -132,7 +132,7 @@ def _dataset_shards(recipe: Recipe) -> list[InputShard]:
 def _dataset_rows(shard: InputShard) -> Iterator[tuple[str, bytes | None]]:
     wanted = range(shard.start, shard.start + shard.count)
     columns = ["image.bytes", "image_id"]
-    with open_shard(shard.source) as file:
+    with open_shard(Path(shard.source)) as file:
         at = 0
         for index in range(file.num_row_groups):
             rows = file.metadata.row_group(index).num_rows

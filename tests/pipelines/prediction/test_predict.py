@@ -229,7 +229,7 @@ WRONG = {
     ),
     "no regions": (lambda t: {"regions": None}, "one of --regions"),
     "both": (lambda t: {"side_m": 500.0}, "got 2 of them"),
-    "no file": (lambda t: {"regions": "none.gpkg"}, "no file of regions"),
+    "no file": (lambda t: {"regions": "none.gpkg"}, "no file of polygons"),
     "no folder": (lambda t: {"images": "none"}, "no folder of images"),
     "few labels": (
         lambda t: {"regions": broken(t, height=t.frame["height"].where(t.frame.index < 14))},
