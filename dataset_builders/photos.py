@@ -195,9 +195,9 @@ def named_columns(frame: pd.DataFrame, where: str, required: Sequence[str]) -> p
             f"{', '.join(map(str, frame.columns))}. A listing names a file and its position: "
             "`file, lon, lat` (EPSG:4326, degrees)."
         )
-    if twins := [str(name) for name in found.values() if (frame.columns == name).sum() > 1]:
-        raise SourceError(f"{where} has several columns {', '.join(twins)}: rename all but one.")
     frame = frame.rename(columns={old: name for name, old in found.items() if old is not None})
+    if twins := [name for name in found if (frame.columns == name).sum() > 1]:
+        raise SourceError(f"{where} has several columns {', '.join(twins)}: rename all but one.")
     files = [str(value).strip() if pd.notna(value) else "" for value in frame["file"]]
     return frame.assign(file=pd.Series(files, index=frame.index, dtype=object))
 

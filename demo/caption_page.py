@@ -180,7 +180,7 @@ def _struck(row: Row) -> list[dict[str, Any]]:
     """Phrases that were struck out of a candidate, with score and reason."""
     try:
         found = json.loads(row.get("phrases") or "[]")
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     phrases = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
     return [

@@ -236,7 +236,9 @@ def read_image(image: Any, timeout: float | None = None) -> Any:
         return opened if opened.mode == "RGB" else opened.convert("RGB")
     except PIL.Image.DecompressionBombError as error:
         raise ValueError(f"An image of more than {MAX_PIXELS:,} pixels is refused.") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # each decoder has its own for a broken stream
         if "is refused" in str(error):
             raise
         raise ValueError(f"Not an image: {_said(image)} ({error}). Give {FORMS}.") from error

@@ -150,8 +150,8 @@ class Recipe(Record):
         if not models:
             raise ValueError("a recipe needs at least one model")
         names = [model.get("name") for model in models]
-        if not all(names):
-            raise ValueError("every model must have a `name`")
+        if not all(isinstance(name, str) and name for name in names):
+            raise ValueError("every model must have a `name`, which is text")
         if len(set(names)) < len(names):
             raise ValueError(f"the names must differ: {', '.join(map(str, names))}")
         return models

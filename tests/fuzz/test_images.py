@@ -17,6 +17,7 @@ from dataset_builders.images import (
     storable_bytes,
 )
 from dataset_builders.photos import exif_position
+from modeling_urbanln.pipeline_urbanln import read_image
 
 from .harness import ODD, damaged, inputs, knock, peak_mb
 
@@ -84,6 +85,7 @@ def png_of(width: int, height: int, bits: int, colour: int, pixels: bytes) -> by
 def test_images(name, mode, data):
     content = data.draw(damaged(seed(name, mode)))
     image = knock("images", lambda: decode_image(content), BadImageError)
+    knock("images of the pipeline", lambda: read_image(content), ValueError)
     if image is not None:
         assert image.mode == "RGB"
         assert min(image.size) >= 8

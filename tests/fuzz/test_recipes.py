@@ -71,6 +71,7 @@ HOSTILE = (
     "? [1, 2]\n: 3",
     "1: 2",
     "city: .nan",
+    "{dataset_name: a, output_dir: b, models: [{name: {}}]}",
     "a: " + "9" * 5000,
     "\ud800",
 )

@@ -54,6 +54,7 @@ def folder(tmp_path_factory):
 @given(CONTENTS)
 @example(b"")
 @example(b"file,lon,lat,lon\na.jpg,1,2,3")
+@example(b"file,lon,laT,lat\na.jpg,1,2,3")
 @example(b"file,lon,lat\n" + b'"' * 200_000)
 @example(b"file,lon,lat\na.jpg,1," + b"9" * 300_000)
 def test_listings_of_images(folder, content):

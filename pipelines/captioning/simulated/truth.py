@@ -1,7 +1,6 @@
 """What is true of the images of the synthetic city: `truth/` of a dataset folder."""
 
 import hashlib
-import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,8 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image
 
+from dataset_builders.images import open_image
 from dataset_builders.synthetic.captioners import COVER_PHRASES, SIDE_PHRASES, Fact
 from dataset_builders.synthetic.satellite import COVER_BITS, COVERS, MARKS
 from dataset_builders.synthetic.scene import CLASSES, SceneObject
@@ -89,7 +88,7 @@ class ImageTruth:
                 f"What the parts of {self.image_id!r} show is not stored: simulated captions of "
                 "crops need a dataset built with --with_masks."
             )
-        return np.asarray(Image.open(io.BytesIO(self.encoded)))
+        return np.asarray(open_image(self.encoded))
 
     def sights(self, box: Box) -> list[Sight]:
         """What a crop shows, large things first."""
