@@ -125,9 +125,9 @@ suite: $(INSTALLED)
 test-slow: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -m slow
 
-# without the stop at the first failure, so that the table is of all
+# ends with a table of what became of the inputs at each reader
 fuzz: $(INSTALLED)
-	URBANLN_FUZZ=50 OMP_NUM_THREADS=1 $(RUN) -m pytest tests/fuzz
+	URBANLN_FUZZ=100 OMP_NUM_THREADS=1 $(RUN) -m pytest tests/fuzz
 
 torture: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(RUN) -m tests.torture --faults 300 --output_dir runs/torture

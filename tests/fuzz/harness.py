@@ -34,12 +34,18 @@ class Count:
 COUNTS: dict[str, Count] = defaultdict(Count)
 
 
-def inputs(number: int, times: int | None = None) -> Callable:
-    """Settings of a test that takes so many inputs, in a long run so many times more."""
-    factor = TIMES if times is None or TIMES == 1 else times
+def inputs(number: int, long: int | None = None) -> Callable:
+    """Settings of a test that takes so many inputs beside its examples.
+
+    Args:
+        number: In a short run; a long one takes `TIMES` as many.
+        long: In a long run, where an input takes long.
+    """
+    count = number * TIMES if long is None or TIMES == 1 else long
+    phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]  # shrinking takes minutes
     return hypothesis.settings(
-        phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
-        max_examples=number * factor,
+        phases=phases if count else phases[:1],
+        max_examples=max(count, 1),
         derandomize=True,
         database=None,
         deadline=None,

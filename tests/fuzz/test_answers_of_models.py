@@ -39,7 +39,7 @@ def stored(answer):
         raise
 
 
-@inputs(150)
+@inputs(75)
 @given(altered(ANSWER) | altered(ERROR))
 @example({"choices": ["\ud800"]})
 @example({"choices": [{"message": {"content": "x"}, "finish_reason": "\ud800"}]})
@@ -63,7 +63,7 @@ def test_deep_answers(depth):
         knock(DOOR, lambda answer=answer: read_answer(answer), *REFUSALS)
 
 
-@inputs(60)
+@inputs(30)
 @given(damaged(json.dumps(ANSWER).encode()) | damaged(json.dumps(ERROR).encode()))
 @example(b"[" * 100_000)
 def test_bodies(content):
@@ -77,7 +77,7 @@ PIECES = st.sampled_from(
 ) | st.sampled_from(("Sure! ", "Caption: ", '"', "\u202e", "\x00", " ", ".", "A street", "\ud800"))
 
 
-@inputs(80)
+@inputs(40)
 @given(st.lists(PIECES | TEXTS, max_size=40).map("".join))
 @example("<" * 200_000)
 @example(" " * 200_000 + "x")

@@ -80,7 +80,7 @@ def png_of(width: int, height: int, bits: int, colour: int, pixels: bytes) -> by
 
 
 @pytest.mark.parametrize(("name", "mode"), SEEDS)
-@inputs(3)
+@inputs(2)
 @given(data=st.data())
 def test_images(name, mode, data):
     content = data.draw(damaged(seed(name, mode)))
@@ -93,7 +93,7 @@ def test_images(name, mode, data):
         assert decode_image(stored).size == image.size
 
 
-@inputs(20)
+@inputs(10)
 @given(
     st.integers(0, 2**31),
     st.integers(0, 2**31),
@@ -118,7 +118,7 @@ ODD_VALUES = (
 )
 
 
-@inputs(60)
+@inputs(30)
 @given(
     st.dictionaries(st.sampled_from(list(PLACE)), ODD_VALUES | st.tuples(*[ODD_VALUES] * 3)),
     ODD_VALUES,
@@ -147,7 +147,7 @@ def test_exif(tmp_path_factory, gps, taken, orientation, is_damaged, data):
     knock("EXIF", lambda: decode_image(path), BadImageError)
 
 
-@inputs(20)
+@inputs(10)
 @given(ODD, ODD)
 def test_images_in_rows(tmp_path_factory, content, path):
     from dataset_builders.images import stored_bytes

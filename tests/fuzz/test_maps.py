@@ -78,7 +78,7 @@ def read_all(path, door):
     knock(door, lambda: read_points(path, coord_system="wgs84", count_column="people"))
 
 
-@inputs(25)
+@inputs(12)
 @given(altered(GEOJSON) | altered(GEOJSON, SHAPES))
 @example({"type": "FeatureCollection", "features": []})
 @example({"type": "FeatureCollection", "features": [{**GEOJSON["features"][0], "geometry": None}]})
@@ -88,7 +88,7 @@ def test_geojson(folder, content):
     read_all(path, "polygons: GeoJSON")
 
 
-@inputs(15)
+@inputs(8)
 @given(damaged(json.dumps(GEOJSON).encode()))
 @example(b'{"type": "FeatureCollection", "features": ' + b"[" * 100_000)
 def test_texts_of_geojson(folder, content):
@@ -97,7 +97,7 @@ def test_texts_of_geojson(folder, content):
     read_all(path, "polygons: GeoJSON")
 
 
-@inputs(15)
+@inputs(8)
 @given(data=st.data())
 def test_geopackages(folder, geopackage, data):
     path = folder / "layer.gpkg"
@@ -105,7 +105,7 @@ def test_geopackages(folder, geopackage, data):
     read_all(path, "polygons: GeoPackage")
 
 
-@inputs(15)
+@inputs(8)
 @given(data=st.data())
 def test_parquet_of_polygons(folder, data):
     LAYER.to_parquet(folder / "whole.parquet")
@@ -114,7 +114,7 @@ def test_parquet_of_polygons(folder, data):
     read_all(path, "polygons: GeoParquet")
 
 
-@inputs(40)
+@inputs(20)
 @given(SHAPES, st.floats(1, 1e6))
 @example({"type": "Polygon", "coordinates": [[(-180, -85), (180, -85), (180, 85), (-180, -85)]]}, 1)
 @example({"type": "Polygon", "coordinates": [[(7, 43), (7.1, 43), (7.1, 43.1), (7, 43)]]}, 1)
@@ -127,7 +127,7 @@ def test_outlines(shape, side_m):
     assert found is None or found["region_id"].is_unique
 
 
-@inputs(40)
+@inputs(20)
 @given(data=st.data())
 def test_rasters(folder, raster, data):
     path = folder / "damaged.tif"
@@ -139,7 +139,7 @@ def test_rasters(folder, raster, data):
             assert (found["value"].isna() | (found["coverage"] > 0)).all()
 
 
-@inputs(10)
+@inputs(5)
 @given(st.binary(max_size=60))
 @example(b"\x00\x00\x00\x0e\x0a\x09OSMHeader\x18\x10")
 def test_extracts(folder, content):

@@ -21,7 +21,7 @@ def model(tiny_model_dir, tmp_path_factory):
     return folder, {name: (folder / name).read_bytes() for name in FILES}
 
 
-@inputs(4, times=25)
+@inputs(4, long=100)
 @given(data=st.data())
 def test_folders_of_models(model, data):
     folder, whole = model

@@ -59,7 +59,7 @@ def read_all(dataset):
         knock("images in rows", lambda row=row: decode_image(row["image"] or b""), BadImageError)
 
 
-@inputs(20)
+@inputs(10)
 @given(data=st.data())
 def test_bytes_of_datasets(dataset, shards, data):
     for path, whole in shards.items():
@@ -91,7 +91,7 @@ def columns(draw):
         return pa.nulls(2)
 
 
-@inputs(30)
+@inputs(15)
 @given(data=st.data())
 def test_rows_of_datasets(dataset, shards, data):
     for path, whole in shards.items():
@@ -130,7 +130,7 @@ def vectors(tmp_path_factory):
     return path, path.read_bytes()
 
 
-@inputs(20)
+@inputs(10)
 @given(data=st.data())
 def test_bytes_of_embeddings(vectors, data):
     path, whole = vectors
@@ -138,7 +138,7 @@ def test_bytes_of_embeddings(vectors, data):
     check(knock("Parquet of vectors", lambda: read_embeddings(path)))
 
 
-@inputs(30)
+@inputs(15)
 @given(data=st.data())
 def test_rows_of_embeddings(vectors, data):
     path, whole = vectors
@@ -160,7 +160,7 @@ def check(table):
         assert isinstance(table.uses, list)
 
 
-@inputs(40)
+@inputs(20)
 @given(altered(FIELDS) | ODD)
 @example({"indicators": {"x": {"kind": "count"}}})
 @example({"indicators": []})

@@ -89,7 +89,7 @@ def test_valid_recipes(door, file):
 
 
 @pytest.mark.parametrize("door", DOORS)
-@inputs(20)
+@inputs(10)
 @given(data=st.data())
 def test_recipes(door, file, data):
     valid, read = DOORS[door]
@@ -98,7 +98,7 @@ def test_recipes(door, file, data):
 
 
 @pytest.mark.parametrize("door", DOORS)
-@inputs(20)
+@inputs(10)
 @given(data=st.data())
 def test_texts(door, file, data):
     read = DOORS[door][1]

@@ -50,7 +50,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-@inputs(60)
+@inputs(30)
 @given(CONTENTS)
 @example(b"")
 @example(b"file,lon,lat,lon\na.jpg,1,2,3")
@@ -66,7 +66,7 @@ def test_listings_of_images(folder, content):
         assert (photos.frame["lat"].abs() <= 90).all()
 
 
-@inputs(60)
+@inputs(30)
 @given(CONTENTS, st.sampled_from(("points.csv", "points.tsv", "points.csv.gz", "points.csv.zip")))
 @example(gzip.compress(VALID)[:40], "points.csv.gz")
 @example(VALID, "points.csv.zip")
@@ -87,7 +87,7 @@ def test_points(folder, content, name):
         knock("CSV of points", lambda: count_points(points, REGIONS, "poi"))
 
 
-@inputs(60)
+@inputs(30)
 @given(CONTENTS)
 def test_labels(folder, content):
     path = folder / "labels.csv"

@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("written")
 
 
-@inputs(100)
+@inputs(30)
 @given(
     st.lists(st.lists(TEXTS | st.none() | st.floats(), min_size=2, max_size=2), max_size=4), TEXTS
 )
@@ -109,7 +109,7 @@ def figures_of_reports(path, name, value):
 
 
 @pytest.mark.parametrize("drawn", [figures_of_datasets, figures_of_reports])
-@inputs(1, times=20)
+@inputs(0, long=20)
 @given(TEXTS, st.floats(allow_nan=False, allow_infinity=False))
 @example("$/m^2, 100% of $", 1.0)
 @pytest.mark.filterwarnings("ignore:Glyph")
