@@ -56,7 +56,7 @@ class RunLog:
 
     def keep_until(self, step: int) -> None:
         """Drop the rows of later steps, which will be recorded again; -1 drops all."""
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process and self.path.exists():
             rows = [row for row in self.rows() if row["step"] <= step]
             with atomic_path(self.path) as temporary:
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -97,8 +97,12 @@ def small_disk(folder: Path) -> Iterator[bool]:
     try:
         yield mounted
     finally:
-        if mounted:
-            subprocess.run(["umount", "-l", str(folder)], check=False)
+        _unmount(folder)
+
+
+def _unmount(folder: Path) -> None:
+    if folder.is_mount():
+        subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
 def _mount(*arguments: str) -> bool:
@@ -146,6 +150,7 @@ class Torture:
     def suffer(self, fault: Fault) -> Outcome:
         """Let a fault happen, and run the same command again."""
         folder = self.work / f"{fault.number:04d}"
+        _unmount(folder)  # a torture that was killed leaves it
         shutil.rmtree(folder, ignore_errors=True)
         exclusive = self._providers if self.subjects[fault.subject].provider else nullcontext()
         in_memory = fault.kind in ("disk_full", "read_only")

@@ -67,6 +67,10 @@ def assert_same_run(got: Path, expected: Path, checkpoint: str):
     assert summaries[0] == summaries[1]
 
 
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
 def run_until_step(step, flags):
     """Ask a run in this process to stop after a step, as SIGTERM does; its summary."""
     trainer = Pretrainer(parse_arguments(flags))
@@ -115,6 +119,14 @@ def test_a_killed_run_goes_on_to_the_same_end(long_flags, uninterrupted, tmp_pat
     assert summary["completed"]
     assert not half.exists()
     assert_same_run(tmp_path, uninterrupted, "checkpoint-40")
+
+
+def test_a_run_killed_before_its_first_step_is_begun_again(tiny_flags, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Pretrainer, "_write_inputs", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny_flags("--max_train_steps", "1"))
+    assert run(tiny_flags("--max_train_steps", "1"))["completed"]
 
 
 def test_sigterm_saves_and_stops_and_the_same_command_goes_on(long_flags, uninterrupted, tmp_path):
