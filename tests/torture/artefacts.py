@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-CLOCKS = {"seconds", "fetched_at", "images_per_second", "since", "digest"}
-"""Keys and columns that hold what a clock said, or a checksum of values that hold it."""
+CLOCKS = {"seconds", "fetched_at", "images_per_second", "since", "digest", "code_revision"}
+"""Keys and columns that hold what a clock or a commit said, or a checksum of such values."""
 STATE = re.compile(
     r"(^|/)(cache/|plan/plan\.json$|\.urbanln[^/]*$|[^/]*\.(lock|sqlite|sqlite-wal|sqlite-shm)$)|\.lock$"
     r"|damaged-|\.tmp$|(^|/)checkpoint-\d+/"
