@@ -4,7 +4,6 @@ import io
 import json
 import os
 import re
-import signal
 from pathlib import Path
 
 import datasets
@@ -23,7 +22,6 @@ from dataset_builders.synthetic.satellite import COVER_BITS, COVERS, MARKS, TILE
 from dataset_builders.synthetic.scene import CLASSES, HEIGHT, WIDTH
 from dataset_builders.synthetic.styles import city_title
 from dataset_builders.synthetic.world import World
-from tests.processes import run_python
 
 
 def _files(root: Path) -> dict[str, bytes]:
@@ -46,18 +44,6 @@ def test_same_seed_gives_the_same_bytes_for_one_and_two_processes(city, tmp_path
 
 
 # renames: regions, truth, street views, satellite, captions, rejects, card
-@pytest.mark.parametrize(("kill_at", "when"), [(2, "before"), (4, "after")])
-def test_a_killed_build_goes_on_and_ends_with_the_same_files(city, tmp_path, kill_at, when):
-    options = "--cities oldgate --grid_size 3 --seed 4 --street_views 1 --with_masks"
-    arguments = [*options.split(), "--num_workers", "1", "--output_dir", tmp_path]
-    script = "tests.dataset_builders.kill_synthetic"
-    killed = run_python("-m", script, kill_at, when, *arguments)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert set(_files(tmp_path)) != set(_files(city))
-    build_dataset(tmp_path, ["oldgate"], 3, 1, seed=4, with_masks=True, num_workers=1)
-    assert _files(tmp_path) == _files(city)
-
-
 def test_a_finished_build_is_not_rendered_again_nor_mixed_with_another(city):
     before = {path: os.stat(path).st_mtime_ns for path in city.rglob("part-*.parquet")}
     build_dataset(city, ["oldgate"], 3, 1, seed=4, with_masks=True, num_workers=1)
