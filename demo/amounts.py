@@ -1,4 +1,4 @@
-"""How the values of an indicator are written: rounded to what they can mean, intervals in words."""
+"""Number formatting of indicator values and intervals."""
 
 from dataclasses import dataclass
 
@@ -11,25 +11,25 @@ MEASURED_DIGITS, ESTIMATED_DIGITS = 3, 2
 
 @dataclass(frozen=True)
 class Amounts:
-    """Writes values in the unit of an indicator.
+    """Number format of an indicator.
 
     Attributes:
-        finest: no value is written more finely: 1 for counts, otherwise a thousandth of the
-            order of magnitude of the city's large values.
+        finest: Smallest rounding step: 1 for counts, otherwise a thousandth of the order of
+            magnitude of the city's large values.
     """
 
     finest: float
 
     def measured(self, value: float) -> str:
-        """A value of the dataset, with three significant digits."""
+        """Format a measured value with three significant digits."""
         return rounded(value, MEASURED_DIGITS, self.finest)
 
     def estimated(self, value: float) -> str:
-        """An estimate, with two significant digits."""
+        """Format an estimate with two significant digits."""
         return rounded(value, ESTIMATED_DIGITS, self.finest)
 
     def between(self, low: float, high: float) -> str:
-        """An interval in words; empty where it is unknown."""
+        """Describe an interval in words; empty if it is unknown."""
         if not np.isfinite([low, high]).all():
             return ""
         least, most = self.estimated(low), self.estimated(high)
@@ -39,7 +39,7 @@ class Amounts:
 
 
 def amounts_of(indicator: Indicator) -> Amounts:
-    """How to write an indicator, by the labels that it has."""
+    """Choose the number format of an indicator from its labels."""
     known = indicator.raw[np.isfinite(indicator.raw)]
     if len(known) and (known == np.round(known)).all():
         return Amounts(1.0)
@@ -48,7 +48,7 @@ def amounts_of(indicator: Indicator) -> Amounts:
 
 
 def rounded(value: float, digits: int, finest: float = 1e-9) -> str:
-    """A number with some significant digits, thousands separated; a dash for a missing one."""
+    """Round to significant digits, with thousands separators; a dash for a missing value."""
     if not np.isfinite(value):
         return "–"
     if abs(value) < finest / 2:

@@ -1,8 +1,8 @@
-"""The demo: a city's map, a search by words, your own images, captions.
+"""Gradio demo: city map, text search, uploaded images and caption candidates.
 
     python -m demo.app --dataset_name DATASET --encoder ENCODER --embeddings EMBEDDINGS
 
-`python -m demo.app --help` says where else settings come from. A Space needs this folder, the
+`python -m demo.app --help` lists the other sources of settings. A Space needs this folder, the
 project's packages with `configs/`, a `demo.json` beside this file, and an `app.py` of two lines:
 `from demo.app import main` and `main()`.
 """
@@ -21,14 +21,14 @@ from .settings import DemoSettings, parse_arguments
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 TITLE = "UrbanLN"
-MAX_UPLOAD = "20mb"  # a file
+MAX_UPLOAD = "20mb"  # per file
 
 
 def build_app(settings: DemoSettings) -> Any:
-    """The page as `gradio.Blocks`, everything loaded; launch it with `launch_options()`.
+    """Load all data and build the page as `gradio.Blocks`, to be launched with `launch_options()`.
 
     Raises:
-        InputError: dataset, encoder and embeddings are missing or do not belong together.
+        InputError: Dataset, encoder or embeddings are missing or do not match.
         MissingExtraError: Gradio is not installed.
     """
     gr = _gradio()
@@ -55,14 +55,14 @@ def build_app(settings: DemoSettings) -> Any:
 
 
 def launch_options() -> dict[str, Any]:
-    """Options of `launch` besides the port: style, limits, nothing from other hosts."""
+    """Keyword arguments of `launch` besides the port: styles, upload limits, no external hosts."""
     from .limits import upload_limit
     from .page import asset
     from .tabs import theme
 
     return {
         "theme": theme(),
-        # not as `css`, whose every rule Gradio ties to a box within the page
+        # not as `css`: Gradio scopes each of its rules to a container within the page
         "head": f"<style>{asset('demo.css')}</style><script>{asset('page.js')}</script>",
         "max_file_size": MAX_UPLOAD,
         "footer_links": [],
@@ -74,7 +74,7 @@ def launch_options() -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Start the demo; returns the exit code, see [`run_command`]."""
+    """Start the demo and return the exit code of [`run_command`]."""
 
     def work() -> None:
         settings, port = parse_arguments(argv)
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         app.queue(default_concurrency_limit=2, max_size=64)
         try:
             app.launch(server_port=port, **options)
-        except OSError as error:  # Gradio's, where the port is taken
+        except OSError as error:  # raised by Gradio if the port is in use
             raise InputError(
                 f"the page cannot be served ({error}). Give another --server_port."
             ) from error

@@ -1,4 +1,4 @@
-"""The captions of an image: candidates, the one the models agree on, and what was struck out."""
+"""Captions tab: caption candidates of an image, their consensus and removed phrases."""
 
 import json
 from collections import Counter
@@ -27,13 +27,13 @@ Row = Mapping[str, Any]
 
 
 class Candidates:
-    """The table of caption candidates of a city, with the images they describe.
+    """Caption candidates of a city, with their images.
 
     Args:
-        dataset_name: Folder of a dataset, or Hub id.
-        city: Of the dataset.
-        pictures: View -> images.
-        synthetic: The data is simulated.
+        dataset_name: Dataset folder or Hub id.
+        city: City of the dataset.
+        pictures: Mapping from view to images.
+        synthetic: Whether the data is simulated.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Candidates:
         self.city, self.pictures, self.synthetic = city, pictures, synthetic
         try:
             paths = table_shards(dataset_name, city, "captions")
-        except DatasetError:  # the city is there, so what is missing is this table
+        except DatasetError:  # the city has no table of captions
             paths = []
         self._table = (
             pads.dataset([str(path) for path in paths], format="parquet") if paths else None
@@ -50,16 +50,16 @@ class Candidates:
 
     @cached_property
     def image_ids(self) -> list[str]:
-        """The first images that have candidates, in stored order."""
+        """Ids of the first images that have candidates, in stored order."""
         return list(self._struck)
 
     @property
     def opening(self) -> str | None:
-        """The image shown first: the one with most struck out."""
+        """Id of the image shown first, the one with most removed phrases."""
         return max(self._struck, key=lambda name: self._struck[name], default=None)
 
     def of_image(self, image_id: str) -> list[Row]:
-        """The candidates of an image: the chosen one, then by score, then the dropped ones."""
+        """Candidates of an image: the chosen one, the others by score, then the dropped ones."""
         if self._table is None:
             return []
         have = [name for name in COLUMNS if name in self._table.schema.names]
@@ -68,7 +68,7 @@ class Candidates:
         return sorted(rows, key=_order)
 
     def picture(self, image_id: str) -> Picture | None:
-        """The image itself."""
+        """Image by id, or None if there is no such image."""
         for view in VIEWS:
             found = self.pictures[view].by_id(image_id) if view in self.pictures else None
             if found:
@@ -90,7 +90,7 @@ class Candidates:
 
 
 def open_candidates(dataset_name: str) -> dict[str, Candidates]:
-    """The candidates of each city of a dataset.
+    """Load the caption candidates of each city of a dataset.
 
     Raises:
         DatasetError: There is no such dataset.
@@ -101,7 +101,7 @@ def open_candidates(dataset_name: str) -> dict[str, Candidates]:
         for view in VIEWS:
             try:
                 pictures[view] = Pictures(dataset_name, city, view)
-            except DatasetError:  # a city of one view
+            except DatasetError:  # a city with only one view
                 continue
         synthetic = read_metadata(dataset_name, city).synthetic
         found[city] = Candidates(dataset_name, city, pictures, synthetic)
@@ -109,12 +109,12 @@ def open_candidates(dataset_name: str) -> dict[str, Candidates]:
 
 
 def caption_page(tables: Mapping[str, Candidates], name: str, image_id: str | None) -> str:
-    """The page of an image as HTML.
+    """Render the captions of an image as HTML.
 
     Args:
-        tables: Of all cities.
-        name: Of the city.
-        image_id: Of the city; None takes the opening one.
+        tables: Mapping from city to caption candidates.
+        name: Name of the city.
+        image_id: Id of the image; None for the first one.
     """
     candidates = tables.get(name)
     if candidates is None:
@@ -151,12 +151,12 @@ def _order(row: Row) -> tuple[Any, ...]:
 
 
 def _is_dropped(row: Row) -> bool:
-    """For a reason; where none is stored, `kept` only tells which one was taken."""
+    """Whether a reason is stored; without one, `kept` only marks the chosen candidate."""
     return row.get("kept") is False and bool(row.get("drop_reason"))
 
 
 def _with_chosen(rows: list[Row], shown: Picture | None) -> list[Row]:
-    """Tables without the column `chosen`: the candidate that stands beside the image."""
+    """Add the column `chosen` to tables without it: the candidate that equals the caption."""
     if shown is None or any(row.get("chosen") is not None for row in rows):
         return rows
     marked = [{**row, "chosen": row["text"] == shown.caption} for row in rows]
@@ -164,7 +164,7 @@ def _with_chosen(rows: list[Row], shown: Picture | None) -> list[Row]:
 
 
 def _shown(row: Row) -> dict[str, Any]:
-    """A candidate as the template takes it."""
+    """Values of a candidate for the template."""
     text = str(row.get("text") or "")
     return {
         "model": row.get("model") or "unknown model",
@@ -177,7 +177,7 @@ def _shown(row: Row) -> dict[str, Any]:
 
 
 def _struck(row: Row) -> list[dict[str, Any]]:
-    """Phrases that were struck out of a candidate, with score and reason."""
+    """Phrases that were removed from a candidate, with score and reason."""
     try:
         found = json.loads(row.get("phrases") or "[]")
     except (ValueError, RecursionError):

@@ -1,7 +1,7 @@
-"""A city as an inline SVG, and the colours, the legend and the text of a layer on it.
+"""Choropleth map of a city: inline SVG, and colours, legend and text of its layers.
 
-The outline is drawn once; a layer is one colour per region. Measured and estimated values share one
-scale, cut at the 2nd and 98th percentile of the measured ones; errors diverge from 0.
+Measured and estimated values share one colour scale, clipped at the 2nd and 98th percentile of the
+measured values; errors have a diverging scale around 0.
 """
 
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ LAYERS = {
     "its district.",
     "error": "Estimated compared with measured.",
 }
-SIDE = 1000.0  # of the drawing, longest side
+SIDE = 1000.0  # longest side of the SVG
 MOST_SLENDER = 0.35
 STOPS = 9  # of the legend's gradient
 TICKS = 5
@@ -44,13 +44,13 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Painted:
-    """A layer of a map.
+    """A map layer.
 
     Attributes:
-        colours: `(N,)` as `#rrggbb`.
-        values: `(N,)` in words.
-        legend: HTML.
-        note: HTML: what is shown, and how good it is.
+        colours: Colour of each region as `#rrggbb`, `(N,)`.
+        values: Value of each region as text, `(N,)`.
+        legend: Legend as HTML.
+        note: Description and quality of the layer as HTML.
     """
 
     colours: list[str]
@@ -59,14 +59,14 @@ class Painted:
     note: str
 
     def as_json(self) -> dict[str, Any]:
-        """For the page."""
+        """JSON for the page's script."""
         return vars(self)
 
 
 def outline(city: ShownCity) -> str:
-    """The map as `<svg>`: one `<path>` per region, in their order.
+    """Draw the map as `<svg>` with one `<path>` per region, in their order.
 
-    Regions that have no geometry are drawn as circles at their point, or not at all.
+    Regions without a geometry are circles at their coordinates; without coordinates, empty paths.
     """
     regions = city.inputs.regions
     shapes = regions.geometry.to_numpy()
@@ -108,12 +108,12 @@ def _path(shape: Any, place: Any, radius: float) -> str:
 
 
 def paint(city: ShownCity, view: str, indicator: str, layer: str) -> Painted:
-    """A layer of an indicator.
+    """Colour the regions by a layer of an indicator.
 
     Args:
-        city: Of the indicator.
-        view: Whose vectors estimate it.
-        indicator: Its name.
+        city: City to show.
+        view: View whose embeddings the estimates use.
+        indicator: Name of the indicator.
         layer: One of [`LAYERS`].
 
     Raises:
@@ -121,7 +121,7 @@ def paint(city: ShownCity, view: str, indicator: str, layer: str) -> Painted:
     """
     own = city.indicator(indicator)
     shown = city.view(view)
-    # what was measured is shown without waiting for a model
+    # measured values are shown without waiting for a model fit
     found = None if layer == "measured" else shown.predictions
     estimated = estimates(found, indicator, len(own.raw))
     y, fitted = own.y, replace(own, raw=estimated).y
@@ -155,7 +155,7 @@ def paint(city: ShownCity, view: str, indicator: str, layer: str) -> Painted:
 
 
 def estimates(found: Predictions | None, indicator: str, regions: int) -> Floats:
-    """`(N,)` estimates in raw units; NaN where there is none to rely on."""
+    """Estimates in raw units, `(N,)`; NaN if missing or outside the training distribution."""
     column = f"{indicator}_predicted"
     if found is None or column not in found.table:
         return np.full(regions, np.nan)
@@ -164,7 +164,7 @@ def estimates(found: Predictions | None, indicator: str, regions: int) -> Floats
 
 
 def verdict_on(found: Predictions | None, indicator: str) -> Verdict | None:
-    """What an indicator's estimates are worth; None where there are none."""
+    """Verdict on the estimates of an indicator, or None without estimates."""
     verdicts = [] if found is None else found.verdicts
     return next((one for one in verdicts if one.indicator == indicator), None)
 

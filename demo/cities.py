@@ -1,4 +1,4 @@
-"""A city as the page shows it: regions, vectors, predictions, images; and all cities together."""
+"""Data of the cities on the page: regions, embeddings, predictions and images."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,14 +39,14 @@ Floats = NDArray[np.float32]
 
 @dataclass
 class ViewOfCity:
-    """The vectors of one view, with what rests on them.
+    """Region embeddings of one view, with predictions and nearest neighbours.
 
     Attributes:
         name: `satellite`, `street_view` or `both`.
-        inputs: regions and indicators.
-        X: `(N, D)` as predictions take them, NaN in the numbers of a view that a region lacks.
-        similar: `(N, D)` as they are compared.
-        counts: `(N,)` images behind each vector.
+        inputs: Regions and indicators.
+        X: Features for prediction, `(N, D)`; NaN in the columns of a view that a region lacks.
+        similar: Vectors for cosine similarity, `(N, D)`.
+        counts: Number of images per region, `(N,)`.
     """
 
     name: str
@@ -57,9 +57,9 @@ class ViewOfCity:
 
     @cached_property
     def predictions(self) -> Predictions | None:
-        """Fitted when first asked for: whole districts held out where there are enough of them.
+        """Held-out predictions, fitted on first access; None if all indicators have too few labels.
 
-        Indicators with too few labels have none; None where that is true of all.
+        Districts are held out if there are enough of them, random regions otherwise.
         """
         rows = np.flatnonzero(np.isfinite(self.X).any(1))
         vectors = Vectors(rows, self.X[rows], self.counts[rows])
@@ -71,25 +71,26 @@ class ViewOfCity:
 
     @cached_property
     def neighbours(self) -> Neighbours:
-        """Prepared when first asked for."""
+        """Nearest-neighbour index, built on first access."""
         return Neighbours(self.similar)
 
 
 class ShownCity:
-    """A city of the dataset that has vectors.
+    """A city of the dataset with region embeddings.
 
     Args:
-        name: of the city.
-        dataset_name: it comes from.
-        inputs: regions and indicators.
-        table: vectors of its regions.
-        pictures: view -> [`Pictures`], of the views that have any.
-        report: what was scored.
+        name: Name of the city.
+        dataset_name: Dataset folder or Hub id.
+        inputs: Regions and indicators.
+        table: Embeddings of the regions.
+        pictures: Mapping from view to [`Pictures`], for the views that have images.
+        report: Scores of `evaluate.py probe`.
 
     Attributes:
-        region_ids: of all regions.
-        rows: region id -> its row among the regions.
-        views: name -> [`ViewOfCity`]; that of the most regions first, both views before one.
+        region_ids: Ids of all regions.
+        rows: Mapping from region id to row number.
+        views: Mapping from view to [`ViewOfCity`], ordered by number of regions with a vector; on
+            ties, both views come before a single one.
     """
 
     def __init__(
@@ -131,17 +132,17 @@ class ShownCity:
 
     @property
     def synthetic(self) -> bool:
-        """Whether it is simulated."""
+        """Whether the city is simulated."""
         return self.inputs.synthetic
 
     @property
     def indicators(self) -> list[Indicator]:
-        """With their measured values."""
+        """Indicators with their measured values."""
         return self.inputs.indicators
 
     @cached_property
     def opening(self) -> str:
-        """The region shown first: with images of all views, and much of the first indicator."""
+        """Region shown first, with images of all views and a high value of the first indicator."""
         value = np.nan_to_num(self.indicators[0].raw, nan=-np.inf)
         complete = np.array(
             [all(one.count(name) for one in self.pictures.values()) for name in self.region_ids]
@@ -151,12 +152,12 @@ class ShownCity:
         return self.region_ids[int(best)]
 
     def warm(self) -> None:
-        """Compute what the first click needs before anyone waits for it."""
+        """Precompute what the first click needs."""
         first = next(iter(self.views.values()))
         _ = first.predictions, first.neighbours
 
     def indicator(self, name: str) -> Indicator:
-        """One of the indicators.
+        """Return an indicator by name.
 
         Raises:
             InputError: There is no such indicator.
@@ -167,7 +168,7 @@ class ShownCity:
         raise InputError(f"{self.name} has no indicator {name!r}.")
 
     def view(self, name: str) -> ViewOfCity:
-        """One of the views.
+        """Return a view by name.
 
         Raises:
             InputError: There is no such view.
@@ -177,7 +178,7 @@ class ShownCity:
         return self.views[name]
 
     def row(self, region_id: str) -> int:
-        """The row of a region.
+        """Return the row number of a region.
 
         Raises:
             InputError: There is no such region.
@@ -195,16 +196,16 @@ Cities = dict[str, ShownCity]
 
 
 def open_cities(settings: DemoSettings, encoder: str, dim: int) -> Cities:
-    """All cities of the dataset that have a table of the model's vectors, the first to show first.
+    """Load all cities that have embeddings of the model; the one shown first comes first.
 
     Args:
-        settings: dataset, tables, first city.
-        encoder: name of the model; of two tables of a city, that of its name is taken.
-        dim: length of the model's vectors. Tables of another length, and those of random weights,
-            are passed over.
+        settings: Dataset, embedding tables and first city.
+        encoder: Name of the model. If a city has several tables, one by this model is preferred.
+        dim: Embedding dimension of the model. Tables of another dimension and tables of randomly
+            initialised models are skipped.
 
     Raises:
-        InputError: no city has a table, or not the one that is to be shown.
+        InputError: No city has a table, or the requested city has none.
     """
     tables = [read_embeddings(path) for path in _tables(settings.embeddings)]
     tables.sort(key=lambda table: (table.metadata.get("encoder") != encoder, table.label))
@@ -237,7 +238,7 @@ def _made_by(table: EmbeddingTable, dim: int) -> bool:
 
 
 def _tables(names: Sequence[str]) -> Iterator[Path]:
-    """The embedding tables among files, in folders, and in the folders of cities in them."""
+    """Embedding tables among files, in folders, and in their city folders."""
     for name in names:
         path = Path(name)
         if path.is_dir():
@@ -251,7 +252,7 @@ def _tables(names: Sequence[str]) -> Iterator[Path]:
 
 
 def _is_table(path: Path) -> bool:
-    """Beside the tables lie rejects, and parts of a run that was stopped."""
+    """Folders also hold tables of rejects and parts of interrupted runs."""
     try:
         schema = pq.read_schema(path)
     except (pa.ArrowInvalid, OSError):
@@ -272,7 +273,7 @@ def _open_pictures(dataset_name: str, city: str) -> Iterator[tuple[str, Pictures
             yield view, Pictures(dataset_name, city, view)
         except RepeatedIdError:
             raise
-        except DatasetError:  # a city of one view
+        except DatasetError:  # a city with only one view
             continue
 
 

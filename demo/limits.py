@@ -1,4 +1,4 @@
-"""Uploads that are too large are refused by what they announce, before a byte of them is stored."""
+"""Upload limit: rejects requests by their `Content-Length`, before anything is stored."""
 
 from typing import Any
 
@@ -8,17 +8,17 @@ from starlette.responses import JSONResponse
 from .uploads import MAX_BYTES, MAX_STREET_VIEWS
 
 UPLOAD = "/upload"
-MAX_UPLOAD_BYTES = (MAX_STREET_VIEWS + 1) * MAX_BYTES  # of one request, which may hold many files
+MAX_UPLOAD_BYTES = (MAX_STREET_VIEWS + 1) * MAX_BYTES  # per request, which may hold many files
 
 
 class UploadLimit:
-    """Refuses requests to the upload route without a length, or with too great a one."""
+    """ASGI middleware that rejects uploads with a missing or too large `Content-Length`."""
 
     def __init__(self, app: Any):
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """ASGI."""
+        """Handle an ASGI request."""
         if scope["type"] == "http" and scope["path"].rstrip("/").endswith(UPLOAD):
             length = dict(scope["headers"]).get(b"content-length", b"")
             if scope["method"] == "POST" and not 0 < _number(length) <= MAX_UPLOAD_BYTES:
@@ -28,7 +28,7 @@ class UploadLimit:
 
 
 def upload_limit() -> Middleware:
-    """For `FastAPI(middleware=[...])`."""
+    """Middleware for `FastAPI(middleware=[...])`."""
     return Middleware(UploadLimit)
 
 

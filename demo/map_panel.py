@@ -1,4 +1,4 @@
-"""The map: its HTML, and what the server answers while someone moves about on it."""
+"""Map tab: its HTML and the server functions that its script calls."""
 
 import base64
 import json
@@ -20,10 +20,10 @@ Answer = dict[str, Any]
 
 
 class MapPanel:
-    """Answers of the map, which the page's script asks for by name.
+    """HTML and server functions of the map.
 
     Args:
-        cities: all that can be shown; the first is shown first.
+        cities: Cities to choose from; the first is shown first.
     """
 
     def __init__(self, cities: Cities):
@@ -33,7 +33,7 @@ class MapPanel:
         self.functions = [answered(method) for method in asked]
 
     def html(self) -> str:
-        """The whole panel, painted, with the card of a region: it is complete without a click."""
+        """Complete panel with the map, its first layer and the card of a region."""
         city = next(iter(self.cities.values()))
         view = next(iter(city.views))
         return render(
@@ -45,7 +45,7 @@ class MapPanel:
         )
 
     def drawing(self, city: ShownCity) -> str:
-        """Outline, legend and note of a city's first layer."""
+        """Map, legend and note of a city's first layer."""
         painted = paint(city, next(iter(city.views)), city.indicators[0].name, "measured")
         return render(
             "drawing",
@@ -57,12 +57,12 @@ class MapPanel:
         )
 
     def city(self, asked: Mapping[str, Any]) -> Answer:
-        """The drawing of another city, with its select boxes."""
+        """Map and select boxes of another city."""
         city = self._city(asked)
         return {"drawing": self.drawing(city), "controls": self._controls(city)}
 
     def layer(self, asked: Mapping[str, Any]) -> Answer:
-        """Colours and text of a layer."""
+        """Colours, values, legend and note of a layer."""
         layer = str(asked.get("layer"))
         if layer not in LAYERS:
             raise InputError(f"A layer is one of {', '.join(LAYERS)}; got {layer!r}.")
@@ -70,13 +70,13 @@ class MapPanel:
         return paint(city, str(asked.get("view")), str(asked.get("indicator")), layer).as_json()
 
     def region(self, asked: Mapping[str, Any]) -> Answer:
-        """The card of a region."""
+        """Card of a region."""
         city = self._city(asked)
         view = str(asked.get("view"))
         return {"card": region_card(self.cities, city, view, str(asked.get("region")))}
 
     def geopackage(self, asked: Mapping[str, Any]) -> Answer:
-        """All predictions of a city as a GeoPackage, base64, and the name of the file."""
+        """Predictions of a city as a base64-encoded GeoPackage, with its file name."""
         city = self._city(asked)
         view = city.view(str(asked.get("view")))
         found = view.predictions
@@ -101,7 +101,7 @@ class MapPanel:
 
 
 def answered(method: Callable[[Mapping[str, Any]], Answer]) -> Callable[[Any], Answer]:
-    """A server function: what a user can correct comes back as a message."""
+    """Wrap a server function to return user errors as messages."""
 
     @wraps(method)
     def answer(asked: Any) -> Answer:

@@ -1,4 +1,4 @@
-"""The model behind the page: an image encoder and, where the checkpoint has one, a text tower."""
+"""Model of the demo: an image encoder and, if the checkpoint has one, a text tower."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Towers:
-    """The sides of one checkpoint.
+    """Image and text encoders of one checkpoint.
 
     Attributes:
-        encoder: of images.
-        tower: of texts; None where the encoder has none.
-        folder: of the checkpoint; None for a built-in encoder.
+        encoder: Image encoder.
+        tower: Text encoder, or None if the checkpoint has none.
+        folder: Folder of the checkpoint; None for a built-in encoder.
     """
 
     encoder: Encoder
@@ -38,21 +38,21 @@ class Towers:
 
     @property
     def name(self) -> str:
-        """Of the checkpoint."""
+        """Name of the checkpoint."""
         return self.encoder.name
 
     def encode_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
-        """Vectors `(N, D)` of RGB images."""
+        """Embed RGB images as an array `(N, D)`."""
         batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
         prepared = (torch.stack([self.encoder.prepare(one) for one in batch]) for batch in batches)
         return np.concatenate([self.encoder.encode(batch) for batch in prepared])
 
     def unseen(self, table: str, image_ids: Collection[str]) -> set[str] | None:
-        """Images of a table that the model was not trained on; None where nobody knows.
+        """Ids of the images that the model was not trained on; None if that is not recorded.
 
         Args:
-            table: `<city>-<view>`.
-            image_ids: of the table.
+            table: Name of the image table, `<city>-<view>`.
+            image_ids: Ids of all images of the table.
         """
         path = None if self.folder is None else self.folder / PAIRS_FILE
         if path is None or not path.is_file():
@@ -63,7 +63,7 @@ class Towers:
 
 
 def load_towers(encoder: str) -> Towers:
-    """Load an encoder; the weights of a checkpoint are safetensors, and nothing else is opened.
+    """Load an encoder; checkpoints must use safetensors.
 
     Args:
         encoder: Name of a built-in encoder, or folder or Hub id of a vision or image-text model.
@@ -81,10 +81,10 @@ def load_towers(encoder: str) -> Towers:
 
 
 def check_model_folder(folder: Path) -> None:
-    """Refuse a folder that lacks files or holds pickled weights.
+    """Check that a model folder is complete and holds no pickled weights.
 
     Raises:
-        InputError: Says which.
+        InputError: Files are missing or weights are pickled.
     """
     if not folder.is_dir():
         raise InputError(
@@ -118,7 +118,7 @@ def _folder(encoder: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        # no code and no pickle is downloaded
+        # neither code nor pickles
         found = snapshot_download(encoder, allow_patterns=["*.json", "*.txt", "*.model", WEIGHTS])
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Regions whose images look alike, within a city and across cities."""
+"""Nearest-neighbour search of regions by cosine similarity of their embeddings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ Vectors = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A region that was found: its row among the city's regions, and its cosine similarity."""
+    """Search result: row number of the region and its cosine similarity."""
 
     row: int
     cosine: float
 
 
 class Neighbours:
-    """Exact search over the regions of a city that have a vector.
+    """Exact nearest-neighbour search over the regions of a city.
 
     Args:
-        X: `(N, D)` vectors of one view; rows of NaN where a region has none.
+        X: Region vectors of one view, `(N, D)`; rows with NaN are left out.
     """
 
     def __init__(self, X: Vectors):
@@ -31,7 +31,7 @@ class Neighbours:
         self.keys = plain_keys(unit(X[self.rows]))
 
     def search(self, vector: Vectors, top: int, without: int = -1) -> list[Neighbour]:
-        """The regions nearest to a vector `(D,)`, nearest first, except the row `without`."""
+        """Regions nearest to a vector `(D,)`, nearest first, excluding the row `without`."""
         if not len(self.keys):
             return []
         scores, numbers = top_k(unit(vector[None]), self.keys, top + 1)
@@ -42,12 +42,12 @@ class Neighbours:
         return [one for one in found if one.row != without][:top]
 
     def best(self, vectors: Vectors) -> NDArray[np.float32]:
-        """`(M,)` cosine similarity of each vector `(M, D)` to its nearest region."""
+        """Cosine similarity of each vector `(M, D)` to its nearest region, `(M,)`."""
         return top_k(unit(vectors), self.keys, 1)[0][:, 0]
 
 
 def side_by_side(parts: Sequence[Vectors]) -> Vectors:
-    """Vectors of several views as one whose cosine is the mean of theirs: `(N, sum of D)`."""
+    """Concatenate unit vectors of views, `(N, sum of D)`: cosines are the mean over the views."""
     return np.concatenate([unit(part) for part in parts], axis=1)
 
 

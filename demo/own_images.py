@@ -1,4 +1,4 @@
-"""Images from outside: their vectors, a description by prompts, and estimates."""
+"""Uploaded images: embedding, zero-shot description and indicator estimates."""
 
 import tempfile
 from collections.abc import Mapping
@@ -29,18 +29,18 @@ from .uploads import Upload, read_uploads
 SIMILAR = 6
 REGION_ID = "uploaded"
 EXAMPLE_STREET_VIEWS = 3
-ORDER = ("street_view", "satellite")  # of the views in the vectors of both
+ORDER = ("street_view", "satellite")  # order of the views in concatenated vectors
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the page shows and gives.
+    """Result of an upload.
 
     Attributes:
-        html: of the answer.
-        files: to download; empty where there is no vector.
+        html: HTML of the result.
+        files: Paths of the downloads; empty after an error.
     """
 
     html: str
@@ -55,15 +55,15 @@ def answer(
     satellite: str | None,
     example: str = "",
 ) -> Answer:
-    """Everything about uploaded images; what a user can correct comes back as a message.
+    """Embed, describe and compare uploaded images; user errors are returned as messages.
 
     Args:
-        cities: Whose regions they are compared with.
-        towers: Of the model.
-        city: Whose regions taught the model.
-        street_views: Paths of uploaded files.
-        satellite: Path of an uploaded file.
-        example: Region whose images these are, where they are the page's own.
+        cities: Cities of the demo.
+        towers: Image and text encoders.
+        city: City whose regions the images are compared with and estimated from.
+        street_views: Paths of the uploaded street views.
+        satellite: Path of the uploaded satellite image.
+        example: Region id of the example images; empty for uploads.
     """
     try:
         if city not in cities:
@@ -79,7 +79,7 @@ def answer(
 
 
 def example_files(city: ShownCity, folder: Path) -> tuple[list[str], str | None]:
-    """The images of a city's opening region as files: street views, and one from above."""
+    """Write images of a city's first region: paths of street views and of a satellite image."""
     found: dict[str, list[str]] = {view: [] for view in ORDER}
     for view, pictures in city.pictures.items():
         for name in pictures.ids_of_region(city.opening)[:EXAMPLE_STREET_VIEWS]:
@@ -90,7 +90,7 @@ def example_files(city: ShownCity, folder: Path) -> tuple[list[str], str | None]
 
 
 def write_files(upload: Upload, vectors: Mapping[str, Floats], towers: Towers) -> list[str]:
-    """The vectors as an embedding table (Parquet, as `evaluate.py embed` writes it) and as CSV."""
+    """Write the vectors as an embedding table (Parquet, as `evaluate.py embed` does) and as CSV."""
     folder = Path(tempfile.mkdtemp(prefix="urbanln-"))
     counts = {view: np.array([len(images)]) for view, images in upload.views.items()}
     metadata = {"label": REGION_ID, "encoder": towers.name, "dim": towers.encoder.dim}
@@ -142,7 +142,7 @@ def _compared(city: ShownCity, view: str, vectors: Mapping[str, Floats]) -> dict
 def _described(
     tower: TextTower | None, vectors: Mapping[str, Floats]
 ) -> dict[str, list[tuple[str, str, int]]]:
-    """For each view the attributes with their most likely class and its share, percent."""
+    """Map each view to attributes with their most likely class and its probability in percent."""
     if tower is None:
         return {}
     try:

@@ -1,4 +1,4 @@
-"""Pieces of the page from the templates in `assets/`; whatever comes from data is escaped."""
+"""Rendering of the jinja2 templates in `assets/`, with all values escaped."""
 
 import base64
 from functools import cache
@@ -11,27 +11,27 @@ from pipelines.common.pages import printable
 
 
 def asset(name: str) -> str:
-    """A file of `assets/`."""
+    """Read a file of `assets/`."""
     return files("demo").joinpath(f"assets/{name}").read_text(encoding="utf-8")
 
 
 def render(template: str, **values: Any) -> str:
-    """A template filled in, as HTML."""
+    """Render a template to HTML."""
     return _environment().get_template(f"{template}.html.j2").render(**values)
 
 
 def notice(sentence: str, kind: str = "error") -> str:
-    """A message in a box: `error` (announced at once by screen readers), `warning` or `fine`."""
+    """Message box of kind `error` (announced at once by screen readers), `warning` or `fine`."""
     return render("notice", sentence=sentence, kind=kind)
 
 
 def words(name: str) -> str:
-    """The name of a column or a city as words."""
+    """Name of a column or city with spaces instead of underscores."""
     return name.replace("_", " ")
 
 
 def title(name: str) -> str:
-    """The name of a city as words with a capital."""
+    """Name of a city with spaces and an initial capital."""
     return words(name[:1].upper() + name[1:])
 
 

@@ -1,4 +1,4 @@
-"""The images of a city by number, read one by one from where they lie in the Parquet shards."""
+"""Random access to the images of a city in Parquet shards."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,16 +21,16 @@ SHOWN = ("caption", "caption_model", "source", "licence", "captured_at")
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of a region.
+    """An image of a region.
 
     Attributes:
-        image_id: of the picture.
-        region_id: of its region.
+        image_id: Id of the image.
+        region_id: Id of its region.
         view: `street_view` or `satellite`.
-        jpeg: a reduced copy; None where it cannot be decoded.
-        caption: beside it, or None.
-        caption_model: that wrote the caption, or None.
-        origin: source, licence and date, as far as they are known.
+        jpeg: Resized JPEG, or None if the image cannot be decoded.
+        caption: Caption, or None.
+        caption_model: Model that wrote the caption, or None.
+        origin: Source, licence and date, as far as they are known.
     """
 
     image_id: str
@@ -43,15 +43,15 @@ class Picture:
 
 
 class Pictures:
-    """The image table of a view: ids in memory, images on disk.
+    """Image table of one view, with ids in memory and images on disk.
 
     Args:
-        dataset_name: a dataset folder, or the id of a dataset on the Hub.
-        city: of the dataset.
+        dataset_name: Dataset folder or Hub id.
+        city: City of the dataset.
         view: `street_view` or `satellite`.
 
     Raises:
-        DatasetError: there is no such table.
+        DatasetError: There is no such table.
     """
 
     def __init__(self, dataset_name: str, city: str, view: str):
@@ -72,19 +72,19 @@ class Pictures:
         for number, region_id in enumerate(table["region_id"].to_pylist()):
             self._by_region.setdefault(region_id, []).append(number)
         self._by_id = {image_id: number for number, image_id in enumerate(self.image_ids)}
-        # of one object, so that it goes when the object goes
+        # a cache per object is freed with the object
         self._read = lru_cache(KEPT_PICTURES)(self._read_uncached)
 
     def of_region(self, region_id: str, limit: int, side: int = PICTURE_SIDE) -> list[Picture]:
-        """The first pictures of a region."""
+        """First images of a region."""
         return [self._read(n, side) for n in self._by_region.get(region_id, [])[:limit]]
 
     def count(self, region_id: str) -> int:
-        """How many pictures a region has."""
+        """Number of images of a region."""
         return len(self._by_region.get(region_id, ()))
 
     def by_id(self, image_id: str, side: int = PICTURE_SIDE) -> Picture | None:
-        """The picture of an id; None where there is none."""
+        """Image by id, or None if there is no such image."""
         number = self._by_id.get(image_id)
         return None if number is None else self._read(number, side)
 
@@ -93,10 +93,10 @@ class Pictures:
         return [self.image_ids[number] for number in self._by_region.get(region_id, ())]
 
     def stored(self, image_id: str) -> dict[str, Any]:
-        """The row of an image as it is stored; `bytes` are those of the file.
+        """Stored row of an image; `bytes` is the image file.
 
         Raises:
-            KeyError: there is no such image.
+            KeyError: There is no such image.
         """
         return self._row(self._by_id[image_id])
 
@@ -123,14 +123,14 @@ class Pictures:
 
 @lru_cache(KEPT_GROUPS)
 def _read_group(path: Path, group: int) -> pa.Table:
-    """A row group holds a hundred pictures, and look-alikes often lie in the same few groups."""
+    """Cached, as a row group holds a hundred images and similar regions often share a group."""
     with open_shard(path) as file:
         have = [name for name in ("image", *COLUMNS, *SHOWN) if name in file.schema_arrow.names]
         return file.read_row_group(group, columns=have, use_threads=False)
 
 
 def reduced(data: bytes, side: int) -> bytes | None:
-    """A JPEG of at most `side` pixels; None where the picture cannot be decoded."""
+    """Decode and resize an image to a JPEG of at most `side` pixels; None if decoding fails."""
     try:
         image = decode_image(data)
     except BadImageError:
@@ -139,7 +139,7 @@ def reduced(data: bytes, side: int) -> bytes | None:
 
 
 def shrunk(image: Image.Image, side: int) -> bytes:
-    """A JPEG of at most `side` pixels."""
+    """Resize an image to a JPEG of at most `side` pixels."""
     small = image.copy()
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     return encode_image(small, quality=82)

@@ -1,4 +1,4 @@
-"""How well a model's search works, measured on captioned images of the dataset itself."""
+"""Text-image retrieval scores of a model on captioned images of the dataset."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -20,28 +20,28 @@ from .model import Towers
 
 SAMPLE, FEWEST = 200, 10
 POOR_BELOW = 2
-"""Times chance under which the results of a search are folded away."""
+"""Search results are collapsed if recall is below this multiple of chance."""
 FLOOR = 0.05
-"""Share of the captions' sentences that are less similar to every region than the floor."""
+"""Quantile of the best similarities of caption sentences that is taken as the floor."""
 AMONG = 12
 EXAMPLES = 4
 SENTENCES = 200
-SHORT, LONG = 15, 90  # characters of a sentence that serves as an example
-SIDE = 512  # pixels; images are reduced before they are kept for encoding
+SHORT, LONG = 15, 90  # characters of an example
+SIDE = 512  # pixels; images are resized before they are kept for encoding
 
 
 @dataclass(frozen=True)
 class Recall:
-    """What a search was measured to find.
+    """Retrieval scores of one view of a city.
 
     Attributes:
-        images: with a caption each, at most [`SAMPLE`].
-        unseen: the model is known not to have been trained on them.
-        text_to_image: share of captions whose image is among the 5 most similar.
-        image_to_text: share of images whose caption is.
-        chance: what a random order would score.
-        floor: similarity that a text about this city has to its nearest region, nearly always.
-        examples: sentences of the captions that find their own region.
+        images: Number of captioned images, at most [`SAMPLE`].
+        unseen: Whether the model is known not to have been trained on them.
+        text_to_image: Recall@5 of images given their caption.
+        image_to_text: Recall@5 of captions given their image.
+        chance: Recall@5 of a random ranking.
+        floor: Similarity to the nearest region that 95 % of the caption sentences exceed.
+        examples: Caption sentences that retrieve their own region.
     """
 
     images: int
@@ -54,13 +54,13 @@ class Recall:
 
     @property
     def poor(self) -> bool:
-        """Whether search is hardly better than chance; few images cannot reach a multiple of it."""
+        """Whether recall is below [`POOR_BELOW`] times chance, or half way from chance to 1."""
         return self.text_to_image < min(POOR_BELOW * self.chance, (1 + self.chance) / 2)
 
 
 @dataclass(frozen=True)
 class Captioned:
-    """An image with its caption."""
+    """A captioned image."""
 
     image: Image.Image
     caption: str
@@ -68,7 +68,7 @@ class Captioned:
 
 
 def measure_recall(city: ShownCity, view: str, towers: Towers) -> Recall | None:
-    """Measure search by words among images of one view; None with too few captioned images."""
+    """Measure retrieval among the images of one view; None with too few captioned images."""
     sample = list(_sample(city, view, towers))
     if towers.tower is None or view not in city.views or len(sample) < FEWEST:
         return None
@@ -96,7 +96,7 @@ def measure_recall(city: ShownCity, view: str, towers: Towers) -> Recall | None:
 
 
 def _unseen(city: ShownCity, view: str, towers: Towers) -> set[str] | None:
-    """Images that the model was not trained on, if they are known and enough to measure on."""
+    """Held-out images, or None if they are unknown or too few."""
     found = towers.unseen(config_name(city.name, view), city.pictures[view].image_ids)
     return found if found is not None and len(found) >= FEWEST else None
 
@@ -120,10 +120,7 @@ def _sample(city: ShownCity, view: str, towers: Towers) -> Iterator[Captioned]:
 
 
 def _sentences(sample: Sequence[Captioned]) -> dict[str, int]:
-    """Short sentences of the captions, each once, with the image that it comes from.
-
-    Captions without any are taken whole.
-    """
+    """Map short caption sentences to the number of their image; full captions if there are none."""
     found: dict[str, int] = {}
     for number, one in enumerate(sample):
         for sentence in re.split(r"(?<=\.)\s+", one.caption):
@@ -135,7 +132,7 @@ def _sentences(sample: Sequence[Captioned]) -> dict[str, int]:
 def _ranks(
     city: ShownCity, view: str, texts: NDArray[np.float32]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """`(M, N)` rank of each region for each text, 0 the best, and `(M,)` the best similarity."""
+    """Rank of each region for each text, `(M, N)` from 0, and the best similarity, `(M,)`."""
     neighbours = city.views[view].neighbours
     scores = np.full((len(texts), len(city.region_ids)), -np.inf, np.float32)
     scores[:, neighbours.rows] = texts @ neighbours.keys.vectors.T
@@ -145,7 +142,7 @@ def _ranks(
 def _examples(
     owners: dict[str, int], ranks: NDArray[np.int64], matches: NDArray[np.bool_]
 ) -> tuple[str, ...]:
-    """Sentences that find the region of their image, the best first, one per image."""
+    """Sentences that retrieve the region of their image, best first, one per image."""
     sentences = list(owners)
     found: dict[int, str] = {}
     for n in np.argsort(ranks, kind="stable"):

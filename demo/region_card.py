@@ -1,4 +1,4 @@
-"""The answer to a click on a region: images, estimates, and regions that look alike."""
+"""Card of a region: images, estimates and similar regions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,17 +23,17 @@ SQUARE_KM = 1e6
 
 @dataclass(frozen=True)
 class Line:
-    """An indicator of a region, as the table of estimates shows it.
+    """Row of the table of estimates.
 
     Attributes:
-        name: of the indicator.
-        unit: of its values.
-        measured: in words; "–" where nobody knows.
-        estimated: in words.
-        interval: in words; empty where there are too few errors to tell.
-        at: where estimate, ends of the interval and measured value lie in the range of the city's
-            values, percent; None for what is unknown.
-        unlike: the images are unlike all labelled ones.
+        name: Name of the indicator.
+        unit: Unit of its values.
+        measured: Measured value as text; "–" if unknown.
+        estimated: Estimate as text.
+        interval: Interval as text; empty with too few labels for one.
+        at: Positions of estimate, interval ends and measured value within the range of the city's
+            values, in percent; None if unknown.
+        unlike: Whether the images are outside the training distribution.
     """
 
     name: str
@@ -46,13 +46,13 @@ class Line:
 
 
 def region_card(cities: Cities, city: ShownCity, view: str, region_id: str) -> str:
-    """The card of a region as HTML.
+    """Render the card of a region as HTML.
 
     Args:
-        cities: All that are searched for regions that look alike.
-        city: Of the region.
-        view: Whose vectors predict and compare.
-        region_id: Of the region.
+        cities: Cities that are searched for similar regions.
+        city: City of the region.
+        view: View whose embeddings are used for estimates and similarity.
+        region_id: Id of the region.
 
     Raises:
         InputError: There is no such region or view.
@@ -81,12 +81,12 @@ def region_card(cities: Cities, city: ShownCity, view: str, region_id: str) -> s
 
 
 def estimate_lines(city: ShownCity, values: "pd.Series[Any]", row: int | None = None) -> list[Line]:
-    """A line per indicator that has an estimate.
+    """One line per indicator that has an estimate.
 
     Args:
-        city: Whose indicators.
+        city: City of the indicators.
         values: `<indicator>_predicted`, `_low`, `_high` and `_status` of a region.
-        row: Of the region in the city; None for one from elsewhere, whose values nobody knows.
+        row: Row number of the region; None for uploaded images, which have no measured values.
     """
     lines = []
     for indicator in city.indicators:
@@ -113,7 +113,7 @@ def estimate_lines(city: ShownCity, values: "pd.Series[Any]", row: int | None = 
 
 
 def coverage(city: ShownCity, view: str) -> float | None:
-    """Share of held-out regions whose measured value lies in its interval, over all indicators."""
+    """Coverage of the intervals on held-out regions, averaged over the indicators."""
     found = city.view(view).predictions
     known = [one.coverage for one in found.verdicts if one.coverage is not None] if found else []
     return float(np.mean(known)) if known else None
@@ -141,7 +141,7 @@ def _facts(city: ShownCity, row: int) -> list[str]:
 
 
 def _pictures(city: ShownCity, region_id: str) -> tuple[list[Picture], dict[str, int]]:
-    """What is shown, and how many images of each view are not."""
+    """Images to show, and the number of further images per view."""
     found, hidden = [], {}
     for view, pictures in city.pictures.items():
         limit = STREET_VIEWS_SHOWN if view == "street_view" else 1
@@ -151,11 +151,11 @@ def _pictures(city: ShownCity, region_id: str) -> tuple[list[Picture], dict[str,
     return found, hidden
 
 
-# ---- regions that look alike --------------------------------------------------------------------
+# ---- similar regions ----------------------------------------------------------------------------
 
 
 def _similar(cities: Cities, city: ShownCity, view: str, row: int) -> dict[str, list[Any]]:
-    """Buttons of similar regions: "here" and "elsewhere"."""
+    """Buttons of similar regions in this city ("here") and in others ("elsewhere")."""
     vector = city.view(view).similar[row]
     if not np.isfinite(vector).all():
         return {"here": [], "elsewhere": []}
@@ -170,7 +170,7 @@ def _similar(cities: Cities, city: ShownCity, view: str, row: int) -> dict[str, 
 def similar_elsewhere(
     cities: Cities, city: ShownCity, view: str, vector: np.ndarray
 ) -> list[tuple[ShownCity, Neighbour]]:
-    """The nearest regions of all other cities that have the view, nearest first."""
+    """Nearest regions in other cities with this view, nearest first."""
     found = [
         (other, one)
         for other in cities.values()
@@ -181,7 +181,7 @@ def similar_elsewhere(
 
 
 def region_button(city: ShownCity, one: Neighbour, rank: int | None = None) -> dict[str, Any]:
-    """What the template needs to draw a region that leads to its card."""
+    """Values for a button that opens the card of a region."""
     region_id = city.region_ids[one.row]
     shown = thumbnail(city, region_id)
     return {
@@ -194,7 +194,7 @@ def region_button(city: ShownCity, one: Neighbour, rank: int | None = None) -> d
 
 
 def thumbnail(city: ShownCity, region_id: str) -> Picture | None:
-    """The first image of a region, from above where there is one."""
+    """Thumbnail of a region, from a satellite image if there is one."""
     views: Sequence[str] = ("satellite", "street_view")
     for pictures in (city.pictures[view] for view in views if view in city.pictures):
         if found := pictures.of_region(region_id, 1, THUMBNAIL_SIDE):

@@ -1,4 +1,4 @@
-"""What `evaluate.py probe` reported of a system, beside the control that knows the place alone."""
+"""Scores of `evaluate.py probe` for a system and for the location-only control."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ class Reported:
     """R² over splits.
 
     Attributes:
-        mean: of the splits.
-        sd: over them; 0 for one.
-        splits: how many.
+        mean: Mean over the splits.
+        sd: Standard deviation over the splits; 0 for a single split.
+        splits: Number of splits.
     """
 
     mean: float
@@ -28,11 +28,11 @@ class Reported:
 
 
 class Report:
-    """The rows of a city in a results folder; none where there is no folder.
+    """Result rows of a city; empty without a results folder.
 
     Args:
-        results: folder of `evaluate.py probe`, or None.
-        city: of the rows.
+        results: Output folder of `evaluate.py probe`, or None.
+        city: Name of the city.
     """
 
     def __init__(self, results: str | None, city: str):
@@ -40,7 +40,7 @@ class Report:
         self.rows = [] if path is None else list(read_rows(path))
 
     def sentence(self, system: str, view: str, indicator: str, protocol: str) -> str:
-        """What the ridge probe scored, and what places alone score at best; empty if unknown."""
+        """Score of the ridge probe beside the best location-only control; empty if unknown."""
         mine = [row for row in self.rows if (row.indicator, row.protocol) == (indicator, protocol)]
         own = _r2(
             row for row in mine if (row.system, row.view, row.probe) == (system, view, "ridge")

@@ -1,4 +1,4 @@
-"""Words to regions: the text tower's vector against those of the images."""
+"""Text search over regions by cosine similarity of text and image embeddings."""
 
 from functools import lru_cache
 from threading import Lock
@@ -26,15 +26,15 @@ EXAMPLES = (
     "factory sheds",
     "open fields",
 )
-SINGLE = ("satellite", "street_view")  # a text has the length of one view's vectors
+SINGLE = ("satellite", "street_view")  # text embeddings have the dimension of a single view
 
 
 class Search:
-    """Search by words, with what it was measured to find.
+    """Text search with its measured recall.
 
     Args:
-        cities: That can be searched.
-        towers: Of the model that made the vectors; it has a text tower.
+        cities: Cities to search.
+        towers: Image and text encoders of the model behind the embeddings.
     """
 
     def __init__(self, cities: Cities, towers: Towers):
@@ -45,12 +45,12 @@ class Search:
         self._recall = lru_cache(lambda name, view: measure_recall(cities[name], view, towers))
 
     def recall(self, name: str, view: str) -> Recall | None:
-        """Measured when first asked for; None where there are too few captioned images."""
+        """Recall of a view, measured on first use; None with too few captioned images."""
         with self._measuring:
             return self._recall(name, view)
 
     def note(self, name: str, view: str) -> str:
-        """What search was measured to find, as HTML."""
+        """Measured recall as HTML."""
         return render(
             "recall",
             recall=self.recall(name, view),
@@ -60,16 +60,16 @@ class Search:
         )
 
     def examples(self, name: str, view: str) -> list[str]:
-        """Queries that find something."""
+        """Example queries: caption sentences that retrieve their region, or general ones."""
         recall = self.recall(name, view)
         return list(recall.examples if recall and recall.examples else EXAMPLES)
 
     def page(self, query: str, name: str, view: str) -> str:
-        """Ranked regions with their images, and where they lie, as HTML.
+        """Ranked regions with images and a map, as HTML.
 
         Args:
-            query: Words.
-            name: Of the city.
+            query: Text of the query.
+            name: Name of the city.
             view: `satellite` or `street_view`.
         """
         try:
@@ -107,12 +107,12 @@ class Search:
 
 
 def views_for_search(city: ShownCity) -> list[str]:
-    """The views that words are compared with."""
+    """Views of a city that can be searched by text."""
     return [view for view in SINGLE if view in city.views]
 
 
 def _doubt(recall: Recall | None, best: float) -> str:
-    """Why the results are folded away; empty where they are shown."""
+    """Reason for collapsing the results; empty if they are shown."""
     if recall is None:
         return ""
     if best < recall.floor:
@@ -128,7 +128,7 @@ def _read_tokens(tower: TextTower, words: str) -> int | None:
 
 
 def _highlight(city: ShownCity, neighbours: Neighbours, vector: np.ndarray, rows: list[int]) -> str:
-    """The map, every region as bright as the rank of its cosine; the found ones outlined on top."""
+    """Map with regions coloured by the rank of their similarity and the results outlined."""
     scores = neighbours.keys.vectors @ vector
     share = np.zeros(len(city.region_ids))
     share[neighbours.rows] = np.argsort(np.argsort(scores)) / max(len(scores) - 1, 1)

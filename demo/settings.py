@@ -1,4 +1,4 @@
-"""Settings of the demo: from flags, then the environment, then `demo.json` in this folder."""
+"""Settings of the demo from flags, environment variables or `demo.json`, in this order."""
 
 import argparse
 import json
@@ -36,15 +36,15 @@ demo/demo.json, whose keys are the flags and whose paths are relative to its fol
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """What the demo shows.
+    """Settings of the demo.
 
     Attributes:
-        dataset_name: a dataset folder, or the id of a dataset on the Hub.
-        encoder: the encoder that made the embeddings: name of a built-in one, folder or Hub id.
-        embeddings: tables of region vectors, or folders that are searched for them.
-        results: folder of `evaluate.py probe`, for its scores; None shows none of them.
-        city: that is shown first; None takes the first one that has vectors.
-        captions: dataset whose caption candidates are shown; None takes `dataset_name`.
+        dataset_name: Dataset folder or Hub id.
+        encoder: Encoder of the embeddings: name of a built-in encoder, model folder or Hub id.
+        embeddings: Embedding tables, or folders that contain them.
+        results: Output folder of `evaluate.py probe`; None shows no scores.
+        city: City shown first; None for the first one with embeddings.
+        captions: Dataset of the captions tab; None for `dataset_name`.
     """
 
     dataset_name: str
@@ -56,10 +56,10 @@ class DemoSettings:
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> tuple[DemoSettings, int | None]:
-    """Settings and the port (None: Gradio's choice) from a command line.
+    """Parse the command line into settings and port (None: chosen by Gradio).
 
     Raises:
-        InputError: dataset, encoder or embeddings are named nowhere.
+        InputError: Dataset, encoder or embeddings are not set.
     """
     parser = argparse.ArgumentParser(
         prog="python -m demo.app",
@@ -86,15 +86,15 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[DemoSettings, in
 def read_settings(
     given: Mapping[str, Any], environment: Mapping[str, str], demo_json: Path = DEMO_JSON
 ) -> DemoSettings:
-    """Settings from what is given, else from the environment, else from a file.
+    """Combine the settings of flags, environment and file, in this order of precedence.
 
     Args:
-        given: by name; None where nothing is given.
-        environment: variables.
-        demo_json: need not exist.
+        given: Values of the flags; None for flags not given.
+        environment: Environment variables.
+        demo_json: Path of the file, which need not exist.
 
     Raises:
-        InputError: dataset, encoder or embeddings are named nowhere, or the file cannot be read.
+        InputError: Dataset, encoder or embeddings are not set, or the file cannot be read.
     """
     stored = _read_json(demo_json)
     values: dict[str, Any] = {
@@ -133,7 +133,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _from(folder: Path, name: str, value: Any) -> Any:
-    """Relative paths start at the folder of the file; what is not there is a Hub id."""
+    """Resolve paths relative to the folder of the file; paths that do not exist are Hub ids."""
     if isinstance(value, list):
         return [_from(folder, name, one) for one in value]
     here = folder / str(value)

@@ -1,4 +1,4 @@
-"""The tabs of the page, from Gradio's components and our own HTML."""
+"""Tabs of the page, built from Gradio components and rendered templates."""
 
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -25,18 +25,18 @@ PLAIN: Any = {"js_on_load": None, "apply_default_css": False}
 
 
 def theme() -> Any:
-    """Fonts of the reader's own machine: none is fetched."""
+    """Gradio theme with system fonts, so that no font is downloaded."""
     return gr.themes.Base(primary_hue="teal", neutral_hue="slate", font=SANS, font_mono=MONO)
 
 
 def header(cities: Cities, towers: Towers) -> None:
-    """What this is, and whether it is real."""
+    """Page header with cities, number of regions and encoder."""
     regions = sum(len(city.region_ids) for city in cities.values())
     gr.HTML(render("header", cities=cities, regions=regions, encoder=towers.name), **PLAIN)
 
 
 def map_tab(panel: MapPanel) -> None:
-    """The map and the card of a region."""
+    """Map with the card of a region."""
     with gr.Tab("Map", id="map"):
         gr.HTML(
             panel.html(),
@@ -48,7 +48,7 @@ def map_tab(panel: MapPanel) -> None:
 
 
 def search_tab(cities: Cities, towers: Towers) -> None:
-    """Words to regions, with what search was measured to find."""
+    """Text search over regions, with its measured recall."""
     with gr.Tab("Search", id="search") as tab:
         if towers.tower is None:
             sentence = (
@@ -81,7 +81,7 @@ def search_tab(cities: Cities, towers: Towers) -> None:
         return gr.Dataset(samples=[[one] for one in search.examples(city, view)])
 
     def open_tab(city: str, view: str, shown: str) -> tuple[Any, ...]:
-        """The first time, an example is searched for."""
+        """Search for an example when the tab is first opened."""
         if shown:
             return (gr.skip(),) * 4
         example = search.examples(city, view)[0]
@@ -105,7 +105,7 @@ def search_tab(cities: Cities, towers: Towers) -> None:
 
 
 def own_images_tab(cities: Cities, towers: Towers) -> None:
-    """Images from the reader's own disk."""
+    """Upload and description of images."""
     opening = next(iter(cities.values()))
     folder = tempfile.TemporaryDirectory(prefix="urbanln-example-")
 
@@ -116,7 +116,7 @@ def own_images_tab(cities: Cities, towers: Towers) -> None:
         return found.html, gr.File(value=found.files or None, visible=bool(found.files))
 
     def open_tab(city: str, shown: str) -> tuple[Any, ...]:
-        """The first time, the page's own example is described."""
+        """Describe the example images when the tab is first opened."""
         examples = own_images.example_files(opening, Path(folder.name))
         if shown or not any(examples):
             return (gr.skip(),) * 4
@@ -149,7 +149,7 @@ def own_images_tab(cities: Cities, towers: Towers) -> None:
 
 
 def captions_tab(tables: Mapping[str, Candidates], city_first: str) -> None:
-    """Candidates, consensus and what was struck out."""
+    """Caption candidates with their consensus and removed phrases."""
 
     def show(city: str, image_id: str | None) -> str:
         return caption_page(tables, city, image_id)
@@ -183,7 +183,7 @@ def captions_tab(tables: Mapping[str, Candidates], city_first: str) -> None:
 
 
 def _choices(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Names as they are shown and as they are asked for; Gradio escapes them."""
+    """Pairs of label and value for a dropdown; Gradio escapes the labels."""
     return [(title(name), name) for name in names]
 
 

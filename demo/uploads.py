@@ -1,7 +1,7 @@
-"""Files that someone drops on the page: limits, and pictures from what is let in.
+"""Validation and decoding of uploaded images.
 
-Only uploaded files are read; an address is never followed. A file's size is looked at before it is
-read, its number of pixels before it is decoded, its content rather than its name.
+Only uploaded files are read, never URLs. The file size is checked before reading and the number of
+pixels before decoding; the format is detected from the content, not from the name.
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from dataset_builders.images import BadImageError, decode_image
 from pipelines.evaluation.errors import InputError
 
 MAX_STREET_VIEWS = 40
-MAX_BYTES = 20_000_000  # of a file
+MAX_BYTES = 20_000_000  # per file
 MAX_PIXELS = 50_000_000
-WORKING_SIDE = 1024  # pixels; no model here sees more
+WORKING_SIDE = 1024  # pixels; more than any model here takes
 SHOWN_NAME = 60  # characters
 
-# what a file that is no picture begins with
+# first bytes of files that are not images
 BEGINNINGS = (
     (b"PK\x03\x04", "a zip archive"),
     (b"%PDF", "a PDF"),
@@ -40,11 +40,11 @@ ELSE = "Give a JPEG, PNG or WebP image."
 
 @dataclass(frozen=True)
 class Upload:
-    """What was dropped, decoded.
+    """Decoded images of an upload.
 
     Attributes:
-        street_views: upright RGB pictures.
-        satellite: one from above, or None.
+        street_views: Upright RGB images.
+        satellite: Upright RGB image, or None.
     """
 
     street_views: list[Image.Image]
@@ -52,21 +52,21 @@ class Upload:
 
     @property
     def views(self) -> dict[str, list[Image.Image]]:
-        """The pictures by view, without views that have none."""
+        """Images by view, without empty views."""
         above = [] if self.satellite is None else [self.satellite]
         both = {"street_view": self.street_views, "satellite": above}
         return {name: images for name, images in both.items() if images}
 
 
 def read_uploads(street_views: Sequence[str] | None, satellite: str | None) -> Upload:
-    """The pictures of the files.
+    """Decode uploaded files.
 
     Args:
-        street_views: paths on this server.
-        satellite: path on this server.
+        street_views: Paths on this server.
+        satellite: Path on this server.
 
     Raises:
-        InputError: nothing was dropped, too much, or something that is no usable picture.
+        InputError: There is no file, there are too many, or one is not a usable image.
     """
     names = list(street_views or [])
     if not names and satellite is None:
@@ -84,10 +84,10 @@ def read_uploads(street_views: Sequence[str] | None, satellite: str | None) -> U
 
 
 def read_picture(path: Path) -> Image.Image:
-    """An upright RGB picture of at most `WORKING_SIDE` pixels.
+    """Decode a file to an upright RGB image with sides of at most `WORKING_SIDE` pixels.
 
     Raises:
-        InputError: it is too large or no picture; says what it is and what to do.
+        InputError: The file is too large or not an image.
     """
     name = path.name if len(path.name) <= SHOWN_NAME else f"{path.name[: SHOWN_NAME - 1]}…"
     size = path.stat().st_size

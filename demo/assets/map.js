@@ -1,5 +1,5 @@
-// Run by Gradio with `element` (the panel) and `server` (MapPanel's answers). No text from the data
-// is put together here: HTML comes escaped from the server, the rest goes through textContent.
+// Run by Gradio with `element` (the panel) and `server` (the functions of MapPanel). HTML comes
+// escaped from the server; all other text is set with textContent.
 const find = (selector) => element.querySelector(selector);
 const state = { ids: [], painted: { colours: [], values: [] }, centres: null, at: -1, asked: 0 };
 
@@ -85,7 +85,7 @@ async function showRegion(i, thenFocus = false) {
   const asked = ++state.asked;
   element.classList.add("waiting");
   const answer = await ask("region", { ...chosen(), region: state.ids[i] });
-  if (asked !== state.asked) return; // someone went on in the meantime
+  if (asked !== state.asked) return; // another region was selected meanwhile
   element.classList.remove("waiting");
   if (!answer) return;
   find(".card").innerHTML = answer.card;
@@ -99,8 +99,8 @@ async function goTo(city, region) {
   if (i >= 0) await showRegion(i);
 }
 
-// The nearest region within 45 degrees of the arrow, across a gap of twice its own size at most:
-// at the edge of the city there is none.
+// Index of the nearest region within 45 degrees of the direction and a gap of at most twice the
+// region's size; -1 at the edge of the city.
 function neighbour(dx, dy) {
   const paths = [...element.querySelectorAll(".regions path")];
   state.centres ??= paths.map((path) => {
@@ -183,7 +183,7 @@ element.addEventListener("change", (event) => {
   }
 });
 
-// other tabs lead here
+// sent by region buttons on all tabs
 document.addEventListener("urbanln-region", (event) => {
   goTo(event.detail.city, event.detail.region);
 });

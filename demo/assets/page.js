@@ -1,4 +1,4 @@
-// For the whole page: an image is enlarged on click; a region found on any tab leads to the map.
+// Page-wide handlers: a click on an image enlarges it; a click on a region opens it on the map.
 document.addEventListener("click", (event) => {
   const image = event.target.closest("button.enlarge")?.querySelector("img");
   if (image) enlarge(image);
