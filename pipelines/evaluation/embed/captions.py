@@ -1,15 +1,10 @@
-"""Region vectors from captions alone: what is told of a city without a look at it.
+"""Caption-only baselines: region vectors from TF-IDF with SVD, or from a text encoder.
 
-Two of them, both without any label: words weighted by TF-IDF, whose 256 main axes are kept, and
-the text tower of a checkpoint. As embedding tables they are probed beside all others, so a table
-says what an image encoder sees that its captions do not tell, and the other way round.
-
-TF-IDF is fitted on the captions of all regions of the city, test regions among them, as image
-encoders are pretrained on all images: no label is seen, but the words of held-out districts are.
-The vectors are dense (latent semantic analysis, Deerwester et al. 1990,
-doi:10.1002/(SICI)1097-4571(199009)41:6<391::AID-ASI1>3.0.CO;2-9), for that is what an embedding
-table holds: a ridge on the sparse matrix itself would be a probe of its own, that no other system
-gets.
+TF-IDF is fitted without labels on the captions of all regions, test regions included, just as image
+encoders are pretrained on all images. Truncated SVD makes its vectors dense (latent semantic
+analysis, Deerwester et al. 1990,
+doi:10.1002/(SICI)1097-4571(199009)41:6<391::AID-ASI1>3.0.CO;2-9), so that all systems share the
+same probes.
 """
 
 import time
@@ -35,13 +30,13 @@ TFIDF_VERSION = 1
 
 @dataclass(frozen=True)
 class TfidfSettings:
-    """How captions become numbers.
+    """Settings of TF-IDF and the truncated SVD.
 
     Attributes:
-        dim: axes that are kept of the truncated singular value decomposition.
-        max_words: of an n-gram.
-        min_captions: an n-gram must occur in that many captions.
-        seed: of the randomised decomposition.
+        dim: Number of SVD components.
+        max_words: Maximum n-gram length, in words.
+        min_captions: Minimum number of captions that contain an n-gram.
+        seed: Seed of the randomised SVD.
     """
 
     dim: int = 256
@@ -57,17 +52,17 @@ def embed_tfidf(
     settings: TfidfSettings | None = None,
     log: Callable[[str], None] = print,
 ) -> Path:
-    """Write `<output>/<label>.parquet`: mean TF-IDF of a region's captions, dense.
+    """Write `<output>/<label>.parquet`: mean TF-IDF vector of each region's captions.
 
     Args:
-        captions: of a city.
-        output: folder of the city's tables.
-        label: name of the system.
-        settings: of TF-IDF.
-        log: takes messages for the user.
+        captions: Captions of a city.
+        output: Folder of the city's tables.
+        label: Name of the system.
+        settings: Settings of TF-IDF and SVD.
+        log: Receives progress messages.
 
     Raises:
-        InputError: too few captions, or no word occurs often enough.
+        InputError: Fewer than two captions, or no n-gram occurs often enough.
     """
     settings = settings or TfidfSettings()
     fingerprint = digest("tfidf", TFIDF_VERSION, asdict(settings), captions.fingerprint)
@@ -95,15 +90,15 @@ def embed_text_tower(
     batch_size: int = 64,
     log: Callable[[str], None] = print,
 ) -> Path:
-    """Write `<output>/<label>.parquet`: mean text features of a region's captions.
+    """Write `<output>/<label>.parquet`: mean text features of each region's captions.
 
     Args:
-        captions: of a city.
-        tower: encodes them.
-        output: folder of the city's tables.
-        label: name of the system.
-        batch_size: captions encoded at a time.
-        log: takes messages for the user.
+        captions: Captions of a city.
+        tower: Text encoder.
+        output: Folder of the city's tables.
+        label: Name of the system.
+        batch_size: Captions per batch.
+        log: Receives progress messages.
     """
 
     def encode(texts: Sequence[str]) -> tuple[NDArray[np.float32], dict[str, Any]]:
@@ -118,10 +113,10 @@ def embed_text_tower(
 def tfidf_vectors(
     texts: Sequence[str], settings: TfidfSettings
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    """Texts to `(M, dim)`, and what was fitted: the vocabulary's size, the variance that is kept.
+    """Fit TF-IDF and truncated SVD; return vectors `(M, dim)` and statistics of the fit.
 
     Raises:
-        InputError: too few texts, or no word occurs often enough.
+        InputError: Fewer than two texts, or no n-gram occurs often enough.
     """
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer

@@ -1,9 +1,9 @@
-"""Images to one vector per region: streamed, resumable, in constant memory.
+"""Embed images and average them by region: streaming, resumable, in constant memory.
 
-Threads decode and prepare images while the encoder works on the batch before. Every `chunk_size`
-images their sums by region become a part file. The parts lie in a folder named for the encoder and
-the images, so a rerun finds those that are finished. As batches never cross a part, the table is
-the same however often the run was stopped, and whichever processes wrote the parts.
+Threads decode and preprocess images while the encoder processes the previous batch. Sums by region
+are written to a part file every `chunk_size` images. The folder of the parts is named by a hash of
+encoder and images, so a rerun finds finished parts. Batches never cross parts: the table does not
+depend on interruptions or on which process wrote a part.
 """
 
 import json
@@ -51,13 +51,13 @@ PART_NAME = re.compile(r"[a-z_]+-\d{6}\.(parquet|lock)|table\.lock|\..*\.tmp|.*\
 
 @dataclass
 class Part:
-    """What one chunk of images gave.
+    """Vectors of one chunk of images.
 
     Attributes:
-        region_ids: Region of each image with a vector.
-        vectors: Of these images, each `(dim,)`.
-        rejects: Images that gave no vector.
-        seconds: Spent.
+        region_ids: Region of each embedded image.
+        vectors: Vector of each embedded image, `(dim,)`.
+        rejects: Images without a vector.
+        seconds: Elapsed time.
     """
 
     region_ids: list[str] = field(default_factory=list)
@@ -71,10 +71,10 @@ class Totals:
     """Sums over all images of a view.
 
     Attributes:
-        sums: `(N, dim)` float64.
-        counts: `(N,)` images by region.
-        rejects: Images that gave no vector.
-        seconds: Spent.
+        sums: Sums of vectors by region, `(N, dim)`, float64.
+        counts: Number of images by region, `(N,)`.
+        rejects: Images without a vector.
+        seconds: Elapsed time.
     """
 
     sums: NDArray[np.float64]
@@ -85,12 +85,12 @@ class Totals:
 
 @dataclass(frozen=True)
 class EmbedSettings:
-    """How images are streamed; none of it but `batch_size` and `chunk_size` can touch a vector.
+    """Streaming settings. Only `batch_size` and `chunk_size` can change vectors (by rounding).
 
     Attributes:
-        batch_size: images the encoder takes at a time.
-        chunk_size: images a part file covers: what a kill can cost.
-        num_workers: threads that decode.
+        batch_size: Images per encoder batch.
+        chunk_size: Images per part file.
+        num_workers: Number of decoding threads.
     """
 
     batch_size: int = 32
@@ -100,15 +100,15 @@ class EmbedSettings:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the images come from.
+    """Images of a city.
 
     Attributes:
-        region_ids: of the city, in the dataset's order.
-        num_images: view -> number of images, 0 where the dataset has no such table.
-        open_view: view -> a new iterator of rows with `image_id`, `region_id`, `image` (encoded
-            bytes), the same rows in the same order every time.
-        fingerprint: equal for equal images.
-        description: for the table's metadata: dataset, city, synthetic...
+        region_ids: Region ids in the dataset's order.
+        num_images: Number of images by view; 0 if the dataset has no such table.
+        open_view: Opens an iterator over the rows of a view with `image_id`, `region_id` and
+            `image` (encoded bytes); the order must be reproducible.
+        fingerprint: Hash of the images.
+        description: Metadata to store with the table: dataset, city, synthetic.
     """
 
     region_ids: list[str]
@@ -131,26 +131,26 @@ def embed(
 ) -> Path:
     """Write `<output>/<label>.parquet` and `<label>.rejects.parquet`.
 
-    Rerun it to resume; a finished table is left alone unless encoder or images have changed.
+    Rerun to resume. A finished table is kept unless encoder or images have changed.
 
     Args:
-        encoder: Images to vectors.
-        source: The images.
+        encoder: Image encoder.
+        source: Images to embed.
         output: Folder of the city's tables.
         label: Name of the system.
-        settings: How images are streamed.
-        log: Takes messages for the user.
-        training: Which training of which system the encoder is.
-        share: `(i, n)`: write every n-th part, starting at the i-th. The share that finds all
-            parts finished writes the table.
-        write_parts: Writes all parts into a folder, in place of this process.
+        settings: Streaming settings.
+        log: Receives progress messages.
+        training: Training that the encoder comes from.
+        share: `(i, n)`: write every n-th part, starting at the i-th. The share that finishes last
+            writes the table.
+        write_parts: Writes all parts to the given folder, instead of this process.
 
     Returns:
-        The table's path; the table exists once all shares are finished.
+        Path of the table, which exists once all shares are finished.
 
     Raises:
-        InputError: There is no image, none that gives a vector, or another file of that name.
-        InUseError: Another process is working on one of the parts.
+        InputError: No image could be embedded, or the output path holds another file.
+        InUseError: Another process is writing one of the parts.
     """
     settings = settings or EmbedSettings()
     if not any(source.num_images.values()):
@@ -202,17 +202,17 @@ def embed_parts(
     settings: EmbedSettings,
     share: tuple[int, int] = (0, 1),
 ) -> None:
-    """Write the parts of a share; finished ones are left alone.
+    """Write the missing parts of a share.
 
     Args:
-        encoder: Images to vectors.
-        source: The images.
+        encoder: Image encoder.
+        source: Images to embed.
         parts: Folder of the parts.
-        settings: How images are streamed.
-        share: `(i, n)`: every n-th part, starting at the i-th.
+        settings: Streaming settings.
+        share: `(i, n)`: write every n-th part, starting at the i-th.
 
     Raises:
-        InUseError: Another process is working on one of the parts.
+        InUseError: Another process is writing one of the parts.
     """
     for view in VIEWS:
         files = _part_files(source, view, parts, settings)
@@ -223,13 +223,12 @@ def embed_parts(
 
 
 def _part_files(source: Source, view: str, parts: Path, settings: EmbedSettings) -> list[Path]:
-    """The part files of a view, whether they are written or not."""
     number = -(-source.num_images[view] // settings.chunk_size)
     return [parts / f"{view}-{index:06d}.parquet" for index in range(number)]
 
 
 def _remove_parts(output: Path, label: str) -> None:
-    """Delete the parts of this label, and their folders unless something else lies in them."""
+    """Delete the parts of a label, and their folders unless they hold foreign files."""
     name = re.compile(rf"\.{re.escape(label)}-[0-9a-f]{{16}}\.parts")
     for folder in [one for one in output.glob(".*.parts") if name.fullmatch(one.name)]:
         for path in folder.glob("*"):
@@ -242,7 +241,6 @@ def _remove_parts(output: Path, label: str) -> None:
 def _embed_view(
     encoder: Encoder, source: Source, view: str, todo: dict[int, Path], settings: EmbedSettings
 ) -> None:
-    """Write parts of a view, by their number."""
     known_regions, size = frozenset(source.region_ids), settings.chunk_size
     rows = (row for place, row in enumerate(source.open_view(view)) if place // size in todo)
     total = sum(min(size, source.num_images[view] - number * size) for number in todo)
@@ -259,7 +257,6 @@ def _embed_view(
 
 
 def _total(files: Iterable[Path], source: Source, dim: int) -> Totals:
-    """The parts of a view, added up in their order."""
     row_of = {region_id: row for row, region_id in enumerate(source.region_ids)}
     total = Totals(np.zeros((len(row_of), dim)), np.zeros(len(row_of), np.int64))
     for path in files:
@@ -273,9 +270,9 @@ def _total(files: Iterable[Path], source: Source, dim: int) -> Totals:
 
 
 class _Lookahead:
-    """Rows of a stream with their prepared tensor, worked on ahead of time by threads.
+    """Stream of rows with their preprocessed tensors, computed ahead by threads.
 
-    At most two batches and a row a thread are held at a time, however long the stream is.
+    Holds at most two batches plus one row per thread.
     """
 
     def __init__(
@@ -292,7 +289,7 @@ class _Lookahead:
         self.pending: deque[tuple[Row, Future[torch.Tensor]]] = deque()
 
     def take(self, n: int) -> Iterator[tuple[Row, Future[torch.Tensor]]]:
-        """The next n rows; fewer at the end of the stream."""
+        """Return the next n rows, or fewer at the end of the stream."""
         for _ in range(n):
             self._fill()
             if not self.pending:
@@ -349,7 +346,6 @@ def _add_batch(
 
 
 def _write_part(path: Path, part: Part, dim: int) -> None:
-    """Write the sums of a chunk by region."""
     ids, row = np.unique(np.array(part.region_ids, dtype=object), return_inverse=True)
     sums = np.zeros((len(ids), dim))
     np.add.at(sums, row, np.reshape(part.vectors, (-1, dim)))
@@ -365,7 +361,6 @@ def _write_part(path: Path, part: Part, dim: int) -> None:
 
 
 def _read_part(path: Path) -> tuple[pa.Table, dict[str, Any]]:
-    """A part's table, and its rejects and seconds."""
     table = pq.read_table(path)
     return table, read_metadata(table.schema) or {}
 

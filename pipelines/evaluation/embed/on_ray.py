@@ -1,4 +1,4 @@
-"""The parts of an embedding table on a Ray cluster: each actor holds the encoder."""
+"""Embed images on a Ray cluster, one encoder per actor."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +13,13 @@ from .images import EmbedSettings, Source, embed_parts
 
 
 class ShareActor:
-    """Embeds shares of the images.
+    """Ray actor that embeds shares of the images.
 
     Args:
-        open_encoder: Loads the encoder, on a device of the actor's machine.
+        open_encoder: Loads the encoder on the actor's machine.
         open_source: Opens the images.
-        settings: How images are streamed.
-        num_shares: Into how many shares the parts are divided.
+        settings: Streaming settings.
+        num_shares: Number of shares.
         parts: Folder of the parts.
     """
 
@@ -57,15 +57,15 @@ def embed_parts_on_ray(
     """Write all parts of a table on a Ray cluster.
 
     Args:
-        open_encoder: Loads the encoder, on a device of the actor's machine.
-        open_source: Opens the images, which all machines must see under the same paths.
-        parts: Folder of the parts, which all machines must see.
-        settings: How images are streamed.
-        num_actors: Actors that run at the same time, each with a share of the parts.
-        address: Of the cluster; by default that of RAY_ADDRESS, else a cluster on this machine.
+        open_encoder: Loads the encoder on the actor's machine.
+        open_source: Opens the images; their paths must be valid on all machines.
+        parts: Folder of the parts, shared by all machines.
+        settings: Streaming settings.
+        num_actors: Number of concurrent actors, one share each.
+        address: Cluster address. Default: RAY_ADDRESS, else a cluster on this machine.
 
     Raises:
-        InputError: Ray is not installed, there is no such cluster, or a share failed.
+        InputError: Ray is not installed, the cluster cannot be reached, or a share failed.
     """
     arguments = (open_encoder, open_source, settings, num_actors, parts.resolve())
     if errors := map_pieces(ShareActor, arguments, num_actors, num_actors, 1, address):

@@ -1,7 +1,7 @@
-"""Places of regions as vectors, by GeoCLIP's location encoder: no image is read.
+"""Location embeddings of regions from GeoCLIP's pretrained location encoder.
 
-A control to put beside encoders of images: coordinates that know the world. The table is one like
-any other, so that `predict`, `probe --beside` and search take it too.
+A control for image encoders: location with world knowledge but no images. `predict`,
+`probe --beside` and search accept the table like any other.
 """
 
 from pathlib import Path
@@ -27,22 +27,22 @@ def embed_places(
     training: Training | None = None,
     device: str = "cpu",
 ) -> Path:
-    """Write one vector per region, of its point `lon`, `lat`.
+    """Write one location vector per region to `<output>/<label>.parquet`, column `both`.
 
     Args:
-        regions: Regions with `region_id`, `lon` and `lat` in degrees (WGS-84); a region without a
-            place gets no vector.
+        regions: Regions with `region_id`, `lon` and `lat` in degrees (WGS-84); a region without
+            coordinates gets no vector.
         output: Folder of the table.
-        label: Name of the system; the table is `<output>/<label>.parquet`.
-        description: What the metadata says of the dataset.
-        training: System that this is one training of.
-        device: Device the encoder runs on.
+        label: Name of the system.
+        description: Metadata of the dataset.
+        training: Training metadata to store with the table.
+        device: Device of the encoder.
 
     Returns:
-        The path of the table. Its vectors, of 512 numbers, are in the column `both`.
+        Path of the table. Vectors have 512 dimensions.
 
     Raises:
-        InputError: The package with the weights is not installed, or another file is in the way.
+        InputError: The package with the weights is not installed, or the path holds another file.
     """
     path = output / f"{label}.parquet"
     earlier_metadata(path)

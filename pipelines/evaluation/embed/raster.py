@@ -1,18 +1,18 @@
-"""Precomputed Earth embeddings to one vector per region: area-weighted means of raster cells.
+"""Zonal means of precomputed Earth embeddings: one vector per region.
 
-A cell counts by the share of it that a region covers, on the raster's own plane; exactextract
-computes the shares. A cell that lacks a value in any band has no vector and does not count.
+Cells are weighted by the fraction that a region covers, in the CRS of the raster (computed by
+exactextract). A cell with nodata in any band is skipped.
 
-Several files make one city:
+A city may consist of several files:
 
-- Files on one grid (the same CRS and cells that coincide) are one mosaic. Where they overlap, a
-  cell takes the first file, in the order given, that has a vector there.
-- Files on other grids, such as those of two UTM zones, add up by area. The grid that covers most
-  of a region counts in full; each further one counts for as much of the region as the others have
-  left uncovered, at most. What two grids both cover is thus never counted twice.
+- Files on one grid (same CRS, aligned cells) form a mosaic; where they overlap, the first valid
+  cell in the given order is used.
+- Files on different grids, such as two UTM zones, are averaged by area. The grid that covers most
+  of a region counts in full, each further grid at most for the area still uncovered, so overlaps
+  are not counted twice.
 
-Only the windows that regions touch are read, so that a cloud-optimised GeoTIFF is read in parts.
-Memory grows with the regions and not with the rasters.
+Only windows that intersect regions are read, so cloud-optimised GeoTIFFs are read in parts and
+memory does not depend on the size of the rasters.
 """
 
 import os
@@ -44,14 +44,14 @@ from .trainings import Training
 
 ENCODER = "raster"
 VIEW = "satellite"
-"""The column of vectors: these embeddings are made of satellite images."""
+"""Column of the vectors: these embeddings are computed from satellite images."""
 PAIRS_AT_ONCE = 1 << 22
-"""Pairs of a region and a cell that are held at a time."""
+"""Maximum number of (region, cell) pairs in memory."""
 NUMBERS_AT_ONCE = 1 << 23
 CACHE_MB = 256
-"""Of GDAL's blocks: the blocks that neighbouring windows share are decoded once."""
+"""GDAL block cache, so that adjacent windows decode shared blocks once."""
 TOUCHING = 1e-6
-"""Share of a region that rounding leaves where it only touches cells."""
+"""Rounding error of the covered share of a region that only touches cells."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -59,12 +59,12 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class RasterSettings:
-    """How rasters are read.
+    """Settings for reading rasters.
 
     Attributes:
-        layout: How vectors are stored; "auto" tells it from the files.
-        nodata: Value of cells without data, beside the files' own tag.
-        min_coverage: Share of a region, in [0, 1], that must have vectors.
+        layout: Storage layout of the vectors; "auto" detects it from the files.
+        nodata: Value of cells without data, in addition to the files' own tag.
+        min_coverage: Minimum share of a region's area with valid cells, in [0, 1].
     """
 
     layout: Layout = "auto"
@@ -74,15 +74,15 @@ class RasterSettings:
 
 @dataclass(frozen=True)
 class RegionMeans:
-    """Vectors of regions.
+    """Mean vectors of regions.
 
     Attributes:
-        vectors: `(n, dim)` float32; NaN where a region is left out.
-        coverage: `(n,)` share of the region that has vectors.
-        cells: `(n,)` cells behind each vector, partly covered ones in part.
-        inside: `(n,)` share of the region that lies on a raster, with or without vectors.
-        incomplete: Cells that lack some bands, and so have no vector.
-        layout: How the files store vectors.
+        vectors: Mean vectors, `(n, dim)`, float32; NaN for skipped regions.
+        coverage: Share of each region's area with valid cells, `(n,)`.
+        cells: Number of valid cells of each region, counted by covered fraction, `(n,)`.
+        inside: Share of each region's area on a raster, valid or not, `(n,)`.
+        incomplete: Number of cells with values in some bands only.
+        layout: Storage layout of the vectors.
     """
 
     vectors: NDArray[np.float32]
@@ -95,15 +95,15 @@ class RegionMeans:
 
 @dataclass
 class _Grid:
-    """Files of one grid, and the sums of the regions over their cells.
+    """Rasters on one grid, with sums over their cells by region.
 
     Attributes:
-        rasters: The files.
-        extent: `(n,)` cells that a region spans on this grid, whether there are files or not.
-        inside: `(n,)` of these, those that lie on a file.
-        known: `(n,)` of these, those with a vector.
-        sums: `(n, dim)` sums of the vectors, weighted by the covered share of a cell.
-        incomplete: Cells that lack some bands.
+        rasters: Open rasters.
+        extent: Area of each region in cells of this grid, `(n,)`.
+        inside: Part of `extent` on a raster, `(n,)`.
+        known: Part of `inside` with a vector, `(n,)`.
+        sums: Sums of vectors, weighted by covered fraction, `(n, dim)`.
+        incomplete: Number of cells with values in some bands only.
     """
 
     rasters: list[EmbeddingRaster]
@@ -119,16 +119,16 @@ def region_means(
     regions: gpd.GeoDataFrame,
     settings: RasterSettings | None = None,
 ) -> RegionMeans:
-    """Average the vectors of rasters over regions.
+    """Average the vectors of raster cells over regions.
 
     Args:
-        paths: Files of the city; see this module for what happens where they overlap.
+        paths: Files of the city, in order of precedence.
         regions: Polygons in EPSG:4326, with `region_id`.
-        settings: How rasters are read.
+        settings: Settings for reading rasters.
 
     Raises:
-        InputError: A raster cannot be used, they do not belong together, a band holds no value, or
-            no region lies on them.
+        InputError: A raster is invalid, the rasters are incompatible, a band is empty, or no region
+            intersects them.
     """
     try:
         rasterio = import_rasterio()
@@ -176,17 +176,17 @@ def embed_raster(
 ) -> Path:
     """Write `<output>/<label>.parquet` and `<label>.rejects.parquet`.
 
-    A finished table is left alone unless files, regions or settings have changed.
+    A finished table is kept unless files, regions or settings have changed.
 
     Args:
-        paths: Files of the city.
+        paths: Files of the city, in order of precedence.
         regions: Polygons in EPSG:4326, with `region_id`.
         output: Folder of the city's tables.
         label: Name of the system.
-        description: For the table's metadata: dataset, city, synthetic...
-        settings: How rasters are read.
-        log: Takes messages for the user.
-        training: Of which system the table is one training.
+        description: Metadata of the dataset: dataset, city, synthetic.
+        settings: Settings for reading rasters.
+        log: Receives progress messages.
+        training: Training metadata to store with the table.
 
     Raises:
         InputError: See [`region_means`].
@@ -234,7 +234,7 @@ def embed_raster(
 
 
 def _grid_of(raster: EmbeddingRaster, grids: list[_Grid], n: int) -> _Grid:
-    """The grid that a raster lies on; a new one if there is none."""
+    """Find the grid of a raster, or add a new one."""
     for grid in grids:
         if grid.rasters[0].offset(raster) is not None:
             return grid
@@ -243,13 +243,13 @@ def _grid_of(raster: EmbeddingRaster, grids: list[_Grid], n: int) -> _Grid:
 
 
 def _add_raster(grid: _Grid, raster: EmbeddingRaster, pieces: NDArray[Any], owner: Ints) -> None:
-    """Add the cells of a raster that no earlier one of its grid has a vector for.
+    """Add the cells of a raster that are not valid in an earlier raster of its grid.
 
     Args:
-        grid: Sums to add to.
-        raster: The file.
-        pieces: Polygons on the plane of its cells, y from the last row up.
-        owner: Region of each.
+        grid: Grid whose sums are updated.
+        raster: Raster to add.
+        pieces: Polygons in cell coordinates, y upwards from the last row.
+        owner: Row index of each polygon's region.
     """
     in_band = np.zeros(raster.dim, dtype=bool)
     height, width = raster.dataset.shape
@@ -258,7 +258,6 @@ def _add_raster(grid: _Grid, raster: EmbeddingRaster, pieces: NDArray[Any], owne
         hit = tree.query(shapely.box(left, height - bottom, right, height - top))
         if not len(hit):
             continue
-        # no more than the pieces reach
         reach = _span(pieces[hit], width, height)
         left, top = max(left, reach[0]), max(top, reach[1])
         right, bottom = min(right, reach[2]), min(bottom, reach[3])
@@ -289,7 +288,6 @@ def _add_cells(
     owner: Ints,
     window: tuple[int, int, int, int],
 ) -> None:
-    """Add the cells of a window, weighted by the share that the regions cover."""
     from dataset_builders.exact_cells import covered_cells
 
     piece, cell, share = covered_cells(pieces, window)
@@ -322,7 +320,7 @@ def _taken(
     right: int,
     bottom: int,
 ) -> NDArray[np.bool_]:
-    """Which cells of a window have a vector in an earlier raster of the same grid, row by row."""
+    """Mask of cells of a window, row by row, that are valid in an earlier raster of the grid."""
     taken = np.zeros((bottom - top, right - left), dtype=bool)
     for other in earlier:
         x, y = raster.offset(other) or (0, 0)
@@ -337,7 +335,7 @@ def _taken(
 
 
 def _span(pieces: NDArray[Any], width: int, height: int) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of the cells that polygons reach, rows from the top."""
+    """Bounding box of polygons in cells: left, top, right, bottom, with rows from the top."""
     if not len(pieces):
         return 0, 0, 0, 0
     west, south, east, north = shapely.total_bounds(pieces)
@@ -347,7 +345,7 @@ def _span(pieces: NDArray[Any], width: int, height: int) -> tuple[int, int, int,
 
 
 def _portions(pieces: NDArray[Any], hit: Ints, window: tuple[int, int, int, int]) -> Iterator[Ints]:
-    """Numbers of the polygons in a window, few enough that their cells fit into memory."""
+    """Split the polygons of a window into chunks whose cells fit into memory."""
     inner = shapely.bounds(pieces[hit])
     low, high = np.maximum(inner[:, :2], window[:2]), np.minimum(inner[:, 2:], window[2:])
     pairs = np.cumsum(np.prod(np.maximum(high - low, 0.0) + 2, axis=1))
@@ -357,7 +355,7 @@ def _portions(pieces: NDArray[Any], hit: Ints, window: tuple[int, int, int, int]
 
 
 def _combine(grids: Sequence[_Grid], layout: Layout, min_coverage: float) -> RegionMeans:
-    """Vectors of the regions: by area over the grids, the one that covers most of each first."""
+    """Average grids by area; the grid that covers most of a region takes precedence."""
     with np.errstate(invalid="ignore", divide="ignore"):
         shares = np.array([np.nan_to_num(grid.known / grid.extent) for grid in grids])
         inside = sum(np.nan_to_num(grid.inside / grid.extent) for grid in grids)
@@ -382,7 +380,6 @@ def _combine(grids: Sequence[_Grid], layout: Layout, min_coverage: float) -> Reg
 
 
 def _rejects(ids: Sequence[str], found: RegionMeans, min_coverage: float) -> list[Reject]:
-    """The regions without a vector, and why."""
     rejects = []
     for row in np.flatnonzero(~np.isfinite(found.vectors).all(1)).tolist():
         if found.inside[row] < TOUCHING:
@@ -421,7 +418,7 @@ def _no_vector(
 
 
 def _stamp(path: str | Path) -> tuple[str, int, int]:
-    """Name, size and time of a file; of a remote one, its name."""
+    """Name, size and modification time of a file; only the name of a remote file."""
     if not os.path.exists(path):
         return str(path), 0, 0
     found = os.stat(path)

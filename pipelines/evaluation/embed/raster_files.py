@@ -1,17 +1,17 @@
-"""Raster files of which every cell is a vector: precomputed Earth embeddings.
+"""Read rasters of precomputed Earth embeddings (one vector per cell).
 
-Three layouts are read:
+Supported layouts:
 
-- `plain`: bands hold the numbers themselves, such as Earth Engine's export of the collection
-  `GOOGLE/SATELLITE_EMBEDDING/V1/ANNUAL` and the GeoTIFF files that `geotessera download` writes
-  (float32, NaN where there is no embedding).
-- `alphaearth`: the files of AlphaEarth Foundations on Google Cloud Storage and on Source
-  Cooperative. 64 bands of int8 named A00 to A63, -128 where a cell is masked; a stored number q is
-  the value `sign(q) (q / 127.5)^2`, and the vectors have length 1.
+- `plain`: unquantised values, such as Earth Engine exports of
+  `GOOGLE/SATELLITE_EMBEDDING/V1/ANNUAL` and the GeoTIFF files of `geotessera download` (float32,
+  NaN where there is no embedding).
+- `alphaearth`: AlphaEarth Foundations as on Google Cloud Storage and Source Cooperative. 64 int8
+  bands A00 to A63, -128 for masked cells; a stored value q decodes to `sign(q) (q / 127.5)^2`, and
+  vectors have unit length.
   https://developers.google.com/earth-engine/guides/aef_on_gcs_readme
   https://source.coop/tge-labs/aef
-- `tessera`: quantised TESSERA. 128 bands of int8, and float32 scales in a file beside it, one for
-  each cell or one for each cell and band; the value is the product of both.
+- `tessera`: quantised TESSERA. 128 int8 bands and a separate file of float32 scales, one per cell
+  or one per cell and band; the value is the product of both.
   https://geotessera.readthedocs.io/en/latest/architecture.html
 """
 
@@ -35,25 +35,25 @@ ALPHAEARTH_BANDS = 64
 ALPHAEARTH_MASKED = -128
 _QUANTISED = np.arange(256).astype(np.uint8).view(np.int8).astype(float)
 ALPHAEARTH_VALUES = np.sign(_QUANTISED) * (_QUANTISED / 127.5) ** 2
-"""Value of each stored byte, read as an unsigned number."""
+"""Lookup table: decoded value of each byte, indexed as unsigned."""
 LENGTH_TOLERANCE = 0.1
-"""What quantisation leaves of a vector's length of 1, generously."""
+"""Tolerance of unit length, well above the quantisation error."""
 SCALES = "_scales"
 NUMBERS_AT_ONCE = 1 << 25
 SAME_GRID = 1e-3
-"""Largest shift between two grids that count as one, in cells."""
+"""Maximum offset between two grids that are treated as one, in cells."""
 
 
 @dataclass(frozen=True)
 class Cells:
-    """The vectors of a window.
+    """Stored vectors of a window.
 
     Attributes:
-        raw: `(bands, n)` stored numbers, row by row.
-        scales: `(1 or bands, n)` factors of these, if the layout has any.
-        valid: `(n,)` whether a cell has a value in every band.
-        in_band: `(bands,)` whether any cell has a value in the band.
-        incomplete: number of cells with a value in some bands only.
+        raw: Stored values of the cells, row by row, `(bands, n)`.
+        scales: Scale factors, `(1 or bands, n)`, if the layout has any.
+        valid: Whether a cell has a value in every band, `(n,)`.
+        in_band: Whether any cell has a value in the band, `(bands,)`.
+        incomplete: Number of cells with values in some bands only.
     """
 
     raw: NDArray[Any]
@@ -64,15 +64,15 @@ class Cells:
 
 
 class EmbeddingRaster:
-    """An open raster of vectors.
+    """Open raster of embeddings.
 
     Args:
-        path: File that GDAL reads; `/vsicurl/https://...` reads remote files in parts.
-        layout: How vectors are stored; "auto" tells it from the file.
-        nodata: Value of cells without data, beside the file's own tag.
+        path: Path for GDAL; `/vsicurl/https://...` reads remote files in parts.
+        layout: Storage layout of the vectors; "auto" detects it from the file.
+        nodata: Value of cells without data, in addition to the file's own tag.
 
     Raises:
-        InputError: There is no such raster, it has no CRS, or its numbers cannot be understood.
+        InputError: The raster does not exist, has no CRS, or does not match the layout.
     """
 
     def __init__(self, path: str | Path, layout: Layout = "auto", nodata: float | None = None):
@@ -100,7 +100,7 @@ class EmbeddingRaster:
         return tuple(self.dataset.descriptions)
 
     def offset(self, other: "EmbeddingRaster") -> tuple[int, int] | None:
-        """Column and row of another raster's origin; None where it lies on another grid."""
+        """Column and row of another raster's origin; None if it is on another grid."""
         ours, theirs = self.dataset.transform, other.dataset.transform
         steps = np.array(
             [(ours.a, ours.b, ours.d, ours.e), (theirs.a, theirs.b, theirs.d, theirs.e)]
@@ -115,7 +115,7 @@ class EmbeddingRaster:
         return int(whole[0]), int(whole[1])
 
     def windows(self, left: int, top: int, right: int, bottom: int) -> Iterator[tuple[int, ...]]:
-        """Cut a part of the raster into windows of whole blocks, bounded in memory.
+        """Split a part of the raster into block-aligned windows of bounded size.
 
         Yields:
             Left, top, right and bottom, in columns and rows from the top left.
@@ -152,12 +152,12 @@ class EmbeddingRaster:
         return Cells(raw, scales, valid, there.any(1), incomplete)
 
     def vectors(self, cells: Cells, bands: slice, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
-        """De-quantised values of some bands, `(len(chosen), bands)`.
+        """Decode the values of some bands, `(len(chosen), bands)`.
 
         Args:
-            cells: Of a window.
-            bands: Which bands.
-            chosen: Numbers of the cells.
+            cells: Cells of a window.
+            bands: Bands to decode.
+            chosen: Indices of the cells to decode.
         """
         raw = cells.raw[bands][:, chosen]
         if self.layout == "alphaearth":
@@ -174,11 +174,7 @@ class EmbeddingRaster:
         return values.T
 
     def check_length(self, vectors: NDArray[np.floating]) -> None:
-        """Raise an InputError if vectors that should have length 1 have another.
-
-        Args:
-            vectors: `(n, dim)`.
-        """
+        """Raise `InputError` if AlphaEarth vectors, `(n, dim)`, do not have unit length."""
         if self.layout != "alphaearth" or not len(vectors):
             return
         length = float(np.median(np.linalg.norm(vectors, axis=1)))
@@ -220,15 +216,15 @@ class EmbeddingRaster:
 def open_rasters(
     paths: Sequence[str | Path], layout: Layout = "auto", nodata: float | None = None
 ) -> list[EmbeddingRaster]:
-    """Open the rasters of a city and check that they belong together.
+    """Open the rasters of a city and check that they are compatible.
 
     Args:
-        paths: Files; scales of other files among them are passed over.
+        paths: Raster files; files of scales are skipped.
         layout: See [`EmbeddingRaster`].
         nodata: See [`EmbeddingRaster`].
 
     Raises:
-        InputError: One cannot be used, or they differ in their bands or layout.
+        InputError: A raster is invalid, or they differ in bands or layout.
     """
     own = [path for path in paths if not Path(path).stem.endswith(SCALES)]
     if not own:
@@ -254,7 +250,7 @@ def open_rasters(
 
 
 def scales_file(path: str | Path) -> Path | None:
-    """The scales beside a raster of TESSERA, if there are any."""
+    """Path of the scales of a TESSERA raster, if the file exists."""
     place = Path(path)
     found = [
         place.with_name(f"{place.stem}{SCALES}{end}") for end in (place.suffix, ".tif", ".tiff")

@@ -1,4 +1,4 @@
-"""The captions of a city's images, with the region of each."""
+"""Captions of a city's images, by region."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ TILE = ["tile_z", "tile_x", "tile_y"]
 
 @dataclass(frozen=True)
 class ViewCaptions:
-    """Captions of one view, one an image, by image id.
+    """Captions of one view, one per image, sorted by image id.
 
     Attributes:
-        image_ids: `(M,)`.
-        region: `(M,)` row of each image's region.
-        texts: `(M,)`, cleaned.
+        image_ids: Image ids, `(M,)`.
+        region: Row index of each image's region, `(M,)`.
+        texts: Cleaned captions, `(M,)`.
     """
 
     image_ids: list[str]
@@ -36,14 +36,14 @@ class ViewCaptions:
 
 @dataclass(frozen=True)
 class RegionCaptions:
-    """What is written about a city.
+    """Captions of a city.
 
     Attributes:
-        region_ids: `(N,)`.
-        views: those that have a caption.
-        dropped: reason -> images or captions that are left out.
-        description: dataset, city, synthetic.
-        fingerprint: equal for equal captions and regions.
+        region_ids: Region ids, `(N,)`.
+        views: Captions by view; views without captions are missing.
+        dropped: Number of skipped images or captions by reason.
+        description: Metadata: dataset, city, synthetic.
+        fingerprint: Hash of captions and regions.
     """
 
     region_ids: list[str]
@@ -54,17 +54,17 @@ class RegionCaptions:
 
 
 def read_captions(dataset_name: str, city: str) -> RegionCaptions:
-    """The caption of each image: its own, else the best kept candidate of the table of captions.
+    """Read one caption per image: column `caption`, else the best candidate in table `captions`.
 
-    A caption whose image is not in the dataset (tiles published without their pictures) belongs to
-    the region with the tile that its image id names as `z_x_y`, and is of the satellite view.
+    A caption without an image (tiles published without images) is assigned, as satellite view, to
+    the region of the tile in its image id, `z_x_y`.
 
     Args:
-        dataset_name: a dataset folder, or the id of a dataset on the Hub.
-        city: of the dataset.
+        dataset_name: Folder or Hub id of a dataset.
+        city: City of the dataset.
 
     Raises:
-        InputError: no such dataset or city, or no caption of any of its regions.
+        InputError: The dataset or city does not exist, or has no captions.
     """
     try:
         regions = read_table(dataset_name, city, "regions", ["region_id", *TILE])
@@ -112,7 +112,7 @@ def read_captions(dataset_name: str, city: str) -> RegionCaptions:
 
 
 def _candidates(dataset_name: str, city: str) -> dict[str, str]:
-    """Image id -> its kept caption of the highest score; of equal ones the first by model."""
+    """Kept caption with the highest score of each image; ties are broken by model name."""
     frame = read_table(
         dataset_name, city, "captions", ["image_id", "model", "text", "score", "kept"]
     )

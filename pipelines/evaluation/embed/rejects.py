@@ -1,4 +1,4 @@
-"""What gave no vector, and why: the table beside every table of vectors."""
+"""Table of images and regions without a vector, and the reasons."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ SCHEMA = pa.schema([(name, pa.string()) for name in ("table", "item", "reason", 
 
 @dataclass(frozen=True)
 class Reject:
-    """An image or a region that gave no vector, and why."""
+    """Image or region without a vector."""
 
     table: str
     item: str
@@ -22,7 +22,7 @@ class Reject:
 
 
 def write_rejects(path: Path, rejects: Sequence[Reject]) -> None:
-    """Write the rejects atomically; a table without rows if there are none."""
+    """Write the table of rejects atomically; it may be empty."""
     table = pa.Table.from_pylist([vars(reject) for reject in rejects], schema=SCHEMA)
     write_parquet(path, table)
 

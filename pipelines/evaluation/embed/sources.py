@@ -1,4 +1,4 @@
-"""The images and regions of a dataset as the embedding loop takes them."""
+"""Open the images and regions of a dataset for embedding."""
 
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,10 @@ FOOTER_BYTES = 1 << 16
 
 
 def open_images(dataset_name: str, city: str) -> Source:
-    """The images of a city, streamed from a dataset folder or Hub repository.
+    """Open the images of a city for streaming from a dataset folder or Hub repository.
 
     Raises:
-        InputError: there is no such dataset, city or column, or an id stands in two rows.
+        InputError: The dataset, city or column does not exist, or ids are duplicated.
     """
     check_city(dataset_name, city)
     try:
@@ -49,15 +49,15 @@ def open_images(dataset_name: str, city: str) -> Source:
 def open_regions(
     dataset_name: str, city: str, shapes: bool = True
 ) -> tuple[gpd.GeoDataFrame, dict[str, Any]]:
-    """Regions of a city in the dataset's order, and what a table of their vectors says of it.
+    """Read the regions of a city in the dataset's order, and metadata for tables of their vectors.
 
     Args:
         dataset_name: Folder or Hub id of a dataset.
         city: City of the dataset.
-        shapes: Whether the regions need a geometry.
+        shapes: Whether regions must have a geometry.
 
     Raises:
-        InputError: There is no such dataset or city, or no region has the geometry it needs.
+        InputError: The dataset or city does not exist, or no region has a geometry.
     """
     check_city(dataset_name, city)
     try:
@@ -71,7 +71,7 @@ def open_regions(
 
 
 def check_city(dataset_name: str, city: str) -> None:
-    """Raise an InputError where there is no such dataset or city."""
+    """Raise `InputError` if the dataset or city does not exist."""
     try:
         cities = list_cities(dataset_name)
     except DatasetError as error:
@@ -90,7 +90,7 @@ def _count(dataset_name: str, city: str, view: str) -> int:
 
 
 def _fingerprint(dataset_name: str, city: str, table: str) -> str:
-    """Of a table's files by name, size and end: a Parquet footer changes with the content."""
+    """Hash name, size and last bytes of the files: a Parquet footer changes with the content."""
     root = Path(dataset_name)
     if not root.is_dir():
         from huggingface_hub import snapshot_download

@@ -1,11 +1,9 @@
-"""The table of region vectors: where embedding and probing meet.
+"""Embedding tables: one Parquet file of region vectors per system.
 
-One Parquet file a system: `region_id`, `n_street_views`, `n_satellite` and for each view that the
-system sees a fixed-size list of float32, null where the region has no image of it. A system that
-makes one vector of both views has a column `both`. The schema metadata `urbanln` says where the
-vectors come from; its `uses` names all that the system has seen ("poi", "captions"...), its
-`poi_columns` the counts of points of interest among it, its `training` of which system it is one
-training ([`trainings`]).
+Columns: `region_id`, `n_street_views`, `n_satellite`, and for each view of the system a fixed-size
+list of float32, null where the region has no image; column `both` holds vectors fused from both
+views. The schema metadata `urbanln` records the encoder, the inputs of the system (`uses`: "poi",
+"captions"...), the POI columns among them (`poi_columns`) and the training ([`trainings`]).
 """
 
 import json
@@ -38,14 +36,14 @@ NOT_VECTORS = "{path} is no embedding table ({why}). Make one with `python evalu
 
 @dataclass(frozen=True)
 class EmbeddingTable:
-    """Vectors of a city's regions by one encoder.
+    """Vectors of a city's regions from one system.
 
     Attributes:
-        label: name of the system in tables and plots.
-        metadata: of the file: encoder, city, dataset, rejects...
-        region_ids: `(N,)`.
-        vectors: column -> `(N, D)` float32, rows of nan where the region has no image.
-        hash: of the vectors.
+        label: Name of the system in tables and plots.
+        metadata: Metadata of the file: encoder, city, dataset, rejects...
+        region_ids: Region ids, `(N,)`.
+        vectors: Vectors by column, `(N, D)`, float32; rows are NaN where the region has no image.
+        hash: Hash of region ids and vectors.
     """
 
     label: str
@@ -56,35 +54,32 @@ class EmbeddingTable:
 
     @property
     def views(self) -> list[str]:
-        """The views that any region has a vector of, `both` last."""
+        """Views with at least one vector, `both` last."""
         return [view for view in COLUMNS if self.has(view).any()]
 
     @property
     def uses(self) -> list[str]:
-        """What the system has seen: as the metadata says, else the views themselves."""
+        """Inputs of the system from the metadata; by default its views."""
         return sorted(self.metadata.get("uses", [view for view in self.views if view != BOTH]))
 
     @property
     def inputs(self) -> list[str]:
-        """The columns of the table of regions that the system has seen.
-
-        A table that does not say which counts of points of interest they were has seen all.
-        """
+        """POI columns among the inputs; `["poi"]`, meaning all, if the metadata lists none."""
         return self.metadata.get("poi_columns", [POI]) if POI in self.uses else []
 
     def has(self, view: str) -> NDArray[np.bool_]:
-        """Which regions have a vector of this view (`both`: a fused one, or one of each view)."""
+        """Mask of regions with a vector of the view (`both`: fused, or one of each view)."""
         none = np.full((len(self.region_ids), 1), np.nan)
         columns = [self.vectors.get(name, none) for name in self._columns(view)]
         return np.logical_and.reduce([np.isfinite(values).all(1) for values in columns])
 
     def incomplete(self, view: str) -> NDArray[np.bool_]:
-        """Which regions have a vector of this view some of whose numbers are not finite."""
+        """Mask of regions whose vector of the view is partly non-finite."""
         finite = [np.isfinite(self.vectors[name]) for name in self._columns(view)]
         return np.logical_or.reduce([known.any(1) & ~known.all(1) for known in finite])
 
     def matrix(self, view: str) -> NDArray[np.float64]:
-        """`(N, D)` of a view; of `both`, the fused vectors or else the two views side by side."""
+        """Vectors of a view, `(N, D)`; `both`: fused vectors, or both views concatenated."""
         columns = [self.vectors[name] for name in self._columns(view)]
         return np.concatenate(columns, axis=1).astype(np.float64)
 
@@ -99,19 +94,19 @@ def write_embeddings(
     vectors: Mapping[str, NDArray[np.float32]],
     metadata: dict[str, Any],
 ) -> None:
-    """Write a table atomically.
+    """Write an embedding table atomically.
 
     Args:
-        path: of the Parquet file.
-        region_ids: of length N.
-        counts: view -> `(N,)` images pooled, 0 where not given; a region with 0 gets a null vector.
-        vectors: any of `satellite`, `street_view` and `both` (fused) -> `(N, D)`; a row that is not
-            finite becomes null.
-        metadata: for the schema's `urbanln` entry, JSON; `uses` lists what the system has seen.
+        path: Path of the Parquet file.
+        region_ids: Region ids, N of them.
+        counts: Number of pooled images by view, `(N,)`, default 0; regions with 0 get null vectors.
+        vectors: Vectors by column (`satellite`, `street_view`, `both`), `(N, D)`; rows with
+            non-finite values become null.
+        metadata: JSON-serialisable metadata for the schema's `urbanln` entry.
 
     Raises:
-        ValueError: vectors of an unknown view, or of another number of regions.
-        InputError: a region stands in two rows.
+        ValueError: Unknown view, or wrong number of rows.
+        InputError: Region ids are duplicated.
     """
     _require_unique(region_ids, str(path), "Give each region one row.")
     columns: dict[str, Any] = {"region_id": pa.array(region_ids, pa.string())}
@@ -138,10 +133,10 @@ def write_embeddings(
 
 
 def read_embeddings(path: Path) -> EmbeddingTable:
-    """Read a table.
+    """Read an embedding table.
 
     Raises:
-        InputError: the file is missing or is no such table, or a region stands in two rows.
+        InputError: The file is missing, is no embedding table, or has duplicate region ids.
     """
     if not path.is_file():
         raise InputError(f"There is no embedding table at {path}. Check --embeddings.")
@@ -162,7 +157,7 @@ def read_embeddings(path: Path) -> EmbeddingTable:
 
 
 def _fault(table: pa.Table, metadata: dict[str, Any] | None, views: Sequence[str]) -> str:
-    """Why a table holds no vectors of regions; nothing if it does."""
+    """Reason why a table is no embedding table; empty if it is one."""
     if metadata is None or not isinstance(metadata.get("label"), str):
         return "no `urbanln` metadata" if metadata is None else "no label in its metadata"
     if "region_id" not in table.column_names or not views:
@@ -178,7 +173,7 @@ def _fault(table: pa.Table, metadata: dict[str, Any] | None, views: Sequence[str
 
 
 def read_metadata(schema: pa.Schema) -> dict[str, Any] | None:
-    """The `urbanln` entry of a schema's metadata; None if there is none, or not as we write it."""
+    """Parsed `urbanln` entry of a schema's metadata; None if missing or invalid."""
     raw = (schema.metadata or {}).get(METADATA_KEY)
     try:
         found = None if raw is None else json.loads(raw)
@@ -188,12 +183,10 @@ def read_metadata(schema: pa.Schema) -> dict[str, Any] | None:
 
 
 def earlier_metadata(path: Path) -> dict[str, Any]:
-    """Metadata of the table that a new one would replace; empty where there is none.
-
-    A damaged table is set aside.
+    """Metadata of an existing table; empty if there is none. A damaged table is moved aside.
 
     Raises:
-        InputError: the file is no such table, and so not to be replaced.
+        InputError: The file is no embedding table and must not be overwritten.
     """
     if not is_whole(path):
         return {}
@@ -210,7 +203,7 @@ def earlier_metadata(path: Path) -> dict[str, Any]:
 
 
 def rename_training(path: Path, training: Training | None) -> None:
-    """Have a table say of which training it is, its vectors as they are."""
+    """Update the training in a table's metadata."""
     table = read_parquet(path)
     known = read_metadata(table.schema) or {}
     metadata = {name: value for name, value in known.items() if name != METADATA_NAME}
@@ -230,7 +223,7 @@ def _require_unique(region_ids: Sequence[str], where: str, remedy: str) -> None:
 def _matrix(column: pa.FixedSizeListArray) -> NDArray[np.float32]:
     values = np.full((len(column), column.type.list_size), np.nan, dtype=np.float32)
     valid = np.asarray(column.is_valid())
-    # flatten() passes over nulls
+    # flatten() skips nulls
     values[valid] = column.flatten().to_numpy().reshape(-1, column.type.list_size)
     return values
 

@@ -1,4 +1,4 @@
-"""The text tower of a checkpoint: texts to projected vectors, and how many of them were cut."""
+"""Text encoder of an image-text checkpoint."""
 
 import hashlib
 from collections.abc import Sequence
@@ -23,18 +23,18 @@ TOKENIZED_AT_ONCE = 10_000
 
 
 class TextTower:
-    """Encodes texts with a checkpoint's `get_text_features`: projected, not normalised.
+    """Encode texts with a checkpoint's `get_text_features` (projected, not normalised).
 
     Args:
-        model: in eval mode, on its device.
-        tokenizer: the checkpoint's own.
-        name: for tables.
-        random_init: its weights are drawn, not trained.
+        model: Model in eval mode, on its device.
+        tokenizer: Tokenizer of the checkpoint.
+        name: Name in tables.
+        random_init: Whether the weights are randomly initialised.
 
     Attributes:
-        max_length: tokens that are read of a text.
-        logit_scale: what the checkpoint multiplies cosines with.
-        fingerprint: equal for towers that give equal vectors.
+        max_length: Maximum number of tokens per text; longer texts are truncated.
+        logit_scale: Scale of cosine similarities, `exp` of the checkpoint's parameter.
+        fingerprint: Hash of weights, vocabulary and `max_length`.
     """
 
     def __init__(self, model: Any, tokenizer: Any, name: str, random_init: bool = False):
@@ -55,10 +55,10 @@ class TextTower:
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> NDArray[np.float32]:
-        """Text features, `(N, D)`; texts of about one length are batched together.
+        """Text features, `(N, D)`, batched by length.
 
         Raises:
-            InputError: there is no text.
+            InputError: `texts` is empty.
         """
         if not texts:
             raise InputError("There is no text to encode.")
@@ -76,11 +76,11 @@ class TextTower:
         return vectors
 
     def count_truncated(self, texts: Sequence[str]) -> int:
-        """How many texts are longer than the tower reads."""
+        """Number of texts longer than `max_length` tokens."""
         return int((self._lengths(self._cleaned(texts)) > self.max_length).sum())
 
     def _cleaned(self, texts: Sequence[str]) -> list[str]:
-        """As the tower's training data were: CLIP's tokenizer in transformers leaves it out."""
+        """Clean texts as in the training of CLIP, which CLIP's tokenizer in transformers omits."""
         is_cleaned = isinstance(self.model, CLIPModel | UrbanLNSiglipModel)
         return [clean_text(text) for text in texts] if is_cleaned else list(texts)
 
@@ -115,18 +115,18 @@ def load_text_tower(
     device: str = "cpu",
     trust_remote_code: bool = False,
 ) -> TextTower:
-    """Load the text side of a checkpoint, or draw weights for its architecture.
+    """Load the text encoder of a checkpoint, or initialise its architecture randomly.
 
     Args:
-        model_name_or_path: Hub id or folder: UrbanLN, CLIP, or another model of the library with
+        model_name_or_path: Hub id or folder: UrbanLN, CLIP, or another model of transformers with
             `get_text_features`.
-        random_init: take the configuration only.
-        seed: of the drawn weights: those of `load_model_encoder` with the same seed.
-        device: where it runs.
-        trust_remote_code: run code that comes with the checkpoint.
+        random_init: Initialise randomly instead of loading weights.
+        seed: Seed of the initialisation, which equals that of `load_model_encoder`.
+        device: Device of the model.
+        trust_remote_code: Allow code from the checkpoint.
 
     Raises:
-        InputError: there is no such checkpoint, it has no text tower, or weights of it are missing.
+        InputError: The checkpoint does not exist, has no text encoder, or lacks weights.
     """
     import transformers
 
@@ -134,7 +134,7 @@ def load_text_tower(
 
     name, trust = model_name_or_path, trust_remote_code
     try:
-        # a query may spell out a special token, which must not end it
+        # a special token spelled out in a query must not end it
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             name, trust_remote_code=trust, split_special_tokens=True
         )
@@ -150,7 +150,7 @@ def load_text_tower(
             missing = sorted(k for k in report["missing_keys"] if not k.startswith(IMAGE_SIDE))
     except MemoryError:
         raise
-    except Exception as error:  # of somebody else's JSON and weights
+    except Exception as error:  # any fault in the checkpoint's files
         raise InputError(
             f"No usable checkpoint at {name!r} (--model_name_or_path): {error}"
         ) from error
@@ -171,7 +171,7 @@ def load_text_tower(
 def cached_vectors(
     folder: Path, tower: TextTower, texts: Sequence[str], batch_size: int = 64
 ) -> NDArray[np.float32]:
-    """Vectors of the texts, read from the folder where the same tower has encoded the same ones."""
+    """Encode texts, or read their vectors from the cache in `folder`."""
     path = folder / f"texts-{digest(tower.fingerprint, list(texts))}.parquet"
     if not is_whole(path):
         found = tower.encode(texts, batch_size)

@@ -1,8 +1,7 @@
-"""Which training of which system made a table: trainings from several seeds are one system.
+"""Group trainings of one system from several seeds.
 
-What a system scores depends on the chance of its training as it does on the split. A table says in
-its metadata of which system it is one training, and from which seed; results stay one row a
-training, and the report shows one row a system.
+The metadata of an embedding table names the system and the seed of its training. Results have one
+row per training; the report aggregates them to one row per system.
 """
 
 import json
@@ -23,14 +22,14 @@ class Training:
     """One training of a system.
 
     Attributes:
-        group: name of the system in tables and plots; all of its trainings share it.
-        seed: of this one.
-        variant_of: the group that this system is a variant of, and is compared with.
-        differs: from that one, in words.
-        settings: what it was trained with, for readers.
-        claim: what the comparison is to show, in words.
-        expected: where this system scores if the claim holds.
-        curve: name of a curve that this system is a point of -> its place on the x axis.
+        group: Name of the system in tables and plots, shared by all its trainings.
+        seed: Seed of this training.
+        variant_of: Group of the reference system, if this system is a variant.
+        differs: Description of the difference from the reference.
+        settings: Training settings, for display.
+        claim: Hypothesis that the comparison tests, in words.
+        expected: Direction of this system's score under the hypothesis.
+        curve: Curves that this system is a point of, with its position on the x axis.
     """
 
     group: str
@@ -43,25 +42,25 @@ class Training:
     curve: Mapping[str, float] = field(default_factory=dict)
 
     def metadata(self) -> dict[str, Any]:
-        """The entry of a table's metadata."""
+        """Entry for the metadata of an embedding table."""
         return {METADATA_NAME: asdict(self)}
 
 
 def training_of(metadata: Mapping[str, Any]) -> Training | None:
-    """What a table's metadata says; None where the system is all that its label says."""
+    """Training in a table's metadata, if any."""
     values = metadata.get(METADATA_NAME)
     return None if values is None else Training(**values)
 
 
 def parse_training(text: str | None, **defaults: Any) -> Training | None:
-    """A training from a flag's JSON.
+    """Parse the JSON of `--training`.
 
     Args:
-        text: a mapping of the fields of [`Training`].
-        defaults: of fields that it leaves out.
+        text: JSON object with the fields of [`Training`].
+        defaults: Default values of fields.
 
     Raises:
-        InputError: it is no JSON, has an unknown field, or lacks the group.
+        InputError: Invalid JSON, an unknown field, or no group.
     """
     if text is None:
         return None
@@ -77,14 +76,13 @@ def parse_training(text: str | None, **defaults: Any) -> Training | None:
 
 
 def check_trainings(systems: Mapping[str, Mapping[str, Any]]) -> None:
-    """See that the systems of a run can be told apart.
+    """Check that labels, groups and seeds identify the systems of a run.
 
     Args:
-        systems: label -> metadata of its table.
+        systems: Metadata of the embedding tables by label.
 
     Raises:
-        InputError: two tables are the same training of a system, or a system has the label of
-            another's table.
+        InputError: Two tables are the same training, or a group has the label of another table.
     """
     known: dict[tuple[str, int], str] = {}
     for label, metadata in systems.items():
@@ -107,10 +105,10 @@ def check_trainings(systems: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def members(systems: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """System -> labels of its trainings in the order of seeds; a table without a group is its own.
+    """Map each system to the labels of its trainings, ordered by seed.
 
     Args:
-        systems: label -> metadata of its table.
+        systems: Metadata of the embedding tables by label; tables without a group are their own.
     """
     found: dict[str, list[str]] = {}
     for label in sorted(systems, key=lambda label: (_seed(systems[label]), label)):
@@ -120,7 +118,7 @@ def members(systems: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
 
 
 def groups(labels: Iterable[str], systems: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Label -> system, of labels that may be controls too, which are their own."""
+    """Map labels to their systems; labels without a table (controls) map to themselves."""
     known = {label: group for group, own in members(systems).items() for label in own}
     return {label: known.get(label, label) for label in labels}
 
