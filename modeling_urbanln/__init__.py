@@ -1,4 +1,4 @@
-"""The model: import this package, and the auto classes of transformers know UrbanLN."""
+"""UrbanLN for transformers; importing the package registers its auto classes and pipeline."""
 
 from transformers import (
     AutoConfig,
@@ -38,7 +38,7 @@ def _register(config, model, pretraining, image_processor, tokenizer) -> None:
     AutoProcessor.register(config, UrbanLNProcessor)
     AutoImageProcessor.register(config, fast_image_processor_class=image_processor)
     AutoTokenizer.register(config, tokenizer)
-    # saved folders carry this code, so that they load where the package is not installed
+    # save_pretrained copies this code, and the folder loads with trust_remote_code=True
     config.register_for_auto_class("AutoConfig")
     model.register_for_auto_class("AutoModel")
     pretraining.register_for_auto_class("AutoModelForPreTraining")

@@ -1,4 +1,4 @@
-"""Loading of CLIP and SigLIP checkpoints, which refuses any that would leave weights at random."""
+"""Strict loading of CLIP and SigLIP checkpoints."""
 
 import os
 from typing import Any
@@ -17,20 +17,20 @@ REMEDIES = {
 
 
 def load_clip(name_or_path: str | os.PathLike, *, model_class: Any = CLIPModel, **kwargs) -> Any:
-    """Load a CLIP checkpoint, and refuse one that would leave any weight at random.
+    """Load a CLIP checkpoint and raise an error if any weight would be randomly initialised.
 
-    `CLIPModel.from_pretrained` takes the folder of any model, and initialises at random what it
-    does not find there.
+    `CLIPModel.from_pretrained` accepts the folder of any model and randomly initialises the
+    weights that it does not find there.
 
     Args:
-        name_or_path: Hub id or local folder of a `model_class`.
+        name_or_path: Hub id or local folder of a `model_class` checkpoint.
         model_class: `CLIPModel`, or another dual encoder such as `SiglipModel`.
-        **kwargs: further arguments of `from_pretrained`, such as `dtype`.
+        **kwargs: Further arguments of `from_pretrained`, such as `dtype`.
 
     Raises:
-        OSError: there is no such checkpoint.
-        ValueError: the checkpoint is of another architecture, or some of its weights are missing,
-            unexpected or of another shape.
+        OSError: If there is no such checkpoint.
+        ValueError: If the checkpoint has another architecture, or missing, unexpected or
+            mismatched weights.
     """
     config, _ = PreTrainedConfig.get_config_dict(name_or_path)
     model_type, needed = config.get("model_type"), model_class.config_class.model_type
@@ -59,7 +59,7 @@ def load_clip(name_or_path: str | os.PathLike, *, model_class: Any = CLIPModel, 
 
 
 def remedy(model_type: str | None) -> str:
-    """What to do with a checkpoint that is of another model_type than needed."""
+    """Advice on a checkpoint of the wrong `model_type`, for error messages."""
     return REMEDIES.get(
         str(model_type),
         "Use the checkpoint of a whole CLIPModel, such as 'openai/clip-vit-base-patch16', with "
@@ -74,10 +74,10 @@ def _first(keys: list[str], most: int = 5) -> str:
 
 
 def true_special_tokens(text_config: dict) -> dict[str, int]:
-    """The special tokens of the training, where a checkpoint's configuration states others.
+    """Special tokens used in training, where the checkpoint's configuration states others.
 
-    OpenAI's checkpoints name token 2 as the end, and pooling needs the true one. SigLIP 2's leave
-    the tokens of SigLIP's vocabulary; they have Gemma's, whose padding is read by the model.
+    The configurations of OpenAI's CLIP name token 2 as end of text, but pooling needs the real
+    end token. Those of SigLIP 2 keep the token ids of SigLIP's vocabulary instead of Gemma's.
     """
     vocab_size = text_config.get("vocab_size")
     if vocab_size == GEMMA_VOCAB_SIZE:

@@ -1,4 +1,4 @@
-"""Configuration of UrbanLN: CLIP's own, with longer text and the settings of self-distillation."""
+"""UrbanLN model configuration."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -19,27 +19,31 @@ PIPELINES = {
 
 @dataclass(init=False, repr=False, eq=False)
 class SelfDistillationFields:
-    """Fields that UrbanLN adds to the configuration of a dual encoder, before it among the bases.
+    """Configuration of momentum self-distillation and of the stretched text positions.
+
+    A mixin that precedes the configuration class of a dual encoder among the bases.
 
     Args:
-        distillation_weight: mu of equation (6); 0 leaves the contrastive loss alone.
-        distillation_warmup_steps: optimizer steps over which mu rises linearly from 0 (0: no ramp).
-        momentum: m of the teacher's moving average, `teacher = m * teacher + (1 - m) * student`.
-        queue_size: K, how many earlier teacher embeddings of each modality serve as keys.
-        contrastive_keys: `"teacher"` for the paper's loss, whose keys get no gradient; `"both"` for
-            the student's keys of the batch, with gradient, beside the teacher's of the queue;
-            `"student"` for CLIP's own loss within the batch, without teacher, queue and
-            pseudo-targets (mu must be 0).
-        num_preserved_positions: the first text positions, which stretching leaves untouched.
-        position_ratio: how many new positions each later one became.
-        position_mode: how the positions were stretched (`"none"`: they were not).
-        freeze_preserved_positions: whether the preserved positions get no gradient.
+        distillation_weight: Weight mu of the distillation loss, equation (6). 0 disables it.
+        distillation_warmup_steps: Number of optimizer steps over which mu rises linearly from 0
+            to `distillation_weight`.
+        momentum: Coefficient m of the moving average
+            `teacher = m * teacher + (1 - m) * student`.
+        queue_size: Number K of earlier teacher embeddings per modality that serve as keys.
+        contrastive_keys: Keys of the contrastive loss. `"teacher"` (the paper): teacher
+            embeddings, without gradient. `"both"`: student embeddings of the batch, with
+            gradient, and teacher embeddings of the queue. `"student"`: CLIP's in-batch loss
+            without teacher, queue and pseudo-targets; requires `distillation_weight=0`.
+        num_preserved_positions: Number of initial text positions that stretching keeps.
+        position_ratio: Stretching factor of the remaining positions.
+        position_mode: Stretching mode, see [`stretch_position_embeddings`]; `"none"` if the
+            positions were not stretched.
+        freeze_preserved_positions: Whether to exclude the preserved positions from training.
 
     Raises:
-        ValueError: a value outside its range, with the value that was got.
+        ValueError: If a value is out of range.
     """
 
-    # a saved folder carries the code, and so loads for these tasks without the package
     task_classes: ClassVar[dict[str, str]]
 
     distillation_weight: float | int = 0.5
@@ -53,13 +57,13 @@ class SelfDistillationFields:
     freeze_preserved_positions: bool = True
 
     def __post_init__(self: Any, **kwargs):
-        """Name the code that loads a saved folder."""
+        """Add the entries of `auto_map` and `custom_pipelines` that load a saved folder."""
         super().__post_init__(**kwargs)
         self.auto_map = {**self.task_classes, **(getattr(self, "auto_map", None) or {})}
         self.custom_pipelines = {**PIPELINES, **(getattr(self, "custom_pipelines", None) or {})}
 
     def validate_architecture(self):
-        """Part of `@strict`-powered validation: every number lies where its equation needs it."""
+        """Part of `@strict`-powered validation: check the ranges of the fields."""
         for name in ("distillation_weight", "momentum"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
@@ -86,7 +90,7 @@ class SelfDistillationFields:
 
 @strict
 class UrbanLNTextConfig(CLIPTextConfig):
-    """CLIP's text configuration with 248 positions (77 stretched by four after the first 20)."""
+    """CLIP's text configuration with 248 positions: 77, all but the first 20 stretched by 4."""
 
     max_position_embeddings: int = 248
 
@@ -95,7 +99,7 @@ class UrbanLNTextConfig(CLIPTextConfig):
 class UrbanLNConfig(SelfDistillationFields, CLIPConfig):
     """Configuration of [`UrbanLNModel`] and [`UrbanLNForPreTraining`].
 
-    Everything of `CLIPConfig`, and the fields of [`SelfDistillationFields`].
+    Takes the arguments of `CLIPConfig` and of [`SelfDistillationFields`].
     """
 
     model_type = "urbanln"
@@ -111,7 +115,7 @@ class UrbanLNConfig(SelfDistillationFields, CLIPConfig):
     text_config: dict | CLIPTextConfig | None = None
 
     def __post_init__(self, **kwargs):
-        """Read any CLIP text configuration as ours, so that 77 positions are saved as 77."""
+        """Convert a CLIP text configuration, whose defaults differ, to [`UrbanLNTextConfig`]."""
         if isinstance(self.text_config, PreTrainedConfig):
             self.text_config = UrbanLNTextConfig(**self.text_config.to_dict())
         super().__post_init__(**kwargs)

@@ -1,4 +1,4 @@
-"""Momentum self-distillation of a dual encoder: its twin, the queues and the loss (ALBEF)."""
+"""Momentum self-distillation of a dual encoder (ALBEF, https://arxiv.org/abs/2107.07651)."""
 
 import math
 from collections.abc import Iterator
@@ -28,20 +28,24 @@ TWIN, QUEUE = "momentum_encoder", "queue"
 
 @dataclass
 class UrbanLNForPreTrainingOutput(ModelOutput):
-    """Output of a pretraining model; B pairs, D dimensions, embeddings L2-normalised.
+    """Output of the pretraining models.
+
+    Embeddings have shape `(batch_size, projection_dim)` and are L2-normalised. With
+    `contrastive_keys="student"`, the fields after `text_embeds` and `distillation_loss` are None.
 
     Attributes:
-        loss: `(1 - mu) * contrastive_loss + mu * distillation_loss` (equation 6).
-        contrastive_loss: L_C, equation (4); with `contrastive_keys="student"` CLIP's in-batch loss.
-        distillation_loss: L_D, equation (5). This and what comes from the teacher is None with
+        loss: `(1 - mu) * contrastive_loss + mu * distillation_loss`, equation (6).
+        contrastive_loss: Contrastive loss, equation (4), or CLIP's in-batch loss with
             `contrastive_keys="student"`.
-        logits_per_image: `(B, B)`, student images against student texts over tau.
-        logits_per_text: `(B, B)`, its transpose.
-        image_embeds: `(B, D)`, student.
-        text_embeds: `(B, D)`, student.
-        image_embeds_m: `(B, D)`, teacher, no gradient.
-        text_embeds_m: `(B, D)`, teacher, no gradient.
-        target_entropy: entropy of the pseudo-targets in nats; near 0 they are almost one-hot.
+        distillation_loss: Distillation loss, equation (5).
+        logits_per_image: Image-text similarities of the student divided by tau, of shape
+            `(batch_size, batch_size)`.
+        logits_per_text: Transpose of `logits_per_image`.
+        image_embeds: Image embeddings of the student.
+        text_embeds: Text embeddings of the student.
+        image_embeds_m: Image embeddings of the teacher, without gradient.
+        text_embeds_m: Text embeddings of the teacher, without gradient.
+        target_entropy: Mean entropy of the pseudo-targets in nats.
     """
 
     loss: torch.Tensor | None = None
@@ -57,17 +61,18 @@ class UrbanLNForPreTrainingOutput(ModelOutput):
 
 
 class MomentumDistillationMixin(nn.Module):
-    """Adds a momentum twin, two queues and their loss to a dual encoder of transformers.
+    """Adds a momentum encoder, two embedding queues and their loss to a dual encoder.
 
-    It comes before the encoder among the bases and needs of it `get_image_features`,
-    `get_text_features` and `logit_scale`, and of its configuration [`SelfDistillationFields`] and
-    `projection_dim`, the width of the embeddings:
-
-        class NewForPreTraining(MomentumDistillationMixin, NewModel):
-            base_class = NewModel
+    The mixin precedes the encoder class among the bases. The encoder needs `get_image_features`,
+    `get_text_features` and `logit_scale`; its configuration needs `projection_dim` and
+    [`SelfDistillationFields`].
 
     Attributes:
-        base_class: Class of the encoder, which is also that of the twin and of what is published.
+        base_class: Class of the encoder, the momentum encoder and the published model.
+
+    Example:
+        >>> class NewForPreTraining(MomentumDistillationMixin, NewModel):
+        ...     base_class = NewModel
     """
 
     base_class: type
@@ -87,7 +92,7 @@ class MomentumDistillationMixin(nn.Module):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """As in transformers; without a twin in the checkpoint, it starts as the student's copy."""
+        """Load a checkpoint; if it has no momentum encoder, the teacher starts as a copy."""
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if not model.queue.started:
@@ -104,7 +109,7 @@ class MomentumDistillationMixin(nn.Module):
             init.constant_(module.queue_fill, NOT_STARTED)
 
     def load_base_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Load the weights of the student, strictly; the teacher becomes its copy."""
+        """Load the weights of the student strictly and copy them to the teacher."""
         missing, unexpected = self.load_state_dict(state, strict=False)
         missing = [key for key in missing if key.split(".")[0] not in (TWIN, QUEUE)]
         if missing or unexpected:
@@ -114,8 +119,8 @@ class MomentumDistillationMixin(nn.Module):
         self.reset_momentum_encoder()
 
     def to_base(self) -> Any:
-        """The model to publish, a `base_class` without twin and queue; shares the weights."""
-        with torch.device("meta"):  # a shell: every weight is replaced by the student's
+        """Return the model to publish: a `base_class` that shares the student's weights."""
+        with torch.device("meta"):  # every weight is replaced by the student's
             base = self.base_class(self.config)
         for name, module in self.named_children():
             if name not in (TWIN, QUEUE):
@@ -126,7 +131,7 @@ class MomentumDistillationMixin(nn.Module):
         return base.train(self.training)
 
     def train(self, mode: bool = True) -> "MomentumDistillationMixin":
-        """Set the mode of the student; the teacher stays in eval."""
+        """Set the mode of the student; the teacher stays in evaluation mode."""
         super().train(mode)
         self.momentum_encoder.eval()
         return self
@@ -138,20 +143,20 @@ class MomentumDistillationMixin(nn.Module):
                 yield parameter, teacher[name]
 
     def reset_momentum_encoder(self) -> None:
-        """Make the teacher a frozen copy of the student, and forget the old teacher's keys."""
+        """Copy the student's weights to the teacher and clear the queues."""
         student, teacher = zip(*self._paired_parameters(), strict=True)
         update_momentum_(student, teacher, momentum=0.0)
         self.momentum_encoder.requires_grad_(False).eval()
         self.queue.clear()
 
     def update_momentum_encoder(self) -> None:
-        """Move the teacher towards the student by `config.momentum`; after `optimizer.step()`."""
+        """Update the teacher's moving average. Call it after `optimizer.step()`."""
         student, teacher = zip(*self._paired_parameters(), strict=True)
         update_momentum_(student, teacher, self.config.momentum)
 
     @torch.no_grad()
     def clamp_logit_scale_(self) -> None:
-        """Keep 1 / tau in [1, 100]; after `optimizer.step()`."""
+        """Clamp 1 / tau to [1, 100]. Call it after `optimizer.step()`."""
         self.logit_scale.clamp_(MIN_LOG_SCALE, MAX_LOG_SCALE)
 
     def enqueue(
@@ -160,12 +165,13 @@ class MomentumDistillationMixin(nn.Module):
         text_embeds_m: torch.Tensor,
         sample_ids: torch.Tensor | None = None,
     ) -> None:
-        """Put the teacher's embeddings of this batch, over all processes, in the queue.
+        """Add the teacher's embeddings of the batch, gathered over all processes, to the queues.
 
         Args:
-            image_embeds_m: `(B, D)`, from the output of `forward`.
-            text_embeds_m: `(B, D)`.
-            sample_ids: `(B,)`; without them the entries are nobody's positives.
+            image_embeds_m: Image embeddings of shape `(batch_size, projection_dim)`.
+            text_embeds_m: Text embeddings of shape `(batch_size, projection_dim)`.
+            sample_ids: Sample ids of shape `(batch_size,)`. If None, the entries are positives of
+                no later sample.
         """
         self.queue.enqueue(_gather(image_embeds_m, text_embeds_m, sample_ids))
 
@@ -177,7 +183,7 @@ class MomentumDistillationMixin(nn.Module):
         pixel_values: torch.Tensor,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """L2-normalised image and text embeddings of student or teacher, `(B, D)`, float32."""
+        """L2-normalised image and text embeddings, each float32 of shape `(batch_size, dim)`."""
         image = encoder.get_image_features(pixel_values, **kwargs).pooler_output
         text = encoder.get_text_features(
             input_ids, attention_mask=attention_mask, **kwargs
@@ -191,7 +197,7 @@ class MomentumDistillationMixin(nn.Module):
         attention_mask: torch.Tensor | None,
         pixel_values: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The teacher's image and text embeddings of this batch, each `(B, D)`, float32."""
+        """Image and text embeddings of the teacher, each float32 of shape `(batch_size, dim)`."""
         return self.embed(self.momentum_encoder, input_ids, attention_mask, pixel_values)
 
     @torch.no_grad()
@@ -202,11 +208,11 @@ class MomentumDistillationMixin(nn.Module):
         pixel_values: torch.Tensor,
         sample_ids: torch.Tensor | None = None,
     ) -> MomentumKeys:
-        """The teacher's keys of this batch over all processes.
+        """Teacher embeddings of the batch, gathered over all processes.
 
-        Samples interact only through these keys. The keys of all micro-batches of an accumulation
-        window, joined by `MomentumKeys.concatenate` and given to each `forward`, therefore make
-        the accumulated gradient exactly that of one large batch.
+        Samples interact only through these keys. If every `forward` of an accumulation window gets
+        the keys of all its micro-batches, joined by `MomentumKeys.concatenate`, the accumulated
+        gradient equals that of one large batch.
         """
         embeds = self.encode_momentum(input_ids, attention_mask, pixel_values)
         return _gather(*embeds, sample_ids)
@@ -222,22 +228,24 @@ class MomentumDistillationMixin(nn.Module):
         distillation_weight: float | None = None,
         **kwargs,
     ) -> UrbanLNForPreTrainingOutput:
-        """The loss of a batch of B image-text pairs; changes neither teacher nor queue.
+        """Compute the loss of a batch of image-text pairs. Changes neither teacher nor queues.
 
         Args:
-            input_ids: `(B, length)`.
-            attention_mask: `(B, length)`.
-            pixel_values: `(B, 3, height, width)`.
-            sample_ids: `(B,)` int64. Keys of equal id are positives of one another, in the batch
-                and in the queue; -1 is unknown. None: only a pair's own key is its positive.
-            momentum_keys: keys to use in place of this batch's own (see
-                [`encode_momentum_keys`]); they must contain them.
-            key_offset: where this batch's own keys start in `momentum_keys`.
-            distillation_weight: mu of this step, `config.distillation_weight` where None.
-            **kwargs: passed on to both towers.
+            input_ids: Token ids of shape `(batch_size, length)`.
+            attention_mask: Attention mask of shape `(batch_size, length)`.
+            pixel_values: Images of shape `(batch_size, 3, height, width)`.
+            sample_ids: Sample ids of shape `(batch_size,)`, int64. Keys of equal id, in the batch
+                and in the queues, are positives of one another; -1 is unknown. If None, the only
+                positive of a query is the key of its own pair.
+            momentum_keys: Keys that replace, and contain, those of this batch; see
+                [`encode_momentum_keys`].
+            key_offset: Index of the first key of this batch in `momentum_keys`.
+            distillation_weight: Weight mu at this step. Defaults to `config.distillation_weight`.
+            **kwargs: Passed to both towers.
 
         Raises:
-            ValueError: a side is missing, or `sample_ids` or the keys do not fit the batch.
+            ValueError: If images or texts are missing, or `sample_ids` or the keys do not match
+                the batch.
         """
         self._check_inputs(input_ids, pixel_values, sample_ids, momentum_keys, key_offset)
         image_embeds, text_embeds = self.embed(
@@ -285,7 +293,6 @@ class MomentumDistillationMixin(nn.Module):
         key_offset: int,
         sample_ids: torch.Tensor | None,
     ) -> dict[str, torch.Tensor]:
-        """The parts of the loss against the given keys and the queue's."""
         keys = MomentumKeys.concatenate([momentum_keys, self.queue.keys()])
         query_ids = _known_ids(sample_ids, image_m)
         targets = positive_targets(keys.ids.shape[0], key_offset, query_ids, keys.ids)
@@ -327,14 +334,14 @@ class MomentumDistillationMixin(nn.Module):
 
 
 def _clamped_scale(logit_scale: torch.Tensor) -> torch.Tensor:
-    """1 / tau, within its bounds; the gradient passes, so that a scale beyond them can return."""
+    """1 / tau, clamped with a straight-through gradient so that it can return into the bounds."""
     log_scale = logit_scale.float()
     excess = (log_scale.clamp(MIN_LOG_SCALE, MAX_LOG_SCALE) - log_scale).detach()
     return (log_scale + excess).exp()
 
 
 def _with_own(keys: torch.Tensor, own: torch.Tensor, offset: int) -> torch.Tensor:
-    """The keys with those of this batch replaced by the student's, which carry a gradient."""
+    """Replace the keys of this batch by the student's, which have a gradient."""
     return torch.cat([keys[:offset], own, keys[offset + own.shape[0] :]])
 
 

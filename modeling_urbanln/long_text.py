@@ -1,4 +1,4 @@
-"""What UrbanLN adds to a dual encoder of transformers: longer text, and forward of one side."""
+"""Long text for dual encoders."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ POSITIONS = "text_model.embeddings.position_embedding.weight"
 
 
 class FrozenPositionsMixin(nn.Module):
-    """Keeps the first positions of CLIP's or SigLIP's text embeddings out of training.
+    """Excludes the first text positions of CLIP or SigLIP from training.
 
-    The gradient is cut in the forward pass: a gradient hook would be lost when `from_pretrained` or
-    `deepcopy` replaces the parameter.
+    The gradient is cut in the forward pass because a gradient hook would be lost when
+    `from_pretrained` or `deepcopy` replaces the parameter.
     """
 
     num_frozen_positions = 0
@@ -32,7 +32,7 @@ class FrozenPositionsMixin(nn.Module):
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Token plus position embeddings, `(batch, length, hidden_size)`."""
+        """Sum of token and position embeddings, of shape `(batch_size, length, hidden_size)`."""
         if inputs_embeds is None:
             inputs_embeds = self.token_embedding(input_ids)
         embeddings = super().forward(position_ids=position_ids, inputs_embeds=inputs_embeds)
@@ -46,11 +46,11 @@ class FrozenPositionsMixin(nn.Module):
 
 
 class LongTextMixin(nn.Module):
-    """Adds stretched text positions to a dual encoder; it comes before it among the bases.
+    """Adds stretched text positions to a dual encoder, which it precedes among the bases.
 
     Attributes:
         source_class: Class of the dual encoder.
-        source_positions: Text positions its checkpoints have; a longer table is stretched already.
+        source_positions: Number of text positions of its unstretched checkpoints.
         embeddings_class: Class of the text embeddings, with frozen positions.
     """
 
@@ -83,21 +83,20 @@ class LongTextMixin(nn.Module):
         mode: str = "ipsi",
         **config_overrides,
     ) -> Any:
-        """Build the model from any checkpoint of its dual encoder, stretching its positions.
+        """Initialise the model from a checkpoint of its dual encoder, stretching the positions.
 
         Args:
-            name_or_path_or_model: Hub id, local folder, or a model, which is not changed: a
-                `CLIPModel` for UrbanLN, a `SiglipModel` for UrbanLNSiglip. A checkpoint of UrbanLN
-                is not accepted: its positions are stretched already.
-            num_preserved: see [`stretch_position_embeddings`].
-            ratio: see [`stretch_position_embeddings`].
-            mode: see [`stretch_position_embeddings`]; `"none"` keeps the positions as they are
-                (for longer text that means truncation).
-            **config_overrides: further fields of the configuration.
+            name_or_path_or_model: Hub id, local folder or model, which is not changed: a
+                `CLIPModel` for UrbanLN, a `SiglipModel` for UrbanLNSiglip.
+            num_preserved: See [`stretch_position_embeddings`].
+            ratio: See [`stretch_position_embeddings`].
+            mode: See [`stretch_position_embeddings`]. `"none"` keeps the positions and truncates
+                longer texts.
+            **config_overrides: Further fields of the configuration.
 
         Raises:
-            ValueError: the checkpoint is of another architecture, some of its weights are missing
-                or do not fit, or its positions are stretched already.
+            ValueError: If the checkpoint has another architecture, missing or mismatched weights,
+                or positions that are already stretched.
         """
         source = name_or_path_or_model
         if not isinstance(source, nn.Module):
@@ -136,7 +135,7 @@ class LongTextMixin(nn.Module):
         return model
 
     def load_base_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Load the weights of both towers and their projections, strictly."""
+        """Load the weights of both towers and their projections strictly."""
         self.load_state_dict(state, strict=True)
 
     @can_return_tuple
@@ -150,24 +149,24 @@ class LongTextMixin(nn.Module):
         interpolate_pos_encoding: bool = False,
         **kwargs,
     ) -> CLIPOutput:
-        """Embed images, texts, or both; what belongs to a missing side is None.
+        """Embed images, texts or both. Outputs of a modality that is not given are None.
 
         Args:
-            input_ids: `(text_batch, length)`, at most as long as there are positions.
-            pixel_values: `(image_batch, 3, height, width)`.
-            attention_mask: `(text_batch, length)`.
-            position_ids: `(text_batch, length)`, 0, 1, 2, ... where not given.
-            return_loss: also return CLIP's symmetric contrastive loss (needs both sides).
-            interpolate_pos_encoding: accept images of another size than the configured one.
-            **kwargs: passed on to both towers (`output_hidden_states`, ...); `return_dict=False`
-                returns a tuple.
+            input_ids: Token ids of shape `(text_batch_size, length)`.
+            pixel_values: Images of shape `(image_batch_size, 3, height, width)`.
+            attention_mask: Attention mask of shape `(text_batch_size, length)`.
+            position_ids: Position ids of shape `(text_batch_size, length)`.
+            return_loss: Whether to return CLIP's symmetric contrastive loss.
+            interpolate_pos_encoding: Whether to accept images of another size than configured.
+            **kwargs: Passed to both towers, e.g. `output_hidden_states`. With `return_dict=False`
+                the output is a tuple.
 
         Returns:
-            `CLIPOutput`: `image_embeds` and `text_embeds` of shape `(batch, projection_dim)`,
-            L2-normalised; `logits_per_image` of shape `(image_batch, text_batch)`.
+            `CLIPOutput`: `image_embeds` and `text_embeds` of shape `(batch_size, projection_dim)`,
+            L2-normalised; `logits_per_image` of shape `(image_batch_size, text_batch_size)`.
 
         Raises:
-            ValueError: neither side is given, or `return_loss` with only one.
+            ValueError: If neither modality is given, or only one with `return_loss`.
         """
         if input_ids is None and pixel_values is None:
             raise ValueError(

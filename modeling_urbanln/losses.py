@@ -1,7 +1,7 @@
-"""Losses of momentum self-distillation: pure functions on tensors (UrbanLN, equations 3 to 6).
+"""Losses of momentum self-distillation as functions of tensors (UrbanLN, equations 3 to 6).
 
-B queries meet M keys: the teacher's embeddings of the whole current batch, then those in the
-queue. The algorithm is that of ALBEF (Li et al. 2021, https://arxiv.org/abs/2107.07651).
+B queries are compared with M keys: the teacher's embeddings of the current batch, followed by those
+of the queue. The algorithm is ALBEF's (Li et al. 2021, https://arxiv.org/abs/2107.07651).
 """
 
 import torch
@@ -14,17 +14,17 @@ def positive_targets(
     query_ids: torch.Tensor,
     key_ids: torch.Tensor,
 ) -> torch.Tensor:
-    """Target distribution over the keys: spread evenly over a query's positives.
+    """Target distribution over the keys, uniform over the positives of each query.
 
-    The positives of query i are key `offset + i` (its own) and every key of the same id. A city
-    has hardly more images than the queue has places, so an image's own older key is often in the
-    queue: without the ids it would count as a negative.
+    The positives of query i are its own key `offset + i` and all keys of the same id. A city often
+    has fewer images than the queue has entries, so the queue often holds an earlier key of the same
+    image, which would otherwise count as a negative.
 
     Args:
-        num_keys: M.
-        offset: position of the first query's own key among the keys.
-        query_ids: int64 of shape `(B,)`; a negative id is unknown and equals nothing.
-        key_ids: int64 of shape `(M,)`.
+        num_keys: Number of keys M.
+        offset: Index of the first query's own key.
+        query_ids: Sample ids of shape `(B,)`, int64; a negative id is unknown and matches nothing.
+        key_ids: Sample ids of shape `(M,)`, int64.
 
     Returns:
         Float tensor of shape `(B, M)` whose rows sum to 1.
@@ -42,8 +42,8 @@ def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Mean over the queries of `-sum_k target_k log p_k` (one direction of equation 4).
 
     Args:
-        logits: `(B, M)`, similarities over tau.
-        targets: `(B, M)`, rows sum to 1.
+        logits: Similarities divided by tau, of shape `(B, M)`.
+        targets: Target distributions of shape `(B, M)`.
     """
     return -(targets * F.log_softmax(logits, dim=1)).sum(dim=1).mean()
 
@@ -52,8 +52,8 @@ def kl_divergence(logits: torch.Tensor, teacher_probs: torch.Tensor) -> torch.Te
     """Mean over the queries of KL(q || p) (one direction of equation 5).
 
     Args:
-        logits: the student's, `(B, M)`.
-        teacher_probs: q, the pseudo-targets, `(B, M)`, detached.
+        logits: Logits of the student, of shape `(B, M)`.
+        teacher_probs: Pseudo-targets q of shape `(B, M)`, detached.
     """
     return F.kl_div(F.log_softmax(logits, dim=1), teacher_probs, reduction="batchmean")
 
@@ -66,12 +66,10 @@ def entropy(probs: torch.Tensor) -> torch.Tensor:
 def in_batch_loss(logits_per_image: torch.Tensor, sample_ids: torch.Tensor) -> torch.Tensor:
     """CLIP's loss within a batch (Radford et al. 2021, https://arxiv.org/abs/2103.00020).
 
-    Queries and keys are both the student's and both receive a gradient.
-
     Args:
-        logits_per_image: `(B, B)`, images against texts of the batch, over tau.
-        sample_ids: int64 of shape `(B,)`; pairs of one id are positives of one another, a negative
-            id is unknown and equals nothing.
+        logits_per_image: Image-text similarities divided by tau, of shape `(B, B)`.
+        sample_ids: Sample ids of shape `(B,)`, int64; pairs of equal id are positives of one
+            another, a negative id is unknown and matches nothing.
     """
     targets = positive_targets(len(sample_ids), 0, sample_ids, sample_ids)
     logits = logits_per_image.float()
@@ -89,19 +87,19 @@ def momentum_distillation_losses(
     scale: torch.Tensor,
     student_keys: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> dict[str, torch.Tensor]:
-    """L_C of equation (4), L_D of equation (5), and the entropy of the pseudo-targets.
+    """Contrastive loss (4), distillation loss (5) and entropy of the pseudo-targets.
 
     Args:
-        image_embeds: student's, `(B, D)`, L2-normalised; `text_embeds` likewise.
-        text_embeds: see above.
-        image_embeds_m: teacher's of the same pairs, `(B, D)`, L2-normalised, no gradient.
-        text_embeds_m: see above.
-        image_keys: teacher's keys, `(M, D)`: batch first, then queue.
-        text_keys: the texts of the same keys, `(M, D)`.
-        targets: `(B, M)` of [`positive_targets`].
+        image_embeds: Image embeddings of the student, `(B, D)`, L2-normalised.
+        text_embeds: Text embeddings of the student, `(B, D)`, L2-normalised.
+        image_embeds_m: Image embeddings of the teacher, `(B, D)`, L2-normalised, no gradient.
+        text_embeds_m: Text embeddings of the teacher, `(B, D)`, L2-normalised, no gradient.
+        image_keys: Image keys of the teacher, `(M, D)`: batch, then queue.
+        text_keys: Text keys of the teacher, `(M, D)`, in the same order.
+        targets: Target distributions of shape `(B, M)`, see [`positive_targets`].
         scale: 1 / tau, a scalar.
-        student_keys: image and text keys that the student's queries meet, each `(M, D)`, where
-            these differ from the teacher's.
+        student_keys: Image and text keys for the student's queries, each `(M, D)`. Defaults to
+            the teacher's.
 
     Returns:
         `contrastive_loss`, `distillation_loss` and `target_entropy`, scalars.

@@ -1,6 +1,6 @@
-"""UrbanLN: CLIP with long text, and its pretraining by momentum self-distillation.
+"""UrbanLN: CLIP with long text, pretrained by momentum self-distillation.
 
-Paper: https://arxiv.org/abs/2511.07062. Only the difference to CLIP is written here.
+Paper: https://arxiv.org/abs/2511.07062.
 """
 
 from transformers import CLIPModel
@@ -9,20 +9,20 @@ from transformers.models.clip.modeling_clip import CLIPTextEmbeddings
 from .configuration_urbanln import UrbanLNConfig
 from .distillation_urbanln import MomentumDistillationMixin, UrbanLNForPreTrainingOutput
 from .long_text import FrozenPositionsMixin, LongTextMixin
-from .pipeline_urbanln import TASK  # noqa: F401 - so that a saved folder carries the pipeline
+from .pipeline_urbanln import TASK  # noqa: F401 - save_pretrained copies imported modules
 
 
 class UrbanLNTextEmbeddings(FrozenPositionsMixin, CLIPTextEmbeddings):
-    """CLIP's text embeddings whose first positions can be kept out of training."""
+    """CLIP text embeddings whose first positions can be excluded from training."""
 
 
 class UrbanLNModel(LongTextMixin, CLIPModel):
-    """CLIP with stretched text positions; takes images, texts, or both.
+    """CLIP with stretched text positions, for images, texts or both.
 
-    A saved folder loads with `AutoModel.from_pretrained(folder, trust_remote_code=True)`, also
-    where this package is not installed.
+    A saved folder loads with `AutoModel.from_pretrained(folder, trust_remote_code=True)`, without
+    this package.
 
-    Examples:
+    Example:
         >>> from modeling_urbanln import UrbanLNModel, UrbanLNProcessor
         >>> model = UrbanLNModel.from_clip_pretrained("openai/clip-vit-base-patch16")
         >>> processor = UrbanLNProcessor.from_clip_pretrained("openai/clip-vit-base-patch16")
@@ -39,11 +39,11 @@ class UrbanLNModel(LongTextMixin, CLIPModel):
 
 
 class UrbanLNForPreTraining(MomentumDistillationMixin, UrbanLNModel):
-    """UrbanLN with its momentum twin and two queues (student, teacher, keys).
+    """UrbanLN with a momentum encoder and two embedding queues.
 
     `forward` changes no state. The training loop calls `clamp_logit_scale_()` and
     `update_momentum_encoder()` after `optimizer.step()`, and `enqueue(...)` after each batch.
-    `to_base()` is what is published: twin and queues stay in training checkpoints.
+    `to_base()` returns the model to publish, without momentum encoder and queues.
 
     Example:
         >>> model = UrbanLNForPreTraining.from_clip_pretrained("openai/clip-vit-base-patch16")

@@ -1,6 +1,6 @@
-"""UrbanLN on SigLIP 2: the same long text and self-distillation on another dual encoder.
+"""UrbanLN on SigLIP 2.
 
-SigLIP 2's 64 text positions become 196 by the same stretch; FG-CLIP 2 stretches them so too
+The 64 text positions of SigLIP 2 become 196, as in FG-CLIP 2
 (https://github.com/360CVGroup/FG-CLIP, `fgclip2.py`).
 """
 
@@ -15,18 +15,18 @@ from transformers.models.siglip.modeling_siglip import SiglipTextEmbeddings
 from .configuration_urbanln import SelfDistillationFields
 from .distillation_urbanln import MomentumDistillationMixin
 from .long_text import FrozenPositionsMixin, LongTextMixin
-from .pipeline_urbanln import TASK  # noqa: F401 - so that a saved folder carries the pipeline
+from .pipeline_urbanln import TASK  # noqa: F401 - save_pretrained copies imported modules
 
 
 @strict
 class UrbanLNSiglipConfig(SelfDistillationFields, SiglipConfig):
     """Configuration of [`UrbanLNSiglipModel`] and [`UrbanLNSiglipForPreTraining`].
 
-    Everything of `SiglipConfig`, and what [`UrbanLNConfig`] adds to CLIP's.
+    Takes the arguments of `SiglipConfig` and of [`SelfDistillationFields`].
     """
 
-    # without the word siglip: for those, the zero-shot pipeline of transformers takes the sigmoid
-    # of the logits, and these are trained for the softmax
+    # must not contain "siglip": the zero-shot pipeline of transformers would apply a sigmoid to the
+    # logits, and this model is trained with a softmax
     model_type = "urbanln_sig"
     task_classes = {  # noqa: RUF012
         "AutoModelForPreTraining": "modeling_urbanln_siglip.UrbanLNSiglipForPreTraining",
@@ -35,34 +35,32 @@ class UrbanLNSiglipConfig(SelfDistillationFields, SiglipConfig):
 
     @property
     def projection_dim(self) -> int:
-        """Width of the embeddings: SigLIP pools its images without a projection."""
+        """Embedding dimension; SigLIP has no image projection."""
         vision_config: Any = self.vision_config
         return vision_config.hidden_size
 
 
 class UrbanLNSiglipTextEmbeddings(FrozenPositionsMixin, SiglipTextEmbeddings):
-    """SigLIP's text embeddings whose first positions can be kept out of training."""
+    """SigLIP text embeddings whose first positions can be excluded from training."""
 
 
 class UrbanLNSiglipModel(LongTextMixin, SiglipModel):
-    """SigLIP 2 with stretched text positions; takes images, texts, or both.
+    """SigLIP 2 with stretched text positions, for images, texts or both.
 
-    It builds on `SiglipModel`, not on `Siglip2Model`: the checkpoints of a fixed resolution, such
-    as `google/siglip2-base-patch16-224`, are of model_type `siglip`. `Siglip2Model` is for the
-    NaFlex checkpoints alone, which take patches of images of any shape.
+    It extends `SiglipModel` because SigLIP 2 checkpoints of fixed resolution, such as
+    `google/siglip2-base-patch16-224`, have model_type `siglip`; `Siglip2Model` is for NaFlex
+    checkpoints.
 
-    What differs from SigLIP, and from UrbanLN on CLIP:
+    Differences from SigLIP and from [`UrbanLNModel`]:
 
-    - `logit_bias` is kept in the weights and unused: it is the sigmoid loss's, and the softmax
-      that this model is trained with does not depend on it.
-    - SigLIP reads texts at full length, padding included, and pools the last position. So texts
-      are padded to all positions here, whatever their length, and attention masks are ignored:
-      every text costs 196 tokens.
-    - The last position is extrapolated, and the positions it attends to are more than SigLIP was
-      trained with: unlike a stretched CLIP, a stretched SigLIP embeds short texts differently,
-      and has to be trained before it is used.
+    - `logit_bias` is kept in the weights but not used: it belongs to the sigmoid loss, and a
+      softmax is invariant to it.
+    - SigLIP pools the last position and reads padding. Texts are therefore padded to all 196
+      positions and attention masks are ignored.
+    - The last position is extrapolated and attends to more positions than in SigLIP's training.
+      Embeddings of short texts therefore change, and the model must be trained before use.
 
-    Examples:
+    Example:
         >>> name = "google/siglip2-base-patch16-224"
         >>> model = UrbanLNSiglipModel.from_clip_pretrained(name)  # 64 -> 196 positions
         >>> processor = UrbanLNProcessor.from_clip_pretrained(name)
@@ -77,7 +75,7 @@ class UrbanLNSiglipModel(LongTextMixin, SiglipModel):
     def __init__(self, config: UrbanLNSiglipConfig):
         super().__init__(config)
         bias = self.logit_bias.detach()
-        del self.logit_bias  # a parameter without gradient would stop several processes
+        del self.logit_bias  # unused parameters raise an error in DistributedDataParallel
         self.register_buffer("logit_bias", bias)
 
     def get_text_features(
@@ -87,13 +85,14 @@ class UrbanLNSiglipModel(LongTextMixin, SiglipModel):
         position_ids: torch.Tensor | None = None,
         **kwargs,
     ) -> Any:
-        """The text tower's output, read at full length; `attention_mask` is ignored.
+        """Compute text features over all positions; `attention_mask` is ignored.
 
         Args:
-            input_ids: `(batch, length)`, padded here to `(batch, max_position_embeddings)`.
-            attention_mask: accepted for the sake of CLIP's callers.
-            position_ids: `(batch, max_position_embeddings)`, where not 0, 1, 2, ...
-            **kwargs: see `SiglipModel`.
+            input_ids: Token ids of shape `(batch_size, length)`, padded here to
+                `max_position_embeddings`.
+            attention_mask: Ignored, accepted for compatibility with CLIP.
+            position_ids: Position ids of shape `(batch_size, max_position_embeddings)`.
+            **kwargs: See `SiglipModel`.
         """
         text_config: Any = self.config.text_config
         missing = max(0, text_config.max_position_embeddings - input_ids.shape[1])
@@ -102,7 +101,7 @@ class UrbanLNSiglipModel(LongTextMixin, SiglipModel):
 
 
 class UrbanLNSiglipForPreTraining(MomentumDistillationMixin, UrbanLNSiglipModel):
-    """UrbanLN on SigLIP 2 with its momentum twin and two queues; see [`UrbanLNForPreTraining`]."""
+    """UrbanLN on SigLIP 2 with momentum encoder and queues; see [`UrbanLNForPreTraining`]."""
 
     base_class = UrbanLNSiglipModel
 

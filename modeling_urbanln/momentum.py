@@ -1,4 +1,4 @@
-"""The teacher's moving average, and the queue of its embeddings."""
+"""Momentum update of the teacher and queue of its embeddings."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,22 +14,22 @@ NOT_STARTED = -1
 def update_momentum_(
     student: Iterable[torch.Tensor], teacher: Iterable[torch.Tensor], momentum: float
 ) -> None:
-    """In place, `teacher = momentum * teacher + (1 - momentum) * student`, in a few fused calls.
+    """Update in place: `teacher = momentum * teacher + (1 - momentum) * student`.
 
     Args:
-        student: parameters, in the teacher's order.
-        teacher: parameters of the same shapes; changed.
-        momentum: m in [0, 1]; 0 copies the student, 1 leaves the teacher as it is.
+        student: Parameters of the student, in the teacher's order.
+        teacher: Parameters of the teacher, updated in place.
+        momentum: Coefficient m in [0, 1]; 0 copies the student, 1 keeps the teacher.
     """
     teacher, student = list(teacher), list(student)
-    if momentum == 0:  # exactly a copy, whatever the rounding of the interpolation
+    if momentum == 0:  # lerp would round
         torch._foreach_copy_(teacher, student)
     else:
         torch._foreach_lerp_(teacher, student, 1 - momentum)
 
 
 def gather_without_gradient(tensor: torch.Tensor) -> torch.Tensor:
-    """Concatenate a tensor of every process along dimension 0, in rank order."""
+    """Concatenate a tensor over all processes along dimension 0, in rank order."""
     if not is_distributed():
         return tensor
     parts = [torch.empty_like(tensor) for _ in range(distributed.get_world_size())]
@@ -38,7 +38,7 @@ def gather_without_gradient(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def is_distributed() -> bool:
-    """Whether several processes train together."""
+    """Whether training runs in more than one process."""
     return (
         distributed.is_available()
         and distributed.is_initialized()
@@ -48,12 +48,12 @@ def is_distributed() -> bool:
 
 @dataclass(frozen=True)
 class MomentumKeys:
-    """The teacher's embeddings of one batch over all processes.
+    """Teacher embeddings of a batch over all processes.
 
     Attributes:
-        image: `(M, D)`, L2-normalised.
-        text: `(M, D)`, L2-normalised.
-        ids: `(M,)` int64; `UNKNOWN_ID` equals nothing.
+        image: Image embeddings of shape `(M, D)`, L2-normalised.
+        text: Text embeddings of shape `(M, D)`, L2-normalised.
+        ids: Sample ids of shape `(M,)`, int64; `UNKNOWN_ID` matches nothing.
     """
 
     image: torch.Tensor
@@ -62,7 +62,7 @@ class MomentumKeys:
 
     @staticmethod
     def concatenate(parts: "Iterable[MomentumKeys]") -> "MomentumKeys":
-        """Join the keys of several micro-batches, in order."""
+        """Concatenate the keys of several micro-batches."""
         parts = list(parts)
         return MomentumKeys(
             image=torch.cat([part.image for part in parts]),
@@ -72,15 +72,13 @@ class MomentumKeys:
 
 
 class EmbeddingQueue(nn.Module):
-    """Ring buffer of the last `size` image-text embeddings of the teacher, with their ids.
+    """Ring buffer of the last `size` image and text embeddings of the teacher, with sample ids.
 
-    Empty places are never handed out; a batch of any size may be put in, also one that wraps
-    around the end or is longer than the queue. The buffers are persistent: they come back from a
-    training checkpoint.
+    The buffers are persistent, so training checkpoints contain them.
 
     Args:
-        size: K, 0 or more.
-        dim: D, the width of an embedding.
+        size: Capacity K.
+        dim: Embedding dimension D.
     """
 
     image_queue: torch.Tensor
@@ -92,7 +90,7 @@ class EmbeddingQueue(nn.Module):
     def __init__(self, size: int, dim: int):
         super().__init__()
         self.size = size
-        self._is_full = False  # once it is, its length is known without asking the device
+        self._is_full = False  # cached to avoid a device synchronisation per step
         self.register_buffer("image_queue", torch.zeros(size, dim))
         self.register_buffer("text_queue", torch.zeros(size, dim))
         self.register_buffer("id_queue", torch.full((size,), UNKNOWN_ID, dtype=torch.int64))
@@ -112,22 +110,22 @@ class EmbeddingQueue(nn.Module):
 
     @property
     def started(self) -> bool:
-        """False where a checkpoint held no training state and none has been begun."""
+        """Whether the checkpoint contained training state or training has begun."""
         return int(self.queue_fill) != NOT_STARTED
 
     @torch.no_grad()
     def clear(self) -> None:
-        """Forget all entries."""
+        """Remove all entries."""
         self._is_full = False
         self.queue_ptr.zero_()
         self.queue_fill.zero_()
 
     @torch.no_grad()
     def enqueue(self, keys: MomentumKeys) -> None:
-        """Put keys in, oldest first; the oldest entries make way."""
+        """Add keys of any batch size, oldest first, replacing the oldest entries."""
         if self.size == 0:
             return
-        start = max(0, keys.ids.shape[0] - self.size)  # of a longer batch the last K remain
+        start = max(0, keys.ids.shape[0] - self.size)
         count = keys.ids.shape[0] - start
         places = (self.queue_ptr + torch.arange(count, device=self.queue_ptr.device)) % self.size
         self.image_queue[places] = keys.image[start:].to(self.image_queue)
@@ -137,7 +135,7 @@ class EmbeddingQueue(nn.Module):
         self.queue_fill.copy_((self.queue_fill + count).clamp(max=self.size))
 
     def keys(self) -> MomentumKeys:
-        """What the queue holds, in the order of its places (not of age); views, not copies."""
+        """Filled entries as views, in buffer order."""
         filled = len(self)
         return MomentumKeys(
             image=self.image_queue[:filled],

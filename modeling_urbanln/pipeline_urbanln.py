@@ -1,12 +1,4 @@
-"""The pipeline that ships with a checkpoint: images of a region in, one vector a view out.
-
-```python
-pipe = pipeline("urban-region-feature-extraction", model=FOLDER_OR_ID, trust_remote_code=True)
-pipe("tile.png")  # (dim,)
-pipe({"street_view": ["a.jpg", "b.jpg"], "satellite": tile})  # a vector a view
-pipe(load_dataset(DATASET, "city-satellite", split="train"))  # a table, region by region
-```
-"""
+"""Pipeline that computes region embeddings from images."""
 
 import io
 import urllib.request
@@ -22,37 +14,44 @@ VIEWS = ("street_view", "satellite")
 COUNTS = {"street_view": "n_street_views", "satellite": "n_satellite"}
 RETURN_TYPES = ("numpy", "torch", "table")
 MAX_PIXELS, MAX_BYTES = 80_000_000, 64 * 2**20
-# others start programs (EPS: Ghostscript) or are seldom tried
+# without formats that run external programs, such as EPS (Ghostscript)
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 BATCH_SIZE = 16
-# what `datasets` hands out for an image that is not decoded
-UNDECODED = {"bytes", "path"}
+UNDECODED = {"bytes", "path"}  # keys of an undecoded image of `datasets`
 IMAGE = "image"
 FORMS = "an image (PIL, bytes, a path or a URL), or a mapping with `street_view` and `satellite`"
 
 
 class UrbanRegionFeatureExtractionPipeline(ChunkPipeline):
-    """Region vectors, pooled as in the paper: the mean over the images of a view.
+    """Feature extraction for urban regions: the mean of the image embeddings of each view.
 
-    Vectors are the image tower's projected features, not normalised, as probes take them. Batches
-    are formed across regions, so that regions of one image each run as fast as many-image ones.
+    Embeddings are the projected features of the image tower, not normalised. Batches are formed
+    across regions.
 
     Args of a call:
-        inputs: an image (PIL, bytes, a path or a URL) or a region, a mapping with `street_view`
-            (a list of images) and `satellite` (an image or a list), either of which may be missing;
-            a list or a generator of these; or a table of images with the columns `image` and
-            `region_id`, streaming or not, whose rows are pooled by region.
-        return_type: "numpy", "torch", or "table": columns for `pandas.DataFrame`.
-        batch_size: images the model takes at a time.
+        inputs: An image (PIL, bytes, path or URL); a region, i.e. a mapping with `street_view`
+            (a list of images) or `satellite` (an image or a list) or both; a list or generator of
+            these; or a dataset of `datasets` with the columns `image` and `region_id`, streaming
+            or not, whose rows are averaged by region.
+        return_type: `"numpy"`, `"torch"` or `"table"` (columns for `pandas.DataFrame`).
+        batch_size: Number of images per forward pass.
+        timeout: Timeout in seconds of downloads.
 
     Returns:
-        For an image a vector `(dim,)`; for a region a mapping of `street_view` and `satellite` to
-        `(dim,)`, None where it has no image, with `n_street_views`, `n_satellite` and the
-        `region_id` it came with; a list of these for a list. For a table of images, or with
-        return_type "table", columns: `region_id`, both counts and both views.
+        An embedding of shape `(projection_dim,)` per image. Per region, a mapping with one
+        embedding per view (None without images), `n_street_views`, `n_satellite` and `region_id`.
+        With `return_type="table"`, or for a dataset, a mapping of these names to columns.
 
     Raises:
-        ValueError: what was given is no image or region; the message says what it was.
+        ValueError: If an input is not an image or region.
+
+    Example:
+        >>> pipe = pipeline(
+        ...     "urban-region-feature-extraction", model="org/name", trust_remote_code=True
+        ... )
+        >>> pipe("tile.png")
+        >>> pipe({"street_view": ["a.jpg", "b.jpg"], "satellite": "tile.png"})
+        >>> pipe(load_dataset("org/dataset", "city-satellite", split="train"))
     """
 
     _load_processor = False  # type: ignore[assignment]
@@ -61,13 +60,13 @@ class UrbanRegionFeatureExtractionPipeline(ChunkPipeline):
     _load_tokenizer = False  # type: ignore[assignment]
 
     def __init__(self, *args: Any, **kwargs: Any):
-        # `pipeline(...)` hands batch_size=None over
+        # `pipeline(...)` passes batch_size=None
         if kwargs.get("batch_size") is None:
             kwargs["batch_size"] = BATCH_SIZE
         super().__init__(*args, **kwargs)
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
-        """See the class."""
+        """Compute embeddings; see the class for arguments and return values."""
         return_type = kwargs.get("return_type", "numpy")
         if hasattr(inputs, "column_names") or hasattr(inputs, "features"):
             return self._table_of_images(inputs, **kwargs)
@@ -84,7 +83,7 @@ class UrbanRegionFeatureExtractionPipeline(ChunkPipeline):
         return {"timeout": timeout}, {}, {"return_type": return_type}
 
     def preprocess(self, inputs: Any, timeout: float | None = None) -> Iterator[dict[str, Any]]:
-        """One image at a time; the last of a region says so."""
+        """Yield one image at a time; `is_last` marks the last image of a region."""
         images = list(images_of(inputs))
         region_id = inputs.get("region_id") if isinstance(inputs, Mapping) else None
         pixels = self._pixels([image for _, image in images], timeout)
@@ -97,7 +96,7 @@ class UrbanRegionFeatureExtractionPipeline(ChunkPipeline):
             }
 
     def _pixels(self, images: list[Any], timeout: float | None) -> Iterator[torch.Tensor]:
-        """Each `(1, 3, H, W)`; prepared some at a time, which is faster than one by one."""
+        """Pixel values of shape `(1, 3, H, W)`, processed in batches for speed."""
         for start in range(0, len(images), BATCH_SIZE):
             some = [read_image(image, timeout) for image in images[start : start + BATCH_SIZE]]
             pixels = self.image_processor(images=some, return_tensors="pt")["pixel_values"]
@@ -109,7 +108,7 @@ class UrbanRegionFeatureExtractionPipeline(ChunkPipeline):
         return {**model_inputs, "embedding": features.pooler_output.float()}
 
     def postprocess(self, model_outputs: list[dict[str, Any]], return_type: str = "numpy") -> Any:
-        """The mean of each view."""
+        """Average the embeddings of each view."""
         as_tensor = return_type == "torch"
         views = [output["view"] for output in model_outputs]
         vectors = torch.cat([output["embedding"].reshape(1, -1) for output in model_outputs])
@@ -126,19 +125,17 @@ class UrbanRegionFeatureExtractionPipeline(ChunkPipeline):
         return region
 
     def _checked(self, inputs: Any) -> Any:
-        """Empty lists come back from the library as errors that explain nothing."""
         if isinstance(inputs, list | tuple) and len(inputs) == 0:
             raise ValueError(f"There is nothing to encode: got an empty list. Give {FORMS}.")
         return inputs
 
     def _table_of_images(self, rows: Any, **kwargs: Any) -> dict[str, list[Any]]:
-        """Pool a table of images by region; memory grows with the regions, not with the images."""
+        """Average a dataset by region in memory proportional to the number of regions."""
         names = set(rows.column_names or rows.features or ())
         if not {"image", "region_id"} <= names:
             raise ValueError(
                 f"A table of images needs the columns `image` and `region_id`, got {sorted(names)}."
             )
-        # only street views have a heading
         view = "street_view" if "heading" in names else "satellite"
         kwargs.pop("return_type", None)
         order: list[Any] = []
@@ -170,17 +167,17 @@ class UrbanRegionFeatureExtractionPipeline(ChunkPipeline):
 
 
 def columns_of(regions: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Rows as columns, in the order of an embedding table."""
+    """Convert rows to columns, in the order of an embedding table."""
     rows = list(regions)
     names = ("region_id", *COUNTS.values(), *VIEWS)
     return {name: [row[name] for row in rows] for name in names}
 
 
 def images_of(inputs: Any) -> Iterator[tuple[str, Any]]:
-    """The images of an input with their views.
+    """Yield the images of an input with their views.
 
     Raises:
-        ValueError: a region with an unknown view, or without an image.
+        ValueError: If a region has an unknown view or no image.
     """
     if not isinstance(inputs, Mapping) or set(inputs) == UNDECODED:
         yield IMAGE, inputs
@@ -207,13 +204,13 @@ def images_of(inputs: Any) -> Iterator[tuple[str, Any]]:
 
 
 def read_image(image: Any, timeout: float | None = None) -> Any:
-    """An RGB image from whatever it was given as.
+    """Read an RGB image.
 
     Raises:
-        ValueError: it is none, or too large; says what it is.
+        ValueError: If the input is not an image, or is too large.
     """
     if isinstance(image, Mapping) and set(image) == UNDECODED:
-        if image["bytes"] is None:  # whoever made the dataset would choose what is read here
+        if image["bytes"] is None:  # a path chosen by the dataset's author must not be opened
             raise ValueError(
                 f"An image of a dataset without bytes, only a path: {image['path']!r}. Let "
                 "`datasets` decode the column (`Image(decode=True)`)."
@@ -238,27 +235,26 @@ def read_image(image: Any, timeout: float | None = None) -> Any:
         raise ValueError(f"An image of more than {MAX_PIXELS:,} pixels is refused.") from error
     except MemoryError:
         raise
-    except Exception as error:  # each decoder has its own for a broken stream
+    except Exception as error:  # decoders raise various types on corrupt data
         if "is refused" in str(error):
             raise
         raise ValueError(f"Not an image: {_said(image)} ({error}). Give {FORMS}.") from error
 
 
 def _open(source: Any) -> Any:
-    PIL.Image.init()  # does nothing the second time
+    PIL.Image.init()
     known = [name for name in IMAGE_FORMATS if name in PIL.Image.OPEN]
     return PIL.Image.open(source, formats=known)
 
 
 def _fetched(address: str, timeout: float | None) -> bytes:
-    """The content of an address; what fails on the way is an OSError."""
     request = urllib.request.Request(address, headers={"User-Agent": "urbanln"})
     try:
         with urllib.request.urlopen(request, timeout=timeout) as answer:
             content: bytes = answer.read(MAX_BYTES + 1)
     except (OSError, ValueError):
         raise
-    except Exception as error:  # of http.client
+    except Exception as error:  # http.client's errors are no OSError
         raise OSError(f"{type(error).__name__}: {error}") from error
     if len(content) > MAX_BYTES:
         raise OSError(f"more than {MAX_BYTES:,} bytes")

@@ -1,4 +1,4 @@
-"""Stretching of text position embeddings: the only place where it is done."""
+"""Stretching of text position embeddings."""
 
 import torch
 from torch.nn import functional as F
@@ -17,26 +17,26 @@ def stretch_position_embeddings(
     Modes (e is the new position, lambda the ratio, n the number of preserved positions):
 
     - `"ipsi"` (information-preserved stretching interpolation): rows below n are kept; the others
-      read the source at `q(e) = n + (e - n) / lambda`, linearly between its two neighbours, and
-      linearly beyond the last row. Continuous at n; equal on every row to the stretch of
-      Long-CLIP (https://github.com/beichenzbc/Long-CLIP, `load_from_clip`).
-    - `"equation2"`: equation (2) of the UrbanLN paper (arXiv 2511.07062) to the letter,
-      `q(e) = e / lambda` with no offset, so that row n jumps back to source `n / lambda`.
-    - `"midpoint"`: the same with the fixed weight w = 0.5 that the paper states.
-    - `"resize"`: all P rows resized linearly, none preserved (open_clip's
+      interpolate the source linearly at `q(e) = n + (e - n) / lambda` and extrapolate linearly
+      beyond the last row. Equals the stretch of Long-CLIP
+      (https://github.com/beichenzbc/Long-CLIP, `load_from_clip`).
+    - `"equation2"`: equation (2) of the UrbanLN paper (arXiv 2511.07062) as printed,
+      `q(e) = e / lambda` without offset, so that row n jumps back to source `n / lambda`.
+    - `"midpoint"`: `"equation2"` with the fixed weight w = 0.5 that the paper states.
+    - `"resize"`: all P rows are resized linearly, none is preserved (open_clip's
       `resize_text_pos_embed`).
 
     Args:
-        position_embeddings: float tensor of shape `(P, D)`.
-        num_preserved: rows kept as they are, 0 to P.
-        ratio: new rows for each later row, a whole number of at least 1.
-        mode: one of `"ipsi"`, `"equation2"`, `"midpoint"`, `"resize"`.
+        position_embeddings: Float tensor of shape `(P, D)`.
+        num_preserved: Number of initial rows to keep, 0 to P.
+        ratio: Stretching factor of the other rows, an integer of at least 1.
+        mode: One of `"ipsi"`, `"equation2"`, `"midpoint"`, `"resize"`.
 
     Returns:
         Tensor of shape `(num_preserved + (P - num_preserved) * ratio, D)`, same dtype and device.
 
     Raises:
-        ValueError: a wrong shape, dtype, number or mode; the message says what was got.
+        ValueError: If an argument has a wrong shape, dtype or value.
     """
     _check(position_embeddings, num_preserved, ratio, mode)
     half = position_embeddings.dtype.itemsize < 4
@@ -49,13 +49,13 @@ def stretch_position_embeddings(
         stretched = F.interpolate(source.T.unsqueeze(0), size=length, mode="linear")[0].T
         return stretched.to(position_embeddings.dtype)
 
-    # whole-number arithmetic: a rounded coordinate would fall into the wrong interval
+    # integer arithmetic: a rounded coordinate could fall into the wrong interval
     target = torch.arange(num_preserved, length, device=source.device)
     offset = num_preserved if mode == "ipsi" else 0
     lower = offset + (target - offset) // ratio
     weight = ((target - offset) % ratio).to(source.dtype) / ratio
     if mode == "ipsi":
-        # the last interval also serves the coordinates beyond it: a weight above 1 extrapolates
+        # coordinates beyond the last row extrapolate its interval with a weight above 1
         beyond = lower == num_positions - 1
         lower, weight = (
             torch.where(beyond, lower - 1, lower),
@@ -63,7 +63,7 @@ def stretch_position_embeddings(
         )
         upper = lower + 1
     else:
-        # with few preserved rows the last coordinate lies past the table, where (2) says nothing
+        # with few preserved rows the last coordinate lies past the table: clamp
         upper = torch.where(weight > 0, lower + 1, lower).clamp(max=num_positions - 1)
         weight = torch.full_like(weight, 0.5) if mode == "midpoint" else weight
     weight = weight.unsqueeze(1)

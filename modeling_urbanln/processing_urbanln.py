@@ -1,4 +1,4 @@
-"""Processor of UrbanLN: CLIP's or SigLIP 2's, for texts of up to 248 or 196 tokens."""
+"""Processor of UrbanLN."""
 
 import functools
 import html
@@ -22,13 +22,13 @@ logger = logging.get_logger(__name__)
 
 @dataclass(frozen=True)
 class TruncationReport:
-    """How many of some texts exceed the length limit.
+    """Number of texts that exceed the length limit.
 
     Attributes:
-        num_texts: number of texts.
-        num_truncated: number of texts longer than the limit.
-        max_length: the limit in tokens, start and end token included.
-        longest: tokens of the longest text.
+        num_texts: Number of texts.
+        num_truncated: Number of texts longer than the limit.
+        max_length: Limit in tokens, including start and end tokens.
+        longest: Number of tokens of the longest text.
     """
 
     num_texts: int
@@ -38,7 +38,7 @@ class TruncationReport:
 
     @property
     def rate(self) -> float:
-        """Share of the texts that are truncated, 0 to 1."""
+        """Share of truncated texts, 0 to 1."""
         return self.num_truncated / self.num_texts if self.num_texts else 0.0
 
     def __str__(self) -> str:
@@ -49,18 +49,18 @@ class TruncationReport:
 
 
 class UrbanLNProcessor(CLIPProcessor):
-    """Images to `pixel_values`, texts to `input_ids` and `attention_mask`.
+    """Wraps an image processor and a tokenizer of CLIP or SigLIP 2 for long text.
 
-    Texts are cleaned as CLIP's training data were (see [`clean_text`]), padded to the longest of
-    the call and truncated at the tokenizer's `model_max_length` (the end token is kept). A
-    special token spelled out in a text, such as `<|endoftext|>`, is read as characters, as
-    open_clip does: read as a token, it would silently end the text.
+    Texts are cleaned (see [`clean_text`]), padded to the longest of the batch and truncated to the
+    tokenizer's `model_max_length`, keeping the end token. As in open_clip, a special token spelled
+    out in a text, such as `<|endoftext|>`, is tokenized as characters; as a token it would end
+    the text.
 
     Args:
-        image_processor: the image processor of the checkpoint.
-        tokenizer: its tokenizer; its `split_special_tokens` is set, and saved with it.
+        image_processor: Image processor of the checkpoint.
+        tokenizer: Tokenizer of the checkpoint; its `split_special_tokens` is set to True.
 
-    Examples:
+    Example:
         >>> processor = UrbanLNProcessor.from_pretrained("org/urbanln-vitb16")
         >>> inputs = processor(text=["a wide street"], images=[image], return_tensors="pt")
     """
@@ -77,13 +77,13 @@ class UrbanLNProcessor(CLIPProcessor):
     def from_clip_pretrained(
         cls, name_or_path: str, max_length: int | None = None
     ) -> "UrbanLNProcessor":
-        """The processor of any CLIP or SigLIP 2 checkpoint, with room for long text.
+        """Load the processor of a CLIP or SigLIP 2 checkpoint with a longer text limit.
 
-        SigLIP 2 has Gemma's tokenizer and was trained on lower-cased text, padded on the right.
+        SigLIP 2 uses Gemma's tokenizer and was trained on lower-cased text, padded on the right.
 
         Args:
             name_or_path: Hub id or local folder.
-            max_length: Tokens of a text; 248 for CLIP and 196 for SigLIP 2 where not given.
+            max_length: Limit in tokens. Defaults to 248 for CLIP and 196 for SigLIP 2.
         """
         tokenizer = AutoTokenizer.from_pretrained(
             name_or_path, model_max_length=max_length or MAX_LENGTH
@@ -96,7 +96,7 @@ class UrbanLNProcessor(CLIPProcessor):
                 add_bos_token=False,
                 add_eos_token=True,
             )
-        # a tokenizer that was saved after use keeps the limit of its last call
+        # saving a tokenizer after use stores the limit of its last call
         tokenizer.init_kwargs.pop("max_length", None)
         return cls(AutoImageProcessor.from_pretrained(name_or_path), tokenizer)
 
@@ -112,8 +112,8 @@ class UrbanLNProcessor(CLIPProcessor):
         """Count the texts that are truncated.
 
         Args:
-            text: one text or a list of texts.
-            max_length: the limit in tokens; default: the tokenizer's `model_max_length`.
+            text: Text or list of texts.
+            max_length: Limit in tokens. Defaults to the tokenizer's `model_max_length`.
         """
         texts = [clean_text(one) for one in ([text] if isinstance(text, str) else text)]
         limit = max_length or self.tokenizer.model_max_length
@@ -124,19 +124,19 @@ class UrbanLNProcessor(CLIPProcessor):
 
 
 def clean_text(text: str) -> str:
-    """Clean a text as OpenAI's CLIP and open_clip do before they tokenize it.
+    """Clean a text as OpenAI's CLIP and open_clip do before tokenization.
 
-    Mis-decoded characters are repaired, typographic quotes and ligatures become plain characters
-    and HTML entities the characters they stand for. A tokenizer of `transformers` skips this step:
-    "the city's park" with a typographic apostrophe has 8 tokens there and 6 here. Repairing needs
-    the package `ftfy`; without it only the HTML entities are replaced, and a warning is logged.
+    Repairs mis-decoded characters, replaces typographic quotes and ligatures by plain characters,
+    and unescapes HTML entities. The tokenizers of `transformers` skip this step, so that "the
+    city's park" with a typographic apostrophe has 8 tokens instead of 6. The repair needs the
+    package `ftfy`; without it, a warning is logged and only HTML entities are replaced.
     """
     return html.unescape(html.unescape(_text_repair()(text))).strip()
 
 
 @functools.cache
 def _text_repair() -> Callable[[str], str]:
-    """`ftfy.fix_text`, imported when first needed, as it is slow to import."""
+    """`ftfy.fix_text`, imported lazily because the import is slow."""
     try:
         from ftfy import fix_text
     except ImportError:
