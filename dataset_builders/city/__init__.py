@@ -1,1 +1,1 @@
-"""From a city's recipe to its dataset: plan what it costs, build it, see how far it is."""
+"""Build a city's dataset from its recipe: cost plan, build, status."""

@@ -1,7 +1,7 @@
-"""Build a city's dataset: fetch what is missing, then write the tables, the card and the report.
+"""Build a city's dataset: download missing images, then write tables, card and report.
 
-A build that is killed at any moment resumes with the same call. Nothing is fetched twice, and the
-dataset ends as if the build had never been stopped.
+Repeat the call to resume an interrupted build: nothing is downloaded twice, and the dataset is
+identical to that of an uninterrupted build.
 """
 
 import itertools
@@ -52,12 +52,12 @@ REGIONS_AT_ONCE = 2000
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build wrote.
+    """Result of a build.
 
     Attributes:
-        dataset: Folder of the dataset.
-        rows: Rows by config name.
-        rejects: What was left out, by reason.
+        dataset: Dataset folder.
+        rows: Number of rows per config name.
+        rejects: Number of rejected items per reason.
         notes: Caveats.
     """
 
@@ -86,23 +86,22 @@ def build(
     """Build a city's dataset in `<output_dir>/dataset`.
 
     Args:
-        recipe: Of the city.
-        output_dir: See [`Workspace`].
-        limit: Only this many regions, those in the middle, for a try.
-        recipe_text: The recipe as it was written, kept beside the dataset.
-        draw: Also draw the maps of `report/`.
-        confirm: Called with the plan before anything is fetched; raises to stop the build.
+        recipe: Recipe of the city.
+        output_dir: Folder of the build; see [`Workspace`].
+        limit: Number of regions of a trial build, taken from the centre; all by default.
+        recipe_text: Source text of the recipe, stored with the dataset.
+        draw: Whether to write the maps of `report/`.
+        confirm: Called with the plan before any download; raises an error to cancel the build.
 
     Raises:
-        StoppedError: A provider's quota is used up or a key refused; what was fetched is kept.
-        DatasetError: A file is missing or not what the recipe says, or the folder holds something
-            else.
-        SourceError: A key is not in the environment, or there are no roads.
+        StoppedError: A provider's quota is exhausted or a key was rejected. Downloads are kept.
+        DatasetError: A file is missing or contradicts the recipe, or the folder is not a build's.
+        SourceError: An API key is not in the environment, or no roads were found.
     """
     space = Workspace(output_dir)
     space.claim()
     layout = lay_out(recipe, space.cache, limit)
-    # before anything costs: a wrong file is found now
+    # before anything costs money, so that invalid files are found first
     readings = _readings(recipe, layout, limit)
     if confirm is not None:
         confirm(estimate(recipe, layout, space))
@@ -115,7 +114,7 @@ def build(
     try:
         notes = fetch_and_write()
     except DamagedStoreError as error:
-        tqdm.write(str(error))  # set aside by now, so that it is downloaded again
+        tqdm.write(str(error))  # the damaged file has been moved away and is downloaded again
         forget_batches(space.cache)
         notes = fetch_and_write()
     if recipe_text is not None:
@@ -130,13 +129,12 @@ def build(
 
 
 def retry_failed(recipe: CityRecipe, output_dir: str | Path) -> int:
-    """Let the next build fetch everything again that failed.
+    """Make the next build retry failed downloads and invalid, blank and placeholder images.
 
-    That is what is no image (blank, a placeholder, invalid) or did not come. What the provider says
-    it does not have is not asked for again.
+    Items that a provider reported as missing are not requested again.
 
     Returns:
-        The number of items.
+        The number of items to retry.
     """
     space = Workspace(output_dir)
     sources = [one for one in (recipe.satellite, *recipe.street_view) if one is not None]
@@ -148,7 +146,7 @@ def retry_failed(recipe: CityRecipe, output_dir: str | Path) -> int:
 
 
 def _readings(recipe: CityRecipe, layout: Layout, limit: int | None) -> list[Reading]:
-    """The indicators; where regions are left out for a try, they are read of all regions first."""
+    """Indicators of the regions, read for all regions of the city even in a trial build."""
     if limit is None:
         return read_targets(recipe, layout.regions)
     whole = city_regions(recipe, layout.boundary)
@@ -167,11 +165,11 @@ def _write(
     store: Store,
     limit: int | None,
 ) -> tuple[str, ...]:
-    """Write the tables and the rejects; returns the caveats."""
+    """Write the tables and the rejects; return the caveats."""
     city, regions, places = recipe.city, layout.regions, layout.places
     metadata = _metadata(recipe, readings, limit)
     writer = DatasetWriter(space.dataset, metadata)
-    # hashes of what names the images of each region
+    # hashes of the image identifiers of each region
     names: dict[str, list[int]] = {region_id: [] for region_id in regions["region_id"]}
     for view, shards in (
         ("satellite", satellite_images(recipe, regions, store)),
@@ -183,13 +181,13 @@ def _write(
     indicators = metadata.indicators
     groups = duplicate_groups(names)
     splits = split_regions(regions, targets, indicators, recipe.splits, groups)
-    # evaluation draws further blocks like these
+    # evaluation makes further block splits of this size
     parameters = {**metadata.parameters, "block_m": splits.block_m}
     notes = (*metadata.notes, *splits.notes)
     complete = replace(metadata, parameters=parameters, notes=notes)
     columns = pd.concat([targets, pd.DataFrame(splits.columns, regions.index)], axis=1)
     _write_regions(city, regions, columns, DatasetWriter(space.dataset, complete))
-    # rejects follow what was found by this build, not by those before
+    # discard the rejects of earlier builds
     writer.files.delete([REJECTS_FILE, CARD_FILE])
     rows = [reject for one in readings for reject in one.rejects]
     for reject in [*rows, *folder_rejects(recipe, places, space.cache)]:
@@ -201,7 +199,7 @@ def _write(
 def _write_images(
     table: tuple[str, str], shards: Iterable[list[CityImage]], writer: DatasetWriter
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Write a table of images; yields of each its region, and what names the image's content."""
+    """Write a table of images; yield the region and the content identifiers of each image."""
     count, name = 0, config_name(*table)
 
     def rows(images: list[CityImage]) -> Iterator[dict[str, Any]]:
@@ -225,7 +223,7 @@ def _write_images(
 def _write_regions(
     city: str, regions: gpd.GeoDataFrame, columns: pd.DataFrame, writer: DatasetWriter
 ) -> None:
-    """Write the table of regions with its indicators and splits, indexed like them."""
+    """Write the table of regions; `columns` (indicators and splits) has the same index."""
     frame = pd.concat([pd.DataFrame(regions), columns], axis=1).assign(city=city)
     made_of = [
         digest([{**row, "geometry": row["geometry"].wkb_hex} for row in rows])
@@ -236,7 +234,7 @@ def _write_regions(
 
 
 def _in_chunks(frame: pd.DataFrame) -> Iterator[list[dict[str, Any]]]:
-    """The rows of a table, which as dictionaries would take far more memory than the table."""
+    """Chunks of rows as dictionaries, which take far more memory than the table."""
     for start in range(0, len(frame), REGIONS_AT_ONCE):
         chunk = frame.iloc[start : start + REGIONS_AT_ONCE].astype(object)
         rows: Any = chunk.where(chunk.notna(), None).to_dict("records")

@@ -1,7 +1,7 @@
-"""Everything a city needs from the network, fetched once: map tiles, and views along its roads.
+"""Download the satellite images and street views of a city.
 
-The ledger knows every answer, so a stopped run resumes. A batch of places whose views are all known
-is not asked for again.
+Every response is recorded in the ledger, so an interrupted run resumes, and completed batches of
+locations are not requested again.
 """
 
 import asyncio
@@ -28,13 +28,13 @@ PLACES_AT_ONCE = 500
 
 @dataclass(frozen=True)
 class Batch:
-    """Places that a source is asked for at once, or some files of a local folder.
+    """A batch of locations requested from a source, or of files of a local folder.
 
     Attributes:
-        source: Of street views.
-        places: That it is asked for.
-        file: JSON file that keeps the answer once every item has one; until then, and if items
-            failed, it lies beside it as `.partial`.
+        source: Street-view source.
+        places: Locations to request.
+        file: JSON file of the result. The result of an incomplete batch (pending or failed items)
+            is in the file of the same name with suffix `.partial`.
     """
 
     source: StreetViewSource
@@ -42,15 +42,15 @@ class Batch:
     file: Path
 
     def views(self) -> list[View]:
-        """The views that were found."""
+        """Street views found."""
         return [View(**values) for values in self._read()["views"]]
 
     def rejects(self) -> list[PhotoReject]:
-        """The files of a local folder that are no street views."""
+        """Rejected files of a local folder."""
         return [PhotoReject(**values) for values in self._read()["rejects"]]
 
     def write(self, found: Sequence[View | PhotoReject], complete: bool = True) -> None:
-        """Keep the answer."""
+        """Write the result to disk."""
         views = sorted((v for v in found if isinstance(v, View)), key=lambda view: view.image_id)
         rejects = [asdict(one) for one in found if isinstance(one, PhotoReject)]
         answer = {"views": [*map(asdict, views)], "rejects": rejects}
@@ -63,7 +63,7 @@ class Batch:
         return self.file.with_suffix(".partial")
 
     def is_complete(self) -> bool:
-        """Whether the answer is kept, and every item has one."""
+        """Whether the result of every item is on disk."""
         return read_json(self.file) is not None
 
     def _read(self) -> Any:
@@ -74,9 +74,9 @@ class Batch:
 def batches(
     recipe: CityRecipe, places: Sequence[Place], cache: Path
 ) -> Iterator[tuple[StreetViewSource, list[Batch]]]:
-    """The sources of street views in their order, each with its batches.
+    """Street-view sources in the order of the recipe, each with its batches.
 
-    Those of a local folder are known once it has been fetched.
+    The batches of a local folder exist only after the folder was scanned.
     """
     for number, source in enumerate(recipe.street_view_sources()):
         if isinstance(source, LocalFolder):
@@ -97,7 +97,7 @@ def batches(
 
 
 def forget_batches(cache: Path) -> None:
-    """Let the places of all batches be asked for again."""
+    """Delete the results of all batches, so that their locations are requested again."""
     for path in (cache / "views").glob("[0-9]*-*.*"):
         path.unlink()
 
@@ -105,11 +105,11 @@ def forget_batches(cache: Path) -> None:
 def fetch_all(
     recipe: CityRecipe, regions: gpd.GeoDataFrame, places: Sequence[Place], cache: Path
 ) -> None:
-    """Fetch a city's images that are missing.
+    """Download the missing images of a city.
 
     Raises:
-        StoppedError: Quota used up or key refused; what was fetched is kept.
-        SourceError: A key is not in the environment.
+        StoppedError: A quota is exhausted or a key was rejected. Downloads are kept.
+        SourceError: An API key is not in the environment.
     """
     with closing(Store(cache)) as store:
         if (source := recipe.satellite_source()) is not None:
@@ -123,7 +123,7 @@ def fetch_all(
 
 
 def open_fetcher(settings: NetworkSettings, store: Store, limits: Mapping[str, Limit]) -> Fetcher:
-    """A fetcher with the recipe's limits, which override the source's own."""
+    """Fetcher with the source's rate limits, overridden by those of the recipe."""
     return Fetcher(
         store,
         {**limits, **settings.limits},
@@ -136,7 +136,7 @@ def open_fetcher(settings: NetworkSettings, store: Store, limits: Mapping[str, L
 async def fetch_satellite(
     recipe: CityRecipe, source: SatelliteSource, regions: gpd.GeoDataFrame, store: Store
 ) -> None:
-    """Fetch what the images of all regions need and the store lacks."""
+    """Download what the satellite images of the regions need and the store lacks."""
     keys = source.keys(regions)
     done = len(keys) - len(store.unsettled(keys))
     with tqdm(total=len(keys), initial=done, desc=source.name, unit="item") as bar:
@@ -147,7 +147,7 @@ async def fetch_satellite(
 
 
 def _scan_folder(source: Any, number: int, cache: Path, store: Store) -> None:
-    """Look up what a local folder holds, in every build; files are few at a time in memory."""
+    """Scan a local folder in batches, replacing the results of an earlier scan."""
     for earlier in (cache / "views").glob(f"{number}-??????-folder.json"):
         earlier.unlink()
     with tqdm(desc=source.name, unit="file") as bar:
@@ -173,7 +173,7 @@ async def _fetch_views(
 
 
 def _mark_placeholders(some: Sequence[Batch], store: Store, more_than: int) -> None:
-    """Images that came for many places are a provider's way to say that there is none."""
+    """Mark images returned for many locations: providers send them where they have no image."""
     known = {
         view.key: fetched.sha256
         for batch in some

@@ -1,4 +1,4 @@
-"""The images of a city on their way to its tables: each with its region, or why it has none."""
+"""Assign downloaded images to regions and convert them to table rows."""
 
 import datetime
 import hashlib
@@ -27,16 +27,16 @@ REGIONS_PER_SHARD = 500
 
 @dataclass(frozen=True)
 class CityImage:
-    """An image that was found.
+    """A downloaded or rejected image.
 
     Attributes:
-        image_id: Of the image.
-        region_id: Where it belongs; None outside all regions.
-        names: What names its content: regions that share one share the image.
-        identity: Equal for equal rows.
-        reason: Why it is left out; "" if it is not.
-        detail: What was found instead.
-        row: Makes the row of the table, or returns why there is none after all.
+        image_id: Image ID.
+        region_id: ID of its region; None outside all regions.
+        names: Content identifiers; regions with a common identifier share an image.
+        identity: Fingerprint of the row.
+        reason: Reject reason; "" if the image is kept.
+        detail: Detail of the reject reason.
+        row: Returns the row of the table, or a reject reason.
     """
 
     image_id: str
@@ -51,7 +51,7 @@ class CityImage:
 def satellite_images(
     recipe: CityRecipe, regions: gpd.GeoDataFrame, store: Store
 ) -> Iterator[list[CityImage]]:
-    """The satellite images of all regions, shard by shard."""
+    """Satellite images of all regions, in shards."""
     source = recipe.satellite_source()
     if source is None:
         return
@@ -78,7 +78,7 @@ def street_view_images(
     store: Store,
     cache: Path,
 ) -> Iterator[list[CityImage]]:
-    """The street views of all sources, batch by batch; an image that comes twice is kept once."""
+    """Street views of all sources without duplicates, in batches."""
     seen: set[str] = set()
     index, names = RegionIndex(regions), regions["region_id"].to_numpy()
     for batch in itertools.chain.from_iterable(some for _, some in batches(recipe, places, cache)):
@@ -89,7 +89,7 @@ def street_view_images(
 
 
 def folder_rejects(recipe: CityRecipe, places: Sequence[Place], cache: Path) -> list[Reject]:
-    """Files of local folders that are no street views, and why."""
+    """Rejected files of local folders."""
     return [
         (f"{recipe.city}-street_view", one.file, one.reason, one.detail)
         for source, some in batches(recipe, places, cache)
@@ -100,7 +100,7 @@ def folder_rejects(recipe: CityRecipe, places: Sequence[Place], cache: Path) -> 
 
 
 def satellite_row(source: SatelliteSource, picture: Picture, store: Store) -> dict[str, Any] | str:
-    """The row of a satellite image, or why there is none after all."""
+    """Table row of a satellite image, or a reject reason."""
     region = picture.region
     content = source.read(picture, store)
     if content is None:
@@ -127,7 +127,7 @@ def satellite_row(source: SatelliteSource, picture: Picture, store: Store) -> di
 
 
 def sha256_of(content: bytes) -> str:
-    """Fingerprint of an image, as the column `sha256` has it."""
+    """SHA-256 of an image in hexadecimal, as in the column `sha256`."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -138,9 +138,9 @@ def _placed(
     names: Any,
     store: Store,
 ) -> Iterator[CityImage]:
-    """Each view in the region where its camera stood."""
+    """Assign each street view to the region that contains its camera."""
     lon, lat = (np.array([getattr(view, name) for view in views]) for name in ("lon", "lat"))
-    # a camera may stand beyond the edge of the regions, so nothing is concluded from those outside
+    # providers return cameras beyond the outermost regions: only local folders are checked
     found = assign_points(lon, lat, index, check=isinstance(source, LocalFolder))
     for view, number in zip(views, found.tolist(), strict=True):
         fetched = store.get(view.key)
@@ -162,7 +162,7 @@ def _placed(
 
 
 def _panorama(source: StreetViewSource, view: View) -> str:
-    """What two views of one panorama share: their id up to the heading."""
+    """ID of the panorama: the image ID up to the heading."""
     if isinstance(source, LocalFolder):
         return view.image_id
     return "/".join(view.image_id.split("/")[:2])
@@ -188,7 +188,7 @@ def _view_row(
 
 
 def _moment(seconds: float) -> str:
-    """Seconds since 1970 as ISO 8601."""
+    """Unix time in ISO 8601."""
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

@@ -1,4 +1,4 @@
-"""Where things are: a city's boundary, its regions, its roads and the points along them."""
+"""Spatial layout of a city: boundary, regions, roads and sampling points."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,19 +20,19 @@ from ..sources.street_view import Place
 from ..splits import local_xy
 from .recipe import BoundarySettings, CityRecipe
 
-# beyond the outermost regions, so that roads along their edges are whole
+# margin around the regions, so that roads along their outer edges are included
 ROAD_MARGIN_DEGREES = 0.001
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A city laid out.
+    """Spatial layout of a city.
 
     Attributes:
-        boundary: EPSG:4326.
-        regions: see [`square_grid`][dataset_builders.regions.square_grid].
-        roads: of the regions' surroundings; None where no street view is taken along them.
-        points: along the roads, with `region_id`; None likewise.
+        boundary: Boundary of the city, EPSG:4326.
+        regions: Regions as returned by [`square_grid`][dataset_builders.regions.square_grid].
+        roads: Roads in and around the regions; None if the recipe has no `roads`.
+        points: Sampling points along the roads, with `region_id`; None if there are no roads.
     """
 
     boundary: shapely.Geometry
@@ -42,7 +42,7 @@ class Layout:
 
     @property
     def places(self) -> list[Place]:
-        """The points as sources of street views take them, region by region."""
+        """Sampling points in the format of street-view sources, sorted by region."""
         if self.points is None:
             return []
         columns = ("point_id", "lon", "lat", "heading")
@@ -51,16 +51,16 @@ class Layout:
 
 
 def lay_out(recipe: CityRecipe, cache: Path, limit: int | None = None) -> Layout:
-    """Lay out a city; roads are read once and kept in the cache.
+    """Compute the layout of a city; roads are cached.
 
     Args:
-        recipe: of the city.
-        cache: folder for what the network gave and what took long.
-        limit: only so many regions, the middle ones, for a try.
+        recipe: Recipe of the city.
+        cache: Cache folder for downloads and roads.
+        limit: Number of regions of a trial build, taken from the centre; all by default.
 
     Raises:
-        DatasetError: an impossible boundary, or no region in it.
-        SourceError: there is no road there.
+        DatasetError: The boundary is invalid or contains no region.
+        SourceError: No roads were found.
     """
     boundary = city_boundary(recipe, cache)
     regions = city_regions(recipe, boundary)
@@ -73,14 +73,14 @@ def lay_out(recipe: CityRecipe, cache: Path, limit: int | None = None) -> Layout
 
 
 def _middle(regions: gpd.GeoDataFrame, count: int) -> gpd.GeoDataFrame:
-    """The regions nearest the middle of them all: the first are a corner, often without a road."""
+    """The most central regions; the first ones lie in a corner, often without roads."""
     x, y = local_xy(regions["lon"].to_numpy(), regions["lat"].to_numpy())
     nearest = np.argsort(np.hypot(x - np.median(x), y - np.median(y)), kind="stable")[:count]
     return regions.iloc[np.sort(nearest)].reset_index(drop=True)
 
 
 def city_boundary(recipe: CityRecipe, cache: Path) -> shapely.Geometry:
-    """The boundary that a recipe names, EPSG:4326."""
+    """Boundary of a city, EPSG:4326."""
     settings = recipe.boundary
     if settings.file is not None:
         return read_boundary(recipe.path(settings.file))
@@ -94,7 +94,7 @@ def city_boundary(recipe: CityRecipe, cache: Path) -> shapely.Geometry:
 
 
 def city_regions(recipe: CityRecipe, boundary: shapely.Geometry) -> gpd.GeoDataFrame:
-    """The regions that a boundary is cut into."""
+    """Regions of a city within its boundary."""
     settings, city = recipe.regions, recipe.city
     cover = settings.min_cover
     if settings.scheme == "tiles":
@@ -121,7 +121,7 @@ def _geocode(settings: BoundarySettings, cache: Path) -> gpd.GeoDataFrame:
                 f"Nominatim knows no area called {settings.place!r} (boundary.place): {error}. "
                 "Give a `file` or a `bbox`."
             ) from error
-        except Exception as error:  # of the network, or an answer that is none
+        except Exception as error:  # network errors and invalid responses
             raise SourceError(
                 f"Nominatim could not be asked for {settings.place!r}: {type(error).__name__}. "
                 "Try again later, or give a `file` or a `bbox`."
@@ -129,7 +129,6 @@ def _geocode(settings: BoundarySettings, cache: Path) -> gpd.GeoDataFrame:
 
 
 def _roads(recipe: CityRecipe, regions: gpd.GeoDataFrame, cache: Path) -> gpd.GeoDataFrame:
-    """The roads near the regions, from the cache if they were read before."""
     settings = recipe.roads
     assert settings is not None
     around = shapely.box(*regions.total_bounds).buffer(ROAD_MARGIN_DEGREES, join_style="mitre")
@@ -165,10 +164,10 @@ def _roads(recipe: CityRecipe, regions: gpd.GeoDataFrame, cache: Path) -> gpd.Ge
 def _points(
     recipe: CityRecipe, roads: gpd.GeoDataFrame, regions: gpd.GeoDataFrame
 ) -> gpd.GeoDataFrame:
-    """The points along the roads that lie in a region, region by region."""
+    """Sampling points along the roads within the regions, sorted by region."""
     assert recipe.roads is not None
     points = sampling_points(roads, recipe.roads.spacing_m, recipe.roads.thin_m)
-    # roads reach beyond the regions, so most points may lie outside
+    # roads extend beyond the regions, so many points may lie outside
     lon, lat = points["lon"].to_numpy(), points["lat"].to_numpy()
     found = assign_points(lon, lat, regions, check=False)
     inside = np.flatnonzero(found >= 0)
@@ -176,7 +175,7 @@ def _points(
         region_id=regions["region_id"].to_numpy()[found[inside]], _row=found[inside]
     )
     points = points.sort_values(["_row", "point_id"]).drop(columns="_row")
-    # two points of one place to a tenth of a metre are one
+    # IDs have a resolution of 0.1 m, so points closer than that are duplicates
     return points.drop_duplicates("point_id").reset_index(drop=True)
 
 

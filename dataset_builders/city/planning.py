@@ -1,4 +1,4 @@
-"""What a city will cost, before anything is fetched."""
+"""Estimate the requests, download size, duration and price of a build."""
 
 import math
 from collections.abc import Iterator
@@ -31,19 +31,20 @@ COLUMNS = ("name", "view", "items", "left", *COSTS, "redistributable")
 
 @dataclass(frozen=True)
 class Plan:
-    """What a build will do.
+    """Plan of a build.
 
     Attributes:
-        city: Its name.
+        city: Name of the city.
         regions: Number of regions.
-        area_km2: Area of all regions.
+        area_km2: Total area of the regions.
         road_km: Length of the road network; 0 without roads.
-        points: Number of points along it.
-        sources: One row per source of images, in the order they are asked: `name`, `view`, `items`
-            (tiles or places), `left` (those not in the ledger yet), and for these at most
-            `requests`, `gigabytes`, `hours` (at the rate limit) and `price`; `redistributable`.
-        indicators: Names of the files of each indicator.
-        currency: Of the prices.
+        points: Number of sampling points along the roads.
+        sources: One row per image source, in order of use, with columns `name`, `view`, `items`
+            (number of tiles or locations), `left` (items not in the ledger), upper bounds for
+            these of `requests`, `gigabytes`, `hours` (at the rate limit) and `price`, and
+            `redistributable`.
+        indicators: File names of each indicator.
+        currency: Currency of the prices.
     """
 
     city: str
@@ -56,7 +57,7 @@ class Plan:
     currency: str
 
     def total(self, column: str) -> float:
-        """Of all sources: "requests", "gigabytes", "hours" or "price"."""
+        """Sum of "requests", "gigabytes", "hours" or "price" over all sources."""
         return float(self.sources[column].sum())
 
     def __str__(self) -> str:
@@ -87,20 +88,20 @@ class Plan:
 def plan(
     recipe: CityRecipe, output_dir: str | Path, *, limit: int | None = None, draw: bool = True
 ) -> Plan:
-    """Say what a build will do, and refuse what it would refuse.
+    """Plan a build and check its inputs.
 
-    Only roads and the outline of a place are requested, where the recipe names no files for them.
+    No images are downloaded, only the boundary and the roads, unless the recipe gives files.
 
     Args:
-        recipe: Of the city.
-        output_dir: See [`Workspace`]; what has been fetched already is not counted.
-        limit: Only this many regions, those in the middle, for a try.
-        draw: Also write `plan/plan.json` and the maps of regions and points.
+        recipe: Recipe of the city.
+        output_dir: Folder of the build; see [`Workspace`]. Items in its ledger cost nothing.
+        limit: Number of regions of a trial build, taken from the centre; all by default.
+        draw: Whether to write `plan/plan.json` and the maps of regions and points.
 
     Raises:
-        DatasetError: An impossible boundary, a file that is missing or not what the recipe says,
-            or a folder of something else.
-        SourceError: There are no roads.
+        DatasetError: The boundary is invalid, a file is missing or contradicts the recipe, or the
+            folder is not a build's.
+        SourceError: No roads were found.
     """
     space = Workspace(output_dir)
     space.claim()
@@ -115,13 +116,13 @@ def read_targets(
     """Read every indicator of a recipe.
 
     Args:
-        recipe: Of the city.
+        recipe: Recipe of the city.
         regions: Polygons with `region_id`, EPSG:4326.
-        check_only: Read no more regions than it takes to know that the files can be read.
+        check_only: Read only as many regions as needed to check the files.
 
     Raises:
-        DatasetError: A missing file, an unknown raster, a table without its columns, or points that
-            lie elsewhere. The message lists what is wrong with any indicator.
+        DatasetError: A file is missing, a raster unknown, a table lacks columns, or points lie
+            outside the city. The message lists the errors of all indicators.
     """
     found, wrong = [], []
     for one in recipe.indicators:
@@ -136,7 +137,7 @@ def read_targets(
 
 
 def estimate(recipe: CityRecipe, layout: Layout, space: Workspace, *, draw: bool = True) -> Plan:
-    """The plan of a city that is laid out; see [`plan`]."""
+    """Plan of a build with a given layout; see [`plan`]."""
     rows = []
     if (source := recipe.satellite_source()) is not None:
         with closing(space.open_store()) as store:
@@ -160,16 +161,16 @@ def estimate(recipe: CityRecipe, layout: Layout, space: Workspace, *, draw: bool
 
 
 def check_costs(recipe: CityRecipe, found: Plan, max_cost: float | None, agreed: bool) -> str:
-    """What to ask before a build starts; "" if nothing.
+    """Confirmation question before a build above the cost thresholds; "" if none is needed.
 
     Args:
-        recipe: With the thresholds.
-        found: The plan.
-        max_cost: The most that may be spent, in the recipe's currency.
-        agreed: The user has agreed already.
+        recipe: Recipe with the thresholds.
+        found: Plan of the build.
+        max_cost: Maximum price, in the recipe's currency.
+        agreed: Whether the user has already agreed.
 
     Raises:
-        DatasetError: It would cost more than `max_cost`.
+        DatasetError: The price may exceed `max_cost`.
     """
     requests, gigabytes, _, price = (found.total(column) for column in COSTS)
     if max_cost is not None and price > max_cost:
@@ -189,7 +190,7 @@ def check_costs(recipe: CityRecipe, found: Plan, max_cost: float | None, agreed:
 
 
 def duration(hours: float) -> str:
-    """Hours as a person says them."""
+    """Format a duration in seconds, minutes or hours."""
     if hours < 1 / 60:
         return f"{hours * 3600:.0f} s"
     return f"{hours * 60:.0f} min" if hours < 1 else f"{hours:,.1f} h"
@@ -211,11 +212,11 @@ def _street_views(
 ) -> Iterator[tuple[Any, ...]]:
     for source, some in batches(recipe, layout.places, space.cache):
         if isinstance(source, LocalFolder):
-            source.paths()  # a missing folder is reported now
+            source.paths()  # raises if the folder is missing
             continue
         left = sum(len(one.places) for one in some if not one.file.exists())
         requests = math.ceil(left * source.requests_per_place)
-        # metadata is no image: what a place brings is what is paid for and stored
+        # images are paid for and stored, metadata requests are free
         images = left * _images_per_place(source)
         costs = _costs(recipe, source, requests, images, recipe.costs.street_view_kb)
         items = len(layout.places)
@@ -229,7 +230,7 @@ def _costs(
     images: int,
     size_kb: float,
 ) -> tuple[float, ...]:
-    """See [`COSTS`]."""
+    """Values of `COSTS`."""
     limits = {**source.limits, **recipe.network.limits}
     rate = min((limits[host].per_second for host in source.limits), default=Limit().per_second)
     price = images * source.price_per_1000 / 1000
@@ -237,7 +238,7 @@ def _costs(
 
 
 def _images_per_place(source: Any) -> int:
-    """How many images a source gives per place, at most."""
+    """Maximum number of images per location."""
     return len(source.headings) if hasattr(source, "headings") else getattr(source, "per_place", 1)
 
 

@@ -1,4 +1,4 @@
-"""How far a build is: what was fetched of each source, and what failed and why."""
+"""Status of a build: download counts per source, failures and their reasons."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -18,10 +18,10 @@ REASONS_SHOWN = 5
 
 
 def describe(recipe: CityRecipe, output_dir: str | Path) -> str:
-    """The state of a build, to be read.
+    """Status of a build as text.
 
     Raises:
-        DatasetError: Nothing has been built there yet.
+        DatasetError: The folder holds no build.
     """
     space = Workspace(output_dir)
     if not space.cache.is_dir():
@@ -44,7 +44,7 @@ def describe(recipe: CityRecipe, output_dir: str | Path) -> str:
 
 
 def _lines(store: Store, name: str, planned: int | None) -> Iterator[str]:
-    """States of a source's items, and the most frequent reasons of failures."""
+    """Number of items per status, and the most frequent reasons of failures."""
     states = ", ".join(f"{count:,} {state}" for state, count in store.counts(f"{name}/").items())
     of = "" if planned is None else f" (planned: {planned:,} tiles or places)"
     yield f"  {name}: {states or 'nothing requested yet'}{of}"
@@ -56,7 +56,7 @@ def _lines(store: Store, name: str, planned: int | None) -> Iterator[str]:
 
 
 def _planned(path: Path) -> dict[str, int]:
-    """Items by source, if a plan can be read."""
+    """Number of planned items per source; empty without a readable plan."""
     found = read_json(path) or {"sources": []}
     return {one["name"]: one["items"] for one in found["sources"]}
 

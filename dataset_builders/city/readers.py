@@ -1,7 +1,7 @@
-"""Readers of indicators: what a recipe says of each column of numbers, and how it is read.
+"""Indicator readers and their settings in a recipe: rasters, polygon layers, point tables.
 
-A reader is a subclass of [`IndicatorSettings`] with a `reader` name of its own, a `read` method,
-and a place in the union of `recipe.py`.
+To add a reader, subclass [`IndicatorSettings`] with a unique `reader` literal and a `read` method,
+and add the class to the union in `recipe.py`.
 """
 
 from abc import abstractmethod
@@ -28,18 +28,18 @@ POINT_COLUMNS = (
     *("coord_system", "lon", "lat", "id_column", "count_column", "date_column", "year"),
 )
 Resolve = Callable[[str], Path]
-"""From a path of the recipe to the file."""
+"""Resolves a path in the recipe."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """An indicator of all regions.
+    """Values of an indicator for all regions.
 
     Attributes:
-        indicator: As the dataset's metadata has it.
-        columns: Indexed like the regions: values, `<indicator>_source`, and what belongs to them.
+        indicator: Indicator in the dataset's metadata.
+        columns: Values, `<indicator>_source` and further columns, with the index of the regions.
         source: Source and licence, for the card.
-        rejects: Rows of the source that were left out.
+        rejects: Rejected rows of the source.
         notes: Caveats, one sentence each.
     """
 
@@ -51,15 +51,15 @@ class Reading:
 
 
 class IndicatorSettings(Record):
-    """A column of numbers, and where it comes from.
+    """Settings of an indicator and its source.
 
     Attributes:
-        name: Column name: one of the layout's, or another with `unit` and `description`.
-        files: Files of the source; patterns (`odiac*_21??.tif`) are expanded.
-        unit: Unit of a column that the layout does not know.
-        description: Description of a column that the layout does not know.
-        transform: What evaluation predicts of such a column.
-        kind: Kind of such a column.
+        name: Column name: a predefined indicator, or any other name with `unit` and `description`.
+        files: Files of the source; glob patterns (`odiac*_21??.tif`) are expanded.
+        unit: Unit of an indicator that is not predefined.
+        description: Description of an indicator that is not predefined.
+        transform: Transform of an indicator that is not predefined, applied before evaluation.
+        kind: Kind of an indicator that is not predefined.
         licence: Licence of the source, for the card.
         attribution: Attribution of the source, for the card.
     """
@@ -85,7 +85,7 @@ class IndicatorSettings(Record):
 
     @property
     def indicator(self) -> Indicator:
-        """As the dataset's metadata has it."""
+        """Indicator in the dataset's metadata."""
         if self.name in INDICATORS:
             known = INDICATORS[self.name]
             return replace(known, description=self.description or known.description)
@@ -97,24 +97,24 @@ class IndicatorSettings(Record):
         """Read the indicator of all regions.
 
         Args:
-            files: Of the source, patterns expanded.
+            files: Files of the source, with glob patterns expanded.
             regions: Polygons with `region_id`, EPSG:4326.
-            resolve: For further paths of the recipe.
+            resolve: Resolves further paths of the recipe.
 
         Raises:
-            DatasetError: The files are not what the recipe says.
+            DatasetError: The files contradict the recipe.
             SourceError: A table lacks columns.
         """
 
     def sample(self, regions: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
-        """The regions that show whether the files can be read; all of them by default."""
+        """Regions sufficient to check the files; all of them by default."""
         return regions
 
     def only(self, files: Sequence[Path]) -> Path:
-        """The file of a source that has but one.
+        """The only file of a source.
 
         Raises:
-            DatasetError: There are several.
+            DatasetError: The source has several files.
         """
         if len(files) != 1:
             raise DatasetError(
@@ -130,7 +130,7 @@ class IndicatorSettings(Record):
         rejects: Sequence[Reject] = (),
         notes: Sequence[str] = (),
     ) -> Reading:
-        """What was read, with a line on the source."""
+        """Assemble a [`Reading`] with a description of the source."""
         named = columns[f"{self.name}_source"].dropna()
         origin = named.iloc[0] if len(named) else "no source covers the city"
         by = f", {self.attribution}" if self.attribution else ""
@@ -140,22 +140,22 @@ class IndicatorSettings(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class DescribedRaster(RasterSource):
-    """A raster that is no known product; named like the indicator unless it says otherwise."""
+    """Description of a custom raster; `name` and `indicator` default to the indicator's name."""
 
     name: str = ""
     indicator: str = ""
 
 
 class RasterSettings(IndicatorSettings):
-    """An indicator from a raster, summarised over each region.
+    """Indicator from zonal statistics of a raster.
 
     Attributes:
-        product: A known raster product by its name; by its file's name if left out.
-        raster: Description of an unknown product: `kind`, `cell_unit`, `unit`, `band`, ...
-        min_coverage: Regions that the raster covers less have no value.
-        zero_where_no_data: For a raster whose gaps mean 0 (worldpop_constrained): regions without a
-            single cell that has a value are 0, too. By default they have no value, since a file
-            that was clipped to a boundary looks the same beyond it.
+        product: Name of a known raster product; recognised from the file name by default.
+        raster: Description of a custom raster: `kind`, `cell_unit`, `unit`, `band`, ...
+        min_coverage: Minimum share of a region covered by the raster; below it the value is null.
+        zero_where_no_data: Whether regions without any valid cell are 0 in a raster whose missing
+            cells mean 0 (worldpop_constrained). By default they are null, since cells may also be
+            missing because the file was clipped to a boundary.
     """
 
     reader: Literal["raster"]
@@ -191,7 +191,7 @@ class RasterSettings(IndicatorSettings):
         return self.reading(frame, licence, notes=self._without_data(frame, source))
 
     def sample(self, regions: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
-        """See [`IndicatorSettings.sample`]; one region is enough."""
+        """See [`IndicatorSettings.sample`]; a single region."""
         middle = len(regions) // 2
         return regions.iloc[middle : middle + 1]
 
@@ -202,7 +202,7 @@ class RasterSettings(IndicatorSettings):
         return find_raster(files[0]) if self.product is None else RASTERS[self.product]
 
     def _without_data(self, frame: pd.DataFrame, source: RasterSource) -> list[str]:
-        """How many regions lie on no cell that has a value, and what became of them."""
+        """Note on the regions without any valid cell."""
         blank = frame[f"{self.name}_coverage"] == 0
         if not blank.any():
             return []
@@ -222,13 +222,13 @@ class RasterSettings(IndicatorSettings):
 
 
 class PolygonSettings(IndicatorSettings):
-    """An indicator from an attribute of a polygon layer that need not nest in the regions.
+    """Indicator from an attribute of a polygon layer, by areal interpolation.
 
-    An indicator of kind "count" is shared out by area; of any other kind it is averaged by area.
+    An indicator of kind "count" is allocated by area; any other kind is an area-weighted mean.
 
     Attributes:
         column: Attribute of the layer.
-        min_coverage: Regions that the layer covers less have no value.
+        min_coverage: Minimum share of a region covered by the layer; below it the value is null.
     """
 
     reader: Literal["polygons"]
@@ -252,13 +252,13 @@ class PolygonSettings(IndicatorSettings):
 
 
 class CountedSettings(IndicatorSettings):
-    """An indicator that counts points in each region.
+    """Indicator that counts points per region.
 
     Attributes:
-        covered: File of polygons: where the source has points at all; elsewhere the indicator is
-            missing, not 0.
-        by_category: Add a column for each of the fourteen categories.
-        min_inside: Share of the points that must lie in the regions.
+        covered: Polygon file of the area covered by the source; outside it the indicator is null
+            instead of 0.
+        by_category: Whether to add a column for each of the fourteen categories.
+        min_inside: Minimum share of the points inside the regions.
     """
 
     covered: str | None = None
@@ -267,7 +267,7 @@ class CountedSettings(IndicatorSettings):
 
     @abstractmethod
     def read_points(self, file: Path) -> Points:
-        """The points of a file."""
+        """Read the points of a file."""
 
     def read(self, files: Sequence[Path], regions: gpd.GeoDataFrame, resolve: Resolve) -> Reading:
         """See [`IndicatorSettings.read`]."""
@@ -293,16 +293,16 @@ class CountedSettings(IndicatorSettings):
 
 
 class PointSettings(CountedSettings):
-    """An indicator from a table of points.
+    """Indicator from a table of points.
 
     Attributes:
-        coord_system: "wgs84", "gcj02", "bd09" or "bd09mc"; never guessed.
+        coord_system: Coordinate system, never guessed: "wgs84", "gcj02", "bd09" or "bd09mc".
         lon: Column of longitudes.
         lat: Column of latitudes.
-        id_column: Column of which each value counts once.
+        id_column: Column of IDs; rows with the same ID are counted once.
         count_column: Column with the weight of each point.
-        date_column: Column of dates, needed with `year`.
-        year: Year of the rows that count; all by default.
+        date_column: Column of dates; required with `year`.
+        year: Year of the rows to count; all by default.
     """
 
     reader: Literal["points"]

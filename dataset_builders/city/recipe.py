@@ -1,4 +1,4 @@
-"""What a city's dataset is made of: a YAML file, checked whole before anything is fetched."""
+"""Recipe of a city's dataset: a YAML file, fully validated before any download."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -46,13 +46,13 @@ IndicatorSettings = Annotated[
 
 
 class BoundarySettings(Record):
-    """The outline of the city: exactly one of `file`, `place` and `bbox`.
+    """Boundary of the city: exactly one of `file`, `place` and `bbox`.
 
     Attributes:
-        file: Any file that geopandas reads.
-        place: Name that Nominatim (OpenStreetMap) knows, such as "Beijing, China".
-        bbox: West, south, east, north in degrees, EPSG:4326.
-        nominatim_url: Nominatim server to use instead of the public one.
+        file: Polygon file in any format that geopandas reads.
+        place: Name to geocode with Nominatim (OpenStreetMap), such as "Beijing, China".
+        bbox: West, south, east and north in degrees, EPSG:4326.
+        nominatim_url: URL of a Nominatim server other than the public one.
     """
 
     file: str | None = None
@@ -70,18 +70,19 @@ class BoundarySettings(Record):
 
 
 class RegionSettings(Record):
-    """What the city is divided into.
+    """Regions of the city.
 
     Attributes:
-        scheme: "squares" in metres, map "tiles", "h3" hexagons, or your own "polygons".
-        side_m: Side of a square.
-        plane: Plane of the squares ("epsg32650"), so that another boundary gives the same squares.
-        zoom: Zoom level of tiles.
-        tile_scheme: Numbering of tiles: "xyz", "tms" or "baidu".
+        scheme: "squares", map "tiles", "h3" hexagons, or user-supplied "polygons".
+        side_m: Side of a square in metres.
+        plane: Fixed projection of the squares ("epsg32650"), which makes them independent of the
+            boundary.
+        zoom: Zoom level of the tiles.
+        tile_scheme: Tile numbering scheme: "xyz", "tms" or "baidu".
         resolution: H3 resolution.
-        file: File of polygons.
-        id_column: Column of the polygons that becomes `region_id`.
-        min_cover: Share of a region that must lie within the boundary.
+        file: Polygon file.
+        id_column: Column of the polygon file that becomes `region_id`.
+        min_cover: Minimum share of a region within the boundary.
     """
 
     scheme: Literal["squares", "tiles", "h3", "polygons"] = "squares"
@@ -104,14 +105,14 @@ class RegionSettings(Record):
 
 
 class RoadSettings(Record):
-    """The roads along which street views are taken.
+    """Roads along which street views are sampled.
 
     Attributes:
-        pbf: OpenStreetMap extract (.osm.pbf); without one, Overpass is asked.
-        overpass_url: Overpass server to use instead of the public one.
+        pbf: OpenStreetMap extract (.osm.pbf); by default roads are downloaded from Overpass.
+        overpass_url: URL of an Overpass server other than the public one.
         classes: Values of the tag `highway`.
-        spacing_m: Metres of road between two points.
-        thin_m: Of two points closer than this, one is dropped.
+        spacing_m: Distance between sampling points along a road, in metres.
+        thin_m: Minimum distance between sampling points in metres; closer ones are dropped.
     """
 
     pbf: str | None = None
@@ -130,15 +131,15 @@ class RoadSettings(Record):
 
 
 class SplitSettings(Record):
-    """Which regions train, validate and test.
+    """Training, validation and test splits.
 
     Attributes:
         seed: Split seed.
-        block_m: Side of a block. By default at least the longest correlation range of a label, as
-            far as three blocks fit in a row.
-        buffer_cells: Width of the buffer between two parts, in regions: 1 drops the regions that
-            touch another part, and each further one those within one more side of a typical region
-            (the square root of the median area). 0 drops none.
+        block_m: Side of a block in metres. By default at least the longest correlation range of
+            the labels, but small enough for three blocks per row.
+        buffer_cells: Width of the buffer between parts, in regions: 1 drops the regions that touch
+            another part, each further unit those within another side of a typical region (square
+            root of the median area); 0 drops none.
     """
 
     seed: int = 0
@@ -147,15 +148,14 @@ class SplitSettings(Record):
 
 
 class NetworkSettings(Record):
-    """Rates, retries and user agent of all requests.
+    """Rate limits, retries and user agent of requests.
 
     Attributes:
-        contact: E-mail address or page, for the user agent.
-        max_attempts: Attempts per item and run.
-        timeout_s: Seconds without a byte after which an attempt fails.
-        limits: Limits by host: `{api.map.baidu.com: {per_second: 10, at_once: 8}}`.
-        placeholders_above: Identical images of more items than this are the provider's way of
-            saying "no image here".
+        contact: E-mail address or URL for the user agent.
+        max_attempts: Maximum number of attempts per item and run.
+        timeout_s: Read timeout in seconds.
+        limits: Limits per host: `{api.map.baidu.com: {per_second: 10, at_once: 8}}`.
+        placeholders_above: An image returned for more items than this is a placeholder.
     """
 
     contact: str = ""
@@ -166,7 +166,7 @@ class NetworkSettings(Record):
 
     @property
     def user_agent(self) -> str:
-        """Who is asking."""
+        """Value of the `User-Agent` header."""
         return f"{USER_AGENT} {self.contact}".strip()
 
     @field_validator("contact")
@@ -178,15 +178,15 @@ class NetworkSettings(Record):
 
 
 class CostSettings(Record):
-    """Estimated sizes, and the thresholds above which a build asks before it starts.
+    """Estimated image sizes, and thresholds above which a build asks for confirmation.
 
     Attributes:
         currency: Currency of all prices in the recipe.
-        ask_above_price: Price in that currency.
-        ask_above_requests: Requests to all sources.
-        ask_above_gb: Gigabytes to download.
-        satellite_kb: Size of a map tile.
-        street_view_kb: Size of a street view.
+        ask_above_price: Threshold of the price.
+        ask_above_requests: Threshold of the number of requests to all sources.
+        ask_above_gb: Threshold of the download size in gigabytes.
+        satellite_kb: Size of a map tile in kilobytes.
+        street_view_kb: Size of a street view in kilobytes.
     """
 
     currency: str = "USD"
@@ -198,26 +198,26 @@ class CostSettings(Record):
 
 
 class CityRecipe(Record):
-    """A city's dataset.
+    """Recipe of a city's dataset.
 
     Attributes:
-        city: Name in the dataset's configs, a-z, 0-9 and _.
-        boundary: Outline of the city.
-        regions: What it is divided into.
-        title: Title of the card.
-        description: Description on the card.
-        roads: Needed where street views are fetched along them.
-        satellite: A `provider` ("tiles" or "stac") and its fields.
-        street_view: `provider`s and their fields, in the order they are asked.
+        city: City name in the dataset's configs: a-z, 0-9 and _.
+        boundary: Boundary of the city.
+        regions: Regions of the city.
+        title: Title of the dataset card.
+        description: Description on the dataset card.
+        roads: Roads along which street views are sampled; required by online sources.
+        satellite: Satellite source: a `provider` ("tiles" or "stac") and its fields.
+        street_view: Street-view sources, in order of use: a `provider` and its fields each.
         indicators: Prediction targets: a `reader` and its fields each.
-        splits: Of the regions.
-        network: Rates, retries, user agent.
-        costs: Estimates and thresholds.
-        synthetic: Whether any part is simulated.
-        licence: Licence of the dataset as it is published.
-        citation: BibTeX or a line.
+        splits: Splits of the regions.
+        network: Rate limits, retries and user agent.
+        costs: Estimates and confirmation thresholds.
+        synthetic: Whether any part of the data is simulated.
+        licence: Licence of the published dataset.
+        citation: BibTeX entry or plain reference.
         notes: Caveats, one sentence each.
-        data_dir: Folder that relative paths start from; the recipe's own by default.
+        data_dir: Base folder of relative paths; the folder of the recipe by default.
     """
 
     city: str
@@ -265,11 +265,11 @@ class CityRecipe(Record):
         return self
 
     def path(self, name: str) -> Path:
-        """A path of the recipe; relative ones start from `data_dir`."""
+        """Resolve a path relative to `data_dir`."""
         return Path(self.data_dir) / Path(name).expanduser()
 
     def files(self, indicator: Any) -> list[Path]:
-        """The files of an indicator, patterns expanded, each once, sorted.
+        """Sorted files of an indicator, with glob patterns expanded.
 
         Raises:
             DatasetError: A file is missing, or no file matches a pattern.
@@ -288,12 +288,12 @@ class CityRecipe(Record):
         return sorted(found)
 
     def satellite_source(self) -> SatelliteSource | None:
-        """The source of satellite images, if there is one."""
+        """Source of the satellite images, if any."""
         source: Any = self.satellite
         return source
 
     def street_view_sources(self) -> list[StreetViewSource]:
-        """The sources of street views in their order, local folders with their full paths."""
+        """Street-view sources in order of use, with the paths of local folders resolved."""
         found: list[Any] = [
             replace(one, folder=str(self.path(one.folder))) if isinstance(one, LocalFolder) else one
             for one in self.street_view
@@ -306,7 +306,7 @@ class CityRecipe(Record):
         return [one for one in sources if one is not None and not isinstance(one, LocalFolder)]
 
     def fingerprint(self) -> str:
-        """Equal for recipes that give equal datasets from equal files and answers."""
+        """Hash of the fields that determine the dataset, given the same files and responses."""
         return digest(self.model_dump(exclude={"network", "costs", "data_dir"}))
 
 
@@ -315,11 +315,11 @@ def read_recipe(path: str | Path, data_dir: str | Path | None = None) -> CityRec
 
     Args:
         path: YAML file.
-        data_dir: Folder that relative paths start from, instead of the recipe's.
+        data_dir: Base folder of relative paths, instead of the recipe's.
 
     Raises:
-        DatasetError: No such file, not YAML, or mistakes, all of which are listed: unknown fields
-            (with the nearest known one), missing ones, impossible values, keys in addresses.
+        DatasetError: The file is missing, not YAML or invalid. All errors are listed: unknown
+            fields (with a suggestion), missing fields, invalid values, keys in URLs.
     """
     values = read_yaml(path)
     if data_dir is None:

@@ -1,4 +1,4 @@
-"""The report of a built city: maps of its indicators, coverage and splits, and contact sheets."""
+"""Report of a city's dataset: maps of indicators, coverage and splits, and contact sheets."""
 
 from collections import Counter
 
@@ -28,7 +28,7 @@ SHEET_SIZE = 24
 
 
 def write_report(space: Workspace, recipe: CityRecipe, layout: Layout) -> None:
-    """Draw what there is of the dataset in `<root>/report`."""
+    """Write the figures and the split report of a dataset to `<root>/report`."""
     city, dataset, folder = recipe.city, space.dataset, space.report
     regions = read_regions(dataset, city)
     said = f"{city}{' (synthetic)' * recipe.synthetic}: "

@@ -1,4 +1,4 @@
-"""The report of a city's splits: its numbers, and a self-contained page that shows them."""
+"""Report of a city's splits: statistics, and a self-contained HTML page."""
 
 import base64
 from collections.abc import Mapping
@@ -22,22 +22,25 @@ SPLITS = ("split_random", "split_block")
 
 
 def train_distances(regions: gpd.GeoDataFrame) -> dict[str, Any]:
-    """Metres from each test region to the nearest training region, by split that exists."""
+    """Distance in metres from each test region to the nearest training region, per split.
+
+    Splits that could not be made are left out.
+    """
     x, y = local_xy(regions["lon"].to_numpy(), regions["lat"].to_numpy())
     found = {}
     for column in SPLITS:
         try:
             found[column] = nearest_train_distance(x, y, regions[column].to_numpy(dtype=object))
-        except SplitError:  # a split that could not be made
+        except SplitError:
             continue
     return found
 
 
 def train_gaps(regions: gpd.GeoDataFrame) -> dict[str, dict[str, Any]]:
-    """Smallest gap between a test and a training region, and how many touch, by split.
+    """Smallest gap between test and training regions, and number of touching pairs, per split.
 
-    Gaps are measured from border to border, in metres. Splits without either part, or without
-    places, are left out.
+    Gaps are border-to-border distances in metres. Splits without a test or a training region with
+    a location are left out.
     """
     near = region_neighbourhood(regions.geometry, regions["lon"], regions["lat"])
     found = {}
@@ -57,7 +60,7 @@ def train_gaps(regions: gpd.GeoDataFrame) -> dict[str, dict[str, Any]]:
 def split_numbers(
     dataset: Path, city: str, regions: gpd.GeoDataFrame, distances: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The numbers of the report, as JSON has them."""
+    """Statistics of the report, serialisable as JSON."""
     x, y = local_xy(regions["lon"].to_numpy(), regions["lat"].to_numpy())
     indicators = list(read_indicators(dataset, city).values())
     return {
@@ -80,12 +83,12 @@ def split_numbers(
 
 
 def split_page(title: str, numbers: Mapping[str, Any], figures: Mapping[str, Path]) -> str:
-    """The report as an HTML page that loads nothing.
+    """Render the report as an HTML page without external resources.
 
     Args:
-        title: Title; says "synthetic" where the data are.
-        numbers: From [`split_numbers`].
-        figures: PNG files by what they show; they are embedded in the page.
+        title: Page title; contains "synthetic" for synthetic data.
+        numbers: Result of [`split_numbers`].
+        figures: PNG files to embed, by caption.
     """
     labelled = {
         f"{name}, {column}": parts
@@ -116,14 +119,13 @@ def split_page(title: str, numbers: Mapping[str, Any], figures: Mapping[str, Pat
 
 
 def _html_table(rows: Mapping[str, Mapping[str, float]]) -> str:
-    """A table of whole numbers with a head, its texts escaped."""
     frame = pd.DataFrame.from_dict(dict(rows), orient="index")
     frame.columns = [str(name).replace("_", " ") for name in frame.columns]
     return frame.to_html(border=0, float_format="{:,.0f}".format) if len(frame) else ""
 
 
 def _counts(regions: gpd.GeoDataFrame) -> dict[str, dict[str, int]]:
-    """Regions in each part of each split."""
+    """Number of regions in each part of each split."""
     counts = {}
     for column in SPLITS:
         found = {part: int((regions[column] == part).sum()) for part in PARTS}
@@ -132,7 +134,7 @@ def _counts(regions: gpd.GeoDataFrame) -> dict[str, dict[str, int]]:
 
 
 def _duplicates(dataset: Path, city: str, regions: gpd.GeoDataFrame) -> dict[str, Any]:
-    """Groups of regions that share an image, and how many of them lie in two parts of a split."""
+    """Number of groups of regions that share an image, and of those that straddle two parts."""
     keys: dict[str, list[str]] = {name: [] for name in regions["region_id"]}
     for view in VIEWS:
         if (city, view) in list_tables(dataset):

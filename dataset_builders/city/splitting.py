@@ -1,4 +1,8 @@
-"""The splits of a city: blocks as wide as its labels reach, pictures that are twice kept apart."""
+"""Random and spatial block splits of a city's regions.
+
+The side of a block is at least the correlation range of the labels, and regions with a duplicate
+image never lie in different parts.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,20 +19,20 @@ from ..splits import default_block_m, local_xy, region_splits
 from .recipe import SplitSettings
 
 BLOCKS_IN_A_ROW = 3
-"""A city is never cut into fewer, however far its labels reach."""
+"""Minimum number of blocks per row, whatever the correlation ranges."""
 PARTS = ("train", "test", "validation")
-"""Of a group that two parts share, the first of these keeps its regions."""
+"""Order of precedence: a group that straddles parts keeps the regions of the first of these."""
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The splits of a city's regions.
+    """Splits of a city's regions.
 
     Attributes:
-        columns: `split_random`, `split_block` and `fold_block`, in the order of the regions.
-        block_m: side of a block.
-        ranges_m: correlation range of each label, where it could be estimated.
-        notes: what a user must know, one sentence each.
+        columns: Columns `split_random`, `split_block` and `fold_block`, each `(n_regions,)`.
+        block_m: Side of a block in metres.
+        ranges_m: Correlation range of each label in metres, where it could be estimated.
+        notes: Caveats, one sentence each.
     """
 
     columns: dict[str, NDArray[np.object_]]
@@ -47,13 +51,13 @@ def split_regions(
     """Split a city's regions; the result does not depend on their order.
 
     Args:
-        regions: with `region_id`, `lon`, `lat`, `area_m2` and geometry (EPSG:4326).
-        targets: their labels, indexed like them.
-        indicators: of the targets.
-        settings: seed, block and buffer.
-        groups: regions that share a picture: of a group that two parts would share, one part
-            keeps its regions; in the block split the others are left out, lest they come to lie
-            beside the other part.
+        regions: Regions with `region_id`, `lon`, `lat`, `area_m2` and geometry (EPSG:4326).
+        targets: Labels, with the index of `regions`.
+        indicators: Indicators of the columns of `targets`.
+        settings: Seed, block size and buffer width.
+        groups: IDs of regions that share an image. The random split moves a group into one part.
+            The block split keeps the regions of one part and drops the others, since moving them
+            would place them next to another part.
     """
     order = np.argsort(regions["region_id"].to_numpy(dtype=str), kind="stable")
     lon, lat = (regions[name].to_numpy(dtype=float)[order] for name in ("lon", "lat"))
@@ -81,13 +85,14 @@ def correlation_ranges(
     targets: pd.DataFrame,
     indicators: Sequence[Indicator],
 ) -> dict[str, float]:
-    """How far each label reaches, in metres, on the scale that is predicted.
+    """Spatial correlation range of each label in metres, on the scale that is predicted.
 
     Args:
-        x: `(n,)` metres east.
-        y: `(n,)` metres north.
-        targets: `(n, ...)` raw labels.
-        indicators: of the targets; those of which no range can be estimated are left out.
+        x: Eastings in metres, `(n,)`.
+        y: Northings in metres, `(n,)`.
+        targets: Raw labels, `n` rows.
+        indicators: Indicators of the columns of `targets`; those without an estimable range are
+            left out of the result.
     """
     found = {}
     for one in indicators:
@@ -95,7 +100,7 @@ def correlation_ranges(
         values = np.log1p(values) if one.transform == "ln1p" else values
         try:
             range_m = correlation_range(x, y, values)
-        except SplitError:  # fewer regions with a label than an estimate needs
+        except SplitError:  # too few labelled regions
             continue
         if np.isfinite(range_m):
             found[one.name] = range_m
@@ -109,7 +114,7 @@ def _block_m(
     ranges: Mapping[str, float],
     settings: SplitSettings,
 ) -> tuple[float, list[str]]:
-    """Side of a block, and the labels that reach further."""
+    """Side of a block, and a note for each label whose correlation range is longer."""
     usual = float(default_block_m(x, y, cell_m))
     widest = max(float(np.sqrt((np.ptp(x) + cell_m) * (np.ptp(y) + cell_m))) / BLOCKS_IN_A_ROW, 0)
     wanted = max([usual, *ranges.values()])
@@ -125,7 +130,7 @@ def _block_m(
 def _part(
     names: Sequence[str], split: NDArray[np.object_], groups: Sequence[Sequence[str]]
 ) -> NDArray[np.object_]:
-    """The split with each group in one part, and what lies in another part in none."""
+    """Restrict each group to one part; its regions in other parts get None."""
     number = {name: index for index, name in enumerate(names)}
     out = split.copy()
     for group in groups:

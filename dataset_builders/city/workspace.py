@@ -1,4 +1,4 @@
-"""The folder of a city's build: what is kept where."""
+"""Folder layout of a city's build."""
 
 from pathlib import Path
 
@@ -9,15 +9,15 @@ BUILD_MARKER, LEDGER_FILE = ".urbanln-build", "ledger.sqlite"
 
 
 class Workspace:
-    """A build's folder.
+    """Folders of a build.
 
     Attributes:
-        root: Folder of all the others.
-        plan: What the build will cost, and a map of what will be requested.
-        cache: The ledger, what was fetched, roads: never published, never fetched twice.
-        dataset: The dataset, for `load_dataset`.
-        report: Coverage, splits, images.
-        published: The dataset as it may leave this machine.
+        root: Folder of the build.
+        plan: Cost estimate and maps of the regions and sampling points.
+        cache: Ledger, downloads and roads; never published.
+        dataset: Dataset, readable by `load_dataset`.
+        report: Maps of coverage and splits, and contact sheets.
+        published: Dataset without images that may not be redistributed.
     """
 
     def __init__(self, root: str | Path):
@@ -30,7 +30,7 @@ class Workspace:
         """Mark the folder as a build's, before anything is written.
 
         Raises:
-            DatasetError: It has a folder of a name that a build uses, and no build made it.
+            DatasetError: A subfolder with a name used by builds was not made by a build.
         """
         own = (self.plan, self.cache, self.dataset, self.report, self.published)
         marks = (self.root / BUILD_MARKER, self.cache / LEDGER_FILE)
@@ -44,7 +44,7 @@ class Workspace:
         marks[0].touch()
 
     def open_store(self) -> Store:
-        """The ledger and the contents."""
+        """Open the download store."""
         return Store(self.cache)
 
 
