@@ -1,14 +1,13 @@
-"""Predict indicators from images, and measure region representations.
+"""Predict indicators from images, and evaluate region representations.
 
     python evaluate.py predict --images photos --regions tracts.gpkg --region_id tract ...
     python evaluate.py embed  --model_name_or_path M --dataset_name DIR --city C --output_dir OUT
     python evaluate.py probe  --embeddings OUT/C/*.parquet --dataset_name DIR --city C ...
     python evaluate.py report --output_dir OUT
 
-This file has the name of the Hugging Face library `evaluate`, and stands before it wherever the
-checkout's root comes first on `sys.path`: `python evaluate.py`, `accelerate launch`, pytest,
-worker processes. So it is decided here, once: run as a script, this file is the command line;
-imported under the name `evaluate`, it steps aside for the library.
+This file shadows the Hugging Face library `evaluate` if the repository root comes first on
+`sys.path`, as with `accelerate launch` and pytest. Imported under the name `evaluate`, it therefore
+loads the library in its place.
 """
 
 import sys
@@ -28,7 +27,7 @@ if __name__ == "evaluate":
             name=__name__,
         )
     _library = importlib.util.module_from_spec(_spec)
-    # `import` hands out what stands in sys.modules once this file has run
+    # `import` returns the entry of sys.modules
     sys.modules[__name__] = _library
     _spec.loader.exec_module(_library)
 

@@ -1,1 +1,1 @@
-"""What several pipelines share: user errors and image encoders. It imports no other pipeline."""
+"""Modules shared by several pipelines."""

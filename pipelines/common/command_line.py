@@ -1,4 +1,4 @@
-"""Command-line arguments as dataclasses; imports nothing heavy, so that `--help` is quick."""
+"""Command-line arguments from dataclasses, without heavy imports."""
 
 import argparse
 import copy
@@ -14,12 +14,12 @@ TRUE, FALSE = {"true", "t", "yes", "y", "1"}, {"false", "f", "no", "n", "0"}
 
 
 def argument(default: Any, help: str, least: float | None = None) -> Any:
-    """A field of a dataclass of arguments.
+    """Field of a dataclass of arguments.
 
     Args:
         default: Default value; a list is copied.
-        help: Text of `--help`.
-        least: Smallest value allowed.
+        help: Help text.
+        least: Minimum.
     """
     metadata = {"help": help, "least": least}
     if isinstance(default, list):
@@ -36,28 +36,26 @@ def parse_dataclasses(
     epilog: str = "",
     usage: str | None = None,
 ) -> list[Any]:
-    """Read a command line into dataclasses.
+    """Parse a command line into dataclasses.
 
-    A field is the flag `--name`; the parser also takes hyphens for underscores. Fields are of type
-    str, int, float, bool, `Literal` or list, each also optional. A flag given twice counts once,
-    with its later value.
+    A field `name` becomes the flag `--name`, with hyphens or underscores. Fields may be of type
+    str, int, float, bool, `Literal` or list, or optional. The last value of a repeated flag counts.
 
     Args:
-        argv: Command line without the program's name.
-        parts: Dataclasses whose fields all have defaults, by the heading of their group in the
-            help. Field names differ between them.
-        program: How the program is started, such as "python train.py".
-        description: Text above the arguments in the help, printed as it is.
-        epilog: Text below them.
-        usage: First line of the help.
+        argv: Command line without the program name.
+        parts: Dataclasses by the title of their argument group. All fields have defaults, and
+            their names differ.
+        program: Command shown in messages, such as "python train.py".
+        description: Text above the arguments in the help, printed verbatim.
+        epilog: Text below the arguments in the help.
+        usage: Usage line of the help.
 
     Returns:
-        An instance of each part.
+        One instance per dataclass.
 
     Raises:
-        InputError: An unknown flag (with the nearest known one), or a value of the wrong type or
-            out of range.
-        SystemExit: `--help` was asked for.
+        InputError: If a flag is unknown, or a value has the wrong type or is out of range.
+        SystemExit: After `--help`.
     """
     parser = _Parser(
         prog=program,
@@ -78,7 +76,7 @@ def parse_dataclasses(
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """A hint at the nearest known name; empty where none is near."""
+    """Suggest the most similar known name; empty if none is similar."""
     wanted = name.lstrip("-").replace("-", "_")
     close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
@@ -92,7 +90,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults where they say something, and one spelling per flag."""
+    """Show non-trivial defaults and one spelling per flag."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in (None, "", False) or "efault" in (action.help or ""):
@@ -122,7 +120,6 @@ def _add_fields(group: Any, part: type) -> None:
 
 
 def _conversion(annotation: Any) -> dict[str, Any]:
-    """How argparse reads values of a type; optional values are read like the others."""
     if get_origin(annotation) in (Union, UnionType):
         annotation = next(one for one in get_args(annotation) if one is not NoneType)
     if annotation is bool:

@@ -1,4 +1,4 @@
-"""CSV files that a spreadsheet reads as data: no text in them is taken for a formula."""
+"""CSV files without spreadsheet formulas."""
 
 from pathlib import Path
 from typing import Any
@@ -11,21 +11,21 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\n")
 
 
 def defused(value: Any) -> Any:
-    """A text that a spreadsheet would run as a formula, with an apostrophe in front."""
+    """Prefix an apostrophe to text that a spreadsheet would evaluate as a formula."""
     if not isinstance(value, str):
         return value
-    # a carriage return is not quoted, and what follows it would start a line
+    # to_csv does not quote carriage returns, so the text after one would start a new line
     text = value.replace("\r\n", "\n").replace("\r", "\n")
     return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
 def write_csv(path: Path, table: pd.DataFrame, **options: Any) -> None:
-    """Write a table without its index, defused, as a whole or not at all.
+    """Write a table without its index atomically, with formulas disabled.
 
     Args:
-        path: The file; its folder is made if need be.
-        table: Texts and numbers.
-        options: Of `DataFrame.to_csv`.
+        path: Output file; its folder is created if needed.
+        table: Table of text and numbers.
+        options: Keyword arguments of `DataFrame.to_csv`.
     """
     safe = table.map(defused).rename(columns=defused)
     with atomic_path(path) as temporary:

@@ -1,10 +1,10 @@
-"""The error for input that a user can correct."""
+"""Error for invalid user input."""
 
 from dataset_builders.errors import ReportedError
 
 
 class InputError(ReportedError, ValueError):
-    """An argument, a table or a checkpoint that cannot be used; the message says what to do."""
+    """Invalid argument, table or checkpoint; the message states the remedy."""
 
 
 __all__ = ["InputError"]

@@ -1,7 +1,7 @@
-"""Numbered pieces of work on a Ray cluster, through Ray Data; needs the extra `ray`.
+"""Distribution of numbered work items on a Ray cluster by Ray Data; needs the extra `ray`.
 
-Ray decides which actor takes which piece and replaces actors that die. The pieces themselves store
-what they finish on a file system that all machines see, so the work is resumable.
+Ray replaces actors that die. The work is resumable because each item stores its results on a
+shared file system.
 """
 
 from collections.abc import Sequence
@@ -10,16 +10,16 @@ from typing import Any, Protocol
 from .errors import InputError
 
 CPUS_PER_ACTOR = 0.5
-"""Below one: actors that take every CPU would leave none to read with, and Ray Data would hang."""
+"""Below 1, because Ray Data hangs if actors reserve all CPUs and none is left for reading."""
 
 
 class Actor(Protocol):
-    """Does pieces of work, one at a time."""
+    """Processes one work item per call."""
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """`{"id": [number]}` -> `{"error": [message]}`, empty where the piece is finished.
+        """Map `{"id": [number]}` to `{"error": [message]}`, empty on success.
 
-        Errors of the user are returned and not raised: Ray would wrap them and stop the others.
+        User errors are returned, because Ray would wrap an exception and stop the other actors.
         """
         ...
 
@@ -33,22 +33,22 @@ def map_pieces(
     address: str | None = None,
     progress: bool = False,
 ) -> list[str]:
-    """Have actors do all pieces of work.
+    """Process all work items by actors.
 
     Args:
-        actor: Its class; a module-level one.
-        arguments: Of its constructor.
-        num_pieces: Pieces are numbered from 0.
-        num_actors: Actors that run at the same time.
-        gpus_per_actor: GPUs that each reserves, or a fraction of one; if the cluster has any.
-        address: Of the cluster; by default that of RAY_ADDRESS, else a cluster on this machine.
-        progress: Show Ray's own bars and the actors' output.
+        actor: Actor class, defined at module level.
+        arguments: Arguments of its constructor.
+        num_pieces: Number of work items, numbered from 0.
+        num_actors: Number of concurrent actors.
+        gpus_per_actor: GPUs, or fraction of one, per actor; ignored on a cluster without GPUs.
+        address: Address of the cluster. Defaults to RAY_ADDRESS, else a local cluster is started.
+        progress: Whether to show Ray's progress bars and the actors' output.
 
     Returns:
-        The different errors.
+        Distinct error messages.
 
     Raises:
-        InputError: Ray is not installed, or there is no such cluster.
+        InputError: If Ray is not installed or the cluster cannot be reached.
     """
     try:
         import ray

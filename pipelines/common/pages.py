@@ -1,7 +1,7 @@
-"""HTML pages that run and fetch nothing, whatever their texts say: one Jinja2 environment for all.
+"""Self-contained HTML pages: the Jinja2 environment of all reports.
 
-Templates that end in `.html.j2` escape every value and extend `page.html.j2`, whose
-Content-Security-Policy allows its own style sheet and script alone, by their hashes.
+Templates that end in `.html.j2` escape all values and extend `page.html.j2`, whose
+Content-Security-Policy allows only its own style sheet and script, by their hashes.
 """
 
 import base64
@@ -12,14 +12,14 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-# control characters that HTML cannot hold, lone surrogates, marks that turn the reading direction
+# control characters invalid in HTML, lone surrogates, bidirectional controls
 UNPRINTABLE = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069\ufffe\uffff]"
 )
 
 
 def printable(value: Any) -> Any:
-    """A text without characters that no page can show; anything else unchanged."""
+    """Replace unprintable characters in a string; other values are returned unchanged."""
     plain = isinstance(value, str) and not isinstance(value, Markup)
     return UNPRINTABLE.sub("\ufffd", value) if plain else value
 
@@ -44,12 +44,12 @@ def page_environment(package: str | None = None) -> Environment:
 
 
 def html_page(title: str, style: str, body: str) -> str:
-    """A complete page that may show images beside or within it.
+    """Complete HTML page that may show local or embedded images.
 
     Args:
         title: Plain text.
-        style: The style sheet; no element has a style of its own.
-        body: HTML whose texts are escaped.
+        style: Style sheet; inline styles are not allowed.
+        body: HTML with escaped text.
     """
     template = page_environment().get_template("page.html.j2")
     return template.render(title=title, style=style, body=body, images="'self' data: file:")

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer, built from the vocabulary in the open_clip package; needs no network."""
+"""CLIP's tokenizer, built offline from the vocabulary in the open_clip package."""
 
 from typing import Any
 
@@ -8,18 +8,18 @@ SPECIAL_TOKENS = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endo
 
 
 def clip_tokenizer(model_max_length: int = 248) -> CLIPTokenizer:
-    """The tokenizer of every OpenAI CLIP checkpoint (49,408 entries).
+    """Tokenizer of the OpenAI CLIP checkpoints (49,408 entries).
 
     Args:
-        model_max_length: Length at which texts are truncated, start and end token included.
+        model_max_length: Limit in tokens, including start and end tokens.
 
     Returns:
-        A `CLIPTokenizer` equal to that of `openai/clip-vit-base-patch16`, except for its length.
+        A `CLIPTokenizer` equal to that of `openai/clip-vit-base-patch16`, except for its limit.
     """
     from open_clip import SimpleTokenizer
 
     source = SimpleTokenizer()
-    # Any: the annotation of CLIPTokenizer is narrower than what it takes
+    # Any: CLIPTokenizer accepts more types than its annotations state
     vocabulary: Any = {SPECIAL_TOKENS.get(entry, entry): i for entry, i in source.encoder.items()}
     merges: Any = list(source.bpe_ranks)
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=model_max_length)

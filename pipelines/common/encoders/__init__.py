@@ -1,8 +1,7 @@
-"""Image encoders: what turns an image into a vector.
+"""Image encoders.
 
-`load_encoder` takes the name of a built-in encoder (`BUILT_IN`), or the Hub id or folder of a model
-of the transformers library. A built-in encoder is a module of this package with a function `load`,
-and a line in `BUILT_IN`.
+`load_encoder` takes the name of a built-in encoder or the Hub id or folder of a transformers model.
+A built-in encoder is a module of this package with a function `load` and an entry in `BUILT_IN`.
 """
 
 from dataclasses import dataclass
@@ -22,11 +21,11 @@ Precision = Literal["no", "bf16", "fp16"]
 
 @dataclass(frozen=True)
 class BuiltIn:
-    """A built-in encoder.
+    """Built-in encoder.
 
     Attributes:
-        summary: what it is, in one line.
-        trained: whether it has trained weights; one without is a control.
+        summary: One-line description.
+        trained: Whether it has trained weights.
     """
 
     summary: str
@@ -47,15 +46,15 @@ BUILT_IN = {
 
 
 class Encoder(Protocol):
-    """Images to vectors, in two steps: threads prepare images, one thread encodes batches.
+    """Image encoder: threads call `prepare` per image, one thread calls `encode` per batch.
 
     Attributes:
-        name: name in the metadata of a table.
-        dim: length of a vector.
-        fingerprint: equal for encoders that give equal vectors.
-        random_init: whether a model's weights were initialised randomly instead of loaded.
-        pooling: how the vector is made of the model's output, such as `image_features`,
-            `pooler_output`, `cls` or `mean`.
+        name: Name in the metadata of an embedding table.
+        dim: Embedding dimension.
+        fingerprint: Identifier shared by encoders that produce equal embeddings.
+        random_init: Whether the weights were initialised randomly instead of loaded.
+        pooling: Pooling of the model's output, such as `image_features`, `pooler_output`, `cls`
+            or `mean`.
     """
 
     name: str
@@ -65,11 +64,11 @@ class Encoder(Protocol):
     pooling: str
 
     def prepare(self, image: "Image.Image") -> "torch.Tensor":
-        """Turn an RGB image into the tensor that is batched."""
+        """Convert an RGB image to a tensor to batch."""
         ...
 
     def encode(self, batch: "torch.Tensor") -> "NDArray[np.float32]":
-        """Turn a batch of prepared images into vectors of shape `(batch_size, dim)`."""
+        """Encode a batch of prepared images to embeddings of shape `(batch_size, dim)`."""
         ...
 
 
@@ -86,14 +85,14 @@ def load_encoder(
 
     Args:
         name: Name of a built-in encoder, or Hub id or folder of a vision or image-text model.
-        random_init: Initialise the model's weights randomly instead of loading them.
-        seed: Seed of everything random in the encoder.
-        device: Device the encoder runs on.
+        random_init: Whether to initialise the weights randomly instead of loading them.
+        seed: Random seed.
+        device: Device of the encoder.
         precision: Precision of the forward pass.
-        trust_remote_code: Run code that comes with a checkpoint.
+        trust_remote_code: Whether to run code that comes with a checkpoint.
 
     Raises:
-        InputError: There is no such encoder, it cannot be loaded, or it has no weights to
+        InputError: If there is no such encoder, it cannot be loaded, or it has no weights to
             initialise.
     """
     settings: dict[str, Any] = {

@@ -1,11 +1,9 @@
-"""Colour, gradient and texture statistics of an image, in numpy.
+"""Colour, gradient and texture statistics of an image: features without learning.
 
-The control "simple features": what can be told from an image without any learning. Hue,
-saturation and value histograms; colour moments on a 3 x 3 grid (where sky, facade and road lie);
-histograms of oriented gradients on a 2 x 2 grid; uniform local binary patterns (Ojala et al. 2002,
-doi:10.1109/TPAMI.2002.1017623) at two scales; colourfulness, greenness, entropy and sharpness. Of
-histograms the square root is taken (Hellinger), or a bin that hardly any training image fills
-would blow up when it is standardised.
+Hue, saturation and value histograms; colour moments on a 3 x 3 grid; histograms of oriented
+gradients on a 2 x 2 grid; uniform local binary patterns (Ojala et al. 2002,
+doi:10.1109/TPAMI.2002.1017623) at two scales; colourfulness, greenness, entropy and sharpness.
+Histograms enter as square roots (Hellinger) so that standardisation does not inflate rare bins.
 """
 
 from functools import lru_cache
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 COLOUR_TEXTURE_VERSION = 1
-SIDE = 128  # pixels: enough for texture, little work
+SIDE = 128  # pixels
 HUES, LEVELS, ORIENTATIONS = 16, 8, 8
 GRID, GRADIENT_GRID = 3, 2
 UNIFORM_PATTERNS = 59
@@ -33,7 +31,7 @@ Array = NDArray[np.floating]
 
 
 class ColourTextureEncoder:
-    """Colour, gradient and texture statistics: what no learning at all sees in an image."""
+    """Colour, gradient and texture statistics."""
 
     name = "colour_texture"
     dim = COLOUR_TEXTURE_DIM
@@ -42,21 +40,21 @@ class ColourTextureEncoder:
     pooling = "statistics"
 
     def prepare(self, image: Image.Image) -> torch.Tensor:
-        """The vector itself: the work is all in the threads."""
+        """Compute the features of an image."""
         return torch.from_numpy(colour_texture(image))
 
     def encode(self, batch: torch.Tensor) -> NDArray[np.float32]:
-        """The batch as it is."""
+        """Return the features that `prepare` computed."""
         return batch.numpy()
 
 
 def load(**_: object) -> ColourTextureEncoder:
-    """Make the encoder for `load_encoder`: there are no weights, and the CPU does the work."""
+    """Create the encoder; it has no settings."""
     return ColourTextureEncoder()
 
 
 def colour_texture(image: Image.Image) -> NDArray[np.float32]:
-    """The features of an RGB image, `(COLOUR_TEXTURE_DIM,)`."""
+    """Features of an RGB image, of shape `(COLOUR_TEXTURE_DIM,)`."""
     small = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
     rgb = np.asarray(small, np.float32) / 255
     hsv = np.asarray(small.convert("HSV"), np.float32) / 255
@@ -75,7 +73,7 @@ def colour_texture(image: Image.Image) -> NDArray[np.float32]:
 
 def _colour_histograms(hsv: Array) -> Array:
     hue, saturation, value = hsv.reshape(-1, 3).T
-    # a grey pixel has no hue: it counts by its saturation
+    # grey pixels have no hue: weight by saturation
     hues = np.histogram(hue, HUES, (0, 1), weights=saturation)[0] / len(hue)
     levels = [np.histogram(v, LEVELS, (0, 1))[0] / len(v) for v in (saturation, value)]
     return np.sqrt(np.concatenate([hues, *levels]))
@@ -103,7 +101,7 @@ def _gradient_histograms(grey: Array) -> Array:
 
 @lru_cache(maxsize=1)
 def _uniform_codes() -> NDArray[np.int64]:
-    """Code of each 8-bit pattern: one for each with at most two changes, one for all others."""
+    """Codes of the 8-bit patterns: one per uniform pattern, and a common one for all others."""
     patterns = (np.arange(256)[:, None] >> np.arange(8)) & 1
     changes = (patterns != np.roll(patterns, 1, axis=1)).sum(1)
     codes = np.full(256, UNIFORM_PATTERNS - 1)
@@ -115,7 +113,7 @@ def _binary_patterns(grey: Array) -> Array:
     centre = grey[1:-1, 1:-1]
     ring = ((0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0))
     height, width = centre.shape
-    # a step of more than rounding, or a plain sky would be pure noise
+    # a threshold above rounding, so that a uniform sky does not yield noise
     pattern = sum(
         (grey[top : top + height, left : left + width] > centre + 1 / 255).astype(int) << bit
         for bit, (top, left) in enumerate(ring)

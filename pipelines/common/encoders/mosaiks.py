@@ -1,17 +1,17 @@
-"""Random convolutional features of image patches, the features of MOSAIKS.
+"""Random convolutional features of image patches (MOSAIKS).
 
-A control between colour statistics and trained models: nothing is trained, yet ridge regression on
-such features of satellite images came close to a trained convolutional network for population,
-income, forest cover and other indicators (Rolf et al. 2021, doi:10.1038/s41467-021-24638-z). Small
-patches of photographs are normalised, whitened and convolved with the image; a feature is the mean
-over the image of the positive part of a response, or of its negative part.
+Ridge regression on such untrained features of satellite images came close to a trained CNN for
+population, income, forest cover and other indicators (Rolf et al. 2021,
+doi:10.1038/s41467-021-24638-z). Small patches of photographs are normalised, whitened and convolved
+with the image; features are the means of the positive and of the negative part of each response.
 
-The normalisation, the whitening and both signs are those of the authors' code
-(github.com/Global-Policy-Lab/mosaiks-paper). Three things differ. They draw the patches from the
-images of the study; here they come from the two photographs that scikit-learn carries, so that a
-vector depends on its image alone and vectors of different cities can be compared. Their patches
-have 3 x 3 pixels of an image of 256 x 256, here 6 x 6 of 128 x 128, at every second position. And
-there are 512 patches, not 4,096, which suits some thousand regions.
+Normalisation, whitening and both signs follow the authors' code
+(github.com/Global-Policy-Lab/mosaiks-paper). Differences:
+
+- Patches come from the two sample photographs of scikit-learn instead of the study's images, so
+  that features depend on the image only and are comparable between cities.
+- Patches have 6 x 6 pixels of a 128 x 128 image instead of 3 x 3 of 256 x 256, at stride 2.
+- 512 patches instead of 4,096, suited to a few thousand regions.
 """
 
 import numpy as np
@@ -26,7 +26,7 @@ from .weights import autocast
 VERSION = 1
 SIDE, PATCH_SIDE, STRIDE = 128, 6, 2  # pixels
 PATCHES = 512
-CANDIDATES = 20_000  # patches that the whitening is estimated from
+CANDIDATES = 20_000  # patches to estimate the whitening
 REGULARISATION = 1e-3  # added to the eigenvalues
 CONVOLVED_AT_ONCE = 8  # images; their responses take 8 MB each
 
@@ -36,7 +36,7 @@ class MosaiksEncoder:
 
     Args:
         seed: Seed of the patches.
-        device: Device the convolution runs on.
+        device: Device of the convolution.
         precision: Precision of the convolution.
     """
 
@@ -51,7 +51,7 @@ class MosaiksEncoder:
         self.patches = torch.from_numpy(random_patches(seed)).to(self.device)
 
     def prepare(self, image: Image.Image) -> torch.Tensor:
-        """Turn an RGB image into a tensor of shape `(3, 128, 128)` in 0..1."""
+        """Convert an RGB image to a tensor of shape `(3, 128, 128)` with values in 0..1."""
         small = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
         return torch.from_numpy(np.asarray(small, np.float32) / 255).permute(2, 0, 1)
 
@@ -71,7 +71,7 @@ class MosaiksEncoder:
 
 
 def load(*, seed: int, device: str, precision: Precision, **_: object) -> MosaiksEncoder:
-    """Make the encoder for `load_encoder`: the patches are drawn from the seed."""
+    """Create the encoder with patches sampled from the seed."""
     return MosaiksEncoder(seed, device, precision)
 
 
@@ -79,7 +79,7 @@ def random_patches(seed: int) -> NDArray[np.float32]:
     """Whitened patches of scikit-learn's sample photographs.
 
     Args:
-        seed: Seed of their places.
+        seed: Seed of the sampled positions.
 
     Returns:
         Filters of shape `(512, 3, 6, 6)`.
@@ -87,9 +87,9 @@ def random_patches(seed: int) -> NDArray[np.float32]:
     patches = _draw(np.random.default_rng(seed)).reshape(CANDIDATES, -1)
     patches -= patches.mean(1, keepdims=True)
     norms = np.linalg.norm(patches, axis=1, keepdims=True)
-    patches /= np.where(norms > 1e-8, norms, 1)  # a patch of one colour stays zero
+    patches /= np.where(norms > 1e-8, norms, 1)
     values, vectors = np.linalg.eigh(patches.T @ patches / CANDIDATES)
-    # twice the whitening: once for the patches, once for the images they are convolved with
+    # whitening applied twice: to the patches and to the images they are convolved with
     whitening = (vectors / (values + REGULARISATION)) @ vectors.T
     filters = patches[:PATCHES] @ whitening
     shape = (PATCHES, PATCH_SIDE, PATCH_SIDE, 3)
@@ -97,7 +97,7 @@ def random_patches(seed: int) -> NDArray[np.float32]:
 
 
 def _draw(rng: np.random.Generator) -> NDArray[np.float64]:
-    """`(CANDIDATES, 6, 6, 3)` patches in 0..1, half of each photograph, in random order."""
+    """Sample `(CANDIDATES, 6, 6, 3)` patches in 0..1, half per photograph, in random order."""
     from sklearn.datasets import load_sample_images
 
     parts = []

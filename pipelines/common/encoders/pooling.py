@@ -1,4 +1,4 @@
-"""One vector per image from a model of the transformers library, by the model's own pooling."""
+"""One embedding per image from a transformers model, by its own pooling."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,25 +10,25 @@ CLS_PARAMETERS = ("cls_token", "class_token", "class_embedding")
 
 
 def image_function(model: Any) -> Callable[..., Any]:
-    """What encodes images: `get_image_features` of an image-text model, else `forward`."""
+    """Function that encodes images: `get_image_features` of an image-text model, else `forward`."""
     return getattr(model, "get_image_features", model.forward)
 
 
 def pooled(model: Any, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, str]:
-    """Encode images to one vector each.
+    """Encode images to one embedding each.
 
-    The vector is the projected image features of an image-text model; else the pooler's output;
-    else the CLS token of a model that has one; else the mean over tokens or over a feature map.
+    The embedding is the projected features of an image-text model, else the pooler's output, else
+    the CLS token, else the mean over tokens or over the feature map.
 
     Args:
         model: Vision or image-text model.
-        inputs: Prepared images, by name of the argument.
+        inputs: Prepared images, as keyword arguments of the model.
 
     Returns:
-        Vectors of shape `(batch_size, dim)` and the name of the pooling.
+        Embeddings of shape `(batch_size, dim)` and the name of the pooling.
 
     Raises:
-        ValueError: The output has neither features nor hidden states.
+        ValueError: If the output has neither features nor hidden states.
     """
     if hasattr(model, "get_image_features"):
         output = model.get_image_features(**inputs)
@@ -46,8 +46,8 @@ def pooled(model: Any, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor
 
 
 def _one_each(features: Any) -> torch.Tensor:
-    """Mean over the tokens or the feature map of every image, where there is more than a vector."""
-    if isinstance(features, list | tuple):  # images of different numbers of tokens
+    """Average over tokens or the feature map."""
+    if isinstance(features, list | tuple):  # number of tokens varies per image
         return torch.cat([_one_each(one[None]) for one in features])
     if features.ndim == 4:  # (B, D, height, width)
         return features.mean((2, 3))

@@ -1,4 +1,4 @@
-"""Vision and image-text models of the transformers library as image encoders."""
+"""Vision and image-text models of transformers as image encoders."""
 
 import inspect
 from collections.abc import Mapping
@@ -26,12 +26,12 @@ ADVICE = (
 
 
 class ModelEncoder:
-    """A vision or image-text model, pooled as the model itself does; not normalised.
+    """Vision or image-text model with its own pooling; embeddings are not normalised.
 
     Args:
-        model: Model in eval mode, on its device.
+        model: Model in evaluation mode, on its device.
         image_processor: Image processor of the checkpoint.
-        name: Name in the metadata of a table.
+        name: Name in the metadata of an embedding table.
         random_init: Whether the weights were initialised randomly instead of loaded.
         precision: Precision of the forward pass.
     """
@@ -55,13 +55,13 @@ class ModelEncoder:
         self.fingerprint = _fingerprint(model, image_processor, precision)
 
     def prepare(self, image: Image.Image) -> torch.Tensor:
-        """Turn an RGB image into `pixel_values` of shape `(3, height, width)`.
+        """Convert an RGB image to `pixel_values` of shape `(3, height, width)`.
 
-        Where the model takes more than `pixel_values` of an image, as SigLIP 2 does for images of
-        any shape, all of it is laid out in one tensor of shape `(numbers,)`.
+        If the model takes further inputs, as SigLIP 2 NaFlex does, all inputs are flattened into
+        one tensor of shape `(num_values,)`.
 
         Raises:
-            InputError: The image processor does not resize all images to one shape.
+            InputError: If the image processor does not resize all images to one shape.
         """
         inputs = self._inputs(image)
         for key, value in inputs.items():
@@ -111,20 +111,20 @@ def load_model_encoder(
 ) -> ModelEncoder:
     """Load a vision or image-text model, or initialise its architecture randomly.
 
-    Weights that the checkpoint lacks and that no image passes through, such as a text tower, do not
-    matter. A pooler that the checkpoint lacks is left out rather than used untrained.
+    Missing weights outside the image tower, such as a text tower, are ignored. A pooler missing
+    from the checkpoint is removed rather than used untrained.
 
     Args:
         model_name_or_path: Hub id or folder: UrbanLN, CLIP, SigLIP, ViT, DINO, ConvNeXt, timm...
-        random_init: Read the configuration only and initialise the weights randomly.
-        seed: Seed of the random weights.
-        device: Device the model runs on.
+        random_init: Whether to read only the configuration and initialise the weights randomly.
+        seed: Seed of the random initialisation.
+        device: Device of the model.
         precision: Precision of the forward pass.
-        trust_remote_code: Run code that comes with the checkpoint.
+        trust_remote_code: Whether to run code that comes with the checkpoint.
 
     Raises:
-        InputError: There is no such checkpoint, its model does not take images, or weights of its
-            image side are missing.
+        InputError: If there is no such checkpoint, its model does not take images, or weights of
+            its image tower are missing.
     """
     import modeling_urbanln  # noqa: F401 - registers the auto classes
 
@@ -136,7 +136,7 @@ def load_model_encoder(
     title = f"{Path(name).name} ({type(model).__name__})"
     try:
         encoder = ModelEncoder(model, image_processor, title, random_init, precision)
-    except Exception as error:  # whatever a model of any kind raises for want of another input
+    except Exception as error:  # models raise various types for a missing input
         said = _one_line(str(error))
         raise InputError(f"{name!r} does not encode an image: {said}. {ADVICE}") from error
     _check_complete(encoder, missing, name)
@@ -144,7 +144,6 @@ def load_model_encoder(
 
 
 def _read_configuration(name: str, trust_remote_code: bool) -> tuple[Any, Any]:
-    """The configuration of the model, and its image processor."""
     from transformers import AutoConfig, AutoImageProcessor
 
     kind = ""
@@ -152,11 +151,11 @@ def _read_configuration(name: str, trust_remote_code: bool) -> tuple[Any, Any]:
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
         kind = f" (model_type {config.model_type})"
         processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except Exception as error:  # somebody else's JSON, taken as it is
+    except Exception as error:  # transformers does not validate the JSON files
         said = _one_line(explain(error, name) or str(error))
         raise InputError(f"No usable checkpoint at {name!r}{kind}: {said}. {ADVICE}") from error
     if hasattr(config, "mask_ratio"):
-        config.mask_ratio = 0.0  # masked autoencoders hide random patches, also in inference
+        config.mask_ratio = 0.0  # masked autoencoders mask random patches also in inference
     return config, processor
 
 
@@ -167,7 +166,7 @@ def _one_line(message: str) -> str:
 def _read_model(
     name: str, config: Any, trust_remote_code: bool, seed: int | None
 ) -> tuple[Any, list[str]]:
-    """The model, and the weights that its checkpoint lacks; with a seed, no checkpoint is read."""
+    """Model and missing weights of its checkpoint; with a seed, a randomly initialised model."""
     from transformers import set_seed
 
     try:
@@ -191,9 +190,9 @@ def _read_model(
 
 
 def _auto_class(config: Any) -> Any:
-    """`AutoModel`, or the only auto class that the checkpoint's own code is registered for.
+    """`AutoModel`, or the only auto class that the checkpoint's own code registers.
 
-    FG-CLIP 2 is registered for `AutoModelForCausalLM`.
+    For example, FG-CLIP 2 registers only `AutoModelForCausalLM`.
     """
     import transformers
 
@@ -212,7 +211,7 @@ def _check_architecture(model: Any, name: str) -> None:
 
 
 def _check_complete(encoder: ModelEncoder, missing: list[str], name: str) -> None:
-    """Refuse weights that the library made up: a vector must not come from random numbers."""
+    """Raise an error if weights of the image tower were randomly initialised."""
     if not missing:
         return
     used = _modules_an_image_passes(encoder)
@@ -228,7 +227,7 @@ def _check_complete(encoder: ModelEncoder, missing: list[str], name: str) -> Non
 
 
 def _modules_an_image_passes(encoder: ModelEncoder) -> set[str]:
-    """Names of the modules whose `forward` an image passes; `""` is the whole model."""
+    """Names of the modules whose `forward` is called for an image; `""` is the model itself."""
     used: set[str] = set()
     hooks = [
         module.register_forward_pre_hook(lambda *_, name=name: used.add(name))
@@ -241,7 +240,6 @@ def _modules_an_image_passes(encoder: ModelEncoder) -> set[str]:
 
 
 TEXT_SIDE = ("text_model.", "text_projection.", "logit_scale", "logit_bias")
-"""Weights that no image passes."""
 
 
 def _fingerprint(model: Any, image_processor: Any, precision: str) -> str:

@@ -1,4 +1,4 @@
-"""What encoders with weights share: the precision they run in, and what identifies the weights."""
+"""Precision and fingerprint of encoders."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,16 +11,16 @@ DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(device: str, precision: Precision) -> torch.autocast:
-    """The context of a forward pass on a type of device; "no" computes in float32."""
+    """Autocast context of a forward pass; "no" computes in float32."""
     return torch.autocast(device, dtype=DTYPES[precision], enabled=precision != "no")
 
 
 def fingerprint(header: str, weights: Mapping[str, torch.Tensor]) -> str:
-    """A digest equal for encoders of equal weights.
+    """Digest of the weights.
 
     Args:
-        header: Everything beside the weights that the vectors depend on.
-        weights: Tensors by name, in any order.
+        header: Other settings that determine the embeddings.
+        weights: Tensors by name.
     """
     sha = hashlib.sha256(header.encode())
     for key, value in sorted(weights.items()):
