@@ -1,1 +1,1 @@
-"""Providers of images, one file each."""
+"""Image providers, one module each."""

@@ -1,8 +1,8 @@
 """Baidu panorama static image API v2.
 
-https://lbsyun.baidu.com/index.php?title=viewstatic: images of at most 1024 x 512 pixels;
-coordinates are BD-09 unless `coordtype` says otherwise; errors are JSON with HTTP 200; the service
-is an advanced permission that has to be bought.
+https://lbsyun.baidu.com/index.php?title=viewstatic. Images have at most 1024 x 512 pixels,
+coordinates are BD-09 unless `coordtype` is given, errors are JSON with HTTP 200, and the service
+requires a paid permission.
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -16,22 +16,22 @@ from .street_view import Place, View, images, number, read_json
 
 HOST = "https://api.map.baidu.com"
 MAX_WIDTH, MAX_HEIGHT = 1024, 512
-# https://lbsyun.baidu.com/index.php?title=webapi/appendix: codes of all web services
+# status codes of all web services: https://lbsyun.baidu.com/index.php?title=webapi/appendix
 QUOTA_CODES = frozenset({"4", "301", "302", "401", "402"})
 MISSING_CODES = frozenset({"1", "404"})
 
 
 @dataclass(frozen=True)
 class BaiduPanorama:
-    """One panorama image per place, seen along the road.
+    """One panorama image per location, in the direction of the road.
 
     Attributes:
-        width: In pixels, at most 1024.
-        height: In pixels, at most 512.
-        fov: Field of view in degrees; 360 shows everything around.
-        price_per_1000: Images, as on your price list.
-        base_url: Of the service.
-        key_env: Environment variable with the key.
+        width: Image width in pixels, at most 1024.
+        height: Image height in pixels, at most 512.
+        fov: Horizontal field of view in degrees, at most 360.
+        price_per_1000: Price of 1,000 images.
+        base_url: URL of the service.
+        key_env: Environment variable that holds the API key.
     """
 
     provider: Literal["baidu"] = "baidu"
@@ -65,7 +65,7 @@ class BaiduPanorama:
     async def pictures(
         self, rows: Sequence[Mapping[str, Any]], fetcher: Fetcher, store: Store
     ) -> AsyncIterator[tuple[str, str]]:
-        """See [`StreetViewSource`]; the place that was asked for stands in the row."""
+        """See [`StreetViewSource`]; the rows hold the requested locations."""
         wheres = ([number(row[name]) for name in ("lon", "lat", "heading")] for row in rows)
         places = [
             Place(str(row["point_id"]), lon, lat, heading)
@@ -87,21 +87,21 @@ class BaiduPanorama:
                 "width": str(self.width),
                 "height": str(self.height),
                 "location": f"{place.lon:.7f},{place.lat:.7f}",
-                "coordtype": "wgs84ll",  # the default is BD-09, a kilometre off
+                "coordtype": "wgs84ll",  # the default is BD-09, about 1 km off
                 "heading": str(round(place.heading % 360)),
                 "fov": f"{self.fov:g}",
             }
             yield Item(self._key(place), f"{self.base_url}/panorama/v2", params, secret=secret)
 
     def _view(self, place: Place) -> View:
-        # the position of the panorama is not told: that of the place is the best known
+        # the API does not return the position of the panorama
         key, heading = self._key(place), float(round(place.heading % 360))
         where = (place.lon, place.lat, heading)
         return View(key, place.point_id, key, *where, None, self.name, self.licence)
 
 
 def check_panorama(content: bytes, media_type: str) -> Verdict:
-    """An image, or Baidu's JSON error with HTTP 200."""
+    """Check for an image; Baidu sends errors as JSON with HTTP 200."""
     if not content.lstrip().startswith(b"{"):
         return check_image(content, media_type)
     answer = read_json(content)
@@ -111,7 +111,7 @@ def check_panorama(content: bytes, media_type: str) -> Verdict:
         return Verdict("quota", said)
     if code in MISSING_CODES:
         return Verdict("missing", said)
-    if len(code) == 3 and code.startswith("2"):  # 2xx: the key or its permissions
+    if len(code) == 3 and code.startswith("2"):  # 2xx: invalid key or missing permission
         return Verdict("denied", said)
     return Verdict("invalid", said)
 

@@ -1,4 +1,4 @@
-"""Cloud-optimised GeoTIFFs at an address: GDAL reads the parts that a region needs."""
+"""Windowed reads from remote cloud-optimised GeoTIFFs with GDAL."""
 
 import re
 from typing import Any
@@ -14,7 +14,7 @@ from .satellite import OVERSAMPLING, PICTURE_PX, corners_of
 
 SIZE_PX = PICTURE_PX * OVERSAMPLING
 BENT_PX = 0.25
-"""A region that the plane of an item bends by more has no image."""
+"""Maximum deviation of a region from a parallelogram in the item's CRS, in output pixels."""
 GDAL_OPTIONS = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "CPL_VSIL_CURL_USE_HEAD": "NO",
@@ -26,7 +26,7 @@ GDAL_OPTIONS = {
 
 
 class UnreadableError(Exception):
-    """A file of an item that cannot be read, now ("failed") or at all."""
+    """Raised for an unreadable file: temporarily (status "failed") or permanently."""
 
     def __init__(self, status: Status, detail: str):
         super().__init__(detail)
@@ -34,13 +34,18 @@ class UnreadableError(Exception):
 
 
 def warped(href: str, square: shapely.Polygon, count: int) -> Any:
-    """The first bands of a GeoTIFF over a square, the north of its own grid up.
+    """Read the first bands of a GeoTIFF over a square region.
+
+    Args:
+        href: URL of the GeoTIFF.
+        square: Polygon with four corners, EPSG:4326; its north-west corner becomes the upper left.
+        count: Number of bands.
 
     Returns:
         A masked array `(count, SIZE_PX, SIZE_PX)`.
 
     Raises:
-        UnreadableError: It cannot be read, or is not what it should be.
+        UnreadableError: The file cannot be read, or lacks a CRS or bands.
     """
     rasterio = import_rasterio()
     from rasterio.enums import ColorInterp, Resampling
@@ -63,11 +68,11 @@ def warped(href: str, square: shapely.Polygon, count: int) -> Any:
             ) as laid:
                 return laid.read(list(range(1, count + 1)), masked=True)
     except (rasterio.errors.RasterioError, OSError) as error:
-        raise _unreadable(error) from None  # GDAL's messages hold addresses, signatures and all
+        raise _unreadable(error) from None  # GDAL's messages contain URLs with signatures
 
 
 def _unreadable(error: BaseException) -> UnreadableError:
-    """What an error of GDAL says of a file, without its address."""
+    """Convert an error of GDAL to an error without the URL."""
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
@@ -83,7 +88,7 @@ def _unreadable(error: BaseException) -> UnreadableError:
 
 
 def _laid(square: shapely.Polygon, crs: Any) -> Any:
-    """The affine map from the pixels of an image to a plane that best meets the corners."""
+    """Least-squares affine transform from image pixels to a CRS that maps corners to corners."""
     from affine import Affine
 
     plane = pyproj.CRS.from_user_input(crs.to_wkt())

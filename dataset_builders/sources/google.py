@@ -1,7 +1,7 @@
-"""Google Street View Static API: metadata first, which is free, then the images.
+"""Google Street View Static API: free metadata requests, then the images.
 
-https://developers.google.com/maps/documentation/streetview: images of at most 640 x 640 pixels;
-panorama ids may change, so places are what is kept; storing and publishing images is restricted.
+https://developers.google.com/maps/documentation/streetview. Images have at most 640 x 640 pixels,
+panorama IDs may change, and storage and publication of images are restricted.
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -38,16 +38,16 @@ STATUSES: dict[str, Status] = {
 
 @dataclass(frozen=True)
 class GoogleStreetView:
-    """Images of the panorama nearest to each place, at headings relative to the road.
+    """Images of the panorama nearest to each location, at headings relative to the road.
 
     Attributes:
-        headings: Degrees clockwise from the direction of the road.
+        headings: Headings in degrees clockwise from the direction of the road.
         size_px: Side of the image in pixels, at most 640.
-        fov: Field of view in degrees.
-        radius_m: Largest distance between a place and its panorama, in metres.
-        price_per_1000: Images, as on your price list.
-        base_url: Of the service.
-        key_env: Environment variable with the key.
+        fov: Horizontal field of view in degrees.
+        radius_m: Maximum distance between a location and its panorama, in metres.
+        price_per_1000: Price of 1,000 images.
+        base_url: URL of the service.
+        key_env: Environment variable that holds the API key.
     """
 
     provider: Literal["google"] = "google"
@@ -71,7 +71,7 @@ class GoogleStreetView:
 
     @property
     def requests_per_place(self) -> float:
-        """One for the metadata, one per heading."""
+        """Requests per location: the metadata, and one image per heading."""
         return 1 + len(self.headings)
 
     async def views(
@@ -85,14 +85,14 @@ class GoogleStreetView:
         found: dict[str, View] = {}
         for key, place in by_key.items():
             for view in self._views_of(place, answers.get(key) or {}):
-                found.setdefault(view.image_id, view)  # two places may share a panorama
+                found.setdefault(view.image_id, view)  # locations may share a panorama
         async for key in images((self._item(one, secret) for one in found), fetcher):
             yield found[key]
 
     async def pictures(
         self, rows: Sequence[Mapping[str, Any]], fetcher: Fetcher, store: Store
     ) -> AsyncIterator[tuple[str, str]]:
-        """See [`StreetViewSource`]; panorama, heading and size stand in the id."""
+        """See [`StreetViewSource`]; the ID holds panorama, heading and size."""
         secret = secret_from(self.key_env, self.name)
         items = (self._item("/".join(parts), secret) for parts in id_parts(rows, 5))
         async for key in images(items, fetcher):
@@ -102,7 +102,7 @@ class GoogleStreetView:
         params = {
             "location": f"{place.lat:.7f},{place.lon:.7f}",
             "radius": str(self.radius_m),
-            "source": "outdoor",  # none from inside buildings
+            "source": "outdoor",  # exclude interiors
             "key": secret,
         }
         url = f"{self.base_url}/maps/api/streetview/metadata"
@@ -137,7 +137,7 @@ class GoogleStreetView:
 
 
 def check_metadata(content: bytes, media_type: str) -> Verdict:
-    """An answer with a status of Google's own."""
+    """Check the status field of a metadata response."""
     answer = read_json(content)
     if not isinstance(answer, dict):
         return Verdict("invalid", f"{media_type or 'an answer'} that is no JSON object")

@@ -1,7 +1,7 @@
-"""KartaView API 2.0: the photos near a place, then their images.
+"""KartaView API 2.0: photos near a location, then their images.
 
-https://doc.kartaview.org: open images of volunteers, CC BY-SA 4.0. The answers have lost fields
-over the years, so all of them are optional here but the id and an address.
+https://doc.kartaview.org. Crowdsourced images, CC BY-SA 4.0. Fields have disappeared from the
+responses over the years, so all except the ID and an image URL are optional here.
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -24,20 +24,20 @@ from .street_view import (
 
 HOST = "https://api.openstreetcam.org"
 SIZES = ("fileurlTh", "fileurlLTh", "fileurlProc", "fileurl")
-"""Addresses of a photo, from the smallest thumbnail to the original."""
+"""Fields with the URLs of a photo, from the smallest thumbnail to the original."""
 DENIED, QUOTA = (401, 403), (429,)
 
 
 @dataclass(frozen=True)
 class KartaView:
-    """The nearest photos to each place.
+    """Photos nearest to each location.
 
     Attributes:
-        per_place: Largest number of photos per place.
-        radius_m: Largest distance from the place, in metres.
-        size: Field with the address of the image, one of [`SIZES`].
-        since: ISO 8601 date; older photos are left out.
-        base_url: Of the service.
+        per_place: Maximum number of photos per location.
+        radius_m: Maximum distance from the location in metres.
+        size: Field with the URL of the image, one of `SIZES`.
+        since: ISO 8601 date of the oldest photos to use; no limit by default.
+        base_url: URL of the service.
     """
 
     provider: Literal["kartaview"] = "kartaview"
@@ -65,7 +65,7 @@ class KartaView:
 
     @property
     def requests_per_place(self) -> float:
-        """One for what is near, one per image."""
+        """Requests per location: the search, and one per image."""
         return 1.0 + self.per_place
 
     async def views(
@@ -80,7 +80,7 @@ class KartaView:
         for key, place in by_key.items():
             for photo in list(self._photos(answers.get(key)))[: self.per_place]:
                 view = self._view(photo, place)
-                # a photo that is near to two places belongs to the first
+                # a photo near several locations belongs to the first
                 found.setdefault(view.key, (view, photo[self.size]))
         items = (_picture(key, address) for key, (_, address) in found.items())
         async for key in images(items, fetcher):
@@ -89,7 +89,7 @@ class KartaView:
     async def pictures(
         self, rows: Sequence[Mapping[str, Any]], fetcher: Fetcher, store: Store
     ) -> AsyncIterator[tuple[str, str]]:
-        """See [`StreetViewSource`]; each photo is asked for its address."""
+        """See [`StreetViewSource`]; requests the current URL of each photo."""
         for batch in batched(one for _, one in id_parts(rows, 2)):
             ids = {f"{self.name}/photo/{one}": one for one in batch}
             questions = (Item(key, f"{self.base_url}/2.0/photo/{one}") for key, one in ids.items())
@@ -116,7 +116,7 @@ class KartaView:
         return Item(key, f"{self.base_url}/2.0/photo/", params)
 
     def _photos(self, answer: Any) -> Iterator[dict[str, Any]]:
-        """The photos of an answer that have an id and an address, in its order."""
+        """Photos of a response that have an ID and an image URL."""
         result = answer.get("result") if isinstance(answer, dict) else None
         data = result.get("data") if isinstance(result, dict) else None
         photos = data if isinstance(data, list) else [data]
@@ -143,7 +143,7 @@ class KartaView:
 
 
 def check_answer(content: bytes, media_type: str) -> Verdict:
-    """An answer with a result; errors may come as JSON with HTTP 200."""
+    """Check for a result; errors may be JSON with HTTP 200."""
     answer = read_json(content)
     if not isinstance(answer, dict):
         return Verdict("invalid", f"{media_type or 'an answer'} that is no JSON object")
@@ -159,7 +159,7 @@ def check_answer(content: bytes, media_type: str) -> Verdict:
 
 
 def _picture(key: str, address: str) -> Item:
-    # it holds no key of the user: one image that is refused is no reason to stop
+    # the URL holds no API key, so a rejected request need not stop the build
     return Item(key, address, refused="failed")
 
 

@@ -1,4 +1,4 @@
-"""Street views in a folder, located by their EXIF data, by a CSV file, or by their names."""
+"""Street views in a local folder, georeferenced by EXIF data, a CSV file or file names."""
 
 import hashlib
 import re
@@ -30,23 +30,23 @@ URBANVLP_NAMES = (
     r"(?P<id>[^_]+)_(?P<lon>-?\d+(?:\.\d+)?),(?P<lat>-?\d+(?:\.\d+)?)"
     r"_(?P<captured_at>\d{6})_(?P<heading>\d+(?:\.\d+)?)"
 )
-"""`id_lon,lat_YYYYMM_heading`, as UrbanVLP's street views are named."""
+"""File names of UrbanVLP's street views: `id_lon,lat_YYYYMM_heading`."""
 
 
 @dataclass(frozen=True)
 class LocalFolder:
-    """A folder of images with coordinates.
+    """Folder of georeferenced images.
 
     Attributes:
-        folder: Searched with all its subfolders.
-        coordinates: Where they are: "exif", "csv" or "file_name".
-        coord_system: Of the coordinates; never guessed. EXIF is always "wgs84".
-        csv_name: File in the folder, with the columns `file` (relative to the folder), `lon`,
+        folder: Folder, searched recursively.
+        coordinates: Where the coordinates are stored: "exif", "csv" or "file_name".
+        coord_system: Coordinate system, never guessed; always "wgs84" for EXIF.
+        csv_name: CSV file in the folder with the columns `file` (relative to the folder), `lon`,
             `lat`, and optionally `heading` and `captured_at`.
-        pattern: Regular expression for the names without suffix, with the groups `lon` and `lat`,
+        pattern: Regular expression of file names without suffix, with the groups `lon` and `lat`,
             and optionally `heading` and `captured_at`.
-        licence: Of the images.
-        redistributable: Whether the images may be published; if not, only ids are.
+        licence: Licence of the images.
+        redistributable: Whether the images may be published; if not, only their IDs are.
     """
 
     folder: str
@@ -80,7 +80,7 @@ class LocalFolder:
     async def views(
         self, places: Sequence[Place], fetcher: Fetcher, store: Store
     ) -> AsyncIterator[View]:
-        """All views of the folder, whatever the places; see [`StreetViewSource`]."""
+        """See [`StreetViewSource`]; all images of the folder, regardless of the locations."""
         for found in self.scan(store):
             if isinstance(found, View):
                 yield found
@@ -88,17 +88,17 @@ class LocalFolder:
     async def pictures(
         self, rows: Sequence[Mapping[str, Any]], fetcher: Fetcher, store: Store
     ) -> AsyncIterator[tuple[str, str]]:
-        """See [`StreetViewSource`]; files of those names in the folder."""
+        """See [`StreetViewSource`]; the files of the same names in the folder."""
         wanted = {str(row["image_id"]) for row in rows}
         for found in self.scan(store):
             if isinstance(found, View) and found.image_id in wanted:
                 yield found.image_id, found.key
 
     def paths(self) -> list[Path]:
-        """The image files of the folder, sorted.
+        """Sorted image files of the folder.
 
         Raises:
-            SourceError: There is no such folder.
+            SourceError: The folder does not exist.
         """
         root = Path(self.folder)
         if not root.is_dir():
@@ -106,10 +106,7 @@ class LocalFolder:
         return sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
 
     def scan(self, store: Store) -> Iterator[View | PhotoReject]:
-        """Every image of the folder, sorted by name: as a view, or why it is none.
-
-        Rows of the CSV that cannot be used come first.
-        """
+        """Rejected rows of the CSV, then each image of the folder as a view or reject."""
         root, paths = Path(self.folder), self.paths()
         table, rejects = self._table() if self.coordinates == "csv" else ({}, [])
         yield from rejects
@@ -151,7 +148,7 @@ class LocalFolder:
         }
 
     def _table(self) -> tuple[dict[str, dict[str, Any]], list[PhotoReject]]:
-        """The rows of the CSV by file, and those that cannot be used."""
+        """Rows of the CSV by file, and rejected rows."""
         path = Path(self.folder) / self.csv_name
         if not path.is_file():
             raise SourceError(f"There is no {self.csv_name} in {self.folder}.")

@@ -1,8 +1,8 @@
-"""Mapillary API v4: coverage tiles tell which images there are, entities give their addresses.
+"""Mapillary API v4: coverage tiles list the images, entity requests return their URLs.
 
-https://www.mapillary.com/developer/api-documentation: entities cannot be searched by place at
-scale, coverage tiles (zoom 14, vector) can. Addresses of images expire, so ids are what is kept,
-and an image is downloaded as soon as its address is known.
+https://www.mapillary.com/developer/api-documentation. Spatial search is only practical through
+coverage tiles (vector tiles, zoom 14). Image URLs expire, so each image is downloaded right after
+its URL was requested.
 """
 
 import datetime
@@ -37,17 +37,17 @@ SIZES = ("thumb_256_url", "thumb_1024_url", "thumb_2048_url", "thumb_original_ur
 
 @dataclass(frozen=True)
 class Mapillary:
-    """The nearest images to each place.
+    """Images nearest to each location.
 
     Attributes:
-        per_place: Largest number of images per place.
-        radius_m: Largest distance from the place, in metres.
+        per_place: Maximum number of images per location.
+        radius_m: Maximum distance from the location in metres.
         panoramas: True for panoramas only, False for flat images only, None for both.
-        since: ISO 8601 date; older images are left out.
-        size: Of the image: one of [`SIZES`].
-        tiles_url: Of the service.
-        graph_url: Of the service.
-        key_env: Environment variable with the access token.
+        since: ISO 8601 date of the oldest images to use; no limit by default.
+        size: Field with the URL of the image, one of `SIZES`.
+        tiles_url: URL of the coverage tiles.
+        graph_url: URL of the Graph API.
+        key_env: Environment variable that holds the access token.
     """
 
     provider: Literal["mapillary"] = "mapillary"
@@ -81,7 +81,7 @@ class Mapillary:
 
     @property
     def requests_per_place(self) -> float:
-        """Address and image; each tile holds hundreds of places."""
+        """Requests per location: entity and image; coverage tiles are negligible."""
         return 2.0 * self.per_place
 
     async def views(
@@ -90,7 +90,7 @@ class Mapillary:
         """See [`StreetViewSource`]."""
         secret = secret_from(self.key_env, self.name)
         tiles = sorted({tile_index(p.lon, p.lat, ZOOM, "xyz") for p in places})
-        # a place near the edge of a tile may have its image beyond it
+        # the nearest image may lie in a neighbouring tile
         around = sorted({(x + i, y + j) for x, y in tiles for i in (-1, 0, 1) for j in (-1, 0, 1)})
         async for _ in fetcher.fetch_all(self._tile_items(around, secret), check_tile):
             pass
@@ -102,9 +102,9 @@ class Mapillary:
     async def pictures(
         self, rows: Sequence[Mapping[str, Any]], fetcher: Fetcher, store: Store
     ) -> AsyncIterator[tuple[str, str]]:
-        """See [`StreetViewSource`]; entities are asked for a fresh address."""
+        """See [`StreetViewSource`]; requests the current URL of each image."""
         secret = secret_from(self.key_env, self.name)
-        # only the ids count: the views made on the way are those of the dataset
+        # only the IDs are needed, so the location is a dummy
         ids = ((one, Place("", 0.0, 0.0)) for _, one in id_parts(rows, 2))
         for batch in batched(ids):
             async for view in self._fetch(dict(batch), fetcher, store, secret):
@@ -113,7 +113,7 @@ class Mapillary:
     async def _fetch(
         self, batch: Mapping[str, Place], fetcher: Fetcher, store: Store, secret: str
     ) -> AsyncIterator[View]:
-        # addresses expire: an image that is still to come needs a fresh one
+        # URLs expire: request those of missing images again
         fresh = [one for one in batch if store.settled(self._picture_key(one)) is None]
         store.forget(self._entity_key(one) for one in fresh)
         questions = self._entity_items(batch, secret)
@@ -123,7 +123,7 @@ class Mapillary:
             entity = entities.get(self._entity_key(one)) or {}
             if isinstance(address := entity.get(self.size), str):
                 found[self._picture_key(one)] = (self._view(one, entity, place), address)
-        # the address holds no key of the user: one that is refused is no reason to stop
+        # the URL holds no API key, so a rejected request need not stop the build
         items = (Item(key, url, refused="failed") for key, (_, url) in found.items())
         async for key in images(items, fetcher):
             yield found[key][0]
@@ -153,7 +153,7 @@ class Mapillary:
     def _coverage(
         self, tiles: Iterable[tuple[int, int]], store: Store
     ) -> list[tuple[str, float, float]]:
-        """Id, lon and lat of all wanted images of the tiles, sorted."""
+        """Sorted ID, longitude and latitude of the selected images of the tiles."""
         since = 0.0 if self.since is None else _milliseconds(self.since)
         found: dict[str, tuple[str, float, float]] = {}
         for x, y in tiles:
@@ -161,7 +161,7 @@ class Mapillary:
             content = store.read(key)
             try:
                 pictures = [] if content is None else decode_tile(content, x, y)
-            except ValueError as error:  # stored before tiles were checked
+            except ValueError as error:  # stored by a version that did not check tiles
                 store.mark([key], "invalid", str(error))
                 continue
             for lon, lat, properties in pictures:
@@ -175,7 +175,7 @@ class Mapillary:
     def _nearest(
         self, places: Sequence[Place], pictures: Sequence[tuple[str, float, float]]
     ) -> dict[str, Place]:
-        """The nearest images of each place; one that is near two belongs to the first."""
+        """Nearest images of each location; an image near several belongs to the first."""
         if not pictures or not places:
             return {}
         lon = np.array([p.lon for p in places] + [one[1] for one in pictures])
@@ -206,15 +206,15 @@ class Mapillary:
 
 
 def decode_tile(content: bytes, x: int, y: int) -> list[tuple[float, float, dict[str, Any]]]:
-    """Lon, lat (WGS-84) and properties of the images in a coverage tile.
+    """Longitude, latitude (WGS-84) and properties of the images in a coverage tile.
 
     Args:
-        content: A Mapbox vector tile.
+        content: Mapbox vector tile.
         x: Column of the tile.
-        y: Row of the tile, southward.
+        y: Row of the tile, counted from the north.
 
     Raises:
-        ValueError: The content is no vector tile.
+        ValueError: The content is not a vector tile.
     """
     try:
         import mapbox_vector_tile
@@ -234,12 +234,12 @@ def decode_tile(content: bytes, x: int, y: int) -> list[tuple[float, float, dict
             lat = np.degrees(np.arctan(np.sinh(np.pi * (1 - 2 * row / size))))
             found.append((column / size * 360 - 180, float(lat), properties))
         return found
-    except Exception as error:  # the decoder has none of its own
+    except Exception as error:  # the decoder has no exception class of its own
         raise ValueError("no vector tile") from error
 
 
 def check_tile(content: bytes, media_type: str) -> Verdict:
-    """A vector tile; JSON in its place is an error."""
+    """Check for a vector tile; errors are JSON or HTML."""
     if content.lstrip()[:1] in (b"{", b"<"):
         return _check_error(content, media_type)
     try:
@@ -250,7 +250,7 @@ def check_tile(content: bytes, media_type: str) -> Verdict:
 
 
 def check_entity(content: bytes, media_type: str) -> Verdict:
-    """An entity with an id."""
+    """Check for an entity with an ID."""
     answer = read_json(content)
     if isinstance(answer, dict) and "id" in answer and "error" not in answer:
         return Verdict("ok")

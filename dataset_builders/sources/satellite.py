@@ -1,4 +1,4 @@
-"""What all satellite sources share: regions that are asked for, and one image per region."""
+"""Interface of satellite sources: one image per region."""
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,23 +13,23 @@ from ..download import Fetched, Fetcher, Limit, Store
 
 PICTURE_PX = 256
 OVERSAMPLING = 2
-"""Images are warped at twice their size and then halved, so that finer pixels do not alias."""
+"""Images are warped at this multiple of their size and then reduced, to avoid aliasing."""
 NO_SQUARE = ("no_square", "an image is laid on a region with four corners")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """The image of a region before it is made.
+    """Metadata of a region's image, which is encoded on demand.
 
     Attributes:
         region: Row of the region.
-        image_id: Unique and stable.
-        identity: Of the contents it is made of; "" if there is none.
-        reason: Why there is none; "" if there is one.
-        detail: What was found.
-        fetched_at: Unix time in seconds, of the latest part.
-        captured_at: ISO 8601, as precise as it is known; None if unknown.
-        is_tile: It is a tile of the provider, byte for byte.
+        image_id: Unique, stable image ID.
+        identity: Hash of the downloaded content; "" if the image is not available.
+        reason: Reject reason; "" if the image is available.
+        detail: Detail of the reject reason.
+        fetched_at: Unix time of the latest download in seconds.
+        captured_at: Capture time in ISO 8601, to the known precision; None if unknown.
+        is_tile: Whether the image is an unmodified tile of the provider.
     """
 
     region: Any
@@ -44,18 +44,18 @@ class Picture:
 
 @runtime_checkable
 class SatelliteSource(Protocol):
-    """A provider of satellite images.
+    """Provider of satellite images.
 
     Attributes:
-        name: In the ledger and in the column `source`.
-        licence: Of the images, as stored with each.
-        attribution: Required by the provider.
-        redistributable: Whether the images may be published; if not, only ids are.
-        price_per_1000: Requests, in the currency of the recipe.
-        limits: By host.
-        requests_per_item: For the estimate of a plan.
-        kilobytes_per_request: For the estimate of a plan; None for what the recipe says.
-        makeup: How the images are made, for the card; "" if they are taken as they are.
+        name: Name in the ledger and in the column `source`.
+        licence: Licence of the images.
+        attribution: Attribution required by the provider.
+        redistributable: Whether the images may be published; if not, only their IDs are.
+        price_per_1000: Price of 1,000 requests, in the currency of the recipe.
+        limits: Request limits per host.
+        requests_per_item: Estimated number of requests per item.
+        kilobytes_per_request: Estimated size of a response; None for the estimate of the recipe.
+        makeup: Processing of the images, for the card; "" if they are not modified.
     """
 
     name: str
@@ -69,38 +69,38 @@ class SatelliteSource(Protocol):
     makeup: str
 
     def keys(self, regions: gpd.GeoDataFrame) -> list[str]:
-        """Everything that the regions need, each once, by its key in the ledger."""
+        """Unique ledger keys of the items that the regions need."""
         ...
 
     def fetch(
         self, regions: gpd.GeoDataFrame, fetcher: Fetcher, store: Store
     ) -> AsyncIterator[Fetched]:
-        """Download what the regions need and the store lacks.
+        """Download the items that the regions need and the store lacks.
 
         Raises:
-            StoppedError: Quota exhausted or key refused.
-            SourceError: A key is not in the environment, or the source has nothing of the kind.
+            StoppedError: The quota is exhausted or the key was rejected.
+            SourceError: The API key is not in the environment, or the source has no such data.
         """
         ...
 
     def pictures(self, regions: gpd.GeoDataFrame, store: Store) -> Iterator[Picture]:
-        """What is known of the image of each region, in the order of the regions."""
+        """Image metadata of each region, in the order of the regions."""
         ...
 
     def read(self, picture: Picture, store: Store) -> bytes | None:
-        """The encoded image, 256 x 256 pixels; None if it is not there after all."""
+        """Encoded image of 256 x 256 pixels, or None if the content is missing."""
         ...
 
 
 def are_squares(shapes: Any) -> NDArray[np.bool_]:
-    """Which regions an image can be laid on: `(n,)`, polygons with an outline of four corners."""
+    """Whether each of `n` polygons has exactly four corners, `(n,)`; others have no image."""
     shapes = np.asarray(shapes, dtype=object)
-    # 5 coordinates, the first being the last
+    # closed ring: the first coordinate is repeated
     return shapely.get_num_coordinates(shapely.get_exterior_ring(shapes)) == 5
 
 
 def corners_of(squares: Any) -> NDArray[np.float64]:
-    """South-west, south-east, north-east and north-west of squares: `(n, 4, 2)` degrees."""
+    """South-west, south-east, north-east and north-west corners of squares, `(n, 4, 2)` degrees."""
     outlines = shapely.get_exterior_ring(shapely.orient_polygons(np.asarray(squares, dtype=object)))
     rings = shapely.get_coordinates(outlines).reshape(-1, 5, 2)[:, :4]
     first = (rings - rings.mean(axis=1, keepdims=True)).sum(axis=2).argmin(axis=1)

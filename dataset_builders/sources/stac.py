@@ -1,10 +1,10 @@
 """Satellite images from a STAC catalogue, such as Sentinel-2 or NAIP.
 
-The catalogue is searched once for a window of time. Each region gets the least cloudy item that
-covers it; where none covers it whole, the next ones fill the gaps. GDAL reads only those parts of
-the cloud-optimised GeoTIFFs that a region needs; the finished image goes into the ledger.
+The catalogue is searched once for a time window. Each region gets the least cloudy item that
+covers it; if none covers it completely, further items fill the gaps. GDAL reads only the required
+windows of the cloud-optimised GeoTIFFs, and the resulting image is recorded in the ledger.
 
-rio-tiler is not used: it reads boxes along the axes of a grid, where regions may lie turned.
+rio-tiler is not used because it reads axis-aligned boxes, and regions may be rotated.
 
 https://github.com/radiantearth/stac-api-spec, https://www.cogeo.org
 """
@@ -39,31 +39,32 @@ from .street_view import read_json
 SEARCH_LIMIT = 100
 MAX_PAGES = 1000
 ITEMS_PER_REGION = 6
-"""Largest number of items in an image; what they leave open is missing."""
+"""Maximum number of items per image; remaining gaps are missing."""
 LOOKS = ("collection", "datetime", "stretch", "assets", "max_cloud", "min_valid")
 """Fields on which the images depend."""
 
 
 @dataclass(frozen=True)
 class StacSource:
-    """A collection of a STAC catalogue.
+    """Collection of a STAC catalogue.
 
     Attributes:
-        name: In the ledger and in the column `source`.
-        url: Of the catalogue's API; `/search` is asked.
-        collection: Its id, such as "sentinel-2-l2a" or "naip".
-        datetime: First and last day, "2024-05-01/2024-09-30"; closed, so that the same items are
-            found again.
-        stretch: Values that become black and white, linear in between. Sentinel-2 reflectances
-            times 10,000 show a city well from 0 to 3,000; 8-bit images take [0, 255].
-        assets: Of red, green and blue; or one asset, whose first three bands these are.
-        max_cloud: In per cent of an item; items without a cloud cover count as cloudless.
-        min_valid: Share of an image that must have data; the rest is black.
-        licence: Of the images, as stored with each.
-        attribution: Required by the provider.
-        redistributable: Whether the images may be published; if not, only ids are.
-        limit: Rate of searches, and number of regions that are read at a time.
-        price_per_1000: Requests, in the currency of the recipe.
+        name: Name in the ledger and in the column `source`.
+        url: URL of the catalogue's API; searches use `<url>/search`.
+        collection: Collection ID, such as "sentinel-2-l2a" or "naip".
+        datetime: First and last day, "2024-05-01/2024-09-30"; a closed interval, so that searches
+            are reproducible.
+        stretch: Values mapped linearly to black and white. [0, 3000] suits cities in Sentinel-2
+            reflectances times 10,000; use [0, 255] for 8-bit images.
+        assets: Assets of the red, green and blue bands, or one asset whose first three bands are
+            red, green and blue.
+        max_cloud: Maximum cloud cover of an item in per cent; a missing value counts as 0.
+        min_valid: Minimum share of an image with data; the rest is black.
+        licence: Licence of the images.
+        attribution: Attribution required by the provider.
+        redistributable: Whether the images may be published; if not, only their IDs are.
+        limit: Rate limit of searches, and number of regions read concurrently.
+        price_per_1000: Price of 1,000 requests, in the currency of the recipe.
     """
 
     name: str
@@ -101,17 +102,17 @@ class StacSource:
 
     @property
     def limits(self) -> Mapping[str, Limit]:
-        """By host, of the catalogue."""
+        """Request limits of the catalogue's host."""
         return {urlsplit(self.url).hostname or "": self.limit}
 
     @property
     def requests_per_item(self) -> float:
-        """At most: the head of each file and a block of it."""
+        """Upper bound: the header and one block of each file."""
         return 2.0 * len(self.assets)
 
     @property
     def makeup(self) -> str:
-        """How the images are made, for the card."""
+        """Processing of the images, for the card."""
         low, high = self.stretch
         return (
             f"the least cloudy items of {self.collection}, {self.datetime}, at most "
@@ -120,18 +121,18 @@ class StacSource:
         )
 
     def keys(self, regions: gpd.GeoDataFrame) -> list[str]:
-        """The images of all regions, by their keys in the ledger."""
+        """See [`SatelliteSource`]; one key per region."""
         laid = regions[are_squares(regions.geometry.to_numpy())]
         return [self._key(one) for one in laid.itertuples(index=False)]
 
     async def fetch(
         self, regions: gpd.GeoDataFrame, fetcher: Fetcher, store: Store
     ) -> AsyncIterator[Fetched]:
-        """Make the images that the store lacks, of what the catalogue has.
+        """Compose the images that the store lacks.
 
         Raises:
-            StoppedError: Quota exhausted or key refused.
-            SourceError: Nothing in the window, or no item has the assets.
+            StoppedError: The quota is exhausted or the key was rejected.
+            SourceError: No item lies in the time window, or none has the assets.
         """
         todo = regions[are_squares(regions.geometry.to_numpy())]
         missing = set(store.unsettled(self.keys(todo)))
@@ -172,13 +173,13 @@ class StacSource:
         return store.read(self._key(picture.region))
 
     def _key(self, region: Any) -> str:
-        """Of the image of a region; other settings, or another outline, make another image."""
+        """Ledger key of a region's image, which depends on the settings and the geometry."""
         looks = {name: getattr(self, name) for name in LOOKS}
         stamp = digest(looks, shapely.to_wkb(region.geometry))
         return f"{self.name}/{region.region_id}/{stamp}"
 
     def _window(self) -> tuple[dt.datetime, dt.datetime]:
-        """First and last moment of the window of time."""
+        """Start and end of the time window."""
         first, _, last = self.datetime.partition("/")
         try:
             start, end = (dt.datetime.fromisoformat(one) for one in (first, last))
@@ -196,7 +197,7 @@ class StacSource:
     async def _search(self, bounds: Sequence[float], fetcher: Fetcher) -> list["_Scene"]:
         """All items within bounds in degrees."""
         west, south, east, north = bounds
-        if west >= 180 or east > 180:  # the catalogue takes a box across the antimeridian this way
+        if west >= 180 or east > 180:  # boxes across the antimeridian have west > east
             west, east = ((lon + 180) % 360 - 180 for lon in (west, east))
         url: str | None = self.url.rstrip("/") + "/search"
         params = {
@@ -222,7 +223,7 @@ class StacSource:
         return list(found.values())
 
     def _usable(self, scenes: Sequence["_Scene"]) -> list["_Scene"]:
-        """Those with the assets and few clouds, the best first."""
+        """Items with the required assets and cloud cover, sorted by cloud cover, newest first."""
         where = f"of {self.collection!r}"
         if not scenes:
             raise SourceError(
@@ -249,7 +250,7 @@ class StacSource:
         return sorted(clear, key=lambda one: one.cloud)
 
     def _make(self, region: Any, scenes: Sequence["_Scene"], store: Store) -> Fetched:
-        """Lay the items over one another, the best on top, until nothing is open; store that."""
+        """Compose the image of a region from the best items until no gaps remain; store it."""
         square = region.geometry
         canvas = np.zeros((3, SIZE_PX, SIZE_PX), dtype=np.float64)
         is_open = np.ones((SIZE_PX, SIZE_PX), dtype=bool)
@@ -271,7 +272,7 @@ class StacSource:
         gap = float(is_open.mean())
         key, now = self._key(region), time.time()
         if 1 - gap < self.min_valid:
-            # what failed for the moment may be there the next time
+            # temporary failures are retried by the next run
             is_final = all(one.status != "failed" for one in problems)
             detail = f"{gap:.0%} of the image without data" if used else "no item here"
             detail = "; ".join([detail, *map(str, problems)])
@@ -290,11 +291,11 @@ class StacSource:
         return fetched
 
     def _bands(self, scene: "_Scene", square: shapely.Polygon) -> Any:
-        """Red, green and blue over the square, `(3, SIZE_PX, SIZE_PX)`; masked.
+        """Red, green and blue bands over the square: masked array `(3, SIZE_PX, SIZE_PX)`.
 
         Raises:
-            UnreadableError: A file cannot be read, or is not what it should be.
-            StoppedError: The server refuses access.
+            UnreadableError: A file is unreadable.
+            StoppedError: The server denied access.
         """
         count, layers = (3 if len(self.assets) == 1 else 1), []
         for name in self.assets:
@@ -311,7 +312,7 @@ class StacSource:
 
 @dataclass(frozen=True)
 class _Scene:
-    """An item of a catalogue, as far as it is needed."""
+    """Required fields of a STAC item."""
 
     name: str
     footprint: shapely.Geometry
@@ -321,19 +322,19 @@ class _Scene:
 
 
 def check_search(content: bytes, media_type: str) -> Verdict:
-    """A page of items."""
+    """Check for a page of STAC items."""
     try:
         answer = read_json(content)
         list(_scenes(answer, "https://catalogue/"))
         _next(answer, "https://catalogue/search")
-    except Exception:  # whatever is not as the specification has it
+    except Exception:  # any deviation from the specification
         return Verdict("invalid", f"{media_type or 'an answer'} that is no list of STAC items")
     return Verdict("ok")
 
 
 def _candidates(scenes: Sequence[_Scene], square: shapely.Polygon) -> list[_Scene]:
-    """Scenes over a square, those that cover it whole first."""
-    # catalogues count longitudes to 180, and a city across the antimeridian beyond
+    """Scenes that intersect a square, those that cover it completely first."""
+    # cities across the antimeridian have longitudes beyond 180, footprints do not
     turned = [shapely.transform(square, partial(np.add, (turn, 0.0))) for turn in (0, -360, 360)]
     whole: list[_Scene] = []
     parts: list[_Scene] = []
@@ -345,7 +346,7 @@ def _candidates(scenes: Sequence[_Scene], square: shapely.Polygon) -> list[_Scen
 
 
 def _scenes(answer: Any, base: str) -> Iterator[_Scene]:
-    """The items of a page; relative addresses start from `base`."""
+    """Items of a page, with URLs resolved relative to `base`."""
     for feature in answer["features"]:
         properties, geometry = feature.get("properties") or {}, feature.get("geometry")
         taken_at = properties.get("datetime") or properties.get("start_datetime") or ""
@@ -361,7 +362,7 @@ def _scenes(answer: Any, base: str) -> Iterator[_Scene]:
 
 
 def _next(answer: Mapping[str, Any], url: str) -> tuple[str | None, dict[str, str]]:
-    """Address and query of the next page, if there is one."""
+    """URL and query parameters of the next page, if any."""
     for link in answer.get("links") or []:
         if link.get("rel") == "next" and link.get("method", "GET").upper() == "GET":
             address = urlsplit(urljoin(url, str(link["href"])))

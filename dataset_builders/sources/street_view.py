@@ -1,7 +1,7 @@
-"""What all street-view sources share: places that are asked for, and the views found there.
+"""Interface of street-view sources: from locations along roads to images.
 
-A source turns points along the roads into views. It uses official interfaces only, downloads
-through the [`Fetcher`] alone, checks every answer, and takes keys from the environment.
+Sources use official APIs, download through the [`Fetcher`], check every response, and read API
+keys from the environment.
 """
 
 import itertools
@@ -22,13 +22,13 @@ ID = re.compile(r"(?!\.+$)[\w.=:-]{1,200}", re.ASCII)
 
 @dataclass(frozen=True)
 class Place:
-    """A point where a view is asked for.
+    """Location for which street views are requested.
 
     Attributes:
-        point_id: Stable, from the coordinates.
-        lon: WGS-84.
-        lat: WGS-84.
-        heading: Of the road, degrees clockwise from north.
+        point_id: Stable ID, derived from the coordinates.
+        lon: Longitude, WGS-84.
+        lat: Latitude, WGS-84.
+        heading: Direction of the road in degrees clockwise from north.
     """
 
     point_id: str
@@ -39,19 +39,19 @@ class Place:
 
 @dataclass(frozen=True)
 class View:
-    """A street view that was found and downloaded.
+    """Downloaded street view.
 
     Attributes:
-        image_id: Unique and stable: source, image, heading.
-        point_id: Of the place it was asked for.
-        key: Of its bytes in the store.
-        lon: Of the camera, WGS-84.
-        lat: Likewise.
-        heading: Of the camera, degrees clockwise from north; None if unknown.
-        captured_at: ISO 8601, as precise as it is known; None if unknown.
+        image_id: Unique, stable ID of source, image and heading.
+        point_id: ID of the requested location.
+        key: Key of the image in the store.
+        lon: Longitude of the camera, WGS-84.
+        lat: Latitude of the camera, WGS-84.
+        heading: Direction of the camera in degrees clockwise from north; None if unknown.
+        captured_at: Capture time in ISO 8601, to the known precision; None if unknown.
         source: Name of the source.
-        licence: Of the image.
-        attribution: To be shown with it.
+        licence: Licence of the image.
+        attribution: Attribution to display with the image.
     """
 
     image_id: str
@@ -68,15 +68,15 @@ class View:
 
 @runtime_checkable
 class StreetViewSource(Protocol):
-    """A provider of street views.
+    """Provider of street views.
 
     Attributes:
-        name: In the ledger and in the column `source`.
-        licence: Of the images.
-        redistributable: Whether the images may be published; if not, only ids are.
-        limits: By host.
-        requests_per_place: For the estimate of a plan.
-        price_per_1000: Images.
+        name: Name in the ledger and in the column `source`.
+        licence: Licence of the images.
+        redistributable: Whether the images may be published; if not, only their IDs are.
+        limits: Request limits per host.
+        requests_per_place: Estimated number of requests per location.
+        price_per_1000: Price of 1,000 images.
     """
 
     name: str
@@ -87,31 +87,31 @@ class StreetViewSource(Protocol):
     price_per_1000: float
 
     def views(self, places: Sequence[Place], fetcher: Fetcher, store: Store) -> AsyncIterator[View]:
-        """The views at the places; nothing that is in the store is requested again.
+        """Download the street views at the locations, except those in the store.
 
         Raises:
-            StoppedError: Quota exhausted or key refused.
+            StoppedError: The quota is exhausted or the key was rejected.
         """
         ...
 
     def pictures(
         self, rows: Sequence[Mapping[str, Any]], fetcher: Fetcher, store: Store
     ) -> AsyncIterator[tuple[str, str]]:
-        """Download the images that a dataset names but does not hold.
+        """Download images of a published dataset that holds only their IDs.
 
         Args:
-            rows: Of the table of street views: `image_id`, `lon`, `lat`, `heading`, `point_id`.
-            fetcher: Of the images.
-            store: That takes them.
+            rows: Rows of the street-view table: `image_id`, `lon`, `lat`, `heading`, `point_id`.
+            fetcher: Download client.
+            store: Store of the downloads.
 
         Yields:
-            The id of each image that was found, and its key in the store.
+            ID and store key of each downloaded image.
         """
         ...
 
 
 def batched(values: Iterable[T]) -> Iterator[list[T]]:
-    """Some hundred values at a time: memory stays flat, addresses are used before they expire."""
+    """Batches small enough for bounded memory and for using URLs before they expire."""
     source = iter(values)
     while batch := list(itertools.islice(source, BATCH)):
         yield batch
@@ -120,20 +120,20 @@ def batched(values: Iterable[T]) -> Iterator[list[T]]:
 async def json_answers(
     items: Iterable[Item], check: Check, fetcher: Fetcher, store: Store
 ) -> dict[str, Any]:
-    """Download JSON answers; returns those that are "ok", by key."""
+    """Download JSON responses; return those with status "ok", by key."""
     keys = [one.key async for one in fetcher.fetch_all(items, check) if one.status == "ok"]
     return {key: stored_json(store, key) for key in sorted(keys)}
 
 
 async def images(items: Iterable[Item], fetcher: Fetcher, check: Check = check_image) -> Any:
-    """Download images; yields the keys of those that are "ok"."""
+    """Download images; yield the keys of those with status "ok"."""
     async for fetched in fetcher.fetch_all(items, check):
         if fetched.status == "ok":
             yield fetched.key
 
 
 def read_json(content: bytes) -> Any:
-    """JSON, or None if it is none; of halves of surrogate pairs, which no file can hold, "?"."""
+    """Parse JSON, or return None; lone surrogates, which cannot be encoded, become "?"."""
     try:
         text = content.decode("utf-8-sig")
         if HALF_PAIR.search(text):
@@ -146,7 +146,7 @@ def read_json(content: bytes) -> Any:
 
 
 def id_parts(rows: Iterable[Mapping[str, Any]], count: int) -> Iterator[list[str]]:
-    """The parts of the image ids of a dataset; those of another form name nothing to ask for."""
+    """Parts of the image IDs of a dataset; IDs of another format are skipped."""
     for row in rows:
         parts = str(row["image_id"]).split("/")
         if len(parts) == count and all(map(is_id, parts)):
@@ -154,18 +154,18 @@ def id_parts(rows: Iterable[Mapping[str, Any]], count: int) -> Iterator[list[str
 
 
 def is_id(value: Any) -> bool:
-    """Whether a value of an answer or a dataset can be part of an address and of a key."""
+    """Whether an untrusted value is safe as part of a URL and of a store key."""
     return isinstance(value, (str, int)) and ID.fullmatch(str(value)) is not None
 
 
 def stored_json(store: Store, key: str) -> Any:
-    """The JSON answer to an item, or None if there is no good one."""
+    """Stored JSON response of an item, or None."""
     content = store.read(key)
     return None if content is None else read_json(content)
 
 
 def number(value: Any) -> float | None:
-    """A finite number, or None: fields of an answer may be missing, or anything."""
+    """Convert an untrusted value to a finite number, or None."""
     try:
         found = float(value)
     except (TypeError, ValueError, OverflowError):

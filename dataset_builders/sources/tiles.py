@@ -1,7 +1,7 @@
 """Satellite images from map tiles: one image of 256 x 256 pixels per region.
 
-A region that is a tile gets the tile as it is, byte for byte. Any other square gets an image made
-of the tiles that cover it, laid so that the corners of the square are those of the image.
+A region that is itself a tile gets the unmodified tile. The image of any other square is warped
+from the tiles that cover it, so that the corners of the square are the corners of the image.
 """
 
 import string
@@ -30,27 +30,27 @@ QUALITY = 90
 SQUARES_AT_ONCE = 10_000
 Tile = tuple[int, int]
 PLACEHOLDERS = {"z", "x", "y", "key"}
-# names in WMTS templates for the same numbers
+# equivalent placeholders of WMTS templates
 WMTS_NAMES = {"TileMatrix": "z", "TileCol": "x", "TileRow": "y"}
 
 
 @dataclass(frozen=True)
 class TileSource:
-    """A provider of map tiles.
+    """Provider of map tiles.
 
     Attributes:
-        name: In the ledger and in the column `source`.
-        url: Template with {z}, {x} and {y} (or WMTS's {TileMatrix}, {TileCol}, {TileRow}), and
-            {key} where the provider takes it in the path.
-        zoom: Of the tiles.
-        scheme: "xyz" (also WMTS in Web Mercator), "tms" or "baidu".
-        licence: Of the images, as stored with each.
-        attribution: Required by the provider.
-        redistributable: Whether the images may be published; if not, only ids are.
-        key_env: Environment variable with the key, if one is needed.
-        key_param: Query parameter that takes the key; None if the template does.
-        limit: Rate and concurrency of requests to the host.
-        price_per_1000: Requests, in the currency of the recipe.
+        name: Name in the ledger and in the column `source`.
+        url: URL template with {z}, {x} and {y} (or WMTS's {TileMatrix}, {TileCol}, {TileRow}), and
+            {key} if the API key is part of the path.
+        zoom: Zoom level.
+        scheme: Tile numbering scheme: "xyz" (also WMTS in Web Mercator), "tms" or "baidu".
+        licence: Licence of the images.
+        attribution: Attribution required by the provider.
+        redistributable: Whether the images may be published; if not, only their IDs are.
+        key_env: Environment variable that holds the API key, if one is needed.
+        key_param: Query parameter of the API key; None if the key is part of the path.
+        limit: Rate and concurrency limit of the host.
+        price_per_1000: Price of 1,000 requests, in the currency of the recipe.
     """
 
     name: str
@@ -89,15 +89,15 @@ class TileSource:
 
     @property
     def limits(self) -> Mapping[str, Limit]:
-        """By host."""
+        """Request limits per host."""
         return {urlsplit(self.url).hostname or "": self.limit}
 
     def keys(self, regions: gpd.GeoDataFrame) -> list[str]:
-        """The tiles of all regions, each once, by their keys in the ledger."""
+        """See [`SatelliteSource`]; one key per tile."""
         return [self.key_of(*tile) for tile in self.tiles(regions)]
 
     def tiles(self, regions: gpd.GeoDataFrame) -> list[Tile]:
-        """The tiles of all regions, each once, sorted."""
+        """Sorted unique tiles of all regions."""
         if self._is_grid(regions):
             return _distinct(regions[["tile_x", "tile_y"]].to_numpy(dtype=np.int64))
         shapes = regions.geometry.to_numpy()
@@ -107,17 +107,17 @@ class TileSource:
         return sorted(set().union(*parts))
 
     def covering(self, squares: Any) -> list[Tile]:
-        """The tiles that cover some polygons of four corners, EPSG:4326; sorted."""
+        """Sorted unique tiles that cover polygons with four corners (EPSG:4326)."""
         return _covering(_meshes(self, squares))
 
     async def fetch(
         self, regions: gpd.GeoDataFrame, fetcher: Fetcher, store: Store
     ) -> AsyncIterator[Fetched]:
-        """See [`SatelliteSource`]; the tiles that are not in the store."""
+        """See [`SatelliteSource`]."""
         tiles = self.tiles(regions)
         todo = set(store.unsettled([self.key_of(*tile) for tile in tiles]))
         missing = (self.item(*tile) for tile in tiles if self.key_of(*tile) in todo)
-        # a tile that is a region must show something; a part of an image may be open sea
+        # a blank tile is invalid as an image, but valid as part of one (open sea)
         check = check_image if self._is_grid(regions) else check_piece
         async for fetched in fetcher.fetch_all(missing, check):
             yield fetched
@@ -147,17 +147,18 @@ class TileSource:
         return self.mosaic(region.geometry, store)
 
     def mosaic(self, square: shapely.Polygon, store: Store) -> bytes | None:
-        """The image of a square that is no tile, with the north of its own grid up.
+        """Warp the image of a square from tiles; its north-west corner becomes the upper left.
 
-        The square is cut into patches, each a quadrilateral on the plane of the tiles: in degrees a
-        square kilometre is straight to within centimetres, but the plane of Baidu's tiles is not.
+        The square is divided into patches that are quadrilaterals in the projection of the tiles.
+        The edges of a square kilometre are straight in degrees to within centimetres, but not in
+        the projection of Baidu's tiles.
 
         Args:
-            square: EPSG:4326.
-            store: With the tiles.
+            square: Polygon with four corners, EPSG:4326.
+            store: Store of the tiles.
 
         Returns:
-            256 x 256 pixels as JPEG; None if a tile is missing.
+            JPEG of 256 x 256 pixels; None if a tile is missing.
         """
         mesh = _meshes(self, [square])[0]
         contents: dict[Tile, bytes] = {}
@@ -168,7 +169,7 @@ class TileSource:
         mosaic, origin = _joined(self.scheme, contents)
         pixels = (mesh - origin) * TILE_PX
         if self.scheme != "xyz":
-            pixels[..., 1] = mosaic.height - pixels[..., 1]  # rows of images go south
+            pixels[..., 1] = mosaic.height - pixels[..., 1]  # image rows run southward
         size = PICTURE_PX * OVERSAMPLING
         warped = mosaic.transform(
             (size, size), Image.Transform.MESH, _patches(pixels, size), Image.Resampling.BILINEAR
@@ -176,14 +177,14 @@ class TileSource:
         return encode_image(warped.reduce(OVERSAMPLING), "JPEG", QUALITY)
 
     def key_of(self, x: int, y: int) -> str:
-        """The tile's name in the ledger."""
+        """Ledger key of a tile."""
         return f"{self.name}/{self.zoom}/{x}/{y}"
 
     def item(self, x: int, y: int) -> Item:
-        """The request for a tile.
+        """Request for a tile.
 
         Raises:
-            SourceError: the key is not in the environment.
+            SourceError: The API key is not in the environment.
         """
         secret = secret_from(self.key_env, self.name) if self.key_env else ""
         url = self._template.format(z=self.zoom, x=x, y=y, key=secret)
@@ -191,7 +192,7 @@ class TileSource:
         return Item(self.key_of(x, y), url, params, secret=secret)
 
     def _is_grid(self, regions: gpd.GeoDataFrame) -> bool:
-        """Whether every region is a tile of the source, and the tile its image, byte for byte."""
+        """Whether the regions are tiles of this source, whose images are unmodified tiles."""
         if "tile_z" not in regions or len(regions) == 0:
             return False
         schemes = regions["region_id"].str.partition("_")[0]
@@ -215,9 +216,9 @@ class TileSource:
 
 
 def _meshes(source: TileSource, squares: Any) -> NDArray[np.float64]:
-    """Grids of points over squares, in tiles: `(n, PATCHES + 1, PATCHES + 1, 2)`.
+    """Grids of points over squares in tile units: `(n, PATCHES + 1, PATCHES + 1, 2)`.
 
-    The first row of each is the north side, the first column the west side.
+    Rows run from north to south, columns from west to east.
     """
     if not are_squares(squares).all():
         raise SourceError(
@@ -239,7 +240,7 @@ def _meshes(source: TileSource, squares: Any) -> NDArray[np.float64]:
 def _patches(
     pixels: NDArray[np.float64], size: int
 ) -> list[tuple[tuple[int, int, int, int], tuple[float, ...]]]:
-    """For each patch its box in the image, and its corners in the mosaic."""
+    """Box of each patch in the image, and its corners in the mosaic."""
     edges = np.linspace(0, size, PATCHES + 1).astype(int)
     return [
         (
@@ -261,12 +262,12 @@ def _covering(meshes: NDArray[np.float64]) -> list[Tile]:
 
 
 def _distinct(tiles: NDArray[np.int64]) -> list[Tile]:
-    """Tiles `(n, 2)`, each once, sorted."""
+    """Sorted unique tiles."""
     return [(x, y) for x, y in np.unique(tiles, axis=0).tolist()]
 
 
 def _joined(scheme: str, contents: Mapping[Tile, bytes]) -> tuple[Image.Image, NDArray[np.float64]]:
-    """The tiles as one image, and the position of its corner of least x and y on their plane."""
+    """Mosaic of tiles, and the tile coordinates of its corner with the smallest x and y."""
     columns, rows = (np.array(axis) for axis in zip(*contents, strict=True))
     wide, high = np.ptp(columns) + 1, np.ptp(rows) + 1
     mosaic = Image.new("RGB", (int(wide) * TILE_PX, int(high) * TILE_PX))
