@@ -1,4 +1,4 @@
-"""What train.py can be told: flags and recipe keys are the same names."""
+"""Command-line arguments and recipe keys of train.py."""
 
 import dataclasses
 import json
@@ -41,7 +41,7 @@ EXPONENT_NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 @dataclass
 class ModelArguments:
-    """Which model is trained."""
+    """Model architecture, initialisation and objective."""
 
     model_name_or_path: str | None = argument(
         None,
@@ -104,7 +104,7 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """Which image-text pairs are used."""
+    """Selection and preprocessing of image-text pairs."""
 
     dataset_name: str = argument(
         "", "Folder or Hub id of a dataset: Parquet tables <city>-street_view, <city>-satellite."
@@ -157,7 +157,7 @@ class DataArguments:
 
 @dataclass
 class OptimizationArguments:
-    """How it is trained."""
+    """Optimization."""
 
     per_device_train_batch_size: int = argument(32, "Pairs a process takes at a time.", least=1)
     per_device_eval_batch_size: int = argument(
@@ -197,7 +197,7 @@ class OptimizationArguments:
 
 @dataclass
 class RunArguments:
-    """Where it goes, and what is written when."""
+    """Output, logging and checkpoints."""
 
     output_dir: str = argument("", "Where everything is written.")
     config: str | None = argument(
@@ -226,7 +226,7 @@ class RunArguments:
 
 @dataclass(frozen=True)
 class PretrainingArguments:
-    """All arguments of a run, checked."""
+    """Validated arguments of a run."""
 
     model: ModelArguments
     data: DataArguments
@@ -234,7 +234,7 @@ class PretrainingArguments:
     run: RunArguments
 
     def to_dict(self) -> dict[str, Any]:
-        """All arguments by their flag names."""
+        """All arguments by flag name."""
         parts = (self.model, self.data, self.optimization, self.run)
         return {name: value for part in parts for name, value in dataclasses.asdict(part).items()}
 
@@ -249,17 +249,17 @@ NAMES = [one.name for part in PARTS.values() for one in dataclasses.fields(part)
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> PretrainingArguments:
-    """Read flags and the recipe they name.
+    """Parse flags and the recipe that they name.
 
     Args:
-        argv: Command line without the program's name; `sys.argv` if None.
+        argv: Command line without the program name. Defaults to `sys.argv`.
 
     Raises:
-        InputError: An unknown name (with the nearest known one), or an impossible value.
+        InputError: If a name is unknown or a value invalid.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parts = parse_dataclasses(
-        _recipe_flags(_recipe_path(argv)) + argv,  # of two values the later counts
+        _recipe_flags(_recipe_path(argv)) + argv,  # the last value of a flag counts
         PARTS,
         program=PROGRAM,
         usage=f"{PROGRAM} --config RECIPE --dataset_name DIR --output_dir OUT [flags]",
@@ -272,10 +272,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> PretrainingArguments:
 
 
 def parse_config_overrides(text: str | None) -> dict[str, Any]:
-    """Read `--config_overrides`, a JSON object.
+    """Parse the JSON object of `--config_overrides`.
 
     Raises:
-        InputError: It is not one.
+        InputError: If the text is not a JSON object.
     """
     try:
         overrides = json.loads(text or "{}")
@@ -294,7 +294,7 @@ def _recipe_path(argv: Sequence[str]) -> Path | None:
 
 
 def _recipe_flags(path: Path | None) -> list[str]:
-    """The recipe as flags, so that both pass through the same checks (YAML reads 1e-7 as text)."""
+    """Convert the recipe to flags, so that both are validated alike."""
     if path is None:
         return []
     if not path.is_file():
@@ -317,7 +317,7 @@ def _recipe_flags(path: Path | None) -> list[str]:
 
 
 def _read_numbers(value: Any) -> Any:
-    """YAML reads 1e-7 as text; this reads it as a number, also inside mappings and lists."""
+    """Convert numbers such as 1e-7, which YAML reads as strings, also in mappings and lists."""
     if isinstance(value, dict):
         return {key: _read_numbers(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Batches of tokens and pixels; images stay on disk until they are needed."""
+"""Batches of token ids and pixel values; images are decoded on demand."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,23 +15,23 @@ from .data import PairTable
 from .sampling import BatchIndices
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])\s*")
-# distinct from the streams of the order (seed, epoch) and of the sentences (seed, epoch, pair)
+# distinct from the streams of the batch order (seed, epoch) and the sentences (seed, epoch, pair)
 SHORT_STREAM = 2
 
 
 def split_sentences(caption: str) -> list[str]:
-    """The sentences of a caption, which always has one."""
+    """Split a caption into sentences."""
     return [part for part in SENTENCE_END.split(caption) if part]
 
 
 def shuffle_sentences(caption: str, rng: np.random.Generator) -> str:
-    """The caption with its sentences in another order."""
+    """Shuffle the sentences of a caption."""
     sentences = split_sentences(caption)
     return " ".join(sentences[index] for index in rng.permutation(len(sentences)))
 
 
 def shorten(caption: str, probability: float, rng: np.random.Generator) -> str:
-    """With this probability one of the caption's sentences in its place."""
+    """With the given probability, replace the caption by one of its sentences."""
     if rng.random() >= probability:
         return caption
     sentences = split_sentences(caption)
@@ -44,13 +44,13 @@ def tokenize(
     max_length: int,
     pad_to_multiple_of: int | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Token ids padded to the longest of the batch, `(batch, longest)`; never past `max_length`.
+    """Tokenize texts and pad them to the longest: `input_ids` and `attention_mask`.
 
     Args:
-        texts: the batch.
-        tokenizer: CLIP's.
-        max_length: texts are cut there; the end token stays.
-        pad_to_multiple_of: round the length up, within `max_length`.
+        texts: Texts of a batch.
+        tokenizer: Tokenizer with a padding token.
+        max_length: Limit at which texts are truncated, keeping the end token.
+        pad_to_multiple_of: Round the length up, within `max_length`.
     """
     rows = tokenizer([clean_text(one) for one in texts], truncation=True, max_length=max_length)[
         "input_ids"
@@ -67,17 +67,17 @@ def tokenize(
 
 
 class PairBatches(Dataset):
-    """Ready batches by their indices: one item is one whole batch.
+    """Dataset of complete batches, indexed by [`BatchIndices`].
 
     Args:
-        pairs: where the images and captions are.
-        processor: image processor and tokenizer.
-        pad_to_multiple_of: see [`tokenize`].
-        shuffle_seed: draw the order of the sentences anew from this seed and the epoch; None
-            leaves it.
-        draw_seed: draw one of each image's candidates anew from this seed and the epoch; None
-            takes the image's own caption.
-        short: seed and probability of [`shorten`]; None leaves captions as they are.
+        pairs: Images and captions.
+        processor: Image processor and tokenizer.
+        pad_to_multiple_of: See [`tokenize`].
+        shuffle_seed: Seed to shuffle the sentences of a caption every epoch. If None, keep their
+            order.
+        draw_seed: Seed to sample a caption candidate of each image every epoch. If None, use the
+            caption of the image.
+        short: Seed and probability of [`shorten`]. If None, keep the captions.
     """
 
     def __init__(
@@ -134,20 +134,20 @@ class PairBatches(Dataset):
 
     @staticmethod
     def _rng(seed: int, batch: BatchIndices, *stream: int) -> np.random.Generator:
-        """Seeded by the pair, not by the worker: any number of workers draws the same."""
+        """Seeded by the pair, so that results do not depend on the number of workers."""
         return np.random.default_rng((seed, batch.epoch, *stream))
 
 
 def batch_loader(
     batches: PairBatches, plan: Iterable[BatchIndices], num_workers: int, pin_memory: bool
 ) -> DataLoader:
-    """Load the batches of a plan, in its order.
+    """Data loader of the batches of a plan, in its order.
 
     Args:
-        batches: Makes the batches.
+        batches: Dataset of batches.
         plan: Indices of each batch.
-        num_workers: Processes that load ahead of time; 0 loads in this process, on demand.
-        pin_memory: Pin the memory for copies to an accelerator.
+        num_workers: Number of loading processes; 0 loads in this process on demand.
+        pin_memory: Whether to pin the memory for copies to an accelerator.
     """
     return DataLoader(
         batches,
@@ -156,7 +156,7 @@ def batch_loader(
         collate_fn=_as_is,
         num_workers=num_workers,
         pin_memory=pin_memory,
-        # of its own, so that starting workers draws nothing from the state a checkpoint holds
+        # a separate generator, so that starting workers does not advance the checkpointed state
         generator=torch.Generator(),
     )
 

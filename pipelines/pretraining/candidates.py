@@ -1,7 +1,7 @@
-"""All kept captions of an image, one of which is drawn in each epoch.
+"""Sampling of one caption per image and epoch from several candidates.
 
-LaCLIP (arXiv 2305.20088) and DataCompDR (arXiv 2311.17049) train on a caption drawn anew each time
-from several of an image; here the draw prefers captions that the captioning models agree on.
+LaCLIP (arXiv 2305.20088) and DataCompDR (arXiv 2311.17049) sample uniformly; here the probability
+of a candidate is proportional to its score, the agreement of the captioning models.
 """
 
 import logging
@@ -23,7 +23,7 @@ from ..common.errors import InputError
 CANDIDATE_COLUMNS = ("image_id", "text", "score", "kept")
 VIEW_COLUMN = "view"
 ROWS_AT_A_TIME = 1024
-# distinct from the streams of the order (seed, epoch) and of the sentences (seed, epoch, pair)
+# distinct from the streams of the batch order (seed, epoch) and the sentences (seed, epoch, pair)
 DRAW_STREAM = (0, 1)
 
 logger = logging.getLogger(__name__)
@@ -34,19 +34,19 @@ LoadTable = Callable[[str], datasets.Dataset | None]
 
 @dataclass
 class CaptionCandidates:
-    """The M captions that the captions of N pairs are drawn from; their texts stay on disk.
+    """M caption candidates of N pairs; the texts stay on disk.
 
-    The chance of a candidate is its score over the sum of its image's scores. A candidate without
-    a score gets the mean of the others; if none has one, or all are 0, chances are equal.
+    The probability of a candidate is its score divided by the sum over its pair. A missing score is
+    replaced by the mean of the pair; without scores, or if all are 0, probabilities are equal.
 
     Attributes:
         table: Candidates of all cities, memory-mapped.
-        rows: `(M,)`, row of each candidate in `table`, grouped by pair.
-        num_tokens: `(M,)`, start and end token included, at most the model's length.
-        offsets: `(N + 1,)`: pair i has the candidates `offsets[i]` to `offsets[i + 1]`. A pair
-            without any keeps the caption of its image.
-        cumulative: `(M,)`, chance of a candidate and of those before it of its pair.
-        best_num_tokens: `(N,)`, length of the image's own caption.
+        rows: Row of each candidate in `table`, `(M,)`, grouped by pair.
+        num_tokens: Length of each candidate in tokens, `(M,)`, truncated to the model's limit.
+        offsets: Start of the candidates of each pair, `(N + 1,)`; pair i has candidates
+            `offsets[i]` to `offsets[i + 1]`. A pair without candidates keeps its own caption.
+        cumulative: Cumulative probability of the candidates within each pair, `(M,)`.
+        best_num_tokens: Length of the pair's own caption in tokens, `(N,)`.
     """
 
     table: datasets.Dataset
@@ -58,31 +58,30 @@ class CaptionCandidates:
     _cached: tuple[tuple[int, int], np.ndarray] | None = field(default=None, init=False, repr=False)
 
     def draw(self, seed: int, epoch: int) -> np.ndarray:
-        """The candidate of each pair in an epoch: `(N,)`; -1 where a pair has none.
+        """Sampled candidate of each pair in an epoch, `(N,)`; -1 for pairs without candidates.
 
-        A pure function of seed and epoch, so that any process, worker or resumed run draws the
-        same.
+        Depends only on seed and epoch, so that all processes, workers and resumed runs agree.
         """
         if self._cached is None or self._cached[0] != (seed, epoch):
             self._cached = ((seed, epoch), self._draw(seed, epoch))
         return self._cached[1]
 
     def texts(self, drawn: np.ndarray) -> list[str]:
-        """The cleaned texts of drawn candidates, none of which is -1."""
+        """Cleaned texts of sampled candidates, none of which may be -1."""
         if not len(drawn):
             return []
-        # cleaned before it was counted, so that something is left
+        # `or ""` is for the type checker: empty candidates were removed when counting tokens
         return [clean_caption(text) or "" for text in self.table[self.rows[drawn].tolist()]["text"]]
 
     def epoch_num_tokens(self, seed: int, epoch: int) -> np.ndarray:
-        """Length of the caption of each pair in an epoch: `(N,)`."""
+        """Length in tokens of the caption of each pair in an epoch, `(N,)`."""
         drawn = self.draw(seed, epoch)
         if not len(self.num_tokens):
             return self.best_num_tokens
         return np.where(drawn < 0, self.best_num_tokens, self.num_tokens[drawn])
 
     def update_digest(self, digest: Any) -> None:
-        """Add everything a draw depends on to a hash."""
+        """Update a hash with the data that the samples depend on."""
         for numbers in (self.offsets, self.cumulative):
             digest.update(np.ascontiguousarray(numbers).tobytes())
         for start in range(0, len(self.rows), ROWS_AT_A_TIME):
@@ -92,12 +91,12 @@ class CaptionCandidates:
     def _draw(self, seed: int, epoch: int) -> np.ndarray:
         uniform = np.random.default_rng((seed, epoch, *DRAW_STREAM)).random(len(self.offsets) - 1)
         first, stop = self.offsets[:-1], self.offsets[1:]
-        # the chances of pair i lie in (i, i + 1]: one sorted array for all pairs
+        # probabilities of pair i lie in (i, i + 1]: one sorted array for all pairs
         owner = np.repeat(np.arange(len(first)), stop - first)
         places = np.searchsorted(
             owner + self.cumulative, np.arange(len(first)) + uniform, side="right"
         )
-        # i + chance is rounded: keep to the pair's own
+        # clip, because i + probability is rounded
         return np.where(stop > first, np.clip(places, first, np.maximum(stop - 1, first)), -1)
 
 
@@ -109,18 +108,19 @@ def read_candidates(
     max_length: int,
     by_score: bool = True,
 ) -> CaptionCandidates:
-    """Read the kept rows of `<city>-captions` for the training pairs of every city.
+    """Read the kept rows of `<city>-captions` for the training pairs of all cities.
 
     Args:
         listing: One row per pair: table, image_id, split.
-        best_num_tokens: `(N,)`, length of the images' own captions.
-        load_table: Loads a table by its config name; None if it has no rows.
-        count_tokens: Counts the tokens of cleaned texts.
-        max_length: Maximum length of a text, in tokens.
-        by_score: Draw in proportion to the scores; otherwise chances are equal.
+        best_num_tokens: Length of the pairs' own captions in tokens, `(N,)`.
+        load_table: Function that loads a table by its config name, None if it has no rows.
+        count_tokens: Function that counts the tokens of cleaned texts.
+        max_length: Limit in tokens.
+        by_score: Whether probabilities are proportional to the scores instead of equal.
 
     Raises:
-        InputError: There is no such table, it lacks a column, or holds nothing for these images.
+        InputError: If there is no such table, it lacks a column, or has no candidates for these
+            images.
     """
     cities = sorted({parse_config_name(name)[0] for name in listing["table"].unique()})
     parts = {city: _load(city, load_table) for city in cities}
@@ -157,7 +157,7 @@ def read_candidates(
 
 
 def _lengths(table: datasets.Dataset, owners: np.ndarray, count: CountTokens) -> np.ndarray:
-    """Tokens of each used text; 0 if nothing is left of it after cleaning."""
+    """Number of tokens of each used text, 0 if it is empty after cleaning."""
     lengths = np.zeros(len(table), dtype=np.int32)
     texts = table.with_format("arrow")
     for start in range(0, len(table), ROWS_AT_A_TIME):
@@ -193,10 +193,10 @@ def _missing(name: str, what: str) -> str:
 
 
 def _owners(listing: pd.DataFrame, parts: Mapping[str, datasets.Dataset]) -> np.ndarray:
-    """The training pair of each candidate row; -1 for rows that are not used."""
+    """Training pair of each candidate row, -1 for unused rows."""
     cities, views = zip(*(parse_config_name(name) for name in listing["table"]), strict=True)
     ids = pa.array(listing["image_id"].astype("string"), type=pa.large_string())
-    # the text of an id can hold any character, so it comes last
+    # ids may contain the separator, so they come last
     by_city = _keys(_large(cities), ids)
     by_view = _keys(_large(cities), _large(views), ids)
     train = np.flatnonzero(listing["split"] == "train")
@@ -204,7 +204,7 @@ def _owners(listing: pd.DataFrame, parts: Mapping[str, datasets.Dataset]) -> np.
     for city, part in parts.items():
         name = pa.scalar(city, pa.large_string())
         image_ids = _column(part, "image_id", pa.large_string())
-        if VIEW_COLUMN in part.column_names:  # both views may use an id
+        if VIEW_COLUMN in part.column_names:  # ids may repeat across views
             view = _column(part, VIEW_COLUMN, pa.large_string())
             keys, known = _keys(name, view, image_ids), by_view
         else:
@@ -224,12 +224,12 @@ def _large(texts: Sequence[str]) -> pa.Array:
 
 
 def _column(table: datasets.Dataset, name: str, type: pa.DataType) -> pa.ChunkedArray:
-    """A column as Arrow: a list of Python strings would take several times the memory."""
+    """Column as an Arrow array, which takes a fraction of the memory of Python strings."""
     return table.select_columns([name]).with_format("arrow")[:][name].cast(type)
 
 
 def _cumulative(scores: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Cumulative chances within each pair: `(M,)`; the last of a pair is 1."""
+    """Cumulative probabilities within each pair, `(M,)`."""
     counts = np.diff(offsets)
     owner = np.repeat(np.arange(len(counts)), counts)
     known = np.isfinite(scores)
@@ -254,18 +254,18 @@ def random_captions(
     max_length: int,
     seed: int,
 ) -> list[str]:
-    """One of all kept candidates of each image, drawn once and with equal chances.
+    """Sample one candidate per image once, uniformly.
 
     Args:
-        listing: One row per pair: table, image_id, caption; an image without candidates keeps its
-            own caption.
+        listing: One row per pair: table, image_id, caption. Images without candidates keep their
+            caption.
         load_table: See [`read_candidates`].
-        count_tokens: See there.
-        max_length: See there.
-        seed: Seed of the draw.
+        count_tokens: See [`read_candidates`].
+        max_length: See [`read_candidates`].
+        seed: Random seed.
 
     Raises:
-        InputError: See there.
+        InputError: See [`read_candidates`].
     """
     candidates = read_candidates(
         listing.assign(split="train").reset_index(drop=True),

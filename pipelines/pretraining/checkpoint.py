@@ -1,7 +1,7 @@
-"""What a run leaves on disk: training states and published models.
+"""Training checkpoints and published models.
 
-Whatever is written appears whole or not at all: folders are written beside their place under a
-name that starts with `.tmp-` and then renamed, files likewise by [`atomic_path`].
+All writes are atomic: folders are written under a name that starts with `.tmp-` and then renamed,
+files by [`atomic_path`].
 """
 
 import json
@@ -34,7 +34,7 @@ from ..common.errors import InputError
 from .arguments import ModelArguments
 from .model import merge_lora, save_lora
 
-CHECKSUMS = "sha256"  # key of the state file: of the others
+CHECKSUMS = "sha256"  # key of the state file
 STATE_FILE, ARGUMENTS_FILE = "trainer_state.json", "train_arguments.yaml"
 METRICS_FILE = "metrics.jsonl"
 WEIGHTS_FILE, OPTIMIZER_FILE, SCALER_FILE = (
@@ -58,14 +58,14 @@ OWN_FOLDERS = ("last", "adapter", "logs/urbanln")
 
 @dataclass
 class TrainingState:
-    """The state of a run that all processes share, beside weights and optimizer.
+    """State that all processes share, except weights and optimizer.
 
     Attributes:
-        step: Steps done; the position in the data follows from it.
-        best_step: Steps after which the best model was published, None before the first.
+        step: Number of completed steps.
+        best_step: Step of the best model, None before the first.
         best_metric: Validation retrieval of the best model.
-        seconds: Time spent so far.
-        identity: Settings and data that must not change for a run to be resumed.
+        seconds: Training time so far.
+        identity: Settings and data that must not change when a run is resumed.
     """
 
     step: int
@@ -79,10 +79,10 @@ NAMES = {field.name for field in fields(TrainingState)}
 
 
 def check_output_dir(output_dir: Path) -> None:
-    """Refuse a folder that holds something else than a run, none of which may be lost.
+    """Raise an error if the output folder is not empty and contains no run.
 
     Raises:
-        InputError: It is not empty and no run has begun there.
+        InputError: If the folder contains other files, which a run could overwrite.
     """
     if not output_dir.exists() or (output_dir / ARGUMENTS_FILE).is_file():
         return
@@ -95,13 +95,13 @@ def check_output_dir(output_dir: Path) -> None:
 
 
 def remove_unfinished(output_dir: Path) -> None:
-    """Remove folders that a killed run had begun to write."""
+    """Remove temporary files of a killed run."""
     for path in output_dir.glob(f"{TEMPORARY}*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def remove_run(output_dir: Path) -> None:
-    """Remove an earlier run, and no file of anybody else."""
+    """Remove the files of an earlier run, and no others."""
     for folder in [*find_checkpoints(output_dir), *(output_dir / name for name in OWN_FOLDERS)]:
         shutil.rmtree(folder, ignore_errors=True)
     for name in OWN_FILES:
@@ -112,12 +112,12 @@ def remove_run(output_dir: Path) -> None:
 
 
 def checkpoint_folder(output_dir: Path, step: int) -> Path:
-    """Folder of the training state after `step` steps."""
+    """Folder of the checkpoint at a step."""
     return output_dir / f"checkpoint-{step}"
 
 
 def find_checkpoints(output_dir: Path) -> list[Path]:
-    """Complete checkpoints, earliest first."""
+    """Complete checkpoints, oldest first."""
     found = [
         (int(match[1]), path)
         for path in (output_dir.iterdir() if output_dir.is_dir() else ())
@@ -127,15 +127,15 @@ def find_checkpoints(output_dir: Path) -> list[Path]:
 
 
 def remove_old_checkpoints(output_dir: Path, limit: int) -> None:
-    """Keep the latest `limit` training states."""
+    """Keep the latest `limit` checkpoints."""
     for folder in find_checkpoints(output_dir)[:-limit]:
         gone = folder.with_name(f"{TEMPORARY}old-{folder.name}")
-        folder.replace(gone)  # half removed it would look whole
+        folder.replace(gone)  # a partly removed checkpoint could look complete
         shutil.rmtree(gone)
 
 
 def save_weights(folder: Path, model: UrbanLNForPreTraining, optimizer: Any, scaler: Any) -> None:
-    """Write student, teacher, queues, and the states of optimizer and loss scaler."""
+    """Save the model, including teacher and queues, the optimizer and the loss scaler."""
     tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
     save_file(tensors, folder / WEIGHTS_FILE)
     torch.save(optimizer.state_dict(), folder / OPTIMIZER_FILE)
@@ -144,7 +144,7 @@ def save_weights(folder: Path, model: UrbanLNForPreTraining, optimizer: Any, sca
 
 
 def load_weights(folder: Path, model: UrbanLNForPreTraining, optimizer: Any, scaler: Any) -> None:
-    """Read what [`save_weights`] wrote."""
+    """Load the states saved by [`save_weights`]."""
     model.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=True)
     optimizer.load_state_dict(_load(folder / OPTIMIZER_FILE))
     if scaler is not None:
@@ -152,7 +152,7 @@ def load_weights(folder: Path, model: UrbanLNForPreTraining, optimizer: Any, sca
 
 
 def save_process_state(folder: Path, rank: int, sums: dict[str, torch.Tensor]) -> None:
-    """Write the state of one process: random states, and sums of losses not logged yet."""
+    """Save the random states of a process and its sums of losses not logged yet."""
     numpy_state: Any = np.random.get_state(legacy=True)
     version, keys, position, has_gauss, gauss = numpy_state
     state = {
@@ -166,7 +166,7 @@ def save_process_state(folder: Path, rank: int, sums: dict[str, torch.Tensor]) -
 
 
 def load_process_state(folder: Path, rank: int) -> dict[str, torch.Tensor]:
-    """Restore the random states and return the sums."""
+    """Restore the random states of a process and return its sums."""
     state = _load(folder / f"process-{rank}.pt")
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
@@ -179,16 +179,16 @@ def load_process_state(folder: Path, rank: int) -> dict[str, torch.Tensor]:
 
 
 def save_state(folder: Path, state: TrainingState) -> None:
-    """Write the shared state and the checksums of all files; last, as it marks completeness."""
+    """Save the shared state and checksums of all files; the last file of a checkpoint."""
     files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
     write_state(folder / STATE_FILE, {**vars(state), CHECKSUMS: files})
 
 
 def load_state(folder: Path) -> TrainingState:
-    """Read the shared state.
+    """Load the shared state.
 
     Raises:
-        InputError: `folder` is not a complete checkpoint, or one of its files is damaged.
+        InputError: If `folder` is not a complete checkpoint, or one of its files is damaged.
     """
     path = folder / STATE_FILE
     if not path.is_file():
@@ -203,7 +203,7 @@ def load_state(folder: Path) -> TrainingState:
 
 
 def find_damage(folder: Path) -> str:
-    """The first missing or altered file of a checkpoint; empty if all are whole."""
+    """Name the first missing or altered file of a checkpoint; empty if there is none."""
     try:
         values = _read_state(folder)
         if set(values) - {CHECKSUMS} != NAMES:
@@ -220,10 +220,10 @@ def _read_state(folder: Path) -> Any:
 
 
 def set_damaged_aside(output_dir: Path) -> list[Path]:
-    """Rename the latest checkpoints that are damaged, down to the first that is whole.
+    """Rename damaged checkpoints, from the latest to the first intact one.
 
     Returns:
-        Their new names, `damaged-checkpoint-<step>`.
+        Their new paths, `damaged-checkpoint-<step>`.
     """
     renamed = []
     for folder in reversed(find_checkpoints(output_dir)):
@@ -236,10 +236,10 @@ def set_damaged_aside(output_dir: Path) -> list[Path]:
 
 
 def check_identity(saved: dict[str, Any], current: dict[str, Any], folder: Path) -> None:
-    """Refuse to resume with other settings or data.
+    """Raise an error if settings or data differ from those of a checkpoint.
 
     Raises:
-        InputError: They differ; the message lists every difference.
+        InputError: If they differ; the message lists the differences.
     """
     current = json.loads(json.dumps(current))
     differences = [
@@ -261,16 +261,16 @@ def check_identity(saved: dict[str, Any], current: dict[str, Any], folder: Path)
 def save_model(
     folder: Path, model: UrbanLNForPreTraining, processor: UrbanLNProcessor, args: ModelArguments
 ) -> None:
-    """Write the model as it is published: weights, config, processor, code; LoRA merged."""
+    """Save the model to publish: weights with LoRA merged, configuration, processor and code."""
     base = model.to_base()
-    transformers_logging.disable_progress_bar()  # of writing a single shard
+    transformers_logging.disable_progress_bar()  # of shards
     if args.lora_rank:
         base.save_pretrained(folder, state_dict=merge_lora(base))
         save_lora(base, args, folder / "adapter")
     else:
         base.save_pretrained(folder)
     tokenizer: Any = processor.tokenizer
-    # part of tokenizer.json; calls of the tokenizer change it
+    # calls of the tokenizer change its truncation, which tokenizer.json stores
     tokenizer.backend_tokenizer.enable_truncation(tokenizer.model_max_length)
     processor.save_pretrained(folder)
     transformers_logging.enable_progress_bar()
@@ -283,7 +283,7 @@ def publish(
     args: ModelArguments,
     step: int,
 ) -> None:
-    """Write the model into `output_dir` itself, each file replaced whole, the weights last."""
+    """Save the model in `output_dir`, replacing each file atomically, the weights last."""
     temporary = output_dir / f"{TEMPORARY}best"
     shutil.rmtree(temporary, ignore_errors=True)
     save_model(temporary, model, processor, args)
@@ -303,16 +303,16 @@ def publish(
 
 
 def mend_published(output_dir: Path, best_step: int | None) -> Path | None:
-    """Copy damaged files of the best model from last/ where they are equal there.
+    """Replace damaged files of the best model by equal ones in last/.
 
-    A published model of another step is that of a run which was killed before its next checkpoint,
-    and will be published again.
+    A published model of another step than `best_step` is ignored: its run was killed before the
+    next checkpoint and will publish it again.
 
     Returns:
-        The checkpoint to publish the weights from, if they are damaged.
+        Checkpoint to publish the weights from, if they are damaged.
 
     Raises:
-        InputError: They are, and there is no such checkpoint.
+        InputError: If they are damaged and there is no such checkpoint.
     """
     known = read_json(output_dir / PUBLISHED_FILE) or {}
     if best_step is None or known.get("step") != best_step:
@@ -341,7 +341,7 @@ def mend_published(output_dir: Path, best_step: int | None) -> Path | None:
 
 @contextmanager
 def folder_written_atomically(folder: Path) -> Iterator[Path]:
-    """Provide a fresh folder to write in, which replaces `folder` at the end."""
+    """Provide a temporary folder that replaces `folder` on exit."""
     temporary = folder.with_name(TEMPORARY + folder.name)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -350,7 +350,7 @@ def folder_written_atomically(folder: Path) -> Iterator[Path]:
 
 
 def swap_in(temporary: Path, folder: Path) -> None:
-    """Rename a complete folder to its name, in place of an earlier one."""
+    """Rename a complete temporary folder, replacing an earlier one."""
     _sync_to_disk(temporary)
     old = folder.with_name(f"{TEMPORARY}old-{folder.name}")
     shutil.rmtree(old, ignore_errors=True)

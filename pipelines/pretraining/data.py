@@ -1,4 +1,4 @@
-"""The image-text pairs of a run: read, checked and split."""
+"""Reading, checking and splitting of image-text pairs."""
 
 import hashlib
 import inspect
@@ -33,22 +33,22 @@ TRAIN, VALIDATION, HELD_OUT = "train", "validation", "held_out"
 
 @dataclass(frozen=True)
 class PairTable:
-    """The N image-text pairs of a run, in the order of the tables.
+    """N image-text pairs of a run, in the order of the tables.
 
     Attributes:
-        images: Every row of the image tables, memory-mapped, not decoded.
-        rows: `(N,)`, row of each pair in `images`.
+        images: All rows of the image tables, memory-mapped, not decoded.
+        rows: Row of each pair in `images`, `(N,)`.
         captions: N cleaned captions.
-        num_tokens: `(N,)`, start and end token included, at most `max_length`.
-        sample_ids: `(N,)` int64, equal for pairs that are positives of one another.
+        num_tokens: Number of tokens of each caption, `(N,)`, at most `max_length`.
+        sample_ids: Sample ids, `(N,)`, int64; pairs of equal id are positives of one another.
         train: Indices of the training pairs.
         validation: Indices of the validation pairs.
         listing: One row per pair: table, image_id, region_id, split.
-        rejects: One row per row left out: table, item, reason, detail.
-        num_truncated: Number of pairs whose caption is longer than `max_length`.
-        longest: Tokens of the longest caption.
-        max_length: Maximum length of a text, in tokens.
-        candidates: Captions that the training draws from; None if each image has one.
+        rejects: One row per rejected row: table, item, reason, detail.
+        num_truncated: Number of captions longer than `max_length`.
+        longest: Number of tokens of the longest caption.
+        max_length: Limit in tokens, including start and end tokens.
+        candidates: Caption candidates of the training pairs, None if captions are fixed.
     """
 
     images: datasets.Dataset
@@ -66,7 +66,7 @@ class PairTable:
     candidates: CaptionCandidates | None = None
 
     def fingerprint(self) -> str:
-        """A hash of ids, order, splits and captions."""
+        """Hash of ids, order, splits and captions."""
         digest = hashlib.sha256()
         digest.update(self.listing.to_csv(index=False).encode())
         for caption in self.captions:
@@ -76,7 +76,7 @@ class PairTable:
         return digest.hexdigest()
 
     def summary(self) -> dict[str, Any]:
-        """What was kept, left out and cut."""
+        """Numbers of pairs used, rejected and truncated."""
         total = len(self.rows)
         return {
             "num_train": len(self.train),
@@ -94,20 +94,20 @@ class PairTable:
 def read_pairs(
     args: DataArguments, tokenizer: Callable[..., Any], max_length: int, seed: int
 ) -> PairTable:
-    """Read, check and split the pairs that the arguments name.
+    """Read, check and split the image-text pairs.
 
-    Every image is decoded once (the library caches the outcome), so that unusable images are
-    known and counted before training, and the order of the data does not depend on them.
+    All images are decoded once (`datasets` caches the result), so that invalid images are rejected
+    before training.
 
     Args:
-        args: Which tables to read, and how to split them.
-        tokenizer: Counts tokens.
-        max_length: Maximum length of a text, in tokens.
+        args: Tables and splits.
+        tokenizer: Tokenizer that counts tokens.
+        max_length: Limit in tokens.
         seed: Split seed.
 
     Raises:
-        InputError: No such table, a missing column, nothing left to train on, or a validation
-            split of one pair.
+        InputError: If there is no such table, a column is missing, no training pair remains, or
+            fewer than two validation pairs do.
     """
     images, frame = _read_rows(args)
     _reject_rows(frame, images, args)
@@ -148,7 +148,7 @@ def read_pairs(
 
 
 def _read_rows(args: DataArguments) -> tuple[datasets.Dataset, pd.DataFrame]:
-    """All rows of the image tables: the images, and everything else with cleaned captions."""
+    """Images of all tables, and their other columns with cleaned captions."""
     tables = find_tables(args)
     loaded = {name: load_images(args.dataset_name, name) for name in tables}
     parts = {name: part for name, part in loaded.items() if part is not None}
@@ -172,7 +172,7 @@ def _read_rows(args: DataArguments) -> tuple[datasets.Dataset, pd.DataFrame]:
 
 
 def count_tokens(tokenizer: Callable[..., Any], captions: pa.Array) -> np.ndarray:
-    """Tokens of each caption, start and end token included, before any truncation: `(N,)`."""
+    """Number of tokens of each caption before truncation, with start and end tokens, `(N,)`."""
     lengths: list[int] = []
     for start in range(0, len(captions), TOKENIZER_CHUNK):
         texts = [clean_text(one) for one in captions[start : start + TOKENIZER_CHUNK].to_pylist()]
@@ -182,7 +182,7 @@ def count_tokens(tokenizer: Callable[..., Any], captions: pa.Array) -> np.ndarra
 
 
 def _stored_splits(args: DataArguments, frame: pd.DataFrame) -> pd.Series:
-    """The split of each row's region: a name, HELD_OUT, or None where there is no such region."""
+    """Split of each row's region; None if there is no such region."""
     if args.split_column == "none":
         return pd.Series(TRAIN, index=frame.index, dtype=object)
     splits = pd.Series(None, index=frame.index, dtype=object)
@@ -202,7 +202,7 @@ def _stored_splits(args: DataArguments, frame: pd.DataFrame) -> pd.Series:
 
 
 def _reject_rows(frame: pd.DataFrame, images: datasets.Dataset, args: DataArguments) -> None:
-    """Add the columns `reason` and `detail`: null in the rows that can be used."""
+    """Add the columns `reason` and `detail`, null for usable rows."""
     checked = images.select_columns(["image"]).map(
         _check_image,
         input_columns=["image"],
@@ -225,7 +225,7 @@ def _reject_rows(frame: pd.DataFrame, images: datasets.Dataset, args: DataArgume
 
 
 def _decoder_version() -> str:
-    """Part of the cache key of the check: another decoder may judge otherwise."""
+    """Part of the cache key: another decoder may accept other images."""
     return f"{PIL.__version__} {inspect.getsource(sys.modules[decode_image.__module__])}"
 
 
@@ -240,7 +240,7 @@ def _check_image(image: dict | None, decoder: str) -> dict[str, str]:
 
 
 def _sample_ids(kept: pd.DataFrame, positives: str) -> np.ndarray:
-    """One number per image of a table, or per region of a city; -1 where there is no region."""
+    """Integer per image of a table, or per region of a city; -1 without region."""
     image = kept["table"] + "/" + kept["image_id"].astype(str)
     region = kept["city"] + "/" + kept["region_id"].astype(str)
     ids = pd.factorize(image if positives == "image" else region)[0].astype(np.int64)
@@ -250,12 +250,12 @@ def _sample_ids(kept: pd.DataFrame, positives: str) -> np.ndarray:
 
 
 def _split(kept: pd.DataFrame, args: DataArguments, seed: int) -> np.ndarray:
-    """TRAIN, VALIDATION or HELD_OUT for each kept row."""
+    """Assign TRAIN, VALIDATION or HELD_OUT to each row."""
     split = kept["split"].to_numpy(dtype=object, copy=True)
     rng = np.random.default_rng((seed, 0))
     percentage = args.validation_split_percentage
     if args.split_column == "none" and percentage > 0:
-        # by id, so that no image (or region) is on both sides
+        # by id, so that no image or region is in both splits
         ids = kept["sample_id"].to_numpy()
         unique = np.unique(ids[ids >= 0])
         count = round(len(unique) * percentage / 100)

@@ -1,4 +1,4 @@
-"""Metrics of a run: in metrics.jsonl, in trackers and in the terminal."""
+"""Logging of metrics to metrics.jsonl, trackers and the terminal."""
 
 import json
 import sys
@@ -11,8 +11,7 @@ from tqdm import tqdm
 from dataset_builders.files import append, atomic_path
 
 TRACKER = "urbanln"  # name of the run in trackers, and of its folder in logs/
-# of a log line: short name, name in metrics.jsonl, decimals
-SHOWN_METRICS = (
+SHOWN_METRICS = (  # short name, name in metrics.jsonl, decimals
     ("loss", "loss", 3),
     ("L_C", "contrastive_loss", 3),
     ("L_D", "distillation_loss", 3),
@@ -23,11 +22,11 @@ SHOWN_METRICS = (
 
 
 class RunLog:
-    """Records rows of metrics and shows progress; only the main process writes.
+    """Records metrics and shows progress on the main process.
 
     Args:
-        accelerator: Holds the trackers.
-        path: Of metrics.jsonl, one JSON object per line.
+        accelerator: Accelerator with the trackers.
+        path: Path of metrics.jsonl.
     """
 
     def __init__(self, accelerator: Accelerator, path: Path):
@@ -37,14 +36,14 @@ class RunLog:
         self.max_steps = 0
 
     def record(self, row: dict[str, Any]) -> None:
-        """Add a row, on disk when this returns, and send it to the trackers."""
+        """Append a row to metrics.jsonl, flushed to disk, and send it to the trackers."""
         if self.accelerator.is_main_process:
             append(self.path, (json.dumps(row) + "\n").encode())
         values = {name: value for name, value in row.items() if name != "step"}
         self.accelerator.log(values, step=row["step"])
 
     def rows(self) -> list[dict[str, Any]]:
-        """All rows, without a line that a kill left unfinished."""
+        """All complete rows; an unfinished last line is ignored."""
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
         rows = []
         for line in text.splitlines():
@@ -55,20 +54,20 @@ class RunLog:
         return rows
 
     def keep_until(self, step: int) -> None:
-        """Drop the rows of later steps, which will be recorded again; -1 drops all."""
+        """Remove the rows after a step, which will be recorded again; -1 removes all."""
         if self.accelerator.is_main_process and self.path.exists():
             rows = [row for row in self.rows() if row["step"] <= step]
             with atomic_path(self.path) as temporary:
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def say(self, text: str) -> None:
-        """Print a line on the standard error, above the progress bar."""
+        """Print a line to stderr, above the progress bar."""
         if self.accelerator.is_main_process:
             with tqdm.external_write_mode(sys.stderr):
                 print(text, file=sys.stderr, flush=True)
 
     def start(self, step: int, max_steps: int) -> None:
-        """Show a progress bar, in a terminal."""
+        """Show a progress bar if stderr is a terminal."""
         self.max_steps = max_steps
         hidden = not self.accelerator.is_main_process or not sys.stderr.isatty()
         self.bar = tqdm(
@@ -76,22 +75,22 @@ class RunLog:
         )
 
     def advance(self) -> None:
-        """Count a step."""
+        """Advance the progress bar."""
         assert self.bar is not None
         self.bar.update()
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Close the progress bar."""
         if self.bar is not None:
             self.bar.close()
 
     def record_losses(self, row: dict[str, Any]) -> None:
-        """Record the losses of a step, and show them beside the bar or as a line."""
+        """Record the losses of a step, and show them in the progress bar or on a line."""
         self.record(row)
         shown = {
             short: f"{row[name]:.{digits}f}"
             for short, name, digits in SHOWN_METRICS
-            if name in row  # without a teacher some are not
+            if name in row  # some need a teacher
         }
         assert self.bar is not None
         self.bar.set_postfix(shown)
@@ -100,7 +99,7 @@ class RunLog:
             self.say(f"step {row['step']}/{self.max_steps}  {text}")
 
     def record_retrieval(self, row: dict[str, Any], improved: bool) -> None:
-        """Record and print the retrieval of a step."""
+        """Record and print validation retrieval."""
         self.record(row)
         self.say(
             f"step {row['step']}/{self.max_steps}  validation: "

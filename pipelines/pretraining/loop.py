@@ -1,4 +1,4 @@
-"""The training loop: step, log, evaluate, save."""
+"""Training loop: step, log, evaluate, save."""
 
 import math
 import shutil
@@ -27,9 +27,9 @@ from .sampling import BatchPlan
 from .step import Student, train_step
 from .validation import validate
 
-# may change between the parts of a run without changing its course
+# may differ when a run is resumed
 FREE_ARGUMENTS = (
-    "caption_sampling",  # the candidates it draws from are compared instead
+    "caption_sampling",  # the candidates are compared instead
     "checkpointing_steps",
     "config",
     "dataloader_num_workers",
@@ -49,34 +49,34 @@ NOT_OF_RECIPE = ("config", "overwrite_output_dir", "resume_from_checkpoint")
 
 
 class DivergedError(ReportedError, FloatingPointError):
-    """Raised when the loss is not a number any more."""
+    """The loss is not finite."""
 
     exit_code = 1
 
 
 def pretrain(args: PretrainingArguments) -> dict[str, Any]:
-    """Train, from the start or from the last checkpoint in the output folder, and publish.
+    """Pretrain a model, resuming from the latest checkpoint in the output folder.
 
     Args:
-        args: See train.py --help.
+        args: See `train.py --help`.
 
     Returns:
-        The summary that is also written to training_summary.json.
+        The summary written to training_summary.json.
 
     Raises:
-        InputError: An argument, checkpoint or dataset cannot be used.
-        InUseError: Another run writes to the output folder.
-        DivergedError: The loss is not a number any more.
+        InputError: If an argument, checkpoint or dataset is invalid.
+        InUseError: If another run writes to the output folder.
+        DivergedError: If the loss is not finite.
     """
     with only_run(Path(args.run.output_dir)):
         return Pretrainer(args).run()
 
 
 class Pretrainer:
-    """A run: model, data, and the state of the training.
+    """Model, data and training state of a run.
 
     Args:
-        args: See train.py --help.
+        args: See `train.py --help`.
     """
 
     def __init__(self, args: PretrainingArguments):
@@ -89,7 +89,7 @@ class Pretrainer:
 
         model, self.processor = build_model(args.model, args.run.seed)
         text_config: Any = model.config.text_config
-        with self.accelerator.main_process_first():  # the others find it in the cache
+        with self.accelerator.main_process_first():  # other processes read the cache
             self.pairs = read_pairs(
                 args.data,
                 self.processor.tokenizer,
@@ -116,13 +116,13 @@ class Pretrainer:
         )
         self._prepare_model(model)
         self.state = ckpt.TrainingState(0, None, None, 0.0, self._identity())
-        self.sums: dict[str, torch.Tensor] = {}  # of the steps since the last that was logged
+        self.sums: dict[str, torch.Tensor] = {}  # of the losses since the last log
         self.one = torch.ones((), device=self.device)
         self.seconds_per_step = 0.0
         self.stop_signal = False
 
     def run(self) -> dict[str, Any]:
-        """Train to the last step, or until SIGTERM asks to stop; returns the summary."""
+        """Train until the last step or SIGTERM and return the summary."""
         self._resume()
         self._write_inputs()
         self._announce()
@@ -135,7 +135,7 @@ class Pretrainer:
     # ---- the loop -------------------------------------------------------------------------
 
     def _train(self) -> bool:
-        """Returns whether it was stopped before the last step."""
+        """Return whether training stopped before the last step."""
         run, state = self.args.run, self.state
         batches = self._batches()
         self.log.start(state.step, self.max_steps)
@@ -169,7 +169,7 @@ class Pretrainer:
         return state.step < self.max_steps
 
     def _step(self, step: int, batches: Iterator[dict[str, torch.Tensor]]) -> None:
-        """One optimizer step; nothing here waits for the device."""
+        """Optimizer step, without device synchronisation."""
         optimization = self.args.optimization
         window = [next(batches) for _ in range(optimization.gradient_accumulation_steps)]
         metrics = train_step(
@@ -186,7 +186,7 @@ class Pretrainer:
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def _log_step(self, step: int) -> None:
-        """The means since the last log; the only place where the loop waits for the device."""
+        """Record the mean losses since the last log; the loop's only device synchronisation."""
         names = list(self.sums)
         means = torch.stack([self.sums[name] for name in names]) / self.sums["steps"]
         values = dict(zip(names, self.accelerator.reduce(means, "mean").tolist(), strict=True))
@@ -210,7 +210,7 @@ class Pretrainer:
         )
 
     def _evaluate(self) -> None:
-        """Measure retrieval; publish the model if it is the best so far."""
+        """Measure retrieval, and publish the model if it is the best so far."""
         metrics, best = self._validate(), self.state.best_metric
         improved = best is None or metrics["mean_recall"] > best
         self.log.record_retrieval({**self._position(), **metrics}, improved)
@@ -229,7 +229,7 @@ class Pretrainer:
         )
 
     def _batches(self) -> Iterator[dict[str, torch.Tensor]]:
-        """The batches of this process from the current step on."""
+        """Batches of this process, from the current step."""
         args = self.args
         batches = PairBatches(
             self.pairs,
@@ -280,7 +280,7 @@ class Pretrainer:
             ckpt.publish(self.output_dir, model, self.processor, args, self.state.step)
 
     def _save(self) -> None:
-        """Write the training state; each process adds its own part."""
+        """Save a checkpoint; each process saves its own random state."""
         accelerator = self.accelerator
         folder = ckpt.checkpoint_folder(self.output_dir, self.state.step)
         temporary = folder.with_name(ckpt.TEMPORARY + folder.name)
@@ -300,7 +300,7 @@ class Pretrainer:
         accelerator.wait_for_everyone()
 
     def _write_inputs(self) -> None:
-        """The arguments as a recipe, and the pairs that are used and left out."""
+        """Write the arguments as a recipe, and the tables of used and rejected pairs."""
         if not self.accelerator.is_main_process:
             return
         given = {name: value for name, value in self.args.to_dict().items() if value is not None}
@@ -332,7 +332,7 @@ class Pretrainer:
         if self.accelerator.is_main_process:
             with ckpt.folder_written_atomically(self.output_dir / "last") as folder:
                 ckpt.save_model(folder, self.student.model, self.processor, self.args.model)
-            if state.best_step is None:  # nothing to choose by
+            if state.best_step is None:  # no validation
                 self._publish()
             write_json(self.output_dir / "training_summary.json", summary)
         if stopped:
@@ -376,7 +376,7 @@ class Pretrainer:
         self.student = Student(wrapped, model)
 
     def _identity(self) -> dict[str, Any]:
-        """Everything that must be equal for a run to be resumed."""
+        """Settings and data that must be equal to resume a run."""
         values = {n: v for n, v in self.args.to_dict().items() if n not in FREE_ARGUMENTS}
         return {
             **values,
@@ -399,12 +399,12 @@ class Pretrainer:
             self.sums = {name: value.to(self.device) for name, value in sums.items()}
             self.log.say(f"Resuming from {folder} (step {state.step} of {self.max_steps}).")
             if (saved := folder / ckpt.METRICS_FILE).is_file() and self.accelerator.is_main_process:
-                shutil.copyfile(saved, self.log.path)  # what is here may have been damaged since
+                shutil.copyfile(saved, self.log.path)  # ours may be damaged
         self.log.keep_until(-1 if folder is None else self.state.step)
         self.accelerator.wait_for_everyone()
 
     def _publish_again(self, best: int | None) -> None:
-        """Mend the best model from the checkpoint of its step."""
+        """Publish a damaged best model again from its checkpoint."""
         if folder := ckpt.mend_published(self.output_dir, best):
             self.state = ckpt.load_state(folder)
             ckpt.load_weights(folder, self.student.model, self.optimizer, self.accelerator.scaler)
@@ -438,7 +438,7 @@ class Pretrainer:
         self.stop_signal = True
 
     def _agree_to_stop(self, synchronised: bool) -> bool:
-        """All processes stop after the same step; several ask one another when they log."""
+        """Stop all processes after the same step; they synchronise when they log."""
         if self.accelerator.num_processes == 1:
             return self.stop_signal
         if not synchronised:

@@ -1,4 +1,4 @@
-"""The model that is trained: from a checkpoint of a dual encoder or from scratch; what of it."""
+"""The model to pretrain, from a checkpoint or from scratch."""
 
 import dataclasses
 import difflib
@@ -35,7 +35,6 @@ from ..common.errors import InputError
 from ..common.tokenizer import clip_tokenizer
 from .arguments import ModelArguments, parse_config_overrides
 
-# by the model_type of the checkpoint that training starts from
 BACKBONES: dict[str, Any] = {
     CLIPConfig.model_type: UrbanLNForPreTraining,
     SiglipConfig.model_type: UrbanLNSiglipForPreTraining,
@@ -48,7 +47,6 @@ SETTINGS = (
     "momentum",
     "queue_size",
 )
-# of CLIP, and of SigLIP
 PROJECTIONS = ("text_projection", "visual_projection", "text_model.head", "vision_model.head")
 ARCHITECTURE = (
     "text_config",
@@ -62,14 +60,15 @@ ARCHITECTURE = (
 def build_model(
     args: ModelArguments, seed: int = 0
 ) -> tuple[UrbanLNForPreTraining, UrbanLNProcessor]:
-    """The model in float32, teacher a copy of the student, and its processor.
+    """Build the model in float32, with the teacher equal to the student, and its processor.
 
     Args:
-        args: which checkpoint, or which architecture from scratch.
-        seed: of the weights from scratch, and of LoRA adapters.
+        args: Checkpoint, or architecture to train from scratch.
+        seed: Seed of randomly initialised weights and LoRA adapters.
 
     Raises:
-        InputError: a checkpoint of another architecture, or fields no config knows.
+        InputError: If the checkpoint has another architecture, or the configuration has unknown
+            fields.
     """
     set_seed(seed)
     overrides = parse_config_overrides(args.config_overrides)
@@ -97,10 +96,10 @@ def build_model(
 
 
 def train_last_blocks(model: UrbanLNForPreTraining, k: int) -> None:
-    """Freeze all but the last k blocks of each tower and what follows them.
+    """Freeze all but the last k blocks of each tower and the layers after them.
 
     Raises:
-        InputError: a tower has fewer blocks.
+        InputError: If a tower has fewer blocks.
     """
     towers = [model.text_model, model.vision_model]
     for tower in towers:
@@ -123,10 +122,10 @@ def train_last_blocks(model: UrbanLNForPreTraining, k: int) -> None:
 def add_lora(
     model: UrbanLNForPreTraining, rank: int, alpha: int, target_modules: list[str]
 ) -> None:
-    """Put LoRA adapters into student and teacher; only the student's are trained.
+    """Add LoRA adapters to student and teacher; only the student's are trained.
 
     Raises:
-        InputError: peft is not installed, or no layer has such a name.
+        InputError: If peft is not installed, or no layer has such a name.
     """
     try:
         from peft import inject_adapter_in_model
@@ -142,20 +141,20 @@ def add_lora(
 
 
 def lora_config(rank: int, alpha: int, target_modules: list[str]) -> Any:
-    """The `peft.LoraConfig` of these settings."""
+    """Create the `peft.LoraConfig`."""
     from peft import LoraConfig
 
     return LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(target_modules))
 
 
 def merge_lora(base: UrbanLNModel) -> dict[str, torch.Tensor]:
-    """The weights of a model with adapters as those of one without: adapters added in."""
+    """Weights of the model with the LoRA adapters merged."""
     from peft.tuners.lora import LoraLayer
 
     state = dict(base.state_dict())
     for name, candidate in base.named_modules():
         if isinstance(candidate, LoraLayer):
-            module: Any = candidate  # of a subclass, which have the methods
+            module: Any = candidate  # subclasses of LoraLayer define the methods
             for key in [key for key in state if key.startswith(f"{name}.")]:
                 del state[key]
             layer = module.get_base_layer()
@@ -167,7 +166,7 @@ def merge_lora(base: UrbanLNModel) -> dict[str, torch.Tensor]:
 
 
 def save_lora(base: UrbanLNModel, args: ModelArguments, folder: Path) -> None:
-    """Save the adapters alone, as `PeftModel.from_pretrained` reads them."""
+    """Save the adapters in the format of `PeftModel.from_pretrained`."""
     config = lora_config(args.lora_rank, args.lora_alpha, args.lora_target_modules)
     config.base_model_name_or_path = args.model_name_or_path
     config.inference_mode = True
@@ -182,7 +181,7 @@ def save_lora(base: UrbanLNModel, args: ModelArguments, folder: Path) -> None:
 
 
 def count_parameters(model: UrbanLNForPreTraining) -> dict[str, int]:
-    """Parameters of the student: `num_parameters` and `num_trained_parameters`."""
+    """Number of parameters of the student: `num_parameters` and `num_trained_parameters`."""
     student = [p for n, p in model.named_parameters() if not n.startswith("momentum_encoder.")]
     return {
         "num_parameters": sum(p.numel() for p in student),
@@ -191,8 +190,8 @@ def count_parameters(model: UrbanLNForPreTraining) -> dict[str, int]:
 
 
 def enable_checkpointing(model: UrbanLNForPreTraining) -> None:
-    """Let layers compute their activations again in the backward pass instead of keeping them."""
-    # renamed in the course of transformers 5
+    """Recompute activations in the backward pass to save memory."""
+    # renamed during transformers 5
     enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
     enable({"use_reentrant": False})
 
@@ -201,25 +200,25 @@ def compile_towers(model: UrbanLNForPreTraining) -> None:
     """Compile both towers of student and teacher in place; names of weights do not change."""
     for towers in (model, model.momentum_encoder):
         towers.vision_model.compile()
-        towers.text_model.compile(dynamic=True)  # every batch has its own length
+        towers.text_model.compile(dynamic=True)  # the length varies per batch
 
 
 def _from_scratch(
     args: ModelArguments, overrides: dict[str, Any]
 ) -> tuple[UrbanLNForPreTraining, UrbanLNProcessor]:
-    """Random weights at CLIP's 77 positions, stretched like those of a checkpoint."""
+    """Randomly initialised model with CLIP's 77 positions, stretched like a checkpoint's."""
     architecture = {name: overrides.pop(name) for name in ARCHITECTURE if name in overrides}
     architecture["text_config"] = {
         "max_position_embeddings": UrbanLNModel.source_positions,
         **architecture.get("text_config", {}),
     }
     clip = CLIPModel(CLIPConfig(**architecture))
-    # rows that nothing was learnt for are worth nothing frozen
+    # untrained positions must not be frozen
     overrides = {"freeze_preserved_positions": False, **overrides}
     model = _stretched(clip, UrbanLNForPreTraining, args, overrides)
     vision_config: Any = clip.config.vision_config
     side = vision_config.image_size
-    # the whole picture: a centre crop would take half of a wide street view away
+    # no centre crop: it would remove half of a wide street view
     image_processor = CLIPImageProcessor(size={"height": side, "width": side}, do_center_crop=False)
     return model, UrbanLNProcessor(image_processor, clip_tokenizer(_positions(model)))
 
@@ -261,7 +260,7 @@ def _from_checkpoint(
 def _stretched(
     source: Any, model_class: Any, args: ModelArguments, overrides: dict[str, Any]
 ) -> UrbanLNForPreTraining:
-    """A table of more positions than usual has been stretched already: it stays."""
+    """Stretch the positions unless the checkpoint has more than usual, i.e. stretched ones."""
     longer = source.config.text_config.max_position_embeddings > model_class.source_positions
     model: UrbanLNForPreTraining = model_class.from_clip_pretrained(
         source,
@@ -283,7 +282,7 @@ def _last(layers: nn.ModuleList, k: int) -> Iterator[nn.Module]:
 
 
 def _check_fields(overrides: dict[str, Any]) -> None:
-    """The configs of transformers take any field: a slip would go unseen."""
+    """Raise an error for unknown fields, which the configurations of transformers accept."""
     known = {
         "": UrbanLNConfig,
         "text_config.": CLIPTextConfig,

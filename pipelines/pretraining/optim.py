@@ -1,4 +1,4 @@
-"""Optimizer groups and schedules; schedules are pure functions of the step."""
+"""Optimizer and schedules."""
 
 import math
 
@@ -11,9 +11,8 @@ NO_DECAY_NAMES = ("position_embedding", "class_embedding", "probe", "logit_scale
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Trainable parameters in two groups, with and without weight decay.
 
-    Without: biases, norms, the temperature, position embeddings and what pools an image (CLIP's
-    class embedding, SigLIP's probe). Decay would also move the position rows that are kept out of
-    training.
+    Biases, norms, the temperature, position embeddings and pooling tokens (CLIP's class embedding,
+    SigLIP's probe) have none. Decay would also change the frozen position rows.
     """
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
@@ -36,7 +35,7 @@ def adamw(
     betas: tuple[float, float] = (0.9, 0.999),
     epsilon: float = 1e-8,
 ) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters, fused on every device that has it."""
+    """AdamW over the trainable parameters, fused where supported."""
     groups = parameter_groups(model, weight_decay)
     device = groups[0]["params"][0].device.type
     fused = device in ("cpu", "cuda", "xpu")
@@ -46,17 +45,17 @@ def adamw(
 def learning_rate_at(
     step: int, *, peak: float, max_steps: int, warmup_steps: int = 0, schedule: str = "cosine"
 ) -> float:
-    """The learning rate of a step.
+    """Learning rate at a step.
 
     Args:
-        step: from 0.
-        peak: highest rate.
-        max_steps: steps of the whole run, at which the rate would reach 0.
-        warmup_steps: the rate rises linearly to `peak`, which the step of this number is given.
+        step: Step, from 0.
+        peak: Maximum learning rate.
+        max_steps: Number of steps of the run, at which the rate would reach 0.
+        warmup_steps: Number of steps of the linear warm-up.
         schedule: "cosine", "linear" or "constant".
 
     Raises:
-        ValueError: an unknown schedule.
+        ValueError: If the schedule is unknown.
     """
     if step < warmup_steps:
         return peak * (step + 1) / (warmup_steps + 1)
@@ -71,7 +70,7 @@ def learning_rate_at(
 
 
 def distillation_weight_at(step: int, *, weight: float, warmup_steps: int = 0) -> float:
-    """The mu of a step (from 0): it rises linearly from 0 to `weight` over `warmup_steps`."""
+    """Weight mu at a step (from 0), which rises linearly from 0 over `warmup_steps`."""
     return weight if step >= warmup_steps else weight * step / warmup_steps
 
 

@@ -1,4 +1,4 @@
-"""The process of a run: its accelerator, its lock on the output folder, and SIGTERM."""
+"""Accelerator, output folder lock and SIGTERM handling."""
 
 import contextlib
 import importlib.util
@@ -20,10 +20,10 @@ from .checkpoint import check_output_dir
 
 
 def make_accelerator(args: PretrainingArguments) -> Accelerator:
-    """The accelerator of a run.
+    """Create the accelerator.
 
     Raises:
-        InputError: A tracker is not installed.
+        InputError: If a tracker is not installed.
     """
     trackers = [name for name in args.run.report_to if name != "none"]
     for name in trackers:
@@ -34,7 +34,7 @@ def make_accelerator(args: PretrainingArguments) -> Accelerator:
         cpu=args.run.use_cpu or not torch.accelerator.is_available(),
         log_with=cast(Any, trackers) or None,
         project_dir=str(Path(args.run.output_dir) / "logs"),
-        # enqueue() leaves the same buffers everywhere: nothing to send before each forward
+        # enqueue() keeps the buffers equal in all processes
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
 
@@ -46,11 +46,11 @@ def device_name(device: torch.device) -> str:
 
 @contextlib.contextmanager
 def only_run(output_dir: Path) -> Iterator[None]:
-    """Keep other runs out of the output folder; the first process of a run holds the lock.
+    """Lock the output folder; the first process of a run holds the lock.
 
     Raises:
-        InputError: The folder holds something else than a run.
-        InUseError: Another run writes to it.
+        InputError: If the folder contains files other than a run.
+        InUseError: If another run writes to it.
     """
     check_output_dir(output_dir)
     with locked(output_dir) if os.environ.get("RANK", "0") == "0" else contextlib.nullcontext():
@@ -59,7 +59,7 @@ def only_run(output_dir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def on_sigterm(handler: Callable[..., None]) -> Iterator[None]:
-    """Call the handler on SIGTERM within the block, if this thread receives signals."""
+    """Call the handler on SIGTERM within the block, if this is the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""Which pairs meet in which step: a pure function of seed and step, so a run resumes anywhere."""
+"""Batch order as a function of seed and step."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -7,12 +7,12 @@ import numpy as np
 
 from ..common.errors import InputError
 
-BUCKET_BATCHES = 8  # batches sorted by length together: more saves padding, fewer mixes better
+BUCKET_BATCHES = 8  # batches sorted by length together; more save padding but mix less
 
 
 @dataclass(frozen=True)
 class BatchIndices:
-    """The pairs of one batch of one process, and the epoch they are drawn for."""
+    """Pairs of a batch of one process, and the epoch."""
 
     epoch: int
     indices: np.ndarray
@@ -20,24 +20,24 @@ class BatchIndices:
 
 @dataclass
 class BatchPlan:
-    """The order of the training pairs.
+    """Order of the training pairs.
 
-    An epoch is a seeded permutation, cut into batches that all processes share between them, with
-    captions of like length together; `accumulation` of them make a step. What does not fill a
-    step is left out, other pairs in every epoch.
+    An epoch is a seeded permutation, split into batches that the processes share, grouping captions
+    of similar length; a step takes `accumulation` batches. Pairs that do not fill a step are
+    dropped, different ones in every epoch.
 
     Args:
-        indices: the pairs to draw from, `(N,)`.
-        num_tokens: length of each one's caption, `(N,)`.
-        batch_size: pairs of one process in one batch.
-        world_size: processes.
-        accumulation: batches to a step.
-        seed: of the order.
-        group_by_length: False leaves the permutation as it is.
-        epoch_num_tokens: the same lengths in an epoch, where captions change with it.
+        indices: Indices of the training pairs, `(N,)`.
+        num_tokens: Number of tokens of their captions, `(N,)`.
+        batch_size: Number of pairs per batch and process.
+        world_size: Number of processes.
+        accumulation: Number of batches per step.
+        seed: Random seed.
+        group_by_length: Whether to group captions by length.
+        epoch_num_tokens: Function from an epoch to `num_tokens`, if captions change by epoch.
 
     Raises:
-        InputError: there are fewer pairs than one step takes.
+        InputError: If there are fewer pairs than one step takes.
     """
 
     indices: np.ndarray
@@ -61,26 +61,26 @@ class BatchPlan:
 
     @property
     def global_batch_size(self) -> int:
-        """Pairs of all processes in one batch."""
+        """Number of pairs per batch over all processes."""
         return self.batch_size * self.world_size
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in a pass over the pairs."""
+        """Number of optimizer steps per epoch."""
         return len(self.num_tokens) // (self.global_batch_size * self.accumulation)
 
     def epoch_of(self, step: int) -> int:
-        """The epoch that step `step` (from 0) belongs to."""
+        """Epoch of a step (from 0)."""
         return step // self.steps_per_epoch
 
     def step_batches(self, step: int) -> np.ndarray:
-        """Places in `indices` that step `step` (from 0) takes: `(accumulation, global batch)`."""
+        """Positions in `indices` of a step (from 0), `(accumulation, global_batch_size)`."""
         batches = self._epoch_batches(self.epoch_of(step))
         first = step % self.steps_per_epoch * self.accumulation
         return batches[first : first + self.accumulation]
 
     def process_batches(self, rank: int, start: int, stop: int) -> Iterator[BatchIndices]:
-        """All batches of one process in the steps `start` to `stop` (exclusive), in order."""
+        """Yield the batches of a process in the steps `start` to `stop` (exclusive)."""
         own = slice(rank * self.batch_size, (rank + 1) * self.batch_size)
         for step in range(start, stop):
             for batch in self.step_batches(step):
@@ -98,7 +98,7 @@ class BatchPlan:
         if not self.group_by_length:
             return order.reshape(num_batches, -1)
         num_tokens = self.epoch_num_tokens(epoch) if self.epoch_num_tokens else self.num_tokens
-        # sorting too large a part of the epoch would bring the same pairs together every time
+        # sorting a large part of the epoch would group the same pairs every time
         bucket = min(BUCKET_BATCHES, max(1, num_batches // 4)) * self.global_batch_size
         for start in range(0, len(order), bucket):
             part = order[start : start + bucket]

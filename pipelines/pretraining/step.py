@@ -1,4 +1,4 @@
-"""One optimizer step: gradients over an accumulation, the update, the teacher, the queue."""
+"""Optimizer step: accumulated gradients, update, teacher and queue."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -17,11 +17,11 @@ LOSS_NAMES = ("loss", "contrastive_loss", "distillation_loss", "target_entropy")
 
 @dataclass(frozen=True)
 class Student:
-    """The model as it is called, and as it is.
+    """The trained model.
 
     Attributes:
-        wrapped: what `accelerator.prepare` gave: its forward synchronises gradients and casts.
-        model: the model inside.
+        wrapped: Model returned by `accelerator.prepare`, whose forward synchronises gradients.
+        model: Unwrapped model.
     """
 
     wrapped: nn.Module
@@ -35,19 +35,19 @@ def accumulate_gradients(
     distillation_weight: float,
     gradient_caching: bool = False,
 ) -> dict[str, torch.Tensor]:
-    """Add up the gradients of the mean loss of several batches, and queue the teacher's keys.
+    """Accumulate the gradients of the mean loss of several batches, and enqueue the teacher's keys.
 
     Args:
-        accelerator: casts, scales and synchronises.
-        student: the model; gradients are added to its parameters'.
-        batches: of this process, on its device; as many in every process.
-        distillation_weight: mu.
-        gradient_caching: give each batch the keys of all; the gradient is then that of one batch
-            made of them all. Else a batch sees its own keys and the queue.
+        accelerator: Accelerator.
+        student: Model whose gradients are accumulated.
+        batches: Batches of this process, on its device; equally many in every process.
+        distillation_weight: Weight mu.
+        gradient_caching: Whether each batch uses the keys of all batches, so that the gradient
+            equals that of one large batch.
 
     Returns:
-        `loss`, `contrastive_loss` and, where there is a teacher, `distillation_loss` and
-        `target_entropy`: means over the batches of this process, on its device.
+        Means over the batches of this process, on its device: `loss`, `contrastive_loss` and, with
+        a teacher, `distillation_loss` and `target_entropy`.
     """
     keys: MomentumKeys | None = None
     offsets: list[int | None] = [None] * len(batches)
@@ -86,21 +86,20 @@ def train_step(
     max_grad_norm: float = 1.0,
     gradient_caching: bool = False,
 ) -> dict[str, torch.Tensor]:
-    """Do one step: gradients, clipping, update, temperature clamp, teacher.
+    """Gradients, clipping, update, temperature clamp and teacher update.
 
     Args:
-        accelerator: see [`accumulate_gradients`].
-        student: see there.
-        optimizer: as `accelerator.prepare` gave it.
-        batches: see there.
-        learning_rate: of this step.
-        distillation_weight: mu of this step.
-        max_grad_norm: 0 does not clip.
-        gradient_caching: see there.
+        accelerator: See [`accumulate_gradients`].
+        student: See [`accumulate_gradients`].
+        optimizer: Optimizer returned by `accelerator.prepare`.
+        batches: See [`accumulate_gradients`].
+        learning_rate: Learning rate of this step.
+        distillation_weight: Weight mu of this step.
+        max_grad_norm: Maximum gradient norm; 0 disables clipping.
+        gradient_caching: See [`accumulate_gradients`].
 
     Returns:
-        What [`accumulate_gradients`] returns, and `grad_norm`, before clipping; nothing here
-        waits for the device.
+        Result of [`accumulate_gradients`] and `grad_norm` before clipping, on the device.
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
@@ -113,7 +112,7 @@ def train_step(
     assert grad_norm is not None
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    if not optimizer.step_was_skipped:  # float16: the scale was too large
+    if not optimizer.step_was_skipped:  # float16 overflow
         student.model.clamp_logit_scale_()
         if student.model.config.contrastive_keys != "student":
             student.model.update_momentum_encoder()
@@ -123,7 +122,7 @@ def train_step(
 def _joint_keys(
     accelerator: Accelerator, model: UrbanLNForPreTraining, batches: Sequence[Batch]
 ) -> tuple[MomentumKeys, list[int | None]]:
-    """The teacher's keys of all batches of all processes; where this process's own start."""
+    """Teacher keys of all batches and processes, and the offset of this process per batch."""
     parts: list[MomentumKeys] = []
     offsets: list[int | None] = []
     total = 0

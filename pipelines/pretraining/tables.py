@@ -1,4 +1,4 @@
-"""The image and caption tables of a dataset, as memory-mapped Arrow."""
+"""Image and caption tables of a dataset, as memory-mapped Arrow."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def find_tables(args: DataArguments) -> list[str]:
     """Config names of the requested image tables, by city, then view.
 
     Raises:
-        InputError: There is no such dataset, city or view.
+        InputError: If there is no such dataset, city or view.
     """
     configs = _config_names(args.dataset_name)
     have: dict[str, set[str]] = {}
@@ -60,10 +60,10 @@ def _config_names(dataset_name: str) -> list[str]:
 
 
 def load_images(dataset_name: str, table: str) -> datasets.Dataset | None:
-    """An image table with its images not decoded; None if it has no rows.
+    """Load an image table without decoding images; None if it has no rows.
 
     Raises:
-        InputError: The table lacks a column, repeats an id or cannot be read.
+        InputError: If the table lacks a column, repeats an id or cannot be read.
     """
     loaded = _load_rows(dataset_name, table)
     if loaded is None:
@@ -79,15 +79,15 @@ def load_images(dataset_name: str, table: str) -> datasets.Dataset | None:
 
 
 def load_captions(dataset_name: str, table: str) -> datasets.Dataset | None:
-    """A table of caption candidates; None if there is none."""
+    """Load a table of caption candidates; None if there is none."""
     return _load_rows(dataset_name, table) if table in _config_names(dataset_name) else None
 
 
 def _load_rows(dataset_name: str, table: str) -> datasets.Dataset | None:
-    """A table as memory-mapped Arrow; None if it has no rows, which the library cannot load.
+    """Load a table as memory-mapped Arrow; None if it has no rows.
 
-    By its files: a local folder loaded by its name comes from the library's cache under the last
-    part of that name, also after its files have changed, and also for another folder of that name.
+    Loads local folders by their files: loaded by name, `datasets` would take the last part of the
+    path as cache key, and return data of changed files or of another folder.
     """
     folder = Path(dataset_name)
     if folder.is_dir():
@@ -107,7 +107,7 @@ def _load_rows(dataset_name: str, table: str) -> datasets.Dataset | None:
 
 
 def _check_ids(loaded: datasets.Dataset, table: str, where: str) -> None:
-    """Refuse a table with an id in two rows: a pair twice in a batch is no negative of itself."""
+    """Raise an error for duplicate ids."""
     columns = key_columns(parse_config_name(table)[1], loaded.column_names)
     if not columns:
         return

@@ -1,4 +1,4 @@
-"""Image-text retrieval on the validation pairs: recall at k in both directions, beside chance."""
+"""Image-text retrieval on the validation pairs."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from modeling_urbanln import UrbanLNModel
 from .batches import PairBatches, batch_loader
 from .sampling import BatchIndices
 
-CHUNK = 1024  # queries compared at a time
+CHUNK = 1024  # queries
 
 
 @torch.no_grad()
@@ -23,20 +23,19 @@ def validate(
     batch_size: int,
     num_workers: int = 0,
 ) -> dict[str, float]:
-    """Embed the validation pairs, shared between the processes, and measure retrieval.
+    """Embed the validation pairs, distributed over the processes, and compute retrieval metrics.
 
     Args:
-        accelerator: gathers and casts.
-        model: on its device; its mode is restored.
-        batches: gives batches of the pairs.
-        batch_size: pairs of one process at a time.
-        num_workers: processes that decode images.
+        accelerator: Accelerator.
+        model: Model on its device; its mode is restored.
+        batches: Dataset of batches.
+        batch_size: Number of pairs per batch and process.
+        num_workers: Number of loading processes.
 
     Returns:
-        [`retrieval_metrics`], the same in every process.
+        [`retrieval_metrics`], equal in all processes.
     """
     pairs = batches.pairs
-    # by length, so that little is spent on padding
     order = pairs.validation[np.argsort(pairs.num_tokens[pairs.validation], kind="stable")]
     own = order[accelerator.process_index :: accelerator.num_processes]
     plan = [
@@ -58,7 +57,7 @@ def validate(
 
     gathered = gather_object(parts)
     indices = np.concatenate([part[0] for part in gathered])
-    by_index = np.argsort(indices)  # of the order of processes nothing may depend
+    by_index = np.argsort(indices)  # independent of the number of processes
     images = np.concatenate([part[1] for part in gathered])[by_index]
     texts = np.concatenate([part[2] for part in gathered])[by_index]
     captions = pairs.captions.take(indices[by_index]).to_pylist()
@@ -75,21 +74,20 @@ def retrieval_metrics(
     texts: Sequence[str],
     ks: Sequence[int] = (1, 5),
 ) -> dict[str, float]:
-    """Recall at k of N image-text pairs, where pair i is row i of both.
+    """Recall at k of N image-text pairs, where row i of both matrices is pair i.
 
-    A query finds what it should if its own counterpart, or one with the identical text, is among
-    the k nearest. Among equal similarities a wrong candidate goes first: a model that maps
-    everything to one point finds nothing.
+    A candidate is relevant if it is the query's counterpart or has the same text. Ties rank
+    irrelevant candidates first, so that constant embeddings have a recall of 0.
 
     Args:
-        image_embeds: `(N, D)`, L2-normalised.
-        text_embeds: `(N, D)`, L2-normalised.
+        image_embeds: Image embeddings of shape `(N, D)`, L2-normalised.
+        text_embeds: Text embeddings of shape `(N, D)`, L2-normalised.
         texts: N captions.
-        ks: for which k.
+        ks: Values of k.
 
     Returns:
-        `image_to_text_recall_at_<k>`, `text_to_image_recall_at_<k>`, `chance_recall_at_<k>` (of a
-        random order) for each k, and `mean_recall`, the mean of all recalls.
+        `image_to_text_recall_at_<k>`, `text_to_image_recall_at_<k>` and `chance_recall_at_<k>` (of
+        a random order) per k, and `mean_recall`, the mean of all recalls.
     """
     _, groups = np.unique(np.asarray(texts, dtype=object).astype(str), return_inverse=True)
     directions = {
@@ -107,12 +105,13 @@ def retrieval_metrics(
 
 
 def first_hits(queries: np.ndarray, candidates: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """How many wrong candidates come before the first right one, for each query: `(N,)`.
+    """Rank of the first relevant candidate of each query, from 0, `(N,)`.
 
     Args:
-        queries: `(N, D)`.
-        candidates: `(N, D)`.
-        groups: `(N,)`; candidates of a query's own group are right.
+        queries: Query embeddings of shape `(N, D)`.
+        candidates: Candidate embeddings of shape `(N, D)`.
+        groups: Group of each query and candidate, `(N,)`; candidates of the query's group are
+            relevant.
     """
     ranks = np.empty(len(queries), dtype=np.int64)
     for start in range(0, len(queries), CHUNK):
