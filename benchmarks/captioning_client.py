@@ -1,8 +1,8 @@
-"""How busy the captioning client keeps a server, and its memory.
+"""Server utilisation and memory of the captioning client.
 
 python -m benchmarks.captioning_client            # both
 python -m benchmarks.captioning_client busy       # share of the allowed concurrency in use
-python -m benchmarks.captioning_client memory     # resident memory, first and last thousand
+python -m benchmarks.captioning_client memory     # resident memory after 1,000 and 6,000 requests
 """
 
 import asyncio
@@ -32,9 +32,9 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Latency:
-    """A server that answers every request after a fixed time, and notes what it had in hand.
+    """Server with a fixed latency that records the total duration of its requests.
 
-    A request is in hand from the first line of its head until its answer is written.
+    The duration is from the first line of the request's head until the response is written.
     """
 
     def __init__(self, latency_s: float):
@@ -66,7 +66,7 @@ class Latency:
 
 
 def server_process(latency_s: float, pipe: Connection) -> None:
-    """Serve until something comes through the pipe; then tell what was noted."""
+    """Serve until a message arrives through the pipe, then send the recorded numbers."""
 
     async def main() -> None:
         latency = Latency(latency_s)
@@ -79,12 +79,12 @@ def server_process(latency_s: float, pipe: Connection) -> None:
 
 
 def resident_mb() -> float:
-    """Memory of this process that is in use now (Linux)."""
+    """Current resident memory of this process (Linux)."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES / 2**20
 
 
 async def ask_many(url: str, count: int, concurrency: int, resident: list[float]) -> None:
-    """Ask as the runner does: a bounded number of images at a time, more than the model's slots."""
+    """Send requests as the captioning run does, with more images in flight than the concurrency."""
     model = open_model({"name": "m", "model": "m", "base_url": url, "max_concurrency": concurrency})
     gate = asyncio.Semaphore(2 * concurrency)
     noise = os.urandom(IMAGE_BYTES)
@@ -111,7 +111,7 @@ async def ask_many(url: str, count: int, concurrency: int, resident: list[float]
 
 
 async def bare(url: str, count: int, concurrency: int, resident: list[float]) -> None:
-    """The same bytes by bare sockets, one loop a slot: what this machine allows at the moment."""
+    """Send the same bytes through plain sockets, as an upper bound on this machine."""
     host, port = url.removeprefix("http://").removesuffix("/v1").split(":")
     image = base64.b64encode(b"\xff\xd8\xff" + os.urandom(IMAGE_BYTES))
     body = b'{"messages": [{"content": "data:image/jpeg;base64,%s"}]}' % image
@@ -136,7 +136,7 @@ async def bare(url: str, count: int, concurrency: int, resident: list[float]) ->
 def run(
     ask: Callable[..., Coroutine[Any, Any, None]], count: int, concurrency: int, latency_s: float
 ) -> tuple[float, list[float]]:
-    """The busy share at the server, and the resident memory after every thousand requests."""
+    """Utilisation of the server, and the client's memory after every thousand requests."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process: Any = context.Process(target=server_process, args=(latency_s, theirs))
@@ -156,11 +156,11 @@ def run(
 
 
 def busy(turns: int = 3) -> None:
-    """Time that requests are in hand over concurrency x wall time, at 200 ms an answer."""
+    """Total duration of requests over concurrency x wall time, at 200 ms latency."""
     for concurrency in (16, 32):
         count = 50 * concurrency
         ours, floor, cpu = [], [], []
-        for _ in range(turns):  # in turns: whatever else runs here slows both
+        for _ in range(turns):  # alternating, so that other load affects both
             started = time.process_time()
             ours.append(run(ask_many, count, concurrency, 0.2)[0])
             cpu.append((time.process_time() - started) / count)
@@ -184,7 +184,7 @@ def memory(count: int = 6000) -> None:
 
 
 def main() -> None:
-    """Run what is named, or all."""
+    """Run the named benchmarks, or all."""
     parts = {"busy": busy, "memory": memory}
     for part in [parts[name] for name in sys.argv[1:]] or parts.values():
         part()

@@ -1,9 +1,9 @@
-"""Peak memory of a captioning run on many images against one on few: it should not grow.
+"""Peak memory of captioning runs on few and on many images, which should not grow.
 
     python -m benchmarks.captioning_memory --few 20 --many 160
 
-Images of the embedded *synthetic* city, *simulated* models; everything else is real. A run's memory
-is what is in flight, the phrase cache (bounded), and the candidates of two shards.
+Images are from a *synthetic* city and the models are *simulated*. Memory holds the images in
+flight, the bounded phrase cache and the candidates of two shards.
 """
 
 import argparse
@@ -20,7 +20,7 @@ MODELS = ("synthetic-amber", "synthetic-cedar")
 
 
 def peak_mb(city: Path, output: Path, images: int) -> float:
-    """Peak resident memory of a run on so many images of one view, in MB."""
+    """Peak resident memory in MB of a run on this number of images of one view."""
     recipe = {
         "dataset_name": str(city),
         "output_dir": str(output),
@@ -48,7 +48,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def main() -> None:
-    """Command line; see the module's docstring."""
+    """Compare the peak memory of two runs."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.captioning_memory",
         description=__doc__,

@@ -1,22 +1,20 @@
-"""Speed of the consensus over the captions of an image, as ratios to the reference's way.
+"""Speed of the caption consensus, as ratios to the algorithm of `capture_metric`.
 
 python -m benchmarks.consensus                   # all
-python -m benchmarks.consensus cold              # an image whose phrases were never seen
-python -m benchmarks.consensus warm              # 200 images with one cache of phrases
-python -m benchmarks.consensus matching          # phrases and synonyms known: pairs a second
+python -m benchmarks.consensus cold              # empty phrase cache
+python -m benchmarks.consensus warm              # one phrase cache over 200 images
+python -m benchmarks.consensus matching          # all phrases and synonyms cached: pairs/s
 
-What is divided by: a re-enactment of the reference's way (`capture_metric` 0.1.13), written here,
-in the same process with the same encoder: each ordered pair by itself, its leftover phrases
-embedded anew in batches of 4, synsets asked of NLTK for each comparison of words. It is timed on a
-sample of the ordered pairs, in turns with ours, and its scores are compared with ours. Both run on
-one thread, where other programs on the machine slow them alike; the ratio of processor time, which
-those hardly touch, is given beside that of wall time.
+The baseline reimplements `capture_metric` 0.1.13 with the same encoder: it scores each ordered pair
+separately, embeds its unmatched phrases in batches of 4 and looks up NLTK synsets for each
+comparison of words. It is timed on a sample of the ordered pairs, alternating with the consensus,
+and the scores of both are compared. Both run on one thread. Ratios of CPU time are reported beside
+those of wall time, as other processes affect them little.
 
-The graphs are those of real captions (`capture/capture_golden.json` of the shared data folder).
-Candidates of an image are drawn from them at random, so they agree less than captions of one image
-do. There are too few of them for 200 images: so that the cache meets new phrases as often as on
-1,200 real captions of cities (28 an image, late in the run), relations are recombined from the
-words of others (synthetic).
+The graphs are parsed from real captions (`capture/capture_golden.json` of the shared data folder).
+The candidates of an image are a random sample of them, so they agree less than captions of one
+image do. For `warm`, some relations are recombined from the words of others (synthetic), so that
+the cache misses as often as on 1,200 real captions of cities (28 per image, late in the run).
 """
 
 import json
@@ -45,7 +43,7 @@ IMAGES = 200
 ORDERED_PAIRS = CANDIDATES * (CANDIDATES - 1)
 TIMED_PAIRS = 24
 THREADS = 8
-NEW_RELATIONS = 22  # in an image
+NEW_RELATIONS = 22  # per image
 EPSILON = 1e-6
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = Path(os.environ.get("URBANLN_SHARED_DATA", ROOT.parent / "shared" / "data"))
@@ -54,18 +52,18 @@ Lists = tuple[list[str], list[str], list[tuple[str, ...]]]
 
 
 class Reference:
-    """The reference's way of scoring two captions, step by step.
+    """Pairwise caption score by the algorithm of `capture_metric`.
 
     Args:
-        model: of sentence-transformers.
-        synsets: NLTK's, of a word.
+        model: Model of sentence-transformers.
+        synsets: Function from a word to its NLTK synsets.
     """
 
     def __init__(self, model: Any, synsets: Callable[[str], list[Any]]):
         self._model, self._synsets = model, synsets
 
     def score(self, candidate: ParsedCaption, reference: ParsedCaption) -> float:
-        """Of one ordered pair."""
+        """CAPTURE score of one ordered pair."""
         alike: list[Callable[..., bool]] = [self._synonymous] * 2 + [self._all_synonymous]
         mine, theirs = _lists(candidate), _lists(reference)
         f1 = [self._f1(mine[kind], theirs[kind], alike[kind]) for kind in range(3)]
@@ -119,7 +117,7 @@ def _text(item: str | tuple[str, ...]) -> str:
 
 @contextmanager
 def nltk_synsets() -> Iterator[Callable[[str], list[Any]]]:
-    """NLTK's own reader over a copy of WordNet, to which what it needs to start is added."""
+    """NLTK's WordNet reader over a copy of WordNet with the index files that it requires."""
     import nltk
     from nltk.corpus.reader.wordnet import WordNetCorpusReader
 
@@ -140,7 +138,7 @@ def nltk_synsets() -> Iterator[Callable[[str], list[Any]]]:
 
 
 def golden_captions() -> list[ParsedCaption]:
-    """The unique graphs of the golden pairs that were parsed from real captions."""
+    """Unique graphs of the golden pairs that were parsed from real captions."""
     path = SHARED_DATA / "capture" / "capture_golden.json"
     if not path.is_file():
         raise SystemExit(f"{path} is missing; set URBANLN_SHARED_DATA to the shared data folder.")
@@ -154,13 +152,13 @@ def golden_captions() -> list[ParsedCaption]:
 
 
 def images(number: int) -> list[list[ParsedCaption]]:
-    """Candidates of so many images, drawn without repetition within an image."""
+    """Candidates of `number` images, sampled without replacement within an image."""
     captions, rng = golden_captions(), random.Random(0)
     return [rng.sample(captions, CANDIDATES) for _ in range(number)]
 
 
 def with_new_relations(pool: list[ParsedCaption], rng: random.Random) -> list[ParsedCaption]:
-    """The candidates with `NEW_RELATIONS` of their relations recombined (synthetic)."""
+    """Recombine `NEW_RELATIONS` relations of the candidates (synthetic)."""
     words = [
         sorted({relation[part] for one in pool for relation in one.relations}) for part in range(3)
     ]
@@ -178,16 +176,16 @@ def with_new_relations(pool: list[ParsedCaption], rng: random.Random) -> list[Pa
 
 
 def clocks() -> NDArray[np.float64]:
-    """Wall time and processor time."""
+    """Wall time and CPU time."""
     return np.array([time.perf_counter(), time.process_time()])
 
 
 class Race:
-    """Times ours and the reference's way in turns; both times are wall and processor.
+    """Wall and CPU time of the consensus and of the reference, measured in alternation.
 
     Args:
-        encoder: that both use.
-        synsets: NLTK's.
+        encoder: Phrase encoder of both.
+        synsets: Function from a word to its NLTK synsets.
     """
 
     def __init__(self, encoder: SentenceEncoder, synsets: Callable[[str], list[Any]]):
@@ -198,7 +196,7 @@ class Race:
         self.images = 0
 
     def run_ours(self, pools: list[list[ParsedCaption]], encode: Encode) -> None:
-        """The consensus of each image; several images are worked on at once."""
+        """Compute the consensus of several images concurrently."""
         with ThreadPoolExecutor(THREADS) as threads:
             start = clocks()
             list(threads.map(lambda pool: consensus(pool, encode), pools))
@@ -206,18 +204,18 @@ class Race:
         self.images += len(pools)
 
     def run_theirs(self, pool: list[ParsedCaption], pairs: int) -> None:
-        """So many ordered pairs of an image."""
+        """Score `pairs` random ordered pairs of an image."""
         for _ in range(pairs):
             pair = self._rng.sample(pool, 2)
             start = clocks()
             score = self._reference.score(*pair)
             self.theirs += clocks() - start
-            # of two candidates each has the other's score for its mean
+            # with two candidates, each mean is the score of the pair
             self._differences.append(abs(consensus(pair, self._encoder)[0] - score))
         self.pairs += pairs
 
     def report(self, name: str) -> None:
-        """Print what was found."""
+        """Print the results."""
         pair_s, image_s = self.theirs / self.pairs, self.ours / self.images
         wall, processor = pair_s * ORDERED_PAIRS / image_s
         print(
@@ -233,7 +231,7 @@ class Race:
 
 
 def cold(number: int = 8) -> None:
-    """Images without anything known of their phrases; WordNet's synonym sets forgotten too."""
+    """Consensus with empty phrase and synonym caches."""
     encoder, pools = sentence_encoder(), images(number + 1)
     with nltk_synsets() as synsets:
         warm_up = Race(encoder, synsets)
@@ -248,7 +246,7 @@ def cold(number: int = 8) -> None:
 
 
 def warm(number: int = IMAGES) -> None:
-    """Images, 8 at a time in threads, with one cache of phrases, empty at the start."""
+    """Consensus in 8 threads with one phrase cache, initially empty."""
     rng = random.Random(2)
     encoder, pools = sentence_encoder(), images(number + 1)
     pools = [with_new_relations(pool, rng) for pool in pools]
@@ -267,7 +265,7 @@ def warm(number: int = IMAGES) -> None:
 
 
 def matching(number: int = 20) -> None:
-    """With all phrases and synonym sets known."""
+    """Consensus with all phrases and synonyms cached."""
     encoder, pools = sentence_encoder(), images(number)
     cache = PhraseCache(encoder)
     for pool in pools:
@@ -283,14 +281,14 @@ def matching(number: int = 20) -> None:
 
 
 def forget_synonyms() -> None:
-    """Read WordNet anew, so that no synonym set is known."""
+    """Clear the synonym cache by reloading WordNet."""
     open_wordnet.cache_clear()
     wordnet_synonyms.cache_clear()
     wordnet_synonyms()
 
 
 def main() -> None:
-    """Run what is named, or all."""
+    """Run the named benchmark, or all."""
     torch.set_num_threads(1)
     parts: dict[str, Callable[[], None]] = {"cold": cold, "warm": warm, "matching": matching}
     for part in [parts[sys.argv[1]]] if sys.argv[1:] else parts.values():

@@ -1,11 +1,10 @@
-"""The demo in a real browser: its first paint, and how long a click on a region takes.
+"""First paint and click latency of the demo in a headless browser.
 
 python -m benchmarks.demo --dataset_name DATASET --encoder ENCODER --embeddings EMBEDDINGS
 
-Needs chromium and chromedriver. Beside the demo, an empty Gradio page is opened in the same
-browser: what of the first paint is Gradio's own. Every page is opened in a fresh profile, with
-nothing cached; a click counts from the event to the card that stands on the page with its pictures
-decoded.
+Needs chromium and chromedriver. An empty Gradio page is measured too, as a baseline for the first
+paint. Each page is opened in a new profile without a cache. A click is measured from the event
+until the card is on the page with its images decoded.
 """
 
 import argparse
@@ -71,7 +70,7 @@ def main() -> None:
             with browser() as driver:
                 driver.get(address)
                 ready = driver.execute_async_script(PAINTED, READY[name])
-                if turn:  # the first one warms the server, as the first visitor does
+                if turn:  # the first turn is a warm-up of the server
                     paints[name].append((driver.execute_script(FIRST_CONTENT), ready))
                 if name == "demo" and turn == options.repeats:
                     clicks += click(driver, options.clicks)
@@ -89,7 +88,7 @@ def main() -> None:
 
 
 def click(driver: Any, count: int) -> list[float]:
-    """Milliseconds of clicks on regions far apart, then on the same ones again."""
+    """Milliseconds of clicks on distant regions, followed by the same regions again."""
     regions = driver.execute_script("return document.querySelectorAll('.regions path').length")
     numbers = np.linspace(0, regions - 1, count).astype(int).tolist()
     return [driver.execute_async_script(CLICKED, number) for number in numbers * 2]
@@ -105,7 +104,7 @@ def empty_page() -> Any:
 
 
 def served(app: Any) -> str:
-    """Its address."""
+    """Launch an app and return its address."""
     return str(app.launch(prevent_thread_lock=True, quiet=True, **launch_options())[1])
 
 
@@ -126,7 +125,7 @@ def browser() -> Iterator[Any]:
             yield driver
         finally:
             driver.quit()
-            time.sleep(0.2)  # the profile is written once more
+            time.sleep(0.2)  # the browser still writes to its profile
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How near the downloader comes to its configured rate, against a fast loopback server.
+"""Throughput of the downloader relative to its configured rate, on a loopback server.
 
     OMP_NUM_THREADS=1 python -m benchmarks.download
 
-For each rate: items fetched a second, by the server's own clock, as a share of the rate; and the
-most requests in any window of one second, which must not pass it. The server is a process of its
-own, so that it does not wait for the downloader's Python.
+Reports for each rate the requests per second by the server's clock, as a share of the rate, and the
+maximum in any window of one second, which must not exceed it. The server runs in its own process,
+so that it does not wait for the downloader.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from dataset_builders.download import Fetcher, Item, Limit, Store, check_image
 
 
 class Server(ThreadingHTTPServer):
-    """Answers at once, always with the same picture, and notes when; tells it at /moments."""
+    """Server that always returns the same image and lists its request times at /moments."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -40,16 +40,16 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One picture for every path but one."""
+    """Handler of image requests and of /moments."""
 
     protocol_version = "HTTP/1.1"
     server: Server
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Disable logging."""
 
     def do_GET(self) -> None:
-        """Note the moment, then answer."""
+        """Record the time and respond."""
         now = time.monotonic()
         body = self.server.picture
         if self.path == "/moments":
@@ -64,14 +64,14 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def serve() -> None:
-    """Serve until killed (a child's job); prints the port."""
+    """Print the port and serve until killed (in a subprocess)."""
     with Server() as server:
         print(server.server_port, flush=True)
         server.serve_forever()
 
 
 def measure(rate: float, seconds: float) -> tuple[float, int]:
-    """The share of the rate that is reached, and the most requests in a second."""
+    """Achieved share of the rate, and the maximum number of requests in one second."""
     import httpx2
 
     command = [sys.executable, "-m", "benchmarks.download", "--serve"]
@@ -95,7 +95,7 @@ def measure(rate: float, seconds: float) -> tuple[float, int]:
 
 
 async def fetch(url: str, count: int, limit: Limit, folder: str) -> int:
-    """Fetch so many items; returns how many came."""
+    """Download `count` items and return the number of successes."""
     store = Store(folder)
     items = (Item(f"demo/{n}", f"{url}/{n}") for n in range(count))
     try:
@@ -107,7 +107,7 @@ async def fetch(url: str, count: int, limit: Limit, folder: str) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print a line for each rate."""
+    """Print one line per rate."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rates", type=float, nargs="+", default=[10.0, 50.0, 200.0])
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")

@@ -1,10 +1,10 @@
 """Speed and memory of embedding and probing, as ratios within one run.
 
 python -m benchmarks.evaluation                 # all
-python -m benchmarks.evaluation throughput      # JPEG bytes against tensors, ViT-B/16
-python -m benchmarks.evaluation memory          # 1,000 against 10,000 images
-python -m benchmarks.evaluation probing         # 20 seeds x 7 tasks against a loop
-python -m benchmarks.evaluation city [splits]   # all probes of a city against scikit-learn's
+python -m benchmarks.evaluation throughput      # JPEG input vs. tensors in memory, ViT-B/16
+python -m benchmarks.evaluation memory          # 1,000 vs. 10,000 images
+python -m benchmarks.evaluation probing         # 20 seeds x 7 tasks, batched vs. in a loop
+python -m benchmarks.evaluation city [splits]   # all probes of a city vs. scikit-learn
 """
 
 import io
@@ -52,7 +52,7 @@ TINY_TOWER = {
 
 
 def jpeg(side: int, seed: int) -> bytes:
-    """A picture with edges and noise, about as large in bytes as a photo."""
+    """JPEG image with edges and noise, about the file size of a photo."""
     rng = np.random.default_rng(seed)
     blocks = rng.integers(0, 255, (8, 8, 3)).repeat(side // 8, 0).repeat(side // 8, 1)
     pixels = (blocks + rng.normal(0, 12, blocks.shape)).clip(0, 255).astype(np.uint8)
@@ -62,7 +62,7 @@ def jpeg(side: int, seed: int) -> bytes:
 
 
 def source(num_images: int, num_regions: int, pictures: list[bytes]) -> Source:
-    """Street views dealt to regions, made as they are read."""
+    """Street views assigned to regions in turn, generated lazily."""
 
     def rows(view: str) -> Iterator[dict[str, Any]]:
         for index in range(num_images):
@@ -78,7 +78,7 @@ def source(num_images: int, num_regions: int, pictures: list[bytes]) -> Source:
 
 
 def stream(encoder: ModelEncoder, images: Source, settings: EmbedSettings) -> float:
-    """Seconds of a whole embedding run."""
+    """Seconds of a complete embedding run."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         embed(encoder, images, Path(folder), "bench", settings, log=lambda text: None)
@@ -88,8 +88,8 @@ def stream(encoder: ModelEncoder, images: Source, settings: EmbedSettings) -> fl
 def throughput(num_images: int = 16, batch_size: int = 4) -> None:
     """Images/s from JPEG bytes over images/s of the model on tensors in memory.
 
-    Also the ratio of processor time, which other programs on the machine hardly touch: decoding
-    and all the rest take at most what it lacks to 100 %.
+    The ratio of CPU times is reported too, as other processes affect it little. Its difference to
+    100 % is an upper bound on the share of decoding and other overhead.
     """
     torch.manual_seed(0)
     encoder = ModelEncoder(CLIPModel(CLIPConfig()).eval(), CLIPImageProcessor(), "vit-b16")
@@ -107,7 +107,7 @@ def throughput(num_images: int = 16, batch_size: int = 4) -> None:
         pictures = [jpeg(side, k) for k in range(8)]
         images = source(num_images, 4, pictures)
         alone, whole = [], []
-        for _ in range(5):  # in turns: whatever else runs here slows both
+        for _ in range(5):  # alternating, so that other load affects both
             alone.append(clocks(model_alone))
             whole.append(clocks(stream, encoder, images, settings))
         wall, processor = np.median(np.array(alone) / np.array(whole), axis=0)
@@ -119,7 +119,7 @@ def throughput(num_images: int = 16, batch_size: int = 4) -> None:
 
 
 def peak_memory(num_images: int) -> None:
-    """Embed small images with a tiny model; prints this process's peak in MB (a child's job)."""
+    """Embed small images with a tiny model and print the peak memory in MB (in a subprocess)."""
     vision = {**TINY_TOWER, "image_size": 30, "patch_size": 10}
     config = CLIPConfig(text_config=TINY_TOWER, vision_config=vision, projection_dim=16)
     processor = CLIPImageProcessor(
@@ -133,7 +133,7 @@ def peak_memory(num_images: int) -> None:
 
 
 def memory() -> None:
-    """Peak memory of embedding ten times as many images."""
+    """Peak memory of embedding 1,000 and 10,000 images."""
     peaks = []
     for num_images in (1_000, 10_000):
         command = [sys.executable, "-m", "benchmarks.evaluation", "peak_memory", str(num_images)]
@@ -146,7 +146,7 @@ def memory() -> None:
 
 
 def make_tasks(n: int, dim: int, seeds: int, targets: int) -> tuple[np.ndarray, list[Task]]:
-    """Vectors and 6:2:2 splits of `targets` indicators under each seed."""
+    """Random vectors, and one 6:2:2 split per seed for each of the `targets` indicators."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(n, dim))
     labels = X @ rng.normal(size=(dim, targets)) / dim**0.5 + rng.normal(size=(n, targets))
@@ -158,7 +158,7 @@ def make_tasks(n: int, dim: int, seeds: int, targets: int) -> tuple[np.ndarray, 
 
 
 def mlp_in_a_loop(X: np.ndarray, tasks: list[Task], settings: MLPSettings) -> None:
-    """The same MLP probes one by one: nn.Sequential, AdamW, tensors in memory, no DataLoader."""
+    """Fit the MLP probes one by one: nn.Sequential, AdamW, tensors in memory, no DataLoader."""
     for task in tasks:
         generator = torch.Generator().manual_seed(task.seed)
         drawn = initial_weights(X.shape[1], settings.hidden_sizes, generator)
@@ -185,7 +185,7 @@ def mlp_in_a_loop(X: np.ndarray, tasks: list[Task], settings: MLPSettings) -> No
 
 
 def ridge_in_a_loop(X: np.ndarray, tasks: list[Task], settings: RidgeSettings) -> None:
-    """The same ridge probes one by one by scikit-learn."""
+    """Fit the ridge probes one by one with scikit-learn."""
     for task in tasks:
         x = (X - X[task.fit_rows].mean(0)) / X[task.fit_rows].std(0)
         errors = []
@@ -198,7 +198,7 @@ def ridge_in_a_loop(X: np.ndarray, tasks: list[Task], settings: RidgeSettings) -
 
 
 def clocks(function: Callable[..., Any], *args: Any) -> tuple[float, float]:
-    """Wall time and processor time of a call."""
+    """Wall time and CPU time of a call."""
     wall, processor = time.perf_counter(), time.process_time()
     function(*args)
     return time.perf_counter() - wall, time.process_time() - processor
@@ -212,7 +212,7 @@ def seconds_of(function: Callable[..., Any], *args: Any) -> float:
 
 
 def probing(epochs: int = 5) -> None:
-    """20 seeds x 7 tasks at once over one by one; MLPs for a fixed number of epochs."""
+    """Speed-up of batched probes, 20 seeds x 7 tasks; MLPs for a fixed number of epochs."""
     mlp = MLPSettings(weight_decays=(1e-2,), max_epochs=epochs, patience=10**6)
     for n, dim in ((517, 512), (517, 64), (2000, 512)):
         X, tasks = make_tasks(n, dim, seeds=20, targets=7)
@@ -227,7 +227,7 @@ def probing(epochs: int = 5) -> None:
         )
         ridge = RidgeSettings()
         together = seconds_of(fit_ridge, X, tasks, ridge)
-        few = tasks[::20]  # one by one takes minutes: a twentieth is timed
+        few = tasks[::20]  # the loop takes minutes: extrapolated from a twentieth
         alone = seconds_of(ridge_in_a_loop, X, few, ridge) * len(tasks) / len(few)
         print(
             f"ridge probes, {n} regions x {dim}: {together:.2f} s at once, {alone:.1f} s one by "
@@ -236,16 +236,16 @@ def probing(epochs: int = 5) -> None:
 
 
 CITY_SPLITS = 30  # 10 seeds x 3 protocols
-SKLEARN_PENALTIES = (1e-4, 1e-1)  # a grid as long as that of weight decays
+SKLEARN_PENALTIES = (1e-4, 1e-1)  # as many values as the grid of weight decays
 
 
 def city(splits: int = CITY_SPLITS, sample: int = 3) -> None:
     """All probes of a city of 5,000 regions x 512: 7 tasks x 10 seeds x 3 protocols, both grids.
 
-    Fewer `splits` are timed for a guess on a busy machine. scikit-learn's MLP of the same size,
-    batch and length of grid fits `sample` of the tasks, one by one, in float32: as it comes (until
-    its *training* loss no longer falls), with its own early stopping, and with that and as little
-    patience as the probe has.
+    With fewer `splits`, the time is extrapolated. The baseline is scikit-learn's MLP of the same
+    size, batch size and grid length, fitted to `sample` tasks one by one in float32: with default
+    settings (until its *training* loss no longer falls), with its early stopping, and with early
+    stopping at the probe's patience.
     """
     X, tasks = make_tasks(5000, 512, seeds=splits, targets=7)
     grid = MLPSettings()
@@ -282,7 +282,7 @@ def city(splits: int = CITY_SPLITS, sample: int = 3) -> None:
 def sklearn_in_a_loop(
     X: np.ndarray, tasks: list[Task], settings: MLPSettings, way: dict[str, Any]
 ) -> list[float]:
-    """Validation MSE of scikit-learn's MLP probes, the best of its grid of penalties."""
+    """Validation MSE of scikit-learn's MLP for each task, the best over the grid of penalties."""
     best = []
     for task in tasks:
         mean, std = X[task.fit_rows].mean(0), X[task.fit_rows].std(0)
@@ -309,14 +309,14 @@ def sklearn_in_a_loop(
 
 
 def timed(work: Callable[[], Any]) -> tuple[tuple[float, float], Any]:
-    """Wall time and processor time of a call, and what it gave."""
+    """Wall time and CPU time of a call, and its result."""
     wall, processor = time.perf_counter(), time.process_time()
     found = work()
     return (time.perf_counter() - wall, time.process_time() - processor), found
 
 
 def main() -> None:
-    """Run what is named, or all."""
+    """Run the named benchmark, or all."""
     name, *rest = sys.argv[1:] or [""]
     if name == "peak_memory":
         peak_memory(int(rest[0]))

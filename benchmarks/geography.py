@@ -1,12 +1,12 @@
 """Speed and memory of regions, zonal statistics and point counts, as ratios within one run.
 
 python -m benchmarks.geography             # all
-python -m benchmarks.geography zonal       # against exactextract as it is documented
-python -m benchmarks.geography points      # 1 million points against geopandas.sjoin
+python -m benchmarks.geography zonal       # zonal statistics vs. exactextract
+python -m benchmarks.geography points      # 1 million points vs. geopandas.sjoin
 python -m benchmarks.geography squares     # 1 million squares: seconds and peak memory
-python -m benchmarks.geography memory      # zonal statistics of 10,000 against 100,000 regions
-python -m benchmarks.geography plan        # the plan of a million regions with map tiles
-python -m benchmarks.geography build       # a whole build of 10,000 against 100,000 regions
+python -m benchmarks.geography memory      # zonal statistics of 10,000 vs. 100,000 regions
+python -m benchmarks.geography plan        # plan of a million regions with map tiles
+python -m benchmarks.geography build       # build of 10,000 vs. 100,000 regions
 """
 
 import json
@@ -33,7 +33,7 @@ NODATA = -99999.0
 
 
 def raster(path: Path, pixels: int = 1200) -> Path:
-    """Synthetic people in cells of 3 arc seconds (100 m) around Beijing; a tenth have no value."""
+    """Synthetic population raster of 3 arc seconds (100 m) around Beijing, a tenth without data."""
     import rasterio
     from rasterio.transform import from_origin
 
@@ -59,7 +59,7 @@ def raster(path: Path, pixels: int = 1200) -> Path:
 
 
 def seconds_of(function: Callable[..., Any], *args: Any, **options: Any) -> tuple[float, Any]:
-    """Wall time of a call, and what it returned."""
+    """Wall time of a call, and its result."""
     start = time.perf_counter()
     result = function(*args, **options)
     return time.perf_counter() - start, result
@@ -67,13 +67,13 @@ def seconds_of(function: Callable[..., Any], *args: Any, **options: Any) -> tupl
 
 def peak_mb() -> float:
     """Peak memory of this process in MB."""
-    # not getrusage: a child's begins with its parent's
+    # not getrusage, whose value in a child starts at that of its parent
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def direct(path: Path, regions: gpd.GeoDataFrame) -> pd.DataFrame:
-    """The same sums by exactextract, called as it is documented."""
+    """Sums by exactextract with its documented call."""
     import exactextract
 
     return exactextract.exact_extract(
@@ -82,13 +82,13 @@ def direct(path: Path, regions: gpd.GeoDataFrame) -> pd.DataFrame:
 
 
 def zonal_speed() -> None:
-    """Seconds of zonal statistics over seconds of exactextract itself."""
+    """Ratio of the time of `zonal` to that of exactextract."""
     with tempfile.TemporaryDirectory() as folder:
         path = raster(Path(folder) / "people.tif")
         for side in (3000, 1000, 300):
             regions = square_grid(BOUNDARY, side)[["geometry"]]
             ours, theirs = [], []
-            for _ in range(TURNS):  # in turns: whatever else runs here slows both
+            for _ in range(TURNS):  # alternating, so that other load affects both
                 seconds, found = seconds_of(zonal, path, regions, "count")
                 ours.append(seconds)
                 seconds, expected = seconds_of(direct, path, regions)
@@ -104,7 +104,7 @@ def zonal_speed() -> None:
 
 
 def point_speed(count: int = 1_000_000) -> None:
-    """Seconds of a spatial join over seconds of assignment, without making the points."""
+    """Ratio of the time of a spatial join, without creating its points, to that of assignment."""
     rng = np.random.default_rng(0)
     west, south, east, north = BOUNDARY.bounds
     lon, lat = rng.uniform(west, east, count), rng.uniform(south, north, count)
@@ -133,7 +133,7 @@ def point_speed(count: int = 1_000_000) -> None:
 
 
 def make_squares() -> None:
-    """Make a million squares; prints seconds and this process's peak (a child's job)."""
+    """Create a million squares and print time and peak memory (in a subprocess)."""
     before = peak_mb()
     seconds, regions = seconds_of(square_grid, shapely.box(116.0, 39.5, 117.18, 40.4), 100)
     done = {"count": len(regions), "seconds": seconds, "before": before, "peak_mb": peak_mb()}
@@ -141,7 +141,7 @@ def make_squares() -> None:
 
 
 def plan_city(folder: str) -> None:
-    """Plan a city of a million squares with map tiles; prints seconds (a child's job)."""
+    """Plan a city of a million squares with map tiles and print time and memory (subprocess)."""
     from dataset_builders.city.planning import plan
     from dataset_builders.city.recipe import read_recipe
 
@@ -159,13 +159,13 @@ def plan_city(folder: str) -> None:
 
 
 def sum_regions(count: int, path: str) -> None:
-    """Zonal statistics of so many squares; prints peaks in MB (a child's job)."""
-    import rasterio  # noqa: F401  (not to be counted)
+    """Compute zonal statistics of squares and print peak memory in MB (in a subprocess)."""
+    import rasterio  # noqa: F401  (its memory is not counted)
 
     side = (BOUNDARY.area * 9.5e9 / count) ** 0.5
     regions = square_grid(BOUNDARY, side)[["geometry"]].iloc[:count]
     made = peak_mb()
-    # the peak begins anew, with what is in memory now
+    # reset the peak to the current memory
     Path("/proc/self/clear_refs").write_text("5")
     before = peak_mb()
     found = zonal(path, regions, "count")
@@ -175,7 +175,7 @@ def sum_regions(count: int, path: str) -> None:
 
 
 def build_city(count: int, folder: str) -> None:
-    """Build a city of so many squares with two indicators; prints its peak (a child's job)."""
+    """Build a city of squares with two indicators and print its peak memory (in a subprocess)."""
     from dataset_builders.city.build import build
     from dataset_builders.city.recipe import read_recipe
 
@@ -206,14 +206,14 @@ def build_city(count: int, folder: str) -> None:
 
 
 def child(*args: str) -> dict[str, Any]:
-    """What a part prints when it runs alone in a process."""
+    """Run a part in its own process and return its JSON output."""
     command = [sys.executable, "-m", "benchmarks.geography", *args]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def squares() -> None:
-    """A million squares."""
+    """Time and peak memory of a grid of a million squares."""
     done = child("make_squares")
     print(
         f"{done['count']:,} squares: {done['seconds']:.1f} s, peak memory {done['peak_mb']:.0f} MB "
@@ -222,7 +222,7 @@ def squares() -> None:
 
 
 def plan() -> None:
-    """The plan of a million regions, of whose tiles none has been fetched."""
+    """Time and peak memory of planning a million regions, before any tile is downloaded."""
     with tempfile.TemporaryDirectory() as folder:
         done = child("plan_city", folder)
     print(
@@ -232,7 +232,7 @@ def plan() -> None:
 
 
 def memory() -> None:
-    """Peak memory of zonal statistics of ten times as many regions."""
+    """Peak memory of zonal statistics of 10,000 and 100,000 regions."""
     with tempfile.TemporaryDirectory() as folder:
         path = raster(Path(folder) / "people.tif")
         few, many = (child("sum_regions", str(count), str(path)) for count in (10_000, 100_000))
@@ -245,7 +245,7 @@ def memory() -> None:
 
 
 def build_memory() -> None:
-    """Peak memory of a build of ten times as many regions, with no pictures."""
+    """Peak memory of builds of 10,000 and 100,000 regions without images."""
     with tempfile.TemporaryDirectory() as folder:
         raster(Path(folder) / "people.tif")
         few, many = (child("build_city", str(count), folder) for count in (10_000, 100_000))
@@ -257,7 +257,7 @@ def build_memory() -> None:
 
 
 def main() -> None:
-    """Run what is named, or all."""
+    """Run the named benchmark, or all."""
     name, *rest = sys.argv[1:] or [""]
     if name == "make_squares":
         make_squares()

@@ -1,11 +1,11 @@
-"""Memory and hours of pretraining on a GPU, computed before one is rented.
+"""Estimated memory and duration of pretraining on different GPUs.
 
-    python -m benchmarks.plan --images 30000                  # every GPU of the table
+    python -m benchmarks.plan --images 30000                  # all GPUs
     python -m benchmarks.plan --images 30000 --gpu a10 l4 --per_device_train_batch_size 128
 
-Further flags are those of train.py. Steps of the training loop run on fake tensors, which have no
-values: torch's FlopCounterMode counts their floating-point operations, PeakMemory their bytes.
-Hours are operations over the GPU's peak times the utilisation.
+Further flags are those of train.py. Training steps run on fake tensors, which have no values:
+torch's FlopCounterMode counts their floating-point operations, PeakMemory their bytes. Hours are
+operations divided by the GPU's peak throughput times the utilisation.
 """
 
 import argparse
@@ -44,13 +44,13 @@ GPUS = {
 # (https://docs.nvidia.com/nemo-framework/user-guide/latest/multimodalmodels/clip/perf.html); at
 # three forward passes of 581 GFLOP, as open_clip counts them, that is .39 and .21.
 LOW, UTILISATION, HIGH = 0.2, 0.3, 0.4
-USABLE = 0.9  # of the memory; the rest is for CUDA's context and the allocator's gaps
+USABLE = 0.9  # share of the memory; the rest is for the CUDA context and fragmentation
 CAPTION_TOKENS = 160  # mean length of batches grouped by length, see benchmarks/README.md
-# JPEGs per second that one AVX2 core decodes and prepares: measured, unlike all the rest
+# JPEGs per second decoded and preprocessed by one AVX2 core; the only measured values here
 DECODED = {"256x256": 618, "1024x512": 84}
-# the known checkpoint, and where it differs from CLIPConfig's defaults
+# the supported checkpoint and its differences from CLIPConfig's defaults
 VITB16, SHAPE = "openai/clip-vit-base-patch16", {"vision_config": {"patch_size": 16}}
-ATTENTION: dict[Any, Any] = {  # the counter knows attention on a GPU alone
+ATTENTION: dict[Any, Any] = {  # the counter has attention formulas for GPU kernels only
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
         lambda *shapes, **_: flop_counter.sdpa_flop_count(*shapes[:3])
     ),
@@ -62,7 +62,7 @@ ATTENTION: dict[Any, Any] = {  # the counter knows attention on a GPU alone
 
 @dataclass(frozen=True)
 class Counts:
-    """Operations per pair: of each tower's forward pass and of a training step; bytes of a step."""
+    """Operations per pair of the towers' forward passes and of a step; peak bytes of a step."""
 
     image: float
     caption: float
@@ -72,7 +72,7 @@ class Counts:
 
 
 class PeakMemory(TorchDispatchMode):
-    """Counts the bytes of the tensors that live at a time; `peak` is the most."""
+    """Tracks the bytes of live tensors; `peak` is their maximum."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,14 +88,14 @@ class PeakMemory(TorchDispatchMode):
             weakref.finalize(storage, self.sizes.pop, storage._cdata)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation, and count what it makes."""
+        """Run an operation and count its outputs."""
         made = func(*args, **kwargs or {})
         tree_map_only(torch.Tensor, self.add, made)
         return made
 
 
 def count_flops(function: Callable[[], object]) -> int:
-    """Floating-point operations of a call; a multiplication and an addition are two."""
+    """Floating-point operations of a call; a multiply-add counts as two."""
     with flop_counter.FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
         function()
     return counter.get_total_flops()
@@ -104,7 +104,7 @@ def count_flops(function: Callable[[], object]) -> int:
 def count_step(
     accelerator: Accelerator, model: UrbanLNForPreTraining, *batches: Batch
 ) -> tuple[int, list[int]]:
-    """Operations of a training step of the first batch, and peak bytes of a step of each."""
+    """Operations of a training step on the first batch, and peak bytes of a step on each batch."""
     student = Student(accelerator.prepare_model(model, device_placement=False), model)
     optimizer = accelerator.prepare(adamw(model, 1e-6, 0.01))
     model.queue.queue_fill = torch.tensor(model.queue.size)  # full, as for most of a run
@@ -114,7 +114,7 @@ def count_step(
             accelerator, student, optimizer, [batch], learning_rate=1e-6, distillation_weight=0.5
         )
 
-    flops = count_flops(lambda: step(batches[0]))  # from now on AdamW has its moments
+    flops = count_flops(lambda: step(batches[0]))  # also allocates the moments of AdamW
     peaks = []
     for batch in batches:
         with PeakMemory() as memory:
@@ -126,7 +126,7 @@ def count_step(
 
 
 def make_model(args: PretrainingArguments) -> UrbanLNForPreTraining:
-    """The recipe's model in the shape of its checkpoint; needs no weights."""
+    """Build the recipe's model in the architecture of its checkpoint, without weights."""
     model_args, name = args.model, args.model.model_name_or_path
     if name not in (None, VITB16):
         raise InputError(f"--model_name_or_path {name}: only the shape of {VITB16} is known here.")
@@ -141,7 +141,7 @@ def make_model(args: PretrainingArguments) -> UrbanLNForPreTraining:
 
 
 def make_batch(model: UrbanLNForPreTraining, pairs: int, caption_tokens: int) -> Batch:
-    """A batch of the model's shapes, all zeros."""
+    """All-zero batch in the model's input shapes."""
     config: Any = model.config
     side = config.vision_config.image_size
     input_ids = torch.zeros(pairs, caption_tokens, dtype=torch.int64)
@@ -151,7 +151,7 @@ def make_batch(model: UrbanLNForPreTraining, pairs: int, caption_tokens: int) ->
 
 
 def count(args: PretrainingArguments, caption_tokens: int) -> Counts:
-    """Count the recipe's step at its batch size, and its memory also at twice that size."""
+    """Count the operations and memory of the recipe's step, and the memory per further pair."""
     pairs = args.optimization.per_device_train_batch_size
     accelerator = Accelerator(cpu=True, mixed_precision="bf16")  # as many bytes as fp16
     with torch.device("meta"):
@@ -167,7 +167,7 @@ def count(args: PretrainingArguments, caption_tokens: int) -> Counts:
 
 
 def tabulate(counts: Counts, batch: int, pairs: int, images: int, use: float) -> pd.DataFrame:
-    """A row per GPU: `pairs` trained and `images` embedded at `use` of its peak."""
+    """One row per GPU: time to train on `pairs` and embed `images` at utilisation `use`."""
     table = pd.DataFrame.from_dict(GPUS, orient="index", columns=["TFLOP/s", "GB"])
     speed = table["TFLOP/s"] * 1e12 * use
     more = (USABLE * table["GB"] * 1e9 - counts.memory) / counts.memory_per_pair
@@ -183,7 +183,7 @@ def tabulate(counts: Counts, batch: int, pairs: int, images: int, use: float) ->
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the plan; returns the exit code (2: something given cannot be used)."""
+    """Print the plan and return the exit code (2 for invalid arguments)."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -1,9 +1,8 @@
-"""What `predict` costs over the embedding and the probes it is made of, in one run.
+"""Overhead of `predict` over embedding and estimation.
 
     python -m benchmarks.prediction PHOTOS REGIONS REGION_ID INDICATOR [ENCODER]
 
-Prints processor seconds of the parts and the ratio of the whole command to embedding plus
-estimation.
+Prints the CPU time of both parts and the ratio of the complete command to their sum.
 """
 
 import sys
@@ -17,7 +16,7 @@ import pipelines.prediction.predict as module
 
 
 def main() -> None:
-    """Measure one prediction from nothing."""
+    """Measure one prediction without existing outputs."""
     photos, regions, region_id, indicator, *encoder = sys.argv[1:]
     spent: dict[str, float] = {}
     for name in ("embed", "estimate"):

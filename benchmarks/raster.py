@@ -1,10 +1,10 @@
-"""Speed and memory of embedding rasters, against exactextract on the same bands.
+"""Speed and memory of region means of embedding rasters, compared with exactextract.
 
 OMP_NUM_THREADS=1 python -m benchmarks.raster            # both
 OMP_NUM_THREADS=1 python -m benchmarks.raster speed
-OMP_NUM_THREADS=1 python -m benchmarks.raster memory     # a file of four times as many cells
+OMP_NUM_THREADS=1 python -m benchmarks.raster memory     # a file with four times as many cells
 
-The file is laid out as AlphaEarth's are: 64 bands of int8, blocks of 1024 x 1024, cells of 10 m.
+The file has the layout of AlphaEarth: 64 int8 bands, blocks of 1024 x 1024, cells of 10 m.
 """
 
 import json
@@ -27,7 +27,7 @@ TURNS = 3
 
 
 def write_file(path: Path, cells: int) -> Path:
-    """Vectors of length 1 that follow the place, in a square of so many cells."""
+    """Write a square raster of unit vectors that vary smoothly in space; `cells` per side."""
     import rasterio
     from rasterio.transform import from_origin
 
@@ -60,7 +60,7 @@ def write_file(path: Path, cells: int) -> Path:
 
 
 def squares(cells: int, side_m: float) -> gpd.GeoDataFrame:
-    """Squares over the file, not on its cells."""
+    """Square regions over the raster, not aligned with its cells."""
     steps = np.arange(0, 10 * cells - side_m, side_m) + 3.7
     x, y = (axis.ravel() for axis in np.meshgrid(WEST + steps, NORTH - steps))
     frame = gpd.GeoDataFrame(geometry=shapely.box(x, y - side_m, x + side_m, y), crs=CRS)
@@ -68,7 +68,7 @@ def squares(cells: int, side_m: float) -> gpd.GeoDataFrame:
 
 
 def speed(cells: int = 2048) -> None:
-    """Seconds of region means over seconds of exactextract's means of the stored numbers."""
+    """Ratio of the time of region means to that of exactextract's means of the stored values."""
     import exactextract
 
     from pipelines.evaluation.embed.raster import region_means
@@ -79,7 +79,7 @@ def speed(cells: int = 2048) -> None:
             regions = squares(cells, side_m)
             degrees = regions.to_crs("EPSG:4326")
             ours, theirs = [], []
-            for _ in range(TURNS):  # in turns: whatever else runs here slows both
+            for _ in range(TURNS):  # alternating, so that other load affects both
                 ours.append(seconds_of(region_means, [path], degrees)[0])
                 options = {"strategy": "raster-sequential", "output": "pandas"}
                 found = seconds_of(
@@ -95,7 +95,7 @@ def speed(cells: int = 2048) -> None:
 
 
 def means(cells: int, path: str) -> None:
-    """Region means of a file; prints the peak in MB (a child's job)."""
+    """Compute region means of a raster and print the peak memory in MB (in a subprocess)."""
     from pipelines.evaluation.embed.raster import region_means
 
     regions = squares(cells, 1000.0).to_crs("EPSG:4326")
@@ -105,7 +105,7 @@ def means(cells: int, path: str) -> None:
 
 
 def memory() -> None:
-    """Peak memory over a file of four times as many cells."""
+    """Peak memory of region means for two raster sizes."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for cells in (2048, 4096):
@@ -121,7 +121,7 @@ def memory() -> None:
 
 
 def main() -> None:
-    """Run what is named, or both."""
+    """Run the named benchmark, or both."""
     name, *rest = sys.argv[1:] or [""]
     if name == "means":
         means(int(rest[0]), rest[1])

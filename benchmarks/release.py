@@ -1,12 +1,12 @@
 """Speed of the region pipeline and of the int8 export, as ratios within one run.
 
-python -m benchmarks.release                    # all that needs no data
-python -m benchmarks.release pipeline           # against the model by hand, and image by image
+python -m benchmarks.release                    # the default, pipeline
+python -m benchmarks.release pipeline           # vs. calling the model, and vs. single images
 python -m benchmarks.release pipeline --small   # the model of configs/quickstart.yaml
-python -m benchmarks.release int8 FOLDER        # on the pictures of a folder
+python -m benchmarks.release int8 FOLDER        # on the images of a folder
 
-A randomly initialised ViT-B/16. Ratios are of processor time on one thread (OMP_NUM_THREADS=1), the
-least of several runs that take turns.
+The model is a randomly initialised ViT-B/16. Times are the minimum CPU time on one thread
+(OMP_NUM_THREADS=1) over several alternating runs.
 """
 
 import argparse
@@ -36,7 +36,7 @@ VIEWS_A_REGION = 3
 
 
 def main() -> None:
-    """Run the benchmarks that are asked for."""
+    """Run the benchmark named on the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def save_model(folder: Path, small: bool) -> Path:
-    """A randomly initialised model and its processor."""
+    """Save a randomly initialised model and its processor."""
     torch.manual_seed(0)
     fields: dict[str, Any] = {"vision_config": BASE}
     if small:
@@ -74,12 +74,12 @@ def save_model(folder: Path, small: bool) -> Path:
 
 
 def region_pipeline(folder: Path, count: int, repeats: int) -> None:
-    """Regions of a few views each, by three ways from pictures in memory to vectors."""
+    """Time the region pipeline, direct model calls and a single-image pipeline."""
     rng = np.random.default_rng(0)
     pictures = [
         Image.fromarray(rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)) for _ in range(count)
     ]
-    make: Any = make_pipeline  # its overloads know the library's own tasks alone
+    make: Any = make_pipeline  # its overloads only list the library's own tasks
     regions = make(TASK, model=str(folder), trust_remote_code=True)
     single = make("image-feature-extraction", model=str(folder), trust_remote_code=True)
     model, processor = regions.model, regions.image_processor
@@ -114,7 +114,7 @@ def region_pipeline(folder: Path, count: int, repeats: int) -> None:
 
 
 def int8(folder: Path, output: Path, pictures: Path, count: int, repeats: int) -> None:
-    """The int8 image tower against torch float32, on batches of real pictures."""
+    """Compare the int8 image tower with torch float32 on batches of real images."""
     import onnxruntime
 
     paths = sorted(p for p in pictures.rglob("*") if p.suffix.lower() in (".jpg", ".png", ".jpeg"))
@@ -166,12 +166,12 @@ def int8(folder: Path, output: Path, pictures: Path, count: int, repeats: int) -
 
 
 def unit(vectors: Any) -> Any:
-    """Rows of length 1."""
+    """L2-normalise rows."""
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def in_turns(work: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """The least processor time of each, after a first run that is not counted."""
+    """Minimum CPU time of each function over alternating runs, after a warm-up run."""
     times: dict[str, list[float]] = {name: [] for name in work}
     for turn in range(repeats + 1):
         for name, run in work.items():

@@ -1,11 +1,11 @@
-"""Speed and memory of the exact search: one query in a million vectors, recall of many queries.
+"""Speed and memory of exact nearest-neighbour search and of retrieval metrics.
 
 python -m benchmarks.retrieval                  # both
-python -m benchmarks.retrieval search           # 1,000,000 x 512 float32, mapped from disk
-python -m benchmarks.retrieval recall           # 10,000 pairs, in blocks against the full matrix
+python -m benchmarks.retrieval search           # 1,000,000 x 512 float32, memory-mapped
+python -m benchmarks.retrieval recall           # 10,000 pairs, in blocks vs. the full matrix
 
-`--keys`, `--dim` and `--repeats` change the sizes. A million vectors take 2 GB of disk for the time
-of the run, and as much page cache: the first search, which reads the disk, is reported separately.
+`--keys`, `--dim` and `--repeats` change the sizes. A million vectors temporarily take 2 GB of disk
+and of page cache; the first search, which reads from disk, is reported separately.
 """
 
 import argparse
@@ -29,7 +29,7 @@ TOP = 10
 
 
 def main() -> None:
-    """Run the benchmarks that are asked for."""
+    """Run the named benchmark, or both."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def search(folder: Path, num_keys: int, dim: int, repeats: int) -> None:
-    """Seconds and working memory of the ten nearest keys, and of the ten nearest regions."""
+    """Time and working memory of finding the ten nearest images and regions."""
     query = unit(np.random.default_rng(1).normal(size=(1, dim)))
     for count in (num_keys // 10, num_keys):
         path = folder / f"{count}.npy"
@@ -71,7 +71,7 @@ def search(folder: Path, num_keys: int, dim: int, repeats: int) -> None:
 
 
 def write_vectors(path: Path, count: int, dim: int) -> None:
-    """Random unit vectors in a file, never all in memory."""
+    """Write random unit vectors to a file in chunks."""
     rng = np.random.default_rng(0)
     vectors = open_memmap(path, mode="w+", dtype=np.float32, shape=(count, dim))
     for start in range(0, count, WRITTEN_AT_ONCE):
@@ -81,7 +81,7 @@ def write_vectors(path: Path, count: int, dim: int) -> None:
 
 
 def recall(num_pairs: int, dim: int) -> None:
-    """All recalls of so many pairs in blocks, against the full matrix."""
+    """Compare blockwise retrieval metrics with the full similarity matrix."""
     rng = np.random.default_rng(0)
     images = unit(rng.standard_normal((num_pairs, dim), dtype=np.float32))
     noise = rng.standard_normal((num_pairs, dim), dtype=np.float32)
@@ -104,14 +104,14 @@ def recall(num_pairs: int, dim: int) -> None:
 
 
 def seconds(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Time of a call by a clock: wall time, or that of the processor."""
+    """Duration of a call, by default in wall time."""
     start = clock()
     work()
     return clock() - start
 
 
 def working_bytes(work: Callable[[], object]) -> int:
-    """The most that a call allocates at a time; pages mapped from disk are not allocated."""
+    """Peak of the memory allocated by a call, excluding memory-mapped pages."""
     tracemalloc.start()
     work()
     peak = tracemalloc.get_traced_memory()[1]

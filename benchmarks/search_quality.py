@@ -1,12 +1,12 @@
-"""Whether a search by words finds what it names, judged by the truth of a synthetic city.
+"""Precision of text search over regions, judged by the ground truth of a synthetic city.
 
     python -m benchmarks.search_quality --model_name_or_path runs/quickstart/model \
         --embeddings runs/quickstart/embeddings/harborview/urbanln.parquet \
         --dataset_name runs/quickstart/dataset
 
-For each query of the demo: how many of the twelve regions that it finds show it, and how many of
-all regions do. A tile shows a kind of land if it covers about a third of the ground or more; a
-street view, if it lines a side of the street.
+Reports for each example query of the demo how many of its top 12 results are relevant, and the
+share of relevant regions. A satellite tile is relevant if the land use covers about a third of the
+ground or more, a street view if it lines one side of the street.
 """
 
 import argparse
@@ -27,7 +27,7 @@ TOP = 12
 VIEWS = ("satellite", "street_view")
 SIDES = ("left side", "right side")
 LARGE = {"about a third of", "about half of", "most of", "nearly all of"}
-SHOWN_BY = {  # query of the demo: what a tile's, and a street view's, facts call it
+SHOWN_BY = {  # example query of the demo: its name in the facts of tiles and of street views
     "a dense district of tall towers": ("dense towers with long shadows", "a dense wall of towers"),
     "houses with gardens": ("detached houses with gardens", "detached houses with gardens"),
     "factory sheds": ("large factory sheds and storage tanks", "factory sheds behind fences"),
@@ -36,7 +36,7 @@ SHOWN_BY = {  # query of the demo: what a tile's, and a street view's, facts cal
 
 
 def regions_that_show(dataset: Path, city: str, query: str) -> dict[str, set[str]]:
-    """View -> regions one of whose images shows what the query names, by `truth/`."""
+    """Map each view to the regions relevant to a query, according to `truth/`."""
     from_above, from_street = SHOWN_BY[query]
     found: dict[str, set[str]] = {"satellite": set(), "street_view": set()}
     for shard in sorted((dataset / "truth" / city).glob("*.parquet")):
@@ -51,7 +51,7 @@ def regions_that_show(dataset: Path, city: str, query: str) -> dict[str, set[str
 
 
 def judge(dataset: Path, model: str, embeddings: Path) -> pd.DataFrame:
-    """One row per query and view: hits among the best [`TOP`], share of regions that would hit."""
+    """One row per query and view: relevant top-[`TOP`] results and share of relevant regions."""
     table, tower = read_embeddings(embeddings), load_text_tower(model)
     rows: list[dict[str, Any]] = []
     for query in EXAMPLES:
@@ -73,7 +73,7 @@ def judge(dataset: Path, model: str, embeddings: Path) -> pd.DataFrame:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; see the module."""
+    """Print the results of a model."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,9 +1,9 @@
-"""Salient boxes without weights, on street scenes with true masks: purity, classes shown, time.
+"""Purity, class recall and speed of training-free salient boxes on CamVid street scenes.
 
     python -m benchmarks.segmentation FOLDER
 
-The CamVid folder holds `images/*.jpg` and `masks/*.png` of the same names, a mask's values being
-the 11 classes of the SegNet tutorial and 11 for unlabelled pixels.
+The CamVid folder holds `images/*.jpg` and `masks/*.png` of the same names. Mask values are the 11
+classes of the SegNet tutorial and 11 for unlabelled pixels.
 """
 
 import argparse
@@ -25,33 +25,33 @@ CLASSES = (
     "bicyclist", "unlabelled",
 )  # fmt: skip
 UNLABELLED = CLASSES.index("unlabelled")
-# a class that takes less of a scene is not expected to get a box
+# classes that cover less of a scene are not expected to get a box
 MIN_CLASS_SHARE = 0.01
 
 Truth = NDArray[np.uint8]
 
 
 def camvid_scenes(folder: Path) -> Iterator[tuple[Image.Image, Truth]]:
-    """Upright images and their true classes `(H, W)`, by name."""
+    """Upright images and their class masks `(H, W)`, ordered by name."""
     for path in sorted((folder / "images").glob("*.jpg")):
         truth = np.asarray(Image.open(folder / "masks" / f"{path.stem}.png"))
         yield decode_image(path), truth
 
 
 def purity(truth: Truth, box: Box) -> float:
-    """Share of the commonest class in a box."""
+    """Share of the most common class in a box."""
     return float(_class_counts(truth, box).max() / (box.height * box.width))
 
 
 def random_box(box: Box, shape: tuple[int, int], rng: np.random.Generator) -> Box:
-    """A box of the same size elsewhere."""
+    """Box of the same size at a random position."""
     top = rng.integers(0, shape[0] - box.height + 1)
     left = rng.integers(0, shape[1] - box.width + 1)
     return Box(int(top), int(left), box.height, box.width)
 
 
 def benchmark_camvid(folder: Path) -> None:
-    """Prints purity of boxes and of random ones, classes shown, and time."""
+    """Print purity and class recall of salient and random boxes, and the time per scene."""
     segmenter, rng = FelzenszwalbSegmenter(), np.random.default_rng(0)
     numbers, areas, found, drawn, seconds = [], [], [], [], []
     there, shown, by_chance = np.zeros((3, len(CLASSES)), int)
@@ -91,7 +91,7 @@ def benchmark_camvid(folder: Path) -> None:
 
 
 def _shown(truth: Truth, boxes: Iterable[Box]) -> NDArray[np.bool_]:
-    """Classes that take more than half of a box."""
+    """Classes that cover more than half of a box."""
     shown = np.zeros(len(CLASSES), bool)
     for box in boxes:
         counts = _class_counts(truth, box)
@@ -113,7 +113,7 @@ def _check_disjoint(boxes: Iterable[Box], shape: tuple[int, int]) -> None:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the benchmark on a CamVid folder."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path, help="CamVid's images/*.jpg and masks/*.png")
     benchmark_camvid(parser.parse_args().folder)

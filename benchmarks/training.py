@@ -1,11 +1,11 @@
 """Speed of pretraining, as ratios within one run.
 
     export OMP_NUM_THREADS=1
-    python -m benchmarks.training momentum    # the teacher's update, fused against a loop
-    python -m benchmarks.training padding     # padding to the batch against padding to 248
-    python -m benchmarks.training step        # a whole step against its parts and open_clip's
+    python -m benchmarks.training momentum    # update of the momentum encoder, fused vs. a loop
+    python -m benchmarks.training padding     # padding to the longest caption vs. to 248 tokens
+    python -m benchmarks.training step        # training step vs. its passes and vs. open_clip
 
-Models have their real shapes and random weights: the time does not depend on the values.
+Models are randomly initialised: the time does not depend on the weights.
 """
 
 import argparse
@@ -55,14 +55,14 @@ EPOCH_BATCHES = 400
 
 
 def make_model(architecture: dict) -> Any:
-    """A model of this shape, 248 positions, random weights."""
+    """Randomly initialised model of this architecture with 248 text positions."""
     torch.manual_seed(0)
     clip = CLIPModel(CLIPConfig(**architecture))
     return UrbanLNForPreTraining.from_clip_pretrained(clip)
 
 
 def make_captions(count: int, shortest: int, longest: int, seed: int = 0) -> list[str]:
-    """Captions of `shortest` to `longest` words, evenly spread."""
+    """Random captions with a uniform number of words from `shortest` to `longest`."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(shortest, longest + 1, count)
     words = WORDS.split()
@@ -70,10 +70,9 @@ def make_captions(count: int, shortest: int, longest: int, seed: int = 0) -> lis
 
 
 def interleaved(repeats: int, **functions: Callable[[], object]) -> dict[str, float]:
-    """Least seconds of each function; they take turns, so that all meet the same machine.
+    """Minimum CPU time of each function over alternating runs, in seconds.
 
-    Of processor time of this process, which other processes disturb least: run with
-    OMP_NUM_THREADS=1, as threads that wait for one another count.
+    Other processes affect CPU time least. Run with OMP_NUM_THREADS=1, as waiting threads count.
     """
     for function in functions.values():
         function()
@@ -87,10 +86,10 @@ def interleaved(repeats: int, **functions: Callable[[], object]) -> dict[str, fl
 
 
 def benchmark_step(architecture: dict, batch_size: int, repeats: int) -> None:
-    """A step of the training loop against its passes, and against a plain CLIP step of open_clip.
+    """Compare a training step with its passes and with a plain CLIP step of open_clip.
 
-    The plain step is of open_clip's model of the same shape, its loss and the same optimizer, on
-    the same pixels and tokens; it has neither teacher nor queue.
+    The plain step uses open_clip's model of the same shape and its loss, without momentum encoder
+    and queue, with the same optimizer, pixels and tokens.
     """
     accelerator = Accelerator(cpu=True)
     model = make_model(architecture).train()
@@ -128,7 +127,7 @@ def benchmark_step(architecture: dict, batch_size: int, repeats: int) -> None:
 
 
 def plain_clip_step(config: Any, inputs: dict[str, torch.Tensor]) -> Callable[[], None]:
-    """A step of open_clip's own model and loss, in the shape of this configuration."""
+    """Training step of open_clip's model and loss in the shape of this configuration."""
     import open_clip
 
     vision, text = config.vision_config, config.text_config
@@ -143,7 +142,7 @@ def plain_clip_step(config: Any, inputs: dict[str, torch.Tensor]) -> Callable[[]
             image_size=vision.image_size,
         ),
         open_clip.CLIPTextCfg(
-            context_length=inputs["input_ids"].shape[1],  # open_clip pads all texts to it
+            context_length=inputs["input_ids"].shape[1],  # open_clip pads all texts to this length
             vocab_size=text.vocab_size,
             width=text.hidden_size,
             heads=text.num_attention_heads,
@@ -163,12 +162,12 @@ def plain_clip_step(config: Any, inputs: dict[str, torch.Tensor]) -> Callable[[]
 
 
 def benchmark_momentum(repeats: int) -> None:
-    """The moving average of ViT-B/16's parameters: fused, and one parameter after another."""
+    """Compare fused and per-parameter updates of the momentum encoder of ViT-B/16."""
     model = make_model(VITB16)
     pairs = list(model._paired_parameters())
 
     @torch.no_grad()
-    def loop() -> None:  # as ALBEF and lightly write it
+    def loop() -> None:  # as in ALBEF and lightly
         for student, teacher in pairs:
             teacher.data = teacher.data * 0.995 + student.data * (1 - 0.995)
 
@@ -188,7 +187,7 @@ def benchmark_momentum(repeats: int) -> None:
 
 
 def benchmark_padding(batch_size: int, num_batches: int, repeats: int) -> None:
-    """ViT-B/16's text tower, forward and backward, over batches of captions of 80-200 words."""
+    """Compare paddings in ViT-B/16's text tower, forward and backward, captions of 80-200 words."""
     model = make_model(VITB16).train()
     tokenizer = clip_tokenizer()
     captions = make_captions(batch_size * EPOCH_BATCHES, 80, 200)
@@ -202,7 +201,7 @@ def benchmark_padding(batch_size: int, num_batches: int, repeats: int) -> None:
             (batch.indices for batch in plan.process_batches(0, 0, EPOCH_BATCHES)),
             key=lambda indices: lengths[indices].max(),
         )
-        # evenly from the shortest to the longest: they stand for the whole epoch
+        # evenly spaced from shortest to longest, to represent the epoch
         places = (np.arange(num_batches) + 0.5) * EPOCH_BATCHES / num_batches
         return [
             tokenize(

@@ -1,4 +1,4 @@
-"""What the plan counts, against real tensors and against the formula by hand."""
+"""Operation counts of the plan, compared with real tensors and with closed formulas."""
 
 import json
 
@@ -32,7 +32,7 @@ PATCHING = 2 * PATCHES * 3 * PATCH**2 * WIDTH
 
 @pytest.fixture(autouse=True)
 def _fresh_accelerate():
-    """A process has one accelerate state."""
+    """The accelerate state is shared within a process."""
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -45,13 +45,13 @@ def tower(tokens):
 
 
 def step_by_hand(checkpointing):
-    """Student forward and backward, teacher forward, the loss against batch and queue."""
+    """Operations of the student's passes, the teacher's forward pass and the loss, per pair."""
     total = 3 * PATCHING  # the pixels need no gradient
     for tokens in (PATCHES + 1, TOKENS):
         linear, attention, last = tower(tokens)
         total += 4 * linear + 4 * 2 * WIDTH * DIM
-        total += (2 + 5 / 2) * attention  # backward, its kernel computes the scores once more
-        if checkpointing:  # all of a layer but its last product, which nothing needs
+        total += (2 + 5 / 2) * attention  # the backward kernel recomputes the scores
+        if checkpointing:  # recomputes a layer except for its last product
             total += linear + attention - last
     keys = PAIRS + QUEUE
     return total + 2 * PAIRS * DIM + 2 * 3 * 2 * keys * DIM
