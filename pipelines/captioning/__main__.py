@@ -1,4 +1,4 @@
-"""python -m pipelines.captioning run|status|inspect|export RECIPE.yaml, or presets."""
+"""Command-line interface: python -m pipelines.captioning run|status|inspect|export|presets."""
 
 import argparse
 import dataclasses
@@ -43,11 +43,11 @@ Do what is left of a run, then write OUTPUT_DIR/report: report.md, report.json, 
 docs/scaling.md shows one machine, a Slurm array and a Ray cluster.
 """
 TOKENS_OF_A_REQUEST, TOKENS_OF_A_MERGE, BOXES_OF_AN_IMAGE = 1150, 500, 4
-"""Rough means, for an estimate only; the report has measured counts."""
+"""Approximate averages for `--dry_run`; the report has measured counts."""
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Command-line arguments; `--help` explains them."""
+    """Parse the command-line arguments."""
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.captioning",
         description=DESCRIPTION,
@@ -103,7 +103,7 @@ def _share(text: str) -> tuple[int, int]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code, see [`run_command`]."""
+    """Run the command line and return the exit code, see [`run_command`]."""
     args = parse_arguments(argv)
     return run_command(lambda: _call(args))
 
@@ -141,13 +141,13 @@ def _run(recipe: Recipe, args: argparse.Namespace) -> None:
     if not now.finished:
         print(f"This share is done; {now.done} of all {now.images} images are.")
         return
-    with FileLock(Path(recipe.output_dir) / ".report.lock"):  # shares may end at the same time
+    with FileLock(Path(recipe.output_dir) / ".report.lock"):  # several shares may finish at once
         report = report_run(recipe)
     print(f"{now.images} images, {now.rejects} rejects. Report: {report}")
 
 
 def _estimate(recipe: Recipe) -> str:
-    """Images, requests, tokens and price of a run that starts from nothing."""
+    """Estimated images, requests, tokens and price of a new run."""
     from .inputs import list_shards
     from .kit import open_models
     from .stages import REFINED, SHORT
@@ -186,7 +186,6 @@ def _status(recipe: Recipe, args: argparse.Namespace) -> None:
 
 
 def _inspect(recipe: Recipe, args: argparse.Namespace) -> None:
-    """Everything about one image, or all failures by stage, model and reason."""
     from .ledger import finished_shards
     from .tables import read_candidates, read_rejects
 

@@ -1,7 +1,7 @@
-"""Batches whose shapes do not depend on which items there are.
+"""Batches of fixed shape, which make a model's output for an item independent of the other items.
 
-The output of a network varies in its last digits with the shape of its input. An item's output does
-not depend on the others if its batch is padded to a fixed length and filled up with copies.
+The output of a network varies in its last digits with the shape of its input. Batches are therefore
+padded to a fixed length and filled up with copies.
 """
 
 from collections import defaultdict
@@ -14,15 +14,15 @@ T = TypeVar("T")
 def batches(
     lengths: Sequence[int], step: int, size: Callable[[int], int]
 ) -> Iterator[tuple[list[int], int]]:
-    """Batches of items of similar length.
+    """Group items of similar length into batches.
 
     Args:
         lengths: Length of each item, in tokens.
-        step: Items are padded to a multiple of so many tokens.
-        size: Number of items in a batch of items of that length.
+        step: Lengths are padded to a multiple of this number of tokens.
+        size: Batch size as a function of the padded length.
 
     Yields:
-        The numbers of the items of a batch, and the length to which they are padded.
+        Indices of the items of a batch, and their padded length in tokens.
     """
     by_length = defaultdict(list)
     for number, length in enumerate(lengths):
@@ -33,5 +33,5 @@ def batches(
 
 
 def filled(items: Sequence[T], size: int) -> list[T]:
-    """The items, repeated until there are `size`."""
+    """Repeat items up to a list of length `size`."""
     return (list(items) * size)[:size]

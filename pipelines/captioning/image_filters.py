@@ -1,4 +1,4 @@
-"""Filters that look at images: near duplicates, and the agreement of image and caption."""
+"""Filters on images: near duplicates, and image-text similarity."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -19,7 +19,7 @@ from .errors import CaptioningError, MissingDependencyError
 from .records import SourceImage
 
 IMAGES_KEPT = 16
-"""Images whose embeddings are kept: those that are worked on at the same time."""
+"""Number of cached image embeddings, for images processed concurrently."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class RunImages:
     """All images of a run.
 
     Attributes:
-        open: Yields them in order.
-        fingerprint: Gives another text when the images may have changed.
-        folder: Of the run.
+        open: Function that yields the images in order.
+        fingerprint: Function whose value changes when the images may have changed.
+        folder: Output folder of the run.
     """
 
     open: Callable[[], Iterable[SourceImage]]
@@ -38,13 +38,13 @@ class RunImages:
 
 
 class NearDuplicate:
-    """The image looks like an earlier one of the run (perceptual hash).
+    """Drop images that resemble an earlier image of the run (perceptual hash).
 
-    All images are hashed before the first is judged, and the result is kept in the run's folder, so
-    it depends neither on shards nor on the order in which images are worked on.
+    All images are hashed before the first is checked, and the result is stored in the run's folder,
+    so it depends neither on shards nor on the processing order.
 
     Args:
-        max_distance: Number of bits, of 64, in which the hashes of two alike images may differ.
+        max_distance: Maximum Hamming distance of the 64-bit hashes of near duplicates.
     """
 
     def __init__(self, max_distance: int = 4):
@@ -61,11 +61,11 @@ class NearDuplicate:
         self._lock = threading.Lock()
 
     def prepare(self, run: RunImages) -> None:
-        """Name the images among which duplicates are looked for."""
+        """Set the images to compare."""
         self._run = run
 
     def __call__(self, image: Image.Image, image_id: str) -> str:
-        """Which earlier image this one looks like; empty if none."""
+        """Message with the earlier image that this one resembles; empty if there is none."""
         with self._lock:
             earlier = self._duplicates.get(image_id)
         return f"looks like {earlier}" if earlier else ""
@@ -92,14 +92,14 @@ def _stored_duplicates(run: RunImages, max_distance: int) -> dict[str, str]:
 
 
 def near_duplicates(images: Iterable[SourceImage], max_distance: int = 4) -> dict[str, str]:
-    """Images that look like an earlier one.
+    """Find images that resemble an earlier one.
 
     Args:
-        images: In order; those that cannot be decoded are left out.
-        max_distance: Differing bits, of 64, of two alike images' perceptual hashes.
+        images: Images in order; those that cannot be decoded are skipped.
+        max_distance: Maximum Hamming distance of the 64-bit perceptual hashes.
 
     Returns:
-        The id of each duplicate, and of the first image it looks like.
+        Mapping from the id of each duplicate to the id of the first image that it resembles.
     """
     import imagehash
 
@@ -122,13 +122,13 @@ def near_duplicates(images: Iterable[SourceImage], max_distance: int = 4) -> dic
 
 
 class ImageTextScore:
-    """The cosine of image and caption, by a CLIP, is below `min_score`.
+    """Drop captions whose cosine similarity to the image is below `min_score`.
 
     Args:
-        model: Hub id or folder of any image-text model of transformers. A caption that is longer
-            than the model reads is scored by its first tokens.
-        min_score: Lowest cosine that is kept.
-        device: As torch names it; the first accelerator, or the CPU, by default.
+        model: Hub id or folder of an image-text model of transformers. Captions are truncated to
+            its context length.
+        min_score: Lowest cosine similarity that is kept.
+        device: Torch device; the first GPU, or the CPU, by default.
     """
 
     def __init__(self, model: str, min_score: float = 0.2, device: str | None = None):
@@ -137,11 +137,11 @@ class ImageTextScore:
         self._recent: dict[int, tuple[Image.Image, Any]] = {}
 
     def __call__(self, image: Image.Image, text: str) -> bool:
-        """Whether the score is too low."""
+        """Whether the score is below `min_score`."""
         return self.score(image, text) < self._min_score
 
     def score(self, image: Image.Image, text: str) -> float:
-        """The cosine in [-1, 1]."""
+        """Cosine similarity in [-1, 1]."""
         import torch
 
         with self._lock, torch.inference_mode():
@@ -152,7 +152,6 @@ class ImageTextScore:
             return float(cosine.cpu().item())
 
     def _image_embeds(self, image: Image.Image) -> Any:
-        """The embedding of an image, kept for its other captions."""
         if id(image) not in self._recent:
             model, processor = self._loaded
             pixels = processor.image_processor(images=image, return_tensors="pt")

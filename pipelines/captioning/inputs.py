@@ -1,7 +1,7 @@
-"""The images of a run, divided into shards: what one process takes at a time.
+"""Input images of a run, divided into shards.
 
-A shard is a range of rows of a Parquet part of a dataset, or of files of a folder. Images are read
-one by one, never all at once.
+A shard is a range of rows of a Parquet file of a dataset, or of files of a folder, that one process
+handles at a time. Images are read one by one.
 """
 
 import hashlib
@@ -30,17 +30,17 @@ Kind = Literal["dataset", "folder"]
 
 @dataclass(frozen=True)
 class InputShard:
-    """A range of images.
+    """A range of input images.
 
     Attributes:
-        name: Unique in the run, usable as a folder name.
+        name: Name, unique in the run and usable as a folder name.
         table: Config name of the table, `<city>-<view>`.
-        view: What the images show.
-        kind: How to read it.
+        view: "street_view" or "satellite".
+        kind: "dataset" or "folder".
         source: Parquet file, or folder.
-        start: First row or file.
+        start: Index of the first row or file.
         count: Number of rows or files.
-        stamp: Changes when the images may have changed.
+        stamp: Value that changes when the images may have changed.
     """
 
     name: str
@@ -66,7 +66,7 @@ def list_shards(recipe: Recipe) -> list[InputShard]:
     """All shards of a run, in a fixed order.
 
     Raises:
-        CaptioningError: There is no such dataset, table or image.
+        CaptioningError: Unknown dataset, city or view, or no images.
     """
     root = Path(recipe.dataset_name)
     try:
@@ -80,7 +80,7 @@ def list_shards(recipe: Recipe) -> list[InputShard]:
 
 
 def read_shard(shard: InputShard) -> Iterator[SourceImage | BadRow]:
-    """The images of a shard, in order; unusable rows come as [`BadRow`]."""
+    """Yield the images of a shard in order, and [`BadRow`] for unusable rows."""
     rows = _dataset_rows(shard) if shard.kind == "dataset" else _folder_rows(shard)
     for image_id, data in rows:
         if data:
@@ -90,7 +90,6 @@ def read_shard(shard: InputShard) -> Iterator[SourceImage | BadRow]:
 
 
 def _ranges(recipe: Recipe, total: int) -> list[tuple[int, int]]:
-    """Start and count of each shard of so many images."""
     size = recipe.run.images_per_shard
     return [(start, min(size, total - start)) for start in range(0, total, size)]
 
@@ -189,7 +188,7 @@ def _folder_rows(shard: InputShard) -> Iterator[tuple[str, bytes]]:
 
 
 def _plain_table(recipe: Recipe, name: str) -> tuple[str, View]:
-    """Config name and view of images that come without a layout: of one city and one view."""
+    """Config name and view of a folder of images, which holds one city and one view."""
     what = f"{recipe.dataset_name!r} is a plain set of images"
     if not recipe.views or len(recipe.views) != 1 or recipe.views[0] not in VIEWS:
         raise CaptioningError(

@@ -1,4 +1,4 @@
-"""The parts that a recipe names, opened; models load or connect when they are first asked."""
+"""Creation of the models and components of a recipe, which are loaded on first use."""
 
 import asyncio
 import pkgutil
@@ -29,7 +29,7 @@ from .segment import BOXES_REVISION
 
 T = TypeVar("T")
 IMAGES_IN_CONSENSUS = 8
-"""Several at once, so that their new phrases are embedded in one batch."""
+"""Images compared concurrently, whose new phrases are embedded in one batch."""
 PARTS = {
     "segmenter": {
         "felzenszwalb": "segmenters:FelzenszwalbSegmenter",
@@ -38,26 +38,26 @@ PARTS = {
     "parser": {"factual": "scene_graph:FactualParser", "spacy": "grammar:SpacyParser"},
     "detector": {"owlv2": "detectors:Owlv2Detector", "simulated": "simulated:open_detector"},
 }
-"""Parts by kind and name, as module:callable of this package. To add one, add a line."""
+"""Components by kind and name, as "module:callable" of this package. To add one, add a line."""
 
 
 @dataclass(frozen=True)
 class Kit:
-    """Everything that the stages call.
+    """Models and components of a run.
 
     Attributes:
-        recipe: The run.
-        models: Models by name, in the recipe's order.
-        segmenter: Finds things in an image.
-        parser: Turns sentences into scene graphs.
+        recipe: Recipe of the run.
+        models: Captioning models by name, in the recipe's order.
+        segmenter: Segments an image into masks.
+        parser: Parses sentences into scene graphs.
         detector: Scores phrases against an image.
-        encode: Embeds phrases, each once.
+        encode: Embeds phrases, with a cache.
         prompts: Prompt templates.
-        blurrer: Makes faces and number plates unreadable.
-        filters: Drop images and captions.
+        blurrer: Pixelates faces and number plates.
+        filters: Filters of images and captions.
         in_parser: Thread of the parser, which is not thread-safe.
         in_detector: Thread of the detector, which is not thread-safe.
-        in_consensus: Threads that compare captions.
+        in_consensus: Threads that compute consensus scores.
     """
 
     recipe: Recipe
@@ -77,7 +77,7 @@ class Kit:
 
     @property
     def revisions(self) -> dict[str, str]:
-        """Exact versions of all parts."""
+        """Exact versions of all components."""
         parts = {
             "segmenter": f"{self.segmenter.revision} {BOXES_REVISION}",
             "parser": self.parser.revision,
@@ -90,30 +90,30 @@ class Kit:
         return parts | {f"model {name}": model.revision for name, model in self.models.items()}
 
     def blurred_for(self, model: CaptionModel) -> bool:
-        """Whether the model gets images with faces and plates made unreadable."""
+        """Whether faces and number plates are pixelated in images for the model."""
         blur = self.recipe.privacy.blur
         return blur == "always" or (blur == "remote" and model.remote)
 
     async def close_models(self) -> None:
-        """Release the models' connections and memory."""
+        """Close all captioning models."""
         for model in self.models.values():
             await model.close()
 
 
 async def in_threads(pool: ThreadPoolExecutor, function: Callable[..., T], *args: Any) -> T:
-    """Call a function in one of the threads of a pool."""
+    """Run a function in a thread pool."""
     return await asyncio.get_running_loop().run_in_executor(pool, function, *args)
 
 
 @contextmanager
 def open_kit(recipe: Recipe) -> Iterator[Kit]:
-    """Open everything that a recipe names.
+    """Create all models and components of a recipe.
 
     Raises:
-        CaptioningError: A name or an option that does not exist.
+        CaptioningError: Unknown name or option.
         MissingDependencyError: A package or a data file is missing.
     """
-    # progress bars of loading weights would break the run's own
+    # progress bars of weight loading would break the progress bar of the run
     transformers.utils.logging.disable_progress_bar()
     kit = Kit(
         recipe=recipe,
@@ -134,20 +134,20 @@ def open_kit(recipe: Recipe) -> Iterator[Kit]:
 
 
 def open_models(recipe: Recipe) -> dict[str, CaptionModel]:
-    """The captioning models of a recipe by name; none is connected or loaded yet."""
+    """Captioning models of a recipe by name, not yet connected or loaded."""
     return {model["name"]: open_model(model, recipe.dataset_name) for model in recipe.models}
 
 
 def open_part(kind: str, component: Component, dataset_name: str = "") -> Any:
-    """A segmenter, parser or detector by its name.
+    """Create a segmenter, parser or detector.
 
     Args:
         kind: A key of `PARTS`.
         component: Name and options.
-        dataset_name: Dataset of the run; only the simulated detector uses it.
+        dataset_name: Dataset of the run; only used by the simulated detector.
 
     Raises:
-        CaptioningError: There is no part of that name, or it has no such option.
+        CaptioningError: Unknown name or option.
         MissingDependencyError: Its packages are not installed.
     """
     if component.name not in PARTS[kind]:

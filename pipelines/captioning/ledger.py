@@ -1,14 +1,13 @@
-"""The record of finished units and shards: the only state of a run.
+"""Ledger of finished units and shards, the only state of a run.
 
-A unit is one answer of one stage: a long caption, a local caption, the boxes of an image. Its key
-is a hash of everything the answer depends on. A stored unit is therefore never computed again,
-whatever else changes, and a unit whose prompt, model or image has changed has another key.
-Failures are units too.
+A unit is one result of one stage: a long caption, a local caption, the boxes of an image. Its key
+is a hash of everything that the result depends on: stored units are never recomputed, and a changed
+prompt, model or image gives a new key. Failures are stored as units too.
 
 Each shard has a ledger: SQLite in WAL mode with an exclusive lock, which needs no shared memory and
-so works on network file systems. A lock on its folder keeps two processes from working on the same
-shard; the operating system releases it when its process dies. Each unit is committed when it is
-finished, so a kill loses only the units in flight.
+therefore works on network file systems. A lock on the shard's folder excludes other processes; the
+operating system releases it when the process ends. Each unit is committed when it finishes, so a
+kill loses only the units in flight.
 """
 
 import asyncio
@@ -53,25 +52,25 @@ CREATE TABLE IF NOT EXISTS units (
 """
 DETAIL_LENGTH = 500
 CODE_VERSION = 4
-"""Raised when the same units would give different tables."""
+"""Increased when the same units would give different tables."""
 SHARES = "Wait until it ends, or give each process a share of its own with --shard I/N."
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One answer, or one failure.
+    """One result or failure of a stage.
 
     Attributes:
-        key: Hash of everything the answer depends on.
+        key: Hash of everything that the result depends on.
         stage: "segment", "describe", "local", "parse", "filter", "merge" or "consensus".
-        image_id: The image it was first computed for.
-        model: Name of the model, empty where none is asked.
-        result: JSON value; None if the unit failed.
-        reason: Why it failed; empty if it did not.
-        detail: What was found.
-        attempts: Requests made.
-        seconds: Wall-clock time spent.
-        finished_at: Seconds since 1970.
+        image_id: Image for which it was first computed.
+        model: Name of the captioning model; empty if none was called.
+        result: JSON value; None for a failure.
+        reason: Reason of a failure, else empty.
+        detail: Details of a failure.
+        attempts: Number of requests sent.
+        seconds: Wall-clock time.
+        finished_at: Unix time in seconds.
     """
 
     key: str
@@ -87,7 +86,7 @@ class Unit:
 
     @property
     def failed(self) -> bool:
-        """Whether there is no result."""
+        """Whether the unit is a failure."""
         return bool(self.reason)
 
 
@@ -96,14 +95,14 @@ PLACES = ", ".join("?" for _ in fields(Unit))
 
 
 def unit_key(stage: str, **parts: Any) -> str:
-    """Hash of a stage and of everything its answer depends on.
+    """Hash of a stage and of everything that its result depends on.
 
     Args:
         stage: Name of the stage.
         parts: JSON values, dataclasses, settings of a recipe, and tuples of them.
 
     Returns:
-        64 hexadecimal digits, the same in every process.
+        64 hexadecimal digits, equal in every process.
     """
     content = json.dumps(
         [stage, parts], sort_keys=True, ensure_ascii=True, default=_plain, allow_nan=False
@@ -122,14 +121,14 @@ def _plain(value: Any) -> Any:
 
 
 class Ledger:
-    """The units of a shard, held by this process until it is closed. Use it from one thread.
+    """Units of a shard, locked until closed. Not thread-safe.
 
     Args:
         path: SQLite file; created if missing.
 
     Raises:
-        InUseError: Another process holds it.
-        OSError: The folder cannot be written.
+        InUseError: Another process holds the lock.
+        OSError: The folder is not writable.
         sqlite3.OperationalError: The disk fails.
     """
 
@@ -152,7 +151,7 @@ class Ledger:
         self._stack.close()
 
     def get(self, key: str) -> Unit | None:
-        """The unit, if it is stored."""
+        """Return a stored unit, or None."""
         row = self._database.execute(
             f"SELECT {COLUMNS} FROM units WHERE key = ?", (key,)
         ).fetchone()
@@ -169,11 +168,11 @@ class Ledger:
         )
 
     def units(self) -> Iterator[Unit]:
-        """All units, by key."""
+        """Yield all units, sorted by key."""
         yield from map(_unit, self._database.execute(f"SELECT {COLUMNS} FROM units ORDER BY key"))
 
     def forget_failures(self) -> int:
-        """Delete failed units, so that they are computed again; returns how many there were."""
+        """Delete failed units, which are then retried; returns their number."""
         return self._database.execute("DELETE FROM units WHERE reason != ''").rowcount
 
     async def once(
@@ -184,19 +183,19 @@ class Ledger:
         compute: Callable[[], Awaitable[Any]],
         model: str = "",
     ) -> Unit:
-        """The unit, computed now unless it is stored.
+        """Return a stored unit, or compute and store it.
 
-        Coroutines that want the same unit at the same time share one computation.
+        Coroutines that concurrently request the same unit share one computation.
 
         Args:
-            key: From [`unit_key`].
-            stage: As in the key.
-            image_id: The image.
-            compute: Gives the result, a JSON value.
-            model: Name of the model that is asked.
+            key: Key from [`unit_key`].
+            stage: Stage, as in the key.
+            image_id: Id of the image.
+            compute: Coroutine function that returns the result, a JSON value.
+            model: Name of the captioning model, if one is called.
 
         Returns:
-            The unit; a `RequestFailedError` of `compute` becomes a failed one.
+            The unit; a `RequestFailedError` of `compute` gives a failed unit.
         """
         if (found := self.get(key)) is not None:
             return found
@@ -211,7 +210,7 @@ class Ledger:
             return unit
         except BaseException as error:
             future.set_exception(error)
-            future.exception()  # retrieved here: nobody else need be waiting
+            future.exception()  # mark as retrieved, since no other coroutine may be waiting
             raise
         finally:
             del self._running[key]
@@ -220,7 +219,7 @@ class Ledger:
 async def _compute(blank: Unit, compute: Callable[[], Awaitable[Any]]) -> Unit:
     started = time.monotonic()
     try:
-        # through JSON now, so that the first run sees what a resumed one will read
+        # converted through JSON, since a resumed run reads the result from JSON
         result = json.loads(json.dumps(await compute(), default=_plain, allow_nan=False))
         unit = replace(blank, result=result)
     except RequestFailedError as error:
@@ -237,16 +236,16 @@ def _unit(row: tuple[Any, ...]) -> Unit:
 
 
 class ShardFolder:
-    """The files of a shard.
+    """Files of a shard.
 
     Args:
-        output_dir: Folder of the run.
-        shard: The shard.
+        output_dir: Output folder of the run.
+        shard: Input shard.
 
     Attributes:
-        ledger: Answers of all stages; held by one process at a time.
-        candidates: Table of candidates, once the shard is finished.
-        rejects: Table of rejects, once the shard is finished.
+        ledger: Units of all stages; locked by one process at a time.
+        candidates: Table of candidates, written when the shard is finished.
+        rejects: Table of rejects, written when the shard is finished.
     """
 
     def __init__(self, output_dir: str | Path, shard: InputShard):
@@ -259,15 +258,15 @@ class ShardFolder:
         self._tables = (self.candidates, self.rejects)
 
     def is_done(self, fingerprint: str) -> bool:
-        """Whether the tables are those that the fingerprint stands for."""
+        """Whether the tables were written for this fingerprint."""
         return self.summary().get("fingerprint") == fingerprint
 
     def summary(self) -> dict[str, Any]:
-        """Counts of a finished shard (`images`, `rejects`); empty if it is unfinished."""
+        """Counts of a finished shard (`images`, `rejects`); empty for an unfinished one."""
         return dict(read_json(self.marker) or {})
 
     def has_whole_tables(self) -> bool:
-        """Whether the tables are there as they were written; damaged ones are set aside."""
+        """Whether the tables exist and are intact; damaged ones are set aside."""
         hashes = self.summary().get("sha256", {})
         whole = [_is_whole(path, hashes.get(path.name)) for path in self._tables]
         return all(whole)
@@ -278,7 +277,7 @@ class ShardFolder:
         write_state(self.marker, {"fingerprint": fingerprint, **counts, "sha256": hashes})
 
     def reopen(self) -> None:
-        """Mark the shard as unfinished; its stored answers stay."""
+        """Mark the shard as unfinished, keeping its stored units."""
         self.marker.unlink(missing_ok=True)
 
 
@@ -292,7 +291,7 @@ def _is_whole(path: Path, sha256: str | None) -> bool:
 
 
 def finished_shards(recipe: Recipe) -> list[ShardFolder]:
-    """The shards of a run that have their tables."""
+    """Shards of a run whose tables exist."""
     folders = [ShardFolder(recipe.output_dir, shard) for shard in list_shards(recipe)]
     return [folder for folder in folders if folder.candidates.exists()]
 
@@ -301,9 +300,9 @@ def fingerprint(recipe: Recipe, revisions: Mapping[str, str], shard: InputShard)
     """Hash of everything that the tables of a shard depend on.
 
     Args:
-        recipe: The run.
-        revisions: Of models, parser, detector, segmenter, encoder and prompts.
-        shard: The images.
+        recipe: Recipe of the run.
+        revisions: Revisions of all components, see `Kit.revisions`.
+        shard: Input images.
     """
     return unit_key(
         "shard",

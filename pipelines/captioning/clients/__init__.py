@@ -1,7 +1,7 @@
-"""Clients for the models that caption, by the name that a recipe gives in `client`.
+"""Clients for captioning models, selected by `client` in a recipe.
 
 To add one, write a module with a function `open_model(config, dataset_name)` that returns a
-`records.CaptionModel`, and name the module in `CLIENTS`.
+`records.CaptionModel`, and add the module to `CLIENTS`.
 """
 
 import importlib
@@ -18,12 +18,12 @@ CLIENTS = {
 
 
 def open_model(config: Mapping[str, Any], dataset_name: str = "") -> CaptionModel:
-    """Open the model that a recipe describes; nothing is connected or loaded yet.
+    """Create a model from its fields in a recipe, without connecting to it or loading it.
 
     Args:
-        config: `name`; `client`, a name in `CLIENTS` ("openai" by default); the other fields are
-            the client's, see `openai_compatible.ChatSettings` and `simulated`.
-        dataset_name: Dataset of the run; only simulated models use it.
+        config: `name`; `client`, a key of `CLIENTS` ("openai" by default); and the client's own
+            fields, see `openai_compatible.ChatSettings` and `simulated`.
+        dataset_name: Dataset of the run; only used by simulated models.
 
     Raises:
         CaptioningError: Unknown client, unknown or missing field, or invalid value.

@@ -1,4 +1,4 @@
-"""What a chat model's server answers, read in whatever form it comes."""
+"""Parsing of chat completion responses, including malformed ones."""
 
 import json
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 MAX_DETAIL = 300
 MAX_TOKENS = 2**31
-"""Counts of tokens beyond it are no counts, and no column would hold them."""
+"""Exclusive upper bound of token counts; others are discarded."""
 _ONLY_REASONING = (
     "the model spent its tokens on reasoning and wrote no caption. Raise `max_tokens`, or turn the "
     "reasoning off, for many models by "
@@ -18,13 +18,13 @@ _ONLY_REASONING = (
 
 @dataclass
 class FaultError(Exception):
-    """An attempt that gave no answer.
+    """A failed attempt.
 
     Attributes:
         reason: Short code.
-        detail: What the server said.
-        kind: "passing"; "final", would fail again; or "away", the server is gone or busy.
-        wait_s: How long the server asks to wait.
+        detail: Message of the server.
+        kind: "passing" (temporary), "final" (would fail again) or "away" (server down or busy).
+        wait_s: Waiting time requested by the server, in seconds.
     """
 
     reason: str
@@ -40,19 +40,19 @@ def read_answer(response: Any, safe: Callable[[str], str] = str) -> tuple[str, s
     """Text, finish reason, prompt tokens and completion tokens of a chat completion.
 
     Args:
-        response: Parsed JSON, or text where the server does not call it JSON. Servers deviate
-            from the protocol: any field may be missing, or of another type.
-        safe: Applied to all text.
+        response: Parsed JSON, or text if the server does not declare JSON. Servers deviate from
+            the protocol: any field may be missing or of another type.
+        safe: Function applied to all text, such as the removal of keys.
 
     Raises:
-        FaultError: No text in it.
+        FaultError: The response contains no text.
     """
     if isinstance(response, str):
         with suppress(ValueError):
             response = json.loads(response)
     if not isinstance(response, dict):
         raise FaultError("invalid_answer", _shown(response, safe))
-    if error := response.get("error"):  # some gateways answer 200 and an error
+    if error := response.get("error"):  # some gateways send errors with status 200
         raise FaultError("server_error", safe(error_detail(json.dumps({"error": error}))))
     try:
         choice = response["choices"][0]
@@ -80,7 +80,7 @@ def read_answer(response: Any, safe: Callable[[str], str] = str) -> tuple[str, s
 
 
 def error_detail(body: str) -> str:
-    """What an error response says, in one line."""
+    """Message of an error response, on one line."""
     text = body[:4096]
     with suppress(ValueError, AttributeError, RecursionError):
         error = json.loads(text)
@@ -91,12 +91,11 @@ def error_detail(body: str) -> str:
 
 
 def _shown(response: Any, safe: Callable[[str], str]) -> str:
-    """The beginning of a response, in one line."""
     return " ".join(safe(str(response)).split())[:MAX_DETAIL]
 
 
 def _without_thoughts(text: str) -> tuple[str, Any]:
-    """The text behind a `<think>` block, and whether there was one; it may lack either end."""
+    """Text after a `<think>` block, which may lack either tag, and whether there was one."""
     _, end, said = text.rpartition("</think>")
     if said.lstrip().startswith("<think>"):
         return "", True
@@ -104,12 +103,12 @@ def _without_thoughts(text: str) -> tuple[str, Any]:
 
 
 def _text(content: Any) -> str:
-    """A string, or a list of parts, as text that can be stored."""
+    """Join content that may be a string or a list of parts."""
     if isinstance(content, list):
         content = "".join(_text(part.get("text")) for part in content if isinstance(part, dict))
     return _storable(content) if isinstance(content, str) else ""
 
 
 def _storable(text: str) -> str:
-    """A text without halves of surrogate pairs, which have no UTF-8."""
+    """Replace lone surrogates, which cannot be encoded as UTF-8."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,17 +1,16 @@
-"""A model behind any server that speaks the OpenAI chat protocol.
+"""Client for servers with the OpenAI chat protocol: vLLM, SGLang, `transformers serve`, services.
 
-vLLM, SGLang, `transformers serve` and the paid services do. Connections, authentication and the
-protocol are the `openai` package's. Retries are not: every attempt has to be counted, and an outage
-may last longer than the package waits.
+Connections, authentication and the protocol are handled by the `openai` package. Retries are
+implemented here, to count all attempts and to wait longer during outages than the package does.
 
 | fault | response |
 |---|---|
-| 401, 402, an empty account; 403, 404 or a redirect before the first answer | `ModelUnavailableError` |
-| 429, 502, 503, 504, no connection | retried without using up attempts; after `outage_timeout_s` the request fails if others were answered meanwhile, and the run ends if none was |
+| 401, 402, exhausted quota; 403, 404 or a redirect before the first answer | `ModelUnavailableError` |
+| 429, 502, 503, 504, no connection | retried without counting; after `outage_timeout_s` the request fails if others were answered meanwhile, otherwise the run stops |
 | timeouts, 408, 409, 425, other 5xx, lost connections, malformed or empty answers | retried up to `max_attempts` times |
 | other 4xx, refusals, filtered content, reasoning without an answer | the request fails at once |
 
-Before a retry the client waits as long as the server asks (`Retry-After`), or backs off.
+Retries wait for the time in `Retry-After` or an exponential backoff, whichever is longer.
 """  # noqa: E501
 
 import asyncio
@@ -44,27 +43,27 @@ from .answers import MAX_DETAIL, FaultError, error_detail, read_answer
 from .presets import find_preset
 
 MAX_ANSWER_BYTES = 16 * 2**20
-"""Bound of a response; captions have a few kilobytes."""
+"""Maximum size of a response; captions take a few kilobytes."""
 CONNECT_TIMEOUT_S = 10.0
 BACKOFF_S, MAX_BACKOFF_S = 1.0, 60.0
-"""Longest wait before the second attempt, which doubles with every further one; and its bound."""
+"""Maximum wait before the second attempt, doubled for each further attempt, and its upper bound."""
 RAMP_S = 0.003
-"""Delay between the first requests: sent together, they would be answered together, and the server
-would idle while this process works through the answers."""
+"""Delay between the first requests. If all were sent at once, they would be answered at once, and
+the server would idle while the answers are processed."""
 RESERVED = (
     *("model", "messages", "temperature", "top_p", "seed", "n", "stream", "stream_options"),
     *("max_tokens", "max_completion_tokens"),
 )
-"""Fields of a request that `extra_body` may not set."""
+"""Request fields that `extra_body` may not set."""
 
 _STOPPING_CODES = frozenset({401, 402})
 _DOUBTFUL_CODES = frozenset({301, 302, 303, 307, 308, 403, 404})
-"""A wrong address, model or key; or, with some services, an image that they reject."""
+"""Wrong address, model or key; with some services, a rejected image."""
 _AWAY_CODES = frozenset({429, 502, 503, 504})
 _PASSING_CODES = frozenset({408, 409, 425})
-# tokens of chat templates; a space after the first character makes them text
+# chat template tokens, which a space after the first character turns into plain text
 _CONTROL = re.compile(
-    r"<(?=\|[^|<>\s]{1,64}\|>)"  # ChatML and its kin: <|im_end|>
+    r"<(?=\|[^|<>\s]{1,64}\|>)"  # ChatML and similar: <|im_end|>
     r"|<(?=/?(?:image|img|video|audio|s|bos|eos|pad|unk|IMG_CONTEXT|image_placeholder|"
     r"start_of_turn|end_of_turn|start_of_image)>)"
     r"|<(?=\uff5c)"  # DeepSeek's full-width bars
@@ -77,24 +76,24 @@ logger = logging.getLogger(__name__)
 
 
 class ChatSettings(Record):
-    """Fields of a model in a recipe.
+    """Fields of a served model in a recipe.
 
     Attributes:
         name: Name in the recipe, the tables and the reports.
-        model: Name of the model at the server, usually its id on the Hub.
+        model: Name of the model at the server, usually its Hub id.
         base_url: Address of the server, up to and including `/v1`.
-        revision: Commit, tag, quantisation or date of the model. Servers do not tell what they
-            serve; what is written here goes into the tables and into the ledger's keys.
-        api_key_env: Name of the environment variable that holds the key; no key by default.
-        max_concurrency: Maximum number of simultaneous requests.
+        revision: Commit, tag, quantisation or date of the model, which servers do not report;
+            stored in the tables and part of the ledger's keys.
+        api_key_env: Name of the environment variable with the API key; no key by default.
+        max_concurrency: Maximum number of concurrent requests.
         timeout_s: Maximum duration of an attempt, in seconds.
-        max_attempts: Attempts per request; waiting for a server does not count.
-        outage_timeout_s: How long a server may be unreachable or out of capacity.
-        max_tokens_field: Name of the token limit; newer services want "max_completion_tokens".
-        omit: Sampling fields that the service refuses.
-        extra_body: Further fields of every request; part of the revision.
-        price_per_million_input: Price of a million prompt tokens, in any currency.
-        price_per_million_output: Price of a million completion tokens, in the same currency.
+        max_attempts: Maximum number of attempts per request, not counting outages.
+        outage_timeout_s: Maximum time that a server may be unreachable or busy, in seconds.
+        max_tokens_field: Name of the token limit; newer services use "max_completion_tokens".
+        omit: Sampling fields that the service does not accept.
+        extra_body: Additional fields of each request; part of the revision.
+        price_per_million_input: Price per million prompt tokens, in any currency.
+        price_per_million_output: Price per million completion tokens, in the same currency.
     """
 
     name: str = Field(min_length=1)
@@ -157,7 +156,7 @@ class ChatSettings(Record):
 
     @property
     def exact_revision(self) -> str:
-        """What answers: model, revision, and what else changes answers; not the address."""
+        """Model, revision and other settings that affect answers; not the address."""
         given = {"omit": sorted(self.omit), "extra_body": self.extra_body}
         given = {name: value for name, value in given.items() if value}
         exact = f"{self.model}@{self.revision}"
@@ -167,11 +166,11 @@ class ChatSettings(Record):
 class OpenAICompatibleModel:
     """A `records.CaptionModel` behind a server.
 
-    Connections are opened by the first request, in the event loop that runs then, and again after
-    `close`.
+    The first request opens connections in the running event loop; they are reopened in another
+    loop or after `close`.
 
     Args:
-        settings: Fields of the recipe.
+        settings: Fields of the model in the recipe.
     """
 
     def __init__(self, settings: ChatSettings):
@@ -182,10 +181,10 @@ class OpenAICompatibleModel:
         self._session: _Session | None = None
 
     async def complete(self, request: Request) -> Reply:
-        """Ask until there is an answer.
+        """Send a request, with retries.
 
         Raises:
-            RequestFailedError: No answer; the module says what is retried.
+            RequestFailedError: No usable answer; see the module docstring for what is retried.
             ModelUnavailableError: No request can succeed.
         """
         loop = asyncio.get_running_loop()
@@ -194,7 +193,7 @@ class OpenAICompatibleModel:
         return await self._session.complete(request)
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """Price of an answer, in the currency of the recipe's prices."""
+        """Price of a request, in the currency of the recipe's prices."""
         asked = prompt_tokens * self.settings.price_per_million_input
         return (asked + completion_tokens * self.settings.price_per_million_output) / 1e6
 
@@ -206,15 +205,15 @@ class OpenAICompatibleModel:
 
 
 def open_model(config: Mapping[str, Any], dataset_name: str = "") -> OpenAICompatibleModel:
-    """Open a model from its fields in a recipe.
+    """Create a model from its fields in a recipe.
 
     Args:
-        config: Fields of `ChatSettings`; `preset`, a name in `presets.PRESETS`, gives `model` and
-            what else the preset sets.
+        config: Fields of `ChatSettings`; `preset`, a key of `presets.PRESETS`, sets defaults for
+            `model` and `extra_body`.
         dataset_name: Not used.
 
     Raises:
-        CaptioningError: Unknown or missing fields, or invalid values; all of them are named.
+        CaptioningError: Unknown or missing fields, or invalid values; all of them are listed.
     """
     values = dict(config)
     if (name := values.pop("preset", None)) is not None:
@@ -228,15 +227,15 @@ def open_model(config: Mapping[str, Any], dataset_name: str = "") -> OpenAICompa
 
 
 def plain_text(prompt: str) -> str:
-    """A prompt without control tokens of chat templates: `<|im_end|>` becomes `< |im_end|>`.
+    """Neutralise control tokens of chat templates: `<|im_end|>` becomes `< |im_end|>`.
 
-    Prompts quote captions, and captions may quote what is written in an image.
+    Prompts quote captions, and captions may quote text in an image.
     """
     return _CONTROL.sub(lambda found: found.group() + " ", prompt)
 
 
 class _Session:
-    """Connections to a server, and what is known of it, in one event loop."""
+    """Connections to a server and their state, in one event loop."""
 
     def __init__(self, settings: ChatSettings):
         self.loop = asyncio.get_running_loop()
@@ -252,7 +251,7 @@ class _Session:
 
     async def complete(self, request: Request) -> Reply:
         async with self._slots:
-            body = self._body(request)  # not before: it holds the image once more
+            body = self._body(request)  # only now, since it copies the image
             started, waiting_since = time.monotonic(), 0.0
             attempts = counted = 0
             while True:
@@ -273,7 +272,6 @@ class _Session:
                 await asyncio.sleep(max(fault.wait_s, longest * random.uniform(0.5, 1.0)))
 
     def _body(self, request: Request) -> dict[str, Any]:
-        """The body of a chat request."""
         settings, sampling = self._settings, request.sampling
         url = f"data:image/jpeg;base64,{base64.b64encode(request.image).decode()}"
         content = [
@@ -292,13 +290,12 @@ class _Session:
         return {**kept, **settings.extra_body}
 
     async def _attempt(self, body: Mapping[str, Any]) -> tuple[str, str, int, int]:
-        """Ask once; the answer as `read_answer` gives it."""
+        """Send a request once; returns the result of `read_answer`."""
         import openai
 
         try:
             async with asyncio.timeout(self._settings.timeout_s):
-                # `chat.completions.create` takes half as long again, for types that servers do
-                # not keep
+                # `chat.completions.create` takes 50 % longer, for types that servers do not follow
                 response = await self.client.post("/chat/completions", cast_to=object, body=body)
                 answer = read_answer(response, self._safe)
         except TimeoutError as error:
@@ -307,7 +304,7 @@ class _Session:
             raise self._connection_fault(error.__cause__ or error) from None
         except openai.APIStatusError as error:
             raise self._refusal(error) from None
-        except (openai.OpenAIError, ValueError, RecursionError) as error:  # JSON that is none
+        except (openai.OpenAIError, ValueError, RecursionError) as error:  # invalid JSON
             raise FaultError("invalid_answer", self._safe(str(error))[:MAX_DETAIL]) from None
         if self._away:
             logger.warning("%s answers again.", self._label)
@@ -315,7 +312,7 @@ class _Session:
         return answer
 
     def _connection_fault(self, cause: BaseException) -> FaultError:
-        """What a connection that failed means: no server, or one that broke off."""
+        """Classify a connection error: no server, timeout or lost connection."""
         import httpx2
 
         detail = self._safe(f"{type(cause).__name__}: {cause}")[:MAX_DETAIL]
@@ -326,10 +323,10 @@ class _Session:
         return FaultError("connection", detail)
 
     def _refusal(self, error: Any) -> FaultError:
-        """What a status other than 200 means.
+        """Classify an error status.
 
         Raises:
-            ModelUnavailableError: Every request would be refused.
+            ModelUnavailableError: No request can succeed.
         """
         status, said = error.status_code, error.response.text[:4096]
         reason, detail = f"http_{status}", self._safe(error_detail(said))[:MAX_DETAIL]
@@ -349,11 +346,11 @@ class _Session:
         return FaultError(reason, detail, "passing" if passing else "final", wait_s)
 
     def _check_outage(self, since: float, fault: FaultError, attempts: int) -> None:
-        """Give up when the server has been out of reach or capacity for too long.
+        """Give up if an outage has lasted for `outage_timeout_s`.
 
         Raises:
             RequestFailedError: Other requests were answered meanwhile.
-            ModelUnavailableError: None was.
+            ModelUnavailableError: No request was answered.
         """
         patience = self._settings.outage_timeout_s
         said = f"{fault.reason} {fault.detail}".strip()
@@ -372,12 +369,12 @@ class _Session:
             )
 
     def _safe(self, text: str) -> str:
-        """What a server said, without the key: some repeat it."""
+        """Remove the API key, which some servers repeat in their responses."""
         return text.replace(self._key, "***") if self._key else text
 
 
 def _client(settings: ChatSettings, key: str) -> Any:
-    """The package's client without retries, redirects and what it reads from the environment."""
+    """The `openai` client without retries, redirects and settings from the environment."""
     try:
         import httpx2
         import openai
@@ -403,16 +400,16 @@ def _client(settings: ChatSettings, key: str) -> Any:
 
     async def bound(response: Any) -> None:
         if response.headers.get("content-encoding", "identity") != "identity":
-            raise ValueError("compressed, which was not asked for")  # it could hold gigabytes
+            raise ValueError("compressed, which was not asked for")  # may expand to gigabytes
         response.stream = Bounded(response.stream)
 
-    # their debugging output holds headers and status lines, in which a server may repeat the key
+    # debug output contains headers and status lines, in which a server may repeat the key
     for name in ("httpx2", "httpcore2"):
         logging.getLogger(name).setLevel(logging.WARNING)
     connections = settings.max_concurrency + 1
     omit: Any = openai.Omit()
     return openai.AsyncOpenAI(
-        api_key=key or "EMPTY",  # anything, or it would send the environment's OPENAI_API_KEY
+        api_key=key or "EMPTY",  # not empty, or OPENAI_API_KEY would be sent
         admin_api_key="",
         base_url=settings.base_url,
         max_retries=0,
@@ -422,7 +419,7 @@ def _client(settings: ChatSettings, key: str) -> Any:
             "Accept-Encoding": "identity",
         },
         http_client=httpx2.AsyncClient(
-            # what stays on this machine must not go through a proxy that the environment names
+            # local requests must not go through a proxy from the environment
             trust_env=settings.remote,
             timeout=httpx2.Timeout(settings.timeout_s, connect=CONNECT_TIMEOUT_S, pool=None),
             limits=httpx2.Limits(

@@ -1,9 +1,8 @@
-"""Models by name, each with the command that serves it.
+"""Known captioning models, with the commands that serve them.
 
-None of them was run for this repository: names and commands are those of the projects' own
-documentation, and so are licences, with the page that states them; where that page could not be
-consulted, the entry says so. Read the model card before you publish captions. Commits are not
-pinned; put the one that you serve into `revision`, which is part of every table.
+Names, commands and licences come from the documentation of the projects; none was run for this
+repository, and licences that could not be checked are marked. Read the model card before publishing
+captions. Commits are not pinned: set `revision` to the one that you serve.
 """
 
 import difflib
@@ -19,16 +18,16 @@ _ONE_IMAGE = "--limit-mm-per-prompt '{\"image\": 1}'"
 
 @dataclass(frozen=True)
 class Preset:
-    """A model and how to serve it.
+    """A captioning model and how to serve it.
 
     Attributes:
-        name: Name in a recipe's `preset`.
-        model: Name that the server of `serve_command` gives it.
+        name: Value of `preset` in a recipe.
+        model: Name of the model at the server that `serve_command` starts.
         serve_command: Shell commands that start an OpenAI-compatible server.
         licence: Licence of code and weights.
         source: Page that states the licence.
-        remarks: What else to know.
-        extra_body: Further fields of every request.
+        remarks: Requirements and image resolution.
+        extra_body: Additional fields of each request.
     """
 
     name: str
@@ -148,17 +147,16 @@ CURRENT = (
         {"chat_template_kwargs": {"enable_thinking": False}},
     ),
 )
-"""Newer models, for captions better than the paper's."""
+"""Newer models."""
 
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in (*PAPER, *CURRENT)}
-"""All presets by name."""
 
 
 def find_preset(name: str) -> Preset:
-    """A preset by its name.
+    """Look up a preset.
 
     Raises:
-        CaptioningError: there is none.
+        CaptioningError: Unknown name.
     """
     if name not in PRESETS:
         close = difflib.get_close_matches(str(name), PRESETS, 1)
@@ -171,7 +169,7 @@ def find_preset(name: str) -> Preset:
 
 
 def describe_presets() -> str:
-    """All presets, for the terminal."""
+    """List all presets as text."""
     parts = []
     for title, presets in (("The paper's models", PAPER), ("Newer models", CURRENT)):
         parts.append(f"{title}; no command was run for this repository.\n")
