@@ -1,4 +1,4 @@
-"""What the commands that run other commands can be told: benchmark, ablate, transfer."""
+"""Command-line arguments of benchmark, ablate and transfer."""
 
 from dataclasses import dataclass
 from typing import Literal

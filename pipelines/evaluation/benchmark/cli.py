@@ -1,4 +1,4 @@
-"""The commands that run other commands, and the matrix of cities."""
+"""The commands benchmark, ablate and transfer."""
 
 from pathlib import Path
 from typing import Any
@@ -7,14 +7,14 @@ from .arguments import AblateArguments, StudyArguments, TransferArguments
 
 
 def run_study(arguments: StudyArguments, device: str) -> Path | None:
-    """`evaluate.py benchmark | ablate | transfer`.
+    """Run `evaluate.py benchmark`, `ablate` or `transfer`.
 
     Args:
-        arguments: of one of them.
-        device: where probes are trained, if the arguments do not say.
+        arguments: Parsed arguments of the command.
+        device: Default device of the probes.
 
     Returns:
-        What a transfer has written.
+        Path of the table of a transfer, else None.
     """
     if isinstance(arguments, TransferArguments):
         return _transfer(arguments, device)

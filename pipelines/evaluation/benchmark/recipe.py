@@ -1,4 +1,4 @@
-"""What the benchmark is told: a YAML file, checked as a whole before anything starts."""
+"""Benchmark recipes: YAML files, validated before any step starts."""
 
 import re
 import subprocess
@@ -22,13 +22,18 @@ FULL = "full"
 
 @dataclass(frozen=True)
 class Settings:
-    """A recipe of another command, from the project's folder, and keys that win over the file's."""
+    """Recipe of another command, and values that override it.
+
+    Attributes:
+        recipe: Path of the YAML file, relative to the project folder.
+        set: Overrides.
+    """
 
     recipe: str
     set: Mapping[str, Any] = field(default_factory=dict)
 
     def merged(self) -> dict[str, Any]:
-        """The recipe as the command gets it; mappings are merged one level deep."""
+        """The recipe with its overrides; mappings are merged one level deep."""
         values = read_layered_yaml(PROJECT / self.recipe)
         for name, value in self.set.items():
             both = isinstance(value, dict) and isinstance(values.get(name), dict)
@@ -38,16 +43,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class Variant:
-    """The method with one thing changed, and what is claimed of the difference.
+    """Variant of the method for an ablation.
 
     Attributes:
-        differs: From `against`, in words.
-        captions: Which of the recipe's captions it is trained on.
-        train: Flags of train.py that win over those of all variants.
-        against: The variant it is compared with.
-        claim: What the comparison is to show; empty: it is shown without a verdict.
-        expected: Where the variant scores, if the claim holds.
-        curve: Name of a curve that it is a point of -> its place on the x axis.
+        differs: Description of the difference from `against`.
+        captions: Name of the caption set for training.
+        train: Flags of train.py that override those of `training`.
+        against: Variant to compare with.
+        claim: Hypothesis that the comparison tests; without one, the report gives no verdict.
+        expected: Direction of the variant's score under the hypothesis.
+        curve: Curves that the variant is a point of, with its position on the x axis.
     """
 
     differs: str
@@ -61,19 +66,20 @@ class Variant:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The benchmark.
+    """Benchmark recipe.
 
     Attributes:
         world: Flags of `python -m dataset_builders.synthetic`; systems are compared on the first
-            of its cities.
-        captions: Name -> a recipe of `python -m pipelines.captioning`.
-        training: A recipe of train.py, for all variants.
-        variants: Name -> variant; `full` is the method.
+            city.
+        captions: Recipes of `python -m pipelines.captioning` by name.
+        training: Recipe of train.py for all variants.
+        variants: Variants by name; `full` is the method.
         seeds: Training seeds of every system.
-        baselines: Systems of `evaluate.py baseline`; they read the captions of `full`.
-        transfer: Also train the method in each city and in all but one, and score each by each.
-        probe: Flags of `evaluate.py probe`, and those of them that `transfer` has.
-        jobs: Steps that run at a time.
+        baselines: Systems of `evaluate.py baseline`, trained on the captions of `full`.
+        transfer: Whether to also train the method on each city and on all but one city, and
+            evaluate every training on every city.
+        probe: Flags of `evaluate.py probe` and, where it has them, of `evaluate.py transfer`.
+        jobs: Number of concurrent steps.
         threads: Threads per step.
     """
 
@@ -90,16 +96,16 @@ class Recipe:
 
     @property
     def cities(self) -> tuple[str, ...]:
-        """Cities of the world."""
+        """Names of the synthetic cities."""
         return tuple(self.world["cities"])
 
 
 def read_recipe(path: str | Path) -> Recipe:
-    """Read a recipe.
+    """Read and validate a recipe.
 
     Raises:
-        InputError: There is no such file, a field or flag is unknown (the nearest known one is
-            named), a value is of the wrong kind, or a name stands for nothing.
+        InputError: The file does not exist, or has an unknown field, flag or name or a value of
+            the wrong type.
     """
     try:
         recipe = make_record(Recipe, read_layered_yaml(path))
@@ -117,7 +123,7 @@ def read_recipe(path: str | Path) -> Recipe:
 
 
 def _names(recipe: Recipe) -> Iterable[tuple[str, Iterable[str], Iterable[str]]]:
-    """Where names stand in the recipe, the names, and those that there are."""
+    """References to check: location in the recipe, names, known names."""
     flags = _training_flags()
     yield "variants", [FULL], recipe.variants
     yield "baselines", recipe.baselines, SYSTEMS
@@ -131,7 +137,7 @@ def _names(recipe: Recipe) -> Iterable[tuple[str, Iterable[str], Iterable[str]]]
 
 @cache
 def _training_flags() -> list[str]:
-    """Flags of train.py: another pipeline is known by its command line alone."""
+    """Flags of train.py, from its help text because pipelines do not import one another."""
     command = [sys.executable, "train.py", "--help"]
     told = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
     return re.findall(r"^\s+--(\w+)", told, re.MULTILINE)

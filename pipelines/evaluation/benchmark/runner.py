@@ -1,8 +1,7 @@
-"""Commands in a row, a few at a time: what is done is skipped, a failure stops dependants alone.
+"""Run commands with dependencies, some in parallel; skip finished ones.
 
-Beside the log of a step lies its stamp, logs/NAME.json, with a hash of what the result depends on
-beside code and weights: the command, the settings it reads from files, and the same of the steps it
-needs. A finished stamp with that hash, and the step's output on the disk, mean that it is done.
+logs/NAME.json holds a hash of a step's command, settings and dependencies (not of code or weights).
+A step is finished if that hash is unchanged and the step's output exists.
 """
 
 import json
@@ -29,16 +28,15 @@ State = Literal["done", "redo", "run"]
 
 @dataclass(frozen=True)
 class Step:
-    """A command, run from the project's folder.
+    """Command that is run from the project folder.
 
     Attributes:
-        name: Unique; safe as a file name.
-        command: The program and its words.
-        output: File that exists once the step is done.
-        needs: Steps that must be done before.
-        takes: Steps that must have ended before, and the words that each adds to the command if it
-            is done: a table of ten systems is made of nine where one has failed.
-        clears: What is removed before the step is redone with other settings.
+        name: Unique name, valid as a file name.
+        command: Program and arguments.
+        output: File that exists once the step is finished.
+        needs: Steps that must succeed first.
+        takes: Steps that must end first, with the arguments that each adds if it succeeds.
+        clears: File or folder to delete before rerunning the step with other settings.
         settings: Settings that the command reads from files.
     """
 
@@ -51,12 +49,12 @@ class Step:
     settings: Any = None
 
     def words(self, done: Mapping[str, str]) -> list[str]:
-        """The whole command, given the steps that are done."""
+        """Full command, given the finished steps."""
         taken = [words for name, words in self.takes.items() if name in done]
         return [*self.command, *chain(*taken)]
 
     def key(self, run: Path, done: Mapping[str, str]) -> str:
-        """Hash of command, settings and the steps before, wherever the folder lies."""
+        """Hash of command, settings and dependencies, independent of the location of `run`."""
         text = json.dumps(self.words(done))
         for place in (str(run), str(PROJECT), sys.executable):
             text = text.replace(place, "")
@@ -66,14 +64,14 @@ class Step:
 
 @dataclass
 class Runner:
-    """Runs steps.
+    """Runs steps in parallel.
 
     Attributes:
-        run: Folder of everything.
-        steps: In the order in which they start, where they do not wait for others.
-        jobs: Steps that run at a time.
+        run: Output folder.
+        steps: Steps in order of priority.
+        jobs: Number of concurrent steps.
         threads: Threads per step.
-        log: Takes a line for the user.
+        log: Receives progress messages.
     """
 
     run: Path
@@ -83,19 +81,19 @@ class Runner:
     log: Callable[[str], None] = print
 
     def __call__(self) -> dict[str, str]:
-        """Run what is left.
+        """Run all unfinished steps.
 
         Returns:
-            Steps that failed or could not start -> why.
+            Steps that failed or could not start, with the reason.
 
         Raises:
-            InUseError: Another run works in the folder, or a step that one left behind.
+            InUseError: Another run, or a leftover step of one, is using the folder.
         """
         done: dict[str, str] = {}
         lost: dict[str, str] = {}
         waiting = list(self.steps)
         running: dict[str, tuple[Step, str, subprocess.Popen[bytes], float]] = {}
-        # steps inherit the lock, and keep it where this process is killed
+        # steps inherit the lock and hold it even if this process is killed
         with locked(self.run, remedy=LEFT_BEHIND) as lock:
             try:
                 while waiting or running:
@@ -130,21 +128,21 @@ class Runner:
         return lost
 
     def plan(self) -> list[tuple[Step, State]]:
-        """The state of each step, as if none failed; nothing is changed."""
+        """State of each step, assuming that none fails; changes nothing."""
         done: dict[str, str] = {}
         for step in self.steps:
             done[step.name] = step.key(self.run, done)
         return [(step, self.state(step, done[step.name])) for step in self.steps]
 
     def state(self, step: Step, key: str) -> State:
-        """Whether a step is done, was begun with other settings, or is to be run."""
+        """Whether a step is finished, must be rerun with new settings, or has to run."""
         stamp = self._stamp(step)
         if stamp and stamp["key"] != key:
             return "redo"
         return "done" if stamp.get("seconds") is not None and step.output.exists() else "run"
 
     def seconds(self) -> float:
-        """Duration of all steps that are done, one after another."""
+        """Total duration of the finished steps."""
         return sum(self._stamp(step).get("seconds") or 0 for step in self.steps)
 
     def _path(self, step: Step, ending: str) -> Path:
@@ -180,7 +178,7 @@ class Runner:
             )
 
     def _finish(self, step: Step, key: str, code: int, seconds: float, left: int) -> str:
-        """Say how a step ended; the reason if it failed."""
+        """Log how a step ended and return the reason if it failed."""
         reason = f"exit code {code}" if code > 0 else f"signal {-code}" if code else ""
         if not code and not step.output.exists():
             reason = f"{step.output} is not there"
@@ -194,7 +192,7 @@ class Runner:
 
 
 def _failed(step: Step, lost: Mapping[str, str]) -> str:
-    """A step for which this one waits in vain."""
+    """Name of a failed step that this one depends on, if any."""
     needed = [name for name in step.needs if name in lost]
     if step.takes and all(name in lost for name in step.takes):
         needed += step.takes
@@ -202,7 +200,7 @@ def _failed(step: Step, lost: Mapping[str, str]) -> str:
 
 
 def _tail(path: Path) -> str:
-    """The last lines of a log; of a progress bar its last state."""
+    """Last lines of a log, with only the last state of progress bars."""
     lines = path.read_bytes()[-65536:].decode(errors="replace").split("\n")
     lines = [line.rstrip().rsplit("\r", 1)[-1] for line in lines if line.strip()]
     return "\n".join(f"    | {line[:160]}" for line in lines[-TAIL_LINES:])

@@ -1,8 +1,8 @@
-"""The benchmark as the project's own commands: city, captions, trainings, vectors, probe, report.
+"""Steps of the benchmark: build a city, caption, train, embed, probe, report.
 
-Everything lies in one folder: world/ and captioned/ (datasets), models/ and embeddings/ by the
-label of the training, results/ (rows and report), transfer/, logs/. The report finds the retrieval
-of a training in models/LABEL/metrics.jsonl.
+Layout of the output folder: world/ and captioned/ (datasets), models/ and embeddings/ by label of
+the training, results/ (rows and report), transfer/, logs/. The report reads retrieval metrics from
+models/LABEL/metrics.jsonl.
 """
 
 import json
@@ -35,17 +35,17 @@ def run_benchmark(
     dry_run: bool = False,
     log: Callable[[str], None] = print,
 ) -> None:
-    """Run what is left of a benchmark.
+    """Run the unfinished steps of a benchmark.
 
     Args:
         config: Path of the recipe.
-        output_dir: Folder of everything.
-        whole: Controls, baselines and transfer too, not only the variants.
-        dry_run: List the steps and their commands, and do nothing.
-        log: Takes a line.
+        output_dir: Output folder.
+        whole: Whether to run controls, baselines and transfer besides the variants.
+        dry_run: List the steps and their commands without running them.
+        log: Receives progress messages.
 
     Raises:
-        InputError: The recipe is wrong, or, at the end, steps have failed.
+        InputError: The recipe is invalid, or steps have failed.
     """
     recipe, run = read_recipe(config), Path(output_dir).resolve()
     runner = Runner(run, list(_Plan(recipe, run).steps(whole)), recipe.jobs, recipe.threads, log)
@@ -61,7 +61,7 @@ def run_benchmark(
     for name, settings in recipe.captions.items():
         with atomic_path(run / "recipes" / f"{name}.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(settings.merged()), encoding="utf-8")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that running steps are ended too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # also terminates running steps
     lost = runner()
     log(f"The steps took {runner.seconds() / 60:.0f} minutes, one after another.")
     if lost:
@@ -73,13 +73,13 @@ def run_benchmark(
 
 @dataclass(frozen=True)
 class _Plan:
-    """Which commands make what of a recipe in the folder `run`."""
+    """Steps of a recipe in the folder `run`."""
 
     recipe: Recipe
     run: Path
 
     def steps(self, whole: bool) -> Iterator[Step]:
-        """All steps, or those of the variants; seed by seed: what stops early has whole seeds."""
+        """All steps or only those of variants, seed by seed so that early seeds are complete."""
         recipe, city = self.recipe, self.recipe.cities[0]
         yield self.build()
         for captions in dict.fromkeys(one.captions for one in recipe.variants.values()):
@@ -145,7 +145,6 @@ class _Plan:
     # ---- systems --------------------------------------------------------------------------------
 
     def train(self, variant: str, seed: int, name: str, cities: Sequence[str], model: Path) -> Step:
-        """Train a variant on some cities."""
         own, training = self.recipe.variants[variant], self.recipe.training
         values = {
             **training.set,
@@ -168,7 +167,7 @@ class _Plan:
         self, train: Step, variant: str, seed: int, name: str, city: str, model: Path,
         folder: str = "embeddings",
     ) -> Step:  # fmt: skip
-        """Encode a city with a training, which its table tells all about."""
+        """Embed a city with a trained variant and record the training in the table."""
         own, label = self.recipe.variants[variant], f"{GROUP}{variant}-s{seed}"
         training: dict[str, Any] = {"group": f"{GROUP}{variant}", "seed": seed, "curve": own.curve}
         training["settings"] = {"captions": own.captions, **own.train}
@@ -182,7 +181,7 @@ class _Plan:
         self, command: str, name: str, city: str, values: Mapping[str, Any], needs: str,
         label: str = "", folder: str = "embeddings", **more: Any,
     ) -> Step:  # fmt: skip
-        """A command that makes a table of vectors."""
+        """Command that writes an embedding table."""
         output = self.run / folder
         values = {**self.place(city, output), "label": label or name, **values}
         path = output / city / f"{label or name}.parquet"
@@ -196,12 +195,12 @@ class _Plan:
         return Step(name, words, output, needs, **more)
 
     def controls(self) -> Iterator[Step]:
-        """Encoders that learnt nothing here: colours, the base as it is, random initialisation."""
+        """Encoders without adaptation: colour and texture, frozen base, random initialisation."""
         city, seeds = self.recipe.cities[0], self.recipe.seeds
         yield self.table("embed", "colour_texture", city, {"encoder": "colour_texture"}, "build")
         if base := self.recipe.training.merged().get("model_name_or_path"):
             yield self.table("embed", "base-frozen", city, {"model_name_or_path": base}, "build")
-        model = self.run / "models" / f"{GROUP}{FULL}-s{seeds[0]}"  # it says which architecture
+        model = self.run / "models" / f"{GROUP}{FULL}-s{seeds[0]}"  # for its architecture
         for seed in seeds:
             values = {"model_name_or_path": model, "random_init": True, "seed": seed}
             values["training"] = {"group": "random-init", "seed": seed}
@@ -209,7 +208,7 @@ class _Plan:
             yield self.table("embed", f"random-init-s{seed}", city, values, needs)
 
     def baselines(self) -> Iterator[Step]:
-        """Published systems, and beside them the words of the captions alone."""
+        """Published systems, and TF-IDF of the captions as a text-only baseline."""
         recipe, city = self.recipe, self.recipe.cities[0]
         captions = recipe.variants[FULL].captions
         place = self.place(city, self.run / "embeddings", captions)
@@ -224,7 +223,7 @@ class _Plan:
             yield self.table("embed_captions", "captions-tfidf", city, place, f"export-{captions}")
 
     def transfer(self) -> Iterator[Step]:
-        """The method from each city, and from all but one; every city by each."""
+        """Train on each city and on all but one city; evaluate every training on every city."""
         recipe, seed, folder = self.recipe, self.recipe.seeds[0], self.run / "transfer"
         sources = [[city] for city in recipe.cities]
         if len(sources) > 2:
@@ -252,7 +251,7 @@ def _python(*words: str) -> tuple[str, ...]:
 
 
 def _flags(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """Values as words of a command line: lists as several, mappings as JSON."""
+    """Command-line arguments: lists as several words, mappings as JSON."""
     words: list[str] = []
     for name, value in values.items():
         words.append(f"--{name}")

@@ -1,4 +1,4 @@
-"""What the commands that read texts can be told: embed_captions, retrieve, zero_shot."""
+"""Command-line arguments of embed_captions, retrieve and zero_shot."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -104,7 +104,7 @@ COMMANDS: dict[str, type] = {
 
 
 def check_model(arguments: LanguageArguments) -> None:
-    """Raise an InputError where a checkpoint is missing, or given for nothing."""
+    """Raise `InputError` if a required checkpoint is missing or an unused one is given."""
     needs_one = not isinstance(arguments, EmbedCaptionsArguments) or arguments.encoder != "tfidf"
     if needs_one and arguments.model_name_or_path is None:
         raise InputError("--model_name_or_path is missing: the checkpoint whose towers are used.")

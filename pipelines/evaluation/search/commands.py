@@ -1,4 +1,4 @@
-"""The commands that read texts: embed_captions, retrieve, zero_shot."""
+"""The commands embed_captions, retrieve and zero_shot."""
 
 import os
 from pathlib import Path
@@ -22,7 +22,7 @@ MAX_DECODING_THREADS = 8
 
 
 def run(arguments: LanguageArguments, device: str) -> Path:
-    """Run one of the commands; returns the path of its main file."""
+    """Run one of the commands and return the path of its main output."""
     if isinstance(arguments, EmbedCaptionsArguments):
         return run_embed_captions(arguments, device)
     if isinstance(arguments, RetrieveArguments):
@@ -31,7 +31,7 @@ def run(arguments: LanguageArguments, device: str) -> Path:
 
 
 def run_embed_captions(arguments: EmbedCaptionsArguments, device: str) -> Path:
-    """`evaluate.py embed_captions`: returns the table's path."""
+    """Run `evaluate.py embed_captions` and return the path of the embedding table."""
     from ..embed.captions import TFIDF_LABEL, TOWER_LABEL, embed_text_tower, embed_tfidf
     from ..embed.region_captions import read_captions
 
@@ -51,7 +51,7 @@ def run_embed_captions(arguments: EmbedCaptionsArguments, device: str) -> Path:
 
 
 def run_retrieve(arguments: RetrieveArguments, device: str) -> Path:
-    """`evaluate.py retrieve`: prints what was found; returns the path of the JSON or HTML file."""
+    """Run `evaluate.py retrieve`, print results and return the path of the JSON or HTML file."""
     from .gallery import all_captions, open_gallery, own_captions
     from .page import write_search
     from .retrieval import measure, metrics_table, search_regions
@@ -74,7 +74,7 @@ def run_retrieve(arguments: RetrieveArguments, device: str) -> Path:
 
 
 def run_zero_shot(arguments: ZeroShotArguments, device: str) -> Path:
-    """`evaluate.py zero_shot`: prints the table; returns the path of the embedding table."""
+    """Run `evaluate.py zero_shot`, print results and return the path of the embedding table."""
     from .prompts import DEFAULT_PROMPTS, read_prompts
     from .zero_shot import agreement_table, zero_shot
 

@@ -1,7 +1,7 @@
-"""The images of a city with a vector each, and the captions they go with.
+"""Image embeddings of a city and their captions, for retrieval.
 
-Searched are single images, not the means of regions. Their vectors lie in a table that is made once
-(`<output>/images/<view>/<label>.parquet`), by the streamed and resumable way of the regions'.
+The vectors of single images are cached in `<output>/images/<view>/<label>.parquet`, computed by the
+streaming, resumable embedding loop of regions.
 """
 
 from collections.abc import Mapping
@@ -29,16 +29,16 @@ from .nearest import unit
 
 @dataclass(frozen=True)
 class Gallery:
-    """The images of one view of a city that have a vector.
+    """Embedded images of one view of a city.
 
     Attributes:
-        image_ids: `(N,)`.
-        region_ids: `(N,)` region of each.
-        captions: `(N,)`; None where an image has none.
-        vectors: `(N, D)` float32, unit length.
-        view: of the images.
-        description: dataset, city, synthetic, encoder.
-        without_vector: images left out, for they cannot be decoded or lie in no region.
+        image_ids: Image ids, `(N,)`.
+        region_ids: Region id of each image, `(N,)`.
+        captions: Caption of each image or None, `(N,)`.
+        vectors: L2-normalised image embeddings, `(N, D)`, float32.
+        view: View of the images.
+        description: Metadata: dataset, city, synthetic, encoder.
+        without_vector: Number of skipped images: undecodable or in no region.
     """
 
     image_ids: list[str]
@@ -52,11 +52,11 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Texts, and the image that each was written for.
+    """Text-image pairs.
 
     Attributes:
-        texts: `(M,)`.
-        image: `(M,)` row of each text's image in the gallery.
+        texts: Texts, `(M,)`.
+        image: Row index of each text's image in the gallery, `(M,)`.
     """
 
     texts: list[str]
@@ -72,19 +72,19 @@ def open_gallery(
     label: str,
     settings: EmbedSettings | None = None,
 ) -> Gallery:
-    """Encode every image of a view, or read what was encoded before.
+    """Embed every image of a view, or read the cached embeddings.
 
     Args:
-        encoder: of the images.
-        dataset_name: a dataset folder, or the id of a dataset on the Hub.
-        city: of the dataset.
+        encoder: Image encoder.
+        dataset_name: Folder or Hub id of a dataset.
+        city: City of the dataset.
         view: `street_view` or `satellite`.
-        output: folder of the city's files; the vectors go to `images/<view>/<label>.parquet`.
-        label: name of the model.
-        settings: how images are streamed.
+        output: Folder of the city's files.
+        label: Name of the model.
+        settings: Streaming settings.
 
     Raises:
-        InputError: no such dataset, city or view, or no image that gives a vector.
+        InputError: The dataset, city or view does not exist, or no image could be embedded.
     """
     regional = open_images(dataset_name, city)
     if not regional.num_images.get(view):
@@ -113,7 +113,7 @@ def open_gallery(
 
 
 def _by_image(row: Row, wanted: frozenset[str]) -> Row:
-    """The image as a region of its own, for one vector an image; one of no region stays so."""
+    """Use the image id as region id, to get one vector per image."""
     return {**row, "region_id": row["image_id"] if row["image_id"] in wanted else None}
 
 
@@ -135,16 +135,16 @@ def _gallery(
 
 
 def own_captions(gallery: Gallery) -> Pairs:
-    """The one caption beside each image."""
+    """Caption of each captioned image."""
     rows = [row for row, caption in enumerate(gallery.captions) if caption]
     return Pairs([str(gallery.captions[row]) for row in rows], np.array(rows, np.int64))
 
 
 def all_captions(gallery: Gallery) -> Pairs:
-    """Every kept caption that the table of captions has of the images, each text once an image.
+    """All kept captions of the images in the table of captions, without duplicates per image.
 
     Raises:
-        InputError: there is no such table.
+        InputError: The table does not exist.
     """
     about = gallery.description
     try:

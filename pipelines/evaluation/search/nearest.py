@@ -1,8 +1,7 @@
-"""Exact nearest-neighbour search in blocks: no matrix of all queries by all keys is ever made.
+"""Exact nearest-neighbour search in blocks, with constant memory.
 
-What is searched for is an owner of keys: a region with its images is as near as the nearest of
-them; where every key is its own owner, this is plain search. Working memory is that of one block
-of scores, however many keys there are; keys mapped from disk are read block by block.
+Keys are grouped by owner, for example images by region; the score of an owner is the maximum over
+its keys. Keys may be memory-mapped.
 """
 
 from collections.abc import Iterator
@@ -22,11 +21,11 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Keys:
-    """What is searched.
+    """Key vectors, grouped by owner.
 
     Attributes:
-        vectors: `(N, D)` float32, unit length; may be a memory map.
-        starts: `(R + 1,)` first key of each owner, and N.
+        vectors: L2-normalised vectors, `(N, D)`, float32; may be a memory map.
+        starts: Index of the first key of each owner, followed by N, `(R + 1,)`.
     """
 
     vectors: Floats
@@ -44,16 +43,16 @@ class Keys:
         return len(self.starts) - 1
 
     def blocks(self, size: int) -> Iterator[tuple[int, int]]:
-        """First and last owner (not included) of blocks of about `size` keys, owners whole."""
+        """Yield half-open ranges of owners with about `size` keys in total, at least one owner."""
         first = 0
         while first < len(self):
             last = int(np.searchsorted(self.starts, self.starts[first] + size, side="right")) - 1
-            last = max(last, first + 1)  # an owner of more keys than a block is a block
+            last = max(last, first + 1)
             yield first, last
             first = last
 
     def scores(self, queries: Floats, first: int, last: int) -> Floats:
-        """`(Q, last - first)` scores of the owners: the highest of their keys'."""
+        """Score each owner by its best key, `(Q, last - first)`."""
         begin, end = self.starts[first], self.starts[last]
         scores = queries @ np.asarray(self.vectors[begin:end]).T
         if end - begin == last - first:
@@ -63,14 +62,12 @@ class Keys:
 
 @dataclass(frozen=True)
 class Relevance:
-    """Which owners are right for which query, in no more numbers than there are facts.
-
-    Queries and owners that are alike (identical texts) share a row or column.
+    """Sparse relevance of owners to queries. Identical texts share a row or column.
 
     Attributes:
-        matrix: `(U, C)` bool.
-        query_rows: `(Q,)` row of each query.
-        key_columns: `(R,)` column of each owner.
+        matrix: Relevance matrix, `(U, C)`, bool.
+        query_rows: Row of each query, `(Q,)`.
+        key_columns: Column of each owner, `(R,)`.
     """
 
     matrix: csr_array
@@ -78,25 +75,25 @@ class Relevance:
     key_columns: Ints
 
     def num_right(self) -> Ints:
-        """How many owners are right for each query: `(Q,)`."""
+        """Number of relevant owners of each query, `(Q,)`."""
         owners = np.bincount(self.key_columns, minlength=self.matrix.shape[1])
         return (self.matrix.astype(np.int64) @ owners)[self.query_rows]
 
 
 def plain_keys(vectors: Floats) -> Keys:
-    """Every key its own owner."""
+    """Keys without grouping: every key is its own owner."""
     return Keys(vectors, np.arange(len(vectors) + 1))
 
 
 def owned_keys(vectors: Floats, owners: Ints) -> tuple[Keys, Ints]:
-    """Keys by owner.
+    """Group keys by owner.
 
     Args:
-        vectors: `(N, D)`; copied only if keys of an owner do not lie together.
-        owners: `(N,)` numbers, of which not all need occur.
+        vectors: Key vectors, `(N, D)`; copied only if not sorted by owner.
+        owners: Owner number of each key, `(N,)`.
 
     Returns:
-        The keys, owners ascending, and the `(N,)` order in which the vectors now lie.
+        Keys in ascending order of owners, and the permutation of the vectors, `(N,)`.
     """
     order = np.argsort(owners, kind="stable")
     if (np.diff(order) != 1).any():
@@ -106,19 +103,19 @@ def owned_keys(vectors: Floats, owners: Ints) -> tuple[Keys, Ints]:
 
 
 def top_k(queries: Floats, keys: Keys, k: int, block_keys: int = BLOCK_KEYS) -> tuple[Floats, Ints]:
-    """The k nearest owners of each query, nearest first; of equal scores the lower number first.
+    """Find the k nearest owners of each query, in descending order of score.
 
     Args:
-        queries: `(Q, D)`.
-        keys: R owners.
-        k: at most R are returned.
-        block_keys: keys compared at a time.
+        queries: L2-normalised query vectors, `(Q, D)`.
+        keys: Keys of R owners.
+        k: Number of owners.
+        block_keys: Keys compared at a time.
 
     Returns:
-        Scores and numbers, `(Q, min(k, R))` each.
+        Scores and owner numbers, `(Q, min(k, R))` each; ties are sorted by owner number.
 
     Raises:
-        ValueError: k below 1.
+        ValueError: `k` is less than 1.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}.")
@@ -135,7 +132,7 @@ def top_k(queries: Floats, keys: Keys, k: int, block_keys: int = BLOCK_KEYS) -> 
 
 
 def _largest(scores: Floats, k: int) -> tuple[Floats, Ints]:
-    """The k largest of each row in any order; of those equal to the smallest, the first ones."""
+    """The k largest scores of each row, unordered; ties are resolved by position."""
     rows, width = scores.shape
     if width <= k:
         return scores, np.broadcast_to(np.arange(width), (rows, width))
@@ -155,20 +152,20 @@ def first_hits(
     block_keys: int = BLOCK_KEYS,
     block_queries: int = BLOCK_QUERIES,
 ) -> Ints:
-    """How many wrong owners come before the first right one, for each query: `(Q,)`.
+    """Rank, from 0, of the first relevant owner of each query, `(Q,)`.
 
-    Of equal scores (within rounding) a wrong owner goes first: who maps everything to one point
-    finds nothing.
+    Ties (within rounding) are resolved against the relevant owner, so that a collapsed encoder
+    scores worst.
 
     Args:
-        queries: `(Q, D)`.
-        keys: R owners.
-        relevance: which owners are right for which query.
-        block_keys: keys compared at a time.
-        block_queries: queries compared at a time.
+        queries: L2-normalised query vectors, `(Q, D)`.
+        keys: Keys of R owners.
+        relevance: Relevance of owners to queries.
+        block_keys: Keys compared at a time.
+        block_queries: Queries compared at a time.
 
     Raises:
-        ValueError: a query without any right owner.
+        ValueError: A query has no relevant owner.
     """
     lonely = int((relevance.num_right() == 0).sum())
     if lonely:
@@ -197,12 +194,12 @@ def _dense(rows: csr_array, columns: Ints) -> NDArray[np.bool_]:
 
 
 def chance_recall(right: Ints, total: int, k: int) -> float:
-    """Expected recall at k of a random order of `total` owners.
+    """Expected recall at k of a random ranking of `total` owners.
 
     Args:
-        right: `(Q,)` how many of them are right for each query.
-        total: owners.
-        k: how many are looked at.
+        right: Number of relevant owners of each query, `(Q,)`.
+        total: Number of owners.
+        k: Number of retrieved owners.
     """
     miss = np.ones(len(right))
     for drawn in range(min(k, total)):
@@ -211,7 +208,7 @@ def chance_recall(right: Ints, total: int, k: int) -> float:
 
 
 def unit(vectors: NDArray[np.floating]) -> Floats:
-    """Rows of length 1, float32; a row of zeros stays one."""
+    """L2-normalise rows to float32; rows of zeros stay zero."""
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return (vectors / np.maximum(length, 1e-12)).astype(np.float32)
 

@@ -1,7 +1,7 @@
-"""The regions a search found as files: CSV, GeoJSON, and a page with their images.
+"""Write search results as CSV, GeoJSON and an HTML page with images.
 
-Queries, captions and ids come from outside: the page escapes them, and its Content-Security-Policy
-lets nothing run and nothing be fetched.
+Queries, captions and ids are untrusted: the page escapes them, and its Content-Security-Policy
+blocks scripts and requests.
 """
 
 import base64
@@ -34,13 +34,13 @@ def write_search(query: str, hits: Sequence[Hit], gallery: Gallery, output: Path
     """Write `<output>/<words of the query>-<hash>.csv`, `.geojson` and `.html`.
 
     Args:
-        query: What was searched for.
-        hits: Nearest first.
-        gallery: What was searched.
+        query: Query text.
+        hits: Regions found, nearest first.
+        gallery: Searched images.
         output: Folder of the files.
 
     Returns:
-        The three paths.
+        Paths of the three files.
     """
     about = {**gallery.description, "view": gallery.view}
     dataset, city = str(about["dataset"]), str(about["city"])
@@ -59,10 +59,9 @@ def write_search(query: str, hits: Sequence[Hit], gallery: Gallery, output: Path
 
 
 def hits_table(hits: Sequence[Hit], regions: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
-    """One line per hit, with the location and the outline (else the point) of its region.
+    """One row per hit: rank, region_id, score, lon, lat, image_id, caption, geometry (EPSG:4326).
 
-    Returns:
-        Columns rank, region_id, score, lon, lat, image_id, caption and geometry (EPSG:4326).
+    The geometry is the region's polygon, or its point if there is none.
     """
     known = regions.set_index("region_id").loc[[hit.region_id for hit in hits]]
     shapes = [
@@ -86,7 +85,7 @@ def hits_table(hits: Sequence[Hit], regions: gpd.GeoDataFrame) -> gpd.GeoDataFra
 def read_pictures(
     dataset_name: str, city: str, view: str, image_ids: Sequence[str]
 ) -> dict[str, bytes]:
-    """Small JPEGs of these images, without those that cannot be decoded."""
+    """JPEG thumbnails by image id; images that cannot be decoded are skipped."""
     missing, pictures = set(image_ids), {}
     for row in iter_images(dataset_name, city, view, ["image_id"]):
         if row["image_id"] in missing:
@@ -103,7 +102,7 @@ def read_pictures(
 
 
 def to_geojson(query: str, table: gpd.GeoDataFrame, about: Mapping[str, Any]) -> str:
-    """The outlines (or points) of the regions, EPSG:4326."""
+    """GeoJSON of the regions, EPSG:4326."""
     shown = table[["rank", "region_id", "score", "image_id", "geometry"]]
     shown = shown.assign(score=shown["score"].astype(float))
     features = json.loads(shown.to_json(drop_id=True))["features"]
@@ -119,7 +118,7 @@ def to_geojson(query: str, table: gpd.GeoDataFrame, about: Mapping[str, Any]) ->
 def to_html(
     query: str, table: pd.DataFrame, pictures: Mapping[str, bytes], about: Mapping[str, Any]
 ) -> str:
-    """The page; the template escapes all values."""
+    """HTML page; the template escapes all values."""
     environment = page_environment(__package__)
     assert environment.loader is not None
     style, _, _ = environment.loader.get_source(environment, "search.css")

@@ -1,4 +1,4 @@
-"""Prompt sets for zero-shot scores: what a region is asked, and by which words."""
+"""Prompt sets for zero-shot classification of regions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ DEFAULT_PROMPTS = Path(__file__).resolve().parents[3] / "configs" / "zero_shot" 
 
 @dataclass(frozen=True)
 class Attribute:
-    """A question with a few answers.
+    """Attribute with two or more classes.
 
     Attributes:
-        name: of the attribute.
-        classes: name of each class -> phrases that tell it.
-        indicators: indicator -> the class whose score should rise with it.
+        name: Name of the attribute.
+        classes: Phrases that describe each class.
+        indicators: For each indicator, the class whose score should increase with it.
     """
 
     name: str
@@ -30,19 +30,19 @@ class Attribute:
 
     @property
     def columns(self) -> list[str]:
-        """Names of its scores."""
+        """Names of the scores, `<attribute>.<class>`."""
         return [f"{self.name}.{name}" for name in self.classes]
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Attributes, and the sentences made of their phrases, by view."""
+    """Attributes, and prompt templates by view."""
 
     templates: Mapping[str, Sequence[str]]
     attributes: Sequence[Attribute]
 
     def sentences(self, view: str, phrases: Sequence[str]) -> list[str]:
-        """Each phrase in each template of a view."""
+        """Fill each template of a view with each phrase."""
         return [form.format(phrase) for form in self.templates[view] for phrase in phrases]
 
 
@@ -50,7 +50,7 @@ def read_prompts(path: Path = DEFAULT_PROMPTS) -> Prompts:
     """Read a file like `configs/zero_shot/prompts.yaml`.
 
     Raises:
-        InputError: no such file, or not of that form.
+        InputError: The file does not exist or has the wrong structure.
     """
     try:
         content = read_yaml(path)

@@ -1,6 +1,6 @@
-"""Image to text, text to image, and text to region: recall, ranks, and the search itself.
+"""Image-text retrieval metrics, and search of regions by text.
 
-A region is as near to a text as the nearest of its images.
+The score of a region is the maximum over its images.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -39,13 +39,13 @@ DIRECTIONS = {
 
 @dataclass(frozen=True)
 class Hit:
-    """A region that was found.
+    """Region found by a query.
 
     Attributes:
-        region_id: of the region.
-        image_id: the image that is nearest to the text.
-        score: cosine of the two.
-        caption: of the image.
+        region_id: Id of the region.
+        image_id: Id of the region's image nearest to the query.
+        score: Cosine similarity of image and query.
+        caption: Caption of the image.
     """
 
     region_id: str
@@ -61,23 +61,22 @@ def retrieval_metrics(
     regions: Sequence[str],
     ks: Sequence[int] = KS,
 ) -> dict[str, dict[str, float]]:
-    """Recall at k and median rank of images and texts.
+    """Recall at k and median rank between images, texts and regions.
 
-    A query finds what it should if any right candidate is among the k nearest. An image is right
-    for a text if one of its texts is identical to it, and so is a text for an image: a text that
-    fits two images may find either. A region is right if one of its images is. Among equal scores
-    (within 1e-6) a wrong candidate goes first.
+    A query is a hit if any relevant candidate is among the k nearest. An image and a text are
+    relevant to each other if one of the image's texts is identical to the text; a region is
+    relevant if one of its images is. Ties (within 1e-6) are resolved against relevant candidates.
 
     Args:
-        image_embeds: `(N, D)`, unit length; each image has one text at least.
-        text_embeds: `(M, D)`, unit length.
-        pairs: the M texts.
-        regions: region of each image.
-        ks: for which k.
+        image_embeds: L2-normalised embeddings of images with at least one text, `(N, D)`.
+        text_embeds: L2-normalised text embeddings, `(M, D)`.
+        pairs: The M texts and their images.
+        regions: Region id of each image, `(N,)`.
+        ks: Values of k.
 
     Returns:
-        For each of `DIRECTIONS`: `recall_at_<k>`, `chance_recall_at_<k>` (of a random order),
-        `median_rank` (of the first right candidate, from 1), `queries` and `candidates`.
+        For each of `DIRECTIONS`: `recall_at_<k>`, `chance_recall_at_<k>` (random ranking),
+        `median_rank` (of the first relevant candidate, from 1), `queries` and `candidates`.
     """
     _, text = np.unique(np.asarray(pairs.texts, dtype=object).astype(str), return_inverse=True)
     _, owners = np.unique(np.asarray(regions, dtype=object).astype(str), return_inverse=True)
@@ -119,20 +118,20 @@ def _direction(
 def measure(
     gallery: Gallery, pairs: Pairs, tower: TextTower, output: Path, name: str
 ) -> dict[str, Any]:
-    """Retrieval between images and captions.
+    """Measure retrieval between images and captions; write `retrieval-<view>-<name>.json` and .md.
 
     Args:
-        gallery: images; those without a caption take no part.
-        pairs: the captions, from [`own_captions`] or [`all_captions`].
-        tower: of the same checkpoint.
-        output: folder of the city's files, for `retrieval-<view>-<name>.json` and `.md`.
-        name: of the model, and of the captions where they are not the own ones.
+        gallery: Embedded images; those without a caption are ignored.
+        pairs: Captions, from [`own_captions`] or [`all_captions`].
+        tower: Text encoder of the same checkpoint.
+        output: Folder of the city's files.
+        name: Name of the model and caption set.
 
     Returns:
-        What the JSON file holds.
+        Content of the JSON file.
 
     Raises:
-        InputError: no image has a caption.
+        InputError: No image has a caption.
     """
     if not pairs.texts:
         raise InputError(
@@ -166,7 +165,7 @@ def measure(
 
 
 def metrics_table(found: Mapping[str, Any]) -> str:
-    """What [`measure`] found, in Markdown; chance in brackets."""
+    """Markdown table of the results of [`measure`]."""
     head = ["", *(f"R@{k} (chance)" for k in KS), "median rank", "queries", "candidates"]
     lines = [head, ["---"] * len(head)]
     for name, title in DIRECTIONS.items():
@@ -191,16 +190,16 @@ def search_regions(
     encode: Callable[[Sequence[str]], NDArray[np.float32]],
     top: int = 10,
 ) -> list[Hit]:
-    """The regions nearest to a text, nearest first.
+    """Find the regions nearest to a text, nearest first.
 
     Args:
-        query: what is looked for.
-        gallery: images.
-        encode: texts to `(n, D)` vectors of the same checkpoint.
-        top: how many regions.
+        query: Query text.
+        gallery: Embedded images.
+        encode: Text encoder of the same checkpoint; returns `(n, D)`.
+        top: Number of regions.
 
     Raises:
-        InputError: the query says nothing.
+        InputError: The query is empty.
     """
     text = plain_text(query)
     if text is None:

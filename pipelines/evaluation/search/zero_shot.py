@@ -1,10 +1,9 @@
-"""Regions scored by prompts, with no label: which of some descriptions do its pictures look like.
+"""Zero-shot classification of regions by text prompts.
 
-The mean image embedding of a region is compared with those of the prompts of each class; the
-softmax over the classes of an attribute, at the temperature of the checkpoint, is the score
-(zero-shot classification of CLIP, Radford et al. 2021, https://arxiv.org/abs/2103.00020, section
-3.1.4, with prompts averaged in embedding space). A score says how pictures look to a model that
-has read the web, prejudice included; it is no measurement of how people live.
+Scores are the softmax, over the classes of an attribute, of cosine similarities between the mean
+image embedding of a region and the mean prompt embedding of each class, at the temperature of the
+checkpoint (CLIP, Radford et al. 2021, https://arxiv.org/abs/2103.00020, section 3.1.4). Scores
+reflect the biases of the model's training data; they do not measure living conditions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -43,21 +42,20 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Agreement:
-    """The rank correlation of a score and an indicator.
+    """Rank correlation of a score and an indicator.
 
     Attributes:
-        view: of the images.
-        score: column.
-        indicator: that it should rise with.
-        n: regions that have both.
-        spearman: their rank correlation.
-        null_low: of the 95 % that shuffled labels give.
-        null_high: of the same.
-        p_value: share of shuffles at least as far from 0.
-        low: of the 95 % interval, blocks of regions drawn with replacement; None where all regions
-            lie in one block, or have no place.
-        high: of the same.
-        blocks: that were drawn from.
+        view: View of the images.
+        score: Name of the score, `<attribute>.<class>`.
+        indicator: Name of the indicator.
+        n: Number of regions with both values.
+        spearman: Spearman rank correlation.
+        null_low: Lower bound of the 95 % interval under permuted labels.
+        null_high: Upper bound of the same interval.
+        p_value: Two-sided permutation p-value.
+        low: Lower bound of the 95 % block bootstrap interval; None if there is only one block.
+        high: Upper bound of the same interval.
+        blocks: Number of blocks in the bootstrap.
     """
 
     view: str
@@ -80,14 +78,14 @@ def score_view(
     encode: Callable[[Sequence[str]], NDArray[np.float32]],
     logit_scale: float,
 ) -> NDArray[np.float32]:
-    """Scores of regions, `(N, columns of all attributes)`; rows of nan stay so.
+    """Zero-shot scores of regions, `(N, number of classes of all attributes)`.
 
     Args:
-        vectors: `(N, D)` mean image embeddings, nan where a region has no image.
-        view: of the images.
-        prompts: what is asked.
-        encode: texts to `(n, D)` vectors of the same checkpoint.
-        logit_scale: what cosines are multiplied with before the softmax.
+        vectors: Mean image embeddings, `(N, D)`; NaN for regions without images, as their scores.
+        view: View of the images.
+        prompts: Attributes and templates.
+        encode: Text encoder of the same checkpoint; returns `(n, D)`.
+        logit_scale: Scale of the cosine similarities before the softmax.
     """
     images = unit(vectors)
     parts = []
@@ -107,14 +105,14 @@ def agreements(
     city: City,
     seed: int = 0,
 ) -> list[Agreement]:
-    """Every score against every indicator that the prompts name and the city has.
+    """Rank correlations with all indicators that are named in the prompts and known for the city.
 
     Args:
-        scores: view -> from [`score_view`].
-        region_ids: of the scores' rows.
-        prompts: what was asked.
-        city: indicators and places.
-        seed: of shuffles and draws.
+        scores: Scores by view, from [`score_view`].
+        region_ids: Region ids of the rows of scores.
+        prompts: Attributes and their indicators.
+        city: Indicators and locations of regions.
+        seed: Seed of permutations and bootstrap.
     """
     rows = {region_id: row for row, region_id in enumerate(region_ids)}
     order = np.array([rows.get(region_id, -1) for region_id in city.regions["region_id"]])
@@ -162,7 +160,7 @@ def _agreement(
 def _block_interval(
     x: Floats, y: Floats, blocks: NDArray[np.int64], seed: int
 ) -> tuple[float | None, float | None]:
-    """Percentile interval of the rank correlation, whole blocks drawn with replacement."""
+    """Percentile interval of the rank correlation from a block bootstrap."""
     names, members = np.unique(blocks, return_inverse=True)
     if len(names) < 2:
         return None, None
@@ -179,12 +177,12 @@ def _block_interval(
 
 
 def spearman(x: Floats, y: Floats) -> float:
-    """Rank correlation, equal values sharing their mean rank."""
+    """Spearman rank correlation, with average ranks for ties."""
     return float(_standard_ranks(x) @ _standard_ranks(y))
 
 
 def _standard_ranks(x: Floats) -> Floats:
-    """Ranks of mean 0 and length 1."""
+    """Ranks, centred and scaled to unit norm."""
     ranks = rankdata(x) - (len(x) + 1) / 2
     return ranks / np.linalg.norm(ranks)
 
@@ -200,22 +198,22 @@ def zero_shot(
 ) -> dict[str, Any]:
     """Score all regions; write `zero-shot-<label>` as `.parquet`, `.csv`, `.json` and `.md`.
 
-    The Parquet file is an embedding table: `evaluate.py probe` takes it beside all others.
+    The Parquet file is an embedding table for `evaluate.py probe`.
 
     Args:
-        table: mean image embeddings of the regions, of the checkpoint.
-        city: indicators to compare with.
-        prompts: what is asked.
-        encode: texts to vectors of the same checkpoint.
-        logit_scale: of the checkpoint.
-        output: folder of the city's files.
-        label: name of the checkpoint.
+        table: Mean image embeddings of the regions.
+        city: Indicators to compare with.
+        prompts: Attributes and templates.
+        encode: Text encoder of the same checkpoint; returns `(n, D)`.
+        logit_scale: Scale of cosine similarities in the checkpoint.
+        output: Folder of the city's files.
+        label: Name of the checkpoint.
 
     Returns:
-        What the JSON file holds.
+        Content of the JSON file.
 
     Raises:
-        InputError: the table has no vector.
+        InputError: The table has no vectors of single views.
     """
     views = [view for view in table.views if view in VIEWS]
     if not views:
@@ -258,7 +256,7 @@ def zero_shot(
 
 
 def agreement_table(found: Mapping[str, Any]) -> str:
-    """What [`zero_shot`] found, in Markdown."""
+    """Markdown table of the results of [`zero_shot`]."""
     head = ["view", "score", "indicator", "n", "Spearman", "95 % of shuffled labels", "p",
             "95 % by blocks"]  # fmt: skip
     lines = [head, ["---"] * len(head)]
