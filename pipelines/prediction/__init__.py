@@ -1,10 +1,10 @@
-"""Predict an indicator where it has no label: photos and polygons to a map with intervals."""
+"""Prediction of indicators for regions without labels, from photos."""
 
 from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """Import the work when it is asked for: `--help` needs none of it."""
+    """Import lazily, so that `--help` is fast."""
     if name == "predict_regions":
         from .predict import predict_regions
 

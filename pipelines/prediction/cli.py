@@ -1,4 +1,4 @@
-"""`python evaluate.py predict`: photos and polygons to a map of predictions."""
+"""Command line of `python evaluate.py predict`."""
 
 import argparse
 import os
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-# threads that wait give way: beside other programs spinning costs many times the work
+# waiting threads must not spin, which is slow when other programs use the CPU
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 DESCRIPTION = """\
@@ -35,7 +35,7 @@ predictions.html, verdict.json and rejects.parquet. Rerun the command to resume 
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's flags."""
+    """Argument parser of the command."""
     top = _Parser(
         prog="evaluate.py predict",
         description=DESCRIPTION,
@@ -114,7 +114,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code, see [`run_command`]."""
+    """Run the command and return the exit code, see [`run_command`]."""
     from dataset_builders.commands import run_command
 
     words = sys.argv[2:] if argv is None else argv
@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Parse the flags and predict."""
+    """Parse the arguments and predict."""
     arguments = parser().parse_args(argv)
     _check(arguments)
     from pipelines.evaluation.embed.raster import RasterSettings
@@ -161,7 +161,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """All that is wrong with the numbers, in one error."""
+    """Report all invalid values in one error."""
     from pipelines.common.errors import InputError
 
     wrong = []
@@ -187,7 +187,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are this project's."""
+    """ArgumentParser that raises InputError."""
 
     def error(self, message: str) -> Any:
         from pipelines.common.errors import InputError

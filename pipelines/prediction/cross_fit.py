@@ -1,9 +1,8 @@
-"""Predictions of regions by models that have not seen their district.
+"""Spatial cross-fitting: predictions by models not trained on a region's district.
 
-Labelled regions are dealt into folds by whole districts. Each fold is predicted by a model of the
-others, less the regions that touch the fold; that model's settings are chosen by the same procedure
-within the others, so nothing of a region's district takes part in its prediction. Regions without a
-label are predicted by a model of all labelled ones.
+Folds consist of complete districts. Each fold is predicted by a model trained on the others, except
+regions that touch the fold; its hyperparameters are chosen by the same procedure within the others.
+Regions without labels are predicted by a model trained on all labelled regions.
 """
 
 from collections.abc import Callable
@@ -25,11 +24,12 @@ Near = Callable[[Rows, Rows], NDArray[np.bool_]]
 
 @dataclass(frozen=True)
 class Folds:
-    """Labelled regions in folds of whole districts.
+    """Assignment of labelled regions to folds of complete districts.
 
     Attributes:
-        number: `(N,)` fold of each region; -1 for those without a label or a vector.
-        near: which of some rows are too near to any of others to be trained on beside them.
+        number: Fold of each region, `(N,)`; -1 without a label or an embedding.
+        near: Function of two arrays of rows: which of the first are too near to any of the second
+            to be trained on with them.
     """
 
     number: NDArray[np.int64]
@@ -37,27 +37,27 @@ class Folds:
 
     @property
     def names(self) -> list[int]:
-        """Numbers of the folds."""
+        """Fold numbers."""
         return np.unique(self.number[self.number >= 0]).tolist()
 
     def rows(self, *names: int) -> Rows:
-        """Rows of some folds."""
+        """Rows of the given folds."""
         return np.flatnonzero(np.isin(self.number, names))
 
     def training(self, *held_out: int) -> Rows:
-        """Rows of the other folds that are far enough from the folds held out."""
+        """Rows of the other folds that are not near the held-out folds."""
         others = self.rows(*(name for name in self.names if name not in held_out))
         return others[~self.near(others, self.rows(*held_out))]
 
 
 @dataclass(frozen=True)
 class CrossFit:
-    """What a model predicts of regions it has not seen.
+    """Held-out predictions of a model.
 
     Attributes:
-        held_out: `(N, K)` of labelled regions, each by a model of other districts; NaN elsewhere,
-            and where a fold leaves too few regions to train on.
-        chosen: `(K,)` point of the model's grid for regions without a label.
+        held_out: Held-out predictions of labelled regions, `(N, K)`; NaN elsewhere, and where too
+            few training regions remain.
+        chosen: Index in the model's grid for regions without labels, `(K,)`.
     """
 
     held_out: Floats
@@ -67,13 +67,13 @@ class CrossFit:
 def make_folds(
     usable: NDArray[np.bool_], districts: NDArray[np.int64], near: Near, num_folds: int = NUM_FOLDS
 ) -> Folds:
-    """Deal the usable regions into folds of about equal size, by whole districts.
+    """Assign usable regions to folds of similar size that consist of complete districts.
 
     Args:
-        usable: `(N,)` regions with a label and a vector.
-        districts: `(N,)` number of each region's district.
-        near: see [`Folds`].
-        num_folds: fewer where there are fewer districts.
+        usable: Whether each region has a label and an embedding, `(N,)`.
+        districts: District of each region, `(N,)`.
+        near: See [`Folds`].
+        num_folds: Maximum number of folds.
     """
     rows = np.flatnonzero(usable)
     number = np.full(len(usable), -1, dtype=np.int64)
@@ -88,12 +88,12 @@ def make_folds(
 
 
 def cross_fit(model: Model, Y: Floats, folds: Folds) -> CrossFit:
-    """Predict every labelled region by a model of other districts.
+    """Predict labelled regions by models trained on other districts.
 
     Args:
-        model: with its grid of settings.
-        Y: `(N, K)` labels, finite in all folds.
-        folds: at least [`FEWEST_FOLDS`].
+        model: Model with its grid of hyperparameters.
+        Y: Labels, `(N, K)`, finite in all folds.
+        folds: At least [`FEWEST_FOLDS`] folds.
     """
     errors = _pair_errors(model, Y, folds)
     held_out = np.full(Y.shape, np.nan)
@@ -112,7 +112,7 @@ def cross_fit(model: Model, Y: Floats, folds: Folds) -> CrossFit:
 
 
 def fit_all(model: Model, Y: Floats, folds: Folds, fit: CrossFit, out: Rows) -> Floats:
-    """Predictions `(len(out), K)` of rows without a label, by a model of all labelled ones."""
+    """Predictions of the rows `out`, `(len(out), K)`, by a model trained on all labelled rows."""
     if not len(out):
         return np.empty((0, Y.shape[1]))
     grid = model(Y, folds.rows(*folds.names), out)
@@ -120,9 +120,9 @@ def fit_all(model: Model, Y: Floats, folds: Folds, fit: CrossFit, out: Rows) -> 
 
 
 def _pair_errors(model: Model, Y: Floats, folds: Folds) -> dict[int, list[Floats]]:
-    """For each fold, errors `(A, K)` on the other folds of models that saw neither.
+    """For each fold, errors `(A, K)` on each other fold of models trained on neither.
 
-    One fit that holds out two folds serves the choice for both.
+    Each model that holds out two folds is used for both.
     """
     errors: dict[int, list[Floats]] = {name: [] for name in folds.names}
     for one, two in combinations(folds.names, 2):
@@ -138,13 +138,13 @@ def _pair_errors(model: Model, Y: Floats, folds: Folds) -> dict[int, list[Floats
 
 
 def _squared_errors(grid: Floats, Y: Floats) -> Floats:
-    """`(A, K)`; infinite where a point of the grid could not be fitted."""
+    """Sums of squared errors, `(A, K)`; infinite where a model could not be fitted."""
     error = np.square(grid - Y).sum(1)
     return np.where(np.isfinite(error), error, np.inf)
 
 
 def _best(errors: list[Floats], points: int, labels: int) -> NDArray[np.int64]:
-    """`(K,)` point of the grid with the least error; the middle one where nothing was measured."""
+    """Grid index with the smallest error, `(K,)`; the middle one without errors."""
     if not errors:
         return np.full(labels, points // 2)
     return np.sum(errors, axis=0).argmin(0)

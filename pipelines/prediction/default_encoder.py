@@ -1,4 +1,4 @@
-"""Which encoder is used where the user names none."""
+"""Default encoder."""
 
 import os
 from collections.abc import Callable
@@ -14,10 +14,10 @@ RECOMMENDED = {
 
 
 def default_encoder(log: Callable[[str], None]) -> str:
-    """Take the encoder that needs no Hub where there is none; ask for a choice where there is one.
+    """Return the built-in encoder if the Hub cannot be reached.
 
     Raises:
-        InputError: The Hub can be reached, so that a better encoder is one flag away.
+        InputError: If the Hub can be reached; the message recommends encoders.
     """
     if hub_is_reachable():
         choices = "\n".join(f"  --encoder {name}   {why}" for name, why in RECOMMENDED.items())
@@ -33,7 +33,7 @@ def default_encoder(log: Callable[[str], None]) -> str:
 
 
 def hub_is_reachable() -> bool:
-    """Whether the Hugging Face Hub answers; False where it is switched off."""
+    """Whether the Hugging Face Hub responds; False in offline mode."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
@@ -41,7 +41,7 @@ def hub_is_reachable() -> bool:
         return False
     try:
         get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT_S)
-    except Exception:  # whatever keeps it from answering
+    except Exception:
         return False
     return True
 

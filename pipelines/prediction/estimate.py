@@ -1,4 +1,4 @@
-"""Estimates of indicators for every region, with intervals and what location alone would give."""
+"""Estimates and prediction intervals, by images and by location only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,25 +17,25 @@ from .place import Place
 
 LEVEL = 0.9
 FEWEST_ERRORS = 8
-"""Held-out errors below which no interval is given."""
+"""Minimum number of held-out errors for an interval."""
 HELD_OUT, UNLABELLED, NO_IMAGE, UNLIKE = "held_out", "unlabelled", "no_image", "unlike_training"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """An indicator, estimated for every region with an image; all on the modelled scale.
+    """Estimate of an indicator for all regions with an image, on the modelled scale.
 
     Attributes:
-        indicator: what is estimated.
-        folds: of the labelled regions.
-        value: `(N,)` by images: held out where there is a label.
-        half_width: `(N,)` of the 90 % interval; NaN where there are too few errors to tell.
-        location: `(N,)` by location alone, held out; NaN without a label.
-        both: `(N,)` by images and location together, held out; NaN without a label.
-        location_model: "k-NN" or "trees": the one with the smaller held-out error.
-        guaranteed: whether there are enough districts for the interval's level.
-        chosen: point of the ridge's grid that predicts regions without a label.
-        width_elsewhere: half-width of the interval of a region without a label.
+        indicator: Estimated indicator.
+        folds: Folds of the labelled regions.
+        value: Estimates from images, `(N,)`, held out for labelled regions.
+        half_width: Half-width of the 90 % intervals, `(N,)`; NaN with too few errors.
+        location: Held-out estimates from location only, `(N,)`; NaN without a label.
+        both: Held-out estimates from images and location, `(N,)`; NaN without a label.
+        location_model: "k-NN" or "trees", whichever has the smaller held-out error.
+        guaranteed: Whether there are enough districts for the nominal coverage.
+        chosen: Index in the ridge grid for regions without labels.
+        width_elsewhere: Half-width of the interval of regions without labels.
     """
 
     indicator: Indicator
@@ -51,21 +51,21 @@ class Estimate:
 
     @property
     def is_held_out(self) -> NDArray[np.bool_]:
-        """`(N,)` regions with a label that was predicted by a model of other districts."""
+        """Whether each region has a held-out prediction, `(N,)`."""
         return (self.folds.number >= 0) & np.isfinite(self.value)
 
 
 def estimate(
     X: NDArray[np.floating], place: Place, indicators: Sequence[Indicator]
 ) -> list[Estimate]:
-    """Estimate indicators from the vectors of regions.
+    """Estimate indicators from the embeddings of regions.
 
-    Indicators with the same labelled regions share every fit.
+    Indicators with the same labelled regions share all fits.
 
     Args:
-        X: `(N, D)` vectors of regions with an image; NaN in the numbers of a view that one lacks.
-        place: of these regions.
-        indicators: each with labels in at least [`FEWEST_FOLDS`] districts.
+        X: Embeddings of regions with an image, `(N, D)`; NaN for missing views.
+        place: Spatial layout of these regions.
+        indicators: Indicators with labels in at least [`FEWEST_FOLDS`] districts.
     """
     found: dict[int, Estimate] = {}
     masks = [np.isfinite(indicator.y) for indicator in indicators]
@@ -122,7 +122,7 @@ def _estimate_shared(
 def _half_widths(
     values: Floats, y: Floats, folds: Folds, place: Place
 ) -> tuple[dict[int, float], bool]:
-    """Of the intervals in each fold, -1 included, by the held-out errors of the other folds."""
+    """Half-width per fold, and for -1, from the held-out errors of the other folds."""
     errors = np.where(folds.number >= 0, np.abs(values - y), np.nan)
     method = METHODS["block" if place.protocol == "block" else "split"]
     widths = dict.fromkeys((-1, *folds.names), np.nan)
@@ -138,16 +138,16 @@ def _half_widths(
 def estimate_new(
     X: NDArray[np.floating], found: Sequence[Estimate], new: NDArray[np.floating]
 ) -> list[tuple[Floats, NDArray[np.bool_]]]:
-    """Estimate regions from elsewhere, by the model of all labelled regions.
+    """Estimate other regions by the model of all labelled regions.
 
     Args:
-        X: `(N, D)` vectors that the estimates were made from.
-        found: the estimates of these.
-        new: `(M, D)` vectors of the regions from elsewhere.
+        X: Embeddings used for the estimates, `(N, D)`.
+        found: Estimates.
+        new: Embeddings of the other regions, `(M, D)`.
 
     Returns:
-        For each estimate `(M,)` values on the modelled scale, and `(M,)` whether the region is
-        unlike the labelled ones, as in [`status`].
+        For each estimate, values on the modelled scale, `(M,)`, and whether each region is unlike
+        the labelled regions, `(M,)`, as in [`status`].
     """
     together = np.vstack([X, new])
     rows = np.arange(len(X), len(together))
@@ -168,10 +168,10 @@ def _error(predicted: Floats, y: Floats) -> float:
 
 
 def status(X: NDArray[np.floating], estimate: Estimate) -> NDArray[np.object_]:
-    """`(N,)` status of each region with an image: "held_out", "unlabelled" or "unlike_training".
+    """Status of each region with an image, `(N,)`.
 
-    The last is a region without a label outside the area of applicability: see
-    [`pipelines.evaluation.probe.reach.unlike`].
+    "held_out", "unlabelled" or "unlike_training", a region without label outside the area of
+    applicability; see [`pipelines.evaluation.probe.reach.unlike`].
     """
     folds = estimate.folds.number
     found = np.where(folds >= 0, HELD_OUT, UNLABELLED).astype(object)

@@ -1,8 +1,8 @@
-"""A GeoPackage that opens coloured in QGIS: the table with its styles inside.
+"""GeoPackage of predictions with QGIS styles.
 
-QGIS reads styles from the table `layer_styles` of a GeoPackage and applies the default one. The
-first style shows the estimate of the first indicator; the others are listed under Layer Properties
-> Symbology > Style > Load Style > From Database.
+QGIS reads styles from the table `layer_styles` and applies the default one, the estimate of the
+first indicator; the others are under Layer Properties > Symbology > Style > Load Style > From
+Database.
 """
 
 import sqlite3
@@ -22,7 +22,7 @@ from dataset_builders.files import atomic_path
 
 LAYER = "predictions"
 VERSION = "1.2"
-"""Of GeoPackage, so that the QGIS of older distributions reads it without a warning."""
+"""GeoPackage version that older QGIS reads without a warning."""
 NUM_CLASSES = 7
 SEQUENTIAL, UNCERTAIN, DIVERGING = "viridis", "YlOrBr", "RdBu_r"
 STYLE_TABLE = """
@@ -37,13 +37,13 @@ CREATE TABLE layer_styles (
 
 @dataclass(frozen=True)
 class Style:
-    """A graduated style of a layer of polygons.
+    """Graduated style of a polygon layer.
 
     Attributes:
-        name: as QGIS lists it.
-        expression: what is coloured, in QGIS's expression language.
-        breaks: limits of the classes, ascending.
-        colours: hexadecimal, one per class.
+        name: Name shown in QGIS.
+        expression: Value to colour, as a QGIS expression.
+        breaks: Class limits, ascending.
+        colours: Hexadecimal colour per class.
     """
 
     name: str
@@ -53,18 +53,18 @@ class Style:
 
 
 def write_geopackage(table: gpd.GeoDataFrame, path: Path, units: dict[str, str]) -> None:
-    """Write predictions with styles for each indicator's estimate, interval width and residual.
+    """Write predictions with styles for estimate, interval width and residual of each indicator.
 
     Args:
-        table: see [`pipelines.prediction.predict_regions`].
-        path: of the file; replaced whole.
-        units: of the indicators, in the order of the styles.
+        table: See [`pipelines.prediction.predict_regions`].
+        path: Output file, replaced atomically.
+        units: Unit of each indicator, in the order of the styles.
     """
     plain = gpd.GeoDataFrame(table).copy()
     plain.attrs = {}
-    geometry = "geom"  # as GDAL names it in a GeoPackage
+    geometry = "geom"  # GDAL's name
     with atomic_path(path) as temporary:
-        unfinished = temporary.with_suffix(".gpkg")  # a name that GDAL does not warn of
+        unfinished = temporary.with_suffix(".gpkg")  # GDAL warns about other suffixes
         unfinished.unlink(missing_ok=True)
         plain.rename_geometry(geometry).to_file(
             unfinished, layer=LAYER, driver="GPKG", dataset_options={"VERSION": VERSION}
@@ -75,7 +75,7 @@ def write_geopackage(table: gpd.GeoDataFrame, path: Path, units: dict[str, str])
 
 
 def styles(table: gpd.GeoDataFrame, units: dict[str, str]) -> Iterator[Style]:
-    """Estimate, width of the interval and residual of each indicator."""
+    """Styles of estimate, interval width and residual of each indicator."""
     for name, unit in units.items():
         predicted, low, high = (
             table[f"{name}_{part}"].to_numpy(float) for part in ("predicted", "low", "high")
@@ -98,7 +98,7 @@ def styles(table: gpd.GeoDataFrame, units: dict[str, str]) -> Iterator[Style]:
 def class_breaks(
     values: NDArray[np.float64], symmetric: bool = False, classes: int = NUM_CLASSES
 ) -> list[float]:
-    """Limits of classes that hold about equally many values; around zero where symmetric."""
+    """Quantile class limits, or limits symmetric about zero."""
     known = values[np.isfinite(values)]
     if not len(known):
         return []
@@ -133,7 +133,7 @@ def _write_styles(connection: sqlite3.Connection, found: Sequence[Style], geomet
 
 
 def to_qml(style: Style) -> str:
-    """A style in QGIS's own format: a graduated renderer of filled polygons."""
+    """Convert a style to QML, QGIS's style format."""
     root = ET.Element("qgis", version="3.22", styleCategories="Symbology")
     renderer = ET.SubElement(
         root,

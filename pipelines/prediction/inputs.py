@@ -1,4 +1,4 @@
-"""What a prediction starts from: images placed in regions, and labels; from files or a dataset."""
+"""Inputs of a prediction: regions, labels and images, from files or a dataset."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,24 +26,24 @@ from .labels import Aggregate, Indicator, Labels, Transform, as_indicators, read
 from .regions import read_regions
 
 IMAGES_VIEW = "street_view"
-"""Table that images from files go to; an encoder treats both views alike."""
+"""View assigned to images from files; encoders treat both views alike."""
 
 NO_PHOTOS = Photos(Path(), pd.DataFrame({"file": [], "lon": [], "lat": []}))
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Regions, what is known of them, and their images.
+    """Regions, labels and images.
 
     Attributes:
-        regions: sorted by `region_id`, with `lon`, `lat`, `area_m2` and geometry (EPSG:4326).
-        indicators: with `(N,)` labels.
-        source: the images of the regions that have any.
-        rejects: images that take no part, and why.
-        block_m: side of the blocks that a dataset holds out; None where it names none.
-        synthetic: the data is simulated.
-        notes: what else was left out, one sentence each.
-        region_rejects: regions that take no part, and why.
+        regions: Sorted by `region_id`, with `lon`, `lat`, `area_m2` and geometry (EPSG:4326).
+        indicators: Indicators with labels, `(N,)`.
+        source: Images of the regions.
+        rejects: Rejected images with reasons.
+        block_m: Side of the dataset's blocks in metres, if it has any.
+        synthetic: Whether the data is simulated.
+        notes: Other omissions, one sentence each.
+        region_rejects: Rejected regions with reasons.
     """
 
     regions: gpd.GeoDataFrame
@@ -58,17 +58,17 @@ class Inputs:
 
 @dataclass(frozen=True)
 class RegionOptions:
-    """Where the regions and labels of a folder of images come from.
+    """Sources of regions and labels for a folder of images.
 
     Attributes:
-        csv: name of the CSV of positions in the folder of images.
-        regions: polygons.
-        region_id: their column of ids.
-        side_m: side of squares in place of polygons, metres.
-        h3_resolution: of H3 cells in place of polygons.
-        labels: see [`pipelines.prediction.labels.read_labels`].
-        aggregate: of points and rasters.
-        transform: scale that is modelled.
+        csv: Name of the CSV with coordinates in the image folder.
+        regions: Polygon file or frame.
+        region_id: Column of region ids.
+        side_m: Side of grid squares in metres, instead of polygons.
+        h3_resolution: Resolution of H3 cells, instead of polygons.
+        labels: See [`pipelines.prediction.labels.read_labels`].
+        aggregate: Aggregation of points and raster cells.
+        transform: Scale to model.
     """
 
     csv: str | None = None
@@ -82,7 +82,7 @@ class RegionOptions:
 
 
 def is_dataset(images: Any) -> bool:
-    """Whether a path is a dataset of ours rather than a folder of photos."""
+    """Whether a path is a dataset folder rather than a folder of photos."""
     if not isinstance(images, str | Path) or not Path(images).is_dir():
         return False
     return any((Path(images) / "data").glob("*-regions/*.parquet"))
@@ -91,17 +91,17 @@ def is_dataset(images: Any) -> bool:
 def from_dataset(
     name: str, city: str | None, units: Mapping[str, str | None], transform: Transform
 ) -> Inputs:
-    """Everything from a dataset: its regions, images, indicators and units.
+    """Read regions, images, indicators and units of a dataset.
 
     Args:
-        name: folder of the dataset.
-        city: of the dataset; may be left out where there is but one.
-        units: indicators to predict; none for all of the dataset's. A unit of None is the
-            dataset's.
-        transform: "auto" takes what the dataset says.
+        name: Dataset folder.
+        city: City; optional if the dataset has only one.
+        units: Indicators to predict with their units, None for the dataset's unit. If empty, all
+            indicators.
+        transform: Scale to model; "auto" uses the dataset's.
 
     Raises:
-        InputError: no such city or indicator.
+        InputError: If there is no such city or indicator.
     """
     try:
         cities = list_cities(name)
@@ -134,15 +134,15 @@ def from_dataset(
 def from_files(
     images: str | Path | pd.DataFrame | None, units: Mapping[str, str], options: RegionOptions
 ) -> Inputs:
-    """Photos, polygons and labels of one's own.
+    """Read photos, polygons and labels from files.
 
     Args:
-        images: see [`dataset_builders.photos.find_photos`]; None for polygons alone.
-        units: unit of each indicator.
-        options: where regions and labels come from.
+        images: See [`dataset_builders.photos.find_photos`]. If None, only polygons are read.
+        units: Unit of each indicator.
+        options: Sources of regions and labels.
 
     Raises:
-        InputError: anything that cannot be used; the message says what to do.
+        InputError: If an input is invalid.
     """
     try:
         photos = NO_PHOTOS if images is None else find_photos(images, options.csv)
@@ -170,7 +170,7 @@ def from_files(
 
 
 def _place(photos: Photos, regions: gpd.GeoDataFrame) -> NDArray[np.int64]:
-    """The region of each photo, -1 outside."""
+    """Row of the region of each photo, -1 outside."""
     lon, lat = (photos.frame[name].to_numpy(float) for name in ("lon", "lat"))
     try:
         rows = assign_points(lon, lat, regions)
@@ -188,7 +188,7 @@ def _place(photos: Photos, regions: gpd.GeoDataFrame) -> NDArray[np.int64]:
 
 
 def _source(photos: Photos, rows: NDArray[np.int64], names: NDArray[np.str_]) -> Source:
-    """The placed photos as a stream, region by region."""
+    """Stream of the photos, grouped by region."""
     placed = np.flatnonzero(rows >= 0)
     placed = placed[np.argsort(rows[placed], kind="stable")]
     files = photos.frame["file"].to_numpy(object)[placed]
@@ -209,7 +209,7 @@ def _source(photos: Photos, rows: NDArray[np.int64], names: NDArray[np.str_]) ->
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Size and time of a file; a changed photo makes other vectors."""
+    """Size and modification time, which identify the version of a photo."""
     found = os.stat(path)
     return found.st_size, found.st_mtime_ns
 

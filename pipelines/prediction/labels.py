@@ -1,4 +1,4 @@
-"""The labels that predictions are learnt from: columns, a table by id, points, or a raster."""
+"""Labels of regions from columns, tables, points or rasters."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -29,20 +29,20 @@ Labels: TypeAlias = str | Path | pd.DataFrame | gpd.GeoDataFrame | None
 RASTERS = (".tif", ".tiff", ".vrt")
 RASTER_HINT = " Of a file, write it: `gdal_translate -b 1 -a_nodata -9999 IN.tif OUT.tif`."
 LOGARITHM_BELOW = 30.0
-"""No sum of people or money of a city's regions stays under it; ln of one does."""
+"""Upper limit of logarithms of people or money per region; totals exceed it."""
 SKEWED = 1.0
 
 
 @dataclass(frozen=True)
 class Indicator:
-    """What is predicted.
+    """Indicator to predict.
 
     Attributes:
-        name: its column.
-        unit: of the raw values.
-        transform: "ln1p" or "identity": the scale that is modelled and scored.
-        raw: `(N,)` labels, NaN where missing.
-        notes: what a reader must know, one sentence each.
+        name: Column name.
+        unit: Unit of the raw values.
+        transform: Scale that is modelled and scored, "ln1p" or "identity".
+        raw: Labels, `(N,)`, NaN if missing.
+        notes: Caveats, one sentence each.
     """
 
     name: str
@@ -53,16 +53,16 @@ class Indicator:
 
     @property
     def is_amount(self) -> bool:
-        """Whether no label is negative, so that no prediction may be."""
+        """Whether labels, and therefore predictions, are non-negative."""
         return not (self.raw[np.isfinite(self.raw)] < 0).any()
 
     @property
     def y(self) -> NDArray[np.float64]:
-        """`(N,)` labels on the modelled scale."""
+        """Labels on the modelled scale, `(N,)`."""
         return np.log1p(self.raw) if self.transform == "ln1p" else self.raw
 
     def to_raw(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Values on the modelled scale in raw units; amounts are never below 0."""
+        """Convert from the modelled scale to raw units; amounts are clipped at 0."""
         with np.errstate(over="ignore"):
             raw = np.expm1(y) if self.transform == "ln1p" else y
         return np.where(raw < 0, 0.0, raw) if self.is_amount else raw
@@ -76,25 +76,25 @@ def read_labels(
     region_id: str | None,
     aggregate: Aggregate = "mean",
 ) -> tuple[dict[str, NDArray[np.float64]], list[str]]:
-    """Labels of every region.
+    """Read the labels of all regions.
 
     Args:
-        labels: None for columns of the regions; a CSV or Parquet table by region id; a CSV with
-            `lon` and `lat`, or a vector file of points; a raster; or a frame of one of these.
-        names: of the indicators; columns of the table. A raster gives one indicator, whatever its
+        labels: CSV or Parquet table by region id, CSV with `lon` and `lat`, vector file of points,
+            raster, or a frame. If None, columns of the regions.
+        names: Indicators, which are columns of the table. A raster contains one indicator of any
             name.
-        regions: with `region_id` and geometry (EPSG:4326).
-        own: the columns that came with the regions, in their order.
-        region_id: column of the ids, in a table of labels too.
-        aggregate: of the points within a region, or of a raster's cells: "mean" (a cell by its
-            share), "sum", or "count" (of points, whatever the column).
+        regions: Regions with `region_id` and geometry (EPSG:4326).
+        own: Columns of the regions' file, in the order of `regions`.
+        region_id: Column of region ids, also in a table of labels.
+        aggregate: Aggregation of points or raster cells per region: "mean" (cells weighted by
+            overlap), "sum" or "count" (number of points).
 
     Returns:
-        `(N,)` raw labels by indicator, NaN where a region has none; and how many rows of the
-        table belong to no region, if any.
+        Raw labels by indicator, `(N,)`, NaN where a region has none; and notes on rows without
+        a region.
 
     Raises:
-        InputError: labels that cannot be read, matched or understood.
+        InputError: If labels cannot be read or matched.
     """
     if labels is None:
         return {name: _column(own, name, "The table of regions") for name in names}, []
@@ -124,11 +124,11 @@ def as_indicators(
     units: Mapping[str, str],
     transform: Transform = "auto",
 ) -> list[Indicator]:
-    """Give each label its unit and the scale it is modelled on.
+    """Assign a unit and a scale to the labels.
 
-    With "auto", amounts whose distribution is skewed (skewness above 1, and less so after
-    ln(y + 1)) are modelled as ln(y + 1), and everything else as it is. An indicator that looks as
-    if it were logged already is taken as it is, and a note says so.
+    With "auto", skewed amounts (skewness above 1, and less after ln(y + 1)) are modelled as
+    ln(y + 1), other labels unchanged. Labels that appear to be logarithms are not transformed, and
+    a note is added.
     """
     found = []
     for name, raw in values.items():
@@ -161,7 +161,7 @@ def _is_skewed(known: NDArray[np.float64]) -> bool:
 
 
 def _looks_logged(name: str, known: NDArray[np.float64]) -> str:
-    """Why a column may hold logarithms; empty where nothing suggests it."""
+    """Reason to assume that a column contains logarithms; empty if there is none."""
     if not len(known):
         return ""
     if any(part in ("ln", "log", "log10", "log1p", "ln1p") for part in name.lower().split("_")):
@@ -178,7 +178,6 @@ def _has_points(frame: gpd.GeoDataFrame) -> bool:
 
 
 def _polygon_ids(frame: gpd.GeoDataFrame, region_id: str | None, where: str) -> str:
-    """The column of ids of polygons with labels."""
     if region_id is None:
         raise InputError(
             f"{where} holds polygons, which give labels by id to polygons of --regions alone. To "
@@ -299,13 +298,13 @@ def _from_raster(
         return {names[0]: zonal(path, regions, kind)["value"].to_numpy(float)}
     except MissingExtraError as error:
         raise InputError(f"{path}: {error}") from error
-    except DatasetError as error:  # its message names the file, and arguments of `zonal`
+    except DatasetError as error:  # its message may name arguments of `zonal`
         is_of_file = any(name in str(error) for name in ("`nodata=`", "`band=`"))
         raise InputError(f"{error}{RASTER_HINT if is_of_file else ''}") from error
 
 
 def _positions(frame: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """`lon` and `lat` of points in EPSG:4326; None for a table without positions."""
+    """`lon` and `lat` of points in EPSG:4326; None for a table without coordinates."""
     if isinstance(frame, gpd.GeoDataFrame):
         if frame.crs is None:
             raise InputError("The points have no CRS. Set it, as in `frame.set_crs(...)`.")

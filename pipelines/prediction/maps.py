@@ -1,4 +1,4 @@
-"""Maps of predictions as pictures."""
+"""Maps of predictions as images."""
 
 import io
 from base64 import b64encode
@@ -12,13 +12,13 @@ from .estimate import UNLIKE
 from .geopackage import DIVERGING, SEQUENTIAL, UNCERTAIN
 
 OUTLINES_UP_TO = 30_000
-"""Regions drawn as polygons; more are drawn as points."""
+"""Maximum number of regions to draw as polygons instead of points."""
 NOTHING = "#d9d9d9"
 DPI = 110
 
 
 def indicator_maps(table: gpd.GeoDataFrame, name: str, unit: str) -> bytes:
-    """Estimate, width of the interval and residual of an indicator, side by side, as a PNG."""
+    """Draw estimate, interval width and residual of an indicator as a PNG."""
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
@@ -51,7 +51,7 @@ def indicator_maps(table: gpd.GeoDataFrame, name: str, unit: str) -> bytes:
 
 
 def data_address(png: bytes) -> str:
-    """A picture as an address that needs no file."""
+    """Data URL of a PNG."""
     return f"data:image/png;base64,{b64encode(png).decode()}"
 
 
@@ -90,7 +90,7 @@ def _quantile(values: NDArray[np.float64], share: float) -> float:
 
 
 def _plain(text: str) -> str:
-    """A unit that matplotlib does not read as a formula."""
+    """Escape a unit for matplotlib's mathtext."""
     return text.replace("$", r"\$")
 
 

@@ -1,7 +1,7 @@
-"""Models that predict labels from vectors or from location, each for a whole grid of settings.
+"""Models that predict labels from embeddings or location, for a grid of hyperparameters.
 
-A model is called with labels, the rows to train on and the rows to predict, and returns
-predictions for every point of its grid, so that [`cross_fit`] can choose among them.
+A model takes labels, training rows and rows to predict, and returns predictions for every point of
+its grid, from which [`cross_fit`] chooses.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,31 +22,31 @@ ROWS_AT_ONCE = 4096
 
 
 class Model(Protocol):
-    """Predictions of some rows by a model of others, for each point of a grid."""
+    """Model with a grid of hyperparameters."""
 
     def __call__(self, Y: Floats, train: Rows, out: Rows) -> Floats:
         """Fit and predict.
 
         Args:
-            Y: `(N, K)` labels, finite on the rows of `train`.
-            train: rows to fit on.
-            out: rows to predict.
+            Y: Labels, `(N, K)`, finite in `train`.
+            train: Rows to fit.
+            out: Rows to predict.
 
         Returns:
-            `(A, len(out), K)`; NaN where a point of the grid cannot be fitted.
+            Predictions of shape `(A, len(out), K)`; NaN where a grid point cannot be fitted.
         """
         ...
 
 
 class Ridge:
-    """Ridge regression with intercept on standardised inputs; equal to scikit-learn's.
+    """Ridge regression with intercept on standardised features, equal to scikit-learn's.
 
-    One eigendecomposition of the smaller Gram matrix serves every alpha and every label. Rows are
-    read in chunks, so that memory beyond `X` depends on its width alone.
+    One eigendecomposition of the smaller Gram matrix serves all penalties and labels. Rows are read
+    in chunks, so that memory in addition to `X` depends only on its width.
 
     Args:
-        X: `(N, D)`; missing numbers (NaN) take the mean of the training rows.
-        alphas: grid of penalties.
+        X: Features, `(N, D)`; NaN is replaced by the mean of the training rows.
+        alphas: Grid of penalties.
     """
 
     def __init__(self, X: NDArray[np.floating], alphas: Sequence[float] = ALPHAS):
@@ -83,11 +83,11 @@ class Ridge:
 
 
 class NearestNeighbours:
-    """Mean label of the k nearest training regions, by location alone.
+    """Mean label of the k nearest training regions.
 
     Args:
-        xy: `(N, 2)` metres.
-        neighbours: grid of k.
+        xy: Coordinates in metres, `(N, 2)`.
+        neighbours: Grid of k.
     """
 
     def __init__(self, xy: Floats, neighbours: Sequence[int] = NEIGHBOURS):
@@ -108,11 +108,11 @@ class NearestNeighbours:
 
 
 class Trees:
-    """Gradient-boosted trees on a few features, such as the location.
+    """Gradient-boosted trees.
 
     Args:
-        X: `(N, D)`.
-        leaves: grid of the leaves of a tree; the number of trees is the other axis of the grid.
+        X: Features, `(N, D)`.
+        leaves: Grid of the maximum number of leaves; the number of trees is the other grid axis.
     """
 
     STEP = 5
@@ -130,7 +130,7 @@ class Trees:
         from threadpoolctl import threadpool_limits
 
         stages: list[Floats] = []
-        # four features are too little work to share, and threads that wait for it spin
+        # a few features are too little work for several threads
         with threadpool_limits(1):
             for leaves in self.leaves:
                 model = HistGradientBoostingRegressor(
@@ -144,9 +144,9 @@ class Trees:
 
 
 def _moments(X: NDArray[np.floating], rows: Rows) -> tuple[Floats, Floats]:
-    """Mean and standard deviation of columns, NaN left out; 1 for a column that is constant."""
+    """Mean and standard deviation of columns, ignoring NaN; 1 for constant columns."""
     count, total, square = (np.zeros(X.shape[1]) for _ in range(3))
-    shift = np.nan_to_num(X[rows[0]].astype(float))  # squares of small numbers keep their digits
+    shift = np.nan_to_num(X[rows[0]].astype(float))  # avoids cancellation
     for _, chunk in _chunks(rows):
         values = X[chunk] - shift
         known = np.isfinite(values)

@@ -1,4 +1,4 @@
-"""What a prediction leaves in its folder: tables, a GeoPackage, the verdict and a page."""
+"""Output files of a prediction: tables, GeoPackage, verdict and HTML page."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -29,7 +29,7 @@ def write_outputs(
     folder: Path,
     log: Callable[[str], None],
 ) -> None:
-    """Write everything, each file whole or not at all."""
+    """Write all output files atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     units = {verdict.indicator: verdict.unit for verdict in found.verdicts}
     table = gpd.GeoDataFrame(found.table).copy()

@@ -1,4 +1,4 @@
-"""One page on predictions: the verdict, scores and maps; nothing is loaded from the web."""
+"""Self-contained HTML page of predictions: verdict, scores and maps."""
 
 from collections import Counter
 from pathlib import Path
@@ -22,7 +22,7 @@ STATUSES = {
 
 
 def write_page(found: "Predictions", path: Path) -> None:
-    """Write the page."""
+    """Render the page."""
     sections = [_section(found, number) for number in range(len(found.verdicts))]
     template = page_environment(__package__).get_template("predictions.html.j2")
     text = template.render(found=found, sections=sections, statuses=STATUSES)

@@ -1,4 +1,4 @@
-"""Districts of regions, and which regions may be trained on beside which."""
+"""Spatial layout of regions: districts and neighbourhoods."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,21 +17,21 @@ from .labels import Indicator
 from .models import Floats
 
 DISTRICTS_IN_A_ROW = 4
-"""A city is cut into no fewer by default, however far its labels reach."""
+"""Minimum number of default districts across the extent."""
 Protocol = Literal["block", "random"]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the regions lie and which of them may be trained on beside which.
+    """Locations, districts and neighbourhoods of regions.
 
     Attributes:
-        xy: `(N, 2)` local metres.
-        districts: `(N,)` number of the square block that a region lies in.
-        groups: `(N,)` what is held out together: the districts, or each region alone.
-        near: see [`pipelines.prediction.cross_fit.Folds`].
-        protocol: "block" (whole districts are held out) or "random".
-        block_m: side of a district, metres.
+        xy: Local coordinates in metres, `(N, 2)`.
+        districts: Square block of each region, `(N,)`.
+        groups: Groups to hold out together, `(N,)`: districts, or single regions.
+        near: See [`pipelines.prediction.cross_fit.Folds`].
+        protocol: "block" (complete districts are held out) or "random".
+        block_m: Side of a district in metres.
     """
 
     xy: Floats
@@ -49,14 +49,14 @@ def make_place(
     block_m: float | None = None,
     seed: int = 0,
 ) -> Place:
-    """Districts of regions, and which regions touch.
+    """Compute districts and neighbourhoods of regions.
 
     Args:
-        regions: With an image.
-        indicators: Of them.
+        regions: Regions with an image.
+        indicators: Their indicators.
         protocol: See [`predict_regions`].
-        block_m: Side of a district, metres; chosen from the extent of the labelled regions by
-            default.
+        block_m: Side of a district in metres. By default chosen from the extent and spatial
+            correlation of the labels.
         seed: Seed of the folds of the random protocol.
     """
     x, y = local_xy(regions["lon"].to_numpy(float), regions["lat"].to_numpy(float))
@@ -77,7 +77,7 @@ def _default_block_m(
     cell_m: float,
     indicators: Sequence[Indicator],
 ) -> float:
-    """As wide as the labels resemble one another, where that leaves enough districts."""
+    """Correlation range of the labels, limited so that enough districts remain."""
     labelled = np.logical_or.reduce([np.isfinite(one.y) for one in indicators])
     if not labelled.any():
         return cell_m
@@ -88,7 +88,7 @@ def _default_block_m(
     for one in indicators:
         try:
             reach.append(correlation_range(x, y, one.y[labelled]))
-        except SplitError:  # too few labels to tell
+        except SplitError:  # too few labels
             continue
     return min(float(np.nanmax(reach)), max(usual, widest))
 
@@ -98,7 +98,7 @@ def _none_near(rows: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np
 
 
 def num_districts(usable: NDArray[np.bool_], place: Place) -> int:
-    """Districts with a usable region."""
+    """Number of districts with a usable region."""
     return len(np.unique(place.districts[usable]))
 
 

@@ -1,4 +1,4 @@
-"""Photos and polygons to a map of predictions: the whole job in one call."""
+"""Prediction of indicators for regions from their images."""
 
 import sys
 import tempfile
@@ -33,24 +33,24 @@ from .vectors import Vectors, average_rasters, embed_regions
 from .verdict import Verdict, judge, raw_interval
 
 CHUNK_SIZE = 128
-"""Images between two points that an interrupted run resumes from."""
+"""Number of images after which progress is saved."""
 FEWEST_LABELLED = 16
 RESERVED = ("region_id", "n_images", "geometry", "fid", "geom")
-"""Columns of the result, and those that a GeoPackage adds."""
+"""Columns of the result and of GeoPackage."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What came out.
+    """Result of a prediction.
 
     Attributes:
-        table: a row per region; see [`predict_regions`].
-        verdicts: one per indicator.
-        notes: what was left out or assumed, one sentence each.
-        encoder: name of the encoder.
-        synthetic: the data is simulated.
-        X: `(M, D)` vectors of the regions with an image.
-        estimates: of these regions, one per indicator.
+        table: One row per region; see [`predict_regions`].
+        verdicts: One per indicator.
+        notes: Omissions and assumptions, one sentence each.
+        encoder: Name of the encoder.
+        synthetic: Whether the data is simulated.
+        X: Embeddings of the regions with an image, `(M, D)`.
+        estimates: Estimates of these regions, one per indicator.
     """
 
     table: gpd.GeoDataFrame
@@ -90,51 +90,51 @@ def predict_regions(
 ) -> gpd.GeoDataFrame:
     """Predict indicators of regions from their images.
 
-    Regions with a label teach the model and are predicted by one that has not seen their district;
-    the others are predicted by a model of all labelled regions.
+    Labelled regions are predicted by models not trained on their district, other regions by a
+    model trained on all labelled regions.
 
     Args:
-        images: Folder of photos with a CSV (`file`, `lon`, `lat`) or with positions in their EXIF
-            data, a frame with these columns, or a dataset folder, which brings regions and labels.
-            None with `encoder="raster"` and polygons.
-        regions: Polygon file or frame with a CRS.
-        region_id: Column of the regions' unique ids.
-        indicators: Unit of each indicator to predict, such as `{"building_height": "m"}`. Of a
-            dataset names are enough, and by default all are predicted.
-        encoder: Built-in encoder (`efficientnet_lite0`, `mosaiks`, `colour_texture`), or Hub id or
-            folder of a vision or image-text model. By default `efficientnet_lite0`. "raster" takes
-            no images but averages `rasters` over the regions.
-        rasters: Files of which every cell is a vector, such as AlphaEarth's.
-        raster_settings: How they are read.
-        labels: Table by region id, points, or raster; by default columns of the regions.
-        side_m: Side of squares over the images in place of `regions`, metres.
-        h3_resolution: Resolution of H3 cells over the images in place of `regions`.
-        csv: Name of the CSV in the folder of images, where there are several.
-        city: City of a dataset that has several.
-        aggregate: How points or raster cells become a region's label: "mean", "sum" or "count".
-        transform: Scale that is modelled and scored: "ln1p", "identity", or "auto", which takes
-            ln(y + 1) for skewed amounts.
-        protocol: "block" holds out whole districts; "random" single regions, which measures
+        images: Folder of photos with a CSV (`file`, `lon`, `lat`) or EXIF coordinates, a frame
+            with these columns, or a dataset folder, which contains regions and labels. None with
+            `encoder="raster"`.
+        regions: Polygon file, or frame with a CRS.
+        region_id: Column of unique region ids.
+        indicators: Indicators to predict with their units, such as `{"building_height": "m"}`. For
+            a dataset, names suffice, and all indicators are the default.
+        encoder: Built-in encoder (`efficientnet_lite0`, `mosaiks`, `colour_texture`), Hub id or
+            folder of a vision or image-text model, or "raster" to average `rasters` over the
+            regions. Defaults to `efficientnet_lite0` without access to the Hub.
+        rasters: Raster files with one embedding per cell, such as AlphaEarth's.
+        raster_settings: Settings to read them.
+        labels: Table by region id, points, or raster. Defaults to columns of the regions.
+        side_m: Side of grid squares over the images in metres, instead of `regions`.
+        h3_resolution: Resolution of H3 cells over the images, instead of `regions`.
+        csv: Name of the CSV in the image folder, if there are several.
+        city: City of a dataset, if there are several.
+        aggregate: Aggregation of points or raster cells per region: "mean", "sum" or "count".
+        transform: Scale that is modelled and scored: "ln1p", "identity", or "auto", which is "ln1p"
+            for skewed amounts.
+        protocol: "block" holds out complete districts; "random" single regions, which measures
             interpolation.
-        block_m: Side of a district, metres. By default 16 regions or a fifth of the extent, and
-            more where labels resemble one another further, up to a quarter of the extent.
-        output_dir: Folder for vectors and results. A run that was interrupted resumes from it.
+        block_m: Side of a district in metres. Defaults to 16 regions or a fifth of the extent, or
+            to the correlation range of the labels, up to a quarter of the extent.
+        output_dir: Folder for embeddings and results, from which interrupted runs resume.
         seed: Seed of the folds of the random protocol.
-        batch_size: Images per forward pass.
-        num_workers: Threads that decode images.
-        device: Device of the encoder; an accelerator by default.
-        trust_remote_code: Run code that comes with a checkpoint.
-        log: Takes messages for the user.
+        batch_size: Number of images per forward pass.
+        num_workers: Number of threads that decode images.
+        device: Device of the encoder. Defaults to an accelerator if there is one.
+        trust_remote_code: Whether to run code that comes with a checkpoint.
+        log: Function called with messages.
 
     Returns:
-        A row per region, sorted by id (EPSG:4326): `region_id`, `n_images` (cells of rasters), and
-        for each indicator, in raw units, `<indicator>` as given, `<indicator>_predicted`,
-        `<indicator>_low` and `<indicator>_high` (ends of the 90 % interval, block-conformal under
+        One row per region, sorted by id (EPSG:4326): `region_id`, `n_images` (or raster cells) and,
+        for each indicator in raw units, `<indicator>` (label), `<indicator>_predicted`,
+        `<indicator>_low` and `<indicator>_high` (limits of the 90 % interval, block-conformal under
         "block") and `<indicator>_status`: "held_out", "unlabelled", "no_image" or
-        "unlike_training". `attrs` holds the verdicts.
+        "unlike_training". `attrs` contains the verdicts.
 
     Raises:
-        InputError: Something given cannot be used; the message says what to do.
+        InputError: If an input is invalid.
     """
     _check_choices(aggregate, transform, protocol, block_m, seed)
     options = RegionOptions(
@@ -179,19 +179,19 @@ def predict(
     block_m: float | None = None,
     seed: int = 0,
 ) -> Predictions:
-    """Predict the indicators of regions from their vectors.
+    """Predict the indicators of regions from their embeddings.
 
-    Memory grows with the regions that have an image, not with all regions.
+    Memory grows with the number of regions with an image.
 
     Args:
         inputs: Regions and labels.
-        vectors: Of the regions with an image.
+        vectors: Embeddings of the regions with an image.
         protocol: See [`predict_regions`].
         block_m: See [`predict_regions`].
         seed: See [`predict_regions`].
 
     Raises:
-        InputError: Too few labels, labels that do not vary, or too few districts.
+        InputError: If there are too few labels or districts, or the labels are constant.
     """
     own = [replace(one, raw=one.raw[vectors.rows]) for one in inputs.indicators]
     place = make_place(
@@ -227,16 +227,16 @@ def predict(
 
 
 def predict_new(found: Predictions, X: NDArray[np.floating]) -> pd.DataFrame:
-    """Predict regions from elsewhere by what was learnt from all labelled regions.
+    """Predict other regions by the model of all labelled regions.
 
     Args:
-        found: Of the regions that were learnt from.
-        X: `(M, D)` vectors by the same encoder, views in the same order.
+        found: Predictions of the labelled regions.
+        X: Embeddings by the same encoder, `(M, D)`, views in the same order.
 
     Returns:
-        A row per region: `<indicator>_predicted`, `_low`, `_high` and `_status` as in
-        [`predict_regions`]; the status is "unlabelled" or "unlike_training". The intervals hold
-        for regions like those that were learnt from.
+        One row per region: `<indicator>_predicted`, `_low`, `_high` and `_status` as in
+        [`predict_regions`]; the status is "unlabelled" or "unlike_training". Coverage of the
+        intervals holds for regions similar to the labelled ones.
     """
     columns: dict[str, Any] = {}
     for one, (value, far) in zip(
@@ -253,7 +253,7 @@ def predict_new(found: Predictions, X: NDArray[np.floating]) -> pd.DataFrame:
 
 
 def predictable(inputs: Inputs, vectors: Vectors, protocol: Protocol = "block") -> Inputs:
-    """The same inputs with those indicators alone that have labels enough to be predicted."""
+    """Select the indicators with enough labels to be predicted."""
     own = [replace(one, raw=one.raw[vectors.rows]) for one in inputs.indicators]
     place = make_place(inputs.regions.iloc[vectors.rows], own, protocol, inputs.block_m)
     kept = [
@@ -356,7 +356,7 @@ def _encoder(
 
 
 def _fault(indicator: Indicator, labelled: int, place: Place) -> str | None:
-    """Why an indicator cannot be predicted, for the user; None where it can."""
+    """Reason why an indicator cannot be predicted, or None."""
     name, y = indicator.name, indicator.y
     usable = np.isfinite(y)
     if indicator.transform == "ln1p" and (indicator.raw <= -1).any():

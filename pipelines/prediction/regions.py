@@ -1,4 +1,4 @@
-"""The regions that are predicted: polygons of a file, or squares and hexagons over the images."""
+"""Regions to predict: polygons of a file, or a grid over the images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,22 +28,22 @@ def read_regions(
     side_m: float | None = None,
     h3_resolution: int | None = None,
 ) -> tuple[gpd.GeoDataFrame, pd.DataFrame]:
-    """Read polygons, or lay a grid over the photos.
+    """Read polygons, or create a grid over the photos.
 
     Args:
-        regions: a polygon file that GDAL reads, or a frame with a CRS.
-        region_id: its column of unique ids.
-        photos: `lon` and `lat` (EPSG:4326), for a grid.
-        side_m: side of squares, metres, in place of `regions`.
-        h3_resolution: of H3 cells, in place of `regions`.
+        regions: Polygon file, or frame with a CRS.
+        region_id: Column of unique region ids.
+        photos: `lon` and `lat` of the photos (EPSG:4326), for a grid.
+        side_m: Side of grid squares in metres, instead of `regions`.
+        h3_resolution: Resolution of H3 cells, instead of `regions`.
 
     Returns:
-        Regions sorted by id with `region_id`, `lon`, `lat` (of a point within), `area_m2` and
-        geometry (EPSG:4326); and the columns that came with them, in the same order. A grid keeps
-        the cells with a photo.
+        Regions sorted by id with `region_id`, `lon` and `lat` (of a point within), `area_m2` and
+        geometry (EPSG:4326); and the other columns of the file, in the same order. A grid has only
+        cells with a photo.
 
     Raises:
-        InputError: none or several of the three are given, or polygons that cannot be used.
+        InputError: If not exactly one of the three is given, or the polygons are invalid.
     """
     given = [value is not None for value in (regions, side_m, h3_resolution)]
     if sum(given) != 1:
@@ -61,7 +61,7 @@ def read_regions(
 
 
 def id_text(ids: pd.Series) -> pd.Series:
-    """Ids as text, so that 7, 7.0 and " 7 " are one; missing ones stay missing."""
+    """Convert ids to strings, so that 7, 7.0 and " 7 " are equal; missing ids stay missing."""
 
     def text(value: Any) -> str | None:
         if pd.isna(value):
@@ -73,16 +73,16 @@ def id_text(ids: pd.Series) -> pd.Series:
 
 
 def refuse_twins(frame: pd.DataFrame, names: Sequence[str], where: str) -> None:
-    """Raise InputError where a column that is needed occurs more than once."""
+    """Raise InputError if a required column occurs more than once."""
     if twins := [name for name in names if (frame.columns == name).sum() > 1]:
         raise InputError(f"{where} has several columns {', '.join(twins)}: rename all but one.")
 
 
 def read_polygons(source: str | Path | gpd.GeoDataFrame) -> gpd.GeoDataFrame:
-    """A frame as it is, or a vector file.
+    """Read a vector file; a frame is returned unchanged.
 
     Raises:
-        InputError: no such file, one that GDAL does not read, or no geometry.
+        InputError: If there is no such file, GDAL cannot read it, or it has no geometry.
     """
     if isinstance(source, gpd.GeoDataFrame):
         if source.active_geometry_name is None:
@@ -139,7 +139,7 @@ def _cells(
 
 
 def _around(lon: Any, lat: Any) -> shapely.Geometry:
-    """A metre around each photo: what a grid has to cover."""
+    """Area within a metre of the photos."""
     high = AROUND_M / METRES_PER_DEGREE
     wide = high / np.cos(np.radians(np.clip(lat, -89, 89)))
     return shapely.union_all(shapely.box(lon - wide, lat - high, lon + wide, lat + high))

@@ -1,4 +1,4 @@
-"""Vectors of the regions that are predicted: of their images, or of rasters."""
+"""Embeddings of the regions, from images or rasters."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -23,13 +23,13 @@ LABEL = "vectors"
 
 @dataclass(frozen=True)
 class Vectors:
-    """Vectors of the regions with an image.
+    """Embeddings of the regions with an image.
 
     Attributes:
-        rows: `(M,)` their positions among all regions, ascending.
-        X: `(M, D)`; NaN in the numbers of a view that a region lacks.
-        counts: `(M,)` images behind each vector.
-        rejects: images that gave no vector, and why.
+        rows: Row of each among all regions, `(M,)`, ascending.
+        X: Embeddings, `(M, D)`; NaN for missing views.
+        counts: Number of images per region, `(M,)`.
+        rejects: Images without an embedding, and reasons.
     """
 
     rows: NDArray[np.int64]
@@ -45,7 +45,7 @@ def embed_regions(
     settings: EmbedSettings,
     log: Callable[[str], None],
 ) -> Vectors:
-    """Mean vectors of the regions' images, views side by side; resumes what lies in the folder."""
+    """Mean embeddings of the regions' images, views concatenated; resumes from the folder."""
     path = embed(encoder, inputs.source, folder / "embeddings", LABEL, settings, log)
     return _read_vectors(path, inputs)
 
@@ -57,7 +57,7 @@ def average_rasters(
     settings: RasterSettings | None,
     log: Callable[[str], None],
 ) -> tuple[Vectors, Inputs]:
-    """Mean vectors of the cells of rasters, and the inputs with a note on regions without any."""
+    """Mean embeddings of raster cells, and the inputs with notes on regions without cells."""
     about = {"synthetic": inputs.synthetic}
     output = folder / "embeddings"
     path = embed_raster(rasters, inputs.regions, output, LABEL, about, settings, log)
@@ -73,7 +73,6 @@ def average_rasters(
 
 
 def _read_vectors(path: Path, inputs: Inputs) -> Vectors:
-    """The vectors of an embedding table, by region."""
     table = read_embeddings(path)
     images = pq.read_table(path, columns=list(COUNT_COLUMNS.values()))
     counts = sum(images[name].to_numpy() for name in images.column_names)

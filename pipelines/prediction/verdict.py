@@ -1,4 +1,4 @@
-"""What predictions are worth: scores beside location alone, coverage, and a sentence."""
+"""Evaluation of predictions: scores compared with location only, coverage, and a sentence."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -24,33 +24,34 @@ from .estimate import LEVEL, Estimate
 from .place import Place
 
 WIDE = 0.5
-"""Share of the city's range from which single regions are not to be planned with."""
+"""Interval width, relative to the range of labels, at which the sentence advises caution."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether an indicator's predictions can be used.
+    """Evaluation of an indicator's predictions.
 
     Attributes:
-        indicator: what is predicted.
-        unit: of it.
-        transform: scale that is scored: "ln1p" or "identity".
-        protocol: "block" (whole districts held out) or "random".
-        better_than_location: one of [`ANSWERS`].
-        sentence: the same for a reader.
-        images: R2 of the images.
-        location: R2 of location alone, the better of k-NN and trees.
-        location_model: which of the two.
-        both: R2 of images and location together.
-        gain: R2 of images less that of location, paired.
-        coverage: share of held-out regions within their 90 % interval.
-        level: the coverage aimed at.
-        width_share: median width of the intervals over the range of the middle 90 % of labels.
-        labelled: regions scored.
-        districts: they lie in.
-        block_m: side of a district, metres.
-        notes: what else a reader must know, one sentence each.
-        reach: where errors cluster, which regions are unlike the labelled ones, whom images miss.
+        indicator: Name of the indicator.
+        unit: Unit of the indicator.
+        transform: Scale that is scored, "ln1p" or "identity".
+        protocol: "block" (complete districts held out) or "random".
+        better_than_location: One of [`ANSWERS`].
+        sentence: Conclusion in words.
+        images: R2 of images.
+        location: R2 of location only, the better of k-NN and trees.
+        location_model: Which of the two is better.
+        both: R2 of images and location.
+        gain: Paired difference of the R2 of images and of location.
+        coverage: Share of held-out labels within their 90 % interval.
+        level: Nominal coverage.
+        width_share: Median interval width divided by the central 90 % range of the labels.
+        labelled: Number of scored regions.
+        districts: Number of their districts.
+        block_m: Side of a district in metres.
+        notes: Caveats, one sentence each.
+        reach: Spatial autocorrelation of the errors, regions unlike the labelled ones, and coverage
+            of images.
     """
 
     indicator: str
@@ -74,12 +75,12 @@ class Verdict:
     reach: Reach | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Dictionary for JSON."""
         return {**asdict(self), "reach": self.reach and self.reach.as_dict()}
 
 
 def judge(estimate: Estimate, place: Place, reach: Reach | None = None) -> Verdict:
-    """Score an estimate on its held-out regions."""
+    """Evaluate the held-out predictions of an estimate."""
     y = estimate.indicator.y
     systems = np.stack([estimate.value, estimate.location, estimate.both])
     rows = np.flatnonzero((estimate.folds.number >= 0) & np.isfinite(systems).all(0))
@@ -113,7 +114,7 @@ def judge(estimate: Estimate, place: Place, reach: Reach | None = None) -> Verdi
 
 
 def raw_interval(estimate: Estimate) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """`(N,)` lower and upper ends of the intervals, in raw units."""
+    """Lower and upper limits of the intervals in raw units, each `(N,)`."""
     to_raw = estimate.indicator.to_raw
     return (
         to_raw(estimate.value - estimate.half_width),
@@ -139,7 +140,7 @@ def _scores(
 def _coverage_and_width(
     estimate: Estimate, rows: NDArray[np.int64]
 ) -> tuple[float | None, float | None]:
-    """Measured coverage of the intervals, and their median width over the labels' range."""
+    """Empirical coverage, and median width relative to the range of labels."""
     low, high = raw_interval(estimate)
     off = np.abs(estimate.value[rows] - estimate.indicator.y[rows])
     known = np.isfinite(estimate.half_width[rows])
