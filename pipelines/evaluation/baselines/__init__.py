@@ -1,1 +1,1 @@
-"""The systems that UrbanLN is measured beside, one file each."""
+"""Published systems to compare with, one module each."""

@@ -1,4 +1,4 @@
-"""What a baseline sees of a city, and what it gives back: one vector a region."""
+"""Interface of baselines: input data, provenance and the encoder protocol."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,15 +13,16 @@ FUSED = "both"
 
 @dataclass(frozen=True)
 class View:
-    """The images of one view of a city, decoded to one size.
+    """Images of one view of a city, decoded to one size.
 
     Attributes:
-        image_ids: `(M,)`.
-        region: `(M,)` row of the region of each image in [`RegionData`].
-        pixels: `(M, S, S, 3)` uint8, mapped from disk.
-        captions: `(M,)` texts; None where an image has none.
-        lonlat: `(M, 2)` degrees, EPSG:4326; of the region where the image has no place of its own.
-        heading: `(M,)` degrees clockwise from north; nan where there is none.
+        image_ids: Image ids, `(M,)`.
+        region: Row index of each image's region in [`RegionData`], `(M,)`.
+        pixels: Memory-mapped pixels, `(M, S, S, 3)`, uint8.
+        captions: Caption of each image or None, `(M,)`.
+        lonlat: Longitude and latitude of each image, by default of its region, in degrees
+            (EPSG:4326), `(M, 2)`.
+        heading: Heading in degrees clockwise from north, or NaN, `(M,)`.
     """
 
     image_ids: list[str]
@@ -37,22 +38,21 @@ class View:
 
 @dataclass(frozen=True)
 class RegionData:
-    """A city as a baseline sees it: no indicator, no split.
+    """Data of a city for baselines, without indicators and splits.
 
     Attributes:
-        city: its name.
-        region_ids: `(N,)`.
-        xy: `(N, 2)` local metres.
-        lonlat: `(N, 2)` degrees, EPSG:4326.
-        cell_m: side of a typical region.
-        views: "satellite" and "street_view", those that the dataset has.
-        poi: `(N, categories)` counts of points of interest; None where there is none that may be
-            seen.
-        poi_categories: names of the columns of `poi`.
-        poi_left_out: columns of the table of regions that are not among `poi`, for they would give
-            an indicator away ([`poi`][pipelines.evaluation.embed.poi]).
-        synthetic: the city is simulated.
-        fingerprint: equal for equal content.
+        city: Name of the city.
+        region_ids: Region ids, `(N,)`.
+        xy: Coordinates in a local projection, in metres, `(N, 2)`.
+        lonlat: Longitude and latitude in degrees (EPSG:4326), `(N, 2)`.
+        cell_m: Typical side length of a region, in metres.
+        views: Available views, "satellite" and "street_view".
+        poi: POI counts by category, `(N, categories)`; None if there are no usable columns.
+        poi_categories: Names of the columns of `poi`.
+        poi_left_out: POI columns excluded because they leak an indicator
+            ([`poi`][pipelines.evaluation.embed.poi]).
+        synthetic: Whether the city is simulated.
+        fingerprint: Hash of the content.
     """
 
     city: str
@@ -70,14 +70,13 @@ class RegionData:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a system was made of, for the tables.
+    """Provenance of a system, for reports.
 
     Attributes:
-        source: paper, file or equation that it follows.
-        differs: what differs from it, one sentence each.
-        uses: what it sees. A system that uses "poi" is never scored on an indicator that its counts
-            of points of interest give away.
-        pretrained: name of the weights it starts from; None if they were drawn at random.
+        source: Paper, file or equation that it implements.
+        differs: Differences from the source, one sentence each.
+        uses: Inputs. A system that uses "poi" is not scored on indicators that its inputs leak.
+        pretrained: Name of the initial weights; None for random initialisation.
     """
 
     source: str
@@ -87,12 +86,12 @@ class Provenance:
 
 
 class RegionEncoder(Protocol):
-    """A system: fit on regions, encode a region.
+    """Encoder of regions that is fitted without labels.
 
     Attributes:
-        name: in tables ("tile2vec", "musecl-nomob"); says what variant it is.
-        provenance: what it was made of.
-        fingerprint: of the settings and the seed.
+        name: Name and variant in tables, such as "tile2vec" or "musecl-nomob".
+        provenance: Sources, differences and inputs.
+        fingerprint: Hash of settings and seed.
     """
 
     name: str
@@ -100,14 +99,13 @@ class RegionEncoder(Protocol):
     fingerprint: str
 
     def fit(self, data: RegionData) -> None:
-        """Learn without labels; a frozen system does nothing."""
+        """Train without labels."""
         ...
 
     def encode(self, data: RegionData) -> dict[str, NDArray[np.float32]]:
-        """Vectors by "satellite", "street_view" or "both" (fused): `(N, D)`.
+        """Vectors of regions, `(N, D)`, under "satellite", "street_view" or "both" (fused).
 
-        Rows of nan where a region has no image of the view. Never all keys for their own sake:
-        a system that sees one view gives one.
+        Rows are NaN for regions without images of the view.
         """
         ...
 

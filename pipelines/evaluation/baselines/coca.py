@@ -1,7 +1,6 @@
-"""A contrastive captioner: an image tower that is asked by a pooler, and a decoder of captions.
+"""Contrastive captioner (CoCa, Yu et al. 2022, https://arxiv.org/abs/2205.01917).
 
-CoCa (Yu et al. 2022, https://arxiv.org/abs/2205.01917), shaped like open_clip's `coca_ViT-L-14`,
-out of the towers of CLIP: the library has no model of the kind.
+Built on transformers' CLIP encoders, with the architecture of open_clip's `coca_ViT-L-14`.
 """
 
 from dataclasses import dataclass
@@ -14,17 +13,17 @@ from transformers import CLIPModel
 
 from .image_text import end_states, info_nce, text_states
 
-IGNORED = -100  # cross-entropy's own mark of a place that does not count
+IGNORED = -100  # ignore_index of cross-entropy
 
 
 class AttentionalPooler(nn.Module):
-    """Learnt queries that attend to an image's tokens.
+    """Cross-attention from learned queries to image tokens.
 
     Args:
-        width: of the result.
-        context_width: of the image's tokens.
-        heads: of the attention; they divide `width`.
-        num_queries: the first one is the image as a whole, the others are for the decoder.
+        width: Output width.
+        context_width: Width of the image tokens.
+        heads: Number of attention heads; must divide `width`.
+        num_queries: Number of queries; the first one pools the image, the others feed the decoder.
     """
 
     def __init__(self, width: int, context_width: int, heads: int, num_queries: int):
@@ -45,12 +44,12 @@ class AttentionalPooler(nn.Module):
 
 @dataclass(frozen=True)
 class CoCaOutput:
-    """Of a batch of pairs.
+    """Output of [`CoCa`] for a batch of pairs.
 
     Attributes:
-        image_embeds: `(B, D)`, L2-normalised.
-        text_embeds: `(B, D)`, L2-normalised.
-        logits: `(B, L, vocabulary)`; place t tells the token at t + 1.
+        image_embeds: L2-normalised image embeddings, `(B, D)`.
+        text_embeds: L2-normalised text embeddings, `(B, D)`.
+        logits: Next-token logits, `(B, L, vocabulary)`.
     """
 
     image_embeds: torch.Tensor
@@ -59,15 +58,15 @@ class CoCaOutput:
 
 
 class CoCa(nn.Module):
-    """Two towers, a pooler over the image's tokens, and a decoder that looks at them.
+    """CLIP encoders with an attentional pooler and a caption decoder.
 
     Args:
-        clip: its towers are used, and trained.
-        num_queries: of the pooler.
-        pooler_heads: of the pooler.
-        decoder_layers: over the text tower's states; each looks back in the text, then at the
-            image.
-        decoder_heads: of the decoder.
+        clip: CLIP whose encoders are used and trained.
+        num_queries: Number of queries of the pooler.
+        pooler_heads: Number of attention heads of the pooler.
+        decoder_layers: Number of decoder layers: causal self-attention over text states, then
+            cross-attention to the image.
+        decoder_heads: Number of attention heads of the decoder.
     """
 
     def __init__(
@@ -80,7 +79,7 @@ class CoCa(nn.Module):
     ):
         super().__init__()
         self.clip = clip
-        config: Any = clip.config  # the library types the towers' as optional
+        config: Any = clip.config  # transformers types the encoder configs as optional
         vision, text = config.vision_config, config.text_config
         width = text.hidden_size
         self.pooler = AttentionalPooler(width, vision.hidden_size, pooler_heads, num_queries)
@@ -92,13 +91,13 @@ class CoCa(nn.Module):
         self.to_vocabulary = nn.Linear(width, text.vocab_size, bias=False)
 
     def pool_image(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The projected image, `(B, D)`, and what the decoder looks at, `(B, queries - 1, W)`."""
+        """Projected image `(B, D)`, and image tokens for the decoder `(B, queries - 1, W)`."""
         tokens = self.clip.vision_model(pixel_values=pixel_values).last_hidden_state
         pooled = self.pooler(tokens)
         return self.image_projection(pooled[:, 0]), pooled[:, 1:]
 
     def decode(self, states: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        """Logits of the next token at every place, `(B, L, vocabulary)`."""
+        """Next-token logits, `(B, L, vocabulary)`."""
         length = states.shape[1]
         later = torch.ones(length, length, dtype=torch.bool, device=states.device).triu(1)
         decoded = self.decoder(states, image, tgt_mask=later, tgt_is_causal=True)
@@ -107,7 +106,7 @@ class CoCa(nn.Module):
     def forward(
         self, pixel_values: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor
     ) -> CoCaOutput:
-        """See [`CoCaOutput`]; `ids` and `mask` as in [`Tokens`]."""
+        """Compute [`CoCaOutput`]; `ids` and `mask` as in [`Tokens`]."""
         image_embeds, image = self.pool_image(pixel_values)
         states = text_states(self.clip, ids)
         text_embeds = self.clip.text_projection(end_states(states, mask))
@@ -120,7 +119,7 @@ class CoCa(nn.Module):
     def losses(
         self, pixel_values: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """`contrastive_loss` and `caption_loss`, the mean over all tokens but the first."""
+        """Compute `contrastive_loss` and `caption_loss` (mean over all tokens but the first)."""
         output = self(pixel_values, ids, mask)
         following = ids[:, 1:].masked_fill(~mask[:, 1:], IGNORED)
         return {

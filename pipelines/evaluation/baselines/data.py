@@ -1,4 +1,4 @@
-"""A city of a dataset folder as the baselines see it."""
+"""Load the data of a city for baselines."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -27,20 +27,19 @@ DATA_VERSION = "1"
 def load_region_data(
     dataset_name: str, city: str, size_px: int, cache_dir: str | Path
 ) -> RegionData:
-    """Read a city: pixels of one size, captions, places, counts of points of interest.
+    """Read images at one size, captions, coordinates and POI counts of a city.
 
-    The counts are without those that would give an indicator of the dataset away.
-    Images are decoded once for a size; a killed run goes on. Those that cannot be used are left
-    out, and listed with the reason beside the pixels. Memory does not grow with the images.
+    POI columns that leak an indicator of the dataset are excluded. Pixels are decoded once per
+    size, resumably and in constant memory; unusable images are listed next to the cache.
 
     Args:
-        dataset_name: a dataset folder, or the id of a dataset on the Hub.
-        city: which.
-        size_px: side of the squares; see [`pixels`][pipelines.evaluation.baselines.pixels].
-        cache_dir: where decoded pixels lie.
+        dataset_name: Folder or Hub id of a dataset.
+        city: City of the dataset.
+        size_px: Side length of images; see [`pixels`][pipelines.evaluation.baselines.pixels].
+        cache_dir: Folder of the decoded pixels.
 
     Raises:
-        InputError: there is no such dataset or city.
+        InputError: The dataset or city does not exist.
     """
     source = open_images(dataset_name, city)
     regions = read_regions(dataset_name, city)
@@ -74,7 +73,7 @@ def load_region_data(
 def _counts(
     regions: pd.DataFrame, columns: Sequence[str]
 ) -> tuple[NDArray[np.float64] | None, tuple[str, ...]]:
-    """`(N, columns)`, a null as 0, and the categories; None and none without columns."""
+    """POI counts, with nulls as 0, and their categories."""
     if not columns:
         return None, ()
     counts = regions[list(columns)].to_numpy(np.float64, na_value=0.0)
@@ -109,11 +108,10 @@ def _view(
 
 
 def _columns(dataset_name: str, city: str, view: str) -> pd.DataFrame:
-    """The columns of an image table that a view has; absent ones are null."""
     names = ["image_id", "region_id", "caption", "lon", "lat", "heading"]
     try:
         return read_table(dataset_name, city, view, names)
-    except DatasetError:  # a satellite image has no place of its own
+    except DatasetError:  # satellite images have no coordinates
         return read_table(dataset_name, city, view, names[:3]).reindex(columns=names)
 
 

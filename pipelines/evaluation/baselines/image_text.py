@@ -1,4 +1,4 @@
-"""What the systems that learn from images and captions share: inputs, CLIP's towers, InfoNCE."""
+"""Inputs, CLIP encoders and training loop of the image-text baselines."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -20,31 +20,32 @@ from modeling_urbanln import load_clip
 
 from ..errors import InputError
 
-END = 49407  # the last of CLIP's vocabulary; the start token is the one before
-END_BYTES = 1 << 16  # of a file, for its fingerprint
-MAX_LOG_SCALE = math.log(100.0)  # open_clip clamps so
+END = 49407  # end token, the last of CLIP's vocabulary; the start token precedes it
+END_BYTES = 1 << 16
+MAX_LOG_SCALE = math.log(100.0)  # as in open_clip
 
 
 @dataclass(frozen=True)
 class ImageTextSettings:
-    """Of two CLIP towers and their training.
+    """Settings of CLIP encoders and their training.
 
     Attributes:
-        model_name_or_path: Hub id or folder of a CLIP; None: towers of the sizes below, drawn at
-            random, and a vocabulary of the tokens that occur in the captions.
-        image_size: side of the square image that the tower sees, pixels.
-        max_length: tokens at which a text is cut, start and end token included.
-        epochs: passes over the pairs.
-        batch_size: pairs of a step, which are one another's negatives.
-        learning_rate: of AdamW, constant.
-        weight_decay: of AdamW.
-        projection_dim: of the common space; this and the following for drawn towers only.
-        patch_size: side of a patch, pixels.
-        vision_width: of the image tower.
-        vision_layers: of the image tower.
-        text_width: of the text tower.
-        text_layers: of the text tower.
-        head_width: of an attention head, both towers.
+        model_name_or_path: Hub id or folder of a CLIP. None: random initialisation at the sizes
+            below, with the vocabulary of the captions.
+        image_size: Side length of input images, in pixels.
+        max_length: Maximum number of tokens, including start and end.
+        epochs: Number of epochs.
+        batch_size: Pairs per batch, with in-batch negatives.
+        learning_rate: Constant learning rate of AdamW.
+        weight_decay: Weight decay of AdamW.
+        projection_dim: Dimension of the shared space. This and the following apply to random
+            initialisation only.
+        patch_size: Side length of a patch, in pixels.
+        vision_width: Hidden size of the image encoder.
+        vision_layers: Number of layers of the image encoder.
+        text_width: Hidden size of the text encoder.
+        text_layers: Number of layers of the text encoder.
+        head_width: Size of an attention head in both encoders.
     """
 
     model_name_or_path: str | None = None
@@ -65,12 +66,12 @@ class ImageTextSettings:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Texts as a model reads them.
+    """Tokenized texts.
 
     Attributes:
-        ids: `(N, L)` int64, padded with the end token.
-        mask: `(N, L)` bool, true up to the first end token.
-        vocab_size: entries of the vocabulary; its last two are the start and the end token.
+        ids: Token ids, padded with the end token, `(N, L)`, int64.
+        mask: Mask of tokens up to the first end token, `(N, L)`, bool.
+        vocab_size: Vocabulary size; the last two ids are the start and end tokens.
     """
 
     ids: torch.Tensor
@@ -78,20 +79,20 @@ class Tokens:
     vocab_size: int
 
     def batch(self, rows: torch.Tensor, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids and mask of some texts, no longer than the longest of them."""
+        """Ids and mask of some texts, without common padding."""
         mask = self.mask[rows]
         longest = int(mask.sum(dim=1).max())
         return self.ids[rows, :longest].to(device), mask[:, :longest].to(device)
 
 
 def tokenize(texts: Sequence[str], max_length: int, compact: bool) -> Tokens:
-    """CLIP's tokens of texts, cut at `max_length`; the end token stays.
+    """Tokenize texts with CLIP's tokenizer, truncated with the end token kept.
 
     Args:
-        texts: N of them.
-        max_length: start and end token included.
-        compact: number the tokens that occur anew. Towers that are drawn at random need no rows
-            for the others of the 49,408, and predicting words is far cheaper without.
+        texts: Texts, N of them.
+        max_length: Maximum number of tokens, including start and end.
+        compact: Renumber the occurring tokens; makes word prediction much cheaper for randomly
+            initialised models.
     """
     import open_clip
 
@@ -102,21 +103,21 @@ def tokenize(texts: Sequence[str], max_length: int, compact: bool) -> Tokens:
     ids, mask = ids[:, :longest].masked_fill(~mask[:, :longest], END), mask[:, :longest]
     if not compact:
         return Tokens(ids, mask, END + 1)
-    # sorted: start and end keep their place as the last two
+    # sorted, so start and end remain the last two ids
     occurring, ids = torch.unique(ids, sorted=True, return_inverse=True)
     return Tokens(ids, mask, len(occurring))
 
 
 def pixel_values(pixels: NDArray[np.uint8], size: int, device: str) -> torch.Tensor:
-    """Images as a tower of CLIP sees them.
+    """Resize and normalise images for CLIP.
 
     Args:
-        pixels: `(B, S, S, 3)`.
-        size: side that the tower wants; images of another are resized whole.
-        device: where the result lies.
+        pixels: Images, `(B, S, S, 3)`, uint8.
+        size: Side length of the result, in pixels.
+        device: Device of the result.
 
     Returns:
-        `(B, 3, size, size)`, by OpenAI's mean and deviation.
+        Normalised images, `(B, 3, size, size)`.
     """
     images = torch.from_numpy(np.array(pixels)).to(device).permute(0, 3, 1, 2).float() / 255
     if images.shape[-2:] != (size, size):
@@ -129,10 +130,10 @@ def pixel_values(pixels: NDArray[np.uint8], size: int, device: str) -> torch.Ten
 
 
 def clip_model(settings: ImageTextSettings, vocab_size: int) -> CLIPModel:
-    """The towers of a checkpoint, or drawn from torch's global generator.
+    """Load a CLIP, or initialise one from torch's global generator.
 
     Raises:
-        InputError: there is no such checkpoint, or it sees other images or shorter texts.
+        InputError: The checkpoint does not exist, or does not fit image size or text length.
     """
     if settings.model_name_or_path is not None:
         return _pretrained(settings.model_name_or_path, settings)
@@ -170,7 +171,7 @@ def _pretrained(name: str, settings: ImageTextSettings) -> CLIPModel:
             f"No CLIP at {name!r} (model_name_or_path of the recipe): {error} Without a network, "
             "take the recipe's size `cpu`, which draws its weights."
         ) from error
-    # Any: the library types these as optional
+    # Any: transformers types these as optional
     vision: Any = model.config.vision_config
     text: Any = model.config.text_config
     fits = settings.max_length <= text.max_position_embeddings
@@ -184,7 +185,7 @@ def _pretrained(name: str, settings: ImageTextSettings) -> CLIPModel:
 
 
 def checkpoint_fingerprint(name_or_path: str | None) -> str:
-    """Equal for equal weights: of a folder's files by name, size and end; of a Hub id its name."""
+    """Hash of name, size and last bytes of a folder's files, or of a Hub id."""
     if name_or_path is None or not Path(name_or_path).is_dir():
         return digest(name_or_path)
     parts: list[str | int | bytes] = []
@@ -198,22 +199,22 @@ def checkpoint_fingerprint(name_or_path: str | None) -> str:
 
 
 def text_states(model: CLIPModel, ids: torch.Tensor) -> torch.Tensor:
-    """The text tower's state at every token, `(B, L, width)`; each sees only what is before."""
+    """Hidden states of the causal text encoder, `(B, L, width)`."""
     return model.text_model(input_ids=ids).last_hidden_state
 
 
 def end_states(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The state at the first end token: the whole text in one vector, `(B, width)`."""
+    """Hidden states at the first end token, `(B, width)`."""
     return states[torch.arange(len(states), device=states.device), mask.sum(dim=1) - 1]
 
 
 def info_nce(images: torch.Tensor, texts: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """CLIP's loss: every image finds its text in the batch, and every text its image.
+    """Symmetric contrastive loss of CLIP.
 
     Args:
-        images: `(B, D)`; compared as they are.
-        texts: `(B, D)`.
-        scale: 1 / temperature.
+        images: Image embeddings, `(B, D)`, not normalised here.
+        texts: Text embeddings, `(B, D)`.
+        scale: Inverse temperature.
     """
     logits = scale * images @ texts.T
     own = torch.arange(len(logits), device=logits.device)
@@ -228,21 +229,21 @@ def train_pairs(
     seed: int,
     name: str,
 ) -> list[float]:
-    """Train in place by AdamW at a constant rate, as UrbanCLIP and UrbanVLP do.
+    """Train in place with AdamW at a constant rate, as UrbanCLIP and UrbanVLP do.
 
     Args:
-        model: left in eval mode; its parameters named `logit_scale` stay between 1 and 100.
-        loss: of the pairs of these numbers, `(B,)` int64.
-        num_pairs: they are shuffled anew in every epoch.
-        settings: epochs, batch size and optimizer.
-        seed: of the order.
-        name: on the progress bar.
+        model: Model, left in eval mode; parameters named `logit_scale` are clamped to [0, ln 100].
+        loss: Loss of a batch of pair indices, `(B,)`, int64.
+        num_pairs: Number of pairs, shuffled in every epoch.
+        settings: Epochs, batch size and optimiser settings.
+        seed: Seed of the shuffling.
+        name: Name on the progress bar.
 
     Returns:
-        Mean loss of every epoch.
+        Mean loss of each epoch.
 
     Raises:
-        InputError: the loss is no number any more.
+        InputError: The loss is not finite.
     """
     model.train()
     optimizer = torch.optim.AdamW(
@@ -254,7 +255,7 @@ def train_pairs(
     for _ in trange(settings.epochs, desc=name, unit="epoch", disable=None):
         losses = []
         for rows in torch.randperm(num_pairs, generator=generator).split(settings.batch_size):
-            if len(rows) < 2:  # a pair alone has nothing to be told from
+            if len(rows) < 2:  # no negatives
                 continue
             value = loss(rows)
             optimizer.zero_grad(set_to_none=True)

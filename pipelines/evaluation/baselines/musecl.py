@@ -1,11 +1,10 @@
-"""MuseCL: one network for each view, and attention that brings the two together.
+"""MuseCL: triplet networks of both views, fused by attention.
 
 Yong and Zhou, "MuseCL: Predicting Urban Socioeconomic Indicators via Multi-Semantic Contrastive
-Learning" (IJCAI 2024, https://arxiv.org/abs/2407.09523); code at XixianYong/MuseCL. Both networks
-learn from triplets at margin 5: the positive of a satellite image is of the region with the most
-alike points of interest. The paper's positive of a street view is of the region with the most
-alike trips of taxis, which no public data has; here it is by points of interest too. Additive
-attention over the two vectors then learns to tell the points of interest.
+Learning" (IJCAI 2024, https://arxiv.org/abs/2407.09523); code at XixianYong/MuseCL. The positive of
+a satellite image is from the region with the most similar points of interest (POI). For street
+views the paper uses taxi trips, which are not public; here they use POI too. Additive attention
+over both vectors is then trained to predict POI counts.
 """
 
 from dataclasses import asdict, dataclass
@@ -30,22 +29,22 @@ VIEWS = ("satellite", "street_view")
 
 @dataclass(frozen=True)
 class Settings(TrunkSettings):
-    """Of [`MuseCL`]; what is not here is in [`TrunkSettings`].
+    """Settings of [`MuseCL`], besides those of [`TrunkSettings`].
 
     Attributes:
-        dim: of a vector.
-        margin: of the triplets, in units of distance.
-        learning_rate: of Adam (amsgrad).
-        decay_every: epochs after which the rate is multiplied by `decay`.
-        decay: see above.
-        num_triplets: of an epoch.
-        satellite_epochs: of the satellite network.
-        satellite_batch_size: triplets.
-        street_view_epochs: of the street view network.
-        street_view_batch_size: triplets.
-        attention_dim: inner width of the attention.
-        fusion_epochs: of the attention.
-        fusion_batch_size: regions.
+        dim: Vector dimension.
+        margin: Margin of the triplet loss.
+        learning_rate: Learning rate of Adam (AMSGrad).
+        decay_every: Interval of the learning rate decay, in epochs.
+        decay: Factor of the learning rate decay.
+        num_triplets: Triplets per epoch.
+        satellite_epochs: Epochs of the satellite network.
+        satellite_batch_size: Triplets per batch of the satellite network.
+        street_view_epochs: Epochs of the street view network.
+        street_view_batch_size: Triplets per batch of the street view network.
+        attention_dim: Hidden size of the attention.
+        fusion_epochs: Epochs of the fusion.
+        fusion_batch_size: Regions per batch of the fusion.
     """
 
     dim: int = 128
@@ -64,7 +63,7 @@ class Settings(TrunkSettings):
 
 
 class ViewNetwork(nn.Module):
-    """A ResNet whose last layer gives a vector of the common length."""
+    """ResNet with a linear projection."""
 
     def __init__(self, settings: Settings):
         super().__init__()
@@ -77,12 +76,12 @@ class ViewNetwork(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Additive attention over the vectors of the views that a region has.
+    """Additive attention over the available views of a region.
 
     Args:
-        dim: of a vector.
-        attention_dim: inner width.
-        num_targets: categories of points that the fused vector has to tell.
+        dim: Vector dimension.
+        attention_dim: Hidden size of the attention.
+        num_targets: Number of POI categories to predict.
     """
 
     def __init__(self, dim: int, attention_dim: int, num_targets: int):
@@ -92,26 +91,26 @@ class Fusion(nn.Module):
         self.head = nn.Linear(dim, num_targets)
 
     def fuse(self, vectors: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-        """`(B, views, dim)` and `(B, views)` bool, one true a row, to `(B, dim)`."""
+        """Fuse vectors `(B, views, dim)` where `present`, `(B, views)`, is true, to `(B, dim)`."""
         scores = self.weight(torch.tanh(self.inner(vectors))).squeeze(2)
         shares = scores.masked_fill(~present, -torch.inf).softmax(dim=1)
         return (shares[:, :, None] * vectors).sum(dim=1)
 
     def forward(self, vectors: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-        """Points of interest as the fused vectors tell them, `(B, num_targets)`."""
+        """Predict POI counts from the fused vectors, `(B, num_targets)`."""
         return self.head(self.fuse(vectors, present))
 
 
 class MuseCL:
-    """Two triplet networks and their fusion; a region is one vector of both views.
+    """MuseCL without mobility data: one fused vector per region.
 
     Args:
-        settings: see [`Settings`].
-        seed: of weights, triplets and turns.
-        device: where it trains.
+        settings: Settings of the system.
+        seed: Seed of weights, triplets and augmentation.
+        device: Device of the model.
 
     Attributes:
-        losses: of every training step: "satellite", "street_view", "fusion".
+        losses: Loss of each training step by stage: "satellite", "street_view", "fusion".
     """
 
     name = "musecl-nomob"
@@ -131,10 +130,10 @@ class MuseCL:
         self._fusion: Fusion | None = None
 
     def fit(self, data: RegionData) -> None:
-        """Train the network of each view, then the fusion on their vectors.
+        """Train the network of each view, then the fusion of their vectors.
 
         Raises:
-            InputError: a view or the points are missing, or there is no such checkpoint.
+            InputError: A view, the POI counts or the checkpoint is missing.
         """
         poi = self._poi(data)
         self.losses, self._networks = {}, {}
@@ -145,10 +144,10 @@ class MuseCL:
         self._fusion = self._train_fusion(vectors, present, poi, rows)
 
     def encode(self, data: RegionData) -> dict[str, NDArray[np.float32]]:
-        """Fused vectors; of a region with one view, its vector of that one.
+        """Fused vectors; for regions with one view, the vector of that view.
 
         Raises:
-            InputError: not fitted, or the city lacks a view.
+            InputError: The system is not fitted, or a view is missing.
         """
         if self._fusion is None:
             raise InputError(f"{self.name} has learnt nothing yet: call fit first.")
@@ -162,7 +161,7 @@ class MuseCL:
         return {FUSED: fused}
 
     def _poi(self, data: RegionData) -> NDArray[np.float64]:
-        """ln(1 + count) of each category, standardised over regions."""
+        """POI counts as ln(1 + count), standardised over regions."""
         logs = np.log1p(poi_of(data, self.name))
         return (logs - logs.mean(axis=0)) / np.maximum(logs.std(axis=0), 1e-9)
 
@@ -192,7 +191,7 @@ class MuseCL:
             negative = draw_others(images.regions, anchor, positive, rng)
             rows = images.draw(np.concatenate([anchor, positive, negative]), rng)
             values = pixel_values(view.pixels[rows], settings.image_size, torch.device(self.device))
-            if name == "satellite":  # a street view has an up and a down
+            if name == "satellite":  # street views have an orientation
                 values = turn_and_flip(values, rng)
             first, near, far = network(values).chunk(3)
             return F.triplet_margin_loss(first, near, far, margin=settings.margin)
@@ -207,7 +206,7 @@ class MuseCL:
         return network
 
     def _stack(self, data: RegionData) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Vectors `(N, views, dim)`, 0 where there is none, and `(N, views)` where there is."""
+        """Vectors `(N, views, dim)`, 0 if missing, and their mask `(N, views)`."""
         size = self.settings.image_size
         for view in VIEWS:
             view_of(data, view, self.name)
@@ -246,7 +245,7 @@ class MuseCL:
 
 
 def draw_others(candidates: Rows, anchors: Rows, positives: Rows, rng: np.random.Generator) -> Rows:
-    """A region for each that is neither the anchor nor its positive; three candidates at least."""
+    """Draw negatives that differ from anchor and positive, from at least three candidates."""
     drawn = rng.choice(candidates, len(anchors))
     while (same := (drawn == anchors) | (drawn == positives)).any():
         drawn[same] = rng.choice(candidates, int(same.sum()))

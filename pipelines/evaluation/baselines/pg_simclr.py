@@ -1,9 +1,9 @@
-"""PG-SimCLR: contrastive learning whose positives come from points of interest and from the map.
+"""PG-SimCLR: contrastive learning with positives by points of interest (POI) and by adjacency.
 
 Xi et al., "Beyond the First Law of Geography: Learning Representations of Satellite Imagery by
 Leveraging Point-of-Interests" (WWW 2022); code at axin1301/satellite-imagery-POI (MIT): NT-Xent at
-temperature 0.5 on a projection 512-512-64 without bias, Adam at 3e-4, crops and mirror images. Two
-networks are trained apart, one for each kind of positive.
+temperature 0.5 on a projection 512-512-64 without bias, Adam at 3e-4, random crops and flips. One
+network is trained per kind of positive.
 """
 
 import copy
@@ -30,19 +30,18 @@ Positive = Literal["poi", "adjacency"]
 
 @dataclass(frozen=True)
 class Settings(TrunkSettings):
-    """Of [`PGSimCLR`]; what is not here is in [`TrunkSettings`].
+    """Settings of [`PGSimCLR`], besides those of [`TrunkSettings`].
 
     Attributes:
-        view: whose images it learns from.
-        positives: "poi", the region with the most alike counts of points; "adjacency", a
-            neighbour. A network for each; a vector is theirs one after the other.
-        temperature: of NT-Xent.
-        projection_dim: length of the vectors that are compared.
-        learning_rate: of Adam.
-        batch_size: pairs.
-        simclr_epochs: passes over the regions in which the positive is the image itself, before
-            the networks part.
-        epochs: passes of each network after that.
+        view: View of the training images.
+        positives: Kinds of positives, one network each, whose vectors are concatenated. "poi": the
+            region with the most similar POI counts; "adjacency": a neighbour.
+        temperature: Temperature of NT-Xent.
+        projection_dim: Dimension of the projection.
+        learning_rate: Learning rate of Adam.
+        batch_size: Pairs per batch.
+        simclr_epochs: Epochs of plain SimCLR, from which all networks start.
+        epochs: Epochs of each network after that.
     """
 
     view: Literal["satellite", "street_view"] = "satellite"
@@ -55,7 +54,7 @@ class Settings(TrunkSettings):
     epochs: int = 20
 
     def __post_init__(self) -> None:
-        """Refuse what names no network, or one twice."""
+        """Validate the settings."""
         super().__post_init__()
         if not self.positives or len(set(self.positives)) < len(self.positives):
             raise InputError(
@@ -65,7 +64,7 @@ class Settings(TrunkSettings):
 
 
 class Contrasted(nn.Module):
-    """A trunk with the projection that is contrasted and then thrown away."""
+    """Trunk with a projection head for training."""
 
     def __init__(self, settings: Settings):
         super().__init__()
@@ -83,15 +82,15 @@ class Contrasted(nn.Module):
 
 
 class PGSimCLR:
-    """One network for each kind of positive; a region is their pooled features side by side.
+    """PG-SimCLR: one network per kind of positive, with concatenated features.
 
     Args:
-        settings: see [`Settings`].
-        seed: of weights, pairs and crops.
-        device: where it trains.
+        settings: Settings of the system.
+        seed: Seed of weights, pairs and augmentation.
+        device: Device of the models.
 
     Attributes:
-        losses: of every training step, one list a stage.
+        losses: Loss of each training step by stage.
     """
 
     def __init__(self, settings: Settings, seed: int, device: str):
@@ -110,11 +109,11 @@ class PGSimCLR:
         self._trunks: list[Trunk] = []
 
     def fit(self, data: RegionData) -> None:
-        """Train plain SimCLR, then from there a network for each kind of positive.
+        """Train plain SimCLR, then one network per kind of positive starting from it.
 
         Raises:
-            InputError: no counts of points, fewer than two regions with an image, or no such
-                checkpoint.
+            InputError: POI counts or the checkpoint are missing, or fewer than two regions have
+                images.
         """
         view = view_of(data, self.settings.view, self.name)
         images = Images(view, len(data.region_ids))
@@ -130,10 +129,10 @@ class PGSimCLR:
             self._trunks.append(network.trunk)
 
     def encode(self, data: RegionData) -> dict[str, NDArray[np.float32]]:
-        """Mean pooled features of a region's images, of each network.
+        """Mean features of each region's images, concatenated over networks.
 
         Raises:
-            InputError: not fitted, or the city has no image of the view.
+            InputError: The system is not fitted, or the view is missing.
         """
         if not self._trunks:
             raise InputError(f"{self.name} has learnt nothing yet: call fit first.")
@@ -184,7 +183,7 @@ class PGSimCLR:
 
 
 class _Pairs:
-    """The region that is the positive of another."""
+    """Positive regions of anchors."""
 
     def __init__(self, data: RegionData, images: Images, positive: str, rng: np.random.Generator):
         self.regions = images.regions
@@ -205,15 +204,13 @@ class _Pairs:
 def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float) -> torch.Tensor:
     """Normalised temperature-scaled cross-entropy (Chen et al. 2020, equation 1).
 
-    Each of the 2B vectors has to find its partner among the 2B - 1 others by cosine.
-
     Args:
-        first: `(B, D)`.
-        second: `(B, D)`, partners in the same order.
-        temperature: cosines are divided by it.
+        first: Projections, `(B, D)`.
+        second: Projections of the positives, in the same order, `(B, D)`.
+        temperature: Temperature of the softmax.
 
     Returns:
-        The mean over 2B.
+        Mean over the 2B vectors.
     """
     vectors = F.normalize(torch.cat([first, second]), dim=1)
     logits = vectors @ vectors.T / temperature

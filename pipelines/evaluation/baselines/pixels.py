@@ -1,7 +1,7 @@
-"""The images of a view, decoded once to one size and mapped from disk.
+"""Cache of decoded images of one view at one size, memory-mapped.
 
-A satellite image is resized whole, for all of its region counts. A street view is resized by its
-shorter side and cut to the middle square, as CLIP's own processor does.
+Satellite images are resized without cropping, to keep the complete region. Street views are resized
+by their shorter side and centre-cropped, as in CLIP's processor.
 """
 
 import os
@@ -21,18 +21,18 @@ from dataset_builders.files import file_sha256, read_json, set_aside, write_stat
 from dataset_builders.images import BadImageError, decode_image
 
 SAVE_EVERY = 512  # images
-HEADER_BYTES = 128  # numpy pads its header to this for any number of images
+HEADER_BYTES = 128  # NumPy's padded header size, for any number of images
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """An image that is not among the pixels.
+    """Skipped image.
 
     Attributes:
-        row: its number in the stored view.
-        image_id: of the dataset.
-        reason: "unknown_region", "empty" or one of `BadImageError`'s.
-        detail: what was found.
+        row: Row index in the stored view.
+        image_id: Id of the image.
+        reason: "unknown_region", "empty" or a reason of `BadImageError`.
+        detail: Description of the error.
     """
 
     row: int
@@ -49,22 +49,23 @@ def decode_view(
     known_regions: frozenset[str],
     path: Path,
 ) -> tuple[NDArray[np.uint8], list[LeftOut]]:
-    """Decode a view to `path`, or go on where a killed run was, or take what is there.
+    """Decode a view to `path`, resuming an interrupted run, or open the finished file.
 
     Args:
-        rows: `{"image", "image_id", "region_id"}` in stored order; not read if `path` is there.
-        total: number of them, for the bar.
+        rows: Rows with `image`, `image_id` and `region_id` in stored order; not read if the file
+            is finished.
+        total: Number of rows, for the progress bar.
         view: "satellite" or "street_view".
-        size: side of the squares, pixels.
-        known_regions: images of others are left out.
-        path: of the `.npy` file; what is left out lies beside it.
+        size: Side length of decoded images, in pixels.
+        known_regions: Region ids; images of other regions are skipped.
+        path: Path of the `.npy` file; the list of skipped images is stored next to it.
 
     Returns:
-        `(M, size, size, 3)` uint8, mapped from disk, and what is left out.
+        Memory-mapped pixels, `(M, size, size, 3)`, uint8, and the skipped images.
     """
     listed = path.with_suffix(".left_out.json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    # of two runs at a time one decodes, and the other waits for it
+    # a concurrent run waits for this one
     with FileLock(path.with_suffix(".lock")):
         if (left_out := _stored(listed, path)) is None:
             left_out = _decode(rows, total, view, size, known_regions, path)
@@ -76,7 +77,7 @@ def decode_view(
 
 
 def _stored(listed: Path, path: Path) -> list[LeftOut] | None:
-    """What was left out of the pixels; None if they are not there, or damaged and set aside."""
+    """Skipped images of a finished file; None if it is missing, or damaged and moved aside."""
     known = read_json(listed)
     if known is None or not path.is_file():
         return None
@@ -89,7 +90,7 @@ def _stored(listed: Path, path: Path) -> list[LeftOut] | None:
 
 
 def square(image: Image.Image, view: str, size: int) -> NDArray[np.uint8]:
-    """`(size, size, 3)` of an RGB image."""
+    """Resize an RGB image to `(size, size, 3)`; street views are centre-cropped."""
     box = None
     if view == "street_view":
         side = min(image.size)
@@ -113,7 +114,7 @@ def _decode(
         _partial(path).open("r+b" if done else "w+b") as file,
         tqdm(total=total, initial=done, desc=f"decode {view}", unit="image", disable=None) as bar,
     ):
-        # what was written after the last saved progress is written again
+        # rows after the last saved progress are written again
         file.truncate(HEADER_BYTES + (done - len(left_out)) * bytes_each)
         file.seek(0, os.SEEK_END)
         for number, row in enumerate(rows):
@@ -148,14 +149,14 @@ def _pixels(
 
 
 def _header(shape: tuple[int, ...]) -> bytes:
-    """The first bytes of a `.npy` file (format 1.0), padded to a length that never changes."""
+    """Header of a `.npy` file (format 1.0), padded to a fixed length."""
     text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}"
     start = b"\x93NUMPY\x01\x00" + (HEADER_BYTES - 10).to_bytes(2, "little")
     return start + text.ljust(HEADER_BYTES - 11).encode("latin1") + b"\n"
 
 
 def _earlier(path: Path, bytes_each: int) -> tuple[int, list[LeftOut], int]:
-    """Rows that an earlier run has read, what it left out, and the checksum of the rest."""
+    """Progress of an earlier run: rows read, skipped images, checksum of the pixels."""
     saved, crc = read_json(_progress(path)), 0
     if saved is None or not _partial(path).is_file():
         return 0, [], 0

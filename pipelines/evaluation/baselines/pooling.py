@@ -1,4 +1,4 @@
-"""From vectors of images to vectors of regions."""
+"""Pooling of image vectors by region."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,15 +7,15 @@ from numpy.typing import NDArray
 def mean_by_region(
     vectors: NDArray[np.float32], region: NDArray[np.int64], num_regions: int
 ) -> NDArray[np.float32]:
-    """The mean vector of each region's images.
+    """Mean vector of each region's images.
 
     Args:
-        vectors: `(M, D)`, one an image.
-        region: `(M,)`, row of the image's region.
-        num_regions: N.
+        vectors: Image vectors, `(M, D)`.
+        region: Row index of each image's region, `(M,)`.
+        num_regions: Number of regions, N.
 
     Returns:
-        `(N, D)`; rows of nan where a region has no image.
+        Region vectors, `(N, D)`; NaN for regions without images.
     """
     sums = np.zeros((num_regions, vectors.shape[1]), dtype=np.float64)
     np.add.at(sums, region, vectors)

@@ -1,8 +1,8 @@
-"""The systems by name, and their recipes: configs/baselines/<system>.yaml.
+"""Registry of baselines, and their recipes configs/baselines/<system>.yaml.
 
-A recipe has two sizes: `paper`, the hyper-parameters of the system's own public code or paper, and
-`cpu`, a small one that a processor trains in about a minute from random weights. Settings that both
-have are under `shared`; a variant names the recipe that it varies as its `base`.
+A recipe has two sizes: `paper`, the hyper-parameters of the published code or paper, and `cpu`, a
+small randomly initialised model that trains in about a minute. `shared` holds common settings;
+`base` names the recipe that a variant inherits from.
 """
 
 import difflib
@@ -20,8 +20,7 @@ Size = Literal["paper", "cpu"]
 SIZES: tuple[str, ...] = get_args(Size)
 RECIPES = Path(__file__).resolve().parents[3] / "configs" / "baselines"
 
-# frozen encoders of the paper's tables, which learn nothing from a city: `embed` does them. They
-# are Hub ids; `-random` says that the weights are initialised randomly
+# Hub ids of the paper's frozen encoders, for `embed`; "-random" means random initialisation
 RANDOM = "-random"
 FROZEN: dict[str, str] = {
     "clip": "openai/clip-vit-base-patch16",
@@ -31,7 +30,7 @@ FROZEN: dict[str, str] = {
     "resnet18": "microsoft/resnet-18",
 }
 
-# module of each, imported when it is asked for; one module may serve several recipes
+# module of each system, imported lazily
 SYSTEMS: dict[str, str] = {
     "musecl-nomob": "musecl",
     "pg-simclr": "pg_simclr",
@@ -45,15 +44,15 @@ SYSTEMS: dict[str, str] = {
 
 
 def read_settings(name: str, size: str, **overrides: Any) -> Any:
-    """A system's `Settings` from its recipe.
+    """Read the `Settings` of a system from its recipe.
 
     Args:
-        name: of [`SYSTEMS`].
+        name: Name in [`SYSTEMS`].
         size: "paper" or "cpu".
-        overrides: fields that stand above the recipe's.
+        overrides: Settings that override those of the recipe.
 
     Raises:
-        InputError: no such system, size or field (the nearest is named), or a wrong value.
+        InputError: Unknown system, size or field, or an invalid value.
     """
     module = _module(name)
     if size not in SIZES:
@@ -75,23 +74,23 @@ def read_settings(name: str, size: str, **overrides: Any) -> Any:
 def make(
     name: str, size: str = "cpu", seed: int = 0, device: str = "cpu", **overrides: Any
 ) -> RegionEncoder:
-    """A system, ready to be fitted.
+    """Create a system from its recipe.
 
     Args:
-        name: of [`SYSTEMS`].
-        size: of its recipe, "paper" or "cpu".
-        seed: of weights, pairs and batches.
-        device: where it runs.
-        overrides: settings that stand above the recipe's.
+        name: Name in [`SYSTEMS`].
+        size: "paper" or "cpu".
+        seed: Seed of weights, pairs and batches.
+        device: Device of the models.
+        overrides: Settings that override those of the recipe.
 
     Raises:
-        InputError: no such system, size or setting, or a wrong value.
+        InputError: Unknown system, size or setting, or an invalid value.
     """
     return build(name, read_settings(name, size, **overrides), seed, device)
 
 
 def build(name: str, settings: Any, seed: int, device: str) -> RegionEncoder:
-    """A system of these settings."""
+    """Create a system with the given settings."""
     return _module(name).SYSTEM(settings, seed, device)
 
 

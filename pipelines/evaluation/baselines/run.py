@@ -1,8 +1,4 @@
-"""A baseline on a city, from the images to an embedding table.
-
-What is there is not computed again: a table whose fingerprint is that of the system, its settings,
-its seed and the city's content is left as it is.
-"""
+"""Fit a baseline on a city and write its embedding table."""
 
 import time
 from collections.abc import Callable
@@ -40,28 +36,29 @@ def run_baseline(
     overrides: dict[str, Any] | None = None,
     log: Callable[[str], None] = print,
 ) -> Path:
-    """Fit a system on a city without its labels, and write a vector for each region.
+    """Fit a system on a city without labels, and write one vector per region.
+
+    An existing table of the same system, settings, seed and data is kept.
 
     Args:
-        system: of [`SYSTEMS`][pipelines.evaluation.baselines.registry.SYSTEMS].
-        size: of its recipe, "paper" or "cpu".
-        dataset_name: a dataset folder, or the id of a dataset on the Hub.
-        city: of the dataset.
-        output_dir: the table goes to `output_dir/city/label.parquet`.
-        label: in tables and plots; the system's own name by default.
-        training: which training of which system it is, where there are several.
-        seed: of weights, pairs and batches.
-        device: where it runs.
-        cache_dir: where decoded pixels lie, for all systems; `output_dir/pixels` by default.
-        overrides: settings that stand above the recipe's.
-        log: takes a line.
+        system: Name in [`SYSTEMS`][pipelines.evaluation.baselines.registry.SYSTEMS].
+        size: Size of the recipe, "paper" or "cpu".
+        dataset_name: Folder or Hub id of a dataset.
+        city: City of the dataset.
+        output_dir: Output folder; the table is `output_dir/city/label.parquet`.
+        label: Name in tables and plots. Default: name of the system.
+        training: Training metadata to store with the table.
+        seed: Seed of weights, pairs and batches.
+        device: Device of the models.
+        cache_dir: Folder of decoded pixels, shared by all systems. Default: `output_dir/pixels`.
+        overrides: Settings that override those of the recipe.
+        log: Receives progress messages.
 
     Returns:
-        The table's path.
+        Path of the table.
 
     Raises:
-        InputError: an unknown system or setting, data that the system cannot learn from, or
-            another file of the table's name.
+        InputError: Unknown system or setting, unsuitable data, or the path holds another file.
     """
     settings = read_settings(system, size, **(overrides or {}))
     encoder = build(system, settings, seed, device)
@@ -127,7 +124,7 @@ def _write(
         for view in sorted(set(vectors) & set(VIEWS))
     }
     for view, count in counts.items():
-        # a region with images has a vector, and none without has one
+        # regions have vectors if and only if they have images
         missing = ~np.isfinite(vectors[view]).all(axis=1)
         if not np.array_equal(missing, count == 0):
             raise InputError(

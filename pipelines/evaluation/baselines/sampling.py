@@ -1,4 +1,4 @@
-"""Which region and which image goes with which: neighbours on the map, likeness of points."""
+"""Sampling of regions and images: spatial neighbours, similar POI counts, batches."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +10,10 @@ Rows = NDArray[np.int64]
 
 
 def view_of(data: RegionData, view: str, name: str) -> View:
-    """The images of a view.
+    """Images of a view.
 
     Raises:
-        InputError: the city has none.
+        InputError: The city has no images of the view.
     """
     if view not in data.views:
         raise InputError(
@@ -24,15 +24,15 @@ def view_of(data: RegionData, view: str, name: str) -> View:
 
 
 def poi_of(data: RegionData, name: str, instead: str = "") -> NDArray[np.float64]:
-    """The counts of points of interest, `(N, categories)`.
+    """POI counts, `(N, categories)`.
 
     Args:
-        data: the city.
-        name: of the system that needs them.
-        instead: what to do without them.
+        data: Data of the city.
+        name: Name of the system, for the error message.
+        instead: Remedy, for the error message.
 
     Raises:
-        InputError: the city has none, or none that does not give an indicator away.
+        InputError: The city has no POI counts, or all of them leak indicators.
     """
     if data.poi is not None:
         return data.poi
@@ -48,14 +48,14 @@ def poi_of(data: RegionData, name: str, instead: str = "") -> NDArray[np.float64
 
 
 class Images:
-    """The images of each region of a view, to draw one from.
+    """Sampler of images of a view by region.
 
     Args:
-        view: M images.
-        num_regions: N.
+        view: Images of the view.
+        num_regions: Number of regions.
 
     Attributes:
-        regions: rows of the regions that have an image, ascending.
+        regions: Row indices of regions with images, ascending.
     """
 
     def __init__(self, view: View, num_regions: int):
@@ -65,24 +65,24 @@ class Images:
         self.regions: Rows = np.flatnonzero(self._counts)
 
     def draw(self, regions: Rows, rng: np.random.Generator) -> Rows:
-        """An image of each of these regions, which must have one."""
+        """Draw one image of each region; every region must have one."""
         within = (rng.random(len(regions)) * self._counts[regions]).astype(np.int64)
         return self._order[self._starts[regions] + within]
 
 
 class Neighbourhood:
-    """Near and far regions on the map, among those that may be drawn.
+    """Sampler of spatially near and far regions.
 
-    A ring is the larger of the distances east and north, in cells: on a grid of squares ring 1 are
-    the eight neighbours.
+    Distances are Chebyshev distances in cells ("rings"): on a square grid, ring 1 holds the eight
+    neighbours.
 
     Args:
-        data: N regions.
-        candidates: rows of the regions that may be drawn; those with no place are left out.
-        far_rings: a far region lies in a ring beyond this one.
+        data: Data of the city.
+        candidates: Row indices of regions to draw from.
+        far_rings: Far regions are beyond this ring.
 
     Attributes:
-        candidates: those with a place.
+        candidates: Candidates with coordinates.
     """
 
     def __init__(self, data: RegionData, candidates: Rows, far_rings: int = 3):
@@ -90,7 +90,7 @@ class Neighbourhood:
         self._xy, self._cell_m, self.far_rings = data.xy, data.cell_m, far_rings
 
     def near(self, anchors: Rows, rng: np.random.Generator) -> Rows:
-        """A region of ring 1 of each anchor; the nearest one where that ring is empty."""
+        """Draw a region in ring 1 of each anchor, or the nearest one if that ring is empty."""
         rings = self._rings(anchors)
         rings[self.candidates[None, :] == anchors[:, None]] = np.inf
         ring = np.rint(rings) <= 1
@@ -98,7 +98,7 @@ class Neighbourhood:
         return self._draw(np.where(ring.any(axis=1, keepdims=True), ring, nearest), rng)
 
     def far(self, anchors: Rows, rng: np.random.Generator) -> Rows:
-        """A region beyond `far_rings` of each anchor; the farthest one where there is none."""
+        """Draw a region beyond `far_rings` of each anchor, or the farthest one if there is none."""
         rings = self._rings(anchors)
         beyond = np.rint(rings) > self.far_rings
         farthest = rings == rings.max(axis=1, keepdims=True)
@@ -116,19 +116,19 @@ class Neighbourhood:
 def most_alike(
     vectors: NDArray[np.float64], candidates: Rows, rng: np.random.Generator, of: Rows
 ) -> Rows:
-    """The other region with the nearest vector; ties are drawn.
+    """Nearest other region of each query region by Euclidean distance; ties are drawn at random.
 
     Args:
-        vectors: `(N, D)`; distance is Euclidean.
-        candidates: regions to look among, two or more.
-        rng: of the ties.
-        of: `(B,)` regions whose likes are looked for.
+        vectors: Vectors of all regions, `(N, D)`.
+        candidates: Row indices of candidate regions, at least two.
+        rng: Random generator for ties.
+        of: Row indices of query regions, `(B,)`.
 
     Returns:
-        `(B,)` regions, never one itself.
+        Row indices of the nearest candidates, `(B,)`.
     """
     squared = np.zeros((len(of), len(candidates)))
-    # a column at a time: exact for counts, where the expanded square would not keep ties
+    # by column, which is exact for counts and so preserves ties
     for column in vectors.T:
         squared += np.square(column[of][:, None] - column[candidates][None, :])
     squared[of[:, None] == candidates[None, :]] = np.inf
@@ -137,12 +137,12 @@ def most_alike(
 
 
 class Shuffled:
-    """Batches of rows without end: every row once before any a second time.
+    """Endless shuffled batches, with a new permutation per epoch.
 
     Args:
-        rows: to go through.
-        batch_size: of a batch; all rows if there are fewer.
-        rng: of the order.
+        rows: Rows to batch.
+        batch_size: Rows per batch; all rows if there are fewer.
+        rng: Random generator of the permutations.
     """
 
     def __init__(self, rows: Rows, batch_size: int, rng: np.random.Generator):
@@ -151,7 +151,7 @@ class Shuffled:
         self._left: Rows = rows[:0]
 
     def take(self) -> Rows:
-        """The next batch; within one no row is twice."""
+        """Return the next batch, without duplicates."""
         if len(self._left) < self.batch_size:
             self._left = self._rng.permutation(self._rows)
         batch, self._left = self._left[: self.batch_size], self._left[self.batch_size :]

@@ -1,7 +1,7 @@
-"""Tile2Vec: near tiles alike, far tiles not (Jean et al., AAAI 2019).
+"""Tile2Vec: triplet learning from spatially near and far tiles (Jean et al., AAAI 2019).
 
 https://arxiv.org/abs/1805.02855, equation 1; code at ermongroup/tile2vec (MIT), whose second
-example gives the hyper-parameters: triplet loss of margin 10 plus 0.01 times the norms.
+example gives the hyper-parameters: margin 10, norm penalty 0.01.
 """
 
 from dataclasses import asdict, dataclass
@@ -24,17 +24,17 @@ from .trunk import Trunk, TrunkSettings, encode_regions, pixel_values, size_diff
 
 @dataclass(frozen=True)
 class Settings(TrunkSettings):
-    """Of [`Tile2Vec`]; what is not here is in [`TrunkSettings`].
+    """Settings of [`Tile2Vec`], besides those of [`TrunkSettings`].
 
     Attributes:
-        view: whose images it learns from.
-        margin: of the triplet loss, in units of distance.
-        l2: weight of the vectors' norms.
-        far_rings: far regions lie beyond this ring of cells.
-        learning_rate: of Adam.
-        betas: of Adam.
-        batch_size: triplets.
-        epochs: passes in which every region is the anchor once.
+        view: View of the training images.
+        margin: Margin of the triplet loss.
+        l2: Weight of the norm penalty.
+        far_rings: Far regions are beyond this ring of cells.
+        learning_rate: Learning rate of Adam.
+        betas: Betas of Adam.
+        batch_size: Triplets per batch.
+        epochs: Number of epochs; every region is the anchor once per epoch.
     """
 
     view: Literal["satellite", "street_view"] = "satellite"
@@ -48,15 +48,15 @@ class Settings(TrunkSettings):
 
 
 class Tile2Vec:
-    """A ResNet that learns from the map: what lies side by side looks alike.
+    """Tile2Vec with a ResNet.
 
     Args:
-        settings: see [`Settings`].
-        seed: of weights, triplets and turns.
-        device: where it trains.
+        settings: Settings of the system.
+        seed: Seed of weights, triplets and augmentation.
+        device: Device of the model.
 
     Attributes:
-        losses: of every training step.
+        losses: Loss of each training step.
     """
 
     def __init__(self, settings: Settings, seed: int, device: str):
@@ -76,10 +76,11 @@ class Tile2Vec:
         self._trunk: Trunk | None = None
 
     def fit(self, data: RegionData) -> None:
-        """Train on triplets of regions of one city.
+        """Train on triplets of regions.
 
         Raises:
-            InputError: fewer than three regions with an image and a place, or no such checkpoint.
+            InputError: Fewer than three regions have images and coordinates, or the checkpoint does
+                not exist.
         """
         settings = self.settings
         view = view_of(data, settings.view, self.name)
@@ -112,10 +113,10 @@ class Tile2Vec:
         self._trunk = trunk
 
     def encode(self, data: RegionData) -> dict[str, NDArray[np.float32]]:
-        """Mean vector of a region's images.
+        """Mean vector of each region's images.
 
         Raises:
-            InputError: not fitted, or the city has no image of the view.
+            InputError: The system is not fitted, or the view is missing.
         """
         if self._trunk is None:
             raise InputError(f"{self.name} has learnt nothing yet: call fit first.")
@@ -127,14 +128,14 @@ class Tile2Vec:
 def triplet_loss(
     anchor: torch.Tensor, near: torch.Tensor, far: torch.Tensor, margin: float, l2: float
 ) -> torch.Tensor:
-    """Equation 1, mean over triplets, plus the penalty of the norms.
+    """Triplet loss (equation 1) plus a norm penalty, mean over triplets.
 
     Args:
-        anchor: `(B, D)`.
-        near: `(B, D)`.
-        far: `(B, D)`.
-        margin: by which far ones have to be farther.
-        l2: weight of the mean of |anchor| + |near| + |far|.
+        anchor: Anchor vectors, `(B, D)`.
+        near: Near vectors, `(B, D)`.
+        far: Far vectors, `(B, D)`.
+        margin: Margin of the triplet loss.
+        l2: Weight of |anchor| + |near| + |far|.
     """
     norms = sum(vectors.norm(dim=1).mean() for vectors in (anchor, near, far))
     return F.triplet_margin_loss(anchor, near, far, margin=margin) + l2 * norms

@@ -1,4 +1,4 @@
-"""The loop that the systems which learn from images alone share, and what turns a tile about."""
+"""Training loop and augmentation of the image-only baselines."""
 
 import math
 from collections.abc import Callable
@@ -23,18 +23,18 @@ def train(
     """Train in place.
 
     Args:
-        network: left in eval mode.
-        loss: of the step of this number, which draws its own batch.
-        optimizer: of the network's parameters.
-        num_steps: batches.
-        name: on the progress bar.
-        scheduler: stepped after every batch.
+        network: Network, left in eval mode.
+        loss: Draws the batch of a step and returns its loss.
+        optimizer: Optimiser of the network's parameters.
+        num_steps: Number of batches.
+        name: Name on the progress bar.
+        scheduler: Learning rate scheduler, stepped after every batch.
 
     Returns:
-        The loss of every step.
+        Loss of each step.
 
     Raises:
-        InputError: the loss is no number any more.
+        InputError: The loss is not finite.
     """
     network.train()
     losses = []
@@ -56,17 +56,12 @@ def train(
 
 
 def num_steps(num_regions: int, epochs: int, batch_size: int) -> int:
-    """Batches in as many passes over the regions, at least one a pass."""
+    """Number of batches in some epochs, at least one per epoch."""
     return epochs * max(1, round(num_regions / batch_size))
 
 
 def turn_and_flip(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """One of the eight symmetries of the square, drawn for each image.
-
-    Args:
-        images: `(B, C, S, S)`.
-        rng: of the draw.
-    """
+    """Apply a random symmetry of the square to each image, `(B, C, S, S)`."""
     turns, flips = rng.integers(0, 4, len(images)), rng.integers(0, 2, len(images))
     turned = torch.empty_like(images)
     for turn in range(4):
@@ -81,21 +76,20 @@ def turn_and_flip(images: torch.Tensor, rng: np.random.Generator) -> torch.Tenso
 def crop_and_flip(
     images: torch.Tensor, rng: np.random.Generator, least: float = 0.08
 ) -> torch.Tensor:
-    """A random part of each image at full size, mirrored left to right half of the time.
+    """Random resized crop and horizontal flip of each image, as in torchvision.
 
-    The part's share of the area is even in [least, 1], its aspect ratio log-even in [3/4, 4/3], as
-    in torchvision's `RandomResizedCrop`.
+    Area shares are uniform in [least, 1], aspect ratios log-uniform in [3/4, 4/3].
 
     Args:
-        images: `(B, C, S, S)`.
-        rng: of the draw.
-        least: smallest share of the area.
+        images: Images, `(B, C, S, S)`.
+        rng: Random generator.
+        least: Minimum share of the area.
     """
     n = len(images)
     area = rng.uniform(least, 1.0, n)
     root = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), n) / 2)
     width, height = (np.minimum(np.sqrt(area) * side, 1.0) for side in (root, 1 / root))
-    # the affine map from a square of side 2 around 0 to the part
+    # affine map from [-1, 1]^2 to the crop
     theta = np.zeros((n, 2, 3), dtype=np.float32)
     theta[:, 0, 0] = width * np.where(rng.random(n) < 0.5, -1, 1)
     theta[:, 1, 1] = height

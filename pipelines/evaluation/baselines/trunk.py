@@ -1,4 +1,4 @@
-"""The network of the systems that see images alone: a ResNet, pooled to one vector an image."""
+"""ResNet trunk of the image-only baselines."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,14 +20,15 @@ ENCODE_BATCH = 128
 
 @dataclass(frozen=True)
 class TrunkSettings:
-    """Of the network.
+    """Settings of the ResNet.
 
     Attributes:
-        model_name_or_path: Hub id or folder of a ResNet; None: the sizes below, drawn at random.
-        image_size: side of the square image that it sees, pixels.
-        widths: channels of the four stages; (64, 128, 256, 512) is ResNet-18. The last is the
-            length of a vector.
-        depths: blocks of two convolutions in each stage; (2, 2, 2, 2) is ResNet-18.
+        model_name_or_path: Hub id or folder of a ResNet. None: random initialisation at the sizes
+            below.
+        image_size: Side length of input images, in pixels.
+        widths: Channels of each stage, the last being the vector dimension; (64, 128, 256, 512)
+            is ResNet-18.
+        depths: Number of basic blocks in each stage; (2, 2, 2, 2) is ResNet-18.
     """
 
     model_name_or_path: str | None = None
@@ -36,7 +37,7 @@ class TrunkSettings:
     depths: tuple[int, ...] = (2, 2, 2, 2)
 
     def __post_init__(self) -> None:
-        """Refuse what makes no network."""
+        """Validate the settings."""
         if len(self.widths) != len(self.depths) or not self.widths:
             raise InputError(
                 f"widths and depths need one number a stage each, got {self.widths} and "
@@ -53,7 +54,7 @@ RESNET_18 = TrunkSettings(image_size=224)
 
 
 def size_differences(settings: TrunkSettings) -> tuple[str, ...]:
-    """What a table has to say of a network that is no ResNet-18 at 224 pixels."""
+    """Differences from ResNet-18 at 224 pixels, for [`Provenance`]."""
     differs = []
     if settings.image_size != RESNET_18.image_size:
         differs.append(f"images of {settings.image_size} pixels, not {RESNET_18.image_size}")
@@ -64,23 +65,23 @@ def size_differences(settings: TrunkSettings) -> tuple[str, ...]:
 
 
 class Trunk(nn.Module):
-    """A ResNet without its classifier; drawn weights come from torch's global generator.
+    """ResNet without classifier; random initialisation uses torch's global generator.
 
     Args:
-        settings: see [`TrunkSettings`].
+        settings: Settings of the ResNet.
 
     Attributes:
-        dim: length of a vector.
+        dim: Vector dimension.
 
     Raises:
-        InputError: there is no such checkpoint.
+        InputError: The checkpoint does not exist.
     """
 
     def __init__(self, settings: TrunkSettings):
         super().__init__()
         self.resnet = _pretrained(settings) if settings.model_name_or_path else _drawn(settings)
         self.image_size = settings.image_size
-        sizes: Any = self.resnet.config.hidden_sizes  # the library types it as optional
+        sizes: Any = self.resnet.config.hidden_sizes  # transformers types it as optional
         self.dim = int(sizes[-1])
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -101,7 +102,7 @@ def _drawn(settings: TrunkSettings) -> ResNetModel:
 
 def _pretrained(settings: TrunkSettings) -> ResNetModel:
     name = settings.model_name_or_path
-    loader: Any = ResNetModel.from_pretrained  # the library types it as giving the model alone
+    loader: Any = ResNetModel.from_pretrained  # its type omits the loading report
     try:
         model, report = loader(name, output_loading_info=True)
     except (OSError, ValueError) as error:
@@ -110,7 +111,7 @@ def _pretrained(settings: TrunkSettings) -> ResNetModel:
             "name a folder, --settings model_name_or_path=FOLDER, or take --size cpu, whose "
             "weights are drawn."
         ) from error
-    # the library fills gaps with random numbers and goes on
+    # transformers initialises missing weights randomly
     if report["missing_keys"]:
         missing = len(report["missing_keys"])
         raise InputError(f"{name!r} is no whole ResNet: {missing} of its weights are missing.")
@@ -120,7 +121,7 @@ def _pretrained(settings: TrunkSettings) -> ResNetModel:
 def pixel_values(
     pixels: NDArray[np.uint8] | torch.Tensor, size: int, device: torch.device
 ) -> torch.Tensor:
-    """`(B, S, S, 3)` uint8 as a ResNet sees it, `(B, 3, size, size)`, by ImageNet's moments."""
+    """Resize and normalise uint8 images `(B, S, S, 3)` for a ResNet, `(B, 3, size, size)`."""
     if isinstance(pixels, np.ndarray):
         pixels = torch.from_numpy(np.array(pixels))
     images = pixels.to(device).permute(0, 3, 1, 2).float() / 255
@@ -138,9 +139,9 @@ def encode_images(network: nn.Module, view: View, image_size: int) -> NDArray[np
     """Vectors of a view's images, `(M, D)`.
 
     Args:
-        network: pixel values to vectors; put into eval mode.
-        view: M images, one at least.
-        image_size: side that the network sees.
+        network: Image encoder; set to eval mode.
+        view: Images, at least one.
+        image_size: Side length of the network's input, in pixels.
     """
     network.eval()
     device = next(network.parameters()).device
@@ -155,7 +156,7 @@ def encode_images(network: nn.Module, view: View, image_size: int) -> NDArray[np
 def encode_regions(
     network: nn.Module, data: RegionData, view: str, image_size: int
 ) -> NDArray[np.float32]:
-    """Mean vector of each region's images of a view, `(N, D)`; nan where it has none."""
+    """Mean vector of each region's images of a view, `(N, D)`; NaN without images."""
     images = data.views[view]
     vectors = encode_images(network, images, image_size)
     return mean_by_region(vectors, images.region, len(data.region_ids))

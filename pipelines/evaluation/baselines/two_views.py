@@ -1,4 +1,4 @@
-"""UrbanVLP's network: a tower pair for each view, the views of a region made one, the place."""
+"""UrbanVLP's network: one CLIP per view, fusion of street views, and a location encoder."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,21 +13,22 @@ from pipelines.common.encoders.geoclip import LocationEncoder
 from .image_text import end_states, info_nce, text_states
 
 ViewFusion = Literal["mean", "pixel25"]
-LOCATION_DIM = 512  # of GeoCLIP's encoder
+LOCATION_DIM = 512
 
 
 @dataclass(frozen=True)
 class RegionBatch:
-    """B regions; the street views of all of them lie in one row after another.
+    """Inputs of B regions, with their street views and points concatenated.
 
     Attributes:
-        satellite: `(B, 3, S, S)`.
-        street_view: `(M, 3, S, S)`; M may be 0.
-        owner: `(M,)` int64, the region of each street view in the batch.
-        slot: `(M,)` int64, its number within the region.
-        lonlat: `(P, 2)` float64 degrees: of the street views, or of a region that has none.
-        place_owner: `(P,)` int64, whose they are.
-        place_slot: `(P,)` int64.
+        satellite: Satellite images, `(B, 3, S, S)`.
+        street_view: Street views, `(M, 3, S, S)`; M may be 0.
+        owner: Batch index of each street view's region, `(M,)`, int64.
+        slot: Index of each street view within its region, `(M,)`, int64.
+        lonlat: Longitude and latitude of the street views, or of the region if it has none, in
+            degrees, `(P, 2)`, float64.
+        place_owner: Batch index of each point's region, `(P,)`, int64.
+        place_slot: Index of each point within its region, `(P,)`, int64.
     """
 
     satellite: torch.Tensor
@@ -41,14 +42,14 @@ class RegionBatch:
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Captions of B regions.
+    """Tokenized captions of B regions; ids and masks as in [`Tokens`].
 
     Attributes:
-        satellite_ids: `(B, L)` and its mask, as in [`Tokens`].
-        satellite_mask: see above.
-        street_view_ids: `(B, L)` and its mask.
-        street_view_mask: see above.
-        has_street_view_text: `(B,)` bool: regions without are left out of the second loss.
+        satellite_ids: Token ids of satellite captions, `(B, L)`.
+        satellite_mask: Mask of `satellite_ids`, `(B, L)`.
+        street_view_ids: Token ids of joined street view captions, `(B, L)`.
+        street_view_mask: Mask of `street_view_ids`, `(B, L)`.
+        has_street_view_text: Whether a region takes part in the street view loss, `(B,)`, bool.
     """
 
     satellite_ids: torch.Tensor
@@ -59,15 +60,15 @@ class TextBatch:
 
 
 class TwoViews(nn.Module):
-    """Two CLIPs, a fusion of street views, and a location encoder or none.
+    """Network of UrbanVLP.
 
     Args:
-        satellite: CLIP of satellite images and their captions.
-        street_view: CLIP of street views and theirs.
-        fusion: "mean" over encoded views; "pixel25": pixels of up to 25 views mixed by 25 learnt
-            weights before the tower, as the public code does.
-        max_views: of a region, which have a weight of their own under "pixel25".
-        location_width: of the location encoder's layers; None: the model sees no coordinates.
+        satellite: CLIP of satellite images and captions.
+        street_view: CLIP of street views and captions.
+        fusion: "mean": average of encoded street views. "pixel25": learned weighted sum of the
+            pixels of up to 25 street views before the encoder, as in the published code.
+        max_views: Maximum number of street views per region; number of weights of "pixel25".
+        location_width: Hidden size of the location encoder; None: no location encoder.
     """
 
     def __init__(
@@ -90,16 +91,16 @@ class TwoViews(nn.Module):
     def fuse(
         self, values: torch.Tensor, owner: torch.Tensor, slot: torch.Tensor, num_regions: int
     ) -> torch.Tensor:
-        """Bring values of views together by region: their mean, or the learnt mixture.
+        """Fuse values by region: mean, or learned weighted sum.
 
         Args:
-            values: `(M, ...)`.
-            owner: `(M,)`, region of each.
-            slot: `(M,)`, number of each within its region.
-            num_regions: B.
+            values: Values to fuse, `(M, ...)`.
+            owner: Batch index of each value's region, `(M,)`.
+            slot: Index of each value within its region, `(M,)`.
+            num_regions: Number of regions, B.
 
         Returns:
-            `(B, ...)`; where a region has none, 0 by mean, and the mixture of zeros.
+            Fused values, `(B, ...)`; missing values count as zero.
         """
         fused = values.new_zeros(num_regions, *values.shape[1:])
         ones = (-1,) + (1,) * (values.ndim - 1)
@@ -110,7 +111,7 @@ class TwoViews(nn.Module):
         return fused.index_add(0, owner, values) / counts.view(ones)
 
     def street_view_tokens(self, batch: RegionBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Projected: the pooled image `(B, D)`, and all image tokens `(B, tokens, D)`."""
+        """Projected image `(B, D)` and image tokens `(B, tokens, D)` of the street views."""
         num_regions = len(batch.satellite)
         if self.mixing is not None:
             mixed = self.fuse(batch.street_view, batch.owner, batch.slot, num_regions)
@@ -121,7 +122,7 @@ class TwoViews(nn.Module):
         return tokens[:, 0], tokens
 
     def place(self, batch: RegionBatch) -> torch.Tensor | float:
-        """The projected place `(B, D)`; 0 without a location encoder."""
+        """Projected location embedding, `(B, D)`; 0 without a location encoder."""
         if self.location is None:
             return 0.0
         places = self.location(batch.lonlat)
@@ -129,15 +130,15 @@ class TwoViews(nn.Module):
         return self.location_projection(fused)
 
     def embed(self, batch: RegionBatch) -> torch.Tensor:
-        """The vector of a region, `(B, D)`: satellite + street view + place, not normalised."""
+        """Sum of satellite, street view and location embeddings, `(B, D)`, not normalised."""
         satellite = _image_tokens(self.satellite, batch.satellite)[:, 0]
         return satellite + self.street_view_tokens(batch)[0] + self.place(batch)
 
     def losses(self, batch: RegionBatch, texts: TextBatch) -> dict[str, torch.Tensor]:
-        """`satellite_loss` (InfoNCE of the sum) and `street_view_loss` (token by token)."""
+        """Compute `satellite_loss` (InfoNCE of the sum) and `street_view_loss` (token-wise)."""
         satellite = _image_tokens(self.satellite, batch.satellite)[:, 0]
         street_view, tokens = self.street_view_tokens(batch)
-        # as in pretraining of the public code: normalised images, a place of any length
+        # as in the published code: image embeddings are normalised, the location is not
         summed = (
             F.normalize(satellite, dim=-1) + F.normalize(street_view, dim=-1) + self.place(batch)
         )
@@ -160,15 +161,15 @@ class TwoViews(nn.Module):
 def token_similarity(
     image_tokens: torch.Tensor, text_tokens: torch.Tensor, text_mask: torch.Tensor
 ) -> torch.Tensor:
-    """How well the tokens of every image find a counterpart in every text (FILIP, image side).
+    """Token-wise image-to-text similarity (FILIP).
 
     Args:
-        image_tokens: `(B, P, D)`.
-        text_tokens: `(C, L, D)`.
-        text_mask: `(C, L)` bool; padding is no counterpart.
+        image_tokens: Image tokens, `(B, P, D)`.
+        text_tokens: Text tokens, `(C, L, D)`.
+        text_mask: Mask of text tokens, `(C, L)`, bool.
 
     Returns:
-        `(B, C)`: mean over image tokens of the largest cosine over text tokens.
+        Mean over image tokens of the maximum cosine over text tokens, `(B, C)`.
     """
     images, texts = F.normalize(image_tokens, dim=-1), F.normalize(text_tokens, dim=-1)
     cosines = torch.einsum("bpd,cld->bcpl", images, texts)
@@ -179,9 +180,9 @@ def token_similarity(
 def token_loss(
     image_tokens: torch.Tensor, text_tokens: torch.Tensor, text_mask: torch.Tensor
 ) -> torch.Tensor:
-    """Contrast of [`token_similarity`] in both directions, with no temperature.
+    """Symmetric contrastive loss of [`token_similarity`], without temperature.
 
-    Text to image is the transpose, not a maximum over image tokens: so the public code does.
+    As in the published code, text to image is the transpose, not a maximum over image tokens.
     """
     similarity = token_similarity(image_tokens, text_tokens, text_mask)
     own = torch.arange(len(similarity), device=similarity.device)
@@ -189,8 +190,8 @@ def token_loss(
 
 
 def _image_tokens(model: CLIPModel, pixel_values: torch.Tensor) -> torch.Tensor:
-    """All tokens in the common space, `(B, tokens, D)`; the first is the image as a whole."""
-    if len(pixel_values) == 0:  # the attention of the library takes no empty batch
+    """Projected tokens, `(B, tokens, D)`, the class token first."""
+    if len(pixel_values) == 0:  # attention in transformers fails on empty batches
         return _image_tokens(model, pixel_values.new_zeros(1, *pixel_values.shape[1:]))[:0]
     states = model.vision_model(pixel_values=pixel_values).last_hidden_state
     return model.visual_projection(model.vision_model.post_layernorm(states))

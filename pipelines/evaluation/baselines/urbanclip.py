@@ -1,6 +1,6 @@
-"""UrbanCLIP: satellite images and their captions, contrasted and told (Yan et al., WWW 2024).
+"""UrbanCLIP: contrastive learning and captioning of satellite images (Yan et al., WWW 2024).
 
-https://arxiv.org/abs/2310.18340, code at StupidBuluchacha/UrbanCLIP: what its `main.py` trains is
+https://arxiv.org/abs/2310.18340; code at StupidBuluchacha/UrbanCLIP, whose `main.py` trains
 open_clip's `coca_ViT-L-14` with contrastive and caption loss at weight 1 each.
 """
 
@@ -29,23 +29,23 @@ from .image_text import (
 from .pooling import mean_by_region
 
 ENCODE_BATCH = 128
-# a full stop that is followed by a blank or nothing: 3.5 is one number
+# a Latin full stop must be followed by whitespace, so that 3.5 is not split
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
 
 
 @dataclass(frozen=True)
 class Settings(ImageTextSettings):
-    """Of [`UrbanCLIP`]; what is not here is in [`ImageTextSettings`].
+    """Settings of [`UrbanCLIP`], besides those of [`ImageTextSettings`].
 
     Attributes:
-        text: "sentence", one of the caption's sentences, drawn once for each image, as the public
-            code does; or "full", the whole caption.
-        num_queries: of the pooler: one for the image as a whole, the others for the decoder.
-        pooler_heads: of the pooler's attention.
-        decoder_layers: of the caption decoder.
-        decoder_heads: of its attention.
-        contrastive_weight: of InfoNCE.
-        caption_weight: of the captions' cross-entropy.
+        text: "sentence": one random sentence per caption, drawn once, as in the published code;
+            "full": complete captions.
+        num_queries: Number of queries of the pooler.
+        pooler_heads: Number of attention heads of the pooler.
+        decoder_layers: Number of layers of the caption decoder.
+        decoder_heads: Number of attention heads of the caption decoder.
+        contrastive_weight: Weight of the contrastive loss.
+        caption_weight: Weight of the caption loss.
     """
 
     text: Literal["sentence", "full"] = "sentence"
@@ -57,18 +57,18 @@ class Settings(ImageTextSettings):
     caption_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what no branch would read."""
+        """Validate the settings."""
         if self.text not in ("sentence", "full"):
             raise InputError(f"text must be 'sentence' or 'full', got {self.text!r}.")
 
 
 class UrbanCLIP:
-    """Learns from satellite images with captions; a region is its projected image latent.
+    """UrbanCLIP; region vectors are means of projected image embeddings.
 
     Args:
-        settings: see [`Settings`].
-        seed: of drawn weights, sentences and the order of pairs.
-        device: where it trains.
+        settings: Settings of the system.
+        seed: Seed of weights, sentences and shuffling.
+        device: Device of the model.
     """
 
     def __init__(self, settings: Settings, seed: int, device: str):
@@ -87,10 +87,10 @@ class UrbanCLIP:
         self.losses: list[float] = []
 
     def fit(self, data: RegionData) -> None:
-        """Train on all satellite images that have a caption.
+        """Train on all captioned satellite images.
 
         Raises:
-            InputError: the city has no satellite view, or fewer than two captions.
+            InputError: The city has no satellite images, or fewer than two captions.
         """
         view = _satellite(data)
         rows = np.array([i for i, caption in enumerate(view.captions) if caption], dtype=np.int64)
@@ -123,10 +123,10 @@ class UrbanCLIP:
 
     @torch.inference_mode()
     def encode(self, data: RegionData) -> dict[str, NDArray[np.float32]]:
-        """Projected latents of the satellite images, not normalised, mean over a region's.
+        """Mean projected image embedding of each region, not normalised.
 
         Raises:
-            InputError: not fitted, or the city has no satellite view.
+            InputError: The system is not fitted, or the city has no satellite images.
         """
         view = _satellite(data)
         if self.model is None:
@@ -152,7 +152,7 @@ class UrbanCLIP:
 
 
 def draw_sentences(captions: Sequence[str], seed: int) -> list[str]:
-    """One sentence of each caption, drawn once: every epoch sees the same."""
+    """Draw one sentence of each caption, the same for all epochs."""
     generator = np.random.default_rng(seed)
     drawn = []
     for caption in captions:

@@ -1,8 +1,8 @@
-"""UrbanVLP: satellite images and street views of a region, their captions, and where it lies.
+"""UrbanVLP: satellite images, street views, captions and coordinates of regions.
 
-Hao et al., AAAI 2025, https://arxiv.org/abs/2403.16831, code at CityMind-Lab/UrbanVLP. A region's
-vector holds its coordinates by design, which predict much where test regions lie beside training
-regions: so there is `urbanvlp-nocoord` beside it, which neither learns nor encodes with them.
+Hao et al., AAAI 2025, https://arxiv.org/abs/2403.16831; code at CityMind-Lab/UrbanVLP. Its vectors
+contain coordinates by design, which are strong predictors if test regions adjoin training regions;
+`urbanvlp-nocoord` is a variant without coordinates.
 """
 
 from collections.abc import Iterator
@@ -27,20 +27,20 @@ from .image_text import (
 )
 from .two_views import RegionBatch, TextBatch, TwoViews, ViewFusion
 
-MAX_MIXED_VIEWS = 25  # of the public code
+MAX_MIXED_VIEWS = 25  # as in the published code
 
 
 @dataclass(frozen=True)
 class Settings(ImageTextSettings):
-    """Of [`UrbanVLP`]; what is not here is in [`ImageTextSettings`].
+    """Settings of [`UrbanVLP`], besides those of [`ImageTextSettings`].
 
     Attributes:
-        coordinates: whether it sees them.
-        view_fusion: see [`TwoViews`].
-        max_views: street views of a region that are looked at, the first ones.
-        location_width: of the location encoder's hidden layers.
-        satellite_weight: of the loss of satellite captions.
-        street_view_weight: of the loss of street view captions.
+        coordinates: Whether to use coordinates.
+        view_fusion: Fusion of street views, see [`TwoViews`].
+        max_views: Number of street views per region; further ones are ignored.
+        location_width: Hidden size of the location encoder.
+        satellite_weight: Weight of the loss of satellite captions.
+        street_view_weight: Weight of the loss of street view captions.
     """
 
     coordinates: bool = True
@@ -51,21 +51,20 @@ class Settings(ImageTextSettings):
     street_view_weight: float = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse what no branch would read."""
+        """Validate the settings."""
         if self.view_fusion not in ("mean", "pixel25"):
             raise InputError(f"view_fusion must be 'mean' or 'pixel25', got {self.view_fusion!r}.")
 
 
 class UrbanVLP:
-    """Learns from both views and their captions; one fused vector a region.
+    """UrbanVLP; one fused vector per region.
 
-    A region with no street view is known by its satellite image and place; one with no satellite
-    image gets nan.
+    Regions may lack street views; regions without a satellite image get NaN.
 
     Args:
-        settings: see [`Settings`].
-        seed: of drawn weights and the order of regions.
-        device: where it trains.
+        settings: Settings of the system.
+        seed: Seed of weights and shuffling.
+        device: Device of the model.
     """
 
     def __init__(self, settings: Settings, seed: int, device: str):
@@ -85,10 +84,10 @@ class UrbanVLP:
         self.losses: list[float] = []
 
     def fit(self, data: RegionData) -> None:
-        """Train on all regions that have a satellite image with a caption.
+        """Train on all regions with a captioned satellite image.
 
         Raises:
-            InputError: a view is missing, or there are fewer than two such regions.
+            InputError: A view is missing, or there are fewer than two such regions.
         """
         regions = _Regions(data, self.settings, self.device)
         rows, satellite, street_view = regions.captions()
@@ -126,10 +125,10 @@ class UrbanVLP:
 
     @torch.inference_mode()
     def encode(self, data: RegionData) -> dict[str, NDArray[np.float32]]:
-        """The sum of the projected views and the place, not normalised, as "both".
+        """Sum of projected views and location, not normalised, as "both".
 
         Raises:
-            InputError: not fitted, or a view is missing.
+            InputError: The system is not fitted, or a view is missing.
         """
         if self.model is None:
             raise InputError(f"{self.name} has learnt nothing yet: call fit first.")
@@ -156,7 +155,7 @@ class UrbanVLP:
 
 
 class _Regions:
-    """Regions as the model sees them: a satellite image, some street views, texts, places."""
+    """Satellite image, street views, captions and coordinates by region."""
 
     def __init__(self, data: RegionData, settings: Settings, device: str):
         absent = sorted({"satellite", "street_view"} - set(data.views))
@@ -173,7 +172,7 @@ class _Regions:
                 self.views_of[region].append(image)
 
     def captions(self) -> tuple[NDArray[np.int64], list[str], list[str]]:
-        """Rows of the regions to learn from; their satellite and their joint street view texts."""
+        """Rows of captioned regions; their satellite and joined street view captions."""
         texts = [
             self.satellite.captions[image] if image >= 0 else None for image in self.satellite_of
         ]
@@ -189,14 +188,13 @@ class _Regions:
         return rows, [str(texts[row]) for row in rows], joint
 
     def batch(self, rows: NDArray[np.int64]) -> RegionBatch:
-        """The model's view of these regions, which all have a satellite image."""
+        """Model inputs of regions, all of which have a satellite image."""
         owner, slot, images, places, place_owner, place_slot = [], [], [], [], [], []
         for number, row in enumerate(rows):
             views = self.views_of[row]
             images += views
             owner += [number] * len(views)
             slot += list(range(len(views)))
-            # a region that no street view was taken in still lies somewhere
             places.append(self.street_view.lonlat[views] if views else self.data.lonlat[[row]])
             place_owner += [number] * max(len(views), 1)
             place_slot += list(range(max(len(views), 1)))
