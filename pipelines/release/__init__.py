@@ -1,1 +1,1 @@
-"""Checkpoints in from other projects, and out to the Hub and to other runtimes."""
+"""Conversion of foreign checkpoints, export to other runtimes, and publication on the Hub."""

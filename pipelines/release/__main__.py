@@ -1,4 +1,4 @@
-"""python -m pipelines.release convert | export | card | push."""
+"""Command line: python -m pipelines.release convert | export | card | push."""
 
 import argparse
 import sys
@@ -77,7 +77,7 @@ FG-CLIP's config.json tells it: leave --hidden_act out.
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; `--help` explains it."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.release",
         description=DESCRIPTION,
@@ -151,7 +151,7 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code, see [`run_command`]."""
+    """Run the command line and return the exit code, see [`run_command`]."""
     args = parse_arguments(argv)
 
     def work() -> None:
@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_name(repo_id: str | None) -> None:
-    """Before any work, and before a card is written with it."""
+    """Validate the repository id before any other work."""
     if repo_id is None:
         return
     try:

@@ -1,4 +1,4 @@
-"""Weights of CLIP models of other projects to a Hugging Face folder."""
+"""Conversion of CLIP checkpoints of other projects to Hugging Face folders."""
 
 import shutil
 import tempfile
@@ -25,20 +25,20 @@ def convert_state_dict(
     """Build the model of a state dict with OpenAI's names.
 
     Args:
-        state: see [`read_architecture`].
+        state: State dict, see [`read_architecture`].
         hidden_act: "quick_gelu" for OpenAI's weights, Long-CLIP, DGTRS-CLIP (LRSCLIP) and
-            open_clip's models whose name ends in -quickgelu; "gelu" for the others of open_clip
-            and for RemoteCLIP, whose README loads it so. The wrong one is no error, only silently
-            another model
+            open_clip's models whose name ends in -quickgelu; "gelu" for RemoteCLIP and the other
+            models of open_clip. The wrong activation silently gives worse embeddings
             (https://github.com/mlfoundations/open_clip/issues/771).
-        vision_heads: attention heads of the image tower; one for 64 of its width if not given.
-        text_heads: attention heads of the text tower, likewise.
+        vision_heads: Number of attention heads of the image tower. Defaults to width / 64.
+        text_heads: Number of attention heads of the text tower. Defaults to width / 64.
 
     Returns:
-        A [`UrbanLNModel`] for Long-CLIP and DGTRS-CLIP, else a `CLIPModel`; float32, in eval mode.
+        [`UrbanLNModel`] for Long-CLIP and DGTRS-CLIP, otherwise `CLIPModel`; float32, in evaluation
+        mode.
 
     Raises:
-        InputError: missing or unexpected weights, which are listed, or another architecture.
+        InputError: If weights are missing or unexpected, or of another architecture.
     """
     architecture = read_architecture(state, hidden_act, vision_heads, text_heads)
     weights = to_hugging_face(state)
@@ -51,17 +51,17 @@ def convert_state_dict(
 
 
 def convert_fg_clip(state: State, config: dict[str, Any]) -> UrbanLNModel:
-    """Build the model of long texts from FG-CLIP's weights.
+    """Build the long-text model of FG-CLIP's weights.
 
     Args:
-        state: FG-CLIP's of the first version; see [`to_long_text`].
-        config: its `config.json`.
+        state: State dict of FG-CLIP version 1, see [`to_long_text`].
+        config: Its `config.json`.
 
     Returns:
-        The model in float32, in eval mode.
+        Model in float32, in evaluation mode.
 
     Raises:
-        InputError: missing or unexpected weights, which are listed.
+        InputError: If weights are missing or unexpected.
     """
     weights = to_long_text(state)
     positions = weights["text_model.embeddings.position_embedding.weight"]
@@ -91,22 +91,22 @@ def convert_checkpoint(
     vision_heads: int | None = None,
     text_heads: int | None = None,
 ) -> CLIPModel:
-    """Convert a weight file to a folder that `AutoModel` and `AutoProcessor` load.
+    """Convert a weight file to a folder for `AutoModel` and `AutoProcessor`.
 
-    The image processor resizes the shorter side to the model's image size, bicubic, crops the
-    centre and takes OpenAI's mean and deviation, as open_clip does for these models.
+    As in open_clip, the image processor resizes the shorter side to the image size (bicubic), crops
+    the centre and normalises by OpenAI's mean and standard deviation.
 
     Args:
-        path: see [`read_state_dict`]; FG-CLIP's with its `config.json` beside it.
-        output_dir: a new or empty folder; it appears whole or not at all.
-        hidden_act: see [`convert_state_dict`]; not for FG-CLIP, whose config.json tells it, and
-            the heads.
-        tokenizer: folder or Hub id; CLIP's own, out of the open_clip wheel, if not given.
-        vision_heads: see [`convert_state_dict`].
-        text_heads: see [`convert_state_dict`].
+        path: Weight file, see [`read_state_dict`]; FG-CLIP also needs its `config.json`.
+        output_dir: New or empty folder, written atomically.
+        hidden_act: See [`convert_state_dict`]; not for FG-CLIP, whose config.json contains it and
+            the numbers of heads.
+        tokenizer: Folder or Hub id. Defaults to CLIP's tokenizer from the open_clip package.
+        vision_heads: See [`convert_state_dict`].
+        text_heads: See [`convert_state_dict`].
 
     Raises:
-        InputError: the file, the folder or the tokenizer cannot be used.
+        InputError: If the file, folder or tokenizer is invalid.
     """
     output_dir = Path(output_dir)
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):

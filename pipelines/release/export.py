@@ -1,10 +1,10 @@
-"""Exports of a model: ONNX, OpenVINO, int8, sentence-transformers; each checked against torch.
+"""Export to ONNX, int8, OpenVINO and sentence-transformers, verified against torch.
 
-<output>/onnx/vision_model.onnx text_model.onnx            any batch, any length of text
-<output>/onnx/vision_model_int8.onnx text_model_int8.onnx  weights of 8 bits
+<output>/onnx/vision_model.onnx text_model.onnx            any batch size and text length
+<output>/onnx/vision_model_int8.onnx text_model_int8.onnx  8-bit weights
 <output>/openvino/vision_model.xml text_model.xml
 <output>/sentence_transformers/                            SentenceTransformer(folder)
-<output>/export.json                                       what was measured of each
+<output>/export.json                                       deviations from torch
 """
 
 import shutil
@@ -31,7 +31,7 @@ from .towers import INPUTS, OUTPUTS, TEXT, VISION, make_tower, sample_inputs
 
 FORMATS = ("onnx", "int8", "openvino", "sentence_transformers")
 EXTRA, EXPORT_FILE, FILES_KIND = "export", "export.json", "export"
-# exact formats differ by the order of sums; int8 by its rounding
+# float formats differ by the order of summation, int8 by quantisation
 MAX_DIFFERENCE, MIN_COSINE_INT8 = 1e-3, 0.99
 LENGTHS = (8, 77)
 Arrays = dict[str, NDArray[Any]]
@@ -40,14 +40,14 @@ Run = Callable[[Arrays], Sequence[NDArray[Any]]]
 
 @dataclass(frozen=True)
 class Check:
-    """How near an export is to the model.
+    """Deviation of an export from the model.
 
     Attributes:
-        file: of the export, relative to the folder.
-        max_difference: of any entry of a unit vector.
-        min_cosine: of any vector to the model's.
-        vectors: compared.
-        on: what they were made of.
+        file: Path relative to the output folder.
+        max_difference: Maximum absolute difference of L2-normalised embeddings.
+        min_cosine: Minimum cosine similarity to the model's embeddings.
+        vectors: Number of compared embeddings.
+        on: Inputs compared.
     """
 
     file: str
@@ -63,19 +63,19 @@ def export(
     formats: Sequence[str] = FORMATS,
     images: Sequence[Path] = (),
 ) -> list[Check]:
-    """Export a model and check what came out.
+    """Export a model and compare the exports with it.
 
     Args:
-        model_name_or_path: folder or Hub id of an UrbanLN, CLIP or SigLIP model.
-        output_dir: see the module.
-        formats: of [`FORMATS`]; "int8" needs "onnx".
-        images: real pictures that the vision tower is checked on, beside noise.
+        model_name_or_path: Folder or Hub id of an UrbanLN, CLIP or SigLIP model.
+        output_dir: Output folder, see the module.
+        formats: Subset of [`FORMATS`]; "int8" needs "onnx".
+        images: Images to compare the vision tower on, besides noise.
 
     Raises:
-        InputError: no such model, an unknown format, or an export that is too far off; nothing
-            is written then.
-        ForeignFileError: a file in the way was not written so, or was edited since.
-        MissingExtraError: a package of the extra is missing.
+        InputError: If there is no such model, a format is unknown, or an export deviates too much;
+            nothing is written then.
+        ForeignFileError: If a file to replace was not written by this function, or was edited.
+        MissingExtraError: If a package of the extra is missing.
     """
     unknown = set(formats) - set(FORMATS)
     if unknown:
@@ -83,7 +83,7 @@ def export(
     if "int8" in formats and "onnx" not in formats:
         raise InputError("int8 is made of the ONNX export: ask for both.")
     files = WrittenFiles(output_dir, FILES_KIND)
-    files.check([EXPORT_FILE])  # now, and not when all else is done
+    files.check([EXPORT_FILE])  # fail early
     model, processor = _load(model_name_or_path)
     with files.staging() as output:
         checks: list[Check] = []
@@ -151,14 +151,14 @@ def _export_tower(
         path = output / "openvino" / f"{name}.xml"
         run = _to_openvino(graph, path, name)
         checks.append(_check(tower, name, path, output, samples, run))
-    if "onnx" not in formats:  # OpenVINO was made of it
+    if "onnx" not in formats:  # only needed for OpenVINO
         shutil.rmtree(graph.parent, ignore_errors=True)
     return checks
 
 
 def _to_onnx(model: Any, tower: torch.nn.Module, name: str, path: Path) -> None:
     try:
-        import onnxruntime  # noqa: F401 - checked before the work, not after
+        import onnxruntime  # noqa: F401 - fail early
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(str(error.name), EXTRA) from error
@@ -170,7 +170,7 @@ def _to_onnx(model: Any, tower: torch.nn.Module, name: str, path: Path) -> None:
         axes[1] = torch.export.Dim("length", max=most)
     inputs = sample_inputs(model, name, 2, LENGTHS[0], 0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # names of axes that the exporter merges
+        warnings.simplefilter("ignore")  # about axis names that the exporter merges
         program = torch.onnx.export(
             tower,
             tuple(inputs.values()),
@@ -188,9 +188,9 @@ def _to_onnx(model: Any, tower: torch.nn.Module, name: str, path: Path) -> None:
 def _to_int8(graph: Path, path: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    # the first layer's convolution stays as it is: it is small, and its error goes through all.
-    # Weights of 7 bits: AVX2 adds products of 8-bit weights in 16 bits, which overflow, and the
-    # vectors are then wrong (cosine .6 for a text tower) on machines without VNNI alone.
+    # The first convolution is not quantised: it is small, and its error affects all layers.
+    # reduce_range (7-bit weights): on CPUs without VNNI, AVX2 sums products of 8-bit weights in 16
+    # bits, which overflow (cosine 0.6 for a text tower).
     quantize_dynamic(
         graph,
         path,
@@ -209,7 +209,7 @@ def _to_openvino(graph: Path, path: Path, name: str) -> Run:
         raise MissingExtraError("openvino", EXTRA) from error
     path.parent.mkdir(parents=True, exist_ok=True)
     openvino.save_model(openvino.convert_model(graph), path, compress_to_fp16=False)
-    # the default may compute in 16 bits, by the processor
+    # the default may be 16 bits, depending on the CPU
     compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def run(inputs: Arrays) -> Sequence[NDArray[Any]]:
@@ -247,7 +247,7 @@ def _check(
 
 
 def _export_sentence_transformers(model: Any, processor: Any, output: Path) -> Check:
-    """A folder for SentenceTransformer: the same weights as the plain CLIP or SigLIP."""
+    """Save a folder for SentenceTransformer with the weights of the plain CLIP or SigLIP."""
     try:
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.base.modules import Transformer
@@ -259,7 +259,7 @@ def _export_sentence_transformers(model: Any, processor: Any, output: Path) -> C
     with tempfile.TemporaryDirectory() as plain:
         _plain(model).save_pretrained(plain)
         CLIPProcessor(processor.image_processor, processor.tokenizer).save_pretrained(plain)
-        # a plain SigLIP does not pad texts to full length by itself
+        # a plain SigLIP does not pad texts to full length
         is_masked = "attention_mask" in processor.tokenizer.model_input_names
         settings = {} if is_masked else {"text": {"padding": "max_length"}}
         transformer = Transformer(plain, processing_kwargs=settings)
@@ -281,7 +281,7 @@ def _export_sentence_transformers(model: Any, processor: Any, output: Path) -> C
 
 
 def _plain(model: Any) -> Any:
-    """The model as one of the library's own, of as many positions."""
+    """The model as a CLIP or SigLIP of transformers."""
     plain_class = getattr(model, "source_class", type(model))
     names = ("text_config", "vision_config", "projection_dim")
     fields = {name: value for name, value in model.config.to_dict().items() if name in names}

@@ -1,9 +1,9 @@
-"""FG-CLIP of the first version as a model of long texts.
+"""Conversion of FG-CLIP version 1 to its long-text model.
 
-Its weights have the names of `CLIPModel`, and more: short texts use `position_embedding` (77 rows)
-and `text_projection`; texts of up to 248 tokens use the first 20 rows of `position_embedding_ori`,
-the other rows of `position_embedding_res`, and `text_filip_projection`. Images have one tower and
-one projection for both. See https://huggingface.co/qihoo360/fg-clip-base (arXiv 2505.05071) and
+Its weights have the names of `CLIPModel` and two sets of text weights. Short texts use
+`position_embedding` (77 rows) and `text_projection`; texts of up to 248 tokens use the first 20
+rows of `position_embedding_ori`, the other rows of `position_embedding_res`, and
+`text_filip_projection`. See https://huggingface.co/qihoo360/fg-clip-base (arXiv 2505.05071) and
 `fgclip/model/clip_strc` of https://github.com/360CVGroup/FG-CLIP.
 """
 
@@ -27,17 +27,17 @@ FINE_GRAINED_SCALES = ("logit_scale_finegraind", "logit_scale_hardneg")
 
 
 def is_fg_clip(state: State) -> bool:
-    """Whether a state dict is FG-CLIP's, of the first version."""
+    """Whether a state dict is of FG-CLIP version 1."""
     return LONG_PROJECTION in state
 
 
 def to_long_text(state: State) -> State:
-    """FG-CLIP's weights for long texts, under the names of `CLIPModel`, in float32.
+    """FG-CLIP's weights for long texts in float32, with the names of `CLIPModel`.
 
-    What short texts and the fine-grained losses use is left out, with a logged note.
+    Weights of short texts and of the fine-grained losses are dropped, which is logged.
 
     Raises:
-        InputError: a table of long positions is missing, or the two differ in shape.
+        InputError: If a table of long positions is missing, or the two differ in shape.
     """
     missing = [name for name in LONG_POSITIONS if name not in state]
     if missing:
@@ -60,17 +60,17 @@ def to_long_text(state: State) -> State:
 
 
 def long_text_config(config: dict[str, Any], positions: int) -> UrbanLNConfig:
-    """The configuration for `to_long_text`'s weights.
+    """Configuration for the weights of [`to_long_text`].
 
     Args:
-        config: FG-CLIP's own, as its `config.json` has it.
-        positions: rows of the merged table of text positions.
+        config: FG-CLIP's `config.json`.
+        positions: Number of text positions.
     """
     clip: Any = CLIPConfig.from_dict(config)
     text = {
         **clip.text_config.to_dict(),
         "max_position_embeddings": positions,
-        # FG-CLIP's code sets these whatever its config.json says
+        # FG-CLIP's code overrides its config.json
         "bos_token_id": CLIP_VOCABULARY - 2,
         "eos_token_id": CLIP_VOCABULARY - 1,
         "pad_token_id": CLIP_VOCABULARY - 1,

@@ -1,4 +1,4 @@
-"""Cards of a model and of its LoRA adapter, from the files of a run; nothing is written by hand."""
+"""Model cards of a model and of its LoRA adapter, generated from the files of a run."""
 
 import json
 import re
@@ -54,18 +54,19 @@ LIMITS = """\
 
 
 def write_model_card(run: Run, repo_id: str, folder: Path | None = None) -> Path:
-    """Write the card of a run (README.md), and the figures it shows beside it.
+    """Write the model card (README.md) of a run, and copy its figures.
 
     Args:
-        run: see [`read_run`].
-        repo_id: "org/name", as the examples name the model.
-        folder: of the card; the run's by default.
+        run: Run, see [`read_run`].
+        repo_id: "org/name" of the model.
+        folder: Folder of the card. Defaults to the run's.
 
     Returns:
-        The path of the card.
+        Path of the card.
 
     Raises:
-        ForeignFileError: there is a README.md or a figure that was not written so, or was edited.
+        ForeignFileError: If a README.md or figure to replace was not written by this function, or
+            was edited.
     """
     files = WrittenFiles(folder or run.folder, FILES_KIND)
     names = {f"{FIGURES}/{figure.name}": figure for figure in run.figures}
@@ -113,13 +114,13 @@ def _backbone(run: Run) -> str:
 
 
 def is_hub_id(name: Any) -> bool:
-    """Whether it has the form of "org/name" and is no folder here."""
+    """Whether a name has the form "org/name" and is not a local folder."""
     has_form = isinstance(name, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name)
     return bool(has_form) and not Path(name).exists()
 
 
 def _eval_results(run: Run) -> Iterator[EvalResult]:
-    """The model's own rows, each with its control and interval; all others stand in the text."""
+    """Results of the model with those of the control; other systems are in the text only."""
     for city in run.cities:
         said = " (synthetic)" if city.synthetic else ""
         for (protocol, view, system, indicator), score in city.scores.items():
@@ -147,15 +148,15 @@ def _eval_results(run: Run) -> Iterator[EvalResult]:
 
 
 def write_adapter_card(run: Path, repo_id: str, path: Path) -> None:
-    """Write the card of the adapter that a training left beside its model.
+    """Write the model card of the LoRA adapter of a run.
 
     Args:
-        run: the folder that `train.py --lora_rank` wrote.
-        repo_id: "org/name", as the example names the adapter.
-        path: of the card.
+        run: Output folder of `train.py --lora_rank`.
+        repo_id: "org/name" of the adapter.
+        path: Path of the card.
 
     Raises:
-        InputError: there is no adapter.
+        InputError: If there is no adapter.
     """
     folder = run / ADAPTER_FOLDER
     missing = [name for name in ADAPTER_FILES if not (folder / name).exists()]
@@ -167,7 +168,6 @@ def write_adapter_card(run: Path, repo_id: str, path: Path) -> None:
     config = json.loads((folder / ADAPTER_FILES[0]).read_text(encoding="utf-8"))
     model_type = json.loads((run / "config.json").read_text(encoding="utf-8"))["model_type"]
     base = config.get("base_model_name_or_path") or ""
-    # a path of this machine says nothing to others
     base = base if is_hub_id(base) else Path(base).name
     data = ModelCardData(
         license=LICENCE,

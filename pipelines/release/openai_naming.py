@@ -1,7 +1,6 @@
-"""OpenAI's names of CLIP's weights, which open_clip, RemoteCLIP and Long-CLIP share.
+"""Conversion of OpenAI's parameter names, as used by open_clip, RemoteCLIP and Long-CLIP.
 
-Everything a configuration needs is read from the shapes, but for the number of attention heads,
-which leaves no trace in them, and the activation.
+Configurations are read from shapes, except for the number of attention heads and the activation.
 """
 
 import math
@@ -17,12 +16,12 @@ HiddenAct = Literal["gelu", "quick_gelu"]
 State = dict[str, torch.Tensor]
 
 HEAD_WIDTH = 64
-# ViT-H, g and bigG of open_clip have heads of 80, 88 and 104: from here on it must be said
+# above this width, the head width varies: 80, 88 and 104 for ViT-H, g and bigG of open_clip
 MAX_WIDTH_OF_KNOWN_HEADS = 1024
 PRESERVED_POSITIONS = 20
 CLIP_VOCABULARY = 49408
 RESIDUAL_POSITIONS = "positional_embedding_res"  # Long-CLIP's trained copy of the table
-# what tells the architecture, and its number of dimensions
+# number of dimensions of the weights that determine the architecture
 DIMENSIONS = {
     "visual.conv1.weight": 4,
     "visual.positional_embedding": 2,
@@ -32,7 +31,7 @@ DIMENSIONS = {
     "token_embedding.weight": 2,
     "transformer.resblocks.0.mlp.c_fc.weight": 2,
 }
-# entries of OpenAI's own files that are no weights
+# entries of OpenAI's files that are not weights
 METADATA = frozenset({"input_resolution", "context_length", "vocab_size"})
 
 TOWERS = {"visual.": "vision_model.", "": "text_model."}
@@ -57,7 +56,7 @@ OUTSIDE_BLOCKS = {
     "ln_final.bias": "text_model.final_layer_norm.bias",
     "logit_scale": "logit_scale",
 }
-# stored as (in, out): the features are multiplied from the left
+# stored as (in, out)
 TRANSPOSED = {
     "visual.proj": "visual_projection.weight",
     "text_projection": "text_projection.weight",
@@ -66,11 +65,11 @@ TRANSPOSED = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a state dict says of its model.
+    """Architecture of a state dict.
 
     Attributes:
-        config: fields of a `CLIPConfig`.
-        long_text: it is Long-CLIP, whose later text positions are trained apart.
+        config: Fields of a `CLIPConfig`.
+        long_text: Whether it is Long-CLIP, which has a second table of text positions.
     """
 
     config: dict[str, Any]
@@ -83,17 +82,17 @@ def read_architecture(
     vision_heads: int | None = None,
     text_heads: int | None = None,
 ) -> Architecture:
-    """The configuration that fits the shapes of a state dict.
+    """Read the configuration from the shapes of a state dict.
 
     Args:
-        state: with OpenAI's names.
-        hidden_act: "gelu" or "quick_gelu": the weights do not tell.
-        vision_heads: attention heads of the image tower; one for 64 of its width if not given.
-        text_heads: attention heads of the text tower, likewise.
+        state: State dict with OpenAI's names.
+        hidden_act: Activation, "gelu" or "quick_gelu".
+        vision_heads: Number of attention heads of the image tower. Defaults to width / 64.
+        text_heads: Number of attention heads of the text tower. Defaults to width / 64.
 
     Raises:
-        InputError: the image tower is no ViT of CLIP's, weights that tell the shape are
-            missing, or the number of heads must be given.
+        InputError: If the image tower is not a ViT of CLIP, required weights are missing, or the
+            number of heads must be given.
     """
     _check_kind(state)
     if hidden_act not in ("gelu", "quick_gelu"):
@@ -162,13 +161,12 @@ def read_architecture(
 
 
 def to_hugging_face(state: State) -> State:
-    """The same weights under the names of `transformers`' `CLIPModel`, in float32.
+    """Rename weights to those of `transformers`' `CLIPModel`, in float32.
 
-    Long-CLIP's two tables of text positions become one: the first 20 rows of the frozen table,
-    the others of the trained one.
+    Long-CLIP's two tables of text positions are merged, see [`merge_positions`].
 
     Raises:
-        InputError: a name that is not CLIP's; all of them are listed.
+        InputError: If names are unexpected; the message lists them.
     """
     state = _merge_long_positions(state)
     renamed: State = {}
@@ -191,7 +189,7 @@ def to_hugging_face(state: State) -> State:
 
 def _rename(key: str, value: torch.Tensor) -> State | None:
     if key in OUTSIDE_BLOCKS:
-        # some savers give the scale one dimension
+        # some checkpoints store a scale of shape (1,)
         return {OUTSIDE_BLOCKS[key]: value.squeeze() if key == "logit_scale" else value}
     if key in TRANSPOSED:
         return {TRANSPOSED[key]: value.T}
@@ -202,7 +200,7 @@ def _rename(key: str, value: torch.Tensor) -> State | None:
     block = f"{TOWERS[tower]}encoder.layers.{number}."
     joint = re.fullmatch(r"attn\.in_proj_(weight|bias)", rest)
     if joint:
-        parts = zip("qkv", value.chunk(3), strict=False)  # a part that lacks is told by its name
+        parts = zip("qkv", value.chunk(3), strict=False)  # missing parts are reported later
         return {f"{block}self_attn.{letter}_proj.{joint[1]}": part for letter, part in parts}
     name, _, kind = rest.rpartition(".")
     if name not in IN_BLOCK or kind not in ("weight", "bias"):
@@ -219,14 +217,14 @@ def _merge_long_positions(state: State) -> State:
 
 
 def merge_positions(frozen: torch.Tensor, trained: torch.Tensor) -> torch.Tensor:
-    """One table of text positions from Long-CLIP's two: the frozen one up to row 20.
+    """Merge Long-CLIP's two tables of text positions: rows 0 to 19 frozen, the others trained.
 
     Args:
-        frozen: stretched positions that were not trained, `(positions, width)`.
-        trained: its trained copy, of the same shape.
+        frozen: Stretched positions that were not trained, `(num_positions, width)`.
+        trained: Trained copy, of the same shape.
 
     Raises:
-        InputError: the shapes differ.
+        InputError: If the shapes differ.
     """
     if trained.shape != frozen.shape:
         raise InputError(

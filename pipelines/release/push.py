@@ -1,6 +1,6 @@
-"""To the Hub: a model, an adapter or a Space, each in one commit; datasets by their own gate.
+"""Push models, adapters, datasets and Spaces to the Hub, each in one commit.
 
-Cards are written in a temporary folder: a push, dry or not, leaves the folder it reads as it is.
+Cards are written to a temporary folder, so that a push does not change the source folder.
 """
 
 import json
@@ -30,7 +30,6 @@ from .model_card import (
 )
 from .runs import read_run
 
-# what a user of the model needs; checkpoints, pairs and ledgers of the training stay at home
 PUBLISHED = (
     "README.md",
     "config.json",
@@ -56,21 +55,20 @@ PUBLISHED = (
     "export.json",
 )
 
-
-# these name folders of the machine that trained
+# contain local paths
 WITH_PATHS = ("training_summary.json", "train_arguments.yaml", "adapter/adapter_config.json")
 
 
 @dataclass(frozen=True)
 class Destination:
-    """A repository of the Hub, and how to push to it.
+    """Repository on the Hub and push options.
 
     Attributes:
         repo_id: "org/name"; created if necessary.
-        private: Create it as a private repository.
-        tag: Name for the commit, such as "v1".
-        message: Commit message; a default by what is pushed.
-        dry_run: List the files and send nothing.
+        private: Whether to create a private repository.
+        tag: Tag of the commit, such as "v1".
+        message: Commit message.
+        dry_run: Whether to only list the files.
     """
 
     repo_id: str
@@ -82,13 +80,13 @@ class Destination:
 
 @dataclass(frozen=True)
 class Pushed:
-    """What was pushed, or would be.
+    """Result of a push or dry run.
 
     Attributes:
         repo_id: "org/name".
         files: Path and size in bytes of each file.
         card: Text of README.md.
-        commit: Address of the commit; None for a dry run.
+        commit: URL of the commit; None for a dry run.
     """
 
     repo_id: str
@@ -113,20 +111,20 @@ def push_model(
     results: str | Path | None = None,
     system: str | None = None,
 ) -> Pushed:
-    """Push a model in one commit: the Hub has all of it or nothing.
+    """Push a model in one atomic commit.
 
-    The card is written anew from the run; a README.md in the folder is neither sent nor changed.
-    Large files go first and are not sent twice, so an interrupted call can be repeated.
+    The card is generated from the run; a README.md in the folder is neither sent nor changed. Files
+    already uploaded are not sent again when an interrupted call is repeated.
 
     Args:
         folder: Output folder of `train.py`.
-        to: Where to push.
-        results: The `--output_dir` of `evaluate.py probe` and `report`, for the card.
+        to: Destination.
+        results: Output folder of `evaluate.py probe` and `report`, for the card.
         system: Label of the model in the results.
 
     Raises:
-        InputError: There is no finished model, scores lack their controls, or the Hub refuses;
-            the message says what to do, and never the token.
+        InputError: If there is no finished model, scores lack their controls, or the Hub returns an
+            error.
     """
     root = Path(folder)
     with tempfile.TemporaryDirectory() as name:
@@ -142,14 +140,14 @@ def push_model(
 
 
 def push_adapter(folder: str | Path, to: Destination) -> Pushed:
-    """Push the LoRA adapter of a training alone, for `PeftModel.from_pretrained`.
+    """Push the LoRA adapter of a run, for `PeftModel.from_pretrained`.
 
     Args:
         folder: Output folder of `train.py --lora_rank`.
-        to: Where to push.
+        to: Destination.
 
     Raises:
-        InputError: There is no adapter, or the Hub refuses.
+        InputError: If there is no adapter, or the Hub returns an error.
     """
     root = Path(folder)
     with tempfile.TemporaryDirectory() as name:
@@ -162,14 +160,14 @@ def push_adapter(folder: str | Path, to: Destination) -> Pushed:
 
 
 def push_dataset(folder: str | Path, to: Destination) -> Pushed:
-    """Push a published dataset, which has passed its licence gate.
+    """Push a dataset that passed its licence check.
 
     Args:
         folder: Output folder of `python -m dataset_builders publish`.
-        to: Where to push.
+        to: Destination.
 
     Raises:
-        InputError: The folder did not pass the gate, or the Hub refuses.
+        InputError: If the folder did not pass the check, or the Hub returns an error.
     """
     root = Path(folder)
     try:
@@ -193,13 +191,13 @@ def push_files(
     """Push files in one commit.
 
     Args:
-        files: Files by name in the repository; README.md is the card.
-        to: Where to push.
-        message: Commit message if the destination has none.
+        files: Files by path in the repository, including README.md.
+        to: Destination.
+        message: Default commit message.
         repo_type: "model" or "space".
 
     Raises:
-        InputError: The Hub refuses.
+        InputError: If the Hub returns an error.
     """
     sizes = tuple((name, path.stat().st_size) for name, path in sorted(files.items()))
     card = files[CARD_FILE].read_text(encoding="utf-8")
@@ -226,7 +224,7 @@ def push_files(
 
 
 def _copy_without_paths(source: Path, target: Path) -> Path:
-    """A copy of a JSON or YAML file in which paths of this machine are folder names."""
+    """Copy a JSON or YAML file, replacing local paths by their last component."""
     if source.is_file():
         values = read_yaml(source)
         shown = {key: _without_path(value) for key, value in values.items()}
@@ -245,7 +243,7 @@ def _without_path(value: Any) -> Any:
 
 
 def published_files(root: Path) -> list[Path]:
-    """The files of a model's folder that are published, sorted; no pickle is ever among them."""
+    """Files of a model folder to publish, sorted."""
     found = {path for pattern in PUBLISHED for path in root.glob(pattern) if path.is_file()}
     return sorted(found)
 

@@ -1,4 +1,4 @@
-"""What a finished run says of itself: training, data, exports; read from its files alone."""
+"""Metadata of a training run, read from its files."""
 
 import json
 from collections.abc import Iterable
@@ -20,18 +20,18 @@ EXPORTS, FIGURES = "export.json", "figures"
 
 @dataclass(frozen=True)
 class Run:
-    """A finished training run and what was measured of it.
+    """Training run and its evaluation.
 
     Attributes:
-        folder: of the model.
-        summary: of the training.
-        arguments: of the training.
-        config: of the model.
-        retrieval: on validation, at the end.
-        dataset: what it was trained on; None where the dataset is not at hand.
-        cities: scores; empty where nothing was measured.
-        exports: how near each exported file is to the model; empty where nothing was exported.
-        figures: of the results, to be shown on the card.
+        folder: Model folder.
+        summary: Summary of the training.
+        arguments: Arguments of the training.
+        config: Configuration of the model.
+        retrieval: Last validation retrieval.
+        dataset: Metadata of the training dataset, if it is available.
+        cities: Scores by city.
+        exports: Deviation of each export from the model.
+        figures: Figures of the results.
     """
 
     folder: Path
@@ -46,7 +46,7 @@ class Run:
 
     @property
     def synthetic(self) -> bool:
-        """The model was trained or measured on simulated data."""
+        """Whether the model was trained or evaluated on simulated data."""
         return (self.dataset is not None and self.dataset.synthetic) or any(
             one.synthetic for one in self.cities
         )
@@ -55,16 +55,16 @@ class Run:
 def read_run(
     folder: str | Path, results: str | Path | None = None, system: str | None = None
 ) -> Run:
-    """Read a run.
+    """Read a training run.
 
     Args:
-        folder: that `train.py` wrote.
-        results: the `--output_dir` of `evaluate.py probe` and `report`.
-        system: see [`read_scores`][pipelines.release.scores.read_scores].
+        folder: Output folder of `train.py`.
+        results: Output folder of `evaluate.py probe` and `report`.
+        system: See [`read_scores`][pipelines.release.scores.read_scores].
 
     Raises:
-        InputError: the folder holds no finished model, or the results hold a system without
-            its controls and intervals.
+        InputError: If the folder contains no finished model, or the results lack controls or
+            intervals.
     """
     folder = Path(folder)
     missing = [

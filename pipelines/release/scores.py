@@ -1,9 +1,9 @@
-"""A model's scores with what they are held against: controls, intervals, ablation.
+"""Scores of a model with controls, intervals and ablation, for the model card.
 
-Read from the files that `evaluate.py probe` and `evaluate.py report` leave:
+Reads the output of `evaluate.py probe` and `evaluate.py report`:
 
-<results>/<city>/results.jsonl, probe.json    rows, and which of them compare
-<results>/<city>/differences.json              intervals of differences between systems
+<results>/<city>/results.jsonl, probe.json    scores and their settings
+<results>/<city>/differences.json             intervals of differences between systems
 """
 
 import json
@@ -20,8 +20,8 @@ from dataset_builders.files import verified
 from ..common.errors import InputError
 
 ROWS, SUMMARY, DIFFERENCES = "results.jsonl", "probe.json", "differences.json"
-PROBE = "ridge"  # the card shows one probe; the report has the others
-# the probe of each control that stands in the card
+PROBE = "ridge"  # probe shown on the card
+# probe of each control shown on the card
 CONTROLS = {"mean": "mean", "coordinates": "knn", "poi_counts": "gbm"}
 NEEDED = ("mean", "coordinates")
 ROUNDING = 1e-6
@@ -33,10 +33,10 @@ class Score:
     """R2 of a system on an indicator.
 
     Attributes:
-        mean: over the splits, and over the trainings of the system where there are several.
-        sd: over the splits.
-        seeds: number of splits.
-        n_test: regions scored, on average.
+        mean: Mean over splits and training runs.
+        sd: Standard deviation over splits.
+        seeds: Number of splits.
+        n_test: Mean number of test regions.
     """
 
     mean: float
@@ -50,14 +50,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Gain:
-    """R2 of a system less that of a reference, with its 95 % interval.
+    """Difference of R2 between a system and a reference, with its 95 % interval.
 
     Attributes:
-        reference: the system it is held against.
-        estimate: mean over splits.
-        low: lower end.
-        high: upper end.
-        blocks: of regions, drawn in the bootstrap.
+        reference: Reference system.
+        estimate: Mean over splits.
+        low: Lower limit.
+        high: Upper limit.
+        blocks: Number of blocks of regions in the bootstrap.
     """
 
     reference: str
@@ -72,18 +72,18 @@ class Gain:
 
 @dataclass(frozen=True)
 class CityScores:
-    """The scores of a city, of every system and control.
+    """Scores of all systems and controls in a city.
 
     Attributes:
-        city: its name.
-        synthetic: the data is simulated.
-        model: the system that the card is of.
-        scores: of the ridge probe, and of the controls' own.
-        gains: by system, protocol, view and indicator.
-        indicators: in their order.
-        untrained: systems with drawn weights.
-        trainings: number, by system.
-        variants: of the model's ablation, each with what differs, in words.
+        city: Name of the city.
+        synthetic: Whether the data is simulated.
+        model: System that the card describes.
+        scores: Scores of the ridge probe, or of the controls' own probes.
+        gains: Differences by system, protocol, view and indicator.
+        indicators: Indicators in order.
+        untrained: Systems with random initialisation.
+        trainings: Number of training runs by system.
+        variants: Ablations of the model and their descriptions.
     """
 
     city: str
@@ -98,28 +98,28 @@ class CityScores:
 
     @property
     def protocols(self) -> list[str]:
-        """Those that were run, in their order."""
+        """Evaluated protocols, in order."""
         return list(dict.fromkeys(protocol for protocol, _, _, _ in self.scores))
 
     @property
     def views(self) -> list[str]:
-        """Those of the model, in their order."""
+        """Views of the model, in order."""
         return list(dict.fromkeys(v for _, v, s, _ in self.scores if s == self.model))
 
     def title(self, system: str) -> str:
-        """What the card calls a system."""
+        """Name of a system on the card."""
         if system == self.model:
             count = self.trainings.get(system, 1)
             return f"**{system}** (this model{f', {count} trainings' if count > 1 else ''})"
         return f"{system} (control)" if system in CONTROLS or system in self.untrained else system
 
     def score(self, protocol: str, view: str, system: str, indicator: str) -> Score | None:
-        """The score of a system; controls that see no images have one for all views."""
+        """Score of a system; controls without images have the same score for all views."""
         own = "none" if system in CONTROLS else view
         return self.scores.get((protocol, own, system, indicator))
 
     def references(self, protocol: str, view: str) -> list[str]:
-        """What the model was compared with."""
+        """References that the model is compared with."""
         cells = [(self.model, protocol, view, one) for one in self.indicators]
         known = [gain.reference for cell in cells for gain in self.gains.get(cell, [])]
         return list(dict.fromkeys(known))
@@ -127,15 +127,12 @@ class CityScores:
     def gain(
         self, system: str, protocol: str, view: str, indicator: str, reference: str
     ) -> Gain | None:
-        """A system against a reference; None where they were not compared."""
+        """Difference between a system and a reference; None if they were not compared."""
         gains = self.gains.get((system, protocol, view, indicator), [])
         return next((one for one in gains if one.reference == reference), None)
 
     def systems(self, protocol: str, view: str) -> list[str]:
-        """Those with a score: controls, drawn weights, others, and the model last.
-
-        Variants of an ablation have a table of their own.
-        """
+        """Scored systems except ablations: controls, random initialisation, others, the model."""
         found = [s for p, v, s, _ in self.scores if p == protocol and v in (view, "none")]
         names = [name for name in dict.fromkeys(found) if name not in self.variants]
 
@@ -147,15 +144,15 @@ class CityScores:
 
 
 def read_scores(results: Path, system: str | None = None) -> tuple[CityScores, ...]:
-    """The scores of all cities below a folder.
+    """Read the scores of all cities in a folder.
 
     Args:
-        results: the `--output_dir` of `evaluate.py probe` and `report`.
-        system: of the model, as the report names it; needed where several were trained.
+        results: Output folder of `evaluate.py probe` and `report`.
+        system: Label of the model in the report, required if several models were trained.
 
     Raises:
-        InputError: no results, a system without its controls, intervals that are missing or of
-            other rows, or no way to tell which system is the model.
+        InputError: If there are no results, controls or intervals are missing or outdated, or the
+            model is ambiguous.
     """
     files = sorted(results.glob(f"*/{ROWS}"))
     if not files:
@@ -232,7 +229,7 @@ def _which(
 
 
 def _rows(folder: Path, summary: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The rows of one probe a system that compare with one another."""
+    """Yield comparable rows of one probe per system."""
     vectors = {name: own["embedding_hash"] for name, own in summary["systems"].items()}
     for line in (folder / ROWS).read_text(encoding="utf-8").splitlines():
         row = verified(json.loads(line))
@@ -248,7 +245,7 @@ def _rows(folder: Path, summary: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _read_gains(path: Path) -> dict[tuple[str, str, str, str], list[Gain]]:
-    """Each system against each reference; coordinates come as their nearest neighbours."""
+    """Differences between the probes shown on the card."""
     gains: dict[tuple[str, str, str, str], list[Gain]] = defaultdict(list)
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     for one in found:
@@ -274,7 +271,7 @@ def _check_controls(found: CityScores, folder: Path) -> None:
 
 
 def _check_gains(found: CityScores, folder: Path) -> None:
-    """Every score of the model has an interval against coordinates, of these very rows."""
+    """Raise an error unless all scores of the model have a current interval."""
     for (protocol, view, system, indicator), score in found.scores.items():
         if system != found.model:
             continue

@@ -1,11 +1,11 @@
-"""A Space: the demo with its code, a model, a dataset and vectors, in a folder that runs as it is.
+"""A Space: the demo with its code, a model, a dataset and embeddings.
 
 <folder>/app.py requirements.txt README.md
-<folder>/demo modeling_urbanln dataset_builders pipelines configs     the code
-<folder>/demo/demo.json                                               what it shows
-<folder>/data/model dataset embeddings results                        what is not on the Hub
+<folder>/demo modeling_urbanln dataset_builders pipelines configs     code
+<folder>/demo/demo.json                                               settings of the demo
+<folder>/data/model dataset embeddings results                        data that is not on the Hub
 
-The files are listed in the folder, with their hashes; those alone are ever replaced or deleted.
+The folder records its files with checksums; only these are replaced or deleted.
 """
 
 import configparser
@@ -42,20 +42,19 @@ if __name__ == "__main__":
 DATA = "data"
 FILES_KIND = "space"
 RESULT_FILES = ("results.jsonl", "probe.json", "regions.parquet")
-# of a Space without paid storage, with room for the history
-MAX_BYTES = 900_000_000
+MAX_BYTES = 900_000_000  # below the limit of a free Space, with margin for the history
 
 
 @dataclass(frozen=True)
 class SpaceSources:
-    """What a Space shows; folders are copied in, ids of the Hub stay ids.
+    """Contents of a Space. Folders are copied, Hub ids are referenced.
 
     Attributes:
-        model: folder or Hub id.
-        dataset_name: folder or Hub id; a folder goes through the licence gate.
-        embeddings: tables of `evaluate.py embed`, or folders of them.
-        results: the `--output_dir` of `evaluate.py probe`; None shows no score.
-        city: that is shown first.
+        model: Folder or Hub id.
+        dataset_name: Folder or Hub id; a folder must pass the licence check.
+        embeddings: Tables of `evaluate.py embed`, or folders of them.
+        results: Output folder of `evaluate.py probe`, if scores are shown.
+        city: City shown first.
     """
 
     model: str
@@ -66,23 +65,23 @@ class SpaceSources:
 
 
 def write_space(folder: str | Path, repo_id: str, sources: SpaceSources) -> Path:
-    """Write a Space into a new folder, or again into one that was written so.
+    """Write a Space to a new folder, or update one.
 
-    Files that are not of the Space stay; nothing is touched until all of it is there.
+    Other files in the folder are kept. The update is atomic.
 
     Args:
-        folder: of the Space.
-        repo_id: "org/name"; its name is the title.
-        sources: what it shows.
+        folder: Folder of the Space.
+        repo_id: "org/name"; the name is the title.
+        sources: Contents.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: the folder holds something else, or a source is missing, too large or not to
-            be passed on.
-        ForeignFileError: a file in the way was not written so, or was edited since.
-        MissingExtraError: Gradio, whose version is written down, is not installed.
+        InputError: If the folder contains other files, or a source is missing, too large or not
+            redistributable.
+        ForeignFileError: If a file to replace was not written by this function, or was edited.
+        MissingExtraError: If Gradio is not installed.
     """
     files = _open_folder(Path(folder))
     with files.staging(whole=True) as staged:
@@ -91,7 +90,7 @@ def write_space(folder: str | Path, repo_id: str, sources: SpaceSources) -> Path
 
 
 def _open_folder(root: Path) -> WrittenFiles:
-    """The files of an earlier Space in the folder, which must hold that or nothing."""
+    """Files of an earlier Space in the folder, which must otherwise be empty."""
     files = WrittenFiles(root, FILES_KIND)
     if root.exists() and not files.names() and (not root.is_dir() or any(root.iterdir())):
         raise InputError(
@@ -103,7 +102,6 @@ def _open_folder(root: Path) -> WrittenFiles:
 
 
 def _compose(root: Path, repo_id: str, sources: SpaceSources) -> None:
-    """Write a Space into an empty folder."""
     version = _gradio_version()
     for name in CODE:
         shutil.copytree(CHECKOUT / name, root / name, ignore=NOT_CODE)
@@ -134,11 +132,11 @@ def push_space(folder: str | Path, sources: SpaceSources, to: Destination) -> Pu
 
     Args:
         folder: Folder of the Space, see [`write_space`]; a dry run does not write to it.
-        sources: What the Space shows.
-        to: Where to push.
+        sources: Contents.
+        to: Destination.
 
     Raises:
-        InputError: See [`write_space`]; or the Hub refuses.
+        InputError: See [`write_space`]; or if the Hub returns an error.
     """
     message = "Upload the demo"
     if to.dry_run:
@@ -165,7 +163,7 @@ def _gradio_version() -> str:
 
 
 def _requirements() -> list[str]:
-    """What the project needs; Gradio itself comes with the Space, by its sdk_version."""
+    """Requirements of the project without Gradio, whose version the Space's sdk_version sets."""
     settings = configparser.ConfigParser()
     settings.read(CHECKOUT / "setup.cfg", encoding="utf-8")
     lines = settings["options"]["install_requires"].splitlines()
@@ -193,8 +191,7 @@ def _model(name: str, root: Path) -> str:
     folder = read_run(name).folder
     for path in published_files(folder):
         relative = path.relative_to(folder)
-        # other formats, and what only a reader of the model's own page needs, stay out
-        if len(relative.parts) == 1:
+        if len(relative.parts) == 1:  # not exports and figures
             target = root / DATA / "model" / relative
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
@@ -264,7 +261,7 @@ def _write_card(root: Path, repo_id: str, version: str, shown: dict[str, Any]) -
 
 
 def _synthetic(root: Path) -> bool:
-    """Whether any table of vectors says that its city is simulated."""
+    """Whether any embedding table is of a simulated city."""
     import pyarrow.parquet as pq
 
     for path in (root / DATA / "embeddings").rglob("*.parquet"):

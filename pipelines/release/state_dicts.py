@@ -1,4 +1,4 @@
-"""Reading of weight files from other projects, without running what may be hidden in them."""
+"""Safe reading of weight files of other projects."""
 
 import json
 import pickle
@@ -17,17 +17,16 @@ OF_A_FOLDER = ("model.safetensors", "pytorch_model.bin")
 
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
-    """The tensors of a weight file by name, on the CPU.
+    """Read the tensors of a weight file, on the CPU.
 
-    A wrapper such as `{"state_dict": ...}` of a training checkpoint and the prefix `module.` of
-    distributed training are taken off.
+    Unwraps training checkpoints such as `{"state_dict": ...}` and removes the prefix `module.`.
 
     Args:
-        path: `.safetensors`, or `.pt`, `.pth`, `.bin`, which are read with `weights_only=True`; or
-            a folder in Hugging Face form with one weight file.
+        path: `.safetensors`, or `.pt`, `.pth` or `.bin` (read with `weights_only=True`), or a
+            Hugging Face folder with one weight file.
 
     Raises:
-        InputError: there is no such file, or it holds something other than tensors by name.
+        InputError: If there is no such file, or it contains anything but named tensors.
     """
     path = Path(path)
     if path.is_dir():
@@ -46,10 +45,10 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """The `config.json` of a folder in Hugging Face form, or beside a weight file.
+    """Read the `config.json` of a Hugging Face folder or next to a weight file.
 
     Raises:
-        InputError: there is none, or it is no JSON object.
+        InputError: If there is none, or it is not a JSON object.
     """
     path = Path(path)
     file = (path if path.is_dir() else path.parent) / "config.json"
@@ -73,7 +72,7 @@ def _weight_file(folder: Path) -> Path:
 
 def _unpickled(path: Path) -> Any:
     try:
-        with warnings.catch_warnings():  # TorchScript is told of below, and as an error
+        with warnings.catch_warnings():  # TorchScript is reported below
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:

@@ -1,4 +1,4 @@
-"""The two towers as graphs of tensors: what is exported, and what exports are checked against."""
+"""Image and text tower as modules of tensors, for export."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ OUTPUTS = {VISION: ("image_features", "image_embeds"), TEXT: ("text_features", "
 
 
 class VisionTower(nn.Module):
-    """Pixels to projected features and unit vectors, `(B, dim)` each.
+    """Images to projected features and L2-normalised embeddings, each `(batch_size, dim)`.
 
     Args:
         model: UrbanLN, CLIP or SigLIP.
@@ -23,13 +23,13 @@ class VisionTower(nn.Module):
         self.model = model
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode `(B, 3, height, width)`."""
+        """Encode images of shape `(batch_size, 3, height, width)`."""
         features = self.model.get_image_features(pixel_values=pixel_values).pooler_output
         return features, F.normalize(features, dim=-1)
 
 
 class TextTower(nn.Module):
-    """Tokens to projected features and unit vectors, `(B, dim)` each.
+    """Texts to projected features and L2-normalised embeddings, each `(batch_size, dim)`.
 
     Args:
         model: UrbanLN, CLIP or SigLIP.
@@ -42,7 +42,7 @@ class TextTower(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Encode `(B, length)`."""
+        """Encode token ids of shape `(batch_size, length)`."""
         features = self.model.get_text_features(
             input_ids=input_ids, attention_mask=attention_mask
         ).pooler_output
@@ -50,19 +50,19 @@ class TextTower(nn.Module):
 
 
 def make_tower(model: Any, name: str) -> nn.Module:
-    """One of the towers, in eval mode."""
+    """Create a tower in evaluation mode."""
     return (VisionTower(model) if name == VISION else TextTower(model)).eval()
 
 
 def sample_inputs(model: Any, name: str, batch: int, length: int, seed: int) -> dict[str, Tensor]:
-    """Inputs as the processor makes them: noise of the right size, or ids that end and are padded.
+    """Random inputs in the processor's format; texts end at different positions and are padded.
 
     Args:
         model: UrbanLN, CLIP or SigLIP.
-        name: of the tower.
-        batch: rows.
-        length: tokens.
-        seed: of the noise.
+        name: Name of the tower.
+        batch: Batch size.
+        length: Number of tokens.
+        seed: Random seed.
     """
     generator = torch.Generator().manual_seed(seed)
     if name == VISION:
@@ -72,7 +72,6 @@ def sample_inputs(model: Any, name: str, batch: int, length: int, seed: int) -> 
     ids = torch.randint(1, text.vocab_size - 2, (batch, length), generator=generator)
     mask = torch.ones_like(ids)
     for row in range(batch):
-        # texts of a batch end at different places
         end = length - 1 - row * (length - 2) // max(batch, 1)
         ids[row, end:] = text.eos_token_id
         mask[row, end + 1 :] = 0
