@@ -18,8 +18,8 @@ def main(arguments: Sequence[str] | None = None, package: str = PACKAGE) -> int:
     """Run an importer.
 
     Args:
-        arguments: the command line; `sys.argv` by default.
-        package: the package whose `NAMES` are the importers.
+        arguments: Command-line arguments; `sys.argv[1:]` by default.
+        package: Package whose `NAMES` lists the importers.
 
     Returns:
         The exit code; see [`run_command`].

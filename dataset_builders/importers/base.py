@@ -1,7 +1,7 @@
-"""Shared by all importers: the plan of an import, and writing it so that it can be resumed.
+"""Resumable import of image collections into a dataset.
 
-An importer is a function that reads its layout into plans (names and numbers, no pixels) and the
-metadata of the dataset; [`import_dataset`] decodes, rejects, stores, splits and reports.
+An importer reads its layout into import plans (names and values, no pixels) and the metadata of
+the dataset; [`import_dataset`] decodes, rejects, stores, splits and reports.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ SplitColumns = tuple[dict[str, np.ndarray], list[str]]
 
 @dataclass(frozen=True)
 class ImageItem:
-    """An image to import: ids, file, and further columns of its table."""
+    """Image to import: IDs, file, and further columns of its table."""
 
     image_id: str
     region_id: str
@@ -45,24 +45,24 @@ class ImageItem:
 
 @dataclass(frozen=True)
 class ImportPlan:
-    """A city to import.
+    """Import plan of a city.
 
     Attributes:
-        city: its name in the configs.
-        regions: one row per region: `region_id`, and any of geometry (shapely, EPSG:4326), lon,
+        city: City name in the configs.
+        regions: One row per region: `region_id`, and any of geometry (shapely, EPSG:4326), lon,
             lat, area_m2, tile_z/x/y, indicators and extra columns. Missing centres and areas are
             computed from the geometry.
-        images: the images by view.
-        captions: rows of the table of caption candidates.
-        rejects: items of the layout that cannot be used: table, item, reason, detail.
-        cell_m: side of a region in metres, for the blocks, and for the buffer between regions that
-            are points.
-        block_m: side of a block in metres; by default chosen from the extent.
-        splits: computes the split columns from the regions, sorted by `region_id`, and the split
-            seed; by default from their places.
-        sources: the source of each indicator, by its name.
-        load: reads the bytes to store from a file.
-        notes: findings to report, one sentence each.
+        images: Images by view.
+        captions: Rows of the table of caption candidates.
+        rejects: Unusable items of the layout: table, item, reason, detail.
+        cell_m: Side of a region in metres, for the block size and for the buffer between regions
+            without an extent.
+        block_m: Side of a block in metres; by default chosen from the extent.
+        splits: Function of the regions, sorted by `region_id`, and the split seed that returns the
+            split columns and problems; by default spatial splits.
+        sources: Source of each indicator, by name.
+        load: Reads the bytes to store from a file.
+        notes: Notes for the report, one sentence each.
     """
 
     city: str
@@ -83,16 +83,16 @@ Imported = tuple[Sequence[ImportPlan], DatasetMetadata]
 
 @dataclass(frozen=True)
 class ImportReport:
-    """Result of an import; `str()` says all of it.
+    """Result of an import, with a readable `str()`.
 
     Attributes:
-        output_dir: the dataset folder.
-        written: number of rows by config name.
-        rejects: number of items left out by reason; `rejects.parquet` lists them.
-        regions_without_image: number of regions without an image, by city; they are kept.
-        duplicate_images: by config name, the number of images whose bytes equal an earlier one's,
-            and how many of those lie in another region.
-        problems: notes, and splits that could not be made, one sentence each.
+        output_dir: Dataset folder.
+        written: Number of rows per config name.
+        rejects: Number of rejected items per reason; `rejects.parquet` lists them.
+        regions_without_image: Number of regions without an image per city; they are kept.
+        duplicate_images: Per config name, the number of images identical to an earlier one, and
+            the number of those in another region.
+        problems: Notes, and splits that could not be made, one sentence each.
     """
 
     output_dir: Path
@@ -133,22 +133,22 @@ def import_dataset(
     images_per_shard: int = IMAGES_PER_SHARD,
     **flags: Any,
 ) -> ImportReport:
-    """Import a folder into a dataset; an interrupted import is resumed.
+    """Import a folder into a dataset, or resume an interrupted import.
 
     Args:
-        read: the `read` of an importer: one plan per city, and the metadata of the dataset, whose
-            `parameters` hold all that decides its content.
-        source: folder to import.
-        output_dir: the dataset folder.
-        seed: split seed.
-        images_per_shard: rows per shard of images.
-        flags: keyword arguments of `read`.
+        read: Function `read` of an importer. It returns one plan per city and the metadata of the
+            dataset, whose `parameters` contain everything that determines the content.
+        source: Folder to import.
+        output_dir: Dataset folder.
+        seed: Split seed.
+        images_per_shard: Number of images per shard.
+        flags: Keyword arguments of `read`.
 
     Raises:
-        SourceError: the source has another layout, or holds nothing to import.
-        DatasetError: `output_dir` holds something else.
-        RepeatedIdError: an id stands in two rows of a table.
-        InUseError: another run writes to the folder.
+        SourceError: The source has another layout, or contains nothing to import.
+        DatasetError: `output_dir` holds other files or another dataset.
+        RepeatedIdError: A table contains a duplicate ID.
+        InUseError: Another process writes to the folder.
     """
     with locked(Path(output_dir)):
         plans, metadata = read(Path(source), **flags)
@@ -169,15 +169,15 @@ def import_dataset(
 
 
 def city_of(folder_name: str) -> str:
-    """Name of a city in the configs, from that of its folder: "New-York" becomes "new_york"."""
+    """City name in the configs from a folder name: "New-York" becomes "new_york"."""
     return re.sub(r"[^a-z0-9]+", "_", folder_name.lower()).strip("_")
 
 
 def require(source: Path, *names: str, layout: str) -> None:
-    """Check that a source has the files and folders of its layout.
+    """Check that a source contains the files and folders of its layout.
 
     Raises:
-        SourceError: some are missing.
+        SourceError: Some are missing.
     """
     if not source.is_dir():
         raise SourceError(f"--source {source} is no folder. Give the folder to import.")
@@ -192,16 +192,16 @@ def require(source: Path, *names: str, layout: str) -> None:
 def read_columns(
     path: Path, text: Sequence[str], numbers: Sequence[str], table: str
 ) -> tuple[pd.DataFrame, list[Reject]]:
-    """A CSV as text, with some columns as numbers, and its rows with too many fields as rejects.
+    """Read a CSV file, with some columns as numbers; rows with too many fields become rejects.
 
     Args:
-        path: the CSV.
-        text: names of columns that it must have.
-        numbers: names of numeric columns that it must have; text becomes NaN.
-        table: config name of the rejects.
+        path: CSV file.
+        text: Names of required text columns.
+        numbers: Names of required numeric columns; text becomes NaN.
+        table: Config name of the rejects.
 
     Raises:
-        SourceError: it cannot be read, or lacks a column.
+        SourceError: The file cannot be read or lacks a column.
     """
     frame, bad = read_csv_rows(path)
     if missing := [name for name in (*text, *numbers) if name not in frame]:
@@ -214,12 +214,12 @@ def read_columns(
 
 
 def square_around(lon: ArrayLike, lat: ArrayLike, side_m: float) -> np.ndarray:
-    """Squares centred on points: `(n,)` polygons in EPSG:4326, null where a coordinate is NaN.
+    """Squares centred on points: `(n,)` polygons in EPSG:4326, None where a coordinate is NaN.
 
     Args:
-        lon: `(n,)`, EPSG:4326.
-        lat: `(n,)`, EPSG:4326.
-        side_m: side of a square in metres.
+        lon: Longitudes in degrees, `(n,)`, EPSG:4326.
+        lat: Latitudes in degrees, `(n,)`, EPSG:4326.
+        side_m: Side of a square in metres.
     """
     x, y = np.asarray(lon, dtype=np.float64), np.asarray(lat, dtype=np.float64)
     squares = np.full(len(x), None, dtype=object)
@@ -245,7 +245,7 @@ def _write_images(
             done = progress.n + len(chunk)
             rows = _image_rows(writer, plan, view, chunk, progress)
             writer.write_shard(plan.city, view, index, rows)
-            progress.update(done - progress.n)  # those of a shard that was there
+            progress.update(done - progress.n)  # images of an existing shard
     if plan.captions:
         writer.write_shard(plan.city, "captions", 0, plan.captions)
 
@@ -265,11 +265,7 @@ def _image_rows(
 
 
 def _write_regions(writer: DatasetWriter, plan: ImportPlan, seed: int) -> list[str]:
-    """Write the regions, sorted, with centre, area, sources and splits.
-
-    Returns:
-        The splits that could not be made.
-    """
+    """Write the sorted regions with centre, area, sources and splits; return split problems."""
     regions = plan.regions.sort_values("region_id", ignore_index=True).assign(city=plan.city)
     if "geometry" not in regions:
         regions["geometry"] = None

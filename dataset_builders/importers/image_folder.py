@@ -1,13 +1,15 @@
-"""Any folder of images with a CSV: the general importer, on which the others build.
+"""Import a folder of images with an optional CSV; other importers build on this one.
 
-The CSV has a column `file` (relative to the source) and any of: `region_id`, `lon` and `lat`
-(EPSG:4326), `caption`, `heading` (degrees), `captured_at` (ISO 8601), `licence`. Every other
-numeric column is an indicator, averaged over the rows of a region. Regions come from a file of
-polygons (`--regions`), whose numeric columns are indicators too; else from `region_id`; else from
-`lon` and `lat`, as cells of a square grid; else every image is a region of its own. Without a CSV,
-positions come from the images' EXIF data.
+The CSV has a column `file` (relative to the source) and optionally `region_id`, `lon` and `lat`
+(EPSG:4326), `caption`, `heading` (degrees), `captured_at` (ISO 8601) and `licence`. Every other
+numeric column is an indicator, averaged over the rows of a region. Without a CSV, positions are
+read from the images' EXIF data.
 
-Values are stored as given: units are stated with `--units`, never inferred from a column's name.
+Regions come from a polygon file (`--regions`), whose numeric columns are also indicators; else
+from `region_id`; else from `lon` and `lat`, as cells of a square grid. Without any of these, every
+image is a region.
+
+Values are stored as given. Units are set with `--units`, never inferred from column names.
 """
 
 import argparse
@@ -36,7 +38,7 @@ POLYGON_COLUMNS = ("region_id", "lon", "lat", "area_m2", "geometry")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of this importer."""
+    """Add the flags of this importer."""
     parser.add_argument("--city", required=True, help="name in the configs: a-z, 0-9, _")
     parser.add_argument("--view", required=True, choices=VIEWS, help="what the images show")
     parser.add_argument("--csv", help="file name in the source; the only CSV there by default")
@@ -75,22 +77,22 @@ def read(
     """Read a folder of images and its CSV.
 
     Args:
-        source: the folder.
-        city: name of the city in the configs.
+        source: Folder of images.
+        city: City name in the configs.
         view: "street_view" or "satellite".
-        csv: file name in the source; by default the only one, and there may be none.
-        regions: file of polygons that images are placed in; those without an image are kept.
-        region_id: column of the polygons' ids; their other numeric columns are indicators.
-        cell_m: side of a region in metres: of the grid, or of the squares drawn around regions
-            that the CSV names.
-        units: unit of each indicator; an indicator of [`INDICATORS`] given with its unit there is
-            that indicator, with its kind and transform.
-        ln1p: indicators to be predicted as ln(y + 1).
-        licence: licence of the images.
+        csv: Name of the CSV file in the source; by default the only CSV, if any.
+        regions: Polygon file of the regions; polygons without an image are kept.
+        region_id: Column of the polygons' IDs; their other numeric columns are indicators.
+        cell_m: Side of a region in metres: of the grid cells, or of the squares drawn around the
+            regions of the CSV.
+        units: Unit of each indicator. A predefined indicator with its predefined unit also gets
+            its kind and transform.
+        ln1p: Indicators to predict as ln(y + 1).
+        licence: Licence of the images.
 
     Raises:
-        SourceError: no image, no column `file`, several CSVs and none named, unusable polygons, or
-            a unit or transform for a column that does not exist.
+        SourceError: There is no image, no column `file`, an ambiguous choice of CSV, an unusable
+            polygon file, or a unit or transform of a column that does not exist.
     """
     units, ln1p = dict(units), set(ln1p)
     require(source, layout="a folder of images with a CSV")
@@ -155,17 +157,18 @@ def plan_from_frame(
     """Plan the import of a listing with one row per image.
 
     Args:
-        frame: `file`, what describes the images, and a column for each indicator.
-        root: folder that `file` is relative to.
-        city: name of the city in the configs.
-        view: the view of all images.
-        indicators: columns to average over the rows of a region.
-        cell_m: see [`read`].
-        polygons: regions that images are placed in: `region_id`, `lon`, `lat`, `area_m2`, geometry
-            (EPSG:4326) and indicators.
-        region_columns: further columns of regions, `{name: {region_id: value}}`; "geometry" too.
-        rejects: rejects found before.
-        plan: further fields of the [`ImportPlan`].
+        frame: Column `file`, columns that describe the images, and one column per indicator.
+        root: Folder that `file` is relative to.
+        city: City name in the configs.
+        view: View of all images.
+        indicators: Columns to average over the rows of a region.
+        cell_m: Side of a region in metres; see [`read`].
+        polygons: Regions: `region_id`, `lon`, `lat`, `area_m2`, geometry (EPSG:4326) and
+            indicators.
+        region_columns: Further columns of the regions, including "geometry":
+            `{name: {region_id: value}}`.
+        rejects: Rejects found earlier.
+        plan: Further fields of the [`ImportPlan`].
     """
     table = config_name(city, view)
     frame, found = _checked(frame.reset_index(drop=True), table)
@@ -186,7 +189,7 @@ def plan_from_frame(
     columns: Any = (
         frame[kept].astype(object).where(frame[kept].notna(), None).reset_index(drop=True)
     )
-    records = columns.to_dict("index").values()  # one a row, where there is no column too
+    records = columns.to_dict("index").values()  # one per row, even without columns
     ids = zip(frame["image_id"], frame["region_id"], frame["file"], records, strict=True)
     items = [ImageItem(image, region, root / file, fields) for image, region, file, fields in ids]
     items.sort(key=lambda item: (item.region_id, item.image_id))
@@ -201,7 +204,7 @@ def plan_from_frame(
 
 
 def _listing(source: Path, csv: str | None) -> tuple[pd.DataFrame, list[Any], list[str]]:
-    """The rows of the CSV, or of the images with the positions in their EXIF data."""
+    """Rows of the CSV, or of the images with their EXIF positions; rejects; notes."""
     path = find_csv(source, csv)
     if path is not None:
         return *read_listing(path, ["file"]), []
@@ -216,7 +219,7 @@ def _listing(source: Path, csv: str | None) -> tuple[pd.DataFrame, list[Any], li
 
 
 def _checked(frame: pd.DataFrame, table: str) -> tuple[pd.DataFrame, list[Reject]]:
-    """Leave out rows that cannot be used; complete the columns."""
+    """Reject unusable rows, and add missing columns."""
     files = [value.strip() if isinstance(value, str) else "" for value in frame["file"]]
     frame = frame.assign(file=pd.Series(files, index=frame.index, dtype=object))
     reason = file_faults(frame["file"])
@@ -231,7 +234,7 @@ def _checked(frame: pd.DataFrame, table: str) -> tuple[pd.DataFrame, list[Reject
     frame = frame.loc[reason.isna()].copy()
     if "image_id" not in frame:
         stems = frame["file"].str.replace(r"\.[^./]*$", "", regex=True)
-        # two files that differ in their suffix only keep it
+        # keep the suffix of files that differ only in it
         frame["image_id"] = stems.where(~stems.duplicated(keep=False), frame["file"])
     if "caption" in frame:
         frame["caption"] = [t if isinstance(t, str) else None for t in frame["caption"]]
@@ -239,7 +242,7 @@ def _checked(frame: pd.DataFrame, table: str) -> tuple[pd.DataFrame, list[Reject
 
 
 def _with_regions(frame: pd.DataFrame, cell_m: float | None) -> pd.DataFrame:
-    """Give every row a `region_id`, and a `geometry` where it is a cell of a grid."""
+    """Add `region_id` to every row, and `geometry` for cells of a grid."""
     if "region_id" in frame and frame["region_id"].notna().any():
         given = frame["region_id"].where(frame["region_id"].notna(), frame["image_id"])
         return frame.assign(region_id=given.astype(str))
@@ -252,12 +255,12 @@ def _with_regions(frame: pd.DataFrame, cell_m: float | None) -> pd.DataFrame:
 
 
 def _regions_of(frame: pd.DataFrame, names: list[str], cell_m: float | None) -> pd.DataFrame:
-    """One row per region of a listing, with the means of its rows and its outline."""
+    """One row per region, with the means of its rows and its geometry."""
     regions = frame.groupby("region_id", sort=True)[[*names, "lon", "lat"]].mean().reset_index()
     cells = frame.drop_duplicates("region_id").set_index("region_id").get("geometry")
     if cells is not None:
         regions["geometry"] = regions["region_id"].map(cells).to_numpy(dtype=object)
-        # the centre of a cell, not of the images in it
+        # the centre is that of the cell, not the mean position of its images
         return regions.drop(columns=["lon", "lat"])
     if cell_m is not None:
         regions["geometry"] = square_around(regions["lon"], regions["lat"], cell_m)
@@ -265,7 +268,7 @@ def _regions_of(frame: pd.DataFrame, names: list[str], cell_m: float | None) -> 
 
 
 def _read_polygons(path: Path, region_id: str | None) -> tuple[gpd.GeoDataFrame, list[str]]:
-    """Polygons with their numeric columns, and notes on the other columns."""
+    """Polygons with their numeric columns, and notes on skipped columns."""
     frame = read_layer(path, "file of polygons (--regions)")
     if region_id is None:
         raise SourceError(
@@ -285,7 +288,7 @@ def _read_polygons(path: Path, region_id: str | None) -> tuple[gpd.GeoDataFrame,
 def _in_polygons(
     frame: pd.DataFrame, polygons: gpd.GeoDataFrame, table: str
 ) -> tuple[pd.DataFrame, list[Reject]]:
-    """The rows that lie in a polygon, with its `region_id`, and the others as rejects."""
+    """Rows inside a polygon, with its `region_id`, and rejects of the other rows."""
     try:
         rows = assign_points(frame["lon"].to_numpy(), frame["lat"].to_numpy(), polygons)
     except DatasetError as error:
@@ -298,7 +301,7 @@ def _in_polygons(
 
 
 def _numbers(frame: pd.DataFrame, where: str) -> tuple[dict[str, pd.Series], list[str]]:
-    """Numeric columns by their names as indicators, and notes on what is left out."""
+    """Numeric columns by indicator name, and notes on skipped columns."""
     numbers: dict[str, pd.Series] = {}
     notes = []
     for column in frame.columns:

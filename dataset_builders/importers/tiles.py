@@ -1,4 +1,4 @@
-"""Baidu tiles of zoom 16 as regions: what the UrbanCLIP and UrbanVLP layouts share."""
+"""Baidu tiles of zoom 16 as regions, as in the UrbanCLIP and UrbanVLP layouts."""
 
 import json
 import re
@@ -37,17 +37,17 @@ def plan_tiles(
     rejects: Sequence[Reject],
     street_views: Sequence[ImageItem] = (),
 ) -> ImportPlan:
-    """Plan the import of a city of tiles; every tile that has anything is a region.
+    """Plan the import of a city of tiles; every tile with an image, caption or value is a region.
 
     Args:
-        folder: name of the city's folder.
-        images: folder of its tiles; other files in it become rejects.
-        captions: file of its captions, by sentences; it need not exist.
-        values: indicators and extra columns of regions, by tile.
-        metadata: of the dataset; its importer is the model of the captions.
-        indicator_source: where the indicators are from.
-        rejects: of the values and street views.
-        street_views: images in regions that `values` has.
+        folder: Name of the city's folder.
+        images: Folder of the tile images; other files in it become rejects.
+        captions: JSON file of caption sentences; need not exist.
+        values: Indicators and extra columns of the regions, by tile.
+        metadata: Metadata of the dataset; the importer's name becomes the caption model.
+        indicator_source: Source of the indicators.
+        rejects: Rejects of the values and street views.
+        street_views: Street views in tiles of `values`.
     """
     city, model = city_of(folder), metadata.parameters["importer"]
     found: list[Reject] = []
@@ -82,7 +82,7 @@ def plan_tiles(
 
 
 def parse_tile_name(name: str) -> Tile | None:
-    """Column and row of "<z>_<x>_<y>_s.jpg" in any folder; None for another name."""
+    """Column and row of a tile name "<z>_<x>_<y>_s.jpg" in any folder; None for other names."""
     match = TILE_NAME.fullmatch(name)
     if match is None or int(match["z"]) != ZOOM:
         return None
@@ -90,31 +90,31 @@ def parse_tile_name(name: str) -> Tile | None:
 
 
 def parse_tile_pair(text: Any) -> Tile | None:
-    """Column and row of "(x,y)"; None for another text."""
+    """Column and row of a text "(x,y)"; None for other texts."""
     match = TILE_PAIR.fullmatch(str(text).strip())
     return (int(match["x"]), int(match["y"])) if match else None
 
 
 def tile_region_id(tile: Tile) -> str:
-    """Region id of a tile; it names the map, since others number their tiles otherwise."""
+    """Region ID of a tile, prefixed with the tile numbering scheme."""
     return f"baidu_{_image_id(tile)}"
 
 
 def read_tile_rows(
     path: Path, coordinate: str, columns: Mapping[str, str], table: str, rejects: list[Reject]
 ) -> Iterator[tuple[Tile, dict[str, float], Mapping[Any, Any]]]:
-    """The rows of a CSV: tile, numbers by their new names, and all columns as text.
+    """Read the rows of a CSV file: tile, renamed numbers, and all columns as text.
 
     Args:
-        path: the CSV.
-        coordinate: column of the tiles, "(x,y)".
-        columns: new names of the numeric columns, by those of the CSV; text becomes NaN.
-        table: config name of the rejects.
-        rejects: extended by rows without a tile, with too many fields, or of a tile listed before,
-            and by text that is no number.
+        path: CSV file.
+        coordinate: Column of the tiles, "(x,y)".
+        columns: New names of the numeric columns, by name in the CSV; text becomes NaN.
+        table: Config name of the rejects.
+        rejects: List to which unusable rows (invalid or duplicate tile, too many fields) and
+            invalid numbers are appended.
 
     Raises:
-        SourceError: it cannot be read, or lacks the column of the tiles.
+        SourceError: The file cannot be read or lacks the column of the tiles.
     """
     frame, bad = read_columns(path, [coordinate], [], table)
     rejects += bad
@@ -140,12 +140,12 @@ def read_tile_rows(
 
 
 def read_sentences(path: Path) -> dict[str, list[str]]:
-    """Sentences of each image in their order, from nested lists of {"image", "caption"}.
+    """Read the caption sentences of each image from arbitrarily nested lists in JSON.
 
-    The lists may be nested in any way; a sentence belongs to the image it names.
+    The list items are objects {"image": ..., "caption": ...} with one sentence each.
 
     Raises:
-        SourceError: not JSON, or JSON of another kind.
+        SourceError: The file is not JSON, or has another structure.
     """
     try:
         records = list(_flatten(json.loads(path.read_text(encoding="utf-8"))))
@@ -160,12 +160,11 @@ def read_sentences(path: Path) -> dict[str, list[str]]:
 
 
 def _image_id(tile: Tile) -> str:
-    """Its published name without the suffix."""
     return f"{ZOOM}_{tile[0]}_{tile[1]}"
 
 
 def _regions(tiles: Iterable[Tile]) -> pd.DataFrame:
-    """One row per tile, sorted: geometry (WGS-84), area, tile numbers."""
+    """One row per tile, sorted: geometry (WGS-84), area, tile coordinates."""
     ordered = sorted(tiles)
     x, y = np.array(ordered, dtype=np.int64).reshape(-1, 2).T
     geometry = tile_polygons(x, y, ZOOM, "baidu") if ordered else np.array([], dtype=object)

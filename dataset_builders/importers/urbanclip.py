@@ -1,13 +1,13 @@
-"""UrbanCLIP's toolkit: Baidu satellite tiles, sentence-wise captions, three indicators.
+"""UrbanCLIP's toolkit: Baidu satellite tiles, captions and three indicators.
 
 Layout: `tiles/<City>/16_<x>_<y>_s.jpg`, `captions/<City>_captions.json` (nested lists of sentences)
-and `indicators/<City>.csv`; captions and indicators are optional. Every tile that any of them
-names is a region, with or without an image.
+and `indicators/<City>.csv`; captions and indicators are optional. Every tile in any of them is a
+region, with or without an image.
 
-Geometry is computed from the tile numbers. The toolkit's column "WGS84 coordinate" is not used: it
-holds the BD-09 latitude and longitude of the south-west corner. The authors read their rasters
-there as if it were WGS-84, about 0.8 to 1.3 km off and outside the tile. Their values are kept
-under names that end in `_urbanclip`.
+Geometry is computed from the tile coordinates. The toolkit's column "WGS84 coordinate" is not used:
+it holds the BD-09 latitude and longitude of the south-west corner. The authors sampled their
+rasters at these coordinates as if they were WGS-84, 0.8 to 1.3 km away and outside the tile. Their
+values are stored with the suffix `_urbanclip`.
 """
 
 from pathlib import Path
@@ -61,10 +61,10 @@ METADATA = DatasetMetadata(
 
 
 def read(source: Path) -> Imported:
-    """Read every city of UrbanCLIP's toolkit.
+    """Read all cities of UrbanCLIP's toolkit.
 
     Raises:
-        SourceError: the folder has another layout.
+        SourceError: The folder has another layout.
     """
     require(source, "tiles", layout=LAYOUT)
     folders = sorted(path for path in (source / "tiles").iterdir() if path.is_dir())
@@ -78,7 +78,7 @@ def _plan_city(source: Path, folder: Path) -> ImportPlan:
     rejects: list[Reject] = []
     path = source / "indicators" / f"{folder.name}.csv"
     table = config_name(city_of(folder.name), "regions")
-    # "BD09 coordinate" is no coordinate, but column and row of the tile
+    # despite its name, "BD09 coordinate" holds column and row of the tile
     rows = read_tile_rows(path, "BD09 coordinate", CSV_COLUMNS, table, rejects)
     values = {tile: numbers for tile, numbers, _ in rows} if path.exists() else {}
     return plan_tiles(

@@ -1,14 +1,13 @@
-"""UrbanVLP's published layout: satellite tiles, street views, captions, downstream tables.
+"""UrbanVLP's published layout: satellite tiles, street views, captions and downstream tables.
 
 Layout: `urbansat/satellite_images/<City>/16_<x>_<y>_s.jpg`, `urbansat/satellite_texts/<City>.json`
-(nested lists of sentences), `urbansv/streetview_images/<City>/` with names
-`<id>_<lng>,<lat>_<YYYYMM>_<heading>.jpg` and a JSON caption for each, of the same name, in
-`urbansv/streetview_texts/<City>/`, and
-`downstream/<City>_{train,test}.csv` with `..._w_houseprice.csv`. A region is a Baidu tile of zoom
-16; every tile that any of them names is one.
+(nested lists of sentences), `urbansv/streetview_images/<City>/<name>.jpg` with names
+`<id>_<lng>,<lat>_<YYYYMM>_<heading>`, `urbansv/streetview_texts/<City>/<name>.json` with their
+captions, and `downstream/<City>_{train,test}.csv` with variants `..._w_houseprice.csv`.
+Every Baidu tile of zoom 16 in any of them is a region.
 
-The coordinate system of the street views' names is not stated; WGS-84 is assumed unless
-`--street_view_crs` says otherwise. A street view belongs to the tile that contains its point.
+The coordinate system of the street views' file names is undocumented: WGS-84 is assumed unless
+`--street_view_crs` is given. A street view belongs to the tile that contains its coordinates.
 """
 
 import argparse
@@ -35,7 +34,7 @@ SOURCE = "https://github.com/CityMind-Lab/UrbanVLP"
 STREET_VIEW_NAME = re.compile(
     r"(?P<id>[^_]+)_(?P<lon>-?[\d.]+),(?P<lat>-?[\d.]+)_(?P<date>\d{6})_(?P<heading>-?[\d.]+)"
 )
-# what the published values are: a + b ln(y) of UrbanCLIP's y, found from the rows both have
+# published values are a + b ln(y) of UrbanCLIP's y; a and b were fitted to the common rows
 AFFINE = {
     "carbon": (5.73922848, 0.10732694, "tonnes carbon, December 2021"),
     "population": (6.72498672, 0.11160873, "people"),
@@ -69,7 +68,7 @@ CSV_COLUMNS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of this importer."""
+    """Add the flags of this importer."""
     parser.add_argument(
         "--street_view_crs",
         choices=[name for name in SYSTEMS if name != "bd09mc"],
@@ -79,14 +78,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read(source: Path, *, street_view_crs: str = "wgs84") -> Imported:
-    """Read every city of UrbanVLP's layout.
+    """Read all cities of UrbanVLP's layout.
 
     Args:
         source: UrbanVLP's folder.
-        street_view_crs: "wgs84", "gcj02" or "bd09": coordinate system of the street views' names.
+        street_view_crs: Coordinate system of the street views' file names: "wgs84", "gcj02" or
+            "bd09".
 
     Raises:
-        SourceError: the folder has another layout.
+        SourceError: The folder has another layout.
     """
     require(source, "urbansat", layout=LAYOUT)
     cities = sorted(
@@ -167,7 +167,7 @@ def _street_view_caption(
 def _read_downstream(
     folder: Path, city: str, tiles: Iterable[Tile], rejects: list[Reject]
 ) -> dict[Tile, dict[str, Any]]:
-    """Values of each tile from the four tables, and the authors' split; none for other tiles."""
+    """Values of each tile from the four tables, with the authors' split."""
     table = config_name(city_of(city), "regions")
     values: dict[Tile, dict[str, Any]] = {tile: {} for tile in tiles}
     names = [f"{city}_{part}{more}.csv" for part in PARTS for more in ("", "_w_houseprice")]

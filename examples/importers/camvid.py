@@ -1,11 +1,11 @@
-"""CamVid: street scenes from a driving car, with a mask of classes for each.
+"""CamVid: video frames from a driving car, with semantic segmentation masks.
 
 Layout: `images/` and `masks/` (8-bit PNGs of class numbers, one per image, same name). A frame is
-a region without a place. Its indicators are the share of each class among the labelled pixels of
-the mask. Its caption is written from the mask by [`caption_from_mask`], not by a person or a model.
+a region without a location. Indicators are the shares of the classes among the labelled pixels.
+Captions are generated from the masks by [`caption_from_mask`], not by annotators or a model.
 
-Frames of a drive follow one another by a second: the block split holds out runs of 24 seconds and
-drops 4 seconds around them.
+Frames of a drive are one second apart. The block split holds out intervals of 24 seconds with a
+buffer of 4 seconds.
 """
 
 import re
@@ -42,7 +42,7 @@ INDICATORS = tuple(
 )
 FRAMES_PER_SECOND = 30
 BLOCK_SECONDS, BUFFER_SECONDS = 24.0, 4.0
-# between two drives, so that no block or buffer spans both
+# offset between drives, so that no block or buffer spans two of them
 DRIVE_GAP_SECONDS = 1e6
 FRAME_NAME = re.compile(r"(?P<drive>[^_]+)_f?(?P<frame>\d+)")
 
@@ -73,7 +73,7 @@ def read(source: Path) -> Imported:
     """Read CamVid.
 
     Raises:
-        SourceError: the folder has another layout.
+        SourceError: The folder has another layout.
     """
     require(source, "images", "masks", layout=LAYOUT)
     rows, rejects = [], []
@@ -103,10 +103,10 @@ def read(source: Path) -> Imported:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """Class numbers `(height, width)`, 0..11.
+    """Read a mask of class numbers 0 to 11, `(height, width)`.
 
     Raises:
-        SourceError: no file, no image, or other numbers.
+        SourceError: The file is missing, not an image, or has other values.
     """
     try:
         mask = np.asarray(open_image(path))
@@ -121,7 +121,7 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def class_shares(mask: np.ndarray) -> dict[str, float]:
-    """Share of each class among labelled pixels, summing to 1; NaN if nothing is labelled."""
+    """Share of each class among the labelled pixels; NaN if no pixel is labelled."""
     counts = np.bincount(mask.ravel(), minlength=UNLABELLED + 1)[:UNLABELLED]
     total = counts.sum()
     return {
@@ -131,11 +131,11 @@ def class_shares(mask: np.ndarray) -> dict[str, float]:
 
 
 def drive_splits(region_ids: Sequence[str], seed: int) -> SplitColumns:
-    """Split columns of frames: random, and by runs of a drive.
+    """Random split of frames, and block split of drives into intervals of time.
 
     Args:
-        region_ids: names of frames, "<drive>_<number>".
-        seed: seed of both splits.
+        region_ids: Frame names, "<drive>_<number>".
+        seed: Split seed.
     """
     n = len(region_ids)
     columns = {
@@ -146,7 +146,7 @@ def drive_splits(region_ids: Sequence[str], seed: int) -> SplitColumns:
     try:
         columns["split_random"] = random_split(n, seed)
         seconds = frame_seconds(region_ids)
-        moments = shapely.points(seconds, 0.0)  # frames on a line, one metre per second
+        moments = shapely.points(seconds, 0.0)  # frames on a line, 1 m per second
         near = Neighbourhood(moments, cell_m=0.0, buffer_m=BUFFER_SECONDS)
         split, folds = block_split(seconds, np.zeros(n), BLOCK_SECONDS, seed, neighbourhood=near)
         columns["split_block"] = split
@@ -157,7 +157,7 @@ def drive_splits(region_ids: Sequence[str], seed: int) -> SplitColumns:
 
 
 def frame_seconds(names: Sequence[str]) -> np.ndarray:
-    """Time of each frame, seconds; drives lie far apart. NaN for another kind of name."""
+    """Time of each frame in seconds, with gaps between drives; NaN for other names."""
     found = [FRAME_NAME.fullmatch(name) for name in names]
     drives = sorted({match["drive"] for match in found if match})
     return np.array(
@@ -171,7 +171,7 @@ def frame_seconds(names: Sequence[str]) -> np.ndarray:
     )
 
 
-# a connected area counts as a thing if it covers at least this share of the image
+# minimum share of the image of a connected component that counts as an object
 MIN_AREA = {"car": 6e-4, "pedestrian": 4e-4, "bicyclist": 4e-4, "sign": 7e-4, "pole": 9e-4}
 MOVERS = ("car", "pedestrian", "bicyclist")
 NAMES = {
@@ -222,7 +222,7 @@ OPENINGS = {
 
 
 class Thing(NamedTuple):
-    """A connected area of one class: which third it is in, how near, and its share of the image."""
+    """Connected component of a class: third of the image, distance, and share of the image."""
 
     name: str
     third: str
@@ -231,18 +231,18 @@ class Thing(NamedTuple):
 
 
 def caption_from_mask(mask: np.ndarray, name: str, seed: int = 0) -> str | None:
-    """A long caption of a street scene in the order left, centre, right, then near and far.
+    """Write a long caption of a street scene: left, centre, right, then near and far.
 
-    Every fact is read from the mask; a connected area counts as one thing. The wording is drawn
-    from the name and the seed, so that it differs between frames and not between runs.
+    All facts come from the mask; a connected component counts as one object. The wording is random
+    by name and seed, so it varies between frames and is reproducible.
 
     Args:
-        mask: class numbers `(height, width)`.
-        name: name of the frame.
-        seed: seed of the wording.
+        mask: Class numbers, `(height, width)`.
+        name: Name of the frame.
+        seed: Seed of the wording.
 
     Returns:
-        At most 200 words; None if nothing is labelled.
+        A caption of at most 200 words; None if no pixel is labelled.
     """
     if not (mask < UNLABELLED).any():
         return None
@@ -333,7 +333,7 @@ def _third(
 
 
 def _surface(name: str, share: float, rng: np.random.Generator) -> str:
-    # a word is drawn for every surface, so that one does not change the words of the others
+    # draw words for all surfaces, so that the presence of one does not change those of others
     drawn = {
         (surface, size): _pick(rng, *words)
         for surface, sizes in SURFACES.items()
@@ -343,7 +343,7 @@ def _surface(name: str, share: float, rng: np.random.Generator) -> str:
 
 
 def _counted(things: Sequence[Thing]) -> list[str]:
-    """How many there are of each kind."""
+    """Phrases with the number of objects of each class."""
     names = [one.name for one in things]
     found = []
     for name, (one, several) in NAMES.items():
@@ -375,7 +375,7 @@ def _counts(things: list[Thing], rng: np.random.Generator) -> str:
 
 
 def _sides(mask: np.ndarray, rng: np.random.Generator) -> str:
-    """Which side is more built up, which greener, which has more pavement."""
+    """Comparison of buildings, trees and pavement between the left and right half."""
     halves = np.array_split(mask, 2, axis=1)
     gains: dict[str, list[str]] = {"left": [], "right": []}
     for name, words in (("building", "built up"), ("tree", "green"), ("pavement", "paved")):

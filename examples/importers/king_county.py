@@ -1,9 +1,9 @@
 """House sales of King County with overhead images: four houses in each of 250 cells of 1 km.
 
 Layout: `houses.csv` (id, price, log_price, lat, long, cell, sqft_living, sqft_lot, floors, grade,
-condition, yr_built, image) and `z18/`. A region is a cell, and its indicators are means over its
-houses: geometric ones for price and areas, so that evaluation sees the mean logarithm. The lowest
-16 pixels of an image hold a watermark and are cut off.
+condition, yr_built, image) and `z18/`. Regions are cells, with indicators averaged over their
+houses. Price and areas use the geometric mean, so that targets of evaluation are mean logarithms.
+The lowest 16 rows of an image, which contain a watermark, are cropped.
 """
 
 from pathlib import Path
@@ -29,8 +29,8 @@ NAMES = {
 LOGGED = ["price", "living_area", "lot_area"]
 WATERMARK_PX = 16
 CELL_M = 1000.0
-# cells are named floor(lat * a), floor(lon * b): a is 1 km of 6371 km's sphere; b that at the
-# middle latitude of the full data, found from the names of the cells
+# cells are named floor(lat * a), floor(lon * b), with 1-km cells on a sphere of radius 6371 km; b
+# is at the central latitude of the full data and was inferred from the names of the cells
 CELLS_PER_DEGREE_NORTH = 111.195
 CELLS_PER_DEGREE_EAST = 75.03636
 # an image of 224 px shows about 45 m
@@ -69,7 +69,7 @@ def read(source: Path) -> Imported:
     """Read the houses of King County.
 
     Raises:
-        SourceError: the folder has another layout.
+        SourceError: The folder has another layout.
     """
     require(source, "houses.csv", "z18", layout=LAYOUT)
     table = config_name(CITY, "satellite")
@@ -94,17 +94,17 @@ def read(source: Path) -> Imported:
 
 
 def without_watermark(path: Path) -> bytes:
-    """An image without its lowest 16 rows, as JPEG of quality 95.
+    """Crop the lowest 16 rows of an image, and encode it as JPEG of quality 95.
 
     Raises:
-        BadImageError: it cannot be used.
+        BadImageError: The image is unusable.
     """
     image = decode_image(path, min_side=2 * WATERMARK_PX)
     return encode_image(image.crop((0, 0, image.width, image.height - WATERMARK_PX)), quality=95)
 
 
 def _cell(name: str) -> shapely.Polygon:
-    """Outline of a cell "row_column" in EPSG:4326."""
+    """Geometry of a cell "row_column", EPSG:4326."""
     try:
         row, column = (int(part) for part in name.split("_"))
     except ValueError as error:

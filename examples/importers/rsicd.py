@@ -1,8 +1,8 @@
 """RSICD: overhead images with five short human captions each.
 
-Layout: `captions.json` (a list of {file, captions, class, split}) and `images/`. All captions go
-to the table of captions; the image's own caption joins its distinct captions in random order. The
-images have no place and no indicator: every image is a region, with its scene class.
+Layout: `captions.json` (a list of {file, captions, class, split}) and `images/`. The table of
+captions contains all captions; the caption of an image consists of its distinct captions in random
+order. Without locations and indicators, every image is a region with a scene class.
 """
 
 import json
@@ -55,7 +55,7 @@ def read(source: Path) -> Imported:
     """Read RSICD.
 
     Raises:
-        SourceError: the folder has another layout.
+        SourceError: The folder has another layout.
     """
     require(source, "captions.json", "images", layout=LAYOUT)
     records = pd.DataFrame(_read(source / "captions.json"))
@@ -70,7 +70,7 @@ def read(source: Path) -> Imported:
         source=SOURCE,
     )
     captions, rejects = [], []
-    # of a file that is listed twice, the first record, as for the images
+    # the first record of duplicate files, as for the images
     first = frame.drop_duplicates("image_id")
     for image_id, texts in zip(first["image_id"], first["captions"], strict=True):
         for number, text in enumerate(texts):
@@ -99,19 +99,19 @@ def read(source: Path) -> Imported:
 
 
 def joined_caption(captions: list[str], image_id: str, seed: int = 0) -> str | None:
-    """The distinct captions as sentences, in an order drawn from the image's id and the seed."""
+    """Join the distinct captions as sentences, in random order by image ID and seed."""
     sentences = list(dict.fromkeys(filter(None, map(_sentence, captions))))
     order = np.random.default_rng((seed, zlib.crc32(image_id.encode()))).permutation(len(sentences))
     return join_sentences([sentences[index] for index in order])
 
 
 def _sentence(text: str) -> str:
-    # "grass is green ." was split into words
+    # undo tokenisation: "grass is green ."
     return re.sub(r"\s+([.,;:!?])", r"\1", plain_text(text) or "")
 
 
 def _candidate(image_id: str, number: int, text: str) -> dict[str, Any]:
-    # people wrote equal sentences, which the number tells apart
+    # the number distinguishes identical captions by different annotators
     own = {"image_id": image_id, "model": "human", "stage": "human", "candidate": number}
     return {**own, "text": text, "kept": True}
 

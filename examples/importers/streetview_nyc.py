@@ -1,9 +1,9 @@
-"""Street views of New York with five indicators of the same places (StreetviewLLM).
+"""Street views of New York with five indicators of the same locations (StreetviewLLM).
 
 Layout: `labels.csv` (split, lat, lon, pop, ndvi, building_height, built_surface, travel_time,
-image) and the images it names. Every point is a region: a square of 1 km around it, for the
-points lie on a grid of about that step. The labels are rescaled to 0-10 over the area by their
-authors, so they are predicted as they stand.
+image) and the listed images. Regions are squares of 1 km centred on the points, which lie on a
+grid of about that spacing. The labels were rescaled to 0-10 by their authors and are predicted
+without a transform.
 """
 
 from pathlib import Path
@@ -61,7 +61,7 @@ def read(source: Path) -> Imported:
     """Read the street views of New York.
 
     Raises:
-        SourceError: the folder has another layout.
+        SourceError: The folder has another layout.
     """
     require(source, "labels.csv", "images", layout=LAYOUT)
     table = config_name(CITY, "street_view")
@@ -72,7 +72,7 @@ def read(source: Path) -> Imported:
     ]
     labels["image_id"] = labels["region_id"]
     twice = labels["region_id"].duplicated(keep=False)
-    # two images of one point share their region and keep their names
+    # images of the same point share a region and are identified by file name
     labels.loc[twice, "image_id"] = labels.loc[twice, "file"]
     plan = plan_from_frame(
         labels.assign(source=SOURCE, licence="images of Google and its users"),
