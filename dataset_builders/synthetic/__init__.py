@@ -2,8 +2,8 @@
 
     python -m dataset_builders.synthetic --output_dir runs/city
 
-One latent world (`world`) determines satellite tiles, street views, captions and indicators, so
-methods can be run and compared without a network or a licence.
+Satellite tiles, street views, captions and indicators follow from one latent world (`world`), so
+that methods can be run and compared without network access or image licences.
 """
 
 from .build import build_dataset, region_id

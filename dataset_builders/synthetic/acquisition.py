@@ -1,24 +1,24 @@
-"""How images are taken: sun, season, haze and sensor of tiles; weather and camera of street views.
+"""Image acquisition: sun, season, haze and sensor of tiles; weather and camera of street views.
 
-All of it is drawn from the seed and the place, never from a latent, so it tells nothing about an
-indicator. What an image shows, its facts and its captions have generators of their own and stay as
-they are. The ranges were fixed before anything was measured with them; [A] marks an assumption for
-which no figure was found.
+Acquisition is drawn from the seed and the location, independently of the latents, and so carries no
+information about the indicators. Image content, facts and captions have their own generators and
+do not depend on it. All ranges were fixed before any experiment; [A] marks assumptions without a
+published value.
 
-- Dates within one mosaic reach from July to November: metadata of NAIP tiles m_4010421_ne (2011),
+- Dates within one mosaic range from July to November: metadata of NAIP tiles m_4010421_ne (2011),
   m_4107435_ne (2019), m_3210503_sw (2018), https://naipeuwest.blob.core.windows.net/naip/v002.
 - Sun above 30 degrees: survey of mapping agencies,
   https://goobi.tib.eu/viewer/!fulltext/1049147073/424.
-- Greenery seen differs by half between seasons: Zhao et al. 2025,
+- Visible greenery differs by half between seasons: Zhao et al. 2025,
   https://ual.sg/publication/2025-ceus-svi-seasonality.
-- Aerosol optical depth and Angstrom exponent: doi:10.3878/j.issn.1006-9585.2011.10034; the spread
-  of the depth, and that of the visual range, are [A].
-- Causes of colour differences within mosaics: De Carvalho et al. 2013, doi:10.3390/rs5062763. Their
-  size is [A]; the usual colour augmentation, 0.8 to 1.2, is the upper bound.
-- Reflectance of roofs: Parker et al. 2000, FSEC-CR-670-00; pixels are 255 rho^(1/2.2).
+- Aerosol optical depth and Angstrom exponent: doi:10.3878/j.issn.1006-9585.2011.10034; standard
+  deviations of the depth and of the visual range: [A].
+- Colour differences within mosaics: causes in De Carvalho et al. 2013, doi:10.3390/rs5062763; size
+  [A], bounded by the common colour augmentation of 0.8 to 1.2.
+- Reflectance of roofs: Parker et al. 2000, FSEC-CR-670-00; pixel values are 255 rho^(1/2.2).
 - Visual range: Koschmieder's law at a contrast of 2 %, https://glossary.ametsoc.org.
-- White balance errs: Afifi et al. 2019, arXiv:1912.06960; cameras differ: INTEL-TAU,
-  arXiv:1910.10404. Size of both, and of all other differences between cameras: [A].
+- White balance errors: Afifi et al. 2019, arXiv:1912.06960; differences between cameras: INTEL-TAU,
+  arXiv:1910.10404. Size of both, and all other differences between cameras: [A].
 """
 
 from collections.abc import Sequence
@@ -37,20 +37,20 @@ Acquisition = Literal["realistic", "plain"]
 Pixels = NDArray[np.uint8]
 Channels = tuple[float, ...]
 
-SCENE_KM2 = 16.0  # [A]; smaller than the blocks of the splits, so that no scene names a district
-DRIVE_CELLS = 3  # [A]: regions per side that one camera car covers in a drive
-# streams of random numbers, beyond every column of a grid
+SCENE_KM2 = 16.0  # [A]; smaller than the blocks of the splits, so that scenes do not identify them
+DRIVE_CELLS = 3  # [A]: side, in regions, of the square that a camera car covers in a drive
+# IDs of random streams, larger than any column of a grid
 PLACES, OVERPASS, TILE, DRIVE, VIEW = range(10_041, 10_046)
 LOWEST_SUN = 30.0  # degrees
-NOON_HOURS = 2.0  # before and after noon, solar time
+NOON_HOURS = 2.0  # maximum difference from solar noon
 CHANNEL_NM = np.array([660.0, 550.0, 480.0])
 AIRLIGHT = np.array([190.0, 200.0, 215.0])
 MID_GREY = 128.0
-EVERGREEN_LATITUDE, LEAFLESS_LATITUDE = 20.0, 40.0  # [A]: no seasons, and full ones
+EVERGREEN_LATITUDE, LEAFLESS_LATITUDE = 20.0, 40.0  # [A]: no seasons, and full seasons
 MIDDLES = {"spring": 105, "summer": 196, "autumn": 288, "winter": 15}  # days of the year
-# [A], by season in this order: pixels that a crown covers; lawns from green to withered
+# [A], in the order of MIDDLES: opacity of crowns, and withering of lawns
 CROWN_COVER, WITHER = (0.85, 1.0, 0.85, 0.55), (0.0, 0.2, 0.3, 0.8)
-# red tile, dark, brown and white shingle, aluminium; bitumen, gravel, aluminium, white membrane
+# red tile, dark, brown and white shingle, aluminium; bitumen, gravel, aluminium, membrane
 PITCHED = ((186, 124, 102), (104, 101, 98), (140, 119, 100), (150, 147, 143), (192, 195, 196))
 FLAT = ((104, 101, 98), (126, 123, 118), (192, 195, 196), (224, 224, 220))
 KELVIN = {"clear": (5000, 6500), "overcast": (6500, 8000), "evening": (3000, 4000)}
@@ -61,16 +61,18 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 @dataclass(frozen=True)
 class Overpass:
-    """A flight or an orbit, which takes many tiles at one moment with one sensor.
+    """Flight or orbit that captures many tiles at the same time with the same sensor.
 
     Attributes:
-        number: Number in the city.
+        number: Index of the overpass in the city.
         day: Day of the year, from 1.
-        elevation: Elevation of the sun in degrees; `azimuth` is clockwise from north.
-        aerosol: Optical depth of the haze at 550 nm; `angstrom` is the exponent of its decrease
-            with the wavelength.
-        gain: Of the sensor, by channel; `contrast` is about mid-grey.
-        tile_gain: What is left of the difference of a tile from others of the overpass, by channel.
+        elevation: Elevation of the sun in degrees.
+        azimuth: Azimuth of the sun in degrees clockwise from north.
+        aerosol: Aerosol optical depth at 550 nm.
+        angstrom: Angstrom exponent, by which the depth decreases with the wavelength.
+        gain: Gain of the sensor per channel.
+        contrast: Contrast of the sensor, relative to mid-grey.
+        tile_gain: Residual gain of a tile relative to the overpass, per channel.
     """
 
     number: int
@@ -86,17 +88,18 @@ class Overpass:
 
 @dataclass(frozen=True)
 class Shot:
-    """The light, the weather and the camera of a street view.
+    """Light, weather and camera of a street view.
 
     Attributes:
-        light: Cast of the light that white balance leaves, by channel.
-        visibility_km: Distance at which things fade into the sky.
-        exposure: Error of exposure in stops.
-        vignette: Loss of light in the corners, as a share.
-        blur: Radius in pixels.
-        noise: Standard deviation of the noise, of 255.
-        saturation: Factor; `gamma` is the exponent of the tone curve.
-        quality: Of the JPEG.
+        light: Residual colour cast after white balance, per channel.
+        visibility_km: Visual range.
+        exposure: Exposure error in stops.
+        vignette: Light fall-off in the corners as a share.
+        blur: Blur radius in pixels.
+        noise: Standard deviation of the noise on a scale of 0 to 255.
+        saturation: Saturation factor.
+        gamma: Exponent of the tone curve.
+        quality: JPEG quality.
     """
 
     light: Channels
@@ -111,9 +114,10 @@ class Shot:
 
 
 def draw_overpass(world: World, column: float, row: float) -> Overpass:
-    """The overpass that takes a region's tile: that of the tile's centre, so no tile has a seam.
+    """Overpass of a region's tile.
 
-    The overpasses share out the city as the cells of a Voronoi diagram, one per `SCENE_KM2`.
+    The overpasses divide the city into Voronoi cells, one per `SCENE_KM2` on average. A tile has
+    the overpass of its centre, so there are no seams within a tile.
     """
     count = max(1, round(world.extent_km**2 / SCENE_KM2))
     places = _rng(world, PLACES).uniform(0, world.extent_km, (count, 2))
@@ -138,7 +142,7 @@ def draw_overpass(world: World, column: float, row: float) -> Overpass:
 
 
 def draw_shot(world: World, column: int, row: int, view: int, sky: str) -> Shot:
-    """How a street view is taken: the camera is that of its drive, the light that of its sky."""
+    """Shot of a street view, with the camera of its drive and the light of its sky."""
     rng = _rng(world, VIEW, column, row, view)
     cast = _black_body(rng.uniform(*KELVIN[sky])) / _black_body(DAYLIGHT_KELVIN)
     light = (cast / cast[1]) ** (1 - _normal(rng, 0.8, 0.1))
@@ -159,14 +163,14 @@ def draw_shot(world: World, column: int, row: int, view: int, sky: str) -> Shot:
 
 
 def develop(pixels: Pixels, overpass: Overpass) -> Pixels:
-    """Colours of a tile as the sensor records them.
+    """Apply haze and sensor response to a tile.
 
-    Haze swallows light on the way down and up and adds its own, more of it in the blue; half of
-    what it scatters is taken to go forward [A].
+    Haze attenuates light on both paths and adds airlight, most in the blue channel. Half of the
+    scattered light is assumed to travel forward [A].
 
     Args:
-        pixels: RGB, `(height, width, 3)`.
-        overpass: How it is taken.
+        pixels: RGB image, `(height, width, 3)`.
+        overpass: Acquisition of the tile.
     """
     depth = overpass.aerosol * (CHANNEL_NM / 550.0) ** -overpass.angstrom
     through = np.exp(-0.5 * depth * (1 + 1 / np.sin(np.radians(overpass.elevation))))
@@ -177,10 +181,10 @@ def develop(pixels: Pixels, overpass: Overpass) -> Pixels:
 
 
 def expose(image: Image.Image, shot: Shot) -> Floats:
-    """Colours of a street view as the camera records them, `(height, width, 3)`, without noise."""
+    """Apply the camera to a street view; returns `(height, width, 3)` without noise."""
     pixels = np.asarray(image.filter(ImageFilter.GaussianBlur(shot.blur)))
     values = np.arange(256.0)[:, None] / 255
-    light = np.multiply(shot.light, 2**shot.exposure) ** (1 / 2.2)  # as encoded
+    light = np.multiply(shot.light, 2**shot.exposure) ** (1 / 2.2)  # gamma-encoded
     table = (255 * (values * light) ** shot.gamma).astype(np.float32)
     y, x = (np.linspace(-1, 1, side, dtype=np.float32) ** 2 for side in pixels.shape[:2])
     corner = 1 - np.float32(shot.vignette / 2) * (y[:, None] + x)
@@ -190,9 +194,9 @@ def expose(image: Image.Image, shot: Shot) -> Floats:
 
 
 def dressed(style: Style, day: int) -> Style:
-    """The palette of a city on a day of the year: plants by season, roofs of many materials.
+    """Palette of a city on a day of the year: seasonal vegetation, roofs of various materials.
 
-    Half of the roofs have the city's own colours [A], the others any material's.
+    Half of the roofs keep the city's palette [A], the others have the colour of any material.
     """
     span = LEAFLESS_LATITUDE - EVERGREEN_LATITUDE
     strength = min(1.0, max(0.0, (style.lat - EVERGREEN_LATITUDE) / span))
@@ -220,14 +224,14 @@ def dressed(style: Style, day: int) -> Style:
 
 
 def _sun(rng: np.random.Generator, latitude: float) -> tuple[int, float, float]:
-    """A day of the year and the sun's elevation and azimuth on it, in degrees."""
+    """Random day of the year, and elevation and azimuth of the sun in degrees."""
     days = np.arange(1, 366)
-    tilts = -23.44 * np.cos(2 * np.pi * (days + 10) / 365)  # declination, to about 0.5 degrees
+    tilts = -23.44 * np.cos(2 * np.pi * (days + 10) / 365)  # declination, within 0.5 degrees
     day = int(rng.choice(days[90 - np.abs(latitude - tilts) >= LOWEST_SUN]))
     phi, tilt = np.radians(latitude), np.radians(tilts[day - 1])
     steep, flat = np.sin(phi) * np.sin(tilt), np.cos(phi) * np.cos(tilt)
     lowest = np.sin(np.radians(LOWEST_SUN))
-    latest = np.arccos(np.clip((lowest - steep) / flat, -1, 1))  # the sun sinks below
+    latest = np.arccos(np.clip((lowest - steep) / flat, -1, 1))  # hour angle at LOWEST_SUN
     hour = rng.uniform(-1, 1) * min(latest, np.radians(15 * NOON_HOURS))
     elevation = np.arcsin(steep + flat * np.cos(hour))
     west = np.arctan2(np.sin(hour), np.cos(hour) * np.sin(phi) - np.tan(tilt) * np.cos(phi))
@@ -235,12 +239,12 @@ def _sun(rng: np.random.Generator, latitude: float) -> tuple[int, float, float]:
 
 
 def _black_body(kelvin: float) -> Floats:
-    """Radiance by channel, up to a factor (Planck's law)."""
+    """Relative radiance per channel (Planck's law)."""
     return 1 / np.expm1(1.4388e7 / (CHANNEL_NM * kelvin))
 
 
 def _normal(rng: np.random.Generator, mean: float, spread: float | Sequence[float]) -> Any:
-    """Normal numbers within two standard deviations."""
+    """Normal random numbers, clipped to two standard deviations."""
     return mean + np.multiply(spread, np.clip(rng.normal(size=np.shape(spread)), -2, 2))
 
 

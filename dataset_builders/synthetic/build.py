@@ -1,7 +1,7 @@
-"""Renders synthetic cities into the layout of every other dataset.
+"""Build synthetic cities as a dataset in the common layout.
 
-Rerun a killed build with the same arguments to resume it; the files are the same, however many
-processes took part.
+Rerun with the same arguments to resume an interrupted build. The output does not depend on the
+number of processes.
 """
 
 import json
@@ -50,7 +50,7 @@ from .world import CELL_KM, World
 SOURCE, LICENCE, PROMPT = "synthetic", "cc0-1.0", "synthetic-1"
 REGIONS_PER_SHARD = 64
 JPEG_QUALITY = 90
-TILE_NUMBER = 99  # in the seeds of captions, where street views count from 0
+TILE_NUMBER = 99  # in the seeds of captions, where street views are numbered from 0
 _TEXT, _TEXTS = pa.string(), pa.list_(pa.string())
 _STATEMENT = pa.struct({"key": _TEXT, "value": _TEXT, "weight": pa.float64()})
 _ERRORS = pa.struct({"model": _TEXT, "hallucinated": _TEXTS, "omitted": _TEXTS})
@@ -70,7 +70,7 @@ TRUTH = pa.schema(
         )
     },
 )
-"""Facts in words and in parts; errors of each captioner; objects as JSON; mask and cover as PNG."""
+"""Facts as text and as structs; errors of each captioner; objects as JSON; PNG mask and cover."""
 NOTES = (
     "Everything here is synthetic: simulated images, captions and indicators of a city that does "
     "not exist.",
@@ -110,26 +110,26 @@ def build_dataset(
 
     Args:
         output_dir: Dataset folder.
-        cities: Keys of `STYLES`, or `<style>-<seed>`: a city with a seed of its own.
-        grid_size: Regions of 1 km per side, at least 3.
-        street_views: Street views per region.
-        seed: Seed of everything; the same seed gives the same bytes.
-        caption_source: "noisy", captions of simulated captioners with their errors, or
-            "reference", true and complete ones.
-        with_masks: Store in `truth/` the street views' masks (PNG, index into `CLASSES`) and the
-            tiles' covers (PNG, index into `COVERS` plus `MARKS`).
-        acquisition: "realistic", images of many dates, sensors and weathers, or "plain", all taken
-            alike; see `acquisition`. Only the images differ.
-        num_workers: Processes; one per core by default.
-        progress: Show a progress bar.
+        cities: City names: keys of `STYLES`, or `<style>-<seed>` for a city with its own seed.
+        grid_size: Number of regions of 1 km per side, at least 3.
+        street_views: Number of street views per region.
+        seed: Random seed; builds with the same seed are byte-identical.
+        caption_source: "noisy" for captions of simulated captioners with errors, "reference" for
+            correct and complete captions.
+        with_masks: Whether to store the masks of street views (PNG, index into `CLASSES`) and the
+            covers of tiles (PNG, index into `COVERS` plus `MARKS`) in `truth/`.
+        acquisition: "realistic" for varying dates, sensors and weather, "plain" for identical
+            conditions. Affects only the images.
+        num_workers: Number of processes; one per core by default.
+        progress: Whether to show a progress bar.
 
     Returns:
-        The folder.
+        The dataset folder.
 
     Raises:
-        DatasetError: A city or an acquisition is unknown, the grid below 3, a number of views or
-            workers too small, or the folder holds another dataset.
-        InUseError: Another run writes to the folder.
+        DatasetError: A city or an acquisition is unknown, a number is too small, or the folder
+            holds another dataset.
+        InUseError: Another process writes to the folder.
     """
     root = Path(output_dir)
     parameters: dict[str, Any] = {
@@ -183,12 +183,10 @@ def build_dataset(
 
 @contextmanager
 def _mapper(workers: int) -> Iterator[Callable[..., Iterator[_Rows]]]:
-    """`map` in this process, or in several."""
     if workers == 1:
         yield map
         return
-    # spawned, not forked: the caller may have threads; one thread each, as there are processes
-    # for all cores
+    # spawn, since forking is unsafe if the caller has threads; one thread per process
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, threadpool_limits, (1,)) as pool:
         yield partial(pool.map, chunksize=4)
@@ -219,7 +217,7 @@ def _metadata(cities: Sequence[str], parameters: dict[str, Any]) -> DatasetMetad
         indicators=tuple(INDICATORS.values()),
         extra_columns={
             "regions": {f"poi_{kind}": "float64" for kind in POI_KINDS},
-            # nobody's images: the licence gate of `publish` lets them pass
+            # required by the licence gate of `publish`
             **{view: {"redistributable": "bool"} for view in VIEWS},
         },
         parameters=parameters,
@@ -228,12 +226,12 @@ def _metadata(cities: Sequence[str], parameters: dict[str, Any]) -> DatasetMetad
 
 
 def region_id(city: str, column: int, row: int) -> str:
-    """Id of a region: "harborview_007_012", column from the west, row from the south."""
+    """Region ID such as "harborview_007_012": column from the west, row from the south."""
     return f"{city}_{column:03d}_{row:03d}"
 
 
 class _Plane:
-    """The city's kilometres to degrees, by the UTM zone of its centre."""
+    """Conversion of the city's coordinates in km to degrees, in the UTM zone of its centre."""
 
     def __init__(self, world: World):
         style = world.style
@@ -241,12 +239,12 @@ class _Plane:
         utm = pyproj.CRS.from_epsg(32600 + zone)
         self.to_degrees = pyproj.Transformer.from_crs(utm, "EPSG:4326", always_xy=True)
         x, y = self.to_degrees.transform(style.lon, style.lat, direction="INVERSE")
-        # whole kilometres, whatever the size of the grid: a larger city keeps its cells
+        # a whole number of km, so that cells are the same for all grid sizes
         whole = np.round(np.array([x, y]) / 1000) * 1000
         self.origin = whole - 500 * world.extent_km // 1000 * 1000
 
     def degrees(self, x_km: Any, y_km: Any) -> tuple[Any, Any]:
-        """lon, lat (EPSG:4326) of places in km."""
+        """Longitude and latitude (EPSG:4326) of points in km."""
         x, y = (self.origin[i] + 1000 * np.asarray(km) for i, km in enumerate((x_km, y_km)))
         return self.to_degrees.transform(x, y)
 
@@ -286,10 +284,7 @@ def _world(city: str, grid_size: int, seed: int) -> tuple[World, _Plane]:
 
 
 class _Image(NamedTuple):
-    """A rendered image, and the quality of its JPEG.
-
-    `columns` are of its view's table, `truth` is of the truth's.
-    """
+    """Rendered image, with its columns in the table of its view and in the truth table."""
 
     view: str
     image_id: str
@@ -309,7 +304,6 @@ def _images(
     with_masks: bool,
     acquisition: Acquisition,
 ) -> Iterator[_Image]:
-    """The images of a region."""
     name = region_id(world.city, *cell)
 
     def stored(mask: Image.Image) -> bytes | None:
@@ -345,7 +339,7 @@ def _render(
     with_masks: bool,
     acquisition: Acquisition,
 ) -> _Rows:
-    """Everything of one region: rows of the tables, and the truth."""
+    """Rows of a region in all tables, including the truth."""
     world, plane = _world(city, grid_size, seed)
     rows: _Rows = {name: [] for name in (*VIEWS, "captions", "truth")}
     for one in _images(world, plane, cell, street_views, with_masks, acquisition):

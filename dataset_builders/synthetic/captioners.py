@@ -1,18 +1,18 @@
-"""Writers of captions: a reference that states all facts and nothing else, and five that err.
+"""Simulated captions: a reference with all facts, and five captioners with known errors.
 
-Each simulated captioner stands for a kind of multimodal model: its own words, order and manner,
-and known rates of omitting facts and of making them up. Rates of made-up objects are set to the
-range that CHAIR finds for open models on long captions (Rohrbach et al. 2018, arXiv 1809.02156;
-of the objects that LLaVA-1.5 names, 6 to 15 % are not there, e.g. Leng et al. 2023, arXiv
-2311.16922). Rates of omission are assumptions: detailed captions of open models name about half to
-three quarters of the annotated objects. None is fitted to results of this project.
+Each simulated captioner represents a kind of multimodal model, with its own vocabulary and style
+and known rates of omission and hallucination. Hallucination rates lie in the range of CHAIR scores
+of open models on long captions (Rohrbach et al. 2018, arXiv 1809.02156): 6 to 15 % of the objects
+named by LLaVA-1.5 are absent (e.g. Leng et al. 2023, arXiv 2311.16922). Omission rates are
+assumptions: detailed captions of open models mention half to three quarters of the annotated
+objects. No rate was fitted to results of this project.
 
-The form follows the captions published for this task (samples of UrbanVLP and UrbanCLIP, Beijing):
-one or two sentences of manner that fit any image, some 30 tokens, then what fills the image, then
-the rest, one sentence each, 100 to 200 words in all. A text cut at 77 tokens thus keeps the largest
-things and loses more than half of the facts: 61 % of those of a street view and 55 % of those of a
-tile come after the 77th token (`tests/dataset_builders/test_synthetic_world.py` keeps them between
-50 and 70 %). These parameters were fixed before any system was compared on this world.
+The format follows published captions for this task (samples of UrbanVLP and UrbanCLIP, Beijing):
+about 30 tokens of generic introduction, then one sentence per fact, the largest objects first, 100
+to 200 words in total. Truncation to 77 tokens therefore keeps the largest objects and loses 61 % of
+the facts of a street view and 55 % of those of a tile
+(`tests/dataset_builders/test_synthetic_world.py` requires 50 to 70 %). These parameters were fixed
+before any comparison of systems.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,12 +30,12 @@ REFERENCE = "synthetic-reference"
 
 @dataclass(frozen=True)
 class Fact:
-    """A fact about an image, true or made up.
+    """Fact about an image, true or hallucinated.
 
     Attributes:
-        key: Its subject ("tree", "river", "storeys"...).
-        value: What is said of it; two facts of one key with different values contradict.
-        weight: Share of the image that it fills, 0 to 1: large things are seldom omitted.
+        key: Subject ("tree", "river", "storeys"...).
+        value: Statement about the subject; different values for the same key contradict.
+        weight: Share of the image covered by the subject, 0 to 1; large objects are seldom omitted.
     """
 
     key: str
@@ -45,7 +45,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption of 100 to 200 words, what it makes up and what it leaves out."""
+    """Caption of 100 to 200 words, with its hallucinated and omitted facts."""
 
     model: str
     text: str
@@ -55,14 +55,14 @@ class Caption:
 
 @dataclass(frozen=True)
 class Captioner:
-    """A simulated multimodal model.
+    """Simulated captioning model.
 
     Attributes:
         name: Name in the column `model`.
-        omission: Probability that a fact of weight one half is omitted; see `omission_chance`.
-        hallucination: Expected share of made-up facts among those stated.
-        words: Replacements of plain words by its own.
-        opening: Text before the first fact, the same for every image.
+        omission: Probability of omitting a fact of weight 0.5; see `omission_chance`.
+        hallucination: Expected share of hallucinated facts among the stated facts.
+        words: Synonyms that replace the default words.
+        opening: Text before the first fact.
         joints: Beginnings of the sentences.
         closing: Text after the last fact.
     """
@@ -180,7 +180,7 @@ def _step(value: float, steps: Sequence[tuple[float, str]], beyond: str = "") ->
 
 
 def street_view_facts(view: StreetView) -> list[Fact]:
-    """The facts of a street view, large things first."""
+    """Facts of a street view, sorted by decreasing weight."""
     scene = view.scene
     left, right = (SIDE_PHRASES[KINDS[kind]] for kind in scene.kinds)
     facts = [
@@ -197,7 +197,7 @@ def street_view_facts(view: StreetView) -> list[Fact]:
         facts.append(Fact("river", "close by", 0.4))
     attributes: dict[str, list[str]] = {}
     for item in view.objects:
-        if item.name not in HOUSES.values():  # told with the sides of the street
+        if item.name not in HOUSES.values():  # part of the facts on the sides of the street
             attributes.setdefault(item.name, []).append(item.attribute)
     for name, words in attributes.items():
         usual = max(sorted(set(words)), key=words.count)
@@ -207,7 +207,7 @@ def street_view_facts(view: StreetView) -> list[Fact]:
 
 
 def satellite_facts(tile: Tile) -> list[Fact]:
-    """The facts of a satellite tile, large things first."""
+    """Facts of a satellite tile, sorted by decreasing weight."""
     facts = [
         Fact(phrase, _step(share, SHARES), min(0.95, 0.3 + share))
         for name, phrase in COVER_PHRASES.items()
@@ -224,7 +224,7 @@ def satellite_facts(tile: Tile) -> list[Fact]:
     return sorted(facts, key=lambda fact: -fact.weight)
 
 
-# what captioners make up
+# hallucinated facts
 STREET_FANCIES = (
     Fact("fountain", "a stone"), Fact("tram", "a yellow"),
     Fact("market stall", "several colourful"), Fact("bicycle", "a few parked"),
@@ -266,7 +266,7 @@ MIN_WORDS, MAX_WORDS = 100, 200
 
 
 def phrase(fact: Fact, view: str) -> str:
-    """A fact in plain words, before they are replaced by the captioner's own."""
+    """Text of a fact in the default vocabulary."""
     if fact.key in TEMPLATES:
         return TEMPLATES[fact.key].format(value=fact.value)
     if view == "satellite" and fact.value in {word for _, word in SHARES}:
@@ -276,7 +276,7 @@ def phrase(fact: Fact, view: str) -> str:
 
 
 def reference_caption(facts: Sequence[Fact], view: str) -> Caption:
-    """All facts, nothing else, in plain words."""
+    """Caption with all facts and no errors, in the default vocabulary."""
     plain = Captioner(REFERENCE, 0.0, 0.0, {}, OPENINGS[view], ("It shows",), "")
     return _fit(plain, list(facts), (), (), view)
 
@@ -284,22 +284,22 @@ def reference_caption(facts: Sequence[Fact], view: str) -> Caption:
 def write_caption(
     captioner: Captioner, facts: Sequence[Fact], view: str, rng: np.random.Generator
 ) -> Caption:
-    """A captioner's caption of an image with these facts.
+    """Simulate a captioner's caption of an image.
 
     Args:
-        captioner: The writer.
-        facts: The truth.
+        captioner: Simulated captioner.
+        facts: True facts about the image.
         view: "street_view" or "satellite".
-        rng: Source of omissions and inventions.
+        rng: Random generator of omissions and hallucinations.
     """
     left_out = rng.uniform(size=len(facts)) < [omission_chance(captioner, one) for one in facts]
     told = [fact for fact, out in zip(facts, left_out, strict=True) if not out]
     omitted = tuple(fact for fact, out in zip(facts, left_out, strict=True) if out)
-    # made-up facts, of things that are not in the image
+    # hallucinate only subjects that are not in the image
     known = {fact.key for fact in facts}
     fancies = STREET_FANCIES if view == "street_view" else SATELLITE_FANCIES
     possible = [fancy for fancy in fancies if fancy.key not in known]
-    # for a share h of all that is told, h / (1 - h) for each true fact
+    # a share h of all stated facts is h / (1 - h) per true fact
     odds = captioner.hallucination / (1 - captioner.hallucination)
     number = min(int(rng.binomial(len(told), odds)), len(possible))
     chosen = sorted(rng.choice(len(possible), size=number, replace=False).tolist())
@@ -310,10 +310,7 @@ def write_caption(
 
 
 def omission_chance(captioner: Captioner, fact: Fact) -> float:
-    """Probability that the captioner omits the fact: what fills the image is seldom missed.
-
-    `2 * omission * (1 - weight)`, so the captioner's rate holds for a weight of one half.
-    """
+    """Probability of omitting a fact: `2 * omission * (1 - weight)`, at most 1."""
     return min(1.0, 2 * captioner.omission * (1 - fact.weight))
 
 
@@ -325,7 +322,7 @@ def _fit(
     view: str,
     first_detail: int = 0,
 ) -> Caption:
-    """Write, and drop the last facts until no more than `MAX_WORDS` remain."""
+    """Write a caption, dropping the last facts until it has at most `MAX_WORDS` words."""
     while len((text := _write(captioner, told, view, first_detail)).split()) > MAX_WORDS:
         last = told.pop()
         if last not in invented:
@@ -343,12 +340,12 @@ def _write(captioner: Captioner, facts: Sequence[Fact], view: str, first_detail:
 
 
 def _pad(sentences: list[str], num_facts: int, first_detail: int) -> None:
-    """Add details to the facts' sentences until there are `MIN_WORDS`."""
+    """Append generic details to the sentences until there are `MIN_WORDS` words."""
     missing = MIN_WORDS - sum(len(part.split()) for part in sentences)
     turn = 0
     while missing > 0 and num_facts > 0:
         index = 1 + turn % num_facts
-        # one step further on each round, so that no sentence says the same twice
+        # shift by one per round, so that no sentence repeats a detail
         detail = DETAILS[(first_detail + turn + turn // num_facts) % len(DETAILS)]
         sentences[index] = f"{sentences[index].removesuffix('.')}, {detail}."
         missing -= len(detail.split())
@@ -356,7 +353,7 @@ def _pad(sentences: list[str], num_facts: int, first_detail: int) -> None:
 
 
 def reword(text: str, captioner: Captioner) -> str:
-    """Plain words replaced by those of a captioner."""
+    """Replace default words by the captioner's synonyms."""
 
     def own(word: str) -> str:
         core = word.strip(".,;:")

@@ -1,8 +1,8 @@
-"""Indicators of a city: how the latents determine the numbers.
+"""Indicators of a synthetic city as functions of the latents.
 
-The laws are non-linear and shared by all cities; each label carries multiplicative noise that no
-image shows (log-normal, or the Poisson noise of a count), so that no encoder can be perfect.
-Ranges follow those of 1-km cells in the public tables of this line of work.
+The functions are non-linear and shared by all cities. Labels have multiplicative log-normal noise,
+and counts also Poisson noise; neither is visible in the images, so R2 stays below 1. Value ranges
+follow those of 1-km cells in published datasets.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ NOISE = {
     "crime": 0.30,
     "poi": 0.20,
 }
-"""Standard deviation of the logarithm of each indicator; counts have Poisson noise as well."""
+"""Standard deviation of the log-normal noise of each indicator."""
 COUNTED = ("comments", "crime", "poi", "population")
 POI_KINDS = ("shop", "restaurant", "school", "clinic", "office", "workshop", "playground")
 POI_SHARES = (0.28, 0.24, 0.08, 0.07, 0.17, 0.10, 0.06)
@@ -27,8 +27,8 @@ POI_SHARES = (0.28, 0.24, 0.08, 0.07, 0.17, 0.10, 0.06)
 def indicators(world: World) -> dict[str, Floats]:
     """The seven indicators of every region in raw units, each `(rows, columns)`.
 
-    population (people), gdp (million CNY), night_light (nW/cm2/sr), comments (count), carbon
-    (t CO2 a year), crime (count), poi (count).
+    Units: population (people), gdp (million CNY), night_light (nW/cm2/sr), comments (count),
+    carbon (t CO2 per year), crime (count), poi (count).
     """
     z = world.region_latents
     d, w, i, n = z["density"], z["wealth"], z["industry"], z["night_life"]
@@ -53,8 +53,8 @@ def indicators(world: World) -> dict[str, Floats]:
 
 
 def poi_kinds(world: World, column: int, row: int, count: int) -> list[str]:
-    """Kinds of as many points as a region's `poi` says."""
+    """Kinds of the `count` points of interest of a region."""
     rng = np.random.default_rng([world.hash_seed, 11, column, row])
-    rng.uniform(size=(count, 2))  # their places, which nothing shows; the kinds are drawn after
+    rng.uniform(size=(count, 2))  # positions, unused; kept for the state of the generator
     kinds = rng.choice(len(POI_KINDS), size=count, p=POI_SHARES)
     return [POI_KINDS[kind] for kind in kinds.tolist()]

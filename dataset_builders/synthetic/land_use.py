@@ -1,4 +1,4 @@
-"""What blocks of each kind look like from above: a painter per kind."""
+"""Painters of blocks in satellite tiles, one per kind of block."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,22 +15,23 @@ PAVEMENT, CONCRETE, ASPHALT = (156, 152, 146), (170, 170, 170), (112, 112, 114)
 CARS = ((210, 212, 214), (60, 62, 66), (150, 40, 38), (50, 80, 130), (180, 178, 170))
 SHEETS = ((206, 208, 210), (120, 146, 176), (172, 170, 164), (150, 96, 80))
 BOXES = ((176, 72, 48), (62, 96, 140), (196, 160, 60), (110, 128, 96))
-OWN_ROOFS = 0.3  # share of buildings whose roof is not their block's, where wealth does not choose
+OWN_ROOFS = 0.3  # share of roofs that differ from those of the block, unless roofs_by_wealth
 
 
 @dataclass(frozen=True)
 class Land:
-    """The blocks of a tile, and the block of each of its pixels.
+    """Blocks of a tile, and the block of each pixel.
 
     Attributes:
-        world: The city.
-        style: Its palette, as on the day of the image.
-        streets: Place of each pixel in the street network, all `(pixels,)`.
-        block: Number of each pixel's block, `(pixels,)`; the others are by block.
-        column: Place in the street network, with `row`.
-        kind: A `Kind`.
-        open: No streets but avenues: fields and large parks.
-        latents: Latents at the middle.
+        world: City.
+        style: Palette on the day of the image.
+        streets: Position of each pixel in the street network, arrays of `(pixels,)`.
+        block: Index of each pixel's block, `(pixels,)`.
+        column: Column of each block in the street network, `(blocks,)`.
+        row: Row of each block in the street network, `(blocks,)`.
+        kind: `Kind` of each block, `(blocks,)`.
+        open: Whether a block is a field or large park with no streets except avenues, `(blocks,)`.
+        latents: Latents at the centre of each block, arrays of `(blocks,)`.
     """
 
     world: World
@@ -45,7 +46,7 @@ class Land:
 
 
 class Canvas:
-    """What lies on each pixel: colour `(pixels, 3)`, height in metres, and marks."""
+    """Colour `(pixels, 3)`, height in metres and marks of each pixel."""
 
     def __init__(self, count: int):
         self.colour = np.zeros((count, 3), np.float32)
@@ -53,23 +54,24 @@ class Canvas:
         self.tree, self.pool, self.tank = (np.zeros(count, dtype=bool) for _ in range(3))
 
     def clear(self, chosen: Bools) -> None:
-        """Remove what stands there."""
+        """Remove objects from the chosen pixels, keeping their colour."""
         self.height[chosen] = 0
         for mark in (self.tree, self.pool, self.tank):
             mark[chosen] = False
 
 
 class Part:
-    """The pixels of all blocks of one kind in a tile.
+    """Pixels of all blocks of one kind in a tile.
 
     Attributes:
         kind: Kind of the blocks.
-        canvas: What is painted on.
-        pixels: Numbers of the pixels, `(n,)`.
-        x_m: Metres from the block's border along the first street direction, `(n,)`; `y_m` along
-            the second.
-        width_m: Side of the pixel's block along the first direction, `(n,)`; `depth_m` along the
-            second, at the block's middle.
+        canvas: Canvas of the tile.
+        pixels: Indices of the pixels, `(n,)`.
+        x_m: Distance from the block's border along the first street direction in metres, `(n,)`.
+        y_m: Distance from the block's border along the second street direction in metres, `(n,)`.
+        width_m: Side of the pixel's block along the first direction in metres, `(n,)`.
+        depth_m: Side of the pixel's block along the second direction in metres, `(n,)`, at the
+            centre of the block.
     """
 
     def __init__(self, land: Land, kind: int, canvas: Canvas):
@@ -90,18 +92,19 @@ class Part:
         self.y_m = land.streets.along[self.pixels] * self.depth_m
 
     def latent(self, name: str) -> Floats:
-        """A latent of each pixel's block."""
+        """Latent of each pixel's block."""
         return self._latents[name].astype(np.float32)[self._block]
 
     def die(self, salt: int) -> Floats:
-        """A random number of each pixel's block, in [0, 1)."""
+        """Random number of each pixel's block, in [0, 1)."""
         return self._dice(salt)[self._block]
 
     def cells(self, width_m: float, depth_m: float, salt: int) -> tuple[Floats, Floats, Floats]:
-        """Divide the blocks into cells of about a size.
+        """Divide the blocks into cells of approximately the given size.
 
         Returns:
-            Metres from the middle of each pixel's cell in both directions, and a die of the cell.
+            Offsets in metres from the centre of each pixel's cell in both directions, and a random
+            number of the cell in [0, 1).
         """
         counts, offsets, indices = [], [], []
         for place, side, wanted in (
@@ -114,7 +117,7 @@ class Part:
             offsets.append(place - (index + np.float32(0.5)) * size)
             indices.append(index)
             counts.append(np.arange(int(count.max())))
-        # a table of all cells: far fewer than pixels
+        # hash cells instead of pixels, since there are far fewer
         table = self._dice(salt, counts[0][:, None], counts[1])
         return offsets[0], offsets[1], table[self._block, indices[0], indices[1]]
 
@@ -124,7 +127,7 @@ class Part:
         where: Bools | Ints | slice = slice(None),
         height_m: Floats | float | None = None,
     ) -> Ints:
-        """Paint the part's pixels, or some of them, and raise them; returns their numbers."""
+        """Set the colour, and optionally the height, of pixels; return their indices."""
         pixels = self.pixels[where]
         self.canvas.colour[pixels] = colour
         if height_m is not None:
@@ -138,7 +141,7 @@ class Part:
 
 
 def mixed(one: Colour, other: Colour, weight: Floats) -> Floats:
-    """Colour between two, by a weight per pixel."""
+    """Interpolate between two colours by a weight per pixel."""
     a, b = np.asarray(one, np.float32), np.asarray(other, np.float32)
     return a + (b - a) * weight.astype(np.float32)[:, None]
 
@@ -154,7 +157,7 @@ def _ground(part: Part, paved: float) -> Floats:
 
 
 def _plant(part: Part, share: Floats, salt: int) -> None:
-    """Trees on a jittered lattice of 9 m, where nothing is built; `share` is by pixel."""
+    """Plant trees on a jittered 9-m lattice outside buildings; `share` is the density per pixel."""
     u, v, die = part.cells(9.0, 9.0, salt)
     share = share * np.float32(part.style.trees)
     likely = np.flatnonzero(die < share)
@@ -208,7 +211,7 @@ def _pitched_roofs(part: Part, roof: Bools, v: Floats, die: Floats) -> None:
 def _roofing(
     part: Part, colours: Sequence[Colour], chosen: Ints, die: Floats
 ) -> tuple[Floats, Floats]:
-    """Colours of roofs, and how light they are, from 0 to 1; `die` is of their buildings."""
+    """Colours of roofs, and their lightness from 0 to 1; `die` is a random number per building."""
     if part.style.roofs_by_wealth:
         return _pick(colours, die * 7 % 1), part.latent("wealth")[chosen]
     own = die * 31 % 1 < OWN_ROOFS
@@ -230,9 +233,10 @@ def _towers(part: Part) -> None:
 
 
 def _flat_roofs(part: Part, place: Floats, half: Floats, die: Floats) -> None:
-    """Roofs with a dark rim and a hut for the lift, and trees between them.
+    """Paint roofs with a dark rim and a lift housing, and trees between them.
 
-    `place` and `half`, both `(2, pixels)`: from the middle of the cell, and half the roof's sides.
+    `place` is the offset from the centre of the cell, `half` half the sides of the roof, both
+    `(2, pixels)` in metres.
     """
     place = np.abs(place)
     chosen = np.flatnonzero(np.all(place < half, axis=0) & (die > 0.08))
@@ -261,7 +265,7 @@ def _works(part: Part) -> None:
 
 
 def _park(part: Part) -> None:
-    """Small parks have a round path; in large ones groves, meadows and ponds alternate."""
+    """Paint small parks with a circular path, large ones with groves, meadows and ponds."""
     die, large = part.die(53), part.is_open
     mown = 0.95 + 0.05 * np.sign(np.sin(part.x_m / 8))
     lawn = mixed(part.style.grass, LAWN, np.full(len(die), 0.5, np.float32))
@@ -300,5 +304,5 @@ def _car_park(part: Part) -> None:
     part.paint(SLOT, parked & (np.abs(u) >= 1.25))
 
 
-# by Kind
+# indexed by Kind
 PAINTERS = (_field, _villas, _rows, _slabs, _towers, _works, _park, _sports, _car_park)

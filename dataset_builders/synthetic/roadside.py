@@ -1,4 +1,4 @@
-"""What stands, walks and drives beside a street, drawn far to near."""
+"""Painters of buildings, vegetation, furniture, people and vehicles, drawn from far to near."""
 
 import numpy as np
 
@@ -34,12 +34,12 @@ LORRY, BUS, WHEEL = (196, 120, 50), (60, 132, 176), (30, 30, 32)
 
 
 def draw_side(canvas: Canvas, scene: Scene, side: Side) -> list[float]:
-    """Draw everything on one side of the street.
+    """Draw one side of the street.
 
     Returns:
-        The storeys of its buildings.
+        Number of storeys of each building.
     """
-    # near and far end of each lot in metres, from the farthest on
+    # near and far end of each lot in metres, farthest first
     length, nearest = LOT_M.get(side.kind, 20.0), NEAR_M + 0.5
     ends = np.arange(FAR_M, nearest, -length).tolist()
     lots = [(max(nearest, far - length), far) for far in ends if far > 5]
@@ -204,7 +204,7 @@ def _people(canvas: Canvas, scene: Scene, side: Side, lot: Pair) -> None:
 
 
 def draw_traffic(canvas: Canvas, scene: Scene) -> None:
-    """Draw moving and parked cars, buses downtown, lorries by the works."""
+    """Draw moving and parked cars, buses in dense areas and lorries in industrial areas."""
     density, rng, road = scene.latents["density"], scene.rng, scene.road_m
     count = rng.poisson(0.6 + 6.5 * density + 2.0 * scene.latents["night_life"])
     for z in sorted(rng.uniform(8, 80, size=count).tolist(), reverse=True):
@@ -227,7 +227,6 @@ def _parked_cars(canvas: Canvas, scene: Scene, side: Side, lot: Pair) -> None:
 
 
 def _car(canvas: Canvas, scene: Scene, x: float, z: float) -> None:
-    """A car, seen from behind, `x` metres to the right and `z` ahead."""
     colour = list(CARS)[int(scene.rng.integers(len(CARS)))]
     canvas.front((x - 0.9, x + 0.9), (0.3, 1.0), z, Paint(CARS[colour], "vehicle"))
     canvas.front((x - 0.72, x + 0.72), (1.0, 1.5), z, Paint((58, 70, 84), "vehicle"))

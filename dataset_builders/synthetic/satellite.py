@@ -1,4 +1,4 @@
-"""Satellite tiles: every pixel is computed from its place, so that tiles join without a seam."""
+"""Rendering of satellite tiles; pixels depend only on their location, so tiles are seamless."""
 
 import math
 from dataclasses import dataclass
@@ -19,22 +19,23 @@ PIXEL_KM = CELL_KM / INNER
 PIXEL_M = 1000 * PIXEL_KM
 STREET_M, AVENUE_M = 9.0, 24.0
 PAVEMENT_M, MEDIAN_M, RAIL_M = 3.5, 1.2, 11.0
-SHADOW, SHADING_M = 0.58, 60.0  # of higher buildings the shadow is cut off
-COUNTED_M2 = {"pools": 32.0, "tanks": 450.0}  # area of one
+SHADOW, SHADING_M = 0.58, 60.0  # SHADING_M: maximum height that casts a complete shadow
+COUNTED_M2 = {"pools": 32.0, "tanks": 450.0}  # area of one object
 RIVER, AVENUE, MEDIAN = (52, 84, 104), (132, 130, 126), (210, 206, 190)
 RAIL_BED, RAIL = (122, 112, 104), (84, 78, 76)
-# in a tile's cover: what the ground is in the low four bits, what stands on it in the others
+# in a tile's cover, the low four bits are the ground, the others the objects on it
 COVERS = (*KINDS, "road", "water", "rail")
 COVER_BITS = 0x0F
 MARKS = {"trees": 0x10, "building": 0x20, "pools": 0x40, "tanks": 0x80}
 
 
 class _Frame(NamedTuple):
-    """A tile's pixels and, toward the sun, a margin from which shadows fall in.
+    """Pixel grid of a tile with a margin toward the sun, from which shadows are cast.
 
     Attributes:
-        east: Pixels to the east in a step to the sun: -1, 0 or 1; `south` likewise.
-        slope: Metres of height per metre of a step that a building needs to hide the sun.
+        east: Eastward component of a step toward the sun: -1, 0 or 1.
+        south: Southward component of a step toward the sun: -1, 0 or 1.
+        slope: Building height in metres per metre of shadow, measured along one axis.
         margin: Width of the margin in pixels.
     """
 
@@ -45,37 +46,37 @@ class _Frame(NamedTuple):
 
     @classmethod
     def of(cls, overpass: Overpass) -> "_Frame":
-        """Toward the sun of an overpass, to the next of eight directions."""
+        """Frame for an overpass, with the direction of the sun rounded to 45 degrees."""
         angle = np.radians(45 * round(overpass.azimuth / 45))
         east, south = round(np.sin(angle)), -round(np.cos(angle))
         slope = float(np.tan(np.radians(overpass.elevation)) * np.hypot(east, south))
         return cls(east, south, slope, math.ceil(SHADING_M / (slope * PIXEL_M)))
 
     def steps_km(self, direction: int) -> Floats:
-        """Middles of the pixels from the tile's edge, along an axis of `east` or `south`."""
+        """Pixel centres relative to the tile's edge, for the direction `east` or `south`."""
         reach = direction * self.margin
         return (np.arange(min(0, reach), INNER + max(0, reach)) + 0.5) * PIXEL_KM
 
     def shaped(self, pixels: np.ndarray) -> np.ndarray:
-        """All pixels as rows from the north and columns from the west."""
+        """Reshape pixels to rows from the north and columns from the west."""
         rows, columns = (INNER + self.margin * abs(way) for way in (self.south, self.east))
         return pixels.reshape(rows, columns, *pixels.shape[1:])
 
     def inner(self, pixels: np.ndarray) -> np.ndarray:
-        """The tile itself, `(INNER, INNER, ...)`, without its margin."""
+        """Pixels of the tile without the margin, `(INNER, INNER, ...)`."""
         top, left = (self.margin * (way < 0) for way in (self.south, self.east))
         return self.shaped(pixels)[top : top + INNER, left : left + INNER]
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A tile and what is on it.
+    """Rendered tile with its ground truth.
 
     Attributes:
-        image: `TILE_PX` x `TILE_PX`, RGB, north up.
-        shares: Shares of the area by `COVERS`, and of `trees` and `building`.
-        counts: Approximate numbers of `pools` and `tanks`.
-        cover: What each pixel of the image shows: index into `COVERS`, plus `MARKS`.
+        image: RGB image of `TILE_PX` x `TILE_PX` pixels, north up.
+        shares: Share of the area per class of `COVERS`, and of `trees` and `building`.
+        counts: Approximate number of `pools` and `tanks`.
+        cover: Class of each pixel: index into `COVERS`, plus `MARKS`.
     """
 
     image: Image.Image
@@ -87,13 +88,13 @@ class Tile:
 def render_tile(
     world: World, column: float, row: float, acquisition: Acquisition = "plain"
 ) -> Tile:
-    """The tile of a region: `CELL_KM` a side.
+    """Render the tile of a region.
 
     Args:
-        world: The city.
-        column: Column of the region, from the west; a fraction is a tile between two regions.
+        world: City.
+        column: Column of the region, from the west; fractional for a tile between two regions.
         row: Row of the region, from the south.
-        acquisition: Sun, season, haze, sensor and roofs that vary, or "plain", always the same.
+        acquisition: "realistic" for varying sun, season, haze, sensor and roofs, or "plain".
     """
     frame, style, overpass = _Frame(), world.style, None
     if acquisition == "realistic":
@@ -117,7 +118,7 @@ def render_tile(
         image,
         dict(zip(COVERS, shares.tolist(), strict=True))
         | {name: marked[name] / INNER**2 for name in ("trees", "building")}
-        # with what roads hide of it
+        # including rails below roads
         | {"rail": int(np.count_nonzero(frame.inner(rail))) / INNER**2},
         {name: round(marked[name] * PIXEL_M**2 / size) for name, size in COUNTED_M2.items()},
         Image.fromarray(cover[::SUPERSAMPLE, ::SUPERSAMPLE]),
@@ -142,9 +143,9 @@ def _land(world: World, style: Style, x: Floats, y: Floats) -> Land:
 
 
 def _cover(land: Land, canvas: Canvas, road: Bools, water: Bools, rail: Bools) -> np.ndarray:
-    """What each pixel shows: index into `COVERS`, plus `MARKS`."""
+    """Class of each pixel: index into `COVERS`, plus `MARKS`."""
     cover = land.kind[land.block].astype(np.uint8)
-    for name, mask in (("rail", rail), ("road", road), ("water", water)):  # over one another
+    for name, mask in (("rail", rail), ("road", road), ("water", water)):  # later ones on top
         cover[mask] = COVERS.index(name)
     free = cover < len(KINDS)
     marks = (canvas.tree, canvas.height > 0, canvas.pool, canvas.tank)
@@ -154,7 +155,7 @@ def _cover(land: Land, canvas: Canvas, road: Bools, water: Bools, rail: Bools) -
 
 
 def _paint_roads(land: Land, canvas: Canvas) -> tuple[Bools, Bools]:
-    """Streets along the borders of blocks; returns all roads, and avenues that may bridge."""
+    """Paint streets along the borders of blocks; return masks of roads and of possible bridges."""
     streets = land.streets
     street_m = np.where(land.open, 0.0, STREET_M / 2).astype(np.float32)[land.block]
     distances, avenues, gaps = [], [], []
@@ -162,7 +163,7 @@ def _paint_roads(land: Land, canvas: Canvas) -> tuple[Bools, Bools]:
         (streets.column, streets.across, streets.width_m),
         (streets.row, streets.along, streets.depth_m),
     ):
-        border = index + (place > 0.5)  # number of the nearest street
+        border = index + (place > 0.5)  # index of the nearest street
         avenues.append(border % AVENUE_EVERY == 0)
         distances.append(np.minimum(place, 1 - place) * size)
         gaps.append(distances[-1] - np.where(avenues[-1], np.float32(AVENUE_M / 2), street_m))
@@ -181,7 +182,7 @@ def _paint_roads(land: Land, canvas: Canvas) -> tuple[Bools, Bools]:
 def _paint_lines(
     world: World, x: Floats, y: Floats, bridge: Bools, canvas: Canvas
 ) -> tuple[Bools, Bools]:
-    """Water and rail; roads cross the river on bridges where an avenue of one direction does."""
+    """Paint water and railways, with bridges over the river; return their masks."""
     river = world.river_distance(x, y)
     water = world.is_water(x, y).ravel() & ~(bridge & (river.ravel() < 0.3))
     depth = np.clip((0.11 - river.ravel()[water]) / 0.08, 0, 1)
@@ -195,8 +196,8 @@ def _paint_lines(
 
 
 def _light(canvas: Canvas, frame: _Frame) -> np.ndarray:
-    """Colours with shadows away from the sun, as long as the buildings are high."""
-    # turned so that the sun stands to the south-east, south or east
+    """Darken shadows, and convert the colours to 8 bits."""
+    # flipped so that the sun is in the south-east, south or east
     turned = tuple(slice(None, None, -1 if way < 0 else 1) for way in (frame.south, frame.east))
     height = frame.shaped(canvas.height)[turned]
     highest, above = float(height.max()), height + 2

@@ -1,4 +1,4 @@
-"""A street scene, and the canvas on which its image and its mask are drawn together."""
+"""Street scene, and a canvas that draws its image and segmentation mask."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,10 +11,10 @@ from .styles import Colour
 from .world import Kind, World
 
 WIDTH, HEIGHT = 512, 256
-SCALE = 2  # the image is drawn larger, then reduced
+SCALE = 2  # supersampling factor
 EYE_M, FAR_M, NEAR_M = 2.4, 130.0, 3.0
 ROAD_M = {"avenue": 9.5, "street": 5.0}
-SMALLEST_PX = (3, 4)  # of an object that is listed
+SMALLEST_PX = (3, 4)  # minimum width and height of a listed object
 CLASSES = (
     *("sky", "building", "road", "pavement", "vegetation", "vehicle"),
     *("person", "sign", "pole", "water", "ground", "fence"),
@@ -27,7 +27,7 @@ OBJECT_CLASSES = {
     "playing field": "ground", "tree": "vegetation", "street lamp": "pole", "pedestrian": "person",
     "bench": "pole", "car": "vehicle", "lorry": "vehicle", "bus": "vehicle",
 }  # fmt: skip
-"""Class in the mask of every kind of object that is listed."""
+"""Mask class of each kind of listed object."""
 SKY_COLOURS: dict[str, tuple[Colour, Colour]] = {
     "clear": ((92, 148, 212), (200, 222, 240)),
     "overcast": ((168, 174, 182), (206, 208, 210)),
@@ -40,7 +40,7 @@ Pair = tuple[float, float]
 
 @dataclass(frozen=True)
 class SceneObject:
-    """An object: a key of `OBJECT_CLASSES`, a word that describes it or "", its box in pixels."""
+    """Object: key of `OBJECT_CLASSES`, adjective or "", and bounding box in pixels."""
 
     name: str
     attribute: str
@@ -49,16 +49,16 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """What all parts of a street view share.
+    """Properties of a street view.
 
     Attributes:
-        world: The city.
+        world: City.
         latents: Latents at the camera, by name.
-        kinds: Kinds of the blocks to the left and to the right.
+        kinds: Kinds of the blocks on the left and on the right.
         season: "spring", "summer", "autumn" or "winter".
         sky: Key of `SKY_COLOURS`.
         road: "avenue" or "street".
-        rng: Source of what the latents leave open.
+        rng: Random generator of everything not determined by the latents.
     """
 
     world: World
@@ -71,33 +71,33 @@ class Scene:
 
     @property
     def road_m(self) -> float:
-        """Distance from the middle of the road to its kerb."""
+        """Half the width of the road in metres."""
         return ROAD_M[self.road]
 
     def pick(self, choices: Sequence[Colour]) -> Colour:
-        """One of the colours."""
+        """Random colour."""
         return choices[int(self.rng.integers(len(choices)))]
 
     def chance(self, probability: float) -> bool:
-        """Whether an event of this probability happens."""
+        """Bernoulli trial."""
         return bool(self.rng.uniform() < probability)
 
 
 @dataclass(frozen=True)
 class Side:
-    """A side of the street."""
+    """Side of the street."""
 
     sign: int  # -1 left, 1 right
     kind: Kind
-    line_m: float  # from the middle of the road to the buildings
+    line_m: float  # distance from the centre of the road to the buildings
 
     def at(self, distance_m: float) -> float:
-        """Metres right of the camera, at a distance from the middle of the road."""
+        """Signed x coordinate at a distance from the centre of the road."""
         return self.sign * distance_m
 
 
 def tinted(colour: Sequence[float], factor: float = 1.0, by: Sequence[float] = (0, 0, 0)) -> Colour:
-    """A colour times a factor, plus a shift for each channel."""
+    """Colour times a factor, plus an offset per channel."""
     red, green, blue = (
         int(min(255, max(0, value * factor + shift)))
         for value, shift in zip(colour, by, strict=True)
@@ -106,13 +106,13 @@ def tinted(colour: Sequence[float], factor: float = 1.0, by: Sequence[float] = (
 
 
 def blended(one: Sequence[float], other: Sequence[float], weight: float) -> Colour:
-    """A colour between two."""
+    """Interpolate between two colours."""
     red, green, blue = (int(a + (b - a) * weight) for a, b in zip(one, other, strict=True))
     return red, green, blue
 
 
 class Paint(NamedTuple):
-    """A colour, the class it has in the mask (None leaves the mask as it is), and its lightness."""
+    """Colour, mask class (None leaves the mask unchanged), and lightness factor."""
 
     colour: Sequence[float]
     kind: str | None = None
@@ -121,11 +121,11 @@ class Paint(NamedTuple):
 
 @dataclass
 class Canvas:
-    """Image and mask, drawn in metres: x right of the camera, y above the ground, z ahead.
+    """Image and mask in metric coordinates: x right of the camera, y above ground, z ahead.
 
     Attributes:
-        sky: Key of `SKY_COLOURS`; far things take on its colour.
-        visibility_km: Distance at which they are lost in it; by default a haze of about 0.5 km.
+        sky: Key of `SKY_COLOURS`, whose horizon colour is that of the haze.
+        visibility_km: Visual range; by default a fixed haze of about 0.5 km.
         objects: Objects listed so far.
     """
 
@@ -140,39 +140,39 @@ class Canvas:
         self._draw_mask = ImageDraw.Draw(self.mask)
 
     def polygon(self, points: Sequence[Point], paint: Paint, seen_at: float | None = None) -> None:
-        """A polygon of points (x, y, z) in metres; hazy as at its first point, if not told."""
+        """Draw a polygon with the haze at distance `seen_at` (default: first point)."""
         pixels = [value for point in points for value in _project(*point)]
         self._fill("polygon", pixels, paint, seen_at or points[0][2])
 
     def front(self, x: Pair, y: Pair, z: float, paint: Paint) -> None:
-        """A rectangle that faces the camera: from `x[0]` to `x[1]`, from `y[0]` to `y[1]`."""
+        """Draw a rectangle that faces the camera."""
         box = [*_project(min(x), y[1], z), *_project(max(x), y[0], z)]
         self._fill("rectangle", box, paint, z)
 
     def wall(self, x: float, y: Pair, z: Pair, paint: Paint) -> None:
-        """A rectangle that runs along the road."""
+        """Draw a vertical rectangle parallel to the road."""
         (low, high), (near, far) = y, z
         self.polygon(((x, low, near), (x, low, far), (x, high, far), (x, high, near)), paint)
 
     def floor(self, x: Pair, z: Pair, paint: Paint, seen_at: float | None = None) -> None:
-        """A rectangle on the ground."""
+        """Draw a rectangle on the ground."""
         (left, right), (near, far) = x, z
         corners = ((left, 0, near), (right, 0, near), (right, 0, far), (left, 0, far))
         self.polygon(corners, paint, seen_at)
 
     def ball(self, centre: Point, radius: float, paint: Paint) -> None:
-        """A disc that faces the camera."""
+        """Draw a disc that faces the camera."""
         x, y, z = centre
         box = [*_project(x - radius, y + radius, z), *_project(x + radius, y - radius, z)]
         self._fill("ellipse", box, paint, z)
 
     def note(self, name: str, attribute: str, place: Pair, size: Pair) -> None:
-        """List an object, if enough of it is in the image.
+        """List an object if its box in the image is large enough.
 
         Args:
             name: Key of `OBJECT_CLASSES`.
-            attribute: A word that describes it.
-            place: Metres to the right and ahead.
+            attribute: Adjective.
+            place: Position (x, z) in metres.
             size: Width and height in metres.
         """
         (x, z), (width, height) = place, size
@@ -184,7 +184,7 @@ class Canvas:
             self.objects.append(SceneObject(name, attribute, (*start, *end)))
 
     def visible_objects(self) -> list[SceneObject]:
-        """The listed objects that nothing nearer hides: the mask shows their class in their box."""
+        """Listed objects that are not occluded: their class is in the mask within their box."""
         mask, visible = np.asarray(self.mask), []
         for item in self.objects:
             left, top, right, bottom = item.box
@@ -195,7 +195,7 @@ class Canvas:
     def _fill(self, shape: str, pixels: list[float], paint: Paint, z: float) -> None:
         fog = min(0.65, max(0.0, (z - 20) / 170))
         if self.visibility_km is not None:
-            # Koschmieder's law: at this distance, 2 % of the contrast are left
+            # Koschmieder's law: 2 % of the contrast remains at the visual range
             fog = 1 - np.exp(-3.912e-3 * z / self.visibility_km)
         haze = [value * fog for value in SKY_COLOURS[self.sky][1]]
         colour = tinted(paint.colour, paint.factor * (1 - fog), haze)
@@ -205,6 +205,6 @@ class Canvas:
 
 
 def _project(x: float, y: float, z: float) -> Pair:
-    """Metres to pixels of the image; the field of view is 90 degrees wide."""
+    """Project metres to image pixels; the horizontal field of view is 90 degrees."""
     scale = 0.5 * WIDTH / z
     return 0.5 * WIDTH + scale * x, 0.5 * HEIGHT + scale * (EYE_M - y)

@@ -1,4 +1,4 @@
-"""Street views: a road in one-point perspective, with what stands, grows and drives beside it."""
+"""Rendering of street views: a road in one-point perspective with its surroundings."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ from .world import CELL_KM, Kind, World
 SEASONS = ("spring", "summer", "autumn", "winter")
 SKIES, SKY_CHANCES = tuple(SKY_COLOURS), (0.5, 0.35, 0.15)
 VERGE_M = 4.5
-SIDE_KM = 0.09  # from the camera to the blocks at both sides
+SIDE_KM = 0.09  # distance from the camera to the blocks on both sides
 CLOUD = (236, 241, 246)
 PAINT, STRIPE, HOLE = Paint((222, 220, 206)), Paint((236, 236, 230)), Paint((84, 84, 86))
 NEAR_RIVER_KM = 0.2
@@ -36,18 +36,19 @@ SENSOR_NOISE = 3.0
 
 @dataclass(frozen=True)
 class StreetView:
-    """A street view and what is in it.
+    """Rendered street view with its ground truth.
 
     Attributes:
-        image: `WIDTH` x `HEIGHT`, RGB.
-        mask: Same size, index into `CLASSES`.
-        objects: Objects that can be seen, roughly far to near.
+        image: RGB image of `WIDTH` x `HEIGHT` pixels.
+        mask: Segmentation mask of the same size, index into `CLASSES`.
+        objects: Visible objects, roughly from far to near.
         scene: Season, sky and surroundings.
-        storeys: Mean of the buildings; 0 where there are none.
+        storeys: Mean number of storeys of the buildings; 0 without buildings.
         near_river: Whether a river is close by.
-        x_km: Place of the camera, with `y_km`.
-        heading: Degrees clockwise from north.
-        shot: How it is taken; None if plainly.
+        x_km: Eastward coordinate of the camera.
+        y_km: Northward coordinate of the camera.
+        heading: Direction of the camera in degrees clockwise from north.
+        shot: Light, weather and camera; None for plain acquisition.
     """
 
     image: Image.Image
@@ -65,17 +66,17 @@ class StreetView:
 def render_street_view(
     world: World, column: int, row: int, view: int, acquisition: Acquisition = "plain"
 ) -> StreetView:
-    """A view from a street of a region.
+    """Render a street view of a region.
 
     Args:
-        world: The city.
+        world: City.
         column: Column of the region, from the west.
         row: Row of the region, from the south.
-        view: Number of the view; the same number is the same image.
-        acquisition: Light, weather and camera that vary, or "plain", always the same.
+        view: Index of the view in the region.
+        acquisition: "realistic" for varying light, weather and camera, or "plain".
     """
     rng = np.random.default_rng([world.hash_seed, column, row, view])
-    # a dry place in the region: the first of some, or the first of all where none is dry
+    # the first candidate on land, or the first candidate if all are in water
     places = (np.array([column, row]) + rng.uniform(0.08, 0.92, size=(12, 2))) * CELL_KM
     x, y = places[np.argmax(~world.is_water(places[:, 0], places[:, 1]))].tolist()
     heading = float(rng.choice([0.0, 90.0, 180.0, 270.0]) + rng.normal(0, 3)) % 360
@@ -168,7 +169,6 @@ def _draw_ground(canvas: Canvas, scene: Scene) -> None:
 
 
 def _ground(scene: Scene, kind: Kind) -> Paint:
-    """The ground on a side."""
     style, latents = scene.world.style, scene.latents
     if kind in (Kind.TOWERS, Kind.WORKS, Kind.CAR_PARK):
         return Paint(tinted((150, 148, 146), 0.85 + 0.25 * latents["wealth"]), "ground")

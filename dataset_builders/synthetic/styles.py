@@ -1,4 +1,4 @@
-"""Four cities that differ in street pattern, palette and climate; their laws are the same."""
+"""Four city styles that differ in street pattern, palette and climate."""
 
 import re
 from dataclasses import dataclass
@@ -11,21 +11,28 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Style:
-    """How a city looks and where it lies.
+    """Appearance and location of a city.
 
     Attributes:
-        name: Name of the city in config names.
-        lon: Centre (EPSG:4326), with `lat`: an empty stretch of sea or steppe, no real city.
-        streets: Pattern of the street network; `block_km` is the side of a block of buildings.
-        spread: Reach of the city from its centre, as a share of the grid's side.
-        height: Factor on storeys; likewise `trees`, on the number of trees seen from above.
-        sea: Whether the south is open water.
-        roofs: Colours of pitched roofs; likewise `flat_roofs`, `facades` from poor to rich, `grass`
-            in summer, bare `soil` and ripe `crop`.
-        industry: Added to the latent industry.
-        crowns: Colours of trees from above, dark and light, with `crown_cover`, the share of a
-            crown through which the ground does not show.
-        roofs_by_wealth: Whether roofs are lighter where the wealthy live.
+        name: City name in the configs.
+        lon: Longitude of the centre (EPSG:4326), in open sea or steppe.
+        lat: Latitude of the centre (EPSG:4326).
+        streets: Pattern of the street network.
+        block_km: Side of a block of buildings.
+        spread: Radius of the city as a share of the grid's side.
+        height: Factor on the number of storeys.
+        sea: Whether there is open water in the south.
+        roofs: Colours of pitched roofs.
+        flat_roofs: Colours of flat roofs.
+        facades: Colours of facades by increasing wealth.
+        grass: Colour of grass in summer.
+        soil: Colour of bare soil.
+        crop: Colour of ripe crops.
+        trees: Factor on the number of trees in satellite tiles.
+        industry: Offset of the latent industry.
+        crowns: Dark and light colour of tree crowns in satellite tiles.
+        crown_cover: Opacity of tree crowns in satellite tiles.
+        roofs_by_wealth: Whether roofs are lighter in wealthy areas.
     """
 
     name: str
@@ -84,14 +91,14 @@ _CITIES = (
     ),
 )  # fmt: skip
 STYLES = {style.name: style for style in _CITIES}
-"""The cities by name."""
+"""City styles by name."""
 
 
 def parse_city(city: str) -> tuple[Style, int | None]:
-    """Style and own seed of a city's name: "harborview" has none, "harborview-7" has 7.
+    """Style and seed of a city name: "harborview" has no seed, "harborview-7" has seed 7.
 
     Raises:
-        DatasetError: There is no such style, or the rest is not a number.
+        DatasetError: The style is unknown, or the seed is not a number.
     """
     style, dash, seed = city.partition("-")
     if style not in STYLES or (dash and not re.fullmatch("[0-9]+", seed)):
@@ -103,5 +110,5 @@ def parse_city(city: str) -> tuple[Style, int | None]:
 
 
 def city_title(city: str) -> str:
-    """Name of a city for people, "Harborview 7 (synthetic)"."""
+    """Display name of a city, such as "Harborview 7 (synthetic)"."""
     return f"{city.capitalize().replace('-', ' ')} (synthetic)"

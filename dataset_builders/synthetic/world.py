@@ -1,7 +1,7 @@
-"""The latent world of a synthetic city, from which images, captions and indicators follow.
+"""Latent world of a synthetic city, which determines its images, captions and indicators.
 
-Everything is a function of place in kilometres (x east, y north, from the grid's south-west
-corner), so neighbouring images fit together and nothing has to be kept in memory.
+All fields are functions of coordinates in kilometres (x east, y north, from the grid's south-west
+corner), so neighbouring images are consistent and no map is kept in memory.
 """
 
 from enum import IntEnum
@@ -18,13 +18,13 @@ Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
 Bools = NDArray[np.bool_]
 Latents = dict[str, Floats]
-"""The fields of `LATENTS` at the same points, each in [0, 1]."""
+"""Values of the fields `LATENTS`, each in [0, 1]."""
 
 CELL_KM = 1.0
 AVENUE_EVERY = 4  # streets
-RURAL_DENSITY = 0.08  # below it there are only avenues
-SAMPLES_PER_SIDE = 5  # of the latents within a region
-SUB_CENTRE_REACH_KM, PARK_REACH_KM = 5.0, 1.5  # beyond, they add less than 1e-5
+RURAL_DENSITY = 0.08  # density below which there are no streets except avenues
+SAMPLES_PER_SIDE = 5  # sampling of the latents within a region
+SUB_CENTRE_REACH_KM, PARK_REACH_KM = 5.0, 1.5  # contributions beyond are below 1e-5
 PARK_BUILT = 0.08  # share of a park's land that counts as built
 WAVES = 40
 LATENTS = ("density", "wealth", "greenness", "industry", "night_life")
@@ -32,29 +32,29 @@ LENGTHS_KM = {
     **dict(zip(LATENTS, (2.2, 2.6, 1.6, 2.0, 1.4), strict=True)),
     **{"bend": 3.5, "warp_x": 1.2, "warp_y": 1.2, "shore": 0.35},
 }
-"""Correlation lengths of the random fields: no coordinate predicts one beyond a few kilometres."""
+"""Correlation lengths of the random fields, short enough that coordinates alone predict little."""
 
 
 class Kind(IntEnum):
-    """What stands on a block."""
+    """Land use of a block."""
 
     FIELD, VILLAS, ROWS, SLABS, TOWERS, WORKS, PARK, SPORTS, CAR_PARK = range(9)
 
 
 KINDS = tuple(kind.name.lower() for kind in Kind)
-STOREYS = (1, 1.6, 2.4, 5.5, 11, 1.5, 1, 1, 1)  # of ordinary buildings, by kind
-BUILDING_STEPS = (0.10, 0.24, 0.42, 0.62)  # densities at which one kind gives way to the next
+STOREYS = (1, 1.6, 2.4, 5.5, 11, 1.5, 1, 1, 1)  # typical number per kind
+BUILDING_STEPS = (0.10, 0.24, 0.42, 0.62)  # thresholds of density between building kinds
 
 
 class SmoothField:
-    """A smooth random field of mean 0 and variance about 1, defined at every point of the plane.
+    """Smooth random field on the plane with mean 0 and variance of about 1.
 
-    A sum of cosines of random direction and phase whose wave vectors are normal: the field's
-    covariance is a Gaussian of the given length (random Fourier features, Rahimi and Recht 2007).
+    A sum of cosines with normal wave vectors and random phases, which approximates a Gaussian
+    process with a Gaussian covariance (random Fourier features, Rahimi and Recht 2007).
 
     Args:
-        rng: Source of the waves.
-        length_km: Correlation length.
+        rng: Random generator.
+        length_km: Correlation length in km.
     """
 
     def __init__(self, rng: np.random.Generator, length_km: float):
@@ -64,11 +64,10 @@ class SmoothField:
     def __call__(self, x: Floats, y: Floats) -> Floats:
         """Values at points in km; x and y broadcast.
 
-        An open grid, x `(1, W)` and y `(H, 1)`, is much faster than as many single points,
-        and computed in float32.
+        Open grids, x `(1, W)` and y `(H, 1)`, use a faster method with float32 results.
         """
         if x.ndim == y.ndim == 2 and x.shape[0] == 1 and y.shape[1] == 1:
-            # cos(a + b) = cos a cos b - sin a sin b: one matrix product for the whole grid
+            # cos(a + b) = cos a cos b - sin a sin b: a matrix product for the grid
             a = x[0] * self.vectors[0][:, None] + self.phases[:, None]
             b = y * self.vectors[1]
             left = np.concatenate([np.cos(b), -np.sin(b)], axis=1) * np.sqrt(2 / WAVES)
@@ -81,9 +80,9 @@ class SmoothField:
 
 
 def hash_uniform(seed: int, *keys: Ints | int) -> NDArray[np.float64]:
-    """Uniform numbers in [0, 1), a function of the seed and the integer keys alone.
+    """Hash a seed and integer keys to uniform numbers in [0, 1) with SplitMix64's finaliser.
 
-    The finaliser of SplitMix64 (Steele et al. 2014).
+    Steele et al. 2014, doi:10.1145/2660193.2660195.
     """
     arrays = np.broadcast_arrays(*(np.asarray(key, dtype=np.int64) for key in keys))
     state = np.full(arrays[0].shape, seed & 0xFFFFFFFFFFFF, dtype=np.uint64)
@@ -97,9 +96,9 @@ def hash_uniform(seed: int, *keys: Ints | int) -> NDArray[np.float64]:
 
 
 class Blocks(NamedTuple):
-    """Which block of the street network points lie in, and where in it.
+    """Block of each point in the street network.
 
-    Along the first and the second street direction: number of the block (`column`, `row`), place in
+    For the first and second street direction: index of the block (`column`, `row`), position within
     it from 0 to 1 (`across`, `along`), and its sides in metres.
     """
 
@@ -112,15 +111,15 @@ class Blocks(NamedTuple):
 
 
 class World:
-    """A synthetic city.
+    """Synthetic city.
 
     Args:
-        city: Key of `STYLES`, or `<style>-<seed>`: a city with a seed of its own.
-        grid_size: Regions per side; the city grows with it.
-        seed: Seed of everything, where the city has none of its own.
+        city: City name: key of `STYLES`, or `<style>-<seed>` for a city with its own seed.
+        grid_size: Number of regions per side, at least 3; the city scales with it.
+        seed: Random seed of cities without their own.
 
     Raises:
-        DatasetError: The city is unknown, or the grid smaller than 3.
+        DatasetError: The city is unknown, or the grid is too small.
     """
 
     def __init__(self, city: str, grid_size: int, seed: int = 0):
@@ -132,7 +131,7 @@ class World:
         self.city, self.grid_size, self.seed = city, grid_size, seed
         self.extent_km = grid_size * CELL_KM
         self._warp_km = 0.16 if self.style.streets == "organic" else 0.02
-        # the order of draws defines the city
+        # changing the order of random draws changes the city
         rng = np.random.default_rng([seed, sorted(STYLES).index(style.name)])
         self.hash_seed = int(rng.integers(2**40))
         self._fields = {name: SmoothField(rng, length) for name, length in LENGTHS_KM.items()}
@@ -145,7 +144,7 @@ class World:
         self.river_phase = rng.uniform(0, 2 * np.pi, 2).tolist()
         self.rail_at = self.extent_km * rng.uniform(0.25, 0.75)
         self.rail_slope = rng.uniform(-0.35, 0.35)
-        # large parks: middles and radii in km of the least industrial of some places
+        # centres and radii of large parks, at the least industrial of random locations
         count = max(2, round(grid_size**2 / 45))
         places = self.extent_km * rng.uniform(0.04, 0.96, size=(3 * count, 2))
         industry = self.latents(places[:, 0], places[:, 1])["industry"]
@@ -153,13 +152,13 @@ class World:
         self.park_radii = rng.uniform(0.35, 0.85, size=count)
 
     def river_distance(self, x: Floats, y: Floats) -> Floats:
-        """Approximate distance in km from the middle of the river."""
+        """Approximate distance from the centre line of the river in km."""
         bend = 1.3 * np.sin(2 * np.pi * x / 9 + self.river_phase[0])
         bend = bend + 0.5 * np.sin(2 * np.pi * x / 3.7 + self.river_phase[1])
         return np.abs(y - self.river_at - bend)
 
     def is_water(self, x: Floats, y: Floats) -> Bools:
-        """Whether points lie in the river or the sea."""
+        """Whether points are in the river or the sea."""
         wobble = 0.03 * self._fields["shore"](x, y)
         river = self.river_distance(x, y) < 0.11 + wobble
         if not self.style.sea:
@@ -168,13 +167,13 @@ class World:
         return river | (y < shore + wobble)
 
     def rail_distance(self, x: Floats, y: Floats) -> Floats:
-        """Distance in km from the railway line."""
+        """Approximate distance from the railway line in km."""
         line = self.rail_at + self.rail_slope * (y - self.extent_km / 2)
         line = line + 0.4 * np.sin(2 * np.pi * y / 11)
         return np.abs(x - line)
 
     def is_park(self, x: Floats, y: Floats) -> Bools:
-        """Whether points lie in one of the large parks."""
+        """Whether points are in a large park."""
         wobble = 0.06 * self._fields["shore"](x, y)
         inside = np.zeros(np.broadcast_shapes(np.shape(x), np.shape(y)), dtype=bool)
         near = _within(self.parks, x, y, PARK_REACH_KM)
@@ -183,7 +182,7 @@ class World:
         return inside
 
     def latents(self, x: Floats, y: Floats) -> Latents:
-        """The latent fields at points in km."""
+        """Latent fields at points in km."""
         field = {name: self._fields[name](x, y) for name in LATENTS}
         core = np.exp(-np.hypot(x - self.centre[0], y - self.centre[1]) / self.reach)
         bumps = np.zeros_like(core)
@@ -204,9 +203,10 @@ class World:
 
     @cached_property
     def region_latents(self) -> dict[str, Floats]:
-        """Means over each region's land, `(grid_size, grid_size)` by row and column.
+        """Means of the latents over the land of each region, `(grid_size, grid_size)`.
 
-        And shares of its area: `water`, `park`, and `built`, land with parks counted little.
+        Also includes shares of the area: `water`, `park` and `built` (land, with parks weighted by
+        `PARK_BUILT`).
         """
         rows = [self._latents_of_row(row) for row in range(self.grid_size)]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
@@ -224,21 +224,21 @@ class World:
             total = (values * weights).reshape(shape).sum(axis=(0, 2))
             return total / weights.reshape(shape).sum(axis=(0, 2))
 
-        # a region without land takes the mean over its water
+        # regions without land use the mean over water
         fields = {name: mean(latents[name], land + 1e-9) for name in LATENTS}
         shares = {"water": water, "park": park, "built": land * np.where(park, PARK_BUILT, 1.0)}
         whole = np.ones_like(land)
         return {**fields, **{name: mean(value, whole) for name, value in shares.items()}}
 
     def blocks(self, x: Floats, y: Floats) -> Blocks:
-        """The block of each point. Streets run along the blocks' borders."""
+        """Block of each point; streets are the borders of blocks."""
         u, v, width, depth = self._street_plane(x, y)
         column, row = np.floor(u), np.floor(v)
         column_number, row_number = column.astype(np.int32), row.astype(np.int32)
         return Blocks(column_number, row_number, u - column, v - row, width, depth)
 
     def block_centres(self, column: Ints, row: Ints) -> tuple[Floats, Floats]:
-        """Middle of each block in km."""
+        """Centre of each block in km."""
         u, v = column + 0.5, row + 0.5
         size = self.style.block_km
         if self.style.streets == "radial":
@@ -249,14 +249,14 @@ class World:
         return x - warp * self._fields["warp_x"](x, y), y - warp * self._fields["warp_y"](x, y)
 
     def block_size_m(self, column: Ints) -> tuple[Floats, Floats]:
-        """Sides of blocks in metres along both street directions, at their middle."""
+        """Sides of blocks in metres along both street directions, at the centre."""
         width = np.full(column.shape, 1000 * self.style.block_km)
         if self.style.streets != "radial":
             return width, width
         return width, 2 * np.pi * (column + 0.5) * width / _sectors(column)
 
     def block_kinds(self, column: Ints, row: Ints) -> tuple[Ints, Latents]:
-        """Kind of each block (a `Kind`), from the latents at its middle and dice; the latents."""
+        """`Kind` of each block, random given the latents at its centre; and these latents."""
         x, y = self.block_centres(column, row)
         latents = self.latents(x, y)
         density = latents["density"]
@@ -275,13 +275,13 @@ class World:
         return np.where(self.is_park(x, y), Kind.PARK, kind), latents
 
     def storeys(self, kind: int, density: Floats, die: Floats) -> Floats:
-        """Storeys of buildings on blocks of a kind, by density and a die of each building."""
+        """Number of storeys by kind of block, density, and a random number per building."""
         tall = 1 + 1.3 * np.clip(density - 0.45, 0, 1) * die * (kind == Kind.TOWERS)
         levels = STOREYS[kind] * tall * (0.75 + 0.5 * die) * self.style.height
         return np.maximum(1, np.round(levels))
 
     def _street_plane(self, x: Floats, y: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-        """Place in the plane of streets, where blocks are unit squares, and sides in metres."""
+        """Coordinates in which blocks are unit squares, and sides of the blocks in metres."""
         size = self.style.block_km
         if self.style.streets == "radial":
             dx, dy = x - self.centre[0], y - self.centre[1]
@@ -298,7 +298,7 @@ class World:
 
 
 def _sectors(ring: Ints) -> Ints:
-    """Sectors of a ring of radial streets: four about the centre, then doubling with the radius."""
+    """Number of sectors of a ring of radial streets, doubling with the radius."""
     numbers = np.arange(int(np.max(ring, initial=0)) + 1)
     doublings = np.floor(np.log2(np.maximum(numbers + 0.5, 2) / 2))
     table = np.where(numbers == 0, 4, 12 * 2 ** np.minimum(doublings, 8))
@@ -306,7 +306,7 @@ def _sectors(ring: Ints) -> Ints:
 
 
 def _within(places: Floats, x: Floats, y: Floats, reach_km: float) -> Bools:
-    """Which places are so near to any of the points that they matter, `(places,)`."""
+    """Whether places are within reach of the bounding box of the points, `(places,)`."""
     low = np.array([np.min(x), np.min(y)]) - reach_km
     high = np.array([np.max(x), np.max(y)]) + reach_km
     return np.all((places > low) & (places < high), axis=1)
