@@ -23,7 +23,7 @@ from modeling_urbanln import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-# neither the path nor the finder of an editable install may offer the package
+# hide the package on the path and in an editable install
 OUTSIDE = """
 import sys
 sys.path = [path for path in sys.path if path != {root!r}]

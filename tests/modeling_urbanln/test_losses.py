@@ -21,7 +21,7 @@ def softmax(x: np.ndarray) -> np.ndarray:
 
 
 def equations_3_to_6(v, t, v_m, t_m, v_keys, t_keys, ids, key_ids, offset, tau, mu):
-    """The paper's equations in plain loops; positives shared by id, spread evenly."""
+    """The paper's equations as loops; targets are uniform over the positives of equal id."""
     contrastive, distillation = 0.0, 0.0
     for i in range(len(v)):
         for query, teacher, keys in ((v[i], v_m[i], t_keys), (t[i], t_m[i], v_keys)):

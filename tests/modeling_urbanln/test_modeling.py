@@ -239,7 +239,7 @@ def test_loss_stays_in_single_precision_under_autocast(model):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = model(**inputs, sample_ids=ids)
     assert output.loss.dtype == output.logits_per_image.dtype == torch.float32
-    # the same embeddings in plain float32 give the same logits to the last digits
+    # logits equal those of the same embeddings in float32
     expected = model.logit_scale.exp() * output.image_embeds @ output.text_embeds.T
     torch.testing.assert_close(output.logits_per_image, expected, atol=1e-5, rtol=1e-6)
 
@@ -286,10 +286,10 @@ def test_an_images_own_older_key_is_a_positive(model):
     model.enqueue(output.image_embeds_m, output.text_embeds_m, ids)
     with_ids = model(**inputs, sample_ids=ids).contrastive_loss
     strangers = model(**inputs, sample_ids=ids + 100).contrastive_loss
-    # the same keys twice: as positives they halve the target, and log 2 is what that costs
+    # keys occur twice: as positives they halve the target, which adds log 2
     torch.testing.assert_close(with_ids - output.contrastive_loss, torch.tensor(2.0).log())
     torch.testing.assert_close(strangers, with_ids)
-    # the queue's entry of sample 0 now is a positive of sample 1's query as well
+    # the queue's entry of sample 0 is a positive of query 1 too
     same = model(**inputs, sample_ids=torch.tensor([0, 0, 2, 3])).contrastive_loss
     assert not torch.isclose(same, with_ids)
 
@@ -360,7 +360,7 @@ def test_logit_scale_is_clamped(model):
     cosine = output.image_embeds @ output.text_embeds.T
     torch.testing.assert_close(output.logits_per_image, 100 * cosine)
     output.loss.backward()
-    assert model.logit_scale.grad.abs() > 0  # beyond the bound it can still come back
+    assert model.logit_scale.grad.abs() > 0  # straight-through beyond the bound
     model.clamp_logit_scale_()
     torch.testing.assert_close(model.logit_scale.exp(), torch.tensor(100.0))
 

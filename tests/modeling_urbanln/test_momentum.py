@@ -9,7 +9,7 @@ from modeling_urbanln import EmbeddingQueue, MomentumKeys, update_momentum_
 
 
 def keys(start: int, count: int) -> MomentumKeys:
-    """Keys whose every number tells which sample they are of."""
+    """Keys whose values identify their sample."""
     numbers = torch.arange(start, start + count)
     column = numbers.float().unsqueeze(1)
     return MomentumKeys(image=column, text=-column, ids=numbers)

@@ -1,5 +1,3 @@
-"""The region pipeline: what it takes, what it gives, what it refuses."""
-
 import io
 import zipfile
 
@@ -38,7 +36,7 @@ def regions(tiny_model_dir):
 
 @pytest.fixture
 def by_hand(tiny_model_dir):
-    """Vectors of images one by one, with the model and the processor of the folder."""
+    """Embeddings of single images, by the model and processor of the folder."""
     model = AutoModel.from_pretrained(tiny_model_dir).eval()
     processor = AutoImageProcessor.from_pretrained(tiny_model_dir)
 
@@ -138,7 +136,7 @@ def test_a_dataset_of_images_is_pooled_by_region(regions, by_hand, streaming):
 def zipped():
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
-        # of one date: the bytes are part of a test's name, which all workers must agree on
+        # a fixed date: the bytes are part of the test's id, which must be equal in all workers
         file.writestr(zipfile.ZipInfo("a.txt"), "text")
     return buffer.getvalue()
 

@@ -13,7 +13,7 @@ def table(rows: int, width: int = 5) -> torch.Tensor:
 
 
 def long_clip_row(source: np.ndarray, e: int, keep: int, ratio: int) -> np.ndarray:
-    """The index formula of Long-CLIP's `load_from_clip`, one new row at a time."""
+    """Index formula of Long-CLIP's `load_from_clip`, for one row."""
     if e < keep:
         return source[e]
     i, j = divmod(e - keep, ratio)

@@ -85,7 +85,7 @@ def test_processor_comes_back(processor, tmp_path):
     loaded = UrbanLNProcessor.from_pretrained(tmp_path)
     assert loaded.tokenizer.model_max_length == 248
     assert loaded(text="a wide road")["input_ids"] == processor(text="a wide road")["input_ids"]
-    # the tokenizer alone too, and one that was saved before
+    # tokenizers loaded without the processor
     for reader in (AutoTokenizer, CLIPTokenizer):
         ids = reader.from_pretrained(tmp_path)("a <|endoftext|> b")["input_ids"]
         assert ids == processor(text="a <|endoftext|> b")["input_ids"]

@@ -1,5 +1,3 @@
-"""UrbanLN on SigLIP 2: equal to SigLIP where nothing is changed, and trained as on CLIP."""
-
 import json
 
 import pytest

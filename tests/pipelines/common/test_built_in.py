@@ -1,5 +1,3 @@
-"""The encoders that come with the project."""
-
 import subprocess
 import sys
 from pathlib import Path
@@ -53,7 +51,7 @@ def test_without_trained_weights_there_is_nothing_to_initialise(name):
 
 
 def test_efficientnet_recognises_what_it_was_trained_on():
-    """Channel order, pixel scale and weights: a wrong one, and the cup is no espresso."""
+    """Wrong weights, channel order or pixel scale would change the class."""
     needs_extra("efficientnet_lite0")
     skimage = pytest.importorskip("skimage.data", reason="the photographs are scikit-image's")
     encoder = load_encoder("efficientnet_lite0")

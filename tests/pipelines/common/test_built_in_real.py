@@ -1,4 +1,4 @@
-"""What the built-in encoders must reach on real street views (make real; minutes)."""
+"""Minimum scores of the built-in encoders on real street views (make real; minutes)."""
 
 import pytest
 
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(0)]
 
 @pytest.fixture(scope="module")
 def scores(shared_data, tmp_path_factory) -> dict[str, float]:
-    """Mean R2 over five splits by system: ridge, population, the block protocol."""
+    """Mean R2 over five splits by system: ridge probe, population, block protocol."""
     pytest.importorskip("efficientnet_lite_pytorch", reason="the extra `offline` is missing")
     folder = tmp_path_factory.mktemp("new_york")
     dataset = folder / "dataset"

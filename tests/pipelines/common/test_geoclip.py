@@ -1,4 +1,4 @@
-"""GeoCLIP's location encoder, with the trained weights of the optional package `geoclip`."""
+"""GeoCLIP's location encoder with the trained weights of the optional package `geoclip`."""
 
 import sys
 
@@ -28,7 +28,7 @@ def test_other_weights_and_no_weights_are_refused(tmp_path, monkeypatch):
     weights.parent.mkdir(parents=True)
     (tmp_path / "geoclip" / "__init__.py").write_text("raise RuntimeError('the code is run')")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    # found anew: the real package may be imported already
+    # the real package may be imported already
     monkeypatch.delitem(sys.modules, "geoclip", raising=False)
     with pytest.raises(InputError, match=r"needs the optional extra `geoclip`"):
         geoclip.load_location_encoder()

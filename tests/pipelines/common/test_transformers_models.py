@@ -1,4 +1,4 @@
-"""Models of the transformers library as encoders: tiny ones of the real classes, from disk."""
+"""Models of transformers as encoders: tiny models of the real classes, loaded from disk."""
 
 import json
 import sys
@@ -42,7 +42,7 @@ TIMM = {
         "num_heads": 2,
     },
     "num_labels": 7,
-    # what timm writes; the image processor is read from it
+    # timm's configuration, from which the image processor is created
     "pretrained_cfg": {
         "input_size": [3, SIDE, SIDE],
         "interpolation": "bilinear",
@@ -59,13 +59,13 @@ def clip_processor(**changes):
 
 @dataclass(frozen=True)
 class Family:
-    """A model as its users save it, and its pooling written out.
+    """Model class with its expected pooling.
 
     Attributes:
-        build: model with random weights.
-        pooling: expected name.
-        by_hand: the model and prepared images to vectors.
-        processor: image processor to save beside it; none where the model's config holds it.
+        build: Function that builds a randomly initialised model.
+        pooling: Expected name of the pooling.
+        by_hand: Function from model and prepared images to embeddings.
+        processor: Image processor to save with it; None if the configuration contains it.
     """
 
     build: Callable
@@ -105,14 +105,14 @@ FAMILIES = {
         "image_features",
         lambda m, x: m.visual_projection(m.vision_model(**x).pooler_output),
     ),
-    # SigLIP 2 of a fixed resolution is published as this architecture too
+    # also the architecture of SigLIP 2 of fixed resolution
     "siglip": Family(
         siglip,
         "image_features",
         lambda m, x: m.vision_model(**x).pooler_output,
         lambda: hf.SiglipImageProcessor(size=SQUARE),
     ),
-    # images of any shape: padded patches, their mask, and the shape in patches
+    # NaFlex: padded patches, their mask, and the shape in patches
     "siglip2": Family(
         siglip2,
         "image_features",
@@ -208,7 +208,7 @@ def save(family: Family, folder: Path):
 
 
 def vectors_by_hand(family: Family, model, folder: Path, dataset: Path) -> dict:
-    """Mean vector of the street views of every region, one image at a time."""
+    """Mean embedding of the street views of each region, one image at a time."""
     processor = hf.AutoImageProcessor.from_pretrained(folder)
     vectors: dict[str, list[np.ndarray]] = {}
     for row in iter_images(dataset, CITY, "street_view"):
@@ -273,7 +273,7 @@ class Model(Siglip2Model):
 
 
 def test_code_of_a_checkpoint_registered_for_another_auto_class(tmp_path, monkeypatch):
-    """As FG-CLIP 2 is published: for AutoModelForCausalLM alone."""
+    """FG-CLIP 2 registers only AutoModelForCausalLM."""
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(sys, "path", [*sys.path])
     folder = tmp_path / "own"
@@ -310,7 +310,7 @@ def test_a_masked_autoencoder_sees_the_whole_image(tmp_path):
 
 
 def without(folder: Path, model, *prefixes: str) -> str:
-    """Save the model anew without some of its weights."""
+    """Save the model without some of its weights."""
     kept = {k: v for k, v in model.state_dict().items() if not k.startswith(prefixes)}
     assert len(kept) < len(model.state_dict())
     model.save_pretrained(folder, state_dict=kept)

@@ -1,4 +1,4 @@
-"""A town of coloured squares: the colour of a photo tells the value of its region."""
+"""A town of coloured squares, in which the colour of photos determines the label."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ ORIGIN = (580_000.0, 4_500_000.0)
 
 @dataclass(frozen=True)
 class Town:
-    """Photos and tracts on disk; `values` are the true heights, region by region."""
+    """Photos and tracts on disk; `values` are the true heights by region."""
 
     photos: Path
     tracts: Path

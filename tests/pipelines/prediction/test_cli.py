@@ -1,5 +1,3 @@
-"""The command as a user runs it: help, errors on one line, a kill and a rerun."""
-
 import json
 import os
 

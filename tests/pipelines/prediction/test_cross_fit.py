@@ -1,5 +1,3 @@
-"""No label of a region's district, nor of what touches it, takes part in its prediction."""
-
 from itertools import product
 
 import numpy as np
@@ -18,7 +16,7 @@ def nothing_near(rows, others):
 
 
 def neighbours_near(rows, others):
-    """Rows one number apart touch."""
+    """Rows with adjacent numbers are near."""
     return np.isin(rows, np.concatenate([others - 1, others + 1]))
 
 
@@ -73,7 +71,7 @@ def test_what_touches_a_district_is_not_trained_on():
 
 
 def test_settings_are_chosen_within_the_other_folds():
-    """Against plain loops: every alpha on every other fold, by models that saw neither."""
+    """Compare with loops: every alpha on every other fold, by models trained on neither."""
     X, Y, districts = problem(3)
     folds = make_folds(np.ones(N, bool), districts, nothing_near)
     alphas = (0.1, 30.0, 3000.0)

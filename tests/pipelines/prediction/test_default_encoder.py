@@ -1,5 +1,3 @@
-"""Without a choice: the encoder in the wheel where no Hub answers, a question where one does."""
-
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 

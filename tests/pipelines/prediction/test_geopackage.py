@@ -1,4 +1,4 @@
-"""The GeoPackage by GDAL and SQLite, its styles as QGIS reads them."""
+"""GeoPackage read by GDAL and SQLite."""
 
 import sqlite3
 from xml.etree import ElementTree as ET

@@ -1,4 +1,4 @@
-"""Tables that other programs wrote, and calls that cannot be meant: joined right, or refused."""
+"""Tables written by other programs, and invalid arguments."""
 
 import geopandas as gpd
 import numpy as np
@@ -18,7 +18,7 @@ from tests.pipelines.prediction.test_predict_new import grid
 
 
 def read(town, regions=None, labels=None, name="height"):
-    """The labels of the regions by id, and the notes."""
+    """Labels by region id, and notes."""
     options = RegionOptions(
         regions=town.frame if regions is None else regions, region_id="tract", labels=labels
     )
@@ -88,7 +88,7 @@ def test_a_folder_without_any_position_is_an_error_of_the_importer_too(town, tmp
 
 
 def twice(frame, name):
-    """The frame with another column of that name."""
+    """The frame with a second column of that name."""
     table = pd.concat([pd.DataFrame(frame), pd.DataFrame(frame)[[name]]], axis=1)
     return gpd.GeoDataFrame(table, geometry="geometry", crs=frame.crs)
 

@@ -1,4 +1,4 @@
-"""Models against scikit-learn."""
+"""Models compared with scikit-learn."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_ridge_equals_scikit_learn_with_more_numbers_than_rows_and_fewer(n, dim,
         model = ReferenceRidge(alpha).fit((imputed[0] - scaler.mean_) / scaler.scale_, Y[train])
         expected = model.predict((imputed[1] - scaler.mean_) / scaler.scale_)
         np.testing.assert_allclose(found[a], expected, rtol=1e-6, atol=1e-8)
-        if n > dim:  # without missing numbers it is the plain pipeline
+        if n > dim:  # without missing values, equal to the plain pipeline
             whole = np.nan_to_num(X, nan=50.0)
             np.testing.assert_allclose(
                 Ridge(whole, (alpha,))(Y, train, out)[0],

@@ -1,4 +1,4 @@
-"""The page in a real browser, with names that are no HTML and units that are no formula."""
+"""The page in a real browser, with HTML in names and mathtext in units."""
 
 import geopandas as gpd
 import pytest

@@ -1,5 +1,3 @@
-"""What is held out together, on polygons of very different sizes."""
-
 import numpy as np
 
 from pipelines.prediction.cross_fit import make_folds

@@ -1,5 +1,3 @@
-"""Photos and polygons to a table: statuses, honesty, and everything a user can get wrong."""
-
 import json
 
 import geopandas as gpd
@@ -77,7 +75,7 @@ def test_the_verdict_is_that_colours_beat_a_location_that_tells_nothing(predicti
 
 
 def test_labels_of_a_district_do_not_reach_its_own_predictions(town, predictions):
-    """The whole way: other labels in one district leave that district's predictions alone."""
+    """End to end: changing the labels of a district does not change its predictions."""
     table, _ = predictions
     moved = town.frame.copy()
     corner = moved.geometry.centroid

@@ -1,5 +1,3 @@
-"""Regions from elsewhere are predicted by what was learnt, and told from what is unlike it."""
-
 import geopandas as gpd
 import numpy as np
 import pytest
@@ -16,7 +14,7 @@ SIDE = 12
 
 
 def grid(y: np.ndarray, *others: Indicator, transform: str = "identity") -> Inputs:
-    """A grid of 1 km cells on the equator with an indicator `height`."""
+    """Grid of 1 km cells on the equator with an indicator `height`."""
     rows, columns = np.divmod(np.arange(SIDE * SIDE), SIDE)
     lon, lat = 10 + columns * 0.009, rows * 0.009
     frame = gpd.GeoDataFrame(

@@ -1,4 +1,4 @@
-"""The GeoPackage in QGIS itself; Debian's `python3-qgis` brings it."""
+"""The GeoPackage in QGIS (Debian's `python3-qgis`)."""
 
 import json
 import shutil

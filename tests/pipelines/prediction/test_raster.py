@@ -1,5 +1,3 @@
-"""Predictions from rasters of which every cell is a vector, with no photos."""
-
 import geopandas as gpd
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ from tests.pipelines.prediction.conftest import CRS, ORIGIN, SIDE
 
 @pytest.fixture(scope="module")
 def embeddings(town, tmp_path_factory):
-    """Squares of 100 m whose vector follows the height of their tract; one row of tracts lacks."""
+    """Squares of 100 m whose embeddings follow the height of their tract; one row is missing."""
     values = np.kron(town.values.reshape(SIDE, SIDE)[::-1], np.ones((5, 5)))
     rng = np.random.default_rng(0)
     bands = np.stack([values, values**2 / 60, rng.normal(size=values.shape)])

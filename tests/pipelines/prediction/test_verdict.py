@@ -1,5 +1,3 @@
-"""The verdict's words, each from numbers made for it."""
-
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +11,7 @@ from pipelines.prediction.verdict import judge
 
 
 def make(n=400, images=0.3, location=1.0, districts=20, half_width=0.5, seed=0, **changed):
-    """An estimate whose errors have these standard deviations; labels have 1."""
+    """Estimate with errors of these standard deviations; labels have 1."""
     rng = np.random.default_rng(seed)
     y = rng.normal(10, 1, n)
     numbers = np.arange(n) % districts

@@ -1,4 +1,4 @@
-"""A tiny dataset on disk, and the flags of a tiny run."""
+"""A tiny dataset and the flags of a tiny run."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -59,7 +59,7 @@ def write_dataset(
     splits: dict[str, str | None] | None = None,
     features: datasets.Features | None = None,
 ) -> Path:
-    """One image table, and one of regions with their stored split."""
+    """Write an image table and a table of regions with splits."""
     text = datasets.Value("string")
     features = features or datasets.Features(
         {"image": datasets.Image(), "image_id": text, "region_id": text, "caption": text}
@@ -89,7 +89,7 @@ SCORES = (0.6, 0.3, 0.1)
 
 
 def candidate_rows(n: int, texts: int = 3) -> list[dict]:
-    """Three kept candidates an image, of one, two and three sentences, and one that is not."""
+    """Three kept candidates per image, of one, two and three sentences, and one rejected."""
     made = []
     for i in range(n):
         for k in range(texts):
@@ -122,7 +122,7 @@ def write_candidates(root: Path, made: list[dict], city: str = "harborview") -> 
 
 @pytest.fixture(autouse=True)
 def _fresh_accelerate():
-    """A process has one accelerate state; every run of these tests sets its own."""
+    """Reset accelerate's global state for each run."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
@@ -151,7 +151,7 @@ def pairs_dir(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_flags_factory(pairs_dir: Path) -> Callable[..., list[str]]:
-    """The flags of a run of two batches of 8 a step, 2 steps an epoch."""
+    """Flags of a run with two batches of 8 per step and 2 steps per epoch."""
 
     def flags(output_dir: Path, dataset: Path = pairs_dir, more: Sequence[str] = ()) -> list[str]:
         return [
@@ -169,7 +169,7 @@ def tiny_flags_factory(pairs_dir: Path) -> Callable[..., list[str]]:
 
 @pytest.fixture
 def tiny_flags(tiny_flags_factory, pairs_dir: Path, tmp_path: Path) -> Callable[..., list[str]]:
-    """The same with further flags, which win."""
+    """The same with further flags, which override them."""
 
     def flags(*more: str, dataset: Path = pairs_dir, output_dir: Path | None = None) -> list[str]:
         return tiny_flags_factory(output_dir or tmp_path / "out", dataset, more)

@@ -1,4 +1,4 @@
-"""train.py that sends itself a signal after a step; run by test_train.py.
+"""train.py that sends itself a signal after a step; used by test_train.py.
 
 python -m tests.pipelines.pretraining.kill_train SIGNAL STEP FLAGS...
 """

@@ -82,7 +82,7 @@ def test_draws_are_a_function_of_seed_epoch_and_pair(candidates_dir, tokenizer):
 
 def test_an_image_without_candidates_keeps_its_caption(tmp_path, tokenizer, processor, caplog):
     made = [row for row in candidate_rows(24) if row["image_id"] > "image-0003"]
-    for number, row in enumerate(made[:4]):  # of image 4: text of which nothing is left
+    for number, row in enumerate(made[:4]):  # empty after cleaning
         row["text"] = " \u200b" + "\n" * number if row["kept"] else row["text"]
     made[0]["text"] = "A park.<|im_end|> What else?"
     root = write_candidates(write_dataset(tmp_path, image_rows(24)), made)
@@ -195,7 +195,6 @@ def test_validation_uses_the_best_caption_and_training_the_drawn(
         more = [*flags, "--caption_sampling", sampling]
         pretrain(parse_arguments(tiny_flags(*more, dataset=candidates_dir, output_dir=folder)))
         logs[sampling] = rows(folder)
-    # before the first step only the validation's captions count
     assert logs["best"][0] == logs["score"][0]
     assert "image_to_text_recall_at_1" in logs["best"][0]
     assert logs["best"][1]["loss"] != logs["score"][1]["loss"]
@@ -219,7 +218,7 @@ def test_random_draws_once_of_all_kept_candidates_also_for_validation(candidates
     assert pairs.candidates is None
     captions = pairs.captions.to_pylist()
     drawn = Counter(text.split()[1] for text in captions)
-    # each with the same chance, whatever its score: of 40, 13 of each are expected
+    # uniform: 13 of 40 expected
     assert set(drawn) == {"0", "1", "2"}
     assert min(drawn.values()) >= 5
     for text, image_id in zip(captions, pairs.listing["image_id"], strict=True):

@@ -18,7 +18,7 @@ def accelerator():
 def make_model(config, filled_queue=True):
     torch.manual_seed(0)
     model = UrbanLNForPreTraining(config)
-    with torch.no_grad():  # a teacher of its own, far enough from the student to matter
+    with torch.no_grad():  # teacher differs from the student
         for parameter in model.momentum_encoder.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
         model.logit_scale.fill_(3.0)
@@ -36,7 +36,6 @@ def make_batch(size, length=30, seed=1):
         "input_ids": input_ids,
         "attention_mask": torch.ones_like(input_ids),
         "pixel_values": torch.randn(size, 3, 30, 30, generator=generator),
-        # ids that meet one another, the queue's, and nobody's
         "sample_ids": torch.randint(-1, 14, (size,), generator=generator),
     }
 
@@ -61,7 +60,7 @@ def test_student_keys_train_by_clips_own_loss_without_a_teacher(accelerator, tin
     tiny_config.contrastive_keys = "student"
     batch = {**make_batch(6), "sample_ids": torch.arange(6)}
     model = make_model(tiny_config, filled_queue=False)
-    model.momentum_encoder = None  # nothing may ask it
+    model.momentum_encoder = None
     losses = accumulate_gradients(accelerator, Student(model, model), [batch], 0.0)
     assert set(losses) == {"loss", "contrastive_loss"}
     clip = make_model(tiny_config, filled_queue=False).to_base()
@@ -78,7 +77,7 @@ def test_keys_of_both_are_clips_own_loss_where_the_queue_is_empty(accelerator, t
     batch = {**make_batch(6), "sample_ids": torch.arange(6)}
     model = make_model(tiny_config, filled_queue=False)
     clip = make_model(tiny_config, filled_queue=False).to_base()
-    with torch.no_grad():  # another teacher than the student
+    with torch.no_grad():
         for parameter in model.momentum_encoder.parameters():
             parameter.mul_(0.7)
     losses = accumulate_gradients(accelerator, Student(model, model), [batch], 0.0)

@@ -1,4 +1,4 @@
-"""train.py as a whole: what it leaves behind, going on after a stop, several processes."""
+"""train.py end to end: outputs, resuming, several processes."""
 
 import json
 import math
@@ -72,7 +72,7 @@ def interrupt(*_):
 
 
 def run_until_step(step, flags):
-    """Ask a run in this process to stop after a step, as SIGTERM does; its summary."""
+    """Stop a run in this process after a step, as SIGTERM does, and return its summary."""
     trainer = Pretrainer(parse_arguments(flags))
     due = trainer._due
 
@@ -85,13 +85,13 @@ def run_until_step(step, flags):
 
 
 def run_until(number, step, flags):
-    """train.py in a process of its own, which gets a signal after a step."""
+    """Run train.py in a subprocess that receives a signal after a step."""
     return run_python("-m", "tests.pipelines.pretraining.kill_train", int(number), step, *flags)
 
 
 @pytest.fixture(scope="module")
 def long_flags(tiny_flags_factory):
-    """Enough steps to be stopped in the middle: 2 an epoch, a checkpoint every 5."""
+    """Flags of a run to interrupt: 2 steps per epoch, a checkpoint every 5 steps."""
     return lambda output_dir: tiny_flags_factory(
         output_dir=output_dir, more=["--num_train_epochs", "20", "--checkpointing_steps", "5"]
     )
@@ -108,7 +108,7 @@ def test_a_killed_run_goes_on_to_the_same_end(long_flags, uninterrupted, tmp_pat
     killed = run_until(signal.SIGKILL, 8, long_flags(tmp_path))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-5"]
-    # a checkpoint whose writing was cut short
+    # an incomplete checkpoint
     half = tmp_path / ".tmp-checkpoint-35"
     half.mkdir(exist_ok=True)
     (half / "training_model.safetensors").write_bytes(b"half")
@@ -250,7 +250,7 @@ def test_what_is_published_loads_by_the_auto_classes(tiny_flags, tmp_path):
 
 
 def test_training_learns_to_retrieve_what_it_has_seen(tiny_flags, tmp_path):
-    """Eight pairs over and over: the losses fall far below chance."""
+    """Overfit eight pairs."""
     dataset = write_dataset(tmp_path / "data", image_rows(8))
     flags = ["--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "1"]
     flags += ["--validation_split_percentage", "0", "--max_train_steps", "60"]
@@ -327,7 +327,7 @@ def test_compiled_towers_take_the_same_steps(tiny_flags, tmp_path):
 
 
 def test_two_processes_train_as_one(tiny_flags, tmp_path):
-    """The same global batches: 2 x 4 pairs in two processes, 8 in one."""
+    """Equal global batches: 2 x 4 pairs in two processes, 8 in one."""
     run(tiny_flags(output_dir=tmp_path / "one"))
     flags = tiny_flags("--per_device_train_batch_size", "4", output_dir=tmp_path / "two")
     run_two(tmp_path, "train", *flags)

@@ -1,4 +1,4 @@
-"""One of two processes that meet in a file, not at a port that another may have taken.
+"""One of two processes that rendezvous through a file, since a port may be in use.
 
 python -m tests.pipelines.pretraining.two_processes MEETING RANK step MODEL_DIR BATCHES OUT
 python -m tests.pipelines.pretraining.two_processes MEETING RANK train FLAGS...
@@ -21,7 +21,7 @@ NUM_BATCHES = 3
 
 
 def run_two(folder: Path, *arguments: object) -> None:
-    """Run both to their end."""
+    """Run both processes to completion."""
     module = ("-m", "tests.pipelines.pretraining.two_processes")
     processes = [
         start_python(*module, folder / "meeting", rank, *arguments, output=folder / f"rank-{rank}")
@@ -37,7 +37,7 @@ def run_two(folder: Path, *arguments: object) -> None:
 
 
 def meet(meeting: str, rank: str) -> None:
-    """As `torchrun` sets a process up, but for the rendezvous."""
+    """Initialise the process as `torchrun` does, except for the rendezvous."""
     os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.distributed.init_process_group(
@@ -50,7 +50,7 @@ def meet(meeting: str, rank: str) -> None:
 
 
 def step(model_dir: Path, batches_file: Path, gradient_caching: bool) -> dict[str, torch.Tensor]:
-    """Gradients, loss parts and queue after one step, the same in every process."""
+    """Gradients, losses and queue after one step, equal in all processes."""
     accelerator = Accelerator(
         cpu=True, kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)]
     )

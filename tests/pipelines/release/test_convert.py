@@ -22,7 +22,7 @@ ACTIVATIONS = ("gelu", "quick_gelu")
 
 
 def open_clip_model(quick_gelu: bool, context_length: int = 77, **vision) -> CLIP:
-    """The real architecture at small width, every weight drawn: zero biases hide a mix-up."""
+    """Real architecture at small width, with all weights random, including biases."""
     torch.manual_seed(0)
     fields = {"layers": 2, "width": 128, "patch_size": 8, "image_size": 32}
     model = CLIP(
@@ -43,7 +43,7 @@ def randomise(model):
 
 
 def inputs(image_size: int = 32, length: int = 77) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures, and texts of different lengths, padded with 0 as open_clip does."""
+    """Images, and texts of different lengths, padded with 0 as in open_clip."""
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randn(3, 3, image_size, image_size, generator=generator)
     ids = torch.zeros(3, length, dtype=torch.long)
@@ -95,7 +95,7 @@ def test_converted_vit_b_32_equals_open_clip(tmp_path):
     scale = theirs.encode_image(pixels).abs().max().item()
     found = differences(theirs, ours, pixels, ids)
     assert found["logits"] < TOLERANCE
-    # the noise makes features far larger than 1: the error is relative to them
+    # the features are far larger than 1, so the error is relative to them
     assert max(found["image"], found["text"]) < TOLERANCE * max(1.0, scale)
     wrong = convert_state_dict(theirs.state_dict(), "quick_gelu")
     assert min(differences(theirs, wrong, pixels, ids).values()) > WRONG
@@ -107,7 +107,7 @@ def test_long_clip_takes_the_first_20_positions_from_one_table_and_the_rest_from
     theirs = open_clip_model(quick_gelu=True, context_length=248)
     state = theirs.state_dict()
     kept = state["positional_embedding"].clone()
-    # what the two tables hold and the model does not use
+    # rows of the two tables that the model does not use
     state["positional_embedding_res"] = torch.cat([torch.full((20, 64), 9.0), kept[20:]])
     state["positional_embedding"] = torch.cat([kept[:20], torch.full((228, 64), 9.0)])
 
@@ -135,9 +135,9 @@ def test_long_clip_with_tables_of_two_lengths_is_refused():
 
 
 def save_fg_clip(folder: Path, **changes: torch.Tensor | None) -> CLIPModel:
-    """Save FG-CLIP's folder; return the CLIP that its code makes of it for long texts.
+    """Save FG-CLIP's folder; return the CLIP that its code uses for long texts.
 
-    `changes` are weights to save instead, by the end of their name; those of None are left out.
+    `changes` replace weights by suffix of their name; None removes them.
     """
     torch.manual_seed(0)
     tower = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -195,7 +195,7 @@ def test_fg_clip_becomes_its_model_of_long_texts(tmp_path, caplog):
     assert "logit_scale_finegraind and logit_scale_hardneg" in caplog.text
     processor = AutoProcessor.from_pretrained(tmp_path / "out")
     assert len(processor(text="a road " * 200)["input_ids"]) == 248
-    # images have one tower: as published it gives the same vectors, without its code
+    # the published folder gives the same image embeddings without its code
     picture = Image.new("RGB", (50, 40), (200, 100, 0))
     vectors = []
     for folder in ("fg", "out"):
@@ -269,7 +269,7 @@ def test_folder_embeds_as_open_clip_preprocesses_and_encodes(tmp_path):
 
     with torch.no_grad():
         expected = theirs.encode_image(image_transform(32, is_train=False)(picture)[None])[0]
-    # resizing rounds to whole grey levels, each library in its own way
+    # the libraries round differently when resizing
     assert torch.nn.functional.cosine_similarity(torch.tensor(ours), expected, dim=0) > 0.999
 
 

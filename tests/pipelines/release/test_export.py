@@ -1,4 +1,4 @@
-"""Exports run in other programs' runtimes and give the model's vectors."""
+"""Exports run in other runtimes and give the model's embeddings."""
 
 import json
 import subprocess

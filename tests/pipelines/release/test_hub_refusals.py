@@ -1,4 +1,4 @@
-"""Models and datasets asked of the Hub on the command line: its refusals are sentences there."""
+"""Errors of the Hub on the command line."""
 
 import pickle
 import shutil
@@ -27,7 +27,7 @@ def hub(tiny_model_dir):
     [
         ("evaluate.py embed", "org/tiny", None, "config.json", 401, "answered 401 for org/tiny"),
         ("evaluate.py embed", "org/none", None, "", 0, "answered 404 for org/none"),
-        # the library takes a refused file of weights for one that is not there
+        # transformers reports a forbidden weight file as missing
         ("evaluate.py embed", "org/tiny", None, "model.safetensors", 403, "model.safetensors"),
         ("train.py", "org/tiny", None, "config.json", 401, "answered 401 for org/tiny"),
         ("train.py", "org/tiny", "org/none", "", 0, "org/none"),
@@ -49,7 +49,7 @@ def test_a_refusal_is_a_sentence(
 
 
 class Evil:
-    """What a pickle may hold."""
+    """Pickle that would run code."""
 
     def __init__(self, path):
         self.path = path

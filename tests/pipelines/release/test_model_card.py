@@ -1,5 +1,3 @@
-"""The card says what the run's files say, and its examples run."""
-
 import json
 import shutil
 
@@ -39,7 +37,7 @@ ROWS = [
     row("random-init", "satellite", 0.35, split_seed=1),
     row("urbanln", "satellite", 0.4),
     row("urbanln", "satellite", 0.6, split_seed=1),
-    # what the card must not mix in
+    # rows that the card must ignore
     row("coordinates", "none", 0.9, probe="gbm"),
     row("urbanln", "satellite", 0.9, probe="mlp"),
     row("coordinates+urbanln", "satellite", 0.9, beside="coordinates"),
@@ -60,7 +58,7 @@ GAIN = {"system": "urbanln", "view": "satellite", "probe": "ridge", "reference":
 
 
 def write_results(folder, rows=ROWS, city="lyon", systems=SYSTEMS, gains=(GAIN,), synthetic=False):
-    """What `evaluate.py probe` and `report` leave."""
+    """Write files as `evaluate.py probe` and `report` do."""
     (folder / city).mkdir(parents=True)
     (folder / city / "results.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
     known = {name: {**own, "embedding_hash": f"e-{name}"} for name, own in systems.items()}
@@ -97,7 +95,6 @@ def test_the_card_says_what_the_files_say(folder, tmp_path):
     assert "image to text 0.250, chance 0.010" in text
     assert "no picture of a tested region was seen" in text
     assert "230 s in 1 process(es); device: cpu" in text
-    # the controls beside the model, mean and sample SD over the splits, and the interval
     table = text[text.index("| system |") : text.index("## Figures")].splitlines()
     assert table[2:] == [
         "| mean (control) | -0.01 ± 0.00 |",
@@ -122,7 +119,6 @@ def test_the_head_is_what_the_hub_takes(folder, tmp_path):
     (result,) = data.eval_results
     assert (result.metric_type, result.metric_value) == ("r2", 0.5)
     assert result.dataset_name == "lyon"
-    # nor does the number stand alone there
     assert result.metric_args["r2_of_coordinates_only"] == 0.4
     assert result.metric_args["difference_ci95"] == [-0.04, 0.25]
 
@@ -190,7 +186,6 @@ def test_trainings_are_one_row_and_variants_an_ablation(folder, tmp_path):
     assert "| **u** (this model, 2 trainings) | 0.60 ± 0.14 |" in text
     assert "- `u-plain`: no self-distillation" in text
     assert "| u-plain | 1 | 0.20 ± 0.00 -0.40 [-0.60, -0.10] |" in text
-    # the ablation is no rival in the table of scores
     assert "u-plain" not in text[: text.index("## Ablation")]
 
 

@@ -1,4 +1,4 @@
-"""Push and pull through the unmodified clients, against a server that speaks as the Hub does."""
+"""Push and pull through unmodified clients, against a local server with the Hub's API."""
 
 import json
 import os
@@ -41,7 +41,6 @@ def folder(tiny_model_dir, tmp_path):
 def as_of_a_run(model_dir, folder):
     shutil.copytree(model_dir, folder)
     (folder / "training_summary.json").write_text(json.dumps(SUMMARY))
-    # what a training leaves beside the model
     (folder / "checkpoint-10").mkdir()
     (folder / "checkpoint-10" / "state.pt").write_bytes(b"state")
     (folder / "pairs.parquet").write_bytes(b"pairs")
@@ -52,7 +51,6 @@ def run(hub, tmp_path, *command):
     return run_python(*command, cwd=tmp_path, **hub.environment(tmp_path / "home"))
 
 
-# the clients alone: neither the checkout's path nor the finder of an editable install
 HIDE_CHECKOUT = """
 import sys
 sys.path = [path for path in sys.path if path != {root!r}]
@@ -64,10 +62,10 @@ assert not [n for n in sys.modules if n.split(".")[0] in ("modeling_urbanln", "d
 
 
 def run_outside(hub, tmp_path, code):
-    """Run code in a process that knows the Hub and nothing of this project."""
+    """Run code in a process with access to the Hub but not to this project."""
     script = tmp_path / "outside.py"
     script.write_text(HIDE_CHECKOUT.format(root=str(ROOT)) + code + CHECK_HIDDEN)
-    # a process of its own from the start: a forked one can miss modules made after the fork
+    # not a forked process, which can miss modules created after the fork
     done = subprocess.run(
         [sys.executable, script],
         cwd=tmp_path,
@@ -80,7 +78,7 @@ def run_outside(hub, tmp_path, code):
 
 
 def examples(card):
-    """The code of a card, each block in a namespace of its own, which is left in `found`."""
+    """Run the code blocks of a card, each in a fresh namespace, and return them."""
     blocks = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
     runs = "".join(f"found.append({{}})\nexec({block!r}, found[-1])\n" for block in blocks)
     return len(blocks), "found = []\n" + runs
@@ -135,7 +133,6 @@ def test_a_model_is_pushed_and_pulled_by_its_name_and_its_examples_run(
     files = hub.files(KEY, "v1")
     wanted = {"model.safetensors", "config.json", "README.md", "pipeline_urbanln.py"}
     assert wanted | {"onnx/vision_model.onnx", "figures/lyon-block-map.png"} <= set(files)
-    # nothing of the training, and no pickle
     assert not [name for name in files if name.endswith((".pt", ".bin", ".parquet"))]
     card = ModelCard(files["README.md"].decode())
     assert card.data.eval_results
@@ -182,7 +179,7 @@ def test_an_adapter_is_pushed_alone_and_gives_the_trained_model(hub, folder, tmp
     arguments = ModelArguments(model_name_or_path=str(folder), lora_rank=2)
     model, processor = build_model(arguments)
     for name, parameter in model.named_parameters():
-        if "lora_B" in name:  # zero at the start: an adapter that changes nothing
+        if "lora_B" in name:  # initialised to zero
             parameter.data.normal_(std=0.5)
     trained = tmp_path / "trained"
     trained.mkdir()
@@ -227,7 +224,6 @@ def test_a_dataset_is_pushed_and_its_examples_run(hub, tiny_city, tmp_path):
     assert (card.data.license, "synthetic" in card.data.tags) == ("cc0-1.0", True)
     count, code = examples(card)
     assert count == 1
-    # the examples name the repository by now
     assert "path/to" not in code
     run_outside(hub, tmp_path, code + DATASET)
 
@@ -237,7 +233,7 @@ def test_a_readme_of_ones_own_is_neither_changed_nor_sent(hub, folder, tmp_path)
     before = sorted(path.name for path in folder.iterdir())
     done = push(hub, tmp_path, folder)
     assert done.returncode == 0
-    # the token is used, and neither shown nor sent nor kept
+    # the token is neither printed nor stored
     assert hub.token in hub.tokens
     assert hub.token not in done.stdout + done.stderr
     assert not [name for name, sent in hub.files(KEY).items() if hub.token.encode() in sent]
@@ -259,7 +255,6 @@ def test_a_readme_of_ones_own_is_neither_changed_nor_sent(hub, folder, tmp_path)
     ("where", "fault", "code", "said"),
     [
         (f"/api/models/{REPO}/commit/main", 500, 1, "Run the same command again"),
-        # the client waits between its tries
         pytest.param("PUT", 0, 1, "Run the same command again", marks=pytest.mark.slow),
         ("/api/repos/create", 401, 2, "error: The Hub answered 401"),
     ],

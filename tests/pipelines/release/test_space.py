@@ -1,4 +1,4 @@
-"""The Space runs as it is written, in a process that knows nothing of the checkout."""
+"""The Space runs outside the repository."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def test_it_holds_what_it_shows_and_no_more(space):
 
 
 def test_it_starts_and_answers(space, tmp_path):
-    # its own code is beside app.py, before the finder of an editable install
+    # the folder of app.py precedes an editable install on the path
     ours = ("PYTHONPATH", "GRADIO_SERVER_PORT")
     environment = {name: value for name, value in os.environ.items() if name not in ours}
     environment |= {"GRADIO_SERVER_NAME": "127.0.0.1", "PYTHONUNBUFFERED": "1"}
@@ -72,7 +72,7 @@ def test_it_starts_and_answers(space, tmp_path):
         while not (url := re.search(r"http://127\.0\.0\.1:\d+", (tmp_path / "log").read_text())):
             assert process.poll() is None, (tmp_path / "log").read_text()[-2000:]
             time.sleep(0.1)
-        with urllib.request.urlopen(url[0]) as answer:  # at the port that was free
+        with urllib.request.urlopen(url[0]) as answer:
             assert answer.status == 200
             assert b"UrbanLN" in answer.read()
     finally:
@@ -90,7 +90,7 @@ def dry_run(folder, vectors):
 
 
 def contents(folder):
-    """Every file below a folder, by its relative path."""
+    """Contents of all files in a folder by relative path."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
@@ -148,7 +148,6 @@ def test_a_space_is_written_again_and_what_others_put_there_stays(vectors, tmp_p
     write_space(space, REPO, hub_sources(vectors))
     assert not second.exists()
     assert (space / ".git" / "HEAD").read_text() == notes.read_text() == "mine"
-    # what was edited is somebody's work too
     (space / "README.md").write_text("mine")
     before = contents(space)
     with pytest.raises(ForeignFileError, match=r"README\.md"):
