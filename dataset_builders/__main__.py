@@ -1,4 +1,4 @@
-"""`python -m dataset_builders plan|build|status|retry-failed|publish|rehydrate`."""
+"""Command line: `python -m dataset_builders plan|build|status|retry-failed|publish|rehydrate`."""
 
 import argparse
 import sys
@@ -57,13 +57,13 @@ then names host and variable and asks.
 
 
 class _NothingFetchedError(Exception):
-    """The user asked for the plan alone (exit code 0), or said no (1)."""
+    """Raised to stop before fetching, with exit code 0 for a dry run, 1 if the user declines."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code, see [`run_command`].
+    """Run a command and return its exit code (see [`run_command`]).
 
-    A provider's quota that is used up, or a key that is refused, is exit code 3.
+    The exit code is 3 if a provider's quota is exhausted or a key is rejected.
     """
     arguments = _parser().parse_args(argv)
     if arguments.output_dir is None:
@@ -221,7 +221,7 @@ def _publish(arguments: argparse.Namespace) -> None:
         raise DatasetError("--dry_run lists what --push_to_hub ORG/NAME would send: give both.")
     read_recipe(arguments.recipe, arguments.data_dir)
     space = Workspace(arguments.output_dir)
-    with locked(space.root):  # also out of the build
+    with locked(space.root):  # the lock that `build` takes
         print(publish(space.dataset, space.published))
     if arguments.push_to_hub is None:
         return

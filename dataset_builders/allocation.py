@@ -1,9 +1,8 @@
-"""Indicators from the attribute of a polygon layer, allocated to regions by area.
+"""Areal interpolation: attributes of a polygon layer, allocated to regions.
 
-Census zones, postcodes or the cells of a population grid rarely nest in regions. Each polygon's
-value is taken to be spread evenly over its area, the usual assumption of areal weighting
-(Goodchild and Lam, Areal interpolation, Geo-Processing 1, 1980): the smaller the polygons compared
-with the regions, the less it matters.
+Census zones, postcodes and population grid cells rarely nest in regions. Values are assumed to be
+spread evenly over each polygon (areal weighting; Goodchild and Lam, Areal interpolation,
+Geo-Processing 1, 1980), which matters less the smaller the polygons are.
 """
 
 from pathlib import Path
@@ -22,7 +21,7 @@ from .layers import read_layer
 LayerKind = Literal["count", "intensity"]
 ROUNDING = 1e-9
 OVERLAP = 1e-3
-"""Share of a region that the layer may cover twice, as slivers between neighbours do."""
+"""Largest share of a region that polygons may cover twice, such as slivers between neighbours."""
 
 
 def allocate(
@@ -36,24 +35,23 @@ def allocate(
     """Allocate an attribute of a polygon layer to regions by area.
 
     Args:
-        layer: Polygons with a CRS that do not overlap, or a file of them that geopandas reads. A
-            null attribute means that the value is unknown there.
-        regions: Polygons with a CRS, indexed as the result.
-        column: Attribute of the layer.
-        kind: "count" for an amount per polygon (people): each polygon gives a region the share of
-            its amount that is its share of area, so amounts are preserved where regions cover the
-            layer. "intensity" for a measurement (median income): the mean over the region,
-            weighted by area.
-        min_coverage: Coverage, in [0, 1], below which a region has no value.
+        layer: Non-overlapping polygons with a CRS, or a file that geopandas reads. A null attribute
+            is an unknown value.
+        regions: Polygons with a CRS.
+        column: Name of the attribute.
+        kind: "count" for an amount per polygon (people): it is divided in proportion to area, which
+            preserves totals where the regions cover the layer. "intensity" for a measurement
+            (median income): the area-weighted mean over the region.
+        min_coverage: Minimum coverage, in [0, 1]; regions below it have no value.
 
     Returns:
-        `value`, NaN where no polygon with a value lies, and `coverage`, the share of the region's
-        area that lies on polygons with a value.
+        Indexed like `regions`: `value`, NaN where no polygon has a value, and `coverage`, the share
+        of the region's area on polygons with a value.
 
     Raises:
-        SourceError: The layer cannot be read, or has no such column of numbers.
-        DatasetError: No CRS, polygons that are not valid or overlap, a negative amount, or no
-            polygon touches a region.
+        SourceError: The layer cannot be read, or has no numeric column of this name.
+        DatasetError: Missing CRS, invalid or overlapping polygons, negative counts, or no overlap
+            with the regions.
     """
     if kind not in get_args(LayerKind):
         raise DatasetError(f"The kind of a layer is one of {get_args(LayerKind)}, got {kind!r}.")
@@ -106,7 +104,7 @@ def _numbers(frame: gpd.GeoDataFrame, column: str, name: str) -> NDArray[np.floa
 
 
 def _plane_shapes(frame: gpd.GeoDataFrame, name: str) -> NDArray[np.object_]:
-    """Polygons on a plane where areas are true; empty ones for null geometries."""
+    """Polygons in an equal-area projection (EPSG:6933); null geometries become empty."""
     if frame.crs is None:
         raise DatasetError(f"{name} has no CRS. Set it, as in `frame.set_crs(...)`.")
     shapes, names = frame.geometry.to_numpy(), frame.index.to_numpy()

@@ -1,4 +1,4 @@
-"""Which region a point lies in: one at most, also for a point on the edge that two share."""
+"""Assignment of points to regions; a point on a shared edge goes to exactly one region."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,24 +23,24 @@ Position = Callable[[Floats, Floats], tuple[Floats, Floats]]
 def assign_points(
     lon: Any, lat: Any, regions: "gpd.GeoDataFrame | RegionIndex", *, check: bool = True
 ) -> Ints:
-    """The region of each point.
+    """Assign each point to the region that contains it.
 
-    Of several regions that hold a point (shared edges, overlaps) the one with the first
-    `region_id` takes it, so that the result does not depend on the order of the rows.
+    A point in several regions (shared edges, overlaps) is assigned to the first by `region_id`, so
+    the result does not depend on row order.
 
     Args:
-        lon: `(n,)`, EPSG:4326; NaN where unknown.
-        lat: `(n,)`.
-        regions: Polygons in EPSG:4326, split at the antimeridian, with `region_id`; or their index,
-            where it is used several times.
-        check: Look for another coordinate system if most of the points lie outside.
+        lon: `(n,)` longitudes, EPSG:4326; NaN where unknown.
+        lat: `(n,)` latitudes.
+        regions: Polygons in EPSG:4326, split at the antimeridian, with `region_id`; or their
+            [`RegionIndex`].
+        check: If most points lie outside, test whether another coordinate system fits better.
 
     Returns:
-        `(n,)` positions of rows of `regions`, -1 for points outside all of them.
+        `(n,)` row positions in `regions`; -1 for points outside all regions.
 
     Raises:
-        DatasetError: Regions without a CRS or in another one; or most points lie outside and would
-            not in another coordinate system, which is named.
+        DatasetError: The regions are not in EPSG:4326; or most points lie outside, but not in
+            another coordinate system, which is named.
     """
     lon, lat = np.asarray(lon, dtype=np.float64), np.asarray(lat, dtype=np.float64)
     if lon.shape != lat.shape or lon.ndim != 1:
@@ -61,10 +61,10 @@ def assign_points(
 
 
 class RegionIndex:
-    """A search tree of regions, for [`assign_points`].
+    """Spatial index of regions, for repeated calls of [`assign_points`].
 
     Raises:
-        DatasetError: The regions have no CRS, or another one than EPSG:4326.
+        DatasetError: The regions are not in EPSG:4326.
     """
 
     def __init__(self, regions: gpd.GeoDataFrame):
@@ -78,7 +78,7 @@ class RegionIndex:
         self.tree = shapely.STRtree(self.shapes)
 
     def find(self, lon: Floats, lat: Floats) -> Ints:
-        """Positions of rows of the regions, -1 for points outside all of them."""
+        """Row positions of the regions that contain points; -1 for points outside all regions."""
         lon = np.where(np.abs(lon) > 180, (lon + 180.0) % 360.0 - 180.0, lon)
         none = len(self.shapes)
         first = np.full(len(lon), none)
@@ -91,7 +91,7 @@ class RegionIndex:
 
 
 def _suggest_system(lon: Floats, lat: Floats, inside: float, index: RegionIndex) -> None:
-    """Raise if points would lie within the regions in another coordinate system."""
+    """Raise if points fit the regions in another coordinate system."""
     chosen = np.unique(np.linspace(0, len(lon) - 1, 5000).astype(np.int64))
     lon, lat = lon[chosen], lat[chosen]
     shares: dict[str, float] = {}
@@ -114,7 +114,7 @@ def _suggest_system(lon: Floats, lat: Floats, inside: float, index: RegionIndex)
 
 
 def _readings() -> dict[str, Position]:
-    """Other coordinate systems that points may turn out to be in."""
+    """Other coordinate systems that points may be in."""
 
     def of(source: str, target: str) -> Position:
         return lambda lon, lat: convert(lon, lat, source, target, outside="nan")

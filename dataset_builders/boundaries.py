@@ -1,4 +1,4 @@
-"""The outline of a city: read, checked, and brought to EPSG:4326."""
+"""Read and validate the boundary of a city, in EPSG:4326."""
 
 import os
 import warnings
@@ -15,12 +15,12 @@ from .layers import read_layer
 
 Boundary: TypeAlias = shapely.Geometry | gpd.GeoSeries | gpd.GeoDataFrame | str | os.PathLike[str]
 MAX_LATITUDE = 85.0
-# share of the area up to which a repaired outline is the same place
+# largest relative change of area by a repair
 REPAIR_TOLERANCE = 1e-3
 
 
 def read_boundary(boundary: Boundary) -> shapely.Geometry:
-    """A boundary as one valid polygon or multipolygon in EPSG:4326.
+    """Read a boundary as one valid polygon or multipolygon in EPSG:4326.
 
     A boundary across the antimeridian is returned in one piece, with longitudes beyond 180.
 
@@ -29,9 +29,9 @@ def read_boundary(boundary: Boundary) -> shapely.Geometry:
             any CRS, whose rows are merged; or the path of a file that geopandas reads.
 
     Raises:
-        SourceError: There is no such file, or geopandas does not read it.
-        DatasetError: It is empty, no polygon, crosses itself, has no CRS, reaches beyond
-            85 degrees of latitude, or its coordinates do not match its CRS.
+        SourceError: The file does not exist, or geopandas cannot read it.
+        DatasetError: The boundary is empty, not a polygon, self-intersecting, without a CRS, beyond
+            85 degrees of latitude, or has coordinates that do not match its CRS.
     """
     if isinstance(boundary, str | os.PathLike):
         boundary = read_layer(Path(boundary), "boundary")
@@ -65,7 +65,7 @@ def _merged(series: gpd.GeoSeries) -> shapely.Geometry:
                 "look like degrees. Set the CRS with "
                 '`boundary.set_crs("EPSG:4326", allow_override=True)`.'
             )
-        # straight edges in the plane are bent in degrees
+        # straight edges of the projection are curved in degrees
         step = max(np.ptp(bounds[[0, 2]]), np.ptp(bounds[[1, 3]])) / 256
         parts = list(shapely.segmentize(parts, step))
     else:
@@ -76,13 +76,13 @@ def _merged(series: gpd.GeoSeries) -> shapely.Geometry:
         raise DatasetError(f"The boundary cannot be placed from {series.crs.name}.") from error
     whole = shapely.multipolygons(list(shapely.get_parts(moved.to_numpy())))
     _check_degrees(whole)
-    # parts on both sides of the antimeridian must meet before they are merged
+    # parts on both sides of the antimeridian must touch before the union
     parts = shapely.get_parts(_across_antimeridian(whole))
     return _polygons(shapely.union_all(shapely.make_valid(parts)))
 
 
 def _polygons(shape: shapely.Geometry) -> shapely.Geometry:
-    """The polygons of a geometry, as a polygon or multipolygon."""
+    """Reduce a geometry to a polygon or multipolygon."""
     if shape is None or shape.is_empty:
         raise DatasetError("The boundary is empty.")
     if shape.geom_type == "GeometryCollection":
@@ -95,7 +95,7 @@ def _polygons(shape: shapely.Geometry) -> shapely.Geometry:
 
 
 def _repaired(shape: shapely.Geometry) -> shapely.Geometry:
-    """The shape itself if it is valid; made valid, with a warning, where that is unambiguous."""
+    """Make a shape valid, with a warning, where the repair is unambiguous."""
     if not np.isfinite(shapely.get_coordinates(shape)).all():
         raise DatasetError("The boundary has coordinates that are not finite.")
     if shape.is_valid:
@@ -106,7 +106,7 @@ def _repaired(shape: shapely.Geometry) -> shapely.Geometry:
     parts = shapely.get_parts(shape)
     overlap = len(parts) > 1 and shapely.is_valid(parts).all()
     repaired = shapely.union_all(parts) if overlap else shapely.make_valid(shape)
-    # shapely's area of an invalid shape counts loops the wrong way round as negative
+    # shapely counts the area of reversed loops as negative
     change = 0.0 if overlap else abs(shape.area - repaired.area)
     if repaired.area == 0 or change > REPAIR_TOLERANCE * repaired.area:
         what = "crosses itself" if "intersection" in why else "is no valid polygon"
@@ -136,7 +136,7 @@ def _check_degrees(shape: shapely.Geometry) -> None:
 
 
 def _across_antimeridian(shape: shapely.Geometry) -> shapely.Geometry:
-    """In one piece, west end in [-180, 180)."""
+    """Join a shape across the antimeridian; its west end lies in [-180, 180)."""
     west, _, east, _ = shape.bounds
     if east - west > 180:
         shape = shapely.transform(shape, lambda xy: np.column_stack([xy[:, 0] % 360.0, xy[:, 1]]))

@@ -1,9 +1,8 @@
-"""Cleaning of captions, applied before they are stored or used.
+"""Caption cleaning, applied before captions are stored or used.
 
-Invisible characters are removed, and so are tokens of a chat template or a tokenizer
-(`<|im_start|>`, `</s>`, `[INST]`) before and after a caption. A token *within* a caption means that
-the server did not stop at the end of the answer, so that nobody knows which part is the caption:
-such a text is dropped with a reason.
+Removes invisible characters, and tokens of chat templates and tokenizers (`<|im_start|>`, `</s>`,
+`[INST]`) at either end. A token *within* a caption means that generation did not stop at the end of
+the answer; such a text is dropped with a reason.
 """
 
 import re
@@ -16,12 +15,12 @@ DROP_REASONS = {
     EMPTY: "the caption is null or empty",
     TEMPLATE: "a token of a chat template, such as <|im_end|>, stands within the caption",
 }
-"""Reasons why a text is no caption."""
+"""Reasons for dropping a caption."""
 
 DETAIL_LENGTH = 200
 CAPTION_COLUMNS = ("caption", "caption_model", "caption_score")
 
-# marks of the reading direction and other invisible characters
+# bidirectional marks and other invisible characters
 _INVISIBLE = {0x00AD, 0x061C, 0x200B, 0x200E, 0x200F, 0x2060, 0xFEFF, *range(0x202A, 0x202F)}
 _INVISIBLE |= set(range(0x2066, 0x206A))
 # ChatML, Llama 3, Phi and Qwen; DeepSeek (with a wide bar); Gemma, SmolVLM and open_clip; Llama 2
@@ -35,7 +34,7 @@ _TOKEN = (
 )
 _HEADER = r"(?:<\|(?:im_start|start_header_id|start_of_role)\|>|<start_of_turn>)"
 _ANY_TOKEN = re.compile(_TOKEN)
-# the header of another speaker does not start an answer
+# the header of another role does not start an answer
 _BEFORE = re.compile(
     rf"\s*(?:{_HEADER}(?:\s*(?:assistant|model)\b:?|(?!\s*(?:user|system|human|tool)\b))"
     rf"|(?!{_HEADER}){_TOKEN})"
@@ -44,19 +43,15 @@ _AFTER = re.compile(rf"{_HEADER}\s?(?:assistant|model|user|system|human|tool)\b|
 
 
 def clean_caption(text: str | None) -> str | None:
-    """A text as a caption: on one line, without invisible characters and surrounding tokens.
-
-    Returns:
-        The caption, or None if the text is none; [`caption_text`] gives the reason.
-    """
+    """Clean a caption; None if [`caption_text`] drops it."""
     return caption_text(text)[0]
 
 
 def caption_text(text: str | None) -> tuple[str | None, str]:
-    """A text as a caption, or the reason why it is none.
+    """Clean a caption, or give the reason for dropping it.
 
     Returns:
-        The caption and "", or None and one of [`DROP_REASONS`].
+        The caption on one line and "", or None and one of [`DROP_REASONS`].
     """
     bare = strip_template(text or "")
     if has_template_token(bare):
@@ -66,9 +61,9 @@ def caption_text(text: str | None) -> tuple[str | None, str]:
 
 
 def plain_text(text: str | None) -> str | None:
-    """Remove control and invisible characters, and fold white space.
+    """Remove control and invisible characters, and collapse white space.
 
-    Line breaks and tabs become single spaces; lone surrogates, which no file can hold, are removed.
+    Lone surrogates, which UTF-8 cannot encode, are removed.
 
     Returns:
         The text, or None if nothing is left.
@@ -77,7 +72,7 @@ def plain_text(text: str | None) -> str | None:
 
 
 def visible_text(text: str) -> str:
-    """Remove control and invisible characters; line breaks and tabs stay."""
+    """Remove control and invisible characters, except line breaks and tabs."""
     if text.isprintable():
         return text
     kept = (char if _is_text(char) else " " * char.isspace() for char in text)
@@ -85,9 +80,9 @@ def visible_text(text: str) -> str:
 
 
 def strip_template(text: str) -> str:
-    """Remove tokens of a chat template around a text, and the speaker that they name.
+    """Remove chat-template tokens and role names at both ends of a text.
 
-    Invisible characters are removed first, since they could hide a token. Inner white space stays.
+    Invisible characters are removed first, since they could split a token.
     """
     text = visible_text(text)
     start, stop = 0, len(text)
@@ -101,22 +96,22 @@ def strip_template(text: str) -> str:
 
 
 def has_template_token(text: str) -> bool:
-    """Whether a text contains a token of a chat template or a tokenizer."""
+    """Whether a text contains a token of a chat template or tokenizer."""
     return _ANY_TOKEN.search(text) is not None
 
 
 def clean_row(table: str, row: Mapping[str, Any]) -> tuple[Mapping[str, Any], str, str]:
-    """A row of a dataset with its caption cleaned for storage.
+    """Clean the caption in a dataset row.
 
-    In an image table, a text that is no caption becomes null; in the table of candidates it stays
-    for the record, with `kept` false.
+    In image tables a dropped caption becomes null; in the table of candidates its text is kept,
+    with `kept` false.
 
     Args:
-        table: one of the four tables.
-        row: values by column.
+        table: Name of the table.
+        row: Values by column.
 
     Returns:
-        The row, one of [`DROP_REASONS`] or "", and the text that was dropped.
+        The row, one of [`DROP_REASONS`] or "", and the dropped text.
     """
     column = "text" if table == "captions" else "caption"
     if not isinstance(text := row.get(column), str):
@@ -134,11 +129,7 @@ def clean_row(table: str, row: Mapping[str, Any]) -> tuple[Mapping[str, Any], st
 
 
 def join_sentences(sentences: list[str]) -> str | None:
-    """Join sentences into a caption; a full stop is added where one lacks its end.
-
-    Returns:
-        The caption, or None if no sentence has text.
-    """
+    """Join sentences into a caption, adding missing full stops; None if no sentence has text."""
     cleaned = [text for text in map(plain_text, map(strip_template, sentences)) if text]
     ended = [text if text[-1] in ".!?。！？" else f"{text.rstrip(',;: ')}." for text in cleaned]
     return " ".join(ended) or None

@@ -1,4 +1,4 @@
-"""The dataset card (README.md), computed from the dataset folder; its text is `card.md.j2`."""
+"""Dataset card (README.md), rendered from `card.md.j2` with statistics of the dataset folder."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ from .storage import (
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 MARKER, RECIPE_FILE, FIGURES = "published.json", "recipe.yaml", "figures"
 PLACEHOLDER = 'name = "path/to/this/folder"  # or the id of this repository'
-"""Line of the examples that a push replaces by the id on the Hub."""
+"""Line of the examples that a push replaces with the repository id."""
 # values the Hub accepts as `license:`; anything else goes under `license_name:`
 HUB_LICENCES = {
     "apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0",
@@ -40,19 +40,19 @@ Table = tuple[str, str]
 
 
 def write_card(root: str | Path, kind: str = FILES_KIND) -> Path:
-    """Write README.md: YAML configs for `load_dataset`, licence, statistics, how to load.
+    """Write README.md: configs for `load_dataset`, licences, statistics and loading examples.
 
-    A simulated dataset is called synthetic in its name, its tags and its first line.
+    Synthetic datasets are marked in the title, the tags and the first line.
 
     Args:
-        root: a finished dataset folder.
-        kind: kind of the folder's [`WrittenFiles`].
+        root: Folder of a finished dataset.
+        kind: Kind of the folder's [`WrittenFiles`].
 
     Returns:
-        The path of the card.
+        Path of the card.
 
     Raises:
-        DatasetError: the folder holds no dataset, or its build did not finish.
+        DatasetError: The folder holds no finished dataset.
         ForeignFileError: README.md was not written by this function, or was edited.
     """
     root = Path(root)
@@ -112,17 +112,17 @@ def _header(root: Path, metadata: DatasetMetadata, tables: Sequence[Table]) -> D
 
 
 def _shown(root: Path, tables: Sequence[Table]) -> dict[str, Any]:
-    """The table of the examples, and whether any image of it is withheld."""
+    """Table of the loading example, and whether any of its images is withheld."""
     city, table = next((pair for pair in tables if pair[1] in VIEWS), tables[0])
     withheld = table in VIEWS and not _redistributable(root, city, table).all()
     return {"city": city, "table": table, "withheld": withheld}
 
 
 def _redistributable(root: Path, city: str, view: str) -> pd.Series:
-    """For each row, whether its image may be redistributed.
+    """Whether the image of each row may be redistributed.
 
-    Where the table does not say, the licence gate has withheld all images of a published dataset;
-    any other dataset is not asked.
+    Without this column, all images of a published dataset have been withheld by the licence gate;
+    those of other datasets count as redistributable.
     """
     if "redistributable" not in _columns(root, city, view):
         return pd.Series(not (root / MARKER).exists(), index=range(count_rows(root, city, view)))
@@ -153,7 +153,7 @@ def _table(root: Path, city: str, table: str) -> dict[str, str]:
 
 
 def _sources(root: Path, tables: Sequence[Table]) -> Iterator[dict[str, Any]]:
-    """The sources of the images with their licences, where the tables credit them."""
+    """Sources of the images with their licences, if the tables credit them."""
     for city, view in tables:
         if view not in VIEWS:
             continue
@@ -226,7 +226,7 @@ def _coverage(regions: pd.DataFrame, counts: dict[str, pd.Series]) -> str:
 
 
 def _parts(regions: pd.DataFrame, counts: dict[str, pd.Series]) -> Iterator[list[str]]:
-    """Image coverage of each part of a split: a part covered otherwise is another population."""
+    """Image coverage of each part of a split; parts that differ in coverage are not comparable."""
     for name in SPLITS:
         for part in PARTS:
             mine = regions[name] == part

@@ -1,4 +1,4 @@
-"""How every command ends: its exit code, and errors on one line."""
+"""Exit codes and one-line error messages of all commands."""
 
 import os
 import select
@@ -8,20 +8,20 @@ from collections.abc import Callable
 from . import hub_errors, machine_errors
 from .errors import ReportedError
 
-INTERRUPTED, OUTPUT_CLOSED = 130, 141  # as shells say SIGINT and SIGPIPE
+INTERRUPTED, OUTPUT_CLOSED = 130, 141  # 128 + signal number, as in shells
 
 
 def run_command(work: Callable[[], int | None], prefix: str = "error") -> int:
-    """Run a command; what a user can act on is printed on standard error, without a traceback.
+    """Run a command; print user errors to standard error, without a traceback.
 
     Args:
-        work: The command; returns its exit code, None for 0.
-        prefix: Of the printed line.
+        work: Function that runs the command and returns its exit code, None for 0.
+        prefix: Prefix of the printed line.
 
     Returns:
-        The exit code: 1 where disk, memory or network failed, so that a rerun may succeed; 2 where
-        something that was given cannot be used, or as the error says; 130 after Ctrl-C; 141 where
-        nobody reads the output any more. Other errors are raised: they are faults of the program.
+        Exit code: 1 for errors of disk, memory or network, where a rerun may succeed; 2 for invalid
+        input, unless the error sets its own; 130 after Ctrl-C; 141 if the output pipe is closed.
+        Other exceptions are bugs and are raised.
     """
     try:
         code = work() or 0
@@ -38,7 +38,7 @@ def run_command(work: Callable[[], int | None], prefix: str = "error") -> int:
             said, code = hub, 1 if hub.endswith(hub_errors.AGAIN) else 2
         elif machine := machine_errors.explain(error):
             said, code = machine, 1
-        elif isinstance(error, OSError):  # a path that is not there, or no folder
+        elif isinstance(error, OSError):  # such as a missing path
             said, code = str(error), 2
         else:
             raise
@@ -52,7 +52,7 @@ def _is_output_closed() -> bool:
     poll.register(output, 0)
     if not poll.poll(0):
         return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # Python tries once more when it exits
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # Python flushes again at exit
     return True
 
 

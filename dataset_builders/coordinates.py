@@ -1,14 +1,14 @@
-"""WGS-84, GCJ-02, BD-09 and BD-09 Mercator, and the tiles of web maps.
+"""Coordinate systems of Chinese maps (GCJ-02, BD-09, BD-09 Mercator), and web map tiles.
 
-China's maps use GCJ-02, an offset of WGS-84 by some hundred metres; Baidu adds another (BD-09) and
-a Mercator-like plane of its own (BD-09 Mercator). GCJ-02 and BD-09 follow the formulas published
-by eviltransform and coordtransform; the plane follows the polynomials of Baidu's JavaScript API.
-One direction of each is a formula; the other is its exact inverse by iteration, so that a round
-trip returns to its start within 1e-9 degrees. Baidu's polynomials change at 15, 30, 45 and 60
-degrees and leave gaps of up to a centimetre there (ten at 60 degrees), which have no exact inverse.
+Chinese maps use GCJ-02, which is offset from WGS-84 by some hundred metres; Baidu adds a second
+offset (BD-09) and a Mercator-like projection (BD-09 Mercator). GCJ-02 and BD-09 follow the formulas
+published by eviltransform and coordtransform, the projection the polynomials of Baidu's JavaScript
+API. Inverses are computed by iteration and exact to 1e-9 degrees over a round trip. Baidu's
+polynomials are discontinuous at 15, 30, 45 and 60 degrees: gaps of up to a centimetre (10 cm at 60
+degrees) have no exact inverse.
 
-No published package covers all of these, vectorised and with exact inverses, so the formulas are
-here. The caller names both systems; nothing is guessed.
+No published package offers all of these vectorised and with exact inverses. The caller names both
+systems; none is guessed.
 """
 
 import math
@@ -27,7 +27,7 @@ MAX_ZOOM = 30
 AXIS_M = 6378245.0
 ECCENTRICITY2 = 0.00669342162296594323
 BD_ANGLE = math.pi * 3000.0 / 180.0
-# west, east, south, north of where GCJ-02 is defined
+# extent of GCJ-02: west, east, south, north
 CHINA = (72.004, 137.8347, 0.8293, 55.8271)
 TOLERANCE_DEGREES = 1e-13
 MAX_ITERATIONS = 60
@@ -89,23 +89,22 @@ def convert(
 ) -> tuple[Any, Any]:
     """Convert coordinates between two systems.
 
-    The conversion between WGS-84 and the others is defined only within the customary rectangle
-    around China, which includes neighbouring land where maps have no offset: use "wgs84" for data
-    from there.
+    Conversions between WGS-84 and the others are defined only within the customary rectangle around
+    China. It includes neighbouring land, where maps have no offset: use "wgs84" there.
 
     Args:
         lon: Degrees east, or x in metres for "bd09mc". A number or an array; NaN stays NaN.
         lat: Degrees north, or y in metres for "bd09mc".
         source: "wgs84", "gcj02", "bd09" or "bd09mc".
         target: As `source`.
-        outside: Result for points where the conversion is undefined: an error, or NaN.
+        outside: Result for points outside that rectangle: an error, or NaN.
 
     Returns:
         The pair in the target system: floats for numbers, arrays for arrays.
 
     Raises:
-        DatasetError: A point outside the area.
-        ValueError: An unknown system, or a latitude beyond 90 degrees.
+        DatasetError: A point lies outside the rectangle.
+        ValueError: Unknown system, or a latitude beyond 90 degrees.
     """
     for name in (source, target):
         if name not in SYSTEMS:
@@ -133,11 +132,11 @@ def tile_corner(x: Any, y: Any, z: Any, scheme: str) -> tuple[Any, Any]:
         x: Column, a number or an array.
         y: Row: southward from the north in "xyz", northward from the south in "tms", northward
             from the equator in "baidu" (negative south of it).
-        z: Zoom.
+        z: Zoom level.
         scheme: "xyz" or "tms" (Web Mercator, corner in WGS-84), or "baidu" (corner in BD-09).
 
     Raises:
-        ValueError: An unknown scheme or an impossible zoom.
+        ValueError: Unknown scheme or invalid zoom level.
     """
     x, y, z = _tile_arrays(x, y, z, scheme)
     if scheme == "baidu":
@@ -155,7 +154,7 @@ def tile_index(lon: Any, lat: Any, z: Any, scheme: str) -> tuple[Any, Any]:
     Args:
         lon: Longitude in the scheme's own system, a number or an array.
         lat: Latitude likewise.
-        z: Zoom.
+        z: Zoom level.
         scheme: "xyz", "tms" or "baidu".
 
     Returns:
@@ -168,24 +167,24 @@ def tile_index(lon: Any, lat: Any, z: Any, scheme: str) -> tuple[Any, Any]:
 
 
 def tile_position(lon: Any, lat: Any, z: Any, scheme: str) -> tuple[np.ndarray, np.ndarray]:
-    """Column and row of a point with fractions; arguments as in [`tile_index`]."""
+    """Fractional column and row of a point; arguments as in [`tile_index`]."""
     lon, lat, z = _tile_arrays(lon, lat, z, scheme)
     if scheme == "baidu":
         x_m, y_m = convert(lon, lat, "bd09", "bd09mc")
         return np.asarray(x_m / _baidu_side_m(z)), np.asarray(y_m / _baidu_side_m(z))
     x = (lon + 180.0) / 360.0 * np.exp2(z)
-    # positive to the north, half the world high
+    # 1 at the north edge of the map
     north = np.arcsinh(np.tan(np.radians(lat))) / math.pi
     return x, (1 - north if scheme == "xyz" else 1 + north) / 2 * np.exp2(z)
 
 
 def tile_polygons(x: Any, y: Any, z: Any, scheme: str) -> np.ndarray:
-    """Outlines of tiles in WGS-84, `(n,)` shapely polygons; neighbours share their corners.
+    """Outlines of tiles in WGS-84, `(n,)` shapely polygons; adjacent tiles share their corners.
 
     Args:
         x: `(n,)` columns.
         y: `(n,)` rows.
-        z: Zoom.
+        z: Zoom level.
         scheme: "xyz", "tms" or "baidu".
     """
     x, y = np.atleast_1d(np.asarray(x)), np.atleast_1d(np.asarray(y))
@@ -214,13 +213,13 @@ def _baidu_side_m(z: np.ndarray) -> np.ndarray:
 
 
 def _inverse(forward: Any, x: np.ndarray, y: np.ndarray, guess: Pair) -> Pair:
-    """The point that `forward` maps to (x, y), by fixed-point iteration."""
+    """Solve `forward(u, v) = (x, y)` by fixed-point iteration."""
     u, v = guess
     for _ in range(MAX_ITERATIONS):
         found_x, found_y = forward(u, v)
         miss_x, miss_y = x - found_x, y - found_y
         u, v = u + miss_x, v + miss_y
-        # NaN never converges, and stays NaN
+        # NaN stays NaN, and compares as converged
         if not np.any(np.maximum(np.abs(miss_x), np.abs(miss_y)) > TOLERANCE_DEGREES):
             break
     return u, v
@@ -275,13 +274,13 @@ def _wgs84_to_gcj02(lon: np.ndarray, lat: np.ndarray) -> Pair:
 
 
 def _gcj02_to_wgs84(lon: np.ndarray, lat: np.ndarray) -> Pair:
-    # at the rim of the rectangle the offset can lead across it
+    # the offset can cross the edge of the rectangle
     near = _in_china(lon, lat)
     near |= _in_china(lon - 0.02, lat - 0.02) | _in_china(lon + 0.02, lat + 0.02)
     found_lon, found_lat = np.full_like(lon, np.nan), np.full_like(lat, np.nan)
     if near.any():
         solved = _inverse(_shifted, lon[near], lat[near], (lon[near], lat[near]))
-        # of a point on the rim the inverse may be off it by a rounding
+        # the inverse of a point on the edge may lie outside by rounding
         inside = _in_china(np.round(solved[0], 10), np.round(solved[1], 10))
         found_lon[near] = np.where(inside, solved[0], np.nan)
         found_lat[near] = np.where(inside, solved[1], np.nan)
@@ -299,12 +298,12 @@ def _bd09_to_gcj02(lon: np.ndarray, lat: np.ndarray) -> Pair:
 
 
 def _bands(values: np.ndarray, floors: np.ndarray) -> np.ndarray:
-    """Row of each value in the tables: the first whose floor it reaches; NaN takes the last."""
+    """Row of the latitude band of each value in the tables; NaN takes the last."""
     return np.searchsorted(-floors, -np.nan_to_num(np.abs(values)), side="left").clip(0, 5)
 
 
 def _polynomial(x: np.ndarray, y: np.ndarray, c: np.ndarray) -> Pair:
-    """Baidu's polynomials with the coefficients c `(n, 10)`, odd in both coordinates."""
+    """Baidu's polynomials with coefficients c `(n, 10)`, odd in both coordinates."""
     ratio = np.abs(y) / c[:, 9]
     powers = ratio[:, None] ** np.arange(7)
     return (
@@ -324,7 +323,7 @@ def _bd09_to_bd09mc(lon: np.ndarray, lat: np.ndarray) -> Pair:
     shape = lon.shape
     lon, lat = lon.ravel(), lat.ravel()
     guess_x, guess_y = x, y = _polynomial(lon, lat, LL_TO_MC[_bands(lat, BAND_LAT)])
-    # Baidu's own polynomial is off by some decimetres: invert the other one by Newton's method
+    # this polynomial errs by decimetres: invert the backward one by Newton's method
     for _ in range(MAX_ITERATIONS):
         c = MC_TO_LL[_bands(y, BAND_Y)]
         found_lon, found_lat = _polynomial(x, y, c)
@@ -334,7 +333,7 @@ def _bd09_to_bd09mc(lon: np.ndarray, lat: np.ndarray) -> Pair:
         x, y = x + step_x, y + step_y
         if not np.any(np.maximum(np.abs(step_x), np.abs(step_y)) > 1e-8):
             break
-    # near 75 degrees the other one jumps by a kilometre: keep Baidu's own there
+    # the backward one jumps by a kilometre near 75 degrees: keep the forward result there
     lost = np.hypot(x - guess_x, y - guess_y) > MAX_CORRECTION_M
     x, y = np.where(lost, guess_x, x), np.where(lost, guess_y, y)
     return x.reshape(shape), y.reshape(shape)

@@ -1,4 +1,4 @@
-"""SQLite databases whose rows carry checksums."""
+"""SQLite databases with a checksum per row."""
 
 import contextlib
 import sqlite3
@@ -12,16 +12,16 @@ from .files import CHECKSUM, set_aside
 
 
 def open_database(path: Path, schema: str, *, exclusive: bool = False) -> sqlite3.Connection:
-    """Open an SQLite database in WAL mode, each statement a transaction of its own.
+    """Open an SQLite database in WAL mode, each statement being a transaction.
 
-    Each table has a column `digest`, for the [`row_checksum`] of the others. Rows that do not match
-    theirs are deleted, and a database that SQLite cannot read is set aside. The connection may be
-    used from several threads.
+    Each table has a column `digest` with the [`row_checksum`] of the others. Rows that do not match
+    it are deleted, and a database that SQLite cannot read is set aside. The connection may be used
+    from several threads.
 
     Args:
-        path: The file; created if missing.
-        schema: `CREATE TABLE IF NOT EXISTS`; the table has a primary key, of text.
-        exclusive: For this connection alone, which needs no shared memory.
+        path: Database file; created if missing.
+        schema: `CREATE TABLE IF NOT EXISTS` statement; the table has a text primary key.
+        exclusive: Lock the database for this connection, which then needs no shared memory.
     """
     while True:
         database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -46,7 +46,7 @@ def open_database(path: Path, schema: str, *, exclusive: bool = False) -> sqlite
 
 
 def _tables(database: sqlite3.Connection) -> dict[str, list[tuple[Any, ...]]]:
-    """Columns of each table but that of checksums: number, name, type, not null, default, key."""
+    """Rows of `PRAGMA table_info` for each table, without the checksum column."""
     names = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     described = {name: database.execute(f'PRAGMA table_info("{name}")') for (name,) in names}
     return {name: [one for one in of if one[1] != CHECKSUM] for name, of in described.items()}
@@ -59,15 +59,15 @@ def _has_shape(database: sqlite3.Connection, schema: str) -> bool:
 
 
 def row_checksum(values: Iterable[Any]) -> int:
-    """The checksum of a row: of its texts, and of its numbers as floats."""
+    """Checksum of the values of a row, with integers as floats."""
     return zlib.crc32(ascii([float(v) if isinstance(v, int) else v for v in values]).encode())
 
 
 def _delete_damaged(database: sqlite3.Connection, path: Path) -> bool:
     """Delete rows that do not match their checksum; returns whether none is left.
 
-    Rows from before there were checksums have none, and pass. It is computed here, not in SQL:
-    functions of Python wait for its lock while SQLite holds its own, and threads for both.
+    Rows older than the checksums have none, and pass. Checksums are computed outside SQL: a Python
+    function called from SQL would wait for the GIL while SQLite holds its lock, which can deadlock.
     """
     for table, columns in _tables(database).items():
         names = [name for _, name, *_ in columns]

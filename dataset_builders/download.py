@@ -1,9 +1,9 @@
-"""Downloads: polite, checked, and never repeated.
+"""Rate-limited, verified and resumable downloads.
 
-Every request of this package goes through [`Fetcher`], which keeps per-host rates and concurrency,
-obeys `Retry-After` and backs off exponentially. An answer is "ok" once it has been read to its end,
-within a size limit, and checked; the ledger ([`Store`]) records it, and it is never requested
-again. An exhausted quota or a refused key ends the run.
+All requests of this package go through [`Fetcher`], which limits rate and concurrency per host,
+honours `Retry-After` and backs off exponentially. A response is "ok" once it has been read
+completely, within a size limit, and checked; the ledger ([`Store`]) records it, and it is never
+requested again. An exhausted quota or a rejected key ends the run.
 """
 
 import asyncio
@@ -33,12 +33,12 @@ RETRIED_CODES = frozenset({408, 425, 429, 500, 502, 503, 504})
 MISSING_CODES = frozenset({204, 404, 410})
 DENIED_CODES = frozenset({401, 403})
 MAX_BYTES = 2**26
-"""Default size limit of an answer, after decompression."""
+"""Default size limit of a response, after decompression."""
 MAX_REDIRECTS = 20
 MAX_DETAIL = 300
 BURST_S, HEADROOM = 0.03, 0.97
-"""Requests that are late by up to `BURST_S` are caught up with in a burst, which the rest of the
-rate leaves room for."""
+"""Late requests catch up in bursts of up to `BURST_S` seconds; the average rate is `HEADROOM` of
+the limit."""
 WRITERS = 8
 FAILURES_IN_A_ROW = 50
 USER_AGENT = "UrbanLN-dataset-builders/0.1 (research; +https://github.com/urbanln/urbanln)"
@@ -46,7 +46,7 @@ USER_AGENT = "UrbanLN-dataset-builders/0.1 (research; +https://github.com/urbanl
 
 @dataclass(frozen=True)
 class Limit:
-    """Per-host rate (requests per second) and number of concurrent requests."""
+    """Requests per second and number of concurrent requests of a host."""
 
     per_second: float = 2.0
     at_once: int = 4
@@ -60,18 +60,18 @@ class Limit:
 
 @dataclass(frozen=True)
 class Item:
-    """Something to download.
+    """A download.
 
     Attributes:
-        key: Name in the ledger. It holds no secret and does not change when a URL expires.
-        url: Address. Neither stored nor shown, like the other fields that may hold a secret.
+        key: Name in the ledger. It contains no secret and does not change when a URL expires.
+        url: Address. Neither stored nor shown, like the other fields that may contain a secret.
         params: Query parameters.
         headers: Request headers.
-        secret: The key that these hold. No redirect takes it to another host, and no detail
-            repeats it.
-        refused: State for HTTP 401 and 403. "denied" ends the run; "failed" suits addresses that
-            expire, and hold no key of the user.
-        max_bytes: Size limit of the answer.
+        secret: Key that these contain. It is not sent to another host by a redirect, nor repeated
+            in a detail.
+        refused: State for HTTP 401 and 403. "denied" ends the run; "failed" suits expiring
+            addresses that contain no key of the user.
+        max_bytes: Size limit of the response.
     """
 
     key: str
@@ -85,14 +85,14 @@ class Item:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result of checking an answer."""
+    """Result of checking a response."""
 
     status: Status
     detail: str = ""
 
 
 class StoppedError(DatasetError):
-    """Raised when further requests are pointless: quota, key, or no answers. Results are kept."""
+    """Raised when retrying is pointless: quota, key, or no responses. Downloads are kept."""
 
     exit_code = 3
 
@@ -114,14 +114,14 @@ class StoppedError(DatasetError):
 
 
 Check = Callable[[bytes, str], Verdict]
-"""From the content and its media type to a verdict."""
+"""Maps content and media type to a verdict."""
 
 
 class Host:
-    """Rate, concurrency and requested pauses of one host.
+    """Rate limit, concurrency limit and requested pauses of one host.
 
     Attributes:
-        slots: Held from before a request until its answer.
+        slots: Held from before a request until its response is recorded.
     """
 
     def __init__(self, limit: Limit):
@@ -133,14 +133,14 @@ class Host:
         self._resumes_at = 0.0
 
     async def turn(self) -> None:
-        """Wait until one more request may be sent."""
+        """Wait until a request may be sent."""
         await self._rate.acquire()
         while (delay := self._resumes_at - time.monotonic()) > 0:
             await asyncio.sleep(delay)
             await self._rate.acquire()
 
     def pause(self, seconds: float) -> None:
-        """Send nothing for so long."""
+        """Send no request for this number of seconds."""
         self._resumes_at = max(self._resumes_at, time.monotonic() + seconds)
 
 
@@ -149,14 +149,14 @@ class Fetcher:
 
     Args:
         store: Ledger and contents.
-        limits: By host name; other hosts get the default limit.
-        max_attempts: Per item and run.
-        backoff_s: Longest wait before the second attempt; doubles per attempt.
-        timeout_s: Longest time without a byte.
-        user_agent: Says who asks, and how to reach them; ASCII.
+        limits: Limits by host name; other hosts get the default limit.
+        max_attempts: Attempts per item and run.
+        backoff_s: Longest wait before the second attempt, in seconds; doubles per attempt.
+        timeout_s: Timeout of a read, in seconds.
+        user_agent: Identifies the client and a contact address; ASCII.
 
     Attributes:
-        failed: Number of items without an answer so far; the next run requests them again.
+        failed: Number of items without a response; the next run requests them again.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class Fetcher:
         self._client = new_client(timeout_s, user_agent)
         self._retrying = patiently(max_attempts, backoff_s)
         self._in_a_row = self.failed = 0
-        # contents are checked and synced to the disk beside the requests, several at once
+        # contents are checked and synced to disk in threads, concurrently with requests
         self._writers = ThreadPoolExecutor(WRITERS)
 
     async def __aenter__(self) -> "Fetcher":
@@ -190,18 +190,18 @@ class Fetcher:
     async def fetch_all(
         self, items: Iterable[Item], check: Check, in_flight: int = 64
     ) -> AsyncIterator[Fetched]:
-        """Download items as they come from the iterable, a bounded number at a time.
+        """Download items from an iterable, with a bounded number in flight.
 
         Args:
-            items: May be a generator of millions.
-            check: Judges every answer; see [`check_image`].
-            in_flight: Items waiting for their turn or their answer.
+            items: Items; may be a generator of millions.
+            check: Check of a response, such as [`check_image`].
+            in_flight: Number of items that may wait for a response.
 
         Yields:
-            The state of each, in the order of completion.
+            State of each item, in order of completion.
 
         Raises:
-            StoppedError: Quota exhausted, key refused, or no more answers. Results are kept.
+            StoppedError: Exhausted quota, rejected key, or no more responses. Downloads are kept.
         """
         waiting, done, source = set[Any](), set[Any](), iter(items)
         try:
@@ -226,13 +226,13 @@ class Fetcher:
         return fetched
 
     async def ask(self, item: Item, check: Check) -> tuple[Fetched, bytes]:
-        """Download what must not be stored, since it expires or holds a secret.
+        """Download without storing, for content that expires or contains a secret.
 
         Returns:
-            Its state, and the content; empty unless it is "ok".
+            State and content; the content is empty unless the state is "ok".
 
         Raises:
-            StoppedError: Quota exhausted, key refused, or no more answers.
+            StoppedError: Exhausted quota, rejected key, or no more responses.
         """
         return await self._settle(item, check, None)
 
@@ -252,21 +252,21 @@ class Fetcher:
         return fetched, content
 
     async def _try(self, item: Item, check: Check, store: Store | None) -> tuple[Fetched, bytes]:
-        """One attempt. Its slot is held until it is recorded: a killed process loses no more."""
+        """One attempt. It keeps its slot until it is recorded, to limit what a kill can lose."""
         import httpx2
 
         async with self._host(httpx2.URL(item.url).host).slots:
             response, content = await self._get(item)
             job = partial(_record, item, response, content, check, store)
-            # shielded: what has been answered is kept even if another answer ends the run
+            # shielded: responses are recorded even if another one ends the run
             loop = asyncio.get_running_loop()
             written = loop.run_in_executor(self._writers, job)
-            # nobody may be left to see that it fails, too
+            # after a stop nothing else retrieves the exception
             written.add_done_callback(lambda done: done.cancelled() or done.exception())
             return await asyncio.shield(written)
 
     async def _get(self, item: Item) -> tuple[Any, bytes | Verdict]:
-        """The answer. Redirects are followed, unless they take the key to another host."""
+        """Send a request and follow redirects, except to another host with the key."""
         import httpx2
 
         request = self._client.build_request(
@@ -309,7 +309,7 @@ class Fetcher:
 
 
 def check_image(content: bytes, media_type: str) -> Verdict:
-    """Check an answer that must be an image: it decodes to its end and is not of one colour."""
+    """Check that a response is a complete image of more than one colour."""
     from .images import BadImageError, decode_image
 
     if media_type.startswith(("text/", "application/json")):
@@ -325,17 +325,17 @@ def check_image(content: bytes, media_type: str) -> Verdict:
 
 
 def check_piece(content: bytes, media_type: str) -> Verdict:
-    """Like [`check_image`], for a part of an image, which may be of one colour, as open sea is."""
+    """Like [`check_image`], for tiles, which may have a single colour (open sea)."""
     verdict = check_image(content, media_type)
     return Verdict("ok", verdict.detail) if verdict.status == "blank" else verdict
 
 
 def _lost(item: Item, error: Exception, attempts: int) -> Fetched:
-    """The state of an item without an answer."""
+    """State of an item without a response."""
     import httpx2
 
     status: Status = "failed"
-    # the message of a client error may hold the whole URL, key and all
+    # messages of client errors may contain the URL and its key
     text = str(error) if isinstance(error, BusyError) else type(error).__name__
     detail = f"{text} after {attempts} attempts"
     if isinstance(error, (httpx2.InvalidURL, httpx2.UnsupportedProtocol)):
@@ -349,7 +349,7 @@ def _lost(item: Item, error: Exception, attempts: int) -> Fetched:
 def _record(
     item: Item, response: Any, content: bytes | Verdict, check: Check, store: Store | None
 ) -> tuple[Fetched, bytes]:
-    """Judge an answer and record the state of the item."""
+    """Judge a response and record the state of the item."""
     verdict = _judge(item, response, content, check)
     body, sha256, detail = b"", None, verdict.detail
     if verdict.status == "ok":
@@ -387,7 +387,7 @@ def _judge(item: Item, response: Any, content: bytes | Verdict, check: Check) ->
 
 
 def _takes_key_away(item: Item, request: Any) -> bool:
-    """Whether a redirect would tell the key of an item to another host."""
+    """Whether a redirect would send the key of an item to another host."""
     import httpx2
 
     home, url = httpx2.URL(item.url), request.url

@@ -1,11 +1,11 @@
-"""Errors of building and reading datasets, and what all errors for users have in common."""
+"""User-facing exceptions of all packages."""
 
 
 class ReportedError(Exception):
-    """Raised for what a user can act on; a command prints the message and no traceback.
+    """Base of errors that users can fix; commands print the message without a traceback.
 
     Attributes:
-        exit_code: Of a command that it ends; 2 where something that was given cannot be used.
+        exit_code: Exit code of the command; 2 for invalid input.
     """
 
     exit_code = 2
@@ -16,7 +16,7 @@ class DatasetError(ReportedError, ValueError):
 
 
 class SourceError(ReportedError, ValueError):
-    """Raised when a source of data is missing, or not laid out as expected."""
+    """Raised when a data source is missing, or has an unexpected layout."""
 
 
 class SplitError(ReportedError, ValueError):
@@ -28,7 +28,7 @@ class InUseError(ReportedError):
 
 
 class MissingExtraError(ReportedError, ImportError):
-    """Raised when a package is missing that is only installed with an extra.
+    """Raised when a package of an optional extra is not installed.
 
     Args:
         package: Name of the missing package.

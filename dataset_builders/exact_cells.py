@@ -1,4 +1,4 @@
-"""What exactextract needs to know of a band and of polygons; imports it, which is an extra."""
+"""Adapters of bands and polygons for exactextract, an optional dependency."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,19 +15,22 @@ from .rasters import Band
 CELLS_AT_ONCE = 4_000_000
 
 Window = tuple[int, int, int, int]
-"""Left, bottom, right and top: columns from the left, rows from the lowest one up."""
+"""Left, bottom, right, top, in columns from the left and rows from the bottom."""
 
 
 def sum_cells(
     band: Band, polygons: NDArray[Any], window: Window, fill: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sum of values x covered share, and number of cells with a value, by polygon.
+    """Sum of a band's values over polygons, and number of cells with a value.
 
     Args:
         band: Band to read.
-        polygons: `(n,)` polygons in columns and rows, as `window`.
-        window: Part of the band that they may reach into.
-        fill: Whether cells without a value hold 0.
+        polygons: `(n,)` polygons in the coordinates of `window`.
+        window: Part of the band to read.
+        fill: Treat cells without a value as 0.
+
+    Returns:
+        `(n,)` sums and `(n,)` numbers of cells, both weighted by the covered share of each cell.
     """
     found = exact_extract(
         _Cells(band, window, fill),
@@ -45,15 +48,15 @@ def sum_cells(
 def covered_cells(
     polygons: NDArray[Any], window: Window
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Find the cells that polygons cover, and the covered share of each.
+    """Cells that polygons cover, and the covered share of each.
 
     Args:
-        polygons: `(n,)` polygons in columns and rows, as `window`.
-        window: Cells to look at.
+        polygons: `(n,)` polygons in the coordinates of `window`.
+        window: Extent of the cells.
 
     Returns:
-        For every pair of a polygon and a cell: the polygon's number, the cell's number in the
-        window (row by row from the top left), and the share of the cell that is covered.
+        For each pair of polygon and cell: index of the polygon, index of the cell in the window
+        (row-major from the top left), and covered share of the cell.
     """
     found = exact_extract(
         _Empty(window),
@@ -70,7 +73,7 @@ def covered_cells(
 
 
 class _Empty(RasterSource):  # type: ignore[misc]
-    """A window of 1 x 1 cells that hold nothing."""
+    """Raster of 1 x 1 cells without values."""
 
     def __init__(self, window: Window):
         super().__init__()
@@ -93,7 +96,7 @@ class _Empty(RasterSource):  # type: ignore[misc]
 
 
 class _Cells(_Empty):
-    """A window of a band, its cells being 1 x 1."""
+    """Window of a band as 1 x 1 cells."""
 
     def __init__(self, band: Band, window: Window, fill: bool):
         super().__init__(window)
@@ -121,7 +124,7 @@ class _Polygon(Feature):  # type: ignore[misc]
 
 
 class _Polygons(FeatureSource):  # type: ignore[misc]
-    """Polygons as WKB: several times quicker than the GeoJSON of a GeoDataFrame."""
+    """Polygons as WKB, several times faster than the GeoJSON of a GeoDataFrame."""
 
     def __init__(self, polygons: NDArray[Any]):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Locks, atomic writes, files that this program may replace or delete, and fingerprints."""
+"""Locks, atomic writes, ownership of files, and checksums."""
 
 import contextlib
 import datetime as dt
@@ -23,42 +23,42 @@ from typing import Any, TextIO
 from .errors import DatasetError, InUseError
 
 NAMES_SHOWN = 5
-CHECKSUM = "digest"  # name of the entry, or column, that the others are checked against
+CHECKSUM = "digest"  # name of the entry or column that holds the checksum
 LOCK_FILE = ".urbanln.lock"
-NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # of some network file systems
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # file systems without locks
 REMEDY = "Wait until it ends, or give another folder."
 ORPHANS_S = 10.0
-"""How long to wait for what a killed run leaves: PyTorch's workers end within 5 seconds."""
+"""Seconds to wait for child processes of a killed run; PyTorch's workers end within 5."""
 _HOST = socket.gethostname()
-# some libraries want an ending of their own
+# some libraries require their own suffix
 _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{6})-(\d+)-\d+\.(tmp|gpkg)(-journal|-wal|-shm)?")
 _numbers = itertools.count()
 
 
 @functools.cache
 def _machine() -> str:
-    """6 hex digits for the host, and for the container: their processes are numbered apart."""
+    """6 hex digits that identify the host and the container, which has its own process ids."""
     container = "/proc/self/ns/pid"
     return digest(_HOST, os.readlink(container) if os.path.lexists(container) else "")[:6]
 
 
 @contextmanager
 def locked(folder: Path, name: str = LOCK_FILE, remedy: str = REMEDY) -> Iterator[int]:
-    """Keep other runs out of a folder, and remove what killed ones had begun to write there.
+    """Lock a folder against other runs, and delete temporary files of killed runs.
 
     The operating system releases the lock of a process that dies.
 
     Args:
-        folder: Created if it does not exist.
-        name: Of the lock's file, which is there within the block only.
-        remedy: What to do if another run holds it.
+        folder: Folder to lock; created if missing.
+        name: Name of the lock file, which exists within the block only.
+        remedy: Advice if another run holds the lock.
 
     Yields:
-        The lock's file descriptor: a process that inherits it shares the lock.
+        File descriptor of the lock; a process that inherits it shares the lock.
 
     Raises:
         InUseError: Another run holds the lock; the message names it.
-        OSError: The folder cannot be written.
+        OSError: The folder is not writable.
     """
     path, is_new = folder / name, not folder.exists()
     with _acquire(path, remedy) as file:
@@ -97,14 +97,14 @@ def _acquire(path: Path, remedy: str) -> TextIO:
             if error.errno not in NO_LOCKS:
                 file.close()
                 raise
-        with contextlib.suppress(FileNotFoundError):  # the holder removes it when it ends
+        with contextlib.suppress(FileNotFoundError):  # deleted by the previous holder
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
         file.close()
 
 
 def _holder(text: str) -> dict[str, Any]:
-    """Host, process and start of who holds a lock; nothing if it has not said so yet."""
+    """Host, process id and start time of the lock's holder; empty if not written yet."""
     try:
         return dict(json.loads(text))
     except (ValueError, TypeError):
@@ -112,14 +112,14 @@ def _holder(text: str) -> dict[str, Any]:
 
 
 def _has_ended(host: Any, pid: Any) -> bool:
-    """Whether a process was one of this machine, and is none any more."""
+    """Whether a process ran on this machine and has ended."""
     if host not in (_HOST, _machine()) or not isinstance(pid, int):
         return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    except OSError:  # somebody else's
+    except OSError:  # of another user
         return False
     return False
 
@@ -131,28 +131,28 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 def _is_abandoned(path: Path) -> bool:
-    """Whether a temporary file or folder is left from a process that was killed."""
+    """Whether a temporary path was left by a killed process."""
     name = _TEMPORARY.fullmatch(path.name)
     return name is not None and _has_ended(name[1], int(name[2]))
 
 
 def contents(folder: Path) -> list[Path]:
-    """What lies in a folder, if there is one, besides its lock and temporary files."""
+    """Paths in a folder, except its lock and temporary files; empty if there is no folder."""
     found = sorted(folder.iterdir()) if folder.is_dir() else []
     return [p for p in found if p.name != LOCK_FILE and not _TEMPORARY.fullmatch(p.name)]
 
 
 def _mark() -> str:
-    """The end of a temporary name: whose it is, and that nobody else has it."""
+    """Suffix of a temporary name: the process that owns it, and a number."""
     return f"{_machine()}-{os.getpid()}-{next(_numbers)}.tmp"
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that replaces it, synced to the disk, after the block.
+    """Temporary path that replaces `path`, synced to disk, after the block.
 
-    A process killed within the block leaves `path` as it was, and so does an error. No two blocks
-    have the same temporary path.
+    If the process is killed or the block raises, `path` is unchanged. No two blocks have the same
+    temporary path.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{_mark()}")
@@ -171,21 +171,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically; nan is not allowed."""
+    """Write JSON atomically; NaN raises an error."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def signed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON values with a checksum as their last entry."""
+    """Add a checksum to JSON values, as the last entry."""
     return {**values, CHECKSUM: digest(json.loads(json.dumps(values)))}
 
 
 def verified(value: Any) -> Any:
-    """JSON without its checksum; values that have none pass as they are.
+    """Verify and remove the checksum of JSON values; values without one are returned unchanged.
 
     Raises:
-        ValueError: They are not those that [`signed`] was given.
+        ValueError: The values do not match their checksum.
     """
     if not isinstance(value, dict) or CHECKSUM not in value:
         return value
@@ -196,15 +196,15 @@ def verified(value: Any) -> Any:
 
 
 def write_state(path: Path, values: Mapping[str, Any]) -> None:
-    """Write JSON that a later run reads back: atomically, and with a checksum."""
+    """Write JSON for a later run to read: atomically and with a checksum."""
     write_json(path, signed(values))
 
 
 def append(path: Path, content: bytes) -> None:
-    """Append to a file, on the disk before this returns; all of it or nothing.
+    """Append to a file and sync it to disk, completely or not at all.
 
     Raises:
-        OSError: The disk is full; the file is as it was.
+        OSError: The disk is full; the file is unchanged.
     """
     with path.open("ab", buffering=0) as file:
         size, rest = file.seek(0, os.SEEK_END), memoryview(content)
@@ -218,14 +218,14 @@ def append(path: Path, content: bytes) -> None:
 
 
 def set_aside(path: Path) -> None:
-    """Rename a damaged file to `<name>.damaged-<time>`, and say so; it can be made again then."""
+    """Rename a damaged file to `<name>.damaged-<time>` and print a notice."""
     aside = path.with_name(f"{path.name}.damaged-{dt.datetime.now():%Y%m%d-%H%M%S-%f}")
     path.replace(aside)
     print(f"{path} is damaged: kept as {aside.name}, and made again.", file=sys.stderr)
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON without its checksum; None if there is none. A damaged file is set aside."""
+    """Read JSON and verify its checksum; None if missing. A damaged file is set aside."""
     try:
         return verified(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -236,19 +236,19 @@ def read_json(path: Path) -> Any:
 
 
 class ForeignFileError(DatasetError):
-    """Raised when a file in the way was not written by this program, or was changed since."""
+    """Raised when a file to be replaced was not written by this program, or was changed since."""
 
 
 class WrittenFiles:
-    """The files of a folder that this program wrote, and may therefore replace or delete.
+    """The files of a folder that this program wrote and may therefore replace or delete.
 
-    The folder lists them in `.urbanln-<kind>.jsonl`, by name and SHA-256. A file that is not
-    listed, or was changed since, belongs to somebody else: it is never replaced or deleted. Lines
-    are only appended, each before its file takes its place, so a kill leaves nothing unlisted.
+    The folder lists them in `.urbanln-<kind>.jsonl`, by name and SHA-256. Files that are not listed
+    or were changed since belong to the user and are never replaced or deleted. Each line is
+    appended before its file is moved into place, so a killed run leaves no unlisted file.
 
     Args:
-        root: The folder; it need not exist.
-        kind: What the files make up. Only files of the same kind are known.
+        root: The folder; need not exist.
+        kind: Kind of files; each kind has its own list.
     """
 
     def __init__(self, root: str | Path, kind: str):
@@ -256,17 +256,17 @@ class WrittenFiles:
         self._list = self.root / f".urbanln-{kind}.jsonl"
 
     def names(self) -> list[str]:
-        """All listed names, sorted; some of the files may be gone."""
+        """All listed names, sorted; some of the files may be missing."""
         return sorted(self._read())
 
     def check(self, names: Iterable[str]) -> None:
-        """Check that files may be replaced or deleted; those that do not exist may.
+        """Check that files may be replaced or deleted; missing files may.
 
         Args:
-            names: Relative to the folder.
+            names: Names relative to the folder.
 
         Raises:
-            ForeignFileError: One is there and is not as this program wrote it.
+            ForeignFileError: A file was not written by this program, or was changed since.
         """
         known = self._read()
         foreign = [name for name in names if self._is_foreign(name, known.get(name, set()))]
@@ -279,19 +279,19 @@ class WrittenFiles:
             )
 
     def altered(self, names: Iterable[str]) -> list[str]:
-        """Those of some files that are there, listed, and not as this program wrote them."""
+        """Names of existing, listed files that were changed since."""
         known = self._read()
         return [one for one in names if one in known and self._is_foreign(one, known[one])]
 
     def set_damaged_aside(self, name: str) -> None:
-        """Set a Parquet file aside that is not as this program wrote it; others are left alone."""
+        """Set aside a Parquet file that was changed since it was written; ignore other files."""
         path = self.root / name
         if self.altered([name]) and was_parquet(path):
             set_aside(path)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        """Like [`atomic_path`], for a file that is listed.
+        """Like [`atomic_path`], and list the file.
 
         Raises:
             ForeignFileError: See [`check`].
@@ -303,13 +303,13 @@ class WrittenFiles:
 
     @contextmanager
     def staging(self, *, whole: bool = False) -> Iterator[Path]:
-        """A temporary folder whose files move here once the block is done; hidden ones do not.
+        """Temporary folder whose files, except hidden ones, are moved here after the block.
 
         Args:
-            whole: Also delete the listed files that the block did not write again.
+            whole: Also delete listed files that the block did not write again.
 
         Raises:
-            ForeignFileError: See [`check`]; nothing has been touched then.
+            ForeignFileError: See [`check`]; no file has been changed.
         """
         root = self.root.resolve()
         root.parent.mkdir(parents=True, exist_ok=True)
@@ -326,10 +326,10 @@ class WrittenFiles:
                 shutil.move(path, root / name)
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete files, and the folders that this leaves empty.
+        """Delete files, and folders that become empty.
 
         Raises:
-            ForeignFileError: See [`check`]; nothing has been deleted then.
+            ForeignFileError: See [`check`]; no file has been deleted.
         """
         names = list(names)
         self.check(names)
@@ -349,7 +349,7 @@ class WrittenFiles:
         return not (inside and plain and file_sha256(path) in hashes)
 
     def _read(self) -> dict[str, set[str]]:
-        """SHA-256 of all that was written, by name; lines cut off by a kill are skipped."""
+        """SHA-256 hashes of all listed files, by name; truncated lines are skipped."""
         found: dict[str, set[str]] = {}
         if not self._list.is_file():
             return found
@@ -364,18 +364,18 @@ class WrittenFiles:
     def _append(self, hashes: dict[str, str]) -> None:
         known = self._read()
         fresh = [name for name in sorted(hashes) if hashes[name] not in known.get(name, set())]
-        if not fresh:  # a run that was killed had come as far
+        if not fresh:  # listed by a run that was killed
             return
         lines = [json.dumps({"name": name, "sha256": hashes[name]}) for name in fresh]
         self.root.mkdir(parents=True, exist_ok=True)
-        # begins a line of its own also after one that was cut off
+        # starts a new line, also after a truncated one
         append(self._list, "".join(f"\n{line}" for line in lines).encode() + b"\n")
 
 
 def was_parquet(path: Path) -> bool:
-    """Whether a file begins or ends like a Parquet file, or holds nothing: only zeros, or no bytes.
+    """Whether a file begins or ends like a Parquet file, or is empty or all zeros.
 
-    Such a file in place of a table is a damaged table, and any other is somebody's.
+    Such a file in place of a table is a damaged table; any other belongs to the user.
     """
     content = path.read_bytes()
     return content[:4] == b"PAR1" or content[-4:] == b"PAR1" or not content.strip(b"\0")
@@ -394,7 +394,7 @@ def file_sha256(path: Path) -> str:
 
 
 def digest(*parts: Any) -> str:
-    """16 hex digits of a SHA-256 over bytes as they are and anything else as JSON."""
+    """First 16 hex digits of the SHA-256 of bytes, or of other values as JSON."""
     sha = hashlib.sha256()
     for part in parts:
         content = part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode()

@@ -1,9 +1,8 @@
-"""Polygons of any CRS in degrees, split at the antimeridian, and their areas on the ellipsoid.
+"""Polygons in degrees, split at the antimeridian, and geodesic areas.
 
-A projection maps single points and puts the two sides of the meridian at which its map is cut at
-opposite ends of the plane, so a polygon across that meridian, transformed vertex by vertex, is
-smeared over the whole map. Here polygons are followed along their edges, and split at the meridian
-opposite the middle of the map. geopandas offers neither, nor does it add vertices to bent edges.
+A polygon across the meridian where a projection is cut is smeared over the map if it is transformed
+vertex by vertex. Here polygons are followed along their edges, and split at the meridian opposite
+the centre of the map. geopandas does neither, nor does it add vertices to curved edges.
 """
 
 from collections.abc import Callable
@@ -20,9 +19,9 @@ from .errors import DatasetError
 EPSG_4326 = pyproj.CRS.from_epsg(4326)
 WGS84 = pyproj.Geod(ellps="WGS84")
 BEND_DEGREES = 1e-5
-"""About a metre."""
+"""About one metre."""
 HALVINGS = 32
-# an edge that is still bent by so many times the tolerance after all halvings is torn
+# edges bent by more than this multiple of the tolerance after all halvings are discontinuous
 TORN = 100.0
 # share of a turn
 ROUNDING = 1e-12
@@ -42,27 +41,27 @@ def to_degrees(
     centre: float = 0.0,
     bend: float = BEND_DEGREES,
 ) -> Shapes:
-    """Transform polygons to longitudes and latitudes, split where longitudes wrap around.
+    """Transform polygons to longitude and latitude, split opposite a central meridian.
 
-    Edges are straight in the CRS of the polygons; vertices are added where they are not straight
-    in degrees. A polygon across the meridian opposite `centre` (180 by default) is returned in
-    parts on both sides of it.
+    Edges are straight in the CRS of the polygons; vertices are added where they are curved in
+    degrees. A polygon across the meridian opposite `centre` (180 by default) is returned in two
+    parts.
 
     Args:
         shapes: `(n,)` valid polygons and multipolygons, none of them null or empty.
         crs: CRS of the polygons. Longitudes of a geographic CRS may lie beyond 180.
         names: `(n,)` names of the polygons, for messages.
-        target: Geographic CRS.
-        centre: Longitude in the units of `target`; results lie within half a turn of it.
-        bend: Largest distance of an edge from a straight line, in the units of `target`.
+        target: Geographic CRS of the result.
+        centre: Central meridian in the units of `target`; results lie within half a turn of it.
+        bend: Maximum distance of an edge from a straight line, in the units of `target`.
 
     Returns:
-        `(n,)` polygons and multipolygons; those that need no change are the same objects.
+        `(n,)` polygons and multipolygons; unchanged ones are the same objects.
 
     Raises:
-        DatasetError: An edge of a geographic CRS is longer than half a turn, so that its direction
-            around the globe is ambiguous; a polygon contains or touches a pole of a projected CRS,
-            or has no place on the globe.
+        DatasetError: An edge of a geographic CRS is longer than half a turn, so its direction
+            around the globe is ambiguous; or a polygon contains or touches a pole of a projected
+            CRS, or cannot be transformed.
     """
     if crs.is_geographic:
         shapes = _check_edges(shapes, full_turn(crs), names)
@@ -89,12 +88,12 @@ def to_degrees(
 
 
 def wrap(shapes: Shapes, centre: float = 0.0, turn: float = 360.0) -> Shapes:
-    """Move polygons in degrees to within half a turn of a meridian, split on its far side.
+    """Shift polygons in degrees to within half a turn of a meridian, split on its far side.
 
     Args:
-        shapes: `(n,)` polygons and multipolygons with longitudes as x; they may lie beyond 180.
-        centre: Longitude.
-        turn: A turn around the globe, in the units of the longitudes.
+        shapes: `(n,)` polygons and multipolygons; longitudes may lie beyond 180.
+        centre: Longitude of the meridian.
+        turn: Full turn in the units of the longitudes.
     """
     west = centre - turn / 2
     bounds = (shapely.bounds(shapes)[:, [0, 2]] - west) / turn
@@ -117,20 +116,19 @@ def wrap(shapes: Shapes, centre: float = 0.0, turn: float = 360.0) -> Shapes:
 def project(
     polygons: Shapes, move: Move, bend: float, turn: float | None = None
 ) -> tuple[Shapes, NDArray[np.bool_], Floats]:
-    """Transform polygons along their edges, adding vertices where straight edges are bent.
+    """Transform polygons, adding vertices where transformed edges are curved.
 
-    Edges are divided the same way in both directions, so neighbours still share theirs.
+    Edges are divided the same way in both directions, so adjacent polygons still share theirs.
 
     Args:
         polygons: `(n,)` single polygons.
-        move: Transformation of `(k, 2)` coordinates; not finite where it has no value.
-        bend: Largest distance of a transformed edge from a straight line.
-        turn: Period of the transformation's first coordinate; None if it has none.
+        move: Transformation of `(k, 2)` coordinates; not finite where undefined.
+        bend: Maximum distance of a transformed edge from a straight line.
+        turn: Period of the first transformed coordinate; None if it is not periodic.
 
     Returns:
-        `(n,)` polygons, None where a vertex has no value; `(n,)` whether the transformation is
-        discontinuous along an outline or leads it around the globe; and `(n,)` share of vertices
-        without a value.
+        `(n,)` polygons, None where a vertex is undefined; `(n,)` whether the outline crosses a
+        discontinuity or encircles the globe; and `(n,)` share of undefined vertices.
     """
     vertices, of_ring, part, _ = _rings(polygons)
     of_ring, moved, torn_edges = _follow(vertices, of_ring, move, bend, turn)
@@ -149,11 +147,11 @@ def project(
 
 
 def geodesic_areas(geometry: Any) -> Floats:
-    """Areas of polygons on the WGS-84 ellipsoid in square metres, edges being geodesics.
+    """Geodesic areas of polygons on the WGS-84 ellipsoid, in square metres.
 
     Args:
-        geometry: `(n,)` polygons or multipolygons in degrees of EPSG:4326 that contain no pole.
-            Edges take the shorter way, so a polygon may cross the antimeridian.
+        geometry: `(n,)` polygons or multipolygons in EPSG:4326 that contain no pole. Edges take the
+            shorter way, so a polygon may cross the antimeridian.
 
     Returns:
         `(n,)` areas; 0 for an empty geometry, NaN for a null one.
@@ -172,21 +170,21 @@ def geodesic_areas(geometry: Any) -> Floats:
 
 
 def full_turn(crs: pyproj.CRS) -> float:
-    """A turn around the globe in the units of a geographic CRS: 360, or 400 in grads."""
+    """Full turn in the units of a geographic CRS: 360 degrees, or 400 grads."""
     return float(round(2 * np.pi / crs.axis_info[0].unit_conversion_factor, 9))
 
 
 def refuse(names: NDArray[Any], which: NDArray[Any], what: str, remedy: str = "") -> None:
-    """Raise an error that names the polygons with a problem, if there are any.
+    """Raise an error that names the affected polygons, if there are any.
 
     Args:
         names: Names of all polygons.
-        which: Numbers of those with the problem, or a mask.
+        which: Indices or mask of the affected polygons.
         what: The problem, as in "are empty".
-        remedy: What to do, in sentences.
+        remedy: Advice, in full sentences.
 
     Raises:
-        DatasetError: There are some; the first are named.
+        DatasetError: A polygon is affected; the first five are named.
     """
     found = np.asarray(names, dtype=object)[which]
     if len(found):
@@ -196,7 +194,7 @@ def refuse(names: NDArray[Any], which: NDArray[Any], what: str, remedy: str = ""
 
 
 def check_polygons(shapes: Shapes, names: NDArray[Any]) -> None:
-    """Raise a DatasetError unless all geometries but null and empty ones are valid polygons."""
+    """Raise a DatasetError unless all geometries are valid polygons, null or empty."""
     there = ~(shapely.is_missing(shapes) | shapely.is_empty(shapes))
     refuse(names, there & ~np.isin(shapely.get_type_id(shapes), (3, 6)), "are no polygons")
     invalid = there & ~shapely.is_valid(shapes)
@@ -205,7 +203,7 @@ def check_polygons(shapes: Shapes, names: NDArray[Any]) -> None:
 
 
 def _rings(shapes: Shapes) -> tuple[Floats, Ints, Ints, Floats]:
-    """Vertices, the ring of each, the shape of each ring, and 1 for outlines and -1 for holes."""
+    """Vertices, the ring of each, the shape of each ring, and its sign (-1 for holes)."""
     parts, of_part = shapely.get_parts(shapes, return_index=True)
     rings, part = shapely.get_rings(parts, return_index=True)
     vertices, of_ring = shapely.get_coordinates(rings, return_index=True)
@@ -214,14 +212,14 @@ def _rings(shapes: Shapes) -> tuple[Floats, Ints, Ints, Floats]:
 
 
 def _check_edges(shapes: Shapes, turn: float, names: NDArray[Any]) -> Shapes:
-    """Refuse edges that may go either way around the globe, and divide other long ones."""
+    """Raise for edges of ambiguous direction around the globe, and divide other long edges."""
     bounds = shapely.bounds(shapes)
     wide = np.flatnonzero(bounds[:, 2] - bounds[:, 0] >= turn / 2)
     if len(wide) == 0:
         return shapes
     vertices, of_ring, owner, _ = _rings(shapes[wide])
     step = np.where(of_ring[:-1] == of_ring[1:], np.abs(np.diff(vertices[:, 0])), 0.0)
-    # an edge all the way round is unambiguous
+    # an edge of a full turn is unambiguous
     unclear = (step > turn * (0.5 + ROUNDING)) & (np.abs(step - turn) > turn * ROUNDING)
     refuse(
         names,
@@ -248,7 +246,8 @@ def _follow(
     """Transform rings, halving their edges until none is bent by more than `bend`.
 
     Returns:
-        `(w,)` ring of each vertex, `(w, 2)` transformed vertices, and the rings that are torn.
+        `(w,)` ring of each vertex, `(w, 2)` transformed vertices, and indices of discontinuous
+        rings.
     """
     asked = np.append(of_ring[:-1] == of_ring[1:], False)
     moved = move(vertices)
@@ -274,7 +273,7 @@ def _bends(vertices: Floats, moved: Floats, edge: Ints, move: Move, turn: float 
     start, stop = moved[edge], moved[edge + 1]
     bent = np.zeros(len(edge))
     with np.errstate(invalid="ignore"):
-        for part in (0.25, 0.5, 0.75):  # the middle of an S lies on the straight line
+        for part in (0.25, 0.5, 0.75):  # the midpoint of an S-shaped edge is on the line
             on_edge = vertices[edge] * (1 - part) + vertices[edge + 1] * part
             chord = start + _short_way(stop - start, turn) * part
             off = np.abs(_short_way(move(on_edge) - chord, turn)).max(axis=1, initial=0.0)
@@ -283,20 +282,20 @@ def _bends(vertices: Floats, moved: Floats, edge: Ints, move: Move, turn: float 
 
 
 def _short_way(step: Floats, turn: float | None) -> Floats:
-    """Differences of coordinates of which the first is periodic."""
+    """Differences of coordinates, the first of which is periodic."""
     if turn is not None:
         step[:, 0] -= turn * np.round(step[:, 0] / turn)
     return step
 
 
 def _unwrapped(lon: Floats, of_ring: Ints, part: Ints, turn: float) -> tuple[Floats, Ints]:
-    """Longitudes without jumps within a ring, and the rings that go all the way round the globe."""
+    """Longitudes without jumps within a ring, and indices of rings that encircle the globe."""
     first = np.flatnonzero(np.r_[True, of_ring[1:] != of_ring[:-1]])
     turns = np.r_[0.0, -np.cumsum(np.round(np.diff(lon) / turn))]
     turns -= turns[first][of_ring]
     last = np.r_[first[1:], len(lon)] - 1
     lon = lon + turn * turns
-    # a hole lies in the turn of its outline
+    # move holes to the turn of their outline
     middle = (np.minimum.reduceat(lon, first) + np.maximum.reduceat(lon, first)) / 2
     outline = middle[np.flatnonzero(np.r_[True, part[1:] != part[:-1]])][part]
     lon += turn * np.round((outline - middle) / turn)[of_ring]

@@ -1,4 +1,4 @@
-"""Errors of the Hub, and of weights that came from it, with what to do about them."""
+"""Error messages for the Hugging Face Hub and downloaded weights."""
 
 from collections.abc import Iterator
 
@@ -13,20 +13,20 @@ AGAIN = "Run the same command again; what was sent or downloaded is kept."
 
 
 def explain(error: BaseException, name: str | None = None) -> str | None:
-    """Explain an error of the Hub, of the connection to it, or of a file of weights.
+    """Explain an error of the Hub, of the connection to it, or of a weights file.
 
-    Libraries wrap such errors several times, and lose the status code on the way.
+    Libraries wrap such errors several times, and lose the status code.
 
     Args:
-        error: That was caught.
-        name: Of the repository that was requested, if known.
+        error: The caught exception.
+        name: Name of the requested repository, if known.
 
     Returns:
-        What happened and what to do; None if the error has another cause.
+        Cause and remedy; None if the error has another cause.
     """
     chain = list(causes(error))
     bases = {base for one in chain for base in type(one).__mro__}
-    # a refused connection of the system may be to any host
+    # a built-in ConnectionError may concern any host
     names = {base.__name__ for base in bases if base.__module__ != "builtins"}
     codes = [getattr(getattr(one, "response", None), "status_code", None) for one in chain]
     code = next((one for one in codes if one is not None), None)
@@ -46,7 +46,7 @@ def explain(error: BaseException, name: str | None = None) -> str | None:
             f"The weights{what} are a pickle that holds more than tensors, which may run code, and "
             "are refused. Ask for safetensors."
         )
-    if "SafetensorError" in names and "I/O error" not in str(chain):  # of a disk, which is full
+    if "SafetensorError" in names and "I/O error" not in str(chain):  # disk full
         return f"The weights{what} are no complete safetensors file: download or copy them again."
     if names & UNREACHABLE:
         return f"The Hub could not be reached{what}. {AGAIN}"
@@ -54,7 +54,7 @@ def explain(error: BaseException, name: str | None = None) -> str | None:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, and those that it was raised from."""
+    """An exception and the exceptions that it was raised from."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

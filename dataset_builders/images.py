@@ -1,7 +1,7 @@
-"""The one door for images: encoded bytes to RGB pixels and back.
+"""Image decoding and encoding.
 
-Formats are admitted by name, since some codecs start other programs (EPS: Ghostscript), and pixels
-are counted before they are decoded. An image that cannot be used is refused with a reason.
+Formats are allow-listed, since some codecs start other programs (EPS: Ghostscript), and pixels are
+counted before they are decoded. Unusable images raise [`BadImageError`].
 """
 
 import io
@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# MPO opens as JPEG; AVIF and JPEG 2000 are not in every build of Pillow, and open() accepts no name
-# that it does not know
+# MPO opens as JPEG; Image.open rejects names of codecs that are not built in (AVIF, JPEG 2000)
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 Image.init()
 READABLE = [name for name in FORMATS if name in Image.OPEN]
-# formats whose further frames are an animation, not a preview (MPO) or another page (TIFF)
+# formats whose frames are an animation, not previews (MPO) or pages (TIFF)
 ANIMATED_FORMATS = ("GIF", "WEBP", "PNG", "AVIF")
 STORED_FORMATS = ("JPEG", "PNG", "WEBP")
 MIN_SIDE = 8
@@ -27,7 +26,7 @@ ORIENTATION_TAG = 0x0112
 
 
 class BadImageError(ValueError):
-    """An image that cannot be used.
+    """Raised for an unusable image.
 
     Attributes:
         reason: "missing", "empty", "outside_dataset", "unreadable", "truncated", "animated",
@@ -45,20 +44,19 @@ def decode_image(
     max_aspect_ratio: float = MAX_ASPECT_RATIO,
     max_pixels: int = MAX_PIXELS,
 ) -> Image.Image:
-    """Decode an image fully to RGB, upright.
+    """Decode an image completely to RGB, upright.
 
-    EXIF orientation is applied; transparency is laid on white; 16-bit grey is scaled to 8 bit;
-    CMYK and palette colours are converted. Of several pages or images (TIFF, MPO) the first is
-    taken.
+    Applies EXIF orientation, lays transparency on white, scales 16-bit grey to 8 bit, converts CMYK
+    and palettes, and takes the first of several pages or images (TIFF, MPO).
 
     Args:
-        source: encoded bytes, or a file.
-        min_side: smallest side, in pixels.
-        max_aspect_ratio: largest ratio of long to short side.
-        max_pixels: largest number of pixels, checked before decoding.
+        source: Encoded bytes, or a file.
+        min_side: Minimum length of a side, in pixels.
+        max_aspect_ratio: Maximum ratio of long to short side.
+        max_pixels: Maximum number of pixels, checked before decoding.
 
     Raises:
-        BadImageError: with the `reason`.
+        BadImageError: The image is unusable.
     """
     image = open_image(source, max_pixels)
     _check_shape(image, min_side, max_aspect_ratio)
@@ -78,11 +76,11 @@ def open_image(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> Image.Imag
     """Open an image without decoding its pixels.
 
     Args:
-        source: encoded bytes, or a file.
-        max_pixels: largest number of pixels.
+        source: Encoded bytes, or a file.
+        max_pixels: Maximum number of pixels.
 
     Raises:
-        BadImageError: no file, no image of the [`FORMATS`], or too many pixels.
+        BadImageError: Missing file, format outside [`FORMATS`], or too many pixels.
     """
     data = _read(source)
     try:
@@ -91,7 +89,7 @@ def open_image(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> Image.Imag
         raise BadImageError("too_large", str(error)) from error
     except UnidentifiedImageError as error:
         raise BadImageError("unreadable", f"no image: starts with {data[:12]!r}") from error
-    except Exception as error:  # a header cut short fails differently in each format
+    except Exception as error:  # truncated headers raise different exceptions per format
         raise BadImageError("unreadable", f"broken header: {error}") from error
     width, height = image.size
     if width * height > max_pixels:
@@ -100,17 +98,16 @@ def open_image(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> Image.Imag
 
 
 def stored_bytes(image: Mapping[str, Any] | None, *folders: Path) -> bytes | None:
-    """The bytes of an image as a row of a dataset stores it, `{"bytes": ..., "path": ...}`.
+    """Encoded bytes of an image in a dataset row, `{"bytes": ..., "path": ...}`.
 
-    A row was written by whoever made the dataset, and must not choose what is read here: a path is
-    opened only below the given folders, an address never.
+    Rows are untrusted: a path is opened only within the given folders, a URL never.
 
     Args:
-        image: the value of the column; None for no image.
-        folders: folders of the dataset's own files; without any, only embedded bytes are used.
+        image: Value of the image column; None for no image.
+        folders: Folders of the dataset; without any, only embedded bytes are used.
 
     Returns:
-        The encoded bytes; None if the row has none and names no file.
+        The encoded bytes; None if the row has neither bytes nor a path.
 
     Raises:
         BadImageError: "outside_dataset", or the file cannot be read.
@@ -122,7 +119,7 @@ def stored_bytes(image: Mapping[str, Any] | None, *folders: Path) -> bytes | Non
     for folder in folders:
         try:
             path = (folder / name).resolve()
-        except (OSError, ValueError):  # no name of a file
+        except (OSError, ValueError):  # not a valid file name
             continue
         if path.is_relative_to(folder.resolve()) and path.is_file():
             return _read(path)
@@ -130,24 +127,24 @@ def stored_bytes(image: Mapping[str, Any] | None, *folders: Path) -> bytes | Non
 
 
 def encode_image(image: Image.Image, format: str = "JPEG", quality: int = 90) -> bytes:
-    """Encode to bytes; `quality` applies to JPEG and WebP."""
+    """Encode an image; `quality` applies to JPEG and WebP."""
     buffer = io.BytesIO()
     if format == "PNG":
         image.save(buffer, format)
     else:
-        # without the comment of the original file, which may tell place and photographer
+        # drop the comment of the original file, which may reveal place and photographer
         image.save(buffer, format, quality=quality, comment=b"")
     return buffer.getvalue()
 
 
 def storable_bytes(source: bytes | Path) -> bytes:
-    """The bytes to store: unchanged where every reader sees the same pixels, else as PNG.
+    """Bytes to store: unchanged if every reader decodes the same pixels, else as PNG.
 
-    JPEG, PNG and WebP in 8-bit RGB or grey, upright, stay unchanged; anything else (CMYK, palette,
-    transparent, 16-bit, rotated by EXIF, other formats) is stored as decoded by [`decode_image`].
+    Upright JPEG, PNG and WebP in 8-bit RGB or grey stay unchanged. Other images (CMYK, palette,
+    transparent, 16-bit, rotated by EXIF, other formats) are stored as decoded by [`decode_image`].
 
     Raises:
-        BadImageError: the image cannot be used.
+        BadImageError: The image is unusable.
     """
     data = _read(source)
     decoded = decode_image(data)
@@ -185,7 +182,7 @@ def _check_shape(image: Image.Image, min_side: int, max_aspect_ratio: float) -> 
 def _is_rotated(image: Image.Image) -> bool:
     try:
         return image.getexif().get(ORIENTATION_TAG, 1) != 1
-    except Exception:  # EXIF blocks are written by anything
+    except Exception:  # malformed EXIF data
         return False
 
 
@@ -194,7 +191,7 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # the tag can be read and the rest of the EXIF block be broken
+    except Exception:  # the rest of the EXIF data may be malformed
         return image
 
 

@@ -1,8 +1,8 @@
-"""Indicators of regions from rasters: known products, what their cells hold, and their units.
+"""Region indicators from raster products, with their units.
 
-A raster's file does not say whether its cells hold people or people per km2, carbon or carbon
-dioxide, a month or a year. A product is therefore known by its file's name, or described by the
-caller, or refused. Values are stored raw; ln(y + 1) is taken at evaluation.
+A raster file does not say whether its cells hold people or people per km2, carbon or carbon
+dioxide, a month or a year. A product is therefore recognised by its file name or described by the
+caller; anything else raises an error. Values are stored raw; ln(y + 1) is taken at evaluation.
 """
 
 import difflib
@@ -27,29 +27,29 @@ CO2_PER_CARBON = 44 / 12
 
 @dataclass(frozen=True)
 class RasterSource:
-    """A raster product: what a cell holds.
+    """Description of a raster product.
 
     Attributes:
         name: Name of the product.
-        indicator: Column that its values go to.
-        kind: "count" an amount per cell, "density" an amount per area, "intensity" a measurement.
-        cell_unit: Unit of what a cell holds, in words.
+        indicator: Column of the indicator.
+        kind: "count" (amount per cell), "density" (amount per area) or "intensity" (measurement).
+        cell_unit: Unit of the cell values, in words.
         unit: Unit of the indicator, after `factor`.
-        factor: From the cells' unit to the indicator's.
-        pattern: Regular expression for the whole name of a file; the group `year` (or `yy`, two
-            digits) gives the period, `month` the month.
-        example: Example of such a name.
+        factor: Conversion factor from the cells' unit to the indicator's.
+        pattern: Regular expression for complete file names; the group `year` (or `yy`, two digits)
+            gives the period, `month` the month.
+        example: Example of a file name.
         files: Number of files per value: 1, or 12 months that are summed.
-        period: Period, where the name does not say it.
-        nodata: "tag" demands the file's nodata tag; "gapless" means that every cell of a file
-            without a tag holds a value; a number marks cells without one where files lack the tag.
-        nodata_is_zero: Cells without a value hold 0, in files that were not clipped.
-        band: Number of the band, from 1, or its description; not needed where there is only one.
-        area_unit: Unit of the area of a density.
-        crs: CRS that the product is published in; files in another were resampled and are refused.
+        period: Period, if the file name does not contain it.
+        nodata: "tag" requires a nodata tag; "gapless" means that all cells of a file without a tag
+            hold values; a number marks missing cells in files without a tag.
+        nodata_is_zero: Whether missing cells mean 0, in files that were not clipped.
+        band: Number (from 1) or description of the band; optional for single-band files.
+        area_unit: Area unit of a density.
+        crs: CRS of the published product. Files in another CRS were resampled and raise an error;
             None accepts any.
         licence: Licence of the product.
-        reference: Paper or page.
+        reference: Paper or web page.
     """
 
     name: str
@@ -71,19 +71,19 @@ class RasterSource:
     reference: str = ""
 
     def describe(self, title: str) -> Indicator:
-        """The indicator that this product gives, for a dataset's metadata.
+        """Indicator of this product, for the metadata of a dataset.
 
         Args:
-            title: What it is, in a sentence.
+            title: Description in one sentence.
         """
         text = f"{title} From {self.name}: {self.cell_unit}."
-        # of a density the amount in the region is stored
+        # for a density, the total of the region is stored
         kind: Kind = "intensity" if self.kind == "intensity" else "count"
         return Indicator(self.indicator, self.unit, kind, text)
 
 
 def _published(name: str, indicator: str, kind: ZonalKind, **fields: Any) -> RasterSource:
-    """A product in degrees, free to use with credit."""
+    """Product in EPSG:4326, licensed CC BY 4.0 by default."""
     defaults = {"crs": "EPSG:4326", "licence": "CC-BY-4.0"}
     return RasterSource(name, indicator, kind, **defaults | fields)
 
@@ -128,7 +128,7 @@ _PRODUCTS = (
         reference="Elvidge et al. 2021, Annual time series of global VIIRS nighttime lights",
     ),
     _published(
-        # land and sea alike hold a number
+        # all cells hold a value
         "odiac", "carbon", "count", nodata="gapless", files=12, factor=CO2_PER_CARBON,
         cell_unit="tonnes of carbon in the cell in a month, 30 arc seconds",
         unit="tonnes CO2 a year",
@@ -141,10 +141,10 @@ RASTERS: dict[str, RasterSource] = {source.name: source for source in _PRODUCTS}
 
 
 def find_raster(path: str | Path) -> RasterSource:
-    """The known product that a file is, by its name.
+    """Look up a known raster product by file name.
 
     Raises:
-        DatasetError: none; the message names the nearest.
+        DatasetError: Unknown product; the message names the closest ones.
     """
     name = Path(path).name
     for source in RASTERS.values():
@@ -168,25 +168,24 @@ def raster_indicator(
     min_coverage: float = 0.0,
     zero_where_no_data: bool = False,
 ) -> pd.DataFrame:
-    """The column of an indicator from the files of a raster product.
+    """Compute an indicator from the files of a raster product.
 
     Args:
-        paths: A file; for a monthly product the twelve of one year.
+        paths: A file, or the twelve files of one year for a monthly product.
         regions: Polygons with a CRS.
-        source: The product, or a known one's name; by default recognised by the file's name.
+        source: The product, or the name of a known one; by default recognised by file name.
         min_coverage: See [`zonal`].
-        zero_where_no_data: For a product whose cells without a value hold 0: regions without a
-            single cell that has one are 0, too. By default they have no value, since a file that
-            was clipped to a boundary looks the same beyond it.
+        zero_where_no_data: For products with `nodata_is_zero`: regions without a single valid cell
+            are 0, too. By default they have no value, since a file clipped to a boundary looks the
+            same beyond it.
 
     Returns:
-        Indexed like `regions`: `<indicator>` (NaN where there is no value), `<indicator>_source`
-        and `<indicator>_coverage`: see [`zonal`], and 0 where no cell has a value, also if that
-        is taken for 0.
+        Indexed like `regions`: `<indicator>` (NaN where missing), `<indicator>_source` and
+        `<indicator>_coverage` (see [`zonal`]; 0 where no cell is valid, even if the value is 0).
 
     Raises:
-        DatasetError: An unknown product, other files than it consists of, another CRS,
-            `zero_where_no_data` for a product whose gaps are unknown, or what [`zonal`] raises.
+        DatasetError: Unknown product, missing or foreign files, another CRS, `zero_where_no_data`
+            for a product without `nodata_is_zero`, or errors of [`zonal`].
         MissingExtraError: rasterio or exactextract is not installed.
     """
     files = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
@@ -230,13 +229,12 @@ def raster_indicator(
         f"{source.indicator}_coverage": coverage,
     }
     frame = pd.DataFrame(columns, index=regions.index)
-    # a region without a value has no source
     frame.loc[np.isnan(value), f"{source.indicator}_source"] = None
     return frame
 
 
 def _check_files(source: RasterSource, files: Sequence[Path]) -> str:
-    """The period of the files, if they are those that make up a value."""
+    """Check that files make up one value; returns their period."""
     matches = [re.fullmatch(source.pattern, file.name, re.IGNORECASE) for file in files]
     strangers = [file.name for file, match in zip(files, matches, strict=True) if match is None]
     if strangers:
@@ -267,7 +265,7 @@ def _year(group: dict[str, str]) -> str:
 
 
 def _check_file(source: RasterSource, file: Path) -> float | Literal["none"] | None:
-    """`nodata` for [`zonal`], if the file is as the product was published."""
+    """Check that a file is unmodified; returns `nodata` for [`zonal`]."""
     with open_raster(file) as dataset:
         crs = dataset.crs and pyproj.CRS.from_user_input(dataset.crs.to_wkt())
         tagged = has_gaps(dataset, find_band(dataset, source.band))

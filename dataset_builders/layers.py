@@ -1,4 +1,4 @@
-"""Files of geometries: any that geopandas reads, GeoParquet included."""
+"""Reader of vector layers, including GeoParquet."""
 
 from pathlib import Path
 
@@ -8,14 +8,14 @@ from .errors import SourceError
 
 
 def read_layer(path: str | Path, what: str = "layer") -> gpd.GeoDataFrame:
-    """The rows of a file of geometries.
+    """Read a vector layer.
 
     Args:
         path: GeoPackage, GeoJSON, Shapefile, GeoParquet, ...
-        what: What it should be, for the message.
+        what: Description of the layer, for messages.
 
     Raises:
-        SourceError: There is none, geopandas does not read it, or it has no geometry.
+        SourceError: The file is missing, unreadable or without geometry.
     """
     path = Path(path)
     if not path.exists():

@@ -1,4 +1,4 @@
-"""Search for the values of environment variables in files, before they leave this machine."""
+"""Search for API keys in files, before they are uploaded."""
 
 import mmap
 import os
@@ -13,21 +13,21 @@ from .errors import DatasetError
 
 ROWS_AT_ONCE = 100
 MIN_LENGTH = 6
-"""Shorter values occur in any file by chance, and are no keys."""
+"""Shorter values occur by chance and are ignored."""
 
 
 def check_leaks(root: Path, names: Iterable[str], variables: Iterable[str]) -> None:
-    """Refuse files that hold the value of an environment variable, plain or percent-encoded.
+    """Raise if files contain the value of an environment variable, plain or percent-encoded.
 
     Parquet files are searched raw and decoded, since their pages are compressed.
 
     Args:
-        root: folder of the files.
-        names: names of the files, relative to the folder.
-        variables: environment variables that hold keys.
+        root: Folder of the files.
+        names: File names, relative to the folder.
+        variables: Names of environment variables that hold keys.
 
     Raises:
-        DatasetError: a value was found; the message names files and variables, never the value.
+        DatasetError: A value was found. The message names files and variables, never the value.
     """
     needles = {
         form.encode(): variable
@@ -61,7 +61,7 @@ def _found_in(path: Path, needles: dict[bytes, str]) -> Iterator[str]:
 
 
 def _plain(batch: pa.RecordBatch) -> bytes:
-    """Rows and schema, uncompressed."""
+    """Serialise rows and schema without compression."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as stream:
         stream.write_batch(batch)

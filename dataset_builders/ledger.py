@@ -1,7 +1,7 @@
-"""The ledger of downloads, and their contents by SHA-256.
+"""Ledger of downloads, and their contents by SHA-256.
 
-A content is checked against its hash whenever it is read. One that is missing or altered is set
-aside, and its items are requested again.
+Contents are verified when they are read. Missing or altered ones are set aside, and their items
+are requested again.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from .files import CHECKSUM, atomic_path
 
 Status = Literal["ok", "missing", "blank", "placeholder", "quota", "denied", "invalid", "failed"]
 FINAL: frozenset[Status] = frozenset({"ok", "missing", "blank", "placeholder", "invalid"})
-"""States that another request would not change; "failed" items are requested by the next run."""
+"""States that another request would not change; the next run requests "failed" items again."""
 
 KEYS_AT_ONCE = 10_000
 SCHEMA = """
@@ -35,15 +35,15 @@ CREATE TABLE IF NOT EXISTS fetched (
 
 @dataclass(frozen=True)
 class Fetched:
-    """The state of an item.
+    """State of an item.
 
     Attributes:
-        key: Of the item.
+        key: Key of the item.
         status: See [`Status`].
-        code: HTTP status of the last answer; None if there was none.
-        sha256: Hash of the content in the store; None unless "ok".
-        size: Of the content, in bytes.
-        detail: Why it is not "ok", or what is unusual about it.
+        code: HTTP status of the last response; None if there was none.
+        sha256: Hash of the stored content; None unless "ok".
+        size: Size of the content, in bytes.
+        detail: Why the state is not "ok", or a remark.
         fetched_at: Unix time in seconds.
     """
 
@@ -73,10 +73,10 @@ class DamagedStoreError(DatasetError):
 
 
 class Store:
-    """The ledger of all downloads, and their contents by SHA-256.
+    """Ledger of downloads, and their contents by SHA-256.
 
     Args:
-        folder: Of both; created if it does not exist.
+        folder: Folder of both; created if missing.
     """
 
     def __init__(self, folder: str | Path):
@@ -91,18 +91,18 @@ class Store:
         self._database.close()
 
     def get(self, key: str) -> Fetched | None:
-        """The state of an item, if it is known."""
+        """State of an item; None if unknown."""
         query = f"SELECT {COLUMNS} FROM fetched WHERE key = ?"
         row = self._database.execute(query, (key,)).fetchone()
         return Fetched(*row) if row else None
 
     def settled(self, key: str) -> Fetched | None:
-        """The state of an item that need not be requested, its content being there in full."""
+        """State of an item that need not be requested; None if it must be."""
         known = self.get(key)
         return known if known is not None and self._is_settled(known) else None
 
     def unsettled(self, keys: Sequence[str]) -> list[str]:
-        """Those of some items that must be requested, in their order."""
+        """Keys that must be requested, in the given order."""
         settled: set[str] = set()
         for start in range(0, len(keys), KEYS_AT_ONCE):
             some = keys[start : start + KEYS_AT_ONCE]
@@ -115,7 +115,7 @@ class Store:
         return [key for key in keys if key not in settled]
 
     def put(self, fetched: Fetched, content: bytes | None = None) -> None:
-        """Record the state of an item; its content first, so that the ledger is never ahead."""
+        """Record the state of an item; its content first, so that the ledger never precedes it."""
         if content is not None and fetched.sha256 is not None:
             path = self.path(fetched.sha256)
             with self._writing[int(path.name[:2], 16)]:  # two items may share a content
@@ -130,15 +130,15 @@ class Store:
         )
 
     def path(self, sha256: str) -> Path:
-        """The file of a content."""
+        """Path of a content."""
         return self.folder / "content" / sha256[:2] / sha256
 
     def content(self, sha256: str) -> bytes:
-        """A content by its hash, checked against it.
+        """Read a content and verify its hash.
 
         Raises:
-            DamagedStoreError: The content is missing or altered. The whole store has been checked
-                then, and every such content set aside.
+            DamagedStoreError: The content is missing or altered; all damaged contents are then
+                set aside.
         """
         content = self._intact(sha256)
         if content is None:
@@ -146,7 +146,7 @@ class Store:
         return content
 
     def read(self, key: str) -> bytes | None:
-        """The content of an item that is "ok", else None.
+        """Content of an item; None unless it is "ok".
 
         Raises:
             DamagedStoreError: See [`content`].
@@ -157,7 +157,7 @@ class Store:
         return self.content(known.sha256)
 
     def set_aside_damaged(self) -> int:
-        """Move damaged contents to `damaged/` and mark their items as failed; returns how many."""
+        """Move damaged contents to `damaged/` and mark their items failed; returns their count."""
         rows = self._database.execute("SELECT DISTINCT sha256 FROM fetched WHERE status = 'ok'")
         damaged = [sha256 for (sha256,) in rows.fetchall() if self._intact(sha256) is None]
         count = 0
@@ -184,7 +184,7 @@ class Store:
         return dict(rows.fetchall())
 
     def failures(self, prefix: str = "") -> Iterator[Fetched]:
-        """Items that are neither "ok" nor "missing", by key."""
+        """Items that are neither "ok" nor "missing", sorted by key."""
         rows = self._database.execute(
             f"SELECT {COLUMNS} FROM fetched WHERE substr(key, 1, ?) = ? "
             "AND status NOT IN ('ok', 'missing') ORDER BY key",
@@ -193,32 +193,32 @@ class Store:
         return (Fetched(*row) for row in rows)
 
     def forget(self, keys: Iterable[str]) -> None:
-        """Have items requested again."""
+        """Delete items, for the next run to request them again."""
         self._database.executemany("DELETE FROM fetched WHERE key = ?", [(key,) for key in keys])
 
     def forget_failures(self, prefix: str = "") -> int:
-        """Have items that are neither "ok" nor "missing" requested again; returns their number."""
+        """Delete items that are neither "ok" nor "missing"; returns their number."""
         return self._database.execute(
             "DELETE FROM fetched WHERE substr(key, 1, ?) = ? AND status NOT IN ('ok', 'missing')",
             (len(prefix), prefix),
         ).rowcount
 
     def mark(self, keys: Iterable[str], status: Status, detail: str) -> None:
-        """Correct the state of items."""
+        """Set the state of items."""
         for key in keys:
             self._change("key = ?", (key,), status=status, detail=detail)
 
     def mark_placeholders(self, prefix: str, more_than: int) -> int:
-        """Mark contents shared by many items as placeholders ("no image here").
+        """Mark contents shared by many items as placeholder images ("no image here").
 
-        Images of one colour that their check accepted (open sea) may be alike, and stay.
+        Images of one colour that passed their check (open sea) may be identical, and are kept.
 
         Args:
-            prefix: Of the keys of a provider.
-            more_than: Number of items with one content that are still accepted.
+            prefix: Key prefix of a provider.
+            more_than: Number of items that may share a content.
 
         Returns:
-            How many items were marked.
+            Number of marked items.
         """
         return self._change(
             "status = 'ok' AND detail = '' AND substr(key, 1, ?) = ? AND sha256 IN (SELECT sha256 "
@@ -237,7 +237,7 @@ class Store:
         return len(rows)
 
     def _is_settled(self, known: Fetched) -> bool:
-        """Whether another request would change nothing, its content being there in full."""
+        """Whether the state is final and the content, if any, complete."""
         is_there = known.sha256 is None or self._has(known.sha256, known.size)
         return known.status in FINAL and is_there
 

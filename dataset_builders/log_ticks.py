@@ -1,4 +1,4 @@
-"""Ticks in raw units for axes and colour bars that show ln(y + 1)."""
+"""Ticks in raw units for axes of ln(y + 1)."""
 
 import math
 
@@ -7,18 +7,18 @@ import numpy as np
 MOST, FEWEST = 5, 3
 ROUNDING = 1e-9
 STEPS = ((1,), (1, 3), (1, 2, 5))
-"""Multiples of powers of ten, from the sparsest: the first that gives enough ticks is taken."""
+"""Multiples of powers of ten, sparsest first; the first with enough ticks is used."""
 
 
 def raw_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
-    """Where to put ticks on a scale of ln(y + 1), and the values of y to write there.
+    """Tick positions on a scale of ln(y + 1), and labels in raw units.
 
     Args:
-        low: Lower end of the axis, on the scale of ln(y + 1).
-        high: Upper end.
+        low: Lower end of the axis, in ln(y + 1).
+        high: Upper end of the axis.
 
     Returns:
-        Positions on the scale of ln(y + 1), and their labels in raw units.
+        Positions in ln(y + 1), and labels of y.
     """
     bottom, top = max(math.expm1(low), 0.0) * (1 - ROUNDING), math.expm1(high) * (1 + ROUNDING)
     for steps in STEPS:
@@ -31,7 +31,7 @@ def raw_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
 
 
 def compact(value: float) -> str:
-    """A number in at most five characters or so: 2500, 25k, 2.5M."""
+    """Short form of a number: 2500, 25k, 2.5M."""
     for least, size, suffix in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
         if abs(value) >= least:
             return f"{value / size:.4g}{suffix}"
@@ -48,7 +48,7 @@ def _round_values(bottom: float, top: float, steps: tuple[int, ...]) -> list[flo
 
 
 def _spaced(values: list[float], low: float, high: float) -> list[float]:
-    """From the top, those far enough from the one above; 0 stays and others make room for it."""
+    """Thin out values to a minimum distance, from the top; 0 is always kept."""
     least = (high - low) / (MOST + 1)
     kept: list[float] = []
     for value in reversed(values):

@@ -1,11 +1,11 @@
-"""Errors of the machine that a command runs on, with what to do about them."""
+"""Error messages for disk, memory, network and permissions."""
 
 import errno
 import re
 
 from .hub_errors import causes
 
-# libraries in other languages pass on no error number, but the system's words
+# native libraries pass on the system's message without its error number
 ADVICE: tuple[tuple[set[int], str, str], ...] = (
     (
         {errno.ENOSPC, errno.EDQUOT, errno.EFBIG},
@@ -53,10 +53,10 @@ def explain(error: BaseException) -> str | None:
     """Explain an error of disk, memory, network or permissions.
 
     Args:
-        error: That was caught.
+        error: The caught exception.
 
     Returns:
-        What happened and what to do, on one line; None if the error has another cause.
+        Cause and remedy on one line; None if the error has another cause.
     """
     for one in causes(error):
         text = f"{type(one).__name__}: {one}"

@@ -1,4 +1,4 @@
-"""From rows to the Parquet files of a dataset: row groups, compression, GeoParquet metadata."""
+"""Parquet files of a dataset: row groups, compression, checksums, GeoParquet metadata."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -17,16 +17,16 @@ from .errors import DatasetError
 from .files import atomic_path, digest, set_aside, was_parquet
 from .schema import REQUIRED
 
-# an image takes about 100 kB, and the Hub's viewer wants row groups below 100 MB
+# at about 100 kB per image, below the 100 MB that the Hub's viewer allows
 ROW_GROUP_SIZE = 100
 GEO_KEY = b"geo"
 CHECKSUM_KEY = b"digest"
-NOT_CHECKED = {CHECKSUM_KEY, b"ARROW:schema"}  # the latter is added when the file is written
+NOT_CHECKED = {CHECKSUM_KEY, b"ARROW:schema"}  # the latter is added on writing
 SHAPES_AT_ONCE = 2000
 
 
 def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """A writer with page index and statistics; images are stored as they are, all else as ZSTD."""
+    """Writer with page index and statistics; images are uncompressed, other columns ZSTD."""
     compression = {name: "NONE" if name == "image.bytes" else "ZSTD" for name in _leaves(schema)}
     return pq.ParquetWriter(
         path,
@@ -39,12 +39,12 @@ def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 def write_parquet(path: Path, table: pa.Table, **options: Any) -> None:
-    """Write a table atomically, with a checksum for each page and one for the metadata.
+    """Write a table atomically, with checksums of its pages and its metadata.
 
     Args:
-        path: The file.
-        table: The table.
-        options: Of `pyarrow.parquet.write_table`.
+        path: Output file.
+        table: Table to write.
+        options: Options of `pyarrow.parquet.write_table`.
     """
     known = dict(table.schema.metadata or {})
     table = table.replace_schema_metadata(
@@ -55,10 +55,10 @@ def write_parquet(path: Path, table: pa.Table, **options: Any) -> None:
 
 
 def read_parquet(path: Path) -> pa.Table:
-    """Read a table, checked against the checksums of its pages and of its metadata.
+    """Read a table and verify the checksums of its pages and its metadata.
 
     Raises:
-        OSError: It is damaged. So does `pyarrow.ArrowInvalid`.
+        OSError: The file is damaged; `pyarrow.ArrowInvalid` likewise.
     """
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         _check_header(file)
@@ -66,14 +66,14 @@ def read_parquet(path: Path) -> pa.Table:
 
 
 def _header_digest(metadata: Mapping[bytes, bytes], schema: pa.Schema, rows: int) -> str:
-    # of nested types the outermost alone: Parquet names what they hold in its own way
+    # only the outermost of nested types: Parquet renames the inner fields
     columns = [(field.name, str(field.type).partition("<")[0]) for field in schema]
     known = sorted(item for item in metadata.items() if item[0] not in NOT_CHECKED)
     return digest(columns, rows, *(part for item in known for part in item))
 
 
 def _check_header(file: pq.ParquetFile) -> None:
-    """Check what the checksums of pages leave out; tables without a checksum of it pass."""
+    """Verify what page checksums leave out; tables without this checksum pass."""
     metadata = file.metadata.metadata or {}
     groups = map(file.metadata.row_group, range(file.num_row_groups))
     found = _header_digest(metadata, file.schema_arrow, sum(group.num_rows for group in groups))
@@ -85,9 +85,9 @@ def _check_header(file: pq.ParquetFile) -> None:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a Parquet file is there and agrees with its checksums; a damaged one is set aside.
+    """Whether a Parquet file exists and matches its checksums; a damaged one is set aside.
 
-    A file that never was a Parquet file passes: it is somebody else's.
+    A file that never was a Parquet file passes: it belongs to the user.
     """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
@@ -97,7 +97,7 @@ def is_whole(path: Path) -> bool:
     except FileNotFoundError:
         return False
     except (pa.ArrowInvalid, OSError) as error:
-        if getattr(error, "errno", None):  # of the disk
+        if getattr(error, "errno", None):  # disk error
             raise
         if was_parquet(path):
             set_aside(path)
@@ -107,16 +107,16 @@ def is_whole(path: Path) -> bool:
 
 @contextmanager
 def open_shard(path: str | Path) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file of a dataset, whoever wrote it; pages are checked as they are read.
+    """Open a Parquet file of a dataset; pages are verified as they are read.
 
     Raises:
-        DatasetError: It is none, or damaged; also while it is read.
+        DatasetError: The file is not Parquet, or is damaged; also raised while reading.
     """
     try:
         with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
-        if getattr(error, "errno", None):  # of the disk
+        if getattr(error, "errno", None):  # disk error
             raise
         raise DatasetError(
             f"{path} is no whole Parquet file ({error}). Make it again with the command that wrote "
@@ -127,12 +127,12 @@ def open_shard(path: str | Path) -> Iterator[pq.ParquetFile]:
 def row_groups(
     rows: Iterator[Mapping[str, Any]], schema: pa.Schema, table: str
 ) -> Iterator[pa.Table]:
-    """Rows as tables of at most a row group; one empty table if there are no rows.
+    """Rows as tables of at most one row group; one empty table if there are no rows.
 
     Missing columns and NaN become null, shapely geometries WKB.
 
     Raises:
-        DatasetError: a column that the schema does not have, or a null where none may be.
+        DatasetError: Unknown column, or null in a required one.
     """
     first = True
     while (chunk := list(islice(rows, ROW_GROUP_SIZE))) or first:
@@ -153,14 +153,13 @@ def row_groups(
 
 
 def geo_metadata(table: pa.Table) -> bytes:
-    """Value of the schema key `geo` (GeoParquet 1.1) for the WKB column `geometry`, EPSG:4326.
+    """GeoParquet 1.1 metadata (schema key `geo`) of the WKB column `geometry`, EPSG:4326.
 
-    geopandas writes this key too, but only for a frame that it writes whole, and it drops the key
-    `huggingface`.
+    geopandas writes this key only for complete frames, and drops the key `huggingface`.
     """
     types: set[str] = set()
     boxes = []
-    # in parts: shapes take several times the memory of their WKB
+    # in chunks, since shapes take several times the memory of their WKB
     for start in range(0, len(table), SHAPES_AT_ONCE):
         wkb = table["geometry"].slice(start, SHAPES_AT_ONCE).to_pylist()
         shapes = shapely.from_wkb(np.array(wkb, dtype=object))

@@ -1,4 +1,4 @@
-"""Photos in a folder: the files, a CSV that lists them, and where each was taken."""
+"""Photos with positions, from a folder, a CSV that lists them, and EXIF data."""
 
 import gzip
 import lzma
@@ -26,16 +26,16 @@ COLUMN_NAMES = {
     "lon": ("lon", "lng", "longitude"),
     "lat": ("lat", "latitude"),
 }
-"""Accepted names of the columns of a listing, the preferred one first."""
+"""Accepted column names of a listing, in order of preference."""
 NO_CSV = (ValueError, EOFError, gzip.BadGzipFile, zlib.error, zipfile.BadZipFile, lzma.LZMAError)
-"""What pandas raises of a file that is no CSV in UTF-8, or no whole archive of one."""
+"""Exceptions of pandas for a file that is not UTF-8 CSV, or not a complete archive of one."""
 POSITION = ("file", "lon", "lat")
 GPS, DIRECTION = ExifTags.IFD.GPSInfo, ExifTags.GPS.GPSImgDirection
 
 
 @dataclass(frozen=True)
 class PhotoReject:
-    """A file or a row of a listing that cannot be used, and why."""
+    """A file or row of a listing that cannot be used, and the reason."""
 
     file: str
     reason: str
@@ -47,9 +47,9 @@ class Photos:
     """Photos with their positions.
 
     Attributes:
-        root: folder that `file` is relative to.
+        root: Folder that `file` is relative to.
         frame: `file` (unique), `lon` and `lat` (EPSG:4326, degrees), sorted by `file`.
-        rejects: files and rows that were left out.
+        rejects: Rejected files and rows.
     """
 
     root: Path
@@ -57,7 +57,7 @@ class Photos:
     rejects: list[PhotoReject] = field(default_factory=list)
 
     def read(self, file: str) -> bytes:
-        """The encoded bytes of a photo; empty where it cannot be read."""
+        """Encoded bytes of a photo; empty if it cannot be read."""
         try:
             return (self.root / file).read_bytes()
         except OSError:
@@ -67,17 +67,16 @@ class Photos:
 def find_photos(source: str | Path | pd.DataFrame, csv: str | None = None) -> Photos:
     """List the photos of a folder with their positions.
 
-    Positions come from a CSV in the folder if there is one, and from the photos' EXIF data
-    otherwise.
+    Positions are read from a CSV in the folder if there is one, and otherwise from EXIF data.
 
     Args:
-        source: a folder of photos, or a frame with the columns of such a CSV whose files are paths.
-        csv: name of the CSV in the folder; by default the only one there. Its columns are `file`
+        source: A folder of photos, or a frame with the columns of such a CSV whose files are paths.
+        csv: Name of the CSV in the folder; by default the only one there. Its columns are `file`
             (relative to the folder), `lon` and `lat` (EPSG:4326, degrees), or other names in
             [`COLUMN_NAMES`].
 
     Raises:
-        SourceError: no such folder or CSV, several CSVs and none named, missing columns, or no
+        SourceError: Missing folder or CSV, several CSVs and none named, missing columns, or no
             photo with a position.
     """
     if isinstance(source, pd.DataFrame):
@@ -101,7 +100,7 @@ def find_photos(source: str | Path | pd.DataFrame, csv: str | None = None) -> Ph
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Image files by their suffix below a folder, sorted; hidden ones are left out."""
+    """Image files below a folder, by suffix, sorted; hidden files are left out."""
     return sorted(
         path
         for path in folder.rglob("*")
@@ -112,10 +111,10 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def find_csv(root: Path, csv: str | None) -> Path | None:
-    """The CSV of a folder; None if it has none and none is named.
+    """CSV of a folder; None if it has none and none is named.
 
     Raises:
-        SourceError: no such file, or several CSVs and none named.
+        SourceError: The named file is missing, or there are several and none is named.
     """
     if csv is not None:
         path = root / csv
@@ -130,18 +129,18 @@ def find_csv(root: Path, csv: str | None) -> Path | None:
 
 
 def read_listing(path: Path, required: Sequence[str]) -> tuple[pd.DataFrame, list[PhotoReject]]:
-    """A CSV that lists the images of its folder.
+    """Read a CSV that lists the images of its folder.
 
     Args:
-        path: the CSV.
-        required: keys of [`COLUMN_NAMES`] that it must have.
+        path: The CSV.
+        required: Required columns, as keys of [`COLUMN_NAMES`].
 
     Returns:
-        Its columns as text, `file` without nulls; rows with too many fields, and images of the
-        folder that no row names.
+        Columns as text, `file` without nulls; and rejects: rows with too many fields, and images of
+        the folder without a row.
 
     Raises:
-        SourceError: it cannot be read, or lacks a required column.
+        SourceError: The file cannot be read, or lacks a required column.
     """
     frame, rejects = read_csv_rows(path)
     frame = named_columns(frame, str(path), required)
@@ -156,10 +155,10 @@ def read_listing(path: Path, required: Sequence[str]) -> tuple[pd.DataFrame, lis
 
 
 def read_csv_rows(path: Path) -> tuple[pd.DataFrame, list[PhotoReject]]:
-    """A CSV as text columns, and its rows with more fields than the header.
+    """Read a CSV as text columns; rows with more fields than the header are rejects.
 
     Raises:
-        SourceError: it is empty, not UTF-8 or not a CSV.
+        SourceError: The file is empty, not UTF-8 or not CSV.
     """
     bad: list[PhotoReject] = []
 
@@ -170,7 +169,7 @@ def read_csv_rows(path: Path) -> tuple[pd.DataFrame, list[PhotoReject]]:
     try:
         try:
             frame = pd.read_csv(path, **options)
-        except pd.errors.ParserError:  # a ragged row: the slower engine can pass over it
+        except pd.errors.ParserError:  # ragged rows: the slower engine can skip them
             frame = pd.read_csv(path, engine="python", on_bad_lines=leave_out, **options)
     except NO_CSV as error:
         raise SourceError(f"{path} cannot be read as UTF-8 CSV: {error}") from error
@@ -179,10 +178,10 @@ def read_csv_rows(path: Path) -> tuple[pd.DataFrame, list[PhotoReject]]:
 
 
 def named_columns(frame: pd.DataFrame, where: str, required: Sequence[str]) -> pd.DataFrame:
-    """A listing with the accepted names of its columns made `file`, `lon` and `lat`.
+    """Rename the columns of a listing to `file`, `lon` and `lat`.
 
     Raises:
-        SourceError: a required column is missing, or there are several of one name.
+        SourceError: A required column is missing, or several have the same name.
     """
     lower = {str(name).strip().lower(): name for name in reversed(list(frame.columns))}
     found = {
@@ -203,11 +202,11 @@ def named_columns(frame: pd.DataFrame, where: str, required: Sequence[str]) -> p
 
 
 def file_faults(files: pd.Series, anywhere: bool = False) -> pd.Series:
-    """For each row of a listing, why its file cannot be used; null where it can.
+    """Reason why the file of each row of a listing is unusable; null if it is usable.
 
     Args:
-        files: names relative to the folder, "" where there is none.
-        anywhere: names may lead out of the folder.
+        files: Names relative to the folder; "" if missing.
+        anywhere: Accept names outside the folder.
     """
     reason = pd.Series(None, index=files.index, dtype=object)
     outside = pd.Series([not anywhere and _leaves(file) for file in files], index=files.index)
@@ -221,7 +220,7 @@ def file_faults(files: pd.Series, anywhere: bool = False) -> pd.Series:
 
 
 def faulty_rows(files: pd.Series, reasons: pd.Series) -> list[PhotoReject]:
-    """The rows of a listing that have a reason to be left out."""
+    """Rejects for the rows of a listing that have a reason."""
     return [
         PhotoReject(file or f"row {row + 1}", str(why))
         for row, (file, why) in enumerate(zip(files, reasons, strict=True))
@@ -230,7 +229,7 @@ def faulty_rows(files: pd.Series, reasons: pd.Series) -> list[PhotoReject]:
 
 
 def exif_positions(root: Path) -> tuple[list[dict[str, Any]], list[PhotoReject]]:
-    """`file`, `lon` and `lat` of the photos below a folder by their EXIF data, and the others."""
+    """`file`, `lon` and `lat` of the photos below a folder from EXIF data, and rejects."""
     rows, rejects = [], []
     for path in list_images(root):
         file = path.relative_to(root).as_posix()
@@ -253,8 +252,8 @@ def exif_position(path: Path) -> dict[str, Any]:
         None).
 
     Raises:
-        ValueError: the file holds no position, or an impossible one.
-        OSError: it cannot be read as an image.
+        ValueError: The position is missing or invalid.
+        OSError: The file cannot be read as an image.
     """
     try:
         with open_image(path) as image:
@@ -281,10 +280,10 @@ def exif_position(path: Path) -> dict[str, Any]:
 
 
 def degrees(value: Any, bound: float) -> float:
-    """An angle within bounds.
+    """Convert an angle to float, within +-`bound` degrees.
 
     Raises:
-        ValueError: it is not a number, or out of bounds.
+        ValueError: The value is not a number, or out of bounds.
     """
     number = _number(value)
     if number is None:
@@ -295,13 +294,13 @@ def degrees(value: Any, bound: float) -> float:
 
 
 def heading_degrees(value: Any) -> float | None:
-    """A heading in [0, 360); None where it is missing or not a number."""
+    """Heading in [0, 360); None if missing or not a number."""
     number = _number(value)
     return None if number is None or not np.isfinite(number) else number % 360
 
 
 def iso_date(text: Any) -> str | None:
-    """ISO 8601 from EXIF's "2024:05:01 12:00:00" or "202405"; None for anything else."""
+    """ISO 8601 date of "2024:05:01 12:00:00" (EXIF) or "202405"; None for anything else."""
     text = str(text or "").strip("\x00 ")
     if text.isdigit() and len(text) == 6:
         return f"{text[:4]}-{text[4:]}"
@@ -314,12 +313,12 @@ def iso_date(text: Any) -> str | None:
 def _number(value: Any) -> float | None:
     try:
         return float(value)
-    except (TypeError, ValueError, ZeroDivisionError):  # a rational of nothing over nothing
+    except (TypeError, ValueError, ZeroDivisionError):  # an EXIF rational of 0/0
         return None
 
 
 def _from_parts(parts: Any, reference: Any, negative: str) -> float:
-    """Degrees from an EXIF position: degrees, minutes and seconds, any of which may be absent."""
+    """Degrees of an EXIF position from up to three parts: degrees, minutes and seconds."""
     values = [_number(part) for part in (parts if isinstance(parts, Sequence) else [parts])]
     known = [value for value in values if value is not None]
     if len(known) < len(values):
@@ -329,7 +328,7 @@ def _from_parts(parts: Any, reference: Any, negative: str) -> float:
 
 
 def _leaves(file: str) -> bool:
-    """Whether a name leads out of its folder; links within it are the user's own."""
+    """Whether a name leads out of its folder; symbolic links are not resolved."""
     path = os.path.normpath(file)
     return os.path.isabs(path) or path.split(os.sep)[0] == os.pardir
 

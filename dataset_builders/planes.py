@@ -1,8 +1,8 @@
-"""The metric planes that grids of squares lie on.
+"""Metric map projections of square grids.
 
-A plane is named in the ids of its cells, so that equal ids are the same square everywhere:
-"epsg32650" is UTM zone 50 north, "laea40n120e" the Lambert azimuthal equal-area plane around 40 N,
-120 E.
+Cell ids start with the name of the projection, so equal ids denote the same square everywhere:
+"epsg32650" is UTM zone 50 north, "laea40n120e" the Lambert azimuthal equal-area projection centred
+on 40 N, 120 E.
 """
 
 import math
@@ -21,7 +21,7 @@ from .errors import DatasetError
 AREA_TOLERANCE = 0.001
 METRES_PER_DEGREE = 111_320.0
 ZONE_DEGREES = 6
-# coarse, so that another outline of the same city has the same plane
+# coarse, so that other boundaries of a city get the same projection
 CENTRE_LATITUDES = 10
 NAME = re.compile(r"epsg(\d+)|laea(\d+)([ns])(\d+)([ew])")
 
@@ -30,7 +30,7 @@ Floats = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Plane:
-    """A plane in metres.
+    """Map projection in metres.
 
     Attributes:
         name: "epsg<code>" or "laea<lat><n|s><lon><e|w>", whole degrees.
@@ -45,7 +45,7 @@ class Plane:
 
     @cached_property
     def crs(self) -> pyproj.CRS:
-        """CRS of the plane."""
+        """CRS of the projection."""
         match = NAME.fullmatch(self.name)
         if match is None:
             raise DatasetError(
@@ -65,21 +65,21 @@ class Plane:
         return pyproj.Transformer.from_crs("EPSG:4326", self.crs, always_xy=True)
 
     def to_plane(self, lon: Floats, lat: Floats) -> tuple[Floats, Floats]:
-        """Metres east and north; infinite where the plane does not reach."""
+        """Convert EPSG:4326 to metres east and north; infinite outside the projection's domain."""
         return self._transformer.transform(lon, lat)
 
     def to_degrees(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
-        """Degrees of EPSG:4326."""
+        """Convert metres to degrees of EPSG:4326."""
         return self._transformer.transform(x, y, direction="INVERSE")
 
 
 def choose_plane(boundary: shapely.Geometry, side_m: float) -> Plane:
-    """The plane for a grid over a boundary.
+    """Choose the projection for a grid over a boundary.
 
-    UTM if the boundary lies within one zone and squares have their nominal area there to 0.1 %
-    (near the equator they do not at the edge of a zone). Otherwise the equal-area plane whose
-    centre is the nearest edge between two zones and the nearest tenth degree of latitude (0, 10,
-    20, ...), which most other outlines of the same city share.
+    UTM, if the boundary lies within one zone and areas of squares are exact to 0.1 % there (not the
+    case at the edge of a zone near the equator). Otherwise the equal-area projection centred on the
+    nearest zone edge and multiple of 10 degrees of latitude, which most other boundaries of the
+    same city share.
 
     Args:
         boundary: Boundary in EPSG:4326, in one piece.
@@ -99,7 +99,7 @@ def choose_plane(boundary: shapely.Geometry, side_m: float) -> Plane:
 
 
 def utm_plane(lon: float, lat: float) -> Plane:
-    """The UTM zone of a place."""
+    """UTM projection of a location."""
     zone = int((lon + 180) // ZONE_DEGREES) % 60 + 1
     return Plane(f"epsg{(32600 if lat >= 0 else 32700) + zone}")
 
@@ -109,7 +109,7 @@ def _half_up(value: float) -> int:
 
 
 def _area_error(plane: Plane, boundary: shapely.Geometry, side_m: float) -> float:
-    """The largest relative error of a square's area within the boundary's bounding box."""
+    """Largest relative error of a square's area within the boundary's bounding box."""
     west, south, east, north = boundary.bounds
     lat_room = 1.5 * side_m / METRES_PER_DEGREE
     highest = min(89.0, max(abs(south), abs(north)) + lat_room)

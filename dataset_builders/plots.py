@@ -1,6 +1,6 @@
-"""Figures of a dataset: maps of regions, points, indicators, splits and coverage; contact sheets.
+"""Figures of a dataset, written as PNG: maps and contact sheets.
 
-Every function writes a PNG. Maps are drawn in degrees with the aspect of their latitude.
+Maps are in degrees, with the aspect ratio of their latitude.
 """
 
 import math
@@ -28,20 +28,20 @@ SPLIT_COLOURS = {
 CLASS_COLOURS = ("#4c78a8", "#d1495b", "#54a24b", "#f2b544", "#7f5aa2", "#8c6d46", "#5ba4a4")
 FILL, GREY, EDGE = "#dce6f0", "#d9d9d9", "#5c5c5c"
 MOST_OUTLINES = 1500
-"""Regions whose outlines are drawn; of more they would cover the map."""
+"""Number of regions from which outlines are omitted, since they would cover the map."""
 MOST_POLYGONS = 50_000
-"""Regions that a map of the plan draws as polygons; a million of them take minutes."""
+"""Number of regions above which dots replace polygons; a million polygons take minutes."""
 THUMBNAIL_PX, LABEL_LENGTH = 160, 24
 MOST_TICKS = 4
 
 
 def plot_regions(regions: gpd.GeoDataFrame, path: str | Path, title: str = "") -> Path:
-    """The outlines of regions; a dot for each where there are very many.
+    """Map of the outlines of regions; dots if there are very many.
 
     Args:
         regions: Polygons with a CRS.
-        path: PNG file.
-        title: Title; says "synthetic" where the data are.
+        path: Output PNG file.
+        title: Title, which marks synthetic data.
     """
     frame, style = _degrees(regions), {}
     if len(frame) > MOST_POLYGONS:
@@ -55,14 +55,14 @@ def plot_regions(regions: gpd.GeoDataFrame, path: str | Path, title: str = "") -
 def plot_indicator(
     regions: gpd.GeoDataFrame, name: str, path: str | Path, title: str = "", log: bool = True
 ) -> Path:
-    """A map of an indicator; grey where it is missing.
+    """Map of an indicator; missing values are grey.
 
     Args:
-        regions: With the column `name`.
+        regions: Regions with the column `name`.
         name: Name of the indicator.
-        path: PNG file.
+        path: Output PNG file.
         title: Title.
-        log: Colour by ln(y + 1), as evaluation sees it; the bar is labelled in raw units.
+        log: Colour by ln(y + 1), as in evaluation; the colour bar is labelled in raw units.
     """
     if name not in regions:
         raise DatasetError(f"There is no indicator {name!r}; columns: {', '.join(regions)}.")
@@ -74,12 +74,12 @@ def plot_indicator(
 def plot_coverage(
     regions: gpd.GeoDataFrame, counts: Mapping[str, int], path: str | Path, title: str = ""
 ) -> Path:
-    """The number of images of each region; grey where there is none.
+    """Map of the number of images per region; regions without images are grey.
 
     Args:
-        regions: With `region_id`.
-        counts: Number of images by region.
-        path: PNG file.
+        regions: Regions with `region_id`.
+        counts: Number of images by region id.
+        path: Output PNG file.
         title: Title.
     """
     values = regions["region_id"].map(counts).to_numpy(dtype=float)
@@ -89,12 +89,12 @@ def plot_coverage(
 
 
 def plot_splits(regions: gpd.GeoDataFrame, column: str, path: str | Path, title: str = "") -> Path:
-    """The parts of a split; grey is the buffer, in no part.
+    """Map of the parts of a split; the buffer is grey.
 
     Args:
-        regions: With the column: "train", "validation", "test" or null.
+        regions: Regions with the column, of "train", "validation", "test" or null.
         column: "split_random" or "split_block".
-        path: PNG file.
+        path: Output PNG file.
         title: Title.
     """
     if column not in regions:
@@ -109,12 +109,12 @@ def plot_splits(regions: gpd.GeoDataFrame, column: str, path: str | Path, title:
 def plot_points(
     roads: gpd.GeoDataFrame, points: gpd.GeoDataFrame, path: str | Path, title: str = ""
 ) -> Path:
-    """A road network and the sampling points on it.
+    """Map of a road network and its sampling points.
 
     Args:
         roads: Lines with a CRS.
         points: Points with a CRS, coloured by `highway` if they have it.
-        path: PNG file.
+        path: Output PNG file.
         title: Title.
     """
     roads, points = _degrees(roads), _degrees(points)
@@ -129,11 +129,11 @@ def plot_points(
 
 
 def plot_distances(distances: Mapping[str, np.ndarray], path: str | Path, title: str = "") -> Path:
-    """The distance from the test regions of each split to the nearest training region.
+    """Histogram of the distance from test regions to the nearest training region, by split.
 
     Args:
-        distances: Metres, by split.
-        path: PNG file.
+        distances: Distances in metres, by split.
+        path: Output PNG file.
         title: Title.
     """
     widest = max((float(values.max()) for values in distances.values()), default=1.0)
@@ -150,12 +150,12 @@ def plot_distances(distances: Mapping[str, np.ndarray], path: str | Path, title:
 def contact_sheet(
     images: Sequence[tuple[str, bytes]], path: str | Path, columns: int = 6, title: str = ""
 ) -> Path:
-    """Thumbnails side by side, each with its name.
+    """Grid of thumbnails, each with its name.
 
     Args:
-        images: Name and encoded bytes of each.
-        path: PNG file.
-        columns: Images per row.
+        images: Name and encoded bytes of each image.
+        path: Output PNG file.
+        columns: Number of images per row.
         title: Title.
 
     Raises:
@@ -196,7 +196,7 @@ def _outlines(frame: gpd.GeoDataFrame) -> dict[str, Any]:
 def _colour_by_value(
     frame: gpd.GeoDataFrame, values: np.ndarray, name: str, axes: Any, log: bool = False
 ) -> None:
-    """Regions coloured by a value, with a bar in raw units."""
+    """Colour regions by value, with a colour bar in raw units."""
     frame = frame.assign(_value=np.log1p(values) if log else values)
     known, style = np.isfinite(values), _outlines(frame)
     if not known.all():
@@ -215,7 +215,7 @@ def _colour_by_value(
 def _colour_by_class(
     frame: gpd.GeoDataFrame, kinds: pd.Series, colours: Mapping[str, str], axes: Any, **style: Any
 ) -> None:
-    """Shapes coloured by their class, with the number of each in the legend."""
+    """Colour shapes by class, with the number of shapes per class in the legend."""
     frame.plot(ax=axes, color=[colours.get(kind, GREY) for kind in kinds], **style)
     counts = kinds.value_counts()
     _legend(axes, {f"{k} ({counts[k]})": colour for k, colour in colours.items() if k in counts})
@@ -230,34 +230,34 @@ def _legend(axes: Any, colours: Mapping[str, str]) -> None:
 
 @contextmanager
 def _map(path: str | Path, title: str) -> Iterator[Any]:
-    """The axes of a map in degrees, saved once they are drawn on."""
+    """Axes of a map in degrees, saved after the block."""
     with _figure(path, title, (7, 6)) as axes:
         yield axes
         axes.set(xlabel="longitude", ylabel="latitude")
         axes.ticklabel_format(useOffset=False)
         (west, east), (south, north) = axes.get_xlim(), axes.get_ylim()
-        # labels of a narrow map would be written over one another
+        # fewer ticks on a narrow map, whose labels would overlap
         ticks = MOST_TICKS * (east - west) / (north - south) / axes.get_aspect()
         axes.locator_params(axis="x", nbins=round(min(max(ticks, 1), MOST_TICKS)), min_n_ticks=1)
 
 
 @contextmanager
 def _figure(path: str | Path, title: str, size: tuple[float, float]) -> Iterator[Any]:
-    """The axes of a figure, saved once they are drawn on."""
+    """Axes of a figure, saved after the block."""
     if Path(path).suffix != ".png":
         raise DatasetError(f"A figure is written as .png, got {Path(path).name!r}.")
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with rc_context({"text.parse_math": False}):  # names and units are anybody's, and no formulas
+    with rc_context({"text.parse_math": False}):  # names and units are not formulas
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
         axes.set_title(title)
         yield axes
         with atomic_path(Path(path)) as temporary:
-            # the aspect is set after the layout: nothing that sticks out is cut
+            # the aspect is applied after the layout: avoid cropping
             figure.savefig(temporary, format="png", dpi=130, bbox_inches="tight")
 
 

@@ -1,7 +1,7 @@
-"""Fourteen categories of points of interest, by the tags of OpenStreetMap.
+"""Fourteen categories of points of interest, from OpenStreetMap tags.
 
-The categories are those of UrbanVLP's labels (CityMind-Lab/UrbanVLP), which are the fourteen top
-groups that Chinese POI tables are commonly sold by.
+The categories are those of UrbanVLP's labels (CityMind-Lab/UrbanVLP), the usual fourteen top-level
+groups of Chinese POI tables.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ CATEGORIES = (
     "companies_and_enterprises",
 )
 
-# (key, values) in the order they are tried; "*" is any value
+# key, values and category, in order of precedence; "*" is any value
 _OSM: tuple[tuple[str, str, str], ...] = (
     ("amenity", "restaurant cafe fast_food bar pub food_court ice_cream biergarten",
      "dining_and_cuisine"),
@@ -72,11 +72,7 @@ _TAGS = {(key, value): name for key, values, name in reversed(_OSM) for value in
 
 
 def category_of_tags(tags: Mapping[str, Any]) -> str | None:
-    """The category of an OpenStreetMap element, or None if it is no point of interest.
-
-    Args:
-        tags: Tags of the element.
-    """
+    """Category of an OpenStreetMap element by its tags; None if it is not a point of interest."""
     for key in OSM_KEYS:
         value = tags.get(key)
         if not isinstance(value, str) or value == "no":

@@ -1,4 +1,4 @@
-"""Tables of points (places, reviews, crimes) and how many of them lie in each region."""
+"""Tables of points (POIs, reviews, crimes), and counts per region."""
 
 import difflib
 from collections import Counter
@@ -26,16 +26,16 @@ MIN_INSIDE = 0.5
 
 @dataclass(frozen=True)
 class Points:
-    """Points in WGS-84, and what was left out of their table.
+    """Points in WGS-84, and the rejected rows of their table.
 
     Attributes:
-        source: Where they are from, for `<indicator>_source`.
-        lon: `(n,)` degrees.
-        lat: `(n,)` degrees.
-        weight: `(n,)` weight of each in a count.
+        source: Name of the source, for `<indicator>_source`.
+        lon: `(n,)` longitudes, degrees.
+        lat: `(n,)` latitudes, degrees.
+        weight: `(n,)` weight of each point in a count.
         category: `(n,)` of [`CATEGORIES`][dataset_builders.poi.CATEGORIES], None where unknown;
-            None if the points have none.
-        rejects: Rows left out: table, item, reason, detail.
+            None if the source has no categories.
+        rejects: Rejected rows: table, item, reason, detail.
     """
 
     source: str
@@ -51,13 +51,13 @@ class Points:
 
 @dataclass(frozen=True)
 class PointCounts:
-    """Counts of points by region.
+    """Counts of points per region.
 
     Attributes:
-        columns: Indexed like the regions: the counts, and `<indicator>_source`.
-        num_inside: Points in a region.
-        num_outside: Points in none.
-        unknown_categories: Points without a known category.
+        columns: Counts and `<indicator>_source`, indexed like the regions.
+        num_inside: Number of points in a region.
+        num_outside: Number of points outside all regions.
+        unknown_categories: Number of points without a known category.
     """
 
     columns: pd.DataFrame
@@ -78,27 +78,27 @@ def read_points(
     date_column: str | None = None,
     year: int | None = None,
 ) -> Points:
-    """Read points from a CSV, a file of geometries or a GeoDataFrame.
+    """Read points from a CSV, a vector layer or a GeoDataFrame.
 
-    Rows without a usable place (missing, not a number, 0/0, beyond the globe), with an id that
-    was there before, or with a count that is missing or negative are left out and listed.
+    Rows with unusable coordinates (missing, not numeric, 0/0, out of range), a repeated id, or a
+    missing or negative count are rejected and listed.
 
     Args:
-        path: A CSV (also .gz or .zip); another file that geopandas reads; or a GeoDataFrame. Of
-            lines and areas a point within is taken.
+        path: A CSV (also .gz or .zip); another file that geopandas reads; or a GeoDataFrame. Lines
+            and polygons are represented by a point within.
         coord_system: System of the coordinates: "wgs84", "gcj02" (AMap, Tencent, Dianping),
             "bd09" (Baidu) or "bd09mc". They differ by 500 m and more, so it is never guessed.
-        source: Text for `<indicator>_source`; the file's name by default.
-        lon: Column of a CSV; column names are case-insensitive.
-        lat: Column of a CSV.
-        id_column: Column of which each value counts once.
-        count_column: Weight of a point, such as a place's number of reviews; 1 by default.
-        date_column: Needed with `year`.
-        year: Year of the rows to take; all by default.
+        source: Text for `<indicator>_source`; the file name by default.
+        lon: Longitude column of a CSV; column names are case-insensitive.
+        lat: Latitude column of a CSV.
+        id_column: Column of ids; rows that repeat an id are rejected.
+        count_column: Column of weights, such as the number of reviews; 1 by default.
+        date_column: Column of dates, required with `year`.
+        year: Year to select; all by default.
 
     Raises:
-        SourceError: No such file or column, or no row is usable.
-        DatasetError: An unknown coordinate system, no CRS, or most rows beyond the globe.
+        SourceError: Missing file or column, or no usable row.
+        DatasetError: Unknown coordinate system, missing CRS, or most coordinates out of range.
     """
     if coord_system not in SYSTEMS:
         raise DatasetError(f"`coord_system` is one of {SYSTEMS}, got {coord_system!r}.")
@@ -122,16 +122,16 @@ def read_points(
 
 
 def read_pois_pbf(path: str | Path) -> Points:
-    """Points of interest of an OpenStreetMap extract, by their tags.
+    """Read points of interest from an OpenStreetMap extract.
 
-    Elements of none of the fourteen categories (benches, crossings) are no points of interest. Of
-    an area a point within is taken.
+    Elements outside the fourteen categories (benches, crossings) are skipped. Polygons are
+    represented by a point within.
 
     Args:
         path: An .osm.pbf file.
 
     Raises:
-        SourceError: No such file, or no point of interest in it.
+        SourceError: Missing file, or no point of interest in it.
         MissingExtraError: pyrosm is not installed.
     """
     wanted = {"custom_filter": dict.fromkeys(OSM_KEYS, True), "osm_keys_to_keep": list(OSM_KEYS)}
@@ -153,21 +153,21 @@ def count_points(
     by_category: bool = False,
     min_inside: float = MIN_INSIDE,
 ) -> PointCounts:
-    """Points by region, weighted; raw counts, no logarithm.
+    """Count points per region, weighted.
 
     Args:
         points: Points to count.
         regions: Regions with `region_id` and geometry in EPSG:4326.
-        indicator: Name of the column.
-        covered: Area that the source covers, EPSG:4326. Regions that do not lie within are null;
-            all others without a point are 0. By default the source covers all regions.
-        by_category: Add a column for each category ("poi_healthcare"), weighted too.
-        min_inside: Share of the points that must lie in the regions; 0 for a table that covers
-            more than the city.
+        indicator: Name of the column of counts.
+        covered: Area covered by the source, EPSG:4326. Regions not within it are null; all others
+            without a point are 0. By default the source covers all regions.
+        by_category: Add a weighted count per category ("poi_healthcare").
+        min_inside: Minimum share of the points within the regions; 0 for a table that covers more
+            than the city.
 
     Raises:
-        DatasetError: Most points lie outside (with the likely coordinate system, if there is
-            one), or categories are asked of points that have none.
+        DatasetError: Too many points outside the regions (with the likely coordinate system, if
+            any), or `by_category` for points without categories.
     """
     if by_category and points.category is None:
         raise DatasetError(
@@ -207,7 +207,7 @@ def count_points(
 
 
 def _read_csv(path: Path, wanted: dict[str, str]) -> pd.DataFrame:
-    """The wanted columns as text, named by their roles, and `item`: the id or the file's line."""
+    """Selected columns as text, named by role, and `item`: the id or the line number."""
     if not path.is_file():
         raise SourceError(f"There is no table of points at {path}.")
     options: dict[str, Any] = {"sep": "\t" if ".tsv" in path.suffixes else ","}
@@ -224,7 +224,7 @@ def _read_csv(path: Path, wanted: dict[str, str]) -> pd.DataFrame:
 
 
 def _places(frame: gpd.GeoDataFrame, wanted: dict[str, str], name: str) -> pd.DataFrame:
-    """Points of geometries, and the wanted columns, as from [`_read_csv`]."""
+    """Points of geometries, with the columns of [`_read_csv`]."""
     if frame.crs is None:
         raise DatasetError(f"{name} has no CRS. Set it, as in `frame.set_crs(...)`.")
     names = _find_columns(wanted, list(frame.columns), name)
@@ -245,7 +245,7 @@ def _tag_categories(frame: pd.DataFrame) -> NDArray[Any]:
 
 
 def _find_columns(wanted: dict[str, str], have: list[Any], name: str) -> dict[str, str]:
-    """Columns by role, whatever their case."""
+    """Columns by role, matched case-insensitively."""
     lower = {str(column).strip().lower(): column for column in have}
     found = {}
     for role, column in wanted.items():
@@ -262,7 +262,7 @@ def _find_columns(wanted: dict[str, str], have: list[Any], name: str) -> dict[st
 
 
 def _usable(name: str, rows: pd.DataFrame, coord_system: str) -> Points:
-    """The rows that can be counted, as points in WGS-84; the others are listed."""
+    """Convert usable rows to points in WGS-84, and list the rejects."""
     x, y = (_numbers(rows[column]) for column in ("x", "y"))
     weight = _numbers(rows["count"]) if "count" in rows else np.ones(len(rows))
     has_place, is_zero = np.isfinite(x) & np.isfinite(y), (x == 0) & (y == 0)
@@ -307,7 +307,7 @@ def _usable(name: str, rows: pd.DataFrame, coord_system: str) -> Points:
 
 
 def _numbers(column: Any) -> NDArray[np.float64]:
-    """Numbers of a column, NaN where there are none."""
+    """Numeric values of a column; NaN for anything else."""
     found = pd.to_numeric(column, errors="coerce")
     return np.asarray(found.to_numpy(dtype=np.float64, na_value=np.nan))
 

@@ -1,7 +1,7 @@
-"""Publishing a dataset: shards of the Hub's size, the licence gate, and the push.
+"""Publish a dataset: shards of the Hub's size, licence gate, upload.
 
-Images whose source may not be redistributed are left out: their rows keep ids, places, dates,
-captions and the SHA-256 of the image, so that whoever fetches it again can check it.
+Images that may not be redistributed are withheld. Their rows keep ids, coordinates, dates, captions
+and the SHA-256 of the image, against which a later download can be verified.
 """
 
 import hashlib
@@ -53,11 +53,11 @@ class Published:
     """A published dataset.
 
     Attributes:
-        folder: the folder, ready to be pushed.
-        shards: number of shards by config name.
-        rows: number of rows by config name.
-        withheld: images left out by the licence gate, by source.
-        bytes: size of all Parquet files.
+        folder: Folder, ready for upload.
+        shards: Number of shards by config name.
+        rows: Number of rows by config name.
+        withheld: Number of images withheld by the licence gate, by source.
+        bytes: Total size of the Parquet files.
     """
 
     folder: Path
@@ -82,20 +82,20 @@ class Published:
 def publish(
     dataset: str | Path, output: str | Path, *, target_bytes: int = TARGET_BYTES
 ) -> Published:
-    """Write a built dataset in the form in which it may be published.
+    """Write a built dataset in publishable form.
 
-    Call it again after a kill: it starts anew and ends with the same bytes.
+    Rerun after a kill: it starts over and writes identical bytes.
 
     Args:
-        dataset: folder of a finished dataset.
-        output: folder of the published one.
-        target_bytes: size of a shard, images included; the last of a table is smaller.
+        dataset: Folder of a finished dataset.
+        output: Folder of the published dataset.
+        target_bytes: Size of a shard, images included; the last shard of a table is smaller.
 
     Raises:
-        DatasetError: the folder holds no finished dataset, an address in the recipe holds a key,
-            `output` holds another dataset, or a file to be published holds the value of an
-            environment variable that the recipe or a known provider uses.
-        ForeignFileError: `output` holds a file in the way that publishing did not write, or that
+        DatasetError: The dataset is not finished, a URL in the recipe contains a key, `output`
+            holds another dataset, or a file to be published contains the value of an environment
+            variable that the recipe or a known provider uses.
+        ForeignFileError: `output` holds a conflicting file that publishing did not write, or that
             was edited since.
     """
     source, target = Path(dataset), Path(output)
@@ -145,26 +145,25 @@ def push(
     message: str = "Upload the dataset",
     dry_run: bool = False,
 ) -> str | None:
-    """Push a published dataset in one commit; files already there are not sent again.
+    """Push a published dataset in one commit; files already on the Hub are not sent again.
 
     Shards and figures of an earlier push of these cities are deleted in the same commit, since the
-    Hub would load them too. Earlier commits keep them.
+    Hub would load them, too. Earlier commits keep them.
 
     Args:
-        folder: a folder written by [`publish`].
-        repo_id: "org/name"; created if it does not exist. The token is that of `hf auth login` or
-            HF_TOKEN.
-        private: visibility of a repository that is created.
-        tag: tag of the commit.
-        message: message of the commit.
-        dry_run: check the licences and send nothing.
+        folder: Folder written by [`publish`].
+        repo_id: "org/name"; created if missing. The token is that of `hf auth login` or HF_TOKEN.
+        private: Visibility of a new repository.
+        tag: Tag of the commit.
+        message: Commit message.
+        dry_run: Check the licences without uploading.
 
     Returns:
-        The address of the repository; None for a dry run.
+        URL of the repository; None for a dry run.
 
     Raises:
-        DatasetError: the folder did not pass the licence gate, or the Hub refuses; the message
-            never holds the token.
+        DatasetError: The folder did not pass the licence gate, or the Hub rejects the upload; the
+            message never contains the token.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
@@ -195,7 +194,7 @@ def push(
 
 
 def files_of(folder: str | Path) -> list[tuple[str, int]]:
-    """The files that a push sends: path and size in bytes, sorted; hidden files are not sent."""
+    """Files that a push uploads: path and size in bytes, sorted; hidden files are left out."""
     root = Path(folder)
     found = [path for path in root.rglob("*") if path.is_file()]
     names = sorted(path.relative_to(root).as_posix() for path in found)
@@ -204,11 +203,11 @@ def files_of(folder: str | Path) -> list[tuple[str, int]]:
 
 
 def check_gate(folder: str | Path) -> None:
-    """Refuse a folder that did not pass the licence gate as it is; its card may be edited.
+    """Check that a folder passed the licence gate and is unchanged; its card may be edited.
 
     Raises:
-        DatasetError: not written by [`publish`], or not to its end; a file was added, changed or
-            removed; an image may not be redistributed; or a file holds a key.
+        DatasetError: The folder was not written by [`publish`], or not completely; a file was
+            added, changed or removed; an image may not be redistributed; or a file contains a key.
     """
     root = Path(folder)
     if (root / UNFINISHED).exists():
@@ -230,7 +229,7 @@ def check_gate(folder: str | Path) -> None:
 
 
 def _is_of(name: str, root: Path) -> bool:
-    """Whether a file of the repository is a shard or a figure of a city of this dataset."""
+    """Whether a file of the repository is a shard or figure of one of this dataset's cities."""
     parts = name.split("/")
     if len(parts) < 2 or parts[0] not in (DATA_FOLDER, FIGURES):
         return False
@@ -242,7 +241,7 @@ def _is_of(name: str, root: Path) -> bool:
 
 
 def _hashes(root: Path) -> dict[str, str]:
-    """SHA-256 by name of all files but the marker and the card, which people edit."""
+    """SHA-256 by name of all files except the marker and the card, which may be edited."""
     found = {}
     for name, _ in files_of(root):
         if name not in (MARKER, CARD_FILE):
@@ -252,7 +251,7 @@ def _hashes(root: Path) -> dict[str, str]:
 
 
 def _check_recipe(root: Path) -> dict[str, Any]:
-    """Check that the recipe holds no key; returns its values, if there is one."""
+    """Check that the recipe, if any, contains no key; returns its values."""
     path = root / RECIPE_FILE
     return check_recipe_file(path) if path.exists() else {}
 
@@ -280,7 +279,7 @@ def _check_images(root: Path) -> None:
 
 
 def _forbidden(rows: pa.Table) -> pa.BooleanArray:
-    """For each row, whether it holds an image that may not be redistributed."""
+    """Whether each row holds an image that may not be redistributed."""
     held = pc.is_valid(rows["image"].combine_chunks())
     if "redistributable" not in rows.column_names:
         return held
@@ -289,7 +288,7 @@ def _forbidden(rows: pa.Table) -> pa.BooleanArray:
 
 
 def _cleared(target: Path) -> WrittenFiles:
-    """The files of the folder, those of an earlier run deleted: their licences may have changed."""
+    """Delete the files of an earlier run, whose licences may have changed."""
     files, unfinished = WrittenFiles(target, FILES_KIND), target / UNFINISHED
     is_ours = (target / MARKER).exists() or unfinished.exists()
     if contents(target) and not is_ours:
@@ -302,20 +301,20 @@ def _cleared(target: Path) -> WrittenFiles:
 
 
 def _repack(source: Path, target: Path, city: str, table: str, target_bytes: int) -> Counter[str]:
-    """Copy a table into shards of the wanted size; counts the images left out by source."""
+    """Copy a table into shards of the target size; counts withheld images by source."""
     name = config_name(city, table)
     paths = table_shards(source, city, table)
     withheld: Counter[str] = Counter()
     groups = _gated(paths, withheld)
     schema = pq.read_schema(paths[0])
     if table == "regions" and len(paths) > 1:
-        # the extent is that of the whole table
+        # the bounding box of the complete table
         whole = pa.concat_tables(pq.read_table(path, columns=["geometry"]) for path in paths)
         schema = schema.with_metadata({**schema.metadata, GEO_KEY: geo_metadata(whole)})
     total = count_rows(source, city, table)
     with tqdm(total=total, desc=name, unit="row", disable=total == 0) as bar:
         group, number = next(groups, None), 0
-        # a table without rows is a table all the same
+        # a table without rows gets one shard
         while group is not None or number == 0:
             part = f"{DATA_FOLDER}/{name}/part-{number:05d}.parquet"
             with WrittenFiles(target, FILES_KIND).writing(part) as temporary:
@@ -350,7 +349,7 @@ def _write_shard(
     target_bytes: int,
     bar: Any,
 ) -> pa.Table | None:
-    """Write groups until the shard is large enough; returns the group after it."""
+    """Write row groups up to the target size; returns the next one."""
     size = 0
     with open_writer(path, schema) as writer:
         while group is not None and size < target_bytes:
@@ -363,7 +362,7 @@ def _write_shard(
 
 
 def _draw(target: Path, tables: list[tuple[str, str]], figures: Path) -> None:
-    """The figures of the card: a map of each city, and a sheet of its redistributable images."""
+    """Draw a map of each city, and a contact sheet of its redistributable images."""
     for city in dict.fromkeys(city for city, _ in tables):
         regions = read_regions(target, city)
         mark = " (synthetic)" if read_metadata(target, city).synthetic else ""

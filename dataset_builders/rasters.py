@@ -1,4 +1,4 @@
-"""Raster files: opening them, finding a band, and reading its cells with what is missing."""
+"""Raster files: opening them, finding a band, reading values and missing cells."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +12,10 @@ from .errors import DatasetError, MissingExtraError
 
 
 def import_rasterio() -> ModuleType:
-    """rasterio, which is an extra.
+    """Import rasterio, an optional dependency.
 
     Raises:
-        MissingExtraError: It is not installed.
+        MissingExtraError: rasterio is not installed.
     """
     try:
         import rasterio
@@ -28,7 +28,7 @@ def open_raster(path: str | Path) -> Any:
     """Open a raster for reading.
 
     Raises:
-        DatasetError: There is none, or it is no raster.
+        DatasetError: The file is missing, or not a raster.
         MissingExtraError: rasterio is not installed.
     """
     rasterio = import_rasterio()
@@ -41,10 +41,10 @@ def open_raster(path: str | Path) -> Any:
 
 
 def find_band(dataset: Any, band: int | str | None) -> int:
-    """Number of a band, given by number or description, or the only one.
+    """Number of a band, given by number or description; by default of the only band.
 
     Raises:
-        DatasetError: There is no such band, or several and none is named.
+        DatasetError: Unknown band, or several bands and none named.
     """
     texts = [(text or "").casefold() for text in dataset.descriptions]
     listed = ", ".join(f"{n} {text!r}" if text else str(n) for n, text in enumerate(texts, 1))
@@ -64,13 +64,13 @@ def find_band(dataset: Any, band: int | str | None) -> int:
 
 
 def has_gaps(dataset: Any, band: int) -> bool:
-    """Whether a raster says which cells have no value, by a nodata tag or a mask."""
+    """Whether a raster marks missing cells, by a nodata tag or a mask."""
     flags = [flag.name for flag in dataset.mask_flag_enums[band - 1]]
     return flags != ["all_valid"] or dataset.nodatavals[band - 1] is not None
 
 
 def raster_bounds(dataset: Any) -> tuple[float, float, float, float]:
-    """West, south, east and north of a raster, however it is turned."""
+    """West, south, east and north of a raster, which may be rotated."""
     of = dataset.transform
     column, row = (axis.ravel() for axis in np.meshgrid([0, dataset.width], [0, dataset.height]))
     x, y = of.a * column + of.b * row + of.c, of.d * column + of.e * row + of.f
@@ -79,18 +79,18 @@ def raster_bounds(dataset: Any) -> tuple[float, float, float, float]:
 
 @dataclass(frozen=True)
 class Band:
-    """A band of an open raster that holds numbers on a map.
+    """Numeric band of an open raster.
 
     Args:
         dataset: Open raster.
         number: Number of the band, from 1.
-        nodata: Value of cells without data, beside the file's own tag; "none" ignores the tag;
-            None demands one.
+        nodata: Value of missing cells, in addition to the file's tag; "none" ignores the tag; None
+            requires one.
         signed: Whether values may be negative.
 
     Raises:
-        DatasetError: The raster has no CRS, no geotransform, no numbers or no nodata tag, or its
-            type cannot hold `nodata`.
+        DatasetError: The raster has no CRS, no geotransform, no numeric values or no nodata tag, or
+            its type cannot represent `nodata`.
     """
 
     dataset: Any
@@ -125,10 +125,10 @@ class Band:
                 )
 
     def read(self, column: int, row: int, width: int, height: int) -> NDArray[np.float64]:
-        """Values of a window, `(height, width)`, NaN where there are none.
+        """Values of a window, `(height, width)`, NaN where missing.
 
         Raises:
-            DatasetError: A value is negative, and none may be.
+            DatasetError: A value is negative, and the band is not `signed`.
         """
         from rasterio.windows import Window
 

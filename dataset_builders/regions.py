@@ -1,4 +1,4 @@
-"""The regions of a city: squares, map tiles, hexagons, or polygons that someone else drew."""
+"""Regions of a city: squares, map tiles, hexagons or given polygons."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from .globe import check_polygons, geodesic_areas, refuse, to_degrees, wrap
 from .planes import Plane, choose_plane, utm_plane
 
 MIN_COVER = 0.5
-"""Share of a region that must lie within the boundary, by default."""
+"""Default of the minimum share of a region within the boundary."""
 MAX_REGIONS = 20_000_000
 OUTLINE_STEPS = 512
 SLIVER = 1e-3
@@ -33,29 +33,29 @@ def square_grid(
     plane: str | None = None,
     city: str | None = None,
 ) -> gpd.GeoDataFrame:
-    """Equal squares that do not overlap.
+    """Grid of equal squares that do not overlap.
 
-    Squares lie on a metric plane and are snapped to multiples of their side, so another boundary
-    of the same city gives the same squares under the same names. Their area on the ellipsoid is
-    the nominal one to 0.1 %. Corners are shared: two neighbours have bit-equal coordinates.
+    Squares are aligned to multiples of their side on a metric projection, so another boundary of
+    the same city gives the same squares and ids. Their area on the ellipsoid is the nominal one to
+    0.1 %. Adjacent squares share their corners with bit-equal coordinates.
 
     Args:
         boundary: A polygon in EPSG:4326, a GeoSeries or GeoDataFrame in any CRS, or a file.
         side_m: Side of a square in metres.
-        min_cover: Share of a square that must lie within the boundary; 0 keeps all squares that
-            the boundary touches.
-        plane: "epsg32650", "laea40n120e", as at the head of region ids; by default that of
-            `choose_plane`. Set it where a city's boundary may change between a zone and its edge.
+        min_cover: Minimum share of a square within the boundary; 0 keeps all squares that the
+            boundary touches.
+        plane: Projection as in region ids ("epsg32650", "laea40n120e"); by default that of
+            `choose_plane`. Set it if the boundary may change across the edge of a UTM zone.
         city: Value of the column `city`; no such column by default.
 
     Returns:
-        `region_id` ("epsg32650_1000_447_4417": plane, side, column, row), `lon`, `lat` of the
+        `region_id` ("epsg32650_1000_447_4417": projection, side, column, row), `lon`, `lat` of the
         centre, `area_m2` (geodesic), `cover` (share within the boundary) and geometry (EPSG:4326,
-        corners from the south-west anticlockwise; two parts across the antimeridian). Rows go
-        from south to north, and from west to east within one.
+        corners from the south-west anticlockwise; two parts across the antimeridian). Rows are
+        sorted from south to north, then from west to east.
 
     Raises:
-        DatasetError: An impossible boundary, side or plane, or no square is kept.
+        DatasetError: Invalid boundary, side or projection, or no square is kept.
     """
     _check_side(side_m)
     shape = read_boundary(boundary)
@@ -80,13 +80,13 @@ def tile_regions(
     min_cover: float = MIN_COVER,
     city: str | None = None,
 ) -> gpd.GeoDataFrame:
-    """Tiles of a web map as regions.
+    """Regions from the tiles of a web map.
 
-    Tiles of one zoom differ in size: 938 m in Beijing and 1130 m in Shenzhen.
+    Tile sizes depend on latitude: at one zoom level, 938 m in Beijing and 1130 m in Shenzhen.
 
     Args:
         boundary: As in [`square_grid`].
-        z: Zoom.
+        z: Zoom level.
         scheme: "xyz", "tms" or "baidu".
         min_cover: As in [`square_grid`].
         city: As in [`square_grid`].
@@ -95,8 +95,8 @@ def tile_regions(
         As [`square_grid`], with `tile_z`, `tile_x` and `tile_y`; ids are "xyz_15_26978_12416".
 
     Raises:
-        DatasetError: An impossible boundary, or no tile is kept; Baidu's tiles outside China.
-        ValueError: An unknown scheme or an impossible zoom.
+        DatasetError: Invalid boundary, no tile is kept, or Baidu tiles outside China.
+        ValueError: Unknown scheme or invalid zoom level.
     """
     shape = read_boundary(boundary)
     if scheme == "baidu":
@@ -116,7 +116,7 @@ def tile_regions(
     if scheme != "baidu":
         column %= 2**z
     geometry = tile_polygons(column, row, z, scheme)
-    # the rows of "xyz" run southward
+    # rows of "xyz" run southward
     middle = tile_corner(column + 0.5, row + (-0.5 if scheme == "xyz" else 0.5), z, scheme)
     lon, lat = convert(*middle, "bd09", "wgs84") if scheme == "baidu" else middle
     names = [f"{scheme}_{z}_{i}_{j}" for i, j in zip(column.tolist(), row.tolist(), strict=True)]
@@ -131,19 +131,19 @@ def h3_regions(
     min_cover: float = MIN_COVER,
     city: str | None = None,
 ) -> gpd.GeoDataFrame:
-    """H3 cells as regions: hexagons of slightly different areas.
+    """Regions from H3 cells: hexagons of slightly different areas.
 
     Args:
         boundary: As in [`square_grid`].
-        resolution: H3 resolution; 8 is about 0.5 km2 in Beijing, 7 about 3.6.
+        resolution: H3 resolution; 8 is about 0.5 km2 in Beijing, 7 about 3.6 km2.
         min_cover: As in [`square_grid`].
         city: As in [`square_grid`].
 
     Returns:
-        As [`square_grid`], by `region_id`, which is "h3_" and the cell's index.
+        As [`square_grid`], sorted by `region_id`, which is "h3_" and the cell index.
 
     Raises:
-        DatasetError: An impossible boundary or resolution, or no hexagon is kept.
+        DatasetError: Invalid boundary or resolution, or no hexagon is kept.
         MissingExtraError: h3 is not installed.
     """
     try:
@@ -177,22 +177,22 @@ def h3_regions(
 def polygon_regions(
     frame: gpd.GeoDataFrame, id_column: str, *, city: str | None = None
 ) -> gpd.GeoDataFrame:
-    """Anyone's polygons as regions: districts, census tracts, neighbourhoods.
+    """Regions from given polygons, such as districts, census tracts or neighbourhoods.
 
     Args:
-        frame: Polygons with a CRS, across the antimeridian or not: see
+        frame: Polygons with a CRS; they may cross the antimeridian, see
             [`to_degrees`][dataset_builders.globe.to_degrees].
         id_column: Column that becomes `region_id`.
         city: As in [`square_grid`].
 
     Returns:
         `region_id`, `lon`, `lat` (of a point within), `area_m2` and geometry (EPSG:4326; two
-        parts across the antimeridian), by `region_id`.
+        parts across the antimeridian), sorted by `region_id`.
 
     Raises:
-        DatasetError: No CRS, ids that are missing or not unique, polygons that are empty, not
-            valid, ambiguous about their way round the globe, or overlap by more than a thousandth
-            of the smaller; each with the first ids.
+        DatasetError: Missing CRS, missing or duplicate ids, or polygons that are empty, invalid,
+            ambiguous in direction around the globe, or overlap by more than a thousandth of the
+            smaller; the message names the first ones.
     """
     if frame.crs is None:
         raise DatasetError("The polygons have no CRS. Set it, as in `frame.set_crs(...)`.")
@@ -219,22 +219,22 @@ def polygon_regions(
 
 
 def grid_cells(lon: Any, lat: Any, side_m: float) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The square of each point on the UTM grid of the middle of their extent.
+    """Grid square of each point, in the UTM zone of the centre of the points' extent.
 
-    Squares are snapped to multiples of their side, so that other points of the same zone fall into
-    the same squares under the same ids.
+    Squares are aligned to multiples of their side, so other points of the same zone fall into the
+    same squares and ids.
 
     Args:
-        lon: `(n,)`, EPSG:4326; NaN where unknown.
-        lat: `(n,)`.
+        lon: `(n,)` longitudes, EPSG:4326; NaN where unknown.
+        lat: `(n,)` latitudes.
         side_m: Side of a square in metres.
 
     Returns:
-        `(n,)` ids as those of [`square_grid`], and `(n,)` polygons in EPSG:4326; None for points
-        without a place.
+        `(n,)` ids as in [`square_grid`], and `(n,)` polygons in EPSG:4326; None for points without
+        coordinates.
 
     Raises:
-        DatasetError: A side that is not above 0.
+        DatasetError: The side is not positive.
     """
     _check_side(side_m)
     lon, lat = np.asarray(lon, dtype=np.float64), np.asarray(lat, dtype=np.float64)
@@ -267,13 +267,13 @@ def _covered_cells(
 
     Args:
         shape: Boundary in EPSG:4326.
-        position: Column and row of a place, fractions included.
-        min_cover: Share from which a cell is kept.
+        position: Fractional column and row of a location.
+        min_cover: Minimum share of a cell within the boundary.
         size: Size of a cell, for messages.
     """
     _check_cover(min_cover)
     west, south, east, north = shape.bounds
-    # straight edges in degrees are bent on the plane
+    # straight edges in degrees are curved in the projection
     dense = shapely.segmentize(shape, max(east - west, north - south) / OUTLINE_STEPS)
     outline = shapely.transform(dense, lambda xy: np.column_stack(position(*xy.T)))
     if not np.isfinite(shapely.get_coordinates(outline)).all():
@@ -293,10 +293,10 @@ def _covered_cells(
 
 
 def _cell_shares(shape: shapely.Geometry) -> tuple[Ints, Floats]:
-    """Cells of 1 x 1 that a shape reaches into, `(n, 2)`, and the share that it covers of each.
+    """Cells of 1 x 1 that intersect a shape, `(n, 2)`, and the share of each that it covers.
 
-    Squares are quartered until they are wholly covered or a single cell, so that the work follows
-    the length of the outline.
+    Squares are quartered until they are fully covered or a single cell, so the cost grows with the
+    length of the outline.
     """
     low, high = np.floor(shape.bounds[:2]), np.ceil(shape.bounds[2:])
     size = 2 ** max(int(np.ceil(np.log2((high - low).max()))), 0)
@@ -324,7 +324,7 @@ def _cell_shares(shape: shapely.Geometry) -> tuple[Ints, Floats]:
 
 
 def _square_polygons(column: Ints, row: Ints, side_m: float, plane: Plane) -> NDArray[Any]:
-    """Polygons of squares; a corner has the same coordinates in all squares that share it."""
+    """Polygons of squares; a shared corner has the same coordinates in all of them."""
     corners = [
         plane.to_degrees((column + i) * float(side_m), (row + j) * float(side_m))
         for i, j in ((0, 0), (1, 0), (1, 1), (0, 1))
@@ -337,7 +337,7 @@ def _square_polygons(column: Ints, row: Ints, side_m: float, plane: Plane) -> ND
 
 
 def _near(rings: Floats, lon: float) -> Floats:
-    """Rings with their longitudes turned to within 180 degrees of one."""
+    """Rings with longitudes shifted to within 180 degrees of `lon`."""
     turned = rings.copy()
     turned[..., 0] -= 360.0 * np.round((turned[..., 0] - lon) / 360.0)
     return turned

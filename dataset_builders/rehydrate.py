@@ -1,4 +1,4 @@
-"""Build a published dataset again with the images that it may only name, using one's own keys."""
+"""Restore the withheld images of a published dataset, with the user's own keys."""
 
 import asyncio
 import shutil
@@ -41,9 +41,9 @@ from .writer import DatasetWriter
 
 NOT_FETCHED = "not_fetched_again"
 Lost = Mapping[tuple[str, str], NDArray[np.bool_]]
-"""For each row of each image table, by city and view, whether its image is missing."""
+"""Masks of rows without an image, by city and view."""
 Read = Callable[[str], bytes | None]
-"""From an image id to the fetched bytes, if there are any."""
+"""Maps an image id to the fetched bytes, if any."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,11 @@ class Rehydrated:
     """A rehydrated dataset.
 
     Attributes:
-        folder: folder of the dataset with images.
-        filled: images fetched, by config name.
-        missing: images that could not be fetched, by config name; their rows are in the rejects.
-        changed: fetched images whose bytes differ from the published ones: providers re-encode.
+        folder: Folder of the dataset with images.
+        filled: Number of fetched images, by config name.
+        missing: Number of images that could not be fetched, by config name; their rows are rejects.
+        changed: Number of fetched images that differ from the published ones, by config name;
+            providers re-encode.
     """
 
     folder: Path
@@ -81,23 +82,23 @@ def rehydrate(
     recipe: CityRecipe | None = None,
     cache: str | Path | None = None,
 ) -> Rehydrated:
-    """Write a dataset with the images that its licence gate left out.
+    """Write a dataset with the images that the licence gate withheld.
 
-    Rerun it to resume: only what is missing is fetched.
+    Rerun it to resume: only missing images are fetched.
 
     Args:
-        published: folder of a published dataset.
-        output: folder of the dataset with images.
-        recipe: your own recipe of the sources, which may name any host, variable and folder. By
-            default the `recipe.yaml` of the published dataset, of which only known providers are
-            used, each with its own key; local folders that it names are not read.
-        cache: folder of the fetched files; `<output>/cache` by default.
+        published: Folder of a published dataset.
+        output: Folder of the dataset with images.
+        recipe: The user's own recipe, which may name any host, variable and folder. By default the
+            `recipe.yaml` of the published dataset, restricted to known providers, each with its own
+            key; local folders that it names are not read.
+        cache: Folder of the fetched files; `<output>/cache` by default.
 
     Raises:
-        StoppedError: the quota is used up or a key refused; what was fetched is kept.
-        DatasetError: no dataset, no recipe in it, or a recipe that names an unknown host or
-            variable as the source of a missing image.
-        SourceError: a key is not in the environment.
+        StoppedError: Exhausted quota or rejected key; fetched images are kept.
+        DatasetError: Missing dataset or recipe, or a recipe that names an unknown host or variable
+            for a missing image.
+        SourceError: A key is not in the environment.
     """
     root, target = Path(published), Path(output)
     if root.resolve() == target.resolve():
@@ -121,7 +122,7 @@ def rehydrate(
     writer = DatasetWriter(target, read_metadata(root, tables[0][0]))
     for row in read_rejects(root).itertuples(index=False):
         writer.reject(*row)
-    # those of an earlier run may name images that are there now
+    # images rejected by an earlier run may have been fetched since
     writer.files.delete([REJECTS_FILE])
     writer.finish()
     write_card(target)
@@ -129,7 +130,7 @@ def rehydrate(
 
 
 def _lost(root: Path, city: str, view: str) -> NDArray[np.bool_]:
-    """For each row, whether its image is missing."""
+    """Whether the image of each row is missing."""
     paths = table_shards(root, city, view)
     images = (row["image"] for path in paths for row in _rows(path, ["image.bytes"]))
     return np.array([one is None or one["bytes"] is None for one in images], dtype=bool)
@@ -144,7 +145,7 @@ def _downloaded_recipe(root: Path, lost: Lost) -> CityRecipe:
         )
     recipe = read_recipe(root / RECIPE_FILE)
     views = tuple(one for one in recipe.street_view if not isinstance(one, LocalFolder))
-    # rates and contact address are the user's own
+    # do not use rates and contact address of the publisher
     network = NetworkSettings(placeholders_above=recipe.network.placeholders_above)
     recipe = recipe.model_copy(update={"street_view": views, "network": network})
     check_known(_needed(recipe, root, lost))
@@ -152,7 +153,7 @@ def _downloaded_recipe(root: Path, lost: Lost) -> CityRecipe:
 
 
 def _needed(recipe: CityRecipe, root: Path, lost: Lost) -> Iterator[Any]:
-    """The sources that missing images come from."""
+    """Sources of the missing images."""
     for (city, view), mask in lost.items():
         if mask.any() and view == "satellite":
             yield from filter(None, [recipe.satellite])
@@ -164,7 +165,6 @@ def _needed(recipe: CityRecipe, root: Path, lost: Lost) -> Iterator[Any]:
 async def _fetch_views(
     recipe: CityRecipe, root: Path, city: str, lost: NDArray[np.bool_], store: Store
 ) -> Read:
-    """Fetch the missing street views."""
     keys: dict[str, str] = {}
     columns = ["image_id", "lon", "lat", "heading", "point_id", "source"]
     rows = read_table(root, city, "street_view", columns)
@@ -183,7 +183,6 @@ async def _fetch_views(
 def _fetch_satellite(
     recipe: CityRecipe, root: Path, city: str, lost: NDArray[np.bool_], store: Store
 ) -> Read:
-    """Fetch what the missing satellite images are made of."""
     source = recipe.satellite_source()
     wanted = read_table(root, city, "satellite", ["region_id"])["region_id"][lost]
     if source is None or wanted.empty:
@@ -202,7 +201,7 @@ def _fetch_satellite(
 
 
 def _fill(root: Path, pair: tuple[str, str], read: Read, done: Rehydrated) -> None:
-    """Write an image table with its images; rows that have none become rejects."""
+    """Write an image table with its images; rows without one become rejects."""
     name = config_name(*pair)
     for index, path in enumerate(table_shards(root, *pair)):
         stored = pq.read_schema(path).metadata[METADATA_KEY]

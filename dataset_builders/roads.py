@@ -1,8 +1,7 @@
-"""Roads from OpenStreetMap, and points along them where street views are asked for.
+"""Roads from OpenStreetMap, and street-view sampling points along them.
 
-Points are set along the cumulative length of the merged network, not along each edge by itself:
-edges are cut at every junction and shorter than the spacing, so that the density of points would
-follow junctions rather than streets.
+Points are spaced along the cumulative length of the merged network. Spacing them along each edge
+would make their density depend on junctions, where edges are cut.
 """
 
 import hashlib
@@ -31,16 +30,16 @@ STREETS = (
     "living_street",
     "pedestrian",
 )
-"""Classes of `highway` that have street life and street views; no motorways, no paths."""
+"""Values of `highway` with street life and street views; no motorways, no paths."""
 COLUMNS = ("osm_id", "highway", "name", "geometry")
-ID_DECIMALS = 6  # of a degree: 0.1 m
+ID_DECIMALS = 6  # degrees; 0.1 m
 
 
 def read_extract(path: str | Path, read: Callable[[Any], Any]) -> Any:
-    """What a function reads of an OpenStreetMap extract (.osm.pbf), opened by pyrosm.
+    """Read an OpenStreetMap extract (.osm.pbf) by a function of a pyrosm `OSM` object.
 
     Raises:
-        SourceError: There is no such file, or it is cut or none.
+        SourceError: The file is missing, truncated or not an extract.
         MissingExtraError: pyrosm is not installed.
     """
     if not Path(path).is_file():
@@ -51,16 +50,16 @@ def read_extract(path: str | Path, read: Callable[[Any], Any]) -> Any:
         raise MissingExtraError("pyrosm", "geo") from error
     try:
         return read(OSM(str(path)))
-    except Exception as error:  # of a cut file it raises whatever its parser does
+    except Exception as error:  # of any kind, for truncated files
         raise SourceError(f"{path} cannot be read as an .osm.pbf extract: {error!r}") from error
 
 
 @contextmanager
 def osmnx_with(**changes: Any) -> Iterator[Any]:
-    """The module osmnx, with some of its global settings changed for a while.
+    """Import osmnx, with some of its global settings changed within the block.
 
     Raises:
-        MissingExtraError: It is not installed.
+        MissingExtraError: osmnx is not installed.
     """
     try:
         import osmnx
@@ -75,17 +74,17 @@ def osmnx_with(**changes: Any) -> Iterator[Any]:
 
 
 def read_roads_pbf(path: str | Path, classes: Collection[str] = STREETS) -> gpd.GeoDataFrame:
-    """Roads of an OpenStreetMap extract.
+    """Read roads from an OpenStreetMap extract.
 
     Args:
         path: An .osm.pbf file.
         classes: Values of `highway` to keep.
 
     Returns:
-        `osm_id, highway, name, geometry` (lines, EPSG:4326), by `osm_id`.
+        `osm_id, highway, name, geometry` (lines, EPSG:4326), sorted by `osm_id`.
 
     Raises:
-        SourceError: No such file, or no road in it.
+        SourceError: Missing file, or no road in it.
         MissingExtraError: pyrosm is not installed.
     """
     found = read_extract(path, lambda extract: extract.get_network(network_type="all"))
@@ -100,9 +99,9 @@ def read_roads_overpass(
     classes: Collection[str] = STREETS,
     overpass_url: str | None = None,
 ) -> gpd.GeoDataFrame:
-    """Roads of an area from an Overpass server; responses are cached.
+    """Read roads of an area from an Overpass server; responses are cached.
 
-    For more than a city use an extract and [`read_roads_pbf`]: large areas time out.
+    For areas larger than a city, which time out, use an extract and [`read_roads_pbf`].
 
     Args:
         boundary: Polygon, EPSG:4326.
@@ -114,7 +113,7 @@ def read_roads_overpass(
         As [`read_roads_pbf`].
 
     Raises:
-        SourceError: There is no road in the area.
+        SourceError: No road in the area, or an unusable response.
         MissingExtraError: osmnx is not installed.
     """
     changes: dict[str, Any] = {"use_cache": True, "cache_folder": str(cache_dir)}
@@ -126,9 +125,9 @@ def read_roads_overpass(
             found = osmnx.features_from_polygon(boundary, tags).reset_index()
         except osmnx._errors.InsufficientResponseError as error:
             raise SourceError(f"OpenStreetMap has no road there: {error}") from error
-        except OSError:  # of the network
+        except OSError:  # network error
             raise
-        except Exception as error:  # whatever osmnx makes of an answer that is none
+        except Exception as error:  # of any kind, for unusable responses
             raise SourceError(
                 f"Overpass gave no usable answer: {error!r}. Rerun it later; if that does not "
                 f"help, remove its cached answers in {cache_dir}."
@@ -155,21 +154,21 @@ def _tidy(found: gpd.GeoDataFrame, classes: Collection[str], source: str) -> gpd
 def sampling_points(
     roads: gpd.GeoDataFrame, spacing_m: float = 500.0, thin_m: float = 50.0
 ) -> gpd.GeoDataFrame:
-    """Points every so many metres along a road network.
+    """Points at regular spacing along a road network.
 
     Args:
         roads: Lines with a CRS, as from [`read_roads_pbf`].
-        spacing_m: Metres of road between two points.
-        thin_m: Of two points nearer than that (dual carriageways) the later is left out; 0 keeps
-            all, and then there are `length / spacing_m` points, to within one.
+        spacing_m: Distance between points along the roads, in metres.
+        thin_m: Minimum distance between points in metres: of two closer ones (dual carriageways)
+            the later is dropped. 0 keeps all `length / spacing_m` points, to within one.
 
     Returns:
-        `point_id` (from the place, so the same on every run), `highway`, `name`, `heading`
-        (degrees clockwise from north, of the road in one of its two directions), `lon`, `lat`,
-        geometry (EPSG:4326), in a fixed order.
+        `point_id` (from the coordinates, hence reproducible), `highway`, `name`, `heading` (of the
+        road in one direction, degrees clockwise from north), `lon`, `lat`, geometry (EPSG:4326),
+        in a fixed order.
 
     Raises:
-        DatasetError: No CRS, no road, or impossible distances.
+        DatasetError: Missing CRS, no road, or invalid distances.
     """
     if roads.crs is None:
         raise DatasetError("The roads have no CRS. Set it with `roads.set_crs(...)`.")
@@ -203,14 +202,14 @@ def sampling_points(
 
 
 def network_length_m(roads: gpd.GeoDataFrame) -> float:
-    """Length of all roads in metres, in the UTM zone of their centre."""
+    """Total length of roads in metres, in the UTM zone of their centre."""
     return float(roads.to_crs(roads.estimate_utm_crs()).length.sum())
 
 
 def _chains(lines: NDArray[Any]) -> NDArray[Any]:
-    """The lines merged where two ends meet, in an order that does not depend on theirs."""
+    """Merge lines where two ends meet, in an order that does not depend on theirs."""
     merged = shapely.line_merge(shapely.multilinestrings(list(shapely.get_parts(lines))))
-    # a chain has two directions: the one that starts further south-west
+    # orient chains from west to east, or from south to north
     chains = shapely.get_parts(merged)
     first = shapely.get_coordinates(shapely.get_point(chains, 0))
     last = shapely.get_coordinates(shapely.get_point(chains, -1))
@@ -223,15 +222,15 @@ def _chains(lines: NDArray[Any]) -> NDArray[Any]:
 
 
 def _along(chains: NDArray[Any], spacing_m: float) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Points every `spacing_m` of the chains laid end to end, and the headings there."""
+    """Points every `spacing_m` along the concatenated chains, and headings in degrees."""
     ends = np.concatenate([[0.0], np.cumsum(shapely.length(chains))])
-    # half a spacing in from the start, so that no end is favoured
+    # centred: half a spacing remains at the start
     distances = np.arange(spacing_m / 2, ends[-1], spacing_m)
     if len(distances) == 0:
         distances = np.array([ends[-1] / 2])
     owner = np.minimum(np.searchsorted(ends, distances, side="right") - 1, len(chains) - 1)
     within = distances - ends[owner]
-    step = 1.0  # metres before and after, for the direction
+    step = 1.0  # metres before and after a point, to compute its heading
     before = shapely.get_coordinates(
         shapely.line_interpolate_point(chains[owner], np.maximum(within - step, 0))
     )
@@ -242,7 +241,7 @@ def _along(chains: NDArray[Any], spacing_m: float) -> tuple[NDArray[Any], NDArra
 
 
 def _thin(xy: NDArray[np.float64], thin_m: float) -> NDArray[np.int64]:
-    """Indices of the points that stay when the later of every near pair goes."""
+    """Indices of the points kept after dropping the later of every close pair."""
     keep = np.ones(len(xy), dtype=bool)
     if thin_m > 0:
         pairs = cKDTree(xy).query_pairs(thin_m, output_type="ndarray")

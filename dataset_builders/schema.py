@@ -1,4 +1,4 @@
-"""The tables of a dataset: names, columns, keys, indicators and metadata."""
+"""Schema of the dataset tables: names, columns, keys, indicators and metadata."""
 
 import json
 import re
@@ -21,18 +21,18 @@ Transform = Literal["ln1p", "identity"]
 
 @dataclass(frozen=True)
 class Indicator:
-    """A quantity per region, which models are to predict.
+    """Prediction target: a quantity per region.
 
     Attributes:
-        name: name of its column in the table of regions.
-        unit: unit of the stored value.
-        kind: "count" adds up over regions; "density" is per area; "intensity" is a mean over the
-            region; "share" lies in [0, 1]; "rate" is any other ratio.
-        description: what it measures and its source.
-        transform: scale of the prediction: "ln1p" is ln(y + 1), "identity" the value as stored.
+        name: Name of its column in the table of regions.
+        unit: Unit of the stored value.
+        kind: "count" is additive over regions; "density" is per area; "intensity" is a mean over
+            the region; "share" lies in [0, 1]; "rate" is any other ratio.
+        description: What is measured, and the source.
+        transform: Scale of the prediction: "ln1p" is ln(y + 1), "identity" the stored value.
 
     Raises:
-        DatasetError: an impossible name, kind or transform.
+        DatasetError: Invalid name, kind or transform.
     """
 
     name: str
@@ -72,16 +72,16 @@ class DatasetMetadata:
     """Metadata of a dataset; stored in every shard and shown on its card.
 
     Attributes:
-        title: title of the card.
-        description: a paragraph: what the dataset is, and what it is not.
-        source: who made the data and where it can be found.
-        licence: an SPDX or Hugging Face licence id, or words.
-        synthetic: simulated, not observed.
-        indicators: the prediction targets in the table of regions.
-        extra_columns: columns beyond the layout, `{table: {column: dtype}}`.
-        parameters: parameters of the build; only a build with equal parameters can resume it.
-        notes: caveats, one sentence each.
-        citation: BibTeX or a line.
+        title: Title of the card.
+        description: A paragraph on the contents and limits of the dataset.
+        source: Authors of the data and where to find them.
+        licence: SPDX or Hugging Face licence id, or free text.
+        synthetic: Whether the data are simulated.
+        indicators: Prediction targets in the table of regions.
+        extra_columns: Additional columns, `{table: {column: dtype}}`.
+        parameters: Parameters of the build; a build can be resumed with equal parameters only.
+        notes: Caveats, one sentence each.
+        citation: BibTeX or a line of text.
     """
 
     title: str
@@ -96,7 +96,7 @@ class DatasetMetadata:
     citation: str = ""
 
     def to_json(self) -> str:
-        """The value of the `urbanln` key of a Parquet schema."""
+        """Value of the `urbanln` key of a Parquet schema."""
         fields = asdict(self)
         fields["indicators"] = {
             one.name: {key: value for key, value in asdict(one).items() if key != "name"}
@@ -106,10 +106,10 @@ class DatasetMetadata:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "DatasetMetadata":
-        """Read what [`to_json`] wrote; unknown keys are ignored.
+        """Parse the output of [`to_json`]; unknown keys are ignored.
 
         Raises:
-            DatasetError: it is something else.
+            DatasetError: The text cannot be parsed.
         """
         try:
             fields = json.loads(text)
@@ -129,8 +129,8 @@ def config_name(city: str, table: str) -> str:
     """`"<city>-<table>"`, the configuration name for `load_dataset`.
 
     Raises:
-        DatasetError: no such table, or a city name with characters other than a-z, 0-9 and _; at
-            its end, a hyphen and a number may stand.
+        DatasetError: Unknown table, or a city name other than a-z, 0-9 and _, optionally followed
+            by a hyphen and a number.
     """
     if table not in TABLES:
         raise DatasetError(f"A table is one of {TABLES}, got {table!r}.")
@@ -145,7 +145,7 @@ def parse_config_name(name: str) -> tuple[str, str]:
     """City and table of a configuration name.
 
     Raises:
-        DatasetError: the name is not `<city>-<table>`.
+        DatasetError: The name is not `<city>-<table>`.
     """
     city, _, table = name.rpartition("-")
     if table not in TABLES or not CITY_PATTERN.fullmatch(city):
@@ -158,15 +158,15 @@ def features(
     indicators: Iterable[Indicator] = tuple(INDICATORS.values()),
     extra_columns: Mapping[str, str] | None = None,
 ) -> datasets.Features:
-    """The columns of a table; all but the ids may be null.
+    """Columns of a table; all except the required ones may be null.
 
     Args:
-        table: one of [`TABLES`].
-        indicators: the prediction targets; columns of "regions" only.
-        extra_columns: further columns by name and dtype, placed last.
+        table: One of [`TABLES`].
+        indicators: Prediction targets; columns of "regions" only.
+        extra_columns: Additional columns by name and dtype, placed last.
 
     Raises:
-        DatasetError: no such table, or two columns of the same name.
+        DatasetError: Unknown table, or duplicate column names.
     """
     if table not in TABLES:
         raise DatasetError(f"A table is one of {TABLES}, got {table!r}.")
@@ -189,21 +189,21 @@ def features(
 
 
 def check_types(table: str, columns: pa.Schema, where: str) -> None:
-    """Refuse a table in which a column of the layout holds values of another kind.
+    """Check that the standard columns of a table have the expected types.
 
     Args:
-        table: one of [`TABLES`].
-        columns: of a Parquet file; those that the layout does not have may hold anything.
-        where: name of the table, for the message.
+        table: One of [`TABLES`].
+        columns: Schema of a Parquet file; additional columns may have any type.
+        where: Name of the table, for messages.
 
     Raises:
-        DatasetError: names the column, and what it holds.
+        DatasetError: A column has another type; the message names both.
     """
     expected = features(table, ()).arrow_schema
     for name in [one for one in expected.names if one in columns.names]:
         found, wanted = columns.field(name).type, _kind(expected.field(name).type)
         allowed = {wanted} if wanted == "images" else {wanted, "nothing"}
-        if name.endswith("_id"):  # of somebody else's table
+        if name.endswith("_id"):  # of an imported table
             allowed.add("numbers")
         if _kind(found) not in allowed:
             raise DatasetError(f"{where}: the column {name!r} must hold {wanted}, not {found}.")
@@ -288,18 +288,17 @@ _KEYS = {
 
 
 def key_columns(table: str, columns: Iterable[str]) -> list[str]:
-    """The columns whose values together are unique over all files of a table.
+    """Columns whose values together identify a row over all files of a table.
 
-    An image belongs to one region, so its id alone is the key of a view. Several captions of an
-    image by one model differ in their number (`candidate`), or in their text where the table has no
-    such column.
+    An image belongs to one region, so its id is the key of an image table. Multiple captions of an
+    image by one model differ in `candidate`, or in their text if the table has no such column.
 
     Args:
-        table: one of [`TABLES`].
-        columns: the columns of the table.
+        table: One of [`TABLES`].
+        columns: Columns of the table.
 
     Returns:
-        The names of the key columns; none if the table lacks its id.
+        Names of the key columns; empty if the table lacks its id.
     """
     present = set(columns)
     if ("region_id" if table == "regions" else "image_id") not in present:

@@ -1,4 +1,4 @@
-"""Checks of a split: correlation range of labels, distance to training, duplicate images."""
+"""Checks of a split: correlation range of labels, distance to training regions, shared images."""
 
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 from .errors import SplitError
 
 MAX_PAIRS_FROM = 2000
-"""Most regions to form pairs of; more are sampled."""
+"""Maximum number of regions to form pairs of; more are sampled."""
 BINS = 20
 SILL = 0.95
 
@@ -18,19 +18,19 @@ SILL = 0.95
 def correlation_range(
     x_m: NDArray[np.float64], y_m: NDArray[np.float64], values: NDArray[np.float64], seed: int = 0
 ) -> float:
-    """Distance at which pairs of regions differ as much as pairs far apart (95 % of the sill).
+    """Distance in metres at which the variogram of labels reaches 95 % of its sill.
 
-    The side of a block should not be less. The sill is the mean of the bins of the [`variogram`]
-    beyond the middle.
+    Blocks should be at least that wide. The sill is the mean of the upper half of the bins of the
+    [`variogram`].
 
     Args:
-        x_m: `(n,)` in a metric plane.
-        y_m: `(n,)`.
-        values: `(n,)` labels; NaN is left out.
-        seed: Seed of the sample, if there are many regions.
+        x_m: `(n,)` x coordinates in metres.
+        y_m: `(n,)` y coordinates in metres.
+        values: `(n,)` labels; NaN is ignored.
+        seed: Seed of the sample of regions, if there are many.
 
     Returns:
-        Metres; NaN if the label does not vary.
+        Distance in metres; NaN if the label does not vary.
 
     Raises:
         SplitError: Fewer than 10 regions with a value.
@@ -46,8 +46,7 @@ def variogram(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Empirical variogram by Matheron's estimator, of pairs up to half the extent.
 
-    Cressie, Statistics for Spatial Data, 1993, section 2.4. For arguments see
-    [`correlation_range`].
+    Cressie, Statistics for Spatial Data, 1993, section 2.4. Arguments as in [`correlation_range`].
 
     Returns:
         `(bins,)` mean distance of the pairs in each bin of equal width, and `(bins,)` half the mean
@@ -74,10 +73,10 @@ def variogram(
 
 
 def duplicate_groups(keys: Mapping[str, Sequence[Hashable]]) -> list[list[str]]:
-    """Regions that share an image, directly or through others; groups of two and more, sorted.
+    """Groups of two or more regions that share images, directly or through others; sorted.
 
     Args:
-        keys: For each region, what identifies its images: hashes of their bytes, panorama ids.
+        keys: Identifiers of the images of each region: hashes of their bytes, panorama ids.
     """
     parent = {region: region for region in keys}
 
@@ -100,18 +99,21 @@ def duplicate_groups(keys: Mapping[str, Sequence[Hashable]]) -> list[list[str]]:
 def keep_together(
     region_ids: Sequence[str], split: NDArray[np.object_], groups: Sequence[Sequence[str]]
 ) -> NDArray[np.object_]:
-    """The split with every group in one part: that of its first region that is in training.
+    """Assign each group of regions to one part of a split.
 
-    A group without a region in training goes where its first region with a part is. Regions in no
-    part (the buffer) stay there, unless another of their group is in a part.
+    The part is "train" if the group has a training region, and otherwise that of its first region
+    in any part. Groups entirely in no part (the buffer) stay there.
 
     Args:
         region_ids: Ids in the order of `split`.
         split: `(n,)` of "train", "validation", "test" or None.
         groups: Groups from [`duplicate_groups`].
 
+    Returns:
+        A new `(n,)` array.
+
     Raises:
-        SplitError: A group names a region that the split does not have.
+        SplitError: A group names an unknown region.
     """
     number = {region: index for index, region in enumerate(region_ids)}
     out = split.copy()
@@ -128,10 +130,10 @@ def keep_together(
 def nearest_train_distance(
     x_m: NDArray[np.float64], y_m: NDArray[np.float64], split: NDArray[np.object_]
 ) -> NDArray[np.float64]:
-    """Metres from each region of the test part to the nearest of training: `(n_test,)`.
+    """Distance in metres from each test region to the nearest training region, `(n_test,)`.
 
     Raises:
-        SplitError: One of the parts is empty.
+        SplitError: The training or test part is empty.
     """
     xy = np.column_stack([x_m, y_m])
     train, test = xy[split == "train"], xy[split == "test"]

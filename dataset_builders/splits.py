@@ -1,8 +1,8 @@
-"""Splits of regions; the only module that draws them.
+"""Random and spatial block splits of regions.
 
-"random" is the usual 6:2:2 over regions: neighbours of a test region are in training, so it
-measures interpolation. "block" holds out whole square blocks and leaves out the regions that are
-too near to another part, which [`Neighbourhood`] alone decides.
+"random" is the usual 6:2:2 over regions. Test regions have training regions as neighbours, so it
+measures interpolation. "block" holds out square blocks, and drops regions too close to another
+part, as defined by [`Neighbourhood`].
 """
 
 from typing import Any
@@ -18,16 +18,16 @@ from .errors import SplitError
 NAMES = ("train", "validation", "test")
 FRACTIONS = (0.6, 0.2, 0.2)
 NUM_FOLDS = 5
-# side in cells: labels of 1-km cells correlate over about this distance
+# block side in cells: about the correlation range of labels on 1-km cells
 BLOCK_CELLS = 16
 MIN_BLOCK_CELLS = 3
 WANTED_BLOCKS = 25
-# distance of centres, in cells, up to which squares are neighbours: includes the diagonal ones
+# maximum distance between the centres of neighbours, in cells; includes diagonal neighbours
 NEIGHBOUR_CELLS = 1.5
-# gap, in cells, up to which geometries touch
+# maximum gap between touching geometries, in cells
 TOUCH_CELLS = 0.01
 ROUNDING = 1e-6
-# longer edges get vertices: what is straight in degrees is bent in metres, here by 0.1 m at 45 N
+# longer edges get vertices: straight edges in degrees are curved in metres, by 0.1 m at 45 N
 EDGE_DEGREES = 0.02
 PAIRS_FROM = 10_000
 COLUMNS = ("split_random", "split_block", "fold_block")
@@ -36,10 +36,10 @@ Ints = NDArray[np.int64]
 
 
 def random_split(n: int, seed: int) -> np.ndarray:
-    """Split n regions 6:2:2 at random; each part has its share to the nearest region, at least one.
+    """Split n regions 6:2:2 at random, with at least one region per part.
 
     Args:
-        n: Number of regions, in an order that does not change (sort by `region_id`).
+        n: Number of regions, in a reproducible order (sort by `region_id`).
         seed: Seed of the shuffle.
 
     Returns:
@@ -65,23 +65,22 @@ def block_split(
     seed: int,
     neighbourhood: "Neighbourhood | None" = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Hold out whole square blocks, with a buffer between the parts.
+    """Hold out square blocks, with a buffer between the parts.
 
-    Blocks are drawn in random order, each for the part that lacks most cells; a cell lies in the
-    block of its centre. Then [`apply_buffer`] leaves out what is too near to another part. The
-    result does not depend on the order of the cells.
+    Blocks are drawn in random order, each for the part that lacks most cells; a cell belongs to the
+    block of its centre. [`apply_buffer`] then drops cells too close to another part. The result
+    does not depend on the order of the cells.
 
     Args:
-        x_m: `(n,)` cell centres east, metres.
-        y_m: `(n,)` cell centres north, metres.
+        x_m: `(n,)` x coordinates of cell centres, in metres.
+        y_m: `(n,)` y coordinates of cell centres, in metres.
         block_m: Side of a block in metres.
         seed: Seed of the draw.
-        neighbourhood: Which of the same cells are too near to be in different parts; by default no
-            cell is left out.
+        neighbourhood: Neighbourhood of the same cells; by default no cell is dropped.
 
     Returns:
-        `(n,)` of "train" | "validation" | "test" | None, and `(n,)` fold numbers 0..4 by whole
-        blocks (floats; all NaN if there are fewer than five blocks).
+        `(n,)` of "train" | "validation" | "test" | None, and `(n,)` fold numbers 0..4 by block
+        (floats; all NaN if there are fewer than five blocks).
 
     Raises:
         SplitError: Fewer than three blocks, or the buffer leaves a part empty.
@@ -122,23 +121,23 @@ def block_split(
 def block_numbers(
     x_m: np.ndarray, y_m: np.ndarray, block_m: float, neighbourhood: "Neighbourhood"
 ) -> np.ndarray:
-    """`(n,)` number of the block of each cell, on the grid of [`block_split`]."""
+    """`(n,)` block number of each cell, on the grid of [`block_split`]."""
     points = np.column_stack([x_m, y_m]).astype(np.float64)
     return _blocks(points, block_m, neighbourhood.centre_distance_m / 2)
 
 
 def apply_buffer(split: np.ndarray, neighbourhood: "Neighbourhood") -> np.ndarray:
-    """The split less the regions that are too near to another part.
+    """Drop the regions that are too close to another part of a split.
 
-    Training regions near a validation or test region and validation regions near a test region are
-    left out; test regions stay. A split that keeps its distance is returned unchanged.
+    Training regions close to a validation or test region, and validation regions close to a test
+    region, are dropped; test regions are kept.
 
     Args:
         split: `(n,)` of "train" | "validation" | "test" | None.
-        neighbourhood: The same regions, in the same order.
+        neighbourhood: Neighbourhood of the same regions, in the same order.
 
     Returns:
-        A new `(n,)` array.
+        A new `(n,)` array, None for dropped regions.
     """
     kept = split.copy()
     for name, others in (("train", NAMES[1:]), ("validation", NAMES[2:])):
@@ -148,29 +147,29 @@ def apply_buffer(split: np.ndarray, neighbourhood: "Neighbourhood") -> np.ndarra
 
 
 class Neighbourhood:
-    """Which regions are too near to one another to be in different parts of a split.
+    """Regions that are too close to each other to be in different parts of a split.
 
-    Two regions are too near if their geometries are at most `buffer_m` apart, or their centres at
-    most `buffer_m` and one and a half typical sides. Without a buffer, these are the regions that
-    touch, and those that would if all were squares of the typical side: on a grid of squares, map
-    tiles or hexagons the eight or six around a cell. For points the centres decide.
+    Two regions are too close if their geometries are at most `buffer_m` apart, or their centres at
+    most `buffer_m` plus one and a half typical sides. Without a buffer, these are the regions that
+    touch, or would touch if all were squares of the typical side: the eight neighbours in a grid of
+    squares or map tiles, the six of a hexagon. Points are compared by their centres.
 
-    Geometries less than 1 % of a typical side apart touch, since the borders of neighbours seldom
-    agree to the last digit. For regions in degrees see [`region_neighbourhood`].
+    Geometries less than 1 % of a typical side apart count as touching, since borders of neighbours
+    seldom agree to the last digit. For regions in degrees see [`region_neighbourhood`].
 
     Args:
-        shapes: `(n,)` shapely geometries in a metric plane. None where the place of a region is
-            unknown: such a region is near to none.
+        shapes: `(n,)` shapely geometries in a metric projection. None where the location is
+            unknown: such a region is close to no other.
         cell_m: Side of a typical region, or spacing of the points, in metres.
-        buffer_m: Gap between two regions up to which they are too near, in metres.
-        centres: `(n, 2)` centres of the regions in the same plane; centroids by default and for
-            NaN.
+        buffer_m: Largest gap between regions that are too close, in metres.
+        centres: `(n, 2)` centres of the regions in the same projection; centroids by default and
+            for NaN.
 
     Attributes:
-        placed: `(n,)` whether the place of a region is known.
+        placed: `(n,)` whether the location of a region is known.
 
     Raises:
-        SplitError: The side or the buffer is negative or not a number.
+        SplitError: Negative side or buffer, or NaN.
     """
 
     def __init__(
@@ -195,28 +194,28 @@ class Neighbourhood:
 
     @property
     def gap_m(self) -> float:
-        """Gap between two geometries up to which they are too near, tolerance included."""
+        """Largest gap between geometries that are too close, tolerance included."""
         return (self.buffer_m + TOUCH_CELLS * self.cell_m) * (1 + ROUNDING) or ROUNDING
 
     @property
     def centre_distance_m(self) -> float:
-        """Distance of two centres up to which regions are too near."""
+        """Largest distance between centres that are too close."""
         return self.buffer_m + NEIGHBOUR_CELLS * self.cell_m
 
     def take(self, rows: ArrayLike) -> "Neighbourhood":
-        """The neighbourhood of some of the regions, in the order of their row numbers."""
+        """Neighbourhood of a subset of the regions, by row numbers."""
         rows = np.asarray(rows)
         return Neighbourhood(self._shapes[rows], self.cell_m, self.buffer_m, self._centres[rows])
 
     def near(self, rows: ArrayLike, others: ArrayLike) -> NDArray[np.bool_]:
-        """Which of some regions are too near to at least one of some others.
+        """Whether each of some regions is too close to one of the others.
 
         Args:
-            rows: `(k,)` row numbers of the regions asked about.
-            others: `(m,)` row numbers of the regions that they must keep away from.
+            rows: `(k,)` row numbers of the query regions.
+            others: `(m,)` row numbers of the regions they are compared with.
 
         Returns:
-            `(k,)`; False for a region whose place is unknown.
+            `(k,)`; False for regions of unknown location.
         """
         position, asked, theirs = self._placed_rows(rows, others)
         found = np.zeros(np.size(rows), dtype=bool)
@@ -232,9 +231,9 @@ class Neighbourhood:
         return found
 
     def gaps_m(self, rows: ArrayLike, others: ArrayLike) -> NDArray[np.float64]:
-        """Metres from each region to the nearest of some others, border to border.
+        """Distance in metres from each region to the nearest of the others, border to border.
 
-        As [`near`]; NaN where the place of the region, or of all others, is unknown.
+        Arguments as in [`near`]; NaN where the location of the region or of all others is unknown.
         """
         position, asked, theirs = self._placed_rows(rows, others)
         gaps = np.full(np.size(rows), np.nan)
@@ -246,7 +245,7 @@ class Neighbourhood:
         return gaps
 
     def count_touching(self, rows: ArrayLike, others: ArrayLike) -> int:
-        """Pairs of one region of `rows` and one of `others` whose geometries are too near."""
+        """Number of pairs from `rows` and `others` whose geometries are too close."""
         _, asked, theirs = self._placed_rows(rows, others)
         tree, total = shapely.STRtree(self._shapes[theirs]), 0
         for start in range(0, len(asked), PAIRS_FROM):
@@ -255,7 +254,7 @@ class Neighbourhood:
         return total
 
     def _placed_rows(self, rows: ArrayLike, others: ArrayLike) -> tuple[Ints, Ints, Ints]:
-        """Of the regions that have a place: positions in `rows`, row numbers, and the others'."""
+        """Regions of known location: positions in `rows`, row numbers, and those of the others."""
         asked, theirs = (np.asarray(numbers, dtype=np.int64) for numbers in (rows, others))
         position = np.flatnonzero(self.placed[asked])
         return position, asked[position], theirs[self.placed[theirs]]
@@ -269,15 +268,15 @@ def region_neighbourhood(
     cell_m: float | None = None,
     buffer_m: float = 0.0,
 ) -> Neighbourhood:
-    """The [`Neighbourhood`] of regions in degrees, on the plane of [`local_xy`].
+    """[`Neighbourhood`] of regions in degrees, in the projection of [`local_xy`].
 
     Args:
-        geometry: `(n,)` shapely geometries (also a GeoSeries), EPSG:4326; None where a region is a
-            point. They may reach beyond 180 degrees or have parts on both sides of it.
-        lon: `(n,)` longitudes of the centres; by default, and where NaN, those of the centroids.
-        lat: `(n,)` latitudes.
+        geometry: `(n,)` shapely geometries (also a GeoSeries), EPSG:4326; None for points. They may
+            extend beyond 180 degrees or have parts on both sides of it.
+        lon: `(n,)` longitudes of the centres; those of the centroids by default and for NaN.
+        lat: `(n,)` latitudes of the centres.
         cell_m: Side of a typical region; by default the square root of the median area, or for
-            points the median distance to the nearest other.
+            points their [`spacing_m`].
         buffer_m: As in [`Neighbourhood`].
     """
     shapes = np.array(geometry, dtype=object)
@@ -299,17 +298,17 @@ def region_neighbourhood(
 
 
 def spacing_m(points: np.ndarray) -> float:
-    """Median distance of points, `(n, 2)` in metres, to the nearest other; NaN for fewer than 2."""
+    """Median nearest-neighbour distance of points, `(n, 2)` in metres; NaN for fewer than 2."""
     if len(points) < 2:
         return float("nan")
     return float(np.median(cKDTree(points).query(points, k=[2])[0]))  # the first is itself
 
 
 def local_xy(lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Metres east and north of the middle of the points' extent (equal-area; EPSG:4326 in).
+    """Metres east and north of the centre of the points' extent (equal-area), from EPSG:4326.
 
-    Distances are true to 0.1 % within 400 km of the middle. Longitudes may be beyond 180 degrees;
-    points on both sides of the antimeridian are near to one another.
+    Distances are accurate to 0.1 % within 400 km of the centre. Longitudes may exceed 180 degrees;
+    points on both sides of the antimeridian are close to each other.
     """
     lon, lat = np.asarray(lon, dtype=np.float64), np.asarray(lat, dtype=np.float64)
     known = np.isfinite(lon) & np.isfinite(lat)
@@ -319,14 +318,15 @@ def local_xy(lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     plane = pyproj.CRS.from_proj4(f"+proj=laea +lon_0={lon_0!r} +lat_0={lat_0!r} +units=m")
     to_plane = pyproj.Transformer.from_crs("EPSG:4326", plane, always_xy=True)
     x, y = to_plane.transform(lon, lat)
-    # pyproj gives infinity where it cannot project
+    # pyproj returns infinity where the projection is undefined
     return np.where(np.isfinite(x), x, np.nan), np.where(np.isfinite(y), y, np.nan)
 
 
 def default_block_m(x_m: np.ndarray, y_m: np.ndarray, cell_m: float) -> float:
-    """Side of a block in metres: 16 cells where that gives 25 blocks, else a fifth of the extent.
+    """Default side of a block in metres.
 
-    At least 3 cells: with a buffer of one cell, smaller blocks leave no training data.
+    16 cells if that gives 25 blocks, else a fifth of the extent, but at least 3 cells: with a
+    buffer of one cell, smaller blocks leave no training data.
     """
     width = float(np.ptp(x_m)) + cell_m
     height = float(np.ptp(y_m)) + cell_m
@@ -345,20 +345,20 @@ def region_splits(
     block_m: float | None = None,
     buffer_m: float | None = 0.0,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The split columns of a table of regions, with what could not be made and why.
+    """Split columns of a table of regions, and messages for splits that are impossible.
 
     Args:
-        geometry: `(n,)` shapely geometries, EPSG:4326; None where a region is a point.
+        geometry: `(n,)` shapely geometries, EPSG:4326; None for points.
         lon: `(n,)` longitudes of the centres, EPSG:4326; NaN where unknown.
-        lat: `(n,)` latitudes.
+        lat: `(n,)` latitudes of the centres.
         cell_m: Side of a region in metres.
         seed: Seed of both splits.
-        block_m: Side of a block; [`default_block_m`] by default.
-        buffer_m: As in [`Neighbourhood`]; None leaves no region out.
+        block_m: Side of a block in metres; [`default_block_m`] by default.
+        buffer_m: As in [`Neighbourhood`]; None drops no region.
 
     Returns:
-        `split_random`, `split_block` and `fold_block`, each `(n,)`, all None where a split is
-        impossible; and a sentence for each such split.
+        `split_random`, `split_block` and `fold_block`, each `(n,)`, all None for an impossible
+        split; and the message for each such split.
     """
     n = len(lon)
     columns = {name: np.full(n, None, dtype=object) for name in COLUMNS}
@@ -369,7 +369,7 @@ def region_splits(
         problems.append(f"No random split: {error}")
     x, y = local_xy(lon, lat)
     usual_m = default_block_m(x, y, cell_m) if n else cell_m
-    if block_m is None:  # an extent without coordinates is NaN; block_split says what is wrong
+    if block_m is None:  # NaN without coordinates, for which block_split raises
         block_m = usual_m if np.isfinite(usual_m) else cell_m
     try:
         near = None
@@ -383,12 +383,12 @@ def region_splits(
 
 
 def whole_numbers(folds: np.ndarray) -> np.ndarray:
-    """Fold numbers to store: int, or None for NaN."""
+    """Fold numbers as int, or None for NaN."""
     return np.array([None if np.isnan(fold) else int(fold) for fold in folds], dtype=object)
 
 
 def _fill(sizes: np.ndarray, fractions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A part for each block: in random order, the one that lacks most cells; none stays empty."""
+    """Assign blocks in random order to the part that lacks most cells; no part stays empty."""
     missing = fractions * sizes.sum()
     part = np.zeros(len(sizes), dtype=np.int64)
     empty = set(range(len(fractions)))
@@ -404,23 +404,23 @@ def _fill(sizes: np.ndarray, fractions: np.ndarray, rng: np.random.Generator) ->
 
 
 def _blocks(points: np.ndarray, block_m: float, margin_m: float) -> np.ndarray:
-    """`(n,)` number of the block of each point, among the blocks that hold any.
+    """`(n,)` block number of each point, among the blocks that contain points.
 
-    The grid starts `margin_m` off the outermost points, so that no row of centres lies on a border.
+    The grid starts `margin_m` off the outermost points, to keep rows of centres off the borders.
     """
     index = np.floor((points - points.min(axis=0) + margin_m) / block_m).astype(np.int64)
     return np.unique(index, axis=0, return_inverse=True)[1].ravel()
 
 
 def _middle_lon(lon: np.ndarray) -> float:
-    """The middle of the shorter of the two arcs that hold all longitudes."""
+    """Centre of the shorter of the two arcs that contain all longitudes."""
     east = np.where(lon < 0, lon + 360, lon)
     lon = east if np.ptp(east) < np.ptp(lon) else lon
     return float(lon.min() + lon.max()) / 2
 
 
 def _typical_side(shapes: NDArray[Any]) -> float:
-    """Square root of the median area, or the spacing of points; 0 where neither is known."""
+    """Square root of the median area, or the spacing of points; 0 if neither is known."""
     area = shapely.area(shapes)
     if (area > 0).any():
         return float(np.sqrt(np.median(area[area > 0])))

@@ -1,4 +1,4 @@
-"""Readers of the dataset folder; [`writer`][dataset_builders.writer] makes it.
+"""Readers of dataset folders, which [`writer`][dataset_builders.writer] writes.
 
     <dataset>/README.md
     <dataset>/data/<city>-<table>/part-00000.parquet ...
@@ -33,16 +33,16 @@ Reject = tuple[str, str, str, str]
 
 
 def table_shards(dataset_name: str | Path, city: str, table: str) -> list[Path]:
-    """The Parquet files of a table, in order; every reader of rows starts here.
+    """Parquet files of a table, in order, after a check for duplicate ids.
 
     Args:
-        dataset_name: a dataset folder, or the id of a dataset on the Hub.
-        city: the city of the table.
-        table: one of the four tables.
+        dataset_name: Dataset folder, or id of a dataset on the Hub.
+        city: Name of the city.
+        table: One of the four tables.
 
     Raises:
-        DatasetError: no such dataset, city or table.
-        RepeatedIdError: an id stands in two rows of the table.
+        DatasetError: Unknown dataset, city or table.
+        RepeatedIdError: Two rows of the table have the same id.
     """
     paths = _find_shards(dataset_name, city, table)
     require_unique_shards(paths, table, f"{dataset_name}, table {config_name(city, table)!r}")
@@ -52,13 +52,13 @@ def table_shards(dataset_name: str | Path, city: str, table: str) -> list[Path]:
 def read_table(
     dataset_name: str | Path, city: str, table: str, columns: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """A table in memory; see [`table_shards`].
+    """Read a table into memory; errors as in [`table_shards`].
 
     Args:
-        dataset_name: a dataset folder, or the id of a dataset on the Hub.
-        city: the city of the table.
-        table: one of the four tables.
-        columns: the columns to read, in this order; all but the image by default.
+        dataset_name: Dataset folder, or id of a dataset on the Hub.
+        city: Name of the city.
+        table: One of the four tables.
+        columns: Columns to read, in this order; all except the image by default.
     """
     paths = table_shards(dataset_name, city, table)
     if columns is None:
@@ -72,7 +72,7 @@ def read_table(
 
 
 def read_regions(dataset_name: str | Path, city: str) -> gpd.GeoDataFrame:
-    """The regions of a city, EPSG:4326; the geometry is null where a region has no place."""
+    """Read the regions of a city, EPSG:4326; unknown geometries are null."""
     frame = read_table(dataset_name, city, "regions")
     try:
         geometry = shapely.from_wkb(frame.pop("geometry").to_numpy(dtype=object))
@@ -82,32 +82,32 @@ def read_regions(dataset_name: str | Path, city: str) -> gpd.GeoDataFrame:
 
 
 def read_metadata(dataset_name: str | Path, city: str) -> DatasetMetadata:
-    """The metadata of a dataset, as stored in the table of regions."""
+    """Read the metadata of a dataset, as stored in a table of regions."""
     return shard_metadata(_find_shards(dataset_name, city, "regions")[0])
 
 
 def read_indicators(dataset_name: str | Path, city: str) -> dict[str, Indicator]:
-    """The indicators of a city by name: unit, kind, transform."""
+    """Read the indicators of a city, by name."""
     return {one.name: one for one in read_metadata(dataset_name, city).indicators}
 
 
 def list_cities(dataset_name: str | Path) -> list[str]:
-    """The cities of a dataset, sorted.
+    """Cities of a dataset, sorted.
 
     Raises:
-        DatasetError: no such dataset, or no city in it.
+        DatasetError: Unknown or empty dataset.
     """
     configs = _configs(_resolve(dataset_name, "*-regions"))
     return sorted(city for city, table in configs if table == "regions")
 
 
 def list_tables(dataset_name: str | Path) -> list[tuple[str, str]]:
-    """City and table of everything in a dataset, sorted."""
+    """City and table of all tables of a dataset, sorted."""
     return sorted(_configs(_resolve(dataset_name, "*")))
 
 
 def count_rows(dataset_name: str | Path, city: str, table: str) -> int:
-    """Number of rows of a table, read from the footers of its shards."""
+    """Number of rows of a table, from the footers of its shards."""
     paths = _find_shards(dataset_name, city, table)
     return sum(pq.read_metadata(path).num_rows for path in paths)
 
@@ -119,20 +119,20 @@ def iter_images(
     columns: Sequence[str] = ("image_id", "region_id"),
     batch_size: int = 32,
 ) -> Iterator[dict[str, Any]]:
-    """Stream the rows of an image table in stored order; memory does not grow with the table.
+    """Stream the rows of an image table in stored order, with constant memory.
 
     Args:
-        dataset_name: a dataset folder, or the id of a dataset on the Hub.
-        city: the city.
+        dataset_name: Dataset folder, or id of a dataset on the Hub.
+        city: Name of the city.
         view: "street_view" or "satellite".
-        columns: the columns to yield beside the image.
-        batch_size: rows read at a time.
+        columns: Columns to yield in addition to the image.
+        batch_size: Number of rows read at a time.
 
     Yields:
         `{"image": encoded bytes or None, **columns}`.
 
     Raises:
-        DatasetError: no such view, or see [`table_shards`].
+        DatasetError: Unknown view, or as in [`table_shards`].
     """
     if view not in VIEWS:
         raise DatasetError(f"A view is one of {VIEWS}, got {view!r}.")
@@ -149,7 +149,7 @@ def iter_images(
 def sample_images(
     dataset_name: str | Path, city: str, view: str, count: int
 ) -> list[tuple[str, bytes]]:
-    """Some images evenly spread over a table, each with the name of its region."""
+    """Images evenly spread over a table, each with its region id."""
     total = count_rows(dataset_name, city, view)
     wanted = set(np.linspace(0, total - 1, min(count, total)).astype(int).tolist())
     return [
@@ -160,10 +160,10 @@ def sample_images(
 
 
 def read_rejects(dataset_name: str | Path) -> pd.DataFrame:
-    """The items left out when the dataset was built: table, item, reason, detail.
+    """Items rejected by the build of a dataset: table, item, reason, detail.
 
     Raises:
-        DatasetError: the build did not finish.
+        DatasetError: The build did not finish.
     """
     path = Path(dataset_name) / REJECTS_FILE
     if not path.exists():
@@ -172,7 +172,7 @@ def read_rejects(dataset_name: str | Path) -> pd.DataFrame:
 
 
 def shard_name(city: str, table: str, index: int) -> str:
-    """The name of a shard, relative to the dataset folder."""
+    """Path of a shard, relative to the dataset folder."""
     return f"{DATA_FOLDER}/{config_name(city, table)}/part-{index:05d}.parquet"
 
 
@@ -186,7 +186,7 @@ def _find_shards(dataset_name: str | Path, city: str, table: str) -> list[Path]:
 
 
 def _resolve(dataset_name: str | Path, pattern: str) -> Path:
-    """The dataset folder; from the Hub, with the tables that match the pattern."""
+    """Dataset folder; from the Hub, it contains the tables that match `pattern`."""
     root, name = Path(dataset_name), str(dataset_name)
     if root.is_dir():
         return root
@@ -222,7 +222,7 @@ def _check_columns(path: Path, have: Sequence[str], wanted: Sequence[str]) -> No
 
 
 def shard_metadata(path: Path) -> DatasetMetadata:
-    """The metadata of a dataset, as stored in one of its shards."""
+    """Metadata of a dataset, as stored in one of its shards."""
     stored = stored_metadata(path)
     if METADATA_KEY not in stored:
         raise DatasetError(
@@ -233,7 +233,7 @@ def shard_metadata(path: Path) -> DatasetMetadata:
 
 
 def stored_metadata(path: Path) -> dict[bytes, bytes]:
-    """The metadata in the schema of a shard; nothing if there is none, or it cannot be read."""
+    """Schema metadata of a shard; empty if missing or unreadable."""
     try:
         return pq.read_schema(path).metadata or {}
     except (FileNotFoundError, pa.ArrowInvalid):

@@ -1,4 +1,4 @@
-"""HTTP for [`download`]: the client, answers read within bounds, and waiting between attempts."""
+"""HTTP for [`download`]: client, bounded reads, and retries."""
 
 import datetime as dt
 import email.utils
@@ -15,11 +15,11 @@ MAX_BACKOFF_S = 60.0
 
 
 class UnusableAnswerError(Exception):
-    """Raised for an answer whose content is broken, or larger than it may be."""
+    """Raised when the content of a response is corrupt or too large."""
 
 
 class BusyError(Exception):
-    """An answer that asks for another attempt."""
+    """Raised when a response asks for another attempt."""
 
     def __init__(self, code: int, retry_after: float | None):
         super().__init__(f"HTTP {code}")
@@ -27,13 +27,13 @@ class BusyError(Exception):
 
 
 def new_client(timeout_s: float, user_agent: str) -> Any:
-    """An HTTP client whose log lines hold no keys."""
+    """HTTP client whose log messages contain no keys."""
     try:
         import httpx2
     except ImportError as error:
         raise MissingExtraError("httpx2", "geo") from error
     logging.getLogger("httpx2").addFilter(_hosts_only)
-    # its debug lines hold response headers, such as a Location with the key in it
+    # debug messages contain response headers, such as a Location with the key
     logging.getLogger("httpcore2").setLevel(logging.INFO)
     return httpx2.AsyncClient(
         timeout=timeout_s,
@@ -43,14 +43,14 @@ def new_client(timeout_s: float, user_agent: str) -> Any:
 
 
 def _hosts_only(record: logging.LogRecord) -> bool:
-    """Cut logged addresses down to their hosts: providers take keys in path and query."""
+    """Reduce logged URLs to their hosts, since paths and queries may contain keys."""
     if isinstance(record.args, tuple):
         record.args = tuple(getattr(one, "host", one) for one in record.args)
     return True
 
 
 def patiently(max_attempts: int, backoff_s: float) -> Any:
-    """Retries what may succeed later; a host that names a time is waited for as a whole."""
+    """Retry with exponential backoff, unless the host has set a pause by `Retry-After`."""
     import httpx2
     from tenacity import (
         AsyncRetrying,
@@ -79,10 +79,10 @@ def patiently(max_attempts: int, backoff_s: float) -> Any:
 
 
 async def read(response: Any, max_bytes: int) -> bytes:
-    """Read an answer to its end, decompressing piece by piece.
+    """Read a response completely, decompressing it incrementally.
 
     Raises:
-        UnusableAnswerError: The content is larger than `max_bytes`, or no whole gzip data.
+        UnusableAnswerError: The content exceeds `max_bytes`, or is not complete gzip data.
     """
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip"):
@@ -103,7 +103,7 @@ async def read(response: Any, max_bytes: int) -> bytes:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the server asks to wait for, from a number or a date."""
+    """Seconds to wait according to `Retry-After`, a number or a date; None if absent."""
     text = headers.get("retry-after", "")
     try:
         seconds = float(text)
@@ -112,7 +112,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
             moment = email.utils.parsedate_to_datetime(text)
         except ValueError:
             return None
-        if moment.tzinfo is None:  # "-0000": UTC, by a clock that knows no zone
+        if moment.tzinfo is None:  # "-0000" means UTC
             moment = moment.replace(tzinfo=dt.UTC)
         seconds = moment.timestamp() - time.time()
     return min(max(0.0, seconds), MAX_RETRY_AFTER_S)

@@ -1,10 +1,10 @@
-"""Which hosts and environment variables a recipe may name.
+"""Allow-list of hosts and environment variables in recipes.
 
-Recipes are published, so they hold no keys: an address holds the placeholder `{key}` (or
-`key_param` names the query parameter), and `key_env` names the environment variable with the value.
+Recipes are published and therefore contain no keys: a URL contains the placeholder `{key}` (or
+`key_param` names the query parameter), and `key_env` names the environment variable of the key.
 
-The user's own recipe may name any host and variable. The recipe in a downloaded dataset was written
-by somebody else: it may only name the hosts in `KEY_OF_HOST`, each with its own variable.
+The user's own recipe may name any host and variable. The recipe of a downloaded dataset is not
+trusted: it may only name the hosts in `KEY_OF_HOST`, each with its own variable.
 """
 
 import os
@@ -30,7 +30,7 @@ KEY_OF_HOST: Mapping[str, str | None] = {
     "wmts.geo.admin.ch": None,
     "earth-search.aws.element84.com": None,
 }
-"""Known providers by host, over HTTPS: the only variable whose value may be sent there, if any."""
+"""Known providers by HTTPS host: the only variable whose value may be sent there, if any."""
 
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://[^\s\"'<>]+", re.IGNORECASE)
 ADDRESS_HOST = re.compile(r"^[^/?#]*(//[^/?#]*)?")
@@ -41,15 +41,15 @@ SECRET_NAME = re.compile(
     ".*(accesskey|credential|jwt|passw|secret|signature|token).*|.*key|ak|appcode|auth|"
     "authorization|pwd|session|sig|sn|ticket|tk"
 )
-"""Names of query parameters that hold keys, in lower case, letters and digits only."""
+"""Names of query parameters that contain keys, reduced to lower-case letters and digits."""
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 HEX = re.compile(r"[0-9a-f]+|[0-9A-F]+")
 RANDOM_HEX, RANDOM_TEXT = 32, 20
-"""Lengths of a run of about 100 random bits: a key, or a hash that serves as one."""
+"""Lengths of a run of about 100 random bits: a key, or a hash used as one."""
 
 
 def secret_from(variable: str, source: str) -> str:
-    """The value of an environment variable that holds a key.
+    """Key from an environment variable.
 
     Raises:
         SourceError: The variable is not set.
@@ -60,7 +60,7 @@ def secret_from(variable: str, source: str) -> str:
 
 
 def variables_of(values: Any) -> set[str]:
-    """The variables of a recipe: those it names, and those of the known providers."""
+    """Environment variables that a recipe names, and those of the known providers."""
     named = {str(value) for name, value in _leaves(values) if _last(name) == "key_env"}
     return named | {name for name in KEY_OF_HOST.values() if name is not None}
 
@@ -69,10 +69,10 @@ def check_known(sources: Iterable[Any]) -> None:
     """Check the sources of a recipe that came with a downloaded dataset.
 
     Args:
-        sources: Of satellite or street-view images.
+        sources: Sources of satellite or street-view images.
 
     Raises:
-        DatasetError: A source names an unknown host, or a variable that is not that of the host.
+        DatasetError: A source names an unknown host, or the variable of another host.
     """
     if found := _unknown(sources):
         raise DatasetError(
@@ -84,23 +84,23 @@ def check_known(sources: Iterable[Any]) -> None:
 
 
 def question_about(sources: Iterable[Any]) -> str | None:
-    """What to ask before the user's own recipe is used: about unknown hosts and variables."""
+    """Confirmation prompt for unknown hosts and variables of the user's recipe; None if none."""
     found = _unknown(sources)
     return f"The recipe {found}. Go on?" if found else None
 
 
 def check_addresses(values: Any) -> None:
-    """Check that no address in a recipe holds a key.
+    """Check that no URL in a recipe contains a key.
 
     Keys are user names and passwords before the host, values of query parameters with names such as
     `access_token`, `key` or `sig`, and, in fields whose name ends in `url`, long random runs of
-    letters and digits. UUIDs are taken for the ids of resources.
+    letters and digits. UUIDs count as ids of resources.
 
     Args:
-        values: A recipe, or a part of it, as mappings, sequences and texts.
+        values: A recipe or part of it: nested mappings, sequences and strings.
 
     Raises:
-        DatasetError: An address holds a key, or `key_env` is a key itself. The message names the
+        DatasetError: A URL contains a key, or `key_env` is a key itself. The message names the
             field, never the key.
     """
     for name, value in _leaves(values):
@@ -121,10 +121,10 @@ def check_addresses(values: Any) -> None:
 
 
 def check_recipe_file(path: Path) -> dict[str, Any]:
-    """Check the addresses of a recipe file, including its comments; returns its values.
+    """Check the URLs of a recipe file, including its comments; returns its values.
 
     Raises:
-        DatasetError: See [`check_addresses`]; or the file is not a YAML mapping.
+        DatasetError: As in [`check_addresses`], or the file is not a YAML mapping.
     """
     values = read_yaml(path)
     check_addresses(values)
@@ -133,7 +133,7 @@ def check_recipe_file(path: Path) -> dict[str, Any]:
 
 
 def _leaves(values: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """The texts of a recipe, with their paths in it."""
+    """Strings of a recipe, with their paths."""
     if isinstance(values, Mapping):
         for key, value in values.items():
             yield from _leaves(value, f"{name}.{key}" if name else str(key))
@@ -149,7 +149,7 @@ def _last(name: str) -> str:
 
 
 def _unknown(sources: Iterable[Any]) -> str:
-    """What the sources send to unknown hosts, each once; "" if nothing."""
+    """What the sources send to unknown hosts, without repetition; "" if nothing."""
     said: dict[str, None] = {}
     for source in sources:
         variable = getattr(source, "key_env", None)
@@ -163,12 +163,12 @@ def _unknown(sources: Iterable[Any]) -> str:
 
 def _is_known(address: str, variable: str | None) -> bool:
     scheme, _, rest = address.partition("://")
-    host = re.split(r"[/?#]", rest, maxsplit=1)[0]  # as it is written: with a port or user, unknown
+    host = re.split(r"[/?#]", rest, maxsplit=1)[0]  # with a port or user name the host is unknown
     return scheme == "https" and host in KEY_OF_HOST and variable in (None, KEY_OF_HOST[host])
 
 
 def _host(address: str) -> str:
-    """Host and port, for a message."""
+    """Host and port, for messages."""
     try:
         return urlsplit(address).netloc.rpartition("@")[2] or address
     except ValueError:
@@ -176,12 +176,12 @@ def _host(address: str) -> str:
 
 
 def _shown(text: str) -> str:
-    """A text of somebody else, safe to print."""
+    """Untrusted text, escaped for printing."""
     return ascii(text)[1:-1]
 
 
 def _key_in(address: str, is_address: bool) -> str | None:
-    """Where an address holds a key, without repeating it."""
+    """Description of where a URL contains a key, without the key; None if it contains none."""
     if USER.search(address):
         return "a user name or password before the host"
     text = unquote(address)

@@ -1,7 +1,6 @@
-"""Ids are unique over all files of a table: one rule, wherever a table is written or read.
+"""Unique ids over all files of a table, checked wherever a table is written or read.
 
-A region that stands twice in a table lies in the training and in the test part of the same split,
-and every score computed from it is too high.
+A duplicate region can be in the training and the test part of a split, which inflates every score.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,18 +21,18 @@ REMEDY = "Remove the rows or the file that were copied in, or write the table an
 
 
 class RepeatedIdError(DatasetError):
-    """An id occurs in more than one row of a table."""
+    """Raised when an id occurs in more than one row of a table."""
 
 
 def repeats(keys: pd.DataFrame, seen: set[int]) -> pd.DataFrame:
-    """The rows whose key an earlier row has, in this call or one before.
+    """Rows whose key occurred in an earlier row, of this call or a previous one.
 
-    Keys are compared by a 64-bit hash: the probability that two of ten million different keys are
-    taken for equal is 3e-6.
+    Keys are compared by a 64-bit hash: the probability of a collision among ten million different
+    keys is 3e-6.
 
     Args:
         keys: One column per key column.
-        seen: Hashes of the keys before; those of `keys` are added.
+        seen: Hashes of earlier keys; those of `keys` are added.
     """
     hashes = pd.util.hash_pandas_object(keys, index=False, categorize=False)
     known = hashes.duplicated() | hashes.map(seen.__contains__)
@@ -42,7 +41,7 @@ def repeats(keys: pd.DataFrame, seen: set[int]) -> pd.DataFrame:
 
 
 def key_frame(rows: pa.Table, columns: Sequence[str]) -> pd.DataFrame:
-    """The key columns of rows as text, so that 1 and 1.0 are the same key."""
+    """Key columns of rows as text, which makes 1 and 1.0 the same key."""
     texts = [pc.cast(rows[name], pa.large_string()) for name in columns]
     return pa.table(texts, names=list(columns)).to_pandas()
 
@@ -50,16 +49,16 @@ def key_frame(rows: pa.Table, columns: Sequence[str]) -> pd.DataFrame:
 def require_unique(
     parts: Iterable[pd.DataFrame], where: str, remedy: str = REMEDY, seen: set[int] | None = None
 ) -> None:
-    """Refuse a table in which two rows have the same key.
+    """Raise if two rows of a table have the same key.
 
     Args:
-        parts: the keys of the rows, one column per key column; read one part at a time.
-        where: name of the table, for the message.
-        remedy: what to do about it, for the message.
-        seen: hashes of earlier keys, see [`repeats`].
+        parts: Keys of the rows, one column per key column; read one part at a time.
+        where: Name of the table, for the message.
+        remedy: Advice, for the message.
+        seen: Hashes of earlier keys, see [`repeats`].
 
     Raises:
-        RepeatedIdError: gives the number of repeats and the first of them.
+        RepeatedIdError: There are duplicate keys; the message counts them and shows the first.
     """
     seen = set() if seen is None else seen
     found = [twice for part in parts if len(twice := repeats(part, seen))]
@@ -77,13 +76,13 @@ def require_unique(
 
 
 def require_unique_shards(paths: Sequence[Path], table: str, where: str) -> None:
-    """Refuse a table in Parquet files in which two rows have the same key, or values none has.
+    """Raise if the Parquet files of a table have duplicate keys, or columns of the wrong type.
 
-    The outcome is cached, by path, size and time of every file.
+    Results are cached by path, size and modification time of every file.
 
     Raises:
-        RepeatedIdError: see [`require_unique`].
-        DatasetError: see [`check_types`][dataset_builders.schema.check_types].
+        RepeatedIdError: See [`require_unique`].
+        DatasetError: See [`check_types`][dataset_builders.schema.check_types].
     """
     stats = [(str(path), path.stat()) for path in paths]
     files = tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
@@ -91,7 +90,7 @@ def require_unique_shards(paths: Sequence[Path], table: str, where: str) -> None
 
 
 def shard_keys(path: Path, table: str) -> Iterator[pd.DataFrame]:
-    """The keys of a Parquet file's rows in parts; nothing if it has no id."""
+    """Keys of a Parquet file, in parts; nothing if it has no id."""
     with open_shard(path) as file:
         if columns := key_columns(table, file.schema_arrow.names):
             for batch in file.iter_batches(KEYS_AT_ONCE, columns=columns):

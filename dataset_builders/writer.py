@@ -1,7 +1,7 @@
-"""Writes the dataset folder: Parquet shards that a killed build can resume.
+"""Writer of dataset folders: Parquet shards, resumable after a kill.
 
-The schema of every shard carries what `load_dataset` needs (`huggingface`), what geopandas needs
-(`geo`, GeoParquet 1.1, regions only) and what this project needs (`urbanln`).
+The schema metadata of every shard contain what `load_dataset` (key `huggingface`), geopandas
+(`geo`, GeoParquet 1.1, regions only) and this project (`urbanln`) need.
 """
 
 import json
@@ -39,19 +39,19 @@ REJECTS_KEY, STAMP_KEY = b"urbanln_rejects", b"urbanln_made_of"
 class DatasetWriter:
     """Writes the shards of a dataset.
 
-    A shard is written whole or not at all, and a finished one is never written again: rerun a
-    killed build to resume it, and it ends with the same folder.
+    A shard is written completely or not at all, and a finished one is not rewritten. Rerun a killed
+    build to resume it; the result is the same.
 
     Args:
-        root: the dataset folder; created if it does not exist.
-        metadata: metadata of the dataset.
+        root: Dataset folder; created if missing.
+        metadata: Metadata of the dataset.
 
     Attributes:
-        files: the files of the folder that a build may replace or delete.
+        files: Files of the folder that a build may replace or delete.
 
     Raises:
-        DatasetError: the folder holds files but no dataset.
-        ForeignFileError: it holds a card or rejects that no build wrote, or that were edited.
+        DatasetError: The folder contains files but no dataset.
+        ForeignFileError: It contains a card or rejects that no build wrote, or that were edited.
     """
 
     def __init__(self, root: str | Path, metadata: DatasetMetadata):
@@ -60,7 +60,7 @@ class DatasetWriter:
         self.files = WrittenFiles(self.root, FILES_KIND)
         self._general: list[Reject] = []
         self._of_shard: list[Reject] | None = None
-        # by city and table: the number of shards, from the first, and hashes of their rows' keys
+        # number of leading shards and hashes of their keys, by city and table
         self._seen: dict[tuple[str, str], tuple[int, set[int]]] = {}
         if contents(self.root) and not (self.root / DATA_FOLDER).is_dir():
             raise DatasetError(
@@ -68,21 +68,21 @@ class DatasetWriter:
                 "Give an empty or a new folder."
             )
         self.files.set_damaged_aside(REJECTS_FILE)
-        self.files.check([CARD_FILE, REJECTS_FILE])  # before the work, not after it
+        self.files.check([CARD_FILE, REJECTS_FILE])  # fail early
         (self.root / DATA_FOLDER).mkdir(parents=True, exist_ok=True)
 
     def has_shard(self, city: str, table: str, index: int) -> bool:
-        """Whether the shard is finished.
+        """Whether a shard is finished.
 
         Raises:
-            DatasetError: it is, but was built with other parameters.
+            DatasetError: It was built with other parameters.
         """
         path = self.root / shard_name(city, table, index)
         self.files.set_damaged_aside(shard_name(city, table, index))
         if not path.exists():
             return False
         found = dict(shard_metadata(path).parameters)
-        # through JSON, so that a tuple equals the list it is read back as
+        # JSON turns tuples into lists
         if json.loads(json.dumps(dict(self.metadata.parameters))) != found:
             raise DatasetError(
                 f"{path} was built with {found}, but {dict(self.metadata.parameters)} was asked "
@@ -98,28 +98,28 @@ class DatasetWriter:
         rows: Iterable[Mapping[str, Any]],
         made_of: Any = None,
     ) -> Path:
-        """Write a shard, unless it is finished already.
+        """Write a shard, unless it is finished.
 
         Images are `{"bytes": ..., "path": name or None}`; geometries are WKB or shapely, EPSG:4326.
-        Columns that a row lacks, and NaN, become null. Rows may be a generator: it is consumed
-        only if the shard is written, and what it passes to [`reject`] is stored with the shard.
-        Captions are cleaned ([`captions.clean_row`]); a text that is no caption is rejected.
+        Missing columns and NaN become null. A generator of rows is consumed only if the shard is
+        written, and items that it passes to [`reject`] are stored with the shard. Captions are
+        cleaned ([`captions.clean_row`]); dropped ones are rejected.
 
         Args:
-            city: the city of the table.
-            table: one of the four tables.
-            index: number of the shard, from 0.
-            rows: at least the columns that cannot be null.
-            made_of: what the rows are made of, as JSON has it. A finished shard that was made of
-                something else, or with other metadata, is then written anew.
+            city: Name of the city.
+            table: One of the four tables.
+            index: Number of the shard, from 0.
+            rows: Rows with at least the required columns.
+            made_of: Description of the inputs, as JSON. A finished shard of other inputs or
+                metadata is rewritten.
 
         Returns:
-            The path of the shard.
+            Path of the shard.
 
         Raises:
-            DatasetError: a column that the table does not have, or a null id.
-            RepeatedIdError: an id that another row of this shard or of one before it has.
-            ForeignFileError: in place of the shard is a file that no build wrote.
+            DatasetError: Unknown column, or null in a required one.
+            RepeatedIdError: An id repeats one of this shard or an earlier one.
+            ForeignFileError: A file that no build wrote is in place of the shard.
         """
         name, stamp = shard_name(city, table, index), b""
         if made_of is None:
@@ -141,10 +141,10 @@ class DatasetWriter:
         return self.root / name
 
     def remove_shard(self, city: str, table: str, index: int) -> None:
-        """Delete a shard if it exists, so that it can be written anew.
+        """Delete a shard if it exists, for it to be rewritten.
 
         Raises:
-            ForeignFileError: no build wrote it, or it was changed since.
+            ForeignFileError: No build wrote it, or it was changed since.
         """
         self.files.delete([shard_name(city, table, index)])
 
@@ -152,7 +152,7 @@ class DatasetWriter:
         """Delete the shards of an earlier build beyond the first `count`.
 
         Raises:
-            ForeignFileError: see [`remove_shard`].
+            ForeignFileError: See [`remove_shard`].
         """
         folder = f"{DATA_FOLDER}/{config_name(city, table)}"
         found = [f"{folder}/{path.name}" for path in (self.root / folder).glob("part-*.parquet")]
@@ -160,16 +160,16 @@ class DatasetWriter:
         self.files.delete(sorted(set(found) - kept))
 
     def reject(self, table: str, item: str, reason: str, detail: str = "") -> None:
-        """Record an item that is left out.
+        """Record a rejected item.
 
-        Outside the generator of a shard, a reject belongs to the whole build, and every run of the
+        Outside the generator of a shard, a reject belongs to the build, and every run of the
         build must record it again.
 
         Args:
-            table: config name, or the file that was read.
-            item: image id, region id or row.
-            reason: a short code.
-            detail: what was found.
+            table: Config name, or the input file.
+            item: Image id, region id or row.
+            reason: Short code.
+            detail: Details.
         """
         target = self._general if self._of_shard is None else self._of_shard
         target.append((str(table), str(item), str(reason), str(detail)))
@@ -178,10 +178,10 @@ class DatasetWriter:
         """Write `rejects.parquet` from all shards and this run; may be called again.
 
         Returns:
-            Its path.
+            Path of the file.
 
         Raises:
-            RepeatedIdError: an id stands in two rows of a table, whoever wrote its shards.
+            RepeatedIdError: A table has duplicate ids, whoever wrote its shards.
         """
         shards = sorted((self.root / DATA_FOLDER).glob("*/part-*.parquet"))
         for name in sorted({path.parent.name for path in shards}):
@@ -193,7 +193,7 @@ class DatasetWriter:
             rows = pq.read_table(path).to_pylist()
             earlier = Counter(tuple(row[name] for name in REJECT_COLUMNS) for row in rows)
             earlier -= Counter(of_shards)
-        # the larger count of each, so that a second run does not record its rejects twice
+        # the maximum of both counts: a second run records the same rejects again
         rejects = [*of_shards, *(earlier | Counter(self._general)).elements()]
         schema = pa.schema([(name, pa.string()) for name in REJECT_COLUMNS])
         rows = [dict(zip(REJECT_COLUMNS, reject, strict=True)) for reject in rejects]
@@ -202,7 +202,7 @@ class DatasetWriter:
         return path
 
     def _keys_before(self, city: str, table: str, index: int) -> set[int]:
-        """Hashes of the keys before this shard; later ones may be left from another build."""
+        """Hashes of the keys of earlier shards; later shards may be left from another build."""
         known, seen = self._seen.pop((city, table), (0, set()))
         if known > index:
             known, seen = 0, set()
@@ -235,15 +235,15 @@ class DatasetWriter:
             for group in groups:
                 ids = key_frame(group, key_columns(table, group.column_names))
                 require_unique([ids], name, "Nothing of this shard was written.", seen)
-                if len(group):  # datasets cannot stream a row group without rows
+                if len(group):  # `datasets` cannot stream an empty row group
                     writer.write_table(group, row_group_size=ROW_GROUP_SIZE)
-            # complete only now that the rows have been consumed
+            # complete once the rows have been consumed
             writer.add_key_value_metadata({REJECTS_KEY: json.dumps(self._of_shard)})
 
     def _cleaned(
         self, name: str, table: str, rows: Iterable[Mapping[str, Any]]
     ) -> Iterator[Mapping[str, Any]]:
-        """The rows with clean captions; a text that is no caption is rejected."""
+        """Clean captions, and reject dropped ones."""
         for row in rows:
             cleaned, reason, text = clean_row(table, row)
             if reason:

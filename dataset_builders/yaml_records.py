@@ -1,4 +1,4 @@
-"""YAML files as records: checked by pydantic, every mistake reported at once by its path."""
+"""YAML files validated by pydantic; all errors are reported together, by path."""
 
 import difflib
 import json
@@ -18,9 +18,9 @@ CONFIG = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=Fals
 MAX_SHOWN = 60
 MAX_DEPTH, MAX_VALUES = 50, 100_000
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml's, where it is built in: Python's takes time in the square of the depth."""
+"""libyaml's loader, if available: the time of Python's is quadratic in the depth."""
 TAGS = ("provider", "reader")
-"""Fields that choose among kinds of records."""
+"""Discriminator fields of unions of records."""
 UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 MISSING = ("missing", "missing_argument")
 WORDS = {
@@ -32,20 +32,20 @@ WORDS = {
     "a valid integer": "a whole number",
     "an object": "a mapping",
 }
-"""Pydantic's words, as a reader of YAML knows them."""
+"""Pydantic's terms, and those of YAML."""
 
 
 class Record(BaseModel):
-    """Part of a YAML file: typed fields, no others, values of exactly their type."""
+    """Part of a YAML file: strictly typed fields, no unknown ones."""
 
     model_config = CONFIG
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+    """Read the mapping in a YAML file.
 
     Raises:
-        DatasetError: no such file, not YAML, or no mapping.
+        DatasetError: Missing file, invalid YAML, or no mapping.
     """
     path = Path(path)
     try:
@@ -55,7 +55,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise DatasetError(f"The recipe {path} cannot be read: {reason}.") from error
     except RecursionError as error:
         raise DatasetError(f"The recipe {path} is nested too deeply.") from error
-    except Exception as error:  # what makes a date or a number of a text has its own exceptions
+    except Exception as error:  # constructors of dates and numbers raise other exceptions
         raise DatasetError(f"The recipe {path} is not YAML: {error}") from error
     if not isinstance(values, dict):
         raise DatasetError(f"The recipe {path} must be a mapping, got {type(values).__name__}.")
@@ -64,7 +64,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def _check_size(values: Any, path: Path) -> None:
-    """Refuse what a few lines of YAML can hold by naming one value many times, or within itself."""
+    """Limit depth and number of values, which aliases can multiply."""
     waiting, count = [(values, 0)], 0
     while waiting:
         value, depth = waiting.pop()
@@ -79,10 +79,10 @@ def _check_size(values: Any, path: Path) -> None:
 
 
 def read_layered_yaml(path: str | Path) -> dict[str, Any]:
-    """Like [`read_yaml`], for a file of one's own that may build on another.
+    """Like [`read_yaml`], for the user's own file, which may extend another.
 
-    A key `base` names the other file, beside it: its values hold where this one gives none, and
-    mappings are merged key by key.
+    The key `base` names the other file, relative to this one. It provides defaults, and mappings
+    are merged recursively.
     """
     values = read_yaml(path)
     base = values.pop("base", None)
@@ -98,18 +98,18 @@ def _merged(under: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def make_record(kind: type[T], values: Any, where: str = "") -> T:
-    """A [`Record`] or dataclass from a mapping, its fields from theirs.
+    """Convert a mapping to a [`Record`] or dataclass.
 
     A list of one item may be written as the item, and a record as the text of its first field.
 
     Args:
-        kind: The record's class.
-        values: As a YAML file has them.
+        kind: Class of the record.
+        values: Values of a YAML file.
         where: Path of the record in the file, for messages.
 
     Raises:
-        DatasetError: The values do not fit. The message lists every mistake: unknown fields (with
-            the nearest known one), missing ones, and values of the wrong kind.
+        DatasetError: The values are invalid. The message lists all errors: unknown fields (with the
+            nearest known one), missing fields, and values of the wrong type.
     """
     try:
         content = json.loads(json.dumps({"record": values}, default=str))
@@ -118,7 +118,7 @@ def make_record(kind: type[T], values: Any, where: str = "") -> T:
     holder = _holder(typing.cast(Any, kind))
     while True:
         try:
-            # as JSON, where lists are tuples and nothing else is converted
+            # in JSON mode lists become tuples, and nothing else is converted
             return typing.cast(Any, holder.model_validate_json(json.dumps(content))).record
         except ValidationError as error:
             found = error.errors(include_url=False)
@@ -130,12 +130,12 @@ def make_record(kind: type[T], values: Any, where: str = "") -> T:
 
 
 def unknown_name(path: str, name: str, known: Iterable[str]) -> str:
-    """What to say of a field that does not exist."""
+    """Error message for an unknown field."""
     return f"There is no field {path!r} in a recipe.{nearest(name, known)}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The nearest known name, as a question; all of them if none is near."""
+    """Suggestion of the nearest known name; a list of all names if none is near."""
     known = list(known)
     if close := difflib.get_close_matches(name, known, 1):
         return f" Did you mean {close[0]!r}?"
@@ -144,19 +144,19 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 @cache
 def _holder(kind: type[Any]) -> type[BaseModel]:
-    """A model that holds a record: dataclasses inside it take its configuration."""
+    """Model that holds a record; dataclasses within it take its configuration."""
     return create_model("Holder", __config__=CONFIG, record=(kind, ...))
 
 
 @cache
 def _fields(holder: type[BaseModel]) -> dict[str, dict[str, Any]]:
-    """The fields of all records that may be in a file, by the names of their classes."""
+    """Fields of all record classes of a file, by class name."""
     classes = holder.model_json_schema()["$defs"].items()
     return {name: one.get("properties", {}) for name, one in classes}
 
 
 def _known_beside(holder: type[BaseModel], name: str, mapping: Mapping[str, Any]) -> list[str]:
-    """The fields of the class that a mapping with an unknown field is most like."""
+    """Fields of the class that best matches a mapping with an unknown field."""
 
     def likeness(fields: Mapping[str, Any]) -> tuple[int, int]:
         consts = [one for one in fields if "const" in fields[one]]
@@ -170,7 +170,7 @@ def _known_beside(holder: type[BaseModel], name: str, mapping: Mapping[str, Any]
 
 
 def _spell_out(holder: type[BaseModel], content: Any, one: Mapping[str, Any]) -> bool:
-    """Whether a mistake is a shorthand, which is now written in full."""
+    """Expand a shorthand in place; returns whether the error was one."""
     _, value, (parent, key) = _follow(content, one["loc"])
     if one["type"] == "tuple_type" and value is not None and not isinstance(value, list):
         parent[key] = [value]
@@ -184,7 +184,7 @@ def _spell_out(holder: type[BaseModel], content: Any, one: Mapping[str, Any]) ->
 def _mistakes(
     holder: type[BaseModel], values: Any, where: str, errors: Sequence[Mapping[str, Any]]
 ) -> Iterator[str]:
-    """Each mistake as a sentence; alternatives for one value are one mistake."""
+    """One message per error; alternatives for one value are merged."""
     expected: dict[str, list[str]] = {}
     got: dict[str, str] = {}
     for one in errors:
@@ -212,7 +212,7 @@ def _mistakes(
 
 
 def _wanted(one: Mapping[str, Any]) -> str:
-    """What a value must be, as a reader of YAML says it."""
+    """Expected value, in terms of YAML."""
     ctx = one.get("ctx", {})
     if one["type"] == "literal_error":
         return f"be one of {ctx['expected'].replace(' or ', ', ')}"
@@ -227,9 +227,9 @@ def _wanted(one: Mapping[str, Any]) -> str:
 
 
 def _follow(values: Any, steps: Sequence[Any], where: str = "") -> tuple[str, Any, tuple[Any, Any]]:
-    """A place in the file: its path, the value, and the list or mapping and key that hold it.
+    """Resolve the location of an error: path, value, and the container and key that hold it.
 
-    Steps that only pydantic knows, such as the tags of unions, are passed over.
+    Steps that only pydantic knows, such as the tags of unions, are skipped.
     """
     path, place, tagged = where, (None, None), None
     for step in steps:

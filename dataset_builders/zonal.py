@@ -1,10 +1,10 @@
-"""Sums and means of a raster over regions, every cell weighted by the share that is covered.
+"""Zonal statistics: sums and means of a raster over regions, weighted by covered share.
 
-[exactextract](https://github.com/isciences/exactextract) computes the shares, on the raster's own
-rows and columns: polygons are brought to the raster, since a raster of counts that is warped loses
-mass, and rotated or south-up rasters are no special case. What exactextract leaves to its caller is
-done here: CRS, the antimeridian, missing values, and memory that does not grow with the regions.
-It keeps shares in single precision, so results are exact to about 1e-7.
+[exactextract](https://github.com/isciences/exactextract) computes the covered shares on the grid of
+the raster. Polygons are transformed to the raster, since warping a raster of counts would lose
+mass; rotated and south-up rasters need no special case. This module adds what exactextract leaves
+to its caller: CRS, the antimeridian, missing values, and constant memory. Shares have single
+precision, so results are accurate to about 1e-7.
 """
 
 from collections.abc import Iterator
@@ -27,13 +27,13 @@ ZonalKind = Literal["count", "density", "intensity"]
 AreaUnit = Literal["km2", "m2"]
 M2 = {"km2": 1e6, "m2": 1.0}
 REGIONS_AT_ONCE = 2048
-# vertices are added to edges that the raster's projection bends by more than this, in cells
+# maximum distance of a transformed edge from a straight line, in cells
 BEND_CELLS = 1e-3
-# precision of a share
+# precision of covered shares
 ROUNDING = 1e-6
-# what reprojection leaves where a region and a raster only touch
+# residual share of regions that only touch the raster, after reprojection
 TOUCHING = 1e-10
-# more than PROJ's rounding; ten micrometres on the ground
+# above PROJ's rounding; 10 micrometres on the ground
 RIM_DEGREES = 1e-10
 
 Floats = NDArray[np.floating[Any]]
@@ -52,47 +52,44 @@ def zonal(
     min_coverage: float = 0.0,
     with_data: bool = False,
 ) -> pd.DataFrame:
-    """Summarise a raster over regions.
+    """Zonal statistics of a raster over regions.
 
-    A cell counts by the share of it that the region covers, on the raster's plane. The value
-    depends on what a cell holds, which is the `kind`:
+    A cell is weighted by the share that the region covers, on the raster's grid. The value depends
+    on what a cell holds, the `kind`:
 
     - "count": an amount per cell (people). The value is the sum over the cells; regions that tile
-      the raster sum to the raster's sum. Of a partly covered region it is the sum over that part.
+      the raster sum to its total. For a partly covered region it is the sum over the covered part.
     - "density": an amount per area (people per km2). The value is the mean times the region's
-      geodesic area; of a partly covered region, as if the rest were like that part.
+      geodesic area; for a partly covered region, the mean is that of the covered part.
     - "intensity": a measurement (radiance). The value is the mean.
 
-    Edges of regions are straight in their own CRS. Regions may lie across 180 degrees, whatever
-    the two CRS and wherever the raster begins and ends. In a geographic CRS they are then written
-    with longitudes beyond 180 or cut there; an edge across more than half the globe is refused.
+    Edges of regions are straight in their own CRS. Regions may cross the antimeridian in any CRS.
+    In a geographic CRS they are written with longitudes beyond 180 or cut there; an edge across
+    more than half the globe raises an error.
 
     Args:
-        raster_path: A file that GDAL reads.
+        raster_path: Raster file that GDAL reads.
         regions: Polygons with a CRS; they may overlap.
         kind: What a cell holds.
-        band: Number of the band, from 1, or its description; not needed where there is only one.
-        nodata: Value of cells without data, beside the file's own tag; "none" means that all
-            cells hold values whatever the tag says. Needed where the file has neither a tag nor a
-            mask. NaN and infinity are never values.
-        nodata_is_zero: Cells without data hold 0 (such as unsettled land in the constrained
-            WorldPop); beyond the raster there is still no value.
-        area_unit: Unit of the area of a "density".
-        min_coverage: Coverage, in [0, 1], below which a region has no value.
+        band: Number of the band, from 1, or its description; optional for single-band files.
+        nodata: Value of missing cells, in addition to the file's tag; "none" ignores the tag.
+            Required if the file has neither a tag nor a mask. NaN and infinity are always missing.
+        nodata_is_zero: Missing cells count as 0 (such as unsettled land in the constrained
+            WorldPop); areas beyond the raster are still missing.
+        area_unit: Area unit of a "density".
+        min_coverage: Minimum coverage, in [0, 1]; regions below it have no value.
         with_data: Add the column `data`.
 
     Returns:
-        Indexed like `regions`: `value`, and `coverage`, the share of the region that lies on
-        cells with a value. Where there is none `value` is NaN, not 0. On request also `data`, the
-        share that lies on cells with data in the file: less than `coverage` where
-        `nodata_is_zero`.
+        Indexed like `regions`: `value`, NaN where missing, and `coverage`, the share of the region
+        on cells with a value; with `with_data` also `data`, the share on cells with data in the
+        file, which is less than `coverage` if `nodata_is_zero`.
 
     Raises:
-        DatasetError: Regions without a CRS or that are not valid polygons; a raster without a CRS,
-            with several bands and none named, without a nodata tag, or with negative amounts; no
-            region touches the raster; a region is ambiguous about its way round the globe,
-            contains a pole of its CRS, or cannot be laid on the raster's plane in one piece on
-            either side of the meridian opposite the plane's middle.
+        DatasetError: Regions without a CRS, or invalid; a raster without a CRS or nodata tag, with
+            several bands and none named, or with negative amounts; no overlap; or a region that is
+            ambiguous in direction around the globe, contains a pole of its CRS, or is cut by the
+            edge of the raster's projection.
         MissingExtraError: rasterio or exactextract is not installed.
     """
     _check_arguments(kind, area_unit, min_coverage)
@@ -114,7 +111,7 @@ def zonal(
 
 
 def _share(ratio: Floats) -> Floats:
-    """Shares of regions, free of what rounding leaves at 0 and 1."""
+    """Shares with rounding errors at 0 and 1 removed."""
     ratio = np.nan_to_num(ratio)
     return np.where(ratio <= TOUCHING, 0.0, np.where(ratio >= 1 - ROUNDING, 1.0, ratio))
 
@@ -127,7 +124,7 @@ def _totals(
     names: NDArray[Any],
     nodata_is_zero: bool,
 ) -> dict[str, Floats]:
-    """For each region: `total` of values x share, and cells `known`, `measured` and in `extent`."""
+    """Per region: `total` of values x share, and cells `known`, `measured` and in `extent`."""
     try:
         from .exact_cells import sum_cells
     except ImportError as error:
@@ -156,10 +153,10 @@ def _totals(
 
 
 class CellPlane:
-    """The plane of a raster's cells: columns to the east, rows from the last one up.
+    """Coordinates of a raster's cells: columns to the east, rows upward from the last.
 
-    Regions in another CRS go by way of the globe, where they are cut on the far side of the
-    raster's middle: its plane, projected or in degrees, is in one piece on either side.
+    Regions in another CRS are transformed by way of degrees, and cut opposite the centre of the
+    raster, where its projection is discontinuous.
     """
 
     def __init__(self, dataset: Any, crs: pyproj.CRS):
@@ -169,7 +166,7 @@ class CellPlane:
         self.matrix = np.array([[inverse.a, inverse.b], [-inverse.d, -inverse.e]])
         self.origin = np.array([inverse.c, dataset.height - inverse.f])
         self.bend = BEND_CELLS * np.sqrt(np.abs(dataset.transform.determinant))
-        # the degrees between the plane of the regions and the raster's, and the way from there
+        # intermediate geographic CRS, and the transformation from it to the raster's CRS
         self.globe: pyproj.CRS | None = None
         self.projection: pyproj.Transformer | None = None
         if self.crs.is_geographic:
@@ -181,7 +178,7 @@ class CellPlane:
             self.projection = pyproj.Transformer.from_crs(EPSG_4326, self.crs, always_xy=True)
 
     def place(self, shapes: NDArray[Any], names: NDArray[Any]) -> tuple[NDArray[Any], Ints]:
-        """Polygons on this plane, and the number of each one's region; regions beyond it have none.
+        """Polygons in cell coordinates, and the region of each; none for regions out of the domain.
 
         Args:
             shapes: `(n,)` regions.
@@ -208,7 +205,7 @@ class CellPlane:
         return pieces[there], region[there]
 
     def _project(self, lon_lat: Floats) -> Floats:
-        # the rims of the map are one meridian: rounding must not change sides
+        # both edges of the map are the same meridian, and rounding must not swap them
         half = 180.0 - RIM_DEGREES
         lon = lon_lat[:, 0].clip(self.centre - half, self.centre + half)
         assert self.projection is not None
@@ -220,7 +217,7 @@ class CellPlane:
 
 
 def _central_meridian(crs: pyproj.CRS) -> float:
-    """Longitude of the middle of a projection, in degrees from Greenwich."""
+    """Central meridian of a projection, in degrees from Greenwich."""
     while crs.is_bound or crs.is_compound:
         crs = crs.sub_crs_list[0] if crs.is_compound else crs.source_crs  # type: ignore[assignment]
     meridian, params = crs.prime_meridian, getattr(crs.coordinate_operation, "params", ())
@@ -232,7 +229,7 @@ def _central_meridian(crs: pyproj.CRS) -> float:
 
 
 def _chunks(shapes: NDArray[Any], there: Ints) -> Iterator[Ints]:
-    """Numbers of the regions that have a shape, neighbours together."""
+    """Indices of regions in chunks of neighbours."""
     if len(there) > REGIONS_AT_ONCE:
         there = there[np.argsort(gpd.GeoSeries(shapes[there]).hilbert_distance(), kind="stable")]
     for start in range(0, len(there), REGIONS_AT_ONCE):
@@ -240,7 +237,7 @@ def _chunks(shapes: NDArray[Any], there: Ints) -> Iterator[Ints]:
 
 
 def _window(pieces: NDArray[Any], dataset: Any) -> tuple[Ints, tuple[int, int, int, int]]:
-    """Numbers of the polygons that reach into the raster, and the window of it that they span."""
+    """Indices of the polygons that intersect the raster, and the window that they span."""
     low, high = np.hsplit(shapely.bounds(pieces), 2)
     size = np.array([dataset.width, dataset.height])
     low, high = np.clip(np.floor(low), 0, size), np.clip(np.ceil(high), 0, size)
