@@ -1,4 +1,4 @@
-"""References to classes as docstrings of transformers write them: [`UrbanLNModel`] as code."""
+"""Render the docstring references of transformers, such as [`UrbanLNModel`], as code."""
 
 import re
 from typing import Any
@@ -7,5 +7,5 @@ REFERENCE = re.compile(r"\[(<code>[^<]+</code>)\]")
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Called by MkDocs with every page."""
+    """MkDocs event hook: remove the brackets around code."""
     return REFERENCE.sub(r"\1", html)

@@ -1,9 +1,9 @@
-"""The picture at the head of the README, from what `make quickstart` made.
+"""Draw the figure at the top of the README from the output of `make quickstart`.
 
 python docs/overview.py runs/quickstart docs/overview_synthetic.jpg
 
-A region's pictures and caption, its vector, and the population of every region beside what a ridge
-probe says of districts that were held out. All of it is synthetic, and the picture says so.
+It shows the images, caption and embedding of one region, and the population of every region beside
+the predictions of a ridge probe in held-out districts. The city is synthetic and labelled as such.
 """
 
 import io
@@ -27,7 +27,7 @@ WANTED = {"system": "urbanln", "view": "satellite", "probe": "ridge", "protocol"
 
 
 def main(run: Path, output: Path) -> None:
-    """Draw the picture of a quickstart's folder."""
+    """Draw the figure from the output folder of a quickstart."""
     results = run / "results" / CITY
     regions = gpd.read_parquet(run / "dataset" / "data" / f"{CITY}-regions")
     predictions = current_predictions(results, PREDICTIONS_FOLDER)
@@ -36,7 +36,7 @@ def main(run: Path, output: Path) -> None:
     predicted = predictions.groupby("region_id")["prediction"].mean()
     regions["truth"] = np.log1p(regions[INDICATOR])
     regions["predicted"] = regions["region_id"].map(predicted)
-    # a place of the middle sort: streets, houses, something green
+    # a typical built-up region, with streets, houses and some vegetation
     region_id = regions.iloc[(regions["truth"] - regions["truth"].quantile(0.8)).abs().argmin()][
         "region_id"
     ]
@@ -46,16 +46,16 @@ def main(run: Path, output: Path) -> None:
     grid = figure.add_gridspec(
         2, 5, width_ratios=[1, 1.5, 0.4, 1.75, 1.75], hspace=0.05, wspace=0.22
     )
-    tile, street, caption = _pictures(run, region_id)
-    _picture(figure.add_subplot(grid[0, 0]), tile, "a region's pictures")
-    _picture(figure.add_subplot(grid[1, 0]), street, "")
-    _words(figure.add_subplot(grid[:, 1]), caption)
+    tile, street, caption = _row(run, region_id)
+    _image(figure.add_subplot(grid[0, 0]), tile, "images of a region")
+    _image(figure.add_subplot(grid[1, 0]), street, "")
+    _caption(figure.add_subplot(grid[:, 1]), caption)
     _vector(figure.add_subplot(grid[:, 2]), np.asarray(vectors.loc[region_id, "satellite"]))
     limits = np.nanpercentile(regions["truth"], (2, 98))
     for column, (name, title) in enumerate(
         (
-            ("truth", f"{INDICATOR}, the truth"),
-            ("predicted", "from the vectors, each district held out"),
+            ("truth", f"{INDICATOR}, ground truth"),
+            ("predicted", "predicted in held-out districts"),
         )
     ):
         axes = figure.add_subplot(grid[:, 3 + column])
@@ -65,7 +65,7 @@ def main(run: Path, output: Path) -> None:
         axes.set_anchor("N")
         axes.set_title(title, fontsize=10, y=1.02)
     axes.text(
-        1, -0.04, "grey: in no test set; a synthetic city",
+        1, -0.04, "grey: in no test set; synthetic city",
         transform=axes.transAxes, ha="right", va="top", fontsize=8, color="#666",
     )  # fmt: skip
     buffer = io.BytesIO()
@@ -73,23 +73,24 @@ def main(run: Path, output: Path) -> None:
     Image.open(buffer).convert("RGB").save(output, quality=85, optimize=True)
 
 
-def _pictures(run: Path, region_id: str) -> tuple[Any, Any, str]:
+def _row(run: Path, region_id: str) -> tuple[Any, Any, str]:
     rows = []
     for view in ("satellite", "street_view"):
-        table = load_dataset(str(run / "dataset"), f"{CITY}-{view}", split="train")
+        files = str(run / "dataset" / "data" / f"{CITY}-{view}" / "*.parquet")
+        table = load_dataset("parquet", data_files=files, split="train")
         rows.append(table[table["region_id"].index(region_id)])
     return rows[0]["image"], rows[1]["image"], rows[0]["caption"]
 
 
-def _picture(axes: Axes, image: Any, title: str) -> None:
+def _image(axes: Axes, image: Any, title: str) -> None:
     axes.imshow(image)
     axes.set_axis_off()
     axes.set_title(title, fontsize=10)
 
 
-def _words(axes: Axes, caption: str) -> None:
+def _caption(axes: Axes, caption: str) -> None:
     axes.set_axis_off()
-    axes.set_title("pretraining: up to 248 tokens", fontsize=10)
+    axes.set_title("caption, up to 248 tokens", fontsize=10)
     short = caption[:CAPTION_CHARACTERS].rsplit(" ", 1)[0] + " …"
     axes.text(0.5, 0.5, textwrap.fill(short, 34), ha="center", va="center", fontsize=9)
 
@@ -98,7 +99,8 @@ def _vector(axes: Axes, vector: np.ndarray) -> None:
     axes.imshow(vector.reshape(-1, 4), cmap="RdBu_r", aspect="auto")
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_title(f"{len(vector)} numbers", fontsize=10)
+    axes.set_title("embedding", fontsize=10)
+    axes.set_xlabel(f"{len(vector)} dimensions", fontsize=8)
 
 
 if __name__ == "__main__":

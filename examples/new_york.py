@@ -152,7 +152,7 @@ def markdown(table: pd.DataFrame) -> str:
     """
     table = table[table["protocol"] == "block"]
     lines = [
-        "| regions | indicator | coordinates | GeoCLIP's places | photos | photos added to "
+        "| regions | indicator | coordinates | GeoCLIP | photos | photos added to "
         "coordinates | photos added to GeoCLIP |",
         "|---|---|--:|--:|--:|--:|--:|",
     ]
