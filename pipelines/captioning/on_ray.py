@@ -1,4 +1,4 @@
-"""A run on a Ray cluster: each actor captions one shard at a time."""
+"""Captioning on a Ray cluster."""
 
 import asyncio
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ from .recipe import Recipe
 from .worker import Worker
 
 GPUS_PER_ACTOR = 0.1
-"""For detector and segmenter; most of the GPU is left to the servers of the models."""
+"""For detector and segmenter; the rest of the GPU is left to the model servers."""
 
 
 class ShardActor:
-    """Captions shards; an actor holds the models and takes one shard at a time.
+    """Ray actor that captions one shard at a time.
 
     Args:
-        recipe: The run.
-        shards: The shards, by their number in batches.
+        recipe: Recipe of the run.
+        shards: Input shards, indexed by the numbers in a batch.
     """
 
     def __init__(self, recipe: Recipe, shards: Sequence[InputShard]):
@@ -53,13 +53,13 @@ class ShardActor:
 def caption_on_ray(
     recipe: Recipe, shards: Sequence[InputShard], actors: int, address: str | None, progress: bool
 ) -> None:
-    """Caption shards with so many actors; see `run`.
+    """Caption shards with several actors; see `run`.
 
     Raises:
-        CaptioningError: Some shards could not be captioned; the others were.
+        CaptioningError: Some shards failed; the others are finished.
     """
     with open_kit(recipe):
-        pass  # an unknown name or a missing package is found here, not on the cluster
+        pass  # detects unknown names and missing packages before the cluster is used
     arguments = (recipe, list(shards))
     try:
         errors = map_pieces(

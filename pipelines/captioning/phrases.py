@@ -1,4 +1,4 @@
-"""Phrases of a caption: which it names, which the image supports, the text without the others."""
+"""Phrases of a caption: extraction, scoring against the image, and removal from the text."""
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -14,23 +14,23 @@ from .scene_graph import split_sentences
 from .text import names_any
 
 RULES_VERSION = "filter-1"
-"""Changes whenever the phrases that are asked or kept change; part of the ledger's keys."""
+"""Changed whenever other phrases are scored or kept; part of the ledger's keys."""
 THRESHOLD = 0.01
-# A detector finds no "scene" and no "sense of calm": if asked, these would be rejected and take
-# "The scene shows a street" with them.
+# A detector cannot find a "scene" or a "sense of calm"; rejecting these words would remove
+# sentences such as "The scene shows a street".
 _MORE = """
     access activity addition contrast day density depth design direction environment flow height
     interconnectedness location motion openness overview proximity purpose scale size surroundings
     vastness view
 """
 _NOT_VISUAL = URBAN_STOP_WORDS | frozenset(_MORE.split())
-# said of many things, and not visible in any one of them
+# amounts, which are not visible in a single object
 _AMOUNTS = frozenset(
     ("different", "diverse", "few", "many", "multiple", "numerous", "overall", "several", "various")
 )
 
 
-# ---- which phrases ------------------------------------------------------------------------------
+# ---- extraction ---------------------------------------------------------------------------------
 
 
 def phrases_of(
@@ -39,17 +39,17 @@ def phrases_of(
     local_captions: Sequence[str] = (),
     local_graphs: Sequence[Sequence[SceneGraph]] = (),
 ) -> tuple[Phrase, ...]:
-    """Every visual element of a caption and of its local captions, not yet scored.
+    """Extract the phrases of a caption and its local captions, without scores.
 
-    Objects by their heads, and each attribute with its head ("red car"). Relations are listed and
-    kept, since a detector of things cannot judge them; so are names of what has no shape ("scene",
-    "atmosphere") and amounts ("several car").
+    Phrases are objects, and attributes with their object ("red car"). Relations, non-visual nouns
+    ("scene", "atmosphere") and amounts ("several car") are listed and always kept, since an object
+    detector cannot score them.
 
     Args:
         sentences: Sentences of the caption.
-        graphs: One graph per sentence.
+        graphs: One scene graph per sentence.
         local_captions: Captions of the salient boxes.
-        local_graphs: Per local caption, one graph per sentence.
+        local_graphs: Scene graphs of each local caption, one per sentence.
     """
     found: list[Phrase] = []
     for number, (_, graph) in enumerate(zip(sentences, graphs, strict=True)):
@@ -75,11 +75,11 @@ def _why_not_asked(head: str) -> str:
 
 
 def texts_to_ask(phrases: Collection[Phrase]) -> list[str]:
-    """The texts to ask the detector, each once, sorted."""
+    """Distinct texts to score with the detector, sorted."""
     return sorted({phrase.text for phrase in phrases if not phrase.reason})
 
 
-# ---- which the image supports -------------------------------------------------------------------
+# ---- scoring ------------------------------------------------------------------------------------
 
 
 def score_phrases(
@@ -88,15 +88,15 @@ def score_phrases(
     scores: NDArray[np.float32],
     threshold: float = THRESHOLD,
 ) -> tuple[Phrase, ...]:
-    """The phrases with their scores; those below the threshold are not kept.
+    """Add detector scores to phrases; those below the threshold are not kept.
 
     Args:
-        phrases: From `phrases_of`.
-        texts: The texts that were asked, including all of `texts_to_ask(phrases)`.
-        scores: The detector's score of each text; NaN for one that it cannot read.
+        phrases: Phrases from `phrases_of`.
+        texts: Scored texts, including all of `texts_to_ask(phrases)`.
+        scores: Detector score of each text, `(texts,)`; NaN for texts that are too long.
         threshold: Lowest score that is kept.
     """
-    threshold = float(np.float32(threshold))  # as exact as the scores
+    threshold = float(np.float32(threshold))  # the precision of the scores
     score_of = dict(zip(texts, scores.tolist(), strict=True))
     scored = []
     for one in phrases:
@@ -111,9 +111,9 @@ def score_phrases(
     return tuple(scored)
 
 
-# ---- the text without the others ----------------------------------------------------------------
+# ---- removal ------------------------------------------------------------------------------------
 
-# where a sentence can be cut so that both sides can still be read
+# clause boundaries
 _CLAUSE = re.compile(r"(?:\s*[;,]\s*(?:and\s+|or\s+|while\s+|as well as\s+)?|\s+(?:and|while)\s+)")
 _END = re.compile(r"[.!?][\"'”’)\]]*$")
 _ARTICLE = re.compile(r"\b(an?)$", re.IGNORECASE)
@@ -126,16 +126,16 @@ Span = tuple[int, int]
 
 
 def remove_phrases(text: str, things: Collection[str], attributes: Collection[str] = ()) -> str:
-    """The text without rejected phrases, cut where a sentence can be cut.
+    """Remove rejected phrases from a caption.
 
-    A clause that names a rejected thing is removed; the whole sentence if it is the first clause.
-    Of "a red car", with "red car" a rejected attribute and "car" no rejected thing, only "red" is
-    removed. Words are never cut.
+    A clause that names a rejected object is removed; if it is the first clause, the sentence is.
+    If only an attribute is rejected, such as "red car" without "car", only the attribute is
+    removed. Words are never split.
 
     Args:
-        text: A caption.
-        things: Rejected phrases; "construction site" is one thing.
-        attributes: Rejected phrases of an attribute and its thing.
+        text: Caption.
+        things: Rejected objects, such as "construction site".
+        attributes: Rejected phrases of an attribute and its object, such as "red car".
     """
     words = sorted({phrase for phrase in things if phrase.strip()})
     said = [phrase for phrase in attributes if not names_any(phrase, words)]
@@ -146,7 +146,7 @@ def remove_phrases(text: str, things: Collection[str], attributes: Collection[st
 
 
 def _pruned(sentence: str, rejected: Sequence[str], places: Collection[int] = ()) -> str:
-    """The sentence without clauses that name a phrase or contain one of the places."""
+    """Remove clauses that name a phrase or contain one of the character positions."""
     end = _END.search(sentence)
     body = sentence[: end.start()] if end else sentence
     cuts = [match.start() for match in _CLAUSE.finditer(body)]
@@ -164,31 +164,31 @@ def _pruned(sentence: str, rejected: Sequence[str], places: Collection[int] = ()
 
 
 def _without_attributes(sentence: str, phrases: Sequence[str]) -> str:
-    # the grammar is asked only where it matters
+    # parsing is slow
     if not names_any(sentence, [phrase.rpartition(" ")[2] for phrase in phrases]):
         return sentence
     _, places = attribute_mentions(sentence, phrases)
     if places:
         sentence = _pruned(sentence, (), places)
     spans, _ = attribute_mentions(sentence, phrases) if sentence else ((), ())
-    # what the grammar does not see is found by its words, or else goes with its clause
+    # mentions that the parser missed are matched literally, or removed with their clause
     sentence = cut(sentence, spans)
     return _pruned(cut(sentence, literal_mentions(sentence, phrases)), phrases)
 
 
 def attribute_mentions(sentence: str, phrases: Collection[str]) -> tuple[list[Span], list[int]]:
-    """Where a sentence says one of the phrases, by its grammar.
+    """Locate attributes in a sentence by its syntax.
 
     In "a fence and green trees" the fence is not green; in "large and green trees" the trees are
     large.
 
     Args:
         sentence: One sentence.
-        phrases: Phrases of an attribute and its thing, such as "red car".
+        phrases: Phrases of an attribute and its object, such as "red car".
 
     Returns:
-        Spans of characters that can be removed without loss ("red" of "a red car"), and positions
-        of attributes that are the point of their clause ("the car is red").
+        Character spans of attributes that can be removed ("red" of "a red car"), and positions of
+        those whose clause has to be removed ("the car is red").
     """
     wanted = {phrase.lower() for phrase in phrases}
     (document,) = read_documents([sentence])
@@ -206,7 +206,7 @@ def attribute_mentions(sentence: str, phrases: Collection[str]) -> tuple[list[Sp
 
 
 def _tokens(found: Attribute, attributes: Collection[int]) -> Span | None:
-    """The tokens to remove, with the comma or the "and" that joined them to another attribute."""
+    """Tokens to remove, with the comma or "and" that joins them to another attribute."""
     token, noun, document = found.token, found.noun, found.token.doc
     start, end = first_of_word(token).i, token.i + 1
     while start > 0 and document[start - 1].dep_ == "advmod" and document[start - 1].head == token:
@@ -216,7 +216,7 @@ def _tokens(found: Attribute, attributes: Collection[int]) -> Span | None:
     after = end
     while after < noun.i and document[after].lower_ in _JOINERS:
         after += 1
-    if after > end:  # "tall and green trees", less "tall"
+    if after > end:  # "tall" of "tall and green trees"
         return start, after
     before = start
     while before > 0 and document[before - 1].lower_ in _JOINERS:
@@ -226,7 +226,7 @@ def _tokens(found: Attribute, attributes: Collection[int]) -> Span | None:
 
 
 def literal_mentions(sentence: str, phrases: Iterable[str]) -> list[Span]:
-    """Where the first word of a phrase precedes the others directly, joined to no word before."""
+    """Spans of attributes directly before their noun, without a preceding "and" or comma."""
     words = list(_WORD.finditer(sentence))
     found = set()
     for attribute, *head in filter(None, (phrase.lower().split() for phrase in phrases)):
@@ -243,9 +243,9 @@ def literal_mentions(sentence: str, phrases: Iterable[str]) -> list[Span]:
 
 
 def cut(sentence: str, spans: Collection[Span]) -> str:
-    """The sentence without these characters, with articles and the capital corrected.
+    """Remove spans of characters, and correct articles and capitalisation.
 
-    "An old building", less "old", is "A building".
+    "An old building" without "old" becomes "A building".
     """
     if not spans:
         return sentence
@@ -256,7 +256,7 @@ def cut(sentence: str, spans: Collection[Span]) -> str:
 
 
 def _united(spans: Collection[Span]) -> list[Span]:
-    """Overlapping spans as one, as in "old and new", less both."""
+    """Merge overlapping spans, as of "old" and "new" in "old and new"."""
     united: list[Span] = []
     for start, end in sorted(spans):
         if united and start <= united[-1][1]:

@@ -1,4 +1,4 @@
-"""An image on its way to the models: decoded once, upright, blurred where it leaves the machine."""
+"""Encoding of images for the models."""
 
 import threading
 from functools import cached_property
@@ -15,11 +15,11 @@ JPEG_QUALITY = 95
 
 
 class Picture:
-    """An image and the forms in which models get it. Its methods may be called from any thread.
+    """An image and the encoded forms that models receive. Thread-safe.
 
     Args:
-        source: the image as stored.
-        blurrer: makes faces and plates unreadable.
+        source: Image as stored.
+        blurrer: Pixelates faces and number plates.
     """
 
     def __init__(self, source: SourceImage, blurrer: Blurrer):
@@ -29,21 +29,21 @@ class Picture:
 
     @property
     def image(self) -> Image.Image:
-        """RGB, upright.
+        """Upright RGB image.
 
         Raises:
-            BadImageError: it cannot be used.
+            BadImageError: The image cannot be decoded.
         """
         with self._lock:
             return self._image
 
     def whole(self, blurred: bool) -> bytes:
-        """The encoded image, without metadata."""
+        """Encoded image, without metadata."""
         with self._lock:
             return self._blurred if blurred else self._plain
 
     def crop(self, box: Box, blurred: bool) -> bytes:
-        """The encoded surroundings of a box."""
+        """Encoded crop of a box and its margin."""
         with self._lock:
             image = self._blurred_image if blurred else self._image
             return encode_image(crop(image, box), "JPEG", JPEG_QUALITY)
@@ -54,8 +54,7 @@ class Picture:
 
     @cached_property
     def _plain(self) -> bytes:
-        # encoded anew: models and servers disagree on EXIF orientation, and metadata may say
-        # where and by whom a photo was taken
+        # re-encoded, since servers disagree on EXIF orientation, and metadata may identify people
         return encode_image(self._image, "JPEG", JPEG_QUALITY)
 
     @cached_property

@@ -1,8 +1,8 @@
-"""Personal data: faces and number plates in images, addresses and numbers in texts.
+"""Removal of personal data: faces and number plates in images, addresses and numbers in text.
 
-The detectors are OpenCV's cascades, which its wheel ships: they find large frontal faces and many
-plates, miss others, and report some false ones. A recipe may name a better detector. Whatever is
-found is made unrecognisable, irreversibly, before the image leaves the machine.
+By default, OpenCV's bundled cascades detect large frontal faces and many plates; they miss others
+and give false positives. A recipe may name a better detector. Detections are irreversibly pixelated
+before an image leaves the machine.
 """
 
 import re
@@ -27,9 +27,9 @@ CASCADES = (
     "haarcascade_russian_plate_number.xml",
 )
 LONG_SIDE_PX = 1600
-"""Larger images are searched at this size; what is too small then is not readable either."""
+"""Larger images are reduced to this size for detection; smaller details are not readable."""
 MOSAIC = 6
-"""Cells across a finding: too few to recognise a face or read a plate."""
+"""Cells across a detection; too few to recognise a face or read a plate."""
 MARGIN = 0.15
 JPEG_QUALITY = 95
 PLAIN_INFO = frozenset(
@@ -37,20 +37,20 @@ PLAIN_INFO = frozenset(
 )
 """Metadata that does not reveal where or by whom a photo was taken."""
 Detector = Callable[[NDArray[np.uint8]], Sequence[Box]]
-"""From `(H, W, 3)` RGB to the boxes of what must not be recognised."""
+"""Function from RGB pixels `(H, W, 3)` to the boxes to pixelate."""
 
 
 class Blurrer:
-    """Makes faces and number plates unrecognisable.
+    """Pixelates faces and number plates.
 
     Args:
         detector: "package.module:callable", a `Detector`; OpenCV's cascades by default.
 
     Raises:
-        CaptioningError: There is no such callable.
+        CaptioningError: The detector cannot be imported.
 
     Attributes:
-        revision: Of detector and rules; part of the ledger's keys.
+        revision: Version of detector and rules; part of the ledger's keys.
     """
 
     def __init__(self, detector: str | None = None):
@@ -62,14 +62,14 @@ class Blurrer:
         return self._given or _cascade_detector()
 
     def blur(self, data: bytes) -> bytes:
-        """The image without recognisable faces and plates.
+        """Pixelate faces and number plates in an image.
 
         Args:
-            data: An encoded image, upright.
+            data: Encoded upright image.
 
         Returns:
-            The same bytes if nothing was found and there are no metadata (EXIF, comments, ...);
-            otherwise a JPEG without either.
+            The same bytes if nothing was detected and there is no metadata (EXIF, comments, ...);
+            otherwise a JPEG without metadata.
         """
         image = decode_image(data)
         found = sorted(self._detect(np.asarray(image)))
@@ -81,7 +81,7 @@ class Blurrer:
 
 
 def _mosaic(image: Image.Image, box: Box) -> None:
-    """Cover a box and its margin with a few cells of their mean colours."""
+    """Pixelate a box and its margin."""
     pad_y, pad_x = round(box.height * MARGIN), round(box.width * MARGIN)
     area = (
         max(0, box.left - pad_x),
@@ -143,10 +143,10 @@ REPLACEMENTS = {
     "plate": "a number plate",
     "url": "a web address",
 }
-"""Replacements in a caption for what was found."""
+"""Replacement text by kind of personal data."""
 
 _PATTERNS: dict[str, re.Pattern[str]] = {
-    # every repetition is bounded, and none starts within another: linear time
+    # linear time: repetitions are bounded, and a match cannot start within a longer one
     "email": re.compile(
         r"(?<![\w.+-])[A-Za-z0-9][\w.+-]{0,63}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,4}"
     ),
@@ -177,12 +177,12 @@ _PATTERNS: dict[str, re.Pattern[str]] = {
 
 
 def scan_text(text: str) -> tuple[str, ...]:
-    """The kinds of personal data that a text appears to contain, sorted: keys of `REPLACEMENTS`."""
+    """Kinds of personal data that a text appears to contain, as sorted keys of `REPLACEMENTS`."""
     return tuple(sorted({kind for kind, _, _ in _findings(text)}))
 
 
 def redact_text(text: str) -> str:
-    """The text with what `scan_text` finds replaced by a word for it."""
+    """Replace the personal data that `scan_text` finds."""
     parts, at = [], 0
     for kind, start, stop in _findings(text):
         if start >= at:

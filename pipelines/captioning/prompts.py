@@ -1,8 +1,8 @@
-"""Prompts, in versions: after a change only the answers to the changed prompt are asked anew.
+"""Versioned prompts: a changed prompt invalidates only its own answers.
 
-The long prompts ask for the same as the paper's (its Figures 7 and 8): functional layout, road
-network, human activity, natural elements. Text in an image, or in a caption that a model wrote, is
-content and never instructions; captions are passed between delimiters that they cannot close.
+The long prompts cover the same aspects as the paper's (Figures 7 and 8): functional layout, road
+network, human activity, natural elements. Text in images and captions is treated as content, never
+as instructions; captions are enclosed in delimiters that they cannot close.
 """
 
 import hashlib
@@ -72,14 +72,14 @@ _MERGE = (
 
 
 class Prompts:
-    """All prompts of a run.
+    """Prompts of a run.
 
     Args:
-        given: `{task: {view: text}}` instead of this project's own. The text of a merge holds
-            {caption}, {details} and {rejected}; a literal brace is written twice.
+        given: Custom prompts, `{task: {view: text}}`. A merge prompt contains {caption}, {details}
+            and {rejected}; literal braces are doubled.
 
     Raises:
-        CaptioningError: A text has the wrong fields.
+        CaptioningError: A prompt has missing or unknown fields.
     """
 
     def __init__(self, given: Mapping[Task, Mapping[View, str]] | None = None):
@@ -95,28 +95,28 @@ class Prompts:
 
     @property
     def revision(self) -> str:
-        """Of all prompts."""
+        """Hash of all prompts."""
         versions = sorted(_version(*which, text) for which, text in self._texts.items())
         return hashlib.sha256(" ".join(versions).encode()).hexdigest()[:16]
 
     def describe(self, view: View) -> tuple[str, str]:
-        """The prompt for a long caption, and its version."""
+        """Prompt for a long caption, and its version."""
         text = self._texts["describe", view]
         return text.format(), _version("describe", view, text)
 
     def local(self, view: View) -> str:
-        """The prompt for a crop."""
+        """Prompt for a crop."""
         return self._texts["local", view].format()
 
     def merge(
         self, view: View, caption: str, details: Sequence[str], rejected: Sequence[str]
     ) -> str:
-        """The prompt for the refined caption.
+        """Prompt for a refined caption.
 
         Args:
-            view: Of the image.
-            caption: The long caption.
-            details: Local captions that survived.
+            view: View of the image.
+            caption: Long caption.
+            details: Local captions without unsupported phrases.
             rejected: Phrases that the image does not support.
         """
         return self._texts["merge", view].format(
@@ -141,7 +141,6 @@ def _check_fields(task: Task, view: View, text: str) -> None:
 
 
 def _version(task: Task, view: View, text: str) -> str:
-    """Readable, with a hash of the text."""
     return f"{task}-{view}-0@{hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]}"
 
 

@@ -1,4 +1,4 @@
-"""The recipe of a run: a YAML file, checked as a whole before anything starts."""
+"""Recipe of a captioning run: a YAML file, validated before anything starts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,20 +18,20 @@ AtLeastOne = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True)
 class Component:
-    """Something chosen by name, with options of its own; a plain text is a name."""
+    """A component selected by name, with options; in YAML, a string is a name."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class GenerateSettings(Record):
-    """The long captions.
+    """Settings of the long captions.
 
     Attributes:
-        captions_per_model: Captions of each image.
-        temperature: Temperatures of the captions in turn; repeated if there are fewer.
-        top_p: Nucleus of the sampling.
-        max_tokens: Longest answer.
+        captions_per_model: Number of captions per image and model.
+        temperature: Sampling temperatures of the captions, repeated if there are fewer.
+        top_p: Probability mass of nucleus sampling.
+        max_tokens: Maximum number of tokens per caption.
     """
 
     captions_per_model: AtLeastOne = 3
@@ -48,18 +48,18 @@ class GenerateSettings(Record):
 
 
 class SegmentSettings(Record):
-    """The salient boxes: `segmenter`, a name in `kit.PARTS`."""
+    """Settings of the salient boxes: `segmenter`, a name in `kit.PARTS`."""
 
     segmenter: Component = Component("felzenszwalb")
 
 
 class FilterSettings(Record):
-    """Which phrases the image supports.
+    """Settings of the phrase filter.
 
     Attributes:
-        parser: Parser of sentences, a name in `kit.PARTS`.
-        detector: Detector of phrases, a name in `kit.PARTS`.
-        threshold: Phrases that score below it are dropped.
+        parser: Scene graph parser, a name in `kit.PARTS`.
+        detector: Phrase detector, a name in `kit.PARTS`.
+        threshold: Lowest detector score of a phrase that is kept.
     """
 
     parser: Component = Component("spacy")
@@ -68,11 +68,11 @@ class FilterSettings(Record):
 
 
 class ConsensusSettings(Record):
-    """Which caption is kept.
+    """Settings of the consensus.
 
     Attributes:
-        weights: Alpha, beta and gamma of CAPTURE, for objects, attributes and relations.
-        encoder: Embeds phrases, see `encoder.sentence_encoder`.
+        weights: Alpha, beta and gamma of CAPTURE: weights of objects, attributes and relations.
+        encoder: Sentence encoder for phrases, see `encoder.sentence_encoder`.
     """
 
     weights: tuple[float, float, float] = (5.0, 5.0, 2.0)
@@ -80,13 +80,13 @@ class ConsensusSettings(Record):
 
 
 class PrivacySettings(Record):
-    """Personal data.
+    """Handling of personal data.
 
     Attributes:
-        blur: Whether faces and number plates are made unreadable in what is sent to "remote"
-            models (those on another machine), "always", or "never".
-        detector: "package.module:callable" that finds the boxes; OpenCV's cascades by default.
-        redact: Remove e-mail addresses, telephone and plate numbers from captions.
+        blur: Pixelate faces and number plates in images for "remote" models (those on other
+            machines), "always", or "never".
+        detector: "package.module:callable" that detects them; OpenCV's cascades by default.
+        redact: Replace web and e-mail addresses, telephone and plate numbers in captions.
     """
 
     blur: Literal["remote", "always", "never"] = "remote"
@@ -95,12 +95,12 @@ class PrivacySettings(Record):
 
 
 class RunSettings(Record):
-    """How the work is divided and paced; nothing here changes a result.
+    """Settings of the execution, which do not affect results.
 
     Attributes:
-        images_per_shard: Images that a process takes at a time.
-        images_in_flight: Images that a process works on at once; memory grows with it.
-        gallery_size: Images shown in the report.
+        images_per_shard: Number of images per shard.
+        images_in_flight: Images that a process handles concurrently; memory grows with it.
+        gallery_size: Number of images in the gallery.
     """
 
     images_per_shard: AtLeastOne = 256
@@ -109,21 +109,22 @@ class RunSettings(Record):
 
 
 class Recipe(Record):
-    """A run.
+    """Recipe of a captioning run.
 
     Attributes:
         dataset_name: Folder or Hub id of a dataset in this project's layout, or a folder of images.
-        output_dir: Folder of the run: ledgers, candidates, report.
-        models: A mapping per model; see `clients.open_model`. Their order is priority in ties.
-        cities: Cities of the dataset; all by default. For a folder of images, the city's name.
-        views: Views of the dataset; all by default. A folder of images has one.
-        max_images: Use only the first images of each table.
+        output_dir: Output folder for ledgers, candidates and report.
+        models: Fields of each captioning model, see `clients.open_model`. In ties, earlier models
+            are preferred.
+        cities: Cities to caption; all by default. For a folder of images, the name of its city.
+        views: Views to caption; all by default. A folder of images needs exactly one.
+        max_images: Maximum number of images per table; the first are used.
         seed: Seed of all sampling.
-        synthetic: The models or the images are simulated; reports say so.
-        prompts: `{task: {view: text}}` instead of the prompts of `prompts`.
-        filters: What drops images and captions: names, or `{name: options}`; see `filters`.
-        refine: Check the captions against the image and rewrite them. Without it (an ablation, or
-            a cheap run) the consensus is that of the captions as first written.
+        synthetic: Whether models or images are simulated, which is stated in reports.
+        prompts: Custom prompts, `{task: {view: text}}`; see `prompts`.
+        filters: Filters of images and captions: names, or `{name: options}`; see `filters`.
+        refine: Check captions against the image and rewrite them. If false (for an ablation, or at
+            lower cost), the consensus uses the captions as generated.
     """
 
     dataset_name: str
@@ -158,23 +159,23 @@ class Recipe(Record):
 
     @property
     def model_names(self) -> tuple[str, ...]:
-        """Names of the models in order of priority."""
+        """Model names in order of priority."""
         return tuple(model["name"] for model in self.models)
 
     def outcome_fields(self) -> dict[str, Any]:
-        """Everything that a result depends on, and nothing else."""
+        """Fields that affect results."""
         return self.model_dump(exclude={"output_dir", "run", "models"})
 
 
 def read_recipe(path: str | Path, **overrides: Any) -> Recipe:
-    """Read a recipe.
+    """Read a recipe from a YAML file.
 
     Args:
         path: YAML file.
-        overrides: Top-level fields that replace those of the file; those that are None do not.
+        overrides: Top-level fields that replace those of the file, unless they are None.
 
     Raises:
-        CaptioningError: No such file, not YAML, unknown fields, or wrong values; all are listed.
+        CaptioningError: Unreadable file, or unknown fields or invalid values; all are listed.
     """
     try:
         values = read_yaml(path)
@@ -185,10 +186,10 @@ def read_recipe(path: str | Path, **overrides: Any) -> Recipe:
 
 
 def make_recipe(values: Mapping[str, Any]) -> Recipe:
-    """A recipe from plain values, as in a YAML file.
+    """Create a recipe from plain values, as in a YAML file.
 
     Raises:
-        CaptioningError: Unknown or missing fields, or wrong values; all are listed.
+        CaptioningError: Unknown or missing fields, or invalid values; all are listed.
     """
     try:
         return make_record(Recipe, values)

@@ -1,7 +1,6 @@
-"""The records that pass through the stages, and the protocols of the parts that stages call.
+"""Records that pass through the stages, and protocols of models and components.
 
-Records are frozen: a stage returns a new one (`dataclasses.replace`). The runner knows models only
-by the protocols, so it treats a server and a simulated model alike.
+Records are frozen: stages return new ones (`dataclasses.replace`).
 """
 
 from collections.abc import Sequence
@@ -20,10 +19,10 @@ PhraseSource = Literal["caption", "local"]
 
 @dataclass(frozen=True)
 class SourceImage:
-    """An image of the input table.
+    """An input image.
 
     Attributes:
-        image_id: Id in the table.
+        image_id: Id in the input table.
         view: "street_view" or "satellite".
         sha256: Hash of the encoded bytes, hexadecimal.
         data: Encoded bytes, as stored.
@@ -47,7 +46,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a model samples its answer; temperature 0 is greedy."""
+    """Sampling parameters; temperature 0 is greedy decoding."""
 
     temperature: float = 0.2
     top_p: float = 1.0
@@ -57,19 +56,19 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One question to a captioning model.
+    """A request to a captioning model.
 
-    A real model gets `prompt` and `image`; a simulated model answers from the other fields.
+    Real models receive `prompt` and `image`; simulated models use the other fields.
 
     Attributes:
-        task: The stage that asks.
-        prompt: The user's message, text only.
-        image: Encoded bytes (JPEG) of the image or the crop, as they leave the machine.
-        sampling: How to sample the answer.
-        image_id: Id of the whole image.
-        image_sha256: Hash of the whole image as stored.
+        task: Stage that sends the request.
+        prompt: Text of the user message.
+        image: JPEG bytes of the image or crop, as sent.
+        sampling: Sampling parameters.
+        image_id: Id of the image.
+        image_sha256: Hash of the image as stored.
         view: "street_view" or "satellite".
-        box: The crop; None for the whole image.
+        box: Box of the crop; None for the full image.
         caption: Long caption, for a merge.
         details: Local captions without unsupported phrases, for a merge.
         rejected: Phrases that the image does not support, for a merge.
@@ -90,15 +89,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """The answer of a model.
+    """Answer of a captioning model.
 
     Attributes:
         text: Text as received, stripped; never empty.
-        finish_reason: "stop", "length", "content_filter" or whatever the server reports.
-        prompt_tokens: Counted by the server; 0 if it does not report them.
-        completion_tokens: Likewise.
-        attempts: Requests made.
-        seconds: From the first request to the answer.
+        finish_reason: "stop", "length", "content_filter" or another value from the server.
+        prompt_tokens: Number of prompt tokens; 0 if not reported.
+        completion_tokens: Number of completion tokens; 0 if not reported.
+        attempts: Number of requests sent.
+        seconds: Time from the first request to the answer.
     """
 
     text: str
@@ -111,12 +110,12 @@ class Reply:
 
 @dataclass(frozen=True)
 class SceneGraph:
-    """Scene graph of a sentence; heads and words are not yet normalised.
+    """Scene graph of a sentence, not normalised.
 
     Attributes:
         objects: Entity heads.
-        attributes: (head, attribute).
-        relations: (subject head, relation, object head).
+        attributes: Pairs (head, attribute).
+        relations: Triples (subject head, relation, object head).
     """
 
     objects: tuple[str, ...] = ()
@@ -126,17 +125,17 @@ class SceneGraph:
 
 @dataclass(frozen=True)
 class Phrase:
-    """A visual element that a caption names, with the detector's score.
+    """A phrase of a caption, with its detector score.
 
     Attributes:
         text: Query to the detector, such as "red car".
-        kind: "object" (bare), "attribute" (with one) or "relation".
-        source: The long caption, or a local one.
-        sentence: Number of the sentence in its text, or of the local caption.
-        score: Score of the detector in [0, 1]; None if it was not asked.
-        kept: Whether the image supports it, or there is no score.
-        reason: Why it was dropped ("below_threshold") or has no score: "too_long" for the
-            detector; a "relation", which it cannot judge; "not_visual", such as "scene".
+        kind: "object", "attribute" (with its object) or "relation".
+        source: "caption" (the long caption) or "local".
+        sentence: Index of the sentence in the caption, or of the local caption.
+        score: Detector score in [0, 1]; None if not scored.
+        kept: Whether the image supports it, or it was not scored.
+        reason: Reason for dropping it ("below_threshold") or not scoring it: "too_long" for the
+            detector, "relation", or "not_visual" (such as "scene").
     """
 
     text: str
@@ -150,7 +149,7 @@ class Phrase:
 
 @dataclass(frozen=True)
 class LocalCaption:
-    """The short caption of a salient box; where there is none, `text` is empty with a reason."""
+    """Short caption of a salient box; after a failure, `text` is empty and `reason` is set."""
 
     box: Box
     text: str
@@ -159,7 +158,7 @@ class LocalCaption:
 
 @dataclass(frozen=True)
 class Usage:
-    """Cost of a candidate: requests, tokens, seconds of waiting, currency units."""
+    """Cost of a candidate: requests, tokens, waiting time in seconds, price."""
 
     requests: int = 0
     attempts: int = 0
@@ -174,14 +173,14 @@ class Usage:
 
 @dataclass(frozen=True)
 class Scores:
-    """Mean CAPTURE of a candidate against the other candidates of its image.
+    """Mean CAPTURE scores of a candidate against the other candidates of its image.
 
     Attributes:
-        score: Consensus; None if there is no other candidate.
-        object_f1: Mean F1 of the objects.
-        attribute_f1: Mean F1 of the attributes.
-        relation_f1: Mean F1 of the relations.
-        cross_model: Consensus with candidates of other models only.
+        score: Consensus score; None if there is no other candidate.
+        object_f1: Mean F1 score of the objects.
+        attribute_f1: Mean F1 score of the attributes.
+        relation_f1: Mean F1 score of the relations.
+        cross_model: Consensus score against candidates of other models only.
     """
 
     score: float | None = None
@@ -193,27 +192,27 @@ class Scores:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A caption on its way through the stages.
+    """A candidate caption of an image.
 
     Attributes:
-        image_id: The image.
+        image_id: Id of the image.
         image_sha256: Hash of the image's bytes.
         view: "street_view" or "satellite".
-        model: Name in the recipe.
+        model: Name of the model in the recipe.
         model_revision: Model id, revision and quantisation.
-        prompt_version: Version of the prompt of the long caption.
-        index: Number of the caption among those of its model and image, from 0.
-        sampling: Sampling of the long caption.
+        prompt_version: Version of the prompt for the long caption.
+        index: Index of the caption among those of its model and image.
+        sampling: Sampling parameters of the long caption.
         stage: Last finished stage: "generate", "filter", "merge" or "consensus".
-        text: The caption at this stage.
-        generated: The long caption as the model wrote it, without control characters.
-        finish_reason: Of `text`.
-        details: Local captions of its model.
-        phrases: Visual elements of the caption and of the details.
-        flags: Findings that are no reason to drop it ("phone_number", "merge_refused", ...).
-        drop_reason: Why it takes no part in the consensus; empty if it does.
-        scores: Consensus.
-        chosen: Whether it is the best of its image.
+        text: Caption at this stage.
+        generated: Long caption as generated, without control characters.
+        finish_reason: Finish reason of `text`.
+        details: Local captions by the same model.
+        phrases: Phrases of the caption and of its local captions.
+        flags: Findings without consequence ("phone", "merge_refusal", ...).
+        drop_reason: Reason for exclusion from the consensus, else empty.
+        scores: Consensus scores.
+        chosen: Whether it was chosen for its image.
         usage: Cost.
     """
 
@@ -244,7 +243,7 @@ class Candidate:
 
 
 class CaptionModel(Protocol):
-    """A multimodal language model; a method `cost(prompt_tokens, completion_tokens)` is optional.
+    """A captioning model; a method `cost(prompt_tokens, completion_tokens)` is optional.
 
     Attributes:
         name: Name in the recipe, the tables and the reports.
@@ -257,10 +256,10 @@ class CaptionModel(Protocol):
     remote: bool
 
     async def complete(self, request: Request) -> Reply:
-        """Answer; limits its own concurrency and retries transient failures.
+        """Answer a request, limiting concurrency and retrying temporary failures.
 
         Raises:
-            RequestFailedError: There is no usable answer.
+            RequestFailedError: No usable answer.
         """
         ...
 
@@ -270,30 +269,30 @@ class CaptionModel(Protocol):
 
 
 class Segmenter(Protocol):
-    """Segments an image. `revision` is part of the ledger's keys."""
+    """Image segmenter; `revision` is part of the ledger's keys."""
 
     revision: str
 
     def masks(self, image: Image.Image) -> list[NDArray[np.bool_]]:
-        """Masks `(H, W)` of an upright RGB image, in a fixed order; may overlap."""
+        """Masks `(H, W)` of an upright RGB image, in a fixed order and possibly overlapping."""
         ...
 
 
 class SceneGraphParser(Protocol):
-    """Turns sentences into scene graphs. `revision` is part of the ledger's keys."""
+    """Scene graph parser; `revision` is part of the ledger's keys."""
 
     revision: str
 
     def parse(self, sentences: Sequence[str]) -> list[SceneGraph]:
-        """One graph per sentence, which does not depend on the rest of the batch."""
+        """Scene graph of each sentence, independent of the other sentences."""
         ...
 
 
 class PhraseDetector(Protocol):
-    """Scores phrases against an image. `revision` is part of the ledger's keys."""
+    """Phrase detector; `revision` is part of the ledger's keys."""
 
     revision: str
 
     def detect(self, source: SourceImage, phrases: Sequence[str]) -> NDArray[np.float32]:
-        """Score of each phrase in [0, 1]; NaN for one that is too long to be asked."""
+        """Score of each phrase in [0, 1], `(phrases,)`; NaN for phrases that are too long."""
         ...

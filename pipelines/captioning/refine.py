@@ -1,4 +1,4 @@
-"""What a merge prompt contains, and what becomes of its answer."""
+"""Inputs of a merge prompt, and handling of its answer."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,24 +10,21 @@ from .text import tidy_caption
 
 MIN_WORDS_OF_A_DETAIL = 3
 NO_DETAIL = frozenset({"injection", "markup", "not_english", "refusal", "template_token"})
-"""Text filters that apply to local captions; the others are meant for long captions."""
+"""Text filters for local captions; the others are meant for long captions."""
 
 
 def rejected_phrases(one: Candidate) -> tuple[str, ...]:
-    """The phrases of the caption and its details that the image does not support, sorted."""
+    """Unsupported phrases of the caption and its local captions, sorted."""
     return tuple(sorted({phrase.text for phrase in one.phrases if not phrase.kept}))
 
 
 def plain_removal(one: Candidate) -> str:
-    """The caption less the phrases that the image does not support, cut by rules."""
+    """Caption without unsupported phrases, removed by rules."""
     return _less(one.text, [phrase for phrase in one.phrases if not phrase.kept])
 
 
 def supported_details(one: Candidate, filters: Filters) -> tuple[str, ...]:
-    """The local captions less what the image does not support.
-
-    Answers that are no captions, such as refusals, are left out.
-    """
+    """Local captions without unsupported phrases, leaving out refusals and similar answers."""
     found = []
     for number, detail in enumerate(one.details):
         text, _ = tidy_caption(detail.text)
@@ -47,13 +44,13 @@ def supported_details(one: Candidate, filters: Filters) -> tuple[str, ...]:
 def apply_merge(
     one: Candidate, text: str, filters: Filters, finish_reason: str = "stop"
 ) -> Candidate:
-    """The candidate with its refined caption, or with a plain removal if that is unusable.
+    """Candidate with its refined caption, or the result of `fall_back` if that is unusable.
 
     Args:
-        one: The candidate after the phrase filter.
-        text: The model's answer.
-        filters: The filters of the recipe.
-        finish_reason: Of the answer.
+        one: Candidate after the phrase filter.
+        text: Answer of the model.
+        filters: Filters of the recipe.
+        finish_reason: Finish reason of the answer.
     """
     text, flags = tidy_caption(text)
     answer = Answer(
@@ -70,12 +67,12 @@ def apply_merge(
 
 
 def fall_back(one: Candidate, reason: str, filters: Filters) -> Candidate:
-    """The candidate whose model gave no usable refined caption: its own, less what was rejected.
+    """Candidate with `plain_removal`, for models that gave no usable refined caption.
 
     Args:
-        one: The candidate after the phrase filter.
-        reason: Why; becomes the flag `merge_<reason>`.
-        filters: The filters of the recipe.
+        one: Candidate after the phrase filter.
+        reason: Reason of the failure; stored as the flag `merge_<reason>`.
+        filters: Filters of the recipe.
     """
     flags = tuple(sorted({*one.flags, f"merge_{reason}"}))
     text = plain_removal(one)

@@ -1,4 +1,4 @@
-"""The report of a run: counts, reasons and costs as Markdown and JSON, and examples."""
+"""Report of a run: counts, drop reasons and cost as Markdown and JSON, and a gallery."""
 
 import hashlib
 import heapq
@@ -22,18 +22,18 @@ from .tables import read_candidates, read_rejects
 
 REPORT_FOLDER = "report"
 GALLERY_SHARES = {"without a caption": 0.4, "lowest consensus": 0.3, "random sample": 1.0}
-"""Largest share of the gallery that each reason to show an image may take, in this order."""
-# an underscore within a word is no markup
+"""Maximum share of the gallery by reason for showing an image, in order of priority."""
+# an underscore within a word is not markup
 MARKUP = re.compile(r"[\\`*\[\]<>|#&!~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What came of a run.
+    """Summary of a run.
 
     Attributes:
-        summary: Numbers of the run and of each model.
-        examples: Number of the table and id of the images to show, with the reason.
+        summary: Statistics of the run and of each model.
+        examples: Images to show, as the index of their table and their id, with the reason.
     """
 
     summary: dict[str, Any]
@@ -44,7 +44,7 @@ def report_run(recipe: Recipe) -> Path:
     """Write the report of the finished shards of a run.
 
     Returns:
-        The path of report.md.
+        Path of report.md.
     """
     finished = finished_shards(recipe)
 
@@ -78,16 +78,16 @@ def write_report(
     """Write report.md, report.json and gallery.html.
 
     Args:
-        output_dir: Folder of the report; made if need be.
+        output_dir: Folder of the report; created if missing.
         parts: Tables of candidates; the rows of an image are adjacent.
         rejects: Tables of rejects.
-        images: Yields the images of given ids.
+        images: Function that yields the images with given ids.
         title: Title of the report.
         synthetic: Whether images or models are simulated; stated in the report and the gallery.
-        gallery_size: Images in the gallery; 0 writes none.
+        gallery_size: Number of images in the gallery; 0 for no gallery.
 
     Returns:
-        The path of report.md.
+        Path of report.md.
     """
     found = examine(parts, rejects, gallery_size)
     summary = {"title": title, "synthetic": synthetic, **found.summary}
@@ -108,7 +108,7 @@ def write_report(
 def examine(
     parts: Sequence[Path], rejects: Sequence[Path] = (), gallery_size: int = 48
 ) -> Findings:
-    """Count what came of a run, and choose images to look at; memory does not grow with the run.
+    """Summarise a run and choose images for the gallery, in constant memory.
 
     Args:
         parts: Tables of candidates; the rows of an image are adjacent.
@@ -132,7 +132,7 @@ def examine(
             if best.scores.score is not None:
                 _offer(ranked["lowest consensus"], gallery_size, best.scores.score, part, image_id)
     listed = list(read_rejects(rejects))
-    # an image that could not be used has no candidate: only its reject tells of it
+    # unusable images have no candidates, only a reject
     unusable = sum(one.stage == "image" and one.reason != "no_caption" for one in listed)
     captioned = words.total()
     summary = {
@@ -148,7 +148,7 @@ def examine(
 
 
 class _ModelTally:
-    """Adds up the candidates of a model."""
+    """Statistics of the candidates of a model."""
 
     def __init__(self) -> None:
         self.numbers, self.dropped = Counter[str](), Counter[str]()
@@ -186,11 +186,11 @@ class _ModelTally:
 
 # ---- examples -----------------------------------------------------------------------------------
 
-_Ranked = tuple[float, bytes, int, str]  # rank, then by lot; number of the table, id
+_Ranked = tuple[float, bytes, int, str]  # rank, random order, index of the table, image id
 
 
 def _offer(ranked: list[_Ranked], size: int, rank: float, part: int, image_id: str) -> None:
-    """Remember an image if it is among the `size` of least rank."""
+    """Keep an image if it is among the `size` images of lowest rank."""
     lot = hashlib.sha256(image_id.encode("utf-8", "surrogatepass")).digest()
     ranked.append((rank, lot, part, image_id))
     if len(ranked) > 2 * size:
@@ -208,7 +208,7 @@ def _choices(ranked: dict[str, list[_Ranked]], size: int) -> dict[tuple[int, str
 
 
 def _read_examples(parts: Sequence[Path], wanted: dict[tuple[int, str], str]) -> list[Example]:
-    """The images to show with their candidates, by the reason why."""
+    """Images to show with their candidates, sorted by reason."""
     found = [
         Example(image_id, wanted[part, image_id], sorted(group, key=_order))
         for part in sorted({part for part, _ in wanted})
@@ -220,21 +220,21 @@ def _read_examples(parts: Sequence[Path], wanted: dict[tuple[int, str], str]) ->
 
 
 def _order(one: Candidate) -> tuple[bool, bool, float]:
-    """The chosen caption first, then by score, then the dropped."""
+    """Sort key: the chosen caption first, then by score, dropped ones last."""
     return not one.chosen, bool(one.drop_reason), -(one.scores.score or 0.0)
 
 
 def _images_of(path: Path) -> Iterator[tuple[str, list[Candidate]]]:
-    """Ids and candidates of the images of a table, in stored order."""
+    """Ids and candidates of the images in a table, in stored order."""
     for image_id, group in groupby(read_candidates([path]), key=lambda one: one.image_id):
         yield image_id, list(group)
 
 
 def _sorted(counts: Counter[str]) -> dict[str, int]:
-    """Counts, largest first, ties by name: the same in every run."""
+    """Counts, largest first, ties by name."""
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _cell(text: Any) -> str:
-    """Text from outside, as text: it can neither end the cell nor be read as markup."""
+    """Escape text for a Markdown table cell."""
     return MARKUP.sub(lambda match: f"&#{ord(match[0])};", " ".join(str(text).split()))

@@ -1,8 +1,7 @@
-"""A run, from a recipe to finished tables: on this machine, or on a Ray cluster.
+"""Execution of a recipe on this machine or on a Ray cluster.
 
-Whatever does the work, it does the same units into the same ledgers. A run may therefore be killed
-at any moment and resumed anywhere, and ends with the same tables.
-
+Both backends store the same units in the same ledgers, so an interrupted run may be resumed by
+either and gives the same tables.
 """
 
 import asyncio
@@ -25,10 +24,10 @@ class RunState:
     """Progress of a run.
 
     Attributes:
-        images: Images of all shards.
+        images: Number of images.
         shards: Number of shards.
-        done: Images of finished shards.
-        rejects: Rejects of finished shards.
+        done: Number of images in finished shards.
+        rejects: Number of rejects in finished shards.
     """
 
     images: int
@@ -38,7 +37,7 @@ class RunState:
 
     @property
     def finished(self) -> bool:
-        """Whether every shard is finished."""
+        """Whether all shards are finished."""
         return self.done == self.images
 
 
@@ -51,27 +50,27 @@ def run(
     num_actors: int = 1,
     ray_address: str | None = None,
 ) -> RunState:
-    """Do what is left of a run.
+    """Run a recipe, or resume it.
 
     Args:
-        recipe: The run.
-        shard: `(i, n)`: take only every n-th shard, starting at the i-th.
+        recipe: Recipe of the run.
+        shard: `(i, n)`: process only every n-th shard, starting at index i.
         retry_failed: Compute failed units again.
-        progress: Show a bar.
-        backend: "local": this process; "ray": actors of Ray Data. All machines must see
+        progress: Show a progress bar.
+        backend: "local" (this process) or "ray" (actors of Ray Data). All machines must access
             `output_dir` and the images under the same paths.
-        num_actors: Actors of the Ray backend.
-        ray_address: Ray cluster; by default that of RAY_ADDRESS, else this machine.
+        num_actors: Number of Ray actors.
+        ray_address: Address of the Ray cluster; RAY_ADDRESS, or this machine, by default.
 
     Returns:
-        Progress of the whole run.
+        Progress of all shards of the run.
 
     Raises:
-        CaptioningError: The recipe or its images cannot be used, or (Ray) some shards could not be
-            captioned; the others were.
+        CaptioningError: Invalid recipe or images, or (with Ray) some shards failed and the others
+            are finished.
         InUseError: Another process is working on the same shard.
-        ModelUnavailableError: A model cannot be asked at all.
-        OSError: The disk is full, or the run's folder cannot be written. So does `sqlite3.Error`.
+        ModelUnavailableError: No request to a model can succeed.
+        OSError: The disk is full, or the output folder is not writable; also `sqlite3.Error`.
     """
     mine = list_shards(recipe)[shard[0] :: shard[1]]
     if retry_failed:
@@ -84,7 +83,7 @@ def run(
 
 
 def state(recipe: Recipe) -> RunState:
-    """Progress of a run; reads only the shards' markers."""
+    """Progress of a run, from the markers of its shards."""
     shards = list_shards(recipe)
     with open_kit(recipe) as kit:
         finished = _finished(kit, shards)

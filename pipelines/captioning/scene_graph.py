@@ -1,8 +1,8 @@
-"""Scene graphs of text: splitting sentences, and FACTUAL's parser.
+"""Sentence splitting, and scene graph parsing with FACTUAL.
 
-FACTUAL (https://arxiv.org/abs/2305.17497) is a flan-T5 that writes graph strings. The checkpoint is
-loaded with transformers itself, since its authors' package does not run with transformers 5. The
-other parser, by grammar, is in `grammar`.
+FACTUAL (https://arxiv.org/abs/2305.17497) is a Flan-T5 that generates graph strings. It is loaded
+with transformers, since the authors' package does not support transformers 5. The rule-based parser
+is in `grammar`.
 """
 
 import re
@@ -18,7 +18,7 @@ SENTENCE_RULES = "sentences-1"
 """Version of `split_sentences`; part of the parsers' revisions."""
 
 _LIST_MARKER = re.compile(r"\s*(?:#+\s+|[-*•]\s+|\(?\d{1,2}[.)]\s+)?")
-# a mark that may end a sentence, with the quotes and brackets that close over it
+# a mark that may end a sentence, with closing quotes and brackets
 _END_MARK = re.compile(r"[.!?]+[\"'”’)\]*]*")
 _LAST_WORD = re.compile(r"[A-Za-z.]+$")
 _GLUED_WORD = re.compile(r"[a-z]{3,}$")
@@ -31,14 +31,14 @@ _FACT_END = re.compile(r"\)\s*,")
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a caption.
+    """Split a caption into sentences.
 
-    A sentence ends at the end of a line, or at `.`, `!` or `?` before white space, unless there is
-    an abbreviation or an initial. Models forget the space after a full stop, so `charm.A train` is
-    split too. Markers of lists and headings are not part of a sentence.
+    A sentence ends at the end of a line, or at `.`, `!` or `?` before white space, except after an
+    abbreviation or initial. Models forget the space after a full stop, so `charm.A train` is split
+    too. Markers of lists and headings are removed.
 
     Returns:
-        Parts of the text, stripped and never empty.
+        Stripped, non-empty parts of the text.
     """
     return [text[start:end] for start, end in sentence_spans(text)]
 
@@ -53,18 +53,18 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
 
 
 def parse_graph_string(text: str) -> SceneGraph:
-    """Read what FACTUAL's model writes, such as `( car , is , red ) , ( car , on , road )`.
+    """Parse an output of FACTUAL, such as `( car , is , red ) , ( car , on , road )`.
 
     Facts are separated by `) ,` and have three parts separated by commas. `X is red` is an
-    attribute; `X is 2` is a number, of which only the object is kept; anything else is a relation.
-    A fact with another number of parts is left out, but if it is the only one, its first part is an
-    object (as the reference reads it: FactualSceneGraph, github.com/zhuang-li/FactualSceneGraph).
+    attribute; of `X is 2`, a number, only the object is kept; anything else is a relation. A fact
+    with another number of parts is skipped, unless it is the only one: then its first part is an
+    object, as in the reference (FactualSceneGraph, github.com/zhuang-li/FactualSceneGraph).
 
     Args:
-        text: any string; what cannot be read is left out.
+        text: Any string; malformed facts are skipped.
 
     Returns:
-        Objects, attributes and relations in the order in which they are first named, once each.
+        Distinct objects, attributes and relations in order of occurrence.
     """
     facts = [_parts(fact) for fact in _FACT_END.split(text)]
     objects: list[str] = []
@@ -86,7 +86,7 @@ def parse_graph_string(text: str) -> SceneGraph:
 
 
 def merge_graphs(graphs: Iterable[SceneGraph]) -> SceneGraph:
-    """All that several sentences say, in their order, once each."""
+    """Distinct objects, attributes and relations of several graphs, in order."""
     graphs = list(graphs)
     return SceneGraph(
         _unique(chain.from_iterable(graph.objects for graph in graphs)),
@@ -115,7 +115,7 @@ def _ends(text: str, mark: re.Match[str], line_end: int) -> bool:
     word = _LAST_WORD.search(before[-20:])
     if word is None:
         return True
-    # an initial is a capital; the others are written either way
+    # initials are capitals; other abbreviations may be in either case
     return not any(_ABBREVIATION.fullmatch(form) for form in (word[0], word[0].lower()))
 
 
@@ -141,21 +141,20 @@ LENGTH_STEP = 8
 
 
 class FactualParser:
-    """Turns sentences into scene graphs by the FACTUAL model, which loads when first needed.
+    """Scene graph parser by FACTUAL, loaded on first use.
 
-    A sentence longer than the model was trained on is read in pieces, whose graphs are merged.
-
-    Batches have fixed shapes (`batches`), since the last digits of an output can turn a
-    tie of beams: a graph does not depend on what else is read.
+    Sentences longer than those the model was trained on are split, and the graphs of the pieces
+    are merged. Batches have fixed shapes (`batches`), since rounding can decide between beams with
+    equal scores.
 
     Args:
         model: Hub id or folder.
-        revision: Of the weights.
-        device: As torch names it; the first accelerator, or the CPU, by default.
-        batch_size: Sentences read at once.
+        revision: Revision of the weights.
+        device: Torch device; the first GPU, or the CPU, by default.
+        batch_size: Number of sentences per batch.
 
     Attributes:
-        revision: Of model and rules.
+        revision: Version of model and rules.
     """
 
     def __init__(
@@ -185,13 +184,13 @@ class FactualParser:
         return AutoTokenizer.from_pretrained(self._name, revision=self._revision)
 
     def parse(self, sentences: Sequence[str]) -> list[SceneGraph]:
-        """One graph per sentence."""
+        """Scene graph of each sentence."""
         pieces = {sentence: self._pieces(sentence) for sentence in dict.fromkeys(sentences)}
         graphs = self._read(sorted({piece for several in pieces.values() for piece in several}))
         return [merge_graphs(graphs[piece] for piece in pieces[one]) for one in sentences]
 
     def _pieces(self, sentence: str) -> list[str]:
-        """The sentence, or, if it is too long, halves of it, each short enough."""
+        """Halve a sentence until all pieces are short enough."""
         if self._num_tokens(sentence) <= MAX_INPUT_TOKENS:
             return [sentence]
         return [piece for half in _halves(sentence) for piece in self._pieces(half)]
@@ -205,14 +204,14 @@ class FactualParser:
             batch = [sentences[number] for number in numbers]
             written = self._generate(filled(batch, self._batch_size), length)
             for sentence, (text, ended) in zip(batch, written, strict=False):
-                # where the model did not end, it repeats itself, and its last fact is incomplete
+                # a truncated output repeats itself, and its last fact is incomplete
                 graphs[sentence] = parse_graph_string(
                     text if ended else text[: text.rfind(")") + 1]
                 )
         return graphs
 
     def _generate(self, sentences: list[str], length: int) -> list[tuple[str, bool]]:
-        """The graph string of each sentence, and whether it is complete."""
+        """Graph string of each sentence, and whether it is complete."""
         import torch
 
         inputs = self._tokenizer(
@@ -235,7 +234,7 @@ class FactualParser:
 
 
 def _halves(sentence: str) -> tuple[str, str]:
-    """Halves by words; a single word is halved by letters."""
+    """Halves by words, or by letters for a single word."""
     words = sentence.split()
     if len(words) < 2:
         middle = len(sentence) // 2

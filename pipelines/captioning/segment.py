@@ -1,9 +1,9 @@
-"""Salient boxes: from overlapping masks of things to a few disjoint crops of an image.
+"""Salient boxes: disjoint crops of an image from overlapping segmentation masks.
 
-The paper segments an image with SAM and a maximal-rectangle algorithm. Here tiny, all-covering and
-near-duplicate masks are dropped; then the largest rectangle that lies in a mask and outside all
-boxes becomes a box, again and again. So boxes never overlap, and each shows one thing. (The code
-that the paper builds on clusters bounding boxes, which may overlap:
+The paper segments an image with SAM and a maximal-rectangle algorithm. Here, tiny, image-sized and
+near-duplicate masks are dropped; then the largest rectangle within a mask and outside all previous
+boxes is repeatedly added as a box. Boxes never overlap, and each shows one object. (The code that
+the paper builds on clusters bounding boxes, which may overlap:
 https://github.com/foundation-multimodal-models/CAPTURE, utils/bbox_cluster.py.)
 """
 
@@ -19,7 +19,7 @@ from .errors import CaptioningError
 from .records import Box
 
 BOXES_REVISION = "greedy-1"
-"""Changes whenever the boxes of the same masks and options change."""
+"""Changed whenever the boxes for the same masks and options change."""
 
 Rectangle = tuple[int, int, int, int]
 
@@ -35,29 +35,29 @@ def salient_boxes(
     min_side: float = 0.02,
     max_boxes: int = 12,
 ) -> tuple[Box, ...]:
-    """The things of an image as disjoint boxes, largest first.
+    """Disjoint boxes of the objects in an image, largest first.
 
     The result does not depend on the order of the masks.
 
     Args:
-        masks: `(H, W)` each, bool or 0 and 1; may overlap.
+        masks: Masks `(H, W)` of bool or 0 and 1; may overlap.
         shape: (H, W) of the image.
-        min_mask_area: Share of the image below which masks are dropped (0.1 %, as in the
-            reference).
-        max_mask_area: Share of the image above which masks are dropped (90 %, as in the reference).
-        duplicate_iou: Of masks with at least this intersection over union, only the largest is
-            used.
-        min_box_area: Share of the image below which boxes are dropped.
-        min_side: Share of the image's shorter side below which the rest of the mask is searched
-            instead, since models see nothing in narrower boxes.
+        min_mask_area: Minimum area of a mask as a share of the image; the default is that of the
+            reference.
+        max_mask_area: Maximum area of a mask as a share of the image; the default is that of the
+            reference.
+        duplicate_iou: Only the largest of masks with at least this intersection over union is used.
+        min_box_area: Minimum area of a box as a share of the image.
+        min_side: Minimum side of a box as a share of the image's shorter side. Narrower boxes are
+            removed from their mask, which is searched again.
         max_boxes: Maximum number of boxes.
 
     Returns:
-        Half-open boxes inside the image, no two of which share a pixel.
+        Disjoint half-open boxes inside the image.
 
     Raises:
-        CaptioningError: A mask has another shape than the image.
-        ValueError: A mask contains other values than 0 and 1.
+        CaptioningError: The shape of a mask differs from that of the image.
+        ValueError: A mask contains values other than 0 and 1.
     """
     pixels = shape[0] * shape[1]
     regions = [_region(mask, shape) for mask in masks]
@@ -69,33 +69,31 @@ def salient_boxes(
 
 
 def largest_rectangle(mask: ArrayLike) -> Rectangle:
-    """The largest axis-parallel rectangle in which every pixel is set.
+    """Largest axis-aligned rectangle of set pixels.
 
-    For every set pixel, consider the run of set pixels that ends there from above. The widest
-    rectangle with this height is bounded, left and right, by the nearest gap in any row of the run;
-    the largest of these rectangles is the largest of all. Going down the rows, the bounds are
-    running maxima, so that a row takes two vector operations.
-
-    Of several with the same area, the first by (top, left, height).
+    For each set pixel, take the vertical run of set pixels that ends there. The widest rectangle of
+    this height is bounded on both sides by the nearest gaps in the rows of the run; the largest of
+    these rectangles is the result. The bounds are running maxima over rows, so each row takes two
+    vector operations. Ties are broken by (top, left, height).
 
     Args:
-        mask: `(H, W)`, bool or 0 and 1 of any number type.
+        mask: `(H, W)` of bool or 0 and 1 of any number type.
 
     Returns:
         (top, left, height, width) in pixels: rows `[top, top + height)`, columns
         `[left, left + width)`. (0, 0, 0, 0) if no pixel is set.
 
     Raises:
-        ValueError: The mask is not two-dimensional, or contains other values than 0 and 1.
+        ValueError: The mask is not two-dimensional, or contains values other than 0 and 1.
     """
     pixels = _as_mask(mask)
     if not pixels.any():
         return 0, 0, 0, 0
     height, width = pixels.shape
-    # half the memory traffic where coordinates are small enough
+    # int16 halves the memory traffic
     dtype = np.int16 if max(height, width) < np.iinfo(np.int16).max else np.int32
     rows, columns = (np.arange(1, size + 1, dtype=dtype) for size in (height, width))
-    # per pixel: first row of the run above, and columns out of reach on the left and on the right
+    # per pixel: first row of its run, and numbers of columns excluded on the left and on the right
     bounds = np.empty((height, 3, width), dtype)
     np.multiply(~pixels, rows[:, None], out=bounds[:, 0])
     gaps = ~pixels * columns
@@ -105,7 +103,7 @@ def largest_rectangle(mask: ArrayLike) -> Rectangle:
     previous = np.zeros((3, width), dtype)
     for row, set_pixels in zip(bounds, pixels.astype(dtype), strict=True):
         np.maximum(previous, row, out=row)
-        row[1:] *= set_pixels  # below a gap, a run begins anew
+        row[1:] *= set_pixels  # a new run begins below a gap
         previous = row
     heights = rows[:, None] - bounds[:, 0]
     areas = np.multiply(width - bounds[:, 1] - bounds[:, 2], heights, dtype=np.int32)
@@ -117,16 +115,13 @@ def largest_rectangle(mask: ArrayLike) -> Rectangle:
 
 
 def crop(image: Image.Image, box: Box, margin: float = 0.02) -> Image.Image:
-    """Cut a box out of an image, with a little of its surroundings.
-
-    The margin lets a model see the edges of a thing. Boxes are disjoint; neighbouring crops share
-    their margins.
+    """Crop a box and a margin, which shows the edges of the object.
 
     Args:
-        image: Upright, as the box's coordinates are (`dataset_builders.images.decode_image`).
-        box: Pixels.
-        margin: On each side, as a share of the image's side, rounded down (a fiftieth, as in the
-            reference); clipped at the image's edge.
+        image: Upright image (`dataset_builders.images.decode_image`).
+        box: Box in pixels.
+        margin: Margin on each side as a share of the image's side, rounded down and clipped at the
+            image border; the default is that of the reference.
 
     Raises:
         CaptioningError: The box is empty or not inside the image.
@@ -150,7 +145,7 @@ def crop(image: Image.Image, box: Box, margin: float = 0.02) -> Image.Image:
 
 @dataclass(frozen=True)
 class _Region:
-    """A mask cut out at its bounding box."""
+    """A mask cropped to its bounding box."""
 
     top: int
     left: int
@@ -190,10 +185,10 @@ def _as_mask(mask: ArrayLike) -> NDArray[np.bool_]:
 
 
 def _without_duplicates(regions: list[_Region], duplicate_iou: float) -> list[_Region]:
-    """Largest first; of those that overlap nearly fully, the first."""
+    """Distinct regions, largest first."""
 
     def rank(one: _Region) -> tuple:
-        # the pixels decide only between masks that are equal in everything else
+        # the pixels break the remaining ties
         return -one.area, one.top, one.left, one.pixels.shape, np.packbits(one.pixels).tobytes()
 
     kept: list[_Region] = []
@@ -204,7 +199,7 @@ def _without_duplicates(regions: list[_Region], duplicate_iou: float) -> list[_R
 
 
 def _iou_reaches(larger: _Region, smaller: _Region, least: float) -> bool:
-    if smaller.area < least * larger.area:  # even if it lay entirely inside
+    if smaller.area < least * larger.area:  # an upper bound of the IoU
         return False
     top, left = max(larger.top, smaller.top), max(larger.left, smaller.left)
     bottom = min(one.top + one.pixels.shape[0] for one in (larger, smaller))
@@ -223,9 +218,9 @@ def _disjoint(
     least_side: float,
     max_boxes: int,
 ) -> list[Box]:
-    """Always the largest rectangle left in any region; ties by (top, left, height).
+    """Repeatedly take the largest free rectangle of any region; ties by (top, left, height).
 
-    Changes the regions: strips that are too narrow for a box are removed from them.
+    Modifies the regions: strips that are too narrow for a box are removed.
     """
     free = np.ones(shape, np.bool_)
     boxes: list[Box] = []
@@ -244,7 +239,7 @@ def _disjoint(
     while waiting and len(boxes) < max_boxes:
         _, box, number = heapq.heappop(waiting)
         if not _inside(free, box).all():
-            # what is free only shrinks, so nothing that waits can become larger
+            # free areas only shrink, so no waiting rectangle can become larger
             wait(number)
         elif min(box.height, box.width) < least_side:
             region = regions[number]

@@ -1,7 +1,7 @@
-"""Segmenters: scikit-image without weights, and SAM and its successors by transformers.
+"""Segmenters: Felzenszwalb's method (scikit-image), and SAM and its successors (transformers).
 
-All take an upright RGB image (`dataset_builders.images.decode_image`) and may be called from
-several threads; models take one image at a time.
+Input images are upright RGB (`dataset_builders.images.decode_image`). All segmenters are
+thread-safe; models process one image at a time.
 """
 
 import json
@@ -27,18 +27,18 @@ REFERENCE_OPTIONS: dict[str, float] = {
 
 
 class FelzenszwalbSegmenter:
-    """Regions of even colour by Felzenszwalb and Huttenlocher's graph method; no weights.
+    """Graph-based segmentation by Felzenszwalb and Huttenlocher, without weights.
 
-    https://doi.org/10.1023/B:VISI.0000022288.19776.77, by scikit-image. The image is reduced first,
-    so that time does not grow with it and texture (leaves, bricks) is smoothed; the masks have the
-    image's size again. They do not overlap.
+    https://doi.org/10.1023/B:VISI.0000022288.19776.77, as in scikit-image. The image is reduced
+    first, which bounds the time and smooths texture (leaves, bricks). The masks have the size of
+    the image and do not overlap.
 
     Args:
         scale: Larger values give larger regions.
-        sigma: Of the Gaussian that smooths the image, in pixels of the reduced image.
-        min_area: Share of the image below which regions are merged with a neighbour.
-        max_side: Long side of the reduced image.
-        max_masks: Maximum number of masks, the largest; limits memory.
+        sigma: Standard deviation of the Gaussian smoothing, in pixels of the reduced image.
+        min_area: Minimum area of a region as a share of the image; smaller ones are merged.
+        max_side: Long side of the reduced image in pixels.
+        max_masks: Maximum number of masks, largest first; limits memory.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class FelzenszwalbSegmenter:
         self.revision = f"{rules} {json.dumps(options, sort_keys=True)}"
 
     def masks(self, image: Image.Image) -> Masks:
-        """The regions, largest first."""
+        """Masks `(H, W)`, largest first."""
         from skimage.segmentation import felzenszwalb
 
         options, small = self._options, image.convert("RGB")
@@ -82,13 +82,13 @@ class FelzenszwalbSegmenter:
 
 
 class MaskGenerationSegmenter:
-    """Any checkpoint of transformers' `mask-generation`: SAM, SAM-HQ, SAM 2, ...
+    """The `mask-generation` pipeline of transformers: SAM, SAM-HQ, SAM 2, ...
 
     Args:
-        checkpoint: Folder, or id on the Hub.
-        revision: Branch, tag or commit on the Hub.
-        device: "cuda" where there is one, by default.
-        options: Options of the pipeline's call, above those of the reference
+        checkpoint: Hub id or folder.
+        revision: Revision of the weights.
+        device: Torch device; the first GPU, or the CPU, by default.
+        options: Options of the pipeline call, which override those of the reference
             (https://github.com/foundation-multimodal-models/CAPTURE, generate_stage2_bbox.py).
     """
 
@@ -106,7 +106,7 @@ class MaskGenerationSegmenter:
         self.revision = f"mask-generation-2 {checkpoint}@{revision} {used}"
 
     def masks(self, image: Image.Image) -> Masks:
-        """The masks in the pipeline's order."""
+        """Masks `(H, W)` in the order of the pipeline."""
         picture = image.convert("RGB")
         with self._lock:
             if square := self._square:
@@ -119,11 +119,11 @@ class MaskGenerationSegmenter:
 
     @property
     def _square(self) -> tuple[int, int] | None:
-        """The size to which the model's processor stretches any image, if it does.
+        """Fixed size to which the model's processor stretches images, if any.
 
-        SAM 2's does, yet places the points as if it kept the proportions: of an image twice as wide
-        as high, the lower half would get none (transformers 5.23). An image that is stretched
-        beforehand gets them everywhere.
+        SAM 2's processor stretches, but places the points as if the aspect ratio were kept: in an
+        image twice as wide as high, the lower half gets none (transformers 5.23). Stretching the
+        image beforehand avoids this.
         """
         size = self._pipeline.image_processor.size
         return None if size.get("longest_edge") else (size["width"], size["height"])

@@ -1,7 +1,7 @@
-"""The stages of one image: describe, filter, merge, consensus.
+"""Stages of captioning an image: describe, filter, merge, consensus.
 
-Each stage asks the ledger first, so repeating it costs nothing where nothing has changed. A stage
-takes candidates and returns new ones; what fails is marked and listed, never dropped silently.
+Each stage takes candidates and returns new ones. It reuses units from the ledger, and failures are
+recorded as drop reasons and rejects.
 """
 
 import asyncio
@@ -44,30 +44,30 @@ from .text import tidy_caption
 
 SHORT = Sampling(temperature=0.2, top_p=1.0, max_tokens=64)
 REFINED = Sampling(temperature=0.0, top_p=1.0, max_tokens=500)
-"""How captions of boxes, and refined captions, are sampled; the recipe says it of long ones."""
+"""Sampling parameters of local and refined captions; the recipe sets those of long captions."""
 
 
 async def caption_image(
     kit: Kit, ledger: Ledger, source: SourceImage
 ) -> tuple[list[Candidate], list[Reject]]:
-    """Take an image through all stages.
+    """Run all stages for an image.
 
     Args:
-        kit: Models and all other parts.
+        kit: Models and components.
         ledger: Units of the image's shard.
-        source: The image.
+        source: Image.
 
     Returns:
-        Its candidates, one of them chosen unless all were dropped, and what failed on the way.
+        Candidates, one of them chosen unless all were dropped, and rejects.
 
     Raises:
-        ModelUnavailableError: A model cannot be asked at all.
+        ModelUnavailableError: No request to a model can succeed.
     """
     return await _ImageRun(kit, ledger, source).run()
 
 
 class _ImageRun:
-    """One image on its way; collects what fails."""
+    """Stages of one image, and its rejects."""
 
     def __init__(self, kit: Kit, ledger: Ledger, source: SourceImage):
         self.kit, self.recipe, self.ledger = kit, kit.recipe, ledger
@@ -98,7 +98,7 @@ class _ImageRun:
     # ---- describe -------------------------------------------------------------------------------
 
     async def describe(self) -> list[Candidate]:
-        """The long captions of all models, and each model's captions of the salient boxes."""
+        """Generate the long captions and the local captions of all models."""
         boxes = await self._boxes() if self.recipe.refine else ()
         models = self.kit.models.values()
         groups = await asyncio.gather(*(self._of_model(model, boxes) for model in models))
@@ -123,7 +123,7 @@ class _ImageRun:
             self._details(model, boxes),
             asyncio.gather(*(self._long(model, index) for index in range(number))),
         )
-        # the cost of the boxes is counted once, on the model's first caption
+        # the cost of local captions is attributed to the model's first caption
         candidates[0] = replace(candidates[0], usage=candidates[0].usage + usage)
         return [one if one.drop_reason else replace(one, details=details) for one in candidates]
 
@@ -187,7 +187,7 @@ class _ImageRun:
     # ---- filter ---------------------------------------------------------------------------------
 
     async def filter(self, candidates: list[Candidate]) -> list[Candidate]:
-        """The visual elements of all captions, and which of them the image supports."""
+        """Extract the phrases of all captions and score them against the image."""
         phrases = await asyncio.gather(*(self._phrases(one) for one in candidates))
         threshold = self.recipe.filter.threshold
 
@@ -224,7 +224,7 @@ class _ImageRun:
         return phrases_of(split_sentences(one.text), graphs, local, of_local)
 
     async def _graphs(self, text: str) -> list[SceneGraph]:
-        """One graph per sentence of a text."""
+        """Scene graph of each sentence of a text."""
         if not (sentences := split_sentences(text)):
             return []
         key = unit_key("parse", revision=self.kit.parser.revision, text=text)
@@ -238,7 +238,7 @@ class _ImageRun:
     # ---- merge ----------------------------------------------------------------------------------
 
     async def merge(self, candidates: list[Candidate]) -> list[Candidate]:
-        """Each caption rewritten by its own model, without unsupported phrases, with details."""
+        """Let each model rewrite its captions, with details and without unsupported phrases."""
         return list(await asyncio.gather(*(self._merge(one) for one in candidates)))
 
     async def _merge(self, one: Candidate) -> Candidate:
@@ -260,14 +260,14 @@ class _ImageRun:
         return self._private(replace(merged, usage=one.usage + _usage(model, unit)))
 
     def _private(self, one: Candidate) -> Candidate:
-        """Personal data in the text flagged, and removed if the recipe says so."""
+        """Flag personal data in the text, and replace it if the recipe says so."""
         text = redact_text(one.text) if self.recipe.privacy.redact else one.text
         return replace(one, text=text, flags=(*one.flags, *scan_text(one.text)))
 
     # ---- consensus ------------------------------------------------------------------------------
 
     async def consensus(self, candidates: list[Candidate]) -> list[Candidate]:
-        """CAPTURE of every candidate against the others, and the best one chosen."""
+        """Compute consensus scores and choose the best candidate."""
         settings = self.recipe.consensus
         candidates = await asyncio.to_thread(lambda: [self._judged(one) for one in candidates])
         texts = ["" if one.drop_reason else one.text for one in candidates]
@@ -301,7 +301,7 @@ class _ImageRun:
         return [replace(one, chosen=index == best) for index, one in enumerate(scored)]
 
     def _judged(self, one: Candidate) -> Candidate:
-        """The candidate, dropped if a filter finds that its final text does not fit the image."""
+        """Apply the caption filters."""
         if one.drop_reason:
             return one
         return replace(
@@ -311,7 +311,7 @@ class _ImageRun:
     # ---- units ----------------------------------------------------------------------------------
 
     async def _once(self, stage: str, compute: Any, **parts: Any) -> Unit:
-        """A unit of this image that asks no captioning model."""
+        """Get or compute a unit of this image without a captioning model."""
         key = unit_key(stage, image=self.source.sha256, **parts)
         return await self.ledger.once(key, stage, self.source.image_id, compute)
 
@@ -324,10 +324,10 @@ class _ImageRun:
         box: Box | None = None,
         **inputs: Any,
     ) -> Unit:
-        """One request to a model, unless it has been answered; a failure is listed.
+        """Get or request an answer of a model; a failure is recorded as a reject.
 
-        `inputs` are the `caption`, `details` and `rejected` phrases of a merge, which the prompt
-        holds as well.
+        `inputs` are the `caption`, `details` and `rejected` phrases of a merge, which are also part
+        of the prompt.
         """
         blurred = self.kit.blurred_for(model)
         key = unit_key(
@@ -352,7 +352,7 @@ class _ImageRun:
         if unit.failed:
             self._reject(task, model.name, unit.reason, unit.detail, unit.attempts, key)
             return unit
-        # cleaned on reading, so that answers stored by an earlier version are cleaned as well
+        # cleaned on reading, which includes answers stored by earlier versions
         return replace(unit, result={**unit.result, "text": visible_text(unit.result["text"])})
 
     def _reject(
@@ -364,7 +364,6 @@ class _ImageRun:
 
 
 def _redacted(one: Candidate) -> Candidate:
-    """The candidate without personal data in what is kept beside its text."""
     details = [replace(detail, text=redact_text(detail.text)) for detail in one.details]
     return replace(
         one,

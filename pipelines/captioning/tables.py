@@ -1,4 +1,4 @@
-"""Candidates and rejects as Parquet: the dataset's columns first, then the audit trail."""
+"""Parquet tables of candidates and rejects."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,7 +33,7 @@ AUDIT_COLUMNS: dict[str, str] = {
     "sampling": "string",
     "usage": "string",
 }
-"""Columns beyond those of `<city>-captions` in every dataset; the last five hold JSON."""
+"""Columns in addition to those of `<city>-captions` in all datasets; the last five are JSON."""
 JSON_COLUMNS = ("details", "phrases", "flags", "sampling", "usage")
 SCORE_COLUMNS = {
     "score": "score",
@@ -52,15 +52,15 @@ _CANDIDATE = TypeAdapter(Candidate)
 
 @dataclass(frozen=True)
 class Reject:
-    """Something that could not be done, and why.
+    """A failure.
 
     Attributes:
-        image_id: The image.
-        stage: Where it failed; "image" if the image itself is unusable or got no caption.
-        model: The model that was asked, if any.
+        image_id: Id of the image.
+        stage: Stage that failed; "image" if the image is unusable or has no caption.
+        model: Name of the captioning model, if any.
         reason: Short code.
-        detail: What was found.
-        attempts: Requests made.
+        detail: Details of the failure.
+        attempts: Number of requests sent.
     """
 
     image_id: str
@@ -77,7 +77,7 @@ def write_candidates(path: Path, candidates: Iterable[Candidate]) -> None:
 
 
 def read_candidates(paths: Sequence[Path], batch_size: int = 256) -> Iterator[Candidate]:
-    """The candidates of several tables, in stored order."""
+    """Yield the candidates of several tables in stored order."""
     for path in paths:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size):
@@ -85,13 +85,13 @@ def read_candidates(paths: Sequence[Path], batch_size: int = 256) -> Iterator[Ca
 
 
 def write_rejects(path: Path, rejects: Iterable[Reject]) -> None:
-    """Write a table of rejects atomically, sorted; it may have no rows."""
+    """Write a sorted table of rejects atomically; it may be empty."""
     rows = sorted(map(asdict, rejects), key=lambda row: tuple(map(str, row.values())))
     _write(path, rows, REJECTS)
 
 
 def read_rejects(paths: Sequence[Path]) -> Iterator[Reject]:
-    """The rejects of several tables."""
+    """Yield the rejects of several tables."""
     for path in paths:
         for row in pq.read_table(path).to_pylist():
             yield Reject(**row)

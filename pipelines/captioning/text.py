@@ -1,11 +1,11 @@
-"""Caption texts: tidying a model's answer, and finding phrases in a caption."""
+"""Cleaning of models' answers, and search for phrases in captions."""
 
 import re
 from collections.abc import Collection
 
 from dataset_builders.captions import has_template_token, strip_template, visible_text
 
-# patterns never scan a run of white space from each of its positions: linear time
+# linear time: no pattern scans a run of white space from each of its positions
 SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*(?=\s|$)")
 _WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
 _THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
@@ -39,15 +39,15 @@ _IRREGULAR = {
 
 
 def tidy_caption(text: str) -> tuple[str, tuple[str, ...]]:
-    """A model's answer as one paragraph of plain sentences.
+    """Clean a model's answer into one paragraph of plain sentences.
 
-    An answer with a chat template token inside the text is not cut; the filter `template_token`
-    drops it.
+    Answers with a chat template token within the text are not shortened, since the filter
+    `template_token` drops them.
 
     Returns:
-        The text, and flags, sorted: "cut_to_sentence" (an incomplete sentence at the end),
-        "markup_removed" (headings, bullets, emphasis), "preamble_removed" (a remark to the user),
-        "speculation" (it remains: suggesting, gives a sense of), "template_removed".
+        The text, and sorted flags: "cut_to_sentence" (incomplete last sentence removed),
+        "markup_removed" (headings, bullets, emphasis), "preamble_removed" (remark to the user),
+        "speculation" (not removed: "suggesting", "gives a sense of"), "template_removed".
     """
     flags = set()
     bare = strip_template(text)
@@ -73,17 +73,17 @@ def tidy_caption(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in lower case, without numbers and punctuation."""
+    """Words of a text in lower case, without numbers and punctuation."""
     return [word.lower() for word in _WORD.findall(text)]
 
 
 def names_any(text: str, phrases: Collection[str], within: Collection[str] = ()) -> bool:
-    """Whether a text contains one of the phrases, word by word, ignoring case and plural endings.
+    """Whether a text contains one of the phrases as whole words, ignoring case and plural endings.
 
     Args:
         text: Any text.
-        phrases: Phrases to look for.
-        within: Longer phrases in which an occurrence does not count.
+        phrases: Phrases to search for.
+        within: Longer phrases in which occurrences are ignored.
     """
     folded = _folded(text)
     wanted = {_folded(phrase) for phrase in phrases} - {"  "}
@@ -99,7 +99,7 @@ def _folded(text: str) -> str:
 
 
 def _stem(word: str) -> str:
-    """The word without its plural ending."""
+    """Remove the plural ending of a word."""
     if word in _IRREGULAR:
         return _IRREGULAR[word]
     if len(word) <= 3 or not word.endswith("s") or word.endswith("ss"):

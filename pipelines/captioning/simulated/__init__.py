@@ -5,8 +5,8 @@
     filter:
       detector: {name: simulated, options: {miss_rate: 0.03, false_alarm_rate: 0.2}}
 
-They answer from the truth that the city was drawn from, so the whole pipeline runs in minutes on a
-CPU. What comes of it is *synthetic*.
+They answer from the ground truth of the synthetic city, so the complete pipeline runs in minutes on
+a CPU. All results are *synthetic*.
 """
 
 from collections.abc import Mapping
@@ -24,17 +24,17 @@ LOCAL_HALLUCINATION = 0.5
 
 
 def open_model(config: Mapping[str, Any], dataset_name: str) -> SimulatedCaptionModel:
-    """Open a simulated captioner.
+    """Create a simulated captioner.
 
     Args:
-        config: `name`; `captioner`, whose words and rates it has (its name by default); `omission`
-            and `hallucination` instead of that captioner's own; `opening`, the text before its
-            first fact; `local_hallucination`, see `SimulatedCaptionModel`; and the rates of
+        config: `name`; `captioner`, which sets wording and error rates (`name` by default);
+            `omission` and `hallucination`, which override its rates; `opening`, the text before
+            the first fact; `local_hallucination`, see `SimulatedCaptionModel`; and the rates of
             `MergeErrors`.
-        dataset_name: Folder of a synthetic dataset, with `truth/`.
+        dataset_name: Folder of a synthetic dataset with ground truth (`truth/`).
 
     Raises:
-        CaptioningError: No such captioner, an unknown option, a rate out of range, or no truth.
+        CaptioningError: Unknown captioner or option, rate out of range, or no ground truth.
     """
     options = dict(config)
     name = options.pop("name")
@@ -62,14 +62,14 @@ def open_model(config: Mapping[str, Any], dataset_name: str) -> SimulatedCaption
 
 
 def open_detector(dataset_name: str, **options: Any) -> SimulatedDetector:
-    """Open a simulated detector.
+    """Create a simulated detector.
 
     Args:
-        dataset_name: Folder of a synthetic dataset, with `truth/`.
+        dataset_name: Folder of a synthetic dataset with ground truth (`truth/`).
         options: Options of `SimulatedDetector`.
 
     Raises:
-        CaptioningError: A rate out of range, or no truth.
+        CaptioningError: Rate out of range, or no ground truth.
     """
     return SimulatedDetector(open_truth(dataset_name), **options)
 

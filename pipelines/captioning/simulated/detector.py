@@ -1,7 +1,7 @@
-"""A simulated open-vocabulary detector with given error rates, instead of OWLv2.
+"""Simulated open-vocabulary detector with given error rates.
 
-It looks up whether the truth of the image supports a phrase, errs at the given rates, and draws a
-score to match. Its errors are assumptions, not measurements of OWLv2.
+It checks phrases against the ground truth of the image, makes errors at the given rates and samples
+matching scores. The rates are assumptions, not measurements of OWLv2.
 """
 
 from collections.abc import Sequence
@@ -22,22 +22,22 @@ from .words import (
 )
 
 RULES_VERSION = "simulated-detector-1"
-# beta distributions of scores: of what is found, of false alarms, and below the threshold
+# beta distributions of the scores of detections, false alarms and non-detections
 _ABOVE, _JUST_ABOVE, _BELOW = (2.0, 6.0), (1.0, 12.0), (1.0, 2.0)
 
 
 class SimulatedDetector:
-    """Says whether phrases are true of an image, with known error rates.
+    """Phrase detector with known error rates.
 
-    An error belongs to a thing in an image, not to a wording: where it misses the trees, it misses
-    "tree", "trees" and "leafy trees" alike, whoever wrote them. Words that name nothing the city
-    could hold ("the overall composition") score above the threshold.
+    Errors are per object of an image, not per wording: if it misses the trees, it misses "tree",
+    "trees" and "leafy trees" alike. Phrases that name no object of the city ("the overall
+    composition") score above the threshold.
 
     Args:
-        truth: Truth of the dataset.
-        miss_rate: Share of true things that score below the threshold.
-        false_alarm_rate: Share of absent things that score above it.
-        threshold: Score at which the two rates hold, that of the filter.
+        truth: Ground truth of the dataset.
+        miss_rate: Share of present objects that score below the threshold.
+        false_alarm_rate: Share of absent objects that score above the threshold.
+        threshold: Threshold of the phrase filter.
         seed: Seed of the errors.
 
     Raises:
@@ -67,7 +67,7 @@ class SimulatedDetector:
         )
 
     def detect(self, source: SourceImage, phrases: Sequence[str]) -> NDArray[np.float32]:
-        """Score of each phrase."""
+        """Score of each phrase, `(phrases,)`."""
         truth = self._truth[source.image_id]
         true = true_statements(truth)
         # patches: the whole image, and one per kind of object
@@ -92,16 +92,16 @@ class SimulatedDetector:
     def _score(self, rng: np.random.Generator, is_found: bool, is_true: bool) -> float:
         if not is_found:
             return float(self._threshold * rng.beta(*_BELOW))
-        # a little above, so that no rounding puts it on the other side
+        # slightly above, to be safe from rounding
         low = 1.01 * self._threshold
         return float(low + (1 - low) * rng.beta(*(_ABOVE if is_true else _JUST_ABOVE)))
 
 
 def _support(phrase: str, truth: ImageTruth, true: Statements) -> tuple[str, bool | None]:
-    """What a phrase is about, and whether it is true; None if it names nothing known.
+    """Object of a phrase, and whether the phrase is true; None if it names no known object.
 
-    It is true if all its words that can be true or false stand together in one of the statements
-    that are `true` of the image: "leafy trees" is not true of bare trees.
+    A phrase is true if one of the `true` statements contains all of its content words: "leafy
+    trees" is not true of bare trees.
     """
     words = telling_stems(phrase) & vocabulary(truth.view)
     if not words:

@@ -1,6 +1,6 @@
-"""Simulated captioners: they answer from the truth of the synthetic city, with known error rates.
+"""Simulated captioners, which describe the ground truth with known error rates.
 
-They leave facts out and make some up, as `dataset_builders.synthetic.captioners` says, and fail at
+They omit and invent facts as defined in `dataset_builders.synthetic.captioners`, and fail at
 merging at the rates of `MergeErrors`.
 """
 
@@ -31,10 +31,10 @@ from .words import WORD, padding_sentences, stem, stems, telling_stems
 RULES_VERSION = "simulated-captioner-2"
 TOKENS_PER_WORD = 1.3
 IMAGE_TOKENS = 256
-MAX_SIGHTS = 3  # in a short caption
+MAX_SIGHTS = 3  # objects in a short caption
 REFUSAL = "I'm sorry, but I can't help with that request."
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-# where a sentence's main noun ends and what is said of it begins
+# boundary between the main noun of a sentence and its description
 _PART = re.compile(r"\s+(?=(?:with|behind|of|in|filled|over)\b)")
 _DETAIL_START = re.compile(r"^(?:this part shows|it shows|there (?:is|are))\s+", re.IGNORECASE)
 _DETAIL_PARTS = re.compile(r",\s+(?:and\s+)?|\s+and\s+")
@@ -42,13 +42,13 @@ _DETAIL_PARTS = re.compile(r",\s+(?:and\s+)?|\s+and\s+")
 
 @dataclass(frozen=True)
 class MergeErrors:
-    """How often a simulated model fails at merging; assumptions, fitted to nothing.
+    """Error rates of a simulated model at merging; assumptions, not fitted to data.
 
     Attributes:
         refusal: Rate of refusals.
-        truncation: Rate of answers that break off.
-        disobedience: Rate at which a rejected thing is kept all the same.
-        forgetting: Rate at which a true sentence is lost in rewriting.
+        truncation: Rate of truncated answers.
+        disobedience: Rate of rejected objects that are kept.
+        forgetting: Rate of sentences that are lost.
     """
 
     refusal: float = 0.01
@@ -58,16 +58,16 @@ class MergeErrors:
 
 
 class SimulatedCaptionModel:
-    """A simulated multimodal model; the same request has the same answer.
+    """A simulated captioning model; equal requests have equal answers.
 
     Args:
         name: Name in the recipe.
-        captioner: Whose words and error rates it has.
-        truth: Truth of the dataset.
-        merge_errors: How often it fails at merging.
-        local_hallucination: Rate of made-up things in a short caption, as a share of the rate in a
-            long one. Real models make up more the longer they talk (e.g. arXiv 2510.20229); how
-            much more is an assumption.
+        captioner: Wording and error rates.
+        truth: Ground truth of the dataset.
+        merge_errors: Error rates at merging.
+        local_hallucination: Hallucination rate of short captions, as a share of that of long ones.
+            Real models hallucinate more in longer captions (e.g. arXiv 2510.20229); how much more
+            is an assumption.
     """
 
     remote = False
@@ -91,10 +91,10 @@ class SimulatedCaptionModel:
         self._captioner, self._truth, self._errors = captioner, truth, merge_errors
 
     async def complete(self, request: Request) -> Reply:
-        """Answer a request from the truth of its image.
+        """Answer a request from the ground truth of its image.
 
         Raises:
-            CaptioningError: Nothing is known of the image.
+            CaptioningError: The image has no ground truth.
         """
         truth = self._truth[request.image_id]
         parts = (request.image_id, request.task, request.box, request.prompt, request.sampling)
@@ -118,10 +118,10 @@ class SimulatedCaptionModel:
         )
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing."""
 
     def _local(self, truth: ImageTruth, request: Request, rng: np.random.Generator) -> str:
-        """One sentence on a crop; in its middle a small thing is as plain as a large one."""
+        """One sentence on a crop; omission does not depend on the size of an object."""
         if request.box is None:
             raise CaptioningError("A short caption is of a box, and the request has none.")
         sights = truth.sights(request.box)[: 2 * MAX_SIGHTS]
@@ -150,17 +150,13 @@ def _noun_phrase(sight: Sight) -> str:
 def merge(
     captioner: Captioner, request: Request, errors: MergeErrors, rng: np.random.Generator
 ) -> tuple[str, str]:
-    """The rewritten caption and its finish reason.
-
-    Looks at nothing but the request: the merging model knows the caption, the details and the
-    rejected phrases.
-    """
+    """Rewritten caption and its finish reason, from the request without the ground truth."""
     accident = rng.uniform()
     if accident < errors.refusal:
         return REFUSAL, "stop"
     writer = _Writer(captioner, request.rejected, errors, rng)
     sentences = list(filter(None, map(writer.rewrite, _SENTENCE_END.split(request.caption))))
-    # new things before the closing sentence
+    # new objects before the closing sentence
     sentences[-1:-1] = writer.news(request.details, " ".join(sentences))
     text = " ".join(sentences) or REFUSAL
     if accident < errors.refusal + errors.truncation:
@@ -170,7 +166,7 @@ def merge(
 
 
 class _Writer:
-    """Rewrites sentences in a captioner's words, without what was rejected."""
+    """Rewrites sentences in a captioner's wording, without rejected phrases."""
 
     def __init__(
         self,
@@ -181,14 +177,14 @@ class _Writer:
     ):
         self._captioner, self._errors, self._rng = captioner, errors, rng
         self._padding = frozenset(padding_sentences())
-        # main noun and all words of each phrase that is to go; one die for each main noun
+        # main noun and all words of each rejected phrase; one random draw per main noun
         phrases = [(_last_stem(words), stems(words)) for words in rejected]
         heads = sorted({head for head, _ in phrases})
         kept = {head for head in heads if rng.uniform() < errors.disobedience}
         self._rejected = [(head, words) for head, words in phrases if words and head not in kept]
 
     def rewrite(self, sentence: str) -> str:
-        """The sentence in new words, cut short, or empty."""
+        """Reworded sentence, possibly shortened or empty."""
         if stems(sentence) in self._padding:
             return sentence
         forgotten = self._rng.uniform() < self._errors.forgetting
@@ -201,7 +197,7 @@ class _Writer:
         return f"{joint} {core}." if core and not forgotten else ""
 
     def news(self, details: Sequence[str], said: str) -> Iterator[str]:
-        """A sentence for each thing of the details that has not been said."""
+        """A sentence for each object of the details that is not in the text `said`."""
         known = set(telling_stems(said))
         for detail in details:
             for part in _DETAIL_PARTS.split(_DETAIL_START.sub("", detail.strip().rstrip("."))):
@@ -215,7 +211,7 @@ class _Writer:
         return self._captioner.joints[int(self._rng.integers(len(self._captioner.joints)))]
 
     def _allowed(self, core: str) -> str:
-        """A statement up to the part that names something rejected; empty if it is the first."""
+        """Cut a statement before the first part that contains a rejected phrase."""
         found = stems(core)
         gone = {head for head, words in self._rejected if words <= found}
         return " ".join(takewhile(lambda part: not stems(part) & gone, _PART.split(core)))

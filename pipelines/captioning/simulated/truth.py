@@ -1,4 +1,4 @@
-"""What is true of the images of the synthetic city: `truth/` of a dataset folder."""
+"""Ground truth of the images of a synthetic city: `truth/` of a dataset folder."""
 
 import hashlib
 import json
@@ -22,14 +22,14 @@ from ..records import Box, View
 
 SIDES = ("left side", "right side")
 COLUMNS = ["image_id", "statements", "objects", "mask", "cover"]
-# as objects they are named one by one, in facts by the side of the street
+# houses are single objects, but facts name them by the side of the street
 HOUSE_THINGS = {
     "detached house": SIDE_PHRASES["villas"],
     "terraced house": SIDE_PHRASES["rows"],
     "apartment block": SIDE_PHRASES["slabs"],
     "tower": SIDE_PHRASES["towers"],
 }
-# marks of a tile: their words, and the share of a crop below which they are not mentioned
+# marks of a tile: their words, and the minimum share of a crop for being mentioned
 MARK_PHRASES = {
     "trees": (COVER_PHRASES["trees"], 0.15),
     "pools": ("swimming pools", 0.004),
@@ -40,12 +40,12 @@ MIN_COVER_SHARE, MIN_SKY_SHARE = 0.05, 0.3
 
 @dataclass(frozen=True)
 class Sight:
-    """Something that can be seen in a part of an image.
+    """An object that is visible in a crop.
 
     Attributes:
-        thing: What it is; see `thing_of`.
+        thing: Subject, see `thing_of`.
         words: Noun phrase without an article.
-        share: Approximate share of the part's area.
+        share: Approximate share of the crop's area.
     """
 
     thing: str
@@ -55,14 +55,14 @@ class Sight:
 
 @dataclass(frozen=True)
 class ImageTruth:
-    """What is true of an image.
+    """Ground truth of an image.
 
     Attributes:
         image_id: Id of the image.
         view: "street_view" or "satellite".
-        facts: Facts, large things first.
+        facts: Facts, by decreasing size.
         objects: Objects of a street view, roughly from far to near.
-        encoded: PNG of the street view's mask or of the tile's cover; None if not stored.
+        encoded: PNG of the street view's mask or of the tile's land cover; None if not stored.
     """
 
     image_id: str
@@ -73,12 +73,12 @@ class ImageTruth:
 
     @cached_property
     def things(self) -> frozenset[str]:
-        """What a complete caption names."""
+        """Subjects that a complete caption names."""
         return frozenset(map(thing_of, self.facts))
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
-        """`(H, W)` index into `CLASSES`, or the cover of a tile.
+        """`(H, W)` indices into `CLASSES`, or land cover of a tile.
 
         Raises:
             CaptioningError: The dataset was built without masks.
@@ -91,13 +91,13 @@ class ImageTruth:
         return np.asarray(open_image(self.encoded))
 
     def sights(self, box: Box) -> list[Sight]:
-        """What a crop shows, large things first."""
+        """Visible objects of a crop, by decreasing size."""
         inside = self.pixels[box.top : box.top + box.height, box.left : box.left + box.width]
         found = self._on_tile(inside) if self.view == "satellite" else self._in_scene(box, inside)
         return sorted(found, key=lambda sight: (-sight.share, sight.thing))
 
     def _on_tile(self, inside: NDArray[np.uint8]) -> Iterator[Sight]:
-        # what is too small for the facts of the tile is not mentioned in a crop either
+        # only what the facts of the tile name
         ground = np.bincount((inside & COVER_BITS).ravel(), minlength=len(COVERS)) / inside.size
         for name, share in zip(COVERS, ground.tolist(), strict=True):
             words = "railway line" if name == "rail" else COVER_PHRASES.get(name, "")
@@ -127,13 +127,13 @@ class ImageTruth:
 
 
 class Truth:
-    """The truth of a dataset, by image.
+    """Ground truth of a dataset, by image id.
 
     Args:
         dataset_name: Folder of a synthetic dataset.
 
     Raises:
-        CaptioningError: The folder holds no truth.
+        CaptioningError: The folder contains no ground truth.
     """
 
     def __init__(self, dataset_name: str | Path):
@@ -151,10 +151,10 @@ class Truth:
         return iter(sorted(self._rows))
 
     def __getitem__(self, image_id: str) -> ImageTruth:
-        """The truth of an image.
+        """Ground truth of an image.
 
         Raises:
-            CaptioningError: There is no such image.
+            CaptioningError: Unknown image.
         """
         if image_id not in self._rows:
             raise CaptioningError(
@@ -174,23 +174,23 @@ class Truth:
 
 @lru_cache(maxsize=4)
 def open_truth(dataset_name: str) -> Truth:
-    """The truth of a dataset folder, read once per process."""
+    """Ground truth of a dataset folder, read once per process."""
     return Truth(dataset_name)
 
 
 def thing_of(fact: Fact) -> str:
-    """What a fact is about: its key, or what stands at a side of the street."""
+    """Subject of a fact: its key, or for a side of the street the buildings there."""
     return fact.value if fact.key in SIDES else fact.key
 
 
 def rng_of(*parts: object) -> np.random.Generator:
-    """Random numbers that depend on the parts alone, not on process, order or time."""
+    """Random generator seeded by a hash of the parts."""
     digest = hashlib.sha256("\x1f".join(map(repr, parts)).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
 def _overlap(one: tuple[int, int, int, int], box: Box) -> float:
-    """Number of pixels that a left-top-right-bottom rectangle shares with a box."""
+    """Intersection of a (left, top, right, bottom) rectangle and a box, in pixels."""
     left, top, right, bottom = one
     width = min(right, box.left + box.width) - max(left, box.left)
     height = min(bottom, box.top + box.height) - max(top, box.top)

@@ -1,6 +1,6 @@
-"""What the synthetic city's captioners can say of an image, and in which words.
+"""Statements of the simulated captioners and their wordings.
 
-No parser of the pipeline is used: what is simulated must not depend on what it tests.
+The parsers of the pipeline are not used, since the simulation tests them.
 """
 
 import re
@@ -33,9 +33,9 @@ from dataset_builders.synthetic.street_view import SEASONS
 from .truth import SIDES, ImageTruth, thing_of
 
 WORDING_VERSION = "wording-1"
-"""Raised when other words count as the same; part of revisions."""
+"""Increased when the comparison of words changes; part of revisions."""
 Statements = Sequence[tuple[frozenset[str], str]]
-"""Telling words of a statement, and what it is about."""
+"""Content words and subject of each statement."""
 
 WORD = re.compile(r"[a-z]+(?:-[a-z]+)*")
 _COMMON = (
@@ -44,7 +44,7 @@ _COMMON = (
 )
 _FUNCTION_WORDS = frozenset(_COMMON.split())
 
-# what the city's objects are, beside what its facts say
+# attributes of the city's objects that its facts do not name
 _ATTRIBUTES = (
     "bare black blue bright corrugated golden green grey leafy marked orange patched red silver "
     "tall walking weathered well-kept white wooden"
@@ -52,7 +52,7 @@ _ATTRIBUTES = (
 
 
 def stem(word: str) -> str:
-    """A noun without its plural; other words as they are."""
+    """Singular of a noun; other words are returned unchanged."""
     if word.endswith("ies") and len(word) > 4:
         return word[:-3] + "y"
     if word.endswith(("ses", "shes", "ches", "xes")) and not word.endswith(("uses", "ases")):
@@ -65,14 +65,14 @@ def stem(word: str) -> str:
 
 
 def stems(text: str) -> frozenset[str]:
-    """The words of a text without plurals, function words left out."""
+    """Stems of the words of a text, without function words."""
     words = WORD.findall(text.lower())
     return frozenset(stem(word) for word in words if word not in _FUNCTION_WORDS)
 
 
 @cache
 def padding_stems() -> frozenset[str]:
-    """Words of openings, closings, turns of phrase and amounts: they show nothing."""
+    """Stems of openings, closings, phrases and amounts, which describe no object."""
     texts = [text for one in CAPTIONERS for text in (one.opening, one.closing, *one.joints)]
     amounts = [words for _, words in (*QUANTITIES, *SHARES)]
     others = "ground number lot row side left right end corner piece"
@@ -80,26 +80,26 @@ def padding_stems() -> frozenset[str]:
 
 
 def padding_sentences() -> Iterator[frozenset[str]]:
-    """The stems of each sentence of the captioners' openings and closings."""
+    """Stems of each sentence of the captioners' openings and closings."""
     for captioner in CAPTIONERS:
         for text in (captioner.opening, captioner.closing):
             yield from (stems(sentence) for sentence in re.split(r"(?<=[.!?])\s+", text))
 
 
 def telling_stems(text: str) -> frozenset[str]:
-    """The words of a text that can be true or false of an image."""
+    """Stems of the content words of a text, which can be true or false of an image."""
     return stems(text) - padding_stems()
 
 
 def wordings(fact: Fact, view: str) -> list[str]:
-    """How each of the captioners, and a plain one, tells a fact."""
+    """Distinct wordings of a fact: the plain one and those of all captioners."""
     plain = phrase(fact, view)
     return list(dict.fromkeys([plain, *(reword(plain, one) for one in CAPTIONERS)]))
 
 
 @cache
 def possible_facts(view: str) -> tuple[Fact, ...]:
-    """All that captioners can tell of a view, true or made up; amounts do not matter."""
+    """All facts that captioners can state about a view, true or invented, with any amount."""
     if view == "satellite":
         share, some = SHARES[0][1], PLURAL_QUANTITIES[0][1]
         return (
@@ -125,20 +125,20 @@ def possible_facts(view: str) -> tuple[Fact, ...]:
 
 @cache
 def possible_statements(view: str) -> Statements:
-    """The telling words of each possible fact in each wording, and what it is about."""
+    """Content words and subject of each possible fact in each wording."""
     return tuple(_statements(possible_facts(view), view))
 
 
 @cache
 def vocabulary(view: str) -> frozenset[str]:
-    """The words that can be true or false of a view."""
+    """Stems of words that can be true or false of a view."""
     words = frozenset().union(*(words for words, _ in possible_statements(view)))
     return words | telling_stems(_ATTRIBUTES) if view == "street_view" else words
 
 
 def true_statements(truth: ImageTruth) -> Statements:
-    """The telling words of all that is true of an image, and what it is about; facts first."""
-    # the attribute of each object is true, not only the commonest
+    """Content words and subject of all true statements about an image, facts first."""
+    # includes the attributes of all objects, where facts only name the most common one
     objects = {(one.name, one.attribute) for one in truth.objects}
     facts = [
         Fact(name, f"{some} {word}".strip())
