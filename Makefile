@@ -120,7 +120,7 @@ test: system style
 
 # three on two cores: a test that waits for a server or another process leaves its core to others
 suite: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 3 --dist loadfile -m "not real and not slow"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not real and not slow"
 
 test-slow: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -m slow

@@ -34,6 +34,15 @@ BROWSER_FLAGS = (
 
 BROWSER_TIMEOUT_S = 1200
 
+# Few, long tests. They run first, so that no worker is left with one at the end.
+LONGEST = (
+    "tests/pipelines/release",
+    "tests/pipelines/pretraining",
+    "tests/torture",
+    "tests/test_end_to_end",
+    "tests/demo",
+)
+
 torch.set_num_threads(1)
 
 _connect = socket.socket.connect
@@ -47,6 +56,10 @@ def _connect_to_loopback_only(self: socket.socket, address):
     ):
         raise RuntimeError(f"A test tried to reach {address[0]}: tests use the loopback only.")
     return _connect(self, address)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
 @pytest.fixture(autouse=True)

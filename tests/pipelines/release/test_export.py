@@ -59,6 +59,7 @@ def test_every_format_is_checked_against_torch(exported):
     assert by_file["onnx/vision_model.onnx"].vectors == 1 + 3 + 3
 
 
+@pytest.mark.slow
 def test_a_siglip_exports_alike_and_reads_texts_at_full_length(tiny_siglip_model_dir, tmp_path):
     checks = export(str(tiny_siglip_model_dir), tmp_path)
     assert len(checks) == 7

@@ -120,7 +120,8 @@ assert found[2]["vectors"].shape == (1, {dim})
 
 
 @pytest.mark.parametrize(
-    ("model_dir", "dim"), [("tiny_model_dir", 16), ("tiny_siglip_model_dir", 32)]
+    ("model_dir", "dim"),
+    [("tiny_model_dir", 16), pytest.param("tiny_siglip_model_dir", 32, marks=pytest.mark.slow)],
 )
 def test_a_model_is_pushed_and_pulled_by_its_name_and_its_examples_run(
     hub, model_dir, dim, tmp_path, request
