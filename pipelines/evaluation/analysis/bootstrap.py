@@ -199,7 +199,7 @@ def draw_counts(
     """
     names = np.unique(np.concatenate(list(blocks)))
     if len(names) < 2:
-        raise InputError("All test regions lie in one block: no interval can be drawn from it.")
+        raise InputError("All test regions lie in one block: a block bootstrap needs two or more.")
     counts = draw_blocks(len(names), replicates, seed)
     return names, np.concatenate([np.ones((1, len(names))), counts])
 

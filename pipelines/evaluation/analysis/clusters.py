@@ -64,8 +64,8 @@ def cluster(X: NDArray[np.float64], seed: int = 0, num_clusters: int = NUM_CLUST
     spread = X.std(0)
     if len(X) <= num_clusters or not spread.any():
         raise InputError(
-            f"{num_clusters} clusters need more regions than that, and vectors that differ; got "
-            f"{len(X)} regions."
+            f"K-means with {num_clusters} clusters needs more than {num_clusters} regions and "
+            f"vectors that differ; got {len(X)} regions."
         )
     standard = (X - X.mean(0))[:, spread > 0] / spread[spread > 0]
     pca = PCA(min(MAX_AXES, *standard.shape), random_state=seed).fit(standard)

@@ -320,7 +320,9 @@ def subset(data: RegionData, regions: int) -> RegionData:
     )
     rows = np.flatnonzero(have)[:regions]
     if len(rows) < regions:
-        raise InputError(f"{data.city} has {len(rows)} regions with images of every view only.")
+        raise InputError(
+            f"{data.city} has {len(rows)} regions with images of every view; {regions} are needed."
+        )
     views = {}
     for name, view in data.views.items():
         own = np.flatnonzero(np.isin(view.region, rows))

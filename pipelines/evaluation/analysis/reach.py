@@ -68,17 +68,17 @@ class Reach:
         if self.moran is not None:
             alike = self.moran.p < CHANCE and self.moran.value > 0
             strong = alike and self.moran.value >= STRONG
-            tells = "resemble one another" if alike else "are scattered"
+            clustered = "clustered" if alike else "not significantly clustered"
             p = max(self.moran.p, 1 / (PERMUTATIONS + 1))
             found.append(
-                f"Errors of neighbouring regions {tells}: Moran's I {self.moran.value:.2f} "
+                f"Errors are spatially {clustered}: Moran's I {self.moran.value:.2f} "
                 f"(p = {p:.3f}, {PERMUTATIONS} permutations)."
-                + (" Whole quarters are over- or underestimated." if strong else "")
+                + (" Entire neighbourhoods are over- or underestimated." if strong else "")
             )
         if self.predicted:
             found.append(
                 f"{self.unlike:,} of {self.predicted:,} {self.asked} "
-                f"({self.unlike / self.predicted:.0%}) look like none that was learnt from."
+                f"({self.unlike / self.predicted:.0%}) are outside the training distribution."
             )
         lowest, highest = self.covered[0], self.covered[-1]
         if np.isfinite(lowest) and np.isfinite(highest):

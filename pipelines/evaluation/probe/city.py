@@ -110,7 +110,7 @@ def open_city(dataset_name: str, city: str) -> City:
     for name, indicator in indicators.items():
         if name not in regions:
             raise InputError(
-                f"The indicator {name!r} is announced in the metadata of {dataset_name} but the "
+                f"The indicator {name!r} is declared in the metadata of {dataset_name} but the "
                 f"table {config_name(city, 'regions')!r} has no such column."
             )
         raw = regions[name].to_numpy(np.float64, na_value=np.nan)

@@ -212,9 +212,9 @@ def _predicted(
     for name, one in found.items():
         if not np.array_equal(one["region_id"].to_numpy().reshape(-1, n)[-1], ids):
             raise InputError(
-                f"{' '.join(map(str, name))} is predicted on other regions than the others in "
-                f"split {split_seed} of {indicator}, {protocol}. Remove the predictions and rows "
-                "of the city and run `python evaluate.py probe` again."
+                f"{' '.join(map(str, name))} has predictions for other regions than the other "
+                f"systems in split {split_seed} of {indicator}, {protocol}. Remove the predictions "
+                "and rows of the city and run `python evaluate.py probe` again."
             )
     truth = first["truth"].to_numpy()[:n]
     return PredictedSplit(

@@ -142,7 +142,7 @@ class ResultStore:
         keys = [row.key for row in rows]
         known = self.keys & set(keys)
         if known or len(set(keys)) < len(keys):
-            raise ValueError(f"These rows are in {self.path} already: {sorted(known)[:3]}.")
+            raise ValueError(f"Rows already in {self.path}: {sorted(known)[:3]}.")
         payload = "".join(_to_line(row) for row in rows).encode()
         append(self.path, payload)
         self.keys.update(keys)
@@ -174,8 +174,8 @@ def read_rows(path: Path) -> Iterator[ResultRow]:
             _check_version(path, values)
             if not values:
                 raise InputError(
-                    f"{path}, line {number} is no result row. Run `python evaluate.py probe` "
-                    "again: it sets the damaged file aside and computes the cell again."
+                    f"{path}, line {number} is not a result row. Run `python evaluate.py probe` "
+                    "again: it sets the damaged file aside and recomputes the missing rows."
                 )
             restored: dict[str, Any] = {k: math.nan if v is None else v for k, v in values.items()}
             yield ResultRow(**restored)
@@ -196,8 +196,8 @@ def _check_version(path: Path, values: dict[str, Any]) -> None:
     found = values.get("format_version", 1) if values else FORMAT_VERSION
     if found != FORMAT_VERSION:
         raise InputError(
-            f"{path} holds rows of format {found}; this version writes format {FORMAT_VERSION}, "
-            "and the two do not compare. Give another --output_dir, or remove the file."
+            f"{path} holds rows of format {found}, which are not comparable with the format "
+            f"{FORMAT_VERSION} of this version. Give another --output_dir, or remove the file."
         )
 
 

@@ -253,18 +253,18 @@ def common_regions(
         rows = np.maximum(rows, 0)
         for view in views[table.label]:
             damaged = table.incomplete(view)[rows]
-            drop(damaged, f"numbers missing in the {view} vector in table {table.label}")
+            drop(damaged, f"missing values in the {view} vector in table {table.label}")
             drop(~table.has(view)[rows], f"no {view} vector in table {table.label}")
     if POI_COUNTS in needed:
         counts = city.numbers(poi_columns(city.regions))
-        drop(np.asarray(~np.isfinite(counts).all(1)), "no count of points of interest")
+        drop(np.asarray(~np.isfinite(counts).all(1)), "no points of interest counted")
     if GEOCLIP in needed:
         lonlat = city.numbers(["lon", "lat"])
-        drop(np.asarray(~np.isfinite(lonlat).all(1)), f"no place, for {GEOCLIP}")
+        drop(np.asarray(~np.isfinite(lonlat).all(1)), f"no coordinates, for {GEOCLIP}")
     if not keep.any():
         raise InputError(
-            f"No region of {city.name!r} has a vector in every table: {dict(dropped)}. Are the "
-            "tables of this city? --views restricts what is asked for."
+            f"No region of {city.name!r} has a vector in every table: {dict(dropped)}. Check that "
+            "the tables are of this city, or restrict the views with --views."
         )
     return np.flatnonzero(keep), dict(dropped)
 

@@ -39,8 +39,8 @@ SKIPPED_FILE = "transfer_skipped.json"
 SCORES = ("r2", "rmse", "mae", "spearman", "label_sd_test", "n_test")
 CELL = ["protocol", "within", "source", "target", "group", "system", "view", "probe", "indicator"]
 TITLES = {
-    CITY_ENCODER: "Encoder of the source, probe of the target",
-    CITY: "Encoder and probe of the source",
+    CITY_ENCODER: "Encoder trained in the source, probe in the target",
+    CITY: "Encoder and probe trained in the source",
 }
 
 
@@ -229,8 +229,8 @@ def _systems(
             widths = {part.shape[1] for part in parts}
             if len(widths) > 1:
                 raise InputError(
-                    f"The {view} vectors of {label} have {sorted(widths)} numbers in different "
-                    "cities: they are not of one encoder."
+                    f"The {view} vectors of {label} have different dimensions in different cities, "
+                    f"{sorted(widths)}: they come from different encoders."
                 )
             X = np.concatenate(parts)
             systems.append(System(label, view, embedding_hash, settings.probes, (X,), uses, inputs))
@@ -249,8 +249,8 @@ def _labels(
         if (same.unit, same.transform) != (indicator.unit, indicator.transform):
             raise InputError(
                 f"{indicator.name} is in {same.unit} ({same.transform}) in {one.city.name}, but in "
-                f"{indicator.unit} ({indicator.transform}) in {cities[-1].city.name}: labels must "
-                "be on one scale to be carried over."
+                f"{indicator.unit} ({indicator.transform}) in {cities[-1].city.name}: a transfer "
+                "needs the same unit and transform."
             )
         parts.append(same.y[rows])
     return np.concatenate(parts)
@@ -347,7 +347,7 @@ def read_sources(
             found.setdefault(source, {}).setdefault(city, []).append(path)
     if not found:
         raise InputError(
-            f"No tables in {embeddings}: they must lie there as SOURCE/CITY/LABEL.parquet. "
+            f"No tables in {embeddings}: expected SOURCE/CITY/LABEL.parquet. "
             "`python evaluate.py transfer --help` shows how to make them."
         )
     for name in wanted or ():
@@ -425,7 +425,7 @@ def matrices(table: pd.DataFrame) -> list[str]:
         title = f"{TITLES[str(protocol)]}{mark}: {system}, {view}, {probe}"
         lines = [
             f"\n{title}, mean R² over indicators\n",
-            f"| learnt in | {' | '.join(wide.columns)} |",
+            f"| trained in | {' | '.join(wide.columns)} |",
             "|---|" + "---:|" * len(wide.columns),
         ]
         for source, values in wide.iterrows():

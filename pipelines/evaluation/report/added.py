@@ -41,15 +41,15 @@ def _table(city: CityResults, protocol: str, found: pd.DataFrame) -> Table:
     blocks = found.loc[found["beside"] != "", "blocks"]
     return Table(
         slug(city.name, protocol, "added"),
-        f"What vectors add: R² alone, added to location and added to other tables, {city.title}, "
-        f"{QUESTIONS[protocol]}",
+        f"Added value of embeddings: R² alone, added to location and added to other tables, "
+        f"{city.title}, {QUESTIONS[protocol]}",
         columns,
         notes=[
-            "By the ridge probe. Added: R² of both together less that of the other alone, on the "
-            "same splits, with a 95 % interval by a paired bootstrap over "
-            f"{blocks.min()} to {blocks.max()} blocks of regions; bold where it excludes 0. The "
-            "probe penalises all columns alike, so that vectors that tell nothing new can cost a "
-            "little. Mean: over the indicators that both are scored on.",
+            "Ridge probe. Added: R² of both inputs together minus R² of the other input alone, on "
+            "the same splits, with a 95 % confidence interval from a paired bootstrap over "
+            f"{blocks.min()} to {blocks.max()} blocks of regions; bold where significant. The "
+            "probe penalises all columns equally, so uninformative embeddings can lower R² "
+            "slightly. Mean: over the indicators that both are scored on.",
         ],
     )
 

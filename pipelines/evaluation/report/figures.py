@@ -317,8 +317,8 @@ def draw_matrices(path: Path, title: str, panels: Mapping[str, pd.DataFrame]) ->
             axes.spines[:].set_visible(False)
             axes.set_title(_readable(name), loc="left", fontweight="bold")
         _colour_bar(figure, figure.axes, norm, R2_COLOURS, extend="min").set_label("R²")
-        figure.supxlabel("scored in", fontsize=10)
-        figure.supylabel("learnt in", fontsize=10)
+        figure.supxlabel("evaluated in", fontsize=10)
+        figure.supylabel("trained in", fontsize=10)
 
 
 def draw_bars(path: Path, title: str, panels: Mapping[str, pd.DataFrame]) -> None:
@@ -368,9 +368,9 @@ def draw_clusters(
             mine = found.labels == number
             scatter.scatter(*found.axes[mine].T, s=10, color=colour, alpha=0.7, linewidths=0)
             _density(density, regions.loc[mine, name].to_numpy(float), colour)
-        scatter.set_xlabel(f"first principal axis ({found.shares[0]:.0%} of the variance)")
+        scatter.set_xlabel(f"first principal component ({found.shares[0]:.0%} of the variance)")
         scatter.set_ylabel(f"second ({found.shares[1]:.0%})")
-        scatter.set_title("vectors", loc="left", fontweight="bold")
+        scatter.set_title("embeddings", loc="left", fontweight="bold")
         density.set_xlabel(_panel_title(name, unit))
         density.set_ylabel("density")
         density.set_ylim(bottom=0)

@@ -33,10 +33,10 @@ METRIC_TITLES = {
     "spearman": "Spearman's rank correlation",
 }
 PROTOCOL_TITLES = {
-    "random": "Interpolation (`random`: 6:2:2 of the regions at random)",
-    "block": "New district (`block`: whole districts held out)",
-    CITY_ENCODER: "New city for the encoder (`city-encoder`: the probe learns in the city itself)",
-    CITY: "New city (`city`: encoder and probe know other cities alone)",
+    "random": "Interpolation (`random`: regions split 6:2:2 at random)",
+    "block": "New district (`block`: entire districts held out)",
+    CITY_ENCODER: "New city for the encoder (`city-encoder`: probe trained in the target city)",
+    CITY: "New city (`city`: encoder and probe trained in other cities)",
 }
 PROBE_NAMES = {"mlp": "MLP", "ridge": "ridge", "mean": "–", "knn": "k-NN", "gbm": "trees"}
 VIEW_NAMES = {"street_view": "street view", "satellite": "satellite", BOTH: "both", NO_VIEW: "–"}

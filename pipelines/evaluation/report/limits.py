@@ -43,13 +43,13 @@ def statistics_table(cities: Sequence[CityResults]) -> Table:
     ]
     return Table(
         "statistics",
-        f"Statistics of the datasets{mark}",
+        f"Dataset statistics{mark}",
         [
             words("city", (city.title for city in cities)),
             *(numbers(name, values, form=",.0f") for name, values in columns.items()),
             *counted,
         ],
-        notes=["Labels are counted among the regions that are compared."],
+        notes=["Label counts are of the compared regions."],
     )
 
 
@@ -64,7 +64,7 @@ def systems_table(city: CityResults) -> Table:
 
     def differs(name: str) -> str:
         one = city.training(name)
-        return f"{one.variant_of}, but {one.differs}" if one and one.variant_of else DASH
+        return f"{one.variant_of}: {one.differs}" if one and one.variant_of else DASH
 
     def left_out(metadata: Mapping[str, Mapping[str, int]]) -> str:
         return ", ".join(f"{why} {n}" for why, n in metadata.get("rejects", {}).items()) or "0"
@@ -75,14 +75,14 @@ def systems_table(city: CityResults) -> Table:
         words("encoder", (one.get("encoder", DASH) for one in own)),
         words("weights", weights),
         words("training seeds", map(seeds, names)),
-        words("has seen", (", ".join(one.get("uses", ())) or DASH for one in own)),
-        numbers("vector size", (one.get("dim") for one in own), form=".0f"),
+        words("inputs", (", ".join(one.get("uses", ())) or DASH for one in own)),
+        numbers("dimension", (one.get("dim") for one in own), form=".0f"),
         *(
             numbers(title, (one.get("images", {}).get(view) for one in own), form=",.0f")
             for view, title in (("street_view", "street views"), ("satellite", "satellite"))
         ),
-        words("left out", map(left_out, own)),
-        words("differs from", map(differs, names)),
+        words("rejected", map(left_out, own)),
+        words("variant of", map(differs, names)),
     ]
     return Table(slug(city.name, "systems"), f"Systems, {city.title}", columns)
 
@@ -98,30 +98,29 @@ def limits(city: CityResults) -> list[str]:
     lines += [f"Regions: {n}, {reason}." for reason, n in regions["dropped"].items()]
     if summary["without_coordinates"]:
         lines.append(
-            f"The control by coordinates: {summary['without_coordinates']} regions have none."
+            f"No coordinate control: {summary['without_coordinates']} regions have no coordinates."
         )
     for name, n in summary["invalid_labels"].items():
-        lines.append(f"Labels of {name}: {n} are negative or infinite and count as missing.")
+        lines.append(f"Labels of {name}: {n} negative or infinite values are treated as missing.")
     left_out = summary.get("stored_neighbours", {})  # not in the summaries of earlier runs
     if left_out:
         counts = " and ".join(f"{n} {part}" for part, n in left_out.items())
         lines.append(
-            f"The block split stored in the dataset: {counts} regions are left out because they "
-            "touch a region of another part or lie next to it. Rebuild the dataset to correct its "
-            "split."
+            f"Block split stored in the dataset: {counts} regions are left out because they touch "
+            "or adjoin a region of another part. Rebuild the dataset to correct its split."
         )
     skipped = Counter((s["indicator"], s["protocol"], s["reason"]) for s in summary["skipped"])
     for (indicator, protocol, reason), n in skipped.items():
         lines.append(f"{indicator}, {protocol}: {n} split(s) not scored: {reason}")
     for indicator, columns in summary.get("left_out_inputs", {}).items():
         lines.append(
-            f"{indicator}: the control by points of interest is not given {', '.join(columns)}, "
-            "which would give it away."
+            f"{indicator}: the POI control excludes {', '.join(columns)}, which would leak the "
+            "label."
         )
     if city.outdated:
         lines.append(
             f"{city.outdated} rows of results.jsonl were computed on other regions, labels, "
-            "settings or vectors, and do not compare."
+            "settings or embeddings and are excluded."
         )
     lines += _of_systems(city)
     return [line if line.endswith(".") else line + "." for line in lines]
@@ -136,9 +135,7 @@ def _of_systems(city: CityResults) -> Iterable[str]:
         for difference in own.get("provenance", {}).get("differs", ()):
             yield f"{name}: {difference}"
         if columns := own.get("poi_left_out"):
-            yield (
-                f"{name}: learnt without {', '.join(columns)}, which would give an indicator away."
-            )
+            yield f"{name}: trained without {', '.join(columns)}, which would leak an indicator."
 
 
 def distance_table(city: CityResults) -> Table | None:
@@ -166,10 +163,10 @@ def distance_table(city: CityResults) -> Table | None:
     }
     if not found:
         return None
-    shown = ("5 %", "median", "95 %", "with a neighbour in training, %", "smallest gap")
+    shown = ("5 %", "median", "95 %", "with a training neighbour, %", "smallest gap")
     return Table(
         slug(city.name, "distance"),
-        f"Metres from a test region to the nearest training region, {city.title}",
+        f"Distance in metres from test regions to the nearest training region, {city.title}",
         [
             words("protocol", found),
             *(
@@ -178,9 +175,9 @@ def distance_table(city: CityResults) -> Table | None:
             ),
         ],
         notes=[
-            "Over all splits and regions, from centre to centre; the side of a region is about "
-            f"{place.cell_m:.0f} m. A neighbour touches the region or has its centre within "
-            f"{place.buffer_m:.0f} m; the smallest gap is from border to border."
+            "Over all splits, between region centres; a region is about "
+            f"{place.cell_m:.0f} m wide. A neighbour touches the region or has its centre within "
+            f"{place.buffer_m:.0f} m. Smallest gap: between region borders."
         ],
     )
 
@@ -215,12 +212,12 @@ def seeds_note(city: CityResults, rows: pd.DataFrame, protocol: str) -> str:
     text += f"), {draws} initialisation{'s' * (draws > 1)} of the MLP each."
     if protocol == "block" and city.summary["block_m"]:
         text += (
-            f" Blocks have sides of {city.summary['block_m']:.0f} m; regions that touch a held-out "
-            f"one, or whose centre is within {city.summary['buffer_m']:.0f} m of one's, are left "
-            "out of training."
+            f" Blocks are {city.summary['block_m']:.0f} m wide; regions that touch a held-out "
+            f"region, or whose centre is within {city.summary['buffer_m']:.0f} m of its centre, "
+            "are excluded from training."
         )
     if rows.groupby([*CELL, "label"])["split_seed"].nunique().nunique() > 1:
-        text += " **Not all rows have all splits: run `probe` again to complete them.**"
+        text += " **Not all rows have all splits: rerun `probe` to complete them.**"
     return text
 
 

@@ -20,11 +20,11 @@ from .frame import (
     city_title,
     slug,
 )
-from .rendering import DASH, Block, Column, Figure, Section, Table, intervals, numbers, words
+from .rendering import Block, Column, Figure, Section, Table, intervals, numbers, words
 
 TRANSFERS = {
-    CITY_ENCODER: "Encoder of the source, probe of the target (`city-encoder`)",
-    CITY: "Encoder and probe of the source (`city`)",
+    CITY_ENCODER: "Encoder trained in the source, probe in the target (`city-encoder`)",
+    CITY: "Encoder and probe trained in the source (`city`)",
 }
 TRANSFER_FOLDER = "transfer/results"  # beside the results, where `benchmark` puts it
 MATRIX = ["system", "view", "probe"]
@@ -76,9 +76,10 @@ def transfer_section(results: pd.DataFrame, output: Path, folder: str) -> Sectio
     trainings = int(results["trainings"].max())
     seeds = f" Mean over {trainings} training seeds." if trainings > 1 else ""
     blocks: list[Block] = [
-        "Does an encoder trained in one city give good vectors of another, where a probe is "
-        "trained on them? And how well is a city predicted of which no label is known? In the "
-        f"first, a source that is its own target is the encoder's score at home.{seeds}"
+        "Two settings: an encoder trained in the source city, with a probe trained on labels of "
+        "the target city; and an encoder and a probe trained in the source city, without labels "
+        "of the target. In the first, equal source and target are the scores without transfer."
+        f"{seeds}"
     ]
     for protocol, question in TRANSFERS.items():
         own = results[results["protocol"] == protocol]
@@ -87,7 +88,7 @@ def transfer_section(results: pd.DataFrame, output: Path, folder: str) -> Sectio
             blocks.append(
                 Section(question + mark, [_transfer_table(own, protocol, mark), *figures])
             )
-    return Section(f"From city to city{mark}", blocks)
+    return Section(f"Transfer between cities{mark}", blocks)
 
 
 def _order(key: tuple[str, str, str]) -> tuple[Any, ...]:
@@ -109,12 +110,12 @@ def _transfer_table(own: pd.DataFrame, protocol: str, mark: str) -> Table:
             words("system", (CONTROL_TITLES.get(name, name) for name in systems)),
             words("view", (VIEW_NAMES[name] for name in views)),
             words("probe", (PROBE_NAMES[name] for name in probes)),
-            words("learnt in", map(_city, sources)),
+            words("trained in", map(_city, sources)),
             *(numbers(_city(name), rows[name]) for name in targets),
         ],
         notes=[
-            "Columns: the city that is scored. Negative: worse than the mean of the scored city's "
-            "own labels, which is not known beforehand."
+            "Columns: target city. Negative R²: worse than predicting the mean label of the target "
+            "city, which is unknown in practice."
         ],
     )
 
@@ -144,7 +145,7 @@ def _transfer_figures(
             )
             for view, one in views.items()
         ]
-        yield Section(f"{title}: indicator by indicator", single, folded=True)
+        yield Section(f"{title}: per indicator", single, folded=True)
 
 
 def _heat_map(
@@ -162,7 +163,7 @@ def _heat_map(
     }
     path = f"{folder}/{slug('transfer', *names)}.png"
     draw_matrices(output / path, title, shown)
-    caption = f"{title}. White: as good as the mean of the scored labels. Grey: no such transfer."
+    caption = f"{title}. White: R² = 0, the mean label of the target city. Grey: not evaluated."
     return Figure(path, title, caption)
 
 
@@ -204,8 +205,8 @@ def retrieval_table(output: Path, city: CityResults) -> Table | None:
             numbers("candidates", (own["candidates"] for _, _, own in rows), form=",.0f"),
         ],
         notes=[
-            "Chance: a random order of the candidates. A caption of several images may find any of "
-            "them."
+            "Chance: a random ranking of the candidates. For a caption of several images, each of "
+            "them counts as a match."
         ],
     )
 
@@ -228,16 +229,16 @@ def zero_shot_table(output: Path, city: CityResults) -> Table | None:
         numbers("regions", frame["n"], form=",.0f"),
         intervals("rank correlation, 95 % interval", frame["spearman"],
                   *(pd.to_numeric(frame[end]) for end in ("low", "high"))),
-        words("95 % of shuffled labels", null),
+        words("95 % range for shuffled labels", null),
         numbers("p", frame["p_value"]),
     ]  # fmt: skip
     notes = [
-        "Spearman's rank correlation of the score of a prompt with an indicator; interval by a "
-        "bootstrap over blocks of regions. Shuffled labels take regions for exchangeable, which "
-        f"neighbours are not. {DASH}: all regions lie in one block.",
-        "Scores reflect what images look like to the model, with the biases of its training data.",
+        "Spearman's rank correlation of a prompt's score with an indicator; confidence interval "
+        "from a bootstrap over blocks of regions, missing where all regions lie in one block. "
+        "Shuffling assumes exchangeable regions, which neighbouring regions are not.",
+        "Scores reflect the biases of the model's training data.",
     ]
-    title = f"Zero-shot scores against indicators, {city.title}"
+    title = f"Zero-shot scores and indicators, {city.title}"
     return Table(slug(city.name, "zero-shot"), title, columns, notes=notes)
 
 
@@ -280,9 +281,8 @@ def efficiency_section(run: Path, output: Path, folder: str) -> Section | None:
     return Section(
         title,
         [
-            f"Measured on: {machine}. The load of the machine was {where['load']:.1f} at the end; "
-            "above the number of cores, other work ran at the same time, and a wall clock "
-            "understates the speed.",
+            f"Measured on: {machine}. Load average at the end: {where['load']:.1f}; above the "
+            "number of cores, other processes were running and wall-clock speeds are too low.",
             _efficiency_table(title, systems, speeds),
             Figure(picture, title, f"{title}, both axes logarithmic. {machine}."),
         ],
@@ -302,10 +302,10 @@ def _efficiency_table(title: str, systems: pd.DataFrame, speeds: dict[str, pd.Da
         for kind in ("images", "regions")
     ]
     notes = [
-        "Total: parameters of training and of what is kept, UrbanLN's teacher among them. "
-        "Trainable: those with a gradient. Inference: those that run when a region is encoded. "
-        "Speed is from decoded pixels to vectors; a batch is of regions, each with its images of "
-        "the views that the system sees."
+        "Total: parameters used in training or stored, including UrbanLN's teacher. Trainable: "
+        "parameters with a gradient. Inference: parameters used to encode a region. Speed: from "
+        "decoded pixels to embeddings; batches of regions, each with its images of the system's "
+        "views."
     ]
     return Table("efficiency", title, columns, notes=notes)
 

@@ -23,6 +23,7 @@ from .rendering import Figure, Section, Table, numbers, words
 
 PROTOCOL = "block"
 FEW = 2  # indicators whose figures are not folded
+COVERED = "image coverage"
 
 
 def reach_sections(city: CityResults, errors: Errors, output: Path, figures: str) -> list[Section]:
@@ -44,7 +45,7 @@ def reach_sections(city: CityResults, errors: Errors, output: Path, figures: str
             found[indicator] = key_of(name), reach
     if not found:
         return []
-    title = f"{city.title}: how far the results reach"
+    title = f"{city.title}: spatial errors, training distribution and image coverage"
     drawn = [_figure(city, one, output, figures) for _, one in found.values()]
     many = len(drawn) > FEW
     shown = [Section(f"{title}, figures", drawn, folded=True)] if many else drawn
@@ -76,26 +77,26 @@ def _table(city: CityResults, found: dict[str, tuple[Key, Reach]]) -> Table:
     unlike = [one.unlike / one.predicted if one.predicted else None for one in reaches]
     return Table(
         slug(city.name, "reach"),
-        f"Errors of neighbours, regions unlike training, coverage, {city.title}, new districts",
+        "Spatial autocorrelation of errors, regions outside the training distribution and image "
+        f"coverage, {city.title}, new districts",
         [
             words("indicator", found),
             words("system", (what(city, key) for key in keys)),
             numbers("Moran's I", (one.moran and one.moran.value for one in reaches), "+.2f"),
             numbers("p", (one.moran and one.moran.p for one in reaches)),
-            numbers("regions unlike training", unlike, ".0%"),
-            numbers("with an image: lowest tenth", (one.covered[0] for one in reaches), ".0%"),
-            numbers("highest tenth", (one.covered[-1] for one in reaches), ".0%"),
+            numbers("outside training distribution", unlike, ".0%"),
+            numbers("lowest decile", (one.covered[0] for one in reaches), ".0%", group=COVERED),
+            numbers("highest decile", (one.covered[-1] for one in reaches), ".0%", group=COVERED),
         ],
         notes=[
-            "Of the image system with the lowest validation error. Moran's I of the residuals of "
-            "its test predictions, on the scale that is scored, of each region and its nearest "
-            "neighbours: about 0 where errors are scattered, towards 1 where whole quarters are "
-            "over- or underestimated; p by permutation. Unlike training: share of the regions held "
-            "out in the first split whose vectors are further from all training regions than those "
-            "of one district usually are from those of the others; of more than "
-            f"{MOST_REGIONS:,} of either, so many are drawn. With an image: share of all regions "
-            "of the dataset with the lowest and the highest labels that have what the system "
-            "needs; in the figures a dash marks a tenth that equal labels leave empty.",
+            "For the image system with the lowest validation error. Moran's I of the test "
+            "residuals: about 0 without spatial clustering, towards 1 where entire neighbourhoods "
+            "are over- or underestimated; p by permutation. Outside training distribution: share "
+            "of the test regions of the first split whose embedding is further from every training "
+            "region than is usual between districts, from a sample of at most "
+            f"{MOST_REGIONS:,} training and test regions. Image coverage: share of all labelled "
+            "regions in the lowest and highest decile of the label that have the images the system "
+            "needs; in the figures, a dash marks a decile left empty by equal labels.",
         ],
     )
 
@@ -105,7 +106,7 @@ def _figure(city: CityResults, reach: Reach, output: Path, figures: str) -> Figu
     with atomic_path(output / path) as temporary:
         temporary.write_bytes(draw_reach(reach))
     caption = f"{reach.indicator}. {' '.join(reach.lines)}"
-    return Figure(path, f"{city.title}, {reach.indicator}: reach", caption)
+    return Figure(path, f"{city.title}, {reach.indicator}: image coverage and residuals", caption)
 
 
 __all__ = ["reach_sections"]

@@ -89,29 +89,30 @@ FIGURES_FOLDER = "figures"
 EMBEDDINGS_FOLDER = "embeddings"  # beside the results
 SHOWN = "population"  # its density is drawn for each cluster, where the city has it
 READING = (
-    "How to read the tables: a light probe predicts each indicator from frozen region vectors. "
-    "Scores are means ± SD over splits, and over training seeds where there are several; bold is "
-    "the best of a column, controls included. Counts, densities and intensities are scored on the "
-    "scale ln(y + 1). All systems share regions, labels and splits; hyper-parameters are chosen on "
-    "validation regions from one grid. The controls are the mean label, coordinates alone (k-NN, "
-    "trees, ridge), counts of points of interest, colour and texture, and random initialisation: a "
-    "system that does not beat them has learned nothing useful."
+    "How to read the tables: a probe (ridge regression or an MLP) predicts each indicator from "
+    "frozen region embeddings. Scores are means ± SD over splits and training seeds; the best "
+    "score of each column is bold, controls included. Counts, densities and intensities are scored "
+    "on the scale ln(y + 1). All systems share regions, labels and splits; hyper-parameters are "
+    "chosen on the validation regions from one grid. The controls are the mean of the training "
+    "labels, coordinates alone (k-NN, trees, ridge), points of interest, colour and texture "
+    "features, and a randomly initialised encoder: a system that does not beat them has learned "
+    "nothing useful."
 )
 RECOMPUTE = (
     "`CITY/results.jsonl` holds one row per system, view, probe, indicator, protocol, split seed "
-    "and probe seed. Rows with the `table_hash` of `CITY/probe.json` compare.",
-    "A cell of a table: take the rows of its system, view, probe, indicator and protocol, of all "
-    "trainings that `CITY/probe.json` counts to its group; average the score over probe seeds "
-    "within each split seed and training; mean and standard deviation (n - 1) over splits and "
-    "trainings are shown. `tables/*-spread.csv` holds the two spreads apart.",
-    "R² = 1 - Σ(y - p)² / Σ(y - ȳ)², ȳ of the test regions; RMSE = √mean (y - p)²; MAE = "
-    "mean |y - p|; label SD = √mean (y - ȳ)². `CITY/predictions/*.parquet` holds y and p of every "
-    "row.",
-    "A difference: R² of one system, mean over its trainings, less R² of the other within each "
-    "split, then the mean; its interval is the 2.5 and 97.5 percentile of 2,000 draws of the "
-    "blocks named `block_id` in `CITY/regions.parquet`, with replacement, the same draw for both "
-    "systems and all splits. `CITY/differences.json` holds them all.",
-    "`tables/*.csv` holds the figures unrounded.",
+    "and probe seed. Only rows with the `table_hash` of `CITY/probe.json` are comparable.",
+    "Table cells: select the rows of the system (all its training seeds, as grouped in "
+    "`CITY/probe.json`), view, probe, indicator and protocol, and average over probe seeds. The "
+    "table shows the mean and the standard deviation (n - 1) over splits and training seeds; "
+    "`tables/*-spread.csv` separates the two sources of variance.",
+    "R² = 1 - Σ(y - p)² / Σ(y - ȳ)², with the mean ȳ of the test labels; RMSE = √mean (y - p)²; "
+    "MAE = mean |y - p|; label SD = √mean (y - ȳ)². `CITY/predictions/*.parquet` holds y and p of "
+    "every row.",
+    "Differences: R² of one system (mean over training seeds) minus R² of the other within each "
+    "split, averaged over splits. The confidence interval spans the 2.5th to 97.5th percentile of "
+    "2,000 bootstrap samples of blocks (`block_id` in `CITY/regions.parquet`); both systems and "
+    "all splits share each sample. All differences are in `CITY/differences.json`.",
+    "`tables/*.csv` holds unrounded numbers.",
 )
 
 
@@ -165,10 +166,10 @@ def write_report(output: Path, echo: Callable[[str], None] = print) -> Path:
     simulated = ", ".join(city.title for city in cities if city.synthetic)
     mark = " (synthetic)" if simulated else ""
     banner = (
-        f"**{simulated}: synthetic data.** Images, captions and indicators are simulated: these "
-        "scores say whether the code works, not how real cities look."
+        f"**{simulated}: synthetic data.** Images, captions and indicators are simulated: the "
+        "scores test the code and say nothing about real cities."
     )
-    report = Section(f"Indicators predicted from region vectors{mark}", blocks)
+    report = Section(f"Indicators predicted from region embeddings{mark}", blocks)
     write_report_files(report, banner if simulated else "", output)
     return output / "report.md"
 
@@ -214,7 +215,7 @@ def _city_section(city: CityResults, output: Path, echo: Callable[[str], None]) 
         title = f"{city.title}: retrieval and zero-shot scores"
         more.append(Section(title, [table for table in found if table]))
     distances = distance_table(city)
-    unknown = "How far test is from training is not known: the dataset's folder is not at hand."
+    unknown = "Distances between test and training regions: unknown, the dataset was not found."
     about: list[Block] = [
         f"Dataset: `{city.summary['dataset_name']}`.",
         Bullets(limits(city)),
@@ -222,7 +223,7 @@ def _city_section(city: CityResults, output: Path, echo: Callable[[str], None]) 
         systems_table(city),
     ]
     blocks: list[Block] = [*_summary_blocks(city, analysis, output), *sections, *more]
-    return Section(city.title, [*blocks, Section(f"{city.title}: data and limits", about)])
+    return Section(city.title, [*blocks, Section(f"{city.title}: data and limitations", about)])
 
 
 def _summary_blocks(city: CityResults, analysis: Analysis, output: Path) -> list[Block]:
@@ -302,9 +303,12 @@ def _overall_figure(city: CityResults, found: Sequence[Overall], output: Path) -
                 }
             )
     path = f"{FIGURES_FOLDER}/{slug(city.name, 'overall')}.png"
-    title = f"Systems against controls, {city.title}"
+    title = f"Systems and controls, {city.title}"
     draw_intervals(output / path, title, panels, "R², mean over indicators", cut=CUT)
-    caption = f"{title}. Lines: 95 % intervals over districts, cut at {CUT:g}. Grey: controls."
+    caption = (
+        f"{title}. Lines: 95 % confidence intervals (bootstrap over districts), cut at {CUT:g}. "
+        "Grey: controls."
+    )
     return Figure(path, title, caption)
 
 
@@ -331,7 +335,7 @@ def _protocol_section(
         differences.append(score_table(city, protocol, "r2", beside=True))
     for title, tables in (
         ("all views, probes and metrics", everything),
-        ("differences to the controls, with intervals", differences),
+        ("differences from the controls, with confidence intervals", differences),
         ("coverage of prediction intervals", [coverage_table(city, protocol, analysis.coverage)]),
     ):
         known = [table for table in tables if table]
@@ -360,7 +364,7 @@ def _prediction_figures(city: CityResults, protocol: str, output: Path) -> list[
     own = (rows[["label", "beside", "view", "probe"]] == [label, "", view, probe]).all(axis=1)
     scores: dict[Any, pd.Series] = dict(list(run_scores(rows[own], "r2").groupby("indicator")))
     trainings = len(city.members[system])
-    one_of = f" Predictions of the first of its {trainings} trainings." if trainings > 1 else ""
+    one_of = f" Predictions of the first of {trainings} training seeds." if trainings > 1 else ""
     indicators = city.summary["indicators"]
     scatter, maps = (
         f"{FIGURES_FOLDER}/{slug(city.name, protocol)}-{kind}.png" for kind in ("scatter", "map")
@@ -370,22 +374,22 @@ def _prediction_figures(city: CityResults, protocol: str, output: Path) -> list[
         Figure(
             scatter,
             f"{title}: prediction against truth",
-            f"Test predictions of {what(city, key)} over all splits, in the view and by the probe "
-            "of its highest mean R². Values are in raw units; where they are scored as ln(y + 1), "
-            f"so are the axes.{one_of}",
+            f"Test predictions of {what(city, key)} over all splits, for the view and probe with "
+            "the highest mean R². Values are in raw units; axes are logarithmic where indicators "
+            f"are scored as ln(y + 1).{one_of}",
         )
     ]
     if draw_maps(output / maps, title, city.folder / REGIONS_FILE, predictions, indicators):
         figure = Figure(
             maps,
             f"{title}: maps of truth, prediction and residual",
-            "Prediction: mean over the splits in which a region is tested. Residual: prediction "
-            "less truth; where ln(y + 1) is predicted, the factor (prediction + 1) / (truth + 1). "
-            "Grey: never tested, or no label.",
+            "Prediction: mean over the splits in which a region is in the test set. Residual: "
+            "prediction minus truth; for ln(y + 1), the factor (prediction + 1) / (truth + 1). "
+            "Grey: never in a test set, or no label.",
         )
         blocks.append(Section(f"{title}: maps", [figure], folded=True))
     else:
-        blocks.append("No map: the dataset gives no geometry of its regions.")
+        blocks.append("No map: the dataset has no region geometries.")
     return blocks
 
 
@@ -402,7 +406,7 @@ def _cluster_sections(city: CityResults, output: Path) -> list[Section]:
     folder = output.parent / EMBEDDINGS_FOLDER / city.name
     tables = find_tables(folder, city.members[system], city.summary["systems"])
     if not tables:
-        missing = f"Not drawn: the vectors that were probed are not in `{folder.name}`."
+        missing = f"Not drawn: the evaluated embeddings are not in `{folder.name}`."
         return [Section(title, [missing])]
     regions = pd.read_parquet(city.folder / REGIONS_FILE)
     try:
@@ -419,8 +423,8 @@ def _cluster_sections(city: CityResults, output: Path) -> list[Section]:
     figure = Figure(
         path,
         title,
-        f"Left: the two principal axes of the vectors. Middle: density of {indicator} in each "
-        "cluster. Right: where they lie. Clusters are named by size; labels were not seen.",
+        f"Left: first two principal components of the embeddings. Middle: density of {indicator} "
+        "per cluster. Right: map. Clusters are lettered by size; no labels are used.",
     )
     return [Section(title, [figure, cluster_table(city, title, found, regions)])]
 

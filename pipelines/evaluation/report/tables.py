@@ -84,7 +84,7 @@ def score_table(
         keys = [key for key in keys if key[2] == NO_VIEW or key in views]
     mean, sd = mean.loc[keys], sd.loc[keys]
     indicators = city.ordered(mean.columns)
-    kind = " of vectors beside others" if beside else ""
+    kind = " of embeddings combined with others" if beside else ""
     shown = ", each system in its best view" if views is not None else ""
     return Table(
         slug(city.name, protocol, metric, *(["beside"] * beside), *(["best"] * bool(views))),
@@ -114,8 +114,8 @@ def require_controls(city: CityResults, rows: pd.DataFrame) -> None:
         if indicator in seen and missing:
             raise InputError(
                 f"{city.folder} has rows of models on {indicator!r} but none of the control "
-                f"{missing[0]!r}, and a score says nothing without it. Run `python evaluate.py "
-                "probe` once more: it adds what is missing."
+                f"{missing[0]!r}, without which scores cannot be interpreted. Run `python "
+                "evaluate.py probe` again to add it."
             )
 
 
@@ -129,7 +129,7 @@ def _missing_controls(city: CityResults, rows: pd.DataFrame) -> Iterable[str]:
     if not any(map(is_frozen_clip, metadata)):
         missing.append("a frozen CLIP")
     if missing:
-        yield f"Not in this table: {' and '.join(missing)}."
+        yield f"Missing controls: {' and '.join(missing)}."
 
 
 def _trainings_notes(city: CityResults, keys: Iterable[Key]) -> Iterable[str]:
@@ -139,10 +139,7 @@ def _trainings_notes(city: CityResults, keys: Iterable[Key]) -> Iterable[str]:
         counts.setdefault(len(city.members.get(system, ())), []).append(system)
     for count, systems in sorted(counts.items()):
         if count > 1:
-            yield (
-                f"Trained from {count} seeds, mean ± SD over splits x training seeds: "
-                f"{', '.join(systems)}."
-            )
+            yield f"Mean ± SD over splits and {count} training seeds: {', '.join(systems)}."
 
 
 def short(protocol: str) -> str:
@@ -218,7 +215,7 @@ def difference_table(
 ) -> Table | None:
     """Differences of R2 to a reference with their 95 % intervals; None where there are none."""
     found = differences[(differences["protocol"] == protocol) & (differences["beside"] == "")]
-    name, title = slug(city.name, protocol, "r2-to", reference), f"R² less that of {reference}"
+    name, title = slug(city.name, protocol, "r2-to", reference), f"R² minus that of {reference}"
     return _differences(city, protocol, found, name, title)
 
 
@@ -242,10 +239,10 @@ def _differences(
             ),
         ],
         notes=[
-            "Mean over splits, with a 95 % interval by a paired bootstrap over "
+            "Mean over splits, with a 95 % confidence interval from a paired bootstrap over "
             f"{fewest if fewest == most else f'{fewest} to {most}'} blocks of regions; bold where "
-            "the interval excludes 0. A system with several training seeds goes by the mean of its "
-            "seeds' scores; the interval does not cover the randomness of training."
+            "significant (the interval excludes 0). Scores are averaged over training seeds; the "
+            "interval does not include the variance between them."
         ],
     )
 
@@ -269,22 +266,23 @@ def overall_table(city: CityResults, found: Sequence[Overall]) -> Table:
             r2 = [score(one.r2) if one else None for one in own]
             gains = [one.gain if one else None for one in own]
             ends = [(g.estimate, g.low, g.high) if g else (np.nan,) * 3 for g in gains]
-            column = _scores("R²", r2), intervals("less location alone", *zip(*ends, strict=True))
+            gain = intervals("gain over location alone", *zip(*ends, strict=True))
+            column = _scores("R²", r2), gain
             columns += [replace(one, group=question) for one in column]
     fewer = [one for one in found if one.indicators < max(other.indicators for other in found)]
     notes = [
-        "Mean R² over indicators with its 95 % interval, by a bootstrap over districts; bold where "
-        "the difference excludes 0. Each system in the view and by the probe of its lowest "
-        "validation error. Location alone: the best control on coordinates, chosen on the test "
-        "regions, in favour of location."
+        "Mean R² over indicators with a 95 % confidence interval from a bootstrap over districts; "
+        "bold where the gain is significant (its interval excludes 0). View and probe of each "
+        "system are chosen by validation error. Location alone: the best coordinate control on the "
+        "test regions, a choice in favour of location."
     ]
     if fewer:
         names = dict.fromkeys(city.system_title(one.name[0]) for one in fewer)
         notes.append(
-            f"Over fewer indicators than the others: {', '.join(names)}; the difference is over "
-            "the same ones."
+            f"Scored on fewer indicators than the others: {', '.join(names)}; gains are over the "
+            "shared indicators."
         )
-    title = f"Systems against controls, {city.title}"
+    title = f"Systems and controls, {city.title}"
     return Table(slug(city.name, "overall"), title, columns, notes=notes)
 
 
@@ -303,17 +301,17 @@ def verdict_table(city: CityResults, found: Sequence[Verdict]) -> Table:
             _scores("images, R²", [one.images for one in found]),
             _scores("location alone, R²", [one.location for one in found]),
             words("best image system", (what(city, key) for key in systems)),
-            words("location by", (PROBE_NAMES[one.location_probe] for one in found)),
+            words("location probe", (PROBE_NAMES[one.location_probe] for one in found)),
             numbers("regions", (one.regions for one in found), form=",.0f"),
             numbers("districts", (one.districts for one in found), form=".0f"),
         ],
         notes=[
-            "yes or no: the 95 % interval of the difference excludes 0, by a paired bootstrap over "
-            "districts. Too few regions: fewer than "
+            "yes, no: the difference is significant (the 95 % confidence interval from a paired "
+            "bootstrap over districts excludes 0). too few regions: fewer than "
             f"{FEWEST_REGIONS} labelled regions or {FEWEST_DISTRICTS} districts.",
-            "The image system has the lowest validation error of all systems, views and probes, "
-            "untrained controls included. Location alone is the best control on coordinates, "
-            "chosen on the test regions, in favour of location. [Brackets]: 95 % interval.",
+            "Best image system: lowest validation error of all systems, views and probes, "
+            "untrained controls included. Location alone: the best coordinate control on the test "
+            "regions, a choice in favour of location. [Brackets]: 95 % confidence interval.",
         ],
     )  # fmt: skip
 
@@ -357,10 +355,10 @@ def coverage_table(city: CityResults, protocol: str, measured: Sequence[Coverage
             ),
         ],
         notes=[
-            "Share of test regions within prediction ± half-width, mean over splits, and the "
-            "half-width. It is the quantile of the errors on validation regions: each counts "
-            "(regions), or each block of them and one block more (blocks). A star: too few blocks "
-            "in some split for the level; the largest error stands in."
+            "Share of test regions within prediction ± half-width, mean over splits; half-width in "
+            "parentheses. It is a conformal quantile of the absolute validation errors: split "
+            "conformal over regions, or hierarchical conformal over blocks. *: some split has too "
+            "few blocks for this level, and the largest error is used."
         ],
     )
 
@@ -385,16 +383,17 @@ def cluster_table(
     counts = np.bincount(first.labels, minlength=len(medians))
     notes = [
         "Medians in raw units.",
-        f"K-means on {first.num_axes} principal axes ({VARIANCE_KEPT:.0%} of the variance, at most "
-        f"{MAX_AXES}); the two in the figure hold {first.shares[0]:.0%} and {first.shares[1]:.0%}. "
-        f"Silhouette {first.silhouette:.2f}. Adjusted Rand index between {STARTS} single starts: "
-        f"mean {first.stability:.2f}, least {first.least_stability:.2f}.",
+        f"K-means on {first.num_axes} principal components ({VARIANCE_KEPT:.0%} of the variance, "
+        f"at most {MAX_AXES}); the two in the figure explain {first.shares[0]:.0%} and "
+        f"{first.shares[1]:.0%}. Silhouette {first.silhouette:.2f}. Adjusted Rand index between "
+        f"{STARTS} initialisations: mean {first.stability:.2f}, minimum "
+        f"{first.least_stability:.2f}.",
     ]
     if len(found) > 1:
         pairs = agreements([one.labels for one in found])
         notes.append(
-            f"Between the {len(found)} trainings of the system: mean {np.mean(pairs):.2f}, least "
-            f"{np.min(pairs):.2f}."
+            f"Adjusted Rand index between {len(found)} training seeds: mean {np.mean(pairs):.2f}, "
+            f"minimum {np.min(pairs):.2f}."
         )
     columns = [
         words("cluster", CLUSTER_NAMES[: len(counts)]),

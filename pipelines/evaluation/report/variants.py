@@ -141,16 +141,16 @@ def claims_table(study: Study, probe: str, models: Path) -> Table:
     said = [verdict(*one) for one in zip(rows["low"], rows["high"], trainings, strict=True)]
     return Table(
         slug(study.city.name, study.protocol, "claims", probe),
-        f"Claims: mean R² over indicators by {PROBE_NAMES[probe]}, {study.where}",
+        f"Claims: mean R² over indicators, {PROBE_NAMES[probe]} probe, {study.where}",
         [
             words("claim", (one.claim or DASH for one in trainings)),
             words("variant", map(study.short, rows["system"])),
-            words("against", map(study.short, rows["reference"])),
+            words("reference", map(study.short, rows["reference"])),
             words("view", map(VIEW_NAMES.get, rows["view"])),
-            numbers("R² of what it is against", r2["reference"]),
+            numbers("R² of reference", r2["reference"]),
             numbers("R²", r2["system"]),
             intervals("difference, 95 % interval", *(rows[end] for end in ENDS)),
-            words("by training seed", (", ".join(f"{v:+.3f}" for v in s) for s in rows["seeds"])),
+            words("per training seed", (", ".join(f"{v:+.3f}" for v in s) for s in rows["seeds"])),
             words("verdict", said),
             *(
                 numbers(name, (recalls[own][name] for own in rows["system"]), group="recall@5")
@@ -158,14 +158,15 @@ def claims_table(study: Study, probe: str, models: Path) -> Table:
             ),
         ],
         notes=[
-            "Difference: the variant less what it is against, training seed by training seed. "
-            "Interval: 2.5 and 97.5 percentile of draws of blocks of regions and of training seeds "
-            "together, both with replacement, deviations of S seeds times √(S / (S - 1)); a claim "
-            "holds or does not hold where it excludes 0. With few seeds it is too narrow where "
-            "training varies more than blocks do: where signs differ between seeds, another seed "
-            "could turn it. Of many rows, one in twenty excludes 0 by chance.",
-            "Recall@5: retrieval among held-out images by the captions the variant was trained on, "
-            "mean over training seeds.",
+            "Difference: variant minus reference, paired by training seed. Interval: 2.5th to "
+            "97.5th percentile of a bootstrap over blocks of regions and training seeds, with the "
+            "deviations of S seeds multiplied by √(S / (S - 1)); a claim holds or does not hold "
+            "where the difference is significant (the interval excludes 0). With few seeds, "
+            "intervals are too narrow where trainings vary more than blocks: if the sign differs "
+            "between seeds, another seed could reverse the verdict. No correction for multiple "
+            "comparisons: about one in twenty null differences is significant by chance.",
+            "Recall@5: retrieval between held-out images and the kind of caption the variant was "
+            "trained on, mean over training seeds.",
         ],
     )
 
@@ -183,16 +184,16 @@ def differences_table(study: Study) -> Table:
     differs = (study.training(name).differs or DASH for name in keys["system"])
     return Table(
         slug(study.city.name, study.protocol, "variants"),
-        f"R² of each variant less that of what it is against, {study.where}",
+        f"R² of each variant minus that of its reference, {study.where}",
         [
             words("variant", map(study.short, keys["system"])),
-            words("against", map(study.short, first["reference"])),
+            words("reference", map(study.short, first["reference"])),
             words("differs in", differs),
             words("view", map(VIEW_NAMES.get, keys["view"])),
             words("probe", map(PROBE_NAMES.get, keys["probe"])),
             *columns,
         ],
-        notes=["95 % intervals over blocks and training seeds; bold where they exclude 0."],
+        notes=["95 % confidence intervals over blocks and training seeds; bold: significant."],
     )
 
 
@@ -209,11 +210,11 @@ def variants_section(study: Study, output: Path, folder: str) -> Section:
     blocks += [_claims_figure(study, probe, output, folder), *_curves(study, probe, output, folder)]
     if others:
         tables = [claims_table(study, other, models) for other in others]
-        blocks.append(Section(f"{study.where}: claims by the other probe", tables, folded=True))
-    title = f"{study.where}: all variants, indicator by indicator"
+        blocks.append(Section(f"{study.where}: claims, other probe", tables, folded=True))
+    title = f"{study.where}: all variants, per indicator"
     blocks.append(Section(title, [differences_table(study)], folded=True))
     if study.rows["seeds"].map(len).max() < 2:
-        blocks.append("With one training seed, the randomness of training is not known.")
+        blocks.append("With one training seed, the variance between trainings is unknown.")
     return Section(f"{study.where}: claims", blocks)
 
 
@@ -231,13 +232,13 @@ def _claims_figure(study: Study, probe: str, output: Path, folder: str) -> Figur
     )
     panels = {VIEW_NAMES[own["view"].iloc[0]]: own for _, own in shown.groupby("place")}
     path = f"{folder}/{slug(study.city.name, study.protocol, 'claims')}.png"
-    title = f"{study.where}: R² of variants less what they are against, {PROBE_NAMES[probe]}"
+    title = f"{study.where}: R² of variants minus their references, {PROBE_NAMES[probe]}"
     draw_intervals(output / path, title, panels, "difference of R², mean over indicators")
     return Figure(
         path,
         title,
-        f"{title}, with 95 % intervals over blocks of regions and training seeds; hollow dots are "
-        "the single training seeds. Grey: the interval includes 0.",
+        f"{title}, with 95 % confidence intervals over blocks of regions and training seeds. "
+        "Hollow dots: single training seeds. Grey: not significant.",
     )
 
 
@@ -261,7 +262,7 @@ def _curves(study: Study, probe: str, output: Path, folder: str) -> list[Figure]
         panels = {"mean over indicators": shown}
         draw_curves(output / path, title, panels, str(name), "difference of R²")
         names = sorted({study.short(system) for system in shown["system"]})
-        about = f"{title}. Bands: 95 % intervals. Variants: {', '.join(names)}."
+        about = f"{title}. Bands: 95 % confidence intervals. Variants: {', '.join(names)}."
         figures.append(Figure(path, title, about))
     return figures
 

@@ -55,7 +55,7 @@ def _check(y_hat: NDArray[np.float64], y: NDArray[np.float64]) -> None:
             f"got shapes {y_hat.shape} and {y.shape}."
         )
     if y.shape[-1] == 0:
-        raise ValueError("Metrics of no sample are not defined: predictions are empty.")
+        raise ValueError("Metrics are undefined for no samples: predictions are empty.")
     for name, values in (("predictions", y_hat), ("references", y)):
         if not np.isfinite(values).all():
             raise ValueError(

@@ -11,20 +11,20 @@ import evaluate
 from .metrics import regression_metrics
 
 _DESCRIPTION = """\
-Scores predictions of one indicator over regions. Give both sides on the scale the score is meant
-for: UrbanLN scores ln(y + 1) of counts and densities.
+Regression metrics of one indicator over regions. Predictions and references must be on the scale
+that is scored: UrbanLN uses ln(y + 1) for counts and densities.
 """
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions: list of floats, one a region.
-    references: list of floats, the truth in the same order.
+    predictions: Predicted values, one float per region.
+    references: True values in the same order.
 
 Returns:
-    r2: 1 - SS_res / SS_tot, as scikit-learn's; nan where the references are constant.
-    rmse: root mean squared error.
-    mae: mean absolute error.
-    spearman: rank correlation, ties at their average rank; nan where either side is constant.
+    r2: Coefficient of determination, 1 - SS_res / SS_tot; NaN if the references are constant.
+    rmse: Root mean squared error.
+    mae: Mean absolute error.
+    spearman: Spearman's rank correlation, average ranks for ties; NaN if either side is constant.
 
 Examples:
     >>> metric = evaluate.load("pipelines/evaluation/urban_regression")

@@ -47,7 +47,7 @@ def test_the_lines_say_what_was_found():
     moran = morans_i(xy, xy[:, 0])
     reach = Reach("population", moran, 50, 5, (0.4, *[0.7] * 8, 0.98))
     assert [line.split()[0] for line in reach.lines] == ["Errors", "5", "Images"]
-    assert "resemble one another" in reach.lines[0]
+    assert "Errors are spatially clustered" in reach.lines[0]
     assert "5 of 50 regions without a label (10%)" in reach.lines[1]
     assert "40% of the labelled regions in the lowest tenth of population" in reach.lines[2]
     assert draw_reach(reach).startswith(b"\x89PNG")

@@ -173,7 +173,7 @@ def test_added_equals_a_plain_loop_over_blocks(folder):
 def test_the_reports_table_has_alone_added_to_location_and_added_to_the_other(folder):
     city = read_city(folder)
     (shown,) = added_tables(city)
-    assert "What vectors add" in shown.title
+    assert "Added value of embeddings" in shown.title
     parts = ("alone", "added to location", "added to earth")
     groups = ("mean", "population", "gdp")
     names = [column.full_name for column in shown.columns]
@@ -213,7 +213,7 @@ def test_counts_of_points_of_interest_stand_beside_all_but_what_they_give_away(p
     }
     # of the two columns food is left one; it must not be told by itself
     assert max(row.r2 for row in rows if row.indicator == "poi_food") < 0.5
-    assert "1 no count of points of interest" in compared_regions(tmp_path)
+    assert "1 no points of interest counted" in compared_regions(tmp_path)
     found = added_table(tmp_path, replicates=20)
     assert {"", "coordinates", "poi_counts"} == set(found["beside"])
 
@@ -230,7 +230,7 @@ def test_geoclip_is_a_control_where_it_is_asked_for(place, tmp_path):
     }
     assert {row.system for row in _rows(tmp_path)} >= {"coordinates+geoclip", "geoclip+clip"}
     assert compared_regions(tmp_path) == (
-        "Compared: 195 of 196 regions. Left out: 1 no place, for geoclip."
+        "Compared: 195 of 196 regions. Left out: 1 no coordinates, for geoclip."
     )
     assert read_city(tmp_path).outdated == 0
 
@@ -247,7 +247,7 @@ def test_regions_that_a_table_lacks_are_left_out_for_all_and_told(place, tmp_pat
     settings = replace(SETTINGS, protocols=("random",))
     probe(city, [clip, halved], tmp_path, settings, quiet)
     assert compared_regions(tmp_path) == (
-        "Compared: 96 of 196 regions. Left out: 98 not in table earth; 1 numbers missing in the "
+        "Compared: 96 of 196 regions. Left out: 98 not in table earth; 1 missing values in the "
         "satellite vector in table earth; 1 no satellite vector in table earth."
     )
     assert {row.n_train + row.n_validation + row.n_test for row in _rows(tmp_path)} == {96}

@@ -185,12 +185,11 @@ def test_no_system_is_scored_on_what_its_inputs_give_away(dataset, pg_simclr, tm
     }
     told = limits(read_city(tmp_path / "t"))
     assert (
-        "poi_food: the control by points of interest is not given poi_food, poi_food_cafe, which "
-        "would give it away." in told
+        "poi_food: the POI control excludes poi_food, poi_food_cafe, which would leak the label."
+        in told
     )
     assert (
-        "pg-simclr: learnt without poi_food, poi_food_cafe, which would give an indicator away."
-        in told
+        "pg-simclr: trained without poi_food, poi_food_cafe, which would leak an indicator." in told
     )
 
 

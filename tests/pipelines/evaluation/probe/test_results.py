@@ -80,7 +80,7 @@ def test_a_broken_line_is_told_and_set_aside_for_its_cell_to_be_computed_again(t
     ResultStore(path).append(ROWS)
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], lines[1][:40], *lines[2:]]) + "\n")
-    with pytest.raises(InputError, match="line 2 is no result row"):
+    with pytest.raises(InputError, match="line 2 is not a result row"):
         list(read_rows(path))
     assert ResultStore(path).keys == {row.key for row in ROWS} - {ROWS[1].key}
     assert len(list(tmp_path.glob("results.jsonl.damaged-*"))) == 1
@@ -107,7 +107,7 @@ def test_rows_of_another_format_are_told(tmp_path):
     older = text.replace(', "format_version": 3', "")
     for text, found in ((newer, 4), (older, 1)):
         path.write_text(text)
-        with pytest.raises(InputError, match=f"rows of format {found}; .* format 3.*--output_dir"):
+        with pytest.raises(InputError, match=f"rows of format {found}, .* format 3.*--output_dir"):
             ResultStore(path)
 
 

@@ -150,7 +150,7 @@ def test_what_does_not_fit_is_told(cities, tmp_path):
         transfer_probe([strange], second, tmp_path, FAST)
     wide = np.ones((144, 5), np.float32)
     wider = replace(first, tables=[replace(first.tables[0], vectors={"satellite": wide})])
-    with pytest.raises(InputError, match=r"have \[4, 5\] numbers in different cities"):
+    with pytest.raises(InputError, match=r"different dimensions in different cities, \[4, 5\]"):
         transfer_probe([wider], second, tmp_path, FAST)
     street = {"street_view": first.tables[0].vectors["satellite"]}
     other = replace(first, tables=[replace(first.tables[0], vectors=street)])
@@ -222,8 +222,9 @@ def test_every_source_is_carried_to_every_target_in_both_ways(embeddings, tmp_pa
     }
     assert set(table.loc[table["protocol"] == "city-encoder", "within"]) == {"random"}
     assert table["synthetic"].all()
-    assert "Encoder and probe of the source (synthetic): urbanln-full-s0, satellite, ridge" in said
-    assert "| learnt in | alpha | beta | gamma |" in said
+    title = "Encoder and probe trained in the source (synthetic): urbanln-full-s0, satellite, ridge"
+    assert title in said
+    assert "| trained in | alpha | beta | gamma |" in said
 
 
 def test_a_cell_is_the_mean_of_its_rows(embeddings, tmp_path):
@@ -280,7 +281,7 @@ def test_a_wrong_name_is_refused(embeddings, tmp_path, settings, message):
 
 
 def test_an_empty_folder_says_how_tables_must_lie(tmp_path):
-    with pytest.raises(InputError, match=r"must lie there as SOURCE/CITY/LABEL.parquet"):
+    with pytest.raises(InputError, match=r"expected SOURCE/CITY/LABEL.parquet"):
         transfer.transfer_matrix(tmp_path, "made", tmp_path / "out")
 
 

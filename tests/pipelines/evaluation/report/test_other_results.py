@@ -66,7 +66,7 @@ def test_the_two_questions_are_two_tables_and_two_figures(transfer, tmp_path):
     assert list(tables) == ["transfer-city-encoder", "transfer-city"]
     home = tables["transfer-city-encoder"].iloc[0].tolist()
     assert home == ["net", "satellite", "MLP", "North", pytest.approx(0.5), pytest.approx(0.45)]
-    assert tables["transfer-city"]["learnt in"].tolist() == ["North", "South"]
+    assert tables["transfer-city"]["trained in"].tolist() == ["North", "South"]
     figures = {figure.path: figure.title for figure in section.figures()}
     assert set(figures) == {
         f"figures/transfer-{protocol}-net{view}.png"

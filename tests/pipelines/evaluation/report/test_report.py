@@ -224,8 +224,8 @@ def test_the_report_begins_with_what_is_added_then_systems_against_controls(run)
     added = ["system", "view", "mean alone", "mean added to location"]
     assert [head[:4] for head in heads[:2]] == [added, added]  # of either protocol
     assert heads[2] == [
-        "system", "view", "probe", "new districts R²", "new districts less location alone",
-        "between labelled regions R²", "between labelled regions less location alone",
+        "system", "view", "probe", "new districts R²", "new districts gain over location alone",
+        "between labelled regions R²", "between labelled regions gain over location alone",
     ]  # fmt: skip
     assert "No trained system is among the results" in text.split("|")[0]
 
@@ -238,7 +238,7 @@ def test_the_mean_over_indicators_is_that_of_the_rows(run, city):
         found = frame.loc[("coordinates only (control)", shown)]
         value = found["between labelled regions R²"]
         assert value == "" or float(value) == pytest.approx(means[probe], abs=1e-4)
-        gain = found["between labelled regions less location alone"]
+        gain = found["between labelled regions gain over location alone"]
         assert gain == ("" if means[probe] == means.max() else gain)
         assert gain == "" or float(gain) == pytest.approx(means[probe] - means.max())
 
@@ -263,7 +263,7 @@ def test_reach_is_of_the_residuals_in_new_districts_and_of_what_probe_measured(r
     assert float(frame.loc["population", "Moran's I"]) == pytest.approx(expected.value)
     measured = city.metadata("colour_texture")["reach"][names[1]]["population"]
     unlike = measured["unlike"] / measured["outside"]
-    assert float(frame.loc["population", "regions unlike training"]) == pytest.approx(unlike)
+    assert float(frame.loc["population", "outside training distribution"]) == pytest.approx(unlike)
     assert (
         f"of {measured['outside']} regions of held-out districts" in (run / "report.md").read_text()
     )
@@ -308,16 +308,16 @@ def test_a_report_without_the_dataset_says_what_it_cannot_know(run, tmp_path):
     results.write_text("".join([*lines[:-1], stale, lines[-1][:50]]))
     assert main(["report", "--output_dir", str(folder)]) == 0
     text = (folder / "report.md").read_text()
-    assert "How far test is from training is not known" in text
+    assert "Distances between test and training regions: unknown" in text
     assert "1 rows of results.jsonl were computed on other regions" in text
     assert "Not all rows have all splits" in text
-    assert "how far the results reach" not in text
+    assert "training distribution" not in text
 
 
 def test_real_data_is_not_called_synthetic_and_no_geometry_means_no_map(tmp_path):
     text = (quick_run(tmp_path, synthetic=False, geometry=False) / "report.md").read_text()
     assert "synthetic" not in text
-    assert text.count("No map: the dataset gives no geometry") == 2
+    assert text.count("No map: the dataset has no region geometries") == 2
     assert not list(tmp_path.rglob("*-map.png"))
 
 
@@ -459,7 +459,7 @@ def test_trainings_of_a_system_are_one_row_with_two_spreads(city, trained):
     assert mine[["population", "population sd"]].to_numpy(float) == pytest.approx(
         np.array([[np.mean(scores), np.std(scores, ddof=1)]])
     )
-    assert any("from 2 seeds" in note and note.endswith(": net.") for note in table.notes)
+    assert any("2 training seeds" in note and note.endswith(": net.") for note in table.notes)
     spread = spread_table(trained, "block").frame()
     assert set(spread["system"]) == {"net", "coordinates and net"}
     own = spread[(spread[["system", "view", "probe"]] == ["net", "satellite", "ridge"]).all(axis=1)]

@@ -108,16 +108,16 @@ def test_every_claim_has_its_difference_and_a_verdict(study, tmp_path):
         "noise-in-batch": "holds",
     }
     line = cells.loc["noise-in-batch"]
-    assert line["against"] == "noise"
+    assert line["reference"] == "noise"
     assert line["claim"] == "robust to noise"
     # mean over seeds and indicators, by hand
-    assert line["R² of what it is against"] == pytest.approx(0.4 + 0.01 - 0.05)
+    assert line["R² of reference"] == pytest.approx(0.4 + 0.01 - 0.05)
     assert line["R²"] == pytest.approx(0.1 + 0.01 - 0.05)
     assert [line[f"difference, 95 % interval {end}"] for end in ("low", "high")] == [
         pytest.approx(-0.35),
         pytest.approx(-0.25),
     ]
-    assert line["by training seed"] == "-0.310, -0.290"
+    assert line["per training seed"] == "-0.310, -0.290"
     assert "-0.300 \\[-0.350, -0.250\\]" in table.markdown()
     assert cells.loc["mu-0", "recall@5 image to text"] == pytest.approx(0.6)
     assert line["recall@5 text to image"] is None
