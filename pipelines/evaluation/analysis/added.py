@@ -1,10 +1,9 @@
-"""What vectors add to what is known without them: alone, beside coordinates, beside other tables.
+"""Added value of embeddings over coordinates and over other tables.
 
-The question of a planner who holds images: what do they tell that the place, or a free table such
-as precomputed Earth embeddings or counts of points of interest, does not tell already? Every system
-is scored by the ridge probe alone, and with its vectors beside the others. What it adds is the
-score of both less that of the others alone, on the same splits, with an interval by the paired
-block bootstrap of [`bootstrap`].
+Each system is scored with the ridge probe alone and concatenated with the other inputs: location,
+or a free table such as precomputed Earth embeddings or counts of points of interest. Its added
+value is the score of both minus that of the other input alone, on the same splits, with a
+confidence interval from the paired block bootstrap of [`bootstrap`].
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -23,29 +22,29 @@ COLUMNS = [*KEY, "indicator", "r2", "without", "added", "low", "high", "splits",
 
 
 def added_table(folder: Path, replicates: int = REPLICATES, level: float = LEVEL) -> pd.DataFrame:
-    """What every system of a results folder scores alone and adds to others, by ridge.
+    """R2 of every system alone and in combination with other inputs, ridge probe.
 
     Args:
-        folder: Results of one city.
-        replicates: Replicates of the bootstrap.
-        level: Level of the intervals.
+        folder: Results folder of one city.
+        replicates: Number of bootstrap replicates.
+        level: Confidence level of the intervals.
 
     Returns:
         One row per protocol, system, view, `beside` and indicator, with the columns `COLUMNS`:
 
-        - `beside`: What the vectors stand beside; empty for vectors alone. The controls that have a
-          ridge probe are there as systems alone.
-        - `r2`: R2 of the vectors with what is beside them, mean over splits.
-        - `without`: R2 of what is beside them alone; NaN where nothing is.
-        - `added`, `low`, `high`: `r2` less `without`, and its interval; NaN for vectors alone.
-        - `splits`, `blocks`: How many the interval rests on.
+        - `beside`: Name of the input combined with the system; empty for the system alone.
+          Controls with a ridge probe appear as systems alone.
+        - `r2`: R2 of the combination, mean over splits.
+        - `without`: R2 of the other input alone; NaN for a system alone.
+        - `added`, `low`, `high`: `r2` minus `without` with its confidence interval; NaN for a
+          system alone.
+        - `splits`, `blocks`: Numbers of splits and blocks behind the interval.
 
-        A system with several trainings goes by the mean of their scores. The indicator `mean` is
-        the mean over the indicators that the row has. Systems come in the order of their mean R2
-        alone, the best first.
+        Scores are averaged over the trainings of a system. The indicator `mean` is the mean over
+        the row's indicators. Systems are sorted by their mean R2 alone, best first.
 
     Raises:
-        InputError: There are no results.
+        InputError: The folder has no results.
     """
 
     def by_ridge(protocol: str, indicator: str, name: Name) -> bool:
@@ -56,7 +55,7 @@ def added_table(folder: Path, replicates: int = REPLICATES, level: float = LEVEL
 
 
 def companions(folder: Path) -> dict[str, Name]:
-    """What the systems of a results folder stand beside -> the row that it has alone."""
+    """Mapping of the inputs that systems are combined with to their results alone."""
     summary = read_summary(folder)
     views = {name: str(one["view"]) for name, one in summary["beside"].items()}
     return {
@@ -66,7 +65,7 @@ def companions(folder: Path) -> dict[str, Name]:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """R2 with and without, `(draws,)` each, the first of the sample itself; and what is shared."""
+    """R2 with and without a system, each `(draws,)`; index 0 is the estimate on the sample."""
 
     r2: Array
     without: Array | None
@@ -76,7 +75,7 @@ class _Drawn:
 
     @classmethod
     def mean(cls, parts: Collection["_Drawn"]) -> "_Drawn":
-        """Over indicators."""
+        """Mean over indicators."""
 
         def over(name: str) -> Array | None:
             values = [getattr(one, name) for one in parts]
@@ -94,12 +93,12 @@ class _Drawn:
 def added_rows(
     cells: Iterable[DrawnCell], companions: Mapping[str, Name], level: float = LEVEL
 ) -> pd.DataFrame:
-    """The table of [`added_table`], from scores under the same draws of blocks.
+    """Table of [`added_table`] from scores under shared bootstrap draws.
 
     Args:
-        cells: One per protocol and indicator.
-        companions: See [`companions`].
-        level: Level of the intervals.
+        cells: Drawn scores, one per protocol and indicator.
+        companions: Mapping returned by [`companions`].
+        level: Confidence level of the intervals.
     """
     drawn: dict[tuple[str, str, str, str], dict[str, _Drawn]] = {}
     for cell in cells:
@@ -144,7 +143,7 @@ def _numbers(one: _Drawn, level: float) -> tuple[float, ...]:
 
 
 def _ordered(table: pd.DataFrame) -> pd.DataFrame:
-    """By protocol, best system alone, then alone, beside coordinates and beside the rest."""
+    """Sort by protocol, R2 of the system alone, and `beside` (empty, coordinates, others)."""
     alone = table[(table["beside"] == "") & (table["indicator"] == MEAN)]
     scores = alone.set_index(["protocol", "system", "view"])["r2"]
     known = pd.MultiIndex.from_frame(table[["protocol", "system", "view"]])

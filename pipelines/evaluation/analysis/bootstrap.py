@@ -1,12 +1,13 @@
-"""Paired block bootstrap of a score, and of the difference between two systems.
+"""Paired block bootstrap of scores and of differences between systems.
 
-Neighbouring regions have similar errors, so blocks of the block protocol are resampled instead of
-regions, under random splits too. A region is tested in several splits, and a resampled block counts
-in all of them at once: treating splits as independent would make the intervals too narrow.
+Errors of neighbouring regions are correlated, so blocks of the block protocol are resampled instead
+of regions, also for random splits. Each region is in the test sets of several splits, and a
+resampled block counts in all of them: treating splits as independent would make the intervals too
+narrow.
 
-A system with several trainings is scored training by training, under the same resampled blocks, and
-goes by the mean of those scores. The mean prediction would be another system, an ensemble. The
-interval does not cover the randomness of training; [`claims`] draws the trainings too.
+Scores of a system with several trainings are computed per training, under the same resampled
+blocks, and averaged; averaging predictions would evaluate an ensemble instead. The interval does
+not include the variance between trainings; [`claims`] resamples the trainings too.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,14 +35,14 @@ Name = tuple[str, str, str]  # system, view, probe
 REPLICATES = 2000
 LEVEL = 0.95
 METRICS = ("r2", "rmse")
-ROUNDING = 1e-12  # below it, equal scores differ by their order of summation
-MEAN = "mean"  # in place of an indicator: over all of them
-DIFFERENCES_FILE = "differences.json"  # of a city, where the report writes them
+ROUNDING = 1e-12  # differences of equal scores due to the order of summation
+MEAN = "mean"  # pseudo-indicator: mean over all indicators
+DIFFERENCES_FILE = "differences.json"  # in the city's folder, written by the report
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference `first - second` with its confidence interval."""
+    """Estimate with its confidence interval."""
 
     estimate: float
     low: float
@@ -49,28 +50,28 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the two differ beyond what the draw of blocks explains."""
+        """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A system against a reference, on one indicator under one protocol.
+    """Difference between a system and a reference on one indicator under one protocol.
 
     Attributes:
-        system: whose row it is; with `view` and `probe`.
-        view: of the system.
-        probe: of the system.
-        reference: the system it is compared with.
-        reference_view: its view.
-        reference_probe: its probe.
-        protocol: of the splits.
-        indicator: what is predicted; `mean`: over all indicators that both are scored on, of R2
-            alone, for errors are on scales of their own.
-        splits: that both have.
-        blocks: in which any test region lies.
-        intervals: metric -> interval of `system - reference`: above 0 is better for `r2`, below 0
-            for `rmse`.
+        system: Name of the system.
+        view: View of the system.
+        probe: Probe of the system.
+        reference: Name of the reference system.
+        reference_view: View of the reference.
+        reference_probe: Probe of the reference.
+        protocol: Protocol of the splits.
+        indicator: Predicted indicator; `mean` is the mean over all shared indicators, for R2 only
+            because errors of different indicators have different scales.
+        splits: Number of shared splits.
+        blocks: Number of blocks with test regions.
+        intervals: Metric to interval of `system - reference`; higher is better for `r2`, lower for
+            `rmse`.
     """
 
     system: str
@@ -88,39 +89,39 @@ class Difference:
 
 @dataclass(frozen=True)
 class Reference:
-    """What all others are compared with; a view or a probe of None is that of the other."""
+    """Reference system; a view or probe of None matches that of the compared system."""
 
     system: str
     view: str | None = None
     probe: str | None = None
 
     def name(self, other: Name) -> Name:
-        """As it is beside another system."""
+        """Name of the reference for a given system."""
         return self.system, self.view or other[1], self.probe or other[2]
 
 
 @dataclass(frozen=True)
 class DrawnScores:
-    """A system's scores on one indicator under every draw of blocks; the first is the sample.
+    """Scores of a system on one indicator for every bootstrap draw; draw 0 is the sample.
 
     Attributes:
-        splits: seeds of the splits.
-        scores: metric -> `(splits, draws)`, means over trainings and seeds of the probe.
+        splits: Split seeds.
+        scores: Metric to `(splits, draws)` scores, averaged over trainings and probe seeds.
     """
 
     splits: tuple[int, ...]
     scores: Mapping[str, Array]
 
     def shared(self, other: "DrawnScores") -> list[int]:
-        """Seeds of the splits that both have."""
+        """Split seeds of both systems."""
         return [seed for seed in self.splits if seed in other.splits]
 
     def mean(self, metric: str) -> Array:
-        """`(draws,)`: the score, mean over the splits."""
+        """`(draws,)` scores, averaged over splits."""
         return _mean_over_splits(self.scores[metric])
 
     def less(self, other: "DrawnScores", metric: str) -> Array:
-        """`(draws,)`: the score less that of another, mean over the splits that both have."""
+        """`(draws,)` differences `self - other`, averaged over the shared splits."""
         shared = self.shared(other)
         mine, others = (
             one.scores[metric][[one.splits.index(seed) for seed in shared]] for one in (self, other)
@@ -130,13 +131,13 @@ class DrawnScores:
 
 @dataclass(frozen=True)
 class DrawnCell:
-    """All systems on one indicator under one protocol, under the same draws.
+    """Scores of all systems on one indicator and protocol, under shared draws.
 
     Attributes:
-        protocol: of the splits.
-        indicator: what is predicted.
-        blocks: in which any test region lies.
-        systems: by system, view and probe.
+        protocol: Protocol of the splits.
+        indicator: Predicted indicator.
+        blocks: Number of blocks with test regions.
+        systems: System, view and probe to drawn scores.
     """
 
     protocol: str
@@ -149,14 +150,14 @@ COORDINATES = Reference("coordinates", "none", "knn")
 
 
 def draw_blocks(num_blocks: int, replicates: int, seed: int) -> Array:
-    """How often each block is drawn, `(replicates, num_blocks)`; rows sum to `num_blocks`."""
+    """`(replicates, num_blocks)` bootstrap counts of each block; rows sum to `num_blocks`."""
     rng = np.random.default_rng(seed)
     share = np.full(num_blocks, 1 / num_blocks)
     return rng.multinomial(num_blocks, share, replicates).astype(float)
 
 
 def interval(values: Array, level: float = LEVEL) -> Interval:
-    """Of `(draws,)` differences, the first of which is the estimate."""
+    """Percentile interval of `(draws,)` values, the first of which is the estimate."""
     values = np.where(np.abs(values) < ROUNDING, 0.0, values)
     tail = (1 - level) / 2
     low, high = np.nanquantile(values[1:], [tail, 1 - tail])
@@ -170,20 +171,20 @@ def drawn_r2(
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> Array:
-    """R2 of predictions on one test set, under the same draws of blocks for all.
+    """Bootstrap R2 of several predictions of one test set, under shared draws of blocks.
 
     Args:
-        truth: `(n,)`.
-        predictions: `(k, n)`.
-        blocks: `(n,)` number of each region's block.
-        replicates: number of draws.
-        seed: seed of the draws.
+        truth: `(n,)` true values.
+        predictions: `(k, n)` predictions.
+        blocks: `(n,)` block number of each region.
+        replicates: Number of bootstrap draws.
+        seed: Random seed.
 
     Returns:
-        `(k, 1 + replicates)`; the first column is the sample itself.
+        `(k, 1 + replicates)` scores; the first column is the score on the sample.
 
     Raises:
-        InputError: the regions all lie in one block.
+        InputError: All regions lie in one block.
     """
     names, counts = draw_counts([blocks], replicates, seed)
     return _scores(truth, predictions, np.searchsorted(names, blocks), counts)["r2"]
@@ -192,10 +193,10 @@ def drawn_r2(
 def draw_counts(
     blocks: Iterable[NDArray[np.int64]], replicates: int, seed: int
 ) -> tuple[NDArray[np.int64], Array]:
-    """Numbers of the blocks, and how often each counts: in the sample, then in each draw.
+    """Block numbers, and the `(1 + replicates, B)` counts of each block; row 0 is the sample.
 
     Raises:
-        InputError: The regions all lie in one block.
+        InputError: All regions lie in one block.
     """
     names = np.unique(np.concatenate(list(blocks)))
     if len(names) < 2:
@@ -207,11 +208,8 @@ def draw_counts(
 def _scores(
     truth: Array, predictions: Array, numbers: NDArray[np.int64], counts: Array
 ) -> dict[str, Array]:
-    """R2 and RMSE of `(k, n)` predictions under every weighting of blocks, each `(k, draws)`.
-
-    nan where a draw leaves nothing to score.
-    """
-    y = truth - truth.mean()  # squares of small numbers keep their digits
+    """R2 and RMSE, each `(k, draws)`, of `(k, n)` predictions; NaN for draws without regions."""
+    y = truth - truth.mean()  # numerically stable sums of squares
     columns = np.concatenate([[np.ones_like(y), y, np.square(y)], np.square(predictions - truth)])
     member = np.zeros((len(truth), counts.shape[1]))
     member[np.arange(len(truth)), numbers] = 1
@@ -223,7 +221,7 @@ def _scores(
 
 
 def _mean_over_splits(values: Array) -> Array:
-    """Of `(splits, draws)`, over the splits that a draw leaves something of."""
+    """Mean of `(splits, draws)` over the finite scores of each draw."""
     defined = np.isfinite(values)
     with np.errstate(invalid="ignore"):
         return np.where(defined, values, 0.0).sum(0) / defined.sum(0)
@@ -236,21 +234,20 @@ def drawn_cells(
     wanted: Callable[[str, str, Name], bool] = lambda protocol, indicator, name: True,
     by_training: bool = False,
 ) -> Iterator[DrawnCell]:
-    """Every system of a results folder under the same draws, indicator by indicator.
+    """Bootstrap scores of all systems of a results folder, one cell per protocol and indicator.
 
-    Rows of other regions, labels, settings or vectors than the latest run's are left out, as in the
-    report. The trainings of a system are one: see above. The blocks that are drawn are those with a
-    test region of the protocol, so that draws are the same for all indicators.
+    Only rows comparable with the latest run are used, as in the report. Blocks are drawn from those
+    with test regions of any indicator, so draws are shared by all indicators of a protocol.
 
     Args:
-        folder: of one city's results.
-        replicates: of the bootstrap.
-        seed: of the draws.
-        wanted: tells by protocol, indicator and name which systems to score.
-        by_training: keep the trainings of a system apart, by their labels.
+        folder: Results folder of one city.
+        replicates: Number of bootstrap replicates.
+        seed: Random seed.
+        wanted: Predicate on protocol, indicator and name that selects systems to score.
+        by_training: Whether to score each training of a system separately, by its label.
 
     Raises:
-        InputError: there are no results.
+        InputError: The folder has no results.
     """
     if not (folder / PREDICTIONS_FOLDER).is_dir():
         raise InputError(NO_RESULTS.format(folder))
@@ -281,10 +278,10 @@ def drawn_cells(
 
 
 def group_names(systems: Mapping[str, Mapping[str, Any]]) -> Callable[[Name], Name]:
-    """Name of a training -> name of the system it is a training of; a control is its own.
+    """Function from the name of a training to that of its system; controls are unchanged.
 
     Args:
-        systems: Label -> metadata of its table, as in probe.json.
+        systems: Label to table metadata, as in probe.json.
     """
     known = {label: group for group, labels in members(systems).items() for label in labels}
 
@@ -302,13 +299,13 @@ def draw_cell(
     counts: Array,
     group_of: Callable[[Name], Name] = lambda name: name,
 ) -> DrawnCell:
-    """Score all systems on one indicator under the same draws.
+    """Score all systems on one indicator under shared draws.
 
     Args:
-        splits: Of one protocol and indicator.
-        names: `(B,)` numbers of the blocks, ascending.
-        counts: `(1 + draws, B)` how often each block counts, see [`draw_counts`].
-        group_of: Name of a training -> name of its system.
+        splits: Predictions of one protocol and indicator.
+        names: `(B,)` block numbers, ascending.
+        counts: `(1 + draws, B)` counts of each block, from [`draw_counts`].
+        group_of: Function from the name of a training to that of its system.
     """
     found: dict[Name, dict[int, dict[str, Array]]] = {}
     for split in splits:
@@ -317,7 +314,7 @@ def draw_cell(
         owners: dict[Name, list[Array]] = {}
         start = 0
         for name, own in split.predictions.items():
-            # trainings weigh the same, however often a probe was drawn for each
+            # equal weight per training, whatever its number of probe seeds
             weight = np.zeros(len(predictions))
             weight[start : start + len(own)] = 1 / len(own)
             owners.setdefault(group_of(name), []).append(weight)
@@ -343,7 +340,7 @@ def draw_cell(
 
 
 def _mix(weights: Array, values: Array) -> Array:
-    """`weights @ values` where whole columns may be nan."""
+    """`weights @ values`, NaN in every column of `values` with a NaN."""
     undefined = ~np.isfinite(values).all(0)
     mixed = weights @ np.where(undefined, 0.0, values)
     mixed[:, undefined] = np.nan
@@ -353,7 +350,7 @@ def _mix(weights: Array, values: Array) -> Array:
 def compare(
     folder: Path, reference: Reference, replicates: int = REPLICATES, level: float = LEVEL
 ) -> list[Difference]:
-    """Every system of a results folder against a reference; see [`compare_all`]."""
+    """Differences of all systems from one reference; see [`compare_all`]."""
     return compare_all(folder, [reference], replicates, level)[0]
 
 
@@ -363,24 +360,23 @@ def compare_all(
     replicates: int = REPLICATES,
     level: float = LEVEL,
 ) -> list[list[Difference]]:
-    """Every system of a results folder against each of some references.
+    """Differences of all systems of a results folder from each reference.
 
-    Systems that share no split with the reference (an indicator it is not scored on, a view it does
-    not have) are left out.
+    Systems without a split shared with the reference (other indicators or views) are skipped.
 
     Args:
-        folder: of one city's results.
-        references: what to compare with: [`COORDINATES`], or `Reference("clip-b16")` for the frozen
-            model under the same view and probe. A system of several trainings goes by its group.
-        replicates: of the bootstrap.
-        level: of the intervals.
+        folder: Results folder of one city.
+        references: References, e.g. [`COORDINATES`], or `Reference("clip-b16")` for the frozen
+            model with the same view and probe; several trainings are named by their group.
+        replicates: Number of bootstrap replicates.
+        level: Confidence level of the intervals.
 
     Returns:
-        For each reference, in the order of protocol, indicator, system, view and probe; the means
-        over indicators of a protocol come last.
+        Differences per reference, sorted by protocol, indicator, system, view and probe, followed
+        by the means over indicators of each protocol.
 
     Raises:
-        InputError: there are no results, or a reference is not among them.
+        InputError: The folder has no results, or none of a reference.
     """
     cells = drawn_cells(folder, replicates)
     known: set[str] = set()

@@ -1,11 +1,10 @@
-"""Variants against what they are variants of, over blocks of regions and training seeds together.
+"""Differences between variants and their references, resampling blocks and training seeds.
 
-Trainings from the same seed are compared with one another. A draw takes blocks with replacement, as
-in [`bootstrap`], and seeds with replacement; both count at once. The mean of S drawn seeds varies
-by (S - 1)/S of what it should, so deviations of seeds are stretched by the root of S/(S - 1): the
-variance of the draws is then that of the estimate, even for three seeds. Three seeds have light
-tails all the same: where training varies much more than blocks do, the interval holds the truth
-less often than it says, and the differences of the single seeds are to be read beside it.
+Trainings are paired by seed. Each bootstrap draw resamples blocks, as in [`bootstrap`], and seeds,
+both with replacement. The variance of the mean of S resampled seeds is too small by a factor of
+(S - 1)/S, so deviations between seeds are multiplied by the square root of S/(S - 1). With few
+seeds the tails are still too light: where trainings vary much more than blocks, intervals cover
+less often than their level, so the differences of the single seeds are reported as well.
 """
 
 from collections.abc import Iterator
@@ -21,17 +20,17 @@ from .bootstrap import MEAN, REPLICATES, Array, DrawnCell, Interval, drawn_cells
 
 @dataclass(frozen=True)
 class VariantDifference:
-    """R2 of a variant less that of the system it is a variant of.
+    """Difference of R2 between a variant and its reference.
 
     Attributes:
-        system: The variant.
-        reference: What it is a variant of.
-        view: Of both.
-        probe: Of both.
+        system: Name of the variant.
+        reference: Name of the system it is a variant of.
+        view: View of both.
+        probe: Probe of both.
         protocol: Protocol of the splits.
-        indicator: What is predicted; `mean`: over all indicators.
-        seeds: Difference of each training seed.
-        difference: Their mean, with its interval over blocks and seeds.
+        indicator: Predicted indicator; `mean` is the mean over all indicators.
+        seeds: Difference for each training seed.
+        difference: Mean difference, with its interval over blocks and seeds.
     """
 
     system: str
@@ -45,15 +44,15 @@ class VariantDifference:
 
 
 def draw_trainings(drawn: Array, seed: int = 0) -> Array:
-    """Mean over trainings, of which each draw of blocks takes as many with replacement.
+    """Bootstrap mean over training seeds, resampled in each draw of blocks.
 
     Args:
-        drawn: `(S, 1 + draws)` differences of S training seeds under the same draws of blocks, the
-            first of which is the sample; see [`bootstrap.DrawnScores.less`].
-        seed: Seed of the draws.
+        drawn: `(S, 1 + draws)` differences of S training seeds under shared draws of blocks; column
+            0 is the sample, see [`bootstrap.DrawnScores.less`].
+        seed: Random seed.
 
     Returns:
-        `(1 + draws,)`; of one training its own differences.
+        `(1 + draws,)` mean differences; for one seed, its differences unchanged.
     """
     mean, number = drawn.mean(0), len(drawn)
     if number > 1:
@@ -64,11 +63,11 @@ def draw_trainings(drawn: Array, seed: int = 0) -> Array:
 
 
 def variant_differences(folder: Path, replicates: int = REPLICATES) -> list[VariantDifference]:
-    """Every variant of a results folder, indicator by indicator and on the mean over them.
+    """Differences of all variants of a results folder, per indicator and for their mean.
 
     Args:
-        folder: Results of one city.
-        replicates: Draws of the bootstrap.
+        folder: Results folder of one city.
+        replicates: Number of bootstrap replicates.
     """
     systems = read_summary(folder)["systems"]
     trainings = {label: one for label, own in systems.items() if (one := training_of(own))}
@@ -106,7 +105,7 @@ def _pairs(
     view: str,
     probe: str,
 ) -> Iterator[Array]:
-    """`(1 + draws,)` differences of each seed that both are trained from."""
+    """`(1 + draws,)` differences for each training seed of both systems."""
     for own, seed in labels:
         other = labels.get((reference, seed))
         if own == group and other:

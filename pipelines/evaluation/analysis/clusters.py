@@ -1,8 +1,7 @@
-"""Clusters of region vectors, made without a look at any label.
+"""K-means clusters of region embeddings, and their stability.
 
-The vectors are standardised and projected on their principal axes; K-means makes three clusters.
-Their stability is measured: by the silhouette, by the agreement between other starts of K-means,
-and between other trainings of the same system. Clusters are named by their size alone.
+Embeddings are standardised and reduced by PCA; labels are not used. Stability is measured by the
+silhouette, and by the agreement between K-means initialisations and between trainings.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,16 +24,16 @@ STARTS = 10
 
 @dataclass(frozen=True)
 class Clusters:
-    """Regions in three clusters.
+    """Clusters of regions.
 
     Attributes:
-        labels: `(N,)` of 0, 1, 2; 0 is the largest.
-        axes: `(N, 2)` the first two principal axes.
-        shares: Share of the variance on each of the two.
-        num_axes: Number of axes K-means is given.
-        silhouette: Mean over regions, from -1 to 1.
-        stability: Mean adjusted Rand index over pairs of single starts of K-means; 1 is the same.
-        least_stability: The least of them.
+        labels: `(N,)` cluster numbers; 0 is the largest cluster.
+        axes: `(N, 2)` first two principal components.
+        shares: Explained variance ratio of these two.
+        num_axes: Number of principal components used by K-means.
+        silhouette: Mean silhouette coefficient, from -1 to 1.
+        stability: Mean adjusted Rand index over pairs of K-means initialisations.
+        least_stability: Minimum of these indices.
     """
 
     labels: NDArray[np.int64]
@@ -47,15 +46,15 @@ class Clusters:
 
 
 def cluster(X: NDArray[np.float64], seed: int = 0, num_clusters: int = NUM_CLUSTERS) -> Clusters:
-    """Project vectors on their principal axes, and cluster them by K-means.
+    """Reduce embeddings by PCA and cluster them by K-means.
 
     Args:
-        X: `(N, D)` vectors.
-        seed: Seed of K-means; those of the single starts follow.
+        X: `(N, D)` embeddings.
+        seed: Seed of K-means; single initialisations use the seeds that follow.
         num_clusters: Number of clusters.
 
     Raises:
-        InputError: There are too few regions, or all vectors are the same.
+        InputError: There are too few regions, or all embeddings are equal.
     """
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA
@@ -92,7 +91,7 @@ def cluster(X: NDArray[np.float64], seed: int = 0, num_clusters: int = NUM_CLUST
 
 
 def by_size(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Renumber clusters from the largest."""
+    """Renumber clusters by decreasing size."""
     counts = np.bincount(labels)
     order = np.argsort(-counts, kind="stable")
     return np.argsort(order)[labels]
@@ -108,12 +107,12 @@ def agreements(partitions: Sequence[NDArray[np.int64]]) -> list[float]:
 def find_tables(
     folder: Path, labels: Sequence[str], systems: Mapping[str, Mapping[str, Any]]
 ) -> list[EmbeddingTable]:
-    """The embedding tables of some labels that are still the ones that were probed.
+    """Embedding tables that are unchanged since they were evaluated.
 
     Args:
-        folder: Of a city's embedding tables.
-        labels: Trainings of one system.
-        systems: Label -> what probe.json says of its table.
+        folder: Folder of the city's embedding tables.
+        labels: Labels of the trainings of one system.
+        systems: Label to table metadata, from probe.json.
     """
     paths = {label: folder / f"{label}.parquet" for label in labels}
     found = {label: read_embeddings(path) for label, path in paths.items() if path.is_file()}
@@ -123,18 +122,18 @@ def find_tables(
 def cluster_trainings(
     tables: Sequence[EmbeddingTable], view: str, region_ids: Sequence[str]
 ) -> tuple[list[str], list[Clusters]]:
-    """Cluster the regions by each training of a system.
+    """Cluster regions by the embeddings of each training of a system.
 
     Args:
-        tables: One per training.
-        view: Of the vectors.
-        region_ids: Regions to cluster, where all trainings have a vector.
+        tables: Embedding tables, one per training.
+        view: View of the embeddings.
+        region_ids: Candidate regions; those without an embedding in some table are dropped.
 
     Returns:
-        The regions, and their clusters by each training.
+        Ids of the clustered regions, and the clusters of each training.
 
     Raises:
-        InputError: There are too few regions, or all vectors are the same.
+        InputError: There are too few regions, or all embeddings are equal.
     """
     rows = [{name: row for row, name in enumerate(table.region_ids)} for table in tables]
     has = [table.has(view) for table in tables]

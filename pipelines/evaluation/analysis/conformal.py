@@ -1,18 +1,18 @@
-"""Prediction intervals from validation residuals, with the coverage they have on test regions.
+"""Conformal prediction intervals from validation residuals, and their coverage on test regions.
 
-Two ways to set the half-width, both around the probe's prediction:
+Two methods set the half-width of the intervals around the predictions:
 
-- `split`: split-conformal (Lei et al., "Distribution-Free Predictive Inference for Regression",
-  JASA 2018): the quantile of the absolute residuals of all validation regions. It presumes that a
-  test region is exchangeable with them, which a region of a new district is not.
+- `split`: split conformal prediction (Lei et al., "Distribution-Free Predictive Inference for
+  Regression", JASA 2018), the quantile of the absolute validation residuals. It assumes that test
+  and validation regions are exchangeable, which does not hold for new districts.
 - `block`: hierarchical conformal prediction (Lee, Barber, Willett, "Distribution-free inference
-  with hierarchical data", 2023, arXiv:2306.06342): every block of validation regions counts the
-  same, and one block more, the unseen one, counts as infinitely far. It presumes that *blocks* are
-  exchangeable. Where there are fewer than `1 / (1 - level) - 1` blocks that infinite one lies
-  within the quantile: the largest residual is taken, and `guaranteed` says so.
+  with hierarchical data", 2023, arXiv:2306.06342), which assumes exchangeable *blocks*: validation
+  blocks have equal weights, and the unseen test block a residual of infinity. With fewer than
+  `1 / (1 - level) - 1` blocks the quantile is infinite; the largest residual is used instead, and
+  `guaranteed` is False.
 
-The validation regions also chose the probe's hyper-parameters, so neither is exact: read the
-measured coverage.
+The validation regions are also used to choose hyper-parameters, so neither method is exact: refer
+to the measured coverage.
 """
 
 import math
@@ -37,21 +37,21 @@ INTERVALS_FILE = "intervals.json"
 
 @dataclass(frozen=True)
 class Coverage:
-    """Prediction intervals of one system on one indicator, means over splits.
+    """Coverage of the prediction intervals of one system on one indicator, mean over splits.
 
     Attributes:
-        protocol: of the splits.
-        indicator: what is predicted.
-        system: whose predictions; with `view` and `probe`.
-        view: of the system.
-        probe: of the system.
+        protocol: Protocol of the splits.
+        indicator: Predicted indicator.
+        system: Name of the system.
+        view: View of the system.
+        probe: Probe of the system.
         method: `split` or `block`.
-        level: the coverage aimed at.
-        coverage: share of test regions within their interval.
-        coverage_low: that of the split that has least.
-        half_width: of the intervals, on the scale that is scored.
-        guaranteed: share of the splits whose validation set is large enough for the level.
-        splits: averaged over.
+        level: Nominal coverage.
+        coverage: Share of test regions within their interval.
+        coverage_low: Lowest coverage of any split.
+        half_width: Half-width of the intervals, on the transformed scale.
+        guaranteed: Share of splits whose validation set is large enough for the level.
+        splits: Number of splits.
     """
 
     protocol: str
@@ -71,15 +71,15 @@ class Coverage:
 def split_half_width(
     residuals: Array, blocks: NDArray[np.int64], level: float
 ) -> tuple[float, bool]:
-    """Half-width by split-conformal; blocks are not looked at.
+    """Half-width by split conformal prediction.
 
     Args:
-        residuals: `(n,)` absolute, of validation regions.
-        blocks: `(n,)`.
-        level: the coverage aimed at.
+        residuals: `(n,)` absolute validation residuals.
+        blocks: Unused.
+        level: Nominal coverage.
 
     Returns:
-        The `ceil((n + 1) level)`-th smallest residual, or the largest where there are too few; and
+        The `ceil((n + 1) level)`-th smallest residual, or the largest if there are too few; and
         whether there are enough.
     """
     rank = math.ceil((len(residuals) + 1) * level - 1e-9)
@@ -93,14 +93,14 @@ def block_half_width(
     """Half-width by hierarchical conformal prediction.
 
     Args:
-        residuals: `(n,)` absolute, of validation regions.
-        blocks: `(n,)` number of each region's block.
-        level: the coverage aimed at.
+        residuals: `(n,)` absolute validation residuals.
+        blocks: `(n,)` block number of each region.
+        level: Nominal coverage.
 
     Returns:
-        The `level` quantile of the residuals where each of K blocks weighs `1 / (K + 1)`, spread
-        evenly over its regions, and infinity weighs the rest; the largest residual where that is
-        infinite; and whether it is not.
+        The weighted `level` quantile of the residuals, each of the K blocks with a total weight of
+        `1 / (K + 1)` and infinity with the rest, or the largest residual if the quantile is
+        infinite; and whether it is finite.
     """
     _, members, sizes = np.unique(blocks, return_inverse=True, return_counts=True)
     weights = 1 / sizes[members] / (len(sizes) + 1)
@@ -115,18 +115,17 @@ METHODS: dict[str, Method] = {"split": split_half_width, "block": block_half_wid
 
 
 def measure_coverage(folder: Path, level: float = LEVEL) -> list[Coverage]:
-    """Intervals of every system of a results folder, and their coverage on its test regions.
+    """Measure the coverage of prediction intervals and write it to `<folder>/intervals.json`.
 
     Args:
-        folder: of one city's results.
-        level: the coverage aimed at.
+        folder: Results folder of one city.
+        level: Nominal coverage.
 
     Returns:
-        In the order of protocol, indicator, system, view, probe and method. They are also written
-        to `intervals.json` in the folder.
+        Coverage sorted by protocol, indicator, system, view, probe and method.
 
     Raises:
-        InputError: there are no results.
+        InputError: The folder has no results.
     """
     found = []
     for protocol in sorted(PROTOCOLS):

@@ -1,11 +1,10 @@
-"""How large systems are, and how fast they encode: counted and measured, on the machine at hand.
+"""Parameter counts and encoding speed of the systems.
 
-Parameters are counted where they work: those that training runs through or that the system holds
-(`total`), those that training has given a gradient (`trainable`), and those that run when a region
-is encoded (`inference`). Speeds are of the encoder alone, from decoded pixels to vectors; reading
-and decoding images is all systems' same work. One thread of a processor is timed by the time that
-it computes, so that other work on the machine does not count. A batch is of regions, each with its
-images; a system may cut it into smaller ones of its own.
+Parameters are those used in training or stored (`total`), those with a gradient (`trainable`), and
+those used to encode a region (`inference`). Speed is measured from decoded pixels to embeddings,
+since reading and decoding images is the same for all systems. On a single CPU thread, processor
+time is measured, so that other processes do not count. Batches consist of regions with all their
+images; a system may split them further.
 """
 
 import os
@@ -34,20 +33,20 @@ from ..probe.results import EFFICIENCY_FILE
 
 BATCHES = (1, 128)
 REPEATS, MOST_REPEATS = 3, 50
-# one pass teaches a system nothing, but runs through all that training runs through
+# settings reduced to one epoch: enough to run every module that training uses
 SHORT = ("epochs", "simclr_epochs", "satellite_epochs", "street_view_epochs", "fusion_epochs")
 METHOD, REAL_METHOD, REAL_CLIP = "urbanln", "urbanln-vitb16", "clip-vitb16"
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Of one batch size.
+    """Encoding speed for one batch size.
 
     Attributes:
-        regions: asked for at a time.
-        images: of them.
-        seconds: median of the repeats.
-        repeats: how often it was measured.
+        regions: Number of regions per batch.
+        images: Number of images of these regions.
+        seconds: Median time per batch.
+        repeats: Number of measurements.
     """
 
     regions: int
@@ -58,16 +57,16 @@ class Speed:
 
 @dataclass(frozen=True)
 class Efficiency:
-    """A system, counted and measured.
+    """Parameter counts and speed of one system.
 
     Attributes:
-        system: its name.
-        size: what its numbers are of: a recipe's size, a checkpoint, or the real architecture.
-        image_size: side of the images that it sees, pixels.
-        total: parameters of training and of what is kept.
-        trainable: those with a gradient.
-        inference: those that run when a region is encoded.
-        speeds: one a batch size.
+        system: Name of the system.
+        size: Recipe size, `checkpoint`, or the name of the published architecture.
+        image_size: Side of the input images in pixels.
+        total: Number of parameters used in training or stored.
+        trainable: Number of parameters with a gradient.
+        inference: Number of parameters used to encode a region.
+        speeds: Speed per batch size.
     """
 
     system: str
@@ -94,22 +93,22 @@ def measure_efficiency(
     device: str = "cpu",
     log: Callable[[str], None] = print,
 ) -> Path:
-    """Measure systems on regions of a city, and write `<output>/efficiency.json`.
+    """Measure parameters and speed of systems, and write `<output>/efficiency.json`.
 
     Args:
-        output: folder of the file, and of decoded pixels.
-        dataset_name: folder or Hub id; with captions, which some systems read in training.
-        city: whose images are encoded: the largest batch must find as many regions.
-        systems: of `evaluate.py baseline`.
-        size: of their recipes.
-        model_name_or_path: an UrbanLN checkpoint that is measured too.
-        real_size: measure UrbanLN and CLIP as ViT-B/16 too, with drawn weights.
-        min_seconds: that each batch size is measured for, at least.
-        device: where they run.
-        log: takes a line.
+        output: Output folder, also used to cache decoded pixels.
+        dataset_name: Dataset folder or Hub id; with captions, which some systems need in training.
+        city: City whose images are encoded; needs as many regions as the largest batch.
+        systems: Baselines of `evaluate.py baseline`.
+        size: Size of their recipes.
+        model_name_or_path: UrbanLN checkpoint to measure as well.
+        real_size: Whether to also measure randomly initialised UrbanLN and CLIP as ViT-B/16.
+        min_seconds: Minimum measurement time per batch size.
+        device: Torch device.
+        log: Callback for progress lines.
 
     Raises:
-        InputError: no such system or checkpoint, or the city has too few regions.
+        InputError: A system or checkpoint does not exist, or the city has too few regions.
     """
     found = []
 
@@ -146,7 +145,7 @@ def measure_efficiency(
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What the speeds are of."""
+    """Hardware and software of the measurement."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
@@ -213,7 +212,7 @@ def _measure_checkpoint(
 
 
 def _real_models() -> Iterator[tuple[str, nn.Module, nn.Module]]:
-    """Name, the model that encodes and the one that is trained; weights are drawn."""
+    """Name, encoder and training model of each architecture, randomly initialised."""
     from transformers import CLIPConfig, CLIPModel
 
     from modeling_urbanln import UrbanLNConfig, UrbanLNForPreTraining, UrbanLNModel
@@ -274,12 +273,12 @@ def _measure_model(
 
 @contextmanager
 def running_modules() -> Iterator[list[nn.Module]]:
-    """The modules whose forward runs meanwhile, each once."""
+    """Record the modules whose forward pass runs in the context, each once."""
     seen: dict[int, nn.Module] = {}
 
     def note(module: nn.Module, _: Any) -> None:
         seen[id(module)] = module
-        if isinstance(module, nn.MultiheadAttention):  # takes the weights of its parts by hand
+        if isinstance(module, nn.MultiheadAttention):  # bypasses the forward of its submodules
             seen.update({id(part): part for part in module.modules()})
 
     found: list[nn.Module] = []
@@ -292,13 +291,13 @@ def running_modules() -> Iterator[list[nn.Module]]:
 
 
 def parameters(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
-    """Their own parameters, not those of their parts, each once."""
+    """Direct parameters of the modules, each once, without those of submodules."""
     found = {id(p): p for module in modules for p in module.parameters(recurse=False)}
     return list(found.values())
 
 
 def modules_of(holder: Any) -> Iterator[nn.Module]:
-    """The modules that an object holds as attributes, or in lists and mappings of them."""
+    """Modules in an object's attributes, including lists and dicts of modules."""
     for value in vars(holder).values():
         for one in (
             value.values() if isinstance(value, dict) else value if _is_list(value) else [value]
@@ -314,7 +313,7 @@ def _is_list(value: Any) -> bool:
 
 
 def subset(data: RegionData, regions: int) -> RegionData:
-    """The first regions that have images of every view, with those images alone."""
+    """First regions with images of every view, and only their images."""
     have = np.logical_and.reduce(
         [np.isin(np.arange(len(data.region_ids)), view.region) for view in data.views.values()]
     )
@@ -346,13 +345,13 @@ def subset(data: RegionData, regions: int) -> RegionData:
 
 
 def measure(encode: Encode, data: RegionData, device: str, min_seconds: float) -> tuple[Speed, ...]:
-    """Median seconds of a call at each batch size, after one that warms up."""
+    """Median time per call for each batch size, after a warm-up call."""
     speeds = []
     clock = time.process_time if _alone(device) else time.perf_counter
     for regions in BATCHES:
         part = subset(data, regions)
         given = encode(part)
-        # of the views that it sees: one vector a region may be of both
+        # views used by the system; a single vector per region may combine both
         seen = (
             set(given) if isinstance(given, dict) and set(given) <= set(part.views) else part.views
         )

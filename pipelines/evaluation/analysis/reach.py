@@ -1,9 +1,8 @@
-"""How far a map reaches: where its errors cluster, where it is out of its depth, whom images miss.
+"""Reliability of a map: spatial autocorrelation of errors, distribution shift, image coverage.
 
-Three numbers beside a score. Moran's I of the residuals tells whether errors resemble those of
-the neighbours, so that whole quarters are over- or underestimated. The area of applicability tells
-which regions look like none that was learnt from. The coverage by decile tells whether regions with
-few people, or little light, have images as often as the others.
+Moran's I of the residuals shows whether entire neighbourhoods are over- or underestimated, the area
+of applicability which regions are outside the training distribution, and the coverage by decile of
+the label whether, say, regions with few residents have images as often as others.
 """
 
 import io
@@ -20,7 +19,7 @@ NEIGHBOURS, PERMUTATIONS = 8, 999
 FEWEST_RESIDUALS = 30
 CHANCE = 0.05
 STRONG = 0.3
-"""Moran's I from which whole quarters, not single neighbours, err together."""
+"""Moran's I from which errors are shared by neighbourhoods, not only by adjacent regions."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,8 @@ class Moran:
     """Spatial autocorrelation of residuals.
 
     Attributes:
-        value: Moran's I; about 0 where errors are scattered, towards 1 where they cluster.
-        p: share of permutations with an I at least as large.
+        value: Moran's I; about 0 for scattered errors, towards 1 for clustered errors.
+        p: One-sided p value by permutation.
         residual: `(N,)` standardised residuals.
         neighbours: `(N,)` mean standardised residual of the nearest regions.
     """
@@ -42,16 +41,17 @@ class Moran:
 
 @dataclass(frozen=True)
 class Reach:
-    """How far the map of an indicator reaches.
+    """Reliability of the map of one indicator.
 
     Attributes:
-        indicator: what is predicted.
-        moran: of the held-out residuals; None for fewer than [`FEWEST_RESIDUALS`].
-        predicted: regions that were predicted and not learnt from.
-        unlike: those whose vectors are unlike all that were learnt from.
-        covered: shares of the labelled regions that have an image, by decile of the label from the
-            lowest; NaN for a decile that ties leave empty.
-        asked: which regions `predicted` counts.
+        indicator: Predicted indicator.
+        moran: Autocorrelation of the held-out residuals; None for fewer than
+            [`FEWEST_RESIDUALS`].
+        predicted: Number of predicted regions outside the training set.
+        unlike: Number of these outside the training distribution.
+        covered: Share of labelled regions with an image per decile of the label, lowest first;
+            NaN for deciles left empty by ties.
+        asked: Description of the regions counted by `predicted`.
     """
 
     indicator: str
@@ -63,7 +63,7 @@ class Reach:
 
     @property
     def lines(self) -> list[str]:
-        """A sentence for each."""
+        """Findings, one sentence each."""
         found = []
         if self.moran is not None:
             alike = self.moran.p < CHANCE and self.moran.value > 0
@@ -89,7 +89,7 @@ class Reach:
         return found
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, without the residuals."""
+        """JSON-serialisable summary without the residuals."""
         moran = self.moran and {"value": self.moran.value, "p": self.moran.p}
         covered = [None if np.isnan(share) else share for share in self.covered]
         return {**asdict(self), "moran": moran, "covered": covered, "lines": self.lines}
@@ -103,20 +103,19 @@ def morans_i(
     permutations: int = PERMUTATIONS,
     seed: int = 0,
 ) -> Moran | None:
-    """Moran's I with row-standardised weights of the nearest neighbours.
+    """Moran's I with row-standardised nearest-neighbour weights and a one-sided permutation test.
 
-    With z the centred residuals and W the weights, I = z'Wz / z'z (Moran 1950,
-    doi:10.2307/2332142); significance by permutation, one-sided.
+    I = z'Wz / z'z for centred residuals z and weights W (Moran 1950, doi:10.2307/2332142).
 
     Args:
         xy: `(N, 2)` positions in metres.
-        residual: `(N,)`; rows that are not finite are left out.
-        neighbours: Number of nearest regions that have equal weights.
+        residual: `(N,)` residuals; non-finite rows are dropped.
+        neighbours: Number of nearest neighbours, with equal weights.
         permutations: Number of permutations.
-        seed: Seed of the permutations.
+        seed: Random seed.
 
     Returns:
-        None for fewer than [`FEWEST_RESIDUALS`] residuals, or residuals that do not vary.
+        None for fewer than [`FEWEST_RESIDUALS`] residuals, or constant residuals.
     """
     from scipy.spatial import cKDTree
 
@@ -124,7 +123,7 @@ def morans_i(
     xy, z = xy[known], residual[known] - residual[known].mean() if known.any() else residual[known]
     if len(z) < max(FEWEST_RESIDUALS, neighbours + 1) or not np.ptp(z) > 0:
         return None
-    # of places that coincide any may come first, so a region is taken out by its number
+    # coincident points may come in any order, so exclude each region by its index
     _, nearest = cKDTree(xy).query(xy, k=neighbours + 1)
     own = nearest == np.arange(len(z))[:, None]
     own[~own.any(1), -1] = True
@@ -141,7 +140,7 @@ def morans_i(
 
 
 def draw_reach(reach: Reach) -> bytes:
-    """Coverage by decile, and residuals against those of the neighbours, as a small PNG."""
+    """PNG with the image coverage per decile and a Moran scatter plot of the residuals."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 2.4), layout="constrained")

@@ -1,7 +1,7 @@
-"""Do images predict better than location alone? One answer per indicator and protocol, and overall.
+"""Comparison of image systems with location alone, per indicator and protocol and overall.
 
-The image system is chosen by its validation error, so that choosing one among many does not inflate
-its test score. The location control is the best one on the test regions, in favour of location.
+The image system is chosen by validation error, so the choice does not inflate its test score. The
+location control is the best one on the test regions, a choice in favour of location.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -18,15 +18,15 @@ from .bootstrap import DrawnCell, Interval, Name, interval
 LOCATION = "coordinates"
 FEWEST_REGIONS, FEWEST_DISTRICTS = 100, 8
 NOT_ESTIMABLE_BELOW = -2.0
-"""R2 below which the lower end of an interval carries no information."""
+"""Lower end of an interval of R2 below which it is uninformative."""
 ANSWERS = ("yes", "not significant", "no", "too few regions", "not estimable")
 
-Errors = Mapping[tuple[Name, str], float]  # name and indicator -> mean squared error
+Errors = Mapping[tuple[Name, str], float]  # (name, indicator) -> mean squared error
 
 
 @dataclass(frozen=True)
 class Score:
-    """R2 with its 95 % interval over districts; None where it is not estimable."""
+    """R2 with its 95 % confidence interval over districts; None if not estimable."""
 
     r2: float | None
     low: float | None
@@ -34,7 +34,7 @@ class Score:
 
     @property
     def text(self) -> str:
-        """As it is printed."""
+        """Text for tables."""
         if self.r2 is None or self.low is None or self.high is None:
             return "not estimable"
         return f"{self.r2:.2f} [{self.low:.2f}, {self.high:.2f}]"
@@ -42,19 +42,19 @@ class Score:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Images against location alone, on one indicator under one protocol.
+    """Comparison of images and location alone on one indicator under one protocol.
 
     Attributes:
         protocol: "block" or "random".
-        indicator: What is predicted.
+        indicator: Predicted indicator.
         answer: One of [`ANSWERS`].
-        system: The image system, with view and probe.
-        images: Its R2.
+        system: Name, view and probe of the image system.
+        images: R2 of the image system.
         location_probe: Probe of the best location control.
-        location: Its R2.
-        gain: R2 of the images less R2 of location, paired.
+        location: R2 of that control.
+        gain: Paired difference of R2, images minus location.
         regions: Number of labelled regions.
-        districts: Number of districts that hold test regions.
+        districts: Number of districts with test regions.
     """
 
     protocol: str
@@ -71,15 +71,15 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Overall:
-    """A system under one protocol, mean over indicators.
+    """Mean score of a system over indicators under one protocol.
 
     Attributes:
         protocol: "block" or "random".
         name: System, view and probe.
-        indicators: Number of indicators the system is scored on.
-        r2: Mean R2 over them.
-        gain: Mean R2 less that of the best location control, over the indicators of both; None for
-            that control itself, and where there is none.
+        indicators: Number of indicators of the system.
+        r2: Mean R2.
+        gain: Mean difference of R2 from the best location control over shared indicators; None for
+            that control, and without one.
     """
 
     protocol: str
@@ -90,7 +90,7 @@ class Overall:
 
 
 def score(found: Interval) -> Score:
-    """An interval as it is printed, or nothing where it reaches too far down."""
+    """Rounded score; empty if the interval is not finite or extends below the limit."""
     values = (found.estimate, found.low, found.high)
     if not np.isfinite(values).all() or found.low < NOT_ESTIMABLE_BELOW:
         return Score(None, None, None)
@@ -98,12 +98,12 @@ def score(found: Interval) -> Score:
 
 
 def answer(gain: Score, regions: int, districts: int) -> str:
-    """One of [`ANSWERS`].
+    """Verdict, one of [`ANSWERS`].
 
     Args:
-        gain: R2 of the images less R2 of location alone, paired.
+        gain: Paired difference of R2, images minus location alone.
         regions: Number of labelled regions.
-        districts: Number of districts that hold scored regions.
+        districts: Number of districts with scored regions.
     """
     if regions < FEWEST_REGIONS or districts < FEWEST_DISTRICTS:
         return "too few regions"
@@ -115,12 +115,12 @@ def answer(gain: Score, regions: int, districts: int) -> str:
 def validation_errors(
     folder: Path, protocol: str, group_of: Callable[[Name], Name]
 ) -> dict[tuple[Name, str], float]:
-    """Name and indicator -> mean squared error on validation regions, mean over runs.
+    """Validation MSE by system and indicator, averaged over splits, seeds and trainings.
 
     Args:
-        folder: Of one city's results.
-        protocol: Of the splits.
-        group_of: Name of a training -> name of its system.
+        folder: Results folder of one city.
+        protocol: Protocol of the splits.
+        group_of: Function from the name of a training to that of its system.
     """
     found: dict[tuple[Name, str], list[float]] = {}
     for split in predicted_splits(folder, protocol, VALIDATION_FOLDER):
@@ -131,10 +131,9 @@ def validation_errors(
 
 
 def best_views(errors: Errors) -> list[Name]:
-    """The view and probe of the lowest validation error of each system that sees images.
+    """Best view and probe of each image system by validation error, best system first.
 
-    Errors of several indicators are averaged by their logarithms, since their scales differ. The
-    system of the lowest error comes first.
+    Errors are averaged over indicators on a logarithmic scale, since their scales differ.
     """
     logs: dict[Name, list[float]] = {}
     for (name, _), error in errors.items():
@@ -147,17 +146,17 @@ def best_views(errors: Errors) -> list[Name]:
 
 
 def sees_images(name: Name) -> bool:
-    """Whether a system gets image vectors, and they alone."""
+    """Whether a system has image embeddings as its only input."""
     return name[1] != NO_VIEW and not split_name(name[0])[0]
 
 
 def is_control(name: Name) -> bool:
-    """Whether a system is beside no other and sees no image."""
+    """Whether a system has no image embeddings and is not a combination."""
     return name[1] == NO_VIEW and not split_name(name[0])[0]
 
 
 def best_of_indicator(errors: Errors, indicator: str) -> Name | None:
-    """The image system with the lowest validation error on an indicator."""
+    """Image system with the lowest validation error on an indicator."""
     own = [name for name, other in errors if other == indicator and sees_images(name)]
     return min(own, key=lambda name: errors[name, indicator], default=None)
 
@@ -165,13 +164,13 @@ def best_of_indicator(errors: Errors, indicator: str) -> Name | None:
 def verdicts(
     cells: Iterable[DrawnCell], errors: Mapping[str, Errors], labelled: Mapping[str, int]
 ) -> Iterator[Verdict]:
-    """Every indicator that both images and a location control are scored on.
+    """Verdicts for all indicators with scores of an image system and a location control.
 
     Args:
-        cells: Drawn scores, with the image systems of the lowest validation error and the location
-            controls among them.
-        errors: Protocol -> what [`validation_errors`] gives.
-        labelled: Indicator -> number of labelled regions.
+        cells: Drawn scores, including the best image systems by validation error and the location
+            controls.
+        errors: Protocol to [`validation_errors`].
+        labelled: Indicator to number of labelled regions.
     """
     for cell in cells:
         name = best_of_indicator(errors[cell.protocol], cell.indicator)
@@ -201,11 +200,11 @@ def _verdict(cell: DrawnCell, name: Name, regions: int) -> Verdict:
 
 
 def overall(cells: Sequence[DrawnCell], names: Collection[Name]) -> list[Overall]:
-    """Some systems, mean over indicators, beside the best location control.
+    """Mean scores of systems over indicators, and gains over the best location control.
 
     Args:
-        cells: Drawn scores of those systems and of the location controls.
-        names: The systems, with view and probe.
+        cells: Drawn scores of the systems and of the location controls.
+        names: Systems with view and probe.
     """
     found = []
     for protocol in dict.fromkeys(cell.protocol for cell in cells):
@@ -229,7 +228,7 @@ def overall(cells: Sequence[DrawnCell], names: Collection[Name]) -> list[Overall
 def mean_difference(
     cells: Iterable[DrawnCell], protocol: str, first: Name, second: Name | None
 ) -> Interval | None:
-    """Mean R2 of one system less that of another, over the indicators of both; None without any."""
+    """Mean difference of R2 over the shared indicators of two systems; None without any."""
     drawn = [
         cell.systems[first].less(cell.systems[second], "r2")
         for cell in cells
