@@ -1,4 +1,4 @@
-"""A city as it is probed: its regions and what is predicted of them."""
+"""Regions and target indicators of a city."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ from ..errors import InputError
 
 @dataclass(frozen=True)
 class Target:
-    """An indicator as it is scored.
+    """Target indicator on its transformed scale.
 
     Attributes:
-        name: of the indicator.
-        unit: of its raw values.
+        name: Name of the indicator.
+        unit: Unit of the raw values.
         transform: `ln1p` or `identity`.
-        y: `(N,)` transformed; nan where missing.
-        invalid: labels that have no logarithm (below 0), taken as missing.
+        y: `(N,)` transformed values; NaN where missing.
+        invalid: Number of negative or infinite labels treated as missing.
     """
 
     name: str
@@ -36,18 +36,18 @@ class Target:
 
 @dataclass(frozen=True)
 class City:
-    """What is predicted, and where.
+    """City with its regions and target indicators.
 
     Attributes:
-        name: of the city.
-        dataset_name: where it comes from.
-        synthetic: the data is simulated.
-        regions: all regions, with region_id, lon, lat, geometry and stored splits.
-        targets: the indicators.
-        block_m: side of the blocks that the dataset holds out, where it names one.
+        name: Name of the city.
+        dataset_name: Dataset folder or Hub id.
+        synthetic: Whether the data is simulated.
+        regions: All regions, with region_id, lon, lat, geometry and stored splits.
+        targets: Target indicators.
+        block_m: Side of the blocks of the stored block split in metres, if known.
 
     Raises:
-        InputError: a region stands in two rows, and so in the training and the test part at once.
+        InputError: A region id is duplicated, which would leak test labels into training.
     """
 
     name: str
@@ -66,19 +66,19 @@ class City:
             raise InputError(str(error)) from error
 
     def numbers(self, columns: Iterable[str]) -> NDArray[np.float64]:
-        """`(N, columns)` of the table of regions, nan where missing."""
+        """`(N, len(columns))` values of region columns; NaN where missing."""
         return self.regions[list(columns)].to_numpy(np.float64, na_value=np.nan)
 
 
 def transform_labels(raw: NDArray[np.float64], transform: str) -> tuple[NDArray[np.float64], int]:
-    """ln(y + 1), or the values as they are.
+    """Apply the transform of an indicator: ln(y + 1) or the identity.
 
     Returns:
-        The labels, nan where missing, and how many were taken as missing though present: they are
-        negative where a logarithm is asked for, or infinite.
+        Transformed labels, NaN where missing, and the number of labels treated as missing because
+        they are infinite, or negative for `ln1p`.
 
     Raises:
-        InputError: the transform is unknown.
+        InputError: The transform is unknown.
     """
     if transform not in ("ln1p", "identity"):
         raise InputError(f"Unknown transform {transform!r}; known are 'ln1p' and 'identity'.")
@@ -89,13 +89,13 @@ def transform_labels(raw: NDArray[np.float64], transform: str) -> tuple[NDArray[
 
 
 def open_city(dataset_name: str, city: str) -> City:
-    """Regions and indicators of a city.
+    """Read the regions and indicators of a city.
 
     Raises:
-        InputError: there is no such dataset, city or column, it has no indicator, or an id stands
-            in two rows.
+        InputError: The dataset, the city or an indicator's column does not exist, there are no
+            indicators, or a region id is duplicated.
     """
-    from ..embed.sources import check_city  # imports torch, which reports do without
+    from ..embed.sources import check_city  # imports torch, which reports do not need
 
     check_city(dataset_name, city)
     try:

@@ -1,6 +1,6 @@
-"""Controls that see no image: what a map coordinate, a count of shops, or nothing at all is worth.
+"""Baselines that use no images: the training mean, and trees or k-NN on coordinates or POI counts.
 
-Whatever beats a picture here is spatial autocorrelation or a map, not sight.
+Where these match an image system, its score is explained by location rather than by the images.
 """
 
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ from threadpoolctl import threadpool_limits
 from .tasks import Array, Fit, Task
 
 NEIGHBOURS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
-LEAVES = (4, 16)  # of a tree
+LEAVES = (4, 16)  # per tree
 MAX_TREES = 100
 SHRINKAGE = 0.1
 BASIS_SIDE = 8
-ROWS_PER_THREAD = 10_000  # with fewer, threads wait for each other longer than they work
+ROWS_PER_THREAD = 10_000  # with fewer, synchronisation dominates
 
 
 def fit_mean(tasks: Sequence[Task]) -> list[Fit]:
-    """Predict the mean of the training labels everywhere."""
+    """Predict the mean of the training labels."""
     fits = []
     for task in tasks:
         mean = float(task.y[task.train].mean())
@@ -34,15 +34,15 @@ def fit_mean(tasks: Sequence[Task]) -> list[Fit]:
 def fit_coordinates(
     xy: NDArray[np.float64], tasks: Sequence[Task], neighbours: Sequence[int] = NEIGHBOURS
 ) -> list[Fit]:
-    """Predict the mean label of the k nearest training regions; validation chooses k.
+    """k-nearest-neighbour regression on coordinates; k is chosen on the validation set.
 
     Args:
         xy: `(N, 2)` positions of the regions in local metres.
-        tasks: see [`Task`].
-        neighbours: grid of k; those larger than a training set are left out.
+        tasks: Tasks, see [`Task`].
+        neighbours: Grid of k; values larger than the training set are skipped.
 
     Returns:
-        One `Fit` a task, in order; its hyper-parameter is `k`.
+        One `Fit` per task, in order, with the hyper-parameter `k`.
     """
     return [_fit_knn(xy, task, neighbours) for task in tasks]
 
@@ -50,41 +50,40 @@ def fit_coordinates(
 def fit_boosting(
     X: NDArray[np.float64], tasks: Sequence[Task], leaves: Sequence[int] = LEAVES
 ) -> list[Fit]:
-    """Gradient-boosted trees on squared error; validation chooses their size and number.
+    """Gradient-boosted regression trees; their size and number are chosen on the validation set.
 
-    Scikit-learn's `HistGradientBoostingRegressor` with a learning rate of 0.1, each tree added in
-    turn tried on the validation regions.
+    Scikit-learn's `HistGradientBoostingRegressor` with a learning rate of 0.1.
 
     Args:
-        X: `(N, D)` features; trees do not mind their scale.
-        tasks: see [`Task`].
-        leaves: grid of the leaves of a tree.
+        X: `(N, D)` features.
+        tasks: Tasks, see [`Task`].
+        leaves: Grid of the maximum number of leaves per tree.
 
     Returns:
-        One `Fit` a task, in order; its hyper-parameters are `leaves` and `trees`.
+        One `Fit` per task, in order, with the hyper-parameters `leaves` and `trees`.
     """
     with threadpool_limits(1 + len(X) // ROWS_PER_THREAD, user_api="openmp"):
         return [_fit_boosting(X, task, leaves) for task in tasks]
 
 
 def tree_coordinates(xy: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`(N, 4)`: x, y and the axes turned by 45 degrees, for trees cut along axes alone."""
+    """`(N, 4)` coordinates with axes rotated by 45 degrees added, for axis-aligned trees."""
     x, y = xy.T
     return np.stack([x, y, x + y, x - y], axis=1)
 
 
 def coordinate_basis(xy: NDArray[np.float64], side: int = BASIS_SIDE) -> NDArray[np.float64]:
-    """Smooth functions of the place, for probes that are linear in what they are given.
+    """Smooth functions of location for linear probes: a two-dimensional cosine basis.
 
-    Products `cos(pi i u) cos(pi j v)`, u and v being x and y over the longer side of the extent:
-    the basis of the two-dimensional cosine transform, without its constant.
+    Products `cos(pi i u) cos(pi j v)` without the constant, with u and v being x and y divided by
+    the longer side of the extent.
 
     Args:
         xy: `(N, 2)` positions in local metres.
-        side: i and j go from 0 to `side - 1`: with 8, a city of 40 km is drawn at about 6 km.
+        side: Number of frequencies per axis; 8 resolves about 6 km in a city of 40 km.
 
     Returns:
-        `(N, side * side - 1)`.
+        `(N, side * side - 1)` features.
     """
     low = xy.min(0)
     u = (xy - low) / max(float((xy.max(0) - low).max()), 1e-9)
@@ -105,7 +104,7 @@ def _fit_knn(xy: Array, task: Task, neighbours: Sequence[int]) -> Fit:
 
 
 def _neighbour_means(tree: cKDTree, labels: Array, xy: Array, ks: Sequence[int]) -> Array:
-    """Mean label of the k nearest, `(len(ks), len(xy))`: one query serves every k."""
+    """`(len(ks), len(xy))` mean labels of the k nearest neighbours for every k."""
     _, nearest = tree.query(xy, k=np.arange(1, max(ks) + 1))
     sums = labels[nearest].cumsum(1)
     return np.stack([sums[:, k - 1] / k for k in ks])

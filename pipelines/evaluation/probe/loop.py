@@ -1,7 +1,7 @@
-"""The probe loop: every system on every indicator under every split, as rows that are appended.
+"""Evaluation loop: probes of all systems on all indicators and splits, appended as result rows.
 
-The one loop of all protocols. What differs between them - whose regions, which splits, which
-systems - is a [`Comparison`], made by [`run`] within a city and by [`transfer`] from city to city.
+All protocols share this loop. Their regions, splits and systems are given by a [`Comparison`], made
+by [`run`] within a city and by [`transfer`] between cities.
 """
 
 import time
@@ -41,21 +41,21 @@ FEW_REGIONS, SEEDS, SEEDS_OF_FEW = 1000, 5, 10
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """Which cells of the table are computed.
+    """Settings of the evaluation.
 
     Attributes:
-        protocols: of `random`, `block`.
-        probes: of `mlp`, `ridge`.
-        seeds: split seeds 0, 1, ...; None: 5, or 10 where fewer than 1,000 regions are compared.
-        probe_seeds: probe seeds for each split seed.
-        views: of `street_view`, `satellite`, `both`; None: all. A system takes part in those of
-            them that it has.
-        mlp: the MLP probe.
-        ridge: the ridge probe.
-        device: where the probes are trained.
-        beside: what the vectors of every system are also put beside, with the ridge probe: labels
-            of tables, or names of controls. Coordinates are always among it.
-        controls: more controls, of `systems.EXTRA_CONTROLS`.
+        protocols: Split protocols, of `random`, `block`.
+        probes: Probes, of `mlp`, `ridge`.
+        seeds: Number of split seeds; by default 5, or 10 for fewer than 1,000 compared regions.
+        probe_seeds: Number of probe seeds per split seed.
+        views: Views, of `street_view`, `satellite`, `both`; all by default. A system is evaluated
+            in those it has.
+        mlp: Settings of the MLP probe.
+        ridge: Settings of the ridge probe.
+        device: Torch device of the probes.
+        beside: Inputs that all systems are also combined with, for the ridge probe: labels of
+            tables or names of controls, besides coordinates, which are always included.
+        controls: Additional controls, of `systems.EXTRA_CONTROLS`.
     """
 
     protocols: tuple[str, ...] = ("random", "block")
@@ -70,29 +70,29 @@ class ProbeSettings:
     controls: tuple[str, ...] = ()
 
     def for_regions(self, num_regions: int) -> "ProbeSettings":
-        """With the number of splits that suits so many regions, where none is set."""
+        """Copy with the default number of splits if none is set."""
         seeds = default_seeds(num_regions) if self.seeds is None else self.seeds
         return replace(self, seeds=seeds)
 
 
 def default_seeds(num_regions: int) -> int:
-    """Splits where none are asked for: the fewer regions, the more a score depends on the split."""
+    """Default number of splits; scores of few regions vary more between splits."""
     return SEEDS_OF_FEW if num_regions < FEW_REGIONS else SEEDS
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Who is compared on what, under which splits.
+    """Systems to compare, with their regions, targets and splits.
 
     Attributes:
-        city: City whose regions are tested.
-        source_city: Where something was learnt elsewhere, see [`ResultRow`].
+        city: City of the test regions.
+        source_city: Source cities of a transfer, see [`ResultRow`].
         synthetic: Whether the data is simulated.
-        table_hash: Hash of all that rows must share to be comparable.
-        region_ids: `(N,)` ids of the regions that are compared, of one city or of several.
-        targets: Indicators; each `y` is `(N,)`.
-        systems: Systems and controls; each with `(N, D)` features.
-        splitters: Protocol, as the rows name it, to what draws its splits of the N regions.
+        table_hash: Hash of everything that comparable rows share.
+        region_ids: `(N,)` ids of the compared regions, of one or several cities.
+        targets: Target indicators, with `y` of shape `(N,)`.
+        systems: Systems and controls, with `(N, D)` features.
+        splitters: Protocol name, as in the rows, to the splitter of the N regions.
     """
 
     city: str
@@ -107,7 +107,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Cell:
-    """One indicator under one split and one probe seed, with the task that trains it."""
+    """One indicator under one split and one probe seed, with its task."""
 
     target: Target
     protocol: str
@@ -123,14 +123,14 @@ def compute(
     settings: ProbeSettings,
     progress: Callable[..., Any] = tqdm,
 ) -> None:
-    """Compute those of the cells that have no row yet, and append their rows.
+    """Compute the cells without a row and append their rows.
 
     Args:
-        comparison: Who is compared.
-        cells: What is predicted, under which splits, from [`make_cells`].
-        store: Rows; predictions are written beside them.
-        settings: Grids and device.
-        progress: Wraps the iteration over batches of cells.
+        comparison: Systems to compare.
+        cells: Indicators and splits, from [`make_cells`].
+        store: Store of the rows; predictions are written next to its file.
+        settings: Probe settings.
+        progress: Progress bar that wraps the iteration over batches of cells.
 
     Raises:
         InputError: A probe is unknown.
@@ -153,7 +153,7 @@ def compute(
 def _batches(
     comparison: Comparison, cells: Sequence[Cell]
 ) -> Iterator[tuple[System, str, list[Cell]]]:
-    """What is computed at once, and written at once: all cells of a system, probe and protocol."""
+    """Cells of one system, probe and protocol, which are computed and written together."""
     for system in comparison.systems:
         for probe_name in system.probes:
             for protocol in comparison.splitters:
@@ -162,7 +162,7 @@ def _batches(
                     for cell in cells
                     if cell.protocol == protocol and system.scores(cell.target.name)
                 ]
-                if probe_name != "mlp":  # nothing is drawn: one probe seed is all
+                if probe_name != "mlp":  # deterministic: one probe seed suffices
                     batch = [cell for cell in batch if cell.probe_seed < PROBE_SEED_STEP]
                 if batch:
                     yield system, probe_name, batch
@@ -189,7 +189,7 @@ def _run_batch(
         _row(fields[i], task, fit, seconds)
         for i, task, fit in zip(missing, tasks, fits, strict=True)
     ]
-    # first the predictions: a row that stands has its predictions on the disk
+    # predictions first, so that every stored row has predictions
     write_predictions(store.path.parent, region_ids, rows, tasks, fits)
     store.append(rows)
 
@@ -216,12 +216,12 @@ def _fit(
 def make_cells(
     targets: Sequence[Target], splitters: Mapping[str, Splitter], settings: ProbeSettings
 ) -> tuple[list[Cell], list[dict[str, Any]]]:
-    """All cells that can be computed, and those that cannot, with the reason.
+    """Cells that can be computed, and the skipped ones with their reason.
 
     Args:
-        targets: Indicators; each `y` has one number per region that the splits count.
-        splitters: Protocol to what draws its splits.
-        settings: Numbers of seeds.
+        targets: Target indicators, with one value per region of the splits.
+        splitters: Protocol to splitter.
+        settings: Probe settings with the numbers of seeds.
     """
     cells, skipped = [], []
     for protocol, splitter in splitters.items():
@@ -244,7 +244,7 @@ def make_cells(
 
 
 def leaking_cells(systems: Sequence[System], cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """The cells of systems whose inputs give the indicator away, as [`skip`] tells them."""
+    """Skipped cells of systems whose inputs leak the indicator, in the format of [`skip`]."""
     reasons: dict[tuple[str, str, int], dict[str, Any]] = {}
     for system in systems:
         for cell in cells:
@@ -258,7 +258,7 @@ def leaking_cells(systems: Sequence[System], cells: Sequence[Cell]) -> list[dict
 
 
 def skip(indicator: str, protocol: str, split_seed: int, reason: str) -> dict[str, Any]:
-    """A cell that is not computed, and why."""
+    """Record of a cell that is not computed."""
     return {
         "indicator": indicator,
         "protocol": protocol,
@@ -268,14 +268,13 @@ def skip(indicator: str, protocol: str, split_seed: int, reason: str) -> dict[st
 
 
 def _make_task(y: NDArray[np.float64], split: Split) -> Task:
-    """The labelled regions of each part of a split."""
     labelled = np.isfinite(y)
     train, validation, test = (rows[labelled[rows]] for rows in split)
     return Task(y, split.train, train, validation, test)
 
 
 def _why_not(task: Task) -> str | None:
-    """Why a task cannot be computed; None if it can."""
+    """Reason why a task cannot be computed; None if it can."""
     if not np.isfinite(task.y).any():
         return "no region has a label"
     for part, least in (("train", 2), ("validation", 1), ("test", 2)):
@@ -292,7 +291,6 @@ def _why_not(task: Task) -> str | None:
 
 
 def _system_fields(system: System, probe_name: str, settings: ProbeSettings) -> dict[str, Any]:
-    """The fields of a row that say who was probed, and how."""
     return {
         "system": system.name,
         "beside": system.beside,
@@ -305,7 +303,7 @@ def _system_fields(system: System, probe_name: str, settings: ProbeSettings) -> 
 
 
 def _config_hash(probe_name: str, settings: ProbeSettings) -> str:
-    """Of all that is set of a probe: its grid and how it is trained."""
+    """Hash of the grid and training settings of a probe."""
     grids: dict[str, Any] = {"mlp": asdict(settings.mlp), "ridge": asdict(settings.ridge)}
     grids |= {"knn": NEIGHBOURS, "gbm": [LEAVES, MAX_TREES, SHRINKAGE]}
     return digest(probe_name, grids.get(probe_name), FRACTIONS)

@@ -1,4 +1,4 @@
-"""Probes on frozen vectors: MLP and ridge, for all seeds and indicators at once."""
+"""MLP and ridge probes on frozen embeddings, batched over seeds and indicators."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,26 +14,27 @@ from torch.nn import functional as F
 from .tasks import Array, Fit, Task
 
 HIDDEN_SIZES = (256,)
-MAX_MODELS = 32  # trained side by side: a CPU's cache holds not many more with their moments
-ROWS_AT_ONCE = 512  # in a forward pass
+MAX_MODELS = 32  # trained in parallel; more exceed a CPU's cache
+ROWS_AT_ONCE = 512  # per forward pass
 
 
 @dataclass(frozen=True)
 class MLPSettings:
-    """The MLP probe: 512-256-1, ReLU, AdamW, early stopping.
+    """Settings of the MLP probe: ReLU, AdamW, early stopping.
 
-    The 512 are the numbers of a vector, as in UrbanVLP's head of that name: one hidden layer of
-    256. A second one, 512 wide, quadruples the work and validates no better (benchmarks/README.md).
+    The default is the "512-256-1" head of UrbanVLP, 512 being the size of its embeddings. A second
+    hidden layer of width 512 costs four times as much and validates no better
+    (benchmarks/README.md).
 
     Attributes:
-        learning_rates: grid, chosen on validation together with `weight_decays`.
-        weight_decays: grid.
-        batch_size: upper limit; a task's rows are dealt into batches of nearly equal size.
-        max_epochs: upper limit.
-        patience: steps without a better validation MSE after which a task stops, at the end of an
-            epoch. Steps and not epochs: large cities have learnt all in few epochs, small ones need
-            more (benchmarks/README.md).
-        hidden_sizes: widths of the hidden layers.
+        learning_rates: Grid of learning rates, chosen on validation with `weight_decays`.
+        weight_decays: Grid of weight decays.
+        batch_size: Maximum batch size; batches of an epoch have nearly equal sizes.
+        max_epochs: Maximum number of epochs.
+        patience: Number of steps without a lower validation MSE before a task stops, checked after
+            each epoch. In steps because large cities converge in fewer epochs
+            (benchmarks/README.md).
+        hidden_sizes: Widths of the hidden layers.
     """
 
     learning_rates: tuple[float, ...] = (1e-3,)
@@ -46,7 +47,7 @@ class MLPSettings:
 
 @dataclass(frozen=True)
 class RidgeSettings:
-    """The ridge probe: `alphas` is the grid of which validation chooses."""
+    """Settings of the ridge probe: the grid of `alphas`, chosen on validation."""
 
     alphas: tuple[float, ...] = field(
         default_factory=lambda: tuple(10.0**exponent for exponent in np.arange(-2, 6.5, 0.5))
@@ -59,20 +60,20 @@ class RidgeSettings:
 def fit_mlp(
     X: Array, tasks: Sequence[Task], settings: MLPSettings | None = None, device: str = "cpu"
 ) -> list[Fit]:
-    """Train an MLP for every task and every point of the grid; validation chooses.
+    """Train an MLP for every task and grid point; hyper-parameters are chosen on validation.
 
-    Tasks of the same training rows and seed, as the indicators of one split are, see the same
-    batches: they are trained as one computation, and each stops for itself. A task's result does
-    not depend on which others run.
+    Tasks with the same training rows and seed, such as the indicators of one split, share batches
+    and are trained in one computation, each with its own early stopping. The result of a task does
+    not depend on the other tasks.
 
     Args:
-        X: `(N, D)` vectors, finite.
-        tasks: each needs at least one row to train on and one to validate on.
-        settings: grid and training.
-        device: where it is computed.
+        X: `(N, D)` embeddings, finite.
+        tasks: Tasks with at least one training and one validation row each.
+        settings: Grid and training settings.
+        device: Torch device.
 
     Returns:
-        One `Fit` a task, in order; its hyper-parameters are `lr`, `wd` and `epochs`.
+        One `Fit` per task, in order, with the hyper-parameters `lr`, `wd` and `epochs`.
     """
     settings = settings or MLPSettings()
     vectors = torch.as_tensor(X, dtype=torch.float32, device=device)
@@ -90,7 +91,7 @@ def fit_mlp(
 
 
 def _of_one_stack(tasks: Sequence[Task], limit: int) -> Iterator[list[int]]:
-    """Indices of tasks that see the same batches, so many at a time."""
+    """Indices of tasks that share batches, in groups of at most `limit`."""
     groups: dict[tuple[bytes, bytes, int], list[int]] = {}
     for index, task in enumerate(tasks):
         key = (task.fit_rows.tobytes(), task.train.tobytes(), task.seed)
@@ -101,19 +102,19 @@ def _of_one_stack(tasks: Sequence[Task], limit: int) -> Iterator[list[int]]:
 
 
 def num_batches(n: int, batch_size: int) -> int:
-    """Batches an epoch of n rows."""
+    """Number of batches per epoch of n rows."""
     return ceil(n / batch_size)
 
 
 def batch_order(n: int, num_batches: int, generator: torch.Generator) -> list[torch.Tensor]:
-    """One epoch: a permutation of n rows, dealt into batches whose sizes differ by one at most."""
+    """Random permutation of n rows, split into batches whose sizes differ by at most one."""
     return list(torch.randperm(n, generator=generator).tensor_split(num_batches))
 
 
 def initial_weights(
     dim: int, hidden_sizes: Sequence[int], generator: torch.Generator
 ) -> list[torch.Tensor]:
-    """Weights and biases in turn, `(fan_in, fan_out)` and `(fan_out,)`, drawn as `nn.Linear`'s."""
+    """Alternating weights `(fan_in, fan_out)` and biases `(fan_out,)`, as in `nn.Linear`."""
     weights: list[torch.Tensor] = []
     sizes = (dim, *hidden_sizes, 1)
     for fan_in, fan_out in pairwise(sizes):
@@ -125,11 +126,10 @@ def initial_weights(
 
 
 class _MLPStack:
-    """MLPs for tasks of the same training rows and seed and all weight decays, side by side.
+    """MLPs for tasks with the same training rows and seed and for all weight decays.
 
-    They have initial weights and batches in common. The first layer, nearly all of the work, is so
-    one matrix product for all models: `(n, D)` by `(D, M * H)`. Models come in the order of weight
-    decays, and of tasks within each.
+    The models share initial weights and batches, so the first and most expensive layer is one
+    matrix product `(n, D) @ (D, M * H)`. Models are ordered by weight decay, then by task.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class _MLPStack:
             weight.to(self.device).expand(models, *weight.shape) for weight in (first, *others)
         )
         decays = torch.tensor(settings.weight_decays, device=self.device)
-        self.kept = 1 - lr * decays.repeat_interleave(len(tasks))  # of a weight, a step
+        self.kept = 1 - lr * decays.repeat_interleave(len(tasks))  # decay factor per step
         self.best_weights = [weight.detach().clone() for weight in self.weights]
         self.best_mse = torch.full((models,), torch.inf, device=self.device)
         self.best_epoch = torch.zeros(models, dtype=torch.int64, device=self.device)
@@ -153,7 +153,7 @@ class _MLPStack:
         self._standardise()
 
     def _standardise(self) -> None:
-        """Inputs on the training regions of the split, targets on those with a label."""
+        """Scale inputs by all training regions of the split, and targets by the labelled ones."""
         rows = self.vectors[self._on_device(self.tasks[0].fit_rows)].double()
         scale = rows.std(0, correction=0)
         self.x_scale = torch.where(scale > 1e-12, scale, torch.ones_like(scale)).float()
@@ -176,7 +176,7 @@ class _MLPStack:
         return (self.vectors[rows] - self.x_mean) / self.x_scale
 
     def train(self) -> list[list[Fit]]:
-        """For each weight decay, the fit of each task."""
+        """Train all models; fits by weight decay, then by task."""
         rows = self._on_device(self.tasks[0].train)
         x, y = self._x(rows), self.y[rows]
         validation = self._validation()
@@ -198,15 +198,15 @@ class _MLPStack:
 
     def _step(self, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor) -> None:
         optimizer.zero_grad()
-        # a sum over models of each one's mean: no model feels another's gradient
+        # summing the models' mean losses keeps their gradients independent
         (self._forward(self.weights, x) - y).square().mean(0).sum().backward()
-        with torch.no_grad():  # AdamW's decay, each model's own
+        with torch.no_grad():  # decoupled weight decay per model, as in AdamW
             for weight in _by_model(self.weights):
                 weight.mul_(self.kept[self.alive].view(-1, *[1] * (weight.ndim - 1)))
         optimizer.step()
 
     def _forward(self, weights: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-        """Standardised predictions, `(n, M)`, of standardised rows `(n, D)`."""
+        """`(n, M)` standardised predictions for `(n, D)` standardised rows."""
         first, bias, *others, last, last_bias = weights
         h = torch.addmm(bias.flatten(), x, first.flatten(1)).unflatten(1, bias.shape)
         for weight, bias in zip(others[::2], others[1::2], strict=True):
@@ -218,7 +218,7 @@ class _MLPStack:
         return torch.cat([self._forward(weights, piece) for piece in x.split(ROWS_AT_ONCE)])
 
     def _validation(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Standardised inputs and targets; a target is nan where the row is not the task's."""
+        """Standardised validation inputs and targets; targets of other tasks' rows are NaN."""
         rows = np.unique(np.concatenate([task.validation for task in self.tasks]))
         own = np.stack([np.isin(rows, task.validation) for task in self.tasks], axis=1)
         own = np.tile(own, (1, len(self.settings.weight_decays)))
@@ -239,7 +239,7 @@ class _MLPStack:
     def _drop_finished(
         self, optimizer: torch.optim.Optimizer, epoch: int, patience: int
     ) -> torch.optim.Optimizer:
-        """Take models whose patience is over out of the stack, with their optimizer state."""
+        """Remove models that have stopped early, with their optimizer state."""
         keep = epoch - self.best_epoch[self.alive] < patience
         if bool(keep.all()):
             return optimizer
@@ -277,12 +277,12 @@ class _MLPStack:
 
 
 def _by_model(weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Views of a stack's weights (or moments) whose first axis counts models."""
+    """Views of a stack's weights or moments with the models on the first axis."""
     return [weights[0].transpose(0, 1), *weights[1:]]
 
 
 def _by_layer(weights: Iterable[torch.Tensor]) -> list[torch.Tensor]:
-    """The reverse, whole in memory: the first layer's as one matrix `(D, M * H)`."""
+    """Inverse of [`_by_model`], contiguous in memory."""
     first, *others = weights
     return [one.contiguous() for one in (first.transpose(0, 1), *others)]
 
@@ -293,19 +293,19 @@ def _by_layer(weights: Iterable[torch.Tensor]) -> list[torch.Tensor]:
 def fit_ridge(
     X: Array, tasks: Sequence[Task], settings: RidgeSettings | None = None, device: str = "cpu"
 ) -> list[Fit]:
-    """Ridge regression with intercept for every task; validation chooses alpha.
+    """Ridge regression with intercept for every task; alpha is chosen on the validation set.
 
-    Tasks with the same training rows share one eigendecomposition, which serves every alpha and
-    every target at once. Equal to scikit-learn's `Ridge` on standardised inputs.
+    Tasks with the same training rows share one eigendecomposition for all alphas and targets.
+    Equivalent to scikit-learn's `Ridge` on standardised inputs.
 
     Args:
-        X: `(N, D)` vectors, finite.
-        tasks: each needs at least one row to train on and one to validate on.
-        settings: the grid of alphas.
-        device: where it is computed, in float64 (on the CPU where a device has none).
+        X: `(N, D)` embeddings, finite.
+        tasks: Tasks with at least one training and one validation row each.
+        settings: Grid of alphas.
+        device: Torch device; computed in float64, on the CPU if the device is MPS.
 
     Returns:
-        One `Fit` a task, in order; its hyper-parameter is `alpha`.
+        One `Fit` per task, in order, with the hyper-parameter `alpha`.
     """
     settings = settings or RidgeSettings()
     device = "cpu" if device == "mps" else device
@@ -323,7 +323,7 @@ def fit_ridge(
 def _fit_ridge_group(
     vectors: torch.Tensor, tasks: Sequence[Task], alphas: Sequence[float]
 ) -> list[Fit]:
-    """Ridge of tasks that share `fit_rows` and `train`."""
+    """Ridge regression for tasks that share `fit_rows` and `train`."""
     device = vectors.device
     fit_rows = vectors[torch.as_tensor(tasks[0].fit_rows, device=device)]
     scale = fit_rows.std(0, correction=0)
@@ -350,15 +350,15 @@ def _fit_ridge_group(
 
 
 def _ridge_coefficients(X: torch.Tensor, Y: torch.Tensor, alphas: Sequence[float]) -> torch.Tensor:
-    """Ridge solutions `(A, D, K)` of centred X `(n, D)` and Y `(n, K)` for each alpha.
+    """`(A, D, K)` ridge coefficients for each alpha, from centred X `(n, D)` and Y `(n, K)`.
 
-    By the eigenvectors Q of the smaller Gram matrix: `Q (L + alpha)^-1 Q^T X^T Y` of `X^T X`, or
-    `X^T Q (L + alpha)^-1 Q^T Y` of `X X^T`.
+    Eigendecomposition Q L Q^T of the smaller Gram matrix: `Q (L + alpha)^-1 Q^T X^T Y` for
+    `X^T X`, and `X^T Q (L + alpha)^-1 Q^T Y` for `X X^T`.
     """
     n, dim = X.shape
     values, Q = torch.linalg.eigh(X @ X.T if n < dim else X.T @ X)
     grid = torch.tensor(alphas, dtype=X.dtype, device=X.device)
-    # rounding makes zero eigenvalues slightly negative
+    # zero eigenvalues may be slightly negative due to rounding
     shrink = 1 / (values.clamp_min(0) + grid[:, None])
     projected = Q.T @ (Y if n < dim else X.T @ Y)
     basis = X.T @ Q if n < dim else Q

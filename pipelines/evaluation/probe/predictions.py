@@ -1,4 +1,4 @@
-"""Predictions of single regions, one Parquet file a batch of rows; what intervals rest on."""
+"""Predictions per region in Parquet files, one file per batch of result rows."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ from .tasks import Fit, Task
 
 NO_RESULTS = "No results in {}. Run `python evaluate.py probe` first."
 SUMMARY_FILE, RESULTS_FILE, REGIONS_FILE = "probe.json", "results.jsonl", "regions.parquet"
-BLOCK_COLUMN = "block_id"  # of regions.parquet
-PREDICTIONS_FOLDER = "predictions"  # of test regions
+BLOCK_COLUMN = "block_id"  # in regions.parquet
+PREDICTIONS_FOLDER = "predictions"  # for test regions
 VALIDATION_FOLDER = "validation_predictions"
 SYSTEM = ["system", "view", "probe"]
-CODED = ("indicator", *SYSTEM, "region_id", "embedding_hash")  # words that are few
+CODED = ("indicator", *SYSTEM, "region_id", "embedding_hash")  # read as dictionary columns
 SORTED = ["indicator", "split_seed", *SYSTEM, "probe_seed", "region_id"]
 
 
@@ -36,14 +36,14 @@ def write_predictions(
     tasks: Sequence[Task],
     fits: Sequence[Fit],
 ) -> None:
-    """Write what the rows rest on: a file of test and one of validation predictions.
+    """Write the test and validation predictions of a batch of rows, one file each.
 
     Args:
-        output: folder of the city's results.
-        region_ids: `(N,)` of the regions that the tasks index.
-        rows: one a task.
-        tasks: see [`Task`].
-        fits: one a task.
+        output: Results folder of the city.
+        region_ids: `(N,)` ids of the regions indexed by the tasks.
+        rows: Result rows, one per task.
+        tasks: Tasks, see [`Task`].
+        fits: Fits, one per task.
     """
     name = digest([row.key for row in rows])
     tested = [(task.test, fit.predictions) for task, fit in zip(tasks, fits, strict=True)]
@@ -75,9 +75,9 @@ def _write(
 
 
 def unpredicted(output: Path, rows: Iterable[ResultRow]) -> set[tuple[Any, ...]]:
-    """Keys of the rows whose predictions are damaged or gone; damaged files are set aside.
+    """Keys of rows with damaged or missing predictions; damaged files are set aside.
 
-    None are missed where the folders of predictions were removed as a whole.
+    Empty if the prediction folders were removed entirely.
     """
     folders = [output / PREDICTIONS_FOLDER, output / VALIDATION_FOLDER]
     if not all(folder.is_dir() for folder in folders):
@@ -97,41 +97,41 @@ def _predicted_keys(folder: Path) -> set[tuple[Any, ...]]:
 
 
 def _files(folder: Path) -> list[str]:
-    return sorted(map(str, folder.glob("*.parquet")))  # and none that was set aside
+    return sorted(map(str, folder.glob("*.parquet")))  # excludes files set aside
 
 
 def read_predictions(folder: Path, wanted: Mapping[str, Any]) -> pd.DataFrame:
-    """Predictions of the rows whose fields have these values, each region once a row.
+    """Predictions of the rows whose fields have the given values.
 
     Args:
         folder: `PREDICTIONS_FOLDER` or `VALIDATION_FOLDER` of a city's results.
-        wanted: of the fields of `KEY`.
+        wanted: Values of fields in `KEY`.
 
     Returns:
-        The fields of `KEY`, region_id, truth and prediction, in a fixed order.
+        Columns of `KEY`, region_id, truth and prediction, sorted by key and region.
     """
     found = pads.dataset(_files(folder), format="parquet")
     condition = pads.scalar(True)
     for name, value in wanted.items():
         condition &= pads.field(name) == value
     frame = found.to_table(filter=condition).to_pandas()
-    # a killed run may have left predictions that the next one wrote again
+    # an interrupted run may have left predictions that were written again
     frame = frame.drop_duplicates([*KEY, "region_id"])
     return frame.sort_values([*KEY, "region_id"], ignore_index=True)
 
 
 def current_predictions(folder: Path, part: str) -> pd.DataFrame:
-    """Predictions that compare with the latest run of `probe`, with the block of each region.
+    """Predictions comparable with the latest run of `probe`, with the block of each region.
 
     Args:
-        folder: of one city's results.
+        folder: Results folder of one city.
         part: `PREDICTIONS_FOLDER` or `VALIDATION_FOLDER`.
 
     Returns:
-        As [`read_predictions`], with `block_id`.
+        Table of [`read_predictions`] with the column `block_id`.
 
     Raises:
-        InputError: there are none.
+        InputError: The folder has no results.
     """
     summary = _summary(folder, part)
     frame = read_predictions(folder / part, {"table_hash": summary["table_hash"]})
@@ -143,15 +143,15 @@ def current_predictions(folder: Path, part: str) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class PredictedSplit:
-    """The test (or validation) regions of one split, predicted by everyone.
+    """Predictions of all systems for the test or validation regions of one split.
 
     Attributes:
-        protocol: of the split.
-        indicator: what is predicted.
-        split_seed: of the split.
-        truth: `(n,)`.
-        blocks: `(n,)` number of each region's block, the same in all splits.
-        predictions: label, view and probe -> `(draws, n)`, a row a seed of the probe.
+        protocol: Protocol of the split.
+        indicator: Predicted indicator.
+        split_seed: Seed of the split.
+        truth: `(n,)` true values.
+        blocks: `(n,)` block number of each region, the same in all splits.
+        predictions: Label, view and probe to `(probe seeds, n)` predictions.
     """
 
     protocol: str
@@ -165,17 +165,17 @@ class PredictedSplit:
 def predicted_splits(
     folder: Path, protocol: str, part: str = PREDICTIONS_FOLDER
 ) -> list[PredictedSplit]:
-    """Predictions that compare with the latest run of `probe`, by indicator and split.
+    """Predictions comparable with the latest run of `probe`, per indicator and split.
 
-    Reads millions of predictions by the codes of their names, not as so many words.
+    Text columns are read as dictionary columns, for tables with millions of predictions.
 
     Args:
-        folder: of one city's results.
-        protocol: of the splits.
+        folder: Results folder of one city.
+        protocol: Protocol of the splits.
         part: `PREDICTIONS_FOLDER` or `VALIDATION_FOLDER`.
 
     Raises:
-        InputError: there are no results, or predictions of one split are of different regions.
+        InputError: There are no results, or the systems of a split have different regions.
     """
     summary = _summary(folder, part)
     format_ = pads.ParquetFileFormat(dictionary_columns=set(CODED))
@@ -188,7 +188,7 @@ def predicted_splits(
     hashes = embedding_hashes(summary)
     known = frame["system"].map(hashes).astype(object) == frame["embedding_hash"].astype(object)
     frame = frame[known]
-    # a killed run may have left predictions that the next one wrote again
+    # an interrupted run may have left predictions that were written again
     frame = frame.sort_values(SORTED, ignore_index=True).drop_duplicates(SORTED)
     regions = pd.read_parquet(folder / REGIONS_FILE, columns=["region_id", BLOCK_COLUMN])
     blocks = regions.set_index("region_id")[BLOCK_COLUMN]
@@ -230,10 +230,10 @@ def _summary(folder: Path, part: str) -> dict[str, Any]:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """The probe.json of a city's results; a damaged one is set aside.
+    """Read the probe.json of a city's results; a damaged file is set aside.
 
     Raises:
-        InputError: There is none.
+        InputError: The file does not exist.
     """
     found: dict[str, Any] | None = read_json(folder / SUMMARY_FILE)
     if found is None:
@@ -242,7 +242,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 
 def embedding_hashes(summary: Mapping[str, Any]) -> dict[str, str]:
-    """System -> hash of the vectors that a probe.json speaks of; most controls have none."""
+    """System to embedding hash according to a probe.json; empty for most controls."""
     own = {name: system["embedding_hash"] for name, system in summary["systems"].items()}
     own |= summary["controls"]
     beside = {COORDINATES: ""} | {name: one["hash"] for name, one in summary["beside"].items()}

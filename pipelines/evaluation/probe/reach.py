@@ -1,7 +1,6 @@
-"""How far vectors reach: which regions have them, and which are unlike all that is learnt from.
+"""Coverage of the embeddings: regions without images, and regions unlike the training data.
 
-Measured where the vectors, the labels of all regions and the split are together, and kept in
-`probe.json`, so that a report needs none of them.
+Stored in `probe.json`, so that reports need neither the embeddings nor the dataset.
 """
 
 from typing import Any
@@ -18,16 +17,16 @@ from .systems import System
 Floats = NDArray[np.float64]
 DECILES = 10
 MOST_REGIONS = 1000
-"""Regions of the training and of the test part that are compared; more are drawn from."""
+"""Maximum number of training and of test regions compared; larger sets are sampled."""
 
 
 def covered_by_decile(labels: Floats, has_image: NDArray[np.bool_]) -> tuple[float, ...]:
-    """Share of regions with an image in each decile of a label, from the lowest.
+    """Share of regions with an image in each decile of a label, lowest decile first.
 
-    Equal labels share a decile, that of their mean rank; a decile may so be empty (NaN).
+    Equal labels share the decile of their mean rank; empty deciles are NaN.
 
     Args:
-        labels: `(N,)`; NaN where a region has none.
+        labels: `(N,)` labels; NaN where missing.
         has_image: `(N,)` whether a region has a usable image.
     """
     from scipy.stats import rankdata
@@ -46,17 +45,17 @@ def covered_by_decile(labels: Floats, has_image: NDArray[np.bool_]) -> tuple[flo
 def unlike(
     X: NDArray[np.floating], folds: NDArray[np.int64], rows: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Which rows are further from all labelled rows than those are from other folds.
+    """Whether rows lie outside the area of applicability of the labelled rows.
 
-    Distances are Euclidean in the standardised space of vectors. The threshold is the upper whisker
-    (third quartile plus 1.5 interquartile ranges) of the labelled rows' distances to the nearest of
-    another fold, as in the area of applicability of Meyer and Pebesma (2021,
-    doi:10.1111/2041-210X.13650), without its weights.
+    Distances are Euclidean between standardised embeddings. The threshold is the upper whisker
+    (third quartile plus 1.5 interquartile ranges) of the labelled rows' distances to the nearest
+    labelled row of another fold, as in Meyer and Pebesma (2021, doi:10.1111/2041-210X.13650), but
+    without feature weights.
 
     Args:
-        X: `(N, D)` vectors; NaN in the numbers of a view that a row lacks.
-        folds: `(N,)` fold of a labelled row; below 0 without a label.
-        rows: `(M,)` rows that are asked about.
+        X: `(N, D)` embeddings; NaN in the columns of a missing view.
+        folds: `(N,)` fold of each labelled row; negative without a label.
+        rows: `(M,)` query rows.
     """
     if not len(rows):
         return np.zeros(0, dtype=bool)
@@ -93,27 +92,28 @@ def measure_reach(
     split: Split | None,
     blocks: NDArray[np.int64],
 ) -> dict[str, dict[str, Any]]:
-    """Coverage and unlike regions of a table's view, for each indicator.
+    """Image coverage and regions outside the training distribution, per indicator.
 
-    Coverage is of all regions of the city that have a label, compared or not. Unlike regions are
-    those of the test part, labelled or not, whose vectors are unlike all labelled ones of the
-    training part, see [`unlike`]; of more than [`MOST_REGIONS`] of either, so many are drawn.
+    Coverage is over all labelled regions of the city, compared or not. The test regions, labelled
+    or not, are compared with the labelled training regions by [`unlike`], from samples of at most
+    [`MOST_REGIONS`] of either.
 
     Args:
-        city: its regions and labels.
-        table: the vectors.
-        system: the same in one view, of the regions that are compared.
-        kept: rows of the city's regions that are compared.
-        split: of the compared regions, by blocks; None where none can be drawn.
-        blocks: `(len(kept),)` number of each region's block.
+        city: City with its regions and labels.
+        table: Embedding table.
+        system: One view of the table, for the compared regions.
+        kept: Rows of the city's regions that are compared.
+        split: Block split of the compared regions; None if there is none.
+        blocks: `(len(kept),)` block number of each region.
 
     Returns:
-        Indicator -> `covered`, ten shares from the lowest decile, None for one that is empty;
-        `outside`, the number of regions asked about; `unlike`, those that are.
+        Indicator to `covered`, ten shares from the lowest decile, None if empty; `outside`, the
+        number of sampled test regions; and `unlike`, the number of these outside the training
+        distribution.
     """
     has = pd.Series(table.has(system.view), index=table.region_ids)
     has_image = has.reindex(city.regions["region_id"], fill_value=False).to_numpy(bool)
-    known: dict[bytes, tuple[int, int]] = {}  # indicators often share their labelled regions
+    known: dict[bytes, tuple[int, int]] = {}  # cache: indicators often share labelled regions
     found = {}
     for target in city.targets:
         labelled = np.isfinite(target.y[kept])
@@ -133,9 +133,9 @@ def measure_reach(
 def _count_unlike(
     system: System, labelled: NDArray[np.bool_], split: Split, blocks: NDArray[np.int64]
 ) -> tuple[int, int]:
-    """How many regions of the test part are asked about, and how many of them are unlike."""
+    """Numbers of sampled test regions and of those outside the training distribution."""
     learnt, asked = _some(split.train[labelled[split.train]]), _some(split.test)
-    if len(np.unique(blocks[learnt])) < 2:  # nothing tells how far districts are from each other
+    if len(np.unique(blocks[learnt])) < 2:  # no distances between districts
         return 0, 0
     rows = np.concatenate([learnt, asked])
     X = np.concatenate([block[rows] for block in system.blocks], axis=1)

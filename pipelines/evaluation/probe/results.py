@@ -1,4 +1,4 @@
-"""Result rows in one JSON Lines file: atomic appends, resumable by key."""
+"""Result rows in a JSON Lines file with atomic appends, resumable by key."""
 
 import json
 import math
@@ -15,10 +15,10 @@ from dataset_builders.files import append, atomic_path, set_aside, signed, verif
 from ..errors import InputError
 
 PACKAGE = "urbanln"
-CITY, CITY_ENCODER = "city", "city-encoder"  # protocols of a transfer
-JOINT = "+"  # between the names of source cities
+CITY, CITY_ENCODER = "city", "city-encoder"  # transfer protocols
+JOINT = "+"  # separator of source cities
 TRANSFER_FILE, EFFICIENCY_FILE = "transfer.csv", "efficiency.json"
-FORMAT_VERSION = 3  # of what a row means; a new one starts a new table
+FORMAT_VERSION = 3  # version of the row format; rows of other versions are not comparable
 KEY = (
     "table_hash",
     "embedding_hash",
@@ -36,42 +36,41 @@ KEY = (
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One probe of one system on one indicator under one split.
+    """Scores of one probe of one system on one indicator under one split.
 
     Attributes:
-        system: label of the embedding table; `<beside>+<label>`, its vectors beside others; or a
+        system: Label of the embedding table; `<beside>+<label>` for a combination of inputs; or a
             control: `mean`, `coordinates`, `poi_counts`, `geoclip`.
-        view: `street_view`, `satellite`, `both`; `none` for controls that see no image.
-        city: whose regions are scored.
-        source_city: what was learnt elsewhere, and where; several are joined by "+". Empty where
-            nothing is transferred.
-        indicator: what is predicted.
-        unit: of the indicator's raw values.
+        view: `street_view`, `satellite` or `both`; `none` for controls without images.
+        city: City of the test regions.
+        source_city: Source cities of a transfer, joined by "+"; empty without transfer.
+        indicator: Predicted indicator.
+        unit: Unit of the indicator's raw values.
         transform: `ln1p` or `identity`; all errors are on the transformed scale.
         protocol: `random` (interpolation), `block` (new district), `city` (encoder and probe of
             another city) or `city-encoder` (encoder of another city).
-        probe: `mlp`, `ridge`; `mean`, `knn` and `gbm` (gradient boosting) for the controls.
-        split_seed: 0 is the split stored in the dataset.
-        probe_seed: of initial weights and batch order.
-        n_train: labelled regions trained on.
-        n_validation: labelled regions that chose hyper-parameters.
-        n_test: labelled regions scored.
-        r2: coefficient of determination; nan is written as null.
-        rmse: root mean squared error.
-        mae: mean absolute error.
-        spearman: rank correlation.
-        label_sd_test: standard deviation of the test labels, for RMSE is read against it.
-        hyperparameters: chosen on validation.
-        table_hash: of regions, labels, splits and probe settings: rows that share it compare.
-        embedding_hash: of the system's vectors.
-        config_hash: of the probe's grid and training.
-        code_revision: of this code: a commit, or the package's version.
-        uses: what the system has seen: views, "captions", "coordinates", "poi"...
-        seconds: of computation, this row's share of its batch.
-        synthetic: the data is simulated.
-        beside: what the vectors stand beside: `coordinates` (functions of the place), the label of
-            another table, or a control; empty where they are alone.
-        format_version: of what a row means.
+        probe: `mlp` or `ridge`; `mean`, `knn` or `gbm` (gradient boosting) for controls.
+        split_seed: Split seed; 0 is the split stored in the dataset.
+        probe_seed: Seed of initial weights and batch order.
+        n_train: Number of labelled training regions.
+        n_validation: Number of labelled validation regions.
+        n_test: Number of labelled test regions.
+        r2: Coefficient of determination; NaN is written as null.
+        rmse: Root mean squared error.
+        mae: Mean absolute error.
+        spearman: Spearman's rank correlation.
+        label_sd_test: Standard deviation of the test labels, for comparison with RMSE.
+        hyperparameters: Hyper-parameters chosen on the validation set.
+        table_hash: Hash of regions, labels, splits and probe settings, shared by comparable rows.
+        embedding_hash: Hash of the system's embeddings.
+        config_hash: Hash of the probe's grid and training settings.
+        code_revision: Commit of this code, or the package version.
+        uses: Inputs of the system: views, "captions", "coordinates", "poi"...
+        seconds: Computing time, averaged over the rows of the batch.
+        synthetic: Whether the data is simulated.
+        beside: Input combined with the embeddings: `coordinates` (functions of location), the label
+            of another table, or a control; empty for embeddings alone.
+        format_version: Version of the row format.
     """
 
     system: str
@@ -106,23 +105,23 @@ class ResultRow:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What tells this row from every other."""
+        """Unique key of the row."""
         return row_key(vars(self))
 
 
 def row_key(values: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The key of a row of these fields; the scores need not be there."""
+    """Key of the row with these fields; scores are not needed."""
     return tuple(values[name] for name in KEY)
 
 
 class ResultStore:
-    """The rows of a results.jsonl; one process writes at a time.
+    """Rows of a results.jsonl, for a single writer.
 
-    A line torn by a kill is cut off when the file is opened for writing, and a file with a damaged
-    line is set aside and its other lines kept, so that such cells are computed again.
+    On opening, an incomplete last line is removed; a file with other damaged lines is set aside and
+    its valid lines are kept. Missing rows are then recomputed.
 
     Args:
-        path: the file; need not exist.
+        path: Path of the file, which need not exist.
     """
 
     def __init__(self, path: Path):
@@ -132,11 +131,11 @@ class ResultStore:
         self.keys = {row.key for row in read_rows(self.path)}
 
     def append(self, rows: Iterable[ResultRow]) -> None:
-        """Add rows, all or none, and see them on the disk before returning.
+        """Append rows atomically and flush them to disk.
 
         Raises:
-            ValueError: a row whose key is there already.
-            OSError: the disk is full.
+            ValueError: A row with the same key exists.
+            OSError: The disk is full.
         """
         rows = list(rows)
         keys = [row.key for row in rows]
@@ -148,7 +147,7 @@ class ResultStore:
         self.keys.update(keys)
 
     def drop(self, keys: Collection[tuple[Any, ...]]) -> None:
-        """Drop rows, so that their cells are computed again."""
+        """Remove rows, so that they are recomputed."""
         if not keys:
             return
         rows = [row for row in read_rows(self.path) if row.key not in keys]
@@ -158,11 +157,10 @@ class ResultStore:
 
 
 def read_rows(path: Path) -> Iterator[ResultRow]:
-    """The rows of a file; none where it is missing. A torn last line is left out.
+    """Read the rows of a file, without an incomplete last line; none if it does not exist.
 
     Raises:
-        InputError: rows of another version of this code, or a line that is no result row, other
-            than a torn last one.
+        InputError: The file has rows of another format version, or an invalid line.
     """
     if not path.exists():
         return
@@ -182,7 +180,7 @@ def read_rows(path: Path) -> Iterator[ResultRow]:
 
 
 def _values(line: str | bytes) -> dict[str, Any]:
-    """The fields of a line, without its checksum; none if it is damaged."""
+    """Fields of a line without its checksum; empty if the line is damaged."""
     try:
         values = verified(json.loads(line))
         is_row = values.get("format_version") != FORMAT_VERSION or set(values) == NAMES
@@ -192,7 +190,7 @@ def _values(line: str | bytes) -> dict[str, Any]:
 
 
 def _check_version(path: Path, values: dict[str, Any]) -> None:
-    # the first version did not say so
+    # rows of version 1 lack the field
     found = values.get("format_version", 1) if values else FORMAT_VERSION
     if found != FORMAT_VERSION:
         raise InputError(
@@ -206,10 +204,7 @@ NAMES = {field.name for field in fields(ResultRow)}
 
 @lru_cache
 def code_revision() -> str:
-    """The commit of the code, with "+changed" where files differ from it, or its version.
-
-    No path: the rows are to be published.
-    """
+    """Commit of the code, with "+changed" for uncommitted changes, or the package version."""
     folder = Path(__file__).resolve().parent
 
     def git(*command: str) -> str:
@@ -219,7 +214,7 @@ def code_revision() -> str:
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:
-        if git("ls-files", Path(__file__).name):  # else some other repository lies around it
+        if git("ls-files", Path(__file__).name):  # otherwise installed inside another repository
             changed = git("status", "--porcelain", "--untracked-files=no", ".")
             return git("rev-parse", "--short=12", "HEAD") + ("+changed" if changed else "")
     except (OSError, subprocess.TimeoutExpired):

@@ -1,8 +1,7 @@
-"""Probe every system on every indicator under every split of a city, beside the controls.
+"""Evaluation of all systems and controls on all indicators and splits of a city.
 
-What is compared is comparable: all systems of a run share regions, labels and splits. A system
-takes part in the views it has; regions that lack a vector of any system in any of its views are
-left out for all, and counted.
+All systems of a run share regions, labels and splits. Each is evaluated in the views it has;
+regions without an embedding of some system in one of its views are excluded for all, and counted.
 """
 
 from collections.abc import Callable, Sequence
@@ -59,25 +58,24 @@ def probe(
     settings: ProbeSettings | None = None,
     progress: Callable[..., Any] = tqdm,
 ) -> Path:
-    """Compute the cells that are not in `<output>/results.jsonl` yet.
+    """Compute the rows missing from `<output>/results.jsonl`.
 
-    Beside the rows it writes `predictions/`, the test predictions in Parquet; `regions.parquet`,
-    places and labels for maps; and `probe.json`: what was left out and why, and how far vectors
-    reach.
+    Also writes test and validation predictions in Parquet; `regions.parquet` with geometries and
+    labels; and `probe.json` with excluded regions, skipped cells and coverage of the embeddings.
 
     Args:
-        city: regions and indicators.
-        tables: the systems.
-        output: folder of the city's results.
-        settings: which cells.
-        progress: wraps the iteration over batches of cells.
+        city: City with regions and indicators.
+        tables: Embedding tables of the systems.
+        output: Results folder of the city.
+        settings: Evaluation settings.
+        progress: Progress bar that wraps the iteration over batches of cells.
 
     Returns:
-        The path of results.jsonl.
+        Path of results.jsonl.
 
     Raises:
-        InputError: no region or no view is left to compare on, tables do not fit together, or
-            there is nothing of a name that systems are to be put beside.
+        InputError: No common region or view is left, tables are inconsistent, or an input in
+            `settings.beside` does not exist.
     """
     settings = settings or ProbeSettings()
     views = views_of(tables, settings.views, settings.controls)
@@ -102,7 +100,7 @@ def probe(
     )
     cells, skipped = make_cells(comparison.targets, comparison.splitters, settings)
     skipped += leaking_cells(systems, cells)
-    store = ResultStore(output / RESULTS_FILE)  # refuses rows of another version first
+    store = ResultStore(output / RESULTS_FILE)  # raises on rows of another format first
     store.drop(unpredicted(output, read_rows(store.path)))
     _write_regions(output / REGIONS_FILE, city, comparison.targets, kept, place)
     summary = {
@@ -122,7 +120,7 @@ def probe(
         "controls": {one.name: one.hash for one in systems if one.name in settings.controls},
         "beside": {
             one.name: {"view": one.view, "hash": one.beside_hash}
-            for one in systems  # of several views the last
+            for one in systems  # the last view of each
             if one.name in settings.beside
         },
         **_describe_place(city, kept, place),
@@ -133,7 +131,7 @@ def probe(
 
 
 def compared_regions(output: Path) -> str:
-    """How many regions the latest run compared, and why others were left out, in a line."""
+    """One-line summary of the regions compared by the latest run and of those excluded."""
     regions = read_summary(output)["regions"]
     line = f"Compared: {regions['compared']:,} of {regions['all']:,} regions"
     dropped = "; ".join(f"{n:,} {reason}" for reason, n in regions["dropped"].items())
@@ -143,9 +141,9 @@ def compared_regions(output: Path) -> str:
 def hash_table(
     city: City, kept: NDArray[np.int64], place: Geography, settings: ProbeSettings
 ) -> str:
-    """Of all that rows must share to be comparable; not of which cells were asked for.
+    """Hash of everything that comparable rows share: regions, labels, splits and probe settings.
 
-    The counts of points of interest are among it: they are the control's vectors.
+    Includes the POI counts, which are the features of a control.
     """
     regions = city.regions.iloc[kept]
     stored = {
@@ -182,7 +180,7 @@ def _write_regions(
 def _describe(
     city: City, tables: Sequence[EmbeddingTable], systems: Sequence[System], own: CityRegions
 ) -> dict[str, dict[str, Any]]:
-    """Each system: what made its vectors, and how far they reach in the first split by blocks."""
+    """Metadata of each system, with its coverage in the first block split."""
     kept = np.arange(len(own.regions)) if own.kept is None else own.kept
     blocks = block_ids(own.place)[kept]
     try:
@@ -216,7 +214,7 @@ def _describe_place(city: City, kept: NDArray[np.int64], place: Geography) -> di
 
 
 def _with_earlier(path: Path, summary: dict[str, Any]) -> dict[str, Any]:
-    """Keep the systems of earlier runs that compare with this one: same regions, same settings."""
+    """Merge the systems of earlier comparable runs into the summary."""
     earlier = read_json(path) or {}
     if earlier.get("table_hash") != summary["table_hash"]:
         return summary

@@ -1,8 +1,8 @@
-"""Which regions train, validate and test, for every protocol and split seed.
+"""Training, validation and test splits for every protocol and split seed.
 
-Three splitters behind one interface, [`Splitter`]: random, block and city. Splits are drawn over
-all regions of a city by `dataset_builders.splits`, before any system is looked at, so that they do
-not depend on who is compared. Seed 0 is the split stored in the dataset.
+Random, block and city splits share the interface [`Splitter`]. Splits are drawn over all regions of
+a city by `dataset_builders.splits`, so they do not depend on the systems compared. Seed 0 is the
+split stored in the dataset.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,19 +32,19 @@ PROTOCOLS = {"random": "interpolation", "block": "new district"}
 FRACTIONS = (0.6, 0.2, 0.2)
 STORED_SEED = 0
 SPLIT_RULE = "touching or near centres"
-"""What keeps blocks apart, for the hashes of what was scored under it."""
-LONE_CELL_M = 1000.0  # of a single point, which nothing can be measured on
+"""Version of the buffer rule, part of the table hash."""
+LONE_CELL_M = 1000.0  # assumed side of a single point region
 
 
 @dataclass(frozen=True)
 class Geography:
-    """Where the regions lie, in local metres, and which of them are neighbours.
+    """Positions of the regions in local metres, and their neighbourhoods.
 
     Attributes:
-        xy: `(N, 2)` of the regions' points; nan where a region has no place.
-        cell_m: side of a typical region, or the usual distance of neighbours for points.
-        block_m: side of the blocks that are held out whole; nan without places.
-        neighbourhood: which regions are too near to be in two parts of a split.
+        xy: `(N, 2)` positions in local metres; NaN for regions without coordinates.
+        cell_m: Typical side of a region in metres, or typical spacing of points.
+        block_m: Side of the blocks of the block protocol in metres; NaN without coordinates.
+        neighbourhood: Pairs of regions that must not be in different parts of a split.
     """
 
     xy: NDArray[np.float64]
@@ -54,21 +54,20 @@ class Geography:
 
     @property
     def buffer_m(self) -> float:
-        """Distance of centres up to which regions of two parts are too near, touching or not."""
+        """Minimum distance between centres of regions in different parts, in metres."""
         return self.neighbourhood.centre_distance_m
 
     def complete(self, rows: NDArray[np.int64]) -> bool:
-        """Whether all these regions have a place."""
+        """Whether all given regions have coordinates."""
         return bool(np.isfinite(self.xy[rows]).all())
 
 
 def geography(regions: gpd.GeoDataFrame, block_m: float | None = None) -> Geography:
-    """Local coordinates and typical sizes of a city's regions.
+    """Compute local coordinates, typical sizes and neighbourhoods of regions.
 
     Args:
-        regions: with `lon`, `lat` and geometry in EPSG:4326; without a geometry they are points.
-        block_m: side of the blocks of the stored split, so that the drawn ones are like it;
-            chosen from the extent where the dataset names none.
+        regions: Regions with `lon`, `lat` and geometry in EPSG:4326; points without a geometry.
+        block_m: Side of the blocks in metres; by default derived from the extent.
     """
     x, y = local_xy(regions["lon"].to_numpy(float), regions["lat"].to_numpy(float))
     xy = np.stack([x, y], axis=1)
@@ -92,10 +91,7 @@ def _cell_m(regions: gpd.GeoDataFrame, xy: NDArray[np.float64]) -> float:
 
 
 def block_ids(place: Geography) -> NDArray[np.int64]:
-    """`(N,)` number of the block of each region, on the grid of the block protocol.
-
-    Regions without a place are blocks of their own.
-    """
+    """`(N,)` block number of each region; regions without coordinates are blocks of their own."""
     blocks = np.arange(len(place.xy))
     placed = np.isfinite(place.xy).all(1)
     if placed.any():
@@ -106,7 +102,7 @@ def block_ids(place: Geography) -> NDArray[np.int64]:
 
 
 class Split(NamedTuple):
-    """One split: increasing row numbers of the three parts; other rows are in none of them."""
+    """Sorted row numbers of the three parts of a split; other rows are unused."""
 
     train: Indices
     validation: Indices
@@ -114,11 +110,11 @@ class Split(NamedTuple):
 
     @classmethod
     def of(cls, parts: NDArray[np.object_]) -> "Split":
-        """From `(N,)` of "train", "validation", "test" or None."""
+        """Create a split from `(N,)` values "train", "validation", "test" or None."""
         return cls(*(np.flatnonzero(parts == part) for part in cls._fields))
 
     def parts(self, n: int) -> NDArray[np.object_]:
-        """`(n,)` of "train", "validation", "test" or None."""
+        """`(n,)` values "train", "validation", "test" or None."""
         parts = np.full(n, None, dtype=object)
         for part, rows in self._asdict().items():
             parts[rows] = part
@@ -126,26 +122,25 @@ class Split(NamedTuple):
 
 
 class Splitter(Protocol):
-    """What draws the splits of a protocol."""
+    """Interface of the splitters."""
 
     def split(self, seed: int) -> Split:
         """Draw the split of a seed.
 
         Raises:
-            SplitError: Too few regions or blocks, or regions without a place.
+            SplitError: There are too few regions or blocks, or regions without coordinates.
         """
         ...
 
 
 @dataclass(frozen=True)
 class CityRegions:
-    """The regions of one city that are compared.
+    """Compared regions of one city.
 
     Attributes:
-        regions: All regions of the city: splits are drawn over all of them.
-        place: Their geography, from [`geography`].
-        kept: Rows of the regions that are compared, in order; None for all. The rows of a split
-            count these.
+        regions: All regions of the city, over which splits are drawn.
+        place: Geography of all regions, from [`geography`].
+        kept: Sorted rows of the compared regions, which the rows of a split index; None for all.
     """
 
     regions: gpd.GeoDataFrame
@@ -153,16 +148,16 @@ class CityRegions:
     kept: Indices | None = None
 
     def order(self) -> NDArray[np.int64]:
-        """Rows by region_id, so that a split does not depend on the order of the dataset."""
+        """Rows sorted by region_id, so that splits do not depend on the order of the dataset."""
         return np.argsort(self.regions["region_id"].to_numpy(str), kind="stable")
 
     def chosen(self, parts: NDArray[np.object_]) -> Split:
-        """The split of the compared regions, from the parts of all regions."""
+        """Split of the compared regions from the parts of all regions."""
         return Split.of(parts if self.kept is None else parts[self.kept])
 
 
 class RandomSplitter(CityRegions):
-    """Regions at random, 6:2:2; seed 0 is the split stored in the dataset, where there is one."""
+    """Random 6:2:2 split of regions; seed 0 is the stored split, if any."""
 
     def split(self, seed: int) -> Split:
         """See [`Splitter.split`]."""
@@ -174,7 +169,7 @@ class RandomSplitter(CityRegions):
 
 
 class BlockSplitter(CityRegions):
-    """Whole blocks; regions too near to another part's are in no part, stored or drawn."""
+    """Split of blocks, without regions too close to another part; seed 0 is the stored split."""
 
     def split(self, seed: int) -> Split:
         """See [`Splitter.split`]."""
@@ -191,14 +186,14 @@ class BlockSplitter(CityRegions):
 
 @dataclass(frozen=True)
 class CitySplitter:
-    """All regions of the source cities train and validate, those of the target are tested.
+    """Split with training and validation in the source cities and testing in the target city.
 
-    The rows of a split count the regions of the sources, one city after the other, then the
-    target's. A source's random validation split of the seed validates; the rest of it trains.
+    Rows index the regions of the sources, city by city, then those of the target. The validation
+    part of each source's random split validates; its other regions train.
 
     Attributes:
-        sources: The compared regions of each source city.
-        num_target: Number of compared regions of the target.
+        sources: Compared regions of each source city.
+        num_target: Number of compared regions of the target city.
     """
 
     sources: Sequence[RandomSplitter]
@@ -209,7 +204,7 @@ class CitySplitter:
         train, validation, start = [], [], 0
         for source in self.sources:
             own = source.split(seed)
-            train.append(start + np.union1d(own.train, own.test))  # nothing is tested here
+            train.append(start + np.union1d(own.train, own.test))
             validation.append(start + own.validation)
             start += len(source.regions) if source.kept is None else len(source.kept)
         tested = np.arange(start, start + self.num_target)
@@ -223,7 +218,7 @@ SPLITTERS: Mapping[str, type[RandomSplitter] | type[BlockSplitter]] = {
 
 
 def splitter_within(protocol: str, regions: CityRegions) -> Splitter:
-    """The splitter of a protocol within one city.
+    """Create the splitter of a protocol within one city.
 
     Raises:
         InputError: The protocol is unknown.
@@ -234,10 +229,7 @@ def splitter_within(protocol: str, regions: CityRegions) -> Splitter:
 
 
 def stored_neighbours(regions: gpd.GeoDataFrame, place: Geography) -> dict[str, int]:
-    """Regions of the stored block split that [`BlockSplitter`] leaves out, counted by stored part.
-
-    Empty where the stored parts keep their distance.
-    """
+    """Numbers of regions per stored part that [`BlockSplitter`] excludes from the stored split."""
     stored = _stored(regions, "block")
     if stored is None:
         return {}

@@ -1,4 +1,4 @@
-"""Who is compared: systems and controls, alone and beside one another, on regions all share."""
+"""Systems under comparison: embeddings, controls and their combinations, on common regions."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -21,42 +21,42 @@ NO_VIEW = "none"
 VIEW_CHOICES = ("street_view", "satellite", BOTH)
 COORDINATES, POI_COUNTS, GEOCLIP = "coordinates", "poi_counts", "geoclip"
 ALWAYS_THERE = ("mean", COORDINATES, POI_COUNTS)
-EXTRA_CONTROLS = (GEOCLIP,)  # only where asked for
+EXTRA_CONTROLS = (GEOCLIP,)  # optional
 CONTROL_NAMES = (*ALWAYS_THERE, *EXTRA_CONTROLS)
-SEPARATOR = "+"  # between what stands beside a system and the system; no label contains it
-JOINT_PROBE = "ridge"  # of vectors beside others
+SEPARATOR = "+"  # in names of combinations; not allowed in labels
+JOINT_PROBE = "ridge"  # probe of combinations
 
 
 def joint_name(beside: str, system: str) -> str:
-    """Name of a system whose vectors stand beside others."""
+    """Name of the combination of a system with another input."""
     return f"{beside}{SEPARATOR}{system}" if beside else system
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """What a system stands beside, empty where it is alone, and the system itself."""
+    """Split the name of a combination into the other input, empty without one, and the system."""
     beside, _, system = name.rpartition(SEPARATOR)
     return beside, system
 
 
 def joint_hash(own: str, beside: str) -> str:
-    """Hash of vectors beside others; the regions' own columns are in the table's hash instead."""
+    """Hash of combined embeddings; `beside` is empty for region columns (in the table hash)."""
     return digest(own, beside) if beside else own
 
 
 @dataclass(frozen=True)
 class System:
-    """A row of the table: an embedding table's view, a control, or one beside another.
+    """One view of an embedding table, a control, or a combination of two of these.
 
     Attributes:
-        name: label of the embedding table, or the control's name; see also [`joint_name`].
-        view: of the table; `none` for controls that see no image.
-        hash: of the vectors.
-        probes: those that are tried on it.
-        blocks: `(N, D_i)` features of the regions that are compared, put side by side.
-        uses: what the system has seen.
-        inputs: the columns of the table of regions that are among it.
-        indicators: those that it is for; None: all.
-        beside: name of the system whose features come last; empty where it is alone.
+        name: Label of the embedding table or name of the control; see also [`joint_name`].
+        view: View of the table; `none` for controls without images.
+        hash: Hash of the embeddings.
+        probes: Probes to fit.
+        blocks: `(N, D_i)` feature blocks of the compared regions, to be concatenated.
+        uses: Inputs of the system.
+        inputs: Region columns among these inputs.
+        indicators: Indicators to predict; None for all.
+        beside: Name of the system combined with this one; empty without one.
     """
 
     name: str
@@ -71,21 +71,19 @@ class System:
 
     @property
     def beside_hash(self) -> str:
-        """Of this system where others stand beside it; empty where the table's hash holds it."""
+        """Hash of this system in combinations; empty if the table hash covers it."""
         return f"{self.hash}/{self.view}" if self.hash else ""
 
     @property
     def features(self) -> NDArray[np.float64]:
-        """`(N, D)` features, put together when asked: many systems share large blocks."""
+        """`(N, D)` features, concatenated on access because systems share large blocks."""
         return self.blocks[0] if len(self.blocks) == 1 else np.concatenate(self.blocks, axis=1)
 
     def next_to(self, other: "System") -> "System":
-        """This system's features and those of another side by side.
+        """Concatenate the features of this system with those of another.
 
-        The probe standardises every column on the training regions and penalises all coefficients
-        alike, whichever table they belong to, as it does for one table. A table that adds nothing
-        can therefore lower the score a little: the difference to the other one alone is what it
-        adds in practice, not in theory.
+        The probe standardises all columns and penalises all coefficients equally, so uninformative
+        features can lower the score slightly.
         """
         return replace(
             self,
@@ -100,33 +98,33 @@ class System:
         )
 
     def leaks(self, indicator: str) -> list[str]:
-        """Its inputs that give away an indicator that it is for."""
+        """Inputs of the system that leak an indicator it predicts."""
         if self.indicators is not None and indicator not in self.indicators:
             return []
         return [column for column in self.inputs if gives_away(column, indicator)]
 
     def scores(self, indicator: str) -> bool:
-        """Whether it may be scored on an indicator: not on one that its inputs give away."""
+        """Whether the system predicts an indicator, and its inputs do not leak it."""
         is_for = self.indicators is None or indicator in self.indicators
         return is_for and not self.leaks(indicator)
 
 
-# ---- what was asked for -------------------------------------------------------------------------
+# ---- validation of the settings -----------------------------------------------------------------
 
 
 def views_of(
     tables: Sequence[EmbeddingTable], wanted: Sequence[str] | None, controls: Sequence[str] = ()
 ) -> dict[str, list[str]]:
-    """The views in which each system takes part, by its label.
+    """Views of each system to evaluate, by label.
 
     Args:
-        tables: the systems.
-        wanted: of `VIEW_CHOICES`; None for all.
-        controls: extra controls that were asked for.
+        tables: Embedding tables of the systems.
+        wanted: Requested views, of `VIEW_CHOICES`; None for all.
+        controls: Additional controls.
 
     Raises:
-        InputError: no table, two of one label or of one training, a control's label, or a table
-            without any of the views.
+        InputError: There is no table, a label or training is duplicated, a label is the name of a
+            control, or a table has none of the views.
     """
     if not tables:
         raise InputError("No embedding table given. Make one with `python evaluate.py embed`.")
@@ -171,18 +169,18 @@ def check_beside(
     controls: Collection[str],
     probes: Collection[str],
 ) -> None:
-    """See that systems can be put beside what was asked for.
+    """Validate the inputs that systems are to be combined with.
 
     Args:
-        beside: labels of tables, or names of controls.
-        city: whose regions.
-        tables: the systems.
-        controls: extra controls that were asked for.
-        probes: those that were asked for.
+        beside: Labels of tables or names of controls.
+        city: City with its regions.
+        tables: Embedding tables of the systems.
+        controls: Additional controls.
+        probes: Requested probes.
 
     Raises:
-        InputError: a name is unknown, given twice, that of the only table, or of one training of
-            several; there are no counts of points of interest; or no ridge probe was asked for.
+        InputError: A name is unknown, duplicated, that of the only table, or one of several
+            trainings of a system; there are no POI counts; or the ridge probe was not requested.
     """
     columns = poi_columns(city.regions)
     trainings = {table.label: training_of(table.metadata) for table in tables}
@@ -216,7 +214,7 @@ def check_beside(
         raise InputError(f"--beside is measured by the {JOINT_PROBE} probe: add it to --probes.")
 
 
-# ---- on which regions ---------------------------------------------------------------------------
+# ---- common regions -----------------------------------------------------------------------------
 
 
 def common_regions(
@@ -225,17 +223,16 @@ def common_regions(
     views: Mapping[str, Sequence[str]],
     needed: Collection[str] = (),
 ) -> tuple[NDArray[np.int64], dict[str, int]]:
-    """Rows of the regions of which every system has all its views; others counted by reason.
+    """Rows of the regions with embeddings of all systems and views; others counted by reason.
 
     Args:
-        city: whose regions.
-        tables: the systems.
-        views: from [`views_of`].
-        needed: controls that every region must have, of `poi_counts` (beside a system it takes
-            complete rows) and `geoclip`.
+        city: City with its regions.
+        tables: Embedding tables of the systems.
+        views: Views per label, from [`views_of`].
+        needed: Controls that must be defined for every region, of `poi_counts` and `geoclip`.
 
     Raises:
-        InputError: there is none.
+        InputError: No region is left.
     """
     region_ids = city.regions["region_id"].tolist()
     keep = np.ones(len(region_ids), dtype=bool)
@@ -269,7 +266,7 @@ def common_regions(
     return np.flatnonzero(keep), dict(dropped)
 
 
-# ---- the systems --------------------------------------------------------------------------------
+# ---- systems ------------------------------------------------------------------------------------
 
 
 def make_systems(
@@ -282,23 +279,23 @@ def make_systems(
     beside: Sequence[str] = (),
     controls: Sequence[str] = (),
 ) -> list[System]:
-    """The controls, the systems, and each system beside the coordinates and beside others.
+    """Create the controls, the systems, and combinations with coordinates and other inputs.
 
-    `coordinates` is what places alone are worth to nearest neighbours, to trees and, as the smooth
-    functions of [`coordinate_basis`], to the ridge probe. `coordinates+<label>` gives the ridge
-    probe those same functions and the vector side by side: what it has over `coordinates` under
-    ridge is what the vector knows beyond the place. `<other>+<label>` does so with another table
-    or control, see [`System.next_to`]; a table of several views stands beside others in its last.
+    The control `coordinates` has k-NN, trees and, with the features of [`coordinate_basis`], the
+    ridge probe. `coordinates+<label>` is the ridge probe on these features and the embeddings: its
+    gain over `coordinates` is the information in the embeddings beyond location.
+    `<other>+<label>` combines the system with another table or control, see [`System.next_to`]; of
+    a table with several views, the last one is used.
 
     Args:
-        city: whose regions.
-        tables: the systems.
-        views: from [`views_of`].
-        kept: rows of the city's regions that are compared.
-        place: of all regions.
-        probes: those asked for; controls that are a probe of their own are always there.
-        beside: labels and names from [`check_beside`].
-        controls: of `EXTRA_CONTROLS`.
+        city: City with its regions.
+        tables: Embedding tables of the systems.
+        views: Views per label, from [`views_of`].
+        kept: Rows of the city's regions that are compared.
+        place: Geography of all regions.
+        probes: Requested probes; controls with a probe of their own are always included.
+        beside: Labels and names checked by [`check_beside`].
+        controls: Additional controls, of `EXTRA_CONTROLS`.
     """
     ridge = tuple(probe for probe in probes if probe == JOINT_PROBE)
     mean = System("mean", NO_VIEW, "", ("mean",), (np.zeros((len(kept), 0)),))
@@ -315,7 +312,7 @@ def make_systems(
 
 
 def _coordinates(xy: NDArray[np.float64], ridge: tuple[str, ...]) -> list[System]:
-    """The control of places, by each of its probes; that of vectors beside others comes last."""
+    """Coordinate control with each of its probes; the one used in combinations comes last."""
     blocks = {("knn",): xy, ("gbm",): tree_coordinates(xy), ridge: coordinate_basis(xy)}
     return [
         System(COORDINATES, NO_VIEW, "", probes, (X,), (COORDINATES,))
@@ -347,27 +344,26 @@ def _table_systems(
 
 
 def vectors_of(table: EmbeddingTable, view: str, region_ids: Sequence[str]) -> NDArray[np.float64]:
-    """`(N, D)` vectors of a table's view, of these regions in this order."""
+    """`(N, D)` embeddings of a view for the given regions, in their order."""
     position = {region_id: row for row, region_id in enumerate(table.region_ids)}
     return table.matrix(view)[[position[region_id] for region_id in region_ids]]
 
 
 def _geoclip(city: City, kept: NDArray[np.int64], probes: tuple[str, ...]) -> System:
-    """The control of places by an encoder that was trained on photos of the whole world."""
+    """Location control by GeoCLIP, a location encoder trained on photos from around the world."""
     from pipelines.common.encoders.geoclip import encode_places
 
     vectors, fingerprint = encode_places(*city.numbers(["lon", "lat"])[kept].T)
     X = vectors.astype(np.float64)
-    # of the vectors too: the hash of the table holds no places
+    # include the embeddings, since the table hash does not cover coordinates
     known = digest(fingerprint, vectors.tobytes())
     return System(GEOCLIP, NO_VIEW, known, probes, (X,), (COORDINATES, GEOCLIP))
 
 
 def _poi_controls(city: City, kept: NDArray[np.int64]) -> list[System]:
-    """The control by points of interest, once for each set of columns that indicators leave it.
+    """POI controls, one per set of columns that do not leak an indicator.
 
-    An indicator that all columns give away leaves none: for it the control keeps them all, and
-    does not score it.
+    An indicator leaked by all columns gets a control with all of them, which is not scored on it.
     """
     columns = tuple(poi_columns(city.regions))
     indicators: dict[tuple[str, ...], list[str]] = {}
@@ -391,12 +387,12 @@ def _poi_controls(city: City, kept: NDArray[np.int64]) -> list[System]:
 
 
 def _for_ridge(counts: System, probes: tuple[str, ...]) -> System:
-    """Counts on a logarithmic scale: their raw values are too skewed for a linear probe."""
+    """POI control with log counts, since raw counts are too skewed for a linear probe."""
     return replace(counts, probes=probes, blocks=(np.log1p(counts.features),))
 
 
 def left_out_inputs(city: City) -> dict[str, list[str]]:
-    """Indicator -> the counts of points of interest that the control predicts it without."""
+    """Indicator to POI columns excluded from its control."""
     columns = poi_columns(city.regions)
     found = {}
     for target in city.targets:

@@ -1,7 +1,7 @@
-"""What a probe or a control is given, and what it gives back.
+"""Inputs and outputs of probes and controls.
 
-A *task* is one indicator under one split and one probe seed. Tasks differ in their regions
-(splits, missing labels), so each carries its own index arrays into the shared matrix of vectors.
+A *task* is one indicator under one split and one probe seed, with index arrays into the shared
+matrix of embeddings.
 """
 
 from dataclasses import dataclass
@@ -18,13 +18,12 @@ class Task:
     """One indicator under one split and one probe seed.
 
     Attributes:
-        y: `(N,)` target on the scale that is scored; nan where there is no label.
-        fit_rows: rows of the split's training regions, labelled or not: inputs are standardised
-            on them.
-        train: rows to train on, labelled.
-        validation: rows that stop training and choose hyper-parameters, labelled.
-        test: rows that are scored, labelled.
-        seed: of the initial weights and the order of batches.
+        y: `(N,)` targets on the transformed scale; NaN where missing.
+        fit_rows: Rows of all training regions, labelled or not, used to standardise the inputs.
+        train: Rows of the labelled training regions.
+        validation: Rows of the labelled validation regions.
+        test: Rows of the labelled test regions.
+        seed: Seed of initial weights and batch order.
     """
 
     y: Array
@@ -37,13 +36,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Fit:
-    """What a probe made of one task.
+    """Result of a probe on one task, for the chosen hyper-parameters, on the scale of `Task.y`.
 
     Attributes:
-        predictions: `(n_test,)`, on the scale of `Task.y`.
-        validation_mse: on the scale of `Task.y`, of the hyper-parameters chosen.
-        hyperparameters: those chosen on validation.
-        validation_predictions: `(n_validation,)`, of the hyper-parameters chosen.
+        predictions: `(n_test,)` test predictions.
+        validation_mse: Mean squared error on the validation set.
+        hyperparameters: Hyper-parameters chosen on the validation set.
+        validation_predictions: `(n_validation,)` validation predictions.
     """
 
     predictions: Array

@@ -1,15 +1,15 @@
-"""From city to city: an encoder learnt elsewhere, or an encoder and a probe learnt elsewhere.
+"""Transfer between cities, of the encoder alone or of the encoder and the probe.
 
-Two questions that are often taken for one:
+Two protocols:
 
-- `city-encoder`: the encoder saw the source city, the probe is trained and tested within the
-  target city: are the vectors any good there?
-- `city`: the probe, too, saw the source cities alone; it is tested on all regions of the target:
-  what is known of a city of which no label is known?
+- `city-encoder`: the encoder is trained in the source city, the probe is trained and tested in the
+  target city. Measures how well embeddings transfer.
+- `city`: encoder and probe are trained in the source cities and tested on all regions of the
+  target. Measures prediction in a city without labels.
 
-[`transfer_matrix`] asks both of every source and target of a folder of vectors:
-`<embeddings>/<source>/<city>/<label>.parquet` are the vectors of a city's regions by an encoder
-that learnt in the source; several sources are joined by "+".
+[`transfer_matrix`] evaluates all sources and targets of a folder of embeddings with the layout
+`<embeddings>/<source>/<city>/<label>.parquet`: embeddings of a city's regions by an encoder trained
+in the source. Several sources are joined by "+".
 """
 
 from collections.abc import Callable, Sequence
@@ -46,11 +46,11 @@ TITLES = {
 
 @dataclass(frozen=True)
 class CityTables:
-    """A city, and the vectors of its regions by each encoder.
+    """City with the embeddings of its regions.
 
     Attributes:
-        city: regions and indicators.
-        tables: one an encoder; the labels name the same encoders in all cities.
+        city: City with regions and indicators.
+        tables: Embedding tables, one per encoder; labels identify encoders across cities.
     """
 
     city: City
@@ -59,11 +59,11 @@ class CityTables:
 
 @dataclass(frozen=True)
 class Transfer:
-    """What a transfer gave.
+    """Results of a transfer.
 
     Attributes:
-        rows: those asked for, whether computed now or before.
-        skipped: indicators that could not be scored, each with the reason.
+        rows: Result rows, new and existing.
+        skipped: Records of cells that could not be computed, with the reason.
     """
 
     rows: list[ResultRow]
@@ -77,17 +77,17 @@ def transfer_encoder(
     settings: ProbeSettings | None = None,
     within: str = "random",
 ) -> Transfer:
-    """Probe vectors of encoders that learnt in another city: rows of the protocol `city-encoder`.
+    """Evaluate encoders trained in another city (protocol `city-encoder`).
 
     Args:
-        source_city: where the encoders learnt.
-        target: the city, and its regions' vectors by those encoders.
-        output: folder of the results; rows that are there are not computed again.
-        settings: probes, seeds, views and grids; its protocols are not looked at.
-        within: `random` or `block`, the split of the target's regions.
+        source_city: City in which the encoders were trained.
+        target: Target city, with the embeddings of these encoders.
+        output: Results folder; existing rows are not recomputed.
+        settings: Evaluation settings; `protocols` is ignored.
+        within: Split protocol in the target city, `random` or `block`.
 
     Raises:
-        InputError: no view or region is left, or a setting is unknown.
+        InputError: No view or region is left, or a setting is unknown.
     """
     settings = settings or ProbeSettings()
     views = views_of(target.tables, settings.views)
@@ -114,22 +114,22 @@ def transfer_probe(
     output: Path,
     settings: ProbeSettings | None = None,
 ) -> Transfer:
-    """Train on all regions of the source cities, test on the target: rows of the protocol `city`.
+    """Train probes in the source cities and test them in the target (protocol `city`).
 
-    Vectors and labels are standardised on the sources' training regions. Of the sources' regions,
-    those of each city's random validation split stop training and choose hyper-parameters, and the
-    rest train; with the split seed another fifth validates. No label of the target is seen. The
-    mean of the sources' labels is the control.
+    Embeddings and labels are standardised on the training regions of the sources. The validation
+    part of each source's random split is used for validation, a different fifth per split seed, and
+    the other regions for training. Labels of the target are used for scoring only. The control is
+    the mean of the sources' labels.
 
     Args:
-        sources: one at least; their tables are by the same encoders as the target's.
-        target: the city that is scored.
-        output: folder of the results; rows that are there are not computed again.
-        settings: probes, seeds, views and grids; its protocols are not looked at.
+        sources: Source cities, at least one, with embeddings of the same encoders as the target.
+        target: Target city.
+        output: Results folder; existing rows are not recomputed.
+        settings: Evaluation settings; `protocols` is ignored.
 
     Raises:
-        InputError: the target is among the sources, encoders differ between cities, or an indicator
-            has another unit or transform in another city.
+        InputError: The target is among the sources, encoders differ between cities, or an indicator
+            has different units or transforms.
     """
     settings = settings or ProbeSettings()
     sources = sorted(sources, key=lambda source: source.city.name)
@@ -146,7 +146,7 @@ def transfer_probe(
         for one, rows, own in zip(cities, kept, regions, strict=True)
     ]
     ids = [one.city.regions["region_id"].to_numpy()[k] for one, k in zip(cities, kept, strict=True)]
-    # regions of two sources may have one name
+    # region ids may not be unique across sources
     named = [[f"{one.city.name}/{i}" for i in own] for one, own in zip(sources, ids, strict=False)]
     labels = {one.name: _labels(cities, kept, one) for one in target.city.targets}
     comparison = Comparison(
@@ -187,7 +187,7 @@ def _compute(comparison: Comparison, output: Path, settings: ProbeSettings) -> T
 
 
 def _shared_views(cities: Sequence[CityTables], settings: ProbeSettings) -> dict[str, list[str]]:
-    """The views that each encoder has in every city."""
+    """Views of each encoder available in all cities."""
     names = [one.city.name for one in cities]
     if len(cities) < 2 or len(set(names)) < len(names):
         raise InputError(f"A transfer needs a target and other cities as sources, got {names}.")
@@ -214,7 +214,7 @@ def _systems(
     views: dict[str, list[str]],
     settings: ProbeSettings,
 ) -> list[System]:
-    """The mean, and every encoder's vectors of all cities' regions one below the other."""
+    """Mean control, and embeddings of each encoder concatenated over cities."""
     systems = [System("mean", NO_VIEW, "", ("mean",), (np.zeros((sum(map(len, kept)), 0)),))]
     for label, own in views.items():
         tables = [next(t for t in one.tables if t.label == label) for one in cities]
@@ -240,7 +240,7 @@ def _systems(
 def _labels(
     cities: Sequence[CityTables], kept: Sequence[NDArray[np.int64]], indicator: Target
 ) -> NDArray[np.float64] | None:
-    """Labels of all cities' regions, or None where a city has no such indicator."""
+    """Labels concatenated over cities, or None if a city lacks the indicator."""
     parts = []
     for one, rows in zip(cities, kept, strict=True):
         same = next((t for t in one.city.targets if t.name == indicator.name), None)
@@ -256,24 +256,24 @@ def _labels(
     return np.concatenate(parts)
 
 
-# ---- the matrix of a folder ---------------------------------------------------------------------
+# ---- transfer matrix ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class SourceTables:
-    """The vectors of cities by encoders that learnt in one source (cities joined by "+")."""
+    """Embeddings of several cities by encoders trained in one source (cities joined by "+")."""
 
     name: str
     cities: dict[str, CityTables]
 
     @property
     def members(self) -> list[str]:
-        """The cities it is made of."""
+        """Cities of the source."""
         return self.name.split(JOINT)
 
     @property
     def groups(self) -> dict[str, str]:
-        """Label of a table -> the system that it is a training of."""
+        """Label of a table to the system it is a training of."""
         tables = [table for city in self.cities.values() for table in city.tables]
         metadata = {table.label: table.metadata for table in tables}
         return groups(metadata, metadata)
@@ -289,28 +289,27 @@ def transfer_matrix(
     settings: ProbeSettings | None = None,
     echo: Callable[[str], None] = print,
 ) -> Path:
-    """Carry every source to every target, and write what it gives.
+    """Evaluate the transfer from every source to every target.
 
-    A target that is the source, or one of its cities, is scored with a probe of its own only: what
-    the encoder is worth at home.
+    For targets among the cities of the source, only `city-encoder` is evaluated.
 
     Args:
-        embeddings: folder of the vectors.
-        dataset_name: with the indicators of all cities.
-        output: rows go to `<output>/<target>/results.jsonl`; those that are there are not computed
-            again. `<output>/transfer.csv` holds the mean and the spread over splits of each cell,
-            `<output>/transfer_skipped.json` what could not be scored, and why.
-        sources: folders of `embeddings`; all by default.
-        targets: cities; all that have vectors by default.
-        within: split of the target's regions, where the probe is trained there.
-        settings: probes, seeds, views and grids.
-        echo: takes the matrices of R2.
+        embeddings: Folder of embedding tables.
+        dataset_name: Dataset with the indicators of all cities.
+        output: Output folder. Rows are written to `<output>/<target>/results.jsonl`, existing ones
+            are not recomputed; `<output>/transfer.csv` has the mean and SD over splits of each
+            cell, `<output>/transfer_skipped.json` the skipped cells with their reasons.
+        sources: Folders of `embeddings`; all by default.
+        targets: Target cities; all with embeddings by default.
+        within: Split protocol of the target for `city-encoder`.
+        settings: Evaluation settings.
+        echo: Callback for the matrices of R2.
 
     Returns:
-        The path of transfer.csv.
+        Path of transfer.csv.
 
     Raises:
-        InputError: there are no vectors, or none of a source or a target that was asked for.
+        InputError: There are no embeddings, or none of a given source or target.
     """
     settings = settings or ProbeSettings()
     rows, skipped = [], []
@@ -335,10 +334,10 @@ def transfer_matrix(
 def read_sources(
     embeddings: Path, dataset_name: str, wanted: Sequence[str] | None = None
 ) -> list[SourceTables]:
-    """The tables of each source, by name.
+    """Read the embedding tables of each source.
 
     Raises:
-        InputError: there are none, or none of a source that is wanted.
+        InputError: There are no tables, or none of a given source.
     """
     found: dict[str, dict[str, list[Path]]] = {}
     for path in sorted(embeddings.glob("*/*/*.parquet")):
@@ -389,7 +388,7 @@ def _carry(
     return parts
 
 
-# ---- the table ----------------------------------------------------------------------------------
+# ---- summary ------------------------------------------------------------------------------------
 
 
 def _cell(row: ResultRow, source: SourceTables, within: str) -> dict[str, object]:
@@ -405,7 +404,7 @@ def _cell(row: ResultRow, source: SourceTables, within: str) -> dict[str, object
 
 
 def summarise(rows: Sequence[dict[str, object]]) -> pd.DataFrame:
-    """One line a cell: means over splits and probe seeds, the SD of R2, and how many there are."""
+    """Mean scores per cell over splits and probe seeds, SD of R2, and number of runs."""
     groups = pd.DataFrame(rows).groupby([*CELL, "synthetic"], sort=True)
     table = groups[list(SCORES)].mean()
     table.insert(1, "r2_sd", groups["r2"].std())
@@ -414,7 +413,7 @@ def summarise(rows: Sequence[dict[str, object]]) -> pd.DataFrame:
 
 
 def matrices(table: pd.DataFrame) -> list[str]:
-    """Source by target in Markdown, R2 averaged over indicators, for each protocol and system."""
+    """Markdown matrices of mean R2, sources by targets, per protocol and system."""
     texts = []
     mark = " (synthetic)" if table["synthetic"].any() else ""
     seen = table[table["view"] != NO_VIEW]

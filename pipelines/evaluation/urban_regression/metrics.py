@@ -1,7 +1,6 @@
-"""Regression metrics in numpy, vectorised over models.
+"""Regression metrics in numpy, vectorised over leading axes.
 
-The only definition of the metrics in the project. It lies beside the `evaluate` metric module
-because `evaluate.load` copies that module's relative imports along with it.
+In the folder of the `evaluate` metric because `evaluate.load` copies its relative imports.
 """
 
 import numpy as np
@@ -16,20 +15,18 @@ def regression_metrics(
 ) -> dict[str, NDArray[np.float64]]:
     """R2, RMSE, MAE and Spearman's rank correlation over the last axis.
 
-    R2 is `1 - SS_res / SS_tot`, as scikit-learn's `r2_score`; Spearman takes average ranks of
-    ties, as scipy's `spearmanr`. What is not defined is nan: R2 where the references are constant
-    (scikit-learn returns 0 or 1 there), Spearman where either side is constant.
+    Equal to scikit-learn's `r2_score` and scipy's `spearmanr`, except that undefined values are
+    NaN: R2 of constant references, and Spearman if either side is constant.
 
     Args:
-        predictions: `(..., n)`, n >= 1.
-        references: `(..., n)`; the leading axes broadcast against those of `predictions`.
+        predictions: `(..., n)` predictions, n >= 1.
+        references: `(..., n)` true values; leading axes are broadcast.
 
     Returns:
-        One array of the leading shape for each of `METRICS`.
+        Metric name to array of the leading shape, for each of `METRICS`.
 
     Raises:
-        ValueError: no sample, another number of predictions than references, or a value that is
-            not finite.
+        ValueError: There are no samples, the numbers of samples differ, or values are not finite.
     """
     y_hat = np.asarray(predictions, dtype=np.float64)
     y = np.asarray(references, dtype=np.float64)
@@ -38,7 +35,7 @@ def regression_metrics(
     error = y_hat - y
     squared = np.square(error).sum(-1)
     total = np.square(y - y.mean(-1, keepdims=True)).sum(-1)
-    # not `total == 0`: the mean of equal numbers need not equal them to the last bit
+    # not `total == 0`, because of rounding errors of the mean
     constant = y.max(-1) == y.min(-1)
     return {
         "r2": np.where(constant, np.nan, 1 - squared / np.where(constant, 1.0, total)),

@@ -1,8 +1,8 @@
-"""`evaluate` metric module: R2, RMSE, MAE and Spearman of an urban indicator.
+"""`evaluate` metric: R2, RMSE, MAE and Spearman's rank correlation of an urban indicator.
 
-One import a line: `evaluate` reads them by a regular expression.
+One import per line, because `evaluate` parses them with a regular expression.
 """
-# mypy finds the checkout's evaluate.py in place of the library
+# mypy resolves `evaluate` to the checkout's evaluate.py
 # mypy: disable-error-code="name-defined,attr-defined"
 
 import datasets
@@ -50,7 +50,7 @@ class UrbanRegression(evaluate.Metric):
             citation=_CITATION,
             inputs_description=_KWARGS_DESCRIPTION,
             features=datasets.Features(
-                # 64 bits: incomes in single precision lose digits that RMSE shows
+                # single precision is too coarse for large values such as incomes
                 {
                     "predictions": datasets.Value("float64"),
                     "references": datasets.Value("float64"),
