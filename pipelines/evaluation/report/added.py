@@ -1,4 +1,4 @@
-"""What vectors add: each system alone, added to location and added to other tables."""
+"""Added value of embeddings over location and over other tables."""
 
 from dataclasses import replace
 
@@ -18,10 +18,7 @@ ROW = ["system", "view"]
 
 
 def added_tables(city: CityResults) -> list[Table]:
-    """R2 alone, added to location and added to other tables; one table per protocol.
-
-    All numbers, with the scores that the differences are of, go to `added.csv` of the city.
-    """
+    """Tables of the added R2, one per protocol; also writes all numbers to `added.csv`."""
     found = added_table(city.folder)
     write_csv(city.folder / ADDED_FILE, found)
     parts = {one: found[found["protocol"] == one] for one in QUESTIONS}
@@ -29,7 +26,7 @@ def added_tables(city: CityResults) -> list[Table]:
 
 
 def _table(city: CityResults, protocol: str, found: pd.DataFrame) -> Table:
-    keys = pd.MultiIndex.from_frame(found[ROW].drop_duplicates())  # the best alone first
+    keys = pd.MultiIndex.from_frame(found[ROW].drop_duplicates())  # sorted by R2 alone
     indicators = [MEAN, *city.ordered(set(found["indicator"]) - {MEAN})]
     columns = [
         words("system", (city.system_title(system) for system, _ in keys)),
@@ -55,7 +52,7 @@ def _table(city: CityResults, protocol: str, found: pd.DataFrame) -> Table:
 
 
 def _columns(own: pd.DataFrame, keys: pd.MultiIndex) -> list[Column]:
-    """Of one indicator: R2 alone, and what is added to each of the others."""
+    """Columns of one indicator: R2 alone, and R2 added to each other input."""
     parts = {
         str(beside): part.set_index(ROW).reindex(keys) for beside, part in own.groupby("beside")
     }

@@ -1,4 +1,4 @@
-"""The figures of a report, each drawn from data frames to a PNG file."""
+"""Figures of a report, drawn from data frames to PNG files."""
 
 import math
 import textwrap
@@ -27,14 +27,14 @@ from dataset_builders.log_ticks import raw_ticks
 from ..analysis.clusters import Clusters
 
 MAX_COLUMNS = 4
-TITLE_WIDTH = 30  # characters, of a panel
-CHARACTERS_PER_INCH = 11  # of a figure's title
+TITLE_WIDTH = 30  # of panel titles, in characters
+CHARACTERS_PER_INCH = 11  # in figure titles
 BLUE, ORANGE, GREEN, RED, GREY = "#1f5f8b", "#c77700", "#3f7f4f", "#b5482f", "#8a8a8a"
 LINE_COLOUR, MISSING_COLOUR = "#444444", "#c4c4c4"
 VALUES, RESIDUALS, R2_COLOURS = "viridis", "RdBu_r", "RdBu"
 PERCENTILES = (2, 98)
-DARK = 0.6  # R2 beyond which a number is written in white
-CUT = -1.0  # lowest R2 that an axis shows
+DARK = 0.6  # absolute R2 from which numbers are printed in white
+CUT = -1.0  # lower limit of axes of R2
 STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -42,14 +42,14 @@ STYLE: Any = {
     "axes.spines.right": False,
     "figure.dpi": 150,
     "savefig.facecolor": "white",
-    # names and units are anybody's, and no formulas
+    # names and units come from datasets
     "text.parse_math": False,
 }
 
 
 @contextmanager
 def drawing(path: Path, title: str, size: tuple[float, float]) -> Iterator[Figure]:
-    """A figure in the report's style, saved at the end."""
+    """Create a figure in the report's style and save it on exit."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
         wrapped = textwrap.fill(title, max(int(size[0] * CHARACTERS_PER_INCH), 20))
@@ -59,13 +59,13 @@ def drawing(path: Path, title: str, size: tuple[float, float]) -> Iterator[Figur
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG, whole or not at all."""
+    """Write a PNG atomically."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
 
 
 def _grid(figure: Figure, names: Sequence[str], **options: Any) -> Iterator[tuple[str, Axes]]:
-    """Axes for each name, in rows of up to four."""
+    """Axes for each name, in rows of at most `MAX_COLUMNS`."""
     columns = math.ceil(len(names) / math.ceil(len(names) / MAX_COLUMNS))
     rows = math.ceil(len(names) / columns)
     grid = figure.subplots(rows, columns, squeeze=False, **options)
@@ -86,14 +86,14 @@ def draw_scatter(
     scores: Mapping[str, pd.Series],
     indicators: Mapping[str, Mapping[str, str]],
 ) -> None:
-    """Prediction against truth, one panel per indicator, in raw units.
+    """Draw predictions against truth in raw units, one panel per indicator.
 
     Args:
-        path: Of the PNG.
-        title: Above all panels.
+        path: Output PNG.
+        title: Figure title.
         predictions: Columns indicator, truth, prediction.
-        scores: Indicator -> R2 by split.
-        indicators: Name -> unit and transform.
+        scores: Indicator to R2 per split.
+        indicators: Name to unit and transform.
     """
     names = [name for name in indicators if (predictions["indicator"] == name).any()]
     width, height = _size(len(names), 2.9, 3.0)
@@ -134,17 +134,17 @@ def draw_maps(
     predictions: pd.DataFrame,
     indicators: Mapping[str, Mapping[str, str]],
 ) -> bool:
-    """Maps of truth, prediction and residual, a row per indicator.
+    """Draw maps of truth, prediction and residual, one row per indicator.
 
     Args:
-        path: Of the PNG.
-        title: Above all panels.
-        regions_path: GeoParquet with region_id, geometry and a column of labels per indicator.
-        predictions: Columns indicator, region_id, prediction; averaged by region.
-        indicators: Name -> unit and transform.
+        path: Output PNG.
+        title: Figure title.
+        regions_path: GeoParquet with region_id, geometry and a label column per indicator.
+        predictions: Columns indicator, region_id, prediction; averaged per region.
+        indicators: Name to unit and transform.
 
     Returns:
-        Whether there was any geometry to draw.
+        Whether the regions have geometries.
     """
     regions = _read_regions(regions_path)
     if regions.empty:
@@ -163,7 +163,7 @@ def draw_maps(
 
 
 def _read_regions(path: Path) -> gpd.GeoDataFrame:
-    """The regions with an outline, in metres: a map in degrees is distorted."""
+    """Regions with a geometry, in UTM coordinates."""
     regions = gpd.read_parquet(path)
     regions = regions[regions.geometry.notna() & ~regions.geometry.is_empty]
     return regions if regions.empty else regions.to_crs(regions.estimate_utm_crs())
@@ -171,7 +171,7 @@ def _read_regions(path: Path) -> gpd.GeoDataFrame:
 
 def _plot_regions(axes: Axes, regions: gpd.GeoDataFrame, **options: Any) -> None:
     axes.set_axis_off()
-    # outlines in the colour of the area leave no white seams; points are sized by their number
+    # coloured edges avoid white seams; point size decreases with the number of regions
     size = float(np.clip(12_000 / len(regions), 2, 60))
     regions.plot(ax=axes, edgecolor="face", linewidth=0.2, markersize=size, **options)
 
@@ -187,7 +187,7 @@ def _map_row(
     joined = regions[["region_id", "geometry"]].assign(truth=regions[name])
     joined["prediction"] = joined["region_id"].map(means)
     joined["residual"] = joined["prediction"] - joined["truth"]
-    # one scale for both, so that a flat prediction looks flat
+    # shared colour scale for truth and prediction
     shared = Normalize(*_limits(joined["truth"].dropna().to_numpy(), PERCENTILES))
     reach = max(float(np.nanpercentile(joined["residual"].abs(), PERCENTILES[1])), 1e-9)
     norms = (shared, shared, TwoSlopeNorm(0, -reach, reach))
@@ -195,7 +195,7 @@ def _map_row(
         colours = RESIDUALS if column == "residual" else VALUES
         missing = {"color": MISSING_COLOUR}
         _plot_regions(axes, joined, column=column, cmap=colours, norm=norm, missing_kwds=missing)
-        if column != "truth":  # prediction has the same scale
+        if column != "truth":  # shares the colour bar of the prediction
             bar = _colour_bar(figure, axes, norm, colours, extend="both")
             bar.ax.tick_params(labelsize=8)
             if indicator["transform"] == "ln1p":
@@ -212,7 +212,7 @@ def _colour_bar(figure: Figure, axes: Any, norm: Any, colours: str, extend: Any)
 
 
 def _label_bar(bar: Colorbar, column: str, reach: float) -> None:
-    """Raw values; of residuals on the scale of ln(y + 1), the factor they stand for."""
+    """Label a colour bar of ln(y + 1) in raw values, or in factors for residuals."""
     if column != "residual":
         _label_in_raw_units(bar.ax.yaxis)
         return
@@ -227,15 +227,15 @@ def _label_bar(bar: Colorbar, column: str, reach: float) -> None:
 def draw_intervals(
     path: Path, title: str, panels: Mapping[str, pd.DataFrame], label: str, cut: float | None = None
 ) -> None:
-    """Estimates with their intervals, a row per name; all panels share the names on the left.
+    """Draw a forest plot: estimates with their intervals, one row per name.
 
     Args:
-        path: Of the PNG.
-        title: Above all panels.
-        panels: Name -> columns name, estimate, low, high, colour, and `seeds`, a list of the
-            estimates of single training seeds.
-        label: Of the axis.
-        cut: Lowest value that is shown.
+        path: Output PNG.
+        title: Figure title.
+        panels: Panel title to columns name, estimate, low, high, colour, and `seeds`, the list of
+            estimates per training seed.
+        label: Axis label.
+        cut: Lower axis limit, optional.
     """
     names = list(dict.fromkeys(name for frame in panels.values() for name in frame["name"]))
     width, height = _size(len(panels), 3.2 if len(panels) < 3 else 2.3, 0.27 * len(names) + 0.75)
@@ -270,14 +270,14 @@ def _interval_panel(
 def draw_curves(
     path: Path, title: str, panels: Mapping[str, pd.DataFrame], x_label: str, y_label: str
 ) -> None:
-    """A panel per indicator, a curve with its band per view.
+    """Draw curves with confidence bands.
 
     Args:
-        path: Of the PNG.
-        title: Above all panels.
-        panels: Name -> columns curve, x, estimate, low, high.
-        x_label: Of the setting.
-        y_label: Of the estimates.
+        path: Output PNG.
+        title: Figure title.
+        panels: Panel title to columns curve, x, estimate, low, high.
+        x_label: Label of the x axes.
+        y_label: Label of the y axis.
     """
     with drawing(path, title, (max(4.6 * len(panels), 6.5), 4.0)) as figure:
         for name, axes in _grid(figure, list(panels)):
@@ -296,7 +296,7 @@ def draw_curves(
 
 
 def draw_matrices(path: Path, title: str, panels: Mapping[str, pd.DataFrame]) -> None:
-    """R2 by source and target as heat maps on one colour scale, each number in its place."""
+    """Draw heat maps of R2 by source and target on a shared colour scale, with numbers."""
     first = next(iter(panels.values()))
     wide = max(0.75 * first.shape[1] + 0.6, 2.1)
     names = 0.075 * max(map(len, first.index))
@@ -322,7 +322,7 @@ def draw_matrices(path: Path, title: str, panels: Mapping[str, pd.DataFrame]) ->
 
 
 def draw_bars(path: Path, title: str, panels: Mapping[str, pd.DataFrame]) -> None:
-    """Horizontal bars on logarithmic axes, a row per name, a bar per column of a panel."""
+    """Draw horizontal bars on logarithmic axes, one per row and column of each panel."""
     names = list(next(iter(panels.values())).index)
     with drawing(path, title, (10, 0.42 * len(names) + 1.6)) as figure:
         for name, axes in _grid(figure, list(panels), sharey=True):
@@ -350,13 +350,13 @@ def draw_clusters(
     indicator: tuple[str, str, str],
     regions_path: Path,
 ) -> None:
-    """Clusters on their principal axes, the density of an indicator in each, and a map.
+    """Draw clusters on two principal components, the density of an indicator, and a map.
 
     Args:
-        path: Of the PNG.
-        title: Above all panels.
-        found: Clusters of the regions.
-        regions: `(N,)` region_id and the indicator.
+        path: Output PNG.
+        title: Figure title.
+        found: Clusters of N regions.
+        regions: N rows with region_id and the indicator.
         indicator: Name, unit and transform.
         regions_path: GeoParquet with region_id and geometry.
     """
@@ -396,7 +396,7 @@ def draw_clusters(
 
 
 def _density(axes: Axes, values: NDArray[np.float64], colour: str) -> None:
-    """A Gaussian kernel by Scott's rule; a line where all values are one."""
+    """Gaussian kernel density by Scott's rule, or a line for a constant."""
     from scipy.stats import gaussian_kde
 
     values = values[np.isfinite(values)]
@@ -412,13 +412,13 @@ def _density(axes: Axes, values: NDArray[np.float64], colour: str) -> None:
 
 
 def _label_in_raw_units(axis: Axis) -> None:
-    """Write raw values at the ticks of an axis that shows ln(y + 1)."""
+    """Label the ticks of a ln(y + 1) axis in raw values."""
     places, labels = raw_ticks(*axis.get_view_interval())
     axis.set_ticks(places, labels=labels)
 
 
 def _panel_title(name: str, unit: str) -> str:
-    """An indicator and its unit in two lines at most, as plain text."""
+    """Indicator and unit, wrapped to at most two lines."""
     named = f"{_readable(name)} ({unit})"
     return textwrap.fill(named, TITLE_WIDTH, max_lines=2, placeholder=" …")
 

@@ -1,4 +1,4 @@
-"""All result rows in one tidy DataFrame, and the names and the order of those who are compared."""
+"""Result rows as a tidy DataFrame, and titles and order of the systems."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -46,10 +46,10 @@ CONTROL_TITLES = {
     "coordinates": "coordinates only (control)",
     "poi_counts": "points of interest (control)",
 }
-# frozen encoders are controls where their weights are random
+# randomly initialised versions of these encoders are controls
 FROZEN = ("clip", "clip-random", "clip-stretched", "remoteclip", "resnet18")
 UNTRAINED_ENCODERS = tuple(name for name, one in BUILT_IN.items() if not one.trained)
-RANDOM_WEIGHTS = "random weights"  # as the metadata of a table has it
+RANDOM_WEIGHTS = "random weights"  # value in table metadata
 KINDS = len(CONTROL_NAMES)
 SIMPLE, DRAWN, BESIDE, TRAINED, METHOD, VARIANT = range(KINDS, KINDS + 6)
 
@@ -60,13 +60,13 @@ CELL = [*KEY, "indicator"]
 
 @dataclass(frozen=True)
 class CityResults:
-    """The results of one city.
+    """Results of one city.
 
     Attributes:
-        folder: Folder of the results.
-        summary: The city's probe.json.
-        frame: The rows that compare with the latest run of `probe`, see [`read_results`].
-        outdated: Number of rows left out: of other regions, labels, settings or vectors.
+        folder: Results folder of the city.
+        summary: Contents of probe.json.
+        frame: Rows comparable with the latest run of `probe`, see [`read_results`].
+        outdated: Number of rows of other regions, labels, settings or embeddings.
     """
 
     folder: Path
@@ -76,7 +76,7 @@ class CityResults:
 
     @property
     def name(self) -> str:
-        """Name of the city, as its dataset spells it."""
+        """Name of the city in the dataset."""
         return str(self.summary["city"])
 
     @property
@@ -86,7 +86,7 @@ class CityResults:
 
     @property
     def title(self) -> str:
-        """The city's name, marked where it is simulated."""
+        """Display name, marked if synthetic."""
         return city_title(self.name, self.synthetic)
 
     @property
@@ -101,44 +101,44 @@ class CityResults:
         return [name for name in PROTOCOL_TITLES if name in have]
 
     def ordered(self, indicators: Any) -> list[str]:
-        """Some indicators in the dataset's order."""
+        """Sort indicators in the dataset's order."""
         have = set(indicators)
         return [name for name in self.summary["indicators"] if name in have]
 
     def of(self, protocol: str) -> pd.DataFrame:
-        """The rows of a protocol."""
+        """Rows of a protocol."""
         return self.frame[self.frame["protocol"] == protocol]
 
     @cached_property
     def members(self) -> dict[str, list[str]]:
-        """System -> labels of the tables of its trainings."""
+        """System to labels of its trainings."""
         return members(self.summary["systems"])
 
     @cached_property
     def methods(self) -> list[str]:
-        """The systems that others are variants of, and that are variants of none."""
+        """Systems with variants that are not variants themselves."""
         trainings = [training_of(own) for own in self.summary["systems"].values()]
         named = {one.variant_of for one in trainings if one and one.variant_of}
         variants = {one.group for one in trainings if one and one.variant_of}
         return sorted((named - variants) & set(self.members))
 
     def metadata(self, system: str) -> dict[str, Any]:
-        """Metadata of the table of a system's first training; empty for controls."""
+        """Table metadata of a system's first training; empty for controls."""
         labels = self.members.get(system)
         return self.summary["systems"][labels[0]] if labels else {}
 
     def training(self, system: str) -> Training | None:
-        """A system's first training."""
+        """First training of a system."""
         return training_of(self.metadata(system))
 
     def rank(self, system: str, beside: str = "") -> int:
-        """Controls first, then trained systems, the method and its variants."""
+        """Sort rank: controls, combinations, trained systems, the method, its variants."""
         if system in CONTROL_NAMES:
             return CONTROL_NAMES.index(system)
         if beside:
             return BESIDE
         metadata, training = self.metadata(system), self.training(system)
-        # what has no table of vectors is a control
+        # systems without an embedding table are controls
         if system not in self.members or metadata.get("encoder") in UNTRAINED_ENCODERS:
             return SIMPLE
         if is_untrained(metadata):
@@ -148,18 +148,18 @@ class CityResults:
         return VARIANT if training and training.variant_of else TRAINED
 
     def is_place(self, system: str) -> bool:
-        """Whether a system's vectors are of places alone, and tell nothing of images."""
+        """Whether a system encodes locations only, without images."""
         uses = set(self.metadata(system).get("uses", ()))
         return COORDINATES in uses and uses <= {COORDINATES, GEOCLIP}
 
     def order(self, key: Key) -> tuple[Any, ...]:
-        """To sort the rows of a table by."""
+        """Sort key for table rows."""
         system, beside, view, probe = key
         rank = self.rank(system, beside)
         return rank, beside, system, VIEW_ORDER.index(view), probe != "mlp", probe
 
     def system_title(self, system: str, beside: str = "") -> str:
-        """Name of a system in a table."""
+        """Display name of a system."""
         if system in CONTROL_TITLES:
             return CONTROL_TITLES[system]
         if beside:
@@ -167,9 +167,9 @@ class CityResults:
         return system if self.rank(system) >= TRAINED else f"{system} (control)"
 
     def references(self) -> list[Reference]:
-        """What all are compared with: coordinates; frozen CLIP, or else random initialisation.
+        """References for differences: coordinates, and frozen CLIP or else an untrained encoder.
 
-        Of several randomly initialised systems, the one with the architecture of the method.
+        Among untrained encoders, one with the architecture of the method is preferred.
         """
         names = sorted(self.members)
         frozen = [name for name in names if is_frozen_clip(self.metadata(name))]
@@ -180,52 +180,52 @@ class CityResults:
 
 
 def is_untrained(metadata: Mapping[str, Any]) -> bool:
-    """Whether a system's weights are random."""
+    """Whether a system is randomly initialised."""
     drawn = metadata.get("pretrained") == RANDOM_WEIGHTS and metadata.get("system") in FROZEN
     return bool(metadata.get("random_init")) or drawn
 
 
 def is_frozen_clip(metadata: Mapping[str, Any]) -> bool:
-    """Whether a system is a published CLIP, unchanged."""
+    """Whether a system is a published CLIP model without further training."""
     named = metadata.get("system") in ("clip", "clip-stretched")
     plain = str(metadata.get("encoder", "")).endswith("(CLIPModel)")
     return (named or plain) and not is_untrained(metadata)
 
 
 def city_title(name: str, synthetic: bool) -> str:
-    """A city's name for people."""
+    """Display name of a city."""
     title = name.replace("_", " ").title()
     return f"{title} (synthetic)" if synthetic else title
 
 
 def key_of(name: Name) -> Key:
-    """The key of a system that [`bootstrap`] names."""
+    """Key of a system named as in [`bootstrap`]."""
     system, view, probe = name
     beside, own = split_name(system)
     return own, beside, view, probe
 
 
 def what(city: CityResults, key: Key) -> str:
-    """System, view and probe in words."""
+    """Display name of system, view and probe."""
     system, beside, view, probe = key
     return f"{city.system_title(system, beside)}, {VIEW_NAMES[view]}, {PROBE_NAMES[probe]}"
 
 
 def slug(*parts: str) -> str:
-    """Parts as a file name."""
+    """Join parts to a file name."""
     return re.sub(r"[^a-z0-9.]+", "-", "-".join(parts).lower()).strip("-")
 
 
 def read_results(output: Path) -> pd.DataFrame:
-    """All result rows of all cities in a folder, one line per row.
+    """Read all result rows of all cities in a folder.
 
     Args:
-        output: The folder that `probe` was given.
+        output: Results folder of `probe`.
 
     Returns:
-        The fields of `ResultRow`, of which `system` is the system that the row is a training of.
-        More columns: `label`, the training's own name; `beside`, what its vectors are added to
-        (empty where they are alone); `current`, whether the row compares with the latest run.
+        The fields of `ResultRow`, with `system` being the group of trainings, and the columns
+        `label`, name of the training; `beside`, other input of a combination, empty without one;
+        `current`, whether the row is comparable with the latest run.
     """
     folders = sorted(path.parent for path in output.glob(f"*/{SUMMARY_FILE}"))
     return pd.concat(
@@ -234,7 +234,7 @@ def read_results(output: Path) -> pd.DataFrame:
 
 
 def read_city(folder: Path) -> CityResults:
-    """The results of one city."""
+    """Read the results of one city."""
     summary = read_summary(folder)
     frame = _read_rows(folder, summary)
     current = frame[frame["current"]].reset_index(drop=True)
@@ -242,22 +242,19 @@ def read_city(folder: Path) -> CityResults:
 
 
 def read_cities(output: Path) -> list[CityResults]:
-    """All cities of a folder that have results."""
+    """Read all cities with results in a folder."""
     folders = sorted(path.parent for path in output.glob(f"*/{SUMMARY_FILE}"))
     return [city for city in map(read_city, folders) if len(city.frame)]
 
 
 def predictions_of(city: CityResults, protocol: str, key: Key, **more: Any) -> pd.DataFrame:
-    """Test predictions of a system that is beside no other, of the first of its trainings.
+    """Test predictions of the first training of a system, see [`read_predictions`].
 
     Args:
-        city: Its results.
-        protocol: Of the splits.
-        key: System, view and probe.
+        city: Results of the city.
+        protocol: Split protocol.
+        key: Key of a system that is not a combination.
         more: Values of other fields of the rows.
-
-    Returns:
-        As [`read_predictions`].
     """
     system, _, view, probe = key
     label = city.members[system][0]
@@ -273,7 +270,7 @@ def predictions_of(city: CityResults, protocol: str, key: Key, **more: Any) -> p
 
 
 def _read_rows(folder: Path, summary: Mapping[str, Any]) -> pd.DataFrame:
-    """The rows of a city but those of a transfer, which belong to another table."""
+    """Rows of a city, without those of transfers."""
     frame = _frame([row for row in read_rows(folder / RESULTS_FILE) if not row.source_city])
     labels = frame["system"].astype(str)
     vectors = labels.map(embedding_hashes(summary))
@@ -295,20 +292,16 @@ def _frame(rows: Sequence[ResultRow]) -> pd.DataFrame:
 
 
 def run_scores(frame: pd.DataFrame, metric: str) -> pd.Series:
-    """Score by cell, training and split; probe seeds are averaged.
-
-    Returns:
-        Indexed by `CELL`, `label` and `split_seed`.
-    """
+    """Scores by `CELL`, `label` and `split_seed`, averaged over probe seeds."""
     return frame.groupby([*CELL, "label", "split_seed"])[metric].mean()
 
 
 def spreads(scores: pd.Series) -> pd.DataFrame:
-    """Standard deviations (n - 1) of [`run_scores`] by cell; nan of one value alone.
+    """Standard deviations (n - 1) of [`run_scores`] by cell; NaN for a single value.
 
     Returns:
-        `splits`: over splits, of the means over trainings; `training`: over trainings, of the means
-        over splits; `trainings`: how many there are.
+        `splits`, the SD over splits of the means over trainings; `training`, the SD over trainings
+        of the means over splits; `trainings`, the number of trainings.
     """
     by = {"splits": "split_seed", "training": "label"}
     parts = {
@@ -320,10 +313,7 @@ def spreads(scores: pd.Series) -> pd.DataFrame:
 
 
 def best_key(city: CityResults, frame: pd.DataFrame) -> Key | None:
-    """The method whose variants are compared, else the best trained system, else the best control.
-
-    In the view and by the probe of the highest mean R2 over indicators.
-    """
+    """Key of the method, or else of the best trained system or control, by mean R2."""
     seen = frame[(frame["view"] != NO_VIEW) & (frame["beside"] == "")]
     means = run_scores(seen, "r2").groupby(CELL).mean().groupby(KEY).mean()
     ranks = {key: city.rank(key[0]) for key in means.index}

@@ -1,4 +1,4 @@
-"""What a city's scores rest on: its regions, systems and splits, and what was left out."""
+"""Regions, systems and splits behind the scores of a city, and their limitations."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ PERCENTILES = (5, 50, 95)
 
 
 def statistics_table(cities: Sequence[CityResults]) -> Table:
-    """Regions, images and labelled regions of each city."""
+    """Numbers of regions, images and labels per city."""
     labels = [pd.read_parquet(city.folder / REGIONS_FILE) for city in cities]
     systems = [list(city.summary["systems"].values()) for city in cities]
     images = {
@@ -54,7 +54,7 @@ def statistics_table(cities: Sequence[CityResults]) -> Table:
 
 
 def systems_table(city: CityResults) -> Table:
-    """Who is compared: what made the vectors, of how many images, and what was left out."""
+    """Systems under comparison: encoder, inputs, number of images, rejected images."""
     names = sorted(city.members, key=lambda name: (city.rank(name), name))
     own = [city.metadata(name) for name in names]
 
@@ -88,7 +88,7 @@ def systems_table(city: CityResults) -> Table:
 
 
 def limits(city: CityResults) -> list[str]:
-    """Sentences on what is simulated, what was dropped and why, and what is not known."""
+    """Caveats: simulated data, excluded regions and labels, cells not scored, outdated rows."""
     summary = city.summary
     lines = []
     if city.synthetic:
@@ -102,7 +102,7 @@ def limits(city: CityResults) -> list[str]:
         )
     for name, n in summary["invalid_labels"].items():
         lines.append(f"Labels of {name}: {n} negative or infinite values are treated as missing.")
-    left_out = summary.get("stored_neighbours", {})  # not in the summaries of earlier runs
+    left_out = summary.get("stored_neighbours", {})  # absent in summaries of earlier versions
     if left_out:
         counts = " and ".join(f"{n} {part}" for part, n in left_out.items())
         lines.append(
@@ -128,7 +128,7 @@ def limits(city: CityResults) -> list[str]:
 
 def _of_systems(city: CityResults) -> Iterable[str]:
     for name in sorted(city.members):
-        own = city.metadata(name)  # of all trainings: images and captions are the same
+        own = city.metadata(name)  # images and captions are the same for all trainings
         without = {view: n for view, n in own.get("regions_without", {}).items() if n}
         for view, n in without.items():
             yield f"{name}: {n} regions have no {view.replace('_', ' ')}."
@@ -139,10 +139,9 @@ def _of_systems(city: CityResults) -> Iterable[str]:
 
 
 def distance_table(city: CityResults) -> Table | None:
-    """How far test regions are from training regions, per protocol, over its splits.
+    """Distances from test to training regions per protocol, over all splits.
 
-    Splits are drawn again from the dataset: None where its folder is not at hand or its regions
-    have no location.
+    Splits are redrawn from the dataset; None if it is not found or lacks coordinates.
     """
     name = city.summary["dataset_name"]
     if not Path(name).is_dir():
@@ -183,7 +182,7 @@ def distance_table(city: CityResults) -> Table | None:
 
 
 def _distances(city: CityResults, regions: CityRegions, protocol: str) -> list[float] | None:
-    """Percentiles, share with a neighbour in training, smallest gap; None without any split."""
+    """Percentiles, share with a training neighbour, smallest gap; None without any split."""
     place = regions.place
     distances, near, gaps = [], [], []
     splitter = splitter_within(protocol, regions)
@@ -204,7 +203,7 @@ def _distances(city: CityResults, regions: CityRegions, protocol: str) -> list[f
 
 
 def seeds_note(city: CityResults, rows: pd.DataFrame, protocol: str) -> str:
-    """How many splits there are, and how blocks were made."""
+    """Sentences on the number of splits and the construction of blocks."""
     seeds = sorted(rows["split_seed"].unique())
     draws = (rows["probe_seed"] // 1000).nunique()
     text = f"{len(seeds)} splits (seeds {seeds[0]} to {seeds[-1]}"

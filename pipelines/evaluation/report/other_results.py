@@ -1,4 +1,4 @@
-"""What other commands left beside the results: transfer, retrieval, zero-shot, efficiency."""
+"""Sections on transfer, retrieval, zero-shot scores and efficiency."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ TRANSFERS = {
     CITY_ENCODER: "Encoder trained in the source, probe in the target (`city-encoder`)",
     CITY: "Encoder and probe trained in the source (`city`)",
 }
-TRANSFER_FOLDER = "transfer/results"  # beside the results, where `benchmark` puts it
+TRANSFER_FOLDER = "transfer/results"  # relative to the parent of the results folder
 MATRIX = ["system", "view", "probe"]
 DIRECTIONS = {
     "image_to_text": "image → text",
@@ -36,11 +36,11 @@ DIRECTIONS = {
 SIZES = ("total", "trainable", "inference")
 
 
-# ---- from city to city --------------------------------------------------------------------------
+# ---- transfer between cities --------------------------------------------------------------------
 
 
 def read_transfer(folder: Path) -> pd.DataFrame | None:
-    """What `evaluate.py transfer` wrote, the trainings of a system averaged; None without it.
+    """Read the results of `evaluate.py transfer`, averaged over trainings; None without any.
 
     Returns:
         Columns protocol, source, target, system, view, probe, indicator, synthetic, r2, trainings.
@@ -57,7 +57,7 @@ def read_transfer(folder: Path) -> pd.DataFrame | None:
 
 
 def matrix(part: pd.DataFrame, indicator: str = MEAN) -> pd.DataFrame:
-    """R2 by source and target, single cities first; by default the mean over indicators."""
+    """R2 by source and target, by default averaged over indicators; joint sources come last."""
     if indicator != MEAN:
         part = part[part["indicator"] == indicator]
     wide = part.pivot_table(index="source", columns="target", values="r2", aggfunc="mean")
@@ -65,12 +65,12 @@ def matrix(part: pd.DataFrame, indicator: str = MEAN) -> pd.DataFrame:
 
 
 def transfer_section(results: pd.DataFrame, output: Path, folder: str) -> Section:
-    """Tables and heat maps.
+    """Section with tables and heat maps of the transfer.
 
     Args:
-        results: Of [`read_transfer`].
-        output: Folder of the report.
-        folder: Of the figures, below it.
+        results: Table from [`read_transfer`].
+        output: Report folder.
+        folder: Folder of the figures, relative to `output`.
     """
     mark = " (synthetic)" if results["synthetic"].any() else ""
     trainings = int(results["trainings"].max())
@@ -123,7 +123,7 @@ def _transfer_table(own: pd.DataFrame, protocol: str, mark: str) -> Table:
 def _transfer_figures(
     own: pd.DataFrame, protocol: str, mark: str, output: Path, folder: str
 ) -> Iterator[Block]:
-    """By the first probe: views side by side, and indicators in a folded section."""
+    """Heat maps per system with one panel per view, and folded sections per indicator."""
     seen = own[own["view"] != NO_VIEW]
     first = min(seen["probe"], key=lambda probe: probe != "mlp")
     question = TRANSFERS[protocol].split(" (")[0]
@@ -175,14 +175,14 @@ def _city(name: str) -> str:
 
 
 def _read_all(output: Path, city: CityResults, pattern: str) -> list[dict[str, Any]]:
-    """JSON files of a city in the folder of the results and in those the documentation names."""
+    """JSON files of a city in the results folder and its documented sibling folders."""
     folders = [output, *(output.parent / name for name in ("retrieval", "zero_shot", "embeddings"))]
     found = [path for one in folders for path in sorted((one / city.name).glob(pattern))]
     return [json.loads(path.read_text(encoding="utf-8")) for path in found]
 
 
 def retrieval_table(output: Path, city: CityResults) -> Table | None:
-    """What `evaluate.py retrieve` measured of a city, beside chance; None without it."""
+    """Table of `evaluate.py retrieve` results, with chance levels; None without results."""
     found = _read_all(output, city, "retrieval-*.json")
     rows = [(one, name, one["directions"][name]) for one in found for name in DIRECTIONS]
     if not rows:
@@ -212,7 +212,7 @@ def retrieval_table(output: Path, city: CityResults) -> Table | None:
 
 
 def zero_shot_table(output: Path, city: CityResults) -> Table | None:
-    """Agreement of prompts with indicators, without any label; None where there is nothing."""
+    """Table of correlations between zero-shot scores and indicators; None without results."""
     found = _read_all(output, city, "zero-shot-*.json")
     rows = [(one, agreement) for one in found for agreement in one["agreement"]]
     if not rows:
@@ -246,12 +246,12 @@ def zero_shot_table(output: Path, city: CityResults) -> Table | None:
 
 
 def efficiency_section(run: Path, output: Path, folder: str) -> Section | None:
-    """Table and figure of what `evaluate.py efficiency` measured; None where it did not.
+    """Section on `evaluate.py efficiency` results; None without results.
 
     Args:
         run: Folder of efficiency.json.
-        output: Folder of the report.
-        folder: Of the figures, below it.
+        output: Report folder.
+        folder: Folder of the figures, relative to `output`.
     """
     path = run / EFFICIENCY_FILE
     if not path.is_file():

@@ -1,8 +1,8 @@
-"""How far results reach: where errors cluster, which regions are unlike training, whom images miss.
+"""Sections on spatial autocorrelation of errors, distribution shift and image coverage.
 
-For each indicator of the image system that the report's verdict speaks of, in new districts. Errors
-are those of its held-out predictions, mean over the splits in which a region is tested; the two
-other numbers were measured by `probe` in the first split, see [`pipelines.evaluation.probe.reach`].
+For each indicator and the image system of its verdict in new districts. Residuals are averaged over
+the splits in which a region is in the test set; the other statistics are measured by `probe` in the
+first split, see [`pipelines.evaluation.probe.reach`].
 """
 
 from pathlib import Path
@@ -22,18 +22,18 @@ from .frame import CityResults, Key, key_of, predictions_of, slug, what
 from .rendering import Figure, Section, Table, numbers, words
 
 PROTOCOL = "block"
-FEW = 2  # indicators whose figures are not folded
+FEW = 2  # maximum number of figures shown unfolded
 COVERED = "image coverage"
 
 
 def reach_sections(city: CityResults, errors: Errors, output: Path, figures: str) -> list[Section]:
-    """Table and figures of a city; nothing where `probe` has not measured it.
+    """Section with a table and figures; empty if `probe` did not measure these statistics.
 
     Args:
-        city: Its results.
-        errors: Validation errors in new districts, by which the system is chosen.
-        output: Folder of the report.
-        figures: Folder of figures in it.
+        city: Results of the city.
+        errors: Validation errors of the block protocol, used to choose the system.
+        output: Report folder.
+        figures: Folder of the figures, relative to `output`.
     """
     regions = pd.read_parquet(city.folder / REGIONS_FILE, columns=["region_id", "lon", "lat"])
     xy = np.stack(local_xy(regions["lon"].to_numpy(float), regions["lat"].to_numpy(float)), axis=1)
@@ -57,7 +57,7 @@ def _reach(
 ) -> Reach | None:
     system, _, view, _ = key
     measured = city.metadata(system).get("reach", {}).get(view, {}).get(indicator)
-    if measured is None:  # of a run before it was
+    if measured is None:  # result of an earlier version
         return None
     predictions = predictions_of(city, PROTOCOL, key, indicator=indicator)
     error = predictions["prediction"] - predictions["truth"]

@@ -1,6 +1,6 @@
-"""A report as sections of text, tables and figures, and its three notations: HTML, Markdown, CSV.
+"""Report elements (sections, tables, figures) and their output as HTML, Markdown and CSV.
 
-Names come from datasets and models: each notation escapes them in its own way.
+Names come from datasets and models, so every output format escapes them.
 """
 
 import math
@@ -23,17 +23,17 @@ TEMPLATE = "report.html.j2"
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table, a value per row.
+    """Column of a table, with one entry per row in each sequence that is not empty.
 
     Attributes:
         name: Header.
-        text: As shown.
-        values: Unrounded numbers or words, as in the CSV file; None where there is nothing.
-        spread: Standard deviations of the numbers; empty where there are none.
-        ends: Lower and upper ends of the numbers' intervals; empty where there are none.
-        bold: Which values stand out; empty where none does.
+        text: Displayed texts.
+        values: Unrounded numbers or words for the CSV file; None where missing.
+        spread: Standard deviations, optional.
+        ends: Lower and upper ends of intervals, optional.
+        bold: Whether to print values in bold, optional.
         numeric: Whether the values are numbers.
-        group: Header over several columns.
+        group: Header spanning several columns.
     """
 
     name: str
@@ -47,19 +47,19 @@ class Column:
 
     @property
     def full_name(self) -> str:
-        """Header with the group's before it."""
+        """Header preceded by the group header."""
         return f"{self.group} {self.name}".strip()
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table, whatever it is written in.
+    """Table with a caption and notes.
 
     Attributes:
         name: File name without suffix: lower-case letters, digits and hyphens.
-        title: What it shows, and that it is synthetic where it is.
-        columns: Of equal lengths.
-        footer: Rows below the others that are no results, as texts.
+        title: Caption, which marks synthetic data.
+        columns: Columns of equal lengths.
+        footer: Additional text rows that are not results.
         notes: Sentences below the table.
     """
 
@@ -70,7 +70,7 @@ class Table:
     notes: Sequence[str] = ()
 
     def frame(self) -> pd.DataFrame:
-        """Unrounded numbers; `<name> sd`, or `<name> low` and `high`, beside those with any."""
+        """Unrounded values, with columns `<name> sd`, `<name> low` and `<name> high` if known."""
         parts: list[tuple[str, list[Any]]] = []
         for number, column in enumerate(self.columns):
             below = [row[number] for row in self.footer]
@@ -85,7 +85,7 @@ class Table:
         return frame.set_axis([name for name, _ in parts], axis=1)
 
     def html(self) -> Markup:
-        """The table element, escaped; cells of numbers hold `<span class="n">`."""
+        """Escaped HTML table; numeric cells contain `<span class="n">`."""
         heads = [(str(escape(one.group)), _html(one.name, one.numeric)) for one in self.columns]
         grouped = any(group for group, _ in heads)
         shown = pd.DataFrame(
@@ -97,7 +97,7 @@ class Table:
                 for number, one in enumerate(self.columns)
             }
         )
-        # headers stay unique by their number, which is not shown
+        # column numbers keep headers unique and are not shown
         styler = shown.style.hide(axis="index")
         if grouped:
             shown.columns = pd.MultiIndex.from_arrays([[g for g, _ in heads], range(len(heads))])
@@ -106,7 +106,7 @@ class Table:
         return Markup(styler.to_html(exclude_styles=True))
 
     def markdown(self) -> str:
-        """The table alone, with aligned columns."""
+        """Markdown table with aligned columns, without caption and notes."""
         cells = [
             [
                 markdown_text(one.full_name),
@@ -126,7 +126,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """An image file, its path relative to the page."""
+    """Image file with a path relative to the page."""
 
     path: str
     title: str
@@ -135,20 +135,20 @@ class Figure:
 
 @dataclass(frozen=True)
 class Bullets:
-    """A list of sentences."""
+    """Bullet list."""
 
     items: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands below it.
+    """Section with a heading.
 
     Attributes:
-        title: The heading.
-        blocks: Texts, lists, tables, figures, and sections of their own; texts may hold `code`
-            and **strong**.
-        folded: Whether the page hides the blocks until they are asked for.
+        title: Heading.
+        blocks: Texts, lists, tables, figures and subsections; texts may contain `code` and
+            **strong**.
+        folded: Whether the section is collapsed on the page.
     """
 
     title: str
@@ -157,11 +157,11 @@ class Section:
 
     @property
     def anchor(self) -> str:
-        """Its address within the page."""
+        """HTML id."""
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
 
     def tables(self) -> Iterator[Table]:
-        """All tables below the heading."""
+        """All tables of the section and its subsections."""
         for block in self.blocks:
             if isinstance(block, Table):
                 yield block
@@ -169,7 +169,7 @@ class Section:
                 yield from block.tables()
 
     def figures(self) -> Iterator[Figure]:
-        """All figures below the heading."""
+        """All figures of the section and its subsections."""
         for block in self.blocks:
             if isinstance(block, Figure):
                 yield block
@@ -184,7 +184,7 @@ Block = str | Bullets | Table | Figure | Section
 
 
 def words(name: str, values: Iterable[Any]) -> Column:
-    """A column of texts."""
+    """Create a column of texts."""
     texts = ["" if value is None else str(value) for value in values]
     return Column(name, texts, [None if t == DASH else t for t in texts], numeric=False)
 
@@ -197,7 +197,7 @@ def numbers(
     bold: Sequence[bool] = (),
     group: str = "",
 ) -> Column:
-    """A column of numbers with standard deviations; a dash where there is none."""
+    """Create a column of numbers, optionally with standard deviations."""
     known = [None if v is None or not math.isfinite(v) else float(v) for v in values]
     sds = [sd if v is not None else math.nan for v, sd in zip(known, spread, strict=False)]
     texts = [DASH if value is None else format(value, form) for value in known]
@@ -209,7 +209,7 @@ def numbers(
 
 
 def intervals(name: str, estimate: Any, low: Any, high: Any) -> Column:
-    """A column of differences with their intervals, where known; bold where these exclude 0."""
+    """Create a column of differences with their intervals, bold where these exclude 0."""
     rows = list(zip(estimate, low, high, strict=True))
     plain = numbers(name, (row[0] for row in rows), form="+.3f")
     texts = [
@@ -224,11 +224,11 @@ def _bold(column: Column) -> Sequence[bool]:
     return column.bold or [False] * len(column.text)
 
 
-# ---- notations ----------------------------------------------------------------------------------
+# ---- output formats -----------------------------------------------------------------------------
 
 
 def _html(text: str, numeric: bool, bold: bool = False, soft: bool = False) -> str:
-    """Text of a cell; intervals and standard deviations are set apart."""
+    """HTML of a cell, with intervals and standard deviations in elements of their own."""
     parts = re.fullmatch(r"(.*?)( \[.*\]| ± .*)?", text, re.DOTALL)
     head, tail = parts.groups() if parts and numeric else (text, None)
     found = escape(printable(head))
@@ -242,7 +242,7 @@ def _html(text: str, numeric: bool, bold: bool = False, soft: bool = False) -> s
 
 
 def markdown_text(text: str) -> str:
-    """Text with what Markdown would take for a mark escaped; names with underscores stay whole."""
+    """Escape Markdown syntax except underscores, for readable names."""
     for mark in "\\`*<>|[]":
         text = text.replace(mark, "\\" + mark)
     return " ".join(text.split())
@@ -260,7 +260,7 @@ def _soft(text: str) -> str:
 
 
 def inline(text: str) -> Markup:
-    """A text with `code` and **strong** as HTML; all else in it is escaped."""
+    """Convert a text with `code` and **strong** to HTML, escaping the rest."""
     found = str(escape(printable(text)))
     found = re.sub(r"`([^`]+)`", r"<code>\1</code>", found)
     return Markup(re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", found))
@@ -270,9 +270,9 @@ def write_report_files(report: Section, banner: str, output: Path) -> None:
     """Write `report.html`, `report.md` and `tables/<name>.csv`.
 
     Args:
-        report: The whole report.
-        banner: What a reader must know first; empty where there is nothing.
-        output: Folder of the report; figures lie beside it.
+        report: Root section of the report.
+        banner: Notice at the top of the report, optional.
+        output: Report folder, which contains the figures.
     """
     environment = page_environment(__package__)
     environment.filters["inline"] = inline

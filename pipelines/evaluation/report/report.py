@@ -1,10 +1,10 @@
-"""From results to a page: tables with controls, figures, and what must be known to read them.
+"""Report of evaluation results: tables with controls, figures and caveats.
 
-<output>/report.html, report.md    the same report twice
-<output>/tables/*.csv              every table of it, unrounded
+<output>/report.html, report.md    the report in two formats
+<output>/tables/*.csv              all tables, unrounded
 <output>/figures/*.png
-<output>/CITY/differences.json     differences to the references, with intervals
-<output>/CITY/added.csv            what vectors add to location and to other tables, with intervals
+<output>/CITY/differences.json     differences from the references, with intervals
+<output>/CITY/added.csv            R2 added to location and to other tables, with intervals
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -86,8 +86,8 @@ from .tables import (
 from .variants import Study, studies, variants_section
 
 FIGURES_FOLDER = "figures"
-EMBEDDINGS_FOLDER = "embeddings"  # beside the results
-SHOWN = "population"  # its density is drawn for each cluster, where the city has it
+EMBEDDINGS_FOLDER = "embeddings"  # sibling of the results folder
+SHOWN = "population"  # indicator in the figure of clusters, if available
 READING = (
     "How to read the tables: a probe (ridge regression or an MLP) predicts each indicator from "
     "frozen region embeddings. Scores are means ± SD over splits and training seeds; the best "
@@ -118,16 +118,16 @@ RECOMPUTE = (
 
 @dataclass(frozen=True)
 class Analysis:
-    """What is computed once of a city.
+    """Statistics of a city shared by several sections.
 
     Attributes:
-        errors: Protocol -> validation errors of every system.
-        of_images: The same without the systems that know places alone.
-        cells: Drawn scores of the controls and of every system in its best view.
-        best: Every system that sees images, in its best view, lowest validation error first.
-        differences: Of R2 to each reference, see [`tables.differences_frame`].
-        coverage: Of prediction intervals.
-        variants: Protocol -> the variants under it.
+        errors: Protocol to validation errors of all systems.
+        of_images: `errors` without location encoders.
+        cells: Bootstrap scores of the controls and of each system in its best view.
+        best: Image systems in their best view, by increasing validation error.
+        differences: Differences of R2 from the references, see [`tables.differences_frame`].
+        coverage: Coverage of prediction intervals.
+        variants: Protocol to the variants of the method.
     """
 
     errors: Mapping[str, Errors]
@@ -140,17 +140,17 @@ class Analysis:
 
 
 def write_report(output: Path, echo: Callable[[str], None] = print) -> Path:
-    """Write the report of all cities in a folder.
+    """Write the report of all cities in a results folder.
 
     Args:
-        output: The folder that `probe` was given.
-        echo: Takes the tables of R2.
+        output: Results folder of `probe`.
+        echo: Callback for the tables of R2.
 
     Returns:
-        The path of report.md.
+        Path of report.md.
 
     Raises:
-        InputError: There are no results, or rows of models without their controls.
+        InputError: There are no results, or results of models without controls.
     """
     cities = read_cities(output)
     if not cities:
@@ -227,7 +227,7 @@ def _city_section(city: CityResults, output: Path, echo: Callable[[str], None]) 
 
 
 def _summary_blocks(city: CityResults, analysis: Analysis, output: Path) -> list[Block]:
-    """A sentence, what vectors add, systems against controls, a figure, and single answers."""
+    """Summary sentences, added value, comparison with the controls, and verdicts."""
     names = dict.fromkeys(name for cell in analysis.cells for name in cell.systems)
     shown = [n for n in names if is_control(n) or n in analysis.best]
     found = overall(analysis.cells, shown)
@@ -246,7 +246,7 @@ def _summary_blocks(city: CityResults, analysis: Analysis, output: Path) -> list
 
 
 def _sentences(city: CityResults, analysis: Analysis, found: Sequence[Overall]) -> Sequence[str]:
-    """How the trained system compares with location alone and the best control, per protocol."""
+    """Comparison of the trained system with location and the best control, per protocol."""
     ranks = {name: city.rank(key_of(name)[0]) for name in analysis.best}
     candidates = [name for name in analysis.best if ranks[name] == METHOD]
     candidates += [name for name in analysis.best if ranks[name] == TRAINED]
@@ -346,13 +346,13 @@ def _protocol_section(
 
 
 def _to(differences: pd.DataFrame, reference: Reference) -> pd.DataFrame:
-    """Differences to one reference, by its probe where that is given."""
+    """Differences from one reference."""
     own = differences[differences["reference"] == reference.system]
     return own if reference.probe is None else own[own["reference_probe"] == reference.probe]
 
 
 def _prediction_figures(city: CityResults, protocol: str, output: Path) -> list[Block]:
-    """Scatter plot and maps of the best trained system; nothing where no system saw an image."""
+    """Scatter plot and maps of the best trained system; empty without image systems."""
     rows = city.of(protocol)
     key = best_key(city, rows)
     if key is None:
@@ -397,7 +397,7 @@ def _prediction_figures(city: CityResults, protocol: str, output: Path) -> list[
 
 
 def _cluster_sections(city: CityResults, output: Path) -> list[Section]:
-    """Figure and table of a city's clusters; nothing where no system saw an image."""
+    """Figure and table of a city's clusters; empty without image systems."""
     key = best_key(city, city.frame)
     if key is None:
         return []

@@ -1,6 +1,6 @@
-"""The tables of a city's section: group-bys of its frame of result rows.
+"""Tables of a city's section of the report.
 
-A table with scores of models has the scores of the controls too: without them it is refused.
+Tables with scores of models always include the scores of the controls.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -43,7 +43,7 @@ CLUSTER_NAMES = "ABC"
 
 
 def name_columns(city: CityResults, keys: Sequence[Key]) -> list[Column]:
-    """System, view and probe of each row."""
+    """Columns system, view and probe."""
     return [
         words("system", (city.system_title(system, beside) for system, beside, _, _ in keys)),
         words("view", (VIEW_NAMES[key[2]] for key in keys)),
@@ -61,17 +61,17 @@ def score_table(
     beside: bool = False,
     views: Collection[Key] | None = None,
 ) -> Table:
-    """Systems by indicators: mean ± SD over splits, the best in bold, controls first.
+    """Table of systems by indicators: mean ± SD over splits, best in bold, controls first.
 
     Args:
-        city: Whose rows.
-        protocol: Of the rows.
+        city: Results of the city.
+        protocol: Split protocol.
         metric: Name of a metric.
-        beside: Vectors added to others, with the controls, instead of vectors alone.
-        views: Views and probes in which systems that see images are shown; all by default.
+        beside: Whether to show combinations with other inputs instead of embeddings alone.
+        views: Image systems with view and probe to show; all by default.
 
     Raises:
-        InputError: There is a row of a model on an indicator but none of the controls.
+        InputError: An indicator has results of models but not of the controls.
     """
     rows = city.of(protocol)
     joint = rows["beside"] != ""
@@ -102,10 +102,10 @@ def score_table(
 
 
 def require_controls(city: CityResults, rows: pd.DataFrame) -> None:
-    """Refuse rows of models that have no control beside them.
+    """Check that all indicators have results of the controls.
 
     Raises:
-        InputError: The mean is missing, or the coordinates where the regions have any.
+        InputError: The mean is missing, or coordinates where the regions have them.
     """
     needed = ["mean"] if city.summary.get("without_coordinates") else ["mean", "coordinates"]
     seen = set(rows.loc[rows["view"] != NO_VIEW, "indicator"])
@@ -120,7 +120,7 @@ def require_controls(city: CityResults, rows: pd.DataFrame) -> None:
 
 
 def _missing_controls(city: CityResults, rows: pd.DataFrame) -> Iterable[str]:
-    """The controls that only a model of the user's own can give."""
+    """Note on controls that need an encoder: untrained encoder and frozen CLIP."""
     systems = city.summary["systems"]
     metadata = [systems[label] for label in rows["label"].unique() if label in systems]
     missing = []
@@ -133,7 +133,7 @@ def _missing_controls(city: CityResults, rows: pd.DataFrame) -> Iterable[str]:
 
 
 def _trainings_notes(city: CityResults, keys: Iterable[Key]) -> Iterable[str]:
-    """Which rows are over several trainings."""
+    """Notes on systems with several trainings."""
     counts: dict[int, list[str]] = {}
     for system in dict.fromkeys(key[0] for key in keys):
         counts.setdefault(len(city.members.get(system, ())), []).append(system)
@@ -143,7 +143,7 @@ def _trainings_notes(city: CityResults, keys: Iterable[Key]) -> Iterable[str]:
 
 
 def short(protocol: str) -> str:
-    """A protocol's title without its explanation."""
+    """Title of a protocol without its explanation."""
     return PROTOCOL_TITLES[protocol].split(" (")[0].lower()
 
 
@@ -165,7 +165,7 @@ def _about_test(
 
 
 def spread_table(city: CityResults, protocol: str, metric: str = "r2") -> Table | None:
-    """What splits and training seeds add to the spread; None without several seeds."""
+    """Table of the SD over splits and over training seeds; None without several seeds."""
     found = spreads(run_scores(city.of(protocol), metric))
     found = found[found["trainings"] > 1]
     if found.empty:
@@ -198,7 +198,7 @@ def spread_table(city: CityResults, protocol: str, metric: str = "r2") -> Table 
 
 
 def differences_frame(found: Sequence[Difference]) -> pd.DataFrame:
-    """Differences of R2, one per line: a cell, its reference and protocol, and the interval."""
+    """Tidy DataFrame of R2 differences with their intervals."""
     return pd.DataFrame(
         [
             (*key_of((d.system, d.view, d.probe)), d.indicator, d.reference, d.reference_probe,
@@ -213,7 +213,7 @@ def differences_frame(found: Sequence[Difference]) -> pd.DataFrame:
 def difference_table(
     city: CityResults, protocol: str, reference: str, differences: pd.DataFrame
 ) -> Table | None:
-    """Differences of R2 to a reference with their 95 % intervals; None where there are none."""
+    """Table of R2 differences from a reference with 95 % intervals; None if there are none."""
     found = differences[(differences["protocol"] == protocol) & (differences["beside"] == "")]
     name, title = slug(city.name, protocol, "r2-to", reference), f"R² minus that of {reference}"
     return _differences(city, protocol, found, name, title)
@@ -248,15 +248,15 @@ def _differences(
 
 
 def with_mean(city: CityResults, indicators: Collection[str]) -> list[str]:
-    """Indicators in the dataset's order, and the mean over them where it is among them."""
+    """Indicators in the dataset's order, followed by `mean` if present."""
     return [*city.ordered(indicators), *([MEAN] if MEAN in set(indicators) else [])]
 
 
-# ---- images against location --------------------------------------------------------------------
+# ---- images and location ------------------------------------------------------------------------
 
 
 def overall_table(city: CityResults, found: Sequence[Overall]) -> Table:
-    """Every system in its best view against location alone, mean over indicators."""
+    """Table of all systems in their best view, with gains over location alone."""
     cells = {(key_of(one.name), one.protocol): one for one in found}
     keys = sorted({key for key, _ in cells}, key=city.order)
     columns = name_columns(city, keys)
@@ -287,7 +287,7 @@ def overall_table(city: CityResults, found: Sequence[Overall]) -> Table:
 
 
 def verdict_table(city: CityResults, found: Sequence[Verdict]) -> Table:
-    """A row per protocol and indicator: do images predict better than location alone?"""
+    """Table of verdicts on images and location alone, per protocol and indicator."""
     systems = [key_of(one.system) for one in found]
     answers = [one.answer for one in found]
     return Table(
@@ -321,11 +321,11 @@ def _scores(name: str, scores: Sequence[Score | None]) -> Column:
     return Column(name, texts, [one.r2 if one else None for one in scores])
 
 
-# ---- intervals of predictions, clusters ----------------------------------------------------------
+# ---- prediction intervals, clusters -------------------------------------------------------------
 
 
 def coverage_table(city: CityResults, protocol: str, measured: Sequence[Coverage]) -> Table | None:
-    """How many test regions lie within their prediction intervals; None where nothing is known."""
+    """Table of the coverage of prediction intervals; None without predictions."""
     frame = pd.DataFrame([asdict(one) for one in measured])
     if frame.empty:
         return None
@@ -333,7 +333,7 @@ def coverage_table(city: CityResults, protocol: str, measured: Sequence[Coverage
     frame[KEY] = [key_of(name) for name in names]
     groups = {label: system for system, own in city.members.items() for label in own}
     frame["system"] = frame["system"].map(groups).fillna(frame["system"])
-    # one probe is enough to see by; the file of intervals has them all
+    # one probe suffices here; intervals.json has all
     own = frame[(frame["protocol"] == protocol) & (frame["probe"] != "mlp")]
     own = own[own["beside"] == ""]
     if own.empty:
@@ -374,7 +374,7 @@ def _covered(name: str, share: pd.Series, width: pd.Series, guaranteed: pd.Serie
 def cluster_table(
     city: CityResults, title: str, found: Sequence[Clusters], regions: pd.DataFrame
 ) -> Table:
-    """Size and median indicators of each cluster of a system's first training."""
+    """Table of cluster sizes and median indicators, for a system's first training."""
     first = found[0]
     medians = regions.groupby(first.labels)[city.indicators].median()
     for name in city.indicators:

@@ -1,8 +1,7 @@
-"""Claims: each variant against what it differs from in one thing, and a verdict by its interval.
+"""Ablation claims: differences between variants and their references, with verdicts.
 
-Intervals are over blocks of regions and training seeds together, see `analysis.claims`. The
-retrieval of a training is read from its folder `models/LABEL` beside the results, where
-`evaluate.py benchmark` puts it.
+Intervals are over blocks of regions and training seeds, see `analysis.claims`. Retrieval scores are
+read from `models/LABEL`, next to the results folder, as written by `evaluate.py benchmark`.
 """
 
 import json
@@ -35,13 +34,13 @@ ENDS = ["estimate", "low", "high"]
 
 @dataclass(frozen=True)
 class Study:
-    """The variants under one protocol.
+    """Variants under one protocol.
 
     Attributes:
-        city: Whose results.
+        city: Results of the city.
         protocol: Protocol of the splits.
-        rows: A row per variant, view, probe and indicator: the fields of `VariantDifference`, its
-            interval as estimate, low and high.
+        rows: One row per variant, view, probe and indicator, with the fields of
+            `VariantDifference` and its interval as estimate, low and high.
     """
 
     city: CityResults
@@ -50,28 +49,28 @@ class Study:
 
     @property
     def where(self) -> str:
-        """City and protocol in words."""
+        """Display name of city and protocol."""
         return f"{self.city.title}, {PROTOCOLS[self.protocol]}"
 
     @property
     def probes(self) -> list[str]:
-        """The MLP first."""
+        """Probes, the MLP first."""
         return sorted(self.rows["probe"].unique(), key=lambda name: (name != "mlp", name))
 
     def training(self, system: str) -> Training:
-        """A variant's first training."""
+        """First training of a variant."""
         found = self.city.training(system)
         assert found is not None
         return found
 
     def short(self, system: str) -> str:
-        """A system's name without what all names begin with."""
+        """Name of a system without the prefix common to all names."""
         names = [*self.rows["system"], *self.rows["reference"]]
         shared = commonprefix(names)  # noqa: RUF071 - names, no paths
         return system.removeprefix(shared) or system
 
     def of(self, probe: str, indicator: str = MEAN) -> pd.DataFrame:
-        """The rows of a probe and an indicator, in the order in which the systems were given."""
+        """Rows of a probe and an indicator, in the order of the systems in probe.json."""
         own = self.rows[(self.rows["probe"] == probe) & (self.rows["indicator"] == indicator)]
         trainings = map(training_of, self.city.summary["systems"].values())
         order = list(dict.fromkeys(one.group for one in trainings if one))
@@ -80,21 +79,21 @@ class Study:
         return own.assign(rank=rank, place=views).sort_values(["rank", "place"], ignore_index=True)
 
     def scores(self) -> pd.Series:
-        """Mean R2 over the indicators of the rows, by `KEY`."""
+        """Mean R2 over indicators, by `KEY`."""
         rows = self.city.of(self.protocol)
         rows = rows[rows["indicator"].isin(self.rows["indicator"])]
         return run_scores(rows, "r2").groupby(CELL).mean().groupby(KEY).mean()
 
 
 def studies(city: CityResults, found: Sequence[VariantDifference]) -> dict[str, Study]:
-    """Protocol -> the variants under it, where there are any."""
+    """Group variant differences by protocol."""
     rows = [{**asdict(one), **asdict(one.difference)} for one in found]
     frame = pd.DataFrame(rows, columns=[*VariantDifference.__annotations__, *ENDS])
     return {str(name): Study(city, str(name), own) for name, own in frame.groupby("protocol")}
 
 
 def verdict(low: float, high: float, training: Training) -> str:
-    """What the interval of a difference says of the claim, or of the direction without one."""
+    """Verdict on a claim, or direction of the difference without a claim, from its interval."""
     if not low > 0 and not high < 0:
         return "not significant"
     direction = "higher" if low > 0 else "lower"
@@ -104,7 +103,7 @@ def verdict(low: float, high: float, training: Training) -> str:
 
 
 def read_recalls(models: Path, labels: Sequence[str]) -> dict[str, float]:
-    """Recall@5 of the published step of some trainings, their mean; nan where one is not known."""
+    """Recall@5 at the published step, averaged over trainings; NaN if missing for any of them."""
     found = []
     for label in labels:
         summary, metrics = (models / label / name for name in (SUMMARY_FILE, METRICS_FILE))
@@ -119,12 +118,12 @@ def read_recalls(models: Path, labels: Sequence[str]) -> dict[str, float]:
 
 
 def claims_table(study: Study, probe: str, models: Path) -> Table:
-    """A row per variant and view: what is claimed, the difference, and the verdict.
+    """Table of claims with differences and verdicts, per variant and view.
 
     Args:
-        study: The variants.
+        study: Variants under one protocol.
         probe: Probe of the scores.
-        models: Folder of the trainings, by label.
+        models: Folder with one subfolder per training label.
     """
     rows, scores = study.of(probe), study.scores()
     trainings = [study.training(name) for name in rows["system"]]
@@ -172,7 +171,7 @@ def claims_table(study: Study, probe: str, models: Path) -> Table:
 
 
 def differences_table(study: Study) -> Table:
-    """Every variant, view and probe: what it differs in, and the difference on each indicator."""
+    """Table of differences per indicator, for all variants, views and probes."""
     indicators = with_mean(study.city, study.rows["indicator"].unique())
     first = pd.concat([study.of(probe) for probe in study.probes], ignore_index=True)
     keys = first[["system", "view", "probe"]]
@@ -198,12 +197,12 @@ def differences_table(study: Study) -> Table:
 
 
 def variants_section(study: Study, output: Path, folder: str) -> Section:
-    """Tables and figures of the variants.
+    """Section with tables and figures of the variants.
 
     Args:
-        study: The variants.
-        output: Folder of the report.
-        folder: Folder of the figures, below it.
+        study: Variants under one protocol.
+        output: Report folder.
+        folder: Folder of the figures, relative to `output`.
     """
     models, (probe, *others) = output.parent / MODELS_FOLDER, study.probes
     blocks: list[Block] = [claims_table(study, probe, models)]
@@ -243,7 +242,7 @@ def _claims_figure(study: Study, probe: str, output: Path, folder: str) -> Figur
 
 
 def _curves(study: Study, probe: str, output: Path, folder: str) -> list[Figure]:
-    """A figure per curve that variants are points of; what they are against lies at 0."""
+    """Figures of hyper-parameter curves formed by variants; references are at 0."""
     rows = study.of(probe)
     points = []
     for row in rows.to_dict("records"):
