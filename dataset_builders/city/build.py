@@ -255,13 +255,13 @@ def _metadata(
     parameters: dict[str, Any] = {"recipe": recipe.fingerprint(), "seed": recipe.splits.seed}
     if limit is not None:
         parameters["limit"] = limit
-        notes.insert(0, f"Only {limit} regions in the middle of the city, for a try.")
+        notes.insert(0, f"Trial build with {limit} regions in the centre of the city.")
     return DatasetMetadata(
         title=recipe.title or f"UrbanLN {recipe.city}",
         description=recipe.description
         or f"Street views, satellite images and indicators of the regions of {recipe.city}.",
         source="; ".join([*_image_sources(recipe), *(one.source for one in readings)])
-        or "the recipe names none",
+        or "not given in the recipe",
         licence=recipe.licence,
         synthetic=recipe.synthetic,
         indicators=tuple(one.indicator for one in readings),

@@ -182,7 +182,7 @@ def _mark_placeholders(some: Sequence[Batch], store: Store, more_than: int) -> N
     }
     count = Counter(known.values())
     often = sorted(key for key, sha256 in known.items() if count[sha256] > more_than)
-    store.mark(often, "placeholder", "the same picture as many others")
+    store.mark(often, "placeholder", "identical to many other images")
 
 
 __all__ = [

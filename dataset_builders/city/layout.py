@@ -118,12 +118,12 @@ def _geocode(settings: BoundarySettings, cache: Path) -> gpd.GeoDataFrame:
             return osmnx.geocode_to_gdf(str(settings.place))[["geometry"]]
         except (osmnx._errors.InsufficientResponseError, TypeError) as error:
             raise SourceError(
-                f"Nominatim knows no area called {settings.place!r} (boundary.place): {error}. "
+                f"Nominatim found no area named {settings.place!r} (boundary.place): {error}. "
                 "Give a `file` or a `bbox`."
             ) from error
         except Exception as error:  # network errors and invalid responses
             raise SourceError(
-                f"Nominatim could not be asked for {settings.place!r}: {type(error).__name__}. "
+                f"The request to Nominatim for {settings.place!r} failed: {type(error).__name__}. "
                 "Try again later, or give a `file` or a `bbox`."
             ) from error
 
@@ -137,9 +137,8 @@ def _roads(recipe: CityRecipe, regions: gpd.GeoDataFrame, cache: Path) -> gpd.Ge
         pbf = recipe.path(settings.pbf)
         if not pbf.is_file():
             raise SourceError(
-                f"No OpenStreetMap extract at {pbf} (roads.pbf). Extracts of countries and cities "
-                "are at download.geofabrik.de and download.bbbike.org; or leave `pbf` out to ask "
-                "Overpass."
+                f"There is no OpenStreetMap extract {pbf} (roads.pbf). Download one from "
+                "download.geofabrik.de or download.bbbike.org, or omit `pbf` to use Overpass."
             )
         stamp += [pbf.name, pbf.stat().st_size, pbf.stat().st_mtime_ns]
     file = cache / f"roads-{digest(stamp)}.parquet"
@@ -153,8 +152,8 @@ def _roads(recipe: CityRecipe, regions: gpd.GeoDataFrame, cache: Path) -> gpd.Ge
     if len(roads) == 0:
         west, south, east, north = around.bounds
         raise SourceError(
-            f"The roads reach none of the regions, which span ({west:g}, {south:g}) to "
-            f"({east:g}, {north:g}). Is it the extract of another place?"
+            f"No road intersects the regions, which span ({west:g}, {south:g}) to "
+            f"({east:g}, {north:g}). Does the extract cover another area?"
         )
     with atomic_path(file) as temporary:
         roads.to_parquet(temporary, write_page_checksum=True)

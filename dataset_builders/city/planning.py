@@ -71,7 +71,7 @@ class Plan:
             lines.append(
                 f"  {one.view:<12} {one.name:<12} {one.left:>9,} of {one.items:,} to request: "
                 f"{self._cost(one.requests, one.gigabytes, one.hours, one.price)}"
-                + ("" if one.redistributable else "; may not be published, ids only")
+                + ("" if one.redistributable else "; not redistributable, only IDs are published")
             )
         for name, files in self.indicators.items():
             more = f" and {len(files) - 1} more" * (len(files) > 1)
@@ -175,9 +175,9 @@ def check_costs(recipe: CityRecipe, found: Plan, max_cost: float | None, agreed:
     requests, gigabytes, _, price = (found.total(column) for column in COSTS)
     if max_cost is not None and price > max_cost:
         raise DatasetError(
-            f"The plan costs up to {price:,.2f} {found.currency}, more than the "
-            f"{max_cost:,.2f} of --max_cost. Use fewer regions (--limit), wider spacing of the "
-            "points, or fewer headings."
+            f"The build may cost {price:,.2f} {found.currency}, more than --max_cost "
+            f"{max_cost:,.2f}. Use fewer regions (--limit), a wider spacing of the points, or "
+            "fewer headings."
         )
     costs = recipe.costs
     reasons = [

@@ -26,7 +26,7 @@ def describe(recipe: CityRecipe, output_dir: str | Path) -> str:
     space = Workspace(output_dir)
     if not space.cache.is_dir():
         raise DatasetError(
-            f"There is no build in {space.root}: `python -m dataset_builders build` makes one."
+            f"There is no build in {space.root}. Run `python -m dataset_builders build` first."
         )
     planned = _planned(space.plan / PLAN_FILE)
     lines = [f"{recipe.city} in {space.root}"]
@@ -40,7 +40,7 @@ def describe(recipe: CityRecipe, output_dir: str | Path) -> str:
             f"  {config_name(*table)}: {count_rows(space.dataset, *table):,} rows"
             for table in list_tables(space.dataset)
         ]
-    return "\n".join(lines + ["Build again to request again what failed."] * bool(failed))
+    return "\n".join(lines + ["Rerun the build to retry failed items."] * bool(failed))
 
 
 def _lines(store: Store, name: str, planned: int | None) -> Iterator[str]:

@@ -77,8 +77,8 @@ class IndicatorSettings(Record):
     def _is_described(self) -> Self:
         if self.name not in INDICATORS and (self.unit is None or self.description is None):
             raise ValueError(
-                f"The indicator {self.name!r} is none of {', '.join(INDICATORS)}: give its `unit` "
-                "and its `description`."
+                f"The indicator {self.name!r} is not predefined ({', '.join(INDICATORS)}): give "
+                "its `unit` and its `description`."
             )
         _ = self.indicator
         return self
@@ -176,9 +176,9 @@ class RasterSettings(IndicatorSettings):
         source = self._source(files)
         if source.indicator != self.name:
             raise DatasetError(
-                f"{files[0].name} gives the indicator {source.indicator!r}, and the recipe calls "
-                f"it {self.name!r}. Name it {source.indicator!r}, or describe the raster with "
-                "`raster:`."
+                f"{files[0].name} contains the indicator {source.indicator!r}, but the recipe "
+                f"calls it {self.name!r}. Rename it to {source.indicator!r}, or describe the "
+                "raster with `raster:`."
             )
         frame = raster_indicator(
             files,
@@ -207,17 +207,17 @@ class RasterSettings(IndicatorSettings):
         if not blank.any():
             return []
         said = (
-            f"`{self.name}`: {int(blank.sum()):,} of {len(frame):,} regions lie on no cell of "
-            f"{source.name} that has a value"
+            f"`{self.name}`: {int(blank.sum()):,} of {len(frame):,} regions contain no valid cell "
+            f"of {source.name}"
         )
         if self.zero_where_no_data:
             zero = int(frame.loc[blank, self.name].notna().sum())
-            return [f"{said}; {zero:,} of them are 0, as the recipe says (`zero_where_no_data`)."]
+            return [f"{said}; {zero:,} of them are 0 (`zero_where_no_data`)."]
         if not source.nodata_is_zero:
             return [f"{said} and are null."]
         return [
-            f"{said} and are null, since the file may have been clipped to a boundary. If it is "
-            "complete, `zero_where_no_data: true` makes them 0."
+            f"{said} and are null, since the file may have been clipped to a boundary. If the file "
+            "is complete, set `zero_where_no_data: true` to make them 0."
         ]
 
 
@@ -286,8 +286,8 @@ class CountedSettings(IndicatorSettings):
         ]
         if counts.unknown_categories:
             notes.append(
-                f"`{self.name}`: {counts.unknown_categories:,} points are of no known category; "
-                "they count in the total only."
+                f"`{self.name}`: {counts.unknown_categories:,} points have an unknown category and "
+                "count only towards the total."
             )
         return self.reading(counts.columns, self.licence, points.rejects, notes)
 
@@ -317,7 +317,7 @@ class PointSettings(CountedSettings):
     @model_validator(mode="after")
     def _dates_the_year(self) -> Self:
         if self.year is not None and self.date_column is None:
-            raise ValueError(f"To count one `year` of {self.name!r}, name the `date_column`.")
+            raise ValueError(f"Counting one `year` of {self.name!r} requires a `date_column`.")
         return self
 
     def read_points(self, file: Path) -> Points:

@@ -65,7 +65,7 @@ class BoundarySettings(Record):
         given = [name for name in ("file", "place", "bbox") if getattr(self, name) is not None]
         if len(given) != 1:
             said = ", ".join(given) or "none"
-            raise ValueError(f"A boundary is one of file, place and bbox; got {said}.")
+            raise ValueError(f"`boundary` takes exactly one of file, place and bbox; got {said}.")
         return self
 
 
@@ -173,7 +173,7 @@ class NetworkSettings(Record):
     @classmethod
     def _is_ascii(cls, contact: str) -> str:
         if not contact.isascii():
-            raise ValueError(f"A user agent is ASCII, got {contact!r}.")
+            raise ValueError(f"`contact` must be ASCII, got {contact!r}.")
         return contact
 
 
@@ -242,7 +242,7 @@ class CityRecipe(Record):
     @classmethod
     def _is_a_name(cls, city: str) -> str:
         if not CITY_PATTERN.fullmatch(city):
-            raise ValueError(f"A city is named with a-z, 0-9 and _ only, got {city!r}.")
+            raise ValueError(f"`city` may contain only a-z, 0-9 and _, got {city!r}.")
         return city
 
     @field_validator("indicators")
@@ -250,18 +250,18 @@ class CityRecipe(Record):
     def _have_names_of_their_own(cls, indicators: Sequence[Any]) -> Sequence[Any]:
         names = [one.name for one in indicators]
         if len(set(names)) < len(names):
-            raise ValueError(f"Two indicators have one name: {', '.join(sorted(names))}.")
+            raise ValueError(f"Indicator names must be unique, got {', '.join(sorted(names))}.")
         return indicators
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.satellite is not None and self.regions.scheme == "h3":
             raise ValueError(
-                "Satellite images are laid on squares, and H3 cells are hexagons, not squares: use "
-                "another scheme of regions, or leave `satellite` out."
+                "Satellite images require square regions, but H3 cells are hexagons, not squares: "
+                "use another `scheme` of regions, or omit `satellite`."
             )
         if self.roads is None and any(not isinstance(v, LocalFolder) for v in self.street_view):
-            raise ValueError("Street views are fetched along roads: the recipe needs `roads`.")
+            raise ValueError("Street views are sampled along roads: the recipe needs `roads`.")
         return self
 
     def path(self, name: str) -> Path:
@@ -281,8 +281,8 @@ class CityRecipe(Record):
             matches = list(path.parent.glob(path.name)) if is_pattern else [path]
             if not (matches := [match for match in matches if match.is_file()]):
                 raise DatasetError(
-                    f"There is no file {path} for the indicator {indicator.name!r}. Paths of a "
-                    "recipe start from its `data_dir` (--data_dir)."
+                    f"There is no file {path} for the indicator {indicator.name!r}. Paths are "
+                    "relative to the recipe's `data_dir` (--data_dir)."
                 )
             found.update(matches)
         return sorted(found)

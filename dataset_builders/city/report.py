@@ -48,7 +48,7 @@ def write_report(space: Workspace, recipe: CityRecipe, layout: Layout) -> None:
             if images := sample_images(dataset, city, view, SHEET_SIZE):
                 contact_sheet(images, folder / f"contact_sheet_{view}.png", title=title)
     if layout.roads is not None and layout.points is not None and len(layout.points):
-        title = f"{said}roads and points along them"
+        title = f"{said}roads and sampling points"
         plot_points(layout.roads, layout.points, folder / "points.png", title)
     if distances := train_distances(regions):
         title = f"{said}distance from test to training"

@@ -119,11 +119,11 @@ def _block_m(
     widest = max(float(np.sqrt((np.ptp(x) + cell_m) * (np.ptp(y) + cell_m))) / BLOCKS_IN_A_ROW, 0)
     wanted = max([usual, *ranges.values()])
     block_m = settings.block_m or min(wanted, max(usual, widest))
-    beyond = {name: reach for name, reach in ranges.items() if reach > block_m * (1 + 1e-9)}
+    beyond = {name: range_m for name, range_m in ranges.items() if range_m > block_m * (1 + 1e-9)}
     return block_m, [
         f"Blocks of {block_m:,.0f} m are narrower than the correlation range of `{name}` "
-        f"({reach:,.0f} m): scores of the block split are still flattered by neighbours."
-        for name, reach in sorted(beyond.items())
+        f"({range_m:,.0f} m), so scores of the block split may be optimistic."
+        for name, range_m in sorted(beyond.items())
     ]
 
 

@@ -37,8 +37,8 @@ class Workspace:
         taken = [path.name for path in own if path.exists()]
         if taken and not any(mark.exists() for mark in marks):
             raise DatasetError(
-                f"{self.root} has {', '.join(taken)}, which a build would write into and none has "
-                "made: give another --output_dir."
+                f"{self.root} contains {', '.join(taken)}, not made by a build: use another "
+                "--output_dir."
             )
         self.root.mkdir(parents=True, exist_ok=True)
         marks[0].touch()

@@ -50,7 +50,7 @@ class BaiduPanorama:
     def __post_init__(self) -> None:
         if not (10 <= self.width <= MAX_WIDTH and 10 <= self.height <= MAX_HEIGHT):
             raise SourceError(
-                f"Baidu gives images from 10 x 10 to {MAX_WIDTH} x {MAX_HEIGHT} px, got "
+                f"Baidu gives images of 10 x 10 to {MAX_WIDTH} x {MAX_HEIGHT} px, got "
                 f"{self.width} x {self.height}."
             )
 
@@ -106,7 +106,7 @@ def check_panorama(content: bytes, media_type: str) -> Verdict:
         return check_image(content, media_type)
     answer = read_json(content)
     code = str((answer or {}).get("status", "")) if isinstance(answer, dict) else ""
-    said = f"status {code}" if code else "JSON that says nothing"
+    said = f"status {code}" if code else "JSON without a status"
     if code in QUOTA_CODES:
         return Verdict("quota", said)
     if code in MISSING_CODES:

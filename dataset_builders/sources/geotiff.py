@@ -84,7 +84,7 @@ def _unreadable(error: BaseException) -> UnreadableError:
         return UnreadableError("denied", f"HTTP {code}")
     if code == 429 or code >= 500:
         return UnreadableError("failed", f"HTTP {code}")
-    return UnreadableError("invalid", f"HTTP {code}" if code else "no GeoTIFF that can be read")
+    return UnreadableError("invalid", f"HTTP {code}" if code else "not a readable GeoTIFF")
 
 
 def _laid(square: shapely.Polygon, crs: Any) -> Any:
@@ -100,7 +100,7 @@ def _laid(square: shapely.Polygon, crs: Any) -> Any:
     off = np.abs(design @ solution - xy).max()
     pixel = np.sqrt(abs(np.linalg.det(solution[:2]))) * OVERSAMPLING
     if not off <= BENT_PX * pixel:
-        detail = f"the region is bent by {off / pixel:.1f} pixels on the plane of the items"
+        detail = f"the region is {off / pixel:.1f} px off a parallelogram in the CRS of the item"
         raise UnreadableError("invalid", detail)
     return Affine(*solution.T.ravel())
 

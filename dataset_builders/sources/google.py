@@ -140,7 +140,7 @@ def check_metadata(content: bytes, media_type: str) -> Verdict:
     """Check the status field of a metadata response."""
     answer = read_json(content)
     if not isinstance(answer, dict):
-        return Verdict("invalid", f"{media_type or 'an answer'} that is no JSON object")
+        return Verdict("invalid", f"{media_type or 'response'}, not a JSON object")
     said = str(answer.get("status", ""))
     state = STATUSES.get(said, "invalid")
     return Verdict(state, f"status {said}" if state != "ok" else "")

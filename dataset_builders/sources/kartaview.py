@@ -146,7 +146,7 @@ def check_answer(content: bytes, media_type: str) -> Verdict:
     """Check for a result; errors may be JSON with HTTP 200."""
     answer = read_json(content)
     if not isinstance(answer, dict):
-        return Verdict("invalid", f"{media_type or 'an answer'} that is no JSON object")
+        return Verdict("invalid", f"{media_type or 'response'}, not a JSON object")
     status = answer.get("status")
     code = status.get("httpCode") if isinstance(status, dict) else None
     if code in DENIED:

@@ -69,13 +69,13 @@ class LocalFolder:
                 "of Chinese maps are gcj02 or bd09, up to a kilometre off wgs84."
             )
         if self.coordinates == "exif" and self.coord_system != "wgs84":
-            raise SourceError("Coordinates in EXIF data are wgs84 by their standard.")
+            raise SourceError("EXIF coordinates are always wgs84: omit `coord_system`.")
         try:
             groups = set(re.compile(self.pattern).groupindex)
         except re.error as error:
-            raise SourceError(f"`pattern` is no regular expression: {error}.") from error
+            raise SourceError(f"`pattern` is not a regular expression: {error}.") from error
         if self.coordinates == "file_name" and not {"lon", "lat"} <= groups:
-            raise SourceError(f"The pattern needs groups `lon` and `lat`; it has {sorted(groups)}.")
+            raise SourceError(f"`pattern` needs groups `lon` and `lat`; it has {sorted(groups)}.")
 
     async def views(
         self, places: Sequence[Place], fetcher: Fetcher, store: Store
@@ -134,11 +134,11 @@ class LocalFolder:
             return exif_position(path)
         if self.coordinates == "csv":
             if row is None:
-                raise ValueError(f"{self.csv_name} has no row for it")
+                raise ValueError(f"not listed in {self.csv_name}")
             return {**row, "lon": degrees(row["lon"], 180), "lat": degrees(row["lat"], 90)}
         match = re.fullmatch(self.pattern, path.stem)
         if match is None:
-            raise ValueError(f"its name does not match {self.pattern}")
+            raise ValueError(f"the file name does not match {self.pattern}")
         found = match.groupdict()
         return {
             "lon": degrees(found["lon"], 180),

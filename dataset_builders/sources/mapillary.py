@@ -235,7 +235,7 @@ def decode_tile(content: bytes, x: int, y: int) -> list[tuple[float, float, dict
             found.append((column / size * 360 - 180, float(lat), properties))
         return found
     except Exception as error:  # the decoder has no exception class of its own
-        raise ValueError("no vector tile") from error
+        raise ValueError("not a vector tile") from error
 
 
 def check_tile(content: bytes, media_type: str) -> Verdict:
@@ -266,7 +266,7 @@ def _check_error(content: bytes, media_type: str) -> Verdict:
         return Verdict("quota", f"error {code}")
     if code in (10, 102, 190, 200):
         return Verdict("denied", f"error {code}")
-    return Verdict("invalid", f"error {code}" if code else f"{media_type} that says nothing")
+    return Verdict("invalid", f"error {code}" if code else f"unexpected {media_type}")
 
 
 def _milliseconds(text: str) -> float:

@@ -14,7 +14,7 @@ from ..download import Fetched, Fetcher, Limit, Store
 PICTURE_PX = 256
 OVERSAMPLING = 2
 """Images are warped at this multiple of their size and then reduced, to avoid aliasing."""
-NO_SQUARE = ("no_square", "an image is laid on a region with four corners")
+NO_SQUARE = ("no_square", "the region does not have four corners")
 
 
 @dataclass(frozen=True)

@@ -91,14 +91,16 @@ class StacSource:
                 f"got {len(self.assets)}: {', '.join(self.assets)}."
             )
         if not self.stretch[0] < self.stretch[1]:
-            raise SourceError(f"The stretch of {self.name!r} goes upwards, got {self.stretch}.")
+            raise SourceError(f"`stretch` of {self.name!r} must increase, got {self.stretch}.")
         if not 0 < self.min_valid <= 1:
-            raise SourceError(f"`min_valid` lies in (0, 1], got {self.min_valid}.")
+            raise SourceError(f"`min_valid` must be in (0, 1], got {self.min_valid}.")
         if not _is_web(self.url):
-            raise SourceError(f"The url of {self.name!r} starts with https://, got {self.url!r}.")
+            raise SourceError(f"`url` of {self.name!r} must use https://, got {self.url!r}.")
         first, last = self._window()
         if first > last:
-            raise SourceError(f"The window of {self.name!r} ends before it starts.")
+            raise SourceError(
+                f"`datetime` of {self.name!r} ends before it starts, got {self.datetime!r}."
+            )
 
     @property
     def limits(self) -> Mapping[str, Limit]:
@@ -185,7 +187,7 @@ class StacSource:
             start, end = (dt.datetime.fromisoformat(one) for one in (first, last))
         except ValueError as error:
             raise SourceError(
-                f"`datetime` of {self.name!r} is a first and a last day, such as "
+                f"`datetime` of {self.name!r} must be a first and a last day, such as "
                 f"2024-05-01/2024-09-30; got {self.datetime!r}."
             ) from error
         if len(last) == len("2024-09-30"):
@@ -215,7 +217,7 @@ class StacSource:
             if answered.status != "ok":
                 raise SourceError(
                     f"{self.name!r} could not be searched ({self.url}): {answered.status}, "
-                    f"{answered.detail}. Is that the address of a STAC API?"
+                    f"{answered.detail}. Is this the URL of a STAC API?"
                 )
             answer = read_json(content)
             found |= {scene.name: scene for scene in _scenes(answer, urljoin(self.url, url))}
@@ -227,8 +229,8 @@ class StacSource:
         where = f"of {self.collection!r}"
         if not scenes:
             raise SourceError(
-                f"The catalogue has no item {where} for {self.datetime} here ({self.url}). Widen "
-                "`datetime`, or check `collection`."
+                f"The catalogue {self.url} has no item {where} for {self.datetime} in this area. "
+                "Widen `datetime`, or check `collection`."
             )
         having = [one for one in scenes if set(self.assets) <= one.hrefs.keys()]
         if not having:
@@ -241,8 +243,8 @@ class StacSource:
         if not usable:
             example = having[0].hrefs[self.assets[0]].partition("?")[0]
             raise SourceError(
-                f"The assets {', '.join(self.assets)} {where} have addresses such as {example}, "
-                "which cannot be read over https://. Choose other `assets`, or another catalogue."
+                f"The assets {', '.join(self.assets)} {where} have URLs such as {example}, "
+                "which cannot be read over https://. Use other `assets` or another catalogue."
             )
         clear = [one for one in usable if one.cloud <= self.max_cloud]
         clear.sort(key=lambda one: one.name)
@@ -274,7 +276,7 @@ class StacSource:
         if 1 - gap < self.min_valid:
             # temporary failures are retried by the next run
             is_final = all(one.status != "failed" for one in problems)
-            detail = f"{gap:.0%} of the image without data" if used else "no item here"
+            detail = f"{gap:.0%} of the image has no data" if used else "no item covers the region"
             detail = "; ".join([detail, *map(str, problems)])
             status: Status = "missing" if is_final else "failed"
             fetched, content = Fetched(key, status, detail=detail, fetched_at=now), None
@@ -328,7 +330,7 @@ def check_search(content: bytes, media_type: str) -> Verdict:
         list(_scenes(answer, "https://catalogue/"))
         _next(answer, "https://catalogue/search")
     except Exception:  # any deviation from the specification
-        return Verdict("invalid", f"{media_type or 'an answer'} that is no list of STAC items")
+        return Verdict("invalid", f"{media_type or 'response'}, not a list of STAC items")
     return Verdict("ok")
 
 

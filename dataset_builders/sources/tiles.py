@@ -71,13 +71,13 @@ class TileSource:
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:
             raise SourceError(
-                f"The scheme of {self.name!r} must be one of {SCHEMES}, got {self.scheme!r}."
+                f"`scheme` of {self.name!r} must be one of {SCHEMES}, got {self.scheme!r}."
             )
         names = {name for _, name, _, _ in string.Formatter().parse(self._template) if name}
         if not {"z", "x", "y"} <= names <= PLACEHOLDERS:
             raise SourceError(
-                f"The url of {self.name!r} must hold {{z}}, {{x}} and {{y}}, and {{key}} at most; "
-                f"it holds {sorted(names)}."
+                f"`url` of {self.name!r} must contain {{z}}, {{x}}, {{y}} and optionally {{key}}; "
+                f"it contains {sorted(names)}."
             )
 
     @property
@@ -205,7 +205,7 @@ class TileSource:
         for tile in tiles:
             one = store.get(key := self.key_of(*tile))
             if one is None:
-                detail = f"tile {key}: never asked for"
+                detail = f"tile {key}: not requested"
                 return Picture(region, image_id, "", "not_fetched", detail)
             if one.status != "ok":
                 return Picture(region, image_id, "", one.status, f"tile {key}: {one.detail}")
@@ -222,7 +222,7 @@ def _meshes(source: TileSource, squares: Any) -> NDArray[np.float64]:
     """
     if not are_squares(squares).all():
         raise SourceError(
-            "An image is made of a region with four corners. Take square regions or tiles."
+            "Satellite images require regions with four corners: use squares or tiles."
         )
     south_west, south_east, north_east, north_west = (
         corner[:, None, None] for corner in np.moveaxis(corners_of(squares), 1, 0)

@@ -311,7 +311,7 @@ def test_a_plan_refuses_what_a_build_would_refuse(write, provider, tmp_path, cap
     for changes, messages in (
         (
             {"indicators": wrong},
-            ("indicator 'population', and the recipe calls it 'gdp'", "no column 'stars'"),
+            ("indicator 'population', but the recipe calls it 'gdp'", "no column 'stars'"),
         ),
         (
             {"street_view": [{"provider": "folder", "folder": "no", "coordinates": "exif"}]},

@@ -144,12 +144,12 @@ def test_a_city_says_how_many_regions_have_no_data(tmp_path):
     (found,) = read_targets(population_recipe(tmp_path), WHOLE)
     assert found.columns["population"].isna().tolist() == [False, True]
     (note,) = found.notes
-    assert "1 of 2 regions lie on no cell of worldpop_constrained that has a value" in note
+    assert "1 of 2 regions contain no valid cell of worldpop_constrained" in note
     assert "`zero_where_no_data: true`" in note
     (asked,) = read_targets(population_recipe(tmp_path, zero_where_no_data=True), WHOLE)
     assert asked.columns["population"].tolist() == pytest.approx([1800, 0])
     assert "1 of 2 regions" in asked.notes[0]
-    assert "1 of them are 0, as the recipe says" in asked.notes[0]
+    assert "1 of them are 0" in asked.notes[0]
     write(tmp_path / CONSTRAINED, np.ones((60, 60), "float32"))
     (found,) = read_targets(population_recipe(tmp_path), WHOLE)
     assert not found.notes

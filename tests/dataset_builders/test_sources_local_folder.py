@@ -98,7 +98,7 @@ def test_a_folder_is_a_source_of_street_views(tmp_path):
     ("fields", "message"),
     [
         ({"coordinates": "csv", "coord_system": "WGS84"}, "coord_system"),
-        ({"coordinates": "exif", "coord_system": "gcj02"}, "wgs84 by their standard"),
+        ({"coordinates": "exif", "coord_system": "gcj02"}, "always wgs84"),
         ({"coordinates": "file_name", "pattern": "(.*)"}, "groups `lon` and `lat`"),
     ],
 )

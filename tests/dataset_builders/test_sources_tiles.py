@@ -137,8 +137,8 @@ def test_wmts_names_and_keys_are_filled_in(monkeypatch):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"url": "http://localhost/{z}/{x}"}, "must hold"),
-        ({"url": "http://localhost/{z}/{x}/{y}/{secret}"}, "must hold"),
+        ({"url": "http://localhost/{z}/{x}"}, "must contain"),
+        ({"url": "http://localhost/{z}/{x}/{y}/{secret}"}, "must contain"),
         ({"url": "http://localhost/{z}/{x}/{y}", "scheme": "bing"}, "scheme"),
     ],
 )

@@ -187,7 +187,7 @@ def test_a_build_goes_into_no_folder_of_something_else(tmp_path, name):
     other = tmp_path / "other"
     (other / name).mkdir(parents=True)
     (other / name / "mine.html").write_text("mine")
-    with pytest.raises(DatasetError, match=f"has {name}, which a build would write into"):
+    with pytest.raises(DatasetError, match=f"contains {name}, not made by a build"):
         Workspace(other).claim()
     assert found(other) == {f"{name}/mine.html"}
 
