@@ -1,4 +1,4 @@
-"""Flags in the documentation's commands are known to their programs, run by a test or not."""
+"""Flags in the documentation's commands are accepted by the argument parsers."""
 
 import re
 import shutil
@@ -20,14 +20,14 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FIELD, RECORD = "\x1f", "\x1e"
-# no program is found, so that bash hands over each with its arguments as it would have got them
+# with an empty PATH, bash passes every command with its arguments to this handler
 SHELL = r"""command_not_found_handle() {
   printf '%s\x1f' "$@" >>"$CALLS"; printf '\x1e' >>"$CALLS"
 }"""
 
 
 def calls(page: Path, folder: Path) -> list[list[str]]:
-    """Every program that a page's shell blocks call, and its arguments; none is run."""
+    """Commands and arguments in the shell blocks of a page; nothing is executed."""
     script = "\n".join([SHELL, *BLOCK.findall(page.read_text(encoding="utf-8"))])
     found = folder / "calls"
     found.touch()
@@ -44,7 +44,7 @@ def parse_evaluate(argv: list[str]) -> object:
 
 @pytest.fixture
 def programs(monkeypatch):
-    """What reads the arguments of each program."""
+    """Argument parser of each program."""
     counts = plan.Counts(1.0, 1.0, 1.0, 1.0, 1.0)
     monkeypatch.setattr(plan, "count", lambda *_: counts)
     monkeypatch.setattr(importers, "import_dataset", lambda *_, **__: "")

@@ -1,4 +1,4 @@
-"""The README's commands, as printed and in order, in a fresh clone."""
+"""The README's commands run in order in a fresh clone."""
 
 import os
 import re
@@ -17,24 +17,24 @@ RUN = ("bash", "python")
 
 
 def blocks() -> list[tuple[bool, str, str]]:
-    """Whether a block is run, its language and its text."""
+    """Code blocks as (is run, language, text)."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     return [(not mark, language, block) for mark, language, block in BLOCK.findall(text)]
 
 
 def test_every_block_of_commands_is_run_or_says_why_not():
-    """A block without a language would escape both."""
+    """Blocks without a language would be skipped by both patterns."""
     assert all(language for _, language, _ in blocks())
     assert sum(run for run, language, _ in blocks() if language in RUN) >= 7
 
 
 @pytest.fixture
 def clone(tmp_path) -> Path:
-    """A clone with this environment in it, and a user's photos and polygons."""
+    """A clone with this virtual environment, photos and polygons."""
     folder = tmp_path / "urbanln"
     subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
     (folder / ".venv").symlink_to(ROOT / ".venv")
-    # older than the environment: nothing to install
+    # older than the environment, so that make installs nothing
     for name in ("setup.cfg", "pyproject.toml", "requirements.lock"):
         os.utime(folder / name, (0, 0))
     town = make_town(tmp_path / "town")
@@ -53,7 +53,7 @@ def test_the_readme_runs_as_printed(clone):
     for run, language, block in blocks():
         if not run or language not in RUN:
             continue
-        # the environment is activated once, by the block that says so
+        # in the README the environment is activated once, after the installation
         shell = block if language == "bash" else f"python - <<'END'\n{block}\nEND\n"
         command = ["bash", "-euo", "pipefail", "-c", f"source .venv/bin/activate\n{shell}"]
         done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True)

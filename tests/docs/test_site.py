@@ -23,7 +23,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "api" / "modeling_urbanln.html").read_text(encoding="utf-8")
-    assert "distillation_weight" in page  # docstrings were read, not only their headings
+    assert "distillation_weight" in page  # the docstrings are rendered, not only headings
 
 
 def test_the_notebook_names_no_path_of_a_machine():

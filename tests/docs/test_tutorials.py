@@ -1,7 +1,7 @@
-"""Every block of the tutorials is run, in their order, beside a copy of the code.
+"""Runs the code blocks of every tutorial in order, in a folder with a copy of the code.
 
-A block whose first line is `# file: NAME` is written there; bash and python are run; a diff is
-applied. Variables of the shell blocks have defaults for a reader and small values here.
+A block that begins with `# file: NAME` is written to that file, bash and python blocks are run, and
+diffs are applied. Shell variables have defaults for readers and small values here.
 """
 
 import base64
@@ -41,7 +41,7 @@ def workspace(tmp_path):
 
 
 def follow(name, workspace, replace=(), **variables):
-    """Do what a tutorial says; returns what its python blocks print."""
+    """Run a tutorial; return the output of its Python blocks."""
     text = (ROOT / "docs" / "tutorials" / f"{name}.md").read_text(encoding="utf-8")
     for old, new in replace:
         assert old in text
@@ -141,7 +141,7 @@ def test_add_a_baseline(workspace, tiny_city):
 
 
 class Archive(BaseHTTPRequestHandler):
-    """A picture ten metres from wherever one asks."""
+    """Server with one image about ten metres from any requested position."""
 
     def log_message(self, *_):
         pass
@@ -164,7 +164,7 @@ class Archive(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def archive(workspace):
-    """The address of a server of images."""
+    """URL of an image server."""
     pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(workspace / "picture.jpg")
     with ThreadingHTTPServer(("127.0.0.1", 0), Archive) as server:
