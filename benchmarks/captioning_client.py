@@ -167,10 +167,10 @@ def busy(turns: int = 3) -> None:
             floor.append(run(bare, count, concurrency, 0.2)[0])
         ratio = median(a / b for a, b in zip(ours, floor, strict=True))
         print(
-            f"{concurrency} requests at once, {count} of {IMAGE_BYTES // 1000} kB, 200 ms: busy "
-            f"{median(ours):.1%} ({min(ours):.1%} to {max(ours):.1%}), bare sockets "
-            f"{median(floor):.1%}; median ratio of {turns} turns {ratio:.3f}; "
-            f"{median(cpu) * 1e3:.2f} ms of processor time a request"
+            f"concurrency {concurrency}, {count} requests of {IMAGE_BYTES // 1000} kB, 200 ms: "
+            f"busy {median(ours):.1%} ({min(ours):.1%} to {max(ours):.1%}), plain sockets "
+            f"{median(floor):.1%}; median ratio of {turns} runs {ratio:.3f}; "
+            f"{median(cpu) * 1e3:.2f} ms of CPU time per request"
         )
 
 

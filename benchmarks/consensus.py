@@ -217,16 +217,16 @@ class Race:
     def report(self, name: str) -> None:
         """Print the results."""
         pair_s, image_s = self.theirs / self.pairs, self.ours / self.images
-        wall, processor = pair_s * ORDERED_PAIRS / image_s
+        wall, cpu = pair_s * ORDERED_PAIRS / image_s
         print(
-            f"the reference's way, re-enacted: {1 / pair_s[0]:.1f} pairs/s "
-            f"(from {self.pairs} ordered pairs), {pair_s[0] * ORDERED_PAIRS:.1f} s an image of "
-            f"{CANDIDATES} candidates; scores differ by at most {max(self._differences):.1e}"
+            f"reference (reimplemented): {1 / pair_s[0]:.1f} pairs/s "
+            f"(from {self.pairs} ordered pairs), {pair_s[0] * ORDERED_PAIRS:.1f} s per image of "
+            f"{CANDIDATES} candidates; maximum difference of scores {max(self._differences):.1e}"
         )
         print(
-            f"{name}: {1000 * image_s[0]:.0f} ms an image (mean of {self.images}): "
-            f"{wall:.0f}x in wall time, {processor:.0f}x in processor time "
-            f"(against 105 pairs instead of {ORDERED_PAIRS}: {wall / 2:.0f}x, {processor / 2:.0f}x)"
+            f"{name}: {1000 * image_s[0]:.0f} ms per image (mean of {self.images}): "
+            f"{wall:.0f}x in wall time, {cpu:.0f}x in CPU time "
+            f"(with 105 instead of {ORDERED_PAIRS} pairs: {wall / 2:.0f}x, {cpu / 2:.0f}x)"
         )
 
 
@@ -261,7 +261,7 @@ def warm(number: int = IMAGES) -> None:
             race.run_ours(some, cache)
             race.run_theirs(some[0], 1)
     each = len(cache) / number
-    race.report(f"consensus, one cache over {number} images, {each:.0f} new phrases in each")
+    race.report(f"consensus, one cache for {number} images, {each:.0f} new phrases per image")
 
 
 def matching(number: int = 20) -> None:
@@ -273,10 +273,10 @@ def matching(number: int = 20) -> None:
     start = clocks()
     for pool in pools:
         consensus(pool, cache)
-    wall, processor = (clocks() - start) / number
+    wall, cpu = (clocks() - start) / number
     print(
-        f"consensus, everything known: {1000 * wall:.1f} ms an image ({1000 * processor:.1f} ms of "
-        f"processor time), {ORDERED_PAIRS / 2 / wall:.0f} pairs/s"
+        f"consensus, all cached: {1000 * wall:.1f} ms per image ({1000 * cpu:.1f} ms of CPU time), "
+        f"{ORDERED_PAIRS / 2 / wall:.0f} pairs/s"
     )
 
 

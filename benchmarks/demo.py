@@ -76,11 +76,10 @@ def main() -> None:
                     clicks += click(driver, options.clicks)
     for name, found in paints.items():
         first, ready = np.median(found, axis=0)
-        print(f"{name}: first contentful paint {first:.0f} ms, content there {ready:.0f} ms")
-    again = clicks[len(clicks) // 2 :]
-    for name, some in (("never seen before", clicks[: len(clicks) // 2]), ("seen before", again)):
+        print(f"{name}: first contentful paint {first:.0f} ms, content ready {ready:.0f} ms")
+    for name, some in zip(("first", "second"), np.split(np.array(clicks), 2), strict=True):
         print(
-            f"click on a region {name}: median {np.median(some):.0f} ms, "
+            f"{name} click on a region: median {np.median(some):.0f} ms, "
             f"95th percentile {np.percentile(some, 95):.0f} ms, of {len(some)}"
         )
     for app in apps.values():

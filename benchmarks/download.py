@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print one line per rate."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rates", type=float, nargs="+", default=[10.0, 50.0, 200.0])
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=10.0, help="duration of a measurement")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.serve:
@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     for rate in arguments.rates:
         share, most = measure(rate, arguments.seconds)
-        print(f"{rate:6.0f}/s: {share:7.1%} reached; {most} requests in the fullest second")
+        print(f"{rate:6.0f}/s: {share:7.1%} reached; at most {most} requests in one second")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -98,7 +97,7 @@ def throughput(num_images: int = 16, batch_size: int = 4) -> None:
         [encoder.prepare(Image.open(io.BytesIO(jpeg(256, k)))) for k in range(batch_size)]
     )
 
-    def model_alone() -> None:
+    def model_only() -> None:
         for _ in range(num_images // batch_size):
             encoder.encode(tensors)
 
@@ -106,15 +105,15 @@ def throughput(num_images: int = 16, batch_size: int = 4) -> None:
     for side in (256, 512):
         pictures = [jpeg(side, k) for k in range(8)]
         images = source(num_images, 4, pictures)
-        alone, whole = [], []
+        model, total = [], []
         for _ in range(5):  # alternating, so that other load affects both
-            alone.append(clocks(model_alone))
-            whole.append(clocks(stream, encoder, images, settings))
-        wall, processor = np.median(np.array(alone) / np.array(whole), axis=0)
-        rates = [num_images / min(wall for wall, _ in runs) for runs in (whole, alone)]
+            model.append(timed(model_only)[0])
+            total.append(timed(stream, encoder, images, settings)[0])
+        wall, cpu = np.median(np.array(model) / np.array(total), axis=0)
+        rates = [num_images / min(wall for wall, _ in runs) for runs in (total, model)]
         print(
-            f"embedding, {side}-px JPEG: {rates[0]:.2f} images/s, the model alone {rates[1]:.2f}; "
-            f"median ratio of 5 turns: wall time {wall:.1%}, processor time {processor:.1%}"
+            f"embedding, {side}-px JPEG: {rates[0]:.2f} images/s, model only {rates[1]:.2f}; "
+            f"median ratio of 5 runs: wall time {wall:.1%}, CPU time {cpu:.1%}"
         )
 
 
@@ -197,18 +196,11 @@ def ridge_in_a_loop(X: np.ndarray, tasks: list[Task], settings: RidgeSettings) -
         Ridge(alpha=best).fit(x[task.train], task.y[task.train]).predict(x[task.test])
 
 
-def clocks(function: Callable[..., Any], *args: Any) -> tuple[float, float]:
-    """Wall time and CPU time of a call."""
-    wall, processor = time.perf_counter(), time.process_time()
-    function(*args)
-    return time.perf_counter() - wall, time.process_time() - processor
-
-
-def seconds_of(function: Callable[..., Any], *args: Any) -> float:
-    """Wall time of a call."""
-    start = time.perf_counter()
-    function(*args)
-    return time.perf_counter() - start
+def timed(function: Callable[..., Any], *args: Any) -> tuple[tuple[float, float], Any]:
+    """Wall time and CPU time of a call, and its result."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    found = function(*args)
+    return (time.perf_counter() - wall, time.process_time() - cpu), found
 
 
 def probing(epochs: int = 5) -> None:
@@ -216,22 +208,21 @@ def probing(epochs: int = 5) -> None:
     mlp = MLPSettings(weight_decays=(1e-2,), max_epochs=epochs, patience=10**6)
     for n, dim in ((517, 512), (517, 64), (2000, 512)):
         X, tasks = make_tasks(n, dim, seeds=20, targets=7)
-        seconds_of(fit_mlp, X, tasks[:7], mlp)  # warm-up
-        together, alone = (
-            seconds_of(fit_mlp, X, tasks, mlp),
-            seconds_of(mlp_in_a_loop, X, tasks, mlp),
-        )
+        fit_mlp(X, tasks[:7], mlp)  # warm-up
+        (batched, _), _ = timed(fit_mlp, X, tasks, mlp)
+        (loop, _), _ = timed(mlp_in_a_loop, X, tasks, mlp)
         print(
-            f"MLP probes, {n} regions x {dim}: {together:.1f} s at once, {alone:.1f} s one by one: "
-            f"{alone / together:.1f}x"
+            f"MLP probes, {n} regions x {dim}: {batched:.1f} s batched, {loop:.1f} s in a loop: "
+            f"{loop / batched:.1f}x"
         )
         ridge = RidgeSettings()
-        together = seconds_of(fit_ridge, X, tasks, ridge)
+        (batched, _), _ = timed(fit_ridge, X, tasks, ridge)
         few = tasks[::20]  # the loop takes minutes: extrapolated from a twentieth
-        alone = seconds_of(ridge_in_a_loop, X, few, ridge) * len(tasks) / len(few)
+        (loop, _), _ = timed(ridge_in_a_loop, X, few, ridge)
+        loop *= len(tasks) / len(few)
         print(
-            f"ridge probes, {n} regions x {dim}: {together:.2f} s at once, {alone:.1f} s one by "
-            f"one (from {len(few)} of {len(tasks)}): {alone / together:.0f}x"
+            f"ridge probes, {n} regions x {dim}: {batched:.2f} s batched, {loop:.1f} s in a loop "
+            f"(from {len(few)} of {len(tasks)}): {loop / batched:.0f}x"
         )
 
 
@@ -250,32 +241,32 @@ def city(splits: int = CITY_SPLITS, sample: int = 3) -> None:
     X, tasks = make_tasks(5000, 512, seeds=splits, targets=7)
     grid = MLPSettings()
     fit_mlp(X, tasks[:2], MLPSettings(max_epochs=1))  # warm-up
-    (mlp_wall, mlp), fits = timed(lambda: fit_mlp(X, tasks, grid))
-    (ridge_wall, ridge), _ = timed(lambda: fit_ridge(X, tasks))
-    whole = CITY_SPLITS / splits
+    (mlp_wall, mlp), fits = timed(fit_mlp, X, tasks, grid)
+    (ridge_wall, ridge), _ = timed(fit_ridge, X, tasks)
+    total = (mlp + ridge) * CITY_SPLITS / splits
     print(
-        f"{len(tasks)} of {7 * CITY_SPLITS} tasks: MLP {mlp:.0f} s, ridge {ridge:.0f} s of "
-        f"processor time ({mlp_wall + ridge_wall:.0f} s by the clock); the city "
-        f"{(mlp + ridge) * whole:.0f} s, on two cores {(mlp + ridge) * whole / 2:.0f} s"
+        f"{len(tasks)} of {7 * CITY_SPLITS} tasks: MLP {mlp:.0f} s, ridge {ridge:.0f} s of CPU "
+        f"time ({mlp_wall + ridge_wall:.0f} s wall time); all tasks {total:.0f} s, on two cores "
+        f"{total / 2:.0f} s"
     )
     picked = range(0, len(tasks), max(1, len(tasks) // sample))
     few = [tasks[i] for i in picked]
     ours = float(np.mean([fits[i].validation_mse for i in picked]))
     batches = num_batches(len(tasks[0].train), grid.batch_size)
     ways: dict[str, dict[str, Any]] = {
-        "as it comes": {},
-        "stopped early": {"early_stopping": True},
-        "stopped as early": {
+        "default settings": {},
+        "early stopping": {"early_stopping": True},
+        "early stopping, same patience": {
             "early_stopping": True,
             "n_iter_no_change": ceil(grid.patience / batches),
         },
     }
     for name, way in ways.items():
-        (_, took), errors = timed(partial(sklearn_in_a_loop, X, few, grid, way))
+        (_, took), errors = timed(sklearn_in_a_loop, X, few, grid, way)
         ratio = (took / len(few)) / (mlp / len(tasks))
         print(
-            f"scikit-learn {name}: {took / len(few):.1f} s a task, here {mlp / len(tasks):.2f} s: "
-            f"{ratio:.1f}x; validation MSE {np.mean(errors):.3f}, here {ours:.3f}"
+            f"scikit-learn, {name}: {took / len(few):.1f} s per task, ours {mlp / len(tasks):.2f} "
+            f"s: {ratio:.1f}x; validation MSE {np.mean(errors):.3f}, ours {ours:.3f}"
         )
 
 
@@ -308,30 +299,17 @@ def sklearn_in_a_loop(
     return best
 
 
-def timed(work: Callable[[], Any]) -> tuple[tuple[float, float], Any]:
-    """Wall time and CPU time of a call, and its result."""
-    wall, processor = time.perf_counter(), time.process_time()
-    found = work()
-    return (time.perf_counter() - wall, time.process_time() - processor), found
-
-
 def main() -> None:
     """Run the named benchmark, or all."""
     name, *rest = sys.argv[1:] or [""]
-    if name == "peak_memory":
-        peak_memory(int(rest[0]))
-        return
-    if name == "city":
-        city(*map(int, rest))
-        return
-    parts: dict[str, Callable[[], None]] = {
-        "throughput": throughput,
-        "memory": memory,
-        "probing": probing,
-        "city": city,
+    parts: dict[str, Callable[..., None]] = {
+        part.__name__: part for part in (throughput, memory, probing, city)
     }
-    for part in [parts[name]] if name else parts.values():
-        part()
+    if name:
+        {**parts, "peak_memory": peak_memory}[name](*map(int, rest))
+    else:
+        for part in parts.values():
+            part()
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def zonal_speed() -> None:
             print(
                 f"zonal count, {len(regions)} squares of {side} m, 100-m cells: "
                 f"{min(ours):.2f} s, exactextract {min(theirs):.2f} s; median ratio of {TURNS} "
-                f"turns {ratio:.2f}; values equal to {off:.0e}"
+                f"runs {ratio:.2f}; largest relative difference {off:.0e}"
             )
 
 
@@ -122,13 +122,13 @@ def point_speed(count: int = 1_000_000) -> None:
         expected = np.full(count, -1)
         expected[joined.index] = joined["index_right"]
         ratio = np.median(np.array(theirs) / np.array(ours))
-        whole = (making + min(theirs)) / min(ours)
+        total = (making + min(theirs)) / min(ours)
         print(
             f"{count:,} points to {len(regions)} squares of {side} m: {min(ours):.3f} s, sjoin "
-            f"{min(theirs):.2f} s; median ratio of {TURNS} turns {ratio:.0f}x, and "
-            f"{whole:.0f}x with the {making:.1f} s that its points take to be made; "
-            f"{np.count_nonzero(found != expected)} points elsewhere, "
-            f"{len(joined) - np.count_nonzero(expected >= 0)} doubled by sjoin"
+            f"{min(theirs):.2f} s; median ratio of {TURNS} runs {ratio:.0f}x, {total:.0f}x "
+            f"including {making:.1f} s to create its points; "
+            f"{np.count_nonzero(found != expected)} points assigned differently, "
+            f"{len(joined) - np.count_nonzero(expected >= 0)} duplicated by sjoin"
         )
 
 
@@ -158,12 +158,12 @@ def plan_city(folder: str) -> None:
     print(json.dumps({"count": found.regions, "seconds": seconds, "peak_mb": peak_mb()}))
 
 
-def sum_regions(count: int, path: str) -> None:
+def sum_regions(count: str, path: str) -> None:
     """Compute zonal statistics of squares and print peak memory in MB (in a subprocess)."""
     import rasterio  # noqa: F401  (its memory is not counted)
 
-    side = (BOUNDARY.area * 9.5e9 / count) ** 0.5
-    regions = square_grid(BOUNDARY, side)[["geometry"]].iloc[:count]
+    side = (BOUNDARY.area * 9.5e9 / int(count)) ** 0.5
+    regions = square_grid(BOUNDARY, side)[["geometry"]].iloc[: int(count)]
     made = peak_mb()
     # reset the peak to the current memory
     Path("/proc/self/clear_refs").write_text("5")
@@ -174,12 +174,12 @@ def sum_regions(count: int, path: str) -> None:
     print(json.dumps(done))
 
 
-def build_city(count: int, folder: str) -> None:
+def build_city(count: str, folder: str) -> None:
     """Build a city of squares with two indicators and print its peak memory (in a subprocess)."""
     from dataset_builders.city.build import build
     from dataset_builders.city.recipe import read_recipe
 
-    side = (BOUNDARY.area * 9.5e9 / count) ** 0.5
+    side = (BOUNDARY.area * 9.5e9 / int(count)) ** 0.5
     described = {
         "kind": "count",
         "cell_unit": "people",
@@ -200,7 +200,7 @@ def build_city(count: int, folder: str) -> None:
     path = Path(folder) / f"{count}.json"
     path.write_text(json.dumps(recipe))
     before = peak_mb()
-    report = build(read_recipe(path), Path(folder) / str(count), draw=False)
+    report = build(read_recipe(path), Path(folder) / count, draw=False)
     (rows,) = report.rows.values()
     print(json.dumps({"count": rows, "before": before, "peak_mb": peak_mb()}))
 
@@ -237,9 +237,9 @@ def memory() -> None:
         path = raster(Path(folder) / "people.tif")
         few, many = (child("sum_regions", str(count), str(path)) for count in (10_000, 100_000))
     print(
-        f"zonal statistics: {few['added_mb']:.0f} MB above the regions themselves for "
-        f"{few['count']:,} of them, {many['added_mb']:.0f} MB for {many['count']:,}; peak memory "
-        f"of the whole program {few['peak_mb']:.0f} and {many['peak_mb']:.0f} MB: "
+        f"zonal statistics: {few['added_mb']:.0f} MB in addition to {few['count']:,} regions, "
+        f"{many['added_mb']:.0f} MB to {many['count']:,}; peak memory of the process "
+        f"{few['peak_mb']:.0f} and {many['peak_mb']:.0f} MB: "
         f"{many['peak_mb'] / few['peak_mb']:.2f}x"
     )
 
@@ -259,18 +259,7 @@ def build_memory() -> None:
 def main() -> None:
     """Run the named benchmark, or all."""
     name, *rest = sys.argv[1:] or [""]
-    if name == "make_squares":
-        make_squares()
-        return
-    if name == "sum_regions":
-        sum_regions(int(rest[0]), rest[1])
-        return
-    if name == "plan_city":
-        plan_city(rest[0])
-        return
-    if name == "build_city":
-        build_city(int(rest[0]), rest[1])
-        return
+    children = (make_squares, sum_regions, plan_city, build_city)
     parts: dict[str, Callable[[], None]] = {
         "zonal": zonal_speed,
         "points": point_speed,
@@ -279,8 +268,11 @@ def main() -> None:
         "plan": plan,
         "build": build_memory,
     }
-    for part in [parts[name]] if name else parts.values():
-        part()
+    if name:
+        {**parts, **{part.__name__: part for part in children}}[name](*rest)
+    else:
+        for part in parts.values():
+            part()
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def make_model(args: PretrainingArguments) -> UrbanLNForPreTraining:
     """Build the recipe's model in the architecture of its checkpoint, without weights."""
     model_args, name = args.model, args.model.model_name_or_path
     if name not in (None, VITB16):
-        raise InputError(f"--model_name_or_path {name}: only the shape of {VITB16} is known here.")
+        raise InputError(f"--model_name_or_path must be {VITB16}, got {name}.")
     if name == VITB16:
         shape = json.dumps(SHAPE)
         model_args = replace(model_args, model_name_or_path=None, config_overrides=shape)
@@ -187,22 +187,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--images", type=int, required=True, help="training images")
+    parser.add_argument("--images", type=int, required=True, help="number of training images")
     parser.add_argument("--gpu", nargs="+", choices=GPUS, default=list(GPUS), help="default: all")
     parser.add_argument("--config", default="configs/vitb16.yaml", help="recipe of train.py")
-    parser.add_argument("--caption_tokens", type=int, default=CAPTION_TOKENS, help="of a batch")
-    parser.add_argument("--utilisation", type=float, default=UTILISATION, help="of the peak")
+    parser.add_argument(
+        "--caption_tokens", type=int, default=CAPTION_TOKENS, help="mean length of a batch"
+    )
+    parser.add_argument(
+        "--utilisation", type=float, default=UTILISATION, help="share of the peak that is reached"
+    )
     options, flags = parser.parse_known_args(argv)
     needed = ["--config", options.config, "--dataset_name", "-", "--output_dir", "-"]
     try:
         args = parse_arguments([*needed, *flags])
         if args.optimization.mixed_precision == "no":
-            raise InputError("The peaks are those of --mixed_precision bf16 and fp16, got no.")
+            raise InputError("--mixed_precision must be bf16 or fp16, got no.")
         chosen = args.optimization
         batch = chosen.per_device_train_batch_size
         window = batch * chosen.gradient_accumulation_steps
         if options.images < window:
-            raise InputError(f"One step takes {window} pairs, got --images {options.images}.")
+            raise InputError(f"One step needs {window} pairs, got --images {options.images}.")
         counts = count(args, options.caption_tokens)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

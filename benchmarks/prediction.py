@@ -31,10 +31,9 @@ def main() -> None:
             encoder[0] if encoder else "colour_texture",
             output_dir=Path(folder),
         )
-        whole = time.process_time() - start
-    parts = sum(spent.values())
-    told = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in spent.items())
-    print(f"whole {whole:.1f} s of processor time; {told}; ratio {whole / parts:.3f}")
+        total = time.process_time() - start
+    parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in spent.items())
+    print(f"CPU time: total {total:.1f} s, {parts}; ratio {total / sum(spent.values()):.3f}")
 
 
 def _timed(function: Callable[..., Any], name: str, spent: dict[str, float]) -> Callable[..., Any]:

@@ -90,7 +90,7 @@ def speed(cells: int = 2048) -> None:
             print(
                 f"{BANDS} bands, {cells} x {cells} cells, {len(regions)} squares of {side_m:g} m: "
                 f"{min(ours):.1f} s with de-quantisation, exactextract {min(theirs):.1f} s "
-                f"without; median ratio of {TURNS} turns {ratio:.2f}"
+                f"without; median ratio of {TURNS} runs {ratio:.2f}"
             )
 
 

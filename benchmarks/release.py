@@ -41,7 +41,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("which", nargs="?", choices=("pipeline", "int8"), default="pipeline")
-    parser.add_argument("folder", nargs="?", type=Path, help="of pictures, for int8")
+    parser.add_argument("folder", nargs="?", type=Path, help="folder of images, for int8")
     parser.add_argument("--small", action="store_true", help="the model of the quickstart")
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
@@ -52,7 +52,7 @@ def main() -> None:
         if options.which == "pipeline":
             region_pipeline(folder, options.images, options.repeats)
         elif options.folder is None:
-            parser.error("int8 needs a folder of pictures")
+            parser.error("int8 needs a folder of images")
         else:
             int8(folder, Path(name) / "export", options.folder, options.images, options.repeats)
 
@@ -148,12 +148,11 @@ def int8(folder: Path, output: Path, pictures: Path, count: int, repeats: int) -
     ours, theirs = run(small), in_torch()
     centred = [unit(one - theirs.mean(axis=0)) for one in (ours, theirs)]
     print(
-        f"int8 against torch on {count} pictures: cosine {(ours * theirs).sum(1).min():.5f} at "
-        f"least; of what tells the pictures apart (mean vector taken off) "
-        f"{(centred[0] * centred[1]).sum(1).min():.5f} at least"
+        f"int8 vs. torch on {count} images: minimum cosine {(ours * theirs).sum(1).min():.5f}, "
+        f"after subtracting the mean vector {(centred[0] * centred[1]).sum(1).min():.5f}"
     )
     for one in checks:
-        print(f"  {one.file}: cosine {one.min_cosine:.6f} at least, on {one.on}")
+        print(f"  {one.file}: minimum cosine {one.min_cosine:.6f}, on {one.on}")
     found = in_turns(
         {"int8": lambda: run(small), "torch": in_torch, "onnx float32": lambda: run(exact)},
         repeats,

@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--pairs", type=int, default=10_000)
-    parser.add_argument("--folder", help="where the vectors lie for the time of the run")
+    parser.add_argument("--folder", help="folder for the temporary vectors")
     options = parser.parse_args()
     if options.which != "recall":
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
@@ -64,7 +64,7 @@ def search(folder: Path, num_keys: int, dim: int, repeats: int) -> None:
             print(
                 f"{count:,} x {dim}, {TOP} nearest {name}: {np.median(times):.3f} s (best "
                 f"{min(times):.3f}, worst {max(times):.3f}, first {first:.3f}; "
-                f"processor time, least: {processor:.3f}); "
+                f"minimum CPU time {processor:.3f}); "
                 f"working memory {peak / 1e6:.1f} MB"
             )
         path.unlink()

@@ -78,8 +78,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model_name_or_path", required=True)
-    parser.add_argument("--embeddings", type=Path, required=True, help="the model's table")
-    parser.add_argument("--dataset_name", type=Path, required=True, help="with truth/")
+    parser.add_argument("--embeddings", type=Path, required=True, help="embedding table")
+    parser.add_argument(
+        "--dataset_name", type=Path, required=True, help="synthetic dataset with truth/"
+    )
     args = parser.parse_args(argv)
     found = judge(args.dataset_name, args.model_name_or_path, args.embeddings)
     print("Synthetic.")

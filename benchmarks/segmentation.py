@@ -70,24 +70,24 @@ def benchmark_camvid(folder: Path) -> None:
         shown += present & _shown(truth, boxes)
         by_chance += present & _shown(truth, others)
     print(f"CamVid, {len(found)} scenes, {segmenter.revision}")
-    print(f"boxes a scene           {np.mean(numbers):.1f}, {np.mean(areas):.1%} of the pixels")
+    print(f"boxes per scene         {np.mean(numbers):.1f}, {np.mean(areas):.1%} of the pixels")
     gain = np.array(found) - drawn
     print(f"purity                  {np.mean(found):.3f}, random boxes {np.mean(drawn):.3f}")
     print(
-        f"difference by scene     {gain.mean():.3f} "
+        f"difference per scene    {gain.mean():.3f} "
         f"+- {1.96 * gain.std(ddof=1) / np.sqrt(len(gain)):.3f} (95 %)"
     )
     labelled = slice(0, UNLABELLED)
     print(
-        f"classes shown           {shown[labelled].sum() / there[labelled].sum():.1%}, by random "
+        f"class recall            {shown[labelled].sum() / there[labelled].sum():.1%}, random "
         f"boxes {by_chance[labelled].sum() / there[labelled].sum():.1%}, of "
-        f"{there[labelled].sum()} that take {MIN_CLASS_SHARE:.0%} of a scene or more"
+        f"{there[labelled].sum()} that cover at least {MIN_CLASS_SHARE:.0%} of a scene"
     )
     for number in range(UNLABELLED):
         if there[number]:
             share, chance = shown[number] / there[number], by_chance[number] / there[number]
             print(f"  {CLASSES[number]:12} {share:6.1%}  random {chance:6.1%}  of {there[number]}")
-    print(f"processor time          {np.mean(seconds) * 1e3:.0f} ms a scene")
+    print(f"CPU time                {np.mean(seconds) * 1e3:.0f} ms per scene")
 
 
 def _shown(truth: Truth, boxes: Iterable[Box]) -> NDArray[np.bool_]:

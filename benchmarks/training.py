@@ -118,8 +118,8 @@ def benchmark_step(architecture: dict, batch_size: int, repeats: int) -> None:
     plain = plain_clip_step(config, inputs)
     seconds = interleaved(repeats, parts=parts, step=step, plain=plain)
     print(
-        f"step: {seconds['step']:.3f} s, its parts {seconds['parts']:.3f} s, "
-        f"ratio {seconds['step'] / seconds['parts']:.3f}, open_clip's plain step "
+        f"step: {seconds['step']:.3f} s, its passes {seconds['parts']:.3f} s, "
+        f"ratio {seconds['step'] / seconds['parts']:.3f}, plain step of open_clip "
         f"{seconds['plain']:.3f} s, ratio {seconds['step'] / seconds['plain']:.3f} "
         f"({sum(p.numel() for p in model.parameters()) // 2 / 1e6:.1f}M parameters, "
         f"batch {batch_size}, {tokens['input_ids'].shape[1]} tokens, queue 4096)"
