@@ -20,22 +20,22 @@ from .recipe import Recipe, read_recipe
 from .records import Candidate
 
 DESCRIPTION = """\
-Long captions for city images: several multimodal models each write several, phrases that the image
-does not support are removed, and the caption that the models agree on is kept.
+Long captions for city images: several multimodal models generate several captions each, phrases
+that the image does not support are removed, and the caption with the highest consensus is chosen.
 
   python -m pipelines.captioning run     configs/captioning/synthetic.yaml --dataset_name DIR ...
   python -m pipelines.captioning status  RECIPE.yaml      progress
-  python -m pipelines.captioning inspect RECIPE.yaml --image_id ID     everything about one image
+  python -m pipelines.captioning inspect RECIPE.yaml --image_id ID     all results for one image
   python -m pipelines.captioning export  RECIPE.yaml --dataset_dir NEW     a dataset with captions
-  python -m pipelines.captioning presets       known models, and how to serve them
+  python -m pipelines.captioning presets       known models and how to serve them
 
-Rerun the command to resume after a kill; the tables end up the same.
+Rerun the command to resume an interrupted run.
 """
 RUN = """\
-Do what is left of a run, then write OUTPUT_DIR/report: report.md, report.json, gallery.html.
+Run or resume a recipe, then write OUTPUT_DIR/report: report.md, report.json, gallery.html.
 
-  python -m pipelines.captioning run RECIPE.yaml --dry_run         requests, tokens, price; no call
-  python -m pipelines.captioning run RECIPE.yaml --max_images 20   a few images
+  python -m pipelines.captioning run RECIPE.yaml --dry_run         estimate requests, tokens, price
+  python -m pipelines.captioning run RECIPE.yaml --max_images 20   the first images of each table
   python -m pipelines.captioning run RECIPE.yaml --retry_failed    compute failed units again
   python -m pipelines.captioning run RECIPE.yaml --shard 2/8       job 2 of a Slurm array of 8
   python -m pipelines.captioning run RECIPE.yaml --backend ray --num_actors 4 --ray_address auto
@@ -55,9 +55,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("recipe", help="YAML file; see configs/captioning/")
-    shared.add_argument("--dataset_name", help="overrides the recipe's")
-    shared.add_argument("--output_dir", help="overrides the recipe's")
-    shared.add_argument("--max_images", type=int, help="only the first images of each table")
+    shared.add_argument("--dataset_name", help="override `dataset_name` of the recipe")
+    shared.add_argument("--output_dir", help="override `output_dir` of the recipe")
+    shared.add_argument("--max_images", type=int, help="use only the first images of each table")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, summary: str, description: str = "") -> argparse.ArgumentParser:
@@ -69,23 +69,25 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
-    run = command("run", "do what is left of a run, and report", RUN)
+    run = command("run", "run or resume a recipe and write a report", RUN)
     run.add_argument(
-        "--shard", type=_share, default=(1, 1), metavar="I/N", help="take the I-th of N shares only"
+        "--shard", type=_share, default=(1, 1), metavar="I/N", help="process only share I of N"
     )
     run.add_argument("--retry_failed", action="store_true", help="compute failed units again")
-    run.add_argument("--dry_run", action="store_true", help="print the cost; ask no model")
+    run.add_argument("--dry_run", action="store_true", help="estimate the cost and exit")
     run.add_argument("--backend", choices=("local", "ray"), default="local", help="default: local")
-    run.add_argument("--num_actors", type=int, help="Ray actors (default 1)")
-    run.add_argument("--ray_address", help="Ray cluster (default: RAY_ADDRESS, else this machine)")
+    run.add_argument("--num_actors", type=int, help="number of Ray actors (default: 1)")
+    run.add_argument(
+        "--ray_address", help="address of the Ray cluster (default: RAY_ADDRESS, else this machine)"
+    )
     status = command("status", "progress of a run")
-    status.add_argument("--json", action="store_true", help="machine-readable")
-    inspect = command("inspect", "everything about one image, or all failures")
+    status.add_argument("--json", action="store_true", help="print JSON")
+    inspect = command("inspect", "all results for one image, or all failures")
     inspect.add_argument("--image_id", help="id of the image")
     inspect.add_argument("--failed", action="store_true", help="list failures with their reasons")
     export = command("export", "write a dataset with the captions of a finished run")
-    export.add_argument("--dataset_dir", required=True, help="a new folder")
-    commands.add_parser("presets", help="known models, and how to serve them")
+    export.add_argument("--dataset_dir", required=True, help="new folder for the dataset")
+    commands.add_parser("presets", help="known models and how to serve them")
     args = parser.parse_args(argv)
     if args.command == "run" and args.backend == "local" and (args.num_actors or args.ray_address):
         parser.error("--num_actors and --ray_address need --backend ray")
@@ -139,7 +141,7 @@ def _run(recipe: Recipe, args: argparse.Namespace) -> None:
         ray_address=args.ray_address,
     )
     if not now.finished:
-        print(f"This share is done; {now.done} of all {now.images} images are.")
+        print(f"Finished this share; {now.done} of {now.images} images of the run are done.")
         return
     with FileLock(Path(recipe.output_dir) / ".report.lock"):  # several shares may finish at once
         report = report_run(recipe)
@@ -161,12 +163,12 @@ def _estimate(recipe: Recipe) -> str:
         long * recipe.generate.max_tokens + merges * REFINED.max_tokens + local * SHORT.max_tokens
     )
     lines = [
-        f"{images} images; of each model about {requests:,} requests, {asked / 1e6:,.1f} million "
-        f"tokens in and {answered / 2e6:,.1f} million out. Models differ by a factor of ten: run "
-        "with --max_images 20 and read the measured counts in the report."
+        f"{images} images; per model about {requests:,} requests, {asked / 1e6:,.1f} million "
+        f"prompt tokens and {answered / 2e6:,.1f} million completion tokens. Models differ by a "
+        "factor of ten: run with --max_images 20 and see the measured counts in the report."
     ]
     for name, model in open_models(recipe).items():
-        where = "images leave this machine" if model.remote else "on this machine"
+        where = "images leave this machine" if model.remote else "images stay on this machine"
         price = model.cost(asked, answered // 2) if hasattr(model, "cost") else 0.0
         lines.append(f"  {name}: {where}; price {price:,.2f}")
     return "\n".join(lines)

@@ -139,11 +139,11 @@ def sentence_encoder(name: str = DEFAULT_ENCODER, device: str = "cpu") -> Senten
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise MissingDependencyError(
-            f"The similarity of phrases needs sentence-transformers. {_EXTRA}"
+            f"Phrase similarity needs sentence-transformers. {_EXTRA}"
         ) from error
     wheel = _wheel_folder()
     if name == DEFAULT_ENCODER and wheel and not _is_available(name):
-        logger.warning("The Hub was not reached for %s; its copy in %s is used.", name, WHEEL)
+        logger.warning("The Hub cannot be reached; using the copy of %s in %s.", name, WHEEL)
         name = WHEEL
     if name == WHEEL and wheel is None:
         raise MissingDependencyError(f"The package {WHEEL!r} is not installed. {_EXTRA}")
@@ -151,8 +151,8 @@ def sentence_encoder(name: str = DEFAULT_ENCODER, device: str = "cpu") -> Senten
         model = SentenceTransformer(str(wheel) if name == WHEEL else name, device=device)
     except (OSError, ValueError) as error:
         raise CaptioningError(
-            f"The sentence encoder {name!r} cannot be loaded: {error} Name a folder or a Hub id of "
-            f"a sentence-transformers model, or {WHEEL!r}, which needs no download."
+            f"The sentence encoder {name!r} cannot be loaded: {error} Use a folder or Hub id of a "
+            f"sentence-transformers model, or {WHEEL!r}, which needs no download."
         ) from error
     return SentenceEncoder(model.eval())
 

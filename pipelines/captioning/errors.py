@@ -56,5 +56,5 @@ def load_callable(name: str, field: str) -> Callable[..., Any]:
             f"`{field}`: {name!r} cannot be imported as package.module:callable: {error}."
         ) from error
     if ":" not in name or not callable(found):
-        raise CaptioningError(f"`{field}`: {name!r} is no callable, package.module:callable.")
+        raise CaptioningError(f"`{field}`: {name!r} is not a callable, package.module:callable.")
     return found  # type: ignore[no-any-return]

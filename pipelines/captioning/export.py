@@ -58,7 +58,7 @@ def export_dataset(recipe: Recipe, dataset_dir: str | Path) -> Path:
     if missing := [folder.shard.name for folder in folders if not folder.candidates.exists()]:
         raise CaptioningError(
             f"The run in {recipe.output_dir} is not finished: {len(missing)} of {len(folders)} "
-            f"shards have no candidates yet, {missing[0]} the first. Rerun the command to resume."
+            f"shards have no candidates yet, first {missing[0]}. Rerun the command to resume."
         )
     root = Path(dataset_dir)
     if is_plain(recipe):
@@ -114,9 +114,9 @@ def _write_plain(recipe: Recipe, folders: list[ShardFolder], root: Path) -> Data
         licence="not stated",
         indicators=(),
         notes=(
-            "Every image is a region of its own, without a location and without indicators: the "
-            "dataset is for pretraining. `python -m dataset_builders.importers image_folder` makes "
-            "one with regions.",
+            "Each image is its own region, without location and indicators, so the dataset is for "
+            "pretraining only. `python -m dataset_builders.importers image_folder` builds one with "
+            "regions.",
         ),
     )
     writer = DatasetWriter(root, _metadata(recipe, source, folders))
@@ -153,7 +153,7 @@ def _metadata(
     recipe: Recipe, source: DatasetMetadata, folders: list[ShardFolder]
 ) -> DatasetMetadata:
     marks = sorted(str(folder.summary().get("fingerprint")) for folder in folders)
-    simulated = " Their models are simulated (synthetic)." if recipe.synthetic else ""
+    simulated = " The captioning models are simulated (synthetic)." if recipe.synthetic else ""
     return replace(
         source,
         synthetic=source.synthetic or recipe.synthetic,

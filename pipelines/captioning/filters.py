@@ -258,7 +258,9 @@ def _expanded(entries: Iterable[Entry]) -> Iterator[tuple[str, Mapping[str, Any]
             name, options = next(iter(entry.items()))
             yield str(name), options or {}
         else:
-            raise CaptioningError(f"An entry of `filters` is a name or {{name: options}}: {entry}.")
+            raise CaptioningError(
+                f"An entry of `filters` must be a name or {{name: options}}, got {entry}."
+            )
 
 
 def _made(name: str, function: Callable[..., Any], options: Mapping[str, Any]) -> Any:
@@ -268,7 +270,7 @@ def _made(name: str, function: Callable[..., Any], options: Mapping[str, Any]) -
             return function(**options)
         inspect.signature(function).bind_partial(**options)
     except (TypeError, ValueError) as error:
-        raise CaptioningError(f"Options of the filter {name!r}: {error}.") from error
+        raise CaptioningError(f"Invalid options of the filter {name!r}: {error}.") from error
     return partial(function, **options)
 
 
@@ -277,5 +279,5 @@ def _resolved(name: str) -> Callable[..., Any]:
         return load_callable(name, "filters")
     known = ", ".join([*DEFAULT, *IMAGE_FILTERS, *CAPTION_FILTERS])
     raise CaptioningError(
-        f"Unknown filter {name!r}; use {known}, or a function of yours, package.module:function."
+        f"Unknown filter {name!r}; use {known}, or your own function, package.module:function."
     )

@@ -106,10 +106,10 @@ def _language() -> Any:
         except ImportError:
             continue
         if name != MODELS[0]:
-            logger.info("%s is not installed; its copy %s is used.", MODELS[0], name)
+            logger.info("%s is not installed; using its copy %s.", MODELS[0], name)
         return language
     raise MissingDependencyError(
-        "Reading captions by grammar needs spaCy and its small English model: "
+        "Parsing captions needs spaCy and its small English model: "
         f'pip install -e ".[captioning]", or python -m spacy download {MODELS[0]}.'
     )
 
@@ -284,7 +284,6 @@ def _has_complement(verb: Any) -> bool:
 
 
 def _described(token: Any) -> list[Any]:
-    """Nouns that an adjective or participle describes."""
     first = token
     while first.dep_ == "conj" and first.head.pos_ == token.pos_:
         first = first.head

@@ -148,8 +148,7 @@ def _dataset_rows(shard: InputShard) -> Iterator[tuple[str, bytes | None]]:
 def _check_known(field: str, wanted: tuple[str, ...] | None, known: set[str]) -> None:
     if unknown := sorted(set(wanted or ()) - known):
         raise CaptioningError(
-            f"The dataset has no {', '.join(unknown)} among its `{field}`; it has "
-            f"{', '.join(sorted(known))}."
+            f"Unknown `{field}` {', '.join(unknown)}; the dataset has {', '.join(sorted(known))}."
         )
 
 
@@ -189,14 +188,13 @@ def _folder_rows(shard: InputShard) -> Iterator[tuple[str, bytes]]:
 
 def _plain_table(recipe: Recipe, name: str) -> tuple[str, View]:
     """Config name and view of a folder of images, which holds one city and one view."""
-    what = f"{recipe.dataset_name!r} is a plain set of images"
+    what = f"{recipe.dataset_name!r} is a folder of images"
     if not recipe.views or len(recipe.views) != 1 or recipe.views[0] not in VIEWS:
         raise CaptioningError(
-            f"{what}: say what they show, `views: [street_view]` or `views: [satellite]`; got "
-            f"{recipe.views!r}."
+            f"{what}: set `views: [street_view]` or `views: [satellite]`, got {recipe.views!r}."
         )
     if recipe.cities and len(recipe.cities) != 1:
-        raise CaptioningError(f"{what}, which is one city; got {recipe.cities!r}.")
+        raise CaptioningError(f"{what}: `cities` must have one name, got {recipe.cities!r}.")
     plain = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_") or "images"
     view = cast(View, recipe.views[0])
     return config_name(recipe.cities[0] if recipe.cities else plain, view), view

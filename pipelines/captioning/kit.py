@@ -161,7 +161,9 @@ def open_part(kind: str, component: Component, dataset_name: str = "") -> Any:
         part = pkgutil.resolve_name(f"{__package__}.{PARTS[kind][component.name]}")
         return part(**options)
     except TypeError as error:
-        raise CaptioningError(f"Options of the {kind} {component.name!r}: {error}.") from error
+        raise CaptioningError(
+            f"Invalid options of the {kind} {component.name!r}: {error}."
+        ) from error
 
 
 def _run_images(recipe: Recipe) -> RunImages:

@@ -53,7 +53,7 @@ CREATE TABLE IF NOT EXISTS units (
 DETAIL_LENGTH = 500
 CODE_VERSION = 4
 """Increased when the same units would give different tables."""
-SHARES = "Wait until it ends, or give each process a share of its own with --shard I/N."
+SHARES = "Wait until it ends, or run each process with its own --shard I/N."
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _plain(value: Any) -> Any:
         return asdict(value)
     if isinstance(value, Mapping):
         return dict(value)
-    raise TypeError(f"A unit's key takes JSON values and dataclasses, got {type(value).__name__}.")
+    raise TypeError(f"Unit keys accept JSON values and dataclasses, got {type(value).__name__}.")
 
 
 class Ledger:

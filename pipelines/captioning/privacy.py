@@ -81,7 +81,6 @@ class Blurrer:
 
 
 def _mosaic(image: Image.Image, box: Box) -> None:
-    """Pixelate a box and its margin."""
     pad_y, pad_x = round(box.height * MARGIN), round(box.width * MARGIN)
     area = (
         max(0, box.left - pad_x),

@@ -131,12 +131,12 @@ def _check_fields(task: Task, view: View, text: str) -> None:
     try:
         found = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
     except ValueError as error:
-        raise CaptioningError(f"{where} is no template: {error}.") from error
+        raise CaptioningError(f"{where} is not a valid template: {error}.") from error
     if found != FIELDS[task]:
         wanted = ", ".join(f"{{{name}}}" for name in sorted(FIELDS[task])) or "none"
         raise CaptioningError(
-            f"{where} has the fields {sorted(found)}, and must have {wanted}. Write a literal "
-            "brace twice."
+            f"{where} must have the fields {wanted}, got {sorted(found)}. Write literal braces "
+            "twice."
         )
 
 

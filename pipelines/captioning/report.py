@@ -231,7 +231,6 @@ def _images_of(path: Path) -> Iterator[tuple[str, list[Candidate]]]:
 
 
 def _sorted(counts: Counter[str]) -> dict[str, int]:
-    """Counts, largest first, ties by name."""
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 

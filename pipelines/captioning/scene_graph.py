@@ -234,7 +234,6 @@ class FactualParser:
 
 
 def _halves(sentence: str) -> tuple[str, str]:
-    """Halves by words, or by letters for a single word."""
     words = sentence.split()
     if len(words) < 2:
         middle = len(sentence) // 2

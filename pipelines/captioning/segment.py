@@ -130,7 +130,7 @@ def crop(image: Image.Image, box: Box, margin: float = 0.02) -> Image.Image:
     if not (0 <= box.top < bottom <= image.height and 0 <= box.left < right <= image.width):
         raise CaptioningError(
             f"{box} is empty or not inside an image of {image.width}x{image.height} pixels; boxes "
-            "belong to the upright image."
+            "refer to the upright image."
         )
     across, down = (int(side * margin) for side in image.size)
     return image.crop(
@@ -160,7 +160,7 @@ def _region(mask: ArrayLike, shape: tuple[int, int]) -> _Region:
     pixels = _as_mask(mask)
     if pixels.shape != tuple(shape):
         raise CaptioningError(
-            f"A mask of an image of shape {tuple(shape)} (H, W) has the same shape, got "
+            f"A mask of an image of shape {tuple(shape)} (H, W) must have the same shape, got "
             f"{pixels.shape}."
         )
     rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
@@ -173,13 +173,13 @@ def _region(mask: ArrayLike, shape: tuple[int, int]) -> _Region:
 def _as_mask(mask: ArrayLike) -> NDArray[np.bool_]:
     array = np.asarray(mask)
     if array.ndim != 2:
-        raise ValueError(f"A mask has two dimensions (H, W), got an array of shape {array.shape}.")
+        raise ValueError(f"A mask must have two dimensions (H, W), got shape {array.shape}.")
     if array.dtype.kind not in "biuf":
-        raise ValueError(f"A mask is of bool or of the numbers 0 and 1, got {array.dtype}.")
+        raise ValueError(f"A mask must be bool or numbers 0 and 1, got {array.dtype}.")
     pixels = array == 1
     if (other := ~pixels & (array != 0)).any():
         raise ValueError(
-            f"A mask contains 0 and 1 only, got {array[other][0]}; apply a threshold first."
+            f"A mask must contain 0 and 1 only, got {array[other][0]}; apply a threshold first."
         )
     return pixels
 

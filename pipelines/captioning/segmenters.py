@@ -53,7 +53,7 @@ class FelzenszwalbSegmenter:
             import skimage.segmentation  # noqa: F401
         except ImportError as error:
             raise MissingDependencyError(
-                'scikit-image is not installed; pip install -e ".[captioning]", or name another '
+                'scikit-image is not installed; pip install -e ".[captioning]", or choose another '
                 "segmenter."
             ) from error
         self._options = {"scale": scale, "sigma": sigma, "min_area": min_area}

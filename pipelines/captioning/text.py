@@ -99,7 +99,6 @@ def _folded(text: str) -> str:
 
 
 def _stem(word: str) -> str:
-    """Remove the plural ending of a word."""
     if word in _IRREGULAR:
         return _IRREGULAR[word]
     if len(word) <= 3 or not word.endswith("s") or word.endswith("ss"):

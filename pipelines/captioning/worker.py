@@ -115,7 +115,7 @@ class Worker:
             is_disk = isinstance(error, OSError) and explain(error)
             if is_disk or self._internal_errors > MAX_INTERNAL_ERRORS:
                 raise
-            logger.exception("%s is left out: %r", row.image_id, error)
+            logger.exception("Skipped image %s: %r", row.image_id, error)
             return (), [Reject(row.image_id, "image", "", "internal_error", repr(error))]
 
 

@@ -119,8 +119,8 @@ class ChatSettings(Record):
             raise ValueError("must be like http://localhost:8000/v1")
         if url.username or url.password or url.query or url.fragment:
             raise ValueError(
-                "holds more than host and path. A key belongs into an environment variable that "
-                "`api_key_env` names"
+                "must consist of host and path. Put the key into an environment variable and name "
+                "it in `api_key_env`"
             )
         return value
 
@@ -336,8 +336,8 @@ class _Session:
             or (status in _DOUBTFUL_CODES and not self._answered_at)
         ):
             raise ModelUnavailableError(
-                f"{self._label} refuses: HTTP {status} {detail} Check `base_url`, `model` and the "
-                f"key that `api_key_env` names, then run the same command again."
+                f"{self._label} returned HTTP {status} ({detail}). Check `base_url`, `model` and "
+                "the key in `api_key_env`, then rerun the command to resume."
             ) from None
         wait_s = retry_after(error.response.headers) or 0.0
         if status in _AWAY_CODES:
@@ -364,8 +364,8 @@ class _Session:
             raise RequestFailedError(fault.reason, fault.detail, attempts)
         else:
             raise ModelUnavailableError(
-                f"{self._label} did not answer for {patience:.0f} s ({said}). Start the server, or "
-                f"wait for capacity, then run the same command again: what is done is kept."
+                f"{self._label} did not answer for {patience:.0f} s ({said}). Start the server or "
+                "wait for capacity, then rerun the command to resume."
             )
 
     def _safe(self, text: str) -> str:
@@ -380,7 +380,7 @@ def _client(settings: ChatSettings, key: str) -> Any:
         import openai
     except ImportError as error:
         raise MissingDependencyError(
-            'The openai package is needed to ask servers: pip install -e ".[captioning]"'
+            'Calling servers needs the package openai: pip install -e ".[captioning]"'
         ) from error
 
     class Bounded(httpx2.AsyncByteStream):
@@ -400,7 +400,7 @@ def _client(settings: ChatSettings, key: str) -> Any:
 
     async def bound(response: Any) -> None:
         if response.headers.get("content-encoding", "identity") != "identity":
-            raise ValueError("compressed, which was not asked for")  # may expand to gigabytes
+            raise ValueError("unrequested compressed response")  # may expand to gigabytes
         response.stream = Bounded(response.stream)
 
     # debug output contains headers and status lines, in which a server may repeat the key

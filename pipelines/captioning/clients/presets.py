@@ -46,23 +46,22 @@ PAPER = (
         "git clone https://github.com/OpenGVLab/LLaMA-Adapter\n"
         "cd LLaMA-Adapter/llama_adapter_v2_multimodal7b && pip install -r requirements.txt\n"
         "# then write a server around llama.load('BIAS-7B', LLAMA_DIR) and\n"
-        "# model.generate(image, [llama.format_prompt(prompt)]): POST /v1/chat/completions gives\n"
-        "# {'choices': [{'message': {'content': text}, 'finish_reason': 'stop'}]}, and GET\n"
-        "# /v1/models answers anything",
+        "# model.generate(image, [llama.format_prompt(prompt)]), whose POST /v1/chat/completions\n"
+        "# returns {'choices': [{'message': {'content': text}, 'finish_reason': 'stop'}]}",
         "code GPL-3.0 (not verified); needs the weights of LLaMA 1 (7B), for research only",
         "https://github.com/OpenGVLab/LLaMA-Adapter",
-        "Neither transformers, vLLM nor SGLang runs it. Sees 224 x 224 pixels.",
+        "Not supported by transformers, vLLM and SGLang. Input of 224 x 224 pixels.",
     ),
     Preset(
         "sharegpt4v-7b",
         "Lin-Chen/ShareGPT4V-7B",
         "# convert the weights to LLaVA-1.5's layout in ./ShareGPT4V-7B-hf, with their own vision\n"
-        "# tower, then\n"
+        "# encoder, then\n"
         "vllm serve ./ShareGPT4V-7B-hf --served-model-name Lin-Chen/ShareGPT4V-7B "
         f"--max-model-len 4096 {_ONE_IMAGE}",
         "code Apache-2.0, data CC BY-NC 4.0; checkpoint for research only, under Llama's terms",
         "https://github.com/InternLM/InternLM-XComposer/tree/main/projects/ShareGPT4V",
-        "The published checkpoint's type, share4v, is registered nowhere. Sees 336 x 336 pixels.",
+        "The checkpoint's type, share4v, is not in transformers. Input of 336 x 336 pixels.",
     ),
     Preset(
         "qwen2.5-vl-7b",
@@ -82,8 +81,7 @@ PAPER = (
         f"template_deepseek_vl2.jinja {_ONE_IMAGE}",
         "code MIT, weights under the DeepSeek Model License (commercial use allowed)",
         "https://github.com/deepseek-ai/DeepSeek-VL2",
-        "The checkpoint has no chat template; vLLM brings it among its examples. Context of 4096 "
-        "tokens.",
+        "The checkpoint has no chat template; vLLM's examples contain it. Context of 4096 tokens.",
     ),
     Preset(
         "internvl3-8b",
@@ -134,7 +132,7 @@ CURRENT = (
         "# small runs: transformers serve google/gemma-3-12b-it",
         "Gemma Terms of Use, to be accepted on the Hub",
         "https://ai.google.dev/gemma/terms",
-        "Sees 896 x 896 pixels as 256 tokens.",
+        "256 tokens per image of 896 x 896 pixels.",
     ),
     Preset(
         "glm-4.5v",
@@ -162,8 +160,8 @@ def find_preset(name: str) -> Preset:
         close = difflib.get_close_matches(str(name), PRESETS, 1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise CaptioningError(
-            f"There is no preset {name!r}; there are {', '.join(PRESETS)}.{hint} Any other model "
-            f"is given by `model`."
+            f"Unknown preset {name!r}; available: {', '.join(PRESETS)}.{hint} For any other model, "
+            "set `model`."
         )
     return PRESETS[name]
 
@@ -172,7 +170,7 @@ def describe_presets() -> str:
     """List all presets as text."""
     parts = []
     for title, presets in (("The paper's models", PAPER), ("Newer models", CURRENT)):
-        parts.append(f"{title}; no command was run for this repository.\n")
+        parts.append(f"{title} (commands not tested in this repository)\n")
         for one in presets:
             command = textwrap.indent(one.serve_command, "    ")
             head = f"{one.name}: {one.model}\n  Licence: {one.licence}; {one.source}"

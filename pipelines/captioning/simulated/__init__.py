@@ -42,7 +42,7 @@ def open_model(config: Mapping[str, Any], dataset_name: str) -> SimulatedCaption
     captioners = {captioner.name: captioner for captioner in CAPTIONERS}
     if wanted not in captioners:
         raise CaptioningError(
-            f"There is no simulated captioner {wanted!r}; there are {', '.join(captioners)}."
+            f"Unknown simulated captioner {wanted!r}; available: {', '.join(captioners)}."
         )
     own: dict[str, Any] = {"opening": str(options.pop("opening"))} if "opening" in options else {}
     for option, value in options.items():
@@ -56,7 +56,9 @@ def open_model(config: Mapping[str, Any], dataset_name: str) -> SimulatedCaption
     try:
         errors = MergeErrors(**options)
     except TypeError as error:
-        raise CaptioningError(f"Options of the simulated model {name!r}: {error}.") from error
+        raise CaptioningError(
+            f"Invalid options of the simulated model {name!r}: {error}."
+        ) from error
     captioner = replace(captioners[wanted], **rates, **own)
     return SimulatedCaptionModel(name, captioner, open_truth(dataset_name), errors, local)
 

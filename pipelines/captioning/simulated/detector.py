@@ -55,8 +55,8 @@ class SimulatedDetector:
         rates = (miss_rate, false_alarm_rate)
         if not all(0 <= rate <= 1 for rate in rates) or not 0 < threshold < 1:
             raise CaptioningError(
-                "`miss_rate`, `false_alarm_rate` and `threshold` of the simulated detector lie "
-                f"between 0 and 1, got {miss_rate}, {false_alarm_rate} and {threshold}."
+                "`miss_rate`, `false_alarm_rate` and `threshold` of the simulated detector must "
+                f"lie between 0 and 1, got {miss_rate}, {false_alarm_rate} and {threshold}."
             )
         self._truth = truth
         self._miss_rate, self._false_alarm_rate = rates

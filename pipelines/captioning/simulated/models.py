@@ -123,7 +123,7 @@ class SimulatedCaptionModel:
     def _local(self, truth: ImageTruth, request: Request, rng: np.random.Generator) -> str:
         """One sentence on a crop; omission does not depend on the size of an object."""
         if request.box is None:
-            raise CaptioningError("A short caption is of a box, and the request has none.")
+            raise CaptioningError("A request for a short caption needs a box.")
         sights = truth.sights(request.box)[: 2 * MAX_SIGHTS]
         chance = omission_chance(self._captioner, Fact("", "", 0.8))
         told = [_noun_phrase(one) for one in sights if rng.uniform() >= chance][:MAX_SIGHTS]

@@ -85,8 +85,8 @@ class ImageTruth:
         """
         if self.encoded is None:
             raise CaptioningError(
-                f"What the parts of {self.image_id!r} show is not stored: simulated captions of "
-                "crops need a dataset built with --with_masks."
+                f"No mask is stored for {self.image_id!r}: simulated captions of crops need a "
+                "dataset built with --with_masks."
             )
         return np.asarray(open_image(self.encoded))
 
@@ -140,8 +140,8 @@ class Truth:
         paths = sorted(Path(dataset_name).glob("truth/*/part-*.parquet"))
         if not paths:
             raise CaptioningError(
-                f"{dataset_name} has no truth/: simulated models know only the synthetic city. "
-                "Build it by `python -m dataset_builders.synthetic --with_masks`."
+                f"{dataset_name} has no truth/: simulated models need a synthetic city. Build one "
+                "with `python -m dataset_builders.synthetic --with_masks`."
             )
         rows = (row for path in paths for row in pq.read_table(path, columns=COLUMNS).to_pylist())
         self._rows: dict[str, Mapping[str, Any]] = {row["image_id"]: row for row in rows}
@@ -158,8 +158,8 @@ class Truth:
         """
         if image_id not in self._rows:
             raise CaptioningError(
-                f"Nothing is known of image {image_id!r}: simulated models answer for the images "
-                "of the dataset whose truth they were given."
+                f"No ground truth for image {image_id!r}: simulated models only describe images "
+                "of their synthetic dataset."
             )
         row = self._rows[image_id]
         objects = tuple(

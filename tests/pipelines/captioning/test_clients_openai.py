@@ -148,7 +148,7 @@ def test_stops_the_run_when_every_request_would_fail(status):
     with LoopbackServer([error(status, "no such thing")]) as server:
         (failed,) = ask(server)
     assert isinstance(failed, ModelUnavailableError)
-    assert f"Model 'm' (org/model) at {server.url} refuses: HTTP {status} no such thing" in str(
+    assert f"Model 'm' (org/model) at {server.url} returned HTTP {status} (no such thing)" in str(
         failed
     )
     assert len(server.calls) == 1
@@ -215,7 +215,7 @@ def test_an_outage_that_lasts_ends_the_run(kind):
     assert {type(one) for one in results} == {ModelUnavailableError}
     assert "Model 'm' (org/model) at http://127.0.0.1" in str(results[0])
     assert "did not answer for 0 s" in str(results[0])
-    assert "run the same command again" in str(results[0])
+    assert "rerun the command to resume" in str(results[0])
 
 
 def test_one_request_without_capacity_fails_while_others_are_answered():

@@ -36,7 +36,7 @@ def open_model(config: dict[str, Any]) -> Any:
         ({"base_url": "localhost:8000"}, "base_url: must be like http://localhost:8000/v1"),
         ({"extra_body": {"seed": 1}}, "extra_body: may not set seed"),
         ({"api_key_env": "NO_SUCH_VARIABLE"}, "NO_SUCH_VARIABLE, which is not set"),
-        ({"preset": "internvl3"}, "no preset 'internvl3'.*Did you mean 'internvl3-8b'"),
+        ({"preset": "internvl3"}, "Unknown preset 'internvl3'.*Did you mean 'internvl3-8b'"),
         ({"timeout": 1, "model": 3}, r"(?s)2 mistakes in .*m\].timeout'.*model` must be text"),
     ],
 )

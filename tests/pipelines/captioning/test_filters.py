@@ -216,7 +216,7 @@ def test_a_function_outside_the_package_is_a_caption_filter():
         ({"near_duplicate": {"max_distance": 99}}, "between 0 and 63, got 99"),
         ("image_text_score", "filter 'image_text_score': .*model"),
         ("no.such:thing", "cannot be imported"),
-        (["echo"], r"a name or {name: options}: \['echo'\]"),
+        (["echo"], r"a name or {name: options}, got \['echo'\]"),
     ],
 )
 def test_a_filter_that_does_not_exist_is_an_error_before_the_run(entry, message):

@@ -17,7 +17,7 @@ RECIPES = sorted((Path(__file__).resolve().parents[3] / "configs" / "captioning"
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_recipes_of_the_project_open(path, city_with_truth, capsys):
     main(["run", str(path), "--dataset_name", str(city_with_truth), "--dry_run"])
-    assert "images; of each model about" in capsys.readouterr().out
+    assert "images; per model about" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_the_recipes_of_the_project_open(path, city_with_truth, capsys):
         ("segmenter", Component("yolo"), r"Unknown segmenter 'yolo'; use one of \['felzenszwalb',"),
         ("segmenter", Component("felzenszwalb", {"size": 3}), "'felzenszwalb': .*argument 'size'"),
         ("parser", Component("punkt"), r"'punkt'.*'factual', 'spacy'"),
-        ("detector", Component("owlv2", {"checkpoint": "x"}), "Options of the detector 'owlv2'"),
+        ("detector", Component("owlv2", {"checkpoint": "x"}), "options of the detector 'owlv2'"),
     ],
 )
 def test_a_part_that_does_not_exist_is_refused(kind, component, message):

@@ -113,7 +113,7 @@ def test_numbers_are_those_of_the_tables(report):
 
 def test_the_page_has_a_table_of_each_and_says_synthetic(report):
     text = (report / "report.md").read_text()
-    assert "**Everything here is synthetic" in text
+    assert "**All results are synthetic" in text
     assert "10 images (9 street&#95;view): 8 with a caption, 2 without." in text.replace(
         "street_view", "street&#95;view"
     )
@@ -145,7 +145,7 @@ def test_the_gallery_shows_all_and_runs_nothing(report):
     assert "\u202e" not in page
     assert "<s>tram" in page
     assert "dropped: refusal" in page
-    assert page.count("Synthetic: the images or the models here are simulated.") == 1
+    assert page.count("Synthetic: images or models are simulated.") == 1
 
 
 def test_the_gallery_opens_in_a_browser(report, start_browser):

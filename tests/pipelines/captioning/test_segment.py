@@ -251,14 +251,14 @@ def test_largest_rectangle_of_all_set_is_the_mask(shape):
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (np.zeros(4), r"two dimensions \(H, W\), got an array of shape \(4,\)"),
+        (np.zeros(4), r"two dimensions \(H, W\), got shape \(4,\)"),
         (np.zeros((2, 2, 3)), r"shape \(2, 2, 3\)"),
         (True, r"shape \(\)"),
         (np.array([[0, 255]], np.uint8), "0 and 1 only, got 255"),
         (np.array([[0.0, 0.5]]), "0 and 1 only, got 0.5"),
         (np.array([[0.0, np.nan]]), "0 and 1 only, got nan"),
         (np.array([[-1]]), "got -1"),
-        (np.array([["a"]]), "of bool or of the numbers 0 and 1, got <U1"),
+        (np.array([["a"]]), "must be bool or numbers 0 and 1, got <U1"),
         (np.array([[1j]]), "got complex128"),
         (np.array([[None]]), "got object"),
     ],

@@ -155,8 +155,8 @@ def test_merge_fails_at_its_rates_and_the_guards_find_it(city_with_truth):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"name": "qwen"}, "no simulated captioner 'qwen'; there are synthetic-amber"),
-        ({"name": "synthetic-amber", "temper": 1}, "Options of .*'synthetic-amber': .*'temper'"),
+        ({"name": "qwen"}, "Unknown simulated captioner 'qwen'; available: synthetic-amber"),
+        ({"name": "synthetic-amber", "temper": 1}, "options of .*'synthetic-amber': .*'temper'"),
         ({"name": "synthetic-amber", "omission": 1.5}, "`omission` of .* 1.0, got 1.5"),
         ({"name": "synthetic-amber", "hallucination": 0.6}, "`hallucination` of .* 0.5, got 0.6"),
     ],
@@ -167,7 +167,7 @@ def test_bad_options_of_a_model_are_told(city_with_truth, config, message):
 
 
 def test_unknown_image_and_folder_without_truth_are_told(amber, tmp_path):
-    with pytest.raises(CaptioningError, match="Nothing is known of image 'elsewhere_sv0'"):
+    with pytest.raises(CaptioningError, match="No ground truth for image 'elsewhere_sv0'"):
         _ask(amber, _request(image_id="elsewhere_sv0"))
     with pytest.raises(CaptioningError, match="has no truth/"):
         Truth(tmp_path)
