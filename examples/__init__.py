@@ -1,1 +1,1 @@
-"""Experiments and one-off importers; nothing imports them."""
+"""Experiments and importers of single collections."""

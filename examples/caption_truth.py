@@ -1,14 +1,13 @@
-"""What refinement and consensus are worth where the truth is known: the *synthetic* city.
+"""Evaluate caption refinement and consensus against the ground truth of a *synthetic* city.
 
     python -m examples.caption_truth --grid_size 8
     python -m examples.caption_truth --miss_rate 0.05 --false_alarm_rate 0.4
     python -m examples.caption_truth --local_hallucination 1
 
-Builds a synthetic city and sends its images through the whole pipeline of
-`configs/captioning/synthetic.yaml`: five simulated captioners that leave out and make up at known
-rates, real segmentation, parser, filter, guards and consensus, and a *simulated* detector with
-stated error rates. Every caption is then judged against what was drawn
-(`examples.simulated_judge`). Intervals are paired bootstraps over images.
+Builds a synthetic city and captions its images with `configs/captioning/synthetic.yaml`: five
+*simulated* captioning models that omit and hallucinate at known rates, real segmentation, parser,
+filters and consensus, and a *simulated* detector with given error rates. Each caption is compared
+with the ground truth (`examples.simulated_judge`). Intervals are paired bootstraps over images.
 """
 
 import argparse
@@ -42,7 +41,7 @@ Floats = NDArray[np.float64]
 
 
 class Judged(NamedTuple):
-    """A model's candidate, judged as first written and as refined; a dropped one had no vote."""
+    """Judgements of a candidate before and after refinement."""
 
     model: str
     chosen: bool
@@ -52,27 +51,27 @@ class Judged(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """An estimate and its 95 % interval."""
+    """Estimate with its 95 % interval."""
 
     value: float
     low: float
     high: float
 
     def text(self, form: str) -> str:
-        """Such as "+0.051 [+0.040, +0.062]"."""
+        """Format as text, such as "+0.051 [+0.040, +0.062]"."""
         return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]"
 
 
 class Refinement(NamedTuple):
-    """What refinement did to the captions of some images.
+    """Effect of refinement on a set of captions.
 
     Attributes:
-        captions: judged before and after.
-        rate: share of what is not there among what is named, before and after.
-        recall: share of what is there that is named, before and after.
-        cut: of the things named that are not there, the share that is gone.
-        net_loss: true things named after, as a share less than before; negative is a gain.
-        gross_loss: of the true things named before, the share that is not named after.
+        captions: Number of captions.
+        rate: Hallucinated share of the objects named, before and after.
+        recall: Share of the true objects that are named, before and after.
+        cut: Share of the hallucinated objects that refinement removed.
+        net_loss: Relative decrease in the number of true objects named; negative is a gain.
+        gross_loss: Share of the true objects named before that are not named after.
     """
 
     captions: int
@@ -84,7 +83,7 @@ class Refinement(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """Mean F1 against the truth of a way to choose a caption, and what consensus has more."""
+    """Mean F1 of a strategy to choose a caption, and the gain of consensus over it."""
 
     name: str
     f1: float
@@ -94,7 +93,7 @@ class Choice(NamedTuple):
 def judged_images(
     candidates: Sequence[Candidate], truth_of: Callable[[str], ImageTruth]
 ) -> dict[str, list[list[Judged]]]:
-    """All candidates, by view and image."""
+    """Judge all candidates, grouped by view and image."""
     found: dict[str, list[list[Judged]]] = {view: [] for view in VIEWS}
     for image_id, group in groupby(candidates, key=lambda one: one.image_id):
         truth = truth_of(image_id)
@@ -107,7 +106,7 @@ def judged_images(
 
 
 def refinement(images: Sequence[Sequence[Judged]]) -> Refinement:
-    """Counts over all candidates that took part in the consensus."""
+    """Measure refinement over all candidates that took part in the consensus."""
     counts = np.array([np.sum([_counts(one) for one in image], axis=0) for image in images], float)
     false, true, missed, false_after, true_after, missed_after, _ = counts.sum(axis=0)
     return Refinement(
@@ -121,7 +120,7 @@ def refinement(images: Sequence[Sequence[Judged]]) -> Refinement:
 
 
 def _counts(one: Judged) -> list[int]:
-    """False, true and missed things before; the same after; true things lost."""
+    """Numbers of false, true and missed objects before and after, and of true objects lost."""
     if one.dropped:
         return [0] * 7
     found = [len(v) for j in (one.before, one.after) for v in (j.false, j.true, j.missed)]
@@ -129,7 +128,7 @@ def _counts(one: Judged) -> list[int]:
 
 
 def choices(images: Sequence[Sequence[Judged]]) -> list[Choice]:
-    """Consensus against other ways to choose, on images that have a choice."""
+    """Compare consensus with other strategies on images with a chosen candidate."""
     kept = [[one for one in image if not one.dropped] for image in images]
     kept = [image for image in kept if any(one.chosen for one in image)]
     scores: dict[str, list[Any]] = {
@@ -139,7 +138,7 @@ def choices(images: Sequence[Sequence[Judged]]) -> list[Choice]:
     }
     singles: dict[str, list[Any]] = {}
     for model in sorted({one.model for image in kept for one in image}):
-        # expected F1 of any of its captions; NaN where all were dropped
+        # mean F1 of its captions; NaN if all were dropped
         own = [[one.after.f1 for one in image if one.model == model] for image in kept]
         singles[model] = [np.mean(f1) if f1 else np.nan for f1 in own]
     best = max(singles, key=lambda model: float(np.nanmean(singles[model])))
@@ -156,15 +155,15 @@ def _choice(name: str, scores: Floats, consensus: Sequence[float]) -> Choice:
 
 
 def bootstrap(rows: Floats, statistic: Callable[[Floats], Floats]) -> Difference:
-    """A statistic of sums over images, with its 95 % interval.
+    """Bootstrap a statistic of sums over images.
 
     Args:
-        rows: `(images, n)`.
-        statistic: of sums `(resamples, n)`, `(resamples,)`.
+        rows: Summands per image, `(images, n)`.
+        statistic: Function from sums `(resamples, n)` to values `(resamples,)`.
     """
     rng = np.random.default_rng(0)
     weights = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=RESAMPLES)
-    with np.errstate(divide="ignore", invalid="ignore"):  # a resample may hold nothing to divide by
+    with np.errstate(divide="ignore", invalid="ignore"):  # denominators may be 0 in a resample
         low, high = np.nanquantile(statistic(weights @ rows), (0.025, 0.975))
         value = statistic(rows.sum(axis=0)[None])[0]
     return Difference(float(value), float(low), float(high))
@@ -177,14 +176,14 @@ def synthetic_recipe(
     models: Mapping[str, float] | None = None,
     max_images: int | None = None,
 ) -> Recipe:
-    """The recipe for simulated models.
+    """Recipe of a run with simulated models.
 
     Args:
-        dataset: a synthetic one with its truth.
-        output_dir: of the run.
-        detector: options of the simulated detector, such as its error rates.
-        models: options of all simulated models.
-        max_images: of each table.
+        dataset: Synthetic dataset with its ground truth.
+        output_dir: Output folder of the run.
+        detector: Options of the simulated detector, such as its error rates.
+        models: Options of all simulated models.
+        max_images: Maximum number of images per table.
     """
     values = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
     values |= {
@@ -198,7 +197,7 @@ def synthetic_recipe(
 
 
 def candidates_of(recipe: Recipe) -> list[Candidate]:
-    """All candidates of a finished run, those of an image together."""
+    """All candidates of a finished run, grouped by image."""
     paths = [ShardFolder(recipe.output_dir, shard).candidates for shard in list_shards(recipe)]
     return list(read_candidates(paths))
 
@@ -209,7 +208,7 @@ def report(
     false_alarm_rate: float,
     local_hallucination: float,
 ) -> str:
-    """The tables, in Markdown."""
+    """Format the results as Markdown tables."""
     errors = f"*simulated* detector: miss rate {miss_rate:g}, false alarm rate {false_alarm_rate:g}"
     lines = [
         f"Embedded *synthetic* city, *simulated* captioners (short captions make up "
@@ -241,7 +240,7 @@ def report(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; see the module's docstring."""
+    """Build a city, caption its images and print the results."""
     parser = argparse.ArgumentParser(
         prog="python -m examples.caption_truth",
         description=__doc__,

@@ -1,16 +1,16 @@
-"""What 1,448 street views of New York add to what is known of a place anyway.
+"""Predictive value of 1,448 street views of New York beyond location.
 
   python -m examples.new_york --data DATA --output_dir runs/new_york --model runs/real/model
 
-Builds two datasets from the recipe `configs/cities/new_york_real.yaml`: square kilometres, and what
-lies within 500 m of a photo and nearer to it than to any other photo. Then it embeds the photos by
-every encoder that needs no download, and probes each alone, beside the coordinates and beside
-GeoCLIP's location encoder, on random splits and on held-out districts. The scores with their
-intervals are in OUTPUT_DIR/new_york.csv; `--docs docs` puts them and their table into the
-documentation. Rerun the command to resume.
+Builds two datasets from the recipe `configs/cities/new_york_real.yaml`: one with square kilometres
+as regions, one with the area around each photo (its Voronoi cell within 500 m). Embeds the photos
+with all encoders that need no download, and probes each one by itself, combined with coordinates,
+and combined with GeoCLIP's location encoder, on random splits and on held-out districts. Scores and
+intervals are written to OUTPUT_DIR/new_york.csv; `--docs docs` updates the documentation. Rerun the
+command to resume.
 
-DATA holds the folders `streetview_nyc` (StreetviewLLM's photos) and `cityrep/labels` (CityRep's
-rasters), as their authors publish them.
+DATA holds the folders `streetview_nyc` (photos of StreetviewLLM) and `cityrep/labels` (rasters of
+CityRep) as published.
 """
 
 import argparse
@@ -72,17 +72,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(data: Path, output: Path, model: str | None, seeds: int) -> pd.DataFrame:
-    """Everything, for both kinds of regions.
+    """Build, embed, probe and report for both kinds of regions.
 
     Args:
         data: Folder of the collections.
-        output: Folder of the results.
+        output: Output folder.
         model: Folder of an UrbanLN.
-        seeds: Splits of each protocol.
+        seeds: Number of splits per protocol.
 
     Returns:
-        The rows of [`added_table`] with the column `city` before them, and the other controls of
-        location as systems.
+        The rows of [`added_table`] with an additional first column `city`, and the other
+        location-only controls as systems.
     """
     photos = data / "streetview_nyc" / "labels.csv"
     if not photos.is_file():
@@ -117,11 +117,11 @@ def run(data: Path, output: Path, model: str | None, seeds: int) -> pd.DataFrame
 
 
 def write_places(photos: Path, bbox: list[float], output: Path) -> None:
-    """Write what lies within 500 m of a photo and nearer to it than to any other.
+    """Write the area around each photo, its Voronoi cell within 500 m, as a GeoPackage.
 
     Args:
         photos: CSV with `lon`, `lat` and `image`.
-        bbox: West, south, east, north in degrees; photos beyond are left out.
+        bbox: West, south, east, north in degrees; photos outside are left out.
         output: GeoPackage with the column `place`, EPSG:4326.
     """
     table = pd.read_csv(photos)
@@ -146,9 +146,9 @@ def write_places(photos: Path, bbox: list[float], output: Path) -> None:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """Of held-out districts: location and photos alone, and what photos add, as Markdown.
+    """Markdown table for held-out districts: R2 of location and of photos, and the gain by photos.
 
-    "Coordinates" is the best of k-NN, trees and ridge on the coordinates, indicator by indicator.
+    "Coordinates" is the best of k-NN, trees and ridge on the coordinates, for each indicator.
     """
     table = table[table["protocol"] == "block"]
     lines = [
@@ -170,7 +170,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def write_docs(table: pd.DataFrame, reaches: Mapping[str, Path], docs: Path) -> None:
-    """Bring the files `results/new_york*.csv` and the table in `results.md` up to date."""
+    """Update `results/new_york*.csv` and the table in `results.md`."""
     page = docs / "results.md"
     text, found = TABLE.subn(rf"\g<1>{markdown(table)}\g<2>", page.read_text(encoding="utf-8"))
     if not found:
@@ -189,7 +189,7 @@ def _interval(row: Any) -> str:
 
 
 def _by_place(folder: Path) -> pd.DataFrame:
-    """Mean R2 of nearest neighbours and of trees on the coordinates, in the columns of the rest."""
+    """Mean R2 of k-NN and trees on the coordinates, in the columns of [`added_table`]."""
     lines = (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()
     rows = pd.DataFrame([json.loads(line) for line in lines])
     rows = rows[(rows["system"] == LOCATION) & rows["probe"].isin(("knn", "gbm"))]
@@ -217,7 +217,7 @@ def _probe(dataset: Path, city: str, output: Path, model: str | None, seeds: int
 
 
 def _command(name: str, *arguments: Path, **options: object) -> None:
-    """Run a command of the project as a user would."""
+    """Run a command of the project in a subprocess."""
     words = [*name.split(), *map(str, arguments)]
     for option, value in options.items():
         words += [f"--{option}", str(value)]

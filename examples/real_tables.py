@@ -1,14 +1,14 @@
-"""Tables on real labels: what captions, pictures and coordinates are worth to each other.
+"""Comparison of captions, images and coordinates as predictors of real labels.
 
     python -m examples.real_tables --data DATA --output_dir runs/real_tables
     python -m examples.real_tables ... --only beijing
-    python -m examples.real_tables ... --model runs/real/model        UrbanLN, its towers
-    python -m examples.real_tables ... --clip CLIP_FOLDER             frozen CLIP, if at hand
+    python -m examples.real_tables ... --model runs/real/model        adds the towers of an UrbanLN
+    python -m examples.real_tables ... --clip CLIP_FOLDER             adds frozen CLIP
 
 `DATA` holds `urbanclip_toolkit/`, `streetview_nyc/`, `king_county/` and `camvid/`; `python -m
 dataset_builders.importers urbanclip --help` and `python -m examples.importers NAME --help` describe
-their layouts. Writes `tables.md` and the same as one tidy table, `tables.csv`. Rerun the command to
-resume. The results are in `docs/results/real_tables.csv`.
+their layouts. Writes `tables.md`, and the same values as one tidy table, `tables.csv`. Rerun the
+command to resume. The results are in `docs/results/real_tables.csv`.
 """
 
 import argparse
@@ -44,14 +44,14 @@ from pipelines.evaluation.probe.run import ProbeSettings, probe
 from pipelines.evaluation.probe.splits import geography
 from pipelines.evaluation.probe.systems import split_name
 
-# importer, folder of the data, and city of each place
+# importer, data folder and city of each section
 PLACES = {
     "beijing": (urbanclip, "urbanclip_toolkit", "beijing"),
     "new_york": (streetview_nyc, "streetview_nyc", "new_york"),
     "king_county": (king_county, "king_county", "king_county"),
     "camvid": (camvid, "camvid", "cambridge"),
 }
-BLOCK_TILES = 16  # Beijing's: about 12.6 km
+BLOCK_TILES = 16  # in Beijing, about 12.6 km
 SMALL_SYSTEMS = ("tile2vec", "simclr-adjacency")
 LEFT_OUT = {
     "clip": "its weights are on the Hub; `--clip FOLDER` adds it",
@@ -67,12 +67,12 @@ LEFT_OUT = {
 }
 SHUFFLED, SENTENCES = "captions-shuffled", "captions-minilm"
 BY_RIDGE = Reference("coordinates", "none", "ridge")
-KEYS = ("system", "probe", "quantile over")  # columns of a table that are no indicator
+KEYS = ("system", "probe", "quantile over")  # columns that are not indicators
 TITLES = {"r2": "R2", "rmse": "RMSE", "mae": "MAE", "spearman": "Spearman"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Compute what is missing and write the tables."""
+    """Compute missing results and write the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -102,11 +102,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 def made_of(
     dataset: str, place: str, paths: Sequence[Path], output: Path, seeds: int | None
 ) -> list[str]:
-    """Probe the tables of a place; its sections."""
+    """Probe embedding tables and return the Markdown sections of the results."""
     city = open_city(dataset, PLACES[place][2])
     tables = [read_embeddings(path) for path in paths]
     results = output / "results" / place
-    if place == "camvid":  # frames have no place
+    if place == "camvid":  # frames without coordinates
         probe(city, tables, results, ProbeSettings(protocols=("random",), seeds=seeds))
         return [section(place, results)]
     if place != "beijing":
@@ -124,7 +124,7 @@ def made_of(
 
 
 def captions_of(dataset: str, city: str, output: Path, options: argparse.Namespace) -> list[Path]:
-    """Captions as words, as words of another tile, as sentence embeddings, and by a text tower."""
+    """Embed captions by TF-IDF, shuffled TF-IDF, a sentence encoder, and the model's text tower."""
     captions, folder = read_captions(dataset, city), output / city
     paths = [embed_tfidf(captions, folder), embed_tfidf(shuffled(captions), folder, SHUFFLED)]
     sentences = SentenceTower(sentence_encoder(DEFAULT_ENCODER))
@@ -137,11 +137,11 @@ def captions_of(dataset: str, city: str, output: Path, options: argparse.Namespa
 
 
 def pictures_of(dataset: str, city: str, output: Path, options: argparse.Namespace) -> list[Path]:
-    """Colour and texture, small encoders that need no weights, UrbanLN, and frozen CLIP."""
+    """Embed images by colour and texture, small trained baselines, UrbanLN, and frozen CLIP."""
     source, folder = open_images(dataset, city), output / city
     paths = [embed(ColourTextureEncoder(), source, folder, "colour_texture")]
-    for system in SMALL_SYSTEMS if city != "cambridge" else ():  # Cambridge's photos have no place
-        # published for satellite tiles; New York has street views alone, and its names say so
+    for system in SMALL_SYSTEMS if city != "cambridge" else ():  # they need coordinates
+        # published for satellite tiles; New York has street views only
         other = {"view": "street_view"} if city == "new_york" else None
         paths.append(run_baseline(system, "cpu", dataset, city, output, overrides=other))
     if options.model:
@@ -154,10 +154,10 @@ def pictures_of(dataset: str, city: str, output: Path, options: argparse.Namespa
 
 
 class SentenceTower(TextTower):
-    """A sentence encoder in the place of a text tower.
+    """Sentence encoder with the interface of a text tower.
 
     Args:
-        encoder: of sentence-transformers.
+        encoder: Encoder of sentence-transformers.
     """
 
     def __init__(self, encoder: SentenceEncoder):
@@ -166,17 +166,17 @@ class SentenceTower(TextTower):
         self.max_length = int(encoder.model.max_seq_length)
 
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> NDArray[np.float32]:
-        """Unit vectors, `(N, D)`; the encoder has batches of its own."""
+        """Unit vectors `(N, D)`; the encoder chooses its own batch size."""
         return self._encoder(list(texts))
 
     def count_truncated(self, texts: Sequence[str]) -> int:
-        """How many texts are longer than is read."""
+        """Number of texts that exceed the maximum length."""
         tokens = self._encoder.model.tokenizer(list(texts), verbose=False)["input_ids"]
         return sum(len(one) > self.max_length for one in tokens)
 
 
 def shuffled(captions: RegionCaptions, seed: int = 0) -> RegionCaptions:
-    """A control: every caption stays a real one, and goes to another region."""
+    """Assign each caption to a random other region, as a control."""
     rng = np.random.default_rng(seed)
     views = {
         view: replace(own, region=rng.permutation(own.region))
@@ -187,16 +187,16 @@ def shuffled(captions: RegionCaptions, seed: int = 0) -> RegionCaptions:
 
 
 def in_blocks(city: City, tiles: float) -> City:
-    """The city with blocks of so many tiles a side, instead of the stored, narrower ones."""
+    """Replace the stored split blocks of a city by larger ones of `tiles` tiles per side."""
     cell_m = geography(city.regions).cell_m
     regions = city.regions.drop(columns="split_block")
     return replace(city, regions=regions, block_m=tiles * cell_m)
 
 
 def in_quarters(city: City) -> City:
-    """The city with blocks of half its extent.
+    """Replace the split blocks of a city by blocks of half its extent.
 
-    It stands in for another city: only one has labels and captions here, so none can be left out.
+    A substitute for transfer between cities, as only one city here has labels and captions.
     """
     place = geography(city.regions)
     half = (np.ptp(place.xy, axis=0).max() + place.buffer_m) / 2
@@ -204,10 +204,11 @@ def in_quarters(city: City) -> City:
 
 
 def misplaced(city: City, tfidf: Path, output_dir: Path, seeds: int | None) -> str:
-    """Captions of the tile in which each label was read, beside those of the tile it is given to.
+    """Compare captions of the labelled tile with those of the tile where its label was sampled.
 
-    The labels were read at the tile's south-west corner in BD-09 taken for WGS-84: in the tile east
-    of it, or north-east. How much of a label do captions miss by that alone?
+    The published labels were sampled at the tile's south-west corner in BD-09, interpreted as
+    WGS-84, and so lie in the tile to the east or north-east. The difference is the effect of this
+    misplacement on the scores of captions.
     """
     own, regions = read_embeddings(tfidf), city.regions
     lon, lat = tile_corner(regions["tile_x"], regions["tile_y"], regions["tile_z"], "baidu")
@@ -228,7 +229,7 @@ def misplaced(city: City, tfidf: Path, output_dir: Path, seeds: int | None) -> s
 
 
 def section(title: str, results: Path) -> str:
-    """The tables of a place in Markdown: scores, differences, gains, intervals."""
+    """Markdown tables of a results folder: scores, differences, gains and coverage."""
     latest = json.loads((results / "probe.json").read_text(encoding="utf-8"))["table_hash"]
     rows = [row for row in read_rows(results / "results.jsonl") if row.table_hash == latest]
     systems = {row.system for row in rows}
@@ -246,13 +247,13 @@ def section(title: str, results: Path) -> str:
 
 
 def left_out() -> str:
-    """The systems that are not in the tables, and why."""
+    """List of the systems that are not in the tables, with reasons."""
     lines = ["Not in the table:", ""]
     return "\n".join([*lines, *(f"- {name}: {reason}." for name, reason in LEFT_OUT.items())])
 
 
 def scores(rows: Sequence[ResultRow], protocol: str, metric: str) -> str:
-    """A metric, mean and SD over splits, of all systems."""
+    """Markdown table of a metric: mean and SD over splits per system and indicator."""
     rows = [row for row in rows if row.protocol == protocol]
     rows = [row for row in rows if not row.beside]
     seeds = sorted({row.split_seed for row in rows})
@@ -273,13 +274,13 @@ def scores(rows: Sequence[ResultRow], protocol: str, metric: str) -> str:
 
 
 def differences(results: Path, reference: Reference, protocol: str, gains: bool = False) -> str:
-    """R2 less that of a reference, with 95 % intervals over blocks.
+    """Markdown table of differences of R2 to a reference, with 95 % intervals over blocks.
 
     Args:
-        results: of a place.
-        reference: what is compared with.
-        protocol: of the splits.
-        gains: those of vectors beside coordinates; else those of all others.
+        results: Folder of the results.
+        reference: System that is subtracted.
+        protocol: Split protocol.
+        gains: Whether to list embeddings combined with coordinates, or all other systems.
     """
     cells: dict[tuple[str, ...], dict[str, str]] = {}
     for one in compare(results, reference):
@@ -295,7 +296,7 @@ def differences(results: Path, reference: Reference, protocol: str, gains: bool 
 
 
 def covered(coverage: Iterable[Coverage], protocol: str) -> str:
-    """Coverage of 90 % prediction intervals on test regions, and their half-width."""
+    """Markdown table of the coverage and half-width of 90 % prediction intervals."""
     cells: dict[tuple[str, ...], dict[str, str]] = {}
     for one in coverage:
         alone = one.probe != "mlp" and not split_name(one.system)[0]
@@ -308,10 +309,10 @@ def covered(coverage: Iterable[Coverage], protocol: str) -> str:
 
 
 def cells(text: str) -> pd.DataFrame:
-    """The tables of a Markdown text as one tidy table, a row for each cell.
+    """Parse Markdown tables into one tidy table with a row per cell.
 
     Args:
-        text: Headings of level 2, titles that end in a colon, and their tables.
+        text: Level-2 headings, and tables below titles that end in a colon.
     """
     rows: list[dict[str, str]] = []
     section, title, heads = "", "", list[str]()
@@ -337,7 +338,7 @@ def cells(text: str) -> pd.DataFrame:
 def _table(
     title: str, heads: Sequence[str], cells: Mapping[tuple[str, ...], Mapping[str, str]]
 ) -> str:
-    """A Markdown table: a row for each key, a column for each indicator."""
+    """Markdown table with a row per key and a column per indicator."""
     names = list(dict.fromkeys(name for row in cells.values() for name in row))
     lines = [[*heads, *names], ["---"] * (len(heads) + len(names))]
     lines += [[*key, *(row.get(name, "–") for name in names)] for key, row in cells.items()]

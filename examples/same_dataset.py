@@ -1,4 +1,4 @@
-"""Whether two built datasets are the same: regions, splits, indicators (to 1e-6), images.
+"""Compare two built datasets: regions, splits, indicators (to 1e-6) and images.
 
 python -m examples.same_dataset runs/before/dataset runs/after/dataset
 """
@@ -15,7 +15,7 @@ TOLERANCE = 1e-6
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """What differs, a line for each table; nothing if the datasets are the same."""
+    """List the differences of two datasets, one line per table."""
     found = []
     if list_tables(one) != list_tables(other):
         return [f"tables: {list_tables(one)} and {list_tables(other)}"]

@@ -1,7 +1,7 @@
-"""What a caption of the synthetic city names, and which of it is there.
+"""Compare captions of the synthetic city with its ground truth.
 
-Exact, because captions are written from facts by templates, so the words for each thing are known.
-Used by no model, and independent of the pipeline's parsers.
+The comparison is exact, as captions are written from facts by templates with known words for each
+object. It is used by no model and independent of the pipeline's parsers.
 """
 
 import re
@@ -21,17 +21,17 @@ from pipelines.captioning.simulated.words import (
 )
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-_SAME_SENTENCE = 0.8  # share of words, above which a sentence is one of an opening or a closing
+_SAME_SENTENCE = 0.8  # minimum share of words shared with an opening or closing sentence
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A caption against the truth, by things.
+    """Objects of a caption compared with the ground truth.
 
     Attributes:
-        true: things it names that are there.
-        false: things it names that are not there.
-        missed: things that are there and that it does not name.
+        true: Objects named that are in the image.
+        false: Objects named that are not in the image.
+        missed: Objects in the image that are not named.
     """
 
     true: frozenset[str]
@@ -40,26 +40,26 @@ class Judgement:
 
     @property
     def hallucination_rate(self) -> float:
-        """Share of what is not there among what is named; 0 if nothing is."""
+        """Share of false objects among those named; 0 if none is named."""
         return len(self.false) / max(1, len(self.true) + len(self.false))
 
     @property
     def recall(self) -> float:
-        """Share of what is there that is named."""
+        """Share of the objects in the image that are named."""
         return len(self.true) / max(1, len(self.true) + len(self.missed))
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of the share of truth in what is named, and of the recall."""
+        """Harmonic mean of precision and recall."""
         right = 2 * len(self.true)
         return right / max(1, right + len(self.false) + len(self.missed))
 
 
 def judge(text: str, truth: ImageTruth) -> Judgement:
-    """Judge a caption, whoever wrote it.
+    """Compare a caption with the ground truth.
 
-    Openings and closings of the captioners state nothing. A thing that is part of another (the
-    trees of a park) is not false where the other is there, and is not asked for.
+    Opening and closing sentences of the captioning models are ignored. Parts of an object in the
+    image (the trees of a park) count neither as false nor as missed.
     """
     things = truth.things
     stated = frozenset(
@@ -72,9 +72,9 @@ def judge(text: str, truth: ImageTruth) -> Judgement:
 
 
 def _parts(truth: ImageTruth) -> frozenset[str]:
-    """Things that come with those that are there: what a true fact names beside itself."""
+    """Objects that are part of true ones, named in the wording of a fact."""
     told = [words for fact in truth.facts for words in wordings(fact, truth.view)]
-    # cut at each word that leads to a part: "factory sheds | behind fences"
+    # split before each part: "factory sheds | behind fences"
     pieces = [piece for words in told for piece in re.split(r" (?:with|behind|and|of|in) ", words)]
     return frozenset(thing for piece in pieces for thing in named_things(piece, truth.view))
 
@@ -89,7 +89,7 @@ def _is_padding(words: Iterable[str]) -> bool:
     return any(len(found & one) >= _SAME_SENTENCE * len(found) for one in _padding())
 
 
-# shorter names of things than their facts have
+# names of objects that are shorter than in their facts
 _OF_BOTH_VIEWS = {
     "open fields": ("field",),
     "detached houses with gardens": ("detached house",),
@@ -127,12 +127,12 @@ _SHORT_NAMES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 
 @cache
 def names_of_things(view: str) -> dict[str, str]:
-    """Lower-case words in which a text may name something, to what they name."""
+    """Map lower-case names to the objects that they name."""
     names: dict[str, str] = {}
     for fact in possible_facts(view):
         thing = thing_of(fact)
         if view == "street_view" and thing in HOUSE_THINGS:
-            continue  # said with the sides of the street
+            continue  # named with the sides of the street
         short = _SHORT_NAMES[view].get(thing, ())
         full = () if thing in ("carriageway", "season", "height", "facades") else (thing,)
         for plain in (*full, *short):
@@ -143,7 +143,7 @@ def names_of_things(view: str) -> dict[str, str]:
 
 
 def _numbers(name: str) -> set[str]:
-    """A name in the singular and in the plural, and in the plural as the captioners form it."""
+    """Singular and plural of a name, including the plural that the captioning models form."""
     last = name.split()[-1]
     singular = name.removesuffix(last) + stem(last)
     irregular = {"sky": "skies", "lorry": "lorries", "bus": "buses", "bench": "benches"}
@@ -159,7 +159,7 @@ def _pattern(view: str) -> re.Pattern[str]:
 
 
 def named_things(text: str, view: str) -> list[str]:
-    """What a text names, in its order; of names within one another the longest counts."""
+    """Objects named in a text, in order; the longest of nested names counts."""
     names = names_of_things(view)
     return [names[match[0]] for match in _pattern(view).finditer(" ".join(text.lower().split()))]
 

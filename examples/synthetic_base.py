@@ -1,11 +1,10 @@
-"""Rebuild `models/urbanln-base-synthetic`, the small CLIP that the quickstart starts from.
+"""Train `models/urbanln-base-synthetic`, the small CLIP checkpoint that the quickstart adapts.
 
     python -m examples.synthetic_base --output_dir FOLDER --work_dir runs/base
 
-Twelve simulated cities that nothing else in the project uses are rendered with true captions; a
-CLIP of 77 text positions is trained on them by CLIP's own loss (`configs/base_synthetic.yaml`) and
-saved in CLIP's own format, in float16, with its card. Rerun the command to resume. About an hour on
-two cores.
+Renders twelve simulated cities, used nowhere else in the project, with true captions; trains a CLIP
+with 77 text positions on them (`configs/base_synthetic.yaml`); and saves it in CLIP's format in
+float16 with a model card. Rerun the command to resume. About an hour on two cores.
 """
 
 import argparse
@@ -35,7 +34,7 @@ CLIP_POSITIONS = 77
 
 
 def to_clip(model: UrbanLNModel) -> CLIPModel:
-    """The same weights as a `CLIPModel`, in float16."""
+    """Convert to a `CLIPModel` in float16."""
     fields: dict[str, Any] = {
         name: getattr(model.config, name).to_dict() for name in ("text_config", "vision_config")
     }
@@ -73,7 +72,7 @@ def _measured(run: Path) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; see the module."""
+    """Build the dataset, train, and write the checkpoint."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,28 +1,28 @@
-"""What does a location alone predict? CityRep's tasks, splits and head, and controls beside them.
+"""Evaluate location-only baselines and your own embeddings on CityRep's tasks and splits.
 
     python -m examples.cityrep --data DATA --output_dir runs/cityrep
 
 `DATA` holds `labels/<city>.<task>.<year>/labels.tif` and `task.json` (or `tasks/`, as in the
-release), and `published/spatial_summary.csv` and `random_summary.csv` if the published scores are
-to stand beside. Rerun the command to resume.
+release) and, for comparison with the published scores, `published/spatial_summary.csv` and
+`random_summary.csv`. Rerun the command to resume.
 
-Your own embeddings, one GeoTIFF per city whose bands are the components, and a table of regions:
+Your own embeddings, as one GeoTIFF per city with one band per dimension or as a region table:
 
     python -m examples.cityrep ... --raster mine=embeddings/{city}.tif other=other/{city}.tif
     python -m examples.cityrep ... --table urbanln=runs/x/embeddings/new_york/urbanln.parquet
 
-The benchmark's own head, and its published row PE computed again (minutes to hours on a CPU):
+The published row PE, recomputed with the benchmark's MLP head (minutes to hours on a CPU):
 
     python -m examples.cityrep ... --systems pe --head mlp --tasks pm25
 
-Systems: `mean`, `coordinates` (by nearest neighbours, trees and ridge), `pe` (the benchmark's
+Systems: `mean`, `coordinates` (with nearest neighbours, trees and ridge), `pe` (the benchmark's
 positional encoding), `geoclip` (GeoCLIP's location encoder). Protocols: `cityrep_block` and
-`cityrep_random` are the benchmark's, to the sample; `block` is `cityrep_block` without the training
-cells near another part. Seeds of the benchmark: 42, 24, 7, 0 and 100.
+`cityrep_random` reproduce the benchmark's splits exactly; `block` adds a buffer to `cityrep_block`.
+Seeds of the benchmark: 42, 24, 7, 0 and 100.
 
 Writes `page.html`, `scores.csv` (one row per city, task, protocol, system, probe and seed; errors
-of z-scored labels), `summary.csv` (with intervals), `beaten.csv` (where coordinates beat a
-published model) and `skipped.csv`. They show this command's settings; rows of others are kept.
+of z-scored labels), `summary.csv` (with intervals), `beaten.csv` (published models that score below
+coordinates) and `skipped.csv` for the settings of this command; results of other settings are kept.
 """
 
 import sys
@@ -42,7 +42,7 @@ from .tasks import TASKS, damaged_tasks, find_tasks, read_published
 PROGRAM = "python -m examples.cityrep"
 SYSTEMS = (*dict.fromkeys(control.name for control in CONTROLS), *ENCODERS)
 NO_SYSTEM = "none"
-MOST_SEED = 2**32 - 1  # of scikit-learn
+MOST_SEED = 2**32 - 1  # limit of scikit-learn
 
 
 @dataclass
@@ -71,27 +71,27 @@ class Arguments:
 
 
 class Problems(list[str]):
-    """What a user has to correct, collected so that all of it is told at once."""
+    """List of user errors, collected to report all of them at once."""
 
     def attempt(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """The result of a call, or None if it raises what a user can correct."""
+        """Return the result of a call, or record its user error and return None."""
         try:
             return function(*arguments)
         except (InputError, OSError) as error:
             self.append(str(error))
 
     def check(self) -> None:
-        """Raise if there are any.
+        """Raise all recorded errors.
 
         Raises:
-            InputError: All of them, on one line.
+            InputError: All errors on one line.
         """
         if self:
             raise InputError(" ".join(self).replace("\n", " "))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code, see [`run_command`]."""
+    """Run the command and return the exit code of [`run_command`]."""
     words = sys.argv[1:] if argv is None else argv
     return run_command(lambda: _run(_parse(words)), "examples.cityrep")
 

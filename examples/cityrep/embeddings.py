@@ -1,4 +1,4 @@
-"""Vectors of files: a many-band raster per city, and this project's tables of regions."""
+"""Embeddings from files: one multi-band raster per city, or a region table of this project."""
 
 from collections.abc import Iterator
 from glob import escape, glob
@@ -21,21 +21,21 @@ from pipelines.evaluation.probe.city import open_city
 from .systems import NoVectorsError, Vector
 from .tasks import Ints, Task
 
-NUMBERS_AT_ONCE = 2**25  # 128 MiB
+NUMBERS_AT_ONCE = 2**25  # 128 MiB of float32
 
 
 class RasterVectors:
-    """A raster per city whose bands are the components, averaged by area over each cell.
+    """Embeddings from one raster per city with one band per dimension.
 
-    As the release aligns rasters: values as they stand where the grid is that of the labels, else
-    the mean weighted by area; nodata is left out.
+    Rasters are aligned as in the release: unchanged if the grid is that of the labels, otherwise
+    averaged over each cell, weighted by area and without nodata.
 
     Args:
-        name: In tables.
-        pattern: Path with `{city}`, or of one raster for all cities.
+        name: Name in the tables.
+        pattern: Path with `{city}`, or the path of one raster for all cities.
 
     Raises:
-        InputError: There is no such file, one cannot be read, or they differ in their bands.
+        InputError: A file is missing or unreadable, or the numbers of bands differ.
     """
 
     def __init__(self, name: str, pattern: str):
@@ -51,7 +51,7 @@ class RasterVectors:
         self.fingerprint = digest(stamps)
 
     def chunks(self, task: Task) -> Iterator[tuple[Ints, Vector]]:
-        """See [`systems.Vectors`]; a few rows of the grid at a time."""
+        """See [`systems.Vectors`]; yields a few grid rows at a time."""
         path, grid = Path(self.pattern.replace("{city}", task.city)), task.grid
         if not path.is_file():
             raise NoVectorsError(f"{self.name} has no raster for {task.city}: no file at {path}.")
@@ -86,15 +86,15 @@ class RasterVectors:
 
 
 class TableVectors:
-    """A table of `python evaluate.py embed`: a cell has the vector of the region that holds it.
+    """Embeddings from a table of `python evaluate.py embed`, by the region that contains a cell.
 
-    A cell in no region takes the nearest one, if that is no farther than the usual distance of two
-    neighbouring regions' centres.
+    Cells outside all regions take the nearest one within the typical distance between the centres
+    of neighbouring regions.
 
     Args:
-        name: In tables.
-        path: Of the table, whose metadata name the dataset and the city.
-        dataset: Where the dataset is, if it has moved.
+        name: Name in the tables.
+        path: Path of the table; its metadata name the dataset and the city.
+        dataset: Dataset folder, overriding that of the metadata.
 
     Raises:
         InputError: The table or the dataset cannot be read, or has no vector.
@@ -133,7 +133,7 @@ class TableVectors:
             lonlat = task.lonlat[start : start + height]
             points = gpd.GeoDataFrame(geometry=gpd.points_from_xy(*lonlat.T, crs="EPSG:4326"))
             near = gpd.sjoin_nearest(points.to_crs(plane), regions, max_distance=reach)
-            near = near[~near.index.duplicated()]["index_right"]  # a cell on an edge: the first
+            near = near[~near.index.duplicated()]["index_right"]  # the first if equally near
             found = np.full((len(lonlat), self.vectors.shape[1]), np.nan, np.float32)
             found[near.index] = self.vectors[near]
             yield np.arange(start, start + len(lonlat)), found

@@ -1,4 +1,4 @@
-"""From vectors to predictions for 340,000 cells at a time: streamed ridge, and CityRep's MLP."""
+"""Regression heads on embeddings of up to 340,000 cells: streamed ridge and CityRep's MLP."""
 
 from collections.abc import Iterator, Sequence
 
@@ -26,18 +26,18 @@ ALPHAS = RidgeSettings().alphas
 def fit_ridge(
     X: NDArray[np.float32], y: NDArray[np.float32], splits: Sequence[Split]
 ) -> list[Floats]:
-    """Ridge regression with intercept on standardised vectors; validation chooses alpha.
+    """Ridge regression with intercept on standardised vectors, with alpha chosen on validation.
 
-    Equal to scikit-learn's `Ridge` on inputs standardised over the training cells. Three passes
-    over the vectors serve all splits and all alphas, and only products of `(D, D)` are kept.
+    Equals scikit-learn's `Ridge` on inputs standardised over the training cells. Three passes over
+    the vectors serve all splits and alphas, with `(D, D)` matrices in memory.
 
     Args:
-        X: `(N, D)`, an array or a memory map, finite.
-        y: `(N,)`.
-        splits: Rows of X.
+        X: Finite vectors `(N, D)`, as an array or a memory map.
+        y: Labels `(N,)`.
+        splits: Splits of the rows of X.
 
     Returns:
-        For each split, the predictions of its test rows.
+        Predictions of the test rows of each split.
     """
     moments = _moments(X, y, splits)
     solutions = [_solve(*one) for one in moments]
@@ -73,9 +73,9 @@ def _masks(n: int, rows: Sequence[Ints]) -> NDArray[np.bool_]:
 def _moments(
     X: NDArray[np.float32], y: NDArray[np.float32], splits: Sequence[Split]
 ) -> list[tuple[float, Floats, Floats]]:
-    """Of each split's training rows: how many, the means of (X, y), and their covariance.
+    """Number, means and covariance of (X, y) over the training rows of each split.
 
-    Sums over all rows less those over what a split leaves out, where that is the smaller part.
+    If most rows are training rows, the sums over the others are subtracted from the total.
     """
     trained = _masks(len(X), [split.train for split in splits])
     direct = trained.mean(1) < 0.5
@@ -99,9 +99,9 @@ def _moments(
 
 
 def _solve(n: float, mean: Floats, covariance: Floats) -> tuple[Floats, Floats]:
-    """Weights `(D, A)` and offsets `(A,)` on the raw vectors, for every alpha."""
+    """Weights `(D, A)` and offsets `(A,)` for the unstandardised vectors and each alpha."""
     scale = np.sqrt(np.clip(np.diag(covariance)[:-1], 0, None))
-    scale[scale < 1e-9] = np.inf  # a constant column is left out
+    scale[scale < 1e-9] = np.inf  # ignore constant columns
     gram = covariance[:-1, :-1] / np.outer(scale, scale)
     values, vectors = np.linalg.eigh(gram)
     projected = vectors.T @ (covariance[:-1, -1] / scale)
@@ -122,18 +122,18 @@ def fit_mlp(
 ) -> Floats:
     """CityRep's head on one split: Linear-ReLU-Linear, Adam, early stopping on validation.
 
-    The random numbers are drawn in the order of the release's `DataLoader`, so that on the CPU
-    equal vectors give equal scores. The vectors stay where they are; a batch at a time is read.
+    Random numbers are drawn in the order of the release's `DataLoader`, so that equal vectors give
+    equal scores on a CPU. Vectors are read one batch at a time.
 
     Args:
-        X: `(N, D)`, an array or a memory map, finite.
-        y: `(N,)`, standardised.
-        split: Rows of X.
-        seed: Of initial weights and order of batches.
-        device: Where it is trained.
+        X: Finite vectors `(N, D)`, as an array or a memory map.
+        y: Standardised labels `(N,)`.
+        split: Split of the rows of X.
+        seed: Seed of the initial weights and of the order of batches.
+        device: Torch device.
 
     Returns:
-        Predictions of the test rows by the weights of the best validation loss.
+        Predictions of the test rows with the weights of the best validation loss.
     """
     torch.manual_seed(seed)
     head = nn.Sequential(
@@ -152,14 +152,14 @@ def fit_mlp(
         {name: one.clone() for name, one in head.state_dict().items()},
     )
     for _ in range(MAX_EPOCHS):
-        _drawn_number()  # of the training loader's workers
+        _drawn_number()  # base seed of the training loader's workers
         order = torch.Generator().manual_seed(_drawn_number())
         shuffled = split.train[torch.randperm(len(split.train), generator=order).numpy()]
         for inputs, targets in batches(shuffled):
             optimizer.zero_grad(set_to_none=True)
             F.mse_loss(head(inputs)[:, 0], targets).backward()
             optimizer.step()
-        _drawn_number()  # of the validation loader's workers
+        _drawn_number()  # base seed of the validation loader's workers
         with torch.no_grad():
             losses = [float(F.mse_loss(head(x)[:, 0], t)) for x, t in batches(split.validation)]
         loss = sum(losses) / len(losses)
@@ -178,7 +178,7 @@ def _tensor(values: NDArray[np.float32], device: str) -> torch.Tensor:
 
 
 def _drawn_number() -> int:
-    """The number that a `DataLoader` draws from the global generator."""
+    """Draw from the global generator as a `DataLoader` does."""
     return int(torch.empty((), dtype=torch.int64).random_())
 
 

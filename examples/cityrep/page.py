@@ -1,4 +1,4 @@
-"""The page: first where location alone suffices, then every score beside the published ones."""
+"""HTML report: summary of location vs. published models, and tables of all scores."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,9 +28,9 @@ TASK_TITLES = {
     "lst_day_mean": "Land surface temperature",
     "road_density": "Road density",
 }
-VERDICTS = ("location_ahead", "location_first", "model_first", "model_ahead")  # of `report.py`
+VERDICTS = ("location_ahead", "location_first", "model_first", "model_ahead")  # see `report.py`
 CELL = ["protocol", "task", "city"]
-# of a strip: R2 from left to right over so many pixels, and below the left end an arrow
+# strip plots: range of R2, width and margin in pixels
 LEFT, RIGHT, WIDTH, MARGIN = -0.2, 1.0, 300, 12
 
 
@@ -44,11 +44,7 @@ def write_page(
     skipped: pd.DataFrame,
     buffer_m: float,
 ) -> Path:
-    """Write the page of the tables of `report.py`.
-
-    Returns:
-        The page.
-    """
+    """Render the tables of `report.py` as an HTML page and return its path."""
     seeds = [
         name[3:] for name in map(str, summary) if name.startswith("r2_") and name[3:].isdigit()
     ]
@@ -75,12 +71,12 @@ def write_page(
 
 
 def title_of(name: str) -> str:
-    """A task or a city in words."""
+    """Display name of a task or city."""
     return TASK_TITLES.get(name) or (name if name == MEAN else name.replace("_", " ").title())
 
 
 def _number(value: float, digits: int = 2) -> str:
-    """With a true minus, and no minus before a zero."""
+    """Format with a typographic minus, without negative zeros."""
     text = f"{value:.{digits}f}"
     return text.replace("-", "\N{MINUS SIGN}") if float(text) else text.lstrip("-")
 
@@ -88,9 +84,9 @@ def _number(value: float, digits: int = 2) -> str:
 def _glance(
     summary: pd.DataFrame, theirs: pd.DataFrame, verdicts: pd.DataFrame
 ) -> dict[str, Any] | None:
-    """Of the first protocol with published scores: a line per task, and its cities.
+    """Summary of the first protocol with published scores, one line per task.
 
-    None if no published score stands beside the 20 nearest neighbours.
+    None if the 20 nearest neighbours cannot be compared with a published score.
     """
     protocols = [one for one in PROTOCOL_TITLES if one in set(verdicts["protocol"])]
     if not protocols:
@@ -132,7 +128,7 @@ def _cell(table: pd.DataFrame, place: dict[Any, Any]) -> pd.DataFrame:
 
 
 def _strip(best: dict[Any, Any], ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[str, Any]:
-    """Where the marks of one task lie: published models, our systems, the control's interval."""
+    """Positions in a strip plot: published models, our systems, interval of the control."""
     others = ours[~ours["system"].isin([REFERENCE, "mean"])]
     return {
         "models": [
@@ -160,7 +156,7 @@ def _x(r2: float) -> float:
 
 
 def _sections(summary: pd.DataFrame, theirs: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """For each protocol, a table per task: systems by cities, the best mean first."""
+    """Tables of systems by cities for each protocol and task, sorted by mean score."""
     bounds = zip(summary["low"], summary["high"], strict=True)
     spreads = [f"{_number(low)} to {_number(high)}" for low, high in bounds]
     ours = summary.assign(ours=True, spread=spreads)
@@ -186,7 +182,7 @@ def _sections(summary: pd.DataFrame, theirs: pd.DataFrame) -> Iterator[dict[str,
 
 
 def _by_control(beaten: pd.DataFrame) -> dict[str, list[list[dict[Any, Any]]]]:
-    """By protocol, for each control the models below it: of the means, where there are any."""
+    """Models below each control, by protocol; means over cities if there are several."""
     means = beaten[beaten["city"] == MEAN]
     shown = means if len(means) else beaten
     shown = shown.sort_values("task", key=lambda names: names.map(TASKS.index), kind="stable")

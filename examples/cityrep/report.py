@@ -1,4 +1,4 @@
-"""Scores with intervals, beside the published rows, as CSV files; `page.py` shows them."""
+"""Scores with intervals and comparison with the published scores, as CSV files and HTML page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ def write_report(scored: Scored, published: pd.DataFrame, output: Path, buffer_m
     """Write `scores.csv`, `summary.csv`, `beaten.csv`, `skipped.csv` and `page.html`.
 
     Returns:
-        The page.
+        Path of the page.
     """
     summary = summarise(scored.rows)
     theirs = published_means(summary, published)
@@ -41,11 +41,11 @@ def write_report(scored: Scored, published: pd.DataFrame, output: Path, buffer_m
 
 
 def summarise(rows: Sequence[Row]) -> pd.DataFrame:
-    """One line per protocol, task, city and system: R2 with its interval.
+    """R2 with its interval per protocol, task, city and system.
 
-    `r2`, `r2_sd` and `rmse` are over seeds; `low` and `high` bound R2 in 95 % of the draws of
-    blocks; `gain` is R2 less that of the 20 nearest neighbours under the same draws. The lines of
-    `mean of cities` average the draws of the cities, which are independent.
+    `r2` and `rmse` are means over seeds, `r2_sd` the SD; `low` and `high` are the 95 % interval of
+    a bootstrap over blocks; `gain` is the paired difference to the 20 nearest neighbours. Rows of
+    `mean of cities` average the independent replicates of the cities.
     """
     cells: dict[tuple[str, str], dict[str, dict[str, list[Row]]]] = {}
     for row in rows:
@@ -82,7 +82,7 @@ def _scores(one: Drawn, reference: Drawn | None) -> dict[str, Any]:
 
 
 def _mean_of(cities: dict[str, dict[str, Drawn]]) -> dict[str, Drawn]:
-    """The systems that all cities have, averaged over the cities; none for a single city."""
+    """Average the systems that all cities have; empty for a single city."""
     first, *others = cities.values()
     shared = [name for name in first if others and all(name in one for one in others)]
     values = {name: [drawn[name].values for drawn in cities.values()] for name in shared}
@@ -90,10 +90,10 @@ def _mean_of(cities: dict[str, dict[str, Drawn]]) -> dict[str, Drawn]:
 
 
 def published_means(summary: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
-    """The published rows of the cells that are scored, and their means over the same cities.
+    """Published scores for the tasks and cities of the summary, and their means over these cities.
 
-    `r2_sd` is over seeds; of a mean, it is over cities. `sees`: what a model is given. A model that
-    lacks one of the cities has no mean.
+    `r2_sd` is the SD over seeds, or over cities for a mean; `sees` lists the inputs of a model.
+    Models that lack one of the cities have no mean.
     """
     cells = summary.loc[summary["city"] != MEAN, CELL].drop_duplicates()
     own = published.merge(cells, on=CELL)
@@ -112,12 +112,12 @@ def published_means(summary: pd.DataFrame, published: pd.DataFrame) -> pd.DataFr
 
 
 def verdicts(summary: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
-    """The 20 nearest neighbours beside the best published model that sees images or maps.
+    """Compare the 20 nearest neighbours with the best published model that uses images or maps.
 
-    `verdict`: `location_ahead` where that model's mean lies below the interval of the neighbours,
-    `location_first` where it lies below their score alone, `model_first` above the score and
-    `model_ahead` above the interval. `rank` is the neighbours' place among `of`: those models and
-    themselves. One control is compared, chosen before scores were seen, not the best of several.
+    `verdict` is `location_ahead` if the model's mean is below the interval of the neighbours,
+    `location_first` if it is only below their score, `model_first` if it is above the score, and
+    `model_ahead` if it is above the interval. `rank` is the rank of the neighbours among `of`
+    systems: these models and the neighbours. The control was fixed before scores were seen.
     """
     ours = summary.loc[summary["system"] == REFERENCE, [*CELL, "r2", "low", "high"]]
     models = theirs[theirs["sees"] != SEES["PE"]]
@@ -141,10 +141,10 @@ def verdicts(summary: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
 
 
 def beaten_models(summary: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
-    """Where a control that sees coordinates alone scores above a published model.
+    """Published models that score below a control that uses only coordinates.
 
-    `clearly`: the published mean lies below the interval of the control. The published scores are
-    means and spreads over seeds, so the two cannot be paired.
+    `clearly` marks published means below the interval of the control. Published scores are means
+    and SDs over seeds, so a paired comparison is impossible.
     """
     ours = summary[summary["system"].str.startswith("coordinates ")]
     names = {"r2": "model_r2", "r2_sd": "model_r2_sd"}
@@ -156,7 +156,7 @@ def beaten_models(summary: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _beside(summary: pd.DataFrame, theirs: pd.DataFrame, beaten: pd.DataFrame) -> pd.DataFrame:
-    """The summary with the best published model of a cell, and how many a control beats."""
+    """Add the best published model and the number of models below each control to the summary."""
     best = theirs.sort_values("r2").groupby(CELL, as_index=False).last()
     names = {"model": "published_best", "r2": "published_r2", "r2_sd": "published_r2_sd"}
     line = [*CELL, "system"]

@@ -1,4 +1,4 @@
-"""Tasks by systems by splits: missing rows are computed, the others are kept."""
+"""Score systems on tasks and splits; existing result rows are not recomputed."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from .splits import BUFFER_M, PROTOCOLS, SEEDS, Split, block_ids, draw_split
 from .systems import CONTROLS, Control, NoVectorsError, Vectors, aligned
 from .tasks import Floats, Skipped, Task, find_tasks, read_task
 
-FORMAT = 2  # of what a row means
+FORMAT = 2  # version of the result rows
 ROWS_FILE = "results.jsonl"
 
 System = Control | Vectors
@@ -24,16 +24,16 @@ Splits = dict[tuple[str, int], Split]  # by protocol and seed
 
 @dataclass(frozen=True)
 class Settings:
-    """What is scored, and how.
+    """Settings of a run.
 
     Attributes:
-        cities: All by default.
-        tasks: All by default.
-        protocols: Of `splits.PROTOCOLS`.
-        seeds: Of the splits, and of the MLP head.
-        head: `ridge` or `mlp`: the probe of vectors.
-        buffer_m: Of the protocol `block`.
-        device: Where the MLP is trained.
+        cities: Cities to score; all by default.
+        tasks: Tasks to score; all by default.
+        protocols: Split protocols, of `splits.PROTOCOLS`.
+        seeds: Seeds of the splits and of the MLP head.
+        head: Probe of embeddings, `ridge` or `mlp`.
+        buffer_m: Buffer of the protocol `block`, in metres.
+        device: Torch device of the MLP head.
     """
 
     cities: Sequence[str] | None = None
@@ -47,7 +47,7 @@ class Settings:
 
 @dataclass
 class Scored:
-    """Rows of this run's settings, and what could not be scored."""
+    """Result rows of a run, and tasks that could not be scored."""
 
     rows: list[Row] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
@@ -64,11 +64,11 @@ def run(
 
     Args:
         data: Folder of the release.
-        output: Rows are appended to its `results.jsonl`; those that are there are not computed
-            again, unless labels, vectors or settings have changed.
-        settings: See [`Settings`].
-        systems: Controls and vectors.
-        progress: Show a progress bar.
+        output: Output folder. Rows are appended to its `results.jsonl`; existing rows are only
+            recomputed if labels, embeddings or settings have changed.
+        settings: Settings of the run.
+        systems: Controls and embeddings to score.
+        progress: Whether to show a progress bar.
 
     Raises:
         InputError: There is no task to score, or a system's files are damaged.
@@ -109,7 +109,7 @@ def _score(
     store: Store,
     scratch: Path,
 ) -> list[Row]:
-    """The rows of one system on one task; the missing ones are computed and stored."""
+    """Rows of a system on a task; missing rows are computed and stored."""
     if isinstance(system, Control):
         probe, vectors = system.probe, ""
     else:
@@ -132,7 +132,7 @@ def _score(
 def _predict(
     task: Task, system: System, splits: Splits, settings: Settings, scratch: Path
 ) -> Iterator[tuple[Splits, list[Floats], int]]:
-    """Splits, their predictions and how many cells have no vector; of an MLP one by one."""
+    """Yield splits with their predictions and the number of cells without a vector."""
     if not splits:
         return
     if isinstance(system, Control):

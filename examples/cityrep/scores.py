@@ -1,8 +1,8 @@
-"""Result rows that a killed run keeps, and intervals from their blocks.
+"""Result rows, stored for resuming, and block bootstrap intervals.
 
-A row holds, for each block, the count of its test cells and the sums of y, y squared, squared and
-absolute errors. Scores under any draw of blocks follow from these sums, so that neither predictions
-nor a matrix of cells by blocks (`analysis/bootstrap.py`) is kept for 340,000 cells.
+A row holds the number of test cells of each block and their sums of y, y squared, squared and
+absolute errors. These suffice for the scores of any resample of blocks, so that no predictions of
+340,000 cells need to be stored.
 """
 
 import json
@@ -28,24 +28,24 @@ COLUMNS = ("city", "task", "protocol", "system", "probe", "seed")
 
 @dataclass(frozen=True)
 class Row:
-    """One system on one task under one split.
+    """Result of one system on one task and split.
 
     Attributes:
-        city: City.
-        task: What is predicted.
-        protocol: Of `splits.PROTOCOLS`.
+        city: Name of the city.
+        task: Name of the indicator.
+        protocol: Split protocol, of `splits.PROTOCOLS`.
         system: Name of the system.
-        probe: `ridge` or `mlp` for vectors; how a control predicts.
-        seed: Of the split.
-        n_test: Cells scored.
+        probe: `ridge` or `mlp` for embeddings; the method of a control.
+        seed: Seed of the split.
+        n_test: Number of test cells.
         r2: Coefficient of determination.
         rmse: Root mean squared error of the z-scored target.
         mae: Mean absolute error of the z-scored target.
-        n_train: Cells trained on.
-        n_validation: Cells that chose hyper-parameters.
-        missing: Cells of the task without a vector; they have zeros.
-        fingerprint: Of labels, vectors and settings.
-        sums: Of each block with test cells: `[block, n, sum y, sum y^2, sum error^2, sum |error|]`.
+        n_train: Number of training cells.
+        n_validation: Number of validation cells.
+        missing: Number of cells of the task without a vector, which get zeros.
+        fingerprint: Hash of labels, embeddings and settings.
+        sums: `[block, n, sum y, sum y^2, sum error^2, sum |error|]` per block with test cells.
     """
 
     city: str
@@ -66,19 +66,19 @@ class Row:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """What tells this row from every other."""
+        """Unique key of the row."""
         return (*(str(getattr(self, name)) for name in COLUMNS), self.fingerprint)
 
 
 def block_sums(truth: Floats, predicted: Floats, blocks: Ints) -> NDArray[np.float64]:
-    """`(100, 5)`: per block, what the sums of a [`Row`] hold."""
+    """Sums of a [`Row`] per block, `(100, 5)`."""
     error = predicted - truth
     parts = (np.ones_like(truth), truth, np.square(truth), np.square(error), np.abs(error))
     return np.stack([np.bincount(blocks, part, minlength=BLOCKS) for part in parts], axis=1)
 
 
 def metrics(sums: Floats) -> tuple[Floats, Floats, Floats]:
-    """R2, RMSE and MAE of totals `(..., 5)`; nan where there is nothing to score."""
+    """R2, RMSE and MAE from sums `(..., 5)`; NaN without test cells."""
     n, total, square, error, absolute = np.moveaxis(sums, -1, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         spread = square - np.square(total) / n
@@ -87,15 +87,15 @@ def metrics(sums: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 class Store:
-    """Rows in a JSON Lines file: appended whole, found again by key.
+    """Rows in a JSON Lines file, by key.
 
-    A line that a kill cut off is removed, and its row computed again.
+    A truncated last line of an interrupted run is removed.
 
     Args:
-        path: The file; it need not exist.
+        path: Path of the file, which need not exist.
 
     Raises:
-        InputError: A line is no row.
+        InputError: A line is not a valid row.
     """
 
     def __init__(self, path: Path):
@@ -120,14 +120,14 @@ class Store:
             self.rows[row.key] = row
 
     def append(self, rows: Iterable[Row]) -> None:
-        """Add rows, all or none, on the disk before it returns."""
+        """Add rows atomically and flush them to disk."""
         rows = list(rows)
         append(self.path, "".join(json.dumps(asdict(row)) + "\n" for row in rows).encode())
         self.rows |= {row.key: row for row in rows}
 
 
 def frame(rows: Sequence[Row]) -> pd.DataFrame:
-    """The rows as a table, without their sums."""
+    """Rows as a table, without their sums."""
     names = [field.name for field in fields(Row) if field.name not in ("sums", "fingerprint")]
     table = pd.DataFrame([{name: getattr(row, name) for name in names} for row in rows])
     return table.sort_values(list(COLUMNS), ignore_index=True) if len(table) else table
@@ -135,11 +135,11 @@ def frame(rows: Sequence[Row]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Drawn:
-    """R2 of a system on a task, mean over the splits, in the sample and in every draw of blocks.
+    """Bootstrap replicates of a system's R2 on a task, averaged over the splits.
 
     Attributes:
-        values: `(1 + draws,)`; the first is the sample.
-        rows: The splits' rows.
+        values: R2 in the sample, followed by the replicates, `(1 + replicates,)`.
+        rows: Rows of the splits.
     """
 
     values: Floats
@@ -147,14 +147,14 @@ class Drawn:
 
 
 def draw(cells: Mapping[str, Sequence[Row]], replicates: int = REPLICATES) -> dict[str, Drawn]:
-    """R2 of all systems of one task and protocol, under the same draws of blocks.
+    """Bootstrap R2 of all systems of one task and protocol over the same resamples of blocks.
 
-    A block that several splits test counts in all of them at once. Splits that a draw leaves
-    nothing of are left out of that draw's mean.
+    A block counts in all splits that test it. Splits without test cells in a resample are left out
+    of its mean.
 
     Args:
-        cells: Rows of the splits by system. Systems compare on the seeds that all have.
-        replicates: Number of draws.
+        cells: Rows of the splits by system. Only seeds that all systems have are used.
+        replicates: Number of bootstrap replicates.
     """
     seeds = set.intersection(*({row.seed for row in rows} for rows in cells.values()))
     kept = {name: [row for row in rows if row.seed in seeds] for name, rows in cells.items()}

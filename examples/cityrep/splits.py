@@ -1,13 +1,13 @@
-"""CityRep's splits to the sample, and the same blocks with a buffer between them.
+"""Splits of CityRep, and its block split with a buffer.
 
-`cityrep_random` and `cityrep_block` are the release's: 20 % of the cells, or of the non-empty
-blocks of a 10 x 10 grid over the span of rows and columns, are tested, and 10 % of the rest
-validates, drawn by scikit-learn's `train_test_split`. `block`, this project's, has the test cells
-of `cityrep_block` and leaves out the training cells near a validation or test cell, and the
-validation cells near a test cell.
+`cityrep_random` and `cityrep_block` equal those of the release: scikit-learn's `train_test_split`
+holds out 20 % of the cells, or of the non-empty blocks of a 10 x 10 grid over the span of rows and
+columns, for testing and 10 % of the rest for validation. `block` has the test cells of
+`cityrep_block`, but leaves out training cells near validation or test cells and validation cells
+near test cells.
 
-`pipelines/evaluation/probe/splits.py` compares geometries, one per region; a raster of 300,000
-cells needs none, so the buffer is a distance transform of the grid.
+The buffer is a distance transform of the grid, which scales to 300,000 cells, unlike the geometries
+of `pipelines/evaluation/probe/splits.py`.
 """
 
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ BUFFER_M = 1000.0  # the coarsest sources (MODIS, GDP) have cells of about a kil
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of a task to train on, to choose hyper-parameters on, and to score."""
+    """Rows of a task for training, validation and testing."""
 
     train: Ints
     validation: Ints
@@ -39,18 +39,19 @@ class Split:
 
 
 def block_ids(task: Task, side: int = BLOCKS_A_SIDE) -> Ints:
-    """`(N,)` number of each cell's block."""
+    """Block number of each cell, `(N,)`."""
     return _bins(task.row, side) * side + _bins(task.col, side)
 
 
 def draw_split(task: Task, protocol: str, seed: int, buffer_m: float = BUFFER_M) -> Split:
-    """One split.
+    """Split the cells of a task.
 
     Args:
-        task: Cells.
+        task: Task to split.
         protocol: One of `PROTOCOLS`.
-        seed: `random_state` of both draws.
-        buffer_m: Of `block`, a distance of centres in metres; one and a half cells at least.
+        seed: Random seed.
+        buffer_m: Minimum distance between cell centres for `block`, in metres; at least one and a
+            half cells.
 
     Raises:
         InputError: Fewer than three blocks hold cells, or the buffer leaves a part empty.
@@ -94,7 +95,7 @@ def _buffered(task: Task, split: Split, buffer_m: float) -> Split:
 
 
 def _near(task: Task, rows: Ints, distance_m: float) -> NDArray[np.bool_]:
-    """`(N,)`: whether a cell's centre is within the distance of the centre of any of these rows."""
+    """Whether each cell centre is within the distance of one of these rows' centres, `(N,)`."""
     row, col = task.row - task.row.min(), task.col - task.col.min()
     outside = np.ones((row.max() + 1, col.max() + 1), dtype=bool)
     outside[row[rows], col[rows]] = False

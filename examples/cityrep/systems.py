@@ -1,4 +1,4 @@
-"""What predicts: controls that see a place alone, and vectors that a head is trained on.
+"""Systems under comparison: location-only controls, and embeddings with a trained head.
 
 `CONTROLS` and `ENCODERS` are the registries.
 """
@@ -25,21 +25,21 @@ from .tasks import Floats, Ints, Task
 
 ROWS_AT_ONCE = 16_384
 NEIGHBOURS = 20
-LEAVES = (16, 128)  # of a tree; validation chooses
-FREQUENCIES, SHORTEST, LONGEST = 64, 0.001, 360.0  # of the release's PE, degrees
-NORM_EPSILON, NO_VECTOR = 1e-6, 1e-8  # of the release
+LEAVES = (16, 128)  # leaves per tree, chosen on the validation set
+FREQUENCIES, SHORTEST, LONGEST = 64, 0.001, 360.0  # PE of the release, degrees
+NORM_EPSILON, NO_VECTOR = 1e-6, 1e-8  # as in the release
 
 Vector = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Control:
-    """A system that sees a place alone, or nothing, and predicts by itself.
+    """Baseline that predicts from location only, or from nothing.
 
     Attributes:
-        name: In tables.
-        probe: How it predicts.
-        predict: A task and splits to the predictions of each split's test cells.
+        name: Name in the tables.
+        probe: Name of the method.
+        predict: Function from a task and splits to predictions for the test cells of each split.
     """
 
     name: str
@@ -48,35 +48,35 @@ class Control:
 
 
 class Vectors(Protocol):
-    """A system that has one vector per cell.
+    """System with one vector per cell.
 
     Attributes:
-        name: In tables.
-        fingerprint: Of everything but the task that the vectors depend on.
+        name: Name in the tables.
+        fingerprint: Hash of all inputs of the vectors except the task.
     """
 
     name: str
     fingerprint: str
 
     def chunks(self, task: Task) -> Iterator[tuple[Ints, Vector]]:
-        """Rows of the task and their vectors `(n, D)`, nan where there is none.
+        """Yield rows of the task and their vectors `(n, D)`, NaN if missing.
 
         Raises:
-            NoVectorsError: The system has nothing for this city.
+            NoVectorsError: The system has no vectors for this city.
         """
 
 
 class NoVectorsError(InputError):
-    """A system that has nothing for a city; others are scored all the same."""
+    """Raised if a system has no vectors for a city; its other cities are still scored."""
 
 
 def predict_mean(task: Task, splits: Sequence[Split]) -> list[Floats]:
-    """The mean of the training cells."""
+    """Predict the mean of the training cells."""
     return [np.full(len(one.test), task.target[one.train].mean(dtype=float)) for one in splits]
 
 
 def predict_neighbours(task: Task, splits: Sequence[Split]) -> list[Floats]:
-    """The 20 nearest training cells, weighted by the inverse of their distance."""
+    """Predict by the 20 nearest training cells, weighted by inverse distance."""
     found = []
     for split in splits:
         tree = cKDTree(task.metres[split.train])
@@ -90,24 +90,24 @@ def predict_neighbours(task: Task, splits: Sequence[Split]) -> list[Floats]:
 
 
 def predict_trees(task: Task, splits: Sequence[Split]) -> list[Floats]:
-    """Gradient-boosted trees on x, y and the diagonals."""
+    """Predict by gradient-boosted trees on x, y and the diagonals."""
     target = task.target.astype(np.float64)
     tasks = [ProbeTask(target, s.train, s.train, s.validation, s.test) for s in splits]
     return [fit.predictions for fit in fit_boosting(tree_coordinates(task.metres), tasks, LEAVES)]
 
 
 def predict_waves(task: Task, splits: Sequence[Split]) -> list[Floats]:
-    """Ridge regression on products of cosines of x and y."""
+    """Predict by ridge regression on products of cosines of x and y."""
     return fit_ridge(coordinate_basis(task.metres).astype(np.float32), task.target, splits)
 
 
 @dataclass
 class PositionalEncoding:
-    """CityRep's row PE: Sphere2Vec's sphereC features of longitude and latitude.
+    """Positional encoding of CityRep's row PE: sphereC features of Sphere2Vec.
 
-    For 64 wavelengths s from 0.001 to 360 degrees in geometric steps, `sin(lat/s)`,
-    `cos(lat/s) cos(lon/s)` and `cos(lat/s) sin(lon/s)`. Mai et al. 2023,
-    https://arxiv.org/abs/2306.17624; parameters of the release's embedding manifest.
+    The features are `sin(lat/s)`, `cos(lat/s) cos(lon/s)` and `cos(lat/s) sin(lon/s)` for 64
+    wavelengths s, geometrically spaced from 0.001 to 360 degrees. Mai et al. 2023,
+    https://arxiv.org/abs/2306.17624; parameters from the release's embedding manifest.
     """
 
     name: str = "pe"
@@ -126,7 +126,7 @@ class PositionalEncoding:
 
 @dataclass
 class GeoCLIP:
-    """GeoCLIP's location encoder, coordinates that know the world: 512 numbers per place.
+    """GeoCLIP's location encoder, pretrained on geotagged photos: 512 dimensions.
 
     Raises:
         InputError: Its weights are not installed.
@@ -156,20 +156,20 @@ ENCODERS: dict[str, Callable[[], Vectors]] = {"pe": PositionalEncoding, "geoclip
 
 @contextmanager
 def aligned(system: Vectors, task: Task, scratch: Path) -> Iterator[tuple[Vector, int]]:
-    """The vectors of a task's cells as a memory map, each of length 1 as in the release.
+    """L2-normalised vectors of a task's cells as a temporary memory map.
 
-    A cell without a vector gets zeros, as in the release: it is scored by the intercept.
+    Cells without a vector get zeros, as in the release, so that the intercept predicts them.
 
     Args:
-        system: Whose vectors.
-        task: Whose cells.
-        scratch: Folder for the memory map, which goes with the block, or with the process.
+        system: System with vectors.
+        task: Task with cells.
+        scratch: Folder for the memory map.
 
     Yields:
-        `(N, D)` float32, and how many cells have no vector.
+        Vectors `(N, D)` in float32, and the number of cells without a vector.
 
     Raises:
-        NoVectorsError: No cell has one, or a component is missing for every cell.
+        NoVectorsError: No cell has a vector, or a dimension is missing for all cells.
     """
     with tempfile.TemporaryFile(dir=scratch) as file:
         matrix, there, finite = None, 0, np.zeros(0, np.int64)

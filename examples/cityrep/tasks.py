@@ -1,8 +1,8 @@
-"""CityRep's regression tasks and published scores, read from a release's folder.
+"""Regression tasks and published scores of CityRep, read from a release folder.
 
 A task is a folder `<city>.<task>.<year>` with `task.json` and either `labels.tif` or
-`samples.parquet` (`row`, `col`, `x`, `y`, `label`). A sample is a finite cell of the first band
-that is not nodata; samples are in row-major order, which the random split depends on.
+`samples.parquet` (`row`, `col`, `x`, `y`, `label`). Samples are the finite cells of the first band
+without nodata, in row-major order, which the random split depends on.
 """
 
 import json
@@ -25,7 +25,7 @@ from dataset_builders.files import digest
 from pipelines.common.errors import InputError
 
 TASKS = ("population", "gdp", "nightlight", "pm25", "lst_day_mean", "road_density")
-# what the published models are given: `baselines/registry/models.json` of the release
+# inputs of the published models: `baselines/registry/models.json` of the release
 SEES = {
     "PE": "location",
     "Space2Vec": "location, points of interest",
@@ -41,9 +41,9 @@ SEES = {
 }
 SUMMARIES = {"cityrep_block": "spatial_summary.csv", "cityrep_random": "random_summary.csv"}
 COLUMNS = ("row", "col", "x", "y", "label")
-ZSCORE_EPSILON = 1e-6  # of the release, added to the standard deviation
+ZSCORE_EPSILON = 1e-6  # added to the standard deviation, as in the release
 LAYOUT = "folders <city>.<task>.<year>, each with task.json and labels.tif or samples.parquet"
-SHOWN = 5  # damaged tasks in a message
+SHOWN = 5  # maximum number of damaged tasks in a message
 M_PER_DEGREE = 6_371_008.8 * np.pi / 180
 
 Floats = NDArray[np.float64]
@@ -52,7 +52,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Grid:
-    """The raster grid of a task."""
+    """Raster grid of a task."""
 
     transform: Affine
     width: int
@@ -66,12 +66,12 @@ class Task:
 
     Attributes:
         task_id: `<city>.<task>.<year>`.
-        values: `(N,)` labels in their own unit.
-        row: `(N,)` row of each cell in the grid.
-        col: `(N,)` column.
-        x: `(N,)` centres of the cells in the CRS of the grid.
-        y: `(N,)`.
-        grid: of the labels.
+        values: Labels in their original unit, `(N,)`.
+        row: Grid rows of the cells, `(N,)`.
+        col: Grid columns of the cells, `(N,)`.
+        x: x of the cell centres in the CRS of the grid, `(N,)`.
+        y: y of the cell centres in the CRS of the grid, `(N,)`.
+        grid: Grid of the labels.
     """
 
     task_id: str
@@ -89,7 +89,7 @@ class Task:
 
     @property
     def name(self) -> str:
-        """What is predicted: second part of the id."""
+        """Predicted indicator: second part of the id."""
         return self.task_id.split(".")[1]
 
     def __len__(self) -> int:
@@ -97,13 +97,13 @@ class Task:
 
     @cached_property
     def target(self) -> NDArray[np.float32]:
-        """`(N,)` z-scored over all cells of the task, before it is split, as in the release."""
+        """Labels z-scored over all cells before splitting, as in the release, `(N,)`."""
         mean, deviation = float(self.values.mean()), float(self.values.std() + ZSCORE_EPSILON)
         return ((self.values - mean) / deviation).astype(np.float32)
 
     @cached_property
     def lonlat(self) -> Floats:
-        """`(N, 2)` centres of the cells, EPSG:4326."""
+        """Longitude and latitude of the cell centres, EPSG:4326, `(N, 2)`."""
         crs = self.grid.crs
         if crs.equals("EPSG:4326", ignore_axis_order=True):
             return np.column_stack([self.x, self.y])
@@ -112,7 +112,7 @@ class Task:
 
     @cached_property
     def metres(self) -> Floats:
-        """`(N, 2)` metres east and north: degrees of longitude scaled by cos(latitude)."""
+        """Cell centres in metres east and north, longitude scaled by cos(latitude), `(N, 2)`."""
         lon, lat = self.lonlat.T
         scale = np.cos(np.radians((lat.min() + lat.max()) / 2))
         return M_PER_DEGREE * np.column_stack([(lon - lon.min()) * scale, lat - lat.min()])
@@ -126,7 +126,7 @@ class Task:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of labels and places."""
+        """Hash of labels and locations."""
         return digest(
             *(part.tobytes() for part in (self.values, self.row, self.col, self.x, self.y))
         )
@@ -134,7 +134,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A task that is not scored, and why."""
+    """Task that is not scored, with the reason."""
 
     task_id: str
     reason: str
@@ -143,7 +143,7 @@ class Skipped:
 def find_tasks(
     data: Path, cities: Sequence[str] | None, names: Sequence[str] | None
 ) -> tuple[list[Path], list[Skipped]]:
-    """Folders of the tasks to score, and what is not scored.
+    """Find the folders of the tasks to score, and the tasks to skip.
 
     Args:
         data: Folder of the release, or its `labels` or `tasks`.
@@ -151,14 +151,14 @@ def find_tasks(
         names: Tasks to score; all by default.
 
     Raises:
-        InputError: There is no task, or a city or a task that is asked for is not there.
+        InputError: There is no task, or a requested city or task is missing.
     """
     if not data.is_dir():
         raise InputError(f"There is no folder {data}: --data takes the folder of the release.")
     here = _folders(data)
     if not here:
         raise InputError(f"No CityRep task in {data}: expected {LAYOUT}.")
-    latest = {tuple(path.name.split(".")[:2]): path for path in here}  # of several years
+    latest = {tuple(path.name.split(".")[:2]): path for path in here}  # the latest year
     known_cities, problems = sorted({city for city, _ in latest}), []
     if missing := sorted(set(cities or ()) - set(known_cities)):
         problems.append(
@@ -190,7 +190,7 @@ def find_tasks(
 
 
 def _folders(data: Path) -> list[Path]:
-    """Folders of tasks, in the first place that has any; `<city>.<task>.<year>` in order."""
+    """Sorted task folders `<city>.<task>.<year>` of the first subfolder that has any."""
     for name in ("labels", "tasks", "data/tasks", "."):
         found = [path for path in (data / name).glob("*.*.*") if path.is_dir()]
         if found := sorted(path for path in found if path.name.count(".") == 2):
@@ -199,7 +199,7 @@ def _folders(data: Path) -> list[Path]:
 
 
 def damaged_tasks(folders: Sequence[Path]) -> list[str]:
-    """What is wrong with the tasks that cannot be read: the first five, and how many more."""
+    """Errors of the tasks that cannot be read: the first five and the number of others."""
     problems = []
     for folder in folders:
         try:
@@ -215,8 +215,8 @@ def read_task(folder: Path) -> Task:
     """Read one task.
 
     Raises:
-        InputError: A file is missing or damaged, the task is no regression, or the number of
-            samples is not the one that `task.json` announces.
+        InputError: A file is missing or damaged, the task is not a regression, or the number of
+            samples differs from `task.json`.
     """
     try:
         meta = json.loads((folder / "task.json").read_text(encoding="utf-8"))
@@ -274,7 +274,7 @@ def _from_samples(task_id: str, path: Path, meta: dict[str, Any]) -> Task:
     x, y = (table[name].to_numpy(np.float64) for name in ("x", "y"))
     if not np.isfinite([x, y]).all() or len(set(row)) < 2 or len(set(col)) < 2:
         raise ValueError(f"the cells of {path.name} make no grid: check row, col, x and y")
-    # the grid that puts the centres of cells where the table has them
+    # fit the grid to the cell centres
     (dx, left), (dy, top) = np.polyfit(col, x, 1), np.polyfit(row, y, 1)
     transform = Affine(dx, 0, left - dx / 2, 0, dy, top - dy / 2)
     crs = pyproj.CRS.from_user_input(meta.get("crs", "EPSG:4326"))
@@ -286,9 +286,9 @@ def _from_samples(task_id: str, path: Path, meta: dict[str, Any]) -> Task:
 
 
 def read_published(folder: Path) -> pd.DataFrame:
-    """Published scores: `protocol`, `task_id`, `city`, `task`, `model`, `r2`, `r2_sd`, `n`.
+    """Read published scores: `protocol`, `task_id`, `city`, `task`, `model`, `r2`, `r2_sd`, `n`.
 
-    `r2_sd` is over the five seeds. Empty where the folder has no summary.
+    `r2_sd` is the SD over the five seeds. The table is empty if the folder has no summary.
 
     Raises:
         InputError: A summary cannot be read, or lacks a column.
