@@ -1,4 +1,4 @@
-"""A run of captions that sends itself a signal after a unit; run by test_run.py.
+"""Run a recipe in a process that sends itself a signal after UNITS units; used by test_run.py.
 
 python -m tests.pipelines.captioning.kill_run SIGNAL UNITS RECIPE
 """

@@ -1,4 +1,4 @@
-"""What the tests of whole runs share: a recipe on a small synthetic city, and reading its table."""
+"""Helpers for tests of complete runs: a recipe on a small synthetic city, and its tables."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ FEW = {
     "views": ["satellite"],
     "run": {"images_per_shard": 2, "images_in_flight": 2, "gallery_size": 1},
 }
-"""A run that takes a second."""
+"""Changes for a run that takes a second."""
 
 
 def recipe_values(dataset: Path, output_dir: Path, **changes: Any) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def write_recipe(path: Path, values: dict[str, Any]) -> Path:
 
 
 def table(output_dir: Path) -> list[dict[str, Any]]:
-    """All candidates of a run, without what clocks said."""
+    """All candidates of a run, without durations."""
     rows = []
     for path in sorted(output_dir.glob("shards/*/candidates.parquet")):
         for row in pq.read_table(path).to_pylist():

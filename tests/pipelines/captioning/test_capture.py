@@ -27,14 +27,14 @@ FIELDS = ("score", "object_f1", "attribute_f1", "relation_f1")
 
 
 def encode(phrases):
-    """Unit vectors that look random and depend on the phrase alone; many cosines are negative."""
+    """Pseudo-random unit vectors that depend on the phrase only; many cosines are negative."""
     seeds = [hashlib.sha256(phrase.encode()).digest()[:8] for phrase in phrases]
     rows = [np.random.default_rng(int.from_bytes(seed)).normal(size=5) for seed in seeds]
     return np.array([row / np.linalg.norm(row) for row in rows]).reshape(len(phrases), 5)
 
 
 def unrelated(phrases):
-    """Vectors at right angles: what is not matched exactly or by synonyms is not matched."""
+    """Orthogonal vectors, which allow only exact and synonym matches."""
     return np.eye(len(phrases))
 
 
@@ -206,7 +206,7 @@ def test_consensus_leaves_out_pairs_of_a_group():
 def test_consensus_counts_copies_of_a_group_once_and_equals_of_another_as_agreement():
     car, bus = parsed("car road"), parsed("bus sky")
     score = capture_score(car, bus, encode).score
-    # group a says both, group b the second caption, and says it twice
+    # group a has both captions, group b has the second one twice
     found = consensus([car, bus, bus, bus], encode, groups=["a", "a", "b", "b"])
     assert found[0] == score
     assert found[1] == 1
@@ -248,7 +248,7 @@ def test_consensus_scores_of_equal_texts_within_and_across_models():
     # one model gains nothing by repeating itself
     alone = Scores(*(getattr(apart, name) for name in FIELDS), apart.score)
     assert of("aab") == [alone] * 3
-    # other words for the same are no copy
+    # different texts with equal content are not copies
     assert of("aab", ["A car.", "The car.", "A tree."])[0].object_f1 > alone.object_f1
 
 
@@ -291,7 +291,7 @@ def test_consensus_is_the_same_under_any_hash_seed():
         ).stdout.split(" ", 1)
         for seed in ("1", "2")
     ]
-    assert found[0][0] != found[1][0]  # the sets did have another order
+    assert found[0][0] != found[1][0]  # the order of sets differs
     assert found[0][1] == found[1][1]
 
 
@@ -359,7 +359,7 @@ def phrases_of(graph):
 
 
 def off(golden, field, encode, **options):
-    """Pairs and outputs that differ from the reference's by more than the tolerance."""
+    """Pairs and outputs that differ from the reference by more than the tolerance."""
     found = []
     for pair in golden:
         score = capture_score(caption_of(pair["cand"]), caption_of(pair["gt"]), encode, **options)
@@ -384,7 +384,7 @@ def test_capture_score_equals_the_reference_with_exact_matching_only(golden):
 
 
 def test_consensus_equals_the_mean_of_the_scores_to_the_last_bit(golden, encoded):
-    # vectors on a grid have exact cosines, so even the size of the matrix does not matter
+    # rounded vectors have exact cosines, independent of the size of the matrix
     pool = [caption_of(pair["cand"]) for pair in golden[:30:2]]
     scores = [
         [capture_score(one, other, encoded).score for other in pool if other != one] for one in pool

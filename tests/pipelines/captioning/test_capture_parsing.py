@@ -20,7 +20,7 @@ def parse(sentences=SENTENCES, graphs=GRAPHS, **options):
 def test_parsed_caption_brings_words_to_their_base_forms():
     assert parse() == ParsedCaption(
         {"car", "road", "parking lot", "man"},
-        {"parking lot": {"large"}},  # attributes with " of" are no words
+        {"parking lot": {"large"}},  # attributes with " of" are dropped
         {("car", "fill", "road"), ("man", "in", "parking lot")},
     )
 

@@ -44,7 +44,7 @@ def model_at(url: str, **changes) -> Any:
 
 
 def ask(server: LoopbackServer, count: int = 1, **changes):
-    """Replies or errors of `count` requests at once."""
+    """Replies or errors of `count` concurrent requests."""
 
     async def main():
         model = model_at(server.url, **changes)
@@ -76,7 +76,7 @@ def test_sends_image_prompt_and_sampling(monkeypatch):
         "seed": 11,
         "repetition_penalty": 1.1,
     }
-    assert KEY not in str(call.headers)  # of another service
+    assert KEY not in str(call.headers)  # the key of another service
     assert (reply.text, reply.finish_reason, reply.attempts) == ("A street.", "stop", 1)
     assert (reply.prompt_tokens, reply.completion_tokens) == (100, 20)
     assert reply.seconds > 0
@@ -162,7 +162,7 @@ def test_waits_as_long_as_the_server_asks():
 
 
 def test_bounds_and_fills_its_concurrency():
-    six = threading.Barrier(6)  # no request is answered before six are there
+    six = threading.Barrier(6)  # no request is answered before six have arrived
 
     def respond(call: Call) -> Response:
         six.wait()
@@ -192,7 +192,7 @@ def test_a_server_that_dies_and_comes_back_costs_no_request(caplog):
         await model.close()
         return replies
 
-    def respond(call: Call) -> Response:  # ten answers, and then those that are on the way
+    def respond(call: Call) -> Response:  # ten answers, then requests are held
         return chat(hold=back if call.number > 10 else None)
 
     with LoopbackServer(respond) as server, caplog.at_level(logging.WARNING):
@@ -277,7 +277,7 @@ def sent_key(call: Call) -> str:
 def test_the_key_is_sent_and_shown_nowhere(monkeypatch, caplog):
     monkeypatch.setenv("TEST_MODEL_KEY", KEY)
 
-    def respond(call: Call) -> Response:  # a server that repeats what it got, everywhere
+    def respond(call: Call) -> Response:  # a server that repeats the key everywhere
         said = sent_key(call)
         headers = {"Location": f"/{said}", "X-Echo": said}
         page = Response(200, f"<html>{said}</html>".encode(), headers, phrase=said)

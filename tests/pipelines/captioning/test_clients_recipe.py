@@ -1,4 +1,4 @@
-"""What a recipe may say of a model, the presets, and what is read from an answer."""
+"""Model settings in recipes, presets, and parsing of answers."""
 
 import contextlib
 import json
@@ -18,7 +18,6 @@ SERVED: dict[str, Any] = {"name": "m", "model": "org/model", "base_url": "http:/
 
 
 def open_model(config: dict[str, Any]) -> Any:
-    """A model with all that its client has beyond the protocol."""
     return clients.open_model(config)
 
 

@@ -1,4 +1,4 @@
-"""The client against a server of the real world: `transformers serve`, with a tiny model."""
+"""The client against a real server: `transformers serve` with a tiny model."""
 
 import asyncio
 import importlib.util
@@ -30,10 +30,10 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """Folder of the model, and the address of its server."""
+    """Folder of the model, and address of its server."""
     folder = save_tiny_llava(tmp_path_factory.mktemp("served"))
     path = folder / "generation_config.json"
-    # `transformers serve` draws only if the checkpoint says so
+    # `transformers serve` only samples if the checkpoint says so
     path.write_text(json.dumps(json.loads(path.read_text()) | {"do_sample": True, "top_k": 0}))
     command = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder)]
     options = ["--host", "127.0.0.1", "--port", "0", "--device", "cpu", "--dtype", "float32"]
@@ -48,7 +48,7 @@ def server(tmp_path_factory):
 
 
 def _url_when_it_serves(process: subprocess.Popen, log: Path) -> str:
-    """What the server says once it listens: the port is the system's choice."""
+    """Address that the server prints when it listens, on a port chosen by the system."""
     while process.poll() is None:
         if found := re.search(r"running on (http://[\d.]+:\d+)", log.read_text()):
             return found[1]
@@ -96,7 +96,7 @@ def test_transformers_serve_is_asked_for_seed_image_and_temperature(server):
         request(temperature=0.0),
         request(temperature=0.0, seed=2),
     ]
-    # one at a time: the server's seed is one for all of its requests
+    # one at a time, since concurrent requests share the server's random state
     texts = [one.text for one in ask(url, str(folder), requests, max_concurrency=1)]
     assert texts[0] == texts[1]
     assert texts[4] == texts[5]

@@ -15,7 +15,7 @@ LONG = "a very long phrase that goes on and on about one red car by the side of 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """OWLv2's real architecture with tiny random weights."""
+    """OWLv2's architecture with tiny random weights."""
     from transformers import (
         Owlv2Config,
         Owlv2ForObjectDetection,

@@ -17,7 +17,7 @@ from .runs import recipe_values, table
 
 
 def exported(recipe, folder):
-    """An export, made twice: it resumes."""
+    """Export twice: the second call resumes."""
     root = export_dataset(recipe, folder)
     assert export_dataset(recipe, folder) == root
     return root
@@ -64,7 +64,7 @@ def test_an_export_of_a_plain_folder_is_a_dataset_that_training_takes(city_with_
     (photos / "torn.jpg").write_bytes(stored[0]["image"][:2000])
     changes = {"views": ["street_view"], "max_images": None, "refine": False}
     recipe = make_recipe(recipe_values(photos, tmp_path / "run", **changes))
-    with pytest.MonkeyPatch.context() as patch:  # the models know the images without ".jpg"
+    with pytest.MonkeyPatch.context() as patch:  # ground truth has ids without ".jpg"
         patch.setattr("pipelines.captioning.inputs._folder_rows", by_stem)
         assert run(recipe).finished
         root = exported(recipe, tmp_path / "new")

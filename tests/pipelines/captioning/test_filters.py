@@ -182,11 +182,11 @@ def test_real_captions_pass(shared_data):
     assert {reason(tidy_caption(caption)[0]) for caption in captions} == {""}
 
 
-# ---- the list of a recipe -----------------------------------------------------------------------
+# ---- filters in a recipe ------------------------------------------------------------------------
 
 
 def no_water(image, text, word="water"):
-    """A caption of a filter outside the package."""
+    """A caption filter outside the package."""
     return word in text
 
 
@@ -298,7 +298,7 @@ def test_image_text_score_is_the_cosine_of_the_models_own_embeddings(tmp_path):
     processor = CLIPProcessor(images, clip_tokenizer(77))
     processor.save_pretrained(tmp_path)
     scores = []
-    for text in ("a street", "a street " * 100):  # longer than the model reads
+    for text in ("a street", "a street " * 100):  # longer than the context length
         inputs = processor(
             text=[text], images=scene(1), return_tensors="pt", truncation=True, padding=True
         )
@@ -326,12 +326,12 @@ def test_the_filters_of_a_recipe_act_in_a_run(city_with_truth, tmp_path):
     values = recipe_values(city_with_truth, tmp_path, filters=chosen, views=["street_view"])
     run(make_recipe(values))
     rows = table(tmp_path)
-    assert {row["image_id"] for row in rows} == {rows[0]["image_id"]}  # all others look like it
+    assert {row["image_id"] for row in rows} == {rows[0]["image_id"]}  # all others resemble it
     duplicates = [one for one in rejects(tmp_path) if one["reason"] == "near_duplicate"]
     assert {one["detail"] for one in duplicates} == {f"looks like {rows[0]['image_id']}"}
     assert len(duplicates) == 2
     dropped = {row["drop_reason"] for row in rows if "street" in row["text"]}
     assert dropped == {"no_water"}
-    # without the phrase filter nothing is asked of the detector, but details are still merged
+    # without the phrase filter the detector is not called, but details are still merged
     assert {row["phrases"] for row in rows} == {"[]"}
     assert any(json.loads(row["details"]) for row in rows)

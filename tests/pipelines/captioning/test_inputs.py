@@ -34,7 +34,7 @@ def test_every_image_of_a_dataset_is_in_one_shard(city_with_truth, images_per_sh
     assert max(shard.count for shard in shards) <= images_per_shard
     assert [len(list(read_shard(one))) for one in shards] == [one.count for one in shards]
     few = list_shards(recipe.model_copy(update={"max_images": 5}))
-    assert sum(shard.count for shard in few) == 2 * 5  # of each table
+    assert sum(shard.count for shard in few) == 2 * 5  # per table
 
 
 def test_a_folder_of_images_is_a_table_of_one_view(tmp_path):

@@ -42,7 +42,7 @@ def test_once_computes_once_and_remembers_over_a_reopening(tmp_path):
     with Ledger(tmp_path / "units.sqlite") as ledger:
         second = once(ledger, "k", compute)
     assert len(calls) == 1
-    # the first run sees what a resumed one reads
+    # the first run gets the same value as a resumed one
     assert first.result == second.result == {"text": "ü", "box": [1, 2]}
 
 
@@ -115,7 +115,7 @@ def test_a_shard_is_done_only_for_its_fingerprint(tmp_path):
     folder.finish("x", {"images": 3})
     assert folder.is_done("x")
     assert not folder.is_done("y")
-    folder.marker.write_text("{")  # damaged from outside
+    folder.marker.write_text("{")  # damaged file
     assert not folder.is_done("x")
     folder.reopen()
     assert folder.summary() == {}

@@ -1,4 +1,4 @@
-"""Runs on a Ray cluster of this machine: two small actors, one of them or the driver killed."""
+"""Runs on a local Ray cluster with two actors, of which one, or the driver, is killed."""
 
 import os
 import shutil
@@ -30,11 +30,11 @@ def whole(city_with_truth, tmp_path_factory):
 
 @pytest.fixture
 def start(city_with_truth, tmp_path):
-    """Starts the command; whatever it leaves behind is killed."""
+    """Function that starts the command; remaining processes are killed."""
     recipe = write_recipe(tmp_path / "r.yaml", recipe_values(city_with_truth, tmp_path / "out"))
     arguments = ["run", str(recipe), "--backend", "ray", "--num_actors", "2"]
     started = []
-    sockets = tempfile.mkdtemp(prefix="ray")  # the paths of sockets may not be long
+    sockets = tempfile.mkdtemp(prefix="ray")  # socket paths must be short
 
     def start():
         process = subprocess.Popen(

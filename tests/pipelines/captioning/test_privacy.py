@@ -29,7 +29,7 @@ def test_a_face_is_found_covered_and_then_not_found_again():
     after = Blurrer().blur(before)
     assert after != before
     assert Blurrer().blur(after) == after
-    # the rest of the picture is as it was
+    # the rest of the image is unchanged
     one, two = (np.asarray(Image.open(io.BytesIO(data)), float) for data in (before, after))
     assert np.abs(one - two)[300:].mean() < 3
 

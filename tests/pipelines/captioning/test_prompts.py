@@ -12,7 +12,7 @@ def test_a_caption_cannot_close_the_marks_it_stands_between():
     text = Prompts().merge("street_view", HOSTILE, [HOSTILE], [HOSTILE])
     plain = Prompts().merge("street_view", "x", ["x"], ["x"])
     assert (text.count(OPEN), text.count(CLOSE)) == (plain.count(OPEN), plain.count(CLOSE))
-    # all of it stands within marks
+    # all of it is enclosed in delimiters
     for number, part in enumerate(text.split(OPEN)[2:]):
         assert "Ignore previous" not in part.split(CLOSE)[1], number
 

@@ -65,7 +65,7 @@ def test_answers_that_are_no_captions_are_no_details(candidate):
     details = tuple(LocalCaption(BOX, answer) for answer in answers)
     one = replace(candidate, details=details, phrases=())
     assert supported_details(one, FILTERS) == ("A red bus waits.",)
-    own = Filters(["default", {"too_short": {"min_words": 99}}])  # of long captions alone
+    own = Filters(["default", {"too_short": {"min_words": 99}}])  # long captions only
     assert supported_details(one, own) == ("A red bus waits.",)
 
 

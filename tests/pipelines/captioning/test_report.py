@@ -1,4 +1,4 @@
-"""The report and the gallery of a made-up run, some of whose texts are hostile."""
+"""Report and gallery of an artificial run with hostile texts."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ def picture(number: int) -> bytes:
 
 
 def candidates_of(number: int, failed: bool = False, text: str = "A wide road.") -> list[Candidate]:
-    """Two candidates; the second model's is refused for every third image."""
+    """Two candidates; the second model's is a refusal for every third image."""
     made = []
     for rank, model in enumerate(MODELS):
         drop = "timeout" if failed else "refusal" if rank and number % 3 == 0 else ""

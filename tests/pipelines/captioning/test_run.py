@@ -30,7 +30,7 @@ def city(city_with_truth):
 
 @pytest.fixture(scope="module")
 def whole(city, tmp_path_factory):
-    """A run that nothing disturbed."""
+    """Output folder of an uninterrupted run."""
     output = tmp_path_factory.mktemp("whole")
     assert run(make_recipe(recipe_values(city, output))).finished
     return output
@@ -92,7 +92,7 @@ def test_damaged_tables_and_ledgers_are_made_again(city, tmp_path):
 
 
 def run_until(number: int, units: int, recipe: Path):
-    """The command in a process of its own, which gets a signal after so many units."""
+    """Run the command in a subprocess that receives a signal after a number of units."""
     return run_python("-m", "tests.pipelines.captioning.kill_run", int(number), units, recipe)
 
 
@@ -153,7 +153,7 @@ def test_a_changed_prompt_redoes_what_depends_on_it_and_nothing_else(city, tmp_p
     prompts = {"describe": {"satellite": "Describe this satellite image."}}
     assert run(make_recipe(values | {"prompts": prompts})).finished
     new = collections.Counter(stage for key, stage in units(tmp_path).items() if key not in before)
-    assert new["describe synthetic-amber"] == 2  # of the satellite image
+    assert new["describe synthetic-amber"] == 2  # for the satellite image
     assert not {stage for stage in new if stage.split()[0] in ("segment", "local")}
 
 
@@ -171,7 +171,7 @@ def test_images_that_cannot_be_used_are_listed_and_the_run_goes_on(tmp_path, cit
     assert listed.pop("torn.jpg") == "truncated"
     assert listed.pop("empty.jpg") == "missing"
     assert listed.pop("text.jpg") == "unreadable"
-    # the models know the city's images by their ids, and this one has another
+    # the ground truth has another id for this image
     assert set(listed) == {"whole.jpg"}
 
 

@@ -109,7 +109,7 @@ SENTENCES = ["a red car is on the street .", "tall tree near building .", "the c
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """Flan-T5's real architecture with tiny random weights and a tiny vocabulary."""
+    """Flan-T5's architecture with tiny random weights and a tiny vocabulary."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 

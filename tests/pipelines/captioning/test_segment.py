@@ -48,7 +48,7 @@ def mask_lists(draw):
 
 
 def rank(mask):
-    """Where two masks have the same largest rectangle, the first gives the box."""
+    """Sort key of masks; of two with the same largest rectangle, the first gives the box."""
     (top, *_, bottom), (left, *_, right) = (
         np.flatnonzero(mask.any(axis))[[0, -1]].tolist() for axis in (1, 0)
     )
@@ -57,7 +57,7 @@ def rank(mask):
 
 
 def eager_boxes(masks, min_area, min_side, max_boxes) -> tuple[Box, ...]:
-    """What `salient_boxes` does, without a heap: all rectangles anew at each step."""
+    """`salient_boxes` without a heap, recomputing all rectangles at each step."""
     free = np.ones(SHAPE, bool)
     boxes: list[Box] = []
     waiting = sorted((mask.copy() for mask in masks), key=rank)
@@ -69,7 +69,7 @@ def eager_boxes(masks, min_area, min_side, max_boxes) -> tuple[Box, ...]:
         if min(best.height, best.width) < min_side:
             inside(best, waiting[found.index(best)])[:] = False
             continue
-        waiting.pop(found.index(best))  # a mask gives one box
+        waiting.pop(found.index(best))  # one box per mask
         boxes.append(best)
         inside(best, free)[:] = False
     return tuple(boxes)
@@ -93,7 +93,7 @@ def test_salient_boxes_are_disjoint_inside_and_each_in_a_mask(masks, max_boxes):
 @settings(max_examples=150)
 @given(mask_lists(), st.integers(1, 30), st.integers(1, 4))
 def test_salient_boxes_takes_the_largest_rectangle_each_time(masks, min_area, min_side):
-    # masks that are alike in all pixels stand for one thing
+    # identical masks are one object
     different = list({mask.tobytes(): mask for mask in masks if mask.any()}.values())
     boxes = salient_boxes(
         masks,
@@ -132,15 +132,15 @@ def test_salient_boxes_drops_masks_that_are_tiny_or_nearly_the_image():
 
 def test_salient_boxes_takes_one_of_near_duplicates():
     thing, again = rectangle(2, 2, 10, 10), rectangle(2, 2, 10, 9)
-    # IoU 0.9: the rest of the larger is nothing new
+    # IoU 0.9: the rest of the larger mask is not a new object
     larger_first = salient_boxes([thing, again], SHAPE, min_box_area=0, min_side=0)
     assert larger_first == (Box(2, 2, 10, 10),)
-    # what a mask with a hole leaves over belongs to the hole's own mask, not to a duplicate
+    # the hole in a mask is no reason to keep a duplicate
     holed = rectangle(2, 2, 10, 10)
     holed[6:8, 6:8] = False
     boxes = salient_boxes([holed, thing], SHAPE, duplicate_iou=0.95, min_box_area=0)
     assert boxes == (Box(2, 2, 10, 10),)
-    # of these, 86 pixels of 100 are shared
+    # these masks share 86 of 100 pixels
     boxes = salient_boxes([holed, again], SHAPE, duplicate_iou=0.86, min_box_area=0)
     assert boxes == (Box(2, 2, 4, 10),)
     boxes = salient_boxes([holed, again], SHAPE, duplicate_iou=0.87, min_box_area=0)
@@ -184,7 +184,7 @@ def test_boxes_of_a_turned_photo_belong_to_the_upright_image():
     rng = np.random.default_rng(0)
     pixels = np.kron(rng.integers(0, 255, (3, 4, 3)), np.ones((40, 40, 1))).astype(np.uint8)
     stored, exif = io.BytesIO(), Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter
+    exif[0x0112] = 6  # orientation: rotated by 90 degrees
     Image.fromarray(pixels).save(stored, "JPEG", quality=95, exif=exif)
     upright = decode_image(stored.getvalue())
     assert upright.size == (120, 160)
@@ -193,7 +193,7 @@ def test_boxes_of_a_turned_photo_belong_to_the_upright_image():
     assert len(boxes) == 12
     assert max(box.top + box.height for box in boxes) > 120
     turned = np.rot90(pixels, -1)
-    for box in boxes:  # one block of one colour each, but for the border that smoothing moves
+    for box in boxes:  # one block of one colour each, except for the smoothed border
         block = inside(box, turned)[3:-3, 3:-3].reshape(-1, 3)
         assert (block == block[0]).all()
 
@@ -204,7 +204,7 @@ SMALL_MASKS = st_numpy.arrays(np.bool_, st_numpy.array_shapes(min_dims=2, max_di
 
 
 def brute_force(mask):
-    """Every rectangle, in the order of the tie-break; sums by an integral image."""
+    """Check all rectangles in the order of the tie-break, with an integral image."""
     height, width = mask.shape
     sums = np.pad(mask.astype(int), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     best = (0, 0, 0, 0)
@@ -230,9 +230,9 @@ def test_largest_rectangle_takes_the_first_of_equals():
     mask[0:2, 4:7] = True
     mask[2:5, 0:2] = True
     assert largest_rectangle(mask) == (0, 4, 2, 3)
-    # the same corner: the flatter one
+    # same corner: the lower height wins
     assert largest_rectangle([[1, 1], [1, 0]]) == (0, 0, 1, 2)
-    # the higher one wins, though the lower one ends first
+    # the rectangle of smaller height wins, though it starts later
     late = np.zeros((6, 4), bool)
     late[:6, 0] = True
     late[1:3, 1:4] = True

@@ -14,7 +14,7 @@ from transformers import (
 from pipelines.captioning.segment import salient_boxes
 from pipelines.captioning.segmenters import FelzenszwalbSegmenter, MaskGenerationSegmenter
 
-# of the weights' noise nearly every mask is let through
+# thresholds that keep nearly all masks of random weights
 ANY_MASK = {"points_per_crop": 4, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
 SIDE = 64
 PROMPTS = {"hidden_size": 32, "image_size": SIDE, "patch_size": 16, "mask_input_channels": 8}
@@ -29,7 +29,7 @@ DECODER = {
 
 
 def picture(width=96, height=64, seed=0):
-    """Blocks of even colour, and a disc."""
+    """Blocks of uniform colour, and a disc."""
     rng = np.random.default_rng(seed)
     blocks = np.kron(rng.integers(0, 255, (2, 3, 3)), np.ones((height // 2, width // 3, 1)))
     rows, columns = np.indices((height, width))
@@ -149,7 +149,7 @@ def test_mask_generation_asks_everywhere_in_an_oblong_image(tmp_path, monkeypatc
     monkeypatch.setattr(model, "forward", spy)
     image = picture(128, 64)
     check_masks(segmenter.masks(image), image)
-    # SAM keeps the proportions: the image takes the upper half of its square
+    # SAM keeps the aspect ratio: the image fills the upper half of the square
     height = SIDE if save is save_sam2 else SIDE // 2
     lowest, highest = seen["points"].min(0).values, seen["points"].max(0).values
     assert torch.allclose(lowest, torch.tensor([SIDE, height]) / 8.0)

@@ -1,4 +1,4 @@
-"""Simulated models: the same answer to the same request, true but for their known errors."""
+"""Simulated models: deterministic answers with known error rates."""
 
 import asyncio
 import re
@@ -223,7 +223,7 @@ def test_detector_errs_at_its_rates(truth: Truth):
             facts = [phrase(fact, "street_view") for fact in truth[image_id].facts]
             missed += int((_scores(detector, image_id, facts) < THRESHOLD).sum())
             true += len(facts)
-    # four standard deviations of a binomial of independent things
+    # four standard deviations of a binomial distribution
     for count, number, rate in ((missed, true, 0.1), (alarms, false, 0.3)):
         assert abs(count / number - rate) < 4 * np.sqrt(rate * (1 - rate) / number)
 

@@ -1,4 +1,4 @@
-"""Disks that are full, read-only or too small: one line, exit code 1, and a rerun that resumes."""
+"""Full disks and unusable output folders: one error line, exit code, and a rerun that resumes."""
 
 import resource
 
@@ -15,7 +15,7 @@ from .runs import FEW, recipe_values, table, write_recipe
 
 @pytest.fixture(scope="module")
 def undisturbed(city_with_truth, tmp_path_factory):
-    """The table of a run that had all the room it wanted."""
+    """Table of a run without storage errors."""
     output = tmp_path_factory.mktemp("undisturbed")
     assert run(make_recipe(recipe_values(city_with_truth, output, **FEW))).finished
     return table(output)

@@ -1,4 +1,4 @@
-"""Answers of a server whose chat template leaks, and what reaches the tables of them."""
+"""Handling of chat template tokens and control characters in answers."""
 
 import json
 import re
@@ -23,7 +23,7 @@ RUN = {
 
 
 def leaking(text, model, task):
-    """One server marks its answers, one goes on after them, one does the latter with short ones."""
+    """Tokens around the answers of one model, and before more text in those of the others."""
     noisy = f"\u202e{text[:5]}\x00{text[5:]}\x07"
     if model == MODELS[0]:
         return f"<|im_start|>assistant\n{noisy}<|im_end|>"
@@ -34,7 +34,7 @@ def leaking(text, model, task):
 
 @pytest.fixture(scope="module")
 def leaked(city_with_truth, tmp_path_factory):
-    """The folder of a run with such servers, and its recipe."""
+    """Output folder of a run with such models, and its recipe."""
     answer = SimulatedCaptionModel.complete
 
     async def complete(self, request):
@@ -51,7 +51,7 @@ def leaked(city_with_truth, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clean(city_with_truth, tmp_path_factory):
-    """The same run with servers that do not leak: text by model."""
+    """Rows by model of the same run with unchanged answers."""
     output = tmp_path_factory.mktemp("clean")
     assert run(make_recipe(recipe_values(city_with_truth, output, **RUN))).finished
     return {row["model"]: row for row in table(output)}
@@ -79,7 +79,7 @@ def test_what_nobody_sees_reaches_no_table(leaked):
     texts = [value for row in rows for value in row.values() if isinstance(value, str)]
     texts += [one["text"] for row in table(leaked[0]) for one in json.loads(row["details"])]
     assert not [text for text in texts if UNSEEN.search(text)]
-    # the record of what a model wrote shows why its caption was dropped
+    # the generated text shows why its caption was dropped
     assert (
         "<|endoftext|>" in {row["model"]: row for row in table(leaked[0])}[MODELS[1]]["generated"]
     )

@@ -29,7 +29,7 @@ def read_anew(monkeypatch):
 
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory):
-    """The files as NLTK's downloader lays them out: `corpora/wordnet` of a data folder."""
+    """WordNet files in the layout of NLTK's downloader: `corpora/wordnet` of a data folder."""
     found = next(place for place in wordnet._places() if (place / "data.noun").is_file())
     folder = tmp_path_factory.mktemp("nltk_data") / "corpora" / "wordnet"
     folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""LLaVA with tiny random weights, and a processor that needs no download."""
+"""LLaVA with tiny random weights, and a processor without downloads."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ TEMPLATE = (
 
 
 def save_tiny_llava(folder: Path) -> Path:
-    """Save model and processor; the same weights every time."""
+    """Save a model with fixed random weights, and its processor."""
     words = _byte_tokenizer()
     vision = {**SMALL, "model_type": "clip_vision_model", "image_size": 30, "patch_size": 10}
     text = {**SMALL, "model_type": "llama", "max_position_embeddings": 512}
@@ -41,7 +41,7 @@ def save_tiny_llava(folder: Path) -> Path:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
-                # wide enough that an answer depends on its image
+                # large enough for answers to depend on the image
                 parameter.normal_(0, 0.25)
     model.generation_config.update(pad_token_id=0, eos_token_id=2)
     model.save_pretrained(folder)
