@@ -24,7 +24,7 @@ replace, put = os.replace, download.Store.put
 
 
 def replace_or_die(source, target):
-    if str(target).endswith(".parquet"):  # a shard, written but not yet in its place
+    if str(target).endswith(".parquet"):  # a written but not yet renamed shard
         called()
     replace(source, target)
 

@@ -31,7 +31,7 @@ def load_or_die(path):
 
 
 os.replace = replace_or_die
-# the plan's default was bound when the class was made
+# the default of the field was bound at class creation
 base.ImportPlan.__dataclass_fields__["load"].default = load_or_die
 base.ImportPlan.__init__.__defaults__ = tuple(
     load_or_die if default is load else default for default in base.ImportPlan.__init__.__defaults__

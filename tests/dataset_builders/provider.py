@@ -1,4 +1,4 @@
-"""A loopback server that speaks as a city's providers do, with the faults a test asks for."""
+"""Loopback server that simulates the providers of a city, with faults on request."""
 
 import io
 import zlib
@@ -9,11 +9,11 @@ from PIL import Image, ImageDraw
 from .loopback import Loopback, as_json
 
 TOWN = (7.400, 43.730, 7.412, 43.739)
-"""West, south, east, north of the town: 1 km by 1 km."""
+"""West, south, east and north of the town, about 1 km by 1 km."""
 
 
 def drawn(text, size=(256, 256)):
-    """A picture that says what it is, noisy enough not to be blank."""
+    """JPEG with a text on noise, so that it does not count as blank."""
     pixels = np.random.default_rng(zlib.crc32(text.encode())).integers(
         0, 256, (size[1] // 16, size[0] // 16, 3)
     )
@@ -25,13 +25,13 @@ def drawn(text, size=(256, 256)):
 
 
 class CityProvider(Loopback):
-    """Map tiles at /tiles/{z}/{x}/{y}, Google's street views, Baidu's panoramas, Overpass and
-    Nominatim, which know one town: `TOWN`, with a street every 150 m.
+    """Map tiles at /tiles/{z}/{x}/{y}, Google Street View, Baidu panoramas, Overpass and Nominatim
+    for one town, `TOWN`, with a street every 150 m.
 
-    Names of requests are paths and queries, keys left out.
+    Requests are named by path and query, without keys.
 
     Attributes:
-        quota: so many requests are answered before the quota is used up.
+        quota: Number of requests before the quota is exhausted.
     """
 
     def __init__(self, key="S3CRET"):
@@ -71,7 +71,7 @@ def _image(text, size=(256, 256)):
 
 
 def _streets():
-    """The town's streets as Overpass gives them."""
+    """Overpass response with the town's streets."""
     west, south, east, north = TOWN
     lons, lats = np.arange(west, east, 0.002), np.arange(south, north, 0.0015)
     nodes, ways = [], []
@@ -92,7 +92,7 @@ def _streets():
 
 
 def _town():
-    """The town as Nominatim knows it."""
+    """Nominatim response for the town."""
     west, south, east, north = TOWN
     ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
     return [

@@ -1,4 +1,4 @@
-"""A loopback STAC catalogue, with files that it serves in parts."""
+"""Loopback STAC catalogue with support for range requests."""
 
 import json
 
@@ -12,11 +12,11 @@ class StacCatalogue(Loopback):
     """`/search` in pages of two items, and files under `/files/`.
 
     Attributes:
-        items: features in the order of the pages.
-        files: by name.
-        signed: files are only given to addresses with a signature.
-        broken: end of the names of files of which only the first part is there.
-        busy: number of files' requests that are answered with 503 before the first is served.
+        items: Features in the order of the pages.
+        files: Content of files by name.
+        signed: Whether files require a signature in the URL.
+        broken: Suffix of files of which only the first range can be read.
+        busy: Number of file requests to answer with 503.
     """
 
     def __init__(self):
@@ -26,11 +26,11 @@ class StacCatalogue(Loopback):
 
     @property
     def searches(self):
-        """Queries of the searches."""
+        """Query parameters of the searches."""
         return [one.query for one in self.requests if one.path == "/search"]
 
     def add(self, name, footprint, assets, cloud=None, datetime="2024-06-01T10:30:00Z"):
-        """Add an item; assets by name, each the content of a file."""
+        """Add an item with the content of its assets by name."""
         hrefs = {}
         for asset, content in assets.items():
             self.files[f"{name}-{asset}.tif"] = content

@@ -1,4 +1,4 @@
-"""How synthetic images are taken: bounded, consistent within a scene, and silent on indicators."""
+"""Simulated acquisition: bounded, consistent within a scene, uncorrelated with indicators."""
 
 import itertools
 
@@ -20,8 +20,8 @@ from dataset_builders.synthetic.styles import STYLES
 from dataset_builders.synthetic.world import World
 
 SIDE = 12
-# of the tile and of a street view of each region, from the version that had plain images alone;
-# means, since float32 tips the edge of an object on some processors
+# means of the tile and of a street view of each region, from a version without acquisition;
+# means, since float32 rounding at edges differs between processors
 PLAIN_MEANS = (
     (111.3, 136.6), (104.0, 157.0), (115.7, 145.3),
     (108.8, 126.1), (91.1, 143.7), (103.1, 141.2),
@@ -36,7 +36,7 @@ def _tiles(world: World) -> dict[tuple[int, int], Overpass]:
 
 
 def _numbers(overpass: Overpass) -> list[float]:
-    """What an overpass sets, as numbers that could tell something."""
+    """Parameters of an overpass."""
     turn = np.radians([overpass.day * 360 / 365, overpass.azimuth])
     return [
         *np.sin(turn),
@@ -50,7 +50,7 @@ def _numbers(overpass: Overpass) -> list[float]:
 
 
 def _strongest(parameters: np.ndarray, targets: np.ndarray) -> float:
-    """The largest correlation between columns, in standard errors of one that is 0."""
+    """Largest correlation between columns, in standard errors under independence."""
     joint = np.corrcoef(parameters, targets, rowvar=False)
     between = joint[: parameters.shape[1], parameters.shape[1] :]
     return float(np.abs(between).max() * np.sqrt(len(parameters)))
@@ -70,7 +70,7 @@ def test_what_an_overpass_sets_says_nothing_about_the_indicators():
             parameters.append(rows[scene == number][0])
             targets.append(of_city[scene == number].mean(axis=0))
     found, told = np.array(parameters), np.array(targets)
-    # 77 correlations of independent scenes: 4 standard errors would be exceeded once in 200 worlds
+    # with 77 independent correlations, 4 standard errors are exceeded in 1 of 200 worlds
     assert _strongest(found, told) < 4
     leaking = found + 0.2 * found.std(axis=0) * told[:, :1] / told[:, 0].std()
     assert _strongest(leaking, told) > 4
@@ -81,7 +81,7 @@ def test_tiles_of_a_scene_share_its_sun_and_sensor(style):
     tiles = list(_tiles(World(style, SIDE, 1)).values())
     scenes = {(one.number, *_numbers(one)) for one in tiles}
     assert len(scenes) == len({one.number for one in tiles})
-    assert len(scenes) == pytest.approx(SIDE**2 / SCENE_KM2, abs=1)  # one may hold no centre
+    assert len(scenes) == pytest.approx(SIDE**2 / SCENE_KM2, abs=1)  # one may contain no centre
     assert all(one.elevation >= LOWEST_SUN - 1e-9 for one in tiles)
     assert len({one.day for one in tiles}) > 3
     assert len({one.tile_gain for one in tiles}) == len(tiles)

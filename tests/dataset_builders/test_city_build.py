@@ -1,4 +1,4 @@
-"""A town built from its name, with every provider on the loopback address."""
+"""Complete builds of a town, with all providers simulated by a loopback server."""
 
 import collections
 import hashlib
@@ -40,12 +40,12 @@ def keys(monkeypatch):
 
 
 def names(built, start):
-    """The requests of the town's build that begin so, sorted."""
+    """Sorted requests of the town's build with a prefix."""
     return sorted(name for name in built.asked if name.startswith(start))
 
 
 def _content(dataset):
-    """Every file of a dataset; times of fetching differ between runs."""
+    """Files of a dataset, without the download times, which differ between runs."""
     tables = {}
     for path in sorted(dataset.rglob("part-*.parquet")):
         frame = pd.read_parquet(path)
@@ -69,7 +69,6 @@ def test_a_town_is_built_from_its_name(built):
     regions = read_regions(built.dataset, CITY)
     assert len(regions) >= 16
     np.testing.assert_allclose(regions["area_m2"], 200**2, rtol=1e-3)
-    # every region has its tile picture, and every picture its region
     satellite = read_table(built.dataset, CITY, "satellite")
     assert set(satellite["region_id"]) == set(regions["region_id"])
     views = read_table(built.dataset, CITY, "street_view")
@@ -79,7 +78,6 @@ def test_a_town_is_built_from_its_name(built):
     inside = gpd.GeoSeries.from_xy(views["lon"], views["lat"], crs="EPSG:4326")
     shapes = regions.set_index("region_id").geometry[views["region_id"]].reset_index(drop=True)
     assert shapes.intersects(inside).all()
-    # raw values, with their source, and the negative review listed
     comments = pd.read_csv(built.path.parent / "data" / "comments.csv")
     assert regions["comments"].sum() <= comments["reviews"].clip(lower=0).sum()
     assert regions["population_source"].eq("worldpop 2020").all()
@@ -97,7 +95,7 @@ def test_a_build_draws_its_report(built):
     }
     numbers = json.loads((built.run / "report" / "split_report.json").read_text())
     random = numbers["nearest_train_distance_m"]["split_random"]
-    # a cell of 200 m has a neighbour in training
+    # most 200-m cells have an adjacent training cell
     assert 199 < random["p05"] <= random["median"] < 500
     regions = read_regions(built.dataset, CITY)
     assert sum(numbers["counts"]["split_random"].values()) == len(regions)
@@ -107,7 +105,7 @@ def test_a_build_draws_its_report(built):
 
 
 def _said_in(path):
-    """A file as bytes; tables as they read, since their pages are compressed."""
+    """Content of a file, decompressed in the case of Parquet."""
     if path.suffix != ".parquet":
         return path.read_bytes()
     file = pq.ParquetFile(path)
@@ -139,7 +137,7 @@ def test_a_killed_build_goes_on_and_ends_the_same(built, keys, tmp_path, point, 
     killed = run_python(script, built.path, run, point, count)
     assert killed.returncode == -9, killed.stderr[-2000:]
     quick_build(built.recipe, run)
-    # what was answered is in the ledger; at most what was in flight is asked for again
+    # only requests in flight when the build was killed are repeated
     asked = collections.Counter(built.provider.asked) - before
     again = {name for name, number in asked.items() if number > 1}
     assert len(again) <= FAST["at_once"], again
@@ -156,9 +154,9 @@ def test_a_quota_stops_the_build_and_the_next_goes_on(write, provider, tmp_path)
     provider.quota = None
     report = quick_build(recipe, tmp_path / "run")
     twice = [name for name, number in provider.asked.items() if number > 1]
-    # those in flight then, and those that were told of the quota
+    # requests in flight, and those answered with the quota error
     assert len(twice) <= 2 * FAST["at_once"]
-    # a slot whose answer speaks of the quota may take one more request before all are called off
+    # each slot may send another request before the quota error cancels all
     assert sum(first.values()) <= 40 + 2 * FAST["at_once"]
     assert report.rows["testville-street_view"] > 0
 
@@ -210,7 +208,7 @@ def test_a_limit_takes_regions_from_the_middle(built, write, provider, tmp_path)
     some = read_regions(tmp_path / "run" / "dataset", CITY).set_index("region_id")
     everything = read_regions(built.dataset, CITY).set_index("region_id")
     assert len(some) == 4 < len(everything)
-    # around the middle; their labels are those they have among all
+    # central regions with the same labels as in the complete build
     assert some.union_all().intersects(everything.union_all().centroid)
     assert not some.union_all().intersects(everything.union_all().boundary)
     labels = ["population", "comments"]
@@ -232,13 +230,13 @@ def test_a_plan_counts_and_fetches_no_picture(built, write, provider, tmp_path):
     pictures = ("/tiles", "/maps", "/pano")
     assert not any(name.startswith(pictures) for name in provider.asked)
     by_name = found.sources.set_index("name")
-    # metadata and one picture at each place; one request at each
+    # Google: metadata and one image per location; Baidu: one image
     assert by_name.requests["google"] == 2 * found.points
     assert by_name.requests["baidu"] == found.points
     assert by_name.price["google"] == pytest.approx(found.points * 7 / 1000)
     assert by_name.hours["demo"] * 3600 == pytest.approx(by_name["items"]["demo"] / 2000)
     assert (tmp_path / "new" / "plan" / "regions.png").exists()
-    # it is no less than what the build asked for, and nothing once that is done
+    # an upper bound of the requests of a build, and 0 after it
     asked = len([name for name in built.asked if name.startswith(pictures)])
     assert 0.7 * found.total("requests") <= asked <= found.total("requests")
     assert plan(built.recipe, built.again(tmp_path), draw=False).total("requests") == 0

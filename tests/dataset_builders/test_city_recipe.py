@@ -1,4 +1,4 @@
-"""Recipes that ship, and recipes that are wrong."""
+"""Recipes of the repository, and invalid recipes."""
 
 from pathlib import Path
 
@@ -144,7 +144,7 @@ def test_an_item_stands_for_a_list_of_one(tmp_path):
 def test_beijings_regions_are_the_tiles_of_the_line_of_work():
     recipe = read_recipe(CITIES / "beijing.yaml")
     regions = city_regions(recipe, city_boundary(recipe, CITIES))
-    # UrbanCLIP labels 4,587 of these, the paper takes 4,584
+    # UrbanCLIP has labels for 4,587 of these tiles, the paper uses 4,584
     assert len(regions) == 82 * 56
     assert (regions["tile_x"].min(), regions["tile_x"].max()) == (12614, 12695)
     assert (regions["tile_y"].min(), regions["tile_y"].max()) == (4690, 4745)

@@ -22,7 +22,7 @@ PARTS = ("train", "train", "validation", "test", None, "test")
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Six squares of a hundredth of a degree in a row; the third and the fourth share a picture."""
+    """Six adjacent squares with a side of 0.01 degrees; the third and fourth share an image."""
     metadata = DatasetMetadata(
         title="Row",
         description="Six.",
@@ -74,7 +74,7 @@ def dataset(tmp_path):
 def test_numbers_say_what_lies_where_and_what_is_twice(dataset):
     regions = read_regions(dataset, "row")
     distances = train_distances(regions)
-    assert list(distances) == ["split_random"]  # the blocks have no part
+    assert list(distances) == ["split_random"]  # split_block is empty
     numbers = split_numbers(dataset, "row", regions, distances)
     assert numbers["counts"]["split_random"] == {
         "train": 2, "validation": 1, "test": 2, "none": 1,
@@ -86,11 +86,11 @@ def test_numbers_say_what_lies_where_and_what_is_twice(dataset):
         "straddling": {"split_random": 1, "split_block": 0},
     }
     near = numbers["nearest_train_distance_m"]["split_random"]
-    # two and four squares from the last of training
+    # 2 and 4 squares from the nearest training region
     step = 0.01 * 111_195
     np.testing.assert_allclose(near["median"], 3 * step, rtol=0.01)
     assert numbers["block_m"] == 2000
-    # the last of training and the first of test: one square between them
+    # one square lies between the nearest training and test regions
     gap = numbers["train_gap"]["split_random"]
     np.testing.assert_allclose(gap["smallest_m"], step, rtol=0.01)
     assert gap["touching_pairs"] == 0

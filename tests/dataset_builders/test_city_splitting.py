@@ -1,4 +1,4 @@
-"""The splits of a city, and its shards that follow what they are made of."""
+"""Splits of a city, and shards that are rewritten when their content changes."""
 
 import geopandas as gpd
 import numpy as np
@@ -21,7 +21,7 @@ GRID = square_grid(shapely.box(7.0, 43.0, 7.25, 43.18), 500, plane="epsg32632")
 
 
 def labels(wave_m):
-    """A label that repeats itself after `wave_m` metres."""
+    """Periodic labels with a wavelength of `wave_m` metres."""
     x, y = local_xy(GRID["lon"].to_numpy(), GRID["lat"].to_numpy())
     values = np.exp(3 + np.sin(2 * np.pi * x / wave_m) + np.sin(2 * np.pi * y / wave_m))
     return pd.DataFrame({"population": values}, index=GRID.index)
@@ -46,7 +46,7 @@ def test_a_label_that_reaches_too_far_is_said():
     found = split(slope)
     assert found.ranges_m["population"] > found.block_m
     assert any("`population`" in note and "correlation range" in note for note in found.notes)
-    # three blocks in a row all the same
+    # at least three blocks per row, so all parts exist
     assert len(set(found.columns["split_block"]) - {None}) == 3
 
 
@@ -63,7 +63,7 @@ def test_the_buffer_is_as_wide_as_asked(cells):
     apart = np.hypot(
         x[train][:, None] - x[test][None, :], y[train][:, None] - y[test][None, :]
     ).min()
-    # between centres; one cell takes the eight neighbours
+    # between centres; a buffer of one cell drops the eight neighbours
     assert apart > (cells + 0.5) * 500 * 0.99
     assert apart < (cells + 2) * 500
 

@@ -30,7 +30,7 @@ KILLER = Path(__file__).with_name("kill_import.py")
 
 
 def folder(root: Path, count: int = 24) -> Path:
-    """Images on a line of 300 m steps, each with two numbers."""
+    """Images on a line with steps of 300 m, with two numeric columns."""
     root.mkdir(parents=True)
     rows = []
     for i in range(count):
@@ -60,7 +60,6 @@ def test_points_become_cells_and_numbers_their_means(tmp_path):
     np.testing.assert_allclose(regions["population"], means[regions["region_id"]])
     np.testing.assert_allclose(regions["income"], 1000 + means[regions["region_id"]])
     assert regions["area_m2"].to_numpy() == pytest.approx(1e6, rel=2e-3)
-    # every view lies in its cell
     placed = views.merge(regions[["region_id", "geometry"]], on="region_id")
     points = shapely.points(placed["lon"], placed["lat"])
     assert shapely.dwithin(placed["geometry"].to_numpy(), points, 1e-9).all()
@@ -69,7 +68,7 @@ def test_points_become_cells_and_numbers_their_means(tmp_path):
 @pytest.mark.parametrize(
     ("options", "unit", "kind", "transform"),
     [
-        # a column named population may hold logarithms: nothing is concluded from its name
+        # a column named population may contain logarithms
         ({}, "as in the CSV", "intensity", "identity"),
         ({"ln1p": ["population"]}, "as in the CSV", "intensity", "ln1p"),
         ({"units": {"population": "ln(people)"}}, "ln(people)", "intensity", "identity"),
@@ -121,7 +120,7 @@ def test_an_id_in_two_rows_is_refused(tmp_path, regions, images, said):
     plan = ImportPlan("paris", pd.DataFrame({"region_id": regions}), {"satellite": items})
     metadata = DatasetMetadata("t", "d", "s", "l", indicators=())
     with pytest.raises(DatasetError, match=said):
-        # one image a shard, so that no shard holds both
+        # one image per shard, so that the duplicates are in different shards
         import_dataset(
             lambda source: ([plan], metadata), tmp_path, tmp_path / "out", images_per_shard=1
         )
@@ -163,7 +162,7 @@ def test_bad_images_and_rows_are_listed_and_nothing_else_is_lost(tmp_path):
     kept = read_table(tmp_path / "out", "paris", "street_view")["image_id"]
     assert sorted(kept) == [*(f"{i:02}" for i in range(8)), "cmyk", "grey16", "palette"]
     assert sum(report.rejects.values()) == 10
-    # regions whose only picture was bad are kept
+    # regions whose only image was rejected are kept
     assert report.regions_without_image == {"paris": 6}
     for row in iter_images(tmp_path / "out", "paris", "street_view"):
         assert row["image"]
@@ -365,7 +364,7 @@ def test_urbanvlp_lists_what_it_cannot_read(tmp_path):
         "1_116.4,39.9_202001_10.5": "bad_caption", "x": "bad_tile",
         "baidu_16_12659_4700": "bad_poi", "baidu_16_12658_4700": "listed_twice",
     }  # fmt: skip
-    # once more in its own table, and in that of the other part
+    # a duplicate within the table, and one in the table of the other part
     twice = rejects.loc[rejects["reason"] == "listed_twice", "detail"]
     assert sorted(twice) == ["Beijing_test.csv", "Beijing_train.csv"]
 

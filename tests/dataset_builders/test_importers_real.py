@@ -1,4 +1,4 @@
-"""The importers on the published data they are written for."""
+"""Importers on real published data."""
 
 import json
 
@@ -19,7 +19,7 @@ SPLITS = {"train", "validation", "test"}
 
 @pytest.fixture(scope="module")
 def imported(shared_data, tmp_path_factory):
-    """Imports both sources once for the module."""
+    """Imports of both sources, shared by the module."""
     done = {}
     for module, folder in ((urbanclip, "urbanclip_toolkit"), (urbanvlp, "urbanvlp_sample")):
         root = tmp_path_factory.mktemp(folder) / "dataset"
@@ -39,7 +39,7 @@ def test_urbanclip_keeps_every_tile_and_the_authors_values(imported, shared_data
         ("gdp (million yuan)", "gdp_urbanclip"),
     ):
         np.testing.assert_array_equal(regions.loc[ids, name], table[column])
-    # five tiles have a caption and no values
+    # five tiles have a caption but no values
     assert len(regions) == 4592
     assert regions["carbon_urbanclip"].isna().sum() == 5
     assert report.rejects == {}
@@ -55,7 +55,7 @@ def test_urbanclip_geometry_is_the_tile_in_wgs84_and_not_the_toolkits_column(imp
     regions = read_regions(root, "beijing")
     sides = np.sqrt(regions["area_m2"])
     assert sides.between(775, 795).all()
-    # tiles cover the city without overlap or hole
+    # tiles do not overlap
     shapes = shapely.set_precision(regions.geometry.to_numpy(), 1e-9)
     assert shapely.area(shapely.union_all(shapes)) == pytest.approx(
         shapely.area(regions.geometry).sum(), rel=1e-6
@@ -142,4 +142,4 @@ def test_cards_state_the_defects_of_published_labels(imported, folder, indicator
     lines = (imported[folder][0] / "README.md").read_text().splitlines()
     (said,) = {line for line in lines if line.startswith(f"- `{indicator}`:")}
     assert defect in said
-    assert "1 km" in said  # off the tile
+    assert "1 km" in said

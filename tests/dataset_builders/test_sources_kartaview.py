@@ -1,4 +1,4 @@
-"""KartaView's interface on the loopback address, with its faults."""
+"""KartaView source with a loopback server and its faults."""
 
 import json
 
@@ -89,7 +89,7 @@ def test_a_second_run_asks_for_nothing(server, tmp_path):
 
 def test_missing_fields_are_no_trouble(server, tmp_path):
     server.photos["0"] = {"id": "0", "fileurlProc": f"{server.url}/files/0.jpg"}
-    server.photos["100"] = {"id": "100"}  # no address
+    server.photos["100"] = {"id": "100"}  # no URL
     server.photos["200"] |= {"heading": None, "lat": "north"}
     found = {view.image_id: view for view in views(KartaView(base_url=server.url), tmp_path)}
     assert set(found) == {"kartaview/0", "kartaview/101", "kartaview/200"}
@@ -125,7 +125,7 @@ def test_a_photo_that_is_refused_does_not_end_the_run(server, tmp_path):
     server.answers["/files/0.jpg"] = [(403, {}, b"")]
     source = KartaView(base_url=server.url)
     assert [view.image_id for view in views(source, tmp_path)] == ["kartaview/100", "kartaview/200"]
-    assert len(views(source, tmp_path)) == 3  # asked for anew by the next run
+    assert len(views(source, tmp_path)) == 3  # retried by the next run
 
 
 def test_no_photo_is_no_view(server, tmp_path):

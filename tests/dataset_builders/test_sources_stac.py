@@ -1,4 +1,4 @@
-"""A catalogue on the loopback address, its GeoTIFFs written here, read part by part."""
+"""STAC source with a loopback catalogue and generated GeoTIFFs."""
 
 import io
 import json
@@ -40,7 +40,7 @@ def utm(epsg=32650):
 
 
 def scene(epsg=32650, pixel=10.0, side_m=4000.0, hole=None, scale=10, dtype="uint16", nodata=0):
-    """Red, green and blue of the waves around the square, as files; zero means no data."""
+    """Values `(n, n, 3)` of the waves around the square with nodata 0, and a raster profile."""
     x, y = utm(epsg).transform(EAST + 500, NORTH + 500)
     count = int(side_m / pixel)
     west, north = x - side_m / 2, y + side_m / 2
@@ -70,7 +70,7 @@ def tiff(values, profile):
 
 
 def bands(**options):
-    """Three files of a band each."""
+    """Three single-band files."""
     values, profile = scene(**options)
     return {name: tiff(values[None, ..., i], profile) for i, name in enumerate(ASSETS)}
 
@@ -97,7 +97,7 @@ def regions(*shapes):
 
 
 def fetch(folder, found, wanted, **options):
-    """Fetch; returns what is known of each region, and the encoded pictures."""
+    """Fetch; return the metadata and the encoded image of each region."""
 
     async def job(fetcher, store):
         async for _ in found.fetch(wanted, fetcher, store):
@@ -129,7 +129,7 @@ def test_the_measure_itself_sees_a_pixel(catalogue, tmp_path):
 def test_one_asset_of_three_bands_is_enough(catalogue, tmp_path):
     values, profile = scene(scale=1, dtype="uint8", nodata=None)
     content = tiff(values.transpose(2, 0, 1), profile)
-    catalogue.add("N", footprint(), {"image": content})  # aerial pictures tell of no clouds
+    catalogue.add("N", footprint(), {"image": content})  # without eo:cloud_cover
     found = source(catalogue, assets=("image",), stretch=(0.0, 255.0))
     (known,), (picture,) = fetch(tmp_path, found, regions(square()))
     assert known.captured_at == "2024-06-01T10:30:00Z"
@@ -213,7 +213,7 @@ def test_addresses_of_no_web_server_are_refused_before_anything_is_asked_for(cat
     with pytest.raises(SourceError, match=r"such as s3://bucket/A-red\.tif, which cannot be read"):
         fetch(tmp_path, source(catalogue), regions(square()))
     assert set(catalogue.asked) == {"/search"}
-    catalogue.add("B", footprint(), bands(), 9.0)  # cloudier, and to be had
+    catalogue.add("B", footprint(), bands(), 9.0)  # cloudier but readable
     (known,), _ = fetch(tmp_path, source(catalogue), regions(square()))
     assert json.loads(known.detail)["items"] == ["B"]
 
@@ -340,7 +340,7 @@ def test_a_city_is_built_with_pictures_of_a_catalogue(catalogue, tmp_path):
     assert only["requests"] == 6 * found.regions
     report = build(read_recipe(recipe), tmp_path / "run", draw=False)
     rows = read_table(report.dataset, "waves", "satellite")
-    # the item ends within the city: what it leaves open is listed
+    # the item covers only part of the city
     rejects = read_rejects(report.dataset)
     assert 4 <= len(rows) == found.regions - len(rejects)
     assert set(rejects["reason"]) == {"missing"}

@@ -19,7 +19,7 @@ PLACES = [Place(f"p{n}", 116.3 + n / 1000, 39.9, heading=30.0) for n in range(4)
 
 
 class Provider(Loopback):
-    """Speaks as the street-view services of Google, Baidu and Mapillary do."""
+    """Simulates the street-view services of Google, Baidu and Mapillary."""
 
     def __init__(self):
         super().__init__()
@@ -53,7 +53,7 @@ class Provider(Loopback):
             return {"status": status}
         return {
             "status": "OK",
-            # two places share the last panorama
+            # two locations share the last panorama
             "pano_id": f"PANO{min(round((lon - 116.3) * 1000), 2)}",
             "date": "2024-05",
             "copyright": "© somebody",
@@ -75,7 +75,7 @@ class Provider(Loopback):
 
 
 def coverage(path):
-    """A coverage tile with the pictures in it."""
+    """Coverage tile with its images."""
     import mapbox_vector_tile
 
     x, y = (int(part) for part in path.split("/")[-2:])
@@ -94,7 +94,7 @@ PICTURES = {
     11: (116.3001, 39.9, False),  # 9 m from p0
     12: (116.3003, 39.9, False),  # 26 m from p0
     13: (116.3011, 39.9, True),  # 9 m from p1, a panorama
-    14: (116.3050, 39.9, False),  # far from all
+    14: (116.3050, 39.9, False),  # out of range
 }
 
 
@@ -118,7 +118,7 @@ def test_google_asks_for_metadata_first_and_shares_panoramas(provider, tmp_path)
     provider.google_status = {116.301: "ZERO_RESULTS"}
     source = GoogleStreetView(base_url=provider.url)
     views = views_of(source, tmp_path)
-    # panoramas 0 and 2, two headings each; 116.301 has none, 116.302 and 116.303 share one
+    # two headings each; 116.301 has no panorama, 116.302 and 116.303 share one
     assert [(view.image_id.split("/")[1], view.heading) for view in views] == [
         ("PANO0", 120.0),
         ("PANO0", 300.0),
@@ -131,7 +131,7 @@ def test_google_asks_for_metadata_first_and_shares_panoramas(provider, tmp_path)
     content = Store(tmp_path).read(views[0].key)
     assert Image.open(io.BytesIO(content)).size == (640, 640)
     assert views_of(source, tmp_path) == views
-    assert provider.total == 8  # nothing again
+    assert provider.total == 8  # no further requests
 
 
 def test_baidu_gets_wgs84_said_and_the_largest_picture(provider, tmp_path):
@@ -224,12 +224,12 @@ def test_mapillary_keeps_ids_and_never_an_expired_address(provider, tmp_path):
     first = views_of(mapillary(provider), tmp_path)
     asked = provider.total
     assert views_of(mapillary(provider), tmp_path) == first
-    assert provider.total == asked  # nothing again
+    assert provider.total == asked  # no further requests
     store = Store(tmp_path)
-    store.forget([first[0].key])  # as if killed between address and picture
+    store.forget([first[0].key])  # as if killed between URL and image
     views_of(mapillary(provider), tmp_path)
     addresses = [path for path in provider.asked if path.startswith("/expiring/")]
-    assert len(addresses) == 3  # a fresh one for the picture that was missing
+    assert len(addresses) == 3  # a fresh one for the missing image
 
 
 @pytest.mark.parametrize("code", [403, 503])
@@ -238,7 +238,7 @@ def test_a_picture_that_is_not_given_is_asked_for_again_at_a_fresh_address(
 ):
     provider.answers["/expiring/1/11.jpg"] = [(code, {}, b"")] * 5
     source = mapillary(provider, panoramas=False)
-    assert views_of(source, tmp_path, PLACES[:1]) == []  # and no word of a key
+    assert views_of(source, tmp_path, PLACES[:1]) == []  # does not raise StoppedError
     assert Store(tmp_path).counts("mapillary/picture/") == {"failed": 1}
     addresses = [path for path in provider.asked if path.startswith("/expiring/")]
     (view,) = views_of(source, tmp_path, PLACES[:1])

@@ -13,7 +13,7 @@ from dataset_builders.download import Fetched, Store
 from dataset_builders.errors import SourceError
 from dataset_builders.sources.tiles import TileSource
 
-WAVE_M = 200.0  # a whole number of them in every square
+WAVE_M = 200.0  # divides the sides of all squares
 TO_UTM = pyproj.Transformer.from_crs("EPSG:4326", "EPSG:32650", always_xy=True)
 TO_DEGREES = pyproj.Transformer.from_crs("EPSG:32650", "EPSG:4326", always_xy=True)
 XYZ = TileSource("waves", "http://localhost/{z}/{x}/{y}.png", 15)
@@ -22,7 +22,7 @@ BAIDU = TileSource("waves", "http://localhost/?x={x}&y={y}&z={z}", 16, scheme="b
 
 
 def waves(east, north):
-    """A landscape whose every place shows where it is: waves to the east and to the north."""
+    """Test pattern that encodes the location: waves in the east and north direction."""
     red = 127 + 100 * np.sin(2 * np.pi * east / WAVE_M)
     green = 127 + 100 * np.sin(2 * np.pi * north / WAVE_M)
     return np.stack([red, green, np.full_like(red, 40.0)], axis=-1)
@@ -33,7 +33,7 @@ def draw_tile(source, x, y):
     across, down = np.meshgrid(centres, centres)
     up = 1 - down
     row = y + 1 - up if source.scheme == "xyz" else y + up
-    # the south-west corner of a fractional tile is a point of the plane
+    # the south-west corner of a fractional tile is the location of a pixel
     lon, lat = tile_corner(
         x + across, row - 1 if source.scheme == "xyz" else row, source.zoom, source.scheme
     )
@@ -58,7 +58,7 @@ def square(side_m=1000.0, east=448_000.0, north=4_417_000.0):
 
 
 def displacement_px(picture, side_m, east=448_000.0, north=4_417_000.0):
-    """How far the waves lie from where they should, in pixels to the east and to the north."""
+    """Larger of the eastward and northward displacement of the waves in pixels."""
     seen = np.asarray(Image.open(io.BytesIO(picture)), dtype=float)
     centres = (np.arange(256) + 0.5) / 256 * side_m
     xs, ys = np.meshgrid(east + centres, north + side_m - centres)
@@ -87,7 +87,7 @@ def test_a_picture_lies_where_its_region_is(tmp_path, source, side_m):
 
 def test_the_measure_itself_sees_a_pixel(tmp_path):
     store = Store(tmp_path)
-    region = square(1000.0, east=448_004.0)  # one pixel of four metres aside
+    region = square(1000.0, east=448_004.0)  # displaced by one pixel of 4 m
     for tile in XYZ.covering(region):
         put(store, XYZ, tile)
     picture = XYZ.mosaic(region, store)

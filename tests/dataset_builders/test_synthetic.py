@@ -1,4 +1,4 @@
-"""The synthetic dataset as a folder: the same whatever happens, readable, marked as synthetic."""
+"""Synthetic datasets: reproducible, readable, and marked as synthetic."""
 
 import io
 import json
@@ -43,7 +43,6 @@ def test_same_seed_gives_the_same_bytes_for_one_and_two_processes(city, tmp_path
     assert _files(tmp_path / "again") == _files(city)
 
 
-# renames: regions, truth, street views, satellite, captions, rejects, card
 def test_a_finished_build_is_not_rendered_again_nor_mixed_with_another(city):
     before = {path: os.stat(path).st_mtime_ns for path in city.rglob("part-*.parquet")}
     build_dataset(city, ["oldgate"], 3, 1, seed=4, with_masks=True, num_workers=1)
@@ -81,7 +80,7 @@ def test_everything_says_synthetic(city):
 
 def test_regions_are_square_kilometres_side_by_side(city):
     regions = geopandas.read_parquet(city / "data" / "oldgate-regions")
-    # scale of a UTM zone, and the ellipsoid
+    # tolerance for the scale factor of the UTM projection
     assert regions["area_m2"].between(0.99e6, 1.01e6).all()
     centre = regions.set_index("region_id").loc["oldgate_001_001"].geometry
     assert regions.geometry.touches(centre).sum() == 8

@@ -1,4 +1,4 @@
-"""The world behind the synthetic cities: fields, laws, images and captions."""
+"""Latent world of the synthetic cities: fields, labels, images and captions."""
 
 import itertools
 import math
@@ -35,7 +35,7 @@ from pipelines.common.tokenizer import clip_tokenizer
 
 CITIES = sorted(STYLES)
 CONTEXT_OF_CLIP = 77
-RANGES = {  # of a square kilometre of a city
+RANGES = {  # per square kilometre
     "population": (0, 60_000),
     "gdp": (1, 20_000),
     "night_light": (0.2, 150),
@@ -48,7 +48,7 @@ RANGES = {  # of a square kilometre of a city
 
 @cache
 def _facts() -> list[tuple[str, tuple]]:
-    """View and facts of the pictures of a small city."""
+    """View and facts of each image of a small city."""
     world = World("harborview", 5, 1)
     found = []
     for column, row in itertools.product(range(5), repeat=2):
@@ -80,7 +80,7 @@ def test_smooth_field_has_its_variance_and_its_length():
     fields = [SmoothField(rng, 2.0)(steps[None, :], steps[:, None]) for _ in range(12)]
     assert np.mean([field.var() for field in fields]) == pytest.approx(1, abs=0.15)
     lag = np.mean([np.mean(field[:, 4:] * field[:, :-4]) for field in fields])
-    assert lag == pytest.approx(math.exp(-0.5), abs=0.12)  # at one length
+    assert lag == pytest.approx(math.exp(-0.5), abs=0.12)  # at a lag of one correlation length
 
 
 def test_open_grid_equals_single_points():
@@ -128,25 +128,23 @@ def test_noise_of_labels_is_the_declared_one(monkeypatch, name):
     noisy, declared = labels.indicators(world)[name], labels.NOISE[name]
     monkeypatch.setitem(labels.NOISE, name, 0.0)
     expected = labels.indicators(world)[name]
-    enough = expected > 500 if name == "population" else expected > 0  # beyond Poisson's part
+    enough = expected > 500 if name == "population" else expected > 0  # little Poisson noise
     ratio = np.log(noisy[enough] / expected[enough])
     assert ratio.std() == pytest.approx(declared, rel=0.12)
     assert np.exp(ratio).mean() == pytest.approx(1, abs=0.03)
 
 
-# ---- pictures ---------------------------------------------------------------------------------
+# ---- images -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("city", CITIES)
 def test_neighbouring_tiles_join_without_a_seam(city):
     world = World(city, 6)
-    between = np.asarray(
-        render_tile(world, 2.5, 3).image, np.int64
-    )  # half of one, half of the next
+    between = np.asarray(render_tile(world, 2.5, 3).image, np.int64)  # halfway between two tiles
     west, east = (np.asarray(render_tile(world, column, 3).image, np.int64) for column in (2, 3))
     joined = np.concatenate([west[:, 128:], east[:, :128]], axis=1)
     same = (np.abs(between - joined).max(axis=-1) <= 1).mean(axis=0)
-    assert same.min() > 0.97  # of each column of pixels: float32 may tip an edge
+    assert same.min() > 0.97  # edges may differ by float32 rounding
     below = np.asarray(render_tile(world, 2, 2.5).image, np.int64)
     south = np.asarray(render_tile(world, 2, 2).image, np.int64)
     joined = np.concatenate([west[128:], south[:128]])
@@ -215,11 +213,11 @@ def test_captions_are_long_and_tell_most_facts_after_the_context_of_clip(view):
             for fact in told:
                 words = reword(phrase(fact, view), captioner)
                 read = caption.text[: caption.text.index(words) + len(words)]
-                # the mark of the end takes one of the 77 positions
+                # the end token takes one of the 77 positions
                 late.append(len(tokenizer(read)["input_ids"]) - 1 > CONTEXT_OF_CLIP - 1)
             beginnings.add(tuple(tokenizer(caption.text)["input_ids"][:CONTEXT_OF_CLIP]))
     assert 0.5 < np.mean(late) < 0.7
-    # what is cut at 77 tokens still tells most pictures apart
+    # most captions still differ after truncation to 77 tokens
     assert len(beginnings) > 0.8 * len(of_view) * len(CAPTIONERS)
 
 
@@ -228,7 +226,7 @@ def test_the_reference_tells_all_facts_and_nothing_else():
         caption = reference_caption(facts, view)
         assert MIN_WORDS <= len(caption.text.split()) <= MAX_WORDS
         assert not caption.hallucinated
-        assert len(caption.omitted) <= 1  # only where all would be more than 200 words
+        assert len(caption.omitted) <= 1  # only if the caption would exceed 200 words
         assert caption.text.count("It shows") == len(facts) - len(caption.omitted)
 
 
@@ -249,7 +247,7 @@ def test_captioners_err_at_their_declared_rates(captioner):
             variance += (chances * (1 - chances)).sum()
             invented += len(caption.hallucinated)
             true += len(facts) - len(caption.omitted)
-    # four standard deviations; a few facts more are left off where 200 words are full
+    # four standard deviations, plus facts dropped at the limit of 200 words
     assert -4 * math.sqrt(variance) <= omitted - expected <= 4 * math.sqrt(variance) + 0.01 * true
     told = invented + true
     error = math.sqrt(captioner.hallucination / told)

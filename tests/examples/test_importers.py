@@ -1,4 +1,4 @@
-"""The importers of published collections: their parts on small inputs, and on the real data."""
+"""Example importers on small inputs and on the real data."""
 
 import itertools
 import json
@@ -37,7 +37,7 @@ SPLITS = {"train", "validation", "test"}
 
 @pytest.fixture(scope="module")
 def imported(shared_data, tmp_path_factory):
-    """Imports a source once for the module."""
+    """Imports a source, once per module."""
     done = {}
 
     def run(module):
@@ -76,7 +76,7 @@ def test_bad_rows_of_a_csv_are_counted_and_end_nothing(tmp_path):
 
 
 def mask_of(*boxes: tuple[str, slice, slice]) -> np.ndarray:
-    """Sky above road, and boxes of classes; 360 x 480."""
+    """Mask of 360 x 480 pixels with sky above road, and boxes of further classes."""
     mask = np.zeros((360, 480), dtype=np.uint8)
     mask[180:] = CLASSES.index("road")
     for name, rows, columns in boxes:
@@ -163,7 +163,7 @@ def test_camvid(imported):
     assert set(regions["split_block"].dropna()) == SPLITS
     held = regions.set_index("region_id")["split_block"]
     names = sorted(held.index)
-    # a frame and the next one of the same drive are never on two sides
+    # consecutive frames of a drive are never in different parts
     for one, other in itertools.pairwise(names):
         if one.split("_")[0] == other.split("_")[0]:
             assert (
@@ -197,7 +197,6 @@ def test_king_county(imported, shared_data):
     np.testing.assert_allclose(np.log(regions["price"]), logs[regions.index])
     years = houses.groupby("cell")["yr_built"].mean()
     np.testing.assert_allclose(regions["year_built"], years[regions.index])
-    # every house lies in its cell
     shapes = regions.loc[houses["cell"], "geometry"].to_numpy()
     assert shapely.contains(shapes, shapely.points(houses["long"], houses["lat"])).all()
     assert regions["area_m2"].to_numpy() == pytest.approx(1e6, rel=0.01)
