@@ -1,4 +1,4 @@
-"""Fixtures that several modules use: a town's provider, its recipe, and the town as built."""
+"""Shared fixtures: the provider of a town, its recipe, and the built town."""
 
 from .town import built, provider, town, write
 

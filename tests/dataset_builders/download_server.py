@@ -1,4 +1,4 @@
-"""A loopback server whose answers are named in the path: /ok/7, /flaky/3, /quota/1, ..."""
+"""Loopback server whose responses are named in the path: /ok/7, /flaky/3, /quota/1, ..."""
 
 import email.utils
 import gzip
@@ -35,11 +35,11 @@ def zipped(body: bytes) -> tuple[int, dict[str, str], bytes]:
 
 
 class Server(Loopback):
-    """Answers by the name in the path: /ok/7, /flaky/3, /quota/1, ...
+    """Responds according to the name in the path: /ok/7, /flaky/3, /quota/1, ...
 
     Attributes:
-        done: what is held goes when this is set.
-        five: and what comes in fives when so many are there.
+        done: Releases the requests of `held`.
+        five: Releases the requests of `fives` when five are waiting.
     """
 
     def __init__(self):
@@ -66,7 +66,7 @@ class Server(Loopback):
     def made(self, kind, number, times, request):
         right = (200, PNG, picture(number))
         if kind in ("quota", "denied"):
-            # three of four slots are at what is held: so all that came before is settled
+            # three of four slots are held, so all earlier requests are settled
             while sum(path.startswith("/held/") for path in list(self.asked)) < 3:
                 time.sleep(0.001)
         if kind == "slow":

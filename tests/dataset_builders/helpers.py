@@ -1,4 +1,4 @@
-"""Small pictures and datasets for the tests of dataset_builders."""
+"""Small images and datasets for the tests of dataset_builders."""
 
 import io
 from pathlib import Path
@@ -23,7 +23,7 @@ def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
 
 
 def tables(root: Path) -> dict[str, pa.Table]:
-    """Every Parquet file below a folder, by its relative path."""
+    """All Parquet files below a folder, by relative path."""
     return {
         path.relative_to(root).as_posix(): pq.read_table(path)
         for path in sorted(root.rglob("*.parquet"))

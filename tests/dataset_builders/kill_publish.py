@@ -1,4 +1,4 @@
-"""Publishes a dataset and kills itself at a chosen rename; run by test_publish.py."""
+"""Publish a dataset and kill the process at a chosen rename; run by test_publish.py."""
 
 import os
 import signal

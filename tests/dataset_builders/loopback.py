@@ -1,4 +1,4 @@
-"""A loopback server whose answers, and whose faults, a test writes down."""
+"""Loopback server with responses and faults set by a test."""
 
 import asyncio
 import collections
@@ -19,7 +19,7 @@ JSON = {"Content-Type": "application/json"}
 
 @dataclass(frozen=True)
 class Request:
-    """A GET request; parameters that are given twice count once."""
+    """A GET request; of repeated parameters the first counts."""
 
     path: str
     query: dict[str, str]
@@ -27,19 +27,19 @@ class Request:
 
 
 def as_json(value: Any) -> tuple[int, dict[str, str], bytes]:
-    """An answer in JSON."""
+    """A JSON response."""
     return 200, JSON, json.dumps(value).encode()
 
 
 class Loopback(ThreadingHTTPServer, ABC):
-    """Answers GET requests, each by [`answer`] under the name that [`name`] gives it.
+    """Responds to GET requests by [`answer`]; [`name`] gives the name of a request.
 
     Attributes:
-        asked: how often each name was asked for.
-        requests: all requests, in order.
-        answers: by name or path, `(status, headers, body)` in place of the right answer, used
-            up in turn; a number cuts the right answer short.
-        delay_s: before each answer.
+        asked: Number of requests per name.
+        requests: All requests, in order.
+        answers: Responses that replace the right one, by name or path: `(status, headers, body)`,
+            used in turn; a number truncates the right response.
+        delay_s: Delay of each response, in seconds.
     """
 
     daemon_threads = True
@@ -59,7 +59,7 @@ class Loopback(ThreadingHTTPServer, ABC):
         self.server_close()
 
     def handle_error(self, request, client_address):
-        """A client that was killed is no matter of the test's output."""
+        """Ignore errors of clients that were killed."""
 
     @property
     def url(self):
@@ -74,11 +74,11 @@ class Loopback(ThreadingHTTPServer, ABC):
 
     @abstractmethod
     def answer(self, request: Request) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body of the right answer."""
+        """Status, headers and body of the right response."""
 
 
 def with_fetcher(folder, job, **settings):
-    """What the coroutine `job(fetcher, store)` returns, for a store in a folder."""
+    """Run the coroutine `job(fetcher, store)` with a store in a folder; returns its result."""
 
     async def main():
         store = Store(folder)

@@ -1,4 +1,4 @@
-"""Attributes of polygon layers allocated to regions by area, against cases worked by hand."""
+"""Areal interpolation of polygon attributes, against cases worked by hand."""
 
 import geopandas as gpd
 import numpy as np
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dataset_builders.allocation import allocate
 from dataset_builders.errors import DatasetError, SourceError
 
-PLANE = "EPSG:6933"  # metres, areas are true
+PLANE = "EPSG:6933"  # metres, equal-area
 
 
 def frame(shapes, crs=PLANE, **columns):
@@ -25,7 +25,7 @@ ZONES = frame(
 
 
 def test_an_amount_is_shared_out_by_area():
-    """A quarter of the first zone, and half of the second one; the third region is beyond."""
+    """A quarter of the first zone and half of the second; the third region lies outside."""
     regions = frame(
         [
             shapely.box(750, 0, 1000, 1000),
@@ -60,7 +60,7 @@ def test_a_region_is_known_as_far_as_the_layer_is():
 @settings(max_examples=30)
 @given(st.integers(0, 10**6))
 def test_amounts_are_preserved_where_regions_cover_the_layer(seed):
-    """In any two partitions of one area, also in another CRS."""
+    """For any two partitions of an area, also in another CRS."""
     rng = np.random.default_rng(seed)
     area = shapely.box(116.0, 39.5, 116.5, 40.0)
 

@@ -23,7 +23,7 @@ GRIDS = {
 
 
 def brute_force(lon, lat, regions):
-    """For each point the region with the first id that it touches, looking at every one."""
+    """Region with the first id that touches each point, by testing all regions."""
     order = np.argsort(regions["region_id"].to_numpy(dtype=str), kind="stable")
     points, found = shapely.points(lon, lat), np.full(len(lon), -1)
     for row in order[::-1]:
@@ -42,7 +42,7 @@ def points_around(regions, count, seed):
 
 
 def points_on_edges(regions, count, seed):
-    """Corners of regions, and points along their sides (to the last bit, mostly)."""
+    """Corners of regions, and points along their sides, mostly exact to the last bit."""
     rng = np.random.default_rng(seed)
     shapes = regions.geometry.to_numpy()[rng.integers(0, len(regions), count)]
     rings = shapely.get_exterior_ring(shapely.get_geometry(shapes, 0))
@@ -62,7 +62,7 @@ def test_points_go_where_the_outlines_say(name):
 
 @pytest.mark.parametrize("name", GRIDS)
 def test_a_point_on_a_shared_edge_counts_once(name):
-    """It would have two rows in a spatial join, or none."""
+    """A spatial join would give it two rows, or none."""
     regions = GRIDS[name]()
     lon, lat = points_on_edges(regions, 1000, 1)
     found = assign_points(lon, lat, regions)
@@ -78,7 +78,7 @@ def test_a_point_on_a_shared_edge_counts_once(name):
 
 
 def test_every_point_of_a_line_across_a_grid_is_found_once():
-    """Points along the very sides of whole rows of squares."""
+    """Points along the sides of rows of squares."""
     regions = square_grid(BEIJING, 1000, min_cover=0.0)
     parts = regions["region_id"].str.split("_", expand=True)
     row = regions[parts[3] == parts[3].unique()[4]]
@@ -159,7 +159,7 @@ WRONG = {
 
 @pytest.mark.parametrize("system", WRONG)
 def test_points_of_another_system_are_found_out(system):
-    """A small town, so that a shift of 500 m leaves it."""
+    """A town so small that a shift of 500 m leaves it."""
     town = shapely.box(116.300, 39.900, 116.3045, 39.9035)
     regions = square_grid(town, 100, min_cover=0.0)
     rng = np.random.default_rng(0)

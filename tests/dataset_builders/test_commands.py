@@ -1,4 +1,4 @@
-"""How commands end: one line, an exit code, and no traceback."""
+"""Errors of commands: one line, an exit code, and no traceback."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ RESUME = "then rerun the command to resume."
 
 
 def ended(error, capsys):
-    """Exit code and printed line of a command that raises."""
+    """Exit code and printed line of a command that raises an error."""
 
     def work():
         raise error

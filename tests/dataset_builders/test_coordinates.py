@@ -17,7 +17,7 @@ from dataset_builders.coordinates import (
 )
 from dataset_builders.errors import DatasetError
 
-# published for Tiananmen
+# Tiananmen, with published conversions
 PLACE = (116.404, 39.915)
 lons, lats = st.floats(75, 134), st.floats(4, 53)
 
@@ -56,7 +56,7 @@ def test_baidu_tiles_have_the_corners_of_baidus_own_service(tile, corner):
 def test_round_trips_end_where_they_began(lon, lat, source, target):
     start = convert(lon, lat, "bd09", source)
     there = convert(*start, source, target)
-    # within a hair of 15, 30, 45 degrees Baidu's polynomials have gaps of a centimetre
+    # close to 15, 30 and 45 degrees Baidu's polynomials have gaps of a centimetre
     in_gap = abs((lat + 7.5) % 15 - 7.5) < 1e-6
     metres, degrees = (0.02, 2e-7) if in_gap else (1e-6, 1e-9)
     tolerance = metres if source == "bd09mc" else degrees
@@ -69,7 +69,7 @@ def test_nothing_is_flung_away_anywhere(lon, lat):
     assert abs(x) < 2.01e7
     assert np.sign(y) * np.sign(lat) >= 0
     if abs(lat) < 74:
-        # never further from Mercator's own formula on the sphere than the ellipsoid makes it
+        # the difference between Mercator on the sphere and on the ellipsoid
         mercator = 6378137 * np.arcsinh(np.tan(np.radians(lat)))
         assert abs(y - mercator) < 45_000
 
@@ -85,7 +85,7 @@ def test_outside_china_there_is_no_way(place, target):
     lon, lat = convert([PLACE[0], place[0]], [PLACE[1], place[1]], "wgs84", target, outside="nan")
     assert np.isfinite([lon[0], lat[0]]).all()
     assert np.isnan([lon[1], lat[1]]).all()
-    # Baidu's plane is defined anywhere
+    # BD-09 Mercator is defined everywhere
     assert convert(*convert(*place, "bd09", "bd09mc"), "bd09mc", "bd09") == pytest.approx(place)
 
 
@@ -175,7 +175,7 @@ def test_the_toolkits_column_named_wgs84_is_bd09_of_the_south_west_corner(shared
     np.testing.assert_allclose(found[0], lon, rtol=0, atol=1e-9)
     np.testing.assert_allclose(found[1], lat, rtol=0, atol=1e-9)
     true = convert(*found, "bd09", "wgs84")
-    # what the column is taken for lies 0.8 to 1.4 km away
+    # taken as WGS-84, the column is off by 0.8 to 1.4 km
     away = np.hypot((lon - true[0]) * 85_300, (lat - true[1]) * 111_000)
     assert (away > 800).all()
     assert (away < 1500).all()

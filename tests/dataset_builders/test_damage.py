@@ -1,4 +1,4 @@
-"""Damaged files are set aside, and made again by the same command."""
+"""Damaged files are set aside and recreated by the same command."""
 
 import json
 import sqlite3
@@ -70,7 +70,7 @@ def test_no_altered_value_of_a_state_file_is_read(tmp_path):
     for content in altered(path.read_bytes()):
         path.write_bytes(content)
         found = read_json(path)
-        # without its name, the checksum is one entry more
+        # with a damaged name, the checksum is an additional entry
         assert found is None or {name: found.get(name) for name in values} == values
         assert path.exists() == (found is not None)
     assert len(aside(tmp_path)) > 60
@@ -120,7 +120,7 @@ def test_no_altered_byte_of_a_table_is_read(tmp_path):
         if is_whole(path):
             found = read_parquet(path)
             assert found.equals(before)
-            # a byte before them all may hide them, and their checksum
+            # a damaged byte may hide the metadata and their checksum
             metadata = found.schema.metadata or before.schema.metadata
             assert metadata[b"urbanln"] == before.schema.metadata[b"urbanln"]
 

@@ -80,7 +80,7 @@ def test_an_answer_that_was_cut_off_is_asked_for_again(server, tmp_path):
 
 @pytest.mark.parametrize("url", ["s3://bucket/key", "bucket/key", "http://", "file:///etc/hosts"])
 def test_an_address_of_no_web_server_is_refused_at_once(tmp_path, url):
-    # so many of them are no outage, and none is tried five times
+    # 60 of these do not count as an outage, and none is retried
     wanted = [Item(f"x/{n}", url) for n in range(60)]
     found = fetch(tmp_path, wanted, backoff_s=1e9)
     assert {one.status for one in found.values()} == {"invalid"}
@@ -141,7 +141,7 @@ def test_a_host_that_never_answers_stops_everything(server, tmp_path):
     with pytest.raises(StoppedError, match="50 items in a row failed"):
         fetch(tmp_path, wanted, max_attempts=1)
     assert server.total < 250
-    # some that fail among others that do not are no reason to stop
+    # failures among successes do not stop the run
     pairs = zip(items(server, "dead", range(60)), items(server, "ok", range(60)), strict=True)
     found = fetch(tmp_path / "mixed", [one for pair in pairs for one in pair], max_attempts=1)
     assert sum(one.status == "ok" for one in found.values()) == 60
@@ -181,7 +181,7 @@ def test_secrets_are_neither_stored_nor_shown(server, tmp_path):
 def test_secrets_are_not_logged_whatever_is_logged(server, tmp_path, caplog, kind):
     server.elsewhere = server.url  # the Location repeats the query
     caplog.set_level(logging.DEBUG)
-    caplog.set_level(logging.DEBUG, logger="httpx2")  # whatever another client has set
+    caplog.set_level(logging.DEBUG, logger="httpx2")  # as another client may set it
     (item,) = items(server, kind, [1], params={"ak": "S3CRET"}, headers={"X-Key": "S3CRET"})
     fetch(tmp_path, [item, Item("x", f"{server.url}/S3CRET/1")])
     assert "HTTP Request: GET 127.0.0.1" in caplog.text
@@ -264,7 +264,7 @@ def clock(monkeypatch):
 
 
 def went(clock, limit, count, pause_s=0.0):
-    """When each of so many requests went; after the first the host asks for a pause."""
+    """Times at which `count` requests are sent; the host requests a pause after the first."""
 
     async def main():
         host, moments = Host(limit), []
@@ -294,8 +294,8 @@ def test_requests_go_at_the_rate_and_in_short_bursts_at_most(clock, per_second):
 
 def test_a_pause_also_holds_back_those_that_wait_for_their_turn(clock):
     moments = went(clock, Limit(50, 8), 6, pause_s=0.3)
-    assert moments[1:].min() >= 0.3  # one went before it
-    assert moments[-1] - moments[1] >= 0.02  # and they do not go all at once then
+    assert moments[1:].min() >= 0.3  # one was sent before it
+    assert moments[-1] - moments[1] >= 0.02  # and they are not sent all at once
 
 
 def test_the_user_agent_says_who_asks(server, tmp_path):

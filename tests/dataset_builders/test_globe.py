@@ -22,7 +22,7 @@ FIJI = "EPSG:3460"
 MOLLWEIDE = "ESRI:54009"
 MOLLWEIDE_150 = "+proj=moll +lon_0=150 +datum=WGS84"
 GOODE = "+proj=igh +datum=WGS84"
-FAR_SIDE = shapely.box(26, 0, 28, 0.5)  # a quarter turn from the middle of UTM zone 50
+FAR_SIDE = shapely.box(26, 0, 28, 0.5)  # a quarter turn from the centre of UTM zone 50
 JUMP = shapely.Polygon([(179, -18), (-179, -18), (-179, -17), (179, -17)])
 
 
@@ -31,21 +31,21 @@ def noise(height, width):
 
 
 def world(path, west=-180.0, columns=360):
-    """A degree a cell; the cells of one meridian hold the same wherever the raster begins."""
+    """One-degree cells; a meridian has the same values wherever the raster begins."""
     values = np.roll(noise(180, 360), -round(west + 180), axis=1)
     values = np.concatenate([values, values], axis=1)[:, :columns]
     return write(path, values, Affine(1, 0, west, 0, -1, 90))
 
 
 def globe_map(path, crs, step=1e5, values=None):
-    """A map of the whole world."""
+    """Map of the entire world."""
     width, height = int(2 * 20.1e6 / step), int(2 * 9.1e6 / step)
     values = np.ones((height, width)) if values is None else values
     return write(path, values, Affine(step, 0, -20.1e6, 0, -step, 9.1e6), crs)
 
 
 def fiji_map(path):
-    """Four kilometres a cell, from 174 E to 174 W."""
+    """4 km cells, from 174 E to 174 W."""
     return write(path, noise(400, 330), Affine(4000, 0, 1_400_000, 0, -4000, 4_700_000), FIJI)
 
 
@@ -59,7 +59,7 @@ def halves(west, south, east, north):
 
 
 def fiji_box(west, south, east, north):
-    """A box in metres of the Fiji map grid that spans these degrees along two of its sides."""
+    """Box in metres of the Fiji map grid that spans these degrees along two of its sides."""
     x, y = pyproj.Transformer.from_crs("EPSG:4326", FIJI, always_xy=True).transform(
         [west, east], [south, north]
     )
@@ -67,7 +67,7 @@ def fiji_box(west, south, east, north):
 
 
 def fiji_in_degrees(shape):
-    """A shape of the Fiji map grid in degrees of 0 to 360, its edges cut into a thousand."""
+    """Shape of the Fiji map grid in degrees of 0 to 360, with densified edges."""
     dense = shapely.segmentize(shape, shape.length / 4000)
     to_degrees = pyproj.Transformer.from_crs(FIJI, "EPSG:4326", always_xy=True)
 
@@ -114,14 +114,14 @@ def test_a_region_across_180_is_what_its_two_halves_are(tmp_path, name):
 
 @pytest.mark.parametrize("west", [-180.0, 0.0])
 def test_regions_of_a_projected_crs_on_degrees_are_those_of_exactextract(tmp_path, west):
-    """Exactextract is given the halves cut by hand, on a raster of -180 to 180."""
+    """exactextract gets the halves cut by hand, on a raster of -180 to 180."""
     exactextract = pytest.importorskip("exactextract")
     shapes = [
         fiji_box(178.2, -19, -178.1, -15),
         fiji_box(179.5, -18, -179.2, -16.5).difference(fiji_box(179.9, -17.5, -179.8, -17)),
         shapely.Point(2_010_000, 3_900_000).buffer(150_000),
-        fiji_box(177, -18, 179, -17),  # this side of it
-        fiji_box(-179.5, -18, -178, -17),  # beyond it
+        fiji_box(177, -18, 179, -17),  # west of the antimeridian
+        fiji_box(-179.5, -18, -178, -17),  # east of it
     ]
     found = zonal(world(tmp_path / "a.tif", west), frame(*shapes, crs=FIJI), "count")
     cut = []
@@ -143,11 +143,11 @@ def test_regions_of_a_projected_crs_on_degrees_are_those_of_exactextract(tmp_pat
 @pytest.mark.parametrize("crs", [MOLLWEIDE, MOLLWEIDE_150, "EPSG:6933", GOODE])
 @pytest.mark.parametrize("box", [(170, -20, 190, -10), (-31, 5, -29, 15), (-190, 30, -175, 40)])
 def test_cells_of_an_equal_area_map_are_the_area_of_a_box(tmp_path, crs, box):
-    """Wherever the map is cut: at 180, at 30 W, or at 40 W as well."""
+    """For maps cut at 180, at 30 W, and additionally at 40 W."""
     west, south, east, north = box
     if crs == "EPSG:6933":
         expected = geodesic_areas([shapely.segmentize(shapely.box(*box), 0.1)])[0]
-    else:  # these take the ellipsoid for a sphere
+    else:  # these projections assume a sphere
         height = np.sin(np.radians(north)) - np.sin(np.radians(south))
         expected = 6378137.0**2 * np.radians(east - west) * height
     turn = -360 if east > 180 else 360
@@ -169,7 +169,7 @@ def test_the_whole_world_on_a_map_of_it(tmp_path):
 
 
 def test_a_hundred_metres_a_cell_in_mollweide(tmp_path):
-    """As GHSL's rasters are; only the rows around Fiji, of which most columns are no data."""
+    """As GHSL rasters; only the rows around Fiji, most columns without data."""
     step, top, rows = 100.0, -2_100_000.0, 40
     values = np.full((rows, 360_820), 1, dtype="uint8")
     place = Affine(step, 0, -18_041_000, 0, -step, top)
@@ -234,7 +234,7 @@ def test_a_region_wholly_beyond_the_plane_has_no_value(tmp_path):
 
 
 def test_an_edge_bent_like_an_s_is_followed(tmp_path):
-    """Its middle lies on the straight line between its ends."""
+    """The midpoint of the edge lies on the straight line between its ends."""
     values = np.ones((400, 400))
     values[:200] = 3
     place = Affine(40_000, 0, -8e6, 0, -40_000, 8e6)
@@ -246,7 +246,7 @@ def test_an_edge_bent_like_an_s_is_followed(tmp_path):
 
 
 def test_polygons_of_others_across_180():
-    """Beyond 180, cut, and in a projected CRS: one geometry, centre and area."""
+    """Beyond 180, cut, and in a projected CRS: the same geometry, centre and area."""
     box = (178.9, -18.0, 181.4, -17.0)
     cut = shapely.MultiPolygon(list(halves(*box).geometry))
     area = geodesic_areas(halves(*box).geometry).sum()
@@ -259,7 +259,7 @@ def test_polygons_of_others_across_180():
 
 
 def test_neighbours_of_a_projected_crs_across_180_do_not_overlap():
-    """They share edges along 180 and across it; their areas are those of the plane."""
+    """Neighbours share edges along 180 and across it; their areas are those of the projection."""
     x = np.linspace(1_800_000, 2_400_000, 8)
     y = np.linspace(3_700_000, 4_300_000, 6)
     boxes = [shapely.box(x[i], y[j], x[i + 1], y[j + 1]) for i in range(7) for j in range(5)]
@@ -272,7 +272,7 @@ def test_neighbours_of_a_projected_crs_across_180_do_not_overlap():
     crossing = (bounds["minx"] == -180) & (bounds["maxx"] == 180)
     assert 0 < crossing.sum() < 15
     assert shapely.intersects_xy(found.geometry.to_numpy(), found["lon"], found["lat"]).all()
-    # the scale of the Fiji map grid is .99985 at its middle, 1.002 at 400 km from it
+    # the scale of the Fiji map grid is .99985 at its centre and 1.002 at 400 km
     plane = shapely.area(np.array(boxes, dtype=object))
     assert found["area_m2"].to_numpy() == pytest.approx(plane, rel=5e-3)
     whole = polygon_regions(frame(shapely.box(x[0], y[0], x[-1], y[-1]), crs=FIJI), "id")
@@ -312,7 +312,7 @@ def test_ground_that_is_covered_twice_counts_once(width):
 
 
 def test_grads_from_paris(tmp_path):
-    """A CRS with 400 grads around the globe, counted from another meridian."""
+    """A CRS in grads (400 per turn), with another prime meridian."""
     shape = shapely.box(2.1, 48.2, 2.9, 48.9)
     paris = frame(shape).to_crs("EPSG:4807")
     path = write(tmp_path / "a.tif", noise(30, 40), Affine(0.1, 0, 1, 0, -0.1, 50))

@@ -1,4 +1,4 @@
-"""Each refusal of the Hub is a sentence, also through the wrappers of the libraries."""
+"""Errors of the Hub become one-line messages, also through the wrappers of libraries."""
 
 import socket
 
@@ -24,7 +24,7 @@ def hub():
 
 
 def refusal(call):
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever the client makes of it
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - the client raises various types
         call()
     return caught.value
 

@@ -85,7 +85,7 @@ def test_a_truncated_image_is_refused_though_verify_lets_a_jpeg_pass(format):
 def test_a_decompression_bomb_is_refused_before_it_is_decoded():
     for side in (10_000, 60_000):
         data = bytearray(encoded(picture()))
-        # width and height of the header chunk, and its checksum
+        # width, height and checksum of the header chunk
         data[16:24] = struct.pack(">II", side, side)
         data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
         assert reason(bytes(data)) == "too_large"

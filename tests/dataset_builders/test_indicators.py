@@ -36,7 +36,7 @@ def write(path, values, nodata=-99999.0, crs="EPSG:4326", transform=PLACE):
 
 
 def months(folder, year=21, without=(), nodata=None):
-    """Month m holds m tonnes of carbon in every cell."""
+    """Twelve files; month m has m tonnes of carbon in every cell."""
     return [
         write(
             folder / f"odiac2022_1km_excl_intl_{year:02d}{month:02d}.tif",
@@ -104,14 +104,14 @@ def test_unsettled_land_of_the_constrained_product_counts_nothing(tmp_path):
 
 
 def test_regions_without_any_data_are_null_unless_zero_is_asked_for(tmp_path):
-    """The east lies on no data; another region beyond the raster."""
+    """The east has no data, and another region lies beyond the raster."""
     values = np.ones((60, 60), "float32")
     values[:, 30:] = -99999
     path = write(tmp_path / CONSTRAINED, values)
     regions = WHOLE.copy()
     regions.loc[9] = ["beyond", shapely.box(117, 40, 117.25, 40.5)]
     regions.loc[11] = ["half beyond", shapely.box(116.4, 40, 116.6, 40.5)]
-    regions = regions.set_crs(WHOLE.crs)  # some versions of pandas lose it with a new row
+    regions = regions.set_crs(WHOLE.crs)  # some versions of pandas drop it with a new row
     found = raster_indicator(path, regions, min_coverage=0.5)
     assert found["population"].fillna(-1).tolist() == pytest.approx([1800, -1, -1, -1])
     assert found["population_source"].isna().tolist() == [False, True, True, True]
@@ -119,7 +119,7 @@ def test_regions_without_any_data_are_null_unless_zero_is_asked_for(tmp_path):
     zero = raster_indicator(path, regions, min_coverage=0.6, zero_where_no_data=True)
     assert zero["population"].fillna(-1).tolist() == pytest.approx([1800, 0, -1, -1])
     assert zero["population_source"].isna().tolist() == [False, False, True, True]
-    # the zero rests on no data, and says so
+    # coverage shows that the zero is not based on data
     assert zero["population_coverage"].tolist() == pytest.approx([1, 0, 0, 0])
     with pytest.raises(DatasetError, match="In worldpop a cell without a value is unknown"):
         raster_indicator(path, regions, "worldpop", zero_where_no_data=True)
@@ -156,7 +156,7 @@ def test_a_city_says_how_many_regions_have_no_data(tmp_path):
 
 
 def test_a_real_raster_clipped_to_a_city_gives_no_zeros_beyond_it(shared_data):
-    """WorldPop's constrained population of London, which has no value outside the city."""
+    """WorldPop's constrained population of London, without values outside the city."""
     path = shared_data / "cityrep/labels/london.population.2024/labels.tif"
     if not path.is_file():
         pytest.skip(f"no raster at {path}")
@@ -170,7 +170,7 @@ def test_a_real_raster_clipped_to_a_city_gives_no_zeros_beyond_it(shared_data):
     assert (found["population"][~unknown] > 0).all()
     zeros = raster_indicator(path, regions, source, zero_where_no_data=True)["population"]
     assert (zeros[unknown] == 0).all()
-    # what is known does not change, and nobody is lost but in the strip of parts of squares
+    # known values are unchanged; only partial squares at the edge lose population
     assert (zeros[~unknown] == found["population"][~unknown]).all()
     assert found["population"].sum() == pytest.approx(float(values.sum()), rel=0.02)
 

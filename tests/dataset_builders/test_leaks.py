@@ -1,4 +1,4 @@
-"""Values of variables are found in every kind of file that is published."""
+"""Values of environment variables are found in all kinds of published files."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,7 +23,7 @@ def as_bytes(path):
 
 
 def as_cell(path):
-    # far down, in a compressed page that refers to its beginning
+    # in a compressed page, as a back-reference to its beginning
     rows = [f"k3y/wit{n}h+signs=" for n in range(1000)] + [SECRET]
     options = {"compression": "ZSTD", "use_dictionary": False, "write_statistics": False}
     pq.write_table(pa.table({"detail": rows}), path, **options)

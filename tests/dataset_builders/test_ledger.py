@@ -1,4 +1,4 @@
-"""Contents are checked against their hash; what is damaged is set aside and downloaded again."""
+"""Contents are verified by hash; damaged ones are set aside and downloaded again."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def test_a_damaged_content_is_set_aside_counted_and_fetched_again(server, tmp_pa
     store = Store(tmp_path)
     for key in ("ok/0", "ok/1"):
         damage(store.path(found[key].sha256), how)
-    # one that is read tells of all
+    # reading one reports all
     with pytest.raises(DamagedStoreError, match=r"^2 downloads stored in .* missing or altered"):
         store.read("ok/0")
     assert store.counts() == {"failed": 2, "ok": 1}

@@ -1,4 +1,4 @@
-"""One run per folder, and what killed ones leave."""
+"""One run per folder, and cleanup after killed runs."""
 
 import json
 import os
@@ -44,12 +44,12 @@ def test_a_second_run_is_refused_by_name_and_a_killed_one_is_cleared_away(tmp_pa
     holder = start_holder(folder, tmp_path)
     (folder / mine).touch()
     (half,) = (folder / "a").iterdir()
-    half.with_suffix(".gpkg-journal").touch()  # of a library that wants its own ending
+    half.with_suffix(".gpkg-journal").touch()  # of a library that requires its own suffix
     (tmp_path / half.name.replace("table.parquet", "out")).mkdir()  # a staging folder beside
     who = rf"{folder} \(host {socket.gethostname()}, pid {holder.pid}, since \d{{4}}-"
     with pytest.raises(InUseError, match=who), locked(folder):
         pass
-    with locked(folder, ".table.lock"):  # of something else in the same folder
+    with locked(folder, ".table.lock"):  # another lock in the same folder
         assert len(list((folder / "a").iterdir())) == 2
     os.kill(holder.pid, signal.SIGKILL)
     holder.join()

@@ -1,4 +1,4 @@
-"""Photos and their positions, and everything that folders of other people's files hold."""
+"""Photos, their positions, and unusable files and rows."""
 
 from fractions import Fraction
 

@@ -20,7 +20,7 @@ from dataset_builders.plots import (
     plot_splits,
 )
 
-# HTML, and what matplotlib could take for mathematics
+# HTML, and text that matplotlib could parse as mathematics
 HOSTILE = "<script>alert(1)</script>{{ 7 * 191 }}${alert(2)}`\\u003cimg src=x onerror=alert(3)>"
 
 
@@ -40,7 +40,7 @@ def regions():
 
 def colours_of(path):
     picture = Image.open(path).convert("RGB")
-    # more than the soft edges of letters
+    # ignore antialiased edges of letters
     least = picture.width * picture.height / 1000
     found = picture.getcolors(1 << 24)
     return {"#{:02x}{:02x}{:02x}".format(*colour) for count, colour in found if count > least}

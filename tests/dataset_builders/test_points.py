@@ -1,4 +1,4 @@
-"""Tables of points as they are sold, downloaded and exported, and their counts by region."""
+"""Point tables from various sources, and counts per region."""
 
 import geopandas as gpd
 import numpy as np
@@ -212,7 +212,7 @@ def test_pois_of_a_real_extract(shared_data):
 
 @pytest.mark.parametrize("lower", [False, True])
 def test_complaints_of_new_york_are_points_of_a_year(tmp_path, lower):
-    """Rows and columns as data.cityofnewyork.us gives them; its interface writes them small."""
+    """Rows and columns as from data.cityofnewyork.us, whose API uses lower-case names."""
     columns = {
         "CMPLNT_NUM": ["700381962", "642234217", "242465164", "242465164", "39468181", "1", "2"],
         "RPT_DT": ["05/28/2019"] * 4 + ["02/20/2008", "06/01/2019", "07/01/2019"],

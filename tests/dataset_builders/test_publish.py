@@ -1,4 +1,4 @@
-"""What leaves this machine: shards, the licence gate, the Hub, and pictures fetched again."""
+"""Publishing: shards, the licence gate, and upload to the Hub."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ from .town import CITY, KEY, images, licensed, recipe_values
 
 @pytest.fixture
 def many(tmp_path):
-    """A dataset of 250 pictures, every fifth of which may not be passed on."""
+    """Dataset of 250 images, every fifth not redistributable."""
     extra = {"satellite": {"redistributable": "bool", "sha256": "string"}}
     metadata = DatasetMetadata("t", "d", "s", "l", indicators=(), extra_columns=extra)
     writer = DatasetWriter(tmp_path / "many", metadata)
@@ -60,7 +60,7 @@ def test_pictures_that_may_not_be_passed_on_stay_here(town, tmp_path):
     }
     views = images(tmp_path / "out", "street_view")
     assert views["image"].isna().all()
-    # all else stays: ids, places, hashes
+    # other columns stay: ids, coordinates, hashes
     before = images(town, "street_view").drop(columns="image")
     pd.testing.assert_frame_equal(views.drop(columns="image"), before)
     assert images(tmp_path / "out", "satellite")["image"].notna().all()
@@ -102,7 +102,7 @@ def test_shards_are_of_the_size_asked_for(many, tmp_path):
     for folder in ("out", "one"):
         after = images(tmp_path / folder, "satellite").drop(columns="image")
         pd.testing.assert_frame_equal(after, before)
-    # the whole table of regions is one map
+    # all shards of the regions are read as one map
     assert len(gpd.read_parquet(tmp_path / "one" / "data" / f"{CITY}-regions")) == 250
 
 
@@ -132,7 +132,7 @@ def test_the_card_says_who_made_the_pictures_and_what_is_missing(town, tmp_path)
     assert "| `split_random` | train | " in card
     for name in re.findall(r"!\[.*?\]\((.*?)\)", card):
         assert (tmp_path / "out" / name).stat().st_size > 1000
-    # the sheet shows nothing that may not be shown
+    # no contact sheet of withheld images
     assert not list((tmp_path / "out" / "figures").glob("*street_view*"))
 
 
@@ -220,7 +220,7 @@ def test_the_card_of_a_dataset_without_licences_says_that_its_pictures_are_out(t
     publish(licensed(tmp_path / "in", None), tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     assert "**40 images are not in this dataset.**" in card
-    assert "rehydrate" not in card  # no recipe says where they are
+    assert "rehydrate" not in card  # there is no recipe
     (block,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     exec(block.replace("path/to/this/folder", str(tmp_path / "out")), {})
 
@@ -262,7 +262,7 @@ def test_a_recipe_beside_a_dataset_is_looked_through_for_keys(town, tmp_path, te
     with pytest.raises(DatasetError, match="address with a key"):
         publish(town, tmp_path / "two")
     assert not (tmp_path / "two").exists()
-    # published before anybody looked
+    # published earlier, without this check
     (tmp_path / "out" / "recipe.yaml").write_text(text.replace("URL", url))
     marker = json.loads((tmp_path / "out" / "published.json").read_text())
     content = (tmp_path / "out" / "recipe.yaml").read_bytes()

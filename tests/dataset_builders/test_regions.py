@@ -46,7 +46,7 @@ def areas(frame):
 
 
 def unwrapped(frame, boundary):
-    """Geometry with longitudes near the boundary's, so that overlaps are seen."""
+    """Geometries with longitudes close to the boundary's, to detect overlaps."""
     middle = (boundary.bounds[0] + boundary.bounds[2]) / 2
 
     def turn(xy):
@@ -75,7 +75,7 @@ def test_squares_have_their_area_and_do_not_overlap(name):
     assert frame["area_m2"].to_numpy() == pytest.approx(found, rel=1e-8, abs=0.05)
     shapes = unwrapped(frame, boundary)
     assert sum(shapely.area(shapes)) == pytest.approx(shapely.union_all(shapes).area, rel=1e-9)
-    # all of the boundary but its rim is covered, and nothing far from it
+    # the boundary is covered except for its edge, and nothing far from it
     inner = boundary.buffer(-2e-5 * side)
     assert shapely.union_all(shapes).buffer(1e-9).covers(inner)
     assert frame["cover"].between(0.5 - 1e-6, 1).all()
@@ -93,7 +93,7 @@ def test_another_boundary_of_the_city_gives_the_same_squares(name):
     two = square_grid(other, 1000).set_index("region_id")
     shared = one.index.intersection(two.index)
     assert len(shared) > 0.5 * len(one)
-    # bit for bit
+    # bit-equal
     assert (
         shapely.to_wkb(one.loc[shared].geometry) == shapely.to_wkb(two.loc[shared].geometry)
     ).all()
@@ -107,7 +107,7 @@ def test_neighbours_share_their_corners_exactly():
     corners = shapely.get_coordinates(frame.geometry)
     rounded = np.unique(corners.round(7), axis=0)
     assert len(np.unique(corners, axis=0)) == len(rounded)
-    # 5 vertices a square, most of them common to four
+    # 5 vertices per square, most of them shared by four
     assert len(rounded) < 1.2 * len(frame)
 
 

@@ -1,4 +1,4 @@
-"""Withheld images are fetched again, and a stranger's recipe does not decide from where."""
+"""Withheld images are fetched again; the recipe of a downloaded dataset is not trusted."""
 
 import sys
 
@@ -33,7 +33,7 @@ def test_pictures_are_fetched_again_with_ones_own_key(
     name = f"{CITY}-street_view"
     assert done.filled[name] == len(images(town, "street_view"))
     assert done.missing.get(name, 0) == done.changed[name] == 0
-    # pictures only: no metadata, no tile
+    # images only: no metadata, no tiles
     assert not [one for one in provider.asked if "metadata" in one or one.startswith("/tiles")]
     before, after = images(town, "street_view"), images(tmp_path / "again", "street_view")
     assert [one["bytes"] for one in after["image"]] == [one["bytes"] for one in before["image"]]
@@ -124,7 +124,7 @@ def test_rejects_stay_known_and_are_forgotten_once_had(
 
 @pytest.fixture
 def downloaded(town, tmp_path):
-    """Publishes the town as a stranger would, with another recipe beside it."""
+    """Publish the town with a changed recipe, as a stranger could."""
 
     def downloaded(**changes):
         publish(town, tmp_path / "out")
@@ -211,7 +211,7 @@ def test_a_downloaded_recipe_reads_no_folder_of_this_machine(downloaded, town, t
     assert main(["rehydrate", str(published), "--output_dir", str(tmp_path / "again")]) == 0
     assert f"{len(table):,} could not be fetched" in capsys.readouterr().out
     assert images(tmp_path / "again", "street_view").empty
-    # the same in a recipe of one's own is read
+    # the user's own recipe may read the folder
     own = yaml.safe_load((tmp_path / "town.yaml").read_text()) | {"street_view": [folder]}
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
     done = rehydrate(published, tmp_path / "mine", recipe=read_recipe(tmp_path / "own.yaml"))

@@ -27,7 +27,7 @@ def roads(*lines, crs=UTM):
 
 
 def grid_of_streets(blocks=6, side=80.0):
-    """A net whose edges are all much shorter than the spacing."""
+    """Network whose edges are all much shorter than the spacing."""
     ticks = np.arange(blocks + 1) * side
     edges = []
     for at in ticks:
@@ -41,7 +41,7 @@ def test_count_follows_length_and_not_the_number_of_edges():
     net = grid_of_streets()
     expected = network_length_m(net) / 500
     assert abs(len(sampling_points(net, 500, thin_m=0)) - expected) <= 1
-    # the usual way, each edge by itself, gives one point an edge at least
+    # sampling each edge separately gives at least one point per edge
     assert len(net) > 5 * expected
 
 
@@ -86,7 +86,7 @@ def test_dual_carriageways_are_thinned():
 
 
 def test_heading_is_that_of_the_road():
-    # on the central meridian, where grid north is north
+    # on the central meridian, where grid north is true north
     base = np.array([500_000.0, 4_417_000.0])
     east = sampling_points(roads([base, base + np.array([2000, 0])]), 500)
     north = sampling_points(roads([base, base + np.array([0, 2000])]), 500)

@@ -28,7 +28,7 @@ def test_a_smoother_label_reaches_further():
     x, y = grid()
     ranges = [correlation_range(x, y, field(s).ravel()) for s in (0.5, 2, 4)]
     assert ranges[0] < ranges[1] < ranges[2]
-    # a Gaussian of s cells gives exp(-d2 / 4 s2): 5 % are left at 3.46 s
+    # a Gaussian of s cells gives exp(-d2 / 4 s2), which is 5 % at 3.46 s
     assert ranges[1] == pytest.approx(3.46 * 2000, rel=0.5)
 
 
@@ -42,7 +42,7 @@ def test_variogram_of_a_label_without_order_is_flat():
 def test_semivariance_is_half_the_mean_squared_difference():
     x = np.arange(10) * 100.0
     distance, semivariance = variogram(x, np.zeros(10), np.arange(10.0))
-    # on a line all pairs of one distance d hundred metres differ by d
+    # pairs at a distance of d hundred metres differ by d
     assert np.allclose(semivariance, (distance / 100) ** 2 / 2, rtol=0.15)
 
 

@@ -1,4 +1,4 @@
-"""Random and block splits, and which regions are too near to be in different parts."""
+"""Random and block splits, and the neighbourhood of regions."""
 
 import hashlib
 
@@ -68,7 +68,7 @@ def test_splits_of_blocks_keep_their_distance(width, height, side, seed, buffer)
     points = np.column_stack([x, y])
     train, validation, test = (points[split == name] for name in ("train", "validation", "test"))
     for one, other in ((train, test), (train, validation), (validation, test)):
-        # rings of squares between two parts, the diagonal included
+        # rings of squares between two parts, including diagonals
         assert cdist(one, other, "chebyshev").min() > 1000 + buffer / 2
     assert set(np.unique(folds)) == {0, 1, 2, 3, 4}
 
@@ -138,7 +138,7 @@ def test_three_blocks_make_splits_but_no_folds():
 
 @given(st.floats(-179, 179), st.floats(-70, 70))
 def test_local_metres_are_metres(lon, lat):
-    # 0.01 degrees along the meridian, 1105.7 to 1117 m by latitude
+    # 0.01 degrees along the meridian: 1105.7 to 1117 m, depending on latitude
     _, y = local_xy(np.array([lon, lon]), np.array([lat, lat + 0.01]))
     assert 1105 < y[1] - y[0] < 1118
     x, _ = local_xy(np.array([lon, lon + 0.01]), np.array([lat, lat]))
@@ -220,7 +220,7 @@ def test_parts_keep_the_gap_that_is_asked_for(regions, cells):
     ids=["squares", "xyz", "h3"],
 )
 def test_grids_are_split_as_by_the_distance_of_centres(make, digest):
-    """Digests of the columns that a buffer of 1.5 cells between centres gave."""
+    """Digests of the columns from a buffer of 1.5 cells between centres."""
     column = ",".join(str(part) for part in block_column(make()))
     assert hashlib.sha256(column.encode()).hexdigest()[:16] == digest
 
@@ -280,7 +280,7 @@ def test_regions_without_a_geometry_are_points_and_without_a_place_near_none():
 
 def test_borders_that_nearly_agree_touch():
     wide = shapely.box(0, 50, 0.4, 50.1)
-    # two neighbours above, each with half of the long edge as another program rounded it
+    # two neighbours above, whose halves of the long edge are rounded differently
     left, right = shapely.box(0, 50.10003, 0.2, 50.2), shapely.box(0.2, 50.09998, 0.4, 50.2)
     apart = shapely.box(0, 50.105, 0.4, 50.2)
     near = region_neighbourhood([wide, left, right, apart], cell_m=5000.0)
@@ -297,7 +297,7 @@ def test_neighbours_across_the_antimeridian_are_near(turn):
     there = region_neighbourhood(away.geometry, away["lon"], away["lat"])
     for one, frame in ((near, squares), (there, away)):
         counts = [one.near(np.arange(len(frame)), [row]).sum() for row in range(len(frame))]
-        assert max(counts) == 9  # itself and the eight around it
+        assert max(counts) == 9  # itself and its eight neighbours
         assert np.median(counts) == 9
     # one piece beyond 180 degrees touches its neighbour on the other side
     pair = [

@@ -308,7 +308,7 @@ def test_a_build_that_failed_in_a_shard_ends_like_one_that_did_not(tmp_path):
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "broken", fail_at)
     run(tmp_path / "broken", None)
-    # once more: nothing is doubled
+    # another run adds no duplicates
     run(tmp_path / "broken", None)
     assert_same_dataset(tmp_path / "straight", tmp_path / "broken")
     rejects = read_rejects(tmp_path / "broken")

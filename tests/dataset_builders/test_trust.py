@@ -1,4 +1,4 @@
-"""Whose hosts, with which keys: what a recipe may name, and what an address may hold."""
+"""Hosts and variables that a recipe may name, and keys in URLs."""
 
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def test_every_provider_is_known_by_its_own_host():
         "maps.googleapis.com",
         "https://",
         "",
-        # another provider's key
+        # host of another provider
         "https://graph.mapillary.com",
     ],
 )
@@ -104,7 +104,7 @@ def test_what_a_stranger_wrote_cannot_draw_on_the_terminal():
         "https://proxy.example.com/{z}/{x}/{y}?to=https%3A%2F%2Fa.example.com%3Fkey%3DS3CRET",
         "https://me:S3CRET@tiles.example.com/{z}/{x}/{y}.jpg",
         "https://S3CRET@tiles.example.com/{z}/{x}/{y}.jpg",
-        # in the path, as some map services take it
+        # in the path, as for some map services
         "https://tiles.example.com/q7zk3mvw0pj5x9ra2d1c/wmts/{z}/{x}/{y}",
         "https://tiles.example.com/5f2b8c1e9a7d4036b1c2d3e4f5a60718/{z}/{x}/{y}",
         TILES + "?layer=AbC1dEf2GhI3jKl4MnO5pQr6",
@@ -128,7 +128,7 @@ def test_an_address_with_a_key_in_it_is_refused(url, where):
         "http://127.0.0.1:8000/tiles/{z}/{x}/{y}.jpg",
         "https://tiles.example.com/@2x/{z}/{x}/{y}?format=image/png&tilesize=512&version=1.0.0",
         "https://tiles.example.com/s2cloudless-2020_3857_512/default/GoogleMapsCompatible/{z}/{y}/{x}",
-        # ids of resources, as OpenAerialMap has them
+        # resource ids, as in OpenAerialMap
         "https://tiles.example.com/59e62b9f3d6412ef7220a4d5/0/{z}/{x}/{y}.png",
         "https://tiles.example.com/10edab38-1bdd-4c06-b83d-6e10ac532b7d/{z}/{x}/{y}.png",
     ],

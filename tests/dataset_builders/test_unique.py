@@ -1,4 +1,4 @@
-"""Ids are unique over all files of a table, where it is written and where it is read."""
+"""Ids are unique over all files of a table, on writing and on reading."""
 
 import shutil
 
@@ -60,7 +60,7 @@ def copy_shard(dataset, table: str, to: int):
     [
         ("regions", regions(4, 8), "1 row repeats the region_id of an earlier row .r4; 1 id"),
         ("satellite", images(3, 8), "2 rows repeat the image_id of an earlier row .i3, i4; 2 ids"),
-        # an image shows one region: the same id in another one is no other image
+        # an image belongs to one region: the same id in another region is a duplicate
         ("satellite", images(0, 1, "r1"), "1 row repeats the image_id of an earlier row .i0"),
         ("captions", captions("a road", "a lake"), "1 row repeats the image_id . model"),
     ],
@@ -70,12 +70,12 @@ def test_an_id_of_an_earlier_shard_is_refused(tmp_path, table, rows, said, resum
     writer = DatasetWriter(tmp_path, METADATA)
     first = {"regions": regions(0, 5), "satellite": images(0, 5), "captions": captions("a road")}
     writer.write_shard(CITY, table, 0, first[table])
-    if resumed:  # knows of the first shard only what lies on the disk
+    if resumed:  # knows the first shard from disk only
         writer = DatasetWriter(tmp_path, METADATA)
     with pytest.raises(RepeatedIdError, match=said):
         writer.write_shard(CITY, table, 1, rows)
     assert not writer.has_shard(CITY, table, 1)
-    # what was refused has left no trace in what is known of the table
+    # the rejected rows leave no keys behind
     last = {"regions": regions(6, 8), "satellite": images(6, 8), "captions": captions("a lake")}
     writer.write_shard(CITY, table, 1, last[table])
     assert count_rows(tmp_path, CITY, table) == len(first[table]) + len(last[table])
@@ -114,7 +114,7 @@ def test_a_shard_that_is_remade_is_not_compared_with_later_ones(dataset):
     path = dataset / "data" / f"{CITY}-regions" / "part-00000.parquet"
     path.unlink()
     writer = DatasetWriter(dataset, METADATA)
-    # the next shard is still that of an earlier build, and will be remade too
+    # the next shard is left from an earlier build, and will be rewritten, too
     writer.write_shard(CITY, "regions", 0, regions(0, 7))
     with pytest.raises(RepeatedIdError, match="2 rows repeat"):
         read_regions(dataset, CITY)

@@ -1,4 +1,4 @@
-"""Nothing is replaced or deleted that this program did not write."""
+"""Only files written by this program are replaced or deleted."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Zonal statistics on real GeoTIFFs, against exactextract itself and against sums by hand."""
+"""Zonal statistics of GeoTIFFs, against exactextract and against sums by hand."""
 
 import sys
 
@@ -23,7 +23,7 @@ from tests.dataset_builders.rasters import write_raster as write  # noqa: E402
 
 NODATA = -99999.0
 UTM = "EPSG:32650"
-# exactextract keeps shares in single precision
+# exactextract computes shares in single precision
 EXACT = 1e-6
 WGS84 = pyproj.Geod(ellps="WGS84")
 
@@ -44,7 +44,7 @@ def people(height, width, seed=0, gaps=0.1):
 
 
 def tiling(bounds, columns, rows, crs, seed=0):
-    """Rectangles of uneven sizes that fill a box, on no line of the raster's grid."""
+    """Rectangles of random sizes that fill a box, unaligned with the raster's grid."""
     rng = np.random.default_rng(seed)
     west, south, east, north = bounds
     x = np.sort(np.r_[west, rng.uniform(west, east, columns - 1), east])
@@ -61,7 +61,7 @@ def raster_bounds(path):
 
 
 def place(transform, column, row):
-    """A place on the raster's plane."""
+    """Location in the raster's projection."""
     return (
         transform.a * column + transform.b * row + transform.c,
         transform.d * column + transform.e * row + transform.f,
@@ -69,7 +69,7 @@ def place(transform, column, row):
 
 
 def by_hand(values, transform, shape):
-    """Sum, covered cells with a value, and area in cells, cell by cell with shapely."""
+    """Sum, covered cells with a value, and area in cells, computed cell by cell with shapely."""
     total = covered = 0.0
     for row in range(values.shape[0]):
         for column in range(values.shape[1]):
@@ -191,7 +191,7 @@ def test_any_geotransform(tmp_path, name):
 
 
 def test_edges_bent_by_the_projection_are_followed(tmp_path):
-    """A degree wide, an edge along a parallel bends by kilometres on a conic plane."""
+    """One degree wide, an edge along a parallel bends by kilometres in a conic projection."""
     crs = "+proj=aea +lat_1=25 +lat_2=47 +lon_0=105 +datum=WGS84 +units=m"
     to_plane = pyproj.Transformer.from_crs("EPSG:4326", crs, always_xy=True)
     x, y = to_plane.transform(118.0, 40.5)
@@ -217,7 +217,7 @@ def test_density_times_area(tmp_path):
     assert per_m2["value"].to_numpy() == pytest.approx(expected * 1e6, rel=EXACT)
     mean = zonal(path, regions, "intensity")
     assert mean["value"].to_numpy() == pytest.approx(1e4, rel=EXACT)
-    # of a region half outside, the mean of the covered half stands for all of it
+    # a region half outside is extrapolated from the mean of its covered half
     west = gpd.GeoDataFrame(geometry=[shapely.box(115.9, 39.8, 116.1, 39.9)], crs="EPSG:4326")
     half = zonal(path, west, "density")
     area = abs(WGS84.geometry_area_perimeter(west.geometry[0])[0])
@@ -296,7 +296,7 @@ def test_scale_and_offset_are_applied(tmp_path):
 
 
 def test_what_has_no_value(tmp_path):
-    """A tag, NaN and infinity, and a mask."""
+    """Nodata tag, NaN, infinity, and a mask."""
     values = np.ones((4, 4), dtype="float32")
     values[0, :2], values[1, 0], values[2, 0] = np.nan, -3.4028235e38, np.inf
     whole = tiling((440_000, 4_429_600, 440_400, 4_430_000), 1, 1, UTM)
@@ -310,7 +310,7 @@ def test_what_has_no_value(tmp_path):
 
 
 def test_bands_by_number_and_description(tmp_path):
-    """As in VIIRS composites: radiance and the number of cloud-free looks."""
+    """As in VIIRS composites: radiance and number of cloud-free observations."""
     values = np.stack([np.ones((4, 4)), np.full((4, 4), 7.0)])
     path = write(tmp_path / "a.tif", values, metres(), UTM)
     with rasterio.open(path, "r+") as dataset:

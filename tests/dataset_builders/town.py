@@ -1,4 +1,4 @@
-"""A town with every provider on the loopback address, built once, and datasets of drawn images."""
+"""A town with all providers on loopback, built once per session, and datasets of random images."""
 
 import collections
 import contextlib
@@ -27,7 +27,7 @@ FAST = {"per_second": 2000, "at_once": 16}
 
 
 def recipe_values(url):
-    """The town's recipe."""
+    """Recipe of the town."""
     return {
         "city": CITY,
         "boundary": {"place": "Testville", "nominatim_url": f"{url}/nominatim"},
@@ -58,7 +58,7 @@ def recipe_values(url):
 
 
 def write_recipe(folder, url, **changes):
-    """Write the town's recipe and the files that it names; returns the recipe's path."""
+    """Write the recipe of the town and its input files; returns the path of the recipe."""
     data = folder / "data"
     data.mkdir(exist_ok=True)
     _write_population(data / "mco_ppp_2020_UNadj.tif")
@@ -76,7 +76,7 @@ def quick_build(recipe, folder, **options):
 
 @pytest.fixture
 def provider(monkeypatch):
-    """The town's providers, for one test."""
+    """Loopback providers of the town, for one test."""
     monkeypatch.setenv("GOOGLE_MAPS_API_KEY", KEY)
     monkeypatch.setenv("BAIDU_MAP_AK", KEY)
     with CityProvider(KEY) as server:
@@ -86,15 +86,15 @@ def provider(monkeypatch):
 
 @pytest.fixture
 def write(provider, tmp_path):
-    """Writes the town's recipe and its files; returns the recipe's path."""
+    """Function that writes the recipe and its input files, and returns the path of the recipe."""
     return partial(write_recipe, tmp_path, provider.url)
 
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
-    """The town, built once: `provider`, `recipe`, the folder `run`, `asked` and what was `said`.
+    """The built town: `provider`, `recipe`, the folder `run`, requests `asked` and output `said`.
 
-    Nothing in `run` may be changed: `again(folder)` copies it for another build.
+    Tests must not change `run`: `again(folder)` copies it for another build.
     """
     folder, log = tmp_path_factory.mktemp("built"), io.StringIO()
     handler, root = logging.StreamHandler(log), logging.getLogger()
@@ -124,7 +124,7 @@ def built(tmp_path_factory):
 
 @pytest.fixture
 def town(built, write, provider, tmp_path):
-    """The town as if it had been built from the test's own provider: the recipe alone names it."""
+    """The town as if built from the provider of the test; only the recipe names it."""
     provider.asked.update(built.asked)
     folder = tmp_path / "run" / "dataset"
     shutil.copytree(built.dataset, folder)
@@ -140,7 +140,7 @@ def images(folder, view):
 
 
 def licensed(folder, allowed, count=40, size=(32, 32)):
-    """A dataset of pictures; `allowed` says of each number whether it may be passed on."""
+    """Dataset of random images; `allowed(number)` is whether an image may be redistributed."""
     extra = {"satellite": {} if allowed is None else {"redistributable": "bool"}}
     writer = DatasetWriter(
         folder, DatasetMetadata("t", "d", "s", "l", indicators=(), extra_columns=extra)
