@@ -91,7 +91,6 @@ class RegionIndex:
 
 
 def _suggest_system(lon: Floats, lat: Floats, inside: float, index: RegionIndex) -> None:
-    """Raise if points fit the regions in another coordinate system."""
     chosen = np.unique(np.linspace(0, len(lon) - 1, 5000).astype(np.int64))
     lon, lat = lon[chosen], lat[chosen]
     shares: dict[str, float] = {}
@@ -114,8 +113,6 @@ def _suggest_system(lon: Floats, lat: Floats, inside: float, index: RegionIndex)
 
 
 def _readings() -> dict[str, Position]:
-    """Other coordinate systems that points may be in."""
-
     def of(source: str, target: str) -> Position:
         return lambda lon, lat: convert(lon, lat, source, target, outside="nan")
 

@@ -153,7 +153,6 @@ def _table(root: Path, city: str, table: str) -> dict[str, str]:
 
 
 def _sources(root: Path, tables: Sequence[Table]) -> Iterator[dict[str, Any]]:
-    """Sources of the images with their licences, if the tables credit them."""
     for city, view in tables:
         if view not in VIEWS:
             continue

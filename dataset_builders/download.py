@@ -331,7 +331,6 @@ def check_piece(content: bytes, media_type: str) -> Verdict:
 
 
 def _lost(item: Item, error: Exception, attempts: int) -> Fetched:
-    """State of an item without a response."""
     import httpx2
 
     status: Status = "failed"
@@ -349,7 +348,6 @@ def _lost(item: Item, error: Exception, attempts: int) -> Fetched:
 def _record(
     item: Item, response: Any, content: bytes | Verdict, check: Check, store: Store | None
 ) -> tuple[Fetched, bytes]:
-    """Judge a response and record the state of the item."""
     verdict = _judge(item, response, content, check)
     body, sha256, detail = b"", None, verdict.detail
     if verdict.status == "ok":
@@ -387,7 +385,6 @@ def _judge(item: Item, response: Any, content: bytes | Verdict, check: Check) ->
 
 
 def _takes_key_away(item: Item, request: Any) -> bool:
-    """Whether a redirect would send the key of an item to another host."""
     import httpx2
 
     home, url = httpx2.URL(item.url), request.url

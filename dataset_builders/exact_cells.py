@@ -96,8 +96,6 @@ class _Empty(RasterSource):  # type: ignore[misc]
 
 
 class _Cells(_Empty):
-    """Window of a band as 1 x 1 cells."""
-
     def __init__(self, band: Band, window: Window, fill: bool):
         super().__init__(window)
         self.band, self.fill = band, fill

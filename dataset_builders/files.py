@@ -112,7 +112,6 @@ def _holder(text: str) -> dict[str, Any]:
 
 
 def _has_ended(host: Any, pid: Any) -> bool:
-    """Whether a process ran on this machine and has ended."""
     if host not in (_HOST, _machine()) or not isinstance(pid, int):
         return False
     try:
@@ -131,7 +130,6 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 def _is_abandoned(path: Path) -> bool:
-    """Whether a temporary path was left by a killed process."""
     name = _TEMPORARY.fullmatch(path.name)
     return name is not None and _has_ended(name[1], int(name[2]))
 

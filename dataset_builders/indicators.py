@@ -83,7 +83,6 @@ class RasterSource:
 
 
 def _published(name: str, indicator: str, kind: ZonalKind, **fields: Any) -> RasterSource:
-    """Product in EPSG:4326, licensed CC BY 4.0 by default."""
     defaults = {"crs": "EPSG:4326", "licence": "CC-BY-4.0"}
     return RasterSource(name, indicator, kind, **defaults | fields)
 

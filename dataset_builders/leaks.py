@@ -61,7 +61,6 @@ def _found_in(path: Path, needles: dict[bytes, str]) -> Iterator[str]:
 
 
 def _plain(batch: pa.RecordBatch) -> bytes:
-    """Serialise rows and schema without compression."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as stream:
         stream.write_batch(batch)

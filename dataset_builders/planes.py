@@ -109,7 +109,6 @@ def _half_up(value: float) -> int:
 
 
 def _area_error(plane: Plane, boundary: shapely.Geometry, side_m: float) -> float:
-    """Largest relative error of a square's area within the boundary's bounding box."""
     west, south, east, north = boundary.bounds
     lat_room = 1.5 * side_m / METRES_PER_DEGREE
     highest = min(89.0, max(abs(south), abs(north)) + lat_room)

@@ -196,7 +196,6 @@ def _outlines(frame: gpd.GeoDataFrame) -> dict[str, Any]:
 def _colour_by_value(
     frame: gpd.GeoDataFrame, values: np.ndarray, name: str, axes: Any, log: bool = False
 ) -> None:
-    """Colour regions by value, with a colour bar in raw units."""
     frame = frame.assign(_value=np.log1p(values) if log else values)
     known, style = np.isfinite(values), _outlines(frame)
     if not known.all():
@@ -215,7 +214,6 @@ def _colour_by_value(
 def _colour_by_class(
     frame: gpd.GeoDataFrame, kinds: pd.Series, colours: Mapping[str, str], axes: Any, **style: Any
 ) -> None:
-    """Colour shapes by class, with the number of shapes per class in the legend."""
     frame.plot(ax=axes, color=[colours.get(kind, GREY) for kind in kinds], **style)
     counts = kinds.value_counts()
     _legend(axes, {f"{k} ({counts[k]})": colour for k, colour in colours.items() if k in counts})

@@ -245,7 +245,6 @@ def _tag_categories(frame: pd.DataFrame) -> NDArray[Any]:
 
 
 def _find_columns(wanted: dict[str, str], have: list[Any], name: str) -> dict[str, str]:
-    """Columns by role, matched case-insensitively."""
     lower = {str(column).strip().lower(): column for column in have}
     found = {}
     for role, column in wanted.items():
@@ -307,7 +306,6 @@ def _usable(name: str, rows: pd.DataFrame, coord_system: str) -> Points:
 
 
 def _numbers(column: Any) -> NDArray[np.float64]:
-    """Numeric values of a column; NaN for anything else."""
     found = pd.to_numeric(column, errors="coerce")
     return np.asarray(found.to_numpy(dtype=np.float64, na_value=np.nan))
 

@@ -362,7 +362,6 @@ def _write_shard(
 
 
 def _draw(target: Path, tables: list[tuple[str, str]], figures: Path) -> None:
-    """Draw a map of each city, and a contact sheet of its redistributable images."""
     for city in dict.fromkeys(city for city, _ in tables):
         regions = read_regions(target, city)
         mark = " (synthetic)" if read_metadata(target, city).synthetic else ""

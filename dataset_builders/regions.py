@@ -263,14 +263,7 @@ def _covered_cells(
     min_cover: float,
     size: str,
 ) -> tuple[Ints, Ints, Floats]:
-    """Columns, rows and covers of the cells that are kept, row by row.
-
-    Args:
-        shape: Boundary in EPSG:4326.
-        position: Fractional column and row of a location.
-        min_cover: Minimum share of a cell within the boundary.
-        size: Size of a cell, for messages.
-    """
+    """Columns, rows and covers of the kept cells; `position` gives fractional columns and rows."""
     _check_cover(min_cover)
     west, south, east, north = shape.bounds
     # straight edges in degrees are curved in the projection
@@ -337,7 +330,6 @@ def _square_polygons(column: Ints, row: Ints, side_m: float, plane: Plane) -> ND
 
 
 def _near(rings: Floats, lon: float) -> Floats:
-    """Rings with longitudes shifted to within 180 degrees of `lon`."""
     turned = rings.copy()
     turned[..., 0] -= 360.0 * np.round((turned[..., 0] - lon) / 360.0)
     return turned

@@ -130,7 +130,6 @@ def rehydrate(
 
 
 def _lost(root: Path, city: str, view: str) -> NDArray[np.bool_]:
-    """Whether the image of each row is missing."""
     paths = table_shards(root, city, view)
     images = (row["image"] for path in paths for row in _rows(path, ["image.bytes"]))
     return np.array([one is None or one["bytes"] is None for one in images], dtype=bool)
@@ -153,7 +152,6 @@ def _downloaded_recipe(root: Path, lost: Lost) -> CityRecipe:
 
 
 def _needed(recipe: CityRecipe, root: Path, lost: Lost) -> Iterator[Any]:
-    """Sources of the missing images."""
     for (city, view), mask in lost.items():
         if mask.any() and view == "satellite":
             yield from filter(None, [recipe.satellite])

@@ -133,7 +133,6 @@ def check_recipe_file(path: Path) -> dict[str, Any]:
 
 
 def _leaves(values: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Strings of a recipe, with their paths."""
     if isinstance(values, Mapping):
         for key, value in values.items():
             yield from _leaves(value, f"{name}.{key}" if name else str(key))
@@ -168,7 +167,6 @@ def _is_known(address: str, variable: str | None) -> bool:
 
 
 def _host(address: str) -> str:
-    """Host and port, for messages."""
     try:
         return urlsplit(address).netloc.rpartition("@")[2] or address
     except ValueError:

@@ -243,7 +243,6 @@ class DatasetWriter:
     def _cleaned(
         self, name: str, table: str, rows: Iterable[Mapping[str, Any]]
     ) -> Iterator[Mapping[str, Any]]:
-        """Clean captions, and reject dropped ones."""
         for row in rows:
             cleaned, reason, text = clean_row(table, row)
             if reason:

@@ -150,7 +150,6 @@ def _holder(kind: type[Any]) -> type[BaseModel]:
 
 @cache
 def _fields(holder: type[BaseModel]) -> dict[str, dict[str, Any]]:
-    """Fields of all record classes of a file, by class name."""
     classes = holder.model_json_schema()["$defs"].items()
     return {name: one.get("properties", {}) for name, one in classes}
 

@@ -217,7 +217,6 @@ class CellPlane:
 
 
 def _central_meridian(crs: pyproj.CRS) -> float:
-    """Central meridian of a projection, in degrees from Greenwich."""
     while crs.is_bound or crs.is_compound:
         crs = crs.sub_crs_list[0] if crs.is_compound else crs.source_crs  # type: ignore[assignment]
     meridian, params = crs.prime_meridian, getattr(crs.coordinate_operation, "params", ())
