@@ -1,4 +1,4 @@
-"""A clock that jumps: what waits under it takes no time, however busy the machine."""
+"""Simulated time for asyncio code, in which waiting takes no real time."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -6,14 +6,14 @@ from typing import Any
 
 
 class FakeTime:
-    """Stands in for the module `time`, and runs coroutines by its own clock.
+    """Replacement for the module `time` that runs coroutines by its own clock.
 
-    When all coroutines wait, the clock jumps to the moment for which the first of them waits. For
-    code without threads and sockets: they are waited for only while nobody waits for a moment.
+    When all coroutines wait, the clock jumps to the earliest moment waited for. Not for code with
+    threads or sockets, which the loop only serves while no coroutine waits for a moment.
     """
 
     def __init__(self) -> None:
-        self.now = 0.0  # small, so that a sum of it and a wait is exact enough for the event loop
+        self.now = 0.0  # small, so that adding a wait is exact enough for the event loop
 
     def time(self) -> float:
         return 1_000_000_000 + self.now
@@ -22,11 +22,11 @@ class FakeTime:
         return self.now
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass while the event loop is held up."""
+        """Advance the clock while blocking the event loop."""
         self.now += seconds
 
     def run(self, main: Coroutine[Any, Any, Any]) -> Any:
-        """As `asyncio.run`."""
+        """Run a coroutine as `asyncio.run` does."""
         with asyncio.Runner(loop_factory=lambda: _JumpingLoop(self)) as runner:
             return runner.run(main)
 
@@ -38,7 +38,7 @@ class _JumpingLoop(asyncio.SelectorEventLoop):
         select = self._selector.select  # type: ignore[attr-defined]
 
         def jump(timeout: float | None = None) -> Any:
-            clock.now += max(timeout or 0.0, 1e-7)  # a round of the loop takes time, too
+            clock.now += max(timeout or 0.0, 1e-7)  # an iteration of the loop takes time
             return select(timeout and 0)
 
         self._selector.select = jump  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests; the network is closed but for the loopback address."""
+"""Shared fixtures; tests can only connect to the loopback address."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# a busy machine is no failure
+# generous timeouts for busy machines
 os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "600")
 os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "600")
 
@@ -34,7 +34,7 @@ BROWSER_FLAGS = (
 
 BROWSER_TIMEOUT_S = 1200
 
-# Few, long tests. They run first, so that no worker is left with one at the end.
+# Long tests run first, so that no worker starts one at the end.
 LONGEST = (
     "tests/pipelines/release",
     "tests/pipelines/pretraining",
@@ -69,7 +69,7 @@ def _closed_network(monkeypatch):
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real data, which is not part of the project."""
+    """Folder of real data, which is not part of the project."""
     if not SHARED_DATA.is_dir():
         pytest.skip(f"real data not found at {SHARED_DATA}; set URBANLN_SHARED_DATA to its folder")
     return SHARED_DATA
@@ -77,7 +77,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def start_browser(tmp_path_factory) -> Iterator[Callable]:
-    """Starts a real browser, with more flags if given."""
+    """Function that starts a headless browser with additional flags."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     service = pytest.importorskip("selenium.webdriver.chrome.service")
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
@@ -103,7 +103,7 @@ def start_browser(tmp_path_factory) -> Iterator[Callable]:
 
 
 def tiny_config_fields() -> dict:
-    """Two layers of width 32, images of 30 pixels."""
+    """Configuration with two layers of width 32 and 30-pixel images."""
     tower = {
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -126,7 +126,7 @@ def tiny_config():
 
 @pytest.fixture
 def tiny_clip():
-    """A CLIPModel with 77 positions and random weights."""
+    """A randomly initialised CLIPModel with 77 text positions."""
     from transformers import CLIPConfig, CLIPModel
 
     torch.manual_seed(0)
@@ -152,7 +152,7 @@ def tiny_model_dir(tmp_path_factory) -> Path:
 
 
 def tiny_siglip_tokenizer():
-    """Gemma's tokenizer with few entries, set as SigLIP 2's checkpoints on the Hub have it."""
+    """Gemma's tokenizer with a small vocabulary and the settings of SigLIP 2's checkpoints."""
     from transformers import GemmaTokenizer
 
     pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
@@ -170,7 +170,7 @@ def tiny_siglip_tokenizer():
 
 @pytest.fixture(scope="session")
 def tiny_siglip_dir(tmp_path_factory) -> Path:
-    """A checkpoint of a SigLIP 2 of fixed resolution: 64 text positions, random weights."""
+    """Checkpoint of a randomly initialised SigLIP 2 of fixed resolution, 64 text positions."""
     from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel
 
     folder = tmp_path_factory.mktemp("tiny_siglip")
@@ -184,7 +184,7 @@ def tiny_siglip_dir(tmp_path_factory) -> Path:
         model.logit_scale.fill_(3.0)
         model.logit_bias.fill_(-5.0)
         for parameter in model.text_model.embeddings.parameters():
-            parameter.normal_(0, 0.5)  # wide enough that a text depends on its positions
+            parameter.normal_(0, 0.5)  # large enough for outputs to depend on positions
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     SiglipImageProcessor(size={"height": 30, "width": 30}).save_pretrained(folder)

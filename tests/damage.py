@@ -1,4 +1,4 @@
-"""What happens to files on disks that fail."""
+"""Simulated damage to files."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ HOW = ("flip", "truncate", "zero", "empty", "gone")
 
 
 def damage(path: Path, how: str) -> None:
-    """Flip a bit in the middle, cut a file in half, fill it with zeros, empty or remove it."""
+    """Flip a bit in the middle of a file, truncate it, fill it with zeros, empty or remove it."""
     content = bytearray(path.read_bytes())
     half = len(content) // 2
     if how == "gone":
@@ -24,7 +24,7 @@ def damage(path: Path, how: str) -> None:
 
 
 def altered(content: bytes, only: bytes = b"") -> Iterator[bytes]:
-    """A content with one bit changed, for each of its bytes, or each of these: digits stay such."""
+    """Copies with one bit changed in each byte, or in each byte of `only`; digits stay digits."""
     for at, byte in enumerate(content):
         if not only or byte in only:
             changed = byte ^ (1 if byte in b"0123456789" else 4)

@@ -1,7 +1,4 @@
-"""A loopback server that speaks the Hub's HTTP interface, for the unmodified clients.
-
-Repositories live in memory, with one commit after another; faults are asked for by path.
-"""
+"""In-memory Hub server on the loopback address for unmodified clients, with faults by path."""
 
 import base64
 import collections
@@ -18,7 +15,7 @@ KINDS = ("models", "datasets", "spaces")
 
 @dataclass
 class Repo:
-    """A repository: its commits, the newest last, and what branches and tags name."""
+    """Repository with its commits, newest last, and the commits of its branches and tags."""
 
     kind: str
     name: str
@@ -41,15 +38,15 @@ class Repo:
 
 
 class HubServer(ThreadingHTTPServer):
-    """The server.
+    """Hub server.
 
     Attributes:
-        repos: by "models/org/name".
-        asked: how often each method and path was asked for.
-        tokens: that were sent.
-        faults: by path, its ending or the method, status codes in place of the right answer, used
-            up in turn; 0 cuts the connection.
-        objects: large files that were uploaded, by their SHA-256.
+        repos: Repositories by "models/org/name".
+        asked: Number of requests by method and path.
+        tokens: Tokens that were sent.
+        faults: Status codes to return instead of the response, by path, path suffix or method,
+            each used once; 0 closes the connection.
+        objects: Uploaded large files by SHA-256.
     """
 
     daemon_threads = True
@@ -70,7 +67,7 @@ class HubServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def environment(self, home: Any) -> dict[str, str]:
-        """What a client's process has to have in its environment."""
+        """Environment variables of a client."""
         return {
             "HF_ENDPOINT": self.url,
             "HF_TOKEN": self.token,
@@ -81,13 +78,13 @@ class HubServer(ThreadingHTTPServer):
         }
 
     def files(self, key: str, revision: str = "main") -> dict[str, bytes]:
-        """The files of a repository."""
+        """Files of a repository."""
         found = self.repos[key].resolve(revision)
         assert found is not None
         return found[1]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no matter of the test's output."""
+        """Do not print errors of disconnected clients."""
 
 
 class _Handler(BaseHTTPRequestHandler):

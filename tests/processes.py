@@ -1,9 +1,9 @@
-"""Python processes for the tests that kill them, and that start without importing torch anew.
+"""Python processes for tests that start quickly, as torch is imported only once.
 
-They are forked from a server which has imported the heavy libraries, once for each process of the
-test suite. Otherwise they are as `python ARGUMENTS`: a process, a folder, an environment and output
-of their own, and the modules of the project and of Hugging Face imported afresh. What hangs on the
-interpreter's own start (the hash seed, `-I`) takes `subprocess`.
+They are forked from a server that has imported the heavy libraries. Otherwise they behave as
+`python ARGUMENTS`, with their own working directory, environment and output; modules of the project
+and of Hugging Face are imported by each process. Tests that depend on the start of the interpreter
+(hash seed, `-I`) use `subprocess`.
 """
 
 import atexit
@@ -18,7 +18,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# not those of Hugging Face, which read the Hub's variables when they are imported
+# without Hugging Face libraries, which read environment variables when they are imported
 HEAVY = (
     *("fsspec", "geopandas", "httpx2", "jinja2", "matplotlib.pyplot", "multiprocess", "psutil"),
     *("pyarrow.dataset", "pyarrow.parquet", "rasterio", "regex", "scipy.stats", "sklearn.metrics"),
@@ -30,7 +30,7 @@ _context.set_forkserver_preload(list(HEAVY))
 
 
 def preload(*modules: str) -> None:
-    """Let the server import more than `HEAVY`; before the first process is started."""
+    """Import further modules in the server; call before the first process is started."""
     _context.set_forkserver_preload([*HEAVY, *modules])
 
 
@@ -41,9 +41,9 @@ def start_python(
 
     Args:
         arguments: `-m NAME ...`, `-c CODE ...` or `SCRIPT ...`.
-        output: two files, `output`.out and `output`.err.
-        cwd: the folder it runs in; the checkout comes after it on the path.
-        environment: variables on top of those of this process.
+        output: Prefix of the output files, `output`.out and `output`.err.
+        cwd: Working directory, which precedes the checkout on the path.
+        environment: Variables in addition to those of this process.
     """
     variables = {**os.environ, **{name: str(value) for name, value in environment.items()}}
     process = _context.Process(
@@ -56,13 +56,13 @@ def start_python(
 def run_python(
     *arguments: object, cwd: Path = ROOT, **environment: object
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python ARGUMENTS` to its end."""
+    """Run `python ARGUMENTS` and wait for its end."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "said"
         process = start_python(*arguments, output=output, cwd=cwd, **environment)
         try:
             process.join()
-        finally:  # also when the test has run out of time
+        finally:  # also after a timeout of the test
             process.kill()
         out, err = (Path(f"{output}{end}").read_text() for end in (".out", ".err"))
         return subprocess.CompletedProcess(arguments, process.exitcode or 0, out, err)

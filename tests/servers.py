@@ -1,4 +1,4 @@
-"""Loopback servers whose answers, and whose faults, a test writes down."""
+"""Loopback servers with scripted responses and faults."""
 
 import contextlib
 import json
@@ -13,11 +13,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Call:
-    """What a client sent.
+    """Request of a client.
 
     Attributes:
-        number: of the POST requests, from 1; 0 for a GET.
-        at: seconds on the monotonic clock.
+        number: Number of the POST request, from 1; 0 for a GET request.
+        at: Time in seconds on the monotonic clock.
     """
 
     number: int
@@ -34,13 +34,13 @@ class Call:
 
 @dataclass(frozen=True)
 class Response:
-    """What a client gets.
+    """Response to a client.
 
     Attributes:
-        hold: to be set before the first byte goes.
-        cut: close the connection after so many bytes of the body.
-        disconnect: close it without a byte.
-        phrase: of the status line; the standard one by default.
+        hold: Event to wait for before responding.
+        cut: Number of bytes of the body after which the connection is closed.
+        disconnect: Whether to close the connection without a response.
+        phrase: Reason phrase of the status line; the standard one by default.
     """
 
     status: int = 200
@@ -53,7 +53,7 @@ class Response:
 
 
 def chat(text: Any = "A street.", finish_reason: str | None = "stop", **changes: Any) -> Response:
-    """A whole answer of a chat model; `changes` are of the `Response`."""
+    """Complete response of a chat model; `changes` are fields of the `Response`."""
     usage = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
     message = {"role": "assistant", "content": text}
     choice = {"index": 0, "message": message, "finish_reason": finish_reason}
@@ -62,7 +62,7 @@ def chat(text: Any = "A street.", finish_reason: str | None = "stop", **changes:
 
 
 def chat_stream(pieces: list[str], finish_reason: str = "stop", done: bool = True) -> Response:
-    """The same in pieces, as server-sent events."""
+    """Response of a chat model as server-sent events."""
 
     def event(value: Any) -> bytes:
         return b"data: " + json.dumps(value).encode() + b"\n\n"
@@ -80,20 +80,21 @@ def chat_stream(pieces: list[str], finish_reason: str = "stop", done: bool = Tru
 
 
 def error(status: int, message: str = "no", **headers: str) -> Response:
-    """An error in the way of the OpenAI protocol."""
+    """Error response of the OpenAI protocol."""
     body = json.dumps({"error": {"message": message, "type": "test"}}).encode()
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     return Response(status, body, {"Content-Type": "application/json", **names})
 
 
 class LoopbackServer:
-    """Answers POST requests by a function or, in turn, from a list; GET requests with 200.
+    """Server with scripted responses to POST requests; GET requests get 200.
 
-    The last of a list is repeated. The server can be stopped, which cuts all connections, and
-    started again at the same port, which nobody else gets meanwhile.
+    The server can be stopped, which closes all connections, and started again on the same port,
+    which stays reserved.
 
     Args:
-        respond: the function, or the list.
+        respond: Function from a request to a response, or a list of responses, the last of which
+            is repeated.
     """
 
     def __init__(self, respond: Callable[[Call], Response] | list[Response]):
@@ -104,7 +105,7 @@ class LoopbackServer:
         self.calls: list[Call] = []
         self.probes = 0
         self.in_flight = self.max_in_flight = 0
-        # bound and not listening: a connection is refused, and the port stays ours
+        # bound but not listening: reserves the port and refuses connections
         self._port = socket.socket()
         self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._port.bind(("127.0.0.1", 0))
@@ -112,7 +113,7 @@ class LoopbackServer:
 
     @property
     def url(self) -> str:
-        """Up to and including /v1."""
+        """Base URL, including /v1."""
         return f"http://127.0.0.1:{self._address[1]}/v1"
 
     def __enter__(self) -> "LoopbackServer":
@@ -140,7 +141,7 @@ class LoopbackServer:
                 connection.shutdown(socket.SHUT_RDWR)
 
     def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Response:
-        """Note a call and find its response."""
+        """Record a request and return its response."""
         if method == "GET":
             self.probes += 1
             return Response(body=b'{"object": "list", "data": []}')
@@ -168,7 +169,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no matter of the test's output."""
+        """Do not print errors of disconnected clients."""
 
 
 def _handler(server: LoopbackServer) -> type[BaseHTTPRequestHandler]:

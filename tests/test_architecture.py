@@ -1,10 +1,7 @@
-"""Who may import whom, read from the imports themselves.
+"""Allowed imports between packages.
 
-The pipelines meet in files, not in code: each can be read, used and replaced without the others.
-`pipelines/common` is the exception: what an image encoder is, and the error for what a user can
-correct, must be the same wherever images are encoded. It imports no pipeline in turn.
-`pipelines/prediction` stands one floor above `pipelines/evaluation`: it predicts by the embedding
-loop, the intervals and the bootstrap whose honesty is measured there.
+Pipelines exchange files and do not import one another, except that all may import
+`pipelines/common`, and `pipelines/prediction` builds on `pipelines/evaluation`.
 """
 
 import ast
@@ -23,7 +20,7 @@ PIPELINES = sorted(
     if path.is_dir() and (path / "__init__.py").exists()
 )
 PIPELINES_BELOW = {"prediction": {"evaluation"}}
-# rooms of evaluation in the order of the data, each with those it may import
+# subpackages of pipelines.evaluation, each with those it may import
 EVALUATION_ROOMS = {
     "embed": (),
     "probe": ("embed",),
@@ -31,9 +28,9 @@ EVALUATION_ROOMS = {
     "search": ("embed", "probe", "analysis"),
     "report": ("embed", "probe", "analysis"),
 }
-# ftfy: CLIP's own cleaning of text, left out with a warning where it is not installed
+# ftfy is optional: used to clean texts for CLIP's tokenizer if installed
 MODEL_MAY_IMPORT = {"torch", "transformers", "huggingface_hub", "ftfy", *sys.stdlib_module_names}
-# a vocabulary and a library that tell the tests from the outside world
+# names of libraries
 FORBIDDEN_FOLDERS = ("datasets", "transformers")
 
 
@@ -43,9 +40,9 @@ def python_files(folder: str) -> list[Path]:
 
 @cache
 def imports(path: Path) -> set[str]:
-    """Absolute dotted names of all that a file imports, also within functions."""
+    """Absolute dotted names of all imports of a file, including those within functions."""
     names: set[str] = set()
-    # CPython 3.11 can miscount its recursion when garbage is collected while it builds a tree
+    # CPython 3.11 can raise RecursionError if garbage is collected while building a tree
     gc.disable()
     try:
         tree = ast.parse(path.read_text())

@@ -1,4 +1,4 @@
-"""Monaco, from its outline to scores: every stage reads what the one before it wrote."""
+"""Build, train and evaluate on Monaco, with each stage reading the output of the previous one."""
 
 import json
 
@@ -64,7 +64,7 @@ def _write_population(path):
 
 
 def _caption(dataset, output):
-    """The dataset with a caption at each picture, as a captioner would leave it."""
+    """Copy the dataset with a caption for each image."""
     from datasets import load_dataset
 
     writer = DatasetWriter(output, read_metadata(dataset, CITY))
@@ -88,7 +88,7 @@ def test_the_table_of_regions_is_a_map_and_a_dataset(run):
     regions = gpd.read_parquet(shard)
     assert regions.crs == "EPSG:4326"
     np.testing.assert_allclose(regions["area_m2"], 250**2, rtol=1e-3)
-    # the town of the extract has points of interest, by category and in all
+    # categories of points of interest sum to the total
     categories = [name for name in regions if name.startswith("poi_") and name != "poi_source"]
     assert len(categories) == 14
     np.testing.assert_allclose(regions[categories].sum(axis=1), regions["poi"])

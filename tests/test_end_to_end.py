@@ -1,4 +1,4 @@
-"""City, pretraining, vectors, probes, report: the stages meet in files, and this is where."""
+"""All stages from a synthetic city to the report, connected by their files."""
 
 import json
 

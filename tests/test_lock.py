@@ -1,4 +1,4 @@
-"""requirements.lock agrees with setup.cfg, and installs the same files everywhere."""
+"""requirements.lock satisfies setup.cfg and pins versions with hashes."""
 
 import configparser
 import re
@@ -15,7 +15,7 @@ ENTRIES = re.findall(r"^\w(?:.*\\\n)*.*", LOCK, flags=re.MULTILINE)
 
 
 def asked() -> dict[str, list[Requirement]]:
-    """What setup.cfg asks for, by extra."""
+    """Requirements of setup.cfg by extra."""
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg", encoding="utf-8")
     lists = {"": settings["options"]["install_requires"], **settings["options.extras_require"]}

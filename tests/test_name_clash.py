@@ -1,4 +1,4 @@
-"""evaluate.py and the library `evaluate`: each is met where it is meant."""
+"""Coexistence of the script evaluate.py and the library `evaluate`."""
 
 import os
 import subprocess

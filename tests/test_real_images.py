@@ -1,4 +1,4 @@
-"""The block of "On real images" in docs/results.md, run as written (make real; minutes)."""
+"""Run the code block of "On real images" in docs/results.md as written (make real; minutes)."""
 
 import json
 import os
@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-pytestmark = [pytest.mark.real, pytest.mark.timeout(0)]  # trains for as long as it takes
+pytestmark = [pytest.mark.real, pytest.mark.timeout(0)]
 
 
 @pytest.fixture(scope="module")
 def run(shared_data) -> Path:
-    """Runs the block; the folder is kept between runs, for every step goes on where it was."""
+    """Run the block in a folder that is kept, as all steps can be resumed."""
     section = (ROOT / "docs" / "results.md").read_text().split("## On real images")[1]
     block = re.search(r"```bash\n(.*?)```", section, flags=re.DOTALL)
     assert block is not None
@@ -34,7 +34,7 @@ def run(shared_data) -> Path:
 
 @pytest.fixture(scope="module")
 def scores(run) -> dict[tuple[str, str, str, str], float]:
-    """Mean R2 over split seeds by city, system, indicator and protocol (ridge; controls as are)."""
+    """Mean R2 over split seeds by city, system, indicator and protocol, without MLP probes."""
     values: dict[tuple[str, str, str, str], list[float]] = {}
     for path in (run / "results").glob("*/results.jsonl"):
         for line in path.read_text().splitlines():

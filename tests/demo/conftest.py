@@ -1,4 +1,4 @@
-"""A tiny city with a tiny model, and the page on it in a real browser."""
+"""A tiny city with a tiny model, and a server of the demo."""
 
 import io
 import json
@@ -22,7 +22,7 @@ HOSTILE = "<img src=x onerror='window.hacked=1'>${window.hacked=2}{{constructor}
 
 
 def embed_city(dataset: Path, city: str, model: Path, path: Path) -> None:
-    """As `evaluate.py embed`, without its threads and files."""
+    """Embed a city as `evaluate.py embed` does, in one thread."""
     encoder = load_model_encoder(str(model))
     region_ids = read_table(dataset, city, "regions", ["region_id"])["region_id"].tolist()
     counts, vectors = {}, {}
@@ -39,7 +39,7 @@ def embed_city(dataset: Path, city: str, model: Path, path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def two_cities(tiny_city, tmp_path_factory) -> Path:
-    """Synthetic cities of 6 x 6 and of 3 x 3 regions; a caption is hostile."""
+    """Synthetic cities of 6 x 6 and 3 x 3 regions, with captions that contain HTML."""
     from dataset_builders.synthetic import build_dataset
 
     folder = tmp_path_factory.mktemp("two_cities") / "dataset"
@@ -50,7 +50,7 @@ def two_cities(tiny_city, tmp_path_factory) -> Path:
 
 
 def make_hostile(folder: Path) -> None:
-    """Captions of the first region's pictures and of its candidates try to run code."""
+    """Insert HTML with scripts into the first caption and the first caption candidate."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -89,7 +89,7 @@ def cities(settings, towers):
 
 @pytest.fixture(scope="session")
 def address(settings) -> Iterator[str]:
-    """The page, served."""
+    """Address of the served page."""
     from demo.app import build_app, launch_options
 
     app = build_app(settings)
@@ -100,7 +100,7 @@ def address(settings) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def picture_files(two_cities, tmp_path_factory) -> dict[str, list[str]]:
-    """Pictures of the other city, as files to drop."""
+    """Image files of the other city to upload."""
     folder = tmp_path_factory.mktemp("pictures")
     found: dict[str, list[str]] = {}
     for view in ("street_view", "satellite"):
@@ -112,7 +112,7 @@ def picture_files(two_cities, tmp_path_factory) -> dict[str, list[str]]:
 
 
 def requested(driver) -> set[str]:
-    """Addresses the browser asked for since the last call."""
+    """URLs requested by the browser since the last call."""
     messages = (json.loads(entry["message"])["message"] for entry in driver.get_log("performance"))
     return {
         message["params"]["request"]["url"]

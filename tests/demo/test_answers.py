@@ -1,4 +1,4 @@
-"""What the server answers, without a browser."""
+"""Responses of the server, without a browser."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ SIDE = 12
 
 
 def shown_city(X: np.ndarray, raw: np.ndarray, unit: str = "people") -> ShownCity:
-    """A city of 1 km cells without images, whose ids are hostile."""
+    """City of 1-km cells without images and with region ids that contain HTML."""
     rows, columns = np.divmod(np.arange(SIDE * SIDE), SIDE)
     lon, lat = 10 + columns * 0.009, rows * 0.009
     ids = [f"{ATTACK}{i:03d}" for i in range(len(lon))]
@@ -62,7 +62,7 @@ def town() -> ShownCity:
 
 @pytest.fixture(scope="module")
 def half_labelled() -> ShownCity:
-    """The north has no label, and its images are unlike those of the south."""
+    """City with an unlabelled north whose images are unlike those of the south."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(SIDE * SIDE, 6))
     raw = np.expm1(X @ rng.normal(size=6) + 8)
@@ -299,7 +299,7 @@ def measured(**changed) -> Recall:
 
 @pytest.fixture
 def search(cities, towers, monkeypatch) -> Search:
-    """Of a model that was measured to search well."""
+    """Search with a model of good measured recall."""
     monkeypatch.setattr("demo.search_tab.measure_recall", lambda *_: measured())
     return Search(cities, towers)
 

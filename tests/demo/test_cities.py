@@ -1,4 +1,4 @@
-"""A city is shown whole or not at all."""
+"""Errors in the image tables of a city."""
 
 import shutil
 

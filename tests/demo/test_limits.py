@@ -1,4 +1,4 @@
-"""What an upload announces is looked at before it is stored."""
+"""Upload limit by the Content-Length of requests."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from demo.limits import MAX_UPLOAD_BYTES, UploadLimit
 
 
 def status(path: str, length: bytes | None, method: str = "POST") -> int:
-    """Of an ASGI request of this path and length; 200 where it is let through."""
+    """Status of an ASGI request with this path and length; 200 if it is passed on."""
     headers = [] if length is None else [(b"content-length", length)]
     scope = {"type": "http", "path": path, "method": method, "headers": headers}
     sent = []

@@ -1,4 +1,4 @@
-"""The page in a real browser: every tab, by pointer, by keyboard, on a phone, with bad files."""
+"""All tabs of the page in a real browser, with pointer, keyboard, phone size and bad files."""
 
 import re
 import time
@@ -14,7 +14,7 @@ TABS = ("Map", "Search", "Your images", "Captions")
 
 
 def wait(driver, script: str, *arguments):
-    """The value of a script once it is true, however long a busy machine takes."""
+    """Value of a script once it is true, without a timeout."""
     while not (found := driver.execute_script(f"return {script}", *arguments)):
         time.sleep(0.05)
     return found
@@ -37,7 +37,7 @@ def text_of(driver, selector: str) -> str:
 
 
 def problems(driver) -> list[str]:
-    """Errors of the console; Gradio's own warnings are not ours."""
+    """Errors on the browser console."""
     return [one["message"] for one in driver.get_log("browser") if one["level"] == "SEVERE"]
 
 
@@ -60,7 +60,7 @@ def on_map(driver):
 
 
 def click_region(driver, number: int) -> str:
-    """Click a region and wait for its card."""
+    """Click on a region and wait for its card."""
     driver.execute_script(
         "document.querySelectorAll('.regions path')[arguments[0]]"
         ".dispatchEvent(new MouseEvent('click', {bubbles: true}))",
@@ -288,7 +288,7 @@ def test_your_images_opens_on_an_example(driver):
 
 
 def drop(driver, where: str, files: list[str]) -> None:
-    """Hand files to an upload, in place of what it had."""
+    """Replace the files of an upload field."""
     open_tab(driver, "Your images")
     wait(driver, "document.querySelector('#describe')")
     driver.execute_script(
@@ -305,7 +305,7 @@ def drop(driver, where: str, files: list[str]) -> None:
 
 
 def describe(driver) -> str:
-    """Press the button and wait for another answer."""
+    """Press the button and wait for a new result."""
     driver.execute_script("const old = document.querySelector('#own-results .own,"
                           " #own-results > * .notice'); if (old) old.dataset.old = 1")  # fmt: skip
     driver.find_element("id", "describe").click()

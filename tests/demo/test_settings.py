@@ -1,4 +1,4 @@
-"""Where settings come from, and what is refused at the start."""
+"""Sources of the settings, and errors at the start."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What may be dropped on the page, and what is said of the rest."""
+"""Limits and error messages of uploads."""
 
 import io
 import struct
@@ -21,7 +21,7 @@ def noise(side: int = 64) -> bytes:
 
 
 def bomb() -> bytes:
-    """A PNG of 200 megapixels in a few kB: decoded it would take 600 MB."""
+    """PNG of 200 megapixels in a few kB, which would take 600 MB when decoded."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         checked = kind + data
@@ -97,7 +97,7 @@ def test_an_empty_submission_is_told_what_to_do():
 
 
 def test_an_address_is_no_file(tmp_path):
-    """A path comes from Gradio's upload; an address that got here would not be followed."""
+    """URLs are not followed, even if they are passed as a path."""
     with pytest.raises(OSError, match="No such file"):
         read_uploads(None, "http://169.254.169.254/latest/meta-data")
 

@@ -1,4 +1,4 @@
-"""A short run with the tests; `make fuzz` takes URBANLN_FUZZ times as many inputs and counts."""
+"""Short run within the test suite; `make fuzz` has URBANLN_FUZZ times as many inputs."""
 
 import os
 
@@ -10,7 +10,7 @@ harness.TIMES = int(os.environ.get("URBANLN_FUZZ", "1"))
 
 
 def pytest_collection_modifyitems(items):
-    """Libraries warn of nearly every damaged file."""
+    """Ignore warnings of libraries about damaged files."""
     for item in items:
         if item.path.parent == harness.FOLDER:
             item.add_marker(pytest.mark.filterwarnings("ignore"))

@@ -1,4 +1,4 @@
-"""Fuzzing of the doors: whatever comes from outside is used or refused, and never a traceback."""
+"""Fuzzing of all readers of external input, which must accept it or raise a reported error."""
 
 import copy
 import resource
@@ -17,12 +17,12 @@ from dataset_builders.machine_errors import explain
 
 FOLDER = Path(__file__).parent
 TIMES = 1
-"""Inputs of a long run for each of a short one; the conftest reads it from the environment."""
+"""Factor for the number of inputs; set by the conftest from the environment."""
 
 
 @dataclass
 class Count:
-    """What became of the inputs at a door; memory in MB above what there was before."""
+    """Outcomes of the inputs of a reader, and the increase of peak memory in MB."""
 
     inputs: int = 0
     accepted: int = 0
@@ -35,11 +35,11 @@ COUNTS: dict[str, Count] = defaultdict(Count)
 
 
 def inputs(number: int, long: int | None = None) -> Callable:
-    """Settings of a test that takes so many inputs beside its examples.
+    """Hypothesis settings with a number of inputs in addition to the examples.
 
     Args:
-        number: In a short run; a long one takes `TIMES` as many.
-        long: In a long run, where an input takes long.
+        number: Number of inputs in a short run; a long run has `TIMES` as many.
+        long: Number of inputs in a long run, for slow readers.
     """
     count = number * TIMES if long is None or TIMES == 1 else long
     phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]  # shrinking takes minutes
@@ -54,12 +54,12 @@ def inputs(number: int, long: int | None = None) -> Callable:
 
 
 def knock(door: str, call: Callable[[], Any], *refusals: type[BaseException]) -> Any:
-    """What comes in at a door, or None if it is refused.
+    """Return the result of a reader, or None if it rejects the input.
 
     Args:
-        door: Name in the table of counts.
-        call: Reads an input.
-        refusals: Errors by which the door says no, beside those that every command reports.
+        door: Name of the reader in the table of counts.
+        call: Function that reads an input.
+        refusals: Expected errors in addition to those that every command reports.
     """
     count, before = COUNTS[door], peak_mb()
     count.inputs += 1
@@ -85,7 +85,7 @@ def peak_mb() -> float:
 
 @st.composite
 def damaged(draw: Callable, whole: bytes) -> bytes:
-    """A file after some of its bytes were changed, cut, moved or repeated."""
+    """File content with some bytes changed, removed, moved or repeated."""
     data = bytearray(whole)
     for _ in range(draw(st.integers(0, 4))):
         start = draw(st.integers(0, max(len(data) - 1, 0)))
@@ -107,7 +107,7 @@ def damaged(draw: Callable, whole: bytes) -> bytes:
 
 
 def nested(depth: int) -> list:
-    """A list in a list in a list..."""
+    """List nested to a depth."""
     value: list = []
     for _ in range(depth):
         value = [value]
@@ -140,12 +140,12 @@ ODD = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
     max_leaves=6,
 )
-"""What no door expects: any value that JSON can hold."""
+"""Arbitrary JSON values."""
 
 
 @st.composite
 def altered(draw: Callable, valid: Any, odd: st.SearchStrategy = ODD) -> Any:
-    """A nested value of which up to three parts are gone, or something else."""
+    """Nested value with up to three parts removed or replaced."""
     value = copy.deepcopy(valid)
     for _ in range(draw(st.integers(0, 3))):
         value = _alter(draw, value, odd)

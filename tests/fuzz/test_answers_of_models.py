@@ -27,7 +27,7 @@ ANSWER = {
     "usage": {"prompt_tokens": 300, "completion_tokens": 12},
 }
 ERROR = {"error": {"message": "Rate limit", "type": "x", "code": 429}}
-REFUSALS = (FaultError, RecursionError)  # the client takes both for an answer that is none
+REFUSALS = (FaultError, RecursionError)  # the client handles both as invalid responses
 LARGEST = 2**63 - 1
 
 
@@ -35,7 +35,7 @@ def stored(answer):
     try:
         return read_answer(answer)
     except FaultError as fault:
-        (fault.reason + fault.detail).encode()  # as the ledger takes them
+        (fault.reason + fault.detail).encode()  # as the ledger stores them
         raise
 
 
@@ -49,7 +49,7 @@ def test_answers(answer):
     if found is not None:
         text, reason, asked, answered = found
         assert text
-        (text + reason).encode()  # no half of a surrogate pair
+        (text + reason).encode()  # no lone surrogates
         assert 0 <= asked <= LARGEST
         assert 0 <= answered <= LARGEST
 

@@ -76,7 +76,7 @@ SCENES = {
 
 
 class Web:
-    """A fetcher and a store in memory: one answer to every question, an image at every address."""
+    """In-memory fetcher and store with one response to all queries and an image at all URLs."""
 
     def __init__(self, answer: bytes, tile: bytes = TILE):
         self.answer, self.tile, self.contents = answer, tile, {}
@@ -100,7 +100,7 @@ class Web:
             verdict = check(b"", "text/plain")
         detail, key = verdict.detail[:300], item.key
         fetched = Fetched(key, verdict.status, 200, hashlib.sha256(content).hexdigest(), 1, detail)
-        json.dumps(astuple(fetched), ensure_ascii=False).encode()  # as SQLite takes it
+        json.dumps(astuple(fetched), ensure_ascii=False).encode()  # as SQLite stores it
         if verdict.status == "ok":
             self.contents[key] = content
         return fetched, content
@@ -270,7 +270,7 @@ def test_nominatim(osm, answer):
 
 
 class Answer:
-    """An answer of a server, piece by piece."""
+    """Chunked response of a server."""
 
     def __init__(self, pieces, encoding):
         self.pieces, self.headers = pieces, {"content-encoding": encoding}

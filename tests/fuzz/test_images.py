@@ -130,7 +130,7 @@ def test_exif(tmp_path_factory, gps, taken, orientation, is_damaged, data):
     path = tmp_path_factory.getbasetemp() / "fuzz.jpg"
     try:
         block = exif_block({**PLACE, **gps}, taken, orientation)
-    except Exception:  # a value that no EXIF block holds
+    except Exception:  # not a valid EXIF value
         block = exif_block(PLACE)
         is_damaged = True
     if is_damaged:

@@ -68,7 +68,7 @@ def raster(folder):
 
 
 def read_all(path, door):
-    """A file of polygons as boundary, as regions and as points."""
+    """Read a file of polygons as boundary, regions and points."""
     knock(door, lambda: read_boundary(path))
     found = knock(door, lambda: read_regions(path, "id", None))
     if found is not None:

@@ -50,7 +50,7 @@ def shards(dataset):
 
 
 def read_all(dataset):
-    """What embedding, training and rehydrating read of somebody else's dataset."""
+    """Read all parts of a dataset that embedding, training and rehydration use."""
     knock("Parquet of datasets", lambda: read_metadata(dataset, "town"))
     knock("Parquet of datasets", lambda: read_regions(dataset, "town"))
     knock("Parquet of datasets", lambda: read_table(dataset, "town", "street_view"))
@@ -83,7 +83,7 @@ VALUES = (
 
 @st.composite
 def columns(draw):
-    """Two rows of a column, of one type or none."""
+    """Column with two rows."""
     one = draw(VALUES)
     try:
         return pa.array([one, one if draw(st.booleans()) else None])

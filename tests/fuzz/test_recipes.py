@@ -56,7 +56,7 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 30)
 )
 HOSTILE = (
-    LAUGHS,  # a billion laughs: ten to the thirtieth values
+    LAUGHS,  # "billion laughs" with 10^30 values
     "a: &a [*a]",
     "a: &a {b: *a}",
     "a: " + "[" * 5000,
@@ -93,7 +93,7 @@ def test_valid_recipes(door, file):
 @given(data=st.data())
 def test_recipes(door, file, data):
     valid, read = DOORS[door]
-    file.write_text(json.dumps(data.draw(altered(valid))))  # which is YAML too
+    file.write_text(json.dumps(data.draw(altered(valid))))  # JSON is YAML
     knock(door, lambda: read(file))
 
 

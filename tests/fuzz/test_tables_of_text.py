@@ -30,7 +30,7 @@ FIELDS = TEXTS | st.sampled_from(
 
 @st.composite
 def tables(draw):
-    """A CSV of which some fields are others, one too many, or gone."""
+    """CSV with some fields replaced, added or removed."""
     rows = [list(row) for row in ROWS]
     for _ in range(draw(st.integers(0, 4))):
         row = draw(st.sampled_from(rows))
@@ -95,5 +95,5 @@ def test_labels(folder, content):
     regions = REGIONS.copy()
     regions.loc[:1, "region_id"] = ["a.jpg", "b.jpg"]
     names, own = ["population"], regions[["region_id"]]
-    for column in ("file", "no such column"):  # by id, by place
+    for column in ("file", "no such column"):  # by id, by location
         knock("CSV of labels", lambda c=column: read_labels(path, names, regions, own, c))

@@ -61,7 +61,7 @@ def test_no_cell_of_a_csv_is_a_formula(folder, rows, name):
 
 
 def test_every_csv_is_written_by_one_function():
-    """Another writer would write formulas."""
+    """Only `write_csv` escapes formulas."""
     writers = [
         path.relative_to(ROOT).as_posix()
         for room in ("dataset_builders", "pipelines", "demo")

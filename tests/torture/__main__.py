@@ -1,9 +1,9 @@
-"""python -m tests.torture: faults in the middle of the project's commands, and what comes of them.
+"""python -m tests.torture: fault injection into the project's commands.
 
-Each fault happens to a real command on a tiny input, at a moment that the seed chooses; then the
-command is run again, and its artefacts are compared with those of an undisturbed run. A stopped
-torture is resumed by the same command. The exit code is 1 if anything was lost, silently wrong,
-stuck, unclear or a traceback; what such a fault left is kept in OUTPUT_DIR/work/bad.
+Each fault hits a real command on a tiny input at a random step. The command is then rerun, and its
+outputs are compared with those of an undisturbed run. Rerun this program to resume. The exit code
+is 1 if any outcome is lost, silently wrong, stuck, unclear or a traceback; the folders of such
+faults are kept in OUTPUT_DIR/work/bad.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def main() -> int:
 
 
 def _read(path: Path, seed: int) -> dict[int, dict]:
-    """Outcomes of this seed by number; the last of each counts."""
+    """Latest outcome of each fault of this seed, by number."""
     lines = path.read_text().splitlines() if path.exists() else []
     rows = [json.loads(line) for line in lines if line.endswith("}")]
     return {row["number"]: row for row in rows if row["seed"] == seed}

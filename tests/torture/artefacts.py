@@ -1,4 +1,4 @@
-"""What a command leaves, so that two runs of it can be compared."""
+"""Comparison of the outputs of two runs of a command."""
 
 import hashlib
 import json
@@ -9,13 +9,12 @@ from typing import Any
 import pyarrow.parquet as pq
 
 CLOCKS = {"seconds", "fetched_at", "images_per_second", "since", "digest", "code_revision"}
-"""Keys and columns that hold what a clock or a commit said, or a checksum of such values."""
+"""Keys and columns with times, commits, or checksums of such values."""
 STATE = re.compile(
     r"(^|/)(cache/|plan/plan\.json$|\.urbanln[^/]*$|[^/]*\.(lock|sqlite|sqlite-wal|sqlite-shm)$)|\.lock$"
     r"|damaged-|\.tmp$|(^|/)checkpoint-\d+/"
 )
-"""What a run keeps for itself: locks, downloads, what is left to fetch, states to resume from, and
-what it has set aside."""
+"""Internal files of a run: locks, downloads, queues, checkpoints and damaged files set aside."""
 MOMENTS = re.compile(
     r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d(\.\d+)?)?|\b\d+([.,]\d+)? ?(s|seconds|ms|minutes)\b"
     r"|127\.0\.0\.1:\d+"
@@ -23,19 +22,19 @@ MOMENTS = re.compile(
 
 
 def files(folder: Path) -> list[Path]:
-    """All files of a run, sorted, its state included; locks are not."""
+    """Sorted files of a run, including internal files except locks."""
     found = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     return sorted(path for path in found if not path.name.endswith((".lock", "-shm", "-wal")))
 
 
 def artefacts(folder: Path) -> dict[str, str]:
-    """A fingerprint of each artefact, by name; clocks left out."""
+    """Fingerprint of each output file by name, ignoring times."""
     named = {path.relative_to(folder).as_posix(): path for path in files(folder)}
     return {name: _fingerprint(path) for name, path in named.items() if not STATE.search(name)}
 
 
 def differences(found: dict[str, str], expected: dict[str, str]) -> tuple[list[str], list[str]]:
-    """Names that are missing, and names that differ or are too many."""
+    """Names of missing files, and names of different or additional files."""
     missing = sorted(expected.keys() - found.keys())
     return missing, sorted(name for name in found if found[name] != expected.get(name))
 
@@ -43,7 +42,7 @@ def differences(found: dict[str, str], expected: dict[str, str]) -> tuple[list[s
 def _fingerprint(path: Path) -> str:
     try:
         said = READERS.get(path.suffix, _text)(path)
-    except Exception as error:  # what cannot be read differs from everything
+    except Exception as error:  # unreadable files differ from all others
         said = repr(error)
     return hashlib.sha256(repr(said).encode()).hexdigest()[:16]
 
@@ -69,13 +68,13 @@ def _text(path: Path) -> Any:
 
 
 def _lines(path: Path) -> Any:
-    """Of rows with a key, the last counts: those that were computed again are equal."""
+    """Lines of a file; duplicates in results.jsonl are rows that were recomputed."""
     rows = [_plain(line) for line in path.read_text().splitlines()]
     return sorted({repr(row) for row in rows}) if path.name == "results.jsonl" else rows
 
 
 def _plain(value: Any) -> Any:
-    """A value without what clocks said; JSON in texts is read."""
+    """Value without times; JSON strings are parsed."""
     if isinstance(value, dict):
         return {key: _plain(one) for key, one in value.items() if key not in CLOCKS}
     if isinstance(value, list):

@@ -1,12 +1,11 @@
-"""Runs a command in which something happens at its N-th step; started by `faults.py`.
+"""Run a command and inject a fault at its N-th step; started by `faults.py`.
 
     python -m tests.torture.child SPEC -m MODULE ARGUMENTS... | SCRIPT ARGUMENTS...
 
-A step is what this process does to the files below its folder: it opens one for writing, renames,
-removes or syncs one, makes a folder, or executes a statement of SQLite. Steps do not depend on how
-busy the machine is. SPEC is JSON: `step`, `action` (kill, term, pause, jump, "" for none), `steps`
-(a file for the number of steps in the end), `gate` (see `pause`), `seconds` (of a jump of the
-clock), `file_bytes` (a limit of the size of files).
+Steps are file operations of this process below its working directory (open for writing, rename,
+remove, sync, make a folder) and SQLite statements, so they do not depend on timing. SPEC is JSON:
+`step`, `action` (kill, term, pause, jump, "" for none), `steps` (file for the total number of
+steps), `gate` (see `pause`), `seconds` (jump of the clock), `file_bytes` (maximum file size).
 """
 
 import datetime as dt
@@ -29,14 +28,14 @@ _time, _time_ns, _datetime, _fsync = time.time, time.time_ns, dt.datetime, os.fs
 
 
 class Steps:
-    """Counts the steps of this process, and acts at one of them."""
+    """Counts the steps of this process and performs the action at one of them."""
 
     def __init__(self, spec: dict[str, Any], folder: str):
         self.spec, self.folder = spec, folder + os.sep
         self.process, self.taken, self.numbers = os.getpid(), 0, itertools.count(1)
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """See `sys.addaudithook`."""
+        """Count file operations; see `sys.addaudithook`."""
         if event == "open":
             path, _, flags = arguments
             if not isinstance(flags, int) or not flags & WRITES:
@@ -53,7 +52,7 @@ class Steps:
         return not os.path.isabs(name) or name.startswith(self.folder)
 
     def take(self) -> None:
-        """Before a step."""
+        """Count a step, before it happens."""
         if os.getpid() != self.process:
             return
         self.taken = next(self.numbers)
@@ -67,7 +66,7 @@ class Steps:
         os.kill(self.process, signal.SIGTERM)
 
     def pause(self) -> None:
-        """Say so in the file `gate`, and wait until it is removed."""
+        """Create the file `gate` and wait until it is removed."""
         gate = Path(self.spec["gate"])
         gate.touch()
         while gate.exists():
@@ -87,7 +86,7 @@ class _IsDatetime(type):
 
 
 class JumpedDatetime(_datetime, metaclass=_IsDatetime):
-    """Stands in for `datetime.datetime`, whose clock is none of Python's."""
+    """Replacement for `datetime.datetime`, which does not use `time.time`."""
 
     offset = dt.timedelta(0)
 

@@ -1,4 +1,4 @@
-"""What happens to a command, and how it came through."""
+"""Fault injection and classification of the outcomes."""
 
 import json
 import os
@@ -31,10 +31,10 @@ PAGE, SPARE = 4096, 64 * 4096
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault: `at` and `which`, both in [0, 1), choose the step and the file.
+    """Fault, with `at` and `which` in [0, 1) selecting the step and the file.
 
     Attributes:
-        finished: Damage comes after the end of a run, not after a kill in the middle.
+        finished: Whether files are damaged after a complete run or after a killed one.
     """
 
     number: int
@@ -47,7 +47,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a fault ended: one of `GOOD` or `BAD`, and what there is to say about it."""
+    """Outcome of a fault, one of `GOOD` or `BAD`, with a note."""
 
     fault: Fault
     outcome: str
@@ -59,7 +59,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Ended:
-    """A process that has ended; `code` is None if it had to be stopped."""
+    """Result of a process; `code` is None if it had to be stopped."""
 
     code: int | None
     said: str
@@ -71,12 +71,12 @@ class Ended:
 
     @property
     def refused(self) -> bool:
-        """One line that says what is wrong, and an exit code of its own."""
+        """Whether it ended with an error message on one line and a defined exit code."""
         return self.code in (1, 2, 3) and bool(REFUSAL.match(self.last))
 
 
 def plan(number: int, names: list[str], seed: int) -> list[Fault]:
-    """So many faults; each subject meets each kind before one comes again."""
+    """Random faults that cover each pair of subject and kind before repeating one."""
     made: list[Fault] = []
     while len(made) < number:
         rng = random.Random(f"{seed}/{len(made)}")
@@ -112,12 +112,12 @@ def _mount(*arguments: str) -> bool:
 
 
 class Torture:
-    """Runs subjects undisturbed once, and then with faults.
+    """Runs subjects undisturbed and then with faults.
 
     Args:
-        subjects: All that are named by faults, and those that they start from.
-        work: A folder for what runs leave, which is removed after each but a bad one.
-        provider: The town's, if a subject asks it.
+        subjects: Subjects of the faults, and those that they start from.
+        work: Folder for outputs, which are removed except after bad outcomes.
+        provider: Provider of the town, if a subject needs it.
     """
 
     def __init__(self, subjects: dict[str, Subject], work: Path, provider: Provider | None = None):
@@ -127,10 +127,10 @@ class Torture:
         self._providers, self._starting = threading.Lock(), threading.Lock()
 
     def prepare(self, times: int = 2) -> dict[str, float]:
-        """Run each subject undisturbed, so many times; returns seconds.
+        """Run each subject undisturbed and return the seconds of a run.
 
         Raises:
-            AssertionError: It fails, or two runs differ, so that nothing could be compared.
+            AssertionError: A run fails, or two runs differ.
         """
         seconds = {}
         for name in self.subjects:
@@ -148,9 +148,9 @@ class Torture:
         return seconds
 
     def suffer(self, fault: Fault) -> Outcome:
-        """Let a fault happen, and run the same command again."""
+        """Inject a fault and rerun the command."""
         folder = self.work / f"{fault.number:04d}"
-        _unmount(folder)  # a torture that was killed leaves it
+        _unmount(folder)  # left by an interrupted run
         shutil.rmtree(folder, ignore_errors=True)
         exclusive = self._providers if self.subjects[fault.subject].provider else nullcontext()
         in_memory = fault.kind in ("disk_full", "read_only")
@@ -220,7 +220,7 @@ class _Ordeal:
         )
 
     def _worst(self, ended: list[Ended]) -> str | None:
-        """What is wrong with how a process ended, if anything."""
+        """Bad outcome of the processes, if any."""
         for one in ended:
             if "Traceback (most recent call last)" in one.said:
                 self.notes.append(one.said[-1500:])
@@ -237,7 +237,7 @@ class _Ordeal:
         return None
 
     def _rerun(self) -> str:
-        """The same command undisturbed; a second time if the first only said what to do."""
+        """Rerun the command undisturbed, twice if the first rerun ends with an error message."""
         for _ in range(2):
             ended = self.run()
             if wrong := self._worst([ended]):
@@ -293,7 +293,7 @@ class _Ordeal:
                 path.chmod(0o755 if writable else 0o555)
 
     def _remount(self, options: str) -> None:
-        for _ in range(100):  # what a killed run has left may still have files open
+        for _ in range(100):  # processes of a killed run may still have files open
             if _mount("-o", f"remount,{options}", str(self.folder)):
                 return
             time.sleep(0.2)
@@ -314,7 +314,7 @@ class _Ordeal:
         return ended
 
     def _own_files(self) -> list[Path]:
-        """Files of this run, none of those that it started from; empty ones cannot be damaged."""
+        """Non-empty files of this run, without those that it started from."""
         first = self.torture.subjects[self.name].start_from
         start = self.torture.work / "whole" / first / "out" if first else None
         found = [path for path in files(self.out) if path.stat().st_size]

@@ -1,4 +1,4 @@
-"""The commands that are tortured, each on an input so small that it takes about a second."""
+"""Commands under test, each on an input so small that it takes about a second."""
 
 import os
 from collections.abc import Callable
@@ -30,12 +30,12 @@ TRAIN = (
 
 @dataclass(frozen=True)
 class Subject:
-    """A command, run in a folder of its own, where it writes to `out`.
+    """Command that runs in its own folder and writes to `out`.
 
     Attributes:
         command: Arguments of Python.
-        start_from: The subject whose artefacts its folder begins with.
-        provider: Whether it asks the town's providers.
+        start_from: Subject whose outputs it starts from.
+        provider: Whether it needs the town's providers.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Subject:
 
 
 class Provider(CityProvider):
-    """The town's providers; after `left` requests all connections are cut."""
+    """Providers of the town that close all connections after `left` requests."""
 
     left: int | None = None
 
@@ -59,12 +59,12 @@ class Provider(CityProvider):
 
 
 def subjects(inputs: Path, names: list[str], url: str) -> dict[str, Subject]:
-    """The named subjects, and those that they start from.
+    """Named subjects and those that they start from.
 
     Args:
-        inputs: A folder for their inputs, which are made where they are missing.
-        names: Of `MAKERS`.
-        url: Of the town's providers.
+        inputs: Folder of their inputs; missing inputs are created.
+        names: Keys of `MAKERS`.
+        url: URL of the town's providers.
     """
     made: dict[str, Subject] = {}
     for name in names:

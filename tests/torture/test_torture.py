@@ -1,4 +1,4 @@
-"""Ten faults of the torture; `make torture` runs hundreds."""
+"""Ten faults; `make torture` runs hundreds."""
 
 import pytest
 
