@@ -1,1 +1,1 @@
-"""Captions that several models agree on and the image supports."""
+"""Image captioning by consensus of several multimodal models, checked against the image."""

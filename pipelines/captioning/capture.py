@@ -337,7 +337,7 @@ class _Cosines:
         self._rows = {phrase: row for row, phrase in enumerate(unique)}
         vectors = _unit_vectors(unique, encode) if unique else np.zeros((0, 1))
         products = vectors @ vectors.T
-        # not every matrix product is symmetric to the last bit
+        # matrix products may be asymmetric in the last bit
         self._matrix: NDArray[np.float64] = np.maximum(products, products.T)
 
     def among(self, phrases: Iterable[str]) -> NDArray[np.float64]:

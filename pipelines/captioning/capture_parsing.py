@@ -44,7 +44,7 @@ def parsed_caption(
     graphs: Sequence[SceneGraph],
     stop_words: Collection[str] = URBAN_STOP_WORDS,
 ) -> ParsedCaption:
-    """Merge the scene graphs of a caption's sentences into base form.
+    """Merge and normalise the scene graphs of a caption's sentences.
 
     Objects are kept if they, or each of their words, are nouns of the text and not stop words;
     attributes and relations if their objects are nouns of the text. Unlike in the reference, case

@@ -209,7 +209,7 @@ class Candidate:
         finish_reason: Finish reason of `text`.
         details: Local captions by the same model.
         phrases: Phrases of the caption and of its local captions.
-        flags: Findings without consequence ("phone", "merge_refusal", ...).
+        flags: Findings that do not drop the candidate ("phone", "merge_refusal", ...).
         drop_reason: Reason for exclusion from the consensus, else empty.
         scores: Consensus scores.
         chosen: Whether it was chosen for its image.

@@ -301,7 +301,7 @@ class _ImageRun:
         return [replace(one, chosen=index == best) for index, one in enumerate(scored)]
 
     def _judged(self, one: Candidate) -> Candidate:
-        """Apply the caption filters."""
+        """Drop the candidate if a caption filter applies."""
         if one.drop_reason:
             return one
         return replace(

@@ -1,4 +1,4 @@
-"""Cleaning of models' answers, and search for phrases in captions."""
+"""Cleaning of answers, and search for phrases in captions."""
 
 import re
 from collections.abc import Collection
