@@ -61,11 +61,7 @@ METADATA = DatasetMetadata(
 
 
 def read(source: Path) -> Imported:
-    """Read all cities of UrbanCLIP's toolkit.
-
-    Raises:
-        SourceError: The folder has another layout.
-    """
+    """Read all cities of UrbanCLIP's toolkit."""
     require(source, "tiles", layout=LAYOUT)
     folders = sorted(path for path in (source / "tiles").iterdir() if path.is_dir())
     if not folders:

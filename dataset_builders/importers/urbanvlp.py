@@ -84,9 +84,6 @@ def read(source: Path, *, street_view_crs: str = "wgs84") -> Imported:
         source: UrbanVLP's folder.
         street_view_crs: Coordinate system of the street views' file names: "wgs84", "gcj02" or
             "bd09".
-
-    Raises:
-        SourceError: The folder has another layout.
     """
     require(source, "urbansat", layout=LAYOUT)
     cities = sorted(

@@ -70,11 +70,7 @@ METADATA = DatasetMetadata(
 
 
 def read(source: Path) -> Imported:
-    """Read CamVid.
-
-    Raises:
-        SourceError: The folder has another layout.
-    """
+    """Read CamVid."""
     require(source, "images", "masks", layout=LAYOUT)
     rows, rejects = [], []
     for path in list_images(source / "images"):

@@ -66,11 +66,7 @@ METADATA = DatasetMetadata(
 
 
 def read(source: Path) -> Imported:
-    """Read the houses of King County.
-
-    Raises:
-        SourceError: The folder has another layout.
-    """
+    """Read the houses of King County."""
     require(source, "houses.csv", "z18", layout=LAYOUT)
     table = config_name(CITY, "satellite")
     houses, rejects = read_columns(source / "houses.csv", TEXT, NUMBERS, table)

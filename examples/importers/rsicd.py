@@ -52,11 +52,7 @@ METADATA = DatasetMetadata(
 
 
 def read(source: Path) -> Imported:
-    """Read RSICD.
-
-    Raises:
-        SourceError: The folder has another layout.
-    """
+    """Read RSICD."""
     require(source, "captions.json", "images", layout=LAYOUT)
     records = pd.DataFrame(_read(source / "captions.json"))
     ids = [Path(file).stem for file in records["file"]]

@@ -58,11 +58,7 @@ METADATA = DatasetMetadata(
 
 
 def read(source: Path) -> Imported:
-    """Read the street views of New York.
-
-    Raises:
-        SourceError: The folder has another layout.
-    """
+    """Read the street views of New York."""
     require(source, "labels.csv", "images", layout=LAYOUT)
     table = config_name(CITY, "street_view")
     labels, rejects = read_columns(source / "labels.csv", ("split", "image"), NUMBERS, table)
