@@ -22,13 +22,7 @@ from ..files import WrittenFiles, digest
 from ..ledger import DamagedStoreError
 from ..schema import DatasetMetadata, config_name
 from ..split_checks import duplicate_groups
-from ..storage import (
-    FILES_KIND,
-    REJECTS_FILE,
-    count_rows,
-    list_tables,
-    read_rejects,
-)
+from ..storage import FILES_KIND, REJECTS_FILE, count_rows, list_tables, read_rejects
 from ..writer import DatasetWriter
 from .fetching import fetch_all, forget_batches
 from .images import CityImage, folder_rejects, satellite_images, street_view_images

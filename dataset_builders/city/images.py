@@ -132,13 +132,8 @@ def sha256_of(content: bytes) -> str:
 
 
 def _placed(
-    source: StreetViewSource,
-    views: Sequence[View],
-    index: RegionIndex,
-    names: Any,
-    store: Store,
+    source: StreetViewSource, views: Sequence[View], index: RegionIndex, names: Any, store: Store
 ) -> Iterator[CityImage]:
-    """Assign each street view to the region that contains its camera."""
     lon, lat = (np.array([getattr(view, name) for view in views]) for name in ("lon", "lat"))
     # providers return cameras beyond the outermost regions: only local folders are checked
     found = assign_points(lon, lat, index, check=isinstance(source, LocalFolder))
@@ -188,7 +183,6 @@ def _view_row(
 
 
 def _moment(seconds: float) -> str:
-    """Unix time in ISO 8601."""
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

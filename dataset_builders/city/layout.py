@@ -163,7 +163,6 @@ def _roads(recipe: CityRecipe, regions: gpd.GeoDataFrame, cache: Path) -> gpd.Ge
 def _points(
     recipe: CityRecipe, roads: gpd.GeoDataFrame, regions: gpd.GeoDataFrame
 ) -> gpd.GeoDataFrame:
-    """Sampling points along the roads within the regions, sorted by region."""
     assert recipe.roads is not None
     points = sampling_points(roads, recipe.roads.spacing_m, recipe.roads.thin_m)
     # roads extend beyond the regions, so many points may lie outside

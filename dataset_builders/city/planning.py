@@ -230,7 +230,6 @@ def _costs(
     images: int,
     size_kb: float,
 ) -> tuple[float, ...]:
-    """Values of `COSTS`."""
     limits = {**source.limits, **recipe.network.limits}
     rate = min((limits[host].per_second for host in source.limits), default=Limit().per_second)
     price = images * source.price_per_1000 / 1000
@@ -238,7 +237,6 @@ def _costs(
 
 
 def _images_per_place(source: Any) -> int:
-    """Maximum number of images per location."""
     return len(source.headings) if hasattr(source, "headings") else getattr(source, "per_place", 1)
 
 

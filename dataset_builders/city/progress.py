@@ -56,7 +56,6 @@ def _lines(store: Store, name: str, planned: int | None) -> Iterator[str]:
 
 
 def _planned(path: Path) -> dict[str, int]:
-    """Number of planned items per source; empty without a readable plan."""
     found = read_json(path) or {"sources": []}
     return {one["name"]: one["items"] for one in found["sources"]}
 

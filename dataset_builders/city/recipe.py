@@ -23,12 +23,7 @@ from ..sources.street_view import StreetViewSource
 from ..sources.tiles import TileSource
 from ..trust import check_addresses
 from ..yaml_records import Record, make_record, read_yaml
-from .readers import (
-    PlaceSettings,
-    PointSettings,
-    PolygonSettings,
-    RasterSettings,
-)
+from .readers import PlaceSettings, PointSettings, PolygonSettings, RasterSettings
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -40,8 +35,7 @@ StreetViewProvider = Annotated[
     Field(discriminator="provider"),
 ]
 IndicatorSettings = Annotated[
-    RasterSettings | PolygonSettings | PointSettings | PlaceSettings,
-    Field(discriminator="reader"),
+    RasterSettings | PolygonSettings | PointSettings | PlaceSettings, Field(discriminator="reader")
 ]
 
 

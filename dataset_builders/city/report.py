@@ -12,13 +12,7 @@ from ..plots import (
     plot_splits,
 )
 from ..schema import VIEWS
-from ..storage import (
-    list_tables,
-    read_indicators,
-    read_regions,
-    read_table,
-    sample_images,
-)
+from ..storage import list_tables, read_indicators, read_regions, read_table, sample_images
 from .layout import Layout
 from .recipe import CityRecipe
 from .split_report import SPLITS, split_numbers, split_page, train_distances

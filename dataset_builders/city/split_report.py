@@ -125,7 +125,6 @@ def _html_table(rows: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _counts(regions: gpd.GeoDataFrame) -> dict[str, dict[str, int]]:
-    """Number of regions in each part of each split."""
     counts = {}
     for column in SPLITS:
         found = {part: int((regions[column] == part).sum()) for part in PARTS}

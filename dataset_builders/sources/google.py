@@ -12,16 +12,7 @@ from ..download import Fetcher, Item, Limit, Store, Verdict
 from ..errors import SourceError
 from ..ledger import Status
 from ..trust import secret_from
-from .street_view import (
-    Place,
-    View,
-    id_parts,
-    images,
-    is_id,
-    json_answers,
-    number,
-    read_json,
-)
+from .street_view import Place, View, id_parts, images, is_id, json_answers, number, read_json
 
 HOST = "https://maps.googleapis.com"
 MAX_PX = 640

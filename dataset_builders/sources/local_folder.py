@@ -148,7 +148,6 @@ class LocalFolder:
         }
 
     def _table(self) -> tuple[dict[str, dict[str, Any]], list[PhotoReject]]:
-        """Rows of the CSV by file, and rejected rows."""
         path = Path(self.folder) / self.csv_name
         if not path.is_file():
             raise SourceError(f"There is no {self.csv_name} in {self.folder}.")

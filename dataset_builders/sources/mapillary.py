@@ -18,16 +18,7 @@ from ..download import Fetcher, Item, Limit, Store, Verdict
 from ..errors import MissingExtraError, SourceError
 from ..splits import local_xy
 from ..trust import secret_from
-from .street_view import (
-    Place,
-    View,
-    batched,
-    id_parts,
-    images,
-    json_answers,
-    number,
-    read_json,
-)
+from .street_view import Place, View, batched, id_parts, images, json_answers, number, read_json
 
 TILES, GRAPH = "https://tiles.mapillary.com", "https://graph.mapillary.com"
 ZOOM = 14

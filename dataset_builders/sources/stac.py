@@ -181,7 +181,6 @@ class StacSource:
         return f"{self.name}/{region.region_id}/{stamp}"
 
     def _window(self) -> tuple[dt.datetime, dt.datetime]:
-        """Start and end of the time window."""
         first, _, last = self.datetime.partition("/")
         try:
             start, end = (dt.datetime.fromisoformat(one) for one in (first, last))
@@ -364,7 +363,6 @@ def _scenes(answer: Any, base: str) -> Iterator[_Scene]:
 
 
 def _next(answer: Mapping[str, Any], url: str) -> tuple[str | None, dict[str, str]]:
-    """URL and query parameters of the next page, if any."""
     for link in answer.get("links") or []:
         if link.get("rel") == "next" and link.get("method", "GET").upper() == "GET":
             address = urlsplit(urljoin(url, str(link["href"])))

@@ -262,7 +262,6 @@ def _covering(meshes: NDArray[np.float64]) -> list[Tile]:
 
 
 def _distinct(tiles: NDArray[np.int64]) -> list[Tile]:
-    """Sorted unique tiles."""
     return [(x, y) for x, y in np.unique(tiles, axis=0).tolist()]
 
 

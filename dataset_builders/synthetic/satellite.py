@@ -143,7 +143,6 @@ def _land(world: World, style: Style, x: Floats, y: Floats) -> Land:
 
 
 def _cover(land: Land, canvas: Canvas, road: Bools, water: Bools, rail: Bools) -> np.ndarray:
-    """Class of each pixel: index into `COVERS`, plus `MARKS`."""
     cover = land.kind[land.block].astype(np.uint8)
     for name, mask in (("rail", rail), ("road", road), ("water", water)):  # later ones on top
         cover[mask] = COVERS.index(name)

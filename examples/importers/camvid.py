@@ -339,7 +339,6 @@ def _surface(name: str, share: float, rng: np.random.Generator) -> str:
 
 
 def _counted(things: Sequence[Thing]) -> list[str]:
-    """Phrases with the number of objects of each class."""
     names = [one.name for one in things]
     found = []
     for name, (one, several) in NAMES.items():
@@ -371,7 +370,6 @@ def _counts(things: list[Thing], rng: np.random.Generator) -> str:
 
 
 def _sides(mask: np.ndarray, rng: np.random.Generator) -> str:
-    """Comparison of buildings, trees and pavement between the left and right half."""
     halves = np.array_split(mask, 2, axis=1)
     gains: dict[str, list[str]] = {"left": [], "right": []}
     for name, words in (("building", "built up"), ("tree", "green"), ("pavement", "paved")):

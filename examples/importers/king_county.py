@@ -100,7 +100,6 @@ def without_watermark(path: Path) -> bytes:
 
 
 def _cell(name: str) -> shapely.Polygon:
-    """Geometry of a cell "row_column", EPSG:4326."""
     try:
         row, column = (int(part) for part in name.split("_"))
     except ValueError as error:
