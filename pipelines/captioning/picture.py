@@ -7,11 +7,9 @@ from PIL import Image
 
 from dataset_builders.images import decode_image, encode_image
 
-from .privacy import Blurrer
+from .privacy import JPEG_QUALITY, Blurrer
 from .records import Box, SourceImage
 from .segment import crop
-
-JPEG_QUALITY = 95
 
 
 class Picture:

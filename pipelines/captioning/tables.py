@@ -76,11 +76,11 @@ def write_candidates(path: Path, candidates: Iterable[Candidate]) -> None:
     _write(path, [_row(one) for one in candidates], CANDIDATES)
 
 
-def read_candidates(paths: Sequence[Path], batch_size: int = 256) -> Iterator[Candidate]:
+def read_candidates(paths: Sequence[Path]) -> Iterator[Candidate]:
     """Yield the candidates of several tables in stored order."""
     for path in paths:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size):
+            for batch in file.iter_batches(256):
                 yield from map(_candidate, batch.to_pylist())
 
 

@@ -59,7 +59,7 @@ captions = st.builds(
 # ---- one pair -----------------------------------------------------------------------------------
 
 
-def test_capture_score_equals_a_case_worked_by_hand():
+def test_capture_score_equals_a_hand_computed_case():
     candidate = parsed("car road", {"car": "red"})
     reference = parsed("car tree sky", {"car": "red big"})
     score = capture_score(candidate, reference, unrelated, synonyms=equal)
@@ -71,7 +71,7 @@ def test_capture_score_equals_a_case_worked_by_hand():
     assert score.score == pytest.approx((5 * 0.4 + 5 * 2 / 3) / 12, abs=1e-5)
 
 
-def test_capture_score_adds_the_greatest_cosine_of_what_is_left():
+def test_capture_score_adds_the_highest_cosine_of_unmatched_phrases():
     directions = {"car": [1, 0], "lorry": [0.6, 0.8], "van": [0, 1]}
     score = capture_score(
         parsed("car"), parsed("lorry van"), lambda p: [directions[w] for w in p], synonyms=equal
@@ -80,25 +80,25 @@ def test_capture_score_adds_the_greatest_cosine_of_what_is_left():
     assert score.object_recall == pytest.approx((0.6 + 0.0) / 2, abs=1e-5)
 
 
-def test_capture_score_takes_attributes_without_their_things():
+def test_capture_score_ignores_the_objects_of_attributes():
     one = parsed("car building", {"car": "red", "building": "tall"})
     other = parsed("car building", {"car": "tall", "building": "red"})
     assert capture_score(one, other, unrelated).attribute_f1 == pytest.approx(1, abs=1e-5)
 
 
-def test_capture_score_knows_wordnets_synonyms_by_itself():
+def test_capture_score_uses_wordnet_synonyms_by_default():
     score = capture_score(parsed("car sidewalk"), parsed("automobile pavement"), unrelated)
     assert score.object_f1 == pytest.approx(1, abs=1e-5)
 
 
-def test_capture_score_matches_relations_only_if_all_three_parts_are_synonyms():
+def test_capture_score_matches_relations_if_all_parts_are_synonyms():
     relation = ("car", "on", "road")
     for other, f1 in ((("auto", "on", "route"), 1), (("auto", "beside", "route"), 0)):
         score = capture_score(parsed(relations=[relation]), parsed(relations=[other]), unrelated)
         assert score.relation_f1 == pytest.approx(f1, abs=1e-5)
 
 
-def test_capture_score_is_nothing_if_a_side_is_empty():
+def test_capture_score_is_zero_if_a_caption_is_empty():
     for pair in itertools.product([parsed(), parsed("car")], [parsed()]):
         assert capture_score(*pair, encode).score == 0
 
@@ -115,7 +115,7 @@ def test_capture_score_is_exactly_symmetric(one, other):
 
 @settings(max_examples=150, deadline=None)
 @given(captions, captions)
-def test_capture_score_lies_between_nothing_and_all(one, other):
+def test_capture_score_lies_between_0_and_1(one, other):
     score = capture_score(one, other, encode)
     assert all(0 <= getattr(score, name) <= 1 for name in FIELDS)
     same = capture_score(one, one, encode)
@@ -134,12 +134,12 @@ def test_capture_score_normalises_weights():
 
 
 @pytest.mark.parametrize("weights", [(1, 1), (0, 0, 0), (1, -1, 1), (float("nan"), 1, 1)])
-def test_capture_score_refuses_weights(weights):
+def test_capture_score_rejects_invalid_weights(weights):
     with pytest.raises(ValueError, match="three finite numbers"):
         capture_score(parsed("car"), parsed("bus"), encode, weights=weights)
 
 
-def test_capture_score_refuses_vectors_that_are_none():
+def test_capture_score_rejects_invalid_vectors():
     pair = parsed("car"), parsed("lorry")
     for bad in (np.full((2, 3), np.nan), np.ones((1, 3)), np.ones(2)):
         with pytest.raises(ValueError, match="finite vector for each of 2 phrases"):
@@ -149,7 +149,7 @@ def test_capture_score_refuses_vectors_that_are_none():
 # ---- parsed captions ----------------------------------------------------------------------------
 
 
-def test_parsed_caption_refuses_strings_for_sets():
+def test_parsed_caption_rejects_strings_for_sets():
     with pytest.raises(TypeError, match="'car' must be a set of words, got the string 'red'"):
         ParsedCaption({"car"}, {"car": "red"})
     with pytest.raises(ValueError, match="three parts"):
@@ -161,7 +161,7 @@ def test_parsed_caption_refuses_strings_for_sets():
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(captions.filter(bool), min_size=2, max_size=6, unique=True), st.randoms())
-def test_consensus_is_the_mean_over_the_others_in_any_order(pool, random):
+def test_consensus_is_the_mean_score_in_any_order(pool, random):
     expected = [
         np.mean([capture_score(one, other, encode).score for other in pool if other != one])
         for one in pool
@@ -172,7 +172,7 @@ def test_consensus_is_the_mean_over_the_others_in_any_order(pool, random):
     assert consensus([pool[k] for k in order], encode).tolist() == found[order].tolist()
 
 
-def test_consensus_leaves_out_what_says_nothing():
+def test_consensus_excludes_captions_without_content():
     car, bus, tree = parsed("car red"), parsed("bus red"), parsed("tree street")
     plain = consensus([car, bus, tree], encode)
     found = consensus([car, None, bus, parsed(), tree, parsed("", {"car": ""})], encode)
@@ -180,21 +180,21 @@ def test_consensus_leaves_out_what_says_nothing():
     assert np.isnan(found[[1, 3, 5]]).all()
 
 
-def test_consensus_of_equals_without_groups_is_agreement():
+def test_consensus_of_equal_captions_without_groups_is_1():
     a, b = parsed("car road"), parsed("bus sky")
     score = capture_score(a, b, encode).score
     assert consensus([a, b, b], encode).tolist() == [score, (score + 1) / 2, (score + 1) / 2]
     assert consensus([b, None, b], encode)[[0, 2]].tolist() == [1, 1]
 
 
-def test_consensus_of_a_lone_candidate_is_unknown():
+def test_consensus_of_a_single_candidate_is_nan():
     assert np.isnan(consensus([parsed("car"), None], encode)).all()
     twice = consensus([parsed("car"), parsed("car")], encode, groups=["a", "a"])
     assert np.isnan(twice).all()
     assert consensus([], encode).shape == (0,)
 
 
-def test_consensus_leaves_out_pairs_of_a_group():
+def test_consensus_excludes_pairs_within_a_group():
     pool = [parsed("car road"), parsed("bus road"), parsed("tree road"), parsed("tree sky")]
     found = consensus(pool, encode, groups=["a", "a", "b", "c"])
     expected = np.mean([capture_score(pool[0], pool[k], encode).score for k in (2, 3)])
@@ -203,7 +203,7 @@ def test_consensus_leaves_out_pairs_of_a_group():
         consensus(pool, encode, groups=["a", "b"])
 
 
-def test_consensus_counts_copies_of_a_group_once_and_equals_of_another_as_agreement():
+def test_consensus_counts_copies_within_a_group_once():
     car, bus = parsed("car road"), parsed("bus sky")
     score = capture_score(car, bus, encode).score
     # group a has both captions, group b has the second one twice
@@ -213,7 +213,7 @@ def test_consensus_counts_copies_of_a_group_once_and_equals_of_another_as_agreem
     assert found[2] == found[3] == pytest.approx((score + 1) / 2, abs=1e-12)
 
 
-def test_consensus_scores_keeps_the_means_of_all_parts():
+def test_consensus_scores_are_means_of_all_components():
     pool = [
         parsed("car road", {"car": "red"}, [("car", "on", "road")]),
         parsed("bus road", {"bus": "red"}, [("bus", "on", "road")]),
@@ -252,7 +252,7 @@ def test_consensus_scores_of_equal_texts_within_and_across_models():
     assert of("aab", ["A car.", "The car.", "A tree."])[0].object_f1 > alone.object_f1
 
 
-def test_the_caption_that_two_models_give_word_for_word_is_chosen():
+def test_a_caption_that_two_models_share_is_chosen():
     pool = [parsed("car road"), parsed("bus sky"), parsed("bus sky"), parsed("car tree")]
     found = consensus_scores(pool, unrelated, models=list("abcd"), texts=["1", "2", "2", "3"])
     candidates = [candidate(model, 0, s.score) for model, s in zip("abcd", found, strict=True)]
@@ -306,7 +306,7 @@ def candidate(model, index, score, drop_reason=""):
     )  # fmt: skip
 
 
-def test_choose_takes_the_best_that_is_not_dropped():
+def test_choose_takes_the_best_candidate_not_dropped():
     pool = [candidate("a", 0, 0.5), candidate("b", 0, 0.7), candidate("c", 0, 0.9, "refusal")]
     assert choose(pool, ["a", "b", "c"]) == 1
 
@@ -318,7 +318,7 @@ def test_choose_breaks_ties_by_model_priority_and_then_by_index():
     assert choose(pool[1:], []) == 1
 
 
-def test_choose_keeps_a_candidate_without_a_score_if_there_is_no_other():
+def test_choose_ranks_candidates_without_a_score_last():
     assert choose([candidate("a", 0, None)], ["a"]) == 0
     assert choose([candidate("a", 0, None), candidate("b", 0, 0.0)], ["a", "b"]) == 1
     assert choose([candidate("a", 0, None, "empty")], ["a"]) is None
@@ -383,7 +383,7 @@ def test_capture_score_equals_the_reference_with_exact_matching_only(golden):
     assert off(golden, "scores_exact_only", unrelated, synonyms=equal) == []
 
 
-def test_consensus_equals_the_mean_of_the_scores_to_the_last_bit(golden, encoded):
+def test_consensus_equals_the_mean_of_the_scores(golden, encoded):
     # rounded vectors have exact cosines, independent of the size of the matrix
     pool = [caption_of(pair["cand"]) for pair in golden[:30:2]]
     scores = [

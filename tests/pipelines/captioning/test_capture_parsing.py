@@ -17,7 +17,7 @@ def parse(sentences=SENTENCES, graphs=GRAPHS, **options):
     return parsed_caption(sentences, graphs, **options)
 
 
-def test_parsed_caption_brings_words_to_their_base_forms():
+def test_parsed_caption_reduces_words_to_base_forms():
     assert parse() == ParsedCaption(
         {"car", "road", "parking lot", "man"},
         {"parking lot": {"large"}},  # attributes with " of" are dropped
@@ -25,7 +25,7 @@ def test_parsed_caption_brings_words_to_their_base_forms():
     )
 
 
-def test_parsed_caption_leaves_out_what_the_text_does_not_say():
+def test_parsed_caption_drops_objects_not_in_the_text():
     graph = SceneGraph(
         ("road", "ghost", "road ghost"),
         (("ghost", "pale"), ("road", "wide")),
@@ -34,7 +34,7 @@ def test_parsed_caption_leaves_out_what_the_text_does_not_say():
     assert parse(["The road is wide."], [graph]) == ParsedCaption({"road"}, {"road": {"wide"}})
 
 
-def test_parsed_caption_takes_stop_words_off_objects_only():
+def test_parsed_caption_removes_stop_words_from_objects_only():
     sentences = ["The image shows the facade of a building at an intersection."]
     graph = SceneGraph(
         ("image", "facade", "building", "intersection"),
@@ -49,12 +49,12 @@ def test_parsed_caption_takes_stop_words_off_objects_only():
         assert one.relations == {("image", "show", "facade")}
 
 
-def test_parsed_caption_of_nothing_says_nothing():
+def test_parsed_caption_of_an_empty_text_is_empty():
     assert not parse([], [])
     assert not parse([""], [SceneGraph(("",))])
 
 
-def test_nouns_of_are_common_and_proper():
+def test_nouns_of_includes_common_and_proper_nouns():
     assert nouns_of(["Tall buildings stand near Main Street.", "They shine."]) == [
         "buildings",
         "Main",
@@ -65,7 +65,7 @@ def test_nouns_of_are_common_and_proper():
 # ---- stop words ---------------------------------------------------------------------------------
 
 
-def test_urban_stop_words_leave_what_cities_are_made_of():
+def test_urban_stop_words_keep_terms_of_the_built_environment():
     kept = "facade cityscape architecture structure area place terrain intersection traffic row "
     kept += "infrastructure neighborhood entrance layout field track site marking urban tall space"
     assert URBAN_STOP_WORDS.isdisjoint(kept.split())

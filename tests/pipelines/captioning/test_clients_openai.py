@@ -82,7 +82,7 @@ def test_sends_image_prompt_and_sampling(monkeypatch):
     assert reply.seconds > 0
 
 
-def test_names_fields_as_the_service_wants_them():
+def test_field_names_and_omitted_fields_follow_the_settings():
     with LoopbackServer([chat()]) as server:
         ask(server, omit=["seed", "top_p"], max_tokens_field="max_completion_tokens")
     body = server.calls[0].json
@@ -115,7 +115,7 @@ def test_names_fields_as_the_service_wants_them():
         pytest.param(chat(None), "empty", id="null text"),
     ],
 )
-def test_retries_what_may_pass(fault, reason):
+def test_temporary_faults_are_retried(fault, reason):
     with LoopbackServer([fault, fault, chat("A road.")]) as server:
         (reply,) = ask(server)
     assert (reply.text, reply.attempts, len(server.calls)) == ("A road.", 3, 3)
@@ -125,7 +125,7 @@ def test_retries_what_may_pass(fault, reason):
     assert (failed.reason, failed.attempts, len(server.calls)) == (reason, 2, 2)
 
 
-def test_retries_a_server_that_hangs():
+def test_timeouts_are_retried():
     done = threading.Event()
     with LoopbackServer([chat(hold=done)]) as server:
         (failed,) = ask(server, max_attempts=2, timeout_s=0.1)
@@ -135,7 +135,7 @@ def test_retries_a_server_that_hangs():
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-def test_gives_up_at_once_what_would_fail_again(status):
+def test_permanent_faults_are_not_retried(status):
     with LoopbackServer([error(status, "The image\nis too large.")]) as server:
         (failed,) = ask(server)
     assert isinstance(failed, RequestFailedError)
@@ -144,7 +144,7 @@ def test_gives_up_at_once_what_would_fail_again(status):
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 307])
-def test_stops_the_run_when_every_request_would_fail(status):
+def test_a_fault_of_all_requests_stops_the_run(status):
     with LoopbackServer([error(status, "no such thing")]) as server:
         (failed,) = ask(server)
     assert isinstance(failed, ModelUnavailableError)
@@ -154,14 +154,14 @@ def test_stops_the_run_when_every_request_would_fail(status):
     assert len(server.calls) == 1
 
 
-def test_waits_as_long_as_the_server_asks():
+def test_retry_after_is_respected():
     with LoopbackServer([error(429, Retry_After="0.5"), chat()]) as server:
         (reply,) = ask(server)
     assert reply.attempts == 2
     assert server.calls[1].at - server.calls[0].at >= 0.5
 
 
-def test_bounds_and_fills_its_concurrency():
+def test_concurrency_is_bounded_and_used():
     six = threading.Barrier(6)  # no request is answered before six have arrived
 
     def respond(call: Call) -> Response:
@@ -174,7 +174,7 @@ def test_bounds_and_fills_its_concurrency():
     assert server.max_in_flight == 6
 
 
-def test_a_server_that_dies_and_comes_back_costs_no_request(caplog):
+def test_a_server_restart_fails_no_request(caplog):
     back = threading.Event()
 
     async def main(server: LoopbackServer):
@@ -202,7 +202,7 @@ def test_a_server_that_dies_and_comes_back_costs_no_request(caplog):
 
 
 @pytest.mark.parametrize("kind", ["stopped", "behind a gateway", "without capacity"])
-def test_an_outage_that_lasts_ends_the_run(kind):
+def test_a_long_outage_stops_the_run(kind):
     server = {
         "stopped": LoopbackServer([]),
         "behind a gateway": LoopbackServer([error(503)]),
@@ -256,7 +256,7 @@ def test_answers_are_bounded(monkeypatch):
         assert "more than 100000 bytes" in failed.detail or "compressed" in failed.detail
 
 
-def test_opens_again_after_close_and_in_another_loop():
+def test_model_reopens_after_close_and_in_another_loop():
     with LoopbackServer([chat()]) as server:
         model = model_at(server.url)
 
@@ -274,7 +274,7 @@ def sent_key(call: Call) -> str:
     return {name.lower(): value for name, value in call.headers.items()}["authorization"]
 
 
-def test_the_key_is_sent_and_shown_nowhere(monkeypatch, caplog):
+def test_the_key_is_sent_but_never_shown(monkeypatch, caplog):
     monkeypatch.setenv("TEST_MODEL_KEY", KEY)
 
     def respond(call: Call) -> Response:  # a server that repeats the key everywhere

@@ -39,7 +39,7 @@ def open_model(config: dict[str, Any]) -> Any:
         ({"timeout": 1, "model": 3}, r"(?s)2 mistakes in .*m\].timeout'.*model` must be text"),
     ],
 )
-def test_open_model_says_all_that_is_wrong(changes, message):
+def test_open_model_reports_all_invalid_fields(changes, message):
     with pytest.raises(CaptioningError, match=message):
         open_model(SERVED | changes)
 
@@ -53,13 +53,13 @@ def test_open_model_says_all_that_is_wrong(changes, message):
         {"api_key": "sk-123"},
     ],
 )
-def test_a_key_in_the_recipe_is_refused_and_not_shown(changes):
+def test_a_key_in_the_recipe_raises_without_showing_it(changes):
     with pytest.raises(CaptioningError) as caught:
         open_model(SERVED | changes)
     assert "sk-123" not in str(caught.value)
 
 
-def test_a_key_with_a_line_break_is_refused_and_not_shown(monkeypatch):
+def test_a_key_with_a_line_break_raises_without_showing_it(monkeypatch):
     monkeypatch.setenv("A_KEY", "sk-123\n")
     with pytest.raises(CaptioningError, match="A_KEY, which holds white space") as caught:
         open_model(SERVED | {"api_key_env": "A_KEY"})
@@ -76,11 +76,11 @@ def test_a_key_with_a_line_break_is_refused_and_not_shown(monkeypatch):
         ("localhost.example.org", True),
     ],
 )
-def test_open_model_knows_whether_images_leave_the_machine(host, remote):
+def test_remote_is_true_unless_the_host_is_local(host, remote):
     assert open_model(SERVED | {"base_url": f"http://{host}:8000/v1"}).remote is remote
 
 
-def test_presets_open_and_are_served_by_the_name_that_is_asked_for():
+def test_presets_open_and_match_their_serve_command():
     shown = describe_presets()
     assert len(PAPER) == 5
     for preset in PRESETS.values():
@@ -114,7 +114,7 @@ def completion(finish_reason: Any = "stop", **message: Any) -> dict[str, Any]:
         (json.dumps(completion(content="A road.")), "A road."),
     ],
 )
-def test_answers_are_read(response, text):
+def test_read_answer_returns_the_text(response, text):
     assert read_answer(response) == (text, "stop", 0, 0)
     text.encode("utf-8")
 
@@ -134,7 +134,7 @@ def test_answers_are_read(response, text):
         (None, "invalid_answer", "passing"),
     ],
 )
-def test_answers_without_text_say_why(response, reason, kind):
+def test_read_answer_raises_with_a_reason(response, reason, kind):
     with pytest.raises(FaultError) as caught:
         read_answer(response)
     assert (caught.value.reason, caught.value.kind) == (reason, kind)
@@ -152,7 +152,7 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_any_json_is_an_answer_or_a_fault(value):
+def test_read_answer_handles_any_json(value):
     for response in (value, {"choices": [{"message": value, "finish_reason": value}]}):
         with contextlib.suppress(FaultError):
             text, _, asked, answered = read_answer(response)
@@ -185,12 +185,12 @@ def test_error_detail_is_one_line(body, expected):
         ("a < b, c |> d, <caption>x</caption>, <b>", "a < b, c |> d, <caption>x</caption>, <b>"),
     ],
 )
-def test_plain_text_leaves_no_control_tokens(text, expected):
+def test_plain_text_neutralises_control_tokens(text, expected):
     assert plain_text(text) == expected
     assert plain_text(expected) == expected
 
 
-def test_revision_follows_what_answers_and_nothing_else():
+def test_revision_depends_only_on_what_affects_answers():
     first = open_model(SERVED).revision
     assert first == "org/model@main"
     pace: dict[str, Any] = {"base_url": "http://other:1/v1", "max_concurrency": 3, "name": "n"}

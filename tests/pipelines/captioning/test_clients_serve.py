@@ -86,7 +86,7 @@ def test_transformers_serve_answers(server):
     assert 0 < reply.completion_tokens <= 12
 
 
-def test_transformers_serve_is_asked_for_seed_image_and_temperature(server):
+def test_transformers_serve_uses_seed_image_and_temperature(server):
     folder, url = server
     requests = [
         request(),

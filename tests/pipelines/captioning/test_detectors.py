@@ -50,7 +50,7 @@ def source():
     return SourceImage("i", "street_view", "sha", buffer.getvalue())
 
 
-def test_scores_are_the_best_of_the_librarys(checkpoint, source):
+def test_scores_equal_the_highest_scores_of_transformers(checkpoint, source):
     detector = Owlv2Detector(checkpoint, device="cpu")
     found = detector.detect(source, PHRASES)
     model, processor = detector._model, detector._processor
@@ -63,7 +63,7 @@ def test_scores_are_the_best_of_the_librarys(checkpoint, source):
     assert np.abs(found - expected).max() < 1e-5
 
 
-def test_towers_run_once_for_an_image_and_once_for_a_phrase(checkpoint, source, monkeypatch):
+def test_encoders_run_once_per_image_and_once_per_phrase(checkpoint, source, monkeypatch):
     detector = Owlv2Detector(checkpoint, device="cpu")
     calls = {"image": 0, "texts": 0}
     vision, text = detector._model.owlv2.vision_model, detector._model.owlv2.text_model
@@ -82,7 +82,7 @@ def test_towers_run_once_for_an_image_and_once_for_a_phrase(checkpoint, source, 
     assert np.array_equal(again[:10], first[10:])
 
 
-def test_a_phrases_scores_do_not_depend_on_what_was_asked_before(checkpoint, source):
+def test_a_phrase_score_does_not_depend_on_earlier_phrases(checkpoint, source):
     one, other = (Owlv2Detector(checkpoint, device="cpu") for _ in range(2))
     for phrase in PHRASES:
         one.detect(source, [phrase])
@@ -90,7 +90,7 @@ def test_a_phrases_scores_do_not_depend_on_what_was_asked_before(checkpoint, sou
     assert np.array_equal(found, expected)
 
 
-def test_a_phrase_that_is_too_long_is_not_cut_but_not_asked(checkpoint, source):
+def test_a_phrase_that_is_too_long_is_not_scored(checkpoint, source):
     found = Owlv2Detector(checkpoint, device="cpu").detect(source, ["car", LONG, "bus"])
     assert np.isnan(found).tolist() == [False, True, False]
     assert Owlv2Detector(checkpoint, device="cpu").detect(source, []).shape == (0,)

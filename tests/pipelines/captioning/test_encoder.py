@@ -39,7 +39,7 @@ def test_sentence_encoder_equals_sentence_transformers(encoder):
     np.testing.assert_allclose(found @ found.T, expected @ expected.T, rtol=0, atol=7e-7)
 
 
-def test_sentence_encoder_does_not_mind_what_else_is_asked(encoder):
+def test_sentence_encoder_output_does_not_depend_on_other_phrases(encoder):
     together = encoder(PHRASES)
     order = np.random.default_rng(0).permutation(len(PHRASES))
     assert np.array_equal(encoder([PHRASES[k] for k in order]), together[order])
@@ -49,7 +49,7 @@ def test_sentence_encoder_does_not_mind_what_else_is_asked(encoder):
         assert np.array_equal(encoder(crowd * 3)[0], together[k])
 
 
-def test_sentence_encoder_gives_vectors_whose_cosines_are_exact(encoder):
+def test_sentence_encoder_cosines_are_exact(encoder):
     vectors = encoder(PHRASES).astype(np.float64)
     assert np.array_equal(vectors / ROUNDING, np.round(vectors / ROUNDING))
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-6)
@@ -58,7 +58,7 @@ def test_sentence_encoder_gives_vectors_whose_cosines_are_exact(encoder):
         assert products[row, column] == math.fsum(vectors[row] * vectors[column])
 
 
-def test_sentence_encoder_says_that_there_is_no_such_model(tmp_path):
+def test_sentence_encoder_raises_for_an_unknown_model(tmp_path):
     with pytest.raises(CaptioningError, match="cannot be loaded"):
         sentence_encoder(str(tmp_path / "missing"))
 
@@ -86,7 +86,7 @@ def test_phrase_cache_embeds_each_phrase_once():
     assert encode.asked == [["a", "bb"], ["ccc"]]
 
 
-def test_phrase_cache_forgets_what_was_not_asked_for_longest():
+def test_phrase_cache_evicts_least_recently_used_phrases():
     encode = Counting()
     cache = PhraseCache(encode, max_phrases=2)
     cache(["a", "bb"])
@@ -99,7 +99,7 @@ def test_phrase_cache_forgets_what_was_not_asked_for_longest():
     assert encode.asked[2:] == [["bb"]]
 
 
-def test_phrase_cache_may_be_shared_by_threads():
+def test_phrase_cache_is_thread_safe():
     encode = Counting()
     cache = PhraseCache(encode, max_phrases=5)
     failures = []

@@ -32,7 +32,7 @@ def check_captions(images, candidates):
             assert image.caption_score == best.loc[image.image_id, "score"]
 
 
-def test_an_export_of_a_dataset_holds_its_tables_and_what_was_found(city_with_truth, tmp_path):
+def test_export_of_a_dataset_contains_its_tables_and_captions(city_with_truth, tmp_path):
     recipe = make_recipe(recipe_values(city_with_truth, tmp_path / "run", refine=False))
     with pytest.raises(CaptioningError, match="4 of 4 shards have no candidates yet"):
         export_dataset(recipe, tmp_path / "new")
@@ -55,7 +55,7 @@ def by_stem(shard):
         yield path.stem, path.read_bytes()
 
 
-def test_an_export_of_a_plain_folder_is_a_dataset_that_training_takes(city_with_truth, tmp_path):
+def test_export_of_a_folder_is_a_dataset_for_training(city_with_truth, tmp_path):
     photos = tmp_path / "photos"
     shutil.copytree(city_with_truth / "truth", photos / "truth")  # for the simulated models
     stored = list(iter_images(city_with_truth, "harborview", "street_view"))

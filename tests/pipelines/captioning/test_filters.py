@@ -37,7 +37,7 @@ def reason(text, finish_reason="stop", **more):
 # ---- answers ------------------------------------------------------------------------------------
 
 
-def test_a_good_caption_passes_untouched():
+def test_a_good_caption_passes_unchanged():
     assert tidy_caption(GOOD) == (GOOD, ())
     assert reason(GOOD) == ""
 
@@ -78,11 +78,11 @@ def test_a_good_caption_passes_untouched():
         ("The road and the road and the road " * 12, "repeating"),
     ],
 )
-def test_every_bad_answer_has_its_reason(text, expected):
+def test_bad_answers_are_dropped_with_a_reason(text, expected):
     assert reason(tidy_caption(text)[0]) == expected
 
 
-def test_an_answer_cut_by_the_limit_ends_with_its_last_whole_sentence():
+def test_a_truncated_answer_ends_with_its_last_complete_sentence():
     text, flags = tidy_caption(GOOD + " Further back a tall")
     assert (text, flags) == (GOOD, ("cut_to_sentence",))
     assert reason(text, "length") == ""
@@ -106,13 +106,13 @@ def test_an_answer_cut_by_the_limit_ends_with_its_last_whole_sentence():
         (f"<|im_start|>assistant\nCaption: {GOOD}<|im_end|>", "preamble_removed"),
     ],
 )
-def test_what_can_be_mended_is_mended_and_flagged(answer, flag):
+def test_markup_and_preambles_are_removed_and_flagged(answer, flag):
     text, flags = tidy_caption(answer)
     assert text == GOOD
     assert flag in flags
 
 
-def test_an_echo_of_the_prompt_is_found():
+def test_an_echo_of_the_prompt_is_dropped():
     prompt = "Go through the functional layout, the design of the road and the natural elements."
     assert reason(f"{GOOD} {prompt}", prompt=prompt) == "echo"
     assert reason(GOOD, prompt=prompt) == ""
@@ -137,11 +137,11 @@ def test_a_refined_caption_may_not_be_much_shorter():
         (["street"], ["street"], "restored"),
     ],
 )
-def test_a_refined_caption_may_not_name_what_was_rejected(rejected, kept, expected):
+def test_a_refined_caption_may_not_restore_a_rejected_phrase(rejected, kept, expected):
     assert reason(GOOD, original=GOOD, rejected=rejected, kept=kept) == expected
 
 
-def test_words_are_compared_whole():
+def test_names_any_matches_whole_words():
     assert not names_any("The street is long.", ["tree"])
     assert not names_any("A scarf.", ["car"])
     assert names_any("Many Cars, and a bus.", ["car"])
@@ -152,12 +152,12 @@ def test_words_are_compared_whole():
 
 
 @given(st.text(max_size=300), st.sampled_from(["stop", "length"]))
-def test_any_text_is_tidied_and_judged(text, finish_reason):
+def test_any_text_is_cleaned_and_checked(text, finish_reason):
     tidied, _ = tidy_caption(text)
     assert reason(tidied, finish_reason) in {"", "empty", *TEXT_FILTERS}
 
 
-def test_long_hostile_texts_take_no_time():
+def test_hostile_texts_take_linear_time():
     started = time.thread_time()
     for text in (
         "a " * 50_000,
@@ -190,7 +190,7 @@ def no_water(image, text, word="water"):
     return word in text
 
 
-def test_a_recipe_chooses_its_filters_and_their_options():
+def test_a_recipe_selects_filters_and_options():
     assert Filters().phrases
     chinese = Filters([name for name in DEFAULT if name not in ("not_english", "phrases")])
     assert not chinese.phrases
@@ -219,7 +219,7 @@ def test_a_function_outside_the_package_is_a_caption_filter():
         (["echo"], r"a name or {name: options}, got \['echo'\]"),
     ],
 )
-def test_a_filter_that_does_not_exist_is_an_error_before_the_run(entry, message):
+def test_unknown_filters_and_options_raise(entry, message):
     with pytest.raises(CaptioningError, match=message):
         Filters([entry])
 
@@ -238,7 +238,7 @@ def source(name, image, **options):
     return SourceImage(name, "satellite", name, buffer.getvalue())
 
 
-def test_a_shard_waits_for_the_near_duplicates_that_another_process_looks_for(tmp_path):
+def test_near_duplicates_wait_for_another_process(tmp_path):
     read = threading.Event()
     run_images = RunImages(lambda: [read.set()], lambda: "v1", tmp_path)
     filters = Filters(["near_duplicate"], run_images)
@@ -252,7 +252,7 @@ def test_a_shard_waits_for_the_near_duplicates_that_another_process_looks_for(tm
     assert not read.is_set()
 
 
-def test_near_duplicates_are_found_whatever_their_size_and_compression(tmp_path):
+def test_near_duplicates_are_found_at_any_size_and_compression(tmp_path):
     images = [source(f"{number:02d}", scene(number)) for number in range(40)]
     images += [
         source("again", scene(7).resize((180, 190)), quality=40),
@@ -277,7 +277,7 @@ def test_near_duplicates_are_found_whatever_their_size_and_compression(tmp_path)
     assert len(reads) == 1  # a second process reads the result of the first
 
 
-def test_image_text_score_is_the_cosine_of_the_models_own_embeddings(tmp_path):
+def test_image_text_score_is_the_cosine_of_the_embeddings(tmp_path):
     import torch
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
@@ -320,7 +320,7 @@ def test_image_text_score_is_the_cosine_of_the_models_own_embeddings(tmp_path):
 # ---- a run --------------------------------------------------------------------------------------
 
 
-def test_the_filters_of_a_recipe_act_in_a_run(city_with_truth, tmp_path):
+def test_filters_of_a_recipe_apply_in_a_run(city_with_truth, tmp_path):
     chosen = ["too_short", {"near_duplicate": {"max_distance": 63}}]
     chosen.append({f"{__name__}:no_water": {"word": "street"}})
     values = recipe_values(city_with_truth, tmp_path, filters=chosen, views=["street_view"])

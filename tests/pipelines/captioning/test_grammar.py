@@ -43,7 +43,7 @@ def test_objects_are_heads_with_their_compounds_in_the_singular(sentence, object
         ("The area is surrounded by trees.", set()),
     ],
 )
-def test_attributes_stand_before_the_noun_or_are_said_of_it(sentence, attributes):
+def test_attributes_precede_the_noun_or_are_predicates(sentence, attributes):
     assert set(graph(sentence).attributes) == attributes
 
 
@@ -65,7 +65,7 @@ def test_attributes_stand_before_the_noun_or_are_said_of_it(sentence, attributes
         ("The city's layout.", {("layout", "of", "city")}),
     ],
 )
-def test_relations_are_prepositions_verbs_and_both(sentence, relations):
+def test_relations_are_verbs_and_prepositions(sentence, relations):
     found = set(graph(sentence).relations)
     if relations is None:
         relations = {("image", "show", "street"), ("street", "with", "tree")}
@@ -85,7 +85,7 @@ def test_graphs_of_real_captions_do_not_depend_on_the_batch_or_the_order(caption
     assert SpacyParser(batch_size=7).parse(captions[::-1]) == expected[::-1]
 
 
-def test_real_captions_are_full_of_objects_and_every_end_of_a_relation_is_one(captions):
+def test_graphs_of_real_captions_have_objects_and_consistent_relations(captions):
     graphs = SpacyParser().parse(captions)
     assert sum(len(one.objects) for one in graphs) > 3 * len(captions)
     assert sum(bool(one.relations) for one in graphs) > 0.85 * len(captions)
@@ -95,7 +95,7 @@ def test_real_captions_are_full_of_objects_and_every_end_of_a_relation_is_one(ca
         assert {end for left, _, right in one.relations for end in (left, right)} <= named
 
 
-def test_a_missing_model_is_named_with_its_remedy(monkeypatch):
+def test_a_missing_language_model_raises_with_install_instructions(monkeypatch):
     for name in MODELS:
         monkeypatch.setitem(sys.modules, name, None)
     grammar._language.cache_clear()
@@ -117,7 +117,7 @@ def test_a_missing_model_is_named_with_its_remedy(monkeypatch):
         "))) ,, the ..",
     ],
 )
-def test_odd_sentences_come_to_an_end(sentence):
+def test_malformed_sentences_are_parsed(sentence):
     found = graph(sentence)
     assert {end for left, _, right in found.relations for end in (left, right)} <= set(
         found.objects

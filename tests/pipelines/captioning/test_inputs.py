@@ -66,12 +66,12 @@ def test_a_changed_file_changes_the_stamp(tmp_path):
         ({"dataset_name": "/no/such"}, "no such folder"),
     ],
 )
-def test_unknown_tables_are_refused(city_with_truth, changes, message):
+def test_unknown_cities_and_views_raise(city_with_truth, changes, message):
     with pytest.raises(CaptioningError, match=message):
         list_shards(recipe_for(city_with_truth, **changes))
 
 
-def test_a_plain_folder_needs_its_view_and_an_image(tmp_path):
+def test_a_folder_of_images_needs_a_view_and_an_image(tmp_path):
     with pytest.raises(CaptioningError, match="has no image to caption"):
         list_shards(recipe_for(tmp_path, views=["satellite"]))
     (tmp_path / "a.png").write_bytes(b"1")

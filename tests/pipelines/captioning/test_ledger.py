@@ -18,7 +18,7 @@ async def answer(value):
     return value
 
 
-def test_unit_key_depends_on_every_part_and_on_nothing_else():
+def test_unit_key_depends_on_every_part():
     key = unit_key("local", box=Box(1, 2, 3, 4), sampling=Sampling(seed=1), prompt="a")
     assert key == unit_key("local", prompt="a", sampling=Sampling(seed=1), box=Box(1, 2, 3, 4))
     others = [
@@ -30,7 +30,7 @@ def test_unit_key_depends_on_every_part_and_on_nothing_else():
     assert len({key, *others}) == 5
 
 
-def test_once_computes_once_and_remembers_over_a_reopening(tmp_path):
+def test_once_computes_a_unit_once_across_reopening(tmp_path):
     calls = []
 
     async def compute():
@@ -46,7 +46,7 @@ def test_once_computes_once_and_remembers_over_a_reopening(tmp_path):
     assert first.result == second.result == {"text": "ü", "box": [1, 2]}
 
 
-def test_once_does_a_unit_once_for_two_coroutines(tmp_path):
+def test_once_computes_a_unit_once_for_concurrent_coroutines(tmp_path):
     calls = []
 
     async def compute():
@@ -64,7 +64,7 @@ def test_once_does_a_unit_once_for_two_coroutines(tmp_path):
     assert len(calls) == 1
 
 
-def test_failures_are_units_until_they_are_forgotten(tmp_path):
+def test_failures_are_stored_until_forgotten(tmp_path):
     async def fail():
         raise RequestFailedError("http_500", "x" * 2000, attempts=4)
 
@@ -77,7 +77,7 @@ def test_failures_are_units_until_they_are_forgotten(tmp_path):
         assert once(ledger, "k", lambda: answer(1)).result == 1
 
 
-def test_an_unexpected_error_is_no_unit(tmp_path):
+def test_an_unexpected_error_is_not_stored(tmp_path):
     async def broken():
         raise KeyError("a bug")
 
@@ -93,7 +93,7 @@ SHARD = InputShard("s", "c-satellite", "satellite", "folder", "x", 0, 3, "stamp"
 RECIPE = make_recipe({"dataset_name": "d", "output_dir": "o", "models": [{"name": "a"}]})
 
 
-def test_fingerprint_changes_with_whatever_the_tables_depend_on_but_not_with_the_pace():
+def test_fingerprint_depends_on_inputs_but_not_on_execution_settings():
     given = {"recipe": RECIPE, "revisions": {"model a": "1"}, "shard": SHARD}
     changes = [
         {"recipe": RECIPE.model_copy(update={"seed": 1})},

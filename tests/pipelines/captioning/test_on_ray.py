@@ -64,7 +64,7 @@ def wait_for_units(process, output):
         time.sleep(0.05)
 
 
-def test_a_cluster_makes_the_same_table_though_an_actor_is_killed(start, whole, tmp_path):
+def test_a_cluster_writes_the_same_table_after_an_actor_is_killed(start, whole, tmp_path):
     process = start()
     wait_for_units(process, tmp_path / "out")
     children = psutil.Process(process.pid).children(recursive=True)

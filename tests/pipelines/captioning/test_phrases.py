@@ -20,7 +20,7 @@ def things(*texts, sentence=0):
     return [Phrase(text, "object", "caption", sentence) for text in texts]
 
 
-def test_phrases_are_objects_attributes_and_relations_with_their_place():
+def test_phrases_are_objects_attributes_and_relations_with_their_source():
     graph = SceneGraph(("car", "road"), (("car", "red"),), (("car", "on", "road"),))
     found = phrases_of(["A red car on the road."], [graph], ["A tree."], [[SceneGraph(("tree",))]])
     assert [(one.text, one.kind, one.source, one.sentence) for one in found] == [
@@ -35,7 +35,7 @@ def test_phrases_are_objects_attributes_and_relations_with_their_place():
     assert (relation.kept, relation.reason) == (True, "relation")
 
 
-def test_a_phrase_is_kept_from_the_threshold_on_and_where_it_could_not_be_asked():
+def test_score_phrases_keeps_scores_at_the_threshold_and_unscored_phrases():
     texts = ["bus", "car", "tree", "a very long phrase"]
     scores = np.array([0.5, 0.009, 0.01, np.nan], np.float32)
     found = score_phrases(things(*texts), texts, scores)
@@ -49,7 +49,7 @@ def test_a_phrase_is_kept_from_the_threshold_on_and_where_it_could_not_be_asked(
     assert found[3].score is None
 
 
-def test_what_has_no_shape_is_kept_and_not_asked():
+def test_non_visual_phrases_are_kept_and_not_scored():
     graph = SceneGraph(
         ("scene", "night view", "car"), (("car", "several"), ("car", "red"), ("scene", "busy"))
     )
@@ -90,7 +90,7 @@ def test_what_has_no_shape_is_kept_and_not_asked():
         ("", ["car"], [], ""),
     ],
 )
-def test_removal_cuts_where_a_sentence_can_be_cut(text, things, attributes, left):
+def test_remove_phrases_removes_clauses(text, things, attributes, left):
     assert remove_phrases(text, things, attributes) == left
 
 
@@ -100,7 +100,7 @@ PHRASES = st.lists(st.sampled_from(["tree", "car", "red car", "bus (", "c*r", "b
 
 @given(st.lists(WORDS, max_size=25).map(" ".join), PHRASES, PHRASES)
 @example("red . car", ["red car"], [])  # two sentences without a red car
-def test_removal_leaves_whole_words_and_nothing_rejected(text, things, attributes):
+def test_remove_phrases_leaves_whole_words_and_no_rejected_phrase(text, things, attributes):
     left = remove_phrases(text, things, attributes)
     assert not any(names_any(sentence, things) for sentence in split_sentences(left))
     assert set(left.replace(",", " ").replace(".", " ").lower().split()) <= set(text.split())
@@ -147,11 +147,11 @@ def test_removal_leaves_whole_words_and_nothing_rejected(text, things, attribute
         ("There are old and grey towers.", ["old tower", "grey tower"], "There are towers."),
     ],
 )
-def test_attributes_go_and_what_is_left_can_be_read(text, attributes, left):
+def test_remove_phrases_removes_attributes_only(text, attributes, left):
     assert remove_phrases(text, [], attributes) == (text if left is None else left)
 
 
-def test_literal_mentions_stand_before_their_thing_and_are_joined_to_no_other():
+def test_literal_mentions_precede_their_noun_without_conjunction():
     assert literal_mentions("Red cars, red car parks.", ["red car"]) == [(0, 3)]
     assert literal_mentions("A fence and red cars.", ["red car"]) == []
     assert literal_mentions("An old traffic light.", ["old traffic light"]) == [(3, 6)]
@@ -167,7 +167,7 @@ GRAMMAR = WITH_ARTICLES.split()
     st.lists(st.sampled_from(GRAMMAR), max_size=14).map(" ".join),
     st.sets(st.sampled_from(["red car", "old car", "blue tree", "old factory"]), max_size=3),
 )
-def test_removal_of_attributes_leaves_whole_words_and_nothing_rejected(text, attributes):
+def test_remove_phrases_leaves_whole_words_and_no_rejected_attribute(text, attributes):
     left = remove_phrases(f"{text} .", [], attributes)
     assert not names_any(left, attributes)
     words = {word.lower() for word in left.replace(",", " ").replace(".", " ").split()}
@@ -175,7 +175,7 @@ def test_removal_of_attributes_leaves_whole_words_and_nothing_rejected(text, att
 
 
 @given(st.text(alphabet="an old,.-(é ", max_size=30), st.data())
-def test_cut_takes_out_what_it_is_told_and_no_other_word(text, data):
+def test_cut_removes_only_the_given_spans(text, data):
     assert cut(text, []) == text
     start = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(start, len(text)))

@@ -24,7 +24,7 @@ def portrait():
     return Image.fromarray(data.astronaut())  # ships with the package
 
 
-def test_a_face_is_found_covered_and_then_not_found_again():
+def test_blur_pixelates_a_face_beyond_detection():
     before = encoded(portrait())
     after = Blurrer().blur(before)
     assert after != before
@@ -34,13 +34,13 @@ def test_a_face_is_found_covered_and_then_not_found_again():
     assert np.abs(one - two)[300:].mean() < 3
 
 
-def test_a_picture_without_faces_is_not_touched():
+def test_blur_leaves_an_image_without_faces_unchanged():
     pixels = np.random.default_rng(0).integers(90, 110, (200, 300, 3), dtype=np.uint8)
     data = encoded(Image.fromarray(pixels), "PNG")
     assert Blurrer().blur(data) == data
 
 
-def test_metadata_go_whether_or_not_something_is_found():
+def test_blur_removes_metadata_without_detections():
     exif = Image.Exif()
     exif[0x010E] = "SECRET description"
     exif.get_ifd(0x8825)[1] = "N"
@@ -58,7 +58,7 @@ def find_everywhere(pixels):
     return [Box(0, 0, height, width), Box(10, 10, 5, 5)]
 
 
-def test_a_recipe_may_name_its_detector():
+def test_blur_uses_the_detector_of_a_recipe():
     blurrer = Blurrer(f"{__name__}:find_everywhere")
     after = blurrer.blur(encoded(portrait()))
     assert np.asarray(Image.open(io.BytesIO(after))).std(axis=(0, 1)).max() < 80
@@ -66,7 +66,7 @@ def test_a_recipe_may_name_its_detector():
 
 
 @pytest.mark.parametrize("name", ["nothing", "no.such.module:x", "json:no_such_thing", "math:pi"])
-def test_a_detector_that_is_none_is_refused(name):
+def test_blurrer_rejects_an_invalid_detector(name):
     with pytest.raises(CaptioningError, match=r"`privacy\.detector`"):
         Blurrer(name)
 
@@ -94,7 +94,7 @@ def test_a_detector_that_is_none_is_refused(name):
         ("A van AB-123-CD is parked.", "plate"),
     ],
 )
-def test_personal_data_are_found_and_taken_out(text, kind):
+def test_personal_data_is_found_and_redacted(text, kind):
     assert kind in scan_text(text)
     cleaned = redact_text(text)
     assert REPLACEMENTS[kind] in cleaned
@@ -113,26 +113,25 @@ def test_personal_data_are_found_and_taken_out(text, kind):
         "A 4x4 and two SUVs are parked by house 221B.",
     ],
 )
-def test_other_numbers_are_left_alone(text):
+def test_other_numbers_are_not_redacted(text):
     assert scan_text(text) == ()
     assert redact_text(text) == text
 
 
 @given(st.text(max_size=200))
-def test_any_text_is_scanned_and_then_clean(text):
-    assert scan_text(redact_text(text)) == () or scan_text(text) != ()
+def test_text_without_findings_is_unchanged(text):
     if not scan_text(text):
         assert redact_text(text) == text
 
 
-def test_long_hostile_texts_take_no_time():
+def test_hostile_texts_take_linear_time():
     started = time.thread_time()
     for piece in ("a.", "0-", "12 ", "A-", "a@", "AB1", "+1 ("):
         scan_text(piece * 30_000)
     assert time.thread_time() - started < 10
 
 
-def test_real_captions_hold_none(shared_data):
+def test_real_captions_contain_no_personal_data(shared_data):
     path = shared_data / "rsicd" / "captions.json"
     captions = [text for row in json.loads(path.read_text()) for text in row["captions"]]
     path = shared_data / "urbanclip_toolkit" / "captions" / "Beijing_captions.json"

@@ -15,7 +15,7 @@ RECIPES = sorted((Path(__file__).resolve().parents[3] / "configs" / "captioning"
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_the_recipes_of_the_project_open(path, city_with_truth, capsys):
+def test_recipes_of_the_project_are_valid(path, city_with_truth, capsys):
     main(["run", str(path), "--dataset_name", str(city_with_truth), "--dry_run"])
     assert "images; per model about" in capsys.readouterr().out
 
@@ -29,7 +29,7 @@ def test_the_recipes_of_the_project_open(path, city_with_truth, capsys):
         ("detector", Component("owlv2", {"checkpoint": "x"}), "options of the detector 'owlv2'"),
     ],
 )
-def test_a_part_that_does_not_exist_is_refused(kind, component, message):
+def test_open_part_rejects_unknown_names_and_options(kind, component, message):
     with pytest.raises(CaptioningError, match=message):
         open_part(kind, component)
 
@@ -68,12 +68,12 @@ def test_nested_fields_are_converted(tmp_path):
         ({"models": [{"name": "a"}, {"name": "a"}]}, "names must differ: a, a"),
     ],
 )
-def test_a_wrong_recipe_is_refused_with_the_field(change, message):
+def test_invalid_fields_are_named(change, message):
     with pytest.raises(CaptioningError, match=message):
         make_recipe(MINIMAL | change)
 
 
-def test_all_mistakes_are_told_at_once():
+def test_all_errors_are_reported_at_once():
     wrong = {
         "dataset_name": "city",
         "models": [{"name": "m"}],
@@ -98,19 +98,19 @@ def test_all_mistakes_are_told_at_once():
 @pytest.mark.parametrize(
     ("text", "message"), [("[1, 2]", "must be a mapping"), ("a: [", "not YAML")]
 )
-def test_a_file_that_is_no_recipe_is_refused(tmp_path, text, message):
+def test_a_file_that_is_not_a_recipe_raises(tmp_path, text, message):
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
     with pytest.raises(CaptioningError, match=message):
         read_recipe(path)
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_file_raises(tmp_path):
     with pytest.raises(CaptioningError, match="cannot be read"):
         read_recipe(tmp_path / "none.yaml")
 
 
-def test_outcome_fields_leave_out_what_changes_no_result():
+def test_outcome_fields_exclude_execution_settings():
     recipe = make_recipe(MINIMAL)
     other = make_recipe(MINIMAL | {"output_dir": "b", "run": {"images_in_flight": 3}})
     assert recipe.outcome_fields() == other.outcome_fields()

@@ -91,7 +91,7 @@ def report(tmp_path_factory):
     return folder / "report"
 
 
-def test_numbers_are_those_of_the_tables(report):
+def test_report_counts_equal_those_of_the_tables(report):
     found = json.loads((report / "report.json").read_text())
     assert (found["images"], found["captioned"], found["without_caption"]) == (10, 8, 2)
     assert found["rejects"] == {
@@ -111,7 +111,7 @@ def test_numbers_are_those_of_the_tables(report):
     assert usage == [18, 27, 900, 2.25]
 
 
-def test_the_page_has_a_table_of_each_and_says_synthetic(report):
+def test_report_has_all_tables_and_says_synthetic(report):
     text = (report / "report.md").read_text()
     assert "**All results are synthetic" in text
     assert "10 images (9 street&#95;view): 8 with a caption, 2 without." in text.replace(
@@ -124,7 +124,7 @@ def test_the_page_has_a_table_of_each_and_says_synthetic(report):
     assert all("(synthetic)" in line for line in text.splitlines() if line.startswith("#"))
 
 
-def test_examples_are_failures_then_the_lowest_consensus_then_a_sample(report):
+def test_examples_are_failures_low_consensus_and_a_random_sample(report):
     tables = [report.parent / f"{part}.parquet" for part in (0, 1)]
     chosen = examine(tables, gallery_size=6).examples
     assert len(chosen) == 6
@@ -136,7 +136,7 @@ def test_examples_are_failures_then_the_lowest_consensus_then_a_sample(report):
     assert len(examine(tables, gallery_size=99).examples) == 9
 
 
-def test_the_gallery_shows_all_and_runs_nothing(report):
+def test_the_gallery_shows_all_examples_and_runs_no_script(report):
     page = (report / "gallery.html").read_text()
     assert page.count("<article>") == 6
     assert page.count("data:image/jpeg;base64,") == 6

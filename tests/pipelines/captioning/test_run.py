@@ -36,7 +36,7 @@ def whole(city, tmp_path_factory):
     return output
 
 
-def test_every_image_has_its_candidates_and_one_of_them_is_chosen(whole):
+def test_every_image_has_candidates_and_one_is_chosen(whole):
     rows = table(whole)
     assert rejects(whole) == []
     by_image = collections.defaultdict(list)
@@ -56,9 +56,7 @@ def test_every_image_has_its_candidates_and_one_of_them_is_chosen(whole):
     assert all(json.loads(row["details"]) for row in rows)
 
 
-def test_without_refinement_the_consensus_is_that_of_the_captions_as_first_written(
-    city, whole, tmp_path
-):
+def test_without_refinement_the_consensus_uses_the_generated_captions(city, whole, tmp_path):
     assert run(make_recipe(recipe_values(city, tmp_path, refine=False))).finished
     rows = table(tmp_path)
     assert [row["generated"] for row in rows] == [row["generated"] for row in table(whole)]
@@ -70,13 +68,13 @@ def test_without_refinement_the_consensus_is_that_of_the_captions_as_first_writt
     assert sum(row["chosen"] for row in rows) == 6
 
 
-def test_the_same_run_again_asks_nobody_and_changes_nothing(city, whole):
+def test_rerunning_a_finished_run_changes_nothing(city, whole):
     files = {path: path.stat().st_mtime_ns for path in whole.rglob("*.parquet")}
     assert run(make_recipe(recipe_values(city, whole))).finished
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*.parquet")} == files
 
 
-def test_damaged_tables_and_ledgers_are_made_again(city, tmp_path):
+def test_damaged_tables_and_ledgers_are_recomputed(city, tmp_path):
     recipe = make_recipe(recipe_values(city, tmp_path, **FEW))
     assert run(recipe).finished
     before = table(tmp_path)
@@ -96,7 +94,7 @@ def run_until(number: int, units: int, recipe: Path):
     return run_python("-m", "tests.pipelines.captioning.kill_run", int(number), units, recipe)
 
 
-def test_sigkill_and_resume_end_with_the_same_table(city, whole, tmp_path):
+def test_a_run_killed_by_sigkill_resumes_to_the_same_table(city, whole, tmp_path):
     recipe = write_recipe(tmp_path / "recipe.yaml", recipe_values(city, tmp_path / "out"))
     killed = run_until(signal.SIGKILL, 60, recipe)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -115,7 +113,7 @@ with Ledger(Path(sys.argv[1])):
 """
 
 
-def test_two_processes_do_not_work_on_the_same_shard(city, tmp_path):
+def test_two_processes_cannot_work_on_the_same_shard(city, tmp_path):
     recipe = make_recipe(recipe_values(city, tmp_path / "out", **FEW))
     path = ShardFolder(tmp_path / "out", list_shards(recipe)[0]).ledger
     holder = start_python("-c", HOLD, path, output=tmp_path / "held")
@@ -131,7 +129,7 @@ def test_two_processes_do_not_work_on_the_same_shard(city, tmp_path):
     assert run(recipe).finished
 
 
-def test_shares_make_the_same_table(city, tmp_path):
+def test_shares_complete_the_run(city, tmp_path):
     recipe = make_recipe(recipe_values(city, tmp_path, refine=False, max_images=3))
     assert not run(recipe, shard=(0, 2)).finished
     assert run(recipe, shard=(1, 2)).finished
@@ -146,7 +144,7 @@ def units(output: Path) -> dict[str, str]:
     return found
 
 
-def test_a_changed_prompt_redoes_what_depends_on_it_and_nothing_else(city, tmp_path):
+def test_a_changed_prompt_recomputes_only_what_depends_on_it(city, tmp_path):
     values = recipe_values(city, tmp_path, max_images=1)
     assert run(make_recipe(values)).finished
     before = units(tmp_path)
@@ -157,7 +155,7 @@ def test_a_changed_prompt_redoes_what_depends_on_it_and_nothing_else(city, tmp_p
     assert not {stage for stage in new if stage.split()[0] in ("segment", "local")}
 
 
-def test_images_that_cannot_be_used_are_listed_and_the_run_goes_on(tmp_path, city):
+def test_unusable_images_are_rejected_and_the_run_continues(tmp_path, city):
     folder = tmp_path / "photos"
     shutil.copytree(city / "truth", folder / "truth")  # for the simulated models
     row = next(iter(iter_images(city, "harborview", "street_view")))
@@ -175,7 +173,7 @@ def test_images_that_cannot_be_used_are_listed_and_the_run_goes_on(tmp_path, cit
     assert set(listed) == {"whole.jpg"}
 
 
-def test_the_command_line_tells_and_refuses(city, whole, tmp_path, capsys):
+def test_the_command_line_prints_results_and_errors(city, whole, tmp_path, capsys):
     recipe = write_recipe(tmp_path / "recipe.yaml", recipe_values(city, whole))
 
     def call(command, *options):
@@ -195,7 +193,7 @@ def test_the_command_line_tells_and_refuses(city, whole, tmp_path, capsys):
     assert "Did you mean 'synthetic'" in capsys.readouterr().err
 
 
-def test_no_more_images_are_read_than_are_in_flight(city, tmp_path, monkeypatch):
+def test_images_read_ahead_are_bounded(city, tmp_path, monkeypatch):
     counts = {"read": 0, "done": 0, "ahead": 0}
 
     def count_done(rejects):

@@ -74,7 +74,7 @@ def served(city, output, servers, **changes):
     return make_recipe(values)
 
 
-def test_faults_are_retried_then_counted_and_the_run_goes_on(city, tmp_path):
+def test_faults_are_retried_and_recorded_while_the_run_continues(city, tmp_path):
     with (
         LoopbackServer(answer) as good,
         LoopbackServer(flaky) as bad,
@@ -98,7 +98,7 @@ def test_faults_are_retried_then_counted_and_the_run_goes_on(city, tmp_path):
     assert {row["model"] for row in table(tmp_path) if row["kept"]} >= {"good", "dead"}
 
 
-def test_a_refused_key_stops_the_run_and_loses_nothing(city, tmp_path, monkeypatch):
+def test_a_rejected_key_stops_the_run_without_losing_results(city, tmp_path, monkeypatch):
     monkeypatch.setenv("CAPTION_KEY", "S3CRET")
     with LoopbackServer(answer) as good, LoopbackServer([error(401)]) as closed:
         recipe = served(city, tmp_path, {"good": good, "closed": closed})
@@ -112,7 +112,7 @@ def test_a_refused_key_stops_the_run_and_loses_nothing(city, tmp_path, monkeypat
     assert sum(row["chosen"] for row in table(tmp_path)) == 2
 
 
-def test_an_order_in_an_answer_is_dropped_and_never_passed_on(city, tmp_path):
+def test_an_injected_instruction_is_dropped_and_not_passed_on(city, tmp_path):
     def hostile(call: Call) -> Response:
         reply = answer(call)
         if "at most twenty words" in json.dumps(call.json):

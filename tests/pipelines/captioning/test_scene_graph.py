@@ -36,7 +36,7 @@ GRAPH_PIECES = st.lists(
         ("", []),
     ],
 )
-def test_split_sentences_cuts_where_a_sentence_ends(text, sentences):
+def test_split_sentences_splits_at_sentence_ends(text, sentences):
     assert split_sentences(text) == sentences
 
 
@@ -49,7 +49,7 @@ def test_split_sentences_loses_no_word_and_keeps_the_order(text):
     assert letters == [c for c in text if c.isalpha()]
 
 
-def test_parse_graph_string_tells_attributes_numbers_and_relations_apart():
+def test_parse_graph_string_distinguishes_attributes_numbers_and_relations():
     graph = parse_graph_string(
         "( cars , is , 2 ) , ( cars , is , parked ) , ( cars , along , road ) , "
         "( road , is , wide )"
@@ -74,12 +74,12 @@ def test_parse_graph_string_tells_attributes_numbers_and_relations_apart():
         ("),),(", ()),
     ],
 )
-def test_parse_graph_string_leaves_out_malformed_facts(text, objects):
+def test_parse_graph_string_skips_malformed_facts(text, objects):
     assert parse_graph_string(text).objects == objects
 
 
 @given(st.text(max_size=60) | GRAPH_PIECES)
-def test_parse_graph_string_never_raises_and_names_what_it_speaks_of(text):
+def test_parse_graph_string_never_raises_and_is_consistent(text):
     graph = parse_graph_string(text)
     named = set(graph.objects)
     assert "" not in named
@@ -146,7 +146,7 @@ def parser(checkpoint):
     return FactualParser(checkpoint, device="cpu")
 
 
-def test_the_real_architecture_reads_and_its_graphs_do_not_depend_on_the_batch(checkpoint, parser):
+def test_factual_graphs_do_not_depend_on_the_batch(checkpoint, parser):
     small = FactualParser(checkpoint, device="cpu", batch_size=4)
     together = small.parse([*SENTENCES, SENTENCES[0]])
     assert together[0] == together[-1]
@@ -154,7 +154,7 @@ def test_the_real_architecture_reads_and_its_graphs_do_not_depend_on_the_batch(c
         assert small.parse([sentence]) == [graph]
 
 
-def test_what_the_model_writes_becomes_a_graph(parser, monkeypatch):
+def test_factual_output_becomes_a_graph(parser, monkeypatch):
     asked = []
 
     def write(sentences, length):
@@ -167,13 +167,13 @@ def test_what_the_model_writes_becomes_a_graph(parser, monkeypatch):
     assert asked == [SENTENCES[0]] * 16  # once, in a full batch
 
 
-def test_of_a_graph_that_the_model_did_not_finish_the_last_fact_is_left_out(parser, monkeypatch):
+def test_factual_drops_the_last_fact_of_a_truncated_output(parser, monkeypatch):
     written = "( cars , on , a ) , ( cars , on , a ) , ( cars , on , b"
     monkeypatch.setattr(parser, "_generate", lambda sentences, _: [(written, False)])
     assert parser.parse(["the cars ."]) == [SceneGraph(("cars", "a"), (), (("cars", "on", "a"),))]
 
 
-def test_a_sentence_that_is_too_long_is_read_in_pieces_and_not_cut(checkpoint, monkeypatch):
+def test_factual_splits_sentences_that_are_too_long(checkpoint, monkeypatch):
     parser = FactualParser(checkpoint, device="cpu", batch_size=1)
     asked = []
 

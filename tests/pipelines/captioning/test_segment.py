@@ -92,7 +92,7 @@ def test_salient_boxes_are_disjoint_inside_and_each_in_a_mask(masks, max_boxes):
 
 @settings(max_examples=150)
 @given(mask_lists(), st.integers(1, 30), st.integers(1, 4))
-def test_salient_boxes_takes_the_largest_rectangle_each_time(masks, min_area, min_side):
+def test_salient_boxes_takes_the_largest_rectangle_at_each_step(masks, min_area, min_side):
     # identical masks are one object
     different = list({mask.tobytes(): mask for mask in masks if mask.any()}.values())
     boxes = salient_boxes(
@@ -114,7 +114,7 @@ def test_salient_boxes_do_not_depend_on_the_order_of_masks(masks, random):
     assert salient_boxes(shuffled, SHAPE) == salient_boxes(masks, SHAPE)
 
 
-def test_salient_boxes_cuts_a_covered_thing_around_the_larger_one():
+def test_salient_boxes_cuts_an_overlapped_mask_around_the_larger_one():
     masks = [rectangle(4, 4, 10, 10), rectangle(8, 8, 16, 24)]
     assert salient_boxes(masks, SHAPE) == (Box(8, 8, 16, 24), Box(4, 4, 4, 10))
 
@@ -130,7 +130,7 @@ def test_salient_boxes_drops_masks_that_are_tiny_or_nearly_the_image():
     )
 
 
-def test_salient_boxes_takes_one_of_near_duplicates():
+def test_salient_boxes_uses_one_of_near_duplicate_masks():
     thing, again = rectangle(2, 2, 10, 10), rectangle(2, 2, 10, 9)
     # IoU 0.9: the rest of the larger mask is not a new object
     larger_first = salient_boxes([thing, again], SHAPE, min_box_area=0, min_side=0)
@@ -155,12 +155,12 @@ def test_salient_boxes_takes_one_of_near_duplicates():
         ([np.full(SHAPE, 2)], "0 and 1 only"),
     ],
 )
-def test_salient_boxes_refuses_what_does_not_fit(masks, message):
+def test_salient_boxes_rejects_invalid_masks(masks, message):
     with pytest.raises(ValueError, match=message):
         salient_boxes(masks, SHAPE)
 
 
-def test_crop_holds_the_box_and_ends_at_the_edge():
+def test_crop_contains_the_box_and_is_clipped_at_the_border():
     pixels = np.arange(100 * 200, dtype=np.int32).reshape(100, 200)
     image = Image.fromarray(pixels)
     whole = np.asarray(crop(image, Box(0, 0, 100, 200)))
@@ -175,12 +175,12 @@ def test_crop_holds_the_box_and_ends_at_the_edge():
     "box",
     [Box(-1, 0, 5, 5), Box(0, 0, 0, 5), Box(0, 196, 5, 5), Box(96, 0, 5, 5), Box(0, 0, 5, -5)],
 )
-def test_crop_refuses_a_box_that_is_not_in_the_image(box):
+def test_crop_rejects_a_box_outside_the_image(box):
     with pytest.raises(CaptioningError, match="not inside an image of 200x100 pixels"):
         crop(Image.new("RGB", (200, 100)), box)
 
 
-def test_boxes_of_a_turned_photo_belong_to_the_upright_image():
+def test_boxes_of_a_rotated_photo_refer_to_the_upright_image():
     rng = np.random.default_rng(0)
     pixels = np.kron(rng.integers(0, 255, (3, 4, 3)), np.ones((40, 40, 1))).astype(np.uint8)
     stored, exif = io.BytesIO(), Image.Exif()
@@ -225,7 +225,7 @@ def test_largest_rectangle_equals_brute_force(mask):
     assert largest_rectangle(mask) == brute_force(mask)
 
 
-def test_largest_rectangle_takes_the_first_of_equals():
+def test_largest_rectangle_breaks_ties_by_position():
     mask = np.zeros((5, 7), bool)
     mask[0:2, 4:7] = True
     mask[2:5, 0:2] = True
@@ -263,6 +263,6 @@ def test_largest_rectangle_of_all_set_is_the_mask(shape):
         (np.array([[None]]), "got object"),
     ],
 )
-def test_largest_rectangle_refuses_what_is_no_mask(mask, message):
+def test_largest_rectangle_rejects_invalid_masks(mask, message):
     with pytest.raises(ValueError, match=message):
         largest_rectangle(mask)

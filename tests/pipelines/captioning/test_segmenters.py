@@ -104,7 +104,7 @@ def check_masks(masks, image):
         assert mask.any()
 
 
-def test_felzenszwalb_finds_blocks_of_even_colour():
+def test_felzenszwalb_finds_blocks_of_uniform_colour():
     image = picture(960, 640)
     masks = FelzenszwalbSegmenter().masks(image)
     check_masks(masks, image)
@@ -134,7 +134,7 @@ def test_mask_generation_runs_the_real_architectures(tmp_path, save):
 
 
 @pytest.mark.parametrize("save", [save_sam, save_sam2])
-def test_mask_generation_asks_everywhere_in_an_oblong_image(tmp_path, monkeypatch, save):
+def test_mask_generation_covers_an_oblong_image_with_points(tmp_path, monkeypatch, save):
     save(tmp_path / "model")
     options = {**ANY_MASK, "crops_n_layers": 0}
     segmenter = MaskGenerationSegmenter(str(tmp_path / "model"), **options)

@@ -51,7 +51,7 @@ def faultless(city_with_truth) -> CaptionModel:
     return open_model({"name": "synthetic-ember", **dict.fromkeys(rates, 0.0)}, city_with_truth)
 
 
-def test_same_request_has_the_same_answer_and_another_seed_another(amber):
+def test_answers_are_deterministic_and_depend_on_the_seed(amber):
     first = _ask(amber, _request())
     assert _ask(amber, _request()) == first
     others = {_ask(amber, _request(seed=seed)).text for seed in range(5)}
@@ -60,7 +60,7 @@ def test_same_request_has_the_same_answer_and_another_seed_another(amber):
 
 
 @pytest.mark.parametrize("captioner", CAPTIONERS, ids=lambda one: one.name)
-def test_long_captions_have_the_captioners_rate_of_made_up_things(
+def test_long_captions_have_the_captioners_hallucination_rate(
     city_with_truth, truth: Truth, captioner
 ):
     model = open_model({"name": captioner.name}, city_with_truth)
@@ -74,7 +74,7 @@ def test_long_captions_have_the_captioners_rate_of_made_up_things(
     assert false / (false + true) == pytest.approx(captioner.hallucination, rel=0.35)
 
 
-def test_the_opening_of_a_model_can_be_set_and_moves_its_facts(city_with_truth):
+def test_opening_option_replaces_the_opening(city_with_truth):
     name = "synthetic-amber"
     texts = {
         opening: _ask(open_model({"name": name, "opening": opening}, city_with_truth), _request())
@@ -84,13 +84,13 @@ def test_the_opening_of_a_model_can_be_set_and_moves_its_facts(city_with_truth):
     assert texts["A photo."].text.startswith("A photo. The scene includes")
 
 
-def test_rates_of_a_model_can_be_set(faultless, truth: Truth):
+def test_rate_options_replace_the_rates(faultless, truth: Truth):
     for image_id in (STREET, TILE):
         found = judge(_ask(faultless, _request(image_id=image_id)).text, truth[image_id])
         assert not found.false | found.missed
 
 
-def test_short_captions_say_what_is_in_the_crop_and_only_that(faultless, truth: Truth):
+def test_short_captions_describe_only_the_crop(faultless, truth: Truth):
     said: set[str] = set()
     for image_id in truth:
         one = truth[image_id]
@@ -111,7 +111,7 @@ def test_short_captions_say_what_is_in_the_crop_and_only_that(faultless, truth: 
     assert "tree cover" in said
 
 
-def test_merge_takes_out_what_was_rejected_and_works_in_what_is_new(faultless):
+def test_merge_removes_rejected_phrases_and_adds_details(faultless):
     closing = CAPTIONERS[-1].closing
     caption = (
         f"{CAPTIONERS[-1].opening} It shows a sky that is grey. The frame contains a yellow tram. "
@@ -132,7 +132,7 @@ def test_merge_takes_out_what_was_rejected_and_works_in_what_is_new(faultless):
     assert Filters().text_reason(Answer(text, original=caption)) == ""
 
 
-def test_merge_fails_at_its_rates_and_the_guards_find_it(city_with_truth):
+def test_merge_fails_at_its_rates_and_filters_detect_it(city_with_truth):
     caption = _ask(
         open_model({"name": "synthetic-basalt"}, city_with_truth),
         _request(),
@@ -161,19 +161,19 @@ def test_merge_fails_at_its_rates_and_the_guards_find_it(city_with_truth):
         ({"name": "synthetic-amber", "hallucination": 0.6}, "`hallucination` of .* 0.5, got 0.6"),
     ],
 )
-def test_bad_options_of_a_model_are_told(city_with_truth, config, message):
+def test_invalid_options_of_a_model_raise(city_with_truth, config, message):
     with pytest.raises(CaptioningError, match=message):
         open_model(config, city_with_truth)
 
 
-def test_unknown_image_and_folder_without_truth_are_told(amber, tmp_path):
+def test_unknown_image_and_missing_ground_truth_raise(amber, tmp_path):
     with pytest.raises(CaptioningError, match="No ground truth for image 'elsewhere_sv0'"):
         _ask(amber, _request(image_id="elsewhere_sv0"))
     with pytest.raises(CaptioningError, match="has no truth/"):
         Truth(tmp_path)
 
 
-def test_crops_without_masks_are_told(tmp_path):
+def test_crops_without_masks_raise(tmp_path):
     build_dataset(tmp_path, grid_size=3, street_views=0, num_workers=1)
     with pytest.raises(CaptioningError, match="need a dataset built with --with_masks"):
         Truth(tmp_path)["harborview_001_001_sat"].sights(Box(0, 0, 9, 9))
@@ -189,7 +189,7 @@ def _scores(detector: SimulatedDetector, image_id: str, phrases: list[str]) -> n
 
 
 @pytest.mark.parametrize("captioner", CAPTIONERS, ids=lambda one: one.name)
-def test_faultless_detector_tells_true_from_made_up_in_any_captioners_words(truth, captioner):
+def test_detector_without_errors_separates_true_from_false_phrases(truth, captioner):
     detector = SimulatedDetector(truth, miss_rate=0, false_alarm_rate=0)
     for image_id in truth:
         one = truth[image_id]
@@ -203,7 +203,7 @@ def test_faultless_detector_tells_true_from_made_up_in_any_captioners_words(trut
             assert (_scores(detector, image_id, nouns) < THRESHOLD).all(), nouns
 
 
-def test_detector_doubts_nothing_that_names_nothing(truth: Truth):
+def test_detector_accepts_phrases_without_objects(truth: Truth):
     detector = SimulatedDetector(truth, miss_rate=1, false_alarm_rate=0)
     asked = ["overall composition", "picture", "detailed view"]
     assert (_scores(detector, "harborview_000_000_sv0", asked) > THRESHOLD).all()
@@ -228,7 +228,7 @@ def test_detector_errs_at_its_rates(truth: Truth):
         assert abs(count / number - rate) < 4 * np.sqrt(rate * (1 - rate) / number)
 
 
-def test_detector_misses_a_thing_in_all_its_wordings_or_in_none(truth: Truth):
+def test_detector_errors_apply_to_all_wordings_of_an_object(truth: Truth):
     detector = SimulatedDetector(truth, miss_rate=0.5, false_alarm_rate=0.5)
     outcomes = set()
     for image_id in truth:
@@ -240,7 +240,7 @@ def test_detector_misses_a_thing_in_all_its_wordings_or_in_none(truth: Truth):
     assert outcomes == {True, False}
 
 
-def test_scores_do_not_depend_on_what_else_is_asked(truth: Truth):
+def test_detector_scores_do_not_depend_on_other_phrases(truth: Truth):
     detector = SimulatedDetector(truth)
     asked = ["tram", "sky", "red car", "dog"]
     together = _scores(detector, STREET, asked)

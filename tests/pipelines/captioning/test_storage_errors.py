@@ -36,7 +36,7 @@ def check_full(recipe, capsys):
                          "resume.")  # fmt: skip
 
 
-def test_a_full_ledger_is_told_and_the_rerun_ends_with_the_same_table(
+def test_a_full_disk_is_reported_and_the_rerun_resumes(
     recipe, undisturbed, tmp_path, monkeypatch, capsys
 ):
     opened = Ledger.__init__
@@ -53,7 +53,7 @@ def test_a_full_ledger_is_told_and_the_rerun_ends_with_the_same_table(
     assert table(tmp_path / "out") == undisturbed
 
 
-def test_a_table_that_cannot_be_written_ends_the_run(
+def test_a_table_that_cannot_be_written_stops_the_run(
     recipe, undisturbed, tmp_path, monkeypatch, capsys
 ):
     write = worker_module.write_candidates
@@ -74,7 +74,7 @@ def test_a_table_that_cannot_be_written_ends_the_run(
     assert table(tmp_path / "out") == undisturbed
 
 
-def test_a_folder_that_is_a_file_is_named(recipe, tmp_path, capsys):
+def test_an_output_dir_that_is_a_file_is_named(recipe, tmp_path, capsys):
     (tmp_path / "out").write_text("notes")
     assert main(["run", str(recipe)]) == 2
     assert str(tmp_path / "out") in capsys.readouterr().err.splitlines()[-1]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -45,23 +47,21 @@ CANDIDATE = st.builds(
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(CANDIDATE, max_size=4))
-def test_candidates_come_back_as_they_were(tmp_path_factory, candidates):
+def test_candidates_round_trip(tmp_path_factory, candidates):
     path = tmp_path_factory.mktemp("tables") / "candidates.parquet"
     write_candidates(path, candidates)
     assert list(read_candidates([path])) == candidates
     assert pq.read_schema(path).names == CANDIDATES.names
 
 
-def test_kept_and_drop_reason_say_the_same(tmp_path):
+def test_kept_and_drop_reason_agree(tmp_path):
     base = records.Candidate("i", "s", "satellite", "m", "r", "p", 0, records.Sampling())
-    import dataclasses
-
-    write_candidates(tmp_path / "c.parquet", [base, dataclasses.replace(base, drop_reason="empty")])
+    write_candidates(tmp_path / "c.parquet", [base, replace(base, drop_reason="empty")])
     rows = pq.read_table(tmp_path / "c.parquet").to_pylist()
     assert [(row["kept"], row["drop_reason"]) for row in rows] == [(True, None), (False, "empty")]
 
 
-def test_rejects_are_sorted_and_none_is_a_table_too(tmp_path):
+def test_rejects_are_sorted_and_may_be_empty(tmp_path):
     path = tmp_path / "rejects.parquet"
     write_rejects(path, [])
     assert list(read_rejects([path])) == []

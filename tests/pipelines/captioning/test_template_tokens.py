@@ -23,7 +23,7 @@ RUN = {
 
 
 def leaking(text, model, task):
-    """Tokens around the answers of one model, and before more text in those of the others."""
+    """Add control characters and template tokens, as servers with a wrong template do."""
     noisy = f"\u202e{text[:5]}\x00{text[5:]}\x07"
     if model == MODELS[0]:
         return f"<|im_start|>assistant\n{noisy}<|im_end|>"
@@ -57,7 +57,7 @@ def clean(city_with_truth, tmp_path_factory):
     return {row["model"]: row for row in table(output)}
 
 
-def test_marked_answers_are_kept_bare_and_overlong_ones_are_dropped_and_counted(leaked, clean):
+def test_wrapping_tokens_are_removed_and_inner_tokens_drop_the_answer(leaked, clean):
     rows = {row["model"]: row for row in table(leaked[0])}
     bare, overlong, other = (rows[name] for name in MODELS)
     assert bare["kept"]
@@ -74,7 +74,7 @@ def test_marked_answers_are_kept_bare_and_overlong_ones_are_dropped_and_counted(
     assert counted.count(MODELS[2]) == len(details)
 
 
-def test_what_nobody_sees_reaches_no_table(leaked):
+def test_control_characters_are_not_stored(leaked):
     rows = [*table(leaked[0]), *rejects(leaked[0])]
     texts = [value for row in rows for value in row.values() if isinstance(value, str)]
     texts += [one["text"] for row in table(leaked[0]) for one in json.loads(row["details"])]

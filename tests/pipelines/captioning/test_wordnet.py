@@ -60,7 +60,7 @@ def test_wordnet_equals_nltk(words, copied, monkeypatch):
             assert words.base_forms(word, part) == reader._morphy(word, letter), (word, part)
 
 
-def test_synonyms_knows_words_phrases_and_cases(words):
+def test_synonyms_of_words_and_phrases_ignore_case(words):
     assert {"car", "automobile", "machine", "railcar"} <= words.synonyms("car")
     assert words.synonyms("Cars") == words.synonyms("car")
     assert "stoplight" in words.synonyms("traffic light")
@@ -78,7 +78,7 @@ def test_lemma_is_the_shortest_base_form_as_in_the_reference(words):
     assert [words.singular(noun) for noun in ("men", "houses", "gas")] == ["man", "house", "gas"]
 
 
-def test_wordnet_is_found_where_nltk_puts_it_unpacked_or_not(copied, tmp_path, monkeypatch):
+def test_wordnet_is_found_in_nltk_data_folders_and_zip_files(copied, tmp_path, monkeypatch):
     expected = open_wordnet().synonyms("road")
     (tmp_path / "corpora").mkdir()
     with zipfile.ZipFile(tmp_path / "corpora/wordnet.zip", "w") as file:
@@ -92,7 +92,7 @@ def test_wordnet_is_found_where_nltk_puts_it_unpacked_or_not(copied, tmp_path, m
         assert open_wordnet().synonyms("road") == expected
 
 
-def test_what_is_missing_or_of_another_version_is_an_error(copied, tmp_path, monkeypatch):
+def test_missing_or_other_versions_of_wordnet_raise(copied, tmp_path, monkeypatch):
     monkeypatch.setattr(wordnet, "_places", lambda: iter([Path("/nowhere")]))
     with pytest.raises(
         MissingDependencyError, match=r"3\.0 was not found.*nltk\.downloader wordnet"
