@@ -83,7 +83,7 @@ def _merged(series: gpd.GeoSeries) -> shapely.Geometry:
 
 def _polygons(shape: shapely.Geometry) -> shapely.Geometry:
     """Reduce a geometry to a polygon or multipolygon."""
-    if shape is None or shape.is_empty:
+    if shape.is_empty:
         raise DatasetError("The boundary is empty.")
     if shape.geom_type == "GeometryCollection":
         parts = shapely.get_parts(shapely.get_parts(shape))

@@ -187,7 +187,7 @@ def tile_polygons(x: Any, y: Any, z: Any, scheme: str) -> np.ndarray:
         z: Zoom level.
         scheme: "xyz", "tms" or "baidu".
     """
-    x, y = np.atleast_1d(np.asarray(x)), np.atleast_1d(np.asarray(y))
+    x, y = np.atleast_1d(x, y)
     east, north = x + 1, y - 1 if scheme == "xyz" else y + 1
     corners = [
         tile_corner(column, row, z, scheme)

@@ -314,7 +314,7 @@ class WrittenFiles:
         with tempfile.TemporaryDirectory(f".{_mark()}", f".{root.name}.", root.parent) as folder:
             staged = Path(folder)
             yield staged
-            found = _shown_files(staged)
+            found = shown_files(staged)
             gone = set(self.names()) - set(found) if whole else set()
             self.check([*sorted(found), *sorted(gone)])
             self.delete(gone)
@@ -379,7 +379,8 @@ def was_parquet(path: Path) -> bool:
     return content[:4] == b"PAR1" or content[-4:] == b"PAR1" or not content.strip(b"\0")
 
 
-def _shown_files(folder: Path) -> dict[str, Path]:
+def shown_files(folder: Path) -> dict[str, Path]:
+    """Files below a folder by relative name, except hidden ones, in order of their paths."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     named = {path.relative_to(folder).as_posix(): path for path in files}
     return {name: named[name] for name in named if not any(p[0] == "." for p in name.split("/"))}
@@ -413,6 +414,7 @@ __all__ = [
     "locked",
     "read_json",
     "set_aside",
+    "shown_files",
     "signed",
     "verified",
     "was_parquet",

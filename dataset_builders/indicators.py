@@ -83,8 +83,7 @@ class RasterSource:
 
 
 def _published(name: str, indicator: str, kind: ZonalKind, **fields: Any) -> RasterSource:
-    defaults = {"crs": "EPSG:4326", "licence": "CC-BY-4.0"}
-    return RasterSource(name, indicator, kind, **defaults | fields)
+    return RasterSource(name, indicator, kind, crs="EPSG:4326", licence="CC-BY-4.0", **fields)
 
 
 _PRODUCTS = (

@@ -16,6 +16,7 @@ import pandas as pd
 from PIL import ExifTags
 
 from .errors import SourceError
+from .files import shown_files
 from .images import BadImageError, open_image
 
 SUFFIXES = frozenset(
@@ -101,13 +102,7 @@ def find_photos(source: str | Path | pd.DataFrame, csv: str | None = None) -> Ph
 
 def list_images(folder: Path) -> list[Path]:
     """Image files below a folder, by suffix, sorted; hidden files are left out."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
+    return [path for path in shown_files(folder).values() if path.suffix.lower() in SUFFIXES]
 
 
 def find_csv(root: Path, csv: str | None) -> Path | None:

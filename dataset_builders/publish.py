@@ -4,7 +4,6 @@ Images that may not be redistributed are withheld. Their rows keep ids, coordina
 and the SHA-256 of the image, against which a later download can be verified.
 """
 
-import hashlib
 import json
 import shutil
 from collections import Counter
@@ -20,7 +19,7 @@ from tqdm import tqdm
 
 from .card import CARD_FILE, FIGURES, MARKER, PLACEHOLDER, RECIPE_FILE, write_card
 from .errors import DatasetError
-from .files import WrittenFiles, contents
+from .files import WrittenFiles, contents, file_sha256, shown_files
 from .hub_errors import explain
 from .leaks import check_leaks
 from .parquet import GEO_KEY, ROW_GROUP_SIZE, geo_metadata, open_shard, open_writer
@@ -136,15 +135,7 @@ def publish(
     return published
 
 
-def push(
-    folder: str | Path,
-    repo_id: str,
-    *,
-    private: bool = False,
-    tag: str | None = None,
-    message: str = "Upload the dataset",
-    dry_run: bool = False,
-) -> str | None:
+def push(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
     """Push a published dataset in one commit; files already on the Hub are not sent again.
 
     Shards and figures of an earlier push of these cities are deleted in the same commit, since the
@@ -154,12 +145,9 @@ def push(
         folder: Folder written by [`publish`].
         repo_id: "org/name"; created if missing. The token is that of `hf auth login` or HF_TOKEN.
         private: Visibility of a new repository.
-        tag: Tag of the commit.
-        message: Commit message.
-        dry_run: Check the licences without uploading.
 
     Returns:
-        URL of the repository; None for a dry run.
+        URL of the repository.
 
     Raises:
         DatasetError: The folder did not pass the licence gate, or the Hub rejects the upload; the
@@ -168,8 +156,6 @@ def push(
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     check_gate(folder)
-    if dry_run:
-        return None
     root, api = Path(folder), HfApi()
     card = (root / CARD_FILE).read_text(encoding="utf-8")
     card = card.replace(PLACEHOLDER, f'name = "{repo_id}"')
@@ -183,9 +169,9 @@ def push(
             for name in names
         ]
         operations += [CommitOperationDelete(name) for name in gone]
-        api.create_commit(repo_id, operations, repo_type="dataset", commit_message=message)
-        if tag is not None:
-            api.create_tag(repo_id, tag=tag, repo_type="dataset", exist_ok=True)
+        api.create_commit(
+            repo_id, operations, repo_type="dataset", commit_message="Upload the dataset"
+        )
     except Exception as error:
         if (said := explain(error, repo_id)) is None:
             raise
@@ -195,11 +181,7 @@ def push(
 
 def files_of(folder: str | Path) -> list[tuple[str, int]]:
     """Files that a push uploads: path and size in bytes, sorted; hidden files are left out."""
-    root = Path(folder)
-    found = [path for path in root.rglob("*") if path.is_file()]
-    names = sorted(path.relative_to(root).as_posix() for path in found)
-    shown = [name for name in names if not any(part[0] == "." for part in name.split("/"))]
-    return [(name, (root / name).stat().st_size) for name in shown]
+    return [(name, path.stat().st_size) for name, path in sorted(shown_files(Path(folder)).items())]
 
 
 def check_gate(folder: str | Path) -> None:
@@ -242,12 +224,8 @@ def _is_of(name: str, root: Path) -> bool:
 
 def _hashes(root: Path) -> dict[str, str]:
     """SHA-256 by name of all files except the marker and the card, which may be edited."""
-    found = {}
-    for name, _ in files_of(root):
-        if name not in (MARKER, CARD_FILE):
-            with (root / name).open("rb") as file:
-                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    files = sorted(shown_files(root).items())
+    return {name: file_sha256(path) for name, path in files if name not in (MARKER, CARD_FILE)}
 
 
 def _check_recipe(root: Path) -> dict[str, Any]:

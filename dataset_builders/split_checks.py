@@ -16,7 +16,7 @@ SILL = 0.95
 
 
 def correlation_range(
-    x_m: NDArray[np.float64], y_m: NDArray[np.float64], values: NDArray[np.float64], seed: int = 0
+    x_m: NDArray[np.float64], y_m: NDArray[np.float64], values: NDArray[np.float64]
 ) -> float:
     """Distance in metres at which the variogram of labels reaches 95 % of its sill.
 
@@ -27,7 +27,6 @@ def correlation_range(
         x_m: `(n,)` x coordinates in metres.
         y_m: `(n,)` y coordinates in metres.
         values: `(n,)` labels; NaN is ignored.
-        seed: Seed of the sample of regions, if there are many.
 
     Returns:
         Distance in metres; NaN if the label does not vary.
@@ -35,14 +34,14 @@ def correlation_range(
     Raises:
         SplitError: Fewer than 10 regions with a value.
     """
-    distance, semivariance = variogram(x_m, y_m, values, seed)
+    distance, semivariance = variogram(x_m, y_m, values)
     sill = float(semivariance[len(semivariance) // 2 :].mean()) if len(semivariance) else 0.0
     reached = np.flatnonzero(semivariance >= SILL * sill)
     return float(distance[reached[0]]) if sill > 0 and len(reached) else float("nan")
 
 
 def variogram(
-    x_m: NDArray[np.float64], y_m: NDArray[np.float64], values: NDArray[np.float64], seed: int = 0
+    x_m: NDArray[np.float64], y_m: NDArray[np.float64], values: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Empirical variogram by Matheron's estimator, of pairs up to half the extent.
 
@@ -56,7 +55,7 @@ def variogram(
     if len(known) < 10:
         raise SplitError(f"A correlation range needs 10 regions with a value, got {len(known)}.")
     if len(known) > MAX_PAIRS_FROM:
-        known = np.sort(np.random.default_rng(seed).choice(known, MAX_PAIRS_FROM, replace=False))
+        known = np.sort(np.random.default_rng(0).choice(known, MAX_PAIRS_FROM, replace=False))
     xy = np.column_stack([x_m[known], y_m[known]])
     first, second = np.triu_indices(len(known), 1)
     distance = np.linalg.norm(xy[first] - xy[second], axis=1)
