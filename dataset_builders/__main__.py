@@ -10,49 +10,49 @@ from .errors import DatasetError
 from .files import locked
 
 DESCRIPTION = """\
-A city's dataset from its boundary: regions, satellite images, street views along the roads,
-indicators with units, splits; as Parquet that `load_dataset` and geopandas read.
+Build the dataset of a city from its boundary: regions, satellite images, street views along the
+roads, indicators with units, and splits, as Parquet files for `load_dataset` and geopandas.
 
-  python -m dataset_builders plan    CITY.yaml     costs and a map; no image is fetched
-  python -m dataset_builders build   CITY.yaml     fetch what is missing, and write the dataset
+  python -m dataset_builders plan    CITY.yaml     estimate costs and draw a map; no image requests
+  python -m dataset_builders build   CITY.yaml     fetch missing data and write the dataset
   python -m dataset_builders status  CITY.yaml     progress, failures and their reasons
-  python -m dataset_builders retry-failed CITY.yaml     let the next build retry what failed
+  python -m dataset_builders retry-failed CITY.yaml     retry failed items in the next build
   python -m dataset_builders publish CITY.yaml     shards, card and licence gate; --push_to_hub
-  python -m dataset_builders rehydrate FOLDER      fetch the images that a dataset may not hold
+  python -m dataset_builders rehydrate FOLDER      fetch the images withheld from a dataset
 
-Recipes to start from: configs/cities/. A build lies in runs/NAME of its recipe NAME.yaml, or where
---output_dir says. Keys of providers are read from the environment. Rerun the command to resume a
-build that was stopped at any moment: nothing is fetched twice.
+Example recipes are in configs/cities/. The build of NAME.yaml is written to runs/NAME, or to
+--output_dir. API keys are read from environment variables. Rerun an interrupted command to resume
+it; completed downloads are not repeated.
 """
 PLAN = """\
-Count regions, points, requests, gigabytes, hours at the rate limits and money, source by source,
-and draw maps in OUTPUT_DIR/plan. Only the outline of a place and its roads are requested, where the
-recipe names no files for them. What `build` would refuse, `plan` refuses.
+Estimate the number of regions and sampling points and, for each source, requests, gigabytes, hours
+at the rate limits and cost. Draw maps in OUTPUT_DIR/plan. Only the boundary and the roads are
+requested, unless the recipe names files for them. `plan` makes the same checks as `build`.
 """
 BUILD = """\
-Fetch what is missing and write OUTPUT_DIR/dataset, its card, and maps in OUTPUT_DIR/report. Above
-the thresholds of the recipe (`costs`) it asks first; --yes answers.
+Fetch missing data, and write OUTPUT_DIR/dataset with its card, and maps in OUTPUT_DIR/report. Asks
+for confirmation above the thresholds of the recipe (`costs`), unless --yes is given.
 """
 STATUS = """\
-List for each source how many items are in each state (ok, missing, blank, placeholder, quota,
-denied, invalid, failed) with the most frequent reasons, and the number of rows of each table.
-Nothing is requested.
+List for each source the number of items per state (ok, missing, blank, placeholder, quota, denied,
+invalid, failed) with the most frequent reasons, and the number of rows of each table. No requests
+are made.
 """
 RETRY_FAILED = """\
-Forget what failed (blank, placeholder, invalid, failed), so that the next build requests it again.
-Images that were fetched, and those the provider says it does not have, are not requested again.
+Clear the state of failed items (blank, placeholder, invalid, failed), so that the next build
+requests them again. Fetched images, and those missing at the provider, are not requested again.
 """
 PUBLISH = """\
-Write OUTPUT_DIR/published from OUTPUT_DIR/dataset: shards of 300 to 500 MB and a card. Images of
-sources that may not be redistributed are left out: their rows keep ids and metadata, and
-`rehydrate` fetches the images again with the user's own key.
+Write OUTPUT_DIR/published from OUTPUT_DIR/dataset: shards of 300 to 500 MB and a card. Images that
+may not be redistributed are withheld: their rows keep ids and metadata, and `rehydrate` fetches the
+images again with the user's own key.
 """
 REHYDRATE = """\
-Fetch again, with your own keys, the images of which a dataset holds ids only, and write the dataset
-with them. The dataset's own recipe.yaml was written by somebody else, so it may only name known
-providers (Google, Baidu, Mapillary, KartaView, the map services of configs/cities/), each with its
-own key. Other hosts, variables and local folders need a recipe of your own (--recipe); the command
-then names host and variable and asks.
+Fetch the images withheld from a published dataset with your own keys, and write the dataset with
+them. The recipe.yaml of the dataset is not trusted: it may only name known providers (Google,
+Baidu, Mapillary, KartaView, the map services of configs/cities/), each with its own key. Other
+hosts, variables and local folders need your own recipe (--recipe); the command then shows hosts and
+variables, and asks for confirmation.
 """
 
 
@@ -100,47 +100,51 @@ def _parser() -> argparse.ArgumentParser:
         one.set_defaults(run=run)
         return one
 
-    plan = command("plan", _plan, "what a build would cost, and a map of it", PLAN)
-    build = command("build", _build, "fetch what is missing, write the dataset", BUILD)
-    status = command("status", _status, "how far a build is, and what failed", STATUS)
-    retry = command("retry-failed", _retry_failed, "let the next build ask again", RETRY_FAILED)
+    plan = command("plan", _plan, "cost estimate and map of a build", PLAN)
+    build = command("build", _build, "fetch missing data and write the dataset", BUILD)
+    status = command("status", _status, "progress and failures of a build", STATUS)
+    retry = command("retry-failed", _retry_failed, "retry failures in the next build", RETRY_FAILED)
     publish = command("publish", _publish, "shards, card and licence gate", PUBLISH)
     for one in (plan, build, status, retry, publish):
         one.add_argument("recipe", type=Path, help="YAML file; see configs/cities/")
         one.add_argument(
-            "--output_dir", type=Path, help="folder of the build; runs/NAME of NAME.yaml by default"
+            "--output_dir", type=Path, help="folder of the build; default: runs/NAME for NAME.yaml"
         )
         one.add_argument(
-            "--data_dir", type=Path, help="folder that the recipe's relative paths start from"
+            "--data_dir", type=Path, help="base folder of relative paths in the recipe"
         )
     for one in (plan, build):
-        one.add_argument("--limit", type=_positive, help="number of regions, for a try")
-    for one, what in ((build, "show the plan, and stop"), (publish, "list what would be pushed")):
+        one.add_argument("--limit", type=_positive, help="maximum number of regions, for testing")
+    for one, what in ((build, "show the plan and exit"), (publish, "list the files to push")):
         one.add_argument("--dry_run", "--dry-run", action="store_true", help=what)
     build.add_argument(
-        "--max_cost", "--max-cost", type=_amount, help="refuse to start if it may cost more"
+        "--max_cost", "--max-cost", type=_amount, help="exit if the estimated cost is higher"
     )
-    build.add_argument("--yes", action="store_true", help="do not ask, whatever it takes")
-    publish.add_argument("--push_to_hub", metavar="ORG/NAME", help="also push it; log in first")
-    publish.add_argument("--private", action="store_true", help="make a new repository private")
+    build.add_argument("--yes", action="store_true", help="skip all confirmation prompts")
+    publish.add_argument(
+        "--push_to_hub", metavar="ORG/NAME", help="also push to the Hub (requires login)"
+    )
+    publish.add_argument(
+        "--private", action="store_true", help="create a new repository as private"
+    )
 
     rehydrate = command(
-        "rehydrate", _rehydrate, "fetch the images that a published dataset only names", REHYDRATE
+        "rehydrate", _rehydrate, "fetch the images withheld from a published dataset", REHYDRATE
     )
     rehydrate.add_argument("dataset", type=Path, help="folder of a published dataset")
-    rehydrate.add_argument("--output_dir", type=Path, required=True, help="a new folder")
+    rehydrate.add_argument("--output_dir", type=Path, required=True, help="output folder")
     rehydrate.add_argument(
-        "--recipe", type=Path, help="a recipe of your own, instead of the dataset's recipe.yaml"
+        "--recipe", type=Path, help="your own recipe, instead of the dataset's recipe.yaml"
     )
     rehydrate.add_argument(
-        "--yes", action="store_true", help="do not ask about the recipe's hosts and variables"
+        "--yes", action="store_true", help="skip the prompt about hosts and variables of the recipe"
     )
     return parser
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
     return int(text)
 
 
@@ -190,7 +194,7 @@ def _build(arguments: argparse.Namespace) -> None:
 
 def _ask(question: str) -> None:
     if not sys.stdin.isatty():
-        raise DatasetError(f"{question} Nobody can be asked here: answer with --yes.")
+        raise DatasetError(f"{question} There is no terminal to ask on; confirm with --yes.")
     if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
         raise _NothingFetchedError(1)
 

@@ -63,7 +63,7 @@ def allocate(
     if kind == "count" and (values < 0).any():
         raise DatasetError(
             f"{name} has negative amounts in {column!r}, down to {np.nanmin(values):g}. If that "
-            "marks missing values, make them null; if it is no amount, take kind intensity."
+            "marks missing values, make them null; for a measurement, use kind intensity."
         )
     zone, target = shapely.STRtree(targets).query(zones, predicate="intersects")
     area = shapely.area(shapely.intersection(zones[zone], targets[target]))
@@ -72,11 +72,11 @@ def allocate(
     refuse(
         regions.index.to_numpy(),
         total > size * (1 + OVERLAP),
-        f"lie on polygons of {name} that overlap",
-        "Cut the overlaps, so that nothing counts twice.",
+        f"lie on overlapping polygons of {name}",
+        "Remove the overlaps, which would be counted twice.",
     )
     if len(targets) and not total.any():
-        raise DatasetError(f"No polygon of {name} touches a region. Is one of the two CRS wrong?")
+        raise DatasetError(f"No polygon of {name} intersects a region. Check the CRS of both.")
     known = np.isfinite(values[zone])
     zone, target, area = zone[known], target[known], area[known]
     covered = np.bincount(target, area, len(targets))
@@ -99,14 +99,14 @@ def _numbers(frame: gpd.GeoDataFrame, column: str, name: str) -> NDArray[np.floa
     text = frame[column].notna() & found.isna()
     if text.any():
         example = frame.loc[text, column].iloc[0]
-        raise SourceError(f"{column!r} of {name} holds {example!r}, which is no number.")
+        raise SourceError(f"{column!r} of {name} holds {example!r}, which is not a number.")
     return np.asarray(found.to_numpy(dtype=np.float64, na_value=np.nan))
 
 
 def _plane_shapes(frame: gpd.GeoDataFrame, name: str) -> NDArray[np.object_]:
     """Polygons in an equal-area projection (EPSG:6933); null geometries become empty."""
     if frame.crs is None:
-        raise DatasetError(f"{name} has no CRS. Set it, as in `frame.set_crs(...)`.")
+        raise DatasetError(f"{name} has no CRS. Set it with `frame.set_crs(...)`.")
     shapes, names = frame.geometry.to_numpy(), frame.index.to_numpy()
     check_polygons(shapes, names)
     there = ~(shapely.is_missing(shapes) | shapely.is_empty(shapes))

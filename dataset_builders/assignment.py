@@ -45,7 +45,7 @@ def assign_points(
     lon, lat = np.asarray(lon, dtype=np.float64), np.asarray(lat, dtype=np.float64)
     if lon.shape != lat.shape or lon.ndim != 1:
         raise DatasetError(
-            f"`lon` and `lat` are two arrays of one length, got shapes {lon.shape} and {lat.shape}."
+            f"`lon` and `lat` must be arrays of equal length, got {lon.shape} and {lat.shape}."
         )
     index = regions if isinstance(regions, RegionIndex) else RegionIndex(regions)
     found = np.full(len(lon), -1, dtype=np.int64)
@@ -70,7 +70,7 @@ class RegionIndex:
     def __init__(self, regions: gpd.GeoDataFrame):
         if regions.crs is None or not regions.crs.equals("EPSG:4326", ignore_axis_order=True):
             name = "no CRS" if regions.crs is None else regions.crs.name
-            raise DatasetError(f"Points are assigned to regions in EPSG:4326, got {name}.")
+            raise DatasetError(f"The regions must be in EPSG:4326, got {name}.")
         ids = np.asarray(regions.get("region_id", regions.index), dtype=object).astype(str)
         self.order = np.argsort(ids, kind="stable")
         self.shapes = regions.geometry.to_numpy()[self.order]
@@ -107,8 +107,8 @@ def _suggest_system(lon: Floats, lat: Floats, inside: float, index: RegionIndex)
     likely = max(shares, key=lambda name: shares[name])
     if shares[likely] > max(0.5, inside):
         raise DatasetError(
-            f"{inside:.0%} of the points lie in the regions, and {shares[likely]:.0%} if {likely}. "
-            "Say which system they are in when they are read; nothing is converted by guess."
+            f"{inside:.0%} of the points lie in the regions, but {shares[likely]:.0%} if {likely}. "
+            "State their coordinate system when reading them; it is never guessed."
         )
 
 
@@ -125,9 +125,9 @@ def _readings() -> dict[str, Position]:
         "they are in gcj02 (as AMap's and Tencent's are)": of("gcj02", "wgs84"),
         "they are in bd09 (as Baidu's are)": of("bd09", "wgs84"),
         "they are in bd09mc (Baidu's metres)": of("bd09mc", "wgs84"),
-        "they are metres of Web Mercator (EPSG:3857)": mercator,
-        "they were in wgs84 and not in gcj02 as was said": of("wgs84", "gcj02"),
-        "they were in wgs84 and not in bd09 as was said": of("wgs84", "bd09"),
+        "they are in metres of Web Mercator (EPSG:3857)": mercator,
+        "they were in wgs84 and not in gcj02 as stated": of("wgs84", "gcj02"),
+        "they were in wgs84 and not in bd09 as stated": of("wgs84", "bd09"),
     }
 
 

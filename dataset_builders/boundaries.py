@@ -41,8 +41,8 @@ def read_boundary(boundary: Boundary) -> shapely.Geometry:
         shape = _repaired(_polygons(boundary))
     else:
         raise DatasetError(
-            "A boundary is a shapely polygon in EPSG:4326, a GeoDataFrame, a GeoSeries or the path "
-            f"of a file, got {type(boundary).__name__}."
+            "A boundary must be a shapely polygon in EPSG:4326, a GeoDataFrame, a GeoSeries or the "
+            f"path of a file, got {type(boundary).__name__}."
         )
     _check_degrees(shape)
     return _across_antimeridian(shape)
@@ -51,8 +51,7 @@ def read_boundary(boundary: Boundary) -> shapely.Geometry:
 def _merged(series: gpd.GeoSeries) -> shapely.Geometry:
     if series.crs is None:
         raise DatasetError(
-            "The boundary has no CRS, so its numbers say no place. Set it, as in "
-            '`boundary.set_crs("EPSG:4326")`.'
+            'The boundary has no CRS. Set it, for example with `boundary.set_crs("EPSG:4326")`.'
         )
     parts = [_repaired(_polygons(one)) for one in series if one is not None and not one.is_empty]
     if not parts:
@@ -61,8 +60,8 @@ def _merged(series: gpd.GeoSeries) -> shapely.Geometry:
         bounds = shapely.total_bounds(parts)
         if np.abs(bounds).max() <= 360:
             raise DatasetError(
-                f"The boundary says {series.crs.name}, in metres, but spans {_text(bounds)}: those "
-                "look like degrees. Set the CRS with "
+                f"The CRS of the boundary is {series.crs.name}, in metres, but its bounds "
+                f"{_text(bounds)} look like degrees. Set the CRS with "
                 '`boundary.set_crs("EPSG:4326", allow_override=True)`.'
             )
         # straight edges of the projection are curved in degrees
@@ -73,7 +72,7 @@ def _merged(series: gpd.GeoSeries) -> shapely.Geometry:
     try:
         moved = gpd.GeoSeries(parts, crs=series.crs).to_crs("EPSG:4326")
     except ProjError as error:
-        raise DatasetError(f"The boundary cannot be placed from {series.crs.name}.") from error
+        raise DatasetError(f"The boundary cannot be transformed from {series.crs.name}.") from error
     whole = shapely.multipolygons(list(shapely.get_parts(moved.to_numpy())))
     _check_degrees(whole)
     # parts on both sides of the antimeridian must touch before the union
@@ -90,7 +89,9 @@ def _polygons(shape: shapely.Geometry) -> shapely.Geometry:
         flat = parts[shapely.get_type_id(parts) == 3]
         shape = shapely.multipolygons(flat) if len(flat) else shape
     if shape.geom_type not in ("Polygon", "MultiPolygon"):
-        raise DatasetError(f"A boundary is a polygon or multipolygon, got a {shape.geom_type}.")
+        raise DatasetError(
+            f"A boundary must be a polygon or multipolygon, got a {shape.geom_type}."
+        )
     return shape
 
 
@@ -109,10 +110,10 @@ def _repaired(shape: shapely.Geometry) -> shapely.Geometry:
     # shapely counts the area of reversed loops as negative
     change = 0.0 if overlap else abs(shape.area - repaired.area)
     if repaired.area == 0 or change > REPAIR_TOLERANCE * repaired.area:
-        what = "crosses itself" if "intersection" in why else "is no valid polygon"
+        what = "crosses itself" if "intersection" in why else "is not a valid polygon"
         raise DatasetError(
-            f"The boundary {what} ({why}), so what lies within it is ambiguous. Repair it, for "
-            "example with `shapely.make_valid`, and look at the result."
+            f"The boundary {what} ({why}), so its interior is ambiguous. Repair it, for example "
+            "with `shapely.make_valid`, and check the result."
         )
     warnings.warn(f"The boundary is not valid ({why}); it was made valid.", stacklevel=2)
     return _polygons(repaired)
@@ -122,16 +123,16 @@ def _check_degrees(shape: shapely.Geometry) -> None:
     bounds = shapely.total_bounds(shape)
     west, south, east, north = bounds
     if not np.isfinite(bounds).all():
-        raise DatasetError("The boundary has no place on the globe in its CRS; is the CRS right?")
+        raise DatasetError("The boundary cannot be transformed to degrees. Check its CRS.")
     if min(west, south) < -360 or max(east, north) > 360 or max(-south, north) > 90:
         raise DatasetError(
-            f"A boundary in EPSG:4326 is in degrees, and this one spans {_text(bounds)}. Are lon "
-            "and lat swapped, or is it in metres? Then give a GeoSeries with its CRS."
+            f"A boundary in EPSG:4326 must be in degrees, but this one spans {_text(bounds)}. Are "
+            "lon and lat swapped? If it is in metres, give a GeoSeries with its CRS."
         )
     if max(-south, north) > MAX_LATITUDE:
         raise DatasetError(
-            f"The boundary reaches {max(-south, north):g} degrees of latitude: beyond "
-            f"{MAX_LATITUDE:g} degrees, near a pole, there is no grid of regions."
+            f"The boundary extends to {max(-south, north):g} degrees of latitude; beyond "
+            f"{MAX_LATITUDE:g} degrees, near a pole, grids of regions are not supported."
         )
 
 
@@ -142,8 +143,8 @@ def _across_antimeridian(shape: shapely.Geometry) -> shapely.Geometry:
         shape = shapely.transform(shape, lambda xy: np.column_stack([xy[:, 0] % 360.0, xy[:, 1]]))
         if shape.bounds[2] - shape.bounds[0] > 90 or shape.area == 0:
             raise DatasetError(
-                f"The boundary spans {east - west:g} degrees of longitude: more than half of the "
-                "globe is no city."
+                f"The boundary spans {east - west:g} degrees of longitude, more than half of the "
+                "globe."
             )
         shape = _polygons(shapely.union_all(shapely.make_valid(shapely.get_parts(shape))))
         west = shape.bounds[0]

@@ -13,7 +13,7 @@ from typing import Any
 EMPTY, TEMPLATE = "empty_caption", "template_token"
 DROP_REASONS = {
     EMPTY: "the caption is null or empty",
-    TEMPLATE: "a token of a chat template, such as <|im_end|>, stands within the caption",
+    TEMPLATE: "a token of a chat template, such as <|im_end|>, is within the caption",
 }
 """Reasons for dropping a caption."""
 

@@ -262,9 +262,9 @@ def _check_defined(
     if lost.any():
         west, east, south, north = CHINA
         raise DatasetError(
-            f"There is no way from {source} to {target} at ({lon[lost][0]:g}, {lat[lost][0]:g}): "
+            f"No conversion from {source} to {target} at ({lon[lost][0]:g}, {lat[lost][0]:g}): "
             f"it is defined in China only, from ({west:g}, {south:g}) to ({east:g}, {north:g}). "
-            "Elsewhere maps are in wgs84."
+            "Use wgs84 elsewhere."
         )
 
 

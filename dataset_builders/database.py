@@ -77,7 +77,7 @@ def _delete_damaged(database: sqlite3.Connection, path: Path) -> bool:
         query = f"SELECT {', '.join(names)}, {CHECKSUM} FROM {table} WHERE {CHECKSUM} NOT NULL"
         database.text_factory = _any_text
         if found := _damaged(database, query):
-            print(f"{path}: damaged rows deleted, to be made again: {len(found)}.", file=sys.stderr)
+            print(f"{path}: damaged rows deleted, to be recomputed: {len(found)}.", file=sys.stderr)
             own = " AND ".join(f"{names[number]} = CAST(? AS TEXT)" for number in keys)
             for row in found:
                 values = [str(row[n]).encode("utf-8", "surrogateescape") for n in keys]

@@ -169,7 +169,7 @@ class Fetcher:
         user_agent: str = USER_AGENT,
     ):
         if not user_agent.isascii():
-            raise DatasetError(f"A user agent is ASCII, got {user_agent!r}.")
+            raise DatasetError(f"A user agent must be ASCII, got {user_agent!r}.")
         self._store = store
         self._limits = dict(limits or {})
         self._hosts: dict[str, Host] = {}
@@ -278,7 +278,7 @@ class Fetcher:
                 return response, content
             request = response.next_request
             if _takes_key_away(item, request):
-                detail = "it redirects to another host, which must not get the key"
+                detail = "redirects to another host, which must not receive the key"
                 return response, Verdict("denied", detail)
         raise httpx2.TooManyRedirects("too many redirects", request=request)
 
@@ -286,7 +286,7 @@ class Fetcher:
         import httpx2
 
         if request.url.scheme not in ("http", "https") or not request.url.host:
-            raise httpx2.UnsupportedProtocol("not for the web", request=request)
+            raise httpx2.UnsupportedProtocol("not an http(s) address", request=request)
         host = self._host(request.url.host)
         await host.turn()
         response = await self._client.send(request, stream=True)
@@ -313,7 +313,7 @@ def check_image(content: bytes, media_type: str) -> Verdict:
     from .images import BadImageError, decode_image
 
     if media_type.startswith(("text/", "application/json")):
-        return Verdict("invalid", f"{media_type} in place of an image")
+        return Verdict("invalid", f"{media_type} instead of an image")
     try:
         image = decode_image(content)
     except BadImageError as error:
@@ -372,7 +372,7 @@ def _record(
 def _judge(item: Item, response: Any, content: bytes | Verdict, check: Check) -> Verdict:
     code = response.status_code
     if code in DENIED_CODES:
-        return Verdict(item.refused, f"the server refuses the request (HTTP {code})")
+        return Verdict(item.refused, f"the server rejects the request (HTTP {code})")
     if code in MISSING_CODES:
         return Verdict("missing", f"HTTP {code}")
     if isinstance(content, Verdict):
@@ -380,7 +380,7 @@ def _judge(item: Item, response: Any, content: bytes | Verdict, check: Check) ->
     if code != 200:
         return Verdict("invalid", f"HTTP {code}")
     if not content:
-        return Verdict("invalid", "an empty answer")
+        return Verdict("invalid", "an empty response")
     return check(content, response.headers.get("content-type", ""))
 
 

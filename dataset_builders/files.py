@@ -219,7 +219,7 @@ def set_aside(path: Path) -> None:
     """Rename a damaged file to `<name>.damaged-<time>` and print a notice."""
     aside = path.with_name(f"{path.name}.damaged-{dt.datetime.now():%Y%m%d-%H%M%S-%f}")
     path.replace(aside)
-    print(f"{path} is damaged: kept as {aside.name}, and made again.", file=sys.stderr)
+    print(f"{path} is damaged: kept as {aside.name} and recreated.", file=sys.stderr)
 
 
 def read_json(path: Path) -> Any:
@@ -271,9 +271,9 @@ class WrittenFiles:
         if foreign:
             more = f" and {len(foreign) - NAMES_SHOWN} more" if len(foreign) > NAMES_SHOWN else ""
             raise ForeignFileError(
-                f"{self.root} holds files that were not written by this command, or were changed "
-                f"since: {', '.join(foreign[:NAMES_SHOWN])}{more}. They would be replaced or "
-                "deleted: move them away, or give another folder."
+                f"{self.root} contains files that were not written by this command, or were "
+                f"changed since: {', '.join(foreign[:NAMES_SHOWN])}{more}. They would be replaced "
+                "or deleted: move them away, or give another folder."
             )
 
     def altered(self, names: Iterable[str]) -> list[str]:

@@ -74,11 +74,13 @@ def to_degrees(
         return np.column_stack(transformer.transform(xy[:, 0], xy[:, 1]))
 
     moved, torn, missing = project(parts, move, bend, turn)
-    refuse(names, np.unique(of_part[missing > 0]), f"have no place on the globe in {crs.name}")
+    refuse(
+        names, np.unique(of_part[missing > 0]), f"cannot be transformed to degrees from {crs.name}"
+    )
     refuse(
         names,
         np.unique(of_part[torn]),
-        "hold or touch a pole, where longitudes end",
+        "contain or touch a pole, where longitude is undefined",
         "Cut them into sectors around it, in degrees.",
     )
     single = np.bincount(of_part, minlength=len(shapes)) == 1
@@ -196,10 +198,12 @@ def refuse(names: NDArray[Any], which: NDArray[Any], what: str, remedy: str = ""
 def check_polygons(shapes: Shapes, names: NDArray[Any]) -> None:
     """Raise a DatasetError unless all geometries are valid polygons, null or empty."""
     there = ~(shapely.is_missing(shapes) | shapely.is_empty(shapes))
-    refuse(names, there & ~np.isin(shapely.get_type_id(shapes), (3, 6)), "are no polygons")
+    refuse(names, there & ~np.isin(shapely.get_type_id(shapes), (3, 6)), "are not polygons")
     invalid = there & ~shapely.is_valid(shapes)
     reason = shapely.is_valid_reason(shapes[invalid][0]) if invalid.any() else ""
-    refuse(names, invalid, f"are not valid ({reason})", "Repair them, as with `make_valid()`.")
+    refuse(
+        names, invalid, f"are not valid ({reason})", "Repair them, for example with `make_valid()`."
+    )
 
 
 def _rings(shapes: Shapes) -> tuple[Floats, Ints, Ints, Floats]:
@@ -224,11 +228,11 @@ def _check_edges(shapes: Shapes, turn: float, names: NDArray[Any]) -> Shapes:
     refuse(
         names,
         wide[np.unique(owner[of_ring[:-1][unclear]])],
-        f"have an edge across more than {turn / 2:g} degrees of longitude, which may go either way "
-        "round the globe",
+        f"have an edge across more than {turn / 2:g} degrees of longitude, whose direction around "
+        "the globe is ambiguous",
         "If they lie across the antimeridian, write their longitudes beyond 180 (181 for -179), "
         "cut them there, or give them in their projected CRS. If they do go the long way, add "
-        "vertices, as with `shapely.segmentize(shape, 90)`.",
+        "vertices, for example with `shapely.segmentize(shape, 90)`.",
     )
     divided = shapes.copy()
     divided[wide] = shapely.segmentize(shapes[wide], turn / 4)

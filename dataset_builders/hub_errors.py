@@ -6,7 +6,7 @@ ADVICE = {
     401: "The token is missing or wrong: `hf auth login`, or set HF_TOKEN.",
     403: "The token lacks permission: use one with access to the organisation.",
     404: "There is no such repository or file, or the token cannot see it: check the name.",
-    429: "The Hub asks to slow down: try again in some minutes.",
+    429: "Too many requests: try again in a few minutes.",
 }
 UNREACHABLE = {"HTTPError", "TransportError", "LocalEntryNotFoundError", "ConnectionError"}
 AGAIN = "Run the same command again; what was sent or downloaded is kept."
@@ -32,22 +32,24 @@ def explain(error: BaseException, name: str | None = None) -> str | None:
     code = next((one for one in codes if one is not None), None)
     what = f" for {name}" if name else ""
     if "HFValidationError" in names:
-        return f"{name or 'The name'!r} is no name of a repository: give org/name."
+        return f"{name or 'The name'!r} is not a repository name: give org/name."
     if "LocalTokenNotFoundError" in names:
         return ADVICE[401]
     if "OfflineModeIsEnabled" in names:
-        return f"HF_HUB_OFFLINE is set, so the Hub is not asked{what}, and it is not in the cache."
+        return f"HF_HUB_OFFLINE is set, and the cache does not have the files{what}."
     if code is not None:
         return f"The Hub answered {code}{what}. {ADVICE.get(code, AGAIN)}"
     if "DatasetNotFoundError" in names:
         return f"The Hub has no dataset{what}. {ADVICE[404]}"
     if "UnpicklingError" in names:
         return (
-            f"The weights{what} are a pickle that holds more than tensors, which may run code, and "
-            "are refused. Ask for safetensors."
+            f"The weights{what} are a pickle with objects other than tensors, which may run code, "
+            "and are not loaded. Use weights in safetensors."
         )
     if "SafetensorError" in names and "I/O error" not in str(chain):  # disk full
-        return f"The weights{what} are no complete safetensors file: download or copy them again."
+        return (
+            f"The weights{what} are not a complete safetensors file: download or copy them again."
+        )
     if names & UNREACHABLE:
         return f"The Hub could not be reached{what}. {AGAIN}"
     return None

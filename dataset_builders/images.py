@@ -68,7 +68,9 @@ def decode_image(
     except BadImageError:
         raise
     except Exception as error:  # each decoder has its own exceptions for a broken stream
-        raise BadImageError("truncated", f"{image.format} data end or break: {error}") from error
+        raise BadImageError(
+            "truncated", f"truncated or corrupt {image.format} data: {error}"
+        ) from error
     return _to_rgb(_upright(image))
 
 
@@ -123,7 +125,7 @@ def stored_bytes(image: Mapping[str, Any] | None, *folders: Path) -> bytes | Non
             continue
         if path.is_relative_to(folder.resolve()) and path.is_file():
             return _read(path)
-    raise BadImageError("outside_dataset", f"{name!r} is no file of the dataset")
+    raise BadImageError("outside_dataset", f"{name!r} is not a file of the dataset")
 
 
 def encode_image(image: Image.Image, format: str = "JPEG", quality: int = 90) -> bytes:
@@ -201,7 +203,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
         return _grey16_to_rgb(image)
     if image.mode == "F":
-        raise BadImageError("unreadable", "floating-point samples have no agreed white")
+        raise BadImageError("unreadable", "floating-point samples have no defined range")
     try:
         if "A" in image.mode or image.mode == "La" or "transparency" in image.info:
             image = image.convert("RGBA")

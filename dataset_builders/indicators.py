@@ -152,8 +152,8 @@ def find_raster(path: str | Path) -> RasterSource:
     near = difflib.get_close_matches(name.lower(), list(examples), n=2, cutoff=0.0)
     hints = " or ".join(f"{examples[one].name} ({examples[one].example})" for one in near)
     raise DatasetError(
-        f"{name} is no raster that is known here, and its cells could hold anything. Nearest are "
-        f"{hints}; all are {', '.join(RASTERS)}. If it is none of them, describe it by its `kind`, "
+        f"{name} is not a known raster product, so the meaning of its cells is unknown. Nearest "
+        f"are {hints}; all are {', '.join(RASTERS)}. Describe another product by its `kind`, "
         "`cell_unit` and `unit`: in a recipe under `raster`, in Python as a RasterSource."
     )
 
@@ -192,14 +192,14 @@ def raster_indicator(
     if isinstance(source, str):
         if source not in RASTERS:
             near = difflib.get_close_matches(source, list(RASTERS), n=1, cutoff=0.0)
-            raise DatasetError(f"No raster product {source!r} is known; did you mean {near[0]!r}?")
+            raise DatasetError(f"Unknown raster product {source!r}; did you mean {near[0]!r}?")
         source = RASTERS[source]
     source = find_raster(files[0]) if source is None else source
     if zero_where_no_data and not source.nodata_is_zero:
         raise DatasetError(
-            f"In {source.name} a cell without a value is unknown and not 0, so regions without "
-            "data have no value: leave out `zero_where_no_data`, or describe a raster whose gaps "
-            "are 0 with `nodata_is_zero`."
+            f"Missing cells of {source.name} are unknown rather than 0, so regions without data "
+            "have no value: remove `zero_where_no_data`, or set `nodata_is_zero` for a raster "
+            "whose missing cells are 0."
         )
     period = _check_files(source, files)
     value, coverage = np.zeros(len(regions)), np.ones(len(regions))
@@ -237,7 +237,7 @@ def _check_files(source: RasterSource, files: Sequence[Path]) -> str:
     strangers = [file.name for file, match in zip(files, matches, strict=True) if match is None]
     if strangers:
         raise DatasetError(
-            f"{', '.join(strangers)} is no file of {source.name}, which are named like "
+            f"{', '.join(strangers)} is not a file of {source.name}, whose files are named like "
             f"{source.example}."
         )
     groups = [match.groupdict() for match in matches if match is not None]
@@ -247,7 +247,7 @@ def _check_files(source: RasterSource, files: Sequence[Path]) -> str:
         return source.period or " ".join(years)
     if not months:
         raise DatasetError(
-            f"A value of {source.name} is made of {source.files} file(s), got {len(files)}."
+            f"A value of {source.name} needs {source.files} file(s), got {len(files)}."
         )
     missing = sorted({f"{month:02d}" for month in range(1, 13)} - months)
     raise DatasetError(
@@ -274,7 +274,7 @@ def _check_file(source: RasterSource, file: Path) -> float | Literal["none"] | N
     ):
         raise DatasetError(
             f"{file.name} is in {crs.name}, but {source.name} is published in {source.crs}: it "
-            "has been resampled, which changes what its cells add up to. Take the original."
+            "has been resampled, which changes its totals. Use the original."
         )
     if source.nodata == "tag" or tagged:
         return None

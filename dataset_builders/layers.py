@@ -24,9 +24,9 @@ def read_layer(path: str | Path, what: str = "layer") -> gpd.GeoDataFrame:
         is_parquet = path.suffix.lower() in (".parquet", ".geoparquet")
         frame = gpd.read_parquet(path) if is_parquet else gpd.read_file(path)
     except Exception as error:  # GDAL's drivers have their own exceptions
-        raise SourceError(f"{path} is no {what} that geopandas reads: {error}") from error
+        raise SourceError(f"{path} is not a {what} that geopandas can read: {error}") from error
     if not isinstance(frame, gpd.GeoDataFrame) or frame.active_geometry_name is None:
-        raise SourceError(f"{path} holds a table without geometry, and so is no {what}.")
+        raise SourceError(f"{path} is a table without geometry, not a {what}.")
     return frame
 
 

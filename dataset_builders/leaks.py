@@ -41,7 +41,7 @@ def check_leaks(root: Path, names: Iterable[str], variables: Iterable[str]) -> N
     said = [f"{name} ({', '.join(held)})" for name, held in found.items() if held]
     if said:
         raise DatasetError(
-            f"Files of {root} hold the value of an environment variable: {', '.join(said[:5])}"
+            f"Files of {root} contain the value of an environment variable: {', '.join(said[:5])}"
             f"{f' and {len(said) - 5} more' if len(said) > 5 else ''}. Nothing was sent. Remove it "
             "from the recipe or the dataset, then build and publish again."
         )

@@ -226,7 +226,7 @@ class Store:
             "HAVING count(*) > ?)",
             (len(prefix), prefix, len(prefix), prefix, more_than),
             status="placeholder",
-            detail="the same picture as many others",
+            detail="the same image as many others",
         )
 
     def _change(self, where: str, values: Sequence[Any], **changes: Any) -> int:

@@ -32,7 +32,7 @@ ADVICE: tuple[tuple[set[int], str, str], ...] = (
         set(),
         r"JSONDecodeError|thrift|CRC checksum|Unexpected end of stream|Parquet magic bytes"
         r"|[Cc]orrupt|malformed|not a database",
-        "A file is damaged: make it again with the command that wrote it",
+        "A file is damaged: recreate it with the command that wrote it",
     ),
     ({errno.EIO}, r"disk I/O error|Input/output error", "Check the disk or give another folder"),
     (

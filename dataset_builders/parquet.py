@@ -119,8 +119,8 @@ def open_shard(path: str | Path) -> Iterator[pq.ParquetFile]:
         if getattr(error, "errno", None):  # disk error
             raise
         raise DatasetError(
-            f"{path} is no whole Parquet file ({error}). Make it again with the command that wrote "
-            "it, or download it again."
+            f"{path} is not a complete Parquet file ({error}). Recreate it with the command that "
+            "wrote it, or download it again."
         ) from error
 
 
@@ -140,7 +140,7 @@ def row_groups(
         if unknown := sorted({key for row in chunk for key in row} - set(schema.names)):
             raise DatasetError(
                 f"The table {table!r} has no column {', '.join(unknown)}; it has "
-                f"{', '.join(schema.names)}. Name further ones in DatasetMetadata.extra_columns."
+                f"{', '.join(schema.names)}. Declare further ones in DatasetMetadata.extra_columns."
             )
         columns = [
             pa.array([_value(row.get(field.name)) for row in chunk], field.type) for field in schema

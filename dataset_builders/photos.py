@@ -84,7 +84,9 @@ def find_photos(source: str | Path | pd.DataFrame, csv: str | None = None) -> Ph
         listing = named_columns(source, "The table of images", POSITION)
         photos = _from_listing(Path(), listing, [], anywhere=True)
     elif not isinstance(source, str | Path):
-        raise SourceError(f"Images are a folder or a frame, got a {type(source).__name__}.")
+        raise SourceError(
+            f"Images must be a folder or a data frame, got a {type(source).__name__}."
+        )
     else:
         root = Path(source)
         if not root.is_dir():
@@ -265,7 +267,7 @@ def exif_position(path: Path) -> dict[str, Any]:
     lat = _from_parts(gps[tags.GPSLatitude], gps.get(tags.GPSLatitudeRef, "N"), "S")
     lon = _from_parts(gps[tags.GPSLongitude], gps.get(tags.GPSLongitudeRef, "E"), "W")
     if lon == lat == 0:
-        raise ValueError("its position is 0, 0: it was unknown")
+        raise ValueError("its position is 0, 0, which means unknown")
     return {
         "lon": degrees(lon, 180),
         "lat": degrees(lat, 90),
@@ -282,9 +284,9 @@ def degrees(value: Any, bound: float) -> float:
     """
     number = _number(value)
     if number is None:
-        raise ValueError(f"{value!r} is no angle")
+        raise ValueError(f"{value!r} is not an angle")
     if not np.isfinite(number) or abs(number) > bound:
-        raise ValueError(f"{value} is no angle within {bound} degrees")
+        raise ValueError(f"{value} is not an angle within {bound} degrees")
     return number
 
 
@@ -317,7 +319,7 @@ def _from_parts(parts: Any, reference: Any, negative: str) -> float:
     values = [_number(part) for part in (parts if isinstance(parts, Sequence) else [parts])]
     known = [value for value in values if value is not None]
     if len(known) < len(values):
-        raise ValueError(f"its position {parts!r} is no angle")
+        raise ValueError(f"its position {parts!r} is not an angle")
     value = sum(part / 60**power for power, part in enumerate(known))
     return -value if str(reference).strip("\x00 ").upper() == negative else value
 

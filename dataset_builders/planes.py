@@ -41,7 +41,9 @@ class Plane:
     def __post_init__(self) -> None:
         axes = {axis.unit_name for axis in self.crs.axis_info}
         if not self.crs.is_projected or axes != {"metre"}:
-            raise DatasetError(f"{self.name} is {self.crs.name}, which is no plane in metres.")
+            raise DatasetError(
+                f"{self.name} is {self.crs.name}, which is not a projection in metres."
+            )
 
     @cached_property
     def crs(self) -> pyproj.CRS:

@@ -103,7 +103,7 @@ def read_points(
     if coord_system not in SYSTEMS:
         raise DatasetError(f"`coord_system` is one of {SYSTEMS}, got {coord_system!r}.")
     if (year is not None) and date_column is None:
-        raise DatasetError("To take one `year` the `date_column` must be named.")
+        raise DatasetError("`year` needs the name of the `date_column`.")
     date = date_column if year is not None else None
     roles = {"id": id_column, "count": count_column, "date": date}
     wanted = {role: column for role, column in roles.items() if column is not None}
@@ -137,7 +137,7 @@ def read_pois_pbf(path: str | Path) -> Points:
     wanted = {"custom_filter": dict.fromkeys(OSM_KEYS, True), "osm_keys_to_keep": list(OSM_KEYS)}
     found = read_extract(path, lambda extract: extract.get_data_by_custom_criteria(**wanted))
     if found is None or len(found) == 0:
-        raise SourceError(f"{path} holds no point of interest.")
+        raise SourceError(f"{path} contains no points of interest.")
     item = found["osm_type"].astype(str) + "/" + found["id"].astype(str)
     frame = found[pd.notna(_tag_categories(found))].assign(item=item).sort_values("item")
     source = f"OpenStreetMap ({Path(path).name})"
@@ -171,10 +171,10 @@ def count_points(
     """
     if by_category and points.category is None:
         raise DatasetError(
-            f"The points of {points.source} have no categories, as those of OpenStreetMap have."
+            f"The points of {points.source} have no categories; those of OpenStreetMap do."
         )
     if len(points) == 0 and min_inside > 0:
-        raise DatasetError(f"{points.source} holds no point.")
+        raise DatasetError(f"{points.source} contains no points.")
     found = assign_points(points.lon, points.lat, regions)
     inside = found >= 0
     if len(points) and inside.mean() < min_inside:
@@ -183,7 +183,7 @@ def count_points(
             f"{inside.mean():.0%} of the {len(points)} points of {points.source} lie in the "
             f"regions, which span ({west:g}, {south:g}) to ({east:g}, {north:g}); the points' "
             f"middle is ({np.median(points.lon):g}, {np.median(points.lat):g}). If the table "
-            "covers more than the city, say so with a smaller `min_inside`."
+            "covers more than the city, set a smaller `min_inside`."
         )
     known = np.ones(len(regions), dtype=bool)
     if covered is not None:
@@ -226,7 +226,7 @@ def _read_csv(path: Path, wanted: dict[str, str]) -> pd.DataFrame:
 def _places(frame: gpd.GeoDataFrame, wanted: dict[str, str], name: str) -> pd.DataFrame:
     """Points of geometries, with the columns of [`_read_csv`]."""
     if frame.crs is None:
-        raise DatasetError(f"{name} has no CRS. Set it, as in `frame.set_crs(...)`.")
+        raise DatasetError(f"{name} has no CRS. Set it with `frame.set_crs(...)`.")
     names = _find_columns(wanted, list(frame.columns), name)
     shapes = frame.geometry.to_crs("EPSG:4326").to_numpy()
     there = ~(shapely.is_missing(shapes) | shapely.is_empty(shapes))
@@ -296,7 +296,7 @@ def _usable(name: str, rows: pd.DataFrame, coord_system: str) -> Points:
     good = reason == ""
     if not good.any():
         counts = ", ".join(f"{n} {why}" for why, n in Counter(reason).items())
-        raise SourceError(f"{name} holds no usable point{f' ({counts})' if counts else ''}.")
+        raise SourceError(f"{name} contains no usable point{f' ({counts})' if counts else ''}.")
     rejects = [
         (name, items.iloc[k], str(reason[k]), f"({x[k]:g}, {y[k]:g})")
         for k in np.flatnonzero(~good)

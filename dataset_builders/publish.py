@@ -99,12 +99,12 @@ def publish(
     """
     source, target = Path(dataset), Path(output)
     if not (source / REJECTS_FILE).exists():
-        raise DatasetError(f"{source} holds no finished dataset: complete its build first.")
+        raise DatasetError(f"{source} contains no finished dataset: complete its build first.")
     shards = [path.relative_to(source).as_posix() for path in source.rglob("*.parquet")]
     if altered := WrittenFiles(source, SOURCE_KIND).altered(shards):
         raise DatasetError(
-            f"{source} is not as it was built: {', '.join(altered[:5])} damaged or changed. Build "
-            "the dataset again."
+            f"{source} has changed since it was built: {', '.join(altered[:5])} damaged or edited. "
+            "Build the dataset again."
         )
     _check_recipe(source)
     files = _cleared(target)
@@ -196,16 +196,16 @@ def check_gate(folder: str | Path) -> None:
         raise DatasetError(f"Publishing {root} did not finish. Rerun the command.")
     if not (root / MARKER).exists():
         raise DatasetError(
-            f"{root} was not made by `publish`, so its licences have not been checked. Publish the "
-            "dataset first."
+            f"{root} was not written by `publish`, so its licences have not been checked. Publish "
+            "the dataset first."
         )
     _check_images(root)
     known, found = json.loads((root / MARKER).read_text()).get("sha256", {}), _hashes(root)
     names = sorted(name for name in known | found if known.get(name) != found.get(name))
     if names:
         raise DatasetError(
-            f"{root} is not as it was published: {', '.join(names[:5])} added, changed or removed. "
-            "Publish the dataset again."
+            f"{root} has changed since it was published: {', '.join(names[:5])} added, changed or "
+            "removed. Publish the dataset again."
         )
     _check_keys(root)
 
@@ -251,8 +251,8 @@ def _check_images(root: Path) -> None:
                 )
             if count:
                 raise DatasetError(
-                    f"{path.name} of {config_name(city, table)} holds {count} images without a "
-                    "statement that they may be redistributed. Publish the dataset again."
+                    f"{path.name} of {config_name(city, table)} holds {count} images that are not "
+                    "marked as redistributable. Publish the dataset again."
                 )
 
 
@@ -270,7 +270,7 @@ def _cleared(target: Path) -> WrittenFiles:
     files, unfinished = WrittenFiles(target, FILES_KIND), target / UNFINISHED
     is_ours = (target / MARKER).exists() or unfinished.exists()
     if contents(target) and not is_ours:
-        raise DatasetError(f"{target} is not empty and holds no published dataset.")
+        raise DatasetError(f"{target} is not empty and contains no published dataset.")
     files.check(files.names())
     target.mkdir(parents=True, exist_ok=True)
     unfinished.touch()

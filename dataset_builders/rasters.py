@@ -50,15 +50,15 @@ def find_band(dataset: Any, band: int | str | None) -> int:
     listed = ", ".join(f"{n} {text!r}" if text else str(n) for n, text in enumerate(texts, 1))
     if band is None and dataset.count != 1:
         raise DatasetError(
-            f"{dataset.name} has {dataset.count} bands; say which with `band=`: {listed}."
+            f"{dataset.name} has {dataset.count} bands; choose one with `band=`: {listed}."
         )
     wanted = 1 if band is None else band
     if isinstance(wanted, str) and texts.count(wanted.casefold()) == 1:
         wanted = texts.index(wanted.casefold()) + 1
     if wanted not in range(1, dataset.count + 1):
         raise DatasetError(
-            f"{dataset.name} has bands 1 to {dataset.count}, and {wanted} is asked for. Give a "
-            f"number or a description: {listed}."
+            f"{dataset.name} has bands 1 to {dataset.count}, got {wanted}. Give a number or a "
+            f"description: {listed}."
         )
     return int(wanted)
 
@@ -102,26 +102,25 @@ class Band:
         name, dtype = self.dataset.name, np.dtype(self.dataset.dtypes[self.number - 1])
         if self.dataset.crs is None:
             raise DatasetError(
-                f"{name} has no CRS, so nothing says where its cells lie. Write one into it, for "
-                "example with `rio edit-info --crs EPSG:4326`."
+                f"{name} has no CRS. Set it, for example with `rio edit-info --crs EPSG:4326`."
             )
         if self.dataset.transform.is_identity or not self.dataset.transform.determinant:
             raise DatasetError(f"{name} has no geotransform: it is an image, not a map.")
         if dtype.kind not in "iuf":
-            raise DatasetError(f"{name} holds {dtype}, which are no numbers to sum.")
+            raise DatasetError(f"{name} has values of {dtype}, which are not real numbers.")
         if self.nodata is None and not has_gaps(self.dataset, self.number):
             raise DatasetError(
-                f"{name} has no nodata tag, so cells without a value cannot be told from others. "
-                'Give `nodata=` its number, or nodata="none" if every cell holds a value.'
+                f"{name} has no nodata tag, so missing cells cannot be identified. Give their "
+                'value as `nodata=`, or nodata="none" if every cell has a value.'
             )
         if isinstance(self.nodata, str):
             if self.nodata != "none":
-                raise DatasetError(f'`nodata` is a number or "none", got {self.nodata!r}.')
+                raise DatasetError(f'`nodata` must be a number or "none", got {self.nodata!r}.')
         elif self.nodata is not None and dtype.kind in "iu":
             limits = np.iinfo(dtype)
             if not (limits.min <= self.nodata <= limits.max and self.nodata % 1 == 0):
                 raise DatasetError(
-                    f"{name} holds {dtype}, which is never the nodata {self.nodata:g}."
+                    f"{name} has values of {dtype}, which cannot be the nodata {self.nodata:g}."
                 )
 
     def read(self, column: int, row: int, width: int, height: int) -> NDArray[np.float64]:
@@ -144,7 +143,7 @@ class Band:
         if not self.signed and (values < 0).any():
             raise DatasetError(
                 f"{self.dataset.name} holds negative amounts, down to {np.nanmin(values):g}. If "
-                "that marks cells without a value, give it as `nodata=`."
+                "that marks missing cells, give it as `nodata=`."
             )
         return values
 

@@ -104,7 +104,7 @@ def tile_regions(
         if west < CHINA[0] or east > CHINA[1] or south < CHINA[2] or north > CHINA[3]:
             raise DatasetError(
                 f"Baidu's tiles are in BD-09, which is defined in China only; the boundary spans "
-                f"({west:g}, {south:g}) to ({east:g}, {north:g}). Take the scheme xyz."
+                f"({west:g}, {south:g}) to ({east:g}, {north:g}). Use the scheme xyz."
             )
 
     def position(lon: Floats, lat: Floats) -> tuple[Floats, Floats]:
@@ -151,7 +151,7 @@ def h3_regions(
     except ImportError as error:
         raise MissingExtraError("h3", "geo") from error
     if resolution not in range(16):
-        raise DatasetError(f"A resolution of H3 is one of 0 to 15, got {resolution}.")
+        raise DatasetError(f"An H3 resolution must be one of 0 to 15, got {resolution}.")
     _check_cover(min_cover)
     shape = read_boundary(boundary)
     pieces = shapely.get_parts(wrap(np.array([shape], dtype=object)))
@@ -195,11 +195,11 @@ def polygon_regions(
             smaller; the message names the first ones.
     """
     if frame.crs is None:
-        raise DatasetError("The polygons have no CRS. Set it, as in `frame.set_crs(...)`.")
+        raise DatasetError("The polygons have no CRS. Set it with `frame.set_crs(...)`.")
     if id_column not in frame:
         raise DatasetError(f"There is no column {id_column!r}; there are {list(frame.columns)}.")
     if len(frame) == 0:
-        raise DatasetError("There is no polygon.")
+        raise DatasetError("There are no polygons.")
     ids = frame[id_column]
     if ids.isna().any():
         raise DatasetError(f"{int(ids.isna().sum())} polygon(s) have no {id_column!r}.")
@@ -207,7 +207,7 @@ def polygon_regions(
     order = np.argsort(names, kind="stable")
     names, shapes = names[order], frame.geometry.to_numpy()[order]
     twice = np.flatnonzero(names[1:] == names[:-1])
-    refuse(names, twice, "have an id that another has too")
+    refuse(names, twice, "have duplicate ids")
     refuse(
         names, np.flatnonzero(shapely.is_missing(shapes) | shapely.is_empty(shapes)), "are empty"
     )
@@ -270,11 +270,11 @@ def _covered_cells(
     dense = shapely.segmentize(shape, max(east - west, north - south) / OUTLINE_STEPS)
     outline = shapely.transform(dense, lambda xy: np.column_stack(position(*xy.T)))
     if not np.isfinite(shapely.get_coordinates(outline)).all():
-        raise DatasetError("The boundary reaches beyond the plane of the grid.")
+        raise DatasetError("The boundary extends beyond the domain of the grid's projection.")
     if outline.area > MAX_REGIONS:
         raise DatasetError(
             f"The boundary holds about {outline.area:.3g} regions of {size}; {MAX_REGIONS:,} is "
-            "the limit. Take larger ones."
+            "the limit. Use larger ones."
         )
     cells, share = _cell_shares(outline if outline.is_valid else shapely.make_valid(outline))
     kept = np.flatnonzero(share >= max(min_cover - TOUCHING, TOUCHING))
@@ -362,7 +362,7 @@ def _check_cover(min_cover: float) -> None:
 
 def _nothing_kept(size: str, min_cover: float) -> str:
     return (
-        f"No region of {size} lies within the boundary by {min_cover:g} of it. Take smaller "
+        f"No region of {size} has a share of {min_cover:g} within the boundary. Use smaller "
         "regions, or a smaller `min_cover`."
     )
 
@@ -377,8 +377,8 @@ def _refuse_overlaps(names: NDArray[Any], shapes: NDArray[Any]) -> None:
     if len(over):
         listed = ", ".join(f"{names[one[k]]!r} and {names[two[k]]!r}" for k in over[:5])
         raise DatasetError(
-            f"{len(over)} pair(s) of polygons overlap ({listed}), so a point or a cell would count "
-            "twice. Cut one of each."
+            f"{len(over)} pair(s) of polygons overlap ({listed}), so points and cells would count "
+            "twice. Remove the overlaps."
         )
 
 

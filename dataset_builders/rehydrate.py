@@ -68,7 +68,7 @@ class Rehydrated:
         for name in self.filled | self.missing:
             text = f"  {name}: {self.filled[name]:,} images fetched"
             if self.changed[name]:
-                text += f", {self.changed[name]:,} with other bytes than were published"
+                text += f", {self.changed[name]:,} changed since publication"
             if self.missing[name]:
                 text += f"; {self.missing[name]:,} could not be fetched ({REJECTS_FILE})"
             lines.append(text)
@@ -139,8 +139,8 @@ def _downloaded_recipe(root: Path, lost: Lost) -> CityRecipe:
     """The dataset's own recipe, if the sources of its missing images are known providers."""
     if not (root / RECIPE_FILE).exists():
         raise DatasetError(
-            f"{root} has no {RECIPE_FILE} to say where its images come from. Give a recipe of your "
-            "own with --recipe."
+            f"{root} has no {RECIPE_FILE}, which names the sources of its images. Give your own "
+            "recipe with --recipe."
         )
     recipe = read_recipe(root / RECIPE_FILE)
     views = tuple(one for one in recipe.street_view if not isinstance(one, LocalFolder))

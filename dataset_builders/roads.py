@@ -89,7 +89,7 @@ def read_roads_pbf(path: str | Path, classes: Collection[str] = STREETS) -> gpd.
     """
     found = read_extract(path, lambda extract: extract.get_network(network_type="all"))
     if found is None or len(found) == 0:
-        raise SourceError(f"{path} holds no road.")
+        raise SourceError(f"{path} contains no roads.")
     return _tidy(found.rename(columns={"id": "osm_id"}), classes, str(path))
 
 
@@ -124,13 +124,13 @@ def read_roads_overpass(
         try:
             found = osmnx.features_from_polygon(boundary, tags).reset_index()
         except osmnx._errors.InsufficientResponseError as error:
-            raise SourceError(f"OpenStreetMap has no road there: {error}") from error
+            raise SourceError(f"OpenStreetMap has no roads in the area: {error}") from error
         except OSError:  # network error
             raise
         except Exception as error:  # of any kind, for unusable responses
             raise SourceError(
-                f"Overpass gave no usable answer: {error!r}. Rerun it later; if that does not "
-                f"help, remove its cached answers in {cache_dir}."
+                f"Unusable response of Overpass: {error!r}. Rerun the command later; if the error "
+                f"persists, delete the cached responses in {cache_dir}."
             ) from error
     return _tidy(found.rename(columns={"id": "osm_id"}), classes, "the area")
 
@@ -142,7 +142,7 @@ def _tidy(found: gpd.GeoDataFrame, classes: Collection[str], source: str) -> gpd
     lines = lines[lines["highway"].isin(list(classes))]
     if len(lines) == 0:
         kinds = ", ".join(sorted(found["highway"].dropna().unique())) or "none"
-        raise SourceError(f"{source} has no road of the classes asked for; it has {kinds}.")
+        raise SourceError(f"{source} has no roads of the requested classes; it has {kinds}.")
     lines = lines.explode(index_parts=False)
     lines["_wkb"] = lines.geometry.to_wkb()
     lines = lines.sort_values(["osm_id", "_wkb"]).drop_duplicates("_wkb")
@@ -173,7 +173,7 @@ def sampling_points(
     if roads.crs is None:
         raise DatasetError("The roads have no CRS. Set it with `roads.set_crs(...)`.")
     if len(roads) == 0:
-        raise DatasetError("There is no road to set points on.")
+        raise DatasetError("There are no roads to place points on.")
     if not 0 <= thin_m < spacing_m:
         raise DatasetError(
             f"`spacing_m` must be above 0 and `thin_m` below it, got {spacing_m} and {thin_m}."

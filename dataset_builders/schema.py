@@ -179,7 +179,7 @@ def features(
     names = [name for name, _ in columns]
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise DatasetError(f"The table {table!r} would have these columns twice: {twice}.")
+        raise DatasetError(f"The table {table!r} would have duplicate columns: {twice}.")
     return datasets.Features(
         {
             name: datasets.Image() if dtype == "image" else datasets.Value(dtype)

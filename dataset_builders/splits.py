@@ -88,7 +88,7 @@ def block_split(
     points = np.column_stack([x_m, y_m]).astype(np.float64)
     if len(points) == 0 or not np.isfinite(points).all():
         raise SplitError(
-            f"A block split needs the place of every region; {len(points)} regions, "
+            f"A block split needs the coordinates of all regions; got {len(points)} regions, "
             f"{int((~np.isfinite(points)).any(axis=1).sum())} without coordinates."
         )
     if not block_m > 0:
@@ -111,9 +111,8 @@ def block_split(
     empty = [name for name in NAMES if not (split == name).any()]
     if empty:
         raise SplitError(
-            f"{len(sizes)} blocks of {block_m:.0f} m, less the regions that are too near to "
-            f"another part, leave no region for {', '.join(empty)}. Use other blocks, a smaller "
-            "buffer, or the random split."
+            f"With {len(sizes)} blocks of {block_m:.0f} m, the buffer leaves no region for "
+            f"{', '.join(empty)}. Use other blocks, a smaller buffer, or the random split."
         )
     return split, folds
 

@@ -77,7 +77,7 @@ def read_regions(dataset_name: str | Path, city: str) -> gpd.GeoDataFrame:
     try:
         geometry = shapely.from_wkb(frame.pop("geometry").to_numpy(dtype=object))
     except (KeyError, shapely.errors.ShapelyError) as error:
-        raise DatasetError(f"{dataset_name} has no usable outlines of regions: {error}") from error
+        raise DatasetError(f"{dataset_name} has no valid geometries of regions: {error}") from error
     return gpd.GeoDataFrame(frame, geometry=gpd.GeoSeries(geometry, crs="EPSG:4326"))
 
 
@@ -202,7 +202,7 @@ def _resolve(dataset_name: str | Path, pattern: str) -> Path:
         said = explain(error, name)
         if said is None:
             raise
-        raise DatasetError(f"No dataset {name!r}: it is no folder. {said}") from error
+        raise DatasetError(f"No dataset {name!r}: it is not a folder. {said}") from error
     return Path(folder)
 
 
@@ -210,7 +210,7 @@ def _configs(root: Path) -> set[tuple[str, str]]:
     folders = {path.parent.name for path in (root / DATA_FOLDER).glob("*-*/part-*.parquet")}
     if not folders:
         raise DatasetError(
-            f"{root} holds no table ({DATA_FOLDER}/<city>-<table>/part-*.parquet). "
+            f"{root} contains no table ({DATA_FOLDER}/<city>-<table>/part-*.parquet). "
             "`python -m dataset_builders.importers --help` shows how to import images."
         )
     return {parse_config_name(name) for name in folders}

@@ -86,7 +86,7 @@ async def read(response: Any, max_bytes: int) -> bytes:
     """
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip"):
-        raise UnusableAnswerError(f"compressed by {encoding[:20]!a}, which was not asked for")
+        raise UnusableAnswerError(f"unsupported content encoding {encoding[:20]!a}")
     gzip = zlib.decompressobj(wbits=31) if encoding == "gzip" else None
     content = bytearray()
     try:
@@ -98,7 +98,7 @@ async def read(response: Any, max_bytes: int) -> bytes:
     except zlib.error as error:
         raise UnusableAnswerError("broken gzip data") from error
     if gzip and content and not gzip.eof:
-        raise UnusableAnswerError("gzip data that end too early")
+        raise UnusableAnswerError("truncated gzip data")
     return bytes(content)
 
 

@@ -76,17 +76,16 @@ def check_known(sources: Iterable[Any]) -> None:
     """
     if found := _unknown(sources):
         raise DatasetError(
-            f"The recipe.yaml of the downloaded dataset {found}, which is refused: such a recipe "
-            "may only use known providers (KEY_OF_HOST in dataset_builders/trust.py), over HTTPS "
-            "and each with its own key. To use another one, write a recipe of your own and pass it "
-            "with --recipe."
+            f"The recipe.yaml of the downloaded dataset {found}, which is not allowed: such a "
+            "recipe may only use known providers (KEY_OF_HOST in dataset_builders/trust.py), over "
+            "HTTPS and each with its own key. For other hosts, give your own recipe with --recipe."
         )
 
 
 def question_about(sources: Iterable[Any]) -> str | None:
     """Confirmation prompt for unknown hosts and variables of the user's recipe; None if none."""
     found = _unknown(sources)
-    return f"The recipe {found}. Go on?" if found else None
+    return f"The recipe {found}. Continue?" if found else None
 
 
 def check_addresses(values: Any) -> None:

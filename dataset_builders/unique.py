@@ -17,7 +17,7 @@ from .schema import check_types, key_columns
 
 KEYS_AT_ONCE = 1 << 16
 SHOWN = 3
-REMEDY = "Remove the rows or the file that were copied in, or write the table anew."
+REMEDY = "Remove the duplicate rows or file, or write the table again."
 
 
 class RepeatedIdError(DatasetError):

@@ -64,7 +64,7 @@ class DatasetWriter:
         self._seen: dict[tuple[str, str], tuple[int, set[int]]] = {}
         if contents(self.root) and not (self.root / DATA_FOLDER).is_dir():
             raise DatasetError(
-                f"{self.root} is not empty and holds no dataset (no folder {DATA_FOLDER!r}). "
+                f"{self.root} is not empty and contains no dataset (no folder {DATA_FOLDER!r}). "
                 "Give an empty or a new folder."
             )
         self.files.set_damaged_aside(REJECTS_FILE)
@@ -85,8 +85,8 @@ class DatasetWriter:
         # JSON turns tuples into lists
         if json.loads(json.dumps(dict(self.metadata.parameters))) != found:
             raise DatasetError(
-                f"{path} was built with {found}, but {dict(self.metadata.parameters)} was asked "
-                "for. Give another folder, or delete this one."
+                f"{path} was built with {found}, not with {dict(self.metadata.parameters)}. Give "
+                "another folder, or delete this one."
             )
         return True
 
@@ -234,7 +234,7 @@ class DatasetWriter:
         with open_writer(temporary, schema) as writer:
             for group in groups:
                 ids = key_frame(group, key_columns(table, group.column_names))
-                require_unique([ids], name, "Nothing of this shard was written.", seen)
+                require_unique([ids], name, "The shard was not written.", seen)
                 if len(group):  # `datasets` cannot stream an empty row group
                     writer.write_table(group, row_group_size=ROW_GROUP_SIZE)
             # complete once the rows have been consumed

@@ -197,8 +197,7 @@ class CellPlane:
         refuse(
             names,
             np.union1d(region[torn], np.flatnonzero(some & all_of_it)),
-            f"do not lie in one piece on the plane of {self.raster_name} ({self.crs.name}), which "
-            "ends or is cut within them",
+            f"cross the edge of the projection of {self.raster_name} ({self.crs.name})",
             "Cut them there, or leave them out.",
         )
         there = missing == 0
@@ -261,18 +260,18 @@ def _region_shapes(
     regions: gpd.GeoDataFrame | gpd.GeoSeries,
 ) -> tuple[NDArray[Any], pyproj.CRS, pd.Index]:
     if not isinstance(regions, gpd.GeoDataFrame | gpd.GeoSeries):
-        raise DatasetError(f"Regions are a GeoDataFrame, got {type(regions).__name__}.")
+        raise DatasetError(f"The regions must be a GeoDataFrame, got {type(regions).__name__}.")
     geometry = regions.geometry
     if geometry.crs is None:
-        raise DatasetError("The regions have no CRS. Set it, as in `regions.set_crs(...)`.")
+        raise DatasetError("The regions have no CRS. Set it with `regions.set_crs(...)`.")
     shapes = geometry.to_numpy()
     check_polygons(shapes, regions.index.to_numpy())
     if geometry.crs.is_geographic and len(shapes):
         west, south, east, north = shapely.total_bounds(shapes)
         if max(abs(west), abs(east)) > 540 or max(abs(south), abs(north)) > 90:
             raise DatasetError(
-                f"The regions say {geometry.crs.name}, in degrees, but reach from "
-                f"({west:g}, {south:g}) to ({east:g}, {north:g}): those look like metres."
+                f"The CRS of the regions is {geometry.crs.name}, in degrees, but their bounds "
+                f"({west:g}, {south:g}) to ({east:g}, {north:g}) look like metres."
             )
     return shapes, geometry.crs, regions.index
 
@@ -286,8 +285,8 @@ def _no_overlap(dataset: Any, shapes: NDArray[Any], crs: pyproj.CRS) -> str:
         for bounds in (raster_bounds(dataset), inside, moved)
     )
     return (
-        f"No region touches {dataset.name}. The raster spans {raster} in {there.name}; the regions "
-        f"span {regions} in {crs.name}, which is {same} there. Is one of the two CRS wrong?"
+        f"No region intersects {dataset.name}. The raster spans {raster} in {there.name}; the "
+        f"regions span {regions} in {crs.name}, which is {same} there. Check the CRS of both."
     )
 
 

@@ -94,7 +94,7 @@ def test_a_layer_is_read_from_a_geopackage(tmp_path):
     with pytest.raises(SourceError, match="no layer of polygons at"):
         allocate(tmp_path / "none.gpkg", regions, "people", "count")
     (tmp_path / "page.gpkg").write_text("<html/>")
-    with pytest.raises(SourceError, match="no layer of polygons that geopandas reads"):
+    with pytest.raises(SourceError, match="not a layer of polygons that geopandas can read"):
         allocate(tmp_path / "page.gpkg", regions, "people", "count")
 
 
@@ -105,12 +105,17 @@ BOWTIE = shapely.Polygon([(0, 0), (9, 9), (9, 0), (0, 9)])
     ("layer", "options", "error", "message"),
     [
         (ZONES, {"column": "age"}, SourceError, "no attribute 'age'; it has people, income"),
-        (ZONES.assign(people="many"), {}, SourceError, "'many', which is no number"),
+        (ZONES.assign(people="many"), {}, SourceError, "'many', which is not a number"),
         (ZONES.assign(people=[1, -5]), {}, DatasetError, r"negative amounts in 'people', down to"),
         (ZONES.set_crs(None, allow_override=True), {}, DatasetError, "no CRS"),
         (ZONES.set_geometry([BOWTIE, BOWTIE]), {}, DatasetError, "are not valid"),
-        (ZONES.iloc[[0, 0, 1]], {}, DatasetError, "lie on polygons of the layer that overlap"),
-        (ZONES.translate(1e5).to_frame("geometry").assign(people=1.0), {}, DatasetError, "touches"),
+        (ZONES.iloc[[0, 0, 1]], {}, DatasetError, "lie on overlapping polygons of the layer"),
+        (
+            ZONES.translate(1e5).to_frame("geometry").assign(people=1.0),
+            {},
+            DatasetError,
+            "intersects",
+        ),
         (ZONES, {"kind": "sum"}, DatasetError, "kind of a layer is one of"),
     ],
 )

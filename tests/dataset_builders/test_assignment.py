@@ -133,7 +133,7 @@ def test_nothing_to_assign():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r: ([1.0, 2.0], [1.0], r), "of one length"),
+        (lambda r: ([1.0, 2.0], [1.0], r), "of equal length"),
         (lambda r: ([1.0], [1.0], r.set_crs(None, allow_override=True)), "got no CRS"),
         (lambda r: ([1.0], [1.0], r.to_crs("EPSG:3857")), "EPSG:4326, got WGS 84 / Pseudo"),
     ],

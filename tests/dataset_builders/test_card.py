@@ -33,7 +33,7 @@ def test_the_card_counts_what_is_there(tmp_path):
     assert "| `ndvi` | 1 | intensity | y | 0 | 5 |" in text
     assert "| `split_random` | 4 | 0 | 0 | 1 |" in text
     assert "Built with `seed`: 0" in text
-    assert "Left out: 0 items" in text
+    assert "Rejected: 0 items" in text
 
 
 def test_the_code_of_the_card_runs(tmp_path):
@@ -52,7 +52,7 @@ def test_simulated_data_are_called_synthetic_everywhere(tmp_path):
     assert page.data.pretty_name == "Test (synthetic)"
     assert "synthetic" in page.data.tags
     assert "# Test (synthetic)" in page.text
-    assert "**Synthetic.** Everything here is simulated" in page.text
+    assert "**Synthetic.** All data are simulated" in page.text
     assert "ynthetic" not in card(build(tmp_path / "real", count=1)).content
 
 

@@ -91,7 +91,7 @@ def test_no_altered_row_of_a_database_is_read(tmp_path, capsys):
         assert len(found) == len(set(found))
         lost.add(len(rows) - len(found))
     assert 1 in lost
-    assert "units.sqlite: damaged rows deleted, to be made again: 1." in capsys.readouterr().err
+    assert "units.sqlite: damaged rows deleted, to be recomputed: 1." in capsys.readouterr().err
 
 
 def test_a_database_from_before_there_were_checksums_is_read_and_gets_them(tmp_path):
@@ -139,7 +139,7 @@ def test_a_damaged_dataset_is_mended_by_its_build_and_not_published(tmp_path, na
     before = (tmp_path / "city" / name).read_bytes()
     for how in ("flip", "truncate"):
         damage(tmp_path / "city" / name, how)
-        with pytest.raises(DatasetError, match=f"is not as it was built: {name}"):
+        with pytest.raises(DatasetError, match=f"has changed since it was built: {name}"):
             publish(tmp_path / "city", tmp_path / "published")
         build_dataset(tmp_path / "city", **CITY)
         assert (tmp_path / "city" / name).read_bytes() == before

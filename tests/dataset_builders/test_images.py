@@ -132,7 +132,7 @@ def test_a_row_opens_files_of_its_dataset_only(tmp_path):
         with pytest.raises(BadImageError) as refused:
             stored_bytes({"bytes": None, "path": name}, own)
         assert refused.value.reason == "outside_dataset"
-    with pytest.raises(BadImageError, match="no file of the dataset"):
+    with pytest.raises(BadImageError, match="not a file of the dataset"):
         stored_bytes({"bytes": None, "path": str(own / "a.png")})
 
 

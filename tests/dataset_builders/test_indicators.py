@@ -71,7 +71,7 @@ def test_every_known_raster_is_found_by_its_name():
     ],
 )
 def test_unknown_rasters_are_refused_with_the_nearest_names(file, nearest):
-    with pytest.raises(DatasetError, match=rf"{file} is no raster(.|\n)*{nearest}"):
+    with pytest.raises(DatasetError, match=rf"{file} is not a known raster(.|\n)*{nearest}"):
         find_raster(file)
 
 
@@ -121,7 +121,7 @@ def test_regions_without_any_data_are_null_unless_zero_is_asked_for(tmp_path):
     assert zero["population_source"].isna().tolist() == [False, False, True, True]
     # coverage shows that the zero is not based on data
     assert zero["population_coverage"].tolist() == pytest.approx([1, 0, 0, 0])
-    with pytest.raises(DatasetError, match="In worldpop a cell without a value is unknown"):
+    with pytest.raises(DatasetError, match="Missing cells of worldpop are unknown"):
         raster_indicator(path, regions, "worldpop", zero_where_no_data=True)
 
 
@@ -189,7 +189,7 @@ def test_carbon_is_the_sum_of_twelve_months_as_carbon_dioxide(tmp_path):
         (lambda f: months(f, without=(4, 9)), r"10 file\(s\) of 2021.* 04, 09\."),
         (lambda f: months(f) + months(f)[:1], r"13 file\(s\)"),
         (lambda f: months(f)[1:] + months(f, year=20)[:1], "of 2020, 2021"),
-        (lambda f: [*months(f)[1:], write(f / "a.tif", np.ones((2, 2)))], "a.tif is no file of"),
+        (lambda f: [*months(f)[1:], write(f / "a.tif", np.ones((2, 2)))], "a.tif is not a file of"),
         (lambda f: [], "no raster file"),
     ],
 )
@@ -259,7 +259,7 @@ def test_a_band_of_a_product_by_number_and_description(tmp_path, band):
         dataset.descriptions = ("radiance", "looks")
     source = RasterSource("viirs", "looks", "intensity", "number", "number", band=band)
     assert raster_indicator(path, WHOLE, source)["looks"].tolist() == pytest.approx([5, 5])
-    with pytest.raises(DatasetError, match="2 bands; say which"):
+    with pytest.raises(DatasetError, match="2 bands; choose one"):
         raster_indicator(path, WHOLE, replace(source, band=None))
 
 
@@ -271,11 +271,11 @@ def test_known_rasters_are_taken_as_they_were_published(tmp_path):
     with pytest.raises(DatasetError, match="resampled"):
         raster_indicator(path, WHOLE)
     other = write(tmp_path / "chn_2020.tif", np.ones((60, 60)))
-    with pytest.raises(DatasetError, match="is no file of worldpop"):
+    with pytest.raises(DatasetError, match="is not a file of worldpop"):
         raster_indicator(other, WHOLE, "worldpop")
     with pytest.raises(DatasetError, match="did you mean 'worldpop'"):
         raster_indicator(other, WHOLE, "worldpp")
     with pytest.raises(DatasetError, match="no raster at"):
         raster_indicator(tmp_path / "usa_ppp_2020.tif", WHOLE)
-    with pytest.raises(DatasetError, match=r"made of 1 file\(s\), got 2"):
+    with pytest.raises(DatasetError, match=r"needs 1 file\(s\), got 2"):
         raster_indicator([tmp_path / "chn_ppp_2020.tif"] * 2, WHOLE)

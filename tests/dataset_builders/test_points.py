@@ -119,7 +119,7 @@ def test_other_bad_tables(tmp_path):
     with pytest.raises(DatasetError, match="`date_column`"):
         read_points(swapped, coord_system="wgs84", year=2020)
     (tmp_path / "a.xyz").write_text("nothing")
-    with pytest.raises(SourceError, match="no table of points"):
+    with pytest.raises(SourceError, match="not a table of points"):
         read_points(tmp_path / "a.xyz", coord_system="wgs84")
     for name, content in {
         "empty.csv": b"",

@@ -137,12 +137,12 @@ def test_the_card_says_who_made_the_pictures_and_what_is_missing(town, tmp_path)
 
 
 def test_a_folder_that_was_not_published_is_not_pushed(town, tmp_path):
-    with pytest.raises(DatasetError, match="not made by `publish`"):
+    with pytest.raises(DatasetError, match="not written by `publish`"):
         check_gate(town)
     publish(town, tmp_path / "out")
     name = Path("data") / f"{CITY}-street_view" / "part-00000.parquet"
     (tmp_path / "out" / name).write_bytes((town / name).read_bytes())
-    with pytest.raises(DatasetError, match="images without a statement"):
+    with pytest.raises(DatasetError, match="images that are not marked"):
         check_gate(tmp_path / "out")
 
 

@@ -149,7 +149,7 @@ def test_a_plane_can_be_pinned():
     assert pinned["region_id"].str.startswith("epsg32651_1000_").all()
     with pytest.raises(DatasetError, match="named like epsg32650"):
         square_grid(BEIJING, 1000, plane="utm50")
-    with pytest.raises(DatasetError, match="no plane in metres"):
+    with pytest.raises(DatasetError, match="not a projection in metres"):
         Plane("epsg4326")
     with pytest.raises(DatasetError, match="no EPSG:1"):
         Plane("epsg1")
@@ -232,7 +232,7 @@ with np.errstate(invalid="ignore"):
         (shapely.box(-180, -90, 180, -70), "near a pole"),
         (shapely.box(-100, 10, 100, 20), "more than half of the globe"),
         (BROKEN, "not finite"),
-        (shapely.box(116.2, 39.8, 116.2, 40), r"no valid polygon \(Too few points"),
+        (shapely.box(116.2, 39.8, 116.2, 40), r"not a valid polygon \(Too few points"),
         (shapely.box(-180, -10, 180, 10), "more than half of the globe"),
         ("nowhere.geojson", "no boundary at"),
         (42, "got int"),
@@ -363,12 +363,12 @@ def test_polygons_of_others_become_regions_by_id():
     ("change", "message"),
     [
         (lambda f: f.set_crs(None, allow_override=True), "no CRS"),
-        (lambda f: f.iloc[:0], "no polygon"),
+        (lambda f: f.iloc[:0], "no polygons"),
         (lambda f: f.rename(columns={"code": "name"}), r"no column 'code'.*name"),
         (lambda f: f.assign(code=["a", None, "b"]), r"1 polygon\(s\) have no 'code'"),
-        (lambda f: f.assign(code=["a", "b", "a"]), "another has too: 'a'"),
+        (lambda f: f.assign(code=["a", "b", "a"]), "duplicate ids: 'a'"),
         (lambda f: f.set_geometry([None, shapely.Polygon(), f.geometry[2]]), "are empty: 'a', 'c'"),
-        (lambda f: f.set_geometry([shapely.Point(1, 1), *f.geometry[1:]]), "no polygons: 'c'"),
+        (lambda f: f.set_geometry([shapely.Point(1, 1), *f.geometry[1:]]), "not polygons: 'c'"),
         (lambda f: f.set_geometry([BOWTIE, *f.geometry[1:]]), "not valid.*'c'"),
         (
             lambda f: f.set_geometry([shapely.box(116.5, 39, 117.5, 40), *f.geometry[1:]]),

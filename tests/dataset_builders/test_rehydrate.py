@@ -81,7 +81,7 @@ def test_pictures_that_are_gone_or_changed_are_counted(
     name = f"{CITY}-street_view"
     assert (done.missing[name], done.changed[name]) == (1, 1)
     assert read_rejects(tmp_path / "again")["reason"].eq("not_fetched_again").sum() == 1
-    assert "1 with other bytes" in str(done)
+    assert "1 changed since publication" in str(done)
 
 
 def test_satellite_pictures_are_made_again(write, provider, tmp_path):

@@ -30,7 +30,7 @@ def test_other_names_are_no_configs(name):
 
 
 def test_an_indicator_named_like_a_column_is_refused():
-    with pytest.raises(DatasetError, match=r"columns twice: \['area_m2'\]"):
+    with pytest.raises(DatasetError, match=r"duplicate columns: \['area_m2'\]"):
         features("regions", [Indicator("area_m2", "m2", "count", "")])
 
 

@@ -126,7 +126,7 @@ def test_regions_without_a_place_are_counted():
 
 def test_a_buffer_that_leaves_nothing_is_an_error():
     x, y = grid(6, 6)
-    with pytest.raises(SplitError, match="leave no region for"):
+    with pytest.raises(SplitError, match="leaves no region for"):
         block_split(x, y, 2000.0, 0, neighbourhood=Neighbourhood(squares(x, y), 1000.0, 9000.0))
 
 

@@ -176,7 +176,7 @@ def test_images_are_streamed_in_order_and_not_decoded(dataset):
             lambda d: list(iter_images(d, "gotham", "street_view", ("tile_z",))),
             "has no column tile_z",
         ),
-        (lambda d: list_cities(d / "data"), "holds no table"),
+        (lambda d: list_cities(d / "data"), "contains no table"),
         (lambda d: list_cities(d / "no"), "there is no such folder"),
         (lambda d: read_rejects(d / "data"), "the build did not finish"),
     ],
@@ -216,7 +216,7 @@ def test_a_dataset_that_is_nowhere_is_an_error(monkeypatch):
         raise LocalEntryNotFoundError("not in the cache, and the Hub is not reached")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    with pytest.raises(DatasetError, match="it is no folder"):
+    with pytest.raises(DatasetError, match="it is not a folder"):
         list_cities("org/nothing")
     with pytest.raises(DatasetError, match="there is no such folder"):
         list_cities("/no/where")
@@ -275,7 +275,7 @@ def test_other_parameters_do_not_continue_a_build(tmp_path):
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("dear")
-    with pytest.raises(DatasetError, match="is not empty and holds no dataset"):
+    with pytest.raises(DatasetError, match="is not empty and contains no dataset"):
         DatasetWriter(tmp_path, METADATA)
 
 

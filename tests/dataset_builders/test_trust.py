@@ -76,7 +76,7 @@ def test_an_address_that_only_looks_known_is_not(url):
 def test_every_address_of_a_source_is_judged(source):
     with pytest.raises(DatasetError, match="of the downloaded dataset sends"):
         check_known([source])
-    assert question_about([source]).endswith("Go on?")
+    assert question_about([source]).endswith("Continue?")
 
 
 def test_what_a_stranger_wrote_cannot_draw_on_the_terminal():

@@ -42,7 +42,7 @@ def test_a_caption_with_a_template_token_within_it_is_counted(tmp_path, read):
     pairs = read(write_dataset(tmp_path, rows))
     assert pairs.summary()["rejected"] == {"template_token": 1}
     assert pairs.rejects["item"].tolist() == ["image-0001"]
-    assert "<|im_end|>, stands within the caption" in pairs.rejects["detail"][0]
+    assert "<|im_end|>, is within the caption" in pairs.rejects["detail"][0]
     assert "A park with two ponds." in pairs.captions.to_pylist()
 
 

@@ -62,8 +62,8 @@ class Evil:
     ("name", "content", "said"),
     [
         ("pytorch_model.bin", "evil", "which may run code"),
-        ("model.safetensors", b"<html>please log in</html>", "no complete safetensors file"),
-        ("model.safetensors", "half", "no complete safetensors file"),
+        ("model.safetensors", b"<html>please log in</html>", "not a complete safetensors file"),
+        ("model.safetensors", "half", "not a complete safetensors file"),
         (None, None, "model.safetensors"),
     ],
 )
