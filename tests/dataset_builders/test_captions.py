@@ -51,9 +51,9 @@ def test_template_tokens_around_a_caption_go_and_one_within_it_drops_it(mark):
     assert caption_text(f" {mark}{mark} {STREET} {mark}\n{mark}") == (STREET, "")
     assert caption_text(mark) == (None, EMPTY)
     assert caption_text(f"{STREET}{mark}{STREET}") == (None, TEMPLATE)
-    hidden = f"{STREET} {mark[:2]}\u200b{mark[2:]} {STREET}"  # read as one once the mark is gone
+    hidden = f"{STREET} {mark[:2]}\u200b{mark[2:]} {STREET}"  # a token, once cleaned
     assert caption_text(hidden) == (None, TEMPLATE)
-    # what a person looks for is no caption: it is read to the letter
+    # search queries are not captions: tokens are kept
     assert has_template_token(plain_text(f"{STREET}{mark}{STREET}"))
 
 
@@ -137,7 +137,6 @@ def test_a_clean_caption_is_clean_and_can_be_stored(text):
     if cleaned is None:
         return
     assert clean_caption(cleaned) == cleaned
-    assert cleaned.isprintable() or any(not char.isprintable() for char in cleaned)
     assert "  " not in cleaned
     assert cleaned.encode("utf-8").decode("utf-8") == cleaned
 
