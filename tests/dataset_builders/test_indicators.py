@@ -233,16 +233,8 @@ def test_a_tag_is_heeded_where_there_is_one(tmp_path):
 
 def test_a_raster_that_the_caller_describes(tmp_path):
     path = write(tmp_path / "heat.tif", np.full((60, 60), 2.0), None)
-    source = RasterSource(
-        "lst",
-        "heat",
-        "intensity",
-        "degrees",
-        "degrees",
-        factor=1.5,
-        period="2020",
-        nodata="gapless",
-    )
+    options = {"factor": 1.5, "period": "2020", "nodata": "gapless"}
+    source = RasterSource("lst", "heat", "intensity", "degrees", "degrees", **options)
     found = raster_indicator(path, WHOLE, source)
     assert found["heat"].tolist() == pytest.approx([3, 3])
     assert set(found["heat_source"]) == {"lst 2020"}

@@ -89,28 +89,12 @@ def test_two_writers_of_a_file_do_not_share_a_temporary_one(tmp_path):
 @pytest.mark.parametrize(
     ("main", "arguments"),
     [
-        (synthetic, ["--output_dir", "OUT"]),
-        (
-            importers,
-            [
-                "image_folder",
-                "--source",
-                "SOURCE",
-                "--output_dir",
-                "OUT",
-                "--city",
-                "a",
-                "--view",
-                "satellite",
-            ],
-        ),
-        (dataset_builders, ["build", "RECIPE", "--output_dir", "OUT"]),
-        (dataset_builders, ["publish", "RECIPE", "--output_dir", "OUT"]),
-        (dataset_builders, ["retry-failed", "RECIPE", "--output_dir", "OUT"]),
-        (
-            train,
-            ["--dataset_name", "SOURCE", "--output_dir", "OUT", "--config_overrides", "{}"],
-        ),
+        (synthetic, "--output_dir OUT"),
+        (importers, "image_folder --source SOURCE --output_dir OUT --city a --view satellite"),
+        (dataset_builders, "build RECIPE --output_dir OUT"),
+        (dataset_builders, "publish RECIPE --output_dir OUT"),
+        (dataset_builders, "retry-failed RECIPE --output_dir OUT"),
+        (train, "--dataset_name SOURCE --output_dir OUT --config_overrides {}"),
     ],
 )
 def test_every_command_refuses_a_folder_in_use(tmp_path, capsys, main, arguments):
@@ -121,6 +105,6 @@ def test_every_command_refuses_a_folder_in_use(tmp_path, capsys, main, arguments
     )
     known = {"OUT": tmp_path / "out", "SOURCE": tmp_path, "RECIPE": recipe}
     with locked(tmp_path / "out"):
-        assert main([str(known.get(word, word)) for word in arguments]) == 2
+        assert main([str(known.get(word, word)) for word in arguments.split()]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert f"Another run writes to {tmp_path / 'out'} (host " in said

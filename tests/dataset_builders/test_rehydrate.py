@@ -21,11 +21,7 @@ from .provider import CityProvider, drawn
 from .town import CITY, KEY, images, licensed, recipe_values
 
 
-def test_pictures_are_fetched_again_with_ones_own_key(
-    town,
-    provider,
-    tmp_path,
-):
+def test_pictures_are_fetched_again_with_ones_own_key(town, provider, tmp_path):
     publish(town, tmp_path / "out")
     provider.asked.clear()
     recipe = read_recipe(tmp_path / "town.yaml")
@@ -66,11 +62,7 @@ def test_a_wrong_key_stops_it_and_a_right_one_goes_on(town, tmp_path, monkeypatc
     assert images(tmp_path / "again", "street_view")["image"].notna().all()
 
 
-def test_pictures_that_are_gone_or_changed_are_counted(
-    town,
-    provider,
-    tmp_path,
-):
+def test_pictures_that_are_gone_or_changed_are_counted(town, provider, tmp_path):
     publish(town, tmp_path / "out")
     names = sorted(one for one in provider.asked if one.startswith("/panorama"))
     provider.answers[names[0]] = [(404, {}, b"")]
@@ -104,11 +96,7 @@ def test_a_published_dataset_is_not_filled_in_place(tmp_path):
     assert sorted((tmp_path / "out").rglob("*")) == before
 
 
-def test_rejects_stay_known_and_are_forgotten_once_had(
-    town,
-    provider,
-    tmp_path,
-):
+def test_rejects_stay_known_and_are_forgotten_once_had(town, provider, tmp_path):
     publish(town, tmp_path / "out")
     built = read_rejects(town)["reason"].tolist()
     assert built
@@ -166,11 +154,7 @@ def test_a_downloaded_recipe_sends_only_a_providers_own_key(downloaded, tmp_path
         rehydrate(folder, tmp_path / "again")
 
 
-def test_satellite_images_of_an_unknown_host_need_a_recipe_of_ones_own(
-    write,
-    provider,
-    tmp_path,
-):
+def test_satellite_images_of_an_unknown_host_need_a_recipe_of_ones_own(write, provider, tmp_path):
     satellite = {**recipe_values(provider.url)["satellite"], "redistributable": False}
     path = write(satellite=satellite, street_view=[], roads=None)
     build(read_recipe(path), tmp_path / "run", draw=False, recipe_text=path.read_text())
@@ -220,13 +204,7 @@ def test_a_downloaded_recipe_reads_no_folder_of_this_machine(downloaded, town, t
 
 @pytest.mark.parametrize(("answer", "code"), [("n", 1), ("y", 0), (None, 2)])
 def test_ones_own_recipe_is_asked_about_by_host_and_variable(
-    town,
-    provider,
-    tmp_path,
-    monkeypatch,
-    capsys,
-    answer,
-    code,
+    town, provider, tmp_path, monkeypatch, capsys, answer, code
 ):
     publish(town, tmp_path / "out")
     provider.asked.clear()
