@@ -110,8 +110,8 @@ def convert(
         if name not in SYSTEMS:
             raise ValueError(f"A coordinate system is one of {SYSTEMS}, got {name!r}.")
     x, y = np.broadcast_arrays(np.asarray(lon, np.float64), np.asarray(lat, np.float64))
-    scalar = x.ndim == 0
-    x, y = np.atleast_1d(x).astype(np.float64), np.atleast_1d(y).astype(np.float64)
+    shape, given = x.shape, (x.flatten(), y.flatten())
+    x, y = given
     if source != "bd09mc" and np.any(np.abs(y) > 90):
         worst = y[np.abs(y) > 90][0]
         raise ValueError(f"A latitude lies in [-90, 90], got {worst}; are lon and lat swapped?")
@@ -121,8 +121,8 @@ def convert(
     for step in range(start, end, -1):
         x, y = _DOWN[step - 1](x, y)
     if outside == "error":
-        _check_defined(lon, lat, x, y, source, target)
-    return (float(x[0]), float(y[0])) if scalar else (x, y)
+        _check_defined(*given, x, y, source, target)
+    return (float(x[0]), float(y[0])) if shape == () else (x.reshape(shape), y.reshape(shape))
 
 
 def tile_corner(x: Any, y: Any, z: Any, scheme: str) -> tuple[Any, Any]:
@@ -255,9 +255,8 @@ def _shifted(lon: np.ndarray, lat: np.ndarray) -> Pair:
 
 
 def _check_defined(
-    lon: Any, lat: Any, x: np.ndarray, y: np.ndarray, source: str, target: str
+    lon: np.ndarray, lat: np.ndarray, x: np.ndarray, y: np.ndarray, source: str, target: str
 ) -> None:
-    lon, lat = (np.broadcast_to(np.asarray(one, np.float64), x.shape) for one in (lon, lat))
     lost = np.isfinite(lon) & np.isfinite(lat) & ~(np.isfinite(x) & np.isfinite(y))
     if lost.any():
         west, east, south, north = CHINA
@@ -313,15 +312,10 @@ def _polynomial(x: np.ndarray, y: np.ndarray, c: np.ndarray) -> Pair:
 
 
 def _bd09mc_to_bd09(x: np.ndarray, y: np.ndarray) -> Pair:
-    shape = x.shape
-    x, y = x.ravel(), y.ravel()
-    lon, lat = _polynomial(x, y, MC_TO_LL[_bands(y, BAND_Y)])
-    return lon.reshape(shape), lat.reshape(shape)
+    return _polynomial(x, y, MC_TO_LL[_bands(y, BAND_Y)])
 
 
 def _bd09_to_bd09mc(lon: np.ndarray, lat: np.ndarray) -> Pair:
-    shape = lon.shape
-    lon, lat = lon.ravel(), lat.ravel()
     guess_x, guess_y = x, y = _polynomial(lon, lat, LL_TO_MC[_bands(lat, BAND_LAT)])
     # this polynomial errs by decimetres: invert the backward one by Newton's method
     for _ in range(MAX_ITERATIONS):
@@ -335,8 +329,7 @@ def _bd09_to_bd09mc(lon: np.ndarray, lat: np.ndarray) -> Pair:
             break
     # the backward one jumps by a kilometre near 75 degrees: keep the forward result there
     lost = np.hypot(x - guess_x, y - guess_y) > MAX_CORRECTION_M
-    x, y = np.where(lost, guess_x, x), np.where(lost, guess_y, y)
-    return x.reshape(shape), y.reshape(shape)
+    return np.where(lost, guess_x, x), np.where(lost, guess_y, y)
 
 
 _UP = (_wgs84_to_gcj02, _gcj02_to_bd09, _bd09_to_bd09mc)

@@ -34,7 +34,6 @@ def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
         compression=compression,
         write_page_index=True,
         write_page_checksum=True,
-        write_statistics=True,
     )
 
 
