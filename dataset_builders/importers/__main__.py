@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None, package: str = PACKAGE) -> int:
         )
         command.add_argument("--source", type=Path, required=True, help="folder to import")
         command.add_argument(
-            "--output_dir", type=Path, required=True, help="dataset folder: new, or to be resumed"
+            "--output_dir", type=Path, required=True, help="dataset folder, new or to resume"
         )
         if hasattr(module, "add_arguments"):
             module.add_arguments(command)

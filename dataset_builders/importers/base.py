@@ -153,7 +153,7 @@ def import_dataset(
     with locked(Path(output_dir)):
         plans, metadata = read(Path(source), **flags)
         if not any(len(plan.regions) for plan in plans):
-            raise SourceError("There is nothing to import: no region and no image was found.")
+            raise SourceError("Nothing to import: no region and no image was found.")
         planned = sum(len(items) for plan in plans for items in plan.images.values())
         own = {"seed": seed, "images_per_shard": images_per_shard, "images": planned}
         metadata = replace(metadata, parameters={**metadata.parameters, **own})
@@ -180,11 +180,11 @@ def require(source: Path, *names: str, layout: str) -> None:
         SourceError: Some are missing.
     """
     if not source.is_dir():
-        raise SourceError(f"--source {source} is no folder. Give the folder to import.")
+        raise SourceError(f"--source {source} is not a folder. Give the folder to import.")
     missing = [name for name in names if not (source / name).exists()]
     if missing:
         raise SourceError(
-            f"{source} lacks {', '.join(missing)}. Expected is {layout}; the folder holds "
+            f"{source} lacks {', '.join(missing)}. Expected: {layout}. The folder contains "
             f"{', '.join(sorted(path.name for path in source.iterdir())[:10]) or 'nothing'}."
         )
 

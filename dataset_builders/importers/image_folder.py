@@ -31,7 +31,7 @@ from ..schema import INDICATORS, VIEWS, DatasetMetadata, Indicator, config_name,
 from ..storage import Reject
 from .base import ImageItem, Imported, ImportPlan, require, square_around
 
-SUMMARY = "any folder of images with a CSV (file, region_id or lon and lat, caption, numbers)"
+SUMMARY = "folder of images with a CSV (file, region_id or lon and lat, caption, indicators)"
 CELL_M = 1000.0
 DESCRIBING = ("file", "region_id", "lon", "lat", "caption", "heading", "captured_at", "licence")
 POLYGON_COLUMNS = ("region_id", "lon", "lat", "area_m2", "geometry")
@@ -40,16 +40,16 @@ POLYGON_COLUMNS = ("region_id", "lon", "lat", "area_m2", "geometry")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this importer."""
     parser.add_argument("--city", required=True, help="name in the configs: a-z, 0-9, _")
-    parser.add_argument("--view", required=True, choices=VIEWS, help="what the images show")
-    parser.add_argument("--csv", help="file name in the source; the only CSV there by default")
-    parser.add_argument("--regions", help="polygon file: each image belongs to the one it lies in")
-    parser.add_argument("--region_id", help="column of the polygons' unique ids")
+    parser.add_argument("--view", required=True, choices=VIEWS, help="view of the images")
+    parser.add_argument("--csv", help="name of the CSV in the source (default: the only one)")
+    parser.add_argument("--regions", help="polygon file; images belong to the containing polygon")
+    parser.add_argument("--region_id", help="column of the polygons' unique IDs")
     side = f"side of a region in metres (default {CELL_M:g} for a grid)"
     parser.add_argument("--cell_m", type=float, help=side)
     several: dict[str, Any] = {"nargs": "*", "default": []}
     units = "units of indicators; values are never converted"
     parser.add_argument("--units", type=_unit, metavar="COLUMN=UNIT", help=units, **several)
-    logged = "indicators that evaluation predicts as ln(y + 1): raw values, not yet logged"
+    logged = "indicators to predict as ln(y + 1); the values must not be logarithms"
     parser.add_argument("--ln1p", metavar="COLUMN", help=logged, **several)
     parser.add_argument("--licence", default="not stated", help="licence of the images")
 
@@ -112,8 +112,8 @@ def read(
     indicators = [_indicator(name, units, ln1p, "CSV") for name in numbers]
     indicators += [_indicator(name, units, ln1p, "polygons") for name in of_polygons]
     notes += [
-        f"The column {one.name!r} is stored as given, without a unit. If it holds "
-        f"{INDICATORS[one.name].unit} and no logarithms, give --units "
+        f"The column {one.name!r} is stored without a unit. If its values are in "
+        f"{INDICATORS[one.name].unit} and not logarithms, add --units "
         f"'{one.name}={INDICATORS[one.name].unit}'."
         for one in indicators
         if one.name in INDICATORS and one.name not in units
@@ -210,11 +210,11 @@ def _listing(source: Path, csv: str | None) -> tuple[pd.DataFrame, list[Any], li
         return *read_listing(path, ["file"]), []
     placed, others = exif_positions(source)
     if not placed and not others:
-        raise SourceError(f"{source} holds no image and no CSV.")
+        raise SourceError(f"{source} contains no image and no CSV.")
     rows = [*placed, *({"file": one.file} for one in others)]
     frame = pd.DataFrame(rows, columns=["file", "lon", "lat"]).sort_values("file")
     note = f"No CSV: {len(placed):,} of {len(rows):,} images have a position in their EXIF data"
-    note += "." if placed else ": each is a region of its own."
+    note += "." if placed else ", so every image is a region."
     return frame, [], [note]
 
 
@@ -272,7 +272,7 @@ def _read_polygons(path: Path, region_id: str | None) -> tuple[gpd.GeoDataFrame,
     frame = read_layer(path, "file of polygons (--regions)")
     if region_id is None:
         raise SourceError(
-            f"--region_id is missing: the column of {path.name} that names its polygons; it has "
+            f"--region_id is missing: the column of polygon IDs in {path.name}, one of "
             f"{', '.join(map(str, frame.columns))}."
         )
     try:
@@ -294,7 +294,7 @@ def _in_polygons(
     except DatasetError as error:
         raise SourceError(f"The images do not lie in the polygons: {error}") from error
     if not (rows >= 0).any():
-        raise SourceError("No image lies in a polygon. Check lon and lat, and the polygons' CRS.")
+        raise SourceError("No image lies in a polygon. Check lon, lat and the polygons' CRS.")
     rejects = [(table, file, "outside_regions", "") for file in frame.loc[rows < 0, "file"]]
     ids = polygons["region_id"].to_numpy(object)[rows[rows >= 0]]
     return frame.loc[rows >= 0].assign(region_id=ids), rejects
@@ -314,11 +314,11 @@ def _numbers(frame: pd.DataFrame, where: str) -> tuple[dict[str, pd.Series], lis
         endless = int(np.isinf(values).sum())
         if len(text):
             notes.append(
-                f"{where}: the column {column!r} is left out: {len(text)} of its values are no "
-                f"numbers, the first is {text.iloc[0]!r}."
+                f"{where}: the column {column!r} is left out: {len(text)} of its values are not "
+                f"numeric, such as {text.iloc[0]!r}."
             )
         elif name in numbers:
-            notes.append(f"The column {column!r} is left out: another one is named {name!r} too.")
+            notes.append(f"The column {column!r} is left out: the name {name!r} is a duplicate.")
         else:
             numbers[name] = values.where(np.isfinite(values))
             if endless:

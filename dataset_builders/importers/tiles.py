@@ -150,11 +150,11 @@ def read_sentences(path: Path) -> dict[str, list[str]]:
     try:
         records = list(_flatten(json.loads(path.read_text(encoding="utf-8"))))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SourceError(f"{path} is no JSON: {error}") from error
+        raise SourceError(f"{path} is not valid JSON: {error}") from error
     sentences: dict[str, list[str]] = {}
     for record in records:
         if not isinstance(record, dict) or "image" not in record or "caption" not in record:
-            raise SourceError(f"{path} should hold {{'image', 'caption'}} only, got {record!r}.")
+            raise SourceError(f"{path} must list {{'image', 'caption'}} objects, got {record!r}.")
         sentences.setdefault(str(record["image"]), []).append(record["caption"] or "")
     return sentences
 

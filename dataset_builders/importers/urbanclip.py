@@ -21,10 +21,10 @@ from .tiles import plan_tiles, read_tile_rows
 SUMMARY = "UrbanCLIP's toolkit: Baidu tiles with captions, carbon, population, GDP"
 LAYOUT = "tiles/<City>/, and optionally captions/ and indicators/, of UrbanCLIP's toolkit"
 SOURCE = "https://github.com/siruzhong/UrbanCLIP-Dataset-Toolkit"
-PLACE = "One pixel read at the tile's south-west corner in BD-09 taken for WGS-84, off by 1 km."
+PLACE = "One pixel, about 1 km off: the tile's south-west corner in BD-09 was read as WGS-84."
 CARBON = "ODIAC 2022, one month, carbon and not carbon dioxide, per 1-km pixel."
 PEOPLE = "WorldPop, per 1-km pixel; negatives and no-data became 0."
-GDP = "A raster of 2010 per 1-km pixel; a sixth of all values is exactly 10,000."
+GDP = "Raster of 2010, per 1-km pixel; a sixth of all values is exactly 10,000."
 INDICATORS = (
     Indicator("carbon_urbanclip", "tonnes carbon, December 2021", "count", f"{CARBON} {PLACE}"),
     Indicator("population_urbanclip", "people", "count", f"{PEOPLE} {PLACE}"),
@@ -41,20 +41,20 @@ METADATA = DatasetMetadata(
     title="UrbanCLIP's satellite tiles, captions and indicators",
     description=(
         "Baidu satellite tiles of zoom 16 with the captions and indicators published with "
-        "UrbanCLIP. Most regions have no image: fetch the tiles yourself."
+        "UrbanCLIP. Most regions have no image; the tiles must be downloaded separately."
     ),
     source=SOURCE,
     licence="not stated",
     indicators=INDICATORS,
     parameters={"importer": "urbanclip"},
     notes=(
-        "tile_z, tile_x and tile_y are Baidu's: y counts northward from the equator, and the "
-        "numbers are not those of OpenStreetMap or Google.",
-        "Geometry is computed from the tile numbers by Baidu's polynomials, BD-09 and GCJ-02, "
+        "tile_z, tile_x and tile_y follow Baidu's scheme, in which y increases northward from the "
+        "equator; they differ from those of OpenStreetMap and Google.",
+        "Geometry is computed from the tile coordinates by Baidu's polynomials, BD-09 and GCJ-02, "
         "and is WGS-84. The toolkit's column 'WGS84 coordinate' holds BD-09 and is not used.",
-        "The authors read their rasters at that point, which lies 0.8 to 1.3 km off and "
-        "outside the tile. The values here are theirs (`_urbanclip`), for reproduction.",
-        "A tile is no square kilometre: about 785 m a side in Beijing.",
+        "The authors sampled their rasters at that point, 0.8 to 1.3 km away and outside the tile. "
+        "The published values (`_urbanclip`) are kept for reproduction.",
+        "The side of a tile is less than 1 km: about 785 m in Beijing.",
     ),
     citation="Yan et al.: UrbanCLIP. WWW 2024.",
 )
@@ -65,7 +65,7 @@ def read(source: Path) -> Imported:
     require(source, "tiles", layout=LAYOUT)
     folders = sorted(path for path in (source / "tiles").iterdir() if path.is_dir())
     if not folders:
-        raise SourceError(f"{source / 'tiles'} holds no folder of a city. Expected is {LAYOUT}.")
+        raise SourceError(f"{source / 'tiles'} contains no city folder. Expected: {LAYOUT}.")
     plans = [_plan_city(source, folder) for folder in folders]
     return plans, METADATA
 

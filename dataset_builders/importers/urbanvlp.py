@@ -46,17 +46,17 @@ INDICATORS = (
             f"{name}_urbanvlp",
             f"{constant} + {slope} ln(y), y in {unit}",
             "intensity",
-            "As published: not ln(y + 1), but affine in ln(y) of UrbanCLIP's value of the tile, "
-            "whose place is about 1 km off. Do not take exp() of it.",
+            "As published: affine in ln(y), not ln(y + 1), of UrbanCLIP's value of the tile, which "
+            "was sampled about 1 km off. Do not take exp() of it.",
             "identity",
         )
         for name, (constant, slope, unit) in AFFINE.items()
     ),
     Indicator(
-        "night_light", "radiance as published", "intensity", "Night light; it looks raw.", "ln1p"
+        "night_light", "radiance as published", "intensity", "Night light, apparently raw.", "ln1p"
     ),
     SEVEN["poi"],
-    Indicator("house_price", "CNY/m2", "intensity", "House price, of the tiles that have one."),
+    Indicator("house_price", "CNY/m2", "intensity", "House price, where available."),
 )
 CSV_COLUMNS = {
     "carbon": "carbon_urbanvlp",
@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--street_view_crs",
         choices=[name for name in SYSTEMS if name != "bd09mc"],
         default="wgs84",
-        help="coordinate system of the street views' names, which is not stated (default wgs84)",
+        help="undocumented coordinate system of the street views' file names (default wgs84)",
     )
 
 
@@ -203,13 +203,15 @@ def _metadata(street_view_crs: str) -> DatasetMetadata:
         extra_columns={"regions": {"split_author": "string"}},
         parameters={"importer": "urbanvlp", "street_view_crs": street_view_crs},
         notes=(
-            "carbon, population and GDP are as published: affine in ln(y) of UrbanCLIP's values "
-            "(18 rows, residual below 1e-14), not ln(y + 1). They are predicted as they stand.",
-            "They inherit that UrbanCLIP's rasters were read about 1 km off the tile.",
-            "tile_z, tile_x and tile_y are Baidu's: y counts northward from the equator.",
-            f"The street views' coordinates are taken as {street_view_crs}; their system is not "
-            "stated. A street view belongs to the tile that holds its point.",
-            "Regions without an image are kept; `split_author` is the split of the publication.",
+            "Carbon, population and GDP are as published: affine in ln(y) of UrbanCLIP's values "
+            "(18 rows, residual below 1e-14), not ln(y + 1). They are predicted without a "
+            "transform.",
+            "Like UrbanCLIP's values, they were sampled about 1 km off the tile.",
+            "tile_z, tile_x and tile_y follow Baidu's scheme: y increases northward from the "
+            "equator.",
+            f"The coordinates of the street views are assumed to be {street_view_crs}; their "
+            "system is undocumented. A street view belongs to the tile that contains it.",
+            "Regions without an image are kept; `split_author` is the published split.",
         ),
         citation="Hao et al.: UrbanVLP. AAAI 2025.",
     )

@@ -1,13 +1,12 @@
-"""Build a synthetic dataset: no network and no licence needed.
+"""Build a synthetic dataset without network access or image licences.
 
     python -m dataset_builders.synthetic --output_dir runs/city
     python -m dataset_builders.synthetic --output_dir runs/four --cities all --grid_size 24
 
-A simulated world is rendered region by region into the layout of every other dataset: satellite
-tiles, street views, captions, indicators. Rerun the command to resume a killed build; the files are
-the same, however many processes took part.
-
-Beside the dataset, `truth/`: what each image shows and what each caption gets wrong.
+A simulated world is rendered into the common dataset layout: satellite tiles, street views,
+captions and indicators. The folder `truth/` contains the facts of each image and the errors of each
+caption. Rerun the command to resume an interrupted build; the output does not depend on the number
+of processes.
 """
 
 import argparse
@@ -22,26 +21,26 @@ from .styles import STYLES, city_title
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line of the package; see this module's docstring."""
+    """Run the command; returns the exit code, see [`run_command`]."""
     parser = argparse.ArgumentParser(
         prog="python -m dataset_builders.synthetic",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--output_dir", required=True, help="dataset folder")
-    names = f"all, or some of {', '.join(STYLES)}; harborview-7 is one with a seed of its own"
+    names = f"all, or some of {', '.join(STYLES)}; harborview-7 is harborview with seed 7"
     parser.add_argument("--cities", nargs="+", default=["harborview"], help=names)
     parser.add_argument("--grid_size", type=int, default=20, help="regions of 1 km per side")
     parser.add_argument("--street_views", type=int, default=3, help="street views per region")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same city")
-    sources = "captions of simulated captioners with their errors, or true and complete ones"
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
+    sources = "captions with errors of simulated captioners, or correct and complete captions"
     parser.add_argument(
         "--caption_source", choices=get_args(CaptionSource), default="noisy", help=sources
     )
     parser.add_argument("--with_masks", action="store_true", help="masks and covers in truth/")
-    taken = "images of many dates, sensors and weathers, or all taken alike"
+    conditions = "varying dates, sensors and weather, or identical conditions"
     parser.add_argument(
-        "--acquisition", choices=get_args(Acquisition), default="realistic", help=taken
+        "--acquisition", choices=get_args(Acquisition), default="realistic", help=conditions
     )
     parser.add_argument("--num_workers", type=int, help="processes (default: one per core)")
     args = parser.parse_args(argv)

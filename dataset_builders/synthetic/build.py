@@ -74,9 +74,8 @@ TRUTH = pa.schema(
 NOTES = (
     "Everything here is synthetic: simulated images, captions and indicators of a city that does "
     "not exist.",
-    "The captions carry the errors of five simulated captioners with known rates; truth/ lists "
-    "them.",
-    "Labels carry noise that no picture shows, so no encoder can reach R2 = 1.",
+    "Captions contain errors of five simulated captioners at known rates; truth/ lists them.",
+    "Labels contain noise that is not visible in the images, so no encoder can reach R2 = 1.",
 )
 ACQUISITION_NOTES: dict[Acquisition, str] = {
     "realistic": (
@@ -84,8 +83,8 @@ ACQUISITION_NOTES: dict[Acquisition, str] = {
         "tile, light, weather and camera between street views, independently of the indicators."
     ),
     "plain": (
-        "Acquisition is plain: one sun, one season and one sensor, and lighter roofs where the "
-        "wealthy live, so colours tell more than those of real images."
+        "Acquisition is plain: one sun, one season and one sensor, and lighter roofs in wealthy "
+        "areas, so colours are more informative than in real images."
     ),
 }
 
@@ -207,9 +206,9 @@ def _metadata(cities: Sequence[str], parameters: dict[str, Any]) -> DatasetMetad
     return DatasetMetadata(
         title=f"Synthetic cities: {names}",
         description=(
-            "A procedural simulation of cities: satellite tiles, street views, long captions and "
-            "seven indicators that follow from one latent map. It serves to run and to judge "
-            "methods without a network; results on it are results on synthetic data."
+            "Procedurally generated cities: satellite tiles, street views, long captions and seven "
+            "indicators derived from one latent map. For running and comparing methods without "
+            "network access; results on it are results on synthetic data."
         ),
         source=SOURCE,
         licence=LICENCE,

@@ -103,8 +103,8 @@ def parse_city(city: str) -> tuple[Style, int | None]:
     style, dash, seed = city.partition("-")
     if style not in STYLES or (dash and not re.fullmatch("[0-9]+", seed)):
         raise DatasetError(
-            f"`city` must be one of {sorted(STYLES)}, or one of them with a seed of its own, "
-            f"<style>-<seed>; got {city!r}."
+            f"`city` must be one of {sorted(STYLES)}, or <style>-<seed> for one of them with its "
+            f"own seed; got {city!r}."
         )
     return STYLES[style], int(seed) if dash else None
 

@@ -125,7 +125,7 @@ class World:
     def __init__(self, city: str, grid_size: int, seed: int = 0):
         style, own_seed = parse_city(city)
         if grid_size < 3:
-            raise DatasetError(f"`grid_size` must be 3 at least, got {grid_size}.")
+            raise DatasetError(f"`grid_size` must be at least 3, got {grid_size}.")
         seed = seed if own_seed is None else own_seed
         self.style: Style = style
         self.city, self.grid_size, self.seed = city, grid_size, seed

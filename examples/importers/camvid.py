@@ -36,9 +36,9 @@ CLASSES = (
     "bicyclist",
 )  # fmt: skip
 UNLABELLED = 11
-UNIT, PART = "share of labelled pixels", "Part of the view that is"
+UNIT = "share of labelled pixels"
 INDICATORS = tuple(
-    Indicator(f"share_{name}", UNIT, "share", f"{PART} {name}.", "identity") for name in CLASSES
+    Indicator(f"share_{name}", UNIT, "share", f"Share of {name}.", "identity") for name in CLASSES
 )
 FRAMES_PER_SECOND = 30
 BLOCK_SECONDS, BUFFER_SECONDS = 24.0, 4.0
@@ -50,19 +50,19 @@ FRAME_NAME = re.compile(r"(?P<drive>[^_]+)_f?(?P<frame>\d+)")
 METADATA = DatasetMetadata(
     title="CamVid: street scenes with shares of 11 classes",
     description=(
-        "Frames filmed from a car in Cambridge, with the share of each of 11 classes in the "
-        "frame's mask as targets, and long captions written from the masks."
+        "Video frames from a car in Cambridge, with the shares of 11 classes in the masks as "
+        "targets, and long captions generated from the masks."
     ),
     source=SOURCE,
     licence="cc-by-nc-4.0",
     indicators=INDICATORS,
     parameters={"importer": "camvid"},
     notes=(
-        "The captions are written by a program from the masks, ordered by position in the "
-        "image; a connected area counts as one thing.",
-        "Shares are of labelled pixels, so that they sum to 1; unlabelled ones are left out.",
-        "A frame is a region without a place; `split_block` holds out runs of 24 seconds of "
-        "video and drops 4 seconds around them, for frames follow one another by a second.",
+        "Captions are generated from the masks by a program, ordered by position in the image; a "
+        "connected component counts as one object.",
+        "Shares are relative to the labelled pixels and sum to 1.",
+        "A frame is a region without a location. `split_block` holds out intervals of 24 seconds "
+        "with a buffer of 4 seconds, since consecutive frames are one second apart.",
     ),
     citation="Brostow, Fauqueur, Cipolla: Semantic Object Classes in Video. Pattern "
     "Recognition Letters 30(2), 2009.",
@@ -110,7 +110,7 @@ def read_mask(path: Path) -> np.ndarray:
         raise SourceError(f"masks/{path.name} cannot be read: {error}") from error
     if mask.ndim != 2 or mask.max() > UNLABELLED:
         raise SourceError(
-            f"masks/{path.name} should hold class numbers 0-{UNLABELLED} in one channel; it has "
+            f"masks/{path.name} must contain class numbers 0-{UNLABELLED} in one channel; it has "
             f"shape {mask.shape} and values up to {mask.max()}."
         )
     return mask

@@ -36,21 +36,19 @@ CELLS_PER_DEGREE_EAST = 75.03636
 # an image of 224 px shows about 45 m
 GROUND_RESOLUTION_M = 45 / 224
 INDICATORS = (
-    Indicator("price", "USD", "intensity", "Sale price of houses, geometric mean of the cell's."),
+    Indicator("price", "USD", "intensity", "Sale price, geometric mean."),
     Indicator("living_area", "square feet", "intensity", "Living area, geometric mean."),
     Indicator("lot_area", "square feet", "intensity", "Area of the lot, geometric mean."),
     Indicator("year_built", "year", "intensity", "Year of construction, mean.", "identity"),
-    Indicator(
-        "grade", "1-13", "intensity", "The county's grade of construction, mean.", "identity"
-    ),
+    Indicator("grade", "1-13", "intensity", "County construction grade, mean.", "identity"),
 )
 
 
 METADATA = DatasetMetadata(
     title="Overhead images of houses in King County",
     description=(
-        "Four overhead images, each of one house and about 45 m across, in each of 250 cells "
-        "of 1 km, with sale prices and the houses' data averaged over the four."
+        "Overhead images of houses, each about 45 m across, four in each of 250 cells of 1 km, "
+        "with sale prices and other attributes averaged over the four houses."
     ),
     source=SOURCE,
     licence="not stated",
@@ -58,9 +56,9 @@ METADATA = DatasetMetadata(
     parameters={"importer": "king_county", "watermark_px": WATERMARK_PX},
     notes=(
         "The indicators describe the four houses in the images, not all houses of the cell.",
-        f"The lowest {WATERMARK_PX} rows of pixels (a watermark) are cut off.",
-        "Price, living area and lot area are geometric means, so that ln(y + 1) is the mean "
-        "logarithm.",
+        f"The lowest {WATERMARK_PX} rows of pixels (a watermark) are cropped.",
+        "Price, living area and lot area are geometric means, so that ln(y + 1) is approximately "
+        "the mean logarithm.",
     ),
 )
 
@@ -103,7 +101,7 @@ def _cell(name: str) -> shapely.Polygon:
     try:
         row, column = (int(part) for part in name.split("_"))
     except ValueError as error:
-        raise SourceError(f"A cell is named like '5303_-9185', got {name!r}.") from error
+        raise SourceError(f"Cell names must look like '5303_-9185', got {name!r}.") from error
     return shapely.box(
         column / CELLS_PER_DEGREE_EAST,
         row / CELLS_PER_DEGREE_NORTH,

@@ -30,7 +30,7 @@ METADATA = DatasetMetadata(
     title="RSICD: overhead images with human captions",
     description=(
         "Overhead images of 224 pixels with five short human captions each, from the RSICD "
-        "collection. They have no place and no indicator: they are for image-text training."
+        "collection. Without locations and indicators, they serve image-text training only."
     ),
     source=SOURCE,
     licence="not stated",
@@ -41,10 +41,10 @@ METADATA = DatasetMetadata(
     },
     parameters={"importer": "rsicd"},
     notes=(
-        "The caption of an image is its distinct human captions joined in random order; all "
-        "five, as they came, are in the table of captions.",
-        "Many captions fit more than one image: credit identical texts in retrieval.",
-        "Every image is a region of its own, with no geometry; `scene_class` is its RSICD class.",
+        "The caption of an image consists of its distinct human captions in random order; the "
+        "table of captions contains all five originals.",
+        "Many captions occur for several images: treat identical texts as matches in retrieval.",
+        "Every image is a region without a geometry; `scene_class` is its RSICD class.",
     ),
     citation="Lu, Wang, Zheng, Li: Exploring Models and Data for Remote Sensing Image Caption "
     "Generation. IEEE TGRS 56(4), 2017.",
@@ -116,10 +116,10 @@ def _read(path: Path) -> list[dict[str, Any]]:
     try:
         records = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path} is no JSON: {error}") from error
+        raise SourceError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(records, list) or not all(
         isinstance(one, dict) and isinstance(one.get("captions"), list) and one.get("file")
         for one in records
     ):
-        raise SourceError(f"{path} should be a list of objects with `file` and `captions`.")
+        raise SourceError(f"{path} must be a list of objects with `file` and `captions`.")
     return records

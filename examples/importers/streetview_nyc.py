@@ -29,7 +29,7 @@ INDICATORS = (
         "travel_time",
         SCALED,
         "intensity",
-        "Travel time to the nearest health care. A control: images should not tell it.",
+        "Travel time to the nearest health facility; a control that images should not predict.",
         "identity",
     ),
 )
@@ -38,19 +38,19 @@ INDICATORS = (
 METADATA = DatasetMetadata(
     title="Street views of New York with five indicators",
     description=(
-        "One Google street view per place on a grid of about 1 km, with five indicators of the "
-        "same places, each rescaled to 0-10 over the area by its authors."
+        "One Google street view per point of a grid of about 1 km, with five indicators of the "
+        "same locations, each rescaled to 0-10 over the area by its authors."
     ),
     source=SOURCE,
-    licence="MIT as stated for the repository; the photos are of Google and its users",
+    licence="MIT as stated for the repository; the photos belong to Google and its users",
     indicators=INDICATORS,
     extra_columns={"regions": {"split_author": "string"}},
     parameters={"importer": "streetview_nyc", "block_m": BLOCK_M},
     notes=(
-        "A region is a square of 1 km centred on its point; neighbouring squares overlap a "
-        "little, and their area is not that of the labels.",
-        "`split_author` is the split that came with the data; `split_random` and "
-        "`split_block` (blocks of 10 km) are this project's.",
+        "A region is a square of 1 km centred on its point; neighbouring squares overlap slightly "
+        "and differ from the areas of the labels.",
+        "`split_author` is the published split; `split_random` and `split_block` (blocks of 10 km) "
+        "were added by the importer.",
         "About a fifth of the population labels are zero.",
         "There is one view per point: it shows a street, not the square kilometre.",
     ),

@@ -257,7 +257,7 @@ def test_other_layouts_are_errors_that_say_so(tmp_path, files, options, message)
 def test_an_empty_folder_no_folder_and_that_of_another_import(tmp_path):
     with pytest.raises(SourceError, match="no image and no CSV"):
         run(tmp_path, tmp_path / "out")
-    with pytest.raises(SourceError, match="is no folder"):
+    with pytest.raises(SourceError, match="is not a folder"):
         run(tmp_path / "no", tmp_path / "out")
     source = folder(tmp_path / "in", 6)
     run(source, tmp_path / "out")
@@ -332,7 +332,7 @@ def test_sentences_are_grouped_by_image_in_order(tmp_path):
     with pytest.raises(SourceError, match="got 'no object'"):
         read_sentences(path)
     path.write_text("[")
-    with pytest.raises(SourceError, match="is no JSON"):
+    with pytest.raises(SourceError, match="is not valid JSON"):
         read_sentences(path)
 
 

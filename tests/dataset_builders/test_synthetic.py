@@ -181,7 +181,7 @@ def test_reference_captions_on_request(tmp_path):
     [
         (["--cities", "atlantis"], "one of .*harborview.*got 'atlantis'"),
         (["--cities", "harborview-x"], "one of .*harborview.*<style>-<seed>.*got 'harborview-x'"),
-        (["--grid_size", "2"], "`grid_size` must be 3 at least, got 2"),
+        (["--grid_size", "2"], "`grid_size` must be at least 3, got 2"),
         (["--street_views", "-1"], "`street_views` must be 0 or more, got -1"),
         (["--num_workers", "0"], "`num_workers` must be 1 or more, got 0"),
     ],
