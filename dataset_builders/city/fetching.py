@@ -83,17 +83,14 @@ def batches(
             files = sorted((cache / "views").glob(f"{number}-??????-folder.json"))
             yield source, [Batch(source, (), file) for file in files]
             continue
-        stamp = asdict(recipe.street_view[number])
-        starts = range(0, len(places), PLACES_AT_ONCE)
-        chunks = [places[start : start + PLACES_AT_ONCE] for start in starts]
-        yield (
-            source,
-            [
-                Batch(source, some, cache / "views" / f"{number}-{index:06d}-{name}.json")
-                for index, some in enumerate(chunks)
-                for name in [digest(stamp, [asdict(place) for place in some])]
-            ],
-        )
+        settings, found = asdict(recipe.street_view[number]), []
+        for index, start in enumerate(range(0, len(places), PLACES_AT_ONCE)):
+            some = places[start : start + PLACES_AT_ONCE]
+            stamp = digest(settings, [asdict(place) for place in some])
+            found.append(
+                Batch(source, some, cache / "views" / f"{number}-{index:06d}-{stamp}.json")
+            )
+        yield source, found
 
 
 def forget_batches(cache: Path) -> None:
@@ -185,11 +182,4 @@ def _mark_placeholders(some: Sequence[Batch], store: Store, more_than: int) -> N
     store.mark(often, "placeholder", "identical to many other images")
 
 
-__all__ = [
-    "Batch",
-    "batches",
-    "fetch_all",
-    "fetch_satellite",
-    "forget_batches",
-    "open_fetcher",
-]
+__all__ = ["Batch", "batches", "fetch_all", "fetch_satellite", "forget_batches", "open_fetcher"]

@@ -73,8 +73,7 @@ def split_regions(
         columns["split_random"] = keep_together(names, columns["split_random"], groups)
     for name in ("split_block", "fold_block"):
         columns[name] = _part(names, columns[name], groups)
-    back = np.empty_like(order)
-    back[order] = np.arange(len(order))
+    back = np.argsort(order)
     columns = {name: values[back] for name, values in columns.items()}
     return Splits(columns, block_m, ranges, (*notes, *problems))
 

@@ -122,7 +122,7 @@ async def json_answers(
 ) -> dict[str, Any]:
     """Download JSON responses; return those with status "ok", by key."""
     keys = [one.key async for one in fetcher.fetch_all(items, check) if one.status == "ok"]
-    return {key: stored_json(store, key) for key in sorted(keys)}
+    return {key: read_json(store.read(key) or b"") for key in sorted(keys)}
 
 
 async def images(items: Iterable[Item], fetcher: Fetcher, check: Check = check_image) -> Any:
@@ -137,9 +137,8 @@ def read_json(content: bytes) -> Any:
     try:
         text = content.decode("utf-8-sig")
         if HALF_PAIR.search(text):
-            text = (
-                json.dumps(json.loads(text), ensure_ascii=False).encode(errors="replace").decode()
-            )
+            text = json.dumps(json.loads(text), ensure_ascii=False)
+            text = text.encode(errors="replace").decode()
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
@@ -156,12 +155,6 @@ def id_parts(rows: Iterable[Mapping[str, Any]], count: int) -> Iterator[list[str
 def is_id(value: Any) -> bool:
     """Whether an untrusted value is safe as part of a URL and of a store key."""
     return isinstance(value, (str, int)) and ID.fullmatch(str(value)) is not None
-
-
-def stored_json(store: Store, key: str) -> Any:
-    """Stored JSON response of an item, or None."""
-    content = store.read(key)
-    return None if content is None else read_json(content)
 
 
 def number(value: Any) -> float | None:
@@ -184,5 +177,4 @@ __all__ = [
     "json_answers",
     "number",
     "read_json",
-    "stored_json",
 ]

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from ..card import write_card
 from ..errors import DatasetError
 from ..files import WrittenFiles, locked
+from ..globe import geodesic_areas
 from ..images import encode_image
 from ..schema import INDICATORS, VIEWS, DatasetMetadata
 from ..splits import region_splits
@@ -257,18 +258,17 @@ def _region_rows(world: World) -> Iterator[dict[str, Any]]:
     degrees = plane.degrees(*np.moveaxis(corners * CELL_KM, -1, 0))
     polygons = shapely.polygons(np.stack(degrees, axis=-1))
     splits, _ = region_splits(polygons, lon, lat, 1000 * CELL_KM, world.seed)
-    geod = pyproj.Geod(ellps="WGS84")
+    areas = geodesic_areas(polygons)
     for index, (column, row) in enumerate(zip(columns.tolist(), rows.tolist(), strict=True)):
-        polygon = polygons[index]
         labels = {name: float(field[row, column]) for name, field in values.items()}
         kinds = poi_kinds(world, column, row, int(labels["poi"]))
         yield {
             "region_id": region_id(world.city, column, row),
             "city": world.city,
-            "geometry": polygon,
+            "geometry": polygons[index],
             "lon": float(lon[index]),
             "lat": float(lat[index]),
-            "area_m2": abs(geod.geometry_area_perimeter(polygon)[0]),
+            "area_m2": float(areas[index]),
             **labels,
             **{f"{name}_source": SOURCE for name in labels},
             **{name: column_values[index] for name, column_values in splits.items()},
@@ -338,7 +338,6 @@ def _render(
     with_masks: bool,
     acquisition: Acquisition,
 ) -> _Rows:
-    """Rows of a region in all tables, including the truth."""
     world, plane = _world(city, grid_size, seed)
     rows: _Rows = {name: [] for name in (*VIEWS, "captions", "truth")}
     for one in _images(world, plane, cell, street_views, with_masks, acquisition):
