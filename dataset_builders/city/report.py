@@ -45,7 +45,7 @@ def write_report(space: Workspace, recipe: CityRecipe, layout: Layout) -> None:
         title = f"{said}roads and sampling points"
         plot_points(layout.roads, layout.points, folder / "points.png", title)
     if distances := train_distances(regions):
-        title = f"{said}distance from test to training"
+        title = f"{said}distance from test to training regions"
         plot_distances(distances, folder / "split_distances.png", title)
         numbers = split_numbers(dataset, city, regions, distances)
         write_json(folder / "split_report.json", numbers)
