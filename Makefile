@@ -1,10 +1,9 @@
-# Everything here sets itself up: a .venv is made once and used again while setup.cfg and the lock
-# stay the same.
+# All targets install into .venv first, and again only when setup.cfg or the lock changes.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
-# exact versions with hashes; LOCK= (empty) takes the newest that setup.cfg allows
+# exact versions with hashes; LOCK= (empty) installs the newest versions that setup.cfg allows
 LOCK ?= requirements.lock
 LOCK_FITS := import platform, sys; fits = (3, 11, 5) <= sys.version_info < (3, 13) and \
   (sys.platform, platform.machine()) == ("linux", "x86_64"); sys.exit(not fits)
@@ -18,26 +17,26 @@ BASE := models/urbanln-base-synthetic
 CODE := modeling_urbanln dataset_builders pipelines benchmarks examples demo tests train.py evaluate.py
 
 export TOKENIZERS_PARALLELISM := false
-# threads that wait give way: on a busy machine spinning costs many times the work
+# idle threads sleep: on a busy machine, spinning costs many times the work
 export OMP_WAIT_POLICY := PASSIVE
 
 define NEXT
 
-What was made (all of it from a synthetic city):
-  $(OUT)/dataset              the dataset; its README.md is the card
-  $(OUT)/model                the model, for AutoModel.from_pretrained("$(OUT)/model")
-  $(OUT)/embeddings/$(CITY)   one vector a region, Parquet
-  $(OUT)/results/report.md    the table, the scatter plots and the maps
+Outputs (all from a synthetic city):
+  $(OUT)/dataset              dataset with its card, README.md
+  $(OUT)/model                model, for AutoModel.from_pretrained("$(OUT)/model")
+  $(OUT)/embeddings/$(CITY)   one vector per region, Parquet
+  $(OUT)/results/report.md    tables, scatter plots and maps
 
-Next:
-  0. Try it in the browser: make demo
-  1. Real CLIP weights (needs the Hub):
+Next steps:
+  0. Open the demo in a browser: make demo
+  1. Train from CLIP's weights (needs the Hub):
      $(RUN) train.py --config configs/vitb16.yaml --dataset_name $(OUT)/dataset --output_dir runs/vitb16
-  2. Your own images (a folder and a CSV):
+  2. Import your own images (a folder and a CSV):
      $(RUN) -m dataset_builders.importers image_folder --help
-  3. Photos and polygons of yours to a map of predictions:
+  3. Predict indicators from your own photos and polygons:
      $(RUN) evaluate.py predict --help
-  4. A bigger city:
+  4. Simulate a larger city:
      $(RUN) -m dataset_builders.synthetic --output_dir runs/bigger --grid_size 80
 endef
 export NEXT
@@ -45,20 +44,20 @@ export NEXT
 .PHONY: help install system quickstart base demo test test-slow test-newest test-minimum torture fuzz lint style types suite real benchmarks docs lock sbom clean
 
 help:
-	@echo "make quickstart   build a synthetic city, adapt the base to it, embed, probe, report (minutes on 2 cores)"
-	@echo "make demo         a page to try the quickstart's model on: map, search, your own images"
-	@echo "make test         lint, types and the test suite"
-	@echo "make test-slow    the slower proofs"
-	@echo "make fuzz         100,000 hostile inputs at everything that reads what others wrote"
-	@echo "make torture      300 faults in the middle of the commands (40 minutes on 2 cores)"
-	@echo "make test-newest  the suite with the newest versions that setup.cfg allows; test-minimum: with the oldest"
-	@echo "make base         rebuild the small synthetic CLIP that the quickstart starts from (an hour)"
-	@echo "make real         the whole job on real images (set URBANLN_SHARED_DATA to their folder)"
-	@echo "make benchmarks   speed and memory, as ratios"
-	@echo "make docs         the documentation as a site, in build/docs"
+	@echo "make quickstart   build a synthetic city, train a small model, embed, probe, report (minutes on 2 cores)"
+	@echo "make demo         open the quickstart's results in a browser: map, search, your own images"
+	@echo "make test         linter, type checker and test suite"
+	@echo "make test-slow    slow tests"
+	@echo "make fuzz         fuzz tests of all readers of external input (100,000 inputs)"
+	@echo "make torture      fault injection into running commands (300 faults, 40 minutes on 2 cores)"
+	@echo "make test-newest  test suite with the newest versions that setup.cfg allows; test-minimum: with the oldest"
+	@echo "make base         train the small synthetic CLIP that the quickstart starts from (an hour)"
+	@echo "make real         train and evaluate on real images (set URBANLN_SHARED_DATA to their folder)"
+	@echo "make benchmarks   speed and memory benchmarks"
+	@echo "make docs         build the documentation site in build/docs"
 	@echo "make lint         ruff and mypy"
-	@echo "make lock         requirements.lock from setup.cfg; UPGRADE=--upgrade for newer versions"
-	@echo "make sbom         what the lock holds, as CycloneDX, in build/sbom.cdx.json"
+	@echo "make lock         update requirements.lock from setup.cfg; UPGRADE=--upgrade for newer versions"
+	@echo "make sbom         CycloneDX list of the locked packages in build/sbom.cdx.json"
 	@echo "make clean        remove runs and caches (not .venv)"
 
 install: $(INSTALLED)
@@ -77,8 +76,7 @@ $(INSTALLED): setup.cfg pyproject.toml $(LOCK)
 	fi
 	@touch $@
 
-# What is no Python package: a browser, and that on CI machines only. Tests that miss it are skipped
-# and say so.
+# Installs a browser, on CI machines only; without one, its tests are skipped.
 system: $(INSTALLED)
 	@if [ -n "$$CI" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v chromium >/dev/null; then \
 	  apt-get update -q && apt-get install -y -q chromium chromium-driver || echo "No browser: its tests are skipped."; fi
@@ -94,7 +92,7 @@ quickstart: $(INSTALLED)
 	$(RUN) evaluate.py report --output_dir $(OUT)/results
 	@echo "$$NEXT"
 
-# Caption candidates with phrases struck out, of a few images: the captions tab of the demo.
+# Caption candidates of a few images for the captions tab of the demo
 $(OUT)/captioned/README.md: | $(INSTALLED)
 	$(RUN) -m dataset_builders.synthetic --output_dir $(OUT)/small_city --cities $(CITY) --grid_size 3 --street_views 1 --with_masks
 	$(RUN) -m pipelines.captioning run configs/captioning/synthetic.yaml --dataset_name $(OUT)/small_city --output_dir $(OUT)/captions
@@ -114,25 +112,25 @@ types: $(INSTALLED)
 	$(RUN) -m mypy train.py
 	$(RUN) -m mypy evaluate.py
 
-# types are checked beside the tests: mypy alone would leave a core idle for a minute
+# the type checker runs in parallel with the tests, as it uses one core only
 test: system style
 	@$(MAKE) --no-print-directory --jobs 2 types suite
 
-# three on two cores: a test that waits for a server or another process leaves its core to others
+# three workers on two cores, as some tests wait for servers or other processes
 suite: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not real and not slow"
 
 test-slow: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -m slow
 
-# ends with a table of what became of the inputs at each reader
+# prints a table of accepted and rejected inputs per reader
 fuzz: $(INSTALLED)
 	URBANLN_FUZZ=100 OMP_NUM_THREADS=1 $(RUN) -m pytest tests/fuzz
 
 torture: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(RUN) -m tests.torture --faults 300 --output_dir runs/torture
 
-# both in an environment of their own, made anew (8 GB each)
+# both in a new environment of their own (8 GB each)
 test-newest:
 	rm -rf .venv-newest
 	@$(MAKE) --no-print-directory VENV=.venv-newest LOCK= suite
@@ -146,7 +144,7 @@ test-minimum: $(INSTALLED)
 lock: $(INSTALLED)
 	$(COMPILE) $(UPGRADE) --output-file requirements.lock
 
-# the tool runs in an environment of its own: it needs much that the project does not
+# the tool runs in its own environment because of its many dependencies
 sbom: $(INSTALLED)
 	@mkdir -p build
 	$(VENV)/bin/uv tool run --from cyclonedx-bom==7.5.0 cyclonedx-py requirements --output-reproducible --output-file build/sbom.cdx.json requirements.lock

@@ -56,7 +56,9 @@ def build_app(settings: DemoSettings) -> Any:
 
 def launch_options() -> dict[str, Any]:
     """Keyword arguments of `launch` besides the port: styles, upload limits, no external hosts."""
-    from .limits import upload_limit
+    from starlette.middleware import Middleware
+
+    from .limits import UploadLimit
     from .page import asset
     from .tabs import theme
 
@@ -68,7 +70,7 @@ def launch_options() -> dict[str, Any]:
         "footer_links": [],
         "share": False,
         "ssr_mode": False,
-        "app_kwargs": {"middleware": [upload_limit()]},
+        "app_kwargs": {"middleware": [Middleware(UploadLimit)]},
         "enable_monitoring": False,
     }
 
@@ -85,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             app.launch(server_port=port, **options)
         except OSError as error:  # raised by Gradio if the port is in use
             raise InputError(
-                f"the page cannot be served ({error}). Give another --server_port."
+                f"The page cannot be served ({error}). Choose another --server_port."
             ) from error
 
     return run_command(work, "demo")

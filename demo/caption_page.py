@@ -19,8 +19,8 @@ COLUMNS = ("model", "stage", "text", "score", "kept", "drop_reason", "chosen", "
 SHOWN_CHARACTERS = 8_000
 LISTED = 1_000
 REASONS = {
-    "below_threshold": "not seen in the image",
-    "too_long": "too long to be checked",
+    "below_threshold": "not found in the image",
+    "too_long": "too long to check",
 }
 
 Row = Mapping[str, Any]
@@ -118,18 +118,18 @@ def caption_page(tables: Mapping[str, Candidates], name: str, image_id: str | No
     """
     candidates = tables.get(name)
     if candidates is None:
-        return notice(f"There is no city {name!r} here; there is {', '.join(tables)}.")
+        return notice(f"There is no city {name!r}; choose one of {', '.join(tables)}.")
     if candidates.opening is None:
         return notice(
-            f"The dataset has no table {name}-captions, so there are no candidates to show. "
-            "`python -m pipelines.captioning run` and `export` make one.", "fine"
+            f"No caption candidates: the dataset has no table {name}-captions. Create it with "
+            "`python -m pipelines.captioning run` and `export`.", "fine"
         )  # fmt: skip
     image_id = (image_id or candidates.opening).strip()
     rows = candidates.of_image(image_id)
     if not rows:
         return notice(
-            f"There are no candidates of an image “{image_id}”. Choose one of the list, such as "
-            f"{candidates.opening}."
+            f"There are no caption candidates for the image “{image_id}”. Choose one from the "
+            f"list, such as {candidates.opening}."
         )
     shown = candidates.picture(image_id)
     rows = _with_chosen(rows, shown)

@@ -23,20 +23,19 @@ from .cities import ShownCity
 from .page import render
 
 LAYERS = {
-    "measured": "The value in the dataset.",
-    "estimated": "What the images suggest, by a model that has seen no label of the region or of "
-    "its district.",
-    "error": "Estimated compared with measured.",
+    "measured": "Values in the dataset.",
+    "estimated": "Values predicted from images by a model trained without the region.",
+    "error": "Estimated compared with measured values.",
 }
 SIDE = 1000.0  # longest side of the SVG
 MOST_SLENDER = 0.35
 STOPS = 9  # of the legend's gradient
 TICKS = 5
 PROTOCOL_NOTES = {
-    "block": "Each region is estimated by a model that has seen neither its district nor what "
-    "touches it.",
-    "random": "Each region is estimated by a model of other regions drawn at random: its "
-    "neighbours help, so scores measure interpolation.",
+    "block": "Each region is estimated by a model trained without its district and the regions "
+    "next to it.",
+    "random": "Each region is estimated by a model trained on other regions, including its "
+    "neighbours, so scores measure interpolation.",
 }
 
 Floats = NDArray[np.float64]

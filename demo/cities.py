@@ -120,8 +120,8 @@ class ShownCity:
             found[BOTH] = (np.concatenate(parts, axis=1), side_by_side(parts))
         if not found:
             raise InputError(
-                f"The table {table.label!r} of {name!r} has no vector of a region of the "
-                "dataset. Was it made from another dataset? Run `evaluate.py embed` on this one."
+                f"The embedding table {table.label!r} of {name!r} has no vectors for the regions "
+                "of the dataset. Run `evaluate.py embed` on this dataset."
             )
         ranked = sorted(
             found, key=lambda view: (-np.isfinite(found[view][0]).any(1).sum(), view != BOTH, view)
@@ -174,7 +174,7 @@ class ShownCity:
             InputError: There is no such view.
         """
         if name not in self.views:
-            raise InputError(f"{self.name} has no vectors of {name!r}.")
+            raise InputError(f"{self.name} has no embeddings of {name!r}.")
         return self.views[name]
 
     def row(self, region_id: str) -> int:
@@ -193,6 +193,17 @@ class ShownCity:
 
 
 Cities = dict[str, ShownCity]
+
+
+def find_city(cities: Cities, name: str) -> ShownCity:
+    """Return a city by name.
+
+    Raises:
+        InputError: There is no such city.
+    """
+    if name not in cities:
+        raise InputError(f"There is no city {name!r}; choose one of {', '.join(cities)}.")
+    return cities[name]
 
 
 def open_cities(settings: DemoSettings, encoder: str, dim: int) -> Cities:
@@ -218,16 +229,18 @@ def open_cities(settings: DemoSettings, encoder: str, dim: int) -> Cities:
             report = Report(settings.results, name)
             cities[name] = ShownCity(name, settings.dataset_name, inputs, table, pictures, report)
     if not cities:
-        have = ", ".join(sorted({table.label for table in tables})) or "none at all"
+        have = ", ".join(sorted({table.label for table in tables})) or "none"
         raise InputError(
-            f"No table of {dim} numbers a region, as {encoder} makes them, in "
-            f"{', '.join(settings.embeddings)} (--embeddings); found: {have}. Run "
-            "`python evaluate.py embed` with this model, or give the model that made the tables."
+            f"No embedding table of dimension {dim}, as computed by {encoder}, in "
+            f"{', '.join(settings.embeddings)} (--embeddings); found: {have}. Run `python "
+            "evaluate.py embed` with this model, or give the model of the tables (--encoder)."
         )
     names = sorted(cities)
     first = settings.city or names[0]
     if first not in cities:
-        raise InputError(f"There are no vectors of {first!r} (--city); of {', '.join(names)}.")
+        raise InputError(
+            f"There are no embeddings of {first!r} (--city); choose one of {', '.join(names)}."
+        )
     return {name: cities[name] for name in sorted(names, key=lambda name: name != first)}
 
 
@@ -277,4 +290,4 @@ def _open_pictures(dataset_name: str, city: str) -> Iterator[tuple[str, Pictures
             continue
 
 
-__all__ = ["VIEW_TITLES", "Cities", "ShownCity", "ViewOfCity", "open_cities"]
+__all__ = ["VIEW_TITLES", "Cities", "ShownCity", "ViewOfCity", "find_city", "open_cities"]

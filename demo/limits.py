@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 
 from .uploads import MAX_BYTES, MAX_STREET_VIEWS
@@ -27,21 +26,16 @@ class UploadLimit:
         await self.app(scope, receive, send)
 
 
-def upload_limit() -> Middleware:
-    """Middleware for `FastAPI(middleware=[...])`."""
-    return Middleware(UploadLimit)
-
-
 def _number(length: bytes) -> int:
     return int(length) if length.isdigit() else 0
 
 
 def _refusal(length: bytes) -> JSONResponse:
-    said = (
-        f"At most {MAX_STREET_VIEWS} images of {MAX_BYTES // 1_000_000} MB each; "
-        f"{_number(length) / 1e6:.0f} MB were announced. Drop fewer or smaller ones."
+    detail = (
+        f"At most {MAX_STREET_VIEWS} images of {MAX_BYTES // 1_000_000} MB each can be uploaded; "
+        f"got {_number(length) / 1e6:.0f} MB. Upload fewer or smaller ones."
     )
-    return JSONResponse({"detail": said}, status_code=413)
+    return JSONResponse({"detail": detail}, status_code=413)
 
 
-__all__ = ["MAX_UPLOAD_BYTES", "UploadLimit", "upload_limit"]
+__all__ = ["MAX_UPLOAD_BYTES", "UploadLimit"]

@@ -12,7 +12,7 @@ from pipelines.evaluation.errors import InputError
 from pipelines.prediction.geopackage import write_geopackage
 
 from .choropleth import LAYERS, outline, paint
-from .cities import VIEW_TITLES, Cities, ShownCity
+from .cities import VIEW_TITLES, Cities, ShownCity, find_city
 from .page import render
 from .region_card import region_card
 
@@ -65,7 +65,7 @@ class MapPanel:
         """Colours, values, legend and note of a layer."""
         layer = str(asked.get("layer"))
         if layer not in LAYERS:
-            raise InputError(f"A layer is one of {', '.join(LAYERS)}; got {layer!r}.")
+            raise InputError(f"The layer must be one of {', '.join(LAYERS)}, got {layer!r}.")
         city = self._city(asked)
         return paint(city, str(asked.get("view")), str(asked.get("indicator")), layer).as_json()
 
@@ -91,10 +91,7 @@ class MapPanel:
         return {"name": f"{city.name}-{view.name}{mark}.gpkg", "content": content}
 
     def _city(self, asked: Mapping[str, Any]) -> ShownCity:
-        name = str(asked.get("city"))
-        if name not in self.cities:
-            raise InputError(f"There is no city {name!r} here; there is {', '.join(self.cities)}.")
-        return self.cities[name]
+        return find_city(self.cities, str(asked.get("city")))
 
     def _controls(self, city: ShownCity) -> str:
         return render("controls", city=city, cities=self.cities, views=VIEW_TITLES, layers=LAYERS)

@@ -94,9 +94,8 @@ def check_model_folder(folder: Path) -> None:
     pickles = sorted(path.name for form in PICKLES for path in folder.glob(form))
     if pickles:
         raise InputError(
-            f"{folder} holds {', '.join(pickles)}: opening a pickle runs code, so such a folder is "
-            "refused. Save the model with safetensors (`model.save_pretrained`) and leave the "
-            "other files out."
+            f"{folder} holds {', '.join(pickles)}: loading a pickle can run arbitrary code. Save "
+            "the model with safetensors (`model.save_pretrained`) and remove these files."
         )
     missing = [
         form.replace("|", " or ")
@@ -105,8 +104,8 @@ def check_model_folder(folder: Path) -> None:
     ]
     if missing:
         raise InputError(
-            f"{folder} is not a complete model: it lacks {', '.join(missing)}. Give the folder "
-            "that train.py, or `save_pretrained` of model and processor, wrote (--encoder)."
+            f"{folder} is not a complete model: it lacks {', '.join(missing)}. Give an output "
+            "folder of train.py, or of `save_pretrained` of model and processor (--encoder)."
         )
 
 
@@ -122,8 +121,8 @@ def _folder(encoder: str) -> Path:
         found = snapshot_download(encoder, allow_patterns=["*.json", "*.txt", "*.model", WEIGHTS])
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
-            f"No model {encoder!r}: there is no such folder, and the Hub does not give it "
-            f"({type(error).__name__}). Check the name, the connection and HF_TOKEN."
+            f"No model {encoder!r}: there is no such folder, and it cannot be downloaded from the "
+            f"Hub ({type(error).__name__}). Check the name, the connection and HF_TOKEN."
         ) from error
     return Path(found)
 

@@ -18,7 +18,7 @@ from pipelines.evaluation.search.prompts import Prompts, read_prompts
 from pipelines.evaluation.search.zero_shot import score_view
 from pipelines.prediction.predict import predict_new
 
-from .cities import VIEW_TITLES, Cities, ShownCity
+from .cities import VIEW_TITLES, Cities, ShownCity, find_city
 from .model import Towers
 from .neighbours import side_by_side
 from .page import notice, render
@@ -66,13 +66,12 @@ def answer(
         example: Region id of the example images; empty for uploads.
     """
     try:
-        if city not in cities:
-            raise InputError(f"There is no city {city!r} here; there is {', '.join(cities)}.")
+        compared = find_city(cities, city)
         upload = read_uploads(street_views, satellite)
         vectors = {
             view: towers.encode_images(images).mean(0) for view, images in upload.views.items()
         }
-        html = _html(cities[city], towers, upload, vectors, example)
+        html = _html(compared, towers, upload, vectors, example)
         return Answer(html, write_files(upload, vectors, towers))
     except InputError as error:
         return Answer(notice(str(error)), [])

@@ -53,11 +53,11 @@ class Report:
             for probe in probes
             if (found := _r2(r for r in mine if (r.system, r.probe) == (COORDINATES, probe)))
         ]
-        said = f"Reported over {own.splits} splits: R² {own.mean:.2f} ± {own.sd:.2f}"
+        text = f"Probe score over {own.splits} splits: R² {own.mean:.2f} ± {own.sd:.2f}"
         if controls:
             best = max(controls, key=lambda one: one.mean)
-            said += f" (coordinates alone, without pictures: {best.mean:.2f})"
-        return f"{said}."
+            text += f" (coordinates only, without images: {best.mean:.2f})"
+        return f"{text}."
 
 
 def _r2(rows: Iterable[ResultRow]) -> Reported | None:

@@ -12,7 +12,7 @@ from pipelines.evaluation.errors import InputError
 from pipelines.evaluation.search.nearest import unit
 
 from .choropleth import outline
-from .cities import VIEW_TITLES, Cities, ShownCity
+from .cities import VIEW_TITLES, Cities, ShownCity, find_city
 from .model import Towers
 from .neighbours import Neighbours
 from .page import notice, render, title
@@ -73,23 +73,18 @@ class Search:
             view: `satellite` or `street_view`.
         """
         try:
-            return self._found(query, self._city(name), view)
+            return self._found(query, find_city(self.cities, name), view)
         except InputError as error:
             return notice(str(error))
-
-    def _city(self, name: str) -> ShownCity:
-        if name not in self.cities:
-            raise InputError(f"There is no city {name!r} here; there is {', '.join(self.cities)}.")
-        return self.cities[name]
 
     def _found(self, query: str, city: ShownCity, view: str) -> str:
         words = plain_text((query or "")[:LONGEST_QUERY])
         if words is None:
-            raise InputError("Write what to look for, such as “a river with trees on both banks”.")
+            raise InputError("Enter a query, such as “a river with trees on both banks”.")
         if view not in views_for_search(city):
             raise InputError(
-                f"{title(city.name)} has no vectors of {VIEW_TITLES.get(view, view)}; it has "
-                f"{', '.join(VIEW_TITLES[one] for one in views_for_search(city))}."
+                f"{title(city.name)} has no embeddings of {VIEW_TITLES.get(view, view)}; choose "
+                f"{' or '.join(VIEW_TITLES[one] for one in views_for_search(city))}."
             )
         vector = unit(self.tower.encode([words]))[0]
         neighbours = city.views[view].neighbours
@@ -117,10 +112,10 @@ def _doubt(recall: Recall | None, best: float) -> str:
         return ""
     if best < recall.floor:
         return (
-            "Nothing here matches these words: they are less similar to any region than 19 in 20 "
-            "sentences of this city's captions."
+            "No good match: the nearest region is less similar to the query than for 95 % of the "
+            "sentences in this city's captions."
         )
-    return "Search with this model is poor (see above)." if recall.poor else ""
+    return "Search quality of this model is low (see above)." if recall.poor else ""
 
 
 def _read_tokens(tower: TextTower, words: str) -> int | None:

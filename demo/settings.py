@@ -23,14 +23,14 @@ NAMES = tuple(VARIABLES)
 ALIASES = {"model_name_or_path": "encoder"}
 PATHS = ("dataset_name", "encoder", "embeddings", "results", "captions")
 DESCRIPTION = """\
-A page on a model and a dataset: a map, search by words, your own images, captions.
+Interactive page for a model and a dataset: map, text search, uploaded images, caption candidates.
 
   python -m demo.app --dataset_name runs/quickstart/dataset --encoder runs/quickstart/model \\
       --embeddings runs/quickstart/embeddings --results runs/quickstart/results
 
-What is not given as a flag is read from URBANLN_DEMO_DATASET, _MODEL, _EMBEDDINGS, _RESULTS,
-_CAPTIONS and _CITY (several embeddings are separated as paths are, by ":" here), or from
-demo/demo.json, whose keys are the flags and whose paths are relative to its folder.
+Other settings are read from the environment variables URBANLN_DEMO_DATASET, _MODEL, _EMBEDDINGS
+(several paths are separated as in PATH), _RESULTS, _CAPTIONS and _CITY, or from demo/demo.json,
+whose keys are the names of the flags and whose paths are relative to its folder.
 """
 
 
@@ -66,18 +66,20 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[DemoSettings, in
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--dataset_name", help="dataset folder, or Hub id")
+    parser.add_argument("--dataset_name", help="dataset folder or Hub id")
     parser.add_argument(
         "--encoder",
         "--model_name_or_path",
         help="built-in encoder, or folder or Hub id of a vision or image-text model (safetensors "
-        "only); search by words needs a text tower",
+        "only); text search needs an image-text model",
     )
-    parser.add_argument("--embeddings", nargs="+", help="tables of `evaluate.py embed`, or folders")
-    parser.add_argument("--results", help="folder of `evaluate.py probe`, for its scores")
+    parser.add_argument(
+        "--embeddings", nargs="+", help="tables of `evaluate.py embed`, or folders with tables"
+    )
+    parser.add_argument("--results", help="output folder of `evaluate.py probe`, to show scores")
     parser.add_argument("--captions", help="dataset of the captions tab; default: --dataset_name")
-    parser.add_argument("--city", help="the city shown first")
-    parser.add_argument("--server_port", type=int, help="default: the first free one from 7860")
+    parser.add_argument("--city", help="city shown first")
+    parser.add_argument("--server_port", type=int, help="default: first free port from 7860")
     options = parser.parse_args(argv)
     given = {name: getattr(options, name) for name in NAMES}
     return read_settings(given, os.environ), options.server_port
@@ -104,8 +106,8 @@ def read_settings(
     if missing:
         raise InputError(
             f"The demo needs {' and '.join(f'--{name}' for name in missing)} (or "
-            f"{', '.join(VARIABLES[name] for name in missing)}). `make quickstart` makes "
-            "everything that `make demo` shows."
+            f"{', '.join(VARIABLES[name] for name in missing)}). `make quickstart` followed by "
+            "`make demo` shows a complete example."
         )
     embeddings = values["embeddings"]
     several = [embeddings] if isinstance(embeddings, str) else embeddings
@@ -128,7 +130,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (AttributeError, ValueError) as error:
         raise InputError(f"{path} is not a JSON object ({error}).") from error
     if unknown:
-        raise InputError(f"{path} has the keys {unknown}; known are {', '.join(NAMES)}.")
+        raise InputError(f"{path} has unknown keys {unknown}; known: {', '.join(NAMES)}.")
     return {name: _from(path.parent, name, value) for name, value in content.items()}
 
 

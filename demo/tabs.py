@@ -52,8 +52,8 @@ def search_tab(cities: Cities, towers: Towers) -> None:
     with gr.Tab("Search", id="search") as tab:
         if towers.tower is None:
             sentence = (
-                f"{towers.name} has no text tower, so regions cannot be searched by words. Start "
-                "the demo with an image-text model, such as UrbanLN or CLIP (--encoder)."
+                f"{towers.name} has no text tower, so text search is not available. Start the "
+                "demo with an image-text model, such as UrbanLN or CLIP (--encoder)."
             )
             gr.HTML(notice(sentence, "fine"), elem_id="search-results", **PLAIN)
             return
@@ -62,7 +62,7 @@ def search_tab(cities: Cities, towers: Towers) -> None:
         note = gr.HTML(elem_id="search-recall", **PLAIN)
         with gr.Row(elem_classes="asking"):
             query = gr.Textbox(
-                label="What to look for", placeholder=EXAMPLES[0], max_length=2000, scale=4,
+                label="Search query", placeholder=EXAMPLES[0], max_length=2000, scale=4,
                 elem_id="query",
             )  # fmt: skip
             city = gr.Dropdown(_choices(cities), value=first.name, label="City", min_width=170)
@@ -124,9 +124,9 @@ def own_images_tab(cities: Cities, towers: Towers) -> None:
 
     with gr.Tab("Your images", id="own") as tab:
         gr.HTML(
-            '<p class="soft">Street views, a satellite image, or both, of one place. They are '
-            "read on this server and deleted within two hours; no address is ever fetched. At most "
-            f"{MAX_STREET_VIEWS} street views, 20 MB each.</p>",
+            '<p class="soft">Upload street views, a satellite image, or both, of one location. '
+            "Files are processed on this server and deleted within two hours. At most "
+            f"{MAX_STREET_VIEWS} street views, 20 MB per file.</p>",
             js_on_load=None,
         )
         with gr.Row():
@@ -136,12 +136,12 @@ def own_images_tab(cities: Cities, towers: Towers) -> None:
             satellite = gr.File(label="Satellite image", height=170, elem_id="satellite")
         with gr.Row(elem_classes="asking"):
             city = gr.Dropdown(
-                _choices(cities), value=opening.name, label="Compare with the regions of"
+                _choices(cities), value=opening.name, label="Compare with regions of"
             )
             button = gr.Button("Describe", variant="primary", min_width=110, elem_id="describe")
         found = gr.HTML(elem_id="own-results", **PLAIN)
         files = gr.File(
-            label="The vectors: Parquet (an embedding table) and CSV",
+            label="Embeddings as Parquet (embedding table) and CSV",
             visible=False, interactive=False, elem_id="vectors",
         )  # fmt: skip
     tab.select(open_tab, [city, found], [street_views, satellite, found, files], **BUSY)

@@ -28,14 +28,18 @@ BEGINNINGS = (
     (b"\x80\x04", "a pickle"),
 )
 REMEDIES = {
-    "too_large": "Make it smaller than {pixels:,} pixels and drop it again.",
-    "truncated": "The file ends too early: copy it anew and drop it again.",
-    "animated": "Save one frame of it as JPEG or PNG.",
-    "aspect_ratio": "Crop it: a side is more than 20 times the other.",
-    "too_small": "Give one of at least 8 x 8 pixels.",
-    "empty": "The file is empty: copy it anew.",
+    "too_large": "Reduce it to at most {pixels:,} pixels and upload it again.",
+    "truncated": "Copy the file again and upload it.",
+    "animated": "Save a single frame as JPEG or PNG.",
+    "aspect_ratio": "Crop it: one side is more than 20 times as long as the other.",
+    "too_small": "Upload an image of at least 8 x 8 pixels.",
+    "empty": "Copy the file again and upload it.",
 }
-ELSE = "Give a JPEG, PNG or WebP image."
+REASONS = {
+    "too_large": "it has too many pixels",
+    "aspect_ratio": "it is too narrow",
+}
+ELSE = "Upload a JPEG, PNG or WebP image."
 
 
 @dataclass(frozen=True)
@@ -71,13 +75,13 @@ def read_uploads(street_views: Sequence[str] | None, satellite: str | None) -> U
     names = list(street_views or [])
     if not names and satellite is None:
         raise InputError(
-            "There is no image yet. Drop street views, a satellite image, or both, and press the "
-            "button again."
+            "There are no images yet. Upload street views, a satellite image, or both, and press "
+            "the button again."
         )
     if len(names) > MAX_STREET_VIEWS:
         raise InputError(
-            f"{len(names)} street views are too many for this page: {MAX_STREET_VIEWS} are the "
-            "most. For whole cities there is `python evaluate.py embed`."
+            f"At most {MAX_STREET_VIEWS} street views can be uploaded, got {len(names)}. Use "
+            "`python evaluate.py embed` for larger collections."
         )
     above = None if satellite is None else read_picture(Path(satellite))
     return Upload([read_picture(Path(name)) for name in names], above)
@@ -93,8 +97,8 @@ def read_picture(path: Path) -> Image.Image:
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise InputError(
-            f"“{name}” has {size / 1e6:.0f} MB; {MAX_BYTES / 1e6:.0f} MB are the most. Save it "
-            "smaller and drop it again."
+            f"“{name}” has {size / 1e6:.0f} MB, but the maximum is {MAX_BYTES / 1e6:.0f} MB. "
+            "Reduce its size and upload it again."
         )
     try:
         image = decode_image(path, max_pixels=MAX_PIXELS)
@@ -106,9 +110,8 @@ def read_picture(path: Path) -> Image.Image:
 
 def _why(path: Path, error: BadImageError) -> str:
     if error.reason in REMEDIES:
-        what = {"too_large": "it has too many pixels", "truncated": "it is cut short"}
-        said = what.get(error.reason, f"it is {error.reason.replace('_', ' ')}")
-        return f"{said}. {REMEDIES[error.reason].format(pixels=MAX_PIXELS)}"
+        reason = REASONS.get(error.reason, f"it is {error.reason.replace('_', ' ')}")
+        return f"{reason}. {REMEDIES[error.reason].format(pixels=MAX_PIXELS)}"
     return f"it is {_kind(path)}. {ELSE}"
 
 
@@ -120,13 +123,13 @@ def _kind(path: Path) -> str:
             return kind
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if b"<svg" in start:
-        return "an SVG drawing, which is not opened here"
-    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<")):
-        return "a web page or another text with markup"
+        return "an SVG drawing, which is not supported"
+    if start.startswith(b"<"):
+        return "a web page or another file with markup"
     try:
         head.decode("utf-8")
     except UnicodeDecodeError:
-        return "not an image that can be read"
+        return "not a readable image"
     return "text"
 
 

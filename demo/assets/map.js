@@ -35,9 +35,9 @@ async function ask(name, question) {
   try {
     const answer = await server[name](question);
     if (answer && !answer.error) return answer;
-    say(answer && answer.error ? answer.error : "The server gave no answer. Try again.");
+    say(answer && answer.error ? answer.error : "The server did not respond. Try again.");
   } catch (error) {
-    say("The server cannot be reached. Check that it still runs, and load this page again.");
+    say("The server cannot be reached. Check that it is running and reload the page.");
   }
   return null;
 }
@@ -151,7 +151,7 @@ element.addEventListener("click", (event) => {
 
 async function download(button) {
   const said = button.nextElementSibling;
-  said.textContent = "Writing…";
+  said.textContent = "Preparing the file…";
   button.disabled = true;
   try {
     const answer = await server.geopackage(chosen());

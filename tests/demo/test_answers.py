@@ -92,7 +92,7 @@ def test_hostile_ids_and_units_stay_text(town):
         ("city", {"city": "atlantis"}, "There is no city 'atlantis'"),
         ("city", None, "There is no city"),
         ("city", [1], "There is no city"),
-        ("layer", {"city": "town", "layer": "lies"}, "A layer is one of"),
+        ("layer", {"city": "town", "layer": "lies"}, "The layer must be one of"),
         ("layer", {"city": "town", "layer": "measured", "view": "x"}, "has no"),
         ("region", {"city": "town", "view": "satellite", "region": "r"}, "has no region 'r'"),
         ("region", {"city": {"a": 1}, "view": [], "region": {}}, "There is no city"),
@@ -112,7 +112,7 @@ def test_measured_and_estimated_share_a_scale_and_are_raw_values(town):
     assert measured.values[0] == rounded(raw, 3, 1.0)
     held_out = town.views["satellite"].predictions.table["population_predicted"]
     assert estimated.values[0] == rounded(float(held_out.iloc[0]), 2, 1.0)
-    assert "has seen neither its district nor what touches it" in estimated.note
+    assert "trained without its district and the regions next to it" in estimated.note
     assert "synthetic" in estimated.note
 
 
@@ -143,7 +143,7 @@ def test_a_city_with_too_few_labels_is_shown_without_estimates():
     raw[:5] = np.arange(5)
     city = shown_city(np.random.default_rng(0).normal(size=(SIDE * SIDE, 6)), raw)
     card = region_card({"town": city}, city, "satellite", city.region_ids[0])
-    assert "too few regions have a label" in card
+    assert "too few regions have labels" in card
     assert "too few labels" in paint(city, "satellite", "population", "estimated").note
     panel = MapPanel({"town": city})
     asked = {"city": "town", "view": "satellite"}
@@ -226,7 +226,7 @@ def iter_tables(settings):
 
 def test_a_city_that_is_not_there_is_named(settings, towers):
     other = DemoSettings(settings.dataset_name, "m", settings.embeddings, city="atlantis")
-    with pytest.raises(InputError, match=r"'atlantis' \(--city\); of harborview, oldgate"):
+    with pytest.raises(InputError, match=r"'atlantis' \(--city\); choose one of harborview, old"):
         open_cities(other, towers.encoder.name, towers.encoder.dim)
 
 
@@ -286,9 +286,9 @@ def test_struck_out_phrases_are_shown_with_score_and_reason(candidates, monkeypa
     monkeypatch.setattr(candidates["harborview"], "of_image", lambda image_id: rows)
     page = caption_page(candidates, "harborview", None)
     assert "<s>red bus</s> 0.003" in page
-    assert "not seen in the image" in page
+    assert "not found in the image" in page
     assert "<s>a tree" not in page
-    assert "left out: too short" in page
+    assert "dropped: too short" in page
 
 
 def measured(**changed) -> Recall:
@@ -311,14 +311,14 @@ def test_search_finds_the_regions_of_the_highest_cosine(search, cities, towers):
     best = city.region_ids[int(np.argmax(scores))]
     assert page.index(f'data-region="{best}"') == page.index("data-region=")
     assert "folded" not in page
-    assert "has no vectors" in search.page("a", "harborview", "both")
+    assert "has no embeddings" in search.page("a", "harborview", "both")
 
 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"text_to_image": 0.09}, "Search with this model is poor"),
-        ({"floor": 1.1}, "Nothing here matches these words"),
+        ({"text_to_image": 0.09}, "Search quality of this model is low"),
+        ({"floor": 1.1}, "No good match"),
     ],
 )
 def test_poor_searches_and_words_that_match_nothing_are_folded_away(
@@ -377,7 +377,7 @@ def test_examples_find_their_own_region(cities, towers):
 
 
 def test_a_city_of_too_few_captioned_images_has_no_recall(cities, towers):
-    assert "Nobody has measured" in Search(cities, towers).note("oldgate", "satellite")
+    assert "Search quality is unknown" in Search(cities, towers).note("oldgate", "satellite")
 
 
 def test_vectors_of_own_images_are_the_mean_of_the_encoders(cities, towers, picture_files):
@@ -398,7 +398,7 @@ def read_embeddings_of(files: list[str]) -> EmbeddingTable:
 
 def test_views_the_city_lacks_are_told_and_still_give_vectors(town, towers, picture_files):
     found = answer({"town": town}, towers, "town", picture_files["street_view"], None)
-    assert "town has no vectors of street views" in found.html
+    assert "Town has no embeddings of street views" in found.html
     assert len(found.files) == 2
 
 
@@ -412,10 +412,10 @@ def test_own_images_unlike_the_training_have_their_estimates_folded(
         lambda found, X: predict_new(found, X + 1e3),
     )
     unusual = answer(cities, towers, "harborview", None, files[0]).html
-    assert "like those of the regions" in usual
+    assert "similar to those of the training regions" in usual
     assert "folded" not in usual
     assert unusual.index("<details") < unusual.index('<table class="predictions">')
-    assert "unlike those of all labelled regions" in unusual
+    assert "unlike those of any labelled region" in unusual
 
 
 def test_the_search_tab_of_an_encoder_without_a_text_tower_says_so(cities, towers):
@@ -425,4 +425,4 @@ def test_the_search_tab_of_an_encoder_without_a_text_tower_says_so(cities, tower
 
     with gr.Blocks(analytics_enabled=False) as app:
         search_tab(cities, Towers(towers.encoder))
-    assert "has no text tower, so regions cannot be searched by words" in json.dumps(app.config)
+    assert "has no text tower, so text search is not available" in json.dumps(app.config)

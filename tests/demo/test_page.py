@@ -135,7 +135,7 @@ def test_layers_change_colours_legend_and_name_the_protocol(on_map):
     )
     assert all(titles)  # a definition of each on hover
     on_map.execute_script("document.querySelector('input[name=layer][value=measured]').click()")
-    wait(on_map, "document.querySelector('.note').textContent.includes('as measured')")
+    wait(on_map, "document.querySelector('.note').textContent.includes('Measured values')")
 
 
 def test_arrow_keys_go_from_region_to_region_and_say_where(on_map):
@@ -277,13 +277,13 @@ def test_search_for_nothing_says_what_to_write(driver):
     box.send_keys("   ")
     driver.find_element("id", "search-button").click()
     wait(driver, "document.querySelector('#search-results .notice.error')")
-    assert "Write what to look for" in text_of(driver, "#search-results")
+    assert "Enter a query" in text_of(driver, "#search-results")
 
 
 def test_your_images_opens_on_an_example(driver):
     open_tab(driver, "Your images")
     wait(driver, "document.querySelector('#own-results .own')")
-    assert "An example: the images of harborview_" in text_of(driver, "#own-results")
+    assert "Example: the images of region harborview_" in text_of(driver, "#own-results")
     wait(driver, "document.querySelectorAll('#street-views tr.file').length === 2")
 
 
@@ -319,9 +319,9 @@ def test_dropped_pictures_give_predictions_a_warning_and_vectors(driver, picture
     drop(driver, "#satellite", picture_files["satellite"][:1])
     answer = describe(driver)
     assert "Your 4 images" in answer
-    assert "unlike those of" in answer or "like those of the regions" in answer
-    assert "Estimated, as if it were a region of Harborview" in answer
-    assert "Described by prompts" in answer
+    assert "unlike those of" in answer or "similar to those of the training regions" in answer
+    assert "Estimates for a region of Harborview" in answer
+    assert "Zero-shot description" in answer
     wait(driver, "document.querySelectorAll('#vectors tr.file').length === 2")
     assert "region.parquet" in text_of(driver, "#vectors").replace(" ", "")
 
@@ -329,7 +329,7 @@ def test_dropped_pictures_give_predictions_a_warning_and_vectors(driver, picture
 def test_nothing_dropped_and_bad_files_are_told_in_a_sentence(driver, tmp_path: Path):
     drop(driver, "#street-views", [])
     drop(driver, "#satellite", [])
-    assert "There is no image yet" in describe(driver)
+    assert "There are no images yet" in describe(driver)
     page = tmp_path / "page.jpg"
     page.write_text("<!doctype html><script>window.hacked = 3</script>")
     drop(driver, "#satellite", [str(page)])

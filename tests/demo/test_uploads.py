@@ -49,7 +49,8 @@ BAD = {
     "drawing.svg": (b'<svg xmlns="http://www.w3.org/2000/svg"><script/></svg>', "SVG"),
     "archive.jpg": (archive(), "zip archive"),
     "bomb.png": (bomb(), "too many pixels"),
-    "cut.jpg": (noise(256)[:2_000], "cut short"),
+    "cut.jpg": (noise(256)[:2_000], "it is truncated"),
+    "narrow.png": (encode_image(Image.new("RGB", (900, 9)), "PNG"), "it is too narrow"),
     "nothing.jpg": (b"", "is empty"),
     "pickle.jpg": (b"\x80\x04\x95junk", "a pickle"),
     "small.png": (encode_image(Image.new("RGB", (4, 4)), "PNG"), "too small"),
@@ -80,19 +81,19 @@ def test_a_file_too_large_is_refused_before_it_is_read(tmp_path):
     path = tmp_path / "large.jpg"
     with path.open("wb") as file:
         file.truncate(30_000_000)  # sparse: all zeros, none on the disk
-    with pytest.raises(InputError, match="30 MB; 20 MB are the most"):
+    with pytest.raises(InputError, match="30 MB, but the maximum is 20 MB"):
         read_picture(path)
 
 
 def test_five_hundred_street_views_are_refused_before_any_is_opened():
     names = [f"/nowhere/{n}.jpg" for n in range(500)]
-    with pytest.raises(InputError, match=f"500 street views .* {MAX_STREET_VIEWS} are the most"):
+    with pytest.raises(InputError, match=f"At most {MAX_STREET_VIEWS} street views .* got 500"):
         read_uploads(names, None)
 
 
 def test_an_empty_submission_is_told_what_to_do():
     for nothing in (None, []):
-        with pytest.raises(InputError, match="Drop street views, a satellite image, or both"):
+        with pytest.raises(InputError, match="Upload street views, a satellite image, or both"):
             read_uploads(nothing, None)
 
 
