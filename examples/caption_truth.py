@@ -143,7 +143,7 @@ def choices(images: Sequence[Sequence[Judged]]) -> list[Choice]:
         singles[model] = [np.mean(f1) if f1 else np.nan for f1 in own]
     best = max(singles, key=lambda model: float(np.nanmean(singles[model])))
     for model, f1 in singles.items():
-        scores[f"only {model}" + (" (the best single one)" if model == best else "")] = f1
+        scores[f"only {model}" + (" (best single model)" if model == best else "")] = f1
     scores["oracle"] = [max(one.after.f1 for one in image) for image in kept]
     return [_choice(name, np.array(f1), scores["consensus"]) for name, f1 in scores.items()]
 
@@ -211,12 +211,12 @@ def report(
     """Format the results as Markdown tables."""
     errors = f"*simulated* detector: miss rate {miss_rate:g}, false alarm rate {false_alarm_rate:g}"
     lines = [
-        f"Embedded *synthetic* city, *simulated* captioners (short captions make up "
-        f"{local_hallucination:g} times as much as long ones), {errors}.",
+        f"*Synthetic* city, *simulated* captioning models (hallucination rate of short captions "
+        f"relative to long ones: {local_hallucination:g}), {errors}.",
         "",
-        "| view (*synthetic*) | images | captions | made-up share of things named, before -> after "
-        "| made-up things cut | recall of true things, before -> after | true things lost, net "
-        "| lost, gross |",
+        "| view (*synthetic*) | images | captions | hallucinated share of named objects, before "
+        "-> after | hallucinations removed | recall of true objects, before -> after | true "
+        "objects lost, net | lost, gross |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for view, groups in images.items():
@@ -228,8 +228,8 @@ def report(
         )
     lines += [
         "",
-        "| view (*synthetic*) | choice of a caption | mean F1 against the truth "
-        "| consensus has more by |",
+        "| view (*synthetic*) | caption chosen by | mean F1 against the ground truth "
+        "| gain of consensus |",
         "|---|---|---|---|",
     ]
     for view, groups in images.items():
@@ -249,12 +249,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--grid_size", type=int, default=8, help="regions of 1 km per side")
     add("--street_views", type=int, default=1, help="street views per region")
-    add("--seed", type=int, default=0, help="of the city and of the detector")
-    add("--miss_rate", type=float, default=0.03, help="of the simulated detector")
-    add("--false_alarm_rate", type=float, default=0.2, help="of the simulated detector")
-    ratio = "rate of made-up things in short captions over that in long ones"
+    add("--seed", type=int, default=0, help="seed of the city and of the detector")
+    detected = "of the simulated detector"
+    add("--miss_rate", type=float, default=0.03, help=f"miss rate {detected}")
+    add("--false_alarm_rate", type=float, default=0.2, help=f"false alarm rate {detected}")
+    ratio = "hallucination rate of short captions relative to long ones"
     add("--local_hallucination", type=float, default=LOCAL_HALLUCINATION, help=ratio)
-    add("--work_dir", type=Path, help="keep the run here")
+    add("--work_dir", type=Path, help="folder in which the run is kept")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
         root = args.work_dir or Path(temporary)

@@ -53,9 +53,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of the collections")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/new_york"))
-    parser.add_argument("--model", help="an UrbanLN, which is also taken with random weights")
-    parser.add_argument("--seeds", type=int, default=10, help="splits of each protocol")
-    parser.add_argument("--docs", type=Path, help="folder of the documentation to bring up to date")
+    parser.add_argument(
+        "--model", help="folder of an UrbanLN to include, also with random initialisation"
+    )
+    parser.add_argument("--seeds", type=int, default=10, help="number of splits per protocol")
+    parser.add_argument("--docs", type=Path, help="folder of the documentation to update")
     arguments = parser.parse_args(argv)
     try:
         table = run(arguments.data, arguments.output_dir, arguments.model, arguments.seeds)
@@ -86,7 +88,7 @@ def run(data: Path, output: Path, model: str | None, seeds: int) -> pd.DataFrame
     """
     photos = data / "streetview_nyc" / "labels.csv"
     if not photos.is_file():
-        raise InputError(f"There is no {photos}: --data names the folder of the collections.")
+        raise InputError(f"There is no {photos}: --data must be the folder of the collections.")
     output.mkdir(parents=True, exist_ok=True)
     recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
     write_places(photos, recipe["boundary"]["bbox"], output / "places.gpkg")
@@ -174,7 +176,7 @@ def write_docs(table: pd.DataFrame, reaches: Mapping[str, Path], docs: Path) -> 
     page = docs / "results.md"
     text, found = TABLE.subn(rf"\g<1>{markdown(table)}\g<2>", page.read_text(encoding="utf-8"))
     if not found:
-        raise InputError(f"{page} has no place for the table: the comment `table: new_york`.")
+        raise InputError(f"{page} lacks the comment `table: new_york`, which marks the table.")
     page.write_text(text, encoding="utf-8")
     table.round(4).to_csv(docs / "results" / SCORES, index=False)
     reach = {city: pd.read_csv(path) for city, path in reaches.items()}

@@ -54,16 +54,16 @@ PLACES = {
 BLOCK_TILES = 16  # in Beijing, about 12.6 km
 SMALL_SYSTEMS = ("tile2vec", "simclr-adjacency")
 LEFT_OUT = {
-    "clip": "its weights are on the Hub; `--clip FOLDER` adds it",
-    "clip-stretched": "Long-CLIP's weights are on the Hub",
-    "remoteclip": "its weights are on the Hub",
-    "resnet18": "its weights are on the Hub",
-    "pg-simclr": "there are no points of interest; without them it is simclr-adjacency",
-    "musecl-nomob": "there are no points of interest, nor two views of a place",
-    "urbanclip": "these pictures have no captions",
-    "urbanclip-full": "these pictures have no captions",
-    "urbanvlp": "there are no captions, nor two views of a place",
-    "urbanvlp-nocoord": "there are no captions, nor two views of a place",
+    "clip": "needs weights from the Hub; added by `--clip FOLDER`",
+    "clip-stretched": "needs Long-CLIP's weights from the Hub",
+    "remoteclip": "needs weights from the Hub",
+    "resnet18": "needs weights from the Hub",
+    "pg-simclr": "needs points of interest; without them, it equals simclr-adjacency",
+    "musecl-nomob": "needs points of interest and two views per region",
+    "urbanclip": "needs captions",
+    "urbanclip-full": "needs captions",
+    "urbanvlp": "needs captions and two views per region",
+    "urbanvlp-nocoord": "needs captions and two views per region",
 }
 SHUFFLED, SENTENCES = "captions-shuffled", "captions-minilm"
 BY_RIDGE = Reference("coordinates", "none", "ridge")
@@ -76,13 +76,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder of the real data")
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the collections")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder of the tables")
     parser.add_argument("--only", choices=PLACES, nargs="+", default=list(PLACES))
-    parser.add_argument("--model", help="UrbanLN's folder, whose towers are probed beside the rest")
-    parser.add_argument("--clip", help="folder of CLIP's own weights, frozen")
+    parser.add_argument("--model", help="folder of an UrbanLN to include")
+    parser.add_argument("--clip", help="folder of CLIP weights to include, frozen")
     parser.add_argument(
-        "--seeds", type=int, help="splits (default: 5, or 10 of fewer than 1,000 regions)"
+        "--seeds",
+        type=int,
+        help="number of splits (default: 5, or 10 with fewer than 1,000 regions)",
     )
     options = parser.parse_args(argv)
     sections = []
@@ -248,7 +250,7 @@ def section(title: str, results: Path) -> str:
 
 def left_out() -> str:
     """List of the systems that are not in the tables, with reasons."""
-    lines = ["Not in the table:", ""]
+    lines = ["Systems not in the tables:", ""]
     return "\n".join([*lines, *(f"- {name}: {reason}." for name, reason in LEFT_OUT.items())])
 
 

@@ -76,8 +76,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output_dir", type=Path, required=True, help="the checkpoint")
-    parser.add_argument("--work_dir", type=Path, required=True, help="dataset and training run")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder of the checkpoint")
+    parser.add_argument(
+        "--work_dir", type=Path, required=True, help="folder of the dataset and the training run"
+    )
     args = parser.parse_args(argv)
     dataset, run = args.work_dir / "dataset", args.work_dir / "run"
     build_dataset(

@@ -50,24 +50,24 @@ class Arguments:
     """Command-line arguments."""
 
     data: Path = argument(None, "Folder of the release.")
-    output_dir: Path = argument(None, "Folder of the page and the rows.")
-    cities: list[str] | None = argument(None, "Default: all there are.")
-    tasks: list[str] | None = argument(None, f"Default: {', '.join(TASKS)}.")
-    protocols: list[str] = argument(list(PROTOCOLS), "Splits.")
-    seeds: list[int] = argument(list(SEEDS), "Of the splits.")
+    output_dir: Path = argument(None, "Folder of the results.")
+    cities: list[str] | None = argument(None, "Cities to score; default: all.")
+    tasks: list[str] | None = argument(None, f"Tasks to score; default: {', '.join(TASKS)}.")
+    protocols: list[str] = argument(list(PROTOCOLS), "Split protocols.")
+    seeds: list[int] = argument(list(SEEDS), "Split seeds.")
     systems: list[str] = argument(
         ["mean", "coordinates"],
-        f"Of {', '.join(SYSTEMS)}; {NO_SYSTEM}: --raster and --table alone.",
+        f"Systems to compare: {', '.join(SYSTEMS)}, or {NO_SYSTEM} for --raster and --table only.",
     )
     raster: list[str] | None = argument(
         None,
-        "NAME=PATH ...: many-band GeoTIFFs, {city} in the path; averaged by area over each cell.",
+        "NAME=PATH ...: multi-band GeoTIFFs, with {city} in the path, averaged over each cell.",
     )
     table: list[str] | None = argument(None, "NAME=FILE ...: tables of `evaluate.py embed`.")
-    dataset: str | None = argument(None, "Of the tables, where it is not where they say.")
-    head: Literal["ridge", "mlp"] = argument("ridge", "Of vectors.")
-    buffer_m: float = argument(BUFFER_M, "Of the protocol `block`, in metres.")
-    device: str = argument("cpu", "Of the MLP head: cpu, cuda, cuda:1, mps.")
+    dataset: str | None = argument(None, "Dataset of the tables, if it has moved.")
+    head: Literal["ridge", "mlp"] = argument("ridge", "Regression head on embeddings.")
+    buffer_m: float = argument(BUFFER_M, "Buffer of the protocol `block`, in metres.")
+    device: str = argument("cpu", "Device of the MLP head: cpu, cuda, cuda:1, mps.")
 
 
 class Problems(list[str]):
@@ -101,7 +101,7 @@ def _parse(argv: Sequence[str]) -> Arguments:
     (arguments,) = parse_dataclasses(argv, parts, program=PROGRAM, description=str(__doc__))
     for flag in ("--raster", "--table"):
         if sum(one.partition("=")[0] == flag for one in argv) > 1:
-            raise InputError(f"Give {flag} once, with all its NAME=PATH behind it.")
+            raise InputError(f"Give {flag} once, followed by all its NAME=PATH.")
     return arguments  # type: ignore[no-any-return]
 
 
@@ -130,7 +130,7 @@ def _run(arguments: Arguments) -> None:
     for one in scored.skipped:
         print(f"Not scored: {one.task_id}: {one.reason}", file=sys.stderr)
     if not scored.rows:
-        raise InputError("Nothing was scored, for the reasons above.")
+        raise InputError("Nothing was scored; see the reasons above.")
     page = write_report(scored, published, arguments.output_dir, arguments.buffer_m)
     print(f"{len(scored.rows)} rows. Page: {page}")
 
@@ -145,7 +145,7 @@ def _wrong_values(arguments: Arguments) -> list[str]:
                 hint = did_you_mean(name, known)
                 wrong.append(f"--{flag} takes {', '.join(known)}, got {name!r}.{hint}")
     if out := [seed for seed in arguments.seeds if not 0 <= seed <= MOST_SEED]:
-        wrong.append(f"--seeds must lie from 0 to {MOST_SEED}, got {out[0]}.")
+        wrong.append(f"--seeds must be from 0 to {MOST_SEED}, got {out[0]}.")
     if not arguments.buffer_m >= 0:
         wrong.append(f"--buffer_m must not be negative, got {arguments.buffer_m}.")
     if arguments.head == "mlp" and (reason := _unusable(arguments.device)):
@@ -174,7 +174,7 @@ def _systems(arguments: Arguments, problems: Problems) -> list[Control | Vectors
             if not (name and separator and path):
                 problems.append(f"{flag} takes NAME=PATH, got {text!r}.")
             elif name in taken:
-                problems.append(f"{flag}: the name {name!r} is taken; give another.")
+                problems.append(f"{flag}: the name {name!r} is taken; choose another.")
             else:
                 taken.add(name)
                 systems.append(problems.attempt(_vectors, flag, name, path, arguments.dataset))

@@ -46,7 +46,7 @@ class RasterVectors:
         bands = {path.name: self._bands(path) for path in paths}
         if len(set(bands.values())) > 1:
             counts = ", ".join(f"{path} has {count}" for path, count in bands.items())
-            raise InputError(f"--raster {name}: the rasters differ in their bands: {counts}.")
+            raise InputError(f"--raster {name}: the numbers of bands differ: {counts}.")
         stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
         self.fingerprint = digest(stamps)
 
@@ -105,17 +105,18 @@ class TableVectors:
             raise InputError(f"--table {name}: no file at {path}.")
         self.name, table = name, read_embeddings(path)
         if not table.views:
-            raise InputError(f"--table {name}: {path} holds no vector.")
+            raise InputError(f"--table {name}: {path} has no embeddings.")
         self.city, self.fingerprint = str(table.metadata.get("city")), table.hash
         dataset = dataset or table.metadata.get("dataset")
         if not dataset:
-            raise InputError(f"--table {name}: {path} names no dataset. Give --dataset.")
+            raise InputError(f"--table {name}: {path} does not name its dataset. Set --dataset.")
         city = open_city(str(dataset), self.city)
         rows = {region: row for row, region in enumerate(table.region_ids)}
         regions = city.regions[city.regions["region_id"].isin(rows)]
         if regions.empty:
             raise InputError(
-                f"--table {name}: none of its regions is in {dataset}. Give its own --dataset."
+                f"--table {name}: none of its regions is in {dataset}. Set --dataset to the "
+                "dataset of the table."
             )
         self.vectors = table.matrix(table.views[0])[[rows[one] for one in regions["region_id"]]]
         self.regions = regions[["geometry"]].reset_index(drop=True)

@@ -16,9 +16,9 @@ from .tasks import SEES, TASKS
 REFERENCE = "coordinates (knn)"
 MEAN = "mean of cities"
 PROTOCOL_TITLES = {
-    "cityrep_block": "Blocks: the benchmark's protocol",
-    "block": "Blocks with a buffer: this project's protocol",
-    "cityrep_random": "Random cells: the benchmark's diagnostic",
+    "cityrep_block": "Block split (benchmark)",
+    "block": "Block split with a buffer (this project)",
+    "cityrep_random": "Random split (benchmark, diagnostic)",
 }
 TASK_TITLES = {
     "population": "Population",

@@ -110,11 +110,11 @@ class Store:
             try:
                 values = json.loads(line)
                 if set(values) != names:
-                    raise ValueError("other fields")
+                    raise ValueError("unexpected fields")
             except (ValueError, TypeError) as error:
                 raise InputError(
-                    f"{path}, line {number} is no row of this program ({error}). Remove the line, "
-                    "or give another --output_dir."
+                    f"{path}, line {number} is not a valid result row ({error}). Remove the line "
+                    "or choose another --output_dir."
                 ) from error
             row = Row(**values)
             self.rows[row.key] = row

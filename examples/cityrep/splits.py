@@ -68,7 +68,7 @@ def draw_split(task: Task, protocol: str, seed: int, buffer_m: float = BUFFER_M)
 
 def _draw(units: Ints, seed: int) -> Split:
     if len(units) < 3:
-        raise InputError(f"A split needs 3 cells in 3 blocks at least, got {len(units)}.")
+        raise InputError(f"A split needs at least 3 cells in 3 blocks, got {len(units)}.")
     rest, test = train_test_split(units, test_size=TEST_SHARE, random_state=seed)
     train, validation = train_test_split(rest, test_size=VALIDATION_SHARE, random_state=seed)
     return Split(train, validation, test)
@@ -89,7 +89,7 @@ def _buffered(task: Task, split: Split, buffer_m: float) -> Split:
     if empty:
         raise InputError(
             f"{task.task_id}: a buffer of {distance:.0f} m leaves no cell for {', '.join(empty)}. "
-            "Give a smaller --buffer_m, or leave out the protocol `block`."
+            "Use a smaller --buffer_m or omit the protocol `block`."
         )
     return kept
 

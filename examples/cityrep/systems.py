@@ -187,8 +187,8 @@ def aligned(system: Vectors, task: Task, scratch: Path) -> Iterator[tuple[Vector
         if finite.any() and not finite.all():
             bands = ", ".join(str(one + 1) for one in np.flatnonzero(finite == 0)[:5])
             raise NoVectorsError(
-                f"{system.name}: component {bands} has no number anywhere in {task.city}. Give "
-                "vectors without it."
+                f"{system.name}: dimension {bands} is missing everywhere in {task.city}. Remove it "
+                "from the embeddings."
             )
         if matrix is None or not there:
             raise NoVectorsError(f"{system.name} has no vector for any cell of {task.task_id}.")

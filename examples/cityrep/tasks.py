@@ -154,7 +154,7 @@ def find_tasks(
         InputError: There is no task, or a requested city or task is missing.
     """
     if not data.is_dir():
-        raise InputError(f"There is no folder {data}: --data takes the folder of the release.")
+        raise InputError(f"There is no folder {data}: --data must be the folder of the release.")
     here = _folders(data)
     if not here:
         raise InputError(f"No CityRep task in {data}: expected {LAYOUT}.")
@@ -174,7 +174,7 @@ def find_tasks(
         if (cities and city not in cities) or (names and name not in names):
             continue
         if name not in TASKS:
-            reason = f"no task of regression that is measured here: {', '.join(TASKS)}"
+            reason = f"not one of the supported regression tasks: {', '.join(TASKS)}"
             skipped.append(Skipped(path.name, reason))
         elif (later := latest[city, name]) != path:
             skipped.append(Skipped(path.name, f"{later.name} is scored instead"))
@@ -221,17 +221,17 @@ def read_task(folder: Path) -> Task:
     try:
         meta = json.loads((folder / "task.json").read_text(encoding="utf-8"))
         if not isinstance(meta, dict):
-            raise ValueError("it holds no JSON object")
+            raise ValueError("it is not a JSON object")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"{folder / 'task.json'} cannot be read: {reason}.") from error
     if (kind := meta.get("task_type")) != "regression":
-        raise InputError(f"{folder.name} is a task of {kind}; only regression is measured here.")
+        raise InputError(f"{folder.name} is a {kind} task; only regression is supported.")
     samples, raster = folder / "samples.parquet", folder / "labels.tif"
     if not samples.is_file() and not raster.is_file():
         raise InputError(
-            f"{folder} has neither samples.parquet nor labels.tif. Fetch them, or choose others by "
-            "--cities and --tasks."
+            f"{folder} has neither samples.parquet nor labels.tif. Download them, or select other "
+            "tasks with --cities and --tasks."
         )
     try:
         read = _from_samples if samples.is_file() else _from_raster
@@ -241,11 +241,11 @@ def read_task(folder: Path) -> Task:
     announced = meta.get("n_samples", len(task))
     if len(task) != announced:
         raise InputError(
-            f"{folder.name} has {len(task)} samples, but its task.json announces {announced}: its "
-            "splits would not be those of the benchmark. Fetch the task's labels again."
+            f"{folder.name} has {len(task)} samples, but its task.json states {announced}, so its "
+            "splits would differ from those of the benchmark. Download its labels again."
         )
     if not len(task) or np.ptp(task.values) == 0:
-        raise InputError(f"{folder.name} has nothing to predict: no label, or all are equal.")
+        raise InputError(f"{folder.name} cannot be predicted: no labels, or all are equal.")
     return task
 
 
@@ -254,7 +254,7 @@ def _from_raster(task_id: str, path: Path, meta: dict[str, Any]) -> Task:
         band = file.read(1)
         known = file.crs or meta.get("crs")
         if known is None:
-            raise ValueError("no CRS; write it into labels.tif or task.json")
+            raise ValueError("no CRS; add it to labels.tif or task.json")
         crs = pyproj.CRS.from_user_input(known)
         grid = Grid(file.transform, file.width, file.height, crs)
         nodata = file.nodata
@@ -273,7 +273,7 @@ def _from_samples(task_id: str, path: Path, meta: dict[str, Any]) -> Task:
     row, col = (table[name].to_numpy(np.int64) for name in ("row", "col"))
     x, y = (table[name].to_numpy(np.float64) for name in ("x", "y"))
     if not np.isfinite([x, y]).all() or len(set(row)) < 2 or len(set(col)) < 2:
-        raise ValueError(f"the cells of {path.name} make no grid: check row, col, x and y")
+        raise ValueError(f"the cells of {path.name} do not form a grid: check row, col, x and y")
     # fit the grid to the cell centres
     (dx, left), (dy, top) = np.polyfit(col, x, 1), np.polyfit(row, y, 1)
     transform = Affine(dx, 0, left - dx / 2, 0, dy, top - dy / 2)
@@ -281,7 +281,7 @@ def _from_samples(task_id: str, path: Path, meta: dict[str, Any]) -> Task:
     grid = Grid(transform, int(col.max()) + 1, int(row.max()) + 1, crs)
     values = table["label"].to_numpy(np.float32)
     if not np.isfinite(values).all():
-        raise ValueError(f"{path.name} has {int((~np.isfinite(values)).sum())} empty labels")
+        raise ValueError(f"{path.name} has {int((~np.isfinite(values)).sum())} missing labels")
     return Task(task_id, values, row, col, x, y, grid)
 
 

@@ -1,4 +1,4 @@
-"""The small synthetic city of the captioning tests."""
+"""Small synthetic city of the captioning tests."""
 
 from tests.pipelines.captioning.conftest import city_with_truth, truth
 

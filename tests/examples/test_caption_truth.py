@@ -1,4 +1,4 @@
-"""What refinement and consensus are worth on the synthetic city, in small, and how it is told."""
+"""Evaluation of refinement and consensus on a small synthetic city."""
 
 from functools import partial
 
@@ -23,7 +23,7 @@ from pipelines.captioning.simulated.truth import Truth
 def _judged(
     model: str, before: str, after: str, chosen: bool = False, dropped: bool = False
 ) -> Judged:
-    """Capital letters are there, small ones are not; there are A, B, C and D."""
+    """Judged candidate with true objects A, B, C and D; lower-case letters are false objects."""
     return Judged(model, chosen, dropped, _judgement(before), _judgement(after))
 
 
@@ -55,8 +55,8 @@ def test_choices_are_counted_by_hand():
     assert found["consensus"].f1 == pytest.approx((abc + abd + 1) / 3)
     assert found["random choice"].f1 == pytest.approx(((abc + ax) / 2 + (a + abd) / 2 + 1) / 3)
     assert found["oracle"].f1 == found["consensus"].f1
-    assert found["only b (the best single one)"].f1 == pytest.approx((ax + abd + 1) / 3)
-    # compared where there is one of its captions
+    assert found["only b (best single model)"].f1 == pytest.approx((ax + abd + 1) / 3)
+    # compared on images with one of its captions
     assert found["only a"].f1 == pytest.approx((abc + a) / 2)
     assert found["only a"].gain.value == pytest.approx((abd - a) / 2)
 
@@ -81,7 +81,7 @@ def test_options_reach_the_simulated_models(tmp_path):
 
 @pytest.fixture(scope="module")
 def images(city_with_truth, truth: Truth, tmp_path_factory):
-    """Six images through the whole pipeline, with simulated models."""
+    """Judged candidates of six images, captioned with simulated models."""
     detector = {"miss_rate": 0.03, "false_alarm_rate": 0.2}
     folder = tmp_path_factory.mktemp("captions")
     recipe = synthetic_recipe(city_with_truth, folder, detector, max_images=3)

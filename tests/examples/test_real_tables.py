@@ -1,4 +1,4 @@
-"""The tables on real labels, on small things that are known."""
+"""Tables on real labels, with small inputs."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The judge of captions of the synthetic city: exact, since captions are written from facts."""
+"""Comparison of captions with the ground truth of the synthetic city."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_judge_finds_all_and_nothing_else_in_the_reference(truth: Truth):
         caption = reference_caption(one.facts, one.view)
         found = judge(caption.text, one)
         assert found.false == frozenset()
-        # what is over 200 words is left off
+        # facts beyond 200 words are omitted
         assert found.missed == {thing_of(fact) for fact in caption.omitted}
 
 

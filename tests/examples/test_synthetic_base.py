@@ -1,4 +1,4 @@
-"""The small CLIP that the quickstart starts from, as it stands in the repository."""
+"""The small CLIP checkpoint in the repository."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""A release of two small cities, written by the tests."""
+"""Small release with two cities."""
 
 import json
 from collections.abc import Callable
@@ -15,7 +15,7 @@ ORIGINS = {"north": (10.0, 50.0), "south": (20.0, -5.0)}
 
 
 def smooth_field(seed: int = 0) -> np.ndarray:
-    """`(24, 30)`: a hill, a slope and noise; the corner is nodata, one cell is nan."""
+    """Field `(24, 30)` with a hill, a slope and noise; a corner is nodata and one cell NaN."""
     rng = np.random.default_rng(seed)
     row, col = np.mgrid[:HEIGHT, :WIDTH]
     hill = 5 * np.exp(-((row - 12) ** 2 + (col - 9) ** 2) / 60)
@@ -26,7 +26,7 @@ def smooth_field(seed: int = 0) -> np.ndarray:
 
 
 def write_raster(path: Path, bands: np.ndarray, origin, cell=CELL, **more) -> Path:
-    """Bands `(B, H, W)` as a GeoTIFF whose upper left corner is `origin`."""
+    """Write bands `(B, H, W)` as a GeoTIFF with upper left corner `origin`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     profile = {"driver": "GTiff", "dtype": bands.dtype, "count": len(bands), "crs": "EPSG:4326"}
     shape = {"height": bands.shape[1], "width": bands.shape[2]}
@@ -37,7 +37,7 @@ def write_raster(path: Path, bands: np.ndarray, origin, cell=CELL, **more) -> Pa
 
 
 def write_task(data: Path, task_id: str, bands: np.ndarray, **meta) -> Path:
-    """A folder of the release."""
+    """Write a task folder."""
     folder = data / "labels" / task_id
     origin = ORIGINS[task_id.split(".")[0]]
     write_raster(folder / "labels.tif", bands, origin, nodata=-9999)
@@ -49,7 +49,7 @@ def write_task(data: Path, task_id: str, bands: np.ndarray, **meta) -> Path:
 
 @pytest.fixture
 def release(tmp_path) -> Path:
-    """Two cities with PM2.5, one of them with night lights of two bands, and published scores."""
+    """Release with PM2.5 of two cities, two-band night lights of one, and published scores."""
     data = tmp_path / "release"
     write_task(data, "north.pm25.2022", smooth_field(0)[None])
     write_task(data, "south.pm25.2022", smooth_field(1)[None])
@@ -68,7 +68,7 @@ def release(tmp_path) -> Path:
 
 @pytest.fixture
 def cityrep(capsys) -> Callable:
-    """The command line: exit code and what it printed as errors."""
+    """Function that runs the command line and returns exit code and standard error."""
     from examples.cityrep.__main__ import main
 
     def call(*arguments: object) -> tuple[int, str]:

@@ -40,7 +40,7 @@ def test_streamed_ridge_equals_scikit_learns(problem, monkeypatch, tmp_path):
 
 
 def test_the_mlp_is_trained_as_by_data_loaders(problem, monkeypatch):
-    """The benchmark trains by shuffling loaders: equal numbers need equal random draws."""
+    """Equal scores need the random numbers of the benchmark's shuffling loaders."""
     X, y, splits = problem
     monkeypatch.setattr(heads, "MAX_EPOCHS", 6)
     monkeypatch.setattr(heads, "BATCH_SIZE", 64)

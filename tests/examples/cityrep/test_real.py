@@ -1,4 +1,4 @@
-"""The published scores, computed again from the real labels."""
+"""Reproduction of published scores from the real labels."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def test_all_tasks_have_the_published_number_of_samples(data):
 
 
 def test_the_published_row_pe_is_computed_again(data, tmp_path):
-    """Equal only if samples, splits, features, targets and head all are."""
+    """Scores are only equal if samples, splits, features, targets and head are."""
     published = read_published(data / "published")
     published = published[published["model"] == "PE"].set_index(["protocol", "task_id"])
     settings = Settings(

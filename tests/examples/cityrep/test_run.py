@@ -144,7 +144,7 @@ def test_sums_of_blocks_add_up():
         ),
         (
             ("--seeds", "-1", "--buffer_m", "-1", "--raster", "e=no.tif"),
-            ["--seeds must lie from 0", "--buffer_m must not", "--raster e: no file at no.tif"],
+            ["--seeds must be from 0", "--buffer_m must not", "--raster e: no file at no.tif"],
         ),
     ],
 )
@@ -165,7 +165,12 @@ def test_all_damaged_tasks_are_told_before_anything_is_scored(release, tmp_path,
     code, errors = cityrep("--data", release, "--output_dir", tmp_path / "out")
     assert code == 2
     assert errors.count("\n") == 1
-    for text in ("no JSON object", "neither samples.parquet", "No such file", "random_summary.csv"):
+    for text in (
+        "not a JSON object",
+        "neither samples.parquet",
+        "No such file",
+        "random_summary.csv",
+    ):
         assert text in errors
 
 
@@ -179,13 +184,13 @@ def test_vectors_of_half_a_city_or_none_are_counted(release, tmp_path, cityrep):
     own = ("--raster", f"own={tmp_path}/{{city}}.tif")
     code, errors = cityrep(*command, "--systems", "coordinates", "coordinates", *own)
     assert code == 0
-    assert "own: component 2 has no number anywhere in south" in errors
+    assert "own: dimension 2 is missing everywhere in south" in errors
     scores = pd.read_csv(out / "scores.csv")
     assert not scores.duplicated(["city", "task", "protocol", "system", "probe", "seed"]).any()
     assert (scores.loc[scores["system"] == "own", "missing"] > 300).all()
     page = (out / "page.html").read_text()
     assert "Cells without a vector" in page
-    assert "component 2 has no number" in page
+    assert "dimension 2 is missing" in page
     code, errors = cityrep(*command, "--systems", "none", "--cities", "south", *own)
     assert code == 2
     assert "Nothing was scored" in errors
@@ -234,5 +239,5 @@ def test_rows_of_another_program_are_refused(tmp_path, release, cityrep):
     (out / "results.jsonl").write_text('{"city": "north"}\n')
     code, errors = cityrep("--data", release, "--output_dir", out)
     assert code == 2
-    assert "line 1 is no row of this program" in errors
+    assert "line 1 is not a valid result row" in errors
     assert not Store(tmp_path / "none.jsonl").rows

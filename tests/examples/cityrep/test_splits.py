@@ -40,7 +40,7 @@ def test_the_buffer_leaves_out_what_is_near_another_part_and_no_test_cell(task):
     block = draw_split(task, "cityrep_block", 7)
     split = draw_split(task, "block", 7, buffer_m)
     assert np.array_equal(split.test, block.test)
-    # the plane's cells are a little narrower in the north: one grid spacing serves all rows
+    # cells are slightly narrower in the north, but one grid spacing is used for all rows
     height, width = task.cell_m
     xy = np.column_stack([task.row * height, task.col * width])
     for rows, kept, others in (
@@ -57,5 +57,5 @@ def test_splits_that_cannot_be_are_errors(task):
         draw_split(task, "block", 42, 90_000)
     arrays = {name: getattr(task, name)[:2] for name in ("values", "row", "col", "x", "y")}
     small = replace(task, **arrays)
-    with pytest.raises(InputError, match="A split needs 3 cells in 3 blocks"):
+    with pytest.raises(InputError, match="A split needs at least 3 cells in 3 blocks"):
         draw_split(small, "cityrep_block", 42)

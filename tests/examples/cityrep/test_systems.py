@@ -85,7 +85,7 @@ def test_cells_with_a_nan_are_counted_and_a_band_of_nan_is_an_error(task, tmp_pa
     assert missing == 2 * WIDTH
     holes[1] = np.nan
     path = write_raster(tmp_path / "empty.tif", holes, ORIGINS["north"])
-    with pytest.raises(InputError, match="component 2 has no number anywhere in north"):
+    with pytest.raises(InputError, match="dimension 2 is missing everywhere in north"):
         vectors_of(RasterVectors("e", str(path)), task, tmp_path)
 
 

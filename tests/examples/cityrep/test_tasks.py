@@ -63,7 +63,7 @@ def test_labels_of_another_kind_or_an_earlier_year_are_skipped_by_name(release):
     folders, skipped = find_tasks(release, ["north"], None)
     assert [path.name for path in folders] == ["north.nightlight.2024", "north.pm25.2022"]
     reasons = {one.task_id: one.reason for one in skipped}
-    assert "no task of regression" in reasons["north.happiness.2024"]
+    assert "not one of the supported regression tasks" in reasons["north.happiness.2024"]
     assert reasons["north.pm25.2020"] == "north.pm25.2022 is scored instead"
 
 
@@ -73,18 +73,18 @@ def test_labels_that_cannot_be_placed_or_predicted_are_errors(release):
     for value in (1, -9999):
         flat = np.full((1, HEIGHT, WIDTH), value, np.float32)
         write_raster(folder / "labels.tif", flat, ORIGINS["north"], nodata=-9999)
-        with pytest.raises(InputError, match="no label, or all are equal"):
+        with pytest.raises(InputError, match="no labels, or all are equal"):
             read_task(folder)
     write_raster(folder / "labels.tif", smooth_field()[None], ORIGINS["north"], crs=None)
-    with pytest.raises(InputError, match="no CRS; write it into"):
+    with pytest.raises(InputError, match="no CRS; add it to"):
         read_task(folder)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"task_type": "classification"}, "is a task of classification; only regression"),
-        ({"n_samples": 5}, "has 677 samples, but its task.json announces 5"),
+        ({"task_type": "classification"}, "is a classification task; only regression"),
+        ({"n_samples": 5}, "has 677 samples, but its task.json states 5"),
     ],
 )
 def test_a_task_that_would_not_be_the_benchmarks_is_an_error(release, change, message):
