@@ -83,10 +83,10 @@ class Pictures:
         """Number of images of a region."""
         return len(self._by_region.get(region_id, ()))
 
-    def by_id(self, image_id: str, side: int = PICTURE_SIDE) -> Picture | None:
+    def by_id(self, image_id: str) -> Picture | None:
         """Image by id, or None if there is no such image."""
         number = self._by_id.get(image_id)
-        return None if number is None else self._read(number, side)
+        return None if number is None else self._read(number, PICTURE_SIDE)
 
     def ids_of_region(self, region_id: str) -> list[str]:
         """Ids of all images of a region."""

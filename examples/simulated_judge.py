@@ -39,16 +39,6 @@ class Judgement:
     missed: frozenset[str]
 
     @property
-    def hallucination_rate(self) -> float:
-        """Share of false objects among those named; 0 if none is named."""
-        return len(self.false) / max(1, len(self.true) + len(self.false))
-
-    @property
-    def recall(self) -> float:
-        """Share of the objects in the image that are named."""
-        return len(self.true) / max(1, len(self.true) + len(self.missed))
-
-    @property
     def f1(self) -> float:
         """Harmonic mean of precision and recall."""
         right = 2 * len(self.true)

@@ -61,24 +61,6 @@ def chat(text: Any = "A street.", finish_reason: str | None = "stop", **changes:
     return Response(**{"body": body, "headers": {"Content-Type": "application/json"}} | changes)
 
 
-def chat_stream(pieces: list[str], finish_reason: str = "stop", done: bool = True) -> Response:
-    """Response of a chat model as server-sent events."""
-
-    def event(value: Any) -> bytes:
-        return b"data: " + json.dumps(value).encode() + b"\n\n"
-
-    def chunk(delta: dict[str, str], reason: str | None = None) -> bytes:
-        return event({"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]})
-
-    body = b": a comment\n\n" + chunk({"role": "assistant"})
-    body += b"".join(chunk({"content": piece}) for piece in pieces)
-    if done:
-        usage = {"prompt_tokens": 100, "completion_tokens": 20}
-        body += chunk({}, finish_reason) + event({"choices": [], "usage": usage})
-        body += b"data: [DONE]\n\n"
-    return Response(body=body, headers={"Content-Type": "text/event-stream"})
-
-
 def error(status: int, message: str = "no", **headers: str) -> Response:
     """Error response of the OpenAI protocol."""
     body = json.dumps({"error": {"message": message, "type": "test"}}).encode()
