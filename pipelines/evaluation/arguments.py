@@ -1,4 +1,4 @@
-"""What evaluate.py can be told."""
+"""Command-line arguments of evaluate.py."""
 
 import re
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from .search import arguments as language
 _BUILT_IN = "\n".join(f"  {name:<20}{one.summary}" for name, one in BUILT_IN.items())
 EXAMPLES = {
     "embed": f"""\
-Encode every image of a city and average the vectors by region: OUTPUT_DIR/CITY/LABEL.parquet.
+Embed the images of a city and average the vectors by region: OUTPUT_DIR/CITY/LABEL.parquet.
 
   python evaluate.py embed --encoder runs/quickstart/model \\
       --dataset_name runs/quickstart/dataset --city harborview --output_dir runs/embeddings
@@ -27,53 +27,51 @@ Encode every image of a city and average the vectors by region: OUTPUT_DIR/CITY/
   python evaluate.py embed --encoder raster --raster alphaearth/*.tiff --label alphaearth ...
 
 The encoder is the Hub id or folder of any vision or image-text model of the transformers library
-(UrbanLN, CLIP, SigLIP 2, ViT, DINOv2, DINOv3, ConvNeXt, timm's...), or built in:
+(UrbanLN, CLIP, SigLIP 2, ViT, DINOv2, DINOv3, ConvNeXt, timm...), or a built-in encoder:
 
 {_BUILT_IN}
 
-`raster` reads precomputed Earth embeddings (AlphaEarth, TESSERA, any many-band GeoTIFF) and
-averages them over each region by area; see docs/tutorials/earth_embeddings.md. `geoclip` encodes
-the place of each region by GeoCLIP's location encoder, a control that sees no image.
+`raster` averages precomputed Earth embeddings (AlphaEarth, TESSERA, any multi-band GeoTIFF) over
+the area of each region; see docs/tutorials/earth_embeddings.md. `geoclip` embeds the location of
+each region with GeoCLIP's location encoder, a control without images.
 
-A vector is the model's own pooled output (image features; else its trained pooler; else the CLS
-token; else the mean over positions); `pooling` in the table's metadata says which.
+Vectors are the pooled output of the model: image features, else the trained pooler, else the CLS
+token, else the mean over tokens; `pooling` in the table's metadata says which.
 
-Rerun the command to resume. `--shard I/N` and `--backend ray` use several machines, see
-docs/scaling.md. Images that cannot be used are listed with the reason in
-LABEL.rejects.parquet.
+Rerun the command to resume. `--shard I/N` and `--backend ray` distribute the work, see
+docs/scaling.md. Unusable images are listed with the reason in LABEL.rejects.parquet.
 """,
     "baseline": """\
-Fit a published system on a city, without its labels, and write a vector a region:
-OUTPUT_DIR/CITY/LABEL.parquet, which `evaluate.py probe` takes beside those of embed.
+Fit a published system on a city without labels, and write one vector per region to
+OUTPUT_DIR/CITY/LABEL.parquet, for `evaluate.py probe`.
 
   python evaluate.py baseline --system tile2vec --dataset_name runs/quickstart/dataset \\
       --city harborview --output_dir runs/embeddings
   python evaluate.py baseline --system tile2vec --size paper ...
   for system in tile2vec simclr-adjacency pg-simclr; do
-    python evaluate.py baseline --system $system ...; done         pixels are decoded once for all
+    python evaluate.py baseline --system $system ...; done         decoded pixels are shared
 
-Systems are the files of configs/baselines/. Each has two sizes: `paper`, the hyper-parameters of
-its own code or paper, and `cpu`, small and from random weights, a minute or two on one core. The
-table says what differs from the published system and what it has seen of a city. A table that is
-there is not computed again. Frozen encoders have no recipe: `clip`, `clip-random`,
-`clip-stretched`, `remoteclip`, `resnet18` are `evaluate.py embed` by Hub id, or by the folder of
---settings model_name_or_path=FOLDER.
+Systems have recipes in configs/baselines/, each in two sizes: `paper`, the published
+hyper-parameters, and `cpu`, a small randomly initialised model that trains in a minute or two on
+one core. The metadata of a table lists differences from the published system and the inputs used.
+Existing tables are not recomputed. The frozen encoders `clip`, `clip-random`, `clip-stretched`,
+`remoteclip` and `resnet18` have no recipe: they run `evaluate.py embed` with a Hub id, or with the
+folder of --settings model_name_or_path=FOLDER.
 """,
     "probe": """\
-Predict every indicator from every embedding table, beside the controls (mean of the training
-labels; nearest neighbours by coordinates): OUTPUT_DIR/CITY/results.jsonl.
+Predict every indicator from every embedding table and from controls (mean of the training labels;
+nearest neighbours by coordinates): OUTPUT_DIR/CITY/results.jsonl.
 
   python evaluate.py probe --embeddings runs/embeddings/harborview/*.parquet \\
       --dataset_name runs/quickstart/dataset --city harborview --output_dir runs/results
   python evaluate.py probe ... --views satellite --protocols block --seeds 10
   python evaluate.py probe ... --beside alphaearth poi_counts --controls geoclip
 
-Every table is also probed beside the coordinates, and with --beside next to another table: the
-report begins with what it adds to each. All columns are standardised on the training regions and
-the ridge probe penalises them alike. Regions that any table lacks are left out for all tables, and
-counted.
+Every table is also probed together with the coordinates, and with the tables of --beside, to
+measure what it adds to them. All columns are standardised on the training regions and share one
+ridge penalty. All tables are compared on the regions that they have in common.
 
-Rows that are there are not computed again: add tables or seeds and run it once more.
+Existing rows are not recomputed: rerun the command to add tables or seeds.
 """,
     "report": """\
 Tables, scatter plots and maps from the results of all cities in OUTPUT_DIR: OUTPUT_DIR/report.md.
@@ -81,8 +79,8 @@ Tables, scatter plots and maps from the results of all cities in OUTPUT_DIR: OUT
   python evaluate.py report --output_dir runs/results
 """,
     "efficiency": """\
-Count the parameters of systems and measure how fast they encode, on this machine:
-OUTPUT_DIR/efficiency.json, which report shows when it lies beside the results.
+Count parameters and measure encoding speed on this machine: OUTPUT_DIR/efficiency.json. The report
+shows it if it is in the folder of the results.
 
   python evaluate.py efficiency --dataset_name runs/captioned --city harborview \\
       --model_name_or_path runs/quickstart/model --output_dir runs
@@ -92,20 +90,20 @@ OUTPUT_DIR/efficiency.json, which report shows when it lies beside the results.
     **study.EXAMPLES,
 }
 OVERVIEW = """\
-Measure region representations, beside controls, under splits named by their use.
+Evaluate region representations against controls, under random and spatial splits.
 
-  python evaluate.py predict --help   photos and polygons -> a map of predictions
-  python evaluate.py embed  --help    images -> one vector a region
-  python evaluate.py baseline --help  the same, by a published system fitted on the city
-  python evaluate.py probe  --help    vectors -> scores of every indicator
-  python evaluate.py report --help    scores -> Markdown and pictures
-  python evaluate.py efficiency --help  parameters and speed of the systems
-  python evaluate.py embed_captions --help   captions alone -> one vector a region
-  python evaluate.py retrieve  --help  images and texts find each other; search regions by words
-  python evaluate.py zero_shot --help  regions scored by prompts, without labels
-  python evaluate.py transfer  --help  from city to city: an encoder, or an encoder and its probe
-  python evaluate.py ablate    --help  UrbanLN with one thing taken away at a time
-  python evaluate.py benchmark --help  all of it, on synthetic cities, by a recipe
+  python evaluate.py predict --help    photos and polygons -> map of predictions
+  python evaluate.py embed --help      images -> one vector per region
+  python evaluate.py baseline --help   published systems, fitted on a city -> one vector per region
+  python evaluate.py embed_captions --help  captions only -> one vector per region
+  python evaluate.py probe --help      vectors -> scores of every indicator
+  python evaluate.py report --help     scores -> Markdown and figures
+  python evaluate.py efficiency --help parameters and speed of systems
+  python evaluate.py retrieve --help   image-text retrieval; search of regions by text
+  python evaluate.py zero_shot --help  zero-shot classification of regions by prompts
+  python evaluate.py transfer --help   transfer of encoders and probes between cities
+  python evaluate.py ablate --help     ablations of UrbanLN
+  python evaluate.py benchmark --help  complete benchmark on synthetic cities
 """
 
 LABEL_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -117,49 +115,49 @@ class EmbedArguments:
 
     dataset_name: str = argument("", "Folder or Hub id of a dataset.")
     city: str = argument("", "City of the dataset.")
-    output_dir: str = argument("", "The table goes to OUTPUT_DIR/CITY/LABEL.parquet.")
+    output_dir: str = argument("", "Output folder; the table is OUTPUT_DIR/CITY/LABEL.parquet.")
     encoder: str = argument(
         "",
-        "Name of a built-in encoder, folder or Hub id of a model (a folder with the name of a "
-        "built-in encoder is given as ./NAME), raster, or geoclip.",
+        "Built-in encoder, folder or Hub id of a model, raster, or geoclip. Use ./NAME for a "
+        "folder with the name of a built-in encoder.",
     )
-    model_name_or_path: str = argument("", "The same as --encoder.")
-    raster: list[str] = argument([], "Files of --encoder raster, of which every cell is a vector.")
+    model_name_or_path: str = argument("", "Alias of --encoder.")
+    raster: list[str] = argument([], "Raster files of --encoder raster, one vector per cell.")
     raster_layout: Literal["auto", "plain", "alphaearth", "tessera"] = argument(
-        "auto", "How the files store vectors; auto tells it from the files."
+        "auto", "Storage layout of the vectors; auto detects it from the files."
     )
     raster_nodata: float | None = argument(
-        None, "Value of cells without data, where the files do not say."
+        None, "Value of cells without data, if missing in the files."
     )
-    min_coverage: float = argument(0.1, "Share of a region that --raster must cover.")
+    min_coverage: float = argument(
+        0.1, "Minimum share of a region's area with valid cells of --raster."
+    )
     label: str | None = argument(
-        None, "Name of the system in tables and plots. Default: the encoder's name."
+        None, "Name of the system in tables and plots. Default: name of the encoder."
     )
     training: str | None = argument(
         None,
-        "JSON: of which system this is one training, such as "
-        '\'{"group": "urbanln", "seed": 1}\'. The trainings of a group are one row of the report.',
+        "JSON with system and seed of this training, such as "
+        '\'{"group": "urbanln", "seed": 1}\'. The report has one row per group.',
     )
     random_init: bool = argument(
         False, "Initialise the weights randomly instead of loading them: an untrained control."
     )
     seed: int = argument(0, "Seed of the weights of --random_init and of the patches of mosaiks.")
-    batch_size: int = argument(32, "Images the encoder takes at a time.")
-    chunk_size: int = argument(
-        512, "Images between two points from which an interrupted run resumes."
-    )
+    batch_size: int = argument(32, "Images per encoder batch.")
+    chunk_size: int = argument(512, "Images per part file, from which interrupted runs resume.")
     num_workers: int | None = argument(
-        None, "Threads that decode images. Default: as many as cores, 8 at most."
+        None, "Image decoding threads. Default: number of cores, at most 8."
     )
-    shard: str = argument("1/1", "I/N: embed the I-th of N shares only, as one job of N.")
-    backend: Literal["local", "ray"] = argument("local", "Embed in this process, or by Ray actors.")
-    num_actors: int = argument(1, "Ray actors, each with a GPU if the cluster has any.")
+    shard: str = argument("1/1", "I/N: embed only the I-th of N shares.")
+    backend: Literal["local", "ray"] = argument("local", "Embed in this process or in Ray actors.")
+    num_actors: int = argument(1, "Number of Ray actors, each with a GPU if the cluster has any.")
     ray_address: str | None = argument(
-        None, "Ray cluster. Default: that of RAY_ADDRESS, else this machine."
+        None, "Address of the Ray cluster. Default: RAY_ADDRESS, else this machine."
     )
-    device: str | None = argument(None, "cpu, cuda, cuda:1, mps. Default: what there is.")
+    device: str | None = argument(None, "cpu, cuda, cuda:1, mps. Default: an available one.")
     mixed_precision: Literal["no", "bf16", "fp16"] = argument("no", "Precision of the encoder.")
-    trust_remote_code: bool = argument(False, "Run code that comes with the checkpoint.")
+    trust_remote_code: bool = argument(False, "Allow code from the checkpoint.")
 
 
 @dataclass
@@ -167,97 +165,99 @@ class BaselineArguments:
     """Flags of `evaluate.py baseline`."""
 
     system: str = argument("", f"One of {', '.join([*SYSTEMS, *FROZEN])}.")
-    size: Literal["cpu", "paper"] = argument("cpu", "Of its recipe: small, or as published.")
+    size: Literal["cpu", "paper"] = argument("cpu", "Size of the recipe: small, or as published.")
     dataset_name: str = argument("", "Folder or Hub id of a dataset.")
     city: str = argument("", "City of the dataset.")
-    output_dir: str = argument("", "The table goes to OUTPUT_DIR/CITY/LABEL.parquet.")
+    output_dir: str = argument("", "Output folder; the table is OUTPUT_DIR/CITY/LABEL.parquet.")
     label: str | None = argument(
-        None, "Name of the system in tables and plots. Default: the system's, with its variant."
+        None, "Name of the system in tables and plots. Default: name and variant of the system."
     )
     training: str | None = argument(
         None,
-        "JSON: of which system this is one training (its seed is --seed), such as "
-        '\'{"group": "tile2vec"}\'. The trainings of a group are one row of the report.',
+        "JSON with the system of this training, such as "
+        '\'{"group": "tile2vec"}\'. The report has one row per group.',
     )
-    seed: int = argument(0, "Of weights, pairs and batches.")
+    seed: int = argument(0, "Seed of weights, pairs and batches.")
     settings: list[str] = argument(
-        [], "key=value ..., which stand above the recipe's. Default: none."
+        [], "Settings key=value ... that override the recipe. Default: none."
     )
     cache_dir: str | None = argument(
-        None, "Where decoded pixels lie, for all systems. Default: OUTPUT_DIR/pixels."
+        None, "Folder of decoded pixels, shared by all systems. Default: OUTPUT_DIR/pixels."
     )
-    device: str | None = argument(None, "cpu, cuda, cuda:1, mps. Default: what there is.")
+    device: str | None = argument(None, "cpu, cuda, cuda:1, mps. Default: an available one.")
 
 
 @dataclass
 class ProbeArguments:
     """Flags of `evaluate.py probe`."""
 
-    embeddings: list[str] = argument(
-        [], "Embedding tables; rejects tables among them are passed by."
-    )
+    embeddings: list[str] = argument([], "Embedding tables; tables of rejects are ignored.")
     dataset_name: str = argument("", "Folder or Hub id of the dataset with the indicators.")
     city: str = argument("", "City of the dataset.")
-    output_dir: str = argument("", "Results go to OUTPUT_DIR/CITY/.")
+    output_dir: str = argument("", "Output folder; results go to OUTPUT_DIR/CITY/.")
     protocols: list[str] = argument(
         ["random", "block"],
-        "random: regions at random, an interpolation; block: whole districts held out.",
+        "Splits. random: random regions (interpolation); block: held-out districts.",
     )
     probes: list[str] = argument(["mlp", "ridge"], "mlp (one hidden layer of 256), ridge.")
     views: list[str] | None = argument(
         None,
-        "street_view, satellite, both. A system takes part in those it has; all are "
-        "compared on the regions that have them all. Default: all three.",
+        "street_view, satellite, both. A system is probed on the views it has; all systems are "
+        "compared on the regions that have every view. Default: all three.",
     )
     beside: list[str] = argument(
         [],
-        "What each table is put next to, besides the coordinates: labels of tables of "
+        "Inputs to combine with each table, in addition to the coordinates: labels of tables of "
         "--embeddings, poi_counts (the dataset's columns poi_<category>), or a control of "
-        "--controls. Default: coordinates alone.",
+        "--controls. Default: coordinates only.",
     )
     controls: list[str] = argument(
         [],
-        "More controls. geoclip: the regions' places, encoded by GeoCLIP's location "
-        "encoder; it needs the extra `geoclip`. Default: none.",
+        "Additional controls. geoclip: GeoCLIP embeddings of region locations (extra `geoclip`). "
+        "Default: none.",
     )
     seeds: int | None = argument(
         None,
-        "Splits: number 0 is the dataset's own, others are drawn. Default: 5, or 10 where fewer "
-        "than 1,000 regions are compared.",
+        "Number of splits; split 0 is the dataset's own, the others are random. Default: 5, or 10 "
+        "for fewer than 1,000 regions.",
     )
-    probe_seeds: int = argument(1, "Draws of MLP weights and batches for each split.")
-    mlp_learning_rates: list[float] = argument([1e-3], "Grid of the MLP, chosen on validation.")
-    mlp_weight_decays: list[float] = argument([1e-2, 1.0], "Grid of the MLP, chosen on validation.")
-    mlp_max_epochs: int = argument(200, "Upper limit of the MLP's training.")
-    mlp_patience: int = argument(48, "Steps without better validation until the MLP stops.")
-    mlp_batch_size: int = argument(128, "Largest batch of the MLP.")
-    device: str | None = argument(None, "cpu, cuda, cuda:1. Default: what there is.")
+    probe_seeds: int = argument(1, "MLP trainings per split, from different seeds.")
+    mlp_learning_rates: list[float] = argument(
+        [1e-3], "Learning rates of the MLP, selected on the validation set."
+    )
+    mlp_weight_decays: list[float] = argument(
+        [1e-2, 1.0], "Weight decays of the MLP, selected on the validation set."
+    )
+    mlp_max_epochs: int = argument(200, "Maximum number of epochs of the MLP.")
+    mlp_patience: int = argument(48, "Steps without improvement before early stopping of the MLP.")
+    mlp_batch_size: int = argument(128, "Maximum batch size of the MLP.")
+    device: str | None = argument(None, "cpu, cuda, cuda:1. Default: an available one.")
 
 
 @dataclass
 class ReportArguments:
     """Flags of `evaluate.py report`."""
 
-    output_dir: str = argument("", "The --output_dir that was given to probe.")
+    output_dir: str = argument("", "The --output_dir of probe.")
 
 
 @dataclass
 class EfficiencyArguments:
     """Flags of `evaluate.py efficiency`."""
 
-    dataset_name: str = argument(
-        "", "Folder or Hub id of a dataset; with captions for some systems."
-    )
-    city: str = argument("", "City of the dataset, of 128 regions or more.")
-    output_dir: str = argument("", "efficiency.json goes there.")
-    model_name_or_path: str | None = argument(None, "An UrbanLN checkpoint, measured too.")
+    dataset_name: str = argument("", "Folder or Hub id of a dataset; some systems need captions.")
+    city: str = argument("", "City of the dataset, with at least 128 regions.")
+    output_dir: str = argument("", "Output folder of efficiency.json.")
+    model_name_or_path: str | None = argument(None, "UrbanLN checkpoint to measure as well.")
     systems: list[str] = argument(
         ["tile2vec", "urbanclip-full", "urbanvlp"], f"Some of {', '.join(SYSTEMS)}."
     )
-    size: Literal["cpu", "paper"] = argument("cpu", "Of their recipes.")
-    real_size: bool = argument(False, "Also UrbanLN and CLIP as ViT-B/16, with drawn weights.")
-    min_seconds: float = argument(2.0, "That each batch size is measured for, at least.")
-    device: str | None = argument(None, "cpu, cuda, cuda:1. Default: what there is.")
+    size: Literal["cpu", "paper"] = argument("cpu", "Size of the recipes.")
+    real_size: bool = argument(
+        False, "Also measure UrbanLN and CLIP as randomly initialised ViT-B/16."
+    )
+    min_seconds: float = argument(2.0, "Minimum measuring time per batch size, in seconds.")
+    device: str | None = argument(None, "cpu, cuda, cuda:1. Default: an available one.")
 
 
 Arguments = (
@@ -283,11 +283,11 @@ COMMANDS: dict[str, type] = {
 def parse_arguments(
     argv: Sequence[str],
 ) -> Arguments:
-    """Read the command line without the program's name.
+    """Parse the command line without the program name.
 
     Raises:
-        InputError: no or an unknown command, an unknown flag, or an impossible value.
-        SystemExit: help was asked for.
+        InputError: Unknown command or flag, or an invalid value.
+        SystemExit: Help is requested, or there is no command.
     """
     if not argv or argv[0] in ("-h", "--help"):
         print(OVERVIEW)
@@ -329,9 +329,8 @@ def _check_embed(arguments: EmbedArguments) -> None:
     if bool(arguments.encoder) == bool(arguments.model_name_or_path):
         got = "both" if arguments.encoder else "neither"
         raise InputError(
-            "Give either --encoder or --model_name_or_path, which mean the same; got "
-            f"{got}. It is the folder or Hub id of a vision or image-text model, or built in:\n"
-            f"{_BUILT_IN}"
+            f"Give either --encoder or its alias --model_name_or_path; got {got}. It is the folder "
+            f"or Hub id of a vision or image-text model, or a built-in encoder:\n{_BUILT_IN}"
         )
     arguments.encoder = arguments.encoder or arguments.model_name_or_path
     _check_raster(arguments)
@@ -341,22 +340,24 @@ def _check_embed(arguments: EmbedArguments) -> None:
     if not share or not 1 <= int(share[1]) <= int(share[2]):
         raise InputError(f"--shard must be I/N, I from 1 to N, such as 2/8; got {arguments.shard}.")
     if arguments.backend == "ray" and arguments.shard != "1/1":
-        raise InputError("--shard is for independent jobs; --backend ray divides the work itself.")
+        raise InputError("--shard cannot be used with --backend ray, which distributes the images.")
 
 
 def _check_raster(arguments: EmbedArguments) -> None:
     if (arguments.encoder == "raster") != bool(arguments.raster):
         raise InputError(
-            "--encoder raster and --raster FILES belong together: the files of which every cell "
-            "is a vector."
+            "--encoder raster and --raster FILES (rasters with one vector per cell) must be used "
+            "together."
         )
     divided = arguments.shard != "1/1" or arguments.backend != "local"
     if divided and arguments.encoder in ("raster", "geoclip"):
-        raise InputError(f"--shard and --backend divide images; {arguments.encoder} reads none.")
+        raise InputError(
+            f"--shard and --backend distribute images; --encoder {arguments.encoder} has none."
+        )
     if arguments.random_init and arguments.encoder == "geoclip":
-        raise InputError("--random_init is for encoders of images, not for geoclip.")
+        raise InputError("--random_init is for image encoders, not for geoclip.")
     if not 0 <= arguments.min_coverage <= 1:
-        raise InputError(f"--min_coverage lies in [0, 1], got {arguments.min_coverage}.")
+        raise InputError(f"--min_coverage must be in [0, 1], got {arguments.min_coverage}.")
 
 
 def _check_baseline(arguments: BaselineArguments) -> None:
@@ -380,7 +381,7 @@ def _check_study(arguments: study.StudyArguments) -> None:
     if not isinstance(arguments, study.TransferArguments):
         return
     if not arguments.embeddings:
-        raise InputError("--embeddings is missing: a folder of SOURCE/CITY/LABEL.parquet.")
+        raise InputError("--embeddings is missing: the folder with SOURCE/CITY/LABEL.parquet.")
     _choices(arguments, probes=("mlp", "ridge"), views=("street_view", "satellite", "both"))
     _at_least(arguments, **dict.fromkeys(("seeds", "probe_seeds", "mlp_max_epochs"), 1))
 
@@ -394,7 +395,7 @@ def _check_label(label: str | None) -> None:
 
 def _check_probe(arguments: ProbeArguments) -> None:
     if not arguments.embeddings:
-        raise InputError("--embeddings is missing: the tables that `evaluate.py embed` wrote.")
+        raise InputError("--embeddings is missing: the tables written by `evaluate.py embed`.")
     _choices(arguments, protocols=("random", "block"), probes=("mlp", "ridge"))
     _choices(arguments, views=("street_view", "satellite", "both"))
     if arguments.controls:
@@ -404,7 +405,7 @@ def _check_probe(arguments: ProbeArguments) -> None:
     for name in ("mlp_learning_rates", "mlp_weight_decays"):
         values = getattr(arguments, name)
         if not values or min(values) < 0:
-            raise InputError(f"--{name} needs numbers of 0 or more, got {values}.")
+            raise InputError(f"--{name} must be 0 or more, got {values}.")
 
 
 def _at_least(arguments: Any, **limits: int) -> None:

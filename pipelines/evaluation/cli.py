@@ -1,4 +1,4 @@
-"""The command line: one function a command."""
+"""The commands of evaluate.py."""
 
 import os
 import sys
@@ -31,7 +31,7 @@ MAX_DECODING_THREADS = 8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code, see [`run_command`]."""
+    """Run a command and return its exit code, see [`run_command`]."""
 
     def work() -> None:
         arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_embed(arguments: EmbedArguments) -> Path:
-    """`evaluate.py embed`: returns the table's path."""
+    """Run `evaluate.py embed` and return the path of the embedding table."""
     if arguments.raster:
         return _embed_raster(arguments)
     if arguments.encoder == "geoclip":
@@ -85,7 +85,7 @@ def run_embed(arguments: EmbedArguments) -> Path:
             address=arguments.ray_address,
         )
     number, total = (int(part) for part in arguments.shard.split("/"))
-    # shares lock the parts that they write
+    # shares lock their parts instead
     with locked(output, f".{name}.lock") if total == 1 else nullcontext():
         return embed(
             open_encoder(),
@@ -100,7 +100,6 @@ def run_embed(arguments: EmbedArguments) -> Path:
 
 
 def _embed_raster(arguments: EmbedArguments) -> Path:
-    """`evaluate.py embed --encoder raster`: returns the table's path."""
     from .embed.raster import RasterSettings, embed_raster
     from .embed.sources import open_regions
     from .embed.trainings import parse_training
@@ -116,7 +115,6 @@ def _embed_raster(arguments: EmbedArguments) -> Path:
 
 
 def _embed_places(arguments: EmbedArguments) -> Path:
-    """`evaluate.py embed --encoder geoclip`: returns the table's path."""
     from .embed.places import embed_places
     from .embed.sources import open_regions
     from .embed.trainings import parse_training
@@ -129,7 +127,6 @@ def _embed_places(arguments: EmbedArguments) -> Path:
 
 
 def _load_encoder(arguments: EmbedArguments) -> "Encoder":
-    """The encoder of `evaluate.py embed`, on a device of this machine."""
     from pipelines.common.encoders import load_encoder
 
     return load_encoder(
@@ -143,7 +140,7 @@ def _load_encoder(arguments: EmbedArguments) -> "Encoder":
 
 
 def run_baseline(arguments: BaselineArguments) -> Path:
-    """`evaluate.py baseline`: returns the table's path."""
+    """Run `evaluate.py baseline` and return the path of the embedding table."""
     if arguments.system in FROZEN:
         return run_embed(_frozen(arguments))
     import yaml
@@ -151,7 +148,7 @@ def run_baseline(arguments: BaselineArguments) -> Path:
     from .baselines.run import run_baseline
     from .embed.trainings import parse_training
 
-    # as the recipe's file would read the same words
+    # YAML, as in recipes
     pairs = (setting.split("=", 1) for setting in arguments.settings)
     overrides = {key.strip(): yaml.safe_load(value) for key, value in pairs}
     folder = Path(arguments.output_dir) / arguments.city
@@ -172,12 +169,12 @@ def run_baseline(arguments: BaselineArguments) -> Path:
 
 
 def _frozen(arguments: BaselineArguments) -> EmbedArguments:
-    """The flags of `evaluate.py embed` for a frozen encoder of the paper's tables."""
+    """Arguments of `evaluate.py embed` for a frozen encoder."""
     settings = dict(setting.split("=", 1) for setting in arguments.settings)
     encoder = settings.pop("model_name_or_path", FROZEN[arguments.system])
     if settings:
         raise InputError(
-            f"{arguments.system} is a frozen encoder with one setting, model_name_or_path (a "
+            f"The only setting of the frozen encoder {arguments.system} is model_name_or_path (a "
             f"folder or Hub id); got {', '.join(settings)}."
         )
     return EmbedArguments(
@@ -194,13 +191,13 @@ def _frozen(arguments: BaselineArguments) -> EmbedArguments:
 
 
 def run_probe(arguments: ProbeArguments) -> Path:
-    """`evaluate.py probe`: returns the path of results.jsonl."""
+    """Run `evaluate.py probe` and return the path of results.jsonl."""
     from .embed.tables import read_embeddings
     from .probe.city import open_city
     from .probe.models import MLPSettings
     from .probe.run import ProbeSettings, compared_regions, probe
 
-    # a glob over the folder of embeddings also finds the rejects beside them
+    # a glob also matches tables of rejects
     paths = [Path(name) for name in arguments.embeddings if not name.endswith(".rejects.parquet")]
     tables = [read_embeddings(path) for path in dict.fromkeys(paths)]
     city = open_city(arguments.dataset_name, arguments.city)
@@ -230,7 +227,7 @@ def run_probe(arguments: ProbeArguments) -> Path:
 
 
 def run_report(arguments: ReportArguments) -> Path:
-    """`evaluate.py report`: prints the tables, returns the path of report.md."""
+    """Run `evaluate.py report` and return the path of report.md."""
     from .report.report import write_report
 
     report = write_report(Path(arguments.output_dir))
@@ -239,7 +236,7 @@ def run_report(arguments: ReportArguments) -> Path:
 
 
 def run_efficiency(arguments: EfficiencyArguments) -> Path:
-    """`evaluate.py efficiency`: returns the path of efficiency.json."""
+    """Run `evaluate.py efficiency` and return the path of efficiency.json."""
     from .analysis.efficiency import measure_efficiency
 
     path = measure_efficiency(
@@ -253,26 +250,26 @@ def run_efficiency(arguments: EfficiencyArguments) -> Path:
         arguments.min_seconds,
         arguments.device or default_device(),
     )
-    print(f"Measured: {path}")
+    print(f"Wrote {path}")
     return path
 
 
 def run_language(arguments: LanguageArguments) -> Path:
-    """`evaluate.py embed_captions`, `retrieve` or `zero_shot`: the path of what was written."""
+    """Run `evaluate.py embed_captions`, `retrieve` or `zero_shot`; return the path written."""
     from .search.commands import run
 
     return run(arguments, arguments.device or default_device())
 
 
 def run_study(arguments: StudyArguments) -> None:
-    """`evaluate.py benchmark | ablate | transfer`."""
+    """Run `evaluate.py benchmark`, `ablate` or `transfer`."""
     from .benchmark.cli import run_study
 
     run_study(arguments, default_device())
 
 
 def default_device() -> str:
-    """An accelerator where there is one."""
+    """The available accelerator, else the CPU."""
     import torch
 
     if not torch.accelerator.is_available():

@@ -1,4 +1,4 @@
-"""The user error of this pipeline, shared with the others."""
+"""User errors, shared by all pipelines."""
 
 from pipelines.common.errors import InputError
 

@@ -123,7 +123,7 @@ def _places(table: pd.DataFrame, of_region: NDArray[np.float64]) -> NDArray[np.f
 def _tell(view: str, left_out: list[LeftOut], path: Path) -> None:
     if left_out:
         reasons = dict(sorted(Counter(one.reason for one in left_out).items()))
-        print(f"{view}: left out {reasons}; listed in {path.with_suffix('.left_out.json')}")
+        print(f"{view}: skipped {reasons}; listed in {path.with_suffix('.left_out.json')}")
 
 
 def _fingerprint(

@@ -168,8 +168,8 @@ def _pretrained(name: str, settings: ImageTextSettings) -> CLIPModel:
         model = load_clip(name)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"No CLIP at {name!r} (model_name_or_path of the recipe): {error} Without a network, "
-            "take the recipe's size `cpu`, which draws its weights."
+            f"No CLIP at {name!r} (model_name_or_path of the recipe): {error} Offline, use --size "
+            "cpu, which needs no checkpoint."
         ) from error
     # Any: transformers types these as optional
     vision: Any = model.config.vision_config
@@ -177,8 +177,8 @@ def _pretrained(name: str, settings: ImageTextSettings) -> CLIPModel:
     fits = settings.max_length <= text.max_position_embeddings
     if settings.image_size != vision.image_size or not fits:
         raise InputError(
-            f"{name!r} sees images of {vision.image_size} pixels and at most "
-            f"{text.max_position_embeddings} tokens; the recipe says image_size "
+            f"{name!r} takes images of {vision.image_size} pixels and at most "
+            f"{text.max_position_embeddings} tokens; the recipe has image_size "
             f"{settings.image_size} and max_length {settings.max_length}."
         )
     return model

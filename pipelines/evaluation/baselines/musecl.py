@@ -150,7 +150,7 @@ class MuseCL:
             InputError: The system is not fitted, or a view is missing.
         """
         if self._fusion is None:
-            raise InputError(f"{self.name} has learnt nothing yet: call fit first.")
+            raise InputError(f"{self.name} is not fitted: call fit first.")
         vectors, present = self._stack(data)
         rows = present.any(axis=1)
         fused = np.full((len(vectors), self.settings.dim), np.nan, dtype=np.float32)
@@ -173,8 +173,8 @@ class MuseCL:
         images = Images(view, len(data.region_ids))
         if len(images.regions) < 3:
             raise InputError(
-                f"{self.name} learns from triplets of regions, and {data.city} has "
-                f"{len(images.regions)} with an image of {name}."
+                f"{self.name} needs at least three regions with {name} images, and {data.city} has "
+                f"{len(images.regions)}."
             )
         rng = np.random.default_rng([self.seed, VIEWS.index(name)])
         with torch.random.fork_rng(devices=[]):
@@ -254,18 +254,17 @@ def draw_others(candidates: Rows, anchors: Rows, positives: Rows, rng: np.random
 
 def _differences(settings: Settings) -> tuple[str, ...]:
     differs = [
-        "A ResNet for street views too, in place of InceptionV3, and pixels normalised as ImageNet "
-        "is.",
-        "Points of interest are ln(1 + count) by category, standardised, in place of the mean of "
-        "word2vec vectors; the most alike region is the nearest by them.",
-        "Triplets are drawn anew at every step, and each tile is turned by itself.",
-        "Without mobility: positives of street views are by points of interest too.",
+        "A ResNet for street views too, instead of InceptionV3, and ImageNet normalisation.",
+        "Points of interest are standardised ln(1 + count) by category instead of mean word2vec "
+        "vectors; similarity is Euclidean distance.",
+        "Triplets are sampled at every step, and each tile is rotated independently.",
+        "No mobility data: positives of street views are chosen by points of interest too.",
     ]
     if settings.model_name_or_path is None:
-        differs.append("Random weights to start from, in place of ImageNet's.")
+        differs.append("Random initialisation instead of ImageNet weights.")
     if settings.fusion_batch_size > 1:
         differs.append(
-            f"The fusion learns from {settings.fusion_batch_size} regions a step, not from one."
+            f"The batch size of the fusion is {settings.fusion_batch_size} regions, not one."
         )
     return (*differs, *size_differences(settings))
 

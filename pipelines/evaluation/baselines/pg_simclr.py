@@ -135,7 +135,7 @@ class PGSimCLR:
             InputError: The system is not fitted, or the view is missing.
         """
         if not self._trunks:
-            raise InputError(f"{self.name} has learnt nothing yet: call fit first.")
+            raise InputError(f"{self.name} is not fitted: call fit first.")
         view = self.settings.view
         view_of(data, view, self.name)
         size = self.settings.image_size
@@ -144,11 +144,11 @@ class PGSimCLR:
 
     def _check(self, data: RegionData, images: Images) -> None:
         if "poi" in self.settings.positives:
-            poi_of(data, self.name, "--system simclr-adjacency does without.")
+            poi_of(data, self.name, "Use --system simclr-adjacency instead.")
         if len(images.regions) < 2:
             raise InputError(
-                f"{self.name} learns from pairs of regions, and {data.city} has "
-                f"{len(images.regions)} with an image of {self.settings.view}."
+                f"{self.name} needs at least two regions with {self.settings.view} images, and "
+                f"{data.city} has {len(images.regions)}."
             )
 
     def _train(
@@ -192,7 +192,7 @@ class _Pairs:
             self._place = Neighbourhood(data, images.regions)
             self.regions = self._place.candidates
             if len(self.regions) < 2:
-                raise InputError(f"Fewer than two regions of {data.city} have a place.")
+                raise InputError(f"Fewer than two regions of {data.city} have coordinates.")
 
     def of(self, anchors: Rows) -> Rows:
         if self._positive == "adjacency":
@@ -229,22 +229,22 @@ def _name(settings: Settings) -> str:
 
 def _differences(settings: Settings) -> tuple[str, ...]:
     differs = [
-        "Plain SimCLR on the same city comes first, where the published checkpoint to start from "
-        "is not public."
+        "Initialised by plain SimCLR on the same city, as the published initial checkpoint is not "
+        "available."
         if settings.simclr_epochs
-        else "It starts without SimCLR: the published checkpoint to start from is not public.",
+        else "Random initialisation, as the published initial checkpoint is not available.",
     ]
     if len(settings.positives) > 1:
         differs.append(
-            "The two features are put side by side; the public probe weighs them by attention that "
-            "it learns from the labels."
+            "The features of both networks are concatenated; the published probe weighs them by "
+            "attention trained on labels."
         )
     else:
-        differs.append(f"A variant: one network, with positives by {settings.positives[0]}.")
+        differs.append(f"Variant with one network: positives by {settings.positives[0]} only.")
     if "poi" in settings.positives:
-        differs.append("Counts are those of the dataset's own categories.")
+        differs.append("POI categories are those of the dataset.")
     if settings.view == "street_view":
-        differs.append("Street views in place of satellite images.")
+        differs.append("Street views instead of satellite images.")
     return (*differs, *size_differences(settings))
 
 

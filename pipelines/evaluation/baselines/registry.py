@@ -56,7 +56,7 @@ def read_settings(name: str, size: str, **overrides: Any) -> Any:
     """
     module = _module(name)
     if size not in SIZES:
-        raise InputError(f"--size is one of {', '.join(SIZES)}, got {size!r}.")
+        raise InputError(f"--size must be one of {', '.join(SIZES)}, got {size!r}.")
     path = RECIPES / f"{name}.yaml"
     try:
         recipe = read_layered_yaml(path)
@@ -97,8 +97,8 @@ def build(name: str, settings: Any, seed: int, device: str) -> RegionEncoder:
 def _module(name: str) -> Any:
     if name in FROZEN:
         raise InputError(
-            f"{name} is a frozen encoder and learns nothing from a city: use `python evaluate.py "
-            f"embed --encoder {FROZEN[name]}`."
+            f"{name} is a frozen encoder, which is not fitted: use `python evaluate.py embed "
+            f"--encoder {FROZEN[name]}`."
         )
     if name not in SYSTEMS:
         close = difflib.get_close_matches(name, [*SYSTEMS, *FROZEN], 1)

@@ -69,10 +69,10 @@ def run_baseline(
     fingerprint = digest(encoder.fingerprint, data.fingerprint)
     if earlier := earlier_metadata(path):
         if (earlier.get("fingerprint"), earlier.get("label")) == (fingerprint, label):
-            log(f"{path} is there already, of the same system, settings, seed and city.")
+            log(f"{path} already exists, from the same system, settings, seed and city.")
             rename_training(path, training)
             return path
-        log(f"{path} is of other settings, another seed or other data: it will be replaced.")
+        log(f"{path} is from other settings, seed or data and will be replaced.")
     start = time.perf_counter()
     encoder.fit(data)
     fitted = time.perf_counter()
@@ -116,8 +116,8 @@ def _write(
 ) -> None:
     if not vectors:
         raise InputError(
-            f"{metadata['label']} gave no vector: {data.city} has no image it could see, only "
-            f"{', '.join(sorted(data.views)) or 'no view at all'}."
+            f"{metadata['label']} returned no vectors: {data.city} lacks images of its views and "
+            f"has only {', '.join(sorted(data.views)) or 'none'}."
         )
     counts = {
         view: np.bincount(data.views[view].region, minlength=len(data.region_ids))
@@ -128,8 +128,8 @@ def _write(
         missing = ~np.isfinite(vectors[view]).all(axis=1)
         if not np.array_equal(missing, count == 0):
             raise InputError(
-                f"{metadata['label']} gave {int(missing.sum())} regions no {view} vector, where "
-                f"{int((count == 0).sum())} have no image: has training diverged?"
+                f"{metadata['label']} returned no {view} vector for {int(missing.sum())} regions, "
+                f"but {int((count == 0).sum())} have no image. Training may have diverged."
             )
     metadata["dim"] = next(iter(vectors.values())).shape[1]
     metadata["images"] = {view: int(count.sum()) for view, count in counts.items()}
@@ -144,13 +144,13 @@ def _summary(path: Path, vectors: dict[str, NDArray[np.float32]], metadata: dict
     for view, matrix in sorted(vectors.items()):
         without = metadata["regions_without"][view]
         lines.append(
-            f"  {view}: {len(matrix) - without} regions of {matrix.shape[1]} numbers"
-            + (f"; {without} have none" if without else "")
+            f"  {view}: {len(matrix) - without} regions, {matrix.shape[1]} dimensions"
+            + (f"; {without} regions have no vector" if without else "")
         )
     lines.append(f"  uses {', '.join(metadata['uses'])}; {metadata['seconds']:.1f} s")
     if metadata.get("poi_left_out"):
         columns = ", ".join(metadata["poi_left_out"])
-        lines.append(f"  learnt without {columns}, which would give an indicator away")
+        lines.append(f"  without {columns}, which would leak an indicator")
     return "\n".join(lines)
 
 

@@ -17,8 +17,8 @@ def view_of(data: RegionData, view: str, name: str) -> View:
     """
     if view not in data.views:
         raise InputError(
-            f"{name} sees {view} images, and {data.city} has none, only "
-            f"{', '.join(sorted(data.views)) or 'no view'}."
+            f"{name} needs {view} images, and {data.city} has none, only "
+            f"{', '.join(sorted(data.views)) or 'no images'}."
         )
     return data.views[view]
 
@@ -37,12 +37,12 @@ def poi_of(data: RegionData, name: str, instead: str = "") -> NDArray[np.float64
     if data.poi is not None:
         return data.poi
     has = (
-        f"those of {data.city} would give away what is predicted: {', '.join(data.poi_left_out)}."
+        f"those of {data.city} would leak indicators: {', '.join(data.poi_left_out)}."
         if data.poi_left_out
         else f"{data.city} has none."
     )
     raise InputError(
-        f"{name} needs counts of points of interest (columns poi_<category> of the regions), and "
+        f"{name} needs counts of points of interest (region columns poi_<category>), and "
         f"{has} {instead}".rstrip()
     )
 

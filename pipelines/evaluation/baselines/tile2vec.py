@@ -89,8 +89,8 @@ class Tile2Vec:
         place = Neighbourhood(data, images.regions, settings.far_rings)
         if len(place.candidates) < 3:
             raise InputError(
-                f"{self.name} learns from triplets of regions, and {data.city} has "
-                f"{len(place.candidates)} with an image of {settings.view} and a place."
+                f"{self.name} needs at least three regions with {settings.view} images and "
+                f"coordinates, and {data.city} has {len(place.candidates)}."
             )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -119,7 +119,7 @@ class Tile2Vec:
             InputError: The system is not fitted, or the view is missing.
         """
         if self._trunk is None:
-            raise InputError(f"{self.name} has learnt nothing yet: call fit first.")
+            raise InputError(f"{self.name} is not fitted: call fit first.")
         view = self.settings.view
         view_of(data, view, self.name)
         return {view: encode_regions(self._trunk, data, view, self.settings.image_size)}
@@ -143,15 +143,15 @@ def triplet_loss(
 
 def _differences(settings: Settings) -> tuple[str, ...]:
     differs = [
-        "Tiles are the regions themselves: near are the eight neighbours, far are those beyond "
-        f"ring {settings.far_rings}, where the published tiles are cut from one mosaic.",
-        "An ordinary ResNet with global pooling in place of TileNet, whose pooling of 4 x 4 cells "
-        "gives longer vectors for larger images.",
-        "The penalty is of each vector's norm, mean over triplets, where the public code takes the "
-        "norm of the batch as a whole.",
+        "Tiles are the regions: near tiles are the eight neighbours, far tiles lie beyond ring "
+        f"{settings.far_rings}; the published tiles are cut from one mosaic.",
+        "A ResNet with global pooling instead of TileNet, which pools 4 x 4 cells and gives longer "
+        "vectors for larger images.",
+        "The penalty is the norm of each vector, mean over triplets; the published code uses the "
+        "norm of the batch.",
     ]
     if settings.view == "street_view":
-        differs.append("Street views in place of satellite images.")
+        differs.append("Street views instead of satellite images.")
     return (*differs, *size_differences(settings))
 
 

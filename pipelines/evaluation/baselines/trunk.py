@@ -40,8 +40,7 @@ class TrunkSettings:
         """Validate the settings."""
         if len(self.widths) != len(self.depths) or not self.widths:
             raise InputError(
-                f"widths and depths need one number a stage each, got {self.widths} and "
-                f"{self.depths}."
+                f"widths and depths need one number per stage, got {self.widths} and {self.depths}."
             )
         if min(*self.widths, *self.depths, self.image_size) < 1:
             raise InputError(
@@ -107,14 +106,13 @@ def _pretrained(settings: TrunkSettings) -> ResNetModel:
         model, report = loader(name, output_loading_info=True)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"No ResNet at {name!r} (model_name_or_path of the recipe): {error} Without a network, "
-            "name a folder, --settings model_name_or_path=FOLDER, or take --size cpu, whose "
-            "weights are drawn."
+            f"No ResNet at {name!r} (model_name_or_path of the recipe): {error} Offline, use "
+            "--settings model_name_or_path=FOLDER, or --size cpu, which needs no checkpoint."
         ) from error
     # transformers initialises missing weights randomly
     if report["missing_keys"]:
         missing = len(report["missing_keys"])
-        raise InputError(f"{name!r} is no whole ResNet: {missing} of its weights are missing.")
+        raise InputError(f"{name!r} is an incomplete ResNet: {missing} weights are missing.")
     return model
 
 

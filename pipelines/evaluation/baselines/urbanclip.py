@@ -96,8 +96,8 @@ class UrbanCLIP:
         rows = np.array([i for i, caption in enumerate(view.captions) if caption], dtype=np.int64)
         if len(rows) < 2:
             raise InputError(
-                f"{self.name} learns from captions, and {data.city} has {len(rows)} satellite "
-                "images with one. Caption them first: python -m pipelines.captioning run ..."
+                f"{self.name} needs captions, and {data.city} has {len(rows)} captioned satellite "
+                "images. Caption them first: python -m pipelines.captioning run ..."
             )
         captions = [str(view.captions[i]) for i in rows]
         if self.settings.text == "sentence":
@@ -130,7 +130,7 @@ class UrbanCLIP:
         """
         view = _satellite(data)
         if self.model is None:
-            raise InputError(f"{self.name} has learnt nothing yet: call fit first.")
+            raise InputError(f"{self.name} is not fitted: call fit first.")
         vectors = [
             self.model.pool_image(self._pixel_values(view, rows))[0].float().cpu().numpy()
             for rows in np.split(np.arange(len(view)), range(ENCODE_BATCH, len(view), ENCODE_BATCH))
@@ -163,19 +163,19 @@ def draw_sentences(captions: Sequence[str], seed: int) -> list[str]:
 
 def _differences(settings: Settings) -> tuple[str, ...]:
     differs = [
-        "The two towers are CLIP's and the pooler and decoder are drawn at random, where the "
-        "public code starts from open_clip's CoCa weights.",
-        "A text is read at its end token in place of an added class token.",
-        "Trained on all images for all epochs; no split is set aside to choose an epoch.",
+        "CLIP encoders with a randomly initialised pooler and decoder; the published code starts "
+        "from open_clip's CoCa weights.",
+        "Texts are pooled at the end token instead of an added class token.",
+        "Trained on all images for all epochs, without validation split.",
     ]
     if settings.model_name_or_path is None:
         differs.append(
-            "No weights at hand: all of it is small and learnt from scratch, with a vocabulary of "
-            "the words that occur."
+            "A small model trained from scratch, with the vocabulary of the captions, instead of "
+            "pretrained weights."
         )
     if settings.text == "full":
         differs.append(
-            f"Whole captions of up to {settings.max_length} tokens, where the public code sees one "
+            f"Complete captions of up to {settings.max_length} tokens; the published code uses one "
             "random sentence of each."
         )
     return tuple(differs)

@@ -93,8 +93,8 @@ class UrbanVLP:
         rows, satellite, street_view = regions.captions()
         if len(rows) < 2:
             raise InputError(
-                f"{self.name} learns from captions, and {data.city} has {len(rows)} satellite "
-                "images with one. Caption them first: python -m pipelines.captioning run ..."
+                f"{self.name} needs captions, and {data.city} has {len(rows)} captioned satellite "
+                "images. Caption them first: python -m pipelines.captioning run ..."
             )
         tokens = tokenize(
             [*satellite, *street_view],
@@ -131,7 +131,7 @@ class UrbanVLP:
             InputError: The system is not fitted, or a view is missing.
         """
         if self.model is None:
-            raise InputError(f"{self.name} has learnt nothing yet: call fit first.")
+            raise InputError(f"{self.name} is not fitted: call fit first.")
         regions = _Regions(data, self.settings, self.device)
         rows = np.flatnonzero(regions.satellite_of >= 0)
         vectors: NDArray[np.float32] | None = None
@@ -160,7 +160,7 @@ class _Regions:
     def __init__(self, data: RegionData, settings: Settings, device: str):
         absent = sorted({"satellite", "street_view"} - set(data.views))
         if absent:
-            raise InputError(f"UrbanVLP sees two views, and {data.city} has no {absent[0]} images.")
+            raise InputError(f"UrbanVLP needs both views; {data.city} has no {absent[0]} images.")
         self.data, self.settings, self.device = data, settings, device
         self.satellite, self.street_view = data.views["satellite"], data.views["street_view"]
         self.satellite_of = np.full(len(data.region_ids), -1, dtype=np.int64)
@@ -219,24 +219,25 @@ def _chunks(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
 
 def _differences(settings: Settings) -> tuple[str, ...]:
     differs = [
-        "Padding is no counterpart of an image token; the public code counts it.",
-        "The place is projected to the width of the images' space; the published layers do not "
-        "fit one another.",
-        "The location encoder is drawn at random and learnt; its published weights are absent.",
-        "Vectors come from the trained towers; the public probe sums those of stock open_clip.",
-        "Trained on all regions for all epochs; no split is set aside to choose an epoch.",
+        "Padding tokens are masked in the token loss; the published code includes them.",
+        "Location embeddings are projected to the width of image embeddings; the dimensions of the "
+        "published layers do not match.",
+        "The location encoder is randomly initialised and trained; its published weights are not "
+        "available.",
+        "Vectors come from the trained encoders; the published probe sums those of open_clip.",
+        "Trained on all regions for all epochs, without validation split.",
     ]
     if settings.view_fusion == "mean":
         differs.append(
-            "Street views are encoded one by one and averaged; the public code mixes the pixels "
-            "of 25 before the tower."
+            "Street views are encoded separately and averaged; the published code mixes the pixels "
+            "of 25 street views before the encoder."
         )
     if not settings.coordinates:
-        differs.append("No location encoder: it never sees coordinates.")
+        differs.append("No location encoder and no coordinates.")
     if settings.model_name_or_path is None:
         differs.append(
-            "No weights at hand: all of it is small and learnt from scratch, with a vocabulary of "
-            "the words that occur."
+            "A small model trained from scratch, with the vocabulary of the captions, instead of "
+            "pretrained weights."
         )
     return tuple(differs)
 

@@ -7,39 +7,37 @@ from pipelines.common.command_line import argument
 
 EXAMPLES = {
     "benchmark": """\
-The synthetic benchmark from end to end: build a city, caption it, train UrbanLN and its variants,
-encode with every system, probe, report: OUTPUT_DIR/results/report.md, with a verdict per claim.
+Run the synthetic benchmark: build a city, caption it, train UrbanLN and its variants, embed with
+every system, probe, report. OUTPUT_DIR/results/report.md has a verdict per claim.
 
   python evaluate.py benchmark --config configs/benchmark/synthetic_fast.yaml \\
       --output_dir runs/benchmark_fast
   python evaluate.py benchmark --config configs/benchmark/synthetic.yaml --dry_run true ...
 
-Rerun the command to resume; a step that fails says why, and the others continue. A step is redone
-where its command or a recipe has changed. OUTPUT_DIR/logs holds what each step said and how long it
-took. configs/benchmark/systems.yaml compares published systems, and carries UrbanLN from city to
-city.
+Rerun the command to resume. If a step fails, independent steps continue. Steps whose command or
+recipe has changed are rerun. OUTPUT_DIR/logs holds output and duration of each step.
+configs/benchmark/systems.yaml compares published systems, and transfers UrbanLN between cities.
 """,
     "ablate": """\
-The variants of a benchmark's recipe alone: nothing but city, captions, variants, probe and report.
-What a benchmark in OUTPUT_DIR has done is not done again.
+Run only the ablations of a benchmark recipe: city, captions, variants, probe and report. Finished
+steps of a benchmark in OUTPUT_DIR are reused.
 
   python evaluate.py ablate --config configs/benchmark/synthetic_fast.yaml \\
       --output_dir runs/benchmark_fast
 """,
     "transfer": """\
-From city to city: an encoder learnt elsewhere with a probe trained at home (city-encoder), and an
-encoder and a probe both learnt elsewhere (city): OUTPUT_DIR/CITY/results.jsonl, and
-OUTPUT_DIR/transfer.csv, source by target.
+Evaluate transfer between cities: OUTPUT_DIR/CITY/results.jsonl, and OUTPUT_DIR/transfer.csv (source
+by target). Protocol city-encoder: encoder from the source city, probe trained on the target city;
+city: encoder and probe from the source city.
 
-  for city in harborview oldgate; do         # an encoder that learnt in harborview sees both cities
+  for city in harborview oldgate; do         # embed both cities with an encoder from harborview
     python evaluate.py embed --model_name_or_path runs/harborview --label urbanln --city $city \\
         --dataset_name runs/cities --output_dir runs/from/harborview; done
   python evaluate.py transfer --embeddings runs/from --dataset_name runs/cities \\
       --output_dir runs/transfer
 
-A table's place says who learnt where: EMBEDDINGS/SOURCE/CITY/LABEL.parquet are the vectors of CITY
-by an encoder that learnt in SOURCE; several sources are joined by "+". Rows that are there are not
-computed again.
+EMBEDDINGS/SOURCE/CITY/LABEL.parquet holds the vectors of CITY from an encoder trained on SOURCE;
+several source cities are joined by "+". Existing rows are not recomputed.
 """,
 }
 
@@ -49,8 +47,8 @@ class BenchmarkArguments:
     """Flags of `evaluate.py benchmark`."""
 
     config: str = argument("", "YAML recipe, such as configs/benchmark/synthetic.yaml.")
-    output_dir: str = argument("", "Everything goes there.")
-    dry_run: bool = argument(False, "List the steps and their commands; do nothing.")
+    output_dir: str = argument("", "Output folder.")
+    dry_run: bool = argument(False, "List the steps and their commands without running them.")
 
 
 @dataclass
@@ -62,32 +60,32 @@ class AblateArguments(BenchmarkArguments):
 class TransferArguments:
     """Flags of `evaluate.py transfer`."""
 
-    embeddings: str = argument("", "Folder of SOURCE/CITY/LABEL.parquet.")
-    dataset_name: str = argument("", "Folder or Hub id of the dataset with the cities' indicators.")
-    output_dir: str = argument("", "Results go to OUTPUT_DIR/CITY/, by target.")
-    sources: list[str] | None = argument(None, "Folders of EMBEDDINGS. Default: all.")
-    targets: list[str] | None = argument(
-        None, "Cities that are scored. Default: all that have vectors."
-    )
+    embeddings: str = argument("", "Folder with SOURCE/CITY/LABEL.parquet.")
+    dataset_name: str = argument("", "Folder or Hub id of the dataset with the indicators.")
+    output_dir: str = argument("", "Output folder; results go to OUTPUT_DIR/CITY/ by target city.")
+    sources: list[str] | None = argument(None, "Source folders in EMBEDDINGS. Default: all.")
+    targets: list[str] | None = argument(None, "Target cities. Default: all with vectors.")
     within: Literal["random", "block"] = argument(
-        "random", "Split of the target's regions, where the probe is trained at home."
+        "random", "Split of the target city for probes that are trained on it."
     )
     probes: list[str] = argument(["mlp", "ridge"], "mlp (one hidden layer of 256), ridge.")
     views: list[str] | None = argument(
-        None, "street_view, satellite, both. Default: all there are."
+        None, "street_view, satellite, both. Default: all available."
     )
     seeds: int | None = argument(
-        None, "Splits. Default: 5, or 10 where fewer than 1,000 regions are scored."
+        None, "Number of splits. Default: 5, or 10 for fewer than 1,000 regions."
     )
-    probe_seeds: int = argument(1, "Draws of MLP weights and batches for each split.")
+    probe_seeds: int = argument(1, "MLP trainings per split, from different seeds.")
     mlp_learning_rates: list[float] | None = argument(
-        None, "Grid of the MLP. Default: that of probe."
+        None, "Learning rates of the MLP. Default: as probe."
     )
     mlp_weight_decays: list[float] | None = argument(
-        None, "Grid of the MLP. Default: that of probe."
+        None, "Weight decays of the MLP. Default: as probe."
     )
-    mlp_max_epochs: int | None = argument(None, "Upper limit of the MLP's. Default: that of probe.")
-    device: str | None = argument(None, "cpu, cuda, cuda:1. Default: what there is.")
+    mlp_max_epochs: int | None = argument(
+        None, "Maximum number of epochs of the MLP. Default: as probe."
+    )
+    device: str | None = argument(None, "cpu, cuda, cuda:1. Default: an available one.")
 
 
 StudyArguments = BenchmarkArguments | TransferArguments

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from dataset_builders.files import digest, locked, read_json, write_state
 
 PROJECT = Path(__file__).resolve().parents[3]
-LEFT_BEHIND = "Wait until it ends, and the steps that it left behind if it was killed."
+LEFT_BEHIND = "Wait until it ends; if it was killed, also wait for its leftover steps."
 TAIL_LINES = 12
 
 State = Literal["done", "redo", "run"]
@@ -99,7 +99,7 @@ class Runner:
                 while waiting or running:
                     for step in list(waiting):
                         if failed := _failed(step, lost):
-                            lost[step.name] = f"{failed} is not done"
+                            lost[step.name] = f"{failed} did not finish"
                             self.log(f"{step.name} cannot start: {lost[step.name]}")
                         elif not {*step.needs, *step.takes} <= {*done, *lost}:
                             continue
@@ -181,10 +181,10 @@ class Runner:
         """Log how a step ended and return the reason if it failed."""
         reason = f"exit code {code}" if code > 0 else f"signal {-code}" if code else ""
         if not code and not step.output.exists():
-            reason = f"{step.output} is not there"
+            reason = f"{step.output} is missing"
         if reason:
             path = self._path(step, ".log")
-            self.log(f"{step.name} FAILED ({reason}). The end of {path}:\n{_tail(path)}")
+            self.log(f"{step.name} FAILED ({reason}). Last lines of {path}:\n{_tail(path)}")
         else:
             write_state(self._path(step, ".json"), {"key": key, "seconds": seconds})
             self.log(f"{step.name}: {seconds:.0f} s; {left} of {len(self.steps)} steps left")

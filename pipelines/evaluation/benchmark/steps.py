@@ -55,7 +55,7 @@ def run_benchmark(
             command = shlex.join(step.command).replace(sys.executable, "python")
             log(f"{state} {step.name}: {command}{' ...' if any(step.takes.values()) else ''}")
     left = sum(state != "done" for _, state in states)
-    log(f"{left} of {len(states)} steps to do; logs are in {run / 'logs'}.")
+    log(f"{left} of {len(states)} steps to run; logs: {run / 'logs'}.")
     if dry_run:
         return
     for name, settings in recipe.captions.items():
@@ -63,10 +63,10 @@ def run_benchmark(
             temporary.write_text(yaml.safe_dump(settings.merged()), encoding="utf-8")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # also terminates running steps
     lost = runner()
-    log(f"The steps took {runner.seconds() / 60:.0f} minutes, one after another.")
+    log(f"Total duration of the steps: {runner.seconds() / 60:.0f} minutes.")
     if lost:
         raise InputError(
-            f"{len(lost)} steps are not done ({', '.join(lost)}). Rerun the command to resume."
+            f"{len(lost)} steps did not finish ({', '.join(lost)}). Rerun the command to resume."
         )
     log(f"Report: {run / 'results' / 'report.md'}")
 

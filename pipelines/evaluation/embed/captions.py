@@ -125,13 +125,12 @@ def tfidf_vectors(
         ngram_range=(1, settings.max_words), min_df=settings.min_captions, sublinear_tf=True
     )
     if len(texts) < 2:
-        raise InputError(f"TF-IDF needs two captions at least, got {len(texts)}.")
+        raise InputError(f"TF-IDF needs at least two captions, got {len(texts)}.")
     try:
         weights = vectorizer.fit_transform(texts)
     except ValueError as error:
         raise InputError(
-            f"No word or pair of words occurs in {settings.min_captions} of {len(texts)} captions: "
-            f"{error}"
+            f"No n-gram occurs in {settings.min_captions} of {len(texts)} captions: {error}"
         ) from error
     dim = min(settings.dim, weights.shape[1])
     svd = TruncatedSVD(dim, random_state=settings.seed)
@@ -151,7 +150,7 @@ def _embed(
 ) -> Path:
     path = output / f"{label}.parquet"
     if earlier_metadata(path).get("fingerprint") == fingerprint:
-        log(f"{path} is there already, of the same captions and encoder.")
+        log(f"{path} already exists, from the same captions and encoder.")
         return path
     start = time.perf_counter()
     counts, vectors, facts = {}, {}, {}
@@ -191,7 +190,7 @@ def _summary(path: Path, captions: RegionCaptions, counts: dict[str, NDArray[np.
     for view, count in counts.items():
         with_any = int((count > 0).sum())
         lines.append(f"  {view}: {int(count.sum())} captions of {with_any} regions")
-    lines += [f"  left out: {n} ({reason})" for reason, n in sorted(captions.dropped.items())]
+    lines += [f"  skipped: {n} ({reason})" for reason, n in sorted(captions.dropped.items())]
     return "\n".join(lines)
 
 

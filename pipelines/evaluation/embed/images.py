@@ -45,7 +45,7 @@ from .trainings import Training
 
 Row = dict[str, Any]
 
-SHARES = "Wait until it ends, or give each process a share of its own with --shard I/N."
+SHARES = "Wait until it ends, or give each process its own share with --shard I/N."
 PART_NAME = re.compile(r"[a-z_]+-\d{6}\.(parquet|lock)|table\.lock|\..*\.tmp|.*\.damaged-.*")
 
 
@@ -154,7 +154,7 @@ def embed(
     """
     settings = settings or EmbedSettings()
     if not any(source.num_images.values()):
-        raise InputError("The dataset has neither street views nor satellite images of this city.")
+        raise InputError("This city has neither street views nor satellite images.")
     path = output / f"{label}.parquet"
     plan = {
         "encoder": encoder.fingerprint,
@@ -166,12 +166,12 @@ def embed(
     parts = output / f".{label}-{fingerprint}.parts"
     if known := earlier_metadata(path):
         if known.get("fingerprint") == fingerprint and is_whole(_rejects_path(path)):
-            log(f"{path} is there already, from the same encoder and images.")
+            log(f"{path} already exists, from the same encoder and images.")
             rename_training(path, training)
             _remove_parts(output, label)
             return path
         if known.get("fingerprint") != fingerprint:
-            log(f"{path} came from another encoder or other images: it will be replaced.")
+            log(f"{path} is from another encoder or other images and will be replaced.")
     if finished := len(list(parts.glob("*.parquet"))):
         log(f"Resuming from {finished} parts of an earlier run.")
     parts.mkdir(parents=True, exist_ok=True)
@@ -184,7 +184,7 @@ def embed(
         if not (same and is_whole(_rejects_path(path))):
             files = {view: _part_files(source, view, parts, settings) for view in VIEWS}
             if missing := [one for paths in files.values() for one in paths if not is_whole(one)]:
-                log(f"This share is done; {len(missing)} parts are left to other shares.")
+                log(f"This share is finished; {len(missing)} parts of other shares are missing.")
                 return path
             totals = {
                 view: _total(paths, source, encoder.dim) for view, paths in files.items() if paths
@@ -341,7 +341,7 @@ def _add_batch(
             part.region_ids.append(row["region_id"])
             part.vectors.append(vector)
         else:
-            detail = "the encoder gave nan or infinite numbers"
+            detail = "the encoder returned NaN or infinite values"
             part.rejects.append(Reject(view, str(row["image_id"]), "not_finite", detail))
 
 
@@ -382,8 +382,8 @@ def _write(
     reasons = Counter(f"{reject.table}: {reject.reason}" for reject in rejects)
     if not any(total.counts.any() for total in totals.values()):
         raise InputError(
-            f"No image gave a vector; all {len(rejects)} were left out: {dict(reasons)}. Check the "
-            "dataset with its own rejects.parquet."
+            f"No image could be embedded; all {len(rejects)} were skipped: {dict(reasons)}. See "
+            "rejects.parquet of the dataset."
         )
     regions = len(source.region_ids)
     counts = {
@@ -420,7 +420,7 @@ def _summary(path: Path, source: Source, totals: dict[str, Totals]) -> str:
             line += f"; {without} regions have none"
         if total.rejects:
             reasons = Counter(reject.reason for reject in total.rejects)
-            line += f"; left out {dict(reasons)}, see {path.stem}.rejects.parquet"
+            line += f"; skipped {dict(reasons)}, see {path.stem}.rejects.parquet"
         lines.append(line)
     return "\n".join(lines)
 

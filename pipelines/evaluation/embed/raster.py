@@ -199,7 +199,7 @@ def embed_raster(
     stamps = [_stamp(one) for one in files]
     fingerprint = digest(vars(settings), stamps, ids, *[one or b"" for one in outlines])
     if earlier_metadata(path).get("fingerprint") == fingerprint:
-        log(f"{path} is there already, from the same files and regions.")
+        log(f"{path} already exists, from the same files and regions.")
         rename_training(path, training)
         return path
     found = region_means(paths, regions, settings)
@@ -227,9 +227,9 @@ def embed_raster(
     write_embeddings(path, ids, {VIEW: counts}, {VIEW: found.vectors}, metadata)
     log(f"Wrote {path}: {int(valid.sum())} of {len(ids)} regions, {found.vectors.shape[1]} bands.")
     if reasons:
-        log(f"  left out {dict(reasons)}, see {label}.rejects.parquet")
+        log(f"  skipped {dict(reasons)}, see {label}.rejects.parquet")
     if found.incomplete:
-        log(f"  {found.incomplete} cells lack some bands and do not count")
+        log(f"  skipped {found.incomplete} cells with missing bands")
     return path
 
 
@@ -273,9 +273,8 @@ def _add_raster(grid: _Grid, raster: EmbeddingRaster, pieces: NDArray[Any], owne
     if in_band.any() and not in_band.all():
         lacking = np.flatnonzero(~in_band) + 1
         raise InputError(
-            f"{raster.path}: band(s) {', '.join(map(str, lacking[:8]))} of {raster.dim} hold no "
-            "value on any region, while others do, so no cell has a whole vector. Write the file "
-            "again, with all bands or without these."
+            f"{raster.path}: band(s) {', '.join(map(str, lacking[:8]))} of {raster.dim} have no "
+            "values on any region, so no cell has a complete vector. Fill or remove these bands."
         )
 
 
@@ -383,12 +382,12 @@ def _rejects(ids: Sequence[str], found: RegionMeans, min_coverage: float) -> lis
     rejects = []
     for row in np.flatnonzero(~np.isfinite(found.vectors).all(1)).tolist():
         if found.inside[row] < TOUCHING:
-            reason, detail = "outside_raster", "no raster reaches this region"
+            reason, detail = "outside_raster", "no raster intersects this region"
         elif found.coverage[row] <= 0:
-            reason, detail = "no_data", "no cell of the region has a value in every band"
+            reason, detail = "no_data", "no cell of the region has values in all bands"
         else:
             reason = "low_coverage"
-            detail = f"{found.coverage[row]:.3f} of it has vectors, wanted {min_coverage:g}"
+            detail = f"share with valid cells {found.coverage[row]:.3f} < {min_coverage:g}"
         rejects.append(Reject(ENCODER, ids[row], reason, detail))
     return rejects
 
@@ -402,9 +401,8 @@ def _no_vector(
     if (found.inside >= TOUCHING).any():
         most = float(found.coverage.max())
         return (
-            f"No region has vectors on enough of its area: {most:.3f} at most, and --min_coverage "
-            f"is {min_coverage:g}. {found.incomplete} cells lack some bands; cells without data do "
-            "not count."
+            f"No region has enough valid cells: at most {most:.3f} of its area, and --min_coverage "
+            f"is {min_coverage:g}. {found.incomplete} cells have values in some bands only."
         )
     from rasterio.warp import transform_bounds
 
@@ -412,8 +410,8 @@ def _no_vector(
     there = ", ".join(f"{one:.3f}" for one in transform_bounds(first.crs, 4326, *first.bounds))
     here = ", ".join(f"{one:.3f}" for one in regions.total_bounds)
     return (
-        f"No raster reaches any region: {rasters[0].path} spans ({there}) in degrees (west, south, "
-        f"east, north), the regions ({here}). Give the files of this city with --raster."
+        f"No raster intersects any region: {rasters[0].path} spans ({there}) in degrees (west, "
+        f"south, east, north), the regions ({here}). Pass the files of this city to --raster."
     )
 
 

@@ -180,14 +180,14 @@ class EmbeddingRaster:
         length = float(np.median(np.linalg.norm(vectors, axis=1)))
         if abs(length - 1) > LENGTH_TOLERANCE:
             raise InputError(
-                f"{self.path} is read as AlphaEarth, whose vectors have length 1; these have "
-                f"{length:.2f}. Give --raster_layout plain or tessera if it holds something else."
+                f"{self.path}: AlphaEarth vectors must have length 1, got {length:.2f}. Use "
+                "--raster_layout plain or tessera for other layouts."
             )
 
     def _open_scales(self, path: Path | None) -> Any:
         if path is None:
             raise InputError(
-                f"{self.path} is read as TESSERA, and there are no scales beside it. Put them into "
+                f"{self.path}: layout tessera needs a file of scales, "
                 f"{Path(self.path).stem}{SCALES}.tif in the same folder."
             )
         try:
@@ -199,17 +199,17 @@ class EmbeddingRaster:
             raise InputError(
                 f"{path} has {scales.count} band(s) of {scales.width} x {scales.height} cells and "
                 f"does not fit {self.path}, of {self.dim} bands of {self.dataset.width} x "
-                f"{self.dataset.height} cells. Scales lie on the same grid, in 1 band or in "
-                f"{self.dim}."
+                f"{self.dataset.height} cells. Scales must be on the same grid, in 1 or {self.dim} "
+                "bands."
             )
         return scales
 
     def _check_alphaearth(self) -> None:
         if self.dataset.dtypes[0] != "int8" or self.dim != ALPHAEARTH_BANDS:
             raise InputError(
-                f"{self.path} is read as AlphaEarth, which is {ALPHAEARTH_BANDS} bands of int8; it "
-                f"has {self.dim} of {self.dataset.dtypes[0]}. Give --raster_layout plain if its "
-                "values are de-quantised."
+                f"{self.path}: layout alphaearth needs {ALPHAEARTH_BANDS} bands of int8, got "
+                f"{self.dim} of {self.dataset.dtypes[0]}. Use --raster_layout plain for decoded "
+                "values."
             )
 
 
@@ -228,23 +228,23 @@ def open_rasters(
     """
     own = [path for path in paths if not Path(path).stem.endswith(SCALES)]
     if not own:
-        raise InputError("--raster is missing: the files that hold the embeddings.")
+        raise InputError("--raster is missing: the raster files of the embeddings.")
     rasters = [EmbeddingRaster(path, layout, nodata) for path in own]
     first = rasters[0]
     for other in rasters[1:]:
         if (other.dim, other.layout) != (first.dim, first.layout):
             raise InputError(
                 f"{first.path} has {first.dim} bands ({first.layout}) and {other.path} has "
-                f"{other.dim} ({other.layout}). All files of a city hold the same bands."
+                f"{other.dim} ({other.layout}). All files of a city must have the same bands."
             )
         if all(first.names) and all(other.names) and first.names != other.names:
             differ = [
                 pair for pair in zip(first.names, other.names, strict=True) if len({*pair}) > 1
             ]
             raise InputError(
-                f"{first.path} and {other.path} have other bands: {differ[0][0]!r} is "
-                f"{differ[0][1]!r} in the second. All files of a city hold the same bands in the "
-                "same order."
+                f"The bands of {first.path} and {other.path} differ: {differ[0][0]!r} is "
+                f"{differ[0][1]!r} in the second. All files of a city must have the same bands in "
+                "the same order."
             )
     return rasters
 
@@ -266,9 +266,9 @@ def _layout(dataset: Any, has_scales: bool) -> Layout:
     if dataset.count == ALPHAEARTH_BANDS and dataset.nodatavals[0] == ALPHAEARTH_MASKED:
         return "alphaearth"
     raise InputError(
-        f"{dataset.name} holds {dataset.count} bands of int8, neither as AlphaEarth does "
-        f"({ALPHAEARTH_BANDS} bands, nodata {ALPHAEARTH_MASKED}) nor with TESSERA's scales beside "
-        f"it ({Path(dataset.name).stem}{SCALES}.tif). Give --raster_layout."
+        f"{dataset.name} has {dataset.count} bands of int8, neither as in AlphaEarth "
+        f"({ALPHAEARTH_BANDS} bands, nodata {ALPHAEARTH_MASKED}) nor with a file of TESSERA scales "
+        f"({Path(dataset.name).stem}{SCALES}.tif). Specify --raster_layout."
     )
 
 

@@ -100,8 +100,8 @@ def read_captions(dataset_name: str, city: str) -> RegionCaptions:
     views = {view: _view(captions) for view, captions in found.items() if captions}
     if not views:
         raise InputError(
-            f"{dataset_name} has no caption of {city!r} ({dict(dropped)}). Write them into the "
-            "`caption` column with `python -m pipelines.captioning`, or import them."
+            f"{dataset_name} has no caption of {city!r} ({dict(dropped)}). Generate captions with "
+            "`python -m pipelines.captioning`, or import them."
         )
     region_ids = regions["region_id"].tolist()
     parts = [(v, one.image_ids, one.region.tolist(), one.texts) for v, one in views.items()]

@@ -66,7 +66,7 @@ def open_regions(
     except DatasetError as error:
         raise InputError(str(error)) from error
     if shapes and not regions.geometry.notna().any():
-        raise InputError(f"The regions of {city!r} have no geometry, so no raster reaches them.")
+        raise InputError(f"The regions of {city!r} have no geometry, which rasters require.")
     return regions, {"dataset": str(dataset_name), "city": city, "synthetic": synthetic}
 
 

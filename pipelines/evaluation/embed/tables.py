@@ -31,7 +31,7 @@ METADATA_KEY = b"urbanln"
 COUNT_COLUMNS = {"street_view": "n_street_views", "satellite": "n_satellite"}
 BOTH = "both"
 COLUMNS = (*VIEWS, BOTH)  # of vectors
-NOT_VECTORS = "{path} is no embedding table ({why}). Make one with `python evaluate.py embed`."
+NOT_VECTORS = "{path} is no embedding table ({why}). Create one with `python evaluate.py embed`."
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def write_embeddings(
         ValueError: Unknown view, or wrong number of rows.
         InputError: Region ids are duplicated.
     """
-    _require_unique(region_ids, str(path), "Give each region one row.")
+    _require_unique(region_ids, str(path), "Write one row per region.")
     columns: dict[str, Any] = {"region_id": pa.array(region_ids, pa.string())}
     nothing = np.zeros(len(region_ids), dtype=np.int64)
     for view in VIEWS:
@@ -117,7 +117,7 @@ def write_embeddings(
         if view not in COLUMNS or len(values) != len(region_ids):
             raise ValueError(
                 f"Vectors must be of {', '.join(COLUMNS)} and of {len(region_ids)} regions, got "
-                f"{view!r} of shape {values.shape}."
+                f"{view!r} with shape {values.shape}."
             )
     for view in [name for name in COLUMNS if name in vectors]:
         values = vectors[view]
@@ -151,7 +151,7 @@ def read_embeddings(path: Path) -> EmbeddingTable:
     assert metadata is not None
     vectors = {view: _matrix(table[view].combine_chunks()) for view in views}
     region_ids = table["region_id"].to_pylist()
-    _require_unique(region_ids, str(path), "Make the table again with `python evaluate.py embed`.")
+    _require_unique(region_ids, str(path), "Recreate the table with `python evaluate.py embed`.")
     content = digest(region_ids, views, *(vectors[view].tobytes() for view in views))
     return EmbeddingTable(metadata["label"], metadata, region_ids, vectors, content)
 
@@ -161,15 +161,15 @@ def _fault(table: pa.Table, metadata: dict[str, Any] | None, views: Sequence[str
     if metadata is None or not isinstance(metadata.get("label"), str):
         return "no `urbanln` metadata" if metadata is None else "no label in its metadata"
     if "region_id" not in table.column_names or not views:
-        return "no column of vectors or no region_id"
+        return "no region_id or no column of vectors"
     types = [table.schema.field(view).type for view in views]
     if not all(
         pa.types.is_fixed_size_list(one) and pa.types.is_floating(one.value_type) for one in types
     ):
-        return "vectors that are no lists of one length"
+        return "vectors are not fixed-size lists"
     ids = table["region_id"]
     is_text = pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type)
-    return "" if is_text and not ids.null_count else "region_id that is no text, or null"
+    return "" if is_text and not ids.null_count else "region_id is null or no string"
 
 
 def read_metadata(schema: pa.Schema) -> dict[str, Any] | None:
@@ -196,8 +196,8 @@ def earlier_metadata(path: Path) -> dict[str, Any]:
         metadata = None
     if metadata is None:
         raise InputError(
-            f"{path} is there and is no embedding table: move it away, or give another "
-            " --output_dir or --label."
+            f"{path} exists and is no embedding table: move it away, or choose another "
+            "--output_dir or --label."
         )
     return metadata
 

@@ -156,12 +156,12 @@ def load_text_tower(
         ) from error
     if not hasattr(model, "get_text_features"):
         raise InputError(
-            f"{name!r} is a {type(model).__name__}, which has no get_text_features. Texts need "
-            "UrbanLN, CLIP or another image-text model of the transformers library."
+            f"{name!r} is a {type(model).__name__} without get_text_features. Use UrbanLN, CLIP or "
+            "another image-text model of the transformers library."
         )
     if missing:
         raise InputError(
-            f"{len(missing)} weights of the text side of {name!r} are missing "
+            f"{len(missing)} weights of the text encoder of {name!r} are missing "
             f"({', '.join(missing[:3])}...). Is it the folder of a finished model?"
         )
     title = f"{Path(name).name} ({type(model).__name__})"

@@ -70,7 +70,7 @@ def parse_training(text: str | None, **defaults: Any) -> Training | None:
             values = {**defaults, **values}
         return make_record(Training, values, "--training")
     except json.JSONDecodeError as error:
-        raise InputError(f"--training is no JSON: {error}, got {text!r}.") from error
+        raise InputError(f"--training is not valid JSON: {error}, got {text!r}.") from error
     except DatasetError as error:
         raise InputError(str(error)) from error
 
@@ -92,7 +92,7 @@ def check_trainings(systems: Mapping[str, Mapping[str, Any]]) -> None:
         key = training.group, training.seed
         if key in known:
             raise InputError(
-                f"{known[key]} and {label} both say to be the training of {training.group!r} from "
+                f"{known[key]} and {label} are both the training of {training.group!r} from "
                 f"seed {training.seed}: embed one of them with another --training."
             )
         known[key] = label
@@ -100,7 +100,7 @@ def check_trainings(systems: Mapping[str, Mapping[str, Any]]) -> None:
     clash = sorted(alone & {group for group, _ in known})
     if clash:
         raise InputError(
-            f"{clash[0]!r} is the label of one table and the group of others: choose another."
+            f"{clash[0]!r} is the label of one table and the group of others: rename one of them."
         )
 
 

@@ -9,37 +9,37 @@ from ..errors import InputError
 
 EXAMPLES = {
     "embed_captions": """\
-Make region vectors of captions alone, without a look at any image: OUTPUT_DIR/CITY/LABEL.parquet,
-which `evaluate.py probe` takes beside those of embed.
+Embed the captions of each region, without images: OUTPUT_DIR/CITY/LABEL.parquet, for
+`evaluate.py probe`.
 
   python evaluate.py embed_captions --dataset_name runs/quickstart/dataset --city harborview \\
-      --output_dir runs/embeddings                    words: TF-IDF, label captions-tfidf
+      --output_dir runs/embeddings                    TF-IDF, label captions-tfidf
   python evaluate.py embed_captions --encoder text_tower --model_name_or_path M \\
       --dataset_name runs/quickstart/dataset --city harborview --output_dir runs/embeddings
 """,
     "retrieve": """\
-Does an image find its caption, a caption its image, a caption its region? Recall at 1, 5 and 10 and
-median rank, beside chance: OUTPUT_DIR/CITY/retrieval-VIEW-LABEL.json and .md. Or search regions by
-words: OUTPUT_DIR/CITY/search/, as CSV, GeoJSON and a page with the pictures.
+Measure retrieval between images, captions and regions: recall at 1, 5 and 10 and median rank, with
+the chance level, in OUTPUT_DIR/CITY/retrieval-VIEW-LABEL.json and .md. With --query, search regions
+by text: OUTPUT_DIR/CITY/search/, as CSV, GeoJSON and an HTML page with images.
 
   python evaluate.py retrieve --model_name_or_path runs/quickstart/model \\
       --dataset_name runs/quickstart/dataset --city harborview --view satellite \\
       --output_dir runs/retrieval
   python evaluate.py retrieve ... --query "old low-rise housing beside a railway" --top 10
 
-Images are encoded once for all queries. The search is exact; a caption that several images have
-may find any of them.
+Image embeddings are cached. The search is exact; if several images share a caption, each of them
+is a correct result.
 """,
     "zero_shot": """\
-Score regions by prompts, with no label: OUTPUT_DIR/CITY/zero-shot-LABEL.csv, and .parquet, which
-`evaluate.py probe` takes beside other tables; and Spearman with the indicators that the prompts
-name, beside what shuffled labels give: zero-shot-LABEL.md and .json.
+Classify regions by text prompts, without labels. Scores: OUTPUT_DIR/CITY/zero-shot-LABEL.csv, and
+.parquet for `evaluate.py probe`. Spearman correlations with the indicators named in the prompts,
+with a permutation test: zero-shot-LABEL.md and .json.
 
   python evaluate.py zero_shot --model_name_or_path runs/quickstart/model \\
       --dataset_name runs/quickstart/dataset --city harborview --output_dir runs/zero_shot
   python evaluate.py zero_shot ... --prompts my_prompts.yaml     like configs/zero_shot/prompts.yaml
 
-A score is what pictures look like to the model, with the prejudices of what it has read.
+Scores reflect the biases of the model's training data.
 """,
 }
 
@@ -48,16 +48,16 @@ A score is what pictures look like to the model, with the prejudices of what it 
 class _CityArguments:
     dataset_name: str = argument("", "Folder or Hub id of a dataset.")
     city: str = argument("", "City of the dataset.")
-    output_dir: str = argument("", "Files go to OUTPUT_DIR/CITY/.")
+    output_dir: str = argument("", "Output folder; files go to OUTPUT_DIR/CITY/.")
     model_name_or_path: str | None = argument(
         None, "Folder or Hub id of an UrbanLN, CLIP or other image-text checkpoint."
     )
     label: str | None = argument(
-        None, "Name of the system in tables and files. Default: the checkpoint's name."
+        None, "Name of the system in tables and files. Default: name of the checkpoint."
     )
-    batch_size: int = argument(32, "Images or texts that are encoded at a time.")
-    device: str | None = argument(None, "cpu, cuda, cuda:1, mps. Default: what there is.")
-    trust_remote_code: bool = argument(False, "Run code that comes with the checkpoint.")
+    batch_size: int = argument(32, "Images or texts per batch.")
+    device: str | None = argument(None, "cpu, cuda, cuda:1, mps. Default: an available one.")
+    trust_remote_code: bool = argument(False, "Allow code from the checkpoint.")
 
 
 @dataclass
@@ -68,7 +68,7 @@ class EmbedCaptionsArguments(_CityArguments):
         None, "Name of the system in tables. Default: captions-tfidf or captions-text-tower."
     )
     encoder: Literal["tfidf", "text_tower"] = argument(
-        "tfidf", "'tfidf': weighted words, 256 axes; 'text_tower': that of a checkpoint."
+        "tfidf", "tfidf: TF-IDF with 256 SVD components; text_tower: text encoder of a checkpoint."
     )
 
 
@@ -76,23 +76,23 @@ class EmbedCaptionsArguments(_CityArguments):
 class RetrieveArguments(_CityArguments):
     """Flags of `evaluate.py retrieve`."""
 
-    view: Literal["satellite", "street_view"] = argument(
-        "satellite", "The images that are searched."
-    )
-    query: str | None = argument(None, "Search regions by these words instead of measuring.")
+    view: Literal["satellite", "street_view"] = argument("satellite", "View of the images.")
+    query: str | None = argument(None, "Search regions by this text instead of measuring.")
     captions: Literal["own", "all"] = argument(
-        "own", "'own': the caption beside each image; 'all': every kept one of the captions table."
+        "own", "own: the caption of each image; all: all kept captions in the table of captions."
     )
-    top: int = argument(10, "How many regions a query shows.")
-    num_workers: int | None = argument(None, "Threads that decode images. Default: as embed.")
+    top: int = argument(10, "Number of regions that a query returns.")
+    num_workers: int | None = argument(None, "Image decoding threads. Default: as embed.")
 
 
 @dataclass
 class ZeroShotArguments(_CityArguments):
     """Flags of `evaluate.py zero_shot`."""
 
-    prompts: str | None = argument(None, "A file like configs/zero_shot/prompts.yaml, the default.")
-    num_workers: int | None = argument(None, "Threads that decode images. Default: as embed.")
+    prompts: str | None = argument(
+        None, "YAML file of prompts. Default: configs/zero_shot/prompts.yaml."
+    )
+    num_workers: int | None = argument(None, "Image decoding threads. Default: as embed.")
 
 
 LanguageArguments = EmbedCaptionsArguments | RetrieveArguments | ZeroShotArguments
@@ -107,7 +107,7 @@ def check_model(arguments: LanguageArguments) -> None:
     """Raise `InputError` if a required checkpoint is missing or an unused one is given."""
     needs_one = not isinstance(arguments, EmbedCaptionsArguments) or arguments.encoder != "tfidf"
     if needs_one and arguments.model_name_or_path is None:
-        raise InputError("--model_name_or_path is missing: the checkpoint whose towers are used.")
+        raise InputError("--model_name_or_path is missing: an image-text checkpoint.")
     if not needs_one and arguments.model_name_or_path is not None:
         raise InputError("--model_name_or_path needs --encoder text_tower: TF-IDF has no model.")
 

@@ -35,8 +35,8 @@ class Keys:
         starts = self.starts
         if starts[0] != 0 or starts[-1] != len(self.vectors) or (np.diff(starts) < 1).any():
             raise ValueError(
-                f"Each owner needs one key at least, and all {len(self.vectors)} keys an owner; "
-                f"got starts {starts[:3]} to {starts[-1]}."
+                f"Each owner needs at least one key, and each of the {len(self.vectors)} keys an "
+                f"owner; got starts {starts[:3]} to {starts[-1]}."
             )
 
     def __len__(self) -> int:
@@ -169,7 +169,7 @@ def first_hits(
     """
     lonely = int((relevance.num_right() == 0).sum())
     if lonely:
-        raise ValueError(f"{lonely} queries have no right key: they cannot find one.")
+        raise ValueError(f"{lonely} queries have no relevant key.")
     hits = np.empty(len(queries), np.int64)
     for start in range(0, len(queries), block_queries):
         part = slice(start, start + block_queries)

@@ -57,13 +57,13 @@ def read_prompts(path: Path = DEFAULT_PROMPTS) -> Prompts:
     except DatasetError as error:
         raise InputError(f"No prompts in {path} (--prompts): {error}") from error
     if set(content) != {"templates", "attributes"}:
-        raise _wrong(path, "it needs `templates` and `attributes`, and nothing else")
+        raise _wrong(path, "it must have the keys `templates` and `attributes` only")
     templates, attributes = content["templates"], content["attributes"]
     if not isinstance(templates, dict) or set(templates) != set(VIEWS):
         raise _wrong(path, f"`templates` needs {' and '.join(VIEWS)}")
     for view, forms in templates.items():
         if not _texts(forms) or any(form.count("{}") != 1 for form in forms):
-            raise _wrong(path, f"`templates.{view}` needs sentences with one {{}}, got {forms!r}")
+            raise _wrong(path, f"`templates.{view}` needs texts with one {{}}, got {forms!r}")
     if not isinstance(attributes, dict) or not attributes:
         raise _wrong(path, "`attributes` is empty")
     return Prompts(templates, [_attribute(path, *item) for item in attributes.items()])
@@ -74,12 +74,10 @@ def _attribute(path: Path, name: str, content: Any) -> Attribute:
         raise _wrong(path, f"`{name}` needs `classes`, and may have `indicators`")
     classes, indicators = content.get("classes"), content.get("indicators") or {}
     if not isinstance(classes, dict) or len(classes) < 2 or not all(map(_texts, classes.values())):
-        raise _wrong(
-            path, f"`{name}.classes` needs two classes or more, each a list of phrases: {classes!r}"
-        )
+        raise _wrong(path, f"`{name}.classes` needs two or more lists of phrases, got {classes!r}")
     unknown = sorted(set(map(str, indicators.values())) - set(classes))
     if unknown:
-        raise _wrong(path, f"`{name}.indicators` names {unknown}, and has {list(classes)}")
+        raise _wrong(path, f"`{name}.indicators` names {unknown}, not in {list(classes)}")
     return Attribute(name, classes, indicators)
 
 
@@ -88,7 +86,7 @@ def _texts(value: Any) -> bool:
 
 
 def _wrong(path: Path, what: str) -> InputError:
-    return InputError(f"{path} is no file of prompts: {what}. See configs/zero_shot/prompts.yaml.")
+    return InputError(f"Invalid prompts in {path}: {what}. See configs/zero_shot/prompts.yaml.")
 
 
 __all__ = ["DEFAULT_PROMPTS", "Attribute", "Prompts", "read_prompts"]

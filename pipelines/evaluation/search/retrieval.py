@@ -135,8 +135,8 @@ def measure(
     """
     if not pairs.texts:
         raise InputError(
-            f"No {gallery.view} image of {gallery.description['city']!r} has a caption, so there "
-            "is nothing to measure. --query searches without captions."
+            f"No {gallery.view} image of {gallery.description['city']!r} has a caption, which "
+            "retrieval metrics require. --query searches without captions."
         )
     told, image = np.unique(pairs.image, return_inverse=True)
     regions = [gallery.region_ids[row] for row in told]
@@ -177,9 +177,8 @@ def metrics_table(found: Mapping[str, Any]) -> str:
     note = (
         f"{synthetic}{found['name']}, {found['view'].replace('_', ' ')} of {found['city']}: "
         f"{found['images']} images, {found['texts']} captions, {found['distinct_texts']} of them "
-        "distinct (a caption may find any image that has it); "
-        f"{found['truncated_texts']} captions are longer than the {found['max_length']} tokens "
-        "that are read."
+        "distinct (images with the same caption are equally correct); "
+        f"{found['truncated_texts']} captions are truncated at {found['max_length']} tokens."
     )
     return note + "\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -31,10 +31,9 @@ from .prompts import Prompts
 PERMUTATIONS = REPLICATES = 1000
 LEVEL = 0.95
 LIMITS = (
-    "Scores are what pictures look like to the model, with the prejudices of what it was trained "
-    "on. The null interval takes regions for exchangeable, which neighbours are not: read the "
-    "interval by blocks. Prompts were written without a look at labels; choosing among them by "
-    "these numbers would make them training."
+    "Scores reflect the biases of the model's training data. The permutation interval assumes "
+    "exchangeable regions; prefer the block bootstrap interval, as neighbouring regions are "
+    "correlated. Prompts were written without using labels; do not select prompts by these results."
 )
 
 Floats = NDArray[np.float64]
@@ -257,8 +256,8 @@ def zero_shot(
 
 def agreement_table(found: Mapping[str, Any]) -> str:
     """Markdown table of the results of [`zero_shot`]."""
-    head = ["view", "score", "indicator", "n", "Spearman", "95 % of shuffled labels", "p",
-            "95 % by blocks"]  # fmt: skip
+    head = ["view", "score", "indicator", "n", "Spearman", "95 % interval, permuted labels", "p",
+            "95 % interval, block bootstrap"]  # fmt: skip
     lines = [head, ["---"] * len(head)]
     for one in found["agreement"]:
         blocks = "–" if one["low"] is None else f"{one['low']:+.2f} to {one['high']:+.2f}"
@@ -266,7 +265,7 @@ def agreement_table(found: Mapping[str, Any]) -> str:
         values = [f"{one['spearman']:+.2f}", null, f"{one['p_value']:.3f}", blocks]
         lines.append([one["view"], one["score"], one["indicator"], str(one["n"]), *values])
     if len(lines) == 2:
-        body = "No indicator of this city is named in the prompts: there is nothing to compare."
+        body = "The prompts name no indicator of this city."
     else:
         body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     synthetic = "Synthetic data. " if found["synthetic"] else ""

@@ -95,7 +95,7 @@ def test_a_second_run_reads_the_vectors_it_left(town, predictions, tmp_path):
     table, folder = predictions
     told = []
     again = run(town, output_dir=folder, log=told.append)
-    assert any("is there already" in line for line in told)
+    assert any("already exists" in line for line in told)
     pd.testing.assert_frame_equal(pd.DataFrame(table), pd.DataFrame(again))
     stored = gpd.read_parquet(folder / "predictions.parquet")
     pd.testing.assert_frame_equal(

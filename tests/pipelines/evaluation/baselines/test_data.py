@@ -1,4 +1,4 @@
-"""A dataset folder as the baselines see it: pixels decoded once, whatever happens meanwhile."""
+"""Data of the baselines and the resumable cache of decoded images."""
 
 import json
 import time
@@ -139,7 +139,7 @@ def test_satellite_is_resized_whole_and_street_views_are_cut_to_the_middle():
     satellite, street = (square(image, view, 12) for view in ("satellite", "street_view"))
     assert satellite.shape == street.shape == (12, 12, 3)
     assert satellite[6, [1, 6, 10]].argmax(axis=1).tolist() == [0, 1, 2]
-    # the outermost columns hold a little of what is cut away, as they do where CLIP cuts
+    # resampling blends some of the cropped area into the outermost columns, as in CLIP
     assert (street[:, 1:-1, 1] == 255).all()
     assert (street[:, 1:-1, [0, 2]] == 0).all()
     assert (street[:, [0, -1], 1] > 200).all()
@@ -164,7 +164,7 @@ def test_a_city_is_read_with_what_it_has(toy, tmp_path, capsys):
     apart = data.xy[1] - data.xy[0]
     assert apart == pytest.approx([716, 0], abs=8)  # 0.01 degrees at 50 north
     told = capsys.readouterr().out
-    assert "street_view: left out {'empty': 1, 'unknown_region': 1, 'unreadable': 1}" in told
+    assert "street_view: skipped {'empty': 1, 'unknown_region': 1, 'unreadable': 1}" in told
 
 
 def test_pixels_of_a_view_belong_to_its_rows(toy, tmp_path):
@@ -214,7 +214,7 @@ def test_captions_places_and_points_of_interest_are_read(tmp_path):
     assert view.heading[0] == 90
     assert np.isnan(view.heading[1])
     assert not data.synthetic
-    # the images are equal, the counts are not
+    # same images, different counts
     assert build("other", shops=5.0).fingerprint != data.fingerprint
 
 

@@ -1,4 +1,4 @@
-"""Losses against formulas worked by hand, augmentations against what they must keep."""
+"""Losses against manual computation; invariants of augmentations."""
 
 import math
 
@@ -81,7 +81,7 @@ def test_crops_show_a_part_of_the_image_at_full_size():
     assert crops.shape == (300, 2, 32, 32)
     assert crops.min() >= -1e-5
     assert crops.max() <= 1 + 1e-5
-    spans = (crops[:, 0, :, -1] - crops[:, 0, :, 0]).mean(dim=1)  # signed width of the part
+    spans = (crops[:, 0, :, -1] - crops[:, 0, :, 0]).mean(dim=1)  # signed width of the crop
     heights = (crops[:, 1, -1] - crops[:, 1, 0]).mean(dim=1)
     assert (heights > 0).all()  # never upside down
     assert 0.35 < (spans < 0).float().mean() < 0.65

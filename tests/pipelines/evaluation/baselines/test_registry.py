@@ -1,4 +1,4 @@
-"""Recipes: all of them build their system; what is misspelt is told."""
+"""Every recipe builds its system; invalid recipes raise errors."""
 
 import pytest
 import yaml
@@ -27,7 +27,7 @@ def test_networks_of_another_size_are_told_and_published_ones_are_not():
         )
         told = " ".join(make(name, "paper").provenance.differs)
         assert "Another size" not in told
-        assert "Random weights" not in told
+        assert "Random initialisation" not in told
 
 
 def test_overrides_stand_above_the_recipe():
@@ -44,11 +44,11 @@ def test_overrides_stand_above_the_recipe():
         ("tile2vek", "cpu", {}, "no system 'tile2vek'. Did you mean 'tile2vec'"),
         ("zzz", "cpu", {}, "no system 'zzz'. There are: musecl-nomob, "),
         ("remoteclip", "cpu", {}, "frozen encoder.*embed --encoder BiliSakura"),
-        ("tile2vec", "huge", {}, "--size is one of paper, cpu, got 'huge'"),
+        ("tile2vec", "huge", {}, "--size must be one of paper, cpu, got 'huge'"),
         ("tile2vec", "cpu", {"margn": 1.0}, "no field 'margn'.* Did you mean 'margin'"),
         ("tile2vec", "cpu", {"epochs": "many"}, "`epochs` must be a whole number, got 'many'"),
         ("tile2vec", "cpu", {"view": "thermal"}, "`view` must be one of .*got 'thermal'"),
-        ("tile2vec", "cpu", {"depths": [1]}, "one number a stage each"),
+        ("tile2vec", "cpu", {"depths": [1]}, "one number per stage"),
         ("tile2vec", "cpu", {"image_size": 0}, "must be 1 or more"),
         ("pg-simclr", "cpu", {"positives": ["poi", "poi"]}, "each once; got"),
     ],

@@ -1,4 +1,4 @@
-"""evaluate.py baseline: from a dataset folder to an embedding table, once."""
+"""`evaluate.py baseline`: from a dataset folder to an embedding table."""
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -65,7 +65,7 @@ def test_a_second_run_computes_nothing(toy, tmp_path, monkeypatch):
     lines: list[str] = []
     assert _run(toy, tmp_path, log=lines.append) == path
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
-    assert "is there already" in lines[0]
+    assert "already exists" in lines[0]
     for change in ({"seed": 1}, {"overrides": {**TINY, "margin": 5.0}}):
         with pytest.raises(AssertionError, match="fitted again"):
             _run(toy, tmp_path, **change)
@@ -130,7 +130,7 @@ def test_synthetic_points_of_interest_reach_pg_simclr(town, tmp_path, capsys):
     )
     assert status == 0
     told = capsys.readouterr().out
-    assert "16 regions of 32 numbers" in told
+    assert "16 regions, 32 dimensions" in told
     assert "uses coordinates, poi, satellite" in told
     metadata = read_embeddings(tmp_path / "oldgate" / "pg-simclr.parquet").metadata
     assert metadata["uses"] == ["coordinates", "poi", "satellite"]
@@ -143,7 +143,7 @@ def test_vectors_that_are_missing_are_no_table(toy, tmp_path, monkeypatch):
         "encode",
         lambda self, data: {"satellite": np.full((25, 4), np.nan, dtype=np.float32)},
     )
-    with pytest.raises(run.InputError, match="gave 25 regions no satellite vector, where 0 have"):
+    with pytest.raises(run.InputError, match="no satellite vector for 25 regions, but 0 have"):
         _run(toy, tmp_path)
     assert not (tmp_path / CITY).exists()
 
@@ -158,7 +158,7 @@ def test_vectors_that_are_missing_are_no_table(toy, tmp_path, monkeypatch):
         (["--system", "tile2vec", "--label", "a/b"], "--label must be made of letters"),
         (["--system", "tile2vec", "--seed", "-1"], "--seed must be at least 0"),
         (["--system", "tile2vec", "--size", "big"], "invalid choice: 'big'"),
-        (["--system", "pg-simclr"], "--system simclr-adjacency does without"),
+        (["--system", "pg-simclr"], "Use --system simclr-adjacency instead"),
     ],
 )
 def test_the_command_tells_what_is_wrong(toy, tmp_path, capsys, flags, message):
@@ -189,7 +189,7 @@ def test_help_of_the_command_teaches(capsys):
         main(["baseline", "--help"])
     told = capsys.readouterr().out
     assert "python evaluate.py baseline --system tile2vec" in told
-    assert "which stand above" in told
+    assert "that override the recipe" in " ".join(told.split())
     assert "urbanvlp-nocoord" in told
 
 

@@ -1,4 +1,4 @@
-"""Pairs and triplets of regions: who may be drawn, and who is."""
+"""Sampling of pairs and triplets of regions."""
 
 import numpy as np
 import pytest
@@ -81,7 +81,7 @@ def test_regions_without_a_place_are_never_drawn():
 )
 def test_most_alike_is_the_nearest_other_candidate(vectors, seed):
     candidates = np.array([0, 2, 3, 5, 6, 8])
-    of = np.array([2, 8, 1])  # the last is no candidate itself
+    of = np.array([2, 8, 1])  # the last is no candidate
     found = most_alike(vectors, candidates, np.random.default_rng(seed), of=of)
     for region, other in zip(of, found, strict=True):
         distances = {
@@ -128,5 +128,5 @@ def test_negatives_are_neither_anchor_nor_positive(seed):
 
 def test_a_missing_view_is_told():
     data = quartered_city()
-    with pytest.raises(InputError, match="sees thermal images, and quarters has none, only sat"):
+    with pytest.raises(InputError, match="needs thermal images, and quarters has none, only sat"):
         view_of(data, "thermal", "tile2vec")

@@ -1,4 +1,4 @@
-"""Every system of images alone: what it learns, from what, and that a seed is a vector."""
+"""Image-only systems: training, inputs and reproducibility."""
 
 import dataclasses
 
@@ -74,7 +74,7 @@ def test_training_lowers_the_loss(name):
     system.fit(DATA)
     curves = system.losses if isinstance(system.losses, dict) else {"all": system.losses}
     for stage, losses in curves.items():
-        if stage != "image":  # a pass of it only
+        if stage != "image":  # one epoch only
             fifth = len(losses) // 5
             assert np.mean(losses[-fifth:]) < 0.97 * np.mean(losses[:fifth]), stage
 
@@ -123,7 +123,7 @@ def test_street_view_variants_are_named_so():
         (
             pg_simclr.SYSTEM(SIMCLR, 0, "cpu"),
             quartered_city(poi=False),
-            "needs counts of points of interest.*--system simclr-adjacency does without",
+            "needs counts of points of interest.*Use --system simclr-adjacency instead",
         ),
         (
             musecl.SYSTEM(MUSECL, 0, "cpu"),
@@ -133,12 +133,12 @@ def test_street_view_variants_are_named_so():
         (
             musecl.SYSTEM(MUSECL, 0, "cpu"),
             dataclasses.replace(DATA, views={"satellite": DATA.views["satellite"]}),
-            "musecl-nomob sees street_view images, and quarters has none, only satellite\\.",
+            "musecl-nomob needs street_view images, and quarters has none, only satellite\\.",
         ),
         (
             tile2vec.SYSTEM(TILE2VEC, 0, "cpu"),
             dataclasses.replace(DATA, xy=np.full((64, 2), np.nan)),
-            "learns from triplets of regions, and quarters has 0",
+            "at least three regions with satellite images and coordinates, and quarters has 0",
         ),
     ],
 )
@@ -150,7 +150,7 @@ def test_data_it_cannot_learn_from_are_told(system, data, message):
 @pytest.mark.parametrize("name", sorted(SYSTEMS))
 def test_encoding_before_fitting_is_told(name):
     kind, settings = SYSTEMS[name]
-    with pytest.raises(InputError, match="has learnt nothing yet: call fit first"):
+    with pytest.raises(InputError, match="is not fitted: call fit first"):
         kind(settings, 0, "cpu").encode(DATA)
 
 
@@ -164,7 +164,7 @@ def test_a_checkpoint_is_loaded_and_one_that_is_absent_or_has_gaps_is_refused(tm
     gaps = {key: value for key, value in weights if "stages.1" not in key}
     trunk.resnet.save_pretrained(tmp_path / "gaps", state_dict=gaps)
     for name, said in (
-        ("gaps", "is no whole ResNet: .* weights are missing"),
+        ("gaps", "is an incomplete ResNet: .* weights are missing"),
         ("no", "--size cpu"),
     ):
         with pytest.raises(InputError, match=said):

@@ -80,7 +80,7 @@ def test_losses_are_info_nce_and_the_cross_entropy_of_the_next_token(coca, image
 
     terms = []
     for row, length in enumerate(tokens.mask.sum(dim=1).tolist()):
-        for place in range(length - 1):  # the end token is told too, padding is not
+        for place in range(length - 1):  # includes the end token, excludes padding
             p = output.logits[row, place].softmax(dim=0)
             terms.append(-torch.log(p[tokens.ids[row, place + 1]]).item())
     assert losses["caption_loss"].item() == pytest.approx(np.mean(terms), rel=1e-5)
@@ -214,7 +214,7 @@ def test_what_cannot_be_learnt_from_is_said():
     with pytest.raises(InputError, match="toyville has none, only street_view"):
         system.fit(replace(data, views={"street_view": data.views["street_view"]}))
     silent = replace(data.views["satellite"], captions=[None] * 6)
-    with pytest.raises(InputError, match="toyville has 0 satellite images with one"):
+    with pytest.raises(InputError, match="toyville has 0 captioned satellite images"):
         system.fit(replace(data, views={"satellite": silent}))
     with pytest.raises(InputError, match="'sentence' or 'full', got 'word'"):
         Settings(text="word")
@@ -224,9 +224,9 @@ def test_a_checkpoint_that_does_not_fit_the_recipe_is_refused(tiny_clip, tmp_pat
     tiny_clip.save_pretrained(tmp_path)
     fitting = ImageTextSettings(model_name_or_path=str(tmp_path), image_size=30)
     assert clip_model(fitting, END + 1).config.projection_dim == 16
-    with pytest.raises(InputError, match="sees images of 30 pixels and at most 77 tokens"):
+    with pytest.raises(InputError, match="takes images of 30 pixels and at most 77 tokens"):
         clip_model(replace(fitting, max_length=248), END + 1)
-    with pytest.raises(InputError, match=r"No CLIP at.*`cpu`"):
+    with pytest.raises(InputError, match=r"No CLIP at.*--size cpu"):
         clip_model(replace(fitting, model_name_or_path=str(tmp_path / "none")), END + 1)
 
 

@@ -50,7 +50,7 @@ def vectors(system, data) -> np.ndarray:
 
 
 def moved(data, order):
-    """The same images at places of other regions."""
+    """The same images with permuted coordinates."""
     street = data.views["street_view"]
     return replace(
         data,
@@ -148,7 +148,7 @@ def test_coordinates_matter_to_urbanvlp_and_not_to_nocoord():
 
     blind = fitted(data, coordinates=False, epochs=2)
     np.testing.assert_array_equal(vectors(blind, data), vectors(blind, other))
-    # nor do they leak in while it learns
+    # nor do they leak during training
     blind_elsewhere = fitted(other, coordinates=False, epochs=2)
     np.testing.assert_array_equal(vectors(blind, data), vectors(blind_elsewhere, data))
 
@@ -197,7 +197,7 @@ def test_mean_fusion_averages_and_pixel_fusion_weighs_by_the_number_of_the_view(
     assert torch.equal(mean.fuse(values, owner, slot, 3), expected)
 
     mixed = TwoViews(clip, clip, "pixel25", 25, None)
-    stacked = torch.zeros(3, 2, 25)  # what nn.Linear(25, 1) is given by the public code
+    stacked = torch.zeros(3, 2, 25)  # input of nn.Linear(25, 1) in the published code
     stacked[0, :, 0], stacked[0, :, 1], stacked[2, :, 0] = values
     with torch.no_grad():
         torch.testing.assert_close(
@@ -234,7 +234,7 @@ def test_what_cannot_be_learnt_from_is_said():
     with pytest.raises(InputError, match="toyville has no street_view images"):
         system.fit(replace(data, views={"satellite": data.views["satellite"]}))
     silent = replace(data.views["satellite"], captions=[None] * 4)
-    with pytest.raises(InputError, match="toyville has 0 satellite images with one"):
+    with pytest.raises(InputError, match="toyville has 0 captioned satellite images"):
         system.fit(replace(data, views={**data.views, "satellite": silent}))
     with pytest.raises(InputError, match="'mean' or 'pixel25', got 'sum'"):
         Settings(view_fusion="sum")

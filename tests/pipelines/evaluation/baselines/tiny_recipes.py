@@ -1,4 +1,4 @@
-"""Settings so small that a test trains in a second, and a city whose pictures follow the map."""
+"""Tiny settings of the systems, and a city whose images follow its layout."""
 
 import dataclasses
 
@@ -36,9 +36,9 @@ SYSTEMS = {
 
 
 def quartered_city(side: int = 8, views: int = 2, poi: bool = True) -> RegionData:
-    """A square grid in four quarters of one colour each; region 0 has no street view.
+    """Square grid in four quarters, each with its own colour and POI category.
 
-    Points of interest are of one category in each quarter.
+    Region 0 has no street view.
     """
     rng = np.random.default_rng(0)
     row, column = np.divmod(np.arange(side * side), side)

@@ -1,4 +1,4 @@
-"""A toy city of coloured squares, each with a caption that names its colour."""
+"""Toy city of coloured squares whose captions name the colour."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ SIZE = 32
 
 
 def toy_city(num_regions: int = 24, views: int = 3, seed: int = 0) -> RegionData:
-    """Every region has a satellite image; street views lie close around its centre."""
+    """Toy city with one satellite image per region and street views close to its centre."""
     rng = np.random.default_rng(seed)
     names = [list(COLOURS)[number] for number in rng.integers(0, len(COLOURS), num_regions)]
     lonlat = np.stack([116 + 0.01 * np.arange(num_regions), np.full(num_regions, 39.9)], axis=1)

@@ -1,4 +1,4 @@
-"""Three small steps, run as a process of its own so that it can be killed.
+"""Three small steps, run in a separate process so that it can be killed.
 
 python -m tests.pipelines.evaluation.benchmark.fake_job RUN
 """
@@ -13,7 +13,7 @@ import pathlib, sys
 with pathlib.Path(sys.argv[1]).open("a") as file:
     file.write(" ".join(sys.argv[2:]) + "\\n")
 """
-# its first attempt waits to be killed; every attempt leaves a line
+# the first attempt waits to be killed; every attempt writes a line
 SLOW = """
 import pathlib, sys, time
 count = pathlib.Path(sys.argv[1])
@@ -26,7 +26,7 @@ pathlib.Path(sys.argv[2]).write_text("done")
 
 
 def note(run: Path, name: str, *words: str, **fields) -> Step:
-    """A step that adds a line to <run>/<name>.txt."""
+    """Step that appends a line to <run>/<name>.txt."""
     path = run / f"{name}.txt"
     return Step(name, (sys.executable, "-c", NOTE, str(path), *words), path, **fields)
 

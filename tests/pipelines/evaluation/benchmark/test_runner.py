@@ -45,7 +45,7 @@ def test_what_is_done_is_skipped_wherever_the_folder_lies(tmp_path):
     assert "0 of 3 steps left" in said
     here.rename(there)
     assert go(there, steps(there)) == ({}, "")
-    (there / "a.txt").unlink()  # the same command makes the same: b still stands
+    (there / "a.txt").unlink()  # a is rerun with the same command, so b remains finished
     assert go(there, steps(there))[1].startswith("a: ")
     assert lines(there, "a") == lines(there, "b") == lines(there, "c") == [""]
 
@@ -81,12 +81,12 @@ def test_a_failed_step_holds_up_only_what_needs_it(tmp_path):
     lost, said = go(tmp_path, steps(progress))
     assert lost == {
         "bad": "exit code 3",
-        "after": "bad is not done",
-        "nothing": "bad is not done",
+        "after": "bad did not finish",
+        "nothing": "bad did not finish",
     }
-    assert "bad FAILED (exit code 3). The end of" in said
+    assert "bad FAILED (exit code 3). Last lines of" in said
     assert "    | the reason\n    | 99%|##\n    | why" in said
-    assert "after cannot start: bad is not done" in said
+    assert "after cannot start: bad did not finish" in said
     assert lines(tmp_path, "table") == ["other"]
     assert "why" in (tmp_path / "logs" / "bad.log").read_text()
     write = f"open({str(tmp_path / 'bad.txt')!r}, 'w')"
@@ -97,14 +97,14 @@ def test_a_failed_step_holds_up_only_what_needs_it(tmp_path):
 
 @pytest.mark.parametrize(
     ("code", "reason"),
-    [("pass", "a.txt is not there"), ("import os; os.kill(os.getpid(), 9)", "signal 9")],
+    [("pass", "a.txt is missing"), ("import os; os.kill(os.getpid(), 9)", "signal 9")],
 )
 def test_a_step_without_its_output_has_failed(tmp_path, code, reason):
     assert go(tmp_path, [broken(tmp_path, "a", code)])[0]["a"].endswith(reason)
 
 
 def test_independent_steps_run_side_by_side(tmp_path):
-    """Each waits for the other's file."""
+    # each step waits for the other's file
     code = """
 import pathlib, sys, time
 pathlib.Path(sys.argv[1]).touch()
@@ -118,7 +118,7 @@ while not pathlib.Path(sys.argv[2]).exists():
 
 
 def steps_left_behind(run: Path) -> list[int]:
-    """Children of runners in this folder, by their command lines."""
+    """Process ids of steps in this folder."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
@@ -137,7 +137,7 @@ def test_a_run_killed_in_a_step_resumes_and_does_nothing_twice(tmp_path):
     process.kill()
     process.wait()
     (orphan,) = steps_left_behind(tmp_path)
-    with pytest.raises(InUseError, match="the steps that it left behind"):
+    with pytest.raises(InUseError, match="wait for its leftover steps"):
         Runner(tmp_path, fake_job.steps(tmp_path))()
     os.kill(orphan, signal.SIGKILL)
     while steps_left_behind(tmp_path):
@@ -157,7 +157,7 @@ def test_a_dry_run_lists_every_command_and_does_nothing(tmp_path, capsys):
     assert "--contrastive_keys student" in train
     (probe,) = [line for line in told if line.startswith("run probe: ")]
     assert probe.endswith("--embeddings ...")
-    assert told[-1].startswith(f"{len(told) - 1} of {len(told) - 1} steps to do")
+    assert told[-1].startswith(f"{len(told) - 1} of {len(told) - 1} steps to run")
     assert not list(tmp_path.iterdir())
 
 

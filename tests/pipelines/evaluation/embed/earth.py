@@ -1,4 +1,4 @@
-"""Small rasters laid out as AlphaEarth's and TESSERA's files are, over the toy's regions."""
+"""Small rasters in the layouts of AlphaEarth and TESSERA, over the regions of the toy city."""
 
 import numpy as np
 import pyproj
@@ -12,7 +12,7 @@ COLUMNS, ROWS = 62, 94
 
 
 def vectors(bands=64, rows=ROWS, columns=COLUMNS, seed=0):
-    """`(bands, rows, columns)` vectors of length 1 that follow the place, and their noise."""
+    """Unit vectors `(bands, rows, columns)` that vary smoothly in space, with noise."""
     y, x = np.mgrid[:rows, :columns] / max(rows, columns)
     rng = np.random.default_rng(seed)
     waves = rng.uniform(-4, 4, (bands, 3))
@@ -22,14 +22,14 @@ def vectors(bands=64, rows=ROWS, columns=COLUMNS, seed=0):
 
 
 def quantised(values):
-    """AlphaEarth's int8: the inverse of `sign(q) (q / 127.5) ** 2`."""
+    """Quantise as AlphaEarth: the inverse of `sign(q) (q / 127.5) ** 2`."""
     return np.round(np.sign(values) * np.sqrt(np.abs(values)) * 127.5).astype(np.int8)
 
 
 def write(
     path, stored, *, column=0, row=0, nodata=None, names=None, zone=32, place=None, **profile
 ):
-    """Write `(bands, rows, columns)` with its corner at a cell of the toy's grid."""
+    """Write `(bands, rows, columns)` with its corner at a cell of the toy city's grid."""
     bands, rows, columns = stored.shape
     west, north = place or (WEST, NORTH)
     origin = from_origin(west + column * CELL_M, north - row * CELL_M, CELL_M, CELL_M)
@@ -53,27 +53,27 @@ def write(
 
 
 def write_alphaearth(path, stored, **where):
-    """64 bands of int8 named A00 to A63, -128 where a cell is masked."""
+    """Write int8 bands named A00 to A63, with nodata -128."""
     return write(
         path, stored, nodata=-128, names=[f"A{k:02d}" for k in range(len(stored))], **where
     )
 
 
 def tessera(values):
-    """int8 and one float32 scale per cell."""
+    """Quantise as TESSERA: int8 values and one float32 scale per cell."""
     scales = (np.abs(values).max(0, keepdims=True) / 127).astype(np.float32)
     return np.round(values / scales).astype(np.int8), scales
 
 
 def expected(values, regions, *, zone=32, place=(WEST, NORTH)):
-    """Means of cells over regions by intersecting every cell with every region.
+    """Zonal means by intersecting every cell with every region.
 
     Args:
-        values: `(bands, rows, columns)`, NaN where a cell does not count.
+        values: `(bands, rows, columns)`, NaN in cells to skip.
         regions: Frame in EPSG:4326.
 
     Returns:
-        `(n, bands)` means, `(n,)` covered square metres, `(n,)` square metres of the regions.
+        Means `(n, bands)`, covered areas `(n,)` and region areas `(n,)` in square metres.
     """
     shapes = shapely.segmentize(regions.geometry.to_numpy(), 1e-4)
     project = pyproj.Transformer.from_crs(4326, f"EPSG:326{zone}", always_xy=True).transform

@@ -1,4 +1,4 @@
-"""Embeds the toy city and kills itself at the n-th call of a function (n = 0: never).
+"""Embed the toy city and kill this process at the n-th call of a function (n = 0: never).
 
 python kill_embed.py DATASET MODEL OUTPUT embed._add_batch 3
 """

@@ -33,7 +33,7 @@ def silent(text: str) -> None:
 
 @pytest.fixture
 def town(tmp_path):
-    """Three regions; captions beside images, in the table of captions, and of tiles alone."""
+    """Three regions with captions of images, in the table of captions, and of tiles."""
     writer = DatasetWriter(tmp_path / "town", DatasetMetadata("t", "d", "s", "CC0-1.0"))
     regions = [
         {"region_id": f"map_16_{x}_7", "city": "town", "geometry": box(x, 0, x + 1, 1)}
@@ -109,27 +109,27 @@ def test_tfidf_keeps_all_that_few_axes_can():
 def test_tfidf_says_when_words_are_too_rare():
     with pytest.raises(InputError, match="occurs in 3 of 2 captions"):
         tfidf_vectors(["one", "two"], TfidfSettings())
-    with pytest.raises(InputError, match="two captions at least, got 1"):
+    with pytest.raises(InputError, match="at least two captions, got 1"):
         tfidf_vectors(["one"], SMALL)
 
 
 def test_a_table_that_is_there_is_left_unless_captions_or_settings_change(town, tmp_path):
     captions, said = read_captions(town, "town"), []
     fewer = TfidfSettings(dim=1, min_captions=1)
-    # a view of one caption has nothing to be weighed against
+    # TF-IDF needs more than one caption per view
     del captions.views["satellite"]
     path = embed_tfidf(captions, tmp_path, "words", SMALL, said.append)
     before = path.stat().st_mtime_ns
     embed_tfidf(captions, tmp_path, "words", SMALL, said.append)
     assert path.stat().st_mtime_ns == before
-    assert "is there already" in said[-1]
+    assert "already exists" in said[-1]
     embed_tfidf(captions, tmp_path, "words", fewer, said.append)
     assert read_embeddings(path).metadata["dim"] == 1
 
 
 @pytest.fixture(scope="module")
 def toolkit(tmp_path_factory):
-    """Captions, labels and a picture in UrbanCLIP's layout; *synthetic*, words tell labels."""
+    """Synthetic captions, labels and an image in UrbanCLIP's layout; words determine labels."""
     root = tmp_path_factory.mktemp("toolkit")
     for folder in ("tiles/Beijing", "captions", "indicators"):
         (root / folder).mkdir(parents=True)

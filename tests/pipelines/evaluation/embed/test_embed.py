@@ -45,7 +45,7 @@ def without_seconds(table):
 
 
 def one_by_one(encoder, dataset, view):
-    """Mean of single encodings by region, with no streaming at all."""
+    """Mean vectors by region, without batching and streaming."""
     vectors = {}
     for row in iter_images(dataset, CITY, view):
         try:
@@ -104,7 +104,7 @@ def test_a_finished_table_is_left_alone_and_another_encoder_replaces_it(
     before = path.stat().st_mtime_ns
     embed(model_encoder, source, tmp_path, "x", SETTINGS, log.append)
     assert path.stat().st_mtime_ns == before
-    assert "there already" in log[-1]
+    assert "already exists" in log[-1]
     embed(ColourTextureEncoder(), source, tmp_path, "x", SETTINGS, log.append)
     assert any("will be replaced" in line for line in log)
     assert read_embeddings(path).metadata["dim"] == COLOUR_TEXTURE_DIM
@@ -126,8 +126,8 @@ def test_a_table_of_somebody_else_is_not_replaced(tmp_path, toy_dataset, as_parq
 
 KILLS = [
     ("embed._add_batch", 5),  # in the middle of a part
-    ("os.fsync", 3),  # a part is written but not yet in place
-    ("embed._remove_parts", 1),  # the table is there, the parts too
+    ("os.fsync", 3),  # a part is written but not renamed
+    ("embed._remove_parts", 1),  # the table exists, and so do the parts
 ]
 
 
@@ -163,7 +163,7 @@ def test_parts_that_are_there_are_not_encoded_again(tmp_path, toy_dataset, monke
     calls["n"] = 100
     embed(encoder, source, tmp_path, "x", SETTINGS)
     assert [one.name for one in parts.iterdir()] == ["thesis.txt"]
-    total = -(-129 // 24) * 3 + -(-64 // 24) * 3  # about three batches a part
+    total = -(-129 // 24) * 3 + -(-64 // 24) * 3  # about three batches per part
     assert calls["n"] - 100 <= total - 3  # one part of three batches was kept
 
 
@@ -181,7 +181,7 @@ def test_shares_make_the_same_table(tmp_path, toy_dataset, toy_table, model_enco
             model_encoder, source, tmp_path, "urbanln", SETTINGS, log.append, share=(number, 3)
         )
         assert path.exists() == (number == 1)
-    assert "parts are left to other shares" in log[0]
+    assert "parts of other shares are missing" in log[0]
     same_table(path, toy_table)
     assert not list(tmp_path.glob(".*"))
 
@@ -264,7 +264,7 @@ def test_no_more_images_are_held_than_two_batches(tmp_path, model_encoder, toy_d
         source.region_ids, source.num_images, rows, source.fingerprint, source.description
     )
     embed(Counting(), streamed, tmp_path, "x", settings)
-    assert most <= 2 * 4 + 1 + 3  # two batches, a row a thread, and the rejects
+    assert most <= 2 * 4 + 1 + 3  # two batches, one row per thread, and the rejects
 
 
 def test_non_finite_vectors_are_rejected(tmp_path, toy_dataset):
@@ -288,7 +288,7 @@ def test_nothing_to_embed_is_an_error(tmp_path):
         embed(ColourTextureEncoder(), empty, tmp_path, "x")
     row = {"image_id": "i", "region_id": "a", "image": b"no"}
     bad = Source(["a"], {"street_view": 1, "satellite": 0}, lambda view: [row], "f", {})
-    with pytest.raises(InputError, match=r"No image gave a vector.*unreadable"):
+    with pytest.raises(InputError, match=r"No image could be embedded.*unreadable"):
         embed(ColourTextureEncoder(), bad, tmp_path, "x")
 
 

@@ -1,4 +1,4 @@
-"""Precomputed Earth embeddings: region means against cells intersected one by one."""
+"""Zonal means of Earth embeddings against a brute-force computation."""
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from pipelines.evaluation.errors import InputError
 from tests.pipelines.evaluation.embed import earth
 from tests.pipelines.evaluation.toy import CITY
 
-EXACT = {"rtol": 1e-4, "atol": 1e-5}  # edges follow their curve to a thousandth of a cell
+EXACT = {"rtol": 1e-4, "atol": 1e-5}  # projected edges are accurate to 0.001 cells
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def flags(toy_dataset, output, *rasters, **more):
 def test_alphaearth_of_adjoining_and_overlapping_files(regions, tmp_path):
     stored = earth.quantised(earth.vectors())
     other = earth.quantised(earth.vectors(seed=1))
-    stored[:, 40:44, 10:20] = -128  # a lake, which the overlapping file fills
+    stored[:, 40:44, 10:20] = -128  # filled by the overlapping file
     west = earth.write_alphaearth(tmp_path / "west.tiff", stored[:, :, :30])
     east = earth.write_alphaearth(tmp_path / "east.tiff", stored[:, :, 30:], column=30)
     over = earth.write_alphaearth(tmp_path / "over.tiff", other[:, 42:60, 5:], column=5, row=42)
@@ -79,7 +79,7 @@ def test_tessera_takes_the_scales_beside_it(regions, tmp_path, per_band):
         scales = scales * np.linspace(0.5, 2, 128, dtype=np.float32)[:, None, None]
     path = earth.write(tmp_path / "grid.tif", stored)
     earth.write(tmp_path / "grid_scales.tif", scales)
-    found = region_means(sorted(tmp_path.glob("*.tif")), regions)  # as a shell's glob gives them
+    found = region_means(sorted(tmp_path.glob("*.tif")), regions)  # like a shell glob
     means, *_ = earth.expected(stored * scales.astype(float), regions)
     np.testing.assert_allclose(found.vectors, means, **EXACT)
     assert (found.layout, path.stem) == ("tessera", "grid")
@@ -87,7 +87,7 @@ def test_tessera_takes_the_scales_beside_it(regions, tmp_path, per_band):
 
 def test_a_plain_raster_with_gaps_scale_and_offset_tags(regions, tmp_path):
     values = earth.vectors(bands=5).astype(np.float32)
-    values[2, 30:33, 20:30] = np.nan  # one band lacks: the cells do not count
+    values[2, 30:33, 20:30] = np.nan  # one band is missing, so these cells are skipped
     values[:, 50:60] = -9.0
     path = earth.write(tmp_path / "plain.tif", values)
     import rasterio
@@ -101,7 +101,7 @@ def test_a_plain_raster_with_gaps_scale_and_offset_tags(regions, tmp_path):
 
 
 def test_files_of_two_utm_zones_add_up_by_area_and_never_twice(regions, tmp_path):
-    # the same squares seen from zone 33, where the cells lie askew
+    # in zone 33 the cells are rotated against the regions
     values = earth.vectors(bands=4)
     left, right = values.copy(), earth.vectors(bands=4, rows=100, columns=75, seed=2)
     left[:, :, 31:] = np.nan
@@ -112,7 +112,7 @@ def test_files_of_two_utm_zones_add_up_by_area_and_never_twice(regions, tmp_path
     first, first_m2, area = earth.expected(left, regions)
     second, second_m2, area_33 = earth.expected(right, regions, zone=33, place=place)
     shares = np.array([first_m2 / area, second_m2 / area_33])
-    assert (shares[1] > 0.99).all()  # zone 33 covers everything, so it alone counts
+    assert (shares[1] > 0.99).all()  # zone 33 covers everything and takes precedence
     split = (shares[0] > 0) & (shares[0] < shares[1] - 0.01)
     assert split.sum() == 8
     np.testing.assert_allclose(found.vectors[split], second[split], rtol=1e-3, atol=1e-3)
@@ -150,7 +150,7 @@ def test_half_a_city_is_a_table_with_reasons_and_a_probe(toy_dataset, regions, t
     assert sorted(rejects["item"]) == sorted(np.array(table.region_ids)[left_out])
     assert 16 < left_out.sum() < 48
     assert main(command) == 0
-    assert "there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     probe = [
         *("probe", "--embeddings", str(tmp_path / "e" / CITY / "alphaearth.parquet")),
         *("--dataset_name", str(toy_dataset), "--city", CITY, "--output_dir", str(tmp_path / "r")),
@@ -206,13 +206,13 @@ def _bad(case, folder):
         ("bands in another order", "'A00' is 'A63'"),
         ("no CRS", "no CRS"),
         ("unknown int8", "10 bands of int8, neither"),
-        ("not unit length", "these have 3.99"),
-        ("elsewhere", "No raster reaches any region"),
-        ("no data", "No region has vectors"),
+        ("not unit length", "length 1, got 3.99"),
+        ("elsewhere", "No raster intersects any region"),
+        ("no data", "No region has enough valid cells"),
         ("no file", "There is no raster at"),
-        ("NaN band", r"band\(s\) 4 of 5 hold no value"),
+        ("NaN band", r"band\(s\) 4 of 5 have no values"),
         ("scales of another shape", "1 band.s. of 10 x 10 cells"),
-        ("no scales", "no scales beside it"),
+        ("no scales", "needs a file of scales"),
         ("not a raster", "cannot be read"),
     ],
 )

@@ -74,7 +74,7 @@ def test_a_checkpoint_without_its_text_side_is_refused(tiny_model_dir, tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     kept = {name: value for name, value in weights.items() if not name.startswith("text_model.")}
     save_file(kept, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(InputError, match="weights of the text side"):
+    with pytest.raises(InputError, match="weights of the text encoder"):
         load_text_tower(str(tmp_path))
     with pytest.raises(InputError, match="No usable checkpoint"):
         load_text_tower(str(tmp_path / "nowhere"))

@@ -37,7 +37,7 @@ def test_members_stand_in_the_order_of_seeds():
 
 def test_trainings_that_cannot_be_told_apart_are_refused():
     check_trainings(SYSTEMS)
-    with pytest.raises(InputError, match=r"b-s2 and again both say .* 'b' from seed 2"):
+    with pytest.raises(InputError, match=r"b-s2 and again are both .* 'b' from seed 2"):
         check_trainings({**SYSTEMS, "again": Training("b", 2).metadata()})
     with pytest.raises(InputError, match="'b' is the label of one table and the group of others"):
         check_trainings({**SYSTEMS, "b": {}})
@@ -48,7 +48,7 @@ def test_parse_training_takes_json_alone():
     assert parse_training('{"group": "net"}', seed=7) == Training("net", 7)
     assert parse_training('{"group": "net", "seed": 1}', seed=7) == Training("net", 1)
     for text, message in (
-        ("net", "is no JSON"),
+        ("net", "is not valid JSON"),
         ('{"groop": "net"}', "Did you mean 'group'"),
         ("{}", "lacks group"),
         ("[1]", "must be a mapping"),

@@ -148,7 +148,7 @@ def test_a_city_whose_counts_are_all_predicted_has_none_to_learn_from(tmp_path):
     folder = build(tmp_path / "dataset", ("poi_food", "poi_shop"), ("poi_food_cafe",))
     data = load_region_data(str(folder), "t", 8, tmp_path)
     assert data.poi is None
-    with pytest.raises(InputError, match=r"those of t would give away.*poi_food_cafe, poi_shop\."):
+    with pytest.raises(InputError, match=r"those of t would leak.*poi_food_cafe, poi_shop\."):
         run_baseline("pg-simclr", "cpu", str(folder), "t", tmp_path)
 
 

@@ -20,7 +20,7 @@ from pipelines.evaluation.search.nearest import (
 
 @st.composite
 def searches(draw):
-    """Whole numbers as vectors: products are exact, and ties are many."""
+    """Integer vectors, with exact products and many ties."""
     num_queries, num_keys, dim = (draw(st.integers(1, n)) for n in (7, 25, 3))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     queries = rng.integers(-2, 3, (num_queries, dim)).astype(np.float32)
@@ -30,7 +30,7 @@ def searches(draw):
 
 
 def full_scores(queries, vectors, owners):
-    """Score of every owner for every query, from the whole matrix."""
+    """Score of every owner for every query, from the full matrix."""
     whole = queries @ vectors.T
     names = np.unique(owners)
     return np.stack([whole[:, owners == name].max(1) for name in names], axis=1)
@@ -42,7 +42,6 @@ def test_top_k_is_that_of_the_full_matrix(search, k, block):
     whole = full_scores(queries, vectors, owners)
     keys, _ = owned_keys(vectors, owners)
     scores, found = top_k(queries, keys, k, block)
-    # of equal scores the lower number
     wanted = np.argsort(-whole, axis=1, kind="stable")[:, :k]
     assert np.array_equal(found, wanted)
     assert np.array_equal(scores, np.take_along_axis(whole, wanted, 1))
@@ -54,7 +53,6 @@ def test_first_hits_are_those_of_the_full_matrix(search, block_keys, block_queri
     whole = full_scores(queries, vectors, owners)
     right = rng.random(whole.shape) < 0.3
     right[np.arange(len(right)), rng.integers(0, whole.shape[1], len(right))] = True
-    # rows and columns that stand for several queries and owners
     rows, columns = rng.permutation(len(right)), rng.permutation(whole.shape[1])
     matrix = csr_array(right[np.argsort(rows)][:, np.argsort(columns)])
     relevance = Relevance(matrix, rows, columns)
@@ -66,7 +64,7 @@ def test_first_hits_are_those_of_the_full_matrix(search, block_keys, block_queri
 
 
 def test_first_hits_of_one_point_are_the_worst_for_any_block_size():
-    # products of many blocks differ in their last digits: they are equal all the same
+    # scores in different blocks differ by rounding and must count as ties
     vectors = np.repeat(unit(np.random.default_rng(0).normal(size=(1, 100))), 200, axis=0)
     alone = Relevance(csr_array(np.eye(200, dtype=bool)), np.arange(200), np.arange(200))
     for block in (7, 13, 199):
@@ -76,9 +74,9 @@ def test_first_hits_of_one_point_are_the_worst_for_any_block_size():
 def test_what_cannot_be_searched_is_an_error():
     queries = np.ones((2, 1), np.float32)
     relevance = Relevance(csr_array(np.array([[True], [False]])), np.arange(2), np.zeros(2, int))
-    with pytest.raises(ValueError, match="1 queries have no right key"):
+    with pytest.raises(ValueError, match="1 queries have no relevant key"):
         first_hits(queries, plain_keys(queries), relevance)
-    with pytest.raises(ValueError, match="Each owner needs one key at least"):
+    with pytest.raises(ValueError, match="Each owner needs at least one key"):
         Keys(np.ones((3, 1), np.float32), np.array([0, 2, 2, 3]))
     with pytest.raises(ValueError, match="k must be at least 1"):
         top_k(queries, plain_keys(queries), 0)

@@ -42,22 +42,22 @@ def test_numbers_agree_with_those_of_training(distinct):
 
 
 def test_any_image_that_has_the_text_is_right():
-    # two images share a caption, and the text lies at the other one
+    # two images share a caption; its text embedding equals that of the other image
     images = np.eye(3, dtype=np.float32)
     texts = Pairs(["a river", "a river", "a road", "a bridge"], np.array([0, 1, 2, 2]))
     words = images[[1, 0, 2, 0]]
     found = retrieval_metrics(images, words, texts, ["p", "q", "r"])
-    assert found["text_to_image"]["recall_at_1"] == 0.75  # "a bridge" lies at an image without it
+    assert found["text_to_image"]["recall_at_1"] == 0.75  # "a bridge" is nearest to a wrong image
     assert found["text_to_image"]["candidates"] == 3
     assert found["image_to_text"]["queries"] == 3
-    # image 2 finds "a road"; image 0 is equally near to "a river" and to the wrong "a bridge"
+    # image 2 finds "a road"; image 0 is a tie between "a river" and the wrong "a bridge"
     assert found["image_to_text"]["recall_at_1"] == pytest.approx(2 / 3)
 
 
 def test_a_region_is_right_if_one_of_its_images_is():
     images = np.eye(4, dtype=np.float32)
     texts = pairs_of(["a", "b", "c", "d"])
-    # the text of image 0 lies at image 1, which is of the same region
+    # the text of image 0 is nearest to image 1, which is in the same region
     found = retrieval_metrics(images, images[[1, 1, 2, 3]], texts, ["p", "p", "q", "r"])
     assert found["text_to_image"]["recall_at_1"] == 0.75
     assert found["text_to_region"]["recall_at_1"] == 1
@@ -100,7 +100,7 @@ EVIL = '<script>alert("x")</script>\u202e & <img src=x onerror=alert(1)>'
 
 
 def regions_of(*rows):
-    """Regions of (region_id, lon, lat, geometry)."""
+    """Regions from tuples of region_id, lon, lat and geometry."""
     ids, lon, lat, shapes = zip(*rows, strict=True)
     columns = {"region_id": ids, "lon": np.array(lon, float), "lat": np.array(lat, float)}
     return gpd.GeoDataFrame(columns, geometry=list(shapes), crs="EPSG:4326")
@@ -112,7 +112,7 @@ def test_the_page_escapes_all_that_comes_from_outside():
     )
     page = to_html(EVIL, table, {f"image{EVIL}": b"jpeg"}, {**ABOUT, "encoder": EVIL})
     assert "<script" not in page
-    assert "onerror" in page  # as text alone
+    assert "onerror" in page  # as text only
     assert len(re.findall(r"<img ", page)) == 1
     assert "\u202e" not in page
     assert html.unescape(page).count('<script>alert("x")</script>') == 6
@@ -134,7 +134,7 @@ def test_files_have_outlines_points_or_nothing_and_no_formula(tmp_path):
     assert lines[1] == ["1", "'=box", "0.250000", "2.0", "3.0", "'@x", "'=1+1"]
     assert lines[3][3:5] == ["", ""]
     page = to_html("q", table, {}, ABOUT)
-    assert page.count("No picture") == 3
+    assert page.count("This image cannot be decoded") == 3
     assert "nan" not in page
 
 

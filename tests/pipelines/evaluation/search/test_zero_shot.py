@@ -39,13 +39,13 @@ def test_the_prompts_that_ship_are_read():
     ("change", "message"),
     [
         ("{", "No prompts in"),
-        ({**CONTENT, "more": 1}, "and nothing else"),
+        ({**CONTENT, "more": 1}, "`templates` and `attributes` only"),
         ({**CONTENT, "templates": {"satellite": ["{}"]}}, "`templates` needs street_view"),
         ({**CONTENT, "templates": {**TEMPLATES, "satellite": ["{} {}"]}}, "with one {}"),
         ({**CONTENT, "attributes": {"a": ["x"]}}, "`a` needs `classes`"),
-        ({**CONTENT, "attributes": {"a": {"classes": {"b": ["c"]}}}}, "two classes or more"),
+        ({**CONTENT, "attributes": {"a": {"classes": {"b": ["c"]}}}}, "two or more lists"),
         ({**CONTENT, "attributes": {"a": {"classes": {"b": ["c"], "d": ["e"]},
-          "indicators": {"gdp": "rich"}}}}, "names \\['rich'\\], and has"),
+          "indicators": {"gdp": "rich"}}}}, "names \\['rich'\\], not in"),
     ],
 )  # fmt: skip
 def test_prompts_that_cannot_be_read_are_told(tmp_path, change, message):
@@ -57,7 +57,7 @@ AXES = {"towers": 0, "huts": 1, "sheds": 2}
 
 
 def encode(sentences):
-    """Each phrase an axis of its own, whatever the template."""
+    """Orthogonal vectors of phrases, independent of the template."""
     vectors = np.zeros((len(sentences), 3), np.float32)
     for row, sentence in enumerate(sentences):
         vectors[row, next(axis for word, axis in AXES.items() if word in sentence)] = 2
@@ -75,7 +75,7 @@ def prompts_of(content) -> Prompts:
 def test_scores_are_the_softmax_over_classes_of_the_mean_prompt():
     vectors = np.array([[3, 0, 0], [0, 1, 1], [np.nan] * 3])
     scores = score_view(vectors, "satellite", prompts_of(CONTENT), encode, 4.0)
-    # of a region like "towers": cosines 1 and 0; of one like huts and sheds: 0 and 1
+    # cosines are 1 and 0 for the first region, 0 and 1 for the second
     high = np.exp(4) / (np.exp(4) + 1)
     np.testing.assert_allclose(scores[:2], [[high, 1 - high], [1 - high, high]], rtol=1e-6)
     assert np.isnan(scores[2]).all()
@@ -95,7 +95,7 @@ def town(toy_dataset) -> City:
 def scored(town: City, high: np.ndarray) -> list:
     scores = np.stack([high, 1 - high], axis=1).astype(np.float32)
     ids = town.regions["region_id"].tolist()
-    # in another order than the city's
+    # in a different order than the city's
     return agreements({"satellite": scores[::-1]}, ids[::-1], prompts_of(CONTENT), town)
 
 
@@ -143,7 +143,7 @@ def test_the_command_writes_a_table_that_is_probed(toy_dataset, tiny_model_dir, 
     assert main(["zero_shot", *where, *asked, *model]) == 0
     shown = capsys.readouterr().out
     assert "Synthetic data" in shown
-    assert "prejudices" in shown
+    assert "biases of the model's training data" in shown
     folder = tmp_path / "toytown"
     table = read_embeddings(folder / "zero-shot-tiny.parquet")
     assert table.metadata["columns"] == ["height.high", "height.low"]
