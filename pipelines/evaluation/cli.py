@@ -1,6 +1,5 @@
 """The commands of evaluate.py."""
 
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -26,8 +25,6 @@ from .search.arguments import LanguageArguments
 
 if TYPE_CHECKING:
     from pipelines.common.encoders import Encoder
-
-MAX_DECODING_THREADS = 8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,7 +56,7 @@ def run_embed(arguments: EmbedArguments) -> Path:
         return _embed_raster(arguments)
     if arguments.encoder == "geoclip":
         return _embed_places(arguments)
-    from .embed.images import EmbedSettings, embed
+    from .embed.images import EmbedSettings, decoding_threads, embed
     from .embed.sources import open_images
     from .embed.trainings import parse_training
 
@@ -67,7 +64,7 @@ def run_embed(arguments: EmbedArguments) -> Path:
     open_encoder = partial(_load_encoder, arguments)
     label = Path(arguments.encoder).resolve().name
     label += "-random-init" if arguments.random_init else ""
-    workers = arguments.num_workers or min(os.cpu_count() or 1, MAX_DECODING_THREADS)
+    workers = decoding_threads(arguments.num_workers)
     settings = EmbedSettings(arguments.batch_size, arguments.chunk_size, workers)
     output = Path(arguments.output_dir) / arguments.city
     training = parse_training(arguments.training, seed=arguments.seed)

@@ -18,10 +18,10 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from dataset_builders.files import digest
 from modeling_urbanln import load_clip
 
+from ..embed.sources import files_fingerprint
 from ..errors import InputError
 
 END = 49407  # end token, the last of CLIP's vocabulary; the start token precedes it
-END_BYTES = 1 << 16
 MAX_LOG_SCALE = math.log(100.0)  # as in open_clip
 
 
@@ -108,13 +108,21 @@ def tokenize(texts: Sequence[str], max_length: int, compact: bool) -> Tokens:
     return Tokens(ids, mask, len(occurring))
 
 
-def pixel_values(pixels: NDArray[np.uint8], size: int, device: str) -> torch.Tensor:
-    """Resize and normalise images for CLIP.
+def pixel_values(
+    pixels: NDArray[np.uint8],
+    size: int,
+    device: str | torch.device,
+    mean: Sequence[float] = OPENAI_CLIP_MEAN,
+    std: Sequence[float] = OPENAI_CLIP_STD,
+) -> torch.Tensor:
+    """Resize and normalise images, by default for CLIP.
 
     Args:
         pixels: Images, `(B, S, S, 3)`, uint8.
         size: Side length of the result, in pixels.
         device: Device of the result.
+        mean: Mean of each channel.
+        std: Standard deviation of each channel.
 
     Returns:
         Normalised images, `(B, 3, size, size)`.
@@ -122,11 +130,8 @@ def pixel_values(pixels: NDArray[np.uint8], size: int, device: str) -> torch.Ten
     images = torch.from_numpy(np.array(pixels)).to(device).permute(0, 3, 1, 2).float() / 255
     if images.shape[-2:] != (size, size):
         images = F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
-    mean, std = (
-        torch.tensor(values, device=device)[:, None, None]
-        for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
-    )
-    return (images - mean) / std
+    centre, scale = (torch.tensor(values, device=device)[:, None, None] for values in (mean, std))
+    return (images - centre) / scale
 
 
 def clip_model(settings: ImageTextSettings, vocab_size: int) -> CLIPModel:
@@ -185,17 +190,10 @@ def _pretrained(name: str, settings: ImageTextSettings) -> CLIPModel:
 
 
 def checkpoint_fingerprint(name_or_path: str | None) -> str:
-    """Hash of name, size and last bytes of a folder's files, or of a Hub id."""
+    """Fingerprint of a folder's files, or hash of a Hub id."""
     if name_or_path is None or not Path(name_or_path).is_dir():
         return digest(name_or_path)
-    parts: list[str | int | bytes] = []
-    for path in sorted(Path(name_or_path).iterdir()):
-        if path.is_file():
-            size = path.stat().st_size
-            with path.open("rb") as file:
-                file.seek(max(0, size - END_BYTES))
-                parts += [path.name, size, file.read()]
-    return digest(*parts)
+    return files_fingerprint(path for path in Path(name_or_path).iterdir() if path.is_file())
 
 
 def text_states(model: CLIPModel, ids: torch.Tensor) -> torch.Tensor:

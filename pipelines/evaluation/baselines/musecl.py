@@ -190,7 +190,7 @@ class MuseCL:
             positive = most_alike(likeness, images.regions, rng, of=anchor)
             negative = draw_others(images.regions, anchor, positive, rng)
             rows = images.draw(np.concatenate([anchor, positive, negative]), rng)
-            values = pixel_values(view.pixels[rows], settings.image_size, torch.device(self.device))
+            values = pixel_values(view.pixels[rows], settings.image_size, self.device)
             if name == "satellite":  # street views have an orientation
                 values = turn_and_flip(values, rng)
             first, near, far = network(values).chunk(3)

@@ -172,7 +172,7 @@ class PGSimCLR:
             rows = images.draw(anchor, rng)
             others = rows if positive == "image" else images.draw(pairs.of(anchor), rng)
             pixels = view.pixels[np.concatenate([rows, others])]
-            values = pixel_values(pixels, settings.image_size, torch.device(self.device))
+            values = pixel_values(pixels, settings.image_size, self.device)
             first, second = network(crop_and_flip(values, rng)).chunk(2)
             return nt_xent(first, second, settings.temperature)
 

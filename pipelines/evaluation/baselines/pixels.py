@@ -18,7 +18,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from dataset_builders.files import file_sha256, read_json, set_aside, write_state
-from dataset_builders.images import BadImageError, decode_image
+from dataset_builders.images import BadImageError
+
+from ..embed.images import decode_row
 
 SAVE_EVERY = 512  # images
 HEADER_BYTES = 128  # NumPy's padded header size, for any number of images
@@ -121,7 +123,7 @@ def _decode(
             if number < done:
                 continue
             try:
-                pixels = _pixels(row, view, size, known_regions).tobytes()
+                pixels = square(decode_row(row, known_regions), view, size).tobytes()
                 crc = zlib.crc32(pixels, crc)
                 file.write(pixels)
             except BadImageError as error:
@@ -136,16 +138,6 @@ def _decode(
         file.write(_header((done - len(left_out), size, size, 3)))
         _sync(file)
     return left_out
-
-
-def _pixels(
-    row: dict[str, Any], view: str, size: int, known_regions: frozenset[str]
-) -> NDArray[np.uint8]:
-    if row["region_id"] not in known_regions:
-        raise BadImageError("unknown_region", f"region_id is {row['region_id']!r}")
-    if not row["image"]:
-        raise BadImageError("empty", "no bytes")
-    return square(decode_image(row["image"]), view, size)
 
 
 def _header(shape: tuple[int, ...]) -> bytes:

@@ -5,13 +5,12 @@ small randomly initialised model that trains in about a minute. `shared` holds c
 `base` names the recipe that a variant inherits from.
 """
 
-import difflib
 import importlib
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from dataset_builders.errors import DatasetError
-from dataset_builders.yaml_records import make_record, read_layered_yaml, unknown_name
+from dataset_builders.yaml_records import make_record, nearest, read_layered_yaml, unknown_name
 
 from ..errors import InputError
 from .base import RegionEncoder
@@ -101,13 +100,7 @@ def _module(name: str) -> Any:
             f"--encoder {FROZEN[name]}`."
         )
     if name not in SYSTEMS:
-        close = difflib.get_close_matches(name, [*SYSTEMS, *FROZEN], 1)
-        hint = (
-            f"Did you mean {close[0]!r}?"
-            if close
-            else f"There are: {', '.join([*SYSTEMS, *FROZEN])}."
-        )
-        raise InputError(f"There is no system {name!r}. {hint}")
+        raise InputError(f"There is no system {name!r}.{nearest(name, [*SYSTEMS, *FROZEN])}")
     return importlib.import_module(f".{SYSTEMS[name]}", __package__)
 
 

@@ -101,7 +101,7 @@ class Tile2Vec:
             anchor = anchors.take()
             regions = np.concatenate([anchor, place.near(anchor, rng), place.far(anchor, rng)])
             pixels = view.pixels[images.draw(regions, rng)]
-            values = pixel_values(pixels, settings.image_size, torch.device(self.device))
+            values = pixel_values(pixels, settings.image_size, self.device)
             vectors, near, far = trunk(turn_and_flip(values, rng)).chunk(3)
             return triplet_loss(vectors, near, far, settings.margin, settings.l2)
 

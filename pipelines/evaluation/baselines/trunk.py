@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn import functional as F
 from transformers import ResNetConfig, ResNetModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from ..embed.pooling import mean_by_region
 from ..errors import InputError
+from . import image_text
 from .base import RegionData, View
-from .pooling import mean_by_region
 
 ENCODE_BATCH = 128
 
@@ -116,20 +116,10 @@ def _pretrained(settings: TrunkSettings) -> ResNetModel:
     return model
 
 
-def pixel_values(
-    pixels: NDArray[np.uint8] | torch.Tensor, size: int, device: torch.device
-) -> torch.Tensor:
+def pixel_values(pixels: NDArray[np.uint8], size: int, device: str | torch.device) -> torch.Tensor:
     """Resize and normalise uint8 images `(B, S, S, 3)` for a ResNet, `(B, 3, size, size)`."""
-    if isinstance(pixels, np.ndarray):
-        pixels = torch.from_numpy(np.array(pixels))
-    images = pixels.to(device).permute(0, 3, 1, 2).float() / 255
-    if images.shape[-2:] != (size, size):
-        images = F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
-    mean, std = (
-        torch.tensor(values, device=device)[:, None, None]
-        for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-    )
-    return (images - mean) / std
+    moments = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    return image_text.pixel_values(pixels, size, device, *moments)
 
 
 @torch.inference_mode()

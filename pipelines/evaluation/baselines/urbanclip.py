@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dataset_builders.files import digest
 
+from ..embed.pooling import mean_by_region
 from ..errors import InputError
 from .base import Provenance, RegionData, View
 from .coca import CoCa
@@ -26,7 +27,7 @@ from .image_text import (
     tokenize,
     train_pairs,
 )
-from .pooling import mean_by_region
+from .sampling import view_of
 
 ENCODE_BATCH = 128
 # a Latin full stop must be followed by whitespace, so that 3.5 is not split
@@ -55,11 +56,6 @@ class Settings(ImageTextSettings):
     decoder_heads: int = 4
     contrastive_weight: float = 1.0
     caption_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Validate the settings."""
-        if self.text not in ("sentence", "full"):
-            raise InputError(f"text must be 'sentence' or 'full', got {self.text!r}.")
 
 
 class UrbanCLIP:
@@ -92,7 +88,7 @@ class UrbanCLIP:
         Raises:
             InputError: The city has no satellite images, or fewer than two captions.
         """
-        view = _satellite(data)
+        view = view_of(data, "satellite", self.name)
         rows = np.array([i for i, caption in enumerate(view.captions) if caption], dtype=np.int64)
         if len(rows) < 2:
             raise InputError(
@@ -128,7 +124,7 @@ class UrbanCLIP:
         Raises:
             InputError: The system is not fitted, or the city has no satellite images.
         """
-        view = _satellite(data)
+        view = view_of(data, "satellite", self.name)
         if self.model is None:
             raise InputError(f"{self.name} is not fitted: call fit first.")
         vectors = [
@@ -179,15 +175,6 @@ def _differences(settings: Settings) -> tuple[str, ...]:
             "random sentence of each."
         )
     return tuple(differs)
-
-
-def _satellite(data: RegionData) -> View:
-    if "satellite" not in data.views:
-        raise InputError(
-            f"UrbanCLIP sees satellite images, and {data.city} has none, only "
-            f"{', '.join(sorted(data.views)) or 'no views'}."
-        )
-    return data.views["satellite"]
 
 
 SYSTEM = UrbanCLIP

@@ -25,6 +25,7 @@ from .image_text import (
     tokenize,
     train_pairs,
 )
+from .sampling import view_of
 from .two_views import RegionBatch, TextBatch, TwoViews, ViewFusion
 
 MAX_MIXED_VIEWS = 25  # as in the published code
@@ -49,11 +50,6 @@ class Settings(ImageTextSettings):
     location_width: int = 256
     satellite_weight: float = 0.5
     street_view_weight: float = 0.5
-
-    def __post_init__(self) -> None:
-        """Validate the settings."""
-        if self.view_fusion not in ("mean", "pixel25"):
-            raise InputError(f"view_fusion must be 'mean' or 'pixel25', got {self.view_fusion!r}.")
 
 
 class UrbanVLP:
@@ -158,11 +154,9 @@ class _Regions:
     """Satellite image, street views, captions and coordinates by region."""
 
     def __init__(self, data: RegionData, settings: Settings, device: str):
-        absent = sorted({"satellite", "street_view"} - set(data.views))
-        if absent:
-            raise InputError(f"UrbanVLP needs both views; {data.city} has no {absent[0]} images.")
         self.data, self.settings, self.device = data, settings, device
-        self.satellite, self.street_view = data.views["satellite"], data.views["street_view"]
+        self.satellite = view_of(data, "satellite", "UrbanVLP")
+        self.street_view = view_of(data, "street_view", "UrbanVLP")
         self.satellite_of = np.full(len(data.region_ids), -1, dtype=np.int64)
         first, index = np.unique(self.satellite.region, return_index=True)
         self.satellite_of[first] = index

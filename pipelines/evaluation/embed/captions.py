@@ -20,6 +20,7 @@ from dataset_builders.files import digest
 from dataset_builders.schema import VIEWS
 
 from ..errors import InputError
+from .pooling import mean_by_region
 from .region_captions import RegionCaptions
 from .tables import earlier_metadata, write_embeddings
 from .text_tower import TextTower, cached_vectors
@@ -156,7 +157,8 @@ def _embed(
     counts, vectors, facts = {}, {}, {}
     for view, own in captions.views.items():
         encoded, facts[view] = encode(own.texts)
-        counts[view], vectors[view] = _mean_by_region(encoded, own.region, len(captions.region_ids))
+        counts[view] = np.bincount(own.region, minlength=len(captions.region_ids))
+        vectors[view] = mean_by_region(encoded, own.region, len(captions.region_ids))
     metadata = {
         "label": label,
         **about,
@@ -174,15 +176,6 @@ def _embed(
     write_embeddings(path, captions.region_ids, counts, vectors, metadata)
     log(_summary(path, captions, counts))
     return path
-
-
-def _mean_by_region(
-    vectors: NDArray[np.float32], region: NDArray[np.int64], num_regions: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    counts = np.bincount(region, minlength=num_regions)
-    sums = np.zeros((num_regions, vectors.shape[1]))
-    np.add.at(sums, region, vectors)
-    return counts, (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
 
 
 def _summary(path: Path, captions: RegionCaptions, counts: dict[str, NDArray[np.int64]]) -> str:

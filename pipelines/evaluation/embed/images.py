@@ -7,6 +7,7 @@ depend on interruptions or on which process wrote a part.
 """
 
 import json
+import os
 import re
 import sys
 import time
@@ -24,6 +25,7 @@ import pyarrow.parquet as pq
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
+from PIL import Image
 from tqdm import tqdm
 
 from dataset_builders.files import digest, locked
@@ -45,6 +47,7 @@ from .trainings import Training
 
 Row = dict[str, Any]
 
+MAX_DECODING_THREADS = 8
 SHARES = "Wait until it ends, or give each process its own share with --shard I/N."
 PART_NAME = re.compile(r"[a-z_]+-\d{6}\.(parquet|lock)|table\.lock|\..*\.tmp|.*\.damaged-.*")
 
@@ -96,6 +99,11 @@ class EmbedSettings:
     batch_size: int = 32
     chunk_size: int = 512
     num_workers: int = 2
+
+
+def decoding_threads(number: int | None) -> int:
+    """Number of decoding threads; by default the number of cores, at most 8."""
+    return number or min(os.cpu_count() or 1, MAX_DECODING_THREADS)
 
 
 @dataclass(frozen=True)
@@ -302,11 +310,20 @@ class _Lookahead:
             self.pending.append((light, self.pool.submit(self._prepare, row)))
 
     def _prepare(self, row: Row) -> torch.Tensor:
-        if row["region_id"] not in self.known_regions:
-            raise BadImageError("unknown_region", f"region_id is {row['region_id']!r}")
-        if not row["image"]:
-            raise BadImageError("empty", "no bytes")
-        return self.encoder.prepare(decode_image(row["image"]))
+        return self.encoder.prepare(decode_row(row, self.known_regions))
+
+
+def decode_row(row: Row, known_regions: frozenset[str]) -> Image.Image:
+    """Decode the image of a row.
+
+    Raises:
+        BadImageError: The image cannot be decoded, or its region is unknown.
+    """
+    if row["region_id"] not in known_regions:
+        raise BadImageError("unknown_region", f"region_id is {row['region_id']!r}")
+    if not row["image"]:
+        raise BadImageError("empty", "no bytes")
+    return decode_image(row["image"])
 
 
 def _embed_chunk(
@@ -425,4 +442,12 @@ def _summary(path: Path, source: Source, totals: dict[str, Totals]) -> str:
     return "\n".join(lines)
 
 
-__all__ = ["EmbedSettings", "Part", "Source", "embed", "embed_parts"]
+__all__ = [
+    "EmbedSettings",
+    "Part",
+    "Source",
+    "decode_row",
+    "decoding_threads",
+    "embed",
+    "embed_parts",
+]

@@ -1,5 +1,6 @@
 """Open the images and regions of a dataset for embedding."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from dataset_builders.storage import (
 from ..errors import InputError
 from .images import Source
 
-FOOTER_BYTES = 1 << 16
+END_BYTES = 1 << 16
 
 
 def open_images(dataset_name: str, city: str) -> Source:
@@ -90,19 +91,23 @@ def _count(dataset_name: str, city: str, view: str) -> int:
 
 
 def _fingerprint(dataset_name: str, city: str, table: str) -> str:
-    """Hash name, size and last bytes of the files: a Parquet footer changes with the content."""
     root = Path(dataset_name)
     if not root.is_dir():
         from huggingface_hub import snapshot_download
 
         root = Path(snapshot_download(dataset_name, repo_type="dataset", local_files_only=True))
+    return files_fingerprint((root / "data" / config_name(city, table)).glob("*.parquet"))
+
+
+def files_fingerprint(paths: Iterable[Path]) -> str:
+    """Hash of name, size and last bytes of files; a Parquet footer changes with the content."""
     parts: list[str | int | bytes] = []
-    for path in sorted((root / "data" / config_name(city, table)).glob("*.parquet")):
+    for path in sorted(paths):
         size = path.stat().st_size
         with path.open("rb") as file:
-            file.seek(max(0, size - FOOTER_BYTES))
+            file.seek(max(0, size - END_BYTES))
             parts += [path.name, size, file.read()]
     return digest(*parts)
 
 
-__all__ = ["check_city", "open_images", "open_regions"]
+__all__ = ["check_city", "files_fingerprint", "open_images", "open_regions"]

@@ -1,12 +1,11 @@
 """The commands embed_captions, retrieve and zero_shot."""
 
-import os
 from pathlib import Path
 
 from dataset_builders.files import locked
 from pipelines.common.encoders.transformers_models import ModelEncoder, load_model_encoder
 
-from ..embed.images import EmbedSettings, embed
+from ..embed.images import EmbedSettings, decoding_threads, embed
 from ..embed.sources import open_images
 from ..embed.tables import read_embeddings
 from ..embed.text_tower import TextTower, load_text_tower
@@ -17,8 +16,6 @@ from .arguments import (
     RetrieveArguments,
     ZeroShotArguments,
 )
-
-MAX_DECODING_THREADS = 8
 
 
 def run(arguments: LanguageArguments, device: str) -> Path:
@@ -100,7 +97,7 @@ def _towers(
 
 
 def _streaming(arguments: RetrieveArguments | ZeroShotArguments) -> EmbedSettings:
-    workers = arguments.num_workers or min(os.cpu_count() or 1, MAX_DECODING_THREADS)
+    workers = decoding_threads(arguments.num_workers)
     return EmbedSettings(arguments.batch_size, num_workers=workers)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dataset_builders.images import decode_image
 from dataset_builders.schema import DatasetMetadata
 from dataset_builders.storage import iter_images
 from dataset_builders.writer import DatasetWriter
@@ -41,7 +42,7 @@ def test_pixels_are_those_of_the_images_and_bad_ones_are_listed(tmp_path):
     assert [(one.row, one.image_id, one.reason) for one in left_out] == [(2, "i2", "unreadable")]
     kept = [row for row in _rows(7) if row["image_id"] != "i2"]
     for row, values in zip(kept, decoded, strict=True):
-        image = pixels.decode_image(row["image"])
+        image = decode_image(row["image"])
         np.testing.assert_array_equal(square(image, "satellite", 16), values)
 
 
@@ -171,7 +172,7 @@ def test_pixels_of_a_view_belong_to_its_rows(toy, tmp_path):
     view = load_region_data(str(toy), CITY, 24, tmp_path).views["street_view"]
     stored = {row["image_id"]: row["image"] for row in iter_images(toy, CITY, "street_view")}
     for row in (0, 1, 20, 47):
-        image = pixels.decode_image(stored[view.image_ids[row]])
+        image = decode_image(stored[view.image_ids[row]])
         np.testing.assert_array_equal(view.pixels[row], square(image, "street_view", 24))
 
 

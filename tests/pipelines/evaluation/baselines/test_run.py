@@ -1,7 +1,6 @@
 """`evaluate.py baseline`: from a dataset folder to an embedding table."""
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from dataset_builders.synthetic import build_dataset
@@ -191,8 +190,3 @@ def test_help_of_the_command_teaches(capsys):
     assert "python evaluate.py baseline --system tile2vec" in told
     assert "that override the recipe" in " ".join(told.split())
     assert "urbanvlp-nocoord" in told
-
-
-def test_written_metadata_is_in_the_file_itself(toy, tmp_path):
-    path = _run(toy, tmp_path)
-    assert b"Jean et al. 2019" in pq.read_schema(path).metadata[b"urbanln"]

@@ -13,8 +13,8 @@ from pipelines.evaluation.baselines.image_text import (
     tokenize,
     train_pairs,
 )
-from pipelines.evaluation.baselines.pooling import mean_by_region
 from pipelines.evaluation.baselines.urbanclip import Settings, UrbanCLIP, draw_sentences
+from pipelines.evaluation.embed.pooling import mean_by_region
 from pipelines.evaluation.errors import InputError
 
 from .toy_pairs import toy_city
@@ -216,8 +216,6 @@ def test_what_cannot_be_learnt_from_is_said():
     silent = replace(data.views["satellite"], captions=[None] * 6)
     with pytest.raises(InputError, match="toyville has 0 captioned satellite images"):
         system.fit(replace(data, views={"satellite": silent}))
-    with pytest.raises(InputError, match="'sentence' or 'full', got 'word'"):
-        Settings(text="word")
 
 
 def test_a_checkpoint_that_does_not_fit_the_recipe_is_refused(tiny_clip, tmp_path):
