@@ -19,7 +19,7 @@ from ..embed.poi import PREFIX, poi_columns, training_columns
 from ..embed.sources import open_images
 from ..probe.splits import geography
 from .base import RegionData, View
-from .pixels import LeftOut, decode_view
+from .pixels import decode_view
 
 DATA_VERSION = "1"
 
@@ -93,7 +93,9 @@ def _view(
     known = frozenset(source.region_ids)
     path = folder / f"{view}.npy"
     pixels, left_out = decode_view(rows, source.num_images[view], view, size_px, known, path)
-    _tell(view, left_out, path)
+    if left_out:
+        reasons = dict(sorted(Counter(one.reason for one in left_out).items()))
+        print(f"{view}: skipped {reasons}; listed in {path.with_suffix('.left_out.json')}")
     table = _columns(dataset_name, city, view).drop(index=[one.row for one in left_out])
     row_of = {region_id: row for row, region_id in enumerate(source.region_ids)}
     region = np.array([row_of[name] for name in table["region_id"]], dtype=np.int64)
@@ -118,12 +120,6 @@ def _columns(dataset_name: str, city: str, view: str) -> pd.DataFrame:
 def _places(table: pd.DataFrame, of_region: NDArray[np.float64]) -> NDArray[np.float64]:
     own = table[["lon", "lat"]].to_numpy(np.float64, na_value=np.nan)
     return np.where(np.isfinite(own).all(axis=1, keepdims=True), own, of_region)
-
-
-def _tell(view: str, left_out: list[LeftOut], path: Path) -> None:
-    if left_out:
-        reasons = dict(sorted(Counter(one.reason for one in left_out).items()))
-        print(f"{view}: skipped {reasons}; listed in {path.with_suffix('.left_out.json')}")
 
 
 def _fingerprint(

@@ -139,8 +139,8 @@ def _names(recipe: Recipe) -> Iterable[tuple[str, Iterable[str], Iterable[str]]]
 def _training_flags() -> list[str]:
     """Flags of train.py, from its help text because pipelines do not import one another."""
     command = [sys.executable, "train.py", "--help"]
-    told = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
-    return re.findall(r"^\s+--(\w+)", told, re.MULTILINE)
+    shown = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+    return re.findall(r"^\s+--(\w+)", shown, re.MULTILINE)
 
 
 __all__ = ["FULL", "Recipe", "Settings", "Variant", "read_recipe"]

@@ -109,10 +109,10 @@ class EmbeddingRaster:
         if self.dataset.crs != other.dataset.crs or largest > SAME_GRID * np.abs(steps[0]).max():
             return None
         place = np.array(~ours @ (theirs.c, theirs.f))
-        whole = np.round(place)
-        if np.abs(place - whole).max() > SAME_GRID:
+        rounded = np.round(place)
+        if np.abs(place - rounded).max() > SAME_GRID:
             return None
-        return int(whole[0]), int(whole[1])
+        return int(rounded[0]), int(rounded[1])
 
     def windows(self, left: int, top: int, right: int, bottom: int) -> Iterator[tuple[int, ...]]:
         """Split a part of the raster into block-aligned windows of bounded size.

@@ -110,9 +110,9 @@ def write_embeddings(
     """
     _require_unique(region_ids, str(path), "Write one row per region.")
     columns: dict[str, Any] = {"region_id": pa.array(region_ids, pa.string())}
-    nothing = np.zeros(len(region_ids), dtype=np.int64)
+    zeros = np.zeros(len(region_ids), dtype=np.int64)
     for view in VIEWS:
-        columns[COUNT_COLUMNS[view]] = pa.array(counts.get(view, nothing), pa.int32())
+        columns[COUNT_COLUMNS[view]] = pa.array(counts.get(view, zeros), pa.int32())
     for view, values in vectors.items():
         if view not in COLUMNS or len(values) != len(region_ids):
             raise ValueError(
@@ -123,7 +123,7 @@ def write_embeddings(
         values = vectors[view]
         absent = ~np.isfinite(values).all(1)
         if view != BOTH:
-            absent |= counts.get(view, nothing) == 0
+            absent |= counts.get(view, zeros) == 0
         flat = pa.array(np.ascontiguousarray(values, np.float32).reshape(-1))
         columns[view] = pa.FixedSizeListArray.from_arrays(
             flat, values.shape[1], mask=pa.array(absent)

@@ -106,13 +106,13 @@ def to_geojson(query: str, table: gpd.GeoDataFrame, about: Mapping[str, Any]) ->
     shown = table[["rank", "region_id", "score", "image_id", "geometry"]]
     shown = shown.assign(score=shown["score"].astype(float))
     features = json.loads(shown.to_json(drop_id=True))["features"]
-    whole = {
+    collection = {
         "type": "FeatureCollection",
         "query": query,
         "synthetic": bool(about["synthetic"]),
         "features": features,
     }
-    return json.dumps(whole, ensure_ascii=True, allow_nan=False, indent=1) + "\n"
+    return json.dumps(collection, ensure_ascii=True, allow_nan=False, indent=1) + "\n"
 
 
 def to_html(

@@ -81,16 +81,20 @@ def retrieval_metrics(
     _, text = np.unique(np.asarray(pairs.texts, dtype=object).astype(str), return_inverse=True)
     _, owners = np.unique(np.asarray(regions, dtype=object).astype(str), return_inverse=True)
     owner_keys, _ = owned_keys(image_embeds, owners)
-    told = _incidence(text, pairs.image)
+    paired = _incidence(text, pairs.image)
     in_region = _incidence(text, owners[pairs.image])
     images, places = np.arange(len(image_embeds)), np.arange(len(owner_keys))
     searches = {
         "image_to_text": (
             image_embeds,
             plain_keys(text_embeds),
-            Relevance(told.T.tocsr(), images, text),
+            Relevance(paired.T.tocsr(), images, text),
         ),
-        "text_to_image": (text_embeds, plain_keys(image_embeds), Relevance(told, text, images)),
+        "text_to_image": (
+            text_embeds,
+            plain_keys(image_embeds),
+            Relevance(paired, text, images),
+        ),
         "text_to_region": (text_embeds, owner_keys, Relevance(in_region, text, places)),
     }
     return {name: _direction(*search, ks) for name, search in searches.items()}
@@ -138,23 +142,23 @@ def measure(
             f"No {gallery.view} image of {gallery.description['city']!r} has a caption, which "
             "retrieval metrics require. --query searches without captions."
         )
-    told, image = np.unique(pairs.image, return_inverse=True)
-    regions = [gallery.region_ids[row] for row in told]
+    captioned, image = np.unique(pairs.image, return_inverse=True)
+    regions = [gallery.region_ids[row] for row in captioned]
     text_embeds = unit(cached_vectors(output / ".texts", tower, pairs.texts))
     found = {
         **gallery.description,
         "name": name,
         "view": gallery.view,
-        "images": len(told),
+        "images": len(captioned),
         "texts": len(pairs.texts),
         "distinct_texts": len(set(pairs.texts)),
         "regions": len(set(regions)),
-        "images_without_caption": len(gallery.captions) - len(told),
+        "images_without_caption": len(gallery.captions) - len(captioned),
         "images_without_vector": gallery.without_vector,
         "truncated_texts": tower.count_truncated(pairs.texts),
         "max_length": tower.max_length,
         "directions": retrieval_metrics(
-            gallery.vectors[told], text_embeds, Pairs(pairs.texts, image), regions
+            gallery.vectors[captioned], text_embeds, Pairs(pairs.texts, image), regions
         ),
     }
     path = output / f"retrieval-{gallery.view}-{name}.json"
