@@ -28,13 +28,13 @@ PROBE = ["probe", "--embeddings", "e", *EMBED[1:]]
         ([*PROBE, "--seeds", "many"], "--seeds: invalid int value"),
     ],
 )
-def test_what_cannot_be_is_told(argv, message):
+def test_invalid_arguments_raise(argv, message):
     with pytest.raises(InputError, match=message):
         parse_arguments(argv)
 
 
 @pytest.mark.parametrize("command", ["embed", "probe", "report"])
-def test_help_teaches_with_examples(command, capsys):
+def test_help_shows_examples(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
     assert stop.value.code == 0

@@ -17,7 +17,7 @@ METRIC = Path(urban_regression.__file__).parent
 
 @pytest.fixture
 def metric(tmp_path, monkeypatch):
-    """Loaded as users load it: from a copy in an empty cache."""
+    """Metric loaded from a copy in an empty cache."""
     monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     return evaluate.load(str(METRIC), cache_dir=str(tmp_path / "cache"))
 
@@ -57,7 +57,7 @@ def test_undefined_scores_are_nan():
     assert constant_prediction["r2"] < 0
 
 
-def test_bad_input_is_refused():
+def test_invalid_input_raises():
     with pytest.raises(ValueError, match=r"same number of samples.*\(2,\) and \(3,\)"):
         regression_metrics([1.0, 2.0], [1.0, 2.0, 3.0])
     with pytest.raises(ValueError, match="no sample"):
@@ -82,7 +82,7 @@ def test_metric_module_adds_batches(metric):
     assert metric.compute()["r2"] == 0.5
 
 
-def test_odd_input_has_a_defined_value_or_a_clear_error(metric):
+def test_edge_cases_are_nan_or_raise(metric):
     alone = metric.compute(predictions=[2.0], references=[5.0])
     assert (alone["rmse"], alone["mae"]) == (3.0, 3.0)
     assert math.isnan(alone["r2"])

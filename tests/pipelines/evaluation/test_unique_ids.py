@@ -1,4 +1,4 @@
-"""A region that stands twice is in the training and in the test part: no score comes of it."""
+"""Duplicate region ids, which would leak test labels into training, raise errors."""
 
 import shutil
 
@@ -33,13 +33,13 @@ def with_copied_shard(tiny_city, folder, table: str):
         ("street_view", open_images),
     ],
 )
-def test_a_copied_shard_is_found(tiny_city, tmp_path, table, read):
+def test_duplicated_shard_raises(tiny_city, tmp_path, table, read):
     dataset = with_copied_shard(tiny_city, tmp_path / "d", table)
     with pytest.raises(InputError, match=f"{CITY}-{table}': (36|72) rows repeat the "):
         read(str(dataset), CITY)
 
 
-def test_neither_embed_nor_probe_runs_on_it(tiny_city, tmp_path, capsys):
+def test_embed_and_probe_fail_on_duplicate_regions(tiny_city, tmp_path, capsys):
     place = ["--city", CITY, "--output_dir", str(tmp_path / "out")]
     encoder = ["--encoder", "colour_texture"]
     assert main(["embed", *encoder, "--dataset_name", str(tiny_city), *place]) == 0
@@ -54,14 +54,14 @@ def test_neither_embed_nor_probe_runs_on_it(tiny_city, tmp_path, capsys):
     assert not list((tmp_path / "out").rglob("results.jsonl"))
 
 
-def test_a_city_put_together_by_hand_is_held_to_it_too(tiny_city):
+def test_city_with_duplicate_regions_raises(tiny_city):
     city = open_city(str(tiny_city), CITY)
     twice = pd.concat([city.regions, city.regions.iloc[:2]], ignore_index=True)
     with pytest.raises(InputError, match="2 rows repeat the region_id"):
         City(city.name, city.dataset_name, True, twice, city.targets)
 
 
-def test_a_table_of_vectors_has_each_region_once(tmp_path):
+def test_embedding_table_with_duplicate_regions_raises(tmp_path):
     counts, vectors = {"satellite": np.ones(3, np.int64)}, {"satellite": np.ones((3, 2), "f4")}
     path = tmp_path / "x.parquet"
     with pytest.raises(InputError, match=r"1 row repeats the region_id .*\(a; 1 id"):

@@ -1,4 +1,4 @@
-"""A small dataset whose images tell its indicators, written by the project's own writer."""
+"""Small synthetic dataset with indicators that depend on its images."""
 
 import io
 from pathlib import Path
@@ -47,7 +47,7 @@ def build_toy(
     geometry: bool = True,
     indicators: tuple[Indicator, ...] = INDICATORS,
 ) -> Path:
-    """A grid of regions; region 0 has no street view, two street views are broken."""
+    """Write a grid of regions; region 0 has no street view, two street views are damaged."""
     fields = latent(side)
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 0.1, len(fields))

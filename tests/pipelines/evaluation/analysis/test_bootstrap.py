@@ -28,7 +28,7 @@ FIRST, SECOND = ("first", "both", "ridge"), ("second", "both", "ridge")
 
 
 def make_splits(rng, regions=120, blocks=12, splits=3, share=0.4, shift=0.0, spread=0.0):
-    """Splits of one population; `spread` is the error that a block has in common."""
+    """Splits of one population; `spread` is the SD of the error shared by a block."""
     of_region = np.arange(regions) % blocks
     truth = rng.normal(size=regions)
     common = rng.normal(0, spread, blocks)[of_region] if spread else 0.0
@@ -44,7 +44,7 @@ def make_splits(rng, regions=120, blocks=12, splits=3, share=0.4, shift=0.0, spr
 
 
 def paired(splits, replicates=2000, seed=0):
-    """Intervals of the difference of the two; trainings are named `first-0`, `first-1`..."""
+    """Intervals of the difference between both; trainings are named `first-0`, `first-1`..."""
     names, counts = draw_counts((one.blocks for one in splits), replicates, seed)
     cell = draw_cell(splits, names, counts, lambda n: (n[0].partition("-")[0], *n[1:]))
     first, second = cell.systems[FIRST], cell.systems[SECOND]
@@ -52,7 +52,7 @@ def paired(splits, replicates=2000, seed=0):
 
 
 def trainings(split, *predictions):
-    """The split with several trainings in the place of the first system."""
+    """Copy of a split with several trainings as the first system."""
     named = {(f"first-{i}", *FIRST[1:]): one[None] for i, one in enumerate(predictions)}
     return replace(split, predictions={**named, SECOND: split.predictions[SECOND]})
 
@@ -62,7 +62,7 @@ def scores_of(split, rows, name):
 
 
 def by_a_plain_loop(splits, replicates, seed):
-    """The same draws, each region written down as often as its block was drawn."""
+    """Reference implementation: regions are repeated as often as their block is drawn."""
     names = sorted({block for split in splits for block in split.blocks.tolist()})
     values = {"r2": [], "rmse": []}
     for draw in draw_blocks(len(names), replicates, seed):
@@ -83,7 +83,7 @@ def by_a_plain_loop(splits, replicates, seed):
 
 @settings(max_examples=10)
 @given(st.integers(0, 1000))
-def test_bootstrap_equals_a_plain_loop(seed):
+def test_bootstrap_equals_a_loop_over_draws(seed):
     splits = make_splits(np.random.default_rng(seed), regions=60, blocks=6, shift=0.2)
     fast = paired(splits, 60, seed=seed)
     slow = by_a_plain_loop(splits, 60, seed)
@@ -96,7 +96,7 @@ def test_bootstrap_equals_a_plain_loop(seed):
         assert found.estimate == pytest.approx(first - second)
 
 
-def test_equal_predictions_differ_by_nothing():
+def test_equal_predictions_have_a_difference_of_zero():
     splits = make_splits(np.random.default_rng(0))
     twins = [replace(s, predictions=dict.fromkeys((FIRST, SECOND), s.truth[None])) for s in splits]
     for found in paired(twins, 100).values():
@@ -104,20 +104,20 @@ def test_equal_predictions_differ_by_nothing():
         assert not found.excludes_zero
 
 
-def test_common_errors_of_blocks_widen_the_interval():
+def test_errors_shared_by_blocks_widen_the_interval():
     splits = make_splits(np.random.default_rng(0), regions=400, blocks=20, spread=0.8)
     by_block = paired(splits)["rmse"]
     alone = paired([replace(s, blocks=np.arange(len(s.blocks))) for s in splits])["rmse"]
     assert by_block.high - by_block.low > 1.5 * (alone.high - alone.low)
 
 
-def test_a_split_told_twice_is_no_more_certain():
+def test_duplicate_splits_do_not_narrow_the_interval():
     split = make_splits(np.random.default_rng(0), splits=1)[0]
     assert paired([split]) == paired([split, replace(split, split_seed=1)])
 
 
 def coverage(draw_joint, runs=150):
-    """How often the interval holds the difference in RMSE of all regions there could be."""
+    """Coverage of the population difference in RMSE."""
     blocks, size, spread = 30, 12, 0.6
     truth = np.sqrt(0.5**2 + spread**2) - 0.7
     hits = 0
@@ -126,25 +126,25 @@ def coverage(draw_joint, runs=150):
         splits = make_splits(
             rng, blocks * size, blocks, splits=4, share=0.5, shift=0.2, spread=spread
         )
-        if not draw_joint:  # as if no two splits had a block in common
+        if not draw_joint:  # treat splits as independent
             splits = [replace(s, blocks=s.blocks + 1000 * k) for k, s in enumerate(splits)]
         found = paired(splits, 300, seed=run)["rmse"]
         hits += found.low <= truth <= found.high
     return hits / runs
 
 
-def test_intervals_hold_the_truth_as_often_as_they_say():
+def test_intervals_have_their_nominal_coverage():
     honest, naive = coverage(draw_joint=True), coverage(draw_joint=False)
     assert 0.88 <= honest <= 0.99
     assert naive < honest - 0.1, "splits that share regions are not independent"
 
 
-def test_one_block_is_too_few():
+def test_single_block_raises():
     with pytest.raises(InputError, match="in one block"):
         paired(make_splits(np.random.default_rng(0), blocks=1))
 
 
-def test_trainings_are_scored_one_by_one_and_then_averaged():
+def test_scores_not_predictions_are_averaged_over_trainings():
     rng = np.random.default_rng(3)
     splits = make_splits(rng, regions=60, blocks=6)
     own = [(one := s.predictions[FIRST][0], one + rng.normal(0, 0.4, len(one))) for s in splits]
@@ -162,7 +162,7 @@ def test_trainings_are_scored_one_by_one_and_then_averaged():
 
 
 def noisy(table, label, seed, training=None):
-    """The table with much noise on it."""
+    """Copy of a table with noise added."""
     noise = np.random.default_rng(seed).normal(0, 30, table.vectors["satellite"].shape)
     vectors = {view: (x + noise).astype(np.float32) for view, x in table.vectors.items()}
     metadata = {**table.metadata, **(training.metadata() if training else {})}
@@ -171,7 +171,7 @@ def noisy(table, label, seed, training=None):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A city, and a table of its vectors."""
+    """City and its embedding table."""
     from pipelines.common.encoders.colour_texture import ColourTextureEncoder
     from pipelines.evaluation.embed.images import EmbedSettings, embed
     from pipelines.evaluation.embed.sources import open_images
@@ -199,7 +199,7 @@ def folder(place, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(place, tmp_path_factory):
-    """The same, and a system that was trained twice."""
+    """Results of a table and of a system with two trainings."""
     city, table = place
     twice = [
         noisy(table, f"net-s{seed}", seed, Training("net", seed, differs="noise"))
@@ -208,7 +208,7 @@ def trained(place, tmp_path_factory):
     return probed(tmp_path_factory.mktemp("r"), city, [table, *twice])
 
 
-def test_a_group_is_compared_by_the_mean_of_its_trainings(trained):
+def test_compare_averages_over_the_trainings_of_a_group(trained):
     found = compare(trained, COORDINATES, replicates=50)
     assert {d.system for d in found} == {
         "mean", "coordinates", "colour_texture", "net",
@@ -308,7 +308,7 @@ def test_coordinates_are_the_reference_of_every_view(folder):
     assert ("coordinates", "none", "knn") not in systems
 
 
-def test_a_reference_that_is_not_there_is_told(folder, tmp_path):
+def test_unknown_reference_raises(folder, tmp_path):
     with pytest.raises(InputError, match=r"No system 'clip'.*there are: .*colour_texture.*noisy"):
         compare(folder, Reference("clip"))
     with pytest.raises(InputError, match="No results in"):

@@ -17,7 +17,7 @@ DRAWS = 20_000
 
 
 def drawn_means(seeds, blocks, rng):
-    """Differences that are means over blocks, `(S, 1 + draws)`: a seed's effect plus a block's."""
+    """`(S, 1 + draws)` differences with additive effects of seeds and blocks."""
     values = rng.normal(0, 1, seeds)[:, None] + rng.normal(0, 2, blocks)
     counts = np.concatenate([np.ones((1, blocks)), draw_blocks(blocks, DRAWS, 1)])
     return values, values @ counts.T / blocks
@@ -25,8 +25,8 @@ def drawn_means(seeds, blocks, rng):
 
 @settings(max_examples=15)
 @given(st.integers(2, 6), st.integers(2, 12), st.integers(0, 1000))
-def test_draws_vary_as_the_estimate_does(seeds, blocks, number):
-    """Of a mean over seeds and blocks: s2 / S of seeds and, by the bootstrap, s2 / B of blocks."""
+def test_variance_of_draws_equals_that_of_the_estimate(seeds, blocks, number):
+    """The variance is s2 / S between seeds plus s2 / B between blocks."""
     values, drawn = drawn_means(seeds, blocks, np.random.default_rng(number))
     found = draw_trainings(drawn)
     assert found[0] == pytest.approx(values.mean())
@@ -34,17 +34,17 @@ def test_draws_vary_as_the_estimate_does(seeds, blocks, number):
     assert found[1:].var() == pytest.approx(expected, rel=0.08)
 
 
-def test_one_training_has_the_interval_of_its_blocks():
+def test_single_training_has_the_interval_over_blocks():
     _, drawn = drawn_means(1, 5, np.random.default_rng(0))
     np.testing.assert_array_equal(draw_trainings(drawn), drawn[0])
 
 
-def test_equal_trainings_add_nothing():
+def test_equal_trainings_do_not_widen_the_interval():
     _, drawn = drawn_means(1, 5, np.random.default_rng(0))
     np.testing.assert_allclose(draw_trainings(np.repeat(drawn, 3, axis=0)), drawn[0])
 
 
-def test_trainings_of_one_seed_are_compared_with_one_another(place, tmp_path):  # noqa: F811
+def test_trainings_are_paired_by_seed(place, tmp_path):  # noqa: F811
     city, table = place
     tables = [
         noisy(table, f"{group}-s{seed}", 2 * seed + number, Training(group, seed, against))
@@ -66,7 +66,7 @@ def test_trainings_of_one_seed_are_compared_with_one_another(place, tmp_path):  
     for one in found:
         assert one.difference.estimate == pytest.approx(np.mean(one.seeds))
         assert one.difference.low <= one.difference.estimate <= one.difference.high
-        if one.indicator != MEAN:  # seed 7 has nobody to be compared with
+        if one.indicator != MEAN:  # seed 7 has no reference
             expected = [r2(f"less-s{seed}", one) - r2(f"net-s{seed}", one) for seed in (0, 1)]
             assert one.seeds == pytest.approx(expected)
     assert sum(one.indicator == MEAN for one in found) == 2 * 2  # protocols, views

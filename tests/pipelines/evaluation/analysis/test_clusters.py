@@ -14,7 +14,7 @@ def blobs(sizes=(20, 50, 30), dim=8, spread=0.3):
     return centres[truth] + rng.normal(0, spread, (len(truth), dim)), truth
 
 
-def test_clusters_that_are_there_are_found_and_firm():
+def test_separated_clusters_are_found_and_stable():
     X, truth = blobs()
     found = cluster(X)
     assert adjusted_rand_score(truth, found.labels) == 1
@@ -24,7 +24,7 @@ def test_clusters_that_are_there_are_found_and_firm():
     assert found.shares[0] >= found.shares[1] > 0
 
 
-def test_clusters_that_are_not_there_are_not_called_firm():
+def test_unclustered_data_is_unstable():
     found = cluster(np.random.default_rng(0).normal(size=(300, 20)))
     assert found.silhouette < 0.2
     assert found.stability < 0.9
@@ -38,7 +38,7 @@ def test_scale_and_constant_dimensions_do_not_matter():
     assert np.bincount(found.labels).tolist() == [50, 30, 20], "the largest comes first"
 
 
-def test_regions_without_a_vector_are_left_out():
+def test_regions_without_an_embedding_are_dropped():
     X, _ = blobs()
     ids = [f"r{i}" for i in range(len(X))]
     tables = []
@@ -52,7 +52,7 @@ def test_regions_without_a_vector_are_left_out():
     assert agreements([one.labels for one in found]) == [1]
 
 
-def test_too_few_regions_are_told():
+def test_too_few_regions_raise():
     with pytest.raises(InputError, match="got 3 regions"):
         cluster(np.eye(3))
     with pytest.raises(InputError, match="vectors that differ"):

@@ -19,14 +19,14 @@ from pipelines.evaluation.probe.predictions import (
 from tests.pipelines.evaluation.analysis.test_bootstrap import folder, place  # noqa: F401
 
 
-def test_split_takes_the_rank_of_the_textbook():
+def test_split_conformal_rank():
     residuals = np.arange(1.0, 20.0)[::-1]  # 19: 90 % of 20 is the 18th
     assert split_half_width(residuals, np.zeros(19, int), 0.9) == (18.0, True)
     assert split_half_width(residuals[:8], np.zeros(8, int), 0.9) == (19.0, False)
 
 
-def test_block_weighs_blocks_not_regions():
-    # nine blocks and the unseen one weigh a tenth each: 80 % is the eighth block, however large
+def test_block_half_width_weighs_blocks_equally():
+    # nine blocks and the unseen one weigh a tenth each: 80 % is the eighth block
     residuals = np.concatenate([np.arange(1.0, 10.0), np.full(500, 1.0)])
     blocks = np.concatenate([np.arange(9), np.zeros(500, int)])
     assert block_half_width(residuals, blocks, 0.8) == (8.0, True)
@@ -44,15 +44,15 @@ def test_blocks_of_one_region_are_split_conformal(residuals, level):
     st.lists(st.tuples(st.floats(0, 1e6), st.integers(0, 5)), min_size=1, max_size=60),
     st.floats(0.05, 0.9),
 )
-def test_a_higher_level_is_never_narrower(pairs, level):
+def test_higher_level_is_never_narrower(pairs, level):
     residuals, blocks = (np.array(column) for column in zip(*pairs, strict=True))
     for method in (split_half_width, block_half_width):
         narrow, wide = (method(residuals, blocks, p)[0] for p in (level, level + 0.09))
         assert narrow <= wide
 
 
-def test_coverage_of_new_blocks_holds_where_blocks_differ():
-    """Few regions a block, each block with an error of its own: regions are not exchangeable."""
+def test_block_intervals_cover_new_blocks():
+    """Error scales differ between blocks, so regions are not exchangeable."""
     rng = np.random.default_rng(0)
     covered = {"split": [], "block": []}
     for _ in range(400):
@@ -97,6 +97,6 @@ def test_measured_coverage_follows_from_the_stored_predictions(folder):  # noqa:
     assert wanted.splits == 3
 
 
-def test_no_results_are_told(tmp_path):
+def test_no_results_raise(tmp_path):
     with pytest.raises(InputError, match="No results in"):
         measure_coverage(tmp_path)

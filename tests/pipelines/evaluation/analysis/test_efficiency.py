@@ -19,7 +19,7 @@ from tests.pipelines.evaluation.baselines.toy_pairs import toy_city
 
 
 class Net(nn.Module):
-    """10 parameters that run, 6 that do not."""
+    """Module with 10 used and 6 unused parameters."""
 
     def __init__(self):
         super().__init__()
@@ -33,7 +33,7 @@ def count(modules):
     return sum(p.numel() for p in parameters(modules))
 
 
-def test_what_runs_is_counted_and_nothing_else():
+def test_only_modules_that_run_are_counted():
     net = Net()
     with running_modules() as seen:
         net(torch.zeros(1, 4))
@@ -43,14 +43,14 @@ def test_what_runs_is_counted_and_nothing_else():
     assert count(seen) == 10, "what runs afterwards does not count"
 
 
-def test_attention_takes_weights_that_no_forward_shows():
+def test_weights_of_multihead_attention_are_counted():
     attention = nn.MultiheadAttention(4, 2)
     with running_modules() as seen:
         attention(*[torch.zeros(1, 1, 4)] * 3)
     assert count(seen) == sum(p.numel() for p in attention.parameters())
 
 
-def test_modules_are_found_in_lists_and_mappings():
+def test_modules_are_found_in_lists_and_dicts():
     class Holder:
         def __init__(self):
             self.one, self.more, self.named, self.words = Net(), [Net()], {"x": Net()}, ["no"]
@@ -72,7 +72,7 @@ def test_a_subset_keeps_regions_and_their_images():
         subset(data, 7)
 
 
-def test_speed_is_of_the_images_that_are_seen(monkeypatch):
+def test_speed_counts_only_the_images_used(monkeypatch):
     monkeypatch.setattr(efficiency, "BATCHES", (1, 4))
     data = toy_city(num_regions=6, views=2)
     calls = []
@@ -101,16 +101,16 @@ def measured(tmp_path_factory):
     return folder, said
 
 
-def test_what_is_trained_and_what_encodes_is_counted(measured):
+def test_trainable_and_inference_parameters_are_counted(measured):
     folder, said = measured
     tile2vec, urbanclip = json.loads((folder / "efficiency.json").read_text())["systems"]
     assert tile2vec["trainable"] == tile2vec["inference"] == tile2vec["total"]
-    # the text side and the decoder are trained, and not needed to encode an image
+    # the text encoder and the decoder are used in training only
     assert urbanclip["inference"] < urbanclip["trainable"] <= urbanclip["total"]
     assert len(said) == 2
 
 
-def test_a_city_too_small_for_the_batch_is_told(monkeypatch, tmp_path):
+def test_city_smaller_than_the_batch_raises(monkeypatch, tmp_path):
     monkeypatch.setattr(efficiency, "load_region_data", lambda *_: toy_city(num_regions=8))
     with pytest.raises(InputError, match="toyville has 8 regions; a batch of 128"):
         measure_efficiency(tmp_path, "toy", "toyville", ["tile2vec"])

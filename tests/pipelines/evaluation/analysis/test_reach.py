@@ -1,4 +1,4 @@
-"""Moran's I by its formula and on made-up errors, and what is said of a map's reach."""
+"""Moran's I and the summary of a map's reliability."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def test_morans_i_equals_its_formula_on_a_dense_matrix():
     assert found.value == pytest.approx(expected, abs=1e-12)
 
 
-def test_clustered_errors_are_told_from_scattered_ones():
+def test_morans_i_separates_clustered_and_scattered_errors():
     rng = np.random.default_rng(1)
     xy = rng.uniform(0, 1e4, (400, 2))
     scattered = rng.normal(size=400)
@@ -31,17 +31,17 @@ def test_clustered_errors_are_told_from_scattered_ones():
     assert morans_i(xy, scattered).p > 0.01
 
 
-def test_regions_without_a_residual_are_left_out_and_few_are_not_judged():
+def test_morans_i_drops_missing_and_needs_enough_residuals():
     xy = np.random.default_rng(2).uniform(0, 1e4, (60, 2))
     residual = np.arange(60.0)
     residual[30:] = np.nan
     assert morans_i(xy, residual).value == morans_i(xy[:30], residual[:30]).value
     assert morans_i(xy[:29], residual[:29]) is None
     assert morans_i(xy, np.zeros(60)) is None
-    assert morans_i(np.zeros((40, 2)), residual[:40][::-1]) is not None  # all at one place
+    assert morans_i(np.zeros((40, 2)), residual[:40][::-1]) is not None  # coincident positions
 
 
-def test_the_lines_say_what_was_found():
+def test_lines_summarise_the_findings():
     rng = np.random.default_rng(4)
     xy = rng.uniform(0, 1e4, (200, 2))
     moran = morans_i(xy, xy[:, 0])

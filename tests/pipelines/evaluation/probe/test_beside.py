@@ -1,4 +1,4 @@
-"""Tables beside coordinates, points of interest, a location encoder and one another."""
+"""Combinations of embeddings with coordinates, POI counts, GeoCLIP and other tables."""
 
 import json
 from dataclasses import replace
@@ -53,7 +53,7 @@ def table(label, seed, n, width=3, **metadata) -> EmbeddingTable:
 
 @pytest.fixture(scope="module")
 def place() -> tuple[City, list[EmbeddingTable]]:
-    """A city whose labels follow from two tables together; two indicators."""
+    """City with two indicators that depend on two embedding tables."""
     made = make_city("alpha", side=14)
     clip, earth = made.tables[0], table("earth", 1, 196)
     (target,) = made.city.targets
@@ -69,7 +69,7 @@ def folder(place, tmp_path_factory):
     return folder
 
 
-def test_a_table_beside_others_equals_scikit_learns_ridge_on_both(place, folder):
+def test_combination_equals_scikit_learn_ridge(place, folder):
     city, (clip, earth) = place
     vectors = {one.label: one.vectors["satellite"].astype(float) for one in (clip, earth)}
     where = geography(city.regions, city.block_m)
@@ -92,7 +92,7 @@ def _rows(folder):
     return list(read_rows(folder / "results.jsonl"))
 
 
-def test_rows_say_what_stands_beside_them(folder):
+def test_rows_name_the_combined_input(folder):
     found = {(row.system, row.beside, row.view, row.probe, *row.uses) for row in _rows(folder)}
     assert {row for row in found if row[1]} == {
         ("coordinates+clip", "coordinates", "satellite", "ridge", "coordinates", "satellite"),
@@ -102,7 +102,7 @@ def test_rows_say_what_stands_beside_them(folder):
     assert {row[0] for row in found if not row[1]} == {"mean", "coordinates", "clip", "earth"}
 
 
-def test_what_is_there_is_kept_until_the_other_table_changes(place, tmp_path):
+def test_existing_rows_are_kept_until_the_other_table_changes(place, tmp_path):
     city, (clip, earth) = place
     probe(city, [clip, earth], tmp_path, replace(SETTINGS, beside=()), quiet)
     alone = (tmp_path / "results.jsonl").read_bytes()
@@ -110,14 +110,14 @@ def test_what_is_there_is_kept_until_the_other_table_changes(place, tmp_path):
     assert (tmp_path / "results.jsonl").read_bytes().startswith(alone)
     assert read_city(tmp_path).outdated == 0
     probe(city, [clip, replace(earth, hash="e" * 16)], tmp_path, SETTINGS, quiet)
-    # earth alone, earth beside the coordinates, clip beside earth; indicators and splits
+    # earth, coordinates+earth, earth+clip; indicators and splits
     assert read_city(tmp_path).outdated == 3 * 2 * 2
 
 
-# ---- what is added, and how sure that is --------------------------------------------------------
+# ---- added value --------------------------------------------------------------------------------
 
 
-def test_added_is_the_paired_difference_worked_by_hand():
+def test_added_rows_equal_a_manual_calculation():
     def scores(*draws):
         return DrawnScores((0,), {"r2": np.array([draws])})
 
@@ -149,7 +149,7 @@ def test_added_is_the_paired_difference_worked_by_hand():
     assert found.index.get_level_values("system")[0] == "earth"  # the best alone comes first
 
 
-def test_added_equals_a_plain_loop_over_blocks(folder):
+def test_added_table_equals_a_loop_over_blocks(folder):
     found = added_table(folder, replicates=60).set_index(["system", "beside", "indicator"])
     frame = current_predictions(folder, PREDICTIONS_FOLDER)
     frame = frame[frame["indicator"] == "gdp"]
@@ -170,7 +170,7 @@ def test_added_equals_a_plain_loop_over_blocks(folder):
     assert found.loc["clip", "earth", "mean"]["low"] > 0  # the labels follow from both
 
 
-def test_the_reports_table_has_alone_added_to_location_and_added_to_the_other(folder):
+def test_report_shows_added_value(folder):
     city = read_city(folder)
     (shown,) = added_tables(city)
     assert "Added value of embeddings" in shown.title
@@ -197,7 +197,7 @@ def _r2(frame: pd.DataFrame, system: str, times: dict[int, int]) -> float:
 # ---- controls -----------------------------------------------------------------------------------
 
 
-def test_counts_of_points_of_interest_stand_beside_all_but_what_they_give_away(place, tmp_path):
+def test_poi_counts_are_combined_without_leaking_columns(place, tmp_path):
     city, tables = place
     n = len(city.regions)
     counts = np.random.default_rng(0).poisson(5.0, (2, n)).astype(float)
@@ -211,14 +211,14 @@ def test_counts_of_points_of_interest_stand_beside_all_but_what_they_give_away(p
         ("population", "poi_counts"),
         ("poi_food", "poi_counts"),
     }
-    # of the two columns food is left one; it must not be told by itself
+    # poi_food is predicted without its own column
     assert max(row.r2 for row in rows if row.indicator == "poi_food") < 0.5
     assert "1 no points of interest counted" in compared_regions(tmp_path)
     found = added_table(tmp_path, replicates=20)
     assert {"", "coordinates", "poi_counts"} == set(found["beside"])
 
 
-def test_geoclip_is_a_control_where_it_is_asked_for(place, tmp_path):
+def test_geoclip_is_an_optional_control(place, tmp_path):
     pytest.importorskip("geoclip")
     city, tables = place
     regions = city.regions.assign(lon=city.regions["lon"].where(city.regions.index != 5))
@@ -238,7 +238,7 @@ def test_geoclip_is_a_control_where_it_is_asked_for(place, tmp_path):
 # ---- bad input ----------------------------------------------------------------------------------
 
 
-def test_regions_that_a_table_lacks_are_left_out_for_all_and_told(place, tmp_path):
+def test_regions_missing_in_a_table_are_excluded_for_all(place, tmp_path):
     city, (clip, earth) = place
     half = earth.vectors["satellite"][:98].copy()
     half[0] = np.nan
@@ -263,13 +263,13 @@ def test_regions_that_a_table_lacks_are_left_out_for_all_and_told(place, tmp_pat
         ({"probes": ("mlp",)}, "measured by the ridge probe: add it to --probes"),
     ],
 )
-def test_what_nothing_can_stand_beside_is_refused(place, tmp_path, changes, message):
+def test_invalid_beside_raises(place, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         probe(*place, tmp_path, replace(SETTINGS, **changes), quiet)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_table_beside_itself_or_one_of_several_trainings_is_refused(place, tmp_path):
+def test_beside_itself_or_one_of_several_trainings_raises(place, tmp_path):
     city, (clip, earth) = place
     with pytest.raises(InputError, match="earth: a table adds nothing to itself"):
         probe(city, [earth], tmp_path, SETTINGS, quiet)
@@ -283,7 +283,7 @@ def test_a_table_beside_itself_or_one_of_several_trainings_is_refused(place, tmp
         probe(city, [replace(clip, label="a+b")], tmp_path, replace(SETTINGS, beside=()), quiet)
 
 
-def test_an_unknown_control_is_refused_on_one_line(capsys):
+def test_unknown_control_is_a_one_line_error(capsys):
     words = ["probe", "--embeddings", "e", "--dataset_name", "d", "--city", "c"]
     assert cli.main([*words, "--output_dir", "o", "--controls", "satclip"]) == 2
     error = capsys.readouterr().err
@@ -291,14 +291,14 @@ def test_an_unknown_control_is_refused_on_one_line(capsys):
     assert error.count("\n") == 1
 
 
-def test_the_summary_names_what_stands_beside(folder):
+def test_summary_names_combined_inputs(folder):
     summary = json.loads((folder / "probe.json").read_text())
     earth = {"view": "satellite", "hash": "earth00000000000/satellite"}
     assert summary["beside"] == {"earth": earth}
     assert summary["controls"] == {}
 
 
-def test_places_are_embedded_as_a_table_that_others_stand_beside(tmp_path, capsys):
+def test_geoclip_embeddings_of_regions_are_a_table(tmp_path, capsys):
     pytest.importorskip("geoclip")
     dataset = build_toy(tmp_path / "dataset", side=6, street_views=1)
     words = ["--dataset_name", str(dataset), "--city", CITY, "--output_dir"]

@@ -30,7 +30,7 @@ def test_mean_predicts_the_training_mean(field):
     np.testing.assert_array_equal(fit.predictions, np.full(60, task.y[task.train].mean()))
 
 
-def test_coordinates_equal_scikit_learns_neighbours_of_the_best_k(field):
+def test_coordinates_equal_scikit_learn_knn_with_the_best_k(field):
     xy, task = field
     (fit,) = fit_coordinates(xy, [task])
     errors = {}
@@ -52,7 +52,7 @@ def test_coordinates_with_fewer_regions_than_neighbours(field):
     assert np.isfinite(fit.predictions).all()
 
 
-def test_boosting_equals_scikit_learns_of_the_best_size_and_number(field):
+def test_boosting_equals_scikit_learn_with_the_best_size_and_number(field):
     xy, task = field
     (fit,) = fit_boosting(xy, [task], leaves=(4, 8))
     errors = {}
@@ -78,16 +78,16 @@ def test_boosting_of_two_regions_predicts_their_mean(field):
     np.testing.assert_allclose(fit.predictions, task.y[task.train[:2]].mean())
 
 
-def test_trees_are_given_the_axes_turned_by_45_degrees(field):
+def test_tree_coordinates_include_rotated_axes(field):
     xy, _ = field
     turned = tree_coordinates(xy)[:, 2:] / np.sqrt(2)
     np.testing.assert_allclose(np.linalg.norm(turned, axis=1), np.linalg.norm(xy, axis=1))
 
 
-def test_basis_is_the_cosine_transforms(field):
+def test_basis_equals_the_cosine_transform(field):
     side = 6
     grid = (np.arange(side) + 0.5) / side
-    # the transform samples cell centres of [0, 1]; two corners hold the extent open
+    # the transform samples cell centres of [0, 1]; two corners fix the extent
     points = np.array([[0.0, 0.0], [1.0, 1.0], *((u, v) for u in grid for v in grid)]) * 5000
     basis = coordinate_basis(points + 123, side)[2:]
     assert basis.shape == (side * side, side * side - 1)
@@ -97,5 +97,5 @@ def test_basis_is_the_cosine_transforms(field):
         assert np.abs(spectrum).sum() == pytest.approx(np.abs(spectrum).max())
 
 
-def test_basis_of_one_place_is_finite():
+def test_basis_of_a_single_location_is_finite():
     assert np.isfinite(coordinate_basis(np.zeros((3, 2)))).all()

@@ -35,7 +35,7 @@ FITS = {
 
 
 def make_tasks(n=90, dim=10, seeds=3, targets=2, seed=0):
-    """Tasks with different splits, missing labels and a feature that never varies."""
+    """Tasks with different splits, missing labels and a constant feature."""
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(n, dim)) * rng.uniform(0.1, 5, dim) + rng.normal(size=dim)
     X[:, 0] = 3.0
@@ -56,7 +56,7 @@ def make_tasks(n=90, dim=10, seeds=3, targets=2, seed=0):
 
 
 def train_alone(X, task, settings, lr, wd):
-    """The same probe in plain PyTorch: nn.Sequential, its own AdamW, a loop over batches."""
+    """Reference implementation in plain PyTorch."""
     generator = torch.Generator().manual_seed(task.seed)
     weights = initial_weights(X.shape[1], settings.hidden_sizes, generator)
     layers = []
@@ -101,7 +101,7 @@ def test_batched_mlp_equals_one_by_one():
     assert len(epochs) > 1, "all stopped at once: early stopping of single models is not tested"
 
 
-def test_a_task_does_not_depend_on_its_company(monkeypatch):
+def test_result_of_a_task_does_not_depend_on_other_tasks(monkeypatch):
     X, tasks = make_tasks(targets=3)
     together = fit_mlp(X, tasks, SMALL)
     monkeypatch.setattr(probing, "MAX_MODELS", 2)
@@ -111,7 +111,7 @@ def test_a_task_does_not_depend_on_its_company(monkeypatch):
         np.testing.assert_allclose(one.predictions, other.predictions, atol=1e-5)
 
 
-def test_mlp_takes_the_point_of_the_grid_that_validation_prefers():
+def test_mlp_chooses_the_grid_point_with_the_lowest_validation_error():
     X, tasks = make_tasks()
     grid = MLPSettings(
         **{**vars(SMALL), "learning_rates": (1e-3, 1e-5), "weight_decays": (0.0, 9.0)}
@@ -131,7 +131,7 @@ def test_mlp_takes_the_point_of_the_grid_that_validation_prefers():
 
 
 @pytest.mark.parametrize("fit", FITS.values(), ids=FITS)
-def test_nothing_of_the_test_labels_is_seen(fit):
+def test_probes_do_not_use_test_labels(fit):
     X, tasks = make_tasks(seeds=1)
     rng = np.random.default_rng(5)
 
@@ -146,7 +146,7 @@ def test_nothing_of_the_test_labels_is_seen(fit):
 
 
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
-def test_mlp_learns_as_well_as_scikit_learns():
+def test_mlp_is_as_accurate_as_scikit_learn():
     X, tasks = make_tasks(n=1600, seeds=1, targets=1)
     for task, fit in zip(tasks, fit_mlp(X, tasks), strict=True):
         x = StandardScaler().fit(X[task.fit_rows]).transform(X)
@@ -160,7 +160,7 @@ def test_mlp_learns_as_well_as_scikit_learns():
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 500), st.integers(1, 64), st.integers(0, 1000))
-def test_batches_hold_every_row_once_and_are_of_like_size(n, batch_size, seed):
+def test_batches_partition_rows_into_nearly_equal_sizes(n, batch_size, seed):
     count = num_batches(n, batch_size)
     batches = batch_order(n, count, torch.Generator().manual_seed(seed))
     assert sorted(torch.cat(batches).tolist()) == list(range(n))
@@ -169,7 +169,7 @@ def test_batches_hold_every_row_once_and_are_of_like_size(n, batch_size, seed):
     assert max(sizes) - min(sizes) <= 1
 
 
-@pytest.mark.parametrize("dim", [6, 200])  # fewer and more numbers than rows
+@pytest.mark.parametrize("dim", [6, 200])  # fewer and more features than rows
 def test_ridge_equals_scikit_learn(dim):
     X, tasks = make_tasks(dim=dim)
     alphas = (0.1, 1.0, 30.0, 1e3)
@@ -186,7 +186,7 @@ def test_ridge_equals_scikit_learn(dim):
         np.testing.assert_allclose(fit.predictions, models[best].predict(x[task.test]), atol=1e-6)
 
 
-def test_ridge_without_enough_rows_for_the_numbers_stays_finite():
+def test_ridge_with_fewer_rows_than_features_is_finite():
     X, tasks = make_tasks(n=12, dim=300, seeds=1, targets=1)
     (fit,) = fit_ridge(X, tasks)
     assert np.isfinite(fit.predictions).all()

@@ -1,4 +1,4 @@
-"""Which counts of points of interest give an indicator away, and that none is seen."""
+"""Exclusion of POI counts that leak an indicator."""
 
 import json
 from dataclasses import replace
@@ -35,7 +35,7 @@ def quiet(batches, **_):
 
 
 def counts() -> dict[str, np.ndarray]:
-    """Random counts that nothing but themselves tells; half of the food is cafes."""
+    """Random POI counts; half of the food places are cafes."""
     rng = np.random.default_rng(0)
     food, shop = (rng.integers(0, 50, N).astype(float) for _ in range(2))
     cafe = np.floor(food / 2)
@@ -43,7 +43,7 @@ def counts() -> dict[str, np.ndarray]:
 
 
 def build(folder, predicted=("poi_food", "poi"), extra=tuple(EXTRA)):
-    """A city whose images tell nothing of its points of interest."""
+    """City whose images are unrelated to its POI counts."""
     metadata = DatasetMetadata(
         "T",
         "T.",
@@ -81,7 +81,7 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pg_simclr(dataset, tmp_path_factory):
-    """A trained system that sees counts."""
+    """Trained baseline with POI counts as input, and its log."""
     lines: list[str] = []
     overrides = {"image_size": 16, "widths": [8], "depths": [1], "epochs": 1, "simclr_epochs": 0}
     path = run_baseline(
@@ -97,7 +97,7 @@ def pg_simclr(dataset, tmp_path_factory):
 
 
 def scored(path) -> dict[tuple[str, str], list[float]]:
-    """System and indicator -> R2 of each split."""
+    """System and indicator to R2 of each split."""
     found: dict[tuple[str, str], list[float]] = {}
     for row in read_rows(path):
         found.setdefault((row.system, row.indicator), []).append(row.r2)
@@ -116,35 +116,35 @@ def scored(path) -> dict[tuple[str, str], list[float]]:
         ("poi_shop", "population", False),
     ],
 )
-def test_a_column_gives_itself_its_total_and_its_parts_away(column, indicator, expected):
+def test_columns_leak_themselves_their_total_and_their_parts(column, indicator, expected):
     assert gives_away(column, indicator) is expected
 
 
-def test_a_trained_system_sees_no_column_that_gives_any_indicator_away():
+def test_training_columns_do_not_leak_indicators():
     columns = ["poi_bar", "poi_food", "poi_food_cafe", "poi_shop"]
     every = tuple(columns)
     assert training_columns(columns, ["population", "gdp"]) == every
     assert training_columns(columns, ["population", "poi_food"]) == ("poi_bar", "poi_shop")
     assert training_columns(columns, ["poi_food_cafe", "poi_bar"]) == ("poi_shop",)
-    # the total of all of them would leave none; such a system is not scored on it
+    # every column leaks the total, so all are kept and the system is not scored on it
     assert training_columns(columns, ["poi"]) == every
     assert training_columns(columns, ["poi", "poi_shop"]) == every[:3]
     assert training_columns(["poi_food"], ["poi_food"]) == ()
     assert training_columns([], ["poi"]) == ()
 
 
-def test_a_baseline_cannot_read_an_indicator_from_its_inputs(dataset, tmp_path):
+def test_baseline_inputs_do_not_predict_the_indicator(dataset, tmp_path):
     data = load_region_data(str(dataset), "t", 8, tmp_path)
     food = np.log1p(counts()["poi_food"])
     train, test = slice(None, 100), slice(100, None)
     X = np.log1p(data.poi)
     r2 = LinearRegression().fit(X[train], food[train]).score(X[test], food[test])
-    assert r2 < 0.2  # 1 with the column among them
+    assert r2 < 0.2  # 1 with the leaking column
     assert data.poi_categories == ("shop",)
     assert data.poi_left_out == ("poi_food", "poi_food_cafe")
 
 
-def test_a_city_whose_counts_are_all_predicted_has_none_to_learn_from(tmp_path):
+def test_city_with_all_counts_as_indicators_has_no_poi_input(tmp_path):
     folder = build(tmp_path / "dataset", ("poi_food", "poi_shop"), ("poi_food_cafe",))
     data = load_region_data(str(folder), "t", 8, tmp_path)
     assert data.poi is None
@@ -152,16 +152,16 @@ def test_a_city_whose_counts_are_all_predicted_has_none_to_learn_from(tmp_path):
         run_baseline("pg-simclr", "cpu", str(folder), "t", tmp_path)
 
 
-def test_the_table_says_what_its_system_saw_and_did_not(pg_simclr):
+def test_table_metadata_lists_used_and_excluded_columns(pg_simclr):
     table, told = pg_simclr
     assert table.metadata["poi_columns"] == table.inputs == ["poi_shop"]
     assert table.metadata["poi_left_out"] == ["poi_food", "poi_food_cafe"]
     assert "without poi_food, poi_food_cafe, which would leak" in told
 
 
-def test_no_system_is_scored_on_what_its_inputs_give_away(dataset, pg_simclr, tmp_path):
+def test_systems_are_not_scored_on_leaked_indicators(dataset, pg_simclr, tmp_path):
     city, (table, _) = open_city(str(dataset), "t"), pg_simclr
-    # a table of before, which had seen all columns and does not say so
+    # table of an earlier version, without poi_columns
     unsaid = {"label": "unsaid", "uses": ["satellite", "poi"]}
     earlier = replace(table, label="unsaid", hash="0" * 16, metadata=unsaid)
     r2 = scored(probe(city, [table, earlier], tmp_path / "t", FAST, quiet))
@@ -169,7 +169,7 @@ def test_no_system_is_scored_on_what_its_inputs_give_away(dataset, pg_simclr, tm
         *("mean", "coordinates", "poi_counts", "pg-simclr", "coordinates+pg-simclr")
     }
     assert {name for name, indicator in r2 if indicator == "poi"} == {"mean", "coordinates"}
-    # .9 for trees that see the column
+    # 0.9 with the leaking column
     assert max(r2["poi_counts", "poi_food"]) < 0.3
     summary = json.loads((tmp_path / "t" / "probe.json").read_text())
     assert summary["left_out_inputs"] == {"poi_food": ["poi_food", "poi_food_cafe"]}
@@ -193,7 +193,7 @@ def test_no_system_is_scored_on_what_its_inputs_give_away(dataset, pg_simclr, tm
     )
 
 
-def test_the_control_of_one_indicator_keeps_the_columns_of_another(tmp_path):
+def test_poi_control_excludes_columns_per_indicator(tmp_path):
     values = counts()
     target = {"unit": "places", "transform": "ln1p"}
     targets = [
@@ -212,13 +212,13 @@ def test_the_control_of_one_indicator_keeps_the_columns_of_another(tmp_path):
     r2 = scored(path)
     assert max(r2["poi_counts", "poi_food"]) < 0.3
     assert min(r2["poi_counts", "comments"]) > 0.7
-    # rows of other counts do not compare
+    # changed counts change the table hash
     other = replace(city, regions=regions.assign(poi_shop=2.0))
     probe(other, [table], tmp_path, FAST, quiet)
     assert len({row.table_hash for row in read_rows(path)}) == 2
 
 
-def test_an_encoder_of_several_cities_has_seen_what_it_saw_in_each(dataset, pg_simclr, tmp_path):
+def test_transfer_combines_the_inputs_of_all_cities(dataset, pg_simclr, tmp_path):
     city, (table, _) = open_city(str(dataset), "t"), pg_simclr
     food = {**table.metadata, "poi_columns": ["poi_food"]}
     sources = [CityTables(replace(city, name="s"), [replace(table, metadata=food)])]

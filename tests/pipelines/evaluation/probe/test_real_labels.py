@@ -1,4 +1,4 @@
-"""What a coordinate alone is worth on the public labels of Beijing's tiles."""
+"""Coordinate baseline on the public labels of Beijing's tiles."""
 
 import csv
 import re
@@ -61,18 +61,18 @@ def scores(beijing):
     return {key: float(np.mean(values)) for key, values in found.items()}
 
 
-def test_tiles_are_those_of_the_literature(beijing):
+def test_tiles_match_the_published_dataset(beijing):
     assert len(beijing.regions) == 4587
     assert geography(beijing.regions).cell_m == pytest.approx(787, abs=3)
 
 
 @pytest.mark.parametrize(
     ("indicator", "paper", "random"),
-    # the best R2 that the paper reports under a random split, and that of coordinates alone
+    # best R2 of the paper under random splits, and R2 of coordinates alone
     [("population", 0.705, 0.916), ("gdp", 0.440, 0.751), ("carbon", 0.688, 0.947)],
 )
 def test_coordinates_alone_beat_published_scores_by_interpolation(scores, indicator, paper, random):
     assert scores["random", indicator] == pytest.approx(random, abs=0.04)
     assert scores["random", indicator] > paper
-    # a new district is another question
+    # lower in new districts
     assert scores["block", indicator] < scores["random", indicator] - 0.4

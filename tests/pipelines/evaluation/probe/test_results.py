@@ -43,7 +43,7 @@ ROW = ResultRow(
 ROWS = [replace(ROW, split_seed=seed) for seed in range(4)]
 
 
-def test_rows_come_back_as_they_were(tmp_path):
+def test_rows_round_trip(tmp_path):
     path = tmp_path / "city" / "results.jsonl"
     ResultStore(path).append(ROWS)
     back = list(read_rows(path))
@@ -52,7 +52,7 @@ def test_rows_come_back_as_they_were(tmp_path):
     assert "NaN" not in path.read_text()
 
 
-def test_a_torn_last_line_is_computed_again_and_nothing_else(tmp_path):
+def test_incomplete_last_line_is_recomputed(tmp_path):
     path = tmp_path / "results.jsonl"
     ResultStore(path).append(ROWS)
     whole = path.read_bytes()
@@ -66,7 +66,7 @@ def test_a_torn_last_line_is_computed_again_and_nothing_else(tmp_path):
         assert path.read_bytes() == whole
 
 
-def test_a_key_cannot_be_written_twice(tmp_path):
+def test_duplicate_key_raises(tmp_path):
     store = ResultStore(tmp_path / "results.jsonl")
     store.append(ROWS[:1])
     with pytest.raises(ValueError, match="already"):
@@ -75,7 +75,7 @@ def test_a_key_cannot_be_written_twice(tmp_path):
         store.append([ROWS[1], ROWS[1]])
 
 
-def test_a_broken_line_is_told_and_set_aside_for_its_cell_to_be_computed_again(tmp_path):
+def test_damaged_line_raises_and_is_set_aside(tmp_path):
     path = tmp_path / "results.jsonl"
     ResultStore(path).append(ROWS)
     lines = path.read_text().splitlines()
@@ -86,7 +86,7 @@ def test_a_broken_line_is_told_and_set_aside_for_its_cell_to_be_computed_again(t
     assert len(list(tmp_path.glob("results.jsonl.damaged-*"))) == 1
 
 
-def test_no_altered_row_is_read(tmp_path):
+def test_altered_rows_are_not_read(tmp_path):
     path = tmp_path / "results.jsonl"
     ResultStore(path).append(ROWS[:2])
     whole = path.read_bytes()
@@ -99,10 +99,10 @@ def test_no_altered_row_is_read(tmp_path):
         assert sorted(path.read_bytes().splitlines()) == sorted(whole.splitlines())
 
 
-def test_rows_of_another_format_are_told(tmp_path):
+def test_rows_of_another_format_raise(tmp_path):
     path = tmp_path / "results.jsonl"
     ResultStore(path).append(ROWS)
-    text = re.sub(', "digest": "[0-9a-f]+"', "", path.read_text())  # older ones had none
+    text = re.sub(', "digest": "[0-9a-f]+"', "", path.read_text())  # absent in older formats
     newer = text.replace('"format_version": 3', '"format_version": 4')
     older = text.replace(', "format_version": 3', "")
     for text, found in ((newer, 4), (older, 1)):
@@ -111,7 +111,7 @@ def test_rows_of_another_format_are_told(tmp_path):
             ResultStore(path)
 
 
-def test_code_revision_is_the_commit_and_names_no_place():
+def test_code_revision_is_the_commit_without_a_path():
     revision = code_revision()
     root = Path(__file__).resolve().parents[3]
     if (root / ".git").exists():
@@ -130,5 +130,5 @@ def test_code_revision_outside_a_checkout_is_the_version(monkeypatch):
     assert code_revision.__wrapped__() == metadata.version("urbanln")
 
 
-def test_no_file_no_rows(tmp_path):
+def test_missing_file_has_no_rows(tmp_path):
     assert list(read_rows(tmp_path / "none.jsonl")) == []

@@ -51,7 +51,7 @@ def city(dataset):
 
 @pytest.fixture(scope="module")
 def tables(dataset, tmp_path_factory):
-    """Colour and texture, and a system whose vectors are the answer."""
+    """Colour and texture features, and an oracle computed from the labels."""
     folder = tmp_path_factory.mktemp("tables")
     source = open_images(str(dataset), CITY)
     path = embed(ColourTextureEncoder(), source, folder, "colour_texture", EmbedSettings())
@@ -101,7 +101,7 @@ def test_every_system_is_scored_on_the_same_cells(results):
     assert len(next(iter(cells.values()))) == 2 * 2 * 2  # indicators, protocols, splits
 
 
-def test_the_answer_is_found_and_the_mean_finds_nothing(results):
+def test_oracle_scores_high_and_mean_scores_zero(results):
     by_system = {}
     for row in read_rows(results):
         if row.indicator == "population" and row.probe in ("ridge", "mean"):
@@ -123,17 +123,15 @@ def test_cells_without_labels_are_skipped_with_the_reason(results):
     assert len(skipped) == 2 * 2 * 2
 
 
-def test_regions_without_a_vector_are_left_out_for_all_and_counted(results):
+def test_regions_without_an_embedding_are_excluded_for_all(results):
     regions = json.loads((results.parent / "probe.json").read_text())["regions"]
-    # region 0 has no street view, which only "both" needs: one set of regions for all all the same
+    # region 0 has no street view and is excluded for all views
     assert regions["dropped"] == {"no both vector in table colour_texture": 1}
     assert regions["compared"] == regions["all"] - 1
 
 
-def test_coverage_is_of_all_regions_and_held_out_ones_unlike_training_are_counted(
-    city, tables, tmp_path
-):
-    """A held-out district whose vectors are like no others, and a region without any."""
+def test_summary_has_coverage_and_regions_outside_the_training_distribution(city, tables, tmp_path):
+    """Outliers in a held-out district, and a region without embeddings."""
     place = geography(city.regions)
     held_out = BlockSplitter(city.regions, place).split(0).test
     vectors = {view: own.copy() for view, own in tables[1].vectors.items()}
@@ -153,9 +151,7 @@ def test_coverage_is_of_all_regions_and_held_out_ones_unlike_training_are_counte
     assert min(measured["covered"]) < 1
 
 
-def test_a_second_run_computes_nothing_and_more_seeds_only_the_new(
-    city, tables, tmp_path, monkeypatch
-):
+def test_second_run_computes_only_new_seeds(city, tables, tmp_path, monkeypatch):
     from pipelines.evaluation.probe import loop as module
 
     settings = replace(FAST, probes=("ridge",), views=("satellite",))
@@ -177,7 +173,7 @@ def test_a_second_run_computes_nothing_and_more_seeds_only_the_new(
     assert path.read_bytes().startswith(before)
 
 
-def test_stopped_anywhere_it_goes_on_to_the_same_rows(city, tables, tmp_path, results):
+def test_interrupted_run_resumes_to_the_same_rows(city, tables, tmp_path, results):
     def interrupted(batches, **_):
         for index, batch in enumerate(batches):
             if index == 7:
@@ -187,7 +183,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_rows(city, tables, tmp_path, re
     with pytest.raises(KeyboardInterrupt):
         probe(city, tables, tmp_path, FAST, interrupted)
     path = tmp_path / "results.jsonl"
-    path.write_bytes(path.read_bytes()[:-30])  # and its last row is torn
+    path.write_bytes(path.read_bytes()[:-30])  # truncate the last row
     probe(city, tables, tmp_path, FAST, quiet)
     rows, expected = ({r.key: r for r in read_rows(p)} for p in (path, results))
     assert set(rows) == set(expected)
@@ -195,7 +191,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_rows(city, tables, tmp_path, re
         assert row.r2 == pytest.approx(expected[key].r2, abs=1e-5)
 
 
-def test_damaged_files_are_set_aside_and_made_again(city, tables, tmp_path):
+def test_damaged_files_are_set_aside_and_recomputed(city, tables, tmp_path):
     settings = replace(FAST, probes=("ridge",), views=("satellite",))
     probe(city, tables, tmp_path, settings, quiet)
     before = {row.key: row.r2 for row in read_rows(tmp_path / "results.jsonl")}
@@ -212,23 +208,23 @@ def test_damaged_files_are_set_aside_and_made_again(city, tables, tmp_path):
     assert unpredicted(tmp_path, read_rows(tmp_path / "results.jsonl")) == set()
 
 
-def test_systems_of_separate_runs_meet_in_one_table(city, tables, tmp_path):
+def test_systems_of_separate_runs_share_a_table(city, tables, tmp_path):
     settings = replace(FAST, probes=("ridge",), views=("satellite",))
     for table in tables:
         probe(city, [table], tmp_path, settings, quiet)
     found = read_city(tmp_path)
     assert found.outdated == 0
     assert set(found.frame["system"]) >= {"colour_texture", "oracle", "mean"}
-    # new vectors under an old name: the old rows no longer count
+    # new embeddings under the same label: old rows are outdated
     changed = replace(tables[1], hash="f" * 16)
     probe(city, [changed], tmp_path, settings, quiet)
     found = read_city(tmp_path)
-    assert found.outdated == 2 * 2 * 2 * 2  # its vectors alone, and beside the coordinates
+    assert found.outdated == 2 * 2 * 2 * 2  # alone and combined with coordinates
     hashes = found.frame.groupby("system")["embedding_hash"].unique()
     assert hashes["oracle"].tolist() == ["f" * 16]
 
 
-def test_other_labels_or_settings_do_not_compare(city, tables, tmp_path):
+def test_rows_of_other_labels_are_outdated(city, tables, tmp_path):
     settings = replace(FAST, probes=("ridge",), views=("satellite",))
     probe(city, tables[:1], tmp_path, settings, quiet)
     first = len(read_city(tmp_path).frame)
@@ -238,7 +234,7 @@ def test_other_labels_or_settings_do_not_compare(city, tables, tmp_path):
     assert found.outdated == first == len(found.frame)
 
 
-def test_probe_seeds_vary_the_mlp_alone(city, tables, tmp_path):
+def test_probe_seeds_vary_only_the_mlp(city, tables, tmp_path):
     settings = replace(FAST, probe_seeds=2, seeds=1, protocols=("random",), views=("satellite",))
     rows = list(read_rows(probe(city, tables[:1], tmp_path, settings, quiet)))
     mlp = {(r.indicator, r.probe_seed): r.r2 for r in rows if r.probe == "mlp"}
@@ -247,7 +243,7 @@ def test_probe_seeds_vary_the_mlp_alone(city, tables, tmp_path):
     assert {r.probe_seed for r in rows if r.probe != "mlp"} == {0}
 
 
-def test_regions_without_a_place_have_neither_blocks_nor_the_coordinates_control(
+def test_regions_without_coordinates_have_no_blocks_and_no_coordinate_control(
     city, tables, tmp_path
 ):
     nowhere = replace(city, regions=city.regions.assign(lon=np.nan, lat=np.nan))
@@ -260,7 +256,7 @@ def test_regions_without_a_place_have_neither_blocks_nor_the_coordinates_control
     assert any("place of every region" in item["reason"] for item in summary["skipped"])
 
 
-def test_tables_that_do_not_fit_are_named(city, tables, tmp_path):
+def test_inconsistent_tables_raise(city, tables, tmp_path):
     with pytest.raises(InputError, match="Several tables are labelled 'oracle'"):
         probe(city, [tables[1], tables[1]], tmp_path, FAST, quiet)
     with pytest.raises(InputError, match="'mean' is that of a control"):
@@ -280,7 +276,7 @@ def test_tables_that_do_not_fit_are_named(city, tables, tmp_path):
 
 
 def with_views(table, label, views, **metadata):
-    """The table of a system that has these views alone; `both` is its satellite vectors."""
+    """Copy of a table with the given views; `both` equals `satellite`."""
     columns = {"both": table.vectors["satellite"], **table.vectors}
     return replace(
         table,
@@ -291,7 +287,7 @@ def with_views(table, label, views, **metadata):
     )
 
 
-def test_a_system_takes_part_in_the_views_it_has_on_regions_that_all_have(city, tables, tmp_path):
+def test_systems_are_scored_in_their_views_on_common_regions(city, tables, tmp_path):
     satellite = with_views(tables[0], "one", ["satellite"])
     fused = with_views(tables[0], "two", ["both"])
     some = np.where(np.arange(len(city.regions))[:, None] < 5, np.nan, fused.vectors["both"])
@@ -311,7 +307,7 @@ def test_a_system_takes_part_in_the_views_it_has_on_regions_that_all_have(city, 
     assert summary["systems"]["one"]["views"] == ["satellite"]
 
 
-def test_rows_say_what_they_were_made_of(results):
+def test_rows_record_inputs_and_hashes(results):
     rows = list(read_rows(results))
     assert {row.code_revision for row in rows} == {code_revision()}
     assert {row.source_city for row in rows} == {""}
@@ -332,7 +328,7 @@ def test_rows_say_what_they_were_made_of(results):
     assert len(set.union(*hashes.values())) == len(hashes)
 
 
-def test_the_number_of_splits_is_chosen_where_none_is_given(city, tables, tmp_path):
+def test_default_number_of_splits(city, tables, tmp_path):
     assert [default_seeds(regions) for regions in (999, 1000)] == [10, 5]
     settings = replace(
         FAST, probes=("ridge",), views=("satellite",), protocols=("random",), seeds=None
@@ -341,7 +337,7 @@ def test_the_number_of_splits_is_chosen_where_none_is_given(city, tables, tmp_pa
     assert {row.split_seed for row in rows} == set(range(10))
 
 
-def test_predictions_of_test_and_validation_are_kept_apart(results):
+def test_test_and_validation_predictions_are_disjoint(results):
     rows = [row for row in read_rows(results) if row.system == "oracle"]
     rows = [row for row in rows if (row.probe, row.indicator) == ("ridge", "population")]
     for row in rows[:2]:
@@ -356,7 +352,7 @@ def test_predictions_of_test_and_validation_are_kept_apart(results):
         assert np.corrcoef(frame["prediction"], frame["truth"])[0, 1] > 0.99
 
 
-def test_labels_are_transformed_as_the_dataset_says():
+def test_transform_labels():
     raw = np.array([0.0, np.e - 1, np.nan, -2.0, np.inf])
     logged, invalid = transform_labels(raw, "ln1p")
     np.testing.assert_allclose(logged, [0, 1, np.nan, np.nan, np.nan])
@@ -368,7 +364,7 @@ def test_labels_are_transformed_as_the_dataset_says():
         transform_labels(raw, "log10")
 
 
-def test_files_that_are_no_tables_are_named(tmp_path, results):
+def test_files_that_are_not_tables_raise(tmp_path, results):
     with pytest.raises(InputError, match="There is no embedding table"):
         read_embeddings(tmp_path / "none.parquet")
     with pytest.raises(InputError, match="no embedding table"):
@@ -378,7 +374,7 @@ def test_files_that_are_no_tables_are_named(tmp_path, results):
         read_embeddings(tmp_path / "text.parquet")
 
 
-def test_a_view_the_dataset_does_not_have_is_read_as_missing(tmp_path):
+def test_view_without_images_is_missing(tmp_path):
     path = tmp_path / "x.parquet"
     vectors = {view: np.ones((3, 4), np.float32) for view in ("street_view", "satellite")}
     counts = {"street_view": np.array([2, 0, 1]), "satellite": np.zeros(3, np.int64)}

@@ -18,7 +18,7 @@ from tests.wards import make_wards, touching_pairs
 
 
 def drawn_parts(regions, place, protocol, seed):
-    """The part of each region, None where it is in none."""
+    """Part of each region, or None."""
     split = splitter_within(protocol, CityRegions(regions, place)).split(seed)
     return split.parts(len(regions))
 
@@ -36,7 +36,7 @@ def test_seed_0_is_the_stored_split_and_others_are_drawn(regions):
     drawn = [drawn_parts(with_stored, place, "random", seed).tolist() for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert drawn[0] != stored
-    # nothing is stored for blocks: seed 0 is drawn too
+    # without a stored block split, seed 0 is drawn too
     assert set(drawn_parts(with_stored, place, "block", 0)) == {"train", "validation", "test", None}
 
 
@@ -70,7 +70,7 @@ def test_drawn_blocks_of_uneven_polygons_do_not_touch(seed):
     assert touching_pairs(wards, split, "validation", "test") == 0
 
 
-def test_of_a_stored_split_the_regions_that_touch_another_part_are_left_out():
+def test_stored_split_excludes_regions_touching_another_part():
     wards = make_wards(0)
     stored = np.where(wards["lon"] < wards["lon"].median(), "train", "test").astype(object)
     stored[::50] = None
@@ -82,14 +82,14 @@ def test_of_a_stored_split_the_regions_that_touch_another_part_are_left_out():
     left_out = (split == None) & (stored != None)  # noqa: E711
     assert set(stored[left_out]) == {"train"}
     assert stored_neighbours(leaky, place) == {"train": left_out.sum()}
-    # what is left out once is not missed a second time, and the random protocol is as stored
+    # idempotent, and the random protocol is unchanged
     assert stored_neighbours(wards.assign(split_block=split), place) == {}
     same = wards.assign(split_random=stored)
     assert drawn_parts(same, place, "random", 0).tolist() == stored.tolist()
 
 
 @pytest.mark.parametrize("seed", range(1, 6))
-def test_a_split_holds_out_blocks_whole(regions, seed):
+def test_blocks_are_not_divided_between_parts(regions, seed):
     place = geography(regions)
     blocks = block_ids(place)
     split = drawn_parts(regions, place, "block", seed)
@@ -98,21 +98,21 @@ def test_a_split_holds_out_blocks_whole(regions, seed):
         assert len({name for name in split[blocks == block] if name is not None}) <= 1
 
 
-def test_regions_without_a_place_are_blocks_of_their_own(regions):
+def test_regions_without_coordinates_are_blocks_of_their_own(regions):
     lon = regions["lon"].where(regions.index > 2)
     blocks = block_ids(geography(regions.assign(lon=lon)))
     assert all((blocks == blocks[row]).sum() == 1 for row in range(3))
     assert block_ids(geography(regions.assign(lon=np.nan))).tolist() == list(range(len(regions)))
 
 
-def test_cell_size_is_that_of_the_regions_or_of_their_spacing(regions):
+def test_cell_size_is_from_area_or_spacing(regions):
     assert geography(regions).cell_m == pytest.approx(np.sqrt(0.8e6))
     points = regions.assign(area_m2=np.nan)
     # 0.01 degrees of longitude at 50 north
     assert geography(points).cell_m == pytest.approx(717, abs=3)
 
 
-def test_regions_without_a_place_have_no_geography(regions):
+def test_regions_without_coordinates_have_no_geography(regions):
     nowhere = regions.assign(lon=np.nan, lat=np.nan)
     place = geography(nowhere)
     assert not place.complete(np.arange(3))
@@ -120,23 +120,23 @@ def test_regions_without_a_place_have_no_geography(regions):
     assert len(drawn_parts(nowhere, place, "random", 1)) == len(regions)
 
 
-def test_an_unknown_protocol_is_named(regions):
+def test_unknown_protocol_raises(regions):
     with pytest.raises(InputError, match="Unknown protocol 'fold'"):
         drawn_parts(regions, geography(regions), "fold", 0)
 
 
-def test_drawn_blocks_are_as_large_as_the_datasets_own(regions):
+def test_drawn_blocks_have_the_size_of_the_stored_blocks(regions):
     larger = 2 * geography(regions).block_m
     assert geography(regions, larger).block_m == larger
     held = {
         block_m: drawn_parts(regions, geography(regions, block_m), "block", 1)
         for block_m in (None, larger)
     }
-    # the larger the blocks, the fewer cells lie in a buffer between them
+    # larger blocks have fewer cells in buffers
     assert (held[larger] == None).sum() < (held[None] == None).sum()  # noqa: E711
 
 
-def test_cities_train_on_the_sources_and_test_the_target(regions):
+def test_city_splitter_trains_on_sources_and_tests_on_target(regions):
     place = geography(regions)
     kept = np.arange(0, len(regions), 2)
     sources = [RandomSplitter(regions, place), RandomSplitter(regions, place, kept)]
@@ -146,5 +146,5 @@ def test_cities_train_on_the_sources_and_test_the_target(regions):
     assert split.test.tolist() == list(range(n + n // 2, n + n // 2 + 5))
     assert split.validation.tolist() == [*whole.validation, *(n + half.validation)]
     assert sorted([*split.train, *split.validation]) == list(range(n + n // 2))
-    # the compared regions of a city are split as all of them are
+    # compared regions keep their parts
     assert half.parts(len(kept)).tolist() == whole.parts(n)[kept].tolist()

@@ -31,7 +31,7 @@ FAST = ProbeSettings(
 
 
 def make_city(city_name, /, shift=0.0, seed=0, side=12, uses=("satellite",), **target):
-    """A grid of regions whose label is linear in the vectors, with vectors shifted by city."""
+    """City whose labels are linear in its embeddings, which are shifted by `shift`."""
     rng = np.random.default_rng(seed)
     row, column = np.divmod(np.arange(side * side), side)
     ids = [f"r{i}" for i in range(side * side)]
@@ -57,7 +57,7 @@ def cities():
     return [make_city(name, shift, i) for i, (name, shift) in enumerate(SHIFTS.items())]
 
 
-def test_a_probe_of_other_cities_equals_scikit_learns(cities, tmp_path):
+def test_transfer_probe_equals_scikit_learn(cities, tmp_path):
     *sources, target = cities
     found = transfer_probe(sources, target, tmp_path, FAST)
     rows = {row.split_seed: row for row in found.rows if row.probe == "ridge"}
@@ -81,10 +81,10 @@ def test_a_probe_of_other_cities_equals_scikit_learns(cities, tmp_path):
         assert (row.n_train, row.n_validation, row.n_test) == (230, 58, 144)
         assert row.synthetic
     means = [row for row in found.rows if row.system == "mean"]
-    assert max(row.r2 for row in means) < 0  # the target's labels lie elsewhere
+    assert max(row.r2 for row in means) < 0  # the target's labels are shifted
 
 
-def test_an_encoder_of_another_city_is_probed_within_the_target(cities, tmp_path):
+def test_transfer_encoder_trains_the_probe_in_the_target(cities, tmp_path):
     rows = transfer_encoder("alpha", cities[2], tmp_path, FAST).rows
     assert {(r.protocol, r.city, r.source_city) for r in rows} == {
         ("city-encoder", "gamma", "alpha")
@@ -96,7 +96,7 @@ def test_an_encoder_of_another_city_is_probed_within_the_target(cities, tmp_path
     assert {row.n_test for row in blocks} != {29}
 
 
-def test_transfers_share_a_file_and_are_not_computed_twice(cities, tmp_path):
+def test_transfers_share_a_file_and_are_not_recomputed(cities, tmp_path):
     first, second, third = cities
     found = [
         transfer_probe([first], third, tmp_path, FAST).rows,
@@ -116,7 +116,7 @@ def test_transfers_share_a_file_and_are_not_computed_twice(cities, tmp_path):
     assert len(more) == len(found[0]) + 2
 
 
-def test_regions_of_two_sources_with_one_name_stay_two(cities, tmp_path):
+def test_equal_region_ids_of_two_sources_are_kept_apart(cities, tmp_path):
     *sources, target = cities
     (row, *_) = [
         r for r in transfer_probe(sources, target, tmp_path, FAST).rows if r.view != "none"
@@ -127,7 +127,7 @@ def test_regions_of_two_sources_with_one_name_stay_two(cities, tmp_path):
     assert {name.split("/")[0] for name in frame["region_id"]} == {"alpha", "beta"}
 
 
-def test_no_label_of_the_target_reaches_the_probe(cities, tmp_path):
+def test_target_labels_do_not_affect_predictions(cities, tmp_path):
     *sources, target = cities
     (label,) = target.city.targets
     other = replace(target, city=replace(target.city, targets=[replace(label, y=-label.y)]))
@@ -139,7 +139,7 @@ def test_no_label_of_the_target_reaches_the_probe(cities, tmp_path):
     np.testing.assert_array_equal(truths["one"]["truth"], -truths["other"]["truth"])
 
 
-def test_what_does_not_fit_is_told(cities, tmp_path):
+def test_inconsistent_cities_raise(cities, tmp_path):
     first, second, _ = cities
     with pytest.raises(InputError, match="needs a target and other cities"):
         transfer_probe([first], first, tmp_path, FAST)
@@ -161,7 +161,7 @@ def test_what_does_not_fit_is_told(cities, tmp_path):
         transfer_probe([raw], second, tmp_path, FAST)
 
 
-def test_an_indicator_that_a_source_lacks_is_skipped(cities, tmp_path):
+def test_indicator_missing_in_a_source_is_skipped(cities, tmp_path):
     first, second, _ = cities
     (label,) = second.city.targets
     richer = replace(second.city, targets=[label, replace(label, name="crime")])
@@ -172,7 +172,7 @@ def test_an_indicator_that_a_source_lacks_is_skipped(cities, tmp_path):
     }
 
 
-# ---- the matrix of a folder ----
+# ---- transfer matrix ----
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def run(embeddings, tmp_path, **settings):
     return pd.read_csv(path), "\n".join(said)
 
 
-def test_every_source_is_carried_to_every_target_in_both_ways(embeddings, tmp_path):
+def test_matrix_has_all_sources_targets_and_protocols(embeddings, tmp_path):
     table, said = run(embeddings, tmp_path)
     pairs = {
         protocol: set(zip(part["source"], part["target"], strict=True))
@@ -215,7 +215,7 @@ def test_every_source_is_carried_to_every_target_in_both_ways(embeddings, tmp_pa
     }
     sources, targets = ("alpha", "beta", "alpha+beta"), ("alpha", "beta", "gamma")
     assert pairs["city-encoder"] == {(s, t) for s in sources for t in targets}
-    # a probe is carried over to other cities only
+    # probes are transferred to other cities only
     assert pairs["city"] == {
         *(("alpha", "beta"), ("alpha", "gamma"), ("beta", "alpha"), ("beta", "gamma")),
         ("alpha+beta", "gamma"),
@@ -240,10 +240,10 @@ def test_a_cell_is_the_mean_of_its_rows(embeddings, tmp_path):
     assert cell["runs"] == len(rows) == 2
     assert cell["r2"] == pytest.approx(sum(row.r2 for row in rows) / 2)
     assert cell["r2_sd"] == pytest.approx(pd.Series([row.r2 for row in rows]).std())
-    assert cell["r2"] > 0.9  # the label follows the vectors in all cities alike
+    assert cell["r2"] > 0.9  # same relation in all cities
 
 
-def test_rows_that_are_there_are_not_computed_again(embeddings, tmp_path):
+def test_existing_rows_are_not_recomputed(embeddings, tmp_path):
     first, _ = run(embeddings, tmp_path)
     path = tmp_path / "out" / "gamma" / "results.jsonl"
     before = path.read_bytes()
@@ -259,7 +259,7 @@ def test_sources_and_targets_can_be_chosen(embeddings, tmp_path):
     assert set(table["within"].dropna()) == {"block"}
 
 
-def test_what_cannot_be_scored_is_listed(embeddings, tmp_path, opened):
+def test_skipped_cells_are_listed(embeddings, tmp_path, opened):
     opened["gamma"].city.targets[0].y[:] = 3.0
     table, _ = run(embeddings, tmp_path)
     assert "gamma" not in set(table["target"])
@@ -275,12 +275,12 @@ def test_what_cannot_be_scored_is_listed(embeddings, tmp_path, opened):
         ({"targets": ["delta"]}, "--targets: alpha has no vectors of 'delta', only of alpha, beta"),
     ],
 )
-def test_a_wrong_name_is_refused(embeddings, tmp_path, settings, message):
+def test_unknown_source_or_target_raises(embeddings, tmp_path, settings, message):
     with pytest.raises(InputError, match=message):
         run(embeddings, tmp_path, **settings)
 
 
-def test_an_empty_folder_says_how_tables_must_lie(tmp_path):
+def test_empty_folder_error_names_the_layout(tmp_path):
     with pytest.raises(InputError, match=r"expected SOURCE/CITY/LABEL.parquet"):
         transfer.transfer_matrix(tmp_path, "made", tmp_path / "out")
 
@@ -296,6 +296,6 @@ def test_an_empty_folder_says_how_tables_must_lie(tmp_path):
         ),
     ],
 )
-def test_flags_are_checked(capsys, words, message):
+def test_invalid_flags_are_errors(capsys, words, message):
     assert cli.main(["transfer", *words]) == 2
     assert message in capsys.readouterr().err

@@ -50,7 +50,7 @@ def colours(path):
 def test_trainings_and_indicators_are_averaged(transfer):
     wide = matrix(transfer[transfer["protocol"] == "city-encoder"])
     assert wide.index.tolist() == ["north", "south", "north+south"]
-    # 0.3, 0.1 of the indicators' shifts, 0.05 of the seeds', 0.05 at home
+    # 0.3 + 0.1 (indicators) + 0.05 (seeds) + 0.05 (source is target)
     assert wide.loc["north", "north"] == pytest.approx(0.5)
     assert wide.loc["north", "south"] == pytest.approx(0.45)
     assert matrix(transfer[transfer["protocol"] == "city-encoder"], "gdp").loc[
@@ -60,7 +60,7 @@ def test_trainings_and_indicators_are_averaged(transfer):
     assert transfer["trainings"].unique() == [2]
 
 
-def test_the_two_questions_are_two_tables_and_two_figures(transfer, tmp_path):
+def test_each_transfer_protocol_has_a_table_and_figures(transfer, tmp_path):
     section = transfer_section(transfer, tmp_path, "figures")
     tables = {table.name: table.frame() for table in section.tables()}
     assert list(tables) == ["transfer-city-encoder", "transfer-city"]
@@ -85,7 +85,7 @@ def town(tmp_path):
     return CityResults(tmp_path / "results" / "town", summary, pd.DataFrame())
 
 
-def test_retrieval_stands_beside_chance(town, tmp_path):
+def test_retrieval_table_shows_chance(town, tmp_path):
     own = {
         "recall_at_1": 0.25, "recall_at_10": 0.5, "chance_recall_at_1": 0.01,
         "chance_recall_at_10": 0.1, "median_rank": 7.5, "queries": 72, "candidates": 36,
@@ -103,7 +103,7 @@ def test_retrieval_stands_beside_chance(town, tmp_path):
     assert first[["recall at 10 model", "median rank", "candidates"]].tolist() == [0.5, 7.5, 36]
 
 
-def test_zero_shot_scores_stand_beside_shuffled_labels(town, tmp_path):
+def test_zero_shot_table_shows_shuffled_labels(town, tmp_path):
     one = {
         "view": "satellite", "score": "wealth.rich", "indicator": "gdp", "n": 64, "spearman": 0.3,
         "null_low": -0.2, "null_high": 0.2, "p_value": 0.004, "low": 0.1, "high": 0.5, "blocks": 4,
@@ -117,7 +117,7 @@ def test_zero_shot_scores_stand_beside_shuffled_labels(town, tmp_path):
     assert "| +0.300 " in shown[3], "one block gives no interval"
 
 
-def test_efficiency_is_shown_as_measured(tmp_path):
+def test_efficiency_table_shows_measurements(tmp_path):
     speeds = [{"regions": n, "images": 3 * n, "seconds": 0.5 * n, "repeats": 3} for n in (1, 128)]
     one = {"system": "net", "size": "cpu", "image_size": 64, "total": 1000, "trainable": 0,
            "inference": 900, "speeds": speeds}  # fmt: skip

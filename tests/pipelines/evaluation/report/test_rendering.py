@@ -37,7 +37,7 @@ def make_table(name="t", system=NASTY):
 
 
 class Cells(HTMLParser):
-    """The text of every cell, and the tags that are there."""
+    """Texts of all cells, and the set of tags."""
 
     def __init__(self, page):
         super().__init__()
@@ -58,7 +58,7 @@ class Cells(HTMLParser):
             self.cells[-1] += data
 
 
-def test_html_holds_names_as_text_and_marks_what_stands_out():
+def test_html_escapes_names_and_marks_bold():
     page = make_table().html()
     assert Cells(page).cells == [
         "", "=one", "", "system", "gdp", "gdp",
@@ -71,15 +71,15 @@ def test_html_holds_names_as_text_and_marks_what_stands_out():
 
 
 @given(st.text())
-def test_html_gives_any_text_back(text):
-    # a parser reads all line ends as one; what no page can show is replaced
+def test_html_round_trips_any_text(text):
+    # parsers normalise line ends, and unprintable characters are replaced
     text = re.sub(r"[^\t\n -~\xa0-\u2027]", "", text)
     found = Cells(make_table(system=text).html())
     assert found.cells[6] == text
     assert found.tags <= {"table", "thead", "tbody", "tr", "th", "td", "span", "em", "strong"}
 
 
-def test_markdown_marks_the_best_and_keeps_columns():
+def test_markdown_marks_bold_and_keeps_columns():
     lines = make_table().markdown().splitlines()
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {4}
     assert lines[0].split("|")[2].strip() == "=one gdp"
@@ -118,5 +118,5 @@ def test_the_files_hold_the_same_report(tmp_path):
     ("value", "form", "text"),
     [(-0.5, ".3f", "-0.500"), (4584, ",.0f", "4,584"), (None, ".3f", "–"), (math.inf, ".3f", "–")],
 )
-def test_numbers_are_rounded_and_nothing_is_a_dash(value, form, text):
+def test_numbers_are_rounded_and_missing_is_a_dash(value, form, text):
     assert numbers("x", [value], form).text == [text]

@@ -41,7 +41,7 @@ METRICS = ("r2", "rmse", "mae", "spearman")
 
 
 def quick_run(folder, **toy):
-    """Embed, probe and report with the command line itself."""
+    """Run embed, probe and report by command line."""
     dataset = str(build_toy(folder / "dataset", side=12, street_views=1, **toy))
     where = ["--dataset_name", dataset, "--city", CITY, "--output_dir"]
     assert main(["embed", "--encoder", "colour_texture", *where, str(folder / "embeddings")]) == 0
@@ -73,7 +73,7 @@ def table_of(run, name):
 # ------------------------------------------------------------------------ the frame and its tables
 
 
-def test_all_rows_are_one_frame(run, city):
+def test_results_are_one_frame(run, city):
     frame = read_results(run)
     assert len(frame) == len((run / CITY / "results.jsonl").read_text().splitlines())
     assert frame["current"].all()
@@ -103,7 +103,7 @@ def test_tables_have_controls_first_and_one_best_per_column(city, metric):
         assert best == (min(known) if metric in ("rmse", "mae") else max(known))
 
 
-def test_every_table_is_a_file_of_unrounded_means(run, city):
+def test_tables_are_written_unrounded(run, city):
     mine = rows_of(city, protocol="random", system="colour_texture", view="both", probe="ridge",
                    indicator="population", beside="")["r2"]  # fmt: skip
     frame = table_of(run, "random-r2")
@@ -116,7 +116,7 @@ def test_every_table_is_a_file_of_unrounded_means(run, city):
     assert f"{np.mean(mine):.3f} ± {np.std(mine, ddof=1):.3f}" in text.replace("**", "")
 
 
-def test_a_model_without_controls_is_refused(city):
+def test_results_without_controls_raise(city):
     for control in ("mean", "coordinates"):
         without = city.frame[city.frame["system"] != control]
         with pytest.raises(InputError, match=f"none of the control '{control}'"):
@@ -125,7 +125,7 @@ def test_a_model_without_controls_is_refused(city):
     assert score_table(alone, "random", "r2").columns[0].text == ["mean (control)"]
 
 
-def test_differences_are_those_of_the_bootstrap(run, city):
+def test_report_shows_bootstrap_differences(run, city):
     wanted = ("block", "colour_texture", "satellite", "ridge", "green_share")
     reference = Reference("coordinates", "none", "knn")
     one = next(
@@ -146,7 +146,7 @@ def test_differences_are_those_of_the_bootstrap(run, city):
     assert f"{found.estimate:+.3f} \\[{found.low:+.3f}, {found.high:+.3f}\\]" in text
 
 
-def test_prediction_intervals_are_shown_with_the_share_of_test_regions_in_them(run):
+def test_report_shows_coverage_of_prediction_intervals(run):
     rows = table_of(run, "block-coverage")
     assert set(rows["quantile over"]) == {"regions", "blocks"}
     shown = rows[rows["system"].str.startswith("mean") & (rows["quantile over"] == "regions")]
@@ -169,7 +169,7 @@ def test_prediction_intervals_are_shown_with_the_share_of_test_regions_in_them(r
     assert float(shown["population"].iloc[0]) == pytest.approx(np.mean(shares))
 
 
-def test_distances_to_training_are_those_of_the_splits(city):
+def test_distances_between_test_and_training_regions(city):
     random, block = distance_table(city).frame().iloc[:, 1:].to_numpy(float)
     assert random[1] == pytest.approx(750, abs=400)  # cells of 0.01 degrees: a neighbour
     assert random[3] > 90
@@ -179,7 +179,7 @@ def test_distances_to_training_are_those_of_the_splits(city):
     assert block[4] > 600, "a cell lies between, 711 m wide"
 
 
-def test_neighbours_in_the_stored_split_are_named(city):
+def test_limits_name_neighbours_in_the_stored_split(city):
     assert not any("stored" in line for line in limits(city))
     summary = {**city.summary, "stored_neighbours": {"train": 14, "validation": 3}}
     (line,) = [line for line in limits(replace(city, summary=summary)) if "stored" in line]
@@ -189,7 +189,7 @@ def test_neighbours_in_the_stored_split_are_named(city):
 # ------------------------------------------------------------------------ the page
 
 
-def test_the_report_says_synthetic_what_was_left_out_and_shows_figures(run):
+def test_report_marks_synthetic_data_and_shows_caveats_and_figures(run):
     text = (run / "report.md").read_text()
     assert text.splitlines()[0].endswith("(synthetic)")
     titles = [line for line in text.splitlines() if line.startswith(("**Sys", "**R²", "!["))]
@@ -214,7 +214,7 @@ def test_the_report_says_synthetic_what_was_left_out_and_shows_figures(run):
     assert f'id="{CITY}-block-spearman"' in page
 
 
-def test_the_report_begins_with_what_is_added_then_systems_against_controls(run):
+def test_report_begins_with_added_value_and_controls(run):
     text = (run / "report.md").read_text()
     heads = [
         [cell.strip() for cell in line.strip("|").split("|")]
@@ -230,7 +230,7 @@ def test_the_report_begins_with_what_is_added_then_systems_against_controls(run)
     assert "No trained system is among the results" in text.split("|")[0]
 
 
-def test_the_mean_over_indicators_is_that_of_the_rows(run, city):
+def test_overall_table_averages_over_indicators(run, city):
     frame = table_of(run, "overall").set_index(["system", "probe"])
     own = rows_of(city, protocol="random", system="coordinates")
     means = own.groupby(["probe", "indicator"])["r2"].mean().groupby("probe").mean()
@@ -243,7 +243,7 @@ def test_the_mean_over_indicators_is_that_of_the_rows(run, city):
         assert gain == "" or float(gain) == pytest.approx(means[probe] - means.max())
 
 
-def test_reach_is_of_the_residuals_in_new_districts_and_of_what_probe_measured(run, city):
+def test_reach_table_uses_residuals_of_the_block_protocol(run, city):
     frame = table_of(run, "reach").set_index("indicator")
     assert set(frame.index) == {"population", "green_share"}
     assert set(frame["system"]) <= {
@@ -269,7 +269,7 @@ def test_reach_is_of_the_residuals_in_new_districts_and_of_what_probe_measured(r
     )
 
 
-def test_vectors_of_places_answer_nothing_about_images(run, tmp_path):
+def test_location_encoders_have_no_verdict(run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "r")
     summary = json.loads((folder / CITY / "probe.json").read_text())
     summary["systems"]["colour_texture"]["uses"] = ["coordinates", "geoclip"]
@@ -291,11 +291,11 @@ def test_vectors_of_places_answer_nothing_about_images(run, tmp_path):
         (("urbanln", "both", "ridge"), False),
     ],
 )
-def test_controls_are_known_by_their_view_and_need_no_list(name, expected):
+def test_controls_are_recognised_by_their_view(name, expected):
     assert is_control(name) is expected
 
 
-def test_a_report_without_the_dataset_says_what_it_cannot_know(run, tmp_path):
+def test_report_without_the_dataset_names_what_is_unknown(run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "r")
     summary = json.loads((folder / CITY / "probe.json").read_text())
     del summary["systems"]["colour_texture"]["reach"], summary["digest"]  # as of earlier runs
@@ -314,7 +314,7 @@ def test_a_report_without_the_dataset_says_what_it_cannot_know(run, tmp_path):
     assert "training distribution" not in text
 
 
-def test_real_data_is_not_called_synthetic_and_no_geometry_means_no_map(tmp_path):
+def test_real_data_is_not_marked_synthetic_and_has_no_map_without_geometry(tmp_path):
     text = (quick_run(tmp_path, synthetic=False, geometry=False) / "report.md").read_text()
     assert "synthetic" not in text
     assert text.count("No map: the dataset has no region geometries") == 2
@@ -326,7 +326,7 @@ def test_no_results_is_an_error(tmp_path, capsys):
     assert "Run `python evaluate.py probe` first" in capsys.readouterr().err
 
 
-def test_a_report_needs_no_torch():
+def test_report_does_not_import_torch():
     code = "import sys, pipelines.evaluation.report.report; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
@@ -337,7 +337,7 @@ def test_a_report_needs_no_torch():
 
 @pytest.fixture
 def drawn_scatter(tmp_path, monkeypatch):
-    """The figure of a scatter plot of eight indicators with long units, before it is saved."""
+    """Scatter plot of eight indicators with long units, before saving."""
     rng = np.random.default_rng(0)
     frames, indicators, scores = [], {}, {}
     for number in range(8):
@@ -382,7 +382,7 @@ def test_axes_are_in_raw_units(drawn_scatter):
 # ------------------------------------------------------------------------ verdicts
 
 
-def test_a_verdict_is_that_of_the_paired_bootstrap_on_the_system_chosen_by_validation(run, city):
+def test_verdicts_use_the_system_with_the_lowest_validation_error(run, city):
     found = table_of(run, "verdicts")
     assert set(found["images better?"]) <= set(ANSWERS)
     assert found["predicting"].tolist() == ["new districts"] * 2 + ["between labelled regions"] * 2
@@ -423,7 +423,7 @@ def test_answers(gain, regions, districts, expected):
     assert answer(score(Interval(*gain)), regions, districts) == expected
 
 
-def test_the_first_table_of_a_protocol_has_a_row_per_system_and_all_location_controls(city):
+def test_best_view_table_has_a_row_per_system_and_all_location_controls(city):
     errors = validation_errors(city.folder, "block", group_names(city.summary["systems"]))
     table = score_table(city, "block", "r2", views=set(map(key_of, best_views(errors))))
     systems, _, probes = (column.text for column in table.columns[:3])
@@ -438,7 +438,7 @@ def test_the_first_table_of_a_protocol_has_a_row_per_system_and_all_location_con
 
 @pytest.fixture
 def trained(city):
-    """The city with `colour_texture` told twice more, as two trainings of the system `net`."""
+    """City with `colour_texture` duplicated as two trainings of the system `net`."""
     frame, systems = [city.frame], dict(city.summary["systems"])
     own = systems["colour_texture"]
     rows = rows_of(city, system="colour_texture")

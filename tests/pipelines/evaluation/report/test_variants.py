@@ -19,7 +19,7 @@ from pipelines.evaluation.report.variants import (
 )
 
 MU = "weight mu"
-TRAININGS = {  # variant -> what it is against, claim, expected, curve
+TRAININGS = {  # variant -> reference, claim, expected, curve
     "net-full": (None, "", "lower", {MU: 0.5}),
     "net-mu-0": ("net-full", "pseudo-targets help", "lower", {MU: 0}),
     "net-both": ("net-full", "keys of both are better", "higher", {}),
@@ -88,7 +88,7 @@ def write_metrics(folder, published, label="net-mu-0-s0"):
     (folder / label / "training_summary.json").write_text('{"best_step": 5}')
 
 
-def test_a_variant_of_a_variant_is_no_method(study):
+def test_variant_of_a_variant_is_not_a_method(study):
     assert study.city.methods == ["net-full"]
     assert study.city.rank("net-full") == METHOD
     assert study.city.rank("net-noise") == study.city.rank("net-noise-in-batch") == VARIANT
@@ -104,7 +104,7 @@ def test_every_claim_has_its_difference_and_a_verdict(study, tmp_path):
     assert verdicts == {
         "mu-0": "holds",
         "both": "does not hold",
-        "noise": "lower",  # claims nothing
+        "noise": "lower",  # no claim
         "noise-in-batch": "holds",
     }
     line = cells.loc["noise-in-batch"]
@@ -123,7 +123,7 @@ def test_every_claim_has_its_difference_and_a_verdict(study, tmp_path):
     assert line["recall@5 text to image"] is None
 
 
-def test_a_verdict_needs_an_interval_without_zero():
+def test_verdict_needs_a_significant_difference():
     lower, higher = training("net-mu-0", 0), training("net-both", 0)
     assert verdict(-0.1, 0.1, lower) == verdict(-0.1, 0.1, higher) == "not significant"
     assert verdict(np.nan, np.nan, lower) == "not significant"
@@ -132,13 +132,13 @@ def test_a_verdict_needs_an_interval_without_zero():
     assert verdict(0.1, 0.2, training("net-noise", 0)) == "higher"
 
 
-def test_a_recall_is_of_the_published_step_and_unknown_where_one_is_missing(tmp_path):
+def test_recall_is_from_the_published_step_or_nan(tmp_path):
     write_metrics(tmp_path, 0.4)
     assert read_recalls(tmp_path, ["net-mu-0-s0"])["image to text"] == 0.4
     assert np.isnan(read_recalls(tmp_path, ["net-mu-0-s0", "gone"])["image to text"])
 
 
-def test_the_section_draws_what_it_says(study, tmp_path):
+def test_variants_section_draws_its_figures(study, tmp_path):
     section = variants_section(study, tmp_path / "results", "figures")
     figures = list(section.figures())
     assert [one.path for one in figures] == [
