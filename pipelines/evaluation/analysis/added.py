@@ -7,8 +7,9 @@ confidence interval from the paired block bootstrap of [`bootstrap`].
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,13 +22,12 @@ KEY = ["protocol", "system", "view", "beside"]
 COLUMNS = [*KEY, "indicator", "r2", "without", "added", "low", "high", "splits", "blocks"]
 
 
-def added_table(folder: Path, replicates: int = REPLICATES, level: float = LEVEL) -> pd.DataFrame:
+def added_table(folder: Path, replicates: int = REPLICATES) -> pd.DataFrame:
     """R2 of every system alone and in combination with other inputs, ridge probe.
 
     Args:
         folder: Results folder of one city.
         replicates: Number of bootstrap replicates.
-        level: Confidence level of the intervals.
 
     Returns:
         One row per protocol, system, view, `beside` and indicator, with the columns `COLUMNS`:
@@ -51,7 +51,7 @@ def added_table(folder: Path, replicates: int = REPLICATES, level: float = LEVEL
         return name[2] == JOINT_PROBE
 
     cells = drawn_cells(folder, replicates, wanted=by_ridge)
-    return added_rows(cells, companions(folder), level)
+    return added_rows(cells, companions(folder))
 
 
 def companions(folder: Path) -> dict[str, Name]:
@@ -77,17 +77,12 @@ class _Drawn:
     def mean(cls, parts: Collection["_Drawn"]) -> "_Drawn":
         """Mean over indicators."""
 
-        def over(name: str) -> Array | None:
+        def over(name: str) -> Any:
             values = [getattr(one, name) for one in parts]
-            return None if values[0] is None else np.mean(np.stack(values), axis=0)
+            return None if values[0] is None else np.mean(values, axis=0)
 
-        return cls(
-            np.mean(np.stack([one.r2 for one in parts]), axis=0),
-            over("without"),
-            over("added"),
-            min(one.splits for one in parts),
-            max(one.blocks for one in parts),
-        )
+        splits, blocks = min(one.splits for one in parts), max(one.blocks for one in parts)
+        return cls(over("r2"), over("without"), over("added"), splits, blocks)
 
 
 def added_rows(
@@ -130,16 +125,7 @@ def _numbers(one: _Drawn, level: float) -> tuple[float, ...]:
     if one.without is None or one.added is None:
         return (float(one.r2[0]), *[np.nan] * 4, one.splits, one.blocks)
     found = interval(one.added, level)
-    without = float(one.without[0])
-    return (
-        float(one.r2[0]),
-        without,
-        found.estimate,
-        found.low,
-        found.high,
-        one.splits,
-        one.blocks,
-    )
+    return (float(one.r2[0]), float(one.without[0]), *astuple(found), one.splits, one.blocks)
 
 
 def _ordered(table: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,7 @@ not include the variance between trainings; [`claims`] resamples the trainings t
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,7 @@ class DrawnCell:
     protocol: str
     indicator: str
     blocks: int
-    systems: dict[Name, DrawnScores] = field(default_factory=dict)
+    systems: dict[Name, DrawnScores]
 
 
 COORDINATES = Reference("coordinates", "none", "knn")
@@ -168,8 +168,6 @@ def drawn_r2(
     truth: Array,
     predictions: Array,
     blocks: NDArray[np.int64],
-    replicates: int = REPLICATES,
-    seed: int = 0,
 ) -> Array:
     """Bootstrap R2 of several predictions of one test set, under shared draws of blocks.
 
@@ -177,21 +175,19 @@ def drawn_r2(
         truth: `(n,)` true values.
         predictions: `(k, n)` predictions.
         blocks: `(n,)` block number of each region.
-        replicates: Number of bootstrap draws.
-        seed: Random seed.
 
     Returns:
-        `(k, 1 + replicates)` scores; the first column is the score on the sample.
+        `(k, 1 + REPLICATES)` scores; the first column is the score on the sample.
 
     Raises:
         InputError: All regions lie in one block.
     """
-    names, counts = draw_counts([blocks], replicates, seed)
+    names, counts = draw_counts([blocks], REPLICATES)
     return _scores(truth, predictions, np.searchsorted(names, blocks), counts)["r2"]
 
 
 def draw_counts(
-    blocks: Iterable[NDArray[np.int64]], replicates: int, seed: int
+    blocks: Iterable[NDArray[np.int64]], replicates: int, seed: int = 0
 ) -> tuple[NDArray[np.int64], Array]:
     """Block numbers, and the `(1 + replicates, B)` counts of each block; row 0 is the sample.
 
@@ -230,7 +226,6 @@ def _mean_over_splits(values: Array) -> Array:
 def drawn_cells(
     folder: Path,
     replicates: int = REPLICATES,
-    seed: int = 0,
     wanted: Callable[[str, str, Name], bool] = lambda protocol, indicator, name: True,
     by_training: bool = False,
 ) -> Iterator[DrawnCell]:
@@ -242,7 +237,6 @@ def drawn_cells(
     Args:
         folder: Results folder of one city.
         replicates: Number of bootstrap replicates.
-        seed: Random seed.
         wanted: Predicate on protocol, indicator and name that selects systems to score.
         by_training: Whether to score each training of a system separately, by its label.
 
@@ -257,7 +251,7 @@ def drawn_cells(
         splits = predicted_splits(folder, protocol)
         if not splits:
             continue
-        names, counts = draw_counts((split.blocks for split in splits), replicates, seed)
+        names, counts = draw_counts((split.blocks for split in splits), replicates)
         by_indicator: dict[str, list[PredictedSplit]] = {}
         for split in splits:
             by_indicator.setdefault(split.indicator, []).append(split)
@@ -347,18 +341,13 @@ def _mix(weights: Array, values: Array) -> Array:
     return mixed
 
 
-def compare(
-    folder: Path, reference: Reference, replicates: int = REPLICATES, level: float = LEVEL
-) -> list[Difference]:
+def compare(folder: Path, reference: Reference, replicates: int = REPLICATES) -> list[Difference]:
     """Differences of all systems from one reference; see [`compare_all`]."""
-    return compare_all(folder, [reference], replicates, level)[0]
+    return compare_all(folder, [reference], replicates)[0]
 
 
 def compare_all(
-    folder: Path,
-    references: Sequence[Reference],
-    replicates: int = REPLICATES,
-    level: float = LEVEL,
+    folder: Path, references: Sequence[Reference], replicates: int = REPLICATES
 ) -> list[list[Difference]]:
     """Differences of all systems of a results folder from each reference.
 
@@ -369,7 +358,6 @@ def compare_all(
         references: References, e.g. [`COORDINATES`], or `Reference("clip-b16")` for the frozen
             model with the same view and probe; several trainings are named by their group.
         replicates: Number of bootstrap replicates.
-        level: Confidence level of the intervals.
 
     Returns:
         Differences per reference, sorted by protocol, indicator, system, view and probe, followed
@@ -394,7 +382,7 @@ def compare_all(
                 if not shared:
                     continue
                 drawn = {metric: pair[0].less(pair[1], metric) for metric in METRICS}
-                made = {metric: interval(values, level) for metric, values in drawn.items()}
+                made = {metric: interval(values) for metric, values in drawn.items()}
                 mine.append(
                     Difference(
                         *name, *other, cell.protocol, cell.indicator, shared, cell.blocks, made
@@ -409,7 +397,7 @@ def compare_all(
                 f"{', '.join(sorted(known))}."
             )
         mine += [
-            _mean_difference(name, reference, protocol, parts, level)
+            _mean_difference(name, reference, protocol, parts)
             for (protocol, name), parts in sorted(total.items(), key=lambda item: item[0])
             if len(parts) > 1
         ]
@@ -421,10 +409,9 @@ def _mean_difference(
     reference: Reference,
     protocol: str,
     parts: Sequence[tuple[int, int, Array]],
-    level: float,
 ) -> Difference:
     splits, blocks, drawn = zip(*parts, strict=True)
-    made = {"r2": interval(np.mean(np.stack(drawn), axis=0), level)}
+    made = {"r2": interval(np.mean(drawn, axis=0))}
     return Difference(
         *name, *reference.name(name), protocol, MEAN, min(splits), max(blocks), made
     )  # fmt: skip

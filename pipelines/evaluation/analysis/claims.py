@@ -81,7 +81,7 @@ def variant_differences(folder: Path, replicates: int = REPLICATES) -> list[Vari
     if not references:
         return []
     known = set(labels.values())
-    cells = drawn_cells(folder, replicates, 0, lambda _, __, name: name[0] in known, True)
+    cells = drawn_cells(folder, replicates, lambda _, __, name: name[0] in known, True)
     found: list[VariantDifference] = []
     drawn: dict[tuple[str, str, str, str, str], list[Array]] = {}
     for cell in cells:

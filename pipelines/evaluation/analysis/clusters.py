@@ -45,13 +45,8 @@ class Clusters:
     least_stability: float
 
 
-def cluster(X: NDArray[np.float64], seed: int = 0, num_clusters: int = NUM_CLUSTERS) -> Clusters:
-    """Reduce embeddings by PCA and cluster them by K-means.
-
-    Args:
-        X: `(N, D)` embeddings.
-        seed: Seed of K-means; single initialisations use the seeds that follow.
-        num_clusters: Number of clusters.
+def cluster(X: NDArray[np.float64]) -> Clusters:
+    """Reduce `(N, D)` embeddings by PCA and cluster them by K-means.
 
     Raises:
         InputError: There are too few regions, or all embeddings are equal.
@@ -61,20 +56,20 @@ def cluster(X: NDArray[np.float64], seed: int = 0, num_clusters: int = NUM_CLUST
     from sklearn.metrics import silhouette_score
 
     spread = X.std(0)
-    if len(X) <= num_clusters or not spread.any():
+    if len(X) <= NUM_CLUSTERS or not spread.any():
         raise InputError(
-            f"K-means with {num_clusters} clusters needs more than {num_clusters} regions and "
+            f"K-means with {NUM_CLUSTERS} clusters needs more than {NUM_CLUSTERS} regions and "
             f"vectors that differ; got {len(X)} regions."
         )
     standard = (X - X.mean(0))[:, spread > 0] / spread[spread > 0]
-    pca = PCA(min(MAX_AXES, *standard.shape), random_state=seed).fit(standard)
+    pca = PCA(min(MAX_AXES, *standard.shape), random_state=0).fit(standard)
     kept = np.searchsorted(np.cumsum(pca.explained_variance_ratio_), VARIANCE_KEPT) + 1
     num_axes = int(min(max(kept, 2), pca.n_components_))
     points = pca.transform(standard)[:, :num_axes]
-    labels = KMeans(num_clusters, n_init=STARTS, random_state=seed).fit_predict(points)
+    labels = KMeans(NUM_CLUSTERS, n_init=STARTS, random_state=0).fit_predict(points)
     singles = [
-        KMeans(num_clusters, n_init=1, random_state=seed + start).fit_predict(points)
-        for start in range(STARTS)
+        KMeans(NUM_CLUSTERS, n_init=1, random_state=seed).fit_predict(points)
+        for seed in range(STARTS)
     ]
     agreement = agreements(singles)
     flat = np.pad(points, ((0, 0), (0, max(0, 2 - num_axes))))

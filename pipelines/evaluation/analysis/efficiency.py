@@ -299,17 +299,12 @@ def parameters(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
 def modules_of(holder: Any) -> Iterator[nn.Module]:
     """Modules in an object's attributes, including lists and dicts of modules."""
     for value in vars(holder).values():
-        for one in (
-            value.values() if isinstance(value, dict) else value if _is_list(value) else [value]
-        ):
+        held = value.values() if isinstance(value, dict) else value
+        for one in held if isinstance(value, (dict, list, tuple)) else [value]:
             if isinstance(one, nn.Module):
                 yield from one.modules()
             elif isinstance(one, ModelEncoder):
                 yield from one.model.modules()
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, (list, tuple))
 
 
 def subset(data: RegionData, regions: int) -> RegionData:

@@ -69,10 +69,9 @@ class Reach:
             alike = self.moran.p < CHANCE and self.moran.value > 0
             strong = alike and self.moran.value >= STRONG
             clustered = "clustered" if alike else "not significantly clustered"
-            p = max(self.moran.p, 1 / (PERMUTATIONS + 1))
             found.append(
                 f"Errors are spatially {clustered}: Moran's I {self.moran.value:.2f} "
-                f"(p = {p:.3f}, {PERMUTATIONS} permutations)."
+                f"(p = {self.moran.p:.3f}, {PERMUTATIONS} permutations)."
                 + (" Entire neighbourhoods are over- or underestimated." if strong else "")
             )
         if self.predicted:
@@ -100,8 +99,6 @@ def morans_i(
     residual: Floats,
     *,
     neighbours: int = NEIGHBOURS,
-    permutations: int = PERMUTATIONS,
-    seed: int = 0,
 ) -> Moran | None:
     """Moran's I with row-standardised nearest-neighbour weights and a one-sided permutation test.
 
@@ -111,8 +108,6 @@ def morans_i(
         xy: `(N, 2)` positions in metres.
         residual: `(N,)` residuals; non-finite rows are dropped.
         neighbours: Number of nearest neighbours, with equal weights.
-        permutations: Number of permutations.
-        seed: Random seed.
 
     Returns:
         None for fewer than [`FEWEST_RESIDUALS`] residuals, or constant residuals.
@@ -131,12 +126,12 @@ def morans_i(
     z = z / z.std()
     lag = z[nearest].mean(1)
     value = float(z @ lag / len(z))
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     larger = 0
-    for _ in range(permutations):
+    for _ in range(PERMUTATIONS):
         drawn = rng.permutation(z)
         larger += float(drawn @ drawn[nearest].mean(1)) / len(z) >= value
-    return Moran(value, (larger + 1) / (permutations + 1), z, lag)
+    return Moran(value, (larger + 1) / (PERMUTATIONS + 1), z, lag)
 
 
 def draw_reach(reach: Reach) -> bytes:

@@ -4,6 +4,7 @@ Where these match an image system, its score is explained by location rather tha
 """
 
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,20 +32,17 @@ def fit_mean(tasks: Sequence[Task]) -> list[Fit]:
     return fits
 
 
-def fit_coordinates(
-    xy: NDArray[np.float64], tasks: Sequence[Task], neighbours: Sequence[int] = NEIGHBOURS
-) -> list[Fit]:
+def fit_coordinates(xy: NDArray[np.float64], tasks: Sequence[Task]) -> list[Fit]:
     """k-nearest-neighbour regression on coordinates; k is chosen on the validation set.
 
     Args:
         xy: `(N, 2)` positions of the regions in local metres.
         tasks: Tasks, see [`Task`].
-        neighbours: Grid of k; values larger than the training set are skipped.
 
     Returns:
         One `Fit` per task, in order, with the hyper-parameter `k`.
     """
-    return [_fit_knn(xy, task, neighbours) for task in tasks]
+    return [_fit_knn(xy, task) for task in tasks]
 
 
 def fit_boosting(
@@ -92,8 +90,8 @@ def coordinate_basis(xy: NDArray[np.float64], side: int = BASIS_SIDE) -> NDArray
     return products.reshape(len(xy), -1)[:, 1:]
 
 
-def _fit_knn(xy: Array, task: Task, neighbours: Sequence[int]) -> Fit:
-    ks = [k for k in neighbours if k <= len(task.train)]
+def _fit_knn(xy: Array, task: Task) -> Fit:
+    ks = [k for k in NEIGHBOURS if k <= len(task.train)]
     tree = cKDTree(xy[task.train])
     labels = task.y[task.train]
     fitted = _neighbour_means(tree, labels, xy[task.validation], ks)
@@ -113,25 +111,18 @@ def _neighbour_means(tree: cKDTree, labels: Array, xy: Array, ks: Sequence[int])
 def _fit_boosting(X: Array, task: Task, leaves: Sequence[int]) -> Fit:
     from sklearn.ensemble import HistGradientBoostingRegressor
 
-    best: Fit | None = None
+    fits = []
     for size in leaves:
         model = HistGradientBoostingRegressor(
             learning_rate=SHRINKAGE, max_iter=MAX_TREES, max_leaf_nodes=size, early_stopping=False
         ).fit(X[task.train], task.y[task.train])
         fitted = np.stack(list(model.staged_predict(X[task.validation])))
         mse = np.square(fitted - task.y[task.validation]).mean(1)
-        trees = int(mse.argmin())
-        if best is None or mse[trees] < best.validation_mse:
-            tested = next(
-                stage
-                for number, stage in enumerate(model.staged_predict(X[task.test]))
-                if number == trees
-            )
-            chosen = {"leaves": float(size), "trees": float(trees + 1)}
-            best = Fit(tested, float(mse[trees]), chosen, fitted[trees])
-    if best is None:
-        raise ValueError("The grid of leaves is empty.")
-    return best
+        best = int(mse.argmin())
+        tested = next(islice(model.staged_predict(X[task.test]), best, None))
+        chosen = {"leaves": float(size), "trees": float(best + 1)}
+        fits.append(Fit(tested, float(mse[best]), chosen, fitted[best]))
+    return min(fits, key=lambda fit: fit.validation_mse)
 
 
 __all__ = [

@@ -323,7 +323,6 @@ def fit_ridge(
 def _fit_ridge_group(
     vectors: torch.Tensor, tasks: Sequence[Task], alphas: Sequence[float]
 ) -> list[Fit]:
-    """Ridge regression for tasks that share `fit_rows` and `train`."""
     device = vectors.device
     fit_rows = vectors[torch.as_tensor(tasks[0].fit_rows, device=device)]
     scale = fit_rows.std(0, correction=0)

@@ -134,17 +134,17 @@ def _count_unlike(
     system: System, labelled: NDArray[np.bool_], split: Split, blocks: NDArray[np.int64]
 ) -> tuple[int, int]:
     """Numbers of sampled test regions and of those outside the training distribution."""
-    learnt, asked = _some(split.train[labelled[split.train]]), _some(split.test)
-    if len(np.unique(blocks[learnt])) < 2:  # no distances between districts
+    train, test = _sample(split.train[labelled[split.train]]), _sample(split.test)
+    if len(np.unique(blocks[train])) < 2:  # no distances between districts
         return 0, 0
-    rows = np.concatenate([learnt, asked])
+    rows = np.concatenate([train, test])
     X = np.concatenate([block[rows] for block in system.blocks], axis=1)
-    folds = np.concatenate([blocks[learnt], np.full(len(asked), -1)])
-    found = unlike(X, folds, np.arange(len(learnt), len(folds)))
-    return len(asked), int(found.sum())
+    folds = np.concatenate([blocks[train], np.full(len(test), -1)])
+    found = unlike(X, folds, np.arange(len(train), len(folds)))
+    return len(test), int(found.sum())
 
 
-def _some(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def _sample(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     if len(rows) <= MOST_REGIONS:
         return rows
     return np.sort(np.random.default_rng(0).choice(rows, MOST_REGIONS, replace=False))

@@ -276,15 +276,15 @@ def efficiency_section(run: Path, output: Path, folder: str) -> Section | None:
             {name: one["images"] / one["seconds"] for name, one in speeds.items()}
         ).set_axis(names),
     }
-    picture = f"{folder}/efficiency.png"
-    draw_bars(output / picture, title, panels)
+    figure = f"{folder}/efficiency.png"
+    draw_bars(output / figure, title, panels)
     return Section(
         title,
         [
             f"Measured on: {machine}. Load average at the end: {where['load']:.1f}; above the "
             "number of cores, other processes were running and wall-clock speeds are too low.",
             _efficiency_table(title, systems, speeds),
-            Figure(picture, title, f"{title}, both axes logarithmic. {machine}."),
+            Figure(figure, title, f"{title}, both axes logarithmic. {machine}."),
         ],
     )
 

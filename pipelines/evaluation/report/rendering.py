@@ -6,7 +6,7 @@ Names come from datasets and models, so every output format escapes them.
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +152,7 @@ class Section:
     """
 
     title: str
-    blocks: "Sequence[Block]" = field(default=())
+    blocks: "Sequence[Block]"
     folded: bool = False
 
     @property

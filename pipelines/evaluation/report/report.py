@@ -346,7 +346,6 @@ def _protocol_section(
 
 
 def _to(differences: pd.DataFrame, reference: Reference) -> pd.DataFrame:
-    """Differences from one reference."""
     own = differences[differences["reference"] == reference.system]
     return own if reference.probe is None else own[own["reference_probe"] == reference.probe]
 

@@ -164,9 +164,9 @@ def _about_test(
     return [title, "", "", *texts]
 
 
-def spread_table(city: CityResults, protocol: str, metric: str = "r2") -> Table | None:
-    """Table of the SD over splits and over training seeds; None without several seeds."""
-    found = spreads(run_scores(city.of(protocol), metric))
+def spread_table(city: CityResults, protocol: str) -> Table | None:
+    """Table of the SD of R2 over splits and over training seeds; None without several seeds."""
+    found = spreads(run_scores(city.of(protocol), "r2"))
     found = found[found["trainings"] > 1]
     if found.empty:
         return None
@@ -175,9 +175,8 @@ def spread_table(city: CityResults, protocol: str, metric: str = "r2") -> Table 
     wide = wide.loc[keys]
     seeds = numbers("seeds", (len(city.members.get(key[0], ())) for key in keys), form=".0f")
     return Table(
-        slug(city.name, protocol, metric, "spread"),
-        f"SD of {METRIC_TITLES.get(metric, metric)} over splits and over training seeds, "
-        f"{city.title}, {short(protocol)}",
+        slug(city.name, protocol, "r2-spread"),
+        f"SD of R² over splits and over training seeds, {city.title}, {short(protocol)}",
         [
             *name_columns(city, keys),
             seeds,
@@ -215,13 +214,6 @@ def difference_table(
 ) -> Table | None:
     """Table of R2 differences from a reference with 95 % intervals; None if there are none."""
     found = differences[(differences["protocol"] == protocol) & (differences["beside"] == "")]
-    name, title = slug(city.name, protocol, "r2-to", reference), f"R² minus that of {reference}"
-    return _differences(city, protocol, found, name, title)
-
-
-def _differences(
-    city: CityResults, protocol: str, found: pd.DataFrame, name: str, title: str
-) -> Table | None:
     if found.empty:
         return None
     wide = found.set_index(CELL)[["estimate", "low", "high"]].unstack("indicator")
@@ -229,8 +221,8 @@ def _differences(
     wide = wide.loc[keys]
     fewest, most = found["blocks"].min(), found["blocks"].max()
     return Table(
-        name,
-        f"{title}, {city.title}, {short(protocol)}",
+        slug(city.name, protocol, "r2-to", reference),
+        f"R² minus that of {reference}, {city.title}, {short(protocol)}",
         [
             *name_columns(city, keys),
             *(
