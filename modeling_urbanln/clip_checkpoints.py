@@ -7,12 +7,12 @@ from transformers import CLIPModel, PreTrainedConfig
 
 LEGACY_EOS_TOKEN_ID, CLIP_EOS_TOKEN_ID, CLIP_VOCAB_SIZE = 2, 49407, 49408
 GEMMA_VOCAB_SIZE = 256_000
-STRETCHED = "UrbanLN's positions are stretched already: load it with `{}.from_pretrained`."
+STRETCHED = "UrbanLN's positions are already stretched: load it with `{}.from_pretrained`."
 REMEDIES = {
     "urbanln": STRETCHED.format("UrbanLNModel"),
     "urbanln_sig": STRETCHED.format("UrbanLNSiglipModel"),
-    "siglip2": "This SigLIP 2 is for images of any shape (NaFlex): use one of a fixed resolution, "
-    "such as 'google/siglip2-base-patch16-224', with UrbanLNSiglipModel.",
+    "siglip2": "SigLIP 2 NaFlex is not supported: use a checkpoint of fixed resolution, such as "
+    "'google/siglip2-base-patch16-224', with UrbanLNSiglipModel.",
 }
 
 
@@ -36,9 +36,9 @@ def load_clip(name_or_path: str | os.PathLike, *, model_class: Any = CLIPModel, 
     model_type, needed = config.get("model_type"), model_class.config_class.model_type
     if model_type != needed:
         raise ValueError(
-            f"{str(name_or_path)!r} is no checkpoint of a {model_class.__name__}: its config.json "
-            f"has model_type {model_type!r} and architectures {config.get('architectures')}, where "
-            f"{needed!r} and {[model_class.__name__]} are needed. {remedy(model_type)}"
+            f"{str(name_or_path)!r} is not a {model_class.__name__} checkpoint: its config.json "
+            f"has model_type {model_type!r} and architectures {config.get('architectures')}, "
+            f"expected {needed!r} and {[model_class.__name__]}. {remedy(model_type)}"
         )
     model, report = model_class.from_pretrained(
         name_or_path, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
@@ -52,8 +52,8 @@ def load_clip(name_or_path: str | os.PathLike, *, model_class: Any = CLIPModel, 
         found = "; ".join(f"{what}: {_first(keys)}" for what, keys in faults.items() if keys)
         raise ValueError(
             f"The weights of {str(name_or_path)!r} (architectures {config.get('architectures')}) "
-            f"do not make a complete {model_class.__name__} ({found}). Use a checkpoint saved by "
-            f"`{model_class.__name__}.save_pretrained`."
+            f"are not those of a complete {model_class.__name__} ({found}). Use a checkpoint saved "
+            f"by `{model_class.__name__}.save_pretrained`."
         )
     return model
 
@@ -62,9 +62,9 @@ def remedy(model_type: str | None) -> str:
     """Advice on a checkpoint of the wrong `model_type`, for error messages."""
     return REMEDIES.get(
         str(model_type),
-        "Use the checkpoint of a whole CLIPModel, such as 'openai/clip-vit-base-patch16', with "
-        "UrbanLNModel, or of a whole SiglipModel, such as 'google/siglip2-base-patch16-224', with "
-        "UrbanLNSiglipModel; convert OpenCLIP's weights to CLIP's Hugging Face form first.",
+        "Use the checkpoint of a complete CLIPModel, such as 'openai/clip-vit-base-patch16', with "
+        "UrbanLNModel, or of a SiglipModel, such as 'google/siglip2-base-patch16-224', with "
+        "UrbanLNSiglipModel. Convert OpenCLIP weights to the Hugging Face format first.",
     )
 
 

@@ -114,7 +114,8 @@ class MomentumDistillationMixin(nn.Module):
         missing = [key for key in missing if key.split(".")[0] not in (TWIN, QUEUE)]
         if missing or unexpected:
             raise ValueError(
-                f"These weights do not fit: missing {missing[:5]}, unexpected {unexpected[:5]}."
+                f"The weights do not match the model: missing {missing[:5]}, unexpected "
+                f"{unexpected[:5]}."
             )
         self.reset_momentum_encoder()
 
@@ -330,7 +331,7 @@ class MomentumDistillationMixin(nn.Module):
                 f"{tuple(sample_ids.shape)}."
             )
         if (momentum_keys is None) != (key_offset is None):
-            raise ValueError("`momentum_keys` and `key_offset` go together; got only one of them.")
+            raise ValueError("Pass `momentum_keys` and `key_offset` together; got only one.")
 
 
 def _clamped_scale(logit_scale: torch.Tensor) -> torch.Tensor:

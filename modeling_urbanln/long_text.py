@@ -112,8 +112,8 @@ class LongTextMixin(nn.Module):
             if len(state[POSITIONS]) > cls.source_positions:
                 raise ValueError(
                     f"This {cls.source_class.__name__} has {len(state[POSITIONS])} text positions, "
-                    f"more than the usual {cls.source_positions}: they are stretched already. Keep "
-                    "them with mode='none'."
+                    f"more than {cls.source_positions}: they are already stretched. Pass "
+                    "mode='none' to keep them."
                 )
             state[POSITIONS] = stretch_position_embeddings(
                 state[POSITIONS], num_preserved, ratio, mode

@@ -19,7 +19,7 @@ IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JP
 BATCH_SIZE = 16
 UNDECODED = {"bytes", "path"}  # keys of an undecoded image of `datasets`
 IMAGE = "image"
-FORMS = "an image (PIL, bytes, a path or a URL), or a mapping with `street_view` and `satellite`"
+FORMS = "an image (PIL, bytes, path or URL) or a mapping with `street_view` and `satellite`"
 
 
 class UrbanRegionFeatureExtractionPipeline(ChunkPipeline):
@@ -79,7 +79,7 @@ class UrbanRegionFeatureExtractionPipeline(ChunkPipeline):
         self, return_type: str = "numpy", timeout: float | None = 30.0
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if return_type not in RETURN_TYPES:
-            raise ValueError(f"`return_type` is one of {RETURN_TYPES}, got {return_type!r}.")
+            raise ValueError(f"`return_type` must be one of {RETURN_TYPES}, got {return_type!r}.")
         return {"timeout": timeout}, {}, {"return_type": return_type}
 
     def preprocess(self, inputs: Any, timeout: float | None = None) -> Iterator[dict[str, Any]]:
@@ -114,7 +114,7 @@ class UrbanRegionFeatureExtractionPipeline(ChunkPipeline):
         vectors = torch.cat([output["embedding"].reshape(1, -1) for output in model_outputs])
         if views == [IMAGE]:
             if return_type == "table":
-                raise ValueError(f"A table has a row a region: give mappings of {VIEWS}.")
+                raise ValueError(f"`return_type='table'` needs regions: pass mappings of {VIEWS}.")
             return vectors[0] if as_tensor else vectors[0].numpy()
         region: dict[str, Any] = {"region_id": model_outputs[0]["region_id"]}
         for view in VIEWS:
@@ -134,7 +134,7 @@ class UrbanRegionFeatureExtractionPipeline(ChunkPipeline):
         names = set(rows.column_names or rows.features or ())
         if not {"image", "region_id"} <= names:
             raise ValueError(
-                f"A table of images needs the columns `image` and `region_id`, got {sorted(names)}."
+                f"A dataset needs the columns `image` and `region_id`, got {sorted(names)}."
             )
         view = "street_view" if "heading" in names else "satellite"
         kwargs.pop("return_type", None)
@@ -185,11 +185,12 @@ def images_of(inputs: Any) -> Iterator[tuple[str, Any]]:
     unknown = set(inputs) - {*VIEWS, "region_id"}
     if "image" in unknown:
         raise ValueError(
-            "A row of a table of images is no region: give the whole table, or the row's `image`."
+            "A row of a dataset is not a region: pass the dataset, or the row's `image`."
         )
     if unknown:
         raise ValueError(
-            f"A region has {' and '.join(VIEWS)} (and region_id); got {sorted(map(str, unknown))}."
+            f"A region may have the keys {', '.join(VIEWS)} and region_id; got "
+            f"{sorted(map(str, unknown))}."
         )
     count = 0
     for view in VIEWS:
@@ -200,7 +201,7 @@ def images_of(inputs: Any) -> Iterator[tuple[str, Any]]:
                 count += 1
                 yield view, image
     if count == 0:
-        raise ValueError(f"A region without an image has no vector: got {inputs!r}.")
+        raise ValueError(f"A region needs at least one image, got {inputs!r}.")
 
 
 def read_image(image: Any, timeout: float | None = None) -> Any:
@@ -212,8 +213,8 @@ def read_image(image: Any, timeout: float | None = None) -> Any:
     if isinstance(image, Mapping) and set(image) == UNDECODED:
         if image["bytes"] is None:  # a path chosen by the dataset's author must not be opened
             raise ValueError(
-                f"An image of a dataset without bytes, only a path: {image['path']!r}. Let "
-                "`datasets` decode the column (`Image(decode=True)`)."
+                f"The dataset's image has a path but no bytes: {image['path']!r}. Decode the "
+                "column by `Image(decode=True)`."
             )
         image = image["bytes"]
     opened: Any

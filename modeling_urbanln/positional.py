@@ -91,13 +91,13 @@ def _check(position_embeddings: torch.Tensor, num_preserved: int, ratio: int, mo
         raise ValueError("`position_embeddings` must have at least one row, got none.")
     if not _is_int(num_preserved) or not 0 <= num_preserved <= num_positions:
         raise ValueError(
-            f"`num_preserved` must be a whole number from 0 to {num_positions} "
-            f"(the rows there are), got {num_preserved!r}."
+            f"`num_preserved` must be an integer from 0 to {num_positions} (the number of rows), "
+            f"got {num_preserved!r}."
         )
     if not _is_int(ratio) or ratio < 1:
-        raise ValueError(f"`ratio` must be a whole number of at least 1, got {ratio!r}.")
+        raise ValueError(f"`ratio` must be an integer of at least 1, got {ratio!r}.")
     if num_positions == 1 and num_preserved == 0 and ratio > 1 and mode == "ipsi":
-        raise ValueError("One row cannot be stretched: interpolation needs two, got shape (1, D).")
+        raise ValueError("A single row cannot be stretched by interpolation, got shape (1, D).")
 
 
 def _is_int(value: object) -> bool:

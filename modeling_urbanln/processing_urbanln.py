@@ -141,8 +141,8 @@ def _text_repair() -> Callable[[str], str]:
         from ftfy import fix_text
     except ImportError:
         logger.warning(
-            "UrbanLN's texts are cleaned by `ftfy`, which is not installed: typographic quotes and "
-            "mis-decoded characters give other tokens than in training. Run `pip install ftfy`."
+            "`ftfy` is not installed: typographic quotes and mis-decoded characters are tokenized "
+            "differently than in training. Run `pip install ftfy`."
         )
         return str
     return fix_text

@@ -10,23 +10,23 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 DESCRIPTION = """\
-Predict an indicator where it has no label, from photos: a map with 90 % intervals, and a verdict on
-whether the photos tell more than location alone. A region is a polygon of yours; a district is a
-square of several regions that is held out whole, so that scores tell of places without labels.
+Predict an indicator of unlabelled regions from photos: a map with 90 % intervals, and a verdict on
+whether images predict better than location alone. Regions are polygons or grid cells. Districts are
+squares of several regions that are held out together, so that scores apply to new districts.
 
-  # a folder of photos with a CSV (file, lon, lat), and polygons of which some have a label
+  # a folder of photos with a CSV (file, lon, lat), and polygons, some of them labelled
   python evaluate.py predict --images photos --regions tracts.gpkg --region_id tract \\
       --indicator building_height --unit m --output_dir runs/predict
 
-  # photos with positions in their EXIF data, squares of 500 m, labels from a raster
+  # photos with EXIF coordinates, squares of 500 m, labels from a raster
   python evaluate.py predict --images photos --side_m 500 --labels population.tif \\
       --aggregate sum --indicator population --unit people --output_dir runs/predict
 
-  # no photos: precomputed Earth embeddings (AlphaEarth, TESSERA, any many-band GeoTIFF)
+  # precomputed Earth embeddings (AlphaEarth, TESSERA, any multi-band GeoTIFF) instead of photos
   python evaluate.py predict --encoder raster --raster alphaearth/*.tiff --regions tracts.gpkg \\
       --region_id tract --indicator building_height --unit m --output_dir runs/predict
 
-  # a dataset folder brings regions, labels and units
+  # a dataset folder, which contains regions, labels and units
   python evaluate.py predict --images runs/quickstart/dataset --output_dir runs/predict
 
 OUTPUT_DIR receives predictions.gpkg (opens coloured in QGIS), predictions.parquet,
@@ -45,15 +45,15 @@ def parser() -> argparse.ArgumentParser:
     inputs = top.add_argument_group("images and regions")
     add = inputs.add_argument
     add("--images", help="folder of photos, or a dataset folder; not needed with --raster")
-    add("--csv", help="CSV of positions in the folder, where there are several")
-    add("--city", help="city of a dataset that has several")
+    add("--csv", help="name of the CSV with coordinates in the folder, if there are several")
+    add("--city", help="city of the dataset, if there are several")
     add("--regions", help="polygon file (GeoPackage, GeoJSON, Shapefile, GeoParquet)")
-    add("--region_id", help="column of the regions' unique ids")
-    add("--side_m", type=float, help="squares of this side over the images, in metres")
-    add("--h3_resolution", type=int, help="H3 cells of this resolution over the images")
+    add("--region_id", help="column of unique region ids")
+    add("--side_m", type=float, help="side of grid squares over the images, in metres")
+    add("--h3_resolution", type=int, help="resolution of H3 cells over the images")
     labels = top.add_argument_group("labels")
     add = labels.add_argument
-    add("--indicator", nargs="+", default=[], help="columns to predict; of a dataset, default: all")
+    add("--indicator", nargs="+", default=[], help="columns to predict; default for a dataset: all")
     add("--unit", nargs="+", default=[], help="unit of each indicator, in the same order")
     add(
         "--labels",
@@ -64,39 +64,39 @@ def parser() -> argparse.ArgumentParser:
         "--aggregate",
         choices=("mean", "sum", "count"),
         default="mean",
-        help="how points or cells become a region's label (default: mean)",
+        help="aggregation of points or raster cells per region (default: mean)",
     )
     add(
         "--transform",
         choices=("auto", "ln1p", "identity"),
         default="auto",
-        help="scale that is modelled; auto takes ln(y + 1) for skewed amounts (default: auto)",
+        help="scale to model; auto uses ln(y + 1) for skewed amounts (default: auto)",
     )
     model = top.add_argument_group("encoder")
     add = model.add_argument
     add(
         "--encoder",
         help="efficientnet_lite0, mosaiks, colour_texture, raster, or Hub id or folder of a vision "
-        "or image-text model; default: efficientnet_lite0 where there is no Hub",
+        "or image-text model; default without access to the Hub: efficientnet_lite0",
     )
     add("--model_name_or_path", dest="encoder", help=argparse.SUPPRESS)
-    add("--raster", nargs="+", default=[], help="files of which every cell is a vector")
+    add("--raster", nargs="+", default=[], help="raster files with one embedding per cell")
     add(
         "--raster_layout",
         choices=("auto", "plain", "alphaearth", "tessera"),
         default="auto",
-        help="how they store vectors (default: auto, as the files tell)",
+        help="layout of the raster files (default: auto)",
     )
-    add("--raster_nodata", type=float, help="value of cells without data, if the files do not say")
+    add("--raster_nodata", type=float, help="nodata value, if the files do not define one")
     add(
         "--min_coverage",
         type=float,
         default=0.1,
-        help="share of a region that rasters must cover (default: 0.1)",
+        help="minimum share of a region that rasters cover (default: 0.1)",
     )
     add("--batch_size", type=int, default=32, help="images per forward pass (default: 32)")
     add("--num_workers", type=int, help="threads that decode images (default: cores, at most 8)")
-    add("--device", help="cpu, cuda, cuda:1, mps (default: what there is)")
+    add("--device", help="cpu, cuda, cuda:1, mps (default: an accelerator if there is one)")
     add("--trust_remote_code", action="store_true", help="run code that comes with a checkpoint")
     rest = top.add_argument_group("evaluation and output")
     add = rest.add_argument
@@ -104,8 +104,8 @@ def parser() -> argparse.ArgumentParser:
         "--protocol",
         choices=("block", "random"),
         default="block",
-        help="block holds out whole districts; random single regions, which measures interpolation "
-        "(default: block)",
+        help="block holds out complete districts; random holds out single regions, which measures "
+        "interpolation (default: block)",
     )
     add("--block_m", type=float, help="side of a district in metres (default: from the labels)")
     add("--seed", type=int, default=0, help="seed of the random protocol's folds (default: 0)")
@@ -167,8 +167,8 @@ def _check(arguments: argparse.Namespace) -> None:
     wrong = []
     if arguments.unit and len(arguments.unit) != len(arguments.indicator):
         wrong.append(
-            f"{len(arguments.indicator)} indicators and {len(arguments.unit)} units are given: "
-            "--unit takes one per --indicator, in the same order"
+            f"got {len(arguments.indicator)} indicators and {len(arguments.unit)} units: pass one "
+            "--unit per --indicator, in the same order"
         )
     if twice := sorted({n for n in arguments.indicator if arguments.indicator.count(n) > 1}):
         wrong.append(f"--indicator names {', '.join(twice)} twice")
@@ -177,7 +177,7 @@ def _check(arguments: argparse.Namespace) -> None:
         if value is not None and not value > least:
             wrong.append(f"--{name} must be above {least:g}, got {value}")
     if not 0 <= arguments.min_coverage <= 1:
-        wrong.append(f"--min_coverage lies in [0, 1], got {arguments.min_coverage}")
+        wrong.append(f"--min_coverage must lie in [0, 1], got {arguments.min_coverage}")
     for name in ("batch_size", "num_workers"):
         value = getattr(arguments, name)
         if value is not None and value < 1:

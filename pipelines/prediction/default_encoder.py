@@ -8,8 +8,8 @@ from pipelines.common.errors import InputError
 OFFLINE_ENCODER = "efficientnet_lite0"
 HUB_TIMEOUT_S = 3.0
 RECOMMENDED = {
-    "facebook/dinov2-base": "self-supervised vision model, strong on places",
-    "openai/clip-vit-base-patch16": "image-text model, as UrbanLN starts from",
+    "facebook/dinov2-base": "self-supervised vision model",
+    "openai/clip-vit-base-patch16": "image-text model, the base of UrbanLN",
 }
 
 
@@ -22,12 +22,12 @@ def default_encoder(log: Callable[[str], None]) -> str:
     if hub_is_reachable():
         choices = "\n".join(f"  --encoder {name}   {why}" for name, why in RECOMMENDED.items())
         raise InputError(
-            f"Choose an encoder; any vision model of the Hub will do:\n{choices}\n"
-            f"  --encoder {OFFLINE_ENCODER}   small ImageNet model, needs no download"
+            f"Choose an encoder, such as one of these, or a vision model of the Hub:\n{choices}\n"
+            f"  --encoder {OFFLINE_ENCODER}   small ImageNet model, no download"
         )
     log(
-        f"No --encoder is given and no Hub can be reached: {OFFLINE_ENCODER} is used (ImageNet "
-        f"weights). With a Hub, `--encoder {next(iter(RECOMMENDED))}` usually sees more."
+        f"No --encoder given and the Hub cannot be reached: using {OFFLINE_ENCODER} (ImageNet "
+        f"weights). With the Hub, `--encoder {next(iter(RECOMMENDED))}` is usually better."
     )
     return OFFLINE_ENCODER
 

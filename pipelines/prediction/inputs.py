@@ -108,7 +108,7 @@ def from_dataset(
     except DatasetError as error:
         raise InputError(str(error)) from error
     if city is None and len(cities) > 1:
-        raise InputError(f"{name} has several cities: name one with --city ({', '.join(cities)}).")
+        raise InputError(f"{name} has several cities: pass one by --city ({', '.join(cities)}).")
     data = open_city(name, city or cities[0])
     known = {target.name: target for target in data.targets}
     if unknown := [one for one in units if one not in known]:
@@ -175,7 +175,7 @@ def _place(photos: Photos, regions: gpd.GeoDataFrame) -> NDArray[np.int64]:
     try:
         rows = assign_points(lon, lat, regions)
     except DatasetError as error:
-        raise InputError(f"The images do not lie in the regions: {error}") from error
+        raise InputError(f"The images cannot be assigned to regions: {error}") from error
     if not (rows >= 0).any():
         west, south, east, north = regions.total_bounds
         raise InputError(

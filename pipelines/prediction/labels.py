@@ -27,7 +27,7 @@ Aggregate = Literal["mean", "sum", "count"]
 Transform = Literal["auto", "ln1p", "identity"]
 Labels: TypeAlias = str | Path | pd.DataFrame | gpd.GeoDataFrame | None
 RASTERS = (".tif", ".tiff", ".vrt")
-RASTER_HINT = " Of a file, write it: `gdal_translate -b 1 -a_nodata -9999 IN.tif OUT.tif`."
+RASTER_HINT = " To correct the file: `gdal_translate -b 1 -a_nodata -9999 IN.tif OUT.tif`."
 LOGARITHM_BELOW = 30.0
 """Upper limit of logarithms of people or money per region; totals exceed it."""
 SKEWED = 1.0
@@ -99,7 +99,7 @@ def read_labels(
     if labels is None:
         return {name: _column(own, name, "The table of regions") for name in names}, []
     if not isinstance(labels, str | Path | pd.DataFrame):
-        raise InputError(f"Labels are a file or a frame, got a {type(labels).__name__}.")
+        raise InputError(f"Labels must be a file or a frame, got a {type(labels).__name__}.")
     if isinstance(labels, str | Path) and not Path(labels).exists():
         raise InputError(f"There is no file of labels at {labels}. Check --labels.")
     if isinstance(labels, str | Path) and Path(labels).suffix.lower() in RASTERS:
@@ -139,16 +139,16 @@ def as_indicators(
         logged = _looks_logged(name, known)
         if logged:
             notes.append(
-                f"`{name}` looks as if it were a logarithm already ({logged}); it is "
-                + ("modelled as it is." if transform == "auto" else "modelled as asked.")
+                f"`{name}` appears to be a logarithm ({logged}) and is "
+                + ("not transformed." if transform == "auto" else "transformed as requested.")
                 + f" Check that its unit is {units[name]}."
             )
         if transform == "auto":
             chosen = "ln1p" if not logged and _is_skewed(known) else "identity"
         if chosen == "ln1p" and (known < 0).any():
             raise InputError(
-                f"`{name}` has {int((known < 0).sum())} negative labels, which have no ln(y + 1). "
-                "Use --transform identity."
+                f"`{name}` has {int((known < 0).sum())} negative labels, and ln(y + 1) is for "
+                "amounts. Use --transform identity."
             )
         found.append(Indicator(name, units[name], chosen, raw, tuple(notes)))
     return found
@@ -180,8 +180,8 @@ def _has_points(frame: gpd.GeoDataFrame) -> bool:
 def _polygon_ids(frame: gpd.GeoDataFrame, region_id: str | None, where: str) -> str:
     if region_id is None:
         raise InputError(
-            f"{where} holds polygons, which give labels by id to polygons of --regions alone. To "
-            "squares or cells give points or a raster."
+            f"{where} contains polygons, whose labels are matched to the polygons of --regions by "
+            "id. Pass points or a raster for grid cells."
         )
     if region_id not in frame:
         raise InputError(
@@ -230,21 +230,21 @@ def _by_id(
     if ids.duplicated().any():
         twice = ids[ids.duplicated()].unique()
         raise InputError(
-            f"{where} names {len(twice)} regions more than once in {by_id!r} "
-            f"({', '.join(twice[:3])}); one row per region is needed."
+            f"{where} has several rows for {len(twice)} ids in {by_id!r} "
+            f"({', '.join(twice[:3])}); one row per region is required."
         )
     known = ids.isin(regions["region_id"].astype(str))
     if not known.any():
         raise InputError(
-            f"No id of {by_id!r} in {where} is that of a region: {', '.join(ids[:3])} against "
-            f"{', '.join(regions['region_id'].astype(str)[:3])}. Leading zeros lost in a "
-            "spreadsheet, or a .0 that one wrote, are common causes."
+            f"No id of {by_id!r} in {where} matches a region: {', '.join(ids[:3])} versus "
+            f"{', '.join(regions['region_id'].astype(str)[:3])}. Common causes are leading zeros "
+            "removed or .0 appended by a spreadsheet."
         )
     matched = pd.DataFrame(frame).set_axis(ids, axis=0).reindex(regions["region_id"].astype(str))
     notes = [f"{nameless.sum():,} rows of labels have no {by_id!r}."] if nameless.any() else []
     if not known.all():
         notes.append(
-            f"{int((~known).sum()):,} of {len(ids):,} rows of labels name no region, such as "
+            f"{int((~known).sum()):,} of {len(ids):,} rows of labels match no region, such as "
             f"{', '.join(ids[~known][:3])}."
         )
     return {name: _column(matched, name, where) for name in names}, notes
@@ -259,7 +259,7 @@ def _from_points(
     where: str,
 ) -> tuple[dict[str, NDArray[np.float64]], list[str]]:
     if not np.isfinite(position).all(0).any():
-        raise InputError(f"No row of {where} has a position. Check lon and lat.")
+        raise InputError(f"No row of {where} has coordinates. Check lon and lat.")
     try:
         rows = assign_points(*position, regions)
     except DatasetError as error:
@@ -267,7 +267,7 @@ def _from_points(
     if not (rows >= 0).any():
         raise InputError(f"No point of {where} lies in a region. Check the coordinates.")
     outside = int((rows < 0).sum())
-    notes = [f"{outside:,} of {len(rows):,} points of labels lie in no region."] if outside else []
+    notes = [f"{outside:,} of {len(rows):,} labelled points lie in no region."] if outside else []
     found = {}
     for name in names:
         if aggregate == "count":
@@ -290,9 +290,9 @@ def _from_raster(
     if not path.is_file():
         raise InputError(f"There is no raster of labels at {path}. Check --labels.")
     if len(names) != 1:
-        raise InputError(f"A raster gives one indicator; {len(names)} are named.")
+        raise InputError(f"A raster contains one indicator, got {len(names)} names.")
     if aggregate == "count":
-        raise InputError("--aggregate count counts points; of a raster take mean or sum.")
+        raise InputError("--aggregate count is for points; use mean or sum for a raster.")
     kind: Literal["count", "intensity"] = "count" if aggregate == "sum" else "intensity"
     try:
         return {names[0]: zonal(path, regions, kind)["value"].to_numpy(float)}
@@ -307,7 +307,7 @@ def _positions(frame: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.flo
     """`lon` and `lat` of points in EPSG:4326; None for a table without coordinates."""
     if isinstance(frame, gpd.GeoDataFrame):
         if frame.crs is None:
-            raise InputError("The points have no CRS. Set it, as in `frame.set_crs(...)`.")
+            raise InputError("The points have no CRS. Set it by `frame.set_crs(...)`.")
         points = frame.geometry.to_crs("EPSG:4326").representative_point()
         return points.x.to_numpy(float), points.y.to_numpy(float)
     lower = {str(name).lower(): name for name in frame.columns}
@@ -331,13 +331,13 @@ def _column(frame: pd.DataFrame, name: str, where: str) -> NDArray[np.float64]:
     refuse_twins(frame, [name], where)
     kind = frame[name].dtype
     if kind.kind in "mMc":
-        raise InputError(f"{where}: {name!r} holds {kind}, which is no measured number.")
+        raise InputError(f"{where}: {name!r} has dtype {kind}, expected numbers.")
     values = pd.to_numeric(frame[name], errors="coerce")
     text = frame.loc[values.isna() & frame[name].notna(), name].astype(str).str.strip()
     if (text != "").any():
         raise InputError(
-            f"{where}: {int((text != '').sum())} labels of {name!r} are no numbers; the first is "
-            f"{text[text != ''].iloc[0]!r}. Leave a missing label empty."
+            f"{where}: {int((text != '').sum())} labels of {name!r} are not numbers; the first is "
+            f"{text[text != ''].iloc[0]!r}. Leave missing labels empty."
         )
     return values.to_numpy(dtype=float, na_value=np.nan)
 

@@ -30,7 +30,7 @@ def indicator_maps(table: gpd.GeoDataFrame, name: str, unit: str) -> bytes:
     panels = (
         (predicted, "Estimate", SEQUENTIAL, _quantile(predicted, 0.02), _quantile(predicted, 0.98)),
         (high - low, "Width of the 90 % interval", UNCERTAIN, 0.0, _quantile(high - low, 0.98)),
-        (residual, "Estimate less measured, held out", DIVERGING, -most, most),
+        (residual, "Estimate - measured, held out", DIVERGING, -most, most),
     )
     west, south, east, north = table.total_bounds
     tall = (north - south) / max((east - west) * np.cos(np.radians((south + north) / 2)), 1e-9)

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from .predict import Predictions
 
 STATUSES = {
-    "held_out": "labelled; predicted by a model that has not seen the district",
-    "unlabelled": "no label; predicted by a model of all labelled regions",
-    "unlike_training": "no label, and images unlike all labelled ones: do not rely on it",
-    "no_image": "no usable image or raster cell, so no prediction",
+    "held_out": "labelled; predicted by a model not trained on its district",
+    "unlabelled": "no label; predicted by a model trained on all labelled regions",
+    "unlike_training": "no label, and images unlike those of all labelled regions: unreliable",
+    "no_image": "no usable image or raster cell, no prediction",
 }
 
 

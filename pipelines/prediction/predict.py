@@ -142,8 +142,8 @@ def predict_regions(
     )
     if (encoder == RASTER) != bool(rasters) or (images is None and not rasters):
         raise InputError(
-            "Give images (--images), or --encoder raster with --raster FILES: rasters of which "
-            "every cell is a vector take the place of images."
+            "Pass images (--images), or --encoder raster with --raster FILES, rasters with one "
+            "embedding per cell."
         )
     inputs = _read_inputs(images, indicators, city, options)
     with ExitStack() as keep:
@@ -161,7 +161,7 @@ def predict_regions(
             vectors = embed_regions(eyes, inputs, folder, settings, log)
             name, made = eyes.name, eyes.pooling
         found = predict(inputs, vectors, protocol=protocol, block_m=block_m, seed=seed)
-        found.notes.insert(0, f"Encoder: {name} ({made}, {vectors.X.shape[1]} numbers per region).")
+        found.notes.insert(0, f"Encoder: {name} ({made}, {vectors.X.shape[1]} dimensions).")
         found = replace(found, encoder=name)
         for line in [*(verdict.sentence for verdict in found.verdicts), *found.notes]:
             log(line)
@@ -203,9 +203,9 @@ def predict(
     estimates = estimate(vectors.X, place, own)
     if lost := [one.indicator.name for one in estimates if not one.is_held_out.any()]:
         raise InputError(
-            f"{', '.join(lost)}: no labelled region can be held out, for too few others are left "
-            f"once its district of {place.block_m:,.0f} m and what touches it are taken away. Use "
-            "a larger --block_m, or more labels."
+            f"{', '.join(lost)}: no labelled region can be held out: too few others remain outside "
+            f"its district of {place.block_m:,.0f} m and the regions that touch it. Use a larger "
+            "--block_m or more labels."
         )
     statuses = [status(vectors.X, one) for one in estimates]
     verdicts = [
@@ -214,7 +214,7 @@ def predict(
     ]
     rejects = Counter(reject.reason for reject in (*inputs.rejects, *vectors.rejects))
     notes = [
-        *(f"{n:,} images take no part: {why.replace('_', ' ')}." for why, n in rejects.items()),
+        *(f"{n:,} images are excluded: {why.replace('_', ' ')}." for why, n in rejects.items()),
         *inputs.notes,
         _protocol_note(place),
     ]
@@ -268,7 +268,7 @@ def _check_choices(
     aggregate: str, transform: str, protocol: str, block_m: float | None, seed: int
 ) -> None:
     wrong = [
-        f"{name} is one of {', '.join(get_args(choices))}, got {value!r}"
+        f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}"
         for name, value, choices in (
             ("aggregate", aggregate, Aggregate),
             ("transform", transform, Transform),
@@ -277,7 +277,7 @@ def _check_choices(
         if value not in get_args(choices)
     ]
     if block_m is not None and not 0 < block_m < np.inf:
-        wrong.append(f"block_m is a side in metres above 0, got {block_m}")
+        wrong.append(f"block_m must be above 0 (metres), got {block_m}")
     if seed < 0:
         wrong.append(f"seed must be at least 0, got {seed}")
     if wrong:
@@ -299,35 +299,34 @@ def _read_inputs(
         given = [options.regions, options.region_id, options.side_m, options.h3_resolution]
         if any(one is not None for one in (*given, options.csv, options.labels)):
             raise InputError(
-                f"{images} is a dataset, which brings its own regions and labels: leave out "
-                "--regions, --region_id, --side_m, --h3_resolution, --csv and --labels."
+                f"{images} is a dataset, which contains regions and labels: omit --regions, "
+                "--region_id, --side_m, --h3_resolution, --csv and --labels."
             )
         return from_dataset(str(images), city, units, options.transform)
     if images is None and (options.regions is None or options.csv is not None):
         raise InputError(
-            "Without images --regions FILE names the polygons; --side_m and --h3_resolution lay "
-            "cells over images, and --csv places images."
+            "Without images, pass polygons by --regions FILE; --side_m, --h3_resolution and --csv "
+            "need images."
         )
     if city is not None:
         raise InputError(
-            f"--city {city} names a city of a dataset folder, and {images} is none: leave it out."
+            f"--city {city} is for dataset folders, and {images} is not one: omit it."
             if isinstance(images, str | Path)
-            else "city names a city of a dataset folder; images are a frame: leave it out."
+            else "city is for dataset folders, and images are a frame: omit it."
         )
     parts = ("", "_predicted", "_low", "_high", "_status")
     named = [name + part for name in units for part in parts]
     lower = [name.lower() for name in (*RESERVED, *named)]
     if twice := [name for name in named if lower.count(name.lower()) > 1]:
         raise InputError(
-            f"The result would have two columns {', '.join(twice[:3])}: rename one. GeoPackage "
-            "takes capitals and small letters for the same, and keeps `fid` and `geom` to itself."
+            f"The result would have duplicate columns {', '.join(twice[:3])}: rename one. Column "
+            "names of a GeoPackage are case-insensitive, and `fid` and `geom` are reserved."
         )
     if not units:
-        raise InputError("--indicator is missing: the column that is to be predicted.")
+        raise InputError("--indicator is missing: pass the column to predict.")
     if lacking := [name for name, unit in units.items() if not unit]:
         raise InputError(
-            f"The unit of {', '.join(lacking)} is missing (--unit): predictions are given in raw "
-            "units, and a map without one says nothing."
+            f"The unit of {', '.join(lacking)} is missing (--unit): maps and tables show raw units."
         )
     return from_files(images, units, options)
 
@@ -361,20 +360,18 @@ def _fault(indicator: Indicator, labelled: int, place: Place) -> str | None:
     usable = np.isfinite(y)
     if indicator.transform == "ln1p" and (indicator.raw <= -1).any():
         return (
-            f"`{name}` has {int((indicator.raw <= -1).sum())} labels of -1 or less, which have no "
-            "ln(y + 1). Use --transform identity."
+            f"`{name}` has {int((indicator.raw <= -1).sum())} labels of -1 or less, where "
+            "ln(y + 1) is undefined. Use --transform identity."
         )
     if not labelled:
-        return f"Every label of `{name}` is missing: there is nothing to learn from."
+        return f"All labels of `{name}` are missing."
     if usable.sum() < FEWEST_LABELLED:
         return (
             f"`{name}`: {int(usable.sum())} regions have a label and a usable image; "
-            f"{FEWEST_LABELLED} are needed. {labelled:,} have a label, {len(y):,} an image."
+            f"{FEWEST_LABELLED} are required. {labelled:,} have a label, {len(y):,} an image."
         )
     if np.ptp(y[usable]) == 0:
-        return (
-            f"`{name}` is the same in all {int(usable.sum())} labelled regions: nothing to learn."
-        )
+        return f"`{name}` is constant in all {int(usable.sum())} labelled regions."
     districts = num_districts(usable, place)
     if place.protocol == "block" and districts < FEWEST_FOLDS:
         return (
@@ -388,12 +385,12 @@ def _fault(indicator: Indicator, labelled: int, place: Place) -> str | None:
 def _protocol_note(place: Place) -> str:
     if place.protocol == "random":
         return (
-            "Protocol: random. Neighbours of a region teach its model: scores measure "
-            "interpolation, not new districts."
+            "Protocol: random. Models are trained on neighbours of the predicted regions: scores "
+            "measure interpolation, not prediction in new districts."
         )
     return (
         f"Protocol: block. Districts are squares of {place.block_m / 1000:,.1f} km; a region is "
-        "predicted by a model that has seen neither its district nor what touches it."
+        "predicted by a model trained on neither its district nor regions that touch it."
     )
 
 

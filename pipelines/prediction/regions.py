@@ -48,8 +48,8 @@ def read_regions(
     given = [value is not None for value in (regions, side_m, h3_resolution)]
     if sum(given) != 1:
         raise InputError(
-            "Say what a region is by one of --regions FILE (polygons), --side_m METRES (squares "
-            f"over the images) and --h3_resolution R; got {sum(given)} of them."
+            "Define regions by one of --regions FILE (polygons), --side_m METRES (grid squares) "
+            f"and --h3_resolution R; got {sum(given)} of them."
         )
     try:
         if regions is not None:
@@ -57,7 +57,7 @@ def read_regions(
             return _polygons(frame, region_id)
         return _cells(photos, side_m, h3_resolution)
     except DatasetError as error:
-        raise InputError(f"The regions cannot be used: {error}") from error
+        raise InputError(f"The regions are invalid: {error}") from error
 
 
 def id_text(ids: pd.Series) -> pd.Series:
@@ -90,8 +90,8 @@ def read_polygons(source: str | Path | gpd.GeoDataFrame) -> gpd.GeoDataFrame:
         return source
     if not isinstance(source, str | Path):
         raise InputError(
-            f"Polygons are a file or a GeoDataFrame, got a {type(source).__name__}. Make one by "
-            "`geopandas.GeoDataFrame(frame, geometry=..., crs=...)`."
+            f"Polygons must be a file or a GeoDataFrame, got a {type(source).__name__}. Create one "
+            "by `geopandas.GeoDataFrame(frame, geometry=..., crs=...)`."
         )
     try:
         return read_layer(source, "file of polygons")
@@ -107,7 +107,7 @@ def _polygons(
         unique = [str(name) for name in columns if _is_unique(frame[name])] or ["none"]
         got = "it is missing" if region_id is None else f"got {region_id!r}"
         raise InputError(
-            f"--region_id names the column of the regions' ids; {got}. Columns with unique values: "
+            f"--region_id must be a column of the regions; {got}. Columns with unique values: "
             f"{', '.join(unique)}."
         )
     refuse_twins(frame, [region_id], "The table of regions")

@@ -63,7 +63,7 @@ def average_rasters(
     path = embed_raster(rasters, inputs.regions, output, LABEL, about, settings, log)
     vectors = _read_vectors(path, inputs)
     reasons = Counter(reject.reason for reject in vectors.rejects)
-    notes = [f"{n:,} regions take no part: {why.replace('_', ' ')}." for why, n in reasons.items()]
+    notes = [f"{n:,} regions are excluded: {why.replace('_', ' ')}." for why, n in reasons.items()]
     inputs = replace(
         inputs,
         notes=[*inputs.notes, *notes],

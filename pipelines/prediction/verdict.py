@@ -169,9 +169,9 @@ def _sentence(
     if better == "too few regions":
         return (
             f"{name}: too few regions to judge ({labelled} labelled in {districts} districts; "
-            f"{FEWEST_REGIONS} in {FEWEST_DISTRICTS} are needed)."
+            f"{FEWEST_REGIONS} in {FEWEST_DISTRICTS} are required)."
         )
-    told = {
+    finding = {
         "yes": f"images predict better than location alone {where}",
         "no": f"location alone predicts better than images {where}",
         "not significant": f"images and location alone do not differ significantly {where}",
@@ -180,12 +180,12 @@ def _sentence(
     width = ""
     if share is not None and share >= WIDE:
         width = (
-            f" A typical 90 % interval spans {_fraction(share)} the city's range: do not plan with "
-            "single regions."
+            f" A typical 90 % interval spans {_fraction(share)} the range of labels: do not rely "
+            "on single regions."
         )
     elif share is not None:
-        width = f" A typical 90 % interval spans {share:.0%} of the city's range."
-    return f"{name}: {told} ({beside}).{width}"
+        width = f" A typical 90 % interval spans {share:.0%} of the range of labels."
+    return f"{name}: {finding} ({beside}).{width}"
 
 
 def _fraction(share: float) -> str:
@@ -197,13 +197,11 @@ def _notes(estimate: Estimate, place: Place, rows: NDArray[np.int64]) -> list[st
     missing = int((estimate.folds.number >= 0).sum()) - len(rows)
     if missing:
         notes.append(
-            f"{missing} labelled regions have no held-out prediction: too few others are left once "
-            "their district and what touches it are taken away."
+            f"{missing} labelled regions have no held-out prediction: too few others remain "
+            "outside their district and the regions that touch it."
         )
     if not estimate.guaranteed:
-        notes.append(
-            "There are too few districts for a 90 % interval; the largest error seen is taken."
-        )
+        notes.append("Too few districts for a 90 % interval: the largest observed error is used.")
     try:
         x, y = place.xy[rows].T
         reach = correlation_range(x, y, estimate.indicator.y[rows])
@@ -211,9 +209,8 @@ def _notes(estimate: Estimate, place: Place, rows: NDArray[np.int64]) -> list[st
         reach = np.nan
     if place.protocol == "block" and reach > place.block_m * (1 + 1e-9):
         notes.append(
-            f"Labels resemble one another up to {reach / 1000:,.1f} km, further than a district of "
-            f"{place.block_m / 1000:,.1f} km: scores are somewhat optimistic. A larger --block_m "
-            "is stricter."
+            f"Labels are correlated up to {reach / 1000:,.1f} km, more than the district side of "
+            f"{place.block_m / 1000:,.1f} km: scores are optimistic. Use a larger --block_m."
         )
     return notes
 

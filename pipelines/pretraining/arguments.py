@@ -17,23 +17,22 @@ from ..common.command_line import argument, did_you_mean, parse_dataclasses
 from ..common.errors import InputError
 
 DESCRIPTION = """\
-Pretrain UrbanLN on image-text pairs of a city: CLIP with long text (248 tokens) and
-momentum self-distillation.
+Pretrain UrbanLN, CLIP with long text (248 tokens) and momentum self-distillation, on image-text
+pairs of cities.
 
 examples:
   python train.py --config configs/quickstart.yaml --dataset_name DIR --output_dir runs/quickstart
   accelerate launch train.py --config configs/vitb16.yaml --dataset_name DIR --output_dir runs/b16
   torchrun --nproc_per_node 8 train.py --config configs/paper.yaml --dataset_name DIR ...
 
-A recipe is a YAML file whose keys are the flags below without their dashes; flags win over it.
-The same command run again goes on where the run was stopped, to the same result.
+A recipe is a YAML file with the flags below as keys; flags override it. Rerun the command to
+resume an interrupted run, with the same result.
 """
 EPILOG = """\
-In OUTPUT_DIR: the best model by validation retrieval, ready for AutoModel.from_pretrained; last/,
-that of the last step; checkpoint-STEP/, the training state; metrics.jsonl; rejects.parquet, what
-was left out and why; training_summary.json; train_arguments.yaml, this run as a recipe.
+OUTPUT_DIR receives the best model by validation retrieval, for AutoModel.from_pretrained; last/,
+the last model; checkpoint-STEP/, training states; metrics.jsonl; rejects.parquet, rejected rows and
+reasons; training_summary.json; train_arguments.yaml, the arguments as a recipe.
 """
-
 
 PROGRAM = "python train.py"
 EXPONENT_NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
@@ -45,58 +44,57 @@ class ModelArguments:
 
     model_name_or_path: str | None = argument(
         None,
-        "Folder or Hub id of an UrbanLN model, or of any CLIP or SigLIP 2 checkpoint of a fixed "
-        "resolution, whose text positions are then stretched. Without it a model is trained from "
-        "scratch, from --config_overrides.",
+        "Folder or Hub id of an UrbanLN model, or of a CLIP or SigLIP 2 checkpoint of fixed "
+        "resolution, whose text positions are stretched. Without it, the model of "
+        "--config_overrides is trained from scratch.",
     )
     config_overrides: str | None = argument(
         None,
-        "Fields of UrbanLNConfig: a mapping in a recipe, JSON on the command line. From scratch "
-        "they describe the model.",
+        "Fields of UrbanLNConfig: a mapping in a recipe, JSON on the command line.",
     )
     position_mode: Literal["ipsi", "resize", "equation2", "midpoint", "none"] = argument(
         "ipsi",
-        "How a checkpoint's text positions are stretched; 'none' cuts texts at CLIP's 77 tokens or "
+        "How to stretch the text positions; 'none' truncates texts at CLIP's 77 tokens or "
         "SigLIP's 64.",
     )
     num_preserved_positions: int = argument(
-        20, "First text positions that stretching leaves alone."
+        20, "Number of initial text positions that stretching keeps."
     )
     position_ratio: int = argument(
-        4, "New positions for each later one: 77 become 248, 64 become 196."
+        4, "Stretching factor of the other positions: 77 become 248, 64 become 196."
     )
     freeze_preserved_positions: bool | None = argument(
-        None, "Keep the preserved positions out of training. Default: yes, but not from scratch."
+        None, "Exclude the preserved positions from training. Default: yes, unless from scratch."
     )
     distillation_weight: float | None = argument(
-        None, "mu, weight of the teacher's pseudo-targets (0: plain contrastive). Default: 0.5."
+        None, "Weight mu of the distillation loss (0: contrastive loss only). Default: 0.5."
     )
     distillation_warmup_steps: int | None = argument(
-        None, "Steps over which mu rises from 0. Default: 0, no ramp."
+        None, "Steps over which mu rises linearly from 0. Default: 0."
     )
-    momentum: float | None = argument(None, "m of the teacher's moving average. Default: 0.995.")
+    momentum: float | None = argument(None, "Momentum m of the teacher. Default: 0.995.")
     queue_size: int | None = argument(
-        None, "K, earlier teacher embeddings that serve as keys. Default: 4096."
+        None, "Number K of earlier teacher embeddings that serve as keys. Default: 4096."
     )
     contrastive_keys: Literal["teacher", "both", "student"] | None = argument(
         None,
-        "'teacher': the paper's, keys without gradient. 'both': the student's of the batch, with "
-        "gradient, and the teacher's of the queue. 'student': CLIP's own loss within the batch, "
-        "without teacher and queue (implies --distillation_weight 0 and --queue_size 0). "
-        "Default: teacher.",
+        "Keys of the contrastive loss. 'teacher' (the paper): teacher embeddings, without "
+        "gradient. 'both': student embeddings of the batch, with gradient, and teacher embeddings "
+        "of the queue. 'student': CLIP's in-batch loss without teacher and queue (implies "
+        "--distillation_weight 0 and --queue_size 0). Default: teacher.",
     )
     train_last_k_blocks: int | None = argument(
         None,
         "Train only the last k blocks of each tower, the layers after them, the projections and "
-        "the temperature. Default: everything.",
+        "the temperature. Default: all weights.",
         least=0,
     )
     lora_rank: int = argument(
         0,
-        "Train LoRA adapters of this rank alone (0: none). Published merged, and as adapter/.",
+        "Train only LoRA adapters of this rank (0: none). Saved merged and in adapter/.",
         least=0,
     )
-    lora_alpha: int = argument(16, "Scale of the LoRA adapters.")
+    lora_alpha: int = argument(16, "Alpha of the LoRA adapters.")
     lora_target_modules: list[str] = argument(
         ["q_proj", "v_proj"], "Linear layers that get LoRA adapters."
     )
@@ -107,91 +105,87 @@ class DataArguments:
     """Selection and preprocessing of image-text pairs."""
 
     dataset_name: str = argument(
-        "", "Folder or Hub id of a dataset: Parquet tables <city>-street_view, <city>-satellite."
+        "", "Folder or Hub id of a dataset with tables <city>-street_view, <city>-satellite."
     )
-    cities: list[str] | None = argument(None, "Cities to train on. Default: all of the dataset.")
+    cities: list[str] | None = argument(None, "Cities to train on. Default: all.")
     views: list[str] | None = argument(
-        None, "street_view, satellite or both. Default: those the dataset has."
+        None, "Views to train on: street_view, satellite or both. Default: all in the dataset."
     )
     split_column: Literal["split_block", "split_random", "none"] = argument(
         "none",
-        "Train on images of the regions this column calls 'train', validate on its 'validation', "
-        "leave the rest unseen. 'none': split the images by --validation_split_percentage.",
+        "Column of the regions' split: train on images of 'train', validate on 'validation', hold "
+        "out the others. 'none': split the images by --validation_split_percentage.",
     )
     validation_split_percentage: float = argument(
-        5.0, "Percentage of images for validation, where --split_column is none. 0: none."
+        5.0, "Percentage of images for validation if --split_column is none."
     )
     positives: Literal["image", "region"] = argument(
-        "image", "Which pairs are positives of one another: the same image, or the same region."
+        "image", "Pairs that are positives of one another: of the same image or the same region."
     )
     max_train_samples: int | None = argument(
-        None, "Train on a seeded choice of so many images.", least=1
+        None, "Maximum number of training images, sampled at random.", least=1
     )
     max_eval_samples: int | None = argument(
-        None, "Validate on a seeded choice of so many images.", least=2
+        None, "Maximum number of validation images, sampled at random.", least=2
     )
     caption_sampling: Literal["best", "score", "random"] = argument(
         "best",
-        "'best': the caption in the image tables. 'score': one of all kept candidates in the table "
-        "<city>-captions, drawn anew every epoch in proportion to their scores. 'random': one of "
-        "them, drawn once, each with the same chance, also for validation.",
+        "'best': the caption in the image tables. 'score': one of the kept candidates in the table "
+        "<city>-captions, sampled every epoch in proportion to their scores. 'random': one of the "
+        "candidates, sampled once and uniformly, also for validation.",
     )
     shuffle_sentences: bool = argument(
-        False, "Draw the order of a caption's sentences anew every epoch (independent sentences)."
+        False, "Shuffle the sentences of a caption every epoch (for independent sentences)."
     )
     short_caption_probability: float = argument(
         0.0,
-        "Chance that one sentence of a caption, drawn anew every epoch, replaces it; keeps "
-        "the model good at short texts such as search queries.",
+        "Probability to replace a caption by one of its sentences, sampled every epoch; improves "
+        "retrieval by short texts such as search queries.",
     )
     group_by_length: bool = argument(
-        True, "Put captions of like length in a batch, so that little is spent on padding."
+        True, "Group captions of similar length in a batch to reduce padding."
     )
     pad_to_multiple_of: int | None = argument(
-        None, "Round the length of text batches up; 8 suits the tensor cores of GPUs.", least=1
+        None, "Pad texts to a multiple of this length; 8 suits the tensor cores of GPUs.", least=1
     )
-    dataloader_num_workers: int = argument(
-        0, "Processes that decode images beside the training.", least=0
-    )
+    dataloader_num_workers: int = argument(0, "Number of data loading processes.", least=0)
 
 
 @dataclass
 class OptimizationArguments:
     """Optimization."""
 
-    per_device_train_batch_size: int = argument(32, "Pairs a process takes at a time.", least=1)
+    per_device_train_batch_size: int = argument(32, "Pairs per batch and process.", least=1)
     per_device_eval_batch_size: int = argument(
-        64, "Images or texts a process embeds at a time.", least=1
+        64, "Pairs per batch and process in validation.", least=1
     )
-    gradient_accumulation_steps: int = argument(1, "Batches to an optimizer step.", least=1)
+    gradient_accumulation_steps: int = argument(1, "Batches per optimizer step.", least=1)
     gradient_caching: bool = argument(
         False,
-        "Let the batches of an accumulation see one another's keys: the gradient is exactly that "
-        "of one large batch, in the memory of a small one.",
+        "Share keys between the batches of an accumulation: the gradient equals that of one large "
+        "batch, with the memory of a small one.",
     )
-    learning_rate: float = argument(1e-6, "Highest learning rate.", least=0)
+    learning_rate: float = argument(1e-6, "Peak learning rate.", least=0)
     weight_decay: float = argument(
-        0.01, "AdamW's, not for biases, norms, positions, class embedding and temperature.", least=0
+        0.01, "Weight decay, except of biases, norms, positions and temperature.", least=0
     )
-    adam_beta1: float = argument(0.9, "AdamW's beta1.")
-    adam_beta2: float = argument(0.999, "AdamW's beta2.")
-    adam_epsilon: float = argument(1e-8, "AdamW's epsilon.")
+    adam_beta1: float = argument(0.9, "beta1 of AdamW.")
+    adam_beta2: float = argument(0.999, "beta2 of AdamW.")
+    adam_epsilon: float = argument(1e-8, "epsilon of AdamW.")
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = argument(
-        "cosine", "How the rate falls to 0 after the warm-up."
+        "cosine", "Schedule of the learning rate after the warm-up."
     )
-    warmup_steps: int = argument(0, "Steps over which the rate rises from 0.", least=0)
-    warmup_ratio: float = argument(
-        0.0, "The same as a share of all steps, where warmup_steps is 0."
-    )
-    max_grad_norm: float = argument(
-        1.0, "Gradients are clipped to this norm (0: not at all).", least=0
-    )
-    num_train_epochs: int = argument(3, "Passes over the training images.", least=1)
+    warmup_steps: int = argument(0, "Steps of the linear warm-up.", least=0)
+    warmup_ratio: float = argument(0.0, "Warm-up as a fraction of all steps, if warmup_steps is 0.")
+    max_grad_norm: float = argument(1.0, "Maximum gradient norm (0: no clipping).", least=0)
+    num_train_epochs: int = argument(3, "Number of epochs.", least=1)
     max_train_steps: int | None = argument(
-        None, "Optimizer steps; wins over num_train_epochs.", least=1
+        None, "Number of optimizer steps; overrides num_train_epochs.", least=1
     )
-    mixed_precision: Literal["no", "bf16", "fp16"] = argument("no", "Precision of the passes.")
-    gradient_checkpointing: bool = argument(False, "Less memory for about a third more time.")
+    mixed_precision: Literal["no", "bf16", "fp16"] = argument("no", "Mixed precision.")
+    gradient_checkpointing: bool = argument(
+        False, "Recompute activations: less memory, about a third more time."
+    )
     torch_compile: bool = argument(False, "Compile the towers with torch.compile.")
 
 
@@ -199,29 +193,29 @@ class OptimizationArguments:
 class RunArguments:
     """Output, logging and checkpoints."""
 
-    output_dir: str = argument("", "Where everything is written.")
+    output_dir: str = argument("", "Output folder.")
     config: str | None = argument(
-        None, "YAML recipe with any of these flags as keys; `base` names one it builds on."
+        None, "YAML recipe with any of these flags as keys, and optionally a `base` recipe."
     )
     overwrite_output_dir: bool = argument(
-        False, "Start anew, removing the earlier run in OUTPUT_DIR, where it would go on."
+        False, "Remove an earlier run in OUTPUT_DIR instead of resuming it."
     )
     resume_from_checkpoint: str | None = argument(
         None, "A checkpoint-STEP folder. Default: the latest in OUTPUT_DIR, if any."
     )
-    seed: int = argument(0, "Of the weights, the splits and the order of the data.", least=0)
-    logging_steps: int = argument(10, "Log the mean of the losses every so many steps.", least=1)
+    seed: int = argument(0, "Seed of the weights, splits and data order.", least=0)
+    logging_steps: int = argument(10, "Steps between logs of the mean losses.", least=1)
     eval_steps: int | None = argument(
-        None, "Measure validation retrieval every so many steps. Default: once an epoch.", least=1
+        None, "Steps between measurements of validation retrieval. Default: an epoch.", least=1
     )
     checkpointing_steps: int | None = argument(
-        None, "Save the training state every so many steps. Default: once an epoch.", least=1
+        None, "Steps between checkpoints. Default: an epoch.", least=1
     )
-    save_total_limit: int = argument(2, "Training states kept; older ones are removed.", least=1)
+    save_total_limit: int = argument(2, "Number of checkpoints to keep.", least=1)
     report_to: list[str] = argument(
         ["none"], "Trackers of accelerate: tensorboard, wandb, ..., or none."
     )
-    use_cpu: bool = argument(False, "Stay on the CPU where there is an accelerator.")
+    use_cpu: bool = argument(False, "Use the CPU even if there is an accelerator.")
 
 
 @dataclass(frozen=True)
@@ -333,8 +327,8 @@ def _check(values: dict[str, Any]) -> None:
             raise InputError(f"--{name} is missing.")
     if not values["model_name_or_path"] and not values["config_overrides"]:
         raise InputError(
-            "Nothing to train: give --model_name_or_path (a checkpoint of UrbanLN, CLIP or SigLIP "
-            "2), or --config_overrides to train from scratch."
+            "Pass --model_name_or_path (a checkpoint of UrbanLN, CLIP or SigLIP 2), or "
+            "--config_overrides to train from scratch."
         )
     if not 0 <= values["validation_split_percentage"] < 100:
         raise InputError(
@@ -348,13 +342,13 @@ def _check(values: dict[str, Any]) -> None:
         for name in ("distillation_weight", "queue_size", "gradient_caching"):
             if values[name]:
                 raise InputError(
-                    f"--contrastive_keys student excludes --{name} {values[name]}: there is no "
-                    "teacher and no key beyond the batch."
+                    f"--contrastive_keys student excludes --{name} {values[name]}: it uses neither "
+                    "teacher nor queue."
                 )
     if values["contrastive_keys"] == "both" and values["gradient_caching"]:
         raise InputError(
-            "--contrastive_keys both excludes --gradient_caching: the keys of the other batches "
-            "would carry no gradient, and the result would not be that of one large batch."
+            "--contrastive_keys both excludes --gradient_caching: keys of other batches have no "
+            "gradient, so the result would differ from one large batch."
         )
     if values["lora_rank"] and values["train_last_k_blocks"] is not None:
         raise InputError("--lora_rank and --train_last_k_blocks exclude one another.")

@@ -130,7 +130,7 @@ def read_candidates(
     lengths = _lengths(table, owners, count_tokens)
     if dropped := int(((owners >= 0) & (lengths == 0)).sum()):
         logger.warning(
-            "%d kept captions are not drawn: they are empty, or hold a token of a chat template.",
+            "%d kept captions are ignored: they are empty, or contain a token of a chat template.",
             dropped,
         )
     owners[lengths == 0] = -1
@@ -139,7 +139,7 @@ def read_candidates(
         raise InputError(
             "--caption_sampling score or random: the tables "
             f"{', '.join(f'{city}-captions' for city in cities)} have no kept caption of any "
-            "image that is trained on. `--caption_sampling best` uses the images' own captions."
+            "training image. `--caption_sampling best` uses the captions of the image tables."
         )
     rows = rows[np.argsort(owners[rows], kind="stable")]
     offsets = np.searchsorted(owners[rows], np.arange(len(listing) + 1))
@@ -178,7 +178,7 @@ def _load(city: str, load_table: LoadTable) -> datasets.Dataset:
     except (FileNotFoundError, ValueError) as error:
         raise InputError(_missing(name, f"cannot be read: {error}")) from error
     if table is None:
-        raise InputError(_missing(name, "is not there, or has no rows"))
+        raise InputError(_missing(name, "is missing or has no rows"))
     if lacking := [column for column in CANDIDATE_COLUMNS if column not in table.column_names]:
         raise InputError(_missing(name, f"lacks the column(s) {', '.join(lacking)}"))
     columns = [*CANDIDATE_COLUMNS, *({VIEW_COLUMN} & set(table.column_names))]
@@ -187,8 +187,9 @@ def _load(city: str, load_table: LoadTable) -> datasets.Dataset:
 
 def _missing(name: str, what: str) -> str:
     return (
-        f"--caption_sampling draws from the table {name!r}, which {what}. "
-        "`python -m pipelines.captioning export` writes it; `--caption_sampling best` needs none."
+        f"--caption_sampling needs the table {name!r}, which {what}. "
+        "`python -m pipelines.captioning export` writes it; `--caption_sampling best` does not "
+        "need it."
     )
 
 

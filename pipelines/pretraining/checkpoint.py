@@ -89,8 +89,8 @@ def check_output_dir(output_dir: Path) -> None:
     others = [path for path in contents(output_dir) if not path.name.startswith(TEMPORARY)]
     if not output_dir.is_dir() or others:
         raise InputError(
-            f"--output_dir {output_dir} is not empty and holds no run of train.py (it has no "
-            f"{ARGUMENTS_FILE}), and files in it would be replaced: give a new folder."
+            f"--output_dir {output_dir} is not empty and contains no run of train.py (no "
+            f"{ARGUMENTS_FILE}): pass a new folder, so that no files are overwritten."
         )
 
 
@@ -192,10 +192,10 @@ def load_state(folder: Path) -> TrainingState:
     """
     path = folder / STATE_FILE
     if not path.is_file():
-        raise InputError(f"{folder} is no complete training checkpoint: it lacks {STATE_FILE}.")
+        raise InputError(f"{folder} is not a complete training checkpoint: no {STATE_FILE}.")
     if damaged := find_damage(folder):
         raise InputError(
-            f"The training checkpoint {folder} is damaged ({damaged}): name another by "
+            f"The training checkpoint {folder} is damaged ({damaged}): pass another one by "
             "--resume_from_checkpoint."
         )
     values = _read_state(folder)
@@ -250,8 +250,8 @@ def check_identity(saved: dict[str, Any], current: dict[str, Any], folder: Path)
     if differences:
         raise InputError(
             f"{folder} belongs to another run: {'; '.join(differences)}. Resume with the same "
-            "settings, start anew with --overwrite_output_dir or another --output_dir, or start "
-            "from its weights with --model_name_or_path."
+            "settings, start a new run with --overwrite_output_dir or another --output_dir, or "
+            "start from its weights with --model_name_or_path."
         )
 
 
@@ -332,9 +332,9 @@ def mend_published(output_dir: Path, best_step: int | None) -> Path | None:
     folder = checkpoint_folder(output_dir, best_step)
     if find_damage(folder):
         raise InputError(
-            f"{output_dir / damaged} of the best model (step {best_step}) is damaged or gone, and "
-            f"there is no whole {folder}. Restore one of them, delete {PUBLISHED_FILE} to do "
-            "without (the last model is in last/), or train anew with --overwrite_output_dir."
+            f"{output_dir / damaged} of the best model (step {best_step}) is damaged or missing, "
+            f"and so is {folder}. Restore one of them, delete {PUBLISHED_FILE} to continue without "
+            "it (the last model is in last/), or start a new run with --overwrite_output_dir."
         )
     return folder
 

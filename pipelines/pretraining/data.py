@@ -192,8 +192,8 @@ def _stored_splits(args: DataArguments, frame: pd.DataFrame) -> pd.Series:
             regions = read_table(args.dataset_name, str(city), "regions", columns=columns)
         except (DatasetError, KeyError, ValueError) as error:
             raise InputError(
-                f"--split_column {args.split_column}: the regions of {city!r} cannot be read with "
-                f"that column: {error}. `--split_column none` splits the images instead."
+                f"--split_column {args.split_column}: this column of the regions of {city!r} "
+                f"cannot be read: {error}. `--split_column none` splits the images instead."
             ) from error
         by_region = regions.set_index("region_id")[args.split_column]
         by_region = by_region.where(by_region.isin([TRAIN, VALIDATION]), HELD_OUT)
@@ -216,7 +216,7 @@ def _reject_rows(frame: pd.DataFrame, images: datasets.Dataset, args: DataArgume
     reason = reason.where(reason != "", None)
     faults = [
         *((code, text, frame["fault"] == code) for code, text in DROP_REASONS.items()),
-        ("unknown_region", "its region is not in the table of regions", frame["split"].isna()),
+        ("unknown_region", "region missing in the table of regions", frame["split"].isna()),
     ]
     for code, text, mask in faults:
         fresh = mask & reason.isna()
@@ -267,11 +267,11 @@ def _split(kept: pd.DataFrame, args: DataArguments, seed: int) -> np.ndarray:
     wanted = args.split_column != "none" or percentage > 0
     num_validation = int((split == VALIDATION).sum())
     if not (split == TRAIN).any():
-        raise InputError("No image is left for training: the split puts none there.")
+        raise InputError("The training split has no images.")
     if wanted and num_validation < 2:
         raise InputError(
-            f"The validation split has {num_validation} pair(s) of {len(kept)}, and retrieval "
-            "needs two at least. Raise --validation_split_percentage, or set it to 0 with "
+            f"The validation split has {num_validation} pair(s) of {len(kept)}; retrieval needs at "
+            "least two. Raise --validation_split_percentage, or set it to 0 with "
             "--split_column none to train without validation."
         )
     return split
@@ -279,11 +279,11 @@ def _split(kept: pd.DataFrame, args: DataArguments, seed: int) -> np.ndarray:
 
 def _nothing_left(args: DataArguments, rejects: pd.DataFrame, total: int) -> str:
     counts = ", ".join(f"{n} {reason}" for reason, n in Counter(rejects["reason"]).items())
-    message = f"None of the {total} rows of {args.dataset_name!r} can be used: {counts}."
+    message = f"None of the {total} rows of {args.dataset_name!r} is usable: {counts}."
     first = rejects.iloc[0]
     message += f" The first, {first['item']}: {first['detail']}."
     if (rejects["reason"] == "empty_caption").any():
-        message += " Pretraining needs captions: write them into the `caption` column first."
+        message += " Pretraining needs captions in the `caption` column."
     return message
 
 

@@ -194,8 +194,8 @@ class Pretrainer:
         self.sums = {}
         if not math.isfinite(values["loss"]):
             raise DivergedError(
-                f"The loss is {values['loss']} at step {self.state.step}. A lower --learning_rate, "
-                "a longer --warmup_steps or --mixed_precision bf16 in place of fp16 may help."
+                f"The loss is {values['loss']} at step {self.state.step}. Try a lower "
+                "--learning_rate, more --warmup_steps or --mixed_precision bf16 instead of fp16."
             )
         per_step = self.plan.global_batch_size * self.plan.accumulation
         self.log.record_losses(
@@ -337,7 +337,7 @@ class Pretrainer:
             write_json(self.output_dir / "training_summary.json", summary)
         if stopped:
             self.log.say(
-                f"Stopped by SIGTERM after step {state.step} of {self.max_steps}; the state is "
+                f"Stopped by SIGTERM after step {state.step} of {self.max_steps}; checkpoint "
                 "saved. Rerun the command to resume."
             )
         else:
@@ -355,7 +355,7 @@ class Pretrainer:
             if self.args.run.overwrite_output_dir:
                 ckpt.remove_run(self.output_dir)
             for folder in ckpt.set_damaged_aside(self.output_dir):
-                self.log.say(f"A checkpoint is damaged and set aside as {folder}.")
+                self.log.say(f"A checkpoint is damaged and was renamed to {folder}.")
         self.accelerator.wait_for_everyone()
 
     def _prepare_model(self, model: Any) -> None:
@@ -409,7 +409,7 @@ class Pretrainer:
             self.state = ckpt.load_state(folder)
             ckpt.load_weights(folder, self.student.model, self.optimizer, self.accelerator.scaler)
             self._publish()
-            self.log.say(f"The best model was damaged: published again from {folder}.")
+            self.log.say(f"The best model was damaged and is restored from {folder}.")
 
     def _announce(self) -> None:
         pairs = self.pairs.summary()
@@ -419,7 +419,7 @@ class Pretrainer:
             f"{pairs['num_held_out']} held out, {pairs['num_rejected']} rejected "
             f"{pairs['rejected'] or ''}\n"
             f"{pairs['num_truncated_captions']} captions ({pairs['truncation_rate']:.1%}) are "
-            f"longer than the model's {pairs['max_length']} tokens and are cut; the longest has "
+            f"longer than {pairs['max_length']} tokens and are truncated; the longest has "
             f"{pairs['longest_caption_tokens']}\n"
             f"{counts['num_trained_parameters']:,} of {counts['num_parameters']:,} parameters are "
             f"trained, {self.max_steps} steps of "

@@ -229,8 +229,8 @@ def _from_checkpoint(
     clashing = [field for field in ARCHITECTURE if field in overrides]
     if clashing:
         raise InputError(
-            f"--config_overrides {', '.join(clashing)}: the checkpoint {name!r} decides its "
-            "architecture. Leave these out, or leave out --model_name_or_path."
+            f"--config_overrides {', '.join(clashing)}: the checkpoint {name!r} determines the "
+            "architecture. Omit these, or omit --model_name_or_path."
         )
     try:
         model_type = UrbanLNConfig.get_config_dict(name)[0].get("model_type")
@@ -246,7 +246,7 @@ def _from_checkpoint(
         known = ", ".join((*TRAINED, *BACKBONES))
         raise InputError(
             f"--model_name_or_path {name!r} is a checkpoint of another architecture: its "
-            f"model_type is {model_type!r}, and training starts from {known}. {remedy(model_type)}"
+            f"model_type is {model_type!r}, expected one of {known}. {remedy(model_type)}"
         )
     model_class = BACKBONES[model_type]
     try:

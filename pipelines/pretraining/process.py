@@ -28,7 +28,7 @@ def make_accelerator(args: PretrainingArguments) -> Accelerator:
     trackers = [name for name in args.run.report_to if name != "none"]
     for name in trackers:
         if importlib.util.find_spec(name) is None:
-            raise InputError(f"--report_to {name}: it is not installed; pip install {name}.")
+            raise InputError(f"--report_to {name} is not installed: pip install {name}.")
     return Accelerator(
         mixed_precision=args.optimization.mixed_precision,
         cpu=args.run.use_cpu or not torch.accelerator.is_available(),

@@ -53,10 +53,10 @@ class BatchPlan:
     def __post_init__(self) -> None:
         if self.steps_per_epoch == 0:
             raise InputError(
-                f"One step takes {self.global_batch_size * self.accumulation} pairs "
+                f"A step needs {self.global_batch_size * self.accumulation} pairs "
                 f"(--per_device_train_batch_size {self.batch_size} x {self.world_size} processes x "
                 f"--gradient_accumulation_steps {self.accumulation}), but there are only "
-                f"{len(self.num_tokens)} to train on. Take smaller ones."
+                f"{len(self.num_tokens)} training pairs. Use smaller values."
             )
 
     @property

@@ -32,20 +32,20 @@ def find_tables(args: DataArguments) -> list[str]:
     if not have:
         raise InputError(
             f"--dataset_name {args.dataset_name!r} has no table <city>-street_view or "
-            f"<city>-satellite; its configs: {', '.join(configs) or 'none'}. "
-            "`python -m dataset_builders.importers --help` shows how to import images."
+            f"<city>-satellite, only: {', '.join(configs) or 'none'}. "
+            "See `python -m dataset_builders.importers --help` to import images."
         )
     cities = args.cities or sorted(have)
     for city in cities:
         if city not in have:
-            raise InputError(f"--cities: no images of {city!r}; there are: {sorted(have)}.")
+            raise InputError(f"--cities: no images of {city!r}; available: {sorted(have)}.")
     views = args.views or [view for view in VIEWS if any(view in have[city] for city in cities)]
     for view in views:
         if view not in VIEWS:
-            raise InputError(f"--views must be of {list(VIEWS)}, got {view!r}.")
+            raise InputError(f"--views must be among {list(VIEWS)}, got {view!r}.")
     tables = [config_name(city, view) for city in cities for view in views if view in have[city]]
     if not tables:
-        raise InputError(f"None of the cities {cities} has the views {views}; there are {have}.")
+        raise InputError(f"None of the cities {cities} has the views {views}; available: {have}.")
     return tables
 
 

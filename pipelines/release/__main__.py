@@ -16,7 +16,7 @@ from ..common.errors import InputError
 
 FORMATS = ("onnx", "int8", "openvino", "sentence_transformers")
 DESCRIPTION = """\
-Take in checkpoints of other projects, give out formats of other programs, describe a model.
+Convert checkpoints of other projects, export models, write model cards, and push to the Hub.
 
   python -m pipelines.release convert RemoteCLIP-ViT-B-32.pt --hidden_act gelu --output_dir DIR
   python -m pipelines.release convert longclip-B.pt --hidden_act quick_gelu --output_dir DIR
@@ -25,8 +25,7 @@ Take in checkpoints of other projects, give out formats of other programs, descr
   python -m pipelines.release push runs/quickstart/model --repo org/name --dry_run
 """
 PUSH = """\
-Push to the Hub, in one commit. Interrupted, the same command goes on; what was sent is not sent
-twice, and the Hub has all of it or nothing.
+Push to the Hub in one atomic commit. Rerun the command to resume an interrupted upload.
 
   python -m pipelines.release push MODEL --results RESULTS --repo org/name --dry_run
   python -m pipelines.release push MODEL --results RESULTS --repo org/name --tag v1
@@ -35,44 +34,44 @@ twice, and the Hub has all of it or nothing.
   python -m pipelines.release push MODEL --space NEW_FOLDER --repo org/name-demo \\
       --dataset_name DATASET --embeddings EMBEDDINGS --results RESULTS
 
-A model goes with its code, its card and its processor; checkpoints of the training stay at home. A
-dataset is a folder that `python -m dataset_builders publish` wrote. A Space is the demo, ready to
-run: also by `python app.py` in NEW_FOLDER; MODEL and DATASET may be ids of the Hub. Of NEW_FOLDER,
-files that an earlier push wrote are replaced, and no others. --dry_run writes nothing.
+A model is pushed with its code, card and processor, without training checkpoints. A dataset is the
+output of `python -m dataset_builders publish`. A Space is the demo, which also runs locally by
+`python app.py` in NEW_FOLDER; MODEL and DATASET may be Hub ids. In NEW_FOLDER, only files of an
+earlier push are replaced. --dry_run writes nothing.
 
 Log in first (`hf auth login`) or set HF_TOKEN.
 """
 CARD = """\
-Write a model's card from its run: what it was trained on, how, what captions lost, and its scores,
-never without the controls. Nothing is written by hand.
+Generate a model card from the files of a run: training data, settings, truncated captions, and
+scores with their controls.
 
   python -m pipelines.release card MODEL --results RESULTS --repo org/name
 """
 EXPORT = """\
-Write a model for other programs, and check every file against torch: OUTPUT_DIR/export.json, which
-the card shows and `push` sends where it lies in the model's own folder.
+Export a model and compare every file with torch. OUTPUT_DIR/export.json contains the deviations,
+which the model card shows. `push` includes exports in the model folder.
 
   python -m pipelines.release export MODEL --images tiles/*.jpg
   python -m pipelines.release export org/name --output_dir DIR --formats onnx int8
 
-  onnx      vision_model and text_model, any batch, any length of text
-  int8      of them, weights of 8 bits: smaller, and faster on CPUs
+  onnx      vision_model and text_model, for any batch size and text length
+  int8      the ONNX models with 8-bit weights: smaller, and faster on CPUs
   openvino  for Intel's runtime
-  sentence_transformers   a folder for SentenceTransformer(DIR), texts and images
+  sentence_transformers   a folder for SentenceTransformer(DIR), for texts and images
 
-Outputs are the projected features (for probes) and the same of unit length (for search). Needs the
+Outputs are the projected features (for probes) and L2-normalised embeddings (for search). Needs the
 extra `export`.
 """
 CONVERT = """\
 Convert weights with OpenAI's names (open_clip's ViT, RemoteCLIP, OpenAI's CLIP, Long-CLIP, and
-DGTRS-CLIP, which is published as LRSCLIP too) or FG-CLIP's folder (version 1, for long texts) to a
-folder that AutoModel and AutoProcessor load; `evaluate.py embed` and `train.py` take it too.
+DGTRS-CLIP, also published as LRSCLIP) or FG-CLIP's folder (version 1, for long texts) to a folder
+for AutoModel and AutoProcessor, `evaluate.py embed` and `train.py`.
 
-Weights with OpenAI's names do not tell their activation, and the wrong one gives a model that works
-a little worse and says nothing:
-  gelu        RemoteCLIP; open_clip's models trained on LAION, DataComp and the like
+Weights with OpenAI's names do not contain their activation, and the wrong one silently gives worse
+embeddings:
+  gelu        RemoteCLIP; open_clip's models trained on LAION or DataComp
   quick_gelu  OpenAI's weights; Long-CLIP; DGTRS-CLIP; open_clip's models named -quickgelu
-FG-CLIP's config.json tells it: leave --hidden_act out.
+FG-CLIP's config.json contains it: omit --hidden_act.
 """
 
 
@@ -102,7 +101,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--hidden_act", choices=("gelu", "quick_gelu"), help="activation; see above"
     )
     convert.add_argument(
-        "--tokenizer", help="folder or Hub id (default: CLIP's own, which needs no network)"
+        "--tokenizer", help="folder or Hub id (default: CLIP's tokenizer, available offline)"
     )
     for tower in ("vision", "text"):
         convert.add_argument(
@@ -112,38 +111,38 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         )
     export = add_command("export", "ONNX, int8, OpenVINO, sentence-transformers", EXPORT)
     export.add_argument("model_name_or_path", metavar="MODEL", help="folder or Hub id")
-    export.add_argument("--output_dir", help="default: the model's own folder")
+    export.add_argument("--output_dir", help="default: the model folder")
     export.add_argument(
-        "--formats", nargs="+", choices=FORMATS, default=FORMATS, help="all of them"
+        "--formats", nargs="+", choices=FORMATS, default=FORMATS, help="default: all"
     )
-    export.add_argument("--images", nargs="*", default=[], help="real pictures to check on")
-    card = add_command("card", "a model's card, from its run and its scores", CARD)
+    export.add_argument("--images", nargs="*", default=[], help="images to compare on")
+    card = add_command("card", "model card from a run and its scores", CARD)
     card.add_argument("run", metavar="MODEL", help="the --output_dir of train.py")
     _add_results(card)
-    card.add_argument("--repo", required=True, help="org/name, as the examples call the model")
+    card.add_argument("--repo", required=True, help="org/name of the model, for the examples")
     push = add_command("push", "a model, an adapter, a dataset or a Space to the Hub", PUSH)
     push.add_argument("run", metavar="FOLDER", help="the --output_dir of train.py; see above")
     kinds = push.add_mutually_exclusive_group()
-    kinds.add_argument("--adapter", action="store_true", help="its LoRA adapter alone")
+    kinds.add_argument("--adapter", action="store_true", help="push only the LoRA adapter")
     kinds.add_argument("--dataset", action="store_true", help="FOLDER is a published dataset")
-    kinds.add_argument("--space", metavar="NEW_FOLDER", help="write the demo there, and push it")
+    kinds.add_argument("--space", metavar="NEW_FOLDER", help="write the demo there and push it")
     _add_results(push)
-    push.add_argument("--dataset_name", help="of a Space: folder or Hub id")
-    push.add_argument("--embeddings", nargs="+", help="of a Space: tables or folders of vectors")
-    push.add_argument("--city", help="of a Space: shown first")
-    push.add_argument("--repo", required=True, help="org/name; made if need be")
-    push.add_argument("--private", action="store_true", help="of a repository that is made")
-    push.add_argument("--tag", help="name for the commit, such as v1")
-    push.add_argument("--message", help="of the commit")
+    push.add_argument("--dataset_name", help="dataset of a Space: folder or Hub id")
+    push.add_argument("--embeddings", nargs="+", help="embeddings of a Space: tables or folders")
+    push.add_argument("--city", help="city that a Space shows first")
+    push.add_argument("--repo", required=True, help="org/name; created if necessary")
+    push.add_argument("--private", action="store_true", help="create a private repository")
+    push.add_argument("--tag", help="tag of the commit, such as v1")
+    push.add_argument("--message", help="commit message")
     push.add_argument(
-        "--dry_run", "--dry-run", action="store_true", help="show the card and the files, send none"
+        "--dry_run", "--dry-run", action="store_true", help="only show the card and the files"
     )
     return parser.parse_args(argv)
 
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--results", help="the --output_dir of evaluate.py probe and report, for the card"
+        "--results", help="output folder of evaluate.py probe and report, for the card"
     )
     parser.add_argument(
         "--system", help="label of this model in the results (default: the trained one)"
@@ -201,11 +200,11 @@ def _export(args: argparse.Namespace) -> None:
     images = [Path(name) for name in args.images]
     output = args.output_dir or args.model_name_or_path
     if not args.output_dir and not Path(output).is_dir():
-        raise InputError(f"{output} is no folder here: say by --output_dir where to write.")
+        raise InputError(f"{output} is not a local folder: pass --output_dir.")
     for one in export(args.model_name_or_path, output, args.formats, images):
         print(
-            f"{one.file}: cosine {one.min_cosine:.6f} at least, difference "
-            f"{one.max_difference:.1e} at most, {one.vectors} vectors of {one.on}"
+            f"{one.file}: minimum cosine {one.min_cosine:.6f}, maximum difference "
+            f"{one.max_difference:.1e}, {one.vectors} embeddings of {one.on}"
         )
 
 

@@ -72,13 +72,11 @@ def convert_fg_clip(state: State, config: dict[str, Any]) -> UrbanLNModel:
 def _filled(model: Any, weights: State) -> Any:
     missing = sorted(set(model.state_dict()) - set(weights))
     if missing:
-        raise InputError(
-            f"{len(missing)} weights are missing, by the names of CLIPModel: {', '.join(missing)}."
-        )
+        raise InputError(f"{len(missing)} weights of CLIPModel are missing: {', '.join(missing)}.")
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
-        raise InputError(f"Weights of this checkpoint do not fit one another: {error}") from error
+        raise InputError(f"The weights of this checkpoint are inconsistent: {error}") from error
     return model.eval()
 
 
@@ -116,7 +114,7 @@ def convert_checkpoint(
         model = convert_state_dict(state, hidden_act, vision_heads, text_heads)
     elif hidden_act or vision_heads or text_heads:
         raise InputError(
-            "FG-CLIP's config.json tells its activation and heads: leave out --hidden_act, "
+            "FG-CLIP's config.json contains its activation and heads: omit --hidden_act, "
             "--vision_heads and --text_heads."
         )
     else:
@@ -127,8 +125,8 @@ def convert_checkpoint(
     entries = _load_tokenizer(tokenizer, text.max_position_embeddings)
     if len(entries) != text.vocab_size:
         raise InputError(
-            f"The tokenizer has {len(entries)} entries and the model {text.vocab_size}: give the "
-            "model's own by --tokenizer FOLDER_OR_ID."
+            f"The tokenizer has {len(entries)} entries and the model {text.vocab_size}: pass the "
+            "model's tokenizer by --tokenizer FOLDER_OR_ID."
         )
     processor_class = UrbanLNProcessor if isinstance(model, UrbanLNModel) else CLIPProcessor
     processor = processor_class(image_processor(vision.image_size), entries)

@@ -79,9 +79,11 @@ def export(
     """
     unknown = set(formats) - set(FORMATS)
     if unknown:
-        raise InputError(f"Formats are {', '.join(FORMATS)}; got {', '.join(sorted(unknown))}.")
+        raise InputError(
+            f"Formats must be among {', '.join(FORMATS)}; got {', '.join(sorted(unknown))}."
+        )
     if "int8" in formats and "onnx" not in formats:
-        raise InputError("int8 is made of the ONNX export: ask for both.")
+        raise InputError("The format int8 needs onnx: pass both.")
     files = WrittenFiles(output_dir, FILES_KIND)
     files.check([EXPORT_FILE])  # fail early
     model, processor = _load(model_name_or_path)
@@ -111,7 +113,7 @@ def _load(name: str) -> tuple[Any, Any]:
         raise InputError(f"No usable model at {name!r}: {explain(error, name) or error}") from error
     if not hasattr(model, "get_image_features"):
         raise InputError(
-            f"{name!r} is a {type(model).__name__}: only UrbanLN, CLIP and SigLIP export."
+            f"{name!r} is a {type(model).__name__}; only UrbanLN, CLIP and SigLIP can be exported."
         )
     return model.float().eval(), processor
 
@@ -297,8 +299,8 @@ def _refuse_far(checks: Sequence[Check]) -> None:
         good = one.min_cosine >= MIN_COSINE_INT8 if is_int8 else one.max_difference < MAX_DIFFERENCE
         if not good:
             raise InputError(
-                f"{one.file} is too far from the model: cosine {one.min_cosine:.4f}, difference "
-                f"{one.max_difference:.2g}. Do not publish it; leave its format out."
+                f"{one.file} deviates too much from the model: cosine {one.min_cosine:.4f}, "
+                f"difference {one.max_difference:.2g}. Omit this format."
             )
 
 

@@ -41,7 +41,7 @@ def to_long_text(state: State) -> State:
     """
     missing = [name for name in LONG_POSITIONS if name not in state]
     if missing:
-        raise InputError(f"This FG-CLIP has no {' and no '.join(missing)}: is the file whole?")
+        raise InputError(f"This FG-CLIP has no {' and no '.join(missing)}: it is incomplete.")
     not_taken = {*SHORT_TEXTS, *FINE_GRAINED_SCALES, *LONG_POSITIONS, LONG_PROJECTION}
     weights = {
         name: value.float()
@@ -51,8 +51,7 @@ def to_long_text(state: State) -> State:
     weights[f"{POSITIONS}.weight"] = merge_positions(*(state[n].float() for n in LONG_POSITIONS))
     weights["text_projection.weight"] = state[LONG_PROJECTION].float()
     logger.warning(
-        "FG-CLIP for long texts: left out %s, which short texts use, and %s of the fine-grained "
-        "losses.",
+        "FG-CLIP for long texts: ignoring %s of short texts, and %s of the fine-grained losses.",
         " and ".join(SHORT_TEXTS),
         " and ".join(FINE_GRAINED_SCALES),
     )

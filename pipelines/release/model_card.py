@@ -42,15 +42,15 @@ SHOWN_ARGUMENTS = (
 )
 RECALLS = ("image_to_text_recall_at_1", "text_to_image_recall_at_1", "chance_recall_at_1")
 LIMITS = """\
-- Vectors describe what pictures show; they are not facts about the people who live there. Not for
-  decisions on individuals, nor on neighbourhoods without review by people who know them.
-- Street views show people, plates and homes. Blur them before you publish pictures, and do not
+- Embeddings describe what images show; they are not facts about the people who live there. Do not
+  use them for decisions on individuals, nor on neighbourhoods without review by local experts.
+- Street views show people, licence plates and homes. Blur them before publishing images, and do not
   publish captions that name or count persons.
-- A score under `random` splits is interpolation: neighbours of the test regions are in training,
-  and coordinates alone may do as well. Read the `block` rows for districts that were never seen.
-- Cities differ, and so do districts: what was learnt in one may be wrong in another, the more so
-  where pictures are few or old. Indicators carry the errors of their sources.
-- Text is cut at the number of tokens stated above; a caption's end may be unseen."""
+- Scores under `random` splits measure interpolation: neighbours of the test regions are in the
+  training set, and coordinates alone may score as high. See the `block` rows for new districts.
+- Cities and districts differ: results may not transfer between them, in particular where images
+  are few or old. Indicators have the errors of their sources.
+- Text is truncated at the number of tokens stated above."""
 
 
 def write_model_card(run: Run, repo_id: str, folder: Path | None = None) -> Path:
@@ -130,7 +130,7 @@ def _eval_results(run: Run) -> Iterator[EvalResult]:
             gain = city.gain(system, protocol, view, indicator, "coordinates")
             yield EvalResult(
                 task_type="tabular-regression",
-                task_name="urban indicators from region vectors",
+                task_name="urban indicators from region embeddings",
                 dataset_type="urbanln",
                 dataset_name=f"{city.city}{said}",
                 dataset_config=f"{city.city}-regions",
@@ -162,7 +162,7 @@ def write_adapter_card(run: Path, repo_id: str, path: Path) -> None:
     missing = [name for name in ADAPTER_FILES if not (folder / name).exists()]
     if missing:
         raise InputError(
-            f"{folder} lacks {', '.join(missing)}: it is no adapter. `train.py --lora_rank 8` "
+            f"{folder} lacks {', '.join(missing)}: it is not an adapter. `train.py --lora_rank 8` "
             "trains one."
         )
     config = json.loads((folder / ADAPTER_FILES[0]).read_text(encoding="utf-8"))

@@ -97,14 +97,14 @@ def read_architecture(
     _check_kind(state)
     if hidden_act not in ("gelu", "quick_gelu"):
         raise InputError(
-            f"The weights do not tell their activation: give --hidden_act gelu or quick_gelu (see "
-            f"--help), got {hidden_act!r}."
+            f"The weights do not contain their activation: pass --hidden_act gelu or quick_gelu "
+            f"(see --help), got {hidden_act!r}."
         )
     missing = [key for key in DIMENSIONS if key not in state]
     if missing:
         raise InputError(
-            f"This is no whole CLIP with OpenAI's names: {', '.join(missing)} missing. It begins "
-            f"with {', '.join(sorted(state)[:5])}."
+            f"This is not a complete CLIP with OpenAI's names: {', '.join(missing)} missing. It "
+            f"starts with {', '.join(sorted(state)[:5])}."
         )
     for key, dimensions in DIMENSIONS.items():
         if state[key].ndim != dimensions:
@@ -115,13 +115,12 @@ def read_architecture(
     patches = state["visual.positional_embedding"].shape[0] - 1
     side = math.isqrt(patches)
     if side * side != patches:
-        raise InputError(f"The image tower has {patches} patches, which is no square.")
+        raise InputError(f"The image tower has {patches} patches, which is not a square number.")
     vocabulary, text_width = state["token_embedding.weight"].shape
     if vocabulary != CLIP_VOCABULARY:
         raise InputError(
-            f"The text tower has {vocabulary:,} tokens, where CLIP's tokenizer has "
-            f"{CLIP_VOCABULARY:,}: models of another tokenizer, such as MetaCLIP 2 worldwide, have "
-            "no counterpart in CLIPModel."
+            f"The text tower has {vocabulary:,} tokens, CLIP's tokenizer {CLIP_VOCABULARY:,}: "
+            "models with another tokenizer, such as MetaCLIP 2 worldwide, cannot be converted."
         )
     vision: dict[str, Any] = {
         "hidden_size": width,
@@ -182,7 +181,7 @@ def to_hugging_face(state: State) -> State:
     if unexpected:
         raise InputError(
             f"{len(unexpected)} weights are not of OpenAI's CLIP: {', '.join(sorted(unexpected))}."
-            " Other text towers, poolers and heads of open_clip have no counterpart in CLIPModel."
+            " CLIPModel does not support other text towers, poolers and heads of open_clip."
         )
     return renamed
 
@@ -236,18 +235,19 @@ def merge_positions(frozen: torch.Tensor, trained: torch.Tensor) -> torch.Tensor
 
 def _check_kind(state: State) -> None:
     kinds = {
-        "visual.layer1.": "a ResNet image tower (RN50 and the like), which CLIPModel has not: "
-        "take a ViT of the same family, such as ViT-B-32 or ViT-L-14",
-        "visual.trunk.": "an image tower of timm, which CLIPModel has not: take a ViT of "
-        "OpenAI's kind",
-        "text_model.head.": "of SigLIP's architecture, as FG-CLIP 2 is, which CLIPModel has not: "
-        "use its image tower frozen, by evaluate.py embed --encoder FOLDER_OR_ID (FG-CLIP 2 with "
+        "visual.layer1.": "has a ResNet image tower (such as RN50), which CLIPModel does not "
+        "support: use a ViT of the same family, such as ViT-B-32 or ViT-L-14",
+        "visual.trunk.": "has a timm image tower, which CLIPModel does not support: use one of "
+        "OpenAI's ViTs",
+        "text_model.head.": "is a SigLIP, like FG-CLIP 2, which CLIPModel does not support: use it "
+        "as frozen encoder by evaluate.py embed --encoder FOLDER_OR_ID (FG-CLIP 2 with "
         "--trust_remote_code)",
-        "vision_model.": "in Hugging Face form already: load it with AutoModel.from_pretrained",
+        "vision_model.": "is already in Hugging Face format: load it with "
+        "AutoModel.from_pretrained",
     }
     for prefix, meaning in kinds.items():
         if any(key.startswith(prefix) for key in state):
-            raise InputError(f"This checkpoint is {meaning}.")
+            raise InputError(f"This checkpoint {meaning}.")
 
 
 def _num_blocks(state: State, tower: str) -> int:
@@ -259,8 +259,8 @@ def _num_blocks(state: State, tower: str) -> int:
 def _default_heads(width: int, tower: str) -> int:
     if width % HEAD_WIDTH or width > MAX_WIDTH_OF_KNOWN_HEADS:
         raise InputError(
-            f"The {tower} tower is {width} wide, and its number of attention heads cannot be told "
-            f"from the weights: give --{tower}_heads (of open_clip: width over head_width)."
+            f"The {tower} tower has width {width}, and its number of attention heads cannot be "
+            f"inferred: pass --{tower}_heads (in open_clip: width / head_width)."
         )
     return width // HEAD_WIDTH
 

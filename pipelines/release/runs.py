@@ -72,8 +72,8 @@ def read_run(
     ]
     if missing:
         pickled = sorted(path.name for path in folder.glob("*.bin")) if folder.is_dir() else []
-        hint = f" Weights in pickle ({pickled[0]}) are not published." if pickled else ""
-        raise InputError(f"{folder} lacks {', '.join(missing)}: it is no finished model.{hint}")
+        hint = f" Pickled weights ({pickled[0]}) are not published." if pickled else ""
+        raise InputError(f"{folder} lacks {', '.join(missing)}: not a finished model.{hint}")
     arguments = read_yaml(folder / ARGUMENTS) if (folder / ARGUMENTS).exists() else {}
     summary = _read(folder / SUMMARY, json.loads)
     cities = () if results is None else read_scores(Path(results), system)

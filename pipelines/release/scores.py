@@ -110,7 +110,7 @@ class CityScores:
         """Name of a system on the card."""
         if system == self.model:
             count = self.trainings.get(system, 1)
-            return f"**{system}** (this model{f', {count} trainings' if count > 1 else ''})"
+            return f"**{system}** (this model{f', {count} training runs' if count > 1 else ''})"
         return f"{system} (control)" if system in CONTROLS or system in self.untrained else system
 
     def score(self, protocol: str, view: str, system: str, indicator: str) -> Score | None:
@@ -157,7 +157,7 @@ def read_scores(results: Path, system: str | None = None) -> tuple[CityScores, .
     files = sorted(results.glob(f"*/{ROWS}"))
     if not files:
         raise InputError(
-            f"There are no results in {results} (CITY/{ROWS}). Give the --output_dir of "
+            f"There are no results in {results} (CITY/{ROWS}). Pass the output folder of "
             "`evaluate.py probe`."
         )
     return tuple(_read_city(path.parent, system) for path in files)
@@ -222,8 +222,8 @@ def _which(
         raise InputError(f"{folder} has no system {system!r}; it has {known}.")
     if system is None and len(trained) != 1:
         raise InputError(
-            f"{folder} has {len(trained)} trained UrbanLN systems ({', '.join(trained)}): say by "
-            "--system NAME which of them is this model."
+            f"{folder} has {len(trained)} trained UrbanLN systems ({', '.join(trained)}): select "
+            "the model by --system NAME."
         )
     return system or next(iter(trained))
 
@@ -265,8 +265,8 @@ def _check_controls(found: CityScores, folder: Path) -> None:
         absent = [name for name in NEEDED if name not in systems]
         if absent:
             raise InputError(
-                f"{folder} has scores under {protocol!r} without the control {', '.join(absent)}: "
-                "a model's score is not shown without them. Run `evaluate.py probe` again."
+                f"{folder} has scores under {protocol!r} without the control {', '.join(absent)}, "
+                "which the model card requires. Rerun `evaluate.py probe`."
             )
 
 
@@ -281,7 +281,7 @@ def _check_gains(found: CityScores, folder: Path) -> None:
         if gain is None or stale:
             raise InputError(
                 f"{folder} has {'an outdated' if stale else 'no'} interval of {system!r} against "
-                f"coordinates ({indicator}, {protocol}): a score is not shown without it. Run "
+                f"coordinates ({indicator}, {protocol}), which the model card requires. Run "
                 "`evaluate.py report` on this folder first."
             )
 

@@ -30,7 +30,7 @@ from .runs import read_run
 CHECKOUT = Path(__file__).resolve().parents[2]
 CODE = ("demo", "modeling_urbanln", "dataset_builders", "pipelines", "configs")
 NOT_CODE = shutil.ignore_patterns("__pycache__", "*.pyc", "demo.json", ".*")
-APP = '''"""Starts the demo; what it shows is said in demo/demo.json."""
+APP = '''"""Start the demo with the settings of demo/demo.json."""
 
 import sys
 
@@ -122,8 +122,8 @@ def _compose(root: Path, repo_id: str, sources: SpaceSources) -> None:
     size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
     if size > MAX_BYTES:
         raise InputError(
-            f"The Space would take {size / 1e6:,.0f} MB, and {MAX_BYTES / 1e6:,.0f} are the most. "
-            "Push model and dataset to the Hub and give their ids in place of the folders."
+            f"The Space would take {size / 1e6:,.0f} MB, more than {MAX_BYTES / 1e6:,.0f}. Push "
+            "model and dataset to the Hub and pass their ids instead of the folders."
         )
 
 
@@ -181,7 +181,7 @@ def _dataset(name: str, root: Path) -> str:
         else:
             publish(name, target)
     except DatasetError as error:
-        raise InputError(f"The dataset cannot be shown: {error}") from error
+        raise InputError(f"The dataset cannot be published: {error}") from error
     return f"../{DATA}/dataset"
 
 
@@ -201,7 +201,7 @@ def _model(name: str, root: Path) -> str:
 def _check_city(city: str, root: Path) -> None:
     known = sorted(path.name for path in (root / DATA / "embeddings").iterdir())
     if city not in known:
-        raise InputError(f"There are no vectors of {city!r}, but of {', '.join(known)} (--city).")
+        raise InputError(f"No embeddings of {city!r}, only of {', '.join(known)} (--city).")
 
 
 def _embeddings(names: Sequence[str], root: Path) -> str:
@@ -215,8 +215,8 @@ def _embeddings(names: Sequence[str], root: Path) -> str:
     ]
     if not found:
         raise InputError(
-            f"There are no vectors in {', '.join(names)}: give tables of `evaluate.py embed`, or "
-            "folders of them (--embeddings)."
+            f"There are no embeddings in {', '.join(names)}: pass tables of `evaluate.py embed`, "
+            "or folders of them (--embeddings)."
         )
     for path in found:
         target = root / DATA / "embeddings" / path.parent.name / path.name
@@ -228,7 +228,7 @@ def _embeddings(names: Sequence[str], root: Path) -> str:
 def _results(results: Path, root: Path) -> str:
     cities = sorted(path.parent for path in results.glob("*/probe.json"))
     if not cities:
-        raise InputError(f"There are no results in {results}: give the folder of `probe`.")
+        raise InputError(f"There are no results in {results}: pass the output folder of `probe`.")
     for city in cities:
         target = root / DATA / "results" / city.name
         target.mkdir(parents=True)

@@ -40,7 +40,7 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         try:
             return _without_prefix(load_file(path))
         except SafetensorError as error:
-            raise InputError(f"{path} is no whole safetensors file: {error}") from error
+            raise InputError(f"{path} is not a valid safetensors file: {error}") from error
     return _without_prefix(_unwrapped(_unpickled(path), path))
 
 
@@ -55,9 +55,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{file}, which belongs to these weights, cannot be read: {error}"
-        ) from error
+        raise InputError(f"{file} of these weights cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise InputError(f"{file} holds a {type(config).__name__}, not a configuration.")
     return config
@@ -78,15 +76,14 @@ def _unpickled(path: Path) -> Any:
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
         if "TorchScript" in str(error):
             raise InputError(
-                f"{path} is a TorchScript program (OpenAI publishes CLIP so), which is code and "
-                "is not run here. The same weights are on the Hub in Hugging Face form, such as "
-                "openai/clip-vit-base-patch16; or save `torch.jit.load(file).state_dict()` as "
-                "safetensors yourself and convert that."
+                f"{path} is a TorchScript program, as published by OpenAI, which is not executed. "
+                "Use the same weights in Hugging Face format, such as "
+                "openai/clip-vit-base-patch16, or save `torch.jit.load(file).state_dict()` as "
+                "safetensors and convert that."
             ) from error
         raise InputError(
-            f"{path} does not load as plain tensors (weights_only=True): it is damaged, or holds "
-            "Python objects, which may run code and are refused. Save its state dict as "
-            "safetensors where you trust it."
+            f"{path} cannot be loaded with weights_only=True: it is damaged, or contains Python "
+            "objects, which may run code. If you trust it, save its state dict as safetensors."
         ) from error
 
 
@@ -96,14 +93,12 @@ def _unwrapped(content: Any, path: Path) -> dict[str, torch.Tensor]:
             content = content[key]
             break
     if not isinstance(content, Mapping):
-        raise InputError(
-            f"{path} holds a {type(content).__name__}, not tensors by name (a state dict)."
-        )
+        raise InputError(f"{path} contains a {type(content).__name__}, not a state dict.")
     others = sorted(str(k) for k, v in content.items() if not isinstance(v, torch.Tensor))
     if others:
         raise InputError(
-            f"{path} holds more than tensors: {', '.join(others[:5])}. Of a training checkpoint "
-            f"give the state dict, alone or under one of the keys {', '.join(WRAPPERS)}."
+            f"{path} contains other objects than tensors: {', '.join(others[:5])}. Pass the state "
+            f"dict of a training checkpoint, or store it under one of {', '.join(WRAPPERS)}."
         )
     return dict(content)
 

@@ -142,8 +142,8 @@ def test_the_folder_of_another_architecture_is_refused(tiny_clip, tmp_path, mode
     other = ELSEWHERE[model_type](tiny_clip)
     other.save_pretrained(tmp_path)
     got = rf"has model_type '{model_type}' and architectures \['{type(other).__name__}'\]"
-    remedy = "UrbanLNModel.from_pretrained" if model_type == "urbanln" else "whole CLIPModel"
-    with pytest.raises(ValueError, match=f"{got}, where 'clip' .*{remedy}"):
+    remedy = "UrbanLNModel.from_pretrained" if model_type == "urbanln" else "complete CLIPModel"
+    with pytest.raises(ValueError, match=f"{got}, expected 'clip' .*{remedy}"):
         UrbanLNModel.from_clip_pretrained(tmp_path)
 
 
@@ -178,7 +178,7 @@ def test_weights_of_positions_in_older_checkpoints_are_no_fault(tiny_clip, tmp_p
 
 
 def test_an_urbanln_model_is_not_stretched_a_second_time(tiny_config):
-    with pytest.raises(ValueError, match=r"got UrbanLNModel.*stretched already"):
+    with pytest.raises(ValueError, match=r"got UrbanLNModel.*already stretched"):
         UrbanLNModel.from_clip_pretrained(UrbanLNModel(tiny_config))
 
 
@@ -392,7 +392,7 @@ def test_wrong_inputs_are_told(model):
         model(inputs["input_ids"], None, inputs["pixel_values"][:3])
     with pytest.raises(ValueError, match="needs both `input_ids` and `pixel_values`"):
         model(inputs["input_ids"])
-    with pytest.raises(ValueError, match="go together"):
+    with pytest.raises(ValueError, match="together; got only one"):
         model(**inputs, key_offset=0)
 
 

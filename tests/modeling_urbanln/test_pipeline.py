@@ -107,7 +107,7 @@ def test_a_table_has_the_columns_of_an_embedding_table(regions, by_hand):
     assert list(table) == ["region_id", "n_street_views", "n_satellite", "street_view", "satellite"]
     close(table["satellite"][1], by_hand(1)[0])
     assert table["street_view"].isna().all()
-    with pytest.raises(ValueError, match="a row a region"):
+    with pytest.raises(ValueError, match="needs regions"):
         regions(image(0), return_type="table")
 
 
@@ -153,12 +153,12 @@ def zipped():
         (Image.new("RGB", (0, 5)), "0 x 5 pixels"),
         ("http://127.0.0.1:9/a.jpg", "Not an image: 'http://127.0.0.1:9/a.jpg'"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", "Not an image"),
-        ({"bytes": None, "path": "/etc/hostname"}, "without bytes, only a path"),
-        ({"bytes": None, "path": "http://127.0.0.1:9/a.jpg"}, "without bytes, only a path"),
-        ({"image": image(0), "region_id": "r", "heading": 0.0}, "give the whole table"),
+        ({"bytes": None, "path": "/etc/hostname"}, "a path but no bytes"),
+        ({"bytes": None, "path": "http://127.0.0.1:9/a.jpg"}, "a path but no bytes"),
+        ({"image": image(0), "region_id": "r", "heading": 0.0}, "pass the dataset"),
         (7, "an object of type int"),
-        ({}, "without an image"),
-        ({"street_view": []}, "without an image"),
+        ({}, "at least one image"),
+        ({"street_view": []}, "at least one image"),
         ({"streetview": ["a.jpg"]}, "streetview"),
         ([], "empty list"),
     ],

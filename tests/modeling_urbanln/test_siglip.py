@@ -162,24 +162,24 @@ def naflex():
 @pytest.mark.parametrize("from_folder", [False, True])
 def test_the_wrong_checkpoint_at_each_door_is_told(siglip, tiny_clip, tmp_path, from_folder):
     stretched = UrbanLNSiglipModel.from_clip_pretrained(siglip)
-    for door, wrong, remedy in (
-        (UrbanLNModel, siglip, "a whole SiglipModel, .* with UrbanLNSiglipModel"),
-        (UrbanLNModel, stretched, "stretched already: .*UrbanLNSiglipModel.from_pretrained"),
-        (UrbanLNSiglipModel, tiny_clip, "a whole CLIPModel, .* with UrbanLNModel"),
-        (UrbanLNSiglipModel, stretched, "stretched already: .*UrbanLNSiglipModel.from_pretrained"),
+    for model_class, wrong, remedy in (
+        (UrbanLNModel, siglip, "a SiglipModel, .* with UrbanLNSiglipModel"),
+        (UrbanLNModel, stretched, "already stretched: .*UrbanLNSiglipModel.from_pretrained"),
+        (UrbanLNSiglipModel, tiny_clip, "a complete CLIPModel, .* with UrbanLNModel"),
+        (UrbanLNSiglipModel, stretched, "already stretched: .*UrbanLNSiglipModel.from_pretrained"),
         (UrbanLNSiglipModel, naflex(), "NaFlex.*google/siglip2-base-patch16-224"),
     ):
         given = wrong
         if from_folder:
-            given = tmp_path / f"{door.__name__}-{type(wrong).__name__}"
+            given = tmp_path / f"{model_class.__name__}-{type(wrong).__name__}"
             wrong.save_pretrained(given)
-        needed = door.source_class.__name__
+        needed = model_class.source_class.__name__
         with pytest.raises(ValueError, match=f"{needed}.*{type(wrong).__name__}.*{remedy}"):
-            door.from_clip_pretrained(given)
+            model_class.from_clip_pretrained(given)
 
 
 def test_a_long_table_is_not_stretched_again(siglip, tiny_clip):
-    for door, source, positions in (
+    for model_class, source, positions in (
         (UrbanLNSiglipModel, siglip, 196),
         (UrbanLNModel, tiny_clip, 248),
     ):
@@ -187,10 +187,10 @@ def test_a_long_table_is_not_stretched_again(siglip, tiny_clip):
         config.text_config.max_position_embeddings = positions
         longer = type(source)(config)
         with pytest.raises(ValueError, match=rf"has {positions} text positions.*mode='none'"):
-            door.from_clip_pretrained(longer)
-        assert len(door.from_clip_pretrained(longer, mode="none").state_dict()[POSITIONS]) == (
-            positions
-        )
+            model_class.from_clip_pretrained(longer)
+        assert len(
+            model_class.from_clip_pretrained(longer, mode="none").state_dict()[POSITIONS]
+        ) == (positions)
 
 
 def test_impossible_values_are_refused_and_the_file_names_its_code(tmp_path):

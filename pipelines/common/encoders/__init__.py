@@ -34,14 +34,12 @@ class BuiltIn:
 
 BUILT_IN = {
     "efficientnet_lite0": BuiltIn(
-        "ImageNet features that need no Hub, with the extra `offline`", trained=True
+        "ImageNet features, available offline by the extra `offline`", trained=True
     ),
     "mosaiks": BuiltIn(
         "random convolutional features of image patches (Rolf et al. 2021)", trained=False
     ),
-    "colour_texture": BuiltIn(
-        "colour, gradient and texture statistics: what needs no learning", trained=False
-    ),
+    "colour_texture": BuiltIn("colour, gradient and texture statistics", trained=False),
 }
 
 
@@ -102,15 +100,15 @@ def load_encoder(
         "precision": precision,
     }
     if name == "raster":
-        raise InputError("The encoder 'raster' reads files and no images: give them by --raster.")
+        raise InputError("The encoder 'raster' reads raster files: pass them by --raster.")
     if name == "geoclip":
         raise InputError(
-            "The encoder 'geoclip' encodes the places of regions and no images: use it in "
-            "`evaluate.py embed`, or as a control by `evaluate.py probe --controls geoclip`."
+            "The encoder 'geoclip' encodes locations, not images: use it in `evaluate.py embed`, "
+            "or as a control by `evaluate.py probe --controls geoclip`."
         )
     if name in BUILT_IN:
         if random_init and not BUILT_IN[name].trained:
-            raise InputError(f"The encoder {name!r} has no trained weights: leave out random_init.")
+            raise InputError(f"The encoder {name!r} has no trained weights: omit random_init.")
         return import_module(f".{name}", __name__).load(**settings)
     from .transformers_models import load_model_encoder
 

@@ -20,8 +20,8 @@ from .weights import autocast, fingerprint
 
 PROBE = Image.new("RGB", (64, 64))
 ADVICE = (
-    "An encoder is the folder or Hub id of a vision or image-text model of the transformers "
-    f"library with its image processor, or built in: {', '.join(BUILT_IN)}."
+    "Pass the folder or Hub id of a vision or image-text model of transformers with its image "
+    f"processor, or a built-in encoder: {', '.join(BUILT_IN)}."
 )
 
 
@@ -138,7 +138,7 @@ def load_model_encoder(
         encoder = ModelEncoder(model, image_processor, title, random_init, precision)
     except Exception as error:  # models raise various types for a missing input
         said = _one_line(str(error))
-        raise InputError(f"{name!r} does not encode an image: {said}. {ADVICE}") from error
+        raise InputError(f"{name!r} cannot encode images: {said}. {ADVICE}") from error
     _check_complete(encoder, missing, name)
     return encoder
 
@@ -181,7 +181,7 @@ def _read_model(
         raise
     except Exception as error:
         said = explain(error, name) or f"{type(error).__name__}: {error}"
-        raise InputError(f"The weights of {name!r} do not load: {said}") from error
+        raise InputError(f"The weights of {name!r} cannot be loaded: {said}") from error
     missing = sorted(report["missing_keys"])
     if any(key.startswith("pooler.") for key in missing):
         model.pooler = None
@@ -220,9 +220,9 @@ def _check_complete(encoder: ModelEncoder, missing: list[str], name: str) -> Non
         gone = missing
     if gone:
         raise InputError(
-            f"{name!r} is no complete {type(encoder.model).__name__}: {len(gone)} weights of the "
-            f"image side are missing ({', '.join(gone[:3])}...). Is it the folder of a finished "
-            "model?"
+            f"{name!r} is not a complete {type(encoder.model).__name__}: {len(gone)} weights of "
+            f"the image tower are missing ({', '.join(gone[:3])}...). Pass the folder of a "
+            "finished model."
         )
 
 

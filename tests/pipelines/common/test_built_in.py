@@ -46,7 +46,7 @@ def test_a_batch_is_encoded_as_its_images_alone(name):
 
 @pytest.mark.parametrize("name", ["mosaiks", "colour_texture"])
 def test_without_trained_weights_there_is_nothing_to_initialise(name):
-    with pytest.raises(InputError, match=f"{name}.*no trained weights: leave out random_init"):
+    with pytest.raises(InputError, match=f"{name}.*no trained weights: omit random_init"):
         load_encoder(name, random_init=True)
 
 

@@ -340,7 +340,7 @@ def test_weights_no_image_passes_may_be_missing(name, tmp_path):
 def test_missing_weights_of_the_image_side_are_an_error(name, gone, tmp_path):
     model = save(FAMILIES[name], tmp_path)
     folder = without(tmp_path, model, gone)
-    with pytest.raises(InputError, match=rf"weights of the image side are missing \({gone}"):
+    with pytest.raises(InputError, match=rf"weights of the image tower are missing \({gone}"):
         load_encoder(folder)
 
 
@@ -360,14 +360,14 @@ def test_models_that_take_no_image_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"model_type bert.*vision or image-text model"):
         load_encoder(str(tmp_path))  # no image processor
     clip_processor().save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=r"BertModel, which takes input_ids, not images.*built in"):
+    with pytest.raises(InputError, match=r"BertModel, which takes input_ids, not images.*built-in"):
         load_encoder(str(tmp_path))
 
 
 def test_models_of_videos_are_refused(tmp_path):
     hf.VideoMAEModel(hf.VideoMAEConfig(**VISION, num_frames=4)).save_pretrained(tmp_path)
     clip_processor().save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="does not encode an image"):
+    with pytest.raises(InputError, match="cannot encode images"):
         load_encoder(str(tmp_path))
 
 

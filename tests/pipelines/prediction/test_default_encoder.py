@@ -42,7 +42,7 @@ def test_without_a_hub_the_encoder_of_the_wheel_is_used_and_told(hub, monkeypatc
     told = []
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert default_encoder(told.append) == "efficientnet_lite0"
-    assert "No --encoder is given" in told[0]
+    assert "No --encoder given" in told[0]
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     hub.shutdown()
     hub.server_close()

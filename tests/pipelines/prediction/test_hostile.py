@@ -120,11 +120,11 @@ WRONG = {
     ),
     "points without positions": (
         lambda t: {"labels": pd.DataFrame({"lon": ["?"], "lat": ["?"], "height": [1]})},
-        "No row of The table of labels has a position",
+        "No row of The table of labels has coordinates",
     ),
     "polygon labels for squares": (
         lambda t: {"regions": None, "region_id": None, "side_m": 500.0, "labels": t.frame},
-        "give points or a raster",
+        "Pass points or a raster",
     ),
     "names that differ in capitals": (
         lambda t: {"indicators": {"height": "m", "Height": "m"}},

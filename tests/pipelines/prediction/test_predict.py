@@ -117,8 +117,8 @@ def test_photos_outside_unreadable_or_too_large_are_counted(town, tmp_path):
     assert (table["height_status"][:3] == "no_image").all()
     assert table["height_predicted"][:3].isna().all()
     assert (table["n_images"][:3] == 0).all()
-    assert "1 images take no part: outside regions." in told
-    assert "1 images take no part: not listed." in told
+    assert "1 images are excluded: outside regions." in told
+    assert "1 images are excluded: not listed." in told
     rejects = pd.read_parquet(tmp_path / "out" / "rejects.parquet")
     assert set(rejects["reason"]) == {"outside_regions", "not_listed", "unreadable", "too_large"}
 
@@ -209,21 +209,21 @@ WRONG = {
         lambda t: {"regions": broken(t, height=np.nan)},
         "label of `height` is miss",
     ),
-    "labels constant": (lambda t: {"regions": broken(t, height=3.0)}, "is the same in all"),
-    "labels text": (lambda t: {"regions": broken(t, height="tall")}, "are no numbers"),
+    "labels constant": (lambda t: {"regions": broken(t, height=3.0)}, "is constant in all"),
+    "labels text": (lambda t: {"regions": broken(t, height="tall")}, "are not numbers"),
     "one district": (lambda t: {"block_m": 1e6}, "in 1 district"),
     "elsewhere": (
         lambda t: {"regions": t.frame.set_crs("EPSG:32617", allow_override=True)},
-        "None of 169 images lies in a region|do not lie in the regions",
+        "None of 169 images lies in a region|cannot be assigned to regions",
     ),
-    "no id": (lambda t: {"region_id": None}, "names the column.*tract"),
+    "no id": (lambda t: {"region_id": None}, "must be a column of the regions.*tract"),
     "other id": (lambda t: {"region_id": "geoid"}, "got 'geoid'.*tract"),
     "no unit": (lambda t: {"indicators": {"height": ""}}, "unit of height is missing"),
     "no indicator": (lambda t: {"indicators": {}}, "--indicator is missing"),
     "other indicator": (lambda t: {"indicators": {"heigth": "m"}}, "Did you mean 'height'"),
     "a column twice": (
         lambda t: {"indicators": {"height": "m", "height_low": "m"}},
-        "two columns height_low",
+        "duplicate columns height_low",
     ),
     "no regions": (lambda t: {"regions": None}, "one of --regions"),
     "both": (lambda t: {"side_m": 500.0}, "got 2 of them"),
@@ -231,7 +231,7 @@ WRONG = {
     "no folder": (lambda t: {"images": "none"}, "no folder of images"),
     "few labels": (
         lambda t: {"regions": broken(t, height=t.frame["height"].where(t.frame.index < 14))},
-        "16 are needed",
+        "16 are required",
     ),
     "negative and ln": (
         lambda t: {
@@ -253,10 +253,10 @@ def test_what_cannot_be_used_is_a_clear_error(town, name):
 def test_labels_that_match_no_region_name_both_ids(town, tmp_path):
     labels = tmp_path / "labels.csv"
     labels.write_text("tract,height\n1,5\n2,6\n")
-    with pytest.raises(InputError, match=r"No id of 'tract'.*1, 2 against t0000"):
+    with pytest.raises(InputError, match=r"No id of 'tract'.*1, 2 versus t0000"):
         run(town, labels=labels)
     labels.write_text("tract,height\nt0001,5\nt0001,6\n")
-    with pytest.raises(InputError, match=r"more than once.*t0001"):
+    with pytest.raises(InputError, match=r"several rows for 1 ids.*t0001"):
         run(town, labels=labels)
 
 
@@ -264,7 +264,7 @@ def test_a_dataset_brings_regions_labels_and_units(tiny_city):
     found = predict_regions(tiny_city, encoder="colour_texture", block_m=1500.0, log=silent)
     assert found.attrs["verdicts"][0]["unit"] == "people"
     assert (found["n_images"] > 0).any()
-    with pytest.raises(InputError, match="brings its own regions"):
+    with pytest.raises(InputError, match="which contains regions"):
         predict_regions(tiny_city, side_m=500, encoder="colour_texture")
     with pytest.raises(InputError, match="no indicator rent; it has population"):
         predict_regions(tiny_city, indicators=["rent"], encoder="colour_texture")

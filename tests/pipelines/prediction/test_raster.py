@@ -45,7 +45,7 @@ def test_the_command_needs_no_photos(town, embeddings, tmp_path, capsys):
     said = capsys.readouterr().err
     table = gpd.read_parquet(tmp_path / "predictions.parquet")
     assert (table["height_status"] == "no_image").sum() == SIDE
-    assert f"{SIDE} regions take no part: no data." in said
+    assert f"{SIDE} regions are excluded: no data." in said
     assert len(gpd.pd.read_parquet(tmp_path / "rejects.parquet")) == SIDE
     hidden = table["height"].isna().to_numpy() & table["height_predicted"].notna().to_numpy()
     error = np.abs(table["height_predicted"] - town.values)[hidden]
@@ -58,7 +58,7 @@ def test_the_command_needs_no_photos(town, embeddings, tmp_path, capsys):
     [
         ({"encoder": "colour_texture"}, "--encoder raster with --raster"),
         ({"rasters": ()}, "--encoder raster with --raster"),
-        ({"regions": None, "side_m": 500}, "Without images --regions"),
+        ({"regions": None, "side_m": 500}, "Without images, pass polygons by --regions"),
     ],
 )
 def test_what_does_not_go_together_is_an_error(town, embeddings, changed, said):

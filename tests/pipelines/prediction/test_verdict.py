@@ -95,7 +95,7 @@ def test_skewed_amounts_are_modelled_as_logarithms_and_others_as_they_are():
     found = {one.name: one for one in as_indicators(raw, dict.fromkeys(raw, "x"))}
     assert [found[name].transform for name in raw] == ["ln1p", *["identity"] * 4]
     assert not found["change"].is_amount
-    assert "logarithm already (by its name)" in found["log_rent"].notes[0]
+    assert "appears to be a logarithm (by its name)" in found["log_rent"].notes[0]
     assert "its largest value is 11.3" in found["population"].notes[0]
     assert not found["people"].notes
     np.testing.assert_allclose(found["people"].to_raw(found["people"].y), raw["people"])

@@ -79,7 +79,7 @@ def test_a_bad_flag_is_refused(flags, message):
 
 
 def test_a_run_needs_a_checkpoint_or_an_architecture():
-    with pytest.raises(InputError, match="Nothing to train"):
+    with pytest.raises(InputError, match="Pass --model_name_or_path"):
         parse_arguments(["--dataset_name", "d", "--output_dir", "o"])
 
 

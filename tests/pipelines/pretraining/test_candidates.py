@@ -87,7 +87,7 @@ def test_an_image_without_candidates_keeps_its_caption(tmp_path, tokenizer, proc
     made[0]["text"] = "A park.<|im_end|> What else?"
     root = write_candidates(write_dataset(tmp_path, image_rows(24)), made)
     pairs = read(root, tokenizer, validation_split_percentage=0)
-    assert next(one for one in caplog.messages if "not drawn" in one).startswith("3 kept ")
+    assert next(one for one in caplog.messages if "are ignored" in one).startswith("3 kept ")
     drawn = pairs.candidates.draw(5, 0)
     assert (drawn[:5] == -1).all()
     assert (drawn[5:] >= 0).all()
@@ -176,7 +176,7 @@ def test_what_cannot_be_drawn_from_is_refused(tmp_path, tokenizer):
     with pytest.raises(InputError, match=r"'harborview-captions', which is not there"):
         read(root, tokenizer)
     write_candidates(root, [{**row, "kept": False} for row in candidate_rows(24)])
-    with pytest.raises(InputError, match="no kept caption of any image that is trained on"):
+    with pytest.raises(InputError, match="no kept caption of any training image"):
         read(root, tokenizer)
     write_candidates(root, [{"image_id": "a", "text": "b"}])
     with pytest.raises(InputError, match=r"lacks the column\(s\) score, kept"):

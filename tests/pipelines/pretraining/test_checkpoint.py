@@ -37,7 +37,7 @@ def test_only_whole_checkpoints_are_found_latest_last(tmp_path):
     ]
     ckpt.remove_unfinished(tmp_path)
     assert not (tmp_path / ".tmp-checkpoint-12").exists()
-    with pytest.raises(InputError, match="no complete training checkpoint"):
+    with pytest.raises(InputError, match="not a complete training checkpoint"):
         ckpt.load_state(tmp_path / "checkpoint-11")
 
 
@@ -58,7 +58,7 @@ def test_a_folder_of_something_else_is_no_place_for_a_run(tiny_flags, tmp_path, 
     (out / "last").mkdir(parents=True)
     for name in ("model.safetensors", "last/chapter.txt", ".tmp-mine"):
         (out / name).write_text("mine")
-    with pytest.raises(InputError, match=r"is not empty and holds no run of train\.py"):
+    with pytest.raises(InputError, match=r"is not empty and contains no run of train\.py"):
         pretrain(parse_arguments(tiny_flags(*flags)))
     for name in ("model.safetensors", "last/chapter.txt", ".tmp-mine"):
         assert (out / name).read_text() == "mine"

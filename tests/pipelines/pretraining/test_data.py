@@ -150,7 +150,7 @@ def test_several_cities_and_views_are_read_together(tmp_path, read):
     assert len(set(by_region.sample_ids)) == 12
     with pytest.raises(InputError, match=r"no images of 'atlantis'; there are: \['harborview', "):
         read(tmp_path, cities=["atlantis"])
-    with pytest.raises(InputError, match=r"--views must be of .* got 'aerial'"):
+    with pytest.raises(InputError, match=r"--views must be among .* got 'aerial'"):
         read(tmp_path, views=["aerial"])
     with pytest.raises(InputError, match="None of the cities"):
         read(tmp_path, cities=["millbrook"], views=["satellite"])
@@ -183,7 +183,7 @@ def test_what_leaves_nothing_to_train_on_is_refused(tmp_path, read, pairs_dir):
         read(write_dataset(tmp_path / "null", rows))
     with pytest.raises(InputError, match=r"validation split has 1 pair\(s\) of 48"):
         read(pairs_dir, validation_split_percentage=2)
-    with pytest.raises(InputError, match="No image is left for training"):
+    with pytest.raises(InputError, match="The training split has no images"):
         read(
             write_dataset(tmp_path / "test", image_rows(6), splits={"region-0": "validation"}),
             split_column="split_block",

@@ -31,7 +31,7 @@ def test_an_epoch_has_whole_steps_and_no_pair_twice(
         "group_by_length": group,
     }
     if n < per_step:
-        with pytest.raises(InputError, match=f"One step takes {per_step} pairs"):
+        with pytest.raises(InputError, match=f"A step needs {per_step} pairs"):
             make_plan(n, batch_size, **settings)
         return
     plan = make_plan(n, batch_size, **settings)

@@ -367,7 +367,7 @@ def test_a_run_of_other_settings_or_data_is_refused(tiny_flags, tmp_path):
     write_dataset(dataset, image_rows(48, seed=7))
     with pytest.raises(InputError, match="another run: pairs was"):
         run(tiny_flags("--max_train_steps", "2", dataset=dataset))
-    with pytest.raises(InputError, match="no complete training checkpoint"):
+    with pytest.raises(InputError, match="not a complete training checkpoint"):
         run(tiny_flags("--resume_from_checkpoint", str(tmp_path)))
 
 

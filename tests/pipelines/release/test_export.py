@@ -127,7 +127,7 @@ def test_int8_is_smaller_where_weights_are_many(exported):
 
 
 @pytest.mark.parametrize(
-    ("formats", "message"), [(["onxx"], "Formats are"), (["int8"], "made of the ONNX export")]
+    ("formats", "message"), [(["onxx"], "Formats must be among"), (["int8"], "int8 needs onnx")]
 )
 def test_wrong_formats_are_told(tiny_model_dir, tmp_path, formats, message):
     with pytest.raises(InputError, match=message):
@@ -141,7 +141,7 @@ def test_what_is_no_model_is_told(tmp_path):
 
 def test_an_export_that_is_far_off_is_refused():
     exact = Check("onnx/text_model.onnx", 1e-2, 0.999, 3, "noise")
-    with pytest.raises(InputError, match="too far from the model"):
+    with pytest.raises(InputError, match="deviates too much from the model"):
         exporting._refuse_far([exact])
     exporting._refuse_far([Check("onnx/text_model_int8.onnx", 1e-2, 0.995, 3, "noise")])
     with pytest.raises(InputError, match="too far"):

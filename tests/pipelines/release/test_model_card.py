@@ -89,11 +89,11 @@ def card_of(folder, results=None):
 
 def test_the_card_says_what_the_files_say(folder, tmp_path):
     text = card_of(folder, write_results(tmp_path / "results")).text
-    assert "1,620 to train on, 180 to validate, 3 left out" in text
+    assert "1,620 training, 180 validation, 3 rejected" in text
     assert "18 (1.0%); the longest has 260" in text
     assert "`learning_rate` | 0.0005" in text
     assert "image to text 0.250, chance 0.010" in text
-    assert "no picture of a tested region was seen" in text
+    assert "without the test regions" in text
     assert "230 s in 1 process(es); device: cpu" in text
     table = text[text.index("| system |") : text.index("## Figures")].splitlines()
     assert table[2:] == [
@@ -101,8 +101,8 @@ def test_the_card_says_what_the_files_say(folder, tmp_path):
         "| coordinates (control) | 0.40 ± 0.14 |",
         "| random-init (control) | 0.35 ± 0.00 |",
         "| **urbanln** (this model) | 0.50 ± 0.14 |",
-        "| *less coordinates* | +0.10 [-0.04, +0.25] |",
-        "| *regions tested* | 100 |",
+        "| *minus coordinates* | +0.10 [-0.04, +0.25] |",
+        "| *test regions* | 100 |",
         "",
     ]
     assert "![lyon-block-map](figures/lyon-block-map.png)" in text
@@ -183,7 +183,7 @@ def test_trainings_are_one_row_and_variants_an_ablation(folder, tmp_path):
     ]  # fmt: skip
     results = write_results(tmp_path / "results", rows, systems=systems, gains=gains)
     text = card_of(folder, results).text
-    assert "| **u** (this model, 2 trainings) | 0.60 ± 0.14 |" in text
+    assert "| **u** (this model, 2 training runs) | 0.60 ± 0.14 |" in text
     assert "- `u-plain`: no self-distillation" in text
     assert "| u-plain | 1 | 0.20 ± 0.00 -0.40 [-0.60, -0.10] |" in text
     assert "u-plain" not in text[: text.index("## Ablation")]
@@ -217,7 +217,7 @@ def test_scores_without_their_controls_are_refused(folder, tmp_path, control):
 def test_pickled_weights_are_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     torch.save({}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(InputError, match="Weights in pickle"):
+    with pytest.raises(InputError, match="Pickled weights"):
         read_run(tmp_path)
 
 
@@ -231,4 +231,4 @@ def test_the_command_line_writes_the_card(folder, tmp_path, capsys):
     main(["card", str(folder), "--results", str(results), "--repo", "org/name"])
     assert capsys.readouterr().out.strip() == str(folder / "README.md")
     assert main(["card", str(tmp_path), "--repo", "org/name"]) == 2
-    assert "no finished model" in capsys.readouterr().err
+    assert "not a finished model" in capsys.readouterr().err

@@ -158,12 +158,12 @@ def test_a_space_is_written_again_and_what_others_put_there_stays(vectors, tmp_p
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"embeddings": ["nowhere"]}, "no vectors"),
-        ({"model": "nowhere"}, "no finished model"),
-        ({"dataset_name": "nowhere"}, "cannot be shown"),
-        ({"dataset_name": "/nowhere"}, "cannot be shown"),
+        ({"embeddings": ["nowhere"]}, "[Nn]o embeddings"),
+        ({"model": "nowhere"}, "not a finished model"),
+        ({"dataset_name": "nowhere"}, "cannot be published"),
+        ({"dataset_name": "/nowhere"}, "cannot be published"),
         ({"results": "nowhere"}, "no results"),
-        ({"city": "atlantis"}, "no vectors of 'atlantis', but of harborview"),
+        ({"city": "atlantis"}, "[Nn]o embeddings of 'atlantis', only of harborview"),
     ],
 )
 def test_what_is_missing_is_told(tiny_model_dir, tiny_city, vectors, tmp_path, changed, said):
