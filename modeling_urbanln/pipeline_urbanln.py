@@ -70,7 +70,9 @@ class UrbanRegionFeatureExtractionPipeline(ChunkPipeline):
         return_type = kwargs.get("return_type", "numpy")
         if hasattr(inputs, "column_names") or hasattr(inputs, "features"):
             return self._table_of_images(inputs, **kwargs)
-        outputs = super().__call__(self._checked(inputs), **kwargs)
+        if isinstance(inputs, list | tuple) and len(inputs) == 0:
+            raise ValueError(f"Expected at least one input, got an empty list. Pass {FORMS}.")
+        outputs = super().__call__(inputs, **kwargs)
         if return_type != "table":
             return outputs
         return columns_of([outputs] if isinstance(outputs, Mapping) else outputs)
@@ -123,11 +125,6 @@ class UrbanRegionFeatureExtractionPipeline(ChunkPipeline):
             region[COUNTS[view]] = len(mine)
             region[view] = mean if as_tensor or mean is None else mean.numpy()
         return region
-
-    def _checked(self, inputs: Any) -> Any:
-        if isinstance(inputs, list | tuple) and len(inputs) == 0:
-            raise ValueError(f"There is nothing to encode: got an empty list. Give {FORMS}.")
-        return inputs
 
     def _table_of_images(self, rows: Any, **kwargs: Any) -> dict[str, list[Any]]:
         """Average a dataset by region in memory proportional to the number of regions."""
@@ -233,13 +230,11 @@ def read_image(image: Any, timeout: float | None = None) -> Any:
         opened.load()
         return opened if opened.mode == "RGB" else opened.convert("RGB")
     except PIL.Image.DecompressionBombError as error:
-        raise ValueError(f"An image of more than {MAX_PIXELS:,} pixels is refused.") from error
+        raise ValueError(f"An image may have at most {MAX_PIXELS:,} pixels: {error}.") from error
     except MemoryError:
         raise
     except Exception as error:  # decoders raise various types on corrupt data
-        if "is refused" in str(error):
-            raise
-        raise ValueError(f"Not an image: {_said(image)} ({error}). Give {FORMS}.") from error
+        raise ValueError(f"Not an image: {_said(image)} ({error}). Pass {FORMS}.") from error
 
 
 def _open(source: Any) -> Any:
@@ -267,9 +262,7 @@ def _check_size(image: Any) -> None:
     if width == 0 or height == 0:
         raise ValueError(f"{width} x {height} pixels")
     if width * height > MAX_PIXELS:
-        raise ValueError(
-            f"An image of {width} x {height} pixels is refused: {MAX_PIXELS:,} is the most."
-        )
+        raise PIL.Image.DecompressionBombError(f"got {width} x {height}")
 
 
 def _said(image: Any) -> str:

@@ -1,12 +1,12 @@
 """Batches of token ids and pixel values; images are decoded on demand."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from dataset_builders.images import decode_image, stored_bytes
 from modeling_urbanln import UrbanLNProcessor, clean_text
@@ -151,26 +151,13 @@ def batch_loader(
     """
     return DataLoader(
         batches,
-        sampler=_Plan(plan),
+        sampler=plan,
         batch_size=None,
-        collate_fn=_as_is,
         num_workers=num_workers,
         pin_memory=pin_memory,
         # a separate generator, so that starting workers does not advance the checkpointed state
         generator=torch.Generator(),
     )
-
-
-class _Plan(Sampler):
-    def __init__(self, plan: Iterable[BatchIndices]):
-        self.plan = plan
-
-    def __iter__(self) -> Iterator[BatchIndices]:
-        return iter(self.plan)
-
-
-def _as_is(batch: Any) -> Any:
-    return batch
 
 
 __all__ = ["PairBatches", "batch_loader", "shorten", "shuffle_sentences", "tokenize"]

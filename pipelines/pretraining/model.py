@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +108,7 @@ def train_last_blocks(model: UrbanLNForPreTraining, k: int) -> None:
             )
     model.requires_grad_(False)
     trained: list[nn.Module] = [
-        *(layer for tower in towers for layer in _last(tower.encoder.layers, k)),
+        *(tower.encoder.layers[len(tower.encoder.layers) - k :] for tower in towers),
         model.text_model.final_layer_norm,
         model.vision_model.post_layernorm,
         *(module for name, module in model.named_modules() if name in PROJECTIONS),
@@ -275,10 +274,6 @@ def _stretched(
 def _positions(model: UrbanLNModel) -> int:
     text_config: Any = model.config.text_config
     return text_config.max_position_embeddings
-
-
-def _last(layers: nn.ModuleList, k: int) -> Iterator[nn.Module]:
-    return iter(layers[len(layers) - k :])
 
 
 def _check_fields(overrides: dict[str, Any]) -> None:

@@ -167,7 +167,10 @@ def to_hugging_face(state: State) -> State:
     Raises:
         InputError: If names are unexpected; the message lists them.
     """
-    state = _merge_long_positions(state)
+    state = dict(state)
+    if RESIDUAL_POSITIONS in state:
+        trained = state.pop(RESIDUAL_POSITIONS)
+        state["positional_embedding"] = merge_positions(state["positional_embedding"], trained)
     renamed: State = {}
     unexpected = []
     for key, value in state.items():
@@ -205,14 +208,6 @@ def _rename(key: str, value: torch.Tensor) -> State | None:
     if name not in IN_BLOCK or kind not in ("weight", "bias"):
         return None
     return {f"{block}{IN_BLOCK[name]}.{kind}": value}
-
-
-def _merge_long_positions(state: State) -> State:
-    if RESIDUAL_POSITIONS not in state:
-        return state
-    state = dict(state)
-    trained = state.pop(RESIDUAL_POSITIONS)
-    return state | {"positional_embedding": merge_positions(state["positional_embedding"], trained)}
 
 
 def merge_positions(frozen: torch.Tensor, trained: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """Metadata of a training run, read from its files."""
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,40 +74,30 @@ def read_run(
         hint = f" Pickled weights ({pickled[0]}) are not published." if pickled else ""
         raise InputError(f"{folder} lacks {', '.join(missing)}: not a finished model.{hint}")
     arguments = read_yaml(folder / ARGUMENTS) if (folder / ARGUMENTS).exists() else {}
-    summary = _read(folder / SUMMARY, json.loads)
+    summary = _read(folder / SUMMARY, {})
     cities = () if results is None else read_scores(Path(results), system)
     figures = [] if results is None else sorted((Path(results) / FIGURES).glob("*.png"))
     return Run(
         folder,
         summary,
         arguments,
-        _read(folder / "config.json", json.loads),
+        _read(folder / "config.json", {}),
         _last_retrieval(folder / METRICS),
         _dataset(summary.get("dataset_name")),
         cities,
-        _exports(folder / EXPORTS),
+        tuple(_read(folder / EXPORTS, [])),
         tuple(figures),
     )
 
 
-def _read(path: Path, parse: Any) -> dict[str, Any]:
-    return dict(parse(path.read_text(encoding="utf-8"))) if path.exists() else {}
-
-
-def _exports(path: Path) -> tuple[dict[str, Any], ...]:
-    return tuple(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else ()
-
-
-def _lines(path: Path) -> Iterable[dict[str, Any]]:
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            yield json.loads(line)
+def _read(path: Path, default: Any) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
 
 
 def _last_retrieval(path: Path) -> dict[str, float]:
     found: dict[str, float] = {}
-    for line in _lines(path):
-        recalls = {name: value for name, value in line.items() if "recall" in name}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        recalls = {name: value for name, value in json.loads(line).items() if "recall" in name}
         found = recalls or found
     return found
 

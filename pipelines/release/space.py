@@ -239,7 +239,7 @@ def _results(results: Path, root: Path) -> str:
 
 
 def _write_card(root: Path, repo_id: str, version: str, shown: dict[str, Any]) -> None:
-    title = repo_id.split("/")[-1]
+    title, synthetic = repo_id.split("/")[-1], _synthetic(root)
     data = SpaceCardData(
         title=title,
         sdk="gradio",
@@ -252,10 +252,9 @@ def _write_card(root: Path, repo_id: str, version: str, shown: dict[str, Any]) -
         colorTo="gray",
         models=[name for name in [shown["model_name_or_path"]] if is_hub_id(name)] or None,
         datasets=[name for name in [shown["dataset_name"]] if is_hub_id(name)] or None,
-        tags=["urban", "geospatial", "urbanln", *["synthetic"] * _synthetic(root)],
+        tags=["urban", "geospatial", "urbanln", *["synthetic"] * synthetic],
     )
     template = str(TEMPLATES / "space_card.md.j2")
-    synthetic = _synthetic(root)
     card = SpaceCard.from_template(data, template, name=title, gradio=version, synthetic=synthetic)
     card.save(root / CARD_FILE)
 

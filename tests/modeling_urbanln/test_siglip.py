@@ -160,7 +160,7 @@ def naflex():
 
 
 @pytest.mark.parametrize("from_folder", [False, True])
-def test_the_wrong_checkpoint_at_each_door_is_told(siglip, tiny_clip, tmp_path, from_folder):
+def test_a_checkpoint_of_another_architecture_is_refused(siglip, tiny_clip, tmp_path, from_folder):
     stretched = UrbanLNSiglipModel.from_clip_pretrained(siglip)
     for model_class, wrong, remedy in (
         (UrbanLNModel, siglip, "a SiglipModel, .* with UrbanLNSiglipModel"),

@@ -63,9 +63,12 @@ def test_an_exploding_interval_is_not_estimable():
 
 @pytest.mark.parametrize(
     ("half_width", "words"),
-    [(0.2, "spans 13% of the city's range"), (0.9, "spans half the city's range: do not plan")],
+    [
+        (0.2, "spans 13% of the range of labels"),
+        (0.9, "spans half the range of labels: do not rely"),
+    ],
 )
-def test_wide_intervals_are_told_against_the_citys_range(half_width, words):
+def test_wide_intervals_are_compared_with_the_range_of_labels(half_width, words):
     verdict = judge(*make(half_width=half_width))
     assert words in verdict.sentence
 
