@@ -161,7 +161,6 @@ def run(argv: Sequence[str]) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Report all invalid values in one error."""
     from pipelines.common.errors import InputError
 
     wrong = []
@@ -187,8 +186,6 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """ArgumentParser that raises InputError."""
-
     def error(self, message: str) -> Any:
         from pipelines.common.errors import InputError
 

@@ -188,7 +188,6 @@ def _place(photos: Photos, regions: gpd.GeoDataFrame) -> NDArray[np.int64]:
 
 
 def _source(photos: Photos, rows: NDArray[np.int64], names: NDArray[np.str_]) -> Source:
-    """Stream of the photos, grouped by region."""
     placed = np.flatnonzero(rows >= 0)
     placed = placed[np.argsort(rows[placed], kind="stable")]
     files = photos.frame["file"].to_numpy(object)[placed]

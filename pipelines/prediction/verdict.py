@@ -140,7 +140,6 @@ def _scores(
 def _coverage_and_width(
     estimate: Estimate, rows: NDArray[np.int64]
 ) -> tuple[float | None, float | None]:
-    """Empirical coverage, and median width relative to the range of labels."""
     low, high = raw_interval(estimate)
     off = np.abs(estimate.value[rows] - estimate.indicator.y[rows])
     known = np.isfinite(estimate.half_width[rows])

@@ -230,7 +230,6 @@ def _column(table: datasets.Dataset, name: str, type: pa.DataType) -> pa.Chunked
 
 
 def _cumulative(scores: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Cumulative probabilities within each pair, `(M,)`."""
     counts = np.diff(offsets)
     owner = np.repeat(np.arange(len(counts)), counts)
     known = np.isfinite(scores)

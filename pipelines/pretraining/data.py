@@ -250,7 +250,6 @@ def _sample_ids(kept: pd.DataFrame, positives: str) -> np.ndarray:
 
 
 def _split(kept: pd.DataFrame, args: DataArguments, seed: int) -> np.ndarray:
-    """Assign TRAIN, VALIDATION or HELD_OUT to each row."""
     split = kept["split"].to_numpy(dtype=object, copy=True)
     rng = np.random.default_rng((seed, 0))
     percentage = args.validation_split_percentage

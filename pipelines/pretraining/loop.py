@@ -210,7 +210,6 @@ class Pretrainer:
         )
 
     def _evaluate(self) -> None:
-        """Measure retrieval, and publish the model if it is the best so far."""
         metrics, best = self._validate(), self.state.best_metric
         improved = best is None or metrics["mean_recall"] > best
         self.log.record_retrieval({**self._position(), **metrics}, improved)
@@ -229,7 +228,6 @@ class Pretrainer:
         )
 
     def _batches(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Batches of this process, from the current step."""
         args = self.args
         batches = PairBatches(
             self.pairs,
@@ -300,7 +298,6 @@ class Pretrainer:
         accelerator.wait_for_everyone()
 
     def _write_inputs(self) -> None:
-        """Write the arguments as a recipe, and the tables of used and rejected pairs."""
         if not self.accelerator.is_main_process:
             return
         given = {name: value for name, value in self.args.to_dict().items() if value is not None}
@@ -404,7 +401,6 @@ class Pretrainer:
         self.accelerator.wait_for_everyone()
 
     def _publish_again(self, best: int | None) -> None:
-        """Publish a damaged best model again from its checkpoint."""
         if folder := ckpt.mend_published(self.output_dir, best):
             self.state = ckpt.load_state(folder)
             ckpt.load_weights(folder, self.student.model, self.optimizer, self.accelerator.scaler)

@@ -107,7 +107,6 @@ def _load_rows(dataset_name: str, table: str) -> datasets.Dataset | None:
 
 
 def _check_ids(loaded: datasets.Dataset, table: str, where: str) -> None:
-    """Raise an error for duplicate ids."""
     columns = key_columns(parse_config_name(table)[1], loaded.column_names)
     if not columns:
         return

@@ -162,7 +162,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_name(repo_id: str | None) -> None:
-    """Validate the repository id before any other work."""
     if repo_id is None:
         return
     try:

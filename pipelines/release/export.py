@@ -283,7 +283,6 @@ def _export_sentence_transformers(model: Any, processor: Any, output: Path) -> C
 
 
 def _plain(model: Any) -> Any:
-    """The model as a CLIP or SigLIP of transformers."""
     plain_class = getattr(model, "source_class", type(model))
     names = ("text_config", "vision_config", "projection_dim")
     fields = {name: value for name, value in model.config.to_dict().items() if name in names}

@@ -245,7 +245,6 @@ def _rows(folder: Path, summary: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _read_gains(path: Path) -> dict[tuple[str, str, str, str], list[Gain]]:
-    """Differences between the probes shown on the card."""
     gains: dict[tuple[str, str, str, str], list[Gain]] = defaultdict(list)
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     for one in found:

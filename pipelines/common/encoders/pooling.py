@@ -46,7 +46,6 @@ def pooled(model: Any, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor
 
 
 def _one_each(features: Any) -> torch.Tensor:
-    """Average over tokens or the feature map."""
     if isinstance(features, list | tuple):  # number of tokens varies per image
         return torch.cat([_one_each(one[None]) for one in features])
     if features.ndim == 4:  # (B, D, height, width)
