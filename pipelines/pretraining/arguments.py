@@ -167,7 +167,9 @@ class OptimizationArguments:
     )
     learning_rate: float = argument(1e-6, "Peak learning rate.", least=0)
     weight_decay: float = argument(
-        0.01, "Weight decay, except of biases, norms, positions and temperature.", least=0
+        0.01,
+        "Weight decay, except of biases, norms, position and class embeddings, and temperature.",
+        least=0,
     )
     adam_beta1: float = argument(0.9, "beta1 of AdamW.")
     adam_beta2: float = argument(0.999, "beta2 of AdamW.")
