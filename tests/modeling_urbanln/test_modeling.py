@@ -162,7 +162,7 @@ def test_a_checkpoint_that_would_leave_weights_at_random_is_refused(
     weights = {**load_file(tmp_path / "model.safetensors"), key: value}
     weights = {name: values for name, values in weights.items() if values is not None}
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=f"do not make a complete CLIPModel {message}"):
+    with pytest.raises(ValueError, match=f"are not those of a complete CLIPModel {message}"):
         UrbanLNModel.from_clip_pretrained(tmp_path)
 
 

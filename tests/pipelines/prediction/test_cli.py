@@ -61,7 +61,7 @@ def test_a_killed_run_resumes_and_ends_in_the_same_files(town, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--unit", "m", "EUR"], "1 indicators and 2 units are given"),
+        (["--unit", "m", "EUR"], "got 1 indicators and 2 units"),
         (
             ["--side_m", "-5", "--batch_size", "0"],
             "--side_m must be above 0, got -5.0; --batch_size",

@@ -50,11 +50,11 @@ def test_rows_of_labels_that_belong_to_no_region_are_counted(town, tmp_path):
     assert np.isnan([found[f"t{k:04d}"] for k in range(7)]).all()
     assert notes == [
         "2 rows of labels have no 'tract'.",
-        "5 of 167 rows of labels name no region, such as x0, x1, x2.",
+        "5 of 167 rows of labels match no region, such as x0, x1, x2.",
     ]
     listing = pd.read_csv(town.photos / "photos.csv").assign(height=town.values)
     listing.loc[:2, "lat"] += 3
-    assert read(town, labels=listing)[1] == ["3 of 169 points of labels lie in no region."]
+    assert read(town, labels=listing)[1] == ["3 of 169 labelled points lie in no region."]
 
 
 @pytest.mark.parametrize("name", ["regions.geoparquet", "regions.PARQUET"])
@@ -116,7 +116,7 @@ WRONG = {
         lambda t: {
             "regions": t.frame.assign(height=pd.date_range("2020", periods=len(t.frame))),
         },
-        "'height' holds datetime64",
+        "'height' has dtype datetime64",
     ),
     "points without positions": (
         lambda t: {"labels": pd.DataFrame({"lon": ["?"], "lat": ["?"], "height": [1]})},
@@ -128,10 +128,13 @@ WRONG = {
     ),
     "names that differ in capitals": (
         lambda t: {"indicators": {"height": "m", "Height": "m"}},
-        "two columns height",
+        "duplicate columns height",
     ),
-    "a name that GeoPackage keeps": (lambda t: {"indicators": {"FID": "m"}}, "two columns FID"),
-    "a city without a dataset": (lambda t: {"city": "bern"}, "--city bern names a city of a data"),
+    "a name that GeoPackage keeps": (
+        lambda t: {"indicators": {"FID": "m"}},
+        "duplicate columns FID",
+    ),
+    "a city without a dataset": (lambda t: {"city": "bern"}, "--city bern is for data"),
     "a protocol that is none": (lambda t: {"protocol": "blocks"}, "block, random, got 'blocks'"),
     "other choices": (
         lambda t: {"aggregate": "median", "transform": "log", "block_m": -5.0, "seed": -1},

@@ -207,7 +207,7 @@ WRONG = {
     "invalid": (lambda t: {"regions": invalid(t)}, "not valid"),
     "labels missing": (
         lambda t: {"regions": broken(t, height=np.nan)},
-        "label of `height` is miss",
+        "labels of `height` are missing",
     ),
     "labels constant": (lambda t: {"regions": broken(t, height=3.0)}, "is constant in all"),
     "labels text": (lambda t: {"regions": broken(t, height="tall")}, "are not numbers"),

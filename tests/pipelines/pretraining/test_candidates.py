@@ -173,7 +173,7 @@ def test_several_cities_draw_from_their_own_tables(tmp_path, tokenizer):
 
 def test_what_cannot_be_drawn_from_is_refused(tmp_path, tokenizer):
     root = write_dataset(tmp_path / "a", image_rows(24))
-    with pytest.raises(InputError, match=r"'harborview-captions', which is not there"):
+    with pytest.raises(InputError, match=r"'harborview-captions', which is missing or has no rows"):
         read(root, tokenizer)
     write_candidates(root, [{**row, "kept": False} for row in candidate_rows(24)])
     with pytest.raises(InputError, match="no kept caption of any training image"):

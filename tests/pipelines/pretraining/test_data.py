@@ -116,7 +116,7 @@ def test_stored_splits_decide_which_regions_are_seen(tmp_path, read):
         "held_out": {"region-2", "region-3"},
     }
     assert (pairs.rejects["reason"] == "unknown_region").sum() == 8  # region-4 is in no table
-    with pytest.raises(InputError, match=r"--split_column split_random: the regions .* cannot"):
+    with pytest.raises(InputError, match=r"--split_column split_random: this column .* cannot"):
         read(root, split_column="split_random")
 
 

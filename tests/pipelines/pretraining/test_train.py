@@ -398,7 +398,7 @@ def test_the_command_line_says_what_is_wrong_in_one_line(tiny_flags, capsys):
     errors = [line for line in lines if line.startswith("train.py: error: ")]
     assert len(errors) == 2
     assert "Did you mean 'learning_rate'?" in errors[0]
-    assert "One step takes 80 pairs" in errors[1]
+    assert "A step needs 80 pairs" in errors[1]
     assert "there are only 38" in errors[1]
 
 

@@ -210,7 +210,7 @@ def test_fg_clip_that_cannot_be_converted_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"omit --hidden_act"):
         convert_checkpoint(fg, out, hidden_act="gelu")
     (fg / "config.json").unlink()
-    with pytest.raises(InputError, match=r"config\.json, which belongs to these weights"):
+    with pytest.raises(InputError, match=r"config\.json of these weights cannot be read"):
         convert_checkpoint(fg / "model.safetensors", out)
     (fg / "model.safetensors").unlink()
     with pytest.raises(InputError, match=r"no model\.safetensors or pytorch_model\.bin"):
@@ -278,7 +278,7 @@ def test_missing_and_unexpected_weights_are_listed():
     incomplete = {
         k: v for k, v in state.items() if k not in ("ln_final.bias", "visual.ln_pre.bias")
     }
-    with pytest.raises(InputError, match=r"2 weights are missing.*final_layer_norm\.bias"):
+    with pytest.raises(InputError, match=r"2 weights of CLIPModel are missing.*layer_norm\.bias"):
         convert_state_dict(incomplete, "gelu")
     with pytest.raises(InputError, match=r"2 weights are not.*logit_bias, visual\.attn_pool"):
         convert_state_dict(
@@ -306,7 +306,7 @@ def test_resnet_tower_is_refused():
 
 def test_number_of_heads_is_asked_for_where_the_width_does_not_tell():
     theirs = open_clip_model(quick_gelu=False, width=160, head_width=80)
-    with pytest.raises(InputError, match=r"vision tower is 160 wide.*--vision_heads"):
+    with pytest.raises(InputError, match=r"vision tower has width 160.*--vision_heads"):
         convert_state_dict(theirs.state_dict(), "gelu")
     with pytest.raises(InputError, match="3 heads do not divide the vision tower's width of 160"):
         convert_state_dict(theirs.state_dict(), "gelu", vision_heads=3)
@@ -326,7 +326,7 @@ class Hidden:
 def test_files_that_are_no_plain_tensors_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {}, "payload": Hidden()}, "code.pt")
-    with pytest.raises(InputError, match="refused"):
+    with pytest.raises(InputError, match="may run code"):
         read_state_dict("code.pt")
     assert not Path("ran").exists()
 
@@ -341,10 +341,10 @@ def test_files_that_are_no_plain_tensors_are_refused(tmp_path, monkeypatch):
             read_state_dict(name)
 
     torch.save([torch.zeros(1)], "list.pt")
-    with pytest.raises(InputError, match="holds a list"):
+    with pytest.raises(InputError, match="contains a list"):
         read_state_dict("list.pt")
     torch.save({"optimizer": {"lr": 1.0}, "w": torch.zeros(1)}, "training.pt")
-    with pytest.raises(InputError, match="more than tensors: optimizer"):
+    with pytest.raises(InputError, match="other objects than tensors: optimizer"):
         read_state_dict("training.pt")
     with pytest.raises(InputError, match=r"no weight file absent\.pt"):
         read_state_dict("absent.pt")
@@ -353,7 +353,7 @@ def test_files_that_are_no_plain_tensors_are_refused(tmp_path, monkeypatch):
 def test_a_model_of_another_tokenizer_is_refused():
     state = open_clip_model(quick_gelu=False).state_dict()
     state["token_embedding.weight"] = torch.zeros(901_629, 1).expand(-1, 64)
-    with pytest.raises(InputError, match="901,629 tokens, where CLIP's tokenizer has 49,408"):
+    with pytest.raises(InputError, match="901,629 tokens, CLIP's tokenizer 49,408"):
         convert_state_dict(state, "gelu")
 
 
