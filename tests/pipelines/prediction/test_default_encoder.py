@@ -55,4 +55,4 @@ def test_any_model_folder_is_an_encoder(town, tiny_model_dir):
         town.photos, town.tracts, "tract", {"height": "m"}, str(tiny_model_dir), log=told.append
     )
     assert found["height_predicted"].notna().all()
-    assert any(line.startswith("Encoder: ") and "16 numbers" in line for line in told)
+    assert any(line.startswith("Encoder: ") and "16 dimensions" in line for line in told)

@@ -148,7 +148,7 @@ def test_several_cities_and_views_are_read_together(tmp_path, read):
     assert len(read(tmp_path, views=["satellite"]).rows) == 8
     by_region = read(tmp_path, positives="region")
     assert len(set(by_region.sample_ids)) == 12
-    with pytest.raises(InputError, match=r"no images of 'atlantis'; there are: \['harborview', "):
+    with pytest.raises(InputError, match=r"no images of 'atlantis'; available: \['harborview', "):
         read(tmp_path, cities=["atlantis"])
     with pytest.raises(InputError, match=r"--views must be among .* got 'aerial'"):
         read(tmp_path, views=["aerial"])

@@ -173,7 +173,7 @@ def test_a_checkpoint_decides_its_architecture(clip_dir):
     args = ModelArguments(
         model_name_or_path=str(clip_dir), config_overrides='{"projection_dim": 8}'
     )
-    with pytest.raises(InputError, match=r"projection_dim: the checkpoint .* decides"):
+    with pytest.raises(InputError, match=r"projection_dim: the checkpoint .* determines"):
         build_model(args)
 
 

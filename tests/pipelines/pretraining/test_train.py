@@ -387,7 +387,7 @@ def test_the_recipe_left_behind_repeats_the_run(tiny_flags, tmp_path):
 def test_trackers_get_the_metrics_and_unknown_ones_are_refused(tiny_flags, tmp_path):
     run(tiny_flags("--max_train_steps", "2", "--report_to", "tensorboard"))
     assert list((tmp_path / "out" / "logs").rglob("events.out.tfevents.*"))
-    with pytest.raises(InputError, match=r"--report_to nosuchtracker: .* not"):
+    with pytest.raises(InputError, match=r"--report_to nosuchtracker is not"):
         run(tiny_flags("--report_to", "nosuchtracker"))
 
 
