@@ -1,7 +1,9 @@
 import dataclasses
+import shutil
 
 import pytest
 import yaml
+from datasets import load_dataset
 from huggingface_hub import DatasetCard
 
 from dataset_builders.card import write_card
@@ -44,6 +46,16 @@ def test_the_code_of_the_card_runs(tmp_path):
     exec(code.replace('split="train")', f'split="train", cache_dir="{tmp_path}/c")'), names)
     assert len(names["images"]) == 8
     assert len(names["regions"]) == 5
+
+
+def test_load_dataset_does_not_take_one_folder_for_another(tmp_path):
+    """Its cache identifies a local folder by its name and the configs of its card."""
+    for folder, count in (("a", 3), ("b", 2), ("a", 4)):
+        shutil.rmtree(tmp_path / folder, ignore_errors=True)
+        root = build(tmp_path / folder / "dataset", count)
+        cache = str(tmp_path / "cache")
+        rows = load_dataset(str(root), "gotham-street_view", split="train", cache_dir=cache)
+        assert len(rows) == count + 5
 
 
 def test_simulated_data_are_called_synthetic_everywhere(tmp_path):

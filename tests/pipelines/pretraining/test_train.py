@@ -326,10 +326,13 @@ def test_compiled_towers_take_the_same_steps(tiny_flags, tmp_path):
     assert all(torch.allclose(plain[k], compiled[k], atol=2e-3) for k in plain)
 
 
-def test_two_processes_train_as_one(tiny_flags, tmp_path):
+@pytest.mark.parametrize("kind", ["clip", pytest.param("siglip", marks=pytest.mark.slow)])
+def test_two_processes_train_as_one(kind, tiny_siglip_dir, tiny_flags, tmp_path):
     """Equal global batches: 2 x 4 pairs in two processes, 8 in one."""
-    run(tiny_flags(output_dir=tmp_path / "one"))
-    flags = tiny_flags("--per_device_train_batch_size", "4", output_dir=tmp_path / "two")
+    start = ["--model_name_or_path", str(tiny_siglip_dir), "--config_overrides", "{}"]
+    start = start if kind == "siglip" else []
+    run(tiny_flags(*start, output_dir=tmp_path / "one"))
+    flags = tiny_flags(*start, "--per_device_train_batch_size", "4", output_dir=tmp_path / "two")
     run_two(tmp_path, "train", *flags)
     one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
     assert len(one) == len(two)
