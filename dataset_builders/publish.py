@@ -135,7 +135,15 @@ def publish(
     return published
 
 
-def push(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
+def push(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    tag: str | None = None,
+    message: str = "Upload the dataset",
+    dry_run: bool = False,
+) -> str | None:
     """Push a published dataset in one commit; files already on the Hub are not sent again.
 
     Shards and figures of an earlier push of these cities are deleted in the same commit, since the
@@ -145,9 +153,12 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
         folder: Folder written by [`publish`].
         repo_id: "org/name"; created if missing. The token is that of `hf auth login` or HF_TOKEN.
         private: Visibility of a new repository.
+        tag: Tag of the commit.
+        message: Commit message.
+        dry_run: Check the licences without uploading.
 
     Returns:
-        URL of the repository.
+        URL of the repository; None for a dry run.
 
     Raises:
         DatasetError: The folder did not pass the licence gate, or the Hub rejects the upload; the
@@ -156,6 +167,8 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     check_gate(folder)
+    if dry_run:
+        return None
     root, api = Path(folder), HfApi()
     card = (root / CARD_FILE).read_text(encoding="utf-8")
     card = card.replace(PLACEHOLDER, f'name = "{repo_id}"')
@@ -169,9 +182,9 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
             for name in names
         ]
         operations += [CommitOperationDelete(name) for name in gone]
-        api.create_commit(
-            repo_id, operations, repo_type="dataset", commit_message="Upload the dataset"
-        )
+        api.create_commit(repo_id, operations, repo_type="dataset", commit_message=message)
+        if tag is not None:
+            api.create_tag(repo_id, tag=tag, repo_type="dataset", exist_ok=True)
     except Exception as error:
         if (said := explain(error, repo_id)) is None:
             raise

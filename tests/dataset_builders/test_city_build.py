@@ -54,6 +54,7 @@ def _content(dataset):
             frame = frame.drop(columns="fetched_at")
         tables[path.relative_to(dataset).as_posix()] = frame
     files = {name: (dataset / name).read_bytes() for name in ("README.md", "rejects.parquet")}
+    files["README.md"] = re.sub(rb"contents [0-9a-f]{16}", b"", files["README.md"])
     return tables, files
 
 
@@ -172,7 +173,7 @@ def test_faults_are_retried_listed_and_asked_for_again(built, write, provider, t
     report = quick_build(recipe, tmp_path / "run")
     said = describe(recipe, tmp_path / "run")
     assert re.search("demo: 1 invalid, 1 missing, .* ok", said)
-    assert "1 invalid: text/html in place of" in said
+    assert "1 invalid: text/html instead of" in said
     assert report.rejects["invalid"] >= 1
     assert provider.asked[tiles[0]] == provider.asked[tiles[1]] == provider.asked[tiles[4]] == 2
     assert retry_failed(recipe, tmp_path / "run") == 1
@@ -284,7 +285,7 @@ def test_a_person_is_asked_and_the_answer_counts(monkeypatch, answer, agreed):
         (["--max_cost", "nan"], "amount of money"),
         (["--max_cost", "-1"], "amount of money"),
         (["--max_cost", "ten"], "amount of money"),
-        (["--limit", "0"], "whole number"),
+        (["--limit", "0"], "positive integer"),
     ],
 )
 def test_flags_that_cannot_be_are_told(tmp_path, capsys, flags, message):

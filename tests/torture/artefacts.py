@@ -17,8 +17,9 @@ STATE = re.compile(
 """Internal files of a run: locks, downloads, queues, checkpoints and damaged files set aside."""
 MOMENTS = re.compile(
     r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d(\.\d+)?)?|\b\d+([.,]\d+)? ?(s|seconds|ms|minutes)\b"
-    r"|127\.0\.0\.1:\d+"
+    r"|127\.0\.0\.1:\d+|\bcontents [0-9a-f]{16}"
 )
+"""Times, durations and ports in texts, and a card's checksums of tables with such values."""
 
 
 def files(folder: Path) -> list[Path]:

@@ -105,7 +105,10 @@ WRONG = {
         "has no geometry",
     ),
     "labels of a strange type": (lambda t: {"labels": {"t0000": 5}}, "got a dict"),
-    "images of a strange type": (lambda t: {"images": ["a.jpg"]}, "a folder or a frame, got a l"),
+    "images of a strange type": (
+        lambda t: {"images": ["a.jpg"]},
+        "a folder or a data frame, got a l",
+    ),
     "two columns of longitudes": (
         lambda t: {
             "images": pd.DataFrame([["a", 1.0, 2.0, 3.0]], columns=["file", "lon", "lat", "lon"])

@@ -202,7 +202,7 @@ def invalid(town):
 
 WRONG = {
     "no crs": (lambda t: {"regions": t.frame.set_crs(None, allow_override=True)}, "no CRS"),
-    "ids repeat": (lambda t: {"regions": broken(t, tract="same")}, "an id that another has"),
+    "ids repeat": (lambda t: {"regions": broken(t, tract="same")}, "duplicate ids"),
     "overlap": (lambda t: {"regions": overlapping(t)}, "overlap"),
     "invalid": (lambda t: {"regions": invalid(t)}, "not valid"),
     "labels missing": (

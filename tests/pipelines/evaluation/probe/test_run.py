@@ -253,7 +253,7 @@ def test_regions_without_coordinates_have_no_blocks_and_no_coordinate_control(
     assert "coordinates" not in {row.system for row in rows}
     summary = json.loads((tmp_path / "probe.json").read_text())
     assert summary["without_coordinates"] == summary["regions"]["compared"]
-    assert any("place of every region" in item["reason"] for item in summary["skipped"])
+    assert any("coordinates of all regions" in item["reason"] for item in summary["skipped"])
 
 
 def test_inconsistent_tables_raise(city, tables, tmp_path):
