@@ -107,7 +107,7 @@ WRONG = {
     "labels of a strange type": (lambda t: {"labels": {"t0000": 5}}, "got a dict"),
     "images of a strange type": (
         lambda t: {"images": ["a.jpg"]},
-        "a folder or a data frame, got a l",
+        "or a data frame, got a l",
     ),
     "two columns of longitudes": (
         lambda t: {
