@@ -79,7 +79,6 @@ def server_process(latency_s: float, pipe: Connection) -> None:
 
 
 def resident_mb() -> float:
-    """Current resident memory of this process (Linux)."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES / 2**20
 
 
@@ -175,7 +174,6 @@ def busy(turns: int = 3) -> None:
 
 
 def memory(count: int = 6000) -> None:
-    """Resident memory after the first thousand requests and after the last."""
     _, resident = run(ask_many, count, 32, 0.01)
     print(
         f"resident memory: {resident[0]:.1f} MB after 1,000 requests, {resident[-1]:.1f} MB after "
@@ -184,7 +182,6 @@ def memory(count: int = 6000) -> None:
 
 
 def main() -> None:
-    """Run the named benchmarks, or all."""
     parts = {"busy": busy, "memory": memory}
     for part in [parts[name] for name in sys.argv[1:]] or parts.values():
         part()

@@ -20,7 +20,6 @@ MODELS = ("synthetic-amber", "synthetic-cedar")
 
 
 def peak_mb(city: Path, output: Path, images: int) -> float:
-    """Peak resident memory in MB of a run on this number of images of one view."""
     recipe = {
         "dataset_name": str(city),
         "output_dir": str(output),
@@ -48,7 +47,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def main() -> None:
-    """Compare the peak memory of two runs."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.captioning_memory",
         description=__doc__,

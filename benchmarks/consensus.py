@@ -176,7 +176,6 @@ def with_new_relations(pool: list[ParsedCaption], rng: random.Random) -> list[Pa
 
 
 def clocks() -> NDArray[np.float64]:
-    """Wall time and CPU time."""
     return np.array([time.perf_counter(), time.process_time()])
 
 
@@ -288,7 +287,6 @@ def forget_synonyms() -> None:
 
 
 def main() -> None:
-    """Run the named benchmark, or all."""
     torch.set_num_threads(1)
     parts: dict[str, Callable[[], None]] = {"cold": cold, "warm": warm, "matching": matching}
     for part in [parts[sys.argv[1]]] if sys.argv[1:] else parts.values():

@@ -50,7 +50,6 @@ FIRST_CONTENT = "return performance.getEntriesByName('first-contentful-paint')[0
 
 
 def main() -> None:
-    """Open the pages, click on regions, print milliseconds."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -94,7 +93,6 @@ def click(driver: Any, count: int) -> list[float]:
 
 
 def empty_page() -> Any:
-    """A Gradio page with one line of text."""
     import gradio as gr
 
     with gr.Blocks(analytics_enabled=False) as app:
@@ -103,13 +101,11 @@ def empty_page() -> Any:
 
 
 def served(app: Any) -> str:
-    """Launch an app and return its address."""
     return str(app.launch(prevent_thread_lock=True, quiet=True, **launch_options())[1])
 
 
 @contextmanager
 def browser() -> Iterator[Any]:
-    """A headless Chromium with an empty profile."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 

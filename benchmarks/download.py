@@ -95,7 +95,6 @@ def measure(rate: float, seconds: float) -> tuple[float, int]:
 
 
 async def fetch(url: str, count: int, limit: Limit, folder: str) -> int:
-    """Download `count` items and return the number of successes."""
     store = Store(folder)
     items = (Item(f"demo/{n}", f"{url}/{n}") for n in range(count))
     try:
@@ -107,7 +106,6 @@ async def fetch(url: str, count: int, limit: Limit, folder: str) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print one line per rate."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rates", type=float, nargs="+", default=[10.0, 50.0, 200.0])
     parser.add_argument("--seconds", type=float, default=10.0, help="duration of a measurement")

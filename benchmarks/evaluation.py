@@ -77,7 +77,6 @@ def source(num_images: int, num_regions: int, pictures: list[bytes]) -> Source:
 
 
 def stream(encoder: ModelEncoder, images: Source, settings: EmbedSettings) -> float:
-    """Seconds of a complete embedding run."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         embed(encoder, images, Path(folder), "bench", settings, log=lambda text: None)
@@ -132,7 +131,6 @@ def peak_memory(num_images: int) -> None:
 
 
 def memory() -> None:
-    """Peak memory of embedding 1,000 and 10,000 images."""
     peaks = []
     for num_images in (1_000, 10_000):
         command = [sys.executable, "-m", "benchmarks.evaluation", "peak_memory", str(num_images)]
@@ -300,7 +298,6 @@ def sklearn_in_a_loop(
 
 
 def main() -> None:
-    """Run the named benchmark, or all."""
     name, *rest = sys.argv[1:] or [""]
     parts: dict[str, Callable[..., None]] = {
         part.__name__: part for part in (throughput, memory, probing, city)

@@ -59,14 +59,12 @@ def raster(path: Path, pixels: int = 1200) -> Path:
 
 
 def seconds_of(function: Callable[..., Any], *args: Any, **options: Any) -> tuple[float, Any]:
-    """Wall time of a call, and its result."""
     start = time.perf_counter()
     result = function(*args, **options)
     return time.perf_counter() - start, result
 
 
 def peak_mb() -> float:
-    """Peak memory of this process in MB."""
     # not getrusage, whose value in a child starts at that of its parent
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
@@ -206,14 +204,12 @@ def build_city(count: str, folder: str) -> None:
 
 
 def child(*args: str) -> dict[str, Any]:
-    """Run a part in its own process and return its JSON output."""
     command = [sys.executable, "-m", "benchmarks.geography", *args]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def squares() -> None:
-    """Time and peak memory of a grid of a million squares."""
     done = child("make_squares")
     print(
         f"{done['count']:,} squares: {done['seconds']:.1f} s, peak memory {done['peak_mb']:.0f} MB "
@@ -222,7 +218,6 @@ def squares() -> None:
 
 
 def plan() -> None:
-    """Time and peak memory of planning a million regions, before any tile is downloaded."""
     with tempfile.TemporaryDirectory() as folder:
         done = child("plan_city", folder)
     print(
@@ -232,7 +227,6 @@ def plan() -> None:
 
 
 def memory() -> None:
-    """Peak memory of zonal statistics of 10,000 and 100,000 regions."""
     with tempfile.TemporaryDirectory() as folder:
         path = raster(Path(folder) / "people.tif")
         few, many = (child("sum_regions", str(count), str(path)) for count in (10_000, 100_000))
@@ -245,7 +239,6 @@ def memory() -> None:
 
 
 def build_memory() -> None:
-    """Peak memory of builds of 10,000 and 100,000 regions without images."""
     with tempfile.TemporaryDirectory() as folder:
         raster(Path(folder) / "people.tif")
         few, many = (child("build_city", str(count), folder) for count in (10_000, 100_000))
@@ -257,7 +250,6 @@ def build_memory() -> None:
 
 
 def main() -> None:
-    """Run the named benchmark, or all."""
     name, *rest = sys.argv[1:] or [""]
     children = (make_squares, sum_regions, plan_city, build_city)
     parts: dict[str, Callable[[], None]] = {

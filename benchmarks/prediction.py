@@ -16,7 +16,6 @@ import pipelines.prediction.predict as module
 
 
 def main() -> None:
-    """Measure one prediction without existing outputs."""
     photos, regions, region_id, indicator, *encoder = sys.argv[1:]
     spent: dict[str, float] = {}
     for name in ("embed", "estimate"):

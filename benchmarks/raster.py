@@ -105,7 +105,6 @@ def means(cells: int, path: str) -> None:
 
 
 def memory() -> None:
-    """Peak memory of region means for two raster sizes."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for cells in (2048, 4096):
@@ -121,7 +120,6 @@ def memory() -> None:
 
 
 def main() -> None:
-    """Run the named benchmark, or both."""
     name, *rest = sys.argv[1:] or [""]
     if name == "means":
         means(int(rest[0]), rest[1])

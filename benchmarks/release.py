@@ -36,7 +36,6 @@ VIEWS_A_REGION = 3
 
 
 def main() -> None:
-    """Run the benchmark named on the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -58,7 +57,6 @@ def main() -> None:
 
 
 def save_model(folder: Path, small: bool) -> Path:
-    """Save a randomly initialised model and its processor."""
     torch.manual_seed(0)
     fields: dict[str, Any] = {"vision_config": BASE}
     if small:
@@ -165,7 +163,6 @@ def int8(folder: Path, output: Path, pictures: Path, count: int, repeats: int) -
 
 
 def unit(vectors: Any) -> Any:
-    """L2-normalise rows."""
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 

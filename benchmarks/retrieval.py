@@ -29,7 +29,6 @@ TOP = 10
 
 
 def main() -> None:
-    """Run the named benchmark, or both."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -71,7 +70,6 @@ def search(folder: Path, num_keys: int, dim: int, repeats: int) -> None:
 
 
 def write_vectors(path: Path, count: int, dim: int) -> None:
-    """Write random unit vectors to a file in chunks."""
     rng = np.random.default_rng(0)
     vectors = open_memmap(path, mode="w+", dtype=np.float32, shape=(count, dim))
     for start in range(0, count, WRITTEN_AT_ONCE):
@@ -104,7 +102,6 @@ def recall(num_pairs: int, dim: int) -> None:
 
 
 def seconds(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Duration of a call, by default in wall time."""
     start = clock()
     work()
     return clock() - start

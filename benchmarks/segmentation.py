@@ -32,7 +32,6 @@ Truth = NDArray[np.uint8]
 
 
 def camvid_scenes(folder: Path) -> Iterator[tuple[Image.Image, Truth]]:
-    """Upright images and their class masks `(H, W)`, ordered by name."""
     for path in sorted((folder / "images").glob("*.jpg")):
         truth = np.asarray(Image.open(folder / "masks" / f"{path.stem}.png"))
         yield decode_image(path), truth
@@ -44,7 +43,6 @@ def purity(truth: Truth, box: Box) -> float:
 
 
 def random_box(box: Box, shape: tuple[int, int], rng: np.random.Generator) -> Box:
-    """Box of the same size at a random position."""
     top = rng.integers(0, shape[0] - box.height + 1)
     left = rng.integers(0, shape[1] - box.width + 1)
     return Box(int(top), int(left), box.height, box.width)
@@ -113,7 +111,6 @@ def _check_disjoint(boxes: Iterable[Box], shape: tuple[int, int]) -> None:
 
 
 def main() -> None:
-    """Run the benchmark on a CamVid folder."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path, help="CamVid's images/*.jpg and masks/*.png")
     benchmark_camvid(parser.parse_args().folder)

@@ -62,7 +62,6 @@ def make_model(architecture: dict) -> Any:
 
 
 def make_captions(count: int, shortest: int, longest: int, seed: int = 0) -> list[str]:
-    """Random captions with a uniform number of words from `shortest` to `longest`."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(shortest, longest + 1, count)
     words = WORDS.split()

@@ -77,7 +77,7 @@ class Candidates:
 
     @cached_property
     def _struck(self) -> Counter[str]:
-        """Phrases struck out of each image's candidates."""
+        """Number of removed phrases by image id, for the first images."""
         found: Counter[str] = Counter()
         if self._table is None:
             return found
@@ -164,7 +164,6 @@ def _with_chosen(rows: list[Row], shown: Picture | None) -> list[Row]:
 
 
 def _shown(row: Row) -> dict[str, Any]:
-    """Values of a candidate for the template."""
     text = str(row.get("text") or "")
     return {
         "model": row.get("model") or "unknown model",

@@ -122,7 +122,6 @@ def _html(
 
 
 def _compared(city: ShownCity, view: str, vectors: Mapping[str, Floats]) -> dict[str, Any]:
-    """Estimates and similar regions."""
     shown = city.views[view]
     parts = [vectors[name][None] for name in ORDER if name in vectors]
     similar = side_by_side(parts)[0] if len(parts) == 2 else parts[0][0]

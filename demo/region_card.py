@@ -141,7 +141,6 @@ def _facts(city: ShownCity, row: int) -> list[str]:
 
 
 def _pictures(city: ShownCity, region_id: str) -> tuple[list[Picture], dict[str, int]]:
-    """Images to show, and the number of further images per view."""
     found, hidden = [], {}
     for view, pictures in city.pictures.items():
         limit = STREET_VIEWS_SHOWN if view == "street_view" else 1
@@ -155,7 +154,6 @@ def _pictures(city: ShownCity, region_id: str) -> tuple[list[Picture], dict[str,
 
 
 def _similar(cities: Cities, city: ShownCity, view: str, row: int) -> dict[str, list[Any]]:
-    """Buttons of similar regions in this city ("here") and in others ("elsewhere")."""
     vector = city.view(view).similar[row]
     if not np.isfinite(vector).all():
         return {"here": [], "elsewhere": []}

@@ -219,7 +219,6 @@ def _probe(dataset: Path, city: str, output: Path, model: str | None, seeds: int
 
 
 def _command(name: str, *arguments: Path, **options: object) -> None:
-    """Run a command of the project in a subprocess."""
     words = [*name.split(), *map(str, arguments)]
     for option, value in options.items():
         words += [f"--{option}", str(value)]

@@ -340,7 +340,6 @@ def cells(text: str) -> pd.DataFrame:
 def _table(
     title: str, heads: Sequence[str], cells: Mapping[tuple[str, ...], Mapping[str, str]]
 ) -> str:
-    """Markdown table with a row per key and a column per indicator."""
     names = list(dict.fromkeys(name for row in cells.values() for name in row))
     lines = [[*heads, *names], ["---"] * (len(heads) + len(names))]
     lines += [[*key, *(row.get(name, "–") for name in names)] for key, row in cells.items()]

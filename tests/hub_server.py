@@ -67,7 +67,6 @@ class HubServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def environment(self, home: Any) -> dict[str, str]:
-        """Environment variables of a client."""
         return {
             "HF_ENDPOINT": self.url,
             "HF_TOKEN": self.token,
@@ -78,7 +77,6 @@ class HubServer(ThreadingHTTPServer):
         }
 
     def files(self, key: str, revision: str = "main") -> dict[str, bytes]:
-        """Files of a repository."""
         found = self.repos[key].resolve(revision)
         assert found is not None
         return found[1]

@@ -56,7 +56,6 @@ def start_python(
 def run_python(
     *arguments: object, cwd: Path = ROOT, **environment: object
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python ARGUMENTS` and wait for its end."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "said"
         process = start_python(*arguments, output=output, cwd=cwd, **environment)

@@ -123,7 +123,6 @@ class LoopbackServer:
                 connection.shutdown(socket.SHUT_RDWR)
 
     def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Response:
-        """Record a request and return its response."""
         if method == "GET":
             self.probes += 1
             return Response(body=b'{"object": "list", "data": []}')

@@ -76,7 +76,6 @@ def title_of(name: str) -> str:
 
 
 def _number(value: float, digits: int = 2) -> str:
-    """Format with a typographic minus, without negative zeros."""
     text = f"{value:.{digits}f}"
     return text.replace("-", "\N{MINUS SIGN}") if float(text) else text.lstrip("-")
 

@@ -109,7 +109,6 @@ def _score(
     store: Store,
     scratch: Path,
 ) -> list[Row]:
-    """Rows of a system on a task; missing rows are computed and stored."""
     if isinstance(system, Control):
         probe, vectors = system.probe, ""
     else:

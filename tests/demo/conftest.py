@@ -89,7 +89,6 @@ def cities(settings, towers):
 
 @pytest.fixture(scope="session")
 def address(settings) -> Iterator[str]:
-    """Address of the served page."""
     from demo.app import build_app, launch_options
 
     app = build_app(settings)

@@ -37,7 +37,6 @@ def text_of(driver, selector: str) -> str:
 
 
 def problems(driver) -> list[str]:
-    """Errors on the browser console."""
     return [one["message"] for one in driver.get_log("browser") if one["level"] == "SEVERE"]
 
 
@@ -60,7 +59,6 @@ def on_map(driver):
 
 
 def click_region(driver, number: int) -> str:
-    """Click on a region and wait for its card."""
     driver.execute_script(
         "document.querySelectorAll('.regions path')[arguments[0]]"
         ".dispatchEvent(new MouseEvent('click', {bubbles: true}))",
@@ -288,7 +286,6 @@ def test_your_images_opens_on_an_example(driver):
 
 
 def drop(driver, where: str, files: list[str]) -> None:
-    """Replace the files of an upload field."""
     open_tab(driver, "Your images")
     wait(driver, "document.querySelector('#describe')")
     driver.execute_script(
@@ -305,7 +302,6 @@ def drop(driver, where: str, files: list[str]) -> None:
 
 
 def describe(driver) -> str:
-    """Press the button and wait for a new result."""
     driver.execute_script("const old = document.querySelector('#own-results .own,"
                           " #own-results > * .notice'); if (old) old.dataset.old = 1")  # fmt: skip
     driver.find_element("id", "describe").click()

@@ -107,7 +107,6 @@ def damaged(draw: Callable, whole: bytes) -> bytes:
 
 
 def nested(depth: int) -> list:
-    """List nested to a depth."""
     value: list = []
     for _ in range(depth):
         value = [value]

@@ -68,7 +68,6 @@ def raster(folder):
 
 
 def read_all(path, door):
-    """Read a file of polygons as boundary, regions and points."""
     knock(door, lambda: read_boundary(path))
     found = knock(door, lambda: read_regions(path, "id", None))
     if found is not None:

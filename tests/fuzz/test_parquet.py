@@ -83,7 +83,6 @@ VALUES = (
 
 @st.composite
 def columns(draw):
-    """Column with two rows."""
     one = draw(VALUES)
     try:
         return pa.array([one, one if draw(st.booleans()) else None])

@@ -73,7 +73,6 @@ class Steps:
             time.sleep(0.02)
 
     def jump(self) -> None:
-        """Set the clock of this process."""
         seconds = self.spec["seconds"]
         time.time = lambda: _time() + seconds
         time.time_ns = lambda: _time_ns() + round(seconds * 1e9)

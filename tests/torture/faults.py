@@ -91,7 +91,7 @@ def plan(number: int, names: list[str], seed: int) -> list[Fault]:
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[bool]:
-    """A file system of its own in memory, where this user may mount one."""
+    """Mount an in-memory file system at a folder if possible; yields whether it is mounted."""
     folder.mkdir(parents=True)
     mounted = _mount("-t", "tmpfs", "torture", str(folder))
     try:
@@ -148,7 +148,6 @@ class Torture:
         return seconds
 
     def suffer(self, fault: Fault) -> Outcome:
-        """Inject a fault and rerun the command."""
         folder = self.work / f"{fault.number:04d}"
         _unmount(folder)  # left by an interrupted run
         shutil.rmtree(folder, ignore_errors=True)

@@ -37,7 +37,6 @@ def write_raster(path: Path, bands: np.ndarray, origin, cell=CELL, **more) -> Pa
 
 
 def write_task(data: Path, task_id: str, bands: np.ndarray, **meta) -> Path:
-    """Write a task folder."""
     folder = data / "labels" / task_id
     origin = ORIGINS[task_id.split(".")[0]]
     write_raster(folder / "labels.tif", bands, origin, nodata=-9999)
