@@ -226,7 +226,7 @@ class Store:
             "HAVING count(*) > ?)",
             (len(prefix), prefix, len(prefix), prefix, more_than),
             status="placeholder",
-            detail="the same image as many others",
+            detail="identical to many other images",
         )
 
     def _change(self, where: str, values: Sequence[Any], **changes: Any) -> int:

@@ -123,6 +123,8 @@ def _missing_controls(city: CityResults, rows: pd.DataFrame) -> Iterable[str]:
     """Note on controls that need an encoder: untrained encoder and frozen CLIP."""
     systems = city.summary["systems"]
     metadata = [systems[label] for label in rows["label"].unique() if label in systems]
+    if not metadata:  # embeddings combined with others
+        return
     missing = []
     if not any(map(is_untrained, metadata)):
         missing.append("an untrained encoder")
