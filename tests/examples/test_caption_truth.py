@@ -89,6 +89,7 @@ def images(city_with_truth, truth: Truth, tmp_path_factory):
     return judged_images(candidates_of(recipe), partial(Truth.__getitem__, truth))
 
 
+@pytest.mark.slow
 def test_refinement_halves_what_is_made_up_and_loses_little(images):
     assert {view: len(groups) for view, groups in images.items()} == {
         "street_view": 3,
@@ -102,6 +103,7 @@ def test_refinement_halves_what_is_made_up_and_loses_little(images):
     assert found.net_loss.value < 0.05
 
 
+@pytest.mark.slow
 def test_consensus_chooses_better_than_chance(images):
     found = {one.name: one for one in choices([i for groups in images.values() for i in groups])}
     assert found["random choice"].gain.value > 0
@@ -109,6 +111,7 @@ def test_consensus_chooses_better_than_chance(images):
     assert found["oracle"].f1 >= found["consensus"].f1
 
 
+@pytest.mark.slow
 def test_report_says_that_everything_is_simulated(images):
     text = report(images, 0.03, 0.2, 0.5)
     assert "*simulated* detector: miss rate 0.03, false alarm rate 0.2" in text

@@ -67,7 +67,9 @@ def test_auto_classes_know_a_saved_folder(tiny_model_dir):
     assert AutoImageProcessor.from_pretrained(tiny_model_dir).size == {"height": 30, "width": 30}
 
 
-@pytest.mark.parametrize("folder", ["tiny_model_dir", "tiny_siglip_model_dir"])
+@pytest.mark.parametrize(
+    "folder", ["tiny_model_dir", pytest.param("tiny_siglip_model_dir", marks=pytest.mark.slow)]
+)
 def test_a_saved_folder_works_where_the_package_is_unknown(folder, tmp_path, request):
     tiny_model_dir = request.getfixturevalue(folder)
     image = Image.new("RGB", (64, 48), "green")

@@ -186,6 +186,7 @@ def test_clipping_bounds_the_gradient_and_zero_does_not_clip(accelerator, tiny_c
         assert seen["norm"] == pytest.approx(limit or before, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_step_of_one(tiny_config, tmp_path):
     make_model(tiny_config).save_pretrained(tmp_path / "model")
     batches = [make_batch(8, seed=seed) for seed in range(two_processes.NUM_BATCHES)]
