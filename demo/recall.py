@@ -25,6 +25,7 @@ FLOOR = 0.05
 """Quantile of the best similarities of caption sentences that is taken as the floor."""
 AMONG = 12
 EXAMPLES = 4
+MOST_OVERLAP = 0.5  # of the words of two examples
 SENTENCES = 200
 SHORT, LONG = 15, 90  # characters of an example
 SIDE = 512  # pixels; images are resized before they are kept for encoding
@@ -142,13 +143,21 @@ def _ranks(
 def _examples(
     owners: dict[str, int], ranks: NDArray[np.int64], matches: NDArray[np.bool_]
 ) -> tuple[str, ...]:
-    """Sentences that retrieve the region of their image, best first, one per image."""
+    """Dissimilar sentences that retrieve the region of their image, best first, one per image."""
     sentences = list(owners)
     found: dict[int, str] = {}
     for n in np.argsort(ranks, kind="stable"):
-        if ranks[n] < AMONG and matches[n]:
-            found.setdefault(owners[sentences[n]], sentences[n])
+        sentence = sentences[n]
+        known = any(_word_overlap(sentence, one) > MOST_OVERLAP for one in found.values())
+        if ranks[n] < AMONG and matches[n] and not known:
+            found.setdefault(owners[sentence], sentence)
     return tuple(found.values())[:EXAMPLES]
+
+
+def _word_overlap(one: str, other: str) -> float:
+    """Jaccard index of the words of two sentences."""
+    a, b = set(one.lower().split()), set(other.lower().split())
+    return len(a & b) / len(a | b)
 
 
 __all__ = ["POOR_BELOW", "Recall", "measure_recall"]

@@ -21,7 +21,7 @@ from demo.map_panel import MapPanel
 from demo.model import Towers
 from demo.neighbours import Neighbours, side_by_side
 from demo.own_images import answer
-from demo.recall import Recall, measure_recall
+from demo.recall import Recall, _examples, measure_recall
 from demo.region_card import region_card
 from demo.reported import Report
 from demo.search_tab import Search
@@ -374,6 +374,13 @@ def test_examples_find_their_own_region(cities, towers):
         page = Search(cities, towers).page(example, "harborview", "street_view")
         own = [one.region_id for one in shown if example in (one.caption or "")]
         assert any(f'data-region="{region}"' in page for region in own)
+
+
+def test_examples_are_dissimilar_and_of_different_images():
+    sentences = ["it has houses in rows", "it has houses in long rows", "a park", "a tower"]
+    owners = dict(zip(sentences, (0, 1, 2, 2), strict=True))
+    ranks, matches = np.array([0, 1, 2, 3]), np.ones(4, bool)
+    assert _examples(owners, ranks, matches) == ("it has houses in rows", "a park")
 
 
 def test_a_city_of_too_few_captioned_images_has_no_recall(cities, towers):

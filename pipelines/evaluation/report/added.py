@@ -36,6 +36,7 @@ def _table(city: CityResults, protocol: str, found: pd.DataFrame) -> Table:
         own = found[found["indicator"] == indicator]
         columns += [replace(one, group=indicator) for one in _columns(own, keys)]
     blocks = found.loc[found["beside"] != "", "blocks"]
+    counts = " to ".join(str(count) for count in sorted({blocks.min(), blocks.max()}))
     return Table(
         slug(city.name, protocol, "added"),
         f"Added value of embeddings: R² alone, added to location and added to other tables, "
@@ -44,7 +45,7 @@ def _table(city: CityResults, protocol: str, found: pd.DataFrame) -> Table:
         notes=[
             "Ridge probe. Added: R² of both inputs together minus R² of the other input alone, on "
             "the same splits, with a 95 % confidence interval from a paired bootstrap over "
-            f"{blocks.min()} to {blocks.max()} blocks of regions; bold where significant. The "
+            f"{counts} blocks of regions; bold where significant. The "
             "probe penalises all columns equally, so uninformative embeddings can lower R² "
             "slightly. Mean: over the indicators that both are scored on.",
         ],
