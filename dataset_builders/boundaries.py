@@ -106,7 +106,10 @@ def _repaired(shape: shapely.Geometry) -> shapely.Geometry:
     why = shapely.is_valid_reason(shape)
     parts = shapely.get_parts(shape)
     overlap = len(parts) > 1 and shapely.is_valid(parts).all()
-    repaired = shapely.union_all(parts) if overlap else shapely.make_valid(shape)
+    try:
+        repaired = shapely.union_all(parts) if overlap else shapely.make_valid(shape)
+    except shapely.errors.GEOSException:  # such as coordinates near the largest float
+        repaired = shapely.Polygon()
     # shapely counts the area of reversed loops as negative
     change = 0.0 if overlap else abs(shape.area - repaired.area)
     if repaired.area == 0 or change > REPAIR_TOLERANCE * repaired.area:
