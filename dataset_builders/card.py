@@ -1,7 +1,5 @@
 """Dataset card (README.md), rendered from `card.md.j2` with statistics of the dataset folder."""
 
-import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +10,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from .files import WrittenFiles
+from .files import WrittenFiles, files_fingerprint
 from .schema import TABLES, VIEWS, DatasetMetadata, config_name
 from .storage import (
     CARD_FILE,
@@ -115,18 +113,12 @@ def _header(root: Path, metadata: DatasetMetadata, tables: Sequence[Table]) -> D
 
 
 def _contents(root: Path, city: str, table: str) -> str:
-    """Identifies the rows of a table, by the sizes and footers of its shards.
+    """Identifies the rows of a table.
 
     `load_dataset` caches a local folder by its name and the configs of its card: without this, it
     returns the rows of another folder of that name, or those of before a rebuild.
     """
-    sha = hashlib.sha256()
-    for shard in table_shards(root, city, table):
-        with shard.open("rb") as file:
-            size = file.seek(-8, os.SEEK_END) + 8  # ends with the length of the footer, and PAR1
-            file.seek(-8 - int.from_bytes(file.read(4), "little"), os.SEEK_END)
-            sha.update(size.to_bytes(8, "little") + file.read())
-    return f"contents {sha.hexdigest()[:16]}"
+    return f"contents {files_fingerprint(table_shards(root, city, table))}"
 
 
 def _shown(root: Path, tables: Sequence[Table]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from typing import Any, TextIO
 from .errors import DatasetError, InUseError
 
 NAMES_SHOWN = 5
+END_BYTES = 1 << 16  # read for a fingerprint
 CHECKSUM = "digest"  # name of the entry or column that holds the checksum
 LOCK_FILE = ".urbanln.lock"
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # file systems without locks
@@ -401,6 +402,17 @@ def digest(*parts: Any) -> str:
     return sha.hexdigest()[:16]
 
 
+def files_fingerprint(paths: Iterable[Path]) -> str:
+    """Hash of name, size and last bytes of files; a Parquet footer changes with the content."""
+    parts: list[str | int | bytes] = []
+    for path in sorted(paths):
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            file.seek(max(0, size - END_BYTES))
+            parts += [path.name, size, file.read()]
+    return digest(*parts)
+
+
 __all__ = [
     "CHECKSUM",
     "LOCK_FILE",
@@ -411,6 +423,7 @@ __all__ = [
     "contents",
     "digest",
     "file_sha256",
+    "files_fingerprint",
     "locked",
     "read_json",
     "set_aside",

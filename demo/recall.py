@@ -148,8 +148,8 @@ def _examples(
     found: dict[int, str] = {}
     for n in np.argsort(ranks, kind="stable"):
         sentence = sentences[n]
-        known = any(_word_overlap(sentence, one) > MOST_OVERLAP for one in found.values())
-        if ranks[n] < AMONG and matches[n] and not known:
+        is_new = all(_word_overlap(sentence, one) <= MOST_OVERLAP for one in found.values())
+        if ranks[n] < AMONG and matches[n] and is_new:
             found.setdefault(owners[sentence], sentence)
     return tuple(found.values())[:EXAMPLES]
 

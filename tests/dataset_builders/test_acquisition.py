@@ -111,7 +111,7 @@ def test_developed_pixels_stay_pixels_and_haze_fades_the_blue_most():
     assert seen.shape == pixels.shape
     assert np.array_equal(pixels, before)
     red, green, blue = seen.std(axis=(0, 1)) / pixels.std(axis=(0, 1))
-    assert 1 > red > green > blue > 0
+    assert 0 < blue < green < red < 1
     glaring = Overpass(0, 180, 30.0, 180.0, 0.0, 1.2, gain=(1.3, 1.3, 1.3), contrast=1.15)
     bright = pixels > 128
     assert np.all(develop(pixels, glaring)[bright] >= pixels[bright])  # clipped, not wrapped

@@ -15,10 +15,9 @@ from tqdm import trange
 from transformers import CLIPConfig, CLIPModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from dataset_builders.files import digest
+from dataset_builders.files import digest, files_fingerprint
 from modeling_urbanln import load_clip
 
-from ..embed.sources import files_fingerprint
 from ..errors import InputError
 
 END = 49407  # end token, the last of CLIP's vocabulary; the start token precedes it

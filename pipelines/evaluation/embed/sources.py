@@ -1,13 +1,12 @@
 """Open the images and regions of a dataset for embedding."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
 
 from dataset_builders.errors import DatasetError
-from dataset_builders.files import digest
+from dataset_builders.files import digest, files_fingerprint
 from dataset_builders.schema import VIEWS, config_name
 from dataset_builders.storage import (
     count_rows,
@@ -21,8 +20,6 @@ from dataset_builders.storage import (
 
 from ..errors import InputError
 from .images import Source
-
-END_BYTES = 1 << 16
 
 
 def open_images(dataset_name: str, city: str) -> Source:
@@ -99,15 +96,4 @@ def _fingerprint(dataset_name: str, city: str, table: str) -> str:
     return files_fingerprint((root / "data" / config_name(city, table)).glob("*.parquet"))
 
 
-def files_fingerprint(paths: Iterable[Path]) -> str:
-    """Hash of name, size and last bytes of files; a Parquet footer changes with the content."""
-    parts: list[str | int | bytes] = []
-    for path in sorted(paths):
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            file.seek(max(0, size - END_BYTES))
-            parts += [path.name, size, file.read()]
-    return digest(*parts)
-
-
-__all__ = ["check_city", "files_fingerprint", "open_images", "open_regions"]
+__all__ = ["check_city", "open_images", "open_regions"]
